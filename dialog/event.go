@@ -1,0 +1,128 @@
+package dialog
+
+import "time"
+
+// Type says what happened. The text is what the store keeps and what
+// subscriptions name: never change one, only add.
+type Type string
+
+const (
+	DialIn     Type = "dial-in"     // an INVITE for the extension was forwarded to its phone
+	DialOut    Type = "dial-out"    // the extension's INVITE was taken up
+	Answer     Type = "answer"      // first 2xx; Flow says whose
+	Hangup     Type = "hangup"      // exactly one per dial, always the party's last
+	MessageIn  Type = "message-in"  // a MESSAGE to the extension was accepted
+	MessageOut Type = "message-out" // a MESSAGE from the extension was accepted
+	Voicemail  Type = "voicemail"   // more new voice messages than before
+	Ringing    Type = "ringing"     // opt-in: first 18x from the callee
+
+	Hold         Type = "hold"         // opt-in
+	Resume       Type = "resume"       // opt-in
+	Transfer     Type = "transfer"     // opt-in
+	Registered   Type = "registered"   // opt-in
+	Unregistered Type = "unregistered" // opt-in
+)
+
+// Flow is the direction of a party: In for the called, Out for the calling.
+type Flow string
+
+const (
+	In  Flow = "in"
+	Out Flow = "out"
+)
+
+// Status is the word for how a call stands. The words of a hangup are
+// Asterisk's DIALSTATUS words.
+type Status string
+
+const (
+	Calling     Status = "CALLING" // at dial-in and dial-out
+	Answered    Status = "ANSWER"
+	Busy        Status = "BUSY"
+	NoAnswer    Status = "NOANSWER"
+	Canceled    Status = "CANCEL"
+	Congestion  Status = "CONGESTION"
+	ChanUnavail Status = "CHANUNAVAIL"
+	Unknown     Status = "UNKNOWN"
+)
+
+// HangupBy says who ended the call.
+type HangupBy string
+
+const (
+	ByCaller HangupBy = "caller"
+	ByCallee HangupBy = "callee"
+	BySystem HangupBy = "system"
+)
+
+// An Extension is a number of the PBX that people subscribe to.
+type Extension struct {
+	User   string `json:"user"`             // 101, 0003*210
+	Domain string `json:"domain,omitempty"` // host of its AOR, or of the URI it was seen in
+}
+
+// String returns user@domain, or the user alone when no domain is known.
+func (e Extension) String() string {
+	if e.Domain == "" {
+		return e.User
+	}
+	return e.User + "@" + e.Domain
+}
+
+// An Event is one thing that happened to an extension in a call, told once.
+// Empty means unknown or not applicable; nothing in it is ever changed after
+// it was returned. Text that came off the wire is as it was: whoever sends it
+// on cleans it for its place.
+//
+// The JSON form is what the event log keeps: fields are only ever added.
+type Event struct {
+	ID   string    `json:"id"`   // 32 hex digits, derived from party and type; a redelivery carries the same
+	Call string    `json:"call"` // CallID: the same for all legs; 32 hex digits
+	Seq  int       `json:"seq"`  // 1, 2, 3 … within the call, without gaps
+	At   time.Time `json:"at"`   // when bellhop saw it, not when it is sent
+	Type Type      `json:"type"`
+
+	Party     string    `json:"party"`     // SubCallID; 32 hex digits
+	Extension Extension `json:"extension"` // whose event this is
+	Flow      Flow      `json:"flow,omitempty"`
+	Status    Status    `json:"status,omitempty"`
+
+	CallerNum       string     `json:"caller_num,omitempty"`
+	CallerName      string     `json:"caller_name,omitempty"`
+	CallerExtension *Extension `json:"caller_extension,omitempty"` // the extension that calls, if it is one
+	CalledNumber    string     `json:"called_number,omitempty"`    // as dialed
+	CalledExtension *Extension `json:"called_extension,omitempty"` // the extension that is called, if it is one
+	CalledDID       string     `json:"called_did,omitempty"`       // public number that was called
+	CallAPIID       string     `json:"callapi_id,omitempty"`
+	Diversion       string     `json:"diversion,omitempty"`
+	ClientAPIID     string     `json:"client_api_id,omitempty"`
+
+	Duration     time.Duration `json:"duration,omitempty"`      // hangup: answer to hangup
+	RingDuration time.Duration `json:"ring_duration,omitempty"` // first 18x to answer or end
+	SetupTime    time.Duration `json:"setup_time,omitempty"`    // INVITE to the first 18x or answer
+	AnsweredAt   time.Time     `json:"answered_at,omitzero"`    // hangup of an answered party
+	RecID        string        `json:"rec_id,omitempty"`        // hangup, voicemail
+	SipCode      int           `json:"sip_code,omitempty"`      // hangup: the final response, or the BYE's 0
+	SipReason    string        `json:"sip_reason,omitempty"`    // its phrase
+	Q850         int           `json:"q850,omitempty"`          // from Reason: Q.850;cause=N
+	HangupBy     HangupBy      `json:"hangup_by,omitempty"`     // hangup
+	Elsewhere    bool          `json:"elsewhere,omitempty"`     // hangup: another leg answered
+	Missed       *bool         `json:"missed,omitempty"`        // hangup, flow in
+	Recovered    bool          `json:"recovered,omitempty"`     // said from kept state after a restart
+	Correlation  string        `json:"correlation,omitempty"`   // method:confidence
+	UserAgent    string        `json:"user_agent,omitempty"`    // of the party's phone
+	Verstat      string        `json:"verstat,omitempty"`       // of the caller's number
+	Transferred  bool          `json:"transferred,omitempty"`   // flow out that comes from forwarding or transfer
+	Bridged      *bool         `json:"bridged,omitempty"`       // queue and ivr
+	BridgedFor   time.Duration `json:"bridged_for,omitempty"`   // time talked with agents
+	CallBackID   string        `json:"callback_id,omitempty"`   //
+	RemoteNumber string        `json:"remote_number,omitempty"` // the party really connected, if not the caller
+	ANI          string        `json:"ani,omitempty"`           // number shown outside
+	Tag          string        `json:"tag,omitempty"`           //
+	OtherCall    string        `json:"other_call,omitempty"`    // transfer
+	MessageText  string        `json:"message_text,omitempty"`  // message-in, message-out
+	ContentType  string        `json:"content_type,omitempty"`  // message-in, message-out
+	Headers      [][2]string   `json:"headers,omitempty"`       // the chosen ones, in order
+	CallerE164   string        `json:"caller_e164,omitempty"`   //
+	CalledE164   string        `json:"called_e164,omitempty"`   //
+}

@@ -1,0 +1,199 @@
+package sip
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"bellhop/dialog"
+)
+
+// Config says where the hop stands and whom it stands between.
+type Config struct {
+	Listen     []Addr         // at least one
+	Advertise  HostPort       // how others reach us; empty: as listened on
+	PBX        []Addr         // at least one; more than one: the first that answers OPTIONS
+	PBXSources []netip.Prefix // further sources that are the PBX side
+	Register   Register       // how calls to phones come back through us; "" is RegisterPath
+	AddCID     bool           // X-CID on INVITEs towards the PBX that have none
+	Trunks     []Trunk
+
+	// Key authenticates Route and Path tokens and X-CID. It is at least 32
+	// bytes, and the same in every node and after every restart: another key
+	// cuts every live call and binding off.
+	Key []byte
+
+	// Watch is told of every message; nil: nobody. The hop never waits for it:
+	// when it is full, the message is counted as unobserved.
+	Watch chan<- dialog.Message
+
+	Workers int          // 0: one per CPU
+	Log     *slog.Logger // nil: slog.Default()
+	Net     Network      // nil: the machine's
+}
+
+// A Trunk is a carrier: edge-side addresses that are no extension's.
+type Trunk struct {
+	Name    string
+	Sources []netip.Prefix
+}
+
+// Register says how calls to phones come back through bellhop.
+type Register string
+
+const (
+	RegisterPath    Register = "path"    // add Path to REGISTER (RFC 3327)
+	RegisterContact Register = "contact" // rewrite Contact, for PBXs without Path
+	RegisterNone    Register = "none"    // the PBX sends them to us by its own configuration
+)
+
+func (r *Register) UnmarshalText(b []byte) error {
+	switch v := Register(b); v {
+	case RegisterPath, RegisterContact, RegisterNone:
+		*r = v
+		return nil
+	}
+	return fmt.Errorf(`register is "path", "contact" or "none", not %q`, b)
+}
+
+// Proto is a transport: what a listener speaks and a Via names.
+type Proto uint8
+
+const (
+	UDP Proto = iota + 1
+	TCP
+)
+
+func (p Proto) String() string {
+	switch p {
+	case UDP:
+		return "udp"
+	case TCP:
+		return "tcp"
+	}
+	return "unknown"
+}
+
+// via is the transport's name in a Via header field.
+func (p Proto) via() string { return strings.ToUpper(p.String()) }
+
+// An Addr is a transport and a socket address, written udp://192.0.2.1:5060.
+type Addr struct {
+	Proto Proto
+	netip.AddrPort
+}
+
+func (a Addr) String() string { return a.Proto.String() + "://" + a.AddrPort.String() }
+
+// UnmarshalText reads proto://address:port; port 5060 may be left out. The
+// address is numeric: names are not looked up.
+func (a *Addr) UnmarshalText(b []byte) error {
+	s := string(b)
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		return fmt.Errorf("address %q has no transport: write udp://%s or tcp://%s", s, s, s)
+	}
+	switch scheme {
+	case "udp":
+		a.Proto = UDP
+	case "tcp":
+		a.Proto = TCP
+	case "tls", "ws", "wss":
+		return fmt.Errorf("address %q: %s is not supported yet: use udp:// or tcp://", s, scheme)
+	default:
+		return fmt.Errorf("address %q: unknown transport %q: use udp:// or tcp://", s, scheme)
+	}
+	if ap, err := netip.ParseAddrPort(rest); err == nil {
+		a.AddrPort = ap
+		return nil
+	}
+	ip, err := netip.ParseAddr(strings.Trim(rest, "[]"))
+	if err != nil {
+		return fmt.Errorf("address %q: %q is not an IP address: names are not looked up, write %s://192.0.2.1:5060", s, rest, scheme)
+	}
+	a.AddrPort = netip.AddrPortFrom(ip, 5060)
+	return nil
+}
+
+// A HostPort is a host name or address with an optional port.
+type HostPort struct {
+	Host string
+	Port uint16 // 0: the listener's own
+}
+
+func (h HostPort) String() string {
+	if h.Port == 0 {
+		return h.Host
+	}
+	return net.JoinHostPort(strings.Trim(h.Host, "[]"), strconv.Itoa(int(h.Port)))
+}
+
+// UnmarshalText reads host[:port]. An IPv6 address with a port is bracketed.
+func (h *HostPort) UnmarshalText(b []byte) error {
+	s := string(b)
+	if s == "" {
+		*h = HostPort{}
+		return nil
+	}
+	if ip, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+		*h = HostPort{Host: host(ip)}
+		return nil
+	}
+	name, port, found := strings.Cut(s, ":")
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		*h = HostPort{Host: host(ap.Addr()), Port: ap.Port()}
+		return nil
+	}
+	if !validHost(name) {
+		return fmt.Errorf("advertise %q is not host[:port]", s)
+	}
+	h.Host, h.Port = name, 0
+	if found {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 {
+			return fmt.Errorf("advertise %q: %q is not a port: write 1 to 65535", s, port)
+		}
+		h.Port = uint16(n)
+	}
+	return nil
+}
+
+// host writes an address as the host part of a URI: IPv6 in brackets.
+func host(ip netip.Addr) string {
+	if ip.Is4() {
+		return ip.String()
+	}
+	return "[" + ip.String() + "]"
+}
+
+func validHost(s string) bool {
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// Network opens sockets. Tests bring one of their own, in memory.
+type Network interface {
+	ListenPacket(addr netip.AddrPort) (PacketConn, error)
+	Listen(addr netip.AddrPort) (net.Listener, error)
+	Dial(local netip.Addr, addr netip.AddrPort) (net.Conn, error)
+}
+
+// PacketConn is the part of *net.UDPConn that the hop uses.
+type PacketConn interface {
+	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
+	LocalAddr() net.Addr
+	Close() error
+}
