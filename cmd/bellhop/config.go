@@ -1,0 +1,394 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"bellhop/dialog"
+	"bellhop/sip"
+)
+
+// A config is config.toml: a struct for each table, a field for each key. The
+// file in the repository is the manual of the keys.
+//
+// A field marked later is known, but has no effect yet: its default is accepted,
+// and nothing else.
+type config struct {
+	SIP struct {
+		Listen     []sip.Addr   `toml:"listen"`
+		Advertise  sip.HostPort `toml:"advertise"`
+		PBX        []sip.Addr   `toml:"pbx"`
+		PBXSources []cidr       `toml:"pbx_sources"`
+		Register   sip.Register `toml:"register"`
+	} `toml:"sip"`
+
+	Extensions struct {
+		Pattern *regexp.Regexp `toml:"pattern"`
+		Learn   bool           `toml:"learn"`
+	} `toml:"extensions"`
+	Extension []extensionConfig `toml:"extension"`
+	Trunk     []trunkConfig     `toml:"trunk"`
+
+	Calls struct {
+		AddCID      bool                   `toml:"add_cid"`
+		Correlate   []string               `toml:"correlate" later:"true"`
+		MaxDuration duration               `toml:"max_duration"`
+		Headers     []string               `toml:"headers"`
+		Region      string                 `toml:"region" later:"true"`
+		RecID       string                 `toml:"rec_id"`
+		CallbackID  string                 `toml:"callback_id"`
+		Tag         string                 `toml:"tag"`
+		CallAPIID   string                 `toml:"callapi_id"`
+		Trace       int                    `toml:"trace" later:"true"`
+		Status      map[sipCode]statusWord `toml:"status"`
+	} `toml:"calls"`
+
+	Notify struct {
+		Allow            []cidr   `toml:"allow"`
+		Deny             []cidr   `toml:"deny"`
+		KeepEvents       duration `toml:"keep_events"`
+		MaxSubscriptions int      `toml:"max_subscriptions"`
+	} `toml:"notify"`
+	Subscription []string `toml:"subscription" later:"true"`
+
+	Store struct {
+		Dir      string    `toml:"dir"`
+		NATS     []natsURL `toml:"nats"`
+		Replicas int       `toml:"replicas"`
+		Sync     syncEvery `toml:"sync"`
+	} `toml:"store"`
+
+	Admin struct {
+		Listen   socket `toml:"listen"`
+		TLSCert  string `toml:"tls_cert"`
+		TLSKey   string `toml:"tls_key"`
+		Insecure bool   `toml:"insecure"`
+		Token    secret `toml:"token"`
+	} `toml:"admin"`
+
+	Log struct {
+		Level  logLevel  `toml:"level"`
+		Format logFormat `toml:"format"`
+	} `toml:"log"`
+}
+
+type extensionConfig struct {
+	Number string        `toml:"number"`
+	Kind   extensionKind `toml:"kind"` // "": phone
+	DID    []string      `toml:"did" later:"true"`
+}
+
+type trunkConfig struct {
+	Name    string `toml:"name"`
+	Sources []cidr `toml:"sources"`
+}
+
+// defaults is the config of an empty file.
+func defaults() config {
+	var c config
+	c.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5060")}}
+	c.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5070")}}
+	c.SIP.Register = sip.RegisterPath
+	c.Extensions.Pattern = regexp.MustCompile(`^[0-9]{2,5}$`)
+	c.Extensions.Learn = true
+	c.Calls.AddCID = true
+	c.Calls.Correlate = []string{"header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"}
+	c.Calls.MaxDuration = duration(4 * time.Hour)
+	c.Calls.Trace = 1000
+	c.Calls.Status = map[sipCode]statusWord{603: statusWord(dialog.Busy)}
+	c.Notify.KeepEvents = duration(720 * time.Hour)
+	c.Notify.MaxSubscriptions = 100
+	c.Store.Dir = "data"
+	c.Store.Replicas = 1
+	c.Store.Sync = syncEvery(100 * time.Millisecond)
+	c.Admin.Listen = socket{netip.MustParseAddrPort("127.0.0.1:8080")}
+	c.Log.Level = logLevel(slog.LevelInfo)
+	c.Log.Format = "text"
+	return c
+}
+
+// load reads the file at path over the defaults. An error about what is in the
+// file is a [problems], which has them all.
+func load(path string) (config, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return config{}, fmt.Errorf("there is no %s: start from the config.toml that comes with bellhop (an empty file is valid: every key has a default), or name yours with --config FILE", path)
+	}
+	if err != nil {
+		return config{}, err
+	}
+	return parse(path, string(b))
+}
+
+// parse reads text over the defaults; file is its name in problems.
+func parse(file, text string) (config, error) {
+	c := defaults()
+	r := reader{file: file, where: where{}}
+	var doc map[string]any
+	if _, err := toml.Decode(text, &doc); err != nil {
+		p := problem{File: file, Line: 1, Column: 1, Text: err.Error()}
+		var pe toml.ParseError
+		if errors.As(err, &pe) {
+			p.Line, p.Column, p.Text = pe.Position.Line, max(pe.Position.Col, 1), pe.Message
+		}
+		return c, problems{p}
+	}
+	r.where = locate(text)
+	r.table("", doc, reflect.ValueOf(&c).Elem())
+	c.contradictions(r.problem)
+	if len(r.problems) > 0 {
+		r.problems.sort()
+		return c, r.problems
+	}
+	return c, nil
+}
+
+// diff lists the keys whose values differ between a and b, as in "sip.listen".
+func diff(a, b config) []string {
+	var keys []string
+	var walk func(path string, a, b reflect.Value)
+	walk = func(path string, a, b reflect.Value) {
+		for i := range a.NumField() {
+			path := join(path, a.Type().Field(i).Tag.Get("toml"))
+			a, b := a.Field(i), b.Field(i)
+			if isTable(a.Type()) {
+				walk(path, a, b)
+			} else if !reflect.DeepEqual(a.Interface(), b.Interface()) {
+				keys = append(keys, path)
+			}
+		}
+	}
+	walk("", reflect.ValueOf(a), reflect.ValueOf(b))
+	return keys
+}
+
+// A cidr is a range of addresses, or one address.
+type cidr struct{ netip.Prefix }
+
+func (c *cidr) UnmarshalText(b []byte) error {
+	s := string(b)
+	if ip, err := netip.ParseAddr(s); err == nil && ip.Zone() == "" {
+		c.Prefix = netip.PrefixFrom(ip, ip.BitLen())
+		return nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return fmt.Errorf("%q is not a range of addresses: write it like 192.0.2.0/24 or 2001:db8::/32", s)
+	}
+	if p != p.Masked() {
+		return fmt.Errorf("%q names both a host and its network: write %s or %s/%d", s, p.Masked(), p.Addr(), p.Addr().BitLen())
+	}
+	c.Prefix = p
+	return nil
+}
+
+func prefixes(cs []cidr) []netip.Prefix {
+	ps := make([]netip.Prefix, len(cs))
+	for i, c := range cs {
+		ps[i] = c.Prefix
+	}
+	return ps
+}
+
+// A duration is written 100ms, 30s, 15m or 720h.
+type duration time.Duration
+
+func (d duration) String() string { return time.Duration(d).String() }
+
+func (d *duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration: write it like 100ms, 30s, 15m or 720h", b)
+	}
+	*d = duration(v)
+	return nil
+}
+
+// A syncEvery says how often the store is synced to disk; 0 is before each
+// acknowledgement, written "always".
+type syncEvery time.Duration
+
+func (s syncEvery) String() string {
+	if s == 0 {
+		return "always"
+	}
+	return time.Duration(s).String()
+}
+
+func (s *syncEvery) UnmarshalText(b []byte) error {
+	if string(b) == "always" {
+		*s = 0
+		return nil
+	}
+	var d duration
+	if d.UnmarshalText(b) != nil || d <= 0 {
+		return fmt.Errorf(`%q is neither a duration above zero like "100ms" nor "always"`, b)
+	}
+	*s = syncEvery(d)
+	return nil
+}
+
+// A secret may be written in the file, or kept out of it: env:NAME and
+// file:PATH say where it is. It is never printed.
+type secret string
+
+func (s secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "[secret]"
+}
+
+func (s secret) GoString() string { return s.String() }
+
+func (s *secret) UnmarshalText(b []byte) error {
+	v, err := resolve(string(b))
+	if err != nil {
+		return err
+	}
+	if strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("a token is printable ASCII without spaces")
+	}
+	*s = secret(v)
+	return nil
+}
+
+// resolve returns s, or what env:NAME or file:PATH point at, without the space
+// around it.
+func resolve(s string) (string, error) {
+	if name, ok := strings.CutPrefix(s, "env:"); ok {
+		v := strings.TrimSpace(os.Getenv(name))
+		if v == "" {
+			return "", fmt.Errorf("environment variable %q is not set", name)
+		}
+		return v, nil
+	}
+	if path, ok := strings.CutPrefix(s, "file:"); ok {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return "", err
+		}
+		v := strings.TrimSpace(string(b))
+		if v == "" {
+			return "", fmt.Errorf("file %s is empty", path)
+		}
+		return v, nil
+	}
+	return s, nil
+}
+
+// A natsURL is where a NATS server is. It may hold a password: it is printed
+// without, and may be env:NAME or file:PATH.
+type natsURL string
+
+func (n natsURL) String() string {
+	u, err := url.Parse(string(n))
+	if err != nil {
+		return "[unreadable]"
+	}
+	return u.Redacted()
+}
+
+func (n *natsURL) UnmarshalText(b []byte) error {
+	v, err := resolve(string(b))
+	if err != nil {
+		return err
+	}
+	u, err := url.Parse(v)
+	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
+		return errors.New("a NATS server is written like nats://192.0.2.1:4222 or tls://nats.example:4222")
+	}
+	*n = natsURL(v)
+	return nil
+}
+
+// A socket is a numeric address and a port.
+type socket struct{ netip.AddrPort }
+
+func (s *socket) UnmarshalText(b []byte) error {
+	text := string(b)
+	if port, ok := strings.CutPrefix(text, "localhost:"); ok {
+		text = net.JoinHostPort("127.0.0.1", port)
+	}
+	ap, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return fmt.Errorf("%q is not address:port: write it like 127.0.0.1:8080 or [::1]:8080", b)
+	}
+	s.AddrPort = ap
+	return nil
+}
+
+// An extensionKind says what an extension is; "" is a phone.
+type extensionKind string
+
+func (k *extensionKind) UnmarshalText(b []byte) error {
+	switch string(b) {
+	case "phone":
+		*k = extensionKind(b)
+		return nil
+	case "queue", "ivr", "conference":
+		return fmt.Errorf("kind %q is not supported yet: only \"phone\" is", b)
+	}
+	return fmt.Errorf(`kind is "phone", not %q`, b)
+}
+
+// A sipCode is a final response that ends a call: 300 to 699.
+type sipCode int
+
+func (s *sipCode) UnmarshalText(b []byte) error {
+	n, err := strconv.Atoi(string(b))
+	if err != nil || n < 300 || n > 699 {
+		return fmt.Errorf("%q is not the status of a failed call: write 300 to 699", b)
+	}
+	*s = sipCode(n)
+	return nil
+}
+
+// A statusWord is a [dialog.Status] that a hangup can carry.
+type statusWord dialog.Status
+
+func (w *statusWord) UnmarshalText(b []byte) error {
+	words := []dialog.Status{dialog.Answered, dialog.Busy, dialog.NoAnswer, dialog.Canceled, dialog.Congestion, dialog.ChanUnavail, dialog.Unknown}
+	if !slices.Contains(words, dialog.Status(b)) {
+		return fmt.Errorf("%q is not a call status: write one of %v", b, words)
+	}
+	*w = statusWord(b)
+	return nil
+}
+
+type logLevel slog.Level
+
+func (l logLevel) String() string { return strings.ToLower(slog.Level(l).String()) }
+
+func (l *logLevel) UnmarshalText(b []byte) error {
+	switch string(b) {
+	case "debug", "info", "warn", "error":
+		return (*slog.Level)(l).UnmarshalText(b)
+	}
+	return fmt.Errorf(`level is "debug", "info", "warn" or "error", not %q`, b)
+}
+
+type logFormat string
+
+func (f *logFormat) UnmarshalText(b []byte) error {
+	switch string(b) {
+	case "text", "json":
+		*f = logFormat(b)
+		return nil
+	}
+	return fmt.Errorf(`format is "text" or "json", not %q`, b)
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"crypto/tls"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"bellhop/sip"
+)
+
+// contradictions reports each value that cannot be meant: alone, or beside the
+// others.
+func (c *config) contradictions(report func(path, format string, args ...any)) {
+	c.sipContradictions(report)
+	c.trunkContradictions(report)
+	c.callContradictions(report)
+	c.adminContradictions(report)
+
+	if c.Notify.KeepEvents < duration(time.Second) {
+		report("notify.keep_events", "%v is too short: write at least 1s", c.Notify.KeepEvents)
+	}
+	if c.Notify.MaxSubscriptions < 1 {
+		report("notify.max_subscriptions", "%d leaves room for no subscription: write 1 or more", c.Notify.MaxSubscriptions)
+	}
+
+	if c.Store.Dir == "" {
+		report("store.dir", "empty: the store's key and token need a directory")
+	}
+	switch n := c.Store.Replicas; {
+	case n < 1 || n > 5:
+		report("store.replicas", "%d is not a number of copies: write 1 to 5", n)
+	case n > 1 && len(c.Store.NATS) == 0:
+		report("store.replicas", "%d copies need a cluster: name its servers in store.nats, or write 1", n)
+	}
+	if len(c.Store.NATS) > 0 && c.Store.Sync != defaults().Store.Sync {
+		report("store.sync", "%q has no effect on the servers of store.nats, which have their own sync_interval: leave it out", c.Store.Sync)
+	}
+}
+
+func (c *config) sipContradictions(report func(path, format string, args ...any)) {
+	if len(c.SIP.Listen) == 0 {
+		report("sip.listen", `no address to listen on: write at least one, like ["udp://127.0.0.1:5060"]`)
+	}
+	for i, a := range c.SIP.Listen {
+		path := index("sip.listen", i)
+		if a.Addr().IsMulticast() {
+			report(path, "%v is a multicast address: phones are answered from a unicast one", a)
+		}
+		for _, b := range c.SIP.Listen[:i] {
+			if collide(a, b) {
+				report(path, "%v is taken by %v already: leave one of them out", a, b)
+			}
+		}
+	}
+	if len(c.SIP.PBX) == 0 {
+		report("sip.pbx", `no PBX to forward to: write its address, like ["udp://192.0.2.1:5060"]`)
+	}
+	for i, a := range c.SIP.PBX {
+		path := index("sip.pbx", i)
+		if a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
+			report(path, "%v is nowhere to send to: write the PBX's own address and port", a)
+		}
+		for _, b := range c.SIP.Listen {
+			if collide(a, b) {
+				report(path, "%v is bellhop's own listener %v: calls would go round in a loop; write the PBX's address, or change sip.listen", a, b)
+			}
+		}
+		if slices.Contains(c.SIP.PBX[:i], a) {
+			report(path, "%v is listed twice", a)
+		}
+	}
+}
+
+// collide reports whether two sockets cannot both be opened: they are the same,
+// or one is all addresses of the other's port.
+func collide(a, b sip.Addr) bool {
+	if a.Proto != b.Proto || a.Port() != b.Port() || a.Port() == 0 {
+		return false
+	}
+	x, y := a.Addr().Unmap(), b.Addr().Unmap()
+	return x == y || covers(x, y) || covers(y, x)
+}
+
+// covers reports whether a socket on all is a socket on ip too. One on [::]
+// takes IPv4 as well.
+func covers(all, ip netip.Addr) bool {
+	return all.IsUnspecified() && (all.Is6() || ip.Is4())
+}
+
+func (c *config) trunkContradictions(report func(path, format string, args ...any)) {
+	for i, t := range c.Trunk {
+		at := index("trunk", i)
+		if strings.TrimSpace(t.Name) == "" {
+			report(at+".name", `a trunk needs a name: write name = "carrier"`)
+		}
+		if len(t.Sources) == 0 {
+			report(at+".sources", `trunk %q needs the addresses it sends from: write sources = ["192.0.2.0/24"]`, t.Name)
+		}
+		for _, other := range c.Trunk[:i] {
+			if other.Name == t.Name {
+				report(at+".name", "two trunks are called %q: give each its own name", t.Name)
+			}
+		}
+		for j, source := range t.Sources {
+			path := index(at+".sources", j)
+			for _, pbx := range c.SIP.PBX {
+				if source.Contains(pbx.Addr().Unmap()) {
+					report(path, "%v contains the PBX %v: a message from there could be from either; name the trunk's own addresses", source, pbx)
+				}
+			}
+			for _, pbx := range c.SIP.PBXSources {
+				if source.Overlaps(pbx.Prefix) {
+					report(path, "%v overlaps with %v of sip.pbx_sources: an address is either the PBX's or a trunk's", source, pbx)
+				}
+			}
+			for k, other := range c.Trunk[:i+1] {
+				for l, s := range other.Sources {
+					if (k < i || l < j) && source.Overlaps(s.Prefix) {
+						report(path, "%v overlaps with %v of trunk %q: an address belongs to one trunk", source, s, other.Name)
+					}
+				}
+			}
+		}
+	}
+}
+
+// token is what RFC 3261 §25.1 allows as the name of a header field.
+var token = regexp.MustCompile("^[A-Za-z0-9.!%*_+`'~-]+$")
+
+func (c *config) callContradictions(report func(path, format string, args ...any)) {
+	if c.Extensions.Pattern.String() == "" {
+		report("extensions.pattern", "empty, and so everybody: write '.*' for everybody, or '^$' for nobody")
+	}
+	for i, e := range c.Extension {
+		path := index("extension", i) + ".number"
+		if e.Number == "" {
+			report(path, `an extension needs a number: write number = "600"`)
+		}
+		if strings.ContainsFunc(e.Number, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+			report(path, "%q has a space in it: write the user part of its address, like 600 or 0003*210", e.Number)
+		}
+		for _, other := range c.Extension[:i] {
+			if other.Number == e.Number {
+				report(path, "extension %q is declared twice", e.Number)
+			}
+		}
+	}
+	if c.Calls.MaxDuration <= 0 {
+		report("calls.max_duration", "%v ends every call at once: write how long a call can last, like 4h", c.Calls.MaxDuration)
+	}
+	for i, name := range c.Calls.Headers {
+		if !token.MatchString(name) {
+			report(index("calls.headers", i), "%q is not the name of a header field", name)
+		}
+	}
+	for path, name := range map[string]string{
+		"calls.rec_id":      c.Calls.RecID,
+		"calls.callback_id": c.Calls.CallbackID,
+		"calls.tag":         c.Calls.Tag,
+		"calls.callapi_id":  c.Calls.CallAPIID,
+	} {
+		if name != "" && !token.MatchString(name) {
+			report(path, "%q is not the name of a header field: write it like \"X-Recording-Id\"", name)
+		}
+	}
+}
+
+func (c *config) adminContradictions(report func(path, format string, args ...any)) {
+	a := c.Admin
+	switch {
+	case a.TLSCert != "" && a.TLSKey == "":
+		report("admin.tls_cert", "a certificate without its key: set admin.tls_key too")
+	case a.TLSCert == "" && a.TLSKey != "":
+		report("admin.tls_key", "a key without its certificate: set admin.tls_cert too")
+	case a.TLSCert != "":
+		if _, err := tls.LoadX509KeyPair(a.TLSCert, a.TLSKey); err != nil {
+			report("admin.tls_cert", "%v", err)
+		}
+	}
+	if a.TLSCert == "" && !a.Insecure && !a.Listen.Addr().Unmap().IsLoopback() {
+		report("admin.listen", "%v can be reached from outside, and tokens would cross the network in the clear: set admin.tls_cert and admin.tls_key, or listen on 127.0.0.1, or say insecure = true", a.Listen)
+	}
+	for _, b := range c.SIP.Listen {
+		if collide(sip.Addr{Proto: sip.TCP, AddrPort: a.Listen.AddrPort}, b) {
+			report("admin.listen", "%v is taken by %v of sip.listen: choose another port", a.Listen, b)
+		}
+	}
+}

@@ -1,0 +1,348 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/BurntSushi/toml"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"bellhop/sip"
+)
+
+var compareConfigs = cmp.Options{
+	cmp.Comparer(func(a, b *regexp.Regexp) bool { return a.String() == b.String() }),
+	cmp.Comparer(func(a, b sip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b cidr) bool { return a == b }),
+	cmp.Comparer(func(a, b socket) bool { return a == b }),
+	cmpopts.EquateEmpty(),
+}
+
+// TestManual holds config.toml to the config: it lists every key that has an
+// effect, at its default.
+func TestManual(t *testing.T) {
+	b, err := os.ReadFile("../../config.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := parse("config.toml", string(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(defaults(), c, compareConfigs); d != "" {
+		t.Errorf("config.toml differs from the defaults (- defaults, + file):\n%s", d)
+	}
+
+	// The blocks that can be repeated have no default: they are comments.
+	examples := regexp.MustCompile(`(?m)^# (\[\[\w+\]\]|\w+ = .*)$`).ReplaceAllString(string(b), "$1")
+	if _, err := parse("config.toml", examples); err != nil {
+		t.Errorf("with its examples uncommented: %v", err)
+	}
+	there := locate(examples).keys
+	var want func(path string, typ reflect.Type)
+	want = func(path string, typ reflect.Type) {
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			if f.Tag.Get("later") != "" {
+				continue
+			}
+			path := join(path, f.Tag.Get("toml"))
+			if _, ok := there[path]; !ok {
+				t.Errorf("config.toml does not list %s", path)
+			}
+			switch {
+			case isTable(f.Type):
+				want(path, f.Type)
+			case f.Type.Kind() == reflect.Slice && isTable(f.Type.Elem()):
+				want(index(path, 0), f.Type.Elem())
+			}
+		}
+	}
+	want("", reflect.TypeFor[config]())
+}
+
+func TestEmptyFileIsTheDefaults(t *testing.T) {
+	c, err := parse("config.toml", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(defaults(), c, compareConfigs); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestLaterKeysAtTheirDefault(t *testing.T) {
+	_, err := parse("config.toml", `
+subscription = []
+[calls]
+correlate = ["header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"]
+region = ""
+trace = 1000
+`)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		text string
+		want []string
+	}{
+		{"syntax", "[sip]\nlisten =\n", []string{
+			`c:2:9: expected value but found '\n' instead`,
+		}},
+		{"unknown keys", "lissten = 3\n[sip]\nregistr = \"path\"\nlearn = true\n\"a b\" = 1\n[stoer]\n[[trunk]]\nnmae = \"x\"", []string{
+			`c:1:1: lissten: unknown key: did you mean "listen" of [sip]?`,
+			`c:3:1: sip.registr: unknown key: did you mean "register"?`,
+			`c:4:1: sip.learn: unknown key: did you mean "learn" of [extensions]?`,
+			`c:5:1: sip."a b": unknown key: known here are listen, advertise, pbx, pbx_sources, register`,
+			`c:6:1: stoer: unknown key: did you mean "store"?`,
+			`c:7:1: trunk.name: a trunk needs a name: write name = "carrier"`,
+			`c:7:1: trunk.sources: trunk "" needs the addresses it sends from: write sources = ["192.0.2.0/24"]`,
+			`c:8:1: trunk.nmae: unknown key: did you mean "name"?`,
+		}},
+		{"wrong types", "extension = 3\nstore = 1\n[sip]\nlisten = \"udp://127.0.0.1\"\npbx = [5060]\n[extensions]\nlearn = \"yes\"\npattern = 1\n[calls]\nmax_duration = 4\nrec_id = 1979-05-27\nstatus = 1\n[notify]\nmax_subscriptions = 1.5", []string{
+			`c:1:13: extension: want an array of tables, not a number: write [[extension]]`,
+			`c:2:9: store: want a table, not a number: write [store] on a line of its own`,
+			`c:4:10: sip.listen: want an array, not a string: write ["udp://127.0.0.1"]`,
+			`c:5:8: sip.pbx: want a string, not a number`,
+			`c:7:9: extensions.learn: want true or false, not a string`,
+			`c:8:11: extensions.pattern: want a string, not a number`,
+			`c:10:16: calls.max_duration: want a string, not a number`,
+			`c:11:10: calls.rec_id: want a string, not a date`,
+			`c:12:10: calls.status: want a table, not a number: write [calls.status] on a line of its own`,
+			`c:14:21: notify.max_subscriptions: want a whole number, not a fraction`,
+		}},
+		{"addresses", `[sip]
+listen = [
+  "udp://127.0.0.1:5060", # "a comment" ] with all sorts
+  "tls://127.0.0.1:5061", 'ws://127.0.0.1',
+  "wss://127.0.0.1", "127.0.0.1", """sctp://127.0.0.1""",
+]
+advertise = "a b"
+pbx = ["udp://pbx.example:5060"]
+pbx_sources = ["10.0.0.1/8", "10.0.0.1", "2001:db8::/129"]
+[notify]
+allow = ["localhost"]
+[admin]
+listen = "8080"`, []string{
+			`c:4:3: sip.listen: address "tls://127.0.0.1:5061": tls is not supported yet: use udp:// or tcp://`,
+			`c:4:27: sip.listen: address "ws://127.0.0.1": ws is not supported yet: use udp:// or tcp://`,
+			`c:5:3: sip.listen: address "wss://127.0.0.1": wss is not supported yet: use udp:// or tcp://`,
+			`c:5:22: sip.listen: address "127.0.0.1" has no transport: write udp://127.0.0.1 or tcp://127.0.0.1`,
+			`c:5:35: sip.listen: address "sctp://127.0.0.1": unknown transport "sctp": use udp:// or tcp://`,
+			`c:7:13: sip.advertise: advertise "a b" is not host[:port]`,
+			`c:8:8: sip.pbx: address "udp://pbx.example:5060": "pbx.example:5060" is not an IP address: names are not looked up, write udp://192.0.2.1:5060`,
+			`c:9:16: sip.pbx_sources: "10.0.0.1/8" names both a host and its network: write 10.0.0.0/8 or 10.0.0.1/32`,
+			`c:9:42: sip.pbx_sources: "2001:db8::/129" is not a range of addresses: write it like 192.0.2.0/24 or 2001:db8::/32`,
+			`c:11:10: notify.allow: "localhost" is not a range of addresses: write it like 192.0.2.0/24 or 2001:db8::/32`,
+			`c:13:10: admin.listen: "8080" is not address:port: write it like 127.0.0.1:8080 or [::1]:8080`,
+		}},
+		{"no listener, no PBX", "[sip]\nlisten = []\npbx = []", []string{
+			`c:2:10: sip.listen: no address to listen on: write at least one, like ["udp://127.0.0.1:5060"]`,
+			`c:3:7: sip.pbx: no PBX to forward to: write its address, like ["udp://192.0.2.1:5060"]`,
+		}},
+		{"listeners", `sip.listen = ["udp://127.0.0.1", "udp://127.0.0.1:5060", "tcp://127.0.0.1:5060", "tcp://[::]:5060", "udp://224.0.0.1", "udp://127.0.0.1:0", "udp://127.0.0.1:0"]`, []string{
+			`c:1:34: sip.listen: udp://127.0.0.1:5060 is taken by udp://127.0.0.1:5060 already: leave one of them out`,
+			`c:1:82: sip.listen: tcp://[::]:5060 is taken by tcp://127.0.0.1:5060 already: leave one of them out`,
+			`c:1:101: sip.listen: udp://224.0.0.1:5060 is a multicast address: phones are answered from a unicast one`,
+		}},
+		{"the PBX is a listener", "[sip]\nlisten = [\"udp://0.0.0.0:5060\"]\npbx = [\"udp://192.0.2.1:5060\", \"tcp://192.0.2.1:5060\", \"udp://192.0.2.1:5061\", \"udp://192.0.2.1:5061\", \"udp://0.0.0.0:5070\", \"udp://192.0.2.1:0\"]", []string{
+			`c:3:8: sip.pbx: udp://192.0.2.1:5060 is bellhop's own listener udp://0.0.0.0:5060: calls would go round in a loop; write the PBX's address, or change sip.listen`,
+			`c:3:80: sip.pbx: udp://192.0.2.1:5061 is listed twice`,
+			`c:3:104: sip.pbx: udp://0.0.0.0:5070 is nowhere to send to: write the PBX's own address and port`,
+			`c:3:126: sip.pbx: udp://192.0.2.1:0 is nowhere to send to: write the PBX's own address and port`,
+		}},
+		{"a listener is the default PBX", "[sip]\nlisten = [\"udp://127.0.0.1:5070\"]", []string{
+			`c:1:1: sip.pbx: udp://127.0.0.1:5070 is bellhop's own listener udp://127.0.0.1:5070: calls would go round in a loop; write the PBX's address, or change sip.listen`,
+		}},
+		{"register", "[sip]\nregister = \"outbound\"", []string{
+			`c:2:12: sip.register: register is "path", "contact" or "none", not "outbound"`,
+		}},
+		{"extensions", "[extensions]\npattern = '['\n[[extension]]\n[[extension]]\nnumber = \"6 0\"\nkind = \"queue\"\ndid = [\"5\"]\n[[extension]]\nnumber = \"600\"\n[[extension]]\nnumber = \"600\"\nkind = \"phon\"", []string{
+			"c:2:11: extensions.pattern: error parsing regexp: missing closing ]: `[`",
+			`c:3:1: extension.number: an extension needs a number: write number = "600"`,
+			`c:5:10: extension.number: "6 0" has a space in it: write the user part of its address, like 600 or 0003*210`,
+			`c:6:8: extension.kind: kind "queue" is not supported yet: only "phone" is`,
+			`c:7:1: extension.did: not supported yet: leave it out`,
+			`c:11:10: extension.number: extension "600" is declared twice`,
+			`c:12:8: extension.kind: kind is "phone", not "phon"`,
+		}},
+		{"a pattern for everybody", "[extensions]\npattern = ''", []string{
+			`c:2:11: extensions.pattern: empty, and so everybody: write '.*' for everybody, or '^$' for nobody`,
+		}},
+		{"trunks", `trunk = [{name = "a", sources = ["192.0.2.0/24"]}, {name = "a", sources = ["192.0.2.7", "127.0.0.1"]}, {name = "b", sources = ["10.0.0.0/8", "10.1.0.0/16"]}]
+sip.pbx_sources = ["10.2.0.0/16"]`, []string{
+			`c:1:60: trunk.name: two trunks are called "a": give each its own name`,
+			`c:1:76: trunk.sources: 192.0.2.7/32 overlaps with 192.0.2.0/24 of trunk "a": an address belongs to one trunk`,
+			`c:1:89: trunk.sources: 127.0.0.1/32 contains the PBX udp://127.0.0.1:5070: a message from there could be from either; name the trunk's own addresses`,
+			`c:1:128: trunk.sources: 10.0.0.0/8 overlaps with 10.2.0.0/16 of sip.pbx_sources: an address is either the PBX's or a trunk's`,
+			`c:1:142: trunk.sources: 10.1.0.0/16 overlaps with 10.0.0.0/8 of trunk "b": an address belongs to one trunk`,
+		}},
+		{"calls", "[calls]\nmax_duration = \"0s\"\nheaders = [\"X-Ok\", \"X Y\"]\ntag = \"X:\"\nregion = \"GB\"\ntrace = 10\ncorrelate = []\n[calls.status]\n\"200\" = \"BUSY\"\n404 = \"GONE\"\n500 = 7\n[[subscription]]\nextension = \"1\"", []string{
+			`c:2:16: calls.max_duration: 0s ends every call at once: write how long a call can last, like 4h`,
+			`c:3:20: calls.headers: "X Y" is not the name of a header field`,
+			`c:4:7: calls.tag: "X:" is not the name of a header field: write it like "X-Recording-Id"`,
+			`c:5:1: calls.region: not supported yet: leave it out`,
+			`c:6:1: calls.trace: not supported yet: leave it out`,
+			`c:7:1: calls.correlate: not supported yet: leave it out`,
+			`c:9:1: calls.status.200: "200" is not the status of a failed call: write 300 to 699`,
+			`c:10:7: calls.status.404: "GONE" is not a call status: write one of [ANSWER BUSY NOANSWER CANCEL CONGESTION CHANUNAVAIL UNKNOWN]`,
+			`c:11:7: calls.status.500: want a string, not a number`,
+			`c:12:1: subscription: not supported yet: leave it out`,
+		}},
+		{"durations", "[calls]\nmax_duration = \"4 hours\"\n[notify]\nkeep_events = \"-1h\"\nmax_subscriptions = 0\n[store]\nsync = \"0s\"", []string{
+			`c:2:16: calls.max_duration: "4 hours" is not a duration: write it like 100ms, 30s, 15m or 720h`,
+			`c:4:15: notify.keep_events: -1h0m0s is too short: write at least 1s`,
+			`c:5:21: notify.max_subscriptions: 0 leaves room for no subscription: write 1 or more`,
+			`c:7:8: store.sync: "0s" is neither a duration above zero like "100ms" nor "always"`,
+		}},
+		{"a store of one's own", "[store]\ndir = \"\"\nreplicas = 3", []string{
+			`c:2:7: store.dir: empty: the store's key and token need a directory`,
+			`c:3:12: store.replicas: 3 copies need a cluster: name its servers in store.nats, or write 1`,
+		}},
+		{"a store elsewhere", "[store]\nnats = [\"nats://127.0.0.1:4222\", \"127.0.0.1\", \"http://127.0.0.1\"]\nreplicas = 0\nsync = \"always\"", []string{
+			`c:2:34: store.nats: a NATS server is written like nats://192.0.2.1:4222 or tls://nats.example:4222`,
+			`c:2:47: store.nats: a NATS server is written like nats://192.0.2.1:4222 or tls://nats.example:4222`,
+			`c:3:12: store.replicas: 0 is not a number of copies: write 1 to 5`,
+			`c:4:8: store.sync: "always" has no effect on the servers of store.nats, which have their own sync_interval: leave it out`,
+		}},
+		{"admin in the open", "admin.listen = \"0.0.0.0:8080\"\nadmin.tls_key = \"k\"", []string{
+			`c:1:16: admin.listen: 0.0.0.0:8080 can be reached from outside, and tokens would cross the network in the clear: set admin.tls_cert and admin.tls_key, or listen on 127.0.0.1, or say insecure = true`,
+			`c:2:17: admin.tls_key: a key without its certificate: set admin.tls_cert too`,
+		}},
+		{"admin beside sip", "[sip]\nlisten = [\"tcp://127.0.0.1:8080\"]\n[admin]\ntls_cert = \"/nowhere/cert.pem\"", []string{
+			`c:3:1: admin.listen: 127.0.0.1:8080 is taken by tcp://127.0.0.1:8080 of sip.listen: choose another port`,
+			`c:4:12: admin.tls_cert: a certificate without its key: set admin.tls_key too`,
+		}},
+		{"no such certificate", "[admin]\ntls_cert = \"/nowhere/cert.pem\"\ntls_key = \"/nowhere/key.pem\"", []string{
+			`c:2:12: admin.tls_cert: open /nowhere/cert.pem: no such file or directory`,
+		}},
+		{"secrets", "[admin]\ntoken = \"env:BELLHOP_TEST_UNSET\"\n[store]\nnats = [\"file:/nowhere/url\"]\n[log]\nlevel = \"loud\"\nformat = \"xml\"", []string{
+			`c:2:9: admin.token: environment variable "BELLHOP_TEST_UNSET" is not set`,
+			`c:4:9: store.nats: open /nowhere/url: no such file or directory`,
+			`c:6:9: log.level: level is "debug", "info", "warn" or "error", not "loud"`,
+			`c:7:10: log.format: format is "text" or "json", not "xml"`,
+		}},
+		{"a token with a space", "[admin]\ntoken = \"open sesame\"", []string{
+			`c:2:9: admin.token: a token is printable ASCII without spaces`,
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := parse("c", tt.text)
+			ps, ok := err.(problems)
+			if !ok {
+				t.Fatalf("got %v, want problems", err)
+			}
+			if d := cmp.Diff(tt.want, strings.Split(ps.Error(), "\n")); d != "" {
+				t.Errorf("problems (- want, + got):\n%s", d)
+			}
+		})
+	}
+}
+
+func TestOutsideAllowed(t *testing.T) {
+	for _, text := range []string{
+		"admin.listen = \"0.0.0.0:8080\"\nadmin.insecure = true",
+		"admin.listen = \"[::1]:8080\"",
+		"admin.listen = \"localhost:0\"",
+	} {
+		if _, err := parse("c", text); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestSecrets(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(" from-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("BELLHOP_TEST_TOKEN", "from-env")
+	for text, want := range map[string]secret{
+		"plain":                  "plain",
+		"env:BELLHOP_TEST_TOKEN": "from-env",
+		"file:" + file:           "from-file",
+	} {
+		c, err := parse("c", "[admin]\ntoken = \""+text+"\"")
+		if err != nil || c.Admin.Token != want {
+			t.Errorf("token %q: got %q, %v; want %q", text, string(c.Admin.Token), err, string(want))
+		}
+		if s := c.Admin.Token.String(); s != "[secret]" {
+			t.Errorf("token prints as %q", s)
+		}
+	}
+	c, err := parse("c", `store.nats = ["nats://me:pass@127.0.0.1:4222"]`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := c.meaning(); strings.Contains(s, "pass") {
+		t.Errorf("the password is shown: %s", s)
+	}
+}
+
+func TestDiff(t *testing.T) {
+	a := defaults()
+	b := defaults()
+	b.SIP.Listen = nil
+	b.Calls.Status[486] = "BUSY"
+	b.Log.Level = -4
+	if got, want := diff(a, b), []string{"sip.listen", "calls.status", "log.level"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := diff(a, defaults()); len(got) > 0 {
+		t.Errorf("equal configs differ in %v", got)
+	}
+}
+
+// FuzzLocate asserts that every key and value of a document that the parser
+// accepts is found in it.
+func FuzzLocate(f *testing.F) {
+	for _, s := range []string{
+		"a = 1\n[b.c]\nd = [1, [2, 3], {e = \"}\", f = ''}]\n[[g]]\n[[g]]\n[g.h]\ni.j = 1\n[[g.k]]\nl = true",
+		"a = \"\"\"\nx\"\"\"\"\"\nb = '''y''''\n\"c.d\" = \"\\\"#\" # ]\n'e f' = 1979-05-27 07:32:00",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var doc map[string]any
+		if _, err := toml.Decode(text, &doc); err != nil {
+			return
+		}
+		w := locate(text)
+		var find func(path string, v any)
+		find = func(path string, v any) {
+			switch v := v.(type) {
+			case map[string]any:
+				for key, v := range v {
+					path := join(path, key)
+					if _, ok := w.keys[path]; !ok {
+						t.Fatalf("key %s is not found in %q", path, text)
+					}
+					find(path, v)
+				}
+			case []map[string]any:
+				for i, v := range v {
+					find(index(path, i), v)
+				}
+			case []any:
+				for i, v := range v {
+					find(index(path, i), v)
+				}
+			default:
+				if _, ok := w.values[path]; !ok {
+					t.Fatalf("value of %s is not found in %q", path, text)
+				}
+			}
+		}
+		find("", doc)
+	})
+}

@@ -1,0 +1,137 @@
+// Bellhop is a SIP hop that rings web addresses: it stands between phones and a
+// PBX, forwards every message, and tells subscribers what happened to the calls.
+//
+// README.md is the guide, config.toml the manual of its settings.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run does what args ask for, and returns the exit status: 1 after an error,
+// of which stderr has a line.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	cmd := commands()
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	err := cmd.ExecuteContext(ctx)
+	var ps problems
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errReported):
+	case errors.As(err, &ps):
+		fmt.Fprintln(stderr, ps)
+	default:
+		fmt.Fprintln(stderr, "bellhop:", err)
+	}
+	return 1
+}
+
+// errReported ends a command that has said itself what is wrong.
+var errReported = errors.New("already reported")
+
+func commands() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "bellhop",
+		Short:         "The SIP hop that rings your web apps",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+
+	serveCmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Stand between phones and the PBX until told to stop",
+		Long: `Stand between phones and the PBX, and tell subscribers of their calls.
+
+SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again.`,
+		Args: cobra.NoArgs,
+	}
+	serveConfig := configFlag(serveCmd)
+	serveCmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return serve(cmd.Context(), *serveConfig, cmd.OutOrStdout())
+	}
+
+	demoCmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Place calls between two phones through a PBX, all in this process, and show every callback",
+		Args:  cobra.NoArgs,
+	}
+	stay := demoCmd.Flags().Bool("stay", false, "stay up afterwards, until interrupted")
+	demoCmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return demo(cmd.Context(), *stay, cmd.OutOrStdout())
+	}
+
+	checkCmd := &cobra.Command{
+		Use:   "check",
+		Short: "Say what is wrong with a config, all of it, or what it means",
+		Args:  cobra.NoArgs,
+	}
+	checkConfig := configFlag(checkCmd)
+	asJSON := checkCmd.Flags().Bool("json", false, "write JSON")
+	checkCmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return check(*checkConfig, *asJSON, cmd.OutOrStdout())
+	}
+
+	versionCmd := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "bellhop %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+
+	root.AddCommand(serveCmd, demoCmd, checkCmd, versionCmd)
+	return root
+}
+
+func configFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().StringP("config", "c", "config.toml", "the config `file`")
+}
+
+// release is the version of a released build: -ldflags "-X main.release=v1.2.3".
+var release string
+
+// version is the release, else what the go command knew when it built this.
+func version() string {
+	if release != "" {
+		return release
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	at := map[string]string{}
+	for _, s := range info.Settings {
+		at[s.Key] = s.Value
+	}
+	if rev := at["vcs.revision"]; rev != "" {
+		if at["vcs.modified"] == "true" {
+			return "devel-" + rev[:12] + "-modified"
+		}
+		return "devel-" + rev[:12]
+	}
+	return "devel"
+}
