@@ -1,21 +1,513 @@
+// Package dialog follows calls and says what happened to them.
+//
+// A [Tracker] is shown every SIP message the hop forwards and returns the
+// [Event]s that each one causes. It does no I/O, starts no goroutine and never
+// reads the clock: the caller passes the time in. That is why a four-hour call
+// is tested in a microsecond.
+//
+// A call is made of legs, a leg is one INVITE dialog on one side of the PBX,
+// and the legs of one extension in one direction are a party. Events are said
+// per party.
+//
+// # What is promised
+//
+// A party has at most one dial-in or dial-out, at most one answer after it, and
+// exactly one hangup if and only if it had a dial; nothing is said of it
+// afterwards. This holds for any sequence of messages: lost, doubled, out of
+// order, or made up. A party whose end nobody saw ends when its limit passes.
+//
+// The events of one call are numbered from 1 without gaps, and their times do
+// not run backwards, but for a dial-out, which bears the time of its INVITE.
+// Events of different calls are not ordered against each other.
+//
+// The Duration of a hangup is its At less the answer's, exactly; times are
+// whole microseconds.
+//
+// # Memory
+//
+// A leg is remembered from its INVITE until 32 s after its end, a call as long
+// as one of its legs. Every state has a deadline, so nothing stays for good. At
+// most 131,072 calls of at most 64 legs are followed at a time; INVITEs beyond
+// that pass by unfollowed. An INVITE that only met 401 or 407 is forgotten with
+// that response, but for a line in a table of 16,384. Bindings are learnt only
+// from what the PBX accepted, and at most 65,536 are known. Of messages that
+// await their 2xx, 1,024 are known. Other methods leave no trace.
+//
+// # What a restart loses
+//
+// Everything: the parties of calls that are up at that moment are told nothing
+// more. Ids are derived from the messages alone, so that another node that
+// sees the same call gives its events the same ids.
 package dialog
 
-import "time"
+import (
+	"container/heap"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
 
-// A Tracker follows calls.
-type Tracker struct{}
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
 
 // Config says what the tracker cannot see on the wire.
-type Config struct{}
+type Config struct {
+	Pattern    *regexp.Regexp // users that are extensions even before they register; nil: none
+	Learn      bool           // whoever registers successfully is an extension
+	Extensions []Declared     // extensions that cannot be learnt
+
+	MaxDuration time.Duration  // a call that is up for so long is lost; 0: 4 hours
+	Status      map[int]Status // words for final responses, over the built-in table
+
+	// Names of header fields; empty: none.
+	CallAPIID, CallBackID, RecID, Tag string
+	Headers                           []string // of the INVITE, copied into its events
+}
+
+func (c *Config) talk() time.Duration {
+	if c.MaxDuration <= 0 {
+		return 4 * time.Hour
+	}
+	return c.MaxDuration
+}
+
+// A Declared extension is one that the configuration names.
+type Declared struct {
+	Number string
+	Kind   Kind     // "": Phone
+	DID    []string // public numbers that lead to it
+}
+
+// A Tracker follows calls. It belongs to one goroutine.
+type Tracker struct {
+	config   Config
+	names    *directory
+	byCallID map[string]*call
+	byCID    map[string]*call
+	due      deadlines
+	attempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
+	messages *simplelru.LRU[messageKey, *Event]  // MESSAGEs that await their 2xx
+	said     []Event
+}
+
+type attemptKey struct{ callID, fromTag string }
+
+type attempt struct {
+	began  time.Time
+	branch string
+}
+
+const (
+	maxAttempts = 1 << 14
+	maxMessages = 1 << 10
+)
 
 // New returns a Tracker that has seen nothing yet.
-func New(c Config) *Tracker { return &Tracker{} }
+func New(c Config) *Tracker {
+	attempts, _ := simplelru.NewLRU[attemptKey, attempt](maxAttempts, nil) // fails only without a size
+	messages, _ := simplelru.NewLRU[messageKey, *Event](maxMessages, nil)
+	t := &Tracker{
+		names:    newDirectory(),
+		byCallID: make(map[string]*call),
+		byCID:    make(map[string]*call),
+		attempts: attempts,
+		messages: messages,
+	}
+	t.Configure(c)
+	return t
+}
 
-// Observe shows the tracker one message.
-func (t *Tracker) Observe(m Message) []Event { return nil }
+// Configure puts another configuration in force. Legs that have begun keep
+// their extensions.
+func (t *Tracker) Configure(c Config) {
+	t.config = c
+	t.names.configure(&t.config)
+}
 
-// Next returns the earliest time at which Advance has something to do.
-func (t *Tracker) Next() (time.Time, bool) { return time.Time{}, false }
+// Observe shows the tracker one message and returns what it means to the
+// world, in order; nil if it means nothing new.
+func (t *Tracker) Observe(m Message) []Event {
+	m.At = m.At.Truncate(time.Microsecond)
+	t.said = nil
+	switch m.Method {
+	case "REGISTER":
+		t.names.learn(&m)
+		return nil
+	case "MESSAGE":
+		t.message(&m)
+		return t.said
+	}
+	c := t.find(&m)
+	switch {
+	case m.Method == "INVITE" && m.Request():
+		if m.ToTag == "" {
+			c = t.invite(c, &m)
+		}
+	case c == nil:
+	case m.Method == "INVITE":
+		if l := c.leg(m.Origin(), &m); l != nil {
+			t.response(l, &m)
+		} else {
+			t.lost(c, &m)
+		}
+	case m.Method == "CANCEL" && m.Request():
+		if l := c.leg(m.Src, &m); l != nil {
+			l.cancel(&m)
+		}
+	case m.Method == "BYE" && m.Request():
+		for _, l := range c.legs {
+			if l.inDialog(&m) {
+				t.bye(l, &m)
+			}
+		}
+	case m.Method == "UPDATE":
+		t.lost(c, &m)
+	}
+	if c != nil && len(c.legs) > 0 {
+		t.schedule(c)
+	}
+	return t.said
+}
 
-// Advance does what is due at now.
-func (t *Tracker) Advance(now time.Time) []Event { return nil }
+// find returns the live call that m belongs to, brought up to m's time; nil if
+// there is none.
+func (t *Tracker) find(m *Message) *call {
+	c := t.byCallID[m.CallID]
+	if c == nil && m.CID != "" && m.Method == "INVITE" && m.Request() {
+		c = t.byCID[m.CID]
+	}
+	if c == nil {
+		return nil
+	}
+	if m.At.Before(c.heard) {
+		m.At = c.heard
+	}
+	t.advance(c, m.At)
+	c.heard = m.At
+	if len(c.legs) == 0 {
+		return nil
+	}
+	return c
+}
+
+// lost ends the legs whose other end says, to a re-INVITE or UPDATE, that the
+// dialog is gone, or is silent (RFC 3261 §12.2.1.2). Other methods have usages
+// of their own in the dialog, which end alone (RFC 5057 §5.1).
+func (t *Tracker) lost(c *call, m *Message) {
+	if m.Status != 481 && m.Status != 408 {
+		return
+	}
+	for _, l := range c.legs {
+		if l.state == talking && l.inDialog(m) {
+			t.end(l, m.At, outcome{status: Answered, code: m.Status, phrase: m.Phrase(), by: BySystem})
+		}
+	}
+}
+
+// invite follows an INVITE that begins a dialog, or repeats itself with
+// credentials. c is the call that it belongs to, nil if it begins one; invite
+// returns it, or the new one.
+func (t *Tracker) invite(c *call, m *Message) *call {
+	var again *leg
+	if c != nil {
+		stale := false
+		if again, stale = c.known(m); stale || again == nil && len(c.legs) >= maxLegs {
+			return c
+		}
+	} else if len(t.due) >= maxCalls {
+		return nil
+	}
+	f, ext, isExt := t.read(m)
+	if again != nil {
+		again.repeat(m, f)
+		return c
+	}
+	if c == nil {
+		c = &call{id: clone(m.CID), began: m.At, heard: m.At, due: m.At.Add(limit)}
+		if c.id == "" {
+			c.id = hash(m.CallID, m.FromTag)
+		}
+		heap.Push(&t.due, c)
+	}
+	t.index(c, m)
+	l := &leg{
+		call:   c,
+		origin: m.Src,
+		trunk:  m.Trunk != "",
+		callID: m.CallID, fromTag: m.FromTag, branch: m.Branch,
+		cseq:  m.CSeq,
+		began: m.At, heard: m.At,
+		facts: f,
+	}
+	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
+	if m.Src == Edge && t.names.kind(l.called, m.At) != "" {
+		l.calledExt = Extension{User: l.called, Domain: l.calledHost}
+	}
+	name := l.branch
+	if a, ok := t.attempts.Get(attemptKey{l.callID, l.fromTag}); ok && l.origin == Edge {
+		t.attempts.Remove(attemptKey{l.callID, l.fromTag})
+		if age := m.At.Sub(a.began); age >= 0 && age <= linger {
+			l.began, name = a.began, a.branch
+		}
+	}
+	c.legs = append(c.legs, l)
+	if c.caller == nil && l.origin == Edge {
+		c.caller = l
+	}
+	if isExt {
+		t.join(l, ext, name)
+	}
+	return c
+}
+
+// join gives a leg its party: the one of the same extension and direction that
+// is not over, else a new one.
+func (t *Tracker) join(l *leg, ext Extension, branch string) {
+	flow := Out
+	if l.origin == PBX {
+		flow = In
+	}
+	c := l.call
+	for _, p := range c.parties {
+		if !p.over && p.flow == flow && p.ext == ext {
+			l.party = p
+			return
+		}
+	}
+	l.party = &party{
+		id:    hash(c.id, string(flow), ext.User, ext.Domain, l.callID, l.fromTag, branch),
+		ext:   ext,
+		flow:  flow,
+		first: l,
+		agent: l.agent,
+		rec:   l.rec,
+	}
+	c.parties = append(c.parties, l.party)
+	if flow == In {
+		t.dial(l.party, DialIn, l.began)
+	}
+}
+
+// index notes the keys by which m's call is found.
+func (t *Tracker) index(c *call, m *Message) {
+	if t.byCallID[m.CallID] == nil {
+		key := clone(m.CallID)
+		t.byCallID[key] = c
+		c.callIDs = append(c.callIDs, key)
+	}
+	if m.CID != "" && t.byCID[m.CID] == nil {
+		key := clone(m.CID)
+		t.byCID[key] = c
+		c.cids = append(c.cids, key)
+	}
+}
+
+// leg returns the leg whose INVITE m is, answers or cancels, and nil if there
+// is none: m is then of a transaction within a dialog.
+func (c *call) leg(origin Side, m *Message) *leg {
+	for _, l := range slices.Backward(c.legs) {
+		if l.origin == origin && l.branch == m.Branch && l.fromTag == m.FromTag && l.callID == m.CallID {
+			return l
+		}
+	}
+	return nil
+}
+
+// known looks for the legs of the caller that sends the INVITE m. One that was
+// challenged is repeated by m (RFC 3261 §22.2: same Call-ID and From tag, higher
+// CSeq). If one has m's transaction, or a later one, m is stale: a straggler.
+// Otherwise m begins another leg: a fork, or another attempt.
+func (c *call) known(m *Message) (again *leg, stale bool) {
+	for _, l := range c.legs {
+		switch {
+		case l.origin != m.Src || l.fromTag != m.FromTag || l.callID != m.CallID:
+		case l.cseq > m.CSeq, l.cseq == m.CSeq && l.branch == m.Branch:
+			return nil, true
+		case l.state == challenged && l.cseq < m.CSeq:
+			again = l
+		}
+	}
+	return again, false
+}
+
+// Next returns the earliest time at which Advance has something to do; false
+// if there is none.
+func (t *Tracker) Next() (time.Time, bool) {
+	if len(t.due) == 0 {
+		return time.Time{}, false
+	}
+	return t.due[0].due, true
+}
+
+// Advance does what is due at now, and returns what it means to the world.
+func (t *Tracker) Advance(now time.Time) []Event {
+	t.said = nil
+	for len(t.due) > 0 && !t.due[0].due.After(now) {
+		c := t.due[0]
+		t.advance(c, now)
+		if len(c.legs) > 0 {
+			t.schedule(c)
+		}
+	}
+	return t.said
+}
+
+// advance does what is due in a call, the earliest first, and forgets its legs
+// that are done with. A call without legs is forgotten itself.
+func (t *Tracker) advance(c *call, now time.Time) {
+	talk := t.config.talk()
+	for !c.due.After(now) && len(c.legs) > 0 {
+		var next *leg
+		for _, l := range c.legs {
+			if next == nil || l.deadline(talk).Before(next.deadline(talk)) {
+				next = l
+			}
+		}
+		if c.due = next.deadline(talk); c.due.After(now) {
+			return
+		}
+		if c.heard.Before(c.due) {
+			c.heard = c.due
+		}
+		t.expire(next, c.heard)
+	}
+}
+
+// drop forgets a leg, its party if it was the last one, and its call if it was
+// the last one.
+func (t *Tracker) drop(l *leg) {
+	c := l.call
+	c.legs = slices.DeleteFunc(c.legs, func(o *leg) bool { return o == l })
+	if p := l.party; p != nil && !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.party == p }) {
+		c.parties = slices.DeleteFunc(c.parties, func(o *party) bool { return o == p })
+	}
+	if l == c.caller && l.state != over {
+		c.caller = nil // an attempt that was only challenged
+	}
+	if len(c.legs) > 0 {
+		return
+	}
+	heap.Remove(&t.due, c.place)
+	for _, key := range c.callIDs {
+		delete(t.byCallID, key)
+	}
+	for _, key := range c.cids {
+		delete(t.byCID, key)
+	}
+}
+
+// schedule notes when a call is due next.
+func (t *Tracker) schedule(c *call) {
+	talk := t.config.talk()
+	c.due = c.legs[0].deadline(talk)
+	for _, l := range c.legs[1:] {
+		if d := l.deadline(talk); d.Before(c.due) {
+			c.due = d
+		}
+	}
+	heap.Fix(&t.due, c.place)
+}
+
+// deadlines is a heap of the calls by when they are due.
+type deadlines []*call
+
+func (d deadlines) Len() int           { return len(d) }
+func (d deadlines) Less(i, j int) bool { return d[i].due.Before(d[j].due) }
+func (d deadlines) Swap(i, j int) {
+	d[i], d[j] = d[j], d[i]
+	d[i].place, d[j].place = i, j
+}
+func (d *deadlines) Push(x any) {
+	c := x.(*call)
+	c.place = len(*d)
+	*d = append(*d, c)
+}
+func (d *deadlines) Pop() any {
+	last := len(*d) - 1
+	c := (*d)[last]
+	(*d)[last] = nil
+	*d = (*d)[:last]
+	return c
+}
+
+// A Call is how one live call stands.
+type Call struct {
+	ID       string    `json:"call_id"`
+	State    string    `json:"state"` // calling, ringing, talking
+	Since    time.Time `json:"since"`
+	Answered time.Time `json:"answered,omitzero"`
+	Parties  []Party   `json:"parties"`
+}
+
+// A Party is how one extension in a live call stands.
+type Party struct {
+	ID           string    `json:"sub_call_id"`
+	Extension    Extension `json:"extension"`
+	Flow         Flow      `json:"flow"`
+	Status       Status    `json:"status"` // CALLING, ANSWER; after its hangup: the hangup's
+	Since        time.Time `json:"since"`
+	Answered     time.Time `json:"answered,omitzero"`
+	CallerNum    string    `json:"caller_num,omitempty"`
+	CallerName   string    `json:"caller_name,omitempty"`
+	CalledNumber string    `json:"called_number,omitempty"`
+}
+
+// Calls returns the calls in which a party was dialed and is not over, the
+// oldest first.
+func (t *Tracker) Calls() []Call {
+	calls := []Call{}
+	for _, c := range t.due {
+		if s, live := t.snapshot(c); live {
+			calls = append(calls, s)
+		}
+	}
+	slices.SortFunc(calls, func(a, b Call) int {
+		if d := a.Since.Compare(b.Since); d != 0 {
+			return d
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return calls
+}
+
+func (t *Tracker) snapshot(c *call) (s Call, live bool) {
+	s = Call{ID: c.id, State: calling.String(), Since: c.began}
+	for _, p := range c.parties {
+		if !p.dialed {
+			continue
+		}
+		e := t.event(p, Hangup, c.heard)
+		status := Calling
+		switch {
+		case p.over:
+			status = p.outcome.status
+		case !p.answered.IsZero():
+			status, live = Answered, true
+			s.State = talking.String()
+			if s.Answered.IsZero() || p.answered.Before(s.Answered) {
+				s.Answered = p.answered
+			}
+		default:
+			live = true
+			if !p.rang.IsZero() && s.State == calling.String() {
+				s.State = ringing.String()
+			}
+		}
+		s.Parties = append(s.Parties, Party{
+			ID: p.id, Extension: p.ext, Flow: p.flow, Status: status,
+			Since: p.first.began, Answered: p.answered,
+			CallerNum: e.CallerNum, CallerName: e.CallerName, CalledNumber: e.CalledNumber,
+		})
+	}
+	return s, live
+}
+
+func (t *Tracker) configuredRec(m *Message) string {
+	if t.config.RecID == "" {
+		return ""
+	}
+	return header(m.Head, t.config.RecID)
+}
+
+// clone gives a string memory of its own: those of a message share theirs.
+func clone(s string) string { return strings.Clone(s) }

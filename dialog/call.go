@@ -1,0 +1,545 @@
+package dialog
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+)
+
+// A leg moves through these states, and back only when it is challenged:
+//
+//	calling ──1xx──▶ ringing ──2xx──▶ talking ──BYE──▶ over
+//	  │  ▲              │                │               ▲
+//	  │  │              │                └──481, 408─────┤
+//	  │  │              │                   in dialog    │
+//	  ├──│──2xx─────────┼───────▶ talking                │
+//	  ├──│──────────────┴──3xx‥6xx───────────────────────┤
+//	  401,407                                            │
+//	  ▼  │                                               │
+//	challenged ──the INVITE again, with credentials      │
+//	  └──nothing more──────────────────────────────────▶─┘
+//
+// Any state but over also falls to over when its limit passes. A CANCEL moves
+// nothing: the 487 it asks for ends the leg, and a 2xx may still win the race
+// (RFC 3261 §9.1). The same goes for a BYE in an early dialog (§15).
+type state uint8
+
+const (
+	calling    state = iota // INVITE forwarded, nothing above 100 heard
+	ringing                 // 101‥199 heard
+	challenged              // 401 or 407 heard; the INVITE is expected again
+	talking                 // answered
+	over                    // told; kept for the other legs' sake, and to know stragglers
+)
+
+func (s state) String() string {
+	return [...]string{"calling", "ringing", "challenged", "talking", "over"}[s]
+}
+
+const (
+	t1     = 500 * time.Millisecond
+	linger = 64 * t1         // no straggler is older: Timer H, RFC 3261 §17.2.1
+	timerC = 3 * time.Minute // the hop gives up a ringing leg no sooner, §16.6
+
+	// limit is how long a leg may ring with nothing heard: the hop's Timer C,
+	// the CANCEL that it then sends, and the wait for the 487.
+	limit = timerC + linger + 28*time.Second
+
+	// takeUp is how long after a 100 with nothing else an attempt counts as a
+	// call: a PBX refuses or challenges faster.
+	takeUp = 500 * time.Millisecond
+
+	// maxLegs is how many legs one call has at a time; INVITEs beyond pass by
+	// unfollowed. maxCalls is the same for calls.
+	maxLegs  = 64
+	maxCalls = 1 << 17
+)
+
+// A call is the legs that belong to one conversation.
+type call struct {
+	id      string
+	seq     int       // of the last event
+	began   time.Time // first INVITE
+	heard   time.Time // last message: time never runs backwards in a call
+	due     time.Time // earliest deadline of a leg
+	place   int       // in the deadlines
+	legs    []*leg    // in order of their INVITEs
+	parties []*party  // in order of their dials
+	callIDs []string  // keys that lead to this call, and so with cids
+	cids    []string
+	caller  *leg   // the first leg of the edge side; nil if none was seen
+	callees Status // heaviest word of the callees' legs that are over
+}
+
+// A leg is one INVITE dialog, or the attempt at one, on one side of the PBX.
+type leg struct {
+	call   *call
+	party  *party // nil if it is no extension's
+	origin Side
+	trunk  bool
+	state  state
+
+	callID, fromTag string
+	toTag           string // the dialog's, from the first response that has one; after a 2xx: the 2xx's
+	branch          string // of the INVITE, as last repeated
+	cseq            uint32
+
+	began    time.Time // the first INVITE
+	rang     time.Time // first 18x
+	heard    time.Time // last INVITE or provisional response
+	dialAt   time.Time // when a dial-out is said if nothing else is heard
+	answered time.Time
+	ended    time.Time
+
+	canceled bool   // by CANCEL, or BYE of the early dialog
+	why      reason // of the CANCEL
+	byeTag   string // To tag of the BYE that came before the 2xx
+	refused  outcome
+
+	facts
+	calledExt Extension // that the Request-URI names
+}
+
+// A party is one extension's one turn in a call, in one direction.
+type party struct {
+	id       string
+	ext      Extension
+	flow     Flow
+	first    *leg // whose facts it tells
+	dialed   bool
+	rang     time.Time
+	answered time.Time
+	over     bool
+	outcome  outcome
+	agent    string
+	rec      string
+}
+
+// deadline is when the leg's state ends by itself; zero if never.
+func (l *leg) deadline(talk time.Duration) time.Time {
+	switch l.state {
+	case calling, ringing:
+		if d := l.heard.Add(limit); l.dialAt.IsZero() || d.Before(l.dialAt) {
+			return d
+		}
+		return l.dialAt
+	case challenged, over:
+		return l.ended.Add(linger)
+	case talking:
+		return l.answered.Add(talk)
+	}
+	panic("dialog: leg in no state") // unreachable: these are all
+}
+
+// response shows a leg a response to its INVITE. Retransmissions mean nothing
+// new.
+func (t *Tracker) response(l *leg, m *Message) {
+	if l.state == over || l.state == challenged {
+		return
+	}
+	if l.state == talking {
+		return // a retransmitted 2xx, or a second fork's; the first one counted
+	}
+	if m.ToTag != "" && l.toTag != m.ToTag && (l.toTag == "" || m.Status >= 200) {
+		l.toTag = clone(m.ToTag)
+	}
+	switch {
+	case m.Status == 100:
+		t.trying(l, m)
+	case m.Status < 200:
+		t.dialOut(l)
+		l.state, l.heard = ringing, m.At // each starts Timer C anew
+		if m.Status >= 180 && m.Status < 190 && l.rang.IsZero() {
+			l.rang = m.At
+			t.ring(l, m)
+		}
+	case m.Status < 300:
+		t.dialOut(l)
+		t.answer(l, m)
+	case m.Status == 401 || m.Status == 407:
+		t.challenge(l, m)
+	default:
+		t.dialOut(l)
+		t.end(l, m.At, t.judge(l, m))
+	}
+}
+
+// trying notes a 100. Of the PBX's own it is word that credentials were
+// accepted, as a PBX does not try before it has checked them; of the hop's it
+// says nothing.
+func (t *Tracker) trying(l *leg, m *Message) {
+	switch {
+	case m.Own:
+	case l.credentials:
+		t.dialOut(l)
+	case l.dialAt.IsZero() && l.state == calling:
+		l.dialAt = m.At.Add(takeUp)
+	}
+}
+
+// dialOut says once that the extension of an edge leg calls.
+func (t *Tracker) dialOut(l *leg) {
+	l.dialAt = time.Time{}
+	if p := l.party; p != nil && p.flow == Out && !p.dialed && !p.over {
+		t.dial(p, DialOut, l.began)
+	}
+}
+
+func (t *Tracker) dial(p *party, typ Type, at time.Time) {
+	p.dialed = true
+	e := t.event(p, typ, at)
+	e.Status = Calling
+	t.say(p, e)
+}
+
+// ring says once per party that a phone rings.
+func (t *Tracker) ring(l *leg, m *Message) {
+	p := l.party
+	if p == nil || p.over || !p.rang.IsZero() || !p.answered.IsZero() {
+		return
+	}
+	p.rang = m.At
+	p.heardPhone(l, m)
+	e := t.event(p, Ringing, m.At)
+	e.Status = Calling
+	e.SetupTime = m.At.Sub(p.first.began)
+	t.say(p, e)
+}
+
+func (t *Tracker) answer(l *leg, m *Message) {
+	l.state, l.answered = talking, m.At
+	if p := l.party; p != nil && !p.over {
+		if v := t.configuredRec(m); v != "" {
+			p.rec = clone(v)
+		}
+		if p.answered.IsZero() {
+			p.answered = m.At
+			p.heardPhone(l, m)
+			e := t.event(p, Answer, m.At)
+			e.Status = Answered
+			e.SetupTime, e.RingDuration = p.times(m.At)
+			t.say(p, e)
+		}
+	}
+	if l.byeTag != "" && l.byeTag == m.ToTag {
+		// The 2xx crossed the BYE that its caller had sent for the early
+		// dialog: the callee answers that BYE and has hung up (RFC 3261 §15.1.2).
+		t.end(l, m.At, outcome{status: Answered, by: ByCaller})
+	}
+}
+
+// challenge notes a 401 or 407. An attempt that nobody heard of yet is no call
+// and is forgotten at once, so that scanners cost nothing; only when it began
+// is remembered, for the INVITE with credentials.
+func (t *Tracker) challenge(l *leg, m *Message) {
+	if p := l.party; p != nil && p.dialed {
+		l.state, l.ended = challenged, m.At
+		l.refused = t.judge(l, m)
+		return
+	}
+	if l.origin == Edge {
+		t.attempts.Add(attemptKey{l.callID, l.fromTag}, attempt{l.began, l.branch})
+	}
+	t.drop(l)
+}
+
+// repeat shows a leg its INVITE again, after a challenge.
+func (l *leg) repeat(m *Message, f facts) {
+	l.state, l.heard = calling, m.At
+	l.branch, l.cseq = clone(m.Branch), m.CSeq
+	l.credentials = f.credentials
+	l.toTag = ""
+}
+
+// cancel notes that the origin gave the leg up.
+func (l *leg) cancel(m *Message) {
+	if l.canceled || l.state != calling && l.state != ringing {
+		return
+	}
+	l.canceled = true
+	l.why = readReason(m.Head)
+}
+
+// inDialog reports whether m, of whichever side, belongs to the leg's dialog:
+// tags and side either way round. A request that goes from one edge peer to
+// another, as a PBX that does not record-route lets them, belongs to the legs
+// of both.
+func (l *leg) inDialog(m *Message) bool {
+	near, far := l.fromTag, l.toTag
+	side := m.Origin()
+	direct := m.Src == m.Dst
+	if m.FromTag == near && m.ToTag == far && (side == l.origin || direct) {
+		return true
+	}
+	return m.FromTag == far && m.ToTag == near && (side != l.origin || direct)
+}
+
+// bye ends an answered leg. The request does, not its response: with it the
+// sender has left (RFC 3261 §15.1.1), whether it is lost, challenged and
+// repeated, or never answered.
+func (t *Tracker) bye(l *leg, m *Message) {
+	switch l.state {
+	case calling, ringing:
+		if m.FromTag == l.fromTag { // only the caller may, §15
+			l.cancel(m)
+			l.byeTag = clone(m.ToTag)
+		}
+	case talking:
+		o := outcome{status: Answered, by: ByCallee, q850: readReason(m.Head).q850}
+		if m.FromTag == l.fromTag {
+			o.by = ByCaller
+		}
+		if v := t.configuredRec(m); v != "" && l.party != nil {
+			l.party.rec = clone(v)
+		}
+		t.end(l, m.At, o)
+	case challenged, over: // a stray, or the repeated BYE
+	}
+}
+
+// expire does what is due for a leg whose deadline passed at the time at.
+func (t *Tracker) expire(l *leg, at time.Time) {
+	switch l.state {
+	case calling, ringing:
+		if !l.dialAt.IsZero() && !l.dialAt.After(at) {
+			t.dialOut(l)
+			return
+		}
+		t.end(l, at, outcome{status: Unknown, by: BySystem})
+	case challenged:
+		t.end(l, at, l.refused)
+	case talking:
+		t.end(l, at, outcome{status: Unknown, by: BySystem})
+	case over:
+		t.drop(l)
+	}
+}
+
+// end takes a leg to over, and its party with it when that was the last one.
+func (t *Tracker) end(l *leg, at time.Time, o outcome) {
+	l.state, l.ended = over, at
+	if l.origin == PBX && weight[o.status] > weight[l.call.callees] {
+		l.call.callees = o.status
+	}
+	p := l.party
+	if p == nil || p.over {
+		return
+	}
+	switch {
+	case !l.answered.IsZero():
+		p.outcome = o
+	case p.answered.IsZero() && weight[o.status] >= weight[p.outcome.status]:
+		p.outcome = o
+	}
+	if l.call.holds(p) {
+		return
+	}
+	p.over = true
+	if p.dialed {
+		t.hangup(p, at)
+	}
+}
+
+// holds reports whether a leg keeps p from being over: one that is up, or, if
+// none was answered, one that may yet be. A dead phone beside the one that was
+// answered would otherwise prolong a short call.
+func (c *call) holds(p *party) bool {
+	for _, l := range c.legs {
+		if l.party == p && (l.state == talking || l.state != over && p.answered.IsZero()) {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *Tracker) hangup(p *party, at time.Time) {
+	e := t.event(p, Hangup, at)
+	o := &p.outcome
+	e.Status, e.SipCode, e.SipReason, e.Q850 = o.status, o.code, clone(o.phrase), o.q850
+	e.HangupBy, e.Elsewhere, e.RecID = o.by, o.elsewhere, p.rec
+	if p.answered.IsZero() {
+		e.SetupTime, e.RingDuration = p.times(at)
+	} else {
+		e.AnsweredAt = p.answered
+		e.Duration = at.Sub(p.answered)
+		e.SetupTime, e.RingDuration = p.times(p.answered)
+	}
+	if p.flow == In {
+		missed := p.answered.IsZero() && !o.elsewhere
+		e.Missed = &missed
+	}
+	t.say(p, e)
+}
+
+// times returns how long it took until a phone rang, and how long it rang
+// until end, which is the answer or the end.
+func (p *party) times(end time.Time) (setup, ring time.Duration) {
+	if p.rang.IsZero() {
+		if p.answered.IsZero() {
+			return 0, 0
+		}
+		return end.Sub(p.first.began), 0
+	}
+	return p.rang.Sub(p.first.began), end.Sub(p.rang)
+}
+
+// heardPhone keeps the name of the phone that responds.
+func (p *party) heardPhone(l *leg, m *Message) {
+	if p.flow != In {
+		return
+	}
+	agent := header(m.Head, "User-Agent")
+	if agent == "" {
+		agent = header(m.Head, "Server")
+	}
+	if agent != "" && agent != p.agent {
+		p.agent = clone(agent)
+	}
+}
+
+// event fills in what every event of a party tells.
+func (t *Tracker) event(p *party, typ Type, at time.Time) Event {
+	c, l := p.first.call, p.first
+	e := Event{
+		ID:          hash(p.id, string(typ)),
+		Call:        c.id,
+		At:          at,
+		Type:        typ,
+		Party:       p.id,
+		Extension:   p.ext,
+		Flow:        p.flow,
+		CallerNum:   l.num,
+		CallerName:  l.name,
+		CallAPIID:   l.callAPI,
+		ClientAPIID: l.clientAPI,
+		CallBackID:  l.callBack,
+		Tag:         l.tag,
+		Diversion:   l.diversion,
+		Verstat:     l.verstat,
+		UserAgent:   p.agent,
+		Headers:     l.headers,
+	}
+	switch p.flow {
+	case Out:
+		e.CallerExtension = &p.ext
+		e.CalledNumber = l.called
+		if peer := c.called(); peer != nil {
+			e.CalledExtension = &peer.ext
+		} else if l.calledExt.User != "" {
+			e.CalledExtension = &l.calledExt
+		}
+		e.ANI = c.shownOutside()
+	case In:
+		e.CalledExtension = &p.ext
+		e.CalledNumber = p.ext.User
+		t.fromCaller(&e, c.caller, l)
+	}
+	return e
+}
+
+// fromCaller fills in what the caller's leg says of a party that is called; if
+// the PBX has hidden that leg behind another Call-ID, what the number says.
+func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
+	if caller == nil {
+		if t.names.kind(l.num, e.At) != "" {
+			e.CallerExtension = &Extension{User: l.num}
+		}
+		return
+	}
+	e.CalledNumber = caller.called
+	if caller.party != nil {
+		e.CallerExtension = &caller.party.ext
+	}
+	if caller.trunk {
+		e.CalledDID = caller.called
+	}
+	if e.Diversion == "" {
+		e.Diversion = caller.diversion
+	}
+	if e.Verstat == "" {
+		e.Verstat = caller.verstat
+	}
+}
+
+// called returns the one extension that the call's callees are, and nil when
+// there is none, or several.
+func (c *call) called() (one *party) {
+	for _, p := range c.parties {
+		if p.flow != In {
+			continue
+		}
+		if !p.answered.IsZero() {
+			return p
+		}
+		if one != nil {
+			return nil
+		}
+		one = p
+	}
+	return one
+}
+
+// shownOutside returns the caller's number on the leg to a trunk.
+func (c *call) shownOutside() string {
+	for _, l := range c.legs {
+		if l.origin == PBX && l.trunk {
+			return l.num
+		}
+	}
+	return ""
+}
+
+// answeredBeside reports whether a leg other than l was answered.
+func (c *call) answeredBeside(l *leg) bool {
+	for _, o := range c.legs {
+		if o != l && !o.answered.IsZero() {
+			return true
+		}
+	}
+	return false
+}
+
+// calleesSay returns the heaviest word of the callees' legs, and "" when none
+// is known. A leg that is up says it was answered; one that still rings is
+// given up.
+func (c *call) calleesSay() Status {
+	s := c.callees
+	for _, l := range c.legs {
+		w := Status("")
+		switch {
+		case l.origin != PBX || l.state == over:
+		case l.state == talking:
+			w = Answered
+		case !l.rang.IsZero():
+			w = NoAnswer
+		default:
+			w = ChanUnavail
+		}
+		if weight[w] > weight[s] {
+			s = w
+		}
+	}
+	return s
+}
+
+// say numbers an event and hands it out.
+func (t *Tracker) say(p *party, e Event) {
+	c := p.first.call
+	c.seq++
+	e.Seq = c.seq
+	t.said = append(t.said, e)
+}
+
+// hash derives an id from parts that are the same on every node.
+func hash(parts ...string) string {
+	var buf [256]byte
+	b := buf[:0]
+	for _, p := range parts {
+		b = append(b, p...)
+		b = append(b, 0)
+	}
+	sum := sha256.Sum256(b)
+	var text [32]byte
+	hex.Encode(text[:], sum[:16])
+	return string(text[:])
+}

@@ -1,0 +1,236 @@
+package dialog
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// Kind is what stands behind an extension's number.
+type Kind string
+
+const (
+	Phone      Kind = "phone"
+	Queue      Kind = "queue"
+	IVR        Kind = "ivr"
+	Conference Kind = "conference"
+)
+
+// maxBindings is how many contacts and addresses of record are remembered; of
+// more, those that were not seen for the longest time are forgotten, and are
+// learnt again when they refresh. About 400 bytes each.
+const maxBindings = 1 << 16
+
+// directory knows which users are extensions, and whose a contact is.
+type directory struct {
+	config   *Config
+	declared map[string]Kind                 // by number
+	aors     *simplelru.LRU[string, address] // by user: who registered
+	contacts *simplelru.LRU[string, binding] // by contact, as contactKey has it
+}
+
+// An address is an address of record that has registered.
+type address struct {
+	ext      Extension
+	contacts []string // keys of its bindings; at most maxContacts
+	until    time.Time
+}
+
+type binding struct {
+	ext   Extension
+	until time.Time
+}
+
+// maxContacts is how many bindings of one address of record are remembered.
+const maxContacts = 16
+
+func newDirectory() *directory {
+	aors, _ := simplelru.NewLRU[string, address](maxBindings, nil) // fails only without a size
+	contacts, _ := simplelru.NewLRU[string, binding](maxBindings, nil)
+	return &directory{aors: aors, contacts: contacts}
+}
+
+func (d *directory) configure(c *Config) {
+	d.config = c
+	d.declared = make(map[string]Kind, len(c.Extensions))
+	for _, e := range c.Extensions {
+		kind := e.Kind
+		if kind == "" {
+			kind = Phone
+		}
+		d.declared[e.Number] = kind
+	}
+}
+
+// kind returns what stands behind user; a user that is no extension has none.
+func (d *directory) kind(user string, now time.Time) Kind {
+	if user == "" {
+		return ""
+	}
+	if k, ok := d.declared[user]; ok {
+		return k
+	}
+	if d.config.Pattern != nil && d.config.Pattern.MatchString(user) {
+		return Phone
+	}
+	if d.config.Learn {
+		if a, ok := d.aors.Get(user); ok && now.Before(a.until) {
+			return Phone
+		}
+	}
+	return ""
+}
+
+// at returns the extension that u names, if it names one.
+func (d *directory) at(u uri, now time.Time) (Extension, bool) {
+	if d.kind(u.user, now) == "" {
+		return Extension{}, false
+	}
+	return Extension{User: u.user, Domain: u.host}, true
+}
+
+// bound returns the extension that registered contact.
+func (d *directory) bound(contact string, now time.Time) (Extension, bool) {
+	b, ok := d.contacts.Get(contactKey(contact))
+	if !ok || !now.Before(b.until) || !d.config.Learn && d.kind(b.ext.User, now) == "" {
+		return Extension{}, false
+	}
+	return b.ext, true
+}
+
+// called returns the extension whose phone an INVITE or MESSAGE of the PBX
+// goes to. The Path token knows best; then who registered the Request-URI;
+// then the names in the message.
+func (d *directory) called(m *Message, to string) (Extension, bool) {
+	if m.AOR != "" {
+		user, host, _ := strings.Cut(m.AOR, "@")
+		if d.config.Learn && user != "" || d.kind(user, m.At) != "" {
+			return Extension{User: user, Domain: host}, true
+		}
+	}
+	if e, ok := d.bound(m.URI(), m.At); ok {
+		return e, true
+	}
+	if e, ok := d.at(parseURI(to), m.At); ok {
+		return e, true
+	}
+	return d.at(parseURI(m.URI()), m.At)
+}
+
+// calling returns the extension that an INVITE or MESSAGE from the edge side
+// comes from. A phone that hides its number still says whose it is to the PBX.
+func (d *directory) calling(m *Message, from, preferred, account, contact string) (Extension, bool) {
+	if e, ok := d.at(parseURI(from), m.At); ok {
+		return e, true
+	}
+	if e, ok := d.at(parseURI(preferred), m.At); ok {
+		return e, true
+	}
+	if e, ok := d.bound(contact, m.At); ok {
+		return e, true
+	}
+	if account != "" {
+		user, host, _ := strings.Cut(account, "@")
+		return d.at(uri{user: user, host: host}, m.At)
+	}
+	return Extension{}, false
+}
+
+// learn takes the bindings out of the 2xx of a REGISTER, which lists all that
+// the address of record has (RFC 3261 §10.3 step 8). Only the PBX is believed.
+func (d *directory) learn(m *Message) {
+	if m.Src != PBX || m.Own || m.Status/100 != 2 {
+		return
+	}
+	var aor uri
+	var a address
+	expires := 3600
+	keys := make([]string, 0, 4)
+	untils := make([]time.Time, 0, 4)
+	for name, value := range fields(m.Head) {
+		if is(name, "Expires") {
+			expires = seconds(value, expires)
+		}
+	}
+	for name, value := range fields(m.Head) {
+		switch {
+		case is(name, "To"):
+			_, u, _ := nameAddr(value)
+			aor = parseURI(u)
+		case is(name, "Contact"):
+			for v := range list(value) {
+				_, u, params := nameAddr(v)
+				left := expires
+				if p, ok := param(params, "expires"); ok {
+					left = seconds(p, expires)
+				}
+				key := contactKey(u)
+				if key == "" || left == 0 || len(keys) == maxContacts {
+					continue
+				}
+				until := m.At.Add(time.Duration(left) * time.Second)
+				keys, untils = append(keys, strings.Clone(key)), append(untils, until)
+				if until.After(a.until) {
+					a.until = until
+				}
+			}
+		}
+	}
+	if aor.user == "" {
+		return
+	}
+	old, known := d.aors.Peek(aor.user)
+	if known && old.ext.Domain == aor.host {
+		a.ext = old.ext
+		for _, key := range old.contacts {
+			d.contacts.Remove(key)
+		}
+		if len(keys) == 0 {
+			d.aors.Remove(aor.user)
+		}
+	}
+	if len(keys) == 0 {
+		return
+	}
+	if a.ext.User == "" {
+		a.ext = Extension{User: strings.Clone(aor.user), Domain: strings.Clone(aor.host)}
+	}
+	a.contacts = keys
+	for i, key := range keys {
+		d.contacts.Add(key, binding{a.ext, untils[i]})
+	}
+	d.aors.Add(a.ext.User, a)
+}
+
+// contactKey is what of a contact URI tells bindings apart: scheme, user, host
+// and port. Parameters come back from a PBX changed, or not at all.
+func contactKey(uri string) string {
+	i := strings.IndexByte(uri, '@') + 1
+	if i == 0 {
+		i = strings.IndexByte(uri, ':') + 1
+	}
+	if i == 0 {
+		return ""
+	}
+	if n := strings.IndexAny(uri[i:], ";?>"); n >= 0 {
+		return uri[:i+n]
+	}
+	return uri
+}
+
+// seconds reads delta-seconds; what is none is the default (RFC 3261 §20.19).
+func seconds(s string, def int) int {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil {
+		return def
+	}
+	return int(min(n, 1<<31-1))
+}
+
+// phone reports whether ext is one: whoever is not declared otherwise.
+func (d *directory) phone(ext Extension) bool {
+	k, ok := d.declared[ext.User]
+	return !ok || k == Phone
+}

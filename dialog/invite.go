@@ -1,0 +1,189 @@
+package dialog
+
+import (
+	"strings"
+)
+
+// facts is what one INVITE says about its leg, and is kept of it.
+type facts struct {
+	num, name   string // the caller's
+	verstat     string
+	called      string // user of the Request-URI
+	calledHost  string
+	diversion   string
+	callAPI     string
+	clientAPI   string
+	callBack    string
+	tag         string
+	rec         string
+	agent       string
+	headers     [][2]string
+	credentials bool
+}
+
+// maxClientAPI is the longest Client-Api-Id that is passed on.
+const maxClientAPI = 100
+
+// read takes an INVITE apart in one pass and finds the extension whose leg it
+// begins. What it returns shares m's memory.
+func (t *Tracker) read(m *Message) (f facts, ext Extension, ok bool) {
+	var from, to, asserted, preferred, contact, account, privacy, first, last string
+	c := &t.config
+	for name, value := range fields(m.Head) {
+		switch {
+		case is(name, "From"):
+			from = value
+		case is(name, "To"):
+			to = value
+		case is(name, "Contact"):
+			contact = value
+		case is(name, "P-Asserted-Identity"):
+			if asserted == "" {
+				asserted = value
+			}
+		case is(name, "P-Preferred-Identity"):
+			preferred = value
+		case is(name, "Privacy"):
+			privacy = value
+		case is(name, "Authorization"), is(name, "Proxy-Authorization"):
+			f.credentials = true
+			if account == "" {
+				account = username(value)
+			}
+		case is(name, "Diversion"):
+			if f.diversion == "" {
+				f.diversion = value
+			}
+		case is(name, "History-Info"):
+			for v := range list(value) {
+				first, last = last, v
+			}
+		case is(name, "Client-Api-Id"):
+			if len(value) <= maxClientAPI {
+				f.clientAPI = value
+			}
+		case is(name, "User-Agent"):
+			f.agent = value
+		}
+		f.configured(c, name, value)
+	}
+	display, u, _ := nameAddr(from)
+	fromURI, fromParams := u, parseURI(u).params
+	caller := parseURI(u)
+	trusted := m.Src == PBX || m.Trunk != ""
+	if trusted && asserted != "" && !private(privacy) && !anonymous(caller) {
+		for v := range list(asserted) {
+			display, u, _ = nameAddr(v)
+			caller = parseURI(u)
+			fromParams = caller.params
+			break
+		}
+	}
+	f.num, f.name = caller.user, display
+	if f.num == "" && anonymous(caller) {
+		f.num = "anonymous"
+	}
+	f.verstat, _ = param(fromParams, "verstat")
+	target := parseURI(m.URI())
+	f.called, f.calledHost = target.user, target.host
+	if f.diversion == "" {
+		f.diversion = first // of two or more: the last but one sent the call on
+	}
+	if f.diversion != "" {
+		_, u, _ = nameAddr(f.diversion)
+		f.diversion = parseURI(u).user
+	}
+	if f.callAPI == "" {
+		f.callAPI = m.CallID
+	}
+	switch {
+	case m.Trunk != "":
+	case m.Src == PBX && m.Dst == Edge:
+		f.agent = "" // the PBX's: the phone's comes with its response
+		_, u, _ = nameAddr(to)
+		ext, ok = t.names.called(m, u)
+	case m.Src == Edge:
+		_, contact, _ = nameAddr(contact)
+		_, preferred, _ = nameAddr(preferred)
+		ext, ok = t.names.calling(m, fromURI, preferred, account, contact)
+	}
+	return f, ext, ok
+}
+
+// configured keeps the fields that the configuration names.
+func (f *facts) configured(c *Config, name, value string) {
+	if c.CallAPIID != "" && is(name, c.CallAPIID) {
+		f.callAPI = value
+	}
+	if c.CallBackID != "" && is(name, c.CallBackID) {
+		f.callBack = value
+	}
+	if c.Tag != "" && is(name, c.Tag) {
+		f.tag = value
+	}
+	if c.RecID != "" && is(name, c.RecID) {
+		f.rec = value
+	}
+	for _, want := range c.Headers {
+		if is(name, want) && len(f.headers) < maxHeaders {
+			f.headers = append(f.headers, [2]string{want, value})
+		}
+	}
+}
+
+// maxHeaders is how many chosen header fields are kept of one INVITE.
+const maxHeaders = 32
+
+// keep gives the facts memory of their own, in one piece.
+func (f *facts) keep(more ...*string) {
+	all := append(more, &f.num, &f.name, &f.verstat, &f.called, &f.calledHost, &f.diversion, &f.callAPI,
+		&f.clientAPI, &f.callBack, &f.tag, &f.rec, &f.agent)
+	for i := range f.headers {
+		all = append(all, &f.headers[i][0], &f.headers[i][1])
+	}
+	n := 0
+	for _, s := range all {
+		n += len(*s)
+	}
+	var b strings.Builder
+	b.Grow(n)
+	for _, s := range all {
+		b.WriteString(*s)
+	}
+	piece := b.String()
+	for _, s := range all {
+		*s, piece = piece[:len(*s)], piece[len(*s):]
+	}
+}
+
+// username returns the account that digest credentials name.
+func username(credentials string) string {
+	_, params, _ := strings.Cut(credentials, " ")
+	for p := range list(params) {
+		if k, v, _ := strings.Cut(p, "="); strings.EqualFold(strings.TrimSpace(k), "username") {
+			v = strings.TrimSpace(v)
+			if strings.HasPrefix(v, `"`) {
+				v = unquote(v[1:closing(v)])
+			}
+			return v
+		}
+	}
+	return ""
+}
+
+// private reports whether the caller asked that the asserted identity is not
+// shown (RFC 3323 §4.2, RFC 3325 §9.3).
+func private(privacy string) bool {
+	for v := range strings.SplitSeq(privacy, ";") {
+		switch strings.ToLower(strings.TrimSpace(v)) {
+		case "id", "user", "header":
+			return true
+		}
+	}
+	return false
+}
+
+// anonymous reports whether u hides who calls (RFC 3323 §4.1.1.3).
+func anonymous(u uri) bool {
+	return strings.EqualFold(u.user, "anonymous") || strings.EqualFold(u.host, "anonymous.invalid")
+}

@@ -1,0 +1,165 @@
+package dialog
+
+import (
+	"strconv"
+	"strings"
+)
+
+// An outcome is how a leg ended.
+type outcome struct {
+	status    Status
+	code      int    // the final response; 0 after a BYE or a silence
+	phrase    string // its phrase
+	q850      int
+	by        HangupBy
+	elsewhere bool
+}
+
+// weight orders what several legs say: of the devices of a party, and of the
+// callees of a caller, the heaviest word counts.
+var weight = map[Status]int{
+	Unknown:     1,
+	Congestion:  2,
+	ChanUnavail: 3,
+	Busy:        4,
+	NoAnswer:    5,
+	Canceled:    6,
+	Answered:    7,
+}
+
+// word is the built-in table: what a final response says of a call.
+func word(code int, rang bool) Status {
+	switch code {
+	case 486, 600, 603:
+		return Busy
+	case 487:
+		return Canceled
+	case 404, 410, 484, 485, 604:
+		return ChanUnavail
+	}
+	if code == 408 || code == 480 || code/100 == 3 { // not here, or no longer
+		if rang {
+			return NoAnswer
+		}
+		return ChanUnavail
+	}
+	return Congestion
+}
+
+// q850Words is what a Q.850 cause on a final response says; a cause that is
+// not listed, and 16, leave it to the SIP code.
+var q850Words = map[int]Status{
+	1:  ChanUnavail,
+	3:  ChanUnavail,
+	17: Busy,
+	18: NoAnswer,
+	19: NoAnswer,
+	20: ChanUnavail,
+	21: Busy,
+	26: Canceled,
+	34: Congestion,
+	38: Congestion,
+	41: Congestion,
+	42: Congestion,
+	44: Congestion,
+}
+
+// The causes that a PBX gives on the CANCEL of a callee's leg.
+const (
+	causePickedUp  = 16
+	causeElsewhere = 26
+	causeGaveUp    = 127
+)
+
+// A reason is a Reason header field (RFC 3326). Zero means that it has none:
+// no cause that is followed here is 0.
+type reason struct {
+	q850, sip int
+}
+
+// elsewhere reports that another leg answered (RFC 3326, RFC 4412).
+func (r reason) elsewhere() bool { return r.sip == 200 || r.q850 == causeElsewhere }
+
+func readReason(head string) (r reason) {
+	for name, value := range fields(head) {
+		if !is(name, "Reason") {
+			continue
+		}
+		for v := range list(value) {
+			protocol, params, _ := strings.Cut(v, ";")
+			text, _ := param(params, "cause")
+			cause, err := strconv.Atoi(text)
+			if err != nil || cause < 0 || cause > 999 {
+				continue
+			}
+			switch protocol = strings.TrimSpace(protocol); {
+			case strings.EqualFold(protocol, "Q.850"):
+				r.q850 = cause
+			case strings.EqualFold(protocol, "SIP"):
+				r.sip = cause
+			}
+		}
+	}
+	return r
+}
+
+// judge says how a leg ended that got the final response m, which is not 2xx.
+func (t *Tracker) judge(l *leg, m *Message) outcome {
+	r := readReason(m.Head)
+	o := outcome{code: m.Status, phrase: m.Phrase(), q850: r.q850, by: BySystem}
+	gaveUp := m.Status == 487 || m.Status == 408 || m.Own
+	switch {
+	case l.canceled && gaveUp && l.origin == Edge:
+		o.status, o.by = Canceled, ByCaller
+	case l.canceled && gaveUp:
+		if o.q850 == 0 {
+			o.q850 = l.why.q850
+		}
+		o.status, o.by, o.elsewhere = t.judgeCanceled(l)
+	case m.Status == 487 && m.At.Sub(l.heard) >= timerC:
+		o.status = NoAnswer // the hop's own CANCEL, RFC 3261 §16.8
+	default:
+		o.status = t.judgeFinal(l, m.Status, r)
+		o.elsewhere = r.elsewhere()
+		if !m.Own && (o.status == Busy || l.origin == PBX) {
+			o.by = ByCallee
+		}
+	}
+	return o
+}
+
+// judgeCanceled says why the PBX canceled a callee's leg: the caller's leg
+// knows best, then the other callees', then the CANCEL's own Reason.
+func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) {
+	caller := l.call.caller
+	switch {
+	case l.why.elsewhere():
+		return Canceled, BySystem, true
+	case caller != nil && caller.canceled && caller.answered.IsZero():
+		return Canceled, ByCaller, false
+	case l.call.answeredBeside(l):
+		return Canceled, BySystem, true
+	case l.why.q850 == causeGaveUp:
+		return Canceled, ByCaller, false
+	case l.why.q850 == causePickedUp:
+		return Canceled, BySystem, true
+	}
+	return NoAnswer, BySystem, false
+}
+
+// judgeFinal says what a refused leg means. The PBX's final to the caller says
+// less than the callees' legs behind it, where they are known.
+func (t *Tracker) judgeFinal(l *leg, code int, r reason) Status {
+	if l.origin == Edge {
+		if s := l.call.calleesSay(); s != "" {
+			return s
+		}
+	}
+	if s, ok := q850Words[r.q850]; ok {
+		return s
+	}
+	if s, ok := t.config.Status[code]; ok {
+		return s
+	}
+	return word(code, !l.rang.IsZero())
+}

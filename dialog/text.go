@@ -1,0 +1,70 @@
+package dialog
+
+// messageKey names a MESSAGE transaction.
+type messageKey struct {
+	callID, branch string
+	origin         Side
+}
+
+// message follows a MESSAGE (RFC 3428): what it says is told once the 2xx has
+// passed. Each is a call of its own, of one event.
+func (t *Tracker) message(m *Message) {
+	key := messageKey{m.CallID, m.Branch, m.Origin()}
+	if m.Request() {
+		if e, ok := t.textEvent(m); ok {
+			key.callID, key.branch = clone(m.CallID), clone(m.Branch)
+			if _, known := t.messages.Get(key); !known {
+				t.messages.Add(key, &e)
+			}
+		}
+		return
+	}
+	e, ok := t.messages.Get(key)
+	if !ok || e == nil || m.Status < 200 {
+		return
+	}
+	t.messages.Add(key, nil) // told, or refused: a repetition is nothing new
+	if m.Status < 300 {
+		e.At = m.At
+		t.said = append(t.said, *e)
+	}
+}
+
+// textEvent returns the event that a MESSAGE is if it is accepted.
+func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
+	f, ext, ok := t.read(m)
+	if !ok || !t.names.phone(ext) {
+		return e, false
+	}
+	contentType := header(m.Head, "Content-Type")
+	text := m.Body
+	f.keep(&ext.User, &ext.Domain, &contentType, &text)
+	e = Event{
+		Call:         hash(m.CallID, m.FromTag, m.Branch, m.Src.String()),
+		Seq:          1,
+		Extension:    ext,
+		CallerNum:    f.num,
+		CallerName:   f.name,
+		CalledNumber: f.called,
+		CallAPIID:    f.callAPI,
+		Headers:      f.headers,
+		UserAgent:    f.agent,
+		MessageText:  text,
+		ContentType:  contentType,
+	}
+	if m.Src == Edge {
+		e.Type, e.Flow, e.CallerExtension = MessageOut, Out, &ext
+		if t.names.kind(f.called, m.At) != "" {
+			e.CalledExtension = &Extension{User: f.called, Domain: f.calledHost}
+		}
+	} else {
+		e.Type, e.Flow, e.CalledExtension = MessageIn, In, &ext
+		e.CalledNumber = ext.User
+		if t.names.kind(f.num, m.At) != "" {
+			e.CallerExtension = &Extension{User: f.num}
+		}
+	}
+	e.Party = hash(e.Call, string(e.Flow), ext.User, ext.Domain)
+	e.ID = hash(e.Party, string(e.Type))
+	return e, true
+}
