@@ -1,0 +1,273 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// openStore opens the store that c names: the embedded NATS server, which
+// listens nowhere and keeps all in store.dir, or the servers of store.nats. It
+// waits until the store answers, but not for servers that are down. A
+// connection to store.nats that is lost later is sought again for ever.
+//
+// Either way store.dir is this process's alone until closeStore is called.
+func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.JetStream, closeStore func(), err error) {
+	var undo []func()
+	closeAll := func() {
+		for len(undo) > 0 {
+			undo[len(undo)-1]()
+			undo = undo[:len(undo)-1]
+		}
+	}
+	defer func() {
+		if err != nil {
+			closeAll()
+		}
+	}()
+
+	unlock, err := lockDir(c.Store.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	undo = append(undo, unlock)
+
+	name, urls := "store "+c.Store.Dir, ""
+	options := []nats.Option{
+		nats.Name("bellhop"),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(time.Second),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn("store disconnected", "err", err)
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { log.Info("store reconnected") }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Warn("store error", "err", err)
+		}),
+	}
+	if len(c.Store.NATS) == 0 {
+		srv, err := startServer(c, log)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", name, err)
+		}
+		undo = append(undo, func() { srv.Shutdown(); srv.WaitForShutdown() })
+		options = append(options, nats.InProcessServer(srv))
+	} else {
+		name = "store " + list(c.Store.NATS)
+		for _, u := range c.Store.NATS {
+			urls += "," + string(u)
+		}
+		urls = urls[1:]
+	}
+
+	nc, err := nats.Connect(urls, options...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	undo = append(undo, nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if _, err := js.AccountInfo(ctx); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return js, closeAll, nil
+}
+
+// lockDir makes dir if need be, and takes it for this process.
+func lockDir(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		return func() { f.Close() }, nil
+	}
+	f.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, fmt.Errorf("store %s is in use by another bellhop: stop that one, or set another store.dir", dir)
+	}
+	return nil, fmt.Errorf("store: lock %s: %w", dir, err)
+}
+
+// startServer starts the embedded server.
+func startServer(c config, log *slog.Logger) (*server.Server, error) {
+	srv, err := server.NewServer(&server.Options{
+		ServerName:         "bellhop",
+		DontListen:         true,
+		NoSigs:             true,
+		JetStream:          true,
+		StoreDir:           c.Store.Dir,
+		JetStreamMaxMemory: 256 << 20, // streams are on disk; it is for passing consumers
+		SyncInterval:       time.Duration(c.Store.Sync),
+		SyncAlways:         c.Store.Sync == 0,
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := &serverLog{log: log}
+	srv.SetLoggerV2(out, false, false, false)
+	srv.Start()
+	if out.fatal != nil || !srv.ReadyForConnections(10*time.Second) {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+		return nil, cmp.Or(out.fatal, errors.New("the embedded server does not start"))
+	}
+	return srv, nil
+}
+
+// A serverLog takes the embedded server's log: what it warns of goes to log,
+// what it calls fatal is why it did not start.
+type serverLog struct {
+	log   *slog.Logger
+	fatal error // written while the server starts
+}
+
+func (l *serverLog) Noticef(string, ...any) {}
+func (l *serverLog) Debugf(string, ...any)  {}
+func (l *serverLog) Tracef(string, ...any)  {}
+
+func (l *serverLog) Warnf(format string, v ...any) {
+	l.log.Warn("store warns", "err", fmt.Sprintf(format, v...))
+}
+
+func (l *serverLog) Errorf(format string, v ...any) {
+	l.log.Error("store error", "err", fmt.Sprintf(format, v...))
+}
+
+func (l *serverLog) Fatalf(format string, v ...any) { l.fatal = fmt.Errorf(format, v...) }
+
+const keySize = 32
+
+// sharedKey returns the key that authenticates routes: the same in every node
+// and after every restart. It is kept in the file key of store.dir and in the
+// bucket keys of the store, whichever lacks it gets it from the other, and it
+// is made when neither has it. Where the two disagree, or the file cannot be
+// trusted, that is an error: another key would cut off every live call.
+func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, error) {
+	path := filepath.Join(c.Store.Dir, "key")
+	key, err := readPrivate(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	missing := err != nil
+	if !missing && len(key) != keySize {
+		return nil, fmt.Errorf("key: %s has %d bytes instead of %d: bring the right one back from a backup or another node; only if no call and no registration matters, remove it", path, len(key), keySize)
+	}
+	if missing {
+		key = make([]byte, keySize)
+		rand.Read(key)
+	}
+
+	bucket, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket:      "keys",
+		Description: "secrets that all nodes share",
+		Replicas:    c.Store.Replicas,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("key: bucket keys: %w", err)
+	}
+	_, err = bucket.Create(ctx, "sip", key)
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		var kept jetstream.KeyValueEntry
+		if kept, err = bucket.Get(ctx, "sip"); err == nil {
+			switch {
+			case len(kept.Value()) != keySize:
+				return nil, fmt.Errorf("key: the store's has %d bytes instead of %d", len(kept.Value()), keySize)
+			case missing:
+				key = kept.Value()
+			case !bytes.Equal(key, kept.Value()):
+				return nil, fmt.Errorf("key: %s is not the store's key: this directory belongs to another store; set store.dir and store.nats as they were, or remove the file to take the store's key", path)
+			}
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("key: bucket keys: %w", err)
+	}
+	if missing {
+		if err := writePrivate(path, key); err != nil {
+			return nil, fmt.Errorf("key: %w", err)
+		}
+	}
+	return key, nil
+}
+
+// adminToken returns the token that may do everything: the configured one, or
+// the one in the file admin.token of store.dir. It is created when there is
+// neither, and then is to be shown to the operator, once.
+func adminToken(c config) (token string, created bool, err error) {
+	if c.Admin.Token != "" {
+		return string(c.Admin.Token), false, nil
+	}
+	path := filepath.Join(c.Store.Dir, "admin.token")
+	b, err := readPrivate(path)
+	switch token = strings.TrimSpace(string(b)); {
+	case errors.Is(err, fs.ErrNotExist):
+		token = "bellhop_" + rand.Text() + rand.Text()
+		if err := writePrivate(path, []byte(token+"\n")); err != nil {
+			return "", false, fmt.Errorf("admin token: %w", err)
+		}
+		return token, true, nil
+	case err != nil:
+		return "", false, fmt.Errorf("admin token: %w", err)
+	case token == "":
+		return "", false, fmt.Errorf("admin token: %s is empty: remove it to have a new one", path)
+	}
+	return token, false, nil
+}
+
+// readPrivate reads a file that nobody but its owner may read or write.
+func readPrivate(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s is open to others: chmod 600 it, if you trust what it says", path)
+	}
+	return os.ReadFile(path)
+}
+
+// writePrivate makes a file of mode 0600 that is on the disk, whole, when it
+// returns.
+func writePrivate(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // of mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
