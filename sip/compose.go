@@ -1,0 +1,354 @@
+package sip
+
+import (
+	"bytes"
+	"encoding/hex"
+	"hash/maphash"
+	"net/netip"
+	"strconv"
+)
+
+// This file writes messages: those that are forwarded, spliced from the bytes
+// they came in, and the few that are our own.
+
+// A branch of ours is 41 bytes: cookie, "bh", the process's salt, the id of the
+// client transaction and the loop hash. It is unique in space and time, and
+// cannot be guessed (RFC 3261 §16.6 item 8).
+//
+//	z9hG4bKbh 1f2e3d4c . 00000001a2b3 . 9c8d7e6f
+const branchLen = len(cookie) + 2 + 8 + 1 + 12 + 1 + 8
+
+func (w *worker) appendBranch(dst []byte, id uint64, hash uint32) []byte {
+	dst = append(dst, cookie+"bh"...)
+	dst = appendHex(dst, uint64(w.hop.salt), 8)
+	dst = append(dst, '.')
+	dst = appendHex(dst, id, 12)
+	dst = append(dst, '.')
+	return appendHex(dst, uint64(hash), 8)
+}
+
+// openBranch reads a branch that this process made.
+func (h *Hop) openBranch(b []byte) (id uint64, hash uint32, ok bool) {
+	if len(b) != branchLen || string(b[:len(cookie)+2]) != cookie+"bh" {
+		return 0, 0, false
+	}
+	b = b[len(cookie)+2:]
+	salt, ok1 := readHex(b[:8])
+	id, ok2 := readHex(b[9:21])
+	sum, ok3 := readHex(b[22:])
+	return id, uint32(sum), ok1 && ok2 && ok3 && uint32(salt) == h.salt
+}
+
+const hexDigits = "0123456789abcdef"
+
+func appendHex(dst []byte, v uint64, n int) []byte {
+	for i := n - 1; i >= 0; i-- {
+		dst = append(dst, hexDigits[v>>(4*i)&15])
+	}
+	return dst
+}
+
+func readHex(b []byte) (v uint64, ok bool) {
+	for _, c := range b {
+		switch {
+		case '0' <= c && c <= '9':
+			v = v<<4 | uint64(c-'0')
+		case 'a' <= c && c <= 'f':
+			v = v<<4 | uint64(c-'a'+10)
+		default:
+			return 0, false
+		}
+	}
+	return v, true
+}
+
+// loopHash covers what decides where a request goes: a request that comes back
+// with the same hash is in a loop, one with another is a spiral (RFC 5393 §4.2).
+func (w *worker) loopHash(m *message) uint32 {
+	h := &w.hash
+	h.Reset()
+	h.Write(m.text(m.uri))
+	h.WriteByte(0)
+	h.Write(m.text(m.fromTag))
+	h.WriteByte(0)
+	h.Write(m.text(m.toTag))
+	h.WriteByte(0)
+	h.Write(m.text(m.callID))
+	maphash.WriteComparable(h, m.cseq)
+	for i := range m.fields {
+		if f := &m.fields[i]; f.name == hRoute || f.name == hProxyRequire {
+			h.Write(m.text(f.value))
+		}
+	}
+	return uint32(h.Sum64())
+}
+
+// looped reports whether this very request has been here before.
+func (w *worker) looped(m *message, hash uint32) bool {
+	for i := range m.fields {
+		f := &m.fields[i]
+		if f.name != hVia {
+			continue
+		}
+		for v := m.text(f.value); ; {
+			at := bytes.Index(v, []byte(cookie+"bh"))
+			if at < 0 {
+				break
+			}
+			v = v[at:]
+			if len(v) >= branchLen {
+				if _, h, ok := w.hop.openBranch(v[:branchLen]); ok && h == hash {
+					return true
+				}
+			}
+			v = v[len(cookie):]
+		}
+	}
+	return false
+}
+
+// fixVia notes the edits to the topmost Via that tell where the request really
+// came from: received when it differs from sent-by, received and rport when
+// rport was asked for (RFC 3261 §18.2.1, RFC 3581 §4).
+func fixVia(s *splice, m *message, peer netip.AddrPort) {
+	v := &m.via
+	ip := peer.Addr()
+	if v.hasRport {
+		port := strconv.Itoa(int(peer.Port()))
+		if v.rport.empty() {
+			if v.rport.from > 0 && m.b[v.rport.from-1] == '=' {
+				s.insert(v.rport.from, port)
+			} else {
+				s.insert(v.rport.from, "=", port)
+			}
+		} else if string(m.text(v.rport)) != port {
+			s.replace(v.rport, port)
+		}
+	}
+	if !v.received.empty() {
+		if got, err := netip.ParseAddr(string(bytes.Trim(m.text(v.received), "[]"))); err != nil || got != ip {
+			s.replace(v.received, ip.String())
+		}
+		return
+	}
+	if v.hasRport || !sameHost(m.text(v.host), ip) {
+		s.insert(v.value.to, ";received=", ip.String())
+	}
+}
+
+// sameHost reports whether a sent-by host is that address.
+func sameHost(h []byte, ip netip.Addr) bool {
+	var buf [64]byte
+	if ip.Is4() {
+		return bytes.Equal(ip.AppendTo(buf[:0]), h)
+	}
+	got, err := netip.ParseAddr(string(bytes.Trim(h, "[]")))
+	return err == nil && got == ip
+}
+
+// forwarded splices the request as it leaves (RFC 3261 §16.6). The edits of
+// routing are in w.splice already. The result is valid until the next message.
+func (w *worker) forwarded(p *packet, r *routing, branch []byte) []byte {
+	m, s := &p.msg, &w.splice
+	top := m.first(hVia).line.from
+	s.insert(top, "Via: SIP/2.0/", r.to.on.proto.via(), " ", r.to.on.sentBy, ";branch=", string(branch), "\r\n")
+	fixVia(s, m, p.peer)
+	if m.maxFwd < 0 {
+		s.insert(top, "Max-Forwards: 70\r\n")
+	} else {
+		s.replace(m.first(hMaxForwards).value, strconv.Itoa(m.maxFwd-1))
+	}
+	if recordRouted(m) {
+		w.addRecordRoute(p, r)
+	}
+	if r.dst == pbxSide && m.initial() {
+		switch {
+		case m.is("INVITE") && w.hop.cfg.AddCID && !m.has(hXCID):
+			s.insert(top, "X-CID: ", string(w.seal.newCID(w.tmp[:0], m.text(m.callID), m.text(m.fromTag))), "\r\n")
+		case m.is("REGISTER"):
+			w.addBinding(p, r)
+		}
+	}
+	if r.to.reliable() && m.length < 0 {
+		s.insert(top, "Content-Length: 0\r\n") // framing on a stream needs it (RFC 3261 §18.3)
+	}
+	w.out = s.apply(w.out[:0], m.b)
+	return w.out
+}
+
+// recordRouted reports whether the request gets our Record-Route: all that
+// open a dialog, refresh one, or are unknown to us (RFC 3261 §16.6 item 4).
+func recordRouted(m *message) bool {
+	switch string(m.methodName()) {
+	case "REGISTER", "ACK", "CANCEL", "BYE", "OPTIONS", "MESSAGE", "PUBLISH", "PRACK", "INFO":
+		return false
+	}
+	return true
+}
+
+// addRecordRoute puts our Record-Route on top: one, or two when the request
+// leaves another way than it came (RFC 5658).
+func (w *worker) addRecordRoute(p *packet, r *routing) {
+	m, s := &p.msg, &w.splice
+	at := m.first(hVia).line.from
+	if f := m.first(hRecordRoute); f != nil {
+		at = f.line.from
+	}
+	w.tmp = w.seal.seal(w.tmp[:0], token{flow: r.edge, use: inRoute})
+	user := string(w.tmp)
+	s.insert(at, "Record-Route: <sip:", user, "@", r.to.on.uri, ";lr>\r\n")
+	if r.to.on != p.on {
+		s.insert(at, "Record-Route: <sip:", user, "@", p.on.uri, ";lr>\r\n")
+	}
+}
+
+// upstream splices a response as it goes on: without our Via, and a 503 as a
+// 500 (RFC 3261 §16.7 items 3 and 6). It returns the status it leaves with.
+func (w *worker) upstream(p *packet) ([]byte, int) {
+	m, s := &p.msg, &w.splice
+	s.reset()
+	status := m.status
+	if status == 503 {
+		status = 500
+		s.replace(span{8, 11}, "500")
+	}
+	f := m.first(hVia)
+	if end := m.via.value.to; end < f.value.to {
+		// Another value stands behind ours in the same field.
+		i := end
+		for i < f.value.to && (m.b[i] == ',' || isSpace(m.b[i])) {
+			i++
+		}
+		s.remove(span{f.value.from, i})
+	} else {
+		s.remove(f.line)
+	}
+	if m.is("REGISTER") && m.status/100 == 2 {
+		w.restoreContacts(p)
+	}
+	w.out = s.apply(w.out[:0], m.b)
+	return w.out, status
+}
+
+// reply makes a response of our own to the request of p (RFC 3261 §8.2.6).
+// extra holds whole header field lines. The result is valid until the next message.
+func (w *worker) reply(p *packet, status int, phrase, extra string) []byte {
+	w.splice.reset()
+	if p.msg.via.ok {
+		fixVia(&w.splice, &p.msg, p.peer)
+	}
+	w.tmp = w.splice.apply(w.tmp[:0], p.msg.b)
+	w.aux.index(w.tmp, false)
+	w.out = w.appendReply(w.out[:0], &w.aux, 0, status, phrase, extra)
+	return w.out
+}
+
+// answerTo makes a response of our own to a request that was forwarded: our
+// Via, the first, is left out.
+func (w *worker) answerTo(sent []byte, status int, phrase string) []byte {
+	w.aux.index(sent, false)
+	w.out = w.appendReply(w.out[:0], &w.aux, 1, status, phrase, "")
+	return w.out
+}
+
+func (w *worker) appendReply(dst []byte, m *message, skipVias, status int, phrase, extra string) []byte {
+	dst = append(dst, "SIP/2.0 "...)
+	dst = strconv.AppendInt(dst, int64(status), 10)
+	dst = append(dst, ' ')
+	dst = append(dst, phrase...)
+	dst = append(dst, "\r\n"...)
+	var seen [hXCID + 1]bool
+	for i := range m.fields {
+		f := &m.fields[i]
+		switch f.name {
+		case hVia:
+			if skipVias > 0 {
+				skipVias--
+				continue
+			}
+		case hFrom, hCallID, hCSeq, hTo:
+			if seen[f.name] {
+				continue
+			}
+		default:
+			continue
+		}
+		seen[f.name] = true
+		line := m.text(f.line)
+		if f.name == hTo && status > 100 && m.toTag.empty() {
+			line = m.b[f.line.from:f.value.to]
+			dst = append(dst, line...)
+			dst = append(dst, ";tag="...)
+			dst = append(dst, w.ownTag(m)...)
+			dst = append(dst, "\r\n"...)
+			continue
+		}
+		dst = append(dst, line...)
+	}
+	dst = append(dst, extra...)
+	return append(dst, "Content-Length: 0\r\n\r\n"...)
+}
+
+// ownTag is the To tag of our own responses: the same for each repetition of a
+// request, so that the ACK of a response we keep no state for is recognised.
+func (w *worker) ownTag(m *message) []byte {
+	sum := w.seal.sign(8, []byte("tag"), m.text(m.callID), []byte{0}, m.text(m.fromTag))
+	return hex.AppendEncode(w.tag[:0], sum)
+}
+
+// ackFor makes the ACK of a final response other than 2xx: hop by hop, with
+// the one Via and the Route of the INVITE (RFC 3261 §17.1.1.3).
+func (w *worker) ackFor(invite []byte, response *message) []byte {
+	m := &w.aux
+	m.index(invite, false)
+	dst := w.hopByHop(nil, m, "ACK")
+	dst = append(dst, response.text(response.first(hTo).line)...)
+	dst = append(dst, m.text(m.first(hFrom).line)...)
+	return append(dst, "Content-Length: 0\r\n\r\n"...)
+}
+
+// cancelFor makes the CANCEL of a forwarded INVITE (RFC 3261 §9.1).
+func (w *worker) cancelFor(invite, fields []byte) []byte {
+	m := &w.aux
+	m.index(invite, false)
+	dst := w.hopByHop(nil, m, "CANCEL")
+	dst = append(dst, m.text(m.first(hTo).line)...)
+	dst = append(dst, m.text(m.first(hFrom).line)...)
+	dst = append(dst, fields...)
+	return append(dst, "Content-Length: 0\r\n\r\n"...)
+}
+
+// hopByHop appends the start line and the fields that ACK and CANCEL take over
+// from the INVITE they belong to.
+func (w *worker) hopByHop(dst []byte, m *message, method string) []byte {
+	dst = append(dst, method...)
+	dst = append(dst, ' ')
+	dst = append(dst, m.text(m.uri)...)
+	dst = append(dst, " SIP/2.0\r\n"...)
+	dst = append(dst, m.text(m.first(hVia).line)...)
+	for i := range m.fields {
+		if f := &m.fields[i]; f.name == hRoute {
+			dst = append(dst, m.text(f.line)...)
+		}
+	}
+	dst = append(dst, "Max-Forwards: 70\r\n"...)
+	dst = append(dst, m.text(m.first(hCallID).line)...)
+	dst = append(dst, "CSeq: "...)
+	dst = strconv.AppendUint(dst, uint64(m.cseq), 10)
+	dst = append(dst, ' ')
+	dst = append(dst, method...)
+	return append(dst, "\r\n"...)
+}
+
+// cancelFields returns the fields of a received CANCEL that go on with ours:
+// all that the hop has no part in, Reason above all (RFC 3326 §2).
+func cancelFields(m *message) []byte {
+	var keep []byte
+	pos := int32(bytes.Index(m.b, crlf) + 2)
+	for i := range m.fields {
+		f := &m.fields[i]
+		keep = append(keep, m.b[pos:f.line.from]...)
+		pos = f.line.to
+	}
+	return append(keep, m.b[pos:m.head-2]...)
+}

@@ -1,0 +1,403 @@
+// Package sip forwards every SIP message faithfully, and shows each to whoever
+// watches.
+//
+// A [Hop] stands between the edge side, phones and trunks, and the PBX side.
+// It is a transaction-stateful proxy (RFC 3261 §16, with RFC 3581, 4320, 5393,
+// 5658 and 6026). What it forwards are the bytes that came: it adds a Via, a
+// Record-Route and what the registration mode asks for, counts Max-Forwards
+// down, takes its own Route off, and touches nothing else.
+//
+// # Order and waiting
+//
+// A message goes to the worker that its Call-ID hashes to; a worker is one
+// goroutine that owns its transactions and timers, so the messages of a call
+// keep their order. Nothing on the way of a message waits for a lock, a disk or
+// a peer: a full queue drops and counts.
+//
+// # Memory
+//
+// Live transactions only. Requests within a dialog are routed by what they
+// carry: a token in our Record-Route and Path URIs, authenticated with
+// [Config.Key]. A process that has just started routes the BYE of a call that
+// an earlier one set up.
+//
+// # Panics
+//
+// A panic costs the message that caused it, and is logged and counted.
+package sip
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// A Hop is a running proxy. Make one with [Listen].
+type Hop struct {
+	cfg       Config
+	log       *slog.Logger
+	epoch     time.Time
+	salt      uint32       // in every branch: tells our transactions from those of a process before us
+	seed      maphash.Seed // of loop hashes: secret, so that no response can be forged
+	listeners []*listener
+	names     map[hostPort]bool // what names us in a URI
+	workers   []*worker
+	streams   *streams
+	pbx       []*pbx
+	draining  atomic.Bool
+	stats     counters
+	run       sync.WaitGroup
+}
+
+// A pbx is one configured PBX.
+type pbx struct {
+	addr Addr
+	down atomic.Bool // said so by its silence to OPTIONS; never set of a single one
+}
+
+type hostPort struct {
+	host string
+	port int
+}
+
+// A listener is one address we are reached at.
+type listener struct {
+	hop    *Hop
+	proto  Proto
+	addr   netip.AddrPort // as bound
+	sentBy string         // host:port in our Via
+	uri    string         // host:port;transport=… in our URIs
+	packet PacketConn     // UDP
+	stream net.Listener   // TCP
+}
+
+// Stats are counts since the start.
+type Stats struct {
+	Received     uint64 `json:"received"`     // messages that were SIP
+	Malformed    uint64 `json:"malformed"`    // refused or dropped for their syntax
+	Stray        uint64 `json:"stray"`        // responses to nothing
+	Dropped      uint64 `json:"dropped"`      // for a full queue
+	Unobserved   uint64 `json:"unobserved"`   // forwarded, but the watcher's queue was full
+	Panics       uint64 `json:"panics"`       // messages that were lost to a bug
+	Transactions int64  `json:"transactions"` // alive now
+	Streams      int64  `json:"streams"`      // connections open now
+}
+
+type counters struct {
+	received, malformed, stray, dropped, unobserved, panics atomic.Uint64
+	transactions                                            atomic.Int64
+}
+
+// Stats returns the counts. It may be called at any time.
+func (h *Hop) Stats() Stats {
+	return Stats{
+		Received:     h.stats.received.Load(),
+		Malformed:    h.stats.malformed.Load(),
+		Stray:        h.stats.stray.Load(),
+		Dropped:      h.stats.dropped.Load(),
+		Unobserved:   h.stats.unobserved.Load(),
+		Panics:       h.stats.panics.Load(),
+		Transactions: h.stats.transactions.Load(),
+		Streams:      h.streams.n.Load(),
+	}
+}
+
+// Listen opens the listeners. Nothing is read before [Hop.Run].
+func Listen(cfg Config) (*Hop, error) {
+	if len(cfg.Key) < 32 {
+		return nil, errors.New("sip: the key has fewer than 32 bytes")
+	}
+	if len(cfg.Listen) == 0 || len(cfg.PBX) == 0 {
+		return nil, errors.New("sip: a listener and a PBX are needed")
+	}
+	h := &Hop{cfg: cfg, log: cfg.Log, epoch: time.Now(), seed: maphash.MakeSeed(), names: map[hostPort]bool{}}
+	if h.log == nil {
+		h.log = slog.Default()
+	}
+	if h.cfg.Net == nil {
+		h.cfg.Net = machine{}
+	}
+	if h.cfg.Workers <= 0 {
+		h.cfg.Workers = runtime.GOMAXPROCS(0)
+	}
+	var salt [4]byte
+	rand.Read(salt[:])
+	h.salt = binary.BigEndian.Uint32(salt[:])
+	for _, a := range cfg.PBX {
+		h.pbx = append(h.pbx, &pbx{addr: a})
+	}
+	for _, a := range cfg.Listen {
+		l, err := h.listen(a)
+		if err != nil {
+			h.close()
+			return nil, err
+		}
+		h.listeners = append(h.listeners, l)
+	}
+	for _, p := range h.pbx {
+		if h.listenerFor(p.addr.Proto, p.addr.Addr(), nil) == nil {
+			h.close()
+			return nil, fmt.Errorf("sip: the PBX is %s, but nothing listens on %s: it could not send us requests of its own", p.addr, p.addr.Proto)
+		}
+	}
+	h.streams = newStreams(h)
+	for i := range h.cfg.Workers {
+		h.workers = append(h.workers, newWorker(h, i))
+	}
+	return h, nil
+}
+
+func (h *Hop) listen(a Addr) (*listener, error) {
+	l := &listener{hop: h, proto: a.Proto}
+	switch a.Proto {
+	case UDP:
+		c, err := h.cfg.Net.ListenPacket(a.AddrPort)
+		if err != nil {
+			return nil, listenError(a, err)
+		}
+		l.packet = c
+		l.addr = addrPort(c.LocalAddr())
+	case TCP:
+		c, err := h.cfg.Net.Listen(a.AddrPort)
+		if err != nil {
+			return nil, listenError(a, err)
+		}
+		l.stream = c
+		l.addr = addrPort(c.Addr())
+	}
+	name := HostPort{Host: host(h.reachable(l.addr.Addr())), Port: l.addr.Port()}
+	h.name(name)
+	if ad := h.cfg.Advertise; ad.Host != "" {
+		name.Host = ad.Host
+		if ad.Port != 0 {
+			name.Port = ad.Port
+		}
+		h.name(name)
+	}
+	l.sentBy = name.String()
+	l.uri = l.sentBy
+	if l.proto == TCP {
+		l.uri += ";transport=tcp"
+	}
+	return l, nil
+}
+
+func listenError(a Addr, err error) error {
+	if isInUse(err) {
+		return fmt.Errorf("cannot listen on %s: the port is in use by another process", a)
+	}
+	return fmt.Errorf("cannot listen on %s: %w", a, err)
+}
+
+// reachable is the address others know a listener by: for 0.0.0.0 the one that
+// this machine uses towards the PBX.
+func (h *Hop) reachable(ip netip.Addr) netip.Addr {
+	if !ip.IsUnspecified() {
+		return ip
+	}
+	c, err := net.Dial("udp", h.cfg.PBX[0].AddrPort.String()) // sends nothing
+	if err != nil {
+		return ip
+	}
+	defer c.Close()
+	return addrPort(c.LocalAddr()).Addr()
+}
+
+func (h *Hop) name(n HostPort) {
+	h.names[hostPort{strings.ToLower(strings.Trim(n.Host, "[]")), int(n.Port)}] = true
+}
+
+// named reports whether host and port, as in a URI, are ours.
+func (h *Hop) named(host string, port int) bool {
+	if port == 0 {
+		port = 5060
+	}
+	return h.names[hostPort{strings.ToLower(strings.Trim(host, "[]")), port}]
+}
+
+// Addrs are the addresses listened on, ports resolved.
+func (h *Hop) Addrs() []Addr {
+	var as []Addr
+	for _, l := range h.listeners {
+		as = append(as, Addr{l.proto, l.addr})
+	}
+	return as
+}
+
+// Run forwards until ctx ends. Then it closes the listeners and all streams,
+// and returns when every goroutine of the hop has ended.
+func (h *Hop) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, w := range h.workers {
+		h.run.Go(func() { w.run(ctx) })
+	}
+	for _, l := range h.listeners {
+		switch l.proto {
+		case UDP:
+			h.run.Go(func() { h.readPackets(ctx, l) })
+		case TCP:
+			h.run.Go(func() { h.streams.accept(ctx, l) })
+		}
+	}
+	<-ctx.Done()
+	h.close()
+	h.streams.close()
+	h.run.Wait()
+	return nil
+}
+
+// Drain refuses new calls with 503 from now on, and returns when no
+// transaction is under way any more or ctx ends.
+func (h *Hop) Drain(ctx context.Context) {
+	h.draining.Store(true)
+	for h.stats.transactions.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (h *Hop) close() {
+	for _, l := range h.listeners {
+		if l.packet != nil {
+			l.packet.Close()
+		}
+		if l.stream != nil {
+			l.stream.Close()
+		}
+	}
+}
+
+// now is the time since the hop began.
+func (h *Hop) now() instant { return instant(time.Since(h.epoch)) }
+
+// sideOf says which side a peer is on.
+func (h *Hop) sideOf(proto Proto, peer netip.AddrPort) dialog.Side {
+	for _, p := range h.pbx {
+		switch {
+		case proto == UDP && p.addr.Proto == UDP && p.addr.AddrPort == peer:
+			return pbxSide
+		case proto == TCP && p.addr.Proto == TCP && p.addr.Addr() == peer.Addr():
+			return pbxSide
+		}
+	}
+	for _, s := range h.cfg.PBXSources {
+		if s.Contains(peer.Addr()) {
+			return pbxSide
+		}
+	}
+	return edgeSide
+}
+
+// pbxHost reports whether a PBX lives at that address, on whatever port.
+func (h *Hop) pbxHost(ip netip.Addr) bool {
+	for _, p := range h.pbx {
+		if p.addr.Addr() == ip {
+			return true
+		}
+	}
+	for _, s := range h.cfg.PBXSources {
+		if s.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// trunk is the name of the [Trunk] a peer belongs to, "" if none.
+func (h *Hop) trunk(ip netip.Addr) string {
+	for _, t := range h.cfg.Trunks {
+		for _, s := range t.Sources {
+			if s.Contains(ip) {
+				return t.Name
+			}
+		}
+	}
+	return ""
+}
+
+// namesPBX returns the configured PBX at an address. A URI seldom says which
+// transport; the configuration does.
+func (h *Hop) namesPBX(a Addr) (Addr, bool) {
+	found := Addr{}
+	for _, p := range h.pbx {
+		if p.addr.AddrPort == a.AddrPort {
+			if p.addr.Proto == a.Proto {
+				return p.addr, true
+			}
+			found = p.addr
+		}
+	}
+	return found, found.Proto != 0
+}
+
+// alive is the first PBX that answers.
+func (h *Hop) alive() (Addr, bool) {
+	for _, p := range h.pbx {
+		if !p.down.Load() {
+			return p.addr, true
+		}
+	}
+	return Addr{}, false
+}
+
+// listenerFor picks the listener to reach an address from: the one the message
+// came on when it can, else the first that speaks the transport and is of the
+// address's kind.
+func (h *Hop) listenerFor(proto Proto, ip netip.Addr, came *listener) *listener {
+	if came != nil && came.proto == proto && came.reaches(ip) {
+		return came
+	}
+	for _, l := range h.listeners {
+		if l.proto == proto && l.reaches(ip) {
+			return l
+		}
+	}
+	return nil
+}
+
+// reaches reports whether packets from l can get to ip: the same family, and
+// loopback only to loopback.
+func (l *listener) reaches(ip netip.Addr) bool {
+	own := l.addr.Addr()
+	return own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
+}
+
+// udpListener is the listener that a token names by its port.
+func (h *Hop) udpListener(port uint16, peer netip.AddrPort, came *listener) *listener {
+	for _, l := range h.listeners {
+		if l.proto == UDP && l.addr.Port() == port && l.reaches(peer.Addr()) {
+			return l
+		}
+	}
+	return h.listenerFor(UDP, peer.Addr(), came)
+}
+
+// addrPort is the address in a net.Addr, IPv4 as IPv4.
+func addrPort(a net.Addr) netip.AddrPort {
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return unmapped(ap)
+}
+
+func unmapped(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}

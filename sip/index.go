@@ -1,0 +1,571 @@
+package sip
+
+import (
+	"bytes"
+	"math"
+)
+
+// Limits of what is taken for a message. A message beyond one of them is
+// malformed.
+const (
+	maxMessage = 65535
+	maxLine    = 8 << 10 // one header field, folds included
+	maxStart   = 2 << 10 // start line; the Request-URI is most of it
+	maxHeaders = 256
+	maxRoutes  = 64 // Via and Route header fields, each
+)
+
+// A span is a range of a message's bytes.
+type span struct{ from, to int32 }
+
+func (s span) empty() bool        { return s.from == s.to }
+func (s span) of(b []byte) []byte { return b[s.from:s.to] }
+
+// A name is a header field the hop has to know. All others pass unread.
+type name uint8
+
+const (
+	unknown name = iota
+	hVia
+	hFrom
+	hTo
+	hCallID
+	hCSeq
+	hMaxForwards
+	hRoute
+	hRecordRoute
+	hContact
+	hPath
+	hContentLength
+	hProxyRequire
+	hXCID
+)
+
+// single marks the fields of which a message has at most one. Two of one kind
+// are how an element behind us would be made to read another message than we
+// do.
+var single = [...]bool{hFrom: true, hTo: true, hCallID: true, hCSeq: true, hMaxForwards: true, hContentLength: true, hXCID: false}
+
+// A field is one header field line, with its folds.
+type field struct {
+	name  name
+	line  span // from the name to behind the CRLF
+	value span // trimmed; folds are still in it
+}
+
+// A fault is what is wrong with a request: the status and phrase it is
+// answered with.
+type fault struct {
+	status int
+	phrase string
+}
+
+var (
+	badSyntax  = &fault{400, "Malformed"}
+	badVersion = &fault{505, "Version Not Supported"}
+	badScheme  = &fault{416, "Unsupported URI Scheme"}
+	badLength  = &fault{400, "Bad Content-Length"}
+)
+
+func malformed(what string) *fault { return &fault{400, what} }
+
+// A message is a SIP message in the bytes it came in, and where in them the
+// things are that a proxy needs. It changes nothing and keeps no copy.
+type message struct {
+	b      []byte // head and body; octets behind the body are cut off
+	head   int    // length of start line and header section, the empty line included
+	length int    // Content-Length; -1 if there is none
+	fault  *fault // what is wrong with it; nil if nothing is
+
+	method span // of a request
+	uri    span
+	status int // of a response; 0 in a request
+	phrase span
+
+	fields []field // those with a name, in order
+
+	via     viaValue // the topmost
+	callID  span
+	cseq    uint32
+	cseqMet span // method in CSeq
+	from    span // value of From
+	to      span
+	fromTag span // empty if there is none
+	toTag   span
+	maxFwd  int // -1 if there is none
+}
+
+func (m *message) request() bool       { return m.status == 0 }
+func (m *message) is(meth string) bool { return string(m.methodName()) == meth }
+func (m *message) text(s span) []byte  { return m.b[s.from:s.to] }
+func (m *message) methodName() []byte  { return m.text(m.cseqMet) }
+func (m *message) initial() bool       { return m.toTag.empty() }
+func (m *message) first(n name) *field { return m.next(n, 0) }
+func (m *message) has(n name) bool     { return m.first(n) != nil }
+func (m *message) answerable() bool    { return m.request() && m.via.ok && !m.is("ACK") }
+
+// wrong notes a fault; the first one found is the one that is told.
+func (m *message) wrong(f *fault) {
+	if m.fault == nil {
+		m.fault = f
+	}
+}
+
+// next returns the first field of that name at or behind index i of fields.
+func (m *message) next(n name, i int) *field {
+	for ; i < len(m.fields); i++ {
+		if m.fields[i].name == n {
+			return &m.fields[i]
+		}
+	}
+	return nil
+}
+
+// index reads b into m and reports whether b is SIP at all. It makes one pass
+// over the header section and allocates nothing once m.fields has grown.
+//
+// It is strict where an element behind us might read the message differently
+// than we do (RFC 3261 §7.3.1, §18.3, §25.1): line ends, doubled fields,
+// lengths. What only others have to understand it does not look at.
+// What is wrong is left in m.fault; the rest is filled in as far as it goes,
+// so that a bad request can be answered.
+//
+// stream says that b came from a stream and Content-Length was used to cut it.
+func (m *message) index(b []byte, stream bool) bool {
+	*m = message{b: b, length: -1, maxFwd: -1, fields: m.fields[:0]}
+	end := bytes.Index(b, crlfcrlf)
+	if end < 0 {
+		end = len(b)
+		m.wrong(malformed("No End Of Header Section"))
+		m.head = end
+	} else {
+		end += 2
+		m.head = end + 2
+	}
+	head := b[:end]
+	if bytes.IndexByte(head, 0) >= 0 {
+		m.wrong(malformed("NUL In Header Section"))
+	}
+	eol := bytes.Index(head, crlf)
+	if eol < 0 {
+		return false
+	}
+	if !m.startLine(head[:eol]) {
+		return false
+	}
+	lines := 0
+	for pos := eol + 2; pos < end; {
+		next := m.line(head, pos)
+		if lines++; lines > maxHeaders {
+			m.wrong(malformed("Too Many Header Fields"))
+			break
+		}
+		pos = next
+	}
+	m.check(stream)
+	return true
+}
+
+var (
+	crlf     = []byte("\r\n")
+	crlfcrlf = []byte("\r\n\r\n")
+	version  = []byte("SIP/2.0")
+)
+
+// startLine reads the request line or status line and reports whether it is
+// one of SIP.
+func (m *message) startLine(l []byte) bool {
+	if len(l) > maxStart || bytes.IndexByte(l, '\n') >= 0 || bytes.IndexByte(l, '\r') >= 0 {
+		m.wrong(badSyntax)
+	}
+	if len(l) >= 8 && equalFold(l[:4], "sip/") {
+		return m.statusLine(l)
+	}
+	sp := bytes.IndexByte(l, ' ')
+	last := bytes.LastIndexByte(bytes.TrimRight(l, " "), ' ')
+	if sp <= 0 || !isToken(l[:sp]) || last <= sp {
+		return false
+	}
+	m.method = span{0, int32(sp)}
+	m.cseqMet = m.method // until CSeq is read and found equal
+	m.uri = span{int32(sp + 1), int32(last)}
+	v := l[last+1:]
+	switch {
+	case len(v) > 4 && equalFold(v[:4], "sip/") && !equalFold(v, "sip/2.0"):
+		if len(bytes.TrimRight(v, " ")) != len(v) {
+			m.wrong(malformed("Malformed Request-Line"))
+		}
+		m.wrong(badVersion)
+	case !equalFold(v, "sip/2.0"):
+		if !bytes.HasPrefix(bytes.ToUpper(v), version) {
+			return false
+		}
+		m.wrong(malformed("Malformed Request-Line"))
+	}
+	uri := m.text(m.uri)
+	if len(uri) == 0 || bytes.IndexByte(uri, ' ') >= 0 || bytes.IndexByte(uri, '\t') >= 0 || uri[0] == '<' {
+		m.wrong(malformed("Malformed Request-URI"))
+	}
+	return true
+}
+
+func (m *message) statusLine(l []byte) bool {
+	if !equalFold(l[:7], "sip/2.0") || l[7] != ' ' {
+		return false
+	}
+	l = l[8:]
+	if len(l) < 3 || len(l) > 3 && l[3] != ' ' {
+		return false
+	}
+	code, ok := number(l[:3], 699)
+	if !ok || code < 100 {
+		return false
+	}
+	m.status = code
+	if len(l) > 4 {
+		m.phrase = span{12, int32(8 + len(l))}
+	}
+	return true
+}
+
+// line reads the header field that begins at pos, and returns where the next
+// begins.
+func (m *message) line(head []byte, pos int) int {
+	end := pos
+	for {
+		nl := bytes.IndexByte(head[end:], '\n')
+		if nl < 0 {
+			m.wrong(badSyntax)
+			return len(head)
+		}
+		if nl == 0 || head[end+nl-1] != '\r' || bytes.IndexByte(head[end:end+nl-1], '\r') >= 0 {
+			m.wrong(malformed("Bare CR Or LF In Header Section"))
+		}
+		end += nl + 1
+		if end >= len(head) || head[end] != ' ' && head[end] != '\t' {
+			break
+		}
+	}
+	if end-pos > maxLine {
+		m.wrong(malformed("Header Field Too Long"))
+		return end
+	}
+	l := head[pos:end]
+	colon := bytes.IndexByte(l, ':')
+	if colon < 0 {
+		m.wrong(malformed("Header Field Without Colon"))
+		return end
+	}
+	n := bytes.TrimRight(l[:colon], " \t")
+	if len(n) == 0 || !isToken(n) {
+		m.wrong(malformed("Malformed Header Field Name"))
+		return end
+	}
+	k := nameOf(n)
+	if k == unknown {
+		return end
+	}
+	v := span{int32(pos + colon + 1), int32(end)}
+	for v.from < v.to && isSpace(head[v.from]) {
+		v.from++
+	}
+	for v.to > v.from && isSpace(head[v.to-1]) {
+		v.to--
+	}
+	m.fields = append(m.fields, field{k, span{int32(pos), int32(end)}, v})
+	return end
+}
+
+// check reads the fields that every message has (RFC 3261 §8.1.1, §16.3) and
+// notes what is wrong with them.
+func (m *message) check(stream bool) {
+	var seen [hXCID + 1]int
+	for i := range m.fields {
+		f := &m.fields[i]
+		if seen[f.name]++; seen[f.name] > 1 && single[f.name] {
+			m.wrong(malformed("Doubled Header Field"))
+			continue
+		}
+		v := m.text(f.value)
+		switch f.name {
+		case hVia:
+			if seen[hVia] == 1 {
+				m.via = parseVia(m.b, f.value)
+			}
+		case hFrom:
+			m.from = f.value
+			m.fromTag = m.tag(f.value)
+		case hTo:
+			m.to = f.value
+			m.toTag = m.tag(f.value)
+		case hCallID:
+			m.callID = f.value
+			if len(v) == 0 || bytes.ContainsAny(v, " \t\r\n") {
+				m.wrong(malformed("Malformed Call-ID"))
+			}
+		case hCSeq:
+			m.readCSeq(f.value)
+		case hMaxForwards:
+			n, ok := number(v, 255)
+			if !ok {
+				m.wrong(malformed("Malformed Max-Forwards"))
+				continue
+			}
+			m.maxFwd = n
+		case hContentLength:
+			n, ok := number(v, math.MaxInt32)
+			if !ok {
+				m.wrong(badLength)
+				continue
+			}
+			m.length = n
+		}
+	}
+	switch {
+	case seen[hVia] == 0 || !m.via.ok:
+		m.wrong(malformed("Missing Or Malformed Via"))
+	case seen[hFrom] == 0:
+		m.wrong(malformed("Missing From"))
+	case seen[hTo] == 0:
+		m.wrong(malformed("Missing To"))
+	case seen[hCallID] == 0:
+		m.wrong(malformed("Missing Call-ID"))
+	case seen[hCSeq] == 0:
+		m.wrong(malformed("Missing CSeq"))
+	case seen[hVia] > maxRoutes || seen[hRoute] > maxRoutes || seen[hRecordRoute] > maxRoutes:
+		m.wrong(malformed("Too Many Hops Listed"))
+	}
+	switch body := len(m.b) - m.head; {
+	case m.length > body:
+		m.wrong(badLength)
+	case m.length >= 0:
+		m.b = m.b[:m.head+m.length] // RFC 3261 §18.3: what is behind it is not of this message
+	case stream:
+		m.b = m.b[:m.head]
+	}
+}
+
+func (m *message) readCSeq(v span) {
+	b := m.text(v)
+	i := 0
+	for i < len(b) && b[i] >= '0' && b[i] <= '9' {
+		i++
+	}
+	n, ok := number(b[:i], math.MaxUint32)
+	j := i
+	for j < len(b) && isSpace(b[j]) {
+		j++
+	}
+	met := span{v.from + int32(j), v.to}
+	if !ok || i == j || !isToken(m.text(met)) {
+		m.wrong(malformed("Malformed CSeq"))
+		return
+	}
+	m.cseq = uint32(n)
+	if m.request() && !bytes.Equal(m.text(met), m.text(m.method)) {
+		m.wrong(malformed("CSeq Method Mismatch"))
+		return
+	}
+	m.cseqMet = met
+}
+
+// tag returns the tag parameter of a From or To value.
+func (m *message) tag(v span) span {
+	_, params, ok := nameAddr(m.b, v)
+	if !ok {
+		m.wrong(malformed("Malformed From Or To"))
+		return span{}
+	}
+	t, _ := param(m.b, params, "tag")
+	return t
+}
+
+// nameAddr finds the URI and the header parameters in a name-addr or
+// addr-spec, RFC 3261 §20.10: without angle brackets every parameter is the
+// header's. ok is false when quotes or brackets do not pair.
+func nameAddr(b []byte, v span) (uri, params span, ok bool) {
+	for i := v.from; i < v.to; i++ {
+		switch b[i] {
+		case '"':
+			if i = quoted(b, i, v.to); i < 0 {
+				return span{}, span{}, false
+			}
+		case '<':
+			n := bytes.IndexByte(b[i:v.to], '>')
+			if n < 0 {
+				return span{}, span{}, false
+			}
+			return span{i + 1, i + int32(n)}, span{i + int32(n) + 1, v.to}, true
+		case ';':
+			return span{v.from, i}, span{i, v.to}, true
+		}
+	}
+	return v, span{v.to, v.to}, v.from < v.to
+}
+
+// quoted returns the index of the quote that closes the one at b[i], or -1.
+func quoted(b []byte, i, end int32) int32 {
+	for i++; i < end; i++ {
+		switch b[i] {
+		case '\\':
+			i++
+		case '"':
+			return i
+		}
+	}
+	return -1
+}
+
+// param finds a parameter in ";a=b;c" and returns its value, and whether it is
+// there at all. Names are compared without case; white space around them, and
+// quotes around the value, are not part of either.
+func param(b []byte, v span, want string) (value span, found bool) {
+	for i := v.from; i < v.to; {
+		if b[i] != ';' && !isSpace(b[i]) {
+			i++
+			continue
+		}
+		for i < v.to && (b[i] == ';' || isSpace(b[i])) {
+			i++
+		}
+		n := span{i, i}
+		for n.to < v.to && b[n.to] != ';' && b[n.to] != '=' && b[n.to] != ',' && !isSpace(b[n.to]) {
+			n.to++
+		}
+		i = skipSpace(b, n.to, v.to)
+		val := span{i, i}
+		if i < v.to && b[i] == '=' {
+			i = skipSpace(b, i+1, v.to)
+			val = span{i, i}
+			if i < v.to && b[i] == '"' {
+				q := quoted(b, i, v.to)
+				if q < 0 {
+					return span{}, false
+				}
+				val = span{i + 1, q}
+				i = q + 1
+			} else {
+				for i < v.to && b[i] != ';' && b[i] != ',' && !isSpace(b[i]) {
+					i++
+				}
+				val.to = i
+			}
+		}
+		if !n.empty() && equalFold(n.of(b), want) {
+			return val, true
+		}
+		if i < v.to && b[i] == ',' {
+			break
+		}
+	}
+	return span{}, false
+}
+
+func skipSpace(b []byte, i, end int32) int32 {
+	for i < end && isSpace(b[i]) {
+		i++
+	}
+	return i
+}
+
+// number reads decimal digits, at most max.
+func number(b []byte, max int) (int, bool) {
+	if len(b) == 0 {
+		return 0, false
+	}
+	n := 0
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		if n = n*10 + int(c-'0'); n > max {
+			return 0, false
+		}
+	}
+	return n, true
+}
+
+func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
+
+// tokenChar holds the characters of a token, RFC 3261 §25.1.
+var tokenChar = func() (t [256]bool) {
+	for c := range t {
+		t[c] = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+	}
+	for _, c := range []byte("-.!%*_+`'~") {
+		t[c] = true
+	}
+	return t
+}()
+
+func isToken(b []byte) bool {
+	for _, c := range b {
+		if !tokenChar[c] {
+			return false
+		}
+	}
+	return len(b) > 0
+}
+
+// equalFold compares b with lower, which is lower-case ASCII.
+func equalFold[T string | []byte](b T, lower string) bool {
+	if len(b) != len(lower) {
+		return false
+	}
+	for i := range len(lower) {
+		c := b[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// nameOf tells a header field's name, long or compact (RFC 3261 §7.3.3).
+func nameOf(n []byte) name {
+	switch len(n) {
+	case 1:
+		switch n[0] | 0x20 {
+		case 'v':
+			return hVia
+		case 'f':
+			return hFrom
+		case 't':
+			return hTo
+		case 'i':
+			return hCallID
+		case 'm':
+			return hContact
+		case 'l':
+			return hContentLength
+		}
+		return unknown
+	case 2:
+		return named(n, "to", hTo)
+	case 3:
+		return named(n, "via", hVia)
+	case 4:
+		return named(n, "from", hFrom) + named(n, "cseq", hCSeq) + named(n, "path", hPath)
+	case 5:
+		return named(n, "route", hRoute) + named(n, "x-cid", hXCID)
+	case 7:
+		return named(n, "call-id", hCallID) + named(n, "contact", hContact)
+	case 12:
+		return named(n, "max-forwards", hMaxForwards) + named(n, "record-route", hRecordRoute)
+	case 13:
+		return named(n, "proxy-require", hProxyRequire)
+	case 14:
+		return named(n, "content-length", hContentLength)
+	}
+	return unknown
+}
+
+func named(n []byte, lower string, k name) name {
+	if equalFold(n, lower) {
+		return k
+	}
+	return unknown
+}

@@ -1,0 +1,515 @@
+package sip
+
+import (
+	"net/netip"
+	"strings"
+
+	"bellhop/dialog"
+
+	msg "github.com/emiago/sipgo/sip"
+)
+
+const (
+	edgeSide = dialog.Edge
+	pbxSide  = dialog.PBX
+)
+
+// A way is how a message leaves: from one of our listeners, to an address, and
+// on a stream if it is one.
+type way struct {
+	on   *listener
+	to   netip.AddrPort
+	conn *stream // nil over UDP
+}
+
+func (w way) reliable() bool { return w.conn != nil }
+
+// routing is the answer to where a request goes.
+type routing struct {
+	to   way
+	dst  dialog.Side
+	edge flow   // to the peer on the edge side, for Record-Route and Path; zero: the URI decides
+	aor  string // who registered the binding that the request is sent to
+	peer netip.AddrPort
+}
+
+// Faults of routing. A next hop that cannot be reached counts as 503, which
+// leaves as 500 (RFC 3261 §16.7, §16.9).
+var (
+	forged      = &fault{403, "Forged Route"}
+	notOurs     = &fault{403, "Route Not Allowed"}
+	badURI      = &fault{400, "Malformed Request-URI"}
+	badRoute    = &fault{400, "Malformed Route"}
+	noBinding   = &fault{404, "Not Found"}
+	notResolved = &fault{500, "Next Hop Is Not An Address"}
+	noTransport = &fault{500, "No Transport To Next Hop"}
+	noPBX       = &fault{500, "No PBX Answers"}
+	flowGone    = &fault{430, "Flow Failed"}
+)
+
+// route decides where the request of p goes, RFC 3261 §16.4–16.6, and notes in
+// w.splice what that changes in it: our own Route values are taken off, and
+// the Request-URI is changed where a strict router or our Contact token asks
+// for it. Nothing is looked up but the listeners and open connections: what it
+// needs to know is in the message (RFC 5626 §5.3).
+func (w *worker) route(p *packet) (r routing, f *fault) {
+	m := &p.msg
+	w.splice.reset()
+	var uri msg.Uri
+	if f := parseURI(string(m.text(m.uri)), &uri); f != nil {
+		return r, f
+	}
+	rs, f := w.routes(m)
+	if f != nil {
+		return r, f
+	}
+	var tokens [2]token // the first and the last one we took off
+	n := 0
+	take := func(t token) {
+		tokens[min(n, 1)] = t
+		n++
+	}
+	target := uri
+	if w.ours(&uri) {
+		switch {
+		case strings.Contains(uri.User, "@"):
+			return r, badURI
+		case has(&uri, "lr") && uri.User != "":
+			// A strict router put our own Record-Route here; what it was meant
+			// for is the last Route (RFC 3261 §16.4).
+			t, ok := w.seal.open(uri.User, inRoute)
+			if !ok {
+				return r, forged
+			}
+			take(t)
+			if len(rs) == 0 {
+				return r, badRoute
+			}
+			last := rs[len(rs)-1]
+			rs = rs[:len(rs)-1]
+			w.splice.replace(m.uri, string(m.text(last.text)))
+			w.removeRoute(m, last)
+			target = last.uri
+		case has(&uri, contactParam):
+			t, ok := w.seal.open(value(&uri, contactParam), inContact)
+			if !ok {
+				return r, forged
+			}
+			take(t)
+			aor, to, _ := strings.Cut(t.text, " ")
+			r.aor = aor
+			w.splice.replace(m.uri, to)
+			target = msg.Uri{}
+			if f := parseURI(to, &target); f != nil {
+				return r, f
+			}
+		case has(&uri, "maddr"):
+			w.stripMaddr(m)
+		}
+	}
+	for len(rs) > 0 && w.ours(&rs[0].uri) {
+		if u := rs[0].uri.User; u != "" {
+			t, ok := w.seal.open(u, inRoute)
+			if !ok {
+				if t, ok = w.seal.open(u, inPath); ok {
+					r.aor = t.text
+				}
+			}
+			if !ok {
+				return r, forged
+			}
+			take(t)
+		}
+		w.removeRoute(m, rs[0])
+		rs = rs[1:]
+	}
+	next := &target
+	if len(rs) > 0 {
+		next = &rs[0].uri
+		if !has(next, "lr") {
+			// The next hop is a strict router: RFC 3261 §16.6 item 6.
+			w.strictRoute(m, rs)
+		}
+	}
+	first, last := tokens[0], tokens[max(0, min(n, 2)-1)]
+	if p.side == edgeSide {
+		// Only within a dialog does a token vouch for the hops behind it: with
+		// one from an old call nobody starts another past the PBX.
+		vouched := last.use == inRoute && !m.initial()
+		return w.fromEdge(p, r, next, len(rs) > 0, vouched, first, last)
+	}
+	return w.fromPBX(p, r, next, last)
+}
+
+// fromEdge routes what phones and trunks send: to the PBX, or within a dialog
+// to whom the PBX named. Only with one of our own tokens does a request choose
+// its next hop.
+func (w *worker) fromEdge(p *packet, r routing, next *msg.Uri, routed, vouched bool, first, last token) (routing, *fault) {
+	r.dst, r.edge = pbxSide, w.flowOf(p)
+	if vouched && last.flow.peer.IsValid() && last.flow != first.flow && last.flow.peer != p.peer {
+		// The PBX passed the dialog on without staying in it, and we are in it
+		// twice: the last token is the other phone's.
+		r.dst, r.edge = edgeSide, last.flow
+		return w.overFlow(p, r, next)
+	}
+	a, known := addrOf(next)
+	pbx, isPBX := w.hop.namesPBX(a)
+	switch {
+	case routed && isPBX:
+		return w.over(p, r, pbx)
+	case routed && !vouched:
+		return r, notOurs
+	case vouched && isPBX:
+		return w.over(p, r, pbx)
+	case vouched && known && !w.ours(next):
+		if !w.hop.pbxHost(a.Addr()) {
+			r.dst = edgeSide
+		}
+		return w.over(p, r, a)
+	case routed:
+		return r, notResolved
+	}
+	pbx, ok := w.hop.alive()
+	if !ok {
+		return r, noPBX
+	}
+	return w.over(p, r, pbx)
+}
+
+// fromPBX routes what the PBX sends: over the flow our token names, else by
+// Route, else by the Request-URI.
+func (w *worker) fromPBX(p *packet, r routing, next *msg.Uri, t token) (routing, *fault) {
+	r.dst = edgeSide
+	if t.flow.peer.IsValid() {
+		r.edge = t.flow
+		return w.overFlow(p, r, next)
+	}
+	if w.ours(next) {
+		return r, noBinding
+	}
+	a, ok := addrOf(next)
+	if !ok {
+		return r, notResolved
+	}
+	if pbx, isPBX := w.hop.namesPBX(a); isPBX {
+		a = pbx
+	}
+	r.dst = w.hop.sideOf(a.Proto, a.AddrPort)
+	return w.over(p, r, a)
+}
+
+// overFlow sends to the peer of a flow the way it came (RFC 5626 §5.3). A
+// stream that is gone may be opened again where the URI says, no other.
+func (w *worker) overFlow(p *packet, r routing, uri *msg.Uri) (routing, *fault) {
+	fl := r.edge
+	r.peer = fl.peer
+	switch fl.proto {
+	case UDP:
+		r.to = way{on: w.hop.udpListener(fl.port, fl.peer, p.on), to: fl.peer}
+		if r.to.on == nil {
+			return r, noTransport
+		}
+		return r, nil
+	case TCP:
+		if c := w.hop.streams.find(fl.peer, fl.conn); c != nil {
+			r.to = way{on: c.on, to: fl.peer, conn: c}
+			return r, nil
+		}
+		if a, ok := addrOf(uri); ok && a.Proto == TCP && a.AddrPort == fl.peer {
+			return w.over(p, r, a)
+		}
+	}
+	return r, flowGone
+}
+
+// over sends to an address.
+func (w *worker) over(p *packet, r routing, a Addr) (routing, *fault) {
+	if r.dst == edgeSide {
+		r.peer = a.AddrPort
+	} else {
+		r.peer = p.peer
+	}
+	l := w.hop.listenerFor(a.Proto, a.Addr(), p.on)
+	if l == nil {
+		return r, noTransport
+	}
+	r.to = way{on: l, to: a.AddrPort}
+	if a.Proto == TCP {
+		r.to.conn = w.hop.streams.to(a.AddrPort, l)
+	}
+	return r, nil
+}
+
+// flowOf is the flow on which p came, when requests may go back over it: the
+// peer is the client itself, and hears where it sends from.
+func (w *worker) flowOf(p *packet) flow {
+	m := &p.msg
+	f := m.first(hVia)
+	direct := m.via.value.to == f.value.to && w.countVias(m) == 1
+	symmetric := m.via.hasRport || sentBy(m) == p.peer
+	if !direct || p.conn == nil && !symmetric {
+		return flow{}
+	}
+	fl := flow{proto: p.on.proto, port: p.on.addr.Port(), peer: p.peer}
+	if p.conn != nil {
+		fl.conn = p.conn.id
+	}
+	return fl
+}
+
+func (w *worker) countVias(m *message) (n int) {
+	for i := range m.fields {
+		if m.fields[i].name == hVia {
+			n++
+		}
+	}
+	return n
+}
+
+// sentBy is the address in the topmost Via; invalid if it is a name.
+func sentBy(m *message) netip.AddrPort {
+	ip, err := netip.ParseAddr(strings.Trim(string(m.text(m.via.host)), "[]"))
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	port := m.via.port
+	if port == 0 {
+		port = 5060
+	}
+	return netip.AddrPortFrom(ip, uint16(port))
+}
+
+// A routeValue is one value of a Route header field.
+type routeValue struct {
+	uri   msg.Uri
+	text  span // the URI's text
+	value span // the value, without the commas around it
+	field int  // index in message.fields
+}
+
+// routes reads all Route values, the ones that share a field too.
+func (w *worker) routes(m *message) ([]routeValue, *fault) {
+	w.routeBuf = w.routeBuf[:0]
+	for i := range m.fields {
+		f := &m.fields[i]
+		if f.name != hRoute {
+			continue
+		}
+		for v := f.value; v.from < v.to; {
+			end := endOfValue(m.b, v)
+			if end < 0 {
+				return nil, badRoute
+			}
+			one := trimmed(m.b, span{v.from, end})
+			uri, _, ok := nameAddr(m.b, one)
+			if !ok || len(w.routeBuf) >= maxRoutes {
+				return nil, badRoute
+			}
+			r := routeValue{text: uri, value: one, field: i}
+			if parseURI(string(m.text(uri)), &r.uri) != nil {
+				return nil, badRoute
+			}
+			w.routeBuf = append(w.routeBuf, r)
+			v.from = skipSpace(m.b, end+1, v.to)
+		}
+	}
+	return w.routeBuf, nil
+}
+
+// endOfValue returns where the first of several comma-separated values ends,
+// or -1 when its quotes do not pair.
+func endOfValue(b []byte, v span) int32 {
+	for i := v.from; i < v.to; i++ {
+		switch b[i] {
+		case '"':
+			if i = quoted(b, i, v.to); i < 0 {
+				return -1
+			}
+		case '<':
+			for i < v.to && b[i] != '>' {
+				i++
+			}
+		case ',':
+			return i
+		}
+	}
+	return v.to
+}
+
+func trimmed(b []byte, v span) span {
+	for v.from < v.to && isSpace(b[v.from]) {
+		v.from++
+	}
+	for v.to > v.from && isSpace(b[v.to-1]) {
+		v.to--
+	}
+	return v
+}
+
+// removeRoute takes one value out: the whole field when it is alone in it,
+// else with the comma behind it, or before it if it is the last.
+func (w *worker) removeRoute(m *message, r routeValue) {
+	f := &m.fields[r.field]
+	v := r.value
+	if left := w.routeLeft(r.field); left == 1 {
+		w.splice.remove(f.line)
+		w.dropFieldEdits(f.line)
+	} else {
+		if v.to < f.value.to {
+			v.to = skipSpace(m.b, v.to, f.value.to)
+			v.to = skipSpace(m.b, v.to+1, f.value.to)
+		} else {
+			for v.from > f.value.from && m.b[v.from] != ',' {
+				v.from--
+			}
+		}
+		w.splice.remove(v)
+	}
+	w.routeGone(r)
+}
+
+// routeLeft counts the values of a field that were not removed.
+func (w *worker) routeLeft(field int) (n int) {
+	for i := range w.routeBuf {
+		if w.routeBuf[i].field == field {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *worker) routeGone(r routeValue) {
+	for i := range w.routeBuf {
+		if w.routeBuf[i].value == r.value {
+			w.routeBuf[i].field = -1
+		}
+	}
+}
+
+// dropFieldEdits forgets the edits inside a field that is removed as a whole.
+func (w *worker) dropFieldEdits(line span) {
+	keep := w.splice.edits[:0]
+	for _, e := range w.splice.edits {
+		if e.at >= line.from && e.at < line.to && (span{e.at, e.end}) != line {
+			continue
+		}
+		keep = append(keep, e)
+	}
+	w.splice.edits = keep
+}
+
+// strictRoute puts the next Route into the Request-URI and the Request-URI
+// behind the last Route, for a next hop of RFC 2543.
+func (w *worker) strictRoute(m *message, rs []routeValue) {
+	uri := string(m.text(m.uri))
+	for i, e := range w.splice.edits { // it may have been replaced already
+		if e.at == m.uri.from && e.end == m.uri.to {
+			uri = string(w.splice.text[e.from:e.to])
+			w.splice.edits = append(w.splice.edits[:i], w.splice.edits[i+1:]...)
+			break
+		}
+	}
+	w.splice.insert(m.fields[rs[len(rs)-1].field].line.to, "Route: <", uri, ">\r\n")
+	w.splice.replace(m.uri, string(m.text(rs[0].text)))
+	w.removeRoute(m, rs[0])
+}
+
+// stripMaddr takes maddr, and the port and transport it came with, off a
+// Request-URI whose maddr is ours (RFC 3261 §16.4).
+func (w *worker) stripMaddr(m *message) {
+	v := m.uri
+	for i := v.from; i < v.to; i++ {
+		if m.b[i] != ';' {
+			continue
+		}
+		end := i + 1
+		for end < v.to && m.b[end] != ';' && m.b[end] != '?' {
+			end++
+		}
+		if one := m.b[i+1 : end]; hasPrefixFold(one, "maddr=") || hasPrefixFold(one, "transport=") {
+			w.splice.remove(span{i, end})
+		}
+		i = end - 1
+	}
+}
+
+func hasPrefixFold(b []byte, lower string) bool {
+	return len(b) >= len(lower) && equalFold(b[:len(lower)], lower)
+}
+
+// parseURI reads a URI with sipgo's parser. A scheme that is not sip, sips or
+// tel is refused, and so are header fields in a URI: an element behind us must
+// not make a Route of them (RFC 3261 §19.1.5).
+func parseURI(s string, u *msg.Uri) *fault {
+	if err := msg.ParseUri(s, u); err != nil {
+		return badURI
+	}
+	switch u.Scheme {
+	case "sip", "sips":
+		if u.Host == "" || len(u.Headers) > 0 || u.Port < 0 || u.Port > 65535 || strings.ContainsAny(u.Host, " \t<>\"?&=@") {
+			return badURI
+		}
+	case "tel":
+	default:
+		return badScheme
+	}
+	return nil
+}
+
+// addrOf is the address a URI names, by maddr or host, port and transport.
+// Names are none.
+func addrOf(u *msg.Uri) (Addr, bool) {
+	h := u.Host
+	if v := value(u, "maddr"); v != "" {
+		h = v
+	}
+	ip, err := netip.ParseAddr(strings.Trim(h, "[]"))
+	if err != nil || u.Scheme != "sip" {
+		return Addr{}, false
+	}
+	a := Addr{Proto: UDP}
+	switch t := value(u, "transport"); {
+	case strings.EqualFold(t, "tcp"):
+		a.Proto = TCP
+	case t != "" && !strings.EqualFold(t, "udp"):
+		return Addr{}, false
+	}
+	port := u.Port
+	if port == 0 {
+		port = 5060
+	}
+	a.AddrPort = netip.AddrPortFrom(ip, uint16(port))
+	return a, true
+}
+
+// has reports whether a URI has a parameter; its name is compared without case.
+func has(u *msg.Uri, param string) bool {
+	for _, kv := range u.UriParams {
+		if equalFold(kv.K, param) {
+			return true
+		}
+	}
+	return false
+}
+
+// value is the value of a URI parameter, "" if it has none.
+func value(u *msg.Uri, param string) string {
+	for _, kv := range u.UriParams {
+		if equalFold(kv.K, param) {
+			return kv.V
+		}
+	}
+	return ""
+}
+
+// ours reports whether a URI names one of our listeners, or us by maddr.
+func (w *worker) ours(u *msg.Uri) bool {
+	if u.Scheme != "sip" && u.Scheme != "sips" {
+		return false
+	}
+	h := u.Host
+	if v := value(u, "maddr"); v != "" {
+		h = v
+	}
+	return w.hop.named(h, u.Port)
+}

@@ -1,0 +1,184 @@
+// Package siptest helps to test what speaks SIP: a network in memory, for
+// virtual time, and a small PBX and phones that speak over any network.
+package siptest
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"bellhop/sip"
+)
+
+// A Network is a network in memory: datagrams and streams arrive at once, in
+// order. It fits into a synctest bubble: whoever waits on it waits durably.
+type Network struct {
+	mu        sync.Mutex
+	packets   map[netip.AddrPort]*PacketConn
+	listeners map[netip.AddrPort]*listener
+	lastPort  uint16
+}
+
+// NewNetwork returns an empty network.
+func NewNetwork() *Network {
+	return &Network{packets: map[netip.AddrPort]*PacketConn{}, listeners: map[netip.AddrPort]*listener{}, lastPort: 40000}
+}
+
+// queued is how many datagrams wait in a socket before further ones are lost.
+const queued = 1 << 12
+
+type datagram struct {
+	b    []byte
+	from netip.AddrPort
+}
+
+// A PacketConn is a UDP socket of a [Network].
+type PacketConn struct {
+	net    *Network
+	addr   netip.AddrPort
+	in     chan datagram
+	closed chan struct{}
+	once   sync.Once
+}
+
+// ListenPacket opens a socket. An address that is taken is refused as the
+// kernel does.
+func (n *Network) ListenPacket(addr netip.AddrPort) (sip.PacketConn, error) { return n.Packet(addr) }
+
+// Packet is ListenPacket with its own type.
+func (n *Network) Packet(addr netip.AddrPort) (*PacketConn, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.packets[addr] != nil {
+		return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
+	}
+	c := &PacketConn{net: n, addr: addr, in: make(chan datagram, queued), closed: make(chan struct{})}
+	n.packets[addr] = c
+	return c, nil
+}
+
+// ReadFromUDPAddrPort waits for a datagram.
+func (c *PacketConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
+	select {
+	case d := <-c.in:
+		return copy(b, d.b), d.from, nil
+	case <-c.closed:
+		return 0, netip.AddrPort{}, net.ErrClosed
+	}
+}
+
+// WriteToUDPAddrPort sends a datagram. To an address where nobody listens it
+// fails as a connected socket would.
+func (c *PacketConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	c.net.mu.Lock()
+	peer := c.net.packets[to]
+	c.net.mu.Unlock()
+	if peer == nil {
+		return 0, os.NewSyscallError("sendto", syscall.ECONNREFUSED)
+	}
+	select {
+	case peer.in <- datagram{append([]byte(nil), b...), c.addr}:
+	default:
+	}
+	return len(b), nil
+}
+
+// TryRead returns a datagram that is there already.
+func (c *PacketConn) TryRead() (b []byte, from netip.AddrPort, ok bool) {
+	select {
+	case d := <-c.in:
+		return d.b, d.from, true
+	default:
+		return nil, netip.AddrPort{}, false
+	}
+}
+
+// LocalAddr is the address bound to.
+func (c *PacketConn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.addr) }
+
+// Close frees the address.
+func (c *PacketConn) Close() error {
+	c.once.Do(func() {
+		c.net.mu.Lock()
+		delete(c.net.packets, c.addr)
+		c.net.mu.Unlock()
+		close(c.closed)
+	})
+	return nil
+}
+
+type listener struct {
+	net    *Network
+	addr   netip.AddrPort
+	in     chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+// Listen opens a stream listener.
+func (n *Network) Listen(addr netip.AddrPort) (net.Listener, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.listeners[addr] != nil {
+		return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
+	}
+	l := &listener{net: n, addr: addr, in: make(chan net.Conn), closed: make(chan struct{})}
+	n.listeners[addr] = l
+	return l, nil
+}
+
+// Dial opens a stream to a listener, from a free port of local.
+func (n *Network) Dial(local netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	n.mu.Lock()
+	l := n.listeners[to]
+	n.lastPort++
+	from := netip.AddrPortFrom(local, n.lastPort)
+	n.mu.Unlock()
+	refused := os.NewSyscallError("connect", syscall.ECONNREFUSED)
+	if l == nil {
+		return nil, refused
+	}
+	a, b := net.Pipe()
+	select {
+	case l.in <- &conn{a, to, from}:
+		return &conn{b, from, to}, nil
+	case <-l.closed:
+		return nil, refused
+	case <-time.After(5 * time.Second):
+		return nil, errors.New("connect: nobody accepts")
+	}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.in:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *listener) Addr() net.Addr { return net.TCPAddrFromAddrPort(l.addr) }
+
+func (l *listener) Close() error {
+	l.once.Do(func() {
+		l.net.mu.Lock()
+		delete(l.net.listeners, l.addr)
+		l.net.mu.Unlock()
+		close(l.closed)
+	})
+	return nil
+}
+
+// conn is one end of a pipe with addresses.
+type conn struct {
+	net.Conn
+	local, peer netip.AddrPort
+}
+
+func (c *conn) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(c.local) }
+func (c *conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.peer) }

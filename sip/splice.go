@@ -1,0 +1,49 @@
+package sip
+
+import "slices"
+
+// A splice is a list of edits to a message: what is not edited leaves as it
+// came, byte for byte. It is used again and again by the worker that owns it.
+type splice struct {
+	edits []edit
+	text  []byte // what is inserted, all edits' after each other
+}
+
+// An edit replaces the bytes from at to end by text[from:to].
+type edit struct {
+	at, end  int32
+	from, to int32
+}
+
+func (s *splice) reset() {
+	s.edits = s.edits[:0]
+	s.text = s.text[:0]
+}
+
+// replace puts text in the place of v. Edits of one place come out in the
+// order they were made in.
+func (s *splice) replace(v span, text ...string) {
+	n := int32(len(s.text))
+	for _, t := range text {
+		s.text = append(s.text, t...)
+	}
+	s.edits = append(s.edits, edit{v.from, v.to, n, int32(len(s.text))})
+}
+
+// insert puts text before the byte at.
+func (s *splice) insert(at int32, text ...string) { s.replace(span{at, at}, text...) }
+
+// remove takes v out.
+func (s *splice) remove(v span) { s.replace(v) }
+
+// apply appends b, edited, to dst.
+func (s *splice) apply(dst, b []byte) []byte {
+	slices.SortStableFunc(s.edits, func(a, b edit) int { return int(a.at - b.at) })
+	pos := int32(0)
+	for _, e := range s.edits {
+		dst = append(dst, b[pos:e.at]...)
+		dst = append(dst, s.text[e.from:e.to]...)
+		pos = e.end
+	}
+	return append(dst, b[pos:]...)
+}

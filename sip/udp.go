@@ -1,0 +1,159 @@
+package sip
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+)
+
+// machine is the [Network] of the machine we run on.
+type machine struct{}
+
+// receiveBuffer is what is asked of the kernel for a UDP socket: calls are lost
+// to a full one while the processor is half idle.
+const receiveBuffer = 4 << 20
+
+func (machine) ListenPacket(addr netip.AddrPort) (PacketConn, error) {
+	c, err := net.ListenUDP(udpNetwork(addr.Addr()), net.UDPAddrFromAddrPort(addr))
+	if err != nil {
+		return nil, err
+	}
+	tuneUDP(c, receiveBuffer)
+	return c, nil
+}
+
+func (machine) Listen(addr netip.AddrPort) (net.Listener, error) {
+	return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
+}
+
+func (machine) Dial(local netip.Addr, addr netip.AddrPort) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialTimeout}
+	if !local.IsUnspecified() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
+	}
+	return d.Dial("tcp", addr.String())
+}
+
+func udpNetwork(ip netip.Addr) string {
+	if ip.Is4() {
+		return "udp4"
+	}
+	return "udp"
+}
+
+func isInUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
+
+// readPackets hands each datagram to its worker until the socket is closed.
+func (h *Hop) readPackets(ctx context.Context, l *listener) {
+	buf := make([]byte, maxMessage+1)
+	for {
+		n, peer, err := l.packet.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			// An ICMP error of something sent earlier, or a passing shortage:
+			// the socket lives on.
+			if !h.sendErrors(l) {
+				time.Sleep(time.Millisecond)
+			}
+			continue
+		}
+		b := buf[:n]
+		for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
+			b = b[2:] // RFC 3261 §7.5
+		}
+		if len(b) < 16 {
+			continue // a keep-alive
+		}
+		p := newPacket(b)
+		p.on, p.peer, p.at = l, unmapped(peer), h.now()
+		h.dispatch(p, false)
+	}
+}
+
+// dispatch indexes p and hands it to the worker its Call-ID hashes to. A
+// datagram for a full queue is dropped; a stream waits.
+func (h *Hop) dispatch(p *packet, stream bool) {
+	if !p.msg.index(p.buf, stream) {
+		h.stats.malformed.Add(1)
+		p.free()
+		return
+	}
+	h.stats.received.Add(1)
+	p.side = h.sideOf(p.on.proto, p.peer)
+	w := h.owner(&p.msg)
+	if w == nil {
+		h.stats.stray.Add(1)
+		p.free()
+		return
+	}
+	if stream {
+		w.in <- input{packet: p} // the sender can be made to wait
+		return
+	}
+	select {
+	case w.in <- input{packet: p}:
+	default:
+		h.stats.dropped.Add(1)
+		p.free()
+	}
+}
+
+// owner is the worker whose message m is: of a request by its Call-ID; of a
+// response by our branch, which the same worker made. It is nil for a response
+// to nothing of ours.
+func (h *Hop) owner(m *message) *worker {
+	n := uint64(len(h.workers))
+	if m.request() {
+		return h.workers[maphash.Bytes(h.seed, m.text(m.callID))%n]
+	}
+	id, _, ok := h.openBranch(m.text(m.via.branch))
+	if !ok {
+		return nil
+	}
+	return h.workers[id%n]
+}
+
+// write sends one datagram. With the error queue on, a call may return the
+// error of an earlier datagram without sending: it is made again.
+func (l *listener) write(b []byte, to netip.AddrPort) (err error) {
+	if l.packet == nil {
+		return net.ErrClosed
+	}
+	for range 3 {
+		if _, err = l.packet.WriteToUDPAddrPort(b, to); err == nil {
+			return nil
+		}
+		l.hop.sendErrors(l)
+	}
+	return err
+}
+
+// unsent tells the worker whose request b was that it did not arrive. b is the
+// beginning of the datagram, as the error message quotes it.
+func (h *Hop) unsent(b []byte) {
+	var m message
+	if !m.index(b, false) || !m.request() || !m.via.ok {
+		return
+	}
+	if id, _, ok := h.openBranch(m.text(m.via.branch)); ok {
+		h.failed(id)
+	}
+}
+
+// failed tells the worker that the request of a client transaction did not go out.
+func (h *Hop) failed(id uint64) {
+	if id == 0 {
+		return
+	}
+	select {
+	case h.workers[id%uint64(len(h.workers))].in <- input{failed: id}:
+	default:
+		h.stats.dropped.Add(1) // Timers B and F will tell
+	}
+}

@@ -1,0 +1,119 @@
+package sip
+
+import "bytes"
+
+// A viaValue is one value of a Via header field (RFC 3261 §20.42), as places
+// in the message it stands in.
+type viaValue struct {
+	ok bool
+
+	value  span // all of it, up to the comma or the end of the field
+	proto  span // UDP, TCP, …; the peer's word
+	host   span
+	port   int // 0 if it names none
+	branch span
+
+	rport    span // the value; empty if it has none
+	hasRport bool
+	received span
+}
+
+// parseVia reads the first value in the Via field value v. It is lenient about
+// white space, as RFC 3261 §25.1 is, and about parameters it does not need.
+func parseVia(b []byte, v span) (r viaValue) {
+	r.value = v
+	i := v.from
+	for n := range 3 { // SIP / 2.0 / UDP
+		i = skipSpace(b, i, v.to)
+		start := i
+		for i < v.to && tokenChar[b[i]] {
+			i++
+		}
+		word := span{start, i}
+		switch {
+		case word.empty(), n == 0 && !equalFold(word.of(b), "sip"), n == 1 && !bytes.Equal(word.of(b), []byte("2.0")):
+			return r
+		case n == 2:
+			r.proto = word
+			if i == v.to || !isSpace(b[i]) {
+				return r
+			}
+		}
+		i = skipSpace(b, i, v.to)
+		if n < 2 {
+			if i == v.to || b[i] != '/' {
+				return r
+			}
+			i++
+		}
+	}
+	if i, r.ok = r.sentBy(b, i, v.to); !r.ok {
+		return r
+	}
+	r.ok = false
+	params := span{i, i}
+	for i < v.to && b[i] != ',' {
+		if b[i] == '"' {
+			if i = quoted(b, i, v.to); i < 0 {
+				return r
+			}
+		}
+		i++
+	}
+	params.to = i
+	r.value.to = i
+	for r.value.to > params.from && isSpace(b[r.value.to-1]) {
+		r.value.to--
+	}
+	if p := bytes.TrimSpace(params.of(b)); len(p) > 0 && (p[0] != ';' || bytes.Contains(p, []byte(";;"))) {
+		return r
+	}
+	r.branch, _ = param(b, params, "branch")
+	r.rport, r.hasRport = param(b, params, "rport")
+	r.received, _ = param(b, params, "received")
+	r.ok = true
+	return r
+}
+
+// sentBy reads host [ ":" port ] and returns where it ends.
+func (r *viaValue) sentBy(b []byte, i, end int32) (int32, bool) {
+	start := i
+	if i < end && b[i] == '[' {
+		n := bytes.IndexByte(b[i:end], ']')
+		if n < 0 {
+			return i, false
+		}
+		i += int32(n) + 1
+	} else {
+		for i < end && (tokenChar[b[i]]) {
+			i++
+		}
+	}
+	r.host = span{start, i}
+	if r.host.empty() {
+		return i, false
+	}
+	j := skipSpace(b, i, end)
+	if j < end && b[j] == ':' {
+		j = skipSpace(b, j+1, end)
+		k := j
+		for k < end && b[k] >= '0' && b[k] <= '9' {
+			k++
+		}
+		n, ok := number(b[j:k], 65535)
+		if !ok || n == 0 {
+			return i, false
+		}
+		r.port = n
+		i = k
+	}
+	return skipSpace(b, i, end), true
+}
+
+// cookie begins every branch of RFC 3261; one without it, or with nothing
+// behind it, is matched by the rules of RFC 2543 (RFC 3261 §17.2.3).
+const cookie = "z9hG4bK"
+
+func (r *viaValue) modern(b []byte) bool {
+	return len(r.branch.of(b)) > len(cookie) && equalFold(b[r.branch.from:r.branch.from+int32(len(cookie))], "z9hg4bk")
+}

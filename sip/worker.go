@@ -1,0 +1,459 @@
+package sip
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"net/netip"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"bellhop/dialog"
+
+	msg "github.com/emiago/sipgo/sip"
+)
+
+// queue is how many messages may wait for a worker.
+const queue = 4096
+
+// A worker owns the transactions of the calls whose Call-ID hashes to it. All
+// its state belongs to the goroutine of run.
+type worker struct {
+	hop   *Hop
+	index int
+	in    chan input
+
+	servers map[string]*serverTx
+	clients map[uint64]*clientTx
+	cancels map[uint64]*clientTx // the CANCELs, by the id of their INVITE
+	lastID  uint64
+	wheel   wheel
+	timer   *time.Timer
+	armed   instant // what timer is set to; 0: not
+
+	// Scratch, good until the next message.
+	seal     *sealer
+	hash     maphash.Hash
+	splice   splice
+	aux      message
+	routeBuf []routeValue
+	out      []byte
+	tmp      []byte
+	tag      [16]byte
+	key      []byte
+	branch   []byte
+}
+
+// An input is what a worker is told: a message came, or one could not be sent.
+type input struct {
+	packet *packet
+	failed uint64 // id of the client transaction; packet is nil
+}
+
+// A packet is a message that came, and how it did. Its buffer goes back to a
+// pool after the worker is done: who keeps bytes of it copies them.
+type packet struct {
+	msg  message
+	buf  []byte
+	on   *listener
+	conn *stream // nil over UDP
+	peer netip.AddrPort
+	side dialog.Side
+	at   instant
+	last bool // the stream cannot be read behind this message: it ends
+}
+
+var packets = sync.Pool{New: func() any { return new(packet) }}
+
+// newPacket copies b into a packet from the pool.
+func newPacket(b []byte) *packet {
+	p := packets.Get().(*packet)
+	p.buf = append(p.buf[:0], b...)
+	return p
+}
+
+// free gives the packet back; one that was very large is left to the collector.
+func (p *packet) free() {
+	if cap(p.buf) > 16<<10 {
+		return
+	}
+	*p = packet{buf: p.buf, msg: message{fields: p.msg.fields}}
+	packets.Put(p)
+}
+
+func newWorker(h *Hop, index int) *worker {
+	w := &worker{
+		hop:     h,
+		index:   index,
+		in:      make(chan input, queue),
+		servers: map[string]*serverTx{},
+		clients: map[uint64]*clientTx{},
+		cancels: map[uint64]*clientTx{},
+		seal:    newSealer(h.cfg.Key),
+		timer:   time.NewTimer(time.Hour),
+	}
+	w.hash.SetSeed(h.seed)
+	return w
+}
+
+func (w *worker) now() instant { return w.hop.now() }
+
+// run handles messages and timers until ctx ends.
+func (w *worker) run(ctx context.Context) {
+	defer w.timer.Stop()
+	w.probe()
+	w.arm()
+	for {
+		select {
+		case in := <-w.in:
+			w.handle(in)
+		case <-w.timer.C:
+			w.armed = 0
+			w.guard("timer", func() { w.wheel.advance(w.now()) })
+		case <-ctx.Done():
+			return
+		}
+		w.arm()
+	}
+}
+
+// arm sets the one real timer to the wheel's next tick.
+func (w *worker) arm() {
+	at, ok := w.wheel.next()
+	if !ok || w.armed != 0 && w.armed <= at {
+		return
+	}
+	w.armed = at
+	w.timer.Reset(time.Duration(at - w.now()))
+}
+
+func (w *worker) handle(in input) {
+	now := w.now()
+	if w.wheel.n == 0 {
+		w.wheel.advance(now)
+	}
+	if in.packet == nil {
+		w.guard("failure", func() {
+			if c := w.clients[in.failed]; c != nil {
+				c.fail(now, unreachable)
+			}
+		})
+		return
+	}
+	w.message(now, in.packet)
+}
+
+// message handles one message. A panic costs this message only.
+func (w *worker) message(now instant, p *packet) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.panicked("message", r)
+		}
+		if p.last {
+			p.conn.finish()
+		}
+		p.free()
+	}()
+	if p.msg.request() {
+		w.request(now, p)
+	} else {
+		w.response(now, p)
+	}
+}
+
+func (w *worker) guard(what string, f func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.panicked(what, r)
+		}
+	}()
+	f()
+}
+
+func (w *worker) panicked(what string, r any) {
+	w.hop.stats.panics.Add(1)
+	w.hop.log.Error("panic", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
+}
+
+// request handles a request: one seen before, an ACK, a CANCEL, or one to
+// send on.
+func (w *worker) request(now instant, p *packet) {
+	m := &p.msg
+	if m.fault != nil {
+		w.hop.stats.malformed.Add(1)
+		w.refuse(p, m.fault, "")
+		return
+	}
+	w.serverKey(m)
+	if s := w.servers[string(w.key)]; s != nil {
+		if !m.is("ACK") {
+			s.repeated()
+			return
+		}
+		if s.acknowledged(now) {
+			w.observe(p, pbxOr(p.side), p.peer, "", "")
+			return
+		}
+	}
+	switch {
+	case m.is("ACK"):
+		w.forwardACK(p)
+	case m.is("CANCEL"):
+		w.cancel(now, p)
+	default:
+		w.proxy(now, p)
+	}
+}
+
+// pbxOr is the other side of s.
+func pbxOr(s dialog.Side) dialog.Side {
+	if s == edgeSide {
+		return pbxSide
+	}
+	return edgeSide
+}
+
+// serverKey makes the key of the server transaction a request belongs to, in
+// w.key (RFC 3261 §17.2.3). ACK belongs to the INVITE; CANCEL is on its own.
+func (w *worker) serverKey(m *message) {
+	method := m.methodName()
+	if m.is("ACK") {
+		method = []byte("INVITE")
+	}
+	k := w.key[:0]
+	if m.via.modern(m.b) {
+		k = append(k, m.text(m.via.branch)...)
+		k = append(k, 0)
+		k = append(k, m.text(m.via.host)...)
+		k = append(k, byte(m.via.port>>8), byte(m.via.port))
+	} else {
+		k = append(k, m.text(m.via.value)...)
+		k = append(k, 0)
+		k = append(k, m.text(m.uri)...)
+		k = append(k, 0)
+		k = append(k, m.text(m.callID)...)
+		k = append(k, 0)
+		k = append(k, m.text(m.fromTag)...)
+		k = append(k, byte(m.cseq>>24), byte(m.cseq>>16), byte(m.cseq>>8), byte(m.cseq))
+	}
+	k = append(k, 0)
+	w.key = append(k, method...)
+}
+
+// proxy sends a new request on, RFC 3261 §16.3–16.6.
+func (w *worker) proxy(now instant, p *packet) {
+	m := &p.msg
+	if m.is("OPTIONS") && w.forUs(m) {
+		w.answer(p, 200, "OK", "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n")
+		return
+	}
+	if m.maxFwd == 0 {
+		w.refuse(p, &fault{483, "Too Many Hops"}, "")
+		return
+	}
+	if m.has(hProxyRequire) {
+		w.refuse(p, &fault{420, "Bad Extension"}, w.unsupported(m))
+		return
+	}
+	if w.hop.draining.Load() && m.initial() && m.is("INVITE") {
+		w.refuse(p, &fault{503, "Going Down"}, "Retry-After: 5\r\n")
+		return
+	}
+	hash := w.loopHash(m)
+	if w.looped(m, hash) {
+		w.refuse(p, &fault{482, "Loop Detected"}, "")
+		return
+	}
+	r, f := w.route(p)
+	if f != nil {
+		w.refuse(p, f, "")
+		return
+	}
+	id := w.newID()
+	w.branch = w.appendBranch(w.branch[:0], id, hash)
+	out := w.forwarded(p, &r, w.branch)
+
+	t := &proxied{w: w, src: p.side, dst: r.dst, peer: r.peer, trunk: w.trunkOf(p, &r)}
+	t.server.context = t
+	t.server.begin(w, w.key, w.back(p), m.is("INVITE"))
+	t.branch = t.server.key[:m.via.branch.to-m.via.branch.from]
+	if !m.via.modern(m.b) {
+		t.branch = string(m.text(m.via.branch))
+	}
+	t.client = clientTx{w: w, user: t, id: id, hash: hash, to: r.to, invite: t.server.invite, request: append([]byte(nil), out...)}
+	if t.server.invite {
+		w.wheel.start(&t.server.timer, now+trying)
+	}
+	w.observe(p, r.dst, r.peer, t.trunk, r.aor)
+	t.client.begin(now)
+}
+
+// forUs reports whether an OPTIONS asks about the hop itself.
+func (w *worker) forUs(m *message) bool {
+	var u msg.Uri
+	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.ours(&u) && !m.has(hRoute)
+}
+
+// unsupported lists every tag of Proxy-Require: we know none (RFC 3261 §16.3 item 5).
+func (w *worker) unsupported(m *message) string {
+	var tags []string
+	for i := range m.fields {
+		if f := &m.fields[i]; f.name == hProxyRequire {
+			tags = append(tags, strings.Join(strings.Fields(string(m.text(f.value))), " "))
+		}
+	}
+	return "Unsupported: " + strings.Join(tags, ", ") + "\r\n"
+}
+
+// forwardACK sends on the ACK of a 2xx, which is a request without a
+// transaction (RFC 3261 §17.1, §13.2.2.4). The ACK of a response that we made
+// and forgot is ours; nobody is told of one that cannot go on.
+func (w *worker) forwardACK(p *packet) {
+	m := &p.msg
+	if m.maxFwd == 0 || string(m.text(m.toTag)) == string(w.ownTag(m)) {
+		return
+	}
+	hash := w.loopHash(m)
+	if w.looped(m, hash) {
+		return
+	}
+	r, f := w.route(p)
+	if f != nil {
+		return
+	}
+	w.stateless(p, &r, hash)
+}
+
+// stateless sends a request on without a transaction. Its branch follows from
+// the one it came with, so that retransmissions get the same (RFC 3261 §16.11).
+func (w *worker) stateless(p *packet, r *routing, hash uint32) {
+	m := &p.msg
+	w.hash.Reset()
+	w.hash.Write(m.text(m.via.value))
+	w.hash.Write(m.text(m.callID))
+	w.branch = w.appendBranch(w.branch[:0], w.hash.Sum64()&(1<<48-1), hash)
+	w.send(r.to, w.forwarded(p, r, w.branch), 0)
+	w.observe(p, r.dst, r.peer, w.trunkOf(p, r), r.aor)
+}
+
+// cancel answers a CANCEL and takes it to the INVITE it is for, RFC 3261
+// §9.2, §16.10. One that is for none goes on without state.
+func (w *worker) cancel(now instant, p *packet) {
+	m := &p.msg
+	own := len(w.key)
+	invite := append(w.key[:own-len("CANCEL")], "INVITE"...)
+	s := w.servers[string(invite)]
+	w.serverKey(m)
+	if s == nil {
+		if m.maxFwd == 0 {
+			return
+		}
+		r, f := w.route(p)
+		if f != nil {
+			w.refuse(p, f, "")
+			return
+		}
+		w.stateless(p, &r, w.loopHash(m))
+		return
+	}
+	k := &serverTx{}
+	k.begin(w, w.key, w.back(p), false)
+	k.respond(now, 200, w.reply(p, 200, "OK", ""))
+	if t := s.context; t != nil {
+		w.observe(p, t.dst, t.peer, t.trunk, "")
+		t.cancel(now, m)
+	}
+}
+
+// response takes a response to the client transaction it is for. One that is
+// for none is dropped (RFC 6026 §8.9, RFC 3261 §18.1.2).
+func (w *worker) response(now instant, p *packet) {
+	m := &p.msg
+	if m.fault != nil {
+		w.hop.stats.malformed.Add(1)
+		return
+	}
+	id, hash, _ := w.hop.openBranch(m.text(m.via.branch))
+	c := w.clients[id]
+	if m.is("CANCEL") {
+		c = w.cancels[id]
+	}
+	if c == nil || c.hash != hash || m.is("INVITE") != (c.invite) && !c.cancel {
+		w.hop.stats.stray.Add(1)
+		return
+	}
+	c.receive(now, m, p)
+}
+
+// refuse answers a request that is not sent on, without state: a repetition is
+// refused again, and the ACK is known by the To tag.
+func (w *worker) refuse(p *packet, f *fault, extra string) {
+	m := &p.msg
+	if !m.answerable() {
+		return
+	}
+	w.answer(p, f.status, f.phrase, extra)
+}
+
+func (w *worker) answer(p *packet, status int, phrase, extra string) {
+	w.send(w.back(p), w.reply(p, status, phrase, extra), 0)
+}
+
+// back is the way of the responses to p: to where it came from, to the port
+// that rport or sent-by says (RFC 3261 §18.2.2, RFC 3581 §4).
+func (w *worker) back(p *packet) way {
+	if p.conn != nil {
+		return way{on: p.on, to: p.peer, conn: p.conn}
+	}
+	v := &p.msg.via
+	to := p.peer
+	if !v.hasRport {
+		port := v.port
+		if port == 0 {
+			port = 5060
+		}
+		to = netip.AddrPortFrom(p.peer.Addr(), uint16(port))
+	}
+	return way{on: p.on, to: to}
+}
+
+// send writes b and reports whether the transport took it. id names the client
+// transaction to tell when it turns out later that it did not go.
+func (w *worker) send(to way, b []byte, id uint64) bool {
+	if to.conn != nil {
+		return to.conn.send(b, id)
+	}
+	return to.on.write(b, to.to) == nil
+}
+
+func (w *worker) trunkOf(p *packet, r *routing) string {
+	if r.dst == edgeSide {
+		return w.hop.trunk(r.peer.Addr())
+	}
+	return w.hop.trunk(p.peer.Addr())
+}
+
+// newID numbers client transactions so that the id tells the worker.
+func (w *worker) newID() uint64 {
+	w.lastID++
+	return (w.lastID*uint64(len(w.hop.workers)) + uint64(w.index)) & (1<<48 - 1)
+}
+
+func (w *worker) add(c *clientTx) {
+	if c.cancel {
+		w.cancels[c.id] = c
+		return
+	}
+	w.clients[c.id] = c
+}
+
+func (w *worker) remove(c *clientTx) {
+	switch {
+	case c.cancel:
+		delete(w.cancels, c.id)
+	case w.clients[c.id] == c:
+		delete(w.clients, c.id)
+	}
+}
