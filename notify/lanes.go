@@ -1,0 +1,769 @@
+package notify
+
+import (
+	"container/heap"
+	"math/rand/v2"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// schedules are the pauses before the 2nd, 3rd … attempt at a delivery of each
+// class. A pause counts from the end of the attempt before it. The last live
+// pause repeats until the event is too old; after the last record pause comes
+// one attempt more.
+var schedules = [...][]time.Duration{
+	live: {2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 16 * time.Second},
+	record: {5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute,
+		2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour},
+}
+
+const (
+	liveTTL       = 60 * time.Second       // age at which a live event expires
+	maxInFlight   = 4                      // attempts at once, per subscription
+	endpointSlots = 64                     // attempts at once, per endpoint
+	ailingSlots   = 4                      // the same, when it failed ailingAfter times in a row
+	ailingAfter   = 5                      //
+	moment        = time.Second            // an event that is owed longer moves to the outbox
+	cursorPause   = 100 * time.Millisecond // between two writes of the cursor
+	maxYoung      = 16_384                 // events that have not moved to the outbox
+	maxPending    = 1_000_000              // deliveries
+	maxRetryAfter = 24 * time.Hour         // the longest wait a receiver may ask for
+	maxMatches    = 100_000                // extensions whose subscriptions are remembered
+)
+
+// outcome is how a delivery stands or ended.
+type outcome int
+
+const (
+	waiting   outcome = iota // there will be another attempt
+	delivered                // the receiver answered 2xx
+	expired                  // no longer worth it
+	refused                  // the receiver answered 410
+	canceled                 // the subscription is gone or switched off
+	outcomes
+)
+
+func (o outcome) String() string {
+	return [...]string{"waiting", "delivered", "expired", "refused", "canceled"}[o]
+}
+
+// A delivery is one event owed to one subscription.
+//
+//	queued ──first in lane──▶ ready ──slot──▶ sending ──2xx, 410──▶ over
+//	                            ▲                │
+//	                            └─due── resting ◀┘ failed
+//
+// Any state but sending also falls to over: when the event is too old, or the
+// subscription goes.
+type delivery struct {
+	lane  *lane
+	seq   uint64 // of the event in the log
+	kind  dialog.Type
+	at    time.Time     // of the event
+	event *dialog.Event // nil: to be read from the log
+	young *young        // the event whose moment this delivery shares; nil: over, or in the outbox
+
+	state    state
+	attempts int       // failed ones that count
+	due      time.Time // of the next attempt
+	early    bool      // woken before it was due: a failure does not count
+	patient  bool      // the receiver said when to come back: not to be woken
+
+	dirty, telling, told bool // the outbox must be told; is being told; was told
+}
+
+type state uint8
+
+const (
+	queued  state = iota // others are before it in its lane
+	ready                // waits for a slot
+	sending              // an attempt is being made
+	resting              // waits for its next attempt
+	over
+)
+
+// A young event is one that was read less than a moment ago, or little more.
+type young struct {
+	seq  uint64
+	read time.Time
+	owed []*delivery
+	open int // of owed: neither over nor in the outbox
+}
+
+// A lane is what one subscription is owed of one call, in order. Only the
+// first is attempted.
+type lane struct {
+	target *target
+	name   string
+	queue  []*delivery
+	place  int // in the heap of resting lanes; -1: is not there
+}
+
+// A target is a subscription at work. Its lanes that are ready stand in line.
+type target struct {
+	sub      *Subscription // never changed, only replaced
+	url      *url.URL
+	regex    *regexp.Regexp // nil: exact
+	wants    uint32
+	gone     bool
+	endpoint *endpoint
+	lanes    map[string]*lane
+	ready    fifo[*delivery]
+	sending  int
+	lined    bool // in the endpoint's line
+}
+
+func (t *target) slots() int {
+	if t.sub.MaxInFlight > 0 {
+		return t.sub.MaxInFlight
+	}
+	return maxInFlight
+}
+
+// An endpoint is a scheme, host and port: what is up or down as a whole.
+type endpoint struct {
+	key      string
+	targets  map[*target]bool
+	resting  map[*lane]bool // to be woken by a success
+	line     fifo[*target]
+	sending  int
+	failures int  // in a row
+	lined    bool // in the line of endpoints
+}
+
+func (e *endpoint) slots() int {
+	if e.failures >= ailingAfter {
+		return ailingSlots
+	}
+	return endpointSlots
+}
+
+// An attempt is one try at a delivery: what the sender needs to make it, and
+// what came of it.
+type attempt struct {
+	*delivery // the sender reads only what never changes
+	endpoint  *endpoint
+	sub       *Subscription
+	url       *url.URL
+	body      *dialog.Event // nil: to be read from the log
+
+	outcome    outcome
+	detail     string        // why it failed
+	ours       bool          // it failed before the receiver was asked
+	retryAfter time.Duration // what the receiver asked for
+}
+
+// lanes decides who is told what, in which order, and when. It does no I/O and
+// never reads the clock. One goroutine owns it.
+//
+// Endpoints stand in a line, and at each its subscriptions do: whose turn it is
+// makes one attempt. Who has no slot left is not in line, so an endpoint that
+// does not answer delays no other.
+type lanes struct {
+	targets   map[string]*target // by subscription
+	endpoints map[string]*endpoint
+	exact     map[string][]*target // by user
+	regexes   []*target
+	matches   map[dialog.Extension][]*target // remembered; forgotten with every change
+
+	line    fifo[*endpoint]
+	resting restingLanes
+	pending int // deliveries not over
+
+	young  fifo[*young] // in the order of the log
+	moving int          // how many of them, from the front, move to the outbox
+	moved  map[place]bool
+	dirty  fifo[*delivery]
+
+	read      uint64 // the last event added
+	floor     uint64 // every event up to here is settled or in the outbox
+	cursor    uint64 // the floor that the outbox knows of
+	cursorDue time.Time
+
+	ended func(*delivery, outcome) // told of every end
+}
+
+// place names a delivery.
+type place struct {
+	seq uint64
+	sub string
+}
+
+func newLanes(ended func(*delivery, outcome)) *lanes {
+	return &lanes{
+		targets:   make(map[string]*target),
+		endpoints: make(map[string]*endpoint),
+		exact:     make(map[string][]*target),
+		matches:   make(map[dialog.Extension][]*target),
+		moved:     make(map[place]bool),
+		ended:     ended,
+	}
+}
+
+// subscribe takes a subscription as it is now; one that is not active is no
+// target.
+func (q *lanes) subscribe(s Subscription) {
+	clear(q.matches)
+	t := q.targets[s.ID]
+	if t != nil {
+		q.unindex(t)
+		if s.LiveTTL != t.sub.LiveTTL {
+			defer heap.Init(&q.resting)
+		}
+	}
+	if !s.Active {
+		if t != nil {
+			q.cancel(t)
+		}
+		return
+	}
+	if t == nil {
+		t = &target{lanes: make(map[string]*lane)}
+		q.targets[s.ID] = t
+	}
+	t.sub, t.wants = &s, wants(s.Types)
+	t.url, _ = url.Parse(s.URL) // Validate has parsed both
+	t.regex, _ = anchored(s.ExtensionRegex)
+	if s.ExtensionRegex != "" {
+		q.regexes = append(q.regexes, t)
+	} else {
+		t.regex = nil
+		user, _, _ := strings.Cut(s.Extension, "@")
+		q.exact[user] = append(q.exact[user], t)
+	}
+	q.settle(t)
+	q.enlist(t)
+}
+
+func (q *lanes) unindex(t *target) {
+	is := func(other *target) bool { return other == t }
+	user, _, _ := strings.Cut(t.sub.Extension, "@")
+	q.regexes = slices.DeleteFunc(q.regexes, is)
+	if q.exact[user] = slices.DeleteFunc(q.exact[user], is); len(q.exact[user]) == 0 {
+		delete(q.exact, user)
+	}
+}
+
+// settle puts t at the endpoint of its URL.
+func (q *lanes) settle(t *target) {
+	key := t.url.Scheme + "://" + strings.ToLower(t.url.Host)
+	old, e := t.endpoint, q.endpoints[key]
+	if old != nil && old == e {
+		return
+	}
+	if e == nil {
+		e = &endpoint{key: key, targets: make(map[*target]bool), resting: make(map[*lane]bool)}
+		q.endpoints[key] = e
+	}
+	e.targets[t] = true
+	t.endpoint, t.lined = e, false
+	if old == nil {
+		return
+	}
+	for _, l := range t.lanes {
+		if old.resting[l] {
+			delete(old.resting, l)
+			e.resting[l] = true
+		}
+	}
+	q.leave(t, old)
+}
+
+// leave takes t from an endpoint, and the endpoint away with the last one.
+func (q *lanes) leave(t *target, e *endpoint) {
+	delete(e.targets, t)
+	if len(e.targets) == 0 && q.endpoints[e.key] == e {
+		delete(q.endpoints, e.key)
+	}
+}
+
+// cancel ends everything that t waits for. An attempt under way is still
+// heard.
+func (q *lanes) cancel(t *target) {
+	t.gone = true
+	delete(q.targets, t.sub.ID)
+	for _, l := range t.lanes {
+		for _, d := range slices.Clone(l.queue) {
+			if d.state != sending {
+				q.end(d, canceled)
+			}
+		}
+	}
+	q.leave(t, t.endpoint)
+}
+
+// of returns the targets that name an extension.
+func (q *lanes) of(e dialog.Extension) []*target {
+	ts, ok := q.matches[e]
+	if ok {
+		return ts
+	}
+	whole := e.String()
+	for _, t := range q.exact[e.User] {
+		if t.sub.Extension == e.User || t.sub.Extension == whole {
+			ts = append(ts, t)
+		}
+	}
+	for _, t := range q.regexes {
+		if t.regex.MatchString(e.User) || t.regex.MatchString(whole) {
+			ts = append(ts, t)
+		}
+	}
+	if len(q.matches) >= maxMatches {
+		clear(q.matches)
+	}
+	q.matches[e] = ts
+	return ts
+}
+
+// full reports whether no event can be added for now.
+func (q *lanes) full() bool { return q.young.len() >= maxYoung || q.pending >= maxPending }
+
+// add takes the next event of the log.
+func (q *lanes) add(now time.Time, seq uint64, e *dialog.Event) {
+	if seq <= q.read {
+		return
+	}
+	q.read = seq
+	y := &young{seq: seq, read: now}
+	bit, name := typeBit(e), laneOf(e)
+	for _, t := range q.of(e.Extension) {
+		if t.wants&bit == 0 {
+			continue
+		}
+		if here := (place{seq, t.sub.ID}); q.moved[here] {
+			delete(q.moved, here)
+			continue
+		}
+		d := &delivery{seq: seq, kind: e.Type, at: e.At, event: e, young: y}
+		y.owed = append(y.owed, d)
+		y.open++
+		q.join(t, name, d)
+	}
+	q.young.push(y)
+	q.rise()
+}
+
+// begin says up to where the log has been worked off.
+func (q *lanes) begin(floor uint64) { q.floor, q.cursor, q.read = floor, floor, floor }
+
+// restore takes a delivery from the outbox. They come in the order of the log,
+// after begin and before the first add. One that nobody wants any more, or
+// whose event the log has lost, is forgotten.
+func (q *lanes) restore(subscription, name string, d *delivery, lost bool) {
+	d.told = true
+	if t := q.targets[subscription]; t != nil && !lost {
+		if d.seq > q.floor {
+			q.moved[place{d.seq, subscription}] = true // add will meet it again
+		}
+		q.join(t, name, d)
+		return
+	}
+	d.lane = &lane{name: name, target: &target{sub: &Subscription{ID: subscription}}}
+	d.state = over
+	q.dirtied(d)
+	q.ended(d, canceled)
+}
+
+// join puts d at the end of its lane.
+func (q *lanes) join(t *target, name string, d *delivery) {
+	q.pending++
+	l := t.lanes[name]
+	if l == nil {
+		l = &lane{target: t, name: name, place: -1}
+		t.lanes[name] = l
+	}
+	d.lane = l
+	l.queue = append(l.queue, d)
+	if len(l.queue) == 1 {
+		q.first(d)
+	}
+}
+
+// first has the first of a lane wait for a slot, or for its time if it has been
+// attempted before.
+func (q *lanes) first(d *delivery) {
+	if d.due.IsZero() {
+		q.makeReady(d)
+	} else {
+		q.rest(d)
+	}
+}
+
+func (q *lanes) makeReady(d *delivery) {
+	d.state = ready
+	d.lane.target.ready.push(d)
+	q.enlist(d.lane.target)
+}
+
+// rest has d wait until it is due or too old. A success at the endpoint wakes
+// it, once.
+func (q *lanes) rest(d *delivery) {
+	d.state = resting
+	heap.Push(&q.resting, d.lane)
+	if !d.early && !d.patient {
+		d.lane.target.endpoint.resting[d.lane] = true
+	}
+}
+
+// unrest ends a rest.
+func (q *lanes) unrest(d *delivery) {
+	heap.Remove(&q.resting, d.lane.place)
+	delete(d.lane.target.endpoint.resting, d.lane)
+}
+
+// until is when a rest ends by itself.
+func (d *delivery) until() time.Time {
+	if deadline, ok := d.deadline(); ok && deadline.Before(d.due) {
+		return deadline
+	}
+	return d.due
+}
+
+// deadline is when d is too old, if it ever is.
+func (d *delivery) deadline() (time.Time, bool) {
+	if classOf(d.kind) != live {
+		return time.Time{}, false
+	}
+	ttl := time.Duration(d.lane.target.sub.LiveTTL)
+	if ttl == 0 {
+		ttl = liveTTL
+	}
+	return d.at.Add(ttl), true
+}
+
+func (d *delivery) tooOld(now time.Time) bool {
+	deadline, ok := d.deadline()
+	return ok && !now.Before(deadline)
+}
+
+// enlist puts t in line if it can make an attempt, and its endpoint too.
+func (q *lanes) enlist(t *target) {
+	e := t.endpoint
+	if !t.lined && !t.gone && t.ready.len() > 0 && t.sending < t.slots() {
+		t.lined = true
+		e.line.push(t)
+	}
+	q.lineUp(e)
+}
+
+func (q *lanes) lineUp(e *endpoint) {
+	if !e.lined && e.line.len() > 0 && e.sending < e.slots() {
+		e.lined = true
+		q.line.push(e)
+	}
+}
+
+// next returns the attempt to make now, or nil if there is none.
+func (q *lanes) next(now time.Time) *attempt {
+	for q.line.len() > 0 {
+		e := q.line.pop()
+		e.lined = false
+		var a *attempt
+		if e.sending < e.slots() && e.line.len() > 0 {
+			a = q.turn(now, e, e.line.pop())
+		}
+		q.lineUp(e)
+		if a != nil {
+			return a
+		}
+	}
+	return nil
+}
+
+// turn is t's turn at e: it makes an attempt of what is ready first.
+func (q *lanes) turn(now time.Time, e *endpoint, t *target) *attempt {
+	if t.endpoint != e {
+		return nil // has moved: stands in line there
+	}
+	t.lined = false
+	defer q.enlist(t)
+	if t.ready.len() == 0 {
+		return nil
+	}
+	d := t.ready.pop()
+	switch {
+	case d.state != ready:
+		return nil // was canceled
+	case d.tooOld(now):
+		q.end(d, expired)
+		return nil
+	}
+	d.state = sending
+	t.sending++
+	e.sending++
+	return &attempt{delivery: d, endpoint: e, sub: t.sub, url: t.url, body: d.event}
+}
+
+// done takes an attempt that was made.
+func (q *lanes) done(now time.Time, a *attempt) {
+	d, t, e := a.delivery, a.lane.target, a.endpoint
+	t.sending--
+	e.sending--
+	switch {
+	case a.outcome == waiting && t.gone:
+		q.end(d, canceled)
+	case a.outcome == waiting:
+		if !a.ours {
+			e.failures++
+		}
+		q.failed(now, a)
+	default:
+		if a.outcome == delivered {
+			e.failures = 0
+			q.wake(e)
+		}
+		q.end(d, a.outcome)
+	}
+	q.enlist(t)
+	q.lineUp(e)
+}
+
+// failed plans the next attempt, if there is one.
+func (q *lanes) failed(now time.Time, a *attempt) {
+	d := a.delivery
+	if !d.early || !d.due.After(now) {
+		pauses, n := schedules[classOf(d.kind)], d.attempts
+		d.attempts++
+		switch {
+		case classOf(d.kind) == live:
+			d.due = now.Add(pauses[min(n, len(pauses)-1)])
+		case n == len(pauses):
+			q.end(d, expired)
+			return
+		default:
+			d.due = now.Add(jitter(pauses[n]))
+		}
+		d.early = false
+	}
+	if back := now.Add(min(a.retryAfter, maxRetryAfter)); back.After(d.due) {
+		d.due = back
+	}
+	d.patient = a.retryAfter > 0
+	if d.tooOld(now) {
+		q.end(d, expired)
+		return
+	}
+	q.rest(d)
+	q.tell(d)
+}
+
+// jitter lengthens a pause by up to a fifth, so that what failed together does
+// not come back together.
+func jitter(d time.Duration) time.Duration { return d + rand.N(d/5+1) }
+
+// wake makes everything that rests at e ready.
+func (q *lanes) wake(e *endpoint) {
+	for l := range e.resting {
+		d := l.queue[0]
+		q.unrest(d)
+		d.early = true
+		q.makeReady(d)
+	}
+}
+
+// end takes d out of its lane; the next one's turn has come.
+func (q *lanes) end(d *delivery, o outcome) {
+	l := d.lane
+	if d.state == resting {
+		q.unrest(d)
+	}
+	d.state = over
+	q.pending--
+	q.release(d)
+	if d.told || d.telling {
+		q.dirtied(d)
+	}
+	first := l.queue[0] == d
+	if first {
+		l.queue[0] = nil
+		l.queue = l.queue[1:]
+	} else {
+		l.queue = slices.DeleteFunc(l.queue, func(other *delivery) bool { return other == d })
+	}
+	q.ended(d, o)
+	switch {
+	case len(l.queue) == 0:
+		delete(l.target.lanes, l.name)
+	case first && !l.target.gone:
+		q.first(l.queue[0])
+	}
+}
+
+// release ends what d has to do with its young event.
+func (q *lanes) release(d *delivery) {
+	d.event = nil
+	if d.young != nil {
+		d.young.open--
+		d.young = nil
+		q.rise()
+	}
+}
+
+// rise lifts the floor over the events that nothing is open of.
+func (q *lanes) rise() {
+	for q.young.len() > 0 && q.young.at(0).open == 0 {
+		q.floor = q.young.pop().seq
+		q.moving = max(0, q.moving-1)
+	}
+}
+
+// tell has the outbox told of d, if d is there.
+func (q *lanes) tell(d *delivery) {
+	if d.told || d.telling {
+		q.dirtied(d)
+	}
+}
+
+func (q *lanes) dirtied(d *delivery) {
+	if !d.dirty {
+		d.dirty = true
+		q.dirty.push(d)
+	}
+}
+
+// tick does what is due at now.
+func (q *lanes) tick(now time.Time) {
+	for len(q.resting) > 0 && !q.resting[0].queue[0].until().After(now) {
+		d := q.resting[0].queue[0]
+		if d.tooOld(now) {
+			q.end(d, expired)
+			continue
+		}
+		q.unrest(d)
+		d.early = false
+		q.makeReady(d)
+	}
+	for q.moving < q.young.len() && now.Sub(q.young.at(q.moving).read) >= moment {
+		for _, d := range q.young.at(q.moving).owed {
+			if d.state != over {
+				q.dirtied(d)
+			}
+		}
+		q.young.at(q.moving).owed = nil
+		q.moving++
+	}
+}
+
+// wakeAt is when tick, or letters, has something to do next that it had not at
+// now.
+func (q *lanes) wakeAt(now time.Time) (at time.Time, ok bool) {
+	earlier := func(t time.Time) {
+		if !ok || t.Before(at) {
+			at, ok = t, true
+		}
+	}
+	if len(q.resting) > 0 {
+		earlier(q.resting[0].queue[0].until())
+	}
+	if q.moving < q.young.len() {
+		earlier(q.young.at(q.moving).read.Add(moment))
+	}
+	if q.floor > q.cursor && q.cursorDue.After(now) {
+		earlier(q.cursorDue)
+	}
+	return at, ok
+}
+
+// A letter is what the outbox must be told: of a delivery, or that the floor
+// has risen.
+type letter struct {
+	delivery *delivery // nil: of the floor
+	gone     bool      // the delivery is over
+	floor    uint64
+}
+
+// letters returns what the outbox must be told now.
+func (q *lanes) letters(now time.Time) (letters []letter) {
+	for len(letters) < waveSize && q.dirty.len() > 0 {
+		d := q.dirty.pop()
+		d.dirty = false
+		if d.state == over && !d.told {
+			continue // it never heard of it
+		}
+		d.telling = true
+		letters = append(letters, letter{delivery: d, gone: d.state == over})
+	}
+	if q.floor > q.cursor && !now.Before(q.cursorDue) {
+		q.cursorDue = now.Add(cursorPause)
+		letters = append(letters, letter{floor: q.floor})
+	}
+	return letters
+}
+
+// posted takes a letter that was sent; one that failed is sent again.
+func (q *lanes) posted(l letter, err error) {
+	d := l.delivery
+	if d == nil {
+		if err == nil {
+			q.cursor = max(q.cursor, l.floor)
+		}
+		return
+	}
+	d.telling = false
+	if err != nil {
+		d.told = true // it may have: the answer may be what was lost
+		q.dirtied(d)
+		return
+	}
+	d.told = !l.gone
+	if !l.gone {
+		q.release(d)
+	}
+}
+
+// restingLanes is a heap: the first is the one whose rest ends first.
+type restingLanes []*lane
+
+func (h restingLanes) Len() int           { return len(h) }
+func (h restingLanes) Less(i, j int) bool { return h[i].queue[0].until().Before(h[j].queue[0].until()) }
+func (h restingLanes) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].place, h[j].place = i, j
+}
+
+func (h *restingLanes) Push(x any) {
+	l := x.(*lane)
+	l.place = len(*h)
+	*h = append(*h, l)
+}
+
+func (h *restingLanes) Pop() any {
+	old := *h
+	l := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	l.place = -1
+	return l
+}
+
+// fifo is a queue. The zero value is empty.
+type fifo[T any] struct {
+	items []T
+	head  int
+}
+
+func (f *fifo[T]) len() int   { return len(f.items) - f.head }
+func (f *fifo[T]) at(i int) T { return f.items[f.head+i] }
+func (f *fifo[T]) push(x T)   { f.items = append(f.items, x) }
+
+// pop takes the first; there must be one.
+func (f *fifo[T]) pop() T {
+	var zero T
+	x := f.items[f.head]
+	f.items[f.head] = zero
+	f.head++
+	if f.head > 32 && f.head*2 >= len(f.items) {
+		n := copy(f.items, f.items[f.head:])
+		clear(f.items[n:])
+		f.items, f.head = f.items[:n], 0
+	} else if f.head == len(f.items) {
+		f.items, f.head = f.items[:0], 0
+	}
+	return x
+}

@@ -1,0 +1,312 @@
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// openEvents opens the event log: every event ever said, until MaxAge.
+// Limits retention, not a work queue: an event stays readable after everyone
+// has been told, which is what replay and the page read. Each event has a
+// subject of its own, so a second word of it is refused however late it comes.
+func openEvents(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
+	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name:        "EVENTS",
+		Subjects:    []string{"event.>"}, // event.<extension>.<call>.<event id>
+		Storage:     jetstream.FileStorage,
+		MaxAge:      c.keepEvents(),
+		Replicas:    c.Replicas,
+		AllowDirect: true, // bodies of waiting deliveries are read one by one
+	})
+}
+
+// eventSubject is where an event is said.
+func eventSubject(e *dialog.Event) string {
+	return "event." + base32Name(e.Extension.User) + "." + token(e.Call) + "." + token(e.ID)
+}
+
+// token is s if it can stand in a subject, else its base32 name.
+func token(s string) string {
+	if s == "" || strings.ContainsFunc(s, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	}) {
+		return base32Name(s)
+	}
+	return s
+}
+
+// maxUnsaid is how many events wait in memory while the store is slow or gone.
+const maxUnsaid = 10_000
+
+// A mouth holds the events that are not in the log yet, and says them.
+type mouth struct {
+	some chan struct{} // has room for one: there is something to say
+
+	mu      sync.Mutex
+	unsaid  []*dialog.Event
+	wave    []*dialog.Event // being written: one event of a call at most, so one that fails is never overtaken
+	calls   map[string]bool // whose event is in the wave; empty between fills
+	failing error           // the last wave's, until one succeeds
+	dropped uint64
+}
+
+// Say puts events on the way to the log, in their order. It never blocks: when
+// 10,000 wait already, the oldest live one is dropped, or the oldest if all are
+// records, and counted. It may be called from one goroutine at a time.
+func (n *Notifier) Say(events []dialog.Event) {
+	m := &n.mouth
+	m.mu.Lock()
+	for i := range events {
+		e := events[i]
+		if len(m.unsaid)+len(m.wave) >= maxUnsaid && len(m.unsaid) > 0 {
+			m.drop()
+		}
+		m.unsaid = append(m.unsaid, &e)
+	}
+	m.mu.Unlock()
+	select {
+	case m.some <- struct{}{}:
+	default:
+	}
+}
+
+// drop makes room for one event.
+func (m *mouth) drop() {
+	oldest := max(0, slices.IndexFunc(m.unsaid, func(e *dialog.Event) bool { return classOf(e.Type) == live }))
+	m.unsaid = slices.Delete(m.unsaid, oldest, oldest+1)
+	m.dropped++
+}
+
+// fill fills the wave up, with one event of a call at most and each call's
+// oldest first.
+func (m *mouth) fill() []*dialog.Event {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer clear(m.calls)
+	for _, e := range m.wave {
+		m.calls[laneOf(e)] = true
+	}
+	rest := m.unsaid[:0]
+	for i, e := range m.unsaid {
+		if len(m.wave) >= waveSize {
+			rest = append(rest, m.unsaid[i:]...)
+			break
+		}
+		if call := laneOf(e); m.calls[call] {
+			rest = append(rest, e)
+		} else {
+			m.calls[call] = true
+			m.wave = append(m.wave, e)
+		}
+	}
+	clear(m.unsaid[len(rest):])
+	m.unsaid = rest
+	return m.wave
+}
+
+// said takes what is in the log out of the wave.
+func (m *mouth) said(errs []error) (said uint64, failed error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var again []*dialog.Event
+	for i, e := range m.wave {
+		switch err := errs[i]; {
+		case err == nil:
+			said++
+		case err == errRepeated:
+		case errors.Is(err, nats.ErrMaxPayload): // will never fit
+			m.dropped++
+		default:
+			again, failed = append(again, e), err
+		}
+	}
+	m.wave, m.failing = again, failed
+	return said, failed
+}
+
+// waiting is how many events are not in the log yet.
+func (m *mouth) waiting() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.unsaid) + len(m.wave)
+}
+
+// errorPause is the wait after a wave that failed.
+const errorPause = 250 * time.Millisecond
+
+// speak says events until ctx ends, and then what is left, for 2 s at most.
+func (n *Notifier) speak(ctx context.Context) error {
+	w, err := newWaver(n.js.Conn())
+	if err != nil {
+		return fmt.Errorf("say events: %w", err)
+	}
+	defer w.close()
+	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(2*time.Second, cancel) })()
+	for {
+		wave := n.mouth.fill()
+		if len(wave) == 0 {
+			select {
+			case <-n.mouth.some:
+				continue
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		said, err := n.mouth.said(w.write(last, n.messages(wave)))
+		n.stats.said.Add(said)
+		if err == nil {
+			continue
+		}
+		if last.Err() != nil {
+			n.log.Error("events are lost: the store did not take them", "events", n.mouth.waiting(), "err", err)
+			return nil
+		}
+		n.log.Warn("the store does not take events", "events", n.mouth.waiting(), "err", err)
+		pause(last, errorPause)
+	}
+}
+
+// never is the header that has a stream refuse a second message of a subject.
+var never = nats.Header{jetstream.ExpectedLastSubjSeqHeader: {"0"}}
+
+func (n *Notifier) messages(wave []*dialog.Event) []*nats.Msg {
+	msgs := make([]*nats.Msg, len(wave))
+	for i, e := range wave {
+		body, err := json.Marshal(e)
+		if err != nil {
+			panic(err) // no event has what JSON cannot say
+		}
+		msgs[i] = &nats.Msg{Subject: eventSubject(e), Header: never, Data: body}
+	}
+	return msgs
+}
+
+// pause sleeps until d has passed or ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// A Query says which events to read from the log. The zero value means all.
+type Query struct {
+	Since     time.Time // said then or later
+	After     string    // said after the event with this id; goes before Since
+	Extension string    // as in a Subscription
+	Call      string
+	Type      string // as in a Subscription
+	Limit     int    // 0: 100; 1000 at most
+}
+
+// ErrNoEvent says that Query.After names no event of the log.
+var ErrNoEvent = errors.New("no such event in the log")
+
+// Events reads the log, oldest first. More says that there are more: ask again
+// with After the last one's id.
+func (n *Notifier) Events(ctx context.Context, q Query) (events []dialog.Event, more bool, err error) {
+	limit := q.Limit
+	if limit <= 0 {
+		limit = 100
+	}
+	limit = min(limit, 1000)
+	c := jetstream.OrderedConsumerConfig{FilterSubjects: []string{q.subject()}, DeliverPolicy: jetstream.DeliverAllPolicy}
+	switch {
+	case q.After != "":
+		m, err := n.events.GetLastMsgForSubject(ctx, "event.*.*."+token(q.After))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil, false, ErrNoEvent
+		}
+		if err != nil {
+			return nil, false, fmt.Errorf("event %s: %w", q.After, err)
+		}
+		c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, m.Sequence+1
+	case !q.Since.IsZero():
+		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &q.Since
+	}
+	consumer, err := n.events.OrderedConsumer(ctx, c)
+	if err != nil {
+		return nil, false, fmt.Errorf("read EVENTS: %w", err)
+	}
+	for left := consumer.CachedInfo().NumPending; left > 0; {
+		batch, err := consumer.FetchNoWait(int(min(left, 256)))
+		if err != nil {
+			return nil, false, fmt.Errorf("read EVENTS: %w", err)
+		}
+		got := 0
+		for m := range batch.Messages() {
+			got++
+			var e dialog.Event
+			if err := json.Unmarshal(m.Data(), &e); err != nil {
+				return nil, false, fmt.Errorf("read EVENTS: %w", err)
+			}
+			if !q.matches(&e) {
+				continue
+			}
+			if len(events) == limit {
+				return events, true, nil
+			}
+			events = append(events, e)
+		}
+		if err := errors.Join(batch.Error(), ctx.Err()); err != nil {
+			return nil, false, fmt.Errorf("read EVENTS: %w", err)
+		}
+		if got == 0 {
+			break // deleted by age meanwhile
+		}
+		left -= uint64(got)
+	}
+	return events, false, nil
+}
+
+// subject is the narrowest filter that has all that q asks for.
+func (q Query) subject() string {
+	extension, call := "*", "*"
+	if q.Extension != "" {
+		user, _, _ := strings.Cut(q.Extension, "@")
+		extension = base32Name(user)
+	}
+	if q.Call != "" {
+		call = token(q.Call)
+	}
+	return "event." + extension + "." + call + ".*"
+}
+
+func (q Query) matches(e *dialog.Event) bool {
+	return (q.Type == "" || typeBit(e)&typeBits[q.Type] != 0) &&
+		(!strings.Contains(q.Extension, "@") || q.Extension == e.Extension.String())
+}
+
+// errGone says that an event is no longer in the log.
+var errGone = errors.New("the event is no longer in the log")
+
+// event reads one event by its place in the log.
+func (n *Notifier) event(ctx context.Context, seq uint64) (*dialog.Event, error) {
+	m, err := n.events.GetMsg(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, errGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read EVENTS %d: %w", seq, err)
+	}
+	e := new(dialog.Event)
+	if err := json.Unmarshal(m.Data, e); err != nil {
+		return nil, fmt.Errorf("read EVENTS %d: %w", seq, err)
+	}
+	return e, nil
+}

@@ -1,0 +1,253 @@
+// Package notify tells subscribers what happened, at least once and in order.
+//
+// A [Notifier] is given events by Say, writes them to the event log, a
+// JetStream stream, and delivers each to every subscription that wants it: one
+// HTTP request per attempt, attempts until one succeeds or the event's class
+// says that it is no longer worth it.
+//
+// # Order
+//
+// The events of one call reach one subscription in the order they were said:
+// each waits until the one before it was delivered, has expired or was refused.
+// Different calls, and different subscriptions, never wait for each other.
+//
+// # At least once
+//
+// An event is said once it is in the log. From then on it is delivered at
+// least once or visibly expires, whatever is killed when. A repetition has the
+// same webhook-id header. After a kill, what was delivered in the last tenth of
+// a second may be delivered again.
+//
+// # What a crash loses
+//
+// Kill -9 loses the events that Say has taken and the log has not: about a
+// millisecond's. A power cut also loses what the store had not synced.
+//
+// # Memory
+//
+// At most 10,000 events wait for the log; beyond, the oldest live ones are
+// dropped and counted. An event that cannot be delivered within a second is
+// written to the outbox and leaves memory but for some 300 bytes per delivery.
+// With a million deliveries waiting, the log is not read on until some are
+// settled.
+//
+// # Nodes
+//
+// Nodes that share a store share subscriptions and the log. One of them runs
+// deliveries: Run on two would deliver everything twice.
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// Config says how events are kept and where they may be sent.
+type Config struct {
+	KeepEvents       time.Duration // 0: 30 days
+	Replicas         int           // of every stream; 0 is 1
+	MaxSubscriptions int           // per extension; 0: 100
+
+	// Where callbacks may go: Deny goes first, then Own, then Allow, then the
+	// defaults (see [guard]).
+	Allow, Deny []netip.Prefix
+	Own         []netip.AddrPort // bellhop's own TCP listeners
+
+	Version string       // User-Agent is bellhop/<version>
+	Log     *slog.Logger // nil: slog.Default()
+
+	// Transport makes the HTTP requests instead of the network, and without
+	// the guard: for tests. nil: the network.
+	Transport http.RoundTripper
+}
+
+func (c Config) keepEvents() time.Duration {
+	if c.KeepEvents == 0 {
+		return 30 * 24 * time.Hour
+	}
+	return c.KeepEvents
+}
+
+func (c Config) maxSubscriptions() int {
+	if c.MaxSubscriptions == 0 {
+		return 100
+	}
+	return c.MaxSubscriptions
+}
+
+func (c Config) log() *slog.Logger {
+	if c.Log == nil {
+		return slog.Default()
+	}
+	return c.Log
+}
+
+// A Notifier says events and delivers them. Its methods may be called from any
+// goroutine, unless they say otherwise.
+type Notifier struct {
+	config Config
+	log    *slog.Logger
+	js     jetstream.JetStream
+	events jetstream.Stream
+	outbox jetstream.Stream
+
+	registry registry
+	numbers  numbers
+	mouth    mouth
+	sender   *sender
+	stats    counters
+}
+
+// Open opens the streams and buckets, creating what is missing, and reads the
+// subscriptions. The Notifier holds nothing that must be closed.
+func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, error) {
+	c.Replicas = max(1, c.Replicas)
+	n := &Notifier{config: c, log: c.log(), js: js}
+	n.registry.changes = make(chan struct{}, 1)
+	n.registry.subs = make(map[string]Subscription)
+	n.registry.gone = make(map[string]uint64)
+	n.numbers.known = make(map[string]uint64)
+	n.mouth.some = make(chan struct{}, 1)
+	n.mouth.calls = make(map[string]bool)
+	n.sender = newSender(c)
+
+	var err error
+	if n.events, err = openEvents(ctx, js, c); err != nil {
+		return nil, fmt.Errorf("event log EVENTS: %w", err)
+	}
+	if n.outbox, err = openOutbox(ctx, js, c); err != nil {
+		return nil, fmt.Errorf("outbox OUTBOX: %w", err)
+	}
+	if n.registry.kv, err = openSubscriptions(ctx, js, c); err != nil {
+		return nil, fmt.Errorf("bucket SUBSCRIPTIONS: %w", err)
+	}
+	if n.numbers.kv, err = openExtensions(ctx, js, c); err != nil {
+		return nil, fmt.Errorf("bucket EXTENSIONS: %w", err)
+	}
+	if err := n.registry.load(ctx); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// Run says and delivers events until ctx ends. Then it gives the events not
+// said yet two seconds and the attempts under way five. A part that fails is
+// logged and begun anew.
+func (n *Notifier) Run(ctx context.Context) error {
+	defer n.sender.close()
+	parts := []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"say", n.speak},
+		{"subscriptions", func(ctx context.Context) error { return n.registry.watch(ctx, true) }},
+		{"deliver", n.deliver},
+	}
+	ended := make(chan struct{})
+	for _, p := range parts {
+		go func() {
+			for {
+				err := p.run(ctx)
+				if ctx.Err() != nil {
+					break
+				}
+				n.log.Error("notify begins anew", "part", p.name, "err", err)
+				pause(ctx, time.Second)
+			}
+			ended <- struct{}{}
+		}()
+	}
+	for range parts {
+		<-ended
+	}
+	return nil
+}
+
+// Stats are counts since Open, but for Unsaid and Pending, which are so now.
+type Stats struct {
+	Said    uint64 // events written to the log
+	Dropped uint64 // events that found no room while the store was slow or gone
+	Unsaid  int    // events that wait for the log
+
+	Delivered uint64 // deliveries, by how they ended
+	Expired   uint64
+	Refused   uint64
+	Canceled  uint64
+	Failed    uint64 // attempts that were not the end of it
+	Pending   int    // deliveries that have not ended
+}
+
+// counters are what Stats reads.
+type counters struct {
+	said, failed atomic.Uint64
+	ended        [outcomes]atomic.Uint64
+	pending      atomic.Int64
+}
+
+// Stats returns the counts.
+func (n *Notifier) Stats() Stats {
+	n.mouth.mu.Lock()
+	dropped := n.mouth.dropped
+	n.mouth.mu.Unlock()
+	return Stats{
+		Said:      n.stats.said.Load(),
+		Dropped:   dropped,
+		Unsaid:    n.mouth.waiting(),
+		Delivered: n.stats.ended[delivered].Load(),
+		Expired:   n.stats.ended[expired].Load(),
+		Refused:   n.stats.ended[refused].Load(),
+		Canceled:  n.stats.ended[canceled].Load(),
+		Failed:    n.stats.failed.Load(),
+		Pending:   int(n.stats.pending.Load()),
+	}
+}
+
+// Health says why events cannot be said or delivered as they should, or nil.
+func (n *Notifier) Health() error {
+	n.mouth.mu.Lock()
+	defer n.mouth.mu.Unlock()
+	switch waiting := len(n.mouth.unsaid) + len(n.mouth.wave); {
+	case n.mouth.failing != nil:
+		return fmt.Errorf("the store takes no events, %d wait: %w", waiting, n.mouth.failing)
+	case waiting > maxUnsaid/2:
+		return fmt.Errorf("the store is slow: %d events wait", waiting)
+	case !n.js.Conn().IsConnected():
+		return errors.New("the store is not connected")
+	}
+	return nil
+}
+
+// class says how long an event is worth delivering.
+type class int
+
+const (
+	live   class = iota // seconds
+	record              // days
+)
+
+func classOf(t dialog.Type) class {
+	switch t {
+	case dialog.Ringing, dialog.DialIn, dialog.DialOut, dialog.Answer, dialog.Hold, dialog.Resume:
+		return live
+	}
+	return record
+}
+
+// laneOf names what an event is in order with: its call, or its extension if
+// it is of no call.
+func laneOf(e *dialog.Event) string {
+	if e.Call == "" {
+		return e.Extension.User
+	}
+	return e.Call
+}

@@ -1,0 +1,151 @@
+package notify
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats-server/v2/server/ats"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"bellhop/dialog"
+)
+
+func TestMain(m *testing.M) {
+	ats.Register() // before any bubble: the server's clock would be of the first
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
+
+// openStore starts a server in this process and connects to it.
+func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
+	t.Helper()
+	s, err := server.NewServer(&server.Options{
+		ServerName: "bellhop", DontListen: true, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true,
+		SyncInterval: 100 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the store does not start")
+	}
+	nc, err := nats.Connect("", nats.InProcessServer(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js, func() {
+		nc.Close()
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+}
+
+// start runs a notifier until the returned func is called or the test ends.
+func start(t testing.TB, js jetstream.JetStream, c Config) (*Notifier, func()) {
+	t.Helper()
+	n, err := Open(t.Context(), js, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		n.Run(ctx)
+		close(ended)
+	}()
+	stop := sync.OnceFunc(func() { cancel(); <-ended })
+	t.Cleanup(stop)
+	return n, stop
+}
+
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+
+// A receiver is an HTTP server that remembers what it was sent.
+type receiver struct {
+	*httptest.Server
+	got    chan request
+	answer func(request) int // nil: 200
+}
+
+type request struct {
+	id   string // webhook-id
+	form url.Values
+	body string
+	*http.Request
+}
+
+func newReceiver(t testing.TB, answer func(request) int) *receiver {
+	r := &receiver{got: make(chan request, 100_000), answer: answer}
+	r.Server = httptest.NewServer(r)
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, _ := io.ReadAll(req.Body)
+	q := request{id: req.Header.Get("Webhook-Id"), body: string(body), Request: req}
+	q.form, _ = url.ParseQuery(string(body))
+	status := 200
+	if r.answer != nil {
+		status = r.answer(q)
+	}
+	w.WriteHeader(status)
+	r.got <- q
+}
+
+func subscribe(t testing.TB, n *Notifier, s Subscription) Subscription {
+	t.Helper()
+	s, err := n.Subscribe(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// callOf makes the events of one answered call of extension 101.
+func callOf(i int) []dialog.Event {
+	id := func(k int) string { return fmt.Sprintf("%031x%d", i, k) }
+	at := time.Now()
+	e := dialog.Event{Call: id(0), Party: id(1), Extension: dialog.Extension{User: "101", Domain: "pbx.example"},
+		Flow: dialog.Out, CallerNum: "101", CalledNumber: "102", At: at}
+	var all []dialog.Event
+	for k, t := range []dialog.Type{dialog.DialOut, dialog.Answer, dialog.Hangup} {
+		e.ID, e.Seq, e.Type = id(k+2), k+1, t
+		e.Status = []dialog.Status{dialog.Calling, dialog.Answered, dialog.Answered}[k]
+		all = append(all, e)
+	}
+	return all
+}
+
+func TestDelivered(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, stop := start(t, js, Config{Allow: loopback})
+	defer stop()
+	r := newReceiver(t, nil)
+	s := NewSubscription()
+	s.Extension, s.Types, s.URL, s.Dialect = "101", []string{"dial-out", "answer", "hangup"}, r.URL, Telphin
+	s = subscribe(t, n, s)
+	n.Say(callOf(1))
+	for _, want := range callOf(1) {
+		got := <-r.got
+		if got.form.Get("EventType") != string(want.Type) || got.id != want.ID+"-"+s.ID {
+			t.Fatalf("got %v, want %s", got.body, want.Type)
+		}
+	}
+}

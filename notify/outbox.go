@@ -1,0 +1,135 @@
+package notify
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// openOutbox opens what must be remembered of deliveries that last longer than
+// a moment: for each its last word under a subject of its own, and how far the
+// log has been worked off. A delivery that is over leaves an empty message that
+// goes by itself.
+func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
+	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name:              "OUTBOX",
+		Subjects:          []string{"delivery.>"}, // delivery.<subscription>.<place in the log>, delivery.cursor
+		Storage:           jetstream.FileStorage,
+		MaxMsgsPerSubject: 1,
+		AllowMsgTTL:       true,
+		Replicas:          c.Replicas,
+	})
+}
+
+const cursorSubject = "delivery.cursor"
+
+// gone is the header of the empty message.
+var gone = nats.Header{jetstream.MsgTTLHeader: {"10s"}}
+
+// remembered is what the outbox has of one delivery: what its lane and schedule
+// need. The event itself stays in the log.
+type remembered struct {
+	Lane     string      `json:"lane"`
+	Type     dialog.Type `json:"type"`
+	At       time.Time   `json:"at"`
+	Attempts int         `json:"attempts,omitempty"`
+	Due      time.Time   `json:"due,omitzero"`
+}
+
+// message writes a letter to the outbox.
+func (l letter) message() *nats.Msg {
+	d := l.delivery
+	if d == nil {
+		return &nats.Msg{Subject: cursorSubject, Data: strconv.AppendUint(nil, l.floor, 10)}
+	}
+	m := &nats.Msg{Subject: "delivery." + d.lane.target.sub.ID + "." + strconv.FormatUint(d.seq, 10)}
+	if l.gone {
+		m.Header = gone
+		return m
+	}
+	m.Data, _ = json.Marshal(remembered{ // of times of this century
+		Lane: d.lane.name, Type: d.kind, At: d.at, Attempts: d.attempts, Due: d.due,
+	})
+	return m
+}
+
+// recall reads the outbox into q.
+func (n *Notifier) recall(ctx context.Context, q *lanes) error {
+	type waiting struct {
+		subscription string
+		lane         string
+		delivery     *delivery
+	}
+	var all []waiting
+	var cursor uint64
+	err := readAll(ctx, n.outbox, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) (err error) {
+		if m.Subject() == cursorSubject {
+			cursor, err = strconv.ParseUint(string(m.Data()), 10, 64)
+			return err
+		}
+		if len(m.Data()) == 0 {
+			return nil
+		}
+		subscription, seq, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "delivery."), ".")
+		var r remembered
+		if err := json.Unmarshal(m.Data(), &r); err != nil {
+			return err
+		}
+		d := &delivery{kind: r.Type, at: r.At, attempts: r.Attempts, due: r.Due}
+		d.seq, err = strconv.ParseUint(seq, 10, 64)
+		all = append(all, waiting{subscription, r.Lane, d})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read OUTBOX: %w", err)
+	}
+	events, err := n.events.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("event log EVENTS: %w", err)
+	}
+	last := events.State.LastSeq // a power cut may have cost the log more than the outbox
+	slices.SortFunc(all, func(a, b waiting) int { return cmp.Compare(a.delivery.seq, b.delivery.seq) })
+	q.begin(min(cursor, last))
+	for _, w := range all {
+		q.restore(w.subscription, w.lane, w.delivery, w.delivery.seq > last)
+	}
+	return nil
+}
+
+// readAll shows f every message that a consumer would now read.
+func readAll(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) error {
+	consumer, err := s.OrderedConsumer(ctx, c)
+	if err != nil {
+		return err
+	}
+	if consumer.CachedInfo().NumPending == 0 {
+		return nil
+	}
+	msgs, err := consumer.Messages()
+	if err != nil {
+		return err
+	}
+	defer msgs.Stop()
+	for {
+		m, err := msgs.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return err
+		}
+		if err := f(m); err != nil {
+			return fmt.Errorf("%s: %w", m.Subject(), err)
+		}
+		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {
+			return err
+		}
+	}
+}

@@ -1,0 +1,385 @@
+package notify
+
+import (
+	"cmp"
+	"context"
+	"encoding/base32"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+var (
+	ErrNotFound = errors.New("no such subscription")
+	ErrConflict = errors.New("the subscription was changed by someone else")
+	ErrLimit    = errors.New("the extension has as many subscriptions as it may have")
+)
+
+// openSubscriptions opens the bucket of subscriptions: id to JSON.
+func openSubscriptions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
+	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket:   "SUBSCRIPTIONS",
+		History:  1,
+		Storage:  jetstream.FileStorage,
+		Replicas: c.Replicas,
+	})
+}
+
+// openExtensions opens the bucket that numbers extensions: the revision at
+// which a name was created is its number. Nothing in it is ever rewritten or
+// deleted.
+func openExtensions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
+	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket:   "EXTENSIONS",
+		History:  1,
+		Storage:  jetstream.FileStorage,
+		Replicas: c.Replicas,
+	})
+}
+
+// A registry is the subscriptions as this node knows them: all of them, in
+// memory, kept up by a watch of the bucket and by its own writes.
+type registry struct {
+	kv      jetstream.KeyValue
+	changes chan struct{} // has room for one: changed is not empty
+
+	mu      sync.RWMutex
+	subs    map[string]Subscription // as stored, with the values of headers
+	gone    map[string]uint64       // revision at which an id was deleted: what a slow watch says of it is old
+	changed []string                // ids that the delivery loop has not looked at yet
+}
+
+// load reads every subscription.
+func (r *registry) load(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	return r.watch(ctx, false)
+}
+
+// watch applies what the bucket holds and, if it is to go on, every change
+// until ctx ends.
+func (r *registry) watch(ctx context.Context, goOn bool) error {
+	w, err := r.kv.WatchAll(ctx)
+	if err != nil {
+		return fmt.Errorf("watch subscriptions: %w", err)
+	}
+	defer w.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e, open := <-w.Updates():
+			switch {
+			case !open:
+				return errors.New("watch subscriptions: closed")
+			case e == nil && !goOn: // all there was
+				return nil
+			case e == nil:
+			case e.Operation() == jetstream.KeyValuePut:
+				var s Subscription
+				if err := json.Unmarshal(e.Value(), &s); err != nil {
+					return fmt.Errorf("subscription %s: %w", e.Key(), err)
+				}
+				s.Revision = e.Revision()
+				r.put(s)
+			default:
+				r.remove(e.Key(), e.Revision())
+			}
+		}
+	}
+}
+
+// put applies one subscription, unless something newer is known.
+func (r *registry) put(s Subscription) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.subs[s.ID].Revision >= s.Revision || r.gone[s.ID] >= s.Revision {
+		return
+	}
+	r.subs[s.ID] = s
+	r.change(s.ID)
+}
+
+// remove applies a deletion, unless something newer is known.
+func (r *registry) remove(id string, revision uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.subs[id].Revision > revision {
+		return
+	}
+	if _, ok := r.subs[id]; ok {
+		delete(r.subs, id)
+		r.gone[id] = max(r.gone[id], revision)
+		r.change(id)
+		return
+	}
+	delete(r.gone, id) // the watch has seen it too: nothing older follows
+}
+
+func (r *registry) change(id string) {
+	r.changed = append(r.changed, id) // before the word of it
+	select {
+	case r.changes <- struct{}{}:
+	default:
+	}
+}
+
+// changeAll marks every subscription as changed.
+func (r *registry) changeAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id := range r.subs {
+		r.change(id)
+	}
+}
+
+// take returns the subscriptions that changed since the last call; one that is
+// gone has only its ID.
+func (r *registry) take() []Subscription {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var subs []Subscription
+	for _, id := range r.changed {
+		s := r.subs[id]
+		s.ID = id
+		subs = append(subs, s)
+	}
+	r.changed = nil
+	return subs
+}
+
+func (r *registry) get(id string) (Subscription, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	s, ok := r.subs[id]
+	if !ok {
+		return s, ErrNotFound
+	}
+	return s.clone(), nil
+}
+
+func (r *registry) count(extension string) (n int) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, s := range r.subs {
+		if s.Extension == extension && extension != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// save writes s over the revision it came from; revision 0 creates it.
+func (r *registry) save(ctx context.Context, s Subscription) (Subscription, error) {
+	s.Modified = time.Now().UTC().Truncate(time.Microsecond)
+	switch {
+	case s.Active:
+		s.State, s.Why = StateActive, ""
+	case s.State != StateDisabled:
+		s.State, s.Why = StateDisabled, "switched off"
+	} // else it is off already, and why is known
+	b, err := json.Marshal(s)
+	if err != nil {
+		return s, fmt.Errorf("subscription %s: %w", s.ID, err)
+	}
+	old := s.Revision
+	s.Revision, err = r.kv.Update(ctx, s.ID, b, old)
+	if wrongRevision(err) {
+		return s, ErrConflict
+	}
+	if err != nil {
+		return s, fmt.Errorf("subscription %s: %w", s.ID, err)
+	}
+	r.put(s)
+	return s, nil
+}
+
+func wrongRevision(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+}
+
+// Subscriptions returns all subscriptions, oldest first, without the values of
+// their headers.
+func (n *Notifier) Subscriptions() []Subscription {
+	n.registry.mu.RLock()
+	defer n.registry.mu.RUnlock()
+	all := make([]Subscription, 0, len(n.registry.subs))
+	for _, s := range n.registry.subs {
+		all = append(all, s.redacted())
+	}
+	slices.SortFunc(all, func(a, b Subscription) int {
+		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
+	})
+	return all
+}
+
+// Subscription returns one, without the values of its headers, or ErrNotFound.
+func (n *Notifier) Subscription(id string) (Subscription, error) {
+	s, err := n.registry.get(id)
+	return s.redacted(), err
+}
+
+// Subscribe stores a new subscription and returns it as stored. Its ID, times,
+// state and revision are given here. The error is an *Invalid, or ErrLimit, or
+// of the store. The next event is sent to it.
+func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription, error) {
+	s = s.clone()
+	if err := s.Validate(); err != nil {
+		return s, err
+	}
+	if n.registry.count(s.Extension) >= n.config.maxSubscriptions() {
+		return s, ErrLimit
+	}
+	s.ID, s.Revision, s.State, s.Why = newID(), 0, "", ""
+	s.Created = time.Now().UTC().Truncate(time.Microsecond)
+	s, err := n.registry.save(ctx, s)
+	return s.redacted(), err
+}
+
+// Edit changes a subscription. The function is shown it with the values of its
+// headers and changes what it likes but ID, times, state and revision; an
+// error of its own ends the edit and is returned. If revision is not 0, the
+// subscription must have it: ErrConflict.
+func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit func(*Subscription) error) (Subscription, error) {
+	for {
+		old, err := n.registry.get(id)
+		if err != nil {
+			return Subscription{}, err
+		}
+		if revision != 0 && revision != old.Revision {
+			return old.redacted(), ErrConflict
+		}
+		s := old.clone()
+		if err := edit(&s); err != nil {
+			return old.redacted(), err
+		}
+		if err := s.Validate(); err != nil {
+			return old.redacted(), err
+		}
+		if s.Extension != old.Extension && n.registry.count(s.Extension) >= n.config.maxSubscriptions() {
+			return old.redacted(), ErrLimit
+		}
+		s.ID, s.Created, s.Revision, s.State, s.Why = id, old.Created, old.Revision, old.State, old.Why
+		s, err = n.registry.save(ctx, s)
+		if err == ErrConflict && revision == 0 {
+			if err := n.registry.refresh(ctx, id); err != nil {
+				return Subscription{}, err
+			}
+			continue // another node was faster
+		}
+		return s.redacted(), err
+	}
+}
+
+// refresh reads one subscription from the store.
+func (r *registry) refresh(ctx context.Context, id string) error {
+	e, err := r.kv.Get(ctx, id)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("subscription %s: %w", id, err)
+	}
+	var s Subscription
+	if err := json.Unmarshal(e.Value(), &s); err != nil {
+		return fmt.Errorf("subscription %s: %w", id, err)
+	}
+	s.Revision = e.Revision()
+	r.put(s)
+	return nil
+}
+
+// disable switches a subscription off because its receiver said so, unless it
+// has got another URL meanwhile.
+func (n *Notifier) disable(ctx context.Context, id, url, why string) error {
+	for {
+		s, err := n.registry.get(id)
+		if err != nil || s.URL != url || !s.Active {
+			return nil // gone or changed: that word was not for it
+		}
+		s.Active, s.State, s.Why = false, StateDisabled, why
+		if _, err = n.registry.save(ctx, s); err != ErrConflict {
+			return err
+		}
+		if err := n.registry.refresh(ctx, id); err != nil {
+			return err
+		}
+	}
+}
+
+// Unsubscribe deletes a subscription; what it waits for is canceled. If
+// revision is not 0, the subscription must have it: ErrConflict.
+func (n *Notifier) Unsubscribe(ctx context.Context, id string, revision uint64) error {
+	s, err := n.registry.get(id)
+	if err != nil {
+		return err
+	}
+	if revision != 0 && revision != s.Revision {
+		return ErrConflict
+	}
+	var opts []jetstream.KVDeleteOpt
+	if revision != 0 {
+		opts = append(opts, jetstream.LastRevision(revision))
+	}
+	err = n.registry.kv.Delete(ctx, id, opts...)
+	if wrongRevision(err) {
+		return ErrConflict
+	}
+	if err != nil {
+		return fmt.Errorf("subscription %s: %w", id, err)
+	}
+	n.registry.remove(id, s.Revision)
+	return nil
+}
+
+// numbers gives extensions their numbers.
+type numbers struct {
+	kv jetstream.KeyValue
+
+	mu    sync.RWMutex
+	known map[string]uint64 // by user
+}
+
+// of returns the number of an extension, allotted when it is first asked for
+// and never changed. Two domains of one user share a number: one bellhop
+// stands before one PBX.
+func (x *numbers) of(ctx context.Context, user string) (uint64, error) {
+	x.mu.RLock()
+	id, ok := x.known[user]
+	x.mu.RUnlock()
+	if ok {
+		return id, nil
+	}
+	key := base32Name(user)
+	id, err := x.kv.Create(ctx, key, []byte(user))
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		var e jetstream.KeyValueEntry
+		if e, err = x.kv.Get(ctx, key); err == nil {
+			id = e.Revision()
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("number of extension %s: %w", user, err)
+	}
+	x.mu.Lock()
+	x.known[user] = id
+	x.mu.Unlock()
+	return id, nil
+}
+
+var base32Names = base32.StdEncoding.WithPadding(base32.NoPadding)
+
+// base32Name writes any name as a token of a subject or key.
+func base32Name(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return base32Names.EncodeToString([]byte(s))
+}

@@ -1,0 +1,161 @@
+package notify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	maxSenders = 512     // attempts under way at once
+	maxAnswer  = 4 << 10 // bytes of an answer that are read
+)
+
+// timeouts are how long an attempt of each class may take.
+var timeouts = [...]time.Duration{live: 5 * time.Second, record: 15 * time.Second}
+
+// A sender makes attempts.
+type sender struct {
+	transport http.RoundTripper
+	agent     string
+}
+
+func newSender(c Config) *sender {
+	return &sender{transport: newTransport(c), agent: strings.TrimSuffix("bellhop/"+c.Version, "/")}
+}
+
+func (s *sender) close() {
+	if t, ok := s.transport.(*http.Transport); ok {
+		t.CloseIdleConnections()
+	}
+}
+
+// attempt makes one attempt and notes in it what came of it.
+func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
+	timeout := time.Duration(a.sub.Timeout)
+	if timeout == 0 {
+		timeout = timeouts[classOf(a.kind)]
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := n.request(ctx, a)
+	switch {
+	case err == errGone:
+		a.outcome, a.detail = expired, err.Error()
+		return
+	case err != nil:
+		a.ours, a.detail = true, err.Error()
+		return
+	}
+	res, err := s.transport.RoundTrip(req)
+	if err != nil {
+		a.detail = err.Error()
+		if errors.Is(err, context.DeadlineExceeded) {
+			a.detail = "no answer within " + timeout.String()
+		}
+		return
+	}
+	io.CopyN(io.Discard, res.Body, maxAnswer) // so that the connection can be kept
+	res.Body.Close()
+	a.outcome = judge(res.StatusCode)
+	a.detail = res.Status
+	if res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusServiceUnavailable {
+		a.retryAfter = retryAfter(res.Header.Get("Retry-After"), time.Now())
+	}
+}
+
+// judge says what an answer means for a delivery. A redirect is not followed,
+// and a receiver's deploy answers 404 for a minute: both are failures.
+func judge(status int) outcome {
+	switch {
+	case status/100 == 2:
+		return delivered
+	case status == http.StatusGone:
+		return refused
+	}
+	return waiting
+}
+
+// retryAfter reads the header field (RFC 9110 §10.2.3): seconds or a date. What
+// it cannot read is no wait.
+func retryAfter(s string, now time.Time) time.Duration {
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		return time.Duration(n) * time.Second
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return max(0, t.Sub(now))
+	}
+	return 0
+}
+
+// request makes the HTTP request of an attempt. The error is errGone, or of
+// the store.
+func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, error) {
+	e := a.body
+	if e == nil {
+		var err error
+		if e, err = n.event(ctx, a.seq); err != nil {
+			return nil, err
+		}
+	}
+	v := newView(e, a.sub)
+	if err := n.number(ctx, &v); err != nil {
+		return nil, err
+	}
+	payload := v.append(make([]byte, 0, 1024))
+
+	u := *a.url
+	req := &http.Request{
+		Method: a.sub.Method, URL: &u, Host: u.Host,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: make(http.Header, 5+len(a.sub.Headers)),
+	}
+	req.Header["User-Agent"] = []string{n.sender.agent}
+	req.Header["Webhook-Id"] = []string{e.ID + "-" + a.sub.ID}
+	if v.get() {
+		u.RawQuery = joinQuery(u.RawQuery, payload)
+	} else {
+		req.Header["Content-Type"] = []string{v.contentType()}
+		req.ContentLength = int64(len(payload))
+		req.Body = io.NopCloser(bytes.NewReader(payload))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(payload)), nil }
+		req.Header["Idempotency-Key"] = nil // not sent: tells net/http that a kept connection which turns out closed is no failure
+	}
+	for name, value := range a.sub.Headers {
+		req.Header[name] = []string{value}
+	}
+	return req.WithContext(ctx), nil
+}
+
+// number has the extensions of a view numbered, for the dialects that send
+// numbers.
+func (n *Notifier) number(ctx context.Context, v *view) (err error) {
+	if v.sub.Dialect == Unified {
+		return nil
+	}
+	if v.called != nil {
+		if v.calledID, err = n.numbers.of(ctx, v.called.User); err != nil {
+			return err
+		}
+	}
+	if v.caller != nil {
+		if v.callerID, err = n.numbers.of(ctx, v.caller.User); err != nil {
+			return err
+		}
+	}
+	v.ownID, err = n.numbers.of(ctx, v.Extension.User)
+	return err
+}
+
+// joinQuery puts a form behind the URL's own query, which stays as it is.
+func joinQuery(query string, form []byte) string {
+	if query == "" || strings.HasSuffix(query, "&") {
+		return query + string(form)
+	}
+	return query + "&" + string(form)
+}

@@ -1,0 +1,332 @@
+package notify
+
+import (
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"bellhop/dialog"
+)
+
+// A Subscription says who wants which events of which extension, at which
+// URL, and how. The JSON form is what the store keeps and what the API shows:
+// fields are only ever added.
+type Subscription struct {
+	ID string `json:"id"` // 30 of [A-Za-z0-9], given by Subscribe
+
+	// One of the two. Extension is exact: 101 is the user 101 whatever its
+	// domain, 101@pbx.example that user in that domain. ExtensionRegex is an
+	// RE2 expression that must match the whole user, or the whole user@domain.
+	Extension      string `json:"extension,omitempty"`
+	ExtensionRegex string `json:"extension_regex,omitempty"`
+
+	Types   []string `json:"types"` // dialog.Type words, answer-in and answer-out; at least one
+	URL     string   `json:"url"`   // http or https
+	Method  string   `json:"method"`
+	Dialect Dialect  `json:"dialect"`
+	Active  bool     `json:"active"`
+	Note    string   `json:"note,omitempty"`
+
+	// Headers are sent with every attempt. What Notifier returns has the names
+	// only, each with an empty value.
+	Headers map[string]string `json:"headers,omitempty"`
+
+	Extended    bool     `json:"extended,omitempty"`      // telphin: what the originals did not know, too
+	FlowCase    string   `json:"flow_case,omitempty"`     // lower (default) or upper
+	StatusWords string   `json:"status_words,omitempty"`  // unified: at hangup only ANSWER and UNKNOWN
+	LiveTTL     Duration `json:"live_ttl,omitempty"`      // 0: 60 s
+	Timeout     Duration `json:"timeout,omitempty"`       // of one attempt; 0: 5 s live, 15 s record
+	MaxInFlight int      `json:"max_in_flight,omitempty"` // 0: 4
+
+	Created  time.Time `json:"created,omitzero"`
+	Modified time.Time `json:"modified,omitzero"`
+	State    State     `json:"state"`
+	Why      string    `json:"why,omitempty"` // why it is not active
+
+	Revision uint64 `json:"-"` // of the stored form; changes with every write
+}
+
+// NewSubscription returns one with the defaults: POST, json, active.
+func NewSubscription() Subscription {
+	return Subscription{Method: http.MethodPost, Dialect: JSON, Active: true}
+}
+
+// State is how a subscription stands. The text is stored: never change one,
+// only add.
+type State string
+
+const (
+	StateActive   State = "active"
+	StateDisabled State = "disabled" // by hand, or by a receiver that answered 410
+)
+
+// Dialect names the field names and quirks a family of receivers expects. The
+// text is stored: never change one, only add.
+type Dialect string
+
+const (
+	Unified Dialect = "unified" // VoipNow UnifiedAPI
+	Telphin Dialect = "telphin"
+	JSON    Dialect = "json" // Standard Webhooks envelope
+)
+
+// Duration is a time.Duration written as text, such as 1m30s.
+type Duration time.Duration
+
+func (d Duration) String() string               { return time.Duration(d).String() }
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}
+
+// Invalid says what is wrong with which field of a Subscription. Field is its
+// JSON name.
+type Invalid struct {
+	Field, Why string
+}
+
+func (e *Invalid) Error() string { return "subscription: " + e.Field + " " + e.Why }
+
+const (
+	maxURL     = 2048
+	maxHeaders = 20
+)
+
+// Validate fills in what is empty and says what is wrong, as an *Invalid.
+func (s *Subscription) Validate() error {
+	for _, check := range []func(*Subscription) *Invalid{
+		checkExtension, checkTypes, checkURL, checkWords, checkHeaders, checkLimits,
+	} {
+		if err := check(s); err != nil {
+			return err
+		}
+	}
+	s.Note = clean(s.Note, 1000)
+	return nil
+}
+
+func checkExtension(s *Subscription) *Invalid {
+	switch {
+	case s.Extension == "" && s.ExtensionRegex == "":
+		return &Invalid{"extension", "is missing: name an extension, or give extension_regex"}
+	case s.Extension != "" && s.ExtensionRegex != "":
+		return &Invalid{"extension_regex", "and extension exclude each other"}
+	case s.ExtensionRegex != "":
+		if len(s.ExtensionRegex) > 1000 {
+			return &Invalid{"extension_regex", "is longer than 1000 bytes"}
+		}
+		if _, err := anchored(s.ExtensionRegex); err != nil {
+			return &Invalid{"extension_regex", "is not an RE2 expression: " + err.Error()}
+		}
+	case len(s.Extension) > 256:
+		return &Invalid{"extension", "is longer than 256 bytes"}
+	case !utf8.ValidString(s.Extension) || strings.ContainsFunc(s.Extension, func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r)
+	}):
+		return &Invalid{"extension", "has spaces, control characters or invalid UTF-8"}
+	}
+	user, domain, found := strings.Cut(s.Extension, "@")
+	if s.Extension != "" && (user == "" || found && domain == "") {
+		return &Invalid{"extension", "is neither user nor user@domain"}
+	}
+	return nil
+}
+
+func checkTypes(s *Subscription) *Invalid {
+	if len(s.Types) == 0 {
+		return &Invalid{"types", "is empty: name at least one event type"}
+	}
+	for _, t := range s.Types {
+		if typeBits[t] == 0 {
+			return &Invalid{"types", fmt.Sprintf("has %q, which is not an event type: they are %s",
+				clean(t, 40), strings.Join(slices.Sorted(maps.Keys(typeBits)), ", "))}
+		}
+	}
+	return nil
+}
+
+func checkURL(s *Subscription) *Invalid {
+	switch {
+	case s.URL == "":
+		return &Invalid{"url", "is missing"}
+	case len(s.URL) > maxURL:
+		return &Invalid{"url", fmt.Sprintf("is longer than %d bytes", maxURL)}
+	case strings.ContainsFunc(s.URL, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return &Invalid{"url", "has spaces, control characters or bytes beyond ASCII: percent-encode them"}
+	case strings.ContainsAny(s.URL, "{}<>\"\\^`|"):
+		return &Invalid{"url", "has a character that no URL may have: percent-encode it"}
+	}
+	u, err := url.Parse(s.URL)
+	switch {
+	case err != nil:
+		return &Invalid{"url", "cannot be parsed"}
+	case u.Scheme != "http" && u.Scheme != "https":
+		return &Invalid{"url", "must begin with http:// or https://"}
+	case u.User != nil:
+		return &Invalid{"url", "has a user or password in it: send them in headers"}
+	case u.Hostname() == "" || u.Opaque != "":
+		return &Invalid{"url", "has no host"}
+	case u.Fragment != "":
+		return &Invalid{"url", "has a fragment, which is never sent"}
+	}
+	return nil
+}
+
+func checkWords(s *Subscription) *Invalid {
+	if s.Method == "" {
+		s.Method = http.MethodPost
+	}
+	if s.Dialect == "" {
+		s.Dialect = JSON
+	}
+	switch {
+	case s.Method != http.MethodGet && s.Method != http.MethodPost:
+		return &Invalid{"method", "must be GET or POST"}
+	case s.Dialect != Unified && s.Dialect != Telphin && s.Dialect != JSON:
+		return &Invalid{"dialect", "must be unified, telphin or json"}
+	case s.FlowCase != "" && s.FlowCase != "lower" && s.FlowCase != "upper":
+		return &Invalid{"flow_case", "must be lower or upper"}
+	case s.StatusWords != "" && s.StatusWords != "unified":
+		return &Invalid{"status_words", "must be unified, or left out"}
+	}
+	return nil
+}
+
+// hopByHop are header fields that belong to the connection, not to the user.
+var hopByHop = []string{"Host", "Content-Length", "Transfer-Encoding", "Connection",
+	"Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Upgrade", "Expect"}
+
+func checkHeaders(s *Subscription) *Invalid {
+	if len(s.Headers) > maxHeaders {
+		return &Invalid{"headers", fmt.Sprintf("has more than %d fields", maxHeaders)}
+	}
+	canonical := make(map[string]string, len(s.Headers))
+	for name, value := range s.Headers {
+		key := http.CanonicalHeaderKey(name)
+		_, twice := canonical[key]
+		switch {
+		case !validHeaderName(name):
+			return &Invalid{"headers", fmt.Sprintf("has %q, which is not a field name", clean(name, 40))}
+		case twice:
+			return &Invalid{"headers", "names " + key + " twice"}
+		case slices.Contains(hopByHop, key) || strings.HasPrefix(key, "Webhook-"):
+			return &Invalid{"headers", "must not set " + key}
+		case len(value) > 4096:
+			return &Invalid{"headers", "has a value longer than 4096 bytes: " + key}
+		case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }):
+			return &Invalid{"headers", "has control characters in the value of " + key}
+		}
+		canonical[key] = value
+	}
+	if len(canonical) > 0 {
+		s.Headers = canonical
+	}
+	return nil
+}
+
+func validHeaderName(s string) bool {
+	return s != "" && len(s) <= 100 && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
+	})
+}
+
+func checkLimits(s *Subscription) *Invalid {
+	switch {
+	case s.LiveTTL != 0 && (s.LiveTTL < Duration(time.Second) || s.LiveTTL > Duration(time.Hour)):
+		return &Invalid{"live_ttl", "must be between 1s and 1h"}
+	case s.Timeout != 0 && (s.Timeout < Duration(100*time.Millisecond) || s.Timeout > Duration(time.Minute)):
+		return &Invalid{"timeout", "must be between 100ms and 1m"}
+	case s.MaxInFlight < 0 || s.MaxInFlight > 100:
+		return &Invalid{"max_in_flight", "must be between 1 and 100"}
+	}
+	return nil
+}
+
+// anchored compiles an expression that must match from end to end.
+func anchored(expr string) (*regexp.Regexp, error) {
+	return regexp.Compile(`\A(?:` + expr + `)\z`)
+}
+
+// typeBits are the words a subscription may name, each with the bit that
+// [wants] tests.
+var typeBits = map[string]uint32{
+	string(dialog.DialIn):       1 << 0,
+	string(dialog.DialOut):      1 << 1,
+	"answer-in":                 1 << 2,
+	"answer-out":                1 << 3,
+	string(dialog.Answer):       1<<2 | 1<<3,
+	string(dialog.Hangup):       1 << 4,
+	string(dialog.MessageIn):    1 << 5,
+	string(dialog.MessageOut):   1 << 6,
+	string(dialog.Voicemail):    1 << 7,
+	string(dialog.Ringing):      1 << 8,
+	string(dialog.Hold):         1 << 9,
+	string(dialog.Resume):       1 << 10,
+	string(dialog.Transfer):     1 << 11,
+	string(dialog.Registered):   1 << 12,
+	string(dialog.Unregistered): 1 << 13,
+}
+
+// wants is the set of bits of types.
+func wants(types []string) (bits uint32) {
+	for _, t := range types {
+		bits |= typeBits[t]
+	}
+	return bits
+}
+
+// typeBit is the bit of an event: that of its flow, for an answer.
+func typeBit(e *dialog.Event) uint32 {
+	switch {
+	case e.Type == dialog.Answer && e.Flow == dialog.In:
+		return typeBits["answer-in"]
+	case e.Type == dialog.Answer && e.Flow == dialog.Out:
+		return typeBits["answer-out"]
+	}
+	return typeBits[string(e.Type)]
+}
+
+// redacted returns s without the values of its headers, sharing nothing that a
+// caller might change.
+func (s Subscription) redacted() Subscription {
+	s = s.clone()
+	for name := range s.Headers {
+		s.Headers[name] = ""
+	}
+	return s
+}
+
+func (s Subscription) clone() Subscription {
+	s.Types = slices.Clone(s.Types)
+	s.Headers = maps.Clone(s.Headers)
+	return s
+}
+
+const idChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+// newID returns 30 random characters of [A-Za-z0-9].
+func newID() string {
+	id := make([]byte, 0, 30)
+	var b [64]byte
+	for {
+		rand.Read(b[:]) // never fails
+		for _, c := range b {
+			if c >= 4*byte(len(idChars)) {
+				continue // would favor the first letters
+			}
+			if id = append(id, idChars[int(c)%len(idChars)]); len(id) == cap(id) {
+				return string(id)
+			}
+		}
+	}
+}
