@@ -1,0 +1,67 @@
+package admin
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"bellhop/notify"
+)
+
+// metrics answers with the configured collectors, the Notifier's counts, and
+// what is known of the process.
+func (s *Server) metrics() http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "bellhop_build_info",
+		Help:        "1; the version is in the label.",
+		ConstLabels: prometheus.Labels{"version": s.config.Version},
+	}, func() float64 { return 1 }))
+	r.MustRegister(notifierMetrics{s.config.Notifier})
+	r.MustRegister(s.config.Collectors...)
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorLog: promLog{s}})
+}
+
+type promLog struct{ s *Server }
+
+func (l promLog) Println(v ...any) { l.s.log.Warn("metrics fail", "err", v) }
+
+// notifierMetrics shows the Stats of a Notifier.
+type notifierMetrics struct{ n *notify.Notifier }
+
+var (
+	subscriptions   = prometheus.NewDesc("bellhop_subscriptions", "Subscriptions, active or not.", nil, nil)
+	eventsSaid      = prometheus.NewDesc("bellhop_events_said_total", "Events written to the event log.", nil, nil)
+	eventsDropped   = prometheus.NewDesc("bellhop_events_dropped_total", "Events that found no room while the store was slow or gone.", nil, nil)
+	eventsUnsaid    = prometheus.NewDesc("bellhop_events_unsaid", "Events that wait to be written.", nil, nil)
+	deliveries      = prometheus.NewDesc("bellhop_deliveries_total", "Deliveries, by how they ended.", []string{"outcome"}, nil)
+	attemptsFailed  = prometheus.NewDesc("bellhop_delivery_attempts_failed_total", "Attempts that were not the end of their delivery.", nil, nil)
+	deliveriesOwing = prometheus.NewDesc("bellhop_deliveries_pending", "Deliveries that have not ended.", nil, nil)
+)
+
+func (m notifierMetrics) Describe(ch chan<- *prometheus.Desc) {
+	prometheus.DescribeByCollect(m, ch)
+}
+
+func (m notifierMetrics) Collect(ch chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	gauge := func(d *prometheus.Desc, v int) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
+	}
+	stats := m.n.Stats()
+	gauge(subscriptions, len(m.n.Subscriptions()))
+	counter(eventsSaid, stats.Said)
+	counter(eventsDropped, stats.Dropped)
+	gauge(eventsUnsaid, stats.Unsaid)
+	counter(deliveries, stats.Delivered, "delivered")
+	counter(deliveries, stats.Expired, "expired")
+	counter(deliveries, stats.Refused, "refused")
+	counter(deliveries, stats.Canceled, "canceled")
+	counter(attemptsFailed, stats.Failed)
+	gauge(deliveriesOwing, stats.Pending)
+}

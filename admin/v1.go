@@ -1,0 +1,333 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"bellhop/dialog"
+	"bellhop/notify"
+)
+
+// register adds what is under /v1.
+func (s *Server) register(api huma.API) {
+	operation := func(id, method, path string, status int, summary string) huma.Operation {
+		return huma.Operation{
+			OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
+			MaxBodyBytes: maxBody + 1,
+			Errors:       []int{http.StatusUnauthorized},
+		}
+	}
+	huma.Register(api, operation("list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, the oldest first"), s.listSubscriptions)
+	huma.Register(api, operation("create-subscription", "POST", "/v1/subscriptions", 201, "Subscribe"), s.createSubscription)
+	huma.Register(api, operation("get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Read a subscription"), s.getSubscription)
+	huma.Register(api, operation("change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription"), s.changeSubscription)
+	huma.Register(api, operation("delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Unsubscribe"), s.deleteSubscription)
+	huma.Register(api, operation("list-calls", "GET", "/v1/calls", 200, "List the live calls, the oldest first"), s.listCalls)
+	huma.Register(api, operation("list-events", "GET", "/v1/events", 200, "Read the event log, the oldest first"), s.listEvents)
+}
+
+// A list is one page of many.
+type list[T any] struct {
+	Items []T    `json:"items" nullable:"false"`
+	Next  string `json:"next" doc:"Where the next page begins; empty: there is none"`
+}
+
+type listed[T any] struct{ Body list[T] }
+
+// page returns the items after cursor, limit at most. They are in the order of
+// their places, of which each has its own; the cursor is the place of the last
+// one on the page before.
+func page[T any](items []T, cursor string, limit int, place func(T) string) *listed[T] {
+	i, found := slices.BinarySearchFunc(items, cursor, func(t T, cursor string) int {
+		return strings.Compare(place(t), cursor)
+	})
+	if found {
+		i++
+	}
+	var out listed[T]
+	rest := items[i:]
+	if len(rest) > limit {
+		rest = rest[:limit]
+		out.Body.Next = place(rest[limit-1])
+	}
+	out.Body.Items = append([]T{}, rest...)
+	return &out
+}
+
+// placeOf sorts as text like the time, then the id.
+func placeOf(t time.Time, id string) string { return fmt.Sprintf("%016x-%s", t.UnixMicro(), id) }
+
+// A change is what a client may set in a subscription. What it leaves out
+// stays, or has its default in a new one. What it may be, notify knows.
+type change struct {
+	Extension      *string           `json:"extension,omitempty" doc:"101 is the user 101 whatever its domain, 101@pbx.example that user in that domain"`
+	ExtensionRegex *string           `json:"extension_regex,omitempty" doc:"Instead of extension: an RE2 expression that matches the whole of it"`
+	Types          []string          `json:"types,omitempty" nullable:"false" doc:"dial-in, dial-out, answer (or answer-in, answer-out), hangup, and so on"`
+	URL            *string           `json:"url,omitempty" doc:"http or https"`
+	Method         *string           `json:"method,omitempty" doc:"GET or POST (default)"`
+	Dialect        *string           `json:"dialect,omitempty" doc:"unified, telphin or json (default)"`
+	Active         *bool             `json:"active,omitempty" doc:"true by default"`
+	Note           *string           `json:"note,omitempty"`
+	Headers        map[string]string `json:"headers,omitempty" nullable:"false" doc:"Sent with every callback, and never shown again; an empty value keeps the one there is"`
+	Extended       *bool             `json:"extended,omitempty" doc:"telphin: send what the originals did not know, too"`
+	FlowCase       *string           `json:"flow_case,omitempty" doc:"lower (default) or upper"`
+	StatusWords    *string           `json:"status_words,omitempty" doc:"unified: only ANSWER and UNKNOWN at hangup"`
+	LiveTTL        *string           `json:"live_ttl,omitempty" doc:"How long a dial or answer is worth delivering: 60s by default"`
+	Timeout        *string           `json:"timeout,omitempty" doc:"Of one attempt: 5s, for records 15s, by default"`
+	MaxInFlight    *int              `json:"max_in_flight,omitempty" doc:"Callbacks under way at a time: 4 by default"`
+}
+
+// apply makes the change. Its error is a [notify.Invalid].
+func (c *change) apply(s *notify.Subscription) error {
+	set(&s.Extension, c.Extension)
+	set(&s.ExtensionRegex, c.ExtensionRegex)
+	if c.Types != nil {
+		s.Types = c.Types
+	}
+	set(&s.URL, c.URL)
+	set(&s.Method, c.Method)
+	set(&s.Dialect, (*notify.Dialect)(c.Dialect))
+	set(&s.Active, c.Active)
+	set(&s.Note, c.Note)
+	if c.Headers != nil {
+		kept := s.Headers
+		s.Headers = maps.Clone(c.Headers)
+		for name, value := range s.Headers {
+			if value == "" {
+				s.Headers[name] = kept[http.CanonicalHeaderKey(name)]
+			}
+		}
+	}
+	set(&s.Extended, c.Extended)
+	set(&s.FlowCase, c.FlowCase)
+	set(&s.StatusWords, c.StatusWords)
+	set(&s.MaxInFlight, c.MaxInFlight)
+	if err := setDuration(&s.LiveTTL, c.LiveTTL, "live_ttl"); err != nil {
+		return err
+	}
+	return setDuration(&s.Timeout, c.Timeout, "timeout")
+}
+
+func set[T any](to *T, v *T) {
+	if v != nil {
+		*to = *v
+	}
+}
+
+// setDuration reads text; "" is the default again.
+func setDuration(to *notify.Duration, text *string, field string) error {
+	switch {
+	case text == nil:
+		return nil
+	case *text == "":
+		*to = 0
+		return nil
+	}
+	if err := to.UnmarshalText([]byte(*text)); err != nil {
+		return &notify.Invalid{Field: field, Why: "is not a duration: write it like 500ms or 30s"}
+	}
+	return nil
+}
+
+// asked is an answer of one subscription. The ETag changes whenever it does.
+type asked struct {
+	ETag     string `header:"ETag"`
+	Location string `header:"Location"`
+	Body     notify.Subscription
+}
+
+func answer(sub notify.Subscription) *asked {
+	return &asked{ETag: `"` + strconv.FormatUint(sub.Revision, 10) + `"`, Body: sub}
+}
+
+// revision is the one that an If-Match names, or 0 if any will do.
+func revision(ifMatch string) (uint64, error) {
+	if ifMatch == "" || ifMatch == "*" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(strings.Trim(ifMatch, `"`), 10, 64)
+	if err != nil || n == 0 {
+		return 0, notify.ErrConflict // no ETag of ours
+	}
+	return n, nil
+}
+
+func (s *Server) listSubscriptions(_ context.Context, in *struct {
+	Cursor    string `query:"cursor" doc:"next of the page before"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Extension string `query:"extension" doc:"Of this extension, by its exact name"`
+	Type      string `query:"type" doc:"That name this event type"`
+	Active    string `query:"active" enum:"true,false" doc:"That are, or are not, active"`
+}) (*listed[notify.Subscription], error) {
+	if err := checkType(in.Type); err != nil {
+		return nil, err
+	}
+	subs := slices.DeleteFunc(s.config.Notifier.Subscriptions(), func(sub notify.Subscription) bool {
+		return in.Extension != "" && sub.Extension != in.Extension ||
+			in.Type != "" && !slices.Contains(sub.Types, in.Type) ||
+			in.Active != "" && sub.Active != (in.Active == "true")
+	})
+	return page(subs, in.Cursor, in.Limit, func(sub notify.Subscription) string {
+		return placeOf(sub.Created, sub.ID)
+	}), nil
+}
+
+func (s *Server) createSubscription(ctx context.Context, in *struct{ Body change }) (*asked, error) {
+	sub := notify.NewSubscription()
+	if err := in.Body.apply(&sub); err != nil {
+		return nil, s.problem(err)
+	}
+	sub, err := s.config.Notifier.Subscribe(ctx, sub)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	s.log.Info("subscription created", "subscriber", sub.ID, "extension", sub.Extension+sub.ExtensionRegex)
+	out := answer(sub)
+	out.Location = "/v1/subscriptions/" + sub.ID
+	return out, nil
+}
+
+func (s *Server) getSubscription(_ context.Context, in *struct {
+	ID string `path:"id"`
+}) (*asked, error) {
+	sub, err := s.config.Notifier.Subscription(in.ID)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	return answer(sub), nil
+}
+
+func (s *Server) changeSubscription(ctx context.Context, in *struct {
+	ID      string `path:"id"`
+	IfMatch string `header:"If-Match" doc:"The ETag that it must have still"`
+	Body    change
+}) (*asked, error) {
+	old, err := revision(in.IfMatch)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	sub, err := s.config.Notifier.Edit(ctx, in.ID, old, in.Body.apply)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	s.log.Info("subscription changed", "subscriber", sub.ID, "extension", sub.Extension+sub.ExtensionRegex)
+	return answer(sub), nil
+}
+
+func (s *Server) deleteSubscription(ctx context.Context, in *struct {
+	ID      string `path:"id"`
+	IfMatch string `header:"If-Match" doc:"The ETag that it must have still"`
+}) (*struct{}, error) {
+	old, err := revision(in.IfMatch)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	if err := s.config.Notifier.Unsubscribe(ctx, in.ID, old); err != nil {
+		return nil, s.problem(err)
+	}
+	s.log.Info("subscription deleted", "subscriber", in.ID)
+	return nil, nil
+}
+
+func (s *Server) listCalls(ctx context.Context, in *struct {
+	Cursor    string `query:"cursor" doc:"next of the page before"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Extension string `query:"extension" doc:"In which this extension takes part"`
+}) (*listed[Call], error) {
+	var live []dialog.Call
+	if s.config.Calls != nil {
+		var err error
+		if live, err = s.config.Calls(ctx); err != nil {
+			return nil, s.problem(err)
+		}
+	}
+	calls := make([]Call, 0, len(live))
+	for _, c := range live {
+		if in.Extension == "" || slices.ContainsFunc(c.Parties, func(p dialog.Party) bool { return named(p.Extension, in.Extension) }) {
+			calls = append(calls, callOf(c))
+		}
+	}
+	return page(calls, in.Cursor, in.Limit, func(c Call) string { return placeOf(c.Since, c.ID) }), nil
+}
+
+// named reports whether e is the user, or the user@domain, that name says.
+func named(e dialog.Extension, name string) bool { return e.User == name || e.String() == name }
+
+func (s *Server) listEvents(ctx context.Context, in *struct {
+	Since     string `query:"since" doc:"Events said at this RFC 3339 time or later, or after the event with this id"`
+	Extension string `query:"extension"`
+	Type      string `query:"type"`
+	Call      string `query:"call" doc:"Of this call_id"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+}) (*listed[Event], error) {
+	if err := checkType(in.Type); err != nil {
+		return nil, err
+	}
+	q := notify.Query{Extension: in.Extension, Type: in.Type, Call: in.Call, Limit: in.Limit}
+	var ok bool
+	if q.Since, ok = parseTime(in.Since); !ok {
+		q.After = in.Since
+	}
+	events, more, err := s.config.Notifier.Events(ctx, q)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	var out listed[Event]
+	out.Body.Items = make([]Event, len(events))
+	for i, e := range events {
+		out.Body.Items[i] = eventOf(e)
+	}
+	if more {
+		out.Body.Next = events[len(events)-1].ID
+	}
+	return &out, nil
+}
+
+// parseTime reads RFC 3339, also where a + of the query has become a space.
+func parseTime(s string) (time.Time, bool) {
+	t, err := time.Parse(time.RFC3339Nano, strings.Replace(s, " ", "+", 1))
+	return t, err == nil
+}
+
+// checkType refuses a filter that names no event type: notify knows them.
+func checkType(t string) error {
+	sub := notify.Subscription{Extension: "any", Types: []string{t}, URL: "http://any"}
+	var invalid *notify.Invalid
+	if t != "" && errors.As(sub.Validate(), &invalid) {
+		return unprocessable("query.type", invalid.Why)
+	}
+	return nil
+}
+
+func unprocessable(location, message string) error {
+	return huma.Error422UnprocessableEntity("validation failed", &huma.ErrorDetail{Location: location, Message: message})
+}
+
+// problem says to the client what err means. What is not the client's fault is
+// logged, and hidden.
+func (s *Server) problem(err error) error {
+	var invalid *notify.Invalid
+	switch {
+	case errors.As(err, &invalid):
+		return unprocessable("body."+invalid.Field, invalid.Field+" "+invalid.Why)
+	case errors.Is(err, notify.ErrNotFound):
+		return huma.Error404NotFound(err.Error())
+	case errors.Is(err, notify.ErrConflict):
+		return huma.Error412PreconditionFailed(err.Error())
+	case errors.Is(err, notify.ErrLimit):
+		return huma.Error409Conflict(err.Error() + " (notify.max_subscriptions in the config)")
+	case errors.Is(err, notify.ErrNoEvent):
+		return unprocessable("query.since", "is neither an RFC 3339 time like 2026-01-31T09:00:00Z nor the id of an event in the log")
+	}
+	s.log.Error("admin request failed", "err", err)
+	return huma.Error503ServiceUnavailable("it cannot be done now: the log of bellhop says why")
+}
