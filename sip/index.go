@@ -128,7 +128,7 @@ func (m *message) next(n name, i int) *field {
 // than we do (RFC 3261 §7.3.1, §18.3, §25.1): line ends, doubled fields,
 // lengths. What only others have to understand it does not look at.
 // What is wrong is left in m.fault; the rest is filled in as far as it goes,
-// so that a bad request can be answered.
+// so that a bad request can be answered, and a stream read on behind it.
 //
 // stream says that b came from a stream and Content-Length was used to cut it.
 func (m *message) index(b []byte, stream bool) bool {
@@ -143,16 +143,14 @@ func (m *message) index(b []byte, stream bool) bool {
 		m.head = end + 2
 	}
 	head := b[:end]
-	if bytes.IndexByte(head, 0) >= 0 {
+	if nul := bytes.IndexByte(head, 0); nul >= 0 && !quotedNUL(head) {
 		m.wrong(malformed("NUL In Header Section"))
 	}
 	eol := bytes.Index(head, crlf)
 	if eol < 0 {
 		return false
 	}
-	if !m.startLine(head[:eol]) {
-		return false
-	}
+	ok := m.startLine(head[:eol])
 	lines := 0
 	for pos := eol + 2; pos < end; {
 		next := m.line(head, pos)
@@ -163,6 +161,17 @@ func (m *message) index(b []byte, stream bool) bool {
 		pos = next
 	}
 	m.check(stream)
+	return ok
+}
+
+// quotedNUL reports whether every NUL in b is a quoted-pair (RFC 3261 §25.1):
+// the only place where one may stand.
+func quotedNUL(b []byte) bool {
+	for i, c := range b {
+		if c == 0 && (i == 0 || b[i-1] != '\\') {
+			return false
+		}
+	}
 	return true
 }
 
@@ -322,7 +331,7 @@ func (m *message) check(stream bool) {
 		}
 	}
 	switch {
-	case seen[hVia] == 0 || !m.via.ok:
+	case seen[hVia] == 0 || !m.via.ok || m.via.bad:
 		m.wrong(malformed("Missing Or Malformed Via"))
 	case seen[hFrom] == 0:
 		m.wrong(malformed("Missing From"))

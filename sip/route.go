@@ -441,17 +441,18 @@ func hasPrefixFold(b []byte, lower string) bool {
 // tel is refused, and so are header fields in a URI: an element behind us must
 // not make a Route of them (RFC 3261 §19.1.5).
 func parseURI(s string, u *msg.Uri) *fault {
+	scheme, _, found := strings.Cut(s, ":")
+	switch {
+	case !found || !isToken([]byte(scheme)):
+		return badURI
+	case !strings.EqualFold(scheme, "sip") && !strings.EqualFold(scheme, "sips") && !strings.EqualFold(scheme, "tel"):
+		return badScheme
+	}
 	if err := msg.ParseUri(s, u); err != nil {
 		return badURI
 	}
-	switch u.Scheme {
-	case "sip", "sips":
-		if u.Host == "" || len(u.Headers) > 0 || u.Port < 0 || u.Port > 65535 || strings.ContainsAny(u.Host, " \t<>\"?&=@") {
-			return badURI
-		}
-	case "tel":
-	default:
-		return badScheme
+	if u.Scheme != "tel" && (u.Host == "" || len(u.Headers) > 0 || u.Port < 0 || u.Port > 65535 || strings.ContainsAny(u.Host, " \t<>\"?&=@")) {
+		return badURI
 	}
 	return nil
 }

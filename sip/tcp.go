@@ -347,10 +347,11 @@ func (s *stream) read(c net.Conn, accepted bool) {
 				break
 			}
 			breaks = 0
-			if !m.index(rest[:end+4], true) {
+			known := m.index(rest[:end+4], true)
+			whole, sane := measure(&m)
+			if !known && (!sane || !bytes.Contains(rest[:end], version)) {
 				return
 			}
-			whole, sane := measure(&m)
 			if sane && len(rest) < whole {
 				break
 			}

@@ -5,7 +5,8 @@ import "bytes"
 // A viaValue is one value of a Via header field (RFC 3261 §20.42), as places
 // in the message it stands in.
 type viaValue struct {
-	ok bool
+	ok  bool // sent-by is known: it can be answered
+	bad bool // the syntax is not RFC 3261's all the same
 
 	value  span // all of it, up to the comma or the end of the field
 	proto  span // UDP, TCP, …; the peer's word
@@ -31,8 +32,10 @@ func parseVia(b []byte, v span) (r viaValue) {
 		}
 		word := span{start, i}
 		switch {
-		case word.empty(), n == 0 && !equalFold(word.of(b), "sip"), n == 1 && !bytes.Equal(word.of(b), []byte("2.0")):
+		case word.empty(), n == 0 && !equalFold(word.of(b), "sip"):
 			return r
+		case n == 1:
+			r.bad = string(word.of(b)) != "2.0"
 		case n == 2:
 			r.proto = word
 			if i == v.to || !isSpace(b[i]) {
@@ -50,13 +53,15 @@ func parseVia(b []byte, v span) (r viaValue) {
 	if i, r.ok = r.sentBy(b, i, v.to); !r.ok {
 		return r
 	}
-	r.ok = false
 	params := span{i, i}
 	for i < v.to && b[i] != ',' {
 		if b[i] == '"' {
-			if i = quoted(b, i, v.to); i < 0 {
+			q := quoted(b, i, v.to)
+			if q < 0 {
+				r.bad = true
 				return r
 			}
+			i = q
 		}
 		i++
 	}
@@ -66,12 +71,11 @@ func parseVia(b []byte, v span) (r viaValue) {
 		r.value.to--
 	}
 	if p := bytes.TrimSpace(params.of(b)); len(p) > 0 && (p[0] != ';' || bytes.Contains(p, []byte(";;"))) {
-		return r
+		r.bad = true
 	}
 	r.branch, _ = param(b, params, "branch")
 	r.rport, r.hasRport = param(b, params, "rport")
 	r.received, _ = param(b, params, "received")
-	r.ok = true
 	return r
 }
 
