@@ -164,10 +164,15 @@ func (w *worker) disable(a *attempt) {
 	id, url := a.sub.ID, a.sub.URL
 	w.Notifier.log.Warn("subscription disabled: its receiver answered 410", "subscriber", id)
 	w.helpers.Go(func() {
-		ctx, cancel := context.WithTimeout(w.attempting, waveTimeout)
-		defer cancel()
-		if err := w.Notifier.disable(ctx, id, url, "the receiver answered 410 Gone"); err != nil {
+		for w.attempting.Err() == nil {
+			ctx, cancel := context.WithTimeout(w.attempting, waveTimeout)
+			err := w.Notifier.disable(ctx, id, url, "the receiver answered 410 Gone")
+			cancel()
+			if err == nil {
+				return
+			}
 			w.Notifier.log.Error("subscription cannot be disabled", "subscriber", id, "err", err)
+			pause(w.attempting, errorPause)
 		}
 	})
 }

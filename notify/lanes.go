@@ -216,10 +216,10 @@ func (q *lanes) subscribe(s Subscription) {
 			defer heap.Init(&q.resting)
 		}
 	}
+	if !s.Active && t != nil {
+		q.cancel(t)
+	}
 	if !s.Active {
-		if t != nil {
-			q.cancel(t)
-		}
 		return
 	}
 	if t == nil {
@@ -286,6 +286,8 @@ func (q *lanes) leave(t *target, e *endpoint) {
 // heard.
 func (q *lanes) cancel(t *target) {
 	t.gone = true
+	q.unindex(t)
+	clear(q.matches)
 	delete(q.targets, t.sub.ID)
 	for _, l := range t.lanes {
 		for _, d := range slices.Clone(l.queue) {
@@ -519,6 +521,9 @@ func (q *lanes) done(now time.Time, a *attempt) {
 			q.wake(e)
 		}
 		q.end(d, a.outcome)
+		if a.outcome == refused && a.sub == t.sub && !t.gone {
+			q.cancel(t)
+		}
 	}
 	q.enlist(t)
 	q.lineUp(e)

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -22,6 +23,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv("NOTIFY_TEST") == "sink" {
+		sink()
+		return
+	}
 	ats.Register() // before any bubble: the server's clock would be of the first
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }
