@@ -254,6 +254,9 @@ func checkLimits(s *Subscription) *Invalid {
 
 // anchored compiles an expression that must match from end to end.
 func anchored(expr string) (*regexp.Regexp, error) {
+	if _, err := regexp.Compile(expr); err != nil { // else 1)|(.* would be one
+		return nil, err
+	}
 	return regexp.Compile(`\A(?:` + expr + `)\z`)
 }
 

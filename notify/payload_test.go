@@ -1,0 +1,211 @@
+package notify
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"bellhop/dialog"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func yes() *bool { b := true; return &b }
+func no() *bool  { b := false; return &b }
+
+// samples are events that have every field that their type may have.
+func samples() []dialog.Event {
+	at := time.Date(2026, 3, 4, 5, 6, 7, 890123456, time.UTC)
+	a, b := dialog.Extension{User: "101", Domain: "pbx.example"}, dialog.Extension{User: "0003*210", Domain: "pbx.example"}
+	call := dialog.Event{
+		Call: "5f1d0c7e9a3b48d2a6c4e8f013579bdf", CallerNum: "101", CallerName: `Zoë "Z" <Öl & Co>`,
+		CallerExtension: &a, CalledNumber: "*210", CalledExtension: &b, CalledDID: "+442071234567", CallAPIID: "1a2b@192.0.2.7",
+		Correlation: "header:X-CID:exact", UserAgent: "Yealink SIP-T46U 108.86.0.20", Verstat: "TN-Validation-Passed-A",
+		Headers: [][2]string{{"X-Queue", "sales & support"}}, CallerE164: "", CalledE164: "+442071234567",
+	}
+	out, in := call, call
+	out.Extension, out.Flow, out.Party = a, dialog.Out, "00000000000000000000000000000101"
+	out.ClientAPIID, out.ANI, out.Transferred, out.CallBackID, out.Tag = "crm-7", "+442071230000", true, "cb-1", "spring"
+	in.Extension, in.Flow, in.Party = b, dialog.In, "00000000000000000000000000000210"
+	in.Diversion, in.RemoteNumber = "+442079999999", "103"
+	message := dialog.Event{Call: "9d", Party: "33", CallerNum: "101", CallerExtension: &a, CalledNumber: "*210", CalledExtension: &b,
+		MessageText: "Back at five?\nÖ + 100%", ContentType: "text/plain;charset=utf-8"}
+
+	var all []dialog.Event
+	add := func(e dialog.Event, t dialog.Type, s dialog.Status, more func(*dialog.Event)) {
+		e.Type, e.Status, e.Seq = t, s, len(all)+1
+		e.ID, e.At = fmt.Sprintf("%032x", e.Seq), at.Add(time.Duration(e.Seq)*time.Second)
+		if more != nil {
+			more(&e)
+		}
+		all = append(all, e)
+	}
+	add(out, dialog.DialOut, dialog.Calling, nil)
+	add(in, dialog.DialIn, dialog.Calling, nil)
+	add(in, dialog.Ringing, dialog.Calling, nil)
+	add(in, dialog.Answer, dialog.Answered, nil)
+	add(out, dialog.Answer, dialog.Answered, nil)
+	add(in, dialog.Hold, dialog.Answered, nil)
+	add(in, dialog.Resume, dialog.Answered, nil)
+	add(in, dialog.Transfer, dialog.Answered, func(e *dialog.Event) { e.OtherCall = "77777777777777777777777777777777" })
+	add(in, dialog.Hangup, dialog.Answered, func(e *dialog.Event) {
+		e.Duration, e.RingDuration, e.SetupTime, e.HangupBy = 61*time.Second+5*time.Microsecond, 3*time.Second, 20*time.Millisecond, dialog.ByCallee
+		e.AnsweredAt, e.RecID, e.Missed, e.Bridged, e.BridgedFor = at, "rec-1", no(), yes(), 60*time.Second
+		e.SipCode, e.SipReason, e.Q850 = 200, "OK", 16
+	})
+	add(out, dialog.Hangup, dialog.Busy, func(e *dialog.Event) {
+		e.SipCode, e.SipReason, e.Q850, e.HangupBy, e.Recovered = 486, "Busy Here", 17, dialog.ByCallee, true
+	})
+	add(in, dialog.Hangup, dialog.Canceled, func(e *dialog.Event) {
+		e.Elsewhere, e.Missed, e.Bridged, e.HangupBy = true, no(), no(), dialog.BySystem
+	})
+	add(message, dialog.MessageOut, "", func(e *dialog.Event) { e.Extension = a })
+	add(message, dialog.MessageIn, "", func(e *dialog.Event) { e.Extension = b })
+	add(dialog.Event{Extension: a}, dialog.Voicemail, "", func(e *dialog.Event) { e.RecID, e.Duration = "vm-9", 12*time.Second })
+	add(dialog.Event{Extension: a, UserAgent: "Snom"}, dialog.Registered, "", nil)
+	add(dialog.Event{Extension: a}, dialog.Unregistered, "", nil)
+	return all
+}
+
+// payload is what a subscription is sent of an event: the query of a GET, the
+// body of a POST.
+func payload(e dialog.Event, s Subscription) string {
+	v := newView(&e, &s)
+	number := map[string]uint64{"101": 1, "0003*210": 7}
+	if v.called != nil {
+		v.calledID = number[v.called.User]
+	}
+	if v.caller != nil {
+		v.callerID = number[v.caller.User]
+	}
+	v.ownID = number[e.Extension.User]
+	b := v.append(nil)
+	if !v.get() {
+		return string(b)
+	}
+	return joinQuery("key=a+b%20c&empty=", b)
+}
+
+// readable writes a payload one field to a line, as it is on the wire.
+func readable(s string) string {
+	var b bytes.Buffer
+	if json.Indent(&b, []byte(s), "", "  ") == nil {
+		return b.String()
+	}
+	return strings.ReplaceAll(s, "&", "\n&")
+}
+
+func TestPayloads(t *testing.T) {
+	for _, variant := range []struct {
+		name string
+		sub  Subscription
+	}{
+		{"unified-get", Subscription{Dialect: Unified, Method: "GET"}},
+		{"unified-post", Subscription{Dialect: Unified, Method: "POST"}},
+		{"unified-post-words", Subscription{Dialect: Unified, Method: "POST", FlowCase: "upper", StatusWords: "unified"}},
+		{"telphin-get", Subscription{Dialect: Telphin, Method: "GET"}},
+		{"telphin-post", Subscription{Dialect: Telphin, Method: "POST"}},
+		{"telphin-post-extended", Subscription{Dialect: Telphin, Method: "POST", Extended: true}},
+		{"json-get", Subscription{Dialect: JSON, Method: "GET"}},
+		{"json-post", Subscription{Dialect: JSON, Method: "POST"}},
+	} {
+		t.Run(variant.name, func(t *testing.T) {
+			var b strings.Builder
+			for _, e := range samples() {
+				p := payload(e, variant.sub)
+				if variant.sub.Dialect == JSON && variant.sub.Method == "POST" && !json.Valid([]byte(p)) {
+					t.Errorf("not JSON: %s", p)
+				}
+				if _, err := url.ParseQuery(p); err != nil && variant.sub.Dialect != JSON {
+					t.Errorf("not a form: %v: %s", err, p)
+				}
+				fmt.Fprintf(&b, "-- %s %s --\n%s\n", e.Type, e.Flow, readable(p))
+			}
+			file := filepath.Join("..", "testdata", "payloads", variant.name+".txt")
+			if *update {
+				if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b.String() != string(want) {
+				t.Errorf("differs from %s; see with -update and git diff:\n%s", file, b.String())
+			}
+		})
+	}
+}
+
+func TestClean(t *testing.T) {
+	for _, tt := range []struct{ in, want string }{
+		{"Alice", "Alice"},
+		{"a\r\nb\x00c\x7fd\u0085e", "abcde"},
+		{"\xffa\xc3b", "ab"},
+		{"\uFFFD stays", "\uFFFD stays"},
+		{strings.Repeat("é", 300), strings.Repeat("é", 256)},
+		{strings.Repeat("a", 257), strings.Repeat("a", 256)},
+		{"<script>&'\"", "<script>&'\""},
+	} {
+		if got := clean(tt.in, maxText); got != tt.want {
+			t.Errorf("clean(%q) = %q", tt.in, got)
+		}
+	}
+	if got := cleanMessage("one\r\n\ttwo\x07"); got != "one\n\ttwo" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestURLsOwnQueryIsKept(t *testing.T) {
+	for _, tt := range []struct{ query, want string }{
+		{"", "a=1"},
+		{"myid=175", "myid=175&a=1"},
+		{"z=%7E&a=b+c&&", "z=%7E&a=b+c&&a=1"},
+	} {
+		if got := joinQuery(tt.query, []byte("a=1")); got != tt.want {
+			t.Errorf("joinQuery(%q) = %q, want %q", tt.query, got, tt.want)
+		}
+	}
+}
+
+// Whatever comes off the wire, a payload is well-formed and says just that.
+func FuzzPayload(f *testing.F) {
+	f.Add("Zoë", "x\r\n&CallStatus=ANSWER", `"},"type":"x`)
+	f.Add("\xff\x00", "\u2028<", "+%41;")
+	f.Fuzz(func(t *testing.T, name, number, agent string) {
+		e := samples()[8]
+		e.CallerName, e.CallerNum, e.UserAgent = name, number, agent
+		var m struct {
+			Data struct {
+				Name   string `json:"caller_id_name"`
+				Number string `json:"caller_id_num"`
+				Agent  string `json:"user_agent"`
+				Status string `json:"call_status"`
+			}
+		}
+		body := payload(e, Subscription{Dialect: JSON, Method: "POST"})
+		if err := json.Unmarshal([]byte(body), &m); err != nil || !utf8.ValidString(body) {
+			t.Fatalf("%v: %q", err, body)
+		}
+		if m.Data.Name != clean(name, maxText) || m.Data.Number != clean(number, maxText) || m.Data.Agent != clean(agent, maxText) || m.Data.Status != "ANSWER" {
+			t.Errorf("got %+v", m.Data)
+		}
+		form, err := url.ParseQuery(payload(e, Subscription{Dialect: Telphin, Method: "POST", Extended: true}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if form.Get("CallerIDName") != clean(name, maxText) || form.Get("CallerIDNum") != clean(number, maxText) ||
+			len(form["CallStatus"]) != 1 || form.Get("UserAgent") != clean(agent, maxText) {
+			t.Errorf("got %v", form)
+		}
+	})
+}

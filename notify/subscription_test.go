@@ -1,0 +1,197 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestValidate(t *testing.T) {
+	type S = Subscription
+	for _, tt := range []struct {
+		name  string
+		spoil func(*S)
+		field string // "": valid
+	}{
+		{"as it is", func(s *S) {}, ""},
+		{"no method, no dialect", func(s *S) { s.Method, s.Dialect = "", "" }, ""},
+		{"user with star and domain", func(s *S) { s.Extension = "0003*210@pbx.example" }, ""},
+		{"no extension", func(s *S) { s.Extension = "" }, "extension"},
+		{"two extensions", func(s *S) { s.ExtensionRegex = "1.." }, "extension_regex"},
+		{"regex", func(s *S) { s.Extension, s.ExtensionRegex = "", "1.." }, ""},
+		{"broken regex", func(s *S) { s.Extension, s.ExtensionRegex = "", "(" }, "extension_regex"},
+		{"regex that tries to escape its anchors", func(s *S) { s.Extension, s.ExtensionRegex = "", "1)|(?:.*" }, "extension_regex"},
+		{"long regex", func(s *S) { s.Extension, s.ExtensionRegex = "", strings.Repeat("a", 1001) }, "extension_regex"},
+		{"space in extension", func(s *S) { s.Extension = "10 1" }, "extension"},
+		{"control in extension", func(s *S) { s.Extension = "10\x001" }, "extension"},
+		{"no user", func(s *S) { s.Extension = "@pbx" }, "extension"},
+		{"no domain", func(s *S) { s.Extension = "101@" }, "extension"},
+		{"long extension", func(s *S) { s.Extension = strings.Repeat("1", 257) }, "extension"},
+		{"no types", func(s *S) { s.Types = nil }, "types"},
+		{"unknown type", func(s *S) { s.Types = []string{"hangup", "hangdown"} }, "types"},
+		{"all types", func(s *S) {
+			s.Types = nil
+			for name := range typeBits {
+				s.Types = append(s.Types, name)
+			}
+		}, ""},
+		{"no url", func(s *S) { s.URL = "" }, "url"},
+		{"ftp", func(s *S) { s.URL = "ftp://a/" }, "url"},
+		{"no scheme", func(s *S) { s.URL = "a.example/hook" }, "url"},
+		{"no host", func(s *S) { s.URL = "http:///hook" }, "url"},
+		{"opaque", func(s *S) { s.URL = "http:a.example" }, "url"},
+		{"userinfo", func(s *S) { s.URL = "http://me:secret@a.example/" }, "url"},
+		{"fragment", func(s *S) { s.URL = "http://a.example/#x" }, "url"},
+		{"space", func(s *S) { s.URL = "http://a.example/a b" }, "url"},
+		{"line break", func(s *S) { s.URL = "http://a.example/\r\nX: y" }, "url"},
+		{"not ASCII", func(s *S) { s.URL = "http://a.example/é" }, "url"},
+		{"braces", func(s *S) { s.URL = "http://a.example/{x}" }, "url"},
+		{"broken escape", func(s *S) { s.URL = "http://a.example/%zz" }, "url"},
+		{"bad port", func(s *S) { s.URL = "http://a.example:port/" }, "url"},
+		{"long", func(s *S) { s.URL = "http://a.example/" + strings.Repeat("a", 2048) }, "url"},
+		{"IPv6 and query", func(s *S) { s.URL = "https://[2001:db8::1]:8443/x?myid=175&y=%20" }, ""},
+		{"PUT", func(s *S) { s.Method = "PUT" }, "method"},
+		{"lower-case method", func(s *S) { s.Method = "get" }, "method"},
+		{"dialect", func(s *S) { s.Dialect = "klingon" }, "dialect"},
+		{"flow_case", func(s *S) { s.FlowCase = "Title" }, "flow_case"},
+		{"status_words", func(s *S) { s.StatusWords = "none" }, "status_words"},
+		{"headers", func(s *S) { s.Headers = map[string]string{"x-api-key": "s3cret", "authorization": "Bearer x"} }, ""},
+		{"Host", func(s *S) { s.Headers = map[string]string{"host": "x"} }, "headers"},
+		{"Content-Length", func(s *S) { s.Headers = map[string]string{"content-length": "1"} }, "headers"},
+		{"Transfer-Encoding", func(s *S) { s.Headers = map[string]string{"Transfer-Encoding": "chunked"} }, "headers"},
+		{"Connection", func(s *S) { s.Headers = map[string]string{"CONNECTION": "close"} }, "headers"},
+		{"webhook-", func(s *S) { s.Headers = map[string]string{"webhook-signature": "v1,x"} }, "headers"},
+		{"name with colon", func(s *S) { s.Headers = map[string]string{"a:b": "x"} }, "headers"},
+		{"empty name", func(s *S) { s.Headers = map[string]string{"": "x"} }, "headers"},
+		{"line break in value", func(s *S) { s.Headers = map[string]string{"X-A": "x\r\nY: z"} }, "headers"},
+		{"NUL in value", func(s *S) { s.Headers = map[string]string{"X-A": "x\x00"} }, "headers"},
+		{"same name twice", func(s *S) { s.Headers = map[string]string{"X-A": "1", "x-a": "2"} }, "headers"},
+		{"live_ttl", func(s *S) { s.LiveTTL = -1 }, "live_ttl"},
+		{"timeout", func(s *S) { s.Timeout = Duration(2 * time.Minute) }, "timeout"},
+		{"max_in_flight", func(s *S) { s.MaxInFlight = 101 }, "max_in_flight"},
+	} {
+		s := sub("a", "https://crm.example/hook")
+		tt.spoil(&s)
+		err := s.Validate()
+		var invalid *Invalid
+		if tt.field == "" && err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if tt.field != "" && (!errors.As(err, &invalid) || invalid.Field != tt.field) {
+			t.Errorf("%s: %v, want something about %s", tt.name, err, tt.field)
+		}
+	}
+}
+
+func TestSubscriptions(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, stop := start(t, js, Config{MaxSubscriptions: 2})
+	defer stop()
+	other, stopOther := start(t, js, Config{})
+	defer stopOther()
+	ctx := t.Context()
+
+	s := sub("mine", "http://a/")
+	s.Headers = map[string]string{"x-key": "secret"}
+	s = subscribe(t, n, s)
+	if len(s.ID) != 30 || s.ID == "mine" || s.State != StateActive || s.Revision == 0 || s.Created.IsZero() {
+		t.Errorf("stored as %+v", s)
+	}
+	if v, ok := s.Headers["X-Key"]; v != "" || !ok {
+		t.Errorf("headers are shown as %v", s.Headers)
+	}
+	got, err := n.Subscription(s.ID)
+	if err != nil || got.Headers["X-Key"] != "" || len(n.Subscriptions()) != 1 {
+		t.Errorf("read as %+v, %v", got, err)
+	}
+
+	edited, err := n.Edit(ctx, s.ID, s.Revision, func(s *Subscription) error { s.Note = "n\x00ote"; return nil })
+	if err != nil || edited.Note != "note" || edited.Revision <= s.Revision || !edited.Created.Equal(s.Created) {
+		t.Errorf("edited to %+v, %v", edited, err)
+	}
+	if stored, _ := n.registry.get(s.ID); stored.Headers["X-Key"] != "secret" {
+		t.Errorf("the value of a header is lost: %v", stored.Headers)
+	}
+	if _, err := n.Edit(ctx, s.ID, s.Revision, func(*Subscription) error { return nil }); err != ErrConflict {
+		t.Errorf("an old revision: %v", err)
+	}
+	if _, err := n.Edit(ctx, s.ID, 0, func(s *Subscription) error { s.URL = "gopher://"; return nil }); err == nil {
+		t.Error("an invalid edit is taken")
+	}
+	if _, err := n.Edit(ctx, s.ID, 0, func(s *Subscription) error { return context.Canceled }); err != context.Canceled {
+		t.Errorf("an edit's own error: %v", err)
+	}
+
+	// The other node sees it, and a change here that it did not see yet is no
+	// conflict for one who does not insist on a revision.
+	for i := range 20 {
+		node := []*Notifier{n, other}[i%2]
+		if _, err := node.Edit(ctx, s.ID, 0, func(s *Subscription) error { s.Note = fmt.Sprint(i); return nil }); err != nil && err != ErrNotFound {
+			t.Fatal(err)
+		}
+	}
+	off, err := n.Edit(ctx, s.ID, 0, func(s *Subscription) error { s.Active = false; return nil })
+	if err != nil || off.State != StateDisabled || off.Why == "" {
+		t.Errorf("switched off: %+v, %v", off, err)
+	}
+	on, err := n.Edit(ctx, s.ID, 0, func(s *Subscription) error { s.Active = true; return nil })
+	if err != nil || on.State != StateActive || on.Why != "" {
+		t.Errorf("switched on: %+v, %v", on, err)
+	}
+
+	subscribe(t, n, sub("", "http://b/"))
+	if _, err := n.Subscribe(ctx, sub("", "http://c/")); err != ErrLimit {
+		t.Errorf("one too many: %v", err)
+	}
+	if err := n.Unsubscribe(ctx, s.ID, s.Revision); err != ErrConflict {
+		t.Errorf("an old revision is deleted: %v", err)
+	}
+	if err := n.Unsubscribe(ctx, s.ID, 0); err != nil {
+		t.Error(err)
+	}
+	if err := n.Unsubscribe(ctx, s.ID, 0); err != ErrNotFound {
+		t.Errorf("deleted twice: %v", err)
+	}
+	if _, err := n.Subscription(s.ID); err != ErrNotFound {
+		t.Errorf("still there: %v", err)
+	}
+	again, err := Open(ctx, js, Config{})
+	if err != nil || len(again.Subscriptions()) != 1 {
+		t.Errorf("read anew: %v, %v", again.Subscriptions(), err)
+	}
+}
+
+func TestExtensionNumbersAreForGood(t *testing.T) {
+	dir := t.TempDir()
+	js, closeStore := openStore(t, dir)
+	n, stop := start(t, js, Config{})
+	other, stopOther := start(t, js, Config{})
+	first := map[string]uint64{}
+	seen := map[uint64]bool{}
+	for _, user := range []string{"101", "0003*210", "a b@c", "102"} {
+		id, err := n.numbers.of(t.Context(), user)
+		if err != nil || id == 0 || seen[id] {
+			t.Errorf("%s: %d, %v", user, id, err)
+		}
+		first[user], seen[id] = id, true
+		if id2, err := other.numbers.of(t.Context(), user); id2 != id {
+			t.Errorf("another node says %d for %s, want %d: %v", id2, user, id, err)
+		}
+	}
+	stop()
+	stopOther()
+	closeStore()
+	js, closeStore = openStore(t, dir)
+	defer closeStore()
+	n, stop = start(t, js, Config{})
+	defer stop()
+	for user, want := range first {
+		if id, err := n.numbers.of(t.Context(), user); id != want {
+			t.Errorf("after a restart %s is %d, want %d: %v", user, id, want, err)
+		}
+	}
+}
