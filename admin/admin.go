@@ -88,11 +88,11 @@ func New(c Config) *Server {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		w.Write(description)
 	})
-	s.handler = http.MaxBytesHandler(trimmed(problems(mux)), maxBody+1)
+	s.handler = trimmed(problems(mux))
 	return s
 }
 
-// maxBody is the size in bytes of the largest request body that is read.
+// maxBody is the size in bytes of the largest request body that is taken.
 const maxBody = 64 << 10
 
 func apiConfig(version string) huma.Config {

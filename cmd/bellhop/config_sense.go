@@ -127,8 +127,8 @@ func (c *config) trunkContradictions(report func(path, format string, args ...an
 	}
 }
 
-// token is what RFC 3261 §25.1 allows as the name of a header field.
-var token = regexp.MustCompile("^[A-Za-z0-9.!%*_+`'~-]+$")
+// fieldName is what RFC 3261 §25.1 allows as the name of a header field.
+var fieldName = regexp.MustCompile("^[A-Za-z0-9.!%*_+`'~-]+$")
 
 func (c *config) callContradictions(report func(path, format string, args ...any)) {
 	if c.Extensions.Pattern.String() == "" {
@@ -152,7 +152,7 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 		report("calls.max_duration", "%v ends every call at once: write how long a call can last, like 4h", c.Calls.MaxDuration)
 	}
 	for i, name := range c.Calls.Headers {
-		if !token.MatchString(name) {
+		if !fieldName.MatchString(name) {
 			report(index("calls.headers", i), "%q is not the name of a header field", name)
 		}
 	}
@@ -162,7 +162,7 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 		"calls.tag":         c.Calls.Tag,
 		"calls.callapi_id":  c.Calls.CallAPIID,
 	} {
-		if name != "" && !token.MatchString(name) {
+		if name != "" && !fieldName.MatchString(name) {
 			report(path, "%q is not the name of a header field: write it like \"X-Recording-Id\"", name)
 		}
 	}

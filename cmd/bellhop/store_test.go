@@ -24,7 +24,7 @@ func storeConfig(dir string) config {
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
-func open(t *testing.T, c config) (jetstream.JetStream, func()) {
+func opened(t *testing.T, c config) (jetstream.JetStream, func()) {
 	t.Helper()
 	js, closeStore, err := openStore(t.Context(), c, quiet())
 	if err != nil {
@@ -65,7 +65,7 @@ func TestStoreKeeps(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "a", "data")
 		c := storeConfig(dir)
 		c.Store.Sync = sync
-		js, closeStore := open(t, c)
+		js, closeStore := opened(t, c)
 		wantMode(t, dir, 0o700)
 		if addr := js.Conn().ConnectedAddr(); strings.Contains(addr, ":") {
 			t.Errorf("the embedded server is reached at %s, want a pipe", addr)
@@ -80,7 +80,7 @@ func TestStoreKeeps(t *testing.T) {
 		closeStore()
 		closeStore() // again is nothing
 
-		js, _ = open(t, c)
+		js, _ = opened(t, c)
 		kv, err = js.KeyValue(t.Context(), "test")
 		if err != nil {
 			t.Fatal(err)
@@ -93,11 +93,11 @@ func TestStoreKeeps(t *testing.T) {
 
 func TestStoreIsOneProcess(t *testing.T) {
 	dir := t.TempDir()
-	_, closeStore := open(t, storeConfig(dir))
+	_, closeStore := opened(t, storeConfig(dir))
 	_, _, err := openStore(t.Context(), storeConfig(dir), quiet())
 	wantError(t, err, dir, "in use by another bellhop")
 	closeStore()
-	open(t, storeConfig(dir))
+	opened(t, storeConfig(dir))
 }
 
 func TestStoreDirIsAFile(t *testing.T) {
@@ -134,7 +134,7 @@ func TestStoreElsewhere(t *testing.T) {
 	for i := range keys {
 		c := storeConfig(t.TempDir())
 		c.Store.NATS = []natsURL{natsURL(srv.ClientURL())}
-		js, _ := open(t, c)
+		js, _ := opened(t, c)
 		if keys[i], err = sharedKey(t.Context(), js, c); err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +163,7 @@ func TestStoreElsewhereIsDown(t *testing.T) {
 func TestKeyIsKept(t *testing.T) {
 	c := storeConfig(t.TempDir())
 	path := filepath.Join(c.Store.Dir, "key")
-	js, _ := open(t, c)
+	js, _ := opened(t, c)
 	first, err := sharedKey(t.Context(), js, c)
 	if err != nil || len(first) != keySize {
 		t.Fatalf("key %x, %v", first, err)
@@ -198,7 +198,7 @@ func TestKeyIsKept(t *testing.T) {
 func TestKeyIsNeverReplaced(t *testing.T) {
 	c := storeConfig(t.TempDir())
 	path := filepath.Join(c.Store.Dir, "key")
-	js, _ := open(t, c)
+	js, _ := opened(t, c)
 	if _, err := sharedKey(t.Context(), js, c); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestPlan holds the rooms to who may import whom. Calls flow from sip to
+// dialog to notify, and imports point at dialog.
+func TestPlan(t *testing.T) {
+	// May names, for each room, the other rooms it may import.
+	may := map[string][]string{
+		"cmd":    {"sip", "dialog", "notify", "admin"},
+		"sip":    {"dialog"},
+		"notify": {"dialog"},
+		"admin":  {"dialog", "notify"},
+		"dialog": {},
+	}
+	seen := map[string]bool{}
+	walk(t, func(file, room, pkg string) {
+		seen[strings.Split(room, "/")[0]] = true
+		test := strings.HasSuffix(file, "_test.go")
+		top, _, _ := strings.Cut(room, "/")
+		own, isOwn := strings.CutPrefix(pkg, "bellhop/")
+		to, _, _ := strings.Cut(own, "/")
+		allowed, known := may[top]
+		switch {
+		case !known:
+			t.Errorf("%s is in no room of the plan", file)
+		case isOwn && to == "cmd":
+			t.Errorf("%s imports %s, which nobody may", file, pkg)
+		case isOwn && to != top && !slices.Contains(allowed, to) && !test:
+			t.Errorf("%s imports %s: %s may import %v", file, pkg, top, allowed)
+		case strings.HasPrefix(pkg, "github.com/emiago/sipgo") && top != "sip":
+			t.Errorf("%s imports %s, which only sip may", file, pkg)
+		case room == "dialog" && !isOwn && strings.Contains(pkg, ".") && !strings.HasPrefix(pkg, "github.com/hashicorp/golang-lru/") && !test:
+			t.Errorf("%s imports %s: dialog is the standard library and golang-lru alone", file, pkg)
+		}
+	})
+	for room := range may {
+		if !seen[room] {
+			t.Errorf("there is no room %s", room)
+		}
+	}
+}
+
+// TestPure holds dialog to its word: it opens nothing, starts nothing, and
+// never asks for the time.
+func TestPure(t *testing.T) {
+	forbidden := []string{"net", "net/http", "os", "os/exec", "syscall", "log", "log/slog", "context", "sync"}
+	walk(t, func(file, room, pkg string) {
+		if room == "dialog" && !strings.HasSuffix(file, "_test.go") && slices.Contains(forbidden, pkg) {
+			t.Errorf("%s imports %s", file, pkg)
+		}
+	})
+}
+
+// walk visits every import of every file, with the folder that the file is in.
+func walk(t *testing.T, visit func(file, room, pkg string)) {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if name := d.Name(); path != root && strings.HasPrefix(name, ".") || name == "testdata" {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if filepath.Ext(path) != ".go" {
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		for _, i := range f.Imports {
+			pkg, err := strconv.Unquote(i.Path.Value)
+			if err != nil {
+				return err
+			}
+			visit(rel, filepath.ToSlash(filepath.Dir(rel)), pkg)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
