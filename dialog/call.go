@@ -447,7 +447,7 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 		return
 	}
 	e.CalledNumber = caller.called
-	if caller.party != nil {
+	if caller.party != nil && !caller.hidden && !l.hidden {
 		e.CallerExtension = &caller.party.ext
 	}
 	if caller.trunk {

@@ -102,7 +102,8 @@ func (d *directory) bound(contact string, now time.Time) (Extension, bool) {
 
 // called returns the extension whose phone an INVITE or MESSAGE of the PBX
 // goes to. The Path token knows best; then who registered the Request-URI;
-// then the names in the message.
+// then the names in the message. The To of a PBX that is a proxy may name a
+// group, or who was called before the call was sent on: it comes last.
 func (d *directory) called(m *Message, to string) (Extension, bool) {
 	if m.AOR != "" {
 		user, host, _ := strings.Cut(m.AOR, "@")
@@ -113,10 +114,21 @@ func (d *directory) called(m *Message, to string) (Extension, bool) {
 	if e, ok := d.bound(m.URI(), m.At); ok {
 		return e, true
 	}
-	if e, ok := d.at(parseURI(to), m.At); ok {
-		return e, true
+	if e, ok := d.at(parseURI(m.URI()), m.At); ok {
+		return d.home(e, parseURI(to)), true
 	}
-	return d.at(parseURI(m.URI()), m.At)
+	return d.at(parseURI(to), m.At)
+}
+
+// home gives an extension that was named by a phone's address the domain that
+// it registers in, or that To gives it: the address is none.
+func (d *directory) home(e Extension, to uri) Extension {
+	if a, ok := d.aors.Get(e.User); ok {
+		e.Domain = a.ext.Domain
+	} else if to.user == e.User {
+		e.Domain = to.host
+	}
+	return e
 }
 
 // calling returns the extension that an INVITE or MESSAGE from the edge side

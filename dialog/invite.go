@@ -19,6 +19,7 @@ type facts struct {
 	agent       string
 	headers     [][2]string
 	credentials bool
+	hidden      bool // the caller does not show who it is
 }
 
 // maxClientAPI is the longest Client-Api-Id that is passed on.
@@ -79,8 +80,8 @@ func (t *Tracker) read(m *Message) (f facts, ext Extension, ok bool) {
 			break
 		}
 	}
-	f.num, f.name = caller.user, display
-	if f.num == "" && anonymous(caller) {
+	f.num, f.name, f.hidden = caller.user, display, anonymous(caller)
+	if f.num == "" && f.hidden {
 		f.num = "anonymous"
 	}
 	f.verstat, _ = param(fromParams, "verstat")

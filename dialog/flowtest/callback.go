@@ -1,0 +1,262 @@
+package flowtest
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// A callback is one line of a callback section.
+type callback struct {
+	typ, ext string
+	fields   []field
+}
+
+// readCallbacks reads a callback section.
+func readCallbacks(text string) (lines []callback, err error) {
+	for line := range strings.Lines(text) {
+		words, err := split(line)
+		if err != nil {
+			return nil, err
+		}
+		if len(words) == 0 {
+			continue
+		}
+		if len(words) < 2 {
+			return nil, fmt.Errorf("callback %q has no extension", line)
+		}
+		c := callback{typ: words[0], ext: words[1]}
+		for _, w := range words[2:] {
+			key, value, ok := strings.Cut(w, "=")
+			if !ok {
+				return nil, fmt.Errorf("callback %q: %q is no Field=value", line, w)
+			}
+			c.fields = append(c.fields, field{key, value})
+		}
+		lines = append(lines, c)
+	}
+	return lines, nil
+}
+
+// split parts a line at spaces, but for those in quotes.
+func split(line string) (words []string, err error) {
+	line = strings.TrimSpace(line)
+	for line != "" {
+		n := strings.IndexByte(line, ' ')
+		if n < 0 {
+			n = len(line)
+		}
+		word := line[:n]
+		if key, _, ok := strings.Cut(word, `="`); ok {
+			quoted, err := strconv.QuotedPrefix(line[len(key)+1:])
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", line, err)
+			}
+			text, _ := strconv.Unquote(quoted) // QuotedPrefix has checked it
+			word, n = key+"="+text, len(key)+1+len(quoted)
+		}
+		words = append(words, word)
+		line = strings.TrimSpace(line[n:])
+	}
+	return words, nil
+}
+
+func (c callback) String() string {
+	var b strings.Builder
+	b.WriteString(c.typ + " " + c.ext)
+	for _, f := range c.fields {
+		value := f.value
+		if strings.ContainsAny(value, " \"\n\r\t") {
+			value = strconv.Quote(value)
+		}
+		b.WriteString(" " + f.name + "=" + value)
+	}
+	return b.String()
+}
+
+// usual are the fields that -update writes for a line that is new.
+var usual = map[dialog.Type][]string{
+	dialog.DialOut:    {"CallerIDNum", "CalledNumber"},
+	dialog.DialIn:     {"CallerIDNum", "CalledNumber"},
+	dialog.Ringing:    {"CallFlow"},
+	dialog.Answer:     {"CallFlow"},
+	dialog.Hangup:     {"CallFlow", "CallStatus", "SipCode", "HangupBy", "Duration", "Missed"},
+	dialog.MessageIn:  {"CallerIDNum", "MessageText"},
+	dialog.MessageOut: {"CalledNumber", "MessageText"},
+}
+
+// A teller puts events into words.
+type teller struct {
+	began          time.Time
+	calls, parties []string
+	seq            map[string]int
+}
+
+// hear notes an event, and checks what holds for any: numbers without gaps.
+func (t *teller) hear(e dialog.Event) error {
+	if !slices.Contains(t.calls, e.Call) {
+		t.calls = append(t.calls, e.Call)
+	}
+	if !slices.Contains(t.parties, e.Party) {
+		t.parties = append(t.parties, e.Party)
+	}
+	if t.seq == nil {
+		t.seq = map[string]int{}
+	}
+	t.seq[e.Call]++
+	if e.Seq != t.seq[e.Call] {
+		return fmt.Errorf("%s of %s has number %d, want %d", e.Type, e.Extension.User, e.Seq, t.seq[e.Call])
+	}
+	return nil
+}
+
+// field returns what an event says in a field, and "" if it does not know.
+func (t *teller) field(e dialog.Event, name string) (string, error) {
+	switch name {
+	case "Call":
+		return strconv.Itoa(slices.Index(t.calls, e.Call) + 1), nil
+	case "Party":
+		return strconv.Itoa(slices.Index(t.parties, e.Party) + 1), nil
+	case "EventTime":
+		return e.At.Sub(t.began).String(), nil
+	case "Domain":
+		return e.Extension.Domain, nil
+	case "CallStatus":
+		return string(e.Status), nil
+	case "CallFlow":
+		return string(e.Flow), nil
+	case "CallerIDNum":
+		return e.CallerNum, nil
+	case "CallerIDName":
+		return e.CallerName, nil
+	case "CallerExtension":
+		return user(e.CallerExtension), nil
+	case "CalledNumber":
+		return e.CalledNumber, nil
+	case "CalledExtension":
+		return user(e.CalledExtension), nil
+	case "CalledDID":
+		return e.CalledDID, nil
+	case "CallAPIID":
+		return e.CallAPIID, nil
+	case "Diversion":
+		return e.Diversion, nil
+	case "ClientApiID":
+		return e.ClientAPIID, nil
+	case "CallBackID":
+		return e.CallBackID, nil
+	case "RecID":
+		return e.RecID, nil
+	case "Tag":
+		return e.Tag, nil
+	case "ANI":
+		return e.ANI, nil
+	case "Duration":
+		return duration(e.Duration), nil
+	case "RingDuration":
+		return duration(e.RingDuration), nil
+	case "SetupTime":
+		return duration(e.SetupTime), nil
+	case "SipCode":
+		return number(e.SipCode), nil
+	case "SipReason":
+		return e.SipReason, nil
+	case "Q850":
+		return number(e.Q850), nil
+	case "HangupBy":
+		return string(e.HangupBy), nil
+	case "AnsweredElsewhere":
+		return yes(e.Elsewhere), nil
+	case "Missed":
+		if e.Missed == nil {
+			return "", nil
+		}
+		if !*e.Missed {
+			return "no", nil
+		}
+		return "yes", nil
+	case "UserAgent":
+		return e.UserAgent, nil
+	case "Verstat":
+		return e.Verstat, nil
+	case "MessageText":
+		return e.MessageText, nil
+	case "ContentType":
+		return e.ContentType, nil
+	}
+	for _, h := range e.Headers {
+		if h[0] == name {
+			return h[1], nil
+		}
+	}
+	if strings.HasPrefix(name, "X-") {
+		return "", nil
+	}
+	return "", fmt.Errorf("no field is called %s", name)
+}
+
+// compare says in what an event is not what a line says.
+func (t *teller) compare(e dialog.Event, want callback) error {
+	if string(e.Type) != want.typ || e.Extension.User != want.ext {
+		return fmt.Errorf("got %s\nwant %s", t.line(e, nil), want)
+	}
+	for _, f := range want.fields {
+		got, err := t.field(e, f.name)
+		if err != nil {
+			return err
+		}
+		if got != f.value {
+			return fmt.Errorf("%s %s: %s is %q, want %q", want.typ, want.ext, f.name, got, f.value)
+		}
+	}
+	return nil
+}
+
+// line writes an event with the fields called names; nil: with the usual ones
+// that it knows.
+func (t *teller) line(e dialog.Event, names []string) callback {
+	c := callback{typ: string(e.Type), ext: e.Extension.User}
+	known := names == nil
+	if known {
+		names = usual[e.Type]
+	}
+	for _, name := range names {
+		value, _ := t.field(e, name)
+		if value != "" || !known {
+			c.fields = append(c.fields, field{name, value})
+		}
+	}
+	return c
+}
+
+func user(e *dialog.Extension) string {
+	if e == nil {
+		return ""
+	}
+	return e.User
+}
+
+func duration(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return d.String()
+}
+
+func number(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return ""
+}

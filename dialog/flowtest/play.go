@@ -1,0 +1,209 @@
+package flowtest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/tools/txtar"
+
+	"bellhop/dialog"
+)
+
+// A Hop is what a flow is played against.
+type Hop interface {
+	// Send delivers a message from a peer. When it returns, all that the
+	// message causes at this instant has happened.
+	Send(from Peer, msg []byte) error
+
+	// Receive returns the oldest message to a peer that was not yet received.
+	// want is the section that expects it, for a hop that has to be told.
+	Receive(to Peer, want string) ([]byte, error)
+
+	// Unread returns the messages that were sent to peers and not received.
+	Unread() []string
+
+	// Sleep lets time pass, and all that happens in it.
+	Sleep(d time.Duration)
+
+	// Events returns what was said since it was last called.
+	Events() []dialog.Event
+
+	// Now is the time at the hop.
+	Now() time.Time
+}
+
+// Play plays a flow, and fails the test where it goes another way.
+func Play(t testing.TB, f *Flow, h Hop) {
+	t.Helper()
+	p := newPlayer(f, h)
+	if err := p.play(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Rewrite plays a flow and returns its file with the callbacks as they came.
+func Rewrite(f *Flow, h Hop) ([]byte, error) {
+	p := newPlayer(f, h)
+	p.update = true
+	if err := p.play(); err != nil {
+		return nil, err
+	}
+	return txtar.Format(f.archive), nil
+}
+
+type player struct {
+	flow   *Flow
+	rig    *Rig
+	hop    Hop
+	tell   teller
+	update bool
+}
+
+func newPlayer(f *Flow, h Hop) *player {
+	return &player{flow: f, rig: NewRig(), hop: h, tell: teller{began: h.Now()}}
+}
+
+func (p *player) play() error {
+	for _, s := range p.flow.Steps {
+		if err := p.step(s); err != nil {
+			name := p.flow.archive.Files[s.section].Name
+			return fmt.Errorf("%s: section %d, %s at %s: %w", p.flow.Name, s.section+1, name, p.hop.Now().Sub(p.tell.began), err)
+		}
+	}
+	if err := p.quiet(); err != nil {
+		return fmt.Errorf("%s: at the end: %w", p.flow.Name, err)
+	}
+	events, err := p.events()
+	if err == nil && len(events) > 0 {
+		err = fmt.Errorf("%s: at the end: nobody expected %s", p.flow.Name, p.tell.line(events[0], nil))
+	}
+	return err
+}
+
+func (p *player) step(s Step) error {
+	switch s.Do {
+	case Send, Forward:
+		msg, err := p.rig.Compose(s)
+		if err != nil {
+			return err
+		}
+		return p.hop.Send(p.rig.agents[s.From].Peer, msg)
+	case Expect:
+		msg, err := p.hop.Receive(p.rig.agents[s.To].Peer, s.Text)
+		if err != nil {
+			return err
+		}
+		if err := p.expect(msg, s.Text); err != nil {
+			return err
+		}
+		return p.rig.Receive(s.To, msg)
+	case Callback:
+		return p.callbacks(s)
+	case Wait:
+		if err := p.quiet(); err != nil {
+			return err
+		}
+		p.hop.Sleep(s.After)
+		return nil
+	}
+	return fmt.Errorf("a step does nothing: %v", s) // unreachable: Parse makes no others
+}
+
+// quiet checks that no message was left unexpected.
+func (p *player) quiet() error {
+	if rest := p.hop.Unread(); len(rest) > 0 {
+		return fmt.Errorf("nobody expected\n%s", strings.Join(rest, "\n"))
+	}
+	return nil
+}
+
+// expect compares a message with what of it matters.
+func (p *player) expect(msg []byte, text string) error {
+	got, err := parse(string(msg))
+	if err != nil {
+		return err
+	}
+	want, err := parse(text)
+	if err != nil {
+		return err
+	}
+	differs := got.start != want.start
+	if words := strings.Fields(want.start); want.status() == 0 && len(words) == 1 {
+		differs = got.status() != 0 || got.method() != words[0]
+	} else if want.status() != 0 && len(words) == 2 {
+		differs = got.status() != want.status()
+	}
+	if differs {
+		return fmt.Errorf("got %q, want %q", got.start, want.start)
+	}
+	for _, f := range want.fields {
+		switch value := got.get(f.name); {
+		case !got.has(f.name):
+			return fmt.Errorf("%q lacks %s", got.start, f.name)
+		case f.value != "*" && f.value != value:
+			return fmt.Errorf("%s: got %q, want %q", f.name, value, f.value)
+		}
+	}
+	if want.body != "" && strings.TrimSpace(want.body) != strings.TrimSpace(got.body) {
+		return fmt.Errorf("body: got %q, want %q", got.body, want.body)
+	}
+	return nil
+}
+
+// events returns what was said, without what this flow does not list.
+func (p *player) events() (events []dialog.Event, err error) {
+	for _, e := range p.hop.Events() {
+		if err := p.tell.hear(e); err != nil {
+			return nil, err
+		}
+		if e.Type != dialog.Ringing || p.flow.Config.Ringing {
+			events = append(events, e)
+		}
+	}
+	return events, nil
+}
+
+func (p *player) callbacks(s Step) error {
+	got, err := p.events()
+	if err != nil {
+		return err
+	}
+	want, err := readCallbacks(s.Text)
+	if err != nil {
+		return err
+	}
+	if p.update {
+		p.rewrite(s, got, want)
+		return nil
+	}
+	for i, e := range got {
+		if i == len(want) {
+			return fmt.Errorf("nobody expected %s", p.tell.line(e, nil))
+		}
+		if err := p.tell.compare(e, want[i]); err != nil {
+			return err
+		}
+	}
+	if len(got) < len(want) {
+		return fmt.Errorf("nobody said %s", want[len(got)])
+	}
+	return nil
+}
+
+// rewrite puts the callbacks that came into the section, each with the fields
+// that the line in its place had.
+func (p *player) rewrite(s Step, got []dialog.Event, want []callback) {
+	var b strings.Builder
+	for i, e := range got {
+		var names []string
+		if i < len(want) && want[i].typ == string(e.Type) {
+			for _, f := range want[i].fields {
+				names = append(names, f.name)
+			}
+		}
+		fmt.Fprintln(&b, p.tell.line(e, names))
+	}
+	p.flow.archive.Files[s.section].Data = []byte(b.String())
+}
