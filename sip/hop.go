@@ -142,14 +142,14 @@ func Listen(cfg Config) (*Hop, error) {
 	for _, a := range cfg.Listen {
 		l, err := h.listen(a)
 		if err != nil {
-			h.close()
+			h.Close()
 			return nil, err
 		}
 		h.listeners = append(h.listeners, l)
 	}
 	for _, p := range h.pbx {
 		if h.listenerFor(p.addr.Proto, p.addr.Addr(), nil) == nil {
-			h.close()
+			h.Close()
 			return nil, fmt.Errorf("sip: the PBX is %s, but nothing listens on %s: it could not send us requests of its own", p.addr, p.addr.Proto)
 		}
 	}
@@ -254,7 +254,7 @@ func (h *Hop) Run(ctx context.Context) error {
 		}
 	}
 	<-ctx.Done()
-	h.close()
+	h.Close()
 	h.streams.close()
 	h.run.Wait()
 	return nil
@@ -273,7 +273,14 @@ func (h *Hop) Drain(ctx context.Context) {
 	}
 }
 
-func (h *Hop) close() {
+// Reachable reports whether a PBX is there to send calls to.
+func (h *Hop) Reachable() bool {
+	_, ok := h.alive()
+	return ok
+}
+
+// Close frees the listeners. A Hop that runs does so itself.
+func (h *Hop) Close() {
 	for _, l := range h.listeners {
 		if l.packet != nil {
 			l.packet.Close()

@@ -29,9 +29,9 @@ func write(t *testing.T, text string) (path string) {
 }
 
 func TestCheckGood(t *testing.T) {
-	path := write(t, "[sip]\nlisten = [\"udp://127.0.0.1:5060\", \"tcp://127.0.0.1:5060\"]\npbx = [\"udp://192.0.2.1:5060\"]\n")
+	path := write(t, "[sip]\nlisten = [\"udp://127.0.0.1:5060\", \"tcp://127.0.0.1:5060\"]\npbx = [\"udp://127.0.0.2:5060\"]\n")
 	stdout, stderr := cli(t, 0, "check", "--config", path)
-	want := path + " is good: phones reach the PBX udp://192.0.2.1:5060 through udp://127.0.0.1:5060, tcp://127.0.0.1:5060; the admin API is at http://127.0.0.1:8080, the store in data\n"
+	want := path + " is good: phones reach the PBX udp://127.0.0.2:5060 through udp://127.0.0.1:5060, tcp://127.0.0.1:5060; the admin API is at http://127.0.0.1:8080, the store in data\n"
 	if stdout != want || stderr != "" {
 		t.Errorf("got %q and %q, want %q", stdout, stderr, want)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -71,7 +72,29 @@ func (c *config) sipContradictions(report func(path, format string, args ...any)
 		if slices.Contains(c.SIP.PBX[:i], a) {
 			report(path, "%v is listed twice", a)
 		}
+		if len(c.SIP.Listen) > 0 && !slices.ContainsFunc(c.SIP.Listen, func(l sip.Addr) bool { return !l.IsValid() || reaches(l, a) }) {
+			report(path, "no listener reaches %v: add %s to sip.listen", a, reaching(a))
+		}
 	}
+}
+
+// reaches reports whether packets get from a listener to the PBX and back: the
+// same transport and family, and loopback only to loopback.
+func reaches(l, pbx sip.Addr) bool {
+	own, ip := l.Addr(), pbx.Addr()
+	return l.Proto == pbx.Proto && own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
+}
+
+// reaching describes a listener that reaches the PBX.
+func reaching(pbx sip.Addr) string {
+	family, all := "IPv4", "0.0.0.0"
+	if !pbx.Addr().Is4() {
+		family, all = "IPv6", "[::]"
+	}
+	if pbx.Addr().IsLoopback() {
+		return fmt.Sprintf("a %s:// one on an %s loopback address, or on all (%s)", pbx.Proto, family, all)
+	}
+	return fmt.Sprintf("a %s:// one on an %s address that is not loopback, or on all (%s)", pbx.Proto, family, all)
 }
 
 // collide reports whether two sockets cannot both be opened: they are the same,

@@ -157,12 +157,17 @@ listen = "8080"`, []string{
 		}},
 		{"the PBX is a listener", "[sip]\nlisten = [\"udp://0.0.0.0:5060\"]\npbx = [\"udp://192.0.2.1:5060\", \"tcp://192.0.2.1:5060\", \"udp://192.0.2.1:5061\", \"udp://192.0.2.1:5061\", \"udp://0.0.0.0:5070\", \"udp://192.0.2.1:0\"]", []string{
 			`c:3:8: sip.pbx: udp://192.0.2.1:5060 is bellhop's own listener udp://0.0.0.0:5060: calls would go round in a loop; write the PBX's address, or change sip.listen`,
+			`c:3:32: sip.pbx: no listener reaches tcp://192.0.2.1:5060: add a tcp:// one on an IPv4 address that is not loopback, or on all (0.0.0.0) to sip.listen`,
 			`c:3:80: sip.pbx: udp://192.0.2.1:5061 is listed twice`,
 			`c:3:104: sip.pbx: udp://0.0.0.0:5070 is nowhere to send to: write the PBX's own address and port`,
 			`c:3:126: sip.pbx: udp://192.0.2.1:0 is nowhere to send to: write the PBX's own address and port`,
 		}},
 		{"a listener is the default PBX", "[sip]\nlisten = [\"udp://127.0.0.1:5070\"]", []string{
 			`c:1:1: sip.pbx: udp://127.0.0.1:5070 is bellhop's own listener udp://127.0.0.1:5070: calls would go round in a loop; write the PBX's address, or change sip.listen`,
+		}},
+		{"no way to the PBX", "[sip]\npbx = [\"udp://192.0.2.1:5060\", \"udp://[::1]:5060\", \"udp://127.0.0.2:5060\"]", []string{
+			`c:2:8: sip.pbx: no listener reaches udp://192.0.2.1:5060: add a udp:// one on an IPv4 address that is not loopback, or on all (0.0.0.0) to sip.listen`,
+			`c:2:32: sip.pbx: no listener reaches udp://[::1]:5060: add a udp:// one on an IPv6 loopback address, or on all ([::]) to sip.listen`,
 		}},
 		{"register", "[sip]\nregister = \"outbound\"", []string{
 			`c:2:12: sip.register: register is "path", "contact" or "none", not "outbound"`,
@@ -219,7 +224,7 @@ sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 			`c:1:16: admin.listen: 0.0.0.0:8080 can be reached from outside, and tokens would cross the network in the clear: set admin.tls_cert and admin.tls_key, or listen on 127.0.0.1, or say insecure = true`,
 			`c:2:17: admin.tls_key: a key without its certificate: set admin.tls_cert too`,
 		}},
-		{"admin beside sip", "[sip]\nlisten = [\"tcp://127.0.0.1:8080\"]\n[admin]\ntls_cert = \"/nowhere/cert.pem\"", []string{
+		{"admin beside sip", "[sip]\nlisten = [\"udp://127.0.0.1\", \"tcp://127.0.0.1:8080\"]\n[admin]\ntls_cert = \"/nowhere/cert.pem\"", []string{
 			`c:3:1: admin.listen: 127.0.0.1:8080 is taken by tcp://127.0.0.1:8080 of sip.listen: choose another port`,
 			`c:4:12: admin.tls_cert: a certificate without its key: set admin.tls_key too`,
 		}},

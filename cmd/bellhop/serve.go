@@ -2,13 +2,339 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"bellhop/admin"
+	"bellhop/dialog"
+	"bellhop/notify"
+	"bellhop/sip"
 )
 
+// drainFor is how long transactions may take to end after SIGTERM.
+const drainFor = 10 * time.Second
+
+// serve runs bellhop with the config at path until ctx ends.
 func serve(ctx context.Context, path string, stdout io.Writer) error {
-	if _, err := load(path); err != nil {
+	cfg, err := load(path)
+	if err != nil {
 		return err
 	}
-	return errors.New("serve is not there yet")
+	var level slog.LevelVar
+	level.Set(slog.Level(cfg.Log.Level))
+	log := newLogger(stdout, cfg.Log.Format, &level)
+	s, err := build(ctx, cfg, log, nil, nil)
+	if err != nil {
+		return err
+	}
+	if s.created {
+		fmt.Fprintf(stdout, "admin token, shown this once and kept in %s/admin.token: %s\n", cfg.Store.Dir, s.token)
+	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	reloads, stopReloads := context.WithCancel(ctx)
+	defer stopReloads()
+	var reloading sync.WaitGroup
+	reloading.Go(func() {
+		for {
+			select {
+			case <-hup:
+				cfg = s.reload(reloads, path, cfg, &level)
+			case <-reloads.Done():
+				return
+			}
+		}
+	})
+	log.Info("ready", "version", version(), "listen", list(s.hop.Addrs()), "pbx", list(cfg.SIP.PBX), "admin", s.adminURL())
+	err = s.run(ctx)
+	stopReloads()
+	reloading.Wait()
+	return err
+}
+
+// A service is all rooms, built and joined. Calls go left to right: the hop
+// shows each message to the follower's tracker, its events go to the notifier.
+type service struct {
+	cfg      config
+	log      *slog.Logger
+	hop      *sip.Hop
+	follower *follower
+	notifier *notify.Notifier
+	admin    *http.Server
+	listener net.Listener // the admin API's
+	token    string
+	created  bool // the token is new
+	stopping atomic.Bool
+	close    func() // the store
+}
+
+// build makes the rooms: all that can fail has failed when it returns. network
+// and transport replace the machine's in tests; nil: the machine's.
+func build(ctx context.Context, cfg config, log *slog.Logger, network sip.Network, transport http.RoundTripper) (_ *service, err error) {
+	s := &service{cfg: cfg, log: log}
+	var undo []func()
+	defer func() {
+		if err != nil {
+			for _, f := range slices.Backward(undo) {
+				f()
+			}
+		}
+	}()
+	js, closeStore, err := openStore(ctx, cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	s.close = closeStore
+	undo = append(undo, closeStore)
+	// The key is there before anything listens: no route is made without it.
+	key, err := sharedKey(ctx, js, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if s.token, s.created, err = adminToken(cfg); err != nil {
+		return nil, err
+	}
+	watch := make(chan dialog.Message, watched)
+	s.hop, err = sip.Listen(sip.Config{
+		Listen:     cfg.SIP.Listen,
+		Advertise:  cfg.SIP.Advertise,
+		PBX:        cfg.SIP.PBX,
+		PBXSources: prefixes(cfg.SIP.PBXSources),
+		Register:   cfg.SIP.Register,
+		AddCID:     cfg.Calls.AddCID,
+		Trunks:     trunks(cfg),
+		Key:        key,
+		Watch:      watch,
+		Log:        log,
+		Net:        network,
+	})
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, s.hop.Close)
+	if s.listener, err = listenAdmin(cfg); err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() { s.listener.Close() })
+	s.notifier, err = notify.Open(ctx, js, notify.Config{
+		KeepEvents:       time.Duration(cfg.Notify.KeepEvents),
+		Replicas:         cfg.Store.Replicas,
+		MaxSubscriptions: cfg.Notify.MaxSubscriptions,
+		Allow:            prefixes(cfg.Notify.Allow),
+		Deny:             prefixes(cfg.Notify.Deny),
+		Own:              s.ownListeners(),
+		Version:          version(),
+		Log:              log,
+		Transport:        transport,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.follower = newFollower(dialog.New(tracking(cfg)), watch, s.notifier.Say)
+	s.admin = admin.New(admin.Config{
+		Token:      s.token,
+		Notifier:   s.notifier,
+		Calls:      s.follower.calls,
+		Ready:      s.unready,
+		Collectors: hopMetrics(s.hop),
+		Version:    version(),
+		Log:        log,
+	}).HTTPServer()
+	return s, nil
+}
+
+// run runs the rooms until ctx ends, then stops them from left to right, so
+// that each still takes what the one before it had to say.
+func (s *service) run(ctx context.Context) error {
+	defer s.close()
+	failed := make(chan error, 1)
+	hop := start(func(ctx context.Context) { s.hop.Run(ctx) })
+	follow := start(s.follower.run)
+	deliver := start(func(ctx context.Context) {
+		if err := s.notifier.Run(ctx); err != nil {
+			s.log.Error("notifier stopped", "err", err)
+		}
+	})
+	var api sync.WaitGroup
+	api.Go(func() {
+		if err := s.admin.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("admin API: %w", err)
+		}
+	})
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	s.stopping.Store(true)
+	s.log.Info("stopping", "wait", drainFor)
+	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
+	s.hop.Drain(draining)
+	cancel()
+	hop()
+	follow()
+	deliver()
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if s.admin.Shutdown(ending) != nil {
+		s.admin.Close()
+	}
+	api.Wait()
+	return err
+}
+
+// start runs f, and returns a func that stops it and waits for its end.
+func start(f func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var run sync.WaitGroup
+	run.Go(func() { f(ctx) })
+	return func() {
+		cancel()
+		run.Wait()
+	}
+}
+
+// reload reads the config again, puts into force what can be, and says what
+// needs a restart. A file with problems changes nothing. It returns the config
+// to compare the next one with.
+func (s *service) reload(ctx context.Context, path string, old config, level *slog.LevelVar) config {
+	cfg, err := load(path)
+	if err != nil {
+		s.log.Error("config not reloaded: the old one stays in force", "err", err)
+		return old
+	}
+	var now, later []string
+	for _, key := range diff(old, cfg) {
+		if reloadable(key) {
+			now = append(now, key)
+		} else {
+			later = append(later, key)
+		}
+	}
+	level.Set(slog.Level(cfg.Log.Level))
+	if err := s.follower.with(ctx, func(t *dialog.Tracker) { t.Configure(tracking(cfg)) }); err != nil {
+		s.log.Error("config not reloaded: the old one stays in force", "err", err)
+		return old
+	}
+	s.log.Info("config reloaded", "in force", strings.Join(now, " "), "after a restart", strings.Join(later, " "))
+	// What needs a restart is still not in force: it is said again next time.
+	running := old
+	running.Log.Level, running.Extensions, running.Extension = cfg.Log.Level, cfg.Extensions, cfg.Extension
+	addCID := running.Calls.AddCID
+	running.Calls = cfg.Calls
+	running.Calls.AddCID = addCID
+	return running
+}
+
+// reloadable reports whether a key is put into force by SIGHUP.
+func reloadable(key string) bool {
+	table, _, _ := strings.Cut(key, ".")
+	switch table {
+	case "extensions", "extension":
+		return true
+	case "calls":
+		return key != "calls.add_cid"
+	}
+	return key == "log.level"
+}
+
+// tracking is what the config tells the tracker.
+func tracking(cfg config) dialog.Config {
+	c := dialog.Config{
+		Pattern:     cfg.Extensions.Pattern,
+		Learn:       cfg.Extensions.Learn,
+		MaxDuration: time.Duration(cfg.Calls.MaxDuration),
+		Status:      map[int]dialog.Status{},
+		CallAPIID:   cfg.Calls.CallAPIID,
+		CallBackID:  cfg.Calls.CallbackID,
+		RecID:       cfg.Calls.RecID,
+		Tag:         cfg.Calls.Tag,
+		Headers:     cfg.Calls.Headers,
+	}
+	for code, word := range cfg.Calls.Status {
+		c.Status[int(code)] = dialog.Status(word)
+	}
+	for _, e := range cfg.Extension {
+		c.Extensions = append(c.Extensions, dialog.Declared{Number: e.Number})
+	}
+	return c
+}
+
+func trunks(cfg config) []sip.Trunk {
+	var ts []sip.Trunk
+	for _, t := range cfg.Trunk {
+		ts = append(ts, sip.Trunk{Name: t.Name, Sources: prefixes(t.Sources)})
+	}
+	return ts
+}
+
+// listenAdmin opens the listener of the admin API, with TLS if the config has
+// a certificate.
+func listenAdmin(cfg config) (net.Listener, error) {
+	at := cfg.Admin.Listen.AddrPort
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("cannot listen on %s for the admin API: the port is in use by another process", at)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s for the admin API: %w", at, err)
+	}
+	if cfg.Admin.TLSCert == "" {
+		return l, nil
+	}
+	cert, err := tls.LoadX509KeyPair(cfg.Admin.TLSCert, cfg.Admin.TLSKey)
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("admin.tls_cert, admin.tls_key: %w", err)
+	}
+	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}), nil
+}
+
+func (s *service) adminURL() string {
+	scheme := "http://"
+	if s.cfg.Admin.TLSCert != "" {
+		scheme = "https://"
+	}
+	return scheme + s.listener.Addr().String()
+}
+
+// ownListeners are the TCP sockets of ours that no callback may reach.
+func (s *service) ownListeners() []netip.AddrPort {
+	own := []netip.AddrPort{netip.MustParseAddrPort(s.listener.Addr().String())}
+	for _, a := range s.hop.Addrs() {
+		if a.Proto == sip.TCP {
+			own = append(own, a.AddrPort)
+		}
+	}
+	return own
+}
+
+// unready says what keeps bellhop from its work.
+func (s *service) unready() []string {
+	var why []string
+	if s.stopping.Load() {
+		why = append(why, "stopping: new calls are refused")
+	}
+	if err := s.notifier.Health(); err != nil {
+		why = append(why, err.Error())
+	}
+	if !s.hop.Reachable() {
+		why = append(why, "no PBX answers OPTIONS")
+	}
+	return why
 }

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// watched is how many messages may wait for the tracker: more than a second's
+// at 10,000 messages a second.
+const watched = 1 << 14
+
+// A follower owns the tracker: it shows it what the hop saw, and passes on what
+// that means.
+type follower struct {
+	tracker *dialog.Tracker
+	watch   <-chan dialog.Message // the hop writes, and never waits
+	say     func([]dialog.Event)
+	ask     chan func() // run between two messages
+}
+
+func newFollower(t *dialog.Tracker, watch <-chan dialog.Message, say func([]dialog.Event)) *follower {
+	return &follower{tracker: t, watch: watch, say: say, ask: make(chan func())}
+}
+
+// run follows calls until ctx ends, and what the hop saw until then.
+func (f *follower) run(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if at, ok := f.tracker.Next(); ok {
+			timer.Reset(time.Until(at))
+		} else {
+			timer.Stop()
+		}
+		select {
+		case m := <-f.watch:
+			f.tell(f.tracker.Observe(m))
+			f.catchUp()
+		case <-timer.C:
+			f.tell(f.tracker.Advance(time.Now()))
+		case do := <-f.ask:
+			do()
+		case <-ctx.Done():
+			f.catchUp()
+			return
+		}
+	}
+}
+
+// catchUp shows the tracker what waits already.
+func (f *follower) catchUp() {
+	for {
+		select {
+		case m := <-f.watch:
+			f.tell(f.tracker.Observe(m))
+		default:
+			return
+		}
+	}
+}
+
+func (f *follower) tell(events []dialog.Event) {
+	if len(events) > 0 {
+		f.say(events)
+	}
+}
+
+// with calls do with the tracker, between two messages. It fails when ctx ends
+// first, or when the follower is too busy for a second.
+func (f *follower) with(ctx context.Context, do func(*dialog.Tracker)) error {
+	done := make(chan struct{})
+	busy := time.NewTimer(time.Second)
+	defer busy.Stop()
+	select {
+	case f.ask <- func() { defer close(done); do(f.tracker) }:
+		<-done
+		return nil
+	case <-busy.C:
+		return errors.New("the tracker is busy")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// calls are the live calls, oldest first. It may be called from any goroutine.
+func (f *follower) calls(ctx context.Context) (calls []dialog.Call, err error) {
+	err = f.with(ctx, func(t *dialog.Tracker) { calls = t.Calls() })
+	return calls, err
+}

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"bellhop/sip"
+)
+
+// hopMetrics are the hop's counts at /metrics.
+func hopMetrics(h *sip.Hop) []prometheus.Collector {
+	counter := func(name, help string, read func(sip.Stats) uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "bellhop", Subsystem: "sip", Name: name, Help: help},
+			func() float64 { return float64(read(h.Stats())) })
+	}
+	gauge := func(name, help string, read func(sip.Stats) int64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "bellhop", Subsystem: "sip", Name: name, Help: help},
+			func() float64 { return float64(read(h.Stats())) })
+	}
+	return []prometheus.Collector{
+		counter("messages_received_total", "Messages that were SIP.", func(s sip.Stats) uint64 { return s.Received }),
+		counter("messages_malformed_total", "Messages refused or dropped for their syntax.", func(s sip.Stats) uint64 { return s.Malformed }),
+		counter("messages_stray_total", "Responses to nothing of ours.", func(s sip.Stats) uint64 { return s.Stray }),
+		counter("messages_dropped_total", "Messages dropped for a full queue.", func(s sip.Stats) uint64 { return s.Dropped }),
+		counter("messages_unobserved_total", "Messages forwarded that the tracker had no room for.", func(s sip.Stats) uint64 { return s.Unobserved }),
+		counter("panics_total", "Messages lost to a bug.", func(s sip.Stats) uint64 { return s.Panics }),
+		gauge("transactions", "Transactions under way.", func(s sip.Stats) int64 { return s.Transactions }),
+		gauge("streams", "Connections open.", func(s sip.Stats) int64 { return s.Streams }),
+	}
+}
