@@ -121,11 +121,14 @@ func (d *directory) called(m *Message, to string) (Extension, bool) {
 }
 
 // home gives an extension that was named by a phone's address the domain that
-// it registers in, or that To gives it: the address is none.
+// it registers in, or that To gives it. The address is none, and differs between
+// the phones of one extension.
 func (d *directory) home(e Extension, to uri) Extension {
+	phone := e.Domain
+	e.Domain = ""
 	if a, ok := d.aors.Get(e.User); ok {
 		e.Domain = a.ext.Domain
-	} else if to.user == e.User {
+	} else if to.user == e.User && to.host != phone {
 		e.Domain = to.host
 	}
 	return e

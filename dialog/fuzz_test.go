@@ -1,0 +1,154 @@
+package dialog
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// FuzzTracker holds the package comment: whatever is shown, a party has at most
+// one dial, then at most one answer, and a hangup if and only if it had a dial;
+// nothing follows; numbers have no gaps; and in the end nothing is kept.
+//
+// Each message is six bytes out of a small world, so that they meet.
+func FuzzTracker(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 0, 0, 10, 2, 0, 0, 0, 1, 10, 3, 0, 0, 0, 1, 10, 6, 0, 0, 0, 1, 200})
+	f.Add([]byte{1, 1, 0, 0, 0, 10, 1, 1, 1, 0, 0, 10, 3, 1, 1, 0, 1, 10, 5, 1, 0, 0, 0, 10, 4, 1, 0, 0, 1, 250})
+	f.Add([]byte(strings.Repeat("\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\xfb\xfc", 8)))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c := testConfig()
+		c.MaxDuration = time.Hour
+		tracker := New(c)
+		w := witness{t: t, parties: map[string]*turn{}, seq: map[string]int{}}
+		now := start
+		data = data[:min(len(data), 6*250)]
+		for ; len(data) >= 6; data = data[6:] {
+			now = now.Add(jumps[int(data[5])%len(jumps)])
+			if data[5] >= 128 {
+				w.hear(tracker.Advance(now))
+				if next, ok := tracker.Next(); ok && !next.After(now) {
+					t.Fatalf("at %v something is due at %v still", now, next)
+				}
+			}
+			w.hear(tracker.Observe(anything(now, data)))
+		}
+		tracker.Calls()
+		for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
+			w.hear(tracker.Advance(next))
+		}
+		for id, p := range w.parties {
+			if !p.over {
+				t.Errorf("party %s had a dial and no hangup", id)
+			}
+		}
+		wantEmpty(t, tracker)
+	})
+}
+
+// jumps are how far the clock goes between messages; clocks are set back, too.
+var jumps = []time.Duration{0, time.Millisecond, 500 * time.Millisecond, time.Second, 20 * time.Second, linger, limit, time.Hour, -time.Second, -time.Hour}
+
+// anything is the message that six bytes stand for.
+func anything(now time.Time, b []byte) Message {
+	kinds := []struct {
+		method string
+		status int
+	}{
+		{"INVITE", 0}, {"INVITE", 100}, {"INVITE", 180}, {"INVITE", 200}, {"INVITE", 401}, {"INVITE", 486}, {"BYE", 0}, {"CANCEL", 0},
+		{"INVITE", 487}, {"INVITE", 407}, {"INVITE", 408}, {"UPDATE", 481}, {"REGISTER", 200}, {"MESSAGE", 0}, {"MESSAGE", 200}, {"ACK", 0},
+	}
+	k := kinds[int(b[0])%len(kinds)]
+	m := Message{
+		At:      now,
+		Src:     Edge + Side(b[1]&1),
+		Dst:     Edge + Side(b[1]>>1&1),
+		Own:     b[1]&4 != 0,
+		Method:  k.method,
+		Status:  k.status,
+		CallID:  fmt.Sprint("call", b[2]&3),
+		FromTag: fmt.Sprint(b[3] & 3),
+		Branch:  fmt.Sprint(b[3] >> 2 & 7),
+		CSeq:    uint32(b[4] & 3),
+	}
+	if b[4]&4 != 0 {
+		m.ToTag = fmt.Sprint(b[4] >> 3 & 3)
+	}
+	if b[2]&4 != 0 {
+		m.CID = strings.Repeat(fmt.Sprint(b[2]>>3&1), 32)
+	}
+	if b[1]&8 != 0 {
+		m.Trunk = "carrier"
+	}
+	user := 101 + int(b[1]>>4&3)
+	m.Head = fmt.Sprintf("%s sip:%d@192.0.2.12 SIP/2.0\r\nFrom: <sip:%d@h>\r\nTo: <sip:%d@h>\r\nContact: <sip:x@h>\r\nReason: Q.850;cause=%d",
+		k.method, user, 101+int(b[1]>>6&3), user, b[5]&31)
+	if b[3]&128 != 0 {
+		m.Head += "\r\nAuthorization: Digest username=\"101\""
+	}
+	return m
+}
+
+// A witness hears all events and knows what may come.
+type witness struct {
+	t       *testing.T
+	parties map[string]*turn
+	seq     map[string]int
+}
+
+// A turn is what a witness remembers of a party.
+type turn struct {
+	call           string
+	answered, over bool
+	at             time.Time // of the answer, then of the hangup
+}
+
+func (w *witness) hear(events []Event) {
+	w.t.Helper()
+	for _, e := range events {
+		if e.Type == MessageIn || e.Type == MessageOut {
+			continue // calls of their own
+		}
+		p := w.parties[e.Party]
+		if e.Seq == 1 && w.seq[e.Call] > 0 {
+			for _, p := range w.parties {
+				if p.call == e.Call && !p.over {
+					w.t.Fatalf("call %s begins anew with a party that is not over", e.Call)
+				}
+			}
+			w.seq[e.Call] = 0
+		}
+		if w.seq[e.Call]++; e.Seq != w.seq[e.Call] {
+			w.t.Fatalf("%s of %s has number %d, want %d", e.Type, e.Extension, e.Seq, w.seq[e.Call])
+		}
+		switch {
+		case e.Type == DialIn || e.Type == DialOut:
+			if p != nil && !p.over {
+				w.t.Fatalf("second dial of %s", e.Extension)
+			}
+			// An INVITE that comes again after its leg was forgotten begins it anew.
+			w.parties[e.Party] = &turn{call: e.Call}
+		case p == nil || p.over:
+			w.t.Fatalf("%s of %s, which is not in the call", e.Type, e.Extension)
+		case e.Type == Answer:
+			if p.answered {
+				w.t.Fatalf("second answer of %s", e.Extension)
+			}
+			p.answered, p.at = true, e.At
+		case e.Type == Hangup:
+			if want := e.At.Sub(p.at); p.answered && e.Duration != want || !p.answered && e.Duration != 0 {
+				w.t.Fatalf("duration %v, want %v (answered: %v)", e.Duration, want, p.answered)
+			}
+			if e.Duration < 0 || e.RingDuration < 0 || e.SetupTime < 0 {
+				w.t.Fatalf("negative time: %v %v %v", e.Duration, e.RingDuration, e.SetupTime)
+			}
+			if e.Status == "" || e.Status == Calling || e.HangupBy == "" {
+				w.t.Fatalf("hangup says %q by %q", e.Status, e.HangupBy)
+			}
+			if (e.Status == Answered) && !p.answered && e.Flow == In {
+				w.t.Fatalf("hangup of a callee says ANSWER without one")
+			}
+			p.over = true
+		}
+	}
+}
