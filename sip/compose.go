@@ -210,7 +210,7 @@ func (w *worker) upstream(p *packet) ([]byte, int) {
 	status := m.status
 	if status == 503 {
 		status = 500
-		s.replace(span{8, 11}, "500")
+		s.replace(span{8, int32(bytes.Index(m.b, crlf))}, "500 Server Internal Error")
 	}
 	f := m.first(hVia)
 	if end := m.via.value.to; end < f.value.to {

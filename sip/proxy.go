@@ -44,7 +44,7 @@ func (t *proxied) failed(now instant, c *clientTx, why failure) {
 	case why == unreachable:
 		// A transport error counts as 503, and 503 leaves as 500 (RFC 3261 §16.7, §16.9).
 		t.answer(now, 500, "Next Hop Unreachable")
-	case t.canceled:
+	case why == rangOut && t.canceled:
 		t.answer(now, 487, "Request Terminated")
 		c.end()
 	case !t.server.invite:

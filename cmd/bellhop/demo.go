@@ -168,7 +168,7 @@ func (d *demonstration) setUp(ctx context.Context) error {
 	cfg.Notify.Allow = []cidr{{netip.PrefixFrom(at.Addr(), 32)}}
 	var level slog.LevelVar
 	level.Set(slog.LevelWarn)
-	if d.service, err = build(ctx, cfg, newLogger(d.out, "text", &level), nil, nil); err != nil {
+	if d.service, err = build(ctx, cfg, newLogger(d.out, "text", &level)); err != nil {
 		return err
 	}
 	d.later(start(func(ctx context.Context) { d.service.run(ctx) }))

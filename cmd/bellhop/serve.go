@@ -23,6 +23,8 @@ import (
 	"bellhop/dialog"
 	"bellhop/notify"
 	"bellhop/sip"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // drainFor is how long transactions may take to end after SIGTERM.
@@ -37,7 +39,7 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 	var level slog.LevelVar
 	level.Set(slog.Level(cfg.Log.Level))
 	log := newLogger(stdout, cfg.Log.Format, &level)
-	s, err := build(ctx, cfg, log, nil, nil)
+	s, err := build(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
@@ -67,25 +69,22 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 	return err
 }
 
-// A service is all rooms, built and joined. Calls go left to right: the hop
-// shows each message to the follower's tracker, its events go to the notifier.
+// A service is the rooms with what the operator sees of them.
 type service struct {
-	cfg      config
-	log      *slog.Logger
-	hop      *sip.Hop
-	follower *follower
-	notifier *notify.Notifier
-	admin    *http.Server
-	listener net.Listener // the admin API's
-	token    string
-	created  bool // the token is new
-	stopping atomic.Bool
-	close    func() // the store
+	*rooms
+	cfg        config
+	log        *slog.Logger
+	admin      *http.Server
+	listener   net.Listener // the admin API's
+	token      string
+	created    bool // the token is new
+	stopping   atomic.Bool
+	closeStore func()
 }
 
-// build makes the rooms: all that can fail has failed when it returns. network
-// and transport replace the machine's in tests; nil: the machine's.
-func build(ctx context.Context, cfg config, log *slog.Logger, network sip.Network, transport http.RoundTripper) (_ *service, err error) {
+// build opens the store and makes the rooms: all that can fail has failed when
+// it returns.
+func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err error) {
 	s := &service{cfg: cfg, log: log}
 	var undo []func()
 	defer func() {
@@ -99,53 +98,19 @@ func build(ctx context.Context, cfg config, log *slog.Logger, network sip.Networ
 	if err != nil {
 		return nil, err
 	}
-	s.close = closeStore
+	s.closeStore = closeStore
 	undo = append(undo, closeStore)
-	// The key is there before anything listens: no route is made without it.
-	key, err := sharedKey(ctx, js, cfg)
-	if err != nil {
-		return nil, err
-	}
 	if s.token, s.created, err = adminToken(cfg); err != nil {
 		return nil, err
 	}
-	watch := make(chan dialog.Message, watched)
-	s.hop, err = sip.Listen(sip.Config{
-		Listen:     cfg.SIP.Listen,
-		Advertise:  cfg.SIP.Advertise,
-		PBX:        cfg.SIP.PBX,
-		PBXSources: prefixes(cfg.SIP.PBXSources),
-		Register:   cfg.SIP.Register,
-		AddCID:     cfg.Calls.AddCID,
-		Trunks:     trunks(cfg),
-		Key:        key,
-		Watch:      watch,
-		Log:        log,
-		Net:        network,
-	})
-	if err != nil {
-		return nil, err
-	}
-	undo = append(undo, s.hop.Close)
 	if s.listener, err = listenAdmin(cfg); err != nil {
 		return nil, err
 	}
 	undo = append(undo, func() { s.listener.Close() })
-	s.notifier, err = notify.Open(ctx, js, notify.Config{
-		KeepEvents:       time.Duration(cfg.Notify.KeepEvents),
-		Replicas:         cfg.Store.Replicas,
-		MaxSubscriptions: cfg.Notify.MaxSubscriptions,
-		Allow:            prefixes(cfg.Notify.Allow),
-		Deny:             prefixes(cfg.Notify.Deny),
-		Own:              s.ownListeners(),
-		Version:          version(),
-		Log:              log,
-		Transport:        transport,
-	})
-	if err != nil {
+	own := netip.MustParseAddrPort(s.listener.Addr().String())
+	if s.rooms, err = connect(ctx, cfg, js, log, world{own: own}); err != nil {
 		return nil, err
 	}
-	s.follower = newFollower(dialog.New(tracking(cfg)), watch, s.notifier.Say)
 	s.admin = admin.New(admin.Config{
 		Token:      s.token,
 		Notifier:   s.notifier,
@@ -158,18 +123,12 @@ func build(ctx context.Context, cfg config, log *slog.Logger, network sip.Networ
 	return s, nil
 }
 
-// run runs the rooms until ctx ends, then stops them from left to right, so
-// that each still takes what the one before it had to say.
+// run runs everything until ctx ends: then new calls are refused, and it
+// returns once the old transactions have ended, or drainFor has passed.
 func (s *service) run(ctx context.Context) error {
-	defer s.close()
+	defer s.closeStore()
+	stopRooms := start(s.rooms.run)
 	failed := make(chan error, 1)
-	hop := start(func(ctx context.Context) { s.hop.Run(ctx) })
-	follow := start(s.follower.run)
-	deliver := start(func(ctx context.Context) {
-		if err := s.notifier.Run(ctx); err != nil {
-			s.log.Error("notifier stopped", "err", err)
-		}
-	})
 	var api sync.WaitGroup
 	api.Go(func() {
 		if err := s.admin.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -182,13 +141,11 @@ func (s *service) run(ctx context.Context) error {
 	case err = <-failed:
 	}
 	s.stopping.Store(true)
-	s.log.Info("stopping", "wait", drainFor)
+	s.log.Info("stopping", "for at most", drainFor)
 	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
 	s.hop.Drain(draining)
 	cancel()
-	hop()
-	follow()
-	deliver()
+	stopRooms()
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if s.admin.Shutdown(ending) != nil {
@@ -196,6 +153,88 @@ func (s *service) run(ctx context.Context) error {
 	}
 	api.Wait()
 	return err
+}
+
+// The rooms that a call goes through, from left to right: the hop shows each
+// message to the follower's tracker, whose events go to the notifier.
+type rooms struct {
+	hop      *sip.Hop
+	follower *follower
+	notifier *notify.Notifier
+	log      *slog.Logger
+}
+
+// A world is what is around the rooms. The zero world is the machine's.
+type world struct {
+	own       netip.AddrPort    // the admin API, which no callback may reach
+	network   sip.Network       // nil: the machine's
+	transport http.RoundTripper // nil: the machine's
+}
+
+// connect makes the rooms and joins them. Sockets are open when it returns, but
+// nothing is read before run.
+func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.Logger, w world) (*rooms, error) {
+	// The key is there before anything listens: no route is made without it.
+	key, err := sharedKey(ctx, js, cfg)
+	if err != nil {
+		return nil, err
+	}
+	watch := make(chan dialog.Message, watched)
+	hop, err := sip.Listen(sip.Config{
+		Listen:     cfg.SIP.Listen,
+		Advertise:  cfg.SIP.Advertise,
+		PBX:        cfg.SIP.PBX,
+		PBXSources: prefixes(cfg.SIP.PBXSources),
+		Register:   cfg.SIP.Register,
+		AddCID:     cfg.Calls.AddCID,
+		Trunks:     trunks(cfg),
+		Key:        key,
+		Watch:      watch,
+		Log:        log,
+		Net:        w.network,
+	})
+	if err != nil {
+		return nil, err
+	}
+	own := []netip.AddrPort{w.own}
+	for _, a := range hop.Addrs() {
+		if a.Proto == sip.TCP {
+			own = append(own, a.AddrPort)
+		}
+	}
+	n, err := notify.Open(ctx, js, notify.Config{
+		KeepEvents:       time.Duration(cfg.Notify.KeepEvents),
+		Replicas:         cfg.Store.Replicas,
+		MaxSubscriptions: cfg.Notify.MaxSubscriptions,
+		Allow:            prefixes(cfg.Notify.Allow),
+		Deny:             prefixes(cfg.Notify.Deny),
+		Own:              own,
+		Version:          version(),
+		Log:              log,
+		Transport:        w.transport,
+	})
+	if err != nil {
+		hop.Close()
+		return nil, err
+	}
+	f := newFollower(dialog.New(tracking(cfg)), watch, n.Say)
+	return &rooms{hop: hop, follower: f, notifier: n, log: log}, nil
+}
+
+// run runs the rooms until ctx ends, then stops them from left to right, so
+// that each still takes what the one before it had to say.
+func (r *rooms) run(ctx context.Context) {
+	hop := start(func(ctx context.Context) { r.hop.Run(ctx) })
+	follow := start(r.follower.run)
+	deliver := start(func(ctx context.Context) {
+		if err := r.notifier.Run(ctx); err != nil {
+			r.log.Error("notifier stopped", "err", err)
+		}
+	})
+	<-ctx.Done()
+	hop()
+	follow()
+	deliver()
 }
 
 // start runs f, and returns a func that stops it and waits for its end.
@@ -313,25 +352,11 @@ func (s *service) adminURL() string {
 	return scheme + s.listener.Addr().String()
 }
 
-// ownListeners are the TCP sockets of ours that no callback may reach.
-func (s *service) ownListeners() []netip.AddrPort {
-	own := []netip.AddrPort{netip.MustParseAddrPort(s.listener.Addr().String())}
-	for _, a := range s.hop.Addrs() {
-		if a.Proto == sip.TCP {
-			own = append(own, a.AddrPort)
-		}
-	}
-	return own
-}
-
 // unready says what keeps bellhop from its work.
 func (s *service) unready() []string {
 	var why []string
 	if s.stopping.Load() {
 		why = append(why, "stopping: new calls are refused")
-	}
-	if err := s.notifier.Health(); err != nil {
-		why = append(why, err.Error())
 	}
 	if !s.hop.Reachable() {
 		why = append(why, "no PBX answers OPTIONS")

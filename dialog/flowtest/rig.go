@@ -359,10 +359,15 @@ func (a *agent) contact() string {
 	return "sip:" + a.User + "@" + a.Addr.String()
 }
 
-// routes is a dialog's route set, or the Path of a registered contact.
+// routes is a dialog's route set, or the Path of a registered contact. A hop of
+// the agent's own, which stands for a proxy too, is behind it.
 func (a *agent) routes(l *leg, uri string) []string {
 	if l.confirmed || l.remoteTag() != "" {
-		return l.routes
+		set := l.routes
+		for len(set) > 0 && strings.Contains(set[0], "<sip:"+a.Addr.String()) {
+			set = set[1:]
+		}
+		return set
 	}
 	for _, b := range a.bindings {
 		if b.contact == uri {

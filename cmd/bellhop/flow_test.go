@@ -1,0 +1,203 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bellhop/dialog"
+	"bellhop/dialog/flowtest"
+	"bellhop/notify"
+	"bellhop/sip"
+	"bellhop/sip/siptest"
+)
+
+// TestFlows plays every flow against the whole hop in virtual time: in-memory
+// sockets, the real store, the real deliveries. What a flow calls a callback is
+// one that was received.
+func TestFlows(t *testing.T) {
+	files, err := filepath.Glob("../../testdata/flows/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no flows: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			f, err := flowtest.Load(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				h := newWholeHop(t, f.Config, dir)
+				flowtest.Play(t, f, h)
+				h.stop()
+			})
+		})
+	}
+}
+
+// A wholeHop is all of bellhop but the admin API, with a peer at each of the
+// flow's addresses.
+type wholeHop struct {
+	t       *testing.T
+	peers   map[string]*siptest.PacketConn
+	rooms   *rooms
+	stop    func()
+	mu      sync.Mutex
+	came    []string // ids of events, as their callbacks came
+	heard   map[string]bool
+	ringing bool
+}
+
+func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
+	h := &wholeHop{t: t, peers: map[string]*siptest.PacketConn{}, heard: map[string]bool{}, ringing: fc.Ringing}
+	network := siptest.NewNetwork()
+	cfg := defaults()
+	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}
+	cfg.SIP.Register = sip.Register(fc.Register)
+	cfg.Calls.AddCID = fc.AddCID
+	cfg.Store.Dir = dir
+	cfg.Store.Sync = syncEvery(24 * time.Hour) // a sync each tenth of a virtual second would take long
+	for _, p := range flowtest.Peers {
+		c, err := network.Packet(p.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.peers[p.Name] = c
+		switch {
+		case p.Side == dialog.PBX:
+			cfg.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: p.Addr}}
+		case p.Trunk != "":
+			cfg.Trunk = append(cfg.Trunk, trunkConfig{Name: p.Trunk, Sources: []cidr{{netip.PrefixFrom(p.Addr.Addr(), 32)}}})
+		}
+	}
+	log := slog.New(slog.DiscardHandler)
+	js, closeStore, err := openStore(t.Context(), cfg, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.rooms, err = connect(t.Context(), cfg, js, log, world{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: h})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.rooms.follower.tracker.Configure(fc.Dialog)
+	sub := notify.NewSubscription()
+	sub.ExtensionRegex = ".*"
+	sub.Types = []string{"dial-in", "dial-out", "answer", "hangup", "message-in", "message-out", "ringing"}
+	sub.URL = "http://receiver.example/callback"
+	if _, err := h.rooms.notifier.Subscribe(t.Context(), sub); err != nil {
+		t.Fatal(err)
+	}
+	stopRooms := start(h.rooms.run)
+	h.stop = func() {
+		stopRooms()
+		closeStore()
+		for _, c := range h.peers {
+			c.Close()
+		}
+	}
+	synctest.Wait()
+	return h
+}
+
+// RoundTrip is the receiver: it takes down which event a callback tells.
+func (h *wholeHop) RoundTrip(r *http.Request) (*http.Response, error) {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	var c struct {
+		Data struct {
+			EventID string `json:"event_id"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.came = append(h.came, c.Data.EventID)
+	return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody, Request: r}, nil
+}
+
+func (h *wholeHop) Now() time.Time { return time.Now() }
+
+func (h *wholeHop) Send(from flowtest.Peer, msg []byte) error {
+	_, err := h.peers[from.Name].WriteToUDPAddrPort(msg, flowtest.Bellhop)
+	synctest.Wait()
+	return err
+}
+
+func (h *wholeHop) Receive(to flowtest.Peer, want string) ([]byte, error) {
+	b, _, ok := h.peers[to.Name].TryRead()
+	if !ok {
+		line, _, _ := strings.Cut(want, "\n")
+		return nil, fmt.Errorf("%s got nothing, want %s", to.Name, line)
+	}
+	return b, nil
+}
+
+func (h *wholeHop) Unread() (lines []string) {
+	for name, c := range h.peers {
+		for {
+			b, _, ok := c.TryRead()
+			if !ok {
+				break
+			}
+			line, _, _ := bytes.Cut(b, []byte("\r\n"))
+			lines = append(lines, fmt.Sprintf("%s got %s", name, line))
+		}
+	}
+	return lines
+}
+
+func (h *wholeHop) Sleep(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// Events are those whose callbacks have come, in the order they were said. A
+// call's must have come in that order.
+func (h *wholeHop) Events() []dialog.Event {
+	synctest.Wait()
+	events, _, err := h.rooms.notifier.Events(context.Background(), notify.Query{Limit: 1000})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.mu.Lock()
+	came := slices.Clone(h.came)
+	h.came = nil
+	h.mu.Unlock()
+	var news []dialog.Event
+	last := map[string]int{}
+	for _, e := range events {
+		i := slices.Index(came, e.ID)
+		switch {
+		case i < 0 && !h.heard[e.ID]:
+			h.t.Errorf("%s of %s was said, and no callback came", e.Type, e.Extension)
+		case i < 0:
+			continue
+		case i < last[e.Call]:
+			h.t.Errorf("the callback for %s of %s came before one that was said earlier", e.Type, e.Extension)
+		}
+		last[e.Call] = i
+		h.heard[e.ID] = true
+		news = append(news, e)
+	}
+	if len(news) != len(came) {
+		h.t.Errorf("%d callbacks came for %d events", len(came), len(news))
+	}
+	return news
+}
