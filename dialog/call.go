@@ -82,6 +82,7 @@ type leg struct {
 	callID, fromTag string
 	toTag           string // the dialog's, from the first response that has one; after a 2xx: the 2xx's
 	branch          string // of the INVITE, as last repeated
+	turn            string // branch and CSeq of the first INVITE: it names the leg's party
 	cseq            uint32
 
 	began    time.Time // the first INVITE
@@ -187,9 +188,7 @@ func (t *Tracker) dialOut(l *leg) {
 
 func (t *Tracker) dial(p *party, typ Type, at time.Time) {
 	p.dialed = true
-	e := t.event(p, typ, at)
-	e.Status = Calling
-	t.say(p, e)
+	t.say(p, typ, at).Status = Calling
 }
 
 // ring says once per party that a phone rings.
@@ -200,10 +199,9 @@ func (t *Tracker) ring(l *leg, m *Message) {
 	}
 	p.rang = m.At
 	p.heardPhone(l, m)
-	e := t.event(p, Ringing, m.At)
+	e := t.say(p, Ringing, m.At)
 	e.Status = Calling
 	e.SetupTime = m.At.Sub(p.first.began)
-	t.say(p, e)
 }
 
 func (t *Tracker) answer(l *leg, m *Message) {
@@ -215,10 +213,9 @@ func (t *Tracker) answer(l *leg, m *Message) {
 		if p.answered.IsZero() {
 			p.answered = m.At
 			p.heardPhone(l, m)
-			e := t.event(p, Answer, m.At)
+			e := t.say(p, Answer, m.At)
 			e.Status = Answered
 			e.SetupTime, e.RingDuration = p.times(m.At)
-			t.say(p, e)
 		}
 	}
 	if l.byeTag != "" && l.byeTag == m.ToTag {
@@ -238,7 +235,7 @@ func (t *Tracker) challenge(l *leg, m *Message) {
 		return
 	}
 	if l.origin == Edge {
-		t.attempts.Add(attemptKey{l.callID, l.fromTag}, attempt{l.began, l.branch})
+		t.attempts.Add(attemptKey{l.callID, l.fromTag}, attempt{l.began, l.turn})
 	}
 	t.drop(l)
 }
@@ -311,6 +308,10 @@ func (t *Tracker) expire(l *leg, at time.Time) {
 	case talking:
 		t.end(l, at, outcome{status: Unknown, by: BySystem})
 	case over:
+		if p := l.party; p != nil && p.first == l && !p.over {
+			l.ended = at // what names a party is remembered as long as it is
+			return
+		}
 		t.drop(l)
 	}
 }
@@ -335,6 +336,9 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 		return
 	}
 	p.over = true
+	if p.first.state == over {
+		p.first.ended = at
+	}
 	if p.dialed {
 		t.hangup(p, at)
 	}
@@ -353,7 +357,7 @@ func (c *call) holds(p *party) bool {
 }
 
 func (t *Tracker) hangup(p *party, at time.Time) {
-	e := t.event(p, Hangup, at)
+	e := t.say(p, Hangup, at)
 	o := &p.outcome
 	e.Status, e.SipCode, e.SipReason, e.Q850 = o.status, o.code, clone(o.phrase), o.q850
 	e.HangupBy, e.Elsewhere, e.RecID = o.by, o.elsewhere, p.rec
@@ -368,7 +372,6 @@ func (t *Tracker) hangup(p *party, at time.Time) {
 		missed := p.answered.IsZero() && !o.elsewhere
 		e.Missed = &missed
 	}
-	t.say(p, e)
 }
 
 // times returns how long it took until a phone rang, and how long it rang
@@ -397,12 +400,15 @@ func (p *party) heardPhone(l *leg, m *Message) {
 	}
 }
 
-// event fills in what every event of a party tells.
-func (t *Tracker) event(p *party, typ Type, at time.Time) Event {
+// say hands out the next event of a party, with what all of its events tell.
+// It is the caller's to complete until the next one is said.
+func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 	c, l := p.first.call, p.first
-	e := Event{
+	c.seq++
+	t.said = append(t.said, Event{
 		ID:          hash(p.id, string(typ)),
 		Call:        c.id,
+		Seq:         c.seq,
 		At:          at,
 		Type:        typ,
 		Party:       p.id,
@@ -418,11 +424,12 @@ func (t *Tracker) event(p *party, typ Type, at time.Time) Event {
 		Verstat:     l.verstat,
 		UserAgent:   p.agent,
 		Headers:     l.headers,
-	}
+	})
+	e := &t.said[len(t.said)-1]
 	switch p.flow {
 	case Out:
 		e.CallerExtension = &p.ext
-		e.CalledNumber = l.called
+		e.CalledNumber = p.number()
 		if peer := c.called(); peer != nil {
 			e.CalledExtension = &peer.ext
 		} else if l.calledExt.User != "" {
@@ -431,10 +438,21 @@ func (t *Tracker) event(p *party, typ Type, at time.Time) Event {
 		e.ANI = c.shownOutside()
 	case In:
 		e.CalledExtension = &p.ext
-		e.CalledNumber = p.ext.User
-		t.fromCaller(&e, c.caller, l)
+		e.CalledNumber = p.number()
+		t.fromCaller(e, c.caller, l)
 	}
 	return e
+}
+
+// number is what was dialed to reach a party, or by it.
+func (p *party) number() string {
+	switch caller := p.first.call.caller; {
+	case p.flow == Out:
+		return p.first.called
+	case caller != nil:
+		return caller.called
+	}
+	return p.ext.User
 }
 
 // fromCaller fills in what the caller's leg says of a party that is called; if
@@ -446,7 +464,6 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 		}
 		return
 	}
-	e.CalledNumber = caller.called
 	if caller.party != nil && !caller.hidden && !l.hidden {
 		e.CallerExtension = &caller.party.ext
 	}
@@ -520,14 +537,6 @@ func (c *call) calleesSay() Status {
 		}
 	}
 	return s
-}
-
-// say numbers an event and hands it out.
-func (t *Tracker) say(p *party, e Event) {
-	c := p.first.call
-	c.seq++
-	e.Seq = c.seq
-	t.said = append(t.said, e)
 }
 
 // hash derives an id from parts that are the same on every node.

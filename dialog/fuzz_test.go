@@ -126,6 +126,9 @@ func (w *witness) hear(events []Event) {
 			if p != nil && !p.over {
 				w.t.Fatalf("second dial of %s", e.Extension)
 			}
+			if p != nil && w.seq[e.Call] > 1 && e.At.Sub(p.at) < linger && e.Type == DialIn {
+				w.t.Fatalf("second dial of %s, %v after its hangup", e.Extension, e.At.Sub(p.at))
+			}
 			// An INVITE that comes again after its leg was forgotten begins it anew.
 			w.parties[e.Party] = &turn{call: e.Call}
 		case p == nil || p.over:
@@ -148,7 +151,7 @@ func (w *witness) hear(events []Event) {
 			if (e.Status == Answered) && !p.answered && e.Flow == In {
 				w.t.Fatalf("hangup of a callee says ANSWER without one")
 			}
-			p.over = true
+			p.over, p.at = true, e.At
 		}
 	}
 }

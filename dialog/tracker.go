@@ -44,6 +44,7 @@ import (
 	"container/heap"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -92,9 +93,10 @@ type Tracker struct {
 
 type attemptKey struct{ callID, fromTag string }
 
+// An attempt is the INVITE that a challenged one repeats.
 type attempt struct {
-	began  time.Time
-	branch string
+	began time.Time
+	turn  string
 }
 
 const (
@@ -243,11 +245,11 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	if m.Src == Edge && t.names.kind(l.called, m.At) != "" {
 		l.calledExt = Extension{User: l.called, Domain: l.calledHost}
 	}
-	name := l.branch
+	l.turn = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
 	if a, ok := t.attempts.Get(attemptKey{l.callID, l.fromTag}); ok && l.origin == Edge {
 		t.attempts.Remove(attemptKey{l.callID, l.fromTag})
 		if age := m.At.Sub(a.began); age >= 0 && age <= linger {
-			l.began, name = a.began, a.branch
+			l.began, l.turn = a.began, a.turn
 		}
 	}
 	c.legs = append(c.legs, l)
@@ -255,14 +257,14 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		c.caller = l
 	}
 	if isExt {
-		t.join(l, ext, name)
+		t.join(l, ext)
 	}
 	return c
 }
 
 // join gives a leg its party: the one of the same extension and direction that
 // is not over, else a new one.
-func (t *Tracker) join(l *leg, ext Extension, branch string) {
+func (t *Tracker) join(l *leg, ext Extension) {
 	flow := Out
 	if l.origin == PBX {
 		flow = In
@@ -275,7 +277,7 @@ func (t *Tracker) join(l *leg, ext Extension, branch string) {
 		}
 	}
 	l.party = &party{
-		id:    hash(c.id, string(flow), ext.User, ext.Domain, l.callID, l.fromTag, branch),
+		id:    hash(c.id, string(flow), ext.User, ext.Domain, l.callID, l.fromTag, l.turn),
 		ext:   ext,
 		flow:  flow,
 		first: l,
@@ -457,7 +459,7 @@ type Party struct {
 func (t *Tracker) Calls() []Call {
 	calls := []Call{}
 	for _, c := range t.due {
-		if s, live := t.snapshot(c); live {
+		if s, live := c.snapshot(); live {
 			calls = append(calls, s)
 		}
 	}
@@ -470,13 +472,13 @@ func (t *Tracker) Calls() []Call {
 	return calls
 }
 
-func (t *Tracker) snapshot(c *call) (s Call, live bool) {
+// snapshot says how a call stands, and whether a party of it is live.
+func (c *call) snapshot() (s Call, live bool) {
 	s = Call{ID: c.id, State: calling.String(), Since: c.began}
 	for _, p := range c.parties {
 		if !p.dialed {
 			continue
 		}
-		e := t.event(p, Hangup, c.heard)
 		status := Calling
 		switch {
 		case p.over:
@@ -496,7 +498,7 @@ func (t *Tracker) snapshot(c *call) (s Call, live bool) {
 		s.Parties = append(s.Parties, Party{
 			ID: p.id, Extension: p.ext, Flow: p.flow, Status: status,
 			Since: p.first.began, Answered: p.answered,
-			CallerNum: e.CallerNum, CallerName: e.CallerName, CalledNumber: e.CalledNumber,
+			CallerNum: p.first.num, CallerName: p.first.name, CalledNumber: p.number(),
 		})
 	}
 	return s, live

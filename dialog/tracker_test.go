@@ -12,15 +12,13 @@ var start = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
 // A line is the messages of one leg: it writes what a phone or PBX would.
 type line struct {
-	at             time.Time
-	callID         string
-	origin         Side
-	from, to       string // tags
-	branch, trunk  string
-	cseq           uint32
-	uri, fromURI   string
-	inviteHeaders  string
-	responseHeader string
+	at            time.Time
+	callID        string
+	origin        Side
+	from, to      string // tags
+	branch, trunk string
+	cseq          uint32
+	uri, fromURI  string
 }
 
 func caller() *line {
