@@ -95,6 +95,7 @@ func (c *clientTx) receive(now instant, m *message, p *packet) {
 }
 
 func (c *clientTx) advance(now instant, m *message, p *packet) {
+	user := c.user // a transaction on a stream ends with its final response
 	switch {
 	case m.status < 200:
 		first := c.state == clientCalling
@@ -119,8 +120,8 @@ func (c *clientTx) advance(now instant, m *message, p *packet) {
 	if m.status >= 200 {
 		c.settled()
 	}
-	if c.user != nil {
-		c.user.response(now, c, m, p)
+	if user != nil {
+		user.response(now, c, m, p)
 	}
 	if c.state == clientCompleted || c.state == clientGone {
 		c.request = nil

@@ -1,0 +1,16 @@
+package sip
+
+// Held counts what the workers of a hop that does not run any more still hold:
+// transactions, and timers that are set.
+func (h *Hop) Held() (n int) {
+	for _, w := range h.workers {
+		n += len(w.servers) + len(w.clients) + len(w.cancels) + w.wheel.n
+	}
+	return n
+}
+
+// Token is one of our Record-Route tokens for no flow in particular, made with
+// a key.
+func Token(key []byte) string {
+	return string(newSealer(key).seal(nil, token{use: inRoute}))
+}
