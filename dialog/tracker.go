@@ -25,13 +25,18 @@
 //
 // # Memory
 //
-// A leg is remembered from its INVITE until 32 s after its end, a call as long
-// as one of its legs. Every state has a deadline, so nothing stays for good. At
-// most 131,072 calls of at most 64 legs are followed at a time; INVITEs beyond
-// that pass by unfollowed. An INVITE that only met 401 or 407 is forgotten with
-// that response, but for a line in a table of 16,384. Bindings are learnt only
-// from what the PBX accepted, and at most 65,536 are known. Of messages that
-// await their 2xx, 1,024 are known. Other methods leave no trace.
+// A call of one leg takes about 1.5 KB. A leg is remembered from its INVITE
+// until 32 s after its end, the first leg of a party until 32 s after the
+// party's, and a call as long as one of its legs. An INVITE that comes again
+// after that is another, with the same ids.
+//
+// Every state has a deadline, so nothing stays for good. At most 131,072 calls
+// of at most 64 legs are followed at a time; INVITEs beyond that pass by
+// unfollowed. An INVITE that only met 401 or 407 is forgotten with that
+// response, but for a line in a table of 16,384. Bindings are learnt only from
+// what the PBX accepted; 65,536 addresses of record and as many contacts are
+// known. Of MESSAGEs that await their 2xx, 1,024 are known. Other methods leave
+// no trace.
 //
 // # What a restart loses
 //

@@ -1,0 +1,189 @@
+package dialog
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// registered is the 2xx of a REGISTER that lists contacts.
+func registered(at time.Time, aor, contacts string) Message {
+	return Message{
+		At: at, Src: PBX, Dst: Edge, Method: "REGISTER", Status: 200, CallID: "reg@phone",
+		Head: "SIP/2.0 200 OK\r\nTo: <" + aor + ">;tag=1\r\n" + contacts,
+	}
+}
+
+func TestCalledExtension(t *testing.T) {
+	bindings := []Message{
+		registered(start, "sip:4001@pbx.example", "Contact: <sip:x7f3@192.0.2.12:5060;ob>;expires=60\r\nContact: \"x\" <sip:x7f3@192.0.2.13>;expires=120\r\n"),
+		registered(start, "sip:0003*210@pbx.example", "m: sip:k2@192.0.2.14:5062\r\nExpires: 100\r\n"),
+	}
+	for _, tt := range []struct {
+		name     string
+		uri, to  string
+		aor      string
+		trunk    string
+		learn    bool
+		after    time.Duration
+		want     string
+		register []Message
+	}{
+		{name: "token", uri: "sip:zz@192.0.2.12", aor: "4001@pbx.example", learn: true, want: "4001@pbx.example"},
+		{name: "token of a stranger", uri: "sip:zz@192.0.2.12", aor: "anna@pbx.example", learn: false, want: ""},
+		{name: "contact", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "4001@pbx.example"},
+		{name: "contact with parameters", uri: "sip:x7f3@192.0.2.12:5060;transport=udp", learn: true, want: "4001@pbx.example"},
+		{name: "second contact", uri: "sip:x7f3@192.0.2.13", learn: true, want: "4001@pbx.example"},
+		{name: "contact in compact form", uri: "sip:k2@192.0.2.14:5062", learn: true, want: "0003*210@pbx.example"},
+		{name: "expired contact", uri: "sip:x7f3@192.0.2.12:5060", learn: true, after: time.Minute, want: ""},
+		{name: "other contact not expired", uri: "sip:x7f3@192.0.2.13", learn: true, after: time.Minute, want: "4001@pbx.example"},
+		{name: "contact, nothing learnt", uri: "sip:x7f3@192.0.2.12:5060", learn: false, want: ""},
+		{name: "user of the Request-URI", uri: "sip:102@192.0.2.12", learn: true, want: "102"},
+		{name: "and a To in the domain", uri: "sip:102@192.0.2.12", to: "sip:102@pbx.example", want: "102@pbx.example"},
+		{name: "registered user", uri: "sip:4001@192.0.2.99", learn: true, want: "4001@pbx.example"},
+		{name: "To", uri: "sip:zz@192.0.2.12", to: "sip:102@pbx.example", want: "102@pbx.example"},
+		{name: "the group called is not the phone", uri: "sip:102@192.0.2.12", to: "sip:600@pbx.example", want: "102"},
+		{name: "nobody", uri: "sip:zz@192.0.2.12", to: "sip:anna@pbx.example", learn: true, want: ""},
+		{name: "declared", uri: "sip:sales@192.0.2.12", want: "sales"},
+		{name: "trunk", uri: "sip:102@192.0.2.21", trunk: "carrier", want: ""},
+		{name: "unregistered", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "",
+			register: []Message{registered(start, "sip:4001@pbx.example", "")}},
+		{name: "refreshed elsewhere", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "",
+			register: []Message{registered(start, "sip:4001@pbx.example", "Contact: <sip:y@192.0.2.15>\r\n")}},
+		{name: "expires=0", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "",
+			register: []Message{registered(start, "sip:4001@pbx.example", "Contact: <sip:x7f3@192.0.2.12:5060>;expires=0\r\n")}},
+		{name: "another's domain does not unregister", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "4001@pbx.example",
+			register: []Message{registered(start, "sip:4001@other.example", "")}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := testConfig()
+			c.Pattern = nil
+			c.Learn = tt.learn
+			c.Extensions = []Declared{{Number: "102"}, {Number: "600", Kind: Queue}, {Number: "sales"}}
+			tracker := New(c)
+			for _, m := range append(bindings, tt.register...) {
+				tracker.Observe(m)
+			}
+			l := callee()
+			l.uri, l.trunk, l.fromURI = tt.uri, tt.trunk, "sip:5551234@pbx.example"
+			m := l.later(tt.after).invite()
+			m.AOR = tt.aor
+			if tt.to != "" {
+				m.Head = fmt.Sprintf("INVITE %s SIP/2.0\r\nFrom: <sip:5551234@pbx.example>\r\nt: <%s>", tt.uri, tt.to)
+			}
+			got := ""
+			if events := tracker.Observe(m); len(events) > 0 {
+				got = events[0].Extension.String()
+			}
+			if got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestCallingExtension(t *testing.T) {
+	for _, tt := range []struct {
+		name, from, headers, trunk, want, num string
+	}{
+		{"From", "sip:101@pbx.example", "", "", "101@pbx.example", "101"},
+		{"trunk", "sip:101@pbx.example", "", "carrier", "", ""},
+		{"outsider", "sip:5551234@pbx.example", "", "", "", ""},
+		{"anonymous, preferred", "sip:anonymous@anonymous.invalid", "P-Preferred-Identity: <sip:101@pbx.example>", "", "101@pbx.example", "anonymous"},
+		{"anonymous, account", "sip:anonymous@anonymous.invalid", "Authorization: Digest realm=\"x\", username=\"101@pbx.example\"", "", "101@pbx.example", "anonymous"},
+		{"outside number, its contact", "sip:5551234@pbx.example", "Contact: <sip:x@192.0.2.11>", "", "4001@pbx.example", "5551234"},
+		{"asserted by a stranger", "sip:101@pbx.example", "P-Asserted-Identity: <sip:5550000@x>", "", "101@pbx.example", "101"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tracker := New(testConfig())
+			tracker.Observe(registered(start, "sip:4001@pbx.example", "Contact: <sip:x@192.0.2.11>"))
+			l := caller()
+			l.fromURI, l.trunk = tt.from, tt.trunk
+			tracker.Observe(l.invite(tt.headers))
+			got, num := "", ""
+			if events := tracker.Observe(l.response(180)); len(events) > 0 {
+				got, num = events[0].Extension.String(), events[0].CallerNum
+			}
+			if got != tt.want || num != tt.num {
+				t.Errorf("got %q with number %q, want %q with %q", got, num, tt.want, tt.num)
+			}
+		})
+	}
+}
+
+func TestCallerIdentity(t *testing.T) {
+	for _, tt := range []struct {
+		name, headers    string
+		num, caller, ext string
+	}{
+		{"From", "", "101", "", "101"},
+		{"asserted", "P-Asserted-Identity: \"Alice, A.\" <sip:+15551234@pbx.example;user=phone>, <tel:+1999>\r\n", "+15551234", "Alice, A.", ""},
+		{"asserted, private", "P-Asserted-Identity: <sip:+15551234@pbx.example>\r\nPrivacy: user;id\r\n", "101", "", "101"},
+		{"asserted, privacy none", "P-Asserted-Identity: <tel:+15551234;verstat=x>\r\nPrivacy: none\r\n", "+15551234", "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := last(t, testConfig(), callee().invite(tt.headers))
+			ext := ""
+			if e.CallerExtension != nil {
+				ext = e.CallerExtension.User
+			}
+			if e.CallerNum != tt.num || e.CallerName != tt.caller || ext != tt.ext {
+				t.Errorf("got %q %q of %q, want %q %q of %q", e.CallerNum, e.CallerName, ext, tt.num, tt.caller, tt.ext)
+			}
+		})
+	}
+}
+
+func TestDiversion(t *testing.T) {
+	for _, tt := range []struct{ headers, want string }{
+		{"Diversion: <sip:104@pbx.example>;reason=no-answer\r\nDiversion: <sip:105@pbx.example>\r\n", "104"},
+		{"History-Info: <sip:105@pbx.example>;index=1, <sip:104@pbx.example>;index=1.1\r\nHistory-Info: <sip:102@pbx.example>;index=1.1.1\r\n", "104"},
+		{"History-Info: <sip:102@pbx.example>;index=1\r\n", ""},
+		{"History-Info: <sip:1@x>;index=1, <sip:2@x>;index=1.1\r\nDiversion: <tel:+1555>\r\n", "+1555"},
+	} {
+		if e := last(t, testConfig(), callee().invite(tt.headers)); e.Diversion != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.headers, e.Diversion, tt.want)
+		}
+	}
+}
+
+func TestBindingsAreBounded(t *testing.T) {
+	tracker := New(testConfig())
+	contacts := ""
+	for i := range 4 * maxContacts {
+		contacts += fmt.Sprintf("Contact: <sip:%d@192.0.2.12>\r\n", i)
+	}
+	for i := range maxBindings + 100 {
+		tracker.Observe(registered(start, fmt.Sprintf("sip:%d@pbx.example", i), "Contact: <sip:x@192.0.2.12>\r\n"))
+	}
+	tracker.Observe(registered(start, "sip:a@pbx.example", contacts))
+	if a, _ := tracker.names.aors.Get("a"); len(a.contacts) != maxContacts {
+		t.Errorf("%d contacts of one address, want %d", len(a.contacts), maxContacts)
+	}
+	if n := tracker.names.aors.Len(); n != maxBindings {
+		t.Errorf("%d addresses, want %d", n, maxBindings)
+	}
+	if n := tracker.names.contacts.Len(); n > maxBindings {
+		t.Errorf("%d contacts, want %d at most", n, maxBindings)
+	}
+}
+
+func TestMessageIsToldOnce(t *testing.T) {
+	tracker := New(testConfig())
+	l := caller()
+	m := l.message(Edge, "MESSAGE", 0, "Content-Type: text/plain\r\n")
+	m.Body = "hello"
+	ok := l.message(PBX, "MESSAGE", 202, "")
+	n := 0
+	for _, m := range []Message{m, ok, ok, m, ok} {
+		for _, e := range tracker.Observe(m) {
+			n++
+			if e.Type != MessageOut || e.MessageText != "hello" || e.ContentType != "text/plain" || e.Seq != 1 {
+				t.Errorf("got %v", e)
+			}
+		}
+	}
+	if n != 1 {
+		t.Errorf("told %d times, want once", n)
+	}
+}
