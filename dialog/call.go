@@ -98,7 +98,7 @@ type leg struct {
 	refused  outcome
 
 	facts
-	calledExt Extension // that the Request-URI names
+	calledExt Extension // that the number dialed is, or leads to
 }
 
 // A party is one extension's one turn in a call, in one direction.
@@ -116,7 +116,7 @@ type party struct {
 	rec      string
 }
 
-// deadline is when the leg's state ends by itself; zero if never.
+// deadline is when the leg's state ends by itself, or something is said in it.
 func (l *leg) deadline(talk time.Duration) time.Time {
 	switch l.state {
 	case calling, ringing:
@@ -135,11 +135,12 @@ func (l *leg) deadline(talk time.Duration) time.Time {
 // response shows a leg a response to its INVITE. Retransmissions mean nothing
 // new.
 func (t *Tracker) response(l *leg, m *Message) {
-	if l.state == over || l.state == challenged {
-		return
-	}
-	if l.state == talking {
+	switch l.state {
+	case over, challenged:
+		return // a straggler
+	case talking:
 		return // a retransmitted 2xx, or a second fork's; the first one counted
+	case calling, ringing:
 	}
 	if m.ToTag != "" && l.toTag != m.ToTag && (l.toTag == "" || m.Status >= 200) {
 		l.toTag = clone(m.ToTag)

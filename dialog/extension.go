@@ -27,6 +27,7 @@ const maxBindings = 1 << 16
 type directory struct {
 	config   *Config
 	declared map[string]Kind                 // by number
+	public   map[string]string               // number by DID
 	aors     *simplelru.LRU[string, address] // by user: who registered
 	contacts *simplelru.LRU[string, binding] // by contact, as contactKey has it
 }
@@ -55,12 +56,16 @@ func newDirectory() *directory {
 func (d *directory) configure(c *Config) {
 	d.config = c
 	d.declared = make(map[string]Kind, len(c.Extensions))
+	d.public = make(map[string]string)
 	for _, e := range c.Extensions {
 		kind := e.Kind
 		if kind == "" {
 			kind = Phone
 		}
 		d.declared[e.Number] = kind
+		for _, did := range e.DID {
+			d.public[did] = e.Number
+		}
 	}
 }
 
@@ -89,6 +94,16 @@ func (d *directory) at(u uri, now time.Time) (Extension, bool) {
 		return Extension{}, false
 	}
 	return Extension{User: u.user, Domain: u.host}, true
+}
+
+// dialed returns the extension that a number is, or leads to from outside; if
+// it is none's, one without a user.
+func (d *directory) dialed(number, host string, now time.Time) Extension {
+	if inside, ok := d.public[number]; ok {
+		return Extension{User: inside}
+	}
+	e, _ := d.at(uri{user: number, host: host}, now)
+	return e
 }
 
 // bound returns the extension that registered contact.

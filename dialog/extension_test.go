@@ -111,6 +111,26 @@ func TestCallingExtension(t *testing.T) {
 	}
 }
 
+func TestDialedExtension(t *testing.T) {
+	c := testConfig()
+	c.Extensions = []Declared{{Number: "600", Kind: Queue, DID: []string{"5550100"}}}
+	for _, tt := range []struct{ dialed, want string }{
+		{"102", "102@pbx.example"},
+		{"5550100", "600"},
+		{"5550199", ""},
+	} {
+		l := caller()
+		l.uri = "sip:" + tt.dialed + "@pbx.example"
+		got := ""
+		if e := last(t, c, l.invite(), l.response(486)); e.CalledExtension != nil {
+			got = e.CalledExtension.String()
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.dialed, got, tt.want)
+		}
+	}
+}
+
 func TestCallerIdentity(t *testing.T) {
 	for _, tt := range []struct {
 		name, headers    string

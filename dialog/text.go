@@ -54,8 +54,8 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 	}
 	if m.Src == Edge {
 		e.Type, e.Flow, e.CallerExtension = MessageOut, Out, &ext
-		if t.names.kind(f.called, m.At) != "" {
-			e.CalledExtension = &Extension{User: f.called, Domain: f.calledHost}
+		if to := t.names.dialed(f.called, f.calledHost, m.At); to.User != "" {
+			e.CalledExtension = &to
 		}
 	} else {
 		e.Type, e.Flow, e.CalledExtension = MessageIn, In, &ext

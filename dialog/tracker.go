@@ -247,8 +247,8 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		facts: f,
 	}
 	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
-	if m.Src == Edge && t.names.kind(l.called, m.At) != "" {
-		l.calledExt = Extension{User: l.called, Domain: l.calledHost}
+	if m.Src == Edge {
+		l.calledExt = t.names.dialed(l.called, l.calledHost, m.At)
 	}
 	l.turn = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
 	if a, ok := t.attempts.Get(attemptKey{l.callID, l.fromTag}); ok && l.origin == Edge {
