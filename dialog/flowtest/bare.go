@@ -22,7 +22,7 @@ type bare struct {
 	said    []dialog.Event
 	passing []*passage // received and not yet forwarded
 	passed  []*passage
-	paths   map[string]string // address of record by Path token
+	tokens  map[string]*passage // the REGISTER, by the token in its Path or Contact
 }
 
 // A passage is a message on its way through the hop.
@@ -40,7 +40,7 @@ func NewBare(c Config) Hop {
 		config:  c,
 		tracker: dialog.New(c.Dialog),
 		now:     time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
-		paths:   map[string]string{},
+		tokens:  map[string]*passage{},
 	}
 }
 
@@ -83,6 +83,8 @@ func (b *bare) Send(from Peer, msg []byte) error {
 		p.to, p.branch = q.from, q.branch
 	case from.Side == dialog.Edge:
 		p.to = peer("pbx")
+	case b.registration(m) != nil:
+		p.to = b.registration(m).from
 	default:
 		_, host := userHost(m.uri())
 		addr, err := netip.ParseAddrPort(host)
@@ -152,8 +154,9 @@ func (b *bare) observe(p *passage, raw []byte, own bool) {
 		edge = p.to
 	}
 	o.Peer, o.Trunk = edge.Addr, edge.Trunk
-	if token, host := userHost(address(m.get("Route"))); host == Bellhop.String() {
-		o.AOR = b.paths[token]
+	if r := b.registration(m); r != nil {
+		user, host := userHost(address(r.in.get("To")))
+		o.AOR = user + "@" + host
 	}
 	if m.status() == 0 && m.method() == "INVITE" && m.toTag() == "" {
 		o.CID = m.get("X-CID")
@@ -162,6 +165,17 @@ func (b *bare) observe(p *passage, raw []byte, own bool) {
 		}
 	}
 	b.said = append(b.said, b.tracker.Observe(o)...)
+}
+
+// registration is the REGISTER whose token a request of the PBX bears: in its
+// Route, out of the Path, or in its Request-URI, out of the Contact.
+func (b *bare) registration(m *message) *passage {
+	for _, uri := range []string{address(m.get("Route")), m.uri()} {
+		if token, host := userHost(uri); host == Bellhop.String() {
+			return b.tokens[token]
+		}
+	}
+	return nil
 }
 
 // cid is the correlation id of an INVITE: its own, or one that stands for it.
@@ -217,6 +231,9 @@ func (b *bare) forward(p *passage) *message {
 	n := strconv.Itoa(len(b.passed))
 	hops, _ := strconv.Atoi(m.get("Max-Forwards"))
 	m.set("Max-Forwards", strconv.Itoa(hops-1))
+	if r := b.registration(m); r != nil && b.config.Register == "contact" {
+		m.start = strings.Replace(m.start, m.uri(), address(r.in.get("Contact")), 1)
+	}
 	for {
 		if _, host := userHost(address(m.get("Route"))); host != Bellhop.String() {
 			break
@@ -226,9 +243,11 @@ func (b *bare) forward(p *passage) *message {
 	uri := "sip:t" + n + "@" + Bellhop.String() + ";lr"
 	switch {
 	case m.method() == "REGISTER" && b.config.Register == "path":
-		user, host := userHost(address(m.get("To")))
-		b.paths["t"+n] = user + "@" + host
+		b.tokens["t"+n] = p
 		m.push("Path", "<"+uri+">")
+	case m.method() == "REGISTER" && b.config.Register == "contact":
+		b.tokens["t"+n] = p
+		m.set("Contact", "<"+strings.TrimSuffix(uri, ";lr")+">")
 	case m.method() == "INVITE":
 		m.push("Record-Route", "<"+uri+">")
 		if b.config.AddCID && p.to.Side == dialog.PBX && m.toTag() == "" && !m.has("X-CID") {

@@ -46,7 +46,8 @@
 // response with the same status, and changes what a proxy changes, and what the
 // section gives.
 //
-// {cid} stands for the X-CID that the PBX received last; {phone} for the Call-ID
+// {cid} stands for the X-CID that the PBX received last; {contact} for the
+// contact that it bound last; {phone} for the Call-ID
 // of the newest dialog of that peer, and so for each peer.
 //
 // # Messages that bellhop sends

@@ -113,6 +113,9 @@ func (r *Rig) Compose(s Step) ([]byte, error) {
 		return a.last, nil
 	}
 	text := strings.ReplaceAll(s.Text, "{cid}", r.cid)
+	if b := r.agents["pbx"].bindings; len(b) > 0 {
+		text = strings.ReplaceAll(text, "{contact}", b[len(b)-1].contact)
+	}
 	for name, a := range r.agents {
 		if n := len(a.dialogs); n > 0 {
 			text = strings.ReplaceAll(text, "{"+name+"}", a.dialogs[n-1].callID)
