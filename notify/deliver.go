@@ -30,7 +30,7 @@ type worker struct {
 	attempting context.Context
 
 	posting []letter // on their way to the outbox; nil: none
-	post    chan []letter
+	post    chan []*nats.Msg
 	posted  chan []error
 
 	helpers sync.WaitGroup
@@ -49,7 +49,7 @@ func (n *Notifier) deliver(ctx context.Context) error {
 		Notifier: n, lanes: newLanes(n.ended),
 		log: make(chan entry, 256), logLost: make(chan error, 1),
 		todo: make(chan *attempt, maxSenders), done: make(chan *attempt, maxSenders),
-		post: make(chan []letter, 1), posted: make(chan []error, 1),
+		post: make(chan []*nats.Msg, 1), posted: make(chan []error, 1),
 	}
 	n.registry.changeAll()
 	w.subscribe()
@@ -100,7 +100,7 @@ func (w *worker) run(ctx context.Context) error {
 			return err
 		case e := <-log:
 			w.subscribe() // who subscribed before it was said is told
-			w.lanes.add(now, e.seq, e.event)
+			w.lanes.add(time.Now(), e.seq, e.event)
 		case a := <-w.done:
 			w.took(a)
 		case errs := <-w.posted:
@@ -182,9 +182,14 @@ func (w *worker) tell(now time.Time) {
 	if w.posting != nil {
 		return
 	}
-	if w.posting = w.lanes.letters(now); w.posting != nil {
-		w.post <- w.posting
+	if w.posting = w.lanes.letters(now); w.posting == nil {
+		return
 	}
+	msgs := make([]*nats.Msg, len(w.posting))
+	for i, l := range w.posting {
+		msgs[i] = l.message()
+	}
+	w.post <- msgs
 }
 
 // arrived takes what became of the letters.
@@ -197,11 +202,7 @@ func (w *worker) arrived(errs []error) {
 
 // postLetters writes letters to the outbox until there are no more.
 func (w *worker) postLetters(waver *waver) {
-	for letters := range w.post {
-		msgs := make([]*nats.Msg, len(letters))
-		for i, l := range letters {
-			msgs[i] = l.message()
-		}
+	for msgs := range w.post {
 		errs := waver.write(w.attempting, msgs)
 		for _, err := range errs {
 			if err != nil {

@@ -158,7 +158,6 @@ func TestSchedule(t *testing.T) {
 			st := newStage(t, a)
 			st.say("c", tt.event)
 			var got []time.Duration
-			var last time.Duration
 			for len(st.ends) == 0 {
 				for _, a := range st.attempts() {
 					got = append(got, st.now.Sub(st.start))
@@ -168,11 +167,11 @@ func TestSchedule(t *testing.T) {
 					}
 					st.done(st.now, a)
 				}
-				if last = st.now.Sub(st.start); len(st.ends) == 0 && !st.advance() {
+				if len(st.ends) == 0 && !st.advance() {
 					t.Fatal("nothing is left to do")
 				}
 			}
-			last = st.now.Sub(st.start)
+			last := st.now.Sub(st.start)
 			if len(got) != len(tt.want) {
 				t.Fatalf("attempts at %v, want %v", got, tt.want)
 			}

@@ -1,0 +1,497 @@
+package notify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// A wire is a receiver in memory: what it was sent, and when.
+type wire struct {
+	start  time.Time
+	answer func(n int, r request) (int, http.Header) // n counts from 1; status 0 is no answer
+
+	mu    sync.Mutex
+	got   []request
+	taken []request // those answered 200
+	log   []string  // when, and which event
+}
+
+func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
+	var body []byte
+	if req.Body != nil {
+		body, _ = io.ReadAll(req.Body)
+		req.Body.Close()
+	}
+	r := request{id: req.Header.Get("Webhook-Id"), body: string(body), Request: req}
+	r.form, _ = url.ParseQuery(r.body + "&" + req.URL.RawQuery)
+	w.mu.Lock()
+	w.got = append(w.got, r)
+	n := len(w.got)
+	w.log = append(w.log, fmt.Sprintf("%s %s", time.Since(w.start).Round(time.Second), r.form.Get("EventType")))
+	w.mu.Unlock()
+	status, header := 200, http.Header(nil)
+	if w.answer != nil {
+		status, header = w.answer(n, r)
+	}
+	if status == 200 {
+		w.mu.Lock()
+		w.taken = append(w.taken, r)
+		w.mu.Unlock()
+	}
+	if status == 0 {
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	}
+	return &http.Response{StatusCode: status, Status: http.StatusText(status), Header: header, Body: io.NopCloser(bytes.NewReader(nil))}, nil
+}
+
+func (w *wire) story() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.log, ", ")
+}
+
+// bubble plays f in virtual time with a store of its own, and a subscription
+// to all of extension 101.
+func bubble(t *testing.T, answer func(int, request) (int, http.Header), f func(*testing.T, *Notifier, *wire, Subscription)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		w := &wire{start: time.Now(), answer: answer}
+		n, stop := start(t, js, Config{Transport: w})
+		defer stop()
+		s := sub("", "http://crm/hook?myid=175")
+		s.Dialect = Telphin
+		f(t, n, w, subscribe(t, n, s))
+	})
+}
+
+func answers(status ...int) func(int, request) (int, http.Header) {
+	return func(n int, _ request) (int, http.Header) { return status[min(n, len(status))-1], nil }
+}
+
+func TestDelivery(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		answer func(int, request) (int, http.Header)
+		say    []dialog.Type
+		wait   time.Duration
+		want   string
+		stats  Stats
+	}{
+		{"all is well", answers(200), []dialog.Type{dialog.DialOut, dialog.Answer, dialog.Hangup}, time.Minute,
+			"0s dial-out, 0s answer, 0s hangup", Stats{Said: 3, Delivered: 3}},
+		{"the answer waits for the dial-out", answers(500, 500, 204), []dialog.Type{dialog.DialOut, dialog.Answer}, time.Minute,
+			"0s dial-out, 2s dial-out, 6s dial-out, 6s answer", Stats{Said: 2, Delivered: 2, Failed: 2}},
+		{"no answer", answers(0, 200), []dialog.Type{dialog.DialOut}, time.Minute,
+			"0s dial-out, 7s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
+		{"never", answers(404), []dialog.Type{dialog.DialOut}, 2 * time.Minute,
+			"0s dial-out, 2s dial-out, 6s dial-out, 14s dial-out, 30s dial-out, 46s dial-out", Stats{Said: 1, Expired: 1, Failed: 6}},
+		{"a redirect is not followed", answers(302, 200), []dialog.Type{dialog.DialOut}, time.Minute,
+			"0s dial-out, 2s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
+		{"gone", answers(410), []dialog.Type{dialog.DialOut, dialog.Hangup}, time.Minute,
+			"0s dial-out", Stats{Said: 2, Refused: 1, Canceled: 1}},
+		{"come back in 20 s", func(n int, _ request) (int, http.Header) {
+			if n == 1 {
+				return 429, http.Header{"Retry-After": {"20"}}
+			}
+			return 200, nil
+		}, []dialog.Type{dialog.DialOut}, time.Minute,
+			"0s dial-out, 20s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
+		{"Retry-After of other answers means nothing", func(n int, _ request) (int, http.Header) {
+			if n == 1 {
+				return 500, http.Header{"Retry-After": {"20"}}
+			}
+			return 200, nil
+		}, []dialog.Type{dialog.DialOut}, time.Minute,
+			"0s dial-out, 2s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, tt.answer, func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+				var events []dialog.Event
+				for i, typ := range tt.say {
+					events = append(events, dialog.Event{ID: fmt.Sprint("e", i), Call: "c", Party: "p", Seq: i + 1, Type: typ, Flow: dialog.Out,
+						At: time.Now(), Extension: dialog.Extension{User: "101", Domain: "pbx"}})
+				}
+				n.Say(events)
+				time.Sleep(tt.wait)
+				if got := w.story(); got != tt.want {
+					t.Errorf("sent\n %s, want\n %s", got, tt.want)
+				}
+				if got := n.Stats(); got != tt.stats {
+					t.Errorf("got %+v, want %+v", got, tt.stats)
+				}
+				ids := map[string]string{}
+				for _, r := range w.got {
+					if r.form.Get("myid") != "175" || r.Header.Get("User-Agent") != "bellhop" {
+						t.Errorf("sent %v %v", r.form, r.Header)
+					}
+					if id := ids[r.form.Get("EventType")]; id != "" && id != r.id {
+						t.Errorf("%s was sent as %s and as %s", r.form.Get("EventType"), id, r.id)
+					}
+					ids[r.form.Get("EventType")] = r.id
+				}
+				if got, _ := n.Subscription(s.ID); (got.State == StateDisabled) != (tt.stats.Refused > 0) {
+					t.Errorf("the subscription is %s: %s", got.State, got.Why)
+				}
+			})
+		})
+	}
+}
+
+// check says what is wrong with what a receiver took of calls: the hangup must
+// have come, what came before it in order, repetitions with the same id.
+func check(got []request, calls int) error {
+	order := map[string][]string{} // by call: events in the order of their first coming
+	ids := map[string]string{}
+	for _, r := range got {
+		call, event := r.form.Get("CallID"), r.form.Get("EventType")
+		if id, again := ids[call+event]; again {
+			if id != r.id {
+				return fmt.Errorf("%s of call %s came as %s and as %s", event, call, id, r.id)
+			}
+			continue
+		}
+		ids[call+event] = r.id
+		order[call] = append(order[call], event)
+	}
+	for i := range calls {
+		call := callOf(i)[0].Call
+		got := strings.Join(order[call], " ")
+		if !slices.Contains([]string{"dial-out answer hangup", "dial-out hangup", "answer hangup", "hangup"}, got) {
+			return fmt.Errorf("call %d: %q", i, got)
+		}
+	}
+	return nil
+}
+
+// The receiver is down for 30 s in the middle of 500 calls.
+func TestReceiverDown(t *testing.T) {
+	var down bool
+	var mu sync.Mutex
+	answer := func(int, request) (int, http.Header) {
+		mu.Lock()
+		defer mu.Unlock()
+		if down {
+			return 503, nil
+		}
+		return 200, nil
+	}
+	bubble(t, answer, func(t *testing.T, n *Notifier, w *wire, _ Subscription) {
+		for i := range 500 {
+			mu.Lock()
+			down = i >= 100 && i < 400
+			mu.Unlock()
+			n.Say(callOf(i))
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if err := check(w.taken, 500); err != nil {
+			t.Error(err)
+		}
+		if s := n.Stats(); s.Delivered+s.Expired != 1500 || s.Pending != 0 || s.Delivered < 1300 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// What waits is remembered over a restart: attempts, time, order.
+func TestRestart(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		js, closeStore := openStore(t, dir)
+		w := &wire{start: time.Now(), answer: answers(500)}
+		c := Config{Transport: w, KeepEvents: 100 * 365 * 24 * time.Hour} // the store dates by another clock when it opens
+		n, stop := start(t, js, c)
+		s := sub("", "http://crm/hook")
+		s.Dialect = Telphin
+		subscribe(t, n, s)
+		n.Say(callOf(1))
+		time.Sleep(3 * time.Second)
+		n.Say(callOf(2)[2:]) // a moment before the end
+		time.Sleep(100 * time.Millisecond)
+		stop()
+		closeStore()
+
+		time.Sleep(2 * time.Second)
+		js, closeStore = openStore(t, dir)
+		defer closeStore()
+		w.answer = nil
+		n, stop = start(t, js, c)
+		defer stop()
+		time.Sleep(time.Second / 2)
+		want := "0s dial-out, 2s dial-out, 3s hangup, 5s hangup, 5s dial-out, 5s answer, 5s hangup"
+		// the hangup was not in the outbox when the first one ended, so it is made anew and its success wakes the rest
+		if got := w.story(); got != want {
+			t.Errorf("sent\n %s, want\n %s", got, want)
+		}
+		if s := n.Stats(); s.Delivered != 4 || s.Pending != 0 {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(time.Minute)
+		if info, err := n.outbox.Info(t.Context()); err != nil || info.State.Msgs != 1 {
+			t.Errorf("the outbox keeps %d messages, want the cursor alone: %v", info.State.Msgs, err)
+		}
+	})
+}
+
+func TestSayNeverBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &Notifier{}
+		n.mouth.some = make(chan struct{}, 1)
+		for i := range maxUnsaid {
+			n.Say(callOf(i)[i%3 : i%3+1]) // a third of each type
+		}
+		lives := 0
+		for range maxUnsaid {
+			n.Say(callOf(maxUnsaid)[2:]) // hangups push live ones out
+		}
+		for _, e := range n.mouth.unsaid {
+			if classOf(e.Type) == live {
+				lives++
+			}
+		}
+		if s := n.Stats(); s.Unsaid != maxUnsaid || s.Dropped != maxUnsaid || lives != 0 {
+			t.Errorf("%+v, %d live", s, lives)
+		}
+	})
+}
+
+// The store goes away and comes back: SIP is not held up, what was said
+// meanwhile is delivered, in order.
+func TestStoreGone(t *testing.T) {
+	dir := t.TempDir()
+	js, closeStore := openStore(t, dir)
+	defer closeStore()
+	r := newReceiver(t, nil)
+	n, stop := start(t, js, Config{Allow: loopback})
+	defer stop()
+	s := sub("", r.URL)
+	s.Dialect = Telphin
+	subscribe(t, n, s)
+	if err := js.DeleteStream(t.Context(), "EVENTS"); err != nil { // nobody takes events
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		n.Say(callOf(i))
+	}
+	for n.Health() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := openEvents(t.Context(), js, Config{Replicas: 1}); err != nil {
+		t.Fatal(err)
+	}
+	var got []request
+	for len(got) < 30 {
+		got = append(got, <-r.got)
+	}
+	if err := check(got, 10); err != nil {
+		t.Error(err)
+	}
+	if err := n.Health(); err != nil {
+		t.Errorf("health: %v", err)
+	}
+}
+
+func TestSaidOnce(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, stop := start(t, js, Config{})
+	other, stopOther := start(t, js, Config{})
+	for i := range 100 {
+		n.Say(callOf(i))
+		other.Say(callOf(i))
+	}
+	stop()
+	stopOther()
+	info, err := n.events.Info(t.Context())
+	if err != nil || info.State.Msgs != 300 {
+		t.Fatalf("%d events in the log, want 300: %v", info.State.Msgs, err)
+	}
+	if said := n.Stats().Said + other.Stats().Said; said != 300 {
+		t.Errorf("%d said, want 300", said)
+	}
+}
+
+func TestEvents(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, stop := start(t, js, Config{})
+	begin := time.Now()
+	for i := range 100 {
+		n.Say(callOf(i))
+	}
+	e := callOf(100)[2]
+	e.ID, e.Call, e.Extension = "another", "", dialog.Extension{User: "0003*210", Domain: "pbx"}
+	n.Say([]dialog.Event{e})
+	stop()
+	ctx := t.Context()
+	for _, tt := range []struct {
+		name string
+		q    Query
+		want int
+		more bool
+	}{
+		{"all", Query{Limit: 1000}, 301, false},
+		{"the first", Query{}, 100, true},
+		{"exactly", Query{Limit: 301}, 301, false},
+		{"one call", Query{Call: callOf(7)[0].Call}, 3, false},
+		{"an extension", Query{Extension: "0003*210"}, 1, false},
+		{"an extension with its domain", Query{Extension: "101@pbx.example", Limit: 1000}, 300, false},
+		{"with another", Query{Extension: "101@elsewhere", Limit: 1000}, 0, false},
+		{"nobody", Query{Extension: "999"}, 0, false},
+		{"a type", Query{Type: "hangup", Limit: 1000}, 101, false},
+		{"answers of one flow", Query{Type: "answer-in"}, 0, false},
+		{"answers of the other", Query{Type: "answer-out", Limit: 1000}, 100, false},
+		{"since", Query{Since: begin.Add(-time.Second), Limit: 1000}, 301, false},
+		{"in the future", Query{Since: begin.Add(time.Hour)}, 0, false},
+	} {
+		got, more, err := n.Events(ctx, tt.q)
+		if err != nil || len(got) != tt.want || more != tt.more {
+			t.Errorf("%s: %d events, more %v, %v; want %d, %v", tt.name, len(got), more, err, tt.want, tt.more)
+		}
+	}
+	if _, _, err := n.Events(ctx, Query{After: "nothing"}); err != ErrNoEvent {
+		t.Errorf("after nothing: %v", err)
+	}
+
+	var all []dialog.Event // page by page
+	for q := (Query{Limit: 40}); ; {
+		page, more, err := n.Events(ctx, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, page...)
+		if !more {
+			break
+		}
+		q.After = page[len(page)-1].ID
+	}
+	seqs := map[string]int{}
+	for _, e := range all {
+		if seqs[e.Call]++; e.Call != "" && e.Seq != seqs[e.Call] {
+			t.Fatalf("event %d of call %s comes as %d", e.Seq, e.Call, seqs[e.Call])
+		}
+	}
+	if len(all) != 301 {
+		t.Fatalf("%d events in pages", len(all))
+	}
+	for i, after := range []int{300, 299, 0} {
+		got, more, err := n.Events(ctx, Query{After: all[after].ID, Limit: 1000})
+		if want := []int{0, 1, 300}[i]; err != nil || len(got) != want || more {
+			t.Errorf("after event %d: %d events, more %v, %v; want %d", after, len(got), more, err, want)
+		}
+	}
+	if want := callOf(7)[2]; !slices.ContainsFunc(all, func(e dialog.Event) bool { return e.ID == want.ID && e.At.Sub(want.At) < time.Minute }) {
+		t.Error("an event does not come back as it was said")
+	}
+}
+
+// A receiver that answers with more than it should, or never ends, costs one
+// connection and no memory.
+func TestHostileAnswers(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		answer http.HandlerFunc
+		want   outcome
+		detail string
+	}{
+		{"a body without end", func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				w.Write(make([]byte, 64<<10))
+			}
+		}, delivered, "200"},
+		{"headers without end", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X", strings.Repeat("x", 32<<10))
+		}, waiting, "header"},
+		{"a body that drips", func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(500)
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		}, waiting, "500"},
+		{"no answer", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, waiting, "no answer within 200ms"},
+		{"closed", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, waiting, "EOF"},
+		{"elsewhere", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusTemporaryRedirect) }, waiting, "307"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newReceiver(t, nil)
+			r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body) // else the server does not see the client go
+				tt.answer(w, r)
+			})
+			n := &Notifier{sender: newSender(Config{Allow: loopback, Version: "1"})}
+			defer n.sender.close()
+			s := sub("a", r.URL)
+			s.Dialect, s.Timeout = Unified, Duration(200*time.Millisecond)
+			u, _ := url.Parse(r.URL)
+			a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, body: &callOf(1)[2]}
+			n.sender.attempt(context.Background(), n, a)
+			if a.outcome != tt.want || !strings.Contains(a.detail, tt.detail) {
+				t.Errorf("%v, %q; want %v, %q", a.outcome, a.detail, tt.want, tt.detail)
+			}
+		})
+	}
+}
+
+// What a request looks like on the wire.
+func TestRequests(t *testing.T) {
+	r := newReceiver(t, nil)
+	n := &Notifier{sender: newSender(Config{Allow: loopback, Version: "1.2"})}
+	defer n.sender.close()
+	for _, tt := range []struct {
+		method, path, want string
+	}{
+		{"GET", "/a%2Fb/?myid=175&x=a+b%20c", "GET /a%2Fb/?myid=175&x=a+b%20c&CallID="},
+		{"GET", "", "GET /?CallID="},
+		{"POST", "/a?b", "POST /a?b CallID="},
+	} {
+		s := sub("s", r.URL+tt.path)
+		s.Dialect, s.Method, s.Headers = Unified, tt.method, map[string]string{"X-Key": "k", "User-Agent": "mine"}
+		u, _ := url.Parse(s.URL)
+		a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, body: &callOf(1)[2]}
+		n.sender.attempt(context.Background(), n, a)
+		got := <-r.got
+		sent := got.Method + " " + got.RequestURI
+		if got.Method == "POST" {
+			sent += " " + got.body
+		}
+		if a.outcome != delivered || !strings.HasPrefix(sent, tt.want) {
+			t.Errorf("sent %s, want %s (%s)", sent, tt.want, a.detail)
+		}
+		h := got.Header
+		if h.Get("X-Key") != "k" || h.Get("User-Agent") != "mine" || got.id != callOf(1)[2].ID+"-s" || h.Get("Idempotency-Key") != "" || h.Get("Accept-Encoding") != "" {
+			t.Errorf("headers %v", h)
+		}
+	}
+	if n.sender.agent != "bellhop/1.2" || newSender(Config{}).agent != "bellhop" {
+		t.Errorf("agent %q", n.sender.agent)
+	}
+}
+
+func TestEventGone(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, err := Open(t.Context(), js, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.event(t.Context(), 17); !errors.Is(err, errGone) {
+		t.Errorf("got %v", err)
+	}
+}
