@@ -442,7 +442,7 @@ func param(b []byte, v span, want string) (value span, found bool) {
 			n.to++
 		}
 		i = skipSpace(b, n.to, v.to)
-		val := span{i, i}
+		val := span{n.to, n.to}
 		if i < v.to && b[i] == '=' {
 			i = skipSpace(b, i+1, v.to)
 			val = span{i, i}

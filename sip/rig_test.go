@@ -141,24 +141,13 @@ func (s *scene) quiet(why string) {
 	}
 }
 
-// forget throws away what everybody has got so far.
-func (s *scene) forget() {
-	synctest.Wait()
-	for _, p := range s.peers {
-		for {
-			if _, ok := p.next(); !ok {
-				break
-			}
-		}
-	}
-}
-
 // A peer is one socket address that speaks SIP: a phone, a PBX, a trunk.
 type peer struct {
 	s     *scene
 	name  string
 	addr  netip.AddrPort
 	proto string // as in a Via
+	hop   netip.AddrPort
 
 	next  func() (text, bool) // what has arrived, if anything
 	write func(b []byte)
@@ -178,15 +167,14 @@ func (s *scene) udp(at netip.AddrPort) *peer {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return s.add(&peer{
-		addr: at, proto: "UDP",
-		next: func() (text, bool) {
-			b, _, ok := c.TryRead()
-			return text(b), ok
-		},
-		write: func(b []byte) { c.WriteToUDPAddrPort(b, hopAt) },
-		close: func() { c.Close() },
-	})
+	p := s.add(&peer{addr: at, proto: "UDP", hop: hopAt})
+	p.next = func() (text, bool) {
+		b, _, ok := c.TryRead()
+		return text(b), ok
+	}
+	p.write = func(b []byte) { c.WriteToUDPAddrPort(b, p.hop) }
+	p.close = func() { c.Close() }
+	return p
 }
 
 // tcp opens a connection to the hop.
@@ -477,4 +465,21 @@ func equal(t *testing.T, what, got, want string) {
 	if got != want {
 		t.Errorf("%s:\n got %q\nwant %q", what, got, want)
 	}
+}
+
+// forgets throws away what p has got so far.
+func (p *peer) forgets() {
+	synctest.Wait()
+	for {
+		if _, ok := p.next(); !ok {
+			return
+		}
+	}
+}
+
+func prefixes(list ...string) (ps []netip.Prefix) {
+	for _, p := range list {
+		ps = append(ps, netip.MustParsePrefix(p))
+	}
+	return ps
 }

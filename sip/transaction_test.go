@@ -184,7 +184,7 @@ func TestA2xxIsForwardedEachTime(t *testing.T) { // RFC 6026 §7–8: Timers L a
 		s.after(32*time.Second - 1500*ms - 10*ms)
 		s.pbx.sends(ok)
 		s.phone.gets("one tick before Timer M", "SIP/2.0 200")
-		s.forget() // the BYE that was not answered
+		s.pbx.forgets() // the BYE that was not answered
 		s.after(10 * ms)
 		s.pbx.sends(ok)
 		if m, ok := s.phone.next(); ok {

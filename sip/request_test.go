@@ -1,0 +1,287 @@
+package sip_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"bellhop/sip"
+)
+
+func TestMaxForwards(t *testing.T) { // RFC 3261 §16.3 item 3, §16.6 item 3
+	for _, tt := range []struct {
+		is, want string
+		refused  bool
+	}{
+		{"70", "69", false}, {"1", "0", false}, {"255", "254", false}, {"0068", "67", false}, {"", "70", false},
+		{"0", "483", true}, {"256", "400", true}, {"4294967295", "400", true}, {"-1", "400", true}, {"seventy", "400", true}, {"7 0", "400", true},
+		{"0\r\nMax-Forwards: 70", "400", true},
+	} {
+		t.Run(tt.is, func(t *testing.T) {
+			play(t, func(s *scene) {
+				s.phone.sends(s.phone.request("MESSAGE", "sip:102@pbx.example", "Max-Forwards: "+tt.is))
+				if tt.refused {
+					s.phone.gets("refused", "SIP/2.0 "+tt.want)
+					s.quiet("and not sent on")
+					return
+				}
+				got := s.pbx.gets("sent on", "MESSAGE")
+				equal(t, "Max-Forwards", strings.Join(got.all("Max-Forwards"), " "), tt.want)
+				s.pbx.replies(got, "200 OK")
+			})
+		})
+	}
+}
+
+func TestWhatIsRefused(t *testing.T) { // rows 3–8, 11
+	invite := "INVITE sip:102@pbx.example SIP/2.0"
+	for _, tt := range []struct {
+		name, old, new, want string
+	}{
+		{"another version", invite, "INVITE sip:102@pbx.example SIP/7.0", "505"},
+		{"no Call-ID", "Call-ID", "X-Call-ID", "400"},
+		{"no From", "From", "X-From", "400"},
+		{"no To", "To:", "X-To:", "400"},
+		{"no CSeq", "CSeq", "X-CSeq", "400"},
+		{"two Call-IDs", "Call-ID", "i: other\r\nCall-ID", "400"},
+		{"two From", "From", "f: <sip:evil@pbx.example>;tag=1\r\nFrom", "400"},
+		{"two To", "To:", "t: <sip:evil@pbx.example>\r\nTo:", "400"},
+		{"two CSeq", "CSeq", "cseq: 2 INVITE\r\nCSeq", "400"},
+		{"CSeq of another method", "1 INVITE", "1 BYE", "400"},
+		{"CSeq of another case", "1 INVITE", "1 invite", "400"},
+		{"CSeq too large", "CSeq: 1", "CSeq: 4294967296", "400"},
+		{"CSeq no number", "CSeq: 1", "CSeq: one", "400"},
+		{"two Content-Lengths", "Content-Length: 0", "Content-Length: 0\r\nl: 0", "400"},
+		{"negative Content-Length", "Content-Length: 0", "Content-Length: -1", "400"},
+		{"Content-Length beyond the datagram", "Content-Length: 0", "Content-Length: 1", "400"},
+		{"Content-Length that wraps", "Content-Length: 0", "Content-Length: 4294967296", "400"},
+		{"bare LF in a field", "Contact: ", "X: a\nP-Asserted-Identity: <sip:boss@pbx.example>\r\nContact: ", "400"},
+		{"bare CR in a field", "Contact: ", "X: a\rb\r\nContact: ", "400"},
+		{"NUL in a field", "Contact: ", "X: a\x00b\r\nContact: ", "400"},
+		{"a line that is no field", "Contact: ", "this is no field\r\nContact: ", "400"},
+		{"space in the Request-URI", invite, "INVITE sip:102@pbx.example; lr SIP/2.0", "400"},
+		{"Request-URI in angle brackets", invite, "INVITE <sip:102@pbx.example> SIP/2.0", "400"},
+		{"two spaces in the request line", invite, "INVITE  sip:102@pbx.example SIP/2.0", "400"},
+		{"fields in the Request-URI", invite, "INVITE sip:102@pbx.example?Route=%3Csip:evil%3E SIP/2.0", "400"},
+		{"bare IPv6 Request-URI", invite, "INVITE sip:2001:db8::10 SIP/2.0", "400"},
+		{"unknown scheme", invite, "INVITE nobodyKnowsThisScheme:totallyopaquecontent SIP/2.0", "416"},
+		{"http", invite, "INVITE http://example.com SIP/2.0", "416"},
+		{"quotes that do not pair", "To: <", "To: \"Mr. J. User <", "400"},
+		{"Proxy-Require", "Contact: ", "Proxy-Require: foo,\r\n bar\r\nPROXY-REQUIRE: baz\r\nContact: ", "420"},
+		{"a start line of 3000 bytes", invite, "INVITE sip:" + strings.Repeat("1", 3000) + "@pbx.example SIP/2.0", "400"},
+		{"a field of 9000 bytes", "Contact: ", "X: " + strings.Repeat("x", 9000) + "\r\nContact: ", "400"},
+		{"300 fields", "Contact: ", strings.Repeat("X: x\r\n", 300) + "Contact: ", "400"},
+		{"70 Vias", "Contact: ", strings.Repeat("Via: SIP/2.0/UDP a;branch=b\r\n", 70) + "Contact: ", "400"},
+		{"100 Routes", "Contact: ", strings.Repeat("Route: <sip:192.0.2.1;lr>\r\n", 33) + "Route: " + strings.Repeat("<sip:192.0.2.1;lr>,", 66) + "<sip:192.0.2.2;lr>\r\nContact: ", "400"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, func(s *scene) {
+				s.phone.sends(s.phone.invite().with(tt.old, tt.new))
+				got := s.phone.gets("refused", "SIP/2.0 "+tt.want)
+				if tt.want == "505" {
+					equal(t, "it is SIP/2.0 that we speak", got.start(), "SIP/2.0 505 Version Not Supported")
+				}
+				if tt.want == "420" {
+					equal(t, "all of them", got.one("Unsupported"), "foo, bar, baz")
+				}
+				s.quiet("and not sent on")
+			})
+		})
+	}
+}
+
+func TestWhatPasses(t *testing.T) { // row 1: what only others have to understand is not looked at
+	invite := "INVITE sip:102@pbx.example SIP/2.0"
+	for _, tt := range []struct {
+		name, old, new string
+	}{
+		{"tel URI", invite, "INVITE tel:+358-555-1234567;phone-context=+1 SIP/2.0"},
+		{"a user with everything", invite, "INVITE sip:user;par=u%40example.net@pbx.example;x=%00 SIP/2.0"},
+		{"IPv6 Request-URI", invite, "INVITE sip:[2001:db8::10]:5070 SIP/2.0"},
+		{"an unknown field", "Contact: ", "Foo-Bar-1.2!~: \"unbalanced, <stuff\r\nContact: "},
+		{"a bad Date", "Contact: ", "Date: Fri, 01 Jan 2010 16:00:00 EST\r\nContact: "},
+		{"a bad Contact", "Contact: <", "Contact: \"unbalanced <"},
+		{"Require is for the PBX", "Contact: ", "Require: nothingSupportsThis\r\nContact: "},
+		{"an empty field", "Contact: ", "Subject:\r\nContact: "},
+		{"a fold", "Contact: ", "Subject: a\r\n\tb\r\n  c\r\nContact: "},
+		{"other cases", "From: ", "fROM : "},
+		{"no Contact", "Contact: ", "X: "},
+		{"60 Vias", "Contact: ", strings.Repeat("Via: SIP/2.0/UDP a;branch=b\r\n", 60) + "Contact: "},
+		{"octets that are no UTF-8", "Contact: ", "Subject: \xff\xfe\r\nContact: "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, func(s *scene) {
+				sent := s.phone.invite().with(tt.old, tt.new)
+				s.phone.sends(sent)
+				got := s.pbx.gets("sent on", "INVITE ")
+				equal(t, "request line", got.start(), sent.start())
+				if tt.old == "Contact: " && !strings.Contains(string(got), tt.new) {
+					t.Errorf("what went on is\n%s", got)
+				}
+				s.pbx.replies(got, "404 Not Found")
+			})
+		})
+	}
+}
+
+func TestMethodsArePassedAsTheyAre(t *testing.T) { // rows 2, 16, 40; RFC 3261 §7.1
+	for _, tt := range []struct {
+		method   string
+		recorded bool
+	}{
+		{"INVITE", true}, {"SUBSCRIBE", true}, {"REFER", true}, {"UPDATE", true}, {"NOTIFY", true}, {"foo-Method", true},
+		{"!interesting-Method0123456789_*+`.%indeed'~", true}, {"RE%47IST%45R", true}, {"invite", true},
+		{"REGISTER", false}, {"MESSAGE", false}, {"OPTIONS", false}, {"PUBLISH", false}, {"INFO", false}, {"PRACK", false}, {"BYE", false},
+	} {
+		t.Run(tt.method, func(t *testing.T) {
+			play(t, func(s *scene) {
+				s.phone.sends(s.phone.request(tt.method, "sip:102@pbx.example", "RSeq: 1", "RAck: 776656 1 INVITE"))
+				got := s.pbx.gets("sent on", tt.method+" sip:102@pbx.example SIP/2.0")
+				if got := len(got.all("Record-Route")) == 1; got != tt.recorded {
+					t.Errorf("Record-Route: %v, want %v", got, tt.recorded)
+				}
+				equal(t, "RAck", got.one("RAck"), "776656 1 INVITE")
+				s.pbx.replies(got, "404 Not Found")
+				s.phone.gets("answer", "SIP/2.0 404")
+			})
+		})
+	}
+}
+
+func TestAPBXThatSendsTheCallBackUnchanged(t *testing.T) { // RFC 3261 §16.3 item 4
+	play(t, func(s *scene) {
+		s.phone.sends(s.phone.invite())
+		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		s.pbx.replies(got, "100 Trying")
+		s.pbx.sends(got.with("Via:", "Via: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK-pbx\r\nVia:"))
+		s.pbx.gets("a loop", "SIP/2.0 482")
+		s.pbx.replies(got, "482 Loop Detected")
+		s.pbx.gets("acknowledged", "ACK")
+		s.phone.forgets()
+	})
+}
+
+func TestALoopIsRefusedASpiralPasses(t *testing.T) { // RFC 3261 §16.3 item 4, RFC 5393 §4.2
+	play(t, func(s *scene) {
+		other := s.udp(otherAt)
+		// From the PBX: the Request-URI says where to, so that nothing else changes.
+		sent := s.pbx.request("MESSAGE", "sip:102@192.0.2.102:5062")
+		s.pbx.sends(sent)
+		got := other.gets("it goes on", "MESSAGE sip:102@192.0.2.102:5062")
+		loop := got.with("Via:", "Via: SIP/2.0/UDP 192.0.2.102:5062;branch=z9hG4bK-other\r\nVia:")
+		other.sends(loop)
+		other.gets("the same again", "SIP/2.0 482")
+		spiral := loop.with("z9hG4bK-other", "z9hG4bK-another").with("MESSAGE sip:102@192.0.2.102:5062", "MESSAGE sip:103@pbx.example")
+		other.sends(spiral)
+		again := s.pbx.gets("another Request-URI is a spiral", "MESSAGE sip:103@pbx.example")
+		equal(t, "Vias", fmt.Sprint(len(again.all("Via"))), "4")
+		s.pbx.replies(again, "200 OK")
+		other.gets("the answer goes round", "SIP/2.0 200")
+		other.replies(got, "200 OK")
+		s.pbx.gets("the answer", "SIP/2.0 200")
+	})
+}
+
+func TestMergedRequestsAreNoError(t *testing.T) { // RFC 3261 §16.3: it is the UAS's to say 482
+	play(t, func(s *scene) {
+		sent := s.phone.request("MESSAGE", "sip:102@pbx.example")
+		fork := sent.with("branch=z9hG4bK", "branch=z9hG4bK-fork")
+		s.phone.sends(sent, fork)
+		s.pbx.replies(s.pbx.gets("one", "MESSAGE"), "200 OK")
+		s.pbx.replies(s.pbx.gets("the other", "MESSAGE"), "482 Loop Detected")
+		s.phone.gets("one", "SIP/2.0 200")
+		s.phone.gets("the other", "SIP/2.0 482")
+	})
+}
+
+func TestOPTIONS(t *testing.T) { // RFC 3261 §11; a userless one that names us is ours
+	play(t, func(s *scene) {
+		s.phone.sends(s.phone.request("OPTIONS", "sip:192.0.2.1"))
+		s.phone.gets("we are here", "SIP/2.0 200")
+		s.pbx.sends(s.pbx.request("OPTIONS", "sip:192.0.2.1:5060;transport=udp"))
+		s.pbx.gets("for the PBX too", "SIP/2.0 200")
+		s.phone.sends(s.phone.request("OPTIONS", "sip:102@192.0.2.1"))
+		s.pbx.replies(s.pbx.gets("one with a user goes on", "OPTIONS sip:102@192.0.2.1"), "200 OK")
+		s.phone.gets("answer", "SIP/2.0 200")
+		s.phone.sends(s.phone.request("OPTIONS", "sip:pbx.example"))
+		s.pbx.replies(s.pbx.gets("and one for another", "OPTIONS sip:pbx.example"), "200 OK")
+		s.phone.gets("answer", "SIP/2.0 200")
+	})
+}
+
+func TestDrain(t *testing.T) { // row 45: never for in-dialog requests
+	play(t, func(s *scene) {
+		c := s.phone.calls(s.pbx)
+		s.phone.sends(s.phone.invite())
+		ringing := s.pbx.gets("another call", "INVITE")
+		s.pbx.replies(ringing, "180 Ringing")
+		s.phone.gets("ringing", "SIP/2.0 180")
+		drained := make(chan time.Time, 1)
+		go func() {
+			s.hop.Drain(context.Background())
+			drained <- time.Now()
+		}()
+		s.after(ms)
+		invite := s.phone.invite()
+		s.phone.sends(invite)
+		refused := s.phone.gets("no new calls", "SIP/2.0 503")
+		equal(t, "come back later", refused.one("Retry-After"), "5")
+		s.phone.acks(invite, refused)
+		s.phone.sends(s.phone.within(c.ok, "INVITE"))
+		again := s.pbx.gets("a re-INVITE passes", "INVITE")
+		s.pbx.replies(again, "488 Not Acceptable Here")
+		s.pbx.gets("acknowledged", "ACK")
+		s.phone.gets("answer", "SIP/2.0 488")
+		s.phone.sends(s.phone.within(c.ok, "BYE"))
+		s.pbx.replies(s.pbx.gets("a BYE passes", "BYE"), "200 OK")
+		s.phone.gets("answer", "SIP/2.0 200")
+		s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example"))
+		s.pbx.replies(s.pbx.gets("a REGISTER passes", "REGISTER"), "200 OK")
+		s.phone.gets("answer", "SIP/2.0 200")
+		s.after(20 * time.Second)
+		select {
+		case <-drained:
+			t.Error("drained while a call rings")
+		default:
+		}
+		s.pbx.replies(ringing, "200 OK")
+		s.after(50 * ms)
+		select {
+		case <-drained:
+		default:
+			t.Error("not drained though nothing is under way")
+		}
+		s.phone.forgets()
+	})
+}
+
+func TestTrunksAreNamed(t *testing.T) {
+	play(t, func(s *scene) {
+		carrier := s.udp(otherAt)
+		invite := carrier.invite()
+		carrier.sends(invite)
+		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		s.pbx.replies(got, "404 Not Found")
+		s.pbx.forgets()
+		carrier.acks(invite, carrier.gets("answer", "SIP/2.0 404"))
+		s.pbx.sends(s.pbx.request("MESSAGE", "sip:0049@192.0.2.102:5062"))
+		carrier.replies(carrier.gets("out", "MESSAGE"), "200 OK")
+		s.pbx.gets("answer", "SIP/2.0 200")
+		s.phone.sends(s.phone.request("MESSAGE", "sip:0049@pbx.example"))
+		s.pbx.replies(s.pbx.gets("no trunk", "MESSAGE"), "200 OK")
+		s.after(0)
+		want := map[string]string{"INVITE": "carrier", "ACK": "carrier"}
+		for len(s.watch) > 0 {
+			m := <-s.watch
+			trunk := want[m.Method]
+			if m.Peer == otherAt {
+				trunk = "carrier"
+			}
+			equal(t, m.Method+" of "+m.Peer.String(), m.Trunk, trunk)
+		}
+	}, func(c *sip.Config) {
+		c.Trunks = []sip.Trunk{{Name: "carrier", Sources: prefixes("192.0.2.102/32")}}
+	})
+}

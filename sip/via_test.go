@@ -1,0 +1,208 @@
+package sip_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"bellhop/sip"
+)
+
+func TestWhereResponsesGo(t *testing.T) { // RFC 3261 §18.2.1–18.2.2, RFC 3581 §4
+	natAt := netip.MustParseAddrPort("198.51.100.7:31000")
+	for _, tt := range []struct {
+		name string
+		from netip.AddrPort
+		via  string
+		seen string // the Via as the PBX gets it
+		to   netip.AddrPort
+	}{
+		{
+			"all is as it says", phoneAt,
+			"SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1",
+			"SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1", phoneAt,
+		}, {
+			"rport", phoneAt,
+			"SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1;rport",
+			"SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1;rport=5062;received=192.0.2.101", phoneAt,
+		}, {
+			"rport in the middle", phoneAt,
+			"SIP/2.0/UDP 192.0.2.101:5062;rport;branch=z9hG4bK1",
+			"SIP/2.0/UDP 192.0.2.101:5062;rport=5062;branch=z9hG4bK1;received=192.0.2.101", phoneAt,
+		}, {
+			"rport of another case and with space", phoneAt,
+			"SIP / 2.0 / UDP 192.0.2.101:5062 ;RPort ; Branch = z9hG4bK1",
+			"SIP / 2.0 / UDP 192.0.2.101:5062 ;RPort=5062 ; Branch = z9hG4bK1;received=192.0.2.101", phoneAt,
+		}, {
+			"rport behind a NAT", natAt,
+			"SIP/2.0/UDP 10.0.0.5:5060;branch=z9hG4bK1;rport",
+			"SIP/2.0/UDP 10.0.0.5:5060;branch=z9hG4bK1;rport=31000;received=198.51.100.7", natAt,
+		}, {
+			"a lying rport", phoneAt,
+			"SIP/2.0/UDP 192.0.2.101:5062;rport=9;branch=z9hG4bK1",
+			"SIP/2.0/UDP 192.0.2.101:5062;rport=5062;branch=z9hG4bK1;received=192.0.2.101", phoneAt,
+		}, {
+			"a lying received", phoneAt,
+			"SIP/2.0/UDP 192.0.2.101:5062;received=203.0.113.66;branch=z9hG4bK1",
+			"SIP/2.0/UDP 192.0.2.101:5062;received=192.0.2.101;branch=z9hG4bK1", phoneAt,
+		}, {
+			"another port and no rport", natAt,
+			"SIP/2.0/UDP 198.51.100.7:5062;branch=z9hG4bK1",
+			"SIP/2.0/UDP 198.51.100.7:5062;branch=z9hG4bK1", netip.MustParseAddrPort("198.51.100.7:5062"),
+		}, {
+			"no port and no rport", natAt,
+			"SIP/2.0/UDP 198.51.100.7;branch=z9hG4bK1",
+			"SIP/2.0/UDP 198.51.100.7;branch=z9hG4bK1", netip.MustParseAddrPort("198.51.100.7:5060"),
+		}, {
+			"a name", phoneAt,
+			"SIP/2.0/UDP phone.example.com:5062;branch=z9hG4bK1",
+			"SIP/2.0/UDP phone.example.com:5062;branch=z9hG4bK1;received=192.0.2.101", phoneAt,
+		}, {
+			"another address", phoneAt,
+			"SIP/2.0/UDP 203.0.113.66:5062;branch=z9hG4bK1",
+			"SIP/2.0/UDP 203.0.113.66:5062;branch=z9hG4bK1;received=192.0.2.101", phoneAt,
+		}, {
+			"several in one line", phoneAt,
+			"SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1;rport , SIP/2.0/TCP a;x=\"a,b\";branch=z9hG4bK2, SIP/2.0/UDP c",
+			"SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1;rport=5062;received=192.0.2.101 , SIP/2.0/TCP a;x=\"a,b\";branch=z9hG4bK2, SIP/2.0/UDP c", phoneAt,
+		}, {
+			"a parameter that is quoted", phoneAt,
+			"SIP/2.0/UDP 192.0.2.101:5062;x=\"a;rport, b;branch=z9hG4bK0\";branch=z9hG4bK1;rport",
+			"SIP/2.0/UDP 192.0.2.101:5062;x=\"a;rport, b;branch=z9hG4bK0\";branch=z9hG4bK1;rport=5062;received=192.0.2.101", phoneAt,
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, func(s *scene) {
+				from := s.phone
+				if tt.from != phoneAt {
+					from = s.udp(tt.from)
+				}
+				to := from
+				if tt.to != tt.from {
+					to = s.udp(tt.to)
+				}
+				sent := from.request("MESSAGE", "sip:102@pbx.example", "Via: "+tt.via)
+				from.sends(sent)
+				got := s.pbx.gets("sent on", "MESSAGE")
+				equal(t, "the Via of the sender", strings.Join(got.all("Via")[1:], "|"), tt.seen)
+				s.pbx.replies(got, "200 OK")
+				answer := to.gets("answer", "SIP/2.0 200")
+				equal(t, "the Via comes back", strings.Join(answer.all("Via"), "|"), tt.seen)
+				// What we say ourselves goes the same way.
+				from.sends(from.request("MESSAGE", "sip:102@pbx.example", "Via: "+strings.ReplaceAll(tt.via, "z9hG4bK1", "z9hG4bK3"), "Max-Forwards: 0"))
+				refused := to.gets("refused", "SIP/2.0 483")
+				equal(t, "the Via comes back", strings.Join(refused.all("Via"), "|"), strings.ReplaceAll(tt.seen, "z9hG4bK1", "z9hG4bK3"))
+			})
+		})
+	}
+}
+
+func TestAFoldInTheVia(t *testing.T) { // RFC 3261 §7.3.1
+	play(t, func(s *scene) {
+		sent := s.phone.request("MESSAGE", "sip:102@pbx.example").with(";branch=", "\r\n ;branch\r\n\t=")
+		s.phone.sends(sent)
+		got := s.pbx.gets("sent on", "MESSAGE")
+		if !strings.Contains(string(got), "Via: SIP/2.0/UDP 192.0.2.101:5062\r\n ;branch\r\n\t=z9hG4bK") {
+			t.Errorf("what went on is\n%s", got)
+		}
+		s.phone.sends(sent)
+		s.quiet("the branch is known")
+		// The answer has it folded too.
+		s.pbx.sends(text("SIP/2.0 200 OK\r\n" + strings.Join(got.lines(), "\r\n") + "\r\n\r\n"))
+		s.phone.gets("answer", "SIP/2.0 200")
+	})
+}
+
+func TestAResponseWithItsViasInOneLine(t *testing.T) { // RFC 3261 §7.3.1, §16.7 item 3
+	play(t, func(s *scene) {
+		for _, sep := range []string{",", ", ", " ,\r\n  ", ",\r\n\t"} {
+			s.phone.sends(s.phone.request("MESSAGE", "sip:102@pbx.example"))
+			got := s.pbx.gets("sent on", "MESSAGE")
+			vias := got.all("Via")
+			answer := s.pbx.answer(got, "200 OK")
+			answer = text(strings.Replace(string(answer), vias[0]+"\r\nVia: "+vias[1], vias[0]+sep+vias[1], 1))
+			s.pbx.sends(answer)
+			back := s.phone.gets("answer", "SIP/2.0 200")
+			equal(t, "the Via that is left", strings.Join(back.all("Via"), "|"), vias[1])
+		}
+	})
+}
+
+func TestBranchesOfRFC2543(t *testing.T) { // RFC 3261 §17.2.3, §8.1.1.7; row 33
+	for _, branch := range []string{"", ";branch=1", ";branch=z9hG4bK", ";branch="} {
+		t.Run(branch, func(t *testing.T) {
+			play(t, func(s *scene) {
+				invite := s.phone.invite("Via: SIP/2.0/UDP 192.0.2.101:5062"+branch, "From: <sip:101@pbx.example>")
+				s.phone.sends(invite, invite)
+				got := s.pbx.gets("the INVITE goes on", "INVITE")
+				s.quiet("once")
+				another := invite.with("CSeq: 1 ", "CSeq: 2 ")
+				s.phone.sends(another)
+				s.pbx.replies(s.pbx.gets("another CSeq is another request", "INVITE"), "500 Server Internal Error")
+				s.pbx.gets("acknowledged", "ACK")
+				s.phone.acks(another, s.phone.gets("refused", "SIP/2.0 500"))
+				s.pbx.replies(got, "180 Ringing")
+				s.phone.gets("ringing", "SIP/2.0 180")
+				s.phone.cancels(invite)
+				s.phone.gets("CANCEL finds it", "SIP/2.0 200")
+				s.pbx.replies(s.pbx.gets("it goes on", "CANCEL"), "200 OK")
+				s.pbx.replies(got, "487 Request Terminated")
+				s.pbx.gets("acknowledged", "ACK")
+				s.phone.acks(invite, s.phone.gets("the end", "SIP/2.0 487"))
+				s.quiet("the ACK finds it too")
+			})
+		})
+	}
+}
+
+func TestTheSocketThatWasAsked(t *testing.T) { // RFC 3581 §4, row 32
+	second := netip.MustParseAddrPort("192.0.2.3:5080")
+	play(t, func(s *scene) {
+		c, _ := s.net.Packet(otherAt)
+		defer c.Close()
+		for i, at := range []netip.AddrPort{hopAt, second, hopAt, second} {
+			sent := s.phone.request("MESSAGE", "sip:102@pbx.example", "Via: SIP/2.0/UDP 192.0.2.102:5062;branch=z9hG4bK-x"+string(rune('a'+i)))
+			c.WriteToUDPAddrPort([]byte(sent), at)
+			s.pbx.replies(s.pbx.gets("sent on", "MESSAGE"), "200 OK")
+			if _, from, ok := c.TryRead(); !ok || from != at {
+				t.Errorf("asked %s, answered from %s", at, from)
+			}
+		}
+	}, func(c *sip.Config) {
+		c.Listen = append(c.Listen, sip.Addr{Proto: sip.UDP, AddrPort: second})
+	})
+}
+
+func TestIPv6(t *testing.T) { // RFC 3261 §18.2.1, RFC 5118 §4.5
+	hop6, pbx6 := netip.MustParseAddrPort("[2001:db8::1]:5060"), netip.MustParseAddrPort("[2001:db8::2]:5060")
+	phone6 := netip.MustParseAddrPort("[2001:db8::101]:5062")
+	play(t, func(s *scene) {
+		phone := s.udp(phone6)
+		s.pbx.hop, phone.hop = hop6, hop6
+		for _, tt := range []struct{ via, seen string }{
+			{"[2001:db8::101]:5062;branch=z9hG4bK1", ""},
+			{"[2001:DB8:0::101]:5062;branch=z9hG4bK2", ""},
+			{"[2001:db8::101]:5062;branch=z9hG4bK3;rport", "[2001:db8::101]:5062;branch=z9hG4bK3;rport=5062;received=2001:db8::101"},
+			{"[2001:db8::9]:5062;branch=z9hG4bK4", "[2001:db8::9]:5062;branch=z9hG4bK4;received=2001:db8::101"},
+			{"[2001:db8::9]:5062;branch=z9hG4bK5;received=[2001:db8::101]", ""},
+			{"[2001:db8::9]:5062;branch=z9hG4bK6;received=2001:db8::101", ""},
+			{"[2001:db8::9]:5062;branch=z9hG4bK7;received=[2001:db8::7]", "[2001:db8::9]:5062;branch=z9hG4bK7;received=2001:db8::101"},
+		} {
+			if tt.seen == "" {
+				tt.seen = tt.via
+			}
+			phone.sends(phone.request("MESSAGE", "sip:102@pbx.example", "Via: SIP/2.0/UDP "+tt.via))
+			got := s.pbx.gets("sent on", "MESSAGE")
+			equal(t, "Via", got.all("Via")[1], "SIP/2.0/UDP "+tt.seen)
+			s.pbx.replies(got, "200 OK")
+			phone.gets("answer", "SIP/2.0 200")
+		}
+		c := phone.calls(s.pbx)
+		s.pbx.sends(s.pbx.back(c.invite, "BYE"))
+		phone.replies(phone.gets("a BYE comes back", "BYE sip:[2001:db8::101]:5062"), "200 OK")
+		s.pbx.gets("answer", "SIP/2.0 200")
+	}, func(c *sip.Config) {
+		c.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: hop6}}
+		c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: pbx6}}
+	})
+}
