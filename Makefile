@@ -1,0 +1,41 @@
+.PHONY: help build test tools check fuzz bench soak demo
+
+# How long each fuzz target runs.
+FUZZTIME ?= 20s
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+build: ## Build bellhop, one static binary
+	CGO_ENABLED=0 go build -trimpath -o bellhop ./cmd/bellhop
+
+test: tools check ## Run all that CI runs; installs what the tests need
+	go test -race ./...
+	@$(MAKE) --no-print-directory fuzz
+
+# SIPp for the tests of whole calls, a C compiler for the race detector.
+tools:
+	@command -v sipp >/dev/null && command -v cc >/dev/null && exit; \
+	install='apt-get update && apt-get install -y sip-tester gcc libc6-dev'; \
+	if [ "$$(id -u)" = 0 ]; then DEBIAN_FRONTEND=noninteractive sh -ec "$$install"; \
+	else echo "The tests need SIPp and a C compiler. As root, run: $$install"; exit 1; fi
+
+check: ## Format, vet, lint, and the list of modules
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change:" $$unformatted; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	go mod tidy -diff
+
+fuzz: ## Run each fuzz target for FUZZTIME
+	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sed 's|/[^/]*:func | |' | sort | while read -r dir target; do \
+		go test -vet=off -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$dir" || exit; \
+	done
+
+bench: ## Run the benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+soak: ## Take the receiver away for 30 s in the middle of 500 calls
+	go test -race -count 1 -v -run '^TestReceiverDown$$' ./cmd/bellhop -soak
+
+demo: ## Place calls through bellhop, and show every callback
+	go run ./cmd/bellhop demo
