@@ -43,6 +43,8 @@ type scene struct {
 	stop  func()
 
 	phone, pbx *peer
+
+	again func() // starts a new hop of the same configuration
 }
 
 // play runs a script. After it everything must come to rest: five minutes
@@ -94,6 +96,7 @@ func (s *scene) raise(cfg sip.Config) {
 	var run sync.WaitGroup
 	run.Go(func() { hop.Run(ctx) })
 	s.hop = hop
+	s.again = func() { s.raise(cfg) }
 	s.stop = sync.OnceFunc(func() {
 		cancel()
 		run.Wait()
@@ -482,4 +485,17 @@ func prefixes(list ...string) (ps []netip.Prefix) {
 		ps = append(ps, netip.MustParsePrefix(p))
 	}
 	return ps
+}
+
+// last is the latest message p has got; those before it are forgotten.
+func (p *peer) last(what, start string) text {
+	p.s.t.Helper()
+	m := p.gets(what, start)
+	for {
+		next, ok := p.next()
+		if !ok {
+			return m
+		}
+		m = next
+	}
 }

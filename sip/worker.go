@@ -192,8 +192,8 @@ func (w *worker) request(now instant, p *packet) {
 			s.repeated()
 			return
 		}
-		if s.acknowledged(now) {
-			w.observe(p, pbxOr(p.side), p.peer, "", "")
+		if t := s.context; s.acknowledged(now) {
+			w.observe(p, t.dst, t.peer, t.trunk, "")
 			return
 		}
 	}
@@ -205,14 +205,6 @@ func (w *worker) request(now instant, p *packet) {
 	default:
 		w.proxy(now, p)
 	}
-}
-
-// pbxOr is the other side of s.
-func pbxOr(s dialog.Side) dialog.Side {
-	if s == edgeSide {
-		return pbxSide
-	}
-	return edgeSide
 }
 
 // serverKey makes the key of the server transaction a request belongs to, in
