@@ -34,11 +34,11 @@ func BenchmarkCallback(b *testing.B) {
 				n.Say(callOf(i))
 				said += 3
 				for said-n.Stats().Delivered > 300 {
-					time.Sleep(time.Millisecond)
+					pause(b.Context(), time.Millisecond)
 				}
 			}
 			for n.Stats().Delivered < said {
-				time.Sleep(time.Millisecond)
+				pause(b.Context(), time.Millisecond)
 			}
 			b.ReportMetric(float64((cpu()-before).Microseconds())/float64(said), "µs-cpu/event")
 		})

@@ -224,7 +224,7 @@ func TestRestart(t *testing.T) {
 		subscribe(t, n, s)
 		n.Say(callOf(1))
 		time.Sleep(3 * time.Second)
-		n.Say(callOf(2)[2:]) // a moment before the end
+		n.Say(callOf(2)[2:])
 		time.Sleep(100 * time.Millisecond)
 		stop()
 		closeStore()
@@ -235,9 +235,9 @@ func TestRestart(t *testing.T) {
 		w.answer = nil
 		n, stop = start(t, js, c)
 		defer stop()
-		time.Sleep(time.Second / 2)
-		want := "0s dial-out, 2s dial-out, 3s hangup, 5s hangup, 5s dial-out, 5s answer, 5s hangup"
-		// the hangup was not in the outbox when the first one ended, so it is made anew and its success wakes the rest
+		time.Sleep(time.Second)
+		// the dial-out when it is due; its success wakes the other call's hangup
+		want := "0s dial-out, 2s dial-out, 3s hangup, 6s dial-out, 6s answer, 6s hangup, 6s hangup"
 		if got := w.story(); got != want {
 			t.Errorf("sent\n %s, want\n %s", got, want)
 		}
@@ -427,7 +427,9 @@ func TestHostileAnswers(t *testing.T) {
 		}, waiting, "500"},
 		{"no answer", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, waiting, "no answer within 200ms"},
 		{"closed", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, waiting, "EOF"},
-		{"elsewhere", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusTemporaryRedirect) }, waiting, "307"},
+		{"elsewhere", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
+		}, waiting, "307"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newReceiver(t, nil)

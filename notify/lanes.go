@@ -28,8 +28,8 @@ const (
 	endpointSlots = 64                     // attempts at once, per endpoint
 	ailingSlots   = 4                      // the same, when it failed ailingAfter times in a row
 	ailingAfter   = 5                      //
-	moment        = time.Second            // an event that is owed longer moves to the outbox
-	cursorPause   = 100 * time.Millisecond // between two writes of the cursor
+	moment        = time.Second            // an event that is owed longer moves to the outbox, failed or not
+	cursorPause   = 20 * time.Millisecond  // between two writes of the cursor
 	maxYoung      = 16_384                 // events that have not moved to the outbox
 	maxPending    = 1_000_000              // deliveries
 	maxRetryAfter = 24 * time.Hour         // the longest wait a receiver may ask for
@@ -384,6 +384,8 @@ func (q *lanes) join(t *target, name string, d *delivery) {
 	l.queue = append(l.queue, d)
 	if len(l.queue) == 1 {
 		q.first(d)
+	} else if l.queue[0].state == resting && !d.told {
+		q.dirtied(d)
 	}
 }
 
@@ -555,7 +557,11 @@ func (q *lanes) failed(now time.Time, a *attempt) {
 		return
 	}
 	q.rest(d)
-	q.tell(d)
+	for _, d := range d.lane.queue { // none of them leaves within a moment
+		if d.young != nil || d == a.delivery {
+			q.dirtied(d)
+		}
+	}
 }
 
 // jitter lengthens a pause by up to a fifth, so that what failed together does
@@ -618,13 +624,7 @@ func (q *lanes) rise() {
 	}
 }
 
-// tell has the outbox told of d, if d is there.
-func (q *lanes) tell(d *delivery) {
-	if d.told || d.telling {
-		q.dirtied(d)
-	}
-}
-
+// dirtied has the outbox told of d.
 func (q *lanes) dirtied(d *delivery) {
 	if !d.dirty {
 		d.dirty = true

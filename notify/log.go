@@ -55,6 +55,7 @@ type mouth struct {
 
 	mu      sync.Mutex
 	unsaid  []*dialog.Event
+	records int             // how many of them, from the front, are known to be records
 	wave    []*dialog.Event // being written: one event of a call at most, so one that fails is never overtaken
 	calls   map[string]bool // whose event is in the wave; empty between fills
 	failing error           // the last wave's, until one succeeds
@@ -83,7 +84,13 @@ func (n *Notifier) Say(events []dialog.Event) {
 
 // drop makes room for one event.
 func (m *mouth) drop() {
-	oldest := max(0, slices.IndexFunc(m.unsaid, func(e *dialog.Event) bool { return classOf(e.Type) == live }))
+	for m.records < len(m.unsaid) && classOf(m.unsaid[m.records].Type) == record {
+		m.records++
+	}
+	oldest := m.records
+	if oldest == len(m.unsaid) {
+		oldest, m.records = 0, m.records-1
+	}
 	m.unsaid = slices.Delete(m.unsaid, oldest, oldest+1)
 	m.dropped++
 }
@@ -111,7 +118,7 @@ func (m *mouth) fill() []*dialog.Event {
 		}
 	}
 	clear(m.unsaid[len(rest):])
-	m.unsaid = rest
+	m.unsaid, m.records = rest, 0
 	return m.wave
 }
 

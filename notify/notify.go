@@ -15,8 +15,8 @@
 //
 // An event is said once it is in the log. From then on it is delivered at
 // least once or visibly expires, whatever is killed when. A repetition has the
-// same webhook-id header. After a kill, what was delivered in the last tenth of
-// a second may be delivered again.
+// same webhook-id header. After a kill, what was delivered in the last 20 ms may
+// be delivered again; the last second's, if a receiver was slow.
 //
 // # What a crash loses
 //
@@ -26,8 +26,8 @@
 // # Memory
 //
 // At most 10,000 events wait for the log; beyond, the oldest live ones are
-// dropped and counted. An event that cannot be delivered within a second is
-// written to the outbox and leaves memory but for some 300 bytes per delivery.
+// dropped and counted. A delivery that fails, or does not end within a second,
+// is written to the outbox and leaves memory but for some 300 bytes.
 // With a million deliveries waiting, the log is not read on until some are
 // settled.
 //

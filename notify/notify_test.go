@@ -23,8 +23,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("NOTIFY_TEST") == "sink" {
+	switch os.Getenv("NOTIFY_TEST") {
+	case "sink":
 		sink()
+		return
+	case "victim":
+		victim()
 		return
 	}
 	ats.Register() // before any bubble: the server's clock would be of the first
