@@ -269,7 +269,7 @@ func (s *site) subscribe(dialect, method string, types ...string) {
 	s.api("POST", "/v1/subscriptions", map[string]any{
 		"extension_regex": ".*",
 		"types":           types,
-		"url":             s.receiver.url + "/" + dialect,
+		"url":             "http://" + s.receiver.addr + "/" + dialect,
 		"method":          method,
 		"dialect":         dialect,
 	}, &sub)
@@ -278,7 +278,7 @@ func (s *site) subscribe(dialect, method string, types ...string) {
 // A receiver is a web application that takes callbacks down.
 type receiver struct {
 	t      *testing.T
-	url    string
+	addr   string
 	server *httptest.Server
 	news   chan struct{} // something came
 
@@ -294,12 +294,26 @@ type received struct {
 }
 
 func newReceiver(t *testing.T) *receiver {
-	r := &receiver{t: t, news: make(chan struct{}, 1)}
-	r.server = httptest.NewServer(r)
-	r.url = r.server.URL
-	t.Cleanup(func() { r.server.Close() })
+	r := &receiver{t: t, addr: "127.0.0.1:0", news: make(chan struct{}, 1)}
+	r.up()
+	t.Cleanup(r.down)
 	return r
 }
+
+// up has the receiver listen, where it listened before if it did.
+func (r *receiver) up() {
+	r.t.Helper()
+	l, err := net.Listen("tcp", r.addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.addr = l.Addr().String()
+	r.server = &httptest.Server{Listener: l, Config: &http.Server{Handler: r}}
+	r.server.Start()
+}
+
+// down closes its port and its connections.
+func (r *receiver) down() { r.server.Close() }
 
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	c := received{dialect: strings.Trim(req.URL.Path, "/"), id: req.Header.Get("Webhook-Id"), fields: map[string]string{}}

@@ -16,48 +16,53 @@ import (
 	"bellhop/sip"
 )
 
+// An agent is a SIPp that plays one end of calls.
+type agent struct {
+	*process
+	at       sip.Addr
+	messages string // the file in which it writes down all that it sent and got
+}
+
 // sipp starts SIPp at an address, for n calls of a scenario in testdata/sipp.
-func (s *site) sipp(scenario string, at sip.Addr, n int, args ...string) *process {
+func (s *site) sipp(scenario string, at sip.Addr, n int, args ...string) *agent {
 	s.t.Helper()
 	path, err := exec.LookPath("sipp")
 	if err != nil {
-		s.t.Fatal("this test needs SIPp: run apt-get install -y sip-tester")
+		s.t.Fatal("this test needs SIPp: as root, run: apt-get update && apt-get install -y sip-tester")
 	}
-	transport := map[sip.Proto]string{sip.UDP: "u1", sip.TCP: "t1"}[at.Proto]
-	log := filepath.Join(s.t.TempDir(), scenario)
-	args = append([]string{
+	dir := s.t.TempDir()
+	messages, errors := filepath.Join(dir, "messages"), filepath.Join(dir, "errors")
+	cmd := exec.Command(path, append([]string{
 		"-sf", filepath.Join("..", "..", "testdata", "sipp", scenario+".xml"),
 		"-i", at.Addr().String(), "-mi", at.Addr().String(), "-ci", at.Addr().String(),
-		"-p", strconv.Itoa(int(at.Port())), "-t", transport,
+		"-p", strconv.Itoa(int(at.Port())), "-t", map[sip.Proto]string{sip.UDP: "u1", sip.TCP: "t1"}[at.Proto],
 		"-m", strconv.Itoa(n), "-l", strconv.Itoa(n), "-nostdin",
-		"-timeout", "120s", "-timeout_error",
-		"-trace_err", "-error_file", log + ".errors", "-trace_msg", "-message_file", log + ".messages",
-	}, args...)
-	cmd := exec.Command(path, args...)
+		"-timeout", "180s", "-timeout_error",
+		"-trace_err", "-error_file", errors, "-trace_msg", "-message_file", messages,
+	}, args...)...)
 	cmd.Stdout = io.Discard // pictures of its counters
 	p := launch(s.t, "sipp "+scenario, cmd)
 	s.t.Cleanup(func() {
 		if s.t.Failed() && !cmd.ProcessState.Success() {
-			for _, kind := range []string{".errors", ".messages"} {
-				if b, err := os.ReadFile(log + kind); err == nil {
-					s.t.Logf("%s%s:\n%s", scenario, kind, tail(string(b)))
+			for _, file := range []string{errors, messages} {
+				if b, err := os.ReadFile(file); err == nil {
+					s.t.Logf("%s, %s:\n%s", scenario, filepath.Base(file), tail(string(b)))
 				}
 			}
 		}
 	})
-	return p
+	return &agent{process: p, at: at, messages: messages}
 }
 
-// play has n calls of a story placed, rate of them a second: SIPp is the PBX,
-// and SIPp is the phones. Both must be content.
-func (s *site) play(story string, n, rate int) {
+// place has n calls of a story placed, rate of them a second: SIPp is the
+// phones, and SIPp is the PBX.
+func (s *site) place(story string, n, rate int) (phones, pbx *agent) {
 	s.t.Helper()
-	pbx := s.sipp(story+".pbx", s.pbx, n)
+	pbx = s.sipp(story+".pbx", s.pbx, n)
 	s.eventually("the PBX listens", func() bool { return bound(s.t, s.pbx) })
 	at := sip.Addr{Proto: s.phones, AddrPort: freePort(s.t, "127.0.0.2")}
-	phones := s.sipp(story+".phone", at, n, "-r", strconv.Itoa(rate), s.hop.String())
-	phones.exits(0, 2*time.Minute)
-	pbx.exits(0, patience)
+	phones = s.sipp(story+".phone", at, n, "-r", strconv.Itoa(rate), "-cid_str", "%u-"+story, s.hop.String())
+	return phones, pbx
 }
 
 // A story is a call that two scenarios of SIPp play, and what it owes the
@@ -162,7 +167,9 @@ func TestSIPp(t *testing.T) {
 func (s *site) tell(c story, n, rate int) {
 	s.t.Helper()
 	begin := time.Now()
-	s.play(c.name, n, rate)
+	phones, pbx := s.place(c.name, n, rate)
+	phones.exits(0, time.Minute)
+	pbx.exits(0, patience)
 	want := map[string][]string{"json": c.want}
 	want["telphin"] = slices.DeleteFunc(slices.Clone(c.want), func(w string) bool { return strings.HasPrefix(w, "ringing") })
 	for _, w := range want["telphin"] {

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"bellhop/sip"
+)
+
+// TestKilled kills a bellhop with 200 calls up, and starts it again. Half of
+// the calls are then ended by the caller and half by the PBX: every BYE must
+// reach the other end, and its 200 must come back.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	const calls = 200
+	s := newSite(t, sip.UDP, sip.UDP)
+	p := s.serve()
+	s.subscribe("json", "POST", "answer", "hangup")
+
+	phones, pbx := s.place("held", calls, 100)
+	s.eventually("every call is acknowledged", func() bool {
+		messages, err := os.ReadFile(pbx.messages)
+		return err == nil && bytes.Count(messages, []byte("\nACK ")) >= calls
+	})
+	s.receiver.wait("every answer", patience, func(came []received) bool { return len(came) == calls })
+	for _, c := range s.receiver.take() {
+		if c.get("EventType") != "answer" {
+			t.Fatalf("%v before any call was to end", c.fields)
+		}
+	}
+
+	p.signal(syscall.SIGKILL)
+	<-p.done
+	p = s.serve()
+
+	// 4 calls a tick: no socket's buffer is the limit.
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for call := 1; call <= calls; call++ {
+		end := phones
+		if call%2 == 0 {
+			end = pbx
+		}
+		end.hangUp(strconv.Itoa(call) + "-held")
+		if call%4 == 0 {
+			<-tick.C
+		}
+	}
+	phones.exits(0, time.Minute)
+	pbx.exits(0, patience)
+	p.stop()
+}
+
+// hangUp tells SIPp to end a call, without asking bellhop.
+func (a *agent) hangUp(callID string) {
+	a.t.Helper()
+	c, err := net.Dial("udp", a.at.AddrPort.String())
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = fmt.Fprintf(c, "INFO sip:sipp@%v SIP/2.0\r\nVia: SIP/2.0/UDP %v;branch=z9hG4bK-test\r\nFrom: <sip:test@test>;tag=test\r\n"+
+		"To: <sip:sipp@test>\r\nCall-ID: %s\r\nCSeq: 1 INFO\r\nContent-Length: 0\r\n\r\n", a.at.AddrPort, c.LocalAddr(), callID)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+}
