@@ -104,8 +104,8 @@ func TestDelivery(t *testing.T) {
 			"0s dial-out, 2s dial-out, 6s dial-out, 14s dial-out, 30s dial-out, 46s dial-out", Stats{Said: 1, Expired: 1, Failed: 6}},
 		{"a redirect is not followed", answers(302, 200), []dialog.Type{dialog.DialOut}, time.Minute,
 			"0s dial-out, 2s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
-		{"gone", answers(410), []dialog.Type{dialog.DialOut, dialog.Hangup}, time.Minute,
-			"0s dial-out", Stats{Said: 2, Refused: 1, Canceled: 1}},
+		{"gone", answers(410), []dialog.Type{dialog.DialOut}, time.Minute,
+			"0s dial-out", Stats{Said: 1, Refused: 1}},
 		{"come back in 20 s", func(n int, _ request) (int, http.Header) {
 			if n == 1 {
 				return 429, http.Header{"Retry-After": {"20"}}
@@ -156,7 +156,7 @@ func TestDelivery(t *testing.T) {
 
 // check says what is wrong with what a receiver took of calls: the hangup must
 // have come, what came before it in order, repetitions with the same id.
-func check(got []request, calls int) error {
+func check(got []request, from, to int) error {
 	order := map[string][]string{} // by call: events in the order of their first coming
 	ids := map[string]string{}
 	for _, r := range got {
@@ -170,7 +170,7 @@ func check(got []request, calls int) error {
 		ids[call+event] = r.id
 		order[call] = append(order[call], event)
 	}
-	for i := range calls {
+	for i := from; i < to; i++ {
 		call := callOf(i)[0].Call
 		got := strings.Join(order[call], " ")
 		if !slices.Contains([]string{"dial-out answer hangup", "dial-out hangup", "answer hangup", "hangup"}, got) {
@@ -202,7 +202,7 @@ func TestReceiverDown(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if err := check(w.taken, 500); err != nil {
+		if err := check(w.taken, 0, 500); err != nil {
 			t.Error(err)
 		}
 		if s := n.Stats(); s.Delivered+s.Expired != 1500 || s.Pending != 0 || s.Delivered < 1300 {
@@ -237,9 +237,14 @@ func TestRestart(t *testing.T) {
 		defer stop()
 		time.Sleep(time.Second)
 		// the dial-out when it is due; its success wakes the other call's hangup
-		want := "0s dial-out, 2s dial-out, 3s hangup, 6s dial-out, 6s answer, 6s hangup, 6s hangup"
-		if got := w.story(); got != want {
-			t.Errorf("sent\n %s, want\n %s", got, want)
+		want := []string{"0s dial-out", "2s dial-out", "3s hangup", "6s answer", "6s dial-out", "6s hangup", "6s hangup"}
+		stop()
+		slices.Sort(w.log) // the two calls go on side by side
+		if !slices.Equal(w.log, want) {
+			t.Errorf("sent\n %s, want\n %s", w.log, want)
+		}
+		if err := check(w.taken, 1, 3); err != nil {
+			t.Error(err)
 		}
 		if s := n.Stats(); s.Delivered != 4 || s.Pending != 0 {
 			t.Errorf("%+v", s)
@@ -301,7 +306,7 @@ func TestStoreGone(t *testing.T) {
 	for len(got) < 30 {
 		got = append(got, <-r.got)
 	}
-	if err := check(got, 10); err != nil {
+	if err := check(got, 0, 10); err != nil {
 		t.Error(err)
 	}
 	if err := n.Health(); err != nil {

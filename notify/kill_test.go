@@ -121,7 +121,7 @@ func TestKill(t *testing.T) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if err := check(taken, said); err != nil {
+	if err := check(taken, 0, said); err != nil {
 		t.Error(err)
 	}
 	t.Logf("%d calls said in %d lives, %d of %d callbacks repeated", said, kills+1, len(taken)-3*said, len(taken))
