@@ -169,11 +169,17 @@ func (w *worker) forwarded(p *packet, r *routing, branch []byte) []byte {
 			w.addBinding(p, r)
 		}
 	}
-	if r.to.reliable() && m.length < 0 {
-		s.insert(top, "Content-Length: 0\r\n") // framing on a stream needs it (RFC 3261 §18.3)
-	}
+	w.addLength(m, r.to)
 	w.out = s.apply(w.out[:0], m.b)
 	return w.out
+}
+
+// addLength gives a message that leaves on a stream the Content-Length that a
+// datagram may lack (RFC 3261 §18.3).
+func (w *worker) addLength(m *message, to way) {
+	if to.reliable() && m.length < 0 {
+		w.splice.insert(int32(m.head-2), "Content-Length: ", strconv.Itoa(len(m.b)-m.head), "\r\n")
+	}
 }
 
 // recordRouted reports whether the request gets our Record-Route: all that
@@ -202,9 +208,9 @@ func (w *worker) addRecordRoute(p *packet, r *routing) {
 	}
 }
 
-// upstream splices a response as it goes on: without our Via, and a 503 as a
+// upstream splices a response as it goes on to a sender: without our Via, and a 503 as a
 // 500 (RFC 3261 §16.7 items 3 and 6). It returns the status it leaves with.
-func (w *worker) upstream(p *packet) ([]byte, int) {
+func (w *worker) upstream(p *packet, to way) ([]byte, int) {
 	m, s := &p.msg, &w.splice
 	s.reset()
 	status := m.status
@@ -226,6 +232,7 @@ func (w *worker) upstream(p *packet) ([]byte, int) {
 	if m.is("REGISTER") && m.status/100 == 2 {
 		w.restoreContacts(p)
 	}
+	w.addLength(m, to)
 	w.out = s.apply(w.out[:0], m.b)
 	return w.out, status
 }

@@ -27,7 +27,7 @@ type proxied struct {
 // response sends a response on, RFC 3261 §16.7. A 100 is hop by hop.
 func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
 	if m.status > 100 {
-		b, status := t.w.upstream(p)
+		b, status := t.w.upstream(p, t.server.back)
 		t.server.respond(now, status, b)
 	}
 	if m.status < 200 && t.canceled {

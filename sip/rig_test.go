@@ -157,6 +157,7 @@ type peer struct {
 	next  func() (text, bool) // what has arrived, if anything
 	write func(b []byte)
 	close func()
+	hangs func() // closes the connection, not the listener
 }
 
 func (s *scene) add(p *peer) *peer {
@@ -230,6 +231,7 @@ func (s *scene) tcpListener(at netip.AddrPort) *peer {
 		addr: at, proto: "TCP",
 		next:  in.next,
 		write: func(b []byte) { current().Write(b) },
+		hangs: func() { current().Close() },
 		close: func() {
 			l.Close()
 			if c := current(); c != nil {
@@ -458,6 +460,9 @@ func (p *peer) calls(callee *peer, lines ...string) call {
 }
 
 // Changes of the hop's configuration.
+
+// oneWorker keeps the order of different calls too.
+func oneWorker(c *sip.Config) { c.Workers = 1 }
 
 func pbxOverTCP(c *sip.Config) { c.PBX[0].Proto = sip.TCP }
 

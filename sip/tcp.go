@@ -80,8 +80,12 @@ func (ss *streams) to(peer netip.AddrPort, l *listener) *stream {
 	if s := ss.find(peer, 0); s != nil {
 		return s
 	}
+	admitted := ss.admit(peer)
 	s := ss.add(nil, peer, l)
-	if !ss.start(func() { s.dial() }) {
+	if !admitted || !ss.start(func() {
+		defer ss.leave(peer)
+		s.dial()
+	}) {
 		s.close()
 	}
 	return s
@@ -216,7 +220,7 @@ func (s *stream) close() {
 func (s *stream) dial() {
 	c, err := s.of.hop.cfg.Net.Dial(s.on.addr.Addr(), s.peer)
 	if err != nil {
-		s.of.hop.log.Warn("cannot connect", "peer", s.peer, "err", err)
+		s.of.hop.log.Info("cannot connect", "peer", s.peer, "err", err)
 		s.close()
 		s.refuse()
 		return
@@ -349,7 +353,8 @@ func (s *stream) read(c net.Conn, accepted bool) {
 			breaks = 0
 			known := m.index(rest[:end+4], true)
 			whole, sane := measure(&m)
-			if !known && (!sane || !bytes.Contains(rest[:end], version)) {
+			start, _, _ := bytes.Cut(rest, crlf)
+			if !known && (!sane || !bytes.Contains(start, version)) {
 				return
 			}
 			if sane && len(rest) < whole {

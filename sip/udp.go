@@ -81,7 +81,7 @@ func (h *Hop) readPackets(ctx context.Context, l *listener) {
 func (h *Hop) dispatch(p *packet, stream bool) {
 	if !p.msg.index(p.buf, stream) {
 		h.stats.malformed.Add(1)
-		p.free()
+		p.done()
 		return
 	}
 	h.stats.received.Add(1)
@@ -89,18 +89,22 @@ func (h *Hop) dispatch(p *packet, stream bool) {
 	w := h.owner(&p.msg)
 	if w == nil {
 		h.stats.stray.Add(1)
-		p.free()
+		p.done()
 		return
 	}
 	if stream {
-		w.in <- input{packet: p} // the sender can be made to wait
+		select {
+		case w.in <- input{packet: p}: // the sender can be made to wait
+		case <-p.conn.done:
+			p.done()
+		}
 		return
 	}
 	select {
 	case w.in <- input{packet: p}:
 	default:
 		h.stats.dropped.Add(1)
-		p.free()
+		p.done()
 	}
 }
 

@@ -74,8 +74,12 @@ func newPacket(b []byte) *packet {
 	return p
 }
 
-// free gives the packet back; one that was very large is left to the collector.
-func (p *packet) free() {
+// done ends the stream if it cannot be read further, and gives the packet
+// back; one that was very large is left to the collector.
+func (p *packet) done() {
+	if p.last {
+		p.conn.finish()
+	}
 	if cap(p.buf) > 16<<10 {
 		return
 	}
@@ -151,10 +155,7 @@ func (w *worker) message(now instant, p *packet) {
 		if r := recover(); r != nil {
 			w.panicked("message", r)
 		}
-		if p.last {
-			p.conn.finish()
-		}
-		p.free()
+		p.done()
 	}()
 	if p.msg.request() {
 		w.request(now, p)
@@ -390,25 +391,31 @@ func (w *worker) refuse(p *packet, f *fault, extra string) {
 }
 
 func (w *worker) answer(p *packet, status int, phrase, extra string) {
-	w.send(w.back(p), w.reply(p, status, phrase, extra), 0)
+	w.sendBack(w.back(p), w.reply(p, status, phrase, extra))
 }
 
-// back is the way of the responses to p: to where it came from, to the port
-// that rport or sent-by says (RFC 3261 §18.2.2, RFC 3581 §4).
+// back is the way of the responses to p: on its connection, or to where it came
+// from, at the port that rport or sent-by says (RFC 3261 §18.2.2, RFC 3581 §4).
 func (w *worker) back(p *packet) way {
-	if p.conn != nil {
-		return way{on: p.on, to: p.peer, conn: p.conn}
-	}
 	v := &p.msg.via
 	to := p.peer
-	if !v.hasRport {
+	if !v.hasRport || p.conn != nil {
 		port := v.port
 		if port == 0 {
 			port = 5060
 		}
 		to = netip.AddrPortFrom(p.peer.Addr(), uint16(port))
 	}
-	return way{on: p.on, to: to}
+	return way{on: p.on, to: to, conn: p.conn}
+}
+
+// sendBack sends a response. When the connection its request came on is gone,
+// another is opened to where that came from, at the port of sent-by, and
+// nowhere else (RFC 3261 §18.2.2).
+func (w *worker) sendBack(to way, b []byte) {
+	if !w.send(to, b, 0) && to.conn != nil {
+		w.hop.streams.to(to.to, to.on).send(b, 0)
+	}
 }
 
 // send writes b and reports whether the transport took it. id names the client
