@@ -646,7 +646,7 @@ func (q *lanes) tick(now time.Time) {
 	}
 	for q.moving < q.young.len() && now.Sub(q.young.at(q.moving).read) >= moment {
 		for _, d := range q.young.at(q.moving).owed {
-			if d.state != over {
+			if d.young != nil && !d.telling {
 				q.dirtied(d)
 			}
 		}

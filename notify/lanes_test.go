@@ -357,6 +357,33 @@ func TestMatching(t *testing.T) {
 	}
 }
 
+func TestTypes(t *testing.T) {
+	for _, tt := range []struct{ types, want string }{
+		{"answer", "3 4"},
+		{"answer-in", "3"},
+		{"answer-out", "4"},
+		{"dial-in hangup", "1 5"},
+		{"ringing", "2"},
+		{"message-in voicemail hold resume transfer registered unregistered", ""},
+	} {
+		a := sub("a", "http://a/")
+		a.Types, a.MaxInFlight = strings.Fields(tt.types), 10
+		s := newStage(t, a)
+		for i, e := range []dialog.Event{
+			{Type: dialog.DialIn, Flow: dialog.In}, {Type: dialog.Ringing, Flow: dialog.In},
+			{Type: dialog.Answer, Flow: dialog.In}, {Type: dialog.Answer, Flow: dialog.Out}, {Type: dialog.Hangup, Flow: dialog.In},
+		} {
+			e.At, e.Extension, e.Call = s.now, dialog.Extension{User: "101"}, fmt.Sprint(i)
+			s.add(s.now, uint64(i+1), &e)
+		}
+		var got []string
+		for _, a := range s.attempts() {
+			got = append(got, fmt.Sprint(a.seq))
+		}
+		s.want(tt.types, strings.Join(got, " "), tt.want)
+	}
+}
+
 func TestSlots(t *testing.T) {
 	s := newStage(t, sub("a", "http://a/"))
 	for i := range 10 {

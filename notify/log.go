@@ -246,39 +246,56 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []dialog.Event, 
 	case !q.Since.IsZero():
 		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &q.Since
 	}
-	consumer, err := n.events.OrderedConsumer(ctx, c)
-	if err != nil {
+	err = readAll(ctx, n.events, c, func(m jetstream.Msg) error {
+		var e dialog.Event
+		switch err := json.Unmarshal(m.Data(), &e); {
+		case err != nil:
+			return err
+		case !q.matches(&e):
+			return nil
+		case len(events) == limit:
+			more = true
+			return errEnough
+		}
+		events = append(events, e)
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
 		return nil, false, fmt.Errorf("read EVENTS: %w", err)
 	}
-	for left := consumer.CachedInfo().NumPending; left > 0; {
-		batch, err := consumer.FetchNoWait(int(min(left, 256)))
-		if err != nil {
-			return nil, false, fmt.Errorf("read EVENTS: %w", err)
-		}
-		got := 0
-		for m := range batch.Messages() {
-			got++
-			var e dialog.Event
-			if err := json.Unmarshal(m.Data(), &e); err != nil {
-				return nil, false, fmt.Errorf("read EVENTS: %w", err)
-			}
-			if !q.matches(&e) {
-				continue
-			}
-			if len(events) == limit {
-				return events, true, nil
-			}
-			events = append(events, e)
-		}
-		if err := errors.Join(batch.Error(), ctx.Err()); err != nil {
-			return nil, false, fmt.Errorf("read EVENTS: %w", err)
-		}
-		if got == 0 {
-			break // deleted by age meanwhile
-		}
-		left -= uint64(got)
+	return events, more, nil
+}
+
+// errEnough ends a reading.
+var errEnough = errors.New("enough")
+
+// readAll shows f every message that a consumer would now read, until f returns
+// an error.
+func readAll(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) error {
+	consumer, err := s.OrderedConsumer(ctx, c)
+	if err != nil {
+		return err
 	}
-	return events, false, nil
+	if consumer.CachedInfo().NumPending == 0 {
+		return nil
+	}
+	msgs, err := consumer.Messages()
+	if err != nil {
+		return err
+	}
+	defer msgs.Stop()
+	for {
+		m, err := msgs.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return err
+		}
+		if err := f(m); err != nil {
+			return fmt.Errorf("%s: %w", m.Subject(), err)
+		}
+		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {
+			return err
+		}
+	}
 }
 
 // subject is the narrowest filter that has all that q asks for.

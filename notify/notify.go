@@ -27,7 +27,7 @@
 //
 // At most 10,000 events wait for the log; beyond, the oldest live ones are
 // dropped and counted. A delivery that fails, or does not end within a second,
-// is written to the outbox and leaves memory but for some 300 bytes.
+// is written to the outbox and leaves memory but for some 600 bytes.
 // With a million deliveries waiting, the log is not read on until some are
 // settled.
 //
@@ -140,8 +140,8 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	return n, nil
 }
 
-// Run says and delivers events until ctx ends. Then it gives the events not
-// said yet two seconds and the attempts under way five. A part that fails is
+// Run says and delivers events until ctx ends, and then returns nil: events not
+// said yet get two seconds more, attempts under way five. A part that fails is
 // logged and begun anew.
 func (n *Notifier) Run(ctx context.Context) error {
 	defer n.sender.close()

@@ -105,31 +105,3 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 	}
 	return nil
 }
-
-// readAll shows f every message that a consumer would now read.
-func readAll(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) error {
-	consumer, err := s.OrderedConsumer(ctx, c)
-	if err != nil {
-		return err
-	}
-	if consumer.CachedInfo().NumPending == 0 {
-		return nil
-	}
-	msgs, err := consumer.Messages()
-	if err != nil {
-		return err
-	}
-	defer msgs.Stop()
-	for {
-		m, err := msgs.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return err
-		}
-		if err := f(m); err != nil {
-			return fmt.Errorf("%s: %w", m.Subject(), err)
-		}
-		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {
-			return err
-		}
-	}
-}

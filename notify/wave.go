@@ -18,7 +18,7 @@ import (
 // waveSize is how many messages are written before their acknowledgements are
 // waited for; waveTimeout is how long that wait may be.
 const (
-	waveSize    = 512
+	waveSize    = 256
 	waveTimeout = 5 * time.Second
 )
 
