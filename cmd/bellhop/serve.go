@@ -27,8 +27,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// drainFor is how long transactions may take to end after SIGTERM.
-const drainFor = 10 * time.Second
+// drainFor is how long transactions may take to end after SIGTERM. With the 5 s
+// that callbacks under way then have, it is less than the 10 s until docker
+// stop kills.
+const drainFor = 4 * time.Second
 
 // serve runs bellhop with the config at path until ctx ends.
 func serve(ctx context.Context, path string, stdout io.Writer) error {
