@@ -1,0 +1,221 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"bellhop/sip"
+)
+
+// A peer is a UDP socket that speaks SIP by hand.
+type peer struct {
+	t *testing.T
+	c *net.UDPConn
+}
+
+func newPeer(t *testing.T, at netip.AddrPort) *peer {
+	t.Helper()
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return &peer{t, c}
+}
+
+func (p *peer) send(to netip.AddrPort, lines ...string) {
+	p.t.Helper()
+	msg := strings.Join(append(lines, "Content-Length: 0", "", ""), "\r\n")
+	if _, err := p.c.WriteToUDPAddrPort([]byte(msg), to); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// gets waits for a message that begins so, and returns its lines.
+func (p *peer) gets(begin string) []string {
+	p.t.Helper()
+	p.c.SetReadDeadline(time.Now().Add(patience))
+	b := make([]byte, 65536)
+	for {
+		n, err := p.c.Read(b)
+		if err != nil {
+			p.t.Fatalf("no %s: %v", begin, err)
+		}
+		if msg := string(b[:n]); strings.HasPrefix(msg, begin) {
+			return strings.Split(msg, "\r\n")
+		}
+	}
+}
+
+// invite calls 102 over bellhop.
+func (p *peer) invite(s *site, call string) {
+	p.t.Helper()
+	p.send(s.hop, "INVITE sip:102@pbx.example SIP/2.0",
+		fmt.Sprintf("Via: SIP/2.0/UDP %v;branch=z9hG4bK-%s", p.c.LocalAddr(), call),
+		"From: <sip:101@pbx.example>;tag="+call, "To: <sip:102@pbx.example>", "Call-ID: "+call, "CSeq: 1 INVITE",
+		"Max-Forwards: 70", fmt.Sprintf("Contact: <sip:101@%v>", p.c.LocalAddr()))
+}
+
+// reply answers a request.
+func (p *peer) reply(s *site, request []string, status string) {
+	p.t.Helper()
+	lines := []string{"SIP/2.0 " + status}
+	for _, line := range request {
+		switch name, _, _ := strings.Cut(line, ":"); name {
+		case "Via", "From", "Call-ID", "CSeq", "Record-Route":
+			lines = append(lines, line)
+		case "To":
+			lines = append(lines, line+";tag=pbx")
+		}
+	}
+	p.send(s.hop, lines...)
+}
+
+// TestDrain stops a bellhop while a phone rings: new calls are refused, the old
+// one goes on, and when it is over, so is bellhop.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, sip.UDP, sip.UDP)
+	p := s.serve()
+	pbx := newPeer(t, s.pbx.AddrPort)
+	phone := newPeer(t, netip.MustParseAddrPort("127.0.0.2:0"))
+	phone.invite(s, "rings")
+	rings := pbx.gets("INVITE ")
+	pbx.reply(s, rings, "180 Ringing")
+	phone.gets("SIP/2.0 180 ")
+
+	p.signal(syscall.SIGTERM)
+	s.eventually("bellhop is no longer ready", func() bool { return s.status("/readyz") == http.StatusServiceUnavailable })
+	if got := s.status("/healthz"); got != http.StatusOK {
+		t.Errorf("/healthz is %d while draining", got)
+	}
+	phone.invite(s, "late")
+	if refused := phone.gets("SIP/2.0 503 "); !strings.Contains(strings.Join(refused, "\n"), "\nRetry-After: ") {
+		t.Errorf("a call is refused without Retry-After: %q", refused)
+	}
+	select {
+	case <-p.done:
+		t.Fatal("bellhop did not wait for the call that rings")
+	default:
+	}
+	pbx.reply(s, rings, "486 Busy Here")
+	pbx.gets("ACK ")
+	phone.gets("SIP/2.0 486 ")
+	p.exits(0, 5*time.Second)
+}
+
+// TestDrainEnds stops a bellhop while a phone rings and goes on to ring, and a
+// receiver does not answer: a service manager that waits 10 s need not kill.
+func TestDrainEnds(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, sip.UDP, sip.UDP)
+	p := s.serve()
+	s.receiver.down()
+	silent, err := net.Listen("tcp", s.receiver.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	s.subscribe("json", "POST", "dial-out")
+	pbx := newPeer(t, s.pbx.AddrPort)
+	newPeer(t, netip.MustParseAddrPort("127.0.0.2:0")).invite(s, "rings")
+	pbx.reply(s, pbx.gets("INVITE "), "180 Ringing")
+	attempt, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer attempt.Close()
+	p.stop()
+}
+
+// status asks for a page that is open, and returns the status; 0 is no answer.
+func (s *site) status(path string) int {
+	res, err := client.Get("http://" + s.admin.String() + path)
+	if err != nil {
+		return 0
+	}
+	res.Body.Close()
+	return res.StatusCode
+}
+
+// TestReload has a bellhop read its config again. The log says what is in force
+// now, and what is only after a restart.
+func TestReload(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, sip.UDP, sip.UDP)
+	p := s.serve()
+	says := func(words ...string) {
+		t.Helper()
+		p.signal(syscall.SIGHUP)
+		s.eventually(fmt.Sprintf("one line has %q", words), func() bool {
+			for line := range strings.Lines(p.out.String()) {
+				found := true
+				for _, w := range words {
+					found = found && strings.Contains(line, w)
+				}
+				if found {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	s.configure("level = \"debug\"\n[extensions]\npattern = '^9[0-9]$'\n[calls]\nadd_cid = false\n")
+	says(`"config reloaded"`, `"in force":"extensions.pattern log.level"`, `"after a restart":"calls.add_cid"`)
+	s.write("config.toml", "[sip]\nlisten = 5060\n")
+	says(`"config not reloaded: the old one stays in force"`, "config.toml:2:")
+	if got := s.status("/readyz"); got != http.StatusOK {
+		t.Errorf("/readyz is %d after a reload", got)
+	}
+	p.stop()
+}
+
+// TestTaken starts bellhops where something is taken: each says in one line
+// what, and exits.
+func TestTaken(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, sip.UDP, sip.UDP)
+	refused := func(want string) {
+		t.Helper()
+		p := bellhop(t, "serve", "--config", filepath.Join(s.dir, "config.toml"))
+		p.exits(1, patience)
+		if got := p.out.String(); got != "bellhop: "+want+"\n" {
+			t.Errorf("got %q\nwant %q", got, "bellhop: "+want+"\n")
+		}
+	}
+	data := filepath.Join(s.dir, "data")
+
+	udp := newPeer(t, s.hop)
+	refused(fmt.Sprintf("cannot listen on udp://%v: the port is in use by another process", s.hop))
+	udp.c.Close()
+
+	for at, want := range map[netip.AddrPort]string{
+		s.hop:   "cannot listen on tcp://%v: the port is in use by another process",
+		s.admin: "cannot listen on %v for the admin API: the port is in use by another process",
+	} {
+		l, err := net.Listen("tcp", at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused(fmt.Sprintf(want, at))
+		l.Close()
+	}
+
+	p := s.serve()
+	other := newSite(t, sip.UDP, sip.UDP)
+	config, err := os.ReadFile(filepath.Join(other.dir, "config.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("config.toml", strings.ReplaceAll(string(config), filepath.Join(other.dir, "data"), data))
+	refused(fmt.Sprintf("store %s is in use by another bellhop: stop that one, or set another store.dir", data))
+	p.stop()
+}
