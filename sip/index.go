@@ -80,7 +80,6 @@ type message struct {
 	method span // of a request
 	uri    span
 	status int // of a response; 0 in a request
-	phrase span
 
 	fields []field // those with a name, in order
 
@@ -218,11 +217,13 @@ func (m *message) startLine(l []byte) bool {
 	return true
 }
 
+// statusLine reads a status line. RFC 3665 §3.9 has two spaces in one; so may
+// others.
 func (m *message) statusLine(l []byte) bool {
 	if !equalFold(l[:7], "sip/2.0") || l[7] != ' ' {
 		return false
 	}
-	l = l[8:]
+	l = bytes.TrimLeft(l[8:], " ")
 	if len(l) < 3 || len(l) > 3 && l[3] != ' ' {
 		return false
 	}
@@ -231,9 +232,6 @@ func (m *message) statusLine(l []byte) bool {
 		return false
 	}
 	m.status = code
-	if len(l) > 4 {
-		m.phrase = span{12, int32(8 + len(l))}
-	}
 	return true
 }
 

@@ -158,6 +158,7 @@ func TestTooManyConnectionsOfOneAddress(t *testing.T) { // bounds: 64
 		other.sends(other.request("OPTIONS", "sip:192.0.2.1"))
 		other.gets("another address may", "SIP/2.0 200")
 		open[0].close()
+		open[0].forgets()
 		again := s.tcp(phoneAt.Addr())
 		again.sends(again.request("OPTIONS", "sip:192.0.2.1"))
 		again.gets("when one has gone another may come", "SIP/2.0 200")
