@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -47,7 +46,7 @@ func TestKilled(t *testing.T) {
 		if call%2 == 0 {
 			end = pbx
 		}
-		end.hangUp(strconv.Itoa(call) + "-held")
+		end.hangUp(call)
 		if call%4 == 0 {
 			<-tick.C
 		}
@@ -57,8 +56,8 @@ func TestKilled(t *testing.T) {
 	p.stop()
 }
 
-// hangUp tells SIPp to end a call, without asking bellhop.
-func (a *agent) hangUp(callID string) {
+// hangUp tells SIPp to end a call, the first being 1, without asking bellhop.
+func (a *agent) hangUp(call int) {
 	a.t.Helper()
 	c, err := net.Dial("udp", a.at.AddrPort.String())
 	if err != nil {
@@ -66,7 +65,7 @@ func (a *agent) hangUp(callID string) {
 	}
 	defer c.Close()
 	_, err = fmt.Fprintf(c, "INFO sip:sipp@%v SIP/2.0\r\nVia: SIP/2.0/UDP %v;branch=z9hG4bK-test\r\nFrom: <sip:test@test>;tag=test\r\n"+
-		"To: <sip:sipp@test>\r\nCall-ID: %s\r\nCSeq: 1 INFO\r\nContent-Length: 0\r\n\r\n", a.at.AddrPort, c.LocalAddr(), callID)
+		"To: <sip:sipp@test>\r\nCall-ID: %d%s\r\nCSeq: 1 INFO\r\nContent-Length: 0\r\n\r\n", a.at.AddrPort, c.LocalAddr(), call, a.calls)
 	if err != nil {
 		a.t.Fatal(err)
 	}

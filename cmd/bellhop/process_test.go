@@ -141,7 +141,7 @@ func launch(t *testing.T, name string, cmd *exec.Cmd) *process {
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		<-p.done
-		if t.Failed() {
+		if t.Failed() && p.out.String() != "" {
 			t.Logf("%s wrote:\n%s", name, tail(p.out.String()))
 		}
 	})

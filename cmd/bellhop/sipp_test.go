@@ -20,6 +20,7 @@ import (
 type agent struct {
 	*process
 	at       sip.Addr
+	calls    string // the Call-ID of the third call is 3 and this
 	messages string // the file in which it writes down all that it sent and got
 }
 
@@ -61,7 +62,9 @@ func (s *site) place(story string, n, rate int) (phones, pbx *agent) {
 	pbx = s.sipp(story+".pbx", s.pbx, n)
 	s.eventually("the PBX listens", func() bool { return bound(s.t, s.pbx) })
 	at := sip.Addr{Proto: s.phones, AddrPort: freePort(s.t, "127.0.0.2")}
-	phones = s.sipp(story+".phone", at, n, "-r", strconv.Itoa(rate), "-cid_str", "%u-"+story, s.hop.String())
+	calls := fmt.Sprintf("-%v-%d", story, at.Port())
+	phones = s.sipp(story+".phone", at, n, "-r", strconv.Itoa(rate), "-cid_str", "%u"+calls, s.hop.String())
+	phones.calls, pbx.calls = calls, calls
 	return phones, pbx
 }
 
