@@ -1,0 +1,208 @@
+package sip_test
+
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"bellhop/sip"
+)
+
+// What becomes of the torture messages, over UDP: a status is what the sender
+// is told, "on" that the PBX gets it, "silence" that nobody gets anything.
+var fates = map[string]map[string]string{
+	"rfc4475": {
+		"badaspec": "400 on", "badbranch": "on", "baddate": "on", "baddn": "400 on", "badinv01": "400 on", "badvers": "505",
+		"bcast": "silence", "bext01": "420", "bigcode": "silence", "clerr": "400", "cparam01": "on", "cparam02": "on",
+		"dblreq": "on", "esc01": "on", "esc02": "on", "escnull": "on", "escruri": "400", "insuf": "400", "intmeth": "on",
+		"inv2543": "on", "invut": "on", "longreq": "on", "ltgtruri": "400", "lwsdisp": "on", "lwsruri": "400", "lwsstart": "400",
+		"mcl01": "400", "mismatch01": "400", "mismatch02": "400", "mpart01": "403", "multi01": "400", "ncl": "400",
+		"noreason": "silence", "novelsc": "416", "quotbal": "400", "regaut01": "on", "regbadct": "400 on", "regescrt": "on",
+		"scalar02": "400", "scalarlg": "silence", "sdp01": "on", "semiuri": "on", "test": "400 silence", "transports": "on",
+		"trws": "400 on", "unkscm": "416 on", "unksm2": "on", "unreason": "silence", "wsinv": "403", "zeromf": "483",
+	},
+	"rfc5118": {
+		"ipv4-mapped-ipv6": "on", "ipv6-bad": "400", "ipv6-bug-abnf-3-colons": "400 on", "ipv6-correct-abnf-2-colons": "on",
+		"ipv6-good": "on", "ipv6-in-sdp": "on", "mult-ip-in-header": "on", "mult-ip-in-sdp": "on", "port-ambiguous": "on",
+		"port-unambiguous": "on", "via-received-param-no-delim": "on", "via-received-param-with-delim": "on",
+	},
+}
+
+func TestTortureMessagesOverUDP(t *testing.T) { // RFC 4475, RFC 5118
+	for folder, fates := range fates {
+		for name, m := range collection(t, folder) {
+			t.Run(name, func(t *testing.T) {
+				want := fates[name]
+				if want == "" {
+					t.Fatal("nobody said what becomes of it")
+				}
+				play(t, func(s *scene) {
+					// Responses go to the port in the topmost Via.
+					sent := map[*peer]bool{s.phone: true}
+					for _, port := range []uint16{5060, 5050, 5070, 4097} {
+						sent[s.udp(netip.AddrPortFrom(phoneAt.Addr(), port))] = true
+					}
+					s.phone.sends(text(m))
+					fate := "silence"
+					if got, ok := s.pbx.next(); ok {
+						fate = "on"
+						if !strings.Contains(want, "400") {
+							same(t, "what went on", undo(t, m, []byte(got), false), cutToLength(m))
+						}
+						if got.method() != "ACK" {
+							s.pbx.replies(got, "404 Not Found")
+						}
+					} else {
+						for p := range sent {
+							if got, ok := p.next(); ok {
+								fate = strings.Fields(got.start())[1]
+							}
+						}
+					}
+					if !strings.Contains(want, fate) {
+						t.Errorf("%s: want %s", fate, want)
+					}
+					s.alive()
+				})
+			})
+		}
+	}
+}
+
+func TestTheBinaryBodyOfRFC4475(t *testing.T) { // mpart01: its Route is a stranger's, so that without it the body can be seen
+	if m, ok := collection(t, "rfc4475")["mpart01"]; ok {
+		straight(t, bytes.Replace(m, []byte("Route: <sip:127.0.0.1:5080>\r\n"), nil, 1), true)
+	}
+}
+
+// alive says that a hop still answers.
+func (s *scene) alive() {
+	s.t.Helper()
+	for _, p := range s.peers {
+		p.forgets()
+	}
+	s.phone.sends(s.phone.request("OPTIONS", "sip:192.0.2.1"))
+	s.phone.gets("alive", "SIP/2.0 200")
+}
+
+func TestTortureMessagesOverTCP(t *testing.T) {
+	for _, folder := range []string{"rfc4475", "rfc5118", "rfc3665"} {
+		all := collection(t, folder)
+		for how, write := range map[string]func(p *peer, b []byte){
+			"at once": func(p *peer, b []byte) { p.write(b) },
+			"byte by byte": func(p *peer, b []byte) {
+				for i := range b {
+					p.write(b[i : i+1])
+				}
+			},
+		} {
+			t.Run(folder+" "+how, func(t *testing.T) {
+				play(t, func(s *scene) {
+					for _, m := range all {
+						p := s.tcp(phoneAt.Addr())
+						write(p, m)
+						s.alive()
+						p.close()
+					}
+				})
+			})
+		}
+	}
+}
+
+// Messages of our own with the same promises, so that they hold where the
+// collections are not.
+func TestTheFateOfOddMessages(t *testing.T) {
+	message := "MESSAGE sip:102@pbx.example SIP/2.0"
+	for _, tt := range []struct {
+		name, fate string
+		sent       func(m text) text
+	}{
+		{"a branch that is the cookie only", "on", func(m text) text { return m.with(m.branch(), "z9hG4bK") }},
+		{"a response to nothing", "silence", func(m text) text { return m.with(message, "SIP/2.0 200 OK") }},
+		{"a response with our name in its Via", "silence", func(m text) text {
+			return m.with(message, "SIP/2.0 200 OK").with("192.0.2.101:5062", "192.0.2.1:5060")
+		}},
+		{"a response to a broadcast", "silence", func(m text) text {
+			return m.with(message, "SIP/2.0 200 OK").with("192.0.2.101:5062", "255.255.255.255")
+		}},
+		{"a status code of ten digits", "silence", func(m text) text { return m.with(message, "SIP/2.0 4294967301 better not break the receiver") }},
+		{"a status code of two digits", "silence", func(m text) text { return m.with(message, "SIP/2.0 20 OK") }},
+		{"a response with a CSeq too large", "silence", func(m text) text {
+			return m.with(message, "SIP/2.0 503 Service Unavailable").with("CSeq: 1", "CSeq: 9292394834772304023312")
+		}},
+		{"a second request behind the body", "on", func(m text) text { return m + m }},
+		{"space behind the version", "400", func(m text) text { return m.with(message, message+"  ") }},
+		{"a start line of one word", "silence", func(m text) text { return m.with(message, "MESSAGE") }},
+		{"no start line", "silence", func(m text) text { return m.with(message+"\r\n", "") }},
+		{"HTTP", "silence", func(m text) text { return m.with(message, "GET / HTTP/1.1") }},
+		{"no end of the header section", "400", func(m text) text { return text(strings.TrimSuffix(string(m), "\r\n")) }},
+		{"LFs for line ends", "silence", func(m text) text { return text(strings.ReplaceAll(string(m), "\r\n", "\n")) }},
+		{"no Via", "silence", func(m text) text { return m.with("Via:", "X-Via:") }},
+		{"a Via without a transport", "silence", func(m text) text { return m.with("SIP/2.0/UDP ", "SIP/2.0 ") }},
+		{"a Via of another version", "400", func(m text) text { return m.with("SIP/2.0/UDP ", "SIP/3.0/UDP ") }},
+		{"a Via without a host", "silence", func(m text) text { return m.with("UDP 192.0.2.101:5062", "UDP ") }},
+		{"a port that is none", "silence", func(m text) text { return m.with("192.0.2.101:5062", "192.0.2.101:65536") }},
+		{"a Via with a hole", "400", func(m text) text { return m.with(";branch", ";;branch") }},
+		{"a contact that opens and does not close", "on", func(m text) text { return m.with("Contact: <", "Contact: \"") }},
+		{"a bad display name in To", "on", func(m text) text { return m.with("To: <", "To: Bell, Alexander <") }},
+		{"nothing but CRLFs", "silence", func(m text) text { return "\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n" }},
+		{"CRLFs before it", "on", func(m text) text { return "\r\n\r\n" + m }},
+		{"65,535 NULs", "silence", func(m text) text { return text(bytes.Repeat([]byte{0}, 65535)) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, func(s *scene) {
+				s.phone.sends(tt.sent(s.phone.request("MESSAGE", "sip:102@pbx.example")))
+				fate := "silence"
+				if got, ok := s.pbx.next(); ok {
+					fate = "on"
+					s.pbx.replies(got, "200 OK")
+				} else if got, ok := s.phone.next(); ok {
+					fate = strings.Fields(got.start())[1]
+				}
+				equal(t, "fate", fate, tt.fate)
+				s.alive()
+			})
+		})
+	}
+}
+
+func TestGarbageLeavesNothingBehind(t *testing.T) { // nothing that arrives grows us without bound
+	play(t, func(s *scene) {
+		before := s.hop.Stats()
+		n := 0
+		for i := range 1000 {
+			m := s.phone.request("MESSAGE", "sip:102@pbx.example")
+			for _, bad := range []text{
+				m.with("From:", "X-From:"),
+				m.with("MESSAGE sip", "MESSAGE nobodyknows"),
+				m.with("Max-Forwards: 70", "Max-Forwards: 0"),
+				m.with("Contact:", "Proxy-Require: x\r\nContact:"),
+				m.with("Contact:", "Route: <sip:x@192.0.2.1;lr>\r\nContact:"),
+				m.with("MESSAGE sip:102@pbx.example SIP/2.0", "SIP/2.0 200 OK"),
+				m.with("MESSAGE sip:102@pbx.example", "ACK sip:102@pbx.example").with("1 MESSAGE", "1 ACK"),
+				m.with("MESSAGE sip:102@pbx.example", "OPTIONS sip:192.0.2.1").with("1 MESSAGE", "1 OPTIONS"),
+				m[:20+i%100],
+				text(strings.Repeat(string(rune('a'+i%26)), i)),
+			} {
+				s.phone.write([]byte(bad))
+				n++
+			}
+			if i%100 == 0 {
+				s.phone.forgets()
+				s.pbx.forgets()
+			}
+		}
+		s.phone.forgets()
+		s.pbx.forgets()
+		after := s.hop.Stats()
+		if n != 10000 || after.Transactions != before.Transactions || after.Dropped != 0 || after.Streams != 0 {
+			t.Errorf("after %d messages: %+v", n, after)
+		}
+		s.stop()
+		if n := s.hop.Held(); n != 0 {
+			t.Errorf("%d transactions and timers are held", n)
+		}
+	}, func(c *sip.Config) { c.Watch = nil })
+}
