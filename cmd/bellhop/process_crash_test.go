@@ -56,6 +56,33 @@ func TestKilled(t *testing.T) {
 	p.stop()
 }
 
+// TestKilledOwing kills a bellhop whose receiver is away, and starts it again:
+// every event that was said is delivered all the same.
+func TestKilledOwing(t *testing.T) {
+	t.Parallel()
+	const calls = 20
+	s := newSite(t, sip.UDP, sip.UDP)
+	p := s.serve()
+	s.subscribe("json", "POST", "dial-out", "hangup")
+	s.receiver.down()
+	phones, pbx := s.place("busy", calls, 50)
+	phones.exits(0, time.Minute)
+	pbx.exits(0, patience)
+	s.eventually("every event is in the log", func() bool {
+		var log struct{ Items []any }
+		s.api("GET", "/v1/events?limit=1000", nil, &log)
+		return len(log.Items) >= 2*calls
+	})
+
+	p.signal(syscall.SIGKILL)
+	<-p.done
+	p = s.serve()
+	s.receiver.up()
+	s.receiver.wait("a hangup for every call", time.Minute, func(came []received) bool { return hangups(came) >= calls })
+	p.stop()
+	s.once(calls, "dial-out 1", "hangup 2")
+}
+
 // hangUp tells SIPp to end a call, the first being 1, without asking bellhop.
 func (a *agent) hangUp(call int) {
 	a.t.Helper()
