@@ -1,0 +1,182 @@
+package sip_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"bellhop/sip"
+)
+
+var loopback = netip.MustParseAddrPort("127.0.0.1:0")
+
+// socket is a real UDP socket on loopback, closed with the test.
+func socket(t *testing.T) (*net.UDPConn, netip.AddrPort) {
+	t.Helper()
+	c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(loopback))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c, c.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
+// onLoopback starts a hop on real sockets and returns its UDP and TCP address.
+func onLoopback(t *testing.T, pbx sip.Addr) (udp, tcp netip.AddrPort) {
+	t.Helper()
+	hop, err := sip.Listen(sip.Config{
+		Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: loopback}, {Proto: sip.TCP, AddrPort: loopback}},
+		PBX:    []sip.Addr{pbx},
+		Key:    key,
+		Log:    slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var run sync.WaitGroup
+	run.Go(func() { hop.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		run.Wait()
+	})
+	return hop.Addrs()[0].AddrPort, hop.Addrs()[1].AddrPort
+}
+
+// awaits reads one datagram that begins with start.
+func awaits(t *testing.T, c *net.UDPConn, what, start string) (text, netip.AddrPort) {
+	t.Helper()
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	buf := make([]byte, 65536)
+	n, from, err := c.ReadFromUDPAddrPort(buf)
+	if err != nil || !strings.HasPrefix(string(buf[:n]), start) {
+		t.Fatalf("%s: got %.200q, %v, want %s", what, buf[:n], err, start)
+	}
+	return text(buf[:n]), from
+}
+
+func TestAClosedPortIsToldAtOnce(t *testing.T) { // RFC 3261 §16.9, row 25: the error queue says so
+	dead, at := socket(t)
+	dead.Close()
+	hop, _ := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	c, own := socket(t)
+	phone := &peer{proto: "UDP", addr: own}
+	for range 3 {
+		began := time.Now()
+		invite := phone.invite()
+		c.WriteToUDPAddrPort([]byte(invite), hop)
+		failure, _ := awaits(t, c, "at once", "SIP/2.0 500")
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("it took %s", d)
+		}
+		c.WriteToUDPAddrPort([]byte(again(invite, "ACK", failure.one("To"))), hop)
+	}
+}
+
+func TestAPhoneThatIsGoneHarmsNobody(t *testing.T) { // errors of responses are no errors of requests
+	pbx, at := socket(t)
+	hop, _ := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	gone, was := socket(t)
+	left := &peer{proto: "UDP", addr: was}
+	c, own := socket(t)
+	phone := &peer{proto: "UDP", addr: own}
+	called := &peer{proto: "UDP", addr: at, name: "pbx"}
+	gone.WriteToUDPAddrPort([]byte(left.request("MESSAGE", "sip:102@pbx.example")), hop)
+	first, from := awaits(t, pbx, "sent on", "MESSAGE")
+	gone.Close()
+	pbx.WriteToUDPAddrPort([]byte(called.answer(first, "200 OK")), from)
+	for range 20 {
+		c.WriteToUDPAddrPort([]byte(phone.request("MESSAGE", "sip:102@pbx.example")), hop)
+		got, _ := awaits(t, pbx, "sent on", "MESSAGE")
+		pbx.WriteToUDPAddrPort([]byte(called.answer(got, "200 OK")), from)
+		awaits(t, c, "answer", "SIP/2.0 200")
+		pbx.WriteToUDPAddrPort([]byte(called.answer(first, "200 OK")), from)
+	}
+}
+
+func TestLargeDatagrams(t *testing.T) { // RFC 3261 §18.1.1, row 34: up to 65,535 bytes both ways
+	pbx, at := socket(t)
+	hop, _ := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	c, own := socket(t)
+	phone := &peer{proto: "UDP", addr: own}
+	called := &peer{proto: "UDP", addr: at, name: "pbx"}
+	for _, size := range []int{1200, 1400, 9000, 60000, 64000} {
+		body := string(bytes.Repeat([]byte{'x', 0, '\r', 0xff}, size/4))
+		c.WriteToUDPAddrPort([]byte(phone.request("MESSAGE", "sip:102@pbx.example", "", body)), hop)
+		got, from := awaits(t, pbx, "sent on", "MESSAGE")
+		if got.body() != body {
+			t.Errorf("a body of %d bytes did not arrive as it left", size)
+		}
+		pbx.WriteToUDPAddrPort([]byte(called.answer(got, "200 OK", "", body)), from)
+		if back, _ := awaits(t, c, "answer", "SIP/2.0 200"); back.body() != body {
+			t.Errorf("a body of %d bytes did not come back as it left", size)
+		}
+	}
+}
+
+func TestConnectionsComeAndGo(t *testing.T) { // nothing is left when clients vanish at any moment
+	pbx, at := socket(t)
+	_, hop := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	called := &peer{proto: "UDP", addr: at, name: "pbx"}
+	go func() { // answers all
+		buf := make([]byte, 65536)
+		for {
+			n, from, err := pbx.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			if m := text(buf[:n]); strings.HasPrefix(string(m), "MESSAGE") {
+				pbx.WriteToUDPAddrPort([]byte(called.answer(m, "200 OK")), from)
+			}
+		}
+	}()
+	var messages []text
+	for range 40 * 5 {
+		messages = append(messages, (&peer{proto: "TCP", addr: at}).request("MESSAGE", "sip:102@pbx.example"))
+	}
+	var clients sync.WaitGroup
+	for i := range 40 {
+		mine := messages[5*i : 5*i+5]
+		clients.Go(func() {
+			c, err := net.Dial("tcp", hop.String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			for j, m := range mine {
+				c.Write([]byte(m))
+				if (i+j)%7 == 0 {
+					return // without waiting for the answer
+				}
+				if i%5 == 0 {
+					c.Write([]byte("INVITE sip:x SIP/2.0\r\nContent-Length: -1\r\n\r\n"))
+				}
+				c.SetReadDeadline(time.Now().Add(5 * time.Second))
+				if _, err := c.Read(make([]byte, 4096)); err != nil {
+					return
+				}
+			}
+		})
+	}
+	clients.Wait()
+}
+
+func TestAPortInUse(t *testing.T) {
+	_, at := socket(t)
+	_, err := sip.Listen(sip.Config{
+		Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: at}},
+		PBX:    []sip.Addr{{Proto: sip.UDP, AddrPort: at}},
+		Key:    key,
+	})
+	if want := "cannot listen on udp://" + at.String() + ": the port is in use by another process"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}

@@ -1,0 +1,75 @@
+package sip
+
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+var testKey = bytes.Repeat([]byte("k"), 32)
+
+func TestTokensOpenAsTheyWereSealed(t *testing.T) {
+	s := newSealer(testKey)
+	for _, tok := range []token{
+		{use: inRoute},
+		{use: inRoute, flow: flow{UDP, 5060, netip.MustParseAddrPort("192.0.2.1:65535"), 0}},
+		{use: inPath, flow: flow{TCP, 1, netip.MustParseAddrPort("[2001:db8::1]:1"), 1<<32 - 1}, text: "101@pbx.example"},
+		{use: inContact, text: "101@pbx.example sip:101@10.0.0.5;transport=udp"},
+	} {
+		text := string(s.seal(nil, tok))
+		got, ok := s.open(text, tok.use)
+		if !ok || got != tok {
+			t.Errorf("got %+v %v, want %+v", got, ok, tok)
+		}
+		if strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			t.Errorf("%s does not fit into a user part", text)
+		}
+		for _, u := range []use{inRoute, inPath, inContact} {
+			if _, ok := s.open(text, u); ok != (u == tok.use) {
+				t.Errorf("a token for %c is good for %c: %v", tok.use, u, ok)
+			}
+		}
+		if _, ok := newSealer(bytes.Repeat([]byte("x"), 32)).open(text, tok.use); ok {
+			t.Error("another key opens it")
+		}
+		for i := range text {
+			for _, c := range []byte{'A', 'B', '_', '=', '\n'} {
+				forged := []byte(text)
+				if forged[i] == c {
+					continue
+				}
+				forged[i] = c
+				if got, ok := s.open(string(forged), tok.use); ok {
+					t.Errorf("with %q at %d it opens as %+v", c, i, got)
+				}
+			}
+			if _, ok := s.open(text[:i], tok.use); ok {
+				t.Errorf("%d characters of it are enough", i)
+			}
+		}
+	}
+}
+
+func TestOnlyOurCorrelationIDsAreTaken(t *testing.T) {
+	s := newSealer(testKey)
+	cid := s.newCID(nil, []byte("call"), []byte("tag"))
+	if got, want := s.openCID(cid), string(cid[:cidLen]); got != want || len(got) != 32 {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for i := range cid {
+		forged := bytes.Clone(cid)
+		forged[i] ^= 1
+		if got := s.openCID(forged); got != "" {
+			t.Errorf("forged at %d it is taken for %q", i, got)
+		}
+	}
+	for _, no := range []string{"", "0", string(cid[:cidLen]), string(cid) + "0", strings.ToUpper(string(cid))} {
+		if got := s.openCID([]byte(no)); got != "" {
+			t.Errorf("%q is taken for %q", no, got)
+		}
+	}
+	if other := s.newCID(nil, []byte("cal"), []byte("ltag")); bytes.Equal(other, cid) {
+		t.Error("two attempts have the same id")
+	}
+}
