@@ -92,20 +92,20 @@ func (h *Hop) dispatch(p *packet, stream bool) {
 		p.done()
 		return
 	}
+	select {
+	case w.in <- input{packet: p}:
+		return
+	default:
+	}
 	if stream {
 		select {
 		case w.in <- input{packet: p}: // the sender can be made to wait
+			return
 		case <-p.conn.done:
-			p.done()
 		}
-		return
 	}
-	select {
-	case w.in <- input{packet: p}:
-	default:
-		h.stats.dropped.Add(1)
-		p.done()
-	}
+	h.stats.dropped.Add(1)
+	p.done()
 }
 
 // owner is the worker whose message m is: of a request by its Call-ID; of a

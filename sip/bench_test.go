@@ -1,0 +1,151 @@
+package sip
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+	"time"
+
+	"bellhop/dialog"
+)
+
+const typicalINVITE = "INVITE sip:102@pbx.example.com SIP/2.0\r\n" +
+	"Via: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK-00000000;rport\r\n" +
+	"Max-Forwards: 70\r\n" +
+	"From: \"Alice Liddell\" <sip:101@pbx.example.com>;tag=as58f4201b\r\n" +
+	"To: <sip:102@pbx.example.com>\r\n" +
+	"Call-ID: 5f1c9d2e-00000000@192.0.2.101\r\n" +
+	"CSeq: 102 INVITE\r\n" +
+	"Contact: <sip:101@192.0.2.101:5062>\r\n" +
+	"User-Agent: Some Phone 1.2.3\r\n" +
+	"Date: Sat, 01 Nov 2025 12:00:00 GMT\r\n" +
+	"Allow: INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, SUBSCRIBE, NOTIFY, INFO, PUBLISH, MESSAGE\r\n" +
+	"Supported: replaces, timer\r\n" +
+	"Session-Expires: 1800\r\n" +
+	"Content-Type: application/sdp\r\n" +
+	"Content-Length: 181\r\n\r\n" +
+	"v=0\r\no=root 1821 1821 IN IP4 192.0.2.101\r\ns=call\r\nc=IN IP4 192.0.2.101\r\nt=0 0\r\nm=audio 11424 RTP/AVP 0 8 101\r\n" +
+	"a=rtpmap:0 PCMU/8000\r\na=rtpmap:8 PCMA/8000\r\na=rtpmap:101 telephone-ev\r\n"
+
+func BenchmarkIndex(b *testing.B) {
+	in := []byte(typicalINVITE)
+	var m message
+	b.SetBytes(int64(len(in)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if !m.index(in, false) || m.fault != nil {
+			b.Fatal(m.fault)
+		}
+	}
+}
+
+// BenchmarkSplice routes a typical INVITE and writes it as it leaves.
+func BenchmarkSplice(b *testing.B) {
+	w, _ := bare(b, nil)
+	p := w.comes([]byte(typicalINVITE), barePhone)
+	branch := w.appendBranch(nil, 1, 2)
+	b.ReportAllocs()
+	for b.Loop() {
+		r, f := w.route(p)
+		if f != nil {
+			b.Fatal(f)
+		}
+		w.forwarded(p, &r, branch)
+	}
+}
+
+// BenchmarkCall takes a call of six messages through a worker, without sockets
+// and at 1,000 calls a second, so that the tails of 32 seconds are there.
+func BenchmarkCall(b *testing.B) {
+	for _, watched := range []bool{false, true} {
+		b.Run(fmt.Sprintf("watched=%v", watched), func(b *testing.B) { benchmarkCall(b, watched) })
+	}
+}
+
+func benchmarkCall(b *testing.B, watched bool) {
+	watch := make(chan dialog.Message, 16)
+	w, out := bare(b, func(c *Config) {
+		if watched {
+			c.Watch = watch
+		}
+	})
+	serial := 0
+	number := func(m []byte) {
+		for at := 0; ; at += 8 {
+			i := bytes.Index(m[at:], []byte("-0000"))
+			if i < 0 {
+				return
+			}
+			at += i + 1
+			appendHex(m[at:at], uint64(serial), 8)
+		}
+	}
+	send := func(m []byte, phone bool) {
+		from := barePBX
+		if phone {
+			from = barePhone
+		}
+		p := w.comes(m, from)
+		w.handle(input{packet: p})
+		for len(watch) > 0 {
+			<-watch
+		}
+	}
+	invite, buf := []byte(typicalINVITE), []byte(nil)
+	respond := func(status, more string) {
+		m := &w.aux
+		m.index(out.last, false)
+		buf = append(buf[:0], status...)
+		for i := range m.fields {
+			switch f := &m.fields[i]; f.name {
+			case hVia, hRecordRoute, hFrom, hCallID, hCSeq:
+				buf = append(buf, m.text(f.line)...)
+			case hTo:
+				buf = append(buf, m.b[f.line.from:f.value.to]...)
+				if m.toTag.empty() {
+					buf = append(buf, ";tag=as1"...)
+				}
+				buf = append(buf, "\r\n"...)
+			}
+		}
+		buf = append(buf, more...)
+	}
+	const contact = "Contact: <sip:102@192.0.2.2:5060>\r\nContent-Length: 0\r\n\r\n"
+	var answer, request []byte
+	within := func(method string, n int) []byte {
+		var m message
+		m.index(answer, false)
+		request = fmt.Appendf(request[:0], "%s sip:102@192.0.2.2:5060 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK%s%08x;rport\r\nMax-Forwards: 70\r\nRoute: %s\r\n",
+			method, method, serial, m.text(m.first(hRecordRoute).value))
+		request = append(request, m.text(m.first(hFrom).line)...)
+		request = append(request, m.text(m.first(hTo).line)...)
+		request = append(request, m.text(m.first(hCallID).line)...)
+		return fmt.Appendf(request, "CSeq: %d %s\r\nContent-Length: 0\r\n\r\n", n, method)
+	}
+	template := bytes.Clone(invite)
+	one := func() {
+		serial++
+		copy(invite, template)
+		number(invite)
+		send(invite, true)
+		respond("SIP/2.0 180 Ringing\r\n", contact)
+		ringing := bytes.Clone(buf)
+		respond("SIP/2.0 200 OK\r\n", contact)
+		answer = append(answer[:0], buf...)
+		send(ringing, false)
+		send(answer, false)
+		send(within("ACK", 102), true)
+		send(within("BYE", 103), true)
+		respond("SIP/2.0 200 OK\r\n", "Content-Length: 0\r\n\r\n")
+		send(buf, false)
+		w.passes(time.Millisecond)
+	}
+	one()
+	if out.n != 6 || !bytes.HasPrefix(out.last, []byte("SIP/2.0 200")) || w.hop.stats.transactions.Load() != 0 {
+		b.Fatalf("%d messages left, the last is\n%s", out.n, out.last)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		one()
+	}
+}

@@ -1,0 +1,269 @@
+package sip
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var seeds = []string{
+	typicalINVITE,
+	"INVITE sip:102@[2001:db8::1]:5060;lr SIP/2.0\r\nv : SIP / 2.0 / UDP a ;rport ;branch = \"z\",\r\n SIP/2.0/TCP b\r\nf:\"a\\\"\" <sip:a>;tag=1;x=\"y;tag=2\"\r\nt:sip:b;tag=3\r\ni:c\r\nCSEQ:1\r\n INVITE\r\nRoute: \"a,\" <sip:192.0.2.1;lr>,\r\n\t<sip:192.0.2.2>\r\nl:2\r\n\r\nabc",
+	"REGISTER sip:pbx.example SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1;received=1.2.3.4;rport=9\r\nFrom: sip:a;tag=1\r\nTo: sip:a\r\nCall-ID: 1\r\nCSeq: 1 REGISTER\r\nContact: sip:a@b;x, <sip:c>\r\nPath: <sip:p;lr>\r\n\r\n",
+	"SIP/2.0 503  \r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKbh00000000.000000000000.00000000, SIP/2.0/UDP x\r\nFrom: a;tag=1\r\nTo: b;tag=2\r\nCall-ID: 1\r\nCSeq: 1 BYE\r\nContent-Length: 0\r\n\r\n",
+	"ACK sip:a;maddr=192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/UDP a\r\nMax-Forwards: 0255\r\nTo: b\r\nFrom: c\r\nCall-ID: 1\r\nCSeq: 1 ACK\r\n\r\n",
+	"\r\n\r\n\x00 : \r\r\n",
+}
+
+// FuzzIndex: reading a message never panics and stays within it, and what is
+// accepted and sent on is accepted as the same by another hop.
+func FuzzIndex(f *testing.F) {
+	for _, s := range seeds {
+		f.Add([]byte(s))
+	}
+	w, _ := bare(f, func(c *Config) { c.AddCID = true })
+	contact, _ := bare(f, func(c *Config) { c.Register = RegisterContact })
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > maxMessage {
+			return
+		}
+		var m message
+		for _, stream := range []bool{false, true} {
+			if !m.index(bytes.Clone(b), stream) {
+				continue
+			}
+			within(t, &m)
+		}
+		for _, w := range []*worker{w, contact} {
+			for _, from := range []netip.AddrPort{barePhone, barePBX} {
+				if p := w.comes(b, from); p != nil {
+					leaves(t, w, p)
+				}
+			}
+		}
+	})
+}
+
+// within fails the test if a span of m is not within it, or is the wrong way
+// round.
+func within(t *testing.T, m *message) {
+	spans := []span{m.method, m.uri, m.callID, m.cseqMet, m.from, m.to, m.fromTag, m.toTag,
+		m.via.value, m.via.proto, m.via.host, m.via.branch, m.via.rport, m.via.received, {int32(m.head), int32(len(m.b))}}
+	for _, f := range m.fields {
+		spans = append(spans, f.line, f.value)
+	}
+	for i, s := range spans {
+		if s.from < 0 || s.to < s.from || int(s.to) > len(m.b) {
+			t.Fatalf("span %d is %v of %d bytes", i, s, len(m.b))
+		}
+	}
+}
+
+// leaves sends on what has come, if it may, and reads what left.
+func leaves(t *testing.T, w *worker, p *packet) {
+	m := &p.msg
+	if m.fault != nil {
+		if m.answerable() {
+			w.reply(p, m.fault.status, m.fault.phrase, "")
+		}
+		return
+	}
+	if !m.request() {
+		w.upstream(p, way{})
+		return
+	}
+	if m.maxFwd == 0 {
+		return
+	}
+	r, fault := w.route(p)
+	if fault != nil {
+		return
+	}
+	out := bytes.Clone(w.forwarded(p, &r, w.appendBranch(nil, 1, 2)))
+	var next message
+	if len(out) > maxMessage || m.has(hVia) && w.countVias(m) >= maxRoutes {
+		return // it grew beyond the bounds
+	}
+	if !next.index(out, false) || next.fault != nil && next.fault.phrase != "Too Many Header Fields" && next.fault.phrase != "Header Field Too Long" && next.fault != badSyntax {
+		t.Fatalf("accepted:\n%q\nbut not what left:\n%q: %v", m.b, out, next.fault)
+	}
+	if next.fault != nil {
+		return
+	}
+	for what, pair := range map[string][2][]byte{
+		"method":   {m.text(m.method), next.text(next.method)},
+		"Call-ID":  {m.text(m.callID), next.text(next.callID)},
+		"From tag": {m.text(m.fromTag), next.text(next.fromTag)},
+		"To tag":   {m.text(m.toTag), next.text(next.toTag)},
+		"body":     {m.b[m.head:], next.b[next.head:]},
+	} {
+		if !bytes.Equal(pair[0], pair[1]) {
+			t.Fatalf("%s is %q, then %q in\n%q", what, pair[0], pair[1], out)
+		}
+	}
+	if next.cseq != m.cseq || m.maxFwd > 0 && next.maxFwd != m.maxFwd-1 || m.maxFwd < 0 && next.maxFwd != 70 {
+		t.Fatalf("CSeq or Max-Forwards is wrong in\n%q", out)
+	}
+	if got := w.countVias(&next); got != w.countVias(m)+1 {
+		t.Fatalf("%d Vias after %d", got, w.countVias(m))
+	}
+	w.answerTo(out, 500, "x")
+	w.ackFor(out, &next)
+	w.cancelFor(out, cancelFields(m))
+}
+
+// FuzzRoute: whatever stands in Route and Request-URI, what leaves has the
+// Routes that came, but for those that were taken off at either end.
+func FuzzRoute(f *testing.F) {
+	f.Add("<sip:192.0.2.1;lr>", "<sip:192.0.2.2;lr>", "sip:102@pbx.example")
+	f.Add(`"a, \"b" <sip:192.0.2.1;lr>;x="y,z" , <sip:192.0.2.1:5060;transport=tcp>`, "sip:192.0.2.2", "sip:102@pbx.example;maddr=192.0.2.1")
+	f.Add("<sip:192.0.2.1;lr>,<sip:192.0.2.2;lr> ,\r\n <sip:a>", "<sip:192.0.2.1>,", "tel:1")
+	f.Add("<sip:192.0.2.2:5060>,<sip:192.0.2.1>", "", "sip:TOKEN@192.0.2.1;lr")
+	f.Add("<sip:TOKEN@192.0.2.1;lr>,<sip:10.0.0.1;lr>", "", "sip:192.0.2.1;bellhop=TOKEN")
+	w, _ := bare(f, nil)
+	tok := string(w.seal.seal(nil, token{use: inRoute, flow: flow{proto: UDP, port: 5060, peer: barePhone}}))
+	f.Fuzz(func(t *testing.T, one, two, uri string) {
+		b := "BYE " + uri + " SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1\r\nRoute: " + one + "\r\nFrom: a;tag=1\r\nRoute: " + two +
+			"\r\nTo: b;tag=2\r\nCall-ID: 1\r\nCSeq: 1 BYE\r\n\r\n"
+		b = strings.ReplaceAll(b, "TOKEN", tok)
+		for _, from := range []netip.AddrPort{barePhone, barePBX} {
+			p := w.comes([]byte(b), from)
+			if p == nil || p.msg.fault != nil {
+				return
+			}
+			came, fault := texts(w, &p.msg)
+			if fault {
+				return
+			}
+			was := string(p.msg.text(p.msg.uri))
+			r, f := w.route(p)
+			if f != nil {
+				continue
+			}
+			out := bytes.Clone(w.forwarded(p, &r, w.appendBranch(nil, 1, 2)))
+			var next message
+			if !next.index(out, false) || next.fault != nil {
+				t.Fatalf("%q became\n%q: %v", b, out, next.fault)
+			}
+			left, fault := texts(w, &next)
+			if fault {
+				t.Fatalf("%q became\n%q", b, out)
+			}
+			is := string(next.text(next.uri))
+			if len(left) > 0 && is != was && slices.Contains(came, is) {
+				// A strict router before us, behind us, or both.
+				if among(came, left[:len(left)-1]) {
+					continue
+				}
+			}
+			if !among(came, left) {
+				t.Fatalf("Routes %q became %q", came, left)
+			}
+		}
+	})
+}
+
+// among reports whether some are a run of all.
+func among(all, some []string) bool {
+	for i := 0; i+len(some) <= len(all); i++ {
+		if slices.Equal(all[i:i+len(some)], some) {
+			return true
+		}
+	}
+	return false
+}
+
+func texts(w *worker, m *message) (uris []string, fault bool) {
+	rs, f := w.routes(m)
+	for _, r := range rs {
+		uris = append(uris, string(m.text(r.text)))
+	}
+	return uris, f != nil
+}
+
+// FuzzToken: no text but what was sealed opens, and none panics.
+func FuzzToken(f *testing.F) {
+	s := newSealer(testKey)
+	f.Add(string(s.seal(nil, token{use: inRoute, flow: flow{UDP, 5060, barePhone, 7}})))
+	f.Add(string(s.seal(nil, token{use: inPath, text: "101@pbx.example"})))
+	f.Add("AXI")
+	f.Fuzz(func(t *testing.T, text string) {
+		s.openCID([]byte(text))
+		for _, u := range []use{inRoute, inPath, inContact} {
+			tok, ok := s.open(text, u)
+			if !ok {
+				continue
+			}
+			if again, ok := s.open(string(s.seal(nil, tok)), u); !ok || again != tok {
+				t.Fatalf("%q opens as %+v, and sealed again as %+v", text, tok, again)
+			}
+		}
+	})
+}
+
+// FuzzStream: the messages in a stream do not depend on how it is cut.
+func FuzzStream(f *testing.F) {
+	for _, s := range seeds {
+		f.Add([]byte(s+"\r\n\r\n"+s), []byte{1})
+		f.Add([]byte(s+"OPTIONS sip:a SIP/2.0\r\nContent-Length: -1\r\n\r\n"+s), []byte{3, 100, 7})
+	}
+	w, _ := bare(f, nil)
+	f.Fuzz(func(t *testing.T, b, cuts []byte) {
+		if len(b) > 8<<10 {
+			return
+		}
+		want := streamed(w, b, nil)
+		if got := streamed(w, b, cuts); !slices.Equal(got, want) {
+			t.Fatalf("cut by %v it is %q, at once %q", cuts, got, want)
+		}
+	})
+}
+
+// streamed reads b from a stream in pieces of those sizes, all at once if there
+// are none, and returns the messages.
+func streamed(w *worker, b, cuts []byte) (messages []string) {
+	ours, theirs := net.Pipe()
+	s := w.hop.streams.add(ours, barePhone, w.hop.listeners[1])
+	served := make(chan struct{})
+	go func() {
+		s.serve(ours, true)
+		close(served)
+	}()
+	go func() { // the client reads its pongs
+		for buf := make([]byte, 512); ; {
+			if _, err := theirs.Read(buf); err != nil {
+				return
+			}
+		}
+	}()
+	go func() {
+		defer theirs.Close()
+		for i := 0; len(b) > 0; i++ {
+			n := len(b)
+			if len(cuts) > 0 {
+				n = min(n, 1+int(cuts[i%len(cuts)]))
+			}
+			if _, err := theirs.Write(b[:n]); err != nil {
+				return
+			}
+			b = b[n:]
+		}
+	}()
+	for {
+		select {
+		case in := <-w.in:
+			messages = append(messages, string(in.packet.buf))
+			in.packet.done()
+		case <-served:
+			for len(w.in) > 0 {
+				in := <-w.in
+				messages = append(messages, string(in.packet.buf))
+				in.packet.done()
+			}
+			return messages
+		}
+	}
+}
