@@ -20,8 +20,9 @@ type worker struct {
 	*Notifier
 	lanes *lanes
 
-	log     chan entry
-	logLost chan error // why log ends
+	next    uint64     // place of the first event that the lanes have not seen
+	log     chan entry // what is read of the log, until it is closed; nil: nothing is
+	logEnds chan error // why log was closed: nil if all was read
 
 	todo, done chan *attempt
 	under      int // attempts under way
@@ -31,7 +32,7 @@ type worker struct {
 
 	posting []letter // on their way to the outbox; nil: none
 	post    chan []*nats.Msg
-	posted  chan []error
+	posted  chan []written
 
 	helpers sync.WaitGroup
 }
@@ -47,15 +48,20 @@ type entry struct {
 func (n *Notifier) deliver(ctx context.Context) error {
 	w := &worker{
 		Notifier: n, lanes: newLanes(n.ended),
-		log: make(chan entry, 256), logLost: make(chan error, 1),
-		todo: make(chan *attempt, maxSenders), done: make(chan *attempt, maxSenders),
-		post: make(chan []*nats.Msg, 1), posted: make(chan []error, 1),
+		logEnds: make(chan error, 1),
+		todo:    make(chan *attempt, maxSenders), done: make(chan *attempt, maxSenders),
+		post: make(chan []*nats.Msg, 1), posted: make(chan []written, 1),
 	}
 	n.registry.changeAll()
 	w.subscribe()
 	if err := n.recall(ctx, w.lanes); err != nil {
 		return err
 	}
+	first, err := n.fresh.begin(ctx, n.events)
+	if err != nil {
+		return fmt.Errorf("read EVENTS: %w", err)
+	}
+	w.next = max(w.lanes.floor+1, first)
 	waver, err := newWaver(n.js.Conn())
 	if err != nil {
 		return fmt.Errorf("write OUTBOX: %w", err)
@@ -64,7 +70,6 @@ func (n *Notifier) deliver(ctx context.Context) error {
 
 	ctx, stop := context.WithCancel(ctx)
 	w.attempting, w.abort = context.WithCancel(context.WithoutCancel(ctx))
-	w.helpers.Go(func() { w.logLost <- n.read(ctx, w.lanes.floor+1, w.log) })
 	w.helpers.Go(func() { w.postLetters(waver) })
 	defer func() {
 		stop()
@@ -82,6 +87,9 @@ func (w *worker) run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		now := time.Now()
+		if w.log == nil && !w.lanes.full() {
+			w.catchUp(ctx, now)
+		}
 		w.lanes.tick(now)
 		w.send(now)
 		w.tell(now)
@@ -96,20 +104,50 @@ func (w *worker) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-w.logLost:
-			return err
-		case e := <-log:
+		case e, ok := <-log:
+			if !ok {
+				w.log = nil
+				if err := <-w.logEnds; err != nil {
+					return err
+				}
+				continue
+			}
 			w.subscribe() // who subscribed before it was said is told
-			w.lanes.add(time.Now(), e.seq, e.event)
+			w.lanes.add(now, e.seq, e.event)
+		case <-w.fresh.news:
 		case a := <-w.done:
 			w.took(a)
-		case errs := <-w.posted:
-			w.arrived(errs)
+		case results := <-w.posted:
+			w.arrived(results)
 		case <-w.registry.changes:
 			w.subscribe()
 		case <-timer.C:
 		}
 	}
+}
+
+// catchUp gives the lanes what was just said, and has the log read if it has
+// more than that.
+func (w *worker) catchUp(ctx context.Context, now time.Time) {
+	entries, newest := w.fresh.take()
+	if len(entries) > 0 {
+		w.subscribe() // who subscribed before they were said is told
+	}
+	for _, e := range entries {
+		if e.seq == w.next {
+			w.lanes.add(now, e.seq, e.event)
+			w.next++
+		}
+	}
+	if w.next > newest {
+		return
+	}
+	log, from := make(chan entry, 256), w.next
+	w.log, w.next = log, newest+1
+	w.helpers.Go(func() {
+		w.logEnds <- w.read(ctx, from, newest, log)
+		close(log)
+	})
 }
 
 // subscribe takes the subscriptions that changed.
@@ -193,9 +231,9 @@ func (w *worker) tell(now time.Time) {
 }
 
 // arrived takes what became of the letters.
-func (w *worker) arrived(errs []error) {
+func (w *worker) arrived(results []written) {
 	for i, l := range w.posting {
-		w.lanes.posted(l, errs[i])
+		w.lanes.posted(l, results[i].err)
 	}
 	w.posting = nil
 }
@@ -203,15 +241,15 @@ func (w *worker) arrived(errs []error) {
 // postLetters writes letters to the outbox until there are no more.
 func (w *worker) postLetters(waver *waver) {
 	for msgs := range w.post {
-		errs := waver.write(w.attempting, msgs)
-		for _, err := range errs {
-			if err != nil {
-				w.Notifier.log.Warn("the store does not take deliveries", "err", err)
+		results := waver.write(w.attempting, msgs)
+		for _, r := range results {
+			if r.err != nil {
+				w.Notifier.log.Warn("the store does not take deliveries", "err", r.err)
 				pause(w.attempting, errorPause)
 				break
 			}
 		}
-		w.posted <- errs
+		w.posted <- results
 	}
 }
 
@@ -241,8 +279,8 @@ func (w *worker) finish() {
 	w.abort()
 }
 
-// read passes the log on from a place until ctx ends.
-func (n *Notifier) read(ctx context.Context, from uint64, log chan<- entry) error {
+// read passes a part of the log on.
+func (n *Notifier) read(ctx context.Context, from, to uint64, log chan<- entry) error {
 	c, err := n.events.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:   from,
@@ -255,7 +293,7 @@ func (n *Notifier) read(ctx context.Context, from uint64, log chan<- entry) erro
 		return fmt.Errorf("read EVENTS: %w", err)
 	}
 	defer msgs.Stop()
-	for {
+	for from <= to {
 		m, err := msgs.Next(jetstream.NextContext(ctx))
 		if ctx.Err() != nil {
 			return nil
@@ -263,10 +301,18 @@ func (n *Notifier) read(ctx context.Context, from uint64, log chan<- entry) erro
 		if err != nil {
 			return fmt.Errorf("read EVENTS: %w", err)
 		}
-		e, err := toEntry(m)
+		meta, err := m.Metadata()
 		if err != nil {
+			return fmt.Errorf("read EVENTS: %w", err)
+		}
+		from = meta.Sequence.Stream + 1
+		e := entry{meta.Sequence.Stream, new(dialog.Event)}
+		if err := json.Unmarshal(m.Data(), e.event); err != nil {
 			n.log.Error("an event cannot be read", "subject", m.Subject(), "err", err)
 			continue
+		}
+		if from > to+1 {
+			return nil // the rest of the part is gone
 		}
 		select {
 		case log <- e:
@@ -274,15 +320,7 @@ func (n *Notifier) read(ctx context.Context, from uint64, log chan<- entry) erro
 			return nil
 		}
 	}
-}
-
-func toEntry(m jetstream.Msg) (entry, error) {
-	meta, err := m.Metadata()
-	if err != nil {
-		return entry{}, err
-	}
-	e := entry{meta.Sequence.Stream, new(dialog.Event)}
-	return e, json.Unmarshal(m.Data(), e.event)
+	return nil
 }
 
 // ended counts and logs how a delivery ended.

@@ -23,17 +23,17 @@ var schedules = [...][]time.Duration{
 }
 
 const (
-	liveTTL       = 60 * time.Second      // age at which a live event expires
-	maxInFlight   = 4                     // attempts at once, per subscription
-	endpointSlots = 64                    // attempts at once, per endpoint
-	ailingSlots   = 4                     // the same, when it failed ailingAfter times in a row
-	ailingAfter   = 5                     //
-	moment        = time.Second           // an event that is owed longer moves to the outbox, failed or not
-	cursorPause   = 20 * time.Millisecond // between two writes of the cursor
-	maxYoung      = 16_384                // events that have not moved to the outbox
-	maxPending    = 1_000_000             // deliveries
-	maxRetryAfter = 24 * time.Hour        // the longest wait a receiver may ask for
-	maxMatches    = 100_000               // extensions whose subscriptions are remembered
+	liveTTL       = 60 * time.Second       // age at which a live event expires
+	maxInFlight   = 4                      // attempts at once, per subscription
+	endpointSlots = 64                     // attempts at once, per endpoint
+	ailingSlots   = 4                      // the same, when it failed ailingAfter times in a row
+	ailingAfter   = 5                      //
+	moment        = time.Second            // an event that is owed longer moves to the outbox, failed or not
+	cursorPause   = 100 * time.Millisecond // between two writes of the cursor
+	maxYoung      = 16_384                 // events that have not moved to the outbox
+	maxPending    = 1_000_000              // deliveries
+	maxRetryAfter = 24 * time.Hour         // the longest wait a receiver may ask for
+	maxMatches    = 100_000                // extensions whose subscriptions are remembered
 )
 
 // outcome is how a delivery stands or ended.

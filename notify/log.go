@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -122,15 +123,15 @@ func (m *mouth) fill() []*dialog.Event {
 	return m.wave
 }
 
-// said takes what is in the log out of the wave.
-func (m *mouth) said(errs []error) (said uint64, failed error) {
+// said takes what is in the log out of the wave, and returns it.
+func (m *mouth) said(results []written) (said []entry, failed error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var again []*dialog.Event
 	for i, e := range m.wave {
-		switch err := errs[i]; {
+		switch err := results[i].err; {
 		case err == nil:
-			said++
+			said = append(said, entry{results[i].seq, e})
 		case err == errRepeated:
 		case errors.Is(err, nats.ErrMaxPayload): // will never fit
 			m.dropped++
@@ -148,6 +149,10 @@ func (m *mouth) waiting() int {
 	defer m.mu.Unlock()
 	return len(m.unsaid) + len(m.wave)
 }
+
+// gather is how long an event waits for others to share its wave: a wave costs
+// more than the events in it.
+const gather = 5 * time.Millisecond
 
 // errorPause is the wait after a wave that failed.
 const errorPause = 250 * time.Millisecond
@@ -167,13 +172,17 @@ func (n *Notifier) speak(ctx context.Context) error {
 		if len(wave) == 0 {
 			select {
 			case <-n.mouth.some:
+				if !n.config.Prompt {
+					pause(ctx, gather)
+				}
 				continue
 			case <-ctx.Done():
 				return nil
 			}
 		}
 		said, err := n.mouth.said(w.write(last, n.messages(wave)))
-		n.stats.said.Add(said)
+		n.stats.said.Add(uint64(len(said)))
+		n.fresh.offer(said)
 		if err == nil {
 			continue
 		}
@@ -195,6 +204,13 @@ func (n *Notifier) messages(wave []*dialog.Event) []*nats.Msg {
 		body, err := json.Marshal(e)
 		if err != nil {
 			panic(err) // no event has what JSON cannot say
+		}
+		if bytes.Contains(body, []byte(`\ufffd`)) {
+			// What was no UTF-8 is read from the log as this: it is delivered so at once.
+			*e = dialog.Event{}
+			if err := json.Unmarshal(body, e); err != nil {
+				panic(err) // it was just written
+			}
 		}
 		msgs[i] = &nats.Msg{Subject: eventSubject(e), Header: never, Data: body}
 	}

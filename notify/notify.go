@@ -66,6 +66,10 @@ type Config struct {
 	Version string       // User-Agent is bellhop/<version>
 	Log     *slog.Logger // nil: slog.Default()
 
+	// Prompt has each event written at once, and not together with those of the
+	// next few milliseconds, which is cheaper.
+	Prompt bool
+
 	// Transport makes the HTTP requests instead of the network, and without
 	// the guard: for tests. nil: the network.
 	Transport http.RoundTripper
@@ -104,6 +108,7 @@ type Notifier struct {
 	registry registry
 	numbers  numbers
 	mouth    mouth
+	fresh    fresh
 	sender   *sender
 	stats    counters
 }
@@ -119,6 +124,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	n.numbers.known = make(map[string]uint64)
 	n.mouth.some = make(chan struct{}, 1)
 	n.mouth.calls = make(map[string]bool)
+	n.fresh.news = make(chan struct{}, 1)
 	n.sender = newSender(c)
 
 	var err error

@@ -1,7 +1,6 @@
 package notify
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,11 +33,19 @@ type waver struct {
 	sub    *nats.Subscription
 	prefix string // of the subjects that acknowledgements come to
 
-	mu   sync.Mutex
-	wave int     // number of the current one; what else answers comes too late
-	errs []error // by place in the wave; errUnanswered until answered
-	left int     // unanswered
-	done chan struct{}
+	mu      sync.Mutex
+	wave    int       // number of the current one; what else answers comes too late
+	results []written // by place in the wave; errUnanswered until answered
+	left    int       // unanswered
+	done    chan struct{}
+}
+
+// written is what became of one message: its place in the stream, or an error.
+// errRepeated says that the stream had it already; after another it may have to
+// be written again.
+type written struct {
+	seq uint64
+	err error
 }
 
 var errUnanswered = errors.New("no answer from the store")
@@ -52,16 +59,15 @@ func newWaver(nc *nats.Conn) (*waver, error) {
 
 func (w *waver) close() { w.sub.Unsubscribe() }
 
-// write publishes msgs and returns an error for each: nil if it is in the
-// stream, errRepeated if it was already, another if it may have to be written
-// again. It takes waveTimeout at most.
-func (w *waver) write(ctx context.Context, msgs []*nats.Msg) []error {
+// write publishes msgs and says what became of each. It takes waveTimeout at
+// most.
+func (w *waver) write(ctx context.Context, msgs []*nats.Msg) []written {
 	w.mu.Lock()
 	w.wave++
 	w.left = len(msgs)
-	w.errs = make([]error, len(msgs))
-	for i := range w.errs {
-		w.errs[i] = errUnanswered
+	w.results = make([]written, len(msgs))
+	for i := range w.results {
+		w.results[i].err = errUnanswered
 	}
 	reply := w.prefix + strconv.Itoa(w.wave) + "."
 	select {
@@ -73,7 +79,7 @@ func (w *waver) write(ctx context.Context, msgs []*nats.Msg) []error {
 	for i, m := range msgs {
 		m.Reply = reply + strconv.Itoa(i)
 		if err := w.nc.PublishMsg(m); err != nil {
-			w.settle(i, err)
+			w.settle(i, written{err: err})
 		}
 	}
 	timeout := time.NewTimer(waveTimeout)
@@ -86,7 +92,7 @@ func (w *waver) write(ctx context.Context, msgs []*nats.Msg) []error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.wave++ // no answer is taken from here on
-	return w.errs
+	return w.results
 }
 
 // answer takes one acknowledgement.
@@ -99,46 +105,44 @@ func (w *waver) answer(m *nats.Msg) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if wave == strconv.Itoa(w.wave) {
-		w.settled(i, ackError(m))
+		w.settled(i, answerOf(m))
 	}
 }
 
-func (w *waver) settle(i int, err error) {
+func (w *waver) settle(i int, r written) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.settled(i, err)
+	w.settled(i, r)
 }
 
-func (w *waver) settled(i int, err error) {
-	if i >= len(w.errs) || w.errs[i] != errUnanswered {
+func (w *waver) settled(i int, r written) {
+	if i >= len(w.results) || w.results[i].err != errUnanswered {
 		return
 	}
-	w.errs[i] = err
+	w.results[i] = r
 	if w.left--; w.left == 0 {
 		w.done <- struct{}{}
 	}
 }
 
-// ackError reads a stream's answer to a publish.
-func ackError(m *nats.Msg) error {
-	if bytes.HasPrefix(m.Data, []byte(`{"stream":`)) { // as the server writes it
-		return nil
-	}
+// answerOf reads a stream's answer to a publish.
+func answerOf(m *nats.Msg) written {
 	var ack struct {
 		Error  *jetstream.APIError `json:"error"`
 		Stream string              `json:"stream"`
+		Seq    uint64              `json:"seq"`
 	}
 	switch err := json.Unmarshal(m.Data, &ack); {
 	case len(m.Data) == 0:
-		return jetstream.ErrNoStreamResponse
+		return written{err: jetstream.ErrNoStreamResponse}
 	case err != nil:
-		return fmt.Errorf("answer of the store: %w", err)
+		return written{err: fmt.Errorf("answer of the store: %w", err)}
 	case ack.Error != nil && ack.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
-		return errRepeated
+		return written{err: errRepeated}
 	case ack.Error != nil:
-		return ack.Error
+		return written{err: ack.Error}
 	case ack.Stream == "":
-		return errors.New("answer of the store names no stream")
+		return written{err: errors.New("answer of the store names no stream")}
 	}
-	return nil
+	return written{seq: ack.Seq}
 }

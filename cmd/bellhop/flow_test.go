@@ -88,7 +88,7 @@ func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.rooms, err = connect(t.Context(), cfg, js, log, world{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: h})
+	h.rooms, err = connect(t.Context(), cfg, js, log, world{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: h, prompt: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -171,6 +171,7 @@ type world struct {
 	own       netip.AddrPort    // the admin API, which no callback may reach
 	network   sip.Network       // nil: the machine's
 	transport http.RoundTripper // nil: the machine's
+	prompt    bool              // events do not wait for company
 }
 
 // connect makes the rooms and joins them. Sockets are open when it returns, but
@@ -214,6 +215,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		Version:          version(),
 		Log:              log,
 		Transport:        w.transport,
+		Prompt:           w.prompt,
 	})
 	if err != nil {
 		hop.Close()
