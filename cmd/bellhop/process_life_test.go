@@ -136,6 +136,33 @@ func TestDrainEnds(t *testing.T) {
 	p.stop()
 }
 
+// TestNoPBX places a call when nobody listens where the PBX should be: the
+// kernel knows at once, so the caller does too, and the subscriber.
+func TestNoPBX(t *testing.T) {
+	for _, proto := range []sip.Proto{sip.UDP, sip.TCP} {
+		t.Run(proto.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, sip.UDP, proto)
+			p := s.serve()
+			s.subscribe("json", "POST", "dial-out", "hangup")
+			phone := newPeer(t, netip.MustParseAddrPort("127.0.0.2:0"))
+			begin := time.Now()
+			phone.invite(s, "lost")
+			phone.gets("SIP/2.0 500 ")
+			if took := time.Since(begin); took > 5*time.Second {
+				t.Errorf("the caller had to wait for %v", took)
+			}
+			s.receiver.wait("a dial-out and a hangup", patience, func(came []received) bool { return len(came) == 2 })
+			p.stop()
+			for _, c := range s.once(1, "dial-out 1", "hangup 2") {
+				if c.get("EventType") == "hangup" && (c.get("CallStatus") != "CONGESTION" || c.get("hangup_by") != "system") {
+					t.Errorf("hangup is %v", c.fields)
+				}
+			}
+		})
+	}
+}
+
 // status asks for a page that is open, and returns the status; 0 is no answer.
 func (s *site) status(path string) int {
 	res, err := client.Get("http://" + s.admin.String() + path)
