@@ -278,6 +278,28 @@ func TestSayNeverBlocks(t *testing.T) {
 	})
 }
 
+// A type that is sent only to who names it is not said before a subscription has.
+func TestOptIn(t *testing.T) {
+	bubble(t, answers(200), func(t *testing.T, n *Notifier, w *wire, _ Subscription) {
+		said := func() uint64 {
+			ringing := callOf(0)[0]
+			ringing.Type, ringing.ID = dialog.Ringing, fmt.Sprint("ringing ", time.Now().UnixNano())
+			n.Say([]dialog.Event{ringing})
+			time.Sleep(time.Second)
+			return n.Stats().Said
+		}
+		if got := said(); got != 0 {
+			t.Errorf("%d said while nobody has asked for it", got)
+		}
+		s := sub("", "http://crm/ringing")
+		s.Types = []string{"ringing"}
+		subscribe(t, n, s)
+		if got := said(); got != 1 {
+			t.Errorf("%d said after a subscription has named it, want 1", got)
+		}
+	})
+}
+
 // The store goes away and comes back: SIP is not held up, what was said
 // meanwhile is delivered, in order.
 func TestStoreGone(t *testing.T) {

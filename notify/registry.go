@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -53,6 +54,8 @@ type registry struct {
 	subs    map[string]Subscription // as stored, with the values of headers
 	gone    map[string]uint64       // revision at which an id was deleted: what a slow watch says of it is old
 	changed []string                // ids that the delivery loop has not looked at yet
+
+	named atomic.Uint32 // the types that any subscription since the start has named
 }
 
 // load reads every subscription.
@@ -103,6 +106,7 @@ func (r *registry) put(s Subscription) {
 		return
 	}
 	r.subs[s.ID] = s
+	r.named.Or(wants(s.Types))
 	r.change(s.ID)
 }
 

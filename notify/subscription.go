@@ -280,6 +280,9 @@ var typeBits = map[string]uint32{
 	string(dialog.Unregistered): 1 << 13,
 }
 
+// optIn is the set of types that are said only if a subscription names them.
+const optIn uint32 = 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12 | 1<<13
+
 // wants is the set of bits of types.
 func wants(types []string) (bits uint32) {
 	for _, t := range types {
