@@ -97,10 +97,16 @@ func TestDrain(t *testing.T) {
 	if got := s.status("/healthz"); got != http.StatusOK {
 		t.Errorf("/healthz is %d while draining", got)
 	}
-	phone.invite(s, "late")
-	if refused := phone.gets("SIP/2.0 503 "); !strings.Contains(strings.Join(refused, "\n"), "\nRetry-After: ") {
-		t.Errorf("a call is refused without Retry-After: %q", refused)
-	}
+	late := 0
+	s.eventually("new calls are refused", func() bool {
+		late++
+		phone.invite(s, fmt.Sprintf("late-%d", late))
+		answer := phone.gets("SIP/2.0 ")
+		if strings.Contains(answer[0], " 503 ") && !strings.Contains(strings.Join(answer, "\n"), "\nRetry-After: ") {
+			t.Errorf("a call is refused without Retry-After: %q", answer)
+		}
+		return strings.Contains(answer[0], " 503 ")
+	})
 	select {
 	case <-p.done:
 		t.Fatal("bellhop did not wait for the call that rings")
@@ -109,7 +115,7 @@ func TestDrain(t *testing.T) {
 	pbx.reply(s, rings, "486 Busy Here")
 	pbx.gets("ACK ")
 	phone.gets("SIP/2.0 486 ")
-	p.exits(0, 5*time.Second)
+	p.exits(0, 10*time.Second)
 }
 
 // TestDrainEnds stops a bellhop while a phone rings and goes on to ring, and a
