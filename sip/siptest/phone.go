@@ -26,7 +26,6 @@ type Phone struct {
 	proxy netip.AddrPort
 	name  string // display name
 	user  string
-	proto string
 
 	mu       sync.Mutex
 	behavior Behavior
