@@ -204,8 +204,9 @@ func (w *worker) fromPBX(p *packet, r routing, next *msg.Uri, t token) (routing,
 	return w.over(p, r, a)
 }
 
-// overFlow sends to the peer of a flow the way it came (RFC 5626 §5.3). A
-// stream that is gone may be opened again where the URI says, no other.
+// overFlow sends to the peer of a flow the way it came (RFC 5626 §5.3). When its
+// stream is gone another may be opened to the same address, at the port that
+// the URI names.
 func (w *worker) overFlow(p *packet, r routing, uri *msg.Uri) (routing, *fault) {
 	fl := r.edge
 	r.peer = fl.peer
@@ -221,7 +222,7 @@ func (w *worker) overFlow(p *packet, r routing, uri *msg.Uri) (routing, *fault) 
 			r.to = way{on: c.on, to: fl.peer, conn: c}
 			return r, nil
 		}
-		if a, ok := addrOf(uri); ok && a.Proto == TCP && a.AddrPort == fl.peer {
+		if a, ok := addrOf(uri); ok && a.Proto == TCP && a.Addr() == fl.peer.Addr() {
 			return w.over(p, r, a)
 		}
 	}

@@ -31,8 +31,13 @@ func socket(t *testing.T) (*net.UDPConn, netip.AddrPort) {
 // onLoopback starts a hop on real sockets and returns its UDP and TCP address.
 func onLoopback(t *testing.T, pbx sip.Addr) (udp, tcp netip.AddrPort) {
 	t.Helper()
+	return onLoopbackAt(t, loopback, pbx)
+}
+
+func onLoopbackAt(t *testing.T, at netip.AddrPort, pbx sip.Addr) (udp, tcp netip.AddrPort) {
+	t.Helper()
 	hop, err := sip.Listen(sip.Config{
-		Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: loopback}, {Proto: sip.TCP, AddrPort: loopback}},
+		Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: at}, {Proto: sip.TCP, AddrPort: at}},
 		PBX:    []sip.Addr{pbx},
 		Key:    key,
 		Log:    slog.New(slog.NewTextHandler(io.Discard, nil)),

@@ -206,6 +206,26 @@ func TestRequestsGoToAClientOverItsOwnConnection(t *testing.T) { // RFC 5626 §5
 	})
 }
 
+func TestAClientThatListensIsConnectedToWhenItsConnectionIsGone(t *testing.T) { // RFC 3261 §18.1.1
+	play(t, func(s *scene) {
+		phone := s.tcp(phoneAt.Addr())
+		listening := s.tcpListener(phoneAt)
+		phone.sends(phone.invite("Contact: " + listening.contact()))
+		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		s.pbx.replies(got, "200 OK")
+		ok := phone.gets("answer", "SIP/2.0 200")
+		phone.sends(phone.within(ok, "ACK"))
+		s.pbx.gets("its ACK", "ACK")
+		phone.close()
+		phone.forgets()
+		s.stop() // and we are another process since
+		s.again()
+		s.pbx.sends(s.pbx.back(got, "BYE"))
+		listening.replies(listening.gets("at its Contact", "BYE"), "200 OK")
+		s.pbx.gets("answer", "SIP/2.0 200")
+	})
+}
+
 func TestAResponseWhoseConnectionIsGone(t *testing.T) { // RFC 3261 §18.2.2, row 36
 	play(t, func(s *scene) {
 		phone := s.tcp(phoneAt.Addr())

@@ -115,7 +115,7 @@ func (w *worker) run(ctx context.Context) {
 			w.handle(in)
 		case <-w.timer.C:
 			w.armed = 0
-			w.guard("timer", func() { w.wheel.advance(w.now()) })
+			w.timers()
 		case <-ctx.Done():
 			return
 		}
@@ -139,11 +139,7 @@ func (w *worker) handle(in input) {
 		w.wheel.advance(now)
 	}
 	if in.packet == nil {
-		w.guard("failure", func() {
-			if c := w.clients[in.failed]; c != nil {
-				c.fail(now, unreachable)
-			}
-		})
+		w.failed(now, in.failed)
 		return
 	}
 	w.message(now, in.packet)
@@ -164,13 +160,28 @@ func (w *worker) message(now instant, p *packet) {
 	}
 }
 
-func (w *worker) guard(what string, f func()) {
+// timers does what is due. A panic costs the timer that caused it: the others
+// of its tick are still due.
+func (w *worker) timers() {
 	defer func() {
 		if r := recover(); r != nil {
-			w.panicked(what, r)
+			w.panicked("timer", r)
+			w.wheel.done -= tick
 		}
 	}()
-	f()
+	w.wheel.advance(w.now())
+}
+
+// failed takes the news that a request did not go out.
+func (w *worker) failed(now instant, id uint64) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.panicked("failure", r)
+		}
+	}()
+	if c := w.clients[id]; c != nil {
+		c.fail(now, unreachable)
+	}
 }
 
 func (w *worker) panicked(what string, r any) {

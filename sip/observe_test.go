@@ -1,0 +1,233 @@
+package sip_test
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"bellhop/dialog"
+	"bellhop/sip"
+)
+
+// saw takes what the watcher was shown, a line for each message.
+func (s *scene) saw() (lines []string) {
+	s.after(0)
+	for len(s.watch) > 0 {
+		m := <-s.watch
+		what := m.Method
+		if !m.Request() {
+			what = fmt.Sprintf("%d %s", m.Status, m.Method)
+		}
+		if m.Own {
+			what += " of our own"
+		}
+		lines = append(lines, fmt.Sprintf("%s: %s to %s, peer %s, tags %s %s, body %d", what, m.Src, m.Dst, m.Peer, m.FromTag, m.ToTag, len(m.Body)))
+	}
+	return lines
+}
+
+func (s *scene) wantSaw(want ...string) {
+	s.t.Helper()
+	got := s.saw()
+	for i := range max(len(got), len(want)) {
+		g, w := "nothing", "nothing"
+		if i < len(got) {
+			g = got[i]
+		}
+		if i < len(want) {
+			w = want[i]
+		}
+		equal(s.t, fmt.Sprintf("message %d", i), g, w)
+	}
+}
+
+func TestAWatcherSeesACallOnce(t *testing.T) {
+	play(t, func(s *scene) {
+		invite := s.phone.invite("From: <sip:101@pbx.example>;tag=a", "", "v=0")
+		s.phone.sends(invite, invite)
+		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		s.pbx.replies(got, "100 Trying")
+		s.pbx.replies(got, "180 Ringing")
+		s.phone.cancels(invite)
+		s.phone.cancels(invite)
+		s.pbx.replies(got, "487 Request Terminated")
+		s.pbx.replies(got, "487 Request Terminated")
+		s.phone.acks(invite, s.phone.last("the end", "SIP/2.0 180"))
+		s.wantSaw(
+			"INVITE: edge to pbx, peer 192.0.2.101:5062, tags a , body 3",
+			"100 INVITE: pbx to edge, peer 192.0.2.101:5062, tags a , body 0",
+			"180 INVITE: pbx to edge, peer 192.0.2.101:5062, tags a to-pbx, body 0",
+			"CANCEL: edge to pbx, peer 192.0.2.101:5062, tags a , body 0",
+			"487 INVITE: pbx to edge, peer 192.0.2.101:5062, tags a to-pbx, body 0",
+			"ACK: edge to pbx, peer 192.0.2.101:5062, tags a to-pbx, body 0",
+		)
+		s.pbx.forgets()
+	})
+}
+
+func TestAWatcherSeesWhatThePBXDoes(t *testing.T) {
+	play(t, func(s *scene) {
+		invite := s.pbx.request("INVITE", "sip:101@192.0.2.101:5062", "From: <sip:5551234@pbx.example>;tag=b")
+		s.pbx.sends(invite)
+		got := s.phone.gets("a call comes in", "INVITE")
+		s.phone.replies(got, "486 Busy Here")
+		s.pbx.acks(invite, s.pbx.gets("busy", "SIP/2.0 486"))
+		s.wantSaw(
+			"INVITE: pbx to edge, peer 192.0.2.101:5062, tags b , body 0",
+			"486 INVITE: edge to pbx, peer 192.0.2.101:5062, tags b to-phone, body 0",
+			"ACK: pbx to edge, peer 192.0.2.101:5062, tags b to-phone, body 0",
+		)
+	})
+}
+
+func TestAWatcherSeesWhatWeSayOurselves(t *testing.T) {
+	play(t, func(s *scene) {
+		s.phone.sends(s.phone.invite("From: <sip:101@pbx.example>;tag=a"))
+		s.after(33 * time.Second)
+		saw := s.saw()
+		if len(saw) != 2 {
+			t.Fatalf("saw %q", saw)
+		}
+		var tag string
+		s.phone.last("timeout", "SIP/2.0 100")
+		fmt.Sscanf(saw[1], "408 INVITE of our own: pbx to edge, peer 192.0.2.101:5062, tags a %s body 0", &tag)
+		if tag == "" {
+			t.Errorf("saw %q", saw[1])
+		}
+		s.pbx.forgets()
+	})
+}
+
+func TestTheBranchOfAMessageIsThatOfTheSender(t *testing.T) {
+	play(t, func(s *scene) {
+		for _, via := range []string{"branch=z9hG4bKx", "branch=1", "rport"} {
+			s.phone.sends(s.phone.request("MESSAGE", "sip:102@pbx.example", "Via: SIP/2.0/UDP 192.0.2.101:5062;"+via))
+			s.pbx.replies(s.pbx.gets("sent on", "MESSAGE"), "200 OK")
+			s.after(0)
+			want := map[string]string{"branch=z9hG4bKx": "z9hG4bKx", "branch=1": "1", "rport": ""}[via]
+			equal(t, "request", (<-s.watch).Branch, want)
+			equal(t, "response", (<-s.watch).Branch, want)
+		}
+	})
+}
+
+func TestACorrelationIDIsAddedOnceAndKnownAgain(t *testing.T) { // DESIGN §3.2
+	play(t, func(s *scene) {
+		s.phone.sends(s.phone.invite())
+		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		cid := got.one("X-CID")
+		if len(cid) != 48 {
+			t.Fatalf("X-CID: %q", cid)
+		}
+		s.pbx.replies(got, "200 OK")
+		s.pbx.sends(s.pbx.request("INVITE", "sip:102@192.0.2.101:5062", "X-CID: "+cid))
+		called := s.phone.last("passed on by the PBX", "SIP/2.0 200")
+		equal(t, "it stays as it is", called.one("X-CID"), cid)
+		s.phone.replies(called, "200 OK")
+		s.pbx.sends(s.pbx.request("INVITE", "sip:102@192.0.2.101:5062", "X-CID: "+cid[:40]+"00000000"))
+		forged := s.phone.gets("a forged one", "INVITE")
+		s.phone.replies(forged, "200 OK")
+		s.after(0)
+		var cids []string
+		for len(s.watch) > 0 {
+			if m := <-s.watch; m.Request() {
+				cids = append(cids, m.CID)
+			}
+		}
+		equal(t, "ids", fmt.Sprintf("%q", cids), fmt.Sprintf("%q", []string{cid[:32], cid[:32], ""}))
+		s.pbx.forgets()
+		c := s.phone.calls(s.pbx)
+		s.phone.sends(s.phone.within(c.ok, "INVITE"))
+		again := s.pbx.gets("a re-INVITE", "INVITE")
+		equal(t, "has none", again.one("X-CID"), "")
+		s.pbx.replies(again, "200 OK")
+	}, func(c *sip.Config) { c.AddCID = true }, register(sip.RegisterNone))
+}
+
+func TestAWatcherThatDoesNotLookHoldsNobodyUp(t *testing.T) { // DESIGN §3.4: observations never block
+	blind := make(chan dialog.Message)
+	play(t, func(s *scene) {
+		for range 10 {
+			s.phone.sends(s.phone.request("MESSAGE", "sip:102@pbx.example"))
+			s.pbx.replies(s.pbx.gets("sent on", "MESSAGE"), "200 OK")
+			s.phone.gets("answer", "SIP/2.0 200")
+		}
+		equal(t, "unobserved", fmt.Sprint(s.hop.Stats().Unobserved), "20")
+	}, func(c *sip.Config) { c.Watch = blind })
+}
+
+func TestTheNameWeAdvertise(t *testing.T) { // DESIGN §4.2: sip.advertise
+	play(t, func(s *scene) {
+		s.phone.sends(s.phone.request("OPTIONS", "sip:sip.example.com:5066"))
+		s.phone.gets("it is ours", "SIP/2.0 200")
+		s.phone.sends(s.phone.request("OPTIONS", "sip:SIP.example.COM:5066"))
+		s.phone.gets("in any case", "SIP/2.0 200")
+		s.phone.sends(s.phone.request("SUBSCRIBE", "sip:102@pbx.example", "Route: <sip:sip.example.com:5066;lr>"))
+		got := s.pbx.gets("its Route is ours", "SUBSCRIBE")
+		equal(t, "Via", got.one("Via")[:len("SIP/2.0/UDP sip.example.com:5066;")], "SIP/2.0/UDP sip.example.com:5066;")
+		s.pbx.replies(got, "200 OK")
+		ok := s.phone.gets("answer", "SIP/2.0 200")
+		s.phone.sends(s.phone.within(ok, "SUBSCRIBE"))
+		got = s.pbx.gets("within the dialog", "SUBSCRIBE")
+		equal(t, "Route", got.one("Route"), "")
+		s.pbx.replies(got, "200 OK")
+	}, func(c *sip.Config) { c.Advertise = sip.HostPort{Host: "sip.example.com", Port: 5066} })
+}
+
+func TestAddressesAreReadAsTheyAreWritten(t *testing.T) {
+	for _, tt := range []struct{ in, want string }{
+		{"udp://192.0.2.1:5070", "udp://192.0.2.1:5070"},
+		{"tcp://192.0.2.1", "tcp://192.0.2.1:5060"},
+		{"udp://[2001:db8::1]:5070", "udp://[2001:db8::1]:5070"},
+		{"udp://[::]", "udp://[::]:5060"},
+		{"192.0.2.1", `address "192.0.2.1" has no transport: write udp://192.0.2.1 or tcp://192.0.2.1`},
+		{"tls://192.0.2.1", `address "tls://192.0.2.1": tls is not supported yet: use udp:// or tcp://`},
+		{"ws://192.0.2.1", `address "ws://192.0.2.1": ws is not supported yet: use udp:// or tcp://`},
+		{"sctp://192.0.2.1", `address "sctp://192.0.2.1": unknown transport "sctp": use udp:// or tcp://`},
+		{"udp://pbx.example", `address "udp://pbx.example": "pbx.example" is not an IP address: names are not looked up, write udp://192.0.2.1:5060`},
+		{"udp://192.0.2.1:99999", `address "udp://192.0.2.1:99999": "192.0.2.1:99999" is not an IP address: names are not looked up, write udp://192.0.2.1:5060`},
+	} {
+		var a sip.Addr
+		got := ""
+		if err := a.UnmarshalText([]byte(tt.in)); err != nil {
+			got = err.Error()
+		} else {
+			got = a.String()
+		}
+		equal(t, tt.in, got, tt.want)
+	}
+	for _, tt := range []struct{ in, want string }{
+		{"", ""},
+		{"sip.example.com", "sip.example.com"},
+		{"sip.example.com:5070", "sip.example.com:5070"},
+		{"192.0.2.1:5070", "192.0.2.1:5070"},
+		{"2001:db8::1", "[2001:db8::1]"},
+		{"[2001:db8::1]:5070", "[2001:db8::1]:5070"},
+		{"sip example", `advertise "sip example" is not host[:port]`},
+		{"sip.example:x", `advertise "sip.example:x": "x" is not a port: write 1 to 65535`},
+	} {
+		var h sip.HostPort
+		got := ""
+		if err := h.UnmarshalText([]byte(tt.in)); err != nil {
+			got = err.Error()
+		} else {
+			got = h.String()
+		}
+		equal(t, tt.in, got, tt.want)
+	}
+	var r sip.Register
+	if err := r.UnmarshalText([]byte("contacts")); err == nil || err.Error() != `register is "path", "contact" or "none", not "contacts"` {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAHopOnAllAddressesNamesItselfByOne(t *testing.T) {
+	pbx, at := socket(t)
+	hop, _ := onLoopbackAt(t, netip.MustParseAddrPort("0.0.0.0:0"), sip.Addr{Proto: sip.UDP, AddrPort: at})
+	c, own := socket(t)
+	c.WriteToUDPAddrPort([]byte((&peer{proto: "UDP", addr: own}).request("MESSAGE", "sip:102@pbx.example")), netip.AddrPortFrom(loopback.Addr(), hop.Port()))
+	got, _ := awaits(t, pbx, "sent on", "MESSAGE")
+	want := fmt.Sprintf("SIP/2.0/UDP 127.0.0.1:%d;", hop.Port())
+	equal(t, "Via", got.one("Via")[:len(want)], want)
+}
