@@ -174,6 +174,28 @@ func TestConnectionsComeAndGo(t *testing.T) { // nothing is left when clients va
 	clients.Wait()
 }
 
+func TestTheLastWordsOnAStreamArrive(t *testing.T) { // RFC 3261 §18.3, row 5: 400, then closed
+	_, at := socket(t)
+	_, hop := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	c, err := net.Dial("tcp", hop.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	bad := (&peer{proto: "TCP", addr: at}).request("MESSAGE", "sip:102@pbx.example").with("Content-Length: 0", "Content-Length: 1\r\nl: 2")
+	for _, b := range []byte(bad + bad) {
+		if _, err := c.Write([]byte{b}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.(*net.TCPConn).CloseWrite()
+	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	got, err := io.ReadAll(c)
+	if err != nil || !bytes.HasPrefix(got, []byte("SIP/2.0 400")) {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
 func TestAPortInUse(t *testing.T) {
 	_, at := socket(t)
 	_, err := sip.Listen(sip.Config{

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -15,6 +16,7 @@ import (
 const (
 	dialTimeout  = 5 * time.Second
 	writeTimeout = 5 * time.Second
+	lingerTime   = time.Second      // for a peer that goes on sending after our last words
 	firstByte    = 10 * time.Second // after the connection came
 	wholeMessage = 30 * time.Second // after a message's first byte
 	idle         = 3605 * time.Second
@@ -272,6 +274,9 @@ func (s *stream) write(c net.Conn) {
 			if err == nil && !last {
 				continue
 			}
+			if last {
+				linger(c)
+			}
 			s.close()
 			if err != nil {
 				for _, id := range ids {
@@ -282,6 +287,16 @@ func (s *stream) write(c net.Conn) {
 		case <-s.done:
 			return
 		}
+	}
+}
+
+// linger says that nothing more is written, and throws away what the peer is
+// still sending: to close at once would take our last words from it.
+func linger(c net.Conn) {
+	if h, ok := c.(interface{ CloseWrite() error }); ok {
+		h.CloseWrite()
+		c.SetReadDeadline(time.Now().Add(lingerTime))
+		io.Copy(io.Discard, c)
 	}
 }
 
