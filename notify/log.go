@@ -63,22 +63,23 @@ type mouth struct {
 	dropped uint64
 }
 
-// Say puts events on the way to the log, in their order. It never blocks: when
-// 10,000 wait already, the oldest live one is dropped, or the oldest if all are
-// records, and counted. Events of a type that is sent only to who names it are
-// not said while nobody has. Say may be called from one goroutine at a time.
+// Say puts events on the way to the log, in their order, and keeps the slice.
+// It never blocks: when 10,000 wait already, the oldest live one is dropped, or
+// the oldest if all are records, and counted. Events of a type that is sent
+// only to who names it are not said while nobody has. Say may be called from
+// one goroutine at a time.
 func (n *Notifier) Say(events []dialog.Event) {
 	m := &n.mouth
 	m.mu.Lock()
 	for i := range events {
-		e := events[i]
-		if bit := typeBit(&e); bit&optIn != 0 && bit&n.registry.named.Load() == 0 {
+		e := &events[i]
+		if bit := typeBit(e); bit&optIn != 0 && bit&n.registry.named.Load() == 0 {
 			continue
 		}
 		if len(m.unsaid)+len(m.wave) >= maxUnsaid && len(m.unsaid) > 0 {
 			m.drop()
 		}
-		m.unsaid = append(m.unsaid, &e)
+		m.unsaid = append(m.unsaid, e)
 	}
 	m.mu.Unlock()
 	select {

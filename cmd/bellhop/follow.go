@@ -29,17 +29,21 @@ func newFollower(t *dialog.Tracker, watch <-chan dialog.Message, say func([]dial
 func (f *follower) run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var armed time.Time // when timer fires; zero: nobody cares
 	for {
-		if at, ok := f.tracker.Next(); ok {
-			timer.Reset(time.Until(at))
-		} else {
+		if at, _ := f.tracker.Next(); !at.Equal(armed) {
+			armed = at
 			timer.Stop()
+			if !at.IsZero() {
+				timer.Reset(time.Until(at))
+			}
 		}
 		select {
 		case m := <-f.watch:
 			f.tell(f.tracker.Observe(m))
 			f.catchUp()
 		case <-timer.C:
+			armed = time.Time{}
 			f.tell(f.tracker.Advance(time.Now()))
 		case do := <-f.ask:
 			do()
