@@ -32,6 +32,9 @@ var fates = map[string]map[string]string{
 func TestTortureMessagesOverUDP(t *testing.T) { // RFC 4475, RFC 5118
 	for folder, fates := range fates {
 		for name, m := range collection(t, folder) {
+			if fates[name] == "on" {
+				t.Run(name+" with X-CID", func(t *testing.T) { straight(t, m, true) })
+			}
 			t.Run(name, func(t *testing.T) {
 				want := fates[name]
 				if want == "" {
@@ -73,6 +76,15 @@ func TestTortureMessagesOverUDP(t *testing.T) { // RFC 4475, RFC 5118
 func TestTheBinaryBodyOfRFC4475(t *testing.T) { // mpart01: its Route is a stranger's, so that without it the body can be seen
 	if m, ok := collection(t, "rfc4475")["mpart01"]; ok {
 		straight(t, bytes.Replace(m, []byte("Route: <sip:127.0.0.1:5080>\r\n"), nil, 1), true)
+	}
+}
+
+func TestTheValidResponsesOfRFC4475(t *testing.T) { // §3.1.1.12, §3.1.1.13
+	all := collection(t, "rfc4475")
+	for _, name := range []string{"unreason", "noreason"} {
+		if m, ok := all[name]; ok {
+			t.Run(name, func(t *testing.T) { answered(t, m) })
+		}
 	}
 }
 

@@ -276,7 +276,8 @@ func (in *inbox) next() (text, bool) {
 			}
 			return "", false
 		}
-		length, _ := strconv.Atoi(text(in.b[:end+4]).one("Content-Length"))
+		m := text(in.b[:end+4])
+		length, _ := strconv.Atoi(cmp.Or(m.one("Content-Length"), m.one("l")))
 		if n = end + 4 + length; n > len(in.b) {
 			return "", false
 		}
