@@ -282,3 +282,65 @@ func TestAPBXOverTCPIsConnectedToOnce(t *testing.T) {
 		equal(t, "connections", fmt.Sprint(s.hop.Stats().Streams), "1")
 	}, pbxOverTCP)
 }
+
+func TestThePBXNamesATransport(t *testing.T) { // RFC 3261 §18.1.1, §19.1.5
+	play(t, func(s *scene) {
+		other := s.tcpListener(otherAt)
+		s.pbx.sends(s.pbx.request("INVITE", "sip:102@192.0.2.102:5062;transport=TCP"))
+		got := other.gets("over TCP", "INVITE sip:102@192.0.2.102:5062;transport=TCP")
+		equal(t, "Via", got.one("Via")[:len("SIP/2.0/TCP 192.0.2.1:5060;")], "SIP/2.0/TCP 192.0.2.1:5060;")
+		other.replies(got, "200 OK")
+		ok := s.pbx.gets("answer", "SIP/2.0 200")
+		s.pbx.sends(s.pbx.within(ok, "ACK"), s.pbx.within(ok, "BYE"))
+		other.gets("its ACK", "ACK")
+		other.replies(other.gets("the PBX hangs up", "BYE"), "200 OK")
+		s.pbx.gets("answer", "SIP/2.0 200")
+		equal(t, "connections", fmt.Sprint(s.hop.Stats().Streams), "1")
+		s.pbx.sends(s.pbx.request("MESSAGE", "sip:102@192.0.2.103;transport=tcp"))
+		s.pbx.gets("nobody listens there", "SIP/2.0 500")
+	})
+}
+
+func TestAPBXThatDoesNotAcceptIsGivenUp(t *testing.T) { // row 25
+	play(t, func(s *scene) {
+		s.pbx.close()
+		l, err := s.net.Listen(pbxAt) // and never accepts
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		defer l.Close()
+		for range 3 { // they wait for the one connection
+			s.phone.sends(s.phone.request("MESSAGE", "sip:102@pbx.example"))
+		}
+		s.after(5*time.Second - ms)
+		s.quiet("not yet")
+		equal(t, "connections", fmt.Sprint(s.hop.Stats().Streams), "1")
+		s.after(ms)
+		for range 3 {
+			s.phone.gets("5 s", "SIP/2.0 500")
+		}
+	}, pbxOverTCP)
+}
+
+func TestItStopsWhateverIsUnderWay(t *testing.T) { // Run returns when every goroutine has ended
+	play(t, func(s *scene) {
+		open := s.tcp(phoneAt.Addr())
+		half := s.tcp(phoneAt.Addr())
+		half.sends("INVITE sip:102@pbx.example SIP/2.0\r\n")
+		for range 20 {
+			open.sends(open.invite())
+			s.phone.sends(s.phone.invite())
+		}
+		s.pbx.sends(s.pbx.request("MESSAGE", "sip:102@192.0.2.102:5062;transport=tcp"))
+		began := time.Now()
+		s.stop()
+		if d := time.Since(began); d > 5*time.Second {
+			t.Errorf("it took %s", d)
+		}
+		open.gets("its connection is closed", "<closed>")
+		s.again() // the ports are free
+		s.pbx.forgets()
+		s.phone.forgets()
+		s.alive()
+	})
+}
