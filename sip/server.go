@@ -45,7 +45,7 @@ func (s *serverTx) repeated() {
 	switch s.state {
 	case serverProceeding, serverCompleted:
 		if s.last != nil {
-			s.w.sendBack(s.back, s.last)
+			s.w.send(s.back, s.last, 0)
 		}
 	case serverAccepted, serverConfirmed, serverGone:
 		// The 2xx is the UAS's to repeat; after an ACK nothing is asked for.
@@ -83,7 +83,7 @@ func (s *serverTx) respond(now instant, status int, b []byte) {
 		s.keep(b)
 		s.w.wheel.start(&s.timer, now+timerJ)
 	}
-	s.w.sendBack(s.back, b)
+	s.w.send(s.back, b, 0)
 }
 
 func (s *serverTx) keep(b []byte) { s.last = append(s.last[:0], b...) }
@@ -118,7 +118,7 @@ func (s *serverTx) due(now instant) {
 			s.end()
 			return
 		}
-		s.w.sendBack(s.back, s.last)
+		s.w.send(s.back, s.last, 0)
 		s.pause = min(2*s.pause, t2)
 		s.w.wheel.start(&s.timer, min(now+s.pause, s.giveUp))
 	case serverAccepted, serverConfirmed:

@@ -344,3 +344,30 @@ func TestItStopsWhateverIsUnderWay(t *testing.T) { // Run returns when every gor
 		s.alive()
 	})
 }
+
+func TestAPBXThatChangesConnectionsIsFollowed(t *testing.T) { // RFC 3261 §18: a transaction is not bound to a connection
+	play(t, func(s *scene) {
+		for _, end := range []string{"CANCEL", "busy"} {
+			invite := s.phone.invite()
+			s.phone.sends(invite)
+			got := s.pbx.gets("the INVITE goes on", "INVITE")
+			s.pbx.replies(got, "180 Ringing")
+			s.phone.gets("ringing", "SIP/2.0 180")
+			s.pbx.hangs()
+			s.pbx.forgets()
+			fresh := s.tcp(pbxAt.Addr()) // the PBX's own
+			if end == "CANCEL" {
+				s.phone.cancels(invite)
+				s.phone.gets("answered", "SIP/2.0 200")
+				s.pbx.gets("a new connection", "CANCEL")
+				fresh.sends(s.pbx.answer(got, "487 Request Terminated"))
+			} else {
+				fresh.sends(s.pbx.answer(got, "486 Busy Here"))
+			}
+			s.pbx.gets("it is acknowledged where the INVITE went", "ACK")
+			s.phone.acks(invite, s.phone.gets("the end", "SIP/2.0 48"))
+			s.pbx.hangs()
+			s.pbx.forgets()
+		}
+	}, pbxOverTCP)
+}

@@ -402,7 +402,7 @@ func (w *worker) refuse(p *packet, f *fault, extra string) {
 }
 
 func (w *worker) answer(p *packet, status int, phrase, extra string) {
-	w.sendBack(w.back(p), w.reply(p, status, phrase, extra))
+	w.send(w.back(p), w.reply(p, status, phrase, extra), 0)
 }
 
 // back is the way of the responses to p: on its connection, or to where it came
@@ -420,22 +420,15 @@ func (w *worker) back(p *packet) way {
 	return way{on: p.on, to: to, conn: p.conn}
 }
 
-// sendBack sends a response. When the connection its request came on is gone,
-// another is opened to where that came from, at the port of sent-by, and
-// nowhere else (RFC 3261 §18.2.2).
-func (w *worker) sendBack(to way, b []byte) {
-	if !w.send(to, b, 0) && to.conn != nil {
-		w.hop.streams.to(to.to, to.on).send(b, 0)
-	}
-}
-
 // send writes b and reports whether the transport took it. id names the client
-// transaction to tell when it turns out later that it did not go.
+// transaction to tell when it turns out later that it did not go. When the
+// stream is gone, another is opened: a response then goes to where its request
+// came from, at the port of sent-by, and nowhere else (RFC 3261 §18.2.2).
 func (w *worker) send(to way, b []byte, id uint64) bool {
-	if to.conn != nil {
-		return to.conn.send(b, id)
+	if to.conn == nil {
+		return to.on.write(b, to.to) == nil
 	}
-	return to.on.write(b, to.to) == nil
+	return to.conn.send(b, id) || w.hop.streams.to(to.to, to.on).send(b, id)
 }
 
 func (w *worker) trunkOf(p *packet, r *routing) string {
