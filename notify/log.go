@@ -157,7 +157,7 @@ func (m *mouth) waiting() int {
 
 // gather is how long an event waits for others to share its wave: a wave costs
 // more than the events in it.
-const gather = 5 * time.Millisecond
+const gather = 10 * time.Millisecond
 
 // errorPause is the wait after a wave that failed.
 const errorPause = 250 * time.Millisecond

@@ -78,7 +78,12 @@ func (p Proto) String() string {
 }
 
 // via is the transport's name in a Via header field.
-func (p Proto) via() string { return strings.ToUpper(p.String()) }
+func (p Proto) via() string {
+	if p == TCP {
+		return "TCP"
+	}
+	return "UDP"
+}
 
 // An Addr is a transport and a socket address, written udp://192.0.2.1:5060.
 type Addr struct {
