@@ -187,7 +187,7 @@ func texts(w *worker, m *message) (uris []string, fault bool) {
 // FuzzToken: no text but what was sealed opens, and none panics.
 func FuzzToken(f *testing.F) {
 	s := newSealer(testKey)
-	f.Add(string(s.seal(nil, token{use: inRoute, flow: flow{UDP, 5060, barePhone, 7}})))
+	f.Add(string(s.seal(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, barePhone, 7}})))
 	f.Add(string(s.seal(nil, token{use: inPath, text: "101@pbx.example"})))
 	f.Add("AXI")
 	f.Fuzz(func(t *testing.T, text string) {

@@ -76,6 +76,7 @@ type hostPort struct {
 // A listener is one address we are reached at.
 type listener struct {
 	hop    *Hop
+	nth    uint8 // place among the listeners
 	proto  Proto
 	addr   netip.AddrPort // as bound
 	sentBy string         // host:port in our Via
@@ -161,7 +162,7 @@ func Listen(cfg Config) (*Hop, error) {
 }
 
 func (h *Hop) listen(a Addr) (*listener, error) {
-	l := &listener{hop: h, proto: a.Proto}
+	l := &listener{hop: h, nth: uint8(len(h.listeners)), proto: a.Proto}
 	switch a.Proto {
 	case UDP:
 		c, err := h.cfg.Net.ListenPacket(a.AddrPort)
@@ -386,14 +387,26 @@ func (l *listener) reaches(ip netip.Addr) bool {
 	return own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
 }
 
-// udpListener is the listener that a token names by its port.
-func (h *Hop) udpListener(port uint16, peer netip.AddrPort, came *listener) *listener {
+// udpListener is the listener that a flow names: by its place and port or,
+// where the configuration has changed, by its port.
+func (h *Hop) udpListener(fl flow, came *listener) *listener {
+	ip := fl.peer.Addr()
+	var found *listener
 	for _, l := range h.listeners {
-		if l.proto == UDP && l.addr.Port() == port && l.reaches(peer.Addr()) {
+		if l.proto != UDP || l.addr.Port() != fl.port || !l.reaches(ip) {
+			continue
+		}
+		if l.nth == fl.nth {
 			return l
 		}
+		if found == nil {
+			found = l
+		}
 	}
-	return h.listenerFor(UDP, peer.Addr(), came)
+	if found != nil {
+		return found
+	}
+	return h.listenerFor(UDP, ip, came)
 }
 
 // addrPort is the address in a net.Addr, IPv4 as IPv4.

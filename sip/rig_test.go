@@ -153,6 +153,7 @@ type peer struct {
 	addr  netip.AddrPort
 	proto string // as in a Via
 	hop   netip.AddrPort
+	from  netip.AddrPort // where the last message came from, over UDP
 
 	next  func() (text, bool) // what has arrived, if anything
 	write func(b []byte)
@@ -175,7 +176,8 @@ func (s *scene) udp(at netip.AddrPort) *peer {
 	}
 	p := s.add(&peer{addr: at, proto: "UDP", hop: hopAt})
 	p.next = func() (text, bool) {
-		b, _, ok := c.TryRead()
+		b, from, ok := c.TryRead()
+		p.from = from
 		return text(b), ok
 	}
 	p.write = func(b []byte) { c.WriteToUDPAddrPort(b, p.hop) }

@@ -212,7 +212,7 @@ func (w *worker) overFlow(p *packet, r routing, uri *msg.Uri) (routing, *fault) 
 	r.peer = fl.peer
 	switch fl.proto {
 	case UDP:
-		r.to = way{on: w.hop.udpListener(fl.port, fl.peer, p.on), to: fl.peer}
+		r.to = way{on: w.hop.udpListener(fl, p.on), to: fl.peer}
 		if r.to.on == nil {
 			return r, noTransport
 		}
@@ -257,7 +257,7 @@ func (w *worker) flowOf(p *packet) flow {
 	if !direct || p.conn == nil && !symmetric {
 		return flow{}
 	}
-	fl := flow{proto: p.on.proto, port: p.on.addr.Port(), peer: p.peer}
+	fl := flow{proto: p.on.proto, nth: p.on.nth, port: p.on.addr.Port(), peer: p.peer}
 	if p.conn != nil {
 		fl.conn = p.conn.id
 	}

@@ -242,6 +242,41 @@ func TestACallBothWays(t *testing.T) { // rows 13, 16, 37; RFC 5658
 	}
 }
 
+func TestAHopWithTwoAddresses(t *testing.T) { // rows 16, 32, 37; RFC 5658
+	for _, tt := range []struct{ name, outside, phone string }{
+		{"another port", "192.0.2.1:5080", "192.0.2.102:5062"},
+		{"the same port", "203.0.113.1:5060", "203.0.113.102:5062"},
+		{"IPv6 outside", "[2001:db8::1]:5060", "[2001:db8::102]:5062"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			outside := netip.MustParseAddrPort(tt.outside)
+			play(t, func(s *scene) {
+				phone := s.udp(netip.MustParseAddrPort(tt.phone))
+				phone.hop = outside
+				c := phone.calls(s.pbx)
+				s.pbx.sends(s.pbx.back(c.invite, "INFO"))
+				phone.replies(phone.gets("from the PBX", "INFO"), "200 OK")
+				equal(t, "by the address the phone knows", phone.from.String(), tt.outside)
+				s.pbx.gets("answer", "SIP/2.0 200")
+				phone.sends(phone.within(c.ok, "BYE"))
+				s.pbx.replies(s.pbx.gets("the phone hangs up", "BYE"), "200 OK")
+				phone.gets("answer", "SIP/2.0 200")
+
+				phone.sends(phone.request("REGISTER", "sip:pbx.example"))
+				register := s.pbx.gets("sent on", "REGISTER")
+				s.pbx.replies(register, "200 OK")
+				phone.gets("answer", "SIP/2.0 200")
+				s.pbx.sends(s.pbx.request("MESSAGE", bracketed(phone.contact()), "Route: "+register.one("Path")))
+				phone.replies(phone.gets("by Path", "MESSAGE"), "200 OK")
+				equal(t, "by the address the phone knows", phone.from.String(), tt.outside)
+				s.pbx.gets("answer", "SIP/2.0 200")
+			}, func(c *sip.Config) {
+				c.Listen = append(c.Listen, sip.Addr{Proto: sip.UDP, AddrPort: outside})
+			})
+		})
+	}
+}
+
 func TestAPhoneBehindANATIsReachedWhereItSendsFrom(t *testing.T) { // RFC 5626 §5.3, row 37
 	play(t, func(s *scene) {
 		nat := s.udp(netip.MustParseAddrPort("198.51.100.7:31000"))

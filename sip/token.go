@@ -17,8 +17,8 @@ import (
 //
 // On the wire, before base64url:
 //
-//	version | use | proto | local port | peer port | peer address | connection | text | mac
-//	      1 |   1 |     1 |          2 |         2 |      4 or 16 |          4 |  ... |   8
+//	version | use | proto | listener | local port | peer port | peer address | connection | text | mac
+//	      1 |   1 |     1 |        1 |          2 |         2 |      4 or 16 |          4 |  ... |   8
 type token struct {
 	flow flow
 	use  use
@@ -39,7 +39,8 @@ const (
 // for a stream, on which connection. The zero flow is none: the URI decides.
 type flow struct {
 	proto Proto
-	port  uint16 // the local listener's
+	nth   uint8  // the listener's place among ours
+	port  uint16 // the listener's
 	peer  netip.AddrPort
 	conn  uint32 // number of the connection
 }
@@ -48,6 +49,9 @@ const (
 	tokenVersion = 1
 	macLen       = 8
 )
+
+// encoding is strict: a token has one text only.
+var encoding = base64.RawURLEncoding.Strict()
 
 // A sealer makes and opens tokens. It belongs to one worker.
 type sealer struct {
@@ -72,7 +76,7 @@ func (s *sealer) sign(n int, parts ...[]byte) []byte {
 
 // seal appends the token's text to dst.
 func (s *sealer) seal(dst []byte, t token) []byte {
-	b := append(s.buf[:0], tokenVersion, byte(t.use), byte(t.flow.proto))
+	b := append(s.buf[:0], tokenVersion, byte(t.use), byte(t.flow.proto), t.flow.nth)
 	b = binary.BigEndian.AppendUint16(b, t.flow.port)
 	b = binary.BigEndian.AppendUint16(b, t.flow.peer.Port())
 	ip := t.flow.peer.Addr()
@@ -90,14 +94,14 @@ func (s *sealer) seal(dst []byte, t token) []byte {
 	b = append(b, t.text...)
 	b = append(b, s.sign(macLen, b)...)
 	s.buf = b
-	return base64.RawURLEncoding.AppendEncode(dst, b)
+	return encoding.AppendEncode(dst, b)
 }
 
 // open reads a token for that use, and reports whether it is one of ours.
 func (s *sealer) open(text string, u use) (t token, ok bool) {
-	b, err := base64.RawURLEncoding.AppendDecode(s.buf[:0], []byte(text))
+	b, err := encoding.AppendDecode(s.buf[:0], []byte(text))
 	s.buf = b[:0]
-	if err != nil || len(b) < 12+macLen {
+	if err != nil || len(b) < 13+macLen {
 		return token{}, false
 	}
 	b, mac := b[:len(b)-macLen], b[len(b)-macLen:]
@@ -109,9 +113,10 @@ func (s *sealer) open(text string, u use) (t token, ok bool) {
 	}
 	t.use = u
 	t.flow.proto = Proto(b[2])
-	t.flow.port = binary.BigEndian.Uint16(b[3:])
-	port, n := binary.BigEndian.Uint16(b[5:]), int(b[7])
-	if b = b[8:]; len(b) < n+4 {
+	t.flow.nth = b[3]
+	t.flow.port = binary.BigEndian.Uint16(b[4:])
+	port, n := binary.BigEndian.Uint16(b[6:]), int(b[8])
+	if b = b[9:]; len(b) < n+4 {
 		return token{}, false
 	}
 	if ip, found := netip.AddrFromSlice(b[:n]); found {

@@ -13,8 +13,8 @@ func TestTokensOpenAsTheyWereSealed(t *testing.T) {
 	s := newSealer(testKey)
 	for _, tok := range []token{
 		{use: inRoute},
-		{use: inRoute, flow: flow{UDP, 5060, netip.MustParseAddrPort("192.0.2.1:65535"), 0}},
-		{use: inPath, flow: flow{TCP, 1, netip.MustParseAddrPort("[2001:db8::1]:1"), 1<<32 - 1}, text: "101@pbx.example"},
+		{use: inRoute, flow: flow{UDP, 7, 5060, netip.MustParseAddrPort("192.0.2.1:65535"), 0}},
+		{use: inPath, flow: flow{TCP, 255, 1, netip.MustParseAddrPort("[2001:db8::1]:1"), 1<<32 - 1}, text: "101@pbx.example"},
 		{use: inContact, text: "101@pbx.example sip:101@10.0.0.5;transport=udp"},
 	} {
 		text := string(s.seal(nil, tok))
