@@ -207,3 +207,38 @@ func TestAPortInUse(t *testing.T) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
+
+func TestWhatCannotBeListenedTo(t *testing.T) {
+	udp, tcp := sip.Addr{Proto: sip.UDP, AddrPort: loopback}, sip.Addr{Proto: sip.TCP, AddrPort: loopback}
+	pbx := netip.MustParseAddrPort("127.0.0.1:5070")
+	for _, tt := range []struct {
+		name string
+		cfg  sip.Config
+		want string
+	}{
+		{"no key", sip.Config{Listen: []sip.Addr{udp}, PBX: []sip.Addr{udp}, Key: []byte("short")}, "sip: the key has fewer than 32 bytes"},
+		{"no listener", sip.Config{PBX: []sip.Addr{udp}, Key: key}, "sip: a listener and a PBX are needed"},
+		{"no PBX", sip.Config{Listen: []sip.Addr{udp}, Key: key}, "sip: a listener and a PBX are needed"},
+		{
+			"a PBX over TCP and no TCP", sip.Config{Listen: []sip.Addr{udp}, PBX: []sip.Addr{{Proto: sip.TCP, AddrPort: pbx}}, Key: key},
+			"sip: the PBX is tcp://127.0.0.1:5070, but nothing listens on tcp: it could not send us requests of its own",
+		},
+		{
+			"a PBX over IPv6 and no IPv6", sip.Config{Listen: []sip.Addr{udp, tcp}, PBX: []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("[2001:db8::1]:5060")}}, Key: key},
+			"sip: the PBX is udp://[2001:db8::1]:5060, but nothing listens on udp: it could not send us requests of its own",
+		},
+		{
+			"an address of others", sip.Config{Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.1:5060")}}, PBX: []sip.Addr{udp}, Key: key},
+			"cannot listen on udp://192.0.2.1:5060: listen udp4 192.0.2.1:5060: bind: cannot assign requested address",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			hop, err := sip.Listen(tt.cfg)
+			if err == nil {
+				hop.Close()
+				t.Fatal("it listens")
+			}
+			equal(t, "error", err.Error(), tt.want)
+		})
+	}
+}

@@ -371,3 +371,17 @@ func TestAPBXThatChangesConnectionsIsFollowed(t *testing.T) { // RFC 3261 §18: 
 		}
 	}, pbxOverTCP)
 }
+
+func TestOverTCPThePBXIsToldByItsAddress(t *testing.T) { // DESIGN §4.2, §6
+	play(t, func(s *scene) {
+		own := s.tcp(pbxAt.Addr()) // from whatever port
+		own.sends(own.request("MESSAGE", "sip:101@192.0.2.101:5062"))
+		s.phone.replies(s.phone.gets("from the PBX side", "MESSAGE"), "200 OK")
+		own.gets("answer", "SIP/2.0 200")
+		phone := s.tcp(otherAt.Addr())
+		phone.sends(phone.request("MESSAGE", "sip:101@192.0.2.101:5062"))
+		s.pbx.replies(s.pbx.gets("from the edge side", "MESSAGE"), "404 Not Found")
+		phone.gets("answer", "SIP/2.0 404")
+		s.quiet("a phone chooses nobody")
+	}, pbxOverTCP)
+}
