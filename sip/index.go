@@ -103,6 +103,19 @@ func (m *message) first(n name) *field { return m.next(n, 0) }
 func (m *message) has(n name) bool     { return m.first(n) != nil }
 func (m *message) answerable() bool    { return m.request() && m.via.ok && !m.is("ACK") }
 
+// hasNextVia reports whether a Via stands behind the topmost.
+func (m *message) hasNextVia() bool {
+	vias := 0
+	for i := range m.fields {
+		if f := &m.fields[i]; f.name == hVia {
+			if vias++; vias > 1 || m.via.value.to < f.value.to {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // wrong notes a fault; the first one found is the one that is told.
 func (m *message) wrong(f *fault) {
 	if m.fault == nil {

@@ -251,8 +251,7 @@ func (w *worker) over(p *packet, r routing, a Addr) (routing, *fault) {
 // peer is the client itself, and hears where it sends from.
 func (w *worker) flowOf(p *packet) flow {
 	m := &p.msg
-	f := m.first(hVia)
-	direct := m.via.value.to == f.value.to && w.countVias(m) == 1
+	direct := !m.hasNextVia()
 	symmetric := m.via.hasRport || sentBy(m) == p.peer
 	if !direct || p.conn == nil && !symmetric {
 		return flow{}
@@ -262,15 +261,6 @@ func (w *worker) flowOf(p *packet) flow {
 		fl.conn = p.conn.id
 	}
 	return fl
-}
-
-func (w *worker) countVias(m *message) (n int) {
-	for i := range m.fields {
-		if m.fields[i].name == hVia {
-			n++
-		}
-	}
-	return n
 }
 
 // sentBy is the address in the topmost Via; invalid if it is a name.
