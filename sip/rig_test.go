@@ -43,7 +43,7 @@ type scene struct {
 	stop  func()
 
 	phone, pbx *peer
-	probing    bool // there is always a transaction under way
+	pbxs       []*peer // all of them; several are asked with OPTIONS all the time
 
 	again func() // starts a new hop of the same configuration
 }
@@ -75,16 +75,18 @@ func begin(t *testing.T, changes ...func(*sip.Config)) *scene {
 	for _, change := range changes {
 		change(&cfg)
 	}
-	s.probing = len(cfg.PBX) > 1
-	s.raise(cfg)
 	s.phone = s.udp(phoneAt)
 	s.phone.name = "phone"
-	if p := cfg.PBX[0]; p.Proto == sip.TCP {
-		s.pbx = s.tcpListener(p.AddrPort)
-	} else {
-		s.pbx = s.udp(p.AddrPort)
+	for _, p := range cfg.PBX {
+		open := s.udp
+		if p.Proto == sip.TCP {
+			open = s.tcpListener
+		}
+		s.pbxs = append(s.pbxs, open(p.AddrPort))
 	}
+	s.pbx = s.pbxs[0]
 	s.pbx.name = "pbx"
+	s.raise(cfg)
 	return s
 }
 
@@ -109,11 +111,11 @@ func (s *scene) raise(cfg sip.Config) {
 func (s *scene) rests() {
 	s.t.Helper()
 	s.after(5 * time.Minute)
-	if n := s.hop.Stats().Transactions; n != 0 && !s.probing {
+	if n := s.hop.Stats().Transactions; n != 0 && len(s.pbxs) == 1 {
 		s.t.Errorf("%d transactions are counted as under way at the end", n)
 	}
 	s.stop()
-	if n := s.hop.Held(); n != 0 && !s.probing {
+	if n := s.hop.Held(); n != 0 && len(s.pbxs) == 1 {
 		s.t.Errorf("%d transactions and timers are left at the end", n)
 	}
 	if n := s.hop.Stats().Panics; n != 0 {

@@ -416,7 +416,7 @@ func TestWhoIsThePBXSide(t *testing.T) { // DESIGN §4.2: sip.pbx and sip.pbx_so
 func TestTheFirstPBXThatAnswers(t *testing.T) { // a PBX that does not answer OPTIONS gets no calls
 	secondAt := netip.MustParseAddrPort("192.0.2.12:5060")
 	play(t, func(s *scene) {
-		second := s.udp(secondAt)
+		second := s.pbxs[1]
 		probed := func(p *peer, status string) {
 			t.Helper()
 			options := p.gets("a probe", "OPTIONS sip:"+p.addr.String())
