@@ -9,10 +9,10 @@
 //
 // # Order and waiting
 //
-// A message goes to the worker that its Call-ID hashes to; a worker is one
-// goroutine that owns its transactions and timers, so the messages of a call
-// keep their order. Nothing on the way of a message waits for a lock, a disk or
-// a peer: a full queue drops and counts.
+// A message goes to the worker that its Call-ID hashes to; a worker owns its
+// transactions and timers and does one thing at a time, so the messages of a
+// call keep their order. Nothing on the way of a message waits for a disk, a
+// peer or another call: a full queue drops and counts.
 //
 // # Memory
 //

@@ -377,7 +377,7 @@ func (s *stream) read(c net.Conn, accepted bool) {
 			}
 			p := newPacket(rest[:whole])
 			p.on, p.conn, p.peer, p.at, p.last = s.on, s, s.peer, at, !sane
-			h.dispatch(p, true)
+			h.dispatch(p, false)
 			if !sane {
 				<-s.done // the worker answers and ends the stream
 				return

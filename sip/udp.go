@@ -51,6 +51,7 @@ func isInUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
 func (h *Hop) readPackets(ctx context.Context, l *listener) {
 	buf := make([]byte, maxMessage+1)
 	for {
+		before := h.now()
 		n, peer, err := l.packet.ReadFromUDPAddrPort(buf)
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
@@ -72,13 +73,21 @@ func (h *Hop) readPackets(ctx context.Context, l *listener) {
 		}
 		p := newPacket(b)
 		p.on, p.peer, p.at = l, unmapped(peer), h.now()
-		h.dispatch(p, false)
+		h.dispatch(p, p.at-before > idleRead)
 	}
 }
 
+// idleRead is how long a read takes that found the socket empty and waited.
+const idleRead = instant(10 * time.Microsecond)
+
 // dispatch indexes p and hands it to the worker its Call-ID hashes to. A
 // datagram for a full queue is dropped; a stream waits.
-func (h *Hop) dispatch(p *packet, stream bool) {
+//
+// alone says that nothing came in right before p: then the worker may do it at
+// once, on this goroutine. Messages that come thick and fast are queued, so
+// that several workers share them.
+func (h *Hop) dispatch(p *packet, alone bool) {
+	stream := p.conn != nil
 	if !p.msg.index(p.buf, stream) {
 		h.stats.malformed.Add(1)
 		p.done()
@@ -92,16 +101,17 @@ func (h *Hop) dispatch(p *packet, stream bool) {
 		p.done()
 		return
 	}
-	select {
-	case w.in <- input{packet: p}:
+	in := input{packet: p}
+	if alone && w.atOnce(in) || w.queue(in) {
 		return
-	default:
 	}
 	if stream {
+		w.waiting.Add(1)
 		select {
-		case w.in <- input{packet: p}: // the sender can be made to wait
+		case w.in <- in: // the sender can be made to wait
 			return
 		case <-p.conn.done:
+			w.waiting.Add(-1)
 		}
 	}
 	h.stats.dropped.Add(1)
@@ -155,9 +165,7 @@ func (h *Hop) failed(id uint64) {
 	if id == 0 {
 		return
 	}
-	select {
-	case h.workers[id%uint64(len(h.workers))].in <- input{failed: id}:
-	default:
+	if !h.workers[id%uint64(len(h.workers))].queue(input{failed: id}) {
 		h.stats.dropped.Add(1) // Timers B and F will tell
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bellhop/dialog"
@@ -15,15 +16,23 @@ import (
 	msg "github.com/emiago/sipgo/sip"
 )
 
-// queue is how many messages may wait for a worker.
-const queue = 4096
+// maxQueue is how many messages may wait for a worker.
+const maxQueue = 4096
 
-// A worker owns the transactions of the calls whose Call-ID hashes to it. All
-// its state belongs to the goroutine of run.
+// A worker owns the transactions of the calls whose Call-ID hashes to it, and
+// does one thing at a time.
+//
+// What waits in its queue the goroutine of run does. To wake it costs as much
+// as to forward a message: so a reader that finds neither work before its
+// message nor behind it has the worker do it at once (see [worker.atOnce]).
+// Whoever has the turn has all state below it.
 type worker struct {
-	hop   *Hop
-	index int
-	in    chan input
+	hop     *Hop
+	index   int
+	in      chan input
+	waiting atomic.Int32 // inputs that are queued or were taken out and not done
+
+	turn sync.Mutex // only run ever waits for it
 
 	servers map[string]*serverTx
 	clients map[uint64]*clientTx
@@ -91,7 +100,7 @@ func newWorker(h *Hop, index int) *worker {
 	w := &worker{
 		hop:     h,
 		index:   index,
-		in:      make(chan input, queue),
+		in:      make(chan input, maxQueue),
 		servers: map[string]*serverTx{},
 		clients: map[uint64]*clientTx{},
 		cancels: map[uint64]*clientTx{},
@@ -107,19 +116,51 @@ func (w *worker) now() instant { return w.hop.now() }
 // run handles messages and timers until ctx ends.
 func (w *worker) run(ctx context.Context) {
 	defer w.timer.Stop()
+	w.turn.Lock()
 	w.probe()
 	w.arm()
+	w.turn.Unlock()
 	for {
 		select {
 		case in := <-w.in:
+			w.turn.Lock()
 			w.handle(in)
+			w.arm()
+			w.turn.Unlock()
+			w.waiting.Add(-1)
 		case <-w.timer.C:
+			w.turn.Lock()
 			w.armed = 0
 			w.timers()
+			w.arm()
+			w.turn.Unlock()
 		case <-ctx.Done():
 			return
 		}
-		w.arm()
+	}
+}
+
+// atOnce does an input on the goroutine of the caller, and reports false if
+// the worker has other work. It never waits.
+func (w *worker) atOnce(in input) bool {
+	if w.waiting.Load() > 0 || !w.turn.TryLock() {
+		return false
+	}
+	defer w.turn.Unlock()
+	w.handle(in)
+	w.arm()
+	return true
+}
+
+// queue puts an input behind the others, and reports false if there is no room.
+func (w *worker) queue(in input) bool {
+	w.waiting.Add(1)
+	select {
+	case w.in <- in:
+		return true
+	default:
+		w.waiting.Add(-1)
+		return false
 	}
 }
 
