@@ -57,7 +57,7 @@ func (n *Notifier) deliver(ctx context.Context) error {
 	if err := n.recall(ctx, w.lanes); err != nil {
 		return err
 	}
-	first, err := n.fresh.begin(ctx, n.events)
+	first, err := n.fresh.look(ctx, n.events)
 	if err != nil {
 		return fmt.Errorf("read EVENTS: %w", err)
 	}

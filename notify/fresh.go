@@ -22,16 +22,25 @@ type fresh struct {
 	newest  uint64 // place of the last event that is known to be in the log
 }
 
-// begin learns how far the log goes, and returns where it begins.
-func (f *fresh) begin(ctx context.Context, events jetstream.Stream) (first uint64, err error) {
+// look learns how far the log goes, and returns where it begins.
+func (f *fresh) look(ctx context.Context, events jetstream.Stream) (first uint64, err error) {
 	info, err := events.Info(ctx)
 	if err != nil {
 		return 0, err
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.newest = max(f.newest, info.State.LastSeq)
+	f.mu.Unlock()
+	f.tell()
 	return info.State.FirstSeq, nil
+}
+
+// tell wakes who delivers.
+func (f *fresh) tell() {
+	select {
+	case f.news <- struct{}{}:
+	default:
+	}
 }
 
 // offer hands on events in the order of the log.
@@ -45,10 +54,7 @@ func (f *fresh) offer(said []entry) {
 	}
 	f.newest = max(f.newest, said[len(said)-1].seq)
 	f.mu.Unlock()
-	select {
-	case f.news <- struct{}{}:
-	default:
-	}
+	f.tell()
 }
 
 // take returns what was handed on since it was last called, and how far the

@@ -128,8 +128,9 @@ func (m *mouth) fill() []*dialog.Event {
 	return m.wave
 }
 
-// said takes what is in the log out of the wave, and returns it.
-func (m *mouth) said(results []written) (said []entry, failed error) {
+// said takes what is in the log out of the wave, and returns it. repeated says
+// that something was in the log already.
+func (m *mouth) said(results []written) (said []entry, repeated bool, failed error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var again []*dialog.Event
@@ -138,6 +139,7 @@ func (m *mouth) said(results []written) (said []entry, failed error) {
 		case err == nil:
 			said = append(said, entry{results[i].seq, e})
 		case err == errRepeated:
+			repeated = true
 		case errors.Is(err, nats.ErrMaxPayload): // will never fit
 			m.dropped++
 		default:
@@ -145,7 +147,7 @@ func (m *mouth) said(results []written) (said []entry, failed error) {
 		}
 	}
 	m.wave, m.failing = again, failed
-	return said, failed
+	return said, repeated, failed
 }
 
 // waiting is how many events are not in the log yet.
@@ -185,9 +187,15 @@ func (n *Notifier) speak(ctx context.Context) error {
 				return nil
 			}
 		}
-		said, err := n.mouth.said(w.write(last, n.messages(wave)))
+		said, repeated, err := n.mouth.said(w.write(last, n.messages(wave)))
 		n.stats.said.Add(uint64(len(said)))
 		n.fresh.offer(said)
+		for repeated && last.Err() == nil {
+			if _, err := n.fresh.look(last, n.events); err == nil {
+				break
+			}
+			pause(last, errorPause)
+		}
 		if err == nil {
 			continue
 		}
@@ -206,10 +214,7 @@ var never = nats.Header{jetstream.ExpectedLastSubjSeqHeader: {"0"}}
 func (n *Notifier) messages(wave []*dialog.Event) []*nats.Msg {
 	msgs := make([]*nats.Msg, len(wave))
 	for i, e := range wave {
-		body, err := json.Marshal(e)
-		if err != nil {
-			panic(err) // no event has what JSON cannot say
-		}
+		body := appendEvent(make([]byte, 0, 1024), e)
 		if bytes.Contains(body, []byte(`\ufffd`)) {
 			// What was no UTF-8 is read from the log as this: it is delivered so at once.
 			*e = dialog.Event{}

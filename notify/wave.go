@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,7 +35,7 @@ type waver struct {
 	prefix string // of the subjects that acknowledgements come to
 
 	mu      sync.Mutex
-	wave    int       // number of the current one; what else answers comes too late
+	wave    int       // tells answers that come too late; the same while all are in time, for the server caches subjects
 	results []written // by place in the wave; errUnanswered until answered
 	left    int       // unanswered
 	done    chan struct{}
@@ -63,7 +64,6 @@ func (w *waver) close() { w.sub.Unsubscribe() }
 // most.
 func (w *waver) write(ctx context.Context, msgs []*nats.Msg) []written {
 	w.mu.Lock()
-	w.wave++
 	w.left = len(msgs)
 	w.results = make([]written, len(msgs))
 	for i := range w.results {
@@ -91,7 +91,9 @@ func (w *waver) write(ctx context.Context, msgs []*nats.Msg) []written {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.wave++ // no answer is taken from here on
+	if w.left > 0 {
+		w.wave++ // what answers from here on is too late
+	}
 	return w.results
 }
 
@@ -127,6 +129,13 @@ func (w *waver) settled(i int, r written) {
 
 // answerOf reads a stream's answer to a publish.
 func answerOf(m *nats.Msg) written {
+	// The usual one as the server writes it: {"stream":"EVENTS","seq":7}
+	if rest, ok := bytes.CutPrefix(m.Data, []byte(`{"stream":`)); ok {
+		_, rest, _ = bytes.Cut(rest, []byte(`"seq":`))
+		if seq, err := strconv.ParseUint(string(bytes.TrimRight(rest, "} ")), 10, 64); err == nil {
+			return written{seq: seq}
+		}
+	}
 	var ack struct {
 		Error  *jetstream.APIError `json:"error"`
 		Stream string              `json:"stream"`

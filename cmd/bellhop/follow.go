@@ -12,17 +12,22 @@ import (
 // at 10,000 messages a second.
 const watched = 1 << 14
 
+// company is how long a message waits for others, so that the tracker is not
+// woken for each.
+const company = 2 * time.Millisecond
+
 // A follower owns the tracker: it shows it what the hop saw, and passes on what
 // that means.
 type follower struct {
 	tracker *dialog.Tracker
 	watch   <-chan dialog.Message // the hop writes, and never waits
 	say     func([]dialog.Event)
+	prompt  bool        // messages do not wait for company
 	ask     chan func() // run between two messages
 }
 
-func newFollower(t *dialog.Tracker, watch <-chan dialog.Message, say func([]dialog.Event)) *follower {
-	return &follower{tracker: t, watch: watch, say: say, ask: make(chan func())}
+func newFollower(t *dialog.Tracker, watch <-chan dialog.Message, say func([]dialog.Event), prompt bool) *follower {
+	return &follower{tracker: t, watch: watch, say: say, prompt: prompt, ask: make(chan func())}
 }
 
 // run follows calls until ctx ends, and what the hop saw until then.
@@ -40,6 +45,9 @@ func (f *follower) run(ctx context.Context) {
 		}
 		select {
 		case m := <-f.watch:
+			if !f.prompt {
+				time.Sleep(company)
+			}
 			f.tell(f.tracker.Observe(m))
 			f.catchUp()
 		case <-timer.C:

@@ -226,7 +226,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		hop.Close()
 		return nil, err
 	}
-	f := newFollower(dialog.New(tracking(cfg)), watch, n.Say)
+	f := newFollower(dialog.New(tracking(cfg)), watch, n.Say, w.prompt)
 	return &rooms{hop: hop, follower: f, notifier: n, log: log}, nil
 }
 

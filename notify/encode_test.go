@@ -1,0 +1,68 @@
+package notify
+
+import (
+	"encoding/json"
+	"reflect"
+	"testing"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// TestAppendEvent: what the log keeps is what encoding/json would write, for
+// an event with nothing in it, with everything, and with each field alone: a
+// field that is added must be added here too.
+func TestAppendEvent(t *testing.T) {
+	check := func(name string, e dialog.Event) {
+		t.Helper()
+		want, err := json.Marshal(&e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := appendEvent(nil, &e); string(got) != string(want) {
+			t.Errorf("%s:\ngot  %s\nwant %s", name, got, want)
+		}
+	}
+	check("nothing", dialog.Event{})
+	var all dialog.Event
+	typ := reflect.TypeFor[dialog.Event]()
+	for i := range typ.NumField() {
+		var one dialog.Event
+		fill(t, typ.Field(i).Name, reflect.ValueOf(&one).Elem().Field(i))
+		check(typ.Field(i).Name, one)
+		fill(t, typ.Field(i).Name, reflect.ValueOf(&all).Elem().Field(i))
+	}
+	check("everything", all)
+	for _, text := range []string{`"quoted" \ <b> & 'x'`, "Zoë 张", "\xff\xfe", "a\x00\r\n\u2028\x7f", "\ufffd"} {
+		check(text, dialog.Event{CallerName: text, ID: text})
+	}
+}
+
+// fill gives a field a value that is not its zero.
+func fill(t *testing.T, name string, v reflect.Value) {
+	t.Helper()
+	yes := true
+	switch v.Interface().(type) {
+	case time.Time:
+		v.Set(reflect.ValueOf(time.Date(2026, 3, 4, 5, 6, 7, 890123000, time.FixedZone("", 3600))))
+	case *bool:
+		v.Set(reflect.ValueOf(&yes))
+	case dialog.Extension:
+		v.Set(reflect.ValueOf(dialog.Extension{User: "101", Domain: "pbx.example"}))
+	case *dialog.Extension:
+		v.Set(reflect.ValueOf(&dialog.Extension{User: "102"}))
+	case [][2]string:
+		v.Set(reflect.ValueOf([][2]string{{"X-One", "<1>"}, {"X-Two", "2"}}))
+	default:
+		switch v.Kind() {
+		case reflect.String:
+			v.SetString(name + " value")
+		case reflect.Int, reflect.Int64:
+			v.SetInt(42)
+		case reflect.Bool:
+			v.SetBool(true)
+		default:
+			t.Fatalf("no value for a field of type %s", v.Type())
+		}
+	}
+}
