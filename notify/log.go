@@ -157,9 +157,9 @@ func (m *mouth) waiting() int {
 	return len(m.unsaid) + len(m.wave)
 }
 
-// gather is how long an event waits for others to share its wave: a wave costs
-// more than the events in it.
-const gather = 10 * time.Millisecond
+// gather is the least time between two waves: a wave costs more than the events
+// in it, so under load they share one. After a quiet moment none has to wait.
+const gather = 40 * time.Millisecond
 
 // errorPause is the wait after a wave that failed.
 const errorPause = 250 * time.Millisecond
@@ -174,13 +174,14 @@ func (n *Notifier) speak(ctx context.Context) error {
 	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(2*time.Second, cancel) })()
+	var written time.Time // when the last wave was
 	for {
 		wave := n.mouth.fill()
 		if len(wave) == 0 {
 			select {
 			case <-n.mouth.some:
 				if !n.config.Prompt {
-					pause(ctx, gather)
+					pause(ctx, time.Until(written.Add(gather)))
 				}
 				continue
 			case <-ctx.Done():
@@ -188,6 +189,7 @@ func (n *Notifier) speak(ctx context.Context) error {
 			}
 		}
 		said, repeated, err := n.mouth.said(w.write(last, n.messages(wave)))
+		written = time.Now()
 		n.stats.said.Add(uint64(len(said)))
 		n.fresh.offer(said)
 		for repeated && last.Err() == nil {

@@ -67,7 +67,7 @@ type Config struct {
 	Log     *slog.Logger // nil: slog.Default()
 
 	// Prompt has each event written at once, and not together with those of the
-	// next few milliseconds, which is cheaper.
+	// next 40 ms, as is cheaper when many come.
 	Prompt bool
 
 	// Transport makes the HTTP requests instead of the network, and without
