@@ -3,6 +3,7 @@ package dialog
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"time"
 )
 
@@ -309,7 +310,8 @@ func (t *Tracker) expire(l *leg, at time.Time) {
 	case talking:
 		t.end(l, at, outcome{status: Unknown, by: BySystem})
 	case over:
-		if p := l.party; p != nil && p.first == l && !p.over {
+		others := func(o *leg) bool { return o != l && o.party == l.party }
+		if p := l.party; p != nil && p.first == l && !p.over && slices.ContainsFunc(l.call.legs, others) {
 			l.ended = at // what names a party is remembered as long as it is
 			return
 		}
