@@ -435,6 +435,8 @@ func withoutMaddr(uri string, port int) string {
 func parseURI(s string, u *msg.Uri) *fault {
 	scheme, _, found := strings.Cut(s, ":")
 	switch {
+	case strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '\x7f' || r == '<' || r == '>' || r == '"' }):
+		return badURI // where it may come to stand, as a Request-URI, it would be cut apart
 	case !found || !isToken([]byte(scheme)):
 		return badURI
 	case !strings.EqualFold(scheme, "sip") && !strings.EqualFold(scheme, "sips") && !strings.EqualFold(scheme, "tel"):
