@@ -111,10 +111,14 @@ func (w *witness) hear(events []Event) {
 		}
 		p := w.parties[e.Party]
 		if e.Seq == 1 && w.seq[e.Call] > 0 {
-			for _, p := range w.parties {
-				if p.call == e.Call && !p.over {
+			for id, p := range w.parties {
+				if p.call != e.Call {
+					continue
+				}
+				if !p.over {
 					w.t.Fatalf("call %s begins anew with a party that is not over", e.Call)
 				}
+				delete(w.parties, id) // forgotten with its call; the clock may have been set back since
 			}
 			w.seq[e.Call] = 0
 		}
