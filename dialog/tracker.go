@@ -136,6 +136,7 @@ func (t *Tracker) Configure(c Config) {
 func (t *Tracker) Observe(m Message) []Event {
 	m.At = m.At.Truncate(time.Microsecond)
 	t.said = nil
+	t.expireDue(m.At) // a limit that passed came before the message
 	switch m.Method {
 	case "REGISTER":
 		t.names.learn(&m)
@@ -349,6 +350,12 @@ func (t *Tracker) Next() (time.Time, bool) {
 // Advance does what is due at now, and returns what it means to the world.
 func (t *Tracker) Advance(now time.Time) []Event {
 	t.said = nil
+	t.expireDue(now)
+	return t.said
+}
+
+// expireDue does what is due at now.
+func (t *Tracker) expireDue(now time.Time) {
 	for len(t.due) > 0 && !t.due[0].due.After(now) {
 		c := t.due[0]
 		t.advance(c, now)
@@ -356,7 +363,6 @@ func (t *Tracker) Advance(now time.Time) []Event {
 			t.schedule(c)
 		}
 	}
-	return t.said
 }
 
 // advance does what is due in a call, the earliest first, and forgets its legs
