@@ -140,7 +140,7 @@ func (t *Tracker) Observe(m Message) []Event {
 	switch m.Method {
 	case "REGISTER":
 		t.names.learn(&m)
-		return nil
+		return t.said
 	case "MESSAGE":
 		t.message(&m)
 		return t.said
