@@ -22,8 +22,7 @@ func (machine) ListenPacket(addr netip.AddrPort) (PacketConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	tuneUDP(c, receiveBuffer)
-	return c, nil
+	return newPacketConn(c)
 }
 
 func (machine) Listen(addr netip.AddrPort) (net.Listener, error) {
@@ -49,43 +48,60 @@ func isInUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
 
 // readPackets hands each datagram to its worker until the socket is closed.
 func (h *Hop) readPackets(ctx context.Context, l *listener) {
+	for {
+		err := receive(l.packet, func(b []byte, from netip.AddrPort, alone bool) {
+			for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
+				b = b[2:] // RFC 3261 §7.5
+			}
+			if len(b) < 16 {
+				return // a keep-alive
+			}
+			p := newPacket(b)
+			p.on, p.peer, p.at = l, unmapped(from), h.now()
+			h.dispatch(p, alone)
+		})
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// An ICMP error of something sent earlier, or a passing shortage:
+		// the socket lives on.
+		if !h.sendErrors(l) {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// A receiver is a PacketConn that has a quicker way to receive.
+type receiver interface {
+	receive(take func(b []byte, from netip.AddrPort, alone bool)) error
+}
+
+// receive shows take every datagram that comes, until the socket fails. The
+// bytes are good until take returns. alone says that few others wait behind it.
+func receive(c PacketConn, take func(b []byte, from netip.AddrPort, alone bool)) error {
+	if r, ok := c.(receiver); ok {
+		return r.receive(take)
+	}
 	buf := make([]byte, maxMessage+1)
 	for {
-		before := h.now()
-		n, peer, err := l.packet.ReadFromUDPAddrPort(buf)
+		before := time.Now()
+		n, from, err := c.ReadFromUDPAddrPort(buf)
 		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return
-			}
-			// An ICMP error of something sent earlier, or a passing shortage:
-			// the socket lives on.
-			if !h.sendErrors(l) {
-				time.Sleep(time.Millisecond)
-			}
-			continue
+			return err
 		}
-		b := buf[:n]
-		for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
-			b = b[2:] // RFC 3261 §7.5
-		}
-		if len(b) < 16 {
-			continue // a keep-alive
-		}
-		p := newPacket(b)
-		p.on, p.peer, p.at = l, unmapped(peer), h.now()
-		h.dispatch(p, p.at-before > idleRead)
+		take(buf[:n], from, time.Since(before) > idleRead)
 	}
 }
 
 // idleRead is how long a read takes that found the socket empty and waited.
-const idleRead = instant(10 * time.Microsecond)
+const idleRead = 10 * time.Microsecond
 
 // dispatch indexes p and hands it to the worker its Call-ID hashes to. A
 // datagram for a full queue is dropped; a stream waits.
 //
-// alone says that nothing came in right before p: then the worker may do it at
-// once, on this goroutine. Messages that come thick and fast are queued, so
-// that several workers share them.
+// alone says that there is no backlog: then the worker may do p at once, on
+// this goroutine. Messages that come thick and fast are queued, so that several
+// workers share them.
 func (h *Hop) dispatch(p *packet, alone bool) {
 	stream := p.conn != nil
 	if !p.msg.index(p.buf, stream) {

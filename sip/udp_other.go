@@ -4,7 +4,10 @@ package sip
 
 import "net"
 
-func tuneUDP(c *net.UDPConn, size int) { c.SetReadBuffer(size) }
+func newPacketConn(c *net.UDPConn) (PacketConn, error) {
+	c.SetReadBuffer(receiveBuffer)
+	return c, nil
+}
 
 // sendErrors has nothing to read here: a closed port shows by Timer B.
 func (h *Hop) sendErrors(*listener) bool { return false }
