@@ -63,6 +63,7 @@ type call struct {
 	began   time.Time // first INVITE
 	heard   time.Time // last message: time never runs backwards in a call
 	due     time.Time // earliest deadline of a leg
+	look    time.Time // when to see whether it is due: then, or earlier
 	place   int       // in the deadlines
 	legs    []*leg    // in order of their INVITEs
 	parties []*party  // in order of their dials

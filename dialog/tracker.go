@@ -144,6 +144,13 @@ func (t *Tracker) Observe(m Message) []Event {
 	case "MESSAGE":
 		t.message(&m)
 		return t.said
+	case "INVITE", "UPDATE":
+	case "CANCEL", "BYE":
+		if !m.Request() {
+			return t.said
+		}
+	default: // ACK above all: it changes no state
+		return t.said
 	}
 	c := t.find(&m)
 	switch {
@@ -158,11 +165,11 @@ func (t *Tracker) Observe(m Message) []Event {
 		} else {
 			t.lost(c, &m)
 		}
-	case m.Method == "CANCEL" && m.Request():
+	case m.Method == "CANCEL":
 		if l := c.leg(m.Src, &m); l != nil {
 			l.cancel(&m)
 		}
-	case m.Method == "BYE" && m.Request():
+	case m.Method == "BYE":
 		for _, l := range c.legs {
 			if l.inDialog(&m) {
 				t.bye(l, &m)
@@ -231,7 +238,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		return c
 	}
 	if c == nil {
-		c = &call{id: clone(m.CID), began: m.At, heard: m.At, due: m.At.Add(limit)}
+		c = &call{id: clone(m.CID), began: m.At, heard: m.At, due: m.At.Add(limit), look: m.At.Add(limit)}
 		if c.id == "" {
 			c.id = hash(m.CallID, m.FromTag)
 		}
@@ -338,13 +345,13 @@ func (c *call) known(m *Message) (again *leg, stale bool) {
 	return again, false
 }
 
-// Next returns the earliest time at which Advance has something to do; false
-// if there is none.
+// Next returns a time before which Advance has nothing to do; false if it has
+// nothing to do at all.
 func (t *Tracker) Next() (time.Time, bool) {
 	if len(t.due) == 0 {
 		return time.Time{}, false
 	}
-	return t.due[0].due, true
+	return t.due[0].look, true
 }
 
 // Advance does what is due at now, and returns what it means to the world.
@@ -356,11 +363,13 @@ func (t *Tracker) Advance(now time.Time) []Event {
 
 // expireDue does what is due at now.
 func (t *Tracker) expireDue(now time.Time) {
-	for len(t.due) > 0 && !t.due[0].due.After(now) {
+	for len(t.due) > 0 && !t.due[0].look.After(now) {
 		c := t.due[0]
 		t.advance(c, now)
 		if len(c.legs) > 0 {
 			t.schedule(c)
+			c.look = c.due
+			heap.Fix(&t.due, c.place)
 		}
 	}
 }
@@ -409,7 +418,8 @@ func (t *Tracker) drop(l *leg) {
 	}
 }
 
-// schedule notes when a call is due next.
+// schedule notes when a call is due next. Most of what happens puts that off:
+// then the call is only looked at too early.
 func (t *Tracker) schedule(c *call) {
 	talk := t.config.talk()
 	c.due = c.legs[0].deadline(talk)
@@ -418,14 +428,17 @@ func (t *Tracker) schedule(c *call) {
 			c.due = d
 		}
 	}
-	heap.Fix(&t.due, c.place)
+	if c.due.Before(c.look) {
+		c.look = c.due
+		heap.Fix(&t.due, c.place)
+	}
 }
 
-// deadlines is a heap of the calls by when they are due.
+// deadlines is a heap of the calls by when they are looked at.
 type deadlines []*call
 
 func (d deadlines) Len() int           { return len(d) }
-func (d deadlines) Less(i, j int) bool { return d[i].due.Before(d[j].due) }
+func (d deadlines) Less(i, j int) bool { return d[i].look.Before(d[j].look) }
 func (d deadlines) Swap(i, j int) {
 	d[i], d[j] = d[j], d[i]
 	d[i].place, d[j].place = i, j

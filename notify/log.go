@@ -175,6 +175,10 @@ func (n *Notifier) speak(ctx context.Context) error {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(2*time.Second, cancel) })()
 	var written time.Time // when the last wave was
+	sheet := make([]*nats.Msg, waveSize)
+	for i := range sheet {
+		sheet[i] = &nats.Msg{Header: never}
+	}
 	for {
 		wave := n.mouth.fill()
 		if len(wave) == 0 {
@@ -188,7 +192,7 @@ func (n *Notifier) speak(ctx context.Context) error {
 				return nil
 			}
 		}
-		said, repeated, err := n.mouth.said(w.write(last, n.messages(wave)))
+		said, repeated, err := n.mouth.said(w.write(last, n.messages(sheet, wave)))
 		written = time.Now()
 		n.stats.said.Add(uint64(len(said)))
 		n.fresh.offer(said)
@@ -213,10 +217,10 @@ func (n *Notifier) speak(ctx context.Context) error {
 // never is the header that has a stream refuse a second message of a subject.
 var never = nats.Header{jetstream.ExpectedLastSubjSeqHeader: {"0"}}
 
-func (n *Notifier) messages(wave []*dialog.Event) []*nats.Msg {
-	msgs := make([]*nats.Msg, len(wave))
+// messages writes a wave down, over what the sheet held.
+func (n *Notifier) messages(sheet []*nats.Msg, wave []*dialog.Event) []*nats.Msg {
 	for i, e := range wave {
-		body := appendEvent(make([]byte, 0, 1024), e)
+		body := appendEvent(sheet[i].Data[:0], e)
 		if bytes.Contains(body, []byte(`\ufffd`)) {
 			// What was no UTF-8 is read from the log as this: it is delivered so at once.
 			*e = dialog.Event{}
@@ -224,9 +228,9 @@ func (n *Notifier) messages(wave []*dialog.Event) []*nats.Msg {
 				panic(err) // it was just written
 			}
 		}
-		msgs[i] = &nats.Msg{Subject: eventSubject(e), Header: never, Data: body}
+		sheet[i].Subject, sheet[i].Data = eventSubject(e), body
 	}
-	return msgs
+	return sheet[:len(wave)]
 }
 
 // pause sleeps until d has passed or ctx ends.

@@ -106,7 +106,7 @@ func (c *clientTx) advance(now instant, m *message, p *packet) {
 		}
 	case c.invite && m.status < 300:
 		c.state = clientAccepted
-		c.request = nil
+		c.request = c.w.forget(c.request)
 		c.w.wheel.start(&c.timer, now+timerL)
 	case c.invite:
 		c.state = clientCompleted
@@ -124,7 +124,7 @@ func (c *clientTx) advance(now instant, m *message, p *packet) {
 		user.response(now, c, m, p)
 	}
 	if c.state == clientCompleted || c.state == clientGone {
-		c.request = nil
+		c.request = c.w.forget(c.request)
 	}
 }
 
@@ -201,5 +201,5 @@ func (c *clientTx) end() {
 	c.settled()
 	c.w.wheel.stop(&c.timer)
 	c.w.remove(c)
-	c.request, c.ack, c.user = nil, nil, nil
+	c.request, c.ack, c.user = c.w.forget(c.request), nil, nil
 }

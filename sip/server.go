@@ -64,7 +64,7 @@ func (s *serverTx) respond(now instant, status int, b []byte) {
 		s.keep(b)
 	case s.invite && status < 300:
 		s.state = serverAccepted
-		s.last = nil
+		s.last = s.w.forget(s.last)
 		s.w.wheel.start(&s.timer, now+timerL)
 	case s.invite:
 		s.state = serverCompleted
@@ -86,7 +86,7 @@ func (s *serverTx) respond(now instant, status int, b []byte) {
 	s.w.send(s.back, b, 0)
 }
 
-func (s *serverTx) keep(b []byte) { s.last = append(s.last[:0], b...) }
+func (s *serverTx) keep(b []byte) { s.last = s.w.keep(s.last, b) }
 
 // acknowledged takes the ACK of a final response other than 2xx and reports
 // whether the ACK was for this transaction: one of a 2xx is not.
@@ -94,7 +94,7 @@ func (s *serverTx) acknowledged(now instant) bool {
 	switch s.state {
 	case serverCompleted:
 		s.state = serverConfirmed
-		s.last = nil
+		s.last = s.w.forget(s.last)
 		if s.back.reliable() {
 			s.end()
 		} else {
@@ -132,5 +132,5 @@ func (s *serverTx) end() {
 	s.state = serverGone
 	s.w.wheel.stop(&s.timer)
 	delete(s.w.servers, s.key)
-	s.last, s.context = nil, nil
+	s.last, s.context = s.w.forget(s.last), nil
 }

@@ -22,11 +22,8 @@ type udpSocket struct {
 	v4  bool // of family AF_INET, not AF_INET6
 }
 
-// batch is how many datagrams one system call may receive.
-const batch = 8
-
-// few is how many datagrams of a batch are no backlog: they are done at once.
-const few = batch / 2
+// batch is how many datagrams one system call may receive. Fewer are no backlog.
+const batch = 16
 
 // newPacketConn asks for a large receive buffer and for the error queue: without
 // it nobody tells an unconnected socket that a port is closed.
@@ -88,7 +85,7 @@ func (s *udpSocket) receive(take func(b []byte, from netip.AddrPort, alone bool)
 				return true
 			}
 			for i := range in.head[:n] {
-				take(in.buf[i][:in.head[i].n], in.peer(i), n <= few)
+				take(in.buf[i][:in.head[i].n], in.peer(i), n < batch)
 			}
 			if n < batch {
 				return false // the socket is empty; what comes from now on wakes us

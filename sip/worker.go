@@ -53,6 +53,8 @@ type worker struct {
 	tag      [16]byte
 	key      []byte
 	branch   []byte
+
+	spare [][]byte // memory that messages were kept in
 }
 
 // An input is what a worker is told: a message came, or one could not be sent.
@@ -327,7 +329,7 @@ func (w *worker) proxy(now instant, p *packet) {
 	if !m.via.modern(m.b) {
 		t.branch = string(m.text(m.via.branch))
 	}
-	t.client = clientTx{w: w, user: t, id: id, hash: hash, to: r.to, invite: t.server.invite, request: append([]byte(nil), out...)}
+	t.client = clientTx{w: w, user: t, id: id, hash: hash, to: r.to, invite: t.server.invite, request: w.keep(nil, out)}
 	if t.server.invite {
 		w.wheel.start(&t.server.timer, now+trying)
 	}
@@ -474,6 +476,26 @@ func (w *worker) send(to way, b []byte, id uint64) bool {
 		return to.on.write(b, to.to) == nil
 	}
 	return to.conn.send(b, id) || w.hop.streams.to(to.to, to.on).send(b, id)
+}
+
+// keep copies b into old, or into memory that was kept in before.
+func (w *worker) keep(old, b []byte) []byte {
+	if n := len(w.spare); old == nil && n > 0 {
+		old, w.spare = w.spare[n-1], w.spare[:n-1]
+	}
+	return append(old[:0], b...)
+}
+
+// maxSpare is how many kept messages leave their memory to others. A large one
+// is left to the collector.
+const maxSpare = 1024
+
+// forget takes the memory of a kept message back. It returns nil.
+func (w *worker) forget(b []byte) []byte {
+	if b != nil && cap(b) <= 4<<10 && len(w.spare) < maxSpare {
+		w.spare = append(w.spare, b)
+	}
+	return nil
 }
 
 func (w *worker) trunkOf(p *packet, r *routing) string {
