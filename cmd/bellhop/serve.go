@@ -56,23 +56,24 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	reloads, stopReloads := context.WithCancel(ctx)
-	defer stopReloads()
-	var reloading sync.WaitGroup
-	reloading.Go(func() {
+	beside, stopBeside := context.WithCancel(ctx)
+	defer stopBeside()
+	var helpers sync.WaitGroup
+	helpers.Go(func() { fitProcessors(beside) })
+	helpers.Go(func() {
 		for {
 			select {
 			case <-hup:
-				cfg = s.reload(reloads, path, cfg, &level)
-			case <-reloads.Done():
+				cfg = s.reload(beside, path, cfg, &level)
+			case <-beside.Done():
 				return
 			}
 		}
 	})
 	log.Info("ready", "version", version(), "listen", list(s.hop.Addrs()), "pbx", list(cfg.SIP.PBX), "admin", s.adminURL())
 	err = s.run(ctx)
-	stopReloads()
-	reloading.Wait()
+	stopBeside()
+	helpers.Wait()
 	return err
 }
 

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// lookEvery is how often the load is looked at: a collection alone is no load.
+const lookEvery = time.Second
+
+// lull is how long the load must have been lower before processors are given up.
+const lull = 5 * time.Second
+
+// fitProcessors keeps the number of processors that goroutines run on near what
+// the load needs, until ctx ends. Each message wakes an idle second processor in
+// vain, which costs a quarter of all work while one has most of its time to
+// spare. Who sets GOMAXPROCS decides alone.
+func fitProcessors(ctx context.Context) {
+	most := runtime.GOMAXPROCS(0)
+	if most == 1 || os.Getenv("GOMAXPROCS") != "" {
+		return
+	}
+	defer runtime.GOMAXPROCS(most)
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	f := fit{most: most, now: most}
+	before, began := processorTime(), time.Now()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		used, at := processorTime(), time.Now()
+		if n := f.next(float64(used-before)/float64(at.Sub(began)), at); n != runtime.GOMAXPROCS(0) {
+			runtime.GOMAXPROCS(n)
+		}
+		before, began = used, at
+	}
+}
+
+// A fit is how many processors there are, and should be.
+type fit struct {
+	most, now int
+	enough    int       // what the most loaded moment since then would have needed
+	since     time.Time // zero: now are needed
+}
+
+// next takes the load, in processors, and returns how many there should be: so
+// many that half of them are idle. More are there at once, fewer after a while.
+func (f *fit) next(load float64, at time.Time) int {
+	need := min(1+int(2*load), f.most)
+	switch {
+	case need >= f.now:
+		f.now, f.since = need, time.Time{}
+	case f.since.IsZero():
+		f.enough, f.since = need, at
+	case at.Sub(f.since) < lull:
+		f.enough = max(f.enough, need)
+	default:
+		f.now, f.since = max(f.enough, need), time.Time{}
+	}
+	return f.now
+}
+
+// processorTime is what this process has used so far.
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
