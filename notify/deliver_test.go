@@ -303,37 +303,28 @@ func TestOptIn(t *testing.T) {
 // The store goes away and comes back: SIP is not held up, what was said
 // meanwhile is delivered, in order.
 func TestStoreGone(t *testing.T) {
-	dir := t.TempDir()
-	js, closeStore := openStore(t, dir)
-	defer closeStore()
-	r := newReceiver(t, nil)
-	n, stop := start(t, js, Config{Allow: loopback})
-	defer stop()
-	s := sub("", r.URL)
-	s.Dialect = Telphin
-	subscribe(t, n, s)
-	if err := js.DeleteStream(t.Context(), "EVENTS"); err != nil { // nobody takes events
-		t.Fatal(err)
-	}
-	for i := range 10 {
-		n.Say(callOf(i))
-	}
-	for n.Health() == nil {
-		time.Sleep(time.Millisecond)
-	}
-	if _, err := openEvents(t.Context(), js, Config{Replicas: 1}); err != nil {
-		t.Fatal(err)
-	}
-	var got []request
-	for len(got) < 30 {
-		got = append(got, <-r.got)
-	}
-	if err := check(got, 0, 10); err != nil {
-		t.Error(err)
-	}
-	if err := n.Health(); err != nil {
-		t.Errorf("health: %v", err)
-	}
+	bubble(t, answers(200), func(t *testing.T, n *Notifier, w *wire, _ Subscription) {
+		if err := n.js.DeleteStream(t.Context(), "EVENTS"); err != nil { // nobody takes events
+			t.Fatal(err)
+		}
+		for i := range 10 {
+			n.Say(callOf(i))
+		}
+		time.Sleep(time.Second)
+		if n.Health() == nil || n.Stats().Unsaid != 30 {
+			t.Errorf("health: %v, %+v", n.Health(), n.Stats())
+		}
+		if _, err := openEvents(t.Context(), n.js, Config{Replicas: 1}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := check(w.taken, 0, 10); err != nil {
+			t.Error(err)
+		}
+		if err := n.Health(); err != nil {
+			t.Errorf("health: %v", err)
+		}
+	})
 }
 
 func TestSaidOnce(t *testing.T) {

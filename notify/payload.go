@@ -77,35 +77,31 @@ func (v *view) contentType() string {
 // eventName is the type of the json envelope: call.dial_in.
 func eventName(t dialog.Type) string { return "call." + strings.ReplaceAll(string(t), "-", "_") }
 
-// unified lists the ten fields of the UnifiedAPI: always all of them. Which
-// event it is, the receiver knows by the URL.
-func (v *view) unified(f *fields) {
-	f.always = true
+// call lists the ten fields that both documents have.
+func (v *view) call(f *fields, extension func(*dialog.Extension) string) {
 	f.text("CallID", v.Call)
 	f.text("CallerIDNum", clean(v.CallerNum, maxText))
 	f.text("CallerIDName", clean(v.CallerName, maxText))
 	f.text("CalledDID", clean(v.CalledDID, maxText))
-	f.text("CalledExtension", v.user(v.called))
+	f.text("CalledExtension", extension(v.called))
 	f.text("CallStatus", v.status())
 	f.text("CallFlow", v.flow())
-	f.text("CallerExtension", v.user(v.caller))
+	f.text("CallerExtension", extension(v.caller))
 	f.text("CalledNumber", clean(v.CalledNumber, maxText))
 	f.text("CallAPIID", clean(v.CallAPIID, maxText))
+}
+
+// unified lists the ten fields of the UnifiedAPI: always all of them. Which
+// event it is, the receiver knows by the URL.
+func (v *view) unified(f *fields) {
+	f.always = true
+	v.call(f, v.user)
 }
 
 // telphin lists what is known under the names of Telphin's documents.
 // Transfered is spelled as there.
 func (v *view) telphin(f *fields) {
-	f.text("CallID", v.Call)
-	f.text("CallerIDNum", clean(v.CallerNum, maxText))
-	f.text("CallerIDName", clean(v.CallerName, maxText))
-	f.text("CalledDID", clean(v.CalledDID, maxText))
-	f.text("CalledExtension", v.address(v.called))
-	f.text("CallStatus", v.status())
-	f.text("CallFlow", v.flow())
-	f.text("CallerExtension", v.address(v.caller))
-	f.text("CalledNumber", clean(v.CalledNumber, maxText))
-	f.text("CallAPIID", clean(v.CallAPIID, maxText))
+	v.call(f, v.address)
 	f.text("EventType", string(v.Type))
 	f.number("EventTime", v.At.UnixMicro())
 	if v.Type == dialog.Hangup || v.Duration > 0 {

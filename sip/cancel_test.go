@@ -34,9 +34,7 @@ func TestCancelWhileItRings(t *testing.T) { // RFC 3261 §9, §16.10
 
 func TestCancelBeforeAnythingIsHeard(t *testing.T) { // RFC 3261 §9.1
 	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		invite, got := s.invited()
 		s.phone.cancels(invite)
 		s.phone.gets("answered at once", "SIP/2.0 200 OK")
 		s.quiet("no CANCEL before a 1xx")
@@ -51,9 +49,7 @@ func TestCancelBeforeAnythingIsHeard(t *testing.T) { // RFC 3261 §9.1
 
 func TestCancelTwice(t *testing.T) { // RFC 3261 §17.2.2: CANCEL has a transaction of its own
 	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		invite, got := s.invited()
 		s.pbx.replies(got, "180 Ringing")
 		s.phone.gets("ringing", "SIP/2.0 180")
 		s.phone.cancels(invite)
@@ -75,9 +71,7 @@ func TestCancelTwice(t *testing.T) { // RFC 3261 §17.2.2: CANCEL has a transact
 
 func TestCancelLosesTheRace(t *testing.T) { // RFC 3261 §16.7 item 5, row 23
 	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		invite, got := s.invited()
 		s.pbx.replies(got, "180 Ringing")
 		s.phone.gets("ringing", "SIP/2.0 180")
 		s.phone.cancels(invite)
@@ -97,9 +91,7 @@ func TestCancelLosesTheRace(t *testing.T) { // RFC 3261 §16.7 item 5, row 23
 
 func TestCancelAfterTheAnswerChangesNothing(t *testing.T) { // RFC 3261 §9.2
 	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		invite, got := s.invited()
 		s.pbx.replies(got, "200 OK")
 		s.phone.gets("answer", "SIP/2.0 200")
 		s.phone.cancels(invite)
@@ -125,9 +117,7 @@ func TestACancelForNothingGoesOn(t *testing.T) { // RFC 3261 §16.10
 
 func TestASilentPBXAfterCancelIs487(t *testing.T) { // RFC 3261 §9.1: 64*T1 after the CANCEL
 	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		invite, got := s.invited()
 		s.pbx.replies(got, "180 Ringing")
 		s.phone.gets("ringing", "SIP/2.0 180")
 		s.after(10 * time.Second)
@@ -144,9 +134,7 @@ func TestASilentPBXAfterCancelIs487(t *testing.T) { // RFC 3261 §9.1: 64*T1 aft
 
 func TestA18xAfterCancelDoesNotHoldTheCallUp(t *testing.T) { // RFC 3261 §9.1
 	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		invite, got := s.invited()
 		s.pbx.replies(got, "180 Ringing")
 		s.phone.gets("ringing", "SIP/2.0 180")
 		s.phone.cancels(invite)

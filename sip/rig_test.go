@@ -137,6 +137,15 @@ func (s *scene) after(d time.Duration) {
 	synctest.Wait()
 }
 
+// invited has the phone send an INVITE that reaches the PBX: as it left, and as
+// it came.
+func (s *scene) invited() (invite, got text) {
+	s.t.Helper()
+	invite = s.phone.invite()
+	s.phone.sends(invite)
+	return invite, s.pbx.gets("the INVITE goes on", "INVITE")
+}
+
 // quiet says that nobody gets anything.
 func (s *scene) quiet(why string) {
 	s.t.Helper()

@@ -315,9 +315,7 @@ func TestAProxyBeforeUsIsReachedByItsRoute(t *testing.T) { // RFC 3261 §16.12: 
 func TestAPBXThatRecordRoutes(t *testing.T) { // DESIGN §6
 	play(t, func(s *scene) {
 		inner := netip.MustParseAddrPort("198.51.100.20:5080") // a media server behind it
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		_, got := s.invited()
 		ok := s.pbx.answer(got, "200 OK", "Contact: <sip:ivr@"+inner.String()+">")
 		ok = ok.with("Record-Route:", "Record-Route: <sip:192.0.2.2;lr;ftag=x>\r\nRecord-Route:")
 		s.pbx.sends(ok)

@@ -7,9 +7,7 @@ import (
 
 func TestResponseWithoutAnotherVia(t *testing.T) { // RFC 3261 §16.7 item 3
 	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		invite, got := s.invited()
 		ringing := s.pbx.answer(got, "180 Ringing")
 		own, phones := got.all("Via")[0], got.all("Via")[1]
 		s.pbx.sends(text(strings.Replace(string(ringing), "Via: "+phones+"\r\n", "", 1)))

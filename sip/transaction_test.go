@@ -82,9 +82,7 @@ func TestA1xxStopsTimersAAndB(t *testing.T) { // RFC 3261 §17.1.1.2
 
 func TestTimerCEndsACallThatRingsForEver(t *testing.T) { // RFC 3261 §16.6 item 11, §16.8
 	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		invite, got := s.invited()
 		s.pbx.replies(got, "180 Ringing")
 		s.phone.gets("ringing", "SIP/2.0 180")
 		for range 3 { // each 18x gives it another 185 s
@@ -158,9 +156,7 @@ func TestAFailureIsAcknowledgedHopByHop(t *testing.T) { // RFC 3261 §17.1.1.3
 
 func TestA2xxIsForwardedEachTime(t *testing.T) { // RFC 6026 §7–8: Timers L and M; RFC 3261 §16.7 item 5
 	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		invite, got := s.invited()
 		ok := s.pbx.answer(got, "200 OK")
 		for range 3 {
 			s.pbx.sends(ok)
@@ -254,9 +250,7 @@ func TestAFinalResponseIsToldOnce(t *testing.T) { // RFC 3261 §17.1.2.2: Timer 
 
 func TestTryingIsSaidWhenThePBXIsSlow(t *testing.T) { // RFC 3261 §16.2, §17.2.1
 	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		invite, got := s.invited()
 		s.after(140 * ms)
 		s.phone.sends(invite)
 		s.quiet("nothing to say yet; the INVITE again is absorbed")
@@ -330,9 +324,7 @@ func TestAnAcknowledgedFailureIsOver(t *testing.T) { // RFC 3261 §17.2.1: Timer
 
 func TestALateACKGoesOn(t *testing.T) { // RFC 3261 §13.2.2.4, row 28
 	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		_, got := s.invited()
 		s.pbx.replies(got, "200 OK")
 		ok := s.phone.gets("answer", "SIP/2.0 200")
 		s.after(40 * time.Second)
@@ -343,9 +335,7 @@ func TestALateACKGoesOn(t *testing.T) { // RFC 3261 §13.2.2.4, row 28
 
 func TestAnACKWithTheBranchOfItsINVITEGoesOn(t *testing.T) { // RFC 3261 §17.1.1.3, row 28
 	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		invite, got := s.invited()
 		s.pbx.replies(got, "200 OK")
 		ok := s.phone.gets("answer", "SIP/2.0 200")
 		ack := s.phone.within(ok, "ACK", "Via: "+invite.one("Via"))
@@ -379,26 +369,17 @@ func TestAnACKIsNeverAnswered(t *testing.T) { // RFC 3261 §17.1
 // Failures of the next hop.
 
 func TestADeadPBXIsToldAtOnce(t *testing.T) { // RFC 3261 §16.9, row 25
-	play(t, func(s *scene) {
-		s.pbx.close()
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		failure := s.phone.gets("at once", "SIP/2.0 500")
-		s.phone.acks(invite, failure)
-		s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example"))
-		s.phone.gets("at once", "SIP/2.0 500")
-		s.quiet("that is all")
-	})
-}
-
-func TestADeadPBXOverTCPIsToldAtOnce(t *testing.T) { // RFC 3261 §16.9, row 25
-	play(t, func(s *scene) {
+	dead := func(s *scene) {
 		s.pbx.close()
 		invite := s.phone.invite()
 		s.phone.sends(invite)
 		s.phone.acks(invite, s.phone.gets("at once", "SIP/2.0 500"))
+		s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example"))
+		s.phone.gets("at once", "SIP/2.0 500")
 		s.quiet("that is all")
-	}, pbxOverTCP)
+	}
+	t.Run("UDP", func(t *testing.T) { play(t, dead) })
+	t.Run("TCP", func(t *testing.T) { play(t, dead, pbxOverTCP) })
 }
 
 func TestA503LeavesAs500(t *testing.T) { // RFC 3261 §16.7 item 6
