@@ -318,6 +318,7 @@ func TestStoreGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if err := check(w.taken, 0, 10); err != nil {
 			t.Error(err)
 		}
