@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -67,16 +69,22 @@ type call struct {
 	place   int       // in the deadlines
 	legs    []*leg    // in order of their INVITEs
 	parties []*party  // in order of their dials
-	callIDs []string  // keys that lead to this call, and so with cids
-	cids    []string
+	callIDs []string  // that lead to this call, and so with keys
+	keys    []key
 	caller  *leg   // the first leg of the edge side; nil if none was seen
 	callees Status // heaviest word of the callees' legs that are over
+	back    *party // that the PBX calls back; nil: this is no callback
+
+	bridged    time.Time // since when a callee is up; zero: none is
+	wasBridged bool
+	talked     time.Duration // how long callees were up before
 }
 
 // A leg is one INVITE dialog, or the attempt at one, on one side of the PBX.
 type leg struct {
 	call   *call
 	party  *party // nil if it is no extension's
+	host   *party // the queue, menu or conference that the caller dialed; nil: none
 	origin Side
 	trunk  bool
 	state  state
@@ -94,13 +102,22 @@ type leg struct {
 	answered time.Time
 	ended    time.Time
 
-	canceled bool   // by CANCEL, or BYE of the early dialog
-	why      reason // of the CANCEL
-	byeTag   string // To tag of the BYE that came before the 2xx
+	expires  time.Time // when the session is over unless it is refreshed; zero: never
+	offer    media     // of the phone's re-INVITE or UPDATE that awaits its 2xx
+	offerSeq uint32
+	refer    *refer // whose fate is not known yet
+
+	canceled bool     // by CANCEL, or BYE of the early dialog
+	why      reason   // of the CANCEL
+	byeTag   string   // To tag of the BYE that came before the 2xx
+	by       HangupBy // who ended it
 	refused  outcome
 
 	facts
 	calledExt Extension // that the number dialed is, or leads to
+	stranger  bool      // another extension calls on it than the call's caller
+	joined    string    // how it was found to be the call's: method:confidence; "": it began it
+	number    string    // under which it is in the tracker's byNumber; "": it is not
 }
 
 // A party is one extension's one turn in a call, in one direction.
@@ -108,7 +125,9 @@ type party struct {
 	id       string
 	ext      Extension
 	flow     Flow
-	first    *leg // whose facts it tells
+	first    *leg   // whose facts it tells
+	kind     Kind   // of a host
+	called   string // the number dialed, if it is another than the legs say
 	dialed   bool
 	rang     time.Time
 	answered time.Time
@@ -116,6 +135,11 @@ type party struct {
 	outcome  outcome
 	agent    string
 	rec      string
+	remote   string // the number that the PBX connected it with; "": the caller's
+
+	transferred bool // it sends a call on
+	holds       bool
+	repeated    int // events of types that a party may have several of
 }
 
 // deadline is when the leg's state ends by itself, or something is said in it.
@@ -129,7 +153,10 @@ func (l *leg) deadline(talk time.Duration) time.Time {
 	case challenged, over:
 		return l.ended.Add(linger)
 	case talking:
-		return l.answered.Add(talk)
+		if d := l.answered.Add(talk); l.expires.IsZero() || d.Before(l.expires) {
+			return d
+		}
+		return l.expires
 	}
 	panic("dialog: leg in no state") // unreachable: these are all
 }
@@ -151,19 +178,19 @@ func (t *Tracker) response(l *leg, m *Message) {
 	case m.Status == 100:
 		t.trying(l, m)
 	case m.Status < 200:
-		t.dialOut(l)
+		t.takenUp(l)
 		l.state, l.heard = ringing, m.At // each starts Timer C anew
 		if m.Status >= 180 && m.Status < 190 && l.rang.IsZero() {
 			l.rang = m.At
 			t.ring(l, m)
 		}
 	case m.Status < 300:
-		t.dialOut(l)
+		t.takenUp(l)
 		t.answer(l, m)
 	case m.Status == 401 || m.Status == 407:
 		t.challenge(l, m)
 	default:
-		t.dialOut(l)
+		t.takenUp(l)
 		t.end(l, m.At, t.judge(l, m))
 	}
 }
@@ -175,17 +202,21 @@ func (t *Tracker) trying(l *leg, m *Message) {
 	switch {
 	case m.Own:
 	case l.credentials:
-		t.dialOut(l)
+		t.takenUp(l)
 	case l.dialAt.IsZero() && l.state == calling:
 		l.dialAt = m.At.Add(takeUp)
 	}
 }
 
-// dialOut says once that the extension of an edge leg calls.
-func (t *Tracker) dialOut(l *leg) {
+// takenUp says once that the extension of a leg calls, and that a queue, menu
+// or conference is called.
+func (t *Tracker) takenUp(l *leg) {
 	l.dialAt = time.Time{}
-	if p := l.party; p != nil && p.flow == Out && !p.dialed && !p.over {
+	if p := l.party; p != nil && p.flow == Out && !p.dialed && !p.over && p != l.call.back {
 		t.dial(p, DialOut, l.began)
+	}
+	if p := l.host; p != nil && !p.dialed && !p.over {
+		t.dial(p, DialIn, l.began)
 	}
 }
 
@@ -209,23 +240,36 @@ func (t *Tracker) ring(l *leg, m *Message) {
 
 func (t *Tracker) answer(l *leg, m *Message) {
 	l.state, l.answered = talking, m.At
+	l.refresh(m)
+	c := l.call
+	if l.origin == PBX && (l.party == nil || l.party != c.back) {
+		c.bridge(m.At)
+	}
 	if p := l.party; p != nil && !p.over {
 		if v := t.configuredRec(m); v != "" {
 			p.rec = clone(v)
 		}
-		if p.answered.IsZero() {
-			p.answered = m.At
-			p.heardPhone(l, m)
-			e := t.say(p, Answer, m.At)
-			e.Status = Answered
-			e.SetupTime, e.RingDuration = p.times(m.At)
+		if p.answered.IsZero() && p != c.back {
+			t.answered(p, l, m)
 		}
+	}
+	if p := c.back; p != nil && p.dialed && !p.over && p.first != l && p.answered.IsZero() {
+		t.answered(p, l, m)
 	}
 	if l.byeTag != "" && l.byeTag == m.ToTag {
 		// The 2xx crossed the BYE that its caller had sent for the early
 		// dialog: the callee answers that BYE and has hung up (RFC 3261 §15.1.2).
 		t.end(l, m.At, outcome{status: Answered, by: ByCaller})
 	}
+}
+
+// answered says that a party talks, since the 2xx m on a leg.
+func (t *Tracker) answered(p *party, l *leg, m *Message) {
+	p.answered = m.At
+	p.heardPhone(l, m)
+	e := t.say(p, Answer, m.At)
+	e.Status = Answered
+	e.SetupTime, e.RingDuration = p.times(m.At)
 }
 
 // challenge notes a 401 or 407. An attempt that nobody heard of yet is no call
@@ -302,7 +346,7 @@ func (t *Tracker) expire(l *leg, at time.Time) {
 	switch l.state {
 	case calling, ringing:
 		if !l.dialAt.IsZero() && !l.dialAt.After(at) {
-			t.dialOut(l)
+			t.takenUp(l)
 			return
 		}
 		t.end(l, at, outcome{status: Unknown, by: BySystem})
@@ -311,8 +355,7 @@ func (t *Tracker) expire(l *leg, at time.Time) {
 	case talking:
 		t.end(l, at, outcome{status: Unknown, by: BySystem})
 	case over:
-		others := func(o *leg) bool { return o != l && o.party == l.party }
-		if p := l.party; p != nil && p.first == l && !p.over && slices.ContainsFunc(l.call.legs, others) {
+		if p := l.party; p != nil && p.first == l && !p.over && l.call.others(l, p) {
 			l.ended = at // what names a party is remembered as long as it is
 			return
 		}
@@ -320,17 +363,35 @@ func (t *Tracker) expire(l *leg, at time.Time) {
 	}
 }
 
-// end takes a leg to over, and its party with it when that was the last one.
+// end takes a leg to over, and its parties with it when that was their last one.
 func (t *Tracker) end(l *leg, at time.Time, o outcome) {
-	l.state, l.ended = over, at
-	if l.origin == PBX && weight[o.status] > weight[l.call.callees] {
-		l.call.callees = o.status
+	if l.refer != nil && l.refer.accepted {
+		t.transferred(l, at, 0, "")
 	}
-	p := l.party
-	if p == nil || p.over {
-		return
+	l.state, l.ended, l.by, l.refer = over, at, o.by, nil
+	t.unreach(l)
+	c := l.call
+	if l.origin == PBX {
+		if weight[o.status] > weight[c.callees] {
+			c.callees = o.status
+		}
+		c.unbridge(at)
 	}
+	if p := l.party; p != nil && !p.over {
+		t.endParty(p, l, at, o)
+	}
+	if p := l.host; p != nil && !p.over {
+		t.endHost(p, at, o)
+	}
+}
+
+// endParty notes how a leg of a party ended, and ends the party with its last
+// leg.
+func (t *Tracker) endParty(p *party, l *leg, at time.Time, o outcome) {
 	switch {
+	case p == l.call.back && p.answered.IsZero():
+		o.status = l.call.calleesSay()
+		p.outcome = o
 	case !l.answered.IsZero():
 		p.outcome = o
 	case p.answered.IsZero() && weight[o.status] >= weight[p.outcome.status]:
@@ -360,7 +421,7 @@ func (c *call) holds(p *party) bool {
 	return false
 }
 
-func (t *Tracker) hangup(p *party, at time.Time) {
+func (t *Tracker) hangup(p *party, at time.Time) *Event {
 	e := t.say(p, Hangup, at)
 	o := &p.outcome
 	e.Status, e.SipCode, e.SipReason, e.Q850 = o.status, o.code, clone(o.phrase), o.q850
@@ -376,6 +437,7 @@ func (t *Tracker) hangup(p *party, at time.Time) {
 		missed := p.answered.IsZero() && !o.elsewhere
 		e.Missed = &missed
 	}
+	return e
 }
 
 // times returns how long it took until a phone rang, and how long it rang
@@ -410,50 +472,79 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 	c, l := p.first.call, p.first
 	c.seq++
 	t.said = append(t.said, Event{
-		ID:          hash(p.id, string(typ)),
-		Call:        c.id,
-		Seq:         c.seq,
-		At:          at,
-		Type:        typ,
-		Party:       p.id,
-		Extension:   p.ext,
-		Flow:        p.flow,
-		CallerNum:   l.num,
-		CallerName:  l.name,
-		CallAPIID:   l.callAPI,
-		ClientAPIID: l.clientAPI,
-		CallBackID:  l.callBack,
-		Tag:         l.tag,
-		Diversion:   l.diversion,
-		Verstat:     l.verstat,
-		UserAgent:   p.agent,
-		Headers:     l.headers,
+		ID:           p.eventID(typ),
+		Call:         c.id,
+		Seq:          c.seq,
+		At:           at,
+		Type:         typ,
+		Party:        p.id,
+		Extension:    p.ext,
+		Flow:         p.flow,
+		CallerNum:    l.num,
+		CallerName:   l.name,
+		CallAPIID:    l.callAPI,
+		ClientAPIID:  l.clientAPI,
+		CallBackID:   l.callBack,
+		Tag:          l.tag,
+		Diversion:    l.diversion,
+		Verstat:      l.verstat,
+		UserAgent:    p.agent,
+		RemoteNumber: p.remote,
+		Transferred:  p.transferred,
+		Correlation:  c.correlation(l),
+		Headers:      l.headers,
 	})
 	e := &t.said[len(t.said)-1]
+	e.CalledNumber = p.number()
 	switch p.flow {
 	case Out:
 		e.CallerExtension = &p.ext
-		e.CalledNumber = p.number()
-		if peer := c.called(); peer != nil {
-			e.CalledExtension = &peer.ext
-		} else if l.calledExt.User != "" {
-			e.CalledExtension = &l.calledExt
+		if peer := c.called(l); peer != nil {
+			e.CalledExtension = peer
 		}
 		e.ANI = c.shownOutside()
+		if p.transferred {
+			e.Diversion = "" // that is the extension itself
+		}
 	case In:
 		e.CalledExtension = &p.ext
-		e.CalledNumber = p.number()
 		t.fromCaller(e, c.caller, l)
 	}
 	return e
 }
 
+// eventID names an event of a party. Of most types it has one.
+func (p *party) eventID(typ Type) string {
+	switch typ {
+	case Hold, Resume, Transfer:
+		p.repeated++
+		return hash(p.id, string(typ), strconv.Itoa(p.repeated))
+	}
+	return hash(p.id, string(typ))
+}
+
+// correlation is how a leg was found to be the call's. The leg that began a call
+// tells how the last of the others was.
+func (c *call) correlation(l *leg) string {
+	if l.joined != "" {
+		return l.joined
+	}
+	for _, o := range slices.Backward(c.legs) {
+		if o.joined != "" && !strings.HasSuffix(o.joined, tie) {
+			return o.joined
+		}
+	}
+	return ""
+}
+
 // number is what was dialed to reach a party, or by it.
 func (p *party) number() string {
 	switch caller := p.first.call.caller; {
+	case p.called != "":
+		return p.called
 	case p.flow == Out:
 		return p.first.called
-	case caller != nil:
+	case caller != nil && !p.first.stranger:
 		return caller.called
 	}
 	return p.ext.User
@@ -462,7 +553,10 @@ func (p *party) number() string {
 // fromCaller fills in what the caller's leg says of a party that is called; if
 // the PBX has hidden that leg behind another Call-ID, what the number says.
 func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
-	if caller == nil {
+	if l.host != nil {
+		caller = l
+	}
+	if caller == nil || l.stranger {
 		if t.names.kind(l.num, e.At) != "" {
 			e.CallerExtension = &Extension{User: l.num}
 		}
@@ -482,22 +576,36 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 	}
 }
 
-// called returns the one extension that the call's callees are, and nil when
-// there is none, or several.
-func (c *call) called() (one *party) {
+// called returns the extension that a caller's leg leads to: the queue, menu or
+// conference that was dialed; else the one that answered, or is the only one
+// called; else what the number dialed says. nil: none.
+func (c *call) called(l *leg) *Extension {
+	if l.host != nil {
+		return &l.host.ext
+	}
+	var one *party
 	for _, p := range c.parties {
-		if p.flow != In {
-			continue
-		}
-		if !p.answered.IsZero() {
-			return p
-		}
-		if one != nil {
+		switch {
+		case p.flow != In || p.kind != "":
+		case !p.answered.IsZero():
+			return &p.ext
+		case one == nil:
+			one = p
+		case one.ext != p.ext:
+			one = nil
+			if l.calledExt.User != "" {
+				return &l.calledExt
+			}
 			return nil
 		}
-		one = p
 	}
-	return one
+	switch {
+	case one != nil:
+		return &one.ext
+	case l.calledExt.User != "":
+		return &l.calledExt
+	}
+	return nil
 }
 
 // shownOutside returns the caller's number on the leg to a trunk.
@@ -510,10 +618,11 @@ func (c *call) shownOutside() string {
 	return ""
 }
 
-// answeredBeside reports whether a leg other than l was answered.
+// answeredBeside reports whether another callee's leg was answered, or the
+// caller's while l rang: before, the PBX itself had answered.
 func (c *call) answeredBeside(l *leg) bool {
 	for _, o := range c.legs {
-		if o != l && !o.answered.IsZero() {
+		if o != l && !o.answered.IsZero() && (o.origin == PBX || !o.answered.Before(l.began)) {
 			return true
 		}
 	}

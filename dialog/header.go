@@ -208,11 +208,7 @@ func parseURI(s string) uri {
 			u.user, u.params = user, params
 		}
 		u.user, _, _ = strings.Cut(u.user, ":")
-		if strings.IndexByte(u.user, '%') >= 0 {
-			if plain, err := url.PathUnescape(u.user); err == nil {
-				u.user = plain
-			}
-		}
+		u.user = unescape(u.user)
 	}
 	host, params, ok := strings.Cut(rest, ";")
 	if ok {
@@ -225,4 +221,14 @@ func parseURI(s string) uri {
 	}
 	u.host = host
 	return u
+}
+
+// unescape takes the escapes out of a part of a URI; what is none stays.
+func unescape(s string) string {
+	if strings.IndexByte(s, '%') >= 0 {
+		if plain, err := url.PathUnescape(s); err == nil {
+			return plain
+		}
+	}
+	return s
 }

@@ -22,13 +22,24 @@ type facts struct {
 	hidden      bool // the caller does not show who it is
 }
 
+// links is what of an INVITE may lead to the call that it belongs to. It shares
+// the message's memory.
+type links struct {
+	session    string // Session-ID
+	icid       string // of P-Charging-Vector
+	replaces   string
+	referredBy string      // user
+	numbers    [4]string   // by which the caller may be known: From, identity, display
+	configured [][2]string // header fields that a method goes by, with their values
+}
+
 // maxClientAPI is the longest Client-Api-Id that is passed on.
 const maxClientAPI = 100
 
 // read takes an INVITE apart in one pass and finds the extension whose leg it
 // begins. What it returns shares m's memory.
-func (t *Tracker) read(m *Message) (f facts, ext Extension, ok bool) {
-	var from, to, asserted, preferred, contact, account, privacy, first, last string
+func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
+	var from, to, asserted, remote, preferred, contact, account, privacy, first, last string
 	c := &t.config
 	for name, value := range fields(m.Head) {
 		switch {
@@ -65,12 +76,28 @@ func (t *Tracker) read(m *Message) (f facts, ext Extension, ok bool) {
 			}
 		case is(name, "User-Agent"):
 			f.agent = value
+		case is(name, "Remote-Party-ID"):
+			remote = value
+		case is(name, "Session-ID"):
+			k.session = value
+		case is(name, "P-Charging-Vector"):
+			k.icid, _ = param(";"+value, "icid-value")
+		case is(name, "Replaces"):
+			k.replaces = value
+		case is(name, "Referred-By"):
+			_, by, _ := nameAddr(value)
+			k.referredBy = parseURI(by).user
 		}
 		f.configured(c, name, value)
+		for i := range t.methods {
+			if h := t.methods[i].header; h != "" && is(name, h) {
+				k.configured = append(k.configured, [2]string{h, value})
+			}
+		}
 	}
 	display, u, _ := nameAddr(from)
-	fromURI, fromParams := u, parseURI(u).params
 	caller := parseURI(u)
+	fromURI, fromParams := u, caller.params
 	trusted := m.Src == PBX || m.Trunk != ""
 	if trusted && asserted != "" && !private(privacy) && !anonymous(caller) {
 		for v := range list(asserted) {
@@ -84,6 +111,7 @@ func (t *Tracker) read(m *Message) (f facts, ext Extension, ok bool) {
 	if f.num == "" && f.hidden {
 		f.num = "anonymous"
 	}
+	k.caller(parseURI(fromURI).user, f.num, display, remote)
 	f.verstat, _ = param(fromParams, "verstat")
 	target := parseURI(m.URI())
 	f.called, f.calledHost = target.user, target.host
@@ -109,6 +137,30 @@ func (t *Tracker) read(m *Message) (f facts, ext Extension, ok bool) {
 		ext, ok = t.names.calling(m, fromURI, preferred, account, contact)
 	}
 	return f, ext, ok
+}
+
+// caller notes the numbers that a PBX may have put the caller's into: From, the
+// asserted identity, the display name, Remote-Party-ID.
+func (k *links) caller(from, identity, display, remote string) {
+	k.numbers[0] = from
+	if identity != from {
+		k.numbers[1] = identity
+	}
+	if digits(display) {
+		k.numbers[2] = display
+	}
+	if remote != "" {
+		_, u, _ := nameAddr(remote)
+		if user := parseURI(u).user; user != from {
+			k.numbers[3] = user
+		}
+	}
+}
+
+// digits reports whether s is a telephone number without separators.
+func digits(s string) bool {
+	n := strings.TrimPrefix(s, "+")
+	return n != "" && strings.Trim(n, "0123456789") == ""
 }
 
 // configured keeps the fields that the configuration names.

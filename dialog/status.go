@@ -135,7 +135,7 @@ func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) 
 	switch {
 	case l.why.elsewhere():
 		return Canceled, BySystem, true
-	case caller != nil && caller.canceled && caller.answered.IsZero():
+	case caller != nil && (caller.canceled && caller.answered.IsZero() || caller.state == over && caller.by == ByCaller):
 		return Canceled, ByCaller, false
 	case l.call.answeredBeside(l):
 		return Canceled, BySystem, true

@@ -32,7 +32,7 @@ func (t *Tracker) message(m *Message) {
 
 // textEvent returns the event that a MESSAGE is if it is accepted.
 func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
-	f, ext, ok := t.read(m)
+	f, ext, ok := t.read(m, new(links))
 	if !ok || !t.names.phone(ext) {
 		return e, false
 	}

@@ -62,6 +62,10 @@ type Config struct {
 	Learn      bool           // whoever registers successfully is an extension
 	Extensions []Declared     // extensions that cannot be learnt
 
+	// Correlate is how legs with Call-IDs of their own are found to be one call,
+	// in this order, in the words of the config; nil: as [DefaultCorrelate].
+	Correlate []string
+
 	MaxDuration time.Duration  // a call that is up for so long is lost; 0: 4 hours
 	Status      map[int]Status // words for final responses, over the built-in table
 
@@ -89,7 +93,11 @@ type Tracker struct {
 	config   Config
 	names    *directory
 	byCallID map[string]*call
-	byCID    map[string]*call
+	methods  []method
+	keys     map[key]holder
+	byNumber legsBy   // by the tail of the number at the leg's phone
+	byDialed legsBy   // callers' legs
+	refers   []*refer // of the last seconds, oldest first
 	due      deadlines
 	attempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
 	messages *simplelru.LRU[messageKey, *Event]  // MESSAGEs that await their 2xx
@@ -116,7 +124,9 @@ func New(c Config) *Tracker {
 	t := &Tracker{
 		names:    newDirectory(),
 		byCallID: make(map[string]*call),
-		byCID:    make(map[string]*call),
+		keys:     make(map[key]holder),
+		byNumber: make(legsBy),
+		byDialed: make(legsBy),
 		attempts: attempts,
 		messages: messages,
 	}
@@ -128,6 +138,7 @@ func New(c Config) *Tracker {
 // their extensions.
 func (t *Tracker) Configure(c Config) {
 	t.config = c
+	t.methods = methods(c.Correlate)
 	t.names.configure(&t.config)
 }
 
@@ -144,8 +155,8 @@ func (t *Tracker) Observe(m Message) []Event {
 	case "MESSAGE":
 		t.message(&m)
 		return t.said
-	case "INVITE", "UPDATE":
-	case "CANCEL", "BYE":
+	case "INVITE", "UPDATE", "REFER":
+	case "CANCEL", "BYE", "NOTIFY":
 		if !m.Request() {
 			return t.said
 		}
@@ -154,29 +165,22 @@ func (t *Tracker) Observe(m Message) []Event {
 	}
 	c := t.find(&m)
 	switch {
-	case m.Method == "INVITE" && m.Request():
-		if m.ToTag == "" {
-			c = t.invite(c, &m)
-		}
+	case m.Method == "INVITE" && m.Request() && m.ToTag == "":
+		c = t.invite(c, &m)
 	case c == nil:
-	case m.Method == "INVITE":
+		return t.said
+	case m.Method == "INVITE" && !m.Request():
 		if l := c.leg(m.Origin(), &m); l != nil {
 			t.response(l, &m)
 		} else {
-			t.lost(c, &m)
+			t.within(c, &m)
 		}
 	case m.Method == "CANCEL":
 		if l := c.leg(m.Src, &m); l != nil {
 			l.cancel(&m)
 		}
-	case m.Method == "BYE":
-		for _, l := range c.legs {
-			if l.inDialog(&m) {
-				t.bye(l, &m)
-			}
-		}
-	case m.Method == "UPDATE":
-		t.lost(c, &m)
+	default:
+		t.within(c, &m)
 	}
 	if c != nil && len(c.legs) > 0 {
 		t.schedule(c)
@@ -184,67 +188,86 @@ func (t *Tracker) Observe(m Message) []Event {
 	return t.said
 }
 
-// find returns the live call that m belongs to, brought up to m's time; nil if
-// there is none.
+// find returns the live call that has m's Call-ID, brought up to m's time; nil
+// if there is none.
 func (t *Tracker) find(m *Message) *call {
 	c := t.byCallID[m.CallID]
-	if c == nil && m.CID != "" && m.Method == "INVITE" && m.Request() {
-		c = t.byCID[m.CID]
-	}
-	if c == nil {
-		return nil
-	}
-	if m.At.Before(c.heard) {
-		m.At = c.heard
-	}
-	t.advance(c, m.At)
-	c.heard = m.At
-	if len(c.legs) == 0 {
+	if c == nil || !t.catchUp(c, m) {
 		return nil
 	}
 	return c
 }
 
-// lost ends the legs whose other end says, to a re-INVITE or UPDATE, that the
-// dialog is gone, or is silent (RFC 3261 §12.2.1.2). Other methods have usages
-// of their own in the dialog, which end alone (RFC 5057 §5.1).
-func (t *Tracker) lost(c *call, m *Message) {
-	if m.Status != 481 && m.Status != 408 {
-		return
+// catchUp brings a call up to m's time, which does not run backwards in a call.
+// It returns false if the call is over by then.
+func (t *Tracker) catchUp(c *call, m *Message) bool {
+	if m.At.Before(c.heard) {
+		m.At = c.heard
 	}
+	t.advance(c, m.At)
+	c.heard = m.At
+	return len(c.legs) > 0
+}
+
+// within shows the legs of a call a message of a transaction within a dialog.
+func (t *Tracker) within(c *call, m *Message) {
 	for _, l := range c.legs {
-		if l.state == talking && l.inDialog(m) {
-			t.end(l, m.At, outcome{status: Answered, code: m.Status, phrase: m.Phrase(), by: BySystem})
+		if !l.inDialog(m) {
+			continue
+		}
+		switch m.Method {
+		case "BYE":
+			t.bye(l, m)
+		case "INVITE", "UPDATE":
+			t.reinvite(l, m)
+		case "REFER":
+			t.refer(l, m)
+		case "NOTIFY":
+			t.referred(l, m)
 		}
 	}
 }
 
 // invite follows an INVITE that begins a dialog, or repeats itself with
-// credentials. c is the call that it belongs to, nil if it begins one; invite
-// returns it, or the new one.
+// credentials. c is the call with its Call-ID, nil if there is none; invite
+// returns the call that the INVITE belongs to.
 func (t *Tracker) invite(c *call, m *Message) *call {
 	var again *leg
 	if c != nil {
 		stale := false
-		if again, stale = c.known(m); stale || again == nil && len(c.legs) >= maxLegs {
+		if again, stale = c.known(m); stale {
 			return c
 		}
-	} else if len(t.due) >= maxCalls {
-		return nil
 	}
-	f, ext, isExt := t.read(m)
+	var k links
+	f, ext, isExt := t.read(m, &k)
 	if again != nil {
 		again.repeat(m, f)
 		return c
 	}
+	i := incoming{Message: m, links: &k, called: f.called, diversion: f.diversion}
+	if m.Src == PBX && isExt {
+		i.called, i.ext = ext.User, true
+	}
+	joined := "call-id" + exact
 	if c == nil {
+		if c, joined = t.correlate(&i); c != nil && !t.catchUp(c, m) {
+			c, joined = nil, ""
+		}
+	}
+	switch {
+	case c != nil && len(c.legs) >= maxLegs:
+		return c
+	case c == nil && len(t.due) >= maxCalls:
+		return nil
+	case c == nil:
 		c = &call{id: clone(m.CID), began: m.At, heard: m.At, due: m.At.Add(limit), look: m.At.Add(limit)}
 		if c.id == "" {
 			c.id = hash(m.CallID, m.FromTag)
 		}
 		heap.Push(&t.due, c)
 	}
-	t.index(c, m)
+	t.index(c, m, &k)
 	l := &leg{
 		call:   c,
 		origin: m.Src,
@@ -252,9 +275,11 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		callID: m.CallID, fromTag: m.FromTag, branch: m.Branch,
 		cseq:  m.CSeq,
 		began: m.At, heard: m.At,
-		facts: f,
+		facts:  f,
+		joined: joined,
 	}
-	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
+	by, sentOn := t.sentOn(&i, &f)
+	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain, &by.User, &by.Domain)
 	if m.Src == Edge {
 		l.calledExt = t.names.dialed(l.called, l.calledHost, m.At)
 	}
@@ -269,27 +294,50 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	if c.caller == nil && l.origin == Edge {
 		c.caller = l
 	}
-	if isExt {
-		t.join(l, ext)
+	switch {
+	case isExt && l.origin == Edge:
+		t.join(l, ext, Out)
+	case isExt && c.caller == nil && len(c.legs) == 1 && l.num == ext.User:
+		t.callBack(l, ext)
+	case isExt:
+		t.join(l, ext, In)
+	case sentOn:
+		t.join(l, by, Out)
+		l.party.transferred = true
+	}
+	if l.origin == PBX {
+		l.stranger = c.caller != nil && l.num != c.caller.num && t.names.kind(l.num, m.At) != ""
+		if p := l.party; p != nil && p.flow == In && i.refer != nil {
+			p.called = i.refer.to
+		}
+		t.reach(l, ext.User)
+		t.callsBack(l)
+	} else {
+		t.reach(l, l.num)
+		t.host(l)
 	}
 	return c
 }
 
 // join gives a leg its party: the one of the same extension and direction that
 // is not over, else a new one.
-func (t *Tracker) join(l *leg, ext Extension) {
-	flow := Out
-	if l.origin == PBX {
-		flow = In
-	}
-	c := l.call
-	for _, p := range c.parties {
-		if !p.over && p.flow == flow && p.ext == ext {
+func (t *Tracker) join(l *leg, ext Extension, flow Flow) {
+	for _, p := range l.call.parties {
+		if !p.over && p.flow == flow && p.ext == ext && p.kind == "" {
 			l.party = p
 			return
 		}
 	}
-	l.party = &party{
+	l.party = l.newParty(ext, flow)
+	if flow == In {
+		t.dial(l.party, DialIn, l.began)
+	}
+}
+
+// newParty begins an extension's turn on a leg.
+func (l *leg) newParty(ext Extension, flow Flow) *party {
+	c := l.call
+	p := &party{
 		id:    hash(c.id, string(flow), ext.User, ext.Domain, l.callID, l.fromTag, l.turn),
 		ext:   ext,
 		flow:  flow,
@@ -297,24 +345,8 @@ func (t *Tracker) join(l *leg, ext Extension) {
 		agent: l.agent,
 		rec:   l.rec,
 	}
-	c.parties = append(c.parties, l.party)
-	if flow == In {
-		t.dial(l.party, DialIn, l.began)
-	}
-}
-
-// index notes the keys by which m's call is found.
-func (t *Tracker) index(c *call, m *Message) {
-	if t.byCallID[m.CallID] == nil {
-		key := clone(m.CallID)
-		t.byCallID[key] = c
-		c.callIDs = append(c.callIDs, key)
-	}
-	if m.CID != "" && t.byCID[m.CID] == nil {
-		key := clone(m.CID)
-		t.byCID[key] = c
-		c.cids = append(c.cids, key)
-	}
+	c.parties = append(c.parties, p)
+	return p
 }
 
 // leg returns the leg whose INVITE m is, answers or cancels, and nil if there
@@ -400,9 +432,10 @@ func (t *Tracker) advance(c *call, now time.Time) {
 func (t *Tracker) drop(l *leg) {
 	c := l.call
 	c.legs = slices.DeleteFunc(c.legs, func(o *leg) bool { return o == l })
-	if p := l.party; p != nil && !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.party == p }) {
-		c.parties = slices.DeleteFunc(c.parties, func(o *party) bool { return o == p })
-	}
+	c.parties = slices.DeleteFunc(c.parties, func(p *party) bool {
+		return !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.has(p) })
+	})
+	t.unreach(l)
 	if l == c.caller && l.state != over {
 		c.caller = nil // an attempt that was only challenged
 	}
@@ -410,12 +443,8 @@ func (t *Tracker) drop(l *leg) {
 		return
 	}
 	heap.Remove(&t.due, c.place)
-	for _, key := range c.callIDs {
-		delete(t.byCallID, key)
-	}
-	for _, key := range c.cids {
-		delete(t.byCID, key)
-	}
+	t.release(c)
+	t.refers = slices.DeleteFunc(t.refers, func(r *refer) bool { return r.leg.call == c })
 }
 
 // schedule notes when a call is due next. Most of what happens puts that off:

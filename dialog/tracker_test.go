@@ -339,8 +339,9 @@ func TestLimits(t *testing.T) {
 
 func wantEmpty(t *testing.T, tracker *Tracker) {
 	t.Helper()
-	if n := len(tracker.byCallID) + len(tracker.byCID) + len(tracker.due); n != 0 {
-		t.Errorf("%d Call-IDs, %d CIDs and %d calls are kept, want none", len(tracker.byCallID), len(tracker.byCID), len(tracker.due))
+	if n := len(tracker.byCallID) + len(tracker.keys) + len(tracker.byNumber) + len(tracker.byDialed) + len(tracker.refers) + len(tracker.due); n != 0 {
+		t.Errorf("%d Call-IDs, %d keys, %d + %d numbers, %d REFERs and %d calls are kept, want none",
+			len(tracker.byCallID), len(tracker.keys), len(tracker.byNumber), len(tracker.byDialed), len(tracker.refers), len(tracker.due))
 	}
 }
 

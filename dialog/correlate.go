@@ -1,0 +1,452 @@
+package dialog
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// DefaultCorrelate is the order in which the tracker looks for the call of a
+// leg with a Call-ID of its own, unless the configuration has another.
+var DefaultCorrelate = []string{"header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"}
+
+// How sure it is that a leg belongs to the call it was joined to. The text is
+// what subscribers see behind the method's name: never change one, only add.
+const (
+	exact    = ":exact"    // an id says so
+	likely   = ":likely"   // both numbers and the time agree, or the Call-IDs are alike
+	possible = ":possible" // nobody else can be meant
+	tie      = ":tie"      // two calls could be meant: joined to neither
+)
+
+// ownCID is the header field whose value bellhop authenticates.
+const ownCID = "X-CID"
+
+// A method finds the call that an INVITE with an unknown Call-ID belongs to.
+type method struct {
+	word   string // as events tell it
+	header string // of the methods called header:NAME, but for our own
+	find   func(t *Tracker, m *method, i *incoming) verdict
+}
+
+// A verdict is what a method found: nothing, one call, or several that cannot be
+// told apart.
+type verdict struct {
+	call *call
+	sure string // exact, likely, possible or tie; "": nothing
+}
+
+// incoming is an INVITE that is looking for its call.
+type incoming struct {
+	*Message
+	links  *links
+	called string // the extension that it goes to, or else the number
+	ext    bool   // it goes to an extension's phone
+	refer  *refer // that it follows, if that led to its call
+
+	diversion string // the number that sent the call on
+}
+
+// methods reads the words of the configuration; unknown ones are passed over.
+func methods(words []string) (ms []method) {
+	if words == nil {
+		words = DefaultCorrelate
+	}
+	for _, w := range words {
+		name, isHeader := strings.CutPrefix(w, "header:")
+		switch {
+		case isHeader && is(name, ownCID):
+			ms = append(ms, method{word: strings.ToLower(name), find: (*Tracker).byOwnID})
+		case isHeader:
+			ms = append(ms, method{word: strings.ToLower(name), header: name, find: (*Tracker).byHeader})
+		case w == "session-id":
+			ms = append(ms, method{word: w, find: (*Tracker).bySession})
+		case w == "replaces":
+			ms = append(ms, method{word: w, find: (*Tracker).byTransfer})
+		case w == "icid":
+			ms = append(ms, method{word: w, find: (*Tracker).byICID})
+		case w == "call-id":
+			ms = append(ms, method{word: w, find: (*Tracker).byLikeCallID})
+		case w == "numbers":
+			ms = append(ms, method{word: w, find: (*Tracker).byNumbers})
+		}
+	}
+	return ms
+}
+
+// correlate looks for the call of an INVITE whose Call-ID is new, by one method
+// after the other; the first that finds something decides. It returns what
+// events are to say of it.
+func (t *Tracker) correlate(i *incoming) (c *call, word string) {
+	for n := range t.methods {
+		m := &t.methods[n]
+		if v := m.find(t, m, i); v.sure != "" {
+			return v.call, m.word + v.sure
+		}
+	}
+	return nil, ""
+}
+
+// A key is an id in an INVITE that the legs of a call share, and the word of the
+// method that goes by it.
+type key struct{ by, value string }
+
+// A holder is who has a key: a call, or several, and then call is nil.
+type holder struct {
+	call *call
+	n    int
+}
+
+func (t *Tracker) byKey(k key) verdict {
+	switch h, ok := t.keys[k]; {
+	case !ok:
+		return verdict{}
+	case h.call == nil:
+		return verdict{nil, tie}
+	default:
+		return verdict{h.call, exact}
+	}
+}
+
+func (t *Tracker) byOwnID(m *method, i *incoming) verdict {
+	if i.CID == "" {
+		return verdict{}
+	}
+	return t.byKey(key{m.word, i.CID})
+}
+
+// byHeader goes by a header field that the PBX puts into the INVITEs of a call:
+// they have the same value, or it is the Call-ID of the caller's leg.
+func (t *Tracker) byHeader(m *method, i *incoming) verdict {
+	v := i.links.value(m.header)
+	if v == "" {
+		return verdict{}
+	}
+	if found := t.byKey(key{m.word, v}); found.sure != "" {
+		return found
+	}
+	if c := t.byCallID[v]; c != nil {
+		return verdict{c, exact}
+	}
+	return verdict{}
+}
+
+// value returns the value of a method's header field.
+func (k *links) value(header string) string {
+	for _, f := range k.configured {
+		if f[0] == header {
+			return f[1]
+		}
+	}
+	return ""
+}
+
+// bySession goes by the two UUIDs of Session-ID (RFC 7989 §5).
+func (t *Tracker) bySession(m *method, i *incoming) (v verdict) {
+	for _, id := range sessionIDs(i.links.session) {
+		switch found := t.byKey(key{m.word, id}); {
+		case found.sure == "":
+		case v.sure == "" || v.call == found.call:
+			v = found
+		default:
+			return verdict{nil, tie}
+		}
+	}
+	return v
+}
+
+// sessionIDs are the UUIDs in a Session-ID; the null UUID names nothing.
+func sessionIDs(value string) []string {
+	local, params, _ := strings.Cut(value, ";")
+	remote, _ := param(";"+params, "remote")
+	var ids []string
+	for _, id := range []string{strings.TrimSpace(local), remote} {
+		if len(id) == 32 && strings.Trim(id, "0") != "" {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func (t *Tracker) byICID(m *method, i *incoming) verdict {
+	if i.links.icid == "" {
+		return verdict{}
+	}
+	return t.byKey(key{m.word, i.links.icid})
+}
+
+// byTransfer goes by the dialog that Replaces names (RFC 3891), or by a REFER
+// that a phone of a call has sent (RFC 3515): who refers, and to whom.
+func (t *Tracker) byTransfer(_ *method, i *incoming) (v verdict) {
+	if i.links.replaces != "" {
+		callID, _, _ := strings.Cut(i.links.replaces, ";")
+		if c := t.byCallID[strings.TrimSpace(callID)]; c != nil {
+			return verdict{c, exact}
+		}
+	}
+	for _, r := range t.refers {
+		switch {
+		case r.replaces != "" || i.At.Sub(r.at) > progressed:
+		case i.links.referredBy != "" && i.links.referredBy != r.by:
+		case i.links.referredBy == "" && (i.Src != PBX || i.called != r.to):
+		case v.sure != "" && v.call != r.leg.call:
+			return verdict{nil, tie}
+		default:
+			v, i.refer = verdict{r.leg.call, exact}, r
+		}
+	}
+	return v
+}
+
+// byLikeCallID goes by Call-IDs that a PBX makes out of the caller's: one
+// contains the other, as in 123@pbx_b2b-1, or both begin with the same 30
+// characters.
+func (t *Tracker) byLikeCallID(m *method, i *incoming) verdict {
+	if i.Src != PBX {
+		return verdict{}
+	}
+	id := i.CallID
+	for n := len(id) - 1; n >= minCallID; n-- {
+		if !separator(id[n]) {
+			continue
+		}
+		if c := t.byCallID[id[:n]]; c != nil {
+			return verdict{c, likely}
+		}
+	}
+	for n := range max(0, len(id)-minCallID) {
+		if !separator(id[n]) {
+			continue
+		}
+		if c := t.byCallID[id[n+1:]]; c != nil {
+			return verdict{c, likely}
+		}
+	}
+	if len(id) < sameStart {
+		return verdict{}
+	}
+	if v := t.byKey(key{m.word, id[:sameStart]}); v.sure == exact {
+		return verdict{v.call, likely}
+	}
+	return verdict{} // also where several begin so: that says nothing
+}
+
+const (
+	minCallID = 8  // shorter Call-IDs are not looked for in others
+	sameStart = 30 // characters in common make two Call-IDs alike
+)
+
+// separator reports whether c may stand between a Call-ID and what a PBX adds.
+func separator(c byte) bool { return strings.IndexByte("-_.@:;+~", c) >= 0 }
+
+// progressed is how long after the last message of a call its next leg may
+// begin, if only numbers and the time say that it is the call's.
+const progressed = 10 * time.Second
+
+// byNumbers looks for the one call whose caller is the caller of this INVITE,
+// and which is in the hands of the PBX. The call that has the same number dialed
+// comes before one that has another, which may be a group, a queue, or be
+// forwarded. Of two that fit equally well it is neither.
+//
+// Towards a trunk a PBX often puts a number of its own in place of the caller's.
+// Then the call is the one in which the trunk's number was dialed, or the number
+// that diverts.
+func (t *Tracker) byNumbers(_ *method, i *incoming) (v verdict) {
+	if i.Src != PBX {
+		return verdict{}
+	}
+	best := noFit
+	weigh := func(l *leg, f fit) {
+		switch {
+		case f < best || f == noFit || l.call == v.call && f == best:
+		case f > best:
+			best, v = f, verdict{l.call, possible}
+			if f == bothFit {
+				v.sure = likely
+			}
+		default:
+			v = verdict{nil, tie}
+		}
+	}
+	for n, number := range i.links.numbers {
+		if !telling(number) || slices.Contains(i.links.numbers[:n], number) {
+			continue
+		}
+		for _, l := range t.byNumber[tail(number)] {
+			weigh(l, l.fits(i, number))
+		}
+	}
+	if i.Trunk != "" && t.names.kind(i.links.numbers[0], i.At) == "" {
+		for _, dialed := range []string{i.called, i.diversion} {
+			for _, l := range t.byDialed[dialed] {
+				if dialed != "" && l.inHands(i.At) {
+					weigh(l, dialedFits)
+				}
+			}
+		}
+	}
+	return v
+}
+
+// fit says how well an INVITE fits in with a leg.
+type fit int
+
+const (
+	noFit      fit = iota
+	talkerFits     // one of two who talk, whom the PBX connects with somebody else
+	dialedFits     // the number dialed
+	alikeFits      // a caller whose number is alike
+	callerFits     // the caller, or one whose number is alike and who dialed the same number
+	bothFit        // the caller and the number dialed
+)
+
+// fits says how well an INVITE of the caller with that number fits in with a
+// leg.
+func (l *leg) fits(i *incoming, number string) fit {
+	same := l.number == number
+	switch {
+	case !same && (len(l.number) < alike || len(number) < alike):
+		return noFit
+	case !l.inHands(i.At):
+		if same && l.state == talking {
+			return talkerFits
+		}
+		return noFit
+	}
+	f := alikeFits
+	if same {
+		f++
+	}
+	if l.called == i.called || i.ext && l.calledExt.User == i.called {
+		f++
+	}
+	return f
+}
+
+// inHands reports whether a caller's leg is in the hands of the PBX: it is not
+// answered yet, and something was heard of its call lately, or it was answered by
+// the PBX itself, as by a queue or a menu.
+func (l *leg) inHands(now time.Time) bool {
+	switch {
+	case l.origin != Edge:
+		return false
+	case l.state == calling || l.state == ringing:
+		return now.Sub(l.call.heard) <= progressed
+	}
+	return l.state == talking && (l.host != nil || !l.call.talks(PBX))
+}
+
+// talks reports whether a leg that began on that side is up.
+func (c *call) talks(origin Side) bool {
+	for _, l := range c.legs {
+		if l.origin == origin && l.state == talking {
+			return true
+		}
+	}
+	return false
+}
+
+// alike is how many digits at the end make two numbers alike.
+const alike = 6
+
+// tail is what numbers that are alike have in common.
+func tail(number string) string { return number[max(0, len(number)-alike):] }
+
+// telling reports whether a number can tell who calls.
+func telling(number string) bool { return number != "" && !strings.EqualFold(number, "anonymous") }
+
+// reach lets a leg be found by the number of who is at its phone, and by the
+// number dialed.
+func (t *Tracker) reach(l *leg, number string) {
+	if telling(number) {
+		l.number = number
+		t.byNumber.add(tail(number), l)
+	}
+	if l.origin == Edge {
+		t.byDialed.add(l.called, l)
+	}
+}
+
+// unreach undoes reach.
+func (t *Tracker) unreach(l *leg) {
+	t.byNumber.remove(tail(l.number), l)
+	if l.origin == Edge {
+		t.byDialed.remove(l.called, l)
+	}
+}
+
+// legsBy finds legs by a number.
+type legsBy map[string][]*leg
+
+func (by legsBy) add(number string, l *leg) { by[number] = append(by[number], l) }
+
+func (by legsBy) remove(number string, l *leg) {
+	n := slices.Index(by[number], l)
+	switch {
+	case n < 0:
+	case len(by[number]) == 1:
+		delete(by, number)
+	default:
+		by[number] = slices.Delete(by[number], n, n+1)
+	}
+}
+
+// index notes the keys by which the other legs of m's call find it.
+func (t *Tracker) index(c *call, m *Message, links *links) {
+	if t.byCallID[m.CallID] == nil {
+		id := clone(m.CallID)
+		t.byCallID[id] = c
+		c.callIDs = append(c.callIDs, id)
+	}
+	for n := range t.methods {
+		by := &t.methods[n]
+		switch {
+		case by.header != "":
+			t.give(c, key{by.word, links.value(by.header)})
+		case by.word == "x-cid":
+			t.give(c, key{by.word, m.CID})
+		case by.word == "session-id":
+			for _, id := range sessionIDs(links.session) {
+				t.give(c, key{by.word, id})
+			}
+		case by.word == "icid":
+			t.give(c, key{by.word, links.icid})
+		case by.word == "call-id" && m.Src == Edge && len(m.CallID) >= sameStart:
+			t.give(c, key{by.word, m.CallID[:sameStart]})
+		}
+	}
+}
+
+// give lets a call be found by a key.
+func (t *Tracker) give(c *call, k key) {
+	if k.value == "" || slices.Contains(c.keys, k) || len(c.keys) >= maxKeys {
+		return
+	}
+	h, known := t.keys[k]
+	if !known {
+		k.value, h.call = clone(k.value), c
+	} else {
+		h.call = nil // another call's too
+	}
+	h.n++
+	t.keys[k] = h
+	c.keys = append(c.keys, k)
+}
+
+// release takes a call's keys from it.
+func (t *Tracker) release(c *call) {
+	for _, id := range c.callIDs {
+		delete(t.byCallID, id)
+	}
+	for _, k := range c.keys {
+		h := t.keys[k]
+		if h.n--; h.n <= 0 {
+			delete(t.keys, k)
+		} else {
+			t.keys[k] = h
+		}
+	}
+}
+
+// maxKeys is how many ids one call is found by, beside its Call-IDs.
+const maxKeys = 256

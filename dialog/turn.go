@@ -1,0 +1,118 @@
+package dialog
+
+import (
+	"slices"
+	"time"
+)
+
+// Not every party is somebody at a phone of the leg's own:
+//
+//   - A queue, a menu (ivr) or a conference is called, but has no phone: its turn
+//     is on the caller's leg, beside the caller's own, and is as long.
+//   - An extension that has its calls sent on to a trunk calls there, on the leg
+//     from the PBX to the trunk.
+//   - An extension that the PBX calls back in its own name is not called: it
+//     calls whom the PBX calls next.
+
+// host gives the leg of a caller who dialed a queue, a menu or a conference the
+// turn of that extension too.
+func (t *Tracker) host(l *leg) {
+	kind := t.names.declared[l.calledExt.User]
+	switch kind {
+	case Queue, IVR, Conference:
+		l.host = l.newParty(l.calledExt, In)
+		l.host.kind = kind
+	}
+}
+
+// sentOn returns the extension that sends a call on to a trunk: the one that
+// diverts it (RFC 5806, RFC 7044), or has referred it (RFC 3515, RFC 3892).
+func (t *Tracker) sentOn(i *incoming, f *facts) (ext Extension, ok bool) {
+	if i.Src != PBX || i.Trunk == "" {
+		return ext, false
+	}
+	for _, user := range []string{f.diversion, i.links.referredBy} {
+		if ext, ok = t.names.at(uri{user: user}, i.At); ok {
+			return t.names.home(ext, uri{}), true
+		}
+	}
+	if i.refer != nil && i.refer.leg.party.ext.User != "" {
+		return i.refer.leg.party.ext, true
+	}
+	return ext, false
+}
+
+// callBack gives the leg that the PBX calls an extension on, in the extension's
+// own name, a party that calls, once it is known whom.
+func (t *Tracker) callBack(l *leg, ext Extension) {
+	l.party = l.newParty(ext, Out)
+	l.call.back = l.party
+}
+
+// callsBack says that an extension calls, when the PBX has reached it and now
+// calls whom it wanted.
+func (t *Tracker) callsBack(l *leg) {
+	p := l.call.back
+	if p == nil || p.dialed || p.over || p.first == l || p.first.state != talking {
+		return
+	}
+	p.called = l.called
+	t.dial(p, DialOut, l.began)
+}
+
+// bridge notes that a callee answered; unbridge that one left.
+func (c *call) bridge(at time.Time) {
+	if c.bridged.IsZero() {
+		c.bridged = at
+	}
+}
+
+func (c *call) unbridge(at time.Time) {
+	if !c.bridged.IsZero() && !c.talks(PBX) {
+		c.talked += at.Sub(c.bridged)
+		c.bridged, c.wasBridged = time.Time{}, true
+	}
+}
+
+// endHost ends the turn of a queue, menu or conference with the caller's leg,
+// which had that outcome.
+func (t *Tracker) endHost(p *party, at time.Time, o outcome) {
+	c := p.first.call
+	bridged := c.wasBridged || !c.bridged.IsZero()
+	p.over = true
+	if p.kind == Queue {
+		switch {
+		case bridged:
+			o.status = Answered
+		case o.status == Answered && o.by == ByCaller:
+			o.status = Canceled
+		case o.status == Answered:
+			o.status, o.by = NoAnswer, BySystem
+		}
+	}
+	p.outcome = o
+	if !p.dialed {
+		return
+	}
+	e := t.hangup(p, at)
+	e.Missed = nil
+	if p.kind == Conference {
+		return
+	}
+	e.Bridged, e.BridgedFor = &bridged, c.talked
+	if !c.bridged.IsZero() {
+		e.BridgedFor += at.Sub(c.bridged)
+	}
+	if p.kind == Queue {
+		missed := !bridged
+		e.Missed = &missed
+	}
+}
+
+// has reports whether a leg carries a party.
+func (l *leg) has(p *party) bool { return l.party == p || l.host == p }
+
+// others reports whether a leg beside l carries a party.
+func (c *call) others(l *leg, p *party) bool {
+	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.has(p) })
+}

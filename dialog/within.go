@@ -1,0 +1,262 @@
+package dialog
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// byPhone reports whether the transaction of m was begun by the phone, or the
+// carrier, that the leg leads to.
+func (l *leg) byPhone(m *Message) bool {
+	tag := l.fromTag
+	if l.origin == PBX {
+		tag = l.toTag
+	}
+	return m.Origin() == Edge && m.FromTag == tag
+}
+
+// reinvite shows a leg a re-INVITE or UPDATE, or its response. One that finds
+// the dialog gone, or its other end silent, ends the leg (RFC 3261 §12.2.1.2).
+// Other methods have usages of their own in the dialog, which end alone (RFC 5057
+// §5.1).
+func (t *Tracker) reinvite(l *leg, m *Message) {
+	if m.Src == PBX && (m.Request() || m.Status/100 == 2) {
+		l.connected(m)
+	}
+	switch {
+	case l.state != talking:
+	case m.Request():
+		if l.byPhone(m) {
+			l.offer, l.offerSeq = direction(m), m.CSeq
+		}
+	case m.Status == 481 || m.Status == 408:
+		t.end(l, m.At, outcome{status: Answered, code: m.Status, phrase: m.Phrase(), by: BySystem})
+	case m.Status/100 == 2:
+		l.refresh(m)
+		if l.byPhone(m) && l.offerSeq == m.CSeq {
+			t.hold(l, l.offer, m.At)
+			l.offer = unsaid
+		}
+	}
+}
+
+// media is which way an offer has the voice go.
+type media uint8
+
+const (
+	unsaid media = iota
+	both         // or to the phone only, which no hold is
+	held         // away from the phone, or not at all
+)
+
+// direction reads the first stream that an SDP body offers (RFC 3264 §5.1, and
+// the address 0.0.0.0 of §8.4).
+func direction(m *Message) media {
+	session, stream, streams := unsaid, unsaid, 0
+	nowhere := false
+	for line := range strings.SplitSeq(m.Body, "\n") {
+		line = strings.TrimRight(line, "\r")
+		at := &stream
+		if streams == 0 {
+			at = &session
+		}
+		switch {
+		case strings.HasPrefix(line, "m="):
+			if streams++; streams > 1 {
+				break
+			}
+			stream = both
+			if session != unsaid {
+				stream = session
+			}
+		case streams > 1:
+		case line == "a=sendonly", line == "a=inactive":
+			*at = held
+		case line == "a=sendrecv", line == "a=recvonly":
+			*at = both
+		case strings.HasPrefix(line, "c="):
+			nowhere = strings.HasSuffix(line, " 0.0.0.0")
+		}
+	}
+	if streams > 0 && nowhere {
+		return held
+	}
+	return stream
+}
+
+// hold says that the extension at a leg's phone put the other on hold, or took
+// it back.
+func (t *Tracker) hold(l *leg, to media, at time.Time) {
+	p := l.party
+	if p == nil || p.over || l.trunk || to == unsaid || p.holds == (to == held) {
+		return
+	}
+	p.holds = to == held
+	typ := Resume
+	if p.holds {
+		typ = Hold
+	}
+	t.say(p, typ, at).Status = Answered
+}
+
+// connected notes whom the PBX now connects a called extension with (RFC 3325,
+// RFC 5876).
+func (l *leg) connected(m *Message) {
+	p := l.party
+	if p == nil || p.over || p.flow != In {
+		return
+	}
+	identity := header(m.Head, "P-Asserted-Identity")
+	if identity == "" {
+		identity = header(m.Head, "Remote-Party-ID")
+	}
+	if identity == "" {
+		return
+	}
+	_, u, _ := nameAddr(identity)
+	switch remote := parseURI(u); {
+	case remote.user == p.remote || remote.user == "" || anonymous(remote):
+	case remote.user == p.first.num:
+		p.remote = ""
+	default:
+		p.remote = clone(remote.user)
+	}
+}
+
+// minSession is the shortest session interval there is (RFC 4028 §4).
+const minSession = 90 * time.Second
+
+// refresh notes until when a session lasts, as the 2xx to an INVITE or UPDATE
+// says: without Session-Expires for ever (RFC 4028 §7.2).
+func (l *leg) refresh(m *Message) {
+	l.expires = time.Time{}
+	value, _, _ := strings.Cut(header(m.Head, "Session-Expires"), ";")
+	if n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31); err == nil {
+		l.expires = m.At.Add(max(minSession, time.Duration(n)*time.Second) + linger)
+	}
+}
+
+// A refer is a REFER that an extension's phone has sent within its call, to
+// connect who it talks with to somebody else (RFC 3515).
+type refer struct {
+	leg      *leg
+	at       time.Time
+	cseq     uint32
+	by       string // who says to refer
+	to       string // user of Refer-To
+	ext      Extension
+	replaces string // Call-ID of the dialog that the new call is to take over; "": none
+	other    string // the call of that dialog
+	accepted bool
+	told     bool
+}
+
+// maxRefers is how many REFERs may be waiting for the calls they cause.
+const maxRefers = 1 << 10
+
+// refer shows a leg a REFER or its response.
+func (t *Tracker) refer(l *leg, m *Message) {
+	p := l.party
+	if p == nil || p.over || l.state != talking || !l.byPhone(m) {
+		return
+	}
+	if !m.Request() {
+		if r := l.refer; r != nil && r.cseq == m.CSeq && !r.told {
+			r.accepted = m.Status/100 == 2
+			if m.Status >= 300 {
+				l.refer = nil
+				t.forget(r)
+			}
+		}
+		return
+	}
+	_, to, _ := nameAddr(header(m.Head, "Refer-To"))
+	target := parseURI(to)
+	if target.user == "" {
+		return
+	}
+	r := &refer{leg: l, at: m.At, cseq: m.CSeq, to: clone(target.user), by: p.ext.User}
+	r.ext = t.names.dialed(r.to, clone(target.host), m.At)
+	if _, by, _ := nameAddr(header(m.Head, "Referred-By")); by != "" {
+		r.by = clone(parseURI(by).user)
+	}
+	if _, headers, ok := strings.Cut(to, "?"); ok {
+		r.replaces = replaced(headers)
+		if c := t.byCallID[r.replaces]; c != nil && c != l.call {
+			r.other = c.id
+		}
+	}
+	if l.refer != nil {
+		t.forget(l.refer)
+	}
+	l.refer = r
+	for len(t.refers) > 0 && (len(t.refers) >= maxRefers || m.At.Sub(t.refers[0].at) > progressed) {
+		t.refers = t.refers[1:]
+	}
+	t.refers = append(t.refers, r)
+}
+
+// replaced returns the Call-ID in the Replaces header of a URI (RFC 3891 §3).
+func replaced(headers string) string {
+	for h := range strings.SplitSeq(headers, "&") {
+		name, value, _ := strings.Cut(h, "=")
+		if !is(name, "Replaces") {
+			continue
+		}
+		callID, _, _ := strings.Cut(unescape(value), ";")
+		return strings.TrimSpace(callID)
+	}
+	return ""
+}
+
+// forget takes a REFER from those that a new leg may follow.
+func (t *Tracker) forget(r *refer) {
+	for i, o := range t.refers {
+		if o == r {
+			t.refers = append(t.refers[:i:i], t.refers[i+1:]...)
+			return
+		}
+	}
+}
+
+// referred shows a leg a NOTIFY, which may say what became of its REFER: the
+// status line of the new call's response (RFC 3515 §2.4.5).
+func (t *Tracker) referred(l *leg, m *Message) {
+	r := l.refer
+	if r == nil || m.Src != PBX {
+		return
+	}
+	line, _, _ := strings.Cut(m.Body, "\n")
+	rest, ok := strings.CutPrefix(line, "SIP/2.0 ")
+	if !ok {
+		return
+	}
+	code, phrase, _ := strings.Cut(strings.TrimRight(rest, "\r"), " ")
+	if n, err := strconv.Atoi(code); err == nil && n >= 200 && n <= 699 {
+		t.transferred(l, m.At, n, clone(phrase))
+	}
+}
+
+// transferred says once what became of a leg's REFER; a code of 0 is unknown.
+func (t *Tracker) transferred(l *leg, at time.Time, code int, phrase string) {
+	r := l.refer
+	l.refer = nil
+	p := l.party
+	if p.over {
+		return
+	}
+	r.told = true
+	e := t.say(p, Transfer, at)
+	e.CalledNumber, e.CalledExtension, e.OtherCall = r.to, nil, r.other
+	if r.ext.User != "" {
+		e.CalledExtension = &r.ext
+	}
+	e.SipCode, e.SipReason = code, phrase
+	switch {
+	case code/100 == 2:
+		e.Status = Answered
+	case code != 0:
+		e.Status = word(code, true)
+	}
+}
