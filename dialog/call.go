@@ -499,9 +499,7 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 	switch p.flow {
 	case Out:
 		e.CallerExtension = &p.ext
-		if peer := c.called(l); peer != nil {
-			e.CalledExtension = peer
-		}
+		e.CalledExtension = c.called(l)
 		e.ANI = c.shownOutside()
 		if p.transferred {
 			e.Diversion = "" // that is the extension itself
@@ -580,24 +578,25 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 // conference that was dialed; else the one that answered, or is the only one
 // called; else what the number dialed says. nil: none.
 func (c *call) called(l *leg) *Extension {
-	if l.host != nil {
+	switch {
+	case l.host != nil:
 		return &l.host.ext
+	case l.origin == PBX && l.trunk:
+		return nil
 	}
 	var one *party
 	for _, p := range c.parties {
-		switch {
-		case p.flow != In || p.kind != "":
-		case !p.answered.IsZero():
-			return &p.ext
-		case one == nil:
-			one = p
-		case one.ext != p.ext:
-			one = nil
-			if l.calledExt.User != "" {
-				return &l.calledExt
-			}
-			return nil
+		if p.flow != In || p.kind != "" {
+			continue
 		}
+		if !p.answered.IsZero() {
+			return &p.ext
+		}
+		if one != nil && one.ext != p.ext {
+			one = nil
+			break
+		}
+		one = p
 	}
 	switch {
 	case one != nil:
