@@ -122,20 +122,21 @@ type leg struct {
 
 // A party is one extension's one turn in a call, in one direction.
 type party struct {
-	id       string
-	ext      Extension
-	flow     Flow
-	first    *leg   // whose facts it tells
-	kind     Kind   // of a host
-	called   string // the number dialed, if it is another than the legs say
-	dialed   bool
-	rang     time.Time
-	answered time.Time
-	over     bool
-	outcome  outcome
-	agent    string
-	rec      string
-	remote   string // the number that the PBX connected it with; "": the caller's
+	id         string
+	ext        Extension
+	flow       Flow
+	first      *leg   // whose facts it tells
+	kind       Kind   // of a host
+	called     string // the number dialed, if it is another than the legs say; and in E.164
+	calledE164 string
+	dialed     bool
+	rang       time.Time
+	answered   time.Time
+	over       bool
+	outcome    outcome
+	agent      string
+	rec        string
+	remote     string // the number that the PBX connected it with; "": the caller's
 
 	transferred bool // it sends a call on
 	holds       bool
@@ -489,13 +490,14 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 		Diversion:    l.diversion,
 		Verstat:      l.verstat,
 		UserAgent:    p.agent,
+		CallerE164:   l.numE164,
 		RemoteNumber: p.remote,
 		Transferred:  p.transferred,
 		Correlation:  c.correlation(l),
 		Headers:      l.headers,
 	})
 	e := &t.said[len(t.said)-1]
-	e.CalledNumber = p.number()
+	e.CalledNumber, e.CalledE164 = p.number()
 	switch p.flow {
 	case Out:
 		e.CallerExtension = &p.ext
@@ -536,16 +538,16 @@ func (c *call) correlation(l *leg) string {
 }
 
 // number is what was dialed to reach a party, or by it.
-func (p *party) number() string {
+func (p *party) number() (raw, e164 string) {
 	switch caller := p.first.call.caller; {
 	case p.called != "":
-		return p.called
+		return p.called, p.calledE164
 	case p.flow == Out:
-		return p.first.called
+		return p.first.called, p.first.calledE164
 	case caller != nil && !p.first.stranger:
-		return caller.called
+		return caller.called, caller.calledE164
 	}
-	return p.ext.User
+	return p.ext.User, ""
 }
 
 // fromCaller fills in what the caller's leg says of a party that is called; if

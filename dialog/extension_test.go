@@ -2,6 +2,7 @@ package dialog
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -164,6 +165,46 @@ func TestDiversion(t *testing.T) {
 		if e := last(t, testConfig(), callee().invite(tt.headers)); e.Diversion != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.headers, e.Diversion, tt.want)
 		}
+	}
+}
+
+// TestE164 gives the numbers of a call and of a message in E.164, but not an
+// extension's, and asks for each once per INVITE.
+func TestE164(t *testing.T) {
+	asked := 0
+	c := testConfig()
+	c.E164 = func(number string) string {
+		asked++
+		return "+44" + strings.TrimPrefix(number, "0")
+	}
+	l := caller()
+	l.uri = "sip:02079460123@pbx.example"
+	tracker := New(c)
+	said := tracker.Observe(l.invite())
+	for _, m := range []Message{l.response(180), l.response(200), l.bye(true)} {
+		said = append(said, tracker.Observe(m)...)
+	}
+	if len(said) != 4 || asked != 1 {
+		t.Errorf("%d events, and %d numbers were asked for; want 4 and 1", len(said), asked)
+	}
+	for _, e := range said {
+		if e.CallerE164 != "" || e.CalledE164 != "+442079460123" {
+			t.Errorf("%s: %q calls %q", e.Type, e.CallerE164, e.CalledE164)
+		}
+	}
+
+	in := caller()
+	in.trunk, in.fromURI, in.uri = "carrier", "sip:02079460999@carrier", "sip:02079460123@pbx.example"
+	e := last(t, c, in.invite(), func() Message { m := callee().invite(); m.CallID = in.callID; return m }())
+	if e.Type != DialIn || e.CallerE164 != "" || e.CalledE164 != "+442079460123" {
+		t.Errorf("%s: %q calls %q", e.Type, e.CallerE164, e.CalledE164)
+	}
+
+	text := callee()
+	text.fromURI = "sip:02079460999@pbx.example"
+	e = last(t, c, text.message(PBX, "MESSAGE", 0, ""), text.message(Edge, "MESSAGE", 200, ""))
+	if e.Type != MessageIn || e.CallerE164 != "+442079460999" || e.CalledE164 != "" {
+		t.Errorf("%s: %q writes to %q", e.Type, e.CallerE164, e.CalledE164)
 	}
 }
 

@@ -2,6 +2,7 @@ package dialog
 
 import (
 	"strings"
+	"time"
 )
 
 // facts is what one INVITE says about its leg, and is kept of it.
@@ -18,6 +19,8 @@ type facts struct {
 	rec         string
 	agent       string
 	headers     [][2]string
+	numE164     string
+	calledE164  string
 	credentials bool
 	hidden      bool // the caller does not show who it is
 }
@@ -207,6 +210,15 @@ func (f *facts) keep(more ...*string) {
 	for _, s := range all {
 		*s, piece = piece[:len(*s)], piece[len(*s):]
 	}
+}
+
+// e164 returns the E.164 form of a number, if that is asked for. A short number
+// that is an extension's has none.
+func (t *Tracker) e164(number string, now time.Time) string {
+	if t.config.E164 == nil || len(number) < 7 && t.names.kind(number, now) != "" {
+		return ""
+	}
+	return t.config.E164(number)
 }
 
 // username returns the account that digest credentials name.

@@ -46,6 +46,8 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 		CallerNum:    f.num,
 		CallerName:   f.name,
 		CalledNumber: f.called,
+		CallerE164:   t.e164(f.num, m.At),
+		CalledE164:   t.e164(f.called, m.At),
 		CallAPIID:    f.callAPI,
 		Headers:      f.headers,
 		UserAgent:    f.agent,
@@ -59,7 +61,7 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 		}
 	} else {
 		e.Type, e.Flow, e.CalledExtension = MessageIn, In, &ext
-		e.CalledNumber = ext.User
+		e.CalledNumber, e.CalledE164 = ext.User, t.e164(ext.User, m.At)
 		if t.names.kind(f.num, m.At) != "" {
 			e.CallerExtension = &Extension{User: f.num}
 		}

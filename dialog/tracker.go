@@ -66,6 +66,10 @@ type Config struct {
 	// in this order, in the words of the config; nil: as [DefaultCorrelate].
 	Correlate []string
 
+	// E164 is the E.164 form of a number as dialed, "" if it is none; nil: not
+	// asked for.
+	E164 func(number string) string
+
 	MaxDuration time.Duration  // a call that is up for so long is lost; 0: 4 hours
 	Status      map[int]Status // words for final responses, over the built-in table
 
@@ -280,6 +284,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	}
 	by, sentOn := t.sentOn(&i, &f)
 	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain, &by.User, &by.Domain)
+	l.numE164, l.calledE164 = t.e164(l.num, m.At), t.e164(l.called, m.At)
 	if m.Src == Edge {
 		l.calledExt = t.names.dialed(l.called, l.calledHost, m.At)
 	}
@@ -548,10 +553,11 @@ func (c *call) snapshot() (s Call, live bool) {
 				s.State = ringing.String()
 			}
 		}
+		number, _ := p.number()
 		s.Parties = append(s.Parties, Party{
 			ID: p.id, Extension: p.ext, Flow: p.flow, Status: status,
 			Since: p.first.began, Answered: p.answered,
-			CallerNum: p.first.num, CallerName: p.first.name, CalledNumber: p.number(),
+			CallerNum: p.first.num, CallerName: p.first.name, CalledNumber: number,
 		})
 	}
 	return s, live

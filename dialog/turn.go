@@ -56,7 +56,7 @@ func (t *Tracker) callsBack(l *leg) {
 	if p == nil || p.dialed || p.over || p.first == l || p.first.state != talking {
 		return
 	}
-	p.called = l.called
+	p.called, p.calledE164 = l.called, l.calledE164
 	t.dial(p, DialOut, l.began)
 }
 

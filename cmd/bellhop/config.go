@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/BurntSushi/toml"
+	"github.com/nyaruka/phonenumbers"
 
 	"bellhop/dialog"
 	"bellhop/sip"
@@ -45,10 +46,10 @@ type config struct {
 
 	Calls struct {
 		AddCID      bool                   `toml:"add_cid"`
-		Correlate   []string               `toml:"correlate" later:"true"`
+		Correlate   []method               `toml:"correlate"`
 		MaxDuration duration               `toml:"max_duration"`
 		Headers     []string               `toml:"headers"`
-		Region      string                 `toml:"region" later:"true"`
+		Region      region                 `toml:"region"`
 		RecID       string                 `toml:"rec_id"`
 		CallbackID  string                 `toml:"callback_id"`
 		Tag         string                 `toml:"tag"`
@@ -89,7 +90,7 @@ type config struct {
 type extensionConfig struct {
 	Number string        `toml:"number"`
 	Kind   extensionKind `toml:"kind"` // "": phone
-	DID    []string      `toml:"did" later:"true"`
+	DID    []string      `toml:"did"`
 }
 
 type trunkConfig struct {
@@ -106,7 +107,7 @@ func defaults() config {
 	c.Extensions.Pattern = regexp.MustCompile(`^[0-9]{2,5}$`)
 	c.Extensions.Learn = true
 	c.Calls.AddCID = true
-	c.Calls.Correlate = []string{"header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"}
+	c.Calls.Correlate = []method{"header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"}
 	c.Calls.MaxDuration = duration(4 * time.Hour)
 	c.Calls.Trace = 1000
 	c.Calls.Status = map[sipCode]statusWord{603: statusWord(dialog.Busy)}
@@ -333,17 +334,52 @@ func (s *socket) UnmarshalText(b []byte) error {
 }
 
 // An extensionKind says what an extension is; "" is a phone.
-type extensionKind string
+type extensionKind dialog.Kind
 
 func (k *extensionKind) UnmarshalText(b []byte) error {
-	switch string(b) {
-	case "phone":
+	switch dialog.Kind(b) {
+	case dialog.Phone, dialog.Queue, dialog.IVR, dialog.Conference:
 		*k = extensionKind(b)
 		return nil
-	case "queue", "ivr", "conference":
-		return fmt.Errorf("kind %q is not supported yet: only \"phone\" is", b)
 	}
-	return fmt.Errorf(`kind is "phone", not %q`, b)
+	return fmt.Errorf(`kind is "phone", "queue", "ivr" or "conference", not %q`, b)
+}
+
+// A method is one way to find the legs of a call: a header field that both
+// have, or one of words.
+type method string
+
+// words are the methods beside the header fields.
+var words = []string{"session-id", "replaces", "icid", "call-id", "numbers"}
+
+func (m *method) UnmarshalText(b []byte) error {
+	name, isHeader := strings.CutPrefix(string(b), "header:")
+	switch {
+	case isHeader && !fieldName.MatchString(name):
+		return fmt.Errorf("%q is not the name of a header field: write it like \"header:X-CID\"", name)
+	case !isHeader && !slices.Contains(words, name):
+		return fmt.Errorf("no method is called %q: write header:NAME, %s", b, strings.Join(words, ", "))
+	}
+	*m = method(b)
+	return nil
+}
+
+// A region is the two letters of ISO 3166 for the country whose numbers are
+// dialed without a country code; "" is none.
+type region string
+
+func (r *region) UnmarshalText(b []byte) error {
+	s := string(b)
+	switch known := phonenumbers.GetSupportedRegions(); {
+	case s == "" || known[s]:
+		*r = region(s)
+		return nil
+	case known[strings.ToUpper(s)]:
+		return fmt.Errorf("%q is written in capitals: %q", s, strings.ToUpper(s))
+	case s == "UK":
+		return errors.New(`"UK" is written "GB", as in ISO 3166`)
+	}
+	return fmt.Errorf("%q is no region: write the two letters of ISO 3166, like \"GB\", \"DE\" or \"US\"", s)
 }
 
 // A sipCode is a final response that ends a call: 300 to 699.

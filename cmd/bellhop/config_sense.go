@@ -171,8 +171,15 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 			}
 		}
 	}
+	c.didContradictions(report)
 	if c.Calls.MaxDuration <= 0 {
 		report("calls.max_duration", "%v ends every call at once: write how long a call can last, like 4h", c.Calls.MaxDuration)
+	}
+	for i, m := range c.Calls.Correlate {
+		same := func(other method) bool { return strings.EqualFold(string(m), string(other)) }
+		if m != "" && slices.ContainsFunc(c.Calls.Correlate[:i], same) {
+			report(index("calls.correlate", i), "%q is listed twice: the first is the one that counts", m)
+		}
 	}
 	for i, name := range c.Calls.Headers {
 		if !fieldName.MatchString(name) {
@@ -187,6 +194,26 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 	} {
 		if name != "" && !fieldName.MatchString(name) {
 			report(path, "%q is not the name of a header field: write it like \"X-Recording-Id\"", name)
+		}
+	}
+}
+
+// didContradictions reports public numbers that lead to nothing, or to two
+// extensions.
+func (c *config) didContradictions(report func(path, format string, args ...any)) {
+	leads := map[string]string{} // to an extension, by public number
+	for i, e := range c.Extension {
+		for j, did := range e.DID {
+			path := index(index("extension", i)+".did", j)
+			switch other, taken := leads[did]; {
+			case did == "" || strings.ContainsFunc(did, func(r rune) bool { return r <= ' ' || r == 0x7f }):
+				report(path, "%q is no number: write it as the carrier does in its Request-URI, like 5551234", did)
+			case taken && other == e.Number:
+				report(path, "%q is listed twice", did)
+			case taken:
+				report(path, "%q leads to extension %q already: a number leads to one", did, other)
+			}
+			leads[did] = e.Number
 		}
 	}
 }

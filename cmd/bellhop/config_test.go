@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"bellhop/dialog"
 	"bellhop/sip"
 )
 
@@ -81,8 +82,6 @@ func TestLaterKeysAtTheirDefault(t *testing.T) {
 	_, err := parse("config.toml", `
 subscription = []
 [calls]
-correlate = ["header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"]
-region = ""
 trace = 1000
 `)
 	if err != nil {
@@ -172,14 +171,16 @@ listen = "8080"`, []string{
 		{"register", "[sip]\nregister = \"outbound\"", []string{
 			`c:2:12: sip.register: register is "path", "contact" or "none", not "outbound"`,
 		}},
-		{"extensions", "[extensions]\npattern = '['\n[[extension]]\n[[extension]]\nnumber = \"6 0\"\nkind = \"queue\"\ndid = [\"5\"]\n[[extension]]\nnumber = \"600\"\n[[extension]]\nnumber = \"600\"\nkind = \"phon\"", []string{
+		{"extensions", "[extensions]\npattern = '['\n[[extension]]\n[[extension]]\nnumber = \"6 0\"\nkind = \"queue\"\ndid = [\"5\", \"5\", \"5 5\"]\n[[extension]]\nnumber = \"600\"\ndid = [\"6\", \"5\"]\n[[extension]]\nnumber = \"600\"\nkind = \"phon\"\ndid = 5", []string{
 			"c:2:11: extensions.pattern: error parsing regexp: missing closing ]: `[`",
 			`c:3:1: extension.number: an extension needs a number: write number = "600"`,
 			`c:5:10: extension.number: "6 0" has a space in it: write the user part of its address, like 600 or 0003*210`,
-			`c:6:8: extension.kind: kind "queue" is not supported yet: only "phone" is`,
-			`c:7:1: extension.did: not supported yet: leave it out`,
-			`c:11:10: extension.number: extension "600" is declared twice`,
-			`c:12:8: extension.kind: kind is "phone", not "phon"`,
+			`c:7:13: extension.did: "5" is listed twice`,
+			`c:7:18: extension.did: "5 5" is no number: write it as the carrier does in its Request-URI, like 5551234`,
+			`c:10:13: extension.did: "5" leads to extension "6 0" already: a number leads to one`,
+			`c:12:10: extension.number: extension "600" is declared twice`,
+			`c:13:8: extension.kind: kind is "phone", "queue", "ivr" or "conference", not "phon"`,
+			`c:14:7: extension.did: want an array, not a number`,
 		}},
 		{"a pattern for everybody", "[extensions]\npattern = ''", []string{
 			`c:2:11: extensions.pattern: empty, and so everybody: write '.*' for everybody, or '^$' for nobody`,
@@ -192,17 +193,26 @@ sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 			`c:1:128: trunk.sources: 10.0.0.0/8 overlaps with 10.2.0.0/16 of sip.pbx_sources: an address is either the PBX's or a trunk's`,
 			`c:1:142: trunk.sources: 10.1.0.0/16 overlaps with 10.0.0.0/8 of trunk "b": an address belongs to one trunk`,
 		}},
-		{"calls", "[calls]\nmax_duration = \"0s\"\nheaders = [\"X-Ok\", \"X Y\"]\ntag = \"X:\"\nregion = \"GB\"\ntrace = 10\ncorrelate = []\n[calls.status]\n\"200\" = \"BUSY\"\n404 = \"GONE\"\n500 = 7\n[[subscription]]\nextension = \"1\"", []string{
+		{"calls", "[calls]\nmax_duration = \"0s\"\nheaders = [\"X-Ok\", \"X Y\"]\ntag = \"X:\"\nregion = \"XX\"\ntrace = 10\ncorrelate = [\"numbers\", \"header:X Y\", \"header:X-A\", \"x-cid\", \"header:x-a\", \"numbers\"]\n[calls.status]\n\"200\" = \"BUSY\"\n404 = \"GONE\"\n500 = 7\n[[subscription]]\nextension = \"1\"", []string{
 			`c:2:16: calls.max_duration: 0s ends every call at once: write how long a call can last, like 4h`,
 			`c:3:20: calls.headers: "X Y" is not the name of a header field`,
 			`c:4:7: calls.tag: "X:" is not the name of a header field: write it like "X-Recording-Id"`,
-			`c:5:1: calls.region: not supported yet: leave it out`,
+			`c:5:10: calls.region: "XX" is no region: write the two letters of ISO 3166, like "GB", "DE" or "US"`,
 			`c:6:1: calls.trace: not supported yet: leave it out`,
-			`c:7:1: calls.correlate: not supported yet: leave it out`,
+			`c:7:25: calls.correlate: "X Y" is not the name of a header field: write it like "header:X-CID"`,
+			`c:7:53: calls.correlate: no method is called "x-cid": write header:NAME, session-id, replaces, icid, call-id, numbers`,
+			`c:7:62: calls.correlate: "header:x-a" is listed twice: the first is the one that counts`,
+			`c:7:76: calls.correlate: "numbers" is listed twice: the first is the one that counts`,
 			`c:9:1: calls.status.200: "200" is not the status of a failed call: write 300 to 699`,
 			`c:10:7: calls.status.404: "GONE" is not a call status: write one of [ANSWER BUSY NOANSWER CANCEL CONGESTION CHANUNAVAIL UNKNOWN]`,
 			`c:11:7: calls.status.500: want a string, not a number`,
 			`c:12:1: subscription: not supported yet: leave it out`,
+		}},
+		{"a region in small letters", "[calls]\nregion = \"gb\"", []string{
+			`c:2:10: calls.region: "gb" is written in capitals: "GB"`,
+		}},
+		{"a region by its domain", "calls.region = \"UK\"", []string{
+			`c:1:16: calls.region: "UK" is written "GB", as in ISO 3166`,
 		}},
 		{"durations", "[calls]\nmax_duration = \"4 hours\"\n[notify]\nkeep_events = \"-1h\"\nmax_subscriptions = 0\n[store]\nsync = \"0s\"", []string{
 			`c:2:16: calls.max_duration: "4 hours" is not a duration: write it like 100ms, 30s, 15m or 720h`,
@@ -251,6 +261,54 @@ sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 				t.Errorf("problems (- want, + got):\n%s", d)
 			}
 		})
+	}
+}
+
+// TestTracking says what the config tells the tracker.
+func TestTracking(t *testing.T) {
+	c, err := parse("c", `
+[[extension]]
+number = "600"
+kind = "queue"
+did = ["5551234", "5551235"]
+[[extension]]
+number = "door"
+[calls]
+correlate = ["numbers", "header:X-Call"]
+region = "GB"
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := tracking(c)
+	if want := []dialog.Declared{{Number: "600", Kind: dialog.Queue, DID: []string{"5551234", "5551235"}}, {Number: "door"}}; !reflect.DeepEqual(got.Extensions, want) {
+		t.Errorf("extensions are %v, want %v", got.Extensions, want)
+	}
+	if want := []string{"numbers", "header:X-Call"}; !slices.Equal(got.Correlate, want) {
+		t.Errorf("legs are joined by %q, want %q", got.Correlate, want)
+	}
+	for number, want := range map[string]string{
+		"02079460123":     "+442079460123",
+		"+4930901820":     "+4930901820",
+		"004930901820":    "+4930901820",
+		"101":             "",
+		"0003*210":        "",
+		"anonymous":       "",
+		"alice":           "",
+		"":                "",
+		"999999999999999": "",
+	} {
+		if got := got.E164(number); got != want {
+			t.Errorf("E.164 of %q is %q, want %q", number, got, want)
+		}
+	}
+
+	c, err = parse("c", "calls.correlate = []")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := tracking(c); got.Correlate == nil || len(got.Correlate) > 0 || got.E164 != nil {
+		t.Errorf("with no method and no region: %q, %v", got.Correlate, got.E164 != nil)
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"bellhop/sip"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nyaruka/phonenumbers"
 )
 
 // drainFor is how long transactions may take to end after SIGTERM. With the 5 s
@@ -307,6 +308,8 @@ func tracking(cfg config) dialog.Config {
 	c := dialog.Config{
 		Pattern:     cfg.Extensions.Pattern,
 		Learn:       cfg.Extensions.Learn,
+		Correlate:   []string{},
+		E164:        e164(cfg.Calls.Region),
 		MaxDuration: time.Duration(cfg.Calls.MaxDuration),
 		Status:      map[int]dialog.Status{},
 		CallAPIID:   cfg.Calls.CallAPIID,
@@ -315,13 +318,34 @@ func tracking(cfg config) dialog.Config {
 		Tag:         cfg.Calls.Tag,
 		Headers:     cfg.Calls.Headers,
 	}
+	for _, m := range cfg.Calls.Correlate {
+		c.Correlate = append(c.Correlate, string(m))
+	}
 	for code, word := range cfg.Calls.Status {
 		c.Status[int(code)] = dialog.Status(word)
 	}
 	for _, e := range cfg.Extension {
-		c.Extensions = append(c.Extensions, dialog.Declared{Number: e.Number})
+		c.Extensions = append(c.Extensions, dialog.Declared{Number: e.Number, Kind: dialog.Kind(e.Kind), DID: e.DID})
 	}
 	return c
+}
+
+// e164 returns what finds the E.164 form of a number as it is dialed in a
+// region; nil if none is configured.
+func e164(r region) func(string) string {
+	if r == "" {
+		return nil
+	}
+	return func(number string) string {
+		if strings.Trim(number, "+0123456789-.() ") != "" {
+			return "" // a name, or a code like *97
+		}
+		n, err := phonenumbers.Parse(number, string(r))
+		if err != nil || !phonenumbers.IsValidNumber(n) {
+			return ""
+		}
+		return phonenumbers.Format(n, phonenumbers.E164)
+	}
 }
 
 func trunks(cfg config) []sip.Trunk {
