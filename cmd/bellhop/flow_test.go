@@ -51,18 +51,17 @@ func TestFlows(t *testing.T) {
 // A wholeHop is all of bellhop but the admin API, with a peer at each of the
 // flow's addresses.
 type wholeHop struct {
-	t       *testing.T
-	peers   map[string]*siptest.PacketConn
-	rooms   *rooms
-	stop    func()
-	mu      sync.Mutex
-	came    []string // ids of events, as their callbacks came
-	heard   map[string]bool
-	ringing bool
+	t     *testing.T
+	peers map[string]*siptest.PacketConn
+	rooms *rooms
+	stop  func()
+	mu    sync.Mutex
+	came  []string // ids of events, as their callbacks came
+	heard map[string]bool
 }
 
 func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
-	h := &wholeHop{t: t, peers: map[string]*siptest.PacketConn{}, heard: map[string]bool{}, ringing: fc.Ringing}
+	h := &wholeHop{t: t, peers: map[string]*siptest.PacketConn{}, heard: map[string]bool{}}
 	network := siptest.NewNetwork()
 	cfg := defaults()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}
@@ -95,7 +94,8 @@ func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
 	h.rooms.follower.tracker.Configure(fc.Dialog)
 	sub := notify.NewSubscription()
 	sub.ExtensionRegex = ".*"
-	sub.Types = []string{"dial-in", "dial-out", "answer", "hangup", "message-in", "message-out", "ringing"}
+	sub.Types = []string{"dial-in", "dial-out", "answer", "hangup", "message-in", "message-out", "voicemail",
+		"ringing", "hold", "resume", "transfer", "registered", "unregistered"}
 	sub.URL = "http://receiver.example/callback"
 	if _, err := h.rooms.notifier.Subscribe(t.Context(), sub); err != nil {
 		t.Fatal(err)

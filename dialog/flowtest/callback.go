@@ -87,6 +87,7 @@ var usual = map[dialog.Type][]string{
 	dialog.Hangup:     {"CallFlow", "CallStatus", "SipCode", "HangupBy", "Duration", "Missed"},
 	dialog.MessageIn:  {"CallerIDNum", "MessageText"},
 	dialog.MessageOut: {"CalledNumber", "MessageText"},
+	dialog.Transfer:   {"CalledNumber", "CalledExtension", "CallStatus", "SipCode", "OtherCallID"},
 }
 
 // A teller puts events into words.
@@ -155,6 +156,23 @@ func (t *teller) field(e dialog.Event, name string) (string, error) {
 		return e.Tag, nil
 	case "ANI":
 		return e.ANI, nil
+	case "Transfered":
+		return yes(e.Transferred), nil
+	case "Bridged":
+		return yesNo(e.Bridged), nil
+	case "BridgedDuration":
+		return duration(e.BridgedFor), nil
+	case "RemoteNumber":
+		return e.RemoteNumber, nil
+	case "OtherCallID":
+		if e.OtherCall == "" {
+			return "", nil
+		}
+		return strconv.Itoa(slices.Index(t.calls, e.OtherCall) + 1), nil
+	case "Correlation":
+		return e.Correlation, nil
+	case "Recovered":
+		return yes(e.Recovered), nil
 	case "Duration":
 		return duration(e.Duration), nil
 	case "RingDuration":
@@ -172,13 +190,7 @@ func (t *teller) field(e dialog.Event, name string) (string, error) {
 	case "AnsweredElsewhere":
 		return yes(e.Elsewhere), nil
 	case "Missed":
-		if e.Missed == nil {
-			return "", nil
-		}
-		if !*e.Missed {
-			return "no", nil
-		}
-		return "yes", nil
+		return yesNo(e.Missed), nil
 	case "UserAgent":
 		return e.UserAgent, nil
 	case "Verstat":
@@ -252,6 +264,16 @@ func number(n int) string {
 		return ""
 	}
 	return strconv.Itoa(n)
+}
+
+func yesNo(b *bool) string {
+	if b == nil {
+		return ""
+	}
+	if !*b {
+		return "no"
+	}
+	return "yes"
 }
 
 func yes(b bool) string {

@@ -15,8 +15,9 @@
 // # Peers
 //
 // The peers are phone (extension 101, 192.0.2.11), bob (102, 192.0.2.12), bob2
-// (102 too, 192.0.2.13), carol (103, 192.0.2.14), trunk (a carrier, 192.0.2.21),
-// and pbx (192.0.2.1). bellhop is 192.0.2.5. All ports are 5060, all transport
+// (102 too, 192.0.2.13), carol (103, 192.0.2.14), dora (104, 192.0.2.15), erin
+// (105, 192.0.2.16), frank (106, 192.0.2.17), trunk (a carrier, 192.0.2.21), and
+// pbx (192.0.2.1). bellhop is 192.0.2.5. All ports are 5060, all transport
 // is UDP, and the domain of the PBX is pbx.example.
 //
 // # Messages that a peer sends
@@ -27,7 +28,8 @@
 //
 // What a message leaves out the rig fills in, so that it is valid; what it gives is
 // sent as given. A start line may be a method alone. An empty section sends the
-// peer's last message again.
+// peer's last message again. The Contact of a phone is the one that it registered
+// last.
 //
 // A request continues the newest dialog or transaction of its peer that it fits:
 // BYE, UPDATE, INFO and the like a dialog, ACK an INVITE with a final response,
@@ -62,9 +64,10 @@
 // reference: "hangup 101 CallStatus=BUSY Duration=2s". A value with spaces is
 // quoted; a field that must be absent is written Field= with nothing after it.
 // Call=1 is the first call that the flow's events told of, Party=2 the second
-// party; EventTime is the time since the flow began. Whatever a line does not
-// list is not compared. Ringing events are left out unless the config says
-// "ringing = yes". With -update the lines are rewritten as they came.
+// party, and OtherCallID counts as Call does; EventTime is the time since the
+// flow began. Whatever a line does not list is not compared. Events that
+// subscriptions have to name are left out unless the config's opt_in names them.
+// With -update the lines are rewritten as they came.
 //
 // # Config
 //
@@ -77,7 +80,8 @@
 //	extension 600 = queue
 //	headers = X-One, X-Two
 //	rec_id = X-Rec            and callback_id, tag, callapi_id
-//	ringing = yes
+//	correlate = session-id, numbers
+//	opt_in = ringing, hold, resume, transfer, registered, unregistered
 package flowtest
 
 import (
@@ -85,6 +89,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -109,7 +114,17 @@ type Config struct {
 	Register string // "none", "path" or "contact"
 	AddCID   bool
 	Dialog   dialog.Config
-	Ringing  bool // ringing events are listed
+	OptIn    []dialog.Type // of the events that subscriptions have to name: which are listed
+}
+
+// optIn are the events that are sent only to subscriptions that name them.
+var optIn = []dialog.Type{
+	dialog.Ringing, dialog.Hold, dialog.Resume, dialog.Transfer, dialog.Registered, dialog.Unregistered,
+}
+
+// lists reports whether events of that type are listed.
+func (c *Config) lists(typ dialog.Type) bool {
+	return !slices.Contains(optIn, typ) || slices.Contains(c.OptIn, typ)
 }
 
 // A Step is one section.
@@ -253,8 +268,14 @@ func (c *Config) set(key, value string) (err error) {
 		d.Tag = value
 	case "callapi_id":
 		d.CallAPIID = value
-	case "ringing":
-		c.Ringing = value == "yes"
+	case "opt_in":
+		for name := range strings.SplitSeq(value, ",") {
+			typ := dialog.Type(strings.TrimSpace(name))
+			if !slices.Contains(optIn, typ) {
+				return fmt.Errorf("%s is no event that subscriptions have to name", typ)
+			}
+			c.OptIn = append(c.OptIn, typ)
+		}
 	default:
 		err = fmt.Errorf("no such setting")
 	}

@@ -158,7 +158,7 @@ func (p *player) events() (events []dialog.Event, err error) {
 		if err := p.tell.hear(e); err != nil {
 			return nil, err
 		}
-		if e.Type != dialog.Ringing || p.flow.Config.Ringing {
+		if p.flow.Config.lists(e.Type) {
 			events = append(events, e)
 		}
 	}

@@ -25,6 +25,9 @@ var Peers = []Peer{
 	{Name: "bob", Addr: netip.MustParseAddrPort("192.0.2.12:5060"), Side: dialog.Edge, User: "102"},
 	{Name: "bob2", Addr: netip.MustParseAddrPort("192.0.2.13:5060"), Side: dialog.Edge, User: "102"},
 	{Name: "carol", Addr: netip.MustParseAddrPort("192.0.2.14:5060"), Side: dialog.Edge, User: "103"},
+	{Name: "dora", Addr: netip.MustParseAddrPort("192.0.2.15:5060"), Side: dialog.Edge, User: "104"},
+	{Name: "erin", Addr: netip.MustParseAddrPort("192.0.2.16:5060"), Side: dialog.Edge, User: "105"},
+	{Name: "frank", Addr: netip.MustParseAddrPort("192.0.2.17:5060"), Side: dialog.Edge, User: "106"},
 	{Name: "trunk", Addr: netip.MustParseAddrPort("192.0.2.21:5060"), Side: dialog.Edge, User: "5559876", Trunk: "carrier"},
 	{Name: "pbx", Addr: netip.MustParseAddrPort("192.0.2.1:5060"), Side: dialog.PBX},
 }
@@ -65,6 +68,7 @@ type agent struct {
 	received []*exchange // requests
 	heard    []*message  // all that was received
 	last     []byte      // last that was sent
+	address  string      // the contact it has registered last
 	bindings []binding   // of a registrar
 }
 
@@ -171,9 +175,9 @@ func (a *agent) receiveRequest(m *message) {
 	}
 	l := a.legOf(m.get("Call-ID"), m.toTag(), m.fromTag())
 	switch {
-	case m.method() == "INVITE" && m.toTag() == "":
+	case m.toTag() == "" && (m.method() == "INVITE" || m.method() == "SUBSCRIBE"):
 		l = &leg{
-			method: "INVITE",
+			method: m.method(),
 			callID: m.get("Call-ID"),
 			local:  tagged(m.get("To"), fmt.Sprintf("%s-%d", a.Name, a.rig.next())),
 			remote: m.get("From"),
@@ -214,14 +218,17 @@ func (a *agent) receiveResponse(m *message) {
 			if m.method() == "INVITE" {
 				l.final, l.acked = m, false
 			}
-		case m.method() == "INVITE":
+		case m.method() == l.method && l.opens():
 			a.invited(l, m)
 		}
 		return
 	}
 }
 
-// invited takes note of a response to an INVITE.
+// opens reports whether what began the leg opens a dialog.
+func (l *leg) opens() bool { return l.method == "INVITE" || l.method == "SUBSCRIBE" }
+
+// invited takes note of a response to an INVITE, or to a SUBSCRIBE.
 func (a *agent) invited(l *leg, m *message) {
 	if m.status() >= 300 {
 		l.final, l.acked, l.ended = m, false, !l.confirmed
@@ -302,6 +309,10 @@ func (a *agent) request(m *message) (*message, error) {
 	}
 	m = complete(d, m)
 	switch method {
+	case "REGISTER":
+		if c := address(m.get("Contact")); c != "*" {
+			a.address = c
+		}
 	case "INVITE":
 		l.invite, l.final, l.acked = m, nil, false
 	case "ACK":
@@ -356,6 +367,9 @@ func (a *agent) from() string {
 }
 
 func (a *agent) contact() string {
+	if a.address != "" {
+		return a.address
+	}
 	if a.User == "" {
 		return "sip:" + a.Addr.String()
 	}
@@ -400,8 +414,15 @@ func (a *agent) find(m *message) *leg {
 			return l.invite != nil && l.final == nil && at(l.invite.uri())
 		case "REGISTER":
 			return l.method == method
-		case "BYE", "UPDATE", "INFO", "PRACK", "REFER", "NOTIFY":
+		case "BYE", "UPDATE", "INFO", "PRACK", "REFER":
 			return l.method == "INVITE" && l.remoteTag() != "" && at(l.target)
+		case "NOTIFY":
+			return l.opens() && l.remoteTag() != "" && at(l.target)
+		case "SUBSCRIBE":
+			if l.method == "INVITE" && l.remoteTag() != "" && at(l.target) {
+				return uri == "" // a refresh of what REFER began
+			}
+			return l.method == method && (l.challenge != nil || l.confirmed && uri == "")
 		}
 		return l.method == method && l.challenge != nil
 	}
@@ -454,7 +475,7 @@ func (a *agent) respond(m *message) (*message, error) {
 	q, status := e.request, m.status()
 	d := &message{start: m.start}
 	d.add("Via", q.all("Via")...)
-	if dialogs := q.method() == "INVITE" || q.method() == "UPDATE"; dialogs && status > 100 && status < 300 {
+	if slices.Contains([]string{"INVITE", "UPDATE", "SUBSCRIBE"}, q.method()) && status > 100 && status < 300 {
 		d.add("Record-Route", q.all("Record-Route")...)
 		d.add("Contact", "<"+a.contact()+">")
 	}
@@ -482,7 +503,7 @@ func (a *agent) respond(m *message) (*message, error) {
 	}
 	m = complete(d, m)
 	e.final = e.final || status >= 200
-	if l := e.leg; l != nil && q.method() == "INVITE" && status/100 == 2 {
+	if l := e.leg; l != nil && q.method() == l.method && status/100 == 2 {
 		if l.localTag() != m.toTag() { // another fork's
 			other := *l
 			l = &other
