@@ -1,0 +1,313 @@
+//go:build interop
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"bellhop/sip"
+)
+
+// The tests of this tag put bellhop between real phones and real PBXs, and hold
+// what it says against what the PBX says. `make interop` runs them.
+
+var (
+	update   = flag.Bool("update", false, "rewrite testdata/interop with what came")
+	captures = flag.String("captures", "", "keep what the PBX recorded of each scenario in this directory")
+)
+
+// interopTypes are all types of events, those too that must be asked for.
+var interopTypes = []string{
+	"dial-in", "dial-out", "answer", "hangup", "message-in", "message-out", "voicemail",
+	"ringing", "hold", "resume", "transfer", "registered", "unregistered",
+}
+
+// TestInteropAsterisk plays the scenarios that testdata/interop/asterisk has a
+// file for, with real phones at a real Asterisk behind bellhop. The folder that
+// the environment names as PBX sets them up: README says what it provides.
+func TestInteropAsterisk(t *testing.T) {
+	folder := os.Getenv("PBX")
+	if folder == "" {
+		t.Fatal("the environment variable PBX does not name the folder that sets up Asterisk and its phones: see README")
+	}
+	files, err := filepath.Glob("../../testdata/interop/asterisk/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no scenarios", err)
+	}
+	p := &pbxFolder{t: t, path: folder, out: *captures}
+	if p.out == "" {
+		p.out = t.TempDir()
+	}
+	p.run(time.Minute, "./stop.sh") // what an earlier test left
+	t.Cleanup(func() { p.run(time.Minute, "./stop.sh") })
+	p.run(time.Minute, "./start.sh")
+
+	s := &site{
+		t:        t,
+		dir:      t.TempDir(),
+		hop:      netip.MustParseAddrPort("127.0.0.1:5060"),
+		pbx:      sip.Addr{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.2:5060")},
+		admin:    netip.MustParseAddrPort("127.0.0.1:8080"),
+		receiver: newReceiver(t),
+	}
+	s.configure(`
+[[trunk]]
+name = "carrier"
+sources = ["127.0.0.21", "127.0.0.22"]
+`)
+	hop := s.serve()
+	s.subscribe("json", "POST", interopTypes...)
+
+	report := newReport(t)
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".txt")
+		t.Run(name, func(t *testing.T) {
+			want, err := readExpectation(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := *s
+			s.t = t
+			r := result{scenario: name, want: want}
+			begin := time.Now()
+			r.differences = p.play(t, name)
+			r.came, r.differences = s.settled(begin, r.differences)
+			record, err := readRecord(filepath.Join(p.out, name+".cdr.csv"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.word = record.String()
+			r.judge(record)
+			report.add(t, r, file)
+		})
+	}
+	hop.stop()
+}
+
+// A pbxFolder is the folder with the scripts that run Asterisk and its phones.
+type pbxFolder struct {
+	t    *testing.T
+	path string
+	out  string // where the scenarios leave what they recorded
+}
+
+// command is a script of the folder. What it starts and does not record ends
+// with it.
+func (p *pbxFolder) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = p.path
+	cmd.Env = append(os.Environ(), "EDGE=127.0.0.1", "EDGE_START=")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	return cmd
+}
+
+// run runs a script whose output is of interest only when it fails. It writes
+// to a file: what the script starts goes on, and would hold a pipe open.
+func (p *pbxFolder) run(within time.Duration, name string, args ...string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	out, err := os.Create(filepath.Join(p.out, filepath.Base(name)+".log"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer out.Close()
+	cmd := p.command(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
+		said, _ := os.ReadFile(out.Name())
+		p.t.Fatalf("%s: %v\n%s", name, err, tail(string(said)))
+	}
+}
+
+// play has a scenario played, and returns what went wrong with the phones.
+func (p *pbxFolder) play(t *testing.T, name string) (differences []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	var out bytes.Buffer
+	cmd := p.command(ctx, "bin/scenarios", p.out, name)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = time.Second
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("the scenario was not played: %v\n%s", err, tail(out.String()))
+	}
+	for line := range strings.Lines(out.String()) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "?") || strings.HasPrefix(line, "!!") {
+			differences = append(differences, "the scenario went astray: "+line)
+		}
+	}
+	if !strings.Contains(out.String(), "done 1") {
+		t.Fatalf("%s is not one scenario of the PBX:\n%s", name, tail(out.String()))
+	}
+	return differences
+}
+
+// settled waits until no call is live and all that bellhop has said since begin
+// has come, and returns it.
+func (s *site) settled(begin time.Time, differences []string) ([]received, []string) {
+	s.t.Helper()
+	type list struct {
+		Items []struct{ EventID, CallID string }
+	}
+	limit := time.Now().Add(90 * time.Second)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	var calls struct {
+		Items []struct {
+			CallID string `json:"call_id"`
+		} `json:"items"`
+	}
+	var log struct {
+		Items []struct {
+			EventID string `json:"event_id"`
+		} `json:"items"`
+	}
+	calm, before := 0, -1
+	for calm < 5 {
+		<-tick.C
+		s.api("GET", "/v1/calls", nil, &calls)
+		s.api("GET", "/v1/events?limit=1000&since="+url.QueryEscape(begin.UTC().Format(time.RFC3339Nano)), nil, &log)
+		ids := map[string]bool{}
+		s.receiver.mu.Lock()
+		for _, c := range s.receiver.came {
+			ids[c.fields["event_id"]] = true
+		}
+		s.receiver.mu.Unlock()
+		owed := 0
+		for _, e := range log.Items {
+			if !ids[e.EventID] {
+				owed++
+			}
+		}
+		if len(calls.Items) == 0 && owed == 0 && len(log.Items) == before {
+			calm++
+		} else {
+			calm = 0
+		}
+		before = len(log.Items)
+		if time.Now().After(limit) {
+			for _, c := range calls.Items {
+				differences = append(differences, "call "+c.CallID+" is still live")
+			}
+			if owed > 0 {
+				differences = append(differences, fmt.Sprintf("%d events of the log did not come", owed))
+			}
+			break
+		}
+	}
+	came := s.receiver.take()
+	slices.SortStableFunc(came, func(a, b received) int {
+		if d := a.number("EventTime") - b.number("EventTime"); d != 0 {
+			return int(d)
+		}
+		return int(a.count("sequence") - b.count("sequence"))
+	})
+	return came, differences
+}
+
+// count returns a field that is a number, 0 for one that is absent.
+func (c received) count(name string) int64 { return max(c.number(name), 0) }
+
+// A result is what became of a scenario.
+type result struct {
+	scenario    string
+	want        expectation
+	came        []received
+	word        string // the PBX's own
+	differences []string
+}
+
+// A report is the table of all results.
+type report struct {
+	t       *testing.T
+	results []result
+}
+
+func newReport(t *testing.T) *report {
+	r := &report{t: t}
+	t.Cleanup(func() { t.Logf("\n%s", r) })
+	return r
+}
+
+// add compares a result with its expectation, and notes it. With -update, it
+// rewrites the expectation instead.
+func (r *report) add(t *testing.T, res result, file string) {
+	t.Helper()
+	got := lines(res.came)
+	if *update {
+		if err := res.want.rewrite(file, got); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		res.differences = append(res.differences, res.want.compare(got)...)
+	}
+	res.differences = res.want.explain(res.differences)
+	for _, d := range res.differences {
+		t.Error(d)
+	}
+	if t.Failed() {
+		t.Logf("what came:\n%s\nwhat the PBX says: %s", strings.Join(texts(got), "\n"), res.word)
+	}
+	r.results = append(r.results, res)
+}
+
+func (r *report) String() string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "SCENARIO\tEXPECTED CALLBACKS\tGOT\tTHE PBX'S WORD\tDIFFERENCE")
+	failed := 0
+	for _, res := range r.results {
+		expected, got := summary(res.want.lines), summary(lines(res.came))
+		if got == expected {
+			got = "the same"
+		}
+		difference := "none"
+		if n := len(res.want.excuses); n > 0 {
+			difference = "none unexplained"
+		}
+		if n := len(res.differences); n > 0 {
+			failed++
+			difference = res.differences[0]
+			if first, rest, more := strings.Cut(difference, "\n"); more {
+				difference = first + " " + strings.Join(strings.Fields(rest), " ")
+			}
+			if n > 1 {
+				difference += fmt.Sprintf(" (and %d more)", n-1)
+			}
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", res.scenario, expected, got, res.word, difference)
+	}
+	w.Flush()
+	fmt.Fprintf(&b, "%d scenarios, %d with a difference\n", len(r.results), failed)
+	return b.String()
+}
+
+// summary says how many callbacks there are, and how each party ended.
+func summary(lines []line) string {
+	var ends []string
+	for _, l := range lines {
+		if l.typ == "hangup" {
+			ends = append(ends, l.ext+" "+l.flow+" "+l.status)
+		}
+	}
+	slices.Sort(ends)
+	return strings.TrimSuffix(strconv.Itoa(len(lines))+": "+strings.Join(ends, ", "), ": ")
+}
