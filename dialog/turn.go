@@ -95,17 +95,13 @@ func (t *Tracker) endHost(p *party, at time.Time, o outcome) {
 		return
 	}
 	e := t.hangup(p, at)
-	e.Missed = nil
+	*e.Missed = o.status != Answered
 	if p.kind == Conference {
 		return
 	}
 	e.Bridged, e.BridgedFor = &bridged, c.talked
 	if !c.bridged.IsZero() {
 		e.BridgedFor += at.Sub(c.bridged)
-	}
-	if p.kind == Queue {
-		missed := !bridged
-		e.Missed = &missed
 	}
 }
 
