@@ -244,9 +244,10 @@ func separator(c byte) bool { return strings.IndexByte("-_.@:;+~", c) >= 0 }
 const progressed = 10 * time.Second
 
 // byNumbers looks for the one call whose caller is the caller of this INVITE,
-// and which is in the hands of the PBX. The call that has the same number dialed
-// comes before one that has another, which may be a group, a queue, or be
-// forwarded. Of two that fit equally well it is neither.
+// and who is in the hands of the PBX. That another number was dialed is no
+// hindrance, as that may be a group's, a queue's, or be forwarded; but a call that
+// rings the very number dialed comes last. Of two calls that fit equally well it
+// is neither.
 //
 // Towards a trunk a PBX often puts a number of its own in place of the caller's.
 // Then the call is the one in which the trunk's number was dialed, or the number
@@ -261,7 +262,7 @@ func (t *Tracker) byNumbers(_ *method, i *incoming) (v verdict) {
 		case f < best || f == noFit || l.call == v.call && f == best:
 		case f > best:
 			best, v = f, verdict{l.call, possible}
-			if f == bothFit {
+			if f >= settledFits && l.dialed(i) {
 				v.sure = likely
 			}
 		default:
@@ -292,54 +293,83 @@ func (t *Tracker) byNumbers(_ *method, i *incoming) (v verdict) {
 type fit int
 
 const (
-	noFit      fit = iota
-	talkerFits     // one of two who talk, whom the PBX connects with somebody else
-	dialedFits     // the number dialed
-	alikeFits      // a caller whose number is alike
-	callerFits     // the caller, or one whose number is alike and who dialed the same number
-	bothFit        // the caller and the number dialed
+	noFit        fit = iota
+	calleeFits       // who was called before, and is to be connected with somebody else
+	dialedFits       // the number dialed
+	settledAlike     // as alikeFits, and the number dialed is another, and rings
+	alikeFits        // a caller whose number is alike
+	settledFits      // as callerFits, and the number dialed is another, and rings
+	callerFits       // the caller
 )
 
 // fits says how well an INVITE of the caller with that number fits in with a
 // leg.
 func (l *leg) fits(i *incoming, number string) fit {
 	same := l.number == number
-	switch {
-	case !same && (len(l.number) < alike || len(number) < alike):
+	if !same && (len(l.number) < alike || len(number) < alike) || !l.inHands(i.At) {
 		return noFit
-	case !l.inHands(i.At):
-		if same && l.state == talking {
-			return talkerFits
+	}
+	settled := !l.dialed(i) && l.ringsDialed()
+	switch {
+	case l.origin == PBX && same:
+		return calleeFits
+	case l.origin == PBX:
+		return noFit
+	case same && settled:
+		return settledFits
+	case same:
+		return callerFits
+	case settled:
+		return settledAlike
+	}
+	return alikeFits
+}
+
+// dialed reports whether the leg's caller dialed whom the INVITE goes to.
+func (l *leg) dialed(i *incoming) bool {
+	return l.called == i.called || i.ext && l.calledExt.User == i.called
+}
+
+// ringsDialed reports whether a phone of the extension that a caller dialed
+// rings, or is about to.
+func (l *leg) ringsDialed() bool {
+	for _, o := range l.call.legs {
+		if o.origin == PBX && (o.state == calling || o.state == ringing) && o.party != nil && o.party.ext.User == l.calledExt.User {
+			return true
 		}
-		return noFit
 	}
-	f := alikeFits
-	if same {
-		f++
-	}
-	if l.called == i.called || i.ext && l.calledExt.User == i.called {
-		f++
-	}
-	return f
+	return false
 }
 
-// inHands reports whether a caller's leg is in the hands of the PBX: it is not
-// answered yet, and something was heard of its call lately, or it was answered by
-// the PBX itself, as by a queue or a menu.
+// inHands reports whether who is at a leg's phone is in the hands of the PBX:
+// calls, is not answered yet, and something was heard of the call lately; or is
+// in a queue; or is alone in the call, as one who hears a menu or was left by the
+// other; or was referred a moment ago.
 func (l *leg) inHands(now time.Time) bool {
-	switch {
-	case l.origin != Edge:
-		return false
-	case l.state == calling || l.state == ringing:
-		return now.Sub(l.call.heard) <= progressed
+	c := l.call
+	switch l.state {
+	case calling, ringing:
+		return l.origin == Edge && now.Sub(c.heard) <= progressed
+	case talking:
+		return l.host != nil || !c.talksBeside(l) || c.referred(now)
 	}
-	return l.state == talking && (l.host != nil || !l.call.talks(PBX))
+	return false
 }
 
-// talks reports whether a leg that began on that side is up.
-func (c *call) talks(origin Side) bool {
+// talksBeside reports whether another leg than l is up.
+func (c *call) talksBeside(l *leg) bool {
+	for _, o := range c.legs {
+		if o != l && o.state == talking {
+			return true
+		}
+	}
+	return false
+}
+
+// referred reports whether a phone of the call has sent a REFER lately.
+func (c *call) referred(now time.Time) bool {
 	for _, l := range c.legs {
-		if l.origin == origin && l.state == talking {
+		if l.refer != nil && l.refer.replaces == "" && now.Sub(l.refer.at) <= progressed {
 			return true
 		}
 	}

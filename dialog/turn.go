@@ -68,7 +68,7 @@ func (c *call) bridge(at time.Time) {
 }
 
 func (c *call) unbridge(at time.Time) {
-	if !c.bridged.IsZero() && !c.talks(PBX) {
+	if !c.bridged.IsZero() && !slices.ContainsFunc(c.legs, func(l *leg) bool { return l.origin == PBX && l.state == talking }) {
 		c.talked += at.Sub(c.bridged)
 		c.bridged, c.wasBridged = time.Time{}, true
 	}
