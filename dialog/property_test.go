@@ -1,0 +1,172 @@
+package dialog
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// TestConversations has a PBX connect several conversations at once, with legs
+// of Call-IDs of their own and nothing that says which belong together but
+// numbers and times. What the tracker sees of them is in disorder: messages are
+// lost, doubled, and change places with others. Whatever comes, a party has one
+// dial and one hangup, which is its last; the numbers of a call have no gaps; a
+// Duration is hangup less answer; and no leg is ever taken for a stranger's.
+//
+// The first INVITE of a caller is never lost, and the PBX's INVITEs come while he
+// calls: who is not known to call cannot be told from another of the same number.
+func TestConversations(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		c := testConfig()
+		c.Extensions = []Declared{{Number: "600", Kind: Queue}, {Number: "700", Kind: IVR}}
+		tracker := New(c)
+		w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}}
+		strangers := map[string]string{} // by call: the conversation it is
+		hear := func(events []Event) {
+			w.hear(events)
+			for _, e := range events {
+				conversation, _, _ := strings.Cut(e.CallAPIID, "/")
+				if known, ok := strangers[e.Call]; ok && known != conversation {
+					rt.Fatalf("a leg of %s, %s of %s, was joined to %s by %s", conversation, e.Type, e.Extension, known, e.Correlation)
+				}
+				strangers[e.Call] = conversation
+			}
+		}
+		for _, m := range disorder(rt, conversations(rt)) {
+			hear(tracker.Advance(m.At))
+			hear(tracker.Observe(m))
+		}
+		for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
+			hear(tracker.Advance(next))
+		}
+		for id, p := range w.parties {
+			if !p.over {
+				rt.Errorf("party %s had a dial and no hangup", id)
+			}
+		}
+		if n := len(tracker.byCallID) + len(tracker.keys) + len(tracker.byNumber) + len(tracker.byDialed) + len(tracker.refers) + len(tracker.due); n != 0 {
+			rt.Errorf("%d entries are kept", n)
+		}
+	})
+}
+
+// conversations are what the PBX does, in the order it does it.
+func conversations(rt *rapid.T) (all []Message) {
+	callers := []string{"101", "102", "103", "+441632960123", "01632960123", "49301632960123", "5550001"}
+	dialed := []string{"102", "103", "104", "710", "600", "700", "5559999"}
+	for n := range rapid.IntRange(1, 5).Draw(rt, "conversations") {
+		number := rapid.SampledFrom(callers).Draw(rt, "caller")
+		called := rapid.SampledFrom(dialed).Draw(rt, "dialed")
+		at := start.Add(time.Duration(rapid.IntRange(0, 4000).Draw(rt, "begins")) * time.Millisecond)
+		all = append(all, conversation(rt, fmt.Sprintf("c%d", n), number, called, at)...)
+	}
+	slices.SortStableFunc(all, func(a, b Message) int { return a.At.Compare(b.At) })
+	return all
+}
+
+// conversation is one caller, and whom the PBX rings for him.
+func conversation(rt *rapid.T, name, number, called string, at time.Time) (all []Message) {
+	a := from(number, called, name+"/a")
+	if len(number) > 5 {
+		a.trunk = "carrier"
+	}
+	a.at = at
+	show := func(m Message) { all = append(all, m) }
+	pause := func(l *line, label string, most int) {
+		l.later(time.Duration(rapid.IntRange(1, most).Draw(rt, label)) * time.Millisecond)
+	}
+	show(a.invite())
+	if called == "600" || called == "700" {
+		pause(a, "picked up by the PBX", 20)
+		show(a.response(200))
+	}
+	var rung []*line
+	switch called {
+	case "710", "600", "700":
+		for _, ext := range []string{"102", "103", "104"}[:rapid.IntRange(0, 3).Draw(rt, "members")] {
+			if ext != number {
+				rung = append(rung, to(number, ext, name+"/"+ext))
+			}
+		}
+	case "5559999":
+		rung = append(rung, toTrunk(rapid.SampledFrom([]string{number, "5551000"}).Draw(rt, "shown outside"), called, name+"/out"))
+	default:
+		if called != number {
+			rung = append(rung, to(number, called, name+"/"+called))
+		}
+	}
+	for _, b := range rung {
+		b.at = a.at
+		pause(b, "to the callee", 9)
+		show(b.invite())
+		if rapid.Bool().Draw(rt, "rings") {
+			pause(b, "ringing", 50)
+			show(b.response(180))
+		}
+	}
+	for _, b := range rung {
+		if b.at.After(a.at) {
+			a.at = b.at
+		}
+	}
+	pause(a, "rings for", 8000)
+	winner := rapid.IntRange(-1, len(rung)-1).Draw(rt, "answers")
+	for i, b := range rung {
+		b.at = a.at
+		switch {
+		case i == winner:
+			show(b.response(200))
+			show(a.later(time.Millisecond).response(200)) // again, if the PBX picked up
+		case rapid.Bool().Draw(rt, "refuses"):
+			show(b.response(486))
+		default:
+			pause(b, "given up", 5)
+			show(b.cancel("Reason: Q.850;cause=0\r\n"))
+			show(b.response(487))
+		}
+	}
+	pause(a, "talks for", 30_000)
+	switch {
+	case winner < 0 && rapid.Bool().Draw(rt, "gives up"):
+		show(a.cancel())
+		show(a.response(487))
+	case winner < 0:
+		show(a.response(603, "Reason: Q.850;cause=16\r\n"))
+		show(a.bye(true)) // if the PBX picked up
+	default:
+		rung[winner].at = a.at.Add(time.Millisecond)
+		show(a.bye(rapid.Bool().Draw(rt, "the caller hangs up")))
+		show(rung[winner].bye(rapid.Bool().Draw(rt, "as the callee hears")))
+	}
+	return all
+}
+
+// disorder loses, doubles and shifts messages.
+func disorder(rt *rapid.T, all []Message) (seen []Message) {
+	for _, m := range all {
+		fates := []int{0, 0, 0, 0, 0, 0, 1, 2, 3}
+		switch first := m.Method == "INVITE" && m.Request(); {
+		case first && m.Src == Edge:
+			fates = []int{0, 0, 2}
+		case first:
+			fates = []int{0, 0, 0, 1, 2}
+		}
+		fate := rapid.SampledFrom(fates).Draw(rt, "fate")
+		switch fate {
+		case 1: // lost
+			continue
+		case 2:
+			seen = append(seen, m)
+		case 3:
+			m.At = m.At.Add(time.Duration(rapid.IntRange(0, 300).Draw(rt, "late by")) * time.Millisecond)
+		}
+		seen = append(seen, m)
+	}
+	slices.SortStableFunc(seen, func(a, b Message) int { return cmp.Compare(a.At.UnixNano(), b.At.UnixNano()) })
+	return seen
+}
