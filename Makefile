@@ -1,4 +1,4 @@
-.PHONY: help build test tools check fuzz bench soak demo
+.PHONY: help build test tools check fuzz bench soak interop demo
 
 # How often each fuzz target runs: some 20 s. A count, because a time that ends
 # while an input runs is taken for a failure ("context deadline exceeded").
@@ -24,6 +24,7 @@ tools:
 check: ## Format, vet, lint, and the list of modules
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change:" $$unformatted; exit 1; }
 	go vet ./...
+	go vet -tags interop ./cmd/bellhop
 	go tool staticcheck ./...
 	go mod tidy -diff
 
@@ -37,6 +38,19 @@ bench: ## Run the benchmarks
 
 soak: ## Take the receiver away for 30 s in the middle of 500 calls
 	go test -race -count 1 -v -run '^TestReceiverDown$$' ./cmd/bellhop -soak
+
+# PBX is the folder that sets up Asterisk and its phones, NETNS the network
+# namespace in which everything runs: it has addresses and ports of its own.
+NETNS ?= bellhop-interop
+interop: ## Put bellhop before a real Asterisk and Kamailio; as root, with PBX=folder (README)
+	@[ "$$(id -u)" = 0 ] && [ -x "$(PBX)/setup.sh" ] || { echo "make interop needs root, and PBX=folder: see README"; exit 1; }
+	@command -v sipp >/dev/null && command -v kamailio >/dev/null && command -v ip >/dev/null || \
+	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends sip-tester kamailio iproute2; }
+	cd "$(PBX)" && ./setup.sh
+	@ip netns list | grep -qw $(NETNS) || ip netns add $(NETNS)
+	@ip -n $(NETNS) link set lo up
+	PBX="$(abspath $(PBX))" PBX_NETNS=$(NETNS) \
+	go test -tags interop -exec "ip netns exec $(NETNS)" -run '^TestInterop' -count 1 -timeout 90m -v ./cmd/bellhop
 
 demo: ## Place calls through bellhop, and show every callback
 	go run ./cmd/bellhop demo
