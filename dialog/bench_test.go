@@ -2,7 +2,9 @@ package dialog
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
+	"time"
 )
 
 // BenchmarkAnsweredCall is INVITE, 100, 180, 200, ACK, BYE, 200 of one leg; the
@@ -30,5 +32,46 @@ func BenchmarkAnsweredCall(b *testing.B) {
 		}
 		tracker.Observe(messages[n%len(messages)])
 		n++
+	}
+}
+
+// BenchmarkLiveCalls holds 50,000 answered calls of two legs, as a B2BUA makes
+// them: what one of them takes, and what the next costs beside them.
+func BenchmarkLiveCalls(b *testing.B) {
+	const live = 50_000
+	headers := "Via: SIP/2.0/UDP 192.0.2.11:5060;branch=z9hG4bK1;rport\r\nMax-Forwards: 70\r\n" +
+		"Contact: <sip:101@192.0.2.11:5060>\r\nUser-Agent: Phone/1.0\r\nSession-ID: %032x\r\nContent-Length: 200"
+	at := start
+	call := func(t *Tracker, n int) {
+		caller, called := fmt.Sprint(10_000+n%80_000), fmt.Sprint(10_000+(n+1)%80_000)
+		h := fmt.Sprintf(headers, n+1)
+		x, y := from(caller, called, fmt.Sprintf("%032x@192.0.2.11", n)), to(caller, called, fmt.Sprintf("%08x-1111-2222-3333-444455556666", n))
+		x.at, y.at = at, at
+		for _, m := range []Message{x.invite(h), x.response(100), y.invite(h), y.response(180), x.response(180), y.response(200, h), x.response(200, h)} {
+			t.Observe(m)
+		}
+		at = at.Add(time.Millisecond)
+	}
+	memory := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	tracker := New(testConfig())
+	before := memory()
+	for n := range live {
+		call(tracker, n)
+	}
+	each := (memory() - before) / live
+	b.ReportAllocs()
+	n := live
+	for b.Loop() {
+		call(tracker, n)
+		n++
+	}
+	b.ReportMetric(float64(each), "B/live-call")
+	if len(tracker.due) != n && len(tracker.due) != maxCalls {
+		b.Errorf("%d calls are followed, want %d of two legs each", len(tracker.due), n)
 	}
 }

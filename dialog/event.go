@@ -16,9 +16,9 @@ const (
 	Voicemail  Type = "voicemail"   // more new voice messages than before
 	Ringing    Type = "ringing"     // opt-in: first 18x from the callee
 
-	Hold         Type = "hold"         // opt-in
-	Resume       Type = "resume"       // opt-in
-	Transfer     Type = "transfer"     // opt-in
+	Hold         Type = "hold"         // opt-in: the extension put the other on hold
+	Resume       Type = "resume"       // opt-in: and took the other back
+	Transfer     Type = "transfer"     // opt-in: the extension's REFER was accepted, and its fate is known
 	Registered   Type = "registered"   // opt-in
 	Unregistered Type = "unregistered" // opt-in
 )
@@ -109,7 +109,7 @@ type Event struct {
 	Elsewhere    bool          `json:"elsewhere,omitempty"`     // hangup: another leg answered
 	Missed       *bool         `json:"missed,omitempty"`        // hangup, flow in
 	Recovered    bool          `json:"recovered,omitempty"`     // said from kept state after a restart
-	Correlation  string        `json:"correlation,omitempty"`   // method:confidence
+	Correlation  string        `json:"correlation,omitempty"`   // how its leg was found to be the call's; of the leg that began it: how the last other was
 	UserAgent    string        `json:"user_agent,omitempty"`    // of the party's phone
 	Verstat      string        `json:"verstat,omitempty"`       // of the caller's number
 	Transferred  bool          `json:"transferred,omitempty"`   // flow out that comes from forwarding or transfer
