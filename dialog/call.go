@@ -54,7 +54,7 @@ const (
 
 	// maxLegs is how many legs one call has at a time; INVITEs beyond pass by
 	// unfollowed. maxCalls is the same for calls.
-	maxLegs  = 64
+	maxLegs  = 256
 	maxCalls = 1 << 17
 )
 
@@ -330,16 +330,28 @@ func (t *Tracker) bye(l *leg, m *Message) {
 			l.byeTag = clone(m.ToTag)
 		}
 	case talking:
-		o := outcome{status: Answered, by: ByCallee, q850: readReason(m.Head).q850}
-		if m.FromTag == l.fromTag {
-			o.by = ByCaller
-		}
+		o := outcome{status: Answered, by: l.leftBy(m), q850: readReason(m.Head).q850}
 		if v := t.configuredRec(m); v != "" && l.party != nil {
 			l.party.rec = clone(v)
 		}
 		t.end(l, m.At, o)
 	case challenged, over: // a stray, or the repeated BYE
 	}
+}
+
+// leftBy says who hung up, of the BYE m: the end of the leg that sends it; but
+// where the PBX sends it while the other end still talks, the PBX itself.
+func (l *leg) leftBy(m *Message) HangupBy {
+	c := l.call
+	switch {
+	case m.Src == PBX && l.origin == Edge && c.talksBeside(l):
+		return BySystem
+	case m.Src == PBX && l.origin == PBX && c.caller != nil && (c.caller.state == talking || c.caller.by == BySystem):
+		return BySystem
+	case m.FromTag == l.fromTag:
+		return ByCaller
+	}
+	return ByCallee
 }
 
 // expire does what is due for a leg whose deadline passed at the time at.

@@ -34,13 +34,13 @@
 //
 // # Memory
 //
-// A call of two legs takes about 4 KB (BenchmarkLiveCalls). A leg is remembered from its INVITE
-// until 32 s after its end, the first leg of a party until 32 s after the
-// party's, and a call as long as one of its legs. An INVITE that comes again
-// after that is another, with the same ids.
+// A call of two legs takes about 4 KB (BenchmarkLiveCalls). A leg is remembered
+// from its INVITE until 32 s after its end, the first leg of a party until 32 s
+// after the party's, and a call as long as one of its legs. An INVITE that comes
+// again after that is another, with the same ids.
 //
 // Every state has a deadline, so nothing stays for good. At most 131,072 calls
-// of at most 64 legs are followed at a time; INVITEs beyond that pass by
+// of at most 256 legs are followed at a time; INVITEs beyond that pass by
 // unfollowed. An INVITE that only met 401 or 407 is forgotten with that
 // response, but for a line in a table of 16,384. Bindings are learnt only from
 // what the PBX accepted; 65,536 addresses of record and as many contacts are
