@@ -13,14 +13,14 @@ const (
 	Hangup     Type = "hangup"      // exactly one per dial, always the party's last
 	MessageIn  Type = "message-in"  // a MESSAGE to the extension was accepted
 	MessageOut Type = "message-out" // a MESSAGE from the extension was accepted
-	Voicemail  Type = "voicemail"   // more new voice messages than before
+	Voicemail  Type = "voicemail"   // more new voice messages than the NOTIFY before said
 	Ringing    Type = "ringing"     // opt-in: first 18x from the callee
 
 	Hold         Type = "hold"         // opt-in: the extension put the other on hold
 	Resume       Type = "resume"       // opt-in: and took the other back
 	Transfer     Type = "transfer"     // opt-in: the extension's REFER was accepted, and its fate is known
-	Registered   Type = "registered"   // opt-in
-	Unregistered Type = "unregistered" // opt-in
+	Registered   Type = "registered"   // opt-in: the first binding of the extension appeared
+	Unregistered Type = "unregistered" // opt-in: its last one is gone, or expired
 )
 
 // Flow is the direction of a party: In for the called, Out for the calling.
@@ -97,7 +97,7 @@ type Event struct {
 	Diversion       string     `json:"diversion,omitempty"`
 	ClientAPIID     string     `json:"client_api_id,omitempty"`
 
-	Duration     time.Duration `json:"duration,omitempty"`      // hangup: answer to hangup
+	Duration     time.Duration `json:"duration,omitempty"`      // hangup: answer to hangup; voicemail: length, if known
 	RingDuration time.Duration `json:"ring_duration,omitempty"` // first 18x to answer or end
 	SetupTime    time.Duration `json:"setup_time,omitempty"`    // INVITE to the first 18x or answer
 	AnsweredAt   time.Time     `json:"answered_at,omitzero"`    // hangup of an answered party
@@ -110,7 +110,7 @@ type Event struct {
 	Missed       *bool         `json:"missed,omitempty"`        // hangup, flow in
 	Recovered    bool          `json:"recovered,omitempty"`     // said from kept state after a restart
 	Correlation  string        `json:"correlation,omitempty"`   // how its leg was found to be the call's; of the leg that began it: how the last other was
-	UserAgent    string        `json:"user_agent,omitempty"`    // of the party's phone
+	UserAgent    string        `json:"user_agent,omitempty"`    // of the party's phone; registered: of the first one
 	Verstat      string        `json:"verstat,omitempty"`       // of the caller's number
 	Transferred  bool          `json:"transferred,omitempty"`   // flow out that comes from forwarding or transfer
 	Bridged      *bool         `json:"bridged,omitempty"`       // queue and ivr

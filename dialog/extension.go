@@ -170,9 +170,11 @@ func (d *directory) calling(m *Message, from, preferred, account, contact string
 
 // learn takes the bindings out of the 2xx of a REGISTER, which lists all that
 // the address of record has (RFC 3261 §10.3 step 8). Only the PBX is believed.
-func (d *directory) learn(m *Message) {
+// It returns whose they are and when the last of them expires: the zero time
+// if there are none. Without bindings ext shares m's memory.
+func (d *directory) learn(m *Message) (ext Extension, until time.Time, ok bool) {
 	if m.Src != PBX || m.Own || m.Status/100 != 2 {
-		return
+		return ext, until, false
 	}
 	var aor uri
 	var a address
@@ -209,7 +211,7 @@ func (d *directory) learn(m *Message) {
 		}
 	}
 	if aor.user == "" {
-		return
+		return ext, until, false
 	}
 	old, known := d.aors.Peek(aor.user)
 	if known && old.ext.Domain == aor.host {
@@ -222,7 +224,7 @@ func (d *directory) learn(m *Message) {
 		}
 	}
 	if len(keys) == 0 {
-		return
+		return Extension{User: aor.user, Domain: aor.host}, until, true
 	}
 	if a.ext.User == "" {
 		a.ext = Extension{User: strings.Clone(aor.user), Domain: strings.Clone(aor.host)}
@@ -232,6 +234,7 @@ func (d *directory) learn(m *Message) {
 		d.contacts.Add(key, binding{a.ext, untils[i]})
 	}
 	d.aors.Add(a.ext.User, a)
+	return a.ext, a.until, true
 }
 
 // contactKey is what of a contact URI tells bindings apart: scheme, user, host

@@ -50,6 +50,8 @@ func expand(name string) string {
 		return "Call-ID"
 	case 'm':
 		return "Contact"
+	case 'o':
+		return "Event"
 	case 'r':
 		return "Refer-To"
 	case 'b':

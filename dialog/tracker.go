@@ -45,13 +45,28 @@
 // response, but for a line in a table of 16,384. Bindings are learnt only from
 // what the PBX accepted; 65,536 addresses of record and as many contacts are
 // known. Of MESSAGEs that await their 2xx, 1,024 are known, and of REFERs that
-// await their new leg as many. Other methods leave no trace.
+// await their new leg as many. 65,536 addresses of record are followed for
+// registered and unregistered, and 65,536 mailboxes; what was heard of least
+// recently is forgotten without a word. Other methods leave no trace.
 //
 // # What a restart loses
 //
 // Everything: the parties of calls that are up at that moment are told nothing
 // more. Ids are derived from the messages alone, so that another node that
 // sees the same call gives its events the same ids.
+//
+// The first NOTIFY of a mailbox says how many messages it has, and is no event:
+// what came to it since the one before the restart is not told.
+//
+// A registration that is up seems to begin when the phone refreshes it. As a
+// phone keeps its Call-ID, registered then has the id that it had before, and a
+// log that takes an id once takes it no second time. The same rule hides, after
+// a restart, a registration that did end and began anew with the Call-ID it had
+// before; it repeats one that another Call-ID refreshes first: another device
+// of the extension, or the phone after its own restart. Between two restarts
+// there is exactly one of each. Unregistered is never hidden, but not said of a
+// registration that ended while nobody watched. Of several nodes, each knows
+// the registrations that pass through it.
 package dialog
 
 import (
@@ -115,6 +130,9 @@ type Tracker struct {
 	attempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
 	messages *simplelru.LRU[messageKey, *Event]  // MESSAGEs that await their 2xx
 	said     []Event
+
+	mailboxes *simplelru.LRU[mailboxKey, *mailbox]
+	registrar *registrar
 }
 
 type attemptKey struct{ callID, fromTag string }
@@ -142,6 +160,9 @@ func New(c Config) *Tracker {
 		byDialed: make(legsBy),
 		attempts: attempts,
 		messages: messages,
+
+		mailboxes: newMailboxes(),
+		registrar: newRegistrar(),
 	}
 	t.Configure(c)
 	return t
@@ -163,7 +184,7 @@ func (t *Tracker) Observe(m Message) []Event {
 	t.expireDue(m.At) // a limit that passed came before the message
 	switch m.Method {
 	case "REGISTER":
-		t.names.learn(&m)
+		t.registration(&m)
 		return t.said
 	case "MESSAGE":
 		t.message(&m)
@@ -172,6 +193,9 @@ func (t *Tracker) Observe(m Message) []Event {
 	case "CANCEL", "BYE", "NOTIFY":
 		if !m.Request() {
 			return t.said
+		}
+		if m.Method == "NOTIFY" {
+			t.summary(&m)
 		}
 	default: // ACK above all: it changes no state
 		return t.said
@@ -394,10 +418,11 @@ func (c *call) known(m *Message) (again *leg, stale bool) {
 // Next returns a time before which Advance has nothing to do; false if it has
 // nothing to do at all.
 func (t *Tracker) Next() (time.Time, bool) {
-	if len(t.due) == 0 {
-		return time.Time{}, false
+	next, ok := t.registrar.next()
+	if len(t.due) > 0 && (!ok || t.due[0].look.Before(next)) {
+		return t.due[0].look, true
 	}
-	return t.due[0].look, true
+	return next, ok
 }
 
 // Advance does what is due at now, and returns what it means to the world.
@@ -409,6 +434,7 @@ func (t *Tracker) Advance(now time.Time) []Event {
 
 // expireDue does what is due at now.
 func (t *Tracker) expireDue(now time.Time) {
+	t.expireBindings(now)
 	for len(t.due) > 0 && !t.due[0].look.After(now) {
 		c := t.due[0]
 		t.advance(c, now)

@@ -87,7 +87,11 @@ var usual = map[dialog.Type][]string{
 	dialog.Hangup:     {"CallFlow", "CallStatus", "SipCode", "HangupBy", "Duration", "Missed"},
 	dialog.MessageIn:  {"CallerIDNum", "MessageText"},
 	dialog.MessageOut: {"CalledNumber", "MessageText"},
+	dialog.Voicemail:  {"CallFlow", "CallerIDNum", "Duration"},
 	dialog.Transfer:   {"CalledNumber", "CalledExtension", "CallStatus", "SipCode", "OtherCallID"},
+
+	dialog.Registered:   {"Domain", "UserAgent"},
+	dialog.Unregistered: {"Domain", "EventTime"},
 }
 
 // A teller puts events into words.
@@ -97,14 +101,18 @@ type teller struct {
 	seq            map[string]int
 }
 
-// hear notes an event, and checks what holds for any: numbers without gaps.
-func (t *teller) hear(e dialog.Event) error {
+// number gives an event's call and party their numbers.
+func (t *teller) number(e dialog.Event) {
 	if !slices.Contains(t.calls, e.Call) {
 		t.calls = append(t.calls, e.Call)
 	}
 	if !slices.Contains(t.parties, e.Party) {
 		t.parties = append(t.parties, e.Party)
 	}
+}
+
+// hear checks what holds for any event: numbers without gaps.
+func (t *teller) hear(e dialog.Event) error {
 	if t.seq == nil {
 		t.seq = map[string]int{}
 	}

@@ -66,8 +66,8 @@
 // Call=1 is the first call that the flow's events told of, Party=2 the second
 // party, and OtherCallID counts as Call does; EventTime is the time since the
 // flow began. Whatever a line does not list is not compared. Events that
-// subscriptions have to name are left out unless the config's opt_in names them.
-// With -update the lines are rewritten as they came.
+// subscriptions have to name are left out, and not counted, unless the config's
+// opt_in names them. With -update the lines are rewritten as they came.
 //
 // # Config
 //

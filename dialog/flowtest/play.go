@@ -159,6 +159,7 @@ func (p *player) events() (events []dialog.Event, err error) {
 			return nil, err
 		}
 		if p.flow.Config.lists(e.Type) {
+			p.tell.number(e)
 			events = append(events, e)
 		}
 	}

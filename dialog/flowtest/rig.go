@@ -99,6 +99,7 @@ type exchange struct {
 
 type binding struct {
 	contact, aor string
+	expires      int
 	path         []string
 }
 
@@ -547,12 +548,12 @@ func (a *agent) bind(q, d *message) {
 			return b.aor == aor && (c == "*" || b.contact == address(c))
 		})
 		if left > 0 && c != "*" {
-			a.bindings = append(a.bindings, binding{contact: address(c), aor: aor, path: q.all("Path")})
+			a.bindings = append(a.bindings, binding{contact: address(c), aor: aor, expires: left, path: q.all("Path")})
 		}
 	}
 	for _, b := range a.bindings {
 		if b.aor == aor {
-			d.add("Contact", fmt.Sprintf("<%s>;expires=%d", b.contact, expires))
+			d.add("Contact", fmt.Sprintf("<%s>;expires=%d", b.contact, b.expires))
 		}
 	}
 	d.add("Path", q.all("Path")...)

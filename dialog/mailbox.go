@@ -1,0 +1,248 @@
+package dialog
+
+import (
+	"cmp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// maxMailboxes is how many mailboxes are remembered; of more, those that no
+// NOTIFY was about for the longest time are forgotten, and the next NOTIFY sets
+// their base anew. About 350 bytes each.
+const maxMailboxes = 1 << 16
+
+// sameNews is how long the same counts are the same news. A phone that was late
+// to hear of a message hears it again when others have heard of the next.
+const sameNews = time.Minute
+
+// A mailboxKey names a mailbox by whose phone watches it. account is the user
+// of its address, and "" when that is the extension's own.
+type mailboxKey struct {
+	ext     Extension
+	account string
+}
+
+// A mailbox is what an extension was last told of its voice messages.
+type mailbox struct {
+	fresh  uint64 // new messages
+	news   string // what the last event told
+	toldAt time.Time
+}
+
+func newMailboxes() *simplelru.LRU[mailboxKey, *mailbox] {
+	mailboxes, _ := simplelru.NewLRU[mailboxKey, *mailbox](maxMailboxes, nil) // fails only without a size
+	return mailboxes
+}
+
+// summary follows the NOTIFYs of message-summary (RFC 3842) that the PBX sends
+// to phones, within a subscription or without one. What they say is so whether
+// the phone takes it or not.
+//
+// An event is said when there are more new messages than the last NOTIFY said
+// there were. All devices of an extension are notified, each under a Call-ID of
+// its own and perhaps through another node, so the event's ids are derived from
+// what they all are told: the mailbox, its counts, the Message-ID if there is
+// one, and the minute. It is a call of its own.
+func (t *Tracker) summary(m *Message) {
+	if !m.Request() || m.Src != PBX || m.Dst != Edge || m.Trunk != "" || m.Body == "" {
+		return
+	}
+	var event, from, to, rec string
+	for name, value := range fields(m.Head) {
+		switch {
+		case is(name, "Event"):
+			event = value
+		case is(name, "From"):
+			from = value
+		case is(name, "To"):
+			to = value
+		case t.config.RecID != "" && is(name, t.config.RecID):
+			rec = value
+		}
+	}
+	event, _, _ = strings.Cut(event, ";")
+	if !strings.EqualFold(strings.TrimSpace(event), "message-summary") {
+		return
+	}
+	first, described := block(m.Body)
+	s, ok := readSummary(first)
+	if !ok {
+		return
+	}
+	_, to, _ = nameAddr(to)
+	ext, ok := t.names.called(m, cmp.Or(s.account, to))
+	if !ok {
+		ext, ok = t.names.at(parseURI(to), m.At)
+	}
+	if !ok || !t.names.phone(ext) {
+		return
+	}
+	if s.account == "" && m.ToTag != "" {
+		_, s.account, _ = nameAddr(from) // what the phone subscribed to
+	}
+	key := mailboxKey{ext, parseURI(s.account).user}
+	if key.account == ext.User {
+		key.account = ""
+	}
+	box, known := t.mailboxes.Get(key)
+	if !known {
+		key = mailboxKey{Extension{clone(ext.User), clone(ext.Domain)}, clone(key.account)}
+		t.mailboxes.Add(key, &mailbox{fresh: s.fresh})
+		return
+	}
+	more := s.fresh > box.fresh
+	box.fresh = s.fresh
+	if !more {
+		return
+	}
+	v := readDescribed(described, t.config.RecID)
+	news := hash("voicemail", ext.User, ext.Domain, key.account,
+		strconv.FormatUint(s.fresh, 10), strconv.FormatUint(s.old, 10), v.messageID)
+	if box.news == news && m.At.Sub(box.toldAt).Abs() < sameNews {
+		return
+	}
+	box.news, box.toldAt = news, m.At
+	t.voicemail(ext, &v, cmp.Or(v.rec, rec), hash(news, strconv.FormatInt(m.At.Unix()/60, 10)), m.At)
+}
+
+// voicemail says that an extension has a new message.
+func (t *Tracker) voicemail(ext Extension, v *voiceMessage, rec, call string, at time.Time) {
+	f := facts{num: v.num, name: v.name, rec: rec}
+	f.keep(&ext.User, &ext.Domain)
+	e := Event{
+		Call:            call,
+		Seq:             1,
+		At:              at,
+		Type:            Voicemail,
+		Party:           hash(call, string(In), ext.User, ext.Domain),
+		Extension:       ext,
+		Flow:            In,
+		CallerNum:       f.num,
+		CallerName:      f.name,
+		CalledNumber:    ext.User,
+		CalledExtension: &ext,
+		Duration:        v.length,
+		RecID:           f.rec,
+	}
+	e.ID = hash(e.Party, string(Voicemail))
+	if t.names.kind(f.num, at) != "" {
+		e.CallerExtension = &Extension{User: f.num}
+	}
+	t.said = append(t.said, e)
+}
+
+// A messageSummary is the first block of a message-summary's body.
+type messageSummary struct {
+	account    string // URI
+	fresh, old uint64 // voice messages
+}
+
+// readSummary reads the first block (RFC 3842 §5.2); ok says that it tells of
+// voice messages. Without a line that counts messages, Messages-Waiting is the
+// light on the phone: it stands for one.
+func readSummary(s string) (sum messageSummary, ok bool) {
+	waiting, counted := "", false
+	for name, value := range fields("\n" + s) {
+		switch {
+		case is(name, "Messages-Waiting"):
+			waiting = value
+		case is(name, "Message-Account"):
+			sum.account = value
+			if strings.IndexByte(value, '<') >= 0 {
+				_, sum.account, _ = nameAddr(value)
+			}
+		case is(name, "Voice-Message"):
+			sum.fresh, sum.old, ok = counts(value)
+			counted = true
+		default: // another class of messages: Fax-Message
+			counted = true
+		}
+	}
+	switch {
+	case counted:
+	case strings.EqualFold(waiting, "yes"):
+		sum.fresh, ok = 1, true
+	case strings.EqualFold(waiting, "no"):
+		ok = true
+	}
+	return sum, ok
+}
+
+// counts reads "new/old", and passes over the urgent ones that may follow:
+// they are among them.
+func counts(s string) (fresh, old uint64, ok bool) {
+	s, _, _ = strings.Cut(s, "(")
+	a, b, _ := strings.Cut(s, "/")
+	fresh, err := strconv.ParseUint(strings.TrimSpace(a), 10, 32)
+	if err != nil {
+		return 0, 0, false
+	}
+	old, err = strconv.ParseUint(strings.TrimSpace(b), 10, 32)
+	return fresh, old, err == nil
+}
+
+// A voiceMessage is what a message-summary may say of a new message.
+type voiceMessage struct {
+	num, name string // the caller's
+	length    time.Duration
+	messageID string
+	rec       string
+}
+
+// readDescribed returns the first voice message that the rest of a body
+// describes. recID is the name of the field that carries a recording's id.
+func readDescribed(rest, recID string) (v voiceMessage) {
+	for rest != "" {
+		var one, context string
+		one, rest = block(rest)
+		v = voiceMessage{}
+		for name, value := range fields("\n" + one) {
+			switch {
+			case is(name, "From"):
+				v.name, v.num = sender(value)
+			case is(name, "Content-Duration"): // RFC 2424
+				v.length = time.Duration(seconds(value, 0)) * time.Second
+			case is(name, "Message-ID"):
+				v.messageID = value
+			case is(name, "Message-Context"): // RFC 3458
+				context = value
+			case recID != "" && is(name, recID):
+				v.rec = value
+			}
+		}
+		if context == "" || strings.EqualFold(context, "voice-message") {
+			return v
+		}
+	}
+	return voiceMessage{}
+}
+
+// sender returns who a described message is from: the field is that of mail,
+// whose addresses have no scheme.
+func sender(value string) (display, user string) {
+	display, addr, _ := nameAddr(value)
+	if strings.IndexByte(addr, ':') >= 0 {
+		return display, parseURI(addr).user
+	}
+	user, _, _ = strings.Cut(addr, "@")
+	return display, user
+}
+
+// block cuts off the lines of s up to the first empty one. Empty lines in front
+// are passed over.
+func block(s string) (first, rest string) {
+	s = strings.TrimLeft(s, "\r\n")
+	for i := 0; ; {
+		n := strings.IndexByte(s[i:], '\n')
+		if n < 0 {
+			return s, ""
+		}
+		if n == 0 || n == 1 && s[i] == '\r' {
+			return s[:i], s[i+n+1:]
+		}
+		i += n + 1
+	}
+}
