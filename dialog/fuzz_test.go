@@ -9,18 +9,27 @@ import (
 
 // FuzzTracker holds the package comment: whatever is shown, a party has at most
 // one dial, then at most one answer, and a hangup if and only if it had a dial;
-// nothing follows; numbers have no gaps; and in the end nothing is kept.
+// nothing follows; numbers have no gaps; an extension that is registered is
+// unregistered before it is registered again; and in the end nothing is kept.
 //
 // Each message is six bytes out of a small world, so that they meet.
 func FuzzTracker(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 0, 10, 2, 0, 0, 0, 1, 10, 3, 0, 0, 0, 1, 10, 6, 0, 0, 0, 1, 200})
 	f.Add([]byte{1, 1, 0, 0, 0, 10, 1, 1, 1, 0, 0, 10, 3, 1, 1, 0, 1, 10, 5, 1, 0, 0, 0, 10, 4, 1, 0, 0, 1, 250})
 	f.Add([]byte(strings.Repeat("\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\xfb\xfc", 8)))
+	f.Add([]byte{ // registrations
+		2, 2, 192, 0, 64, 0, 3, 1, 192, 0, 64, 1, 3, 1, 192, 4, 128, 4, 3, 1, 192, 8, 0, 4,
+		3, 1, 192, 12, 32, 4, 3, 1, 192, 16, 32, 7,
+	})
+	f.Add([]byte{ // mailboxes
+		0, 1, 192, 0, 0, 0, 4, 1, 192, 0, 32, 4, 4, 1, 192, 0, 32, 4, 4, 1, 192, 0, 64, 4,
+		0, 1, 192, 1, 0, 4, 0, 1, 192, 1, 32, 7,
+	})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c := testConfig()
 		c.MaxDuration = time.Hour
 		tracker := New(c)
-		w := witness{t: t, parties: map[string]*turn{}, seq: map[string]int{}}
+		w := witness{t: t, parties: map[string]*turn{}, seq: map[string]int{}, registered: map[Extension]Event{}}
 		now := start
 		data = data[:min(len(data), 6*250)]
 		for ; len(data) >= 6; data = data[6:] {
@@ -42,6 +51,9 @@ func FuzzTracker(f *testing.F) {
 				t.Errorf("party %s had a dial and no hangup", id)
 			}
 		}
+		for ext := range w.registered {
+			t.Errorf("%s is registered for good", ext)
+		}
 		wantEmpty(t, tracker)
 	})
 }
@@ -59,6 +71,15 @@ func anything(now time.Time, b []byte) Message {
 		{"INVITE", 487}, {"INVITE", 407}, {"INVITE", 408}, {"UPDATE", 481}, {"REGISTER", 200}, {"MESSAGE", 0}, {"MESSAGE", 200}, {"ACK", 0},
 	}
 	k := kinds[int(b[0])%len(kinds)]
+	if b[2] >= 192 { // leaves the rest of the world as it is
+		k = kinds[12]
+		switch b[0] & 3 {
+		case 0, 1:
+			k.method, k.status = "NOTIFY", 0
+		case 2:
+			k.status = 0
+		}
+	}
 	m := Message{
 		At:      now,
 		Src:     Edge + Side(b[1]&1),
@@ -86,6 +107,19 @@ func anything(now time.Time, b []byte) Message {
 	if b[3]&128 != 0 {
 		m.Head += "\r\nAuthorization: Digest username=\"101\""
 	}
+	switch n := int(b[4] >> 5); {
+	case k.method == "NOTIFY":
+		m.Head += "\r\nEvent: message-summary"
+		m.Body = fmt.Sprintf("Voice-Message: %d/%d", n, b[3]&1)
+		if b[0]&4 != 0 {
+			m.Body += "\r\n\r\nFrom: <sip:101@h>\r\nContent-Duration: 3\r\n"
+		}
+	case b[2] < 192:
+	case n == 0:
+		m.Head = strings.Replace(m.Head, "Contact: <sip:x@h>", "Expires: 0", 1)
+	default:
+		m.Head += fmt.Sprintf("\r\nExpires: %d\r\nUser-Agent: Phone/%d", 20*n, n)
+	}
 	return m
 }
 
@@ -97,6 +131,8 @@ type witness struct {
 	}
 	parties map[string]*turn
 	seq     map[string]int
+
+	registered map[Extension]Event // whose registration was told, and not its end
 }
 
 // A turn is what a witness remembers of a party.
@@ -109,8 +145,12 @@ type turn struct {
 func (w *witness) hear(events []Event) {
 	w.t.Helper()
 	for _, e := range events {
-		if e.Type == MessageIn || e.Type == MessageOut {
+		if e.Type == MessageIn || e.Type == MessageOut || e.Type == Voicemail {
 			continue // calls of their own
+		}
+		if e.Type == Registered || e.Type == Unregistered {
+			w.hearRegistration(e)
+			continue
 		}
 		p := w.parties[e.Party]
 		if e.Seq == 1 && w.seq[e.Call] > 0 {
@@ -160,5 +200,22 @@ func (w *witness) hear(events []Event) {
 			}
 			p.over, p.at = true, e.At
 		}
+	}
+}
+
+// hearRegistration hears that an extension's turn begins or ends. The clock may
+// have been set back in between.
+func (w *witness) hearRegistration(e Event) {
+	w.t.Helper()
+	began, registered := w.registered[e.Extension]
+	switch {
+	case registered == (e.Type == Registered):
+		w.t.Fatalf("%s is %s twice", e.Extension, e.Type)
+	case e.Type == Registered && e.Seq == 1:
+		w.registered[e.Extension] = e
+	case e.Type == Unregistered && e.Seq == 2 && e.Call == began.Call && e.Party == began.Party && e.ID != began.ID:
+		delete(w.registered, e.Extension)
+	default:
+		w.t.Fatalf("got %+v after %+v", e, began)
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 const (
 	// maxRegistrations is how many addresses of record are followed. About
-	// 500 bytes each.
+	// 400 bytes each.
 	maxRegistrations = 1 << 16
 
 	// maxTurns is how many of an address's turns are known by their Call-ID.

@@ -343,6 +343,9 @@ func wantEmpty(t *testing.T, tracker *Tracker) {
 		t.Errorf("%d Call-IDs, %d keys, %d + %d numbers, %d REFERs and %d calls are kept, want none",
 			len(tracker.byCallID), len(tracker.keys), len(tracker.byNumber), len(tracker.byDialed), len(tracker.refers), len(tracker.due))
 	}
+	if n := len(tracker.registrar.due); n != 0 {
+		t.Errorf("%d registrations are due, want none", n)
+	}
 }
 
 func TestSameAgentRungAgain(t *testing.T) {

@@ -69,9 +69,12 @@ func samples() []dialog.Event {
 	})
 	add(message, dialog.MessageOut, "", func(e *dialog.Event) { e.Extension = a })
 	add(message, dialog.MessageIn, "", func(e *dialog.Event) { e.Extension = b })
-	add(dialog.Event{Extension: a}, dialog.Voicemail, "", func(e *dialog.Event) { e.RecID, e.Duration = "vm-9", 12*time.Second })
-	add(dialog.Event{Extension: a, UserAgent: "Snom"}, dialog.Registered, "", nil)
-	add(dialog.Event{Extension: a}, dialog.Unregistered, "", nil)
+	voicemail := dialog.Event{Call: "9e", Party: "44", Extension: b, Flow: dialog.In, CallerNum: "101", CallerName: "Zoë", CallerExtension: &a,
+		CalledNumber: "0003*210", CalledExtension: &b}
+	add(voicemail, dialog.Voicemail, "", func(e *dialog.Event) { e.RecID, e.Duration = "vm-9", 12*time.Second })
+	registration := dialog.Event{Call: "9f", Party: "55", Extension: a, UserAgent: "Snom"}
+	add(registration, dialog.Registered, "", nil)
+	add(registration, dialog.Unregistered, "", nil)
 	return all
 }
 
