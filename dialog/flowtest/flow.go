@@ -260,6 +260,10 @@ func (c *Config) set(key, value string) (err error) {
 		for h := range strings.SplitSeq(value, ",") {
 			d.Headers = append(d.Headers, strings.TrimSpace(h))
 		}
+	case "correlate":
+		for by := range strings.SplitSeq(value, ",") {
+			d.Correlate = append(d.Correlate, strings.TrimSpace(by))
+		}
 	case "rec_id":
 		d.RecID = value
 	case "callback_id":
