@@ -195,8 +195,10 @@ func TestE164(t *testing.T) {
 
 	in := caller()
 	in.trunk, in.fromURI, in.uri = "carrier", "sip:02079460999@carrier", "sip:02079460123@pbx.example"
-	e := last(t, c, in.invite(), func() Message { m := callee().invite(); m.CallID = in.callID; return m }())
-	if e.Type != DialIn || e.CallerE164 != "" || e.CalledE164 != "+442079460123" {
+	spiral := callee()
+	spiral.callID, spiral.fromURI = in.callID, in.fromURI
+	e := last(t, c, in.invite(), spiral.invite())
+	if e.Type != DialIn || e.CallerE164 != "+442079460999" || e.CalledE164 != "+442079460123" {
 		t.Errorf("%s: %q calls %q", e.Type, e.CallerE164, e.CalledE164)
 	}
 

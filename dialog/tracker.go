@@ -318,7 +318,9 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	by, sentOn := t.sentOn(&i, &f)
 	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain, &by.User, &by.Domain)
 	l.numE164, l.calledE164 = t.e164(l.num, m.At), t.e164(l.called, m.At)
-	if m.Src == Edge {
+	if m.Src == PBX {
+		l.stranger = c.caller != nil && l.num != c.caller.num && t.names.kind(l.num, m.At) != ""
+	} else {
 		l.calledExt = t.names.dialed(l.called, l.calledHost, m.At)
 	}
 	l.turn = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
@@ -344,7 +346,6 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		l.party.transferred = true
 	}
 	if l.origin == PBX {
-		l.stranger = c.caller != nil && l.num != c.caller.num && t.names.kind(l.num, m.At) != ""
 		if p := l.party; p != nil && p.flow == In && i.refer != nil {
 			p.called = i.refer.to
 		}
