@@ -229,7 +229,7 @@ func (t *Tracker) dial(p *party, typ Type, at time.Time) {
 // ring says once per party that a phone rings.
 func (t *Tracker) ring(l *leg, m *Message) {
 	p := l.party
-	if p == nil || p.over || !p.rang.IsZero() || !p.answered.IsZero() {
+	if p == nil || !p.dialed || p.over || !p.rang.IsZero() || !p.answered.IsZero() {
 		return
 	}
 	p.rang = m.At

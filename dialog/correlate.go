@@ -24,9 +24,8 @@ const ownCID = "X-CID"
 
 // A method finds the call that an INVITE with an unknown Call-ID belongs to.
 type method struct {
-	word   string // as events tell it
+	word   string // in the configuration and, for a header, its name in events
 	header string // of the methods called header:NAME, but for our own
-	find   func(t *Tracker, m *method, i *incoming) verdict
 }
 
 // A verdict is what a method found: nothing, one call, or several that cannot be
@@ -47,28 +46,19 @@ type incoming struct {
 	diversion string // the number that sent the call on
 }
 
-// methods reads the words of the configuration; unknown ones are passed over.
+// methods reads the words of the configuration.
 func methods(words []string) (ms []method) {
 	if words == nil {
 		words = DefaultCorrelate
 	}
 	for _, w := range words {
-		name, isHeader := strings.CutPrefix(w, "header:")
-		switch {
+		switch name, isHeader := strings.CutPrefix(w, "header:"); {
 		case isHeader && is(name, ownCID):
-			ms = append(ms, method{word: strings.ToLower(name), find: (*Tracker).byOwnID})
+			ms = append(ms, method{word: strings.ToLower(name)})
 		case isHeader:
-			ms = append(ms, method{word: strings.ToLower(name), header: name, find: (*Tracker).byHeader})
-		case w == "session-id":
-			ms = append(ms, method{word: w, find: (*Tracker).bySession})
-		case w == "replaces":
-			ms = append(ms, method{word: w, find: (*Tracker).byTransfer})
-		case w == "icid":
-			ms = append(ms, method{word: w, find: (*Tracker).byICID})
-		case w == "call-id":
-			ms = append(ms, method{word: w, find: (*Tracker).byLikeCallID})
-		case w == "numbers":
-			ms = append(ms, method{word: w, find: (*Tracker).byNumbers})
+			ms = append(ms, method{strings.ToLower(name), name})
+		default:
+			ms = append(ms, method{word: w})
 		}
 	}
 	return ms
@@ -78,10 +68,26 @@ func methods(words []string) (ms []method) {
 // after the other; the first that finds something decides. It returns what
 // events are to say of it.
 func (t *Tracker) correlate(i *incoming) (c *call, word string) {
-	for n := range t.methods {
-		m := &t.methods[n]
-		if v := m.find(t, m, i); v.sure != "" {
-			return v.call, m.word + v.sure
+	for _, by := range t.methods {
+		var v verdict
+		switch {
+		case by.header != "":
+			v = t.byHeader(by, i)
+		case by.word == "x-cid":
+			v = t.byKey(key{by.word, i.CID})
+		case by.word == "session-id":
+			v = t.bySession(i)
+		case by.word == "replaces":
+			v = t.byTransfer(i)
+		case by.word == "icid":
+			v = t.byKey(key{by.word, i.links.icid})
+		case by.word == "call-id":
+			v = t.byLikeCallID(i)
+		case by.word == "numbers":
+			v = t.byNumbers(i)
+		}
+		if v.sure != "" {
+			return v.call, by.word + v.sure
 		}
 	}
 	return nil, ""
@@ -108,21 +114,14 @@ func (t *Tracker) byKey(k key) verdict {
 	}
 }
 
-func (t *Tracker) byOwnID(m *method, i *incoming) verdict {
-	if i.CID == "" {
-		return verdict{}
-	}
-	return t.byKey(key{m.word, i.CID})
-}
-
 // byHeader goes by a header field that the PBX puts into the INVITEs of a call:
 // they have the same value, or it is the Call-ID of the caller's leg.
-func (t *Tracker) byHeader(m *method, i *incoming) verdict {
-	v := i.links.value(m.header)
+func (t *Tracker) byHeader(by method, i *incoming) verdict {
+	v := i.links.value(by.header)
 	if v == "" {
 		return verdict{}
 	}
-	if found := t.byKey(key{m.word, v}); found.sure != "" {
+	if found := t.byKey(key{by.word, v}); found.sure != "" {
 		return found
 	}
 	if c := t.byCallID[v]; c != nil {
@@ -142,9 +141,9 @@ func (k *links) value(header string) string {
 }
 
 // bySession goes by the two UUIDs of Session-ID (RFC 7989 §5).
-func (t *Tracker) bySession(m *method, i *incoming) (v verdict) {
+func (t *Tracker) bySession(i *incoming) (v verdict) {
 	for _, id := range sessionIDs(i.links.session) {
-		switch found := t.byKey(key{m.word, id}); {
+		switch found := t.byKey(key{"session-id", id}); {
 		case found.sure == "":
 		case v.sure == "" || v.call == found.call:
 			v = found
@@ -168,16 +167,9 @@ func sessionIDs(value string) []string {
 	return ids
 }
 
-func (t *Tracker) byICID(m *method, i *incoming) verdict {
-	if i.links.icid == "" {
-		return verdict{}
-	}
-	return t.byKey(key{m.word, i.links.icid})
-}
-
 // byTransfer goes by the dialog that Replaces names (RFC 3891), or by a REFER
 // that a phone of a call has sent (RFC 3515): who refers, and to whom.
-func (t *Tracker) byTransfer(_ *method, i *incoming) (v verdict) {
+func (t *Tracker) byTransfer(i *incoming) (v verdict) {
 	if i.links.replaces != "" {
 		callID, _, _ := strings.Cut(i.links.replaces, ";")
 		if c := t.byCallID[strings.TrimSpace(callID)]; c != nil {
@@ -201,7 +193,7 @@ func (t *Tracker) byTransfer(_ *method, i *incoming) (v verdict) {
 // byLikeCallID goes by Call-IDs that a PBX makes out of the caller's: one
 // contains the other, as in 123@pbx_b2b-1, or both begin with the same 30
 // characters.
-func (t *Tracker) byLikeCallID(m *method, i *incoming) verdict {
+func (t *Tracker) byLikeCallID(i *incoming) verdict {
 	if i.Src != PBX {
 		return verdict{}
 	}
@@ -225,7 +217,7 @@ func (t *Tracker) byLikeCallID(m *method, i *incoming) verdict {
 	if len(id) < sameStart {
 		return verdict{}
 	}
-	if v := t.byKey(key{m.word, id[:sameStart]}); v.sure == exact {
+	if v := t.byKey(key{"call-id", id[:sameStart]}); v.sure == exact {
 		return verdict{v.call, likely}
 	}
 	return verdict{} // also where several begin so: that says nothing
@@ -252,7 +244,7 @@ const progressed = 10 * time.Second
 // Towards a trunk a PBX often puts a number of its own in place of the caller's.
 // Then the call is the one in which the trunk's number was dialed, or the number
 // that diverts.
-func (t *Tracker) byNumbers(_ *method, i *incoming) (v verdict) {
+func (t *Tracker) byNumbers(i *incoming) (v verdict) {
 	if i.Src != PBX {
 		return verdict{}
 	}

@@ -315,8 +315,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		facts:  f,
 		joined: joined,
 	}
-	by, sentOn := t.sentOn(&i, &f)
-	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain, &by.User, &by.Domain)
+	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
 	l.numE164, l.calledE164 = t.e164(l.num, m.At), t.e164(l.called, m.At)
 	if m.Src == PBX {
 		l.stranger = c.caller != nil && l.num != c.caller.num && t.names.kind(l.num, m.At) != ""
@@ -341,9 +340,11 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		t.callBack(l, ext)
 	case isExt:
 		t.join(l, ext, In)
-	case sentOn:
-		t.join(l, by, Out)
-		l.party.transferred = true
+	default:
+		if by, ok := t.sentOn(&i, &f); ok {
+			t.join(l, by, Out)
+			l.party.transferred = true
+		}
 	}
 	if l.origin == PBX {
 		if p := l.party; p != nil && p.flow == In && i.refer != nil {

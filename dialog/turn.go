@@ -33,7 +33,7 @@ func (t *Tracker) sentOn(i *incoming, f *facts) (ext Extension, ok bool) {
 	}
 	for _, user := range []string{f.diversion, i.links.referredBy} {
 		if ext, ok = t.names.at(uri{user: user}, i.At); ok {
-			return t.names.home(ext, uri{}), true
+			return t.names.home(Extension{User: clone(ext.User)}, uri{}), true
 		}
 	}
 	if i.refer != nil && i.refer.leg.party.ext.User != "" {
