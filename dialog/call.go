@@ -114,10 +114,11 @@ type leg struct {
 	refused  outcome
 
 	facts
-	calledExt Extension // that the number dialed is, or leads to
-	stranger  bool      // another extension calls on it than the call's caller
-	joined    string    // how it was found to be the call's: method:confidence; "": it began it
-	number    string    // under which it is in the tracker's byNumber; "": it is not
+	calledExt  Extension // that the number dialed is, or leads to
+	stranger   bool      // another extension calls on it than the call's caller
+	referredTo string    // the number in the REFER that it comes from
+	joined     string    // how it was found to be the call's: method:confidence; "": it began it
+	number     string    // under which it is in the tracker's byNumber; "": it is not
 }
 
 // A party is one extension's one turn in a call, in one direction.

@@ -317,6 +317,9 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	}
 	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
 	l.numE164, l.calledE164 = t.e164(l.num, m.At), t.e164(l.called, m.At)
+	if i.refer != nil {
+		l.referredTo = i.refer.to
+	}
 	if m.Src == PBX {
 		l.stranger = c.caller != nil && l.num != c.caller.num && t.names.kind(l.num, m.At) != ""
 	} else {
@@ -347,9 +350,6 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		}
 	}
 	if l.origin == PBX {
-		if p := l.party; p != nil && p.flow == In && i.refer != nil {
-			p.called = i.refer.to
-		}
 		t.reach(l, ext.User)
 		t.callsBack(l)
 	} else {
@@ -384,6 +384,9 @@ func (l *leg) newParty(ext Extension, flow Flow) *party {
 		first: l,
 		agent: l.agent,
 		rec:   l.rec,
+	}
+	if flow == In {
+		p.called = l.referredTo
 	}
 	c.parties = append(c.parties, p)
 	return p
