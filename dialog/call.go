@@ -590,8 +590,8 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 }
 
 // called returns the extension that a caller's leg leads to: the queue, menu or
-// conference that was dialed; else the one that answered, or is the only one
-// called; else what the number dialed says. nil: none.
+// conference that was dialed; else the one that answered; else the one dialed;
+// else the only one that is called. nil: none.
 func (c *call) called(l *leg) *Extension {
 	switch {
 	case l.host != nil:
@@ -600,24 +600,23 @@ func (c *call) called(l *leg) *Extension {
 		return nil
 	}
 	var one *party
+	several := false
 	for _, p := range c.parties {
-		if p.flow != In || p.kind != "" {
-			continue
-		}
-		if !p.answered.IsZero() {
+		switch {
+		case p.flow != In || p.kind != "":
+		case !p.answered.IsZero():
 			return &p.ext
+		case one == nil:
+			one = p
+		case one.ext != p.ext:
+			several = true
 		}
-		if one != nil && one.ext != p.ext {
-			one = nil
-			break
-		}
-		one = p
 	}
 	switch {
-	case one != nil:
-		return &one.ext
 	case l.calledExt.User != "":
 		return &l.calledExt
+	case one != nil && !several:
+		return &one.ext
 	}
 	return nil
 }
@@ -630,6 +629,11 @@ func (c *call) shownOutside() string {
 		}
 	}
 	return ""
+}
+
+// live reports whether a leg of the call is not over.
+func (c *call) live() bool {
+	return slices.ContainsFunc(c.legs, func(l *leg) bool { return l.state != over })
 }
 
 // answeredBeside reports whether another callee's leg was answered, or the

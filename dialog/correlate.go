@@ -110,8 +110,17 @@ func (t *Tracker) byKey(k key) verdict {
 	case h.call == nil:
 		return verdict{nil, tie}
 	default:
-		return verdict{h.call, exact}
+		return found(h.call, exact)
 	}
+}
+
+// found is the verdict that c is the call, if there is one and it is not over: a
+// call that is has no further legs.
+func found(c *call, sure string) verdict {
+	if c == nil || !c.live() {
+		return verdict{}
+	}
+	return verdict{c, sure}
 }
 
 // byHeader goes by a header field that the PBX puts into the INVITEs of a call:
@@ -121,13 +130,10 @@ func (t *Tracker) byHeader(by method, i *incoming) verdict {
 	if v == "" {
 		return verdict{}
 	}
-	if found := t.byKey(key{by.word, v}); found.sure != "" {
-		return found
+	if v := t.byKey(key{by.word, v}); v.sure != "" {
+		return v
 	}
-	if c := t.byCallID[v]; c != nil {
-		return verdict{c, exact}
-	}
-	return verdict{}
+	return found(t.byCallID[v], exact)
 }
 
 // value returns the value of a method's header field.
@@ -143,10 +149,10 @@ func (k *links) value(header string) string {
 // bySession goes by the two UUIDs of Session-ID (RFC 7989 §5).
 func (t *Tracker) bySession(i *incoming) (v verdict) {
 	for _, id := range sessionIDs(i.links.session) {
-		switch found := t.byKey(key{"session-id", id}); {
-		case found.sure == "":
-		case v.sure == "" || v.call == found.call:
-			v = found
+		switch one := t.byKey(key{"session-id", id}); {
+		case one.sure == "":
+		case v.sure == "" || v.call == one.call:
+			v = one
 		default:
 			return verdict{nil, tie}
 		}
@@ -172,8 +178,8 @@ func sessionIDs(value string) []string {
 func (t *Tracker) byTransfer(i *incoming) (v verdict) {
 	if i.links.replaces != "" {
 		callID, _, _ := strings.Cut(i.links.replaces, ";")
-		if c := t.byCallID[strings.TrimSpace(callID)]; c != nil {
-			return verdict{c, exact}
+		if v := found(t.byCallID[strings.TrimSpace(callID)], exact); v.sure != "" {
+			return v
 		}
 	}
 	for _, r := range t.refers {
@@ -181,6 +187,7 @@ func (t *Tracker) byTransfer(i *incoming) (v verdict) {
 		case r.replaces != "" || i.At.Sub(r.at) > progressed:
 		case i.links.referredBy != "" && i.links.referredBy != r.by:
 		case i.links.referredBy == "" && (i.Src != PBX || i.called != r.to):
+		case !r.leg.call.live():
 		case v.sure != "" && v.call != r.leg.call:
 			return verdict{nil, tie}
 		default:
@@ -202,16 +209,16 @@ func (t *Tracker) byLikeCallID(i *incoming) verdict {
 		if !separator(id[n]) {
 			continue
 		}
-		if c := t.byCallID[id[:n]]; c != nil {
-			return verdict{c, likely}
+		if v := found(t.byCallID[id[:n]], likely); v.sure != "" {
+			return v
 		}
 	}
 	for n := range max(0, len(id)-minCallID) {
 		if !separator(id[n]) {
 			continue
 		}
-		if c := t.byCallID[id[n+1:]]; c != nil {
-			return verdict{c, likely}
+		if v := found(t.byCallID[id[n+1:]], likely); v.sure != "" {
+			return v
 		}
 	}
 	if len(id) < sameStart {
@@ -445,9 +452,12 @@ func (t *Tracker) give(c *call, k key) {
 		return
 	}
 	h, known := t.keys[k]
-	if !known {
+	switch {
+	case !known:
 		k.value, h.call = clone(k.value), c
-	} else {
+	case h.call != nil && !h.call.live():
+		h.call = c // it was the key of a call that is over
+	default:
 		h.call = nil // another call's too
 	}
 	h.n++
