@@ -77,7 +77,7 @@
 //	learn = true              the default
 //	max_duration = 4h         the default
 //	status 603 = BUSY
-//	extension 600 = queue
+//	extension 600 = queue 5551600    and its public numbers, if it has any
 //	headers = X-One, X-Two
 //	rec_id = X-Rec            and callback_id, tag, callapi_id
 //	correlate = session-id, numbers
@@ -255,7 +255,8 @@ func (c *Config) set(key, value string) (err error) {
 		code, err = strconv.Atoi(rest)
 		d.Status[code] = dialog.Status(value)
 	case "extension":
-		d.Extensions = append(d.Extensions, dialog.Declared{Number: rest, Kind: dialog.Kind(value)})
+		kind, public, _ := strings.Cut(value, " ")
+		d.Extensions = append(d.Extensions, dialog.Declared{Number: rest, Kind: dialog.Kind(kind), DID: strings.Fields(public)})
 	case "headers":
 		for h := range strings.SplitSeq(value, ",") {
 			d.Headers = append(d.Headers, strings.TrimSpace(h))
