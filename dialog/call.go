@@ -244,7 +244,7 @@ func (t *Tracker) answer(l *leg, m *Message) {
 	l.state, l.answered = talking, m.At
 	l.refresh(m)
 	c := l.call
-	if l.origin == PBX && (l.party == nil || l.party != c.back) {
+	if l.origin == PBX && !c.backs(l) {
 		c.bridge(m.At)
 	}
 	if p := l.party; p != nil && !p.over {
@@ -385,7 +385,7 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 	l.state, l.ended, l.by, l.refer = over, at, o.by, nil
 	t.unreach(l)
 	c := l.call
-	if l.origin == PBX {
+	if l.origin == PBX && !c.backs(l) {
 		if weight[o.status] > weight[c.callees] {
 			c.callees = o.status
 		}
@@ -402,10 +402,18 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 // endParty notes how a leg of a party ended, and ends the party with its last
 // leg.
 func (t *Tracker) endParty(p *party, l *leg, at time.Time, o outcome) {
+	if p == l.call.back { // who is called on its leg is the caller
+		switch o.by {
+		case ByCaller:
+			o.by = ByCallee
+		case ByCallee:
+			o.by = ByCaller
+		}
+		if p.answered.IsZero() {
+			o.status = l.call.calleesSay()
+		}
+	}
 	switch {
-	case p == l.call.back && p.answered.IsZero():
-		o.status = l.call.calleesSay()
-		p.outcome = o
 	case !l.answered.IsZero():
 		p.outcome = o
 	case p.answered.IsZero() && weight[o.status] >= weight[p.outcome.status]:

@@ -336,6 +336,9 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	if c.caller == nil && l.origin == Edge {
 		c.caller = l
 	}
+	if l.origin == PBX {
+		t.callsBack(l)
+	}
 	switch {
 	case isExt && l.origin == Edge:
 		t.join(l, ext, Out)
@@ -351,7 +354,6 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	}
 	if l.origin == PBX {
 		t.reach(l, ext.User)
-		t.callsBack(l)
 	} else {
 		t.reach(l, l.num)
 		t.host(l)

@@ -60,6 +60,9 @@ func (t *Tracker) callsBack(l *leg) {
 	t.dial(p, DialOut, l.began)
 }
 
+// backs reports whether on leg l the PBX calls an extension back.
+func (c *call) backs(l *leg) bool { return c.back != nil && l.party == c.back }
+
 // bridge notes that a callee answered; unbridge that one left.
 func (c *call) bridge(at time.Time) {
 	if c.bridged.IsZero() {
