@@ -3,6 +3,8 @@ package sip_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -230,4 +232,53 @@ func TestAHopOnAllAddressesNamesItselfByOne(t *testing.T) {
 	got, _ := awaits(t, pbx, "sent on", "MESSAGE")
 	want := fmt.Sprintf("SIP/2.0/UDP 127.0.0.1:%d;", hop.Port())
 	equal(t, "Via", got.one("Via")[:len(want)], want)
+}
+
+// A witnessed network notes how much a watcher had been shown when a packet
+// left.
+type witnessed struct {
+	sip.Network
+	watch chan<- dialog.Message
+	left  *[]string
+}
+
+func (n witnessed) ListenPacket(a netip.AddrPort) (sip.PacketConn, error) {
+	c, err := n.Network.ListenPacket(a)
+	return witnessedConn{c, n}, err
+}
+
+type witnessedConn struct {
+	sip.PacketConn
+	witnessed
+}
+
+func (c witnessedConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	line, _, _ := strings.Cut(string(b), "\r\n")
+	*c.left = append(*c.left, fmt.Sprintf("%d seen, %s", len(c.watch), line))
+	return c.PacketConn.WriteToUDPAddrPort(b, to)
+}
+
+// TestCausesAreSeenFirst: what a message causes elsewhere, as a PBX's INVITE to
+// the callee, is seen after it, because it is seen before it leaves.
+func TestCausesAreSeenFirst(t *testing.T) {
+	var left []string
+	play(t, func(s *scene) {
+		invite := s.phone.invite()
+		s.phone.sends(invite)
+		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		s.pbx.replies(got, "180 Ringing")
+		s.phone.gets("it rings", "SIP/2.0 180")
+		s.pbx.replies(got, "486 Busy Here")
+		s.phone.acks(invite, s.phone.gets("busy", "SIP/2.0 486"))
+		s.pbx.gets("our ACK", "ACK")
+		want := []string{
+			"1 seen, INVITE sip:102@pbx.example SIP/2.0",
+			"2 seen, SIP/2.0 180 Ringing",
+			"2 seen, ACK sip:102@pbx.example SIP/2.0", // ours, to the PBX
+			"3 seen, SIP/2.0 486 Busy Here",
+		}
+		if !slices.Equal(left, want) {
+			t.Errorf("got  %q\nwant %q", left, want)
+		}
+	}, func(c *sip.Config) { c.Net = witnessed{c.Net, c.Watch, &left} })
 }

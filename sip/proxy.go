@@ -24,8 +24,10 @@ type proxied struct {
 	trunk    string
 }
 
-// response sends a response on, RFC 3261 §16.7. A 100 is hop by hop.
+// response sends a response on, RFC 3261 §16.7. A 100 is hop by hop. It is
+// observed first: what it causes, as on another leg of the call, comes after it.
 func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
+	t.w.observeResponse(t, m, p.at)
 	if m.status > 100 {
 		b, status := t.w.upstream(p, t.server.back)
 		t.server.respond(now, status, b)
@@ -33,7 +35,6 @@ func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
 	if m.status < 200 && t.canceled {
 		t.sendCancel(now)
 	}
-	t.w.observeResponse(t, m, p.at)
 }
 
 // failed answers in the place of a next hop that did not.
@@ -86,8 +87,8 @@ func (t *proxied) sendCancel(now instant) {
 // answer sends a final response of our own.
 func (t *proxied) answer(now instant, status int, phrase string) {
 	b := t.w.answerTo(t.client.request, status, phrase)
-	t.server.respond(now, status, b)
 	t.w.observeOwn(t, b)
+	t.server.respond(now, status, b)
 }
 
 // tryingDue says 100 when the next hop took its time (RFC 3261 §16.2).

@@ -381,8 +381,8 @@ func (w *worker) stateless(p *packet, r *routing, hash uint32) {
 	w.hash.Write(m.text(m.via.value))
 	w.hash.Write(m.text(m.callID))
 	w.branch = w.appendBranch(w.branch[:0], w.hash.Sum64()&(1<<48-1), hash)
-	w.send(r.to, w.forwarded(p, r, w.branch), 0)
 	w.observe(p, r.dst, r.peer, w.trunkOf(p, r), r.aor)
+	w.send(r.to, w.forwarded(p, r, w.branch), 0)
 }
 
 // cancel answers a CANCEL and takes it to the INVITE it is for, RFC 3261
