@@ -107,11 +107,12 @@ type leg struct {
 	offerSeq uint32
 	refer    *refer // whose fate is not known yet
 
-	canceled bool     // by CANCEL, or BYE of the early dialog
-	why      reason   // of the CANCEL
-	byeTag   string   // To tag of the BYE that came before the 2xx
-	by       HangupBy // who ended it
-	refused  outcome
+	canceled   bool // by CANCEL, or BYE of the early dialog
+	canceledAt time.Time
+	why        reason   // of the CANCEL
+	byeTag     string   // To tag of the BYE that came before the 2xx
+	by         HangupBy // who ended it
+	refused    outcome
 
 	facts
 	calledExt  Extension // that the number dialed is, or leads to
@@ -302,7 +303,7 @@ func (l *leg) cancel(m *Message) {
 	if l.canceled || l.state != calling && l.state != ringing {
 		return
 	}
-	l.canceled = true
+	l.canceled, l.canceledAt = true, m.At
 	l.why = readReason(m.Head)
 }
 
@@ -644,11 +645,15 @@ func (c *call) live() bool {
 	return slices.ContainsFunc(c.legs, func(l *leg) bool { return l.state != over })
 }
 
-// answeredBeside reports whether another callee's leg was answered, or the
-// caller's while l rang: before, the PBX itself had answered.
+// answeredBeside reports whether another callee's leg was answered when l was
+// canceled, or the caller's while l rang: before, the PBX itself had answered, and
+// what comes after is no reason.
 func (c *call) answeredBeside(l *leg) bool {
 	for _, o := range c.legs {
-		if o != l && !o.answered.IsZero() && (o.origin == PBX || !o.answered.Before(l.began)) {
+		if o == l || o.answered.IsZero() || o.answered.After(l.canceledAt) {
+			continue
+		}
+		if o.origin == PBX || !o.answered.Before(l.began) {
 			return true
 		}
 	}

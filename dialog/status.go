@@ -71,10 +71,11 @@ const (
 	causeGaveUp    = 127
 )
 
-// A reason is a Reason header field (RFC 3326). Zero means that it has none:
-// no cause that is followed here is 0.
+// A reason is a Reason header field (RFC 3326); of a cause, 0 means that it has
+// none.
 type reason struct {
 	q850, sip int
+	zero      bool // it has Q.850;cause=0
 }
 
 // elsewhere reports that another leg answered (RFC 3326, RFC 4412).
@@ -94,7 +95,7 @@ func readReason(head string) (r reason) {
 			}
 			switch protocol = strings.TrimSpace(protocol); {
 			case strings.EqualFold(protocol, "Q.850"):
-				r.q850 = cause
+				r.q850, r.zero = cause, cause == 0
 			case strings.EqualFold(protocol, "SIP"):
 				r.sip = cause
 			}
@@ -137,6 +138,8 @@ func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) 
 		return Canceled, BySystem, true
 	case caller != nil && (caller.canceled && caller.answered.IsZero() || caller.state == over && caller.by == ByCaller):
 		return Canceled, ByCaller, false
+	case l.why.zero: // its own timer ran out, or the caller left the queue
+		return NoAnswer, BySystem, false
 	case l.call.answeredBeside(l):
 		return Canceled, BySystem, true
 	case l.why.q850 == causeGaveUp:

@@ -185,6 +185,7 @@ func TestCanceledCallee(t *testing.T) {
 		{"caller canceled", []Message{caller().invite(), caller().cancel()}, "", Canceled, ByCaller, false},
 		{"caller canceled, other reason", []Message{caller().invite(), caller().cancel()}, "Reason: Q.850;cause=16\r\n", Canceled, ByCaller, false},
 		{"another answered", []Message{beside.invite(), beside.response(200)}, "", Canceled, BySystem, true},
+		{"another answered, other reason", []Message{beside.invite(), beside.response(200)}, "Reason: Q.850;cause=0\r\n", NoAnswer, BySystem, false},
 		{"caller answered", []Message{caller().invite(), caller().response(200)}, "", Canceled, BySystem, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -31,7 +31,7 @@ type view struct {
 // newView completes the ends of a call: the event's extension is one of them.
 func newView(e *dialog.Event, s *Subscription) view {
 	v := view{Event: e, sub: s, called: e.CalledExtension, caller: e.CallerExtension}
-	calls := e.Flow == dialog.Out || e.Type == dialog.MessageOut
+	calls := e.Flow == dialog.Out || e.Type == dialog.MessageOut || e.Type == dialog.Transfer
 	if calls && v.caller == nil {
 		v.caller = &e.Extension
 	}
