@@ -193,12 +193,21 @@ func lines(came []received) (all []line) {
 		}
 		return list, strconv.Itoa(i + 1)
 	}
+	owners := map[string]string{} // extensions by party
+	for _, c := range came {
+		if owners[c.fields["sub_call_id"]] == "" && c.fields["event_type"] != "transfer" {
+			owners[c.fields["sub_call_id"]] = c.extension()
+		}
+	}
 	only := !slices.ContainsFunc(came, func(c received) bool { return !c.registration() })
 	for _, c := range came {
 		if c.registration() && !only {
 			continue
 		}
 		l := line{typ: c.fields["event_type"], ext: c.extension(), flow: c.fields["call_flow"], status: c.fields["call_status"]}
+		if owner := owners[c.fields["sub_call_id"]]; owner != "" && c.fields["sub_call_id"] != "" {
+			l.ext = owner
+		}
 		text := l.typ + " " + l.ext
 		add := func(name, value string) {
 			if strings.ContainsAny(value, " \"\n\r\t") {
@@ -248,7 +257,7 @@ func (c received) registration() bool {
 	return strings.HasSuffix(c.fields["event_type"], "registered")
 }
 
-// extension is whose event it is.
+// extension is whose event it is; a transfer tells to whom, in place of that.
 func (c received) extension() string {
 	if c.fields["call_flow"] == "out" || c.fields["event_type"] == "message-out" {
 		return c.fields["caller_extension"]

@@ -331,6 +331,3 @@ func (res *result) judge(r *record) {
 	}
 	res.differences = append(res.differences, differences...)
 }
-
-// interopKinds are the extensions of the PBX that are no phones.
-var interopKinds = map[string]string{"600": "queue", "601": "queue", "602": "queue", "700": "ivr", "800": "conference"}

@@ -65,11 +65,7 @@ func TestInteropAsterisk(t *testing.T) {
 		admin:    netip.MustParseAddrPort("127.0.0.1:8080"),
 		receiver: newReceiver(t),
 	}
-	s.configure(`
-[[trunk]]
-name = "carrier"
-sources = ["127.0.0.21", "127.0.0.22"]
-`)
+	s.configure(asteriskConfig())
 	hop := s.serve()
 	s.subscribe("json", "POST", interopTypes...)
 
@@ -97,6 +93,35 @@ sources = ["127.0.0.21", "127.0.0.22"]
 		})
 	}
 	hop.stop()
+}
+
+// interopKinds are the extensions of the PBX that are no phones, interopDIDs the
+// public numbers that lead to extensions. X-Corr-Call-ID is what some of its
+// dialplan sends with calls: the Call-ID of the caller's leg.
+var (
+	interopKinds = map[string]string{"600": "queue", "601": "queue", "602": "queue", "700": "ivr", "800": "conference"}
+	interopDIDs  = map[string][]string{"102": {"5551234", "5558102", "5559102"}, "103": {"5551103"}, "600": {"5551600"}, "700": {"5551700"}}
+)
+
+func asteriskConfig() string {
+	var b strings.Builder
+	b.WriteString(`
+[calls]
+correlate = ["header:X-CID", "header:X-Corr-Call-ID", "session-id", "replaces", "icid", "call-id", "numbers"]
+[[trunk]]
+name = "carrier"
+sources = ["127.0.0.21", "127.0.0.22"]
+`)
+	for _, number := range []string{"102", "103", "600", "601", "602", "700", "800"} {
+		fmt.Fprintf(&b, "[[extension]]\nnumber = %q\n", number)
+		if kind := interopKinds[number]; kind != "" {
+			fmt.Fprintf(&b, "kind = %q\n", kind)
+		}
+		if dids := interopDIDs[number]; dids != nil {
+			fmt.Fprintf(&b, "did = [\"%s\"]\n", strings.Join(dids, `", "`))
+		}
+	}
+	return b.String()
 }
 
 // A pbxFolder is the folder with the scripts that run Asterisk and its phones.
@@ -164,9 +189,6 @@ func (p *pbxFolder) play(t *testing.T, name string) (differences []string) {
 // has come, and returns it.
 func (s *site) settled(begin time.Time, differences []string) ([]received, []string) {
 	s.t.Helper()
-	type list struct {
-		Items []struct{ EventID, CallID string }
-	}
 	limit := time.Now().Add(90 * time.Second)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
