@@ -52,6 +52,10 @@ const (
 	// call: a PBX refuses or challenges faster.
 	takeUp = 500 * time.Millisecond
 
+	// forkGap is how long a PBX takes to ring the phones of an extension, one
+	// after the other. Before that the first one's refusal is not the last word.
+	forkGap = 20 * time.Millisecond
+
 	// maxLegs is how many legs one call has at a time; INVITEs beyond pass by
 	// unfollowed. maxCalls is the same for calls.
 	maxLegs  = 256
@@ -134,6 +138,7 @@ type party struct {
 	dialed     bool
 	rang       time.Time
 	answered   time.Time
+	left       time.Time // when its last phone refused, if another may yet be rung
 	over       bool
 	outcome    outcome
 	agent      string
@@ -153,7 +158,12 @@ func (l *leg) deadline(talk time.Duration) time.Time {
 			return d
 		}
 		return l.dialAt
-	case challenged, over:
+	case over:
+		if p := l.party; p != nil && !p.left.IsZero() && !p.over {
+			return p.first.began.Add(forkGap)
+		}
+		return l.ended.Add(linger)
+	case challenged:
 		return l.ended.Add(linger)
 	case talking:
 		if d := l.answered.Add(talk); l.expires.IsZero() || d.Before(l.expires) {
@@ -370,7 +380,12 @@ func (t *Tracker) expire(l *leg, at time.Time) {
 	case talking:
 		t.end(l, at, outcome{status: Unknown, by: BySystem})
 	case over:
-		if p := l.party; p != nil && p.first == l && !p.over && l.call.others(l, p) {
+		p := l.party
+		if p != nil && !p.over && !p.left.IsZero() {
+			t.leave(p)
+			return
+		}
+		if p != nil && p.first == l && !p.over && l.call.others(l, p) {
 			l.ended = at // what names a party is remembered as long as it is
 			return
 		}
@@ -391,6 +406,13 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 			c.callees = o.status
 		}
 		c.unbridge(at)
+	}
+	if l == c.caller {
+		for _, p := range c.parties { // the PBX rings nobody any more
+			if !p.over && !p.left.IsZero() {
+				t.leave(p)
+			}
+		}
 	}
 	if p := l.party; p != nil && !p.over {
 		t.endParty(p, l, at, o)
@@ -423,12 +445,22 @@ func (t *Tracker) endParty(p *party, l *leg, at time.Time, o outcome) {
 	if l.call.holds(p) {
 		return
 	}
+	p.left = at
+	caller := l.call.caller
+	refused := p.flow == In && p.answered.IsZero() && !l.canceled && o.code/100 != 3
+	if !refused || caller == nil || caller.state == over || at.Sub(p.first.began) >= forkGap {
+		t.leave(p)
+	}
+}
+
+// leave ends a party at the time its last leg was over.
+func (t *Tracker) leave(p *party) {
 	p.over = true
 	if p.first.state == over {
-		p.first.ended = at
+		p.first.ended = p.left
 	}
 	if p.dialed {
-		t.hangup(p, at)
+		t.hangup(p, p.left)
 	}
 }
 

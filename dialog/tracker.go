@@ -366,7 +366,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 func (t *Tracker) join(l *leg, ext Extension, flow Flow) {
 	for _, p := range l.call.parties {
 		if !p.over && p.flow == flow && p.ext == ext && p.kind == "" {
-			l.party = p
+			l.party, p.left = p, time.Time{}
 			return
 		}
 	}
