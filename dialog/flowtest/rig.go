@@ -238,9 +238,10 @@ func (a *agent) invited(l *leg, m *message) {
 	if m.status() == 100 || m.toTag() == "" {
 		return
 	}
+	opened := l.confirmed
 	if l.confirmed && l.remoteTag() != m.toTag() { // another fork's
 		other := *l
-		l = &other
+		l, opened = &other, false
 		a.dialogs = append(a.dialogs, l)
 	}
 	if m.status() >= 200 {
@@ -250,7 +251,7 @@ func (a *agent) invited(l *leg, m *message) {
 	if m.has("Contact") {
 		l.target = address(m.get("Contact"))
 	}
-	if m.has("Record-Route") {
+	if m.has("Record-Route") && !opened { // RFC 3261 §12.2: the route set stays
 		l.routes = m.all("Record-Route")
 		slices.Reverse(l.routes)
 	}
