@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"slices"
@@ -289,7 +290,7 @@ func (t *Tracker) answered(p *party, l *leg, m *Message) {
 // and is forgotten at once, so that scanners cost nothing; only when it began
 // is remembered, for the INVITE with credentials.
 func (t *Tracker) challenge(l *leg, m *Message) {
-	if p := l.party; p != nil && p.dialed {
+	if p := l.party; p != nil && p.dialed || l.origin == PBX {
 		l.state, l.ended = challenged, m.At
 		l.refused = t.judge(l, m)
 		return
@@ -354,16 +355,35 @@ func (t *Tracker) bye(l *leg, m *Message) {
 // leftBy says who hung up, of the BYE m: the end of the leg that sends it; but
 // where the PBX sends it while the other end still talks, the PBX itself.
 func (l *leg) leftBy(m *Message) HangupBy {
-	c := l.call
-	switch {
-	case m.Src == PBX && l.origin == Edge && c.talksBeside(l):
-		return BySystem
-	case m.Src == PBX && l.origin == PBX && c.caller != nil && (c.caller.state == talking || c.caller.by == BySystem):
-		return BySystem
-	case m.FromTag == l.fromTag:
+	if m.Src == PBX {
+		for _, o := range l.opposite() {
+			if o.state == talking || o.by == BySystem && o.origin == Edge {
+				return BySystem
+			}
+		}
+	}
+	if m.FromTag == l.fromTag {
 		return ByCaller
 	}
 	return ByCallee
+}
+
+// opposite returns the legs on the other side of the PBX: those with the same
+// Call-ID, if there are any; else the callees', or the call's caller's.
+func (l *leg) opposite() (legs []*leg) {
+	c := l.call
+	alike := false
+	for _, o := range c.legs {
+		same := o.callID == l.callID
+		if o.origin == l.origin || alike && !same || !same && o.origin == Edge && o != c.caller {
+			continue
+		}
+		if same && !alike {
+			legs, alike = nil, true
+		}
+		legs = append(legs, o)
+	}
+	return legs
 }
 
 // expire does what is due for a leg whose deadline passed at the time at.
@@ -620,7 +640,7 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 		e.CallerExtension = &caller.party.ext
 	}
 	if caller.trunk {
-		e.CalledDID = caller.called
+		e.CalledDID = cmp.Or(caller.did, caller.called)
 	}
 	if e.Diversion == "" {
 		e.Diversion = caller.diversion
@@ -637,7 +657,7 @@ func (c *call) called(l *leg) *Extension {
 	switch {
 	case l.host != nil:
 		return &l.host.ext
-	case l.origin == PBX && l.trunk:
+	case l.origin == PBX && l.trunk, c.outside(l):
 		return nil
 	}
 	var one *party
@@ -660,6 +680,12 @@ func (c *call) called(l *leg) *Extension {
 		return &one.ext
 	}
 	return nil
+}
+
+// outside reports whether the number dialed on a caller's leg was that of
+// somebody behind a trunk.
+func (c *call) outside(l *leg) bool {
+	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX && o.trunk && o.called == l.called })
 }
 
 // shownOutside returns the caller's number on the leg to a trunk.

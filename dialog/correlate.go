@@ -41,7 +41,6 @@ type incoming struct {
 	links  *links
 	called string // the extension that it goes to, or else the number
 	ext    bool   // it goes to an extension's phone
-	refer  *refer // that it follows, if that led to its call
 
 	diversion string // the number that sent the call on
 }
@@ -191,7 +190,7 @@ func (t *Tracker) byTransfer(i *incoming) (v verdict) {
 		case v.sure != "" && v.call != r.leg.call:
 			return verdict{nil, tie}
 		default:
-			v, i.refer = verdict{r.leg.call, exact}, r
+			v = verdict{r.leg.call, exact}
 		}
 	}
 	return v
@@ -244,9 +243,9 @@ const progressed = 10 * time.Second
 
 // byNumbers looks for the one call whose caller is the caller of this INVITE,
 // and who is in the hands of the PBX. That another number was dialed is no
-// hindrance, as that may be a group's, a queue's, or be forwarded; but a call that
-// rings the very number dialed comes last. Of two calls that fit equally well it
-// is neither.
+// hindrance, as that may be a group's, a queue's, or be forwarded; but a call to
+// somebody else's phone comes last. Of two calls that fit equally well it is
+// neither.
 //
 // Towards a trunk a PBX often puts a number of its own in place of the caller's.
 // Then the call is the one in which the trunk's number was dialed, or the number
@@ -273,13 +272,13 @@ func (t *Tracker) byNumbers(i *incoming) (v verdict) {
 			continue
 		}
 		for _, l := range t.byNumber[tail(number)] {
-			weigh(l, l.fits(i, number))
+			weigh(l, t.fits(l, i, number))
 		}
 	}
-	if i.Trunk != "" && t.names.kind(i.links.numbers[0], i.At) == "" {
+	if i.Trunk != "" && t.names.kind(i.links.numbers[fromField], i.At) == "" {
 		for _, dialed := range []string{i.called, i.diversion} {
 			for _, l := range t.byDialed[dialed] {
-				if dialed != "" && l.inHands(i.At) {
+				if dialed != "" && t.inHands(l, i.At) {
 					weigh(l, dialedFits)
 				}
 			}
@@ -295,20 +294,21 @@ const (
 	noFit        fit = iota
 	calleeFits       // who was called before, and is to be connected with somebody else
 	dialedFits       // the number dialed
-	settledAlike     // as alikeFits, and the number dialed is another, and rings
+	settledAlike     // as alikeFits, and the number dialed is that of another phone
 	alikeFits        // a caller whose number is alike
-	settledFits      // as callerFits, and the number dialed is another, and rings
+	settledFits      // as callerFits, and the number dialed is that of another phone
 	callerFits       // the caller
 )
 
 // fits says how well an INVITE of the caller with that number fits in with a
 // leg.
-func (l *leg) fits(i *incoming, number string) fit {
+func (t *Tracker) fits(l *leg, i *incoming, number string) fit {
 	same := l.number == number
-	if !same && (len(l.number) < alike || len(number) < alike) || !l.inHands(i.At) {
+	_, known := t.names.registered(l.calledExt.User, i.At)
+	if !same && (len(l.number) < alike || len(number) < alike) || !t.inHands(l, i.At) {
 		return noFit
 	}
-	settled := !l.dialed(i) && l.ringsDialed()
+	settled := !l.dialed(i) && (l.ringsDialed() || known)
 	switch {
 	case l.origin == PBX && same:
 		return calleeFits
@@ -344,13 +344,13 @@ func (l *leg) ringsDialed() bool {
 // calls, is not answered yet, and something was heard of the call lately; or is
 // in a queue; or is alone in the call, as one who hears a menu or was left by the
 // other; or was referred a moment ago.
-func (l *leg) inHands(now time.Time) bool {
+func (t *Tracker) inHands(l *leg, now time.Time) bool {
 	c := l.call
 	switch l.state {
 	case calling, ringing:
 		return l.origin == Edge && now.Sub(c.heard) <= progressed
 	case talking:
-		return l.host != nil || !c.talksBeside(l) || c.referred(now)
+		return l.host != nil || !c.talksBeside(l) || t.referred(c, now) != nil
 	}
 	return false
 }
@@ -365,14 +365,15 @@ func (c *call) talksBeside(l *leg) bool {
 	return false
 }
 
-// referred reports whether a phone of the call has sent a REFER lately.
-func (c *call) referred(now time.Time) bool {
-	for _, l := range c.legs {
-		if l.refer != nil && l.refer.replaces == "" && now.Sub(l.refer.at) <= progressed {
-			return true
+// referred returns the last REFER that a phone of the call has sent lately, to
+// have somebody called; nil: none.
+func (t *Tracker) referred(c *call, now time.Time) *refer {
+	for _, r := range slices.Backward(t.refers) {
+		if r.leg.call == c && r.replaces == "" && now.Sub(r.at) <= progressed {
+			return r
 		}
 	}
-	return false
+	return nil
 }
 
 // alike is how many digits at the end make two numbers alike.
@@ -383,6 +384,14 @@ func tail(number string) string { return number[max(0, len(number)-alike):] }
 
 // telling reports whether a number can tell who calls.
 func telling(number string) bool { return number != "" && !strings.EqualFold(number, "anonymous") }
+
+// number returns a number that can tell who calls, or "".
+func number(s string) string {
+	if telling(s) {
+		return s
+	}
+	return ""
+}
 
 // reach lets a leg be found by the number of who is at its phone, and by the
 // number dialed.

@@ -88,6 +88,12 @@ func (d *directory) kind(user string, now time.Time) Kind {
 	return ""
 }
 
+// registered returns the extension of a user who has registered.
+func (d *directory) registered(user string, now time.Time) (Extension, bool) {
+	a, ok := d.aors.Peek(user)
+	return a.ext, ok && now.Before(a.until)
+}
+
 // at returns the extension that u names, if it names one.
 func (d *directory) at(u uri, now time.Time) (Extension, bool) {
 	if d.kind(u.user, now) == "" {

@@ -10,6 +10,7 @@ type facts struct {
 	num, name   string // the caller's
 	verstat     string
 	called      string // user of the Request-URI
+	did         string // of a trunk: the number called, where the Request-URI names an account
 	calledHost  string
 	diversion   string
 	callAPI     string
@@ -32,7 +33,7 @@ type links struct {
 	icid       string // of P-Charging-Vector
 	replaces   string
 	referredBy string      // user
-	numbers    [4]string   // by which the caller may be known: From, identity, display
+	numbers    [5]string   // by which the caller may be known
 	configured [][2]string // header fields that a method goes by, with their values
 }
 
@@ -42,7 +43,7 @@ const maxClientAPI = 100
 // read takes an INVITE apart in one pass and finds the extension whose leg it
 // begins. What it returns shares m's memory.
 func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
-	var from, to, asserted, remote, preferred, contact, account, privacy, first, last string
+	var from, to, pai, remote, preferred, contact, account, privacy, first, last string
 	c := &t.config
 	for name, value := range fields(m.Head) {
 		switch {
@@ -53,8 +54,8 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 		case is(name, "Contact"):
 			contact = value
 		case is(name, "P-Asserted-Identity"):
-			if asserted == "" {
-				asserted = value
+			if pai == "" {
+				pai = value
 			}
 		case is(name, "P-Preferred-Identity"):
 			preferred = value
@@ -102,8 +103,8 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 	caller := parseURI(u)
 	fromURI, fromParams := u, caller.params
 	trusted := m.Src == PBX || m.Trunk != ""
-	if trusted && asserted != "" && !private(privacy) && !anonymous(caller) {
-		for v := range list(asserted) {
+	if trusted && pai != "" && !private(privacy) && !anonymous(caller) {
+		for v := range list(pai) {
 			display, u, _ = nameAddr(v)
 			caller = parseURI(u)
 			fromParams = caller.params
@@ -114,10 +115,16 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 	if f.num == "" && f.hidden {
 		f.num = "anonymous"
 	}
-	k.caller(parseURI(fromURI).user, f.num, display, remote)
+	if !trusted {
+		pai = ""
+	}
+	k.caller(parseURI(fromURI).user, f.num, display, remote, pai)
 	f.verstat, _ = param(fromParams, "verstat")
 	target := parseURI(m.URI())
 	f.called, f.calledHost = target.user, target.host
+	if _, u, _ = nameAddr(to); m.Trunk != "" && m.Src == Edge && !digits(f.called) && digits(parseURI(u).user) {
+		f.did = parseURI(u).user
+	}
 	if f.diversion == "" {
 		f.diversion = first // of two or more: the last but one sent the call on
 	}
@@ -142,21 +149,29 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 	return f, ext, ok
 }
 
-// caller notes the numbers that a PBX may have put the caller's into: From, the
-// asserted identity, the display name, Remote-Party-ID.
-func (k *links) caller(from, identity, display, remote string) {
-	k.numbers[0] = from
-	if identity != from {
-		k.numbers[1] = identity
-	}
+// Where the numbers of the caller come from.
+const (
+	fromField = iota
+	identity  // as events tell it
+	displayed
+	remoteParty
+	asserted // also of one who hides it
+)
+
+// caller notes the numbers that a PBX may have put the caller's into.
+func (k *links) caller(from, told, display, remote, known string) {
+	k.numbers[fromField] = from
+	k.numbers[identity] = told
 	if digits(display) {
-		k.numbers[2] = display
+		k.numbers[displayed] = display
 	}
 	if remote != "" {
 		_, u, _ := nameAddr(remote)
-		if user := parseURI(u).user; user != from {
-			k.numbers[3] = user
-		}
+		k.numbers[remoteParty] = parseURI(u).user
+	}
+	if known != "" {
+		_, u, _ := nameAddr(known)
+		k.numbers[asserted] = parseURI(u).user
 	}
 }
 
@@ -192,7 +207,7 @@ const maxHeaders = 32
 
 // keep gives the facts memory of their own, in one piece.
 func (f *facts) keep(more ...*string) {
-	all := append(more, &f.num, &f.name, &f.verstat, &f.called, &f.calledHost, &f.diversion, &f.callAPI,
+	all := append(more, &f.num, &f.name, &f.verstat, &f.called, &f.did, &f.calledHost, &f.diversion, &f.callAPI,
 		&f.clientAPI, &f.callBack, &f.tag, &f.rec, &f.agent)
 	for i := range f.headers {
 		all = append(all, &f.headers[i][0], &f.headers[i][1])

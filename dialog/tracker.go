@@ -70,6 +70,7 @@
 package dialog
 
 import (
+	"cmp"
 	"container/heap"
 	"regexp"
 	"slices"
@@ -260,7 +261,7 @@ func (t *Tracker) within(c *call, m *Message) {
 		case "REFER":
 			t.refer(l, m)
 		case "NOTIFY":
-			t.referred(l, m)
+			t.fate(l, m)
 		}
 	}
 }
@@ -317,13 +318,14 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	}
 	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
 	l.numE164, l.calledE164 = t.e164(l.num, m.At), t.e164(l.called, m.At)
-	if i.refer != nil {
-		l.referredTo = i.refer.to
+	r := t.referred(c, m.At)
+	if r != nil {
+		l.referredTo = r.to
 	}
 	if m.Src == PBX {
 		l.stranger = c.caller != nil && l.num != c.caller.num && t.names.kind(l.num, m.At) != ""
 	} else {
-		l.calledExt = t.names.dialed(l.called, l.calledHost, m.At)
+		l.calledExt = t.names.dialed(cmp.Or(l.did, l.called), l.calledHost, m.At)
 	}
 	l.turn = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
 	if a, ok := t.attempts.Get(attemptKey{l.callID, l.fromTag}); ok && l.origin == Edge {
@@ -347,7 +349,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	case isExt:
 		t.join(l, ext, In)
 	default:
-		if by, ok := t.sentOn(&i, &f); ok {
+		if by, ok := t.sentOn(&i, &f, r); ok {
 			t.join(l, by, Out)
 			l.party.transferred = true
 		}
@@ -355,7 +357,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	if l.origin == PBX {
 		t.reach(l, ext.User)
 	} else {
-		t.reach(l, l.num)
+		t.reach(l, cmp.Or(number(l.num), k.numbers[asserted], ext.User))
 		t.host(l)
 	}
 	return c

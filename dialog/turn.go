@@ -27,17 +27,17 @@ func (t *Tracker) host(l *leg) {
 
 // sentOn returns the extension that sends a call on to a trunk: the one that
 // diverts it (RFC 5806, RFC 7044), or has referred it (RFC 3515, RFC 3892).
-func (t *Tracker) sentOn(i *incoming, f *facts) (ext Extension, ok bool) {
+func (t *Tracker) sentOn(i *incoming, f *facts, r *refer) (ext Extension, ok bool) {
 	if i.Src != PBX || i.Trunk == "" {
 		return ext, false
 	}
 	for _, user := range []string{f.diversion, i.links.referredBy} {
-		if ext, ok = t.names.at(uri{user: user}, i.At); ok {
+		if ext := t.names.dialed(user, "", i.At); ext.User != "" {
 			return t.names.home(Extension{User: clone(ext.User)}, uri{}), true
 		}
 	}
-	if i.refer != nil && i.refer.leg.party.ext.User != "" {
-		return i.refer.leg.party.ext, true
+	if r != nil && r.leg.party != nil {
+		return r.leg.party.ext, true
 	}
 	return ext, false
 }

@@ -220,9 +220,9 @@ func (t *Tracker) forget(r *refer) {
 	}
 }
 
-// referred shows a leg a NOTIFY, which may say what became of its REFER: the
-// status line of the new call's response (RFC 3515 §2.4.5).
-func (t *Tracker) referred(l *leg, m *Message) {
+// fate shows a leg a NOTIFY, which may say what became of its REFER: the status
+// line of the new call's response (RFC 3515 §2.4.5).
+func (t *Tracker) fate(l *leg, m *Message) {
 	r := l.refer
 	if r == nil || m.Src != PBX {
 		return
