@@ -579,6 +579,9 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 		e.ANI = c.shownOutside()
 		if p.transferred {
 			e.Diversion = "" // that is the extension itself
+			if caller := c.caller; caller != nil && !l.hidden {
+				e.CallerNum, e.CallerName, e.CallerE164 = caller.num, caller.name, caller.numE164
+			}
 		}
 	case In:
 		e.CalledExtension = &p.ext

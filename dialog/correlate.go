@@ -277,9 +277,13 @@ func (t *Tracker) byNumbers(i *incoming) (v verdict) {
 	}
 	if i.Trunk != "" && t.names.kind(i.links.numbers[fromField], i.At) == "" {
 		for _, dialed := range []string{i.called, i.diversion} {
-			for _, l := range t.byDialed[dialed] {
-				if dialed != "" && t.inHands(l, i.At) {
+			for _, l := range t.byDialed[tail(dialed)] {
+				switch {
+				case dialed == "" || !t.inHands(l, i.At):
+				case l.called == dialed:
 					weigh(l, dialedFits)
+				case len(l.called) >= alike && len(dialed) >= alike:
+					weigh(l, dialedAlike)
 				}
 			}
 		}
@@ -293,6 +297,7 @@ type fit int
 const (
 	noFit        fit = iota
 	calleeFits       // who was called before, and is to be connected with somebody else
+	dialedAlike      // a number dialed that is alike: the PBX takes a prefix off, or puts one on
 	dialedFits       // the number dialed
 	settledAlike     // as alikeFits, and the number dialed is that of another phone
 	alikeFits        // a caller whose number is alike
@@ -401,7 +406,7 @@ func (t *Tracker) reach(l *leg, number string) {
 		t.byNumber.add(tail(number), l)
 	}
 	if l.origin == Edge {
-		t.byDialed.add(l.called, l)
+		t.byDialed.add(tail(l.called), l)
 	}
 }
 
@@ -409,7 +414,7 @@ func (t *Tracker) reach(l *leg, number string) {
 func (t *Tracker) unreach(l *leg) {
 	t.byNumber.remove(tail(l.number), l)
 	if l.origin == Edge {
-		t.byDialed.remove(l.called, l)
+		t.byDialed.remove(tail(l.called), l)
 	}
 }
 
