@@ -129,6 +129,7 @@ var (
 	soon  = siptest.Behavior{Answer: 200 * time.Millisecond}
 	later = siptest.Behavior{Answer: 600 * time.Millisecond}
 	busy  = siptest.Behavior{Busy: true}
+	tired = siptest.Behavior{Busy: true, Answer: 100 * time.Millisecond}
 	rings = siptest.Behavior{}
 )
 
@@ -151,7 +152,7 @@ var kamailioCalls = []struct {
 		g.calls("102", 200)
 	}},
 	{"two-devices-one-busy", func(g *gang) {
-		g.phones["bob"].Behave(busy)
+		g.phones["bob"].Behave(tired)
 		g.phones["bob2"].Behave(later)
 		g.calls("102", 200)
 	}},
@@ -168,20 +169,32 @@ var kamailioCalls = []struct {
 		g.calls("710", 200)
 	}},
 	{"group-all-busy", func(g *gang) {
-		g.phones["bob"].Behave(busy)
-		g.phones["bob2"].Behave(busy)
-		g.phones["carol"].Behave(busy)
+		g.phones["bob"].Behave(tired)
+		g.phones["bob2"].Behave(tired)
+		g.phones["carol"].Behave(tired)
 		g.calls("710", 486)
 	}},
 	{"group-no-answer", func(g *gang) {
 		g.phones["bob"].Behave(rings)
-		g.phones["bob2"].Behave(busy)
+		g.phones["bob2"].Behave(tired)
 		g.phones["carol"].Behave(rings)
 		g.calls("710", 408)
 	}},
+	{"hunt", func(g *gang) {
+		g.phones["bob"].Behave(rings)
+		g.phones["bob2"].Behave(rings)
+		g.phones["carol"].Behave(soon)
+		g.calls("711", 200)
+	}},
+	{"hunt-canceled", func(g *gang) {
+		g.phones["bob"].Behave(tired)
+		g.phones["bob2"].Behave(tired)
+		g.phones["carol"].Behave(rings)
+		g.gives("711")
+	}},
 	{"digest", func(g *gang) {
 		g.phones["bob"].Behave(soon)
-		g.phones["bob2"].Behave(busy)
+		g.phones["bob2"].Behave(tired)
 		at := sip.Addr{Proto: sip.UDP, AddrPort: freePort(g.s.t, "127.0.0.2")}
 		g.s.sipp("../interop/digest", at, 1, g.s.hop.String()).exits(0, patience)
 	}},

@@ -15,7 +15,7 @@ const offer = "Content-Type: application/sdp\r\n\r\nv=0\r\no=- 1 1 IN IP4 127.0.
 
 // A Behavior is what a phone does when it is called.
 type Behavior struct {
-	Busy   bool          // 486 at once
+	Busy   bool          // 486 in place of 200, at once if Answer is 0
 	Answer time.Duration // 200 after ringing so long; 0: it rings until the caller gives up
 }
 
@@ -159,11 +159,12 @@ func (p *Phone) asked(r *Request) {
 func (p *Phone) called(r *Request) {
 	p.mu.Lock()
 	b := p.behavior
-	if !b.Busy {
+	atOnce := b.Busy && b.Answer == 0
+	if !atOnce {
 		p.ringing = r
 	}
 	p.mu.Unlock()
-	if b.Busy {
+	if atOnce {
 		r.Reply(486, "Busy Here", "")
 		return
 	}
@@ -184,10 +185,15 @@ func (p *Phone) called(r *Request) {
 		answer := p.ringing == r
 		if answer {
 			p.ringing = nil
-			p.talking[r.CallID().Value()] = p.agent.accepted(r, p.proxy)
+			if !b.Busy {
+				p.talking[r.CallID().Value()] = p.agent.accepted(r, p.proxy)
+			}
 		}
 		p.mu.Unlock()
-		if answer {
+		switch {
+		case answer && b.Busy:
+			r.Reply(486, "Busy Here", "")
+		case answer:
 			r.Reply(200, "OK", contact+offer)
 		}
 	})
