@@ -182,11 +182,12 @@ func turns(came []received) (parties []*turn, differences []string) {
 		} else {
 			seen[id] = true
 		}
-		if call := c.fields["call_id"]; call != "" {
+		if call := c.fields["call_id"]; call != "" && !c.registration() { // it began in another scenario
 			numbers[call] = append(numbers[call], c.count("sequence"))
 		}
-		if c.fields["call_flow"] == "" || strings.HasPrefix(c.fields["event_type"], "message-") {
-			continue
+		switch c.fields["event_type"] {
+		case "message-in", "message-out", "voicemail", "registered", "unregistered":
+			continue // nobody's turn in a call
 		}
 		i := slices.IndexFunc(parties, func(t *turn) bool { return t.id == c.fields["sub_call_id"] })
 		if i < 0 {
@@ -281,6 +282,9 @@ func (res *result) judge(r *record) {
 				word = "ANSWERED" // if only by the PBX
 			} else if c.flow == "out" && !c.answered.IsZero() {
 				continue // a row of before it was
+			}
+			if c.flow == "in" && word == "ANSWERED" && c.answered.IsZero() {
+				continue // a pickup may leave such a row of the phone that was not answered
 			}
 			if !slices.Contains(dispositions[word], p.status) {
 				differ("%s disposition: %s, the CDR says %s", who, p.status, word)
