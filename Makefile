@@ -50,7 +50,8 @@ interop: ## Put bellhop before a real Asterisk and Kamailio; as root, with PBX=f
 	@ip netns list | grep -qw $(NETNS) || ip netns add $(NETNS)
 	@ip -n $(NETNS) link set lo up
 	PBX="$(abspath $(PBX))" PBX_NETNS=$(NETNS) \
-	go test -tags interop -exec "ip netns exec $(NETNS)" -run '^TestInterop' -count 1 -timeout 90m -v ./cmd/bellhop
+	go test -tags interop -exec "ip netns exec $(NETNS)" -run '^TestInterop' -count 1 -timeout 90m -v ./cmd/bellhop; \
+	status=$$?; ip netns del $(NETNS); exit $$status
 
 demo: ## Place calls through bellhop, and show every callback
 	go run ./cmd/bellhop demo
