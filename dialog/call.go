@@ -80,6 +80,9 @@ type call struct {
 	callees Status // heaviest word of the callees' legs that are over
 	back    *party // that the PBX calls back; nil: this is no callback
 
+	changed time.Time // the first change since Changed returned it; zero: none
+	kept    bool      // Changed has returned a record of it
+
 	bridged    time.Time // since when a callee is up; zero: none is
 	wasBridged bool
 	talked     time.Duration // how long callees were up before
@@ -112,6 +115,7 @@ type leg struct {
 	offerSeq uint32
 	refer    *refer // whose fate is not known yet
 
+	cut        bool // a restart has lost the transaction: no response to the INVITE will come
 	canceled   bool // by CANCEL, or BYE of the early dialog
 	canceledAt time.Time
 	why        reason   // of the CANCEL
@@ -145,6 +149,9 @@ type party struct {
 	agent      string
 	rec        string
 	remote     string // the number that the PBX connected it with; "": the caller's
+
+	recovered bool   // its call was up when bellhop was restarted
+	like      *Event // what its events tell, if its record was lost; nil: what its legs say
 
 	transferred bool // it sends a call on
 	holds       bool
@@ -236,8 +243,12 @@ func (t *Tracker) takenUp(l *leg) {
 
 func (t *Tracker) dial(p *party, typ Type, at time.Time) {
 	p.dialed = true
-	t.say(p, typ, at).Status = Calling
+	e := t.say(p, typ, at)
+	e.Status, e.Leg = Calling, p.first.id()
 }
+
+// id names the leg's dialog.
+func (l *leg) id() LegID { return LegID{l.origin, l.callID, l.fromTag, l.toTag} }
 
 // ring says once per party that a phone rings.
 func (t *Tracker) ring(l *leg, m *Message) {
@@ -282,7 +293,10 @@ func (t *Tracker) answered(p *party, l *leg, m *Message) {
 	p.answered = m.At
 	p.heardPhone(l, m)
 	e := t.say(p, Answer, m.At)
-	e.Status = Answered
+	e.Status, e.Leg = Answered, p.first.id()
+	if l.has(p) {
+		e.Leg = l.id()
+	}
 	e.SetupTime, e.RingDuration = p.times(m.At)
 }
 
@@ -324,6 +338,9 @@ func (l *leg) cancel(m *Message) {
 // of both.
 func (l *leg) inDialog(m *Message) bool {
 	near, far := l.fromTag, l.toTag
+	if l.cut && l.state < talking { // it may have been answered with any tag
+		return m.FromTag == near || m.ToTag == near
+	}
 	side := m.Origin()
 	direct := m.Src == m.Dst
 	if m.FromTag == near && m.ToTag == far && (side == l.origin || direct) {
@@ -338,6 +355,14 @@ func (l *leg) inDialog(m *Message) bool {
 func (t *Tracker) bye(l *leg, m *Message) {
 	switch l.state {
 	case calling, ringing:
+		if l.cut {
+			o := outcome{status: Unknown, by: ByCallee}
+			if m.FromTag == l.fromTag {
+				o.by = ByCaller
+			}
+			t.end(l, m.At, o)
+			return
+		}
 		if m.FromTag == l.fromTag { // only the caller may, §15
 			l.cancel(m)
 			l.byeTag = clone(m.ToTag)
@@ -571,6 +596,7 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 		Headers:      l.headers,
 	})
 	e := &t.said[len(t.said)-1]
+	e.Recovered = p.recovered
 	e.CalledNumber, e.CalledE164 = p.number()
 	switch p.flow {
 	case Out:
@@ -586,6 +612,9 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 	case In:
 		e.CalledExtension = &p.ext
 		t.fromCaller(e, c.caller, l)
+	}
+	if p.like != nil {
+		e.as(p.like)
 	}
 	return e
 }

@@ -69,6 +69,14 @@ func (e Extension) String() string {
 	return e.User + "@" + e.Domain
 }
 
+// A LegID names the dialog of a leg.
+type LegID struct {
+	Origin  Side   `json:"origin"`
+	CallID  string `json:"call_id"`
+	FromTag string `json:"from_tag"`
+	ToTag   string `json:"to_tag,omitempty"`
+}
+
 // An Event is one thing that happened to an extension in a call, told once.
 // Empty means unknown or not applicable; nothing in it is ever changed after
 // it was returned. Text that came off the wire is as it was: whoever sends it
@@ -125,4 +133,6 @@ type Event struct {
 	Headers      [][2]string   `json:"headers,omitempty"`       // the chosen ones, in order
 	CallerE164   string        `json:"caller_e164,omitempty"`   //
 	CalledE164   string        `json:"called_e164,omitempty"`   //
+
+	Leg LegID `json:"leg,omitzero"` // dial-in, dial-out, answer: for Restore, not for subscribers
 }

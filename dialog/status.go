@@ -129,6 +129,16 @@ func (t *Tracker) judge(l *leg, m *Message) outcome {
 	return o
 }
 
+// judgeCut says how a canceled leg ended whose final response will not be seen.
+func (t *Tracker) judgeCut(l *leg) outcome {
+	if l.origin == Edge {
+		return outcome{status: Canceled, by: ByCaller}
+	}
+	o := outcome{q850: l.why.q850}
+	o.status, o.by, o.elsewhere = t.judgeCanceled(l)
+	return o
+}
+
 // judgeCanceled says why the PBX canceled a callee's leg: the caller's leg
 // knows best, then the other callees', then the CANCEL's own Reason.
 func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) {

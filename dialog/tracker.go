@@ -51,9 +51,16 @@
 //
 // # What a restart loses
 //
-// Everything: the parties of calls that are up at that moment are told nothing
-// more. Ids are derived from the messages alone, so that another node that
-// sees the same call gives its events the same ids.
+// Nothing that [Tracker.Changed] has returned and [Tracker.Restore] is given: calls
+// go on from there, with the same ids, and their events say that they were
+// recovered. An answered party gets its hangup with the BYE, one whose BYE was
+// missed an UNKNOWN hangup when its limit passes. Transactions are lost: a leg
+// that rang ends with its CANCEL or BYE, or at its limit. Bindings are learnt
+// again as phones refresh them, and a challenged INVITE counts from its
+// repetition.
+//
+// Ids are derived from the messages alone, so that another node that sees the
+// same call gives its events the same ids.
 //
 // The first NOTIFY of a mailbox says how many messages it has, and is no event:
 // what came to it since the one before the restart is not told.
@@ -131,6 +138,8 @@ type Tracker struct {
 	attempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
 	messages *simplelru.LRU[messageKey, *Event]  // MESSAGEs that await their 2xx
 	said     []Event
+	keeping  bool
+	changed  []*call // that Changed has not returned since, in the order of their changes
 
 	mailboxes *simplelru.LRU[mailboxKey, *mailbox]
 	registrar *registrar
@@ -216,12 +225,18 @@ func (t *Tracker) Observe(m Message) []Event {
 	case m.Method == "CANCEL":
 		if l := c.leg(m.Src, &m); l != nil {
 			l.cancel(&m)
+			if l.cut && l.canceled {
+				t.end(l, m.At, t.judgeCut(l))
+			}
 		}
 	default:
 		t.within(c, &m)
 	}
-	if c != nil && len(c.legs) > 0 {
-		t.schedule(c)
+	if c != nil {
+		t.touch(c)
+		if len(c.legs) > 0 {
+			t.schedule(c)
+		}
 	}
 	return t.said
 }
@@ -416,6 +431,7 @@ func (c *call) known(m *Message) (again *leg, stale bool) {
 		switch {
 		case l.origin != m.Src || l.fromTag != m.FromTag || l.callID != m.CallID:
 		case l.cseq > m.CSeq, l.cseq == m.CSeq && l.branch == m.Branch:
+			l.cut = l.cut && l.cseq > m.CSeq // a transaction has begun anew
 			return nil, true
 		case l.state == challenged && l.cseq < m.CSeq:
 			again = l
@@ -472,6 +488,7 @@ func (t *Tracker) advance(c *call, now time.Time) {
 		if c.heard.Before(c.due) {
 			c.heard = c.due
 		}
+		t.touch(c)
 		t.expire(next, c.heard)
 	}
 }

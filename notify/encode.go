@@ -65,6 +65,15 @@ func appendEvent(dst []byte, e *dialog.Event) []byte {
 	}
 	w.text("caller_e164", e.CallerE164)
 	w.text("called_e164", e.CalledE164)
+	if e.Leg != (dialog.LegID{}) {
+		w.key("leg")
+		w.b = append(w.b, '{')
+		w.number("origin", int64(e.Leg.Origin))
+		w.always("call_id", e.Leg.CallID)
+		w.always("from_tag", e.Leg.FromTag)
+		w.text("to_tag", e.Leg.ToTag)
+		w.b = append(w.b, '}')
+	}
 	return append(w.b, '}')
 }
 

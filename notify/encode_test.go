@@ -51,6 +51,8 @@ func fill(t *testing.T, name string, v reflect.Value) {
 		v.Set(reflect.ValueOf(dialog.Extension{User: "101", Domain: "pbx.example"}))
 	case *dialog.Extension:
 		v.Set(reflect.ValueOf(&dialog.Extension{User: "102"}))
+	case dialog.LegID:
+		v.Set(reflect.ValueOf(dialog.LegID{Origin: dialog.PBX, CallID: "a@b", FromTag: "<f>"}))
 	case [][2]string:
 		v.Set(reflect.ValueOf([][2]string{{"X-One", "<1>"}, {"X-Two", "2"}}))
 	default:

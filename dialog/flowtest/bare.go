@@ -18,6 +18,7 @@ import (
 type bare struct {
 	config  Config
 	tracker *dialog.Tracker
+	before  func(*dialog.Tracker) *dialog.Tracker
 	now     time.Time
 	said    []dialog.Event
 	passing []*passage // received and not yet forwarded
@@ -36,9 +37,16 @@ type passage struct {
 // NewBare returns a Hop that is a tracker and nothing else. Its messages leave
 // only where a flow says so: it proves what is said, not what is sent.
 func NewBare(c Config) Hop {
+	return NewReplaced(c, func(t *dialog.Tracker) *dialog.Tracker { return t })
+}
+
+// NewReplaced is as NewBare, with a tracker that may change: before it is shown
+// a message, or that time passes, before says which it is from here on.
+func NewReplaced(c Config, before func(*dialog.Tracker) *dialog.Tracker) Hop {
 	return &bare{
 		config:  c,
 		tracker: dialog.New(c.Dialog),
+		before:  before,
 		now:     time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 		tokens:  map[string]*passage{},
 	}
@@ -55,6 +63,7 @@ func (b *bare) Events() (said []dialog.Event) {
 
 func (b *bare) Sleep(d time.Duration) {
 	until := b.now.Add(d)
+	b.tracker = b.before(b.tracker)
 	for {
 		next, ok := b.tracker.Next()
 		if !ok || next.After(until) {
@@ -164,6 +173,7 @@ func (b *bare) observe(p *passage, raw []byte, own bool) {
 			o.CID = cid(m)
 		}
 	}
+	b.tracker = b.before(b.tracker)
 	b.said = append(b.said, b.tracker.Observe(o)...)
 }
 

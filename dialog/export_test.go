@@ -1,0 +1,16 @@
+package dialog
+
+// Inherit gives a tracker that has restored the calls of another what a restart
+// loses beside them: the bindings, and what is no call yet.
+func (t *Tracker) Inherit(o *Tracker) {
+	t.names, t.attempts, t.messages = o.names, o.attempts, o.messages
+}
+
+// Uncut says that no transaction was lost.
+func (t *Tracker) Uncut() {
+	for _, c := range t.due {
+		for _, l := range c.legs {
+			l.cut = false
+		}
+	}
+}

@@ -1,0 +1,496 @@
+package dialog
+
+import (
+	"container/heap"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Change says how a call now stands, for whoever keeps the live calls.
+type Change struct {
+	Call   string // its id
+	Record []byte // what must be known to go on with it, a JSON object; nil: it is over
+}
+
+// Changed returns the calls that have changed by until since they were last
+// returned, the first time since it was called first. A call that was over
+// before it was ever returned is not.
+func (t *Tracker) Changed(until time.Time) (changes []Change) {
+	t.keeping = true
+	n := 0
+	for _, c := range t.changed {
+		if c.changed.After(until) {
+			break
+		}
+		n++
+		c.changed = time.Time{}
+		switch {
+		case c.up():
+			c.kept = true
+			changes = append(changes, Change{c.id, c.record()})
+		case c.kept:
+			c.kept = false
+			changes = append(changes, Change{Call: c.id})
+		}
+	}
+	clear(t.changed[:n])
+	if t.changed = t.changed[n:]; len(t.changed) == 0 {
+		t.changed = nil
+	}
+	return changes
+}
+
+// Unkept returns when the oldest change was that Changed has not returned; false
+// if there is none.
+func (t *Tracker) Unkept() (time.Time, bool) {
+	if len(t.changed) == 0 {
+		return time.Time{}, false
+	}
+	return t.changed[0].changed, true
+}
+
+// touch notes that a call has changed, or may have.
+func (t *Tracker) touch(c *call) {
+	if t.keeping && c.changed.IsZero() {
+		c.changed = c.heard
+		t.changed = append(t.changed, c)
+	}
+}
+
+// up reports whether a call still has something to say.
+func (c *call) up() bool {
+	return slices.ContainsFunc(c.legs, func(l *leg) bool { return l.state != over })
+}
+
+// record writes down what is kept of a call.
+func (c *call) record() []byte {
+	s := scribe{legs: slices.Clone(c.legs), parties: slices.Clone(c.parties)}
+	c.fields(&s)
+	s.doing, s.out = writing, append(make([]byte, 0, 1024), '{')
+	c.fields(&s)
+	return append(s.out, '}')
+}
+
+// fields are what is kept of a call, its legs and its parties. A name is for
+// good: never change one, only add.
+func (c *call) fields(s *scribe) {
+	text(s, "id", &c.id)
+	number(s, "seq", &c.seq)
+	when(s, "began", &c.began)
+	when(s, "heard", &c.heard)
+	texts(s, "call_ids", &c.callIDs)
+	objects(s, "keys", &c.keys, (*key).fields)
+	theLeg(s, "caller", &c.caller)
+	text(s, "callees", &c.callees)
+	theParty(s, "back", &c.back)
+	when(s, "bridged", &c.bridged)
+	yes(s, "was_bridged", &c.wasBridged)
+	number(s, "talked", &c.talked)
+
+	// After the legs and parties that the call has come those that it has
+	// forgotten but for what they tell.
+	legs, parties := len(c.legs), len(c.parties)
+	number(s, "has_legs", &legs)
+	number(s, "has_parties", &parties)
+	if s.doing == listing {
+		for i, j := 0, 0; i < len(s.legs) || j < len(s.parties); {
+			if i < len(s.legs) {
+				s.legs[i].fields(s)
+				i++
+			} else {
+				s.parties[j].fields(s)
+				j++
+			}
+		}
+		return
+	}
+	objects(s, "legs", &s.legs, func(l **leg, s *scribe) { (*l).fields(s) })
+	objects(s, "parties", &s.parties, func(p **party, s *scribe) { (*p).fields(s) })
+	if s.doing == reading {
+		if legs > len(s.legs) || parties > len(s.parties) || legs < 1 || parties < 0 {
+			s.fail("legs and parties", []int{legs, parties})
+			return
+		}
+		c.legs, c.parties = s.legs[:legs:legs], s.parties[:parties:parties]
+	}
+}
+
+func (k *key) fields(s *scribe) {
+	text(s, "by", &k.by)
+	text(s, "value", &k.value)
+}
+
+func (l *leg) fields(s *scribe) {
+	theParty(s, "party", &l.party)
+	theParty(s, "host", &l.host)
+	number(s, "origin", &l.origin)
+	yes(s, "trunk", &l.trunk)
+	number(s, "state", &l.state)
+	text(s, "call_id", &l.callID)
+	text(s, "from_tag", &l.fromTag)
+	text(s, "to_tag", &l.toTag)
+	text(s, "branch", &l.branch)
+	text(s, "turn", &l.turn)
+	number(s, "cseq", &l.cseq)
+	when(s, "began", &l.began)
+	when(s, "rang", &l.rang)
+	when(s, "heard", &l.heard)
+	when(s, "dial_at", &l.dialAt)
+	when(s, "answered", &l.answered)
+	when(s, "ended", &l.ended)
+	when(s, "expires", &l.expires)
+	number(s, "offer", &l.offer)
+	number(s, "offer_seq", &l.offerSeq)
+	object(s, "refer", &l.refer, (*refer).fields)
+	yes(s, "canceled", &l.canceled)
+	part(s, "why", &l.why, (*reason).fields)
+	text(s, "bye_tag", &l.byeTag)
+	text(s, "by", &l.by)
+	part(s, "refused", &l.refused, (*outcome).fields)
+	l.facts.fields(s)
+	extension(s, "called_ext", "called_ext_domain", &l.calledExt)
+	yes(s, "stranger", &l.stranger)
+	text(s, "joined", &l.joined)
+	text(s, "number", &l.number)
+	yes(s, "cut", &l.cut)
+	if l.state > over {
+		s.fail("state", l.state)
+	}
+}
+
+func (f *facts) fields(s *scribe) {
+	text(s, "num", &f.num)
+	text(s, "name", &f.name)
+	text(s, "verstat", &f.verstat)
+	text(s, "called", &f.called)
+	text(s, "called_host", &f.calledHost)
+	text(s, "diversion", &f.diversion)
+	text(s, "callapi", &f.callAPI)
+	text(s, "client_api", &f.clientAPI)
+	text(s, "callback", &f.callBack)
+	text(s, "tag", &f.tag)
+	text(s, "rec", &f.rec)
+	text(s, "agent", &f.agent)
+	pairs(s, "headers", &f.headers)
+	text(s, "num_e164", &f.numE164)
+	text(s, "called_e164", &f.calledE164)
+	yes(s, "credentials", &f.credentials)
+	yes(s, "hidden", &f.hidden)
+}
+
+func (r *reason) fields(s *scribe) {
+	number(s, "q850", &r.q850)
+	number(s, "sip", &r.sip)
+}
+
+func (o *outcome) fields(s *scribe) {
+	text(s, "status", &o.status)
+	number(s, "code", &o.code)
+	text(s, "phrase", &o.phrase)
+	number(s, "q850", &o.q850)
+	text(s, "by", &o.by)
+	yes(s, "elsewhere", &o.elsewhere)
+}
+
+func (r *refer) fields(s *scribe) {
+	when(s, "at", &r.at)
+	number(s, "cseq", &r.cseq)
+	text(s, "by", &r.by)
+	text(s, "to", &r.to)
+	extension(s, "ext", "ext_domain", &r.ext)
+	text(s, "replaces", &r.replaces)
+	text(s, "other", &r.other)
+	yes(s, "accepted", &r.accepted)
+	yes(s, "told", &r.told)
+}
+
+func (p *party) fields(s *scribe) {
+	text(s, "id", &p.id)
+	extension(s, "ext", "ext_domain", &p.ext)
+	text(s, "flow", &p.flow)
+	theLeg(s, "first", &p.first)
+	text(s, "kind", &p.kind)
+	text(s, "called", &p.called)
+	text(s, "called_e164", &p.calledE164)
+	yes(s, "dialed", &p.dialed)
+	when(s, "rang", &p.rang)
+	when(s, "answered", &p.answered)
+	yes(s, "over", &p.over)
+	part(s, "outcome", &p.outcome, (*outcome).fields)
+	text(s, "agent", &p.agent)
+	text(s, "rec", &p.rec)
+	text(s, "remote", &p.remote)
+	yes(s, "transferred", &p.transferred)
+	yes(s, "holds", &p.holds)
+	number(s, "repeated", &p.repeated)
+	object(s, "like", &p.like, likeFields)
+}
+
+// likeFields are what say takes from an event.
+func likeFields(e *Event, s *scribe) {
+	text(s, "caller_num", &e.CallerNum)
+	text(s, "caller_name", &e.CallerName)
+	object(s, "caller_extension", &e.CallerExtension, extensionFields)
+	text(s, "called_number", &e.CalledNumber)
+	object(s, "called_extension", &e.CalledExtension, extensionFields)
+	text(s, "called_did", &e.CalledDID)
+	text(s, "callapi_id", &e.CallAPIID)
+	text(s, "diversion", &e.Diversion)
+	text(s, "client_api_id", &e.ClientAPIID)
+	text(s, "correlation", &e.Correlation)
+	text(s, "user_agent", &e.UserAgent)
+	text(s, "verstat", &e.Verstat)
+	yes(s, "transferred", &e.Transferred)
+	text(s, "callback_id", &e.CallBackID)
+	text(s, "remote_number", &e.RemoteNumber)
+	text(s, "ani", &e.ANI)
+	text(s, "tag", &e.Tag)
+	pairs(s, "headers", &e.Headers)
+	text(s, "caller_e164", &e.CallerE164)
+	text(s, "called_e164", &e.CalledE164)
+}
+
+func extensionFields(e *Extension, s *scribe) { extension(s, "user", "domain", e) }
+
+// Restore takes up calls from what Changed returned of them, and from the
+// events of the log since then, in its order. It is called before anything is
+// observed. A call that cannot be read is an error; the others are taken up.
+//
+// What happened between the last record and the restart only the log knows: a
+// party whose dial is in no record goes on from there. Its hangup tells what
+// the events in the log did.
+//
+// A restart has cut the transactions: no response to an INVITE comes any more.
+// The phone that calls sends CANCEL, or the one that is called BYE, and that
+// ends a leg that was not answered.
+func (t *Tracker) Restore(records []Change, log []Event) error {
+	t.keeping = true
+	var errs []error
+	calls := make(map[string]*call, len(records))
+	for _, r := range records {
+		if len(t.due)+len(calls) >= maxCalls {
+			errs = append(errs, errors.New("there are more calls than can be followed"))
+			break
+		}
+		c, err := readCall(r.Record)
+		if err == nil && calls[c.id] != nil {
+			err = errors.New("it is there twice")
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("call %s: %w", r.Call, err))
+			continue
+		}
+		calls[c.id] = c
+		t.adopt(c)
+	}
+	for i := range log {
+		t.relive(calls, &log[i])
+	}
+	talk := t.config.talk()
+	for _, c := range calls {
+		for _, l := range c.legs {
+			l.cut = l.state == calling || l.state == ringing
+			if d := l.deadline(talk); c.due.IsZero() || d.Before(c.due) {
+				c.due = d
+			}
+		}
+		for _, p := range c.parties {
+			p.recovered = true
+		}
+		c.look = c.due
+		heap.Push(&t.due, c)
+	}
+	slices.SortFunc(t.refers, func(a, b *refer) int { return a.at.Compare(b.at) })
+	return errors.Join(errs...)
+}
+
+// readCall makes a call of its record.
+func readCall(record []byte) (*call, error) {
+	s := scribe{doing: reading}
+	if err := json.Unmarshal(record, &s.in); err != nil {
+		return nil, err
+	}
+	c := &call{kept: true}
+	legs, _ := read[[]any](&s, "legs")
+	for range legs {
+		s.legs = append(s.legs, &leg{call: c})
+	}
+	parties, _ := read[[]any](&s, "parties")
+	for range parties {
+		s.parties = append(s.parties, &party{})
+	}
+	c.fields(&s)
+	for _, l := range s.legs {
+		if l.refer != nil {
+			l.refer.leg = l
+		}
+	}
+	for _, p := range s.parties {
+		if p.first == nil {
+			s.fail("first leg of a party", nil)
+		}
+	}
+	return c, s.err
+}
+
+// adopt lets a call that was read be found.
+func (t *Tracker) adopt(c *call) {
+	for _, id := range c.callIDs {
+		if t.byCallID[id] == nil {
+			t.byCallID[id] = c
+		}
+	}
+	keys := c.keys
+	c.keys = nil
+	for _, k := range keys {
+		t.give(c, k)
+	}
+	for _, l := range c.legs {
+		if l.state != over {
+			t.reach(l, l.number)
+		}
+		if l.refer != nil {
+			t.refers = append(t.refers, l.refer)
+		}
+	}
+}
+
+// relive takes from an event what its call's record does not say yet.
+func (t *Tracker) relive(calls map[string]*call, e *Event) {
+	c := calls[e.Call]
+	if c == nil {
+		if e.Type != DialIn && e.Type != DialOut || len(calls) >= maxCalls {
+			return
+		}
+		c = &call{id: e.Call, began: e.At, heard: e.At}
+		calls[c.id] = c
+		t.give(c, key{strings.ToLower(ownCID), c.id})
+	}
+	if e.Seq > c.seq {
+		c.seq = e.Seq
+		t.touch(c)
+	}
+	if e.At.After(c.heard) {
+		c.heard = e.At
+	}
+	var p *party
+	if i := slices.IndexFunc(c.parties, func(p *party) bool { return p.id == e.Party }); i >= 0 {
+		p = c.parties[i]
+	}
+	switch e.Type {
+	case DialIn, DialOut:
+		if p == nil {
+			p = t.relivedParty(c, e)
+		}
+		p.dialed = true
+	}
+	if p == nil || p.over {
+		return
+	}
+	l := c.dialog(e.Leg, func(l *leg) bool { return l.has(p) || p == c.back })
+	switch e.Type {
+	case Ringing:
+		if p.rang.IsZero() {
+			p.rang = e.At
+		}
+	case Answer:
+		if !p.answered.IsZero() {
+			return
+		}
+		p.answered, p.agent = e.At, e.UserAgent
+		if p.rang.IsZero() && e.RingDuration > 0 {
+			p.rang = e.At.Add(-e.RingDuration)
+		}
+		if p.like != nil {
+			like := *e
+			p.like = &like
+		}
+		if l != nil && l.state < talking {
+			l.state, l.answered, l.toTag = talking, e.At, e.Leg.ToTag
+			if l.origin == PBX && l.party != c.back {
+				c.bridge(e.At)
+			}
+		}
+	case Hold, Resume, Transfer:
+		if id := p.eventID(e.Type); id != e.ID {
+			p.repeated--
+		} else if e.Type != Transfer {
+			p.holds = e.Type == Hold
+		}
+	case Hangup:
+		p.over = true
+		p.outcome = outcome{e.Status, e.SipCode, e.SipReason, e.Q850, e.HangupBy, e.Elsewhere}
+		for _, l := range c.legs {
+			if l.state != over && (l.party == p || l.party == nil && l.host == p) {
+				l.state, l.ended, l.by, l.refer = over, e.At, e.HangupBy, nil
+				t.unreach(l)
+				if l.origin == PBX {
+					c.unbridge(e.At)
+				}
+			}
+		}
+	}
+}
+
+// relivedParty is the party whose dial only the log knows, on the leg that it
+// says.
+func (t *Tracker) relivedParty(c *call, e *Event) *party {
+	like := *e // e shares memory with all of the log
+	p := &party{id: e.Party, ext: e.Extension, flow: e.Flow, agent: e.UserAgent, like: &like}
+	hosted := e.Flow == In && e.Leg.Origin == Edge
+	l := c.dialog(e.Leg, func(l *leg) bool {
+		return l.state != over && (hosted && l.host == nil || !hosted && l.party == nil)
+	})
+	if l == nil {
+		l = &leg{
+			call: c, origin: e.Leg.Origin,
+			callID: e.Leg.CallID, fromTag: e.Leg.FromTag, toTag: e.Leg.ToTag,
+			began: e.At, heard: e.At,
+			facts: facts{num: e.CallerNum, name: e.CallerName, called: e.CalledNumber},
+		}
+		c.legs = append(c.legs, l)
+		if t.byCallID[l.callID] == nil {
+			t.byCallID[l.callID] = c
+			c.callIDs = append(c.callIDs, l.callID)
+		}
+		number := l.num
+		if l.origin == PBX {
+			number = e.Extension.User
+		}
+		t.reach(l, number)
+	}
+	if c.caller == nil && l.origin == Edge {
+		c.caller = l
+	}
+	p.first = l
+	c.parties = append(c.parties, p)
+	if hosted {
+		l.host, p.kind = p, t.names.declared[p.ext.User]
+	} else {
+		l.party = p
+	}
+	return p
+}
+
+// dialog returns the leg that an event names, of those that are such.
+func (c *call) dialog(id LegID, such func(*leg) bool) *leg {
+	for _, l := range slices.Backward(c.legs) {
+		if l.origin == id.Origin && l.callID == id.CallID && l.fromTag == id.FromTag && such(l) {
+			return l
+		}
+	}
+	return nil
+}
+
+// as tells in e what another event of its party told.
+func (e *Event) as(o *Event) {
+	e.CallerNum, e.CallerName, e.CallerExtension, e.CallerE164 = o.CallerNum, o.CallerName, o.CallerExtension, o.CallerE164
+	e.CalledNumber, e.CalledExtension, e.CalledDID, e.CalledE164 = o.CalledNumber, o.CalledExtension, o.CalledDID, o.CalledE164
+	e.CallAPIID, e.ClientAPIID, e.CallBackID, e.Tag = o.CallAPIID, o.ClientAPIID, o.CallBackID, o.Tag
+	e.Diversion, e.Verstat, e.Headers, e.ANI = o.Diversion, o.Verstat, o.Headers, o.ANI
+	e.Correlation, e.Transferred = o.Correlation, o.Transferred
+}

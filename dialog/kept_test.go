@@ -1,0 +1,347 @@
+package dialog
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+// unkept are the fields that no record has: what a call is in, and what follows
+// from the rest.
+var unkept = map[reflect.Type][]string{
+	reflect.TypeFor[call](): {
+		"due", "look", "place", "changed", "kept",
+		"legs", "parties", // in a list of their own
+	},
+	reflect.TypeFor[leg]():   {"call"},
+	reflect.TypeFor[party](): {"recovered"}, // whoever is read is
+	reflect.TypeFor[refer](): {"leg"},
+}
+
+// TestEveryFieldIsKept gives each field of a call, its leg and its party a value
+// and finds it again in what is read of the record. A field that is added to them
+// must be added to the fields that are kept, or above.
+func TestEveryFieldIsKept(t *testing.T) {
+	for _, of := range []func(*call) any{
+		func(c *call) any { return c },
+		func(c *call) any { return c.legs[0] },
+		func(c *call) any { return &c.legs[0].facts },
+		func(c *call) any { return &c.legs[0].why },
+		func(c *call) any { return &c.legs[0].refused },
+		func(c *call) any { return c.legs[0].refer },
+		func(c *call) any { return c.parties[0] },
+		func(c *call) any { return &c.parties[0].outcome },
+	} {
+		typ := reflect.TypeOf(of(smallCall())).Elem()
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			if slices.Contains(unkept[typ], f.Name) {
+				continue
+			}
+			t.Run(typ.Name()+"."+f.Name, func(t *testing.T) {
+				c := smallCall()
+				v := field(of(c), i)
+				fillIn(t, v, c)
+				read, err := readCall(c.record())
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := field(of(read), i)
+				if v.Kind() == reflect.Pointer && v.Type() != reflect.TypeFor[*refer]() && v.Type() != reflect.TypeFor[*Event]() {
+					if got.IsNil() {
+						t.Error("it is not kept")
+					}
+					return
+				}
+				if f.Name == "refer" {
+					read.legs[0].refer.leg, c.legs[0].refer.leg = nil, nil
+				}
+				if !reflect.DeepEqual(got.Interface(), v.Interface()) {
+					t.Errorf("got %v, want %v", got, v)
+				}
+			})
+		}
+	}
+}
+
+// smallCall is a call of one leg and one party.
+func smallCall() *call {
+	c := &call{id: "c"}
+	l := &leg{call: c, refer: &refer{by: "x"}}
+	l.refer.leg = l
+	c.legs = []*leg{l}
+	c.parties = []*party{{first: l}}
+	return c
+}
+
+// field is a field of what v points to, exported or not.
+func field(v any, i int) reflect.Value {
+	f := reflect.ValueOf(v).Elem().Field(i)
+	return reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem()
+}
+
+// fillIn gives v a value that is not its zero.
+func fillIn(t *testing.T, v reflect.Value, c *call) {
+	t.Helper()
+	switch v.Interface().(type) {
+	case time.Time:
+		v.Set(reflect.ValueOf(start.Add(1234567 * time.Microsecond)))
+		return
+	case *leg:
+		v.Set(reflect.ValueOf(c.legs[0]))
+		return
+	case *party:
+		v.Set(reflect.ValueOf(c.parties[0]))
+		return
+	case *refer:
+		return // it is there
+	case *Event:
+		e := Event{CallerNum: "1", CallerExtension: &Extension{User: "1"}, Headers: [][2]string{{"A", "1"}}}
+		v.Set(reflect.ValueOf(&e))
+		return
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString("a \"b\" \\ é\x01" + v.Type().Name())
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(4 * int64(time.Hour))
+	case reflect.Uint8:
+		v.SetUint(2)
+	case reflect.Uint32:
+		v.SetUint(1<<32 - 1)
+	case reflect.Struct:
+		for i := range v.NumField() {
+			f := v.Field(i)
+			fillIn(t, reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem(), c)
+		}
+	case reflect.Array:
+		for i := range v.Len() {
+			fillIn(t, v.Index(i), c)
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		for i := range 2 {
+			fillIn(t, v.Index(i), c)
+		}
+	default:
+		t.Fatalf("no value for a field of type %s", v.Type())
+	}
+}
+
+// TestLikeFields: what a party tells of an event that stood in for its record is
+// kept whole.
+func TestLikeFields(t *testing.T) {
+	var from, told Event
+	v := reflect.ValueOf(&from).Elem()
+	for i := range v.NumField() {
+		switch f := v.Field(i); f.Interface().(type) {
+		case *bool:
+		case *Extension:
+			f.Set(reflect.ValueOf(&Extension{User: "1", Domain: v.Type().Field(i).Name}))
+		default:
+			fillIn(t, f, nil)
+		}
+	}
+	told.as(&from)
+	c := smallCall()
+	c.parties[0].like = &from
+	read, err := readCall(c.record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again Event
+	again.as(read.parties[0].like)
+	if !reflect.DeepEqual(told, again) {
+		t.Errorf("got %+v, want %+v", again, told)
+	}
+}
+
+// TestBadRecords: what is no record is an error, and no more.
+func TestBadRecords(t *testing.T) {
+	good := smallCall().record()
+	for _, r := range []string{
+		``, `null`, `{`, `[]`, `{}`, `{"legs":[]}`, `{"has_legs":1}`, `{"has_legs":2,"legs":[{}]}`,
+		`{"has_legs":1,"legs":[{"state":7}]}`, `{"has_legs":1,"legs":[{"state":"over"}]}`, `{"has_legs":1,"legs":[3]}`,
+		`{"has_legs":1,"legs":[{"party":1}]}`, `{"has_legs":1,"legs":[{"party":-1}],"parties":[{"first":1}]}`,
+		`{"has_legs":1,"legs":[{}],"has_parties":1,"parties":[{}]}`, `{"has_legs":1,"has_parties":-1,"legs":[{}]}`,
+		`{"has_legs":1.5,"legs":[{}]}`, `{"has_legs":1,"legs":[{"began":"now"}]}`, `{"has_legs":1,"legs":[{"headers":["one"]}]}`,
+		`{"has_legs":1,"legs":[{"cseq":-1}]}`,
+	} {
+		tracker := New(testConfig())
+		err := tracker.Restore([]Change{{"bad", []byte(r)}, {"c", good}}, nil)
+		if err == nil || !strings.Contains(err.Error(), "call bad: ") || len(tracker.due) != 1 {
+			t.Errorf("%s: %v, and %d calls", r, err, len(tracker.due))
+		}
+	}
+}
+
+// restarted is a tracker that has the records of another.
+func restarted(t *testing.T, old *Tracker) *Tracker {
+	t.Helper()
+	fresh := New(old.config)
+	if err := fresh.Restore(old.Changed(start.Add(24*time.Hour)), nil); err != nil {
+		t.Fatal(err)
+	}
+	return fresh
+}
+
+// TestRestartCutsTransactions: after a restart no final response comes. What the
+// phones then do ends the call, or its limit.
+func TestRestartCutsTransactions(t *testing.T) {
+	out := func(l *line) []Message { return []Message{l.invite(), l.response(100), l.response(180)} }
+	for _, tt := range []struct {
+		name   string
+		before func(*line) []Message
+		then   func(*line) []Message // after the restart
+		want   string                // type, status, who hung up and duration of the last event
+	}{
+		{"the caller gives up", out, func(l *line) []Message { return []Message{l.cancel()} }, "hangup CANCEL caller 0s"},
+		{"the PBX hangs up what it answered meanwhile", out, func(l *line) []Message {
+			l.to = "another"
+			return []Message{l.bye(false)}
+		}, "hangup UNKNOWN callee 0s"},
+		{"the caller hangs up what was answered meanwhile", out, func(l *line) []Message { return []Message{l.bye(true)} }, "hangup UNKNOWN caller 0s"},
+		{"somebody else's BYE", out, func(l *line) []Message {
+			l.from, l.to = "x", "y"
+			return []Message{l.bye(true)}
+		}, ""},
+		{"the INVITE is repeated, and goes on", out, func(l *line) []Message {
+			return []Message{l.invite(), l.cancel(), l.response(487)}
+		}, "hangup CANCEL caller 0s"},
+		{"the INVITE is repeated, and answered", out, func(l *line) []Message {
+			return []Message{l.invite(), l.later(time.Second).response(200), l.later(time.Second).bye(true)}
+		}, "hangup ANSWER caller 1s"},
+		{"the answered call goes on", func(l *line) []Message { return append(out(l), l.response(200)) }, func(l *line) []Message {
+			return []Message{l.later(time.Minute).bye(false)}
+		}, "hangup ANSWER callee 1m0s"},
+		{"a fork's BYE is not the call's", func(l *line) []Message { return append(out(l), l.response(200)) }, func(l *line) []Message {
+			l.to = "another"
+			return []Message{l.bye(false)}
+		}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := caller()
+			tracker := New(testConfig())
+			tracker.Changed(start)
+			for _, m := range tt.before(l) {
+				tracker.Observe(m)
+			}
+			tracker = restarted(t, tracker)
+			var said []Event
+			for _, m := range tt.then(l) {
+				said = append(said, tracker.Observe(m)...)
+			}
+			got := ""
+			if len(said) > 0 {
+				e := said[len(said)-1]
+				got = fmt.Sprintf("%s %s %s %v", e.Type, e.Status, e.HangupBy, e.Duration)
+				if !e.Recovered {
+					t.Error("the event does not say that it was recovered")
+				}
+			}
+			if got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestRestartedCallsEnd: what ended while nobody looked ends when its limit
+// passes, once, and nothing is left.
+func TestRestartedCallsEnd(t *testing.T) {
+	for _, tt := range []struct {
+		status  int
+		headers string
+		after   time.Duration
+		talked  time.Duration
+	}{
+		{180, "", limit, 0},
+		{200, "", time.Hour, time.Hour},
+		{200, "Session-Expires: 600\r\n", 10*time.Minute + linger, 10*time.Minute + linger},
+	} {
+		c := testConfig()
+		c.MaxDuration = time.Hour
+		l := caller()
+		tracker := New(c)
+		tracker.Changed(start)
+		tracker.Observe(l.invite())
+		tracker.Observe(l.response(tt.status, tt.headers))
+		tracker = restarted(t, tracker)
+		next, _ := tracker.Next()
+		if want := start.Add(tt.after); !next.Equal(want) {
+			t.Errorf("%d: the next deadline is %v, want %v", tt.status, next, want)
+		}
+		said := tracker.Advance(start.Add(24 * time.Hour)) // down for a day
+		if len(said) != 1 || said[0].Type != Hangup || said[0].Status != Unknown || said[0].Duration != tt.talked || !said[0].Recovered || !said[0].At.Equal(start.Add(tt.after)) {
+			t.Errorf("%d: said %+v", tt.status, said)
+		}
+		if changes := tracker.Changed(start.Add(24 * time.Hour)); len(changes) != 1 || changes[0].Record != nil {
+			t.Errorf("%d: %d changes, want that the call is gone", tt.status, len(changes))
+		}
+		for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
+			if said := tracker.Advance(next); len(said) > 0 {
+				t.Errorf("%d: said %+v", tt.status, said)
+			}
+		}
+		wantEmpty(t, tracker)
+	}
+}
+
+// TestChanged: a call is returned once for each time that it changes, not before
+// it is asked for, and not at all if it was over by then.
+func TestChanged(t *testing.T) {
+	tracker := New(testConfig())
+	brief, long := caller(), caller()
+	long.callID = "long@phone"
+	tracker.Observe(caller().later(-time.Second).invite()) // before anybody asked
+	want := func(what string, until time.Time, changes ...string) {
+		t.Helper()
+		var got []string
+		for _, c := range tracker.Changed(until) {
+			word := "gone"
+			if c.Record != nil {
+				var r struct{ Seq int }
+				if err := json.Unmarshal(c.Record, &r); err != nil {
+					t.Fatal(err)
+				}
+				word = fmt.Sprint(r.Seq)
+			}
+			got = append(got, word)
+		}
+		if !slices.Equal(got, changes) {
+			t.Errorf("%s: %q, want %q", what, got, changes)
+		}
+	}
+	want("nothing yet", start)
+	brief.callID = "brief@phone"
+	tracker.Observe(brief.invite())
+	tracker.Observe(long.later(100 * time.Millisecond).invite())
+	if at, ok := tracker.Unkept(); !ok || !at.Equal(start) {
+		t.Errorf("the oldest change is of %v, want %v", at, start)
+	}
+	tracker.Observe(long.response(180))
+	tracker.Observe(brief.later(150 * time.Millisecond).response(486))
+	want("the brief call is over", start.Add(50*time.Millisecond))
+	want("the long one rings", start.Add(time.Second), "2")
+	want("nothing new", start.Add(time.Second))
+	tracker.Observe(long.later(5 * time.Second).response(200))
+	want("it is answered", start.Add(time.Minute), "3")
+	tracker.Observe(long.later(5 * time.Second).bye(true))
+	tracker.Observe(long.bye(true))
+	want("it is over", start.Add(time.Minute), "gone")
+	if at, ok := tracker.Unkept(); ok {
+		t.Errorf("there is a change of %v", at)
+	}
+	for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
+		tracker.Advance(next)
+	}
+	tracker.Changed(start.Add(24 * time.Hour))
+	wantEmpty(t, tracker)
+}
