@@ -4,6 +4,7 @@ package dialog
 // loses beside them: the bindings, and what is no call yet.
 func (t *Tracker) Inherit(o *Tracker) {
 	t.names, t.attempts, t.messages = o.names, o.attempts, o.messages
+	t.mailboxes, t.registrar = o.mailboxes, o.registrar
 }
 
 // Uncut says that no transaction was lost.

@@ -157,6 +157,22 @@ func (m *mouth) waiting() int {
 	return len(m.unsaid) + len(m.wave)
 }
 
+// Unsaid returns the time of the oldest event that Say was given and the log has
+// not; false if there is none.
+func (n *Notifier) Unsaid() (oldest time.Time, ok bool) {
+	m := &n.mouth
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, events := range [][]*dialog.Event{m.wave, m.unsaid} {
+		for _, e := range events {
+			if !ok || e.At.Before(oldest) {
+				oldest, ok = e.At, true
+			}
+		}
+	}
+	return oldest, ok
+}
+
 // gather is the least time between two waves: a wave costs more than the events
 // in it, so under load they share one. After a quiet moment none has to wait.
 const gather = 40 * time.Millisecond

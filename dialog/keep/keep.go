@@ -1,0 +1,353 @@
+// Package keep keeps the live calls of a tracker in a store, so that they outlive
+// the process.
+//
+// A [Keeper] is given what changed, and writes it to a JetStream bucket behind the
+// calls: it never makes who follows them wait. At the start, what is in the
+// bucket and what the event log says beside it is what the tracker goes on from.
+//
+// # Order
+//
+// A change is written when the log has the events that were said before it. So
+// the bucket never knows more than the log: a call is taken out of it when its
+// hangups are in the log.
+//
+// # What a crash loses
+//
+// Nothing that the log says. What the bucket does not have yet, at most a moment's
+// changes, the log has: Load says from when on it is to be read. A power cut loses
+// what the store had not synced, of either.
+//
+// # Memory
+//
+// While the store is slow or gone, the newest record of each live call waits, and
+// the names of those that are over and in the bucket.
+//
+// # Nodes
+//
+// Nodes that share a store share the bucket; each takes up its own calls.
+package keep
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// Config says where calls are kept.
+type Config struct {
+	Node     string // names this process among those that share the store, for good; letters, digits and -
+	Replicas int    // 0 is 1
+
+	// Unsaid returns the time of the oldest event that is not in the log yet;
+	// false if there is none.
+	Unsaid func() (time.Time, bool)
+
+	Log *slog.Logger // nil: slog.Default()
+}
+
+// A Keeper keeps live calls. Put and Run may be called from different
+// goroutines.
+type Keeper struct {
+	config Config
+	log    *slog.Logger
+	nc     *nats.Conn
+	bucket jetstream.KeyValue
+	last   uint64        // place of the last message that the stream is known to have
+	some   chan struct{} // has room for one: there is something to write
+
+	mu      sync.Mutex
+	waiting map[string]*change // by call
+	stored  map[string]bool    // calls that the bucket has, or may have
+	upTo    time.Time          // what the log says up to then is in the bucket or waiting
+	written time.Time          // what the log says up to then is in the bucket
+}
+
+// A change waits to be written.
+type change struct {
+	record []byte    // nil: the call is over
+	at     time.Time // events up to then must be in the log first
+	since  time.Time // what the log says up to then is in the bucket
+}
+
+const bucketName = "CALLS"
+
+// openBucket opens the bucket of live calls: for each its last record, under
+// call.<node>.<call>, and for each node what of the log is in the records, under
+// mark.<node>. A call that is over leaves a marker that goes by itself.
+func openBucket(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
+	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket:         bucketName,
+		Description:    "live calls",
+		History:        1,
+		Storage:        jetstream.FileStorage,
+		Replicas:       max(1, c.Replicas),
+		LimitMarkerTTL: time.Second, // markers of purges may go by themselves
+	})
+}
+
+// Open opens the bucket, creating it if it is missing. The Keeper holds nothing
+// that must be closed.
+func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Keeper, error) {
+	k := &Keeper{
+		config: c, log: c.Log, nc: js.Conn(),
+		some:    make(chan struct{}, 1),
+		waiting: make(map[string]*change),
+		stored:  make(map[string]bool),
+	}
+	if k.log == nil {
+		k.log = slog.Default()
+	}
+	var err error
+	if k.bucket, err = openBucket(ctx, js, c); err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", bucketName, err)
+	}
+	return k, nil
+}
+
+// overlap is how much earlier than needed the log is read: times in it are the
+// store's, and calls do not change in the very order of their times.
+const overlap = 5 * time.Second
+
+// Load reads the calls of this node. What the log says since then may not be in
+// them; zero: nothing was ever kept. It is called once, before Put.
+func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, since time.Time, err error) {
+	prefix := k.callKey("")
+	w, err := k.bucket.WatchFiltered(ctx, []string{prefix + "*", k.markKey()}, jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, since, fmt.Errorf("bucket %s: %w", bucketName, err)
+	}
+	defer w.Stop()
+	for {
+		var e jetstream.KeyValueEntry
+		select {
+		case e = <-w.Updates():
+		case <-ctx.Done():
+			return nil, since, fmt.Errorf("bucket %s: %w", bucketName, ctx.Err())
+		}
+		switch {
+		case e == nil:
+			k.upTo, k.written = since, since
+			if !since.IsZero() {
+				since = since.Add(-overlap)
+			}
+			return calls, since, nil
+		case e.Key() == k.markKey():
+			if since, err = time.Parse(time.RFC3339Nano, string(e.Value())); err != nil {
+				return nil, since, fmt.Errorf("bucket %s: %s: %w", bucketName, e.Key(), err)
+			}
+		default:
+			id := strings.TrimPrefix(e.Key(), prefix)
+			calls = append(calls, dialog.Change{Call: id, Record: e.Value()})
+			k.stored[id] = true
+		}
+	}
+}
+
+func (k *Keeper) callKey(id string) string { return "call." + k.config.Node + "." + id }
+func (k *Keeper) markKey() string          { return "mark." + k.config.Node }
+
+// Put has changes written that were collected at now. They are all there are up to
+// then: with them, and those that were put before, the bucket has what the log
+// says up to upTo. It never blocks.
+func (k *Keeper) Put(changes []dialog.Change, now, upTo time.Time) {
+	k.mu.Lock()
+	for _, c := range changes {
+		w := k.waiting[c.Call]
+		since := k.upTo
+		if w != nil {
+			since = w.since
+		}
+		if c.Record == nil && !k.stored[c.Call] {
+			delete(k.waiting, c.Call) // it comes and goes unwritten
+			continue
+		}
+		k.waiting[c.Call] = &change{c.Record, now, since}
+	}
+	if upTo.After(k.upTo) {
+		k.upTo = upTo
+	}
+	k.mu.Unlock()
+	select {
+	case k.some <- struct{}{}:
+	default:
+	}
+}
+
+// Waiting is how many changes are not in the bucket yet.
+func (k *Keeper) Waiting() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.waiting)
+}
+
+const (
+	look       = 50 * time.Millisecond  // between two looks at whether the log has come so far
+	markEvery  = time.Second            // the mark alone is written no more often
+	errorPause = 250 * time.Millisecond // after what failed
+	ending     = 2 * time.Second        // for what is left at the end
+	waveSize   = 500                    // messages that are written before an answer is waited for
+)
+
+// Run writes until ctx ends, and then what is left, for 2 s at most.
+func (k *Keeper) Run(ctx context.Context) error {
+	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(ending, cancel) })()
+	failing := false
+	var marked time.Time
+	for {
+		wave, mark := k.next()
+		switch {
+		case len(wave) == 0 && k.Waiting() > 0:
+			pause(last, look) // the log is behind
+		case len(wave) == 0 && (!mark.After(k.mark()) || time.Since(marked) < markEvery):
+			select {
+			case <-k.some:
+				continue
+			case <-ctx.Done():
+				return nil
+			}
+		default:
+			err := k.write(last, wave, mark)
+			marked = time.Now()
+			if err == nil {
+				if failing {
+					k.log.Info("the store takes live calls again")
+				}
+				failing = false
+				continue
+			}
+			if !failing && last.Err() == nil {
+				k.log.Warn("the store does not take live calls", "calls", k.Waiting(), "err", err)
+			}
+			failing = true
+			pause(last, errorPause)
+		}
+		if last.Err() != nil {
+			if n := k.Waiting(); n > 0 {
+				k.log.Error("live calls are lost: the store did not take them", "calls", n)
+			}
+			return nil
+		}
+	}
+}
+
+func (k *Keeper) mark() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.written
+}
+
+// A note is one call's change on its way.
+type note struct {
+	call string
+	*change
+}
+
+// next returns what can be written now, and up to when the bucket has then what
+// the log says.
+func (k *Keeper) next() (wave []note, mark time.Time) {
+	oldest, unsaid := k.config.Unsaid()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	mark = k.upTo
+	for call, c := range k.waiting {
+		if len(wave) < waveSize && (!unsaid || c.at.Before(oldest)) {
+			wave = append(wave, note{call, c})
+			k.stored[call] = true
+		} else if c.since.Before(mark) {
+			mark = c.since
+		}
+	}
+	if mark.Before(k.written) {
+		mark = k.written
+	}
+	return wave, mark
+}
+
+// write writes a wave and the mark, and waits for the answer to the mark: the
+// stream takes what comes before it first.
+func (k *Keeper) write(ctx context.Context, wave []note, mark time.Time) error {
+	for _, n := range wave {
+		m := &nats.Msg{Subject: k.subject(k.callKey(n.call)), Data: n.record}
+		if n.record == nil {
+			m.Header = gone
+		}
+		if err := k.nc.PublishMsg(m); err != nil {
+			return err
+		}
+	}
+	last, err := k.answered(ctx, &nats.Msg{Subject: k.subject(k.markKey()), Data: mark.UTC().AppendFormat(nil, time.RFC3339Nano)})
+	if err != nil {
+		return err
+	}
+	if before := k.last; before > 0 && last < before+uint64(len(wave))+1 {
+		k.last = last
+		return fmt.Errorf("bucket %s took %d of %d", bucketName, last-before, len(wave)+1)
+	}
+	k.last = last
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.written = mark
+	for _, n := range wave {
+		if k.waiting[n.call] == n.change {
+			delete(k.waiting, n.call)
+		}
+		if n.record == nil && k.waiting[n.call] == nil {
+			delete(k.stored, n.call)
+		}
+	}
+	return nil
+}
+
+// gone is the header of the marker that takes a call out of the bucket.
+var gone = nats.Header{
+	"KV-Operation":         {"PURGE"},
+	jetstream.MsgRollup:    {jetstream.MsgRollupSubject},
+	jetstream.MsgTTLHeader: {"10s"},
+}
+
+func (k *Keeper) subject(key string) string { return "$KV." + bucketName + "." + key }
+
+// answered publishes a message, and returns its place in the stream.
+func (k *Keeper) answered(ctx context.Context, m *nats.Msg) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	reply, err := k.nc.RequestMsgWithContext(ctx, m)
+	if err != nil {
+		return 0, fmt.Errorf("bucket %s: %w", bucketName, err)
+	}
+	var ack struct {
+		Error *jetstream.APIError `json:"error"`
+		Seq   uint64              `json:"seq"`
+	}
+	switch err := json.Unmarshal(reply.Data, &ack); {
+	case err != nil:
+		return 0, fmt.Errorf("bucket %s: %w", bucketName, err)
+	case ack.Error != nil:
+		return 0, fmt.Errorf("bucket %s: %w", bucketName, ack.Error)
+	case ack.Seq == 0:
+		return 0, errors.New("bucket " + bucketName + ": the answer names no place")
+	}
+	return ack.Seq, nil
+}
+
+// pause sleeps until d has passed or ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,283 @@
+package keep
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats-server/v2/server/ats"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"bellhop/dialog"
+)
+
+func TestMain(m *testing.M) {
+	ats.Register() // before any bubble: the server's clock would be of the first
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
+
+// openStore starts a server in this process and connects to it.
+func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
+	t.Helper()
+	s, err := server.NewServer(&server.Options{
+		ServerName: "bellhop", DontListen: true, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true,
+		SyncInterval: 24 * time.Hour, // a sync each tenth of a virtual second would take long
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the store does not start")
+	}
+	nc, err := nats.Connect("", nats.InProcessServer(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js, func() {
+		nc.Close()
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+}
+
+// A log is the event log as far as a keeper sees it.
+type log struct {
+	mu     sync.Mutex
+	unsaid time.Time // zero: everything is said
+}
+
+func (l *log) set(unsaid time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.unsaid = unsaid
+}
+
+func (l *log) oldest() (time.Time, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.unsaid, !l.unsaid.IsZero()
+}
+
+// open opens a keeper that has loaded what there is, and runs it until stop.
+func open(t testing.TB, js jetstream.JetStream, l *log) (k *Keeper, calls []string, since time.Time, stop func()) {
+	t.Helper()
+	k, err := Open(t.Context(), js, Config{Node: "n1", Unsaid: l.oldest, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, since, err := k.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range changes {
+		calls = append(calls, c.Call+" "+string(c.Record))
+	}
+	slices.Sort(calls)
+	ctx, cancel := context.WithCancel(context.Background())
+	var run sync.WaitGroup
+	run.Go(func() {
+		if err := k.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return k, calls, since, func() { cancel(); run.Wait() }
+}
+
+func is(call, record string) dialog.Change { return dialog.Change{Call: call, Record: []byte(record)} }
+func over(call string) dialog.Change       { return dialog.Change{Call: call} }
+
+// virtual runs f in virtual time, with a directory for a store.
+func virtual(t *testing.T, f func(t *testing.T, dir string)) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) { f(t, dir) })
+}
+
+// TestKept: the next process finds the calls that were not over, each as it was
+// last, and from when on the log is to be read.
+func TestKept(t *testing.T) {
+	virtual(t, func(t *testing.T, dir string) {
+		js, closeStore := openStore(t, dir)
+		k, calls, since, stop := open(t, js, &log{})
+		if len(calls) > 0 || !since.IsZero() {
+			t.Errorf("a new store has %q, and the log is read from %v", calls, since)
+		}
+		now := time.Now()
+		k.Put([]dialog.Change{is("a", "1"), is("b", "1"), is("c", "1")}, now, now.Add(-time.Second))
+		synctest.Wait()
+		time.Sleep(time.Second)
+		now = time.Now()
+		k.Put([]dialog.Change{is("b", "2"), over("c"), is("d", "1")}, now, now.Add(-time.Second))
+		k.Put([]dialog.Change{over("d"), over("e")}, now, now.Add(-time.Second))
+		stop()
+		closeStore()
+
+		js, closeStore = openStore(t, dir)
+		_, calls, since, stop = open(t, js, &log{})
+		if want := []string{"a 1", "b 2"}; !slices.Equal(calls, want) {
+			t.Errorf("got %q, want %q", calls, want)
+		}
+		if want := now.Add(-time.Second - overlap); !since.Equal(want) {
+			t.Errorf("the log is read from %v, want %v", since, want)
+		}
+		stop()
+		closeStore()
+	})
+}
+
+// TestNodesKeepTheirOwn: nodes share the bucket, and take up their own calls.
+func TestNodesKeepTheirOwn(t *testing.T) {
+	virtual(t, func(t *testing.T, dir string) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		k, _, _, stop := open(t, js, &log{})
+		k.Put([]dialog.Change{is("a", "1")}, time.Now(), time.Now())
+		stop()
+		other, err := Open(t.Context(), js, Config{Node: "n", Unsaid: (&log{}).oldest})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if calls, since, err := other.Load(t.Context()); len(calls) > 0 || !since.IsZero() || err != nil {
+			t.Errorf("got %v, %v, %v of another node's", calls, since, err)
+		}
+	})
+}
+
+// TestLogGoesFirst: what a call has become is written when the log has what was
+// said of it. Until then the mark stays.
+func TestLogGoesFirst(t *testing.T) {
+	virtual(t, func(t *testing.T, dir string) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		l := &log{}
+		k, _, _, stop := open(t, js, l)
+		begin := time.Now()
+		k.Put([]dialog.Change{is("a", "1")}, begin, begin)
+		time.Sleep(time.Second)
+		l.set(time.Now())
+		k.Put([]dialog.Change{over("a"), is("b", "1")}, time.Now(), time.Now())
+		time.Sleep(time.Minute)
+		k.Put([]dialog.Change{is("b", "2")}, time.Now(), time.Now())
+		time.Sleep(time.Minute)
+		if n := k.Waiting(); n != 2 {
+			t.Errorf("%d changes wait, want 2", n)
+		}
+		reader, err := Open(t.Context(), js, Config{Node: "n1", Unsaid: l.oldest})
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls, since, err := reader.Load(t.Context())
+		if len(calls) != 1 || calls[0].Call != "a" || !since.Equal(begin.Add(-overlap)) || err != nil {
+			t.Errorf("the bucket has %v, and the log is read from %v; %v", calls, since, err)
+		}
+		now := time.Now()
+		k.Put(nil, now, now)
+		l.set(time.Time{})
+		time.Sleep(time.Second)
+		calls, since, err = reader.Load(t.Context())
+		if len(calls) != 1 || calls[0].Call != "b" || string(calls[0].Record) != "2" || !since.Equal(now.Add(-overlap)) || err != nil {
+			t.Errorf("the bucket has %v, and the log is read from %v; %v", calls, since, err)
+		}
+		stop()
+	})
+}
+
+// TestStoreGone: while the store is gone nobody waits, and what waits is bounded
+// by the live calls.
+func TestStoreGone(t *testing.T) {
+	virtual(t, func(t *testing.T, dir string) {
+		js, closeStore := openStore(t, dir)
+		k, _, _, stop := open(t, js, &log{})
+		k.Put([]dialog.Change{is("kept", "1")}, time.Now(), time.Now())
+		time.Sleep(time.Second)
+		closeStore()
+		for i := range 10_000 {
+			id := fmt.Sprint(i)
+			k.Put([]dialog.Change{is(id, "1")}, time.Now(), time.Now())
+			k.Put([]dialog.Change{over(id)}, time.Now(), time.Now())
+		}
+		k.Put([]dialog.Change{over("kept")}, time.Now(), time.Now())
+		time.Sleep(time.Minute)
+		if n := k.Waiting(); n < 1 || n > 3 {
+			t.Errorf("%d changes wait", n)
+		}
+		before := time.Now()
+		stop()
+		if took := time.Since(before); took > ending+time.Second {
+			t.Errorf("it took %v to give up", took)
+		}
+	})
+}
+
+// TestBucketStaysSmall: of 10,000 calls that are over nothing is left but a small
+// file.
+func TestBucketStaysSmall(t *testing.T) {
+	virtual(t, func(t *testing.T, dir string) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		k, _, _, stop := open(t, js, &log{})
+		record := strings.Repeat("x", 2048)
+		most := int64(0)
+		for i := 0; i < 10_000; i += 100 {
+			for _, put := range []func(id string) dialog.Change{
+				func(id string) dialog.Change { return is(id, record) },
+				func(id string) dialog.Change { return is(id, record) },
+				over,
+			} {
+				var changes []dialog.Change
+				for j := range 100 {
+					changes = append(changes, put(fmt.Sprintf("%032x", i+j)))
+				}
+				k.Put(changes, time.Now(), time.Now())
+				time.Sleep(time.Second)
+			}
+			most = max(most, size(t, dir))
+		}
+		time.Sleep(time.Minute)
+		s, err := js.Stream(t.Context(), "KV_"+bucketName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := s.CachedInfo().State.Msgs; n != 1 {
+			t.Errorf("the bucket has %d messages, want the mark alone", n)
+		}
+		stop()
+		t.Logf("%d bytes at most, %d at the end", most, size(t, dir))
+		if most > 16<<20 {
+			t.Errorf("the store had %d bytes", most)
+		}
+	})
+}
+
+// size is how many bytes the files in dir have.
+func size(t *testing.T, dir string) (n int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil // files come and go
+		}
+		if info, err := d.Info(); err == nil {
+			n += info.Size()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
