@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/dialog/keep"
+	"bellhop/notify"
 )
 
 // watched is how many messages may wait for the tracker: more than a second's
@@ -16,28 +18,46 @@ const watched = 1 << 14
 // serves many messages. After a quiet moment none has to wait.
 const company = 10 * time.Millisecond
 
+// brief is how old a change is when the call is kept: a call that is over by
+// then never is. keepEvery is the least time between two such looks.
+const (
+	brief     = 250 * time.Millisecond
+	keepEvery = 100 * time.Millisecond
+)
+
 // A follower owns the tracker: it shows it what the hop saw, and passes on what
-// that means.
+// that means, and what calls have become.
 type follower struct {
 	tracker *dialog.Tracker
 	watch   <-chan dialog.Message // the hop writes, and never waits
 	say     func([]dialog.Event)
+	put     func(changes []dialog.Change, now, upTo time.Time)
 	prompt  bool        // messages do not wait for company
 	ask     chan func() // run between two messages
 }
 
-func newFollower(t *dialog.Tracker, watch <-chan dialog.Message, say func([]dialog.Event), prompt bool) *follower {
-	return &follower{tracker: t, watch: watch, say: say, prompt: prompt, ask: make(chan func())}
+func newFollower(t *dialog.Tracker, watch <-chan dialog.Message, n *notify.Notifier, k *keep.Keeper, prompt bool) *follower {
+	return &follower{tracker: t, watch: watch, say: n.Say, put: k.Put, prompt: prompt, ask: make(chan func())}
 }
 
 // run follows calls until ctx ends, and what the hop saw until then.
 func (f *follower) run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	var looked time.Time
+	var looked, kept time.Time
 	var armed time.Time // when timer fires; zero: nobody cares
 	for {
-		if at, _ := f.tracker.Next(); !at.Equal(armed) {
+		keepAt := f.keepAt(kept)
+		if now := time.Now(); !keepAt.IsZero() && !keepAt.After(now) {
+			f.keep(now, now.Add(-brief))
+			kept = now
+			keepAt = f.keepAt(kept)
+		}
+		at, _ := f.tracker.Next()
+		if at.IsZero() || !keepAt.IsZero() && keepAt.Before(at) {
+			at = keepAt
+		}
+		if !at.Equal(armed) {
 			armed = at
 			timer.Stop()
 			if !at.IsZero() {
@@ -59,9 +79,30 @@ func (f *follower) run(ctx context.Context) {
 			do()
 		case <-ctx.Done():
 			f.catchUp()
+			now := time.Now()
+			f.keep(now, now)
 			return
 		}
 	}
+}
+
+// keepAt is when calls are to be kept, if they were at kept the last time; zero:
+// none has changed.
+func (f *follower) keepAt(kept time.Time) time.Time {
+	changed, ok := f.tracker.Unkept()
+	if !ok {
+		return time.Time{}
+	}
+	at := changed.Add(brief)
+	if next := kept.Add(keepEvery); next.After(at) {
+		return next
+	}
+	return at
+}
+
+// keep passes on what calls have become by upTo.
+func (f *follower) keep(now, upTo time.Time) {
+	f.put(f.tracker.Changed(upTo), now, upTo)
 }
 
 // catchUp shows the tracker what waits already.

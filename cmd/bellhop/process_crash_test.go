@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -14,29 +16,35 @@ import (
 
 // TestKilled kills a bellhop with 200 calls up, and starts it again. Half of
 // the calls are then ended by the caller and half by the PBX: every BYE must
-// reach the other end, and its 200 must come back.
+// reach the other end, and its 200 must come back. Each call has its hangup,
+// with the time that SIPp says it lasted.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	const calls = 200
 	s := newSite(t, sip.UDP, sip.UDP)
 	p := s.serve()
-	s.subscribe("json", "POST", "answer", "hangup")
+	s.subscribe("json", "POST", "dial-out", "answer", "hangup")
 
 	phones, pbx := s.place("held", calls, 100)
 	s.eventually("every call is acknowledged", func() bool {
 		messages, err := os.ReadFile(pbx.messages)
 		return err == nil && bytes.Count(messages, []byte("\nACK ")) >= calls
 	})
-	s.receiver.wait("every answer", patience, func(came []received) bool { return len(came) == calls })
-	for _, c := range s.receiver.take() {
-		if c.get("EventType") != "answer" {
-			t.Fatalf("%v before any call was to end", c.fields)
+	s.receiver.wait("every answer, and no hangup", patience, func(came []received) bool {
+		if n := hangups(came); n > 0 {
+			t.Fatalf("%d hangups before any call was to end", n)
 		}
-	}
+		return count(came, "answer") == calls
+	})
 
 	p.signal(syscall.SIGKILL)
 	<-p.done
 	p = s.serve()
+	var up struct{ Items []struct{ State string } }
+	s.api("GET", "/v1/calls?limit=1000", nil, &up)
+	if len(up.Items) != calls {
+		t.Errorf("%d calls are taken up again, want %d", len(up.Items), calls)
+	}
 
 	// 4 calls a tick: no socket's buffer is the limit.
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -53,7 +61,72 @@ func TestKilled(t *testing.T) {
 	}
 	phones.exits(0, time.Minute)
 	pbx.exits(0, patience)
+	s.receiver.wait("a hangup for every call", patience, func(came []received) bool { return count(came, "hangup") >= calls })
 	p.stop()
+
+	lasted := pbx.lasted()
+	if len(lasted) != calls {
+		t.Fatalf("SIPp tells of %d calls, want %d", len(lasted), calls)
+	}
+	answered := map[string]int64{}
+	for _, c := range s.once(calls, "dial-out 1", "answer 3", "hangup 4") {
+		switch c.get("EventType") {
+		case "answer":
+			answered[c.get("CallID")] = c.number("EventTime")
+		case "hangup":
+			got := time.Duration(c.number("Duration")) * time.Microsecond
+			if want := c.number("EventTime") - answered[c.get("CallID")]; got.Microseconds() != want {
+				t.Errorf("Duration is %v, but answer to hangup %d µs", got, want)
+			}
+			if want := lasted[c.get("callapi_id")]; (got - want).Abs() > 250*time.Millisecond {
+				t.Errorf("Duration is %v, SIPp says %v", got, want)
+			}
+			if c.get("recovered") != "true" || c.get("CallStatus") != "ANSWER" {
+				t.Errorf("hangup is %v", c.fields)
+			}
+		}
+	}
+}
+
+// count counts the callbacks of a type, each once.
+func count(came []received, typ string) int {
+	ids := map[string]bool{}
+	for _, c := range came {
+		if c.get("EventType") == typ {
+			ids[c.id] = true
+		}
+	}
+	return len(ids)
+}
+
+// lasted is how long each call was up, by its Call-ID, as SIPp wrote it down:
+// from its 200 to the first BYE.
+func (a *agent) lasted() map[string]time.Duration {
+	a.t.Helper()
+	b, err := os.ReadFile(a.messages)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	up, lasted := map[string]time.Time{}, map[string]time.Duration{}
+	for _, m := range strings.Split(string(b), "-----------------------------------------------")[1:] {
+		id := regexp.MustCompile(`(?m)^Call-ID: *(\S+)`).FindStringSubmatch(m)
+		stamp, _, _ := strings.Cut(strings.TrimSpace(m), "\n")
+		at, err := time.Parse("2006-01-02 15:04:05.000000", strings.TrimSpace(stamp))
+		if err != nil || id == nil {
+			continue
+		}
+		switch {
+		case strings.Contains(m, "\nSIP/2.0 200 ") && strings.Contains(m, " INVITE"):
+			if up[id[1]].IsZero() {
+				up[id[1]] = at
+			}
+		case strings.Contains(m, "\nBYE "):
+			if _, ended := lasted[id[1]]; !ended {
+				lasted[id[1]] = at.Sub(up[id[1]])
+			}
+		}
+	}
+	return lasted
 }
 
 // TestKilledOwing kills a bellhop whose receiver is away, and starts it again:

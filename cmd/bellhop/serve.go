@@ -22,6 +22,7 @@ import (
 
 	"bellhop/admin"
 	"bellhop/dialog"
+	"bellhop/dialog/keep"
 	"bellhop/notify"
 	"bellhop/sip"
 
@@ -165,10 +166,12 @@ func (s *service) run(ctx context.Context) error {
 }
 
 // The rooms that a call goes through, from left to right: the hop shows each
-// message to the follower's tracker, whose events go to the notifier.
+// message to the follower's tracker, whose events go to the notifier, and its
+// calls to the keeper.
 type rooms struct {
 	hop      *sip.Hop
 	follower *follower
+	keeper   *keep.Keeper
 	notifier *notify.Notifier
 	log      *slog.Logger
 }
@@ -228,8 +231,50 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		hop.Close()
 		return nil, err
 	}
-	f := newFollower(dialog.New(tracking(cfg)), watch, n.Say, w.prompt)
-	return &rooms{hop: hop, follower: f, notifier: n, log: log}, nil
+	k, t, err := takeUp(ctx, cfg, js, n, log)
+	if err != nil {
+		hop.Close()
+		return nil, err
+	}
+	f := newFollower(t, watch, n, k, w.prompt)
+	return &rooms{hop: hop, follower: f, keeper: k, notifier: n, log: log}, nil
+}
+
+// takeUp returns a tracker that goes on with the calls that were up when this
+// node stopped, and what keeps them.
+func takeUp(ctx context.Context, cfg config, js jetstream.JetStream, n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
+	node, err := nodeName(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, Unsaid: n.Unsaid, Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	calls, since, err := k.Load(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var events []dialog.Event
+	for q := (notify.Query{Since: since, Limit: 1000}); !since.IsZero(); q.After = events[len(events)-1].ID {
+		some, more, err := n.Events(ctx, q)
+		if err != nil {
+			return nil, nil, err
+		}
+		if events = append(events, some...); !more {
+			break
+		}
+	}
+	t := dialog.New(tracking(cfg))
+	if err := t.Restore(calls, events); err != nil {
+		log.Error("some calls are not taken up again", "err", err)
+	}
+	if live := len(t.Calls()); live > 0 {
+		log.Info("calls taken up again", "calls", live)
+	}
+	now := time.Now()
+	k.Put(t.Changed(now), now, now)
+	return k, t, nil
 }
 
 // run runs the rooms until ctx ends, then stops them from left to right, so
@@ -242,10 +287,16 @@ func (r *rooms) run(ctx context.Context) {
 			r.log.Error("notifier stopped", "err", err)
 		}
 	})
+	write := start(func(ctx context.Context) {
+		if err := r.keeper.Run(ctx); err != nil {
+			r.log.Error("keeper stopped", "err", err)
+		}
+	})
 	<-ctx.Done()
 	hop()
 	follow()
 	deliver()
+	write() // after what was said
 }
 
 // start runs f, and returns a func that stops it and waits for its end.

@@ -213,6 +213,25 @@ func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, e
 	return key, nil
 }
 
+// nodeName returns what names this node among those that share the store. It is
+// kept in the file node of store.dir.
+func nodeName(c config) (string, error) {
+	path := filepath.Join(c.Store.Dir, "node")
+	b, err := readPrivate(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		b = []byte(rand.Text())
+		err = writePrivate(path, b)
+	}
+	if err != nil {
+		return "", fmt.Errorf("node: %w", err)
+	}
+	name := strings.TrimSpace(string(b))
+	if name == "" || strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") != "" {
+		return "", fmt.Errorf("node: %s does not hold a name that bellhop gave: remove it to have a new one, which forgets the calls that were up", path)
+	}
+	return name, nil
+}
+
 // adminToken returns the token that may do everything: the configured one, or
 // the one in the file admin.token of store.dir. It is created when there is
 // neither, and then is to be shown to the operator, once.
