@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"regexp"
 	"strings"
@@ -84,6 +85,43 @@ func TestKilled(t *testing.T) {
 			if c.get("recovered") != "true" || c.get("CallStatus") != "ANSWER" {
 				t.Errorf("hangup is %v", c.fields)
 			}
+		}
+	}
+}
+
+// TestKilledAndForgotten kills a bellhop with calls up, and both their ends: no
+// BYE ever comes. Each call has one hangup all the same, when max_duration has
+// passed, however often bellhop is started.
+func TestKilledAndForgotten(t *testing.T) {
+	t.Parallel()
+	const calls = 20
+	s := newSite(t, sip.UDP, sip.UDP)
+	s.configure("[calls]\nmax_duration = \"15s\"\n")
+	p := s.serve()
+	s.subscribe("json", "POST", "dial-out", "answer", "hangup")
+	phones, pbx := s.place("held", calls, 100)
+	s.receiver.wait("every answer", patience, func(came []received) bool { return count(came, "answer") == calls })
+
+	// So much later that the log is no longer read for these calls, another begins.
+	<-time.After(7 * time.Second)
+	newPeer(t, netip.MustParseAddrPort("127.0.0.2:0")).invite(s, "another")
+	<-time.After(2 * time.Second)
+	for _, victim := range []*process{p, phones.process, pbx.process} {
+		victim.signal(syscall.SIGKILL)
+		<-victim.done
+	}
+
+	p = s.serve()
+	s.receiver.wait("a hangup for every call", patience, func(came []received) bool { return hangups(came) >= calls })
+	p.stop()
+	p = s.serve()
+	p.stop()
+	for _, c := range s.once(calls, "dial-out 1", "answer 3", "hangup 4") {
+		if c.get("EventType") != "hangup" {
+			continue
+		}
+		if c.get("CallStatus") != "UNKNOWN" || c.get("recovered") != "true" || c.number("Duration") != (15*time.Second).Microseconds() {
+			t.Errorf("hangup is %v", c.fields)
 		}
 	}
 }
