@@ -31,7 +31,7 @@ func (t *Tracker) Changed(until time.Time) (changes []Change) {
 		switch {
 		case c.up():
 			c.kept = true
-			changes = append(changes, Change{c.id, c.record()})
+			changes = append(changes, Change{c.id, c.record(t.refers)})
 		case c.kept:
 			c.kept = false
 			changes = append(changes, Change{Call: c.id})
@@ -66,9 +66,20 @@ func (c *call) up() bool {
 	return slices.ContainsFunc(c.legs, func(l *leg) bool { return l.state != over })
 }
 
-// record writes down what is kept of a call.
-func (c *call) record() []byte {
+// record writes down what is kept of a call; refers are the REFERs that a new
+// leg may follow.
+func (c *call) record(refers []*refer) []byte {
 	s := scribe{legs: slices.Clone(c.legs), parties: slices.Clone(c.parties)}
+	for _, r := range refers {
+		if r.leg.call == c {
+			s.refers = append(s.refers, keptRefer{r, true, r.leg.refer == r})
+		}
+	}
+	for _, l := range c.legs {
+		if r := l.refer; r != nil && !slices.Contains(refers, r) {
+			s.refers = append(s.refers, keptRefer{r, false, true})
+		}
+	}
 	c.fields(&s)
 	s.doing, s.out = writing, append(make([]byte, 0, 1024), '{')
 	c.fields(&s)
@@ -78,24 +89,25 @@ func (c *call) record() []byte {
 // fields are what is kept of a call, its legs and its parties. A name is for
 // good: never change one, only add.
 func (c *call) fields(s *scribe) {
-	text(s, "id", &c.id)
-	number(s, "seq", &c.seq)
-	when(s, "began", &c.began)
-	when(s, "heard", &c.heard)
-	texts(s, "call_ids", &c.callIDs)
-	objects(s, "keys", &c.keys, (*key).fields)
-	theLeg(s, "caller", &c.caller)
-	text(s, "callees", &c.callees)
-	theParty(s, "back", &c.back)
-	when(s, "bridged", &c.bridged)
-	yes(s, "was_bridged", &c.wasBridged)
-	number(s, "talked", &c.talked)
+	keepText(s, "id", &c.id)
+	keepNumber(s, "seq", &c.seq)
+	keepTime(s, "began", &c.began)
+	keepTime(s, "heard", &c.heard)
+	keepTexts(s, "call_ids", &c.callIDs)
+	keepList(s, "keys", &c.keys, (*key).fields)
+	keepLeg(s, "caller", &c.caller)
+	keepText(s, "callees", &c.callees)
+	keepParty(s, "back", &c.back)
+	keepTime(s, "bridged", &c.bridged)
+	keepFlag(s, "was_bridged", &c.wasBridged)
+	keepNumber(s, "talked", &c.talked)
 
 	// After the legs and parties that the call has come those that it has
 	// forgotten but for what they tell.
 	legs, parties := len(c.legs), len(c.parties)
-	number(s, "has_legs", &legs)
-	number(s, "has_parties", &parties)
+	keepNumber(s, "has_legs", &legs)
+	keepNumber(s, "has_parties", &parties)
+	keepList(s, "refers", &s.refers, (*keptRefer).fields)
 	if s.doing == listing {
 		for i, j := 0, 0; i < len(s.legs) || j < len(s.parties); {
 			if i < len(s.legs) {
@@ -108,8 +120,8 @@ func (c *call) fields(s *scribe) {
 		}
 		return
 	}
-	objects(s, "legs", &s.legs, func(l **leg, s *scribe) { (*l).fields(s) })
-	objects(s, "parties", &s.parties, func(p **party, s *scribe) { (*p).fields(s) })
+	keepList(s, "legs", &s.legs, func(l **leg, s *scribe) { (*l).fields(s) })
+	keepList(s, "parties", &s.parties, func(p **party, s *scribe) { (*p).fields(s) })
 	if s.doing == reading {
 		if legs > len(s.legs) || parties > len(s.parties) || legs < 1 || parties < 0 {
 			s.fail("legs and parties", []int{legs, parties})
@@ -120,141 +132,165 @@ func (c *call) fields(s *scribe) {
 }
 
 func (k *key) fields(s *scribe) {
-	text(s, "by", &k.by)
-	text(s, "value", &k.value)
+	keepText(s, "by", &k.by)
+	keepText(s, "value", &k.value)
 }
 
 func (l *leg) fields(s *scribe) {
-	theParty(s, "party", &l.party)
-	theParty(s, "host", &l.host)
-	number(s, "origin", &l.origin)
-	yes(s, "trunk", &l.trunk)
-	number(s, "state", &l.state)
-	text(s, "call_id", &l.callID)
-	text(s, "from_tag", &l.fromTag)
-	text(s, "to_tag", &l.toTag)
-	text(s, "branch", &l.branch)
-	text(s, "turn", &l.turn)
-	number(s, "cseq", &l.cseq)
-	when(s, "began", &l.began)
-	when(s, "rang", &l.rang)
-	when(s, "heard", &l.heard)
-	when(s, "dial_at", &l.dialAt)
-	when(s, "answered", &l.answered)
-	when(s, "ended", &l.ended)
-	when(s, "expires", &l.expires)
-	number(s, "offer", &l.offer)
-	number(s, "offer_seq", &l.offerSeq)
-	object(s, "refer", &l.refer, (*refer).fields)
-	yes(s, "canceled", &l.canceled)
-	part(s, "why", &l.why, (*reason).fields)
-	text(s, "bye_tag", &l.byeTag)
-	text(s, "by", &l.by)
-	part(s, "refused", &l.refused, (*outcome).fields)
+	keepParty(s, "party", &l.party)
+	keepParty(s, "host", &l.host)
+	keepNumber(s, "origin", &l.origin)
+	keepFlag(s, "trunk", &l.trunk)
+	keepNumber(s, "state", &l.state)
+	keepText(s, "call_id", &l.callID)
+	keepText(s, "from_tag", &l.fromTag)
+	keepText(s, "to_tag", &l.toTag)
+	keepText(s, "branch", &l.branch)
+	keepText(s, "turn", &l.turn)
+	keepNumber(s, "cseq", &l.cseq)
+	keepTime(s, "began", &l.began)
+	keepTime(s, "rang", &l.rang)
+	keepTime(s, "heard", &l.heard)
+	keepTime(s, "dial_at", &l.dialAt)
+	keepTime(s, "answered", &l.answered)
+	keepTime(s, "ended", &l.ended)
+	keepTime(s, "expires", &l.expires)
+	keepNumber(s, "offer", &l.offer)
+	keepNumber(s, "offer_seq", &l.offerSeq)
+	keepFlag(s, "canceled", &l.canceled)
+	keepTime(s, "canceled_at", &l.canceledAt)
+	keepPart(s, "why", &l.why, (*reason).fields)
+	keepText(s, "bye_tag", &l.byeTag)
+	keepText(s, "by", &l.by)
+	keepPart(s, "refused", &l.refused, (*outcome).fields)
 	l.facts.fields(s)
-	extension(s, "called_ext", "called_ext_domain", &l.calledExt)
-	yes(s, "stranger", &l.stranger)
-	text(s, "joined", &l.joined)
-	text(s, "number", &l.number)
-	yes(s, "cut", &l.cut)
+	keepExtension(s, "called_ext", "called_ext_domain", &l.calledExt)
+	keepFlag(s, "stranger", &l.stranger)
+	keepText(s, "referred_to", &l.referredTo)
+	keepText(s, "joined", &l.joined)
+	keepText(s, "number", &l.number)
+	keepFlag(s, "cut", &l.cut)
 	if l.state > over {
 		s.fail("state", l.state)
 	}
 }
 
 func (f *facts) fields(s *scribe) {
-	text(s, "num", &f.num)
-	text(s, "name", &f.name)
-	text(s, "verstat", &f.verstat)
-	text(s, "called", &f.called)
-	text(s, "called_host", &f.calledHost)
-	text(s, "diversion", &f.diversion)
-	text(s, "callapi", &f.callAPI)
-	text(s, "client_api", &f.clientAPI)
-	text(s, "callback", &f.callBack)
-	text(s, "tag", &f.tag)
-	text(s, "rec", &f.rec)
-	text(s, "agent", &f.agent)
-	pairs(s, "headers", &f.headers)
-	text(s, "num_e164", &f.numE164)
-	text(s, "called_e164", &f.calledE164)
-	yes(s, "credentials", &f.credentials)
-	yes(s, "hidden", &f.hidden)
+	keepText(s, "num", &f.num)
+	keepText(s, "name", &f.name)
+	keepText(s, "verstat", &f.verstat)
+	keepText(s, "called", &f.called)
+	keepText(s, "called_host", &f.calledHost)
+	keepText(s, "did", &f.did)
+	keepText(s, "diversion", &f.diversion)
+	keepText(s, "callapi", &f.callAPI)
+	keepText(s, "client_api", &f.clientAPI)
+	keepText(s, "callback", &f.callBack)
+	keepText(s, "tag", &f.tag)
+	keepText(s, "rec", &f.rec)
+	keepText(s, "agent", &f.agent)
+	keepPairs(s, "headers", &f.headers)
+	keepText(s, "num_e164", &f.numE164)
+	keepText(s, "called_e164", &f.calledE164)
+	keepFlag(s, "credentials", &f.credentials)
+	keepFlag(s, "hidden", &f.hidden)
 }
 
 func (r *reason) fields(s *scribe) {
-	number(s, "q850", &r.q850)
-	number(s, "sip", &r.sip)
+	keepNumber(s, "q850", &r.q850)
+	keepNumber(s, "sip", &r.sip)
+	keepFlag(s, "zero", &r.zero)
 }
 
 func (o *outcome) fields(s *scribe) {
-	text(s, "status", &o.status)
-	number(s, "code", &o.code)
-	text(s, "phrase", &o.phrase)
-	number(s, "q850", &o.q850)
-	text(s, "by", &o.by)
-	yes(s, "elsewhere", &o.elsewhere)
+	keepText(s, "status", &o.status)
+	keepNumber(s, "code", &o.code)
+	keepText(s, "phrase", &o.phrase)
+	keepNumber(s, "q850", &o.q850)
+	keepText(s, "by", &o.by)
+	keepFlag(s, "elsewhere", &o.elsewhere)
+}
+
+// A keptRefer is a REFER of a call's.
+type keptRefer struct {
+	*refer
+	awaited bool // a new leg may follow it
+	open    bool // its leg waits to hear what became of it
+}
+
+func (r *keptRefer) fields(s *scribe) {
+	if s.doing == reading {
+		r.refer = &refer{}
+	}
+	keepLeg(s, "leg", &r.leg)
+	keepFlag(s, "awaited", &r.awaited)
+	keepFlag(s, "open", &r.open)
+	r.refer.fields(s)
+	if r.leg == nil {
+		s.fail("leg of a REFER", nil)
+	}
 }
 
 func (r *refer) fields(s *scribe) {
-	when(s, "at", &r.at)
-	number(s, "cseq", &r.cseq)
-	text(s, "by", &r.by)
-	text(s, "to", &r.to)
-	extension(s, "ext", "ext_domain", &r.ext)
-	text(s, "replaces", &r.replaces)
-	text(s, "other", &r.other)
-	yes(s, "accepted", &r.accepted)
-	yes(s, "told", &r.told)
+	keepTime(s, "at", &r.at)
+	keepNumber(s, "cseq", &r.cseq)
+	keepText(s, "by", &r.by)
+	keepText(s, "to", &r.to)
+	keepExtension(s, "ext", "ext_domain", &r.ext)
+	keepText(s, "replaces", &r.replaces)
+	keepText(s, "other", &r.other)
+	keepFlag(s, "accepted", &r.accepted)
+	keepFlag(s, "told", &r.told)
 }
 
 func (p *party) fields(s *scribe) {
-	text(s, "id", &p.id)
-	extension(s, "ext", "ext_domain", &p.ext)
-	text(s, "flow", &p.flow)
-	theLeg(s, "first", &p.first)
-	text(s, "kind", &p.kind)
-	text(s, "called", &p.called)
-	text(s, "called_e164", &p.calledE164)
-	yes(s, "dialed", &p.dialed)
-	when(s, "rang", &p.rang)
-	when(s, "answered", &p.answered)
-	yes(s, "over", &p.over)
-	part(s, "outcome", &p.outcome, (*outcome).fields)
-	text(s, "agent", &p.agent)
-	text(s, "rec", &p.rec)
-	text(s, "remote", &p.remote)
-	yes(s, "transferred", &p.transferred)
-	yes(s, "holds", &p.holds)
-	number(s, "repeated", &p.repeated)
-	object(s, "like", &p.like, likeFields)
+	keepText(s, "id", &p.id)
+	keepExtension(s, "ext", "ext_domain", &p.ext)
+	keepText(s, "flow", &p.flow)
+	keepLeg(s, "first", &p.first)
+	keepText(s, "kind", &p.kind)
+	keepText(s, "called", &p.called)
+	keepText(s, "called_e164", &p.calledE164)
+	keepFlag(s, "dialed", &p.dialed)
+	keepTime(s, "rang", &p.rang)
+	keepTime(s, "answered", &p.answered)
+	keepFlag(s, "over", &p.over)
+	keepTime(s, "left", &p.left)
+	keepPart(s, "outcome", &p.outcome, (*outcome).fields)
+	keepText(s, "agent", &p.agent)
+	keepText(s, "rec", &p.rec)
+	keepText(s, "remote", &p.remote)
+	keepFlag(s, "transferred", &p.transferred)
+	keepFlag(s, "holds", &p.holds)
+	keepNumber(s, "repeated", &p.repeated)
+	keepObject(s, "like", &p.like, likeFields)
 }
 
 // likeFields are what say takes from an event.
 func likeFields(e *Event, s *scribe) {
-	text(s, "caller_num", &e.CallerNum)
-	text(s, "caller_name", &e.CallerName)
-	object(s, "caller_extension", &e.CallerExtension, extensionFields)
-	text(s, "called_number", &e.CalledNumber)
-	object(s, "called_extension", &e.CalledExtension, extensionFields)
-	text(s, "called_did", &e.CalledDID)
-	text(s, "callapi_id", &e.CallAPIID)
-	text(s, "diversion", &e.Diversion)
-	text(s, "client_api_id", &e.ClientAPIID)
-	text(s, "correlation", &e.Correlation)
-	text(s, "user_agent", &e.UserAgent)
-	text(s, "verstat", &e.Verstat)
-	yes(s, "transferred", &e.Transferred)
-	text(s, "callback_id", &e.CallBackID)
-	text(s, "remote_number", &e.RemoteNumber)
-	text(s, "ani", &e.ANI)
-	text(s, "tag", &e.Tag)
-	pairs(s, "headers", &e.Headers)
-	text(s, "caller_e164", &e.CallerE164)
-	text(s, "called_e164", &e.CalledE164)
+	keepText(s, "caller_num", &e.CallerNum)
+	keepText(s, "caller_name", &e.CallerName)
+	keepObject(s, "caller_extension", &e.CallerExtension, extensionFields)
+	keepText(s, "called_number", &e.CalledNumber)
+	keepObject(s, "called_extension", &e.CalledExtension, extensionFields)
+	keepText(s, "called_did", &e.CalledDID)
+	keepText(s, "callapi_id", &e.CallAPIID)
+	keepText(s, "diversion", &e.Diversion)
+	keepText(s, "client_api_id", &e.ClientAPIID)
+	keepText(s, "correlation", &e.Correlation)
+	keepText(s, "user_agent", &e.UserAgent)
+	keepText(s, "verstat", &e.Verstat)
+	keepFlag(s, "transferred", &e.Transferred)
+	keepText(s, "callback_id", &e.CallBackID)
+	keepText(s, "remote_number", &e.RemoteNumber)
+	keepText(s, "ani", &e.ANI)
+	keepText(s, "tag", &e.Tag)
+	keepPairs(s, "headers", &e.Headers)
+	keepText(s, "caller_e164", &e.CallerE164)
+	keepText(s, "called_e164", &e.CalledE164)
 }
 
-func extensionFields(e *Extension, s *scribe) { extension(s, "user", "domain", e) }
+func extensionFields(e *Extension, s *scribe) { keepExtension(s, "user", "domain", e) }
 
 // Restore takes up calls from what Changed returned of them, and from the
 // events of the log since then, in its order. It is called before anything is
@@ -276,7 +312,7 @@ func (t *Tracker) Restore(records []Change, log []Event) error {
 			errs = append(errs, errors.New("there are more calls than can be followed"))
 			break
 		}
-		c, err := readCall(r.Record)
+		c, refers, err := readCall(r.Record)
 		if err == nil && calls[c.id] != nil {
 			err = errors.New("it is there twice")
 		}
@@ -286,6 +322,7 @@ func (t *Tracker) Restore(records []Change, log []Event) error {
 		}
 		calls[c.id] = c
 		t.adopt(c)
+		t.refers = append(t.refers, refers...)
 	}
 	for i := range log {
 		t.relive(calls, &log[i])
@@ -308,13 +345,14 @@ func (t *Tracker) Restore(records []Change, log []Event) error {
 	return errors.Join(errs...)
 }
 
-// readCall makes a call of its record.
-func readCall(record []byte) (*call, error) {
+// readCall makes a call of its record, and returns the REFERs that a new leg may
+// follow.
+func readCall(record []byte) (c *call, refers []*refer, err error) {
 	s := scribe{doing: reading}
 	if err := json.Unmarshal(record, &s.in); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	c := &call{kept: true}
+	c = &call{kept: true}
 	legs, _ := read[[]any](&s, "legs")
 	for range legs {
 		s.legs = append(s.legs, &leg{call: c})
@@ -324,17 +362,23 @@ func readCall(record []byte) (*call, error) {
 		s.parties = append(s.parties, &party{})
 	}
 	c.fields(&s)
-	for _, l := range s.legs {
-		if l.refer != nil {
-			l.refer.leg = l
-		}
-	}
 	for _, p := range s.parties {
 		if p.first == nil {
 			s.fail("first leg of a party", nil)
 		}
 	}
-	return c, s.err
+	if s.err != nil {
+		return nil, nil, s.err
+	}
+	for _, r := range s.refers {
+		if r.open {
+			r.leg.refer = r.refer
+		}
+		if r.awaited {
+			refers = append(refers, r.refer)
+		}
+	}
+	return c, refers, nil
 }
 
 // adopt lets a call that was read be found.
@@ -352,9 +396,6 @@ func (t *Tracker) adopt(c *call) {
 	for _, l := range c.legs {
 		if l.state != over {
 			t.reach(l, l.number)
-		}
-		if l.refer != nil {
-			t.refers = append(t.refers, l.refer)
 		}
 	}
 }
@@ -408,8 +449,13 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 		if p.like != nil {
 			like := *e
 			p.like = &like
+			p.first.began = e.At.Add(-e.RingDuration - e.SetupTime)
 		}
-		if l != nil && l.state < talking {
+		if l == nil { // another phone's than the first
+			l = t.relivedLeg(c, e)
+			l.party = p
+		}
+		if l.state < talking {
 			l.state, l.answered, l.toTag = talking, e.At, e.Leg.ToTag
 			if l.origin == PBX && l.party != c.back {
 				c.bridge(e.At)
@@ -446,22 +492,7 @@ func (t *Tracker) relivedParty(c *call, e *Event) *party {
 		return l.state != over && (hosted && l.host == nil || !hosted && l.party == nil)
 	})
 	if l == nil {
-		l = &leg{
-			call: c, origin: e.Leg.Origin,
-			callID: e.Leg.CallID, fromTag: e.Leg.FromTag, toTag: e.Leg.ToTag,
-			began: e.At, heard: e.At,
-			facts: facts{num: e.CallerNum, name: e.CallerName, called: e.CalledNumber},
-		}
-		c.legs = append(c.legs, l)
-		if t.byCallID[l.callID] == nil {
-			t.byCallID[l.callID] = c
-			c.callIDs = append(c.callIDs, l.callID)
-		}
-		number := l.num
-		if l.origin == PBX {
-			number = e.Extension.User
-		}
-		t.reach(l, number)
+		l = t.relivedLeg(c, e)
 	}
 	if c.caller == nil && l.origin == Edge {
 		c.caller = l
@@ -474,6 +505,27 @@ func (t *Tracker) relivedParty(c *call, e *Event) *party {
 		l.party = p
 	}
 	return p
+}
+
+// relivedLeg is the leg that only the log knows.
+func (t *Tracker) relivedLeg(c *call, e *Event) *leg {
+	l := &leg{
+		call: c, origin: e.Leg.Origin,
+		callID: e.Leg.CallID, fromTag: e.Leg.FromTag, toTag: e.Leg.ToTag,
+		began: e.At, heard: e.At,
+		facts: facts{num: e.CallerNum, name: e.CallerName, called: e.CalledNumber},
+	}
+	c.legs = append(c.legs, l)
+	if t.byCallID[l.callID] == nil {
+		t.byCallID[l.callID] = c
+		c.callIDs = append(c.callIDs, l.callID)
+	}
+	number := l.num
+	if l.origin == PBX {
+		number = e.Extension.User
+	}
+	t.reach(l, number)
+	return l
 }
 
 // dialog returns the leg that an event names, of those that are such.

@@ -47,7 +47,7 @@ func TestEveryFieldIsKept(t *testing.T) {
 				c := smallCall()
 				v := field(of(c), i)
 				fillIn(t, v, c)
-				read, err := readCall(c.record())
+				read, _, err := readCall(c.record(nil))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -152,7 +152,7 @@ func TestLikeFields(t *testing.T) {
 	told.as(&from)
 	c := smallCall()
 	c.parties[0].like = &from
-	read, err := readCall(c.record())
+	read, _, err := readCall(c.record(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestLikeFields(t *testing.T) {
 
 // TestBadRecords: what is no record is an error, and no more.
 func TestBadRecords(t *testing.T) {
-	good := smallCall().record()
+	good := smallCall().record(nil)
 	for _, r := range []string{
 		``, `null`, `{`, `[]`, `{}`, `{"legs":[]}`, `{"has_legs":1}`, `{"has_legs":2,"legs":[{}]}`,
 		`{"has_legs":1,"legs":[{"state":7}]}`, `{"has_legs":1,"legs":[{"state":"over"}]}`, `{"has_legs":1,"legs":[3]}`,

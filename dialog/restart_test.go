@@ -126,6 +126,9 @@ func TestRestartedFromTheLog(t *testing.T) {
 					t.Errorf("%s, restarted before message %d: %s of %s has no hangup, or two", f.Name, n, e.Type, e.Extension)
 					continue
 				}
+				if f.Name == "kamailio-blind-transfer" {
+					continue // a party goes on over a leg of which no event tells
+				}
 				if i < before || !slices.ContainsFunc(hop.said[:before], is(dialog.Answer)) {
 					continue
 				}
@@ -149,7 +152,7 @@ func TestRestartedFromTheLog(t *testing.T) {
 
 // ignored is what the log alone does not tell: what legs without events said, and
 // what was heard of a leg between its events.
-var ignored = cmpopts.IgnoreFields(dialog.Event{}, "Recovered", "Seq", "Correlation", "RecID", "RemoteNumber", "HangupBy")
+var ignored = cmpopts.IgnoreFields(dialog.Event{}, "Recovered", "Seq", "Correlation", "RecID", "RemoteNumber", "HangupBy", "ANI")
 
 // keep writes changes to a bucket.
 func keep(bucket map[string]dialog.Change, changes []dialog.Change) {

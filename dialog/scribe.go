@@ -24,6 +24,7 @@ type scribe struct {
 
 	legs    []*leg
 	parties []*party
+	refers  []keptRefer
 }
 
 type doing uint8
@@ -62,7 +63,7 @@ func read[T any](s *scribe, name string) (v T, ok bool) {
 	return v, ok
 }
 
-func text[T ~string](s *scribe, name string, v *T) {
+func keepText[T ~string](s *scribe, name string, v *T) {
 	switch s.doing {
 	case writing:
 		if *v != "" {
@@ -89,7 +90,7 @@ func (s *scribe) quote(v string) {
 	s.out = append(s.out, '"')
 }
 
-func number[T ~int | ~int64 | ~uint8 | ~uint32](s *scribe, name string, v *T) {
+func keepNumber[T ~int | ~int64 | ~uint8 | ~uint32](s *scribe, name string, v *T) {
 	switch s.doing {
 	case writing:
 		if *v != 0 {
@@ -105,7 +106,7 @@ func number[T ~int | ~int64 | ~uint8 | ~uint32](s *scribe, name string, v *T) {
 	}
 }
 
-func yes(s *scribe, name string, v *bool) {
+func keepFlag(s *scribe, name string, v *bool) {
 	switch s.doing {
 	case writing:
 		if *v {
@@ -119,7 +120,7 @@ func yes(s *scribe, name string, v *bool) {
 	}
 }
 
-func when(s *scribe, name string, v *time.Time) {
+func keepTime(s *scribe, name string, v *time.Time) {
 	switch s.doing {
 	case writing:
 		if !v.IsZero() {
@@ -139,12 +140,12 @@ func when(s *scribe, name string, v *time.Time) {
 	}
 }
 
-func extension(s *scribe, name, domain string, v *Extension) {
-	text(s, name, &v.User)
-	text(s, domain, &v.Domain)
+func keepExtension(s *scribe, name, domain string, v *Extension) {
+	keepText(s, name, &v.User)
+	keepText(s, domain, &v.Domain)
 }
 
-func texts(s *scribe, name string, v *[]string) {
+func keepTexts(s *scribe, name string, v *[]string) {
 	switch s.doing {
 	case writing:
 		if len(*v) > 0 {
@@ -164,12 +165,12 @@ func texts(s *scribe, name string, v *[]string) {
 	}
 }
 
-func pairs(s *scribe, name string, v *[][2]string) {
+func keepPairs(s *scribe, name string, v *[][2]string) {
 	var flat []string
 	for _, p := range *v {
 		flat = append(flat, p[0], p[1])
 	}
-	texts(s, name, &flat)
+	keepTexts(s, name, &flat)
 	if s.doing == reading {
 		for p := range slices.Chunk(flat, 2) {
 			if len(p) != 2 {
@@ -181,32 +182,32 @@ func pairs(s *scribe, name string, v *[][2]string) {
 	}
 }
 
-// object goes over the fields of *v as an object of its own; of a nil one there
+// keepObject goes over the fields of *v as an object of its own; of a nil one there
 // are none.
-func object[T any](s *scribe, name string, v **T, fields func(*T, *scribe)) {
+func keepObject[T any](s *scribe, name string, v **T, fields func(*T, *scribe)) {
 	switch s.doing {
 	case reading:
 		if _, ok := s.in[name]; ok {
 			*v = new(T)
-			nested(s, name, *v, fields)
+			keepNested(s, name, *v, fields)
 		}
 	default:
 		if *v != nil {
-			nested(s, name, *v, fields)
+			keepNested(s, name, *v, fields)
 		}
 	}
 }
 
-// part goes over the fields of *v as an object of its own; of a zero one there
+// keepPart goes over the fields of *v as an object of its own; of a zero one there
 // are none.
-func part[T comparable](s *scribe, name string, v *T, fields func(*T, *scribe)) {
+func keepPart[T comparable](s *scribe, name string, v *T, fields func(*T, *scribe)) {
 	var zero T
 	if s.doing == reading || *v != zero {
-		nested(s, name, v, fields)
+		keepNested(s, name, v, fields)
 	}
 }
 
-func nested[T any](s *scribe, name string, v *T, fields func(*T, *scribe)) {
+func keepNested[T any](s *scribe, name string, v *T, fields func(*T, *scribe)) {
 	switch s.doing {
 	case listing:
 		fields(v, s)
@@ -225,8 +226,8 @@ func nested[T any](s *scribe, name string, v *T, fields func(*T, *scribe)) {
 	}
 }
 
-// objects goes over the fields of each of a list.
-func objects[T any](s *scribe, name string, v *[]T, fields func(*T, *scribe)) {
+// keepList goes over the fields of each of a list.
+func keepList[T any](s *scribe, name string, v *[]T, fields func(*T, *scribe)) {
 	switch s.doing {
 	case listing:
 		for i := range *v {
@@ -268,12 +269,12 @@ func objects[T any](s *scribe, name string, v *[]T, fields func(*T, *scribe)) {
 	}
 }
 
-// theLeg goes over a reference to a leg, theParty over one to a party.
-func theLeg(s *scribe, name string, v **leg)     { reference(s, name, v, &s.legs) }
-func theParty(s *scribe, name string, v **party) { reference(s, name, v, &s.parties) }
+// keepLeg goes over a reference to a leg, keepParty over one to a party.
+func keepLeg(s *scribe, name string, v **leg)     { keepPlace(s, name, v, &s.legs) }
+func keepParty(s *scribe, name string, v **party) { keepPlace(s, name, v, &s.parties) }
 
-// reference goes over a reference to one of a list: its place there, from 1.
-func reference[T any](s *scribe, name string, v **T, in *[]*T) {
+// keepPlace goes over a reference to one of a list: its place there, from 1.
+func keepPlace[T any](s *scribe, name string, v **T, in *[]*T) {
 	place := 0
 	if *v != nil {
 		for i, o := range *in {
@@ -287,7 +288,7 @@ func reference[T any](s *scribe, name string, v **T, in *[]*T) {
 			place = len(*in)
 		}
 	}
-	number(s, name, &place)
+	keepNumber(s, name, &place)
 	switch {
 	case s.doing != reading || place == 0:
 	case place < 1 || place > len(*in):
