@@ -230,24 +230,35 @@ func TestRestartCutsTransactions(t *testing.T) {
 			l := caller()
 			tracker := New(testConfig())
 			tracker.Changed(start)
+			var before []Event
 			for _, m := range tt.before(l) {
-				tracker.Observe(m)
+				before = append(before, tracker.Observe(m)...)
 			}
-			tracker = restarted(t, tracker)
-			var said []Event
-			for _, m := range tt.then(l) {
-				said = append(said, tracker.Observe(m)...)
-			}
-			got := ""
-			if len(said) > 0 {
-				e := said[len(said)-1]
-				got = fmt.Sprintf("%s %s %s %v", e.Type, e.Status, e.HangupBy, e.Duration)
-				if !e.Recovered {
-					t.Error("the event does not say that it was recovered")
+			for _, how := range []string{"record", "log"} {
+				fresh := New(tracker.config)
+				if how == "log" {
+					if err := fresh.Restore(nil, before); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					fresh = restarted(t, tracker)
 				}
-			}
-			if got != tt.want {
-				t.Errorf("got %q, want %q", got, tt.want)
+				var said []Event
+				l := *l
+				for _, m := range tt.then(&l) {
+					said = append(said, fresh.Observe(m)...)
+				}
+				got := ""
+				if len(said) > 0 {
+					e := said[len(said)-1]
+					got = fmt.Sprintf("%s %s %s %v", e.Type, e.Status, e.HangupBy, e.Duration)
+					if !e.Recovered {
+						t.Error("the event does not say that it was recovered")
+					}
+				}
+				if got != tt.want {
+					t.Errorf("from the %s: got %q, want %q", how, got, tt.want)
+				}
 			}
 		})
 	}

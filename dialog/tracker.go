@@ -415,11 +415,21 @@ func (l *leg) newParty(ext Extension, flow Flow) *party {
 // is none: m is then of a transaction within a dialog.
 func (c *call) leg(origin Side, m *Message) *leg {
 	for _, l := range slices.Backward(c.legs) {
-		if l.origin == origin && l.branch == m.Branch && l.fromTag == m.FromTag && l.callID == m.CallID {
-			return l
+		if l.origin == origin && l.fromTag == m.FromTag && l.callID == m.CallID {
+			l.learn(m)
+			if l.branch == m.Branch {
+				return l
+			}
 		}
 	}
 	return nil
+}
+
+// learn gives a leg that only the log knew the transaction of its INVITE.
+func (l *leg) learn(m *Message) {
+	if l.branch == "" && l.cut && l.state < talking {
+		l.branch, l.cseq = clone(m.Branch), m.CSeq
+	}
 }
 
 // known looks for the legs of the caller that sends the INVITE m. One that was
@@ -428,8 +438,11 @@ func (c *call) leg(origin Side, m *Message) *leg {
 // Otherwise m begins another leg: a fork, or another attempt.
 func (c *call) known(m *Message) (again *leg, stale bool) {
 	for _, l := range c.legs {
+		if l.origin != m.Src || l.fromTag != m.FromTag || l.callID != m.CallID {
+			continue
+		}
+		l.learn(m)
 		switch {
-		case l.origin != m.Src || l.fromTag != m.FromTag || l.callID != m.CallID:
 		case l.cseq > m.CSeq, l.cseq == m.CSeq && l.branch == m.Branch:
 			l.cut = l.cut && l.cseq > m.CSeq // a transaction has begun anew
 			return nil, true

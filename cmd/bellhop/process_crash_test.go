@@ -15,13 +15,23 @@ import (
 	"bellhop/sip"
 )
 
-// TestKilled kills a bellhop with 200 calls up, and starts it again. Half of
-// the calls are then ended by the caller and half by the PBX: every BYE must
-// reach the other end, and its 200 must come back. Each call has its hangup,
-// with the time that SIPp says it lasted.
+// TestKilled kills a bellhop with 200 calls up, and starts it again.
 func TestKilled(t *testing.T) {
 	t.Parallel()
-	const calls = 200
+	restart(t, 200, syscall.SIGKILL)
+}
+
+// TestStopped stops one with calls up, and starts it again.
+func TestStopped(t *testing.T) {
+	t.Parallel()
+	restart(t, 20, syscall.SIGTERM)
+}
+
+// restart ends a bellhop with calls up, and starts it again. Half of the calls
+// are then ended by the caller and half by the PBX: every BYE must reach the
+// other end, and its 200 must come back. Each call has its hangup, with the time
+// that SIPp says it lasted.
+func restart(t *testing.T, calls int, by syscall.Signal) {
 	s := newSite(t, sip.UDP, sip.UDP)
 	p := s.serve()
 	s.subscribe("json", "POST", "dial-out", "answer", "hangup")
@@ -38,7 +48,7 @@ func TestKilled(t *testing.T) {
 		return count(came, "answer") == calls
 	})
 
-	p.signal(syscall.SIGKILL)
+	p.signal(by)
 	<-p.done
 	p = s.serve()
 	var up struct{ Items []struct{ State string } }
@@ -121,6 +131,35 @@ func TestKilledAndForgotten(t *testing.T) {
 			continue
 		}
 		if c.get("CallStatus") != "UNKNOWN" || c.get("recovered") != "true" || c.number("Duration") != (15*time.Second).Microseconds() {
+			t.Errorf("hangup is %v", c.fields)
+		}
+	}
+}
+
+// TestKilledRinging kills a bellhop while a phone rings: the caller who then gives
+// up has a hangup.
+func TestKilledRinging(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, sip.UDP, sip.UDP)
+	p := s.serve()
+	s.subscribe("json", "POST", "dial-out", "hangup")
+	phone, pbx := newPeer(t, netip.MustParseAddrPort("127.0.0.2:0")), newPeer(t, s.pbx.AddrPort)
+	phone.invite(s, "rings")
+	pbx.reply(s, pbx.gets("INVITE "), "180 Ringing")
+	phone.gets("SIP/2.0 180 ")
+	s.receiver.wait("a dial-out", patience, func(came []received) bool { return count(came, "dial-out") == 1 })
+
+	p.signal(syscall.SIGKILL)
+	<-p.done
+	p = s.serve()
+	phone.send(s.hop, "CANCEL sip:102@pbx.example SIP/2.0",
+		fmt.Sprintf("Via: SIP/2.0/UDP %v;branch=z9hG4bK-rings", phone.c.LocalAddr()),
+		"From: <sip:101@pbx.example>;tag=rings", "To: <sip:102@pbx.example>", "Call-ID: rings", "CSeq: 1 CANCEL", "Max-Forwards: 70")
+	pbx.gets("CANCEL ")
+	s.receiver.wait("a hangup", patience, func(came []received) bool { return hangups(came) == 1 })
+	p.stop()
+	for _, c := range s.receiver.take() {
+		if c.get("EventType") == "hangup" && (c.get("CallStatus") != "CANCEL" || c.get("hangup_by") != "caller" || c.get("recovered") != "true") {
 			t.Errorf("hangup is %v", c.fields)
 		}
 	}
