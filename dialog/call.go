@@ -244,11 +244,11 @@ func (t *Tracker) takenUp(l *leg) {
 func (t *Tracker) dial(p *party, typ Type, at time.Time) {
 	p.dialed = true
 	e := t.say(p, typ, at)
-	e.Status, e.Leg = Calling, p.first.id()
+	e.Status, e.Leg = Calling, t.idOf(p.first)
 }
 
-// id names the leg's dialog.
-func (l *leg) id() LegID { return LegID{l.origin, l.callID, l.fromTag, l.toTag} }
+// idOf names a leg's dialog.
+func (t *Tracker) idOf(l *leg) LegID { return LegID{t.node, l.origin, l.callID, l.fromTag, l.toTag} }
 
 // ring says once per party that a phone rings.
 func (t *Tracker) ring(l *leg, m *Message) {
@@ -293,9 +293,9 @@ func (t *Tracker) answered(p *party, l *leg, m *Message) {
 	p.answered = m.At
 	p.heardPhone(l, m)
 	e := t.say(p, Answer, m.At)
-	e.Status, e.Leg = Answered, p.first.id()
+	e.Status, e.Leg = Answered, t.idOf(p.first)
 	if l.has(p) {
-		e.Leg = l.id()
+		e.Leg = t.idOf(l)
 	}
 	e.SetupTime, e.RingDuration = p.times(m.At)
 }

@@ -71,6 +71,7 @@ func (e Extension) String() string {
 
 // A LegID names the dialog of a leg.
 type LegID struct {
+	Node    string `json:"node,omitempty"` // who follows it, where several nodes share the log
 	Origin  Side   `json:"origin"`
 	CallID  string `json:"call_id"`
 	FromTag string `json:"from_tag"`

@@ -294,7 +294,9 @@ func extensionFields(e *Extension, s *scribe) { keepExtension(s, "user", "domain
 
 // Restore takes up calls from what Changed returned of them, and from the
 // events of the log since then, in its order. It is called before anything is
-// observed. A call that cannot be read is an error; the others are taken up.
+// observed. A call that cannot be read is an error; the others are taken up. node
+// names this process in the log from here on, if others share it: what they follow
+// is not taken up.
 //
 // What happened between the last record and the restart only the log knows: a
 // party whose dial is in no record goes on from there. Its hangup tells what
@@ -303,8 +305,8 @@ func extensionFields(e *Extension, s *scribe) { keepExtension(s, "user", "domain
 // A restart has cut the transactions: no response to an INVITE comes any more.
 // The phone that calls sends CANCEL, or the one that is called BYE, and that
 // ends a leg that was not answered.
-func (t *Tracker) Restore(records []Change, log []Event) error {
-	t.keeping = true
+func (t *Tracker) Restore(node string, records []Change, log []Event) error {
+	t.node, t.keeping = node, true
 	var errs []error
 	calls := make(map[string]*call, len(records))
 	for _, r := range records {
@@ -404,7 +406,7 @@ func (t *Tracker) adopt(c *call) {
 func (t *Tracker) relive(calls map[string]*call, e *Event) {
 	c := calls[e.Call]
 	if c == nil {
-		if e.Type != DialIn && e.Type != DialOut || len(calls) >= maxCalls {
+		if e.Type != DialIn && e.Type != DialOut || e.Leg.Node != t.node || len(calls) >= maxCalls {
 			return
 		}
 		c = &call{id: e.Call, began: e.At, heard: e.At}

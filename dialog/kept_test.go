@@ -175,7 +175,7 @@ func TestBadRecords(t *testing.T) {
 		`{"has_legs":1,"legs":[{"cseq":-1}]}`,
 	} {
 		tracker := New(testConfig())
-		err := tracker.Restore([]Change{{"bad", []byte(r)}, {"c", good}}, nil)
+		err := tracker.Restore("", []Change{{"bad", []byte(r)}, {"c", good}}, nil)
 		if err == nil || !strings.Contains(err.Error(), "call bad: ") || len(tracker.due) != 1 {
 			t.Errorf("%s: %v, and %d calls", r, err, len(tracker.due))
 		}
@@ -186,7 +186,7 @@ func TestBadRecords(t *testing.T) {
 func restarted(t *testing.T, old *Tracker) *Tracker {
 	t.Helper()
 	fresh := New(old.config)
-	if err := fresh.Restore(old.Changed(start.Add(24*time.Hour)), nil); err != nil {
+	if err := fresh.Restore("", old.Changed(start.Add(24*time.Hour)), nil); err != nil {
 		t.Fatal(err)
 	}
 	return fresh
@@ -237,7 +237,7 @@ func TestRestartCutsTransactions(t *testing.T) {
 			for _, how := range []string{"record", "log"} {
 				fresh := New(tracker.config)
 				if how == "log" {
-					if err := fresh.Restore(nil, before); err != nil {
+					if err := fresh.Restore("", nil, before); err != nil {
 						t.Fatal(err)
 					}
 				} else {
@@ -355,4 +355,23 @@ func TestChanged(t *testing.T) {
 	}
 	tracker.Changed(start.Add(24 * time.Hour))
 	wantEmpty(t, tracker)
+}
+
+// TestNodesTakeUpTheirOwn: of a log that nodes share, each goes on with what it
+// followed itself.
+func TestNodesTakeUpTheirOwn(t *testing.T) {
+	tracker := New(testConfig())
+	if err := tracker.Restore("n1", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	log := tracker.Observe(callee().invite())
+	for node, want := range map[string]int{"n1": 1, "n2": 0, "": 0} {
+		fresh := New(testConfig())
+		if err := fresh.Restore(node, nil, log); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(fresh.Calls()); got != want {
+			t.Errorf("%q takes up %d calls, want %d", node, got, want)
+		}
+	}
 }

@@ -60,7 +60,7 @@ func TestRestartedFlows(t *testing.T) {
 				}
 				restarts++
 				fresh := dialog.New(f.Config.Dialog)
-				if err := fresh.Restore(slices.Collect(maps.Values(kept)), nil); err != nil {
+				if err := fresh.Restore("", slices.Collect(maps.Values(kept)), nil); err != nil {
 					t.Errorf("%s, message %d: %v", f.Name, n, err)
 				}
 				fresh.Inherit(old)
@@ -102,7 +102,7 @@ func TestRestartedFromTheLog(t *testing.T) {
 				}
 				before = len(hop.listen())
 				fresh := dialog.New(f.Config.Dialog)
-				if err := fresh.Restore(nil, hop.said); err != nil {
+				if err := fresh.Restore("", nil, hop.said); err != nil {
 					t.Errorf("%s, message %d: %v", f.Name, n, err)
 				}
 				fresh.Inherit(old)

@@ -138,6 +138,7 @@ type Tracker struct {
 	attempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
 	messages *simplelru.LRU[messageKey, *Event]  // MESSAGEs that await their 2xx
 	said     []Event
+	node     string // in the log
 	keeping  bool
 	changed  []*call // that Changed has not returned since, in the order of their changes
 

@@ -68,6 +68,7 @@ func appendEvent(dst []byte, e *dialog.Event) []byte {
 	if e.Leg != (dialog.LegID{}) {
 		w.key("leg")
 		w.b = append(w.b, '{')
+		w.text("node", e.Leg.Node)
 		w.number("origin", int64(e.Leg.Origin))
 		w.always("call_id", e.Leg.CallID)
 		w.always("from_tag", e.Leg.FromTag)

@@ -52,7 +52,7 @@ func fill(t *testing.T, name string, v reflect.Value) {
 	case *dialog.Extension:
 		v.Set(reflect.ValueOf(&dialog.Extension{User: "102"}))
 	case dialog.LegID:
-		v.Set(reflect.ValueOf(dialog.LegID{Origin: dialog.PBX, CallID: "a@b", FromTag: "<f>"}))
+		v.Set(reflect.ValueOf(dialog.LegID{Node: "N", Origin: dialog.PBX, CallID: "a@b", FromTag: "<f>"}))
 	case [][2]string:
 		v.Set(reflect.ValueOf([][2]string{{"X-One", "<1>"}, {"X-Two", "2"}}))
 	default:

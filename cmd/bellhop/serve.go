@@ -266,7 +266,10 @@ func takeUp(ctx context.Context, cfg config, js jetstream.JetStream, n *notify.N
 		}
 	}
 	t := dialog.New(tracking(cfg))
-	if err := t.Restore(calls, events); err != nil {
+	if len(cfg.Store.NATS) == 0 {
+		node = "" // nobody shares the log
+	}
+	if err := t.Restore(node, calls, events); err != nil {
 		log.Error("some calls are not taken up again", "err", err)
 	}
 	if live := len(t.Calls()); live > 0 {

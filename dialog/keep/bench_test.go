@@ -114,7 +114,7 @@ func BenchmarkRestart(b *testing.B) {
 		}
 		loaded := time.Since(begin)
 		fresh := newTracker()
-		if err := fresh.Restore(changes, nil); err != nil {
+		if err := fresh.Restore("", changes, nil); err != nil {
 			b.Fatal(err)
 		}
 		b.Logf("store open after %v, calls read after %v, taken up after %v", opened.Round(time.Millisecond), loaded.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
