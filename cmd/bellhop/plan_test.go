@@ -39,6 +39,10 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%s imports %s: %s may import %v", file, pkg, top, allowed)
 		case strings.HasPrefix(pkg, "github.com/emiago/sipgo") && top != "sip":
 			t.Errorf("%s imports %s, which only sip may", file, pkg)
+		case room == "dialog/keep" && !isOwn && strings.Contains(pkg, ".") && !strings.HasPrefix(pkg, "github.com/nats-io/") && !test:
+			t.Errorf("%s imports %s: dialog/keep is dialog and the store", file, pkg)
+		case room == "dialog" && isOwn && !test:
+			t.Errorf("%s imports %s: dialog is pure", file, pkg)
 		case room == "dialog" && !isOwn && strings.Contains(pkg, ".") && !strings.HasPrefix(pkg, "github.com/hashicorp/golang-lru/") && !test:
 			t.Errorf("%s imports %s: dialog is the standard library and golang-lru alone", file, pkg)
 		}
