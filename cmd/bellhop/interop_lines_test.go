@@ -239,8 +239,8 @@ func lines(came []received) (all []line) {
 			if f.name == "OtherCall" && value != "" {
 				calls, value = number(calls, value)
 			}
-			if (f.name == "CallerExtension" || f.name == "CalledExtension") && value == l.ext {
-				continue
+			if value == l.ext && (f.name == "CallerExtension" && l.flow == "out" || f.name == "CalledExtension" && l.flow == "in") {
+				continue // its own
 			}
 			known[l.key][f.name] = value
 			if value != before[f.name] {
