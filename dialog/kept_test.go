@@ -375,3 +375,75 @@ func TestNodesTakeUpTheirOwn(t *testing.T) {
 		}
 	}
 }
+
+// FuzzRestart restarts a tracker again and again, in a small world as that of
+// FuzzTracker. The bucket is behind, and the log takes an event once, as in life:
+// each dial in it has one hangup, and in the end nothing is kept.
+func FuzzRestart(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 0, 0, 10, 2, 0, 0, 0, 1, 10, 3, 0, 0, 0, 1, 11, 6, 0, 0, 0, 1, 12})
+	f.Add([]byte{1, 1, 0, 0, 0, 10, 1, 1, 1, 0, 0, 12, 3, 1, 1, 0, 1, 10, 5, 1, 0, 0, 0, 11, 4, 1, 0, 0, 1, 250})
+	f.Add([]byte(strings.Repeat("\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\xfb\xfc", 8)))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c := testConfig()
+		c.MaxDuration = time.Hour
+		tracker := New(c)
+		now, far := start, start.Add(1000*time.Hour)
+		var log []Event
+		said := map[string]bool{}
+		hear := func(events []Event) {
+			for _, e := range events {
+				if !said[e.ID] {
+					said[e.ID] = true
+					log = append(log, e)
+				}
+			}
+		}
+		bucket, mark := map[string]Change{}, 0
+		tracker.Changed(start)
+		data = data[:min(len(data), 6*250)]
+		for ; len(data) >= 6; data = data[6:] {
+			now = now.Add(jumps[int(data[5])%len(jumps)])
+			switch data[5] % 7 {
+			case 0:
+				for _, change := range tracker.Changed(far) {
+					if bucket[change.Call] = change; change.Record == nil {
+						delete(bucket, change.Call)
+					}
+				}
+				mark = len(log)
+			case 1:
+				var records []Change
+				for _, r := range bucket {
+					records = append(records, r)
+				}
+				slices.SortFunc(records, func(a, b Change) int { return strings.Compare(a.Call, b.Call) })
+				tracker = New(c)
+				if err := tracker.Restore("", records, log[mark:]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			hear(tracker.Observe(anything(now, data)))
+		}
+		for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
+			hear(tracker.Advance(next))
+		}
+		dials, hangups := map[string]int{}, map[string]int{}
+		for _, e := range log {
+			switch e.Type {
+			case DialIn, DialOut:
+				dials[e.Party]++
+			case Hangup:
+				hangups[e.Party]++
+			}
+		}
+		for party, n := range dials {
+			if n != 1 || hangups[party] != 1 {
+				t.Errorf("party %s has %d dials and %d hangups", party, n, hangups[party])
+			}
+		}
+		if len(hangups) > len(dials) {
+			t.Errorf("%d parties have a hangup, and %d a dial", len(hangups), len(dials))
+		}
+		wantEmpty(t, tracker)
+	})
+}

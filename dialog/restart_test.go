@@ -43,111 +43,114 @@ func TestRestartedFlows(t *testing.T) {
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no flows: %v", err)
 	}
-	restarts := 0
 	for _, path := range paths {
 		f, err := flowtest.Load(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		whole := &listener{Hop: flowtest.NewBare(f.Config)}
-		flowtest.Play(t, f, whole)
-		for n := 1; ; n++ {
-			shown, kept := 0, map[string]dialog.Change{}
-			hop := &listener{Hop: flowtest.NewReplaced(f.Config, func(old *dialog.Tracker) *dialog.Tracker {
-				keep(kept, old.Changed(end))
-				if shown++; shown != n || len(kept) == 0 {
-					return old
+		t.Run(f.Name, func(t *testing.T) {
+			t.Parallel()
+			whole := &listener{Hop: flowtest.NewBare(f.Config)}
+			flowtest.Play(t, f, whole)
+			for n := 1; ; n++ {
+				shown, kept := 0, map[string]dialog.Change{}
+				hop := &listener{Hop: flowtest.NewReplaced(f.Config, func(old *dialog.Tracker) *dialog.Tracker {
+					keep(kept, old.Changed(end))
+					if shown++; shown != n || len(kept) == 0 {
+						return old
+					}
+					fresh := dialog.New(f.Config.Dialog)
+					if err := fresh.Restore("", slices.Collect(maps.Values(kept)), nil); err != nil {
+						t.Errorf("message %d: %v", n, err)
+					}
+					fresh.Inherit(old)
+					fresh.Uncut()
+					return fresh
+				})}
+				flowtest.Play(t, f, hop)
+				if n > shown {
+					break
 				}
-				restarts++
-				fresh := dialog.New(f.Config.Dialog)
-				if err := fresh.Restore("", slices.Collect(maps.Values(kept)), nil); err != nil {
-					t.Errorf("%s, message %d: %v", f.Name, n, err)
+				if diff := cmp.Diff(unrecovered(whole.said), unrecovered(hop.said)); diff != "" {
+					t.Errorf("restarted before message %d (- want, + got):\n%s", n, diff)
+					break
 				}
-				fresh.Inherit(old)
-				fresh.Uncut()
-				return fresh
-			})}
-			flowtest.Play(t, f, hop)
-			if n > shown {
-				break
 			}
-			if diff := cmp.Diff(unrecovered(whole.said), unrecovered(hop.said)); diff != "" {
-				t.Errorf("%s, restarted before message %d (- want, + got):\n%s", f.Name, n, diff)
-				break
-			}
-		}
+		})
 	}
-	t.Logf("%d restarts of %d flows", restarts, len(paths))
 }
 
 // TestRestartedFromTheLog plays every flow likewise, but nothing was kept: the
 // tracker goes on from the events that were said. Each dial has its hangup, once;
 // that of a party that was answered before the restart is the same.
 func TestRestartedFromTheLog(t *testing.T) {
-	paths, _ := filepath.Glob("../testdata/flows/*.txt")
-	same := 0
+	paths, err := filepath.Glob("../testdata/flows/*.txt")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no flows: %v", err)
+	}
 	for _, path := range paths {
 		f, err := flowtest.Load(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		whole := &listener{Hop: flowtest.NewBare(f.Config)}
-		flowtest.Play(t, f, whole)
-		for n := 1; ; n++ {
-			shown, before := 0, 0
-			var hop *listener
-			hop = &listener{Hop: flowtest.NewReplaced(f.Config, func(old *dialog.Tracker) *dialog.Tracker {
-				if shown++; shown != n {
-					return old
+		t.Run(f.Name, func(t *testing.T) {
+			t.Parallel()
+			whole := &listener{Hop: flowtest.NewBare(f.Config)}
+			flowtest.Play(t, f, whole)
+			for n := 1; ; n++ {
+				shown, before := 0, 0
+				var hop *listener
+				hop = &listener{Hop: flowtest.NewReplaced(f.Config, func(old *dialog.Tracker) *dialog.Tracker {
+					if shown++; shown != n {
+						return old
+					}
+					before = len(hop.listen())
+					fresh := dialog.New(f.Config.Dialog)
+					if err := fresh.Restore("", nil, hop.said); err != nil {
+						t.Errorf("message %d: %v", n, err)
+					}
+					fresh.Inherit(old)
+					return fresh
+				})}
+				flowtest.Rewrite(f, hop) // it may go another way
+				if n > shown {
+					break
 				}
-				before = len(hop.listen())
-				fresh := dialog.New(f.Config.Dialog)
-				if err := fresh.Restore("", nil, hop.said); err != nil {
-					t.Errorf("%s, message %d: %v", f.Name, n, err)
+				hop.Sleep(24 * time.Hour)
+				hop.listen()
+				for _, e := range hop.said[:before] {
+					is := func(typ dialog.Type) func(dialog.Event) bool {
+						return func(o dialog.Event) bool { return o.Party == e.Party && o.Type == typ }
+					}
+					if e.Type != dialog.DialIn && e.Type != dialog.DialOut {
+						continue
+					}
+					i := slices.IndexFunc(hop.said, is(dialog.Hangup))
+					if i < 0 || slices.ContainsFunc(hop.said[i+1:], is(dialog.Hangup)) {
+						t.Errorf("restarted before message %d: %s of %s has no hangup, or two", n, e.Type, e.Extension)
+						continue
+					}
+					if f.Name == "kamailio-blind-transfer" {
+						continue // a party goes on over a leg of which no event tells
+					}
+					if i < before || !slices.ContainsFunc(hop.said[:before], is(dialog.Answer)) {
+						continue
+					}
+					j := slices.IndexFunc(whole.said, is(dialog.Hangup))
+					if j < 0 || whole.said[j].Status == dialog.Unknown {
+						continue
+					}
+					got, want := hop.said[i], whole.said[j]
+					if !got.Recovered {
+						t.Errorf("restarted before message %d: the hangup of %s does not say that it was", n, e.Extension)
+					}
+					if diff := cmp.Diff(want, got, ignored); diff != "" {
+						t.Errorf("restarted before message %d (- want, + got):\n%s", n, diff)
+					}
 				}
-				fresh.Inherit(old)
-				return fresh
-			})}
-			flowtest.Rewrite(f, hop) // it may go another way
-			if n > shown {
-				break
 			}
-			hop.Sleep(24 * time.Hour)
-			hop.listen()
-			for _, e := range hop.said[:before] {
-				is := func(typ dialog.Type) func(dialog.Event) bool {
-					return func(o dialog.Event) bool { return o.Party == e.Party && o.Type == typ }
-				}
-				if e.Type != dialog.DialIn && e.Type != dialog.DialOut {
-					continue
-				}
-				i := slices.IndexFunc(hop.said, is(dialog.Hangup))
-				if i < 0 || slices.ContainsFunc(hop.said[i+1:], is(dialog.Hangup)) {
-					t.Errorf("%s, restarted before message %d: %s of %s has no hangup, or two", f.Name, n, e.Type, e.Extension)
-					continue
-				}
-				if f.Name == "kamailio-blind-transfer" {
-					continue // a party goes on over a leg of which no event tells
-				}
-				if i < before || !slices.ContainsFunc(hop.said[:before], is(dialog.Answer)) {
-					continue
-				}
-				j := slices.IndexFunc(whole.said, is(dialog.Hangup))
-				if j < 0 || whole.said[j].Status == dialog.Unknown {
-					continue
-				}
-				same++
-				got, want := hop.said[i], whole.said[j]
-				if !got.Recovered {
-					t.Errorf("%s, restarted before message %d: the hangup of %s does not say that it was", f.Name, n, e.Extension)
-				}
-				if diff := cmp.Diff(want, got, ignored); diff != "" {
-					t.Errorf("%s, restarted before message %d (- want, + got):\n%s", f.Name, n, diff)
-				}
-			}
-		}
+		})
 	}
-	t.Logf("%d hangups are as without a restart", same)
 }
 
 // ignored is what the log alone does not tell: what legs without events said, and
