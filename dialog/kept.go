@@ -385,10 +385,9 @@ func readCall(record []byte) (c *call, refers []*refer, err error) {
 
 // adopt lets a call that was read be found.
 func (t *Tracker) adopt(c *call) {
+	c.callIDs = slices.DeleteFunc(c.callIDs, func(id string) bool { return t.byCallID[id] != nil })
 	for _, id := range c.callIDs {
-		if t.byCallID[id] == nil {
-			t.byCallID[id] = c
-		}
+		t.byCallID[id] = c
 	}
 	keys := c.keys
 	c.keys = nil
