@@ -18,10 +18,13 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -88,7 +91,7 @@ func New(c Config) *Server {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		w.Write(description)
 	})
-	s.handler = trimmed(problems(mux))
+	s.handler = bounded(trimmed(problems(mux)))
 	return s
 }
 
@@ -160,6 +163,24 @@ func admit(who func(*http.Request) bool, h http.Handler) http.Handler {
 		}
 		w.Header().Set("WWW-Authenticate", `Bearer realm="bellhop"`)
 		problem(w, http.StatusUnauthorized, "send the token as Authorization: Bearer; it is in admin.token of the config, or in the file admin.token of store.dir")
+	})
+}
+
+// bounded answers 413 to a body of more than maxBody bytes. It reads on, for a
+// megabyte at most: a client that is still writing would not see the answer.
+func bounded(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+		switch {
+		case err != nil:
+			problem(w, http.StatusBadRequest, "the body cannot be read")
+		case len(body) > maxBody:
+			io.CopyN(io.Discard, r.Body, 1<<20)
+			problem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("a body has at most %d bytes", maxBody))
+		default:
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			h.ServeHTTP(w, r)
+		}
 	})
 }
 
