@@ -309,16 +309,13 @@ const (
 // leg.
 func (t *Tracker) fits(l *leg, i *incoming, number string) fit {
 	same := l.number == number
-	_, known := t.names.registered(l.calledExt.User, i.At)
-	if !same && (len(l.number) < alike || len(number) < alike) || !t.inHands(l, i.At) {
-		return noFit
-	}
-	settled := !l.dialed(i) && (l.ringsDialed() || known)
 	switch {
-	case l.origin == PBX && same:
-		return calleeFits
-	case l.origin == PBX:
+	case !same && (l.origin == PBX || len(l.number) < alike || len(number) < alike), !t.inHands(l, i.At):
 		return noFit
+	case l.origin == PBX:
+		return calleeFits
+	}
+	switch settled := !l.dialed(i) && (l.ringsDialed() || t.names.registered(l.calledExt.User, i.At)); {
 	case same && settled:
 		return settledFits
 	case same:

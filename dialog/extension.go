@@ -88,10 +88,10 @@ func (d *directory) kind(user string, now time.Time) Kind {
 	return ""
 }
 
-// registered returns the extension of a user who has registered.
-func (d *directory) registered(user string, now time.Time) (Extension, bool) {
+// registered reports whether a user has registered a phone.
+func (d *directory) registered(user string, now time.Time) bool {
 	a, ok := d.aors.Peek(user)
-	return a.ext, ok && now.Before(a.until)
+	return ok && now.Before(a.until)
 }
 
 // at returns the extension that u names, if it names one.
