@@ -303,7 +303,7 @@ func (r *report) String() string {
 		}
 		difference := "none"
 		if n := len(res.want.excuses); n > 0 {
-			difference = "none unexplained"
+			difference = "explained"
 		}
 		if n := len(res.differences); n > 0 {
 			failed++
