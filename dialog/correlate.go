@@ -476,11 +476,17 @@ func (t *Tracker) give(c *call, k key) {
 	c.keys = append(c.keys, k)
 }
 
-// release takes a call's keys from it.
-func (t *Tracker) release(c *call) {
-	for _, id := range c.callIDs {
+// unname takes a Call-ID from a call that has no leg of it any more. A queue
+// may ring its agents for hours.
+func (t *Tracker) unname(c *call, id string) {
+	if n := slices.Index(c.callIDs, id); n >= 0 {
+		c.callIDs = slices.Delete(c.callIDs, n, n+1)
 		delete(t.byCallID, id)
 	}
+}
+
+// release takes a call's keys from it.
+func (t *Tracker) release(c *call) {
 	for _, k := range c.keys {
 		h := t.keys[k]
 		if h.n--; h.n <= 0 {

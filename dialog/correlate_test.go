@@ -185,6 +185,7 @@ func TestCorrelate(t *testing.T) {
 			for _, m := range tt.before {
 				tracker.Observe(m)
 			}
+			want := tracker.byCallID[tt.belongsTo]
 			tracker.Observe(tt.invite)
 			found := tracker.byCallID[tt.invite.CallID]
 			if found == nil {
@@ -194,7 +195,7 @@ func TestCorrelate(t *testing.T) {
 			if l.joined != tt.want {
 				t.Errorf("joined by %q, want %q", l.joined, tt.want)
 			}
-			if want := tracker.byCallID[tt.belongsTo]; tt.belongsTo != "" && found != want {
+			if tt.belongsTo != "" && found != want {
 				t.Errorf("not a leg of the call of %s", tt.belongsTo)
 			}
 			if tt.belongsTo == "" && len(found.legs) != 1 {

@@ -516,6 +516,9 @@ func (t *Tracker) drop(l *leg) {
 		return !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.has(p) })
 	})
 	t.unreach(l)
+	if !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.callID == l.callID }) {
+		t.unname(c, l.callID)
+	}
 	if l == c.caller && l.state != over {
 		c.caller = nil // an attempt that was only challenged
 	}

@@ -568,3 +568,33 @@ func TestLegsOfOneCallAreBounded(t *testing.T) {
 	}
 	wantEmpty(t, tracker)
 }
+
+// TestLongWait has an agent rung again and again for a caller who waits in a
+// queue for hours: what is remembered of it does not grow.
+func TestLongWait(t *testing.T) {
+	c := testConfig()
+	c.Extensions = []Declared{{Number: "600", Kind: Queue}}
+	tracker := New(c)
+	waiting := from("101", "600", "phone-1")
+	tracker.Observe(waiting.invite())
+	tracker.Observe(waiting.response(200))
+	dials := 0
+	for n := range 500 {
+		l := to("101", "102", fmt.Sprintf("pbx-%d", n))
+		l.at = start.Add(time.Duration(n) * 20 * time.Second)
+		for _, m := range []Message{l.invite(), l.response(180), l.later(15 * time.Second).cancel("Reason: Q.850;cause=0\r\n"), l.response(487)} {
+			for _, e := range tracker.Observe(m) {
+				if e.Type == DialIn {
+					dials++
+				}
+			}
+		}
+	}
+	call := tracker.byCallID["phone-1"]
+	if dials != 500 || len(tracker.due) != 1 {
+		t.Errorf("%d dial-ins in %d calls, want 500 in one", dials, len(tracker.due))
+	}
+	if n := max(len(call.legs), len(call.parties), len(call.callIDs), len(tracker.byCallID), len(tracker.byNumber["102"])); n > 6 {
+		t.Errorf("%d legs, parties or Call-IDs are remembered, want those of the last 32 s", n)
+	}
+}
