@@ -239,7 +239,7 @@ func lines(came []received) (all []line) {
 			if f.name == "OtherCall" && value != "" {
 				calls, value = number(calls, value)
 			}
-			if value == l.ext && (f.name == "CallerExtension" && l.flow == "out" || f.name == "CalledExtension" && l.flow == "in") {
+			if value == l.ext && (f.name == "CallerExtension" && l.flow == "out" || f.name == "CalledExtension" && l.flow != "out") {
 				continue // its own
 			}
 			known[l.key][f.name] = value
