@@ -65,6 +65,22 @@ func BenchmarkCallback(b *testing.B) {
 	})
 }
 
+// BenchmarkPayload writes the payloads of an answered call's hangup.
+func BenchmarkPayload(b *testing.B) {
+	e := samples()[8]
+	for _, dialect := range []Dialect{Unified, Telphin, JSON} {
+		b.Run(string(dialect), func(b *testing.B) {
+			s := Subscription{Dialect: dialect, Method: "POST"}
+			buf := make([]byte, 0, 4096)
+			b.ReportAllocs()
+			for b.Loop() {
+				v := newView(&e, &s)
+				buf = v.append(buf[:0])
+			}
+		})
+	}
+}
+
 // cpu is what this process has used so far.
 func cpu() time.Duration {
 	var r syscall.Rusage
