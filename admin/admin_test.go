@@ -259,6 +259,10 @@ func TestBadSubscriptions(t *testing.T) {
 		{"line end in url", 422, "body.url", with(subscription(), "url", "http://127.0.0.1/\r\nX: y")},
 		{"method", 422, "body.method", with(subscription(), "method", "BREW")},
 		{"dialect", 422, "body.dialect", with(subscription(), "dialect", "klingon")},
+		{"type that the dialect does not know", 422, "body.types", with(with(subscription(), "dialect", "cti"), "types", []string{"ringing"})},
+		{"method that the dialect does not know", 422, "body.method", with(with(subscription(), "dialect", "cloudevents"), "method", "GET")},
+		{"variable that the dialect does not know", 422, "body.url", with(subscription(), "url", "http://127.0.0.1/{call_id}")},
+		{"variable in the host", 422, "body.url", with(subscription(), "url", "http://{CallID}/")},
 		{"active", 422, "body.active", with(subscription(), "active", "yes")},
 		{"flow_case", 422, "body.flow_case", with(subscription(), "flow_case", "camel")},
 		{"timeout", 422, "body.timeout", with(subscription(), "timeout", "soon")},
@@ -634,6 +638,14 @@ func TestDescription(t *testing.T) {
 	for _, path := range []string{"/v1/subscriptions", "/v1/subscriptions/{id}", "/v1/calls", "/v1/events"} {
 		if _, ok := out["paths"].(object)[path]; !ok {
 			t.Errorf("%s is not described", path)
+		}
+	}
+	for _, schema := range []string{"Change", "Subscription"} {
+		properties := out["components"].(object)["schemas"].(object)[schema].(object)["properties"].(object)
+		for name, want := range map[string]string{"method": "[GET POST PUT]", "dialect": "[unified telphin cti json cloudevents]"} {
+			if got := fmt.Sprint(properties[name].(object)["enum"]); got != want {
+				t.Errorf("%s.%s is described as %s, want %s", schema, name, got, want)
+			}
 		}
 	}
 }

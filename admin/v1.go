@@ -72,9 +72,9 @@ type change struct {
 	Extension      *string           `json:"extension,omitempty" doc:"101 is the user 101 whatever its domain, 101@pbx.example that user in that domain"`
 	ExtensionRegex *string           `json:"extension_regex,omitempty" doc:"Instead of extension: an RE2 expression that matches the whole of it"`
 	Types          []string          `json:"types,omitempty" nullable:"false" doc:"dial-in, dial-out, answer (or answer-in, answer-out), hangup, and so on"`
-	URL            *string           `json:"url,omitempty" doc:"http or https"`
-	Method         *string           `json:"method,omitempty" doc:"GET or POST (default)"`
-	Dialect        *string           `json:"dialect,omitempty" doc:"unified, telphin or json (default)"`
+	URL            *string           `json:"url,omitempty" doc:"http or https; with variables of RFC 6570, the fields of the dialect"`
+	Method         *string           `json:"method,omitempty" enum:"GET,POST,PUT" doc:"POST by default"`
+	Dialect        *string           `json:"dialect,omitempty" enum:"unified,telphin,cti,json,cloudevents" doc:"json by default"`
 	Active         *bool             `json:"active,omitempty" doc:"true by default"`
 	Note           *string           `json:"note,omitempty"`
 	Headers        map[string]string `json:"headers,omitempty" nullable:"false" doc:"Sent with every callback, and never shown again; an empty value keeps the one there is"`

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -68,7 +69,7 @@ func BenchmarkCallback(b *testing.B) {
 // BenchmarkPayload writes the payloads of an answered call's hangup.
 func BenchmarkPayload(b *testing.B) {
 	e := samples()[8]
-	for _, dialect := range []Dialect{Unified, Telphin, JSON} {
+	for _, dialect := range []Dialect{Unified, Telphin, CTI, JSON, CloudEvents} {
 		b.Run(string(dialect), func(b *testing.B) {
 			s := Subscription{Dialect: dialect, Method: "POST"}
 			buf := make([]byte, 0, 4096)
@@ -79,6 +80,17 @@ func BenchmarkPayload(b *testing.B) {
 			}
 		})
 	}
+	b.Run("template", func(b *testing.B) {
+		s := Subscription{Dialect: JSON, Method: "GET", URL: "http://crm.example/pop{?event_type,caller_id_num,caller_id_name}"}
+		at, _ := url.Parse(address(s.URL))
+		b.ReportAllocs()
+		for b.Loop() {
+			v := newView(&e, &s)
+			if _, err := v.expand(at); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
 
 // cpu is what this process has used so far.

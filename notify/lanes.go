@@ -227,7 +227,7 @@ func (q *lanes) subscribe(s Subscription) {
 		q.targets[s.ID] = t
 	}
 	t.sub, t.wants = &s, wants(s.Types)
-	t.url, _ = url.Parse(s.URL) // Validate has parsed both
+	t.url, _ = url.Parse(address(s.URL)) // Validate has parsed both
 	t.regex, _ = anchored(s.ExtensionRegex)
 	if s.ExtensionRegex != "" {
 		q.regexes = append(q.regexes, t)

@@ -8,6 +8,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/yosida95/uritemplate/v3"
+
 	"bellhop/dialog"
 )
 
@@ -41,37 +43,57 @@ func newView(e *dialog.Event, s *Subscription) view {
 	return v
 }
 
-// append appends the payload in the subscription's dialect: a form, or the
-// Standard Webhooks envelope for json by POST.
+// append appends the payload in the subscription's dialect: a form, the Standard
+// Webhooks envelope for json, or what is in it for cloudevents.
 func (v *view) append(b []byte) []byte {
 	f := fields{b: b}
 	switch {
-	case v.sub.Dialect == Unified:
-		v.unified(&f)
-	case v.sub.Dialect == Telphin:
-		v.telphin(&f)
-	case v.get():
-		v.json(&f)
+	case v.form():
+		v.fields(&f)
+	case v.sub.Dialect == CloudEvents:
+		f.json = true
+		f.b = append(f.b, '{')
+		v.fields(&f)
+		f.b = append(f.b, '}')
 	default:
 		f.json = true
 		f.b = append(f.b, '{')
 		f.text("type", eventName(v.Type))
 		f.text("timestamp", v.At.UTC().Format(time.RFC3339Nano))
 		f.open("data")
-		v.json(&f)
+		v.fields(&f)
 		f.b = append(f.b, '}', '}')
 	}
 	return f.b
 }
 
+// fields lists the fields of the subscription's dialect.
+func (v *view) fields(f *fields) {
+	switch v.sub.Dialect {
+	case Unified:
+		v.unified(f)
+	case Telphin:
+		v.telphin(f)
+	case CTI:
+		v.cti(f)
+	default:
+		v.json(f)
+	}
+}
+
 func (v *view) get() bool { return v.sub.Method == "GET" }
 
-// contentType is what the body of a POST is.
+// form reports whether the payload is a form.
+func (v *view) form() bool {
+	return v.get() || v.sub.Dialect != JSON && v.sub.Dialect != CloudEvents
+}
+
+// contentType is what the body of a POST or PUT is.
 func (v *view) contentType() string {
-	if v.sub.Dialect == JSON {
-		return "application/json"
+	if v.form() {
+		return "application/x-www-form-urlencoded"
 	}
-	return "application/x-www-form-urlencoded"
+	return "application/json"
 }
 
 // eventName is the type of the json envelope: call.dial_in.
@@ -148,6 +170,9 @@ func (v *view) extended(f *fields) {
 	f.text("OtherCallID", v.OtherCall)
 	f.text("CallerNumberE164", v.CallerE164)
 	f.text("CalledNumberE164", v.CalledE164)
+	if f.values != nil {
+		return // the names of headers are the config's, no variables
+	}
 	for _, h := range v.Headers {
 		f.text(clean(h[0], maxText), clean(h[1], maxText))
 	}
@@ -214,6 +239,10 @@ func (v *view) jsonHeaders(f *fields) {
 	if len(v.Headers) == 0 {
 		return
 	}
+	if f.values != nil {
+		f.pairs("headers", v.Headers)
+		return
+	}
 	if !f.json {
 		for _, h := range v.Headers {
 			f.text("headers."+clean(h[0], maxText), clean(h[1], maxText))
@@ -259,12 +288,13 @@ func (v *view) status() string {
 	return string(v.Status)
 }
 
-// fields writes names and values: as a form, or as the members of a JSON
-// object.
+// fields writes names and values: as a form, as the members of a JSON object, or
+// as the variables of a template.
 type fields struct {
 	b      []byte
 	json   bool
-	always bool // write empty texts too
+	always bool               // write empty texts too
+	values uritemplate.Values // nil: no variables
 }
 
 func (f *fields) name(s string) {
@@ -285,6 +315,10 @@ func (f *fields) text(name, s string) {
 	if s == "" && !f.always {
 		return
 	}
+	if f.values != nil {
+		f.values.Set(name, value(s))
+		return
+	}
 	f.name(name)
 	if f.json {
 		f.b = appendJSON(f.b, s)
@@ -294,6 +328,10 @@ func (f *fields) text(name, s string) {
 }
 
 func (f *fields) number(name string, n int64) {
+	if f.values != nil {
+		f.values.Set(name, uritemplate.String(strconv.FormatInt(n, 10)))
+		return
+	}
 	f.name(name)
 	f.b = strconv.AppendInt(f.b, n, 10)
 }
@@ -306,6 +344,10 @@ func (f *fields) count(name string, n int64) {
 }
 
 func (f *fields) bool(name string, b bool) {
+	if f.values != nil {
+		f.values.Set(name, uritemplate.String(strconv.FormatBool(b)))
+		return
+	}
 	f.name(name)
 	f.b = strconv.AppendBool(f.b, b)
 }
@@ -330,6 +372,23 @@ func (f *fields) yesNo(name string, b *bool) {
 	default:
 		f.text(name, "no")
 	}
+}
+
+// list writes a value of a name that may have several: name[] in a form.
+func (f *fields) list(name, s string) {
+	if f.values == nil {
+		name += "[]"
+	}
+	f.text(name, s)
+}
+
+// pairs sets an associative variable.
+func (f *fields) pairs(name string, pairs [][2]string) {
+	var kv []string
+	for _, p := range pairs {
+		kv = append(kv, url.QueryEscape(clean(p[0], maxText)), value(clean(p[1], maxText)).String())
+	}
+	f.values.Set(name, uritemplate.KV(kv...))
 }
 
 // open begins an object; the caller ends it.

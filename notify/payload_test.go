@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -167,12 +170,29 @@ func TestPayloads(t *testing.T) {
 		{"telphin-post-extended", Subscription{Dialect: Telphin, Method: "POST", Extended: true}},
 		{"json-get", Subscription{Dialect: JSON, Method: "GET"}},
 		{"json-post", Subscription{Dialect: JSON, Method: "POST"}},
+		{"cti-post", Subscription{Dialect: CTI, Method: "POST", FlowCase: "upper"}},
+		{"cloudevents-post", Subscription{Dialect: CloudEvents, Method: "POST"}},
 	} {
 		t.Run(variant.name, func(t *testing.T) {
 			var b strings.Builder
 			for _, e := range samples() {
+				if variant.sub.Dialect == CTI && ctiEvents[e.Type] == "" {
+					continue // no subscription may ask for it
+				}
 				p := payload(e, variant.sub)
-				fmt.Fprintf(&b, "-- %s %s --\n%s\n", e.Type, e.Flow, readable(p))
+				v := newView(&e, &variant.sub)
+				switch _, err := url.ParseQuery(p); {
+				case !v.form() && !json.Valid([]byte(p)):
+					t.Errorf("not JSON: %s", p)
+				case v.form() && err != nil:
+					t.Errorf("not a form: %v: %s", err, p)
+				}
+				if put := variant.sub; put.Method == "POST" && put.Dialect != CTI {
+					if put.Method = "PUT"; payload(e, put) != p {
+						t.Errorf("a PUT sends %s, a POST %s", payload(e, put), p)
+					}
+				}
+				fmt.Fprintf(&b, "-- %s %s --\n%s%s\n", e.Type, e.Flow, attributes(&v), readable(p))
 			}
 			file := filepath.Join("..", "testdata", "payloads", variant.name+".txt")
 			if *update {
@@ -188,6 +208,36 @@ func TestPayloads(t *testing.T) {
 				t.Errorf("differs from %s; see with -update and git diff:\n%s", file, b.String())
 			}
 		})
+	}
+}
+
+// attributes writes the header fields of a payload one to a line, before an
+// empty line.
+func attributes(v *view) string {
+	if v.sub.Dialect != CloudEvents {
+		return ""
+	}
+	h := http.Header{"Content-Type": {v.contentType()}}
+	v.cloudEvent(h)
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(h)) {
+		fmt.Fprintf(&b, "%s: %s\n", name, strings.Join(h[name], "|"))
+	}
+	return b.String() + "\n"
+}
+
+// What no header field can carry is escaped as the HTTP binding has it.
+func TestCloudEventAttributes(t *testing.T) {
+	e := samples()[0]
+	e.Extension, e.Call = dialog.Extension{User: "a b\"%é<", Domain: "pbx"}, ""
+	h := http.Header{}
+	v := newView(&e, &Subscription{Dialect: CloudEvents})
+	v.cloudEvent(h)
+	if got := h.Get("Ce-Source"); got != "sip:a%2520b%2522%2525%25C3%25A9%253C@pbx" {
+		t.Errorf("Ce-Source is %s", got)
+	}
+	if len(h["Ce-Subject"]) != 0 {
+		t.Errorf("Ce-Subject is %q, without a call", h["Ce-Subject"])
 	}
 }
 

@@ -110,6 +110,14 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 	payload := v.append(make([]byte, 0, 1024))
 
 	u := *a.url
+	template := isTemplate(a.sub.URL)
+	if template {
+		expanded, err := v.expand(a.url)
+		if err != nil {
+			return nil, err
+		}
+		u = *expanded
+	}
 	req := &http.Request{
 		Method: a.sub.Method, URL: &u, Host: u.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -117,9 +125,14 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 	}
 	req.Header["User-Agent"] = []string{n.sender.agent}
 	req.Header["Webhook-Id"] = []string{e.ID + "-" + a.sub.ID}
-	if v.get() {
+	if v.sub.Dialect == CloudEvents {
+		v.cloudEvent(req.Header)
+	}
+	switch {
+	case v.get() && template: // says it all
+	case v.get():
 		u.RawQuery = joinQuery(u.RawQuery, payload)
-	} else {
+	default:
 		req.Header["Content-Type"] = []string{v.contentType()}
 		req.ContentLength = int64(len(payload))
 		req.Body = io.NopCloser(bytes.NewReader(payload))
@@ -135,7 +148,7 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 // number has the extensions of a view numbered, for the dialects that send
 // numbers.
 func (n *Notifier) number(ctx context.Context, v *view) (err error) {
-	if v.sub.Dialect == Unified {
+	if v.sub.Dialect == Unified || v.sub.Dialect == CTI {
 		return nil
 	}
 	if v.called != nil {

@@ -29,9 +29,9 @@ type Subscription struct {
 	ExtensionRegex string `json:"extension_regex,omitempty"`
 
 	Types   []string `json:"types"` // dialog.Type words, answer-in and answer-out; at least one
-	URL     string   `json:"url"`   // http or https
-	Method  string   `json:"method"`
-	Dialect Dialect  `json:"dialect"`
+	URL     string   `json:"url"`   // http or https; with braces, a template of RFC 6570
+	Method  string   `json:"method" enum:"GET,POST,PUT"`
+	Dialect Dialect  `json:"dialect" enum:"unified,telphin,cti,json,cloudevents"`
 	Active  bool     `json:"active"`
 	Note    string   `json:"note,omitempty"`
 
@@ -75,7 +75,10 @@ type Dialect string
 const (
 	Unified Dialect = "unified" // VoipNow UnifiedAPI
 	Telphin Dialect = "telphin"
+	CTI     Dialect = "cti"  // sipgate, Zammad's Generic CTI
 	JSON    Dialect = "json" // Standard Webhooks envelope
+
+	CloudEvents Dialect = "cloudevents" // CloudEvents 1.0, binary mode
 )
 
 // Duration is a time.Duration written as text, such as 1m30s.
@@ -105,7 +108,7 @@ const (
 // Validate fills in what is empty and says what is wrong, as an *Invalid.
 func (s *Subscription) Validate() error {
 	for _, check := range []func(*Subscription) *Invalid{
-		checkExtension, checkTypes, checkURL, checkWords, checkHeaders, checkLimits,
+		checkExtension, checkTypes, checkURL, checkWords, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkLimits,
 	} {
 		if err := check(s); err != nil {
 			return err
@@ -163,10 +166,17 @@ func checkURL(s *Subscription) *Invalid {
 		return &Invalid{"url", fmt.Sprintf("is longer than %d bytes", maxURL)}
 	case strings.ContainsFunc(s.URL, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return &Invalid{"url", "has spaces, control characters or bytes beyond ASCII: percent-encode them"}
-	case strings.ContainsAny(s.URL, "{}<>\"\\^`|"):
+	case strings.ContainsAny(s.URL, "<>\"\\^`|"):
 		return &Invalid{"url", "has a character that no URL may have: percent-encode it"}
+	case isTemplate(s.URL):
+		return nil // checkTemplate knows
 	}
-	u, err := url.Parse(s.URL)
+	return checkAddress(s.URL)
+}
+
+// checkAddress checks a URL without variables.
+func checkAddress(s string) *Invalid {
+	u, err := url.Parse(s)
 	switch {
 	case err != nil:
 		return &Invalid{"url", "cannot be parsed"}
@@ -190,10 +200,10 @@ func checkWords(s *Subscription) *Invalid {
 		s.Dialect = JSON
 	}
 	switch {
-	case s.Method != http.MethodGet && s.Method != http.MethodPost:
-		return &Invalid{"method", "must be GET or POST"}
-	case s.Dialect != Unified && s.Dialect != Telphin && s.Dialect != JSON:
-		return &Invalid{"dialect", "must be unified, telphin or json"}
+	case s.Method != http.MethodGet && s.Method != http.MethodPost && s.Method != http.MethodPut:
+		return &Invalid{"method", "must be GET, POST or PUT"}
+	case !slices.Contains([]Dialect{Unified, Telphin, CTI, JSON, CloudEvents}, s.Dialect):
+		return &Invalid{"dialect", "must be unified, telphin, cti, json or cloudevents"}
 	case s.FlowCase != "" && s.FlowCase != "lower" && s.FlowCase != "upper":
 		return &Invalid{"flow_case", "must be lower or upper"}
 	case s.StatusWords != "" && s.StatusWords != "unified":

@@ -1,0 +1,58 @@
+package notify
+
+import (
+	"net/http"
+	"strings"
+	"time"
+)
+
+// checkCloudEvents refuses what the binary mode of CloudEvents has no room for.
+func checkCloudEvents(s *Subscription) *Invalid {
+	if s.Dialect != CloudEvents {
+		return nil
+	}
+	if s.Method == http.MethodGet {
+		return &Invalid{"method", "must be POST or PUT with the dialect cloudevents, whose data is a body"}
+	}
+	for name := range s.Headers {
+		if strings.HasPrefix(http.CanonicalHeaderKey(name), "Ce-") {
+			return &Invalid{"headers", "must not set " + http.CanonicalHeaderKey(name) + " with the dialect cloudevents"}
+		}
+	}
+	return nil
+}
+
+// cloudEvent sets the context attributes of CloudEvents 1.0 as the HTTP binding
+// has them in binary mode. The source is the extension whose event it is, the
+// subject is the call.
+func (v *view) cloudEvent(h http.Header) {
+	h["Ce-Specversion"] = []string{"1.0"}
+	h["Ce-Id"] = []string{v.ID}
+	h["Ce-Source"] = []string{ceValue("sip:" + sipUser(clean(v.Extension.String(), maxText)))}
+	h["Ce-Type"] = []string{eventName(v.Type)}
+	h["Ce-Time"] = []string{v.At.UTC().Format(time.RFC3339Nano)}
+	if v.Call != "" {
+		h["Ce-Subject"] = []string{ceValue(v.Call)}
+	}
+}
+
+// sipUser escapes what may not stand in a SIP URI (RFC 3261 §25.1).
+func sipUser(s string) string { return percent(s, "%\"<>\\^`{|}#[]/?") }
+
+// ceValue escapes the value of an attribute for its header field.
+func ceValue(s string) string { return percent(s, "%\"") }
+
+// percent writes as %XX the bytes of s that are not printable ASCII, spaces, and
+// those that are special.
+func percent(s, special string) string {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c > '~' || strings.IndexByte(special, c) >= 0 {
+			b.Write([]byte{'%', hex[c>>4], hex[c&0xf]})
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,141 @@
+package notify
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/yosida95/uritemplate/v3"
+
+	"bellhop/dialog"
+)
+
+// isTemplate reports whether a URL is a URI template (RFC 6570). Its variables
+// are the fields of the subscription's dialect; one that an event does not have
+// is undefined. It is all that a GET says: nothing is appended.
+func isTemplate(s string) bool { return strings.ContainsAny(s, "{}") }
+
+// address is a URL up to its first variable: scheme, host and port, for those
+// have none.
+func address(s string) string {
+	s, _, _ = strings.Cut(s, "{")
+	return s
+}
+
+// checkTemplate says what is wrong with a template. What comes off the wire must
+// not choose where a callback goes, nor write more than one value into it.
+func checkTemplate(s *Subscription) *Invalid {
+	if !isTemplate(s.URL) {
+		return nil
+	}
+	t, err := uritemplate.New(s.URL)
+	if err != nil {
+		return &Invalid{"url", "is not an RFC 6570 template: " + err.Error()}
+	}
+	before, rest, _ := strings.Cut(s.URL, "{")
+	if _, host, ok := strings.Cut(before, "://"); !ok || !strings.ContainsAny(host, "/?") && !strings.ContainsAny(rest[:1], "/?") {
+		return &Invalid{"url", "has a variable in its scheme, host or port"}
+	}
+	for expr := range expressions(s.URL) {
+		switch {
+		case strings.ContainsAny(expr[:1], "+#"):
+			return &Invalid{"url", "has {" + expr + "}: a value is always escaped, so leave out the " + expr[:1]}
+		case strings.Contains(expr, ":"):
+			return &Invalid{"url", "has {" + expr + "}: a value is always sent whole, so leave out the prefix length"}
+		}
+	}
+	known := variables(s)
+	for _, name := range t.Varnames() {
+		if _, ok := known[name]; !ok {
+			return &Invalid{"url", fmt.Sprintf("has the variable %q, which the dialect %s does not know: it knows %s",
+				name, s.Dialect, strings.Join(slices.Sorted(maps.Keys(known)), ", "))}
+		}
+	}
+	whole, err := t.Expand(known)
+	if err != nil {
+		return &Invalid{"url", "cannot be expanded: " + err.Error()}
+	}
+	return checkAddress(whole)
+}
+
+// expressions yields what stands between the braces of a template.
+func expressions(s string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for {
+			_, rest, ok := strings.Cut(s, "{")
+			if !ok {
+				return
+			}
+			var expr string
+			if expr, s, _ = strings.Cut(rest, "}"); !yield(expr) {
+				return
+			}
+		}
+	}
+}
+
+// variables returns every variable that templates of a subscription may have,
+// with a value.
+func variables(s *Subscription) uritemplate.Values {
+	all := make(uritemplate.Values)
+	e := everything
+	for _, e.Type = range []dialog.Type{dialog.DialIn, dialog.Answer, dialog.Hangup} {
+		v := newView(&e, s)
+		v.ownID, v.calledID, v.callerID = 1, 1, 1
+		v.fields(&fields{values: all})
+	}
+	return all
+}
+
+// everything is an event that has every field.
+var everything = dialog.Event{
+	ID: "1", Call: "1", Seq: 1, At: time.Unix(1, 0), Type: dialog.Hangup,
+	Party: "1", Extension: dialog.Extension{User: "1", Domain: "1"}, Flow: dialog.In, Status: dialog.Answered,
+	CallerNum: "1", CallerName: "1", CallerExtension: &dialog.Extension{User: "1"}, CalledNumber: "1",
+	CalledExtension: &dialog.Extension{User: "1"}, CalledDID: "1", CallAPIID: "1", Diversion: "1", ClientAPIID: "1",
+	Duration: time.Second, RingDuration: time.Second, SetupTime: time.Second, AnsweredAt: time.Unix(1, 0),
+	RecID: "1", SipCode: 200, SipReason: "1", Q850: 16, HangupBy: dialog.ByCaller, Elsewhere: true,
+	Missed: new(bool), Recovered: true, Correlation: "1", UserAgent: "1", Verstat: "1", Transferred: true,
+	Bridged: new(bool), BridgedFor: time.Second, CallBackID: "1", RemoteNumber: "1", ANI: "1", Tag: "1",
+	OtherCall: "1", MessageText: "1", ContentType: "1", Headers: [][2]string{{"1", "1"}}, CallerE164: "1", CalledE164: "1",
+}
+
+// expand returns the URL of a callback whose subscription has a template.
+func (v *view) expand(at *url.URL) (*url.URL, error) {
+	t, err := uritemplate.New(v.sub.URL)
+	if err != nil {
+		return nil, fmt.Errorf("URL template: %w", err)
+	}
+	f := fields{values: make(uritemplate.Values)}
+	v.fields(&f)
+	whole, err := t.Expand(f.values)
+	if err != nil {
+		return nil, fmt.Errorf("URL template: %w", err)
+	}
+	u, err := url.Parse(whole)
+	if err != nil {
+		return nil, fmt.Errorf("URL template: %w", err)
+	}
+	if u.Scheme != at.Scheme || u.Host != at.Host {
+		return nil, fmt.Errorf("URL template leads to %s, not to %s", u.Host, at.Host)
+	}
+	return u, nil
+}
+
+// value makes a text the value of a variable. The library escapes a character as
+// its code point and not as its UTF-8, so it is given each byte as a character.
+// A value of dots alone would climb the path: it is empty.
+func value(s string) uritemplate.Value {
+	if strings.Trim(s, ".") == "" {
+		s = ""
+	}
+	bytes := make([]rune, len(s))
+	for i := range len(s) {
+		bytes[i] = rune(s[i])
+	}
+	return uritemplate.String(string(bytes))
+}
