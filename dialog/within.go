@@ -249,7 +249,8 @@ func (t *Tracker) transferred(l *leg, at time.Time, code int, phrase string) {
 	r.told = true
 	e := t.say(p, Transfer, at)
 	e.CallerExtension = &p.ext // who transfers, and to whom
-	e.CalledNumber, e.CalledExtension, e.OtherCall = r.to, nil, r.other
+	e.CalledNumber, e.CalledE164 = r.to, t.e164(r.to, at)
+	e.CalledExtension, e.OtherCall = nil, r.other
 	if r.ext.User != "" {
 		e.CalledExtension = &r.ext
 	}
