@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -20,13 +21,14 @@ import (
 //	bellhop's own listeners                          refused
 //	allow                                            permitted
 //	private networks: RFC 1918, RFC 6598, ULA        permitted
-//	what IANA calls special (loopback, link-local
-//	with cloud metadata, multicast, unspecified,
-//	reserved, v4-mapped, NAT64, 6to4 …)              refused
+//	what clouds and IANA call special (metadata,
+//	loopback, link-local, multicast, unspecified,
+//	reserved, NAT64, 6to4, Teredo …)                 refused
 //	everything else                                  permitted
 //
-// Any port is permitted. A prefix of IPv4 also stands for the IPv4 address
-// within a v4-mapped one.
+// Any port is permitted. A v4-mapped address is the IPv4 address within it. An
+// IPv6 address that a gateway translates into an IPv4 one must be permitted as
+// both.
 type guard struct {
 	deny, allow []netip.Prefix
 	own         []netip.AddrPort
@@ -40,8 +42,20 @@ var (
 	}
 	private6 = []netip.Prefix{netip.MustParsePrefix("fc00::/7")}
 
-	// metadata services that stand inside what is private
-	metadata = []netip.Prefix{netip.MustParsePrefix("fd00:ec2::254/128"), netip.MustParsePrefix("100.100.100.200/32")}
+	// services of the clouds, with credentials, inside what is private or public
+	metadata = []netip.Prefix{
+		netip.MustParsePrefix("fd00:ec2::/32"),      // AWS
+		netip.MustParsePrefix("fd20:ce::254/128"),   // Google
+		netip.MustParsePrefix("fd00:42::42/128"),    // Scaleway
+		netip.MustParsePrefix("100.100.100.200/32"), // Alibaba
+		netip.MustParsePrefix("168.63.129.16/32"),   // Azure
+	}
+
+	compatible = netip.MustParsePrefix("::/96")
+	nat64      = netip.MustParsePrefix("64:ff9b::/96")   // RFC 6052
+	nat64Local = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215
+	sixToFour  = netip.MustParsePrefix("2002::/16")      // RFC 3056
+	teredo     = netip.MustParsePrefix("2001::/32")      // RFC 4380
 )
 
 func newGuard(c Config) *guard {
@@ -65,41 +79,66 @@ func (g *guard) control(network, address string, _ syscall.RawConn) error {
 
 // check says why to may not be connected to.
 func (g *guard) check(to netip.AddrPort) error {
-	addr := to.Addr().WithZone("")
-	switch {
-	case contains(g.deny, addr):
-		return fmt.Errorf("egress to %s is denied by notify.deny", to)
-	case g.isOwn(addr.Unmap(), to.Port()):
-		return fmt.Errorf("egress to %s is refused: bellhop itself listens there", to)
-	case contains(g.allow, addr):
-		return nil
-	case contains(metadata, addr):
-		return fmt.Errorf("egress to %s is refused: a metadata service; notify.allow permits it", to)
+	addr := to.Addr().WithZone("").Unmap()
+	if why := g.refuses(addr, to.Port()); why != "" {
+		return fmt.Errorf("egress to %s %s", to, why)
 	}
-	if err := g.defaults.SafeAddr(addr); err != nil {
-		return fmt.Errorf("egress to %s is refused: not a public or private network; notify.allow permits it", to)
+	if within, ok := translated(addr); ok {
+		if why := g.refuses(within, to.Port()); why != "" {
+			return fmt.Errorf("egress to %s, which stands for %s, %s", to, within, why)
+		}
 	}
 	return nil
 }
 
-func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
-	for _, p := range prefixes {
-		if p.Contains(addr) || p.Contains(addr.Unmap()) {
-			return true
-		}
+// refuses says why nothing is sent to an address, or nothing if it may be.
+func (g *guard) refuses(addr netip.Addr, port uint16) string {
+	switch {
+	case contains(g.deny, addr):
+		return "is denied by notify.deny"
+	case g.isOwn(addr, port):
+		return "is refused: bellhop itself listens there"
+	case contains(g.allow, addr):
+		return ""
+	case contains(metadata, addr):
+		return "is refused: a metadata service; notify.allow permits it"
+	case g.defaults.SafeAddr(addr) != nil:
+		return "is refused: not a public or private network; notify.allow permits it"
 	}
-	return false
+	return ""
 }
 
-// isOwn reports whether bellhop listens there: a listener on the unspecified
-// address listens on every address of the machine.
-func (g *guard) isOwn(addr netip.Addr, port uint16) bool {
-	for _, own := range g.own {
-		if own.Port() == port && (own.Addr().Unmap() == addr || own.Addr().IsUnspecified() && ofThisMachine(addr)) {
-			return true
+// translated returns the IPv4 address that a gateway makes of an IPv6 address.
+func translated(addr netip.Addr) (netip.Addr, bool) {
+	b := addr.As16()
+	v4 := [4]byte(b[12:])
+	switch {
+	case !addr.Is6() || addr.IsUnspecified() || addr.IsLoopback():
+		return addr, false
+	case sixToFour.Contains(addr):
+		v4 = [4]byte(b[2:6])
+	case teredo.Contains(addr):
+		for i := range v4 {
+			v4[i] ^= 0xff
 		}
+	case !compatible.Contains(addr) && !nat64.Contains(addr) && !nat64Local.Contains(addr):
+		return addr, false
 	}
-	return false
+	return netip.AddrFrom4(v4), true
+}
+
+func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// isOwn reports whether bellhop listens there. A listener on the unspecified
+// address listens on every address of the machine, and who connects to the
+// unspecified address reaches the machine.
+func (g *guard) isOwn(addr netip.Addr, port uint16) bool {
+	return slices.ContainsFunc(g.own, func(own netip.AddrPort) bool {
+		at := own.Addr().WithZone("").Unmap()
+		return own.Port() == port && (at == addr || addr.IsUnspecified() || at.IsUnspecified() && ofThisMachine(addr))
+	})
 }
 
 func ofThisMachine(addr netip.Addr) bool {
@@ -124,7 +163,7 @@ func newTransport(c Config) http.RoundTripper {
 	if c.Transport != nil {
 		return c.Transport
 	}
-	d := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second, Control: newGuard(c).control}
+	d := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second, Control: newGuard(c).control, Resolver: c.Resolver}
 	return &http.Transport{
 		DialContext:            d.DialContext,
 		DisableCompression:     true,

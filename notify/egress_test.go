@@ -8,14 +8,16 @@ import (
 	"time"
 )
 
-func TestGuard(t *testing.T) {
-	prefixes := func(s ...string) (ps []netip.Prefix) {
-		for _, s := range s {
-			ps = append(ps, netip.MustParsePrefix(s))
-		}
-		return ps
+func prefixes(s ...string) (ps []netip.Prefix) {
+	for _, s := range s {
+		ps = append(ps, netip.MustParsePrefix(s))
 	}
-	own := []netip.AddrPort{netip.MustParseAddrPort("192.168.1.1:8080"), netip.MustParseAddrPort("0.0.0.0:5060"), netip.MustParseAddrPort("[::]:5061")}
+	return ps
+}
+
+func TestGuard(t *testing.T) {
+	own := []netip.AddrPort{netip.MustParseAddrPort("192.168.1.1:8080"), netip.MustParseAddrPort("0.0.0.0:5060"), netip.MustParseAddrPort("[::]:5061"),
+		netip.MustParseAddrPort("[::ffff:192.168.1.3]:9090"), netip.MustParseAddrPort("[fe80::7%eth0]:9091")}
 	for _, tt := range []struct {
 		to          string
 		allow, deny []netip.Prefix
@@ -38,10 +40,17 @@ func TestGuard(t *testing.T) {
 		{to: "[::]:80", want: "refused"},
 		{to: "169.254.169.254:80", want: "refused"},
 		{to: "169.254.1.1:80", want: "refused"},
+		{to: "169.254.170.2:80", want: "refused"},
+		{to: "168.63.129.16:80", want: "metadata"},
 		{to: "[fe80::1]:80", want: "refused"},
+		{to: "[febf::1%2]:80", want: "refused"},
 		{to: "[fe80::1%eth0]:80", want: "refused"},
 		{to: "[fd00:ec2::254]:80", want: "metadata"},
+		{to: "[fd00:ec2::23]:80", want: "metadata"},
+		{to: "[fd20:ce::254]:80", want: "metadata"},
+		{to: "[fd00:42::42]:80", want: "metadata"},
 		{to: "100.100.100.200:80", want: "metadata"},
+		{to: "[fd00:ec2::254]:80", allow: prefixes("fd00:ec2::254/128")},
 		{to: "224.0.0.1:80", want: "refused"},
 		{to: "239.255.255.255:80", want: "refused"},
 		{to: "[ff02::1]:80", want: "refused"},
@@ -54,16 +63,56 @@ func TestGuard(t *testing.T) {
 		{to: "[2002:7f00:1::]:80", want: "refused"},
 		{to: "[::ffff:127.0.0.1]:80", want: "refused"},
 		{to: "[::ffff:169.254.169.254]:80", want: "refused"},
-		{to: "[::ffff:8.8.8.8]:80", want: "refused"},
+		{to: "[::ffff:0:0]:80", want: "refused"},
+		{to: "[::ffff:8.8.8.8]:80"},
+		{to: "[::ffff:127.0.0.1%eth0]:80", want: "refused"},
 		{to: "[::127.0.0.1]:80", want: "refused"},
+		{to: "[::8.8.8.8]:80", want: "refused"},
 		{to: "[64:ff9b::7f00:1]:80", want: "refused"},
+		{to: "[64:ff9b::808:808]:80", want: "refused"},
 		{to: "[64:ff9b:1::7f00:1]:80", want: "refused"},
+		{to: "[2001:0:808:808::80ff:fffe]:80", want: "refused"}, // Teredo of 127.0.0.1
+		{to: "[2001:20::1]:80", want: "refused"},
+		{to: "[2620:4f:8000::1]:80", want: "refused"},
+		{to: "[3fff::1]:80", want: "refused"},
+		{to: "[100::1]:80", want: "refused"},
+		{to: "[5f00::1]:80", want: "refused"},
+		{to: "[4000::1]:80", want: "refused"},
+		{to: "[ff05::1:3]:80", want: "refused"},
+		{to: "192.0.0.170:80", want: "refused"},
+		{to: "192.88.99.1:80", want: "refused"},
+		{to: "198.19.255.255:80", want: "refused"},
+		{to: "198.51.100.1:80", want: "refused"},
+		{to: "203.0.113.1:80", want: "refused"},
+		{to: "223.255.255.255:80"},
+		{to: "11.0.0.0:80"},
+		{to: "9.255.255.255:80"},
+		{to: "100.128.0.0:80"},
+		{to: "[fdff:ffff::1]:65535"},
 		{to: "[fec0::1]:80", want: "refused"},
 
 		{to: "127.0.0.1:80", allow: prefixes("127.0.0.0/8")},
 		{to: "127.0.0.1:80", allow: prefixes("127.0.0.2/32"), want: "refused"},
 		{to: "[::1]:80", allow: prefixes("127.0.0.0/8"), want: "refused"},
 		{to: "[::ffff:127.0.0.1]:80", allow: prefixes("127.0.0.0/8")},
+
+		// What a gateway translates must be permitted as both.
+		{to: "[64:ff9b::808:808]:80", allow: prefixes("64:ff9b::/96")},
+		{to: "[64:ff9b::7f00:1]:80", allow: prefixes("64:ff9b::/96"), want: "stands for 127.0.0.1, is refused"},
+		{to: "[64:ff9b::a9fe:a9fe]:80", allow: prefixes("::/0"), want: "stands for 169.254.169.254, is refused"},
+		{to: "[64:ff9b::7f00:1]:80", allow: prefixes("64:ff9b::/96", "127.0.0.1/32")},
+		{to: "[64:ff9b::a01:203]:80", allow: prefixes("64:ff9b::/96"), deny: prefixes("10.0.0.0/8"), want: "denied"},
+		{to: "[64:ff9b::c0a8:101]:8080", allow: prefixes("64:ff9b::/96"), want: "itself"},
+		{to: "[64:ff9b:1::a01:203]:80", allow: prefixes("64:ff9b:1::/48"), deny: prefixes("10.0.0.0/8"), want: "denied"},
+		{to: "[2002:7f00:1::]:80", allow: prefixes("2002::/16"), want: "stands for 127.0.0.1, is refused"},
+		{to: "[2002:808:808::1]:80", allow: prefixes("2002::/16")},
+		{to: "[2001:0:808:808::80ff:fffe]:80", allow: prefixes("2001::/32"), want: "stands for 127.0.0.1, is refused"},
+		{to: "[::127.0.0.1]:80", allow: prefixes("::/0"), want: "stands for 127.0.0.1, is refused"},
+		{to: "[::1]:80", allow: prefixes("::/0")},
+		{to: "127.0.0.1:80", allow: prefixes("::/0"), want: "refused"},
+		{to: "[::ffff:127.0.0.1]:80", allow: prefixes("::/0"), want: "refused"},
+		{to: "[::1]:80", allow: prefixes("0.0.0.0/0"), want: "refused"},
+
 		{to: "10.1.2.3:80", deny: prefixes("10.0.0.0/8"), want: "denied"},
 		{to: "10.1.2.3:80", deny: prefixes("10.0.0.0/8"), allow: prefixes("10.1.2.3/32"), want: "denied"},
 		{to: "[::ffff:10.1.2.3]:80", deny: prefixes("10.0.0.0/8"), allow: prefixes("::/0"), want: "denied"},
@@ -76,6 +125,15 @@ func TestGuard(t *testing.T) {
 		{to: "127.9.9.9:5061", allow: prefixes("127.0.0.0/8"), want: "itself"},
 		{to: "[::1]:5060", allow: prefixes("::1/128"), want: "itself"},
 		{to: "127.0.0.1:5062", allow: prefixes("127.0.0.0/8")},
+		{to: "0.0.0.0:8080", allow: prefixes("0.0.0.0/0"), want: "itself"},
+		{to: "[::]:8080", allow: prefixes("::/0"), want: "itself"},
+		{to: "[::ffff:0.0.0.0]:5060", allow: prefixes("0.0.0.0/0"), want: "itself"},
+		{to: "0.0.0.0:81", allow: prefixes("0.0.0.0/0")},
+		{to: "[::ffff:192.168.1.1]:8080", want: "itself"},
+		{to: "192.168.1.3:9090", want: "itself"},
+		{to: "[fe80::7%eth0]:9091", allow: prefixes("fe80::/10"), want: "itself"},
+		{to: "[fe80::7%2]:9091", allow: prefixes("fe80::/10"), want: "itself"},
+		{to: "192.168.1.1:8080", deny: prefixes("192.168.1.1/32"), want: "denied"},
 		{to: "10.1.2.3:5060"},
 	} {
 		g := newGuard(Config{Allow: tt.allow, Deny: tt.deny, Own: own})

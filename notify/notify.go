@@ -42,6 +42,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"sync/atomic"
@@ -73,6 +74,8 @@ type Config struct {
 	// Transport makes the HTTP requests instead of the network, and without
 	// the guard: for tests. nil: the network.
 	Transport http.RoundTripper
+
+	Resolver *net.Resolver // looks receivers' names up; nil: as the machine does
 }
 
 func (c Config) keepEvents() time.Duration {

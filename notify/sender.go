@@ -60,7 +60,9 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 		}
 		return
 	}
-	io.CopyN(io.Discard, res.Body, maxAnswer) // so that the connection can be kept
+	if res.StatusCode != http.StatusSwitchingProtocols { // of which ctx would not end the reading
+		io.CopyN(io.Discard, res.Body, maxAnswer) // so that the connection can be kept
+	}
 	res.Body.Close()
 	a.outcome = judge(res.StatusCode)
 	a.detail = res.Status

@@ -182,13 +182,15 @@ type cidr struct{ netip.Prefix }
 
 func (c *cidr) UnmarshalText(b []byte) error {
 	s := string(b)
-	if ip, err := netip.ParseAddr(s); err == nil && ip.Zone() == "" {
-		c.Prefix = netip.PrefixFrom(ip, ip.BitLen())
-		return nil
-	}
 	p, err := netip.ParsePrefix(s)
+	if ip, e := netip.ParseAddr(s); e == nil && ip.Zone() == "" {
+		p, err = netip.PrefixFrom(ip, ip.BitLen()), nil
+	}
 	if err != nil {
 		return fmt.Errorf("%q is not a range of addresses: write it like 192.0.2.0/24 or 2001:db8::/32", s)
+	}
+	if p.Addr().Is4In6() {
+		return fmt.Errorf("%q is IPv4 written as IPv6, and would never fit: write it like 192.0.2.0/24", s)
 	}
 	if p != p.Masked() {
 		return fmt.Errorf("%q names both a host and its network: write %s or %s/%d", s, p.Masked(), p.Addr(), p.Addr().BitLen())

@@ -131,6 +131,7 @@ pbx = ["udp://pbx.example:5060"]
 pbx_sources = ["10.0.0.1/8", "10.0.0.1", "2001:db8::/129"]
 [notify]
 allow = ["localhost"]
+deny = ["::ffff:10.0.0.0/104", "::ffff:10.0.0.1", "::ffff:0:0/96", "::/0"]
 [admin]
 listen = "8080"`, []string{
 			`c:4:3: sip.listen: address "tls://127.0.0.1:5061": tls is not supported yet: use udp:// or tcp://`,
@@ -143,7 +144,10 @@ listen = "8080"`, []string{
 			`c:9:16: sip.pbx_sources: "10.0.0.1/8" names both a host and its network: write 10.0.0.0/8 or 10.0.0.1/32`,
 			`c:9:42: sip.pbx_sources: "2001:db8::/129" is not a range of addresses: write it like 192.0.2.0/24 or 2001:db8::/32`,
 			`c:11:10: notify.allow: "localhost" is not a range of addresses: write it like 192.0.2.0/24 or 2001:db8::/32`,
-			`c:13:10: admin.listen: "8080" is not address:port: write it like 127.0.0.1:8080 or [::1]:8080`,
+			`c:12:9: notify.deny: "::ffff:10.0.0.0/104" is IPv4 written as IPv6, and would never fit: write it like 192.0.2.0/24`,
+			`c:12:32: notify.deny: "::ffff:10.0.0.1" is IPv4 written as IPv6, and would never fit: write it like 192.0.2.0/24`,
+			`c:12:51: notify.deny: "::ffff:0:0/96" is IPv4 written as IPv6, and would never fit: write it like 192.0.2.0/24`,
+			`c:14:10: admin.listen: "8080" is not address:port: write it like 127.0.0.1:8080 or [::1]:8080`,
 		}},
 		{"no listener, no PBX", "[sip]\nlisten = []\npbx = []", []string{
 			`c:2:10: sip.listen: no address to listen on: write at least one, like ["udp://127.0.0.1:5060"]`,
