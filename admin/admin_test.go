@@ -373,6 +373,38 @@ func TestNobodyOverwritesUnseen(t *testing.T) {
 	r.want(204, "DELETE", path, nil, "If-Match", resp.Header.Get("ETag"))
 }
 
+func TestDeclaredIsReadOnly(t *testing.T) {
+	r := newRig(t, Config{})
+	s := notify.NewSubscription()
+	s.Extension, s.Types, s.URL, s.Declared = "1001", []string{"hangup"}, "http://crm.example/", "[[subscription]] 1"
+	s.Headers = map[string]string{"X-Key": "s3cret"}
+	r.notifier.Declare([]notify.Subscription{s})
+	made := r.want(201, "POST", "/v1/subscriptions", subscription())["id"].(string)
+	if _, ok := r.want(200, "GET", "/v1/subscriptions/"+made, nil)["declared"]; ok {
+		t.Error("what the API made is declared")
+	}
+
+	ids, next := r.ids("/v1/subscriptions?limit=1")
+	if rest, _ := r.ids("/v1/subscriptions?limit=1&cursor=" + next); len(ids) != 1 || len(rest) != 1 || rest[0] != made {
+		t.Fatalf("listed are %v, then %v, want what is declared first", ids, rest)
+	}
+	path := "/v1/subscriptions/" + ids[0]
+	sub := r.want(200, "GET", path, nil)
+	if d := cmp.Diff(object{"X-Key": ""}, sub["headers"]); d != "" || sub["declared"] != s.Declared || sub["state"] != "active" {
+		t.Errorf("declared is %v", sub)
+	}
+	r.wantProblem(409, "", "PATCH", path, object{"active": false})
+	r.wantProblem(409, "", "DELETE", path, nil)
+	r.wantProblem(422, "body.declared", "PATCH", "/v1/subscriptions/"+made, object{"declared": "by me"})
+	_, out := r.do("DELETE", path, nil)
+	if detail, _ := out["detail"].(string); !strings.Contains(detail, s.Declared) {
+		t.Errorf("the problem says %q, and not where it is declared", detail)
+	}
+	if d := cmp.Diff(sub, r.want(200, "GET", path, nil)); d != "" {
+		t.Errorf("it has changed:\n%s", d)
+	}
+}
+
 func TestHeadersAreWriteOnly(t *testing.T) {
 	r := newRig(t, Config{})
 	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "headers", object{"x-key": "secret", "X-Other": "1"}))

@@ -321,6 +321,8 @@ func (s *Server) problem(err error) error {
 		return unprocessable("body."+invalid.Field, invalid.Field+" "+invalid.Why)
 	case errors.Is(err, notify.ErrNotFound):
 		return huma.Error404NotFound(err.Error())
+	case errors.Is(err, notify.ErrDeclared):
+		return huma.Error409Conflict(err.Error())
 	case errors.Is(err, notify.ErrConflict):
 		return huma.Error412PreconditionFailed(err.Error())
 	case errors.Is(err, notify.ErrLimit):

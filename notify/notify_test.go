@@ -71,15 +71,20 @@ func start(t testing.TB, js jetstream.JetStream, c Config) (*Notifier, func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stop := run(n)
+	t.Cleanup(stop)
+	return n, stop
+}
+
+// run runs a notifier until the returned func is called.
+func run(n *Notifier) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
 		n.Run(ctx)
 		close(ended)
 	}()
-	stop := sync.OnceFunc(func() { cancel(); <-ended })
-	t.Cleanup(stop)
-	return n, stop
+	return sync.OnceFunc(func() { cancel(); <-ended })
 }
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}

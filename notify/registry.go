@@ -181,6 +181,9 @@ func (r *registry) count(extension string) (n int) {
 
 // save writes s over the revision it came from; revision 0 creates it.
 func (r *registry) save(ctx context.Context, s Subscription) (Subscription, error) {
+	if s.Declared != "" {
+		return s, fmt.Errorf("%w (%s)", ErrDeclared, s.Declared)
+	}
 	s.Modified = time.Now().UTC().Truncate(time.Microsecond)
 	switch {
 	case s.Active:
@@ -308,6 +311,10 @@ func (n *Notifier) disable(ctx context.Context, id, url, why string) error {
 		if err != nil || s.URL != url || !s.Active {
 			return nil // gone or changed: that word was not for it
 		}
+		if s.Declared != "" {
+			n.registry.silence(id, url, why)
+			return nil
+		}
 		s.Active, s.State, s.Why = false, StateDisabled, why
 		if _, err = n.registry.save(ctx, s); err != ErrConflict {
 			return err
@@ -327,6 +334,9 @@ func (n *Notifier) Unsubscribe(ctx context.Context, id string, revision uint64) 
 	}
 	if revision != 0 && revision != s.Revision {
 		return ErrConflict
+	}
+	if s.Declared != "" {
+		return fmt.Errorf("%w (%s)", ErrDeclared, s.Declared)
 	}
 	var opts []jetstream.KVDeleteOpt
 	if revision != 0 {

@@ -3,6 +3,7 @@ package notify
 import (
 	"crypto/rand"
 	"fmt"
+	"iter"
 	"maps"
 	"net/http"
 	"net/url"
@@ -50,6 +51,8 @@ type Subscription struct {
 	Modified time.Time `json:"modified,omitzero"`
 	State    State     `json:"state"`
 	Why      string    `json:"why,omitempty"` // why it is not active
+
+	Declared string `json:"declared,omitempty"` // where the config file declares it, read-only elsewhere; "": it does not
 
 	Revision uint64 `json:"-"` // of the stored form; changes with every write
 }
@@ -107,15 +110,24 @@ const (
 
 // Validate fills in what is empty and says what is wrong, as an *Invalid.
 func (s *Subscription) Validate() error {
-	for _, check := range []func(*Subscription) *Invalid{
-		checkExtension, checkTypes, checkURL, checkWords, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkLimits,
-	} {
-		if err := check(s); err != nil {
-			return err
-		}
+	for err := range s.Invalid() {
+		return err
 	}
 	s.Note = clean(s.Note, 1000)
 	return nil
+}
+
+// Invalid yields everything that Validate has to say.
+func (s *Subscription) Invalid() iter.Seq[*Invalid] {
+	return func(yield func(*Invalid) bool) {
+		for _, check := range []func(*Subscription) *Invalid{
+			checkExtension, checkTypes, checkURL, checkWords, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkLimits,
+		} {
+			if err := check(s); err != nil && !yield(err) {
+				return
+			}
+		}
+	}
 }
 
 func checkExtension(s *Subscription) *Invalid {

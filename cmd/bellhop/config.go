@@ -64,7 +64,7 @@ type config struct {
 		KeepEvents       duration `toml:"keep_events"`
 		MaxSubscriptions int      `toml:"max_subscriptions"`
 	} `toml:"notify"`
-	Subscription []string `toml:"subscription" later:"true"`
+	Subscription []subscriptionConfig `toml:"subscription"`
 
 	Store struct {
 		Dir      string    `toml:"dir"`

@@ -116,6 +116,9 @@ func (r *reader) value(path string, v any, dst reflect.Value) {
 			r.problem(path, "want a table, not %s: write [%s] on a line of its own", describe(v), path)
 			return
 		}
+		if dst.IsNil() {
+			dst.Set(reflect.MakeMap(dst.Type()))
+		}
 		for key, v := range doc {
 			path := join(path, key)
 			k, e := reflect.New(dst.Type().Key()), reflect.New(dst.Type().Elem())
@@ -187,6 +190,9 @@ func (r *reader) array(path string, v any, dst reflect.Value) {
 	}
 	s := reflect.MakeSlice(dst.Type(), len(elems), len(elems))
 	for i, e := range elems {
+		if d, ok := s.Index(i).Addr().Interface().(interface{ defaults() }); ok {
+			d.defaults()
+		}
 		r.value(index(path, i), e, s.Index(i))
 	}
 	dst.Set(s)

@@ -19,6 +19,7 @@ func (c *config) contradictions(report func(path, format string, args ...any)) {
 	c.trunkContradictions(report)
 	c.callContradictions(report)
 	c.adminContradictions(report)
+	c.subscriptionContradictions(report)
 
 	if c.Notify.KeepEvents < duration(time.Second) {
 		report("notify.keep_events", "%v is too short: write at least 1s", c.Notify.KeepEvents)

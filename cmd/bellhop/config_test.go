@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -8,12 +9,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/BurntSushi/toml"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"bellhop/dialog"
+	"bellhop/notify"
 	"bellhop/sip"
 )
 
@@ -80,7 +83,6 @@ func TestEmptyFileIsTheDefaults(t *testing.T) {
 
 func TestLaterKeysAtTheirDefault(t *testing.T) {
 	_, err := parse("config.toml", `
-subscription = []
 [calls]
 trace = 1000
 `)
@@ -88,6 +90,10 @@ trace = 1000
 		t.Error(err)
 	}
 }
+
+// eventTypes is what a subscription may name.
+var eventTypes = []string{"answer", "answer-in", "answer-out", "dial-in", "dial-out", "hangup", "hold", "message-in", "message-out",
+	"registered", "resume", "ringing", "transfer", "unregistered", "voicemail"}
 
 func TestProblems(t *testing.T) {
 	for _, tt := range []struct {
@@ -210,7 +216,43 @@ sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 			`c:9:1: calls.status.200: "200" is not the status of a failed call: write 300 to 699`,
 			`c:10:7: calls.status.404: "GONE" is not a call status: write one of [ANSWER BUSY NOANSWER CANCEL CONGESTION CHANUNAVAIL UNKNOWN]`,
 			`c:11:7: calls.status.500: want a string, not a number`,
-			`c:12:1: subscription: not supported yet: leave it out`,
+			`c:12:1: subscription.types: is empty: name at least one event type`,
+			`c:12:1: subscription.url: is missing`,
+		}},
+		{"subscriptions", `
+[[subscription]]
+extension = "101"
+extension_regex = "1.."
+types = ["hangup", "hangdown"]
+url = "ftp://crm.example/"
+method = "DELETE"
+active = "yes"
+timeout = "5 s"
+max_in_flight = 1000
+headers = { Host = "x", "X-Key" = "env:BELLHOP_TEST_UNSET" }
+secrets = 1
+[[subscription]]
+types = "hangup"
+url = 1
+live_ttl = "2h"
+[subscription.headers]
+"X-A" = """a
+b"""`, []string{
+			`c:4:19: subscription.extension_regex: and extension exclude each other`,
+			`c:5:9: subscription.types: has "hangdown", which is not an event type: they are ` + strings.Join(eventTypes, ", "),
+			`c:6:7: subscription.url: must begin with http:// or https://`,
+			`c:7:10: subscription.method: must be GET, POST or PUT`,
+			`c:8:10: subscription.active: want true or false, not a string`,
+			`c:9:11: subscription.timeout: "5 s" is not a duration: write it like 100ms, 30s, 15m or 720h`,
+			`c:10:17: subscription.max_in_flight: must be between 1 and 100`,
+			`c:11:11: subscription.headers: must not set Host`,
+			`c:11:35: subscription.headers.X-Key: environment variable "BELLHOP_TEST_UNSET" is not set`,
+			`c:12:1: subscription.secrets: unknown key: known here are extension, extension_regex, types, url, method, dialect, active, note, headers, extended, flow_case, status_words, live_ttl, timeout, max_in_flight`,
+			`c:13:1: subscription.extension: is missing: name an extension, or give extension_regex`,
+			`c:14:9: subscription.types: want an array, not a string: write ["hangup"]`,
+			`c:15:7: subscription.url: want a string, not a number`,
+			`c:16:12: subscription.live_ttl: must be between 1s and 1h`,
+			`c:17:1: subscription.headers: has control characters in the value of X-A`,
 		}},
 		{"a region in small letters", "[calls]\nregion = \"gb\"", []string{
 			`c:2:10: calls.region: "gb" is written in capitals: "GB"`,
@@ -265,6 +307,47 @@ sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 				t.Errorf("problems (- want, + got):\n%s", d)
 			}
 		})
+	}
+}
+
+// TestDeclared says what a [[subscription]] declares.
+func TestDeclared(t *testing.T) {
+	t.Setenv("BELLHOP_TEST_KEY", "Bearer from env")
+	c, err := parse("c", `
+[[subscription]]
+extension = "101"
+types = ["hangup"]
+url = "http://crm.example/"
+[[subscription]]
+extension_regex = "1.."
+types = ["dial-in", "answer"]
+url = "http://crm.example/x?y=z"
+method = "GET"
+dialect = "telphin"
+active = false
+note = "a note"
+extended = true
+flow_case = "upper"
+status_words = "unified"
+live_ttl = "30s"
+timeout = "500ms"
+max_in_flight = 7
+headers = { authorization = "env:BELLHOP_TEST_KEY" }
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []notify.Subscription{
+		{Extension: "101", Types: []string{"hangup"}, URL: "http://crm.example/", Method: "POST", Dialect: "json", Active: true, Declared: "[[subscription]] 1"},
+		{ExtensionRegex: "1..", Types: []string{"dial-in", "answer"}, URL: "http://crm.example/x?y=z", Method: "GET", Dialect: "telphin", Note: "a note",
+			Headers: map[string]string{"Authorization": "Bearer from env"}, Extended: true, FlowCase: "upper", StatusWords: "unified",
+			LiveTTL: notify.Duration(30 * time.Second), Timeout: notify.Duration(500 * time.Millisecond), MaxInFlight: 7, Declared: "[[subscription]] 2"},
+	}
+	if d := cmp.Diff(want, declared(c)); d != "" {
+		t.Errorf("(- want, + got):\n%s", d)
+	}
+	if s := fmt.Sprintf("%v %+v %#v", c, c, c.Subscription); strings.Contains(s, "from env") {
+		t.Errorf("the value of a header is printed: %s", s)
 	}
 }
 

@@ -211,6 +211,65 @@ func TestReload(t *testing.T) {
 	p.stop()
 }
 
+// TestDeclaredSubscriptions has the config file declare one subscription, then
+// another, then none.
+func TestDeclaredSubscriptions(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, sip.UDP, sip.UDP)
+	declare := func(dialect, method string) string {
+		return fmt.Sprintf("\n[[subscription]]\nextension_regex = '.*'\ntypes = ['dial-out']\nurl = 'http://%s/%s'\ndialect = '%[2]s'\nmethod = '%s'\n", s.receiver.addr, dialect, method)
+	}
+	s.configure(declare("json", "POST"))
+	p := s.serve()
+	pbx := newPeer(t, s.pbx.AddrPort)
+	phone := newPeer(t, netip.MustParseAddrPort("127.0.0.2:0"))
+	var list struct {
+		Items []struct{ ID, URL, Declared string }
+	}
+	call := func(id, dialect string) {
+		t.Helper()
+		phone.invite(s, id)
+		rings := pbx.gets("INVITE ")
+		pbx.reply(s, rings, "180 Ringing")
+		s.receiver.wait("a dial-out", patience, func(came []received) bool { return len(came) == 1 })
+		if got := s.receiver.take()[0].dialect; got != dialect {
+			t.Errorf("call %s came as %s, want %s", id, got, dialect)
+		}
+		pbx.reply(s, rings, "486 Busy Here")
+		pbx.gets("ACK ")
+		s.api("GET", "/v1/subscriptions", nil, &list)
+		if len(list.Items) != 1 || list.Items[0].Declared != "[[subscription]] 1" || !strings.HasSuffix(list.Items[0].URL, dialect) {
+			t.Errorf("listed are %v", list.Items)
+		}
+	}
+	reload := func(more string, items int) {
+		t.Helper()
+		s.configure(more)
+		p.signal(syscall.SIGHUP)
+		s.eventually("the config is reloaded", func() bool {
+			s.api("GET", "/v1/subscriptions", nil, &list)
+			return len(list.Items) == items && (items == 0 || strings.Contains(more, list.Items[0].URL+"'"))
+		})
+	}
+	call("first", "json")
+	reload(declare("unified", "GET"), 1)
+	call("second", "unified")
+	id := list.Items[0].ID
+	reload("", 0)
+	p.stop()
+	if came := s.receiver.take(); len(came) > 0 {
+		t.Errorf("beyond what was declared came %v", came)
+	}
+
+	s.configure(declare("unified", "GET"))
+	p = s.serve()
+	call("third", "unified")
+	if list.Items[0].ID != id {
+		t.Errorf("its id is %s after a restart, was %s", list.Items[0].ID, id)
+	}
+	p.stop()
+}
+
 // TestTaken starts bellhops where something is taken: each says in one line
 // what, and exits.
 func TestTaken(t *testing.T) {

@@ -231,6 +231,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		hop.Close()
 		return nil, err
 	}
+	n.Declare(declared(cfg))
 	k, t, err := takeUp(ctx, cfg, js, n, log)
 	if err != nil {
 		hop.Close()
@@ -335,10 +336,12 @@ func (s *service) reload(ctx context.Context, path string, old config, level *sl
 		s.log.Error("config not reloaded: the old one stays in force", "err", err)
 		return old
 	}
+	s.notifier.Declare(declared(cfg))
 	s.log.Info("config reloaded", "in force", strings.Join(now, " "), "after a restart", strings.Join(later, " "))
 	// What needs a restart is still not in force: it is said again next time.
 	running := old
 	running.Log.Level, running.Extensions, running.Extension = cfg.Log.Level, cfg.Extensions, cfg.Extension
+	running.Subscription = cfg.Subscription
 	addCID := running.Calls.AddCID
 	running.Calls = cfg.Calls
 	running.Calls.AddCID = addCID
@@ -349,7 +352,7 @@ func (s *service) reload(ctx context.Context, path string, old config, level *sl
 func reloadable(key string) bool {
 	table, _, _ := strings.Cut(key, ".")
 	switch table {
-	case "extensions", "extension":
+	case "extensions", "extension", "subscription":
 		return true
 	case "calls":
 		return key != "calls.add_cid"

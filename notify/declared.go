@@ -1,0 +1,89 @@
+package notify
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"strings"
+)
+
+// ErrDeclared says that a subscription cannot be changed here: the config file
+// declares it.
+var ErrDeclared = errors.New("the subscription is declared in the config file: change it there, and send SIGHUP")
+
+// Declare puts the subscriptions that the config file declares into force in
+// place of those it declared before. They have passed Validate, and Declared
+// says of each where it is. They are not stored: every node has its own.
+//
+// The ID of each is derived from its extension and its URL, so that after a
+// restart, or a change of the rest, it goes on with what it is owed. One that is
+// no longer declared is gone, and what it waits for is canceled. One whose
+// receiver has answered 410 is off until the next Declare.
+func (n *Notifier) Declare(subs []Subscription) {
+	declared := make(map[string]Subscription, len(subs))
+	for _, s := range subs {
+		s = s.clone()
+		for twin := 0; s.ID == "" || declared[s.ID].ID != ""; twin++ {
+			s.ID = declaredID(&s, twin)
+		}
+		s.State, s.Why = StateActive, ""
+		if !s.Active {
+			s.State, s.Why = StateDisabled, "switched off"
+		}
+		s.Revision = digest(&s)
+		declared[s.ID] = s
+	}
+	n.registry.declare(declared)
+}
+
+func (r *registry) declare(declared map[string]Subscription) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, s := range r.subs {
+		if _, still := declared[id]; s.Declared != "" && !still {
+			delete(r.subs, id)
+			r.change(id)
+		}
+	}
+	for id, s := range declared {
+		r.subs[id] = s
+		r.named.Or(wants(s.Types))
+		r.change(id)
+	}
+}
+
+// silence switches a declared subscription off for now, unless it has got
+// another URL meanwhile.
+func (r *registry) silence(id, url, why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.subs[id]
+	if s.Declared == "" || s.URL != url {
+		return
+	}
+	s.Active, s.State, s.Why = false, StateDisabled, why
+	s.Revision = digest(&s)
+	r.subs[id] = s
+	r.change(id)
+}
+
+// declaredID is 30 of [A-Za-z0-9]. Twins have the same extension and URL.
+func declaredID(s *Subscription, twin int) string {
+	// Never change it: what is in the outbox is under this name.
+	sum := sha256.Sum256([]byte(strings.Join([]string{s.Extension, s.ExtensionRegex, s.URL, fmt.Sprint(twin)}, "\x00")))
+	id := make([]byte, 30)
+	for i := range id {
+		id[i] = idChars[int(sum[i])%len(idChars)]
+	}
+	return string(id)
+}
+
+// digest stands for a revision: it changes with what is shown of a declared
+// subscription.
+func digest(s *Subscription) uint64 {
+	h := fnv.New64a()
+	json.NewEncoder(h).Encode(s.redacted()) // cannot fail: it is made of strings and numbers
+	return h.Sum64() | 1                    // 0 would be no revision
+}

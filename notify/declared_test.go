@@ -1,0 +1,155 @@
+package notify
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bellhop/dialog"
+)
+
+func declare(url string, types ...string) Subscription {
+	s := sub("", url)
+	s.Dialect, s.Types, s.Declared = Telphin, types, "[[subscription]] 1"
+	return s
+}
+
+// What the file declares is delivered to like any other, and only the file can
+// change it.
+func TestDeclared(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		w := &wire{start: time.Now()}
+		n, stop := start(t, js, Config{Transport: w, MaxSubscriptions: 2})
+		defer stop()
+
+		n.Declare([]Subscription{declare("http://crm/a", "dial-out"), declare("http://crm/a", "hangup"), declare("http://crm/b", "answer")})
+		subs := n.Subscriptions()
+		if len(subs) != 3 || subs[0].State != StateActive || subs[0].Declared == "" || subs[0].Revision == 0 {
+			t.Fatalf("declared are %+v", subs)
+		}
+		ids := map[string]string{}
+		for _, s := range subs {
+			if len(s.ID) != 30 {
+				t.Errorf("id %q", s.ID)
+			}
+			ids[s.URL+" "+s.Types[0]] = s.ID
+		}
+		if len(ids) != 3 {
+			t.Errorf("ids are %v", ids)
+		}
+		n.Say(callOf(1))
+		synctest.Wait()
+		time.Sleep(time.Second)
+		if got, want := w.story(), "0s dial-out, 0s hangup, 0s answer"; len(got) != len(want) {
+			t.Errorf("came %s, want %s", got, want)
+		}
+
+		id := subs[0].ID
+		if _, err := n.Edit(t.Context(), id, 0, func(s *Subscription) error { s.Active = false; return nil }); !errors.Is(err, ErrDeclared) {
+			t.Errorf("edited: %v", err)
+		}
+		if err := n.Unsubscribe(t.Context(), id, 0); !errors.Is(err, ErrDeclared) {
+			t.Errorf("unsubscribed: %v", err)
+		}
+
+		// The id is that of extension and URL, whatever else changes.
+		again := declare("http://crm/b", "hangup", "answer")
+		again.Note, again.Timeout = "changed", Duration(time.Second)
+		n.Declare([]Subscription{again})
+		if subs := n.Subscriptions(); len(subs) != 1 || subs[0].ID != ids["http://crm/b answer"] || subs[0].Note != "changed" {
+			t.Errorf("declared are %+v", subs)
+		}
+
+		// It counts, but another can be made beside it, and is not undeclared.
+		other := subscribe(t, n, sub("", "http://crm/c"))
+		n.Declare(nil)
+		if subs := n.Subscriptions(); len(subs) != 1 || subs[0].ID != other.ID {
+			t.Errorf("left are %+v", subs)
+		}
+	})
+}
+
+// What a declared subscription is owed outlives a restart, and is canceled when
+// the file declares it no more.
+func TestDeclaredIsOwed(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		w := &wire{start: time.Now(), answer: answers(500)}
+		c := Config{Transport: w, KeepEvents: 100 * 365 * 24 * time.Hour} // the store dates by another clock when it opens
+		one := []Subscription{declare("http://crm/a", "hangup")}
+		n, stop := start(t, js, c)
+		n.Declare(one)
+		n.Say(callOf(1))
+		time.Sleep(2 * time.Second)
+		stop()
+
+		w.answer = answers(200)
+		n, err := Open(t.Context(), js, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.Declare(one)
+		stop = run(n)
+		time.Sleep(time.Minute)
+		stop()
+		if s := n.Stats(); s.Delivered != 1 || s.Canceled != 0 {
+			t.Errorf("after a restart: %+v", s)
+		}
+		if got := w.got; len(got) < 2 || got[0].id != got[len(got)-1].id {
+			t.Errorf("came %s", w.story())
+		}
+
+		w.answer = answers(500)
+		n, err = Open(t.Context(), js, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.Declare(one)
+		stop = run(n)
+		n.Say(callOf(2))
+		time.Sleep(2 * time.Second)
+		n.Declare(nil)
+		time.Sleep(time.Second)
+		if s := n.Stats(); s.Canceled != 1 || s.Pending != 0 {
+			t.Errorf("undeclared: %+v", s)
+		}
+		stop()
+	})
+}
+
+// A receiver that answers 410 is left alone until the file is read again.
+func TestDeclaredGone(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		w := &wire{start: time.Now(), answer: answers(410, 200)}
+		n, stop := start(t, js, Config{Transport: w})
+		defer stop()
+		one := []Subscription{declare("http://crm/a", "hangup")}
+		n.Declare(one)
+		say := func(i int) {
+			n.Say([]dialog.Event{callOf(i)[2]})
+			time.Sleep(time.Second)
+		}
+		say(1)
+		if s := n.Subscriptions()[0]; s.Active || s.State != StateDisabled || s.Why != "the receiver answered 410 Gone" || s.Declared == "" {
+			t.Errorf("after 410: %+v", s)
+		}
+		say(2)
+		n.Declare(one)
+		say(3)
+		if got := len(w.got); got != 2 {
+			t.Errorf("%d came, want those before 410 and after the file was read: %s", got, w.story())
+		}
+		if s := n.Subscriptions()[0]; !s.Active || s.State != StateActive || s.Why != "" {
+			t.Errorf("after the file was read: %+v", s)
+		}
+	})
+}
