@@ -2,7 +2,9 @@ package admin
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -422,6 +424,36 @@ func TestHeadersAreWriteOnly(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestCertificates(t *testing.T) {
+	r := newRig(t, Config{})
+	s := httptest.NewUnstartedServer(nil)
+	s.StartTLS()
+	defer s.Close()
+	pair := s.TLS.Certificates[0]
+	der, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]}))
+	key := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+
+	r.wantProblem(422, "body.tls_ca", "POST", "/v1/subscriptions", with(subscription(), "url", "https://a.example/", "tls_ca", "/etc/ca.pem"))
+	r.wantProblem(422, "body.tls_key", "POST", "/v1/subscriptions", with(subscription(), "url", "https://a.example/", "tls_cert", cert))
+	r.wantProblem(422, "body.url", "POST", "/v1/subscriptions", with(subscription(), "tls_ca", cert))
+	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", "https://a.example/", "tls_ca", cert, "tls_cert", cert, "tls_key", key))
+	path := "/v1/subscriptions/" + sub["id"].(string)
+	for _, sub := range []object{sub, r.want(200, "GET", path, nil), r.want(200, "PATCH", path, object{"note": "x"})} {
+		if _, shown := sub["tls_key"]; shown || sub["tls_cert"] != cert || sub["tls_ca"] != cert {
+			t.Errorf("shown is %v", sub)
+		}
+	}
+	r.want(200, "PATCH", path, object{"tls_cert": cert}) // the key stays
+	if sub := r.want(200, "PATCH", path, object{"tls_cert": "", "tls_ca": "", "url": "http://a.example/"}); sub["tls_cert"] != nil || sub["tls_ca"] != nil {
+		t.Errorf("without certificates it is %v", sub)
+	}
+	r.wantProblem(422, "body.tls_key", "PATCH", path, object{"tls_cert": cert}) // which is gone
 }
 
 func TestNobodyGetsIn(t *testing.T) {

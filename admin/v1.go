@@ -78,6 +78,9 @@ type change struct {
 	Active         *bool             `json:"active,omitempty" doc:"true by default"`
 	Note           *string           `json:"note,omitempty"`
 	Headers        map[string]string `json:"headers,omitempty" nullable:"false" doc:"Sent with every callback, and never shown again; an empty value keeps the one there is"`
+	TLSCA          *string           `json:"tls_ca,omitempty" doc:"PEM: the CAs of which one must have signed the receiver's certificate, in place of those that the machine trusts"`
+	TLSCert        *string           `json:"tls_cert,omitempty" doc:"PEM: the certificate, and those between it and its CA, by which bellhop is known to the receiver"`
+	TLSKey         *string           `json:"tls_key,omitempty" writeOnly:"true" doc:"PEM: the key of tls_cert, never shown again; it goes when tls_cert is emptied"`
 	Extended       *bool             `json:"extended,omitempty" doc:"telphin: send what the originals did not know, too"`
 	FlowCase       *string           `json:"flow_case,omitempty" doc:"lower (default) or upper"`
 	StatusWords    *string           `json:"status_words,omitempty" doc:"unified: only ANSWER and UNKNOWN at hangup"`
@@ -107,6 +110,12 @@ func (c *change) apply(s *notify.Subscription) error {
 			}
 		}
 	}
+	if c.TLSCert != nil && *c.TLSCert == "" {
+		s.TLSKey = ""
+	}
+	set(&s.TLSCA, c.TLSCA)
+	set(&s.TLSCert, c.TLSCert)
+	set(&s.TLSKey, (*notify.PrivateKey)(c.TLSKey))
 	set(&s.Extended, c.Extended)
 	set(&s.FlowCase, c.FlowCase)
 	set(&s.StatusWords, c.StatusWords)

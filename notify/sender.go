@@ -22,6 +22,7 @@ var timeouts = [...]time.Duration{live: 5 * time.Second, record: 15 * time.Secon
 // A sender makes attempts.
 type sender struct {
 	transport http.RoundTripper
+	own       transports // of the subscriptions that do not use that one
 	agent     string
 }
 
@@ -30,6 +31,7 @@ func newSender(c Config) *sender {
 }
 
 func (s *sender) close() {
+	s.own.close()
 	if t, ok := s.transport.(*http.Transport); ok {
 		t.CloseIdleConnections()
 	}
@@ -52,7 +54,7 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 		a.ours, a.detail = true, err.Error()
 		return
 	}
-	res, err := s.transport.RoundTrip(req)
+	res, err := s.send(req, a.sub)
 	if err != nil {
 		a.detail = err.Error()
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -69,6 +71,18 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 	if res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusServiceUnavailable {
 		a.retryAfter = retryAfter(res.Header.Get("Retry-After"), time.Now())
 	}
+}
+
+// send makes a request as its subscription asks for.
+func (s *sender) send(req *http.Request, sub *Subscription) (*http.Response, error) {
+	if common, ok := s.transport.(*http.Transport); ok && sub.secured() {
+		own, err := s.own.of(common, sub, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		return own.RoundTrip(req)
+	}
+	return s.transport.RoundTrip(req)
 }
 
 // judge says what an answer means for a delivery. A redirect is not followed,

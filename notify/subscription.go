@@ -40,6 +40,14 @@ type Subscription struct {
 	// only, each with an empty value.
 	Headers map[string]string `json:"headers,omitempty"`
 
+	// Of an https URL, in PEM: the CAs of which one must have signed the
+	// receiver's certificate, in place of those that the machine trusts, and the
+	// certificate by which bellhop is known to the receiver. What Notifier returns
+	// has no TLSKey.
+	TLSCA   string     `json:"tls_ca,omitempty"`
+	TLSCert string     `json:"tls_cert,omitempty"`
+	TLSKey  PrivateKey `json:"tls_key,omitempty" hidden:"true"`
+
 	Extended    bool     `json:"extended,omitempty"`      // telphin: what the originals did not know, too
 	FlowCase    string   `json:"flow_case,omitempty"`     // lower (default) or upper
 	StatusWords string   `json:"status_words,omitempty"`  // unified: at hangup only ANSWER and UNKNOWN
@@ -121,7 +129,7 @@ func (s *Subscription) Validate() error {
 func (s *Subscription) Invalid() iter.Seq[*Invalid] {
 	return func(yield func(*Invalid) bool) {
 		for _, check := range []func(*Subscription) *Invalid{
-			checkExtension, checkTypes, checkURL, checkWords, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkLimits,
+			checkExtension, checkTypes, checkURL, checkWords, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkTLS, checkLimits,
 		} {
 			if err := check(s); err != nil && !yield(err) {
 				return
@@ -328,6 +336,7 @@ func typeBit(e *dialog.Event) uint32 {
 // caller might change.
 func (s Subscription) redacted() Subscription {
 	s = s.clone()
+	s.TLSKey = ""
 	for name := range s.Headers {
 		s.Headers[name] = ""
 	}

@@ -17,6 +17,9 @@ type subscriptionConfig struct {
 	Active         bool                    `toml:"active"`
 	Note           string                  `toml:"note"`
 	Headers        map[headerName]withheld `toml:"headers"`
+	TLSCA          withheld                `toml:"tls_ca"`
+	TLSCert        withheld                `toml:"tls_cert"`
+	TLSKey         withheld                `toml:"tls_key"`
 	Extended       bool                    `toml:"extended"`
 	FlowCase       string                  `toml:"flow_case"`
 	StatusWords    string                  `toml:"status_words"`
@@ -41,6 +44,9 @@ func (c *subscriptionConfig) subscription(i int) notify.Subscription {
 		Dialect:        notify.Dialect(c.Dialect),
 		Active:         c.Active,
 		Note:           c.Note,
+		TLSCA:          string(c.TLSCA),
+		TLSCert:        string(c.TLSCert),
+		TLSKey:         notify.PrivateKey(c.TLSKey),
 		Extended:       c.Extended,
 		FlowCase:       c.FlowCase,
 		StatusWords:    c.StatusWords,

@@ -235,6 +235,8 @@ secrets = 1
 types = "hangup"
 url = 1
 live_ttl = "2h"
+tls_ca = "/etc/ssl/ca.pem"
+tls_cert = "file:/nowhere/cert.pem"
 [subscription.headers]
 "X-A" = """a
 b"""`, []string{
@@ -247,12 +249,14 @@ b"""`, []string{
 			`c:10:17: subscription.max_in_flight: must be between 1 and 100`,
 			`c:11:11: subscription.headers: must not set Host`,
 			`c:11:35: subscription.headers.X-Key: environment variable "BELLHOP_TEST_UNSET" is not set`,
-			`c:12:1: subscription.secrets: unknown key: known here are extension, extension_regex, types, url, method, dialect, active, note, headers, extended, flow_case, status_words, live_ttl, timeout, max_in_flight`,
+			`c:12:1: subscription.secrets: unknown key: known here are extension, extension_regex, types, url, method, dialect, active, note, headers, tls_ca, tls_cert, tls_key, extended, flow_case, status_words, live_ttl, timeout, max_in_flight`,
 			`c:13:1: subscription.extension: is missing: name an extension, or give extension_regex`,
 			`c:14:9: subscription.types: want an array, not a string: write ["hangup"]`,
 			`c:15:7: subscription.url: want a string, not a number`,
 			`c:16:12: subscription.live_ttl: must be between 1s and 1h`,
-			`c:17:1: subscription.headers: has control characters in the value of X-A`,
+			`c:17:10: subscription.tls_ca: is not PEM: it begins with -----BEGIN CERTIFICATE-----`,
+			`c:18:12: subscription.tls_cert: open /nowhere/cert.pem: no such file or directory`,
+			`c:19:1: subscription.headers: has control characters in the value of X-A`,
 		}},
 		{"a region in small letters", "[calls]\nregion = \"gb\"", []string{
 			`c:2:10: calls.region: "gb" is written in capitals: "GB"`,

@@ -1,0 +1,171 @@
+package notify
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A PrivateKey is a key in PEM. It is stored, and never printed.
+type PrivateKey string
+
+func (k PrivateKey) String() string {
+	if k == "" {
+		return ""
+	}
+	return "[secret]"
+}
+
+func (k PrivateKey) GoString() string { return k.String() }
+
+const (
+	maxPEM        = 32 << 10         // bytes of each of the three
+	transportIdle = 10 * time.Minute // a transport that no attempt has used for so long is closed
+)
+
+func checkTLS(s *Subscription) *Invalid {
+	if _, err := s.caPool(); err != nil {
+		return &Invalid{"tls_ca", err.Error()}
+	}
+	switch {
+	case s.TLSCert == "" && s.TLSKey != "":
+		return &Invalid{"tls_cert", "is missing: tls_key is of no use without it"}
+	case s.TLSCert != "" && s.TLSKey == "":
+		return &Invalid{"tls_key", "is missing: tls_cert is of no use without it"}
+	case len(s.TLSKey) > maxPEM:
+		return &Invalid{"tls_key", "is longer than 32 KiB"}
+	case s.TLSCert != "":
+		if _, err := certificates(s.TLSCert); err != nil {
+			return &Invalid{"tls_cert", err.Error()}
+		}
+		if _, err := tls.X509KeyPair([]byte(s.TLSCert), []byte(s.TLSKey)); err != nil {
+			return &Invalid{"tls_key", "is not the key, in PEM and without a password, of the first certificate in tls_cert"}
+		}
+	}
+	if s.secured() && strings.HasPrefix(strings.ToLower(s.URL), "http:") {
+		return &Invalid{"url", "must begin with https:// for tls_ca and tls_cert to be of use"}
+	}
+	return nil
+}
+
+// secured reports whether s asks for another TLS than the common one.
+func (s *Subscription) secured() bool { return s.TLSCA != "" || s.TLSCert != "" }
+
+// caPool is what the receiver's certificate must come from; nil: what the
+// machine trusts.
+func (s *Subscription) caPool() (*x509.CertPool, error) {
+	if s.TLSCA == "" {
+		return nil, nil
+	}
+	cas, err := certificates(s.TLSCA)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	for _, c := range cas {
+		pool.AddCert(c)
+	}
+	return pool, nil
+}
+
+// certificates reads PEM that holds certificates and nothing else.
+func certificates(text string) (all []*x509.Certificate, err error) {
+	if len(text) > maxPEM {
+		return nil, errors.New("is longer than 32 KiB")
+	}
+	for rest := bytes.TrimSpace([]byte(text)); len(rest) > 0; rest = bytes.TrimSpace(rest) {
+		var b *pem.Block
+		b, rest = pem.Decode(rest)
+		switch {
+		case b == nil:
+			return nil, errors.New("is not PEM: it begins with -----BEGIN CERTIFICATE-----")
+		case b.Type != "CERTIFICATE":
+			return nil, errors.New("holds something that is not a certificate")
+		}
+		c, err := x509.ParseCertificate(b.Bytes)
+		if err != nil {
+			return nil, errors.New("holds a certificate that cannot be read")
+		}
+		all = append(all, c)
+	}
+	if len(all) == 0 {
+		return nil, errors.New("holds no certificate")
+	}
+	return all, nil
+}
+
+// transports are the HTTP clients of the subscriptions that have a CA or a
+// certificate of their own. Those that have the same share one. The zero value
+// has none yet.
+type transports struct {
+	mu    sync.Mutex
+	all   map[identity]*transport
+	sweep time.Time // when it was last looked for those out of use
+}
+
+// An identity is all that a transport of one's own depends on.
+type identity struct {
+	ca, cert string
+	key      PrivateKey
+}
+
+type transport struct {
+	*http.Transport
+	used time.Time
+}
+
+// of returns the transport of s: one like common, but for TLS.
+func (ts *transports) of(common *http.Transport, s *Subscription, now time.Time) (http.RoundTripper, error) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if now.Sub(ts.sweep) > transportIdle {
+		ts.sweep = now
+		ts.drop(func(t *transport) bool { return now.Sub(t.used) > transportIdle })
+	}
+	id := identity{s.TLSCA, s.TLSCert, s.TLSKey}
+	t := ts.all[id]
+	if t == nil {
+		pool, err := s.caPool()
+		if err != nil {
+			return nil, err
+		}
+		t = &transport{Transport: common.Clone()}
+		t.TLSClientConfig.RootCAs = pool
+		if s.TLSCert != "" {
+			pair, err := tls.X509KeyPair([]byte(s.TLSCert), []byte(s.TLSKey))
+			if err != nil {
+				return nil, err
+			}
+			t.TLSClientConfig.Certificates = []tls.Certificate{pair}
+		}
+		if ts.all == nil {
+			ts.all = make(map[identity]*transport)
+		}
+		ts.all[id] = t
+	}
+	t.used = now
+	return t, nil
+}
+
+// drop closes the transports that are to be forgotten. An attempt under way
+// goes on, and its connection is closed when it has been idle.
+func (ts *transports) drop(which func(*transport) bool) {
+	for id, t := range ts.all {
+		if which(t) {
+			t.CloseIdleConnections()
+			delete(ts.all, id)
+		}
+	}
+}
+
+func (ts *transports) close() {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	ts.drop(func(*transport) bool { return true })
+}

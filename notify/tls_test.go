@@ -1,0 +1,247 @@
+package notify
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+// An authority signs certificates.
+type authority struct {
+	t    *testing.T
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pem  string
+}
+
+func newAuthority(t *testing.T) *authority {
+	a := &authority{t: t}
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: "CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	a.cert, a.key, a.pem = a.make(template)
+	return a
+}
+
+func (a *authority) make(template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey, string) {
+	a.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	template.SerialNumber = big.NewInt(1)
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	parent, by := a.cert, a.key
+	if parent == nil {
+		parent, by = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return cert, key, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// sign returns a certificate of a name, or of an address, and its key.
+func (a *authority) sign(name string) (cert, key string) {
+	a.t.Helper()
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	if ip := net.ParseIP(name); ip != nil {
+		template.IPAddresses, template.DNSNames = []net.IP{ip}, nil
+	}
+	_, k, cert := a.make(template)
+	der, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return cert, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// strict starts a receiver that wants to know who calls.
+func (a *authority) strict(name string) string {
+	a.t.Helper()
+	cert, key := a.sign(name)
+	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	r := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if by := req.TLS.PeerCertificates[0].Subject.CommonName; by != "bellhop" {
+			a.t.Errorf("called by %s", by)
+		}
+	}))
+	r.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	r.Config.ErrorLog = log.New(io.Discard, "", 0)
+	r.StartTLS()
+	a.t.Cleanup(r.Close)
+	return r.URL
+}
+
+// A subscription's CA and certificate are for its own attempts only.
+func TestOwnTLS(t *testing.T) {
+	ours, others := newAuthority(t), newAuthority(t)
+	cert, key := ours.sign("bellhop")
+	foreign, foreignKey := others.sign("bellhop")
+	here, elsewhere := ours.strict("127.0.0.1"), ours.strict("crm.example")
+	n := unstored(Config{Allow: loopback})
+	defer n.sender.close()
+	for _, tt := range []struct {
+		name, url     string
+		ca, cert, key string
+		want          string // of the failure; "": delivered
+	}{
+		{"as it should be", here, ours.pem, cert, key, ""},
+		{"again", here, ours.pem, cert, key, ""},
+		{"one of several CAs", here, others.pem + "\n" + ours.pem, cert, key, ""},
+		{"nothing of one's own", here, "", "", "", "signed by unknown authority"},
+		{"no certificate", here, ours.pem, "", "", "certificate required"},
+		{"no CA", here, "", cert, key, "signed by unknown authority"},
+		{"another CA", here, others.pem, cert, key, "signed by unknown authority"},
+		{"another's certificate", here, ours.pem, foreign, foreignKey, "bad certificate|certificate required|unknown certificate authority"},
+		{"another name", elsewhere, ours.pem, cert, key, "doesn't contain any IP SANs"},
+	} {
+		s := sub("a", tt.url)
+		s.Dialect, s.TLSCA, s.TLSCert, s.TLSKey = Unified, tt.ca, tt.cert, PrivateKey(tt.key)
+		if err := s.Validate(); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		a := attemptOnce(t, n, s)
+		if tt.want == "" {
+			if a.outcome != delivered {
+				t.Errorf("%s: %v, %s", tt.name, a.outcome, a.detail)
+			}
+			continue
+		}
+		found := false
+		for want := range strings.SplitSeq(tt.want, "|") {
+			found = found || strings.Contains(a.detail, want)
+		}
+		if a.outcome != waiting || !found {
+			t.Errorf("%s: %v, %q; want %q", tt.name, a.outcome, a.detail, tt.want)
+		}
+	}
+	if got := len(n.sender.own.all); got != 6 {
+		t.Errorf("%d transports are open, want one for each that differs: 6", got)
+	}
+
+	// What is not used is closed.
+	s := sub("a", here)
+	s.TLSCA = others.pem
+	if _, err := n.sender.own.of(n.sender.transport.(*http.Transport), &s, time.Now().Add(2*transportIdle)); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(n.sender.own.all); got != 1 {
+		t.Errorf("%d transports are open, want the one that was used", got)
+	}
+
+	// The guard stands before these receivers too.
+	n = unstored(Config{})
+	defer n.sender.close()
+	s.Dialect, s.TLSCA = Unified, ours.pem
+	if a := attemptOnce(t, n, s); a.outcome != waiting || !strings.Contains(a.detail, "egress to 127.0.0.1:") {
+		t.Errorf("a receiver on loopback: %v, %q", a.outcome, a.detail)
+	}
+}
+
+func TestBadTLS(t *testing.T) {
+	a := newAuthority(t)
+	cert, key := a.sign("bellhop")
+	_, otherKey := a.sign("bellhop")
+	long := strings.Repeat(cert, maxPEM/len(cert)+1)
+	for _, tt := range []struct {
+		ca, cert, key, url string
+		field              string // "": valid
+	}{
+		{a.pem, cert, key, "", ""},
+		{a.pem, "", "", "", ""},
+		{"\n" + a.pem + "\n" + a.pem + "\n\n", cert + a.pem, key, "", ""},
+		{"/etc/ssl/ca.pem", "", "", "", "tls_ca"},
+		{a.pem + "and more", "", "", "", "tls_ca"},
+		{"  ", "", "", "", "tls_ca"},
+		{key, "", "", "", "tls_ca"},
+		{"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "", "", "", "tls_ca"},
+		{long, "", "", "", "tls_ca"},
+		{"", cert, "", "", "tls_key"},
+		{"", "", key, "", "tls_cert"},
+		{"", cert, otherKey, "", "tls_key"},
+		{"", cert, "nonsense", "", "tls_key"},
+		{"", cert, cert, "", "tls_key"},
+		{"", key, key, "", "tls_cert"},
+		{"", cert + key, key, "", "tls_cert"},
+		{"", long, key, "", "tls_cert"},
+		{"", cert, strings.Repeat(key, 200), "", "tls_key"},
+		{a.pem, "", "", "http://crm.example/", "url"},
+		{"", cert, key, "HTTP://crm.example/", "url"},
+	} {
+		s := sub("a", "https://crm.example/")
+		s.TLSCA, s.TLSCert, s.TLSKey = tt.ca, tt.cert, PrivateKey(tt.key)
+		if tt.url != "" {
+			s.URL = tt.url
+		}
+		var invalid *Invalid
+		switch err := s.Validate(); {
+		case tt.field == "" && err != nil:
+			t.Errorf("%.40q %.40q %.40q: %v", tt.ca, tt.cert, tt.key, err)
+		case tt.field != "" && (!errors.As(err, &invalid) || invalid.Field != tt.field):
+			t.Errorf("%.40q %.40q %.40q %s: %v, want %s", tt.ca, tt.cert, tt.key, tt.url, err, tt.field)
+		case invalid != nil && strings.Contains(invalid.Why, "PRIVATE"):
+			t.Errorf("a key is shown: %v", invalid)
+		}
+	}
+}
+
+// The key is stored and never shown.
+func TestKeyIsWriteOnly(t *testing.T) {
+	a := newAuthority(t)
+	cert, key := a.sign("bellhop")
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, err := Open(t.Context(), js, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := sub("", "https://crm.example/")
+	s.TLSCert, s.TLSKey = cert, PrivateKey(key)
+	made := subscribe(t, n, s)
+	one, err := n.Subscription(made.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edited, err := n.Edit(t.Context(), made.ID, 0, func(s *Subscription) error { s.Note = "x"; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, shown := range append(n.Subscriptions(), made, one, edited) {
+		if b, err := json.Marshal(shown); err != nil || shown.TLSCert != cert || shown.TLSKey != "" || strings.Contains(string(b), "PRIVATE") {
+			t.Errorf("shown is %s, %v", b, err)
+		}
+	}
+	stored, err := n.registry.get(made.ID)
+	if err != nil || string(stored.TLSKey) != key {
+		t.Errorf("the key is lost, %v", err)
+	}
+	if text := fmt.Sprintf("%v %+v %#v", stored, stored, stored); strings.Contains(text, "PRIVATE") {
+		t.Error("the key is printed")
+	}
+}
