@@ -2,6 +2,7 @@ package notify
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -145,11 +146,35 @@ func TestDeclaredGone(t *testing.T) {
 		say(2)
 		n.Declare(one)
 		say(3)
-		if got := len(w.got); got != 2 {
-			t.Errorf("%d came, want those before 410 and after the file was read: %s", got, w.story())
+		if got, want := w.story(), "0s hangup, 2s hangup"; got != want {
+			t.Errorf("came %s, want what was said before 410 and after the file was read: %s", got, want)
 		}
 		if s := n.Subscriptions()[0]; !s.Active || s.State != StateActive || s.Why != "" {
 			t.Errorf("after the file was read: %+v", s)
 		}
 	})
+}
+
+// Everything that is wrong is said at once: no check relies on the ones before
+// it.
+func TestInvalid(t *testing.T) {
+	s := Subscription{
+		Extension: "1 1", ExtensionRegex: "(", Types: []string{"hangdown"}, URL: "ftp://{x}.example/{+y:3}", Method: "EAT", Dialect: "klingon",
+		Headers: map[string]string{"Host": "x"}, FlowCase: "x", TLSCA: "x", TLSKey: "x", Timeout: -1,
+	}
+	var fields []string
+	for err := range s.Invalid() {
+		fields = append(fields, err.Field)
+	}
+	if want := []string{"extension_regex", "types", "method", "url", "headers", "tls_ca", "timeout"}; !slices.Equal(fields, want) {
+		t.Errorf("wrong are %v, want %v", fields, want)
+	}
+	for _, dialect := range []Dialect{"", "klingon", Unified, Telphin, CTI, JSON, CloudEvents} {
+		for _, url := range []string{"", "{", "}", "{}", "x{", "http://{", "http://a/{", "http://a/{?}", "http://a/{?x", ":", "%"} {
+			s := Subscription{Dialect: dialect, URL: url, TLSCA: "x"}
+			for err := range s.Invalid() {
+				fields = append(fields, err.Field)
+			}
+		}
+	}
 }

@@ -86,6 +86,9 @@ func TestHostileReceivers(t *testing.T) {
 		{"one chunk extension without end", func(c net.Conn) {
 			flood(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", "xxxxxxxxxx")
 		}, delivered, "200 OK", 0},
+		{"trailers without end", func(c net.Conn) {
+			flood(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-A\r\n\r\n0\r\n", "X-A: b\r\n")
+		}, delivered, "200 OK", 0},
 		{"less than it says", func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\nok") }, delivered, "200 OK", 0},
 		{"header fields without end", func(c net.Conn) { flood(c, "HTTP/1.1 200 OK\r\n", "X-A: b\r\n") },
 			waiting, "net/http: HTTP/1.x transport connection broken: net/http: server response headers exceeded 16384 bytes; aborted", 0},

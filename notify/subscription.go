@@ -60,7 +60,9 @@ type Subscription struct {
 	State    State     `json:"state"`
 	Why      string    `json:"why,omitempty"` // why it is not active
 
-	Declared string `json:"declared,omitempty"` // where the config file declares it, read-only elsewhere; "": it does not
+	// Declared says where the config file declares it; "": it does not. What it
+	// declares is read-only elsewhere.
+	Declared string `json:"declared,omitempty" doc:"Where the config file declares it, which alone can change it"`
 
 	Revision uint64 `json:"-"` // of the stored form; changes with every write
 }
