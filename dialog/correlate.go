@@ -96,6 +96,10 @@ func (t *Tracker) correlate(i *incoming) (c *call, word string) {
 // method that goes by it.
 type key struct{ by, value string }
 
+// callKey is the word of a key that is the id of a call of which only the log
+// was left: what its first INVITE was is not known, but it would get that id.
+const callKey = "call"
+
 // A holder is who has a key: a call, or several, and then call is nil.
 type holder struct {
 	call *call
@@ -476,10 +480,10 @@ func (t *Tracker) give(c *call, k key) {
 	c.keys = append(c.keys, k)
 }
 
-// unname takes a Call-ID from a call that has no leg of it any more. A queue
-// may ring its agents for hours.
+// unname takes a Call-ID from a call that has no leg of it any more: a queue may
+// ring its agents for hours. The first one, which the call's id comes from, stays.
 func (t *Tracker) unname(c *call, id string) {
-	if n := slices.Index(c.callIDs, id); n >= 0 {
+	if n := slices.Index(c.callIDs, id); n > 0 {
 		c.callIDs = slices.Delete(c.callIDs, n, n+1)
 		delete(t.byCallID, id)
 	}
@@ -487,6 +491,9 @@ func (t *Tracker) unname(c *call, id string) {
 
 // release takes a call's keys from it.
 func (t *Tracker) release(c *call) {
+	for _, id := range c.callIDs {
+		delete(t.byCallID, id)
+	}
 	for _, k := range c.keys {
 		h := t.keys[k]
 		if h.n--; h.n <= 0 {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -410,7 +409,7 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 		}
 		c = &call{id: e.Call, began: e.At, heard: e.At}
 		calls[c.id] = c
-		t.give(c, key{strings.ToLower(ownCID), c.id})
+		t.give(c, key{callKey, c.id})
 	}
 	if e.Seq > c.seq {
 		c.seq = e.Seq

@@ -309,16 +309,20 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 			c, joined = nil, ""
 		}
 	}
+	id := m.CID
+	if c == nil && id == "" {
+		id = hash(m.CallID, m.FromTag)
+	}
+	if relived := t.keys[key{callKey, id}].call; c == nil && relived != nil && t.catchUp(relived, m) {
+		c, joined = relived, "call-id"+exact
+	}
 	switch {
 	case c != nil && len(c.legs) >= maxLegs:
 		return c
 	case c == nil && len(t.due) >= maxCalls:
 		return nil
 	case c == nil:
-		c = &call{id: clone(m.CID), began: m.At, heard: m.At, due: m.At.Add(limit), look: m.At.Add(limit)}
-		if c.id == "" {
-			c.id = hash(m.CallID, m.FromTag)
-		}
+		c = &call{id: clone(id), began: m.At, heard: m.At, due: m.At.Add(limit), look: m.At.Add(limit)}
 		heap.Push(&t.due, c)
 	}
 	t.index(c, m, &k)
