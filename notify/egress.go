@@ -20,10 +20,11 @@ import (
 //	deny                                             refused
 //	bellhop's own listeners                          refused
 //	allow                                            permitted
+//	what clouds hand credentials out at              refused
 //	private networks: RFC 1918, RFC 6598, ULA        permitted
-//	what clouds and IANA call special (metadata,
-//	loopback, link-local, multicast, unspecified,
-//	reserved, NAT64, 6to4, Teredo …)                 refused
+//	what IANA calls special (loopback, link-local,
+//	multicast, unspecified, reserved, NAT64, 6to4,
+//	Teredo …)                                        refused
 //	everything else                                  permitted
 //
 // Any port is permitted. A v4-mapped address is the IPv4 address within it. An
@@ -42,7 +43,7 @@ var (
 	}
 	private6 = []netip.Prefix{netip.MustParsePrefix("fc00::/7")}
 
-	// services of the clouds, with credentials, inside what is private or public
+	// where clouds hand credentials out, beside 169.254.0.0/16
 	metadata = []netip.Prefix{
 		netip.MustParsePrefix("fd00:ec2::/32"),      // AWS
 		netip.MustParsePrefix("fd20:ce::254/128"),   // Google
@@ -51,6 +52,7 @@ var (
 		netip.MustParsePrefix("168.63.129.16/32"),   // Azure
 	}
 
+	siit       = netip.MustParsePrefix("::ffff:0:0:0/96") // RFC 7915
 	compatible = netip.MustParsePrefix("::/96")
 	nat64      = netip.MustParsePrefix("64:ff9b::/96")   // RFC 6052
 	nat64Local = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215
@@ -121,7 +123,7 @@ func translated(addr netip.Addr) (netip.Addr, bool) {
 		for i := range v4 {
 			v4[i] ^= 0xff
 		}
-	case !compatible.Contains(addr) && !nat64.Contains(addr) && !nat64Local.Contains(addr):
+	case !siit.Contains(addr) && !compatible.Contains(addr) && !nat64.Contains(addr) && !nat64Local.Contains(addr):
 		return addr, false
 	}
 	return netip.AddrFrom4(v4), true

@@ -89,6 +89,7 @@ func TestGuard(t *testing.T) {
 		{to: "9.255.255.255:80"},
 		{to: "100.128.0.0:80"},
 		{to: "[fdff:ffff::1]:65535"},
+		{to: "[::ffff:0:7f00:1]:80", want: "refused"},
 		{to: "[fec0::1]:80", want: "refused"},
 
 		{to: "127.0.0.1:80", allow: prefixes("127.0.0.0/8")},
@@ -108,6 +109,7 @@ func TestGuard(t *testing.T) {
 		{to: "[2002:808:808::1]:80", allow: prefixes("2002::/16")},
 		{to: "[2001:0:808:808::80ff:fffe]:80", allow: prefixes("2001::/32"), want: "stands for 127.0.0.1, is refused"},
 		{to: "[::127.0.0.1]:80", allow: prefixes("::/0"), want: "stands for 127.0.0.1, is refused"},
+		{to: "[::ffff:0:7f00:1]:80", allow: prefixes("::/0"), want: "stands for 127.0.0.1, is refused"},
 		{to: "[::1]:80", allow: prefixes("::/0")},
 		{to: "127.0.0.1:80", allow: prefixes("::/0"), want: "refused"},
 		{to: "[::ffff:127.0.0.1]:80", allow: prefixes("::/0"), want: "refused"},
