@@ -31,6 +31,7 @@ func (s *Server) register(api huma.API) {
 	huma.Register(api, operation("get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Read a subscription"), s.getSubscription)
 	huma.Register(api, operation("change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription"), s.changeSubscription)
 	huma.Register(api, operation("delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Unsubscribe"), s.deleteSubscription)
+	huma.Register(api, operation("rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Make a new secret, and show it this once; the one before signs too for 24 hours"), s.rotateSecret)
 	huma.Register(api, operation("list-calls", "GET", "/v1/calls", 200, "List the live calls, the oldest first"), s.listCalls)
 	huma.Register(api, operation("list-events", "GET", "/v1/events", 200, "Read the event log, the oldest first"), s.listEvents)
 }
@@ -81,6 +82,7 @@ type change struct {
 	TLSCA          *string           `json:"tls_ca,omitempty" doc:"PEM: the CAs of which one must have signed the receiver's certificate, in place of those that the machine trusts"`
 	TLSCert        *string           `json:"tls_cert,omitempty" doc:"PEM: the certificate, and those between it and its CA, by which bellhop is known to the receiver"`
 	TLSKey         *string           `json:"tls_key,omitempty" writeOnly:"true" doc:"PEM: the key of tls_cert, never shown again; it goes when tls_cert is emptied"`
+	Secret         *string           `json:"secret,omitempty" writeOnly:"true" doc:"Signs callbacks: whsec_ and the base64 of 24 to 64 bytes; made if none is given. A change is a rotation"`
 	Extended       *bool             `json:"extended,omitempty" doc:"telphin: send what the originals did not know, too"`
 	FlowCase       *string           `json:"flow_case,omitempty" doc:"lower (default) or upper"`
 	StatusWords    *string           `json:"status_words,omitempty" doc:"unified: only ANSWER and UNKNOWN at hangup"`
@@ -116,6 +118,9 @@ func (c *change) apply(s *notify.Subscription) error {
 	set(&s.TLSCA, c.TLSCA)
 	set(&s.TLSCert, c.TLSCert)
 	set(&s.TLSKey, (*notify.PrivateKey)(c.TLSKey))
+	if c.Secret != nil && *c.Secret != "" {
+		s.Secret = notify.Secret(*c.Secret)
+	}
 	set(&s.Extended, c.Extended)
 	set(&s.FlowCase, c.FlowCase)
 	set(&s.StatusWords, c.StatusWords)

@@ -108,6 +108,7 @@ type lane struct {
 type target struct {
 	sub      *Subscription // never changed, only replaced
 	url      *url.URL
+	signer   *signer        // nil: has no secret
 	regex    *regexp.Regexp // nil: exact
 	wants    uint32
 	gone     bool
@@ -150,6 +151,7 @@ type attempt struct {
 	endpoint  *endpoint
 	sub       *Subscription
 	url       *url.URL
+	signer    *signer
 	body      *dialog.Event // nil: to be read from the log
 
 	outcome    outcome
@@ -228,6 +230,7 @@ func (q *lanes) subscribe(s Subscription) {
 	}
 	t.sub, t.wants = &s, wants(s.Types)
 	t.url, _ = url.Parse(address(s.URL)) // Validate has parsed both
+	t.signer = newSigner(&s)
 	t.regex, _ = anchored(s.ExtensionRegex)
 	if s.ExtensionRegex != "" {
 		q.regexes = append(q.regexes, t)
@@ -501,7 +504,7 @@ func (q *lanes) turn(now time.Time, e *endpoint, t *target) *attempt {
 	d.state = sending
 	t.sending++
 	e.sending++
-	return &attempt{delivery: d, endpoint: e, sub: t.sub, url: t.url, body: d.event}
+	return &attempt{delivery: d, endpoint: e, sub: t.sub, url: t.url, signer: t.signer, body: d.event}
 }
 
 // done takes an attempt that was made.

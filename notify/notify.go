@@ -18,6 +18,17 @@
 // same webhook-id header. After a kill, what was delivered in the last 20 ms may
 // be delivered again; the last second's, if a receiver was slow.
 //
+// # Signatures
+//
+// Every attempt has the header fields of the Standard Webhooks specification:
+// webhook-id, webhook-timestamp, which is that of the attempt, and
+// webhook-signature, an HMAC-SHA256 over both and the payload. The payload is
+// the body. The specification does not know GET: of a GET it is the query, byte
+// for byte as on the wire, with what the URL itself has of it. A subscription
+// that has no secret, because it was stored before there were any or is declared
+// without, is not signed until it has one: nobody could verify what is signed with
+// a secret that nobody was shown.
+//
 // # What a crash loses
 //
 // Kill -9 loses the events that Say has taken and the log has not: about a

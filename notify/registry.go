@@ -51,7 +51,7 @@ type registry struct {
 	changes chan struct{} // has room for one: changed is not empty
 
 	mu      sync.RWMutex
-	subs    map[string]Subscription // as stored, with the values of headers
+	subs    map[string]Subscription // as stored, with secrets and the values of headers
 	gone    map[string]uint64       // revision at which an id was deleted: what a slow watch says of it is old
 	changed []string                // ids that the delivery loop has not looked at yet
 
@@ -212,8 +212,8 @@ func wrongRevision(err error) bool {
 	return errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
 }
 
-// Subscriptions returns all subscriptions, oldest first, without the values of
-// their headers.
+// Subscriptions returns all subscriptions, oldest first, without their secrets
+// and the values of their headers.
 func (n *Notifier) Subscriptions() []Subscription {
 	n.registry.mu.RLock()
 	defer n.registry.mu.RUnlock()
@@ -227,15 +227,17 @@ func (n *Notifier) Subscriptions() []Subscription {
 	return all
 }
 
-// Subscription returns one, without the values of its headers, or ErrNotFound.
+// Subscription returns one, without its secrets and the values of its headers,
+// or ErrNotFound.
 func (n *Notifier) Subscription(id string) (Subscription, error) {
 	s, err := n.registry.get(id)
 	return s.redacted(), err
 }
 
-// Subscribe stores a new subscription and returns it as stored. Its ID, times,
-// state and revision are given here. The error is an *Invalid, or ErrLimit, or
-// of the store. The next event is sent to it.
+// Subscribe stores a new subscription and returns it as stored, with its secret.
+// Its ID, times, state and revision are given here, and a secret if it has none.
+// The error is an *Invalid, or ErrLimit, or of the store. The next event is sent
+// to it.
 func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription, error) {
 	s = s.clone()
 	if err := s.Validate(); err != nil {
@@ -246,13 +248,18 @@ func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription,
 	}
 	s.ID, s.Revision, s.State, s.Why = newID(), 0, "", ""
 	s.Created = time.Now().UTC().Truncate(time.Microsecond)
+	s.Secret = cmp.Or(s.Secret, newSecret())
+	s.OldSecret, s.OldSecretUntil = "", time.Time{}
 	s, err := n.registry.save(ctx, s)
-	return s.redacted(), err
+	shown := s.redacted()
+	shown.Secret = s.Secret
+	return shown, err
 }
 
-// Edit changes a subscription. The function is shown it with the values of its
-// headers and changes what it likes but ID, times, state and revision; an
-// error of its own ends the edit and is returned. If revision is not 0, the
+// Edit changes a subscription. The function is shown it with its secret and the
+// values of its headers and changes what it likes but ID, times, state and
+// revision; another secret is a rotation, see [Notifier.RotateSecret]. An error
+// of its own ends the edit and is returned. If revision is not 0, the
 // subscription must have it: ErrConflict.
 func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit func(*Subscription) error) (Subscription, error) {
 	for {
@@ -267,6 +274,7 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 		if err := edit(&s); err != nil {
 			return old.redacted(), err
 		}
+		s.succeed(&old, time.Now())
 		if err := s.Validate(); err != nil {
 			return old.redacted(), err
 		}

@@ -137,12 +137,15 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 	req := &http.Request{
 		Method: a.sub.Method, URL: &u, Host: u.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: make(http.Header, 5+len(a.sub.Headers)),
+		Header: make(http.Header, 8+len(a.sub.Headers)),
 	}
 	req.Header["User-Agent"] = []string{n.sender.agent}
 	req.Header["Webhook-Id"] = []string{e.ID + "-" + a.sub.ID}
 	if v.sub.Dialect == CloudEvents {
 		v.cloudEvent(req.Header)
+	}
+	if trace := traceparent(e); trace != "" {
+		req.Header["Traceparent"] = []string{trace}
 	}
 	switch {
 	case v.get() && template: // says it all
@@ -155,6 +158,7 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(payload)), nil }
 		req.Header["Idempotency-Key"] = nil // not sent: tells net/http that a kept connection which turns out closed is no failure
 	}
+	a.sign(req, payload, time.Now())
 	for name, value := range a.sub.Headers {
 		req.Header[name] = []string{value}
 	}

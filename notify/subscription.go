@@ -48,6 +48,14 @@ type Subscription struct {
 	TLSCert string     `json:"tls_cert,omitempty"`
 	TLSKey  PrivateKey `json:"tls_key,omitempty" hidden:"true"`
 
+	// Secret signs every attempt, and OldSecret, the one before, signs too until
+	// the time said; zero is without end. Subscribe makes one if none is given.
+	// What Notifier returns has neither, but for Subscribe and RotateSecret, which
+	// return the new one. Who has none is sent callbacks without signature.
+	Secret         Secret    `json:"secret,omitempty" doc:"Shown once, when it is new"`
+	OldSecret      Secret    `json:"old_secret,omitempty" hidden:"true"`
+	OldSecretUntil time.Time `json:"old_secret_until,omitzero" doc:"After a rotation: until when the secret before signs too"`
+
 	Extended    bool     `json:"extended,omitempty"`      // telphin: what the originals did not know, too
 	FlowCase    string   `json:"flow_case,omitempty"`     // lower (default) or upper
 	StatusWords string   `json:"status_words,omitempty"`  // unified: at hangup only ANSWER and UNKNOWN
@@ -131,7 +139,7 @@ func (s *Subscription) Validate() error {
 func (s *Subscription) Invalid() iter.Seq[*Invalid] {
 	return func(yield func(*Invalid) bool) {
 		for _, check := range []func(*Subscription) *Invalid{
-			checkExtension, checkTypes, checkURL, checkWords, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkTLS, checkLimits,
+			checkExtension, checkTypes, checkURL, checkWords, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkSecrets, checkTLS, checkLimits,
 		} {
 			if err := check(s); err != nil && !yield(err) {
 				return
@@ -334,11 +342,12 @@ func typeBit(e *dialog.Event) uint32 {
 	return typeBits[string(e.Type)]
 }
 
-// redacted returns s without the values of its headers, sharing nothing that a
-// caller might change.
+// redacted returns s without its secrets and the values of its headers, sharing
+// nothing that a caller might change.
 func (s Subscription) redacted() Subscription {
 	s = s.clone()
 	s.TLSKey = ""
+	s.Secret, s.OldSecret = "", ""
 	for name := range s.Headers {
 		s.Headers[name] = ""
 	}

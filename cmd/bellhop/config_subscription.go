@@ -17,6 +17,8 @@ type subscriptionConfig struct {
 	Active         bool                    `toml:"active"`
 	Note           string                  `toml:"note"`
 	Headers        map[headerName]withheld `toml:"headers"`
+	Secret         withheld                `toml:"secret"`
+	OldSecret      withheld                `toml:"old_secret"`
 	TLSCA          withheld                `toml:"tls_ca"`
 	TLSCert        withheld                `toml:"tls_cert"`
 	TLSKey         withheld                `toml:"tls_key"`
@@ -44,6 +46,8 @@ func (c *subscriptionConfig) subscription(i int) notify.Subscription {
 		Dialect:        notify.Dialect(c.Dialect),
 		Active:         c.Active,
 		Note:           c.Note,
+		Secret:         notify.Secret(c.Secret),
+		OldSecret:      notify.Secret(c.OldSecret),
 		TLSCA:          string(c.TLSCA),
 		TLSCert:        string(c.TLSCert),
 		TLSKey:         notify.PrivateKey(c.TLSKey),

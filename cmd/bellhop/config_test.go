@@ -230,7 +230,7 @@ active = "yes"
 timeout = "5 s"
 max_in_flight = 1000
 headers = { Host = "x", "X-Key" = "env:BELLHOP_TEST_UNSET" }
-secrets = 1
+password = 1
 [[subscription]]
 types = "hangup"
 url = 1
@@ -249,7 +249,7 @@ b"""`, []string{
 			`c:10:17: subscription.max_in_flight: must be between 1 and 100`,
 			`c:11:11: subscription.headers: must not set Host`,
 			`c:11:35: subscription.headers.X-Key: environment variable "BELLHOP_TEST_UNSET" is not set`,
-			`c:12:1: subscription.secrets: unknown key: known here are extension, extension_regex, types, url, method, dialect, active, note, headers, tls_ca, tls_cert, tls_key, extended, flow_case, status_words, live_ttl, timeout, max_in_flight`,
+			`c:12:1: subscription.password: unknown key: known here are extension, extension_regex, types, url, method, dialect, active, note, headers, secret, old_secret, tls_ca, tls_cert, tls_key, extended, flow_case, status_words, live_ttl, timeout, max_in_flight`,
 			`c:13:1: subscription.extension: is missing: name an extension, or give extension_regex`,
 			`c:14:9: subscription.types: want an array, not a string: write ["hangup"]`,
 			`c:15:7: subscription.url: want a string, not a number`,
@@ -316,7 +316,9 @@ b"""`, []string{
 
 // TestDeclared says what a [[subscription]] declares.
 func TestDeclared(t *testing.T) {
+	const secret = "whsec_b25jZSBtb3JlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 	t.Setenv("BELLHOP_TEST_KEY", "Bearer from env")
+	t.Setenv("BELLHOP_TEST_SECRET", secret)
 	c, err := parse("c", `
 [[subscription]]
 extension = "101"
@@ -337,6 +339,8 @@ live_ttl = "30s"
 timeout = "500ms"
 max_in_flight = 7
 headers = { authorization = "env:BELLHOP_TEST_KEY" }
+secret = "env:BELLHOP_TEST_SECRET"
+old_secret = "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -344,14 +348,15 @@ headers = { authorization = "env:BELLHOP_TEST_KEY" }
 	want := []notify.Subscription{
 		{Extension: "101", Types: []string{"hangup"}, URL: "http://crm.example/", Method: "POST", Dialect: "json", Active: true, Declared: "[[subscription]] 1"},
 		{ExtensionRegex: "1..", Types: []string{"dial-in", "answer"}, URL: "http://crm.example/x?y=z", Method: "GET", Dialect: "telphin", Note: "a note",
-			Headers: map[string]string{"Authorization": "Bearer from env"}, Extended: true, FlowCase: "upper", StatusWords: "unified",
+			Headers: map[string]string{"Authorization": "Bearer from env"},
+			Secret:  secret, OldSecret: "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r", Extended: true, FlowCase: "upper", StatusWords: "unified",
 			LiveTTL: notify.Duration(30 * time.Second), Timeout: notify.Duration(500 * time.Millisecond), MaxInFlight: 7, Declared: "[[subscription]] 2"},
 	}
 	if d := cmp.Diff(want, declared(c)); d != "" {
 		t.Errorf("(- want, + got):\n%s", d)
 	}
-	if s := fmt.Sprintf("%v %+v %#v", c, c, c.Subscription); strings.Contains(s, "from env") {
-		t.Errorf("the value of a header is printed: %s", s)
+	if s := fmt.Sprintf("%v %+v %#v", c, c, c.Subscription); strings.Contains(s, "from env") || strings.Contains(s, "whsec_") {
+		t.Errorf("the value of a header, or a secret, is printed: %s", s)
 	}
 }
 

@@ -100,7 +100,7 @@ SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again
 		},
 	}
 
-	root.AddCommand(serveCmd, demoCmd, checkCmd, versionCmd)
+	root.AddCommand(serveCmd, demoCmd, checkCmd, verifyCommand(), versionCmd)
 	return root
 }
 

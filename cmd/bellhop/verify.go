@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"bellhop/notify"
+)
+
+func verifyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Check the signature of a callback that was received",
+		Long: `Check the signature of a callback that was received, and its age. The exit
+status is 0 if both are good, else 1.
+
+The body is read from stdin, byte for byte as it came. Of a GET there is none:
+--query is what stood behind the ? of its URL, as it came. With --request,
+stdin is the whole request: request line, header and body.`,
+		Example: `  bellhop verify --secret env:SECRET --id "$id" --timestamp "$ts" --signature "$sig" < body
+  bellhop verify --secret env:SECRET --id "$id" --timestamp "$ts" --signature "$sig" --query "$QUERY_STRING"
+  bellhop verify --secret file:secret --request < request`,
+		Args: cobra.NoArgs,
+	}
+	var v verification
+	f := cmd.Flags()
+	f.StringVar(&v.secret, "secret", "", "the `secret`, whsec_…; env:NAME and file:PATH say where it is")
+	f.StringVar(&v.callback.ID, "id", "", "the header field webhook-id")
+	f.StringVar(&v.callback.Timestamp, "timestamp", "", "the header field webhook-timestamp")
+	f.StringVar(&v.callback.Signature, "signature", "", "the header field webhook-signature")
+	f.StringVar(&v.query, "query", "", "of a GET: the raw query")
+	f.BoolVar(&v.whole, "request", false, "stdin is a whole HTTP request")
+	f.DurationVar(&v.tolerance, "tolerance", 5*time.Minute, "how old, or new, it may be; 0 is any `age`")
+	asJSON := f.Bool("json", false, "write JSON")
+	cmd.MarkFlagRequired("secret")
+	for _, name := range []string{"id", "timestamp", "signature", "query"} {
+		cmd.MarkFlagsMutuallyExclusive("request", name)
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		v.get = f.Changed("query")
+		return v.report(v.verify(cmd.InOrStdin()), *asJSON, cmd.OutOrStdout())
+	}
+	return cmd
+}
+
+// A verification is what verify was asked to check.
+type verification struct {
+	secret    string
+	callback  notify.Callback // without the payload, unless it is whole
+	query     string
+	get       bool // the payload is query
+	whole     bool // stdin is a whole request
+	tolerance time.Duration
+}
+
+func (v *verification) verify(stdin io.Reader) error {
+	secret, err := resolve(v.secret)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the secret: %w", err)
+	case v.tolerance < 0:
+		return errors.New("the tolerance is below zero")
+	case v.whole:
+		v.callback, err = readCallback(stdin)
+	case v.get:
+		v.callback.Payload = []byte(v.query)
+	default:
+		v.callback.Payload, err = io.ReadAll(stdin)
+	}
+	if err != nil {
+		return err
+	}
+	return v.callback.Verify(notify.Secret(secret), time.Now(), v.tolerance)
+}
+
+// readCallback reads a whole HTTP request. What has no Content-Length goes on to
+// the end.
+func readCallback(stdin io.Reader) (notify.Callback, error) {
+	in := bufio.NewReader(stdin)
+	req, err := http.ReadRequest(in)
+	if err != nil {
+		return notify.Callback{}, fmt.Errorf("stdin is not an HTTP request: %w", err)
+	}
+	c := notify.Callback{
+		ID:        req.Header.Get("Webhook-Id"),
+		Timestamp: req.Header.Get("Webhook-Timestamp"),
+		Signature: req.Header.Get("Webhook-Signature"),
+	}
+	if req.Method == http.MethodGet {
+		_, query, _ := strings.Cut(req.RequestURI, "?")
+		c.Payload = []byte(query)
+		return c, nil
+	}
+	var body io.Reader = req.Body
+	if req.Header.Get("Content-Length") == "" && req.TransferEncoding == nil {
+		body = in
+	}
+	if c.Payload, err = io.ReadAll(body); err != nil {
+		return c, fmt.Errorf("the body is not whole: %w", err)
+	}
+	return c, nil
+}
+
+// report says what came of it: in a line, or as one JSON object either way.
+func (v *verification) report(err error, asJSON bool, stdout io.Writer) error {
+	c := v.callback
+	var sent time.Time
+	if seconds, err := strconv.ParseInt(c.Timestamp, 10, 64); err == nil {
+		sent = time.Unix(seconds, 0).UTC()
+	}
+	if asJSON {
+		var report struct {
+			OK      bool      `json:"ok"`
+			ID      string    `json:"id,omitempty"`
+			Sent    time.Time `json:"sent,omitzero"`
+			Problem string    `json:"problem,omitempty"`
+		}
+		report.OK, report.ID = err == nil, c.ID
+		if y := sent.Year(); y > 0 && y < 10_000 { // else it has no JSON
+			report.Sent = sent
+		}
+		if err != nil {
+			report.Problem = err.Error()
+		}
+		enc := json.NewEncoder(stdout)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(report); err != nil {
+			return err
+		}
+		if err != nil {
+			return errReported
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stdout, "the signature is good: %s, sent %s\n", c.ID, sent.Format(time.RFC3339))
+	return err
+}

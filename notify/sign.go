@@ -1,0 +1,275 @@
+package notify
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"hash"
+	mathrand "math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// overlap is how long the secret before a rotation signs too.
+const overlap = 24 * time.Hour
+
+// A Secret is what a subscription and its receiver share: whsec_ and the base64
+// of 24 to 64 bytes. It is never printed.
+type Secret string
+
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "[secret]"
+}
+
+func (s Secret) GoString() string { return s.String() }
+
+var errSecret = errors.New("is not whsec_ followed by the base64 of 24 to 64 bytes")
+
+// key is the bytes of a secret.
+func (s Secret) key() ([]byte, error) {
+	text, ok := strings.CutPrefix(string(s), "whsec_")
+	key, err := base64.StdEncoding.DecodeString(text)
+	if !ok || err != nil || strings.ContainsAny(text, "\r\n") || len(key) < 24 || len(key) > 64 {
+		return nil, errSecret
+	}
+	return key, nil
+}
+
+// newSecret makes one of 32 random bytes.
+func newSecret() Secret {
+	var key [32]byte
+	rand.Read(key[:]) // never fails
+	return Secret("whsec_" + base64.StdEncoding.EncodeToString(key[:]))
+}
+
+func checkSecrets(s *Subscription) *Invalid {
+	_, err := s.Secret.key()
+	_, errOld := s.OldSecret.key()
+	switch {
+	case s.Secret != "" && err != nil:
+		return &Invalid{"secret", err.Error()}
+	case s.OldSecret != "" && errOld != nil:
+		return &Invalid{"old_secret", errOld.Error()}
+	case s.OldSecret != "" && s.Secret == "":
+		return &Invalid{"old_secret", "is of no use without secret"}
+	}
+	return nil
+}
+
+// succeed takes over the secrets of the subscription that s was: a secret that
+// is new rotates, none keeps what there is.
+func (s *Subscription) succeed(old *Subscription, now time.Time) {
+	if s.Secret == "" {
+		s.Secret = old.Secret
+	}
+	s.OldSecret, s.OldSecretUntil = old.OldSecret, old.OldSecretUntil
+	if s.Secret != old.Secret && old.Secret != "" {
+		s.OldSecret, s.OldSecretUntil = old.Secret, now.Add(overlap).UTC().Truncate(time.Second)
+	}
+	if !s.OldSecretUntil.After(now) {
+		s.OldSecret, s.OldSecretUntil = "", time.Time{}
+	}
+}
+
+// RotateSecret gives a subscription a new secret and returns it with that. The
+// one before signs beside it for 24 hours; the one before that no more. If
+// revision is not 0, the subscription must have it: ErrConflict.
+func (n *Notifier) RotateSecret(ctx context.Context, id string, revision uint64) (Subscription, error) {
+	secret := newSecret()
+	s, err := n.Edit(ctx, id, revision, func(s *Subscription) error {
+		s.Secret = secret
+		return nil
+	})
+	if err == nil {
+		s.Secret = secret
+	}
+	return s, err
+}
+
+// A signer signs what one subscription is sent. Any number of goroutines may
+// use it.
+type signer struct {
+	keys  []*macs   // one, or the new one and the old
+	until time.Time // when the old one signs no more; zero: never
+}
+
+// newSigner returns nil if s has no secret.
+func newSigner(s *Subscription) *signer {
+	key, err := s.Secret.key()
+	if err != nil {
+		return nil
+	}
+	sg := &signer{keys: []*macs{newMACs(key)}, until: s.OldSecretUntil}
+	if old, err := s.OldSecret.key(); err == nil {
+		sg.keys = append(sg.keys, newMACs(old))
+	}
+	return sg
+}
+
+// macs are the HMACs of a key that are not in use. To make one costs more than
+// to sign with it.
+type macs struct{ sync.Pool }
+
+func newMACs(key []byte) *macs {
+	return &macs{sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
+}
+
+// append appends the signature of content to dst.
+func (m *macs) append(dst, content []byte) []byte {
+	mac := m.Get().(hash.Hash)
+	mac.Reset()
+	mac.Write(content)
+	at := len(dst)
+	dst = mac.Sum(dst)
+	m.Put(mac)
+	var sum [sha256.Size]byte
+	copy(sum[:], dst[at:])
+	return base64.StdEncoding.AppendEncode(append(dst[:at], "v1,"...), sum[:])
+}
+
+// papers are buffers to put together in what is signed.
+var papers = sync.Pool{New: func() any { return new([]byte) }}
+
+// sign adds the time of the attempt, and the signatures over it, to a request
+// that is complete but for them. The body is what it sends; of a GET, the query
+// is signed.
+func (a *attempt) sign(req *http.Request, body []byte, now time.Time) {
+	timestamp := strconv.FormatInt(now.Unix(), 10)
+	req.Header["Webhook-Timestamp"] = []string{timestamp}
+	if a.signer == nil {
+		return
+	}
+	paper := papers.Get().(*[]byte)
+	b := append((*paper)[:0], req.Header["Webhook-Id"][0]...)
+	b = append(append(append(b, '.'), timestamp...), '.')
+	if req.Method == http.MethodGet {
+		b = append(b, req.URL.RawQuery...)
+	} else {
+		b = append(b, body...)
+	}
+	signed := len(b)
+	for i, key := range a.signer.keys {
+		if i > 0 {
+			if until := a.signer.until; !until.IsZero() && !now.Before(until) {
+				break
+			}
+			b = append(b, ' ')
+		}
+		b = key.append(b, b[:signed])
+	}
+	req.Header["Webhook-Signature"] = []string{string(b[signed:])}
+	*paper = b
+	papers.Put(paper)
+}
+
+// traceparent is the W3C trace context that an event is sent with: what came
+// with the INVITE, if the config has that header copied into events, else a
+// trace of the event's own, whose id is the event's. Each attempt is a span of
+// it.
+func traceparent(e *dialog.Event) string {
+	for _, h := range e.Headers {
+		if strings.EqualFold(h[0], "traceparent") && validTrace(h[1]) {
+			return h[1]
+		}
+	}
+	b := make([]byte, 0, 55)
+	b = append(append(append(b, "00-"...), e.ID...), '-')
+	span := mathrand.Uint64() | 1 // never zero
+	for shift := 60; shift >= 0; shift -= 4 {
+		b = append(b, "0123456789abcdef"[span>>shift&0xf])
+	}
+	if s := string(append(b, "-01"...)); validTrace(s) {
+		return s
+	}
+	return ""
+}
+
+// validTrace reports whether s is a traceparent of version 00.
+func validTrace(s string) bool {
+	if len(s) != 55 || s[:3] != "00-" || s[35] != '-' || s[52] != '-' {
+		return false
+	}
+	for _, part := range []string{s[3:35], s[36:52], s[53:]} {
+		if strings.Trim(part, "0123456789abcdef") != "" {
+			return false
+		}
+	}
+	return strings.Trim(s[3:35], "0") != "" && strings.Trim(s[36:52], "0") != ""
+}
+
+// A Callback is what of a request that was received is signed, and how.
+type Callback struct {
+	ID, Timestamp, Signature string // the fields webhook-id, webhook-timestamp and webhook-signature
+	Payload                  []byte // the body; of a GET, the query as it came, without the ?
+}
+
+// Verify says what is wrong with a callback, or nil: that the secret signed it,
+// and that it is no older or newer than tolerance at now. A tolerance of 0 is
+// any age.
+func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) error {
+	key, err := secret.key()
+	if err != nil {
+		return fmt.Errorf("the secret %w", err)
+	}
+	for _, field := range [][2]string{{"webhook-id", c.ID}, {"webhook-timestamp", c.Timestamp}, {"webhook-signature", c.Signature}} {
+		if field[1] == "" {
+			return fmt.Errorf("there is no %s", field[0])
+		}
+	}
+	seconds, err := strconv.ParseInt(c.Timestamp, 10, 64)
+	if err != nil || strconv.FormatInt(seconds, 10) != c.Timestamp {
+		return errors.New("the webhook-timestamp is not a number of seconds")
+	}
+	if err := c.match(key); err != nil {
+		return err
+	}
+	age := now.Sub(time.Unix(seconds, 0)).Truncate(time.Second)
+	switch {
+	case tolerance == 0:
+	case age > tolerance:
+		return fmt.Errorf("the signature matches, but it is %v old, and %v are allowed: it was sent again by someone, or a clock is wrong", age, tolerance)
+	case -age > tolerance:
+		return fmt.Errorf("the signature matches, but it is %v in the future, and %v are allowed: a clock is wrong", -age, tolerance)
+	}
+	return nil
+}
+
+// match looks for a signature that the key made.
+func (c Callback) match(key []byte) error {
+	mac := hmac.New(sha256.New, key)
+	fmt.Fprintf(mac, "%s.%s.%s", c.ID, c.Timestamp, c.Payload)
+	want := mac.Sum(nil)
+	v1 := false
+	for s := range strings.FieldsSeq(c.Signature) {
+		version, text, _ := strings.Cut(s, ",")
+		if version != "v1" {
+			continue
+		}
+		v1 = true
+		if got, err := base64.StdEncoding.DecodeString(text); err == nil && hmac.Equal(got, want) {
+			return nil
+		}
+	}
+	if !v1 {
+		return errors.New("the webhook-signature has none of version 1: it looks like v1,<base64>")
+	}
+	if trimmed := strings.TrimRight(string(c.Payload), "\r\n"); trimmed != string(c.Payload) {
+		c.Payload = []byte(trimmed)
+		if c.match(key) == nil {
+			return errors.New("no signature matches, but one does without the line break at the end: give the payload exactly as it came")
+		}
+	}
+	return errors.New("no signature matches: the secret is another, or the id, the timestamp or the payload are not exactly as they were sent")
+}

@@ -1,0 +1,520 @@
+package notify
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"bellhop/dialog"
+)
+
+// signed is what of a request the specification's library is to be shown.
+func signed(r request) []byte {
+	if r.Method == "GET" {
+		return []byte(r.URL.RawQuery)
+	}
+	return []byte(r.body)
+}
+
+// verified has the specification's library verify a request that has just come.
+func verified(secret Secret, r request) error {
+	w, err := standardwebhooks.NewWebhook(string(secret))
+	if err != nil {
+		return err
+	}
+	return w.Verify(signed(r), r.Header)
+}
+
+// event makes one of extension 101.
+func event(i int) dialog.Event {
+	return dialog.Event{ID: fmt.Sprintf("%032x", i), Call: fmt.Sprint("c", i), Party: "p", Seq: 1, Type: dialog.DialOut, Flow: dialog.Out,
+		At: time.Now(), Extension: dialog.Extension{User: "101", Domain: "pbx"}}
+}
+
+func TestSigned(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, stop := start(t, js, Config{Allow: loopback})
+	defer stop()
+	i := 0
+	for _, dialect := range []Dialect{Unified, Telphin, JSON, CTI, CloudEvents} {
+		for _, kind := range []string{"GET", "GET template", "POST", "POST template", "PUT"} {
+			method, kind, _ := strings.Cut(kind, " ")
+			r := newReceiver(t, nil)
+			s := NewSubscription()
+			s.Extension, s.Types, s.Method, s.Dialect = "101", []string{"dial-out"}, method, dialect
+			s.URL = r.URL + "/hook?key=a+b%20c&empty="
+			if kind != "" {
+				s.URL += map[Dialect]string{JSON: "{&caller_id_name}", CTI: "{&user}", CloudEvents: "{&caller_id_name}"}[dialect]
+				if dialect == Unified || dialect == Telphin {
+					s.URL += "{&CallerIDName}"
+				}
+			}
+			if dialect == CTI && method != "POST" || dialect == CloudEvents && method == "GET" {
+				continue // is refused
+			}
+			s = subscribe(t, n, s)
+			i++
+			e := event(i)
+			e.CallerName = `Zoë "Z" <Öl & Co>`
+			n.Say([]dialog.Event{e})
+			got := <-r.got
+			if err := verified(s.Secret, got); err != nil {
+				t.Errorf("%s %s %s: %v", dialect, method, kind, err)
+			}
+			if got.id != e.ID+"-"+s.ID || got.Header.Get("Traceparent")[:36] != "00-"+e.ID+"-" {
+				t.Errorf("%s %s %s has the header %v", dialect, method, kind, got.Header)
+			}
+			// What the library takes, Verify takes.
+			c := Callback{got.id, got.Header.Get("Webhook-Timestamp"), got.Header.Get("Webhook-Signature"), signed(got)}
+			if err := c.Verify(s.Secret, time.Now(), time.Minute); err != nil {
+				t.Errorf("%s %s %s: %v", dialect, method, kind, err)
+			}
+			if err := n.Unsubscribe(t.Context(), s.ID, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// Each attempt has a timestamp and a signature of its own.
+func TestSignedAgain(t *testing.T) {
+	var secret Secret
+	answer := func(n int, r request) (int, http.Header) {
+		if err := verified(secret, r); err != nil {
+			t.Errorf("attempt %d: %v", n, err)
+		}
+		return []int{500, 500, 200}[n-1], nil
+	}
+	bubble(t, answer, func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+		secret = s.Secret
+		n.Say([]dialog.Event{event(1)})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(w.got) != 3 {
+			t.Fatalf("%d attempts, want 3", len(w.got))
+		}
+		first := w.got[0].Header
+		for i, after := range []int64{0, 2, 6} {
+			h := w.got[i].Header
+			if want := strconv.FormatInt(w.start.Unix()+after, 10); h.Get("Webhook-Timestamp") != want {
+				t.Errorf("attempt %d is of %s, want %s", i+1, h.Get("Webhook-Timestamp"), want)
+			}
+			if h.Get("Webhook-Id") != first.Get("Webhook-Id") {
+				t.Errorf("attempt %d is %s, want %s", i+1, h.Get("Webhook-Id"), first.Get("Webhook-Id"))
+			}
+			if trace := h.Get("Traceparent"); trace[:36] != first.Get("Traceparent")[:36] || i > 0 && trace == first.Get("Traceparent") {
+				t.Errorf("attempt %d is traced as %s, the first as %s", i+1, trace, first.Get("Traceparent"))
+			}
+		}
+	})
+}
+
+func TestRotation(t *testing.T) {
+	var secrets []Secret // every one there was, the newest first
+	var good []bool      // which of them the last request is signed with
+	count := 0           // its signatures
+	answer := func(_ int, r request) (int, http.Header) {
+		good = nil
+		for _, s := range secrets {
+			good = append(good, verified(s, r) == nil)
+		}
+		signatures := strings.Split(r.Header.Get("Webhook-Signature"), " ")
+		count = len(signatures)
+		r.Header.Set("Webhook-Signature", signatures[0])
+		if err := verified(secrets[0], r); err != nil {
+			t.Errorf("the first signature is not the new secret's: %v", err)
+		}
+		return 200, nil
+	}
+	bubble(t, answer, func(t *testing.T, n *Notifier, _ *wire, s Subscription) {
+		said := 0
+		want := func(when string, want ...bool) {
+			t.Helper()
+			said++
+			n.Say([]dialog.Event{event(said)})
+			time.Sleep(time.Second)
+			synctest.Wait()
+			signatures := 0
+			for _, g := range want {
+				if g {
+					signatures++
+				}
+			}
+			if fmt.Sprint(good) != fmt.Sprint(want) || count != signatures {
+				t.Errorf("%s: signed by %v with %d signatures, want %v", when, good, count, want)
+			}
+		}
+		rotate := func() {
+			t.Helper()
+			s, err := n.RotateSecret(t.Context(), s.ID, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			secrets = append([]Secret{s.Secret}, secrets...)
+			if s.OldSecret != "" || !s.OldSecretUntil.After(time.Now().Add(23*time.Hour)) {
+				t.Errorf("rotated to %+v", s)
+			}
+		}
+		secrets = []Secret{s.Secret}
+		want("at first", true)
+		rotate()
+		want("after a rotation", true, true)
+		if _, err := n.Edit(t.Context(), s.ID, 0, func(s *Subscription) error { s.Note = "x"; s.OldSecret = ""; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		want("edited after it", true, true)
+		rotate()
+		want("rotated twice", true, true, false)
+		own := newSecret()
+		if _, err := n.Edit(t.Context(), s.ID, 0, func(s *Subscription) error { s.Secret = own; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		secrets = append([]Secret{own}, secrets...)
+		want("with one of the user's own", true, true, false, false)
+		if _, err := n.Edit(t.Context(), s.ID, 0, func(s *Subscription) error { s.Secret = ""; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		want("edited to none", true, true, false, false)
+	})
+}
+
+// The old secret signs for a day.
+func TestOverlap(t *testing.T) {
+	at := time.Unix(1767322800, 0)
+	old := Subscription{Secret: newSecret()}
+	s := Subscription{Secret: newSecret()}
+	s.succeed(&old, at)
+	a := &attempt{signer: newSigner(&s)}
+	for _, tt := range []struct {
+		after time.Duration
+		both  bool
+	}{{0, true}, {24*time.Hour - time.Second, true}, {24 * time.Hour, false}, {48 * time.Hour, false}} {
+		req := httptest.NewRequest("POST", "/", nil)
+		req.Header["Webhook-Id"] = []string{"e-s"}
+		a.sign(req, []byte("{}"), at.Add(tt.after))
+		for _, secret := range []Secret{s.Secret, old.Secret} {
+			w, err := standardwebhooks.NewWebhook(string(secret))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := secret == s.Secret || tt.both
+			if err := w.VerifyIgnoringTimestamp([]byte("{}"), req.Header); (err == nil) != want {
+				t.Errorf("after %v, the new one %v: %v, want good %v", tt.after, secret == s.Secret, err, want)
+			}
+		}
+	}
+	// An edit keeps it until then, and forgets it afterwards.
+	before, after := Subscription{}, Subscription{}
+	before.succeed(&s, at.Add(overlap-time.Second))
+	after.succeed(&s, at.Add(overlap))
+	if before.Secret != s.Secret || before.OldSecret != old.Secret || !before.OldSecretUntil.Equal(at.Add(overlap)) {
+		t.Error("an edit within the day loses a secret")
+	}
+	if after.Secret != s.Secret || after.OldSecret != "" || !after.OldSecretUntil.IsZero() {
+		t.Error("an edit after the day keeps the old secret")
+	}
+}
+
+func TestSecretsAreShownOnce(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, stop := start(t, js, Config{})
+	defer stop()
+	hidden := func(when string, subs ...Subscription) {
+		t.Helper()
+		for _, s := range subs {
+			if s.Secret != "" || s.OldSecret != "" {
+				t.Errorf("%s it is shown", when)
+			}
+		}
+	}
+	s := subscribe(t, n, sub("", "http://a/"))
+	made := s.Secret
+	if key, err := made.key(); err != nil || len(key) != 32 {
+		t.Errorf("made %q: %v", string(made), err)
+	}
+	hidden("listed", n.Subscriptions()...)
+	read, err := n.Subscription(s.ID)
+	hidden("read", read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edited, err := n.Edit(t.Context(), s.ID, 0, func(s *Subscription) error { s.Note = "x"; return nil })
+	hidden("edited", edited)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rotated, err := n.RotateSecret(t.Context(), s.ID, edited.Revision)
+	if err != nil || rotated.Secret == "" || rotated.Secret == made || rotated.OldSecret != "" {
+		t.Errorf("rotated to %q: %v", string(rotated.Secret), err)
+	}
+	hidden("listed after it", n.Subscriptions()...)
+	if _, err := n.RotateSecret(t.Context(), s.ID, edited.Revision); err != ErrConflict {
+		t.Errorf("an old revision: %v", err)
+	}
+	if _, err := n.RotateSecret(t.Context(), "nobody", 0); err != ErrNotFound {
+		t.Errorf("who is not there: %v", err)
+	}
+	stored, _ := n.registry.get(s.ID)
+	if stored.Secret != rotated.Secret || stored.OldSecret != made {
+		t.Error("what is stored is neither")
+	}
+	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
+		if text := fmt.Sprintf(format, stored); strings.Contains(text, "whsec_") {
+			t.Errorf("%s prints %s", format, text)
+		}
+	}
+
+	own := newSecret()
+	mine := sub("", "http://a/")
+	mine.Secret, mine.OldSecret, mine.OldSecretUntil = own, own, time.Now().Add(time.Hour)
+	mine = subscribe(t, n, mine)
+	if stored, _ := n.registry.get(mine.ID); mine.Secret != own || stored.Secret != own || stored.OldSecret != "" || !stored.OldSecretUntil.IsZero() {
+		t.Error("a secret that is given is not the one that is stored")
+	}
+}
+
+func TestSecretsChecked(t *testing.T) {
+	of := func(n int) string { return base64.StdEncoding.EncodeToString(make([]byte, n)) }
+	for _, tt := range []struct {
+		secret Secret
+		ok     bool
+	}{
+		{"", true},
+		{newSecret(), true},
+		{Secret("whsec_" + of(24)), true},
+		{Secret("whsec_" + of(64)), true},
+		{Secret("whsec_" + of(23)), false},
+		{Secret("whsec_" + of(65)), false},
+		{Secret(of(32)), false},
+		{Secret("WHSEC_" + of(32)), false},
+		{Secret("whsec_" + of(32) + "\n"), false},
+		{Secret("whsec_" + of(16) + "\n" + of(16)), false},
+		{Secret("whsec_" + strings.TrimRight(of(32), "=")), false},
+		{"whsec_", false},
+		{"whsec_my secret of more than 24 bytes in the clear", false},
+	} {
+		s := sub("", "http://a/")
+		s.Secret = tt.secret
+		err := s.Validate()
+		if invalid, _ := err.(*Invalid); (err == nil) != tt.ok || err != nil && (invalid == nil || invalid.Field != "secret") {
+			t.Errorf("%q: %v", string(tt.secret), err)
+		}
+		s.Secret, s.OldSecret = newSecret(), tt.secret
+		if invalid, _ := s.Validate().(*Invalid); (invalid == nil) != tt.ok || invalid != nil && invalid.Field != "old_secret" {
+			t.Errorf("%q as the old one: %v", string(tt.secret), invalid)
+		}
+		if err != nil && len(tt.secret) > 10 && strings.Contains(err.Error(), string(tt.secret[6:])) {
+			t.Errorf("the error tells the secret: %v", err)
+		}
+	}
+}
+
+// One that was stored before there were secrets goes on without a signature,
+// until it gets a secret.
+func TestWithoutSecret(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, stop := start(t, js, Config{Allow: loopback})
+	defer stop()
+	r := newReceiver(t, nil)
+	old := sub("old", r.URL)
+	b, err := json.Marshal(old)
+	if err != nil || strings.Contains(string(b), "secret") {
+		t.Fatalf("%s, %v", b, err)
+	}
+	if _, err := n.registry.kv.Put(t.Context(), old.ID, b); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.registry.refresh(t.Context(), old.ID); err != nil {
+		t.Fatal(err)
+	}
+	n.Say([]dialog.Event{event(1)})
+	if h := (<-r.got).Header; h["Webhook-Signature"] != nil || h.Get("Webhook-Timestamp") == "" || h.Get("Webhook-Id") == "" {
+		t.Errorf("without a secret it has %v", h)
+	}
+	s, err := n.RotateSecret(t.Context(), old.ID, 0)
+	if err != nil || !s.OldSecretUntil.IsZero() {
+		t.Fatal(s, err)
+	}
+	n.Say([]dialog.Event{event(2)})
+	got := <-r.got
+	if err := verified(s.Secret, got); err != nil || strings.Contains(got.Header.Get("Webhook-Signature"), " ") {
+		t.Errorf("with one it has %v: %v", got.Header, err)
+	}
+}
+
+// What the config file declares is signed with what it says, and by both as
+// long as it names two.
+func TestDeclaredIsSigned(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, stop := start(t, js, Config{Allow: loopback})
+	defer stop()
+	r := newReceiver(t, nil)
+	s := declare(r.URL, "dial-out")
+	for i, secrets := range [][2]Secret{{}, {newSecret()}, {newSecret(), newSecret()}} {
+		s.Secret, s.OldSecret = secrets[0], secrets[1]
+		if err := s.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		n.Declare([]Subscription{s})
+		if shown := n.Subscriptions()[0]; shown.Secret != "" || shown.OldSecret != "" {
+			t.Error("a declared secret is shown")
+		}
+		n.Say([]dialog.Event{event(i + 1)})
+		got := <-r.got
+		for j, secret := range secrets {
+			if err := verified(secret, got); secret != "" && err != nil {
+				t.Errorf("%d secrets, the %dth: %v", i, j, err)
+			}
+		}
+		if signatures := strings.Fields(got.Header.Get("Webhook-Signature")); len(signatures) != i {
+			t.Errorf("%d secrets make the signatures %v", i, signatures)
+		}
+		if _, err := n.RotateSecret(t.Context(), n.Subscriptions()[0].ID, 0); !errors.Is(err, ErrDeclared) {
+			t.Errorf("a declared secret is rotated: %v", err)
+		}
+	}
+}
+
+// Many sign at once for one subscription.
+func TestSignAtOnce(t *testing.T) {
+	s := Subscription{Secret: newSecret(), OldSecret: newSecret(), OldSecretUntil: time.Now().Add(time.Hour)}
+	a := &attempt{signer: newSigner(&s)}
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for j := range 200 {
+				req := httptest.NewRequest("POST", "/", nil)
+				req.Header["Webhook-Id"] = []string{fmt.Sprint(i, "-", j)}
+				body := strings.Repeat(fmt.Sprint(i), 100*(j%20))
+				a.sign(req, []byte(body), time.Now())
+				for _, secret := range []Secret{s.Secret, s.OldSecret} {
+					if err := verified(secret, request{body: body, Request: req}); err != nil {
+						t.Errorf("%d %d: %v", i, j, err)
+						return
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestTraceparent(t *testing.T) {
+	const id, came = "5f1d0c7e9a3b48d2a6c4e8f013579bdf", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+	for _, tt := range []struct {
+		name    string
+		id      string
+		headers [][2]string
+		want    string // "": none
+	}{
+		{"its own", id, nil, "00-" + id + "-*-01"},
+		{"came with the INVITE", id, [][2]string{{"X-Queue", "sales"}, {"Traceparent", came}}, came},
+		{"a later version", id, [][2]string{{"traceparent", "01" + came[2:]}}, "00-" + id + "-*-01"},
+		{"upper case", id, [][2]string{{"traceparent", strings.ToUpper(came)}}, "00-" + id + "-*-01"},
+		{"too long", id, [][2]string{{"traceparent", came + "-x"}}, "00-" + id + "-*-01"},
+		{"no trace", id, [][2]string{{"traceparent", "00-" + strings.Repeat("0", 32) + came[35:]}}, "00-" + id + "-*-01"},
+		{"no span", id, [][2]string{{"traceparent", came[:36] + strings.Repeat("0", 16) + "-01"}}, "00-" + id + "-*-01"},
+		{"a line break", id, [][2]string{{"traceparent", came[:53] + "\r\n"}}, "00-" + id + "-*-01"},
+		{"no hex in the id", "e1", nil, ""},
+	} {
+		got := traceparent(&dialog.Event{ID: tt.id, Headers: tt.headers})
+		before, after, star := strings.Cut(tt.want, "*")
+		if got != tt.want && (!star || !validTrace(got) || !strings.HasPrefix(got, before) || !strings.HasSuffix(got, after)) {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestVerify(t *testing.T) {
+	secret, other := newSecret(), newSecret()
+	at := time.Unix(1767322800, 0)
+	w, err := standardwebhooks.NewWebhook(string(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := Callback{ID: "e-s", Timestamp: "1767322800", Payload: []byte(`{"a":1}`)}
+	if good.Signature, err = w.Sign(good.ID, at, good.Payload); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name  string
+		spoil func(*Callback)
+		after time.Duration
+		want  string // in the error; "": it is good
+	}{
+		{"as it is", func(c *Callback) {}, 0, ""},
+		{"five minutes later", func(c *Callback) {}, 5 * time.Minute, ""},
+		{"older", func(c *Callback) {}, 5*time.Minute + time.Second, "5m1s old"},
+		{"newer", func(c *Callback) {}, -6 * time.Minute, "6m0s in the future"},
+		{"among others", func(c *Callback) { c.Signature = "v1a,x v1,AAAA " + c.Signature }, 0, ""},
+		{"another body", func(c *Callback) { c.Payload = []byte(`{"a":2}`) }, 0, "no signature matches: "},
+		{"a line break more", func(c *Callback) { c.Payload = []byte("{\"a\":1}\r\n") }, 0, "without the line break"},
+		{"another body with a line break", func(c *Callback) { c.Payload = []byte("{\"a\":2}\n") }, 0, "no signature matches: "},
+		{"another id", func(c *Callback) { c.ID = "e-t" }, 0, "no signature matches: "},
+		{"another time", func(c *Callback) { c.Timestamp = "1767322801" }, 0, "no signature matches: "},
+		{"a longer time", func(c *Callback) { c.Timestamp = "01767322800" }, 0, "webhook-timestamp is not"},
+		{"a time that is none", func(c *Callback) { c.Timestamp = "noon" }, 0, "webhook-timestamp is not"},
+		{"no id", func(c *Callback) { c.ID = "" }, 0, "no webhook-id"},
+		{"no time", func(c *Callback) { c.Timestamp = "" }, 0, "no webhook-timestamp"},
+		{"no signature", func(c *Callback) { c.Signature = "" }, 0, "no webhook-signature"},
+		{"not base64", func(c *Callback) { c.Signature = "v1,?" }, 0, "no signature matches: "},
+		{"without the version", func(c *Callback) { c.Signature = c.Signature[3:] }, 0, "none of version 1"},
+		{"of a later version", func(c *Callback) { c.Signature = "v2" + c.Signature[2:] }, 0, "none of version 1"},
+	} {
+		c := good
+		tt.spoil(&c)
+		err := c.Verify(secret, at.Add(tt.after), 5*time.Minute)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
+		}
+	}
+	if err := good.Verify(secret, at.Add(1000*time.Hour), 0); err != nil {
+		t.Errorf("of any age: %v", err)
+	}
+	if err := good.Verify(other, at, 0); err == nil {
+		t.Error("another secret is taken")
+	}
+	if err := good.Verify("whsec_x", at, 0); err == nil || !strings.HasPrefix(err.Error(), "the secret is not whsec_") {
+		t.Errorf("a secret that is none: %v", err)
+	}
+}
+
+// BenchmarkSign signs a body of 700 bytes, as a hangup has.
+func BenchmarkSign(b *testing.B) {
+	for _, tt := range []struct {
+		name string
+		sub  Subscription
+	}{
+		{"one", Subscription{Secret: newSecret()}},
+		{"two", Subscription{Secret: newSecret(), OldSecret: newSecret(), OldSecretUntil: time.Now().Add(time.Hour)}},
+	} {
+		b.Run(tt.name, func(b *testing.B) {
+			a := &attempt{signer: newSigner(&tt.sub)}
+			body := make([]byte, 700)
+			now := time.Now()
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				req := httptest.NewRequest("POST", "/", nil)
+				req.Header["Webhook-Id"] = []string{"5f1d0c7e9a3b48d2a6c4e8f013579bdf-ABCDEFGHIJKLMNOPQRSTUVWXYZabcd"}
+				for pb.Next() {
+					a.sign(req, body, now)
+				}
+			})
+		})
+	}
+}
