@@ -73,7 +73,7 @@ func (t *Tracker) correlate(i *incoming) (c *call, word string) {
 		case by.header != "":
 			v = t.byHeader(by, i)
 		case by.word == "x-cid":
-			v = t.byKey(key{by.word, i.CID})
+			v = t.byOwnID(i.CID)
 		case by.word == "session-id":
 			v = t.bySession(i)
 		case by.word == "replaces":
@@ -124,6 +124,23 @@ func found(c *call, sure string) verdict {
 		return verdict{}
 	}
 	return verdict{c, sure}
+}
+
+// byOwnID goes by the id that bellhop has given the caller's INVITE. It is the
+// call's own: what comes with it when the call is over is a straggler of it.
+func (t *Tracker) byOwnID(id string) verdict {
+	if c := t.keys[key{"x-cid", id}].call; c != nil {
+		return verdict{c, exact}
+	}
+	return verdict{}
+}
+
+// ownID is the id in an INVITE that is its call's, if calls go by it.
+func (t *Tracker) ownID(m *Message) string {
+	if slices.ContainsFunc(t.methods, func(by method) bool { return by.word == "x-cid" }) {
+		return m.CID
+	}
+	return ""
 }
 
 // byHeader goes by a header field that the PBX puts into the INVITEs of a call:

@@ -71,6 +71,8 @@ func TestCorrelate(t *testing.T) {
 	}{
 		{name: "own id", before: []Message{withID(a.invite(), uuid1)}, invite: withID(to("999", "102", "pbx-1").invite(), uuid1),
 			want: "x-cid:exact", belongsTo: "phone-1"},
+		{name: "own id of a call that is over", before: []Message{withID(a.invite(), uuid1), a.response(486)}, invite: withID(to("999", "102", "pbx-1").invite(), uuid1),
+			want: "x-cid:exact", belongsTo: "phone-1"},
 		{name: "own id of nobody", before: []Message{withID(a.invite(), uuid1)}, invite: withID(to("999", "103", "pbx-1").invite(), uuid2)},
 		{name: "header with the same value", config: Config{Correlate: []string{"header:X-Call"}},
 			before: []Message{from("101", "102", "phone-1").invite("X-Call: 77\r\n")}, invite: to("999", "103", "pbx-1").invite("X-Call: 77\r\n"),
@@ -200,6 +202,11 @@ func TestCorrelate(t *testing.T) {
 			}
 			if tt.belongsTo == "" && len(found.legs) != 1 {
 				t.Error("joined to a call, want a call of its own")
+			}
+			for _, c := range tracker.due {
+				if c != found && c.id == found.id {
+					t.Error("two calls have one id")
+				}
 			}
 		})
 	}

@@ -309,7 +309,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 			c, joined = nil, ""
 		}
 	}
-	id := m.CID
+	id := t.ownID(m)
 	if c == nil && id == "" {
 		id = hash(m.CallID, m.FromTag)
 	}
