@@ -78,8 +78,13 @@ func (s *site) write(name, text string) {
 	}
 }
 
-// freePort has the kernel choose a port that is free over UDP and TCP. The
-// addresses are of no other program's liking, so that it stays free.
+// given are the addresses that freePort has returned: tests run side by side, and
+// one is free until somebody listens there.
+var given sync.Map
+
+// freePort has the kernel choose a port that is free over UDP and TCP, and that
+// no other test has. The addresses are of no other program's liking, so that it
+// stays free.
 func freePort(t *testing.T, ip string) netip.AddrPort {
 	t.Helper()
 	for range 100 {
@@ -88,8 +93,12 @@ func freePort(t *testing.T, ip string) netip.AddrPort {
 			t.Fatal(err)
 		}
 		l.Close()
-		if c, err := net.ListenPacket("udp", l.Addr().String()); err == nil {
-			c.Close()
+		c, err := net.ListenPacket("udp", l.Addr().String())
+		if err != nil {
+			continue
+		}
+		c.Close()
+		if _, taken := given.LoadOrStore(l.Addr().String(), true); !taken {
 			return netip.MustParseAddrPort(l.Addr().String())
 		}
 	}
