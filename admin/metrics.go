@@ -39,6 +39,9 @@ var (
 	eventsUnsaid    = prometheus.NewDesc("bellhop_events_unsaid", "Events that wait to be written.", nil, nil)
 	deliveries      = prometheus.NewDesc("bellhop_deliveries_total", "Deliveries, by how they ended.", []string{"outcome"}, nil)
 	attemptsFailed  = prometheus.NewDesc("bellhop_delivery_attempts_failed_total", "Attempts that were not the end of their delivery.", nil, nil)
+	pauses          = prometheus.NewDesc("bellhop_endpoint_pauses_total", "Pauses of endpoints that failed.", nil, nil)
+	disabled        = prometheus.NewDesc("bellhop_subscriptions_disabled_total", "Subscriptions whose receivers answered 410, or failed for five days.", nil, nil)
+	paused          = prometheus.NewDesc("bellhop_subscriptions_paused", "Active subscriptions whose endpoint is paused.", nil, nil)
 	deliveriesOwing = prometheus.NewDesc("bellhop_deliveries_pending", "Deliveries that have not ended.", nil, nil)
 )
 
@@ -54,7 +57,15 @@ func (m notifierMetrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
 	}
 	stats := m.n.Stats()
-	gauge(subscriptions, len(m.n.Subscriptions()))
+	subs := m.n.Subscriptions()
+	waiting := 0
+	for _, s := range subs {
+		if s.State == notify.StatePaused {
+			waiting++
+		}
+	}
+	gauge(subscriptions, len(subs))
+	gauge(paused, waiting)
 	counter(eventsSaid, stats.Said)
 	counter(eventsDropped, stats.Dropped)
 	gauge(eventsUnsaid, stats.Unsaid)
@@ -64,4 +75,6 @@ func (m notifierMetrics) Collect(ch chan<- prometheus.Metric) {
 	counter(deliveries, stats.Canceled, "canceled")
 	counter(attemptsFailed, stats.Failed)
 	gauge(deliveriesOwing, stats.Pending)
+	counter(pauses, stats.Pauses)
+	counter(disabled, stats.Disabled)
 }

@@ -58,6 +58,10 @@ type Event struct {
 	MessageText       string `json:"message_text,omitempty"`
 	ContentType       string `json:"content_type,omitempty"`
 
+	SubscriptionID    string `json:"subscription_id,omitempty" doc:"At subscription-state: of which it tells"`
+	SubscriptionState string `json:"subscription_state,omitempty" doc:"paused, resumed or disabled"`
+	Why               string `json:"why,omitempty" doc:"It is paused or disabled"`
+
 	CallerNumberE164 string            `json:"caller_number_e164,omitempty"`
 	CalledNumberE164 string            `json:"called_number_e164,omitempty"`
 	Headers          map[string]string `json:"headers,omitempty"`
@@ -117,6 +121,9 @@ func eventOf(e dialog.Event) Event {
 	if e.Type == dialog.Hangup || e.Duration > 0 {
 		d := e.Duration.Microseconds()
 		v.Duration = &d
+	}
+	if s := e.Subscription; s != nil {
+		v.SubscriptionID, v.SubscriptionState, v.Why = s.ID, s.State, s.Why
 	}
 	if len(e.Headers) > 0 {
 		v.Headers = make(map[string]string, len(e.Headers))

@@ -21,6 +21,8 @@ const (
 	Transfer     Type = "transfer"     // opt-in: the extension's REFER was accepted, and its fate is known
 	Registered   Type = "registered"   // opt-in: the first binding of the extension appeared
 	Unregistered Type = "unregistered" // opt-in: its last one is gone, or expired
+
+	SubscriptionState Type = "subscription-state" // opt-in, and of no call: how callbacks to a subscription of the extension go; the tracker never says it
 )
 
 // Flow is the direction of a party: In for the called, Out for the calling.
@@ -136,4 +138,13 @@ type Event struct {
 	CalledE164   string        `json:"called_e164,omitempty"`   //
 
 	Leg LegID `json:"leg,omitzero"` // dial-in, dial-out, answer: for Restore, not for subscribers
+
+	Subscription *Subscription `json:"subscription,omitempty"` // subscription-state: of which it tells
+}
+
+// A Subscription is what an event tells of one.
+type Subscription struct {
+	ID    string `json:"id"`
+	State string `json:"state"`         // paused, resumed or disabled
+	Why   string `json:"why,omitempty"` // it is paused or disabled
 }

@@ -34,6 +34,8 @@ type worker struct {
 	post    chan []*nats.Msg
 	posted  chan []written
 
+	hopeless map[string]bool // subscriptions that are being switched off
+
 	helpers sync.WaitGroup
 }
 
@@ -47,11 +49,12 @@ type entry struct {
 // it was left, until ctx ends. It returns early only if the store fails.
 func (n *Notifier) deliver(ctx context.Context) error {
 	w := &worker{
-		Notifier: n, lanes: newLanes(n.ended),
+		Notifier: n, lanes: newLanes(n.ended), hopeless: make(map[string]bool),
 		logEnds: make(chan error, 1),
 		todo:    make(chan *attempt, maxSenders), done: make(chan *attempt, maxSenders),
 		post: make(chan []*nats.Msg, 1), posted: make(chan []written, 1),
 	}
+	w.lanes.changed = w.changed
 	n.registry.changeAll()
 	w.subscribe()
 	if err := n.recall(ctx, w.lanes); err != nil {
@@ -153,7 +156,12 @@ func (w *worker) catchUp(ctx context.Context, now time.Time) {
 // subscribe takes the subscriptions that changed.
 func (w *worker) subscribe() {
 	for _, s := range w.registry.take() {
-		w.lanes.subscribe(s)
+		delete(w.hopeless, s.ID)
+		if !s.Active {
+			w.standings.set(s.ID, nil)
+		}
+		st, _ := w.standings.of(s.ID)
+		w.lanes.subscribe(s, st.Failing)
 	}
 }
 
@@ -185,26 +193,69 @@ func (w *worker) took(a *attempt) {
 		w.Notifier.log.Debug("attempt failed", "subscriber", a.sub.ID, "event", a.seq, "type", a.kind, "err", a.detail)
 	}
 	if a.outcome == refused {
-		w.disable(a)
+		w.disable(a.sub, "the receiver answered 410 Gone")
 	}
-	before := a.endpoint.failures
-	w.lanes.done(time.Now(), a)
-	switch after := a.endpoint.failures; {
-	case before < ailingAfter && after == ailingAfter:
-		w.Notifier.log.Warn("endpoint fails", "endpoint", a.endpoint.key, "err", a.detail)
-	case before >= ailingAfter && after == 0:
-		w.Notifier.log.Info("endpoint answers again", "endpoint", a.endpoint.key)
+	now, t := time.Now(), a.lane.target
+	w.lanes.done(now, a)
+	w.note(now, t, a.detail)
+}
+
+// note has it known if t has been failing for long, or no longer is.
+func (w *worker) note(now time.Time, t *target, why string) {
+	st, known := w.standings.of(t.sub.ID)
+	switch {
+	case t.gone:
+	case t.failing.IsZero():
+		if known && st.Paused.IsZero() {
+			w.standings.set(t.sub.ID, nil)
+		}
+	case now.Sub(t.failing) >= hopeless:
+		w.disable(t.sub, "nothing but failures since "+t.failing.UTC().Format(time.RFC3339)+"; the last one: "+why)
+	case !known && now.Sub(t.failing) >= patience:
+		w.standings.set(t.sub.ID, &standing{Failing: t.failing, Why: why})
 	}
 }
 
-// disable switches a subscription off whose receiver answered 410.
-func (w *worker) disable(a *attempt) {
-	id, url := a.sub.ID, a.sub.URL
-	w.Notifier.log.Warn("subscription disabled: its receiver answered 410", "subscriber", id)
+// changed has it known that an endpoint is paused, or no longer is.
+func (w *worker) changed(e *endpoint) {
+	now := time.Now()
+	if e.open() {
+		w.stats.paused.Add(1)
+		w.Notifier.log.Warn("endpoint paused: it is probed until it answers", "endpoint", e.key, "err", e.why)
+	} else {
+		w.Notifier.log.Info("endpoint resumed", "endpoint", e.key)
+	}
+	var events []dialog.Event
+	for t := range e.targets {
+		if e.open() {
+			w.standings.set(t.sub.ID, &standing{Failing: t.failing, Paused: now, Why: e.why})
+			events = append(events, stateEvent(t.sub, "paused", e.why, now))
+			continue
+		}
+		if st, _ := w.standings.of(t.sub.ID); t.failing.IsZero() || st.Failing.IsZero() {
+			w.standings.set(t.sub.ID, nil)
+		} else {
+			w.standings.set(t.sub.ID, &standing{Failing: t.failing, Why: st.Why})
+		}
+		events = append(events, stateEvent(t.sub, "resumed", "", now))
+	}
+	w.Say(events)
+}
+
+// disable switches a subscription off.
+func (w *worker) disable(s *Subscription, why string) {
+	if w.hopeless[s.ID] {
+		return
+	}
+	w.hopeless[s.ID] = true
+	id, url := s.ID, s.URL
+	w.stats.disabled.Add(1)
+	w.Notifier.log.Warn("subscription disabled", "subscriber", id, "why", why)
+	w.Say([]dialog.Event{stateEvent(s, StateDisabled, why, time.Now())})
 	w.helpers.Go(func() {
 		for w.attempting.Err() == nil {
 			ctx, cancel := context.WithTimeout(w.attempting, waveTimeout)
-			err := w.Notifier.disable(ctx, id, url, "the receiver answered 410 Gone")
+			err := w.Notifier.disable(ctx, id, url, why)
 			cancel()
 			if err == nil {
 				return

@@ -101,11 +101,11 @@ func TestDelivery(t *testing.T) {
 		{"no answer", answers(0, 200), []dialog.Type{dialog.DialOut}, time.Minute,
 			"0s dial-out, 7s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
 		{"never", answers(404), []dialog.Type{dialog.DialOut}, 2 * time.Minute,
-			"0s dial-out, 2s dial-out, 6s dial-out, 14s dial-out, 30s dial-out, 46s dial-out", Stats{Said: 1, Expired: 1, Failed: 6}},
+			"0s dial-out, 2s dial-out, 6s dial-out, 14s dial-out, 30s dial-out, 31s dial-out, 33s dial-out, 37s dial-out, 45s dial-out", Stats{Said: 1, Expired: 1, Failed: 9, Pauses: 1}},
 		{"a redirect is not followed", answers(302, 200), []dialog.Type{dialog.DialOut}, time.Minute,
 			"0s dial-out, 2s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
 		{"gone", answers(410), []dialog.Type{dialog.DialOut}, time.Minute,
-			"0s dial-out", Stats{Said: 1, Refused: 1}},
+			"0s dial-out", Stats{Said: 1, Refused: 1, Disabled: 1}},
 		{"come back in 20 s", func(n int, _ request) (int, http.Header) {
 			if n == 1 {
 				return 429, http.Header{"Retry-After": {"20"}}

@@ -75,6 +75,14 @@ func appendEvent(dst []byte, e *dialog.Event) []byte {
 		w.text("to_tag", e.Leg.ToTag)
 		w.b = append(w.b, '}')
 	}
+	if s := e.Subscription; s != nil {
+		w.key("subscription")
+		w.b = append(w.b, '{')
+		w.always("id", s.ID)
+		w.always("state", s.State)
+		w.text("why", s.Why)
+		w.b = append(w.b, '}')
+	}
 	return append(w.b, '}')
 }
 

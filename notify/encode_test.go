@@ -53,6 +53,8 @@ func fill(t *testing.T, name string, v reflect.Value) {
 		v.Set(reflect.ValueOf(&dialog.Extension{User: "102"}))
 	case dialog.LegID:
 		v.Set(reflect.ValueOf(dialog.LegID{Node: "N", Origin: dialog.PBX, CallID: "a@b", FromTag: "<f>"}))
+	case *dialog.Subscription:
+		v.Set(reflect.ValueOf(&dialog.Subscription{ID: "s", State: "paused", Why: "<503>"}))
 	case [][2]string:
 		v.Set(reflect.ValueOf([][2]string{{"X-One", "<1>"}, {"X-Two", "2"}}))
 	default:

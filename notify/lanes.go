@@ -26,13 +26,12 @@ const (
 	liveTTL       = 60 * time.Second       // age at which a live event expires
 	maxInFlight   = 4                      // attempts at once, per subscription
 	endpointSlots = 64                     // attempts at once, per endpoint
-	ailingSlots   = 4                      // the same, when it failed ailingAfter times in a row
-	ailingAfter   = 5                      //
 	moment        = time.Second            // an event that is owed longer moves to the outbox, failed or not
 	cursorPause   = 100 * time.Millisecond // between two writes of the cursor
 	maxYoung      = 16_384                 // events that have not moved to the outbox
 	maxPending    = 1_000_000              // deliveries
 	maxRetryAfter = 24 * time.Hour         // the longest wait a receiver may ask for
+	hopeless      = 5 * 24 * time.Hour     // of nothing but failures: the subscription is disabled
 	maxMatches    = 100_000                // extensions whose subscriptions are remembered
 )
 
@@ -59,7 +58,8 @@ func (o outcome) String() string {
 //	                            └─due── resting ◀┘ failed
 //
 // Any state but sending also falls to over: when the event is too old, or the
-// subscription goes.
+// subscription goes. While the endpoint is paused none is ready but its probe:
+// what would be rests, held.
 type delivery struct {
 	lane  *lane
 	seq   uint64 // of the event in the log
@@ -73,6 +73,7 @@ type delivery struct {
 	due      time.Time // of the next attempt
 	early    bool      // woken before it was due: a failure does not count
 	patient  bool      // the receiver said when to come back: not to be woken
+	held     bool      // is due, and rests while its endpoint is paused
 
 	dirty, telling, told bool // the outbox must be told; is being told; was told
 }
@@ -116,7 +117,8 @@ type target struct {
 	lanes    map[string]*lane
 	ready    fifo[*delivery]
 	sending  int
-	lined    bool // in the endpoint's line
+	lined    bool      // in the endpoint's line
+	failing  time.Time // since when there are failures only; zero: the last attempt succeeded
 }
 
 func (t *target) slots() int {
@@ -128,18 +130,18 @@ func (t *target) slots() int {
 
 // An endpoint is a scheme, host and port: what is up or down as a whole.
 type endpoint struct {
-	key      string
-	targets  map[*target]bool
-	resting  map[*lane]bool // to be woken by a success
-	line     fifo[*target]
-	sending  int
-	failures int  // in a row
-	lined    bool // in the line of endpoints
+	key     string
+	targets map[*target]bool
+	resting map[*lane]bool // to be woken by a success
+	line    fifo[*target]
+	sending int
+	lined   bool // in the line of endpoints
+	breaker
 }
 
 func (e *endpoint) slots() int {
-	if e.failures >= ailingAfter {
-		return ailingSlots
+	if e.open() {
+		return 1
 	}
 	return endpointSlots
 }
@@ -174,6 +176,8 @@ type lanes struct {
 	matches   map[dialog.Extension][]*target // remembered; forgotten with every change
 
 	line    fifo[*endpoint]
+	paused  map[*endpoint]bool
+	probeAt time.Time // when the first of them may be probed; zero: never
 	resting restingLanes
 	pending int // deliveries not over
 
@@ -187,7 +191,8 @@ type lanes struct {
 	cursor    uint64 // the floor that the outbox knows of
 	cursorDue time.Time
 
-	ended func(*delivery, outcome) // told of every end
+	ended   func(*delivery, outcome) // told of every end
+	changed func(*endpoint)          // told of every pause, and its end
 }
 
 // place names a delivery.
@@ -203,19 +208,24 @@ func newLanes(ended func(*delivery, outcome)) *lanes {
 		exact:     make(map[string][]*target),
 		matches:   make(map[dialog.Extension][]*target),
 		moved:     make(map[place]bool),
+		paused:    make(map[*endpoint]bool),
 		ended:     ended,
+		changed:   func(*endpoint) {},
 	}
 }
 
 // subscribe takes a subscription as it is now; one that is not active is no
-// target.
-func (q *lanes) subscribe(s Subscription) {
+// target. A new one may have failed since before.
+func (q *lanes) subscribe(s Subscription, failing time.Time) {
 	clear(q.matches)
 	t := q.targets[s.ID]
 	if t != nil {
 		q.unindex(t)
 		if s.LiveTTL != t.sub.LiveTTL {
 			defer heap.Init(&q.resting)
+		}
+		if s.URL != t.sub.URL {
+			t.failing = time.Time{}
 		}
 	}
 	if !s.Active && t != nil {
@@ -225,7 +235,7 @@ func (q *lanes) subscribe(s Subscription) {
 		return
 	}
 	if t == nil {
-		t = &target{lanes: make(map[string]*lane)}
+		t = &target{lanes: make(map[string]*lane), failing: failing}
 		q.targets[s.ID] = t
 	}
 	t.sub, t.wants = &s, wants(s.Types)
@@ -269,10 +279,21 @@ func (q *lanes) settle(t *target) {
 		return
 	}
 	for _, l := range t.lanes {
+		d := l.queue[0]
 		if old.resting[l] {
 			delete(old.resting, l)
 			e.resting[l] = true
 		}
+		if d.held {
+			q.unrest(d)
+			q.makeReady(d)
+		}
+	}
+	if e.open() {
+		q.holdReady(t)
+	}
+	if old.open() {
+		q.probeBy(old.next) // what it was probed with may be gone
 	}
 	q.leave(t, old)
 }
@@ -282,6 +303,7 @@ func (q *lanes) leave(t *target, e *endpoint) {
 	delete(e.targets, t)
 	if len(e.targets) == 0 && q.endpoints[e.key] == e {
 		delete(q.endpoints, e.key)
+		delete(q.paused, e)
 	}
 }
 
@@ -403,18 +425,29 @@ func (q *lanes) first(d *delivery) {
 }
 
 func (q *lanes) makeReady(d *delivery) {
+	e := d.lane.target.endpoint
+	d.held = e.open() && d != e.probe
+	if d.held {
+		q.rest(d)
+		q.dirtiedLane(d.lane)
+		return
+	}
 	d.state = ready
 	d.lane.target.ready.push(d)
 	q.enlist(d.lane.target)
 }
 
 // rest has d wait until it is due or too old. A success at the endpoint wakes
-// it, once.
+// it, once; the one that ends a pause, always.
 func (q *lanes) rest(d *delivery) {
+	e := d.lane.target.endpoint
 	d.state = resting
 	heap.Push(&q.resting, d.lane)
-	if !d.early && !d.patient {
-		d.lane.target.endpoint.resting[d.lane] = true
+	if !d.patient && (!d.early || e.open()) {
+		e.resting[d.lane] = true
+	}
+	if e.open() {
+		q.probeBy(e.next)
 	}
 }
 
@@ -426,11 +459,18 @@ func (q *lanes) unrest(d *delivery) {
 
 // until is when a rest ends by itself.
 func (d *delivery) until() time.Time {
-	if deadline, ok := d.deadline(); ok && deadline.Before(d.due) {
+	deadline, ok := d.deadline()
+	switch {
+	case ok && (d.held || deadline.Before(d.due)):
 		return deadline
+	case d.held:
+		return forever
 	}
 	return d.due
 }
+
+// forever is later than all that is due.
+var forever = time.Unix(1<<40, 0)
 
 // deadline is when d is too old, if it ever is.
 func (d *delivery) deadline() (time.Time, bool) {
@@ -512,17 +552,14 @@ func (q *lanes) done(now time.Time, a *attempt) {
 	d, t, e := a.delivery, a.lane.target, a.endpoint
 	t.sending--
 	e.sending--
+	q.learn(now, a)
 	switch {
 	case a.outcome == waiting && t.gone:
 		q.end(d, canceled)
 	case a.outcome == waiting:
-		if !a.ours {
-			e.failures++
-		}
 		q.failed(now, a)
 	default:
 		if a.outcome == delivered {
-			e.failures = 0
 			q.wake(e)
 		}
 		q.end(d, a.outcome)
@@ -532,6 +569,99 @@ func (q *lanes) done(now time.Time, a *attempt) {
 	}
 	q.enlist(t)
 	q.lineUp(e)
+}
+
+// learn notes what an attempt says of its endpoint and of its subscription.
+func (q *lanes) learn(now time.Time, a *attempt) {
+	e, t := a.endpoint, a.lane.target
+	probe := e.probe == a.delivery
+	if probe {
+		e.probe = nil
+	}
+	switch {
+	case a.outcome == delivered:
+		e.count(now, false)
+		t.failing = time.Time{}
+		if e.open() {
+			e.breaker = breaker{}
+			delete(q.paused, e)
+			q.changed(e)
+		}
+	case a.outcome == waiting && !a.ours:
+		e.count(now, true)
+		if t.failing.IsZero() && a.sub.URL == t.sub.URL {
+			t.failing = now
+		}
+		switch {
+		case probe:
+			e.missed(now, a.detail, a.retryAfter)
+		case !e.open() && e.trips(now) && q.endpoints[e.key] == e:
+			e.pause(now, a.detail)
+			q.hold(e)
+			q.changed(e)
+		}
+	case probe: // says nothing of the endpoint
+		e.next = now.Add(e.wait)
+	}
+	if e.open() {
+		q.probeBy(e.next)
+	}
+}
+
+// hold has all rest that waits for an endpoint that is paused now.
+func (q *lanes) hold(e *endpoint) {
+	q.paused[e] = true
+	for t := range e.targets {
+		for _, l := range t.lanes {
+			if d := l.queue[0]; d.state == resting && !d.patient {
+				e.resting[l] = true
+			}
+		}
+		q.holdReady(t)
+	}
+}
+
+// holdReady has all rest that waits for a slot of a paused endpoint.
+func (q *lanes) holdReady(t *target) {
+	for t.ready.len() > 0 {
+		if d := t.ready.pop(); d.state == ready {
+			q.makeReady(d)
+		}
+	}
+}
+
+// probeBy has a paused endpoint looked at by then.
+func (q *lanes) probeBy(at time.Time) {
+	if q.probeAt.IsZero() || at.Before(q.probeAt) {
+		q.probeAt = at
+	}
+}
+
+// probe picks what is next attempted at each paused endpoint whose time has
+// come: one of all that rest there.
+func (q *lanes) probe(now time.Time) {
+	q.probeAt = time.Time{}
+	for e := range q.paused {
+		switch {
+		case e.probing() || len(e.resting) == 0:
+			// learn or rest will ask for the next
+		case e.next.After(now):
+			q.probeBy(e.next)
+		default:
+			q.pick(e)
+		}
+	}
+}
+
+func (q *lanes) pick(e *endpoint) {
+	for l := range e.resting {
+		d := l.queue[0]
+		q.unrest(d)
+		d.early = !d.held
+		e.probe = d
+		q.makeReady(d)
+		return
+	}
 }
 
 // failed plans the next attempt, if there is one.
@@ -560,11 +690,8 @@ func (q *lanes) failed(now time.Time, a *attempt) {
 		return
 	}
 	q.rest(d)
-	for _, d := range d.lane.queue { // none of them leaves within a moment
-		if d.young != nil || d == a.delivery {
-			q.dirtied(d)
-		}
-	}
+	q.dirtied(d)
+	q.dirtiedLane(d.lane)
 }
 
 // jitter lengthens a pause by up to a fifth, so that what failed together does
@@ -576,7 +703,7 @@ func (q *lanes) wake(e *endpoint) {
 	for l := range e.resting {
 		d := l.queue[0]
 		q.unrest(d)
-		d.early = true
+		d.early = !d.held
 		q.makeReady(d)
 	}
 }
@@ -588,6 +715,9 @@ func (q *lanes) end(d *delivery, o outcome) {
 		q.unrest(d)
 	}
 	d.state = over
+	if e := l.target.endpoint; e.probe == d && e.open() {
+		q.probeBy(e.next)
+	}
 	q.pending--
 	q.release(d)
 	if d.told || d.telling {
@@ -627,6 +757,16 @@ func (q *lanes) rise() {
 	}
 }
 
+// dirtiedLane has the outbox told of all of l that it does not know, in their
+// order: none of them leaves within a moment.
+func (q *lanes) dirtiedLane(l *lane) {
+	for _, d := range l.queue {
+		if d.young != nil {
+			q.dirtied(d)
+		}
+	}
+}
+
 // dirtied has the outbox told of d.
 func (q *lanes) dirtied(d *delivery) {
 	if !d.dirty {
@@ -644,8 +784,11 @@ func (q *lanes) tick(now time.Time) {
 			continue
 		}
 		q.unrest(d)
-		d.early = false
+		d.early, d.patient = false, false
 		q.makeReady(d)
+	}
+	if !q.probeAt.IsZero() && !now.Before(q.probeAt) {
+		q.probe(now)
 	}
 	for q.moving < q.young.len() && now.Sub(q.young.at(q.moving).read) >= moment {
 		for _, d := range q.young.at(q.moving).owed {
@@ -668,6 +811,9 @@ func (q *lanes) wakeAt(now time.Time) (at time.Time, ok bool) {
 	}
 	if len(q.resting) > 0 {
 		earlier(q.resting[0].queue[0].until())
+	}
+	if !q.probeAt.IsZero() {
+		earlier(q.probeAt)
 	}
 	if q.moving < q.young.len() {
 		earlier(q.young.at(q.moving).read.Add(moment))

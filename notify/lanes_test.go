@@ -27,7 +27,7 @@ func newStage(t *testing.T, subs ...Subscription) *stage {
 		s.ends = append(s.ends, fmt.Sprintf("%s %s %s %s", s.since(), d.lane.target.sub.ID, s.label(d), o))
 	})
 	for _, sub := range subs {
-		s.subscribe(sub)
+		s.subscribe(sub, time.Time{})
 	}
 	return s
 }
@@ -165,6 +165,7 @@ func TestSchedule(t *testing.T) {
 					if a.outcome = waiting; tt.fails >= 0 && len(got) > tt.fails {
 						a.outcome = delivered
 					}
+					a.endpoint.breaker = breaker{} // of which another test is
 					st.done(st.now, a)
 				}
 				if len(st.ends) == 0 && !st.advance() {
@@ -285,12 +286,12 @@ func TestSubscriptionChanges(t *testing.T) {
 	as := s.attempts()
 	off := sub("a", "http://a/")
 	off.Active = false
-	s.subscribe(off)
+	s.subscribe(off, time.Time{})
 	s.want("what was not under way is canceled", strings.Join(s.ends, ", "), "0s a c/2 canceled")
 	s.answer(as[0], waiting)
 	s.want("what was under way fails: canceled", s.ends[1], "0s a c/1 canceled")
 	s.answer(as[1], waiting)
-	s.subscribe(sub("b", "http://elsewhere/"))
+	s.subscribe(sub("b", "http://elsewhere/"), time.Time{})
 	s.sleep(2 * time.Second)
 	as = s.attempts()
 	s.want("only b is left", s.labels(as), "c/1")
@@ -298,7 +299,7 @@ func TestSubscriptionChanges(t *testing.T) {
 	s.answer(as[0], delivered)
 	s.answer(s.attempts()[0], delivered)
 	s.want("endpoints left", fmt.Sprint(len(s.endpoints)), "1")
-	s.subscribe(Subscription{ID: "b"})
+	s.subscribe(Subscription{ID: "b"}, time.Time{})
 	if len(s.endpoints)+len(s.targets)+len(s.exact)+s.pending+len(s.lanes.resting) != 0 {
 		t.Errorf("something is left: %+v", s.lanes)
 	}
@@ -320,7 +321,7 @@ func TestGoneIsNotForAnotherURL(t *testing.T) {
 	s := newStage(t, sub("a", "http://a/"))
 	s.say("c", dialog.DialIn, dialog.Hangup)
 	as := s.attempts()
-	s.subscribe(sub("a", "http://b/"))
+	s.subscribe(sub("a", "http://b/"), time.Time{})
 	s.answer(as[0], refused)
 	s.want("the rest is sent", s.labels(s.attempts()), "c/2")
 }
@@ -415,10 +416,7 @@ func TestDeadEndpointDelaysNoOther(t *testing.T) {
 		}
 	}
 	s.say("d", dialog.Hangup)
-	as = s.attempts()
-	if len(as) != ailingSlots+1 {
-		t.Fatalf("%d attempts, want %d at the dead one and 1", len(as), ailingSlots)
-	}
+	s.want("while the dead one is paused", s.labels(s.attempts()), "d/2")
 }
 
 // Subscriptions of one endpoint take turns.

@@ -66,8 +66,8 @@ type mouth struct {
 // Say puts events on the way to the log, in their order, and keeps the slice.
 // It never blocks: when 10,000 wait already, the oldest live one is dropped, or
 // the oldest if all are records, and counted. Events of a type that is sent
-// only to who names it are not said while nobody has. Say may be called from
-// one goroutine at a time.
+// only to who names it are not said while nobody has. The events of one call
+// must come from one goroutine.
 func (n *Notifier) Say(events []dialog.Event) {
 	m := &n.mouth
 	m.mu.Lock()

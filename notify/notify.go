@@ -18,6 +18,14 @@
 // same webhook-id header. After a kill, what was delivered in the last 20 ms may
 // be delivered again; the last second's, if a receiver was slow.
 //
+// # Pauses
+//
+// An endpoint, a scheme, host and port, that fails is paused: but for a probe now
+// and then nothing is sent there, and what waits keeps what its class gives it. A
+// success ends the pause. A subscription is switched off when its receiver answers
+// 410, or after five days in which nothing succeeded. Each of these is an event of
+// the type subscription-state, and shown in the subscription.
+//
 // # Signatures
 //
 // Every attempt has the header fields of the Standard Webhooks specification:
@@ -119,12 +127,13 @@ type Notifier struct {
 	events jetstream.Stream
 	outbox jetstream.Stream
 
-	registry registry
-	numbers  numbers
-	mouth    mouth
-	fresh    fresh
-	sender   *sender
-	stats    counters
+	registry  registry
+	standings standings
+	numbers   numbers
+	mouth     mouth
+	fresh     fresh
+	sender    *sender
+	stats     counters
 }
 
 // Open opens the streams and buckets, creating what is missing, and reads the
@@ -135,6 +144,9 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	n.registry.changes = make(chan struct{}, 1)
 	n.registry.subs = make(map[string]Subscription)
 	n.registry.gone = make(map[string]uint64)
+	n.standings.some = make(chan struct{}, 1)
+	n.standings.known = make(map[string]standing)
+	n.standings.unsaved = make(map[string]*standing)
 	n.numbers.known = make(map[string]uint64)
 	n.mouth.some = make(chan struct{}, 1)
 	n.mouth.calls = make(map[string]bool)
@@ -154,7 +166,13 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	if n.numbers.kv, err = openExtensions(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("bucket EXTENSIONS: %w", err)
 	}
+	if n.standings.kv, err = openStandings(ctx, js, c); err != nil {
+		return nil, fmt.Errorf("bucket STANDINGS: %w", err)
+	}
 	if err := n.registry.load(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.standings.load(ctx); err != nil {
 		return nil, err
 	}
 	return n, nil
@@ -171,6 +189,8 @@ func (n *Notifier) Run(ctx context.Context) error {
 	}{
 		{"say", n.speak},
 		{"subscriptions", func(ctx context.Context) error { return n.registry.watch(ctx, true) }},
+		{"standings", func(ctx context.Context) error { return n.standings.watch(ctx, true) }},
+		{"write standings", n.standings.write},
 		{"deliver", n.deliver},
 	}
 	ended := make(chan struct{})
@@ -205,13 +225,17 @@ type Stats struct {
 	Canceled  uint64
 	Failed    uint64 // attempts that were not the end of it
 	Pending   int    // deliveries that have not ended
+
+	Pauses   uint64 // of endpoints that failed
+	Disabled uint64 // subscriptions: their receivers answered 410, or failed for five days
 }
 
 // counters are what Stats reads.
 type counters struct {
-	said, failed atomic.Uint64
-	ended        [outcomes]atomic.Uint64
-	pending      atomic.Int64
+	said, failed     atomic.Uint64
+	paused, disabled atomic.Uint64
+	ended            [outcomes]atomic.Uint64
+	pending          atomic.Int64
 }
 
 // Stats returns the counts.
@@ -229,6 +253,8 @@ func (n *Notifier) Stats() Stats {
 		Canceled:  n.stats.ended[canceled].Load(),
 		Failed:    n.stats.failed.Load(),
 		Pending:   int(n.stats.pending.Load()),
+		Pauses:    n.stats.paused.Load(),
+		Disabled:  n.stats.disabled.Load(),
 	}
 }
 

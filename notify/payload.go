@@ -2,6 +2,7 @@ package notify
 
 import (
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,6 +34,9 @@ type view struct {
 // newView completes the ends of a call: the event's extension is one of them.
 func newView(e *dialog.Event, s *Subscription) view {
 	v := view{Event: e, sub: s, called: e.CalledExtension, caller: e.CallerExtension}
+	if e.Type == dialog.SubscriptionState {
+		return v // of no call
+	}
 	calls := e.Flow == dialog.Out || e.Type == dialog.MessageOut || e.Type == dialog.Transfer
 	if calls && v.caller == nil {
 		v.caller = &e.Extension
@@ -97,7 +101,12 @@ func (v *view) contentType() string {
 }
 
 // eventName is the type of the json envelope: call.dial_in.
-func eventName(t dialog.Type) string { return "call." + strings.ReplaceAll(string(t), "-", "_") }
+func eventName(t dialog.Type) string {
+	if t == dialog.SubscriptionState {
+		return "subscription.state"
+	}
+	return "call." + strings.ReplaceAll(string(t), "-", "_")
+}
 
 // call lists the ten fields that both documents have.
 func (v *view) call(f *fields, extension func(*dialog.Extension) string) {
@@ -111,6 +120,14 @@ func (v *view) call(f *fields, extension func(*dialog.Extension) string) {
 	f.text("CallerExtension", extension(v.caller))
 	f.text("CalledNumber", clean(v.CalledNumber, maxText))
 	f.text("CallAPIID", clean(v.CallAPIID, maxText))
+}
+
+// checkUnified refuses what the ten fields have no room for.
+func checkUnified(s *Subscription) *Invalid {
+	if s.Dialect == Unified && slices.Contains(s.Types, string(dialog.SubscriptionState)) {
+		return &Invalid{"types", "has subscription-state, of which the dialect unified has no field: use json or telphin"}
+	}
+	return nil
 }
 
 // unified lists the ten fields of the UnifiedAPI: always all of them. Which
@@ -146,6 +163,12 @@ func (v *view) telphin(f *fields) {
 	f.text("Tag", clean(v.Tag, maxText))
 	f.text("MessageText", cleanMessage(v.MessageText))
 	f.text("ContentType", clean(v.ContentType, maxText))
+	if s := v.Subscription; s != nil {
+		f.text("Extension", v.address(&v.Extension))
+		f.text("SubscriptionID", s.ID)
+		f.text("SubscriptionState", s.State)
+		f.text("Why", clean(s.Why, maxText))
+	}
 	if v.sub.Extended {
 		v.extended(f)
 	}
@@ -154,7 +177,7 @@ func (v *view) telphin(f *fields) {
 // extended lists what the originals did not know, under names in their manner.
 func (v *view) extended(f *fields) {
 	f.text("EventID", v.ID)
-	f.number("Sequence", int64(v.Seq))
+	f.count("Sequence", int64(v.Seq))
 	f.count("SipCode", int64(v.SipCode))
 	f.text("SipReason", clean(v.SipReason, maxText))
 	f.count("Q850", int64(v.Q850))
@@ -212,7 +235,7 @@ func (v *view) json(f *fields) {
 	f.text("tag", clean(v.Tag, maxText))
 	f.text("event_type", string(v.Type))
 	f.text("event_id", v.ID)
-	f.number("sequence", int64(v.Seq))
+	f.count("sequence", int64(v.Seq))
 	f.count("sip_code", int64(v.SipCode))
 	f.text("sip_reason", clean(v.SipReason, maxText))
 	f.count("q850", int64(v.Q850))
@@ -232,6 +255,12 @@ func (v *view) json(f *fields) {
 	f.text("content_type", clean(v.ContentType, maxText))
 	f.text("caller_number_e164", v.CallerE164)
 	f.text("called_number_e164", v.CalledE164)
+	if s := v.Subscription; s != nil {
+		f.text("extension", v.user(&v.Extension))
+		f.text("subscription_id", s.ID)
+		f.text("subscription_state", s.State)
+		f.text("why", clean(s.Why, maxText))
+	}
 	v.jsonHeaders(f)
 }
 

@@ -219,7 +219,7 @@ func (n *Notifier) Subscriptions() []Subscription {
 	defer n.registry.mu.RUnlock()
 	all := make([]Subscription, 0, len(n.registry.subs))
 	for _, s := range n.registry.subs {
-		all = append(all, s.redacted())
+		all = append(all, n.standings.shown(s.redacted()))
 	}
 	slices.SortFunc(all, func(a, b Subscription) int {
 		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
@@ -231,7 +231,7 @@ func (n *Notifier) Subscriptions() []Subscription {
 // or ErrNotFound.
 func (n *Notifier) Subscription(id string) (Subscription, error) {
 	s, err := n.registry.get(id)
-	return s.redacted(), err
+	return n.standings.shown(s.redacted()), err
 }
 
 // Subscribe stores a new subscription and returns it as stored, with its secret.
@@ -289,7 +289,7 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 			}
 			continue // another node was faster
 		}
-		return s.redacted(), err
+		return n.standings.shown(s.redacted()), err
 	}
 }
 

@@ -66,7 +66,7 @@ type Subscription struct {
 	Created  time.Time `json:"created,omitzero"`
 	Modified time.Time `json:"modified,omitzero"`
 	State    State     `json:"state"`
-	Why      string    `json:"why,omitempty"` // why it is not active
+	Why      string    `json:"why,omitempty"` // why it is paused or disabled
 
 	// Declared says where the config file declares it; "": it does not. What it
 	// declares is read-only elsewhere.
@@ -86,7 +86,8 @@ type State string
 
 const (
 	StateActive   State = "active"
-	StateDisabled State = "disabled" // by hand, or by a receiver that answered 410
+	StatePaused   State = "paused"   // active; its endpoint fails, and is probed until it answers
+	StateDisabled State = "disabled" // by hand, by a receiver that answered 410, or after five days of failures
 )
 
 // Dialect names the field names and quirks a family of receivers expects. The
@@ -139,7 +140,7 @@ func (s *Subscription) Validate() error {
 func (s *Subscription) Invalid() iter.Seq[*Invalid] {
 	return func(yield func(*Invalid) bool) {
 		for _, check := range []func(*Subscription) *Invalid{
-			checkExtension, checkTypes, checkURL, checkWords, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkSecrets, checkTLS, checkLimits,
+			checkExtension, checkTypes, checkURL, checkWords, checkUnified, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkSecrets, checkTLS, checkLimits,
 		} {
 			if err := check(s); err != nil && !yield(err) {
 				return
@@ -318,10 +319,12 @@ var typeBits = map[string]uint32{
 	string(dialog.Transfer):     1 << 11,
 	string(dialog.Registered):   1 << 12,
 	string(dialog.Unregistered): 1 << 13,
+
+	string(dialog.SubscriptionState): 1 << 14,
 }
 
 // optIn is the set of types that are said only if a subscription names them.
-const optIn uint32 = 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12 | 1<<13
+const optIn uint32 = 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12 | 1<<13 | 1<<14
 
 // wants is the set of bits of types.
 func wants(types []string) (bits uint32) {

@@ -1,0 +1,205 @@
+package notify
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// A standing is how deliveries to a subscription go that do not go well. The JSON
+// form is what the store keeps: fields are only ever added.
+type standing struct {
+	Failing time.Time `json:"failing,omitzero"` // since when there are failures only
+	Paused  time.Time `json:"paused,omitzero"`  // since when its endpoint is paused; zero: is not
+	Why     string    `json:"why,omitempty"`    // the last failure that is known
+}
+
+// patience is how long a subscription fails before its standing is kept.
+const patience = time.Minute
+
+// standings are what the nodes know of how subscriptions stand: who delivers
+// writes it, and all read it. Who is not in it stands well.
+type standings struct {
+	kv   jetstream.KeyValue
+	some chan struct{} // has room for one: there is something to write
+
+	mu      sync.Mutex
+	known   map[string]standing  // by subscription
+	unsaved map[string]*standing // to be written; nil: to be deleted
+}
+
+// openStandings opens the bucket of standings: id of the subscription to JSON.
+// One that is deleted leaves a marker that goes by itself.
+func openStandings(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
+	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket:         "STANDINGS",
+		Description:    "subscriptions whose deliveries fail",
+		History:        1,
+		Storage:        jetstream.FileStorage,
+		Replicas:       c.Replicas,
+		LimitMarkerTTL: time.Second, // markers of purges may go by themselves
+	})
+}
+
+func (x *standings) of(id string) (standing, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	st, ok := x.known[id]
+	return st, ok
+}
+
+// set notes how a subscription stands, and has it written. nil: well.
+func (x *standings) set(id string, st *standing) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if _, known := x.known[id]; st == nil && !known {
+		return
+	}
+	x.unsaved[id] = st
+	if delete(x.known, id); st != nil {
+		x.known[id] = *st
+	}
+	select {
+	case x.some <- struct{}{}:
+	default:
+	}
+}
+
+// load reads every standing.
+func (x *standings) load(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	return x.watch(ctx, false)
+}
+
+// watch applies what the bucket holds and, if it is to go on, every change
+// until ctx ends. What is still to be written is newer.
+func (x *standings) watch(ctx context.Context, goOn bool) error {
+	w, err := x.kv.WatchAll(ctx)
+	if err != nil {
+		return fmt.Errorf("watch standings: %w", err)
+	}
+	defer w.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e, open := <-w.Updates():
+			switch {
+			case !open:
+				return errors.New("watch standings: closed")
+			case e == nil && !goOn: // all there was
+				return nil
+			case e == nil:
+			default:
+				if err := x.heard(e); err != nil {
+					return err
+				}
+			}
+		}
+	}
+}
+
+func (x *standings) heard(e jetstream.KeyValueEntry) error {
+	var st standing
+	if e.Operation() == jetstream.KeyValuePut {
+		if err := json.Unmarshal(e.Value(), &st); err != nil {
+			return fmt.Errorf("standing of %s: %w", e.Key(), err)
+		}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if _, ours := x.unsaved[e.Key()]; ours {
+		return nil
+	}
+	if delete(x.known, e.Key()); e.Operation() == jetstream.KeyValuePut {
+		x.known[e.Key()] = st
+	}
+	return nil
+}
+
+// write writes what is set until ctx ends, and then what is left, for 2 s at
+// most.
+func (x *standings) write(ctx context.Context) error {
+	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(2*time.Second, cancel) })()
+	for {
+		x.mu.Lock()
+		changes := maps.Clone(x.unsaved)
+		x.mu.Unlock()
+		for id, st := range changes {
+			if err := x.save(last, id, st); err != nil {
+				if last.Err() != nil {
+					return nil
+				}
+				pause(last, errorPause)
+				return err
+			}
+		}
+		if len(changes) > 0 {
+			continue
+		}
+		select {
+		case <-x.some:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (x *standings) save(ctx context.Context, id string, st *standing) error {
+	ctx, cancel := context.WithTimeout(ctx, waveTimeout)
+	defer cancel()
+	var err error
+	if st == nil {
+		err = x.kv.Purge(ctx, id, jetstream.PurgeTTL(10*time.Second))
+	} else {
+		b, _ := json.Marshal(st) // strings and times of this century
+		_, err = x.kv.Put(ctx, id, b)
+	}
+	if err != nil {
+		return fmt.Errorf("standing of %s: %w", id, err)
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.unsaved[id] == st {
+		delete(x.unsaved, id)
+	}
+	return nil
+}
+
+// shown is s as it stands.
+func (x *standings) shown(s Subscription) Subscription {
+	if st, ok := x.of(s.ID); ok && s.Active && !st.Paused.IsZero() {
+		s.State = StatePaused
+		s.Why = "its receiver is asked now and then only, since " + st.Paused.UTC().Format(time.RFC3339) + ": " + st.Why
+	}
+	return s
+}
+
+// stateEvent is the operator event that says how a subscription stands. Its
+// extension is the one that the subscription names, or its expression.
+func stateEvent(s *Subscription, state State, why string, at time.Time) dialog.Event {
+	user, domain, _ := strings.Cut(s.Extension, "@")
+	if s.Extension == "" {
+		user = s.ExtensionRegex
+	}
+	sum := sha256.Sum256([]byte(s.ID + " " + string(state) + " " + at.UTC().Format(time.RFC3339Nano)))
+	return dialog.Event{
+		ID: hex.EncodeToString(sum[:16]), At: at, Type: dialog.SubscriptionState,
+		Extension:    dialog.Extension{User: user, Domain: domain},
+		Subscription: &dialog.Subscription{ID: s.ID, State: string(state), Why: why},
+	}
+}

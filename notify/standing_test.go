@@ -1,0 +1,182 @@
+package notify
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// hangups are n hangups of calls of their own.
+func hangups(from, n int) (all []dialog.Event) {
+	for i := range n {
+		all = append(all, callOf(from + i)[2])
+	}
+	return all
+}
+
+// Every pause and its end is an event for who asked for it, is shown by the
+// subscription, and is counted.
+func TestPauseIsTold(t *testing.T) {
+	var down atomic.Bool
+	down.Store(true)
+	answer := func(_ int, r request) (int, http.Header) {
+		if r.URL.Host == "crm" && down.Load() {
+			return 503, nil
+		}
+		return 200, nil
+	}
+	bubble(t, answer, func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+		operator := sub("", "http://operator/")
+		operator.Extension, operator.ExtensionRegex = "", ".*"
+		operator.Types, operator.Dialect = []string{"subscription-state"}, Telphin
+		subscribe(t, n, operator)
+		told := func() (story []string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			for _, r := range w.got {
+				if r.URL.Host == "operator" {
+					if r.form.Get("SubscriptionID") != s.ID || r.form.Get("Extension") != "101" {
+						t.Errorf("told %v", r.form)
+					}
+					story = append(story, strings.TrimSpace(r.form.Get("SubscriptionState")+" "+r.form.Get("Why")))
+				}
+			}
+			return story
+		}
+		n.Say(hangups(1, 5))
+		time.Sleep(500 * time.Millisecond)
+		got, _ := n.Subscription(s.ID)
+		if got.State != StatePaused || !got.Active || !strings.Contains(got.Why, "Service Unavailable") {
+			t.Errorf("while it is paused: %s, %q", got.State, got.Why)
+		}
+		for _, listed := range n.Subscriptions() {
+			if (listed.State == StatePaused) != (listed.ID == s.ID) {
+				t.Errorf("%s is listed as %s", listed.URL, listed.State)
+			}
+		}
+		down.Store(false)
+		time.Sleep(2 * time.Second)
+		if got, _ = n.Subscription(s.ID); got.State != StateActive || got.Why != "" {
+			t.Errorf("after it: %s, %q", got.State, got.Why)
+		}
+		if want := []string{"paused Service Unavailable", "resumed"}; !slices.Equal(told(), want) {
+			t.Errorf("told %q, want %q", told(), want)
+		}
+		if got := n.Stats(); got.Pauses != 1 || got.Delivered != 7 || got.Pending != 0 {
+			t.Errorf("%+v", got)
+		}
+		if st, ok := n.standings.of(s.ID); ok {
+			t.Errorf("its standing is kept: %+v", st)
+		}
+	})
+}
+
+// A subscription that has failed for five days is disabled, over restarts, and
+// one that was switched on again has five days more.
+func TestDisabledAfterFiveDays(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		js, closeStore := openStore(t, dir)
+		w := &wire{start: time.Now(), answer: answers(500)}
+		c := Config{Transport: w, KeepEvents: 100 * 365 * 24 * time.Hour} // the store dates by another clock when it opens
+		n, stop := start(t, js, c)
+		id := subscribe(t, n, sub("", "http://crm/hook")).ID
+		n.Say(hangups(1, 1))
+		time.Sleep(4 * time.Minute)
+		st, ok := n.standings.of(id)
+		if !ok || st.Failing.Sub(w.start) > time.Second {
+			t.Errorf("after four minutes of failures: %+v", st)
+		}
+		st.Failing = time.Now().Add(30*time.Second - hopeless)
+		n.standings.set(id, &st)
+		time.Sleep(time.Second)
+		stop()
+		closeStore()
+
+		js, closeStore = openStore(t, dir)
+		defer closeStore()
+		n, stop = start(t, js, c)
+		defer stop()
+		n.Say(hangups(2, 1))
+		time.Sleep(20 * time.Second)
+		if s, _ := n.Subscription(id); !s.Active {
+			t.Errorf("disabled too early: %s", s.Why)
+		}
+		time.Sleep(3 * time.Minute)
+		s, _ := n.Subscription(id)
+		if s.Active || s.State != StateDisabled || !strings.HasPrefix(s.Why, "nothing but failures since 1999-12-") {
+			t.Errorf("%s: %s", s.State, s.Why)
+		}
+		if got := n.Stats(); got.Disabled != 1 || got.Pending != 0 {
+			t.Errorf("%+v", got)
+		}
+		if _, err := n.Edit(t.Context(), id, 0, func(s *Subscription) error { s.Active = true; return nil }); err != nil {
+			t.Error(err)
+		}
+		n.Say(hangups(3, 1))
+		time.Sleep(3 * time.Minute)
+		if s, _ := n.Subscription(id); !s.Active {
+			t.Errorf("switched on again, it is disabled at once: %s", s.Why)
+		}
+	})
+}
+
+// A success now and then keeps a subscription for ever.
+func TestSuccessEndsFailing(t *testing.T) {
+	s := newStage(t, sub("a", "http://a/"))
+	for range 8 {
+		s.say(fmt.Sprint("c", s.seq), dialog.Hangup)
+		s.plays(24*time.Hour, all(waiting))
+		if since := s.targets["a"].failing; s.now.Sub(since) > 25*time.Hour {
+			t.Errorf("failing since %v", since)
+		}
+		s.plays(time.Minute, all(delivered))
+		if since := s.targets["a"].failing; !since.IsZero() {
+			t.Errorf("after a success it is failing since %v", since)
+		}
+	}
+}
+
+// What is written of a standing is the last that was set, also when another
+// node's word of it comes between.
+func TestStandings(t *testing.T) {
+	bubble(t, answers(200), func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+		other, err := Open(t.Context(), n.js, Config{Transport: w})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := time.Now()
+		for i := range 100 {
+			n.standings.set("x", &standing{Failing: at, Why: fmt.Sprint(i)})
+		}
+		n.standings.set("y", nil)
+		time.Sleep(time.Second)
+		if st, _ := n.standings.of("x"); st.Why != "99" {
+			t.Errorf("%+v", st)
+		}
+		if err := other.standings.load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if st, _ := other.standings.of("x"); st.Why != "99" || !st.Failing.Equal(at) {
+			t.Errorf("another node knows %+v", st)
+		}
+		n.standings.set("x", nil)
+		time.Sleep(time.Minute)
+		if err := other.standings.load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := n.standings.of("x"); ok || len(n.standings.unsaved) != 0 {
+			t.Errorf("left: %v, unsaved %d", ok, len(n.standings.unsaved))
+		}
+		if info, err := n.js.Stream(t.Context(), "KV_STANDINGS"); err != nil || info.CachedInfo().State.Msgs != 0 {
+			t.Errorf("the bucket keeps %v", info.CachedInfo().State)
+		}
+	})
+}
