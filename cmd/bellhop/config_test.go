@@ -94,7 +94,7 @@ trace = 1000
 
 // eventTypes is what a subscription may name.
 var eventTypes = []string{"answer", "answer-in", "answer-out", "dial-in", "dial-out", "hangup", "hold", "message-in", "message-out",
-	"registered", "resume", "ringing", "transfer", "unregistered", "voicemail"}
+	"registered", "resume", "ringing", "subscription-state", "transfer", "unregistered", "voicemail"}
 
 func TestProblems(t *testing.T) {
 	for _, tt := range []struct {
