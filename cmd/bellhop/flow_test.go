@@ -83,7 +83,7 @@ func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
 		}
 	}
 	log := slog.New(slog.DiscardHandler)
-	js, closeStore, err := openStore(t.Context(), cfg, log)
+	js, _, closeStore, err := openStore(t.Context(), cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -230,6 +230,12 @@ func (p *process) stop() {
 // eventually waits until ok, which is asked again and again.
 func (s *site) eventually(what string, ok func() bool) {
 	s.t.Helper()
+	s.within(patience, what, ok)
+}
+
+// within is eventually with a patience of its own.
+func (s *site) within(patience time.Duration, what string, ok func() bool) {
+	s.t.Helper()
 	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

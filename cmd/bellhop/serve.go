@@ -89,6 +89,7 @@ type service struct {
 	token      string
 	created    bool // the token is new
 	stopping   atomic.Bool
+	mender     *mender
 	closeStore func()
 }
 
@@ -104,11 +105,11 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 			}
 		}
 	}()
-	js, closeStore, err := openStore(ctx, cfg, log)
+	js, mender, closeStore, err := openStore(ctx, cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	s.closeStore = closeStore
+	s.mender, s.closeStore = mender, closeStore
 	undo = append(undo, closeStore)
 	if s.token, s.created, err = adminToken(cfg); err != nil {
 		return nil, err
@@ -451,6 +452,9 @@ func (s *service) unready() []string {
 	}
 	if !s.hop.Reachable() {
 		why = append(why, "no PBX answers OPTIONS")
+	}
+	if err := s.mender.ailing(); err != nil {
+		why = append(why, err.Error())
 	}
 	return why
 }

@@ -25,8 +25,9 @@ import (
 // waits until the store answers, but not for servers that are down. A
 // connection to store.nats that is lost later is sought again for ever.
 //
-// Either way store.dir is this process's alone until closeStore is called.
-func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.JetStream, closeStore func(), err error) {
+// Either way store.dir is this process's alone until closeStore is called. The
+// mender says whether the embedded server can write; it is nil if there is none.
+func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.JetStream, m *mender, closeStore func(), err error) {
 	var undo []func()
 	closeAll := func() {
 		for len(undo) > 0 {
@@ -42,7 +43,7 @@ func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.Jet
 
 	unlock, err := lockDir(c.Store.Dir)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	undo = append(undo, unlock)
 
@@ -62,11 +63,13 @@ func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.Jet
 		}),
 	}
 	if len(c.Store.NATS) == 0 {
-		srv, err := startServer(c, log)
+		m = newMender(c, log)
+		srv, err := startServer(c, log, m)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", name, err)
+			return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
 		}
 		undo = append(undo, func() { srv.Shutdown(); srv.WaitForShutdown() })
+		undo = append(undo, start(func(ctx context.Context) { m.run(ctx, srv) }))
 		options = append(options, nats.InProcessServer(srv))
 	} else {
 		name = "store " + list(c.Store.NATS)
@@ -78,17 +81,17 @@ func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.Jet
 
 	nc, err := nats.Connect(urls, options...)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", name, err)
+		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	undo = append(undo, nc.Close)
 	js, err := jetstream.New(nc)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", name, err)
+		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if _, err := js.AccountInfo(ctx); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", name, err)
+		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return js, closeAll, nil
+	return js, m, closeAll, nil
 }
 
 // lockDir makes dir if need be, and takes it for this process.
@@ -111,22 +114,37 @@ func lockDir(dir string) (unlock func(), err error) {
 	return nil, fmt.Errorf("store: lock %s: %w", dir, err)
 }
 
+// storage is where and how the embedded server keeps streams.
+func storage(c config) server.JetStreamConfig {
+	return server.JetStreamConfig{
+		StoreDir:     c.Store.Dir,
+		MaxMemory:    256 << 20, // streams are on disk; it is for passing consumers
+		MaxStore:     1 << 50,   // the disk is the limit: one taken at the start is wrong once the disk has other room
+		SyncInterval: time.Duration(c.Store.Sync),
+		SyncAlways:   c.Store.Sync == 0,
+		Strict:       true,
+		CompressOK:   true,
+	}
+}
+
 // startServer starts the embedded server.
-func startServer(c config, log *slog.Logger) (*server.Server, error) {
+func startServer(c config, log *slog.Logger, m *mender) (*server.Server, error) {
+	s := storage(c)
 	srv, err := server.NewServer(&server.Options{
 		ServerName:         "bellhop",
 		DontListen:         true,
 		NoSigs:             true,
 		JetStream:          true,
-		StoreDir:           c.Store.Dir,
-		JetStreamMaxMemory: 256 << 20, // streams are on disk; it is for passing consumers
-		SyncInterval:       time.Duration(c.Store.Sync),
-		SyncAlways:         c.Store.Sync == 0,
+		StoreDir:           s.StoreDir,
+		JetStreamMaxMemory: s.MaxMemory,
+		JetStreamMaxStore:  s.MaxStore,
+		SyncInterval:       s.SyncInterval,
+		SyncAlways:         s.SyncAlways,
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := &serverLog{log: log}
+	out := &serverLog{log: log, mender: m}
 	srv.SetLoggerV2(out, false, false, false)
 	srv.Start()
 	if out.fatal != nil || !srv.ReadyForConnections(10*time.Second) {
@@ -137,11 +155,12 @@ func startServer(c config, log *slog.Logger) (*server.Server, error) {
 	return srv, nil
 }
 
-// A serverLog takes the embedded server's log: what it warns of goes to log,
-// what it calls fatal is why it did not start.
+// A serverLog takes the embedded server's log: what it warns of goes to log and
+// to the mender, what it calls fatal is why it did not start.
 type serverLog struct {
-	log   *slog.Logger
-	fatal error // written while the server starts
+	log    *slog.Logger
+	mender *mender
+	fatal  error // written while the server starts
 }
 
 func (l *serverLog) Noticef(string, ...any) {}
@@ -149,11 +168,15 @@ func (l *serverLog) Debugf(string, ...any)  {}
 func (l *serverLog) Tracef(string, ...any)  {}
 
 func (l *serverLog) Warnf(format string, v ...any) {
-	l.log.Warn("store warns", "err", fmt.Sprintf(format, v...))
+	warning := fmt.Sprintf(format, v...)
+	l.log.Warn("store warns", "err", warning)
+	l.mender.hear(warning)
 }
 
 func (l *serverLog) Errorf(format string, v ...any) {
-	l.log.Error("store error", "err", fmt.Sprintf(format, v...))
+	complaint := fmt.Sprintf(format, v...)
+	l.log.Error("store error", "err", complaint)
+	l.mender.hear(complaint)
 }
 
 func (l *serverLog) Fatalf(format string, v ...any) { l.fatal = fmt.Errorf(format, v...) }

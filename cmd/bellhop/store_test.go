@@ -26,7 +26,7 @@ func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)
 
 func opened(t *testing.T, c config) (jetstream.JetStream, func()) {
 	t.Helper()
-	js, closeStore, err := openStore(t.Context(), c, quiet())
+	js, _, closeStore, err := openStore(t.Context(), c, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestStoreKeeps(t *testing.T) {
 func TestStoreIsOneProcess(t *testing.T) {
 	dir := t.TempDir()
 	_, closeStore := opened(t, storeConfig(dir))
-	_, _, err := openStore(t.Context(), storeConfig(dir), quiet())
+	_, _, _, err := openStore(t.Context(), storeConfig(dir), quiet())
 	wantError(t, err, dir, "in use by another bellhop")
 	closeStore()
 	opened(t, storeConfig(dir))
@@ -105,7 +105,7 @@ func TestStoreDirIsAFile(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err := openStore(t.Context(), storeConfig(file), quiet())
+	_, _, _, err := openStore(t.Context(), storeConfig(file), quiet())
 	wantError(t, err, file)
 }
 
@@ -114,7 +114,7 @@ func TestStoreDoesNotStart(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "jetstream"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err := openStore(t.Context(), storeConfig(dir), quiet())
+	_, _, _, err := openStore(t.Context(), storeConfig(dir), quiet())
 	wantError(t, err, dir, "JetStream")
 }
 
@@ -153,7 +153,7 @@ func TestStoreElsewhereIsDown(t *testing.T) {
 	l.Close()
 	c := storeConfig(t.TempDir())
 	c.Store.NATS = []natsURL{natsURL("nats://me:password@" + addr)}
-	_, _, err = openStore(t.Context(), c, quiet())
+	_, _, _, err = openStore(t.Context(), c, quiet())
 	wantError(t, err, addr)
 	if strings.Contains(err.Error(), "password") {
 		t.Errorf("error %q shows the password", err)

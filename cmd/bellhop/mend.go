@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// A mender watches the embedded server write. A stream that could not be written
+// once, for example because the disk was full, takes nothing more until it is
+// opened anew. The mender waits until the disk takes something, and has the
+// server open all of them. Nobody's connection is cut.
+type mender struct {
+	config server.JetStreamConfig
+	log    *slog.Logger
+	broken chan struct{} // has room for one: why is not nil
+
+	mu  sync.Mutex
+	why error // what the server could not write; nil: it writes
+}
+
+func newMender(c config, log *slog.Logger) *mender {
+	return &mender{config: storage(c), log: log, broken: make(chan struct{}, 1)}
+}
+
+// ailing says why the store cannot be written, or nil. Nobody mends what is not
+// embedded: of a nil mender it is nil.
+func (m *mender) ailing() error {
+	if m == nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.why
+}
+
+// hear takes what the server says is wrong.
+func (m *mender) hear(complaint string) {
+	_, why, found := strings.Cut(complaint, "ritical write error: ")
+	if !found && !strings.Contains(complaint, "isabling JetStream") {
+		return
+	}
+	if !found {
+		why = complaint
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.why == nil {
+		m.log.Error("the store cannot be written: it is opened anew when it can", "err", why)
+	}
+	m.why = errors.New("the store cannot be written: " + why)
+	select {
+	case m.broken <- struct{}{}:
+	default:
+	}
+}
+
+const (
+	mendPause    = time.Second      // between two looks at whether the disk takes something
+	mendPauseMax = 30 * time.Second // when opening anew did not help
+	mendRoom     = 8 << 20          // bytes that must be free: less is full again at once
+)
+
+// run mends srv until ctx ends.
+func (m *mender) run(ctx context.Context, srv *server.Server) {
+	pause, mended := mendPause, time.Time{}
+	for {
+		select {
+		case <-m.broken:
+		case <-ctx.Done():
+			return
+		}
+		if time.Since(mended) > mendPauseMax {
+			pause = mendPause
+		}
+		for ok := false; !ok; pause = min(2*pause, mendPauseMax) {
+			if !m.waitForRoom(ctx, pause) {
+				return
+			}
+			ok = m.reopen(srv)
+		}
+		mended = time.Now()
+	}
+}
+
+// waitForRoom waits for a pause at least, and until the disk takes something. It
+// returns false when ctx ends first.
+func (m *mender) waitForRoom(ctx context.Context, pause time.Duration) bool {
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+		if takes(m.config.StoreDir) == nil {
+			return true
+		}
+		tick.Reset(mendPause)
+	}
+}
+
+// takes says why a directory's disk would not take more, or nil.
+func takes(dir string) error {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("look at %s: %w", dir, err)
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; free < mendRoom {
+		return fmt.Errorf("%s has %d bytes free, less than %d", dir, free, mendRoom)
+	}
+	f, err := os.CreateTemp(dir, ".room-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(make([]byte, 64<<10))
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// reopen has the server open every stream anew.
+func (m *mender) reopen(srv *server.Server) bool {
+	m.mu.Lock()
+	m.why = nil // what is heard from here on is news
+	m.mu.Unlock()
+	select {
+	case <-m.broken:
+	default:
+	}
+	config := m.config // the server completes it
+	err := srv.ShutdownJetStream()
+	if err == nil {
+		err = srv.EnableJetStream(&config)
+	}
+	if err != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.why = fmt.Errorf("the store cannot be opened: %w", err)
+		m.log.Error("the store cannot be opened anew", "err", err)
+		srv.ShutdownJetStream()
+		return false
+	}
+	m.log.Info("the store is opened anew")
+	return true
+}

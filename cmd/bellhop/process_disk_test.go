@@ -1,0 +1,223 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"bellhop/sip"
+)
+
+// TestDiskFull fills the disk that the store is on amid calls, and makes room
+// again. No call fails, /readyz says what is wrong, and once there is room
+// everything that was not said is said and delivered, without a restart.
+func TestDiskFull(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		left int64 // bytes that events may fill
+	}{
+		{"by a big file", 0},
+		{"by events", 256 << 10},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			const calls = 240
+			s := newSite(t, sip.UDP, sip.UDP)
+			p, dropped := s.outOfSpace(calls, tt.left, "events wait", func() bool { return s.metric("bellhop_events_unsaid") > 100 })
+			if dropped != 0 {
+				t.Errorf("%d events were dropped", dropped)
+			}
+
+			// What was written before, amid and after is still there.
+			p.stop()
+			s.once(calls, "dial-out 1", "ringing 2", "answer 3", "hangup 4")
+			p = s.serve()
+			var log struct{ Items []any }
+			s.api("GET", "/v1/events?limit=1000", nil, &log)
+			if len(log.Items) != 4*calls {
+				t.Errorf("the log has %d events, want %d", len(log.Items), 4*calls)
+			}
+			p.stop()
+			if extra := s.receiver.take(); len(extra) > 0 {
+				t.Errorf("after a restart %d callbacks came again, the first %v", len(extra), extra[0])
+			}
+		})
+	}
+}
+
+// TestDiskFullLong keeps the disk full until events are dropped: live ones only,
+// each counted. It takes three minutes.
+func TestDiskFullLong(t *testing.T) {
+	if !*soak {
+		t.Skip("takes three minutes: make soak")
+	}
+	const calls = 3000
+	s := newSite(t, sip.UDP, sip.UDP)
+	p, dropped := s.outOfSpace(calls, 0, "events are dropped", func() bool { return s.metric("bellhop_events_dropped_total") >= 200 })
+	p.stop()
+	told := map[string]int{} // events
+	last := map[string]int64{}
+	for _, c := range s.receiver.take() {
+		if told[c.id]++; told[c.id] > 1 {
+			continue
+		}
+		if before := last[c.get("CallID")]; c.number("sequence") <= before {
+			t.Errorf("call %s: %d came after %d", c.get("CallID"), c.number("sequence"), before)
+		}
+		last[c.get("CallID")] = c.number("sequence")
+	}
+	if len(told)+dropped != 4*calls {
+		t.Errorf("%d events were delivered and %d dropped, want %d together", len(told), dropped, 4*calls)
+	}
+	for call, sequence := range last {
+		if sequence != 4 {
+			t.Errorf("the last of call %s is its event %d, want 4", call, sequence)
+		}
+	}
+	t.Logf("%d calls, none failed; %d events delivered, %d dropped, all counted and none of them a hangup", len(last), len(told), dropped)
+}
+
+// outOfSpace starts a bellhop on a small disk and places calls, 20 a second. It
+// fills the disk but for some bytes, frees it once that is enough, and returns
+// when every call had its hangup, and how many events were dropped.
+func (s *site) outOfSpace(calls int, left int64, what string, enough func() bool) (p *process, dropped int) {
+	s.t.Helper()
+	disk := s.smallDisk(64 << 20)
+	p = s.serve()
+	s.subscribe("json", "POST", "dial-out", "ringing", "answer", "hangup")
+	phones, pbx := s.place("caller-hangs-up", calls, 20)
+	s.receiver.wait("some hangups", patience, func(came []received) bool { return hangups(came) >= 10 })
+
+	disk.fill(left)
+	s.eventually("bellhop says that the disk is full", func() bool {
+		return strings.Contains(s.page("/readyz"), "no space left on device")
+	})
+	full := time.Now()
+	s.within(3*time.Minute, what, enough)
+	for path, want := range map[string]int{"/healthz": http.StatusOK, "/readyz": http.StatusServiceUnavailable} {
+		if got := s.status(path); got != want {
+			s.t.Errorf("%s is %d while the disk is full, want %d", path, got, want)
+		}
+	}
+	waited := s.metric("bellhop_events_unsaid")
+
+	disk.free()
+	room := time.Now()
+	s.eventually("bellhop is ready again", func() bool { return s.status("/readyz") == http.StatusOK })
+	ready := time.Since(room)
+	phones.exits(0, 2*time.Minute)
+	pbx.exits(0, patience)
+	s.receiver.wait("a hangup for every call", time.Minute, func(came []received) bool { return hangups(came) >= calls })
+	s.eventually("every event is said", func() bool { return s.metric("bellhop_events_unsaid") == 0 })
+	dropped = int(s.metric("bellhop_events_dropped_total"))
+	s.t.Logf("the disk was full for %v, %v events waited then; %v after there was room bellhop was ready",
+		room.Sub(full).Round(time.Millisecond), waited, ready.Round(time.Millisecond))
+	return p, dropped
+}
+
+// A disk is a file system of its own.
+type disk struct {
+	t   *testing.T
+	dir string
+}
+
+// smallDisk puts the store on a disk of some bytes.
+func (s *site) smallDisk(size int) *disk {
+	s.t.Helper()
+	dir := filepath.Join(s.dir, "data")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	err := syscall.Mount("bellhop-test", dir, "tmpfs", 0, "mode=0700,size="+strconv.Itoa(size))
+	if errors.Is(err, syscall.EPERM) {
+		s.t.Fatal("this test mounts a small disk: run it as root, or with unshare --user --map-root-user --mount before the command")
+	}
+	if err != nil {
+		s.t.Fatalf("mount a tmpfs on %s: %v", dir, err)
+	}
+	s.t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			s.t.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+	return &disk{s.t, dir}
+}
+
+// fill fills the disk up, but for some bytes.
+func (d *disk) fill(left int64) {
+	d.t.Helper()
+	f, err := os.Create(filepath.Join(d.dir, "big"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	page := make([]byte, 4096)
+	for err == nil {
+		_, err = f.Write(page)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		d.t.Fatalf("fill the disk: %v", err)
+	}
+	if left == 0 {
+		return
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err == nil {
+		err = f.Truncate(size - left)
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// free makes the room again that fill has taken.
+func (d *disk) free() {
+	d.t.Helper()
+	if err := os.Remove(filepath.Join(d.dir, "big")); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// page is what the operator is shown.
+func (s *site) page(path string) string {
+	s.t.Helper()
+	req, err := http.NewRequest("GET", "http://"+s.admin.String()+path, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+testToken)
+	res, err := client.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// metric is one figure of /metrics.
+func (s *site) metric(name string) float64 {
+	s.t.Helper()
+	for lines := bufio.NewScanner(strings.NewReader(s.page("/metrics"))); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			v, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return v
+		}
+	}
+	s.t.Fatalf("/metrics has no %s", name)
+	panic("unreachable")
+}
