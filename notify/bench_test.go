@@ -2,6 +2,8 @@ package notify
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -9,50 +11,96 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"strings"
+	"slices"
+	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
+var measured = []Dialect{JSON, Telphin, Unified}
+
+// inFlight is how many requests are under way at once, of bellhop's and of the
+// bare loop's.
+const inFlight = 16
+
 // BenchmarkCallback says events and has them delivered by real HTTP to a
 // receiver in another process. Its figure is the CPU that one event costs from
-// Say to the receiver's answer. The floor beside it is a loop that only posts.
+// Say to the receiver's answer, the store's included. BenchmarkBarePost is the
+// floor. "paced" comes at 600 events a second, the others as fast as they can.
 func BenchmarkCallback(b *testing.B) {
-	for _, dialect := range []Dialect{Unified, Telphin, JSON} {
-		b.Run(string(dialect), func(b *testing.B) {
-			js, closeStore := openStore(b, b.TempDir())
-			defer closeStore()
-			n, stop := start(b, js, Config{Allow: loopback})
-			defer stop()
-			s := NewSubscription()
-			s.Extension, s.Types, s.URL, s.Dialect, s.MaxInFlight = "101", []string{"dial-out", "answer", "hangup"}, startSink(b), dialect, 16
-			subscribe(b, n, s)
-			said := uint64(0)
-			b.ResetTimer()
-			before := cpu()
-			for i := 0; said < uint64(b.N); i++ {
-				n.Say(callOf(i))
-				said += 3
-				for said-n.Stats().Delivered > 300 {
-					pause(b.Context(), time.Millisecond)
-				}
-			}
-			for n.Stats().Delivered < said {
-				pause(b.Context(), time.Millisecond)
-			}
-			b.ReportMetric(float64((cpu()-before).Microseconds())/float64(said), "µs-cpu/event")
-		})
+	for _, dialect := range measured {
+		b.Run(string(dialect), func(b *testing.B) { callback(b, dialect, 0) })
 	}
-	b.Run("floor", func(b *testing.B) {
-		url := startSink(b)
-		transport := &http.Transport{MaxIdleConnsPerHost: 16}
-		defer transport.CloseIdleConnections()
-		b.ResetTimer()
-		before := cpu()
-		b.RunParallel(func(pb *testing.PB) {
-			for pb.Next() {
-				req, _ := http.NewRequest("POST", url, strings.NewReader("CallID=1&CallStatus=CALLING"))
+	b.Run("paced", func(b *testing.B) { callback(b, JSON, 200) })
+}
+
+// callback delivers b.N events or some more, of rate calls a second; 0: as fast as it can.
+func callback(b *testing.B, dialect Dialect, rate int) {
+	js, closeStore := openStore(b, b.TempDir())
+	defer closeStore()
+	n, stop := start(b, js, Config{Allow: loopback})
+	defer stop()
+	sink := startSink(b)
+	s := NewSubscription()
+	s.Extension, s.Types, s.URL, s.Dialect, s.MaxInFlight = "101", []string{"dial-out", "answer", "hangup"}, sink+"hook", dialect, inFlight
+	subscribe(b, n, s)
+	said := uint64(0)
+	b.ReportAllocs()
+	b.ResetTimer()
+	before, begin := cpu(), time.Now()
+	for i := 0; said < uint64(b.N); i++ {
+		n.Say(callOf(i))
+		said += 3
+		if rate > 0 {
+			pause(b.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/time.Duration(rate))))
+		}
+		for rate == 0 && said-n.Stats().Delivered > 300 {
+			pause(b.Context(), time.Millisecond)
+		}
+	}
+	for n.Stats().Delivered < said {
+		pause(b.Context(), time.Millisecond)
+	}
+	report(b, before, begin, int(said))
+	if dialect == Unified { // says no time
+		return
+	}
+	late := lateness(b, sink)
+	b.ReportMetric(late.P50, "late-p50-ms")
+	b.ReportMetric(late.P99, "late-p99-ms")
+}
+
+// BenchmarkBarePost posts what BenchmarkCallback delivers, from a loop that does
+// nothing else.
+func BenchmarkBarePost(b *testing.B) {
+	for _, dialect := range measured {
+		b.Run(string(dialect), func(b *testing.B) { barePost(b, dialect) })
+	}
+}
+
+func barePost(b *testing.B, dialect Dialect) {
+	e := callOf(1)[2]
+	v := newView(&e, &Subscription{Dialect: dialect, Method: "POST"})
+	body := v.append(nil)
+	sink := startSink(b)
+	transport := &http.Transport{MaxIdleConnsPerHost: inFlight}
+	defer transport.CloseIdleConnections()
+	b.ReportAllocs()
+	b.ResetTimer()
+	before, begin := cpu(), time.Now()
+	var posters sync.WaitGroup
+	turns := make(chan struct{}, b.N)
+	for range b.N {
+		turns <- struct{}{}
+	}
+	close(turns)
+	for range inFlight {
+		posters.Go(func() {
+			for range turns {
+				req, _ := http.NewRequest("POST", sink+"hook", bytes.NewReader(body))
+				req.Header.Set("Content-Type", v.contentType())
 				res, err := transport.RoundTrip(req)
 				if err != nil {
 					b.Error(err)
@@ -62,8 +110,16 @@ func BenchmarkCallback(b *testing.B) {
 				res.Body.Close()
 			}
 		})
-		b.ReportMetric(float64((cpu()-before).Microseconds())/float64(b.N), "µs-cpu/event")
-	})
+	}
+	posters.Wait()
+	report(b, before, begin, b.N)
+}
+
+// report says what n events cost since.
+func report(b *testing.B, before time.Duration, begin time.Time, n int) {
+	used, took := cpu()-before, time.Since(begin)
+	b.ReportMetric(float64(used.Nanoseconds())/1000/float64(n), "cpu-µs/op")
+	b.ReportMetric(float64(n)/took.Seconds(), "callbacks/s")
 }
 
 // BenchmarkPayload writes the payloads of an answered call's hangup.
@@ -93,17 +149,20 @@ func BenchmarkPayload(b *testing.B) {
 	})
 }
 
-// cpu is what this process has used so far.
+// cpu is what this process has used so far, in the kernel too.
 func cpu() time.Duration {
 	var r syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &r)
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// startSink starts a receiver in a process of its own and returns its URL.
-func startSink(b *testing.B) string {
+// startSink starts a receiver in a process of its own and returns its root.
+func startSink(b testing.TB) string { return startSinks(b, 1)[0] }
+
+// startSinks starts a process that receives at n ports.
+func startSinks(b testing.TB, n int) (urls []string) {
 	c := exec.Command(os.Args[0])
-	c.Env = append(os.Environ(), "NOTIFY_TEST=sink")
+	c.Env = append(os.Environ(), "NOTIFY_TEST=sink", fmt.Sprint("NOTIFY_PORTS=", n))
 	out, err := c.StdoutPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -112,19 +171,93 @@ func startSink(b *testing.B) string {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { c.Process.Kill(); c.Wait() })
-	url, err := bufio.NewReader(out).ReadString('\n')
+	for lines := bufio.NewScanner(out); len(urls) < n && lines.Scan(); {
+		urls = append(urls, lines.Text())
+	}
+	if len(urls) < n {
+		b.Fatalf("the receiver listens at %d ports, want %d", len(urls), n)
+	}
+	return urls
+}
+
+// A late says how long after their events callbacks came to a sink, in ms.
+type late struct {
+	N             int
+	P50, P99, Max float64
+}
+
+// lateness asks a sink about what came since it was last asked.
+func lateness(b testing.TB, sink string) (l late) {
+	b.Helper()
+	res, err := http.Get(sink + "late")
 	if err != nil {
 		b.Fatal(err)
 	}
-	return strings.TrimSpace(url)
+	defer http.DefaultClient.CloseIdleConnections()
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(&l); err != nil {
+		b.Fatal(err)
+	}
+	return l
 }
 
-// sink answers every request with 200, until it is killed.
+// sink answers every request with 200, until it is killed. What comes to /hook is
+// measured; /slow takes its time.
 func sink() {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
+	must := func(err error) {
+		if err != nil {
+			panic(err)
+		}
 	}
-	fmt.Printf("http://%s/hook\n", l.Addr())
-	http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+	ports, err := strconv.Atoi(os.Getenv("NOTIFY_PORTS"))
+	must(err)
+	var mu sync.Mutex
+	var lates []float64 // ms
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /hook", func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if at, ok := eventTime(body); ok {
+			mu.Lock()
+			lates = append(lates, float64(time.Since(at).Microseconds())/1000)
+			mu.Unlock()
+		}
+	})
+	mux.HandleFunc("POST /other", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("POST /slow", func(http.ResponseWriter, *http.Request) { <-time.After(500 * time.Millisecond) })
+	mux.HandleFunc("GET /late", func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		l := late{N: len(lates)}
+		if slices.Sort(lates); l.N > 0 {
+			l.P50, l.P99, l.Max = lates[l.N/2], lates[l.N*99/100], lates[l.N-1]
+		}
+		lates = nil
+		json.NewEncoder(w).Encode(l)
+	})
+	for range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(err)
+		fmt.Printf("http://%s/\n", l.Addr())
+		go http.Serve(l, mux)
+	}
+	select {}
+}
+
+// eventTime is when the event of a payload happened; json and telphin say it.
+func eventTime(body []byte) (time.Time, bool) {
+	for _, name := range []string{`"event_time":`, "EventTime="} {
+		_, rest, found := bytes.Cut(body, []byte(name))
+		if !found {
+			continue
+		}
+		µs := int64(0)
+		for _, c := range rest {
+			if c < '0' || c > '9' {
+				break
+			}
+			µs = 10*µs + int64(c-'0')
+		}
+		return time.UnixMicro(µs), true
+	}
+	return time.Time{}, false
 }

@@ -112,7 +112,9 @@ func (f *fickle) here() {
 		f.t.Error(err)
 		return
 	}
-	f.addr = l.Addr().String()
+	if f.server == nil {
+		f.addr = l.Addr().String()
+	}
 	f.server = &httptest.Server{Listener: l, Config: &http.Server{Handler: f}}
 	f.server.Start()
 }

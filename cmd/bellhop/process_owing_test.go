@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"bellhop/dialog"
+	"bellhop/notify"
+	"bellhop/sip"
+)
+
+// TestStartOwing starts a bellhop that owes many callbacks to a receiver that is
+// away: it is ready at once, knows of all of them, and when the receiver is back
+// each comes, once.
+func TestStartOwing(t *testing.T) {
+	t.Parallel()
+	owed := 2000
+	if *soak {
+		owed = 100_000
+	}
+	s := newSite(t, sip.UDP, sip.UDP)
+	p := s.serve()
+	bare := s.metric("process_resident_memory_bytes")
+	s.subscribe("json", "POST", "hangup")
+	s.receiver.down()
+	p.stop()
+	s.owe(owed)
+
+	begin := time.Now()
+	p = s.serve()
+	ready := time.Since(begin)
+	s.eventually("bellhop knows what it owes", func() bool { return s.metric("bellhop_deliveries_pending") == float64(owed) })
+	known := time.Since(begin)
+	each := (s.metric("process_resident_memory_bytes") - bare) / float64(owed)
+	heap := s.metric("go_memstats_heap_inuse_bytes") / float64(owed)
+	if *soak && ready > 3*time.Second {
+		t.Errorf("bellhop was ready after %v, want 3 s at most", ready)
+	}
+
+	s.receiver.up()
+	back := time.Now()
+	s.receiver.wait("all that was owed", 2*time.Minute, func(came []received) bool { return len(came) >= owed })
+	s.within(time.Minute, "nothing is owed", func() bool { return s.metric("bellhop_deliveries_pending") == 0 })
+	took := time.Since(back)
+	p.stop()
+	ids := map[string]bool{}
+	came := s.receiver.take()
+	for _, c := range came {
+		ids[c.id] = true
+	}
+	if len(ids) != owed || len(came) != owed {
+		t.Errorf("%d callbacks came, %d of them different, want %d", len(came), len(ids), owed)
+	}
+	t.Logf("%d deliveries pending: ready %v after the start, all known %v after it; %.0f bytes of resident memory each, %.0f of heap; all delivered within %v",
+		owed, ready.Round(time.Millisecond), known.Round(time.Millisecond), each, heap, took.Round(time.Millisecond))
+}
+
+// owe has the store of a bellhop that does not run owe n hangups.
+func (s *site) owe(n int) {
+	s.t.Helper()
+	js, closeStore := opened(s.t, storeConfig(filepath.Join(s.dir, "data")))
+	defer closeStore()
+	notifier, err := notify.Open(s.t.Context(), js, notify.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet()})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	events := make([]dialog.Event, n)
+	stop := start(func(ctx context.Context) { notifier.Run(ctx) })
+	defer stop()
+	for i := range events {
+		events[i] = dialog.Event{
+			ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("c%031x", i), Party: fmt.Sprint("p", i), Seq: 1,
+			At: time.Now(), Type: dialog.Hangup, Flow: dialog.In, Status: dialog.NoAnswer,
+			Extension: dialog.Extension{User: "101", Domain: "pbx.example"}, CallerNum: "200", CalledNumber: "101",
+		}
+		if i%1000 == 0 {
+			s.eventually("the log keeps up", func() bool { return notifier.Stats().Unsaid < 2000 })
+		}
+		notifier.Say(events[i : i+1])
+	}
+	outbox, err := js.Stream(s.t.Context(), "OUTBOX")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.within(2*time.Minute, "the outbox has all of them", func() bool {
+		info, err := outbox.Info(s.t.Context())
+		return err == nil && info.State.Msgs >= uint64(n)
+	})
+}
