@@ -9,7 +9,7 @@ import (
 	"bellhop/sip"
 )
 
-var soak = flag.Bool("soak", false, "the receiver is down for 30 s amid 500 calls, not for 6 s amid 120")
+var soak = flag.Bool("soak", false, "tests take minutes, and measure")
 
 // TestReceiverDown takes the receiver away while calls go on. It is back before
 // a live event expires, so nothing may be missing: what comes twice has the
