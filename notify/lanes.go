@@ -383,18 +383,23 @@ func (q *lanes) begin(floor uint64) { q.floor, q.cursor, q.read = floor, floor, 
 // after begin and before the first add. One that nobody wants any more, or
 // whose event the log has lost, is forgotten.
 func (q *lanes) restore(subscription, name string, d *delivery, lost bool) {
-	d.told = true
 	if t := q.targets[subscription]; t != nil && !lost {
+		d.told = true
 		if d.seq > q.floor {
 			q.moved[place{d.seq, subscription}] = true // add will meet it again
 		}
 		q.join(t, name, d)
 		return
 	}
-	d.lane = &lane{name: name, target: &target{sub: &Subscription{ID: subscription}}}
-	d.state = over
-	q.dirtied(d)
+	q.forget(subscription, name, d)
 	q.ended(d, canceled)
+}
+
+// forget has the outbox told that a delivery it has is over.
+func (q *lanes) forget(subscription, name string, d *delivery) {
+	d.lane = &lane{name: name, target: &target{sub: &Subscription{ID: subscription}}}
+	d.state, d.told = over, true
+	q.dirtied(d)
 }
 
 // join puts d at the end of its lane.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,21 +21,29 @@ import (
 // a moment: for each its last word under a subject of its own, and how far the
 // log has been worked off. A delivery that is over leaves an empty message that
 // goes by itself.
+//
+// Each word removes those before it by a roll-up. A limit of one message per
+// subject would do so too, but leaves nothing of it on the disk: once the empty
+// message is gone, a server that was killed finds what was before it again.
 func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name:              "OUTBOX",
-		Subjects:          []string{"delivery.>"}, // delivery.<subscription>.<place in the log>, delivery.cursor
-		Storage:           jetstream.FileStorage,
-		MaxMsgsPerSubject: 1,
-		AllowMsgTTL:       true,
-		Replicas:          c.Replicas,
+		Name:        "OUTBOX",
+		Subjects:    []string{"delivery.>"}, // delivery.<subscription>.<place in the log>, delivery.cursor
+		Storage:     jetstream.FileStorage,
+		AllowRollup: true,
+		AllowMsgTTL: true,
+		Replicas:    c.Replicas,
 	})
 }
 
 const cursorSubject = "delivery.cursor"
 
-// gone is the header of the empty message.
-var gone = nats.Header{jetstream.MsgTTLHeader: {"10s"}}
+// again is the header of a word that is not the first, gone that of the empty
+// message.
+var (
+	again = nats.Header{jetstream.MsgRollup: {jetstream.MsgRollupSubject}}
+	gone  = nats.Header{jetstream.MsgRollup: {jetstream.MsgRollupSubject}, jetstream.MsgTTLHeader: {"10s"}}
+)
 
 // remembered is what the outbox has of one delivery: what its lane and schedule
 // need. The event itself stays in the log.
@@ -50,12 +59,15 @@ type remembered struct {
 func (l letter) message() *nats.Msg {
 	d := l.delivery
 	if d == nil {
-		return &nats.Msg{Subject: cursorSubject, Data: strconv.AppendUint(nil, l.floor, 10)}
+		return &nats.Msg{Subject: cursorSubject, Header: again, Data: strconv.AppendUint(nil, l.floor, 10)}
 	}
 	m := &nats.Msg{Subject: "delivery." + d.lane.target.sub.ID + "." + strconv.FormatUint(d.seq, 10)}
 	if l.gone {
 		m.Header = gone
 		return m
+	}
+	if d.told {
+		m.Header = again
 	}
 	m.Data, _ = json.Marshal(remembered{ // of times of this century
 		Lane: d.lane.name, Type: d.kind, At: d.at, Attempts: d.attempts, Due: d.due,
@@ -70,7 +82,7 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 		lane         string
 		delivery     *delivery
 	}
-	var all []waiting
+	words := make(map[string]waiting) // by subject, the last
 	var cursor uint64
 	err := readAll(ctx, n.outbox, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) (err error) {
 		if m.Subject() == cursorSubject {
@@ -78,6 +90,10 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 			return err
 		}
 		if len(m.Data()) == 0 {
+			if w, ok := words[m.Subject()]; ok { // the server was killed before it removed that
+				q.forget(w.subscription, w.lane, w.delivery)
+				delete(words, m.Subject())
+			}
 			return nil
 		}
 		subscription, seq, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "delivery."), ".")
@@ -87,7 +103,7 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 		}
 		d := &delivery{kind: r.Type, at: r.At, attempts: r.Attempts, due: r.Due}
 		d.seq, err = strconv.ParseUint(seq, 10, 64)
-		all = append(all, waiting{subscription, r.Lane, d})
+		words[m.Subject()] = waiting{subscription, r.Lane, d}
 		return err
 	})
 	if err != nil {
@@ -98,7 +114,7 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 		return fmt.Errorf("event log EVENTS: %w", err)
 	}
 	last := events.State.LastSeq // a power cut may have cost the log more than the outbox
-	slices.SortFunc(all, func(a, b waiting) int { return cmp.Compare(a.delivery.seq, b.delivery.seq) })
+	all := slices.SortedFunc(maps.Values(words), func(a, b waiting) int { return cmp.Compare(a.delivery.seq, b.delivery.seq) })
 	q.begin(min(cursor, last))
 	for _, w := range all {
 		q.restore(w.subscription, w.lane, w.delivery, w.delivery.seq > last)

@@ -1,0 +1,63 @@
+package notify
+
+import (
+	"net/http"
+	"os"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A delivery that was over is not owed again after a crash, however long before
+// it was over.
+func TestCrashOwesNothingAgain(t *testing.T) {
+	dir, crashed := t.TempDir(), t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		var up atomic.Bool
+		w := &wire{start: time.Now(), answer: func(int, request) (int, http.Header) {
+			if up.Load() {
+				return 200, nil
+			}
+			return 500, nil
+		}}
+		c := Config{Transport: w, KeepEvents: 100 * 365 * 24 * time.Hour} // the store dates by another clock when it opens
+		n, stop := start(t, js, c)
+		s := sub("", "http://crm/hook")
+		s.Dialect, s.LiveTTL = Telphin, Duration(time.Hour)
+		subscribe(t, n, s)
+		for i := range 5 {
+			n.Say(callOf(i))
+			time.Sleep(10 * time.Second) // some attempts
+		}
+		up.Store(true)
+		time.Sleep(time.Minute)
+		if s := n.Stats(); s.Delivered != 15 || s.Pending != 0 {
+			t.Fatalf("%+v", s)
+		}
+
+		// What a killed process leaves is what its files are now.
+		if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		w.mu.Lock()
+		w.got = nil
+		w.mu.Unlock()
+		js, closeCrashed := openStore(t, crashed)
+		defer closeCrashed()
+		n, stop = start(t, js, c)
+		defer stop()
+		time.Sleep(time.Minute)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if len(w.got) > 0 {
+			t.Errorf("after a crash %d callbacks that were delivered came again", len(w.got))
+		}
+		if s := n.Stats(); s.Delivered != 0 || s.Pending != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
