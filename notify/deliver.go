@@ -2,13 +2,11 @@ package notify
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
 )
@@ -46,8 +44,10 @@ type entry struct {
 }
 
 // deliver has every event of the log delivered to those who want it, from where
-// it was left, until ctx ends. It returns early only if the store fails.
-func (n *Notifier) deliver(ctx context.Context) error {
+// it was left, until ctx ends. It returns early only if the store fails. Attempts
+// under way are heard out, unless mine has ended: then it is no longer for this
+// node to make them.
+func (n *Notifier) deliver(ctx, mine context.Context) error {
 	w := &worker{
 		Notifier: n, lanes: newLanes(n.ended), hopeless: make(map[string]bool),
 		logEnds: make(chan error, 1),
@@ -72,8 +72,11 @@ func (n *Notifier) deliver(ctx context.Context) error {
 	defer waver.close()
 
 	ctx, stop := context.WithCancel(ctx)
-	w.attempting, w.abort = context.WithCancel(context.WithoutCancel(ctx))
+	w.attempting, w.abort = context.WithCancel(mine)
 	w.helpers.Go(func() { w.postLetters(waver) })
+	if n.fresh.shared {
+		w.helpers.Go(func() { n.follow(ctx) })
+	}
 	defer func() {
 		stop()
 		w.finish()
@@ -328,50 +331,6 @@ func (w *worker) finish() {
 		w.arrived(<-w.posted)
 	}
 	w.abort()
-}
-
-// read passes a part of the log on.
-func (n *Notifier) read(ctx context.Context, from, to uint64, log chan<- entry) error {
-	c, err := n.events.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:   from,
-	})
-	if err != nil {
-		return fmt.Errorf("read EVENTS: %w", err)
-	}
-	msgs, err := c.Messages()
-	if err != nil {
-		return fmt.Errorf("read EVENTS: %w", err)
-	}
-	defer msgs.Stop()
-	for from <= to {
-		m, err := msgs.Next(jetstream.NextContext(ctx))
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read EVENTS: %w", err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fmt.Errorf("read EVENTS: %w", err)
-		}
-		from = meta.Sequence.Stream + 1
-		e := entry{meta.Sequence.Stream, new(dialog.Event)}
-		if err := json.Unmarshal(m.Data(), e.event); err != nil {
-			n.log.Error("an event cannot be read", "subject", m.Subject(), "err", err)
-			continue
-		}
-		if from > to+1 {
-			return nil // the rest of the part is gone
-		}
-		select {
-		case log <- e:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-	return nil
 }
 
 // ended counts and logs how a delivery ended.

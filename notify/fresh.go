@@ -14,12 +14,19 @@ const maxFresh = 4096
 // fresh hands events that are in the log from who says them to who delivers
 // them, so that they need not be read again. It is a shortcut only: the log is
 // the truth, and what is not handed on is read.
+//
+// On a node that shares the log, events wait here until they may pass (see
+// [Notifier.follow]).
 type fresh struct {
-	news chan struct{} // has room for one
+	shared bool
+	news   chan struct{} // has room for one: newest has risen
+	rumor  chan struct{} // has room for one: heard has risen
 
 	mu      sync.Mutex
+	resting bool // nobody delivers here: nothing is handed on
 	entries []entry
-	newest  uint64 // place of the last event that is known to be in the log
+	heard   uint64 // place of the last event that is known to be in the log
+	newest  uint64 // place of the last event that may be delivered
 }
 
 // look learns how far the log goes, and returns where it begins.
@@ -28,19 +35,48 @@ func (f *fresh) look(ctx context.Context, events jetstream.Stream) (first uint64
 	if err != nil {
 		return 0, err
 	}
-	f.mu.Lock()
-	f.newest = max(f.newest, info.State.LastSeq)
-	f.mu.Unlock()
-	f.tell()
+	f.hear(info.State.LastSeq)
 	return info.State.FirstSeq, nil
 }
 
-// tell wakes who delivers.
-func (f *fresh) tell() {
-	select {
-	case f.news <- struct{}{}:
-	default:
+// hear learns that the log goes as far as seq, or farther.
+func (f *fresh) hear(seq uint64) {
+	f.mu.Lock()
+	f.heard = max(f.heard, seq)
+	f.mu.Unlock()
+	if f.shared {
+		wake(f.rumor)
+	} else {
+		f.pass(seq)
 	}
+}
+
+// rumored returns how far the log is known to go, and whether less may pass yet.
+func (f *fresh) rumored() (seq uint64, news bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.heard, f.heard > f.newest
+}
+
+// end is how far the log is known to go.
+func (f *fresh) end() uint64 {
+	seq, _ := f.rumored()
+	return seq
+}
+
+// pass says that events up to seq may be delivered.
+func (f *fresh) pass(seq uint64) {
+	f.mu.Lock()
+	f.newest = max(f.newest, seq)
+	f.mu.Unlock()
+	wake(f.news)
+}
+
+// rest says whether nobody delivers here for now.
+func (f *fresh) rest(resting bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.resting, f.entries = resting, nil
 }
 
 // offer hands on events in the order of the log.
@@ -49,19 +85,33 @@ func (f *fresh) offer(said []entry) {
 		return
 	}
 	f.mu.Lock()
-	if len(f.entries)+len(said) <= maxFresh {
+	if !f.resting && len(f.entries)+len(said) <= maxFresh {
 		f.entries = append(f.entries, said...)
 	}
-	f.newest = max(f.newest, said[len(said)-1].seq)
 	f.mu.Unlock()
-	f.tell()
+	f.hear(said[len(said)-1].seq)
 }
 
-// take returns what was handed on since it was last called, and how far the
-// log goes.
+// take returns what was handed on and may be delivered, and how far the log may
+// be.
 func (f *fresh) take() (entries []entry, newest uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	entries, f.entries = f.entries, nil
+	n := 0
+	for n < len(f.entries) && f.entries[n].seq <= f.newest {
+		n++
+	}
+	entries, f.entries = f.entries[:n:n], f.entries[n:]
+	if len(f.entries) == 0 {
+		f.entries = nil
+	}
 	return entries, f.newest
+}
+
+// wake tells who waits that there is something.
+func wake(waits chan struct{}) {
+	select {
+	case waits <- struct{}{}:
+	default:
+	}
 }

@@ -218,6 +218,7 @@ func (n *Notifier) speak(ctx context.Context) error {
 			}
 			pause(last, errorPause)
 		}
+		n.spread()
 		if err == nil {
 			continue
 		}
@@ -369,16 +370,40 @@ var errGone = errors.New("the event is no longer in the log")
 
 // event reads one event by its place in the log.
 func (n *Notifier) event(ctx context.Context, seq uint64) (*dialog.Event, error) {
-	m, err := n.events.GetMsg(ctx, seq)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, errGone
+	data, err := n.eventData(ctx, seq)
+	if err == errGone {
+		return nil, err
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read EVENTS %d: %w", seq, err)
 	}
 	e := new(dialog.Event)
-	if err := json.Unmarshal(m.Data, e); err != nil {
+	if err := json.Unmarshal(data, e); err != nil {
 		return nil, fmt.Errorf("read EVENTS %d: %w", seq, err)
 	}
 	return e, nil
+}
+
+// eventData asks whichever server has a copy of the log, and the one that leads
+// it if that copy, which may be behind, does not have the event.
+func (n *Notifier) eventData(ctx context.Context, seq uint64) ([]byte, error) {
+	m, err := n.events.GetMsg(ctx, seq)
+	if err == nil {
+		return m.Data, nil
+	}
+	if !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, err
+	}
+	js, err := n.js.Conn().JetStream() // the new API asks any server
+	if err != nil {
+		return nil, err
+	}
+	leaders, err := js.GetMsg("EVENTS", seq, nats.Context(ctx))
+	if errors.Is(err, nats.ErrMsgNotFound) {
+		return nil, errGone
+	}
+	if err != nil {
+		return nil, err
+	}
+	return leaders.Data, nil
 }

@@ -76,6 +76,7 @@ import (
 type Config struct {
 	KeepEvents       time.Duration // 0: 30 days
 	Replicas         int           // of every stream; 0 is 1
+	Node             string        // names this node for good among those that share the store; "": none does
 	MaxSubscriptions int           // per extension; 0: 100
 
 	// Where callbacks may go: Deny goes first, then Own, then Allow, then the
@@ -132,6 +133,7 @@ type Notifier struct {
 	numbers   numbers
 	mouth     mouth
 	fresh     fresh
+	lease     lease
 	sender    *sender
 	stats     counters
 }
@@ -141,7 +143,8 @@ type Notifier struct {
 func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, error) {
 	c.Replicas = max(1, c.Replicas)
 	n := &Notifier{config: c, log: c.log(), js: js}
-	n.registry.changes = make(chan struct{}, 1)
+	n.registry.changes, n.registry.progress = make(chan struct{}, 1), make(chan struct{}, 1)
+	n.registry.changed = make(map[string]bool)
 	n.registry.subs = make(map[string]Subscription)
 	n.registry.gone = make(map[string]uint64)
 	n.standings.some = make(chan struct{}, 1)
@@ -150,7 +153,8 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	n.numbers.known = make(map[string]uint64)
 	n.mouth.some = make(chan struct{}, 1)
 	n.mouth.calls = make(map[string]bool)
-	n.fresh.news = make(chan struct{}, 1)
+	n.fresh.shared = c.Node != ""
+	n.fresh.news, n.fresh.rumor = make(chan struct{}, 1), make(chan struct{}, 1)
 	n.sender = newSender(c)
 
 	var err error
@@ -163,11 +167,21 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	if n.registry.kv, err = openSubscriptions(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("bucket SUBSCRIPTIONS: %w", err)
 	}
+	if n.registry.stream, err = js.Stream(ctx, "KV_SUBSCRIPTIONS"); err != nil {
+		return nil, fmt.Errorf("bucket SUBSCRIPTIONS: %w", err)
+	}
 	if n.numbers.kv, err = openExtensions(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("bucket EXTENSIONS: %w", err)
 	}
 	if n.standings.kv, err = openStandings(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("bucket STANDINGS: %w", err)
+	}
+	if c.Node != "" {
+		kv, err := openLeases(ctx, js, c)
+		if err != nil {
+			return nil, fmt.Errorf("bucket LEASES: %w", err)
+		}
+		n.lease = newLease(kv, c.Node)
 	}
 	if err := n.registry.load(ctx); err != nil {
 		return nil, err
@@ -191,7 +205,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 		{"subscriptions", func(ctx context.Context) error { return n.registry.watch(ctx, true) }},
 		{"standings", func(ctx context.Context) error { return n.standings.watch(ctx, true) }},
 		{"write standings", n.standings.write},
-		{"deliver", n.deliver},
+		{"deliver", n.deliverInTurn},
 	}
 	ended := make(chan struct{})
 	for _, p := range parts {

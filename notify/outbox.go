@@ -109,15 +109,33 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 	if err != nil {
 		return fmt.Errorf("read OUTBOX: %w", err)
 	}
-	events, err := n.events.Info(ctx)
-	if err != nil {
-		return fmt.Errorf("event log EVENTS: %w", err)
-	}
-	last := events.State.LastSeq // a power cut may have cost the log more than the outbox
 	all := slices.SortedFunc(maps.Values(words), func(a, b waiting) int { return cmp.Compare(a.delivery.seq, b.delivery.seq) })
+	newest := cursor
+	if len(all) > 0 {
+		newest = max(newest, all[len(all)-1].delivery.seq)
+	}
+	last, err := n.lastEvent(ctx, newest)
+	if err != nil {
+		return err
+	}
 	q.begin(min(cursor, last))
 	for _, w := range all {
 		q.restore(w.subscription, w.lane, w.delivery, w.delivery.seq > last)
 	}
 	return nil
+}
+
+// lastEvent is how far the log goes. What the outbox knows of may not be in it,
+// because a power cut has cost the log more than the outbox, or because the
+// server that leads it has just begun to: so it is asked for a second.
+func (n *Notifier) lastEvent(ctx context.Context, newest uint64) (last uint64, err error) {
+	for begin := time.Now(); ; pause(ctx, errorPause) {
+		info, err := n.events.Info(ctx)
+		if err != nil {
+			return 0, fmt.Errorf("event log EVENTS: %w", err)
+		}
+		if last = info.State.LastSeq; last >= newest || time.Since(begin) > time.Second {
+			return last, nil
+		}
+	}
 }

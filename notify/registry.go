@@ -47,13 +47,17 @@ func openExtensions(ctx context.Context, js jetstream.JetStream, c Config) (jets
 // A registry is the subscriptions as this node knows them: all of them, in
 // memory, kept up by a watch of the bucket and by its own writes.
 type registry struct {
-	kv      jetstream.KeyValue
-	changes chan struct{} // has room for one: changed is not empty
+	kv       jetstream.KeyValue
+	stream   jetstream.Stream // of kv
+	changes  chan struct{}    // has room for one: changed is not empty
+	progress chan struct{}    // has room for one: seen has risen
 
 	mu      sync.RWMutex
 	subs    map[string]Subscription // as stored, with secrets and the values of headers
 	gone    map[string]uint64       // revision at which an id was deleted: what a slow watch says of it is old
-	changed []string                // ids that the delivery loop has not looked at yet
+	changed map[string]bool         // ids that the delivery loop has not looked at yet
+	resting bool                    // there is no delivery loop
+	seen    uint64                  // every revision up to here is known
 
 	named atomic.Uint32 // the types that any subscription since the start has named
 }
@@ -91,8 +95,10 @@ func (r *registry) watch(ctx context.Context, goOn bool) error {
 				}
 				s.Revision = e.Revision()
 				r.put(s)
+				r.saw(e.Revision())
 			default:
 				r.remove(e.Key(), e.Revision())
+				r.saw(e.Revision())
 			}
 		}
 	}
@@ -127,17 +133,26 @@ func (r *registry) remove(id string, revision uint64) {
 }
 
 func (r *registry) change(id string) {
-	r.changed = append(r.changed, id) // before the word of it
-	select {
-	case r.changes <- struct{}{}:
-	default:
+	if r.resting {
+		return
 	}
+	r.changed[id] = true // before the word of it
+	wake(r.changes)
+}
+
+// rest forgets what changed until changeAll: there is no delivery loop.
+func (r *registry) rest() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.resting = true
+	clear(r.changed)
 }
 
 // changeAll marks every subscription as changed.
 func (r *registry) changeAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.resting = false
 	for id := range r.subs {
 		r.change(id)
 	}
@@ -149,12 +164,12 @@ func (r *registry) take() []Subscription {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var subs []Subscription
-	for _, id := range r.changed {
+	for id := range r.changed {
 		s := r.subs[id]
 		s.ID = id
 		subs = append(subs, s)
 	}
-	r.changed = nil
+	clear(r.changed)
 	return subs
 }
 

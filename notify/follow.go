@@ -1,0 +1,186 @@
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// saidSubject is where a node tells the others how far the log goes. It is not
+// stored: who misses it looks at the log itself, every logLook.
+const (
+	saidSubject = "bellhop.said"
+	logLook     = time.Second
+)
+
+// spread tells the other nodes how far this one knows that the log goes.
+func (n *Notifier) spread() {
+	if n.config.Node != "" {
+		n.js.Conn().Publish(saidSubject, strconv.AppendUint(nil, n.fresh.end(), 10)) // if it fails, it is missed
+	}
+}
+
+// follow has events delivered that any node has said, until ctx ends. Before it
+// lets one pass, it sees to it that this node knows what subscriptions there
+// were when it was said.
+func (n *Notifier) follow(ctx context.Context) {
+	sub, err := n.js.Conn().Subscribe(saidSubject, func(m *nats.Msg) {
+		if seq, err := strconv.ParseUint(string(m.Data), 10, 64); err == nil {
+			n.fresh.hear(seq)
+		}
+	})
+	if err != nil {
+		n.log.Warn("events of other nodes are late", "err", err)
+	} else {
+		defer sub.Unsubscribe()
+	}
+	look := time.NewTicker(logLook)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.fresh.rumor:
+		case <-look.C:
+			if _, err := n.fresh.look(ctx, n.events); err != nil && ctx.Err() == nil {
+				n.log.Warn("it is not known how far the log goes", "err", err)
+			}
+		}
+		seq, news := n.fresh.rumored()
+		if !news {
+			continue
+		}
+		if err := n.registry.current(ctx); err != nil && ctx.Err() == nil {
+			n.log.Warn("subscriptions may be old", "err", err)
+		}
+		n.fresh.pass(seq)
+	}
+}
+
+// currentWithin is how long events wait at most for the subscriptions that were
+// stored before them.
+const currentWithin = 2 * time.Second
+
+// current returns when this node knows every subscription that is stored by now.
+func (r *registry) current(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, currentWithin)
+	defer cancel()
+	info, err := r.stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("bucket SUBSCRIPTIONS: %w", err)
+	}
+	last := info.State.LastSeq
+	late := time.NewTimer(currentWithin / 8)
+	defer late.Stop()
+	for !r.knows(last) {
+		select {
+		case <-r.progress:
+		case <-late.C: // the watch has lost its server, and does not know it yet
+			if err := r.load(ctx); err != nil {
+				return err
+			}
+			if ctx.Err() == nil {
+				r.saw(last) // or it is gone
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("bucket SUBSCRIPTIONS: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// saw notes that this node knows every subscription up to a revision.
+func (r *registry) saw(revision uint64) {
+	r.mu.Lock()
+	r.seen = max(r.seen, revision)
+	r.mu.Unlock()
+	wake(r.progress)
+}
+
+func (r *registry) knows(revision uint64) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.seen >= revision
+}
+
+// partSize is how many events are asked for at once.
+const partSize = 256
+
+// read passes a part of the log on. It asks whichever server has a copy, so that
+// it needs none in particular; one whose copy is a little behind is asked again.
+func (n *Notifier) read(ctx context.Context, from, to uint64, log chan<- entry) error {
+	for wait := time.Millisecond; from <= to && ctx.Err() == nil; {
+		next, err := n.readPart(ctx, from, to, log)
+		if next > from {
+			from, wait = next, time.Millisecond
+			continue
+		}
+		if err == nil && wait >= errorPause {
+			var info *jetstream.StreamInfo
+			if info, err = n.events.Info(ctx); err == nil && info.State.FirstSeq > to {
+				return nil // it is gone
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			n.log.Warn("the store does not give events", "from", from, "err", err)
+			wait = errorPause
+		}
+		pause(ctx, wait)
+		wait = min(2*wait, errorPause)
+	}
+	return nil
+}
+
+// readPart asks for events once, and returns where it has come to.
+func (n *Notifier) readPart(ctx context.Context, from, to uint64, log chan<- entry) (next uint64, err error) {
+	nc := n.js.Conn()
+	answers, err := nc.SubscribeSync(nc.NewInbox())
+	if err != nil {
+		return from, fmt.Errorf("read EVENTS: %w", err)
+	}
+	defer answers.Unsubscribe()
+	ask := fmt.Sprintf(`{"seq":%d,"batch":%d}`, from, min(partSize, to-from+1))
+	if err := nc.PublishRequest("$JS.API.DIRECT.GET.EVENTS", answers.Subject, []byte(ask)); err != nil {
+		return from, fmt.Errorf("read EVENTS: %w", err)
+	}
+	for {
+		answered, cancel := context.WithTimeout(ctx, waveTimeout)
+		m, err := answers.NextMsgWithContext(answered)
+		cancel()
+		if err != nil {
+			return from, fmt.Errorf("read EVENTS %d: %w", from, err)
+		}
+		switch status := m.Header.Get("Status"); status {
+		case "":
+		case "204", "404": // no more, none
+			return from, nil
+		default:
+			return from, fmt.Errorf("read EVENTS %d: %s %s", from, status, m.Header.Get("Description"))
+		}
+		seq, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+		if err != nil {
+			return from, fmt.Errorf("read EVENTS %d: %w", from, err)
+		}
+		if seq > to {
+			return to + 1, nil // the rest is gone
+		}
+		from = seq + 1
+		e := entry{seq, new(dialog.Event)}
+		if err := json.Unmarshal(m.Data, e.event); err != nil {
+			n.log.Error("an event cannot be read", "subject", m.Header.Get(jetstream.SubjectHeader), "err", err)
+			continue
+		}
+		select {
+		case log <- e:
+		case <-ctx.Done():
+			return from, nil
+		}
+	}
+}

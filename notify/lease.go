@@ -1,0 +1,215 @@
+package notify
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// openLeases opens the bucket of what one node at a time may do: the key deliver
+// has the name of the node that delivers.
+func openLeases(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
+	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket:   "LEASES",
+		History:  1,
+		Storage:  jetstream.FileStorage,
+		Replicas: c.Replicas,
+	})
+}
+
+const leaseKey = "deliver"
+
+// A node that has the lease writes it again every leaseRenew. What others see
+// unchanged for leaseOver is theirs to take; a node whose last write began
+// leaseMine ago has stopped by then. leaseLook is how often the others look.
+const (
+	leaseRenew = time.Second
+	leaseMine  = 3 * time.Second
+	leaseOver  = 5 * time.Second
+	leaseLook  = 250 * time.Millisecond
+)
+
+// A lease is the right to deliver. One of the nodes that share a store has it.
+//
+//	free ──written by any──▶ held ──written again by its holder──▶ held
+//	  ▲                       │
+//	  └──────given back───────┴──unchanged for 5 s──▶ written over by another
+//
+// Each write names the revision that it replaces, so of two that write one is
+// refused. No clocks are compared: everyone measures by his own how long he has
+// seen the same revision.
+type lease struct {
+	kv   jetstream.KeyValue
+	node string // names this node for good
+	life string // is another after every start
+
+	revision uint64    // of the last write
+	mine     time.Time // until then nobody else takes it
+
+	seen  uint64    // another's revision
+	since time.Time // when it was first seen
+}
+
+// newLease returns the lease as a node asks for it that has just started.
+func newLease(kv jetstream.KeyValue, node string) lease {
+	return lease{kv: kv, node: node, life: rand.Text()}
+}
+
+func (l *lease) value() []byte { return []byte(l.node + " " + l.life) }
+
+// errLeaseLost says that another node may deliver now.
+var errLeaseLost = errors.New("the lease is lost")
+
+// take returns when this node has the lease, or ctx has ended. It takes at once
+// what is free, and what this node had before it was killed.
+func (l *lease) take(ctx context.Context) error {
+	for {
+		began := time.Now()
+		revision, err := l.try(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil && revision != 0:
+			l.revision, l.mine, l.seen = revision, began.Add(leaseMine), 0
+			return nil
+		case err != nil && !wrongRevision(err):
+			return fmt.Errorf("lease %s: %w", leaseKey, err)
+		}
+		pause(ctx, leaseLook)
+	}
+}
+
+// try takes the lease if it can be had. It returns 0 if not.
+func (l *lease) try(ctx context.Context) (revision uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, leaseMine)
+	defer cancel()
+	e, err := l.kv.Get(ctx, leaseKey) // it may be old: then the write is refused
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return l.kv.Create(ctx, leaseKey, l.value())
+	}
+	if err != nil {
+		return 0, err
+	}
+	if now := time.Now(); e.Revision() != l.seen {
+		l.seen, l.since = e.Revision(), now
+	}
+	holder, _, _ := strings.Cut(string(e.Value()), " ")
+	if holder != l.node && time.Since(l.since) < leaseOver {
+		return 0, nil
+	}
+	return l.kv.Update(ctx, leaseKey, l.value(), e.Revision())
+}
+
+// keep keeps the lease until ctx ends. It returns early with errLeaseLost.
+func (l *lease) keep(ctx context.Context) error {
+	for wait := leaseRenew; ; {
+		pause(ctx, min(wait, time.Until(l.mine)))
+		if ctx.Err() != nil {
+			return nil
+		}
+		began := time.Now()
+		err := l.renew(ctx)
+		switch {
+		case err == nil:
+			l.mine = began.Add(leaseMine)
+			wait = leaseRenew
+		case errors.Is(err, errLeaseLost):
+			return err
+		case !time.Now().Before(l.mine):
+			return fmt.Errorf("%w: not renewed for %v: %w", errLeaseLost, leaseMine, err)
+		default:
+			wait = leaseLook
+		}
+	}
+}
+
+// renew writes the lease again.
+func (l *lease) renew(ctx context.Context) error {
+	deadline := time.Now().Add(leaseRenew)
+	if l.mine.Before(deadline) {
+		deadline = l.mine
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	revision, err := l.kv.Update(ctx, leaseKey, l.value(), l.revision)
+	if err == nil {
+		l.revision = revision
+		return nil
+	}
+	if !wrongRevision(err) {
+		return err
+	}
+	e, err := l.kv.Get(ctx, leaseKey)
+	if err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("%w: the key is gone", errLeaseLost)
+	}
+	value := string(e.Value())
+	holder, _, _ := strings.Cut(value, " ")
+	switch {
+	case value == string(l.value()): // the answer to an earlier write was lost
+		l.revision = e.Revision()
+		return errors.New("the answer to a renewal was lost")
+	case holder == l.node:
+		return fmt.Errorf("%w: two nodes have the name %s", errLeaseLost, holder)
+	}
+	return fmt.Errorf("%w: node %s has it", errLeaseLost, holder)
+}
+
+// giveBack lets another node take the lease at once.
+func (l *lease) giveBack(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
+	defer cancel()
+	if err := l.kv.Delete(ctx, leaseKey, jetstream.LastRevision(l.revision)); err != nil {
+		return fmt.Errorf("give lease %s back: %w", leaseKey, err)
+	}
+	return nil
+}
+
+// deliverInTurn delivers until ctx ends, as long as this node has the lease. A
+// node that shares its store with none needs no lease. It returns early if the
+// store fails or the lease is lost.
+func (n *Notifier) deliverInTurn(ctx context.Context) error {
+	mine, lose := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer lose(nil)
+	if n.config.Node == "" {
+		return n.deliver(ctx, mine)
+	}
+	n.fresh.rest(true)
+	n.registry.rest()
+	if err := n.lease.take(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	n.fresh.rest(false)
+	n.log.Info("this node delivers", "node", n.config.Node)
+
+	turn, end := context.WithCancel(mine)
+	defer end()
+	defer context.AfterFunc(ctx, end)()
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx)) // also while the last attempts end
+	var keeper sync.WaitGroup
+	keeper.Go(func() {
+		if err := n.lease.keep(keeping); err != nil {
+			lose(err)
+		}
+	})
+	err := n.deliver(turn, mine)
+	n.stats.pending.Store(0)
+	stop()
+	keeper.Wait()
+	if mine.Err() != nil {
+		return context.Cause(mine)
+	}
+	if err := n.lease.giveBack(context.WithoutCancel(ctx)); err != nil {
+		n.log.Warn("another node delivers only when the lease is over", "err", err)
+	}
+	return err
+}
