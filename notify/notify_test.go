@@ -30,6 +30,12 @@ func TestMain(m *testing.M) {
 	case "victim":
 		victim()
 		return
+	case "nats":
+		natsServer()
+		return
+	case "mate":
+		mate()
+		return
 	}
 	ats.Register() // before any bubble: the server's clock would be of the first
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())

@@ -1,0 +1,490 @@
+package notify
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// A cluster is three NATS servers, each a process of its own, so that it can be
+// killed as a machine that fails.
+type cluster struct {
+	t       *testing.T
+	servers map[string]*exec.Cmd // by name
+	urls    string
+}
+
+// startCluster starts three servers and waits until they take streams. They end
+// with the test.
+func startCluster(t *testing.T) *cluster {
+	c := &cluster{t: t, servers: make(map[string]*exec.Cmd)}
+	var urls []string
+	route := ""
+	for i := range 3 {
+		name := fmt.Sprint("s", i)
+		p := exec.Command(os.Args[0])
+		p.Env = append(os.Environ(), "NOTIFY_TEST=nats", "NOTIFY_NAME="+name, "NOTIFY_ROUTE="+route, "NOTIFY_DIR="+t.TempDir())
+		in, err := p.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := p.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { in.Close(); p.Process.Kill(); p.Wait() })
+		line, err := bufio.NewReader(out).ReadString('\n')
+		if err != nil {
+			t.Fatalf("server %s: %v", name, err)
+		}
+		url, at, _ := strings.Cut(strings.TrimSpace(line), " ")
+		urls, route, c.servers[name] = append(urls, url), at, p
+	}
+	c.urls = strings.Join(urls, ",")
+	js, closeStore := c.connect()
+	defer closeStore()
+	for begin := time.Now(); ; pause(t.Context(), 50*time.Millisecond) {
+		_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "READY", Replicas: 3})
+		if err == nil {
+			return c
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatal(err)
+		}
+	}
+}
+
+// natsServer is one server of a cluster, until its input ends.
+func natsServer() {
+	o := &server.Options{
+		ServerName: os.Getenv("NOTIFY_NAME"), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: os.Getenv("NOTIFY_DIR"),
+		NoLog: true, NoSigs: true, Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: -1},
+	}
+	if route := os.Getenv("NOTIFY_ROUTE"); route != "" {
+		u, err := url.Parse("nats://" + route)
+		if err != nil {
+			panic(err)
+		}
+		o.Routes = []*url.URL{u}
+	}
+	s, err := server.NewServer(o)
+	if err != nil {
+		panic(err)
+	}
+	s.Start()
+	for s.ClusterAddr() == nil || !s.ReadyForConnections(10*time.Second) {
+		pause(context.Background(), time.Millisecond)
+	}
+	fmt.Println(s.ClientURL(), s.ClusterAddr())
+	bufio.NewReader(os.Stdin).ReadByte()
+}
+
+// connect connects to the cluster as bellhop does.
+func (c *cluster) connect() (jetstream.JetStream, func()) {
+	c.t.Helper()
+	js, closeStore, err := connectTo(c.urls)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return js, closeStore
+}
+
+func connectTo(urls string) (jetstream.JetStream, func(), error) {
+	nc, err := nats.Connect(urls, nats.MaxReconnects(-1), nats.ReconnectWait(time.Second), nats.PingInterval(2*time.Second), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	if err != nil {
+		return nil, nil, err
+	}
+	js, err := jetstream.New(nc)
+	return js, nc.Close, err
+}
+
+// node starts a notifier with a connection of its own.
+func (c *cluster) node(name string) (n *Notifier, stop func()) {
+	c.t.Helper()
+	js, closeStore := c.connect()
+	n, stopRun := start(c.t, js, Config{Allow: loopback, Node: name, Replicas: 3, Prompt: true})
+	stop = sync.OnceFunc(func() { stopRun(); closeStore() })
+	c.t.Cleanup(stop)
+	return n, stop
+}
+
+// leader is the server that leads a stream.
+func (c *cluster) leader(n *Notifier, stream string) string {
+	c.t.Helper()
+	s, err := n.js.Stream(c.t.Context(), stream)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return s.CachedInfo().Cluster.Leader
+}
+
+// kill kills a server.
+func (c *cluster) kill(name string) {
+	c.servers[name].Process.Kill()
+	c.servers[name].Wait()
+}
+
+// delivers waits until a node has the lease.
+func delivers(t *testing.T, n *Notifier, node string) {
+	t.Helper()
+	for begin := time.Now(); ; pause(t.Context(), 10*time.Millisecond) {
+		e, err := n.lease.kv.Get(t.Context(), leaseKey)
+		if err == nil && strings.HasPrefix(string(e.Value()), node+" ") {
+			return
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatalf("node %s does not get the lease: %v, %v", node, e, err)
+		}
+	}
+}
+
+// isSaid waits until a node has said what it was given.
+func isSaid(t *testing.T, n *Notifier) {
+	t.Helper()
+	for begin := time.Now(); n.Stats().Unsaid > 0; pause(t.Context(), time.Millisecond) {
+		if time.Since(begin) > time.Minute {
+			t.Fatalf("%d events are unsaid: %v", n.Stats().Unsaid, n.Health())
+		}
+	}
+}
+
+// A taker is a receiver that remembers what it took, and when.
+type taker struct {
+	*receiver
+	mu    sync.Mutex
+	taken []request
+	last  time.Time
+	gap   time.Duration // the longest between two
+}
+
+func newTaker(t *testing.T) *taker {
+	k := &taker{}
+	k.receiver = newReceiver(t, func(r request) int {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		now := time.Now()
+		if !k.last.IsZero() {
+			k.gap = max(k.gap, now.Sub(k.last))
+		}
+		k.last = now
+		k.taken = append(k.taken, r)
+		return 200
+	})
+	return k
+}
+
+// await waits until calls have their hangups, and checks them: each whole, in
+// order, and what came again under the same id.
+func (k *taker) await(t *testing.T, calls []int) (repeated int) {
+	t.Helper()
+	for begin := time.Now(); ; pause(t.Context(), 10*time.Millisecond) {
+		k.mu.Lock()
+		over := map[string]bool{}
+		for _, r := range k.taken {
+			if r.form.Get("EventType") == "hangup" {
+				over[r.form.Get("CallID")] = true
+			}
+		}
+		k.mu.Unlock()
+		missing := slices.DeleteFunc(slices.Clone(calls), func(i int) bool { return over[callOf(i)[0].Call] })
+		if len(missing) == 0 {
+			break
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatalf("%d of %d calls have no hangup: %v", len(missing), len(calls), missing[:min(10, len(missing))])
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	order, ids := map[string][]string{}, map[string]string{}
+	for _, r := range k.taken {
+		call, event := r.form.Get("CallID"), r.form.Get("EventType")
+		if id := ids[call+event]; id != "" {
+			repeated++
+			if id != r.id {
+				t.Errorf("%s of call %s came as %s and as %s", event, call, id, r.id)
+			}
+			continue
+		}
+		ids[call+event] = r.id
+		order[call] = append(order[call], event)
+	}
+	for _, i := range calls {
+		if got := strings.Join(order[callOf(i)[0].Call], " "); got != "dial-out answer hangup" {
+			t.Errorf("call %d: %q", i, got)
+		}
+	}
+	return repeated
+}
+
+func (k *taker) subscription() Subscription {
+	s := sub("", k.URL)
+	s.Dialect, s.MaxInFlight = Telphin, 16
+	return s
+}
+
+// logged wants a number of events in the log.
+func logged(t *testing.T, n *Notifier, want int) {
+	t.Helper()
+	info, err := n.events.Info(t.Context())
+	if err != nil || info.State.Msgs != uint64(want) {
+		t.Fatalf("%d events in the log, want %d: %v", info.State.Msgs, want, err)
+	}
+}
+
+// Two nodes say events, of the same calls too; one delivers them, each once and
+// in order, and the other goes on when it stops.
+func TestTwoNodes(t *testing.T) {
+	c := startCluster(t)
+	k := newTaker(t)
+	one, stopOne := c.node("ONE")
+	delivers(t, one, "ONE")
+	two, _ := c.node("TWO")
+	subscribe(t, two, k.subscription())
+
+	var calls []int
+	call := func(nodes ...*Notifier) { // each event by another node, once the one before is said
+		i := len(calls)
+		calls = append(calls, i)
+		for k, e := range callOf(i) {
+			n := nodes[(i+k)%len(nodes)]
+			n.Say([]dialog.Event{e})
+			isSaid(t, n)
+		}
+	}
+	for range 30 {
+		call(one, two)
+	}
+	for range 10 { // both say the same
+		i := len(calls)
+		calls = append(calls, i)
+		all := callOf(i)
+		one.Say(slices.Clone(all))
+		two.Say(slices.Clone(all))
+	}
+	if repeated := k.await(t, calls); repeated > 0 {
+		t.Errorf("%d callbacks are repeated", repeated)
+	}
+	if d := two.Stats().Delivered; d > 0 {
+		t.Errorf("the other node has delivered %d", d)
+	}
+	stopOne()
+	delivers(t, two, "TWO")
+	for range 10 {
+		call(two)
+	}
+	if repeated := k.await(t, calls); repeated > 0 {
+		t.Errorf("%d callbacks are repeated", repeated)
+	}
+	isSaid(t, two)
+	logged(t, two, 3*len(calls))
+}
+
+// What is subscribed on one node is in force for what another says next,
+// whichever of them delivers.
+func TestSubscribedElsewhere(t *testing.T) {
+	c := startCluster(t)
+	one, _ := c.node("ONE")
+	delivers(t, one, "ONE")
+	two, _ := c.node("TWO")
+	r := newReceiver(t, nil)
+	nodes := []*Notifier{one, two}
+	for i := range 40 {
+		at, says := nodes[i%2], nodes[i/2%2]
+		s := sub("", r.URL)
+		s.Dialect = Telphin
+		s = subscribe(t, at, s)
+		says.Say(callOf(i)[2:])
+		if got := <-r.got; got.id != callOf(i)[2].ID+"-"+s.ID {
+			t.Errorf("got %s, want the hangup of call %d for %s", got.id, i, s.ID)
+		}
+		if err := nodes[i/4%2].Unsubscribe(t.Context(), s.ID, 0); err == ErrNotFound {
+			err = at.Unsubscribe(t.Context(), s.ID, 0) // that node has not heard of it yet
+			if err != nil {
+				t.Fatal(err)
+			}
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(r.got) > 0 {
+		t.Errorf("%d callbacks too many", len(r.got))
+	}
+}
+
+// mate is a node in a process of its own. It says calls and prints each one's
+// number when it is in the log, until it is killed.
+func mate() {
+	must := func(err error) {
+		if err != nil {
+			fmt.Println("failed:", err)
+			os.Exit(1)
+		}
+	}
+	js, _, err := connectTo(os.Getenv("NOTIFY_URLS"))
+	must(err)
+	ctx := context.Background()
+	n, err := Open(ctx, js, Config{Allow: loopback, Node: os.Getenv("NOTIFY_NODE"), Replicas: 3, Prompt: true})
+	must(err)
+	go n.Run(ctx)
+	from, err := strconv.Atoi(os.Getenv("NOTIFY_FROM"))
+	must(err)
+	for i := from; ; i++ {
+		n.Say(callOf(i))
+		for n.Stats().Unsaid > 0 {
+			pause(ctx, time.Millisecond)
+		}
+		fmt.Println(i)
+		pause(ctx, 20*time.Millisecond)
+	}
+}
+
+// The node that delivers is killed while both say calls: the other goes on,
+// nothing is lost or out of order.
+func TestNodeKilled(t *testing.T) {
+	c := startCluster(t)
+	k := newTaker(t)
+	js, closeStore := c.connect()
+	t.Cleanup(closeStore)
+	n, err := Open(t.Context(), js, Config{Allow: loopback, Node: "TWO", Replicas: 3, Prompt: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	subscribe(t, n, k.subscription())
+
+	const theirs = 1_000_000
+	p := exec.Command(os.Args[0])
+	p.Env = append(os.Environ(), "NOTIFY_TEST=mate", "NOTIFY_URLS="+c.urls, "NOTIFY_NODE=ONE", fmt.Sprint("NOTIFY_FROM=", theirs))
+	out, err := p.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Process.Kill(); p.Wait() })
+	delivers(t, n, "ONE")
+	t.Cleanup(run(n))
+
+	var calls []int
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		i, err := strconv.Atoi(lines.Text())
+		if err != nil {
+			t.Fatal(lines.Text())
+		}
+		calls = append(calls, i, i-theirs)
+		n.Say(callOf(i - theirs))
+		if i == theirs+100 {
+			break
+		}
+	}
+	p.Process.Kill()
+	p.Wait()
+	killed := time.Now()
+	for i := 101; time.Since(killed) < leaseOver; i++ {
+		calls = append(calls, i)
+		n.Say(callOf(i))
+		pause(t.Context(), 20*time.Millisecond)
+	}
+	delivers(t, n, "TWO")
+	moved := time.Since(killed)
+	repeated := k.await(t, calls)
+	t.Logf("%d calls; the other node delivers after %v; %v without a callback; %d of %d callbacks repeated",
+		len(calls), moved.Round(10*time.Millisecond), k.gap.Round(10*time.Millisecond), repeated, len(k.taken))
+}
+
+// The node that delivers loses the store: it stops before the other begins.
+func TestNodeCutOff(t *testing.T) {
+	c := startCluster(t)
+	var mu sync.Mutex
+	first, under := true, 0
+	together := false
+	came, left := make(chan request, 10), make(chan request, 10)
+	r := newReceiver(t, func(r request) int {
+		mu.Lock()
+		hang := first
+		first = false
+		under++
+		together = together || under > 1
+		mu.Unlock()
+		came <- r
+		if hang {
+			<-r.Context().Done()
+		}
+		mu.Lock()
+		under--
+		mu.Unlock()
+		left <- r
+		return 200
+	})
+	one, _ := c.node("ONE")
+	delivers(t, one, "ONE")
+	two, _ := c.node("TWO")
+	s := sub("", r.URL)
+	s.Dialect, s.Timeout = Telphin, Duration(time.Minute)
+	subscribe(t, two, s)
+	two.Say(callOf(1)[2:])
+	<-came
+	one.js.Conn().Close()
+	again := <-came
+	mu.Lock()
+	defer mu.Unlock()
+	if together {
+		t.Error("two nodes deliver at once")
+	}
+	if want := callOf(1)[2].ID; !strings.HasPrefix(again.id, want+"-") {
+		t.Errorf("then %s comes, want %s", again.id, want)
+	}
+}
+
+// The server that leads the log is killed under load: what is said meanwhile
+// waits, and nothing is lost.
+func TestStoreLeaderKilled(t *testing.T) {
+	c := startCluster(t)
+	k := newTaker(t)
+	one, _ := c.node("ONE")
+	delivers(t, one, "ONE")
+	two, _ := c.node("TWO")
+	subscribe(t, two, k.subscription())
+	victim := c.leader(one, "EVENTS")
+
+	const all = 500 // 50 a second
+	var calls []int
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for i := range all {
+		<-tick.C
+		calls = append(calls, i)
+		[]*Notifier{one, two}[i%2].Say(callOf(i))
+		if i == all/5 {
+			c.kill(victim)
+		}
+	}
+	repeated := k.await(t, calls)
+	isSaid(t, one)
+	isSaid(t, two)
+	logged(t, two, 3*all)
+	if d := one.Stats().Dropped + two.Stats().Dropped; d > 0 {
+		t.Errorf("%d events are dropped", d)
+	}
+	t.Logf("%d calls; %v without a callback; %d of %d callbacks repeated; %s leads EVENTS after %s",
+		all, k.gap.Round(10*time.Millisecond), repeated, len(k.taken), c.leader(two, "EVENTS"), victim)
+}
