@@ -3,7 +3,9 @@ package notify
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"os/exec"
@@ -33,12 +35,15 @@ type cluster struct {
 // with the test.
 func startCluster(t *testing.T) *cluster {
 	c := &cluster{t: t, servers: make(map[string]*exec.Cmd)}
-	var urls []string
-	route := ""
+	var urls, routes []string
+	host := loopbackOfItsOwn()
+	for i := range 3 {
+		routes = append(routes, fmt.Sprintf("%s:%d", host, 6222+i))
+	}
 	for i := range 3 {
 		name := fmt.Sprint("s", i)
 		p := exec.Command(os.Args[0])
-		p.Env = append(os.Environ(), "NOTIFY_TEST=nats", "NOTIFY_NAME="+name, "NOTIFY_ROUTE="+route, "NOTIFY_DIR="+t.TempDir())
+		p.Env = append(os.Environ(), "NOTIFY_TEST=nats", "NOTIFY_ROUTES="+strings.Join(routes, ","), fmt.Sprint("NOTIFY_SERVER=", i), "NOTIFY_DIR="+t.TempDir())
 		in, err := p.StdinPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -55,8 +60,7 @@ func startCluster(t *testing.T) *cluster {
 		if err != nil {
 			t.Fatalf("server %s: %v", name, err)
 		}
-		url, at, _ := strings.Cut(strings.TrimSpace(line), " ")
-		urls, route, c.servers[name] = append(urls, url), at, p
+		urls, c.servers[name] = append(urls, strings.TrimSpace(line)), p
 	}
 	c.urls = strings.Join(urls, ",")
 	js, closeStore := c.connect()
@@ -72,28 +76,43 @@ func startCluster(t *testing.T) *cluster {
 	}
 }
 
+// loopbackOfItsOwn is an address at which nobody else listens: servers of a
+// cluster must know each other's ports before they start.
+func loopbackOfItsOwn() string {
+	return fmt.Sprintf("127.%d.%d.%d", 1+rand.N(254), rand.N(256), 1+rand.N(254))
+}
+
 // natsServer is one server of a cluster, until its input ends.
 func natsServer() {
-	o := &server.Options{
-		ServerName: os.Getenv("NOTIFY_NAME"), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: os.Getenv("NOTIFY_DIR"),
-		NoLog: true, NoSigs: true, Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: -1},
-	}
-	if route := os.Getenv("NOTIFY_ROUTE"); route != "" {
-		u, err := url.Parse("nats://" + route)
+	must := func(err error) {
 		if err != nil {
-			panic(err)
+			fmt.Println("failed:", err)
+			os.Exit(1)
 		}
-		o.Routes = []*url.URL{u}
+	}
+	number, err := strconv.Atoi(os.Getenv("NOTIFY_SERVER"))
+	must(err)
+	o := &server.Options{
+		ServerName: fmt.Sprint("s", number), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: os.Getenv("NOTIFY_DIR"),
+		NoLog: true, NoSigs: true, Cluster: server.ClusterOpts{Name: "test"},
+	}
+	for i, route := range strings.Split(os.Getenv("NOTIFY_ROUTES"), ",") {
+		u, err := url.Parse("nats://" + route)
+		must(err)
+		o.Routes = append(o.Routes, u)
+		if i == number {
+			o.Cluster.Host = u.Hostname()
+			o.Cluster.Port, err = strconv.Atoi(u.Port())
+			must(err)
+		}
 	}
 	s, err := server.NewServer(o)
-	if err != nil {
-		panic(err)
-	}
+	must(err)
 	s.Start()
-	for s.ClusterAddr() == nil || !s.ReadyForConnections(10*time.Second) {
-		pause(context.Background(), time.Millisecond)
+	if !s.ReadyForConnections(time.Minute) {
+		must(errors.New("it does not begin"))
 	}
-	fmt.Println(s.ClientURL(), s.ClusterAddr())
+	fmt.Println(s.ClientURL())
 	bufio.NewReader(os.Stdin).ReadByte()
 }
 
