@@ -52,8 +52,12 @@
 //
 // # Nodes
 //
-// Nodes that share a store share subscriptions and the log. One of them runs
-// deliveries: Run on two would deliver everything twice.
+// Nodes that share a store, and are told so by [Config].Node, share subscriptions
+// and the log: what is subscribed on one is in force for what is said next on
+// any. One of them delivers what all have said. It holds a lease; another takes
+// over at once when it stops, and within about five seconds when it dies. What was under way
+// then may be repeated, under the same webhook-id. A node that can no longer
+// renew its lease stops before another may begin, so order within a lane holds.
 package notify
 
 import (

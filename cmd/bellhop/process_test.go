@@ -36,6 +36,7 @@ type site struct {
 	pbx      sip.Addr
 	phones   sip.Proto
 	admin    netip.AddrPort
+	store    string // lines of [store] beside dir
 	receiver *receiver
 }
 
@@ -63,12 +64,13 @@ pbx = ["%[2]v"]
 allow = ["127.0.0.0/8"]
 [store]
 dir = '%[3]s'
+%[7]s
 [admin]
 listen = "%[4]v"
 token = "%[5]s"
 [log]
 format = "json"
-%[6]s`, s.hop, s.pbx, filepath.Join(s.dir, "data"), s.admin, testToken, more))
+%[6]s`, s.hop, s.pbx, filepath.Join(s.dir, "data"), s.admin, testToken, more, s.store))
 }
 
 func (s *site) write(name, text string) {

@@ -216,9 +216,19 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 			own = append(own, a.AddrPort)
 		}
 	}
+	node, err := nodeName(cfg)
+	if err != nil {
+		hop.Close()
+		return nil, err
+	}
+	among := node // those that share the store
+	if len(cfg.Store.NATS) == 0 {
+		among = ""
+	}
 	n, err := notify.Open(ctx, js, notify.Config{
 		KeepEvents:       time.Duration(cfg.Notify.KeepEvents),
 		Replicas:         cfg.Store.Replicas,
+		Node:             among,
 		MaxSubscriptions: cfg.Notify.MaxSubscriptions,
 		Allow:            prefixes(cfg.Notify.Allow),
 		Deny:             prefixes(cfg.Notify.Deny),
@@ -233,7 +243,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		return nil, err
 	}
 	n.Declare(declared(cfg))
-	k, t, err := takeUp(ctx, cfg, js, n, log)
+	k, t, err := takeUp(ctx, cfg, node, js, n, log)
 	if err != nil {
 		hop.Close()
 		return nil, err
@@ -244,11 +254,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 
 // takeUp returns a tracker that goes on with the calls that were up when this
 // node stopped, and what keeps them.
-func takeUp(ctx context.Context, cfg config, js jetstream.JetStream, n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
-	node, err := nodeName(cfg)
-	if err != nil {
-		return nil, nil, err
-	}
+func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream, n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
 	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, Unsaid: n.Unsaid, Log: log})
 	if err != nil {
 		return nil, nil, err

@@ -73,6 +73,7 @@ func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.Jet
 		options = append(options, nats.InProcessServer(srv))
 	} else {
 		name = "store " + list(c.Store.NATS)
+		options = append(options, nats.PingInterval(2*time.Second)) // a server whose machine has died is left within six
 		for _, u := range c.Store.NATS {
 			urls += "," + string(u)
 		}
