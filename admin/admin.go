@@ -3,13 +3,33 @@
 //
 // # Who may do what
 //
-// Everything under /v1 needs the token, as Authorization: Bearer, wherever the
-// request comes from; without one, or with another, it is answered 401 whether
-// or not there is such a page. /healthz and /readyz are open, as those who ask
-// them have no token. /metrics, and the reasons that /readyz gives, are for
-// this machine (loopback peers) and for bearers of the token. /openapi.json is
-// open: it says nothing of this bellhop. A [Server] without a token admits
-// nobody.
+// Everything under /v1 needs a token, as Authorization: Bearer, wherever the
+// request comes from; without one, or with a wrong one, it is answered 401
+// whether or not there is such a page. The token of the [Config] may do
+// everything; it makes the others, which have a [Scope] and may be bound to
+// extensions. One that is bound sees and changes what is of its extensions. What
+// is of another's is to it as if it were not there: 404. What it may not do at
+// all is 403.
+//
+// /healthz and /readyz are open, as those who ask them have no token. /metrics,
+// and the reasons that /readyz gives, are for this machine (loopback peers) and
+// for bearers of a token that is bound to no extension. /openapi.json is open: it
+// says nothing of this bellhop.
+//
+// Nodes that share a store share tokens: one that is made or revoked on one node
+// is so on all in a moment. A node that has lost the store goes on with those it
+// knows.
+//
+// # Limits
+//
+// Who asks too often is answered 429: each token has a limit, and each address
+// from which there is no token, or a wrong one.
+//
+// # Audit
+//
+// Every change that is made over the API is in the audit log, a JetStream stream,
+// and a line of the process's log: who, what, when, and what was before and is
+// after.
 //
 // # Errors
 //
@@ -19,9 +39,8 @@ package admin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -33,6 +52,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"bellhop/dialog"
@@ -43,6 +63,9 @@ import (
 type Config struct {
 	Token    string           // may do everything; "": nobody may
 	Notifier *notify.Notifier // subscriptions and the event log
+
+	KeepEvents time.Duration // how long the audit log is kept; 0: 30 days
+	Replicas   int           // of what is stored; 0 is 1
 
 	// Calls returns the live calls, oldest first; nil: there are none.
 	Calls func(context.Context) ([]dialog.Call, error)
@@ -59,40 +82,93 @@ type Config struct {
 
 // A Server answers the HTTP API.
 type Server struct {
-	config  Config
-	log     *slog.Logger
-	token   [sha256.Size]byte
-	handler http.Handler
+	config   Config
+	log      *slog.Logger
+	js       jetstream.JetStream
+	tokens   *tokens
+	auditLog jetstream.Stream
+	failures failures // to say who one is
+	v1       *routes
+	handler  http.Handler
+
+	guessable bool // the token of the config might be found by trying
 }
 
-// New returns a Server. It panics if two of the collectors have a name in
-// common.
-func New(c Config) *Server {
-	s := &Server{config: c, log: c.Log, token: sha256.Sum256([]byte(c.Token))}
-	if s.log == nil {
-		s.log = slog.Default()
-	}
+// unguessable is how long a token must be that nobody finds by trying.
+const unguessable = 32
 
-	v1 := http.NewServeMux()
-	api := humago.New(v1, apiConfig(c.Version))
+// Open returns a Server that keeps its tokens and the audit log in the store,
+// and reads the tokens. It panics if two of the collectors have a name in common.
+// The Server holds nothing that must be closed.
+func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error) {
+	c.Replicas = max(1, c.Replicas)
+	c.KeepEvents = cmp.Or(c.KeepEvents, 30*24*time.Hour)
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), guessable: len(c.Token) < unguessable}
+	kv, err := openTokens(ctx, js, c.Replicas)
+	if err != nil {
+		return nil, fmt.Errorf("bucket TOKENS: %w", err)
+	}
+	if s.auditLog, err = openAudit(ctx, js, c); err != nil {
+		return nil, fmt.Errorf("audit log AUDIT: %w", err)
+	}
+	s.tokens = newTokens(kv, s.log, c.Token)
+	if err := s.tokens.load(ctx); err != nil {
+		return nil, err
+	}
+	s.handler = s.routes()
+	return s, nil
+}
+
+// Run has the Server hear of the tokens that other nodes make and revoke, until
+// ctx ends.
+func (s *Server) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := s.tokens.watch(ctx, true); err != nil && ctx.Err() == nil {
+			s.log.Error("admin begins anew", "part", "tokens", "err", err)
+			pause(ctx, time.Second)
+		}
+	}
+}
+
+// pause sleeps until d has passed or ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// routes returns the whole API.
+func (s *Server) routes() http.Handler {
+	s.v1 = newRoutes(problem)
+	api := humago.New(s.v1, apiConfig(s.config.Version))
 	s.register(api)
 	description, err := json.Marshal(api.OpenAPI())
 	if err != nil {
 		panic(err) // it is made of strings
 	}
+	v1 := s.admit(bearer, problem, newAnswers(problem).once(s.v1))
 
 	mux := http.NewServeMux()
-	mux.Handle("/v1/", s.authenticated(problems(v1)))
-	mux.Handle("/v1", s.authenticated(problems(v1)))
+	mux.Handle("/v1/", v1)
+	mux.Handle("/v1", v1)
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.Handle("GET /metrics", s.trusted(s.metrics()))
+	mux.Handle("GET /metrics", s.trusted("GET /metrics", s.metrics()))
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		w.Write(description)
 	})
-	s.handler = bounded(trimmed(problems(mux)))
-	return s
+	sameOrigin := http.NewCrossOriginProtection()
+	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		problem(w, http.StatusForbidden, "a page of another origin may not change anything here")
+	}))
+	return bounded(trimmed(sameOrigin.Handler(problems(mux))))
 }
 
 // maxBody is the size in bytes of the largest request body that is taken.
@@ -136,33 +212,38 @@ func (s *Server) HTTPServer() *http.Server {
 	}
 }
 
-// bears reports whether a request has the token.
-func (s *Server) bears(r *http.Request) bool {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	sum := sha256.Sum256([]byte(strings.TrimSpace(token)))
-	return strings.EqualFold(scheme, "Bearer") && s.config.Token != "" &&
-		subtle.ConstantTimeCompare(sum[:], s.token[:]) == 1
-}
-
-// trusts reports whether a request has the token or comes from this machine.
-func (s *Server) trusts(r *http.Request) bool {
+// fromHere reports whether a request comes from this machine.
+func fromHere(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return err == nil && peer.Addr().Unmap().IsLoopback() || s.bears(r)
+	return err == nil && peer.Addr().Unmap().IsLoopback()
 }
 
-func (s *Server) authenticated(h http.Handler) http.Handler { return admit(s.bears, h) }
+// trusts reports whether a request comes from this machine, or has a token that
+// may read all.
+func (s *Server) trusts(r *http.Request) bool {
+	if fromHere(r) {
+		return true
+	}
+	token := bearer(r)
+	if token == "" {
+		return false
+	}
+	who, _ := s.identify(r, token)
+	return who.may(toReadAll)
+}
 
-func (s *Server) trusted(h http.Handler) http.Handler { return admit(s.trusts, h) }
-
-func admit(who func(*http.Request) bool, h http.Handler) http.Handler {
+// trusted has h serve who is on this machine, or may read all.
+func (s *Server) trusted(pattern string, h http.Handler) http.Handler {
+	elsewhere := newRoutes(problem)
+	elsewhere.handle(pattern, toReadAll, h)
+	admitted := s.admit(bearer, problem, elsewhere)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "no-store")
-		if who(r) {
+		if fromHere(r) {
+			w.Header().Set("Cache-Control", "no-store")
 			h.ServeHTTP(w, r)
 			return
 		}
-		w.Header().Set("WWW-Authenticate", `Bearer realm="bellhop"`)
-		problem(w, http.StatusUnauthorized, "send the token as Authorization: Bearer; it is in admin.token of the config, or in the file admin.token of store.dir")
+		admitted.ServeHTTP(w, r)
 	})
 }
 
@@ -206,29 +287,20 @@ func problems(mux *http.ServeMux) http.Handler {
 			mux.ServeHTTP(w, r)
 			return
 		}
-		var plain bare
-		h.ServeHTTP(&plain, r)
-		if allow := plain.Header().Get("Allow"); allow != "" {
-			w.Header().Set("Allow", allow)
-		}
-		problem(w, plain.status, "")
+		problem(w, unmatched(h, w, r), "")
 	})
 }
 
-// A bare keeps the head of a response only.
-type bare struct {
-	header http.Header
-	status int
-}
-
-func (b *bare) Header() http.Header {
-	if b.header == nil {
-		b.header = http.Header{}
+// unmatched returns the status of what a mux has no pattern for, as its own
+// handler h would answer it, and says in w which methods there are.
+func unmatched(h http.Handler, w http.ResponseWriter, r *http.Request) (status int) {
+	var plain recorded
+	h.ServeHTTP(&plain, r)
+	if allow := plain.Header().Get("Allow"); allow != "" {
+		w.Header().Set("Allow", allow)
 	}
-	return b.header
+	return plain.status
 }
-func (b *bare) Write(p []byte) (int, error) { return len(p), nil }
-func (b *bare) WriteHeader(status int)      { b.status = status }
 
 func problem(w http.ResponseWriter, status int, detail string) {
 	w.Header().Set("Content-Type", "application/problem+json")

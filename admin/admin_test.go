@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,7 +36,9 @@ const testToken = "bellhop_test"
 type rig struct {
 	*testing.T
 	url      string
+	server   *Server
 	notifier *notify.Notifier
+	js       jetstream.JetStream
 	store    *nats.Conn
 	token    string
 }
@@ -67,12 +70,26 @@ func newRig(t *testing.T, c Config) *rig {
 		t.Fatal(err)
 	}
 	c.Token, c.Notifier, c.Log, c.Version = testToken, n, log, "v0"
-	h := New(c).HTTPServer()
+	api := open(t, js, c)
 	s := httptest.NewUnstartedServer(nil)
-	s.Config = h
+	s.Config = api.HTTPServer()
 	s.Start()
 	t.Cleanup(s.Close)
-	return &rig{t, s.URL, n, nc, testToken}
+	return &rig{t, s.URL, api, n, js, nc, testToken}
+}
+
+// open opens a Server, and runs it until the test ends.
+func open(t *testing.T, js jetstream.JetStream, c Config) *Server {
+	t.Helper()
+	s, err := Open(t.Context(), js, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	var run sync.WaitGroup
+	run.Go(func() { s.Run(ctx) })
+	t.Cleanup(func() { stop(); run.Wait() })
+	return s
 }
 
 type object = map[string]any
@@ -472,9 +489,9 @@ func TestNobodyGetsIn(t *testing.T) {
 	r.want(200, "GET", "/v1/calls", nil, "Authorization", "bearer  "+testToken)
 
 	// Without a token of its own, a Server admits nobody.
-	open := httptest.NewServer(New(Config{Notifier: r.notifier}).Handler())
-	defer open.Close()
-	r.url = open.URL
+	closed := httptest.NewServer(open(t, r.js, Config{Notifier: r.notifier}).Handler())
+	defer closed.Close()
+	r.url = closed.URL
 	for _, header := range []string{"", "Bearer", "Bearer "} {
 		r.want(401, "GET", "/v1/calls", nil, "Authorization", header)
 	}
@@ -482,7 +499,7 @@ func TestNobodyGetsIn(t *testing.T) {
 
 func TestFromElsewhere(t *testing.T) {
 	r := newRig(t, Config{})
-	h := New(Config{Token: testToken, Notifier: r.notifier, Ready: func() []string { return []string{"no listener"} }}).Handler()
+	h := open(t, r.js, Config{Token: testToken, Notifier: r.notifier, Ready: func() []string { return []string{"no listener"} }}).Handler()
 	get := func(path, token string) *httptest.ResponseRecorder {
 		req := httptest.NewRequest("GET", path, nil) // from 192.0.2.1
 		if token != "" {
@@ -700,7 +717,7 @@ func TestDescription(t *testing.T) {
 	if v, _ := out["openapi"].(string); !strings.HasPrefix(v, "3.1") {
 		t.Errorf("openapi is %q, want 3.1", v)
 	}
-	for _, path := range []string{"/v1/subscriptions", "/v1/subscriptions/{id}", "/v1/subscriptions/{id}/rotate-secret", "/v1/calls", "/v1/events"} {
+	for _, path := range []string{"/v1/subscriptions", "/v1/subscriptions/{id}", "/v1/subscriptions/{id}/rotate-secret", "/v1/calls", "/v1/events", "/v1/tokens", "/v1/tokens/{id}", "/v1/audit"} {
 		if _, ok := out["paths"].(object)[path]; !ok {
 			t.Errorf("%s is not described", path)
 		}

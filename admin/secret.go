@@ -11,10 +11,14 @@ func (s *Server) rotateSecret(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, s.problem(err)
 	}
+	before, err := s.subscription(ctx, in.ID)
+	if err != nil {
+		return nil, s.problem(err)
+	}
 	sub, err := s.config.Notifier.RotateSecret(ctx, in.ID, old)
 	if err != nil {
 		return nil, s.problem(err)
 	}
-	s.log.Info("secret rotated", "subscriber", sub.ID, "extension", sub.Extension+sub.ExtensionRegex)
+	s.audit(ctx, "rotate-secret", sub.ID, before, masked(sub))
 	return answer(sub), nil
 }

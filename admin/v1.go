@@ -19,21 +19,54 @@ import (
 
 // register adds what is under /v1.
 func (s *Server) register(api huma.API) {
-	operation := func(id, method, path string, status int, summary string) huma.Operation {
-		return huma.Operation{
-			OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
-			MaxBodyBytes: -1, // see bounded
-			Errors:       []int{http.StatusUnauthorized},
-		}
+	operation := func(asks right, id, method, path string, status int, summary string) huma.Operation {
+		s.v1.rights[method+" "+path] = asks
+		return describe(asks, id, method, path, status, summary)
 	}
-	huma.Register(api, operation("list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, the oldest first"), s.listSubscriptions)
-	huma.Register(api, operation("create-subscription", "POST", "/v1/subscriptions", 201, "Subscribe"), s.createSubscription)
-	huma.Register(api, operation("get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Read a subscription"), s.getSubscription)
-	huma.Register(api, operation("change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription"), s.changeSubscription)
-	huma.Register(api, operation("delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Unsubscribe"), s.deleteSubscription)
-	huma.Register(api, operation("rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Make a new secret, and show it this once; the one before signs too for 24 hours"), s.rotateSecret)
-	huma.Register(api, operation("list-calls", "GET", "/v1/calls", 200, "List the live calls, the oldest first"), s.listCalls)
-	huma.Register(api, operation("list-events", "GET", "/v1/events", 200, "Read the event log, the oldest first"), s.listEvents)
+	huma.Register(api, operation(toRead, "list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, the oldest first"), s.listSubscriptions)
+	huma.Register(api, operation(toWrite, "create-subscription", "POST", "/v1/subscriptions", 201, "Subscribe"), s.createSubscription)
+	huma.Register(api, operation(toRead, "get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Read a subscription"), s.getSubscription)
+	huma.Register(api, operation(toWrite, "change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription"), s.changeSubscription)
+	huma.Register(api, operation(toWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Unsubscribe"), s.deleteSubscription)
+	huma.Register(api, operation(toWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Make a new secret, and show it this once; the one before signs too for 24 hours"), s.rotateSecret)
+	huma.Register(api, operation(toRead, "list-calls", "GET", "/v1/calls", 200, "List the live calls, the oldest first"), s.listCalls)
+	huma.Register(api, operation(toRead, "list-events", "GET", "/v1/events", 200, "Read the event log, the oldest first"), s.listEvents)
+	huma.Register(api, operation(toAdminister, "list-tokens", "GET", "/v1/tokens", 200, "List tokens, the oldest first"), s.listTokens)
+	huma.Register(api, operation(toAdminister, "create-token", "POST", "/v1/tokens", 201, "Make a token, and show it this once"), s.createToken)
+	huma.Register(api, operation(toAdminister, "get-token", "GET", "/v1/tokens/{id}", 200, "Read of a token"), s.getToken)
+	huma.Register(api, operation(toAdminister, "revoke-token", "DELETE", "/v1/tokens/{id}", 204, "Revoke a token"), s.revokeToken)
+	huma.Register(api, operation(toAdminister, "list-audit", "GET", "/v1/audit", 200, "Read what was changed over the API, and by whom, the newest first"), s.listAudit)
+}
+
+// describe returns the description of a route.
+func describe(asks right, id, method, path string, status int, summary string) huma.Operation {
+	op := huma.Operation{
+		OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
+		Description:  asking[asks],
+		MaxBodyBytes: -1, // see bounded
+		Errors:       []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests},
+	}
+	if strings.Contains(path, "{") {
+		op.Errors = append(op.Errors, http.StatusNotFound)
+	}
+	if method == http.MethodPost {
+		limit := maxKey
+		op.Errors = append(op.Errors, http.StatusConflict)
+		op.Parameters = append(op.Parameters, &huma.Param{
+			Name: "Idempotency-Key", In: "header",
+			Description: "Any text, for example a UUID: if a request with it has succeeded in the last 24 hours, a repetition changes nothing and has the same answer",
+			Schema:      &huma.Schema{Type: huma.TypeString, MaxLength: &limit},
+		})
+	}
+	return op
+}
+
+// asking says in the description of a route whom it is for.
+var asking = map[right]string{
+	toAdminister: "For tokens of scope admin.",
+	toRead:       "For tokens of any scope. One that is bound to extensions sees what is of these.",
+	toWrite:      "For tokens of scope write or admin. To one that is bound to extensions, what is of others is not there.",
+	toReadAll:    "For tokens that are bound to no extension.",
 }
 
 // A list is one page of many.
@@ -175,7 +208,7 @@ func revision(ifMatch string) (uint64, error) {
 	return n, nil
 }
 
-func (s *Server) listSubscriptions(_ context.Context, in *struct {
+func (s *Server) listSubscriptions(ctx context.Context, in *struct {
 	Cursor    string `query:"cursor" doc:"next of the page before"`
 	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Extension string `query:"extension" doc:"Of this extension, by its exact name"`
@@ -185,8 +218,10 @@ func (s *Server) listSubscriptions(_ context.Context, in *struct {
 	if err := checkType(in.Type); err != nil {
 		return nil, err
 	}
+	who := accessOf(ctx)
 	subs := slices.DeleteFunc(s.config.Notifier.Subscriptions(), func(sub notify.Subscription) bool {
-		return in.Extension != "" && sub.Extension != in.Extension ||
+		return !who.seesSubscription(&sub) ||
+			in.Extension != "" && sub.Extension != in.Extension ||
 			in.Type != "" && !slices.Contains(sub.Types, in.Type) ||
 			in.Active != "" && sub.Active != (in.Active == "true")
 	})
@@ -200,20 +235,85 @@ func (s *Server) createSubscription(ctx context.Context, in *struct{ Body change
 	if err := in.Body.apply(&sub); err != nil {
 		return nil, s.problem(err)
 	}
-	sub, err := s.config.Notifier.Subscribe(ctx, sub)
+	sub, err := s.subscribe(ctx, sub)
 	if err != nil {
 		return nil, s.problem(err)
 	}
-	s.log.Info("subscription created", "subscriber", sub.ID, "extension", sub.Extension+sub.ExtensionRegex)
 	out := answer(sub)
 	out.Location = "/v1/subscriptions/" + sub.ID
 	return out, nil
 }
 
-func (s *Server) getSubscription(_ context.Context, in *struct {
+// subscribe makes a subscription for who makes the request of ctx.
+func (s *Server) subscribe(ctx context.Context, sub notify.Subscription) (notify.Subscription, error) {
+	if err := sub.Validate(); err != nil {
+		return sub, err
+	}
+	if !accessOf(ctx).seesSubscription(&sub) {
+		return sub, errNotYours
+	}
+	sub, err := s.config.Notifier.Subscribe(ctx, sub)
+	if err == nil {
+		s.audit(ctx, "create-subscription", sub.ID, nil, masked(sub))
+	}
+	return sub, err
+}
+
+// subscription returns one that who makes the request of ctx may know of. Every
+// id of a request is looked up here first.
+func (s *Server) subscription(ctx context.Context, id string) (notify.Subscription, error) {
+	sub, err := s.config.Notifier.Subscription(id)
+	if err == nil && !accessOf(ctx).seesSubscription(&sub) {
+		return notify.Subscription{}, notify.ErrNotFound
+	}
+	return sub, err
+}
+
+// edit changes one, see [notify.Notifier.Edit].
+func (s *Server) edit(ctx context.Context, id string, revision uint64, edit func(*notify.Subscription) error) (notify.Subscription, error) {
+	if _, err := s.subscription(ctx, id); err != nil {
+		return notify.Subscription{}, err
+	}
+	who := accessOf(ctx)
+	var before notify.Subscription
+	sub, err := s.config.Notifier.Edit(ctx, id, revision, func(sub *notify.Subscription) error {
+		if before = masked(*sub); !who.seesSubscription(sub) {
+			return notify.ErrNotFound // since a moment ago
+		}
+		if err := edit(sub); err != nil {
+			return err
+		}
+		if !who.seesSubscription(sub) && sub.Validate() == nil {
+			return errNotYours
+		}
+		return nil
+	})
+	if err == nil {
+		s.audit(ctx, "change-subscription", id, before, sub)
+	}
+	return sub, err
+}
+
+// unsubscribe deletes one, see [notify.Notifier.Unsubscribe].
+func (s *Server) unsubscribe(ctx context.Context, id string, revision uint64) error {
+	sub, err := s.subscription(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := s.config.Notifier.Unsubscribe(ctx, id, revision); err != nil {
+		return err
+	}
+	s.audit(ctx, "delete-subscription", id, sub, nil)
+	return nil
+}
+
+// errNotYours refuses a subscription that its maker could not see.
+var errNotYours = errors.New("this token is bound to extensions: it makes subscriptions to these alone, by their names")
+
+func (s *Server) getSubscription(ctx context.Context, in *struct {
 	ID string `path:"id"`
 }) (*asked, error) {
-	sub, err := s.config.Notifier.Subscription(in.ID)
+	sub, err := s.subscription(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(err)
 	}
@@ -229,11 +329,10 @@ func (s *Server) changeSubscription(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, s.problem(err)
 	}
-	sub, err := s.config.Notifier.Edit(ctx, in.ID, old, in.Body.apply)
+	sub, err := s.edit(ctx, in.ID, old, in.Body.apply)
 	if err != nil {
 		return nil, s.problem(err)
 	}
-	s.log.Info("subscription changed", "subscriber", sub.ID, "extension", sub.Extension+sub.ExtensionRegex)
 	return answer(sub), nil
 }
 
@@ -245,10 +344,9 @@ func (s *Server) deleteSubscription(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, s.problem(err)
 	}
-	if err := s.config.Notifier.Unsubscribe(ctx, in.ID, old); err != nil {
+	if err := s.unsubscribe(ctx, in.ID, old); err != nil {
 		return nil, s.problem(err)
 	}
-	s.log.Info("subscription deleted", "subscriber", in.ID)
 	return nil, nil
 }
 
@@ -264,8 +362,12 @@ func (s *Server) listCalls(ctx context.Context, in *struct {
 			return nil, s.problem(err)
 		}
 	}
+	who := accessOf(ctx)
 	calls := make([]Call, 0, len(live))
 	for _, c := range live {
+		if c.Parties = who.parties(c.Parties); len(c.Parties) == 0 && who.extensions != nil {
+			continue
+		}
 		if in.Extension == "" || slices.ContainsFunc(c.Parties, func(p dialog.Party) bool { return named(p.Extension, in.Extension) }) {
 			calls = append(calls, callOf(c))
 		}
@@ -286,7 +388,7 @@ func (s *Server) listEvents(ctx context.Context, in *struct {
 	if err := checkType(in.Type); err != nil {
 		return nil, err
 	}
-	q := notify.Query{Extension: in.Extension, Type: in.Type, Call: in.Call, Limit: in.Limit}
+	q := notify.Query{Extension: in.Extension, Type: in.Type, Call: in.Call, Among: accessOf(ctx).extensions, Limit: in.Limit}
 	var ok bool
 	if q.Since, ok = parseTime(in.Since); !ok {
 		q.After = in.Since
@@ -333,9 +435,11 @@ func (s *Server) problem(err error) error {
 	switch {
 	case errors.As(err, &invalid):
 		return unprocessable("body."+invalid.Field, invalid.Field+" "+invalid.Why)
-	case errors.Is(err, notify.ErrNotFound):
+	case errors.Is(err, notify.ErrNotFound), errors.Is(err, errNoToken):
 		return huma.Error404NotFound(err.Error())
-	case errors.Is(err, notify.ErrDeclared):
+	case errors.Is(err, errNotYours):
+		return huma.Error403Forbidden(err.Error())
+	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errManyTokens):
 		return huma.Error409Conflict(err.Error())
 	case errors.Is(err, notify.ErrConflict):
 		return huma.Error412PreconditionFailed(err.Error())

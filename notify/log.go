@@ -265,6 +265,7 @@ type Query struct {
 	Since     time.Time // said then or later
 	After     string    // said after the event with this id; goes before Since
 	Extension string    // as in a Subscription
+	Among     []string  // of one of these extensions; nil: of any
 	Call      string
 	Type      string // as in a Subscription
 	Limit     int    // 0: 100; 1000 at most
@@ -281,7 +282,7 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []dialog.Event, 
 		limit = 100
 	}
 	limit = min(limit, 1000)
-	c := jetstream.OrderedConsumerConfig{FilterSubjects: []string{q.subject()}, DeliverPolicy: jetstream.DeliverAllPolicy}
+	c := jetstream.OrderedConsumerConfig{FilterSubjects: q.subjects(), DeliverPolicy: jetstream.DeliverAllPolicy}
 	switch {
 	case q.After != "":
 		m, err := n.events.GetLastMsgForSubject(ctx, "event.*.*."+token(q.After))
@@ -290,6 +291,13 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []dialog.Event, 
 		}
 		if err != nil {
 			return nil, false, fmt.Errorf("event %s: %w", q.After, err)
+		}
+		var e dialog.Event
+		if err := json.Unmarshal(m.Data, &e); err != nil {
+			return nil, false, fmt.Errorf("event %s: %w", q.After, err)
+		}
+		if !q.among(&e) {
+			return nil, false, ErrNoEvent
 		}
 		c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, m.Sequence+1
 	case !q.Since.IsZero():
@@ -347,22 +355,36 @@ func readAll(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsume
 	}
 }
 
-// subject is the narrowest filter that has all that q asks for.
-func (q Query) subject() string {
-	extension, call := "*", "*"
-	if q.Extension != "" {
-		user, _, _ := strings.Cut(q.Extension, "@")
-		extension = base32Name(user)
-	}
+// subjects are the narrowest filters that have all that q asks for.
+func (q Query) subjects() []string {
+	call := "*"
 	if q.Call != "" {
 		call = token(q.Call)
 	}
-	return "event." + extension + "." + call + ".*"
+	names := q.Among
+	if q.Extension != "" {
+		names = []string{q.Extension}
+	}
+	if names == nil {
+		return []string{"event.*." + call + ".*"}
+	}
+	var subjects []string
+	for _, name := range names {
+		user, _, _ := strings.Cut(name, "@")
+		subjects = append(subjects, "event."+base32Name(user)+"."+call+".*")
+	}
+	slices.Sort(subjects)
+	return slices.Compact(subjects) // filters may not overlap
 }
 
 func (q Query) matches(e *dialog.Event) bool {
 	return (q.Type == "" || typeBit(e)&typeBits[q.Type] != 0) &&
-		(!strings.Contains(q.Extension, "@") || q.Extension == e.Extension.String())
+		(!strings.Contains(q.Extension, "@") || q.Extension == e.Extension.String()) &&
+		q.among(e)
+}
+
+func (q Query) among(e *dialog.Event) bool {
+	return q.Among == nil || slices.Contains(q.Among, e.Extension.User) || slices.Contains(q.Among, e.Extension.String())
 }
 
 // errGone says that an event is no longer in the log.

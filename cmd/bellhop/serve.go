@@ -84,6 +84,7 @@ type service struct {
 	*rooms
 	cfg        config
 	log        *slog.Logger
+	api        *admin.Server
 	admin      *http.Server
 	listener   net.Listener // the admin API's
 	token      string
@@ -122,15 +123,22 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 	if s.rooms, err = connect(ctx, cfg, js, log, world{own: own}); err != nil {
 		return nil, err
 	}
-	s.admin = admin.New(admin.Config{
+	s.api, err = admin.Open(ctx, js, admin.Config{
 		Token:      s.token,
 		Notifier:   s.notifier,
+		KeepEvents: time.Duration(cfg.Notify.KeepEvents),
+		Replicas:   cfg.Store.Replicas,
 		Calls:      s.follower.calls,
 		Ready:      s.unready,
 		Collectors: hopMetrics(s.hop),
 		Version:    version(),
 		Log:        log,
-	}).HTTPServer()
+	})
+	if err != nil {
+		s.hop.Close()
+		return nil, err
+	}
+	s.admin = s.api.HTTPServer()
 	return s, nil
 }
 
@@ -139,6 +147,8 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 func (s *service) run(ctx context.Context) error {
 	defer s.closeStore()
 	stopRooms := start(s.rooms.run)
+	stopTokens := start(s.api.Run)
+	defer stopTokens()
 	failed := make(chan error, 1)
 	var api sync.WaitGroup
 	api.Go(func() {

@@ -1,0 +1,240 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"bellhop/dialog"
+	"bellhop/notify"
+)
+
+// A right is what a route asks of who uses it. The zero right is the highest:
+// a route that says nothing is for admins.
+type right int
+
+const (
+	toAdminister right = iota // tokens, the audit log
+	toRead                    // what the token sees
+	toWrite                   // and change it
+	toReadAll                 // what concerns all extensions
+)
+
+// An access is who makes a request, and what that is good for. A nil one is
+// nobody.
+type access struct {
+	id         string // of the token, or configID
+	scope      Scope
+	extensions []string      // to which the token is bound; nil: to none
+	expires    time.Time     // zero: never
+	limit      *rate.Limiter // of its requests
+}
+
+// configID is the id of the token that the config names, or that was made at
+// the first start.
+const configID = "config"
+
+// may reports whether a request may use a route that asks for do. What it may
+// see there, sees tells.
+func (a *access) may(do right) bool {
+	switch {
+	case a == nil:
+		return false
+	case do == toRead:
+		return a.scope == Read || a.scope == Write || a.scope == Admin
+	case do == toWrite:
+		return a.scope == Write || a.scope == Admin
+	case do == toReadAll:
+		return a.may(toRead) && a.extensions == nil
+	}
+	return a.scope == Admin && a.extensions == nil
+}
+
+// sees reports whether it may know of an extension, and of what is the
+// extension's. The name is 101 or 101@pbx.example, as in a subscription or of a
+// [dialog.Extension]. One bound to 101 sees that user in every domain.
+//
+// Whoever asks for something that it does not see by its id is told 404, as if
+// there were none.
+func (a *access) sees(extension string) bool {
+	if a == nil || extension == "" {
+		return false
+	}
+	user := extension
+	if at := strings.LastIndexByte(extension, '@'); at >= 0 {
+		user = extension[:at]
+	}
+	return a.extensions == nil || slices.Contains(a.extensions, user) || slices.Contains(a.extensions, extension)
+}
+
+// seesSubscription reports whether it may know of a subscription. One with an
+// extension_regex concerns all extensions.
+func (a *access) seesSubscription(sub *notify.Subscription) bool {
+	return a != nil && a.extensions == nil || a.sees(sub.Extension)
+}
+
+// parties returns those of a call that it sees.
+func (a *access) parties(all []dialog.Party) []dialog.Party {
+	var seen []dialog.Party
+	for _, p := range all {
+		if a.sees(p.Extension.String()) {
+			seen = append(seen, p)
+		}
+	}
+	return seen
+}
+
+type accessKey struct{}
+
+// accessOf is who makes the request that ctx is of.
+func accessOf(ctx context.Context) *access {
+	a, _ := ctx.Value(accessKey{}).(*access)
+	return a
+}
+
+// A refusal writes an error in the form of an API; "" is a detail that says
+// nothing new.
+type refusal func(w http.ResponseWriter, status int, detail string)
+
+// routes is a mux whose patterns all say what they ask of who uses them.
+type routes struct {
+	mux    *http.ServeMux
+	rights map[string]right // by pattern
+	refuse refusal
+}
+
+func newRoutes(refuse refusal) *routes {
+	return &routes{http.NewServeMux(), make(map[string]right), refuse}
+}
+
+// handle adds a route.
+func (rs *routes) handle(pattern string, asks right, h http.Handler) {
+	rs.rights[pattern] = asks
+	rs.mux.Handle(pattern, h)
+}
+
+// HandleFunc adds a route of which rights knows already what it asks for. It is
+// for huma.
+func (rs *routes) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request)) {
+	if _, known := rs.rights[pattern]; !known {
+		panic("admin: the route " + pattern + " does not say what it asks for")
+	}
+	rs.mux.HandleFunc(pattern, h)
+}
+
+// ServeHTTP serves who may.
+func (rs *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h, pattern := rs.mux.Handler(r)
+	switch asks := rs.rights[pattern]; {
+	case pattern == "":
+		rs.refuse(w, unmatched(h, w, r), "")
+	case accessOf(r.Context()).may(asks):
+		rs.mux.ServeHTTP(w, r)
+	default:
+		rs.refuse(w, http.StatusForbidden, lacking[asks])
+	}
+}
+
+// lacking says what a token lacks that may not use a route.
+var lacking = map[right]string{
+	toAdminister: "this needs a token of scope admin",
+	toWrite:      "this token may only read",
+	toReadAll:    "this concerns all extensions: it needs a token that is bound to none",
+}
+
+// admit answers 401 to nobody, and 429 to who asks too often. Others are in the
+// context of the requests that next serves. The credential of a request is a
+// token; "" is none.
+func (s *Server) admit(credential func(*http.Request) string, refuse refusal, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		who, wait := s.identify(r, credential(r))
+		switch {
+		case wait > 0:
+			retryAfter(w, wait)
+			refuse(w, http.StatusTooManyRequests, "too many requests from this address had no token, or a wrong one")
+		case who == nil:
+			w.Header().Set("WWW-Authenticate", `Bearer realm="bellhop"`)
+			refuse(w, http.StatusUnauthorized, "send a token as Authorization: Bearer; the first is in admin.token of the config, or in the file admin.token of store.dir")
+		default:
+			if wait := who.count(w, time.Now()); wait > 0 {
+				retryAfter(w, wait)
+				refuse(w, http.StatusTooManyRequests, "too many requests with this token")
+				return
+			}
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, who)))
+		}
+	})
+}
+
+// bearer is the token of a request's Authorization: Bearer.
+func bearer(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
+
+// identify finds out who makes a request; nil is nobody. Where that was tried in
+// vain too often, it is not found out before the wait is over. This is for what
+// can be guessed: who has another token gets in past all who guess.
+func (s *Server) identify(r *http.Request, credential string) (who *access, wait time.Duration) {
+	now := time.Now()
+	if who := s.tokens.find(credential, now); who != nil && !(who.id == configID && s.guessable) {
+		return who, 0
+	}
+	failure := s.failures.of(peerOf(r)).ReserveN(now, 1)
+	if wait := failure.DelayFrom(now); wait > 0 {
+		failure.CancelAt(now)
+		return nil, wait
+	}
+	if who := s.tokens.find(credential, now); who != nil {
+		failure.CancelAt(now)
+		return who, 0
+	}
+	if credential != "" {
+		s.log.Warn("wrong token", "peer", r.RemoteAddr)
+	}
+	return nil, 0
+}
+
+// peerOf is the address that a request comes from; of IPv6 its network, as who
+// has one address there has them all.
+func peerOf(r *http.Request) netip.Addr {
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
+	ip := peer.Addr().Unmap().WithZone("")
+	if ip.Is6() {
+		network, _ := ip.Prefix(64)
+		ip = network.Addr()
+	}
+	return ip
+}
+
+// count counts a request, and says in its answer how many more there may be. If
+// it is one too many, it returns how long to wait.
+func (a *access) count(w http.ResponseWriter, now time.Time) (wait time.Duration) {
+	allowed := a.limit.AllowN(now, 1)
+	left, burst := a.limit.TokensAt(now), a.limit.Burst()
+	untilFull := time.Duration((float64(burst) - left) / float64(a.limit.Limit()) * float64(time.Second))
+	h := w.Header()
+	h.Set("X-RateLimit-Limit", strconv.Itoa(burst))
+	h.Set("X-RateLimit-Remaining", strconv.Itoa(max(0, int(left))))
+	h.Set("X-RateLimit-Reset", strconv.FormatInt(now.Add(untilFull).Unix()+1, 10))
+	if allowed {
+		return 0
+	}
+	return time.Duration((1 - left) / float64(a.limit.Limit()) * float64(time.Second))
+}
+
+func retryAfter(w http.ResponseWriter, wait time.Duration) {
+	w.Header().Set("Retry-After", fmt.Sprint(math.Ceil(wait.Seconds())))
+}

@@ -1,0 +1,140 @@
+package admin
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+const (
+	maxAnswers = 1000           // that are kept: the last ones
+	keepAnswer = 24 * time.Hour // at most
+	maxKey     = 255            // bytes of an Idempotency-Key
+)
+
+// answers are those to requests with an Idempotency-Key, in memory, with the
+// secrets that were in them. Only who has had one gets it again.
+type answers struct {
+	refuse refusal
+
+	mu   sync.Mutex
+	kept *lru.Cache[string, kept] // by who asked, and the key
+}
+
+// A kept answer is one that was given, or will be.
+type kept struct {
+	request [sha256.Size]byte
+	at      time.Time
+	answer  recorded // its status is 0 while the request is under way
+}
+
+func newAnswers(refuse refusal) *answers {
+	cache, err := lru.New[string, kept](maxAnswers)
+	if err != nil {
+		panic(err) // the size is not above zero
+	}
+	return &answers{refuse: refuse, kept: cache}
+}
+
+// once has h answer a POST with an Idempotency-Key once: a repetition has the
+// same answer, if that was a success. After a failure it is made anew.
+func (as *answers) once(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key := r.Header.Get("Idempotency-Key")
+		if key == "" || r.Method != http.MethodPost {
+			h.ServeHTTP(w, r)
+			return
+		}
+		if len(key) > maxKey {
+			as.refuse(w, http.StatusBadRequest, fmt.Sprintf("an Idempotency-Key has at most %d bytes", maxKey))
+			return
+		}
+		body, err := io.ReadAll(r.Body) // which is in memory
+		if err != nil {
+			as.refuse(w, http.StatusBadRequest, "the body cannot be read")
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		request := sha256.Sum256(fmt.Appendf(nil, "%s\n%s", r.URL.RequestURI(), body))
+
+		key = accessOf(r.Context()).id + " " + key
+		k, first := as.take(key, request, time.Now())
+		switch {
+		case k.request != request:
+			as.refuse(w, http.StatusUnprocessableEntity, "this Idempotency-Key was sent with another request: a new request has a new key")
+		case first:
+			defer func() { as.settle(key, k) }() // also when h panics
+			h.ServeHTTP(&k.answer, r)
+			k.answer.writeTo(w)
+		case k.answer.status == 0:
+			w.Header().Set("Retry-After", "1")
+			as.refuse(w, http.StatusConflict, "the first request with this Idempotency-Key is still under way")
+		default:
+			k.answer.writeTo(w)
+		}
+	})
+}
+
+// take returns what is kept for a key, or keeps that its first request is under
+// way.
+func (as *answers) take(key string, request [sha256.Size]byte, now time.Time) (k kept, first bool) {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	if k, ok := as.kept.Get(key); ok && now.Sub(k.at) < keepAnswer {
+		return k, false
+	}
+	k = kept{request: request, at: now}
+	as.kept.Add(key, k)
+	return k, true
+}
+
+// settle keeps a success, and forgets a failure.
+func (as *answers) settle(key string, k kept) {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	if k.answer.status/100 == 2 {
+		as.kept.Add(key, k)
+	} else {
+		as.kept.Remove(key)
+	}
+}
+
+// A recorded response is written later, or again.
+type recorded struct {
+	header http.Header
+	status int
+	body   []byte
+}
+
+func (r *recorded) Header() http.Header {
+	if r.header == nil {
+		r.header = http.Header{}
+	}
+	return r.header
+}
+
+func (r *recorded) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+}
+
+func (r *recorded) Write(b []byte) (int, error) {
+	r.WriteHeader(http.StatusOK)
+	r.body = append(r.body, b...)
+	return len(b), nil
+}
+
+func (r *recorded) writeTo(w http.ResponseWriter) {
+	maps.Copy(w.Header(), r.header)
+	w.WriteHeader(cmp.Or(r.status, http.StatusOK))
+	w.Write(r.body)
+}

@@ -1,0 +1,360 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/time/rate"
+)
+
+// A Scope is what a token may do: read, change subscriptions too, or all. The
+// text is stored: never change one, only add.
+type Scope string
+
+const (
+	Read  Scope = "read"
+	Write Scope = "write"
+	Admin Scope = "admin"
+)
+
+// A Token lets its bearer use the API. But for when it was last used, it never
+// changes.
+type Token struct {
+	ID         string    `json:"id"`
+	Secret     string    `json:"token,omitempty" doc:"To be sent as Authorization: Bearer; shown when it is made, and never again"`
+	Note       string    `json:"note,omitempty"`
+	Scope      Scope     `json:"scope" enum:"read,write,admin"`
+	Extensions []string  `json:"extensions,omitempty" doc:"It sees these alone; without, all"`
+	Expires    time.Time `json:"expires,omitzero" doc:"Without, it is good until it is revoked"`
+	Created    time.Time `json:"created"`
+	LastUsed   time.Time `json:"last_used,omitzero" doc:"To the minute"`
+}
+
+// A stored token is the JSON of the bucket: fields are only ever added. It has
+// no secret.
+type stored struct {
+	Token
+	Hash []byte `json:"hash"` // SHA-256 of the secret
+
+	revision uint64
+}
+
+var (
+	errNoToken    = errors.New("no such token")
+	errManyTokens = fmt.Errorf("there are %d tokens, and more there cannot be: revoke some", maxTokens)
+)
+
+const (
+	maxTokens   = 1000
+	tokenPrefix = "bh_" // by which scanners, and people, know what they have found
+)
+
+// openTokens opens the bucket of tokens: id to JSON.
+func openTokens(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
+	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket:   "TOKENS",
+		History:  1,
+		Storage:  jetstream.FileStorage,
+		Replicas: replicas,
+	})
+}
+
+// tokens are those of the config and of the bucket, all in memory, kept up by a
+// watch and by this node's own writes.
+type tokens struct {
+	kv  jetstream.KeyValue
+	log *slog.Logger
+
+	mu      sync.Mutex
+	stored  map[string]stored // by id, as in the bucket
+	bearers map[[sha256.Size]byte]*access
+	gone    map[string]bool      // revoked here: what a slow watch says of it is old
+	used    map[string]time.Time // by id, when it is not written yet
+}
+
+func newTokens(kv jetstream.KeyValue, log *slog.Logger, config string) *tokens {
+	ts := &tokens{
+		kv: kv, log: log,
+		stored:  make(map[string]stored),
+		bearers: make(map[[sha256.Size]byte]*access),
+		gone:    make(map[string]bool),
+		used:    make(map[string]time.Time),
+	}
+	if config != "" {
+		ts.bearers[sha256.Sum256([]byte(config))] = &access{id: configID, scope: Admin, limit: rate.NewLimiter(configRate, configBurst)}
+	}
+	return ts
+}
+
+// find returns what a secret is good for; nil: for nothing, or no more. It is
+// found by its hash, so that how long that takes tells nothing of a secret.
+func (ts *tokens) find(secret string, now time.Time) *access {
+	sum := sha256.Sum256([]byte(secret))
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	a := ts.bearers[sum]
+	if a == nil || !a.expires.IsZero() && !now.Before(a.expires) {
+		return nil
+	}
+	if a.id != configID {
+		ts.used[a.id] = now
+	}
+	return a
+}
+
+// put applies one token, unless something newer is known.
+func (ts *tokens) put(t stored) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	old, known := ts.stored[t.ID]
+	if ts.gone[t.ID] || old.revision >= t.revision {
+		return
+	}
+	ts.stored[t.ID] = t
+	if !known {
+		ts.bearers[[sha256.Size]byte(t.Hash)] = &access{
+			id: t.ID, scope: t.Scope, extensions: t.Extensions, expires: t.Expires,
+			limit: rate.NewLimiter(tokenRate, tokenBurst),
+		}
+	}
+}
+
+// remove applies a revocation, as the watch or this node says.
+func (ts *tokens) remove(id string, seen bool) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t, known := ts.stored[id]; known {
+		delete(ts.bearers, [sha256.Size]byte(t.Hash))
+		delete(ts.stored, id)
+		delete(ts.used, id)
+		ts.gone[id] = true
+	}
+	if seen {
+		delete(ts.gone, id) // nothing older follows
+	}
+}
+
+// load reads every token.
+func (ts *tokens) load(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	return ts.watch(ctx, false)
+}
+
+// watch applies what the bucket holds and, if it is to go on, every change
+// until ctx ends; every minute it writes down which tokens were used.
+func (ts *tokens) watch(ctx context.Context, goOn bool) error {
+	w, err := ts.kv.WatchAll(ctx)
+	if err != nil {
+		return fmt.Errorf("watch tokens: %w", err)
+	}
+	defer w.Stop()
+	minute := time.NewTicker(time.Minute)
+	defer minute.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-minute.C:
+			ts.writeUsed(ctx)
+		case e, open := <-w.Updates():
+			switch {
+			case !open:
+				return errors.New("watch tokens: closed")
+			case e == nil && !goOn: // all there was
+				return nil
+			case e == nil:
+			case e.Operation() == jetstream.KeyValuePut:
+				ts.heard(e)
+			default:
+				ts.remove(e.Key(), true)
+			}
+		}
+	}
+}
+
+// heard applies a token of the bucket. One that cannot be read is good for
+// nothing.
+func (ts *tokens) heard(e jetstream.KeyValueEntry) {
+	t := stored{revision: e.Revision()}
+	err := json.Unmarshal(e.Value(), &t)
+	if err == nil && (len(t.Hash) != sha256.Size || t.ID != e.Key()) {
+		err = errors.New("it has no hash, or another id")
+	}
+	if err != nil {
+		ts.log.Error("a token cannot be read", "token", e.Key(), "err", err)
+		return
+	}
+	ts.put(t)
+}
+
+// writeUsed writes down when tokens were used last. Where another node has
+// written meanwhile, it is left at that.
+func (ts *tokens) writeUsed(ctx context.Context) {
+	ts.mu.Lock()
+	var news []stored
+	for id, at := range ts.used {
+		if t, known := ts.stored[id]; known {
+			t.LastUsed = at.UTC().Truncate(time.Second)
+			news = append(news, t)
+		}
+	}
+	clear(ts.used)
+	ts.mu.Unlock()
+	for _, t := range news {
+		if _, err := ts.write(ctx, t); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
+			ts.log.Warn("when a token was used is not written down", "token", t.ID, "err", err)
+		}
+	}
+}
+
+// write writes t over the revision it came from; revision 0 creates it.
+func (ts *tokens) write(ctx context.Context, t stored) (stored, error) {
+	b, err := json.Marshal(t)
+	if err != nil {
+		return t, fmt.Errorf("token %s: %w", t.ID, err)
+	}
+	if t.revision, err = ts.kv.Update(ctx, t.ID, b, t.revision); err != nil {
+		return t, fmt.Errorf("token %s: %w", t.ID, err)
+	}
+	ts.put(t)
+	return t, nil
+}
+
+// create makes a token, and returns it with its secret.
+func (ts *tokens) create(ctx context.Context, t Token) (Token, error) {
+	ts.mu.Lock()
+	many := len(ts.stored) >= maxTokens
+	ts.mu.Unlock()
+	if many {
+		return t, errManyTokens
+	}
+	var key [32]byte
+	rand.Read(key[:]) // never fails
+	secret := tokenPrefix + base64.RawURLEncoding.EncodeToString(key[:])
+	sum := sha256.Sum256([]byte(secret))
+	t.ID = strings.ToLower(rand.Text()[:16])
+	t.Created = time.Now().UTC().Truncate(time.Microsecond)
+	_, err := ts.write(ctx, stored{Token: t, Hash: sum[:]})
+	t.Secret = secret
+	return t, err
+}
+
+// revoke ends a token.
+func (ts *tokens) revoke(ctx context.Context, id string) (Token, error) {
+	t, err := ts.get(id)
+	if err != nil {
+		return t, err
+	}
+	if err := ts.kv.Delete(ctx, id); err != nil {
+		return t, fmt.Errorf("token %s: %w", id, err)
+	}
+	ts.remove(id, false)
+	return t, nil
+}
+
+func (ts *tokens) get(id string) (Token, error) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	t, known := ts.stored[id]
+	if !known {
+		return Token{}, errNoToken
+	}
+	return ts.shown(t), nil
+}
+
+// all are the tokens of the bucket, the oldest first.
+func (ts *tokens) all() []Token {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	all := make([]Token, 0, len(ts.stored))
+	for _, t := range ts.stored {
+		all = append(all, ts.shown(t))
+	}
+	slices.SortFunc(all, func(a, b Token) int {
+		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
+	})
+	return all
+}
+
+// shown is a token with what is not written yet.
+func (ts *tokens) shown(t stored) Token {
+	if at, ok := ts.used[t.ID]; ok {
+		t.LastUsed = at.UTC().Truncate(time.Second)
+	}
+	return t.Token
+}
+
+type oneToken struct {
+	Location string `header:"Location"`
+	Body     Token
+}
+
+func (s *Server) listTokens(_ context.Context, in *struct {
+	Cursor string `query:"cursor" doc:"next of the page before"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+}) (*listed[Token], error) {
+	return page(s.tokens.all(), in.Cursor, in.Limit, func(t Token) string { return placeOf(t.Created, t.ID) }), nil
+}
+
+func (s *Server) createToken(ctx context.Context, in *struct {
+	Body struct {
+		Note       string    `json:"note,omitempty" maxLength:"1000"`
+		Scope      Scope     `json:"scope" enum:"read,write,admin" doc:"read may GET; write may change subscriptions and have callbacks sent, too; admin may do all"`
+		Extensions []string  `json:"extensions,omitempty" nullable:"false" minItems:"1" maxItems:"100" doc:"It sees, and changes, what is of these alone: 101 is the user 101 whatever its domain"`
+		Expires    time.Time `json:"expires,omitzero" doc:"From then on it is good for nothing"`
+	}
+}) (*oneToken, error) {
+	t := Token{Note: in.Body.Note, Scope: in.Body.Scope, Extensions: in.Body.Extensions, Expires: in.Body.Expires.UTC()}
+	switch {
+	case t.Scope == Admin && t.Extensions != nil:
+		return nil, unprocessable("body.extensions", "an admin concerns himself with all extensions: leave them out, or choose another scope")
+	case slices.ContainsFunc(t.Extensions, func(e string) bool {
+		return e == "" || strings.ContainsFunc(e, func(r rune) bool { return r <= ' ' || r == 0x7f })
+	}):
+		return nil, unprocessable("body.extensions", "an extension is written like 101 or 101@pbx.example")
+	case !t.Expires.IsZero() && !t.Expires.After(time.Now()):
+		return nil, unprocessable("body.expires", "is over already")
+	}
+	t, err := s.tokens.create(ctx, t)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	made := t
+	made.Secret = ""
+	s.audit(ctx, "create-token", t.ID, nil, made)
+	return &oneToken{"/v1/tokens/" + t.ID, t}, nil
+}
+
+func (s *Server) getToken(_ context.Context, in *struct {
+	ID string `path:"id"`
+}) (*struct{ Body Token }, error) {
+	t, err := s.tokens.get(in.ID)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	return &struct{ Body Token }{t}, nil
+}
+
+func (s *Server) revokeToken(ctx context.Context, in *struct {
+	ID string `path:"id"`
+}) (*struct{}, error) {
+	t, err := s.tokens.revoke(ctx, in.ID)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	s.audit(ctx, "revoke-token", t.ID, t, nil)
+	return nil, nil
+}
