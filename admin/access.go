@@ -2,12 +2,9 @@ package admin
 
 import (
 	"context"
-	"fmt"
-	"math"
 	"net/http"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -156,20 +153,20 @@ var lacking = map[right]string{
 func (s *Server) admit(credential func(*http.Request) string, refuse refusal, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
-		who, wait := s.identify(r, credential(r))
+		now := time.Now()
+		who, ok := s.identify(r, credential(r), now)
 		switch {
-		case wait > 0:
-			retryAfter(w, wait)
-			refuse(w, http.StatusTooManyRequests, "too many requests from this address had no token, or a wrong one")
+		case !ok:
+			tooMany(w, s.failures.of(peerOf(r)), now, refuse, "too many requests from this address had no token, or a wrong one")
 		case who == nil:
 			w.Header().Set("WWW-Authenticate", `Bearer realm="bellhop"`)
 			refuse(w, http.StatusUnauthorized, "send a token as Authorization: Bearer; the first is in admin.token of the config, or in the file admin.token of store.dir")
 		default:
-			if wait := who.count(w, time.Now()); wait > 0 {
-				retryAfter(w, wait)
-				refuse(w, http.StatusTooManyRequests, "too many requests with this token")
+			if !who.limit.AllowN(now, 1) {
+				tooMany(w, who.limit, now, refuse, "too many requests with this token")
 				return
 			}
+			showLimit(w, who.limit, now)
 			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, who)))
 		}
 	})
@@ -185,26 +182,24 @@ func bearer(r *http.Request) string {
 }
 
 // identify finds out who makes a request; nil is nobody. Where that was tried in
-// vain too often, it is not found out before the wait is over. This is for what
-// can be guessed: who has another token gets in past all who guess.
-func (s *Server) identify(r *http.Request, credential string) (who *access, wait time.Duration) {
-	now := time.Now()
-	if who := s.tokens.find(credential, now); who != nil && !(who.id == configID && s.guessable) {
-		return who, 0
+// vain too often, it is not found out, and not ok. This is for what can be
+// guessed: who has another token gets in past all who guess.
+func (s *Server) identify(r *http.Request, credential string, now time.Time) (who *access, ok bool) {
+	who = s.tokens.find(credential, now)
+	if who != nil && !(who.id == configID && s.guessable) {
+		return who, true
 	}
 	failure := s.failures.of(peerOf(r)).ReserveN(now, 1)
-	if wait := failure.DelayFrom(now); wait > 0 {
+	if failure.DelayFrom(now) > 0 {
 		failure.CancelAt(now)
-		return nil, wait
+		return nil, false
 	}
-	if who := s.tokens.find(credential, now); who != nil {
+	if who != nil {
 		failure.CancelAt(now)
-		return who, 0
-	}
-	if credential != "" {
+	} else if credential != "" {
 		s.log.Warn("wrong token", "peer", r.RemoteAddr)
 	}
-	return nil, 0
+	return who, true
 }
 
 // peerOf is the address that a request comes from; of IPv6 its network, as who
@@ -217,24 +212,4 @@ func peerOf(r *http.Request) netip.Addr {
 		ip = network.Addr()
 	}
 	return ip
-}
-
-// count counts a request, and says in its answer how many more there may be. If
-// it is one too many, it returns how long to wait.
-func (a *access) count(w http.ResponseWriter, now time.Time) (wait time.Duration) {
-	allowed := a.limit.AllowN(now, 1)
-	left, burst := a.limit.TokensAt(now), a.limit.Burst()
-	untilFull := time.Duration((float64(burst) - left) / float64(a.limit.Limit()) * float64(time.Second))
-	h := w.Header()
-	h.Set("X-RateLimit-Limit", strconv.Itoa(burst))
-	h.Set("X-RateLimit-Remaining", strconv.Itoa(max(0, int(left))))
-	h.Set("X-RateLimit-Reset", strconv.FormatInt(now.Add(untilFull).Unix()+1, 10))
-	if allowed {
-		return 0
-	}
-	return time.Duration((1 - left) / float64(a.limit.Limit()) * float64(time.Second))
-}
-
-func retryAfter(w http.ResponseWriter, wait time.Duration) {
-	w.Header().Set("Retry-After", fmt.Sprint(math.Ceil(wait.Seconds())))
 }

@@ -1,7 +1,11 @@
 package admin
 
 import (
+	"math"
+	"net/http"
 	"net/netip"
+	"strconv"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
@@ -40,4 +44,27 @@ func (f failures) of(peer netip.Addr) *rate.Limiter {
 		return first
 	}
 	return l
+}
+
+// tooMany answers 429, and says how long to wait.
+func tooMany(w http.ResponseWriter, l *rate.Limiter, now time.Time, refuse refusal, detail string) {
+	showLimit(w, l, now)
+	wait := until(l, 1, now)
+	w.Header().Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(wait.Seconds())))))
+	refuse(w, http.StatusTooManyRequests, detail)
+}
+
+// showLimit says in an answer how many more requests there may be now, and when
+// there may be as many as ever.
+func showLimit(w http.ResponseWriter, l *rate.Limiter, now time.Time) {
+	full := now.Add(until(l, l.Burst(), now))
+	h := w.Header()
+	h.Set("X-RateLimit-Limit", strconv.Itoa(l.Burst()))
+	h.Set("X-RateLimit-Remaining", strconv.Itoa(max(0, int(l.TokensAt(now)))))
+	h.Set("X-RateLimit-Reset", strconv.FormatInt(full.Unix()+1, 10))
+}
+
+// until is the time in which l has n to spend.
+func until(l *rate.Limiter, n int, now time.Time) time.Duration {
+	return time.Duration((float64(n) - l.TokensAt(now)) / float64(l.Limit()) * float64(time.Second))
 }

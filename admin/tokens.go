@@ -214,7 +214,7 @@ func (ts *tokens) writeUsed(ctx context.Context) {
 	clear(ts.used)
 	ts.mu.Unlock()
 	for _, t := range news {
-		if _, err := ts.write(ctx, t); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
+		if _, err := ts.write(ctx, t); err != nil && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 			ts.log.Warn("when a token was used is not written down", "token", t.ID, "err", err)
 		}
 	}
