@@ -1,0 +1,134 @@
+package admin
+
+import (
+	"fmt"
+	"net/http/httptest"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// shut leaves nothing of a limit, for as long as a test may take.
+func shut(l *rate.Limiter) {
+	l.SetLimit(1e-3)
+	now := time.Now()
+	l.AllowN(now, int(l.TokensAt(now)))
+}
+
+func TestTokenLimit(t *testing.T) {
+	r := newRig(t, Config{})
+	client, _ := r.newToken(object{"scope": "read"})
+	other, _ := r.newToken(object{"scope": "read"})
+	resp, _ := client.do("GET", "/v1/subscriptions", nil)
+	left, err := strconv.Atoi(resp.Header.Get("X-RateLimit-Remaining"))
+	reset, err2 := strconv.ParseInt(resp.Header.Get("X-RateLimit-Reset"), 10, 64)
+	if resp.Header.Get("X-RateLimit-Limit") != fmt.Sprint(tokenBurst) || err != nil || left != tokenBurst-1 || err2 != nil || reset < time.Now().Unix() || resp.Header.Get("Retry-After") != "" {
+		t.Errorf("the answer has %v", resp.Header)
+	}
+
+	limit := r.server.tokens.find(client.token, time.Now()).limit
+	shut(limit)
+	resp, out := client.do("GET", "/v1/subscriptions", nil)
+	wait, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	if resp.StatusCode != 429 || resp.Header.Get("Content-Type") != "application/problem+json" || out["status"] != 429.0 || err != nil || wait < 1 || wait > 1001 ||
+		resp.Header.Get("X-RateLimit-Remaining") != "0" || resp.Header.Get("X-RateLimit-Limit") == "" || resp.Header.Get("X-RateLimit-Reset") == "" {
+		t.Errorf("%d %v %v", resp.StatusCode, resp.Header, out)
+	}
+	client.wantProblem(429, "", "GET", "/v1/nowhere", nil)
+	other.want(200, "GET", "/v1/subscriptions", nil)
+	r.want(200, "GET", "/v1/subscriptions", nil)
+}
+
+func TestWrongTokens(t *testing.T) {
+	r := newRig(t, Config{})
+	client, _ := r.newToken(object{"scope": "read"})
+	const guesser, neighbor = "192.0.2.1:1000", "192.0.2.2:1000"
+	for i := range failureBurst {
+		if w := from(r.server, guesser, "GET", "/v1/calls", fmt.Sprint("guess", i)); w.Code != 401 {
+			t.Fatalf("guess %d: %d", i, w.Code)
+		}
+	}
+	limit := r.server.failures.of(netip.MustParseAddr("192.0.2.1"))
+	shut(limit)
+	for _, tt := range []struct {
+		peer, path, token string
+		want              int
+	}{
+		{guesser, "/v1/calls", "guess", 429},
+		{guesser, "/v1/calls", "", 429},
+		{guesser, "/v1/calls", testToken, 429}, // short enough to be guessed
+		{guesser, "/v1/calls", client.token, 200},
+		{guesser, "/metrics", testToken, 429},
+		{guesser, "/metrics", client.token, 200},
+		{guesser, "/healthz", "", 200},
+		{neighbor, "/v1/calls", "guess", 401},
+		{neighbor, "/v1/calls", testToken, 200},
+		{"192.0.2.1:2000", "/v1/calls", "guess", 429},
+		{"[::ffff:192.0.2.1]:2000", "/v1/calls", "guess", 429},
+	} {
+		w := from(r.server, tt.peer, "GET", tt.path, tt.token)
+		if w.Code != tt.want || (w.Code == 429) != (w.Header().Get("Retry-After") != "") {
+			t.Errorf("%s with %q from %s: %d %v, want %d", tt.path, tt.token, tt.peer, w.Code, w.Header(), tt.want)
+		}
+	}
+	unready := r.another(false)
+	unready.config.Ready = func() []string { return []string{"draining"} }
+	shut(unready.failures.of(netip.MustParseAddr("192.0.2.1")))
+	for _, token := range []string{"guess", testToken} {
+		if w := from(unready, guesser, "GET", "/readyz", token); strings.Contains(w.Body.String(), "draining") {
+			t.Errorf("/readyz tells that %q is the token", token)
+		}
+	}
+
+	long := open(t, r.js, Config{Token: strings.Repeat("x", unguessable), Notifier: r.notifier})
+	shut(long.failures.of(netip.MustParseAddr("192.0.2.1")))
+	if w := from(long, guesser, "GET", "/v1/calls", strings.Repeat("x", unguessable)); w.Code != 200 {
+		t.Errorf("who has a token that nobody can guess is shut out by who guesses: %d", w.Code)
+	}
+}
+
+func TestRightTokenIsNoFailure(t *testing.T) {
+	r := newRig(t, Config{})
+	for range failureBurst + 10 {
+		if w := from(r.server, "192.0.2.1:1000", "GET", "/v1/calls", testToken); w.Code != 200 {
+			t.Fatalf("%d", w.Code)
+		}
+	}
+}
+
+func TestFailuresAreBounded(t *testing.T) {
+	f := newFailures()
+	ip := netip.MustParseAddr("10.0.0.0")
+	first := f.of(ip)
+	if f.of(ip) != first {
+		t.Error("an address has two limits")
+	}
+	for range maxPeers + 10 {
+		ip = ip.Next()
+		f.of(ip)
+	}
+	if n := f.peers.Len(); n != maxPeers {
+		t.Errorf("%d addresses are kept, want %d", n, maxPeers)
+	}
+}
+
+func TestPeerOf(t *testing.T) {
+	for peer, want := range map[string]string{
+		"192.0.2.1:5":               "192.0.2.1",
+		"[::ffff:192.0.2.1]:5":      "192.0.2.1",
+		"[2001:db8:1:2:3::4]:5":     "2001:db8:1:2::",
+		"[2001:db8:1:2:ffff::9]:77": "2001:db8:1:2::",
+		"[fe80::1%eth0]:5":          "fe80::",
+		"@":                         "invalid IP",
+	} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = peer
+		if got := peerOf(r).String(); got != want {
+			t.Errorf("%s: %s, want %s", peer, got, want)
+		}
+	}
+}
