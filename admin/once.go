@@ -2,7 +2,6 @@ package admin
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -72,7 +71,10 @@ func (as *answers) once(h http.Handler) http.Handler {
 			as.refuse(w, http.StatusUnprocessableEntity, "this Idempotency-Key was sent with another request: a new request has a new key")
 		case first:
 			defer func() { as.settle(key, k) }() // also when h panics
-			h.ServeHTTP(&k.answer, r)
+			var answer recorded
+			h.ServeHTTP(&answer, r)
+			answer.WriteHeader(http.StatusOK) // unless it has
+			k.answer = answer
 			k.answer.writeTo(w)
 		case k.answer.status == 0:
 			w.Header().Set("Retry-After", "1")
@@ -135,6 +137,6 @@ func (r *recorded) Write(b []byte) (int, error) {
 
 func (r *recorded) writeTo(w http.ResponseWriter) {
 	maps.Copy(w.Header(), r.header)
-	w.WriteHeader(cmp.Or(r.status, http.StatusOK))
+	w.WriteHeader(r.status)
 	w.Write(r.body)
 }
