@@ -74,11 +74,11 @@ type config struct {
 	} `toml:"store"`
 
 	Admin struct {
-		Listen   socket `toml:"listen"`
-		TLSCert  string `toml:"tls_cert"`
-		TLSKey   string `toml:"tls_key"`
-		Insecure bool   `toml:"insecure"`
-		Token    secret `toml:"token"`
+		Listen   socket  `toml:"listen"`
+		TLSCert  pemText `toml:"tls_cert"`
+		TLSKey   pemText `toml:"tls_key"`
+		Insecure bool    `toml:"insecure"`
+		Token    secret  `toml:"token"`
 	} `toml:"admin"`
 
 	Log struct {
@@ -292,6 +292,23 @@ func resolve(s string) (string, error) {
 		return v, nil
 	}
 	return s, nil
+}
+
+// A pemText is a certificate or a key: PEM, or where it is: file:PATH, PATH
+// alone, or env:NAME. It is never printed.
+type pemText string
+
+func (p pemText) String() string   { return secret(p).String() }
+func (p pemText) GoString() string { return p.String() }
+
+// read returns the PEM, as the file is now.
+func (p pemText) read() ([]byte, error) {
+	s := string(p)
+	if !strings.Contains(s, "-----BEGIN ") && !strings.HasPrefix(s, "env:") && !strings.HasPrefix(s, "file:") {
+		s = "file:" + s
+	}
+	v, err := resolve(s)
+	return []byte(v), err
 }
 
 // A natsURL is where a NATS server is. It may hold a password: it is printed

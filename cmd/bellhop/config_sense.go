@@ -219,6 +219,19 @@ func (c *config) didContradictions(report func(path, format string, args ...any)
 	}
 }
 
+// certificate reads the certificate of the admin API, and its key.
+func (c *config) certificate() (tls.Certificate, error) {
+	cert, err := c.Admin.TLSCert.read()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := c.Admin.TLSKey.read()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
 func (c *config) adminContradictions(report func(path, format string, args ...any)) {
 	a := c.Admin
 	switch {
@@ -227,7 +240,7 @@ func (c *config) adminContradictions(report func(path, format string, args ...an
 	case a.TLSCert == "" && a.TLSKey != "":
 		report("admin.tls_key", "a key without its certificate: set admin.tls_cert too")
 	case a.TLSCert != "":
-		if _, err := tls.LoadX509KeyPair(a.TLSCert, a.TLSKey); err != nil {
+		if _, err := c.certificate(); err != nil {
 			report("admin.tls_cert", "%v", err)
 		}
 	}

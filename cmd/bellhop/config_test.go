@@ -292,6 +292,12 @@ b"""`, []string{
 		{"no such certificate", "[admin]\ntls_cert = \"/nowhere/cert.pem\"\ntls_key = \"/nowhere/key.pem\"", []string{
 			`c:2:12: admin.tls_cert: open /nowhere/cert.pem: no such file or directory`,
 		}},
+		{"no key", "[admin]\ntls_cert = '-----BEGIN CERTIFICATE-----'\ntls_key = \"file:/nowhere/key.pem\"", []string{
+			`c:2:12: admin.tls_cert: open /nowhere/key.pem: no such file or directory`,
+		}},
+		{"no PEM", "[admin]\ntls_cert = '-----BEGIN CERTIFICATE-----'\ntls_key = '-----BEGIN PRIVATE KEY-----'", []string{
+			`c:2:12: admin.tls_cert: tls: failed to find any PEM data in certificate input`,
+		}},
 		{"secrets", "[admin]\ntoken = \"env:BELLHOP_TEST_UNSET\"\n[store]\nnats = [\"file:/nowhere/url\"]\n[log]\nlevel = \"loud\"\nformat = \"xml\"", []string{
 			`c:2:9: admin.token: environment variable "BELLHOP_TEST_UNSET" is not set`,
 			`c:4:9: store.nats: open /nowhere/url: no such file or directory`,

@@ -86,7 +86,8 @@ type service struct {
 	log        *slog.Logger
 	api        *admin.Server
 	admin      *http.Server
-	listener   net.Listener // the admin API's
+	listener   net.Listener                    // the admin API's
+	cert       atomic.Pointer[tls.Certificate] // the admin API's, if it is https
 	token      string
 	created    bool // the token is new
 	stopping   atomic.Bool
@@ -115,7 +116,7 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 	if s.token, s.created, err = adminToken(cfg); err != nil {
 		return nil, err
 	}
-	if s.listener, err = listenAdmin(cfg); err != nil {
+	if s.listener, err = s.listenAdmin(); err != nil {
 		return nil, err
 	}
 	undo = append(undo, func() { s.listener.Close() })
@@ -340,9 +341,16 @@ func (s *service) reload(ctx context.Context, path string, old config, level *sl
 		s.log.Error("config not reloaded: the old one stays in force", "err", err)
 		return old
 	}
+	https := old.Admin.TLSCert != "" && cfg.Admin.TLSCert != ""
+	if https {
+		if err := s.useCertificate(cfg); err != nil {
+			s.log.Error("config not reloaded: the old one stays in force", "err", err)
+			return old
+		}
+	}
 	var now, later []string
 	for _, key := range diff(old, cfg) {
-		if reloadable(key) {
+		if reloadable(key) || https && strings.HasPrefix(key, "admin.tls_") {
 			now = append(now, key)
 		} else {
 			later = append(later, key)
@@ -359,6 +367,9 @@ func (s *service) reload(ctx context.Context, path string, old config, level *sl
 	running := old
 	running.Log.Level, running.Extensions, running.Extension = cfg.Log.Level, cfg.Extensions, cfg.Extension
 	running.Subscription = cfg.Subscription
+	if https {
+		running.Admin.TLSCert, running.Admin.TLSKey = cfg.Admin.TLSCert, cfg.Admin.TLSKey
+	}
 	addCID := running.Calls.AddCID
 	running.Calls = cfg.Calls
 	running.Calls.AddCID = addCID
@@ -432,8 +443,8 @@ func trunks(cfg config) []sip.Trunk {
 
 // listenAdmin opens the listener of the admin API, with TLS if the config has
 // a certificate.
-func listenAdmin(cfg config) (net.Listener, error) {
-	at := cfg.Admin.Listen.AddrPort
+func (s *service) listenAdmin() (net.Listener, error) {
+	at := s.cfg.Admin.Listen.AddrPort
 	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("cannot listen on %s for the admin API: the port is in use by another process", at)
@@ -441,15 +452,28 @@ func listenAdmin(cfg config) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s for the admin API: %w", at, err)
 	}
-	if cfg.Admin.TLSCert == "" {
+	if s.cfg.Admin.TLSCert == "" {
 		return l, nil
 	}
-	cert, err := tls.LoadX509KeyPair(cfg.Admin.TLSCert, cfg.Admin.TLSKey)
-	if err != nil {
+	if err := s.useCertificate(s.cfg); err != nil {
 		l.Close()
-		return nil, fmt.Errorf("admin.tls_cert, admin.tls_key: %w", err)
+		return nil, err
 	}
-	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}), nil
+	return tls.NewListener(l, &tls.Config{
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.cert.Load(), nil },
+		MinVersion:     tls.VersionTLS12,
+	}), nil
+}
+
+// useCertificate reads the certificate of the admin API, and has new connections
+// use it.
+func (s *service) useCertificate(cfg config) error {
+	cert, err := cfg.certificate()
+	if err != nil {
+		return fmt.Errorf("admin.tls_cert, admin.tls_key: %w", err)
+	}
+	s.cert.Store(&cert)
+	return nil
 }
 
 func (s *service) adminURL() string {
