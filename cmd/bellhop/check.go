@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,9 +20,7 @@ func check(path string, asJSON bool, stdout io.Writer) error {
 		if err != nil && !errors.As(err, &report.Problems) {
 			report.Problems = problems{{File: path, Text: err.Error()}}
 		}
-		enc := json.NewEncoder(stdout)
-		enc.SetIndent("", "  ")
-		if err := enc.Encode(report); err != nil {
+		if err := writeJSON(stdout, report); err != nil {
 			return err
 		}
 		if err != nil {

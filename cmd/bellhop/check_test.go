@@ -94,7 +94,7 @@ func TestUsage(t *testing.T) {
 		}
 	}
 	stdout, _ := cli(t, 0, "--help")
-	for _, command := range []string{"serve", "demo", "check", "version"} {
+	for _, command := range []string{"serve", "demo", "check", "token", "version"} {
 		if !strings.Contains(stdout, "\n  "+command+" ") {
 			t.Errorf("help does not list %s:\n%s", command, stdout)
 		}

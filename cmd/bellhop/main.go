@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -100,12 +101,19 @@ SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again
 		},
 	}
 
-	root.AddCommand(serveCmd, demoCmd, checkCmd, verifyCommand(), versionCmd)
+	root.AddCommand(serveCmd, demoCmd, checkCmd, tokenCommand(), verifyCommand(), versionCmd)
 	return root
 }
 
 func configFlag(cmd *cobra.Command) *string {
 	return cmd.Flags().StringP("config", "c", "config.toml", "the config `file`")
+}
+
+// writeJSON writes v for a program, and a person, to read.
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }
 
 // release is the version of a released build: -ldflags "-X main.release=v1.2.3".

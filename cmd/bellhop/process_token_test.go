@@ -1,0 +1,92 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"bellhop/sip"
+)
+
+// ask runs a command of bellhop with a token against the site's, and returns
+// what it writes.
+func (s *site) ask(token string, status int, args ...string) (stdout, stderr string) {
+	s.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var out output
+	cmd := &exec.Cmd{Path: self, Args: append([]string{"bellhop"}, args...), Stdout: &out, Env: append(os.Environ(), "BELLHOP_TOKEN="+token)}
+	p := launch(s.t, strings.Join(args, " "), cmd)
+	p.exits(status, patience)
+	return out.String(), p.out.String()
+}
+
+// TestTokenCommands makes a token, uses it, lists it, and revokes it.
+func TestTokenCommands(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, sip.UDP, sip.UDP)
+	p := s.serve()
+	server := []string{"--server", "http://" + s.admin.String()}
+	token := func(bearer string, status int, args ...string) (stdout, stderr string) {
+		t.Helper()
+		return s.ask(bearer, status, append(append([]string{"token"}, args...), server...)...)
+	}
+
+	stdout, stderr := token(testToken, 0, "create", "--scope", "write", "--extension", "101", "--extension", "102", "--note", "c\x1b[31mrm", "--expires", "1h")
+	secret := strings.TrimSpace(stdout)
+	id := regexp.MustCompile(`^token (\S+), shown this once:\n$`).FindStringSubmatch(stderr)
+	if !strings.HasPrefix(secret, "bh_") || id == nil {
+		t.Fatalf("create writes %q and %q", stdout, stderr)
+	}
+	stdout, _ = token(testToken, 0, "list")
+	if lines := strings.Split(strings.TrimSpace(stdout), "\n"); len(lines) != 2 || !regexp.MustCompile(`^`+id[1]+` +write +101 102 +20\S+ \S+ +never +20\S+ \S+ +c\[31mrm$`).MatchString(lines[1]) {
+		t.Errorf("list writes\n%s", stdout)
+	}
+	if stdout, _ = token(testToken, 0, "list", "--json"); !strings.Contains(stdout, `"id": "`+id[1]+`"`) || strings.Contains(stdout, secret) {
+		t.Errorf("list --json writes\n%s", stdout)
+	}
+	if stdout, _ = token(testToken, 0, "create", "--scope", "admin", "--json"); !strings.Contains(stdout, `"token": "bh_`) {
+		t.Errorf("create --json writes\n%s", stdout)
+	}
+	for _, tt := range []struct {
+		bearer string
+		args   []string
+		stderr string
+	}{
+		{"", []string{"list"}, "bellhop: no token: set BELLHOP_TOKEN"},
+		{"wrong", []string{"list"}, "bellhop: GET /v1/tokens: 401 Unauthorized: the token is not good here: set BELLHOP_TOKEN"},
+		{secret, []string{"list"}, "bellhop: GET /v1/tokens: 403 Forbidden: this needs a token of scope admin"},
+		{testToken, []string{"revoke", "nothing/../x"}, "bellhop: DELETE /v1/tokens/nothing/../x: 404 Not Found: no such token"},
+		{testToken, []string{"revoke"}, "bellhop: requires at least 1 arg(s)"},
+		{testToken, []string{"create"}, `bellhop: required flag(s) "scope" not set`},
+		{testToken, []string{"create", "--scope", "read", "--expires", "-1h"}, "bellhop: --expires -1h0m0s is over already"},
+		{testToken, []string{"create", "--scope", "root"}, "bellhop: POST /v1/tokens: 422 Unprocessable Entity: validation failed\n  scope: "},
+		{testToken, []string{"create", "--scope", "admin", "--extension", "101"}, "bellhop: POST /v1/tokens: 422 Unprocessable Entity: validation failed\n  extensions: an admin"},
+	} {
+		if stdout, stderr := token(tt.bearer, 1, tt.args...); !strings.HasPrefix(stderr, tt.stderr) || stdout != "" {
+			t.Errorf("%q writes %q and %q, want %q", tt.args, stdout, stderr, tt.stderr)
+		}
+	}
+	if stdout, _ = token(testToken, 0, "revoke", id[1]); stdout != "token "+id[1]+" is revoked\n" {
+		t.Errorf("revoke writes %q", stdout)
+	}
+	if _, stderr := token(secret, 1, "list"); !strings.Contains(stderr, "401") {
+		t.Errorf("who was revoked is told %q", stderr)
+	}
+	p.stop()
+
+	if _, stderr := token(testToken, 1, "list"); !strings.Contains(stderr, "does bellhop run there?") || strings.Contains(stderr, testToken) {
+		t.Errorf("where no bellhop runs, list writes %q", stderr)
+	}
+	if _, stderr := s.ask(testToken, 1, "token", "list", "--server", "127.0.0.1:1"); !strings.Contains(stderr, "--server") {
+		t.Errorf("with no URL, list writes %q", stderr)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "data", "admin.token")); !os.IsNotExist(err) {
+		t.Errorf("a token was written beside the configured one: %v", err)
+	}
+}
