@@ -23,6 +23,7 @@ const (
 	toRead                    // what the token sees
 	toWrite                   // and change it
 	toReadAll                 // what concerns all extensions
+	open                      // nothing: what is behind it may ask for more
 )
 
 // An access is who makes a request, and what that is good for. A nil one is
@@ -43,6 +44,8 @@ const configID = "config"
 // see there, sees tells.
 func (a *access) may(do right) bool {
 	switch {
+	case do == open:
+		return true
 	case a == nil:
 		return false
 	case do == toRead:
@@ -108,8 +111,11 @@ type routes struct {
 	refuse refusal
 }
 
-func newRoutes(refuse refusal) *routes {
-	return &routes{http.NewServeMux(), make(map[string]right), refuse}
+// newRoutes returns a mux without routes.
+func (s *Server) newRoutes(refuse refusal) *routes {
+	rs := &routes{http.NewServeMux(), make(map[string]right), refuse}
+	s.muxes = append(s.muxes, rs)
+	return rs
 }
 
 // handle adds a route.
@@ -127,12 +133,17 @@ func (rs *routes) HandleFunc(pattern string, h func(http.ResponseWriter, *http.R
 	rs.mux.HandleFunc(pattern, h)
 }
 
-// ServeHTTP serves who may.
+// ServeHTTP serves who may. What has no pattern is refused as the mux would.
 func (rs *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h, pattern := rs.mux.Handler(r)
 	switch asks := rs.rights[pattern]; {
 	case pattern == "":
-		rs.refuse(w, unmatched(h, w, r), "")
+		var plain recorded
+		h.ServeHTTP(&plain, r)
+		if allow := plain.Header().Get("Allow"); allow != "" {
+			w.Header().Set("Allow", allow)
+		}
+		rs.refuse(w, plain.status, "")
 	case accessOf(r.Context()).may(asks):
 		rs.mux.ServeHTTP(w, r)
 	default:

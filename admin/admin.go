@@ -88,7 +88,7 @@ type Server struct {
 	tokens   *tokens
 	auditLog jetstream.Stream
 	failures failures // to say who one is
-	v1       *routes
+	muxes    []*routes
 	handler  http.Handler
 
 	guessable bool // the token of the config might be found by trying
@@ -145,30 +145,30 @@ func pause(ctx context.Context, d time.Duration) {
 
 // routes returns the whole API.
 func (s *Server) routes() http.Handler {
-	s.v1 = newRoutes(problem)
-	api := humago.New(s.v1, apiConfig(s.config.Version))
-	s.register(api)
+	v1 := s.newRoutes(problem)
+	api := humago.New(v1, apiConfig(s.config.Version))
+	s.register(v1, api)
 	description, err := json.Marshal(api.OpenAPI())
 	if err != nil {
 		panic(err) // it is made of strings
 	}
-	v1 := s.admit(bearer, problem, newAnswers(problem).once(s.v1))
+	admitted := s.admit(bearer, problem, newAnswers(problem).once(v1))
 
-	mux := http.NewServeMux()
-	mux.Handle("/v1/", v1)
-	mux.Handle("/v1", v1)
-	mux.HandleFunc("GET /healthz", s.healthz)
-	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.Handle("GET /metrics", s.trusted("GET /metrics", s.metrics()))
-	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+	all := s.newRoutes(problem)
+	all.handle("/v1/", open, admitted)
+	all.handle("/v1", open, admitted)
+	all.handle("GET /healthz", open, http.HandlerFunc(s.healthz))
+	all.handle("GET /readyz", open, http.HandlerFunc(s.readyz))
+	all.handle("GET /metrics", open, s.trusted(s.metrics()))
+	all.handle("GET /openapi.json", open, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		w.Write(description)
-	})
+	}))
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		problem(w, http.StatusForbidden, "a page of another origin may not change anything here")
 	}))
-	return bounded(trimmed(sameOrigin.Handler(problems(mux))))
+	return bounded(trimmed(sameOrigin.Handler(all)))
 }
 
 // maxBody is the size in bytes of the largest request body that is taken.
@@ -233,9 +233,9 @@ func (s *Server) trusts(r *http.Request) bool {
 }
 
 // trusted has h serve who is on this machine, or may read all.
-func (s *Server) trusted(pattern string, h http.Handler) http.Handler {
-	elsewhere := newRoutes(problem)
-	elsewhere.handle(pattern, toReadAll, h)
+func (s *Server) trusted(h http.Handler) http.Handler {
+	elsewhere := s.newRoutes(problem)
+	elsewhere.handle("/", toReadAll, h)
 	admitted := s.admit(bearer, problem, elsewhere)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if fromHere(r) {
@@ -277,29 +277,6 @@ func trimmed(h http.Handler) http.Handler {
 		}
 		h.ServeHTTP(w, r)
 	})
-}
-
-// problems has mux answer what it has no pattern for with a problem.
-func problems(mux *http.ServeMux) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h, pattern := mux.Handler(r)
-		if pattern != "" {
-			mux.ServeHTTP(w, r)
-			return
-		}
-		problem(w, unmatched(h, w, r), "")
-	})
-}
-
-// unmatched returns the status of what a mux has no pattern for, as its own
-// handler h would answer it, and says in w which methods there are.
-func unmatched(h http.Handler, w http.ResponseWriter, r *http.Request) (status int) {
-	var plain recorded
-	h.ServeHTTP(&plain, r)
-	if allow := plain.Header().Get("Allow"); allow != "" {
-		w.Header().Set("Allow", allow)
-	}
-	return plain.status
 }
 
 func problem(w http.ResponseWriter, status int, detail string) {

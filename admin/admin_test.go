@@ -70,7 +70,7 @@ func newRig(t *testing.T, c Config) *rig {
 		t.Fatal(err)
 	}
 	c.Token, c.Notifier, c.Log, c.Version = testToken, n, log, "v0"
-	api := open(t, js, c)
+	api := openServer(t, js, c)
 	s := httptest.NewUnstartedServer(nil)
 	s.Config = api.HTTPServer()
 	s.Start()
@@ -78,8 +78,8 @@ func newRig(t *testing.T, c Config) *rig {
 	return &rig{t, s.URL, api, n, js, nc, testToken}
 }
 
-// open opens a Server, and runs it until the test ends.
-func open(t *testing.T, js jetstream.JetStream, c Config) *Server {
+// openServer opens a Server, and runs it until the test ends.
+func openServer(t *testing.T, js jetstream.JetStream, c Config) *Server {
 	t.Helper()
 	s, err := Open(t.Context(), js, c)
 	if err != nil {
@@ -489,7 +489,7 @@ func TestNobodyGetsIn(t *testing.T) {
 	r.want(200, "GET", "/v1/calls", nil, "Authorization", "bearer  "+testToken)
 
 	// Without a token of its own, a Server admits nobody.
-	closed := httptest.NewServer(open(t, r.js, Config{Notifier: r.notifier}).Handler())
+	closed := httptest.NewServer(openServer(t, r.js, Config{Notifier: r.notifier}).Handler())
 	defer closed.Close()
 	r.url = closed.URL
 	for _, header := range []string{"", "Bearer", "Bearer "} {
@@ -499,7 +499,7 @@ func TestNobodyGetsIn(t *testing.T) {
 
 func TestFromElsewhere(t *testing.T) {
 	r := newRig(t, Config{})
-	h := open(t, r.js, Config{Token: testToken, Notifier: r.notifier, Ready: func() []string { return []string{"no listener"} }}).Handler()
+	h := openServer(t, r.js, Config{Token: testToken, Notifier: r.notifier, Ready: func() []string { return []string{"no listener"} }}).Handler()
 	get := func(path, token string) *httptest.ResponseRecorder {
 		req := httptest.NewRequest("GET", path, nil) // from 192.0.2.1
 		if token != "" {

@@ -84,7 +84,7 @@ func TestWrongTokens(t *testing.T) {
 		}
 	}
 
-	long := open(t, r.js, Config{Token: strings.Repeat("x", unguessable), Notifier: r.notifier})
+	long := openServer(t, r.js, Config{Token: strings.Repeat("x", unguessable), Notifier: r.notifier})
 	shut(long.failures.of(netip.MustParseAddr("192.0.2.1")))
 	if w := from(long, guesser, "GET", "/v1/calls", strings.Repeat("x", unguessable)); w.Code != 200 {
 		t.Errorf("who has a token that nobody can guess is shut out by who guesses: %d", w.Code)

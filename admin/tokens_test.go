@@ -133,7 +133,7 @@ func (r *rig) another(run bool) *Server {
 	r.Helper()
 	c := Config{Token: testToken, Notifier: r.notifier, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	if run {
-		return open(r.T, r.js, c)
+		return openServer(r.T, r.js, c)
 	}
 	s, err := Open(r.Context(), r.js, c)
 	if err != nil {

@@ -18,9 +18,9 @@ import (
 )
 
 // register adds what is under /v1.
-func (s *Server) register(api huma.API) {
+func (s *Server) register(v1 *routes, api huma.API) {
 	operation := func(asks right, id, method, path string, status int, summary string) huma.Operation {
-		s.v1.rights[method+" "+path] = asks
+		v1.rights[method+" "+path] = asks
 		return describe(asks, id, method, path, status, summary)
 	}
 	huma.Register(api, operation(toRead, "list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, the oldest first"), s.listSubscriptions)
@@ -271,14 +271,17 @@ func (s *Server) subscription(ctx context.Context, id string) (notify.Subscripti
 
 // edit changes one, see [notify.Notifier.Edit].
 func (s *Server) edit(ctx context.Context, id string, revision uint64, edit func(*notify.Subscription) error) (notify.Subscription, error) {
-	if _, err := s.subscription(ctx, id); err != nil {
-		return notify.Subscription{}, err
+	before, err := s.subscription(ctx, id)
+	if err != nil {
+		return before, err
 	}
 	who := accessOf(ctx)
-	var before notify.Subscription
-	sub, err := s.config.Notifier.Edit(ctx, id, revision, func(sub *notify.Subscription) error {
-		if before = masked(*sub); !who.seesSubscription(sub) {
-			return notify.ErrNotFound // since a moment ago
+	after, err := s.config.Notifier.Edit(ctx, id, revision, func(sub *notify.Subscription) error {
+		if sub.Revision != before.Revision { // since a moment ago
+			before = masked(*sub)
+		}
+		if !who.seesSubscription(sub) {
+			return notify.ErrNotFound
 		}
 		if err := edit(sub); err != nil {
 			return err
@@ -289,9 +292,9 @@ func (s *Server) edit(ctx context.Context, id string, revision uint64, edit func
 		return nil
 	})
 	if err == nil {
-		s.audit(ctx, "change-subscription", id, before, sub)
+		s.audit(ctx, "change-subscription", id, before, after)
 	}
-	return sub, err
+	return after, err
 }
 
 // unsubscribe deletes one, see [notify.Notifier.Unsubscribe].
