@@ -1,0 +1,77 @@
+package admin
+
+import (
+	"context"
+	"errors"
+
+	"bellhop/notify"
+)
+
+// errNotYours refuses a subscription that its maker could not see.
+var errNotYours = errors.New("this token is bound to extensions: it makes subscriptions to these alone, by their names")
+
+// subscribe makes a subscription for who makes the request of ctx.
+func (s *Server) subscribe(ctx context.Context, sub notify.Subscription) (notify.Subscription, error) {
+	if err := sub.Validate(); err != nil {
+		return sub, err
+	}
+	if !accessOf(ctx).seesSubscription(&sub) {
+		return sub, errNotYours
+	}
+	sub, err := s.config.Notifier.Subscribe(ctx, sub)
+	if err == nil {
+		s.audit(ctx, "create-subscription", sub.ID, nil, masked(sub))
+	}
+	return sub, err
+}
+
+// subscription returns one that who makes the request of ctx may know of. Every
+// id of a request is looked up here first.
+func (s *Server) subscription(ctx context.Context, id string) (notify.Subscription, error) {
+	sub, err := s.config.Notifier.Subscription(id)
+	if err == nil && !accessOf(ctx).seesSubscription(&sub) {
+		return notify.Subscription{}, notify.ErrNotFound
+	}
+	return sub, err
+}
+
+// edit changes one, see [notify.Notifier.Edit].
+func (s *Server) edit(ctx context.Context, id string, revision uint64, edit func(*notify.Subscription) error) (notify.Subscription, error) {
+	before, err := s.subscription(ctx, id)
+	if err != nil {
+		return before, err
+	}
+	who := accessOf(ctx)
+	after, err := s.config.Notifier.Edit(ctx, id, revision, func(sub *notify.Subscription) error {
+		if sub.Revision != before.Revision { // since a moment ago
+			before = masked(*sub)
+		}
+		if !who.seesSubscription(sub) {
+			return notify.ErrNotFound
+		}
+		if err := edit(sub); err != nil {
+			return err
+		}
+		if !who.seesSubscription(sub) && sub.Validate() == nil {
+			return errNotYours
+		}
+		return nil
+	})
+	if err == nil {
+		s.audit(ctx, "change-subscription", id, before, after)
+	}
+	return after, err
+}
+
+// unsubscribe deletes one, see [notify.Notifier.Unsubscribe].
+func (s *Server) unsubscribe(ctx context.Context, id string, revision uint64) error {
+	sub, err := s.subscription(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := s.config.Notifier.Unsubscribe(ctx, id, revision); err != nil {
+		return err
+	}
+	s.audit(ctx, "delete-subscription", id, sub, nil)
+	return nil
+}
