@@ -36,7 +36,7 @@ type Token struct {
 	Secret     string    `json:"token,omitempty" doc:"To be sent as Authorization: Bearer; shown when it is made, and never again"`
 	Note       string    `json:"note,omitempty"`
 	Scope      Scope     `json:"scope" enum:"read,write,admin"`
-	Extensions []string  `json:"extensions,omitempty" doc:"It sees these alone; without, all"`
+	Extensions []string  `json:"extensions,omitempty" nullable:"false" doc:"It sees these alone; without, all"`
 	Expires    time.Time `json:"expires,omitzero" doc:"Without, it is good until it is revoked"`
 	Created    time.Time `json:"created"`
 	LastUsed   time.Time `json:"last_used,omitzero" doc:"To the minute"`
@@ -309,14 +309,15 @@ func (s *Server) listTokens(_ context.Context, in *struct {
 	return page(s.tokens.all(), in.Cursor, in.Limit, func(t Token) string { return placeOf(t.Created, t.ID) }), nil
 }
 
-func (s *Server) createToken(ctx context.Context, in *struct {
-	Body struct {
-		Note       string    `json:"note,omitempty" maxLength:"1000"`
-		Scope      Scope     `json:"scope" enum:"read,write,admin" doc:"read may GET; write may change subscriptions and have callbacks sent, too; admin may do all"`
-		Extensions []string  `json:"extensions,omitempty" nullable:"false" minItems:"1" maxItems:"100" doc:"It sees, and changes, what is of these alone: 101 is the user 101 whatever its domain"`
-		Expires    time.Time `json:"expires,omitzero" doc:"From then on it is good for nothing"`
-	}
-}) (*oneToken, error) {
+// A newToken is what a client may say of one.
+type newToken struct {
+	Note       string    `json:"note,omitempty" maxLength:"1000"`
+	Scope      Scope     `json:"scope" enum:"read,write,admin" doc:"read may GET; write may change subscriptions and have callbacks sent, too; admin may do all"`
+	Extensions []string  `json:"extensions,omitempty" nullable:"false" minItems:"1" maxItems:"100" doc:"It sees, and changes, what is of these alone: 101 is the user 101 whatever its domain"`
+	Expires    time.Time `json:"expires,omitzero" doc:"From then on it is good for nothing"`
+}
+
+func (s *Server) createToken(ctx context.Context, in *struct{ Body newToken }) (*oneToken, error) {
 	t := Token{Note: in.Body.Note, Scope: in.Body.Scope, Extensions: in.Body.Extensions, Expires: in.Body.Expires.UTC()}
 	switch {
 	case t.Scope == Admin && t.Extensions != nil:

@@ -453,6 +453,10 @@ func TestSecrets(t *testing.T) {
 	if s := c.meaning(); strings.Contains(s, "pass") {
 		t.Errorf("the password is shown: %s", s)
 	}
+	c.Admin.TLSKey = "-----BEGIN PRIVATE KEY-----"
+	if s := fmt.Sprintf("%v %+v %#v", c, c, c.Admin); strings.Contains(s, "BEGIN") {
+		t.Errorf("the key is printed: %s", s)
+	}
 }
 
 func TestDiff(t *testing.T) {
