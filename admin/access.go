@@ -11,7 +11,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"bellhop/dialog"
-	"bellhop/notify"
 )
 
 // A right is what a route asks of who uses it. The zero right is the highest:
@@ -60,25 +59,20 @@ func (a *access) may(do right) bool {
 
 // sees reports whether it may know of an extension, and of what is the
 // extension's. The name is 101 or 101@pbx.example, as in a subscription or of a
-// [dialog.Extension]. One bound to 101 sees that user in every domain.
+// [dialog.Extension]; "" is all, as of a subscription with an extension_regex.
+// One bound to 101 sees that user in every domain.
 //
 // Whoever asks for something that it does not see by its id is told 404, as if
 // there were none.
 func (a *access) sees(extension string) bool {
-	if a == nil || extension == "" {
-		return false
+	if a == nil || a.extensions == nil {
+		return a != nil
 	}
 	user := extension
 	if at := strings.LastIndexByte(extension, '@'); at >= 0 {
 		user = extension[:at]
 	}
-	return a.extensions == nil || slices.Contains(a.extensions, user) || slices.Contains(a.extensions, extension)
-}
-
-// seesSubscription reports whether it may know of a subscription. One with an
-// extension_regex concerns all extensions.
-func (a *access) seesSubscription(sub *notify.Subscription) bool {
-	return a != nil && a.extensions == nil || a.sees(sub.Extension)
+	return slices.Contains(a.extensions, user) || slices.Contains(a.extensions, extension)
 }
 
 // parties returns those of a call that it sees.

@@ -15,7 +15,7 @@ func (s *Server) subscribe(ctx context.Context, sub notify.Subscription) (notify
 	if err := sub.Validate(); err != nil {
 		return sub, err
 	}
-	if !accessOf(ctx).seesSubscription(&sub) {
+	if !accessOf(ctx).sees(sub.Extension) {
 		return sub, errNotYours
 	}
 	sub, err := s.config.Notifier.Subscribe(ctx, sub)
@@ -29,7 +29,7 @@ func (s *Server) subscribe(ctx context.Context, sub notify.Subscription) (notify
 // id of a request is looked up here first.
 func (s *Server) subscription(ctx context.Context, id string) (notify.Subscription, error) {
 	sub, err := s.config.Notifier.Subscription(id)
-	if err == nil && !accessOf(ctx).seesSubscription(&sub) {
+	if err == nil && !accessOf(ctx).sees(sub.Extension) {
 		return notify.Subscription{}, notify.ErrNotFound
 	}
 	return sub, err
@@ -46,13 +46,13 @@ func (s *Server) edit(ctx context.Context, id string, revision uint64, edit func
 		if sub.Revision != before.Revision { // since a moment ago
 			before = masked(*sub)
 		}
-		if !who.seesSubscription(sub) {
+		if !who.sees(sub.Extension) {
 			return notify.ErrNotFound
 		}
 		if err := edit(sub); err != nil {
 			return err
 		}
-		if !who.seesSubscription(sub) && sub.Validate() == nil {
+		if !who.sees(sub.Extension) && sub.Validate() == nil {
 			return errNotYours
 		}
 		return nil

@@ -220,7 +220,7 @@ func (s *Server) listSubscriptions(ctx context.Context, in *struct {
 	}
 	who := accessOf(ctx)
 	subs := slices.DeleteFunc(s.config.Notifier.Subscriptions(), func(sub notify.Subscription) bool {
-		return !who.seesSubscription(&sub) ||
+		return !who.sees(sub.Extension) ||
 			in.Extension != "" && sub.Extension != in.Extension ||
 			in.Type != "" && !slices.Contains(sub.Types, in.Type) ||
 			in.Active != "" && sub.Active != (in.Active == "true")
