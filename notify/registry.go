@@ -222,9 +222,9 @@ func (r *registry) save(ctx context.Context, s Subscription) (Subscription, erro
 	return s, nil
 }
 
+// wrongRevision reports whether somebody else has written a key.
 func wrongRevision(err error) bool {
-	var api *jetstream.APIError
-	return errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
 }
 
 // Subscriptions returns all subscriptions, oldest first, without their secrets
