@@ -199,7 +199,9 @@ func (w *worker) took(a *attempt) {
 		w.disable(a.sub, "the receiver answered 410 Gone")
 	}
 	now, t := time.Now(), a.lane.target
+	w.record.taking = a.delivery
 	w.lanes.done(now, a)
+	w.recordAttempt(a)
 	w.note(now, t, a.detail)
 }
 
@@ -336,6 +338,7 @@ func (w *worker) finish() {
 // ended counts and logs how a delivery ended.
 func (n *Notifier) ended(d *delivery, o outcome) {
 	n.stats.ended[o].Add(1)
+	n.recordEnd(d)
 	if o == expired || o == refused {
 		n.log.Warn("delivery "+o.String(), "subscriber", d.lane.target.sub.ID, "call", d.lane.name, "type", d.kind, "attempts", d.attempts)
 	}

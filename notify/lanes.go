@@ -63,6 +63,7 @@ func (o outcome) String() string {
 type delivery struct {
 	lane  *lane
 	seq   uint64 // of the event in the log
+	id    string // of the event; "": the outbox did not know
 	kind  dialog.Type
 	at    time.Time     // of the event
 	event *dialog.Event // nil: to be read from the log
@@ -70,6 +71,8 @@ type delivery struct {
 
 	state    state
 	attempts int       // failed ones that count
+	tries    int       // all that were begun
+	outcome  outcome   // how it ended, once it is over
 	due      time.Time // of the next attempt
 	early    bool      // woken before it was due: a failure does not count
 	patient  bool      // the receiver said when to come back: not to be woken
@@ -160,6 +163,8 @@ type attempt struct {
 	detail     string        // why it failed
 	ours       bool          // it failed before the receiver was asked
 	retryAfter time.Duration // what the receiver asked for
+
+	trace // for the delivery log
 }
 
 // lanes decides who is told what, in which order, and when. It does no I/O and
@@ -367,7 +372,7 @@ func (q *lanes) add(now time.Time, seq uint64, e *dialog.Event) {
 			delete(q.moved, here)
 			continue
 		}
-		d := &delivery{seq: seq, kind: e.Type, at: e.At, event: e, young: y}
+		d := &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At, event: e, young: y}
 		y.owed = append(y.owed, d)
 		y.open++
 		q.join(t, name, d)
@@ -392,6 +397,7 @@ func (q *lanes) restore(subscription, name string, d *delivery, lost bool) {
 		return
 	}
 	q.forget(subscription, name, d)
+	d.outcome = canceled
 	q.ended(d, canceled)
 }
 
@@ -547,6 +553,7 @@ func (q *lanes) turn(now time.Time, e *endpoint, t *target) *attempt {
 		return nil
 	}
 	d.state = sending
+	d.tries++
 	t.sending++
 	e.sending++
 	return &attempt{delivery: d, endpoint: e, sub: t.sub, url: t.url, signer: t.signer, body: d.event}
@@ -719,7 +726,7 @@ func (q *lanes) end(d *delivery, o outcome) {
 	if d.state == resting {
 		q.unrest(d)
 	}
-	d.state = over
+	d.state, d.outcome = over, o
 	if e := l.target.endpoint; e.probe == d && e.open() {
 		q.probeBy(e.next)
 	}

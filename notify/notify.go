@@ -50,6 +50,14 @@
 // With a million deliveries waiting, the log is not read on until some are
 // settled.
 //
+// # The delivery log
+//
+// Every attempt, and every end, is in the stream ATTEMPTS a fifth of a second
+// after it was made: what was sent, and what came back, without secrets.
+// Delivering never waits for it. While the store is slow or gone, 16 MB of it
+// wait in memory; beyond, the oldest are dropped and counted. A kill loses what
+// was not written: the event is then delivered again, or was without a trace.
+//
 // # Nodes
 //
 // Nodes that share a store, and are told so by [Config].Node, share subscriptions
@@ -132,6 +140,8 @@ type Notifier struct {
 	events jetstream.Stream
 	outbox jetstream.Stream
 
+	attempts jetstream.Stream
+
 	registry  registry
 	standings standings
 	numbers   numbers
@@ -139,6 +149,7 @@ type Notifier struct {
 	fresh     fresh
 	lease     lease
 	sender    *sender
+	record    recorder
 	stats     counters
 }
 
@@ -159,6 +170,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	n.mouth.calls = make(map[string]bool)
 	n.fresh.shared = c.Node != ""
 	n.fresh.news, n.fresh.rumor = make(chan struct{}, 1), make(chan struct{}, 1)
+	n.record.some = make(chan struct{}, 1)
 	n.sender = newSender(c)
 
 	var err error
@@ -167,6 +179,9 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	}
 	if n.outbox, err = openOutbox(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("outbox OUTBOX: %w", err)
+	}
+	if n.attempts, err = openAttempts(ctx, js, c); err != nil {
+		return nil, fmt.Errorf("delivery log ATTEMPTS: %w", err)
 	}
 	if n.registry.kv, err = openSubscriptions(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("bucket SUBSCRIPTIONS: %w", err)
@@ -197,10 +212,11 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 }
 
 // Run says and delivers events until ctx ends, and then returns nil: events not
-// said yet get two seconds more, attempts under way five. A part that fails is
-// logged and begun anew.
+// said yet get two seconds more, attempts under way five, and then what came of
+// them two. A part that fails is logged and begun anew.
 func (n *Notifier) Run(ctx context.Context) error {
 	defer n.sender.close()
+	defer n.startRecording(ctx)()
 	parts := []struct {
 		name string
 		run  func(context.Context) error
@@ -246,6 +262,8 @@ type Stats struct {
 
 	Pauses   uint64 // of endpoints that failed
 	Disabled uint64 // subscriptions: their receivers answered 410, or failed for five days
+
+	Unrecorded uint64 // attempts and ends that found no room while the store was slow or gone
 }
 
 // counters are what Stats reads.
@@ -273,6 +291,8 @@ func (n *Notifier) Stats() Stats {
 		Pending:   int(n.stats.pending.Load()),
 		Pauses:    n.stats.paused.Load(),
 		Disabled:  n.stats.disabled.Load(),
+
+		Unrecorded: n.record.lost(),
 	}
 }
 

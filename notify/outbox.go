@@ -49,9 +49,11 @@ var (
 // need. The event itself stays in the log.
 type remembered struct {
 	Lane     string      `json:"lane"`
+	Event    string      `json:"event,omitempty"`
 	Type     dialog.Type `json:"type"`
 	At       time.Time   `json:"at"`
 	Attempts int         `json:"attempts,omitempty"`
+	Tries    int         `json:"tries,omitempty"`
 	Due      time.Time   `json:"due,omitzero"`
 }
 
@@ -70,7 +72,7 @@ func (l letter) message() *nats.Msg {
 		m.Header = again
 	}
 	m.Data, _ = json.Marshal(remembered{ // of times of this century
-		Lane: d.lane.name, Type: d.kind, At: d.at, Attempts: d.attempts, Due: d.due,
+		Lane: d.lane.name, Event: d.id, Type: d.kind, At: d.at, Attempts: d.attempts, Tries: d.tries, Due: d.due,
 	})
 	return m
 }
@@ -101,7 +103,7 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 		if err := json.Unmarshal(m.Data(), &r); err != nil {
 			return err
 		}
-		d := &delivery{kind: r.Type, at: r.At, attempts: r.Attempts, due: r.Due}
+		d := &delivery{id: r.Event, kind: r.Type, at: r.At, attempts: r.Attempts, tries: r.Tries, due: r.Due}
 		d.seq, err = strconv.ParseUint(seq, 10, 64)
 		words[m.Subject()] = waiting{subscription, r.Lane, d}
 		return err

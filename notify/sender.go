@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	maxSenders = 512     // attempts under way at once
-	maxAnswer  = 4 << 10 // bytes of an answer that are read
+	maxSenders = 512         // attempts under way at once
+	maxAnswer  = 4 << 10     // bytes of an answer that are read
+	bodyTime   = time.Second // for the body of an answer, whose head has said all that matters
 )
 
 // timeouts are how long an attempt of each class may take.
@@ -43,6 +44,8 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 	if timeout == 0 {
 		timeout = timeouts[classOf(a.kind)]
 	}
+	a.began = time.Now()
+	defer func() { a.took = time.Since(a.began) }()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	req, err := n.request(ctx, a)
@@ -62,10 +65,7 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 		}
 		return
 	}
-	if res.StatusCode != http.StatusSwitchingProtocols { // of which ctx would not end the reading
-		io.CopyN(io.Discard, res.Body, maxAnswer) // so that the connection can be kept
-	}
-	res.Body.Close()
+	a.answered(res, cancel)
 	a.outcome = judge(res.StatusCode)
 	a.detail = res.Status
 	if res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusServiceUnavailable {
@@ -162,6 +162,7 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 	for name, value := range a.sub.Headers {
 		req.Header[name] = []string{value}
 	}
+	a.asks(e, req, payload)
 	return req.WithContext(ctx), nil
 }
 

@@ -1,0 +1,533 @@
+package notify
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// openAttempts opens the delivery log: every attempt, and every end of a
+// delivery, as long as the events themselves. What went well at once, as nearly
+// all does, is written together, a message for a subscription at a time. All
+// else has a message of its own under a subject of the delivery's own, by which
+// it is found.
+func openAttempts(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
+	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name:        "ATTEMPTS",
+		Subjects:    []string{"attempt.>"}, // attempt.<subscription>, attempt.<subscription>.<event id>
+		Storage:     jetstream.FileStorage,
+		Compression: jetstream.S2Compression, // callbacks resemble each other
+		MaxAge:      c.keepEvents(),
+		Replicas:    c.Replicas,
+		AllowDirect: true,
+	})
+}
+
+// The words for how a delivery stands. They are stored and shown: never change
+// one, only add.
+const (
+	Waiting   = "waiting"   // there will be another attempt
+	Delivered = "delivered" // the receiver answered 2xx
+	Expired   = "expired"   // no longer worth it
+	Refused   = "refused"   // the receiver answered 410
+	Canceled  = "canceled"  // the subscription is gone or switched off
+
+	Failed = "failed" // of an attempt by hand only: it changed nothing
+)
+
+// An Attempt is one try at a delivery, or how the delivery ended without one.
+// The JSON form is what the delivery log keeps: fields are only ever added.
+type Attempt struct {
+	Number  int       `json:"number,omitempty"`  // 1, 2, 3 …; 0: none was made
+	At      time.Time `json:"at"`                // when it began
+	Took    int64     `json:"took,omitempty"`    // microseconds
+	Status  int       `json:"status,omitempty"`  // of HTTP; 0: no answer
+	Error   string    `json:"error,omitempty"`   // why it failed
+	Outcome string    `json:"outcome"`           // of the delivery, by this attempt
+	Next    time.Time `json:"next,omitzero"`     // when the delivery is tried again
+	ByHand  bool      `json:"by_hand,omitempty"` // someone asked for it
+	Request *Request  `json:"request,omitempty"` // nil: nothing was sent
+	Answer  *Answer   `json:"answer,omitempty"`  // nil: none came
+}
+
+// ended reports whether a delivery was over with this attempt.
+func (a *Attempt) ended() bool { return a.Outcome != Waiting && a.Outcome != Failed }
+
+// A Request is what was sent, but for secrets.
+type Request struct {
+	Method string            `json:"method"`
+	URL    string            `json:"url"`
+	Header map[string]string `json:"header"`
+	Body   string            `json:"body,omitempty"`
+}
+
+// An Answer is what came back: some header fields, and the first 4 KiB of the
+// body.
+type Answer struct {
+	Header map[string]string `json:"header,omitempty"`
+	Body   string            `json:"body,omitempty"`
+	Cut    bool              `json:"cut,omitempty"` // there was, or may have been, more
+}
+
+// recorded is an Attempt as it is in the log: with the event that was owed.
+type recorded struct {
+	Event     string      `json:"event"`
+	Seq       uint64      `json:"seq"` // place of the event in its log
+	Type      dialog.Type `json:"type"`
+	Call      string      `json:"call,omitempty"`
+	Extension string      `json:"extension,omitempty"` // with its domain, if known
+	Said      time.Time   `json:"said"`                // time of the event
+	Attempt
+}
+
+// A trace is what the delivery log is told of an attempt beside its outcome. It
+// shares memory with what was sent, which nobody changes any more.
+type trace struct {
+	read    *dialog.Event // nil: was not read
+	began   time.Time     // zero: no attempt was made
+	took    time.Duration
+	to      *url.URL // nil: nothing was sent
+	header  http.Header
+	payload []byte
+
+	status       int
+	answerHeader http.Header
+	answer       []byte
+	cut          bool
+
+	number int
+	word   string
+	next   time.Time
+	byHand bool
+}
+
+// asks notes what is sent.
+func (t *trace) asks(e *dialog.Event, req *http.Request, payload []byte) {
+	t.read, t.to, t.header = e, req.URL, req.Header
+	if req.Body != nil {
+		t.payload = payload
+	}
+}
+
+// bodies are buffers to read the bodies of answers into.
+var bodies = sync.Pool{New: func() any { return new([maxAnswer]byte) }}
+
+// answered notes an answer, and reads what it may of its body: by that the
+// connection can be kept. Whoever sends it slowly is cut off by cancel.
+func (t *trace) answered(res *http.Response, cancel context.CancelFunc) {
+	defer res.Body.Close()
+	t.status, t.answerHeader = res.StatusCode, res.Header
+	if res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols { // cancel would not end the reading of the latter
+		return
+	}
+	timer := time.AfterFunc(bodyTime, cancel)
+	defer timer.Stop()
+	buffer := bodies.Get().(*[maxAnswer]byte)
+	defer bodies.Put(buffer)
+	n, err := 0, error(nil)
+	for n < len(buffer) && err == nil {
+		var m int
+		m, err = res.Body.Read(buffer[n:])
+		n += m
+	}
+	t.answer, t.cut = bytes.Clone(buffer[:n]), err != io.EOF
+}
+
+// shownAnswers are the header fields of an answer that are recorded.
+var shownAnswers = []string{"Content-Type", "Location", "Retry-After", "Server", "Www-Authenticate"}
+
+const redacted = "[redacted]"
+
+// secretHeaders are the fields of a request whose values are not recorded,
+// beside those that the subscription sets.
+var secretHeaders = map[string]bool{
+	"Webhook-Signature": true, "Authorization": true, "Proxy-Authorization": true, "Cookie": true,
+}
+
+// append appends the JSON of a recorded, which [Attempt] describes.
+func (a *attempt) append(dst []byte) []byte {
+	w := objectWriter{append(dst, '{')}
+	w.always("event", a.id)
+	w.number("seq", int64(a.seq))
+	w.always("type", string(a.kind))
+	if e := a.read; e != nil {
+		w.text("call", e.Call)
+		w.text("extension", clean(e.Extension.String(), maxText))
+	}
+	w.time("said", a.delivery.at)
+	w.known("number", int64(a.number))
+	w.time("at", a.began)
+	w.known("took", a.took.Microseconds())
+	w.known("status", int64(a.status))
+	if a.word != Delivered {
+		w.text("error", clean(a.detail, 500))
+	}
+	w.always("outcome", a.word)
+	if !a.next.IsZero() {
+		w.time("next", a.next)
+	}
+	w.yes("by_hand", a.byHand)
+	if a.to != nil {
+		a.appendRequest(&w)
+	}
+	if a.status != 0 {
+		a.appendAnswer(&w)
+	}
+	return append(w.b, '}')
+}
+
+func (a *attempt) appendRequest(w *objectWriter) {
+	w.key("request")
+	w.b = append(w.b, '{')
+	w.always("method", a.sub.Method)
+	w.always("url", a.to.String())
+	w.key("header")
+	w.b = append(w.b, '{')
+	for name, values := range a.header {
+		if len(values) == 0 {
+			continue
+		}
+		_, own := a.sub.Headers[name]
+		if own || secretHeaders[name] {
+			w.always(name, redacted)
+		} else {
+			w.always(name, values[0])
+		}
+	}
+	w.b = append(w.b, '}')
+	if len(a.payload) > 0 {
+		w.key("body")
+		w.b = appendText(w.b, a.payload)
+	}
+	w.b = append(w.b, '}')
+}
+
+func (a *attempt) appendAnswer(w *objectWriter) {
+	w.key("answer")
+	w.b = append(w.b, '{')
+	begun := false
+	for _, name := range shownAnswers {
+		values := a.answerHeader[name]
+		if len(values) == 0 {
+			continue
+		}
+		if !begun {
+			begun = true
+			w.key("header")
+			w.b = append(w.b, '{')
+		}
+		w.always(name, clean(values[0], maxText))
+	}
+	if begun {
+		w.b = append(w.b, '}')
+	}
+	if len(a.answer) > 0 {
+		w.key("body")
+		w.b = appendText(w.b, a.answer)
+	}
+	w.yes("cut", a.cut)
+	w.b = append(w.b, '}')
+}
+
+// appendText writes bytes as a JSON string; what is no UTF-8 becomes U+FFFD.
+func appendText(b, s []byte) []byte {
+	b = append(b, '"')
+	plain := 0 // up to here s is written
+	for i, c := range s {
+		if c >= ' ' && c < 0x7f && c != '"' && c != '\\' && c != '<' && c != '>' && c != '&' {
+			continue
+		}
+		b = append(b, s[plain:i]...)
+		if plain = i + 1; c == '"' || c == '\\' {
+			b = append(b, '\\', c)
+			continue
+		}
+		rest := appendJSON(nil, string(s[i:]))
+		return append(b, rest[1:]...)
+	}
+	return append(append(b, s[plain:]...), '"')
+}
+
+const (
+	maxRecords   = 16 << 20               // bytes that wait to be written, about
+	recordWeight = 700                    // bytes of a record beside its texts
+	recordPause  = 200 * time.Millisecond // what comes within is written together
+	recordWave   = 256                    // attempts
+	maxRecord    = 128 << 10              // bytes of a message after which no attempt is put into it
+)
+
+// A recorder holds attempts until they are in the delivery log.
+type recorder struct {
+	taking *delivery // whose attempt is being taken: its end is recorded with that; of the delivering goroutine
+
+	some chan struct{} // has room for one: there is something to write
+
+	mu      sync.Mutex
+	waits   fifo[*attempt]
+	size    int
+	dropped uint64
+}
+
+func (a *attempt) weight() int { return recordWeight + len(a.payload) + len(a.answer) }
+
+// add has an attempt written. It never blocks: the oldest make room.
+func (r *recorder) add(a *attempt) {
+	r.mu.Lock()
+	r.waits.push(a)
+	r.size += a.weight()
+	for r.size > maxRecords {
+		r.size -= r.waits.pop().weight()
+		r.dropped++
+	}
+	r.mu.Unlock()
+	select {
+	case r.some <- struct{}{}:
+	default:
+	}
+}
+
+// take returns what is to be written next, in the order in which it goes into
+// messages.
+func (r *recorder) take(wave []*attempt) []*attempt {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.waits.len() > 0 && len(wave) < recordWave {
+		a := r.waits.pop()
+		r.size -= a.weight()
+		wave = append(wave, a)
+	}
+	return wave
+}
+
+// lose counts what will not be written.
+func (r *recorder) lose(attempts int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.dropped += uint64(attempts)
+}
+
+func (r *recorder) lost() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.dropped
+}
+
+// recordAttempt records an attempt of a lane that was just taken.
+func (n *Notifier) recordAttempt(a *attempt) {
+	n.record.taking = nil
+	d := a.delivery
+	a.number, a.word = d.tries, d.outcome.String()
+	if d.state != over {
+		a.next = d.due
+	}
+	n.record.add(a)
+}
+
+// recordEnd records the end of a delivery that no attempt brought.
+func (n *Notifier) recordEnd(d *delivery) {
+	if n.record.taking == d {
+		return
+	}
+	a := &attempt{delivery: d, sub: d.lane.target.sub}
+	a.began, a.word = time.Now(), d.outcome.String()
+	n.record.add(a)
+}
+
+// atOnce reports whether an attempt is the only one of its delivery, as far as
+// is known.
+func (a *attempt) atOnce() bool { return a.number == 1 && a.word == Delivered && !a.byHand }
+
+// startRecording has attempts written until the returned func is called, and
+// then what is left, for two seconds at most.
+func (n *Notifier) startRecording(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		n.recordAll(ctx)
+	}()
+	return func() { cancel(); <-ended }
+}
+
+func (n *Notifier) recordAll(ctx context.Context) {
+	w, err := newWaver(n.js.Conn())
+	for err != nil {
+		n.log.Error("attempts are not recorded", "err", err)
+		if pause(ctx, time.Second); ctx.Err() != nil {
+			return
+		}
+		w, err = newWaver(n.js.Conn())
+	}
+	defer w.close()
+	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(2*time.Second, cancel) })()
+	var page recordPage
+	for {
+		page.wave = n.record.take(page.wave[:0])
+		if len(page.wave) == 0 {
+			if ctx.Err() != nil {
+				return
+			}
+			select {
+			case <-n.record.some:
+				pause(ctx, recordPause)
+			case <-ctx.Done():
+			}
+			continue
+		}
+		n.identify(last, page.wave)
+		n.writeRecords(last, w, page.write())
+		clear(page.wave)
+		if last.Err() != nil {
+			n.record.lose(n.record.waiting())
+			n.log.Error("attempts are not recorded: the store did not take them", "attempts", n.record.lost())
+			return
+		}
+	}
+}
+
+func (r *recorder) waiting() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.waits.len()
+}
+
+// writeRecords writes messages until the log has them all, or ctx ends.
+func (n *Notifier) writeRecords(ctx context.Context, w *waver, records []note) {
+	for len(records) > 0 {
+		msgs := make([]*nats.Msg, len(records))
+		for i := range records {
+			msgs[i] = records[i].message
+		}
+		var again []note
+		var failed error
+		for i, result := range w.write(ctx, msgs) {
+			switch {
+			case result.err == nil:
+			case errors.Is(result.err, nats.ErrMaxPayload): // will never fit
+				n.record.lose(records[i].attempts)
+			default:
+				again, failed = append(again, records[i]), result.err
+			}
+		}
+		if records = again; failed == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			for _, r := range records {
+				n.record.lose(r.attempts)
+			}
+			return
+		}
+		n.log.Warn("the store does not take records of attempts", "messages", len(records), "err", failed)
+		pause(ctx, errorPause)
+	}
+}
+
+// identify reads the ids of the events that the outbox did not know.
+func (n *Notifier) identify(ctx context.Context, wave []*attempt) {
+	for _, a := range wave {
+		if a.id != "" {
+			continue
+		}
+		if a.read == nil {
+			a.read, _ = n.event(ctx, a.seq) // if it is gone, nobody asks for it
+		}
+		if a.read != nil {
+			a.delivery = &delivery{seq: a.seq, id: a.read.ID, kind: a.kind, at: a.delivery.at} // that of the lanes is theirs
+		}
+	}
+}
+
+// A note is one message of the log.
+type note struct {
+	message  *nats.Msg
+	attempts int
+}
+
+// A recordPage is what a wave is written down on, again and again.
+type recordPage struct {
+	wave    []*attempt
+	text    []byte
+	records []note
+}
+
+// write writes the wave down.
+func (p *recordPage) write() []note {
+	slices.SortStableFunc(p.wave, func(a, b *attempt) int { return cmp.Compare(a.sub.ID, b.sub.ID) })
+	if cap(p.text) > 4<<20 {
+		p.text = nil
+	}
+	p.text, p.records = p.text[:0], p.records[:0]
+	var begun *attempt // the last of a message that takes more
+	start, attempts := 0, 0
+	finish := func() {
+		if begun != nil {
+			p.text = append(p.text, ']')
+			p.add("attempt."+begun.sub.ID, p.text[start:], attempts)
+		}
+		begun, attempts = nil, 0
+	}
+	for _, a := range p.wave {
+		if !a.atOnce() {
+			continue
+		}
+		if begun != nil && (begun.sub.ID != a.sub.ID || len(p.text)-start > maxRecord) {
+			finish()
+		}
+		if begun == nil {
+			start = len(p.text)
+			p.text = append(p.text, '[')
+		} else {
+			p.text = append(p.text, ',')
+		}
+		begun = a
+		attempts++
+		p.text = a.append(p.text)
+	}
+	finish()
+	for _, a := range p.wave {
+		if a.atOnce() {
+			continue
+		}
+		start := len(p.text)
+		p.text = append(a.append(append(p.text, '[')), ']')
+		p.add(attemptSubject(a.sub.ID, a.id), p.text[start:], 1)
+	}
+	return p.records
+}
+
+func (p *recordPage) add(subject string, text []byte, attempts int) {
+	p.records = append(p.records, note{&nats.Msg{Subject: subject, Data: text}, attempts})
+}
+
+// attemptSubject is where a delivery that did not go well at once is recorded.
+func attemptSubject(subscription, event string) string {
+	return "attempt." + subscription + "." + token(event)
+}
+
+// deliveryID is the webhook-id of a delivery.
+func deliveryID(event, subscription string) string { return event + "-" + subscription }
+
+// splitID takes a webhook-id apart.
+func splitID(id string) (event, subscription string, ok bool) {
+	i := strings.LastIndexByte(id, '-')
+	if i <= 0 || len(id)-i-1 != 30 || strings.Trim(id[i+1:], idChars) != "" || len(id) > 256 {
+		return "", "", false
+	}
+	return id[:i], id[i+1:], true
+}
