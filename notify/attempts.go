@@ -3,7 +3,9 @@ package notify
 import (
 	"bytes"
 	"cmp"
+	"compress/flate"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -12,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -26,13 +29,11 @@ import (
 // it is found.
 func openAttempts(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name:        "ATTEMPTS",
-		Subjects:    []string{"attempt.>"}, // attempt.<subscription>, attempt.<subscription>.<event id>
-		Storage:     jetstream.FileStorage,
-		Compression: jetstream.S2Compression, // callbacks resemble each other
-		MaxAge:      c.keepEvents(),
-		Replicas:    c.Replicas,
-		AllowDirect: true,
+		Name:     "ATTEMPTS",
+		Subjects: []string{"attempt.>"}, // attempt.<subscription>, attempt.<subscription>.<event id>
+		Storage:  jetstream.FileStorage,
+		MaxAge:   c.keepEvents(),
+		Replicas: c.Replicas,
 	})
 }
 
@@ -49,48 +50,69 @@ const (
 )
 
 // An Attempt is one try at a delivery, or how the delivery ended without one.
-// The JSON form is what the delivery log keeps: fields are only ever added.
 type Attempt struct {
-	Number  int       `json:"number,omitempty"`  // 1, 2, 3 …; 0: none was made
-	At      time.Time `json:"at"`                // when it began
-	Took    int64     `json:"took,omitempty"`    // microseconds
-	Status  int       `json:"status,omitempty"`  // of HTTP; 0: no answer
-	Error   string    `json:"error,omitempty"`   // why it failed
-	Outcome string    `json:"outcome"`           // of the delivery, by this attempt
-	Next    time.Time `json:"next,omitzero"`     // when the delivery is tried again
-	ByHand  bool      `json:"by_hand,omitempty"` // someone asked for it
-	Request *Request  `json:"request,omitempty"` // nil: nothing was sent
-	Answer  *Answer   `json:"answer,omitempty"`  // nil: none came
+	Number  int       // 1, 2, 3 …; 0: none was made
+	At      time.Time // when it began
+	Took    time.Duration
+	Status  int       // of HTTP; 0: no answer
+	Error   string    // why it failed
+	Outcome string    // of the delivery, by this attempt
+	Next    time.Time // when the delivery is tried again; zero: it is not
+	ByHand  bool      // someone asked for it
+	Request *Request  // nil: nothing was sent
+	Answer  *Answer   // nil: none came
 }
 
 // ended reports whether a delivery was over with this attempt.
 func (a *Attempt) ended() bool { return a.Outcome != Waiting && a.Outcome != Failed }
 
-// A Request is what was sent, but for secrets.
+// A Request is what was sent, but for secrets. The JSON form is what the
+// delivery log keeps, and what the API shows: fields are only ever added.
 type Request struct {
 	Method string            `json:"method"`
 	URL    string            `json:"url"`
-	Header map[string]string `json:"header"`
+	Header map[string]string `json:"header" doc:"What is secret is [redacted]"`
 	Body   string            `json:"body,omitempty"`
 }
 
 // An Answer is what came back: some header fields, and the first 4 KiB of the
-// body.
+// body. Its JSON form is kept and shown, too.
 type Answer struct {
-	Header map[string]string `json:"header,omitempty"`
-	Body   string            `json:"body,omitempty"`
-	Cut    bool              `json:"cut,omitempty"` // there was, or may have been, more
+	Header map[string]string `json:"header,omitempty" doc:"Some of it"`
+	Body   string            `json:"body,omitempty" doc:"The first 4 KiB"`
+	Cut    bool              `json:"cut,omitempty" doc:"There was more, or it did not come in time"`
 }
 
-// recorded is an Attempt as it is in the log: with the event that was owed.
+// recorded is an attempt as it is in the log, with the event that was owed.
+// Times are microseconds. Fields are only ever added.
 type recorded struct {
 	Event     string      `json:"event"`
 	Seq       uint64      `json:"seq"` // place of the event in its log
 	Type      dialog.Type `json:"type"`
-	Call      string      `json:"call,omitempty"`
-	Extension string      `json:"extension,omitempty"` // with its domain, if known
-	Said      time.Time   `json:"said"`                // time of the event
-	Attempt
+	Call      string      `json:"call"`
+	Extension string      `json:"extension"` // with its domain, if known
+	Said      int64       `json:"said"`      // time of the event
+	Number    int         `json:"number"`
+	At        int64       `json:"at"`
+	Took      int64       `json:"took"`
+	Status    int         `json:"status"`
+	Error     string      `json:"error"`
+	Outcome   string      `json:"outcome"`
+	Next      int64       `json:"next"`
+	ByHand    bool        `json:"by_hand"`
+	Request   *Request    `json:"request"`
+	Answer    *Answer     `json:"answer"`
+}
+
+func (l *recorded) attempt() Attempt {
+	a := Attempt{
+		Number: l.Number, At: time.UnixMicro(l.At), Took: time.Duration(l.Took) * time.Microsecond, Status: l.Status, Error: l.Error,
+		Outcome: l.Outcome, ByHand: l.ByHand, Request: l.Request, Answer: l.Answer,
+	}
+	if l.Next != 0 {
+		a.Next = time.UnixMicro(l.Next)
+	}
+	return a
 }
 
 // A trace is what the delivery log is told of an attempt beside its outcome. It
@@ -157,27 +179,27 @@ var secretHeaders = map[string]bool{
 	"Webhook-Signature": true, "Authorization": true, "Proxy-Authorization": true, "Cookie": true,
 }
 
-// append appends the JSON of a recorded, which [Attempt] describes.
+// append appends the JSON of a [recorded].
 func (a *attempt) append(dst []byte) []byte {
 	w := objectWriter{append(dst, '{')}
-	w.always("event", a.id)
+	raw(&w, "event", a.id)
 	w.number("seq", int64(a.seq))
-	w.always("type", string(a.kind))
+	raw(&w, "type", string(a.kind))
 	if e := a.read; e != nil {
-		w.text("call", e.Call)
-		w.text("extension", clean(e.Extension.String(), maxText))
+		raw(&w, "call", e.Call)
+		raw(&w, "extension", clean(e.Extension.String(), maxText))
 	}
-	w.time("said", a.delivery.at)
+	w.number("said", a.delivery.at.UnixMicro())
 	w.known("number", int64(a.number))
-	w.time("at", a.began)
+	w.number("at", a.began.UnixMicro())
 	w.known("took", a.took.Microseconds())
 	w.known("status", int64(a.status))
-	if a.word != Delivered {
-		w.text("error", clean(a.detail, 500))
+	if a.detail != "" && a.word != Delivered {
+		raw(&w, "error", clean(a.detail, 500))
 	}
-	w.always("outcome", a.word)
+	raw(&w, "outcome", a.word)
 	if !a.next.IsZero() {
-		w.time("next", a.next)
+		w.number("next", a.next.UnixMicro())
 	}
 	w.yes("by_hand", a.byHand)
 	if a.to != nil {
@@ -192,25 +214,27 @@ func (a *attempt) append(dst []byte) []byte {
 func (a *attempt) appendRequest(w *objectWriter) {
 	w.key("request")
 	w.b = append(w.b, '{')
-	w.always("method", a.sub.Method)
-	w.always("url", a.to.String())
+	raw(w, "method", a.sub.Method)
+	if a.sub.Method == http.MethodGet || isTemplate(a.sub.URL) {
+		raw(w, "url", a.to.String())
+	} else {
+		raw(w, "url", a.sub.URL)
+	}
 	w.key("header")
 	w.b = append(w.b, '{')
 	for name, values := range a.header {
 		if len(values) == 0 {
 			continue
 		}
-		_, own := a.sub.Headers[name]
-		if own || secretHeaders[name] {
-			w.always(name, redacted)
-		} else {
-			w.always(name, values[0])
+		value := values[0]
+		if _, own := a.sub.Headers[name]; own || secretHeaders[name] {
+			value = redacted
 		}
+		raw(w, name, value)
 	}
 	w.b = append(w.b, '}')
 	if len(a.payload) > 0 {
-		w.key("body")
-		w.b = appendText(w.b, a.payload)
+		raw(w, "body", a.payload)
 	}
 	w.b = append(w.b, '}')
 }
@@ -229,36 +253,44 @@ func (a *attempt) appendAnswer(w *objectWriter) {
 			w.key("header")
 			w.b = append(w.b, '{')
 		}
-		w.always(name, clean(values[0], maxText))
+		raw(w, name, clean(values[0], maxText))
 	}
 	if begun {
 		w.b = append(w.b, '}')
 	}
 	if len(a.answer) > 0 {
-		w.key("body")
-		w.b = appendText(w.b, a.answer)
+		raw(w, "body", a.answer)
 	}
 	w.yes("cut", a.cut)
 	w.b = append(w.b, '}')
 }
 
-// appendText writes bytes as a JSON string; what is no UTF-8 becomes U+FFFD.
-func appendText(b, s []byte) []byte {
-	b = append(b, '"')
-	plain := 0 // up to here s is written
-	for i, c := range s {
-		if c >= ' ' && c < 0x7f && c != '"' && c != '\\' && c != '<' && c != '>' && c != '&' {
+// raw writes a member as it is: not for HTML. What is no UTF-8 becomes U+FFFD.
+func raw[T string | []byte](w *objectWriter, k string, s T) {
+	const hex = "0123456789abcdef"
+	w.key(k)
+	b := append(w.b, '"')
+	from := 0 // up to here s is written
+	for i := 0; i < len(s); {
+		switch c := s[i]; {
+		case c >= utf8.RuneSelf:
+			r, size := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
+			if r == utf8.RuneError && size == 1 {
+				b = append(append(b, s[from:i]...), "\ufffd"...)
+				from = i + 1
+			}
+			i += size
 			continue
+		case c == '"' || c == '\\':
+			b = append(append(b, s[from:i]...), '\\', c)
+			from = i + 1
+		case c < ' ':
+			b = append(append(b, s[from:i]...), '\\', 'u', '0', '0', hex[c>>4], hex[c&0xf])
+			from = i + 1
 		}
-		b = append(b, s[plain:i]...)
-		if plain = i + 1; c == '"' || c == '\\' {
-			b = append(b, '\\', c)
-			continue
-		}
-		rest := appendJSON(nil, string(s[i:]))
-		return append(b, rest[1:]...)
+		i++
 	}
-	return append(append(b, s[plain:]...), '"')
+	w.b = append(append(b, s[from:]...), '"')
 }
 
 const (
@@ -459,60 +491,75 @@ type note struct {
 	attempts int
 }
 
-// A recordPage is what a wave is written down on, again and again.
+// A recordPage is what a wave is written down on, again and again. A message is
+// a JSON array, compressed: callbacks resemble each other.
 type recordPage struct {
-	wave    []*attempt
-	text    []byte
-	records []note
+	wave   []*attempt
+	text   []byte       // of one message
+	packed bytes.Buffer // of all of them
+	packer *flate.Writer
+	notes  []note
 }
 
 // write writes the wave down.
 func (p *recordPage) write() []note {
 	slices.SortStableFunc(p.wave, func(a, b *attempt) int { return cmp.Compare(a.sub.ID, b.sub.ID) })
-	if cap(p.text) > 4<<20 {
-		p.text = nil
+	if p.packed.Cap() > 4<<20 {
+		p.packed = bytes.Buffer{}
 	}
-	p.text, p.records = p.text[:0], p.records[:0]
-	var begun *attempt // the last of a message that takes more
-	start, attempts := 0, 0
-	finish := func() {
-		if begun != nil {
-			p.text = append(p.text, ']')
-			p.add("attempt."+begun.sub.ID, p.text[start:], attempts)
-		}
-		begun, attempts = nil, 0
-	}
+	p.packed.Reset()
+	p.text, p.notes = p.text[:0], p.notes[:0]
+	var last *attempt
+	attempts := 0
 	for _, a := range p.wave {
 		if !a.atOnce() {
 			continue
 		}
-		if begun != nil && (begun.sub.ID != a.sub.ID || len(p.text)-start > maxRecord) {
-			finish()
+		if attempts > 0 && (last.sub.ID != a.sub.ID || len(p.text) > maxRecord) {
+			p.add("attempt."+last.sub.ID, attempts)
+			attempts = 0
 		}
-		if begun == nil {
-			start = len(p.text)
-			p.text = append(p.text, '[')
-		} else {
-			p.text = append(p.text, ',')
-		}
-		begun = a
+		last = a
 		attempts++
-		p.text = a.append(p.text)
+		p.text = append(a.append(p.text), ',')
 	}
-	finish()
+	if attempts > 0 {
+		p.add("attempt."+last.sub.ID, attempts)
+	}
 	for _, a := range p.wave {
-		if a.atOnce() {
-			continue
+		if !a.atOnce() {
+			p.text = append(a.append(p.text), ',')
+			p.add(attemptSubject(a.sub.ID, a.id), 1)
 		}
-		start := len(p.text)
-		p.text = append(a.append(append(p.text, '[')), ']')
-		p.add(attemptSubject(a.sub.ID, a.id), p.text[start:], 1)
 	}
-	return p.records
+	return p.notes
 }
 
-func (p *recordPage) add(subject string, text []byte, attempts int) {
-	p.records = append(p.records, note{&nats.Msg{Subject: subject, Data: text}, attempts})
+// add makes a message of the text.
+func (p *recordPage) add(subject string, attempts int) {
+	start := p.packed.Len()
+	if p.packer == nil {
+		p.packer, _ = flate.NewWriter(nil, flate.BestSpeed) // the level is one
+	}
+	p.packer.Reset(&p.packed)
+	p.packer.Write([]byte{'['}) // to memory: never fails
+	p.packer.Write(p.text[:len(p.text)-1])
+	p.packer.Write([]byte{']'})
+	p.packer.Close()
+	p.text = p.text[:0]
+	p.notes = append(p.notes, note{&nats.Msg{Subject: subject, Data: p.packed.Bytes()[start:]}, attempts})
+}
+
+// maxUnpacked is how many bytes a message of the log may be unpacked to.
+const maxUnpacked = 64 << 20
+
+// unpack reads a message of the log.
+func unpack(data []byte) (all []recorded, err error) {
+	text, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(data)), maxUnpacked))
+	if err != nil {
+		return nil, err
+	}
+	return all, json.Unmarshal(text, &all)
 }
 
 // attemptSubject is where a delivery that did not go well at once is recorded.
