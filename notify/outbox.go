@@ -38,6 +38,10 @@ func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstrea
 
 const cursorSubject = "delivery.cursor"
 
+func outboxSubject(subscription string, seq uint64) string {
+	return "delivery." + subscription + "." + strconv.FormatUint(seq, 10)
+}
+
 // again is the header of a word that is not the first, gone that of the empty
 // message.
 var (
@@ -63,7 +67,7 @@ func (l letter) message() *nats.Msg {
 	if d == nil {
 		return &nats.Msg{Subject: cursorSubject, Header: again, Data: strconv.AppendUint(nil, l.floor, 10)}
 	}
-	m := &nats.Msg{Subject: "delivery." + d.lane.target.sub.ID + "." + strconv.FormatUint(d.seq, 10)}
+	m := &nats.Msg{Subject: outboxSubject(d.lane.target.sub.ID, d.seq)}
 	if l.gone {
 		m.Header = gone
 		return m

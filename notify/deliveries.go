@@ -1,0 +1,515 @@
+package notify
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// A Delivery is one event owed to one subscription, and what became of it.
+type Delivery struct {
+	ID           string // its webhook-id
+	Subscription string
+	Event        string // id of the event
+	Type         dialog.Type
+	Call         string
+	Extension    string    // with its domain, if known
+	Said         time.Time // time of the event
+	State        string    // Waiting, Delivered …
+	Next         time.Time // of the next attempt, if it waits for one
+	Attempts     []Attempt // oldest first
+
+	seq uint64 // of the event in its log; 0: unknown
+}
+
+// A DeliveryQuery says which deliveries to read. The zero value means all.
+type DeliveryQuery struct {
+	Subscription string
+	State        string
+	Cursor       string // next of the page before
+	Limit        int    // 0: 50; 200 at most
+}
+
+var (
+	ErrNoDelivery = errors.New("no such delivery")
+	ErrCursor     = errors.New("no such cursor")
+)
+
+// Deliveries reads the delivery log, newest first: what waits, in the order in
+// which it was last tried, and then what is over, in the order in which it
+// ended. Next is the cursor of the next page; a page may have less than Limit,
+// or nothing, and still have a next. What is younger than a second and waits
+// for its first attempt is not in it yet. What ends, or is tried again, while
+// the pages are read may be in none of them.
+func (n *Notifier) Deliveries(ctx context.Context, q DeliveryQuery) (page []Delivery, next string, err error) {
+	limit := q.Limit
+	if limit <= 0 {
+		limit = 50
+	}
+	limit = min(limit, 200)
+	at, err := parseCursor(q.Cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	subscription := cmp.Or(q.Subscription, "*")
+	if !at.over && (q.State == "" || q.State == Waiting) {
+		if page, next, err = n.waitingOnes(ctx, subscription, at, limit); err != nil || next != "" {
+			return page, next, err
+		}
+	}
+	if q.State == Waiting {
+		return page, "", nil
+	}
+	if !at.over {
+		at = cursor{over: true}
+	}
+	rest, next, err := n.endedOnes(ctx, subscription, q.State, at, limit-len(page))
+	return append(page, rest...), next, err
+}
+
+// A cursor is where a page begins: before a message of the outbox, or of the
+// delivery log.
+type cursor struct {
+	over  bool
+	seq   uint64 // 0: the newest
+	index int    // in the message, of which the rest is on the page before; 0: all of it
+}
+
+func (c cursor) String() string {
+	if !c.over {
+		return "w" + strconv.FormatUint(c.seq, 10)
+	}
+	return fmt.Sprintf("e%d.%d", c.seq, c.index)
+}
+
+func parseCursor(s string) (c cursor, err error) {
+	if s == "" {
+		return c, nil
+	}
+	place, index, dotted := strings.Cut(s[1:], ".")
+	c.over = s[0] == 'e'
+	if c.seq, err = strconv.ParseUint(place, 10, 64); err == nil && dotted {
+		c.index, err = strconv.Atoi(index)
+	}
+	if err != nil || s[0] != 'e' && s[0] != 'w' || dotted != c.over || c.index < 0 || c.seq == 0 {
+		return c, ErrCursor
+	}
+	return c, nil
+}
+
+// waitingOnes reads what the outbox has.
+func (n *Notifier) waitingOnes(ctx context.Context, subscription string, at cursor, limit int) (page []Delivery, next string, err error) {
+	rest, err := backwards(ctx, n.outbox, []string{"delivery." + subscription + ".*"}, at.seq, func(seq uint64, m jetstream.Msg) (bool, error) {
+		if len(m.Data()) == 0 {
+			return true, nil
+		}
+		if len(page) == limit {
+			next = cursor{seq: at.seq}.String()
+			return false, nil
+		}
+		at.seq = seq
+		d, err := n.waitingOne(ctx, m.Subject(), m.Data())
+		if err == nil {
+			page = append(page, d)
+		}
+		return true, err
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("read OUTBOX: %w", err)
+	}
+	if next == "" && rest > 0 {
+		next = cursor{seq: rest}.String()
+	}
+	return page, next, n.fill(ctx, page)
+}
+
+// waitingOne reads a message of the outbox.
+func (n *Notifier) waitingOne(ctx context.Context, subject string, data []byte) (Delivery, error) {
+	subscription, place, _ := strings.Cut(strings.TrimPrefix(subject, "delivery."), ".")
+	var r remembered
+	if err := json.Unmarshal(data, &r); err != nil {
+		return Delivery{}, err
+	}
+	seq, err := strconv.ParseUint(place, 10, 64)
+	if err != nil {
+		return Delivery{}, err
+	}
+	d := Delivery{Subscription: subscription, Event: r.Event, Type: r.Type, Said: r.At, State: Waiting, Next: r.Due, seq: seq}
+	if d.Event == "" {
+		switch e, err := n.event(ctx, seq); {
+		case err == nil:
+			d.Event = e.ID
+		case err != errGone:
+			return Delivery{}, err
+		}
+	}
+	d.ID = deliveryID(d.Event, subscription)
+	return d, nil
+}
+
+// endedOnes reads ends from the delivery log.
+func (n *Notifier) endedOnes(ctx context.Context, subscription, state string, at cursor, limit int) (page []Delivery, next string, err error) {
+	filters := []string{"attempt." + subscription + ".*"}
+	if state == "" || state == Delivered {
+		filters = append(filters, "attempt."+subscription)
+	}
+	before := at.seq
+	if at.index > 0 {
+		before++ // the message itself, too
+	}
+	var ends []time.Time // of the page's
+	rest, err := backwards(ctx, n.attempts, filters, before, func(seq uint64, m jetstream.Msg) (bool, error) {
+		all, err := unpack(m.Data())
+		if err != nil {
+			return false, err
+		}
+		if seq == at.seq && at.index < len(all) {
+			all = all[:at.index]
+		}
+		for i, l := range slices.Backward(all) {
+			d := deliveryOf(subscriptionOf(m.Subject()), &l)
+			a := d.Attempts[0]
+			if !a.ended() || state != "" && a.Outcome != state {
+				continue
+			}
+			if len(page) == limit {
+				next = cursor{over: true, seq: seq, index: i + 1}.String()
+				return false, nil
+			}
+			page, ends = append(page, d), append(ends, a.At)
+		}
+		return true, nil
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("read ATTEMPTS: %w", err)
+	}
+	if next == "" && rest > 0 {
+		next = cursor{over: true, seq: rest}.String()
+	}
+	if err := n.fill(ctx, page); err != nil {
+		return nil, "", err
+	}
+	waits, err := n.waits(ctx, page)
+	if err != nil {
+		return nil, "", err
+	}
+	kept := page[:0]
+	for i, d := range page {
+		again := slices.ContainsFunc(kept, func(other Delivery) bool { return other.ID == d.ID })
+		if !again && !waits[d.ID] && d.end().Equal(ends[i]) {
+			kept = append(kept, d)
+		}
+	}
+	return kept, next, nil
+}
+
+// end is when the attempt began by which d is over for now; a delivery can be
+// over more than once, by hand.
+func (d *Delivery) end() (at time.Time) {
+	for _, a := range d.Attempts {
+		if a.ended() {
+			at = a.At
+		}
+	}
+	return at
+}
+
+func subscriptionOf(subject string) string {
+	s, _, _ := strings.Cut(strings.TrimPrefix(subject, "attempt."), ".")
+	return s
+}
+
+func deliveryOf(subscription string, l *recorded) Delivery {
+	d := Delivery{ID: deliveryID(l.Event, subscription), Subscription: subscription, Event: l.Event}
+	d.take(l)
+	return d
+}
+
+// take adds an attempt of the log to d.
+func (d *Delivery) take(l *recorded) {
+	d.seq, d.Type, d.Said = l.Seq, l.Type, time.UnixMicro(l.Said)
+	d.Call, d.Extension = cmp.Or(d.Call, l.Call), cmp.Or(d.Extension, l.Extension)
+	d.Attempts = append(d.Attempts, l.attempt())
+}
+
+// order puts the attempts in order, and says by them how the delivery stands.
+// What was written twice is one.
+func (d *Delivery) order() {
+	slices.SortStableFunc(d.Attempts, func(a, b Attempt) int { return a.At.Compare(b.At) })
+	d.Attempts = slices.CompactFunc(d.Attempts, func(a, b Attempt) bool {
+		return a.At.Equal(b.At) && a.Number == b.Number && a.ByHand == b.ByHand && a.Outcome == b.Outcome
+	})
+	if d.State == Waiting {
+		return
+	}
+	for _, a := range d.Attempts {
+		if a.ended() {
+			d.State = a.Outcome
+		}
+	}
+}
+
+// fill gives the deliveries of a page the attempts that have a message of their
+// own, and what of the event is still unknown.
+func (n *Notifier) fill(ctx context.Context, page []Delivery) error {
+	if len(page) == 0 {
+		return nil
+	}
+	places := make(map[string][]*Delivery, len(page))
+	oldest := page[0].Said
+	for i := range page {
+		d := &page[i]
+		subject := attemptSubject(d.Subscription, d.Event)
+		places[subject] = append(places[subject], d)
+		if d.Said.Before(oldest) {
+			oldest = d.Said
+		}
+	}
+	subjects := slices.Sorted(maps.Keys(places))
+	err := readAll(ctx, n.attempts, between(subjects, oldest), func(m jetstream.Msg) error {
+		all, err := unpack(m.Data())
+		if err != nil {
+			return err
+		}
+		for _, d := range places[m.Subject()] {
+			for i := range all {
+				d.take(&all[i])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read ATTEMPTS: %w", err)
+	}
+	for i := range page {
+		page[i].order()
+		if err := n.describe(ctx, &page[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// between reads subjects from a minute before a time: the clocks of nodes differ.
+func between(subjects []string, from time.Time) jetstream.OrderedConsumerConfig {
+	c := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, InactiveThreshold: readingTime}
+	if from = from.Add(-time.Minute); from.Unix() > 0 {
+		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &from
+	}
+	return c
+}
+
+// readingTime is how long the server keeps a consumer that nobody reads.
+const readingTime = 30 * time.Second
+
+// describe reads from the event what the records do not say: an end without an
+// attempt knows no call.
+func (n *Notifier) describe(ctx context.Context, d *Delivery) error {
+	if d.Extension != "" || d.seq == 0 {
+		return nil
+	}
+	e, err := n.event(ctx, d.seq)
+	if err == errGone {
+		return nil
+	}
+	if err == nil {
+		d.Call, d.Extension = e.Call, clean(e.Extension.String(), maxText)
+	}
+	return err
+}
+
+// waits says which deliveries of a page the outbox has: they are not over, or
+// not any more.
+func (n *Notifier) waits(ctx context.Context, page []Delivery) (map[string]bool, error) {
+	if len(page) == 0 {
+		return nil, nil
+	}
+	ids := make(map[string]string, len(page)) // by subject
+	for _, d := range page {
+		ids[outboxSubject(d.Subscription, d.seq)] = d.ID
+	}
+	waits := make(map[string]bool)
+	c := jetstream.OrderedConsumerConfig{FilterSubjects: slices.Sorted(maps.Keys(ids)), InactiveThreshold: readingTime}
+	err := readAll(ctx, n.outbox, c, func(m jetstream.Msg) error {
+		waits[ids[m.Subject()]] = len(m.Data()) > 0
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read OUTBOX: %w", err)
+	}
+	return waits, nil
+}
+
+const (
+	maxScanned = 20_000 // messages that one reading looks at
+	maxChunk   = 4096   // and that it holds
+)
+
+var errTooMany = errors.New("too many at once")
+
+// backwards shows f the messages of a stream that are before a place, 0 being
+// the end, newest first, until f returns false. Rest is the place before which
+// there may be more that f was not shown, because it has been much already; 0:
+// there is not.
+func backwards(ctx context.Context, s jetstream.Stream, filters []string, before uint64, f func(uint64, jetstream.Msg) (bool, error)) (rest uint64, err error) {
+	info, err := s.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	first, end := info.State.FirstSeq, info.State.LastSeq+1
+	if before > 0 {
+		end = min(end, before)
+	}
+	scanned := 0
+	for size := uint64(64); end > max(first, 1); size = min(size*2, 1<<20) {
+		if scanned > maxScanned {
+			return end, nil
+		}
+		begin := max(first, 1)
+		if end-begin > size {
+			begin = end - size
+		}
+		var chunk []jetstream.Msg
+		var places []uint64
+		c := jetstream.OrderedConsumerConfig{
+			FilterSubjects: filters, InactiveThreshold: readingTime,
+			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: begin,
+		}
+		err := readAll(ctx, s, c, func(m jetstream.Msg) error {
+			meta, err := m.Metadata()
+			if err != nil {
+				return err
+			}
+			if meta.Sequence.Stream >= end {
+				return errEnough
+			}
+			if len(chunk) == maxChunk {
+				return errTooMany
+			}
+			chunk, places = append(chunk, m), append(places, meta.Sequence.Stream)
+			return nil
+		})
+		if errors.Is(err, errTooMany) {
+			size /= 16 // and is doubled: no less than a chunk
+			continue
+		}
+		if err != nil && !errors.Is(err, errEnough) {
+			return 0, err
+		}
+		for i, m := range slices.Backward(chunk) {
+			goOn, err := f(places[i], m)
+			if err != nil || !goOn {
+				return 0, err
+			}
+		}
+		if scanned += len(chunk); len(chunk) > 256 {
+			size /= 2 // stays
+		}
+		end = begin
+	}
+	return 0, nil
+}
+
+// Delivery reads one delivery by its webhook-id, or returns ErrNoDelivery.
+func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
+	event, subscription, ok := splitID(id)
+	if !ok {
+		return Delivery{}, ErrNoDelivery
+	}
+	d := Delivery{ID: id, Subscription: subscription, Event: event}
+	said := time.Time{}
+	switch m, err := n.said(ctx, event); {
+	case err == nil:
+		d.seq, d.Said, said = m.Sequence, m.Time, m.Time
+	case err != errGone:
+		return d, err
+	}
+	own := between([]string{attemptSubject(subscription, event)}, time.Time{})
+	if err := n.gather(ctx, own, &d); err != nil {
+		return d, err
+	}
+	known := slices.ContainsFunc(d.Attempts, func(a Attempt) bool { return !a.ByHand }) // else it went well at once
+	if d.seq != 0 {
+		m, err := n.outbox.GetLastMsgForSubject(ctx, outboxSubject(subscription, d.seq))
+		switch {
+		case err == nil && len(m.Data) > 0:
+			waiting, err := n.waitingOne(ctx, m.Subject, m.Data)
+			if err != nil {
+				return d, fmt.Errorf("read OUTBOX: %w", err)
+			}
+			d.State, d.Next, d.Type, d.Said, known = Waiting, waiting.Next, waiting.Type, waiting.Said, true
+		case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound):
+			return d, fmt.Errorf("read OUTBOX: %w", err)
+		}
+	}
+	if !known || d.State == Waiting && d.redelivered() {
+		err := n.gather(ctx, between([]string{"attempt." + subscription}, said), &d)
+		if err != nil {
+			return d, err
+		}
+	}
+	if len(d.Attempts) == 0 && d.State != Waiting {
+		return d, ErrNoDelivery
+	}
+	d.order()
+	if d.State == "" {
+		d.State = Waiting // its next attempt is a moment away
+	}
+	return d, n.describe(ctx, &d)
+}
+
+// redelivered reports whether d waits though it may have been over.
+func (d *Delivery) redelivered() bool {
+	return slices.ContainsFunc(d.Attempts, func(a Attempt) bool { return a.ByHand }) || len(d.Attempts) == 0
+}
+
+// gather adds to d what a part of the log has of it, up to a success at once.
+func (n *Notifier) gather(ctx context.Context, c jetstream.OrderedConsumerConfig, d *Delivery) error {
+	scanned := 0
+	err := readAll(ctx, n.attempts, c, func(m jetstream.Msg) error {
+		if scanned++; scanned > maxScanned {
+			return errEnough
+		}
+		all, err := unpack(m.Data())
+		if err != nil {
+			return err
+		}
+		for i := range all {
+			if all[i].Event != d.Event {
+				continue
+			}
+			d.take(&all[i])
+			if strings.Count(m.Subject(), ".") == 1 {
+				return errEnough
+			}
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return fmt.Errorf("read ATTEMPTS: %w", err)
+	}
+	return nil
+}
+
+// said finds an event in its log; errGone if it is not there.
+func (n *Notifier) said(ctx context.Context, event string) (*jetstream.RawStreamMsg, error) {
+	m, err := n.events.GetLastMsgForSubject(ctx, "event.*.*."+token(event))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, errGone
+	}
+	if err != nil {
+		return nil, fmt.Errorf("event %s: %w", event, err)
+	}
+	return m, nil
+}
