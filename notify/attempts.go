@@ -303,8 +303,6 @@ const (
 
 // A recorder holds attempts until they are in the delivery log.
 type recorder struct {
-	taking *delivery // whose attempt is being taken: its end is recorded with that; of the delivering goroutine
-
 	some chan struct{} // has room for one: there is something to write
 
 	mu      sync.Mutex
@@ -315,8 +313,12 @@ type recorder struct {
 
 func (a *attempt) weight() int { return recordWeight + len(a.payload) + len(a.answer) }
 
-// add has an attempt written. It never blocks: the oldest make room.
+// add has an attempt written, unless it is not known of which event: that is gone.
+// It never blocks: the oldest make room.
 func (r *recorder) add(a *attempt) {
+	if a.id == "" {
+		return
+	}
 	r.mu.Lock()
 	r.waits.push(a)
 	r.size += a.weight()
@@ -357,24 +359,30 @@ func (r *recorder) lost() uint64 {
 	return r.dropped
 }
 
-// recordAttempt records an attempt of a lane that was just taken.
+// recordAttempt records an attempt of a lane that was just taken. What the
+// outbox did not know the event of is recorded once it was read.
 func (n *Notifier) recordAttempt(a *attempt) {
-	n.record.taking = nil
 	d := a.delivery
+	if d.id == "" && a.read != nil {
+		d.id = a.read.ID
+	}
 	a.number, a.word = d.tries, d.outcome.String()
-	if d.state != over {
+	switch {
+	case d.state != over:
 		a.next = d.due
+	case d.handed && a.outcome == waiting:
+		a.word = Failed
 	}
 	n.record.add(a)
 }
 
-// recordEnd records the end of a delivery that no attempt brought.
-func (n *Notifier) recordEnd(d *delivery) {
-	if n.record.taking == d {
+// recordEnd records an end that no attempt of a lane brought, and none by hand.
+func (n *Notifier) recordEnd(d *delivery, o outcome) {
+	if d.state == sending || d.handed {
 		return
 	}
 	a := &attempt{delivery: d, sub: d.lane.target.sub}
-	a.began, a.word = time.Now(), d.outcome.String()
+	a.began, a.word = time.Now(), o.String()
 	n.record.add(a)
 }
 
@@ -421,7 +429,6 @@ func (n *Notifier) recordAll(ctx context.Context) {
 			}
 			continue
 		}
-		n.identify(last, page.wave)
 		n.writeRecords(last, w, page.write())
 		clear(page.wave)
 		if last.Err() != nil {
@@ -467,21 +474,6 @@ func (n *Notifier) writeRecords(ctx context.Context, w *waver, records []note) {
 		}
 		n.log.Warn("the store does not take records of attempts", "messages", len(records), "err", failed)
 		pause(ctx, errorPause)
-	}
-}
-
-// identify reads the ids of the events that the outbox did not know.
-func (n *Notifier) identify(ctx context.Context, wave []*attempt) {
-	for _, a := range wave {
-		if a.id != "" {
-			continue
-		}
-		if a.read == nil {
-			a.read, _ = n.event(ctx, a.seq) // if it is gone, nobody asks for it
-		}
-		if a.read != nil {
-			a.delivery = &delivery{seq: a.seq, id: a.read.ID, kind: a.kind, at: a.delivery.at} // that of the lanes is theirs
-		}
 	}
 }
 

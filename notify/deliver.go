@@ -199,7 +199,6 @@ func (w *worker) took(a *attempt) {
 		w.disable(a.sub, "the receiver answered 410 Gone")
 	}
 	now, t := time.Now(), a.lane.target
-	w.record.taking = a.delivery
 	w.lanes.done(now, a)
 	w.recordAttempt(a)
 	w.note(now, t, a.detail)
@@ -335,10 +334,10 @@ func (w *worker) finish() {
 	w.abort()
 }
 
-// ended counts and logs how a delivery ended.
+// ended counts, records and logs how a delivery ends.
 func (n *Notifier) ended(d *delivery, o outcome) {
 	n.stats.ended[o].Add(1)
-	n.recordEnd(d)
+	n.recordEnd(d, o)
 	if o == expired || o == refused {
 		n.log.Warn("delivery "+o.String(), "subscriber", d.lane.target.sub.ID, "call", d.lane.name, "type", d.kind, "attempts", d.attempts)
 	}

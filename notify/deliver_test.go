@@ -524,7 +524,7 @@ func TestEventGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.event(t.Context(), 17); !errors.Is(err, errGone) {
+	if _, err := n.event(t.Context(), 17); !errors.Is(err, ErrEventGone) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -150,7 +150,7 @@ func (n *Notifier) waitingOne(ctx context.Context, subject string, data []byte) 
 		switch e, err := n.event(ctx, seq); {
 		case err == nil:
 			d.Event = e.ID
-		case err != errGone:
+		case err != ErrEventGone:
 			return Delivery{}, err
 		}
 	}
@@ -207,9 +207,16 @@ func (n *Notifier) endedOnes(ctx context.Context, subscription, state string, at
 	kept := page[:0]
 	for i, d := range page {
 		again := slices.ContainsFunc(kept, func(other Delivery) bool { return other.ID == d.ID })
-		if !again && !waits[d.ID] && d.end().Equal(ends[i]) {
-			kept = append(kept, d)
+		if again || waits[d.ID] || !d.end().Equal(ends[i]) {
+			continue
 		}
+		if !d.knownFirst() {
+			if err := n.gatherFirst(ctx, &d); err != nil {
+				return nil, "", err
+			}
+			d.order()
+		}
+		kept = append(kept, d)
 	}
 	return kept, next, nil
 }
@@ -320,7 +327,7 @@ func (n *Notifier) describe(ctx context.Context, d *Delivery) error {
 		return nil
 	}
 	e, err := n.event(ctx, d.seq)
-	if err == errGone {
+	if err == ErrEventGone {
 		return nil
 	}
 	if err == nil {
@@ -428,18 +435,17 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 		return Delivery{}, ErrNoDelivery
 	}
 	d := Delivery{ID: id, Subscription: subscription, Event: event}
-	said := time.Time{}
 	switch m, err := n.said(ctx, event); {
 	case err == nil:
-		d.seq, d.Said, said = m.Sequence, m.Time, m.Time
-	case err != errGone:
+		d.seq, d.Said = m.Sequence, m.Time
+	case err != ErrEventGone:
 		return d, err
 	}
 	own := between([]string{attemptSubject(subscription, event)}, time.Time{})
 	if err := n.gather(ctx, own, &d); err != nil {
 		return d, err
 	}
-	known := slices.ContainsFunc(d.Attempts, func(a Attempt) bool { return !a.ByHand }) // else it went well at once
+	known := d.knownFirst()
 	if d.seq != 0 {
 		m, err := n.outbox.GetLastMsgForSubject(ctx, outboxSubject(subscription, d.seq))
 		switch {
@@ -453,9 +459,8 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 			return d, fmt.Errorf("read OUTBOX: %w", err)
 		}
 	}
-	if !known || d.State == Waiting && d.redelivered() {
-		err := n.gather(ctx, between([]string{"attempt." + subscription}, said), &d)
-		if err != nil {
+	if !known {
+		if err := n.gatherFirst(ctx, &d); err != nil {
 			return d, err
 		}
 	}
@@ -469,9 +474,15 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 	return d, n.describe(ctx, &d)
 }
 
-// redelivered reports whether d waits though it may have been over.
-func (d *Delivery) redelivered() bool {
-	return slices.ContainsFunc(d.Attempts, func(a Attempt) bool { return a.ByHand }) || len(d.Attempts) == 0
+// knownFirst reports whether the attempts have those of the lane. Else it went
+// well at once, or was delivered by hand before.
+func (d *Delivery) knownFirst() bool {
+	return slices.ContainsFunc(d.Attempts, func(a Attempt) bool { return !a.ByHand })
+}
+
+// gatherFirst adds the attempt by which d went well at once, if one did.
+func (n *Notifier) gatherFirst(ctx context.Context, d *Delivery) error {
+	return n.gather(ctx, between([]string{"attempt." + d.Subscription}, d.Said), d)
 }
 
 // gather adds to d what a part of the log has of it, up to a success at once.
@@ -502,11 +513,11 @@ func (n *Notifier) gather(ctx context.Context, c jetstream.OrderedConsumerConfig
 	return nil
 }
 
-// said finds an event in its log; errGone if it is not there.
+// said finds an event in its log; ErrEventGone if it is not there.
 func (n *Notifier) said(ctx context.Context, event string) (*jetstream.RawStreamMsg, error) {
 	m, err := n.events.GetLastMsgForSubject(ctx, "event.*.*."+token(event))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, errGone
+		return nil, ErrEventGone
 	}
 	if err != nil {
 		return nil, fmt.Errorf("event %s: %w", event, err)

@@ -73,6 +73,7 @@ type delivery struct {
 	attempts int       // failed ones that count
 	tries    int       // all that were begun
 	outcome  outcome   // how it ended, once it is over
+	handed   bool      // was delivered by hand
 	due      time.Time // of the next attempt
 	early    bool      // woken before it was due: a failure does not count
 	patient  bool      // the receiver said when to come back: not to be woken
@@ -196,7 +197,7 @@ type lanes struct {
 	cursor    uint64 // the floor that the outbox knows of
 	cursorDue time.Time
 
-	ended   func(*delivery, outcome) // told of every end
+	ended   func(*delivery, outcome) // told of every end, just before
 	changed func(*endpoint)          // told of every pause, and its end
 }
 
@@ -397,7 +398,6 @@ func (q *lanes) restore(subscription, name string, d *delivery, lost bool) {
 		return
 	}
 	q.forget(subscription, name, d)
-	d.outcome = canceled
 	q.ended(d, canceled)
 }
 
@@ -566,6 +566,8 @@ func (q *lanes) done(now time.Time, a *attempt) {
 	e.sending--
 	q.learn(now, a)
 	switch {
+	case a.outcome == waiting && d.handed:
+		q.end(d, delivered)
 	case a.outcome == waiting && t.gone:
 		q.end(d, canceled)
 	case a.outcome == waiting:
@@ -592,13 +594,7 @@ func (q *lanes) learn(now time.Time, a *attempt) {
 	}
 	switch {
 	case a.outcome == delivered:
-		e.count(now, false)
-		t.failing = time.Time{}
-		if e.open() {
-			e.breaker = breaker{}
-			delete(q.paused, e)
-			q.changed(e)
-		}
+		q.succeeded(now, t, e)
 	case a.outcome == waiting && !a.ours:
 		e.count(now, true)
 		if t.failing.IsZero() && a.sub.URL == t.sub.URL {
@@ -618,6 +614,39 @@ func (q *lanes) learn(now time.Time, a *attempt) {
 	if e.open() {
 		q.probeBy(e.next)
 	}
+}
+
+// succeeded notes that t, at e, was delivered something.
+func (q *lanes) succeeded(now time.Time, t *target, e *endpoint) {
+	e.count(now, false)
+	t.failing = time.Time{}
+	if e.open() {
+		e.breaker = breaker{}
+		delete(q.paused, e)
+		q.changed(e)
+	}
+}
+
+// handed takes a delivery that was delivered by hand: it is over, if it waited.
+// An attempt at it that is under way is heard out. It is a success at the
+// endpoint as any other.
+func (q *lanes) handed(now time.Time, subscription, name string, seq uint64) {
+	t := q.targets[subscription]
+	if t == nil {
+		return
+	}
+	if l := t.lanes[name]; l != nil {
+		if i := slices.IndexFunc(l.queue, func(d *delivery) bool { return d.seq == seq }); i >= 0 {
+			d := l.queue[i]
+			d.handed = true
+			if d.state != sending {
+				q.end(d, delivered)
+			}
+		}
+	}
+	q.succeeded(now, t, t.endpoint)
+	q.wake(t.endpoint)
+	q.enlist(t)
 }
 
 // hold has all rest that waits for an endpoint that is paused now.
@@ -722,6 +751,7 @@ func (q *lanes) wake(e *endpoint) {
 
 // end takes d out of its lane; the next one's turn has come.
 func (q *lanes) end(d *delivery, o outcome) {
+	q.ended(d, o)
 	l := d.lane
 	if d.state == resting {
 		q.unrest(d)
@@ -742,7 +772,6 @@ func (q *lanes) end(d *delivery, o outcome) {
 	} else {
 		l.queue = slices.DeleteFunc(l.queue, func(other *delivery) bool { return other == d })
 	}
-	q.ended(d, o)
 	switch {
 	case len(l.queue) == 0:
 		delete(l.target.lanes, l.name)

@@ -387,13 +387,13 @@ func (q Query) among(e *dialog.Event) bool {
 	return q.Among == nil || slices.Contains(q.Among, e.Extension.User) || slices.Contains(q.Among, e.Extension.String())
 }
 
-// errGone says that an event is no longer in the log.
-var errGone = errors.New("the event is no longer in the log")
+// ErrEventGone says that an event is no longer in the log.
+var ErrEventGone = errors.New("the event is no longer in the log")
 
 // event reads one event by its place in the log.
 func (n *Notifier) event(ctx context.Context, seq uint64) (*dialog.Event, error) {
 	data, err := n.eventData(ctx, seq)
-	if err == errGone {
+	if err == ErrEventGone {
 		return nil, err
 	}
 	if err != nil {
@@ -422,7 +422,7 @@ func (n *Notifier) eventData(ctx context.Context, seq uint64) ([]byte, error) {
 	}
 	leaders, err := js.GetMsg("EVENTS", seq, nats.Context(ctx))
 	if errors.Is(err, nats.ErrMsgNotFound) {
-		return nil, errGone
+		return nil, ErrEventGone
 	}
 	if err != nil {
 		return nil, err

@@ -50,7 +50,7 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 	defer cancel()
 	req, err := n.request(ctx, a)
 	switch {
-	case err == errGone:
+	case err == ErrEventGone:
 		a.outcome, a.detail = expired, err.Error()
 		return
 	case err != nil:
@@ -109,7 +109,7 @@ func retryAfter(s string, now time.Time) time.Duration {
 	return 0
 }
 
-// request makes the HTTP request of an attempt. The error is errGone, or of
+// request makes the HTTP request of an attempt. The error is ErrEventGone, or of
 // the store.
 func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, error) {
 	e := a.body
