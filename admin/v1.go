@@ -29,6 +29,11 @@ func (s *Server) register(v1 *routes, api huma.API) {
 	huma.Register(api, operation(toWrite, "change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription"), s.changeSubscription)
 	huma.Register(api, operation(toWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Unsubscribe"), s.deleteSubscription)
 	huma.Register(api, operation(toWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Make a new secret, and show it this once; the one before signs too for 24 hours"), s.rotateSecret)
+	huma.Register(api, operation(toWrite, "test-subscription", "POST", "/v1/subscriptions/{id}/test", 200, "Send a sample of each subscribed type now, and show what came back"), s.testSubscription)
+	huma.Register(api, operation(toRead, "list-subscription-deliveries", "GET", "/v1/subscriptions/{id}/deliveries", 200, "Read what a subscription was sent, the newest first"), s.listDeliveriesOf)
+	huma.Register(api, operation(toRead, "list-deliveries", "GET", "/v1/deliveries", 200, "Read the delivery log: what waits, and then what is over, each the newest first"), s.listDeliveries)
+	huma.Register(api, operation(toRead, "get-delivery", "GET", "/v1/deliveries/{id}", 200, "Read a delivery"), s.getDelivery)
+	huma.Register(api, operation(toWrite, "redeliver", "POST", "/v1/deliveries/{id}/redeliver", 200, "Make an attempt now, whatever became of the delivery, and show what came back"), s.redeliver)
 	huma.Register(api, operation(toRead, "list-calls", "GET", "/v1/calls", 200, "List the live calls, the oldest first"), s.listCalls)
 	huma.Register(api, operation(toRead, "list-events", "GET", "/v1/events", 200, "Read the event log, the oldest first"), s.listEvents)
 	huma.Register(api, operation(toAdminister, "list-tokens", "GET", "/v1/tokens", 200, "List tokens, the oldest first"), s.listTokens)
@@ -379,6 +384,12 @@ func (s *Server) problem(err error) error {
 		return huma.Error412PreconditionFailed(err.Error())
 	case errors.Is(err, notify.ErrLimit):
 		return huma.Error409Conflict(err.Error() + " (notify.max_subscriptions in the config)")
+	case errors.Is(err, notify.ErrNoDelivery):
+		return huma.Error404NotFound(err.Error())
+	case errors.Is(err, notify.ErrEventGone):
+		return huma.Error409Conflict(err.Error() + " (notify.keep_events in the config)")
+	case errors.Is(err, notify.ErrCursor):
+		return unprocessable("query.cursor", "is none: take next of the page before")
 	case errors.Is(err, notify.ErrNoEvent):
 		return unprocessable("query.since", "is neither an RFC 3339 time like 2026-01-31T09:00:00Z nor the id of an event in the log")
 	}

@@ -28,7 +28,8 @@ type worker struct {
 	abort      context.CancelFunc
 	attempting context.Context
 
-	posting []letter // on their way to the outbox; nil: none
+	byHand  chan *nats.Msg // what was delivered so
+	posting []letter       // on their way to the outbox; nil: none
 	post    chan []*nats.Msg
 	posted  chan []written
 
@@ -53,6 +54,7 @@ func (n *Notifier) deliver(ctx, mine context.Context) error {
 		logEnds: make(chan error, 1),
 		todo:    make(chan *attempt, maxSenders), done: make(chan *attempt, maxSenders),
 		post: make(chan []*nats.Msg, 1), posted: make(chan []written, 1),
+		byHand: make(chan *nats.Msg, 256),
 	}
 	w.lanes.changed = w.changed
 	n.registry.changeAll()
@@ -70,6 +72,11 @@ func (n *Notifier) deliver(ctx, mine context.Context) error {
 		return fmt.Errorf("write OUTBOX: %w", err)
 	}
 	defer waver.close()
+	heard, err := n.js.Conn().ChanSubscribe(handedSubject, w.byHand)
+	if err != nil {
+		return fmt.Errorf("hear %s: %w", handedSubject, err)
+	}
+	defer heard.Unsubscribe()
 
 	ctx, stop := context.WithCancel(ctx)
 	w.attempting, w.abort = context.WithCancel(mine)
@@ -125,6 +132,8 @@ func (w *worker) run(ctx context.Context) error {
 			w.took(a)
 		case results := <-w.posted:
 			w.arrived(results)
+		case m := <-w.byHand:
+			w.hear(m)
 		case <-w.registry.changes:
 			w.subscribe()
 		case <-timer.C:

@@ -44,6 +44,9 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 	if timeout == 0 {
 		timeout = timeouts[classOf(a.kind)]
 	}
+	if end, ok := ctx.Deadline(); ok { // by hand
+		timeout = min(timeout, time.Until(end).Round(time.Millisecond))
+	}
 	a.began = time.Now()
 	defer func() { a.took = time.Since(a.began) }()
 	ctx, cancel := context.WithTimeout(ctx, timeout)

@@ -1,0 +1,140 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"bellhop/notify"
+)
+
+// A Delivery is a [notify.Delivery] as the API shows it.
+type Delivery struct {
+	ID           string     `json:"id" doc:"Its webhook-id"`
+	Subscription string     `json:"subscription_id"`
+	Event        string     `json:"event_id"`
+	Type         string     `json:"event_type"`
+	Timestamp    time.Time  `json:"timestamp" doc:"Of the event"`
+	Call         string     `json:"call_id,omitempty"`
+	Extension    string     `json:"extension,omitempty" doc:"With its domain, if known"`
+	State        string     `json:"state" enum:"waiting,delivered,expired,refused,canceled"`
+	Next         *time.Time `json:"next_attempt,omitempty" doc:"If it waits for one; not before its turn has come, nor while its endpoint is paused"`
+	Attempts     []Attempt  `json:"attempts" nullable:"false" doc:"The oldest first"`
+}
+
+// An Attempt is a [notify.Attempt] as the API shows it.
+type Attempt struct {
+	Number   int             `json:"number,omitempty" doc:"1, 2, 3 and so on; left out if none was made, or by hand"`
+	At       time.Time       `json:"at" doc:"When it began"`
+	Duration int64           `json:"duration" doc:"Microseconds"`
+	Status   int             `json:"status,omitempty" doc:"Of HTTP; left out if no answer came"`
+	Error    string          `json:"error,omitempty" doc:"Why it failed"`
+	Outcome  string          `json:"outcome" enum:"waiting,delivered,expired,refused,canceled,failed" doc:"How the delivery stood after it; failed: as before"`
+	Next     *time.Time      `json:"next_attempt,omitempty" doc:"When the next was due"`
+	ByHand   bool            `json:"by_hand,omitempty"`
+	Request  *notify.Request `json:"request,omitempty" doc:"What was sent; left out if nothing was"`
+	Answer   *notify.Answer  `json:"answer,omitempty" doc:"What came back"`
+}
+
+func deliveryOf(d notify.Delivery) Delivery {
+	v := Delivery{
+		ID: d.ID, Subscription: d.Subscription, Event: d.Event, Type: string(d.Type), Timestamp: d.Said.UTC(),
+		Call: d.Call, Extension: d.Extension, State: d.State, Next: timeOf(d.Next), Attempts: make([]Attempt, len(d.Attempts)),
+	}
+	for i, a := range d.Attempts {
+		v.Attempts[i] = attemptOf(a)
+	}
+	return v
+}
+
+func attemptOf(a notify.Attempt) Attempt {
+	return Attempt{
+		Number: a.Number, At: a.At.UTC(), Duration: a.Took.Microseconds(), Status: a.Status, Error: a.Error,
+		Outcome: a.Outcome, Next: timeOf(a.Next), ByHand: a.ByHand, Request: a.Request, Answer: a.Answer,
+	}
+}
+
+// A DeliveryFilter says which deliveries a client asks for. It is exported because
+// huma looks into no other embedded struct.
+type DeliveryFilter struct {
+	State  string `query:"state" enum:"waiting,delivered,expired,refused,canceled" doc:"That stand so"`
+	Cursor string `query:"cursor" doc:"next of the page before"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
+}
+
+func (s *Server) deliveries(ctx context.Context, subscription string, in DeliveryFilter) (*listed[Delivery], error) {
+	page, next, err := s.config.Notifier.Deliveries(ctx, notify.DeliveryQuery{
+		Subscription: subscription, State: in.State, Cursor: in.Cursor, Limit: in.Limit,
+	})
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	var out listed[Delivery]
+	out.Body.Next, out.Body.Items = next, make([]Delivery, len(page))
+	for i, d := range page {
+		out.Body.Items[i] = deliveryOf(d)
+	}
+	return &out, nil
+}
+
+func (s *Server) listDeliveries(ctx context.Context, in *DeliveryFilter) (*listed[Delivery], error) {
+	return s.deliveries(ctx, "", *in)
+}
+
+func (s *Server) listDeliveriesOf(ctx context.Context, in *struct {
+	ID string `path:"id"`
+	DeliveryFilter
+}) (*listed[Delivery], error) {
+	if _, err := s.config.Notifier.Subscription(in.ID); err != nil {
+		return nil, s.problem(err)
+	}
+	return s.deliveries(ctx, in.ID, in.DeliveryFilter)
+}
+
+func (s *Server) getDelivery(ctx context.Context, in *struct {
+	ID string `path:"id" doc:"Its webhook-id"`
+}) (*struct{ Body Delivery }, error) {
+	d, err := s.config.Notifier.Delivery(ctx, in.ID)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	return &struct{ Body Delivery }{deliveryOf(d)}, nil
+}
+
+func (s *Server) redeliver(ctx context.Context, in *struct {
+	ID string `path:"id" doc:"Its webhook-id"`
+}) (*struct{ Body Attempt }, error) {
+	a, err := s.config.Notifier.Redeliver(ctx, in.ID)
+	if errors.Is(err, notify.ErrNotFound) {
+		return nil, huma.Error409Conflict("the subscription of the delivery was deleted: it can be sent nowhere")
+	}
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	s.log.Info("delivery made by hand", "delivery", in.ID, "outcome", a.Outcome)
+	return &struct{ Body Attempt }{attemptOf(a)}, nil
+}
+
+// A Trial is a [notify.Trial] as the API shows it.
+type Trial struct {
+	Type string `json:"type" doc:"As the subscription names it"`
+	ID   string `json:"id" doc:"The webhook-id"`
+	Attempt
+}
+
+func (s *Server) testSubscription(ctx context.Context, in *struct {
+	ID string `path:"id"`
+}) (*listed[Trial], error) {
+	trials, err := s.config.Notifier.Test(ctx, in.ID)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	var out listed[Trial]
+	out.Body.Items = make([]Trial, len(trials))
+	for i, t := range trials {
+		out.Body.Items[i] = Trial{t.Type, t.ID, attemptOf(t.Attempt)}
+	}
+	return &out, nil
+}

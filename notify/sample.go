@@ -1,0 +1,116 @@
+package notify
+
+import (
+	"cmp"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strings"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// sampleTypes are the words for types in the order in which samples are told.
+var sampleTypes = []string{
+	"dial-in", "dial-out", "ringing", "answer", "answer-in", "answer-out", "hold", "resume", "transfer", "hangup",
+	"message-in", "message-out", "voicemail", "registered", "unregistered", "subscription-state",
+}
+
+// A sampler makes up what happens to an extension that a subscription names.
+// Of both flows it knows one call: from outside, or to there.
+type sampler struct {
+	sub   *Subscription
+	types []string // that the subscription names and its dialect can tell, in order
+	own   dialog.Extension
+	flow  dialog.Flow // of what happens in both: the one whose dial the subscription names
+	salt  string
+	now   time.Time
+}
+
+// newSampler samples the extension 101 for an expression.
+func newSampler(s *Subscription, now time.Time) *sampler {
+	user, domain, _ := strings.Cut(s.Extension, "@")
+	p := &sampler{
+		sub: s, flow: dialog.In, salt: rand.Text(), now: now,
+		own: dialog.Extension{User: cmp.Or(user, "101"), Domain: cmp.Or(domain, "pbx.example")},
+	}
+	if slices.Contains(s.Types, "dial-out") && !slices.Contains(s.Types, "dial-in") {
+		p.flow = dialog.Out
+	}
+	for _, t := range sampleTypes {
+		one := *s
+		one.Types = []string{t}
+		if slices.Contains(s.Types, t) && checkUnified(&one) == nil && checkCTI(&one) == nil {
+			p.types = append(p.types, t)
+		}
+	}
+	return p
+}
+
+// id is the id of something, as long as a true one.
+func (p *sampler) id(of ...string) string {
+	sum := sha256.Sum256([]byte(p.salt + strings.Join(of, " ")))
+	return "test-" + hex.EncodeToString(sum[:])[:27]
+}
+
+// event makes an event of a type.
+func (p *sampler) event(typ string) *dialog.Event {
+	var e dialog.Event
+	switch t, flow, _ := strings.Cut(typ, "-"); {
+	case typ == "subscription-state":
+		e = stateEvent(p.sub, "resumed", "", p.now)
+	case t == "dial", t == "answer" && flow != "":
+		e = p.ofCall(dialog.Type(typ), dialog.Flow(flow))
+		if t == "answer" {
+			e.Type = dialog.Answer
+		}
+	case t == "message":
+		e = p.ofCall(dialog.Type(typ), dialog.Flow(flow))
+		e.Status, e.Correlation, e.MessageText, e.ContentType = "", "", "A message by which bellhop tests this receiver", "text/plain"
+		e.Call, e.Party = p.id(typ), p.id(typ, "party")
+	case typ == "voicemail":
+		e = p.ofCall(dialog.Voicemail, dialog.In)
+		e.Status, e.UserAgent, e.Correlation, e.CallAPIID, e.Duration = "", "", "", "", 12*time.Second
+		e.Call, e.Party = p.id(typ), p.id(typ, "party")
+	case typ == "registered", typ == "unregistered":
+		e = dialog.Event{Type: dialog.Type(typ), Call: p.id("registration"), Party: p.id("registration", "party"), Extension: p.own, UserAgent: sampleAgent}
+	default:
+		e = p.ofCall(dialog.Type(typ), p.flow)
+	}
+	switch e.Type {
+	case dialog.DialIn, dialog.DialOut, dialog.Ringing:
+		e.Status = dialog.Calling
+	case dialog.Transfer:
+		e.CalledNumber, e.CalledExtension, e.SipCode, e.SipReason = "+442079460147", nil, 200, "OK"
+		e.CallerExtension = &p.own
+	case dialog.Hangup:
+		e.RingDuration, e.SetupTime, e.Duration, e.AnsweredAt = 4*time.Second, 120*time.Millisecond, time.Minute, p.now.Add(-time.Minute)
+		e.HangupBy, e.Q850 = dialog.ByCaller, 16
+		if e.Flow == dialog.In {
+			e.Missed = new(bool)
+		}
+	}
+	e.ID, e.At = p.id("event", typ), p.now
+	if e.Call != "" {
+		e.Seq = 1 + slices.Index(p.types, typ)
+	}
+	return &e
+}
+
+const sampleAgent = "Yealink SIP-T46U 108.86.0.20"
+
+// ofCall makes an event of the call of a flow, which is answered.
+func (p *sampler) ofCall(t dialog.Type, flow dialog.Flow) dialog.Event {
+	e := dialog.Event{
+		Type: t, Call: p.id("call", string(flow)), Party: p.id("party", string(flow)), Extension: p.own, Flow: flow, Status: dialog.Answered,
+		CallerNum: "+442079460123", CallerName: "Jane Smith", CalledNumber: p.own.User, CalledExtension: &p.own,
+		CallAPIID: p.id("api", string(flow)) + "@192.0.2.7", UserAgent: sampleAgent, Correlation: "header:X-CID:exact",
+	}
+	if flow == dialog.Out {
+		e.CallerNum, e.CallerName, e.CallerExtension = p.own.User, "Alex Jones", &p.own
+		e.CalledNumber, e.CalledExtension = "+442079460123", nil
+	}
+	return e
+}
