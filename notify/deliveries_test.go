@@ -1,0 +1,437 @@
+package notify
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// A roundTripper answers requests in place of a network.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// respond makes an answer.
+func respond(status int, header http.Header, body string) *http.Response {
+	return &http.Response{
+		StatusCode: status, Status: fmt.Sprint(status, " ", http.StatusText(status)), Header: header, Body: io.NopCloser(strings.NewReader(body)),
+	}
+}
+
+// played plays f in virtual time with a store of its own and a notifier that
+// sends by a transport.
+func played(t *testing.T, c Config, f func(*testing.T, jetstream.JetStream, *Notifier)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		n, stop := start(t, js, c)
+		defer stop()
+		f(t, js, n)
+	})
+}
+
+// events makes events of one type each of a call of extension 101, said now.
+func eventsOf(call string, types ...dialog.Type) (all []dialog.Event) {
+	for i, typ := range types {
+		all = append(all, dialog.Event{
+			ID: call + string(rune('a'+i)), Call: call, Party: "p", Seq: i + 1, Type: typ, Flow: dialog.Out, At: time.Now(),
+			Extension: dialog.Extension{User: "101", Domain: "pbx"}, CallerNum: "101", CalledNumber: "102",
+		})
+	}
+	return all
+}
+
+func deliveryNow(t *testing.T, n *Notifier, id string) Delivery {
+	t.Helper()
+	d, err := n.Delivery(t.Context(), id)
+	if err != nil {
+		t.Fatalf("delivery %s: %v", id, err)
+	}
+	return d
+}
+
+// story is what became of a delivery, an attempt a line.
+func (d Delivery) story() string {
+	s := d.State
+	for _, a := range d.Attempts {
+		s += fmt.Sprintf("; %d %s", a.Number, a.Outcome)
+		if a.Status != 0 {
+			s += fmt.Sprint(" ", a.Status)
+		}
+		if a.ByHand {
+			s += " by hand"
+		}
+	}
+	return s
+}
+
+// read reads all pages of a query.
+func read(t *testing.T, n *Notifier, q DeliveryQuery) (ids []string, all []Delivery) {
+	t.Helper()
+	for range 100 {
+		page, next, err := n.Deliveries(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if q.Limit > 0 && len(page) > q.Limit {
+			t.Fatalf("a page has %d deliveries, want %d at most", len(page), q.Limit)
+		}
+		for _, d := range page {
+			ids, all = append(ids, d.Event), append(all, d)
+		}
+		if next == "" {
+			return ids, all
+		}
+		q.Cursor = next
+	}
+	t.Fatal("the pages have no end")
+	return nil, nil
+}
+
+func TestAttemptsAreRecorded(t *testing.T) {
+	tries := 0
+	receiver := roundTripper(func(r *http.Request) (*http.Response, error) {
+		time.Sleep(300 * time.Millisecond)
+		switch tries++; tries {
+		case 1:
+			return nil, errors.New("connection refused")
+		case 2:
+			return respond(503, http.Header{"Retry-After": {"9"}, "Set-Cookie": {"a=b"}, "Server": {"crm"}}, strings.Repeat("x", 5000)), nil
+		}
+		return respond(200, nil, "thanks\x00\xff"), nil
+	})
+	played(t, Config{Transport: receiver, Version: "1.2"}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := sub("", "http://crm/hook?myid=175")
+		s.Dialect = Telphin
+		s = subscribe(t, n, s)
+		begin := time.Now()
+		n.Say(eventsOf("c", dialog.DialOut))
+		time.Sleep(5 * time.Second)
+		id := "ca-" + s.ID
+		if got := deliveryNow(t, n, id); got.State != Waiting || !got.Next.Equal(got.Attempts[1].Next) || got.Next.Sub(time.Now()) > 7*time.Second {
+			t.Errorf("before the last attempt it is %s, next %v", got.story(), got.Next)
+		}
+		time.Sleep(time.Minute)
+		d := deliveryNow(t, n, id)
+		if got, want := d.story(), "delivered; 1 waiting; 2 waiting 503; 3 delivered 200"; got != want {
+			t.Fatalf("got %s, want %s", got, want)
+		}
+		if d.ID != id || d.Subscription != s.ID || d.Event != "ca" || d.Call != "c" || d.Type != dialog.DialOut || d.Extension != "101@pbx" || !d.Said.Equal(begin.Truncate(time.Microsecond)) || !d.Next.IsZero() {
+			t.Errorf("got %+v", d)
+		}
+		for i, want := range []struct {
+			at, next      time.Duration
+			reason        string
+			answer        string
+			cut           bool
+			answerHeaders string
+		}{
+			{0, 2300 * time.Millisecond, "connection refused", "", false, ""},
+			{2300 * time.Millisecond, 11600 * time.Millisecond, "503 Service Unavailable", strings.Repeat("x", 4096), true, "map[Retry-After:9 Server:crm]"},
+			{11600 * time.Millisecond, 0, "", "thanks\x00\ufffd", false, "map[]"},
+		} {
+			a := d.Attempts[i]
+			if got := a.At.Sub(begin).Round(10 * time.Millisecond); got != want.at {
+				t.Errorf("attempt %d began after %v, want %v", i+1, got, want.at)
+			}
+			if a.Took != 300*time.Millisecond || a.Error != want.reason || a.ByHand {
+				t.Errorf("attempt %d took %v and failed by %q, want 300ms, %q", i+1, a.Took, a.Error, want.reason)
+			}
+			if want.next == 0 && !a.Next.IsZero() || want.next > 0 && a.Next.Sub(begin).Round(10*time.Millisecond) != want.next {
+				t.Errorf("after attempt %d the next is %v, want %v", i+1, a.Next.Sub(begin), want.next)
+			}
+			if (a.Answer == nil) != (a.Status == 0) {
+				t.Fatalf("attempt %d has the answer %+v", i+1, a.Answer)
+			}
+			if a.Answer != nil && (a.Answer.Body != want.answer || a.Answer.Cut != want.cut || fmt.Sprint(a.Answer.Header) != want.answerHeaders) {
+				t.Errorf("attempt %d was answered %+v, want %v", i+1, a.Answer, want)
+			}
+			r := a.Request
+			if r == nil || r.Method != "POST" || r.URL != "http://crm/hook?myid=175" || !strings.HasPrefix(r.Body, "CallID=c&") ||
+				r.Header["Webhook-Id"] != id || r.Header["User-Agent"] != "bellhop/1.2" || r.Header["Content-Type"] != "application/x-www-form-urlencoded" {
+				t.Errorf("attempt %d sent %+v", i+1, r)
+			}
+		}
+	})
+}
+
+// What a GET says is in its URL, which a template makes.
+func TestRequestsAreRecordedAsSent(t *testing.T) {
+	for _, tt := range []struct{ method, url, sent, body string }{
+		{"GET", "http://crm/pop?a=b", "http://crm/pop?a=b&call_id=c&", ""},
+		{"GET", "http://crm/pop{?call_id}", "http://crm/pop?call_id=c", ""},
+		{"PUT", "http://crm/{call_id}", "http://crm/c", `{"type":"call.hangup",`},
+	} {
+		played(t, Config{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return respond(200, nil, ""), nil })},
+			func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+				s := sub("", tt.url)
+				s.Method = tt.method
+				s = subscribe(t, n, s)
+				n.Say(eventsOf("c", dialog.Hangup))
+				time.Sleep(time.Second)
+				r := deliveryNow(t, n, "ca-"+s.ID).Attempts[0].Request
+				if r.Method != tt.method || !strings.HasPrefix(r.URL, tt.sent) || !strings.HasPrefix(r.Body, tt.body) || (r.Body == "") != (tt.body == "") {
+					t.Errorf("%s %s: recorded %+v", tt.method, tt.url, r)
+				}
+			})
+	}
+}
+
+func TestEndsWithoutAttemptAreRecorded(t *testing.T) {
+	bubble(t, answers(500), func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+		n.Say(eventsOf("c", dialog.DialOut, dialog.Answer)) // the answer waits for the dial, and is as old
+		time.Sleep(2 * time.Minute)
+		d := deliveryNow(t, n, "cb-"+s.ID)
+		if got, want := d.story(), "expired; 0 expired"; got != want {
+			t.Fatalf("the answer: %s, want %s", got, want)
+		}
+		if a := d.Attempts[0]; a.Request != nil || a.Answer != nil || time.Since(a.At).Round(time.Second) != time.Minute {
+			t.Errorf("it expired by %+v", a)
+		}
+		if d.Call != "c" || d.Extension != "101@pbx" || d.Type != dialog.Answer {
+			t.Errorf("got %+v", d)
+		}
+		n.Say(eventsOf("d", dialog.Hangup))
+		time.Sleep(time.Second)
+		if got := deliveryNow(t, n, "da-"+s.ID).State; got != Waiting {
+			t.Errorf("the hangup is %s", got)
+		}
+		if err := n.Unsubscribe(t.Context(), s.ID, 0); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		d = deliveryNow(t, n, "da-"+s.ID)
+		if last := d.Attempts[len(d.Attempts)-1]; d.State != Canceled || last.Number != 0 || last.Outcome != Canceled || last.Request != nil {
+			t.Errorf("the hangup: %s", d.story())
+		}
+	})
+}
+
+func TestRefusedIsRecorded(t *testing.T) {
+	bubble(t, answers(410), func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+		n.Say(eventsOf("c", dialog.Hangup))
+		time.Sleep(time.Second)
+		if got, want := deliveryNow(t, n, "ca-"+s.ID).story(), "refused; 1 refused 410"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+}
+
+func TestDeliveriesPaged(t *testing.T) {
+	status := func(r *http.Request) int {
+		switch body, _ := io.ReadAll(r.Body); {
+		case strings.Contains(string(body), "CallID=down"):
+			return 500
+		case strings.Contains(string(body), "CallID=slow") && r.Header.Get("X-Again") == "":
+			return 502
+		}
+		return 200
+	}
+	failed := map[string]bool{}
+	var mu sync.Mutex
+	receiver := roundTripper(func(r *http.Request) (*http.Response, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if id := r.Header.Get("Webhook-Id"); failed[id] {
+			r.Header.Set("X-Again", "yes")
+		} else {
+			failed[id] = true
+		}
+		return respond(status(r), nil, ""), nil
+	})
+	played(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := sub("", "http://crm/hook")
+		s.Dialect = Telphin
+		s = subscribe(t, n, s)
+		other := sub("", "http://other/hook")
+		other.Dialect, other.Types = Telphin, []string{"answer"}
+		other = subscribe(t, n, other)
+
+		var ended, waiting []string // newest first
+		for i := range 7 {
+			call := fmt.Sprint("well", i)
+			n.Say(eventsOf(call, dialog.Hangup))
+			time.Sleep(time.Second)
+			ended = append([]string{call + "a"}, ended...)
+		}
+		for i := range 3 {
+			call := fmt.Sprint("slow", i)
+			n.Say(eventsOf(call, dialog.DialOut))
+			time.Sleep(10 * time.Second)
+			ended = append([]string{call + "a"}, ended...)
+		}
+		for i := range 3 {
+			call := fmt.Sprint("down", i)
+			n.Say(eventsOf(call, dialog.Hangup))
+			time.Sleep(time.Second)
+			waiting = append([]string{call + "a"}, waiting...)
+		}
+		all := slices.Concat(waiting, ended)
+		for _, limit := range []int{1, 2, 3, 4, 5, 50} {
+			for _, tt := range []struct {
+				q    DeliveryQuery
+				want []string
+			}{
+				{DeliveryQuery{}, all},
+				{DeliveryQuery{Subscription: s.ID}, all},
+				{DeliveryQuery{Subscription: other.ID}, nil},
+				{DeliveryQuery{State: Waiting}, waiting},
+				{DeliveryQuery{State: Delivered}, ended},
+				{DeliveryQuery{State: Delivered, Subscription: s.ID}, ended},
+				{DeliveryQuery{State: Expired}, nil},
+			} {
+				tt.q.Limit = limit
+				ids, page := read(t, n, tt.q)
+				if !slices.Equal(ids, tt.want) {
+					t.Errorf("%+v: got %v, want %v", tt.q, ids, tt.want)
+				}
+				for _, d := range page {
+					whole := deliveryNow(t, n, d.ID)
+					if d.story() != whole.story() || d.Call+"a" != d.Event || d.Extension != "101@pbx" || d.Said.IsZero() {
+						t.Errorf("listed %+v, read alone %+v", d, whole)
+					}
+				}
+			}
+		}
+		for _, cursor := range []string{"x", "w", "e", "w0", "e1", "w1.2", "e1.-1", "e1.2.3", "e99999999999999999999.1", "ü"} {
+			if _, _, err := n.Deliveries(t.Context(), DeliveryQuery{Cursor: cursor}); !errors.Is(err, ErrCursor) {
+				t.Errorf("cursor %s: %v", cursor, err)
+			}
+		}
+		for _, id := range []string{"", "x", "ca-" + s.ID, "well0a-", "well0a-" + other.ID, "*-" + s.ID, "well0a-" + strings.Repeat(">", 30)} {
+			if d, err := n.Delivery(t.Context(), id); !errors.Is(err, ErrNoDelivery) {
+				t.Errorf("delivery %q: %+v, %v", id, d, err)
+			}
+		}
+	})
+}
+
+// A log that is longer than one reading looks at is read in parts.
+func TestDeliveriesOfALongLog(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+		var want []string
+		for i := range 600 {
+			n.Say(callOf(i))
+			for _, e := range callOf(i) {
+				want = append(want, e.ID)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(time.Second)
+		ids, _ := read(t, n, DeliveryQuery{Limit: 200})
+		slices.Sort(ids)
+		slices.Sort(want)
+		if !slices.Equal(ids, want) {
+			t.Errorf("got %d, want %d", len(ids), len(want))
+		}
+		if d := deliveryNow(t, n, deliveryID(callOf(0)[0].ID, s.ID)); d.story() != "delivered; 1 delivered 200" {
+			t.Errorf("the first is %s", d.story())
+		}
+	})
+}
+
+func TestDeliveriesAreKeptAsLongAsEvents(t *testing.T) {
+	receiver := roundTripper(func(*http.Request) (*http.Response, error) { return respond(200, nil, ""), nil })
+	played(t, Config{Transport: receiver, KeepEvents: time.Minute}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := subscribe(t, n, sub("", "http://crm/hook"))
+		n.Say(eventsOf("c", dialog.Hangup))
+		time.Sleep(50 * time.Second)
+		if ids, _ := read(t, n, DeliveryQuery{}); len(ids) != 1 {
+			t.Errorf("after 50 s there are %v", ids)
+		}
+		time.Sleep(20 * time.Second)
+		if ids, _ := read(t, n, DeliveryQuery{}); len(ids) != 0 {
+			t.Errorf("after 70 s there are %v", ids)
+		}
+		if _, err := n.Delivery(t.Context(), "ca-"+s.ID); !errors.Is(err, ErrNoDelivery) {
+			t.Errorf("after 70 s: %v", err)
+		}
+	})
+}
+
+// The log has no secret, in whatever form.
+func TestSecretsAreNotRecorded(t *testing.T) {
+	receiver := roundTripper(func(r *http.Request) (*http.Response, error) {
+		return respond(500, http.Header{"Set-Cookie": {"hush-cookie"}, "Authorization": {"hush-echo"}}, "no"), nil
+	})
+	played(t, Config{Transport: receiver}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+		s := sub("", "http://crm/hook")
+		s.Headers = map[string]string{"X-Key": "hush-key", "Authorization": "Bearer hush-bearer", "cookie": "hush-jar", "proxy-authorization": "hush-proxy"}
+		s = subscribe(t, n, s)
+		n.Say(eventsOf("c", dialog.Hangup))
+		time.Sleep(time.Second)
+		if _, err := n.Redeliver(t.Context(), "ca-"+s.ID); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		attempts := deliveryNow(t, n, "ca-"+s.ID).Attempts
+		if len(attempts) != 2 {
+			t.Fatalf("there are %d attempts, want 2", len(attempts))
+		}
+		for _, a := range attempts {
+			for _, name := range []string{"X-Key", "Authorization", "Cookie", "Proxy-Authorization", "Webhook-Signature"} {
+				if got := a.Request.Header[name]; got != redacted {
+					t.Errorf("%s is recorded as %q", name, got)
+				}
+			}
+		}
+		err := readAll(t.Context(), n.attempts, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
+			all, err := unpack(m.Data())
+			text, _ := json.Marshal(all)
+			if strings.Contains(string(text), "hush") || strings.Contains(string(text), "v1,") {
+				t.Errorf("recorded %s", text)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// The recorder holds 16 MB, drops the oldest, and counts them.
+func TestRecorderIsBounded(t *testing.T) {
+	var r recorder
+	r.some = make(chan struct{}, 1)
+	const each = 64 << 10
+	for i := range 1000 {
+		r.add(&attempt{delivery: &delivery{seq: uint64(i), id: "e"}, trace: trace{payload: make([]byte, each)}})
+	}
+	room := maxRecords / (each + recordWeight)
+	if got := r.waiting(); got != room || r.lost() != uint64(1000-room) {
+		t.Errorf("%d wait and %d are lost, want %d and %d", got, r.lost(), room, 1000-room)
+	}
+	if wave := r.take(nil); len(wave) != room || wave[0].seq != uint64(1000-room) {
+		t.Errorf("the first of a wave of %d is %d", len(wave), wave[0].seq)
+	}
+}
+
+// Whatever is in a text, what is written is JSON, of the same text.
+func TestRaw(t *testing.T) {
+	for _, s := range []string{"", "plain", `"\/`, "\x00\x1f\x7f", "<&>", "ü€😀\u2028", "\xff", "a\xc3", "\xe2\x82", "\xed\xa0\x80", "ok\xf0\x9f\x98"} {
+		w := objectWriter{[]byte{'{'}}
+		raw(&w, "s", s)
+		raw(&w, "b", []byte(s))
+		var got struct{ S, B string }
+		if err := json.Unmarshal(append(w.b, '}'), &got); err != nil {
+			t.Errorf("%q: %v in %s", s, err, w.b)
+		}
+		if want := string([]rune(s)); got.S != want || got.B != want {
+			t.Errorf("%q is read as %q and %q", s, got.S, got.B)
+		}
+	}
+}
