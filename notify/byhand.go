@@ -139,7 +139,7 @@ func (n *Notifier) Test(ctx context.Context, id string) ([]Trial, error) {
 
 // try sends a sample, if there is time.
 func (n *Notifier) try(ctx context.Context, s *Subscription, e *dialog.Event) Attempt {
-	if ctx.Err() != nil {
+	if end, _ := ctx.Deadline(); ctx.Err() != nil || !time.Now().Before(end) {
 		return Attempt{At: time.Now(), Outcome: Failed, ByHand: true, Error: "not sent: those before it took all of the " + byHandTime.String()}
 	}
 	return n.attemptByHand(ctx, s, e, 0).shown()
