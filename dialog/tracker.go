@@ -105,9 +105,15 @@ type Config struct {
 	MaxDuration time.Duration  // a call that is up for so long is lost; 0: 4 hours
 	Status      map[int]Status // words for final responses, over the built-in table
 
-	// Names of header fields; empty: none.
+	// Names of header fields; empty: none. What has [Credentials] is not copied.
 	CallAPIID, CallBackID, RecID, Tag string
 	Headers                           []string // of the INVITE, copied into its events
+}
+
+// Credentials reports whether a header field is what its sender logs in with
+// (RFC 3261 §22).
+func Credentials(name string) bool {
+	return is(name, "Authorization") || is(name, "Proxy-Authorization")
 }
 
 func (c *Config) talk() time.Duration {
@@ -182,6 +188,12 @@ func New(c Config) *Tracker {
 // Configure puts another configuration in force. Legs that have begun keep
 // their extensions.
 func (t *Tracker) Configure(c Config) {
+	c.Headers = slices.DeleteFunc(slices.Clone(c.Headers), Credentials)
+	for _, name := range []*string{&c.CallAPIID, &c.CallBackID, &c.RecID, &c.Tag} {
+		if Credentials(*name) {
+			*name = ""
+		}
+	}
 	t.config = c
 	t.methods = methods(c.Correlate)
 	t.names.configure(&t.config)

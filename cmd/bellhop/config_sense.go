@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"bellhop/dialog"
 	"bellhop/sip"
 )
 
@@ -183,8 +184,11 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 		}
 	}
 	for i, name := range c.Calls.Headers {
-		if !fieldName.MatchString(name) {
+		switch {
+		case !fieldName.MatchString(name):
 			report(index("calls.headers", i), "%q is not the name of a header field", name)
+		case dialog.Credentials(name):
+			report(index("calls.headers", i), "%q has the credentials of phones, which are never sent on: leave it out", name)
 		}
 	}
 	for path, name := range map[string]string{
@@ -193,8 +197,11 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 		"calls.tag":         c.Calls.Tag,
 		"calls.callapi_id":  c.Calls.CallAPIID,
 	} {
-		if name != "" && !fieldName.MatchString(name) {
+		switch {
+		case name != "" && !fieldName.MatchString(name):
 			report(path, "%q is not the name of a header field: write it like \"X-Recording-Id\"", name)
+		case dialog.Credentials(name):
+			report(path, "%q has the credentials of phones, which are never sent on: name another header field", name)
 		}
 	}
 }

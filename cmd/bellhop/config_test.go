@@ -204,9 +204,13 @@ sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 			`c:1:128: trunk.sources: 10.0.0.0/8 overlaps with 10.2.0.0/16 of sip.pbx_sources: an address is either the PBX's or a trunk's`,
 			`c:1:142: trunk.sources: 10.1.0.0/16 overlaps with 10.0.0.0/8 of trunk "b": an address belongs to one trunk`,
 		}},
-		{"calls", "[calls]\nmax_duration = \"0s\"\nheaders = [\"X-Ok\", \"X Y\"]\ntag = \"X:\"\nregion = \"XX\"\ntrace = 10\ncorrelate = [\"numbers\", \"header:X Y\", \"header:X-A\", \"x-cid\", \"header:x-a\", \"numbers\"]\n[calls.status]\n\"200\" = \"BUSY\"\n404 = \"GONE\"\n500 = 7\n[[subscription]]\nextension = \"1\"", []string{
+		{"credentials", "[calls]\nrec_id = \"Authorization\"", []string{
+			`c:2:10: calls.rec_id: "Authorization" has the credentials of phones, which are never sent on: name another header field`,
+		}},
+		{"calls", "[calls]\nmax_duration = \"0s\"\nheaders = [\"X-Ok\", \"X Y\", \"proxy-authorization\"]\ntag = \"X:\"\nregion = \"XX\"\ntrace = 10\ncorrelate = [\"numbers\", \"header:X Y\", \"header:X-A\", \"x-cid\", \"header:x-a\", \"numbers\"]\n[calls.status]\n\"200\" = \"BUSY\"\n404 = \"GONE\"\n500 = 7\n[[subscription]]\nextension = \"1\"", []string{
 			`c:2:16: calls.max_duration: 0s ends every call at once: write how long a call can last, like 4h`,
 			`c:3:20: calls.headers: "X Y" is not the name of a header field`,
+			`c:3:27: calls.headers: "proxy-authorization" has the credentials of phones, which are never sent on: leave it out`,
 			`c:4:7: calls.tag: "X:" is not the name of a header field: write it like "X-Recording-Id"`,
 			`c:5:10: calls.region: "XX" is no region: write the two letters of ISO 3166, like "GB", "DE" or "US"`,
 			`c:6:1: calls.trace: not supported yet: leave it out`,
