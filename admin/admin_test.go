@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -65,7 +66,7 @@ func newRig(t *testing.T, c Config) *rig {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	n, err := notify.Open(t.Context(), js, notify.Config{MaxSubscriptions: 3, Log: log})
+	n, err := notify.Open(t.Context(), js, notify.Config{MaxSubscriptions: 3, Log: log, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	if err != nil {
 		t.Fatal(err)
 	}
