@@ -576,6 +576,7 @@ func TestMetrics(t *testing.T) {
 		"\nbellhop_subscriptions 1\n",
 		"\nbellhop_events_said_total 0\n",
 		"\nbellhop_deliveries_total{outcome=\"delivered\"} 0\n",
+		"\nbellhop_delivery_attempts_unrecorded_total 0\n",
 		"\nbellhop_build_info{version=\"v0\"} 1\n",
 		"\nprocess_open_fds ",
 		"\ngo_goroutines ",

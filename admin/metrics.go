@@ -39,6 +39,7 @@ var (
 	eventsUnsaid    = prometheus.NewDesc("bellhop_events_unsaid", "Events that wait to be written.", nil, nil)
 	deliveries      = prometheus.NewDesc("bellhop_deliveries_total", "Deliveries, by how they ended.", []string{"outcome"}, nil)
 	attemptsFailed  = prometheus.NewDesc("bellhop_delivery_attempts_failed_total", "Attempts that were not the end of their delivery.", nil, nil)
+	unrecorded      = prometheus.NewDesc("bellhop_delivery_attempts_unrecorded_total", "Attempts and ends that found no room while the store was slow or gone: the delivery log lacks them.", nil, nil)
 	pauses          = prometheus.NewDesc("bellhop_endpoint_pauses_total", "Pauses of endpoints that failed.", nil, nil)
 	disabled        = prometheus.NewDesc("bellhop_subscriptions_disabled_total", "Subscriptions whose receivers answered 410, or failed for five days.", nil, nil)
 	paused          = prometheus.NewDesc("bellhop_subscriptions_paused", "Active subscriptions whose endpoint is paused.", nil, nil)
@@ -75,6 +76,7 @@ func (m notifierMetrics) Collect(ch chan<- prometheus.Metric) {
 	counter(deliveries, stats.Canceled, "canceled")
 	counter(attemptsFailed, stats.Failed)
 	gauge(deliveriesOwing, stats.Pending)
+	counter(unrecorded, stats.Unrecorded)
 	counter(pauses, stats.Pauses)
 	counter(disabled, stats.Disabled)
 }

@@ -58,6 +58,12 @@
 // wait in memory; beyond, the oldest are dropped and counted. A kill loses what
 // was not written: the event is then delivered again, or was without a trace.
 //
+// # By hand
+//
+// Redeliver makes one attempt at once, past the order of the call and past a
+// pause. If it succeeds, who delivers is told and makes no other; if that word is
+// lost, the event is delivered again. Test sends made-up events.
+//
 // # Nodes
 //
 // Nodes that share a store, and are told so by [Config].Node, share subscriptions
