@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -169,6 +170,43 @@ func TestAttemptsAreRecorded(t *testing.T) {
 	})
 }
 
+// A drip is a body that never ends.
+type drip struct {
+	read bool
+	ctx  context.Context
+}
+
+func (d *drip) Read(b []byte) (int, error) {
+	if d.read {
+		<-d.ctx.Done()
+		return 0, d.ctx.Err()
+	}
+	d.read = true
+	return copy(b, "a"), nil
+}
+
+func (d *drip) Close() error { return nil }
+
+// A body that drips is not waited for: what came of it is recorded.
+func TestDrippingAnswerIsCut(t *testing.T) {
+	receiver := roundTripper(func(r *http.Request) (*http.Response, error) {
+		res := respond(200, nil, "")
+		res.Body = &drip{ctx: r.Context()}
+		return res, nil
+	})
+	played(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := subscribe(t, n, sub("", "http://crm/hook"))
+		n.Say(eventsOf("c", dialog.DialOut, dialog.Hangup))
+		time.Sleep(2*bodyTime + time.Second)
+		for _, event := range []string{"ca", "cb"} {
+			d := deliveryNow(t, n, event+"-"+s.ID)
+			if d.story() != "delivered; 1 delivered 200" || d.Attempts[0].Took != bodyTime || d.Attempts[0].Answer.Body != "a" || !d.Attempts[0].Answer.Cut {
+				t.Errorf("%s: %s, %+v", event, d.story(), d.Attempts)
+			}
+		}
+	})
+}
+
 // What a GET says is in its URL, which a template makes.
 func TestRequestsAreRecordedAsSent(t *testing.T) {
 	for _, tt := range []struct{ method, url, sent, body string }{
@@ -320,8 +358,8 @@ func TestDeliveriesPaged(t *testing.T) {
 	})
 }
 
-// A log that is longer than one reading looks at is read in parts.
-func TestDeliveriesOfALongLog(t *testing.T) {
+// What goes well at once is written together: a page may end within a message.
+func TestDeliveriesOfManyCalls(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, n *Notifier, w *wire, s Subscription) {
 		var want []string
 		for i := range 600 {
@@ -329,10 +367,14 @@ func TestDeliveriesOfALongLog(t *testing.T) {
 			for _, e := range callOf(i) {
 				want = append(want, e.ID)
 			}
-			time.Sleep(100 * time.Millisecond)
+			if i%100 == 99 {
+				time.Sleep(time.Second)
+			}
 		}
-		time.Sleep(time.Second)
-		ids, _ := read(t, n, DeliveryQuery{Limit: 200})
+		if info, err := n.attempts.Info(t.Context()); err != nil || info.State.Msgs > 60 {
+			t.Errorf("the log has %d messages, want some for each hundred calls: %v", info.State.Msgs, err)
+		}
+		ids, _ := read(t, n, DeliveryQuery{Limit: 70})
 		slices.Sort(ids)
 		slices.Sort(want)
 		if !slices.Equal(ids, want) {
@@ -342,6 +384,47 @@ func TestDeliveriesOfALongLog(t *testing.T) {
 			t.Errorf("the first is %s", d.story())
 		}
 	})
+}
+
+// A reading looks at so many messages and no more: a page may be empty, and yet
+// have a next.
+func TestDeliveriesOfALongLog(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, err := Open(t.Context(), js, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := newID()
+	var p recordPage
+	write := func(event string, o outcome) jetstream.PubAckFuture {
+		a := &attempt{delivery: &delivery{id: event, seq: 1, kind: dialog.Hangup, at: time.Now()}, sub: &Subscription{ID: id}}
+		a.began, a.number, a.word = time.Now(), 2, o.String()
+		p.wave = []*attempt{a}
+		m := p.write()[0].message
+		ack, err := js.PublishAsync(m.Subject, slices.Clone(m.Data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ack
+	}
+	for _, event := range []string{"first", "second"} {
+		<-write(event, delivered).Ok()
+	}
+	var last jetstream.PubAckFuture
+	for i := range maxScanned + 5000 {
+		if last = write(fmt.Sprint("e", i), waiting); i%1000 == 0 {
+			<-last.Ok()
+		}
+	}
+	<-last.Ok()
+	page, next, err := n.Deliveries(t.Context(), DeliveryQuery{})
+	if err != nil || len(page) != 0 || next == "" {
+		t.Errorf("the first page has %d and the next %q: %v", len(page), next, err)
+	}
+	if ids, _ := read(t, n, DeliveryQuery{}); !slices.Equal(ids, []string{"second", "first"}) {
+		t.Errorf("got %v", ids)
+	}
 }
 
 func TestDeliveriesAreKeptAsLongAsEvents(t *testing.T) {
@@ -361,6 +444,62 @@ func TestDeliveriesAreKeptAsLongAsEvents(t *testing.T) {
 			t.Errorf("after 70 s: %v", err)
 		}
 	})
+}
+
+// While the log cannot be written, deliveries go on, and their attempts wait.
+// What still waits at the end is lost, and counted.
+func TestAttemptsWaitForTheStore(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		c := Config{Transport: &wire{}}
+		n, stop := start(t, js, c)
+		defer stop()
+		s := subscribe(t, n, sub("", "http://crm/hook"))
+		gone := func() {
+			if err := js.DeleteStream(t.Context(), "ATTEMPTS"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		gone()
+		n.Say(eventsOf("c", dialog.DialOut, dialog.Hangup))
+		time.Sleep(10 * time.Second)
+		if got := n.Stats(); got.Delivered != 2 || got.Unrecorded != 0 {
+			t.Errorf("without the log: %+v", got)
+		}
+		if _, err := openAttempts(t.Context(), js, Config{Replicas: 1}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if ids, _ := read(t, n, DeliveryQuery{Subscription: s.ID}); !slices.Equal(ids, []string{"cb", "ca"}) {
+			t.Errorf("with it, there are %v", ids)
+		}
+		gone()
+		n.Say(eventsOf("d", dialog.DialOut, dialog.Hangup))
+		time.Sleep(time.Second)
+		begin := time.Now()
+		stop()
+		if took := time.Since(begin); took > 3*time.Second || n.Stats().Unrecorded != 2 {
+			t.Errorf("it ended after %v with %+v", took, n.Stats())
+		}
+	})
+}
+
+// What is still to be written at the end is.
+func TestAttemptsAreWrittenAtTheEnd(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, stop := start(t, js, Config{Transport: &wire{}})
+	s := subscribe(t, n, sub("", "http://crm/hook"))
+	n.Say(eventsOf("c", dialog.DialOut, dialog.Hangup))
+	for n.Stats().Delivered < 2 {
+		pause(t.Context(), time.Millisecond)
+	}
+	stop()
+	if ids, _ := read(t, n, DeliveryQuery{Subscription: s.ID}); !slices.Equal(ids, []string{"cb", "ca"}) {
+		t.Errorf("there are %v", ids)
+	}
 }
 
 // The log has no secret, in whatever form.
