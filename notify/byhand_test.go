@@ -492,7 +492,7 @@ func TestSamples(t *testing.T) {
 					if e.Extension.User != user || typ != "subscription-state" && domain != "" && e.Extension.Domain != domain || !e.At.Equal(time.Now()) {
 						t.Errorf("%s is of %v", typ, e.Extension)
 					}
-					if len(e.ID) != 32 || !strings.HasPrefix(e.ID, "test-") || ids[e.ID] || e.Call != "" && (len(e.Call) != 32 || e.Seq != i+1) {
+					if len(e.ID) != 32 || !strings.HasPrefix(e.ID, "test-") || ids[e.ID] || e.Call != "" && (len(e.Call) != 32 || len(e.Party) != 32 || e.Seq < 1 || e.Seq > i+1) {
 						t.Errorf("%s has id %s, call %s, sequence %d", typ, e.ID, e.Call, e.Seq)
 					}
 					ids[e.ID] = true

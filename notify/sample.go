@@ -57,45 +57,46 @@ func (p *sampler) id(of ...string) string {
 
 // event makes an event of a type.
 func (p *sampler) event(typ string) *dialog.Event {
-	var e dialog.Event
-	switch t, flow, _ := strings.Cut(typ, "-"); {
-	case typ == "subscription-state":
-		e = stateEvent(p.sub, "resumed", "", p.now)
-	case t == "dial", t == "answer" && flow != "":
-		e = p.ofCall(dialog.Type(typ), dialog.Flow(flow))
-		if t == "answer" {
-			e.Type = dialog.Answer
-		}
-	case t == "message":
-		e = p.ofCall(dialog.Type(typ), dialog.Flow(flow))
-		e.Status, e.Correlation, e.MessageText, e.ContentType = "", "", "A message by which bellhop tests this receiver", "text/plain"
-		e.Call, e.Party = p.id(typ), p.id(typ, "party")
-	case typ == "voicemail":
-		e = p.ofCall(dialog.Voicemail, dialog.In)
-		e.Status, e.UserAgent, e.Correlation, e.CallAPIID, e.Duration = "", "", "", "", 12*time.Second
-		e.Call, e.Party = p.id(typ), p.id(typ, "party")
-	case typ == "registered", typ == "unregistered":
-		e = dialog.Event{Type: dialog.Type(typ), Call: p.id("registration"), Party: p.id("registration", "party"), Extension: p.own, UserAgent: sampleAgent}
-	default:
-		e = p.ofCall(dialog.Type(typ), p.flow)
+	kind, flow := dialog.Type(typ), p.flow
+	switch typ {
+	case "answer-in", "answer-out":
+		kind = dialog.Answer
+		fallthrough
+	case "dial-in", "dial-out", "message-in", "message-out":
+		_, f, _ := strings.Cut(typ, "-")
+		flow = dialog.Flow(f)
+	case "voicemail":
+		flow = dialog.In
 	}
-	switch e.Type {
+	e := p.ofCall(kind, flow)
+	e.Seq = 1 + slices.Index(p.types, typ)
+	switch kind {
 	case dialog.DialIn, dialog.DialOut, dialog.Ringing:
 		e.Status = dialog.Calling
-	case dialog.Transfer:
-		e.CalledNumber, e.CalledExtension, e.SipCode, e.SipReason = "+442079460147", nil, 200, "OK"
-		e.CallerExtension = &p.own
+	case dialog.Transfer: // of the other, to outside
+		e.CallerExtension, e.CalledNumber, e.CalledExtension = &p.own, "+442079460147", nil
+		e.SipCode, e.SipReason = 200, "OK"
 	case dialog.Hangup:
 		e.RingDuration, e.SetupTime, e.Duration, e.AnsweredAt = 4*time.Second, 120*time.Millisecond, time.Minute, p.now.Add(-time.Minute)
 		e.HangupBy, e.Q850 = dialog.ByCaller, 16
-		if e.Flow == dialog.In {
+		if flow == dialog.In {
 			e.Missed = new(bool)
 		}
+	case dialog.MessageIn, dialog.MessageOut:
+		e.Call, e.Party, e.Seq = p.id(typ), p.id(typ, "party"), 1
+		e.Status, e.Correlation, e.MessageText, e.ContentType = "", "", "A message by which bellhop tests this receiver", "text/plain"
+	case dialog.Voicemail:
+		e.Call, e.Party, e.Seq = p.id(typ), p.id(typ, "party"), 1
+		e.Status, e.UserAgent, e.Correlation, e.CallAPIID, e.Duration = "", "", "", "", 12*time.Second
+	case dialog.Registered, dialog.Unregistered:
+		e = dialog.Event{Type: kind, Call: p.id("registration"), Party: p.id("registration", "party"), Seq: 1, Extension: p.own, UserAgent: sampleAgent}
+		if kind == dialog.Unregistered {
+			e.Seq = 2
+		}
+	case dialog.SubscriptionState:
+		e = stateEvent(p.sub, "resumed", "", p.now)
 	}
 	e.ID, e.At = p.id("event", typ), p.now
-	if e.Call != "" {
-		e.Seq = 1 + slices.Index(p.types, typ)
-	}
 	return &e
 }
 
