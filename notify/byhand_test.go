@@ -204,26 +204,31 @@ func TestRedeliverOutlivesItsCaller(t *testing.T) {
 // Any node may be asked: the one that delivers hears of it.
 func TestRedeliverByAnotherNode(t *testing.T) {
 	l := &line{status: 500}
-	c := Config{Transport: l, KeepEvents: 100 * 365 * 24 * time.Hour} // a server that opens a stream again goes by the clock outside the bubble
+	c := Config{Transport: l, Node: "a", KeepEvents: 100 * 365 * 24 * time.Hour} // a server that opens a stream again goes by the clock outside the bubble
 	played(t, c, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+		c.Node = "b"
+		other, stop := start(t, js, c)
+		defer stop()
 		s := subscribe(t, n, sub("", "http://crm/hook"))
 		n.Say(eventsOf("c", dialog.DialIn, dialog.Hangup))
 		time.Sleep(1500 * time.Millisecond)
-		node, err := Open(t.Context(), js, c) // does not deliver
-		if err != nil {
-			t.Fatal(err)
-		}
 		l.set(200)
-		if a, err := node.Redeliver(t.Context(), "ca-"+s.ID); err != nil || a.Outcome != Delivered {
+		id := "ca-" + s.ID
+		if a, err := other.Redeliver(t.Context(), id); err != nil || a.Outcome != Delivered {
 			t.Errorf("got %+v, %v", a, err)
 		}
 		time.Sleep(100 * time.Millisecond)
-		if a, b := l.times("ca-"+s.ID), l.times("cb-"+s.ID); a != 2 || b != 1 {
+		if a, b := l.times(id), l.times("cb-"+s.ID); a != 2 || b != 1 {
 			t.Errorf("the dial was sent %d times, want 2; the hangup behind it %d times, want 1", a, b)
 		}
 		time.Sleep(time.Minute)
-		if got := n.Stats(); got.Delivered != 2 || got.Pending != 0 || l.times("ca-"+s.ID) != 2 {
-			t.Errorf("got %+v", got)
+		if n.Stats().Delivered != 2 || n.Stats().Pending != 0 || other.Stats().Delivered != 0 || l.times(id) != 2 {
+			t.Errorf("got %+v and %+v", n.Stats(), other.Stats())
+		}
+		for _, node := range []*Notifier{n, other} {
+			if got, want := deliveryNow(t, node, id).story(), "delivered; 1 waiting 500; 0 delivered 200 by hand"; got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
 		}
 	})
 }
