@@ -34,7 +34,7 @@ type Attempt struct {
 	Outcome  string          `json:"outcome" enum:"waiting,delivered,expired,refused,canceled,failed" doc:"How the delivery stood after it; failed: as before"`
 	Next     *time.Time      `json:"next_attempt,omitempty" doc:"When the next was due"`
 	ByHand   bool            `json:"by_hand,omitempty"`
-	Request  *notify.Request `json:"request,omitempty" doc:"What was sent; left out if nothing was"`
+	Request  *notify.Request `json:"request,omitempty" doc:"What was sent, or would have been if there had been a connection"`
 	Answer   *notify.Answer  `json:"answer,omitempty" doc:"What came back"`
 }
 

@@ -59,14 +59,15 @@ type Attempt struct {
 	Outcome string    // of the delivery, by this attempt
 	Next    time.Time // when the delivery is tried again; zero: it is not
 	ByHand  bool      // someone asked for it
-	Request *Request  // nil: nothing was sent
+	Request *Request  // nil: there was none to send
 	Answer  *Answer   // nil: none came
 }
 
 // ended reports whether a delivery was over with this attempt.
 func (a *Attempt) ended() bool { return a.Outcome != Waiting && a.Outcome != Failed }
 
-// A Request is what was sent, but for secrets. The JSON form is what the
+// A Request is what was sent, or would have been if there had been a connection,
+// but for secrets. The JSON form is what the
 // delivery log keeps, and what the API shows: fields are only ever added.
 type Request struct {
 	Method string            `json:"method"`

@@ -30,7 +30,8 @@ type handed struct {
 // Redeliver makes one attempt at a delivery now, whatever became of it before:
 // outside the order of its call, and also while its endpoint is paused or its
 // subscription switched off. The webhook-id is the same. If it succeeds, the
-// delivery is delivered; else nothing has changed. The attempt is recorded.
+// delivery is delivered; else nothing has changed. The attempt takes 15 seconds
+// at most, and is recorded.
 //
 // The error is ErrNoDelivery, ErrNotFound if the subscription is gone,
 // ErrEventGone, or of the store; that an attempt fails is none.

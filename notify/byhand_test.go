@@ -451,6 +451,23 @@ func TestTestIsLimited(t *testing.T) {
 	})
 }
 
+// What a dialect cannot tell has no sample.
+func TestSampledAreWhatTheDialectTells(t *testing.T) {
+	for dialect, missing := range map[Dialect][]string{
+		JSON: nil, CloudEvents: nil, Telphin: nil, Unified: {"subscription-state"},
+		CTI: {"ringing", "hold", "resume", "transfer", "message-in", "message-out", "voicemail", "registered", "unregistered", "subscription-state"},
+	} {
+		want := slices.DeleteFunc(slices.Clone(sampleTypes), func(t string) bool { return slices.Contains(missing, t) })
+		got := newSampler(&Subscription{Dialect: dialect, Method: "POST", Extension: "101", Types: sampleTypes}, time.Now()).types
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: sampled are %v, want %v", dialect, got, want)
+		}
+	}
+	if len(sampleTypes) != len(typeBits) {
+		t.Errorf("there are samples of %d types, want %d", len(sampleTypes), len(typeBits))
+	}
+}
+
 // keys are the names of the fields of a form.
 func keys(form string) (all []string) {
 	for pair := range strings.SplitSeq(form, "&") {
