@@ -49,6 +49,11 @@ var rules = map[string]string{
 	"PATCH /v1/subscriptions/{id}":              writers,
 	"DELETE /v1/subscriptions/{id}":             writers,
 	"POST /v1/subscriptions/{id}/rotate-secret": writers,
+	"POST /v1/subscriptions/{id}/test":          writers,
+	"GET /v1/subscriptions/{id}/deliveries":     readers,
+	"GET /v1/deliveries":                        readers,
+	"GET /v1/deliveries/{id}":                   readers,
+	"POST /v1/deliveries/{id}/redeliver":        writers,
 	"GET /v1/calls":                             readers,
 	"GET /v1/events":                            readers,
 	"GET /v1/tokens":                            admins,
@@ -105,6 +110,8 @@ func TestWhoMayWhat(t *testing.T) {
 		switch {
 		case strings.Contains(path, "/subscriptions/{id}"):
 			ids = []string{mine, yours, everybodys, "nothing"}
+		case strings.Contains(path, "/deliveries/{id}"):
+			ids = []string{"nothing"} // TestDeliveriesOfTheBound
 		case strings.Contains(path, "/tokens/{id}"):
 			ids = []string{token, "nothing"}
 		case strings.Contains(path, "{"):

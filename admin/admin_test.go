@@ -45,7 +45,7 @@ type rig struct {
 }
 
 // newRig starts a Server. The Notifier and what else is missing are filled in.
-func newRig(t *testing.T, c Config) *rig {
+func newRig(t *testing.T, c Config, allow ...netip.Prefix) *rig {
 	t.Helper()
 	srv, err := server.NewServer(&server.Options{DontListen: true, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()})
 	if err != nil {
@@ -66,7 +66,7 @@ func newRig(t *testing.T, c Config) *rig {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	n, err := notify.Open(t.Context(), js, notify.Config{MaxSubscriptions: 3, Log: log, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	n, err := notify.Open(t.Context(), js, notify.Config{MaxSubscriptions: 3, Log: log, Allow: allow})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,39 +64,73 @@ type DeliveryFilter struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
 }
 
-func (s *Server) deliveries(ctx context.Context, subscription string, in DeliveryFilter) (*listed[Delivery], error) {
+// seesDelivery reports whether who makes the request of ctx may know of a
+// delivery: one that is bound, if of its subscription and of the extension whose
+// event it is.
+func (s *Server) seesDelivery(ctx context.Context, d notify.Delivery) bool {
+	who := accessOf(ctx)
+	if who.sees("") {
+		return true
+	}
+	_, err := s.subscription(ctx, d.Subscription)
+	return err == nil && who.sees(d.Extension)
+}
+
+// deliveries reads those of some subscriptions that who asks may know of.
+func (s *Server) deliveries(ctx context.Context, subscriptions []string, in DeliveryFilter) (*listed[Delivery], error) {
 	page, next, err := s.config.Notifier.Deliveries(ctx, notify.DeliveryQuery{
-		Subscription: subscription, State: in.State, Cursor: in.Cursor, Limit: in.Limit,
+		Subscriptions: subscriptions, State: in.State, Cursor: in.Cursor, Limit: in.Limit,
 	})
 	if err != nil {
 		return nil, s.problem(err)
 	}
 	var out listed[Delivery]
-	out.Body.Next, out.Body.Items = next, make([]Delivery, len(page))
-	for i, d := range page {
-		out.Body.Items[i] = deliveryOf(d)
+	out.Body.Next, out.Body.Items = next, []Delivery{}
+	for _, d := range page {
+		if s.seesDelivery(ctx, d) {
+			out.Body.Items = append(out.Body.Items, deliveryOf(d))
+		}
 	}
 	return &out, nil
 }
 
 func (s *Server) listDeliveries(ctx context.Context, in *DeliveryFilter) (*listed[Delivery], error) {
-	return s.deliveries(ctx, "", *in)
+	who := accessOf(ctx)
+	if who.sees("") {
+		return s.deliveries(ctx, nil, *in)
+	}
+	mine := []string{}
+	for _, sub := range s.config.Notifier.Subscriptions() {
+		if who.sees(sub.Extension) {
+			mine = append(mine, sub.ID)
+		}
+	}
+	return s.deliveries(ctx, mine, *in)
 }
 
 func (s *Server) listDeliveriesOf(ctx context.Context, in *struct {
 	ID string `path:"id"`
 	DeliveryFilter
 }) (*listed[Delivery], error) {
-	if _, err := s.config.Notifier.Subscription(in.ID); err != nil {
+	if _, err := s.subscription(ctx, in.ID); err != nil {
 		return nil, s.problem(err)
 	}
-	return s.deliveries(ctx, in.ID, in.DeliveryFilter)
+	return s.deliveries(ctx, []string{in.ID}, in.DeliveryFilter)
+}
+
+// delivery returns one that who makes the request of ctx may know of.
+func (s *Server) delivery(ctx context.Context, id string) (notify.Delivery, error) {
+	d, err := s.config.Notifier.Delivery(ctx, id)
+	if err == nil && !s.seesDelivery(ctx, d) {
+		return notify.Delivery{}, notify.ErrNoDelivery
+	}
+	return d, err
 }
 
 func (s *Server) getDelivery(ctx context.Context, in *struct {
 	ID string `path:"id" doc:"Its webhook-id"`
 }) (*struct{ Body Delivery }, error) {
-	d, err := s.config.Notifier.Delivery(ctx, in.ID)
+	d, err := s.delivery(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(err)
 	}
@@ -106,6 +140,9 @@ func (s *Server) getDelivery(ctx context.Context, in *struct {
 func (s *Server) redeliver(ctx context.Context, in *struct {
 	ID string `path:"id" doc:"Its webhook-id"`
 }) (*struct{ Body Attempt }, error) {
+	if _, err := s.delivery(ctx, in.ID); err != nil {
+		return nil, s.problem(err)
+	}
 	a, err := s.config.Notifier.Redeliver(ctx, in.ID)
 	if errors.Is(err, notify.ErrNotFound) {
 		return nil, huma.Error409Conflict("the subscription of the delivery was deleted: it can be sent nowhere")
@@ -113,7 +150,7 @@ func (s *Server) redeliver(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, s.problem(err)
 	}
-	s.log.Info("delivery made by hand", "delivery", in.ID, "outcome", a.Outcome)
+	s.audit(ctx, "redeliver", in.ID, nil, nil)
 	return &struct{ Body Attempt }{attemptOf(a)}, nil
 }
 
@@ -127,10 +164,14 @@ type Trial struct {
 func (s *Server) testSubscription(ctx context.Context, in *struct {
 	ID string `path:"id"`
 }) (*listed[Trial], error) {
+	if _, err := s.subscription(ctx, in.ID); err != nil {
+		return nil, s.problem(err)
+	}
 	trials, err := s.config.Notifier.Test(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(err)
 	}
+	s.audit(ctx, "test-subscription", in.ID, nil, nil)
 	var out listed[Trial]
 	out.Body.Items = make([]Trial, len(trials))
 	for i, t := range trials {

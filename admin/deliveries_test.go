@@ -6,14 +6,19 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"bellhop/dialog"
 )
+
+var loopback = netip.MustParsePrefix("127.0.0.0/8")
 
 // deliver has the rig deliver until the test ends, to a receiver whose answers
 // have the status that is stored.
@@ -62,7 +67,7 @@ func hangup(id string) []dialog.Event {
 }
 
 func TestDeliveryLog(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, Config{}, loopback)
 	url, status := r.deliver()
 	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", url+"/cb", "headers", object{"X-Key": "hush"}))["id"].(string)
 	other := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "1002"))["id"].(string)
@@ -179,14 +184,79 @@ func TestBadDeliveries(t *testing.T) {
 		r.wantProblem(404, "", "POST", "/v1/deliveries/"+id+"/redeliver", nil)
 	}
 	r.wantProblem(405, "", "GET", "/v1/deliveries/x/redeliver", nil)
-	r.token = ""
-	for _, p := range [][2]string{{"GET", "/v1/deliveries"}, {"GET", "/v1/deliveries/x"}, {"POST", "/v1/deliveries/x/redeliver"}, {"POST", "/v1/subscriptions/" + sub + "/test"}} {
-		r.wantProblem(401, "", p[0], p[1], nil)
+}
+
+// Who is bound to extensions sees, and makes again, the deliveries of the
+// subscriptions and of the events of these alone.
+func TestDeliveriesOfTheBound(t *testing.T) {
+	r := newRig(t, Config{}, loopback)
+	url, _ := r.deliver()
+	path := "/v1/subscriptions"
+	mine := r.want(201, "POST", path, with(subscription(), "url", url))["id"].(string)
+	yours := r.want(201, "POST", path, with(subscription(), "url", url, "extension", "1002"))["id"].(string)
+	everybodys := r.want(201, "POST", path, with(subscription(), "url", url, "extension", nil, "extension_regex", ".*"))["id"].(string)
+	bound, _ := r.newToken(object{"scope": "write", "extensions": []string{"1001"}})
+	nobody, _ := r.newToken(object{"scope": "write", "extensions": []string{"1009"}})
+	events := slices.Concat(hangup("e1"), hangup("e2"))
+	events[1].Extension.User = "1002"
+	r.notifier.Say(events)
+	r.until("/v1/deliveries", func(o object) bool { return len(o["items"].([]any)) == 4 })
+
+	seen := func(client *rig, path string) []string {
+		all := []string{}
+		for _, d := range client.want(200, "GET", path, nil)["items"].([]any) {
+			all = append(all, d.(object)["id"].(string))
+		}
+		return all
+	}
+	if got, want := seen(bound, "/v1/deliveries"), []string{"e1-" + mine}; !slices.Equal(got, want) {
+		t.Errorf("it sees %v, want %v", got, want)
+	}
+	if got := seen(nobody, "/v1/deliveries"); len(got) != 0 {
+		t.Errorf("who has none sees %v", got)
+	}
+	if got, want := seen(bound, path+"/"+mine+"/deliveries"), []string{"e1-" + mine}; !slices.Equal(got, want) {
+		t.Errorf("of its own it sees %v, want %v", got, want)
+	}
+	bound.want(200, "GET", "/v1/deliveries/e1-"+mine, nil)
+	bound.want(200, "POST", "/v1/deliveries/e1-"+mine+"/redeliver", nil)
+	_, none := bound.do("GET", "/v1/deliveries/nothing", nil)
+	for _, id := range []string{"e2-" + yours, "e1-" + everybodys, "e2-" + everybodys} {
+		r.want(200, "GET", "/v1/deliveries/"+id, nil)
+		if _, got := bound.do("GET", "/v1/deliveries/"+id, nil); got["status"] != 404.0 || !cmp.Equal(got, none) {
+			t.Errorf("%s: %v, and of none: %v", id, got, none)
+		}
+		bound.wantProblem(404, "", "POST", "/v1/deliveries/"+id+"/redeliver", nil)
+	}
+	for _, id := range []string{yours, everybodys} {
+		bound.wantProblem(404, "", "GET", path+"/"+id+"/deliveries", nil)
+		bound.wantProblem(404, "", "POST", path+"/"+id+"/test", nil)
+	}
+
+	// What was another's when it was sent stays so.
+	r.want(200, "PATCH", path+"/"+yours, object{"extension": "1001"})
+	if got, want := seen(bound, "/v1/deliveries"), []string{"e1-" + mine}; !slices.Equal(got, want) {
+		t.Errorf("with another's subscription it sees %v, want %v", got, want)
+	}
+	bound.wantProblem(404, "", "GET", "/v1/deliveries/e2-"+yours, nil)
+
+	r.want(204, "DELETE", path+"/"+mine, nil)
+	bound.wantProblem(404, "", "GET", "/v1/deliveries/e1-"+mine, nil)
+	r.want(200, "GET", "/v1/deliveries/e1-"+mine, nil)
+
+	did := []string{}
+	for _, e := range r.want(200, "GET", "/v1/audit", nil)["items"].([]any) {
+		if e.(object)["did"] == "redeliver" {
+			did = append(did, e.(object)["id"].(string))
+		}
+	}
+	if want := []string{"e1-" + mine}; !slices.Equal(did, want) {
+		t.Errorf("the audit log has redeliveries of %v, want %v", did, want)
 	}
 }
 
 func TestEventGone(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, Config{}, loopback)
 	url, _ := r.deliver()
 	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", url))["id"].(string)
 	r.notifier.Say(hangup("e1"))
@@ -198,7 +268,7 @@ func TestEventGone(t *testing.T) {
 }
 
 func TestTestSubscription(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, Config{}, loopback)
 	url, status := r.deliver()
 	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", url, "active", false))["id"].(string)
 	for _, code := range []int{200, 503} {

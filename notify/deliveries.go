@@ -35,10 +35,10 @@ type Delivery struct {
 
 // A DeliveryQuery says which deliveries to read. The zero value means all.
 type DeliveryQuery struct {
-	Subscription string
-	State        string
-	Cursor       string // next of the page before
-	Limit        int    // 0: 50; 200 at most
+	Subscriptions []string // of these; nil: of all
+	State         string
+	Cursor        string // next of the page before
+	Limit         int    // 0: 50; 200 at most
 }
 
 var (
@@ -62,9 +62,14 @@ func (n *Notifier) Deliveries(ctx context.Context, q DeliveryQuery) (page []Deli
 	if err != nil {
 		return nil, "", err
 	}
-	subscription := cmp.Or(q.Subscription, "*")
+	subscriptions := q.Subscriptions
+	if subscriptions == nil {
+		subscriptions = []string{"*"}
+	} else if len(subscriptions) == 0 {
+		return nil, "", nil
+	}
 	if !at.over && (q.State == "" || q.State == Waiting) {
-		if page, next, err = n.waitingOnes(ctx, subscription, at, limit); err != nil || next != "" {
+		if page, next, err = n.waitingOnes(ctx, subscriptions, at, limit); err != nil || next != "" {
 			return page, next, err
 		}
 	}
@@ -74,7 +79,7 @@ func (n *Notifier) Deliveries(ctx context.Context, q DeliveryQuery) (page []Deli
 	if !at.over {
 		at = cursor{over: true}
 	}
-	rest, next, err := n.endedOnes(ctx, subscription, q.State, at, limit-len(page))
+	rest, next, err := n.endedOnes(ctx, subscriptions, q.State, at, limit-len(page))
 	return append(page, rest...), next, err
 }
 
@@ -109,8 +114,12 @@ func parseCursor(s string) (c cursor, err error) {
 }
 
 // waitingOnes reads what the outbox has.
-func (n *Notifier) waitingOnes(ctx context.Context, subscription string, at cursor, limit int) (page []Delivery, next string, err error) {
-	rest, err := backwards(ctx, n.outbox, []string{"delivery." + subscription + ".*"}, at.seq, func(seq uint64, m jetstream.Msg) (bool, error) {
+func (n *Notifier) waitingOnes(ctx context.Context, subscriptions []string, at cursor, limit int) (page []Delivery, next string, err error) {
+	var filters []string
+	for _, id := range subscriptions {
+		filters = append(filters, "delivery."+id+".*")
+	}
+	rest, err := backwards(ctx, n.outbox, filters, at.seq, func(seq uint64, m jetstream.Msg) (bool, error) {
 		if len(m.Data()) == 0 {
 			return true, nil
 		}
@@ -159,10 +168,13 @@ func (n *Notifier) waitingOne(ctx context.Context, subject string, data []byte) 
 }
 
 // endedOnes reads ends from the delivery log.
-func (n *Notifier) endedOnes(ctx context.Context, subscription, state string, at cursor, limit int) (page []Delivery, next string, err error) {
-	filters := []string{"attempt." + subscription + ".*"}
-	if state == "" || state == Delivered {
-		filters = append(filters, "attempt."+subscription)
+func (n *Notifier) endedOnes(ctx context.Context, subscriptions []string, state string, at cursor, limit int) (page []Delivery, next string, err error) {
+	var filters []string
+	for _, id := range subscriptions {
+		filters = append(filters, "attempt."+id+".*")
+		if state == "" || state == Delivered {
+			filters = append(filters, "attempt."+id)
+		}
 	}
 	before := at.seq
 	if at.index > 0 {

@@ -325,11 +325,13 @@ func TestDeliveriesPaged(t *testing.T) {
 				want []string
 			}{
 				{DeliveryQuery{}, all},
-				{DeliveryQuery{Subscription: s.ID}, all},
-				{DeliveryQuery{Subscription: other.ID}, nil},
+				{DeliveryQuery{Subscriptions: []string{s.ID}}, all},
+				{DeliveryQuery{Subscriptions: []string{other.ID}}, nil},
+				{DeliveryQuery{Subscriptions: []string{other.ID, s.ID}}, all},
+				{DeliveryQuery{Subscriptions: []string{}}, nil},
 				{DeliveryQuery{State: Waiting}, waiting},
 				{DeliveryQuery{State: Delivered}, ended},
-				{DeliveryQuery{State: Delivered, Subscription: s.ID}, ended},
+				{DeliveryQuery{State: Delivered, Subscriptions: []string{s.ID}}, ended},
 				{DeliveryQuery{State: Expired}, nil},
 			} {
 				tt.q.Limit = limit
@@ -472,7 +474,7 @@ func TestAttemptsWaitForTheStore(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		if ids, _ := read(t, n, DeliveryQuery{Subscription: s.ID}); !slices.Equal(ids, []string{"cb", "ca"}) {
+		if ids, _ := read(t, n, DeliveryQuery{Subscriptions: []string{s.ID}}); !slices.Equal(ids, []string{"cb", "ca"}) {
 			t.Errorf("with it, there are %v", ids)
 		}
 		gone()
@@ -497,7 +499,7 @@ func TestAttemptsAreWrittenAtTheEnd(t *testing.T) {
 		pause(t.Context(), time.Millisecond)
 	}
 	stop()
-	if ids, _ := read(t, n, DeliveryQuery{Subscription: s.ID}); !slices.Equal(ids, []string{"cb", "ca"}) {
+	if ids, _ := read(t, n, DeliveryQuery{Subscriptions: []string{s.ID}}); !slices.Equal(ids, []string{"cb", "ca"}) {
 		t.Errorf("there are %v", ids)
 	}
 }
