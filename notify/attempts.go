@@ -3,10 +3,10 @@ package notify
 import (
 	"bytes"
 	"cmp"
-	"compress/flate"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -16,6 +16,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -266,6 +267,14 @@ func (a *attempt) appendAnswer(w *objectWriter) {
 	w.b = append(w.b, '}')
 }
 
+// asIs are the bytes that mean themselves in a JSON string.
+var asIs = func() (is [256]bool) {
+	for c := ' '; c < utf8.RuneSelf; c++ {
+		is[c] = c != '"' && c != '\\'
+	}
+	return is
+}()
+
 // raw writes a member as it is: not for HTML. What is no UTF-8 becomes U+FFFD.
 func raw[T string | []byte](w *objectWriter, k string, s T) {
 	const hex = "0123456789abcdef"
@@ -273,23 +282,25 @@ func raw[T string | []byte](w *objectWriter, k string, s T) {
 	b := append(w.b, '"')
 	from := 0 // up to here s is written
 	for i := 0; i < len(s); {
-		switch c := s[i]; {
+		c := s[i]
+		switch {
+		case asIs[c]:
+			i++
+			continue
 		case c >= utf8.RuneSelf:
 			r, size := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
-			if r == utf8.RuneError && size == 1 {
-				b = append(append(b, s[from:i]...), "\ufffd"...)
-				from = i + 1
+			if r != utf8.RuneError || size > 1 {
+				i += size
+				continue
 			}
-			i += size
-			continue
-		case c == '"' || c == '\\':
-			b = append(append(b, s[from:i]...), '\\', c)
-			from = i + 1
+			b = append(append(b, s[from:i]...), "\ufffd"...)
 		case c < ' ':
 			b = append(append(b, s[from:i]...), '\\', 'u', '0', '0', hex[c>>4], hex[c&0xf])
-			from = i + 1
+		default:
+			b = append(append(b, s[from:i]...), '\\', c)
 		}
 		i++
+		from = i
 	}
 	w.b = append(append(b, s[from:]...), '"')
 }
@@ -485,23 +496,22 @@ type note struct {
 }
 
 // A recordPage is what a wave is written down on, again and again. A message is
-// a JSON array, compressed: callbacks resemble each other.
+// a JSON array, packed with S2 as the store itself would: callbacks resemble
+// each other.
 type recordPage struct {
 	wave   []*attempt
-	text   []byte       // of one message
-	packed bytes.Buffer // of all of them
-	packer *flate.Writer
+	text   []byte // of one message
+	packed []byte // of all of them
 	notes  []note
 }
 
 // write writes the wave down.
 func (p *recordPage) write() []note {
 	slices.SortStableFunc(p.wave, func(a, b *attempt) int { return cmp.Compare(a.sub.ID, b.sub.ID) })
-	if p.packed.Cap() > 4<<20 {
-		p.packed = bytes.Buffer{}
+	if cap(p.packed) > 4<<20 {
+		p.packed = nil
 	}
-	p.packed.Reset()
-	p.text, p.notes = p.text[:0], p.notes[:0]
+	p.text, p.packed, p.notes = append(p.text[:0], '['), p.packed[:0], p.notes[:0]
 	var last *attempt
 	attempts := 0
 	for _, a := range p.wave {
@@ -530,17 +540,13 @@ func (p *recordPage) write() []note {
 
 // add makes a message of the text.
 func (p *recordPage) add(subject string, attempts int) {
-	start := p.packed.Len()
-	if p.packer == nil {
-		p.packer, _ = flate.NewWriter(nil, flate.BestSpeed) // the level is one
-	}
-	p.packer.Reset(&p.packed)
-	p.packer.Write([]byte{'['}) // to memory: never fails
-	p.packer.Write(p.text[:len(p.text)-1])
-	p.packer.Write([]byte{']'})
-	p.packer.Close()
-	p.text = p.text[:0]
-	p.notes = append(p.notes, note{&nats.Msg{Subject: subject, Data: p.packed.Bytes()[start:]}, attempts})
+	p.text[len(p.text)-1] = ']'
+	start, room := len(p.packed), s2.MaxEncodedLen(len(p.text))
+	p.packed = slices.Grow(p.packed, room) // messages before it keep the memory that they have
+	data := s2.Encode(p.packed[start:start+room], p.text)
+	p.packed = p.packed[:start+len(data)]
+	p.text = append(p.text[:0], '[')
+	p.notes = append(p.notes, note{&nats.Msg{Subject: subject, Data: data}, attempts})
 }
 
 // maxUnpacked is how many bytes a message of the log may be unpacked to.
@@ -548,7 +554,13 @@ const maxUnpacked = 64 << 20
 
 // unpack reads a message of the log.
 func unpack(data []byte) (all []recorded, err error) {
-	text, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(data)), maxUnpacked))
+	switch size, err := s2.DecodedLen(data); {
+	case err != nil:
+		return nil, err
+	case size > maxUnpacked:
+		return nil, fmt.Errorf("a message of %d bytes", size)
+	}
+	text, err := s2.Decode(nil, data)
 	if err != nil {
 		return nil, err
 	}

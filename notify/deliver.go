@@ -130,6 +130,9 @@ func (w *worker) run(ctx context.Context) error {
 		case <-w.fresh.news:
 		case a := <-w.done:
 			w.took(a)
+			for range len(w.done) { // those that came together
+				w.took(<-w.done)
+			}
 		case results := <-w.posted:
 			w.arrived(results)
 		case m := <-w.byHand:

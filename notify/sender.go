@@ -128,20 +128,23 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 	}
 	payload := v.append(make([]byte, 0, 1024))
 
-	u := *a.url
+	u := a.url
 	template := isTemplate(a.sub.URL)
-	if template {
-		expanded, err := v.expand(a.url)
-		if err != nil {
+	switch {
+	case template:
+		var err error
+		if u, err = v.expand(a.url); err != nil {
 			return nil, err
 		}
-		u = *expanded
+	case v.get():
+		asked := *a.url
+		asked.RawQuery = joinQuery(asked.RawQuery, payload)
+		u = &asked
 	}
-	req := &http.Request{
-		Method: a.sub.Method, URL: &u, Host: u.Host,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: make(http.Header, 8+len(a.sub.Headers)),
-	}
+	req := new(http.Request).WithContext(ctx)
+	req.Method, req.URL, req.Host = a.sub.Method, u, u.Host
+	req.Proto, req.ProtoMajor, req.ProtoMinor = "HTTP/1.1", 1, 1
+	req.Header = make(http.Header, 8+len(a.sub.Headers))
 	req.Header["User-Agent"] = []string{n.sender.agent}
 	req.Header["Webhook-Id"] = []string{e.ID + "-" + a.sub.ID}
 	if v.sub.Dialect == CloudEvents {
@@ -150,11 +153,7 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 	if trace := traceparent(e); trace != "" {
 		req.Header["Traceparent"] = []string{trace}
 	}
-	switch {
-	case v.get() && template: // says it all
-	case v.get():
-		u.RawQuery = joinQuery(u.RawQuery, payload)
-	default:
+	if !v.get() {
 		req.Header["Content-Type"] = []string{v.contentType()}
 		req.ContentLength = int64(len(payload))
 		req.Body = io.NopCloser(bytes.NewReader(payload))
@@ -166,7 +165,7 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 		req.Header[name] = []string{value}
 	}
 	a.asks(e, req, payload)
-	return req.WithContext(ctx), nil
+	return req, nil
 }
 
 // number has the extensions of a view numbered, for the dialects that send
