@@ -198,6 +198,9 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	if n.numbers.kv, err = openExtensions(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("bucket EXTENSIONS: %w", err)
 	}
+	if n.numbers.stream, err = js.Stream(ctx, "KV_EXTENSIONS"); err != nil {
+		return nil, fmt.Errorf("bucket EXTENSIONS: %w", err)
+	}
 	if n.standings.kv, err = openStandings(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("bucket STANDINGS: %w", err)
 	}

@@ -183,11 +183,12 @@ func (r *registry) get(id string) (Subscription, error) {
 	return s.clone(), nil
 }
 
-func (r *registry) count(extension string) (n int) {
+// count is how many subscriptions there are to what s is to.
+func (r *registry) count(s *Subscription) (n int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	for _, s := range r.subs {
-		if s.Extension == extension && extension != "" {
+	for _, other := range r.subs {
+		if other.Extension == s.Extension && other.ExtensionRegex == s.ExtensionRegex {
 			n++
 		}
 	}
@@ -258,7 +259,7 @@ func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription,
 	if err := s.Validate(); err != nil {
 		return s, err
 	}
-	if n.registry.count(s.Extension) >= n.config.maxSubscriptions() {
+	if n.registry.count(&s) >= n.config.maxSubscriptions() {
 		return s, ErrLimit
 	}
 	s.ID, s.Revision, s.State, s.Why = newID(), 0, "", ""
@@ -293,7 +294,8 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 		if err := s.Validate(); err != nil {
 			return old.redacted(), err
 		}
-		if s.Extension != old.Extension && n.registry.count(s.Extension) >= n.config.maxSubscriptions() {
+		moved := s.Extension != old.Extension || s.ExtensionRegex != old.ExtensionRegex
+		if moved && n.registry.count(&s) >= n.config.maxSubscriptions() {
 			return old.redacted(), ErrLimit
 		}
 		s.ID, s.Created, s.Revision, s.State, s.Why = id, old.Created, old.Revision, old.State, old.Why
@@ -376,9 +378,33 @@ func (n *Notifier) Unsubscribe(ctx context.Context, id string, revision uint64) 
 	return nil
 }
 
+// MaxSubscriptions is how many subscriptions there may be to one extension, or to
+// one expression.
+func (n *Notifier) MaxSubscriptions() int { return n.config.maxSubscriptions() }
+
+// ExtensionNumbered returns the extension that has a number, as callbacks say
+// it; "" if none has.
+func (n *Notifier) ExtensionNumbered(ctx context.Context, number uint64) (user string, err error) {
+	return n.numbers.name(ctx, number)
+}
+
+// ExtensionNumber returns the number of an extension; 0 if no callback has needed
+// one yet.
+func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, error) {
+	e, err := n.numbers.kv.Get(ctx, base32Name(user))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("number of extension %s: %w", user, err)
+	}
+	return e.Revision(), nil
+}
+
 // numbers gives extensions their numbers.
 type numbers struct {
-	kv jetstream.KeyValue
+	kv     jetstream.KeyValue
+	stream jetstream.Stream // of the bucket
 
 	mu    sync.RWMutex
 	known map[string]uint64 // by user
@@ -409,6 +435,22 @@ func (x *numbers) of(ctx context.Context, user string) (uint64, error) {
 	x.known[user] = id
 	x.mu.Unlock()
 	return id, nil
+}
+
+// name returns the extension with a number, which is the place of its name in the
+// bucket's stream; "" if there is none.
+func (x *numbers) name(ctx context.Context, number uint64) (user string, err error) {
+	if number == 0 {
+		return "", nil
+	}
+	m, err := x.stream.GetMsg(ctx, number)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("extension number %d: %w", number, err)
+	}
+	return string(m.Data), nil
 }
 
 var base32Names = base32.StdEncoding.WithPadding(base32.NoPadding)

@@ -207,6 +207,27 @@ func TestSubscriptions(t *testing.T) {
 	}
 }
 
+func TestLimitOfAnExpression(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, stop := start(t, js, Config{MaxSubscriptions: 2})
+	defer stop()
+	ctx := t.Context()
+	all := sub("", "http://b/")
+	all.Extension, all.ExtensionRegex = "", ".*"
+	subscribe(t, n, all)
+	subscribe(t, n, all)
+	if _, err := n.Subscribe(ctx, all); err != ErrLimit {
+		t.Errorf("one too many to everybody: %v", err)
+	}
+	few := all
+	few.ExtensionRegex = "1.."
+	few = subscribe(t, n, few)
+	if _, err := n.Edit(ctx, few.ID, 0, func(s *Subscription) error { s.ExtensionRegex = ".*"; return nil }); err != ErrLimit {
+		t.Errorf("one too many becomes one to everybody: %v", err)
+	}
+}
+
 func TestExtensionNumbersAreForGood(t *testing.T) {
 	dir := t.TempDir()
 	js, closeStore := openStore(t, dir)
@@ -223,6 +244,20 @@ func TestExtensionNumbersAreForGood(t *testing.T) {
 		if id2, err := other.numbers.of(t.Context(), user); id2 != id {
 			t.Errorf("another node says %d for %s, want %d: %v", id2, user, id, err)
 		}
+		if id2, err := other.ExtensionNumber(t.Context(), user); id2 != id {
+			t.Errorf("ExtensionNumber of %s is %d, want %d: %v", user, id2, id, err)
+		}
+		if name, err := other.ExtensionNumbered(t.Context(), id); name != user {
+			t.Errorf("number %d is %q, want %q: %v", id, name, user, err)
+		}
+	}
+	for _, number := range []uint64{0, 1000, 1 << 63} {
+		if name, err := n.ExtensionNumbered(t.Context(), number); name != "" || err != nil {
+			t.Errorf("number %d is %q, %v; want nobody's", number, name, err)
+		}
+	}
+	if id, err := n.ExtensionNumber(t.Context(), "999"); id != 0 || err != nil {
+		t.Errorf("an extension that nobody heard of has number %d, %v", id, err)
 	}
 	stop()
 	stopOther()
