@@ -70,6 +70,9 @@ type Config struct {
 	// Calls returns the live calls, oldest first; nil: there are none.
 	Calls func(context.Context) ([]dialog.Call, error)
 
+	// Kind says what stands behind an extension; nil, or "": a phone.
+	Kind func(user string) dialog.Kind
+
 	// Ready says what keeps bellhop from doing its work; nothing, or nil: it is
 	// ready if the Notifier is healthy.
 	Ready func() []string
@@ -168,7 +171,7 @@ func (s *Server) routes() http.Handler {
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		problem(w, http.StatusForbidden, "a page of another origin may not change anything here")
 	}))
-	return bounded(trimmed(sameOrigin.Handler(all)))
+	return s.dialects(bounded(problem, trimmed(sameOrigin.Handler(all))))
 }
 
 // maxBody is the size in bytes of the largest request body that is taken.
@@ -249,15 +252,15 @@ func (s *Server) trusted(h http.Handler) http.Handler {
 
 // bounded answers 413 to a body of more than maxBody bytes. It reads on, for a
 // megabyte at most: a client that is still writing would not see the answer.
-func bounded(h http.Handler) http.Handler {
+func bounded(refuse refusal, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 		switch {
 		case err != nil:
-			problem(w, http.StatusBadRequest, "the body cannot be read")
+			refuse(w, http.StatusBadRequest, "the body cannot be read")
 		case len(body) > maxBody:
 			io.CopyN(io.Discard, r.Body, 1<<20)
-			problem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("a body has at most %d bytes", maxBody))
+			refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("a body has at most %d bytes", maxBody))
 		default:
 			r.Body = io.NopCloser(bytes.NewReader(body))
 			h.ServeHTTP(w, r)

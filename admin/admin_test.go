@@ -47,6 +47,18 @@ type rig struct {
 // newRig starts a Server. The Notifier and what else is missing are filled in.
 func newRig(t *testing.T, c Config, allow ...netip.Prefix) *rig {
 	t.Helper()
+	c, js := onStore(t, c, allow...)
+	api := openServer(t, js, c)
+	s := httptest.NewUnstartedServer(nil)
+	s.Config = api.HTTPServer()
+	s.Start()
+	t.Cleanup(s.Close)
+	return &rig{t, s.URL, api, c.Notifier, js, js.Conn(), testToken}
+}
+
+// onStore starts a store, and fills in what a Config has of it.
+func onStore(t testing.TB, c Config, allow ...netip.Prefix) (Config, jetstream.JetStream) {
+	t.Helper()
 	srv, err := server.NewServer(&server.Options{DontListen: true, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -71,16 +83,11 @@ func newRig(t *testing.T, c Config, allow ...netip.Prefix) *rig {
 		t.Fatal(err)
 	}
 	c.Token, c.Notifier, c.Log, c.Version = testToken, n, log, "v0"
-	api := openServer(t, js, c)
-	s := httptest.NewUnstartedServer(nil)
-	s.Config = api.HTTPServer()
-	s.Start()
-	t.Cleanup(s.Close)
-	return &rig{t, s.URL, api, n, js, nc, testToken}
+	return c, js
 }
 
 // openServer opens a Server, and runs it until the test ends.
-func openServer(t *testing.T, js jetstream.JetStream, c Config) *Server {
+func openServer(t testing.TB, js jetstream.JetStream, c Config) *Server {
 	t.Helper()
 	s, err := Open(t.Context(), js, c)
 	if err != nil {
@@ -99,9 +106,9 @@ type object = map[string]any
 // which it does not read the whole.
 var transport = http.Transport{DisableKeepAlives: true}
 
-// do makes a request; the body is JSON or the text of it. It returns what is
-// answered, decoded if it is an object.
-func (r *rig) do(method, path string, body any, header ...string) (*http.Response, object) {
+// raw makes a request; the body is JSON or the text of it. It returns what is
+// answered with its text.
+func (r *rig) raw(method, path string, body any, header ...string) (*http.Response, string) {
 	r.Helper()
 	text, ok := body.(string)
 	if !ok && body != nil {
@@ -133,13 +140,20 @@ func (r *rig) do(method, path string, body any, header ...string) (*http.Respons
 	if err != nil {
 		r.Fatal(err)
 	}
+	return resp, string(b)
+}
+
+// do is raw, with what is answered decoded if it is an object.
+func (r *rig) do(method, path string, body any, header ...string) (*http.Response, object) {
+	r.Helper()
+	resp, text := r.raw(method, path, body, header...)
 	var out object
 	if strings.Contains(resp.Header.Get("Content-Type"), "json") {
-		if err := json.Unmarshal(b, &out); err != nil {
-			r.Fatalf("%s %s: %v in %q", method, path, err, b)
+		if err := json.Unmarshal([]byte(text), &out); err != nil {
+			r.Fatalf("%s %s: %v in %q", method, path, err, text)
 		}
 	} else {
-		out = object{"text": string(b)}
+		out = object{"text": text}
 	}
 	return resp, out
 }

@@ -80,6 +80,7 @@ type tokens struct {
 	mu      sync.Mutex
 	stored  map[string]stored // by id, as in the bucket
 	bearers map[[sha256.Size]byte]*access
+	grants  grants               // access tokens, each for one of these
 	gone    map[string]bool      // revoked here: what a slow watch says of it is old
 	used    map[string]time.Time // by id, when it is not written yet
 }
@@ -89,6 +90,7 @@ func newTokens(kv jetstream.KeyValue, log *slog.Logger, config string) *tokens {
 		kv: kv, log: log,
 		stored:  make(map[string]stored),
 		bearers: make(map[[sha256.Size]byte]*access),
+		grants:  newGrants(),
 		gone:    make(map[string]bool),
 		used:    make(map[string]time.Time),
 	}
@@ -101,7 +103,7 @@ func newTokens(kv jetstream.KeyValue, log *slog.Logger, config string) *tokens {
 // find returns what a secret is good for; nil: for nothing, or no more. It is
 // found by its hash, so that how long that takes tells nothing of a secret.
 func (ts *tokens) find(secret string, now time.Time) *access {
-	sum := sha256.Sum256([]byte(secret))
+	sum := ts.grants.behind(sha256.Sum256([]byte(secret)), now)
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	a := ts.bearers[sum]

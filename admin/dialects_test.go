@@ -1,0 +1,335 @@
+package admin
+
+import (
+	"encoding/json"
+	"net/http/httptest"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"bellhop/notify"
+)
+
+var modified = regexp.MustCompile(`"modified":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"`)
+
+// wantJSON makes a request and wants this status and JSON; "" is an empty body. In
+// the JSON a good time of modification is M, and the host H.
+func (r *rig) wantJSON(status int, want, method, path string, body any, header ...string) {
+	r.Helper()
+	resp, text := r.raw(method, path, body, header...)
+	if resp.StatusCode != status {
+		r.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, status, text)
+		return
+	}
+	if want == "" {
+		if text != "" {
+			r.Errorf("%s %s: a body where none belongs: %s", method, path, text)
+		}
+		return
+	}
+	if typ := resp.Header.Get("Content-Type"); typ != "application/json" {
+		r.Errorf("%s %s: Content-Type %q", method, path, typ)
+	}
+	text = modified.ReplaceAllString(text, `"modified":"M"`)
+	text = strings.ReplaceAll(text, r.url, "H")
+	var got, wanted any
+	if err := json.Unmarshal([]byte(text), &got); err != nil {
+		r.Fatalf("%s %s: %v in %q", method, path, err, text)
+	}
+	if err := json.Unmarshal([]byte(want), &wanted); err != nil {
+		r.Fatal(err)
+	}
+	if d := cmp.Diff(wanted, got); d != "" {
+		r.Errorf("%s %s (- want, + got):\n%s", method, path, d)
+	}
+}
+
+// subs are the subscriptions as they are, the oldest first, as extension and
+// types.
+func (r *rig) subs() (all []string) {
+	for _, s := range r.notifier.Subscriptions() {
+		all = append(all, s.Extension+s.ExtensionRegex+" "+strings.Join(s.Types, ","))
+	}
+	return all
+}
+
+func (r *rig) wantSubs(want ...string) {
+	r.Helper()
+	if got := r.subs(); !slices.Equal(got, want) {
+		r.Errorf("there are %q, want %q", got, want)
+	}
+}
+
+// v1 makes a subscription over /v1 and returns its id.
+func (r *rig) v1(extension string, types ...string) string {
+	r.Helper()
+	return r.want(201, "POST", "/v1/subscriptions", object{"extension": extension, "types": types, "url": "http://crm.example/"})["id"].(string)
+}
+
+func TestWithout(t *testing.T) {
+	for _, tt := range []struct {
+		types []string
+		word  string
+		want  []string
+	}{
+		{[]string{"dial-in"}, "dial-in", nil},
+		{[]string{"dial-in", "hangup"}, "dial-in", []string{"hangup"}},
+		{[]string{"dial-in", "hangup"}, "answer", []string{"dial-in", "hangup"}},
+		{[]string{"dial-in", "answer"}, "answer", []string{"dial-in"}},
+		{[]string{"answer", "dial-in"}, "answer-in", []string{"answer-out", "dial-in"}},
+		{[]string{"answer-in", "answer-out"}, "answer-in", []string{"answer-out"}},
+		{[]string{"answer-in", "answer-out", "hangup"}, "answer", []string{"hangup"}},
+		{[]string{"answer-in", "answer-out"}, "hangup", []string{"answer-in", "answer-out"}},
+		{[]string{"answer", "answer-in"}, "answer-in", []string{"answer-out"}},
+		{[]string{"ringing", "ringing"}, "ringing", nil},
+	} {
+		if got := without(tt.types, tt.word); !slices.Equal(got, tt.want) {
+			t.Errorf("%v without %s is %v, want %v", tt.types, tt.word, got, tt.want)
+		}
+	}
+}
+
+// One set of subscriptions, three ways in.
+func TestDialectsShareSubscriptions(t *testing.T) {
+	r := newRig(t, Config{})
+	id := r.want(200, "POST", "/uapi/extensions/@me/101/phoneCallEvents/2", object{"url": "http://a.example/"})["PhoneCallEvent"].(object)["id"].(string)
+	n := r.want(201, "POST", "/extension/101/event/", object{"url": "http://b.example/", "event_type": "answer"})
+	r.v1("101", "dial-in", "hangup", "ringing")
+
+	// Each in each of the others.
+	sub := r.want(200, "GET", "/v1/subscriptions/"+id, nil)
+	for key, want := range (object{"extension": "101", "types": []any{"hangup"}, "url": "http://a.example/", "method": "GET", "dialect": "unified", "active": true}) {
+		if d := cmp.Diff(want, sub[key]); d != "" {
+			t.Errorf("in /v1, %s of what /uapi made (- want, + got):\n%s", key, d)
+		}
+	}
+	subs := r.notifier.Subscriptions()
+	if s := subs[1]; s.Extension != "101" || !slices.Equal(s.Types, []string{"answer"}) || s.Method != "GET" || s.Dialect != notify.Telphin || !s.Active {
+		t.Errorf("in /v1, what Telphin's client made is %+v", s)
+	}
+	_, text := r.raw("GET", "/extension/101/event/", nil)
+	var events []telphinEvent
+	if err := json.Unmarshal([]byte(text), &events); err != nil {
+		t.Fatal(err)
+	}
+	var types []string
+	numbers := map[uint64]bool{}
+	for _, e := range events {
+		types = append(types, e.EventType+" "+e.Method+" "+e.URL)
+		numbers[e.ID] = true
+	}
+	if want := []string{"hangup GET http://a.example/", "answer GET http://b.example/", "dial-in POST http://crm.example/", "hangup POST http://crm.example/"}; !slices.Equal(types, want) || len(numbers) != 4 || !numbers[uint64(n["id"].(float64))] {
+		t.Errorf("Telphin lists %q with the ids %v, want %q", types, numbers, want)
+	}
+	r.wantJSON(200, `[{"startIndex":0,"totalResults":5,"itemsPerPage":20,"filtered":true,"sorted":true,"entry":[
+		{"type":"2","url":"http://a.example/"},
+		{"type":"3","url":"http://b.example/"},{"type":"4","url":"http://b.example/"},
+		{"type":"0","url":"http://crm.example/"},{"type":"2","url":"http://crm.example/"}]}]`,
+		"GET", "/uapi/extensions/@me/101/phoneCallEvents?fields=type,url", nil)
+
+	// Who deletes one type deletes no other, and nothing that his dialect cannot
+	// say.
+	r.wantJSON(200, `[{"id":"`+id+`"},{"id":"`+subs[2].ID+`"}]`, "DELETE", "/uapi/extensions/@me/101/phoneCallEvents/2/", nil)
+	r.wantSubs("101 answer", "101 dial-in,ringing")
+	r.wantJSON(204, "", "DELETE", "/extension/101/event/", nil)
+	r.wantSubs("101 ringing")
+	r.wantJSON(200, "[]", "GET", "/extension/101/event/", nil)
+	r.wantJSON(204, "", "GET", "/uapi/extensions/@me/101/phoneCallEvents/", nil)
+}
+
+// What changes one entry must not change others, nor what the config declares.
+func TestDialectsChangeNoMore(t *testing.T) {
+	r := newRig(t, Config{})
+	id := r.v1("101", "dial-in", "answer")
+	s := notify.NewSubscription()
+	s.Extension, s.Types, s.URL, s.Declared = "102", []string{"hangup"}, "http://crm.example/", "[[subscription]] 1"
+	r.notifier.Declare([]notify.Subscription{s})
+	declared := r.notifier.Subscriptions()[0]
+	uapi, telphin := "/uapi/extensions/@me/", "/api/ver1.0/extension/"
+	before := r.notifier.Subscriptions()
+
+	r.wantUAPI(403, "access_denied", "PUT", uapi+"101/phoneCallEvents/0/"+id, object{"status": "0"})
+	r.wantUAPI(403, "access_denied", "PUT", uapi+"101/phoneCallEvents/3/"+id, object{"url": "http://b.example/"})
+	r.wantUAPI(400, "pce_id_invalid", "PUT", uapi+"101/phoneCallEvents/"+id, object{"status": "0"})
+	r.wantUAPI(400, "pce_id_invalid", "DELETE", uapi+"101/phoneCallEvents/"+id, nil)
+	r.wantUAPI(403, "access_denied", "PUT", uapi+"102/phoneCallEvents/2/"+declared.ID, object{"status": "0"})
+	r.wantUAPI(403, "access_denied", "DELETE", uapi+"102/phoneCallEvents/2/"+declared.ID, nil)
+	r.wantUAPI(403, "access_denied", "DELETE", uapi+"102/phoneCallEvents", nil)
+	for _, extension := range []string{"101", "102"} {
+		_, text := r.raw("GET", telphin+extension+"/event/", nil)
+		var events []telphinEvent
+		if err := json.Unmarshal([]byte(text), &events); err != nil || len(events) == 0 {
+			t.Fatalf("%v in %s", err, text)
+		}
+		for _, e := range events {
+			r.wantTelphin(409, "PUT", telphin+extension+"/event/"+itoa(e.ID), object{"method": "GET"})
+		}
+		if extension == "102" {
+			r.wantTelphin(409, "DELETE", telphin+"102/event/"+itoa(events[0].ID)+"/", nil)
+			r.wantTelphin(409, "DELETE", telphin+"102/event/", nil)
+		}
+	}
+	if d := cmp.Diff(before, r.notifier.Subscriptions()); d != "" {
+		t.Errorf("something changed:\n%s", d)
+	}
+	if entries, _ := r.raw("GET", uapi+"102/phoneCallEvents", nil); entries.StatusCode != 200 {
+		t.Errorf("what the config declares is not listed: %d", entries.StatusCode)
+	}
+
+	// One by one they go, and the last takes the subscription with it.
+	r.wantJSON(200, `[{"id":"`+id+`"}]`, "DELETE", uapi+"101/phoneCallEvents/3/"+id, nil)
+	r.wantUAPI(400, "pce_id_invalid", "DELETE", uapi+"101/phoneCallEvents/3/"+id, nil)
+	r.wantSubs("102 hangup", "101 dial-in,answer-out")
+	r.wantJSON(200, `[{"id":"`+id+`"}]`, "DELETE", uapi+"101/phoneCallEvents/4/"+id, nil)
+	r.want(200, "PUT", uapi+"101/phoneCallEvents/0/"+id, object{"status": "0"})
+	r.wantJSON(200, `[{"id":"`+id+`"}]`, "DELETE", uapi+"101/phoneCallEvents/0/"+id, nil)
+	r.wantUAPI(400, "pce_id_invalid", "DELETE", uapi+"101/phoneCallEvents/0/"+id, nil)
+	r.wantSubs("102 hangup")
+}
+
+// The dialects take the paths of their own, and tidy none.
+func TestDialectsLeaveTheRestAlone(t *testing.T) {
+	r := newRig(t, Config{})
+	r.v1("101", "dial-in")
+	r.want(200, "GET", "/healthz", nil)
+	r.want(200, "GET", "/readyz/", nil)
+	r.want(200, "GET", "/metrics", nil)
+	r.want(200, "GET", "/openapi.json", nil)
+	r.want(200, "GET", "/v1/subscriptions", nil)
+	for _, path := range []string{"/", "/index.html", "/uapix", "/api", "/api/ver2.0/limit", "/extensions/1", "/limits", "/v1/uapi"} {
+		r.wantProblem(404, "", "GET", path, nil)
+	}
+	r.token = ""
+	for _, path := range []string{"/uapi", "/uapi/", "/uapi/extensions/@me/101/phoneCallEvents", "/uapi/x/../../healthz"} {
+		r.wantUAPI(401, "access_denied", "GET", path, nil)
+	}
+	for _, path := range []string{"/api/ver1.0", "/api/ver1.0/", "/api/ver1.0/extension/101/event/", "/extension", "/limit/", "/client/1/phone_events", "/oauth/x", "/extension/../healthz"} {
+		r.wantJSON(401, `{"status":401,"message":"Unauthorized"}`, "GET", path, nil)
+	}
+}
+
+func TestDialectsSayWhatIsTooLarge(t *testing.T) {
+	r := newRig(t, Config{})
+	body := object{"note": strings.Repeat("x", maxBody)}
+	r.wantUAPI(413, "request_invalid", "POST", "/uapi/extensions/@me/101/phoneCallEvents/0", body)
+	r.wantTelphin(413, "POST", "/extension/101/event/", body)
+	r.wantTelphin(413, "POST", "/oauth/token", body)
+}
+
+// A store that is gone is not the client's fault.
+func TestDialectsWithoutStore(t *testing.T) {
+	r := newRig(t, Config{})
+	r.store.Close()
+	r.wantUAPI(500, "internal_server_error", "POST", "/uapi/extensions/@me/101/phoneCallEvents/0", object{"url": "http://a.example/"})
+	r.wantTelphin(500, "POST", "/extension/@101/event/", object{"url": "http://a.example/", "event_type": "hangup"})
+	r.wantTelphin(500, "GET", "/extension/101/event/", nil)
+}
+
+func TestLimitIsOne(t *testing.T) {
+	r := newRig(t, Config{})
+	r.v1("101", "dial-in", "dial-out", "hangup")
+	r.want(200, "POST", "/uapi/extensions/@me/101/phoneCallEvents/0", object{"url": "http://a.example/"})
+	r.wantJSON(200, `{"event":{"limit":3,"used":2}}`, "GET", "/extension/101/limit/", nil)
+	r.want(201, "POST", "/extension/101/event/", object{"url": "http://a.example/", "event_type": "hangup"})
+	r.wantTelphin(400, "POST", "/extension/101/event/", object{"url": "http://a.example/", "event_type": "hangup"})
+	r.wantUAPI(403, "access_denied", "POST", "/uapi/extensions/@me/101/phoneCallEvents/0", object{"url": "http://a.example/"})
+	r.wantJSON(200, `{"event":{"limit":3,"used":3}}`, "GET", "/extension/101/limit/", nil)
+	r.wantJSON(200, `{"event":{"limit":3,"used":0}}`, "GET", "/limit", nil)
+}
+
+// FuzzDialects has any request do no more than it names: one that is not to a
+// whole collection, and nothing but that, makes one event vanish at most.
+func FuzzDialects(f *testing.F) {
+	for _, path := range []string{
+		"/uapi/extensions/@me/101/phoneCallEvents", "/uapi/extensions/@me/101/phoneCallEvents/0/", "/uapi/extensions/@me/101/phoneCallEvents/0/ID",
+		"/uapi/extensions/@me/101/phoneCallEvents//", "/uapi/extensions/@me/101/phoneCallEvents/0//", "/uapi/extensions/@me/101/phoneCallEvents/0/../",
+		"/uapi/extensions/@me/101/phoneCallEvents/%2F", "/uapi/extensions/@me/101/phoneCallEvents/%2e%2e/", "/uapi/extensions/@me/101/phoneCallEvents/ID/0",
+		"/uapi//extensions/@me/101/phoneCallEvents", "/uapi/extensions/@me/101/phoneCallEvents/5", "/uapi/extensions/@me/101/phoneCallEvents?filterBy=id&filterValue=ID",
+		"/extension/101/event/", "/extension/101/event//", "/extension/101/event/72/", "/extension/101/event/-1", "/extension/101/event/%00",
+		"/extension/%31%30%31/event", "/extension//event/", "/client/@me/phone_events/", "/client/@me/phone_events/1", "/api/ver1.0/extension/@101/event?id=72",
+		"/api/ver1.0/extension/101/event/ID", "/limit", "/oauth/token", "/v1/subscriptions/ID",
+	} {
+		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "PATCH"} {
+			f.Add(method, path, `{"url":"http://a.example/","type":"0","event_type":"hangup"}`)
+			f.Add(method, path, "")
+		}
+	}
+	c, js := onStore(f, Config{})
+	h := openServer(f, js, c).Handler()
+	f.Fuzz(func(t *testing.T, method, path, body string) {
+		kept := fill(t, c.Notifier)
+		u, err := url.Parse(strings.ReplaceAll(path, "ID", kept[0]))
+		if err != nil || !strings.HasPrefix(path, "/") || u.Host != "" || !validMethod(method) {
+			return
+		}
+		r := httptest.NewRequest("GET", "/", strings.NewReader(body))
+		r.Method, r.URL, r.RequestURI = method, u, u.RequestURI()
+		r.Header.Set("Authorization", "Bearer "+testToken)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code < 200 || w.Code == 500 || w.Code == 503 {
+			t.Errorf("%s %s: %d %s", method, path, w.Code, w.Body)
+		}
+		if (w.Body.Len() > 0) != json.Valid(w.Body.Bytes()) && !strings.HasPrefix(u.Path, "/metrics") {
+			t.Errorf("%s %s: %d with a body that is no JSON: %s", method, path, w.Code, w.Body)
+		}
+		gone := 0
+		for _, id := range kept {
+			if _, err := c.Notifier.Subscription(id); err != nil {
+				gone++
+			}
+		}
+		whole := method == "DELETE" && u.RawQuery == "" && strings.TrimSpace(body) == "" && collection.MatchString(u.EscapedPath())
+		if gone > 1 && !whole {
+			t.Errorf("%s %s with %q deletes %d", method, path, body, gone)
+		}
+	})
+}
+
+var collection = regexp.MustCompile(`^(/uapi/extensions/[^/]+/[^/]+/phoneCallEvents(/[0-4])?|(/api/ver1\.0)?/(extension/[^/]+/event|client/[^/]+/phone_events))/?$`)
+
+func validMethod(m string) bool {
+	return m != "" && !strings.ContainsFunc(m, func(r rune) bool { return r < 'A' || r > 'Z' })
+}
+
+// fill has there be two subscriptions of 101 and two of everybody, and returns
+// their ids.
+func fill(t *testing.T, n *notify.Notifier) (ids []string) {
+	t.Helper()
+	have := map[string]string{}
+	for _, s := range n.Subscriptions() {
+		key := s.Extension + s.ExtensionRegex + s.Types[0] + s.URL
+		if s.Note != "kept" || have[key] != "" || len(s.Types) > 1 {
+			if err := n.Unsubscribe(t.Context(), s.ID, 0); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		have[key] = s.ID
+	}
+	for _, s := range []notify.Subscription{
+		{Extension: "101", Types: []string{"dial-in"}},
+		{Extension: "101", Types: []string{"hangup"}},
+		{ExtensionRegex: ".*", Types: []string{"dial-in"}},
+		{ExtensionRegex: ".*", Types: []string{"hangup"}},
+	} {
+		s.URL, s.Note, s.Method = "http://kept.example/", "kept", "GET"
+		id := have[s.Extension+s.ExtensionRegex+s.Types[0]+s.URL]
+		if id == "" {
+			made, err := n.Subscribe(t.Context(), s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id = made.ID
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func itoa(n uint64) string { return strconv.FormatUint(n, 10) }

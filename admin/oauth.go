@@ -1,0 +1,101 @@
+package admin
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"net/http"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+const (
+	maxGrants = 1000      // access tokens that are kept: those used last
+	grantFor  = time.Hour // an access token is good
+)
+
+// grants are the access tokens that were given for API tokens (RFC 6749 §4.4).
+// They are in memory, by their hashes: after a restart clients ask for new ones.
+type grants struct {
+	kept *lru.Cache[[sha256.Size]byte, grant]
+}
+
+// A grant is good for what its API token is good for, as long as that is.
+type grant struct {
+	token [sha256.Size]byte // hash of the API token
+	until time.Time
+}
+
+func newGrants() grants {
+	kept, err := lru.New[[sha256.Size]byte, grant](maxGrants)
+	if err != nil {
+		panic(err) // the size is not above zero
+	}
+	return grants{kept}
+}
+
+// give makes an access token for the API token with a hash.
+func (g grants) give(token [sha256.Size]byte, now time.Time) string {
+	var key [32]byte
+	rand.Read(key[:]) // never fails
+	secret := base64.RawURLEncoding.EncodeToString(key[:])
+	g.kept.Add(sha256.Sum256([]byte(secret)), grant{token, now.Add(grantFor)})
+	return secret
+}
+
+// behind returns the hash of the API token that an access token stands for. What
+// is no access token, or none any more, stands for itself.
+func (g grants) behind(sum [sha256.Size]byte, now time.Time) [sha256.Size]byte {
+	if granted, ok := g.kept.Get(sum); ok && now.Before(granted.until) {
+		return granted.token
+	}
+	return sum
+}
+
+// oauthToken gives an access token to who has the id and the secret of an API
+// token: in the form, in the query, or as Authorization: Basic.
+func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		telphinRefuse(w, http.StatusMethodNotAllowed, "")
+		return
+	}
+	if err := r.ParseForm(); err != nil {
+		telphinRefuse(w, http.StatusBadRequest, "the form cannot be read")
+		return
+	}
+	id, secret, basic := r.BasicAuth()
+	if !basic {
+		id, secret = r.Form.Get("client_id"), r.Form.Get("client_secret")
+	}
+	if r.Form.Get("grant_type") != "client_credentials" {
+		telphinRefuse(w, http.StatusBadRequest, "grant_type must be client_credentials")
+		return
+	}
+	now, sum := time.Now(), sha256.Sum256([]byte(secret))
+	who, ok := s.identify(r, secret, now)
+	switch {
+	case !ok:
+		tooMany(w, s.failures.of(peerOf(r)), now, telphinRefuse, "too many requests from this address had a wrong secret")
+	case who == nil, !isClient(who, id), s.tokens.grants.behind(sum, now) != sum: // an access token gets no other
+		w.Header().Set("WWW-Authenticate", `Basic realm="bellhop"`)
+		telphinRefuse(w, http.StatusUnauthorized, "")
+	default:
+		writeJSON(w, http.StatusOK, map[string]any{
+			"access_token": s.tokens.grants.give(sum, now),
+			"token_type":   "Bearer",
+			"expires_in":   int(grantFor.Seconds()),
+		})
+	}
+}
+
+// isClient reports whether who has the token whose id a client gives. That of the
+// config has the id admin.
+func isClient(who *access, id string) bool {
+	if who.id == configID {
+		return id == "admin"
+	}
+	return id == who.id
+}

@@ -1,0 +1,355 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"bellhop/dialog"
+	"bellhop/notify"
+)
+
+// telphinTypes are the event types of the Telphin dialect. Never change their
+// order, only add: the numbers of events go by it.
+var telphinTypes = []entryType{
+	{"dial-in", "dial-in"},
+	{"dial-out", "dial-out"},
+	{"hangup", "hangup"},
+	{"answer", "answer"},
+	{"message-in", "message-in"},
+	{"message-out", "message-out"},
+	{"voicemail", "voicemail"},
+}
+
+// A telphinEvent is an entry as the Telphin dialect writes it.
+type telphinEvent struct {
+	URL       string `json:"url"`
+	Method    string `json:"method"`
+	EventType string `json:"event_type"`
+	ID        uint64 `json:"id"`
+}
+
+func telphinEventOf(e entry) telphinEvent {
+	return telphinEvent{e.sub.URL, e.sub.Method, e.name, e.number()}
+}
+
+// number is the id of an entry in the Telphin dialect, where ids are numbers. It
+// is derived from the id of the subscription, so that every subscription has one,
+// whoever made it, and without anything to keep. With one type it stays when the
+// type changes; each of several types has its own.
+//
+// A number is below 2^43: JavaScript reads it as it is. That two subscriptions of
+// one extension have the same is as likely as to guess one of them: 1 in 2^40.
+func (e entry) number() uint64 {
+	if e.sole {
+		return e.base()
+	}
+	return e.base() + 1 + uint64(e.place)
+}
+
+// hasNumber reports whether n is the number of an entry, or was it while its
+// subscription had other types too.
+func (e entry) hasNumber(n uint64) bool {
+	return n == e.number() || n == e.base()+1+uint64(e.place)
+}
+
+func (e entry) base() uint64 {
+	// Never change it: clients keep these numbers.
+	sum := sha256.Sum256([]byte(e.sub.ID))
+	return binary.BigEndian.Uint64(sum[:]) >> 24 << 3
+}
+
+// A telphinError is an error with its status.
+type telphinError struct {
+	status  int
+	message string
+}
+
+func (e *telphinError) Error() string { return e.message }
+
+// telphinRefuse writes an error.
+func telphinRefuse(w http.ResponseWriter, status int, detail string) {
+	message := cmp.Or(detail, http.StatusText(status))
+	switch status {
+	case http.StatusUnauthorized:
+		writeJSON(w, status, map[string]any{"status": status, "message": http.StatusText(status)})
+	case http.StatusTooManyRequests:
+		writeJSON(w, status, map[string]any{"status": "rate_limit_exceeded", "message": message})
+	default:
+		writeJSON(w, status, map[string]any{"message": message})
+	}
+}
+
+// telphinPath is the path of a request below /api/ver1.0 or below the root, if it
+// is one of the dialect.
+func telphinPath(path []string) (_ []string, ok bool) {
+	if len(path) > 1 && path[0] == "api" && path[1] == "ver1.0" {
+		return path[2:], true
+	}
+	return path, slices.Contains([]string{"oauth", "extension", "client", "limit"}, path[0])
+}
+
+// telphin answers /api/ver1.0, and the same paths at the root.
+func (s *Server) telphin(w http.ResponseWriter, r *http.Request) {
+	status, v, err := s.telphinAnswer(w, r)
+	switch {
+	case err != nil:
+		s.telphinProblem(w, err)
+	case v == nil:
+		w.WriteHeader(status)
+	default:
+		writeJSON(w, status, v)
+	}
+}
+
+// telphinAnswer returns what is answered to a request; nil is nothing.
+func (s *Server) telphinAnswer(w http.ResponseWriter, r *http.Request) (status int, v any, err error) {
+	path, _ := telphinPath(segments(r.URL))
+	var to target
+	var rest []string // behind what events are of
+	switch {
+	case len(path) == 1 && path[0] == "limit":
+		to, rest = everybody, path
+	case len(path) > 2 && path[0] == "client" && path[2] == "phone_events":
+		to, rest = everybody, append([]string{"event"}, path[3:]...)
+	case len(path) > 2 && path[0] == "extension":
+		rest = path[2:]
+		if to.extension, err = s.telphinExtension(r.Context(), path[1]); err != nil {
+			return 0, nil, err
+		}
+	default:
+		return 0, nil, notFound
+	}
+	asks := toWrite
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		asks = toRead
+	}
+	switch who := accessOf(r.Context()); {
+	case !who.may(asks):
+		return 0, nil, &telphinError{http.StatusForbidden, lacking[asks]}
+	case to != everybody && !who.sees(to.extension):
+		return 0, nil, &telphinError{http.StatusForbidden, "this token is not for this extension"}
+	}
+	allow := "GET"
+	switch {
+	case len(rest) == 1 && rest[0] == "limit":
+		if asks == toRead {
+			return http.StatusOK, s.telphinLimit(r.Context(), to), nil
+		}
+	case len(rest) == 1 && rest[0] == "event":
+		switch {
+		case asks == toRead:
+			return http.StatusOK, s.telphinList(r.Context(), to), nil
+		case r.Method == http.MethodPost:
+			return s.telphinCreate(r, to)
+		case r.Method == http.MethodDelete:
+			return s.telphinDeleteAll(r, to)
+		}
+		allow = "GET, POST, DELETE"
+	case len(rest) == 2 && rest[0] == "event":
+		e, err := s.telphinEntry(r.Context(), to, rest[1])
+		switch {
+		case err != nil:
+			return 0, nil, err
+		case asks == toRead:
+			return http.StatusOK, telphinEventOf(e), nil
+		case r.Method == http.MethodPut:
+			return s.telphinUpdate(r, e)
+		case r.Method == http.MethodDelete:
+			return http.StatusNoContent, nil, s.drop(r.Context(), e)
+		}
+		allow = "GET, PUT, DELETE"
+	default:
+		return 0, nil, notFound
+	}
+	w.Header().Set("Allow", allow)
+	return 0, nil, &telphinError{http.StatusMethodNotAllowed, http.StatusText(http.StatusMethodNotAllowed)}
+}
+
+var notFound = &telphinError{http.StatusNotFound, http.StatusText(http.StatusNotFound)}
+
+// telphinExtension is the extension that a path names: by its number, by its name
+// behind an @, or, if that is no number of an extension, by its name alone. What
+// is the number of one extension and the name of another is refused.
+func (s *Server) telphinExtension(ctx context.Context, id string) (string, error) {
+	name, named := strings.CutPrefix(id, "@")
+	if err := validExtension(name); err != nil || strings.HasPrefix(name, "@") || named && (name == "me" || name == "self") {
+		return "", &telphinError{http.StatusBadRequest, "name the extension by its id, as @200, or as 0003*210"}
+	}
+	n, err := strconv.ParseUint(name, 10, 63)
+	if named || err != nil || strconv.FormatUint(n, 10) != name {
+		return name, nil
+	}
+	who := accessOf(ctx)
+	numbered, err := s.config.Notifier.ExtensionNumbered(ctx, n)
+	switch {
+	case err != nil, numbered == "", numbered == name, !who.sees(numbered):
+		return name, err
+	case !who.sees(name):
+		return numbered, nil
+	}
+	known, err := s.config.Notifier.ExtensionNumber(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	if known != 0 || slices.ContainsFunc(s.config.Notifier.Subscriptions(), func(sub notify.Subscription) bool { return sub.Extension == name }) {
+		return "", &telphinError{http.StatusBadRequest, fmt.Sprintf("%s is the id of the extension %s and the name of another: write @%s or @%s", name, numbered, numbered, name)}
+	}
+	return numbered, nil
+}
+
+// telphinEntry is the one with an id.
+func (s *Server) telphinEntry(ctx context.Context, to target, id string) (entry, error) {
+	n, err := strconv.ParseUint(id, 10, 64)
+	es := s.entries(ctx, to, telphinTypes)
+	i := slices.IndexFunc(es, func(e entry) bool { return e.hasNumber(n) })
+	if err != nil || i < 0 {
+		return entry{}, notify.ErrNotFound
+	}
+	return es[i], nil
+}
+
+func (s *Server) telphinList(ctx context.Context, to target) []telphinEvent {
+	events := []telphinEvent{}
+	for _, e := range s.entries(ctx, to, telphinTypes) {
+		events = append(events, telphinEventOf(e))
+	}
+	return events
+}
+
+// telphinLimit says how many subscriptions there may be, and are.
+func (s *Server) telphinLimit(ctx context.Context, to target) any {
+	used := 0
+	for _, sub := range s.config.Notifier.Subscriptions() {
+		if (target{sub.Extension, sub.ExtensionRegex}) == to && accessOf(ctx).sees(sub.Extension) {
+			used++
+		}
+	}
+	return map[string]any{"event": map[string]int{"limit": s.config.Notifier.MaxSubscriptions(), "used": used}}
+}
+
+// A telphinChange is the body of a request. What is unknown in it means nothing.
+type telphinChange struct {
+	URL       *string `json:"url"`
+	EventType *string `json:"event_type"`
+	Method    *string `json:"method"`
+}
+
+func telphinBody(r *http.Request) (c telphinChange, err error) {
+	b, err := io.ReadAll(r.Body) // which is in memory
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &kind) && kind.Field != "":
+		return c, &telphinError{http.StatusBadRequest, kind.Field + " must be a string"}
+	case err != nil:
+		return c, &telphinError{http.StatusBadRequest, "the body must be a JSON object with url, event_type and method"}
+	}
+	return c, nil
+}
+
+// apply makes the changes that a body asks for.
+func (c *telphinChange) apply(sub *notify.Subscription, s *Server) error {
+	if c.EventType != nil {
+		if !slices.ContainsFunc(telphinTypes, func(t entryType) bool { return t.name == *c.EventType }) {
+			return &telphinError{http.StatusBadRequest, "event_type must be dial-in, dial-out, hangup, answer, message-in, message-out or voicemail"}
+		}
+		if strings.HasPrefix(*c.EventType, "message-") && s.kind(sub.Extension) != dialog.Phone {
+			return &telphinError{http.StatusBadRequest, "event_type " + *c.EventType + " is for extensions that are phones"}
+		}
+		if left := without(sub.Types, *c.EventType); len(sub.Types) == 0 || len(left) > 0 {
+			sub.Types = []string{*c.EventType}
+		} // else it is that already, if need be for one flow
+	}
+	if c.Method != nil {
+		if *c.Method != http.MethodGet && *c.Method != http.MethodPost && *c.Method != sub.Method {
+			return &telphinError{http.StatusBadRequest, "method must be GET or POST"}
+		}
+		sub.Method = *c.Method
+	}
+	set(&sub.URL, c.URL)
+	return nil
+}
+
+// kind is what stands behind an extension; behind all of them, phones do too.
+func (s *Server) kind(extension string) dialog.Kind {
+	user, _, _ := strings.Cut(extension, "@")
+	if s.config.Kind == nil || user == "" {
+		return dialog.Phone
+	}
+	return cmp.Or(s.config.Kind(user), dialog.Phone)
+}
+
+func (s *Server) telphinCreate(r *http.Request, to target) (int, any, error) {
+	body, err := telphinBody(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	if body.EventType == nil {
+		return 0, nil, &telphinError{http.StatusBadRequest, "event_type is missing"}
+	}
+	sub := notify.Subscription{Extension: to.extension, ExtensionRegex: to.regex, Method: http.MethodGet, Dialect: notify.Telphin, Active: true}
+	if err := body.apply(&sub, s); err != nil {
+		return 0, nil, err
+	}
+	sub, err = s.subscribe(r.Context(), sub)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusCreated, telphinEventOf(entriesOf(sub, telphinTypes)[0]), nil
+}
+
+func (s *Server) telphinUpdate(r *http.Request, e entry) (int, any, error) {
+	body, err := telphinBody(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	e, err = s.change(r.Context(), e, func(sub *notify.Subscription) error { return body.apply(sub, s) })
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, telphinEventOf(entriesOf(e.sub, telphinTypes)[0]), nil
+}
+
+func (s *Server) telphinDeleteAll(r *http.Request, to target) (int, any, error) {
+	if !bareRequest(r) {
+		return 0, nil, &telphinError{http.StatusBadRequest, "a request to delete all has no query and no body: to delete one, put its id into the path"}
+	}
+	_, err := s.dropAll(r.Context(), s.entries(r.Context(), to, telphinTypes))
+	return http.StatusNoContent, nil, err
+}
+
+// telphinProblem says to the client what err means. What is not the client's
+// fault is logged, and hidden.
+func (s *Server) telphinProblem(w http.ResponseWriter, err error) {
+	var known *telphinError
+	var invalid *notify.Invalid
+	switch {
+	case errors.As(err, &known):
+		telphinRefuse(w, known.status, known.message)
+	case errors.As(err, &invalid):
+		telphinRefuse(w, http.StatusBadRequest, invalid.Field+" "+invalid.Why)
+	case errors.Is(err, notify.ErrNotFound):
+		telphinRefuse(w, http.StatusNotFound, "there is no event with this id")
+	case errors.Is(err, notify.ErrLimit):
+		telphinRefuse(w, http.StatusBadRequest, err.Error()+" (notify.max_subscriptions in the config)")
+	case errors.Is(err, errNotYours):
+		telphinRefuse(w, http.StatusForbidden, err.Error())
+	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errShared), errors.Is(err, notify.ErrConflict):
+		telphinRefuse(w, http.StatusConflict, err.Error())
+	default:
+		s.log.Error("admin request failed", "err", err)
+		telphinRefuse(w, http.StatusInternalServerError, "it cannot be done now: the log of bellhop says why")
+	}
+}

@@ -1,0 +1,539 @@
+package admin
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"bellhop/notify"
+)
+
+// uapiTypes are the event types of the UnifiedAPI.
+var uapiTypes = []entryType{
+	{"0", "dial-in"},
+	{"1", "dial-out"},
+	{"2", "hangup"},
+	{"3", "answer-in"},
+	{"4", "answer-out"},
+}
+
+// A phoneCallEvent is an entry as the UnifiedAPI writes it: all values are
+// strings. Its id is that of its subscription, and with its type its name.
+type phoneCallEvent struct {
+	Type     string            `json:"type"`
+	ID       string            `json:"id"`
+	Method   string            `json:"method"` // 0 GET, 1 POST
+	Note     string            `json:"note"`
+	URL      string            `json:"url"`
+	Status   string            `json:"status"` // 0 disabled, 1 enabled
+	Modified string            `json:"modified"`
+	Links    map[string]string `json:"links"`
+}
+
+// A uapiError is an error with the status and the code of the UnifiedAPI.
+type uapiError struct {
+	status        int
+	code, message string
+}
+
+func (e *uapiError) Error() string { return e.message }
+
+func badRequest(code, message string) *uapiError {
+	return &uapiError{http.StatusBadRequest, code, message}
+}
+
+var (
+	errUAPIType    = badRequest("pce_type_invalid", "the type of an event is 0 (dial-in), 1 (dial-out), 2 (hangup), 3 (answer of an incoming call) or 4 (answer of an outgoing call)")
+	errUAPINewType = badRequest("pcet_type_invalid", errUAPIType.message)
+	errUAPIID      = badRequest("pce_id_invalid", "the extension has no event with this id and type")
+)
+
+func (e *uapiError) write(w http.ResponseWriter) {
+	writeJSON(w, e.status, map[string]any{"error": map[string]string{"code": e.code, "message": e.message}})
+}
+
+// uapiRefuse writes an error that no handler made.
+func uapiRefuse(w http.ResponseWriter, status int, detail string) {
+	e := uapiError{status, "request_invalid", cmp.Or(detail, http.StatusText(status))}
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		e.code = "access_denied"
+	case http.StatusTooManyRequests:
+		e.code = "too_many_requests"
+	}
+	e.write(w)
+}
+
+// uapiCredential is the token of a request: Authorization: Bearer, or the cookie
+// vn, if the request proves that it was made by who can read the cookie
+// xsrf-token and not by a page of another origin.
+func uapiCredential(r *http.Request) string {
+	if token := bearer(r); token != "" {
+		return token
+	}
+	vn, err := r.Cookie("vn")
+	xsrf, err2 := r.Cookie("xsrf-token")
+	if err != nil || err2 != nil || xsrf.Value == "" || r.Header.Get("X-Xsrf-Token") != xsrf.Value {
+		return ""
+	}
+	if token, err := url.PathUnescape(vn.Value); err == nil {
+		return token
+	}
+	return vn.Value
+}
+
+// A uapiRequest is the path of a request below /uapi, taken apart.
+type uapiRequest struct {
+	*http.Request
+	user, extension string
+	typ             *entryType // nil: of any type
+	id              string     // "": none is named
+	malformed       *uapiError // what follows phoneCallEvents names no event
+}
+
+// uapi answers /uapi.
+func (s *Server) uapi(w http.ResponseWriter, r *http.Request) {
+	v, err := s.uapiAnswer(r)
+	if err != nil {
+		s.uapiProblem(err).write(w)
+		return
+	}
+	if v == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	writeJSON(w, http.StatusOK, v)
+}
+
+// uapiAnswer returns what is answered to a request; nil is nothing.
+func (s *Server) uapiAnswer(r *http.Request) (any, error) {
+	u, err := s.uapiRequest(r)
+	if err != nil {
+		return nil, err
+	}
+	asks := toWrite
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		asks = toRead
+	}
+	switch who := accessOf(r.Context()); {
+	case !who.may(asks):
+		return nil, &uapiError{http.StatusForbidden, "access_denied", lacking[asks]}
+	case !who.sees(u.extension):
+		return nil, &uapiError{http.StatusForbidden, "access_denied", "this token is not for this extension"}
+	}
+	switch r.Method {
+	case http.MethodPost:
+		return s.uapiCreate(u)
+	case http.MethodGet, http.MethodHead:
+		return s.uapiList(u)
+	case http.MethodPut:
+		return s.uapiUpdate(u)
+	case http.MethodDelete:
+		return s.uapiDelete(u)
+	}
+	return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "events take GET, POST, PUT and DELETE"}
+}
+
+// uapiRequest takes a path apart.
+func (s *Server) uapiRequest(r *http.Request) (*uapiRequest, error) {
+	path := segments(r.URL)
+	if len(path) < 5 || path[1] != "extensions" || path[4] != "phoneCallEvents" {
+		return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "of the UnifiedAPI there is /uapi/extensions/{userId}/{extension}/phoneCallEvents, and no more"}
+	}
+	u := &uapiRequest{Request: r, user: path[2], extension: path[3]}
+	if u.user == "" || u.user[0] == '@' && !slices.Contains([]string{"@me", "@viewer", "@owner"}, u.user) {
+		return nil, badRequest("user_invalid", "the user is @me, @viewer, @owner or an id")
+	}
+	if strings.HasPrefix(u.extension, "@") {
+		return nil, badRequest("extension_invalid", "name the extension, as in 210 or 0003*210")
+	}
+	if err := validExtension(u.extension); err != nil {
+		return nil, err
+	}
+	u.name(path[5:])
+	return u, nil
+}
+
+// name takes apart what follows phoneCallEvents: nothing, a type, an id, or
+// both. A single digit is a type and all else an id, so that no slip of the pen
+// in an id names more than one event.
+func (u *uapiRequest) name(rest []string) {
+	if len(rest) > 0 && (len(rest) > 1 || len(rest[0]) == 1 && rest[0][0] >= '0' && rest[0][0] <= '9') {
+		if u.typ = uapiType(rest[0]); u.typ == nil {
+			u.malformed = errUAPIType
+			return
+		}
+		rest = rest[1:]
+	}
+	switch {
+	case len(rest) > 1 || len(rest) == 1 && rest[0] == "":
+		u.malformed = errUAPIID
+	case len(rest) == 1:
+		u.id = rest[0]
+	}
+}
+
+func uapiType(name string) *entryType {
+	i := slices.IndexFunc(uapiTypes, func(t entryType) bool { return t.name == name })
+	if i < 0 {
+		return nil
+	}
+	return &uapiTypes[i]
+}
+
+// uapiEntries are those that a request names. To name an id in vain is an error.
+func (s *Server) uapiEntries(u *uapiRequest) ([]entry, error) {
+	if u.malformed != nil {
+		return nil, u.malformed
+	}
+	es := slices.DeleteFunc(s.entries(u.Context(), target{extension: u.extension}, uapiTypes), func(e entry) bool {
+		return u.typ != nil && e.entryType != *u.typ || u.id != "" && e.sub.ID != u.id
+	})
+	if u.id != "" && len(es) == 0 {
+		return nil, errUAPIID
+	}
+	return es, nil
+}
+
+// uapiEntry is the one that a request to change or delete one names.
+func (s *Server) uapiEntry(u *uapiRequest) (entry, error) {
+	es, err := s.uapiEntries(u)
+	switch {
+	case err != nil:
+		return entry{}, err
+	case u.id == "":
+		return entry{}, badRequest("pce_id_invalid", "name the event by its id")
+	case len(es) > 1:
+		return entry{}, badRequest("pce_id_invalid", "events of several types have this id: name the type before it")
+	}
+	return es[0], nil
+}
+
+func (s *Server) uapiCreate(u *uapiRequest) (any, error) {
+	body, err := uapiBody(u.Request)
+	if err != nil {
+		return nil, err
+	}
+	typ, given, ok := body.text("type")
+	switch {
+	case !ok:
+		return nil, errUAPINewType
+	case u.id != "" && u.typ != nil:
+		return nil, badRequest("pce_id_invalid", "a new event is given an id, and brings none")
+	case u.typ == nil && (u.id != "" || u.malformed != nil): // no type is written like that
+		return nil, errUAPINewType
+	case u.malformed != nil:
+		return nil, u.malformed
+	case u.typ == nil:
+		u.typ = uapiType(typ)
+	case given && typ != u.typ.name:
+		return nil, badRequest("pcet_type_invalid", "the type in the path is another than that in the body")
+	}
+	if u.typ == nil {
+		return nil, errUAPINewType
+	}
+	sub := notify.Subscription{Extension: u.extension, Types: []string{u.typ.word}, Method: http.MethodGet, Dialect: notify.Unified, Active: true}
+	if err := body.apply(&sub); err != nil {
+		return nil, err
+	}
+	sub, err = s.subscribe(u.Context(), sub)
+	if err != nil {
+		return nil, err
+	}
+	return u.envelope(entry{entryType: *u.typ, sub: sub}), nil
+}
+
+func (s *Server) uapiUpdate(u *uapiRequest) (any, error) {
+	e, err := s.uapiEntry(u)
+	if err != nil {
+		return nil, err
+	}
+	body, err := uapiBody(u.Request)
+	if err != nil {
+		return nil, err
+	}
+	if typ, given, ok := body.text("type"); !ok || given && typ != e.name {
+		return nil, badRequest("pce_type_invalid", "the type of an event cannot be changed")
+	}
+	if id, given, ok := body.text("id"); !ok || given && id != u.id {
+		return nil, badRequest("pce_id_invalid", "the id of an event cannot be changed")
+	}
+	if e, err = s.change(u.Context(), e, body.apply); err != nil {
+		return nil, err
+	}
+	return u.envelope(e), nil
+}
+
+func (s *Server) uapiDelete(u *uapiRequest) (any, error) {
+	var es []entry
+	if u.id == "" && u.malformed == nil {
+		if !bareRequest(u.Request) {
+			return nil, badRequest("pce_id_invalid", "a request to delete many has no query and no body: to delete one, put its id into the path")
+		}
+		es, _ = s.uapiEntries(u)
+	} else {
+		e, err := s.uapiEntry(u)
+		if err != nil {
+			return nil, err
+		}
+		es = []entry{e}
+	}
+	dropped, err := s.dropAll(u.Context(), es)
+	if err != nil || len(dropped) == 0 {
+		return nil, err
+	}
+	ids := make([]map[string]string, len(dropped))
+	for i, e := range dropped {
+		ids[i] = map[string]string{"id": e.sub.ID}
+	}
+	return ids, nil
+}
+
+// uapiList answers with a page of the entries, in the order of their URLs.
+func (s *Server) uapiList(u *uapiRequest) (any, error) {
+	q, err := uapiQueryOf(u.URL.Query())
+	if err != nil {
+		return nil, err
+	}
+	es, err := s.uapiEntries(u)
+	if err != nil {
+		return nil, err
+	}
+	events := make([]phoneCallEvent, 0, len(es))
+	for _, e := range es {
+		if event := u.event(e); q.wants(&event) {
+			events = append(events, event)
+		}
+	}
+	slices.SortStableFunc(events, func(a, b phoneCallEvent) int {
+		if q.descending {
+			a, b = b, a
+		}
+		return strings.Compare(a.URL, b.URL)
+	})
+	total := len(events)
+	events = events[min(q.start, total):min(q.start+q.count, total)]
+	if len(events) == 0 {
+		return nil, nil
+	}
+	entries := make([]map[string]any, len(events))
+	for i := range events {
+		entries[i] = q.pick(&events[i])
+	}
+	return []any{map[string]any{
+		"startIndex":   q.start,
+		"totalResults": total,
+		"itemsPerPage": q.count,
+		"filtered":     true,
+		"sorted":       true,
+		"entry":        entries,
+	}}, nil
+}
+
+// A uapiQuery is what the query of a list asks for.
+type uapiQuery struct {
+	count, start int
+	by, value    string // "": not filtered
+	fields       []string
+	descending   bool
+}
+
+// uapiQueryOf reads a query. Keys that it does not know mean nothing.
+func uapiQueryOf(v url.Values) (q uapiQuery, err error) {
+	q.by, q.value = v.Get("filterBy"), v.Get("filterValue")
+	var ok bool
+	if q.count, ok = whole(v, "count", 1, 4999, 20); !ok {
+		return q, badRequest("count_invalid", "count is between 1 and 4999")
+	}
+	if q.start, ok = whole(v, "startIndex", 0, 5000, 0); !ok {
+		return q, badRequest("startindex_invalid", "startIndex is between 0 and 5000")
+	}
+	var event phoneCallEvent
+	known := event.fields()
+	if _, ok := known[q.by].(string); q.by != "" && !ok || q.by == "" && v.Has("filterValue") {
+		return q, badRequest("filterby_invalid", "filterBy is id, method, modified, note, status, type or url")
+	}
+	if q.by != "" && !v.Has("filterValue") {
+		return q, badRequest("filtervalue_invalid", "filterValue is missing")
+	}
+	if fields := v.Get("fields"); fields != "" {
+		q.fields = strings.Split(fields, ",")
+	}
+	for _, name := range q.fields {
+		if _, ok := known[name]; !ok {
+			return q, badRequest("fields_invalid", "fields are id, links, method, modified, note, status, type and url, with commas between them")
+		}
+	}
+	// The official client misspells the key.
+	switch cmp.Or(v.Get("sortOrder"), v.Get("sortOder"), "asc") {
+	case "asc", "ascending":
+	case "desc", "descending":
+		q.descending = true
+	default:
+		return q, badRequest("sortorder_invalid", "sortOrder is asc or desc")
+	}
+	return q, nil
+}
+
+// whole reads a whole number of a query.
+func whole(v url.Values, key string, low, high, unset int) (n int, ok bool) {
+	text := v.Get(key)
+	if text == "" {
+		return unset, true
+	}
+	n, err := strconv.Atoi(text)
+	return n, err == nil && n >= low && n <= high
+}
+
+// wants reports whether an event passes the filter: text contains the value,
+// what is coded is the value.
+func (q *uapiQuery) wants(event *phoneCallEvent) bool {
+	value, _ := event.fields()[q.by].(string)
+	switch q.by {
+	case "":
+		return true
+	case "note", "url", "modified":
+		return strings.Contains(value, q.value)
+	}
+	return value == q.value
+}
+
+// pick returns the fields that are asked for.
+func (q *uapiQuery) pick(event *phoneCallEvent) map[string]any {
+	all := event.fields()
+	if q.fields == nil {
+		return all
+	}
+	some := make(map[string]any, len(q.fields))
+	for _, name := range q.fields {
+		some[name] = all[name]
+	}
+	return some
+}
+
+func (event *phoneCallEvent) fields() map[string]any {
+	return map[string]any{
+		"type": event.Type, "id": event.ID, "method": event.Method, "note": event.Note,
+		"url": event.URL, "status": event.Status, "modified": event.Modified, "links": event.Links,
+	}
+}
+
+// event writes an entry.
+func (u *uapiRequest) event(e entry) phoneCallEvent {
+	event := phoneCallEvent{
+		Type: e.name, ID: e.sub.ID, Method: "1", Note: e.sub.Note, URL: e.sub.URL, Status: "0",
+		Links: map[string]string{"self": u.self(e)},
+	}
+	if e.sub.Method == http.MethodGet {
+		event.Method = "0"
+	}
+	if e.sub.Active {
+		event.Status = "1"
+	}
+	if !e.sub.Modified.IsZero() { // as it is of what the config declares
+		event.Modified = e.sub.Modified.Format("2006-01-02T15:04:05-07:00")
+	}
+	return event
+}
+
+func (u *uapiRequest) envelope(e entry) any {
+	return map[string]phoneCallEvent{"PhoneCallEvent": u.event(e)}
+}
+
+// self is the address of an entry, with the extension as people write it.
+func (u *uapiRequest) self(e entry) string {
+	scheme := "http"
+	if u.TLS != nil {
+		scheme = "https"
+	}
+	extension := strings.ReplaceAll(url.PathEscape(u.extension), "%2A", "*")
+	return scheme + "://" + u.Host + "/uapi/extensions/" + url.PathEscape(u.user) + "/" + extension + "/phoneCallEvents/" + e.name + "/" + e.sub.ID
+}
+
+// A uapiFields is the body of a request. What is unknown in it means nothing.
+type uapiFields map[string]any
+
+func uapiBody(r *http.Request) (body uapiFields, err error) {
+	b, err := io.ReadAll(r.Body) // which is in memory
+	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
+		err = json.Unmarshal(b, &body)
+	}
+	if err != nil {
+		return nil, badRequest("request_invalid", "the body is not a JSON object")
+	}
+	return body, nil
+}
+
+// text returns a field that should be a string; a number stands for one.
+func (f uapiFields) text(name string) (value string, given, ok bool) {
+	switch v := f[name].(type) {
+	case nil:
+		return "", false, true
+	case string:
+		return v, true, true
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64), true, true
+	}
+	return "", true, false
+}
+
+// apply makes the changes that a body asks for.
+func (f uapiFields) apply(sub *notify.Subscription) error {
+	switch method, given, ok := f.text("method"); {
+	case !given:
+	case ok && method == "0":
+		sub.Method = http.MethodGet
+	case ok && method == "1":
+		sub.Method = http.MethodPost
+	default:
+		return badRequest("pce_method_invalid", "method is 0 (GET) or 1 (POST)")
+	}
+	switch address, given, ok := f.text("url"); {
+	case !ok:
+		return badRequest("pce_url_invalid", "url is a string")
+	case given:
+		sub.URL = address
+	}
+	switch status, given, ok := f.text("status"); {
+	case !given:
+	case ok && (status == "0" || status == "1"):
+		sub.Active = status == "1"
+	default:
+		return badRequest("pce_status_invalid", "status is 0 (disabled) or 1 (enabled)")
+	}
+	switch note, given, ok := f.text("note"); {
+	case !ok:
+		return badRequest("request_invalid", "note is a string")
+	case given:
+		sub.Note = note
+	}
+	return nil
+}
+
+// uapiProblem says to the client what err means. What is not the client's fault
+// is logged, and hidden.
+func (s *Server) uapiProblem(err error) *uapiError {
+	var known *uapiError
+	var invalid *notify.Invalid
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.As(err, &invalid):
+		codes := map[string]string{"extension": "extension_invalid", "method": "pce_method_invalid", "types": "pce_type_invalid"}
+		return badRequest(cmp.Or(codes[invalid.Field], "pce_url_invalid"), invalid.Field+" "+invalid.Why)
+	case errors.Is(err, notify.ErrNotFound):
+		return errUAPIID
+	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errShared), errors.Is(err, errNotYours):
+		return &uapiError{http.StatusForbidden, "access_denied", err.Error()}
+	case errors.Is(err, notify.ErrLimit):
+		return &uapiError{http.StatusForbidden, "access_denied", err.Error() + " (notify.max_subscriptions in the config)"}
+	}
+	s.log.Error("admin request failed", "err", err)
+	return &uapiError{http.StatusInternalServerError, "internal_server_error", "it cannot be done now: the log of bellhop says why"}
+}
