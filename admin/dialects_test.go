@@ -9,8 +9,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/time/rate"
 
 	"bellhop/notify"
 )
@@ -192,6 +194,83 @@ func TestDialectsChangeNoMore(t *testing.T) {
 	r.wantSubs("102 hangup")
 }
 
+// Who may not, or does not see, is refused in every dialect.
+func TestDialectsWhoMayWhat(t *testing.T) {
+	r := newRig(t, Config{})
+	uapi := func(extension string) string { return "/uapi/extensions/@me/" + extension + "/phoneCallEvents/" }
+	telphin := func(extension string) string { return "/extension/" + extension + "/event/" }
+	const all = "/client/@me/phone_events/"
+	event := object{"url": "http://a.example/", "event_type": "hangup", "type": "2"}
+	ids := map[string]string{}
+	for _, extension := range []string{"101", "102"} {
+		ids[extension] = r.want(200, "POST", uapi(extension), event)["PhoneCallEvent"].(object)["id"].(string)
+		ids["of "+extension] = r.telphin(telphin(extension), "hangup")
+	}
+	ids["of all"] = r.telphin(all, "hangup")
+	before := r.subs()
+
+	reader, _ := r.newToken(object{"scope": "read"})
+	for _, e := range []string{"101", "102"} {
+		reader.want(200, "GET", telphin(e)+ids["of "+e], nil)
+		reader.want(200, "GET", "/extension/"+e+"/limit/", nil)
+		if resp, _ := reader.raw("GET", uapi(e)+ids[e], nil); resp.StatusCode != 200 {
+			t.Errorf("a reader reads %s: %d", e, resp.StatusCode)
+		}
+	}
+	reader.want(200, "GET", all+ids["of all"], nil)
+	bound, _ := r.newToken(object{"scope": "write", "extensions": []string{"101"}})
+	for _, method := range []string{"POST", "PUT", "DELETE"} {
+		reader.wantUAPI(403, "access_denied", method, uapi("101")+ids["101"], event)
+		reader.wantUAPI(403, "access_denied", method, uapi("101"), nil)
+		reader.wantTelphin(403, method, telphin("101")+ids["of 101"], event)
+		reader.wantTelphin(403, method, telphin("101"), nil)
+		reader.wantTelphin(403, method, all, nil)
+		bound.wantUAPI(403, "access_denied", method, uapi("102")+ids["102"], event)
+		bound.wantUAPI(403, "access_denied", method, uapi("102"), nil)
+		bound.wantTelphin(403, method, telphin("102")+ids["of 102"], event)
+		bound.wantTelphin(403, method, telphin("@102"), nil)
+	}
+	bound.wantUAPI(403, "access_denied", "GET", uapi("102"), nil)
+	bound.wantTelphin(403, "GET", telphin("102"), nil)
+	bound.wantTelphin(403, "GET", "/extension/102/limit/", nil)
+	bound.wantTelphin(403, "POST", all, event)
+	bound.wantTelphin(404, "GET", all+ids["of all"], nil)
+	bound.wantTelphin(404, "DELETE", all+ids["of all"], nil)
+	bound.wantJSON(200, "[]", "GET", all, nil)
+	bound.wantJSON(204, "", "DELETE", all, nil)
+	bound.wantUAPI(400, "pce_id_invalid", "DELETE", uapi("101")+ids["102"], nil)
+	bound.wantTelphin(404, "DELETE", telphin("101")+ids["of 102"], nil)
+	r.wantSubs(before...)
+
+	// Its own it may, and does so by name: others' numbers are none of its business.
+	for n := range uint64(101) {
+		if got := r.allot("3" + itoa(n)); got != n+1 {
+			t.Fatalf("extension %d has the number %d", n, got)
+		}
+	}
+	r.wantTelphin(400, "GET", telphin("101"), nil)
+	bound.want(200, "GET", telphin("101")+ids["of 101"], nil)
+	bound.want(200, "PUT", uapi("101")+ids["101"], object{"status": "0"})
+	bound.wantJSON(204, "", "DELETE", telphin("101"), nil)
+	r.wantSubs("102 hangup", "102 hangup", ".* hangup")
+}
+
+// Who asks too often is told so in the form of the dialect.
+func TestDialectsLimits(t *testing.T) {
+	r := newRig(t, Config{})
+	client, _ := r.newToken(object{"scope": "read"})
+	limit := r.server.tokens.find(client.token, time.Now()).limit
+	limit.SetBurst(1)
+	limit.SetLimit(1e-9)
+	client.want(200, "GET", "/limit/", nil)
+	client.wantUAPI(429, "too_many_requests", "GET", events, nil)
+	resp, out := client.do("GET", "/limit/", nil)
+	h := resp.Header
+	if resp.StatusCode != 429 || out["status"] != "rate_limit_exceeded" || out["message"] == "" || h.Get("X-RateLimit-Limit") != "1" || h.Get("X-RateLimit-Remaining") != "0" || h.Get("X-RateLimit-Reset") == "" || h.Get("Retry-After") == "" {
+		t.Errorf("%d %v %v", resp.StatusCode, h, out)
+	}
+}
+
 // The dialects take the paths of their own, and tidy none.
 func TestDialectsLeaveTheRestAlone(t *testing.T) {
 	r := newRig(t, Config{})
@@ -260,7 +339,9 @@ func FuzzDialects(f *testing.F) {
 		}
 	}
 	c, js := onStore(f, Config{})
-	h := openServer(f, js, c).Handler()
+	s := openServer(f, js, c)
+	s.tokens.find(testToken, time.Now()).limit.SetLimit(rate.Inf)
+	h := s.Handler()
 	f.Fuzz(func(t *testing.T, method, path, body string) {
 		kept := fill(t, c.Notifier)
 		u, err := url.Parse(strings.ReplaceAll(path, "ID", kept[0]))

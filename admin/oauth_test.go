@@ -2,6 +2,7 @@ package admin
 
 import (
 	"crypto/sha256"
+	"net/netip"
 	"net/url"
 	"testing"
 	"time"
@@ -51,6 +52,44 @@ func TestOAuth(t *testing.T) {
 	}
 	r.wantTelphin(405, "GET", "/oauth/token?"+asked.Encode(), nil)
 	r.wantTelphin(405, "DELETE", "/api/ver1.0/oauth/token/", nil)
+}
+
+// An access token is good for what its API token is good for, and as long.
+func TestOAuthOfTokens(t *testing.T) {
+	r := newRig(t, Config{})
+	bound, id := r.newToken(object{"scope": "read", "extensions": []string{"101"}})
+	other, otherID := r.newToken(object{"scope": "read"})
+	ask := func(id, secret string) (status int, token string) {
+		resp, out := r.do("POST", "/oauth/token?"+url.Values{"grant_type": {"client_credentials"}, "client_id": {id}, "client_secret": {secret}}.Encode(), nil)
+		token, _ = out["access_token"].(string)
+		return resp.StatusCode, token
+	}
+	for _, wrong := range [][2]string{{otherID, bound.token}, {id, other.token}, {"admin", bound.token}, {id, ""}, {id, testToken}} {
+		if status, _ := ask(wrong[0], wrong[1]); status != 401 {
+			t.Errorf("client %s with the secret of another: %d", wrong[0], status)
+		}
+	}
+	status, token := ask(id, bound.token)
+	if status != 200 {
+		t.Fatalf("%d", status)
+	}
+	client := r.as(token)
+	client.want(200, "GET", "/extension/101/limit/", nil)
+	client.wantTelphin(403, "GET", "/extension/102/limit/", nil)
+	client.wantTelphin(403, "DELETE", "/extension/101/event/", nil)
+	client.want(200, "GET", "/v1/subscriptions", nil)
+	r.want(204, "DELETE", "/v1/tokens/"+id, nil)
+	client.wantJSON(401, `{"status":401,"message":"Unauthorized"}`, "GET", "/extension/101/limit/", nil)
+}
+
+// Who guesses secrets is stopped.
+func TestOAuthGuessed(t *testing.T) {
+	r := newRig(t, Config{})
+	r.server.failures.of(netip.MustParseAddr("127.0.0.1")).SetBurst(0)
+	resp, out := r.do("POST", "/oauth/token?grant_type=client_credentials&client_id=admin&client_secret=x", nil)
+	if resp.StatusCode != 429 || out["status"] != "rate_limit_exceeded" || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("%d %v %v", resp.StatusCode, resp.Header, out)
+	}
 }
 
 // Without a token of the config, an empty secret is none.

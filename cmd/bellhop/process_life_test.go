@@ -211,6 +211,37 @@ func TestReload(t *testing.T) {
 	p.stop()
 }
 
+// TestKindsOfExtensions has the API know what stands behind an extension, also
+// after it has changed: only a phone has messages.
+func TestKindsOfExtensions(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, sip.UDP, sip.UDP)
+	s.configure("[[extension]]\nnumber = '600'\nkind = 'queue'\n")
+	p := s.serve()
+	post := func() int {
+		t.Helper()
+		body := fmt.Sprintf(`{"url": "http://%s/", "event_type": "message-in"}`, s.receiver.addr)
+		req, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+s.admin.String()+"/extension/600/event/", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+testToken)
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	if got := post(); got != http.StatusBadRequest {
+		t.Errorf("messages of a queue: %d, want 400", got)
+	}
+	s.configure("")
+	p.signal(syscall.SIGHUP)
+	s.eventually("it is no queue any more", func() bool { return post() == http.StatusCreated })
+	p.stop()
+}
+
 // TestDeclaredSubscriptions has the config file declare one subscription, then
 // another, then none.
 func TestDeclaredSubscriptions(t *testing.T) {

@@ -93,6 +93,8 @@ type service struct {
 	stopping   atomic.Bool
 	mender     *mender
 	closeStore func()
+
+	kinds atomic.Pointer[map[string]dialog.Kind] // of the extensions that the config names
 }
 
 // build opens the store and makes the rooms: all that can fail has failed when
@@ -124,12 +126,14 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 	if s.rooms, err = connect(ctx, cfg, js, log, world{own: own}); err != nil {
 		return nil, err
 	}
+	s.setKinds(cfg)
 	s.api, err = admin.Open(ctx, js, admin.Config{
 		Token:      s.token,
 		Notifier:   s.notifier,
 		KeepEvents: time.Duration(cfg.Notify.KeepEvents),
 		Replicas:   cfg.Store.Replicas,
 		Calls:      s.follower.calls,
+		Kind:       func(user string) dialog.Kind { return (*s.kinds.Load())[user] },
 		Ready:      s.unready,
 		Collectors: hopMetrics(s.hop),
 		Version:    version(),
@@ -362,6 +366,7 @@ func (s *service) reload(ctx context.Context, path string, old config, level *sl
 		return old
 	}
 	s.notifier.Declare(declared(cfg))
+	s.setKinds(cfg)
 	s.log.Info("config reloaded", "in force", strings.Join(now, " "), "after a restart", strings.Join(later, " "))
 	// What needs a restart is still not in force: it is said again next time.
 	running := old
@@ -374,6 +379,15 @@ func (s *service) reload(ctx context.Context, path string, old config, level *sl
 	running.Calls = cfg.Calls
 	running.Calls.AddCID = addCID
 	return running
+}
+
+// setKinds tells the API what stands behind which extension.
+func (s *service) setKinds(cfg config) {
+	kinds := make(map[string]dialog.Kind, len(cfg.Extension))
+	for _, e := range cfg.Extension {
+		kinds[e.Number] = dialog.Kind(e.Kind)
+	}
+	s.kinds.Store(&kinds)
 }
 
 // reloadable reports whether a key is put into force by SIGHUP.
