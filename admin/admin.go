@@ -3,9 +3,9 @@
 //
 // # Who may do what
 //
-// Everything under /v1 needs a token, as Authorization: Bearer, wherever the
-// request comes from; without one, or with a wrong one, it is answered 401
-// whether or not there is such a page. The token of the [Config] may do
+// Everything under /v1, and in the two dialects, needs a token, as Authorization:
+// Bearer, wherever the request comes from; without one, or with a wrong one, it is
+// answered 401 whether or not there is such a page. The token of the [Config] may do
 // everything; it makes the others, which have a [Scope] and may be bound to
 // extensions. One that is bound sees and changes what is of its extensions. What
 // is of another's is to it as if it were not there: 404. What it may not do at
@@ -31,9 +31,18 @@
 // and a line of the process's log: who, what, when, and what was before and is
 // after.
 //
+// # Dialects
+//
+// Two other APIs manage the same subscriptions, for clients that know no /v1:
+// that of UnifiedAPI's phoneCallEvents, under /uapi, and that of Telphin's events,
+// under /api/ver1.0 and at the root. What one makes the others list. They have
+// the answers and errors of their originals. To both, one type is one event; see
+// dialects.go for what they make of a subscription with several. A request that
+// is not exactly to a whole collection never deletes more than one event.
+//
 // # Errors
 //
-// Every error is a problem of RFC 9457. What is wrong with a request is 4xx and
+// Every error of /v1 is a problem of RFC 9457. What is wrong with a request is 4xx and
 // names the field; what is wrong on our side is 503 and in the log.
 package admin
 
@@ -167,11 +176,17 @@ func (s *Server) routes() http.Handler {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		w.Write(description)
 	}))
+	return s.dialects(guarded(problem, trimmed(all)))
+}
+
+// guarded has h serve what is not too large, and asks for no change on behalf of
+// a page of another origin.
+func guarded(refuse refusal, h http.Handler) http.Handler {
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		problem(w, http.StatusForbidden, "a page of another origin may not change anything here")
+		refuse(w, http.StatusForbidden, "a page of another origin may not change anything here")
 	}))
-	return s.dialects(bounded(problem, trimmed(sameOrigin.Handler(all))))
+	return bounded(refuse, sameOrigin.Handler(h))
 }
 
 // maxBody is the size in bytes of the largest request body that is taken.

@@ -156,11 +156,11 @@ func bareRequest(r *http.Request) bool {
 // tidied away, and one slash at the end means nothing.
 func (s *Server) dialects(next http.Handler) http.Handler {
 	api := func(credential func(*http.Request) string, refuse refusal, h http.HandlerFunc) http.Handler {
-		return bounded(refuse, s.admit(credential, refuse, h))
+		return guarded(refuse, s.admit(credential, refuse, h))
 	}
 	uapi := api(uapiCredential, uapiRefuse, s.uapi)
 	telphin := api(bearer, telphinRefuse, s.telphin)
-	token := bounded(telphinRefuse, http.HandlerFunc(s.oauthToken))
+	token := guarded(telphinRefuse, http.HandlerFunc(s.oauthToken))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := next
 		if path := segments(r.URL); path[0] == "uapi" {

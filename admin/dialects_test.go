@@ -255,6 +255,16 @@ func TestDialectsWhoMayWhat(t *testing.T) {
 	r.wantSubs("102 hangup", "102 hangup", ".* hangup")
 }
 
+func TestDialectsOfOtherOrigins(t *testing.T) {
+	r := newRig(t, Config{})
+	r.v1("101", "hangup")
+	page := []string{"Sec-Fetch-Site", "cross-site", "Cookie", cookies, "X-XSRF-Token", "44HzZ6YIHDN6mbRY"}
+	r.wantUAPI(403, "access_denied", "DELETE", "/uapi/extensions/@me/101/phoneCallEvents", nil, page...)
+	r.wantTelphin(403, "DELETE", "/extension/101/event/", nil, page...)
+	r.wantTelphin(403, "POST", "/oauth/token", nil, page...)
+	r.wantSubs("101 hangup")
+}
+
 // Who asks too often is told so in the form of the dialect.
 func TestDialectsLimits(t *testing.T) {
 	r := newRig(t, Config{})

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"net/http"
+	"strings"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -74,6 +75,7 @@ func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
 		telphinRefuse(w, http.StatusBadRequest, "grant_type must be client_credentials")
 		return
 	}
+	secret = strings.TrimSpace(secret)
 	now, sum := time.Now(), sha256.Sum256([]byte(secret))
 	who, ok := s.identify(r, secret, now)
 	switch {
@@ -83,11 +85,11 @@ func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="bellhop"`)
 		telphinRefuse(w, http.StatusUnauthorized, "")
 	default:
-		writeJSON(w, http.StatusOK, map[string]any{
-			"access_token": s.tokens.grants.give(sum, now),
-			"token_type":   "Bearer",
-			"expires_in":   int(grantFor.Seconds()),
-		})
+		writeJSON(w, http.StatusOK, struct {
+			Token   string `json:"access_token"`
+			Type    string `json:"token_type"`
+			Seconds int    `json:"expires_in"`
+		}{s.tokens.grants.give(sum, now), "Bearer", int(grantFor.Seconds())})
 	}
 }
 

@@ -113,7 +113,7 @@ func (s *Server) uapi(w http.ResponseWriter, r *http.Request) {
 
 // uapiAnswer returns what is answered to a request; nil is nothing.
 func (s *Server) uapiAnswer(r *http.Request) (any, error) {
-	u, err := s.uapiRequest(r)
+	u, err := uapiRequestOf(r)
 	if err != nil {
 		return nil, err
 	}
@@ -140,8 +140,8 @@ func (s *Server) uapiAnswer(r *http.Request) (any, error) {
 	return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "events take GET, POST, PUT and DELETE"}
 }
 
-// uapiRequest takes a path apart.
-func (s *Server) uapiRequest(r *http.Request) (*uapiRequest, error) {
+// uapiRequestOf takes a path apart.
+func uapiRequestOf(r *http.Request) (*uapiRequest, error) {
 	path := segments(r.URL)
 	if len(path) < 5 || path[1] != "extensions" || path[4] != "phoneCallEvents" {
 		return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "of the UnifiedAPI there is /uapi/extensions/{userId}/{extension}/phoneCallEvents, and no more"}
@@ -322,18 +322,21 @@ func (s *Server) uapiList(u *uapiRequest) (any, error) {
 	if len(events) == 0 {
 		return nil, nil
 	}
-	entries := make([]map[string]any, len(events))
+	page := uapiPage{Start: q.start, Total: total, Count: q.count, Filtered: true, Sorted: true}
 	for i := range events {
-		entries[i] = q.pick(&events[i])
+		page.Entry = append(page.Entry, q.pick(&events[i]))
 	}
-	return []any{map[string]any{
-		"startIndex":   q.start,
-		"totalResults": total,
-		"itemsPerPage": q.count,
-		"filtered":     true,
-		"sorted":       true,
-		"entry":        entries,
-	}}, nil
+	return []uapiPage{page}, nil
+}
+
+// A uapiPage is a part of a list.
+type uapiPage struct {
+	Start    int   `json:"startIndex"`
+	Total    int   `json:"totalResults"`
+	Count    int   `json:"itemsPerPage"`
+	Filtered bool  `json:"filtered"`
+	Sorted   bool  `json:"sorted"`
+	Entry    []any `json:"entry"`
 }
 
 // A uapiQuery is what the query of a list asks for.
@@ -404,12 +407,12 @@ func (q *uapiQuery) wants(event *phoneCallEvent) bool {
 	return value == q.value
 }
 
-// pick returns the fields that are asked for.
-func (q *uapiQuery) pick(event *phoneCallEvent) map[string]any {
-	all := event.fields()
+// pick returns an event with the fields that are asked for.
+func (q *uapiQuery) pick(event *phoneCallEvent) any {
 	if q.fields == nil {
-		return all
+		return event
 	}
+	all := event.fields()
 	some := make(map[string]any, len(q.fields))
 	for _, name := range q.fields {
 		some[name] = all[name]
