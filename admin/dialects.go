@@ -144,8 +144,16 @@ func (s *Server) dropAll(ctx context.Context, es []entry) (dropped []entry, err 
 	return dropped, nil
 }
 
-// bareRequest reports whether a request says nothing but its path. One to delete many
-// must be: who says more means something else.
+// askedBy is what a request asks for.
+func askedBy(r *http.Request) right {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return toRead
+	}
+	return toWrite
+}
+
+// bareRequest reports whether a request says nothing but its path. One to delete
+// many must be bare: who says more means something else.
 func bareRequest(r *http.Request) bool {
 	body, err := io.ReadAll(r.Body) // which is in memory
 	return r.URL.RawQuery == "" && err == nil && len(strings.TrimSpace(string(body))) == 0

@@ -47,8 +47,8 @@ func telphinEventOf(e entry) telphinEvent {
 // whoever made it, and without anything to keep. With one type it stays when the
 // type changes; each of several types has its own.
 //
-// A number is below 2^43: JavaScript reads it as it is. That two subscriptions of
-// one extension have the same is as likely as to guess one of them: 1 in 2^40.
+// A number is below 2^44: JavaScript reads it as it is. The chance that two
+// subscriptions have the same is 1 in 2^40, and matters within one extension only.
 func (e entry) number() uint64 {
 	if e.sole {
 		return e.base()
@@ -65,7 +65,7 @@ func (e entry) hasNumber(n uint64) bool {
 func (e entry) base() uint64 {
 	// Never change it: clients keep these numbers.
 	sum := sha256.Sum256([]byte(e.sub.ID))
-	return binary.BigEndian.Uint64(sum[:]) >> 24 << 3
+	return binary.BigEndian.Uint64(sum[:]) >> 24 << 4 // room for 15 types
 }
 
 // A telphinError is an error with its status.
@@ -113,38 +113,24 @@ func (s *Server) telphin(w http.ResponseWriter, r *http.Request) {
 
 // telphinAnswer returns what is answered to a request; nil is nothing.
 func (s *Server) telphinAnswer(w http.ResponseWriter, r *http.Request) (status int, v any, err error) {
-	path, _ := telphinPath(segments(r.URL))
-	var to target
-	var rest []string // behind what events are of
-	switch {
-	case len(path) == 1 && path[0] == "limit":
-		to, rest = everybody, path
-	case len(path) > 2 && path[0] == "client" && path[2] == "phone_events":
-		to, rest = everybody, append([]string{"event"}, path[3:]...)
-	case len(path) > 2 && path[0] == "extension":
-		rest = path[2:]
-		if to.extension, err = s.telphinExtension(r.Context(), path[1]); err != nil {
-			return 0, nil, err
-		}
-	default:
-		return 0, nil, notFound
+	to, rest, err := s.telphinTarget(r)
+	if err != nil {
+		return 0, nil, err
 	}
-	asks := toWrite
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		asks = toRead
-	}
+	asks := askedBy(r)
 	switch who := accessOf(r.Context()); {
 	case !who.may(asks):
 		return 0, nil, &telphinError{http.StatusForbidden, lacking[asks]}
 	case to != everybody && !who.sees(to.extension):
 		return 0, nil, &telphinError{http.StatusForbidden, "this token is not for this extension"}
 	}
-	allow := "GET"
+	var allow string
 	switch {
 	case len(rest) == 1 && rest[0] == "limit":
 		if asks == toRead {
 			return http.StatusOK, s.telphinLimit(r.Context(), to), nil
 		}
+		allow = "GET"
 	case len(rest) == 1 && rest[0] == "event":
 		switch {
 		case asks == toRead:
@@ -169,13 +155,29 @@ func (s *Server) telphinAnswer(w http.ResponseWriter, r *http.Request) (status i
 		}
 		allow = "GET, PUT, DELETE"
 	default:
-		return 0, nil, notFound
+		return 0, nil, errTelphinPath
 	}
 	w.Header().Set("Allow", allow)
 	return 0, nil, &telphinError{http.StatusMethodNotAllowed, http.StatusText(http.StatusMethodNotAllowed)}
 }
 
-var notFound = &telphinError{http.StatusNotFound, http.StatusText(http.StatusNotFound)}
+// telphinTarget returns whose events the path of a request is about, and what
+// follows in it.
+func (s *Server) telphinTarget(r *http.Request) (to target, rest []string, err error) {
+	path, _ := telphinPath(segments(r.URL))
+	switch {
+	case len(path) == 1 && path[0] == "limit":
+		return everybody, path, nil
+	case len(path) > 2 && path[0] == "client" && path[2] == "phone_events":
+		return everybody, append([]string{"event"}, path[3:]...), nil
+	case len(path) > 2 && path[0] == "extension":
+		to.extension, err = s.telphinExtension(r.Context(), path[1])
+		return to, path[2:], err
+	}
+	return to, nil, errTelphinPath
+}
+
+var errTelphinPath = &telphinError{http.StatusNotFound, http.StatusText(http.StatusNotFound)}
 
 // telphinExtension is the extension that a path names: by its number, by its name
 // behind an @, or, if that is no number of an extension, by its name alone. What

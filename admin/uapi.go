@@ -117,10 +117,7 @@ func (s *Server) uapiAnswer(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	asks := toWrite
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		asks = toRead
-	}
+	asks := askedBy(r)
 	switch who := accessOf(r.Context()); {
 	case !who.may(asks):
 		return nil, &uapiError{http.StatusForbidden, "access_denied", lacking[asks]}
