@@ -383,9 +383,19 @@ func (n *Notifier) Unsubscribe(ctx context.Context, id string, revision uint64) 
 func (n *Notifier) MaxSubscriptions() int { return n.config.maxSubscriptions() }
 
 // ExtensionNumbered returns the extension that has a number, as callbacks say
-// it; "" if none has.
+// it; "" if none has. The number is the place of the name in the bucket's stream.
 func (n *Notifier) ExtensionNumbered(ctx context.Context, number uint64) (user string, err error) {
-	return n.numbers.name(ctx, number)
+	if number == 0 {
+		return "", nil
+	}
+	m, err := n.numbers.stream.GetMsg(ctx, number)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("extension number %d: %w", number, err)
+	}
+	return string(m.Data), nil
 }
 
 // ExtensionNumber returns the number of an extension; 0 if no callback has needed
@@ -435,22 +445,6 @@ func (x *numbers) of(ctx context.Context, user string) (uint64, error) {
 	x.known[user] = id
 	x.mu.Unlock()
 	return id, nil
-}
-
-// name returns the extension with a number, which is the place of its name in the
-// bucket's stream; "" if there is none.
-func (x *numbers) name(ctx context.Context, number uint64) (user string, err error) {
-	if number == 0 {
-		return "", nil
-	}
-	m, err := x.stream.GetMsg(ctx, number)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("extension number %d: %w", number, err)
-	}
-	return string(m.Data), nil
 }
 
 var base32Names = base32.StdEncoding.WithPadding(base32.NoPadding)
