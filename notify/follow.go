@@ -13,18 +13,17 @@ import (
 	"bellhop/dialog"
 )
 
-// saidSubject is where a node tells the others how far the log goes. It is not
-// stored: who misses it looks at the log itself, every logLook.
+// saidSubject is where a node tells the others, and its own tails, how far the log
+// goes. It is not stored: who misses it looks at the log itself, every logLook.
 const (
 	saidSubject = "bellhop.said"
 	logLook     = time.Second
 )
 
-// spread tells the other nodes how far this one knows that the log goes.
+// spread tells the other nodes, and who tails the log, how far this one knows that
+// it goes.
 func (n *Notifier) spread() {
-	if n.config.Node != "" {
-		n.js.Conn().Publish(saidSubject, strconv.AppendUint(nil, n.fresh.end(), 10)) // if it fails, it is missed
-	}
+	n.js.Conn().Publish(saidSubject, strconv.AppendUint(nil, n.fresh.end(), 10)) // if it fails, it is missed
 }
 
 // follow has events delivered that any node has said, until ctx ends. Before it

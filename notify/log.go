@@ -285,21 +285,11 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []dialog.Event, 
 	c := jetstream.OrderedConsumerConfig{FilterSubjects: q.subjects(), DeliverPolicy: jetstream.DeliverAllPolicy}
 	switch {
 	case q.After != "":
-		m, err := n.events.GetLastMsgForSubject(ctx, "event.*.*."+token(q.After))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil, false, ErrNoEvent
-		}
+		place, err := n.placeOfAfter(ctx, q)
 		if err != nil {
-			return nil, false, fmt.Errorf("event %s: %w", q.After, err)
+			return nil, false, err
 		}
-		var e dialog.Event
-		if err := json.Unmarshal(m.Data, &e); err != nil {
-			return nil, false, fmt.Errorf("event %s: %w", q.After, err)
-		}
-		if !q.among(&e) {
-			return nil, false, ErrNoEvent
-		}
-		c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, m.Sequence+1
+		c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, place+1
 	case !q.Since.IsZero():
 		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &q.Since
 	}
@@ -321,6 +311,30 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []dialog.Event, 
 		return nil, false, fmt.Errorf("read EVENTS: %w", err)
 	}
 	return events, more, nil
+}
+
+// placeOfAfter is where in the log the event After is. It asks the server that
+// leads the log: another's copy may be behind.
+func (n *Notifier) placeOfAfter(ctx context.Context, q Query) (uint64, error) {
+	js, err := n.js.Conn().JetStream() // the new API asks any server
+	if err != nil {
+		return 0, fmt.Errorf("event %s: %w", q.After, err)
+	}
+	m, err := js.GetLastMsg("EVENTS", "event.*.*."+token(q.After), nats.Context(ctx))
+	if errors.Is(err, nats.ErrMsgNotFound) {
+		return 0, ErrNoEvent
+	}
+	if err != nil {
+		return 0, fmt.Errorf("event %s: %w", q.After, err)
+	}
+	var e dialog.Event
+	if err := json.Unmarshal(m.Data, &e); err != nil {
+		return 0, fmt.Errorf("event %s: %w", q.After, err)
+	}
+	if !q.among(&e) {
+		return 0, ErrNoEvent
+	}
+	return m.Sequence, nil
 }
 
 // errEnough ends a reading.

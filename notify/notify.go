@@ -48,7 +48,7 @@
 // dropped and counted. A delivery that fails, or does not end within a second,
 // is written to the outbox and leaves memory but for some 600 bytes.
 // With a million deliveries waiting, the log is not read on until some are
-// settled.
+// settled. While somebody tails the log, its last 4,096 events are in memory.
 //
 // # The delivery log
 //
@@ -153,6 +153,7 @@ type Notifier struct {
 	numbers   numbers
 	mouth     mouth
 	fresh     fresh
+	tails     tails
 	lease     lease
 	sender    *sender
 	record    recorder

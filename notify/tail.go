@@ -1,0 +1,262 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// maxRecent is how many of the last events are in memory while somebody tails
+// the log. Who is farther behind reads the log for himself.
+const maxRecent = 4096
+
+// tails is the one reading of the log's end that all tails share.
+type tails struct {
+	mu     sync.Mutex
+	open   int     // how many share it
+	recent *recent // nil: nobody does
+}
+
+// A recent is the end of the log in memory. It is kept up by a reader of its own,
+// from the first tail's beginning to the last one's end.
+type recent struct {
+	stop  context.CancelFunc
+	ended chan struct{} // closed when the reader has ended
+	rumor chan struct{} // has room for one: heard has risen
+
+	mu      sync.Mutex
+	heard   uint64  // place of the last event that is known to be in the log
+	entries []entry // all that the log has after from and up to the place to
+	from    uint64
+	to      uint64
+	news    chan struct{} // closed when to rises
+}
+
+// share returns what all tails share. The log goes as far as end.
+func (n *Notifier) share(end uint64) *recent {
+	n.tails.mu.Lock()
+	defer n.tails.mu.Unlock()
+	n.tails.open++
+	if n.tails.recent == nil {
+		ctx, stop := context.WithCancel(context.Background())
+		r := &recent{
+			stop: stop, ended: make(chan struct{}), rumor: make(chan struct{}, 1),
+			heard: end, from: end, to: end, news: make(chan struct{}),
+		}
+		n.tails.recent = r
+		go func() {
+			defer close(r.ended)
+			n.keepUp(ctx, r)
+		}()
+	}
+	return n.tails.recent
+}
+
+// unshare says that a tail has ended.
+func (n *Notifier) unshare() {
+	n.tails.mu.Lock()
+	r := n.tails.recent
+	n.tails.open--
+	last := n.tails.open == 0
+	if last {
+		n.tails.recent = nil
+	}
+	n.tails.mu.Unlock()
+	if last {
+		r.stop()
+		<-r.ended
+	}
+}
+
+// keepUp reads what any node says, until ctx ends.
+func (n *Notifier) keepUp(ctx context.Context, r *recent) {
+	sub, err := n.js.Conn().Subscribe(saidSubject, func(m *nats.Msg) {
+		if seq, err := strconv.ParseUint(string(m.Data), 10, 64); err == nil {
+			r.hear(seq)
+		}
+	})
+	if err != nil {
+		n.log.Warn("who follows the log hears of events late", "err", err)
+	} else {
+		defer sub.Unsubscribe()
+	}
+	look := time.NewTicker(logLook)
+	defer look.Stop()
+	for place := r.to; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.rumor:
+		case <-look.C:
+			if info, err := n.events.Info(ctx); err == nil {
+				r.hear(info.State.LastSeq)
+			} else if ctx.Err() == nil {
+				n.log.Warn("it is not known how far the log goes", "err", err)
+			}
+		}
+		for end := r.end(); place < end && ctx.Err() == nil; {
+			var entries []entry
+			entries, place = n.part(ctx, place, end)
+			r.add(entries, place)
+		}
+	}
+}
+
+// part reads the log after a place, up to another or less, and returns how far
+// it has come.
+func (n *Notifier) part(ctx context.Context, from, to uint64) (entries []entry, place uint64) {
+	to = min(to, from+partSize)
+	log := make(chan entry, partSize)
+	n.read(ctx, from+1, to, log) // never fails
+	close(log)
+	for e := range log {
+		entries = append(entries, e)
+		from = e.seq
+	}
+	if ctx.Err() != nil {
+		return entries, from
+	}
+	return entries, to
+}
+
+// hear learns that the log goes as far as seq, or farther.
+func (r *recent) hear(seq uint64) {
+	r.mu.Lock()
+	r.heard = max(r.heard, seq)
+	r.mu.Unlock()
+	wake(r.rumor)
+}
+
+// end is how far the log is known to go.
+func (r *recent) end() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.heard
+}
+
+// add adds what the log has up to a place.
+func (r *recent) add(entries []entry, to uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.entries = append(r.entries, entries...)
+	if more := len(r.entries) - maxRecent; more > 0 {
+		r.from = r.entries[more-1].seq
+		r.entries = r.entries[more:]
+	}
+	r.to = to
+	close(r.news)
+	r.news = make(chan struct{})
+}
+
+// after returns what is in memory of the events after a place. Those from there
+// up to the place missed are not; news is closed when there are more.
+func (r *recent) after(place uint64) (entries []entry, missed uint64, news <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(r.entries, place+1, func(e entry, seq uint64) int {
+		return int(int64(e.seq - seq))
+	})
+	return r.entries[i:len(r.entries):len(r.entries)], r.from, r.news
+}
+
+// A Tail reads the log as it grows: every event that it asks for once, in the
+// order of the log, whichever node said it. It belongs to one goroutine.
+//
+// All tails of a node share one reading of the log; one that is thousands of
+// events behind catches up by a reading of its own. Nobody waits for a tail.
+type Tail struct {
+	n      *Notifier
+	query  Query
+	recent *recent
+	place  uint64 // of the last event that was looked at
+}
+
+// Tail returns a Tail that begins where the query says: without After and Since,
+// and if Since is yet to come, it begins now. Limit is ignored. The caller closes
+// it.
+func (n *Notifier) Tail(ctx context.Context, q Query) (*Tail, error) {
+	info, err := n.events.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("event log EVENTS: %w", err)
+	}
+	end := info.State.LastSeq
+	place := end
+	switch {
+	case q.After != "":
+		place, err = n.placeOfAfter(ctx, q)
+	case !q.Since.IsZero():
+		place, err = n.placeBefore(ctx, q.Since, end)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Tail{n: n, query: q, recent: n.share(end), place: place}, nil
+}
+
+// placeBefore is the place before the first event that was said at a time or
+// later, or else the end.
+func (n *Notifier) placeBefore(ctx context.Context, since time.Time, end uint64) (place uint64, err error) {
+	place = end
+	c := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since}
+	err = readAll(ctx, n.events, c, func(m jetstream.Msg) error {
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
+		}
+		place = meta.Sequence.Stream - 1
+		return errEnough
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return 0, fmt.Errorf("read EVENTS: %w", err)
+	}
+	return place, nil
+}
+
+// Next returns the next events: at least one, and some hundreds at most. It waits
+// for them until ctx ends, and may be called again then: nothing is missed.
+func (t *Tail) Next(ctx context.Context) ([]dialog.Event, error) {
+	for ctx.Err() == nil {
+		entries, missed, news := t.recent.after(t.place)
+		switch {
+		case t.place < missed:
+			entries, t.place = t.n.part(ctx, t.place, missed)
+		case len(entries) > 0:
+			entries = entries[:min(len(entries), partSize)]
+			t.place = entries[len(entries)-1].seq
+		default:
+			select {
+			case <-news:
+			case <-ctx.Done():
+			}
+		}
+		if events := t.query.of(entries); len(events) > 0 {
+			return events, nil
+		}
+	}
+	return nil, ctx.Err()
+}
+
+// Close ends a Tail.
+func (t *Tail) Close() { t.n.unshare() }
+
+// of returns the events that the query asks for.
+func (q Query) of(entries []entry) []dialog.Event {
+	user, _, _ := strings.Cut(q.Extension, "@")
+	var events []dialog.Event
+	for _, e := range entries {
+		if (user == "" || e.event.Extension.User == user) && (q.Call == "" || e.event.Call == q.Call) && q.matches(e.event) {
+			events = append(events, *e.event)
+		}
+	}
+	return events
+}

@@ -1,0 +1,346 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"bellhop/dialog"
+)
+
+// tail opens a Tail, and closes it when the test ends.
+func tail(t *testing.T, n *Notifier, q Query) *Tail {
+	t.Helper()
+	tail, err := n.Tail(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tail.Close)
+	return tail
+}
+
+// next returns the ids of the next events, as many as asked for and no more.
+func (t *Tail) next(ctx context.Context, want int) (ids []string, err error) {
+	for len(ids) < want {
+		events, err := t.Next(ctx)
+		if err != nil {
+			return ids, fmt.Errorf("%d of %d events: %w", len(ids), want, err)
+		}
+		for _, e := range events {
+			ids = append(ids, e.ID)
+		}
+	}
+	return ids, nil
+}
+
+// logOrder are the ids of all events in the log.
+func logOrder(t *testing.T, n *Notifier) (ids []string) {
+	t.Helper()
+	for q := (Query{Limit: 1000}); ; q.After = ids[len(ids)-1] {
+		events, more, err := n.Events(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			ids = append(ids, e.ID)
+		}
+		if !more {
+			return ids
+		}
+	}
+}
+
+// wantNext wants the next events of a tail to be these.
+func wantNext(t *testing.T, tail *Tail, want []string) {
+	t.Helper()
+	if got, err := tail.next(t.Context(), len(want)); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v: got %d events, want %d: %v", tail.query, len(got), len(want), err)
+	}
+}
+
+// sayAll says events, and returns when they are in the log.
+func sayAll(t *testing.T, n *Notifier, events ...dialog.Event) {
+	t.Helper()
+	n.Say(events)
+	isSaid(t, n)
+}
+
+// Whoever tails the log is told every event once, in the order of the log, and
+// one that does not ask holds up nobody.
+func TestTails(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, _ := start(t, js, Config{})
+	sayAll(t, n, callOf(0)...) // before
+	tail(t, n, Query{})        // never asks
+	const calls = 500
+	var readers sync.WaitGroup
+	got := make([][]string, 20)
+	for i := range got {
+		tail := tail(t, n, Query{})
+		readers.Go(func() {
+			var err error
+			if got[i], err = tail.next(t.Context(), 3*calls); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for i := range calls {
+		n.Say(callOf(i + 1))
+	}
+	readers.Wait()
+	want := logOrder(t, n)[3:]
+	for i, got := range got {
+		if !slices.Equal(got, want) {
+			t.Errorf("tail %d: %d events that are not the log's %d", i, len(got), len(want))
+		}
+	}
+}
+
+// However many tail the log, it is read once.
+func TestTailsShareOneReading(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, _ := start(t, js, Config{})
+	var readings atomic.Int32
+	sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.EVENTS", func(*nats.Msg) { readings.Add(1) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Unsubscribe()
+	var tails []*Tail
+	for range 50 {
+		tails = append(tails, tail(t, n, Query{}))
+	}
+	for i := range 5 {
+		sayAll(t, n, callOf(i)[0])
+		for _, tail := range tails {
+			wantNext(t, tail, []string{callOf(i)[0].ID})
+		}
+	}
+	if err := js.Conn().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if n := readings.Load(); n < 5 || n >= 50 {
+		t.Errorf("five events were read with %d requests for 50 tails", n)
+	}
+}
+
+// A tail goes on where another ended, also when that was long ago and when the
+// node has begun anew, without a gap and without doubles.
+func TestTailResumes(t *testing.T) {
+	dir := t.TempDir()
+	js, closeStore := openStore(t, dir)
+	n, stop := start(t, js, Config{})
+	begin := time.Now().Add(-time.Minute)
+	lagging, leading := tail(t, n, Query{}), tail(t, n, Query{})
+	const calls = maxRecent/3 + 200 // more than are in memory
+	for i := range calls {
+		n.Say(callOf(i))
+	}
+	isSaid(t, n)
+	all := logOrder(t, n)
+	wantNext(t, leading, all)
+	if _, missed, _ := lagging.recent.after(0); missed == 0 {
+		t.Fatal("all are in memory still")
+	}
+	wantNext(t, lagging, all)
+
+	for _, place := range []int{0, 100, len(all) / 2, len(all) - 2, len(all) - 1} {
+		resumed := tail(t, n, Query{After: all[place]})
+		wantNext(t, resumed, all[place+1:])
+		e := callOf(10_000 + place)[0]
+		sayAll(t, n, e)
+		wantNext(t, resumed, []string{e.ID})
+		all = append(all, e.ID)
+	}
+	wantNext(t, tail(t, n, Query{Since: begin}), all)
+
+	lagging.Close()
+	leading.Close()
+	stop()
+	closeStore()
+	js, closeStore = openStore(t, dir)
+	defer closeStore()
+	n, _ = start(t, js, Config{})
+	wantNext(t, tail(t, n, Query{After: all[7]}), all[8:])
+}
+
+func TestTailFilters(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, _ := start(t, js, Config{})
+	other := callOf(2)[2]
+	other.Extension = dialog.Extension{User: "0003*210", Domain: "pbx"}
+	first, second := callOf(0), callOf(1)
+	all := slices.Concat(first, second, []dialog.Event{other})
+	ids := func(events ...dialog.Event) (ids []string) {
+		for _, e := range events {
+			ids = append(ids, e.ID)
+		}
+		return ids
+	}
+	sayAll(t, n, callOf(3)[0])
+	tests := []struct {
+		q    Query
+		want []string
+	}{
+		{Query{}, ids(all...)},
+		{Query{Call: second[0].Call}, ids(second...)},
+		{Query{Extension: "0003*210"}, ids(other)},
+		{Query{Extension: "0003*210@pbx"}, ids(other)},
+		{Query{Extension: "0003*210@elsewhere"}, nil},
+		{Query{Extension: "101@pbx.example", Type: "hangup"}, ids(first[2], second[2])},
+		{Query{Type: "hangup"}, ids(first[2], second[2], other)},
+		{Query{Type: "answer-out"}, ids(first[1], second[1])},
+		{Query{Type: "answer-in"}, nil},
+		{Query{Among: []string{"0003*210"}}, ids(other)},
+		{Query{Among: []string{"999"}}, nil},
+		{Query{Extension: "101", Among: []string{"0003*210"}}, nil},
+	}
+	var live []*Tail
+	for _, tt := range tests {
+		live = append(live, tail(t, n, tt.q))
+	}
+	for _, e := range all {
+		sayAll(t, n, e)
+	}
+	for i, tt := range tests {
+		wantNext(t, live[i], tt.want)
+		past := tt.q
+		past.Since = time.Now().Add(-time.Hour)
+		live = append(live, tail(t, n, past))
+		if len(past.of(entriesOf(callOf(3)[0]))) > 0 {
+			tt.want = append(ids(callOf(3)[0]), tt.want...)
+		}
+		wantNext(t, live[len(live)-1], tt.want)
+	}
+	// What comes until all have seen the end is for none of them.
+	end := callOf(4)[0]
+	sayAll(t, n, end)
+	for _, tail := range live {
+		asked := tail.query
+		tail.query = Query{}
+		for last := ""; last != end.ID; {
+			events, err := tail.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range events {
+				if last = e.ID; last != end.ID && len(asked.of(entriesOf(e))) > 0 {
+					t.Errorf("%+v was not told of %s", asked, e.ID)
+				}
+			}
+		}
+	}
+}
+
+func entriesOf(e dialog.Event) []entry { return []entry{{1, &e}} }
+
+func TestTailsEnd(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, _ := start(t, js, Config{})
+	for range 2 {
+		first, err := n.Tail(t.Context(), Query{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := n.Tail(t.Context(), Query{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared := first.recent
+		first.Close()
+		select {
+		case <-shared.ended:
+			t.Fatal("the reading has ended before the last tail")
+		default:
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if events, err := second.Next(ctx); !errors.Is(err, context.Canceled) || events != nil {
+			t.Errorf("canceled: %v, %v", events, err)
+		}
+		second.Close()
+		<-shared.ended
+	}
+	if _, err := n.Tail(t.Context(), Query{After: "nothing"}); err != ErrNoEvent {
+		t.Errorf("after nothing: %v", err)
+	}
+	sayAll(t, n, callOf(0)[0])
+	if _, err := n.Tail(t.Context(), Query{After: callOf(0)[0].ID, Among: []string{"102"}}); err != ErrNoEvent {
+		t.Errorf("after what it may not see: %v", err)
+	}
+	closeStore()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := n.Tail(ctx, Query{}); err == nil {
+		t.Error("a log that is gone can be tailed")
+	}
+	if n.tails.recent != nil || n.tails.open != 0 {
+		t.Errorf("%d tails are left", n.tails.open)
+	}
+}
+
+// What cannot be read yet is read when it can.
+func TestTailWaitsForRumors(t *testing.T) {
+	bubble(t, answers(200), func(t *testing.T, n *Notifier, _ *wire, _ Subscription) {
+		tail, err := n.Tail(t.Context(), Query{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tail.Close()
+		n.Say(callOf(0))
+		wantNext(t, tail, []string{callOf(0)[0].ID, callOf(0)[1].ID, callOf(0)[2].ID})
+		place := tail.place
+		tail.recent.hear(place + 1) // it is said to be there, and is not yet
+		time.Sleep(10 * time.Second)
+		n.Say(callOf(1)[:1])
+		wantNext(t, tail, []string{callOf(1)[0].ID})
+	})
+}
+
+// Tails of two nodes are told what either says, though the server that leads the
+// log is killed.
+func TestTailsOfACluster(t *testing.T) {
+	c := startCluster(t)
+	one, _ := c.node("ONE")
+	two, _ := c.node("TWO")
+	nodes := []*Notifier{one, two}
+	const calls = 200
+	var readers sync.WaitGroup
+	got := make([][]string, len(nodes))
+	for i, n := range nodes {
+		tail := tail(t, n, Query{})
+		readers.Go(func() {
+			var err error
+			if got[i], err = tail.next(t.Context(), 3*calls); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	victim := c.leader(one, "EVENTS")
+	for i := range calls {
+		nodes[i%2].Say(callOf(i))
+		if i == calls/2 {
+			c.kill(victim)
+		}
+	}
+	readers.Wait()
+	want := logOrder(t, two)
+	for i, got := range got {
+		if !slices.Equal(got, want) {
+			t.Errorf("node %d: %d events that are not the log's %d", i, len(got), len(want))
+		}
+	}
+	resumed := tail(t, two, Query{After: want[len(want)-2]})
+	wantNext(t, resumed, want[len(want)-1:])
+}
