@@ -55,7 +55,11 @@ var rules = map[string]string{
 	"GET /v1/deliveries/{id}":                   readers,
 	"POST /v1/deliveries/{id}/redeliver":        writers,
 	"GET /v1/calls":                             readers,
+	"GET /v1/calls/{id}":                        readers,
 	"GET /v1/events":                            readers,
+	"GET /v1/extensions":                        readers,
+	"GET /v1/extensions/{extension}":            readers,
+	"GET /v1/status":                            "read, write",
 	"GET /v1/tokens":                            admins,
 	"POST /v1/tokens":                           admins,
 	"GET /v1/tokens/{id}":                       admins,
@@ -74,7 +78,12 @@ func (s *Server) rights() map[string]right {
 }
 
 func TestWhoMayWhat(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
+		return []dialog.Call{
+			{ID: "aa", Parties: []dialog.Party{{Extension: dialog.Extension{User: "101"}}}},
+			{ID: "bb", Parties: []dialog.Party{{Extension: dialog.Extension{User: "102"}}}},
+		}, nil
+	}})
 	mine := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "101"))["id"].(string)
 	yours := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "102"))["id"].(string)
 	everybodys := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", nil, "extension_regex", "101"))["id"].(string)
@@ -106,8 +115,12 @@ func TestWhoMayWhat(t *testing.T) {
 			continue
 		}
 		method, path, _ := strings.Cut(pattern, " ")
-		ids := []string{""}
+		ids, mine := []string{""}, mine
 		switch {
+		case strings.Contains(path, "/calls/{id}"):
+			ids, mine = []string{"aa", "bb", "nothing"}, "aa"
+		case strings.Contains(path, "/extensions/{extension}"):
+			ids, mine = []string{"101", "102", "nothing"}, "101"
 		case strings.Contains(path, "/subscriptions/{id}"):
 			ids = []string{mine, yours, everybodys, "nothing"}
 		case strings.Contains(path, "/deliveries/{id}"):
@@ -123,7 +136,7 @@ func TestWhoMayWhat(t *testing.T) {
 			if method == "PATCH" || method == "POST" {
 				body = object{}
 			}
-			resp, out := client.do(method, strings.ReplaceAll(path, "{id}", id), body, "If-Match", `"1000000"`)
+			resp, out := client.do(method, strings.NewReplacer("{id}", id, "{extension}", id).Replace(path), body, "If-Match", `"1000000"`)
 			if resp.StatusCode == 401 && resp.Header.Get("WWW-Authenticate") == "" {
 				t.Errorf("%s: 401 without WWW-Authenticate", pattern)
 			}

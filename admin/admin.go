@@ -82,12 +82,18 @@ type Config struct {
 	// Kind says what stands behind an extension; nil, or "": a phone.
 	Kind func(user string) dialog.Kind
 
+	// Extensions returns the extensions that the tracker knows, and Extension what
+	// it knows of a user, if that is one; nil: it knows none.
+	Extensions func(context.Context) ([]dialog.Known, error)
+	Extension  func(ctx context.Context, user string) (dialog.Known, bool, error)
+
 	// Ready says what keeps bellhop from doing its work; nothing, or nil: it is
 	// ready if the Notifier is healthy.
 	Ready func() []string
 
 	Collectors []prometheus.Collector // shown at /metrics beside the Server's own
 
+	Node    string // the name of this node
 	Version string
 	Log     *slog.Logger // nil: slog.Default()
 }
@@ -100,6 +106,8 @@ type Server struct {
 	tokens   *tokens
 	auditLog jetstream.Stream
 	failures failures // to say who one is
+	streams  *streams
+	started  time.Time
 	muxes    []*routes
 	handler  http.Handler
 
@@ -118,7 +126,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), guessable: len(c.Token) < unguessable}
+	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), started: time.Now(), guessable: len(c.Token) < unguessable}
 	kv, err := openTokens(ctx, js, c.Replicas)
 	if err != nil {
 		return nil, fmt.Errorf("bucket TOKENS: %w", err)
@@ -219,7 +227,7 @@ func (s *Server) Handler() http.Handler { return s.handler }
 // HTTPServer returns a server of the Handler with limits on what a client may
 // cost. The caller listens and shuts it down.
 func (s *Server) HTTPServer() *http.Server {
-	return &http.Server{
+	h := &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
@@ -228,6 +236,8 @@ func (s *Server) HTTPServer() *http.Server {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
+	h.RegisterOnShutdown(s.streams.end)
+	return h
 }
 
 // fromHere reports whether a request comes from this machine.

@@ -116,6 +116,14 @@ func (ts *tokens) find(secret string, now time.Time) *access {
 	return a
 }
 
+// good reports whether what was found is so still.
+func (ts *tokens) good(a *access, now time.Time) bool {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	_, known := ts.stored[a.id]
+	return a.id == configID || known && (a.expires.IsZero() || now.Before(a.expires))
+}
+
 // put applies one token, unless something newer is known.
 func (ts *tokens) put(t stored) {
 	ts.mu.Lock()

@@ -35,7 +35,11 @@ func (s *Server) register(v1 *routes, api huma.API) {
 	huma.Register(api, operation(toRead, "get-delivery", "GET", "/v1/deliveries/{id}", 200, "Read a delivery"), s.getDelivery)
 	huma.Register(api, operation(toWrite, "redeliver", "POST", "/v1/deliveries/{id}/redeliver", 200, "Make an attempt now, whatever became of the delivery, and show what came back"), s.redeliver)
 	huma.Register(api, operation(toRead, "list-calls", "GET", "/v1/calls", 200, "List the live calls, the oldest first"), s.listCalls)
-	huma.Register(api, operation(toRead, "list-events", "GET", "/v1/events", 200, "Read the event log, the oldest first"), s.listEvents)
+	huma.Register(api, operation(toRead, "get-call", "GET", "/v1/calls/{id}", 200, "Read a live call"), s.getCall)
+	huma.Register(api, eventStream(api, operation(toRead, "list-events", "GET", "/v1/events", 200, "Read the event log, the oldest first, or follow it")), s.listEvents)
+	huma.Register(api, operation(toRead, "list-extensions", "GET", "/v1/extensions", 200, "List the extensions that are known"), s.listExtensions)
+	huma.Register(api, operation(toRead, "get-extension", "GET", "/v1/extensions/{extension}", 200, "Read what is known of an extension"), s.getExtension)
+	huma.Register(api, operation(toReadAll, "get-status", "GET", "/v1/status", 200, "Read how this bellhop is"), s.getStatus)
 	huma.Register(api, operation(toAdminister, "list-tokens", "GET", "/v1/tokens", 200, "List tokens, the oldest first"), s.listTokens)
 	huma.Register(api, operation(toAdminister, "create-token", "POST", "/v1/tokens", 201, "Make a token, and show it this once"), s.createToken)
 	huma.Register(api, operation(toAdminister, "get-token", "GET", "/v1/tokens/{id}", 200, "Read of a token"), s.getToken)
@@ -294,19 +298,12 @@ func (s *Server) listCalls(ctx context.Context, in *struct {
 	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Extension string `query:"extension" doc:"In which this extension takes part"`
 }) (*listed[Call], error) {
-	var live []dialog.Call
-	if s.config.Calls != nil {
-		var err error
-		if live, err = s.config.Calls(ctx); err != nil {
-			return nil, s.problem(err)
-		}
+	live, err := s.liveCalls(ctx)
+	if err != nil {
+		return nil, s.problem(err)
 	}
-	who := accessOf(ctx)
 	calls := make([]Call, 0, len(live))
 	for _, c := range live {
-		if c.Parties = who.parties(c.Parties); len(c.Parties) == 0 && who.extensions != nil {
-			continue
-		}
 		if in.Extension == "" || slices.ContainsFunc(c.Parties, func(p dialog.Party) bool { return named(p.Extension, in.Extension) }) {
 			calls = append(calls, callOf(c))
 		}
@@ -316,36 +313,6 @@ func (s *Server) listCalls(ctx context.Context, in *struct {
 
 // named reports whether e is the user, or the user@domain, that name says.
 func named(e dialog.Extension, name string) bool { return e.User == name || e.String() == name }
-
-func (s *Server) listEvents(ctx context.Context, in *struct {
-	Since     string `query:"since" doc:"Events said at this RFC 3339 time or later, or after the event with this id"`
-	Extension string `query:"extension"`
-	Type      string `query:"type"`
-	Call      string `query:"call" doc:"Of this call_id"`
-	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-}) (*listed[Event], error) {
-	if err := checkType(in.Type); err != nil {
-		return nil, err
-	}
-	q := notify.Query{Extension: in.Extension, Type: in.Type, Call: in.Call, Among: accessOf(ctx).extensions, Limit: in.Limit}
-	var ok bool
-	if q.Since, ok = parseTime(in.Since); !ok {
-		q.After = in.Since
-	}
-	events, more, err := s.config.Notifier.Events(ctx, q)
-	if err != nil {
-		return nil, s.problem(err)
-	}
-	var out listed[Event]
-	out.Body.Items = make([]Event, len(events))
-	for i, e := range events {
-		out.Body.Items[i] = eventOf(e)
-	}
-	if more {
-		out.Body.Next = events[len(events)-1].ID
-	}
-	return &out, nil
-}
 
 // parseTime reads RFC 3339, also where a + of the query has become a space.
 func parseTime(s string) (time.Time, bool) {

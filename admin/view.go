@@ -159,6 +159,7 @@ type Party struct {
 	Status       string     `json:"call_status" doc:"CALLING or ANSWER; once it is over, that of its hangup"`
 	Since        time.Time  `json:"since"`
 	Answered     *time.Time `json:"answered,omitempty"`
+	Over         bool       `json:"over,omitempty" doc:"It has had its hangup"`
 	CallerNum    string     `json:"caller_id_num,omitempty"`
 	CallerName   string     `json:"caller_id_name,omitempty"`
 	CalledNumber string     `json:"called_number,omitempty"`
@@ -175,6 +176,7 @@ func callOf(c dialog.Call) Call {
 			Status:       string(p.Status),
 			Since:        p.Since.UTC(),
 			Answered:     timeOf(p.Answered),
+			Over:         p.Over,
 			CallerNum:    p.CallerNum,
 			CallerName:   p.CallerName,
 			CalledNumber: p.CalledNumber,

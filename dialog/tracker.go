@@ -601,6 +601,7 @@ type Party struct {
 	Status       Status    `json:"status"` // CALLING, ANSWER; after its hangup: the hangup's
 	Since        time.Time `json:"since"`
 	Answered     time.Time `json:"answered,omitzero"`
+	Over         bool      `json:"over,omitempty"` // it had its hangup
 	CallerNum    string    `json:"caller_num,omitempty"`
 	CallerName   string    `json:"caller_name,omitempty"`
 	CalledNumber string    `json:"called_number,omitempty"`
@@ -650,7 +651,7 @@ func (c *call) snapshot() (s Call, live bool) {
 		number, _ := p.number()
 		s.Parties = append(s.Parties, Party{
 			ID: p.id, Extension: p.ext, Flow: p.flow, Status: status,
-			Since: p.first.began, Answered: p.answered,
+			Since: p.first.began, Answered: p.answered, Over: p.over,
 			CallerNum: p.first.num, CallerName: p.first.name, CalledNumber: number,
 		})
 	}

@@ -56,6 +56,8 @@ func (n *Notifier) deliver(ctx, mine context.Context) error {
 		post: make(chan []*nats.Msg, 1), posted: make(chan []written, 1),
 		byHand: make(chan *nats.Msg, 256),
 	}
+	n.delivers.Store(true)
+	defer n.delivers.Store(false)
 	w.lanes.changed = w.changed
 	n.registry.changeAll()
 	w.subscribe()

@@ -213,3 +213,6 @@ func (n *Notifier) deliverInTurn(ctx context.Context) error {
 	}
 	return err
 }
+
+// Delivers reports whether this node delivers now.
+func (n *Notifier) Delivers() bool { return n.delivers.Load() }

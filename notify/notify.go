@@ -155,6 +155,7 @@ type Notifier struct {
 	fresh     fresh
 	tails     tails
 	lease     lease
+	delivers  atomic.Bool
 	sender    *sender
 	record    recorder
 	stats     counters

@@ -145,3 +145,17 @@ func (f *follower) calls(ctx context.Context) (calls []dialog.Call, err error) {
 	err = f.with(ctx, func(t *dialog.Tracker) { calls = t.Calls() })
 	return calls, err
 }
+
+// extensions are those that the tracker knows. It may be called from any
+// goroutine.
+func (f *follower) extensions(ctx context.Context) (all []dialog.Known, err error) {
+	err = f.with(ctx, func(t *dialog.Tracker) { all = t.Extensions(time.Now()) })
+	return all, err
+}
+
+// extension is what the tracker knows of a user, if that is an extension. It may
+// be called from any goroutine.
+func (f *follower) extension(ctx context.Context, user string) (k dialog.Known, ok bool, err error) {
+	err = f.with(ctx, func(t *dialog.Tracker) { k, ok = t.Known(user, time.Now()) })
+	return k, ok, err
+}

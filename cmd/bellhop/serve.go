@@ -134,8 +134,11 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		Replicas:   cfg.Store.Replicas,
 		Calls:      s.follower.calls,
 		Kind:       func(user string) dialog.Kind { return (*s.kinds.Load())[user] },
+		Extensions: s.follower.extensions,
+		Extension:  s.follower.extension,
 		Ready:      s.unready,
 		Collectors: hopMetrics(s.hop),
+		Node:       s.node,
 		Version:    version(),
 		Log:        log,
 	})
@@ -189,6 +192,7 @@ type rooms struct {
 	follower *follower
 	keeper   *keep.Keeper
 	notifier *notify.Notifier
+	node     string // names this one among those that share the store
 	log      *slog.Logger
 }
 
@@ -264,7 +268,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		return nil, err
 	}
 	f := newFollower(t, watch, n, k, w.prompt)
-	return &rooms{hop: hop, follower: f, keeper: k, notifier: n, log: log}, nil
+	return &rooms{hop: hop, follower: f, keeper: k, notifier: n, node: node, log: log}, nil
 }
 
 // takeUp returns a tracker that goes on with the calls that were up when this

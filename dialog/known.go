@@ -1,0 +1,68 @@
+package dialog
+
+import (
+	"slices"
+	"time"
+)
+
+// A Known is what is known of an extension beside its calls.
+type Known struct {
+	Extension
+	Kind     Kind
+	Declared bool      // the configuration names it
+	Contacts []Contact // where it is registered, the first to expire first
+}
+
+// A Contact is where a phone of an extension is reached, as the PBX knows it.
+type Contact struct {
+	URI   string // without parameters
+	Until time.Time
+}
+
+// Extensions returns the extensions that the configuration names, or that are
+// registered now, in the order of their users. It takes about a microsecond for
+// each.
+func (t *Tracker) Extensions(now time.Time) []Known {
+	users := t.names.aors.Keys()
+	for user := range t.names.declared {
+		users = append(users, user)
+	}
+	slices.Sort(users)
+	var all []Known
+	for _, user := range slices.Compact(users) {
+		if k, ok := t.names.known(user, now); ok {
+			all = append(all, k)
+		}
+	}
+	return all
+}
+
+// Known returns what is known of a user, if that is an extension. Some are of
+// which nothing is known: the pattern of the configuration may name any number.
+func (t *Tracker) Known(user string, now time.Time) (Known, bool) {
+	return t.names.known(user, now)
+}
+
+func (d *directory) known(user string, now time.Time) (Known, bool) {
+	kind, declared := d.declared[user]
+	registered := d.registered(user, now)
+	if !declared {
+		if user == "" || !(d.config.Pattern != nil && d.config.Pattern.MatchString(user)) && !(d.config.Learn && registered) {
+			return Known{}, false
+		}
+		kind = Phone
+	}
+	k := Known{Extension: Extension{User: user}, Kind: kind, Declared: declared}
+	if !registered {
+		return k, true
+	}
+	a, _ := d.aors.Peek(user)
+	k.Extension = a.ext
+	for _, key := range a.contacts {
+		if b, ok := d.contacts.Peek(key); ok && b.ext == a.ext && now.Before(b.until) {
+			k.Contacts = append(k.Contacts, Contact{key, b.until})
+		}
+	}
+	slices.SortStableFunc(k.Contacts, func(a, b Contact) int { return a.Until.Compare(b.Until) })
+	return k, true
+}
