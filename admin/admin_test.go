@@ -733,7 +733,7 @@ func TestDescription(t *testing.T) {
 	if v, _ := out["openapi"].(string); !strings.HasPrefix(v, "3.1") {
 		t.Errorf("openapi is %q, want 3.1", v)
 	}
-	for _, path := range []string{"/v1/subscriptions", "/v1/subscriptions/{id}", "/v1/subscriptions/{id}/rotate-secret", "/v1/calls", "/v1/events", "/v1/tokens", "/v1/tokens/{id}", "/v1/audit"} {
+	for _, path := range []string{"/v1/subscriptions", "/v1/subscriptions/{id}", "/v1/subscriptions/{id}/rotate-secret", "/v1/calls", "/v1/events", "/v1/calls/{id}", "/v1/extensions", "/v1/extensions/{extension}", "/v1/status", "/v1/tokens", "/v1/tokens/{id}", "/v1/audit"} {
 		if _, ok := out["paths"].(object)[path]; !ok {
 			t.Errorf("%s is not described", path)
 		}
