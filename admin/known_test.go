@@ -1,0 +1,206 @@
+package admin
+
+import (
+	"context"
+	"encoding/base32"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"bellhop/dialog"
+)
+
+// knowing is a config whose tracker knows some extensions and calls.
+func knowing(failing *error) Config {
+	at := time.Date(2026, 1, 31, 9, 0, 0, 0, time.UTC)
+	known := []dialog.Known{
+		{Extension: dialog.Extension{User: "600"}, Kind: dialog.Queue, Declared: true},
+		{Extension: dialog.Extension{User: "101", Domain: "pbx.example"}, Kind: dialog.Phone, Contacts: []dialog.Contact{{URI: "sip:101@192.0.2.11:5060", Until: at}}},
+	}
+	party := func(user string, over bool) dialog.Party {
+		return dialog.Party{ID: "p", Extension: dialog.Extension{User: user, Domain: "pbx.example"}, Status: dialog.Answered, Since: at, Over: over}
+	}
+	return Config{
+		Calls: func(context.Context) ([]dialog.Call, error) {
+			return []dialog.Call{
+				{ID: "aa", State: "talking", Since: at, Parties: []dialog.Party{party("101", false), party("102", true), party("600", false)}},
+				{ID: "bb", State: "talking", Since: at, Parties: []dialog.Party{party("103", false), party("600", false)}},
+			}, *failing
+		},
+		Extensions: func(context.Context) ([]dialog.Known, error) { return known, *failing },
+		Extension: func(_ context.Context, user string) (dialog.Known, bool, error) {
+			if user == "199" { // the pattern names it
+				return dialog.Known{Extension: dialog.Extension{User: user}, Kind: dialog.Phone}, true, *failing
+			}
+			i := slices.IndexFunc(known, func(k dialog.Known) bool { return k.User == user })
+			if i < 0 {
+				return dialog.Known{}, false, *failing
+			}
+			return known[i], true, *failing
+		},
+	}
+}
+
+// number gives an extension a number, as a callback would.
+func (r *rig) number(user string) float64 {
+	r.Helper()
+	kv, err := r.js.KeyValue(r.Context(), "EXTENSIONS")
+	if err != nil {
+		r.Fatal(err)
+	}
+	n, err := kv.Create(r.Context(), base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString([]byte(user)), []byte(user))
+	if err != nil {
+		r.Fatal(err)
+	}
+	return float64(n)
+}
+
+func TestExtensions(t *testing.T) {
+	var failing error
+	r := newRig(t, knowing(&failing))
+	first, second := r.number("0003*210"), r.number("101")
+	none := []any{}
+	want := map[string]object{
+		"0003*210": {"extension": "0003*210", "kind": "phone", "id": first, "declared": false, "registered": false, "contacts": none, "busy": false, "calls": none},
+		"101": {"extension": "101", "domain": "pbx.example", "kind": "phone", "id": second, "declared": false, "registered": true,
+			"contacts": []any{object{"uri": "sip:101@192.0.2.11:5060", "expires": "2026-01-31T09:00:00Z"}}, "busy": true, "calls": []any{"aa"}},
+		"103": {"extension": "103", "domain": "pbx.example", "kind": "phone", "declared": false, "registered": false, "contacts": none, "busy": true, "calls": []any{"bb"}},
+		"600": {"extension": "600", "domain": "pbx.example", "kind": "queue", "declared": true, "registered": false, "contacts": none, "busy": true, "calls": []any{"aa", "bb"}},
+	}
+	items := r.want(200, "GET", "/v1/extensions", nil)["items"]
+	if d := cmp.Diff([]any{want["0003*210"], want["101"], want["103"], want["600"]}, items); d != "" {
+		t.Errorf("extensions (- want, + got):\n%s", d)
+	}
+	for name, want := range want {
+		if d := cmp.Diff(want, r.want(200, "GET", "/v1/extensions/"+name, nil)); d != "" {
+			t.Errorf("%s (- want, + got):\n%s", name, d)
+		}
+	}
+	if d := cmp.Diff(want["101"], r.want(200, "GET", "/v1/extensions/101@pbx.example/", nil)); d != "" {
+		t.Errorf("by its domain (- want, + got):\n%s", d)
+	}
+	if e := r.want(200, "GET", "/v1/extensions/199", nil); e["extension"] != "199" || e["busy"] != false {
+		t.Errorf("what the pattern names is %v", e)
+	}
+	for _, name := range []string{"102", "999", "101@elsewhere", "@", "%20", "6"} {
+		r.wantProblem(404, "", "GET", "/v1/extensions/"+name, nil)
+	}
+
+	names := func(r *rig, query string) (names []string) {
+		for _, item := range r.want(200, "GET", "/v1/extensions"+query, nil)["items"].([]any) {
+			names = append(names, item.(object)["extension"].(string))
+		}
+		return names
+	}
+	bound, _ := r.newToken(object{"scope": "read", "extensions": []string{"101", "600@pbx.example", "0003*210@pbx.example"}})
+	for _, tt := range []struct {
+		client *rig
+		query  string
+		want   []string
+	}{
+		{r, "?registered=true", []string{"101"}},
+		{r, "?registered=false&busy=true", []string{"103", "600"}},
+		{r, "?busy=false", []string{"0003*210"}},
+		{r, "?limit=2", []string{"0003*210", "101"}},
+		{r, "?cursor=101", []string{"103", "600"}},
+		{bound, "", []string{"101", "600"}},
+	} {
+		if got := names(tt.client, tt.query); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.query, got, tt.want)
+		}
+	}
+	if e := bound.want(200, "GET", "/v1/extensions/600", nil); !cmp.Equal(e, want["600"]) {
+		t.Errorf("who is bound to 600 sees %v", e)
+	}
+	bound.wantProblem(404, "", "GET", "/v1/extensions/103", nil)
+	r.wantProblem(422, "query.busy", "GET", "/v1/extensions?busy=perhaps", nil)
+
+	failing = errors.New("the tracker is busy")
+	r.wantProblem(503, "", "GET", "/v1/extensions", nil)
+	r.wantProblem(503, "", "GET", "/v1/extensions/101", nil)
+	r.wantProblem(503, "", "GET", "/v1/calls/aa", nil)
+	failing = nil
+	r.store.Close()
+	r.wantProblem(503, "", "GET", "/v1/extensions/101", nil)
+}
+
+func TestNoExtensions(t *testing.T) {
+	r := newRig(t, Config{})
+	if out := r.want(200, "GET", "/v1/extensions", nil); !cmp.Equal(out, object{"items": []any{}, "next": ""}) {
+		t.Errorf("got %v", out)
+	}
+	r.wantProblem(404, "", "GET", "/v1/extensions/101", nil)
+	r.wantProblem(404, "", "GET", "/v1/calls/aa", nil)
+}
+
+func TestCall(t *testing.T) {
+	r := newRig(t, knowing(new(error)))
+	for i, item := range r.want(200, "GET", "/v1/calls", nil)["items"].([]any) {
+		if d := cmp.Diff(item, any(r.want(200, "GET", "/v1/calls/"+[]string{"aa", "bb"}[i], nil))); d != "" {
+			t.Errorf("call (- as listed, + alone):\n%s", d)
+		}
+	}
+	var over []any
+	call := r.want(200, "GET", "/v1/calls/aa", nil)
+	for _, p := range call["parties"].([]any) {
+		over = append(over, p.(object)["over"])
+	}
+	if !cmp.Equal(over, []any{nil, true, nil}) {
+		t.Errorf("over are %v", over)
+	}
+	bound, _ := r.newToken(object{"scope": "read", "extensions": []string{"103"}})
+	if call := bound.want(200, "GET", "/v1/calls/bb", nil); len(call["parties"].([]any)) != 1 {
+		t.Errorf("who is bound to 103 sees %v", call)
+	}
+	bound.wantProblem(404, "", "GET", "/v1/calls/aa", nil)
+	for _, id := range []string{"a", "aaa", "%20", "*"} {
+		r.wantProblem(404, "", "GET", "/v1/calls/"+id, nil)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	var failing error
+	c := knowing(&failing)
+	var reasons []string
+	c.Node, c.Ready = "ONE", func() []string { return reasons }
+	r := newRig(t, c)
+	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "999"))
+	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "active", false))
+	r.say(event(0, "101"), event(1, "101"))
+	f := r.follow("")
+	got := r.want(200, "GET", "/v1/status", nil)
+	started, err := time.Parse(time.RFC3339, got["started"].(string))
+	if up, ok := got["uptime"].(float64); err != nil || !ok || time.Since(started) < time.Duration(up)*time.Second {
+		t.Errorf("it has started %v, and is up for %v", got["started"], got["uptime"])
+	}
+	want := object{
+		"version": "v0", "node": "ONE", "started": got["started"], "uptime": got["uptime"],
+		"delivers": false, "ready": true, "reasons": []any{}, "store": object{"ok": true},
+		"calls": 2.0, "streams": 1.0,
+		"subscriptions": object{"all": 2.0, "active": 1.0, "paused": 0.0, "disabled": 1.0},
+		"events":        object{"said": 2.0, "dropped": 0.0, "unsaid": 0.0},
+		"deliveries":    object{"pending": 0.0, "delivered": 0.0, "expired": 0.0, "refused": 0.0, "canceled": 0.0, "failed_attempts": 0.0},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("status (- want, + got):\n%s", d)
+	}
+	f.stop()
+
+	r.running()
+	for tick := time.NewTicker(time.Millisecond); !r.notifier.Delivers(); {
+		<-tick.C
+	}
+	failing, reasons = errors.New("the tracker is busy"), []string{"draining"}
+	got = r.want(200, "GET", "/v1/status", nil)
+	if got["delivers"] != true || got["ready"] != false || !cmp.Equal(got["reasons"], []any{"draining"}) || got["calls"] != nil {
+		t.Errorf("got %v", got)
+	}
+	r.store.Close()
+	got = r.want(200, "GET", "/v1/status", nil)
+	if store := got["store"].(object); store["ok"] != false || store["why"] == "" || len(got["reasons"].([]any)) != 2 {
+		t.Errorf("without a store: %v", got)
+	}
+}
