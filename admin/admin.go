@@ -20,6 +20,12 @@
 // is so on all in a moment. A node that has lost the store goes on with those it
 // knows.
 //
+// # Streams
+//
+// A client may follow the events as they are said. Nothing waits for one that is
+// slow: it is disconnected, and can resume. A stream ends when its token is
+// revoked or expires, and when the server shuts down.
+//
 // # Limits
 //
 // Who asks too often is answered 429: each token has a limit, and each address

@@ -179,6 +179,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	n.fresh.shared = c.Node != ""
 	n.fresh.news, n.fresh.rumor = make(chan struct{}, 1), make(chan struct{}, 1)
 	n.record.some = make(chan struct{}, 1)
+	n.tails.turn = make(chan struct{}, 1)
 	n.sender = newSender(c)
 
 	var err error

@@ -22,6 +22,8 @@ const maxRecent = 4096
 
 // tails is the one reading of the log's end that all tails share.
 type tails struct {
+	turn chan struct{} // has room for one: who reads the log for himself
+
 	mu     sync.Mutex
 	open   int     // how many share it
 	recent *recent // nil: nobody does
@@ -109,6 +111,18 @@ func (n *Notifier) keepUp(ctx context.Context, r *recent) {
 			entries, place = n.part(ctx, place, end)
 			r.add(entries, place)
 		}
+	}
+}
+
+// catchUp is part, for one tail at a time: many that are far behind do not take
+// the machine from the calls.
+func (n *Notifier) catchUp(ctx context.Context, from, to uint64) (entries []entry, place uint64) {
+	select {
+	case n.tails.turn <- struct{}{}:
+		defer func() { <-n.tails.turn }()
+		return n.part(ctx, from, to)
+	case <-ctx.Done():
+		return nil, from
 	}
 }
 
@@ -229,7 +243,7 @@ func (t *Tail) Next(ctx context.Context) ([]dialog.Event, error) {
 		entries, missed, news := t.recent.after(t.place)
 		switch {
 		case t.place < missed:
-			entries, t.place = t.n.part(ctx, t.place, missed)
+			entries, t.place = t.n.catchUp(ctx, t.place, missed)
 		case len(entries) > 0:
 			entries = entries[:min(len(entries), partSize)]
 			t.place = entries[len(entries)-1].seq

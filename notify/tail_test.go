@@ -344,3 +344,30 @@ func TestTailsOfACluster(t *testing.T) {
 	resumed := tail(t, two, Query{After: want[len(want)-2]})
 	wantNext(t, resumed, want[len(want)-1:])
 }
+
+// BenchmarkTailCatchesUp reads a log of 30,000 events that are no longer in memory
+// and of which it asks for the last: an operation is one event.
+func BenchmarkTailCatchesUp(b *testing.B) {
+	js, closeStore := openStore(b, b.TempDir())
+	defer closeStore()
+	n, stop := start(b, js, Config{})
+	const calls = 10_000
+	for i := range calls {
+		n.Say(callOf(i))
+		for n.Stats().Unsaid > maxUnsaid/2 {
+			pause(b.Context(), time.Millisecond)
+		}
+	}
+	stop()
+	b.ResetTimer()
+	for i := 0; i < b.N; i += 3 * calls {
+		tail, err := n.Tail(b.Context(), Query{Since: time.Unix(0, 0), Call: callOf(calls - 1)[0].Call})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := tail.next(b.Context(), 3); err != nil {
+			b.Fatal(err)
+		}
+		tail.Close()
+	}
+}
