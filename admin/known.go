@@ -93,21 +93,15 @@ func (es extensions) of(user string) *Extension {
 	return e
 }
 
-// extend adds to what the tracker knows what numbers and calls tell. Of those that
-// are not known otherwise it adds only what has the user, "" being any.
-func (s *Server) extend(ctx context.Context, known []dialog.Known, user string) (extensions, error) {
+// extend adds to what the tracker knows what numbers and live calls tell. If a user
+// is named, calls tell of that one only.
+func (s *Server) extend(ctx context.Context, known []dialog.Known, numbers map[string]uint64, user string) (extensions, error) {
 	es := make(extensions)
 	for _, k := range known {
 		es[k.User] = extensionOf(k)
 	}
-	numbers, err := s.config.Notifier.Numbers(ctx)
-	if err != nil {
-		return nil, err
-	}
 	for name, number := range numbers {
-		if user == "" || name == user {
-			es.of(name).ID = number
-		}
+		es.of(name).ID = number
 	}
 	live, err := s.liveCalls(ctx)
 	if err != nil {
@@ -150,7 +144,11 @@ func (s *Server) listExtensions(ctx context.Context, in *struct {
 			return nil, s.problem(err)
 		}
 	}
-	es, err := s.extend(ctx, known, "")
+	numbers, err := s.config.Notifier.Numbers(ctx)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	es, err := s.extend(ctx, known, numbers, "")
 	if err != nil {
 		return nil, s.problem(err)
 	}
@@ -178,7 +176,13 @@ func (s *Server) getExtension(ctx context.Context, in *struct {
 			known = append(known, k)
 		}
 	}
-	es, err := s.extend(ctx, known, user)
+	numbers := make(map[string]uint64)
+	if number, err := s.config.Notifier.ExtensionNumber(ctx, user); err != nil {
+		return nil, s.problem(err)
+	} else if number > 0 {
+		numbers[user] = number
+	}
+	es, err := s.extend(ctx, known, numbers, user)
 	if err != nil {
 		return nil, s.problem(err)
 	}
