@@ -58,7 +58,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 		Uptime:   int64(time.Since(s.started).Seconds()),
 		Delivers: n.Delivers(),
 		Reasons:  append([]string{}, s.reasons()...),
-		Streams:  int(s.streams.open.Load()),
+		Streams:  s.streams.count(),
 	}}
 	v := &out.Body
 	v.Ready = len(v.Reasons) == 0

@@ -11,7 +11,7 @@ import (
 	"os"
 	"reflect"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -21,38 +21,65 @@ import (
 	"bellhop/notify"
 )
 
-// maxStreams is how many clients may follow the event log at a time, and
-// streamsFull how many seconds one waits that may not.
+// maxStreams is how many clients may follow the event log at a time, maxOfToken
+// how many of them with one token, and streamsFull how many seconds one waits that
+// may not.
 const (
 	maxStreams  = 200
+	maxOfToken  = 100
 	streamsFull = "10"
 )
 
 // streams are the clients that follow the event log.
 type streams struct {
-	open     atomic.Int32
 	quiet    time.Duration   // after which a client is told that there is nothing
 	patience time.Duration   // after which one that does not read is disconnected
 	ending   context.Context // ends them all
 	end      context.CancelFunc
+
+	mu   sync.Mutex
+	open map[string]int // by the id of the token
 }
 
 func newStreams() *streams {
-	s := &streams{quiet: 15 * time.Second, patience: 10 * time.Second}
+	s := &streams{quiet: 15 * time.Second, patience: 10 * time.Second, open: make(map[string]int)}
 	s.ending, s.end = context.WithCancel(context.Background())
 	return s
 }
 
-// take takes a place for one more, if there is any.
-func (s *streams) take() bool {
-	if s.open.Add(1) <= maxStreams {
-		return true
+// take takes a place for one more with a token, if there is any.
+func (s *streams) take(token string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all() >= maxStreams || s.open[token] >= maxOfToken {
+		return false
 	}
-	s.give()
-	return false
+	s.open[token]++
+	return true
 }
 
-func (s *streams) give() { s.open.Add(-1) }
+// give gives a place back.
+func (s *streams) give(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[token]--; s.open[token] == 0 {
+		delete(s.open, token)
+	}
+}
+
+// count is how many there are.
+func (s *streams) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all()
+}
+
+func (s *streams) all() (n int) {
+	for _, of := range s.open {
+		n += of
+	}
+	return n
+}
 
 const streamType = "text/event-stream"
 
@@ -148,21 +175,22 @@ func (s *Server) followEvents(ctx context.Context, q notify.Query, last string) 
 	if last != "" {
 		q.After = last
 	}
-	if !s.streams.take() {
+	token := accessOf(ctx).id
+	if !s.streams.take(token) {
 		return nil, huma.ErrorWithHeaders(
-			huma.Error503ServiceUnavailable(fmt.Sprintf("%d clients follow the events, and more cannot", maxStreams)),
+			huma.Error503ServiceUnavailable(fmt.Sprintf("at most %d clients follow the events, %d with one token", maxStreams, maxOfToken)),
 			http.Header{"Retry-After": {streamsFull}})
 	}
 	tail, err := s.config.Notifier.Tail(ctx, q)
 	if err != nil {
-		s.streams.give()
+		s.streams.give(token)
 		if last != "" && errors.Is(err, notify.ErrNoEvent) {
 			return nil, unprocessable("header.Last-Event-ID", "is not the id of an event in the log")
 		}
 		return nil, s.problem(err)
 	}
 	return &answered{func(c huma.Context) {
-		defer s.streams.give()
+		defer s.streams.give(token)
 		defer tail.Close()
 		r, w := humago.Unwrap(c)
 		if err := s.stream(w, r, tail); errors.Is(err, os.ErrDeadlineExceeded) {

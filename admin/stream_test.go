@@ -230,7 +230,7 @@ func TestStreamFilters(t *testing.T) {
 	r.wantProblem(422, "header.Last-Event-ID", "GET", "/v1/events?since="+idOf(1), nil, "Accept", "text/event-stream", "Last-Event-ID", "x")
 	bound.wantProblem(422, "header.Last-Event-ID", "GET", "/v1/events", nil, "Accept", "text/event-stream", "Last-Event-ID", idOf(0))
 	r.wantProblem(401, "", "GET", "/v1/events", nil, "Accept", "text/event-stream", "Authorization", "Bearer x")
-	if open := r.server.streams.open.Load(); open != 0 {
+	if open := r.server.streams.count(); open != 0 {
 		t.Errorf("%d streams are counted that are not there", open)
 	}
 }
@@ -311,7 +311,7 @@ func TestSlowStream(t *testing.T) {
 	r.running()
 	slow, quick := r.follow(""), r.follow("")
 	last := 0
-	for ; r.server.streams.open.Load() == 2; last++ {
+	for ; r.server.streams.count() == 2; last++ {
 		e := event(last, "101")
 		e.MessageText = strings.Repeat("x", 500_000) // until no buffer takes more
 		r.notifier.Say([]dialog.Event{e})
@@ -377,7 +377,7 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 	f.wantEnd()
 	behind.wantNext(idOf(0))
 	behind.wantEnd()
-	if open := r.server.streams.open.Load(); open != 0 {
+	if open := r.server.streams.count(); open != 0 {
 		t.Errorf("%d streams are left", open)
 	}
 }
@@ -413,15 +413,26 @@ func TestStreamEndsWithItsToken(t *testing.T) {
 
 func TestTooManyStreams(t *testing.T) {
 	r := newRig(t, Config{})
-	r.server.streams.open.Store(maxStreams - 1)
-	f := r.follow("")
-	resp, out := r.do("GET", "/v1/events", nil, "Accept", "text/event-stream")
-	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || resp.Header.Get("Content-Type") != "application/problem+json" {
-		t.Errorf("one too many: %d %v %v", resp.StatusCode, resp.Header, out)
+	other, id := r.newToken(object{"scope": "read"})
+	wantRefused := func(r *rig) {
+		t.Helper()
+		resp, out := r.do("GET", "/v1/events", nil, "Accept", "text/event-stream")
+		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || resp.Header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("one too many: %d %v %v", resp.StatusCode, resp.Header, out)
+		}
 	}
+	set := func(of map[string]int) {
+		r.server.streams.mu.Lock()
+		defer r.server.streams.mu.Unlock()
+		r.server.streams.open = of
+	}
+	set(map[string]int{id: maxOfToken, "others": maxStreams - maxOfToken - 1})
+	wantRefused(other) // has its part
+	f := r.follow("")
+	wantRefused(r) // no place is left
 	r.want(200, "GET", "/v1/events", nil)
 	f.stop()
-	for tick := time.NewTicker(time.Millisecond); r.server.streams.open.Load() == maxStreams; {
+	for tick := time.NewTicker(time.Millisecond); r.server.streams.count() == maxStreams; {
 		<-tick.C
 	}
 	r.follow("").stop()
