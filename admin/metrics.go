@@ -43,6 +43,8 @@ var (
 	pauses          = prometheus.NewDesc("bellhop_endpoint_pauses_total", "Pauses of endpoints that failed.", nil, nil)
 	disabled        = prometheus.NewDesc("bellhop_subscriptions_disabled_total", "Subscriptions whose receivers answered 410, or failed for five days.", nil, nil)
 	paused          = prometheus.NewDesc("bellhop_subscriptions_paused", "Active subscriptions whose endpoint is paused.", nil, nil)
+	eventsLost      = prometheus.NewDesc("bellhop_events_lost_total", "Events that left the event log before a subscription that was behind was told, whether or not it wanted them.", nil, nil)
+	behind          = prometheus.NewDesc("bellhop_subscriptions_behind", "Subscriptions that are owed more than memory holds, and are given the rest from the event log.", nil, nil)
 	deliveriesOwing = prometheus.NewDesc("bellhop_deliveries_pending", "Deliveries that have not ended.", nil, nil)
 )
 
@@ -77,6 +79,8 @@ func (m notifierMetrics) Collect(ch chan<- prometheus.Metric) {
 	counter(attemptsFailed, stats.Failed)
 	gauge(deliveriesOwing, stats.Pending)
 	counter(unrecorded, stats.Unrecorded)
+	counter(eventsLost, stats.Lost)
+	gauge(behind, stats.Behind)
 	counter(pauses, stats.Pauses)
 	counter(disabled, stats.Disabled)
 }

@@ -22,6 +22,9 @@ type worker struct {
 	log     chan entry // what is read of the log, until it is closed; nil: nothing is
 	logEnds chan error // why log was closed: nil if all was read
 
+	pages  chan page // that were read again
+	paging bool      // one is on its way
+
 	todo, done chan *attempt
 	under      int // attempts under way
 	senders    int // goroutines that make them
@@ -51,14 +54,16 @@ type entry struct {
 func (n *Notifier) deliver(ctx, mine context.Context) error {
 	w := &worker{
 		Notifier: n, lanes: newLanes(n.ended), hopeless: make(map[string]bool),
-		logEnds: make(chan error, 1),
-		todo:    make(chan *attempt, maxSenders), done: make(chan *attempt, maxSenders),
+		logEnds: make(chan error, 1), pages: make(chan page, 1),
+		todo: make(chan *attempt, maxSenders), done: make(chan *attempt, maxSenders),
 		post: make(chan []*nats.Msg, 1), posted: make(chan []written, 1),
 		byHand: make(chan *nats.Msg, 256),
 	}
 	n.delivers.Store(true)
 	defer n.delivers.Store(false)
-	w.lanes.changed = w.changed
+	w.lanes.changed, w.lanes.lagged = w.changed, w.lagged
+	w.lanes.limit = n.maxPending
+	n.stats.behind.Store(0)
 	n.registry.changeAll()
 	w.subscribe()
 	if err := n.recall(ctx, w.lanes); err != nil {
@@ -105,6 +110,7 @@ func (w *worker) run(ctx context.Context) error {
 		if w.log == nil && !w.lanes.full() {
 			w.catchUp(ctx, now)
 		}
+		w.readAgain(ctx)
 		w.lanes.tick(now)
 		w.send(now)
 		w.tell(now)
@@ -129,6 +135,10 @@ func (w *worker) run(ctx context.Context) error {
 			}
 			w.subscribe() // who subscribed before it was said is told
 			w.lanes.add(now, e.seq, e.event)
+		case p := <-w.pages:
+			if err := w.turned(now, p); err != nil && ctx.Err() == nil {
+				return err
+			}
 		case <-w.fresh.news:
 		case a := <-w.done:
 			w.took(a)

@@ -29,7 +29,7 @@ const (
 	moment        = time.Second            // an event that is owed longer moves to the outbox, failed or not
 	cursorPause   = 100 * time.Millisecond // between two writes of the cursor
 	maxYoung      = 16_384                 // events that have not moved to the outbox
-	maxPending    = 1_000_000              // deliveries
+	maxPending    = 100_000                // deliveries of one target; ten times as many of all, see room
 	maxRetryAfter = 24 * time.Hour         // the longest wait a receiver may ask for
 	hopeless      = 5 * 24 * time.Hour     // of nothing but failures: the subscription is disabled
 	maxMatches    = 100_000                // extensions whose subscriptions are remembered
@@ -97,7 +97,8 @@ type young struct {
 	seq  uint64
 	read time.Time
 	owed []*delivery
-	open int // of owed: neither over nor in the outbox
+	open int      // of owed: neither over nor in the outbox
+	page *backlog // it is a page of that, up to seq; nil: an event
 }
 
 // A lane is what one subscription is owed of one call, in order. Only the
@@ -119,10 +120,13 @@ type target struct {
 	gone     bool
 	endpoint *endpoint
 	lanes    map[string]*lane
+	pending  int // deliveries not over
 	ready    fifo[*delivery]
 	sending  int
-	lined    bool      // in the endpoint's line
-	failing  time.Time // since when there are failures only; zero: the last attempt succeeded
+	lined    bool       // in the endpoint's line
+	failing  time.Time  // since when there are failures only; zero: the last attempt succeeded
+	backlogs []*backlog // what it is given by reading the log again
+	behind   *backlog   // the one that it is behind with; nil: it is not
 }
 
 func (t *target) slots() int {
@@ -192,6 +196,11 @@ type lanes struct {
 	moved  map[place]bool
 	dirty  fifo[*delivery]
 
+	limit    int            // deliveries of one target
+	behind   int            // targets that are
+	backlogs fifo[*backlog] // of which a page is to be read
+	words    fifo[*backlog] // of which the outbox must be told
+
 	read      uint64 // the last event added
 	floor     uint64 // every event up to here is settled or in the outbox
 	cursor    uint64 // the floor that the outbox knows of
@@ -199,6 +208,7 @@ type lanes struct {
 
 	ended   func(*delivery, outcome) // told of every end, just before
 	changed func(*endpoint)          // told of every pause, and its end
+	lagged  func(*target)            // told of every target that falls behind, and when it has caught up
 }
 
 // place names a delivery.
@@ -215,8 +225,10 @@ func newLanes(ended func(*delivery, outcome)) *lanes {
 		matches:   make(map[dialog.Extension][]*target),
 		moved:     make(map[place]bool),
 		paused:    make(map[*endpoint]bool),
+		limit:     maxPending,
 		ended:     ended,
 		changed:   func(*endpoint) {},
+		lagged:    func(*target) {},
 	}
 }
 
@@ -320,6 +332,9 @@ func (q *lanes) cancel(t *target) {
 	q.unindex(t)
 	clear(q.matches)
 	delete(q.targets, t.sub.ID)
+	for _, b := range slices.Clone(t.backlogs) {
+		q.drop(b)
+	}
 	for _, l := range t.lanes {
 		for _, d := range slices.Clone(l.queue) {
 			if d.state != sending {
@@ -355,7 +370,7 @@ func (q *lanes) of(e dialog.Extension) []*target {
 }
 
 // full reports whether no event can be added for now.
-func (q *lanes) full() bool { return q.young.len() >= maxYoung || q.pending >= maxPending }
+func (q *lanes) full() bool { return q.young.len() >= maxYoung }
 
 // add takes the next event of the log.
 func (q *lanes) add(now time.Time, seq uint64, e *dialog.Event) {
@@ -366,11 +381,15 @@ func (q *lanes) add(now time.Time, seq uint64, e *dialog.Event) {
 	y := &young{seq: seq, read: now}
 	bit, name := typeBit(e), laneOf(e)
 	for _, t := range q.of(e.Extension) {
-		if t.wants&bit == 0 {
+		if t.wants&bit == 0 || t.behind != nil {
 			continue
 		}
 		if here := (place{seq, t.sub.ID}); q.moved[here] {
 			delete(q.moved, here)
+			continue
+		}
+		if t.pending >= q.room(t) {
+			q.fallBehind(t, y)
 			continue
 		}
 		d := &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At, event: e, young: y}
@@ -391,8 +410,8 @@ func (q *lanes) begin(floor uint64) { q.floor, q.cursor, q.read = floor, floor, 
 func (q *lanes) restore(subscription, name string, d *delivery, lost bool) {
 	if t := q.targets[subscription]; t != nil && !lost {
 		d.told = true
-		if d.seq > q.floor {
-			q.moved[place{d.seq, subscription}] = true // add will meet it again
+		if d.seq > q.settled(t) {
+			q.moved[place{d.seq, subscription}] = true // add or addAgain will meet it again
 		}
 		q.join(t, name, d)
 		return
@@ -411,6 +430,7 @@ func (q *lanes) forget(subscription, name string, d *delivery) {
 // join puts d at the end of its lane.
 func (q *lanes) join(t *target, name string, d *delivery) {
 	q.pending++
+	t.pending++
 	l := t.lanes[name]
 	if l == nil {
 		l = &lane{target: t, name: name, place: -1}
@@ -761,6 +781,7 @@ func (q *lanes) end(d *delivery, o outcome) {
 		q.probeBy(e.next)
 	}
 	q.pending--
+	l.target.pending--
 	q.release(d)
 	if d.told || d.telling {
 		q.dirtied(d)
@@ -778,15 +799,28 @@ func (q *lanes) end(d *delivery, o outcome) {
 	case first && !l.target.gone:
 		q.first(l.queue[0])
 	}
+	for _, b := range l.target.backlogs {
+		q.stand(b)
+	}
 }
 
 // release ends what d has to do with its young event.
 func (q *lanes) release(d *delivery) {
 	d.event = nil
-	if d.young != nil {
-		d.young.open--
+	if y := d.young; y != nil {
 		d.young = nil
+		q.close(y)
+	}
+}
+
+// close settles one of what is open of y.
+func (q *lanes) close(y *young) {
+	y.open--
+	switch {
+	case y.page == nil:
 		q.rise()
+	case y.open == 0:
+		q.pageSettled(y)
 	}
 }
 
@@ -865,16 +899,18 @@ func (q *lanes) wakeAt(now time.Time) (at time.Time, ok bool) {
 	return at, ok
 }
 
-// A letter is what the outbox must be told: of a delivery, or that the floor
-// has risen.
+// A letter is what the outbox must be told: of a delivery, of a backlog, or that
+// the floor has risen.
 type letter struct {
-	delivery *delivery // nil: of the floor
-	gone     bool      // the delivery is over
-	floor    uint64
+	delivery *delivery
+	backlog  *backlog
+	gone     bool   // the delivery, or the backlog, is over
+	floor    uint64 // if it is of neither
 }
 
 // letters returns what the outbox must be told now.
 func (q *lanes) letters(now time.Time) (letters []letter) {
+	letters = q.wordsOfBacklogs()
 	for len(letters) < waveSize && q.dirty.len() > 0 {
 		d := q.dirty.pop()
 		d.dirty = false
@@ -894,6 +930,10 @@ func (q *lanes) letters(now time.Time) (letters []letter) {
 // posted takes a letter that was sent; one that failed is sent again.
 func (q *lanes) posted(l letter, err error) {
 	d := l.delivery
+	if l.backlog != nil {
+		q.postedBacklog(l, err)
+		return
+	}
 	if d == nil {
 		if err == nil {
 			q.cursor = max(q.cursor, l.floor)

@@ -16,6 +16,7 @@ type stage struct {
 	*lanes
 	start, now time.Time
 	seq        uint64
+	log        []entry
 	ends       []string // how deliveries ended
 	posts      bool     // the outbox takes what it is told
 }
@@ -46,7 +47,9 @@ func sub(id, url string) Subscription {
 func (s *stage) say(call string, types ...dialog.Type) {
 	for _, typ := range types {
 		s.seq++
-		s.add(s.now, s.seq, &dialog.Event{Call: call, Type: typ, Flow: dialog.In, At: s.now, Extension: dialog.Extension{User: "101", Domain: "pbx"}})
+		e := &dialog.Event{Call: call, Type: typ, Flow: dialog.In, At: s.now, Extension: dialog.Extension{User: "101", Domain: "pbx"}}
+		s.log = append(s.log, entry{s.seq, e})
+		s.add(s.now, s.seq, e)
 	}
 }
 
@@ -105,6 +108,10 @@ func (s *stage) sleep(d time.Duration) {
 func (s *stage) post(err error) (told []string) {
 	for _, l := range s.letters(s.now) {
 		switch {
+		case l.backlog != nil && l.gone:
+			told = append(told, "gone "+l.backlog.name)
+		case l.backlog != nil:
+			told = append(told, fmt.Sprintf("%s after %d", l.backlog.name, l.backlog.after))
 		case l.delivery == nil:
 			told = append(told, fmt.Sprintf("floor %d", l.floor))
 		case l.gone:

@@ -203,6 +203,7 @@ func (n *Notifier) deliverInTurn(ctx context.Context) error {
 	})
 	err := n.deliver(turn, mine)
 	n.stats.pending.Store(0)
+	n.stats.behind.Store(0)
 	stop()
 	keeper.Wait()
 	if mine.Err() != nil {

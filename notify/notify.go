@@ -47,8 +47,13 @@
 // At most 10,000 events wait for the log; beyond, the oldest live ones are
 // dropped and counted. A delivery that fails, or does not end within a second,
 // is written to the outbox and leaves memory but for some 600 bytes.
-// With a million deliveries waiting, the log is not read on until some are
-// settled. While somebody tails the log, its last 4,096 events are in memory.
+// While somebody tails the log, its last 4,096 events are in memory.
+//
+// A subscription with 100,000 deliveries waiting is behind: what is said from
+// then on stays in the log, and is read again for that subscription as its
+// deliveries end. It delays no other. While a million wait for all together, who
+// has more than its share of them is behind. A live event that is too old when it
+// is read again expires then; what has left the log by then is lost, and counted.
 //
 // # The delivery log
 //
@@ -159,13 +164,15 @@ type Notifier struct {
 	sender    *sender
 	record    recorder
 	stats     counters
+
+	maxPending int // deliveries of one subscription
 }
 
 // Open opens the streams and buckets, creating what is missing, and reads the
 // subscriptions. The Notifier holds nothing that must be closed.
 func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, error) {
 	c.Replicas = max(1, c.Replicas)
-	n := &Notifier{config: c, log: c.log(), js: js}
+	n := &Notifier{config: c, log: c.log(), js: js, maxPending: maxPending}
 	n.registry.changes, n.registry.progress = make(chan struct{}, 1), make(chan struct{}, 1)
 	n.registry.changed = make(map[string]bool)
 	n.registry.subs = make(map[string]Subscription)
@@ -259,7 +266,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	return nil
 }
 
-// Stats are counts since Open, but for Unsaid and Pending, which are so now.
+// Stats are counts since Open, but for Unsaid, Pending and Behind, which are so now.
 type Stats struct {
 	Said    uint64 // events written to the log
 	Dropped uint64 // events that found no room while the store was slow or gone
@@ -272,6 +279,9 @@ type Stats struct {
 	Failed    uint64 // attempts that were not the end of it
 	Pending   int    // deliveries that have not ended
 
+	Lost   uint64 // events that left the log before a subscription that was behind was told, whether or not it wanted them
+	Behind int    // subscriptions that are
+
 	Pauses   uint64 // of endpoints that failed
 	Disabled uint64 // subscriptions: their receivers answered 410, or failed for five days
 
@@ -283,7 +293,8 @@ type counters struct {
 	said, failed     atomic.Uint64
 	paused, disabled atomic.Uint64
 	ended            [outcomes]atomic.Uint64
-	pending          atomic.Int64
+	pending, behind  atomic.Int64
+	lost             atomic.Uint64
 }
 
 // Stats returns the counts.
@@ -301,6 +312,8 @@ func (n *Notifier) Stats() Stats {
 		Canceled:  n.stats.ended[canceled].Load(),
 		Failed:    n.stats.failed.Load(),
 		Pending:   int(n.stats.pending.Load()),
+		Lost:      n.stats.lost.Load(),
+		Behind:    int(n.stats.behind.Load()),
 		Pauses:    n.stats.paused.Load(),
 		Disabled:  n.stats.disabled.Load(),
 

@@ -28,7 +28,7 @@ import (
 func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:        "OUTBOX",
-		Subjects:    []string{"delivery.>"}, // delivery.<subscription>.<place in the log>, delivery.cursor
+		Subjects:    []string{"delivery.>"}, // delivery.<subscription>.<place in the log>, delivery.<subscription>.behind, delivery.cursor
 		Storage:     jetstream.FileStorage,
 		AllowRollup: true,
 		AllowMsgTTL: true,
@@ -64,6 +64,9 @@ type remembered struct {
 // message writes a letter to the outbox.
 func (l letter) message() *nats.Msg {
 	d := l.delivery
+	if l.backlog != nil {
+		return l.backlog.message(l.gone)
+	}
 	if d == nil {
 		return &nats.Msg{Subject: cursorSubject, Header: again, Data: strconv.AppendUint(nil, l.floor, 10)}
 	}
@@ -81,6 +84,37 @@ func (l letter) message() *nats.Msg {
 	return m
 }
 
+// message writes the word of a backlog.
+func (b *backlog) message(over bool) *nats.Msg {
+	m := &nats.Msg{Subject: "delivery." + b.target.sub.ID + "." + b.name}
+	switch {
+	case over:
+		m.Header = gone
+		return m
+	case b.told:
+		m.Header = again
+	}
+	m.Data, _ = json.Marshal(rest{After: b.after}) // of numbers
+	return m
+}
+
+// rest is what the outbox has of a backlog.
+type rest struct {
+	After uint64 `json:"after"`
+}
+
+// recall takes a word of a backlog.
+func (b *backlog) recall(word []byte) error {
+	if b.over = len(word) == 0; b.over { // the server may have been killed before it removed what was before
+		return nil
+	}
+	b.told = true
+	var r rest
+	err := json.Unmarshal(word, &r)
+	b.after = r.After
+	return err
+}
+
 // recall reads the outbox into q.
 func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 	type waiting struct {
@@ -88,11 +122,24 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 		lane         string
 		delivery     *delivery
 	}
-	words := make(map[string]waiting) // by subject, the last
-	var cursor uint64
+	words := make(map[string]waiting)     // by subject, the last
+	backlogs := make(map[string]*backlog) // as well
+	var cursor, newest uint64
 	err := readAll(ctx, n.outbox, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) (err error) {
 		if m.Subject() == cursorSubject {
 			cursor, err = strconv.ParseUint(string(m.Data()), 10, 64)
+			return err
+		}
+		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "delivery."), ".")
+		seq, notNumber := strconv.ParseUint(name, 10, 64)
+		if notNumber != nil {
+			b := backlogs[m.Subject()]
+			if b == nil {
+				b = newBacklog(&target{sub: &Subscription{ID: subscription}}, name)
+				backlogs[m.Subject()] = b
+			}
+			err := b.recall(m.Data())
+			newest = max(newest, b.after)
 			return err
 		}
 		if len(m.Data()) == 0 {
@@ -102,21 +149,19 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 			}
 			return nil
 		}
-		subscription, seq, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "delivery."), ".")
 		var r remembered
 		if err := json.Unmarshal(m.Data(), &r); err != nil {
 			return err
 		}
-		d := &delivery{id: r.Event, kind: r.Type, at: r.At, attempts: r.Attempts, tries: r.Tries, due: r.Due}
-		d.seq, err = strconv.ParseUint(seq, 10, 64)
+		d := &delivery{seq: seq, id: r.Event, kind: r.Type, at: r.At, attempts: r.Attempts, tries: r.Tries, due: r.Due}
 		words[m.Subject()] = waiting{subscription, r.Lane, d}
-		return err
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("read OUTBOX: %w", err)
 	}
 	all := slices.SortedFunc(maps.Values(words), func(a, b waiting) int { return cmp.Compare(a.delivery.seq, b.delivery.seq) })
-	newest := cursor
+	newest = max(newest, cursor)
 	if len(all) > 0 {
 		newest = max(newest, all[len(all)-1].delivery.seq)
 	}
@@ -125,6 +170,10 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 		return err
 	}
 	q.begin(min(cursor, last))
+	for _, b := range backlogs {
+		b.after = min(b.after, last)
+		q.restoreBacklog(b)
+	}
 	for _, w := range all {
 		q.restore(w.subscription, w.lane, w.delivery, w.delivery.seq > last)
 	}
