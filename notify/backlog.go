@@ -15,8 +15,10 @@ const pageSize = 1024
 // A backlog is a part of the log that one target is given by reading the log
 // again, a page at a time, as it has room for it. A target is behind with
 // one when it is owed more than memory should hold: from there on it is given
-// nothing as it is said, until it has caught up. What is read again is judged by
-// what the subscription is then.
+// nothing as it is said, until it has caught up. Any other is a replay, which
+// somebody asked for: it delivers again, as records and in lanes of their own, what
+// does not wait anyway. What is read again is judged by what the subscription is
+// then.
 //
 //	waiting ──target has room──▶ in line ──▶ busy ──page settled──▶ waiting, or over
 //
@@ -24,9 +26,11 @@ const pageSize = 1024
 // then does the outbox hear how far the backlog has come, so a crash loses nothing.
 type backlog struct {
 	target *target
-	name   string // its word in the outbox is delivery.<subscription>.<name>
-	after  uint64 // what is to be read comes after this; all before is settled, or above the floor
-	hold   *young // the floor stays below it until the outbox knows of the backlog
+	name   string   // its word in the outbox is delivery.<subscription>.<name>
+	after  uint64   // what is to be read comes after this; all before is settled, or above the floor
+	to     uint64   // of a replay: the last of it; 0: until the target has caught up
+	types  []string // of a replay
+	hold   *young   // the floor stays below it until the outbox knows of the backlog
 
 	lined bool // in the line of those of which a page is to be read
 	busy  bool // a page is being read, or is not settled
@@ -62,13 +66,15 @@ func (q *lanes) fallBehind(t *target, y *young) {
 func (q *lanes) begun(b *backlog) {
 	t := b.target
 	t.backlogs = append(t.backlogs, b)
-	t.behind = b
-	q.behind++
-	q.lagged(t)
+	if !b.replay() {
+		t.behind = b
+		q.behind++
+		q.lagged(t)
+	}
 }
 
-// restoreBacklog takes a backlog from the outbox, after begin and before the
-// first restore. One of a subscription that is gone is forgotten.
+// restoreBacklog takes a backlog from the outbox, after begin and, unless it is a
+// replay, before the first restore. One of a subscription that is gone is forgotten.
 func (q *lanes) restoreBacklog(b *backlog) {
 	t := q.targets[b.target.sub.ID]
 	if t == nil || b.over {
@@ -78,7 +84,7 @@ func (q *lanes) restoreBacklog(b *backlog) {
 	}
 	b.target = t
 	q.begun(b)
-	q.goOn(b) // one above the floor is over: the log is read from the floor on
+	q.goOn(b) // of one that is behind from above the floor on, this is the end: the log is read from the floor on
 }
 
 // settled is up to where the log will not be read again for t.
@@ -109,7 +115,7 @@ func (q *lanes) nextPage() (b *backlog, from, to uint64) {
 		}
 		b.busy = true
 		most := min(pageSize, max(1, q.room(b.target)/2))
-		return b, b.after + 1, min(b.after+uint64(most), q.read)
+		return b, b.after + 1, min(b.after+uint64(most), q.last(b))
 	}
 	return nil, 0, 0
 }
@@ -117,9 +123,14 @@ func (q *lanes) nextPage() (b *backlog, from, to uint64) {
 // addPage takes a page: what there is of the log from b.after on up to to.
 func (q *lanes) addPage(now time.Time, b *backlog, to uint64, entries []entry) {
 	page := &young{seq: to, page: b, open: 1}
+	add := q.addAgain
+	if b.replay() {
+		waits := b.target.waits()
+		add = func(_ time.Time, page *young, e entry) { q.replay(page, e, waits) }
+	}
 	for _, e := range entries {
 		if !b.over {
-			q.addAgain(now, page, e)
+			add(now, page, e)
 		}
 	}
 	q.close(page)
@@ -144,8 +155,14 @@ func (q *lanes) addAgain(now time.Time, page *young, e entry) {
 		d.state, d.outcome = over, expired
 		return
 	}
+	q.joinAgain(page, name, d)
+}
+
+// joinAgain puts a delivery of a page into its lane, and has the outbox told of
+// it and of what is before it there.
+func (q *lanes) joinAgain(page *young, name string, d *delivery) {
 	page.open++
-	q.join(t, name, d)
+	q.join(page.page.target, name, d)
 	queue := d.lane.queue
 	if n := len(queue) - 1; n > 0 && queue[n-1].young != nil && !queue[n-1].dirty && !queue[n-1].telling {
 		q.dirtiedLane(d.lane) // in their order
@@ -165,9 +182,17 @@ func (q *lanes) pageSettled(page *young) {
 	q.goOn(b)
 }
 
+// last is where b ends, as far as is known.
+func (q *lanes) last(b *backlog) uint64 {
+	if b.replay() {
+		return b.to
+	}
+	return q.read
+}
+
 // goOn has b wait for its next page, or end.
 func (q *lanes) goOn(b *backlog) {
-	if b.after >= q.read {
+	if b.after >= q.last(b) {
 		q.drop(b)
 		return
 	}
@@ -179,10 +204,12 @@ func (q *lanes) drop(b *backlog) {
 	t := b.target
 	b.over = true
 	t.backlogs = slices.DeleteFunc(t.backlogs, func(other *backlog) bool { return other == b })
-	t.behind = nil
-	q.behind--
-	q.lagged(t)
-	q.letGo(b)
+	if !b.replay() {
+		t.behind = nil
+		q.behind--
+		q.lagged(t)
+		q.letGo(b)
+	}
 	q.tellOf(b)
 }
 
@@ -221,7 +248,7 @@ func (q *lanes) postedBacklog(l letter, err error) {
 	b := l.backlog
 	if err != nil {
 		b.told = true // it may have: the answer may be what was lost
-		if t := q.targets[b.target.sub.ID]; t == nil || t.behind == nil || t.behind == b {
+		if t := q.targets[b.target.sub.ID]; b.replay() || t == nil || t.behind == nil || t.behind == b {
 			q.tellOf(b)
 		}
 		return

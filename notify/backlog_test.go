@@ -177,7 +177,7 @@ func TestBehindAgain(t *testing.T) {
 	s.readAgain()
 	s.take("a")
 	letters := s.letters(s.now) // that it has caught up
-	held = s.sayTo("a", 3, 5)
+	s.sayTo("a", 3, 5)
 	for _, l := range letters {
 		s.posted(l, errUnanswered)
 	}

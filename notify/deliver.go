@@ -22,8 +22,9 @@ type worker struct {
 	log     chan entry // what is read of the log, until it is closed; nil: nothing is
 	logEnds chan error // why log was closed: nil if all was read
 
-	pages  chan page // that were read again
-	paging bool      // one is on its way
+	pages  chan page     // that were read again
+	paging bool          // one is on its way
+	orders chan *backlog // replays that somebody asks for
 
 	todo, done chan *attempt
 	under      int // attempts under way
@@ -54,7 +55,7 @@ type entry struct {
 func (n *Notifier) deliver(ctx, mine context.Context) error {
 	w := &worker{
 		Notifier: n, lanes: newLanes(n.ended), hopeless: make(map[string]bool),
-		logEnds: make(chan error, 1), pages: make(chan page, 1),
+		logEnds: make(chan error, 1), pages: make(chan page, 1), orders: make(chan *backlog),
 		todo: make(chan *attempt, maxSenders), done: make(chan *attempt, maxSenders),
 		post: make(chan []*nats.Msg, 1), posted: make(chan []written, 1),
 		byHand: make(chan *nats.Msg, 256),
@@ -66,7 +67,8 @@ func (n *Notifier) deliver(ctx, mine context.Context) error {
 	n.stats.behind.Store(0)
 	n.registry.changeAll()
 	w.subscribe()
-	if err := n.recall(ctx, w.lanes); err != nil {
+	known, err := n.recall(ctx, w.lanes)
+	if err != nil {
 		return err
 	}
 	first, err := n.fresh.look(ctx, n.events)
@@ -88,6 +90,7 @@ func (n *Notifier) deliver(ctx, mine context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	w.attempting, w.abort = context.WithCancel(mine)
 	w.helpers.Go(func() { w.postLetters(waver) })
+	w.helpers.Go(func() { w.hearOrders(ctx, known) })
 	if n.fresh.shared {
 		w.helpers.Go(func() { n.follow(ctx) })
 	}
@@ -139,6 +142,9 @@ func (w *worker) run(ctx context.Context) error {
 			if err := w.turned(now, p); err != nil && ctx.Err() == nil {
 				return err
 			}
+		case b := <-w.orders:
+			w.subscribe()
+			w.lanes.restoreBacklog(b)
 		case <-w.fresh.news:
 		case a := <-w.done:
 			w.took(a)

@@ -69,6 +69,7 @@ type delivery struct {
 	event *dialog.Event // nil: to be read from the log
 	young *young        // the event whose moment this delivery shares; nil: over, or in the outbox
 
+	replay   bool // somebody asked for it to be delivered again
 	state    state
 	attempts int       // failed ones that count
 	tries    int       // all that were begun
@@ -503,9 +504,16 @@ func (d *delivery) until() time.Time {
 // forever is later than all that is due.
 var forever = time.Unix(1<<40, 0)
 
+func (d *delivery) class() class {
+	if d.replay {
+		return record
+	}
+	return classOf(d.kind)
+}
+
 // deadline is when d is too old, if it ever is.
 func (d *delivery) deadline() (time.Time, bool) {
-	if classOf(d.kind) != live {
+	if d.class() != live {
 		return time.Time{}, false
 	}
 	ttl := time.Duration(d.lane.target.sub.LiveTTL)
@@ -729,10 +737,10 @@ func (q *lanes) pick(e *endpoint) {
 func (q *lanes) failed(now time.Time, a *attempt) {
 	d := a.delivery
 	if !d.early || !d.due.After(now) {
-		pauses, n := schedules[classOf(d.kind)], d.attempts
+		pauses, n := schedules[d.class()], d.attempts
 		d.attempts++
 		switch {
-		case classOf(d.kind) == live:
+		case d.class() == live:
 			d.due = now.Add(pauses[min(n, len(pauses)-1)])
 		case n == len(pauses):
 			q.end(d, expired)
@@ -944,6 +952,9 @@ func (q *lanes) posted(l letter, err error) {
 	if err != nil {
 		d.told = true // it may have: the answer may be what was lost
 		q.dirtied(d)
+		for _, r := range d.lane.target.replays(d) {
+			q.dirtied(r) // after it: they have one word
+		}
 		return
 	}
 	d.told = !l.gone

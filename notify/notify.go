@@ -166,13 +166,14 @@ type Notifier struct {
 	stats     counters
 
 	maxPending int // deliveries of one subscription
+	maxReplay  int // events of one replay
 }
 
 // Open opens the streams and buckets, creating what is missing, and reads the
 // subscriptions. The Notifier holds nothing that must be closed.
 func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, error) {
 	c.Replicas = max(1, c.Replicas)
-	n := &Notifier{config: c, log: c.log(), js: js, maxPending: maxPending}
+	n := &Notifier{config: c, log: c.log(), js: js, maxPending: maxPending, maxReplay: maxReplay}
 	n.registry.changes, n.registry.progress = make(chan struct{}, 1), make(chan struct{}, 1)
 	n.registry.changed = make(map[string]bool)
 	n.registry.subs = make(map[string]Subscription)

@@ -28,7 +28,7 @@ import (
 func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:        "OUTBOX",
-		Subjects:    []string{"delivery.>"}, // delivery.<subscription>.<place in the log>, delivery.<subscription>.behind, delivery.cursor
+		Subjects:    []string{"delivery.>"}, // delivery.<subscription>.<place in the log>, delivery.<subscription>.<backlog>, delivery.cursor
 		Storage:     jetstream.FileStorage,
 		AllowRollup: true,
 		AllowMsgTTL: true,
@@ -59,6 +59,7 @@ type remembered struct {
 	Attempts int         `json:"attempts,omitempty"`
 	Tries    int         `json:"tries,omitempty"`
 	Due      time.Time   `json:"due,omitzero"`
+	Replay   bool        `json:"replay,omitempty"`
 }
 
 // message writes a letter to the outbox.
@@ -79,7 +80,7 @@ func (l letter) message() *nats.Msg {
 		m.Header = again
 	}
 	m.Data, _ = json.Marshal(remembered{ // of times of this century
-		Lane: d.lane.name, Event: d.id, Type: d.kind, At: d.at, Attempts: d.attempts, Tries: d.tries, Due: d.due,
+		Lane: d.lane.name, Event: d.id, Type: d.kind, At: d.at, Attempts: d.attempts, Tries: d.tries, Due: d.due, Replay: d.replay,
 	})
 	return m
 }
@@ -94,13 +95,15 @@ func (b *backlog) message(over bool) *nats.Msg {
 	case b.told:
 		m.Header = again
 	}
-	m.Data, _ = json.Marshal(rest{After: b.after}) // of numbers
+	m.Data, _ = json.Marshal(rest{b.after, b.to, b.types}) // of numbers and words
 	return m
 }
 
 // rest is what the outbox has of a backlog.
 type rest struct {
-	After uint64 `json:"after"`
+	After uint64   `json:"after"`
+	To    uint64   `json:"to,omitempty"`
+	Types []string `json:"types,omitempty"`
 }
 
 // recall takes a word of a backlog.
@@ -111,12 +114,12 @@ func (b *backlog) recall(word []byte) error {
 	b.told = true
 	var r rest
 	err := json.Unmarshal(word, &r)
-	b.after = r.After
+	b.after, b.to, b.types = r.After, r.To, r.Types
 	return err
 }
 
-// recall reads the outbox into q.
-func (n *Notifier) recall(ctx context.Context, q *lanes) error {
+// recall reads the outbox into q, and returns its last place.
+func (n *Notifier) recall(ctx context.Context, q *lanes) (heard uint64, err error) {
 	type waiting struct {
 		subscription string
 		lane         string
@@ -125,7 +128,12 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 	words := make(map[string]waiting)     // by subject, the last
 	backlogs := make(map[string]*backlog) // as well
 	var cursor, newest uint64
-	err := readAll(ctx, n.outbox, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) (err error) {
+	err = readAll(ctx, n.outbox, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) (err error) {
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
+		}
+		heard = meta.Sequence.Stream
 		if m.Subject() == cursorSubject {
 			cursor, err = strconv.ParseUint(string(m.Data()), 10, 64)
 			return err
@@ -153,12 +161,12 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 		if err := json.Unmarshal(m.Data(), &r); err != nil {
 			return err
 		}
-		d := &delivery{seq: seq, id: r.Event, kind: r.Type, at: r.At, attempts: r.Attempts, tries: r.Tries, due: r.Due}
+		d := &delivery{seq: seq, id: r.Event, kind: r.Type, at: r.At, attempts: r.Attempts, tries: r.Tries, due: r.Due, replay: r.Replay}
 		words[m.Subject()] = waiting{subscription, r.Lane, d}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("read OUTBOX: %w", err)
+		return 0, fmt.Errorf("read OUTBOX: %w", err)
 	}
 	all := slices.SortedFunc(maps.Values(words), func(a, b waiting) int { return cmp.Compare(a.delivery.seq, b.delivery.seq) })
 	newest = max(newest, cursor)
@@ -167,17 +175,17 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) error {
 	}
 	last, err := n.lastEvent(ctx, newest)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	q.begin(min(cursor, last))
 	for _, b := range backlogs {
-		b.after = min(b.after, last)
+		b.after, b.to = min(b.after, last), min(b.to, last)
 		q.restoreBacklog(b)
 	}
 	for _, w := range all {
 		q.restore(w.subscription, w.lane, w.delivery, w.delivery.seq > last)
 	}
-	return nil
+	return heard, nil
 }
 
 // lastEvent is how far the log goes. What the outbox knows of may not be in it,

@@ -42,7 +42,7 @@ func (s *sender) close() {
 func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 	timeout := time.Duration(a.sub.Timeout)
 	if timeout == 0 {
-		timeout = timeouts[classOf(a.kind)]
+		timeout = timeouts[a.class()]
 	}
 	if end, ok := ctx.Deadline(); ok { // by hand
 		timeout = min(timeout, time.Until(end).Round(time.Millisecond))

@@ -1,0 +1,201 @@
+package notify
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// ErrInactive says that a subscription is switched off.
+var ErrInactive = errors.New("the subscription is switched off: switch it on first")
+
+// maxReplay is how many events one replay may have.
+const maxReplay = 100_000
+
+// Replay delivers again, to one subscription, what was said from a time on and
+// before another of the types named, or of its own if none are. The zero to is
+// now. It returns how many events that are; those that still wait to be delivered
+// are not delivered twice. Each has the webhook-id that it had. All are worth
+// delivering as long as a hangup is, and come in the order of their call, beside
+// what is said meanwhile.
+//
+// Once it returns, the replay outlives any crash, and whichever node delivers
+// does it. The error is an *Invalid, ErrNotFound or ErrInactive, or of the store.
+func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, types []string) (count int, err error) {
+	s, err := n.registry.get(id)
+	if err != nil {
+		return 0, err
+	}
+	if !s.Active {
+		return 0, ErrInactive
+	}
+	if now := time.Now(); to.IsZero() || to.After(now) {
+		to = now
+	}
+	if len(types) == 0 {
+		types = s.Types
+	}
+	if err := checkTypes(&Subscription{Types: types}); err != nil {
+		return 0, err
+	}
+	switch {
+	case from.IsZero():
+		return 0, &Invalid{"from", "is missing"}
+	case !from.Before(to):
+		return 0, &Invalid{"from", "is not before to, or is in the future"}
+	}
+	order, count, err := n.order(ctx, &s, from, to, types)
+	if err != nil || count == 0 {
+		return 0, err
+	}
+	word, _ := json.Marshal(order) // of numbers and words
+	if _, err := n.js.Publish(ctx, "delivery."+id+".replay."+rand.Text(), word); err != nil {
+		return 0, fmt.Errorf("write OUTBOX: replay for %s: %w", id, err)
+	}
+	return count, nil
+}
+
+// order finds what of the log a replay has, and how many events these are.
+func (n *Notifier) order(ctx context.Context, s *Subscription, from, to time.Time, types []string) (order rest, count int, err error) {
+	t := &target{sub: s}
+	if s.ExtensionRegex != "" {
+		t.regex, _ = anchored(s.ExtensionRegex) // Validate has compiled it
+	}
+	order.Types = types
+	bits := wants(types)
+	err = readAll(ctx, n.events, jetstream.OrderedConsumerConfig{
+		FilterSubjects: Query{Extension: s.Extension}.subjects(),
+		DeliverPolicy:  jetstream.DeliverByStartTimePolicy, OptStartTime: &from,
+	}, func(m jetstream.Msg) error {
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
+		}
+		if !meta.Timestamp.Before(to) {
+			return errEnough
+		}
+		var e dialog.Event
+		if err := json.Unmarshal(m.Data(), &e); err != nil {
+			return err
+		}
+		if bits&typeBit(&e) == 0 || !t.names(e.Extension) {
+			return nil
+		}
+		if count++; count > n.maxReplay {
+			return &Invalid{"from", fmt.Sprintf("and to have more than %d events between them: narrow the range, or name types", n.maxReplay)}
+		}
+		if order.To = meta.Sequence.Stream; count == 1 {
+			order.After = order.To - 1
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return order, 0, fmt.Errorf("read EVENTS: %w", err)
+	}
+	return order, count, nil
+}
+
+func (b *backlog) replay() bool { return b.name != behindName }
+
+// waits is what t is owed, by its place in the log.
+func (t *target) waits() map[uint64]bool {
+	waits := make(map[uint64]bool, t.pending)
+	for _, l := range t.lanes {
+		for _, d := range l.queue {
+			waits[d.seq] = true
+		}
+	}
+	return waits
+}
+
+// replays is what waits to be delivered to t again of the event of d, which may
+// be over.
+func (t *target) replays(d *delivery) (again []*delivery) {
+	if l := t.lanes[replayLane(d.lane.name)]; l != nil {
+		for _, r := range l.queue {
+			if r.seq == d.seq && r != d {
+				again = append(again, r)
+			}
+		}
+	}
+	return again
+}
+
+// replayLane names the lane of replays beside another.
+func replayLane(name string) string { return "replay " + strings.TrimPrefix(name, "replay ") }
+
+// replay delivers an event again, unless it waits: in a lane, or in what of
+// the log has not been read for its target yet.
+func (q *lanes) replay(page *young, e entry, waits map[uint64]bool) {
+	b := page.page
+	t, bit := b.target, typeBit(e.event)
+	unread := e.seq > q.read || t.behind != nil && e.seq > t.behind.after
+	if wants(b.types)&bit == 0 || !t.names(e.event.Extension) || waits[e.seq] || unread && t.wants&bit != 0 {
+		return
+	}
+	d := &delivery{seq: e.seq, id: e.event.ID, kind: e.event.Type, at: e.event.At, event: e.event, young: page, replay: true}
+	q.joinAgain(page, replayLane(laneOf(e.event)), d)
+}
+
+// hearOrders passes on every replay that any node is asked for, until ctx ends.
+// Those up to a place in the outbox are known.
+func (w *worker) hearOrders(ctx context.Context, known uint64) {
+	for ctx.Err() == nil {
+		err := w.hearOrdersAfter(ctx, &known)
+		if ctx.Err() == nil {
+			w.Notifier.log.Warn("replays are late", "err", err)
+			pause(ctx, errorPause)
+		}
+	}
+}
+
+func (w *worker) hearOrdersAfter(ctx context.Context, known *uint64) error {
+	consumer, err := w.outbox.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{"delivery.*.replay.*"},
+		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy, OptStartSeq: *known + 1,
+	})
+	if err != nil {
+		return fmt.Errorf("read OUTBOX: %w", err)
+	}
+	msgs, err := consumer.Messages()
+	if err != nil {
+		return fmt.Errorf("read OUTBOX: %w", err)
+	}
+	defer msgs.Stop()
+	for {
+		m, err := msgs.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("read OUTBOX: %w", err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return fmt.Errorf("read OUTBOX: %s: %w", m.Subject(), err)
+		}
+		*known = meta.Sequence.Stream
+		if m.Headers().Get(jetstream.MsgRollup) != "" {
+			continue // our own word of how far it is
+		}
+		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "delivery."), ".")
+		b := newBacklog(&target{sub: &Subscription{ID: subscription}}, name)
+		if err := b.recall(m.Data()); err != nil {
+			return fmt.Errorf("read OUTBOX: %s: %w", m.Subject(), err)
+		}
+		if w.fresh.shared {
+			if err := w.registry.current(ctx); err != nil && ctx.Err() == nil {
+				w.Notifier.log.Warn("subscriptions may be old", "err", err)
+			}
+		}
+		select {
+		case w.orders <- b:
+		case <-ctx.Done():
+		}
+	}
+}
