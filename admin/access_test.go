@@ -50,6 +50,7 @@ var rules = map[string]string{
 	"DELETE /v1/subscriptions/{id}":             writers,
 	"POST /v1/subscriptions/{id}/rotate-secret": writers,
 	"POST /v1/subscriptions/{id}/test":          writers,
+	"POST /v1/subscriptions/{id}/replay":        writers,
 	"GET /v1/subscriptions/{id}/deliveries":     readers,
 	"GET /v1/deliveries":                        readers,
 	"GET /v1/deliveries/{id}":                   readers,

@@ -30,6 +30,7 @@ func (s *Server) register(v1 *routes, api huma.API) {
 	huma.Register(api, operation(toWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Unsubscribe"), s.deleteSubscription)
 	huma.Register(api, operation(toWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Make a new secret, and show it this once; the one before signs too for 24 hours"), s.rotateSecret)
 	huma.Register(api, operation(toWrite, "test-subscription", "POST", "/v1/subscriptions/{id}/test", 200, "Send a sample of each subscribed type now, and show what came back"), s.testSubscription)
+	huma.Register(api, operation(toWrite, "replay", "POST", "/v1/subscriptions/{id}/replay", 202, "Deliver again what was said in a time, each with the webhook-id that it had"), s.replay)
 	huma.Register(api, operation(toRead, "list-subscription-deliveries", "GET", "/v1/subscriptions/{id}/deliveries", 200, "Read what a subscription was sent, the newest first"), s.listDeliveriesOf)
 	huma.Register(api, operation(toRead, "list-deliveries", "GET", "/v1/deliveries", 200, "Read the delivery log: what waits, and then what is over, each the newest first"), s.listDeliveries)
 	huma.Register(api, operation(toRead, "get-delivery", "GET", "/v1/deliveries/{id}", 200, "Read a delivery"), s.getDelivery)
@@ -345,7 +346,7 @@ func (s *Server) problem(err error) error {
 		return huma.Error404NotFound(err.Error())
 	case errors.Is(err, errNotYours):
 		return huma.Error403Forbidden(err.Error())
-	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errManyTokens):
+	case errors.Is(err, notify.ErrDeclared), errors.Is(err, notify.ErrInactive), errors.Is(err, errManyTokens):
 		return huma.Error409Conflict(err.Error())
 	case errors.Is(err, notify.ErrConflict):
 		return huma.Error412PreconditionFailed(err.Error())

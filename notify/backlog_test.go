@@ -252,7 +252,7 @@ func (s *stage) restart(d *disk, subs ...Subscription) {
 	}
 	slices.SortFunc(olds, func(a, b old) int { return cmp.Compare(a.seq, b.seq) })
 	for _, o := range olds {
-		s.restore(o.sub, o.word.Lane, &delivery{seq: o.seq, kind: o.word.Type, at: o.word.At, attempts: o.word.Attempts, due: o.word.Due}, false)
+		s.restore(o.sub, o.word.Lane, &delivery{seq: o.seq, kind: o.word.Type, at: o.word.At, attempts: o.word.Attempts, due: o.word.Due, replay: o.word.Replay}, false)
 	}
 	for _, e := range s.log {
 		if e.seq > d.cursor {
@@ -261,7 +261,7 @@ func (s *stage) restart(d *disk, subs ...Subscription) {
 	}
 }
 
-// Whatever happens in whatever order, crashes too: everyone is told everything,
+// Whatever happens in whatever order, crashes and replays too: everyone is told everything,
 // the events of a call in order, and never more waits than may.
 func TestBehindAndCrashes(t *testing.T) {
 	for seed := range uint64(500) {
@@ -295,7 +295,7 @@ func TestBehindAndCrashes(t *testing.T) {
 				}
 			}
 		}
-		crashes := r.IntN(2) == 0
+		crashes, replays := r.IntN(2) == 0, r.IntN(2) == 0
 		for range 400 {
 			switch n := r.IntN(20); {
 			case n < 6:
@@ -315,6 +315,11 @@ func TestBehindAndCrashes(t *testing.T) {
 				pages = pages[1:]
 			case n < 18:
 				post(waveSize)
+			case n < 19 && replays && s.seq > 0 && r.IntN(3) == 0: // somebody asks for a part of the log
+				from := 1 + r.Uint64N(s.seq)
+				b := s.again("a", from, from+r.Uint64N(s.seq-from+1), "hangup")
+				b.name = fmt.Sprint("replay.", r.Uint64())
+				d.words["delivery.a."+b.name], _ = json.Marshal(rest{b.after, b.to, b.types})
 			case n < 19:
 				s.sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
 			case crashes && r.IntN(3) == 0:
@@ -329,6 +334,9 @@ func TestBehindAndCrashes(t *testing.T) {
 				s.restart(d, subs...)
 			}
 			for id, target := range s.targets {
+				if n := len(target.waits()); n != target.pending {
+					t.Fatalf("seed %d: %d deliveries of %s wait, of %d events", seed, target.pending, id, n)
+				}
 				if target.pending > 2*s.limit+1 {
 					t.Fatalf("seed %d: %d deliveries of %s wait, the limit is %d", seed, target.pending, id, s.limit)
 				}
@@ -361,7 +369,7 @@ func TestBehindAndCrashes(t *testing.T) {
 				t.Fatalf("seed %d: %s came\n%v, want\n%v", seed, key, got, want)
 			}
 		}
-		if !crashes && len(s.ends) != 2*len(s.log) {
+		if !crashes && !replays && len(s.ends) != 2*len(s.log) {
 			t.Fatalf("seed %d: %d ended, want %d", seed, len(s.ends), 2*len(s.log))
 		}
 		if s.floor != s.seq || s.young.len()+len(s.moved)+s.backlogs.len()+s.words.len() != 0 {

@@ -120,7 +120,7 @@ func (n *Notifier) waitingOnes(ctx context.Context, subscriptions []string, at c
 		filters = append(filters, "delivery."+id+".*")
 	}
 	rest, err := backwards(ctx, n.outbox, filters, at.seq, func(seq uint64, m jetstream.Msg) (bool, error) {
-		if len(m.Data()) == 0 {
+		if len(m.Data()) == 0 || strings.HasSuffix(m.Subject(), "."+behindName) {
 			return true, nil
 		}
 		if len(page) == limit {

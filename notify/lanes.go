@@ -950,11 +950,11 @@ func (q *lanes) posted(l letter, err error) {
 	}
 	d.telling = false
 	if err != nil {
+		if r := d.lane.target.replayOf(d); l.gone && r != nil {
+			d = r // whose word takes the place of that of d
+		}
 		d.told = true // it may have: the answer may be what was lost
 		q.dirtied(d)
-		for _, r := range d.lane.target.replays(d) {
-			q.dirtied(r) // after it: they have one word
-		}
 		return
 	}
 	d.told = !l.gone

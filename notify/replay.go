@@ -116,17 +116,16 @@ func (t *target) waits() map[uint64]bool {
 	return waits
 }
 
-// replays is what waits to be delivered to t again of the event of d, which may
-// be over.
-func (t *target) replays(d *delivery) (again []*delivery) {
+// replayOf is what waits to deliver the event of d to t again; nil: nothing.
+func (t *target) replayOf(d *delivery) *delivery {
 	if l := t.lanes[replayLane(d.lane.name)]; l != nil {
 		for _, r := range l.queue {
-			if r.seq == d.seq && r != d {
-				again = append(again, r)
+			if r.seq == d.seq {
+				return r
 			}
 		}
 	}
-	return again
+	return nil
 }
 
 // replayLane names the lane of replays beside another.

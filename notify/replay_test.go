@@ -1,0 +1,348 @@
+package notify
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// again has what is from one place to another delivered again, as if the outbox
+// had an order.
+func (s *stage) again(id string, from, to uint64, types ...string) *backlog {
+	b := newBacklog(&target{sub: &Subscription{ID: id}}, "replay.1")
+	b.after, b.to, b.types, b.told = from-1, to, types, true
+	s.restoreBacklog(b)
+	return b
+}
+
+func TestReplayOrder(t *testing.T) {
+	s := newStage(t, sub("a", "http://a/"))
+	s.posts = false
+	s.say("c", dialog.DialIn, dialog.Answer, dialog.Hangup)
+	s.say("d", dialog.DialIn)
+	s.want("what is sent at first", s.take("a"), "c/1 d/4 c/2 c/3")
+	s.sleep(2 * liveTTL)
+	s.post(nil)
+	s.again("a", 1, 4, "dial-in", "answer", "hangup")
+	s.want("what is read", s.readAgain(), "a 1-4")
+	as := s.attempts()
+	s.want("sent again, in the order of the call", s.labels(as), "replay c/1 replay d/4")
+	s.say("c", dialog.Hangup)
+	more := s.attempts()
+	s.want("what is new does not wait for it", s.labels(more), "c/5")
+	s.answer(more[0], delivered)
+	s.want("told", fmt.Sprint(s.post(nil)), "[replay c/1 after 0 replay c/2 after 0 replay c/3 after 0 replay d/4 after 0]")
+	s.sleep(cursorPause)
+	s.want("then that it was read", fmt.Sprint(s.post(nil)), "[gone replay.1 floor 5]")
+	s.answer(as[0], waiting)
+	s.answer(as[1], delivered)
+	s.want("what waits", fmt.Sprint(s.pending), "3")
+	s.want("the success wakes it; it is a record", s.take("a"), "replay c/1 replay c/2 replay c/3")
+	s.want("what is left", fmt.Sprint(s.pending, len(s.targets["a"].backlogs)), "0 0")
+}
+
+// What is old is asked for: it does not expire as it would have.
+func TestReplayIsPatient(t *testing.T) {
+	s := newStage(t, sub("a", "http://a/"))
+	s.say("c", dialog.DialIn)
+	s.take("a")
+	s.sleep(time.Hour)
+	s.again("a", 1, 1, "dial-in")
+	s.readAgain()
+	s.answer(s.attempts()[0], waiting)
+	s.sleep(7 * time.Second)
+	s.want("after 5 s", s.labels(s.attempts()), "replay c/1")
+}
+
+// What waits, and what a target that is behind has not been given yet, comes
+// anyway; so does what another replay has begun.
+func TestReplayDoublesNothing(t *testing.T) {
+	s := newStage(t, sub("a", "http://a/"))
+	s.limit = 4
+	as := s.sayTo("a", 1, 7)
+	s.answer(as[0], delivered)
+	for range 2 {
+		s.addPage(s.now, s.again("a", 1, 6, "hangup"), 6, s.page(1, 6))
+	}
+	s.want("what waits", fmt.Sprint(s.pending), "4")
+	s.want("what is sent", s.labels(s.attempts()), "replay c1/1")
+}
+
+// A replay ends with its subscription.
+func TestReplayUnsubscribed(t *testing.T) {
+	s := newStage(t, sub("a", "http://a/"))
+	s.say("c", dialog.Hangup)
+	s.take("a")
+	s.again("a", 1, 1, "hangup")
+	s.subscribe(Subscription{ID: "a"}, time.Time{})
+	s.want("what is read", s.readAgain(), "")
+	s.want("what is told", fmt.Sprint(s.post(nil)), "[gone replay.1 floor 1]")
+	s.again("a", 1, 1, "hangup")
+	s.want("of one that is gone", fmt.Sprint(s.post(nil)), "[gone replay.1]")
+}
+
+// The word that a delivery is over does not reach the outbox before it is made
+// again: then it must not, for both have one word.
+func TestReplayOfWhatIsJustOver(t *testing.T) {
+	s := newStage(t, sub("a", "http://a/"))
+	s.posts = false
+	s.say("c", dialog.Hangup)
+	a := s.attempts()[0]
+	s.sleep(moment)
+	s.post(nil)
+	s.answer(a, delivered)
+	letters := s.letters(s.now)
+	s.again("a", 1, 1, "hangup")
+	s.readAgain()
+	for _, l := range letters {
+		s.posted(l, errUnanswered)
+	}
+	s.want("told", fmt.Sprint(s.post(nil)), "[replay c/1 after 0]")
+	s.want("not taken back", fmt.Sprint(s.post(nil)), "[gone replay.1]")
+}
+
+func TestReplay(t *testing.T) {
+	var up atomic.Bool
+	up.Store(true)
+	answer := func(int, request) (int, http.Header) {
+		if up.Load() {
+			return 200, nil
+		}
+		return 500, nil
+	}
+	bubble(t, answer, func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+		other := sub("", "http://other/hook")
+		other.ExtensionRegex, other.Extension = "10.", ""
+		other = subscribe(t, n, other)
+		begin := time.Now()
+		for i := range 10 {
+			n.Say(callOf(i))
+			time.Sleep(10 * time.Second)
+		}
+		took := func() (got []string) {
+			time.Sleep(time.Second)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			for _, r := range w.taken {
+				if r.URL.Host == "crm" {
+					got = append(got, r.form.Get("EventType")+" "+r.id)
+				}
+			}
+			w.taken = nil
+			return got
+		}
+		all := took()
+		if len(all) != 30 {
+			t.Fatalf("%d were delivered at first, want 30", len(all))
+		}
+		for _, tt := range []struct {
+			name     string
+			from, to time.Time
+			types    []string
+			want     []string // events of calls
+		}{
+			{"all", begin.Add(-time.Hour), time.Time{}, nil, all},
+			{"to now, and beyond", begin, time.Now().Add(time.Hour), nil, all},
+			{"from a time on", begin.Add(85 * time.Second), time.Time{}, nil, all[27:]},
+			{"up to a time", begin, begin.Add(15 * time.Second), nil, all[:6]},
+			{"a type", begin, begin.Add(15 * time.Second), []string{"hangup"}, []string{all[2], all[5]}},
+			{"nothing of that time", begin.Add(-time.Hour), begin, nil, nil},
+			{"a type that was not said", begin, time.Time{}, []string{"voicemail"}, nil},
+		} {
+			count, err := n.Replay(t.Context(), s.ID, tt.from, tt.to, tt.types)
+			got := took()
+			slices.Sort(got)
+			want := slices.Sorted(slices.Values(tt.want))
+			if err != nil || count != len(want) || !slices.Equal(got, want) {
+				t.Errorf("%s: %d, %v, came\n%v, want\n%v", tt.name, count, err, got, want)
+			}
+		}
+		if count, err := n.Replay(t.Context(), other.ID, begin, time.Time{}, nil); count != 30 || err != nil {
+			t.Errorf("of an expression: %d, %v", count, err)
+		}
+		if got := took(); len(got) > 0 {
+			t.Errorf("for another came %v", got)
+		}
+
+		// What waits comes once, what is asked for twice too.
+		up.Store(false)
+		n.Say(callOf(10))
+		for range 2 {
+			if count, err := n.Replay(t.Context(), s.ID, begin, time.Time{}, []string{"hangup"}); count != 11 || err != nil {
+				t.Errorf("while the receiver is down: %d, %v", count, err)
+			}
+		}
+		time.Sleep(time.Second)
+		up.Store(true)
+		time.Sleep(time.Minute)
+		if got := took(); len(got) != 13 {
+			t.Errorf("%d came, want 3 new ones and 10 again:\n%s", len(got), strings.Join(got, "\n"))
+		}
+		if s := n.Stats(); s.Pending != 0 || s.Lost != 0 {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(time.Minute)
+		if info, err := n.outbox.Info(t.Context()); err != nil || info.State.Msgs != 1 {
+			t.Errorf("the outbox keeps %d messages, want the cursor alone: %v", info.State.Msgs, err)
+		}
+	})
+}
+
+func TestReplayRefused(t *testing.T) {
+	bubble(t, answers(200), func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+		n.maxReplay = 3
+		begin := time.Now()
+		n.Say(callOf(1))
+		n.Say(callOf(2)[:1])
+		time.Sleep(time.Second)
+		off := sub("", "http://crm/off")
+		off.Active = false
+		off = subscribe(t, n, off)
+		for _, tt := range []struct {
+			name, id string
+			from, to time.Time
+			types    []string
+			want     string
+		}{
+			{"one too many", s.ID, begin, time.Time{}, nil, "subscription: from and to have more than 3 events between them: narrow the range, or name types"},
+			{"unknown", "nobody", begin, time.Time{}, nil, ErrNotFound.Error()},
+			{"switched off", off.ID, begin, time.Time{}, nil, ErrInactive.Error()},
+			{"no from", s.ID, time.Time{}, time.Time{}, nil, "subscription: from is missing"},
+			{"backwards", s.ID, begin.Add(time.Second), begin, nil, "subscription: from is not before to, or is in the future"},
+			{"in the future", s.ID, begin.Add(time.Hour), time.Time{}, nil, "subscription: from is not before to, or is in the future"},
+			{"no type", s.ID, begin, time.Time{}, []string{"ring"}, `subscription: types has "ring", which is not an event type`},
+		} {
+			count, err := n.Replay(t.Context(), tt.id, tt.from, tt.to, tt.types)
+			if err == nil || !strings.HasPrefix(err.Error(), tt.want) && !strings.HasSuffix(err.Error(), tt.want) || count != 0 {
+				t.Errorf("%s: %d, %v; want %s", tt.name, count, err, tt.want)
+			}
+			var invalid *Invalid
+			if strings.HasPrefix(tt.want, "subscription:") && !errors.As(err, &invalid) {
+				t.Errorf("%s: %v is no *Invalid", tt.name, err)
+			}
+		}
+		if count, err := n.Replay(t.Context(), s.ID, begin, time.Time{}, []string{"dial-out", "hangup"}); count != 3 || err != nil {
+			t.Errorf("as many as may be: %d, %v", count, err)
+		}
+		time.Sleep(time.Second)
+		if len(w.got) != 7 {
+			t.Errorf("%d came, want 7", len(w.got))
+		}
+		if err := n.js.DeleteStream(t.Context(), "OUTBOX"); err != nil {
+			t.Fatal(err)
+		}
+		if count, err := n.Replay(t.Context(), s.ID, begin, time.Time{}, []string{"hangup"}); count != 0 || err == nil {
+			t.Errorf("without an outbox: %d, %v", count, err)
+		}
+	})
+}
+
+// A replay outlives a crash at any time after it was asked for.
+func TestReplayAndCrash(t *testing.T) {
+	dir, crashed := t.TempDir(), []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	synctest.Test(t, func(t *testing.T) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		var up atomic.Bool
+		up.Store(true)
+		w := &wire{start: time.Now(), answer: func(int, request) (int, http.Header) {
+			if up.Load() {
+				return 200, nil
+			}
+			return 500, nil
+		}}
+		c := Config{Transport: w, KeepEvents: 100 * 365 * 24 * time.Hour} // the store dates by another clock when it opens
+		n, stop := startSmall(t, js, c, 20)
+		s := sub("", "http://crm/hook")
+		s.Dialect = Telphin
+		s = subscribe(t, n, s)
+		begin := time.Now()
+		for i := range 20 {
+			n.Say(callOf(i))
+			time.Sleep(time.Second)
+		}
+		up.Store(false)
+		stop()
+		asked, err := Open(t.Context(), js, c) // who is asked delivers nothing
+		if err != nil {
+			t.Fatal(err)
+		}
+		if count, err := asked.Replay(t.Context(), s.ID, begin, time.Time{}, nil); count != 60 || err != nil {
+			t.Fatalf("%d, %v", count, err)
+		}
+		crash := func(i int) {
+			if err := os.CopyFS(crashed[i], os.DirFS(dir)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		crash(0)
+		n, stop = startSmall(t, js, c, 20)
+		time.Sleep(10 * time.Millisecond)
+		crash(1)
+		time.Sleep(time.Minute)
+		crash(2)
+		if s := n.Stats(); s.Pending == 0 || s.Pending > 20 || s.Behind != 0 {
+			t.Errorf("%+v", s)
+		}
+		stop()
+		up.Store(true)
+		for i, dir := range append(crashed, dir) {
+			w.mu.Lock()
+			w.taken = nil
+			w.mu.Unlock()
+			jsOf, closeCrashed := js, func() {}
+			if i < len(crashed) { // the last was not killed
+				jsOf, closeCrashed = openStore(t, dir)
+			}
+			n, stop := startSmall(t, jsOf, c, 20)
+			time.Sleep(2 * time.Minute)
+			if err := check(w.taken, 0, 20); err != nil || len(w.taken) != 60 {
+				t.Errorf("after crash %d: %d came, want 60: %v", i, len(w.taken), err)
+			}
+			if s := n.Stats(); s.Pending != 0 || s.Expired != 0 {
+				t.Errorf("after crash %d: %+v", i, s)
+			}
+			stop()
+			closeCrashed()
+		}
+	})
+}
+
+// Any node can be asked; the one that delivers does it.
+func TestReplayOfAnotherNode(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		w := &wire{start: time.Now(), answer: answers(200)}
+		n, stop := start(t, js, Config{Transport: w, Node: "one"})
+		defer stop()
+		time.Sleep(time.Second)
+		other, stopOther := start(t, js, Config{Transport: w, Node: "two"})
+		defer stopOther()
+		begin := time.Now()
+		n.Say(callOf(1)) // of which nobody is told
+		time.Sleep(10 * time.Second)
+		s := sub("", "http://crm/hook")
+		s.Dialect = Telphin
+		s = subscribe(t, other, s)
+		if count, err := other.Replay(t.Context(), s.ID, begin, time.Time{}, nil); count != 3 || err != nil {
+			t.Errorf("%d, %v", count, err)
+		}
+		time.Sleep(time.Second)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if err := check(w.taken, 1, 2); err != nil || n.Stats().Delivered != 3 {
+			t.Errorf("%d came, %d by the one that delivers: %v", len(w.taken), n.Stats().Delivered, err)
+		}
+	})
+}
