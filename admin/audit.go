@@ -15,8 +15,8 @@ import (
 	"bellhop/notify"
 )
 
-// An Entry of the audit log is one change that was made over the API, or one test
-// or redelivery. The JSON form is stored: fields are only ever added.
+// An Entry of the audit log is one change that was made over the API, or one test,
+// redelivery or replay. The JSON form is stored: fields are only ever added.
 type Entry struct {
 	At     time.Time `json:"at"`
 	By     string    `json:"by" doc:"The id of the token, or config"`

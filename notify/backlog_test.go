@@ -446,6 +446,9 @@ func TestBehindInTheStore(t *testing.T) {
 		if s := n.Stats(); s.Behind != 1 || s.Pending > limit || len(taken("well")) != 3*calls || late > 10*time.Millisecond {
 			t.Errorf("%+v; the one that is well took %d, %v late at most", s, len(taken("well")), late)
 		}
+		if page, _, err := n.Deliveries(t.Context(), DeliveryQuery{State: Waiting}); err != nil || len(page) == 0 {
+			t.Errorf("%d deliveries are shown: %v", len(page), err)
+		}
 		crash()
 		up.Store(true)
 		slow.Store(true)

@@ -67,7 +67,8 @@
 //
 // Redeliver makes one attempt at once, past the order of the call and past a
 // pause. If it succeeds, who delivers is told and makes no other; if that word is
-// lost, the event is delivered again. Test sends made-up events.
+// lost, the event is delivered again. Test sends made-up events. Replay delivers
+// again what was said in a time, in lanes of its own.
 //
 // # Nodes
 //

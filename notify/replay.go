@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
@@ -60,6 +61,7 @@ func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, ty
 	if _, err := n.js.Publish(ctx, "delivery."+id+".replay."+rand.Text(), word); err != nil {
 		return 0, fmt.Errorf("write OUTBOX: replay for %s: %w", id, err)
 	}
+	n.js.Conn().Publish(askedSubject, nil) // if it fails, it is missed
 	return count, nil
 }
 
@@ -144,48 +146,57 @@ func (q *lanes) replay(page *young, e entry, waits map[uint64]bool) {
 	q.joinAgain(page, replayLane(laneOf(e.event)), d)
 }
 
+// askedSubject is where the node that delivers hears, past all streams, that
+// there is a replay in the outbox. It looks there itself every orderLook.
+const (
+	askedSubject = "bellhop.replay"
+	orderLook    = time.Minute
+)
+
 // hearOrders passes on every replay that any node is asked for, until ctx ends.
 // Those up to a place in the outbox are known.
 func (w *worker) hearOrders(ctx context.Context, known uint64) {
+	asked := make(chan struct{}, 1)
+	sub, err := w.js.Conn().Subscribe(askedSubject, func(*nats.Msg) { wake(asked) })
+	if err != nil {
+		w.Notifier.log.Warn("replays are late", "err", err)
+	} else {
+		defer sub.Unsubscribe()
+	}
+	look := time.NewTicker(orderLook)
+	defer look.Stop()
 	for ctx.Err() == nil {
-		err := w.hearOrdersAfter(ctx, &known)
-		if ctx.Err() == nil {
+		if err := w.takeOrders(ctx, &known); err != nil && ctx.Err() == nil {
 			w.Notifier.log.Warn("replays are late", "err", err)
-			pause(ctx, errorPause)
+			pause(ctx, time.Second)
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-asked:
+		case <-look.C:
 		}
 	}
 }
 
-func (w *worker) hearOrdersAfter(ctx context.Context, known *uint64) error {
-	consumer, err := w.outbox.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{"delivery.*.replay.*"},
-		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy, OptStartSeq: *known + 1,
-	})
-	if err != nil {
-		return fmt.Errorf("read OUTBOX: %w", err)
-	}
-	msgs, err := consumer.Messages()
-	if err != nil {
-		return fmt.Errorf("read OUTBOX: %w", err)
-	}
-	defer msgs.Stop()
+// takeOrders passes on the replays after a place in the outbox.
+func (w *worker) takeOrders(ctx context.Context, known *uint64) error {
 	for {
-		m, err := msgs.Next(jetstream.NextContext(ctx))
+		m, err := w.outbox.GetMsg(ctx, *known+1, jetstream.WithGetMsgSubject("delivery.*.replay.*"))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("read OUTBOX: %w", err)
 		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fmt.Errorf("read OUTBOX: %s: %w", m.Subject(), err)
-		}
-		*known = meta.Sequence.Stream
-		if m.Headers().Get(jetstream.MsgRollup) != "" {
+		*known = m.Sequence
+		if m.Header.Get(jetstream.MsgRollup) != "" {
 			continue // our own word of how far it is
 		}
-		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "delivery."), ".")
+		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject, "delivery."), ".")
 		b := newBacklog(&target{sub: &Subscription{ID: subscription}}, name)
-		if err := b.recall(m.Data()); err != nil {
-			return fmt.Errorf("read OUTBOX: %s: %w", m.Subject(), err)
+		if err := b.recall(m.Data); err != nil {
+			return fmt.Errorf("read OUTBOX: %s: %w", m.Subject, err)
 		}
 		if w.fresh.shared {
 			if err := w.registry.current(ctx); err != nil && ctx.Err() == nil {
@@ -195,6 +206,7 @@ func (w *worker) hearOrdersAfter(ctx context.Context, known *uint64) error {
 		select {
 		case w.orders <- b:
 		case <-ctx.Done():
+			return nil
 		}
 	}
 }

@@ -176,6 +176,7 @@ func TestReplay(t *testing.T) {
 		// What waits comes once, what is asked for twice too.
 		up.Store(false)
 		n.Say(callOf(10))
+		time.Sleep(time.Second)
 		for range 2 {
 			if count, err := n.Replay(t.Context(), s.ID, begin, time.Time{}, []string{"hangup"}); count != 11 || err != nil {
 				t.Errorf("while the receiver is down: %d, %v", count, err)
