@@ -235,9 +235,11 @@ func TestReplayRefused(t *testing.T) {
 			t.Errorf("as many as may be: %d, %v", count, err)
 		}
 		time.Sleep(time.Second)
+		w.mu.Lock()
 		if len(w.got) != 7 {
 			t.Errorf("%d came, want 7", len(w.got))
 		}
+		w.mu.Unlock()
 		if err := n.js.DeleteStream(t.Context(), "OUTBOX"); err != nil {
 			t.Fatal(err)
 		}
@@ -306,9 +308,11 @@ func TestReplayAndCrash(t *testing.T) {
 			}
 			n, stop := startSmall(t, jsOf, c, 20)
 			time.Sleep(2 * time.Minute)
+			w.mu.Lock()
 			if err := check(w.taken, 0, 20); err != nil || len(w.taken) != 60 {
 				t.Errorf("after crash %d: %d came, want 60: %v", i, len(w.taken), err)
 			}
+			w.mu.Unlock()
 			if s := n.Stats(); s.Pending != 0 || s.Expired != 0 {
 				t.Errorf("after crash %d: %+v", i, s)
 			}
