@@ -33,8 +33,10 @@ type Message struct {
 	At time.Time // when it was received; when it was made, if Own
 
 	Src, Dst Side           // who sent it, and where it goes
-	Peer     netip.AddrPort // the end that is not the PBX: sender or receiver
-	Trunk    string         // the name of Peer's [[trunk]], if it is one
+	From, To netip.AddrPort // their addresses
+	Local    netip.AddrPort // where the hop received it; if Own: where it sends it from
+	Stream   bool           // that is a TCP connection
+	Trunk    string         // the name of the [[trunk]] that the end that is not the PBX is, if it is one
 	Own      bool           // a response of bellhop's own, in place of the one Src did not send
 
 	Method string // of the request, or the CSeq method of a response

@@ -79,6 +79,7 @@ type listener struct {
 	nth    uint8 // place among the listeners
 	proto  Proto
 	addr   netip.AddrPort // as bound
+	local  netip.AddrPort // as reached from the PBX
 	sentBy string         // host:port in our Via
 	uri    string         // host:port;transport=… in our URIs
 	packet PacketConn     // UDP
@@ -179,7 +180,8 @@ func (h *Hop) listen(a Addr) (*listener, error) {
 		l.stream = c
 		l.addr = addrPort(c.Addr())
 	}
-	name := HostPort{Host: host(h.reachable(l.addr.Addr())), Port: l.addr.Port()}
+	l.local = netip.AddrPortFrom(h.reachable(l.addr.Addr()), l.addr.Port())
+	name := HostPort{Host: host(l.local.Addr()), Port: l.addr.Port()}
 	h.name(name)
 	if ad := h.cfg.Advertise; ad.Host != "" {
 		name.Host = ad.Host

@@ -10,15 +10,16 @@ import (
 // maxBody is how much of a body an observer is shown.
 const maxBody = 8 << 10
 
-// observe shows a request to the watcher, as it came. trunk and aor are what
-// routing found out.
-func (w *worker) observe(p *packet, dst dialog.Side, peer netip.AddrPort, trunk, aor string) {
+// observe shows a request to the watcher, as it came. Where it goes, trunk and
+// aor are what routing found out.
+func (w *worker) observe(p *packet, dst dialog.Side, to netip.AddrPort, trunk, aor string) {
 	if w.hop.cfg.Watch == nil {
 		return
 	}
 	m := &p.msg
 	o := w.observation(m, p.at)
-	o.Src, o.Dst, o.Peer, o.Trunk, o.AOR = p.side, dst, peer, trunk, aor
+	o.Src, o.Dst, o.From, o.To, o.Trunk, o.AOR = p.side, dst, p.peer, to, trunk, aor
+	o.Local, o.Stream = local(p.on, p.conn)
 	o.Branch = o.Head[m.via.branch.from:m.via.branch.to]
 	if f := m.first(hXCID); f != nil {
 		o.CID = w.seal.openCID(m.text(f.value))
@@ -29,12 +30,14 @@ func (w *worker) observe(p *packet, dst dialog.Side, peer netip.AddrPort, trunk,
 }
 
 // observeResponse shows a response to the watcher, as it came.
-func (w *worker) observeResponse(t *proxied, m *message, at instant) {
+func (w *worker) observeResponse(t *proxied, p *packet) {
 	if w.hop.cfg.Watch == nil {
 		return
 	}
-	o := w.observation(m, at)
+	o := w.observation(&p.msg, p.at)
 	t.fill(&o)
+	o.From = p.peer
+	o.Local, o.Stream = local(p.on, p.conn)
 	w.watch(o)
 }
 
@@ -47,11 +50,21 @@ func (w *worker) observeOwn(t *proxied, b []byte) {
 	o := w.observation(&w.aux, w.now())
 	t.fill(&o)
 	o.Own = true
+	o.From = t.client.to.to
+	o.Local, o.Stream = local(t.server.back.on, t.server.back.conn)
 	w.watch(o)
 }
 
 func (t *proxied) fill(o *dialog.Message) {
-	o.Src, o.Dst, o.Peer, o.Trunk, o.Branch = t.dst, t.src, t.peer, t.trunk, t.branch
+	o.Src, o.Dst, o.To, o.Trunk, o.Branch = t.dst, t.src, t.server.back.to, t.trunk, t.branch
+}
+
+// local is our end of what a message came on, or leaves on.
+func local(on *listener, conn *stream) (at netip.AddrPort, isStream bool) {
+	if conn != nil {
+		return conn.local, true
+	}
+	return on.local, false
 }
 
 // observation copies what a watcher may keep: one allocation that all strings

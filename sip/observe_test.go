@@ -24,9 +24,17 @@ func (s *scene) saw() (lines []string) {
 		if m.Own {
 			what += " of our own"
 		}
-		lines = append(lines, fmt.Sprintf("%s: %s to %s, peer %s, tags %s %s, body %d", what, m.Src, m.Dst, m.Peer, m.FromTag, m.ToTag, len(m.Body)))
+		lines = append(lines, fmt.Sprintf("%s: %s to %s, peer %s, tags %s %s, body %d", what, m.Src, m.Dst, end(m), m.FromTag, m.ToTag, len(m.Body)))
 	}
 	return lines
+}
+
+// end is the end that is not the PBX; where both are not, who answers.
+func end(m dialog.Message) netip.AddrPort {
+	if m.Request() && m.Dst == dialog.Edge || !m.Request() && m.Src != dialog.Edge {
+		return m.To
+	}
+	return m.From
 }
 
 func (s *scene) wantSaw(want ...string) {
@@ -281,4 +289,28 @@ func TestCausesAreSeenFirst(t *testing.T) {
 			t.Errorf("got  %q\nwant %q", left, want)
 		}
 	}, func(c *sip.Config) { c.Net = witnessed{c.Net, c.Watch, &left} })
+}
+
+func TestAWatcherIsToldTheAddresses(t *testing.T) {
+	play(t, func(s *scene) {
+		see := func(m dialog.Message) string {
+			return fmt.Sprintf("%s %d: %s to %s at %s %v", m.Method, m.Status, m.From, m.To, m.Local, m.Stream)
+		}
+		phone := s.tcp(phoneAt.Addr())
+		phone.sends(phone.request("INVITE", "sip:102@pbx.example"))
+		s.pbx.replies(s.pbx.gets("the INVITE goes on", "INVITE"), "486 Busy Here")
+		s.after(0)
+		m := <-s.watch
+		equal(t, "request over TCP", see(m), fmt.Sprintf("INVITE 0: %s to %s at %s true", m.From, pbxAt, hopAt))
+		equal(t, "its response", see(<-s.watch), fmt.Sprintf("INVITE 486: %s to %s at %s false", pbxAt, m.From, hopAt))
+
+		s.phone.sends(s.phone.invite())
+		s.after(33 * time.Second)
+		m = <-s.watch
+		equal(t, "over UDP", see(m), fmt.Sprintf("INVITE 0: %s to %s at %s false", phoneAt, pbxAt, hopAt))
+		m = <-s.watch
+		equal(t, "our own", see(m), fmt.Sprintf("INVITE 408: %s to %s at %s false", pbxAt, phoneAt, hopAt))
+		s.pbx.forgets()
+		s.phone.forgets()
+	}, oneWorker)
 }

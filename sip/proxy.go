@@ -1,10 +1,6 @@
 package sip
 
-import (
-	"net/netip"
-
-	"bellhop/dialog"
-)
+import "bellhop/dialog"
 
 // proxied is one request on its way through: the response context of RFC 3261
 // §16.6–16.7, with the server transaction towards the sender and the client
@@ -20,14 +16,13 @@ type proxied struct {
 	// What an observer is told with each response.
 	branch   string
 	src, dst dialog.Side
-	peer     netip.AddrPort
 	trunk    string
 }
 
 // response sends a response on, RFC 3261 §16.7. A 100 is hop by hop. It is
 // observed first: what it causes, as on another leg of the call, comes after it.
 func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
-	t.w.observeResponse(t, m, p.at)
+	t.w.observeResponse(t, p)
 	if m.status > 100 {
 		b, status := t.w.upstream(p, t.server.back)
 		t.server.respond(now, status, b)

@@ -276,10 +276,10 @@ func TestTrunksAreNamed(t *testing.T) {
 		for len(s.watch) > 0 {
 			m := <-s.watch
 			trunk := want[m.Method]
-			if m.Peer == otherAt {
+			if end(m) == otherAt {
 				trunk = "carrier"
 			}
-			equal(t, m.Method+" of "+m.Peer.String(), m.Trunk, trunk)
+			equal(t, m.Method+" of "+end(m).String(), m.Trunk, trunk)
 		}
 	}, func(c *sip.Config) {
 		c.Trunks = []sip.Trunk{{Name: "carrier", Sources: prefixes("192.0.2.102/32")}}

@@ -31,7 +31,6 @@ type routing struct {
 	dst  dialog.Side
 	edge flow   // to the peer on the edge side, for Record-Route and Path; zero: the URI decides
 	aor  string // who registered the binding that the request is sent to
-	peer netip.AddrPort
 }
 
 // Faults of routing. A next hop that cannot be reached counts as 503, which
@@ -209,7 +208,6 @@ func (w *worker) fromPBX(p *packet, r routing, next *msg.Uri, t token) (routing,
 // the URI names.
 func (w *worker) overFlow(p *packet, r routing, uri *msg.Uri) (routing, *fault) {
 	fl := r.edge
-	r.peer = fl.peer
 	switch fl.proto {
 	case UDP:
 		r.to = way{on: w.hop.udpListener(fl, p.on), to: fl.peer}
@@ -231,11 +229,6 @@ func (w *worker) overFlow(p *packet, r routing, uri *msg.Uri) (routing, *fault) 
 
 // over sends to an address.
 func (w *worker) over(p *packet, r routing, a Addr) (routing, *fault) {
-	if r.dst == edgeSide {
-		r.peer = a.AddrPort
-	} else {
-		r.peer = p.peer
-	}
 	l := w.hop.listenerFor(a.Proto, a.Addr(), p.on)
 	if l == nil {
 		return r, noTransport

@@ -45,13 +45,14 @@ func newStreams(h *Hop) *streams {
 // A stream is one connection: one goroutine reads it, another writes what
 // workers queue.
 type stream struct {
-	of   *streams
-	id   uint32
-	on   *listener
-	peer netip.AddrPort
-	out  chan outgoing
-	done chan struct{}
-	end  sync.Once
+	of    *streams
+	id    uint32
+	on    *listener
+	peer  netip.AddrPort
+	local netip.AddrPort // once the connection is open
+	out   chan outgoing
+	done  chan struct{}
+	end   sync.Once
 
 	mu   sync.Mutex
 	conn net.Conn // nil while it is being opened
@@ -97,6 +98,9 @@ func (ss *streams) add(c net.Conn, peer netip.AddrPort, l *listener) *stream {
 	s := &stream{
 		of: ss, id: ss.lastID.Add(1), on: l, peer: peer, conn: c,
 		out: make(chan outgoing, outQueue), done: make(chan struct{}),
+	}
+	if c != nil {
+		s.local = addrPort(c.LocalAddr())
 	}
 	ss.open.Store(peer, s)
 	ss.n.Add(1)
@@ -227,6 +231,7 @@ func (s *stream) dial() {
 		s.refuse()
 		return
 	}
+	s.local = addrPort(c.LocalAddr())
 	s.mu.Lock()
 	s.conn = c
 	s.mu.Unlock()

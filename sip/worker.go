@@ -248,7 +248,7 @@ func (w *worker) request(now instant, p *packet) {
 			return
 		}
 		if t := s.context; s.acknowledged(now) {
-			w.observe(p, t.dst, t.peer, t.trunk, "")
+			w.observe(p, t.dst, t.client.to.to, t.trunk, "")
 			return
 		}
 	}
@@ -322,7 +322,7 @@ func (w *worker) proxy(now instant, p *packet) {
 	w.branch = w.appendBranch(w.branch[:0], id, hash)
 	out := w.forwarded(p, &r, w.branch)
 
-	t := &proxied{w: w, src: p.side, dst: r.dst, peer: r.peer, trunk: w.trunkOf(p, &r)}
+	t := &proxied{w: w, src: p.side, dst: r.dst, trunk: w.trunkOf(p, &r)}
 	t.server.context = t
 	t.server.begin(w, w.key, w.back(p), m.is("INVITE"))
 	t.branch = t.server.key[:m.via.branch.to-m.via.branch.from]
@@ -333,7 +333,7 @@ func (w *worker) proxy(now instant, p *packet) {
 	if t.server.invite {
 		w.wheel.start(&t.server.timer, now+trying)
 	}
-	w.observe(p, r.dst, r.peer, t.trunk, r.aor)
+	w.observe(p, r.dst, r.to.to, t.trunk, r.aor)
 	t.client.begin(now)
 }
 
@@ -381,7 +381,7 @@ func (w *worker) stateless(p *packet, r *routing, hash uint32) {
 	w.hash.Write(m.text(m.via.value))
 	w.hash.Write(m.text(m.callID))
 	w.branch = w.appendBranch(w.branch[:0], w.hash.Sum64()&(1<<48-1), hash)
-	w.observe(p, r.dst, r.peer, w.trunkOf(p, r), r.aor)
+	w.observe(p, r.dst, r.to.to, w.trunkOf(p, r), r.aor)
 	w.send(r.to, w.forwarded(p, r, w.branch), 0)
 }
 
@@ -409,7 +409,7 @@ func (w *worker) cancel(now instant, p *packet) {
 	k.begin(w, w.key, w.back(p), false)
 	k.respond(now, 200, w.reply(p, 200, "OK", ""))
 	if t := s.context; t != nil {
-		w.observe(p, t.dst, t.peer, t.trunk, "")
+		w.observe(p, t.dst, t.client.to.to, t.trunk, "")
 		t.cancel(now, m)
 	}
 }
@@ -500,7 +500,7 @@ func (w *worker) forget(b []byte) []byte {
 
 func (w *worker) trunkOf(p *packet, r *routing) string {
 	if r.dst == edgeSide {
-		return w.hop.trunk(r.peer.Addr())
+		return w.hop.trunk(r.to.to.Addr())
 	}
 	return w.hop.trunk(p.peer.Addr())
 }

@@ -158,11 +158,11 @@ func (b *bare) observe(p *passage, raw []byte, own bool) {
 		Head:    head,
 		Body:    body,
 	}
-	edge := p.from
-	if edge.Side == dialog.PBX {
-		edge = p.to
+	o.From, o.To, o.Local = p.from.Addr, p.to.Addr, Bellhop
+	o.Trunk = p.from.Trunk
+	if p.from.Side == dialog.PBX {
+		o.Trunk = p.to.Trunk
 	}
-	o.Peer, o.Trunk = edge.Addr, edge.Trunk
 	if r := b.registration(m); r != nil {
 		user, host := userHost(address(r.in.get("To")))
 		o.AOR = user + "@" + host
