@@ -428,6 +428,16 @@ func (l *leg) newParty(ext Extension, flow Flow) *party {
 	return p
 }
 
+// CallOf returns the id of the call that has a leg with this Call-ID, "" if none
+// has, and whether any leg of the call is up.
+func (t *Tracker) CallOf(callID string) (id string, up bool) {
+	c := t.byCallID[callID]
+	if c == nil {
+		return "", false
+	}
+	return c.id, c.live()
+}
+
 // leg returns the leg whose INVITE m is, answers or cancels, and nil if there
 // is none: m is then of a transaction within a dialog.
 func (c *call) leg(origin Side, m *Message) *leg {

@@ -1,0 +1,321 @@
+package trace
+
+import (
+	"encoding/binary"
+	"encoding/xml"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"bellhop/dialog"
+)
+
+var update = flag.Bool("update", false, "rewrite the ladders in testdata")
+
+// TestText compares a ladder with the one that was looked at.
+func TestText(t *testing.T) {
+	r := newRig(t, 10)
+	a, b := caller("one"), callee("two", cid)
+	a.body = sdp
+	c := r.kept(r.call(a, b))
+	const file = "testdata/call.txt"
+	if *update {
+		if err := os.WriteFile(file, []byte(c.Text()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Text(); got != string(want) {
+		t.Errorf("got\n%s", got)
+	}
+}
+
+const attack = `<img src=x onerror=alert(1)>`
+
+// hostile is a call in which everything that can be is hostile.
+func hostile(t *testing.T) Call {
+	r := newRig(t, 10)
+	a := caller("one")
+	a.from = `"` + attack + `" <sip:` + "\x1b]0;x\x07\u202e\xff\"'&lt;]]>-->" + `@pbx.example>`
+	a.head = "X: </svg><script>alert(1)</script>\x1b[2J\r\n"
+	r.sees(a.request("INVITE"))
+	m := a.response("INVITE", 180)
+	m.Head = strings.Replace(m.Head, "Ringing", attack+"\x1b[31m\x00", 1)
+	r.sees(m)
+	odd := a.request(`INFO`)
+	odd.Method = attack
+	odd.Head = attack + " sip:x SIP/2.0\r\n" + odd.Head
+	r.sees(odd)
+	id, _ := r.tracker.CallOf("one")
+	c := r.kept(id)
+	c.Ends[1].Name = attack + c.Ends[1].Name
+	c.Ends[0].Name = `"/><script>`
+	return c
+}
+
+// TestAPictureIsInert holds a picture of what is hostile to well-formed XML with
+// nothing in it but what draws.
+func TestAPictureIsInert(t *testing.T) {
+	draws := map[string]string{
+		"svg": "xmlns class role width height viewBox", "title": "", "style": "", "g": "class",
+		"rect": "class x y width height rx", "text": "class x y", "path": "class d", "circle": "class cx cy r", "tspan": "class dx",
+	}
+	c := hostile(t)
+	picture := c.SVG()
+	d := xml.NewDecoder(strings.NewReader(picture))
+	texts := ""
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, picture)
+		}
+		switch e := token.(type) {
+		case xml.StartElement:
+			attributes, ok := draws[e.Name.Local]
+			if !ok {
+				t.Errorf("there is a <%s>", e.Name.Local)
+			}
+			for _, a := range e.Attr {
+				if !strings.Contains(" "+attributes+" ", " "+a.Name.Local+" ") {
+					t.Errorf("<%s> has a %s", e.Name.Local, a.Name.Local)
+				}
+			}
+		case xml.CharData:
+			texts += string(e)
+		case xml.Comment, xml.ProcInst, xml.Directive:
+			t.Errorf("there is a %T", e)
+		}
+	}
+	if !strings.Contains(texts, attack) {
+		t.Error("the name that was to be shown is not")
+	}
+	for _, bad := range []string{"\x1b", "\x00", "\u202e", attack, "<script"} {
+		if strings.Contains(picture, bad) {
+			t.Errorf("%q is in it", bad)
+		}
+	}
+}
+
+func TestATerminalIsNotSteered(t *testing.T) {
+	c := hostile(t)
+	for _, r := range c.Text() {
+		if r < ' ' && r != '\n' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x202e {
+			t.Errorf("%q is in it", r)
+		}
+	}
+}
+
+// TestLadders draws what is not a plain call: none may fail.
+func TestLadders(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		see     func(*rig)
+		columns string
+	}{
+		{"no callee", func(r *rig) { r.sees(caller("one").request("INVITE")) }, "101 bellhop pbx"},
+		{"no caller", func(r *rig) { r.sees(callee("one", "").request("INVITE")) }, "pbx bellhop 102"},
+		{"to itself", func(r *rig) {
+			m := callee("one", "").request("INVITE")
+			m.Dst, m.To = dialog.PBX, pbxAt
+			r.sees(m)
+		}, "bellhop pbx"},
+		{"past the PBX", func(r *rig) {
+			r.sees(caller("one").request("INVITE"))
+			m := caller("one").request("BYE")
+			m.Dst, m.To = dialog.Edge, bobAt
+			r.sees(m)
+		}, "101 bellhop pbx bellhop 102"},
+		{"a trunk", func(r *rig) {
+			m := caller("one").request("INVITE")
+			m.Trunk = "carrier"
+			r.sees(m)
+			m = caller("one").response("INVITE", 180)
+			m.Trunk, m.To = "carrier", bobAt
+			r.sees(m)
+		}, "carrier bellhop pbx"},
+	} {
+		r := newRig(t, 10)
+		tt.see(r)
+		id, _ := r.tracker.CallOf("one")
+		c := r.kept(id)
+		var names []string
+		l := c.ladder()
+		for _, col := range l.columns {
+			names = append(names, col.name)
+		}
+		if got := strings.Join(names, " "); got != tt.columns {
+			t.Errorf("%s: columns %s, want %s", tt.name, got, tt.columns)
+		}
+		if err := xml.Unmarshal([]byte(c.SVG()), new(struct{})); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if n := strings.Count(c.Text(), "▶") + strings.Count(c.Text(), "◀"); n != len(c.Messages) {
+			t.Errorf("%s: %d arrows in\n%s", tt.name, n, c.Text())
+		}
+		c.PCAP()
+	}
+	empty := Call{Ends: []End{{Name: "pbx", Side: dialog.PBX}}}
+	empty.Text()
+	empty.SVG()
+	empty.PCAP()
+}
+
+// A packet is one of a capture file, taken apart again.
+type packet struct {
+	usec     int64
+	from, to netip.AddrPort
+	stream   bool
+	seq, ack uint32
+	text     string
+}
+
+// parse reads a capture file, and fails where Wireshark would complain.
+func parse(t *testing.T, b []byte) (ps []packet) {
+	t.Helper()
+	le, be := binary.LittleEndian, binary.BigEndian
+	if le.Uint32(b) != 0xa1b2c3d4 || le.Uint16(b[4:]) != 2 || le.Uint16(b[6:]) != 4 || le.Uint32(b[20:]) != 101 {
+		t.Fatalf("the file begins % x", b[:24])
+	}
+	for b = b[24:]; len(b) > 0; {
+		n := le.Uint32(b[8:])
+		if n != le.Uint32(b[12:]) || int(n) > len(b)-16 {
+			t.Fatalf("a packet has %d bytes of %d", n, le.Uint32(b[12:]))
+		}
+		p := packet{usec: int64(le.Uint32(b))*1e6 + int64(le.Uint32(b[4:]))}
+		ip := b[16 : 16+n]
+		b = b[16+n:]
+		var src, dst netip.Addr
+		var proto byte
+		var rest, pseudo []byte
+		switch ip[0] >> 4 {
+		case 4:
+			if ones(ip[:20]) != 0xffff || int(be.Uint16(ip[2:])) != len(ip) {
+				t.Errorf("IP header % x of %d bytes", ip[:20], len(ip))
+			}
+			src, _ = netip.AddrFromSlice(ip[12:16])
+			dst, _ = netip.AddrFromSlice(ip[16:20])
+			proto, rest, pseudo = ip[9], ip[20:], append([]byte{}, ip[12:20]...)
+		case 6:
+			if int(be.Uint16(ip[4:])) != len(ip)-40 {
+				t.Errorf("IP header % x of %d bytes", ip[:40], len(ip))
+			}
+			src, _ = netip.AddrFromSlice(ip[8:24])
+			dst, _ = netip.AddrFromSlice(ip[24:40])
+			proto, rest, pseudo = ip[6], ip[40:], append([]byte{}, ip[8:40]...)
+		default:
+			t.Fatalf("IP version %d", ip[0]>>4)
+		}
+		pseudo = append(pseudo, 0, proto)
+		pseudo = be.AppendUint16(pseudo, uint16(len(rest)))
+		if ones(append(pseudo, rest...)) != 0xffff {
+			t.Errorf("the checksum over %s to %s is wrong", src, dst)
+		}
+		p.from, p.to = netip.AddrPortFrom(src, be.Uint16(rest)), netip.AddrPortFrom(dst, be.Uint16(rest[2:]))
+		switch proto {
+		case 17:
+			if int(be.Uint16(rest[4:])) != len(rest) || be.Uint16(rest[6:]) == 0 {
+				t.Errorf("UDP header % x of %d bytes", rest[:8], len(rest))
+			}
+			p.text = string(rest[8:])
+		case 6:
+			p.stream, p.seq, p.ack = true, be.Uint32(rest[4:]), be.Uint32(rest[8:])
+			if rest[12]>>4 != 5 || rest[13] != 0x18 {
+				t.Errorf("TCP header % x", rest[:20])
+			}
+			p.text = string(rest[20:])
+		default:
+			t.Fatalf("protocol %d", proto)
+		}
+		ps = append(ps, p)
+	}
+	return ps
+}
+
+// ones is the ones' complement sum of b, reckoned in another way than checksum.
+func ones(b []byte) (s uint16) {
+	for i := range b {
+		v := uint16(b[i])
+		if i%2 == 0 {
+			v <<= 8
+		}
+		if s += v; s < v {
+			s++ // the carry comes round
+		}
+	}
+	return s
+}
+
+func TestCapture(t *testing.T) {
+	r := newRig(t, 10)
+	a, b := caller("one"), callee("two", cid)
+	a.stream = true
+	a.body = "odd"
+	id := r.call(a, b)
+	own := a.message("BYE", 486, false)
+	own.Own = true
+	r.sees(own)
+	c := r.kept(id)
+	ps := parse(t, c.PCAP())
+	if len(ps) != len(c.Messages) {
+		t.Fatalf("%d packets of %d messages", len(ps), len(c.Messages))
+	}
+	next := map[string]uint32{}
+	for i, p := range ps {
+		m := &c.Messages[i]
+		from, to := m.From, m.Local
+		if m.Own {
+			from, to = m.Local, m.To
+		}
+		if p.text != m.Text() || p.from != from || p.to != to || p.stream != m.Stream || p.usec != m.At.UnixMicro() {
+			t.Errorf("packet %d is %+v, of the message %+v", i, p, *m)
+		}
+		if !p.stream {
+			continue
+		}
+		way, back := fmt.Sprint(p.from, p.to), fmt.Sprint(p.to, p.from)
+		if p.seq != next[way]+1 || p.ack != next[back]+1 {
+			t.Errorf("packet %d has the numbers %d and %d, want %d and %d", i, p.seq, p.ack, next[way]+1, next[back]+1)
+		}
+		next[way] += uint32(len(p.text))
+	}
+}
+
+// TestAChecksumOfZero: in UDP that would mean that there is none.
+func TestAChecksumOfZero(t *testing.T) {
+	c := Call{Ends: []End{{}}, Messages: []Message{{From: phoneAt, Local: hopAt}}}
+	for i := range 1 << 16 {
+		c.Messages[0].Head = string([]byte{byte(i >> 8), byte(i)})
+		if b := c.PCAP(); b[24+16+26] == 0xff && b[24+16+27] == 0xff {
+			parse(t, b)
+			return
+		}
+	}
+	t.Error("no text has the checksum 0xffff")
+}
+
+func TestCaptureOfAnyFamily(t *testing.T) {
+	for _, tt := range []struct{ from, local, wantFrom, wantLocal string }{
+		{"[2001:db8::1]:5060", "[2001:db8::5]:5060", "[2001:db8::1]:5060", "[2001:db8::5]:5060"},
+		{"192.0.2.9:5062", "[::]:5060", "192.0.2.9:5062", "0.0.0.0:5060"},
+		{"192.0.2.9:5062", "[2001:db8::5]:5060", "[::ffff:192.0.2.9]:5062", "[2001:db8::5]:5060"},
+	} {
+		c := Call{Ends: []End{{}}, Messages: []Message{{From: netip.MustParseAddrPort(tt.from), Local: netip.MustParseAddrPort(tt.local), Head: "x"}}}
+		for _, c.Messages[0].Stream = range []bool{false, true} {
+			p := parse(t, c.PCAP())[0]
+			if p.from.String() != tt.wantFrom || p.to.String() != tt.wantLocal {
+				t.Errorf("%s to %s is %s to %s", tt.from, tt.local, p.from, p.to)
+			}
+		}
+	}
+}

@@ -1,0 +1,145 @@
+package trace
+
+import (
+	"encoding/binary"
+	"net/netip"
+)
+
+// linkRaw is LINKTYPE_RAW: each packet begins with its IP header.
+const linkRaw = 101
+
+// PCAP is the messages as a capture file of the classic format, each in one IP
+// packet with the addresses and ports that it came with: what bellhop received,
+// and what it said itself. Of a TCP stream only the segments with these
+// messages are there, numbered as if nothing else had been sent.
+func (c *Call) PCAP() []byte {
+	b := make([]byte, 0, 24+len(c.Messages)*1500)
+	b = binary.LittleEndian.AppendUint32(b, 0xa1b2c3d4) // times are in microseconds
+	b = binary.LittleEndian.AppendUint16(b, 2)
+	b = binary.LittleEndian.AppendUint16(b, 4)
+	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
+	b = binary.LittleEndian.AppendUint32(b, 1<<16)
+	b = binary.LittleEndian.AppendUint32(b, linkRaw)
+	sent := map[[2]netip.AddrPort]uint32{} // bytes of a stream in one direction
+	for i := range c.Messages {
+		m := &c.Messages[i]
+		from, to := m.From, m.Local
+		if m.Own {
+			from, to = m.Local, m.To
+		}
+		from, to = alike(from, to)
+		text := m.Text()
+		var segment []byte
+		if m.Stream {
+			way, back := [2]netip.AddrPort{from, to}, [2]netip.AddrPort{to, from}
+			segment = tcp(from, to, 1+sent[way], 1+sent[back], text)
+			sent[way] += uint32(len(text))
+		} else {
+			segment = udp(from, to, text)
+		}
+		packet := ip(from.Addr(), to.Addr(), m.Stream, uint16(i), segment)
+		b = binary.LittleEndian.AppendUint32(b, uint32(m.At.Unix()))
+		b = binary.LittleEndian.AppendUint32(b, uint32(m.At.Nanosecond()/1000))
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(packet)))
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(packet)))
+		b = append(b, packet...)
+	}
+	return b
+}
+
+// alike gives two addresses one family: a socket on [::] hears IPv4 too. One
+// that is not known is 0.0.0.0.
+func alike(a, b netip.AddrPort) (netip.AddrPort, netip.AddrPort) {
+	known := func(p netip.AddrPort) netip.Addr {
+		if !p.IsValid() {
+			return netip.IPv4Unspecified()
+		}
+		return p.Addr().Unmap()
+	}
+	x, y := known(a), known(b)
+	switch {
+	case x.Is4() && y == netip.IPv6Unspecified():
+		y = netip.IPv4Unspecified()
+	case x.Is4() != y.Is4():
+		x, y = netip.AddrFrom16(x.As16()), netip.AddrFrom16(y.As16())
+	}
+	return netip.AddrPortFrom(x, a.Port()), netip.AddrPortFrom(y, b.Port())
+}
+
+const (
+	protoTCP = 6
+	protoUDP = 17
+)
+
+func ip(from, to netip.Addr, stream bool, id uint16, payload []byte) []byte {
+	proto := byte(protoUDP)
+	if stream {
+		proto = protoTCP
+	}
+	var b []byte
+	if from.Is4() {
+		b = []byte{0x45, 0}
+		b = binary.BigEndian.AppendUint16(b, uint16(20+len(payload)))
+		b = binary.BigEndian.AppendUint16(b, id)
+		b = append(b, 0x40, 0, 64, proto, 0, 0) // don't fragment
+		b = append(append(b, from.AsSlice()...), to.AsSlice()...)
+		binary.BigEndian.PutUint16(b[10:], checksum(b, 0))
+	} else {
+		b = []byte{0x60, 0, 0, 0}
+		b = binary.BigEndian.AppendUint16(b, uint16(len(payload)))
+		b = append(b, proto, 64)
+		b = append(append(b, from.AsSlice()...), to.AsSlice()...)
+	}
+	return append(b, payload...)
+}
+
+func udp(from, to netip.AddrPort, text string) []byte {
+	b := make([]byte, 0, 8+len(text))
+	b = binary.BigEndian.AppendUint16(b, from.Port())
+	b = binary.BigEndian.AppendUint16(b, to.Port())
+	b = binary.BigEndian.AppendUint16(b, uint16(8+len(text)))
+	b = append(append(b, 0, 0), text...)
+	sum := checksum(b, pseudo(from.Addr(), to.Addr(), protoUDP, len(b)))
+	if sum == 0 {
+		sum = 0xffff // RFC 768: 0 means none
+	}
+	binary.BigEndian.PutUint16(b[6:], sum)
+	return b
+}
+
+func tcp(from, to netip.AddrPort, seq, ack uint32, text string) []byte {
+	b := make([]byte, 0, 20+len(text))
+	b = binary.BigEndian.AppendUint16(b, from.Port())
+	b = binary.BigEndian.AppendUint16(b, to.Port())
+	b = binary.BigEndian.AppendUint32(b, seq)
+	b = binary.BigEndian.AppendUint32(b, ack)
+	b = append(b, 5<<4, 0x18, 0xff, 0xff, 0, 0, 0, 0) // ACK, PSH
+	b = append(b, text...)
+	binary.BigEndian.PutUint16(b[16:], checksum(b, pseudo(from.Addr(), to.Addr(), protoTCP, len(b))))
+	return b
+}
+
+// pseudo is the sum of the header that UDP and TCP checksums begin with: RFC
+// 768, RFC 9293 §3.1, RFC 8200 §8.1.
+func pseudo(from, to netip.Addr, proto byte, length int) uint32 {
+	return sum(from.AsSlice()) + sum(to.AsSlice()) + uint32(proto) + uint32(length)
+}
+
+func sum(b []byte) (s uint32) {
+	for ; len(b) > 1; b = b[2:] {
+		s += uint32(b[0])<<8 | uint32(b[1])
+	}
+	if len(b) > 0 {
+		s += uint32(b[0]) << 8
+	}
+	return s
+}
+
+// checksum is the Internet checksum of b behind what was summed already (RFC 1071).
+func checksum(b []byte, before uint32) uint16 {
+	s := before + sum(b)
+	for s > 0xffff {
+		s = s>>16 + s&0xffff
+	}
+	return ^uint16(s)
+}

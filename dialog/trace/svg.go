@@ -1,0 +1,172 @@
+package trace
+
+import (
+	"encoding/xml"
+	"fmt"
+	"strings"
+)
+
+// Places in a drawing, in pixels.
+const (
+	gutter    = 92  // for the times
+	between   = 168 // columns
+	margin    = 84  // from the last column to the edge
+	top       = 64  // of the heads of the columns
+	headHigh  = 46
+	headWide  = 136
+	firstRow  = top + headHigh + 40
+	rowHigh   = 36
+	dayChange = 30
+)
+
+// The colors follow the reader's theme. All that is drawn has a class, so that a
+// page that has the drawing in it may color it otherwise.
+const style = `
+.ladder{--paper:#fff;--ink:#1f2328;--faint:#656d76;--line:#d0d7de;--head:#f6f8fa;--request:#0969da;--trying:#6e7781;--ringing:#9a6700;--success:#1a7f37;--redirect:#8250df;--failure:#cf222e;--own:#bc4c00;background:var(--paper);font:13px ui-sans-serif,system-ui,"Segoe UI",Helvetica,Arial,"DejaVu Sans",sans-serif}
+@media (prefers-color-scheme:dark){.ladder{--paper:#0d1117;--ink:#e6edf3;--faint:#8d96a0;--line:#30363d;--head:#161b22;--request:#58a6ff;--trying:#8b949e;--ringing:#d29922;--success:#3fb950;--redirect:#bc8cff;--failure:#ff7b72;--own:#f0883e}}
+.paper{fill:var(--paper)}
+.title{fill:var(--ink);font-weight:600;font-size:14px}
+.note,.time,.address{fill:var(--faint);font-size:11px}
+.time{text-anchor:end;font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;font-variant-numeric:tabular-nums}
+.name{fill:var(--ink);font-weight:600}
+.name,.address,.label{text-anchor:middle}
+.head{fill:var(--head);stroke:var(--line)}
+.hop .head{fill:none;stroke:var(--line);stroke-dasharray:4 3}
+.hop .name{fill:var(--faint)}
+.life{stroke:var(--line);stroke-width:1.5}
+.gap{stroke:var(--line);stroke-dasharray:2 5}
+.label{fill:var(--tone);font-weight:500;paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
+.sdp{font-size:10px;font-weight:600;fill:var(--faint)}
+.arrow{stroke:var(--tone);stroke-width:1.75;fill:none}
+.tip,.bead{fill:var(--tone)}
+.request{--tone:var(--request)}.trying{--tone:var(--trying)}.ringing{--tone:var(--ringing)}.success{--tone:var(--success)}.redirect{--tone:var(--redirect)}.failure{--tone:var(--failure)}.own{--tone:var(--own)}
+.own .arrow{stroke-dasharray:5 3}
+`
+
+// SVG draws a call as a picture. What came off the wire is text in it, and
+// nothing else; there is no script, and it loads nothing.
+func (c *Call) SVG() string {
+	var b strings.Builder
+	l := c.ladder()
+	width := gutter + (len(l.columns)-1)*between + margin + margin
+	x := func(col int) int { return gutter + margin + col*between }
+	bottom := firstRow + len(c.Messages)*rowHigh
+	for i := range c.Messages {
+		if c.pause(i) {
+			bottom += dayChange
+		}
+	}
+	height := bottom + 20
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" class="ladder" role="img" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d">`, width, height)
+	fmt.Fprintf(&b, `<title>%s</title><style>%s</style>`, escaped(c.title()), style)
+	fmt.Fprintf(&b, `<rect class="paper" width="%d" height="%d"/>`, width, height)
+	fmt.Fprintf(&b, `<text class="title" x="20" y="30">%s</text>`, escaped(c.heading(&l)))
+	fmt.Fprintf(&b, `<text class="note" x="20" y="49">%s</text>`, escaped(c.title()))
+	for i, col := range l.columns {
+		class, y := "end", top+28
+		if col.end < 0 {
+			class = "hop"
+		}
+		if col.address != "" {
+			y = top + 20
+		}
+		fmt.Fprintf(&b, `<g class="%s"><path class="life" d="M%d %dV%d"/><rect class="head" x="%d" y="%d" width="%d" height="%d" rx="8"/>`,
+			class, x(i), top+headHigh, bottom-8, x(i)-headWide/2, top, headWide, headHigh)
+		fmt.Fprintf(&b, `<text class="name" x="%d" y="%d">%s</text>`, x(i), y, escaped(short(col.name, 15)))
+		if col.address != "" {
+			fmt.Fprintf(&b, `<text class="address" x="%d" y="%d">%s</text>`, x(i), top+36, escaped(short(col.address, 23)))
+		}
+		b.WriteString("</g>")
+	}
+	y := firstRow
+	for i := range c.Messages {
+		m := &c.Messages[i]
+		if c.pause(i) {
+			fmt.Fprintf(&b, `<path class="gap" d="M%d %dH%d"/>`, gutter, y-10, width-24)
+			y += dayChange
+		}
+		from, to, through := l.path(m)
+		c.arrow(&b, m, x, y, from, to, through)
+		y += rowHigh
+	}
+	b.WriteString("</svg>\n")
+	return b.String()
+}
+
+// pause reports whether there is a second or more before a message: that is
+// shown.
+func (c *Call) pause(i int) bool {
+	return i > 0 && c.Messages[i].At.Sub(c.Messages[i-1].At).Seconds() >= 1
+}
+
+// heading is who calls whom.
+func (c *Call) heading(l *ladder) string {
+	var left, right []string
+	for _, col := range l.columns {
+		if col.end > 0 && c.Ends[col.end].Calls {
+			left = append(left, col.name)
+		} else if col.end > 0 {
+			right = append(right, col.name)
+		}
+	}
+	heading := short(strings.Join(left, ", "), 60)
+	if len(right) > 0 {
+		heading += " → " + short(strings.Join(right, ", "), 60)
+	}
+	return heading
+}
+
+func (c *Call) arrow(b *strings.Builder, m *Message, x func(int) int, y, from, to int, through []int) {
+	x1, x2, dir := x(from), x(to), 1
+	if x2 < x1 {
+		dir = -1
+	}
+	fmt.Fprintf(b, `<g class="%s"><title>%s</title>`, m.tone(), escaped(m.Summary()))
+	fmt.Fprintf(b, `<text class="time" x="%d" y="%d">%.3f s</text>`, gutter-10, y+4, c.began(m).Seconds())
+	fmt.Fprintf(b, `<path class="arrow" d="M%d %dH%d"/>`, x1, y, x2-dir*7)
+	fmt.Fprintf(b, `<path class="tip" d="M%d %dl%d -5v10z"/>`, x2, y, -dir*9)
+	room := max(x1-x2, x2-x1)/8 - 4
+	fmt.Fprintf(b, `<text class="label" x="%d" y="%d">%s`, (x1+x2)/2, y-8, escaped(short(m.label(), room)))
+	if m.sdp() {
+		b.WriteString(`<tspan class="sdp" dx="6">SDP</tspan>`)
+	}
+	b.WriteString("</text>")
+	for _, h := range through {
+		fmt.Fprintf(b, `<circle class="bead" cx="%d" cy="%d" r="3"/>`, x(h), y)
+	}
+	b.WriteString("</g>")
+}
+
+// tone is the class by which a message is colored.
+func (m *Message) tone() string {
+	switch s := m.Status; {
+	case m.Own:
+		return "own"
+	case s == 0:
+		return "request"
+	case s == 100:
+		return "trying"
+	case s < 200:
+		return "ringing"
+	case s < 300:
+		return "success"
+	case s < 400 || s == 401 || s == 407:
+		return "redirect"
+	}
+	return "failure"
+}
+
+func short(s string, room int) string {
+	r := []rune(printable(s))
+	if len(r) > room {
+		r = append(r[:max(room-1, 0)], '…')
+	}
+	return string(r)
+}
+
+// escaped makes text that may stand in XML of what came off the wire.
+func escaped(s string) string {
+	var b strings.Builder
+	xml.EscapeText(&b, []byte(printable(s)))
+	return b.String()
+}

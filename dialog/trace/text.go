@@ -1,0 +1,140 @@
+package trace
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// spacing is how far the columns of a ladder in text stand apart; before is the
+// room for the time.
+const (
+	spacing = 16
+	before  = 12
+)
+
+// Text draws a call for a terminal: the ladder, then each message as the flow
+// files have it. What a terminal would obey is taken out.
+func (c *Call) Text() string {
+	var b strings.Builder
+	b.WriteString(c.title() + "\n\n")
+	if len(c.Messages) == 0 {
+		return b.String()
+	}
+	l := c.ladder()
+	c.drawText(&b, &l)
+	b.WriteByte('\n')
+	at := c.Messages[0].At
+	for i := range c.Messages {
+		m := &c.Messages[i]
+		if wait := m.At.Sub(at).Round(time.Microsecond); wait > 0 {
+			fmt.Fprintf(&b, "-- after %v --\n", wait)
+			at = m.At
+		}
+		from, to, _ := l.path(m)
+		fmt.Fprintf(&b, "-- %s -> %s --\n", printable(l.columns[from].name), printable(l.columns[to].name))
+		text := strings.TrimRight(strings.ReplaceAll(m.Text(), "\r\n", "\n"), "\n")
+		for line := range strings.SplitSeq(text, "\n") {
+			b.WriteString(printable(line) + "\n")
+		}
+		if m.Cut {
+			b.WriteString("…\n")
+		}
+	}
+	return b.String()
+}
+
+// title says which call it is, and what of it is missing.
+func (c *Call) title() string {
+	s := fmt.Sprintf("call %s, %s", c.ID, c.Began.UTC().Format("2006-01-02 15:04:05.000 MST"))
+	if c.Up {
+		s += ", not over yet"
+	}
+	if c.LeftOut > 0 {
+		s += fmt.Sprintf(", %d messages left out", c.LeftOut)
+	}
+	return s
+}
+
+func (c *Call) drawText(b *strings.Builder, l *ladder) {
+	width := before + len(l.columns)*spacing
+	center := func(col int) int { return before + col*spacing + spacing/2 }
+	row := func() []rune { return []rune(strings.Repeat(" ", width)) }
+	flush := func(r []rune) { b.WriteString(strings.TrimRight(string(r), " ") + "\n") }
+
+	names, addresses := row(), row()
+	for i, col := range l.columns {
+		write(names, center(i), col.name, spacing-1)
+		write(addresses, center(i), strings.TrimSuffix(col.address, ":5060"), spacing-1)
+	}
+	flush(names)
+	flush(addresses)
+	for i := range c.Messages {
+		m := &c.Messages[i]
+		r := row()
+		copy(r, []rune(fmt.Sprintf("%9.3fs", c.began(m).Seconds())))
+		from, to, through := l.path(m)
+		x, y := min(center(from), center(to)), max(center(from), center(to))
+		for i := x + 1; i < y; i++ {
+			r[i] = '─'
+		}
+		for i := range l.columns {
+			r[center(i)] = '│'
+		}
+		for _, h := range through {
+			r[center(h)] = '┼'
+		}
+		if from < to {
+			r[y-1] = '▶'
+		} else {
+			r[x+1] = '◀'
+		}
+		label := m.label()
+		if m.sdp() {
+			label += " SDP"
+		}
+		mark(r, x, y, center(from), label)
+		flush(r)
+	}
+}
+
+// mark writes a label onto an arrow from x to y: beside the sender if there is
+// room before bellhop, else in the middle.
+func mark(r []rune, x, y, sender int, label string) {
+	label = printable(label)
+	room := spacing - 4
+	at := sender + spacing/2
+	if sender == y {
+		at = sender - spacing/2
+	}
+	if utf8.RuneCountInString(label) > room && y-x > spacing {
+		room, at = y-x-4, (x+y)/2
+	}
+	write(r, at, label, room)
+}
+
+// write puts text into a row around the place at, no longer than room.
+func write(r []rune, at int, text string, room int) {
+	t := []rune(printable(text))
+	if len(t) > room {
+		t = append(t[:room-1], '…')
+	}
+	from := max(0, at-len(t)/2)
+	copy(r[from:], t)
+}
+
+// printable takes out of a line what is no character to be seen: controls and
+// what steers terminals, what is not UTF-8, and what turns the direction.
+func printable(line string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\t':
+			return ' '
+		case !unicode.IsPrint(r):
+			return '\uFFFD'
+		}
+		return r
+	}, strings.ToValidUTF8(line, "\uFFFD"))
+}

@@ -1,0 +1,420 @@
+// Package trace keeps the messages of the last calls, and draws them as ladders.
+//
+// A [Recorder] stands before the tracker, and so behind the way of the messages:
+// what it shows is what was observed. Each message is
+// kept as bellhop received it. What it sends on is the same, but for its own
+// Via, Record-Route and the like. Of bellhop's own messages only the answers are
+// seen that it gives in place of somebody who gave none. A CANCEL and the ACK of
+// a refusal are drawn to the other end, though each hop sends its own.
+//
+// # Secrets
+//
+// They are masked before a message is kept: see mask. An x stands for each
+// byte, so that lengths are as they were.
+//
+// # Memory
+//
+// Calls that are up are kept, [Recorder.Configure] says how many, and as many
+// that are over: they make room, the oldest first. While as many are up, new
+// ones are not recorded. Calls of which no event was said, which is all that a
+// scanner gets, have a room of their own, a quarter as large, and push nobody
+// out. Of a call the first 256 messages are kept, 256 KiB of them and 32 ends,
+// and of a message 16 KiB. All together is at most 64 MiB: when that is full,
+// those that are over go first, and then messages are left out. What is left
+// out is counted.
+package trace
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+	"unsafe"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"bellhop/dialog"
+)
+
+const (
+	maxMessages = 256       // of a call
+	maxEnds     = 32        // of a call
+	maxCall     = 256 << 10 // bytes of a call
+	maxMessage  = 16 << 10  // bytes of a message
+	maxBytes    = 64 << 20  // in all
+
+	sweepEvery = 10 * time.Second
+)
+
+// A Recorder keeps the messages of the last calls. It belongs to the tracker's
+// goroutine.
+type Recorder struct {
+	size    int                // calls of each kind; 0: nothing is kept
+	up      map[string]*record // calls that are up, by id
+	over    *finished
+	unsaid  *finished          // over, and no event was said of them
+	callIDs map[string]*record // all, by the Call-IDs of their legs
+	bytes   int
+	swept   time.Time
+}
+
+// A record is a call that is kept.
+type record struct {
+	Call
+	in    *finished // nil: it is up
+	said  bool      // there was an event of it
+	bytes int
+}
+
+// finished are calls that are over, in the order of their ends. They are never
+// looked up in a way that would change it.
+type finished = simplelru.LRU[string, *record]
+
+// New returns a Recorder of so many calls.
+func New(calls int) *Recorder {
+	const unbounded = 1 << 30                                    // see fit
+	over, _ := simplelru.NewLRU[string, *record](unbounded, nil) // fails only without a size
+	unsaid, _ := simplelru.NewLRU[string, *record](unbounded, nil)
+	return &Recorder{size: calls, up: map[string]*record{}, over: over, unsaid: unsaid, callIDs: map[string]*record{}}
+}
+
+// Configure changes how many calls are kept; 0: none.
+func (r *Recorder) Configure(calls int) {
+	r.size = calls
+	r.fit()
+	if calls > 0 {
+		return
+	}
+	for _, c := range r.up {
+		r.forget(c)
+	}
+}
+
+// fit forgets calls that are over until there are no more than may be.
+func (r *Recorder) fit() {
+	for r.over.Len() > r.size {
+		r.forgetOldest(r.over)
+	}
+	for r.unsaid.Len() > (r.size+3)/4 {
+		r.forgetOldest(r.unsaid)
+	}
+}
+
+func (r *Recorder) forgetOldest(from *finished) {
+	_, c, _ := from.GetOldest()
+	r.forget(c)
+}
+
+// forget gives the memory of a call back.
+func (r *Recorder) forget(c *record) {
+	r.take(c)
+	r.bytes -= c.bytes
+	for _, l := range c.Legs {
+		if r.callIDs[l.CallID] == c {
+			delete(r.callIDs, l.CallID)
+		}
+	}
+}
+
+// take takes a call from among those that it is in.
+func (r *Recorder) take(c *record) {
+	if c.in == nil {
+		delete(r.up, c.ID)
+	} else {
+		c.in.Remove(c.ID)
+	}
+}
+
+// put moves a call to where it belongs.
+func (r *Recorder) put(c *record, up bool) {
+	to := r.unsaid
+	switch {
+	case up:
+		to = nil
+	case c.said:
+		to = r.over
+	}
+	if to == c.in {
+		return
+	}
+	r.take(c)
+	c.in = to
+	if up {
+		r.up[c.ID] = c
+		return
+	}
+	to.Add(c.ID, c)
+	r.fit()
+}
+
+// Observe shows t a message, keeps it if it is a call's, and returns what t
+// says.
+func (r *Recorder) Observe(t *dialog.Tracker, m dialog.Message) []dialog.Event {
+	if r.size == 0 {
+		return t.Observe(m)
+	}
+	id, _ := t.CallOf(m.CallID)
+	said := t.Observe(m)
+	now, up := t.CallOf(m.CallID)
+	if now != "" {
+		id = now // else it was a call until this message
+	}
+	if c := r.record(t, id, up, &m); c != nil {
+		r.put(c, true) // or it would make room for its own message
+		r.add(t, c, &m)
+		r.hear(said)
+		if len(c.Messages) > 0 {
+			r.put(c, up)
+		} else {
+			r.forget(c)
+		}
+	}
+	return said
+}
+
+// Advance has t do what is due, and returns what t says.
+func (r *Recorder) Advance(t *dialog.Tracker, now time.Time) []dialog.Event {
+	said := t.Advance(now)
+	r.hear(said)
+	for i := range said {
+		if c := r.find(said[i].Call); c != nil {
+			r.put(c, c.isUp(t))
+		}
+	}
+	return said
+}
+
+// record returns the record of the call with the id, or of one that had the
+// message's Call-ID. Of a call that is up it makes one, if there is room.
+func (r *Recorder) record(t *dialog.Tracker, id string, up bool, m *dialog.Message) *record {
+	if id == "" {
+		return r.callIDs[m.CallID]
+	}
+	if c := r.find(id); c != nil || !up {
+		return c
+	}
+	if len(r.up) >= r.size {
+		r.sweep(t, m.At, nil)
+	}
+	if len(r.up) >= r.size || !r.room(t, recordBytes, m.At, nil) {
+		return nil
+	}
+	c := &record{Call: Call{
+		ID: strings.Clone(id), Began: m.At,
+		Ends: []End{{Name: "pbx", Side: dialog.PBX}}, Messages: make([]Message, 0, few),
+	}}
+	c.bytes = recordBytes
+	r.bytes += recordBytes
+	r.up[c.ID] = c
+	return c
+}
+
+func (r *Recorder) find(id string) *record {
+	if c := r.up[id]; c != nil {
+		return c
+	}
+	if c, ok := r.over.Peek(id); ok {
+		return c
+	}
+	c, _ := r.unsaid.Peek(id)
+	return c
+}
+
+// sweep looks for calls that ended without a message, but for one: their time
+// was over.
+func (r *Recorder) sweep(t *dialog.Tracker, now time.Time, but *record) {
+	if now.Sub(r.swept) < sweepEvery {
+		return
+	}
+	r.swept = now
+	for _, c := range r.up {
+		if c != but && !c.isUp(t) {
+			r.put(c, false)
+		}
+	}
+}
+
+func (c *record) isUp(t *dialog.Tracker) bool {
+	return slices.ContainsFunc(c.Legs, func(l Leg) bool {
+		id, up := t.CallOf(l.CallID)
+		return up && id == c.ID
+	})
+}
+
+// room makes room for n bytes, and reports false if there is none. One call does
+// not make room: it is for that.
+func (r *Recorder) room(t *dialog.Tracker, n int, now time.Time, but *record) bool {
+	for r.bytes+n > maxBytes {
+		if r.unsaid.Len() == 0 && r.over.Len() == 0 {
+			r.sweep(t, now, but)
+		}
+		switch {
+		case r.unsaid.Len() > 0:
+			r.forgetOldest(r.unsaid)
+		case r.over.Len() > 0:
+			r.forgetOldest(r.over)
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// Memory that is counted beside a text: of a message twice its size, as the
+// list of them grows ahead; of a leg with its end likewise; and what the maps
+// take.
+const (
+	recordBytes  = int(unsafe.Sizeof(record{})) + few*messageBytes + 512
+	few          = 8 // messages that a call has room for from the start
+	messageBytes = 2 * int(unsafe.Sizeof(Message{}))
+	legBytes     = 2*int(unsafe.Sizeof(Leg{})+unsafe.Sizeof(End{})) + 256
+)
+
+// add keeps a message of a call.
+func (r *Recorder) add(t *dialog.Tracker, c *record, m *dialog.Message) {
+	head, body := m.Head, m.Body
+	cut := len(head)+len(body) > maxMessage
+	if cut {
+		head = head[:min(len(head), maxMessage)]
+		body = body[:min(len(body), maxMessage-len(head))]
+	}
+	// An allocation is up to an eighth larger than what was asked for.
+	n := (len(head)+len(body))*9/8 + messageBytes
+	leg, known := c.leg(m)
+	if !known {
+		n += legBytes + len(m.CallID) + maxName
+	}
+	if len(c.Messages) >= maxMessages || !known && len(c.Ends) > maxEnds || c.bytes+n > maxCall || !r.room(t, n, m.At, c) {
+		c.LeftOut++
+		return
+	}
+	if !known {
+		leg = c.newLeg(m)
+		r.callIDs[c.Legs[leg].CallID] = c
+	}
+	c.bytes += n
+	r.bytes += n
+	k := Message{
+		At: m.At, Leg: leg, Method: method(m.Method), Status: m.Status,
+		Own: m.Own, Kept: m.Status == 100 && !m.Own, Cut: cut,
+		From: m.From, To: m.To, Local: m.Local, Stream: m.Stream,
+	}
+	k.Sender, k.Receiver = c.end(m, m.Src, m.From), c.end(m, m.Dst, m.To)
+	k.Head, k.Body = masked(head, body, cut)
+	c.Messages = append(c.Messages, k)
+}
+
+// leg finds the leg of a message: its Call-ID, and the end that is not the PBX.
+func (c *record) leg(m *dialog.Message) (leg int, known bool) {
+	for i := range c.Legs {
+		l := &c.Legs[i]
+		if l.CallID == m.CallID && c.Ends[l.End].is(m.Trunk, far(m)) {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// far is the address of the end of m that is not the PBX; if neither is, of who
+// is called; if both are, it is none.
+func far(m *dialog.Message) netip.AddrPort {
+	switch {
+	case m.Src == dialog.PBX && m.Dst == dialog.PBX:
+		return netip.AddrPort{}
+	case m.Dst == dialog.Edge && (m.Src == dialog.PBX || m.Request()):
+		return m.To
+	}
+	return m.From
+}
+
+// asker is the address of who sent the request.
+func asker(m *dialog.Message) netip.AddrPort {
+	if m.Request() {
+		return m.From
+	}
+	return m.To
+}
+
+func (c *record) newLeg(m *dialog.Message) int {
+	l := Leg{CallID: strings.Clone(m.CallID), Origin: m.Origin()}
+	if at := far(m); at.IsValid() {
+		l.End = c.endAt(m.Trunk, at, at == asker(m))
+		e := &c.Ends[l.End]
+		if e.Name == "" {
+			e.Name = name(m, at == asker(m))
+		}
+	}
+	c.Legs = append(c.Legs, l)
+	return len(c.Legs) - 1
+}
+
+// end returns the end of a call where somebody on a side is.
+func (c *record) end(m *dialog.Message, side dialog.Side, at netip.AddrPort) int {
+	if side == dialog.PBX {
+		if e := &c.Ends[0]; !e.Address.IsValid() {
+			e.Address = at
+		}
+		return 0
+	}
+	if at != far(m) {
+		return c.endAt("", at, at == asker(m))
+	}
+	return c.endAt(m.Trunk, at, at == asker(m))
+}
+
+// endAt returns the end with a trunk's name, or with an address on the edge
+// side.
+func (c *record) endAt(trunk string, at netip.AddrPort, calls bool) int {
+	for i := range c.Ends[1:] {
+		if c.Ends[i+1].is(trunk, at) {
+			return i + 1
+		}
+	}
+	c.Ends = append(c.Ends, End{Name: trunk, Trunk: trunk, Address: at, Side: dialog.Edge, Calls: calls})
+	return len(c.Ends) - 1
+}
+
+// hear notes which calls there were events of, and takes the names of
+// extensions from them: of who calls from a dial-out, and of who is called from a
+// dial-in, which is said of the newest leg.
+func (r *Recorder) hear(said []dialog.Event) {
+	for i := range said {
+		e := &said[i]
+		c := r.find(e.Call)
+		if c == nil {
+			continue
+		}
+		c.said = true
+		switch e.Type {
+		case dialog.DialOut:
+			c.name(e, dialog.Edge)
+		case dialog.DialIn:
+			c.name(e, dialog.PBX)
+		}
+	}
+}
+
+func (c *record) name(e *dialog.Event, origin dialog.Side) {
+	for _, l := range slices.Backward(c.Legs) {
+		if l.CallID == e.Leg.CallID && l.Origin == origin && l.End != 0 {
+			if end := &c.Ends[l.End]; end.Trunk == "" {
+				end.Name = cutName(e.Extension.User)
+			}
+			return
+		}
+	}
+}
+
+// Call returns what is kept of a call. It shares no memory that will change.
+func (r *Recorder) Call(t *dialog.Tracker, id string) (Call, bool) {
+	c := r.find(id)
+	if c == nil {
+		return Call{}, false
+	}
+	out := c.Call
+	out.Up = c.isUp(t)
+	out.Ends, out.Legs, out.Messages = slices.Clone(c.Ends), slices.Clone(c.Legs), slices.Clone(c.Messages)
+	// Workers do not wait for each other: those of two legs may have crossed.
+	slices.SortStableFunc(out.Messages, func(a, b Message) int { return a.At.Compare(b.At) })
+	return out, true
+}
