@@ -34,6 +34,7 @@ func (r *rig) newToken(o object) (client *rig, id string) {
 // Who may use a route beside the config's token and those of scope admin.
 const (
 	admins  = ""
+	unbound = "read, write"
 	readers = "read, write, bound to read, bound to write"
 	writers = "write, bound to write"
 )
@@ -57,6 +58,7 @@ var rules = map[string]string{
 	"POST /v1/deliveries/{id}/redeliver":        writers,
 	"GET /v1/calls":                             readers,
 	"GET /v1/calls/{id}":                        readers,
+	"GET /v1/calls/{id}/trace":                  unbound,
 	"GET /v1/events":                            readers,
 	"GET /v1/extensions":                        readers,
 	"GET /v1/extensions/{extension}":            readers,
@@ -118,6 +120,8 @@ func TestWhoMayWhat(t *testing.T) {
 		method, path, _ := strings.Cut(pattern, " ")
 		ids, mine := []string{""}, mine
 		switch {
+		case strings.Contains(path, "/calls/{id}/trace"):
+			ids = []string{"nothing"}
 		case strings.Contains(path, "/calls/{id}"):
 			ids, mine = []string{"aa", "bb", "nothing"}, "aa"
 		case strings.Contains(path, "/extensions/{extension}"):

@@ -71,6 +71,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"bellhop/dialog"
+	"bellhop/dialog/trace"
 	"bellhop/notify"
 )
 
@@ -84,6 +85,10 @@ type Config struct {
 
 	// Calls returns the live calls, oldest first; nil: there are none.
 	Calls func(context.Context) ([]dialog.Call, error)
+
+	// Trace returns what is kept of a call with an id, and whether anything is;
+	// nil: nothing is of any.
+	Trace func(ctx context.Context, id string) (trace.Call, bool, error)
 
 	// Kind says what stands behind an extension; nil, or "": a phone.
 	Kind func(user string) dialog.Kind

@@ -37,6 +37,7 @@ func (s *Server) register(v1 *routes, api huma.API) {
 	huma.Register(api, operation(toWrite, "redeliver", "POST", "/v1/deliveries/{id}/redeliver", 200, "Make an attempt now, whatever became of the delivery, and show what came back"), s.redeliver)
 	huma.Register(api, operation(toRead, "list-calls", "GET", "/v1/calls", 200, "List the live calls, the oldest first"), s.listCalls)
 	huma.Register(api, operation(toRead, "get-call", "GET", "/v1/calls/{id}", 200, "Read a live call"), s.getCall)
+	huma.Register(api, traceOperation(api, operation(toReadAll, "trace-call", "GET", "/v1/calls/{id}/trace", 200, "Read the messages of a call, or see its ladder")), s.traceCall)
 	huma.Register(api, eventStream(api, operation(toRead, "list-events", "GET", "/v1/events", 200, "Read the event log, the oldest first, or follow it")), s.listEvents)
 	huma.Register(api, operation(toRead, "list-extensions", "GET", "/v1/extensions", 200, "List the extensions that are known"), s.listExtensions)
 	huma.Register(api, operation(toRead, "get-extension", "GET", "/v1/extensions/{extension}", 200, "Read what is known of an extension"), s.getExtension)

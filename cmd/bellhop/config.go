@@ -25,9 +25,6 @@ import (
 
 // A config is config.toml: a struct for each table, a field for each key. The
 // file in the repository is the manual of the keys.
-//
-// A field marked later is known, but has no effect yet: its default is accepted,
-// and nothing else.
 type config struct {
 	SIP struct {
 		Listen     []sip.Addr   `toml:"listen"`
@@ -54,7 +51,7 @@ type config struct {
 		CallbackID  string                 `toml:"callback_id"`
 		Tag         string                 `toml:"tag"`
 		CallAPIID   string                 `toml:"callapi_id"`
-		Trace       int                    `toml:"trace" later:"true"`
+		Trace       int                    `toml:"trace"`
 		Status      map[sipCode]statusWord `toml:"status"`
 	} `toml:"calls"`
 

@@ -82,12 +82,6 @@ func (r *reader) table(path string, doc map[string]any, dst reflect.Value) {
 			r.note(r.where.key(path), path, "unknown key: "+suggest(key, dst.Type()))
 			continue
 		}
-		if dst.Type().Field(i).Tag.Get("later") != "" {
-			if fmt.Sprint(v) != fmt.Sprint(dst.Field(i)) {
-				r.note(r.where.key(path), path, "not supported yet: leave it out")
-			}
-			continue
-		}
 		r.value(path, v, dst.Field(i))
 	}
 }
@@ -226,9 +220,7 @@ func isTable(t reflect.Type) bool {
 func suggest(key string, table reflect.Type) string {
 	var names []string
 	for i := range table.NumField() {
-		if f := table.Field(i); f.Tag.Get("later") == "" {
-			names = append(names, f.Tag.Get("toml"))
-		}
+		names = append(names, table.Field(i).Tag.Get("toml"))
 	}
 	nearest := slices.MinFunc(names, func(a, b string) int {
 		return cmp.Compare(distance(key, a), distance(key, b))

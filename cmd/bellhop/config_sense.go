@@ -177,6 +177,9 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 	if c.Calls.MaxDuration <= 0 {
 		report("calls.max_duration", "%v ends every call at once: write how long a call can last, like 4h", c.Calls.MaxDuration)
 	}
+	if c.Calls.Trace < 0 {
+		report("calls.trace", "%d is no number of calls: write 0 to keep none", c.Calls.Trace)
+	}
 	for i, m := range c.Calls.Correlate {
 		same := func(other method) bool { return strings.EqualFold(string(m), string(other)) }
 		if m != "" && slices.ContainsFunc(c.Calls.Correlate[:i], same) {

@@ -54,9 +54,6 @@ func TestManual(t *testing.T) {
 	want = func(path string, typ reflect.Type) {
 		for i := range typ.NumField() {
 			f := typ.Field(i)
-			if f.Tag.Get("later") != "" {
-				continue
-			}
 			path := join(path, f.Tag.Get("toml"))
 			if _, ok := there[path]; !ok {
 				t.Errorf("config.toml does not list %s", path)
@@ -79,16 +76,6 @@ func TestEmptyFileIsTheDefaults(t *testing.T) {
 	}
 	if d := cmp.Diff(defaults(), c, compareConfigs); d != "" {
 		t.Error(d)
-	}
-}
-
-func TestLaterKeysAtTheirDefault(t *testing.T) {
-	_, err := parse("config.toml", `
-[calls]
-trace = 1000
-`)
-	if err != nil {
-		t.Error(err)
 	}
 }
 
@@ -207,13 +194,13 @@ sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 		{"credentials", "[calls]\nrec_id = \"Authorization\"", []string{
 			`c:2:10: calls.rec_id: "Authorization" has the credentials of phones, which are never sent on: name another header field`,
 		}},
-		{"calls", "[calls]\nmax_duration = \"0s\"\nheaders = [\"X-Ok\", \"X Y\", \"proxy-authorization\"]\ntag = \"X:\"\nregion = \"XX\"\ntrace = 10\ncorrelate = [\"numbers\", \"header:X Y\", \"header:X-A\", \"x-cid\", \"header:x-a\", \"numbers\"]\n[calls.status]\n\"200\" = \"BUSY\"\n404 = \"GONE\"\n500 = 7\n[[subscription]]\nextension = \"1\"", []string{
+		{"calls", "[calls]\nmax_duration = \"0s\"\nheaders = [\"X-Ok\", \"X Y\", \"proxy-authorization\"]\ntag = \"X:\"\nregion = \"XX\"\ntrace = -1\ncorrelate = [\"numbers\", \"header:X Y\", \"header:X-A\", \"x-cid\", \"header:x-a\", \"numbers\"]\n[calls.status]\n\"200\" = \"BUSY\"\n404 = \"GONE\"\n500 = 7\n[[subscription]]\nextension = \"1\"", []string{
 			`c:2:16: calls.max_duration: 0s ends every call at once: write how long a call can last, like 4h`,
 			`c:3:20: calls.headers: "X Y" is not the name of a header field`,
 			`c:3:27: calls.headers: "proxy-authorization" has the credentials of phones, which are never sent on: leave it out`,
 			`c:4:7: calls.tag: "X:" is not the name of a header field: write it like "X-Recording-Id"`,
 			`c:5:10: calls.region: "XX" is no region: write the two letters of ISO 3166, like "GB", "DE" or "US"`,
-			`c:6:1: calls.trace: not supported yet: leave it out`,
+			`c:6:9: calls.trace: -1 is no number of calls: write 0 to keep none`,
 			`c:7:25: calls.correlate: "X Y" is not the name of a header field: write it like "header:X-CID"`,
 			`c:7:53: calls.correlate: no method is called "x-cid": write header:NAME, session-id, replaces, icid, call-id, numbers`,
 			`c:7:62: calls.correlate: "header:x-a" is listed twice: the first is the one that counts`,

@@ -7,6 +7,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/dialog/keep"
+	"bellhop/dialog/trace"
 	"bellhop/notify"
 )
 
@@ -29,6 +30,7 @@ const (
 // that means, and what calls have become.
 type follower struct {
 	tracker *dialog.Tracker
+	traces  *trace.Recorder
 	watch   <-chan dialog.Message // the hop writes, and never waits
 	say     func([]dialog.Event)
 	put     func(changes []dialog.Change, now, upTo time.Time)
@@ -36,8 +38,8 @@ type follower struct {
 	ask     chan func() // run between two messages
 }
 
-func newFollower(t *dialog.Tracker, watch <-chan dialog.Message, n *notify.Notifier, k *keep.Keeper, prompt bool) *follower {
-	return &follower{tracker: t, watch: watch, say: n.Say, put: k.Put, prompt: prompt, ask: make(chan func())}
+func newFollower(t *dialog.Tracker, traces *trace.Recorder, watch <-chan dialog.Message, n *notify.Notifier, k *keep.Keeper, prompt bool) *follower {
+	return &follower{tracker: t, traces: traces, watch: watch, say: n.Say, put: k.Put, prompt: prompt, ask: make(chan func())}
 }
 
 // run follows calls until ctx ends, and what the hop saw until then.
@@ -69,12 +71,12 @@ func (f *follower) run(ctx context.Context) {
 			if !f.prompt {
 				time.Sleep(time.Until(looked.Add(company)))
 			}
-			f.tell(f.tracker.Observe(m))
+			f.tell(f.traces.Observe(f.tracker, m))
 			f.catchUp()
 			looked = time.Now()
 		case <-timer.C:
 			armed = time.Time{}
-			f.tell(f.tracker.Advance(time.Now()))
+			f.tell(f.traces.Advance(f.tracker, time.Now()))
 		case do := <-f.ask:
 			do()
 		case <-ctx.Done():
@@ -110,7 +112,7 @@ func (f *follower) catchUp() {
 	for {
 		select {
 		case m := <-f.watch:
-			f.tell(f.tracker.Observe(m))
+			f.tell(f.traces.Observe(f.tracker, m))
 		default:
 			return
 		}
@@ -158,4 +160,10 @@ func (f *follower) extensions(ctx context.Context) (all []dialog.Known, err erro
 func (f *follower) extension(ctx context.Context, user string) (k dialog.Known, ok bool, err error) {
 	err = f.with(ctx, func(t *dialog.Tracker) { k, ok = t.Known(user, time.Now()) })
 	return k, ok, err
+}
+
+// trace is what is kept of a call. It may be called from any goroutine.
+func (f *follower) trace(ctx context.Context, id string) (call trace.Call, ok bool, err error) {
+	err = f.with(ctx, func(t *dialog.Tracker) { call, ok = f.traces.Call(t, id) })
+	return call, ok, err
 }

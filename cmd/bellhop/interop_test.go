@@ -27,7 +27,6 @@ import (
 // what it says against what the PBX says. `make interop` runs them.
 
 var (
-	update   = flag.Bool("update", false, "rewrite testdata/interop with what came")
 	captures = flag.String("captures", "", "keep what the PBX recorded of each scenario in this directory")
 )
 

@@ -23,6 +23,7 @@ import (
 	"bellhop/admin"
 	"bellhop/dialog"
 	"bellhop/dialog/keep"
+	"bellhop/dialog/trace"
 	"bellhop/notify"
 	"bellhop/sip"
 
@@ -133,6 +134,7 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		KeepEvents: time.Duration(cfg.Notify.KeepEvents),
 		Replicas:   cfg.Store.Replicas,
 		Calls:      s.follower.calls,
+		Trace:      s.follower.trace,
 		Kind:       func(user string) dialog.Kind { return (*s.kinds.Load())[user] },
 		Extensions: s.follower.extensions,
 		Extension:  s.follower.extension,
@@ -267,7 +269,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		hop.Close()
 		return nil, err
 	}
-	f := newFollower(t, watch, n, k, w.prompt)
+	f := newFollower(t, trace.New(cfg.Calls.Trace), watch, n, k, w.prompt)
 	return &rooms{hop: hop, follower: f, keeper: k, notifier: n, node: node, log: log}, nil
 }
 
@@ -365,7 +367,10 @@ func (s *service) reload(ctx context.Context, path string, old config, level *sl
 		}
 	}
 	level.Set(slog.Level(cfg.Log.Level))
-	if err := s.follower.with(ctx, func(t *dialog.Tracker) { t.Configure(tracking(cfg)) }); err != nil {
+	if err := s.follower.with(ctx, func(t *dialog.Tracker) {
+		t.Configure(tracking(cfg))
+		s.follower.traces.Configure(cfg.Calls.Trace)
+	}); err != nil {
 		s.log.Error("config not reloaded: the old one stays in force", "err", err)
 		return old
 	}
