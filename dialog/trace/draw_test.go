@@ -129,6 +129,10 @@ func TestLadders(t *testing.T) {
 			m := callee("one", "").request("INVITE")
 			m.Dst, m.To = dialog.PBX, pbxAt
 			r.sees(m)
+			r.sees(m)
+			if n := len(r.callIDs["one"].Legs); n != 1 {
+				t.Errorf("%d legs from the PBX to itself", n)
+			}
 		}, "bellhop pbx"},
 		{"past the PBX", func(r *rig) {
 			r.sees(caller("one").request("INVITE"))

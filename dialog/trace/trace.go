@@ -41,6 +41,7 @@ const (
 	maxEnds     = 32        // of a call
 	maxCall     = 256 << 10 // bytes of a call
 	maxMessage  = 16 << 10  // bytes of a message
+	maxBody     = 8 << 10   // bytes of a body: more are not shown
 	maxBytes    = 64 << 20  // in all
 
 	sweepEvery = 10 * time.Second
@@ -273,7 +274,7 @@ const (
 // add keeps a message of a call.
 func (r *Recorder) add(t *dialog.Tracker, c *record, m *dialog.Message) {
 	head, body := m.Head, m.Body
-	cut := len(head)+len(body) > maxMessage
+	cut := len(head)+len(body) > maxMessage || len(body) >= maxBody
 	if cut {
 		head = head[:min(len(head), maxMessage)]
 		body = body[:min(len(body), maxMessage-len(head))]
@@ -306,9 +307,11 @@ func (r *Recorder) add(t *dialog.Tracker, c *record, m *dialog.Message) {
 
 // leg finds the leg of a message: its Call-ID, and the end that is not the PBX.
 func (c *record) leg(m *dialog.Message) (leg int, known bool) {
+	at := far(m)
 	for i := range c.Legs {
 		l := &c.Legs[i]
-		if l.CallID == m.CallID && c.Ends[l.End].is(m.Trunk, far(m)) {
+		within := l.End == 0 && !at.IsValid() // the PBX
+		if l.CallID == m.CallID && (within || l.End != 0 && c.Ends[l.End].is(m.Trunk, at)) {
 			return i, true
 		}
 	}

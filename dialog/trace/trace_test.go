@@ -282,6 +282,14 @@ func TestWhatIsLeftOutIsCounted(t *testing.T) {
 	if m := c.Messages[0]; !m.Cut || len(m.Text()) != maxMessage {
 		t.Errorf("cut %v, %d bytes", m.Cut, len(m.Text()))
 	}
+	body := caller("body")
+	body.body = strings.Repeat("x", maxBody)
+	r.sees(body.request("INVITE"))
+	other, _ := r.tracker.CallOf("body")
+	if m := r.kept(other).Messages[0]; !m.Cut || len(m.Body) != maxBody {
+		t.Errorf("cut %v, %d bytes of body", m.Cut, len(m.Body))
+	}
+	r.sees(body.response("INVITE", 486))
 	for range 40 {
 		r.sees(long.response("INVITE", 180))
 	}
