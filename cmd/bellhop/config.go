@@ -135,17 +135,10 @@ func load(path string) (config, error) {
 // parse reads text over the defaults; file is its name in problems.
 func parse(file, text string) (config, error) {
 	c := defaults()
-	r := reader{file: file, where: where{}}
-	var doc map[string]any
-	if _, err := toml.Decode(text, &doc); err != nil {
-		p := problem{File: file, Line: 1, Column: 1, Text: err.Error()}
-		var pe toml.ParseError
-		if errors.As(err, &pe) {
-			p.Line, p.Column, p.Text = pe.Position.Line, max(pe.Position.Col, 1), pe.Message
-		}
-		return c, problems{p}
+	doc, r, err := decode(file, text)
+	if err != nil {
+		return c, err
 	}
-	r.where = locate(text)
 	r.table("", doc, reflect.ValueOf(&c).Elem())
 	c.contradictions(r.problem)
 	if len(r.problems) > 0 {
@@ -153,6 +146,19 @@ func parse(file, text string) (config, error) {
 		return c, r.problems
 	}
 	return c, nil
+}
+
+// decode reads a document, and returns who moves it into a struct.
+func decode(file, text string) (doc map[string]any, r reader, err error) {
+	if _, err := toml.Decode(text, &doc); err != nil {
+		p := problem{File: file, Line: 1, Column: 1, Text: err.Error()}
+		var pe toml.ParseError
+		if errors.As(err, &pe) {
+			p.Line, p.Column, p.Text = pe.Position.Line, max(pe.Position.Col, 1), pe.Message
+		}
+		return nil, r, problems{p}
+	}
+	return doc, reader{file: file, where: locate(text)}, nil
 }
 
 // diff lists the keys whose values differ between a and b, as in "sip.listen".

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -25,18 +26,25 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run does what args ask for, and returns the exit status: 1 after an error,
-// of which stderr has a line.
+// run does what args ask for, and returns the exit status: 1 after an error, 2
+// if args are wrong. Of either, stderr has a line.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cmd := commands()
+	began := false
+	cmd.InitDefaultCompletionCmd()
+	watch(cmd, &began)
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
 	err := cmd.ExecuteContext(ctx)
 	var ps problems
+	var wrong usage
 	switch {
 	case err == nil:
 		return 0
+	case !began || errors.As(err, &wrong):
+		fmt.Fprintln(stderr, "bellhop:", strings.TrimSpace(err.Error()))
+		return 2
 	case errors.Is(err, errReported):
 	case errors.As(err, &ps):
 		fmt.Fprintln(stderr, ps)
@@ -49,6 +57,38 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // errReported ends a command that has said itself what is wrong.
 var errReported = errors.New("already reported")
 
+// A usage error is about the arguments.
+type usage struct{ error }
+
+func (u usage) Unwrap() error { return u.error }
+
+// watch has began set when a command of the tree begins: what fails earlier is
+// about the arguments. Of a command that only has others below it, a word that
+// is none of them is refused.
+func watch(cmd *cobra.Command, began *bool) {
+	if do := cmd.RunE; do != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			*began = true
+			return do(cmd, args)
+		}
+	} else if cmd.HasSubCommands() && cmd.HasParent() {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+			for i, near := range cmd.SuggestionsFor(args[0]) {
+				text += []string{": did you mean ", " or "}[min(i, 1)] + near
+			}
+			return errors.New(text)
+		}
+		cmd.Args, cmd.DisableFlagsInUseLine, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, true, 2
+	}
+	for _, below := range cmd.Commands() {
+		watch(below, began)
+	}
+}
+
 func commands() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "bellhop",
@@ -56,6 +96,8 @@ func commands() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 80"))
 
 	serveCmd := &cobra.Command{
 		Use:   "serve",
@@ -101,7 +143,7 @@ SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again
 		},
 	}
 
-	root.AddCommand(serveCmd, demoCmd, checkCmd, tokenCommand(), verifyCommand(), versionCmd)
+	root.AddCommand(serveCmd, demoCmd, checkCmd, tokenCommand(), subscriptionsCommand(), eventsCommand(), deliveriesCommand(), verifyCommand(), manCommand(), versionCmd)
 	return root
 }
 

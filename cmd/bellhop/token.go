@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -19,10 +17,8 @@ func tokenCommand() *cobra.Command {
 		Short: "Make, list and revoke the tokens by which others use the admin API",
 		Long: `Make, list and revoke the tokens by which others use the admin API.
 
-bellhop must run. BELLHOP_TOKEN is a token of scope admin: the one of admin.token
-in the config, or in the file admin.token of store.dir.`,
-		Example: `  export BELLHOP_TOKEN="$(cat data/admin.token)"
-  bellhop token create --scope write --extension 101 --extension 102 --note crm --expires 8760h
+bellhop must run, and the token in use be of scope admin.`,
+		Example: `  bellhop token create --scope write --extension 101 --extension 102 --note crm --expires 8760h
   bellhop token list
   bellhop token revoke 4xq7…`,
 	}
@@ -53,11 +49,10 @@ token that is bound to extensions sees and changes what is of these alone.`,
 	f.StringArrayVar(&t.Extensions, "extension", nil, "bind it to this `extension`, like 101 or 101@pbx.example; may be repeated")
 	f.StringVar(&t.Note, "note", "", "`what` it is for")
 	lifetime := f.Duration("expires", 0, "how long it is good, like 720h; 0 is until it is revoked")
-	asJSON := f.Bool("json", false, "write JSON")
 	cmd.MarkFlagRequired("scope")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *lifetime < 0 {
-			return fmt.Errorf("--expires %v is over already", *lifetime)
+			return usage{fmt.Errorf("--expires %v is over already", *lifetime)}
 		}
 		if *lifetime > 0 {
 			t.Expires = time.Now().Add(*lifetime).UTC().Truncate(time.Second)
@@ -66,7 +61,7 @@ token that is bound to extensions sees and changes what is of these alone.`,
 		if err := r.do(cmd.Context(), "POST", "/v1/tokens", t, &made); err != nil {
 			return err
 		}
-		if *asJSON {
+		if r.json {
 			return writeJSON(cmd.OutOrStdout(), made)
 		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "token %s, shown this once:\n", made.ID)
@@ -82,32 +77,26 @@ func tokenListCommand(r *remote) *cobra.Command {
 		Short: "List the tokens, the oldest first",
 		Args:  cobra.NoArgs,
 	}
-	asJSON := cmd.Flags().Bool("json", false, "write JSON")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		all := []admin.Token{}
-		for cursor, more := "", true; more; more = cursor != "" {
-			var page struct {
-				Items []admin.Token
-				Next  string
-			}
-			if err := r.do(cmd.Context(), "GET", "/v1/tokens?limit=1000&cursor="+url.QueryEscape(cursor), nil, &page); err != nil {
-				return err
-			}
-			all, cursor = append(all, page.Items...), page.Next
+		all, _, err := collect(pages[admin.Token](cmd.Context(), r, "/v1/tokens", "cursor", 1000, url.Values{}), 0)
+		if err != nil {
+			return err
 		}
-		if *asJSON {
+		if r.json {
 			return writeJSON(cmd.OutOrStdout(), all)
 		}
-		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "ID\tSCOPE\tEXTENSIONS\tCREATED\tLAST USED\tEXPIRES\tNOTE")
-		for _, t := range all {
-			extensions := "all"
-			if t.Extensions != nil {
-				extensions = strings.Join(t.Extensions, " ")
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.Scope, printable(extensions), day(t.Created), day(t.LastUsed), day(t.Expires), printable(t.Note))
+		t := table{
+			head: []string{"ID", "SCOPE", "EXTENSIONS", "CREATED", "LAST USED", "EXPIRES", "NOTE"},
+			cut:  map[string]bool{"EXTENSIONS": true, "NOTE": true},
 		}
-		return w.Flush()
+		for _, token := range all {
+			extensions := "all"
+			if token.Extensions != nil {
+				extensions = strings.Join(token.Extensions, " ")
+			}
+			t.add(token.ID, string(token.Scope), extensions, r.day(token.Created), r.day(token.LastUsed), r.day(token.Expires), token.Note)
+		}
+		return t.write(screenOf(cmd.OutOrStdout()))
 	}
 	return cmd
 }
@@ -118,31 +107,7 @@ func tokenRevokeCommand(r *remote) *cobra.Command {
 		Short: "End tokens: from now on they are good for nothing",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, ids []string) error {
-			for _, id := range ids {
-				if err := r.do(cmd.Context(), "DELETE", "/v1/tokens/"+url.PathEscape(id), nil, nil); err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "token %s is revoked\n", id)
-			}
-			return nil
+			return r.end(cmd, "/v1/tokens", ids, "token %s is revoked\n")
 		},
 	}
-}
-
-// day is a time as a table shows it.
-func day(t time.Time) string {
-	if t.IsZero() {
-		return "never"
-	}
-	return t.Local().Format("2006-01-02 15:04")
-}
-
-// printable is s without what would move the cursor or color the terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, s)
 }

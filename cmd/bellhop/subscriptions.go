@@ -1,0 +1,495 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"bellhop/admin"
+	"bellhop/notify"
+)
+
+func subscriptionsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "subscriptions",
+		Aliases: []string{"subs"},
+		Short:   "Say who is told of which extension, and where",
+		Example: `  bellhop subscriptions add --extension 101 --type dial-in,answer,hangup --url https://crm.example/call
+  bellhop subscriptions list --extension 101
+  bellhop subscriptions export > subscriptions.toml
+  bellhop subscriptions apply -f subscriptions.toml --dry-run`,
+	}
+	r := serverFlag(cmd)
+	cmd.AddCommand(subscriptionsListCommand(r), subscriptionsAddCommand(r), subscriptionsEditCommand(r), subscriptionsRemoveCommand(r),
+		subscriptionsTestCommand(r), subscriptionsReplayCommand(r), subscriptionsExportCommand(r), subscriptionsApplyCommand(r))
+	return cmd
+}
+
+// subscriptions reads those that a query asks for.
+func (r *remote) subscriptions(ctx context.Context, query url.Values, limit int) ([]notify.Subscription, error) {
+	all, _, err := collect(pages[notify.Subscription](ctx, r, "/v1/subscriptions", "cursor", pageSize(limit, 1000), query), limit)
+	return all, err
+}
+
+// tints are the colors of words that say how things stand.
+var tints = map[string]color{
+	"active": green, "paused": yellow, "disabled": red,
+	"delivered": green, "waiting": yellow, "expired": red, "refused": red, "canceled": dim, "failed": red,
+	"create": green, "change": yellow, "remove": red, "leave": dim,
+}
+
+func subscriptionsListCommand(r *remote) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List subscriptions, the oldest first",
+		Args:  cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	f.String("extension", "", "those to this `extension`, by its exact name")
+	f.String("type", "", "those that name this event `type`")
+	f.Bool("active", false, "those that are switched on; with --active=false those that are not")
+	limit := f.Int("limit", 0, "how many; 0 is all")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		subs, err := r.subscriptions(cmd.Context(), queryOf(f, "extension", "type", "active"), *limit)
+		if err != nil {
+			return err
+		}
+		if r.json {
+			return writeJSON(cmd.OutOrStdout(), subs)
+		}
+		t := table{
+			head: []string{"ID", "EXTENSION", "STATE", "TYPES", "URL"},
+			cut:  map[string]bool{"EXTENSION": true, "TYPES": true, "URL": true}, tint: tints,
+		}
+		for _, sub := range subs {
+			t.add(sub.ID, whose(sub), string(sub.State), strings.Join(sub.Types, " "), sub.Method+" "+sub.URL)
+		}
+		return t.write(screenOf(cmd.OutOrStdout()))
+	}
+	return cmd
+}
+
+// queryOf is a query of the flags that were given.
+func queryOf(f *pflag.FlagSet, names ...string) url.Values {
+	query := url.Values{}
+	for _, name := range names {
+		if flag := f.Lookup(name); flag.Changed {
+			query.Set(name, flag.Value.String())
+		}
+	}
+	return query
+}
+
+// whose says which extensions a subscription is to.
+func whose(sub notify.Subscription) string {
+	if sub.ExtensionRegex != "" {
+		return "/" + sub.ExtensionRegex + "/"
+	}
+	return sub.Extension
+}
+
+// subscriptionFlags are the fields of a subscription as flags. It returns what a
+// request says of those that were given.
+func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
+	f := cmd.Flags()
+	f.String("extension", "", "the `extension`, like 101 or 101@pbx.example")
+	f.String("extension-regex", "", "instead: an RE2 `expression` that matches the whole of it")
+	f.StringSlice("type", nil, "the event `types`, as in dial-in,answer,hangup; may be repeated")
+	f.String("url", "", "the `URL` that callbacks go to")
+	f.String("method", "", "the HTTP `method`: GET, POST (default) or PUT")
+	f.String("dialect", "", "the `dialect`: json (default), cloudevents, telphin, unified or cti")
+	f.Bool("active", true, "whether it is switched on")
+	f.String("note", "", "`what` it is for")
+	f.StringArray("header", nil, "a header `field`, \"Name: value\", to send with every callback; may be repeated")
+	f.String("secret", "", "the `secret`, whsec_…, that signs callbacks; env:NAME and file:PATH say where it is")
+	f.String("tls-ca", "", "PEM `file` of the CAs that may have signed the receiver's certificate")
+	f.String("tls-cert", "", "PEM `file` of the certificate by which bellhop is known to the receiver")
+	f.String("tls-key", "", "PEM `file` of its key")
+	f.Bool("extended", false, "telphin: send what the originals did not know, too")
+	f.String("flow-case", "", "the `case` of in and out: lower (default) or upper")
+	f.String("status-words", "", "with the `words` unified: at hangup only ANSWER and UNKNOWN")
+	f.String("live-ttl", "", "how `long` a dial or answer is worth delivering, like 60s")
+	f.String("timeout", "", "how `long` an attempt may take, like 5s")
+	f.Int("max-in-flight", 0, "how many callbacks may be under way at a time")
+	complete(cmd, "type", typeWords()...)
+	complete(cmd, "method", "GET", "POST", "PUT")
+	complete(cmd, "dialect", "json", "cloudevents", "telphin", "unified", "cti")
+	return func() (map[string]any, error) {
+		body := map[string]any{}
+		var wrong error
+		f.Visit(func(flag *pflag.Flag) {
+			field, text := strings.ReplaceAll(flag.Name, "-", "_"), flag.Value.String()
+			var err error
+			switch flag.Name {
+			case "extension", "extension-regex", "url", "method", "dialect", "note", "flow-case", "status-words", "live-ttl", "timeout":
+				body[field] = text
+			case "type":
+				body["types"], err = f.GetStringSlice(flag.Name)
+			case "active", "extended":
+				body[field] = text == "true"
+			case "max-in-flight":
+				body[field], err = f.GetInt(flag.Name)
+			case "secret":
+				body[field], err = resolve(text)
+			case "tls-ca", "tls-cert", "tls-key":
+				var pem []byte
+				if text != "" {
+					pem, err = pemText(text).read()
+				}
+				body[field] = string(pem)
+			case "header":
+				var fields []string
+				fields, err = f.GetStringArray(flag.Name)
+				headers := map[string]string{}
+				for _, s := range fields {
+					name, value, ok := strings.Cut(s, ":")
+					if value = strings.TrimSpace(value); !ok || value == "" {
+						err = fmt.Errorf(`%q is no header field: write it like "X-Api-Key: 1234"`, name)
+					}
+					headers[name] = value
+				}
+				body["headers"] = headers
+			}
+			if err != nil {
+				wrong = errors.Join(wrong, fmt.Errorf("--%s: %w", flag.Name, err))
+			}
+		})
+		if wrong != nil {
+			return nil, usage{wrong}
+		}
+		return body, nil
+	}
+}
+
+// complete has the shell know what a flag may be.
+func complete(cmd *cobra.Command, flag string, words ...string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // there is no such flag
+	}
+}
+
+func subscriptionsAddCommand(r *remote) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "add",
+		Short: "Subscribe, and print the secret that signs callbacks; nobody can see it again",
+		Example: `  bellhop subscriptions add --extension 101 --type dial-in,hangup --url https://crm.example/call
+  bellhop subscriptions add --extension-regex '.*' --type hangup --url https://crm.example/cdr --header "X-Api-Key: 1234"`,
+		Args: cobra.NoArgs,
+	}
+	fields := subscriptionFlags(cmd)
+	cmd.MarkFlagsOneRequired("extension", "extension-regex")
+	cmd.MarkFlagRequired("type")
+	cmd.MarkFlagRequired("url")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		body, err := fields()
+		if err != nil {
+			return err
+		}
+		var made notify.Subscription
+		if err := r.do(cmd.Context(), "POST", "/v1/subscriptions", body, &made); err != nil {
+			return err
+		}
+		if r.json {
+			return writeJSON(cmd.OutOrStdout(), made)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "subscription %s is made\n", made.ID)
+		if _, given := body["secret"]; !given {
+			fmt.Fprintf(cmd.OutOrStdout(), "its secret, shown this once: %s\n", string(made.Secret))
+		}
+		return nil
+	}
+	return cmd
+}
+
+func subscriptionsEditCommand(r *remote) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "edit ID",
+		Short: "Change what the flags name, and nothing else",
+		Example: `  bellhop subscriptions edit 4xq7… --type dial-in,hangup --active=false
+  bellhop subscriptions edit 4xq7… --header "X-Api-Key: 5678" --remove-header X-Old`,
+		Args: cobra.ExactArgs(1),
+	}
+	fields := subscriptionFlags(cmd)
+	removed := cmd.Flags().StringArray("remove-header", nil, "the `name` of a header field to send no more; may be repeated")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		body, err := fields()
+		if err != nil {
+			return err
+		}
+		ctx := cmd.Context()
+		if len(*removed) > 0 || body["headers"] != nil {
+			if body["headers"], err = r.headers(ctx, args[0], body["headers"], *removed); err != nil {
+				return err
+			}
+		}
+		if len(body) == 0 {
+			return usage{errors.New("nothing to change: name it with a flag, see bellhop subscriptions edit --help")}
+		}
+		// One that is given excludes the other.
+		if body["extension"] != nil && body["extension_regex"] == nil {
+			body["extension_regex"] = ""
+		} else if body["extension_regex"] != nil && body["extension"] == nil {
+			body["extension"] = ""
+		}
+		var changed notify.Subscription
+		if err := r.doOf(ctx, "PATCH", "/v1/subscriptions", args[0], "", body, &changed); err != nil {
+			return err
+		}
+		if r.json {
+			return writeJSON(cmd.OutOrStdout(), changed)
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "subscription %s is changed\n", changed.ID)
+		return err
+	}
+	return cmd
+}
+
+// headers are those that a subscription is to have: the ones it has, which an
+// empty value keeps, with some given and some removed.
+func (r *remote) headers(ctx context.Context, id string, given any, removed []string) (map[string]string, error) {
+	var sub notify.Subscription
+	if err := r.doOf(ctx, "GET", "/v1/subscriptions", id, "", nil, &sub); err != nil {
+		return nil, err
+	}
+	headers := map[string]string{}
+	maps.Copy(headers, sub.Headers)
+	drop := func(name string) bool {
+		n := len(headers)
+		maps.DeleteFunc(headers, func(has, _ string) bool { return strings.EqualFold(has, name) })
+		return len(headers) < n
+	}
+	for _, name := range removed {
+		if !drop(name) {
+			return nil, fmt.Errorf("subscription %s has no header %q to remove: it has %s", id, name, describeList(slices.Sorted(maps.Keys(sub.Headers))))
+		}
+	}
+	if given, ok := given.(map[string]string); ok {
+		for name, value := range given {
+			drop(name)
+			headers[name] = value
+		}
+	}
+	return headers, nil
+}
+
+func describeList(words []string) string {
+	if len(words) == 0 {
+		return "none"
+	}
+	return strings.Join(words, ", ")
+}
+
+func subscriptionsRemoveCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove ID...",
+		Short: "End subscriptions, with all that they wait for",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, ids []string) error {
+			return r.end(cmd, "/v1/subscriptions", ids, "subscription %s is removed\n")
+		},
+	}
+}
+
+func subscriptionsTestCommand(r *remote) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "test ID",
+		Short: "Send a sample of each subscribed type now, and show what came back",
+		Long: `Send a sample of each subscribed type now, and show what came back. The exit
+status is 0 if all were taken.`,
+		Args: cobra.ExactArgs(1),
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var answer struct{ Items []admin.Trial }
+		if err := r.doOf(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/test", nil, &answer); err != nil {
+			return err
+		}
+		bad := 0
+		t := table{head: []string{"TYPE", "RESULT", "STATUS", "TOOK", "WHY"}, cut: map[string]bool{"WHY": true}, tint: tints}
+		for _, trial := range answer.Items {
+			if trial.Outcome != notify.Delivered {
+				bad++
+			}
+			t.add(trial.Type, trial.Outcome, statusText(trial.Status), took(time.Duration(trial.Duration)*time.Microsecond), trial.Error)
+		}
+		var err error
+		if r.json {
+			err = writeJSON(cmd.OutOrStdout(), answer.Items)
+		} else {
+			err = t.write(screenOf(cmd.OutOrStdout()))
+		}
+		switch {
+		case err != nil || bad == 0:
+			return err
+		case r.json:
+			return errReported
+		}
+		return fmt.Errorf("%d of %d samples were not taken", bad, len(answer.Items))
+	}
+	return cmd
+}
+
+// statusText is a status of HTTP in a table.
+func statusText(status int) string {
+	if status == 0 {
+		return "-"
+	}
+	return fmt.Sprint(status)
+}
+
+func subscriptionsReplayCommand(r *remote) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "replay ID",
+		Short: "Send again what happened in a time, as far as the log has it",
+		Example: `  bellhop subscriptions replay 4xq7… --from 2h
+  bellhop subscriptions replay 4xq7… --from "2026-01-31 09:00" --to "2026-01-31 12:00" --type hangup`,
+		Args: cobra.ExactArgs(1),
+	}
+	f := cmd.Flags()
+	from := f.String("from", "", "events of this `time` and later, like 2h or \"2026-01-31 09:00\"")
+	to := f.String("to", "", "events before this `time` (default now)")
+	types := f.StringSlice("type", nil, "of these event `types` alone; may be repeated")
+	complete(cmd, "type", typeWords()...)
+	cmd.MarkFlagRequired("from")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		body := struct {
+			From  time.Time `json:"from"`
+			To    time.Time `json:"to"`
+			Types []string  `json:"types,omitempty"`
+		}{To: time.Now(), Types: *types}
+		var ok bool
+		if body.From, ok = r.moment(*from); !ok {
+			return usage{fmt.Errorf("--from %q is not a time: %s", *from, momentHint)}
+		}
+		if *to != "" {
+			if body.To, ok = r.moment(*to); !ok {
+				return usage{fmt.Errorf("--to %q is not a time: %s", *to, momentHint)}
+			}
+		}
+		if !body.To.After(body.From) {
+			return usage{fmt.Errorf("--to %s is not after --from %s", body.To.Format(time.RFC3339), body.From.Format(time.RFC3339))}
+		}
+		var answer struct {
+			Events int `json:"events"`
+		}
+		if err := r.doOf(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/replay", body, &answer); err != nil {
+			return err
+		}
+		if r.json {
+			return writeJSON(cmd.OutOrStdout(), answer)
+		}
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%d events are sent again to subscription %s\n", answer.Events, args[0])
+		return err
+	}
+	return cmd
+}
+
+func subscriptionsExportCommand(r *remote) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "export [ID...]",
+		Short: "Write subscriptions as apply reads them",
+		Long: `Write subscriptions as apply reads them, as TOML, to edit, keep and apply again.
+
+What the config declares is left out. Secrets, keys and values of headers are
+not known to anybody but bellhop: the names of headers are written with empty
+values, which keep what there is.`,
+	}
+	noIDs := cmd.Flags().Bool("no-ids", false, "leave the ids out, to apply it to another bellhop")
+	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
+		subs, err := r.subscriptions(cmd.Context(), url.Values{}, 0)
+		if err != nil {
+			return err
+		}
+		if len(ids) > 0 {
+			if subs, err = named(subs, ids); err != nil {
+				return err
+			}
+		}
+		subs = slices.DeleteFunc(subs, func(sub notify.Subscription) bool { return sub.Declared != "" })
+		if r.json {
+			return writeJSON(cmd.OutOrStdout(), subs)
+		}
+		return export(cmd.OutOrStdout(), subs, !*noIDs)
+	}
+	return cmd
+}
+
+// named are the subscriptions with the ids, in the order of these.
+func named(subs []notify.Subscription, ids []string) ([]notify.Subscription, error) {
+	known := make([]string, len(subs))
+	for i, sub := range subs {
+		known[i] = sub.ID
+	}
+	chosen := make([]notify.Subscription, len(ids))
+	for i, id := range ids {
+		at := slices.Index(known, id)
+		switch near := nearest(id, known); {
+		case at >= 0 && subs[at].Declared != "":
+			return nil, fmt.Errorf("subscription %s is in the config of its server, %s: it is not exported", id, subs[at].Declared)
+		case at >= 0:
+			chosen[i] = subs[at]
+		case near != "":
+			return nil, fmt.Errorf("no subscription has the id %q: did you mean %s?", id, near)
+		default:
+			return nil, fmt.Errorf("no subscription has the id %q: bellhop subscriptions list shows what there is", id)
+		}
+	}
+	return chosen, nil
+}
+
+func subscriptionsApplyCommand(r *remote) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE",
+		Short: "Make subscriptions as a file says: create, change and leave",
+		Long: `Make subscriptions as a file says, and say of each what is done: create, change
+or leave. What is so already is left; to apply a file twice changes nothing.
+
+The file is TOML, with [[subscription]] as config.toml has them and export
+writes them. What a [[subscription]] leaves out has its default. It is the one
+with its id; without an id the one with its extension and url, and with its
+types if there are several.
+
+Nobody can see secrets, keys and values of headers again: they are sent when a
+subscription is created, and when the names of its headers change, or all of
+them with --secrets. An empty value of a header keeps the one there is.`,
+		Args: cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	file := f.StringP("file", "f", "", "the `file`; - is stdin")
+	var a applying
+	f.BoolVar(&a.dry, "dry-run", false, "say what would be done, and do nothing")
+	f.BoolVar(&a.prune, "prune", false, "remove those that are not in the file, but for those of the config")
+	f.BoolVar(&a.secrets, "secrets", false, "send secrets, keys and values of headers also to those that exist: a new secret is a rotation")
+	cmd.MarkFlagRequired("file")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		name, text, err := readFile(*file, cmd.InOrStdin())
+		if err != nil {
+			return err
+		}
+		a.wanted, err = readSubscriptions(name, text)
+		if err != nil {
+			return err
+		}
+		return a.apply(cmd.Context(), r, cmd.OutOrStdout())
+	}
+	return cmd
+}
+
+// readFile reads a file, or stdin, and says its name.
+func readFile(path string, stdin io.Reader) (name, text string, err error) {
+	if path == "-" {
+		b, err := io.ReadAll(stdin)
+		return "stdin", string(b), err
+	}
+	b, err := os.ReadFile(path)
+	return path, string(b), err
+}

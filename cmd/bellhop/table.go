@@ -1,0 +1,174 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+)
+
+// A screen is where a person reads, if it is a terminal; or a file or a pipe.
+type screen struct {
+	io.Writer
+	width int  // of the terminal; 0: it is none
+	color bool // may be used
+}
+
+func screenOf(w io.Writer) screen {
+	s := screen{Writer: w}
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return s
+	}
+	s.width = 80
+	if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+		s.width = width
+	}
+	s.color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	return s
+}
+
+// A color is a parameter of the terminal's SGR sequence.
+type color string
+
+const (
+	plain  color = ""
+	bold   color = "1"
+	dim    color = "2"
+	red    color = "31"
+	green  color = "32"
+	yellow color = "33"
+	cyan   color = "36"
+)
+
+func (s screen) paint(c color, text string) string {
+	if !s.color || c == plain || text == "" {
+		return text
+	}
+	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
+}
+
+// A table has rows of equal columns. On a terminal that is too narrow, the
+// columns that may be cut are, the widest first.
+type table struct {
+	head  []string
+	cut   map[string]bool  // heads of columns that may be
+	tint  map[string]color // of words in any column
+	under int              // the last columns that go on lines of their own if that keeps a row whole
+	rows  [][]string
+}
+
+func (t *table) add(cells ...string) {
+	for i := range cells {
+		cells[i] = printable(cells[i])
+	}
+	t.rows = append(t.rows, cells)
+}
+
+// leastCut is how narrow a column is never cut below.
+const leastCut = 8
+
+func (t *table) write(s screen) error {
+	columns, under := len(t.head), 0
+	widths := make([]int, columns)
+	for _, row := range append([][]string{t.head}, t.rows...) {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	if s.width > 0 {
+		if sum(widths)+2*(columns-1) > s.width {
+			under = t.under
+		}
+		t.fit(widths[:columns-under], s.width)
+	}
+	var b strings.Builder
+	for i, row := range append([][]string{t.head}, t.rows...) {
+		cells := make([]string, columns)
+		for j, cell := range row {
+			text := cell
+			if j < columns-under {
+				text = pad(cell, widths[j])
+			}
+			if j == columns-under-1 {
+				text = strings.TrimRight(text, " ")
+			}
+			c := t.tint[cell]
+			if i == 0 {
+				c = bold
+			}
+			cells[j] = s.paint(c, text)
+		}
+		b.WriteString(strings.TrimRight(strings.Join(cells[:columns-under], "  "), " ") + "\n")
+		for _, cell := range cells[columns-under:] {
+			b.WriteString("  " + cell + "\n")
+		}
+	}
+	_, err := io.WriteString(s, b.String())
+	return err
+}
+
+// fit narrows the columns that may be cut until a row fits, or none can give more.
+func (t *table) fit(widths []int, width int) {
+	for sum(widths)+2*(len(widths)-1) > width {
+		widest := -1
+		for i, w := range widths {
+			if t.cut[t.head[i]] && w > leastCut && (widest < 0 || w > widths[widest]) {
+				widest = i
+			}
+		}
+		if widest < 0 {
+			return
+		}
+		widths[widest]--
+	}
+}
+
+func sum(ns []int) (total int) {
+	for _, n := range ns {
+		total += n
+	}
+	return total
+}
+
+// pad makes text as wide as that, with spaces or by cutting it.
+func pad(text string, width int) string {
+	n := utf8.RuneCountInString(text)
+	if n <= width {
+		return text + strings.Repeat(" ", width-n)
+	}
+	if width < 1 {
+		return ""
+	}
+	return string([]rune(text)[:width-1]) + "…"
+}
+
+// printable is s without what would move the cursor or color the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// took is a duration as a person reads it.
+func took(d time.Duration) string {
+	switch {
+	case d < 10*time.Millisecond:
+		return fmt.Sprintf("%.1fms", float64(d.Microseconds())/1e3)
+	case d < time.Second:
+		return fmt.Sprintf("%dms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	}
+	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+}
