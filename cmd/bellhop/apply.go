@@ -50,7 +50,7 @@ type exported struct {
 	StatusWords    string            `toml:"status_words,omitempty"`
 	LiveTTL        string            `toml:"live_ttl,omitempty"`
 	Timeout        string            `toml:"timeout,omitempty"`
-	MaxInFlight    int               `toml:"max_in_flight,omitempty"`
+	MaxInFlight    int               `toml:"max_in_flight,omitzero"`
 	Headers        map[string]string `toml:"headers,omitempty"`
 }
 

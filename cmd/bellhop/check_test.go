@@ -88,13 +88,13 @@ func TestUsage(t *testing.T) {
 	if stdout, _ := cli(t, 0, "version"); !strings.HasPrefix(stdout, "bellhop ") || strings.Count(stdout, "\n") != 1 {
 		t.Errorf("version says %q", stdout)
 	}
-	for _, args := range [][]string{{"chek"}, {"check", "this"}, {"check", "--confg", "x"}, {"serve", "-x"}} {
-		if stdout, stderr := cli(t, 1, args...); !strings.HasPrefix(stderr, "bellhop: unknown ") || stdout != "" {
+	for _, args := range [][]string{{"chek"}, {"check", "this"}, {"check", "--confg", "x"}, {"serve", "-x"}, {"token", "mak"}, {"completion", "ksh"}} {
+		if stdout, stderr := cli(t, 2, args...); !strings.HasPrefix(stderr, "bellhop: unknown ") || stdout != "" {
 			t.Errorf("%v says %q and %q", args, stdout, stderr)
 		}
 	}
 	stdout, _ := cli(t, 0, "--help")
-	for _, command := range []string{"serve", "demo", "check", "token", "version"} {
+	for _, command := range []string{"serve", "demo", "check", "token", "subscriptions", "events", "deliveries", "verify", "completion", "man", "version"} {
 		if !strings.Contains(stdout, "\n  "+command+" ") {
 			t.Errorf("help does not list %s:\n%s", command, stdout)
 		}

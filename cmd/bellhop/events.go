@@ -123,11 +123,16 @@ func (p *eventPrinter) print(line json.RawMessage) error {
 // wideRow is how wide a terminal must be to show the call of each event.
 const wideRow = 132
 
+const (
+	widestNumbers = 36
+	durationWidth = 7
+)
+
 // row is the line of an event. On a terminal, a day has a line of its own.
 func (p *eventPrinter) row(e admin.Event) string {
 	at, call, heading := p.remote.local(e.Timestamp), printable(e.CallID), ""
 	when := at.Format("2006-01-02 15:04:05.000")
-	numbers := 30
+	numbers := widestNumbers
 	if p.width > 0 {
 		when = at.Format("15:04:05.000")
 		if day := at.Format("Monday, 2006-01-02"); day != p.day {
@@ -152,7 +157,7 @@ func (p *eventPrinter) row(e admin.Event) string {
 		if call != "" {
 			numbers -= 2 + len(call)
 		}
-		numbers = max(numbers, leastCut)
+		numbers = min(max(numbers, leastCut), widestNumbers)
 	}
 	text := left + p.paint(tintOf(e), fmt.Sprintf("%-11s", type_)) + "  " + p.paint(statusTint(status), fmt.Sprintf("%-11s", status)) + "  " +
 		pad(about(e), numbers) + "  " + fmt.Sprintf("%*s", durationWidth, length)
@@ -161,8 +166,6 @@ func (p *eventPrinter) row(e admin.Event) string {
 	}
 	return heading + strings.TrimRight(text, " ") + "\n"
 }
-
-const durationWidth = 7
 
 func tintOf(e admin.Event) color {
 	switch e.EventType {

@@ -1,15 +1,29 @@
 package main
 
 import (
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"bellhop/sip"
+	"bellhop/sip/siptest"
 )
 
 // TestCommands runs the scripts in testdata/commands: what a person types, and
-// what is answered.
+// what is answered. Beside what testscript knows, a script may say:
+//
+//	serve  start a bellhop, a PBX and a receiver at http://$HOOK. Commands find it
+//	       and its token by the environment; $CONFIG is its config
+//	call   101 calls 102, who is busy: four events
+//	until PATTERN COMMAND...
+//	       repeat a command until what it writes matches
+//	keep NAME PATTERN
+//	       $NAME is what the group of the pattern matches in what was just written
 func TestCommands(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -19,12 +33,88 @@ func TestCommands(t *testing.T) {
 	if err := os.Symlink(self, filepath.Join(bin, "bellhop")); err != nil {
 		t.Fatal(err)
 	}
-	testscript.Run(t, testscript.Params{
-		Dir:                 filepath.Join("..", "..", "testdata", "commands"),
-		RequireExplicitExec: true,
-		Setup: func(env *testscript.Env) error {
-			env.Setenv("PATH", bin)
-			return nil
-		},
+	scripts, err := filepath.Glob(filepath.Join("..", "..", "testdata", "commands", "*.txt"))
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, script := range scripts {
+		t.Run(strings.TrimSuffix(filepath.Base(script), ".txt"), func(t *testing.T) {
+			t.Parallel()
+			var o office
+			testscript.Run(t, testscript.Params{
+				Files:               []string{script},
+				RequireExplicitExec: true,
+				Setup: func(env *testscript.Env) error {
+					env.Setenv("PATH", bin)
+					env.Setenv("TZ", "UTC")
+					return nil
+				},
+				Cmds: map[string]func(*testscript.TestScript, bool, []string){
+					"serve": func(ts *testscript.TestScript, _ bool, _ []string) { o.open(t, ts) },
+					"call":  func(*testscript.TestScript, bool, []string) { o.call() },
+					"keep":  keepMatch,
+					"until": func(ts *testscript.TestScript, _ bool, args []string) {
+						until(t, ts, args[0], args[1:])
+					},
+				},
+			})
+		})
+	}
+}
+
+// An office is a site with a PBX and two phones.
+type office struct {
+	*site
+	caller *siptest.Phone
+	events int // that there must be
+}
+
+func (o *office) open(t *testing.T, ts *testscript.TestScript) {
+	o.site = newSite(t, sip.UDP, sip.UDP)
+	socket := func(addr string) *net.UDPConn {
+		c, err := net.ListenPacket("udp4", addr)
+		ts.Check(err)
+		return c.(*net.UDPConn)
+	}
+	pbx := siptest.NewPBX(socket(o.pbx.AddrPort.String()))
+	t.Cleanup(pbx.Close)
+	o.serve()
+	for _, user := range []string{"102", "101"} {
+		phone := siptest.NewPhone(socket("127.0.0.1:0"), o.hop, user, "")
+		t.Cleanup(phone.Close)
+		phone.Behave(siptest.Behavior{Busy: true})
+		ts.Check(phone.Register())
+		o.caller = phone
+	}
+	ts.Setenv("BELLHOP_SERVER", "http://"+o.admin.String())
+	ts.Setenv("BELLHOP_TOKEN", testToken)
+	ts.Setenv("HOOK", o.receiver.addr)
+	ts.Setenv("CONFIG", filepath.Join(o.dir, "config.toml"))
+}
+
+// call places a call, and waits until all of it is in the log.
+func (o *office) call() {
+	o.caller.Dial("102").Wait(o.t.Context())
+	o.events += 4
+	o.eventually("the call is in the log", func() bool {
+		var log struct{ Items []struct{} }
+		o.api("GET", "/v1/events?limit=1000", nil, &log)
+		return len(log.Items) >= o.events
+	})
+}
+
+func keepMatch(ts *testscript.TestScript, _ bool, args []string) {
+	found := regexp.MustCompile(args[1]).FindStringSubmatch(ts.ReadFile("stdout"))
+	if len(found) != 2 {
+		ts.Fatalf("no match for %s in %s", args[1], ts.ReadFile("stdout"))
+	}
+	ts.Setenv(args[0], found[1])
+}
+
+func until(t *testing.T, ts *testscript.TestScript, pattern string, command []string) {
+	re := regexp.MustCompile("(?m)" + pattern)
+	(&site{t: t}).eventually(strings.Join(command, " ")+" writes "+pattern, func() bool {
+		ts.Check(ts.Exec(command[0], command[1:]...))
+		return re.MatchString(ts.ReadFile("stdout"))
 	})
 }

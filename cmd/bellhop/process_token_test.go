@@ -55,20 +55,21 @@ func TestTokenCommands(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		bearer string
+		status int
 		args   []string
 		stderr string
 	}{
-		{"", []string{"list"}, "bellhop: no token: set BELLHOP_TOKEN"},
-		{"wrong", []string{"list"}, "bellhop: GET /v1/tokens: 401 Unauthorized: the token is not good here: set BELLHOP_TOKEN"},
-		{secret, []string{"list"}, "bellhop: GET /v1/tokens: 403 Forbidden: this needs a token of scope admin"},
-		{testToken, []string{"revoke", "nothing/../x"}, "bellhop: DELETE /v1/tokens/nothing/../x: 404 Not Found: no such token"},
-		{testToken, []string{"revoke"}, "bellhop: requires at least 1 arg(s)"},
-		{testToken, []string{"create"}, `bellhop: required flag(s) "scope" not set`},
-		{testToken, []string{"create", "--scope", "read", "--expires", "-1h"}, "bellhop: --expires -1h0m0s is over already"},
-		{testToken, []string{"create", "--scope", "root"}, "bellhop: POST /v1/tokens: 422 Unprocessable Entity: validation failed\n  scope: "},
-		{testToken, []string{"create", "--scope", "admin", "--extension", "101"}, "bellhop: POST /v1/tokens: 422 Unprocessable Entity: validation failed\n  extensions: an admin"},
+		{"", 1, []string{"list"}, "bellhop: no token: set BELLHOP_TOKEN"},
+		{"wrong", 1, []string{"list"}, "bellhop: GET /v1/tokens: 401 Unauthorized: the token is not good here: set BELLHOP_TOKEN"},
+		{secret, 1, []string{"list"}, "bellhop: GET /v1/tokens: 403 Forbidden: this needs a token of scope admin"},
+		{testToken, 1, []string{"revoke", "nothing/../x"}, "bellhop: DELETE /v1/tokens/nothing/../x: 404 Not Found: no such token"},
+		{testToken, 2, []string{"revoke"}, "bellhop: requires at least 1 arg(s)"},
+		{testToken, 2, []string{"create"}, `bellhop: required flag(s) "scope" not set`},
+		{testToken, 2, []string{"create", "--scope", "read", "--expires", "-1h"}, "bellhop: --expires -1h0m0s is over already"},
+		{testToken, 1, []string{"create", "--scope", "root"}, "bellhop: POST /v1/tokens: 422 Unprocessable Entity: validation failed\n  scope: "},
+		{testToken, 1, []string{"create", "--scope", "admin", "--extension", "101"}, "bellhop: POST /v1/tokens: 422 Unprocessable Entity: validation failed\n  extensions: an admin"},
 	} {
-		if stdout, stderr := token(tt.bearer, 1, tt.args...); !strings.HasPrefix(stderr, tt.stderr) || stdout != "" {
+		if stdout, stderr := token(tt.bearer, tt.status, tt.args...); !strings.HasPrefix(stderr, tt.stderr) || stdout != "" {
 			t.Errorf("%q writes %q and %q, want %q", tt.args, stdout, stderr, tt.stderr)
 		}
 	}
@@ -83,7 +84,7 @@ func TestTokenCommands(t *testing.T) {
 	if _, stderr := token(testToken, 1, "list"); !strings.Contains(stderr, "does bellhop run there?") || strings.Contains(stderr, testToken) {
 		t.Errorf("where no bellhop runs, list writes %q", stderr)
 	}
-	if _, stderr := s.ask(testToken, 1, "token", "list", "--server", "127.0.0.1:1"); !strings.Contains(stderr, "--server") {
+	if _, stderr := s.ask(testToken, 2, "token", "list", "--server", "127.0.0.1:1"); !strings.Contains(stderr, "--server") {
 		t.Errorf("with no URL, list writes %q", stderr)
 	}
 	if _, err := os.Stat(filepath.Join(s.dir, "data", "admin.token")); !os.IsNotExist(err) {

@@ -92,10 +92,15 @@ func (r *remote) findHere() error {
 	default:
 		r.of = filepath.Join(cfg.Store.Dir, "admin.token")
 		b, err := readPrivate(r.of)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("no token: there is no %s: run this where bellhop runs, or %s", r.of, tokenHint)
+		}
+		if err != nil {
 			return fmt.Errorf("no token: %w: or %s", err, tokenHint)
 		}
-		r.token = strings.TrimSpace(string(b))
+		if r.token = strings.TrimSpace(string(b)); r.token == "" {
+			return fmt.Errorf("no token: %s is empty: %s", r.of, tokenHint)
+		}
 	}
 	return nil
 }
@@ -252,7 +257,11 @@ func (r *remote) doOf(ctx context.Context, method, list, id, path string, in, ou
 	for i, item := range page.Items {
 		known[i] = item.ID
 	}
-	if near := nearest(id, known); near != "" {
+	switch near := nearest(id, known); near {
+	case "":
+	case id:
+		return fmt.Errorf("%w: is that bellhop too old for it?", err)
+	default:
 		return fmt.Errorf("%w: did you mean %s?", err, near)
 	}
 	command := strings.TrimPrefix(list, "/v1/")

@@ -69,7 +69,7 @@ func subscriptionsListCommand(r *remote) *cobra.Command {
 		}
 		t := table{
 			head: []string{"ID", "EXTENSION", "STATE", "TYPES", "URL"},
-			cut:  map[string]bool{"EXTENSION": true, "TYPES": true, "URL": true}, tint: tints,
+			cut:  map[string]bool{"EXTENSION": true, "TYPES": true}, tint: tints, under: 1,
 		}
 		for _, sub := range subs {
 			t.add(sub.ID, whose(sub), string(sub.State), strings.Join(sub.Types, " "), sub.Method+" "+sub.URL)
