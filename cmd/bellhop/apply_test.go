@@ -1,0 +1,191 @@
+package main
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"bellhop/notify"
+)
+
+// there is a subscription as the API shows it.
+func there(id string, edit func(*notify.Subscription)) notify.Subscription {
+	sub := notify.NewSubscription()
+	sub.ID, sub.Extension, sub.Types, sub.URL, sub.State = id, "101", []string{"hangup"}, "https://crm.example/a", notify.StateActive
+	if edit != nil {
+		edit(&sub)
+	}
+	return sub
+}
+
+func TestApplyPlan(t *testing.T) {
+	const usual = "[[subscription]]\nextension = \"101\"\ntypes = [\"hangup\"]\nurl = \"https://crm.example/a\"\n"
+	for _, tt := range []struct {
+		name  string
+		file  string
+		had   []notify.Subscription
+		how   applying
+		want  string         // a line for each step: what, which, and its fields
+		body  map[string]any // of the first
+		wrong string
+	}{
+		{
+			name: "new", file: usual + "headers = {X-A = \"1\"}\n",
+			want: "create",
+			body: map[string]any{"extension": "101", "types": []any{"hangup"}, "url": "https://crm.example/a", "method": "POST", "dialect": "json", "active": true, "headers": map[string]any{"X-A": "1"}},
+		},
+		{
+			name: "as it is", file: usual + "secret = \"whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r\"\n",
+			had:  []notify.Subscription{there("a", nil)},
+			want: "leave a",
+		},
+		{
+			name: "secrets anyway", file: usual + "secret = \"whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r\"\n",
+			had: []notify.Subscription{there("a", nil)}, how: applying{secrets: true},
+			want: "change a secret",
+			body: map[string]any{"secret": "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"},
+		},
+		{
+			name: "what is left out has its default", file: usual,
+			had: []notify.Subscription{there("a", func(s *notify.Subscription) {
+				s.Active, s.Note, s.Extended, s.MaxInFlight, s.Timeout, s.Headers = false, "x", true, 7, 1e9, map[string]string{"X-A": ""}
+			})},
+			want: "change a active note headers extended timeout max_in_flight",
+			body: map[string]any{"active": true, "note": "", "extended": false, "max_in_flight": 0.0, "timeout": "", "headers": map[string]any{}},
+		},
+		{
+			name: "another extension, by id", file: "[[subscription]]\nid = \"a\"\nextension_regex = \"10.\"\ntypes = [\"hangup\"]\nurl = \"https://crm.example/b\"\n",
+			had:  []notify.Subscription{there("a", nil), there("b", nil)},
+			want: "change a extension extension_regex url",
+			body: map[string]any{"extension": "", "extension_regex": "10.", "url": "https://crm.example/b"},
+		},
+		{
+			name: "the rest, pruned, but for what the config declares", file: usual,
+			had: []notify.Subscription{
+				there("a", nil), there("b", func(s *notify.Subscription) { s.Extension = "102" }),
+				there("c", func(s *notify.Subscription) { s.Extension, s.Declared = "103", "[[subscription]] 1" }),
+			},
+			how:  applying{prune: true},
+			want: "leave a\nremove b",
+		},
+		{
+			name: "an id wins over what looks alike", file: usual + strings.Replace(usual, "]]\n", "]]\nid = \"a\"\n", 1),
+			had:  []notify.Subscription{there("a", nil), there("b", nil)},
+			want: "leave b\nleave a",
+		},
+		{
+			name: "the same twice", file: usual + usual,
+			had:  []notify.Subscription{there("a", nil), there("b", nil)},
+			want: "leave a\nleave b",
+		},
+		{
+			name: "the config declares it so", file: usual,
+			had:  []notify.Subscription{there("a", func(s *notify.Subscription) { s.Declared = "[[subscription]] 1" })},
+			want: "leave a",
+		},
+		{
+			name: "the config declares it otherwise", file: usual + "note = \"x\"\n",
+			had:   []notify.Subscription{there("a", func(s *notify.Subscription) { s.Declared = "[[subscription]] 1" })},
+			wrong: "f.toml:1:1: the server's config declares the subscription of 101 to https://crm.example/a ([[subscription]] 1), and alone can change it",
+		},
+		{
+			name: "no such id, but one like it", file: strings.Replace(usual, "]]\n", "]]\nid = \"abcdef\"\n", 1),
+			had:   []notify.Subscription{there("abcdfe", nil)},
+			wrong: `f.toml:1:1: no subscription has the id "abcdef": did you mean abcdfe?`,
+		},
+		{
+			name: "an id twice", file: strings.Repeat(strings.Replace(usual, "]]\n", "]]\nid = \"abcdef\"\n", 1), 2),
+			wrong: "f.toml:7:6: subscription.id: is that of another [[subscription]] above",
+		},
+		{
+			name: "no table", file: "subscription = 1\n",
+			wrong: "f.toml:1:16: subscription: want an array of tables, not a number: write [[subscription]]",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var err error
+			var steps []step
+			if tt.how.wanted, err = readSubscriptions("f.toml", tt.file); err == nil {
+				steps, err = tt.how.plan(tt.had)
+			}
+			if tt.wrong != "" {
+				if err == nil || err.Error() != tt.wrong {
+					t.Errorf("got %v, want %s", err, tt.wrong)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var lines []string
+			for _, s := range steps {
+				lines = append(lines, strings.TrimSpace(s.Action+" "+strings.TrimSpace(s.ID+" "+strings.Join(s.Fields, " "))))
+			}
+			if got := strings.Join(lines, "\n"); got != tt.want {
+				t.Errorf("got\n%s\nwant\n%s", got, tt.want)
+			}
+			if tt.body != nil {
+				if diff := cmp.Diff(tt.body, steps[0].body); diff != "" {
+					t.Errorf("the request: -want +got\n%s", diff)
+				}
+			}
+		})
+	}
+}
+
+// TestApplyKeys has a certificate and its key change together.
+func TestApplyKeys(t *testing.T) {
+	w := wanted{sub: there("", func(s *notify.Subscription) { s.TLSCert, s.TLSKey = "new", "key" })}
+	old := there("a", func(s *notify.Subscription) { s.TLSCert = "old" })
+	s := new(applying).change(w, old)
+	if got := slices.Sorted(maps.Keys(s.body)); !slices.Equal(got, []string{"tls_cert", "tls_key"}) {
+		t.Errorf("a new certificate sends %v", got)
+	}
+	old.TLSCert = "new"
+	if s := new(applying).change(w, old); s.Action != "leave" {
+		t.Errorf("the same certificate: %s %v", s.Action, s.Fields)
+	}
+}
+
+// TestExportIsApplied has what export writes read again: all of it.
+func TestExportIsApplied(t *testing.T) {
+	subs := []notify.Subscription{
+		there("a", nil),
+		there("b", func(s *notify.Subscription) {
+			s.Extension, s.ExtensionRegex = "", `1\d"'`
+			s.Types = []string{"answer-in", "hangup"}
+			s.URL, s.Method, s.Dialect, s.Active = "https://crm.example/{?CallID}", "GET", notify.Telphin, false
+			s.Note = "Zoë's \"note\"\\\n# none"
+			s.Headers = map[string]string{"X-Api-Key": ""}
+			s.Extended, s.FlowCase = true, "upper"
+			s.LiveTTL, s.Timeout, s.MaxInFlight = notify.Duration(9e10), notify.Duration(5e8), 9
+		}),
+	}
+	for i := range subs {
+		if err := subs[i].Validate(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b bytes.Buffer
+	if err := export(&b, subs, true); err != nil {
+		t.Fatal(err)
+	}
+	wanted, err := readSubscriptions("exported", b.String())
+	if err != nil {
+		t.Fatalf("%v\n%s", err, b.String())
+	}
+	a := applying{wanted: wanted, prune: true}
+	steps, err := a.plan(subs)
+	if err != nil || len(steps) != 2 {
+		t.Fatalf("%v %v", steps, err)
+	}
+	for _, s := range steps {
+		if s.Action != "leave" {
+			t.Errorf("%s is %s: %v\n%s", s.ID, s.Action, s.Fields, b.String())
+		}
+	}
+}

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"bellhop/admin"
+)
+
+// A streamed answer is one answer of a server of events.
+type streamed func(w http.ResponseWriter, r *http.Request)
+
+// streaming writes text as a stream, and goes.
+func streaming(text string) streamed {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("Date", "Sat, 31 Jan 2026 09:30:00 GMT")
+		fmt.Fprint(w, text)
+	}
+}
+
+// silent writes text as a stream, and stays until the client goes.
+func silent(text string) streamed {
+	return func(w http.ResponseWriter, r *http.Request) {
+		streaming(text)(w, r)
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}
+}
+
+func refusing(status int) streamed {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }
+}
+
+func event(id string) string {
+	return fmt.Sprintf("id: %s\nevent: hangup\ndata: {\"event_id\": %q}\n\n", id, id)
+}
+
+// askedFrom is what a request for a stream says of where it begins.
+func askedFrom(r *http.Request) string {
+	return strings.TrimSpace(r.URL.Query().Get("since") + " " + r.Header.Get("Last-Event-ID"))
+}
+
+// follow follows a server that answers so, one after the other, until limit
+// events came.
+func follow(t *testing.T, query url.Values, limit int, answers ...streamed) (came, asked, notes []string, err error) {
+	t.Helper()
+	var mu sync.Mutex
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		if r.URL.Path != "/v1/events" || r.Header.Get("Accept") != "text/event-stream" || r.Header.Get("Authorization") != "Bearer "+testToken {
+			t.Errorf("%s %v", r.URL, r.Header)
+		}
+		n := len(asked)
+		asked = append(asked, askedFrom(r))
+		mu.Unlock()
+		if n >= len(answers) {
+			t.Errorf("request %d is one too many", n+1)
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		answers[n](w, r)
+	}))
+	defer server.Close()
+	s := &eventStream{
+		remote: &remote{server: server.URL, token: testToken, found: true},
+		query:  query, pause: time.Millisecond, quiet: patience,
+		note: func(text string) { notes = append(notes, text) },
+	}
+	err = s.follow(t.Context(), func(line json.RawMessage) error {
+		var e admin.Event
+		if err := json.Unmarshal(line, &e); err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
+		if came = append(came, e.EventID); len(came) == limit {
+			return errEnough
+		}
+		return nil
+	})
+	return came, asked, notes, err
+}
+
+func TestFollowResumes(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		since   string
+		answers []streamed
+		came    []string
+		asked   []string
+	}{
+		{
+			"after the last event",
+			"", []streamed{streaming(event("a") + ":\n\n" + event("b")), streaming(event("c"))},
+			[]string{"a", "b", "c"}, []string{"", "2026-01-31T09:30:00Z b"},
+		},
+		{
+			"before the first event: from when it began",
+			"", []streamed{streaming(":\n\n"), streaming(event("a"))},
+			[]string{"a"}, []string{"", "2026-01-31T09:30:00Z"},
+		},
+		{
+			"before the first event: from where it was to begin",
+			"x", []streamed{streaming(""), streaming(event("a"))},
+			[]string{"a"}, []string{"x", "x"},
+		},
+		{
+			"an event that was cut is none",
+			"x", []streamed{streaming(event("a") + "id: b\ndata: {\"event_id\""), streaming(event("b"))},
+			[]string{"a", "b"}, []string{"x", "x a"},
+		},
+		{
+			"while it starts again",
+			"x", []streamed{streaming(event("a")), refusing(503), refusing(502), refusing(429), streaming(event("b"))},
+			[]string{"a", "b"}, []string{"x", "x a", "x a", "x a", "x a"},
+		},
+		{
+			"what a stream may look like",
+			"x", []streamed{streaming("retry: 5\r\n\r\nid:a\r\ndata:{\r\ndata:\"event_id\":\"a\"}\r\nother\r\n\r\ndata: {\"event_id\": \"b\"}\n\n"), streaming(event("c"))},
+			[]string{"a", "b", "c"}, []string{"x", "x a"},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			query := url.Values{}
+			if tt.since != "" {
+				query.Set("since", tt.since)
+			}
+			came, asked, notes, err := follow(t, query, len(tt.came), tt.answers...)
+			if err != nil || !slices.Equal(came, tt.came) || !slices.Equal(asked, tt.asked) {
+				t.Errorf("came %q, asked %q, %v; want %q, %q", came, asked, err, tt.came, tt.asked)
+			}
+			if len(notes) != 2 || !strings.HasSuffix(notes[0], ": trying again") || notes[1] != "connected again" {
+				t.Errorf("notes are %q", notes)
+			}
+		})
+	}
+}
+
+// TestFollowEnds has bellhop say that it will not have it.
+func TestFollowEnds(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		answers []streamed
+		want    string
+	}{
+		{"at first", []streamed{refusing(503)}, "503 Service Unavailable"},
+		{"no token", []streamed{refusing(401)}, "401 Unauthorized: the token"},
+		{"revoked", []streamed{streaming(event("a")), refusing(401)}, "401 Unauthorized: the token"},
+		{"no longer in the log", []streamed{streaming(event("a")), refusing(422)}, "422"},
+		{"no stream", []streamed{func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"items":[]}`) }}, "no stream of events: that bellhop is too old"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, _, _, err := follow(t, url.Values{}, 2, tt.answers...)
+			wantError(t, err, tt.want)
+		})
+	}
+}
+
+// TestFollowQuiet has a server that says nothing any more: neither an event nor
+// that there is none.
+func TestFollowQuiet(t *testing.T) {
+	var came atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if came.Add(1) == 1 {
+			silent(event("a"))(w, r)
+			return
+		}
+		streaming(event("b"))(w, r)
+	}))
+	defer server.Close()
+	s := &eventStream{remote: &remote{server: server.URL, token: testToken, found: true}, query: url.Values{}, quiet: 50 * time.Millisecond, note: func(string) {}}
+	var ids []string
+	err := s.follow(t.Context(), func(line json.RawMessage) error {
+		if ids = append(ids, string(line)); len(ids) == 2 {
+			return errEnough
+		}
+		return nil
+	})
+	if err != nil || len(ids) != 2 || !strings.Contains(ids[1], `"b"`) {
+		t.Errorf("%v, %q", err, ids)
+	}
+}
+
+// TestFollowInterrupted ends by a signal, or because nobody reads any more.
+func TestFollowInterrupted(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(silent(event("a"))))
+	defer server.Close()
+	stream := func() *eventStream {
+		return &eventStream{remote: &remote{server: server.URL, token: testToken, found: true}, query: url.Values{}, quiet: patience}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := stream().follow(ctx, func(json.RawMessage) error { cancel(); return nil }); err != nil {
+		t.Errorf("after an interrupt: %v", err)
+	}
+	broken := errors.New("broken pipe")
+	if err := stream().follow(t.Context(), func(json.RawMessage) error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("without a reader: %v", err)
+	}
+}
+
+// TestEventRows shows events on terminals, and on none.
+func TestEventRows(t *testing.T) {
+	talked := int64(3_723_000_000)
+	at := time.Date(2026, 1, 31, 9, 30, 0, 123e6, time.UTC)
+	events := []admin.Event{
+		{Timestamp: at, Extension: "101", EventType: "dial-out", CallStatus: "CALLING", CallerIDNum: "101", CalledNumber: "+442071838750", CallID: strings.Repeat("c", 32)},
+		{Timestamp: at, Extension: "0003*2101", EventType: "hangup", CallStatus: "CHANUNAVAIL", CallerIDNum: strings.Repeat("9", 40), Duration: &talked},
+		{Timestamp: at.Add(24 * time.Hour), Extension: "101", EventType: "subscription-state", SubscriptionState: "disabled", SubscriptionID: "4xq7", Why: "410 \x1b[31mGone"},
+		{Timestamp: at, Extension: "101", EventType: "registered", UserAgent: "Yealink"},
+	}
+	show := func(p eventPrinter) string {
+		p.remote = &remote{utc: true}
+		var b strings.Builder
+		for _, e := range events {
+			b.WriteString(p.row(e))
+		}
+		return b.String()
+	}
+	for _, tt := range []struct {
+		name string
+		screen
+		want string
+	}{
+		{"80", screen{width: 80}, `Saturday, 2026-01-31
+09:30:00.123  101   dial-out     CALLING      101 → +442071838750
+09:30:00.123  0003*2101  hangup       CHANUNAVAIL  9999999999999999999…    1h02m
+Sunday, 2026-02-01
+09:30:00.123  101        subscription-state  disabled     4xq7 410 [31…
+Saturday, 2026-01-31
+09:30:00.123  101        registered                Yealink
+`},
+		{"160", screen{width: 160}, `Saturday, 2026-01-31
+09:30:00.123  101   dial-out     CALLING      101 → +442071838750                            cccccccccccccccccccccccccccccccc
+09:30:00.123  0003*2101  hangup       CHANUNAVAIL  99999999999999999999999999999999999…    1h02m
+Sunday, 2026-02-01
+09:30:00.123  101        subscription-state  disabled     4xq7 410 [31mGone
+Saturday, 2026-01-31
+09:30:00.123  101        registered                Yealink
+`},
+		{"file", screen{}, `2026-01-31 09:30:00.123  101   dial-out     CALLING      101 → +442071838750                            cccccccccccccccccccccccccccccccc
+2026-01-31 09:30:00.123  0003*2101  hangup       CHANUNAVAIL  99999999999999999999999999999999999…    1h02m
+2026-02-01 09:30:00.123  101        subscription-state  disabled     4xq7 410 [31mGone
+2026-01-31 09:30:00.123  101        registered                Yealink
+`},
+	} {
+		if got := show(eventPrinter{screen: tt.screen}); got != tt.want {
+			t.Errorf("%s:\n%s\nwant\n%s", tt.name, got, tt.want)
+		}
+	}
+	if got := show(eventPrinter{screen: screen{width: 80, color: true}}); !strings.Contains(got, "\x1b[36mdial-out   \x1b[0m") || !strings.Contains(got, "\x1b[31mCHANUNAVAIL\x1b[0m") {
+		t.Errorf("in color:\n%q", got)
+	}
+}

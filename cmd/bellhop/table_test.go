@@ -1,0 +1,82 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestTable(t *testing.T) {
+	tab := table{
+		head: []string{"ID", "TYPES", "STATE", "URL"},
+		cut:  map[string]bool{"TYPES": true}, tint: tints, under: 1,
+	}
+	tab.add("4xq7", "dial-in dial-out answer", "active", "https://crm.example/call")
+	tab.add("5yr8", "Zoë\x1b[31m\n", "disabled", "https://x")
+	for _, tt := range []struct {
+		name string
+		screen
+		want string
+	}{
+		{"file", screen{}, `ID    TYPES                    STATE     URL
+4xq7  dial-in dial-out answer  active    https://crm.example/call
+5yr8  Zoë[31m                  disabled  https://x
+`},
+		{"wide", screen{width: 80}, `ID    TYPES                    STATE     URL
+4xq7  dial-in dial-out answer  active    https://crm.example/call
+5yr8  Zoë[31m                  disabled  https://x
+`},
+		{"narrow", screen{width: 30}, `ID    TYPES           STATE
+  URL
+4xq7  dial-in dial-…  active
+  https://crm.example/call
+5yr8  Zoë[31m         disabled
+  https://x
+`},
+		{"too narrow", screen{width: 5}, `ID    TYPES     STATE
+  URL
+4xq7  dial-in…  active
+  https://crm.example/call
+5yr8  Zoë[31m   disabled
+  https://x
+`},
+	} {
+		var b strings.Builder
+		tt.Writer = &b
+		if err := tab.write(tt.screen); err != nil || b.String() != tt.want {
+			t.Errorf("%s: %v\n%s\nwant\n%s", tt.name, err, b.String(), tt.want)
+		}
+	}
+	var b strings.Builder
+	if tab.write(screen{Writer: &b, width: 80, color: true}); !strings.Contains(b.String(), "\x1b[32mactive  \x1b[0m") || strings.Contains(b.String(), "\x1b[31m\n") {
+		t.Errorf("in color: %q", b.String())
+	}
+}
+
+// TestScreen has a file that is no terminal: nothing is cut or colored.
+func TestScreen(t *testing.T) {
+	f, err := os.Create(t.TempDir() + "/out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if s := screenOf(f); s.width != 0 || s.color {
+		t.Errorf("a file is a screen %d wide, color %v", s.width, s.color)
+	}
+}
+
+func TestTook(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0:                         "0.0ms",
+		1234 * time.Microsecond:   "1.2ms",
+		345 * time.Millisecond:    "345ms",
+		12_340 * time.Millisecond: "12.3s",
+		62 * time.Second:          "1m02s",
+		time.Hour + 2*time.Minute + 3*time.Second: "1h02m",
+	} {
+		if got := took(d); got != want {
+			t.Errorf("%v is %s, want %s", d, got, want)
+		}
+	}
+}
