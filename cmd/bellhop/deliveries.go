@@ -34,7 +34,7 @@ func deliveriesCommand() *cobra.Command {
 func deliveriesListCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List deliveries: what waits, and then what is over, each the newest first",
+		Short: "List deliveries: what waits, then what is over, the newest first",
 		Args:  cobra.NoArgs,
 	}
 	f := cmd.Flags()
@@ -177,7 +177,7 @@ func message(b *strings.Builder, mark, first string, header map[string]string, b
 func deliveriesRedeliverCommand(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "redeliver ID...",
-		Short: "Make an attempt now, whatever became of the delivery, and show what came back",
+		Short: "Make an attempt now, and show what came back",
 		Long: `Make an attempt now, whatever became of the delivery, and show what came back.
 The exit status is 0 if all were taken.`,
 		Args: cobra.MinimumNArgs(1),

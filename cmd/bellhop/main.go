@@ -114,7 +114,7 @@ SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again
 
 	demoCmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Place calls between two phones through a PBX, all in this process, and show every callback",
+		Short: "Place calls, all in this process, and show every callback",
 		Args:  cobra.NoArgs,
 	}
 	stay := demoCmd.Flags().Bool("stay", false, "stay up afterwards, until interrupted")

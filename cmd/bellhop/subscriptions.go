@@ -24,7 +24,8 @@ func subscriptionsCommand() *cobra.Command {
 		Use:     "subscriptions",
 		Aliases: []string{"subs"},
 		Short:   "Say who is told of which extension, and where",
-		Example: `  bellhop subscriptions add --extension 101 --type dial-in,answer,hangup --url https://crm.example/call
+		Example: `  bellhop subscriptions add --extension 101 --type dial-in,answer,hangup \
+    --url https://crm.example/call
   bellhop subscriptions list --extension 101
   bellhop subscriptions export > subscriptions.toml
   bellhop subscriptions apply -f subscriptions.toml --dry-run`,
@@ -181,9 +182,11 @@ func complete(cmd *cobra.Command, flag string, words ...string) {
 func subscriptionsAddCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add",
-		Short: "Subscribe, and print the secret that signs callbacks; nobody can see it again",
-		Example: `  bellhop subscriptions add --extension 101 --type dial-in,hangup --url https://crm.example/call
-  bellhop subscriptions add --extension-regex '.*' --type hangup --url https://crm.example/cdr --header "X-Api-Key: 1234"`,
+		Short: "Subscribe, and print the secret, which nobody can see again",
+		Example: `  bellhop subscriptions add --extension 101 --type dial-in,hangup \
+    --url https://crm.example/call
+  bellhop subscriptions add --extension-regex '.*' --type hangup \
+    --url https://crm.example/cdr --header "X-Api-Key: 1234"`,
 		Args: cobra.NoArgs,
 	}
 	fields := subscriptionFlags(cmd)
@@ -216,7 +219,7 @@ func subscriptionsEditCommand(r *remote) *cobra.Command {
 		Use:   "edit ID",
 		Short: "Change what the flags name, and nothing else",
 		Example: `  bellhop subscriptions edit 4xq7… --type dial-in,hangup --active=false
-  bellhop subscriptions edit 4xq7… --header "X-Api-Key: 5678" --remove-header X-Old`,
+  bellhop subscriptions edit 4xq7… --header "X-Api-Key: 5678"`,
 		Args: cobra.ExactArgs(1),
 	}
 	fields := subscriptionFlags(cmd)
@@ -351,7 +354,7 @@ func subscriptionsReplayCommand(r *remote) *cobra.Command {
 		Use:   "replay ID",
 		Short: "Send again what happened in a time, as far as the log has it",
 		Example: `  bellhop subscriptions replay 4xq7… --from 2h
-  bellhop subscriptions replay 4xq7… --from "2026-01-31 09:00" --to "2026-01-31 12:00" --type hangup`,
+  bellhop subscriptions replay 4xq7… --from 09:00 --to 12:00 --type hangup`,
 		Args: cobra.ExactArgs(1),
 	}
 	f := cmd.Flags()

@@ -14,11 +14,11 @@ import (
 func tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
-		Short: "Make, list and revoke the tokens by which others use the admin API",
+		Short: "Make, list and revoke tokens of the admin API",
 		Long: `Make, list and revoke the tokens by which others use the admin API.
 
 bellhop must run, and the token in use be of scope admin.`,
-		Example: `  bellhop token create --scope write --extension 101 --extension 102 --note crm --expires 8760h
+		Example: `  bellhop token create --scope write --extension 101 --note crm --expires 8760h
   bellhop token list
   bellhop token revoke 4xq7…`,
 	}
