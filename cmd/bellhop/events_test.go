@@ -18,11 +18,11 @@ import (
 	"bellhop/admin"
 )
 
-// A streamed answer is one answer of a server of events.
-type streamed func(w http.ResponseWriter, r *http.Request)
+// A reply is one answer of a server of events.
+type reply func(w http.ResponseWriter, r *http.Request)
 
 // streaming writes text as a stream, and goes.
-func streaming(text string) streamed {
+func streaming(text string) reply {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		w.Header().Set("Date", "Sat, 31 Jan 2026 09:30:00 GMT")
@@ -31,7 +31,7 @@ func streaming(text string) streamed {
 }
 
 // silent writes text as a stream, and stays until the client goes.
-func silent(text string) streamed {
+func silent(text string) reply {
 	return func(w http.ResponseWriter, r *http.Request) {
 		streaming(text)(w, r)
 		w.(http.Flusher).Flush()
@@ -39,7 +39,7 @@ func silent(text string) streamed {
 	}
 }
 
-func refusing(status int) streamed {
+func refusing(status int) reply {
 	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }
 }
 
@@ -54,7 +54,7 @@ func askedFrom(r *http.Request) string {
 
 // follow follows a server that answers so, one after the other, until limit
 // events came.
-func follow(t *testing.T, query url.Values, limit int, answers ...streamed) (came, asked, notes []string, err error) {
+func follow(t *testing.T, query url.Values, limit int, answers ...reply) (came, asked, notes []string, err error) {
 	t.Helper()
 	var mu sync.Mutex
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -95,38 +95,38 @@ func TestFollowResumes(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		since   string
-		answers []streamed
+		answers []reply
 		came    []string
 		asked   []string
 	}{
 		{
 			"after the last event",
-			"", []streamed{streaming(event("a") + ":\n\n" + event("b")), streaming(event("c"))},
+			"", []reply{streaming(event("a") + ":\n\n" + event("b")), streaming(event("c"))},
 			[]string{"a", "b", "c"}, []string{"", "2026-01-31T09:30:00Z b"},
 		},
 		{
 			"before the first event: from when it began",
-			"", []streamed{streaming(":\n\n"), streaming(event("a"))},
+			"", []reply{streaming(":\n\n"), streaming(event("a"))},
 			[]string{"a"}, []string{"", "2026-01-31T09:30:00Z"},
 		},
 		{
 			"before the first event: from where it was to begin",
-			"x", []streamed{streaming(""), streaming(event("a"))},
+			"x", []reply{streaming(""), streaming(event("a"))},
 			[]string{"a"}, []string{"x", "x"},
 		},
 		{
 			"an event that was cut is none",
-			"x", []streamed{streaming(event("a") + "id: b\ndata: {\"event_id\""), streaming(event("b"))},
+			"x", []reply{streaming(event("a") + "id: b\ndata: {\"event_id\""), streaming(event("b"))},
 			[]string{"a", "b"}, []string{"x", "x a"},
 		},
 		{
 			"while it starts again",
-			"x", []streamed{streaming(event("a")), refusing(503), refusing(502), refusing(429), streaming(event("b"))},
+			"x", []reply{streaming(event("a")), refusing(503), refusing(502), refusing(429), streaming(event("b"))},
 			[]string{"a", "b"}, []string{"x", "x a", "x a", "x a", "x a"},
 		},
 		{
 			"what a stream may look like",
-			"x", []streamed{streaming("retry: 5\r\n\r\nid:a\r\ndata:{\r\ndata:\"event_id\":\"a\"}\r\nother\r\n\r\ndata: {\"event_id\": \"b\"}\n\n"), streaming(event("c"))},
+			"x", []reply{streaming("retry: 5\r\n\r\nid:a\r\ndata:{\r\ndata:\"event_id\":\"a\"}\r\nother\r\n\r\ndata: {\"event_id\": \"b\"}\n\n"), streaming(event("c"))},
 			[]string{"a", "b", "c"}, []string{"x", "x a"},
 		},
 	} {
@@ -150,14 +150,14 @@ func TestFollowResumes(t *testing.T) {
 func TestFollowEnds(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		answers []streamed
+		answers []reply
 		want    string
 	}{
-		{"at first", []streamed{refusing(503)}, "503 Service Unavailable"},
-		{"no token", []streamed{refusing(401)}, "401 Unauthorized: the token"},
-		{"revoked", []streamed{streaming(event("a")), refusing(401)}, "401 Unauthorized: the token"},
-		{"no longer in the log", []streamed{streaming(event("a")), refusing(422)}, "422"},
-		{"no stream", []streamed{func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"items":[]}`) }}, "no stream of events: that bellhop is too old"},
+		{"at first", []reply{refusing(503)}, "503 Service Unavailable"},
+		{"no token", []reply{refusing(401)}, "401 Unauthorized: the token"},
+		{"revoked", []reply{streaming(event("a")), refusing(401)}, "401 Unauthorized: the token"},
+		{"no longer in the log", []reply{streaming(event("a")), refusing(422)}, "422"},
+		{"no stream", []reply{func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"items":[]}`) }}, "no stream of events: that bellhop is too old"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, _, _, err := follow(t, url.Values{}, 2, tt.answers...)

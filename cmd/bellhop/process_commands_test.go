@@ -20,6 +20,10 @@ import (
 //	serve  start a bellhop, a PBX and a receiver at http://$HOOK. Commands find it
 //	       and its token by the environment; $CONFIG is its config
 //	call   101 calls 102, who is busy: four events
+//	restart
+//	       stop that bellhop, and start it again
+//	followed
+//	       wait until somebody follows the events
 //	until PATTERN COMMAND...
 //	       repeat a command until what it writes matches
 //	keep NAME PATTERN
@@ -52,7 +56,18 @@ func TestCommands(t *testing.T) {
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"serve": func(ts *testscript.TestScript, _ bool, _ []string) { o.open(t, ts) },
 					"call":  func(*testscript.TestScript, bool, []string) { o.call() },
-					"keep":  keepMatch,
+					"restart": func(*testscript.TestScript, bool, []string) {
+						o.process.stop()
+						o.process = o.serve()
+					},
+					"followed": func(*testscript.TestScript, bool, []string) {
+						o.eventually("somebody follows the events", func() bool {
+							var status struct{ Streams int }
+							o.api("GET", "/v1/status", nil, &status)
+							return status.Streams == 1
+						})
+					},
+					"keep": keepMatch,
 					"until": func(ts *testscript.TestScript, _ bool, args []string) {
 						until(t, ts, args[0], args[1:])
 					},
@@ -65,8 +80,9 @@ func TestCommands(t *testing.T) {
 // An office is a site with a PBX and two phones.
 type office struct {
 	*site
-	caller *siptest.Phone
-	events int // that there must be
+	process *process
+	caller  *siptest.Phone
+	events  int // that there must be
 }
 
 func (o *office) open(t *testing.T, ts *testscript.TestScript) {
@@ -78,7 +94,7 @@ func (o *office) open(t *testing.T, ts *testscript.TestScript) {
 	}
 	pbx := siptest.NewPBX(socket(o.pbx.AddrPort.String()))
 	t.Cleanup(pbx.Close)
-	o.serve()
+	o.process = o.serve()
 	for _, user := range []string{"102", "101"} {
 		phone := siptest.NewPhone(socket("127.0.0.1:0"), o.hop, user, "")
 		t.Cleanup(phone.Close)
