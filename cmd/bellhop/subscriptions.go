@@ -69,11 +69,11 @@ func subscriptionsListCommand(r *remote) *cobra.Command {
 			return writeJSON(cmd.OutOrStdout(), subs)
 		}
 		t := table{
-			head: []string{"ID", "EXTENSION", "STATE", "TYPES", "URL"},
-			cut:  map[string]bool{"EXTENSION": true, "TYPES": true}, tint: tints, under: 1,
+			head: []string{"ID", "EXTENSION", "STATE", "TYPES", "WHY", "URL"},
+			cut:  map[string]bool{"EXTENSION": true, "TYPES": true}, tint: tints, under: 2,
 		}
 		for _, sub := range subs {
-			t.add(sub.ID, whose(sub), string(sub.State), strings.Join(sub.Types, " "), sub.Method+" "+sub.URL)
+			t.add(sub.ID, whose(sub), string(sub.State), strings.Join(sub.Types, " "), sub.Why, sub.Method+" "+sub.URL)
 		}
 		return t.write(screenOf(cmd.OutOrStdout()))
 	}
@@ -111,7 +111,7 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	f.String("dialect", "", "the `dialect`: json (default), cloudevents, telphin, unified or cti")
 	f.Bool("active", true, "whether it is switched on")
 	f.String("note", "", "`what` it is for")
-	f.StringArray("header", nil, "a header `field`, \"Name: value\", to send with every callback; may be repeated")
+	f.StringArray("header", nil, "a header `field`, \"Name: value\", to send with every callback; the value may be env:NAME or file:PATH; may be repeated")
 	f.String("secret", "", "the `secret`, whsec_…, that signs callbacks; env:NAME and file:PATH say where it is")
 	f.String("tls-ca", "", "PEM `file` of the CAs that may have signed the receiver's certificate")
 	f.String("tls-cert", "", "PEM `file` of the certificate by which bellhop is known to the receiver")
@@ -156,8 +156,11 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 					name, value, ok := strings.Cut(s, ":")
 					if value = strings.TrimSpace(value); !ok || value == "" {
 						err = fmt.Errorf(`%q is no header field: write it like "X-Api-Key: 1234"`, name)
+						break
 					}
-					headers[name] = value
+					if headers[name], err = resolve(value); err != nil {
+						break
+					}
 				}
 				body["headers"] = headers
 			}
@@ -366,9 +369,9 @@ func subscriptionsReplayCommand(r *remote) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		body := struct {
 			From  time.Time `json:"from"`
-			To    time.Time `json:"to"`
+			To    time.Time `json:"to,omitzero"`
 			Types []string  `json:"types,omitempty"`
-		}{To: time.Now(), Types: *types}
+		}{Types: *types}
 		var ok bool
 		if body.From, ok = r.moment(*from); !ok {
 			return usage{fmt.Errorf("--from %q is not a time: %s", *from, momentHint)}
@@ -377,9 +380,9 @@ func subscriptionsReplayCommand(r *remote) *cobra.Command {
 			if body.To, ok = r.moment(*to); !ok {
 				return usage{fmt.Errorf("--to %q is not a time: %s", *to, momentHint)}
 			}
-		}
-		if !body.To.After(body.From) {
-			return usage{fmt.Errorf("--to %s is not after --from %s", body.To.Format(time.RFC3339), body.From.Format(time.RFC3339))}
+			if !body.To.After(body.From) {
+				return usage{fmt.Errorf("--to %q is not after --from %q", *to, *from)}
+			}
 		}
 		var answer struct {
 			Events int `json:"events"`

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -53,7 +54,8 @@ func (s screen) paint(c color, text string) string {
 	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
 }
 
-// A table has rows of equal columns. On a terminal that is too narrow, the
+// A table has rows of equal columns; one in which nothing stands is left out.
+// On a terminal that is too narrow, the
 // columns that may be cut are, the widest first.
 type table struct {
 	head  []string
@@ -74,48 +76,74 @@ func (t *table) add(cells ...string) {
 const leastCut = 8
 
 func (t *table) write(s screen) error {
-	columns, under := len(t.head), 0
-	widths := make([]int, columns)
-	for _, row := range append([][]string{t.head}, t.rows...) {
+	t.dropEmpty()
+	all := append([][]string{t.head}, t.rows...)
+	widths := make([]int, len(t.head))
+	for _, row := range all {
 		for i, cell := range row {
 			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
-	if s.width > 0 {
-		if sum(widths)+2*(columns-1) > s.width {
-			under = t.under
-		}
-		t.fit(widths[:columns-under], s.width)
+	whole := len(widths) // columns of the row itself
+	if s.width > 0 && rowWidth(widths) > s.width {
+		whole -= t.under
+		t.fit(widths[:whole], s.width)
 	}
 	var b strings.Builder
-	for i, row := range append([][]string{t.head}, t.rows...) {
-		cells := make([]string, columns)
+	for i, row := range all {
+		gap := 0
 		for j, cell := range row {
-			text := cell
-			if j < columns-under {
-				text = pad(cell, widths[j])
-			}
-			if j == columns-under-1 {
-				text = strings.TrimRight(text, " ")
-			}
-			c := t.tint[cell]
+			tint := t.tint[cell]
 			if i == 0 {
-				c = bold
+				tint = bold
 			}
-			cells[j] = s.paint(c, text)
+			switch {
+			case cell == "":
+			case j < whole:
+				text := pad(cell, min(widths[j], utf8.RuneCountInString(cell)))
+				b.WriteString(strings.Repeat(" ", gap) + s.paint(tint, text))
+				gap = -utf8.RuneCountInString(text)
+			default:
+				b.WriteString("\n  " + s.paint(tint, cell))
+			}
+			gap += widths[j] + 2
 		}
-		b.WriteString(strings.TrimRight(strings.Join(cells[:columns-under], "  "), " ") + "\n")
-		for _, cell := range cells[columns-under:] {
-			b.WriteString("  " + cell + "\n")
-		}
+		b.WriteByte('\n')
 	}
 	_, err := io.WriteString(s, b.String())
 	return err
 }
 
+// dropEmpty leaves the columns out in which no row has anything.
+func (t *table) dropEmpty() {
+	if len(t.rows) == 0 {
+		return
+	}
+	for i := len(t.head) - 1; i >= 0; i-- {
+		if slices.ContainsFunc(t.rows, func(row []string) bool { return row[i] != "" }) {
+			continue
+		}
+		if i >= len(t.head)-t.under {
+			t.under--
+		}
+		t.head = slices.Delete(t.head, i, i+1)
+		for j := range t.rows {
+			t.rows[j] = slices.Delete(t.rows[j], i, i+1)
+		}
+	}
+}
+
+func rowWidth(widths []int) int {
+	total := 2 * (len(widths) - 1)
+	for _, w := range widths {
+		total += w
+	}
+	return total
+}
+
 // fit narrows the columns that may be cut until a row fits, or none can give more.
 func (t *table) fit(widths []int, width int) {
-	for sum(widths)+2*(len(widths)-1) > width {
+	for rowWidth(widths) > width {
 		widest := -1
 		for i, w := range widths {
 			if t.cut[t.head[i]] && w > leastCut && (widest < 0 || w > widths[widest]) {
@@ -127,13 +155,6 @@ func (t *table) fit(widths []int, width int) {
 		}
 		widths[widest]--
 	}
-}
-
-func sum(ns []int) (total int) {
-	for _, n := range ns {
-		total += n
-	}
-	return total
 }
 
 // pad makes text as wide as that, with spaces or by cutting it.

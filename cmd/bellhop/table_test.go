@@ -9,11 +9,11 @@ import (
 
 func TestTable(t *testing.T) {
 	tab := table{
-		head: []string{"ID", "TYPES", "STATE", "URL"},
-		cut:  map[string]bool{"TYPES": true}, tint: tints, under: 1,
+		head: []string{"ID", "TYPES", "NOTE", "STATE", "WHY", "URL"},
+		cut:  map[string]bool{"TYPES": true}, tint: tints, under: 2,
 	}
-	tab.add("4xq7", "dial-in dial-out answer", "active", "https://crm.example/call")
-	tab.add("5yr8", "Zoë\x1b[31m\n", "disabled", "https://x")
+	tab.add("4xq7", "dial-in dial-out answer", "", "active", "", "https://crm.example/call")
+	tab.add("5yr8", "Zoë\x1b[31m\n", "", "disabled", "", "https://x")
 	for _, tt := range []struct {
 		name string
 		screen
@@ -49,7 +49,13 @@ func TestTable(t *testing.T) {
 		}
 	}
 	var b strings.Builder
-	if tab.write(screen{Writer: &b, width: 80, color: true}); !strings.Contains(b.String(), "\x1b[32mactive  \x1b[0m") || strings.Contains(b.String(), "\x1b[31m\n") {
+	tab.add("6zs9", "", "active", "https://y")
+	tab.write(screen{Writer: &b, width: 5})
+	if want := "6zs9            active\n  https://y\n"; !strings.HasSuffix(b.String(), want) {
+		t.Errorf("with an empty cell:\n%s\nwant\n%s", b.String(), want)
+	}
+	b.Reset()
+	if tab.write(screen{Writer: &b, width: 80, color: true}); !strings.Contains(b.String(), "\x1b[32mactive\x1b[0m") || strings.Contains(b.String(), "\x1b[31m\n") {
 		t.Errorf("in color: %q", b.String())
 	}
 }
