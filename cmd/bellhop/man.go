@@ -98,7 +98,7 @@ func manPage(cmd *cobra.Command) string {
 		}
 	}
 	manFlags(&b, "OPTIONS", cmd.NonInheritedFlags())
-	manFlags(&b, "OPTIONS OF "+strings.ToUpper(cmd.Root().Name()), cmd.InheritedFlags())
+	manFlags(&b, "COMMON OPTIONS", cmd.InheritedFlags())
 	if cmd.Example != "" {
 		fmt.Fprintf(&b, ".SH EXAMPLES\n.EX\n%s\n.EE\n", roff(cmd.Example))
 	}
@@ -145,12 +145,10 @@ func manFlags(b *strings.Builder, title string, flags *pflag.FlagSet) {
 
 // roff is text as roff shows it.
 func roff(text string) string {
-	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, "…", `\[u2026]`).Replace(text)
-	lines := strings.Split(text, "\n")
-	for i, line := range lines {
-		if strings.HasPrefix(line, ".") || strings.HasPrefix(line, "'") {
-			lines[i] = `\&` + line
-		}
+	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`, "`", `\(ga`, "^", `\(ha`, "~", `\(ti`, "…", `\[u2026]`).Replace(text)
+	text = strings.ReplaceAll(text, "\n.", "\n\\&.") // else it would be a macro
+	if strings.HasPrefix(text, ".") {
+		text = `\&` + text
 	}
-	return strings.Join(lines, "\n")
+	return text
 }

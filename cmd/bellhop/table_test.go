@@ -1,10 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestTable(t *testing.T) {
@@ -60,8 +63,49 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// TestScreen has a file that is no terminal: nothing is cut or colored.
+// terminal opens one of a width.
+func terminal(t *testing.T, width uint16) *os.File {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("this machine has no terminals:", err)
+	}
+	t.Cleanup(func() { master.Close() })
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: width}); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// TestScreen has a terminal, and a file, where nothing is cut or colored.
 func TestScreen(t *testing.T) {
+	tty := terminal(t, 97)
+	for _, tt := range []struct {
+		name, noColor, term string
+		color               bool
+	}{
+		{"a terminal", "", "xterm", true},
+		{"who wants no color", "1", "xterm", false},
+		{"a terminal without color", "", "dumb", false},
+	} {
+		t.Setenv("NO_COLOR", tt.noColor)
+		t.Setenv("TERM", tt.term)
+		if s := screenOf(tty); s.width != 97 || s.color != tt.color {
+			t.Errorf("%s is a screen %d wide, color %v", tt.name, s.width, s.color)
+		}
+	}
 	f, err := os.Create(t.TempDir() + "/out")
 	if err != nil {
 		t.Fatal(err)
