@@ -32,7 +32,7 @@ func subscriptionsCommand() *cobra.Command {
 	}
 	r := serverFlag(cmd)
 	cmd.AddCommand(subscriptionsListCommand(r), subscriptionsAddCommand(r), subscriptionsEditCommand(r), subscriptionsRemoveCommand(r),
-		subscriptionsTestCommand(r), subscriptionsReplayCommand(r), subscriptionsExportCommand(r), subscriptionsApplyCommand(r))
+		subscriptionsRotateCommand(r), subscriptionsTestCommand(r), subscriptionsReplayCommand(r), subscriptionsExportCommand(r), subscriptionsApplyCommand(r))
 	return cmd
 }
 
@@ -306,10 +306,29 @@ func subscriptionsRemoveCommand(r *remote) *cobra.Command {
 	}
 }
 
+func subscriptionsRotateCommand(r *remote) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rotate-secret ID",
+		Short: "Make a new secret, and print it; the old one signs too for a day",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var sub notify.Subscription
+			if err := r.doOf(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/rotate-secret", nil, &sub); err != nil {
+				return err
+			}
+			if r.json {
+				return writeJSON(cmd.OutOrStdout(), sub)
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "subscription %s has a new secret, shown this once: %s\n", sub.ID, string(sub.Secret))
+			return err
+		},
+	}
+}
+
 func subscriptionsTestCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "test ID",
-		Short: "Send a sample of each subscribed type now, and show what came back",
+		Short: "Send a sample of each type now, and show what came back",
 		Long: `Send a sample of each subscribed type now, and show what came back. The exit
 status is 0 if all were taken.`,
 		Args: cobra.ExactArgs(1),
