@@ -15,21 +15,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 
-	"bellhop/dialog"
 	"bellhop/notify"
 )
-
-// typeWords are the words that a subscription may name.
-func typeWords() []string {
-	words := []string{"answer-in", "answer-out"}
-	for _, t := range []dialog.Type{
-		dialog.DialIn, dialog.DialOut, dialog.Answer, dialog.Hangup, dialog.MessageIn, dialog.MessageOut, dialog.Voicemail,
-		dialog.Ringing, dialog.Hold, dialog.Resume, dialog.Transfer, dialog.Registered, dialog.Unregistered, dialog.SubscriptionState,
-	} {
-		words = append(words, string(t))
-	}
-	return words
-}
 
 // An exported subscription is a [[subscription]] with its id. What has its
 // default is not written.

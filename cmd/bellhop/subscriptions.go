@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"bellhop/admin"
+	"bellhop/dialog"
 	"bellhop/notify"
 )
 
@@ -173,6 +174,18 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 		}
 		return body, nil
 	}
+}
+
+// typeWords are the words that a subscription may name.
+func typeWords() []string {
+	words := []string{"answer-in", "answer-out"}
+	for _, t := range []dialog.Type{
+		dialog.DialIn, dialog.DialOut, dialog.Answer, dialog.Hangup, dialog.MessageIn, dialog.MessageOut, dialog.Voicemail,
+		dialog.Ringing, dialog.Hold, dialog.Resume, dialog.Transfer, dialog.Registered, dialog.Unregistered, dialog.SubscriptionState,
+	} {
+		words = append(words, string(t))
+	}
+	return words
 }
 
 // complete has the shell know what a flag may be.
