@@ -126,7 +126,16 @@ func readSubscriptions(file, text string) ([]wanted, error) {
 
 // takeIDs takes the ids out of the [[subscription]] of a document.
 func (r *reader) takeIDs(doc map[string]any) []string {
-	tables, _ := doc["subscription"].([]map[string]any) // else the reader will say
+	var tables []map[string]any
+	switch v := doc["subscription"].(type) { // of anything else, the reader will say
+	case []map[string]any:
+		tables = v
+	case []any: // subscription = [{…}]
+		for _, t := range v {
+			table, _ := t.(map[string]any)
+			tables = append(tables, table)
+		}
+	}
 	ids := make([]string, len(tables))
 	for i, t := range tables {
 		var ok bool

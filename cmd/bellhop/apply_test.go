@@ -102,6 +102,18 @@ func TestApplyPlan(t *testing.T) {
 			wrong: "f.toml:7:6: subscription.id: is that of another [[subscription]] above",
 		},
 		{
+			name: "on a line", file: `subscription = [{id = "b", extension = "101", types = ["hangup"], url = "https://crm.example/a"}]`,
+			had:  []notify.Subscription{there("a", nil), there("b", nil)},
+			want: "leave b",
+		},
+		{
+			name: "tables and none", file: `subscription = [{id = "b", extension = "101", types = ["hangup"], url = "https://crm.example/a"}, 1]`,
+			wrong: "f.toml:1:99: subscription: want a table, not a number: write [subscription[1]] on a line of its own\n" +
+				"f.toml:1:99: subscription.extension: is missing: name an extension, or give extension_regex\n" +
+				"f.toml:1:99: subscription.types: is empty: name at least one event type\n" +
+				"f.toml:1:99: subscription.url: is missing",
+		},
+		{
 			name: "no table", file: "subscription = 1\n",
 			wrong: "f.toml:1:16: subscription: want an array of tables, not a number: write [[subscription]]",
 		},
