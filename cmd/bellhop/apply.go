@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"reflect"
 	"slices"
@@ -105,9 +106,15 @@ func readSubscriptions(file, text string) ([]wanted, error) {
 		path := index("subscription", i)
 		sub := c.subscription(i)
 		sub.Declared = ""
+		cert := sub.TLSCert
+		if sub.TLSKey == "" {
+			sub.TLSCert = "" // which export writes without its key
+		}
 		for err := range sub.Invalid() {
 			r.problem(path+"."+err.Field, "%s", err.Why)
 		}
+		sub.Validate() // which makes it as it is stored
+		sub.TLSCert = cert
 		if sub.OldSecret != "" {
 			r.problem(path+".old_secret", "cannot be set over the API, where a new secret is a rotation: leave it out")
 		}
@@ -267,12 +274,12 @@ func (a *applying) plan(had []notify.Subscription) ([]step, error) {
 	kept := map[string]bool{}
 	for i, w := range a.wanted {
 		old := pairs[i]
+		if w.place.Text = w.lacks(old); w.place.Text != "" {
+			wrong = append(wrong, w.place)
+			continue
+		}
 		if old == nil {
-			s, err := create(w)
-			if err != nil {
-				wrong = append(wrong, *err)
-			}
-			steps = append(steps, s)
+			steps = append(steps, create(w))
 			continue
 		}
 		kept[old.ID] = true
@@ -371,22 +378,34 @@ func fieldsOf(sub notify.Subscription) map[string]any {
 	return fields
 }
 
-// create is the step that makes a subscription.
-func create(w wanted) (step, *problem) {
-	s := step{Action: "create", Extension: whose(w.sub), URL: w.sub.URL, body: map[string]any{}, place: w.place}
-	for name, value := range w.sub.Headers {
-		if value == "" {
-			w.place.Text = fmt.Sprintf("the header %s is empty: export does not know its value, and a new subscription needs one", name)
-			return s, &w.place
+// lacks says what export could not write of a subscription, and nobody has: old
+// is what it is now, or nil.
+func (w *wanted) lacks(old *notify.Subscription) string {
+	for _, name := range slices.Sorted(maps.Keys(w.sub.Headers)) {
+		has := false
+		if old != nil {
+			_, has = old.Headers[name]
+		}
+		if w.sub.Headers[name] == "" && !has {
+			return fmt.Sprintf("the header %s is empty: export does not know its value, and there is none to keep", name)
 		}
 	}
+	if old == nil && w.sub.TLSCert != "" && w.sub.TLSKey == "" {
+		return "tls_key is missing: export does not know it, and there is none to keep"
+	}
+	return ""
+}
+
+// create is the step that makes a subscription.
+func create(w wanted) step {
+	s := step{Action: "create", Extension: whose(w.sub), URL: w.sub.URL, body: map[string]any{}, place: w.place}
 	fields := fieldsOf(w.sub)
 	for _, name := range slices.Concat(settable, withheldFields) {
 		if v, ok := fields[name]; ok {
 			s.body[name] = v
 		}
 	}
-	return s, nil
+	return s
 }
 
 // change is the step that makes old what is wanted, or leaves it.

@@ -102,6 +102,25 @@ func TestApplyPlan(t *testing.T) {
 			wrong: "f.toml:7:6: subscription.id: is that of another [[subscription]] above",
 		},
 		{
+			name: "a note as it is stored", file: usual + "note = \" a\\tnote\"\n",
+			had:  []notify.Subscription{there("a", func(s *notify.Subscription) { s.Note = " a\tnote"; s.Validate() })},
+			want: "leave a",
+		},
+		{
+			name: "a certificate, of which nobody sees the key", file: usual + "tls_cert = \"pem\"\n",
+			had:  []notify.Subscription{there("a", func(s *notify.Subscription) { s.TLSCert = "pem" })},
+			want: "leave a",
+		},
+		{
+			name: "a new one with a certificate alone", file: usual + "tls_cert = \"pem\"\n",
+			wrong: "f.toml:1:1: tls_key is missing: export does not know it, and there is none to keep",
+		},
+		{
+			name: "a header more, without its value", file: usual + "headers = {x-a = \"\", X-B = \"\"}\n",
+			had:   []notify.Subscription{there("a", func(s *notify.Subscription) { s.Headers = map[string]string{"X-A": ""} })},
+			wrong: "f.toml:1:1: the header X-B is empty: export does not know its value, and there is none to keep",
+		},
+		{
 			name: "on a line", file: `subscription = [{id = "b", extension = "101", types = ["hangup"], url = "https://crm.example/a"}]`,
 			had:  []notify.Subscription{there("a", nil), there("b", nil)},
 			want: "leave b",
