@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -24,6 +25,8 @@ import (
 //	       stop that bellhop, and start it again
 //	followed
 //	       wait until somebody follows the events
+//	came N
+//	       wait until the receiver has had so many callbacks
 //	until PATTERN COMMAND...
 //	       repeat a command until what it writes matches
 //	keep NAME PATTERN
@@ -66,6 +69,9 @@ func TestCommands(t *testing.T) {
 							o.api("GET", "/v1/status", nil, &status)
 							return status.Streams == 1
 						})
+					},
+					"came": func(_ *testscript.TestScript, _ bool, args []string) {
+						o.receiver.wait("all that were to come", patience, func(came []received) bool { return strconv.Itoa(len(came)) == args[0] })
 					},
 					"keep": keepMatch,
 					"until": func(ts *testscript.TestScript, _ bool, args []string) {

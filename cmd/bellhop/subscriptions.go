@@ -425,7 +425,11 @@ func subscriptionsReplayCommand(r *remote) *cobra.Command {
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), answer)
 		}
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%d events are sent again to subscription %s\n", answer.Events, args[0])
+		events := fmt.Sprint(answer.Events, " events are")
+		if answer.Events == 1 {
+			events = "1 event is"
+		}
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s sent again to subscription %s\n", events, args[0])
 		return err
 	}
 	return cmd
