@@ -544,6 +544,52 @@ func TestSecretsAreNotRecorded(t *testing.T) {
 	})
 }
 
+// Who reads leaves nothing behind in the store.
+func TestReadingLeavesNothing(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, stop := start(t, js, Config{Allow: loopback})
+	defer stop()
+	r := newReceiver(t, nil)
+	s := NewSubscription()
+	s.Extension, s.Types, s.URL = "101", []string{"dial-out", "answer", "hangup"}, r.URL
+	s = subscribe(t, n, s)
+	n.Say(callOf(1))
+	for range callOf(1) {
+		<-r.got
+	}
+	readers := func() (all int) {
+		for _, stream := range []jetstream.Stream{n.events, n.outbox, n.attempts} {
+			info, err := stream.Info(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			all += info.State.Consumers
+		}
+		return all
+	}
+	before := readers()
+	id := callOf(1)[0].ID + "-" + s.ID
+	for range 10 {
+		events, more, err := n.Events(t.Context(), Query{Limit: 1})
+		if err != nil || len(events) != 1 || !more {
+			t.Fatalf("read %v, %v, %v", events, more, err)
+		}
+		if _, _, err := n.Events(t.Context(), Query{Extension: "102"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := n.Deliveries(t.Context(), DeliveryQuery{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Delivery(t.Context(), id); err != nil && err != ErrNoDelivery { // not yet
+			t.Fatal(err)
+		}
+	}
+	if after := readers(); after > before {
+		t.Errorf("there are %d consumers after readings, and were %d before", after, before)
+	}
+}
+
 // The recorder holds 16 MB, drops the oldest, and counts them.
 func TestRecorderIsBounded(t *testing.T) {
 	var r recorder

@@ -347,6 +347,12 @@ func readAll(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsume
 	if err != nil {
 		return err
 	}
+	defer func() {
+		// Else the server keeps it for minutes, and a thousand at most.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		s.DeleteConsumer(ctx, consumer.CachedInfo().Name)
+	}()
 	if consumer.CachedInfo().NumPending == 0 {
 		return nil
 	}
