@@ -203,7 +203,7 @@ func (a *applying) apply(ctx context.Context, r *remote, stdout io.Writer) error
 	if r.json {
 		return writeJSON(stdout, append([]step{}, steps...))
 	}
-	_, err = fmt.Fprintln(out, summary(counts, a.dry))
+	_, err = fmt.Fprintln(out, counted(counts, a.dry))
 	return err
 }
 
@@ -231,8 +231,8 @@ func (s *step) line(out screen) string {
 	return text
 }
 
-// summary says what was done, or would be.
-func summary(counts map[string]int, dry bool) string {
+// counted says what was done, or would be.
+func counted(counts map[string]int, dry bool) string {
 	if counts["create"]+counts["change"]+counts["remove"] == 0 {
 		return fmt.Sprintf("nothing to change: %d as they should be", counts["leave"])
 	}

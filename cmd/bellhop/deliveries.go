@@ -131,7 +131,7 @@ func (r *remote) showDelivery(out screen, d admin.Delivery) error {
 		case a.Number == 0:
 			title = "no attempt"
 		}
-		fmt.Fprintf(&b, "\n%s  %s  %s\n", out.paint(bold, title), r.local(a.At).Format(exact), result(out, a))
+		fmt.Fprintf(&b, "\n%s  %s  %s\n", out.paint(bold, title), r.local(a.At).Format(exact), outcome(out, a))
 		if a.Request != nil {
 			message(&b, ">", a.Request.Method+" "+a.Request.URL, a.Request.Header, a.Request.Body, false)
 		}
@@ -143,8 +143,8 @@ func (r *remote) showDelivery(out screen, d admin.Delivery) error {
 	return err
 }
 
-// result says in a few words what came of an attempt.
-func result(out screen, a admin.Attempt) string {
+// outcome says in a few words what came of an attempt.
+func outcome(out screen, a admin.Attempt) string {
 	text := out.paint(tints[a.Outcome], a.Outcome)
 	if a.Status != 0 {
 		text += ", " + fmt.Sprint(a.Status)
@@ -207,7 +207,7 @@ func (r *remote) redeliver(ctx context.Context, out screen, ids []string) error 
 			bad++
 		}
 		if !r.json {
-			fmt.Fprintf(out, "%s  %s\n", id, result(out, d.Attempt))
+			fmt.Fprintf(out, "%s  %s\n", id, outcome(out, d.Attempt))
 		}
 	}
 	if r.json && len(all) > 0 {
