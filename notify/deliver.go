@@ -67,7 +67,8 @@ func (n *Notifier) deliver(ctx, mine context.Context) error {
 	n.stats.behind.Store(0)
 	n.registry.changeAll()
 	w.subscribe()
-	known, err := n.recall(ctx, w.lanes)
+	sweeper := newSweeper()
+	known, err := n.recall(ctx, w.lanes, sweeper)
 	if err != nil {
 		return err
 	}
@@ -89,7 +90,7 @@ func (n *Notifier) deliver(ctx, mine context.Context) error {
 
 	ctx, stop := context.WithCancel(ctx)
 	w.attempting, w.abort = context.WithCancel(mine)
-	w.helpers.Go(func() { w.postLetters(waver) })
+	w.helpers.Go(func() { w.postLetters(waver, sweeper) })
 	w.helpers.Go(func() { w.hearOrders(ctx, known) })
 	if n.fresh.shared {
 		w.helpers.Go(func() { n.follow(ctx) })
@@ -323,8 +324,9 @@ func (w *worker) arrived(results []written) {
 	w.posting = nil
 }
 
-// postLetters writes letters to the outbox until there are no more.
-func (w *worker) postLetters(waver *waver) {
+// postLetters writes letters to the outbox, and sweeps it, until there are no
+// more.
+func (w *worker) postLetters(waver *waver, sweeper *sweeper) {
 	for msgs := range w.post {
 		results := waver.write(w.attempting, msgs)
 		for _, r := range results {
@@ -334,7 +336,11 @@ func (w *worker) postLetters(waver *waver) {
 				break
 			}
 		}
+		for i, r := range results {
+			sweeper.wrote(msgs[i], r)
+		}
 		w.posted <- results
+		sweeper.sweep(w.attempting, waver)
 	}
 }
 

@@ -19,20 +19,14 @@ import (
 
 // openOutbox opens what must be remembered of deliveries that last longer than
 // a moment: for each its last word under a subject of its own, and how far the
-// log has been worked off. A delivery that is over leaves an empty message that
-// goes by itself.
-//
-// Each word removes those before it by a roll-up. A limit of one message per
-// subject would do so too, but leaves nothing of it on the disk: once the empty
-// message is gone, a server that was killed finds what was before it again.
+// log has been worked off. The last word of what is over is empty. What is no
+// longer needed is swept up: see [sweeper].
 func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name:        "OUTBOX",
-		Subjects:    []string{"delivery.>"}, // delivery.<subscription>.<place in the log>, delivery.<subscription>.<backlog>, delivery.cursor
-		Storage:     jetstream.FileStorage,
-		AllowRollup: true,
-		AllowMsgTTL: true,
-		Replicas:    c.Replicas,
+		Name:     "OUTBOX",
+		Subjects: []string{"delivery.>"}, // delivery.<subscription>.<place in the log>, delivery.<subscription>.<backlog>, delivery.cursor
+		Storage:  jetstream.FileStorage,
+		Replicas: c.Replicas,
 	})
 }
 
@@ -42,12 +36,8 @@ func outboxSubject(subscription string, seq uint64) string {
 	return "delivery." + subscription + "." + strconv.FormatUint(seq, 10)
 }
 
-// again is the header of a word that is not the first, gone that of the empty
-// message.
-var (
-	again = nats.Header{jetstream.MsgRollup: {jetstream.MsgRollupSubject}}
-	gone  = nats.Header{jetstream.MsgRollup: {jetstream.MsgRollupSubject}, jetstream.MsgTTLHeader: {"10s"}}
-)
+// again is the header of a word that is not the first.
+var again = nats.Header{"Again": {"1"}}
 
 // remembered is what the outbox has of one delivery: what its lane and schedule
 // need. The event itself stays in the log.
@@ -72,12 +62,11 @@ func (l letter) message() *nats.Msg {
 		return &nats.Msg{Subject: cursorSubject, Header: again, Data: strconv.AppendUint(nil, l.floor, 10)}
 	}
 	m := &nats.Msg{Subject: outboxSubject(d.lane.target.sub.ID, d.seq)}
-	if l.gone {
-		m.Header = gone
-		return m
-	}
 	if d.told {
 		m.Header = again
+	}
+	if l.gone {
+		return m
 	}
 	m.Data, _ = json.Marshal(remembered{ // of times of this century
 		Lane: d.lane.name, Event: d.id, Type: d.kind, At: d.at, Attempts: d.attempts, Tries: d.tries, Due: d.due, Replay: d.replay,
@@ -88,12 +77,11 @@ func (l letter) message() *nats.Msg {
 // message writes the word of a backlog.
 func (b *backlog) message(over bool) *nats.Msg {
 	m := &nats.Msg{Subject: "delivery." + b.target.sub.ID + "." + b.name}
-	switch {
-	case over:
-		m.Header = gone
-		return m
-	case b.told:
+	if b.told {
 		m.Header = again
+	}
+	if over {
+		return m
 	}
 	m.Data, _ = json.Marshal(rest{b.after, b.to, b.types}) // of numbers and words
 	return m
@@ -108,7 +96,7 @@ type rest struct {
 
 // recall takes a word of a backlog.
 func (b *backlog) recall(word []byte) error {
-	if b.over = len(word) == 0; b.over { // the server may have been killed before it removed what was before
+	if b.over = len(word) == 0; b.over {
 		return nil
 	}
 	b.told = true
@@ -118,8 +106,8 @@ func (b *backlog) recall(word []byte) error {
 	return err
 }
 
-// recall reads the outbox into q, and returns its last place.
-func (n *Notifier) recall(ctx context.Context, q *lanes) (heard uint64, err error) {
+// recall reads the outbox into q and s, and returns its last place.
+func (n *Notifier) recall(ctx context.Context, q *lanes, s *sweeper) (heard uint64, err error) {
 	type waiting struct {
 		subscription string
 		lane         string
@@ -134,6 +122,7 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) (heard uint64, err erro
 			return err
 		}
 		heard = meta.Sequence.Stream
+		s.heard(m.Subject(), heard, len(m.Data()) == 0)
 		if m.Subject() == cursorSubject {
 			cursor, err = strconv.ParseUint(string(m.Data()), 10, 64)
 			return err
@@ -141,20 +130,17 @@ func (n *Notifier) recall(ctx context.Context, q *lanes) (heard uint64, err erro
 		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "delivery."), ".")
 		seq, notNumber := strconv.ParseUint(name, 10, 64)
 		if notNumber != nil {
-			b := backlogs[m.Subject()]
-			if b == nil {
-				b = newBacklog(&target{sub: &Subscription{ID: subscription}}, name)
-				backlogs[m.Subject()] = b
-			}
+			b := newBacklog(&target{sub: &Subscription{ID: subscription}}, name)
+			backlogs[m.Subject()] = b
 			err := b.recall(m.Data())
+			if b.over {
+				delete(backlogs, m.Subject())
+			}
 			newest = max(newest, b.after)
 			return err
 		}
 		if len(m.Data()) == 0 {
-			if w, ok := words[m.Subject()]; ok { // the server was killed before it removed that
-				q.forget(w.subscription, w.lane, w.delivery)
-				delete(words, m.Subject())
-			}
+			delete(words, m.Subject())
 			return nil
 		}
 		var r remembered

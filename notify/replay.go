@@ -190,7 +190,7 @@ func (w *worker) takeOrders(ctx context.Context, known *uint64) error {
 			return fmt.Errorf("read OUTBOX: %w", err)
 		}
 		*known = m.Sequence
-		if m.Header.Get(jetstream.MsgRollup) != "" {
+		if len(m.Header) > 0 {
 			continue // our own word of how far it is
 		}
 		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject, "delivery."), ".")

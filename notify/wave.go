@@ -127,7 +127,7 @@ func (w *waver) settled(i int, r written) {
 	}
 }
 
-// answerOf reads a stream's answer to a publish.
+// answerOf reads a stream's answer to a publish, or to a request to remove.
 func answerOf(m *nats.Msg) written {
 	// The usual one as the server writes it: {"stream":"EVENTS","seq":7}
 	if rest, ok := bytes.CutPrefix(m.Data, []byte(`{"stream":`)); ok {
@@ -137,9 +137,10 @@ func answerOf(m *nats.Msg) written {
 		}
 	}
 	var ack struct {
-		Error  *jetstream.APIError `json:"error"`
-		Stream string              `json:"stream"`
-		Seq    uint64              `json:"seq"`
+		Error   *jetstream.APIError `json:"error"`
+		Stream  string              `json:"stream"`
+		Seq     uint64              `json:"seq"`
+		Success bool                `json:"success"` // of a request that is no publish
 	}
 	switch err := json.Unmarshal(m.Data, &ack); {
 	case len(m.Data) == 0:
@@ -150,7 +151,7 @@ func answerOf(m *nats.Msg) written {
 		return written{err: errRepeated}
 	case ack.Error != nil:
 		return written{err: ack.Error}
-	case ack.Stream == "":
+	case ack.Stream == "" && !ack.Success:
 		return written{err: errors.New("answer of the store names no stream")}
 	}
 	return written{seq: ack.Seq}

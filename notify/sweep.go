@@ -1,0 +1,104 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A sweeper removes from the outbox each word that another has taken the place
+// of, once that is in the stream, and then each that says that something is over.
+// A crash may leave some of either; the last word of a subject is the one that
+// counts.
+//
+// The store's own ways do not do. A limit of one message per subject leaves
+// nothing of what it removes on the disk: once the last word is gone, a server
+// that was killed finds what was before it again. A roll-up, or a purge, when the
+// disk is full, ends with the server waiting for itself for ever (2.15.2).
+type sweeper struct {
+	last   map[string]uint64 // places of the words that count
+	unsure map[string]bool   // subjects that may have others, at places unknown
+
+	old, gone []uint64 // places to be swept; gone when none of old is left
+	purge     []string // subjects of which all but the last word are swept
+}
+
+func newSweeper() *sweeper {
+	return &sweeper{last: make(map[string]uint64), unsure: make(map[string]bool)}
+}
+
+// heard takes a word that the stream has.
+func (s *sweeper) heard(subject string, place uint64, over bool) {
+	if before, ok := s.last[subject]; ok {
+		s.old = append(s.old, before)
+	}
+	s.last[subject] = place
+	if over {
+		delete(s.last, subject)
+		s.gone = append(s.gone, place)
+	}
+}
+
+// wrote takes what became of a word.
+func (s *sweeper) wrote(m *nats.Msg, r written) {
+	if r.err != nil {
+		s.unsure[m.Subject] = true // the answer may be what was lost
+		return
+	}
+	_, known := s.last[m.Subject]
+	if s.unsure[m.Subject] || !known && len(m.Header) > 0 {
+		delete(s.unsure, m.Subject)
+		s.purge = append(s.purge, m.Subject)
+	}
+	s.heard(m.Subject, r.seq, len(m.Data) == 0)
+}
+
+// sweep has the store remove what it can. What fails is left for the next time.
+func (s *sweeper) sweep(ctx context.Context, w *waver) {
+	s.purge = ask(ctx, w, s.purge, func(subject string) *nats.Msg {
+		return &nats.Msg{Subject: "$JS.API.STREAM.PURGE.OUTBOX", Data: fmt.Appendf(nil, `{"filter":%q,"keep":1}`, subject)}
+	})
+	remove := func(place uint64) *nats.Msg {
+		return &nats.Msg{Subject: "$JS.API.STREAM.MSG.DELETE.OUTBOX", Data: fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, place)}
+	}
+	s.old = ask(ctx, w, s.old, remove)
+	if len(s.old) == 0 && len(s.purge) == 0 {
+		s.gone = ask(ctx, w, s.gone, remove)
+	}
+}
+
+// ask asks the store for something of each, a wave at a time, and returns
+// those of which it was not done.
+func ask[T any](ctx context.Context, w *waver, all []T, of func(T) *nats.Msg) (left []T) {
+	for len(all) > 0 {
+		wave := all[:min(waveSize, len(all))]
+		msgs := make([]*nats.Msg, len(wave))
+		for i, one := range wave {
+			msgs[i] = of(one)
+		}
+		for i, r := range w.write(ctx, msgs) {
+			if r.err != nil && !swept(r.err) {
+				left = append(left, wave[i])
+			}
+		}
+		all = all[len(wave):]
+		if len(left) > 0 {
+			return append(left, all...)
+		}
+	}
+	return nil
+}
+
+// swept reports whether what was to be removed is not there any more.
+func swept(err error) bool {
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return false
+	}
+	const sequenceNotFound, deleteFailed = 10043, 10057
+	return api.ErrorCode == sequenceNotFound || api.ErrorCode == deleteFailed && strings.Contains(api.Description, "not found")
+}
