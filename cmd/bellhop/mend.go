@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -14,21 +15,56 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// A mender watches the embedded server write. A stream that could not be written
-// once, for example because the disk was full, takes nothing more until it is
-// opened anew. The mender waits until the disk takes something, and has the
-// server open all of them. Nobody's connection is cut.
+// A mender runs the embedded server, and watches it write. A stream that could
+// not be written once, for example because the disk was full, takes nothing more
+// until it is opened anew. The mender waits until the disk takes something, and
+// starts another server in place of that one. Who is connected connects again.
 type mender struct {
-	config server.JetStreamConfig
+	config config
 	log    *slog.Logger
 	broken chan struct{} // has room for one: why is not nil
 
 	mu  sync.Mutex
-	why error // what the server could not write; nil: it writes
+	srv *server.Server // nil: none runs
+	why error          // what the server could not write; nil: it writes
 }
 
 func newMender(c config, log *slog.Logger) *mender {
-	return &mender{config: storage(c), log: log, broken: make(chan struct{}, 1)}
+	return &mender{config: c, log: log, broken: make(chan struct{}, 1)}
+}
+
+// InProcessConn connects to the server that runs.
+func (m *mender) InProcessConn() (net.Conn, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.srv == nil {
+		return nil, errors.New("the embedded server does not run")
+	}
+	return m.srv.InProcessConn()
+}
+
+// start starts a server.
+func (m *mender) start() error {
+	srv, err := startServer(m.config, m.log, m)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.srv = srv
+	return nil
+}
+
+// stop stops the server, if one runs.
+func (m *mender) stop() {
+	m.mu.Lock()
+	srv := m.srv
+	m.srv = nil
+	m.mu.Unlock()
+	if srv != nil {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	}
 }
 
 // ailing says why the store cannot be written, or nil. Nobody mends what is not
@@ -69,8 +105,8 @@ const (
 	mendRoom     = 8 << 20          // bytes that must be free: less is full again at once
 )
 
-// run mends srv until ctx ends.
-func (m *mender) run(ctx context.Context, srv *server.Server) {
+// run mends until ctx ends.
+func (m *mender) run(ctx context.Context) {
 	pause, mended := mendPause, time.Time{}
 	for {
 		select {
@@ -85,7 +121,7 @@ func (m *mender) run(ctx context.Context, srv *server.Server) {
 			if !m.waitForRoom(ctx, pause) {
 				return
 			}
-			ok = m.reopen(srv)
+			ok = m.reopen()
 		}
 		mended = time.Now()
 	}
@@ -102,7 +138,7 @@ func (m *mender) waitForRoom(ctx context.Context, pause time.Duration) bool {
 		case <-ctx.Done():
 			return false
 		}
-		if takes(m.config.StoreDir) == nil {
+		if takes(m.config.Store.Dir) == nil {
 			return true
 		}
 		tick.Reset(mendPause)
@@ -127,8 +163,9 @@ func takes(dir string) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// reopen has the server open every stream anew.
-func (m *mender) reopen(srv *server.Server) bool {
+// reopen has another server open every stream anew.
+func (m *mender) reopen() bool {
+	m.stop()
 	m.mu.Lock()
 	m.why = nil // what is heard from here on is news
 	m.mu.Unlock()
@@ -136,17 +173,11 @@ func (m *mender) reopen(srv *server.Server) bool {
 	case <-m.broken:
 	default:
 	}
-	config := m.config // the server completes it
-	err := srv.ShutdownJetStream()
-	if err == nil {
-		err = srv.EnableJetStream(&config)
-	}
-	if err != nil {
+	if err := m.start(); err != nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.why = fmt.Errorf("the store cannot be opened: %w", err)
 		m.log.Error("the store cannot be opened anew", "err", err)
-		srv.ShutdownJetStream()
 		return false
 	}
 	m.log.Info("the store is opened anew")

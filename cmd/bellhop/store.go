@@ -64,13 +64,12 @@ func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.Jet
 	}
 	if len(c.Store.NATS) == 0 {
 		m = newMender(c, log)
-		srv, err := startServer(c, log, m)
-		if err != nil {
+		if err := m.start(); err != nil {
 			return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
 		}
-		undo = append(undo, func() { srv.Shutdown(); srv.WaitForShutdown() })
-		undo = append(undo, start(func(ctx context.Context) { m.run(ctx, srv) }))
-		options = append(options, nats.InProcessServer(srv))
+		undo = append(undo, m.stop)
+		undo = append(undo, start(m.run))
+		options = append(options, nats.InProcessServer(m), nats.ReconnectBufSize(-1)) // what is not taken now is said again by who says it
 	} else {
 		name = "store " + list(c.Store.NATS)
 		options = append(options, nats.PingInterval(2*time.Second)) // a server whose machine has died is left within six
