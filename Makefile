@@ -1,4 +1,4 @@
-.PHONY: help build test tools check fuzz bench soak interop demo
+.PHONY: help build test tools check fuzz bench soak interop demo screenshots
 
 # How often each fuzz target runs: some 20 s. A count, because a time that ends
 # while an input runs is taken for a failure ("context deadline exceeded").
@@ -14,12 +14,13 @@ test: tools check ## Run all that CI runs; installs what the tests need
 	go test -race ./...
 	@$(MAKE) --no-print-directory fuzz
 
-# SIPp for the tests of whole calls, a C compiler for the race detector.
+# SIPp for the tests of whole calls, Chromium for those of the page, a C compiler
+# for the race detector.
 tools:
-	@command -v sipp >/dev/null && command -v cc >/dev/null && exit; \
-	install='apt-get update && apt-get install -y sip-tester gcc libc6-dev'; \
+	@command -v sipp >/dev/null && command -v chromium >/dev/null && command -v cc >/dev/null && exit; \
+	install='apt-get update && apt-get install -y --no-install-recommends sip-tester chromium gcc libc6-dev'; \
 	if [ "$$(id -u)" = 0 ]; then DEBIAN_FRONTEND=noninteractive sh -ec "$$install"; \
-	else echo "The tests need SIPp and a C compiler. As root, run: $$install"; exit 1; fi
+	else echo "The tests need SIPp, Chromium and a C compiler. As root, run: $$install"; exit 1; fi
 
 check: ## Format, vet, lint, and the list of modules
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change:" $$unformatted; exit 1; }
@@ -54,6 +55,10 @@ interop: ## Put bellhop before a real Asterisk and Kamailio; as root, with PBX=f
 	PBX="$(abspath $(PBX))" PBX_NETNS=$(NETNS) \
 	go test -tags interop -exec "ip netns exec $(NETNS)" -run '^TestInterop' -count 1 -timeout 90m -v ./cmd/bellhop; \
 	status=$$?; ip netns del $(NETNS); exit $$status
+
+SCREENSHOTS ?= screenshots
+screenshots: tools ## Write pictures of every view of the page to SCREENSHOTS
+	go test -count 1 -run '^TestScreenshots$$' ./cmd/bellhop -screenshots "$(abspath $(SCREENSHOTS))"
 
 demo: ## Place calls through bellhop, and show every callback
 	go run ./cmd/bellhop demo

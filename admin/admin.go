@@ -83,6 +83,10 @@ type Config struct {
 	KeepEvents time.Duration // how long the audit log is kept; 0: 30 days
 	Replicas   int           // of what is stored; 0 is 1
 
+	// Listen is where phones find bellhop: the page says so to who has none there
+	// yet.
+	Listen []string
+
 	// Calls returns the live calls, oldest first; nil: there are none.
 	Calls func(context.Context) ([]dialog.Call, error)
 
@@ -120,6 +124,8 @@ type Server struct {
 	streams  *streams
 	started  time.Time
 	muxes    []*routes
+	pages    *routes
+	sessions sessions
 	handler  http.Handler
 
 	guessable bool // the token of the config might be found by trying
@@ -137,7 +143,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), started: time.Now(), guessable: len(c.Token) < unguessable}
+	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
 	kv, err := openTokens(ctx, js, c.Replicas)
 	if err != nil {
 		return nil, fmt.Errorf("bucket TOKENS: %w", err)
@@ -195,6 +201,7 @@ func (s *Server) routes() http.Handler {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		w.Write(description)
 	}))
+	s.registerPage(all)
 	return s.dialects(guarded(problem, trimmed(all)))
 }
 

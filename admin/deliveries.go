@@ -77,27 +77,23 @@ func (s *Server) seesDelivery(ctx context.Context, d notify.Delivery) bool {
 }
 
 // deliveries reads those of some subscriptions that who asks may know of.
-func (s *Server) deliveries(ctx context.Context, subscriptions []string, in DeliveryFilter) (*listed[Delivery], error) {
-	page, next, err := s.config.Notifier.Deliveries(ctx, notify.DeliveryQuery{
+func (s *Server) deliveries(ctx context.Context, subscriptions []string, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
+	all, next, err := s.config.Notifier.Deliveries(ctx, notify.DeliveryQuery{
 		Subscriptions: subscriptions, State: in.State, Cursor: in.Cursor, Limit: in.Limit,
 	})
-	if err != nil {
-		return nil, s.problem(err)
-	}
-	var out listed[Delivery]
-	out.Body.Next, out.Body.Items = next, []Delivery{}
-	for _, d := range page {
+	for _, d := range all {
 		if s.seesDelivery(ctx, d) {
-			out.Body.Items = append(out.Body.Items, deliveryOf(d))
+			seen = append(seen, d)
 		}
 	}
-	return &out, nil
+	return seen, next, err
 }
 
-func (s *Server) listDeliveries(ctx context.Context, in *DeliveryFilter) (*listed[Delivery], error) {
+// allDeliveries is deliveries, of all subscriptions.
+func (s *Server) allDeliveries(ctx context.Context, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
 	who := accessOf(ctx)
 	if who.sees("") {
-		return s.deliveries(ctx, nil, *in)
+		return s.deliveries(ctx, nil, in)
 	}
 	mine := []string{}
 	for _, sub := range s.config.Notifier.Subscriptions() {
@@ -105,7 +101,24 @@ func (s *Server) listDeliveries(ctx context.Context, in *DeliveryFilter) (*liste
 			mine = append(mine, sub.ID)
 		}
 	}
-	return s.deliveries(ctx, mine, *in)
+	return s.deliveries(ctx, mine, in)
+}
+
+// listOf is an answer with deliveries.
+func (s *Server) listOf(seen []notify.Delivery, next string, err error) (*listed[Delivery], error) {
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	var out listed[Delivery]
+	out.Body.Next, out.Body.Items = next, []Delivery{}
+	for _, d := range seen {
+		out.Body.Items = append(out.Body.Items, deliveryOf(d))
+	}
+	return &out, nil
+}
+
+func (s *Server) listDeliveries(ctx context.Context, in *DeliveryFilter) (*listed[Delivery], error) {
+	return s.listOf(s.allDeliveries(ctx, *in))
 }
 
 func (s *Server) listDeliveriesOf(ctx context.Context, in *struct {
@@ -115,7 +128,7 @@ func (s *Server) listDeliveriesOf(ctx context.Context, in *struct {
 	if _, err := s.subscription(ctx, in.ID); err != nil {
 		return nil, s.problem(err)
 	}
-	return s.deliveries(ctx, []string{in.ID}, in.DeliveryFilter)
+	return s.listOf(s.deliveries(ctx, []string{in.ID}, in.DeliveryFilter))
 }
 
 // delivery returns one that who makes the request of ctx may know of.
@@ -140,18 +153,27 @@ func (s *Server) getDelivery(ctx context.Context, in *struct {
 func (s *Server) redeliver(ctx context.Context, in *struct {
 	ID string `path:"id" doc:"Its webhook-id"`
 }) (*struct{ Body Attempt }, error) {
-	if _, err := s.delivery(ctx, in.ID); err != nil {
-		return nil, s.problem(err)
-	}
-	a, err := s.config.Notifier.Redeliver(ctx, in.ID)
+	a, err := s.deliverAgain(ctx, in.ID)
 	if errors.Is(err, notify.ErrNotFound) {
 		return nil, huma.Error409Conflict("the subscription of the delivery was deleted: it can be sent nowhere")
 	}
 	if err != nil {
 		return nil, s.problem(err)
 	}
-	s.audit(ctx, "redeliver", in.ID, nil, nil)
 	return &struct{ Body Attempt }{attemptOf(a)}, nil
+}
+
+// deliverAgain makes an attempt for who makes the request of ctx, see
+// [notify.Notifier.Redeliver].
+func (s *Server) deliverAgain(ctx context.Context, id string) (notify.Attempt, error) {
+	if _, err := s.delivery(ctx, id); err != nil {
+		return notify.Attempt{}, err
+	}
+	a, err := s.config.Notifier.Redeliver(ctx, id)
+	if err == nil {
+		s.audit(ctx, "redeliver", id, nil, nil)
+	}
+	return a, err
 }
 
 // A Trial is a [notify.Trial] as the API shows it.
@@ -164,18 +186,26 @@ type Trial struct {
 func (s *Server) testSubscription(ctx context.Context, in *struct {
 	ID string `path:"id"`
 }) (*listed[Trial], error) {
-	if _, err := s.subscription(ctx, in.ID); err != nil {
-		return nil, s.problem(err)
-	}
-	trials, err := s.config.Notifier.Test(ctx, in.ID)
+	trials, err := s.try(ctx, in.ID)
 	if err != nil {
 		return nil, s.problem(err)
 	}
-	s.audit(ctx, "test-subscription", in.ID, nil, nil)
 	var out listed[Trial]
 	out.Body.Items = make([]Trial, len(trials))
 	for i, t := range trials {
 		out.Body.Items[i] = Trial{t.Type, t.ID, attemptOf(t.Attempt)}
 	}
 	return &out, nil
+}
+
+// try sends samples for who makes the request of ctx, see [notify.Notifier.Test].
+func (s *Server) try(ctx context.Context, id string) ([]notify.Trial, error) {
+	if _, err := s.subscription(ctx, id); err != nil {
+		return nil, err
+	}
+	trials, err := s.config.Notifier.Test(ctx, id)
+	if err == nil {
+		s.audit(ctx, "test-subscription", id, nil, nil)
+	}
+	return trials, err
 }

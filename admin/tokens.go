@@ -103,7 +103,12 @@ func newTokens(kv jetstream.KeyValue, log *slog.Logger, config string) *tokens {
 // find returns what a secret is good for; nil: for nothing, or no more. It is
 // found by its hash, so that how long that takes tells nothing of a secret.
 func (ts *tokens) find(secret string, now time.Time) *access {
-	sum := ts.grants.behind(sha256.Sum256([]byte(secret)), now)
+	return ts.behind(sha256.Sum256([]byte(secret)), now)
+}
+
+// behind returns what the secret with a hash is good for, as find does.
+func (ts *tokens) behind(sum [sha256.Size]byte, now time.Time) *access {
+	sum = ts.grants.behind(sum, now)
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	a := ts.bearers[sum]
@@ -327,26 +332,42 @@ type newToken struct {
 	Expires    time.Time `json:"expires,omitzero" doc:"From then on it is good for nothing"`
 }
 
-func (s *Server) createToken(ctx context.Context, in *struct{ Body newToken }) (*oneToken, error) {
-	t := Token{Note: in.Body.Note, Scope: in.Body.Scope, Extensions: in.Body.Extensions, Expires: in.Body.Expires.UTC()}
+// check says what is wrong with a new token, and with which field.
+func (t *Token) check() (field, why string) {
 	switch {
 	case t.Scope == Admin && t.Extensions != nil:
-		return nil, unprocessable("body.extensions", "an admin concerns himself with all extensions: leave them out, or choose another scope")
+		return "extensions", "an admin concerns himself with all extensions: leave them out, or choose another scope"
 	case slices.ContainsFunc(t.Extensions, func(e string) bool {
 		return e == "" || strings.ContainsFunc(e, func(r rune) bool { return r <= ' ' || r == 0x7f })
 	}):
-		return nil, unprocessable("body.extensions", "an extension is written like 101 or 101@pbx.example")
+		return "extensions", "an extension is written like 101 or 101@pbx.example"
 	case !t.Expires.IsZero() && !t.Expires.After(time.Now()):
-		return nil, unprocessable("body.expires", "is over already")
+		return "expires", "is over already"
 	}
-	t, err := s.tokens.create(ctx, t)
+	return "", ""
+}
+
+func (s *Server) createToken(ctx context.Context, in *struct{ Body newToken }) (*oneToken, error) {
+	t := Token{Note: in.Body.Note, Scope: in.Body.Scope, Extensions: in.Body.Extensions, Expires: in.Body.Expires.UTC()}
+	if field, why := t.check(); why != "" {
+		return nil, unprocessable("body."+field, why)
+	}
+	t, err := s.makeToken(ctx, t)
 	if err != nil {
 		return nil, s.problem(err)
 	}
-	made := t
-	made.Secret = ""
-	s.audit(ctx, "create-token", t.ID, nil, made)
 	return &oneToken{"/v1/tokens/" + t.ID, t}, nil
+}
+
+// makeToken makes a token for who makes the request of ctx.
+func (s *Server) makeToken(ctx context.Context, t Token) (Token, error) {
+	t, err := s.tokens.create(ctx, t)
+	if err == nil {
+		made := t
+		made.Secret = ""
+		s.audit(ctx, "create-token", t.ID, nil, made)
+	}
+	return t, err
 }
 
 func (s *Server) getToken(_ context.Context, in *struct {
@@ -362,10 +383,17 @@ func (s *Server) getToken(_ context.Context, in *struct {
 func (s *Server) revokeToken(ctx context.Context, in *struct {
 	ID string `path:"id"`
 }) (*struct{}, error) {
-	t, err := s.tokens.revoke(ctx, in.ID)
-	if err != nil {
+	if err := s.endToken(ctx, in.ID); err != nil {
 		return nil, s.problem(err)
 	}
-	s.audit(ctx, "revoke-token", t.ID, t, nil)
 	return nil, nil
+}
+
+// endToken revokes a token for who makes the request of ctx.
+func (s *Server) endToken(ctx context.Context, id string) error {
+	t, err := s.tokens.revoke(ctx, id)
+	if err == nil {
+		s.audit(ctx, "revoke-token", t.ID, t, nil)
+	}
+	return err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -133,6 +134,7 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		Notifier:   s.notifier,
 		KeepEvents: time.Duration(cfg.Notify.KeepEvents),
 		Replicas:   cfg.Store.Replicas,
+		Listen:     s.phonesAt(),
 		Calls:      s.follower.calls,
 		Trace:      s.follower.trace,
 		Kind:       func(user string) dialog.Kind { return (*s.kinds.Load())[user] },
@@ -505,6 +507,18 @@ func (s *service) adminURL() string {
 		scheme = "https://"
 	}
 	return scheme + s.listener.Addr().String()
+}
+
+// phonesAt are the SIP URIs at which phones find bellhop.
+func (s *service) phonesAt() (uris []string) {
+	for _, a := range s.hop.Addrs() {
+		at := sip.HostPort{Host: a.Addr().String(), Port: a.Port()}
+		if name := s.cfg.SIP.Advertise; name.Host != "" {
+			at.Host, at.Port = name.Host, cmp.Or(name.Port, at.Port)
+		}
+		uris = append(uris, "sip:"+at.String()+";transport="+a.Proto.String())
+	}
+	return uris
 }
 
 // unready says what keeps bellhop from its work.

@@ -42,8 +42,7 @@ func (s *site) sipp(scenario string, at sip.Addr, n int, args ...string) *agent 
 		"-trace_err", "-error_file", errors, "-trace_msg", "-message_file", messages,
 	}, args...)...)
 	cmd.Stdout = io.Discard // pictures of its counters
-	p := launch(s.t, "sipp "+scenario, cmd)
-	s.t.Cleanup(func() {
+	s.t.Cleanup(func() {    // after launch's, so that it has ended
 		if s.t.Failed() && !cmd.ProcessState.Success() {
 			for _, file := range []string{errors, messages} {
 				if b, err := os.ReadFile(file); err == nil {
@@ -52,7 +51,7 @@ func (s *site) sipp(scenario string, at sip.Addr, n int, args ...string) *agent 
 			}
 		}
 	})
-	return &agent{process: p, at: at, messages: messages}
+	return &agent{process: launch(s.t, "sipp "+scenario, cmd), at: at, messages: messages}
 }
 
 // place has n calls of a story placed, rate of them a second: SIPp is the

@@ -1,0 +1,139 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"bellhop/notify"
+)
+
+// deliveryStates are those that the page may choose by; "" is all.
+var deliveryStates = []string{"", notify.Waiting, notify.Delivered, notify.Expired, notify.Refused, notify.Canceled}
+
+type deliveriesView struct {
+	State, Cursor string
+	States        []choice
+	Items         []deliveryRow
+	More          string // cursor of the next page
+	Subscribed    bool   // there is somebody to deliver to
+}
+
+// A deliveryRow is one of the list.
+type deliveryRow struct {
+	notify.Delivery
+	URL  string
+	Last string // what came of its last attempt
+}
+
+func (s *Server) deliveriesPage(w http.ResponseWriter, r *http.Request) error {
+	data, err := s.deliveriesData(r)
+	if err != nil {
+		return err
+	}
+	return s.show(w, r, "deliveries", "/deliveries", "Deliveries", data)
+}
+
+func (s *Server) deliveriesData(r *http.Request) (any, error) {
+	q := r.URL.Query()
+	v := deliveriesView{State: q.Get("state"), Cursor: q.Get("cursor")}
+	if !slices.Contains(deliveryStates, v.State) {
+		v.State = ""
+	}
+	for _, state := range deliveryStates {
+		v.States = append(v.States, choice{state, state == v.State})
+	}
+	seen, more, err := s.allDeliveries(r.Context(), DeliveryFilter{State: v.State, Cursor: v.Cursor})
+	if err != nil {
+		return nil, err
+	}
+	v.More = more
+	v.Subscribed = slices.ContainsFunc(s.config.Notifier.Subscriptions(), func(sub notify.Subscription) bool {
+		return accessOf(r.Context()).sees(sub.Extension)
+	})
+	for _, d := range seen {
+		v.Items = append(v.Items, deliveryRow{d, s.urlOf(r.Context(), d), lastOf(d)})
+	}
+	return v, nil
+}
+
+// urlOf is where a delivery was sent, or is to be.
+func (s *Server) urlOf(ctx context.Context, d notify.Delivery) string {
+	for _, a := range slices.Backward(d.Attempts) {
+		if a.Request != nil {
+			return a.Request.URL
+		}
+	}
+	sub, err := s.subscription(ctx, d.Subscription)
+	if err != nil {
+		return "a subscription that is gone"
+	}
+	return sub.URL
+}
+
+// lastOf says shortly what came of the last attempt.
+func lastOf(d notify.Delivery) string {
+	if len(d.Attempts) == 0 {
+		return ""
+	}
+	switch a := d.Attempts[len(d.Attempts)-1]; {
+	case a.Status != 0:
+		return "HTTP " + strconv.Itoa(a.Status)
+	case a.Number != 0:
+		return "no answer"
+	}
+	return ""
+}
+
+type deliveryView struct {
+	Delivery notify.Delivery
+	URL      string
+}
+
+func (s *Server) deliveryData(r *http.Request) (any, error) {
+	d, err := s.delivery(r.Context(), r.PathValue("id"))
+	return deliveryView{d, s.urlOf(r.Context(), d)}, err
+}
+
+func (s *Server) deliveryPage(w http.ResponseWriter, r *http.Request) error {
+	data, err := s.deliveryData(r)
+	if err != nil {
+		return err
+	}
+	return s.show(w, r, "delivery", "/deliveries", "Delivery", data)
+}
+
+// redeliverFromPage makes an attempt now, and answers with the delivery as it is
+// then.
+func (s *Server) redeliverFromPage(w http.ResponseWriter, r *http.Request) error {
+	a, err := s.deliverAgain(r.Context(), r.PathValue("id"))
+	if errors.Is(err, notify.ErrNotFound) {
+		err = errNoReceiver
+	}
+	if err != nil {
+		return err
+	}
+	d, err := s.delivery(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(d.Attempts, func(b notify.Attempt) bool { return b.ByHand && b.At.Equal(a.At) }) {
+		d.Attempts = append(d.Attempts, a) // it is not in the log yet
+		if a.Outcome == notify.Delivered {
+			d.State = a.Outcome
+		}
+	}
+	return s.showPart(w, r, http.StatusOK, "delivery", deliveryView{d, s.urlOf(r.Context(), d)})
+}
+
+var errNoReceiver = errors.New("the subscription of the delivery was deleted: it can be sent nowhere")
+
+func (s *Server) testFromPage(w http.ResponseWriter, r *http.Request) error {
+	trials, err := s.try(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	return s.showPart(w, r, http.StatusOK, "trials", trials)
+}

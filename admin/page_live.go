@@ -1,0 +1,251 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	look "bellhop/admin/page"
+	"bellhop/dialog"
+	"bellhop/notify"
+)
+
+const (
+	lookEvery    = time.Second            // also when no event is said: not all that is shown is one
+	lookAgain    = 250 * time.Millisecond // at the earliest
+	latestEvents = 100
+	latestEnds   = 10
+)
+
+var errManyStreams = errors.New("too many pages are open: close some")
+
+// live makes a handler of what a part of a page is made of: whenever that
+// changes, it is sent again, as HTML, in an event named part. It ends with the
+// session.
+func (s *Server) live(part string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		who := accessOf(r.Context())
+		if !s.streams.take(who.id) {
+			return errManyStreams
+		}
+		defer s.streams.give(who.id)
+		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Among: who.extensions})
+		if err != nil {
+			return err
+		}
+		defer tail.Close()
+		ctx, stop := context.WithCancel(r.Context())
+		defer stop()
+		defer context.AfterFunc(s.streams.ending, stop)()
+		rc := http.NewResponseController(w)
+		if err := rc.SetReadDeadline(time.Time{}); err != nil { // that of the server is of requests that end
+			return err
+		}
+		w.Header().Set("Content-Type", streamType)
+		w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
+		var shown []byte
+		for wrote := (time.Time{}); ctx.Err() == nil && s.inSession(r, time.Now()) != nil; {
+			d, err := data(r)
+			if err != nil {
+				if ctx.Err() == nil {
+					s.log.Warn("a page is not live", "part", part, "err", err)
+				}
+				return nil // it asks again
+			}
+			var message []byte
+			if html := look.Part(part, s.viewOf(r, "", "", d)); !bytes.Equal(html, shown) {
+				shown, message = html, partEvent(html)
+			} else if time.Since(wrote) >= s.streams.quiet {
+				message = []byte(":\n\n")
+			}
+			if message != nil {
+				rc.SetWriteDeadline(time.Now().Add(s.streams.patience))
+				if _, err := w.Write(message); err != nil || rc.Flush() != nil {
+					return nil // nobody looks any more
+				}
+				wrote = time.Now()
+			}
+			pause(ctx, lookAgain)
+			waiting, cancel := context.WithTimeout(ctx, lookEvery-lookAgain)
+			tail.Next(waiting)
+			cancel()
+		}
+		return nil
+	}
+}
+
+// partEvent writes HTML as an event named part, whose id is its tag.
+func partEvent(html []byte) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "event: part\nid: %s\n", look.Tag(html))
+	for line := range bytes.Lines(html) {
+		b.WriteString("data: ")
+		b.Write(bytes.TrimRight(line, "\r\n"))
+		b.WriteByte('\n')
+	}
+	b.WriteByte('\n')
+	return b.Bytes()
+}
+
+// A liveCall is a row of the calls that are up.
+type liveCall struct {
+	ID, State      string
+	From, Name, To string
+	Since          time.Time
+	Parties        []string // extensions
+}
+
+type callsView struct {
+	Live  []liveCall
+	Ended []dialog.Event
+}
+
+func (s *Server) callsPage(w http.ResponseWriter, r *http.Request) error {
+	data, err := s.callsData(r)
+	if err != nil {
+		return err
+	}
+	return s.show(w, r, "calls", "/calls", "Calls", data)
+}
+
+func (s *Server) callsData(r *http.Request) (any, error) {
+	calls, err := s.liveCalls(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	var v callsView
+	for _, c := range slices.Backward(calls) {
+		l := liveCall{ID: c.ID, State: c.State, Since: c.Since}
+		if !c.Answered.IsZero() {
+			l.Since = c.Answered
+		}
+		for _, p := range c.Parties {
+			if l.From == "" || p.Flow == dialog.Out {
+				l.From, l.Name, l.To = p.CallerNum, p.CallerName, p.CalledNumber
+			}
+			if !slices.Contains(l.Parties, p.Extension.User) {
+				l.Parties = append(l.Parties, p.Extension.User)
+			}
+		}
+		v.Live = append(v.Live, l)
+	}
+	ends, err := s.latest(r.Context(), notify.Query{Type: string(dialog.Hangup), Limit: 4 * latestEnds})
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[string]bool)
+	for _, e := range ends {
+		up := slices.ContainsFunc(calls, func(c dialog.Call) bool { return c.ID == e.Call })
+		if !up && !seen[e.Call] && len(v.Ended) < latestEnds {
+			v.Ended = append(v.Ended, e)
+		}
+		seen[e.Call] = true
+	}
+	return v, nil
+}
+
+// latest reads the newest events that who makes the request of ctx sees.
+func (s *Server) latest(ctx context.Context, q notify.Query) ([]dialog.Event, error) {
+	q.Among = accessOf(ctx).extensions
+	return s.config.Notifier.Latest(ctx, q)
+}
+
+type eventsView struct {
+	Extension, Type string
+	Paused          bool
+	Types           []string
+	Events          []dialog.Event
+}
+
+// Query is what the events are chosen by.
+func (v eventsView) Query() string {
+	return url.Values{"extension": {v.Extension}, "type": {v.Type}}.Encode()
+}
+
+func (s *Server) eventsPage(w http.ResponseWriter, r *http.Request) error {
+	data, err := s.eventsData(r)
+	if err != nil {
+		return err
+	}
+	return s.show(w, r, "events", "/events", "Events", data)
+}
+
+func (s *Server) eventsData(r *http.Request) (any, error) {
+	q := r.URL.Query()
+	v := eventsView{Extension: strings.TrimSpace(q.Get("extension")), Paused: q.Get("paused") != "", Types: shownTypes}
+	if slices.Contains(shownTypes, q.Get("type")) {
+		v.Type = q.Get("type")
+	}
+	var err error
+	v.Events, err = s.latest(r.Context(), notify.Query{Extension: v.Extension, Type: v.Type, Limit: latestEvents})
+	return v, err
+}
+
+type callView struct {
+	ID     string
+	Events []dialog.Event
+}
+
+func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
+	v := callView{ID: r.PathValue("id")}
+	var err error
+	q := notify.Query{Call: v.ID, Among: accessOf(r.Context()).extensions, Limit: 1000}
+	if v.Events, _, err = s.config.Notifier.Events(r.Context(), q); err != nil {
+		return err
+	}
+	if len(v.Events) == 0 {
+		return errNoPage
+	}
+	return s.show(w, r, "call", "/calls", "Call", v)
+}
+
+type healthView struct {
+	Reasons []string
+	Tiles   []tile
+	Failing []notify.Subscription
+}
+
+// A tile is one number.
+type tile struct {
+	Name, Value, About string
+	Bad                bool
+}
+
+func (s *Server) healthPage(w http.ResponseWriter, r *http.Request) error {
+	data, err := s.healthData(r)
+	if err != nil {
+		return err
+	}
+	return s.show(w, r, "health", "/health", "Health", data)
+}
+
+func (s *Server) healthData(r *http.Request) (any, error) {
+	calls, err := s.liveCalls(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	stats := s.config.Notifier.Stats()
+	count := func(n uint64) string { return fmt.Sprint(n) }
+	v := healthView{Reasons: s.reasons(), Tiles: []tile{
+		{Name: "Calls up", Value: fmt.Sprint(len(calls))},
+		{Name: "Events said", Value: count(stats.Said), About: "since the start"},
+		{Name: "Delivered", Value: count(stats.Delivered), About: "callbacks answered 2xx"},
+		{Name: "Waiting", Value: fmt.Sprint(stats.Pending), About: "callbacks under way or to be tried again"},
+		{Name: "Attempts failed", Value: count(stats.Failed), About: "and tried again"},
+		{Name: "Expired", Value: count(stats.Expired), About: "callbacks no longer worth sending", Bad: stats.Expired > 0},
+		{Name: "Refused", Value: count(stats.Refused), About: "by receivers that answered 410", Bad: stats.Refused > 0},
+		{Name: "Events dropped", Value: count(stats.Dropped), About: "the store was slow or gone", Bad: stats.Dropped > 0},
+	}}
+	for _, sub := range s.config.Notifier.Subscriptions() {
+		if sub.State != notify.StateActive {
+			v.Failing = append(v.Failing, sub)
+		}
+	}
+	return v, nil
+}

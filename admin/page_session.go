@@ -1,0 +1,139 @@
+package admin
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"net/http"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	look "bellhop/admin/page"
+)
+
+const (
+	sessionCookie = "bellhop"
+	sessionTime   = 12 * time.Hour
+	maxSessions   = 1000 // the last used ones
+)
+
+// sessions are those who have signed in on the page, by the hash of what their
+// cookie says. They are in memory: after a restart one signs in again.
+type sessions struct {
+	cache *lru.Cache[[sha256.Size]byte, session]
+}
+
+// A session stands for a token, and ends with it at the latest.
+type session struct {
+	token   [sha256.Size]byte // hash of its secret
+	expires time.Time
+}
+
+func newSessions() sessions {
+	cache, err := lru.New[[sha256.Size]byte, session](maxSessions)
+	if err != nil {
+		panic(err) // the size is not above zero
+	}
+	return sessions{cache}
+}
+
+// begin begins a session, and returns what its cookie says.
+func (ss sessions) begin(token string, now time.Time) (id string) {
+	id = rand.Text() + rand.Text()
+	ss.cache.Add(sha256.Sum256([]byte(id)), session{sha256.Sum256([]byte(token)), now.Add(sessionTime)})
+	return id
+}
+
+func (ss sessions) end(id string) { ss.cache.Remove(sha256.Sum256([]byte(id))) }
+
+// inSession is who has a session; nil: nobody, or no more.
+func (s *Server) inSession(r *http.Request, now time.Time) *access {
+	cookie, err := r.Cookie(sessionCookie)
+	if err != nil {
+		return nil
+	}
+	session, ok := s.sessions.cache.Get(sha256.Sum256([]byte(cookie.Value)))
+	if !ok {
+		return nil
+	}
+	who := s.tokens.behind(session.token, now)
+	if who == nil || !now.Before(session.expires) {
+		s.sessions.end(cookie.Value)
+		return nil
+	}
+	return who
+}
+
+// entered sends to the door who has no session. Others are in the context of the
+// requests that next serves.
+func (s *Server) entered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		now := time.Now()
+		who := s.inSession(r, now)
+		switch {
+		case who != nil && who.limit.AllowN(now, 1):
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, who)))
+		case who != nil:
+			tooManyPage(w, who, now)
+		case r.Header.Get("HX-Request") != "":
+			w.Header().Set("HX-Redirect", "/login")
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.Method == http.MethodGet && r.Header.Get("Accept") != "text/event-stream":
+			http.Redirect(w, r, "/login", http.StatusSeeOther)
+		default:
+			refusePage(w, http.StatusUnauthorized, "Sign in first.")
+		}
+	})
+}
+
+func (s *Server) loginPage(w http.ResponseWriter, r *http.Request) {
+	if s.inSession(r, time.Now()) != nil {
+		http.Redirect(w, r, "/", http.StatusSeeOther)
+		return
+	}
+	refuseLogin(w, http.StatusOK, "")
+}
+
+// refuseLogin is a [refusal] that asks again.
+func refuseLogin(w http.ResponseWriter, status int, detail string) {
+	writePage(w, status, look.Whole("login", look.View{Data: detail}))
+}
+
+func (s *Server) login(w http.ResponseWriter, r *http.Request) {
+	now := time.Now()
+	token := r.PostFormValue("token")
+	who, ok := s.identify(r, token, now)
+	switch {
+	case !ok:
+		tooMany(w, s.failures.of(peerOf(r)), now, refuseLogin, "Too many wrong tokens came from this address: wait a moment.")
+		return
+	case who == nil:
+		refuseLogin(w, http.StatusUnauthorized, "This token is not known, or no longer good.")
+		return
+	}
+	s.forget(r)
+	http.SetCookie(w, sessionOf(r, s.sessions.begin(token, now), int(sessionTime.Seconds())))
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+}
+
+func (s *Server) logout(w http.ResponseWriter, r *http.Request) {
+	s.forget(r)
+	http.SetCookie(w, sessionOf(r, "", -1))
+	http.Redirect(w, r, "/login", http.StatusSeeOther)
+}
+
+// forget ends the session of a request.
+func (s *Server) forget(r *http.Request) {
+	if cookie, err := r.Cookie(sessionCookie); err == nil {
+		s.sessions.end(cookie.Value)
+	}
+}
+
+// sessionOf is the cookie of a session.
+func sessionOf(r *http.Request, id string, seconds int) *http.Cookie {
+	return &http.Cookie{
+		Name: sessionCookie, Value: id, Path: "/", MaxAge: seconds,
+		HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
+	}
+}

@@ -1,0 +1,454 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+
+	"bellhop/sip"
+)
+
+var screenshots = flag.String("screenshots", "", "write pictures of the page to this folder")
+
+// A browser is a Chromium that looks at the page of a site.
+type browser struct {
+	*site
+	ctx context.Context
+}
+
+// browse starts a Chromium, and signs in.
+func (s *site) browse() *browser {
+	s.t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		s.t.Fatal("this test needs Chromium: as root, run: apt-get update && apt-get install -y chromium")
+	}
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(s.t.TempDir()),
+		chromedp.Flag("no-proxy-server", true), chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("hide-scrollbars", true),
+	)
+	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
+	ctx, cancel := chromedp.NewContext(allocator)
+	b := &browser{s, ctx}
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.t.Logf("the page shows:\n%s", b.text("body"))
+		}
+		chromedp.Cancel(ctx)
+		cancel()
+		stop()
+	})
+	if err := chromedp.Do(ctx); err != nil { // its life is that of ctx
+		s.t.Fatalf("Chromium does not start: %v", err)
+	}
+	if err := chromedp.Listen(ctx, b.heard); err != nil {
+		s.t.Fatal(err)
+	}
+	b.open("/")
+	b.fill("#token", testToken)
+	b.click("form button")
+	b.until("one is signed in", `location.pathname === "/" && !!document.querySelector("nav")`)
+	return b
+}
+
+// heard has the test fail if a script of the page fails, or opens a dialog, as
+// one from the wire would.
+func (b *browser) heard(event any) {
+	switch e := event.(type) {
+	case *page.EventJavascriptDialogOpening:
+		b.t.Errorf("the page opens a dialog: %s", e.Message)
+	case *runtime.EventExceptionThrown:
+		b.t.Errorf("a script fails: %s", e.ExceptionDetails.Text)
+	}
+}
+
+// do has the browser do something.
+func (b *browser) do(actions ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	if err := chromedp.Do(ctx, actions...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// got is what an action returns.
+func got[T any](b *browser, a chromedp.Action[T]) T {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	v, err := chromedp.Run(ctx, a)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return v
+}
+
+func (b *browser) open(path string) {
+	b.t.Helper()
+	b.do(chromedp.Navigate("http://" + b.admin.String() + path))
+}
+
+// click clicks at a selector. What is live may be another node by then: it clicks
+// again.
+func (b *browser) click(selector string) {
+	b.t.Helper()
+	b.eventually("one can click at "+selector, func() bool {
+		ctx, cancel := context.WithTimeout(b.ctx, patience/3)
+		defer cancel()
+		return chromedp.Do(ctx, chromedp.Click(selector, chromedp.NodeVisible, chromedp.NodeEnabled)) == nil
+	})
+}
+
+func (b *browser) fill(selector, text string) {
+	b.t.Helper()
+	b.do(chromedp.SetValue(selector, text))
+}
+
+// text is what a person reads at a selector.
+func (b *browser) text(selector string) string {
+	b.t.Helper()
+	return got(b, chromedp.Evaluate[string](fmt.Sprintf(`document.querySelector(%q)?.innerText ?? ""`, selector)))
+}
+
+// until waits until an expression is true.
+func (b *browser) until(what, expression string) {
+	b.t.Helper()
+	b.eventually(what, func() bool { return got(b, chromedp.Evaluate[bool]("!!("+expression+")")) })
+}
+
+// reads waits until the text at a selector contains another.
+func (b *browser) reads(selector, text string) {
+	b.t.Helper()
+	b.until(fmt.Sprintf("%s reads %q", selector, text), fmt.Sprintf(`(document.querySelector(%q)?.innerText ?? "").includes(%q)`, selector, text))
+}
+
+// hangUp has a phone of the scenario watched go on.
+func (s *site) hangUp(phone *agent) {
+	s.t.Helper()
+	c, err := net.Dial("udp", phone.at.AddrPort.String())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "MESSAGE sip:phone@%[1]v SIP/2.0\r\nVia: SIP/2.0/UDP %[2]v;branch=z9hG4bKgo\r\nFrom: <sip:test@test>;tag=1\r\nTo: <sip:phone@test>\r\nCall-ID: 1%[3]s\r\nCSeq: 1 MESSAGE\r\nMax-Forwards: 1\r\nContent-Length: 0\r\n\r\n",
+		phone.at.AddrPort, c.LocalAddr(), phone.calls)
+}
+
+// TestPage has a person do at the page what there is to do, while calls are
+// placed.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, sip.UDP, sip.UDP)
+	p := s.serve()
+	b := s.browse()
+
+	// The first visit says what to do, and where phones find bellhop.
+	b.reads("main", "Three steps to the first callback")
+	b.reads("main", "sip:"+s.hop.String()+";transport=udp")
+	b.axe("the first visit")
+
+	// Subscribe, with a slip.
+	b.click(".steps button[hx-get]")
+	b.until("the pop-up is open", `document.querySelector("#pop-up[open] #extension")`)
+	b.fill("#extension", "101")
+	b.click(`#pop-up input[value="dial-out"]`)
+	b.click(`#pop-up input[value="hangup"]`)
+	b.fill("#url", "crm.example")
+	b.fill("#note", "<b>CRM</b>")
+	b.axe("the form")
+	b.click("#pop-up button[type=submit]")
+	b.reads("#url-error", "must begin with http")
+	b.until("the slip has the focus", `document.activeElement.id === "url"`)
+	b.axe("the form with a slip")
+	b.fill("#url", "http://"+s.receiver.addr+"/json")
+	b.click("#pop-up button[type=submit]")
+	b.reads("#pop-up", "whsec_")
+	b.click("#pop-up a.button")
+	b.reads("#subscriptions", "dial-out, hangup")
+	b.reads("#subscriptions", "<b>CRM</b>")
+	b.reads("#subscriptions", "not configured")
+	b.axe("the table")
+
+	// Off and on again, by keyboard.
+	b.click(".switch")
+	b.reads("#subscriptions", "disabled: switched off")
+	b.until("the switch keeps the focus", `document.activeElement.matches(".switch.disabled")`)
+	b.do(chromedp.KeyEvent("\r"))
+	b.until("it is on", `document.querySelector(".switch.active[aria-pressed=true]")`)
+
+	// Change what it names.
+	b.click("[id^=edit-]")
+	b.until("the pop-up is open", `document.querySelector("#pop-up[open] #url")`)
+	b.reads("#pop-up", s.only().ID)
+	b.click(`#pop-up input[value="answer-out"]`)
+	b.click("#pop-up button[type=submit]")
+	b.reads("#subscriptions", "dial-out, answer-out, hangup")
+	b.until("the pop-up is closed", `!document.querySelector("#pop-up[open]")`)
+
+	// A call rings, talks and ends. The name of who calls is markup.
+	const evil = "<img src=x onerror=alert(1)>"
+	b.open("/calls")
+	b.reads("main", "No call is up")
+	s.receiver.down()
+	phones, pbx := s.place("watched", 1, 1)
+	b.reads("#live-calls", "ringing")
+	b.reads("#live-calls", evil)
+	b.reads("#live-calls", "talking")
+	b.until("its time ticks", `document.querySelector("#live-calls time").innerText >= "00:01"`)
+	b.axe("the calls")
+	s.hangUp(phones)
+	b.until("it is no longer up", `!document.querySelector("#live-calls")`)
+	b.reads("#ended-calls", "ANSWER")
+	b.reads("#ended-calls", evil)
+	phones.exits(0, patience)
+	pbx.exits(0, patience)
+	b.click("#ended-calls a")
+	b.reads("main", "What was said of it")
+	b.axe("a call")
+
+	// Events, of one type.
+	b.open("/events")
+	b.reads("main table", evil)
+	b.axe("the events")
+	b.run("pick a type", `document.querySelector("#type").value = "hangup"`)
+	b.click(".filters button")
+	b.until("only hangups are left", `[...document.querySelectorAll("tbody .type")].every(t => t.innerText === "hangup") && location.search.includes("type=hangup")`)
+
+	// The receiver is down: what was tried, and once more by hand.
+	b.open("/deliveries?state=waiting")
+	b.until("the dial-out was tried", `[...document.querySelectorAll("tbody th")].some(t => t.innerText === "dial-out")`)
+	b.axe("the deliveries")
+	b.click("tbody th a")
+	b.reads("#delivery", "Attempt 1")
+	b.reads("#delivery", "connection refused")
+	b.axe("a delivery")
+	s.receiver.up()
+	b.click("#redeliver")
+	b.reads("#delivery", "By hand")
+	b.until("it is delivered", `document.querySelector("#delivery .head .state.delivered")`)
+	if got := b.text("#delivery summary"); got != "Request" {
+		t.Errorf("the request is under %q", got)
+	}
+
+	// Test, then clear.
+	b.open("/extensions/101")
+	b.click(".do button")
+	b.reads("#pop-up", "A sample of each type was sent")
+	b.reads("#pop-up", "HTTP 204")
+	b.axe("a test")
+	b.do(chromedp.KeyEvent("\x1b"))
+	b.until("the pop-up is closed", `!document.querySelector("#pop-up[open]")`)
+	b.until("there is nothing to clear", `document.querySelector(".foot button").disabled`)
+	b.click("tbody input[name=id]")
+	b.click(".foot button")
+	b.reads("#confirm", "are removed")
+	b.axe("the question")
+	b.click("#confirm button[value=cancel]")
+	b.until("the question is gone", `!document.querySelector("#confirm[open]")`)
+	b.click(".foot button")
+	b.click("#confirm button[value=ok]")
+	b.until("it is gone", `!document.querySelector("tbody input[name=id]")`)
+	if n := len(s.subscriptions()); n != 0 {
+		t.Errorf("%d subscriptions are left", n)
+	}
+
+	// Tokens: one that may only read sees no buttons.
+	b.open("/tokens")
+	b.click(".head button")
+	b.until("the pop-up is open", `document.querySelector("#pop-up[open] #note")`)
+	b.axe("the form of a token")
+	b.fill("#note", "wallboard")
+	b.click("#pop-up button[type=submit]")
+	b.reads("#pop-up", "bh_")
+	secret := b.text("#pop-up code")
+	b.click("#pop-up a.button")
+	b.reads("#tokens", "wallboard")
+	b.axe("the tokens")
+	b.open("/health")
+	b.reads("main", "Ready")
+	b.axe("the health")
+	b.click(".who button")
+	b.until("one is out", `location.pathname === "/login"`)
+	b.axe("the door")
+	b.fill("#token", "wrong")
+	b.click("form button")
+	b.reads("[role=alert]", "not known")
+	b.fill("#token", secret)
+	b.click("form button")
+	b.until("one is in", `location.pathname === "/"`)
+	b.until("there are no buttons", `!document.querySelector("main [hx-get], main [hx-post]")`)
+	p.stop()
+}
+
+// only is the one subscription there is.
+func (s *site) only() subscribed {
+	s.t.Helper()
+	subs := s.subscriptions()
+	if len(subs) != 1 {
+		s.t.Fatalf("there are %d subscriptions, want one", len(subs))
+	}
+	return subs[0]
+}
+
+type subscribed struct{ ID string }
+
+func (s *site) subscriptions() []subscribed {
+	s.t.Helper()
+	var list struct{ Items []subscribed }
+	s.api("GET", "/v1/subscriptions", nil, &list)
+	return list.Items
+}
+
+// run has the page run a script.
+func (b *browser) run(what, script string) {
+	b.t.Helper()
+	if !got(b, chromedp.Evaluate[bool]("(() => { "+script+"; return true })()")) {
+		b.t.Fatal(what)
+	}
+}
+
+// axe wants that axe-core finds nothing serious, in both themes and two widths.
+func (b *browser) axe(what string) {
+	b.t.Helper()
+	script, err := os.ReadFile(filepath.Join("..", "..", "testdata", "axe", "axe.min.js"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.run("load axe-core", "if (!window.axe) { "+string(script)+"\n }")
+	for _, theme := range themes {
+		for _, width := range widths {
+			b.dress(theme, width)
+			found := got(b, chromedp.Evaluate[[]string](`axe.run(document, {resultTypes: ["violations"]}).then(r => r.violations
+				.filter(v => v.impact === "serious" || v.impact === "critical")
+				.map(v => v.id + ": " + v.help + ": " + v.nodes.map(n => n.html + " " + n.failureSummary).join(" | ")))`, chromedp.EvalAwaitPromise))
+			for _, f := range found {
+				b.t.Errorf("%s, %s at %d: %s", what, theme, width, f)
+			}
+		}
+	}
+}
+
+var (
+	themes = []string{"light", "dark"}
+	widths = []int64{390, 1440}
+)
+
+// dress chooses a theme and a width. Nothing moves.
+func (b *browser) dress(theme string, width int64) {
+	b.t.Helper()
+	var options []chromedp.EmulateViewportOption
+	if width < 800 {
+		options = append(options, chromedp.EmulateMobile)
+	}
+	b.do(chromedp.EmulateViewport(width, 900, options...), chromedp.Func(func(ctx context.Context, _ *chromedp.Target) error {
+		_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
+			{Name: "prefers-color-scheme", Value: theme}, {Name: "prefers-reduced-motion", Value: "reduce"},
+		}})
+		return err
+	}))
+}
+
+// TestScreenshots takes pictures of every view, in both themes and two widths.
+func TestScreenshots(t *testing.T) {
+	if *screenshots == "" {
+		t.Skip("it tests nothing: make screenshots")
+	}
+	if err := os.MkdirAll(*screenshots, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, sip.UDP, sip.UDP)
+	p := s.serve()
+	b := s.browse()
+	b.picture("first", "/", "")
+	b.fillUp()
+	phones, _ := s.place("watched", 1, 1)
+	b.open("/calls")
+	b.reads("#live-calls", "talking")
+	b.open("/deliveries?state=waiting")
+	delivery := got(b, chromedp.Evaluate[string](`document.querySelector("tbody th a").pathname`))
+	for _, v := range []struct{ name, path, click string }{
+		{"calls", "/calls", ""},
+		{"extensions", "/", ""},
+		{"extension", "/extensions/101", ""},
+		{"form", "/extensions/101", "[id^=edit-]"},
+		{"test", "/extensions/101", ".do button"},
+		{"patterns", "/patterns", ""},
+		{"events", "/events", ""},
+		{"deliveries", "/deliveries", ""},
+		{"delivery", delivery, "#delivery summary"},
+		{"tokens", "/tokens", ""},
+		{"token", "/tokens", ".head button"},
+		{"health", "/health", ""},
+	} {
+		b.picture(v.name, v.path, v.click)
+	}
+	s.hangUp(phones)
+	phones.exits(0, patience)
+	b.open("/calls")
+	b.until("the call is over", `!document.querySelector("#live-calls")`)
+	b.picture("call", got(b, chromedp.Evaluate[string](`document.querySelector("#ended-calls a").pathname`)), "")
+	b.open("/")
+	b.click(".who button")
+	b.until("one is out", `location.pathname === "/login"`)
+	b.picture("login", "/login", "")
+	p.stop()
+}
+
+// fillUp makes what there is to see.
+func (b *browser) fillUp() {
+	var sub struct{ ID string }
+	hook := "http://" + b.receiver.addr + "/json"
+	for _, o := range []map[string]any{
+		{"extension": "101", "types": []string{"dial-in", "dial-out", "hangup"}, "url": hook, "note": "pops up the customer in the CRM"},
+		{"extension": "101", "types": []string{"answer"}, "url": "https://crm.example/pop{?EventType,CallerIDNum}", "method": "GET", "dialect": "telphin", "active": false},
+		{"extension": "101", "types": []string{"hangup"}, "url": "http://127.0.0.9:9/billing", "note": "billing, which is down"},
+		{"extension": "102", "types": []string{"hangup"}, "url": hook},
+		{"extension": "0003*210", "types": []string{"dial-in"}, "url": hook, "note": "reception"},
+		{"extension_regex": "2..", "types": []string{"dial-in", "dial-out", "answer", "hangup"}, "url": hook, "note": "wallboard"},
+	} {
+		b.api("POST", "/v1/subscriptions", o, &sub)
+	}
+	var token struct{ ID string }
+	b.api("POST", "/v1/tokens", map[string]any{"scope": "write", "extensions": []string{"101", "102"}, "note": "CRM"}, &token)
+	b.api("POST", "/v1/tokens", map[string]any{"scope": "read", "note": "wallboard"}, &token)
+	for _, story := range []string{"caller-hangs-up", "busy", "no-answer"} {
+		phones, pbx := b.place(story, 1, 1)
+		phones.exits(0, patience)
+		pbx.exits(0, patience)
+	}
+}
+
+// picture takes a view in both themes and two widths, after a click if one is
+// named.
+func (b *browser) picture(name, path, click string) {
+	b.t.Helper()
+	for _, theme := range themes {
+		for _, width := range widths {
+			b.dress(theme, width)
+			b.open(path)
+			shot := chromedp.FullScreenshot(100)
+			if click != "" {
+				b.click(click)
+				b.until("it is open", `document.querySelector("dialog[open] h2, details[open]")`)
+			}
+			if got(b, chromedp.Evaluate[bool](`!!document.querySelector("dialog[open]")`)) {
+				shot = chromedp.CaptureScreenshot()
+			}
+			file := filepath.Join(*screenshots, fmt.Sprintf("%s-%s-%d.png", name, theme, width))
+			if err := os.WriteFile(file, got(b, shot), 0o644); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+	}
+}

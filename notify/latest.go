@@ -1,0 +1,31 @@
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// Latest reads the newest events of the log, newest first, Limit of them at
+// most. It does not heed Since and After. Of a log with very many events that q
+// does not ask for, it reads only the end.
+func (n *Notifier) Latest(ctx context.Context, q Query) (events []dialog.Event, err error) {
+	_, err = backwards(ctx, n.events, q.subjects(), 0, func(_ uint64, m jetstream.Msg) (bool, error) {
+		var e dialog.Event
+		if err := json.Unmarshal(m.Data(), &e); err != nil {
+			return false, fmt.Errorf("%s: %w", m.Subject(), err)
+		}
+		if q.matches(&e) {
+			events = append(events, e)
+		}
+		return len(events) < q.Limit, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read EVENTS: %w", err)
+	}
+	return events, nil
+}

@@ -1,0 +1,57 @@
+package notify
+
+import (
+	"slices"
+	"testing"
+
+	"bellhop/dialog"
+)
+
+func TestLatest(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, err := Open(t.Context(), js, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const calls = 100 // more events than are looked at in one go
+	for i := range calls {
+		n.Say(callOf(i))
+	}
+	stop := run(n)
+	for n.Stats().Said < 3*calls {
+		pause(t.Context(), gather)
+	}
+	stop()
+	for _, tt := range []struct {
+		name string
+		q    Query
+		want []dialog.Type // of which call they are, the log does not say in order
+		n    int
+	}{
+		{"one type", Query{Type: "hangup", Limit: 40}, []dialog.Type{dialog.Hangup}, 40},
+		{"all of one type", Query{Type: "hangup", Limit: 1000}, []dialog.Type{dialog.Hangup}, calls},
+		{"all", Query{Limit: 1000}, []dialog.Type{dialog.Answer, dialog.DialOut, dialog.Hangup}, 3 * calls},
+		{"of one call", Query{Call: callOf(7)[0].Call, Limit: 2}, []dialog.Type{dialog.Answer, dialog.Hangup}, 2},
+		{"of another extension", Query{Extension: "102", Limit: 10}, nil, 0},
+		{"among others", Query{Among: []string{"102"}, Limit: 10}, nil, 0},
+	} {
+		got, err := n.Latest(t.Context(), tt.q)
+		if err != nil || len(got) != tt.n {
+			t.Errorf("%s: %d events, %v; want %d", tt.name, len(got), err, tt.n)
+		}
+		var types []dialog.Type
+		seen := make(map[string]int)
+		for _, e := range got {
+			types = append(types, e.Type)
+			if last, ok := seen[e.Call]; ok && last <= e.Seq {
+				t.Errorf("%s: %d of a call comes after %d", tt.name, e.Seq, last)
+			}
+			seen[e.Call] = e.Seq
+		}
+		slices.Sort(types)
+		if types = slices.Compact(types); !slices.Equal(types, tt.want) {
+			t.Errorf("%s: there are %v", tt.name, types)
+		}
+	}
+}
