@@ -290,7 +290,7 @@ func TestDialectsLeaveTheRestAlone(t *testing.T) {
 	r.want(200, "GET", "/metrics", nil)
 	r.want(200, "GET", "/openapi.json", nil)
 	r.want(200, "GET", "/v1/subscriptions", nil)
-	for _, path := range []string{"/", "/index.html", "/uapix", "/api", "/api/ver2.0/limit", "/extensions/1", "/limits", "/v1/uapi"} {
+	for _, path := range []string{"/index.html", "/uapix", "/api", "/api/ver2.0/limit", "/limits", "/v1/uapi"} {
 		r.wantProblem(404, "", "GET", path, nil)
 	}
 	r.token = ""

@@ -99,15 +99,17 @@ func (b *browser) open(path string) {
 	b.do(chromedp.Navigate("http://" + b.admin.String() + path))
 }
 
-// click clicks at a selector. What is live may be another node by then: it clicks
-// again.
+// click clicks at what a selector finds, as soon as it is there for a person to
+// click at.
 func (b *browser) click(selector string) {
 	b.t.Helper()
-	b.eventually("one can click at "+selector, func() bool {
-		ctx, cancel := context.WithTimeout(b.ctx, patience/3)
-		defer cancel()
-		return chromedp.Do(ctx, chromedp.Click(selector, chromedp.NodeVisible, chromedp.NodeEnabled)) == nil
-	})
+	b.until("one can click at "+selector, fmt.Sprintf(`(() => {
+		const e = document.querySelector(%q);
+		if (!e || e.disabled || !e.checkVisibility()) return false;
+		e.focus();
+		e.click();
+		return true;
+	})()`, selector))
 }
 
 func (b *browser) fill(selector, text string) {
