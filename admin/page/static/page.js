@@ -53,7 +53,7 @@
     }
     setTimeout(() => { copy.textContent = "Copy"; }, 2000);
   });
-  document.body.addEventListener("htmx:afterSwap", e => {
+  document.body.addEventListener("htmx:afterSettle", e => {
     localize(document);
     if (e.detail.target === popup) {
       if (!popup.open) popup.showModal();
