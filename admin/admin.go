@@ -1,5 +1,5 @@
 // Package admin shows the operator what is so, and takes a few orders: the
-// HTTP API of a bellhop.
+// HTTP API of a bellhop, and its page.
 //
 // # Who may do what
 //
@@ -25,6 +25,13 @@
 // A client may follow the events as they are said. Nothing waits for one that is
 // slow: it is disconnected, and can resume. A stream ends when its token is
 // revoked or expires, and when the server shuts down.
+//
+// # The page
+//
+// At / people sign in with a token. Their session is a cookie, which stands for
+// the token: what they may see and do is the same. All changes go the way of the
+// API's. The page is made here, as HTML, by the templates of admin/page; what is
+// live on it is made anew, and sent, when it has changed.
 //
 // # Limits
 //

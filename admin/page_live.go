@@ -168,6 +168,9 @@ func (v eventsView) Query() string {
 	return url.Values{"extension": {v.Extension}, "type": {v.Type}}.Encode()
 }
 
+// Linked reports whether each event has a link to its call.
+func (eventsView) Linked() bool { return true }
+
 func (s *Server) eventsPage(w http.ResponseWriter, r *http.Request) error {
 	data, err := s.eventsData(r)
 	if err != nil {
@@ -191,6 +194,9 @@ type callView struct {
 	ID     string
 	Events []dialog.Event
 }
+
+// Linked is that of [eventsView]: this is the call.
+func (callView) Linked() bool { return false }
 
 func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
 	v := callView{ID: r.PathValue("id")}

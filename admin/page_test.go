@@ -428,6 +428,28 @@ func TestPageOfTheBound(t *testing.T) {
 	}
 }
 
+func TestExtensionsOnThePage(t *testing.T) {
+	r := newRig(t, Config{
+		Extensions: func(context.Context) ([]dialog.Known, error) {
+			return []dialog.Known{
+				{Extension: dialog.Extension{User: "101", Domain: "pbx.example"}, Kind: dialog.Phone, Contacts: []dialog.Contact{{URI: "sip:101@192.0.2.7:5062"}}},
+				{Extension: dialog.Extension{User: "600"}, Kind: dialog.Queue, Declared: true},
+			}, nil
+		},
+		Calls: func(context.Context) ([]dialog.Call, error) {
+			return []dialog.Call{{ID: "aa", State: "talking", Parties: []dialog.Party{
+				{Extension: dialog.Extension{User: "103"}}, {Extension: dialog.Extension{User: "104"}, Over: true},
+			}}}, nil
+		},
+	})
+	v := r.visit()
+	v.lacks(v.sees("/", "/extensions/101", "sip:101@192.0.2.7:5062", "600", "queue", "/extensions/103", `class="state talking"`), "104", "Three steps")
+	client, _ := r.newToken(object{"scope": "read", "extensions": []string{"101@pbx.example"}})
+	v = client.visit()
+	v.lacks(v.sees("/", "/extensions/101@pbx.example", "sip:101@192.0.2.7:5062"), "600", "103")
+	v.sees("/extensions/101@pbx.example")
+}
+
 func TestTextIsText(t *testing.T) {
 	const evil = `<img src=x onerror=alert(1)>"'</td><script>alert(2)</script>`
 	at := time.Now()

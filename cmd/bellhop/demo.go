@@ -47,7 +47,7 @@ func demo(ctx context.Context, stay bool, stdout io.Writer) (err error) {
 		return errReported
 	}
 	if stay {
-		fmt.Fprintf(stdout, "\nStill up. The API is at %s, its token %s\nCtrl-C ends it.\n", d.service.adminURL(), d.service.token)
+		fmt.Fprintf(stdout, "\nStill up. The page and the API are at %s, their token is %s\nCtrl-C ends it.\n", d.service.adminURL(), d.service.token)
 		<-ctx.Done()
 	}
 	return nil
