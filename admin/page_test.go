@@ -307,7 +307,7 @@ func TestSubscribingOnThePage(t *testing.T) {
 	v.gets(422, "POST", "/subscriptions", url.Values{"extension_regex": {"("}, "types": {"hangup"}, "url": {"http://x"}}, `id="extension_regex-error"`)
 
 	form := url.Values{"extension": {"0003*210"}, "types": {"dial-in", "hangup"}, "url": {"https://crm.example/x"}, "method": {"GET"}, "dialect": {"telphin"}, "note": {"CRM"}, "active": {"true"}}
-	html = v.gets(200, "POST", "/subscriptions", form, "whsec_", `href="/extensions/0003%2A210"`)
+	v.gets(200, "POST", "/subscriptions", form, "whsec_", `href="/extensions/0003%2A210"`)
 	sub := r.notifier.Subscriptions()[0]
 	if sub.Extension != "0003*210" || !slices.Equal(sub.Types, form["types"]) || sub.URL != form.Get("url") || sub.Method != "GET" || sub.Dialect != notify.Telphin || sub.Note != "CRM" || !sub.Active {
 		t.Errorf("got %+v", sub)
