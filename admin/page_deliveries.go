@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 
@@ -14,11 +15,23 @@ import (
 var deliveryStates = []string{"", notify.Waiting, notify.Delivered, notify.Expired, notify.Refused, notify.Canceled}
 
 type deliveriesView struct {
-	State, Cursor string
-	States        []choice
-	Items         []deliveryRow
-	More          string // cursor of the next page
-	Subscribed    bool   // there is somebody to deliver to
+	Extension, State, Cursor string
+
+	States     []choice
+	Items      []deliveryRow
+	More       string // cursor of the next page
+	Subscribed bool   // there is somebody to deliver to
+}
+
+// Query is what the deliveries are chosen by.
+func (v deliveriesView) Query(state, cursor string) string {
+	q := url.Values{}
+	for name, value := range map[string]string{"extension": v.Extension, "state": state, "cursor": cursor} {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	return q.Encode()
 }
 
 // A deliveryRow is one of the list.
@@ -38,21 +51,32 @@ func (s *Server) deliveriesPage(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) deliveriesData(r *http.Request) (any, error) {
 	q := r.URL.Query()
-	v := deliveriesView{State: q.Get("state"), Cursor: q.Get("cursor")}
+	v := deliveriesView{Extension: q.Get("extension"), State: q.Get("state"), Cursor: q.Get("cursor")}
 	if !slices.Contains(deliveryStates, v.State) {
 		v.State = ""
 	}
 	for _, state := range deliveryStates {
 		v.States = append(v.States, choice{state, state == v.State})
 	}
-	seen, more, err := s.allDeliveries(r.Context(), DeliveryFilter{State: v.State, Cursor: v.Cursor})
+	var of []string // subscriptions
+	for _, sub := range s.config.Notifier.Subscriptions() {
+		if accessOf(r.Context()).sees(sub.Extension) && (v.Extension == "" || v.Extension == sub.Extension) {
+			of = append(of, sub.ID)
+		}
+	}
+	v.Subscribed = of != nil
+	filter := DeliveryFilter{State: v.State, Cursor: v.Cursor}
+	var seen []notify.Delivery
+	var err error
+	switch {
+	case v.Extension == "": // also of subscriptions that are gone
+		seen, v.More, err = s.allDeliveries(r.Context(), filter)
+	case v.Subscribed:
+		seen, v.More, err = s.deliveries(r.Context(), of, filter)
+	}
 	if err != nil {
 		return nil, err
 	}
-	v.More = more
-	v.Subscribed = slices.ContainsFunc(s.config.Notifier.Subscriptions(), func(sub notify.Subscription) bool {
-		return accessOf(r.Context()).sees(sub.Extension)
-	})
 	for _, d := range seen {
 		v.Items = append(v.Items, deliveryRow{d, s.urlOf(r.Context(), d), lastOf(d)})
 	}

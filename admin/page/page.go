@@ -91,6 +91,7 @@ var functions = template.FuncMap{
 	"asset":   asset,
 	"live":    live,
 	"segment": url.PathEscape,
+	"link":    func(path, query string) template.URL { return template.URL(path + "?" + query) }, // which is escaped already
 	"since":   func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"clock":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") + " UTC" },
 	"lasted":  lasted,

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
@@ -181,6 +182,11 @@ func TestPage(t *testing.T) {
 	b.reads("#subscriptions", "<b>CRM</b>")
 	b.reads("#subscriptions", "not configured")
 	b.axe("the table")
+	b.open("/")
+	b.reads("#extensions", "101")
+	b.axe("the extensions")
+	b.click("#to-101")
+	b.reads("#subscriptions", "dial-out, hangup")
 
 	// Off and on again, by keyboard.
 	b.click(".switch")
@@ -204,8 +210,15 @@ func TestPage(t *testing.T) {
 	b.reads("main", "No call is up")
 	s.receiver.down()
 	phones, pbx := s.place("watched", 1, 1)
+	s.eventually("it rings", func() bool {
+		var calls struct{ Items []struct{ State string } }
+		s.api("GET", "/v1/calls", nil, &calls)
+		return len(calls.Items) == 1 && calls.Items[0].State == "ringing"
+	})
+	pbx.signal(syscall.SIGSTOP) // it rings as long as the page needs
 	b.reads("#live-calls", "ringing")
 	b.reads("#live-calls", evil)
+	pbx.signal(syscall.SIGCONT)
 	b.reads("#live-calls", "talking")
 	b.until("its time ticks", `document.querySelector("#live-calls time").innerText >= "00:01"`)
 	b.axe("the calls")
@@ -228,7 +241,10 @@ func TestPage(t *testing.T) {
 	b.until("only hangups are left", `[...document.querySelectorAll("tbody .type")].every(t => t.innerText === "hangup") && location.search.includes("type=hangup")`)
 
 	// The receiver is down: what was tried, and once more by hand.
-	b.open("/deliveries?state=waiting")
+	b.open("/extensions/101")
+	b.click(`.more a[href^="/deliveries"]`)
+	b.reads("h1", "Deliveries")
+	b.click(`.tabs a[href*="state=waiting"]`)
 	b.until("the dial-out was tried", `[...document.querySelectorAll("tbody th")].some(t => t.innerText === "dial-out")`)
 	b.axe("the deliveries")
 	b.click("tbody th a")

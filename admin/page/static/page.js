@@ -69,6 +69,16 @@
   document.body.addEventListener("saved", () => { if (popup.open) popup.close(); });
   popup.addEventListener("close", () => popup.replaceChildren());
 
+  // Whether what is shown is live.
+  function live(is) {
+    for (const mark of document.querySelectorAll(".live")) {
+      mark.classList.toggle("lost", !is);
+      mark.textContent = is ? "live" : "not live: bellhop does not answer";
+    }
+  }
+  document.body.addEventListener("htmx:sseOpen", () => live(true));
+  document.body.addEventListener("htmx:sseError", () => live(false));
+
   // Confirmations.
   document.body.addEventListener("htmx:confirm", e => {
     if (!e.detail.question) return;
