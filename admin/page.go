@@ -27,6 +27,7 @@ func (s *Server) registerPage(all *routes) {
 	view("POST /subscriptions/clear", toWrite, s.clearSelected)
 	view("GET /calls", toRead, s.callsPage)
 	view("GET /calls/{id}", toRead, s.callPage)
+	view("GET /calls/{id}/ladder", toReadAll, s.ladder)
 	view("GET /events", toRead, s.eventsPage)
 	view("GET /deliveries", toRead, s.deliveriesPage)
 	view("GET /deliveries/{id}", toRead, s.deliveryPage)
@@ -80,7 +81,7 @@ func (s *Server) page(h func(http.ResponseWriter, *http.Request) error) http.Han
 // refusal says to a person what err means, as problem does to a program.
 func (s *Server) refusal(err error) (status int, detail string) {
 	switch {
-	case errors.Is(err, notify.ErrNotFound), errors.Is(err, notify.ErrNoDelivery), errors.Is(err, errNoToken), errors.Is(err, errNoPage):
+	case errors.Is(err, notify.ErrNotFound), errors.Is(err, notify.ErrNoDelivery), errors.Is(err, errNoToken), errors.Is(err, errNoPage), errors.Is(err, errNoTrace):
 		return http.StatusNotFound, err.Error()
 	case errors.Is(err, errNotYours):
 		return http.StatusForbidden, err.Error()

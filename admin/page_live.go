@@ -193,22 +193,50 @@ func (s *Server) eventsData(r *http.Request) (any, error) {
 type callView struct {
 	ID     string
 	Events []dialog.Event
+	Traced bool // there is a ladder
 }
 
 // Linked is that of [eventsView]: this is the call.
 func (callView) Linked() bool { return false }
 
 func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
+	who := accessOf(r.Context())
 	v := callView{ID: r.PathValue("id")}
 	var err error
-	q := notify.Query{Call: v.ID, Among: accessOf(r.Context()).extensions, Limit: 1000}
+	q := notify.Query{Call: v.ID, Among: who.extensions, Limit: 1000}
 	if v.Events, _, err = s.config.Notifier.Events(r.Context(), q); err != nil {
 		return err
 	}
 	if len(v.Events) == 0 {
 		return errNoPage
 	}
+	if who.may(toReadAll) && s.config.Trace != nil {
+		if _, v.Traced, err = s.config.Trace(r.Context(), v.ID); err != nil {
+			return err
+		}
+	}
 	return s.show(w, r, "call", "/calls", "Call", v)
+}
+
+// ladder answers with the messages of a call: drawn, or in another form.
+func (s *Server) ladder(w http.ResponseWriter, r *http.Request) error {
+	as := r.URL.Query().Get("as")
+	if as != "text" && as != "pcap" {
+		as = "svg"
+	}
+	out, err := s.draw(r.Context(), r.PathValue("id"), as)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", out.ContentType)
+	if out.Disposition != "" {
+		w.Header().Set("Content-Disposition", out.Disposition)
+	}
+	if out.CSP != "" {
+		w.Header().Set("Content-Security-Policy", out.CSP)
+	}
+	w.Write(out.Body)
+	return nil
 }
 
 type healthView struct {

@@ -205,6 +205,7 @@ var pageRules = map[string]string{
 	"POST /subscriptions/clear":       writers,
 	"GET /calls":                      readers,
 	"GET /calls/{id}":                 readers,
+	"GET /calls/{id}/ladder":          "read, write",
 	"GET /events":                     readers,
 	"GET /deliveries":                 readers,
 	"GET /deliveries/{id}":            readers,
@@ -449,6 +450,31 @@ func TestExtensionsOnThePage(t *testing.T) {
 	v = client.visit()
 	v.lacks(v.sees("/", "/extensions/101@pbx.example", "sip:101@192.0.2.7:5062"), "600", "103")
 	v.sees("/extensions/101@pbx.example")
+}
+
+func TestLadderOnThePage(t *testing.T) {
+	r := newRig(t, Config{Trace: tracedCall})
+	for _, call := range []string{"c1", "c2", "busy"} {
+		r.say(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: "101"}, At: time.Now(), ID: call + strings.Repeat("0", 20), Call: call, Seq: 1, Party: "p"})
+	}
+	v := r.visit()
+	v.sees("/calls/c1", `<img src="/calls/c1/ladder"`, "/calls/c1/ladder?as=pcap")
+	v.lacks(v.sees("/calls/c2"), "ladder")
+	v.gets(503, "GET", "/calls/busy", nil)
+	resp, svg := v.send("GET", "/calls/c1/ladder", nil)
+	if h := resp.Header; h.Get("Content-Type") != svgType || h.Get("Content-Security-Policy") != "default-src 'none'; style-src 'unsafe-inline'" || !strings.HasPrefix(svg, "<svg") {
+		t.Errorf("%v %s", h, svg)
+	}
+	if resp, _ := v.send("GET", "/calls/c1/ladder?as=pcap", nil); resp.Header.Get("Content-Type") != pcapType || resp.Header.Get("Content-Disposition") == "" {
+		t.Errorf("%v", resp.Header)
+	}
+	v.sees("/calls/c1/ladder?as=text", "call c1")
+	v.gets(404, "GET", "/calls/c2/ladder", nil, "no messages are kept")
+	v.gets(503, "GET", "/calls/busy/ladder", nil)
+	client, _ := r.newToken(object{"scope": "read", "extensions": []string{"101"}})
+	v = client.visit()
+	v.lacks(v.sees("/calls/c1"), "ladder")
+	v.gets(403, "GET", "/calls/c1/ladder", nil)
 }
 
 func TestTextIsText(t *testing.T) {

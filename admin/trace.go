@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/netip"
 	"reflect"
@@ -131,18 +132,32 @@ func (s *Server) traceCall(ctx context.Context, in *struct {
 	ID string `path:"id" doc:"The call_id of its events"`
 	As string `query:"as" enum:"json,text,svg,pcap" default:"json" doc:"text is a ladder for a terminal, svg a picture of it, pcap a capture file for Wireshark"`
 }) (*traced, error) {
+	out, err := s.draw(ctx, in.ID, in.As)
+	if errors.Is(err, errNoTrace) {
+		return nil, huma.Error404NotFound(err.Error())
+	}
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	return out, nil
+}
+
+var errNoTrace = errors.New("no messages are kept of such a call: the last calls are, as many as calls.trace says in the config")
+
+// draw returns the trace of a call in one of its forms.
+func (s *Server) draw(ctx context.Context, id, as string) (*traced, error) {
 	var c trace.Call
 	var ok bool
 	if s.config.Trace != nil {
 		var err error
-		if c, ok, err = s.config.Trace(ctx, in.ID); err != nil {
-			return nil, s.problem(err)
+		if c, ok, err = s.config.Trace(ctx, id); err != nil {
+			return nil, err
 		}
 	}
 	if !ok {
-		return nil, huma.Error404NotFound("no messages are kept of such a call: the last calls are, as many as calls.trace says in the config")
+		return nil, errNoTrace
 	}
-	switch in.As {
+	switch as {
 	case "text":
 		return &traced{ContentType: textType, Body: []byte(c.Text())}, nil
 	case "svg":
@@ -151,8 +166,5 @@ func (s *Server) traceCall(ctx context.Context, in *struct {
 		return &traced{ContentType: pcapType, Disposition: `attachment; filename="` + c.ID + `.pcap"`, Body: c.PCAP()}, nil
 	}
 	body, err := json.Marshal(traceOf(&c))
-	if err != nil {
-		return nil, s.problem(err)
-	}
-	return &traced{ContentType: "application/json", Body: body}, nil
+	return &traced{ContentType: "application/json", Body: body}, err
 }

@@ -230,6 +230,7 @@ func TestPage(t *testing.T) {
 	pbx.exits(0, patience)
 	b.click("#ended-calls a")
 	b.reads("main", "What was said of it")
+	b.until("there is its ladder", `document.querySelector(".ladder img")?.naturalWidth > 100`)
 	b.axe("a call")
 
 	// Events, of one type.
