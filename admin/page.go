@@ -2,9 +2,7 @@ package admin
 
 import (
 	"errors"
-	"log/slog"
 	"net/http"
-	"time"
 
 	look "bellhop/admin/page"
 	"bellhop/notify"
@@ -104,7 +102,7 @@ var (
 // refusePage is a [refusal] that a person reads.
 func refusePage(w http.ResponseWriter, status int, detail string) {
 	if detail == "" {
-		detail = "That is all there is to say."
+		detail = "This cannot be shown."
 	}
 	writePage(w, status, look.Whole("refused", look.View{Title: http.StatusText(status), Data: detail}))
 }
@@ -112,9 +110,7 @@ func refusePage(w http.ResponseWriter, status int, detail string) {
 func writePage(w http.ResponseWriter, status int, html []byte) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	if _, err := w.Write(html); err != nil {
-		slog.Debug("a page was not read", "err", err)
-	}
+	w.Write(html) // who is gone needs no more
 }
 
 // viewOf is what is shown to who makes a request.
@@ -142,9 +138,4 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, name, at, title st
 func (s *Server) showPart(w http.ResponseWriter, r *http.Request, status int, name string, data any) error {
 	writePage(w, status, look.Part(name, s.viewOf(r, "", "", data)))
 	return nil
-}
-
-// tooManyPage answers 429.
-func tooManyPage(w http.ResponseWriter, who *access, now time.Time) {
-	tooMany(w, who.limit, now, refusePage, "That was too much at once: wait a moment.")
 }

@@ -75,7 +75,7 @@ func (s *Server) entered(next http.Handler) http.Handler {
 		case who != nil && who.limit.AllowN(now, 1):
 			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, who)))
 		case who != nil:
-			tooManyPage(w, who, now)
+			tooMany(w, who.limit, now, refusePage, "That was too much at once: wait a moment.")
 		case r.Header.Get("HX-Request") != "":
 			w.Header().Set("HX-Redirect", "/login")
 			w.WriteHeader(http.StatusUnauthorized)
