@@ -281,6 +281,9 @@ func (s *Server) blame(f *form, err error) error {
 	default:
 		return err
 	}
+	if why := f.Errors["extension"]; f.Pattern && why != "" { // its form asks for no other
+		f.Errors["extension_regex"] = why
+	}
 	return nil
 }
 

@@ -305,7 +305,8 @@ func TestSubscribingOnThePage(t *testing.T) {
 			t.Errorf("there is no %q in %s", text, html)
 		}
 	}
-	v.gets(422, "POST", "/subscriptions", url.Values{"extension_regex": {"("}, "types": {"hangup"}, "url": {"http://x"}}, `id="extension_regex-error"`)
+	v.gets(422, "POST", "/subscriptions", url.Values{"extension_regex": {"("}, "types": {"hangup"}, "url": {"http://x"}}, `id="extension_regex-error">extension_regex is not an RE2`)
+	v.gets(422, "POST", "/subscriptions", url.Values{"extension_regex": {""}, "types": {"hangup"}, "url": {"http://x"}}, `id="extension_regex-error">extension is missing`)
 
 	form := url.Values{"extension": {"0003*210"}, "types": {"dial-in", "hangup"}, "url": {"https://crm.example/x"}, "method": {"GET"}, "dialect": {"telphin"}, "note": {"CRM"}, "active": {"true"}}
 	v.gets(200, "POST", "/subscriptions", form, "whsec_", `href="/extensions/0003%2A210"`)
@@ -425,6 +426,7 @@ func TestPageOfTheBound(t *testing.T) {
 	v.gets(404, "POST", "/subscriptions/clear", url.Values{"of": {""}, "id": {yours}})
 	v.gets(200, "POST", "/subscriptions/clear", url.Values{"of": {"101"}, "id": {yours}})
 	v.gets(422, "POST", "/subscriptions", url.Values{"extension": {"102"}, "types": {"hangup"}, "url": {"http://x"}}, "this token is bound to extensions")
+	v.gets(422, "POST", "/subscriptions", url.Values{"extension_regex": {".*"}, "types": {"hangup"}, "url": {"http://x"}}, "this token is bound to extensions")
 	if _, err := r.notifier.Subscription(yours); err != nil {
 		t.Errorf("another's: %v", err)
 	}
