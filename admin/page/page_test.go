@@ -1,0 +1,42 @@
+package page
+
+import (
+	"bytes"
+	"net/http/httptest"
+	"testing"
+	"time"
+)
+
+func TestLasted(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0:                              "0 ms",
+		999 * time.Millisecond:         "999 ms",
+		time.Second:                    "1.0 s",
+		15100 * time.Millisecond:       "15.1 s",
+		time.Minute:                    "0:01:00",
+		25*time.Hour + 61*time.Second:  "25:01:01",
+		59*time.Minute + 1*time.Second: "0:59:01",
+	} {
+		if got := lasted(d); got != want {
+			t.Errorf("%v: %s, want %s", d, got, want)
+		}
+	}
+}
+
+// What changes is under another path: it may be kept for good.
+func TestStatic(t *testing.T) {
+	for name := range tags {
+		w := httptest.NewRecorder()
+		Static().ServeHTTP(w, httptest.NewRequest("GET", asset(name), nil))
+		if want, _ := files.ReadFile("static/" + name); w.Code != 200 || !bytes.Equal(w.Body.Bytes(), want) {
+			t.Errorf("%s: %d", name, w.Code)
+		}
+		for _, path := range []string{"/static/" + name, "/static/" + name + "?v=other"} {
+			w := httptest.NewRecorder()
+			Static().ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+			if w.Code != 200 || w.Header().Get("Cache-Control") != "" {
+				t.Errorf("%s: %d, Cache-Control %q", path, w.Code, w.Header().Get("Cache-Control"))
+			}
+		}
+	}
+}
