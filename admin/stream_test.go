@@ -368,6 +368,9 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 	f, behind := r.follow(""), r.follow("")
 	r.say(event(0, "101"))
 	f.wantNext(idOf(0))
+	if _, err := behind.lines.Peek(1); err != nil { // it was sent
+		t.Fatal(err)
+	}
 	if err := h.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
