@@ -437,11 +437,23 @@ func appendForm(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
+// asIsInHTML are the bytes that mean themselves in a JSON string within HTML.
+var asIsInHTML = func() (is [256]bool) {
+	for c := range byte(0x7f) {
+		is[c] = c >= ' ' && !strings.ContainsRune(`"\<>&`, rune(c))
+	}
+	return is
+}()
+
 // appendJSON writes valid UTF-8 as a JSON string that is safe within HTML too.
 func appendJSON(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
-	b = append(b, '"')
-	for _, r := range s {
+	plain := 0 // most of it, most often all
+	for plain < len(s) && asIsInHTML[s[plain]] {
+		plain++
+	}
+	b = append(append(b, '"'), s[:plain]...)
+	for _, r := range s[plain:] {
 		switch {
 		case r == '"' || r == '\\':
 			b = append(b, '\\', byte(r))
