@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -160,13 +161,14 @@ func ofThisMachine(addr netip.Addr) bool {
 }
 
 // newTransport makes the HTTP client: guarded, without proxy, redirects,
-// cookies or decompression, on connections that are kept.
-func newTransport(c Config) http.RoundTripper {
+// cookies or decompression, on connections that are kept. Those of http URLs are
+// in plain; nil: there are none.
+func newTransport(c Config) (_ http.RoundTripper, plain *conns) {
 	if c.Transport != nil {
-		return c.Transport
+		return c.Transport, nil
 	}
 	d := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second, Control: newGuard(c).control, Resolver: c.Resolver}
-	return &http.Transport{
+	t := &http.Transport{
 		DialContext:            d.DialContext,
 		DisableCompression:     true,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
@@ -178,4 +180,9 @@ func newTransport(c Config) http.RoundTripper {
 		WriteBufferSize:        4 << 10,
 		ReadBufferSize:         4 << 10,
 	}
+	plain = newConns(func(ctx context.Context, network, address string) (net.Conn, error) {
+		return t.DialContext(ctx, network, address)
+	})
+	t.RegisterProtocol("http", plain)
+	return t, plain
 }

@@ -1,0 +1,197 @@
+package notify
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A peer plays receivers: each connection that is made to it is served by a
+// script of its own, the last one by all after it.
+type peer struct {
+	t       *testing.T
+	scripts []func(net.Conn, *bufio.Reader)
+	dialed  int
+}
+
+func (p *peer) dial(context.Context, string, string) (net.Conn, error) {
+	script := p.scripts[min(p.dialed, len(p.scripts)-1)]
+	p.dialed++
+	ours, theirs := net.Pipe()
+	go func() {
+		defer theirs.Close()
+		script(theirs, bufio.NewReader(theirs))
+	}()
+	return ours, nil
+}
+
+// replies are what a receiver answers to request after request.
+func replies(all ...string) func(net.Conn, *bufio.Reader) {
+	return func(c net.Conn, r *bufio.Reader) {
+		for _, answer := range all {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			body, err := io.ReadAll(req.Body)
+			if err != nil || string(body) != "the body" {
+				return // without an answer
+			}
+			if _, err := io.WriteString(c, answer); err != nil {
+				return
+			}
+		}
+		io.Copy(io.Discard, r) // until it is closed
+	}
+}
+
+// post sends one request, and returns what came back.
+func post(ctx context.Context, cs *conns) (status int, body string, err error) {
+	req, err := http.NewRequestWithContext(ctx, "POST", "http://crm.example/hook", strings.NewReader("the body"))
+	if err != nil {
+		return 0, "", err
+	}
+	res, err := cs.RoundTrip(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	return res.StatusCode, string(b), err
+}
+
+func TestConns(t *testing.T) {
+	const (
+		ok    = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+		empty = "HTTP/1.1 204 No Content\r\n\r\n"
+	)
+	closed := func(net.Conn, *bufio.Reader) {}
+	for _, tt := range []struct {
+		name    string
+		scripts []func(net.Conn, *bufio.Reader)
+		want    []string // status and body, or a part of an error
+		dialed  int
+	}{
+		{"kept", []func(net.Conn, *bufio.Reader){replies(ok, empty, ok)}, []string{"200 ok", "204 ", "200 ok"}, 1},
+		{"chunked", []func(net.Conn, *bufio.Reader){replies("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", ok)}, []string{"200 ok", "200 ok"}, 1},
+		{"hints come first", []func(net.Conn, *bufio.Reader){replies("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"+ok, ok)}, []string{"200 ok", "200 ok"}, 1},
+		{"Connection: close", []func(net.Conn, *bufio.Reader){replies("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"), replies(ok)}, []string{"200 ok", "200 ok"}, 2},
+		{"HTTP/1.0", []func(net.Conn, *bufio.Reader){replies("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"), replies(ok)}, []string{"200 ok", "200 ok"}, 2},
+		{"more than is read", []func(net.Conn, *bufio.Reader){
+			replies("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + strings.Repeat("x", 5000)), replies(ok),
+		}, []string{"200 " + strings.Repeat("x", maxAnswer), "200 ok"}, 2},
+		{"more than was announced", []func(net.Conn, *bufio.Reader){replies(ok + "HTTP/1.1 500 Not Asked\r\n\r\n"), replies(ok)}, []string{"200 ok", "200 ok"}, 2},
+		{"another protocol", []func(net.Conn, *bufio.Reader){replies("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"), replies(ok)}, []string{"101 ", "200 ok"}, 2},
+		{"closed while it was kept", []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
+			http.ReadRequest(r)
+			io.CopyN(io.Discard, r, int64(len("the body")))
+			io.WriteString(c, ok)
+		}, replies(ok)}, []string{"200 ok", "200 ok"}, 2},
+		{"closed at once", []func(net.Conn, *bufio.Reader){closed}, []string{"closed the connection without an answer", "closed the connection without an answer"}, 2},
+		{"closed within the head", []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
+			http.ReadRequest(r)
+			io.CopyN(io.Discard, r, int64(len("the body")))
+			io.WriteString(c, "HTTP/1.1 200 O")
+		}}, []string{"no answer of HTTP: unexpected EOF"}, 1},
+		{"answered before it was sent", []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
+			r.Peek(1)
+			go io.Copy(io.Discard, r)
+			io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+		}, replies(ok)}, []string{"413 ", "200 ok"}, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := &peer{t: t, scripts: tt.scripts}
+				cs := newConns(p.dial)
+				defer cs.close()
+				for i, want := range tt.want {
+					status, body, err := post(t.Context(), cs)
+					got := fmt.Sprint(status, " ", body)
+					if err != nil {
+						got = err.Error()
+					}
+					if got != want && (err == nil || !strings.Contains(got, want)) {
+						t.Errorf("request %d: got %.80q, want %.80q", i+1, got, want)
+					}
+					synctest.Wait() // whoever closes has closed
+				}
+				if p.dialed != tt.dialed {
+					t.Errorf("%d connections were made, want %d", p.dialed, tt.dialed)
+				}
+			})
+		})
+	}
+}
+
+// A connection is kept for a while only, and not beyond the end.
+func TestConnsExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var open atomic.Int32
+		p := &peer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
+			open.Add(1)
+			replies("HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n")(c, r)
+			open.Add(-1)
+		}}}
+		cs := newConns(p.dial)
+		ask := func() {
+			t.Helper()
+			if status, _, err := post(t.Context(), cs); status != 204 {
+				t.Fatal(status, err)
+			}
+			synctest.Wait()
+		}
+		ask()
+		time.Sleep(connIdle - time.Second)
+		ask()
+		time.Sleep(connIdle - time.Second)
+		if p.dialed != 1 || open.Load() != 1 {
+			t.Errorf("%d connections were made and %d are open, want the one that was used in time", p.dialed, open.Load())
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if open.Load() != 0 {
+			t.Errorf("%d connections are open that nobody uses", open.Load())
+		}
+		ask()
+		cs.close()
+		synctest.Wait()
+		if p.dialed != 2 || open.Load() != 0 {
+			t.Errorf("%d connections were made and %d are open after the end, want 2 and none", p.dialed, open.Load())
+		}
+	})
+}
+
+// Who no longer waits closes the connection, whatever it waits for.
+func TestConnsCanceled(t *testing.T) {
+	for name, answer := range map[string]string{"no answer": "", "half a head": "HTTP/1.1 200", "half a body": "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ended := false
+				p := &peer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
+					replies(answer)(c, r)
+					ended = true
+				}}}
+				cs := newConns(p.dial)
+				defer cs.close()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				begin := time.Now()
+				if _, _, err := post(ctx, cs); err == nil {
+					t.Error("it did not fail")
+				}
+				synctest.Wait()
+				if took := time.Since(begin); took != time.Minute || !ended {
+					t.Errorf("after %v the connection is closed: %v", took, ended)
+				}
+			})
+		})
+	}
+}
