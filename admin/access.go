@@ -153,13 +153,13 @@ var lacking = map[right]string{
 }
 
 // admit answers 401 to nobody, and 429 to who asks too often. Others are in the
-// context of the requests that next serves. The credential of a request is a
-// token; "" is none.
-func (s *Server) admit(credential func(*http.Request) string, refuse refusal, next http.Handler) http.Handler {
+// context of the requests that next serves. Who makes a request, find finds out,
+// as identify does.
+func (s *Server) admit(find func(*http.Request, time.Time) (*access, bool), refuse refusal, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		now := time.Now()
-		who, ok := s.identify(r, credential(r), now)
+		who, ok := find(r, now)
 		switch {
 		case !ok:
 			tooMany(w, s.failures.of(peerOf(r)), now, refuse, "too many requests from this address had no token, or a wrong one")
@@ -184,6 +184,11 @@ func bearer(r *http.Request) string {
 		return ""
 	}
 	return strings.TrimSpace(token)
+}
+
+// byBearer identifies who makes a request by its bearer token.
+func (s *Server) byBearer(r *http.Request, now time.Time) (who *access, ok bool) {
+	return s.identify(r, bearer(r), now)
 }
 
 // identify finds out who makes a request; nil is nobody. Where that was tried in

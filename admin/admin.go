@@ -196,7 +196,7 @@ func (s *Server) routes() http.Handler {
 	if err != nil {
 		panic(err) // it is made of strings
 	}
-	admitted := s.admit(bearer, problem, newAnswers(problem).once(v1))
+	admitted := s.admit(s.byBearer, problem, newAnswers(problem).once(v1))
 
 	all := s.newRoutes(problem)
 	all.handle("/v1/", open, admitted)
@@ -289,7 +289,7 @@ func (s *Server) trusts(r *http.Request) bool {
 func (s *Server) trusted(h http.Handler) http.Handler {
 	elsewhere := s.newRoutes(problem)
 	elsewhere.handle("/", toReadAll, h)
-	admitted := s.admit(bearer, problem, elsewhere)
+	admitted := s.admit(s.byBearer, problem, elsewhere)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if fromHere(r) {
 			w.Header().Set("Cache-Control", "no-store")

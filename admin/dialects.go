@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"bellhop/dialog"
 	"bellhop/notify"
@@ -163,11 +164,11 @@ func bareRequest(r *http.Request) bool {
 // It takes paths as they are: nothing that a client wrote into one, as a slash, is
 // tidied away, and one slash at the end means nothing.
 func (s *Server) dialects(next http.Handler) http.Handler {
-	api := func(credential func(*http.Request) string, refuse refusal, h http.HandlerFunc) http.Handler {
-		return guarded(refuse, s.admit(credential, refuse, h))
+	api := func(find func(*http.Request, time.Time) (*access, bool), refuse refusal, h http.HandlerFunc) http.Handler {
+		return guarded(refuse, s.admit(find, refuse, h))
 	}
-	uapi := api(uapiCredential, uapiRefuse, s.uapi)
-	telphin := api(bearer, telphinRefuse, s.telphin)
+	uapi := api(s.byBearerOrPair, uapiRefuse, s.uapi)
+	telphin := api(s.byBearer, telphinRefuse, s.telphin)
 	token := guarded(telphinRefuse, http.HandlerFunc(s.oauthToken))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := next

@@ -53,13 +53,18 @@ func (s *Server) inSession(r *http.Request, now time.Time) *access {
 	if err != nil {
 		return nil
 	}
-	session, ok := s.sessions.cache.Get(sha256.Sum256([]byte(cookie.Value)))
+	return s.session(cookie.Value, now)
+}
+
+// session is who has the session with an id; nil: nobody, or no more.
+func (s *Server) session(id string, now time.Time) *access {
+	session, ok := s.sessions.cache.Get(sha256.Sum256([]byte(id)))
 	if !ok {
 		return nil
 	}
 	who := s.tokens.behind(session.token, now)
 	if who == nil || !now.Before(session.expires) {
-		s.sessions.end(cookie.Value)
+		s.sessions.end(id)
 		return nil
 	}
 	return who

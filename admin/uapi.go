@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"bellhop/notify"
 )
@@ -70,20 +71,29 @@ func uapiRefuse(w http.ResponseWriter, status int, detail string) {
 	e.write(w)
 }
 
-// uapiCredential is the token of a request: Authorization: Bearer, or the cookie
-// vn, if the request proves that it was made by who can read the cookie
-// xsrf-token and not by a page of another origin.
-func uapiCredential(r *http.Request) string {
-	if token := bearer(r); token != "" {
-		return token
+// byBearerOrPair identifies who makes a request by its bearer token, or by its
+// pair of cookies: vn has a session of the page, or a token.
+func (s *Server) byBearerOrPair(r *http.Request, now time.Time) (who *access, ok bool) {
+	vn := pairedCookie(r)
+	if vn == "" || bearer(r) != "" {
+		return s.byBearer(r, now)
 	}
+	if who := s.session(vn, now); who != nil {
+		return who, true
+	}
+	return s.identify(r, vn, now)
+}
+
+// pairedCookie is what the cookie vn says, if the request proves that it was made
+// by who can read the cookie xsrf-token and not by a page of another origin.
+func pairedCookie(r *http.Request) string {
 	vn, err := r.Cookie("vn")
 	xsrf, err2 := r.Cookie("xsrf-token")
 	if err != nil || err2 != nil || xsrf.Value == "" || r.Header.Get("X-Xsrf-Token") != xsrf.Value {
 		return ""
 	}
-	if token, err := url.PathUnescape(vn.Value); err == nil {
-		return token
+	if plain, err := url.PathUnescape(vn.Value); err == nil {
+		return plain
 	}
 	return vn.Value
 }

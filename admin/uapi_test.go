@@ -345,6 +345,9 @@ func TestUAPICredentials(t *testing.T) {
 	r := newRig(t, Config{})
 	r.v1("0003*210", "dial-in")
 	r.want(200, "PUT", events+"/"+r.notifier.Subscriptions()[0].ID, object{}, "Authorization", "bearer  "+testToken)
+	v := r.visit()
+	_, session, _ := strings.Cut(v.cookie, "=")
+	pair := []string{"Cookie", "xsrf-token=a; vn=" + session, "X-XSRF-Token", "a"}
 	r.token = ""
 	for _, tt := range []struct {
 		name   string
@@ -357,6 +360,11 @@ func TestUAPICredentials(t *testing.T) {
 		{"the pair", true, []string{"Cookie", cookies, "X-XSRF-Token", "44HzZ6YIHDN6mbRY"}},
 		{"a pair with escapes", true, []string{"Cookie", "xsrf-token=a; vn=bellhop%5Ftest", "X-XSRF-Token", "a"}},
 		{"an escape that is none", false, []string{"Cookie", "xsrf-token=a; vn=bellhop%5", "X-XSRF-Token", "a"}},
+		{"a session of the page", true, pair},
+		{"a session without a header", false, pair[:2]},
+		{"a session that is no token", false, []string{"Authorization", "Bearer " + session}},
+		{"a session in the page's cookie", false, []string{"Cookie", "xsrf-token=a; " + v.cookie, "X-XSRF-Token", "a"}},
+		{"a token before a session", false, append([]string{"Authorization", "Bearer x"}, pair...)},
 		{"no header", false, []string{"Cookie", cookies}},
 		{"another header", false, []string{"Cookie", cookies, "X-XSRF-Token", "44HzZ6YIHDN6mbRy"}},
 		{"empty pair", false, []string{"Cookie", "xsrf-token=; vn=" + testToken, "X-XSRF-Token", ""}},
@@ -375,5 +383,8 @@ func TestUAPICredentials(t *testing.T) {
 		}
 	}
 	r.wantProblem(401, "", "GET", "/v1/subscriptions", nil, "Cookie", cookies, "X-XSRF-Token", "44HzZ6YIHDN6mbRY")
+	r.wantProblem(401, "", "GET", "/v1/subscriptions", nil, pair...)
+	v.send("POST", "/logout", nil)
+	r.wantUAPI(401, "access_denied", "GET", events, nil, pair...)
 	r.wantSubs("0003*210 dial-in")
 }
