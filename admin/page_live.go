@@ -13,6 +13,7 @@ import (
 
 	look "bellhop/admin/page"
 	"bellhop/dialog"
+	"bellhop/dialog/trace"
 	"bellhop/notify"
 )
 
@@ -191,9 +192,9 @@ func (s *Server) eventsData(r *http.Request) (any, error) {
 }
 
 type callView struct {
-	ID     string
-	Events []dialog.Event
-	Traced bool // there is a ladder
+	ID       string
+	Events   []dialog.Event
+	Messages []trace.Shown // of its ladder, if there is one
 }
 
 // Linked is that of [eventsView]: this is the call.
@@ -211,20 +212,26 @@ func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
 		return errNoPage
 	}
 	if who.may(toReadAll) && s.config.Trace != nil {
-		if _, v.Traced, err = s.config.Trace(r.Context(), v.ID); err != nil {
+		c, ok, err := s.config.Trace(r.Context(), v.ID)
+		if err != nil {
 			return err
+		}
+		if ok {
+			v.Messages = c.Shown()
 		}
 	}
 	return s.show(w, r, "call", "/calls", "Call", v)
 }
 
-// ladder answers with the messages of a call: drawn, or in another form.
+// ladder answers with the messages of a call: drawn, for the call's page, or in
+// another form.
 func (s *Server) ladder(w http.ResponseWriter, r *http.Request) error {
 	as := r.URL.Query().Get("as")
 	if as != "text" && as != "pcap" {
 		as = "svg"
 	}
-	out, err := s.draw(r.Context(), r.PathValue("id"), as)
+	id := r.PathValue("id")
+	out, err := s.draw(r.Context(), id, as, "/calls/"+url.PathEscape(id)+"#m")
 	if err != nil {
 		return err
 	}
@@ -233,7 +240,7 @@ func (s *Server) ladder(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Content-Disposition", out.Disposition)
 	}
 	if out.CSP != "" {
-		w.Header().Set("Content-Security-Policy", out.CSP)
+		w.Header().Set("Content-Security-Policy", out.CSP+"; frame-ancestors 'self'")
 	}
 	w.Write(out.Body)
 	return nil

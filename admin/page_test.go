@@ -460,11 +460,14 @@ func TestLadderOnThePage(t *testing.T) {
 		r.say(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: "101"}, At: time.Now(), ID: call + strings.Repeat("0", 20), Call: call, Seq: 1, Party: "p"})
 	}
 	v := r.visit()
-	v.sees("/calls/c1", `<img src="/calls/c1/ladder"`, "/calls/c1/ladder?as=pcap")
+	html := v.sees("/calls/c1", `<object data="/calls/c1/ladder"`, "/calls/c1/ladder?as=pcap",
+		"0.000 s</span> <span>&lt;101&gt; → pbx</span> <span class=\"mono wrap\">INVITE sip:102@pbx</span>", "<pre id=\"m0\" tabindex=\"0\">INVITE sip:102@pbx SIP/2.0\n\nv=0\n…\n</pre>",
+		"60.000 s</span> <span>bellhop → &lt;101&gt;</span>", `<pre id="m2" tabindex="0">SIP/2.0 408 Request Timeout`)
+	v.lacks(html, "<101>", `id="m3"`)
 	v.lacks(v.sees("/calls/c2"), "ladder")
 	v.gets(503, "GET", "/calls/busy", nil)
 	resp, svg := v.send("GET", "/calls/c1/ladder", nil)
-	if h := resp.Header; h.Get("Content-Type") != svgType || h.Get("Content-Security-Policy") != "default-src 'none'; style-src 'unsafe-inline'" || !strings.HasPrefix(svg, "<svg") {
+	if h := resp.Header; h.Get("Content-Type") != svgType || h.Get("Content-Security-Policy") != "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'" || !strings.HasPrefix(svg, "<svg") || !strings.Contains(svg, `<a href="/calls/c1#m2" target="_parent">`) {
 		t.Errorf("%v %s", h, svg)
 	}
 	if resp, _ := v.send("GET", "/calls/c1/ladder?as=pcap", nil); resp.Header.Get("Content-Type") != pcapType || resp.Header.Get("Content-Disposition") == "" {
@@ -475,7 +478,7 @@ func TestLadderOnThePage(t *testing.T) {
 	v.gets(503, "GET", "/calls/busy/ladder", nil)
 	client, _ := r.newToken(object{"scope": "read", "extensions": []string{"101"}})
 	v = client.visit()
-	v.lacks(v.sees("/calls/c1"), "ladder")
+	v.lacks(v.sees("/calls/c1"), "ladder", "INVITE")
 	v.gets(403, "GET", "/calls/c1/ladder", nil)
 }
 

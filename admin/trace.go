@@ -132,7 +132,7 @@ func (s *Server) traceCall(ctx context.Context, in *struct {
 	ID string `path:"id" doc:"The call_id of its events"`
 	As string `query:"as" enum:"json,text,svg,pcap" default:"json" doc:"text is a ladder for a terminal, svg a picture of it, pcap a capture file for Wireshark"`
 }) (*traced, error) {
-	out, err := s.draw(ctx, in.ID, in.As)
+	out, err := s.draw(ctx, in.ID, in.As, "")
 	if errors.Is(err, errNoTrace) {
 		return nil, huma.Error404NotFound(err.Error())
 	}
@@ -144,8 +144,9 @@ func (s *Server) traceCall(ctx context.Context, in *struct {
 
 var errNoTrace = errors.New("no messages are kept of such a call: the last calls are, as many as calls.trace says in the config")
 
-// draw returns the trace of a call in one of its forms.
-func (s *Server) draw(ctx context.Context, id, as string) (*traced, error) {
+// draw returns the trace of a call in one of its forms. A picture has links, see
+// [trace.Call.SVG].
+func (s *Server) draw(ctx context.Context, id, as, links string) (*traced, error) {
 	var c trace.Call
 	var ok bool
 	if s.config.Trace != nil {
@@ -161,7 +162,7 @@ func (s *Server) draw(ctx context.Context, id, as string) (*traced, error) {
 	case "text":
 		return &traced{ContentType: textType, Body: []byte(c.Text())}, nil
 	case "svg":
-		return &traced{ContentType: svgType, CSP: "default-src 'none'; style-src 'unsafe-inline'", Body: []byte(c.SVG())}, nil
+		return &traced{ContentType: svgType, CSP: "default-src 'none'; style-src 'unsafe-inline'", Body: []byte(c.SVG(links))}, nil
 	case "pcap":
 		return &traced{ContentType: pcapType, Disposition: `attachment; filename="` + c.ID + `.pcap"`, Body: c.PCAP()}, nil
 	}

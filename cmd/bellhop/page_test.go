@@ -230,7 +230,13 @@ func TestPage(t *testing.T) {
 	pbx.exits(0, patience)
 	b.click("#ended-calls a")
 	b.reads("main", "What was said of it")
-	b.until("there is its ladder", `document.querySelector(".ladder img")?.naturalWidth > 100`)
+	b.until("one can click at an arrow of its ladder", `(() => {
+		const arrow = [...document.querySelector(".ladder object").contentDocument?.querySelectorAll("a") ?? []].find(a => a.textContent.includes("INVITE"));
+		arrow?.dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true, view: window}));
+		return arrow;
+	})()`)
+	b.until("there is its text", `document.querySelector(".messages details[open] pre:target")?.innerText.startsWith("INVITE sip:102@")`)
+	b.until("it has the focus", `document.activeElement === document.querySelector(".messages details[open] summary")`)
 	b.axe("a call")
 
 	// Events, of one type.

@@ -62,16 +62,16 @@ func hostile(t *testing.T) Call {
 }
 
 // TestAPictureIsInert holds a picture of what is hostile to well-formed XML with
-// nothing in it but what draws.
+// nothing in it but what draws, and the links that are asked for.
 func TestAPictureIsInert(t *testing.T) {
 	draws := map[string]string{
-		"svg": "xmlns class role width height viewBox", "title": "", "style": "", "g": "class",
+		"a": "href target", "svg": "xmlns class role width height viewBox", "title": "", "style": "", "g": "class",
 		"rect": "class x y width height rx", "text": "class x y", "path": "class d", "circle": "class cx cy r", "tspan": "class dx",
 	}
 	c := hostile(t)
-	picture := c.SVG()
+	picture := c.SVG(`/"` + attack)
 	d := xml.NewDecoder(strings.NewReader(picture))
-	texts := ""
+	texts, links := "", 0
 	for {
 		token, err := d.Token()
 		if errors.Is(err, io.EOF) {
@@ -90,12 +90,21 @@ func TestAPictureIsInert(t *testing.T) {
 				if !strings.Contains(" "+attributes+" ", " "+a.Name.Local+" ") {
 					t.Errorf("<%s> has a %s", e.Name.Local, a.Name.Local)
 				}
+				if a.Name.Local == "href" {
+					if want := fmt.Sprintf(`/"%s%d`, attack, links); a.Value != want {
+						t.Errorf("it links to %q, want %q", a.Value, want)
+					}
+					links++
+				}
 			}
 		case xml.CharData:
 			texts += string(e)
 		case xml.Comment, xml.ProcInst, xml.Directive:
 			t.Errorf("there is a %T", e)
 		}
+	}
+	if links != len(c.Messages) || strings.Contains(c.SVG(""), "<a ") {
+		t.Errorf("%d links of %d messages, or some where there are to be none", links, len(c.Messages))
 	}
 	if !strings.Contains(texts, attack) {
 		t.Error("the name that was to be shown is not")
@@ -161,7 +170,7 @@ func TestLadders(t *testing.T) {
 		if got := strings.Join(names, " "); got != tt.columns {
 			t.Errorf("%s: columns %s, want %s", tt.name, got, tt.columns)
 		}
-		if err := xml.Unmarshal([]byte(c.SVG()), new(struct{})); err != nil {
+		if err := xml.Unmarshal([]byte(c.SVG("")), new(struct{})); err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 		if n := strings.Count(c.Text(), "▶") + strings.Count(c.Text(), "◀"); n != len(c.Messages) {
@@ -171,7 +180,7 @@ func TestLadders(t *testing.T) {
 	}
 	empty := Call{Ends: []End{{Name: "pbx", Side: dialog.PBX}}}
 	empty.Text()
-	empty.SVG()
+	empty.SVG("#m")
 	empty.PCAP()
 }
 

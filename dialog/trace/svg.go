@@ -41,11 +41,15 @@ const style = `
 .tip,.bead{fill:var(--tone)}
 .request{--tone:var(--request)}.trying{--tone:var(--trying)}.ringing{--tone:var(--ringing)}.success{--tone:var(--success)}.redirect{--tone:var(--redirect)}.failure{--tone:var(--failure)}.own{--tone:var(--own)}
 .own .arrow{stroke-dasharray:5 3}
+.row{fill:var(--ink);fill-opacity:0}
+a:hover .row,a:focus-visible .row{fill-opacity:.08}
 `
 
 // SVG draws a call as a picture. What came off the wire is text in it, and
-// nothing else; there is no script, and it loads nothing.
-func (c *Call) SVG() string {
+// nothing else; there is no script, and it loads nothing. Each message is a link
+// to links and its place in the call, which is for the page that the picture is
+// in; "": to nowhere.
+func (c *Call) SVG(links string) string {
 	var b strings.Builder
 	l := c.ladder()
 	width := gutter + (len(l.columns)-1)*between + margin + margin
@@ -57,7 +61,11 @@ func (c *Call) SVG() string {
 		}
 	}
 	height := bottom + 20
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" class="ladder" role="img" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d">`, width, height)
+	role := "img"
+	if links != "" {
+		role = "group" // in an img nothing can be chosen
+	}
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" class="ladder" role="%s" width="%d" height="%d" viewBox="0 0 %[2]d %[3]d">`, role, width, height)
 	fmt.Fprintf(&b, `<title>%s</title><style>%s</style>`, escaped(c.title()), style)
 	fmt.Fprintf(&b, `<rect class="paper" width="%d" height="%d"/>`, width, height)
 	fmt.Fprintf(&b, `<text class="title" x="20" y="30">%s</text>`, escaped(c.heading(&l)))
@@ -86,7 +94,13 @@ func (c *Call) SVG() string {
 			y += dayChange
 		}
 		from, to, through := l.path(m)
+		if links != "" {
+			fmt.Fprintf(&b, `<a href="%s%d" target="_parent"><rect class="row" y="%d" width="%d" height="%d"/>`, escaped(links), i, y-rowHigh+10, width, rowHigh)
+		}
 		c.arrow(&b, m, x, y, from, to, through)
+		if links != "" {
+			b.WriteString("</a>")
+		}
 		y += rowHigh
 	}
 	b.WriteString("</svg>\n")

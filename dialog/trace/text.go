@@ -26,22 +26,48 @@ func (c *Call) Text() string {
 	l := c.ladder()
 	c.drawText(&b, &l)
 	b.WriteByte('\n')
-	at := c.Messages[0].At
+	var at time.Duration
+	for _, s := range c.Shown() {
+		if wait := (s.After - at).Round(time.Microsecond); wait > 0 {
+			fmt.Fprintf(&b, "-- after %v --\n", wait)
+			at = s.After
+		}
+		fmt.Fprintf(&b, "-- %s -> %s --\n%s", s.From, s.To, s.Text)
+	}
+	return b.String()
+}
+
+// A Shown is a message as a person reads it: what a terminal would obey is taken
+// out.
+type Shown struct {
+	After         time.Duration // the call's first message
+	From, To      string        // between whom its arrow is
+	Summary, Text string        // each line of the text ends with \n
+}
+
+// Shown returns all messages of a call.
+func (c *Call) Shown() []Shown {
+	l := c.ladder()
+	all := make([]Shown, len(c.Messages))
 	for i := range c.Messages {
 		m := &c.Messages[i]
-		if wait := m.At.Sub(at).Round(time.Microsecond); wait > 0 {
-			fmt.Fprintf(&b, "-- after %v --\n", wait)
-			at = m.At
-		}
 		from, to, _ := l.path(m)
-		fmt.Fprintf(&b, "-- %s -> %s --\n", printable(l.columns[from].name), printable(l.columns[to].name))
-		text := strings.TrimRight(strings.ReplaceAll(m.Text(), "\r\n", "\n"), "\n")
-		for line := range strings.SplitSeq(text, "\n") {
-			b.WriteString(printable(line) + "\n")
+		all[i] = Shown{
+			After: c.began(m), Summary: printable(m.Summary()), Text: m.shown(),
+			From: printable(l.columns[from].name), To: printable(l.columns[to].name),
 		}
-		if m.Cut {
-			b.WriteString("…\n")
-		}
+	}
+	return all
+}
+
+func (m *Message) shown() string {
+	var b strings.Builder
+	text := strings.TrimRight(strings.ReplaceAll(m.Text(), "\r\n", "\n"), "\n")
+	for line := range strings.SplitSeq(text, "\n") {
+		b.WriteString(printable(line) + "\n")
+	}
+	if m.Cut {
+		b.WriteString("…\n")
 	}
 	return b.String()
 }

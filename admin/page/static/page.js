@@ -91,6 +91,16 @@
     confirmation.showModal();
   });
 
+  // A message that its arrow in the ladder leads to is open.
+  function reveal() {
+    const message = location.hash && document.getElementById(location.hash.slice(1))?.closest("details");
+    if (!message) return;
+    message.open = true;
+    message.firstElementChild.focus();
+  }
+  addEventListener("hashchange", reveal);
+  reveal();
+
   // What went wrong. Text is never taken for markup.
   let fading;
   function say(text) {
