@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"bellhop/notify"
 )
@@ -160,4 +162,64 @@ func (s *Server) testFromPage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return s.showPart(w, r, http.StatusOK, "trials", trials)
+}
+
+// A replayFields is a pop-up in which a replay is asked for, as it was filled in.
+type replayFields struct {
+	Sub      notify.Subscription
+	From, To string
+
+	Errors  map[string]string
+	Problem string
+}
+
+// formTime is how a time is filled in, in UTC.
+const formTime = "2006-01-02 15:04"
+
+func (s *Server) replayForm(w http.ResponseWriter, r *http.Request) error {
+	sub, err := s.subscription(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	f := replayFields{Sub: sub, From: time.Now().Add(-time.Hour).UTC().Format(formTime)}
+	return s.showPart(w, r, http.StatusOK, "replay-form", f)
+}
+
+// time reads what is filled in at a field, or notes what is wrong with it.
+func (f *replayFields) time(field, text string) (t time.Time) {
+	if text == "" {
+		return t
+	}
+	t, err := time.Parse(formTime, text)
+	if err != nil {
+		f.Errors[field] = "is no time such as 2027-01-31 09:30"
+	}
+	return t
+}
+
+func (s *Server) replayFromForm(w http.ResponseWriter, r *http.Request) error {
+	sub, err := s.subscription(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	f := replayFields{
+		Sub: sub, Errors: make(map[string]string),
+		From: strings.TrimSpace(r.PostFormValue("from")), To: strings.TrimSpace(r.PostFormValue("to")),
+	}
+	what := Replay{From: f.time("from", f.From), To: f.time("to", f.To)}
+	if len(f.Errors) == 0 {
+		events, err := s.sayAgain(r.Context(), sub.ID, what)
+		var invalid *notify.Invalid
+		switch {
+		case err == nil:
+			return s.showPart(w, r, http.StatusOK, "replayed", events)
+		case errors.As(err, &invalid):
+			f.Errors[invalid.Field] = invalid.Field + " " + invalid.Why
+		case errors.Is(err, notify.ErrInactive):
+			f.Problem = err.Error()
+		default:
+			return err
+		}
+	}
+	return s.showPart(w, r, http.StatusUnprocessableEntity, "replay-form", f)
 }

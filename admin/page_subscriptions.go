@@ -354,6 +354,15 @@ func (s *Server) toggle(w http.ResponseWriter, r *http.Request) error {
 	return s.showPart(w, r, http.StatusOK, "one-row", sub)
 }
 
+// rotateFromPage makes a new secret, and shows it this once.
+func (s *Server) rotateFromPage(w http.ResponseWriter, r *http.Request) error {
+	sub, err := s.rotate(r.Context(), r.PathValue("id"), 0)
+	if err != nil {
+		return err
+	}
+	return s.showPart(w, r, http.StatusOK, "rotated", string(sub.Secret))
+}
+
 // clearSelected removes the selected subscriptions, and answers with what is
 // left of the table.
 func (s *Server) clearSelected(w http.ResponseWriter, r *http.Request) error {

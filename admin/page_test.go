@@ -193,34 +193,37 @@ func TestWrongTokensAreCounted(t *testing.T) {
 // pageRules says of every page whom it is for beside the config's token and
 // those of scope admin.
 var pageRules = map[string]string{
-	"GET /{$}":                        readers,
-	"GET /extensions/{name}":          readers,
-	"GET /patterns":                   "read, write",
-	"GET /subscriptions/new":          writers,
-	"POST /subscriptions":             writers,
-	"GET /subscriptions/{id}":         writers,
-	"POST /subscriptions/{id}":        writers,
-	"POST /subscriptions/{id}/toggle": writers,
-	"POST /subscriptions/{id}/test":   writers,
-	"POST /subscriptions/clear":       writers,
-	"GET /calls":                      readers,
-	"GET /calls/{id}":                 readers,
-	"GET /calls/{id}/ladder":          "read, write",
-	"GET /events":                     readers,
-	"GET /deliveries":                 readers,
-	"GET /deliveries/{id}":            readers,
-	"POST /deliveries/{id}/redeliver": writers,
-	"GET /tokens":                     admins,
-	"GET /tokens/new":                 admins,
-	"POST /tokens":                    admins,
-	"POST /tokens/{id}/revoke":        admins,
-	"GET /health":                     "read, write",
-	"GET /live/extensions":            readers,
-	"GET /live/calls":                 readers,
-	"GET /live/events":                readers,
-	"GET /live/deliveries":            readers,
-	"GET /live/deliveries/{id}":       readers,
-	"GET /live/health":                "read, write",
+	"GET /{$}":                               readers,
+	"GET /extensions/{name}":                 readers,
+	"GET /patterns":                          "read, write",
+	"GET /subscriptions/new":                 writers,
+	"POST /subscriptions":                    writers,
+	"GET /subscriptions/{id}":                writers,
+	"POST /subscriptions/{id}":               writers,
+	"POST /subscriptions/{id}/toggle":        writers,
+	"POST /subscriptions/{id}/test":          writers,
+	"POST /subscriptions/{id}/rotate-secret": writers,
+	"GET /subscriptions/{id}/replay":         writers,
+	"POST /subscriptions/{id}/replay":        writers,
+	"POST /subscriptions/clear":              writers,
+	"GET /calls":                             readers,
+	"GET /calls/{id}":                        readers,
+	"GET /calls/{id}/ladder":                 "read, write",
+	"GET /events":                            readers,
+	"GET /deliveries":                        readers,
+	"GET /deliveries/{id}":                   readers,
+	"POST /deliveries/{id}/redeliver":        writers,
+	"GET /tokens":                            admins,
+	"GET /tokens/new":                        admins,
+	"POST /tokens":                           admins,
+	"POST /tokens/{id}/revoke":               admins,
+	"GET /health":                            "read, write",
+	"GET /live/extensions":                   readers,
+	"GET /live/calls":                        readers,
+	"GET /live/events":                       readers,
+	"GET /live/deliveries":                   readers,
+	"GET /live/deliveries/{id}":              readers,
+	"GET /live/health":                       "read, write",
 }
 
 func TestWhoMaySeeWhat(t *testing.T) {
@@ -383,6 +386,7 @@ func TestPageOfTheDeclared(t *testing.T) {
 	v.lacks(html, `value="`+id+`"`, "/subscriptions/"+id+"/toggle", `id="edit-`+id)
 	v.gets(409, "POST", "/subscriptions/"+id+"/toggle", url.Values{"active": {"false"}}, "declared in the config file")
 	v.gets(409, "POST", "/subscriptions/clear", url.Values{"of": {"101"}, "id": {id}}, "declared in the config file")
+	v.gets(409, "POST", "/subscriptions/"+id+"/rotate-secret", nil, "declared in the config file")
 	v.gets(422, "POST", "/subscriptions/"+id, url.Values{"revision": {"1"}}, "changed by someone else")
 }
 
@@ -392,7 +396,7 @@ func TestReadersSeeNoButtons(t *testing.T) {
 	client, _ := r.newToken(object{"scope": "read"})
 	v := client.visit()
 	v.lacks(v.sees("/", "101"), "hx-get", "hx-post", "/tokens")
-	v.lacks(v.sees("/extensions/101", id), "<button type=\"button\"", `type="checkbox"`, "Clear selected", "/toggle", "/test")
+	v.lacks(v.sees("/extensions/101", id), "<button type=\"button\"", `type="checkbox"`, "Clear selected", "/toggle", "/test", "/replay")
 }
 
 func TestPageOfTheBound(t *testing.T) {
@@ -422,6 +426,9 @@ func TestPageOfTheBound(t *testing.T) {
 	v.gets(404, "GET", "/subscriptions/"+yours, nil)
 	v.gets(404, "POST", "/subscriptions/"+yours+"/toggle", url.Values{"active": {"false"}})
 	v.gets(404, "POST", "/subscriptions/"+yours+"/test", nil)
+	v.gets(404, "POST", "/subscriptions/"+yours+"/rotate-secret", nil)
+	v.gets(404, "GET", "/subscriptions/"+yours+"/replay", nil)
+	v.gets(404, "POST", "/subscriptions/"+yours+"/replay", nil)
 	v.gets(404, "POST", "/subscriptions/clear", url.Values{"of": {"102"}, "id": {yours}})
 	v.gets(404, "POST", "/subscriptions/clear", url.Values{"of": {""}, "id": {yours}})
 	v.gets(200, "POST", "/subscriptions/clear", url.Values{"of": {"101"}, "id": {yours}})
@@ -530,6 +537,43 @@ func TestDeliveriesOnThePage(t *testing.T) {
 	v.gets(404, "POST", "/deliveries/x/redeliver", nil)
 	r.want(204, "DELETE", "/v1/subscriptions/"+sub, nil)
 	v.gets(409, "POST", path+"/redeliver", nil, "the subscription of the delivery was deleted")
+}
+
+func TestReplayOnThePage(t *testing.T) {
+	r := newRig(t, Config{}, loopback)
+	at, _ := r.deliver()
+	v := r.visit()
+	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", at))["id"].(string)
+	r.notifier.Say(hangup("e1"))
+	r.wait("it is delivered", func() bool { return r.notifier.Stats().Delivered == 1 })
+	path := "/subscriptions/" + sub + "/replay"
+	before := time.Now().Add(-2 * time.Hour).UTC().Format(formTime)
+	v.sees(path, `id="from" name="from" value="2`, "is sent to "+at+" once more")
+	v.gets(422, "POST", path, url.Values{"from": {"<yesterday>"}, "to": {"x"}}, `id="from-error">is no time`, `id="to-error">is no time`, `value="&lt;yesterday&gt;"`)
+	v.gets(422, "POST", path, nil, `id="from-error">from is missing`)
+	v.gets(422, "POST", path, url.Values{"from": {before}, "to": {before}}, `id="from-error">from is not before to`)
+	v.gets(200, "POST", path, url.Values{"from": {"2001-01-01 00:00"}, "to": {"2001-01-02 00:00"}}, "Nothing was said in that time")
+	v.gets(200, "POST", path, url.Values{"from": {before}}, "still wait: <b>1</b>")
+	r.wait("it is delivered again", func() bool { return r.notifier.Stats().Delivered == 2 })
+	r.want(200, "PATCH", "/v1"+strings.TrimSuffix(path, "/replay"), object{"active": false})
+	v.gets(422, "POST", path, url.Values{"from": {before}}, `role="alert">the subscription is switched off`)
+	v.gets(404, "GET", "/subscriptions/x/replay", nil)
+	v.gets(404, "POST", "/subscriptions/x/replay", url.Values{"from": {before}})
+}
+
+func TestRotatingOnThePage(t *testing.T) {
+	r := newRig(t, Config{})
+	v := r.visit()
+	made := r.want(201, "POST", "/v1/subscriptions", subscription())
+	path := "/subscriptions/" + made["id"].(string)
+	v.sees(path, `hx-post="`+path+`/rotate-secret"`)
+	html := v.gets(200, "POST", path+"/rotate-secret", nil, "It is shown this once")
+	fresh := regexp.MustCompile(`whsec_[^<]+`).FindString(html)
+	if fresh == "" || fresh == made["secret"] {
+		t.Errorf("the secret is %q after %q", fresh, made["secret"])
+	}
+	v.lacks(v.sees(path), "whsec_")
+	v.gets(404, "POST", "/subscriptions/x/rotate-secret", nil)
 }
 
 func TestTokensOnThePage(t *testing.T) {

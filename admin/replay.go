@@ -22,13 +22,22 @@ func (s *Server) replay(ctx context.Context, in *struct {
 	ID   string `path:"id"`
 	Body Replay
 }) (*struct{ Body Replayed }, error) {
-	if _, err := s.subscription(ctx, in.ID); err != nil {
-		return nil, s.problem(err)
-	}
-	events, err := s.config.Notifier.Replay(ctx, in.ID, in.Body.From, in.Body.To, in.Body.Types)
+	events, err := s.sayAgain(ctx, in.ID, in.Body)
 	if err != nil {
 		return nil, s.problem(err)
 	}
-	s.audit(ctx, "replay", in.ID, nil, in.Body)
 	return &struct{ Body Replayed }{Replayed{events}}, nil
+}
+
+// sayAgain replays for who makes the request of ctx, see
+// [notify.Notifier.Replay].
+func (s *Server) sayAgain(ctx context.Context, id string, what Replay) (events int, err error) {
+	if _, err := s.subscription(ctx, id); err != nil {
+		return 0, err
+	}
+	events, err = s.config.Notifier.Replay(ctx, id, what.From, what.To, what.Types)
+	if err == nil {
+		s.audit(ctx, "replay", id, nil, what)
+	}
+	return events, err
 }
