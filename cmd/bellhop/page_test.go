@@ -235,7 +235,7 @@ func TestPage(t *testing.T) {
 		arrow?.dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true, view: window}));
 		return arrow;
 	})()`)
-	b.until("there is its text", `document.querySelector(".messages details[open] pre:target")?.innerText.startsWith("INVITE sip:102@")`)
+	b.until("there is its text", `document.querySelector(".messages details[open] pre:target")?.innerText.startsWith("INVITE sip:201@")`)
 	b.until("it has the focus", `document.activeElement === document.querySelector(".messages details[open] summary")`)
 	b.axe("a call")
 
@@ -266,13 +266,31 @@ func TestPage(t *testing.T) {
 		t.Errorf("the request is under %q", got)
 	}
 
-	// Test, then clear.
+	// Test, replay, make a new secret, then clear.
 	b.open("/extensions/101")
 	b.click(".do button")
 	b.reads("#pop-up", "A sample of each type was sent")
 	b.reads("#pop-up", "HTTP 204")
 	b.axe("a test")
 	b.do(chromedp.KeyEvent("\x1b"))
+	b.until("the pop-up is closed", `!document.querySelector("#pop-up[open]")`)
+	b.click(".do button[hx-get]")
+	b.until("the pop-up is open", `document.querySelector("#pop-up[open] #from")`)
+	b.axe("the form of a replay")
+	b.fill("#from", "2001-01-01 00:00")
+	b.fill("#to", "2001-01-02 00:00")
+	b.click("#pop-up button[type=submit]")
+	b.reads("#confirm", "once more")
+	b.click("#confirm button[value=ok]")
+	b.reads("#pop-up", "Nothing was said in that time")
+	b.do(chromedp.KeyEvent("\x1b"))
+	b.until("the pop-up is closed", `!document.querySelector("#pop-up[open]")`)
+	b.click("[id^=edit-]")
+	b.click("#rotate")
+	b.reads("#confirm", "For 24 hours")
+	b.click("#confirm button[value=ok]")
+	b.reads("#pop-up", "whsec_")
+	b.click("#pop-up [data-close]")
 	b.until("the pop-up is closed", `!document.querySelector("#pop-up[open]")`)
 	b.until("there is nothing to clear", `document.querySelector(".foot button").disabled`)
 	b.click("tbody input[name=id]")
@@ -422,7 +440,7 @@ func TestScreenshots(t *testing.T) {
 	phones.exits(0, patience)
 	b.open("/calls")
 	b.until("the call is over", `!document.querySelector("#live-calls")`)
-	b.picture("call", got(b, chromedp.Evaluate[string](`document.querySelector("#ended-calls a").pathname`)), "")
+	b.picture("call", got(b, chromedp.Evaluate[string](`[...document.querySelectorAll("#ended-calls a")].at(-1).pathname`)), ".messages summary")
 	b.open("/")
 	b.click(".who button")
 	b.until("one is out", `location.pathname === "/login"`)
