@@ -484,6 +484,7 @@ func (b *browser) picture(name, path, click string) {
 			if click != "" {
 				b.click(click)
 				b.until("it is open", `document.querySelector("dialog[open] h2, details[open]")`)
+				got(b, chromedp.Evaluate[bool](`scrollTo(0, 0), new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(() => drawn(true))))`, chromedp.EvalAwaitPromise))
 			}
 			if got(b, chromedp.Evaluate[bool](`!!document.querySelector("dialog[open]")`)) {
 				shot = chromedp.CaptureScreenshot()
