@@ -237,6 +237,11 @@ func TestPage(t *testing.T) {
 	})()`)
 	b.until("there is its text", `document.querySelector(".messages details[open] pre:target")?.innerText.startsWith("INVITE sip:201@")`)
 	b.until("it has the focus", `document.activeElement === document.querySelector(".messages details[open] summary")`)
+	b.eventually("a key does the same", func() bool {
+		b.run("go to the next arrow", `document.querySelector(".ladder object").contentDocument.querySelectorAll("a")[1].focus()`)
+		b.do(chromedp.KeyEvent("\r"))
+		return got(b, chromedp.Evaluate[bool](`!!document.querySelector(".messages details[open] pre:target")?.innerText.startsWith("SIP/2.0 180 ")`))
+	})
 	b.axe("a call")
 
 	// Events, of one type.
