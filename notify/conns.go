@@ -50,6 +50,9 @@ func newConns(dial func(ctx context.Context, network, address string) (net.Conn,
 // RoundTrip sends a request whose URL is http. A kept connection that turns out
 // to be closed before anything was answered is no failure: another is made.
 func (cs *conns) RoundTrip(req *http.Request) (*http.Response, error) {
+	if !plain(req.URL.Host) {
+		return nil, http.ErrSkipAltProtocol // the Transport knows how such a name is spelled in ASCII
+	}
 	ctx := req.Context()
 	c, err := cs.take(ctx, req)
 	if err != nil {
