@@ -80,15 +80,19 @@
   document.body.addEventListener("htmx:sseError", () => live(false));
 
   // Confirmations.
+  let proceed = null; // with what the open question is about
   document.body.addEventListener("htmx:confirm", e => {
     if (!e.detail.question) return;
     e.preventDefault();
     document.getElementById("confirm-question").textContent = e.detail.question;
     confirmation.returnValue = "cancel";
-    confirmation.addEventListener("close", () => {
-      if (confirmation.returnValue === "ok") e.detail.issueRequest(true);
-    }, {once: true});
+    proceed = () => e.detail.issueRequest(true);
     confirmation.showModal();
+  });
+  confirmation.addEventListener("close", () => {
+    if (confirmation.open) return; // that was the question before
+    if (confirmation.returnValue === "ok" && proceed) proceed();
+    proceed = null;
   });
 
   // A message that its arrow in the ladder leads to is open.
