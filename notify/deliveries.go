@@ -119,15 +119,20 @@ func (n *Notifier) waitingOnes(ctx context.Context, subscriptions []string, at c
 	for _, id := range subscriptions {
 		filters = append(filters, "delivery."+id+".*")
 	}
+	later := make(map[string]bool) // subjects of which the last word was seen
 	rest, err := backwards(ctx, n.outbox, filters, at.seq, func(seq uint64, m jetstream.Msg) (bool, error) {
-		if len(m.Data()) == 0 || strings.HasSuffix(m.Subject(), "."+behindName) {
+		if later[m.Subject()] || strings.HasSuffix(m.Subject(), "."+behindName) {
+			return true, nil
+		}
+		if len(m.Data()) == 0 {
+			later[m.Subject()] = true
 			return true, nil
 		}
 		if len(page) == limit {
 			next = cursor{seq: at.seq}.String()
 			return false, nil
 		}
-		at.seq = seq
+		at.seq, later[m.Subject()] = seq, true
 		d, err := n.waitingOne(ctx, m.Subject(), m.Data())
 		if err == nil {
 			page = append(page, d)
@@ -219,7 +224,8 @@ func (n *Notifier) endedOnes(ctx context.Context, subscriptions []string, state 
 	kept := page[:0]
 	for i, d := range page {
 		again := slices.ContainsFunc(kept, func(other Delivery) bool { return other.ID == d.ID })
-		if again || waits[d.ID] || !d.end().Equal(ends[i]) {
+		before := at.seq > 0 && !d.end().Equal(ends[i]) // on a page before this
+		if again || before || waits[d.ID] {
 			continue
 		}
 		if !d.knownFirst() {

@@ -544,6 +544,73 @@ func TestSecretsAreNotRecorded(t *testing.T) {
 	})
 }
 
+// A meddled stream has something happen as soon as a reading of it has begun.
+type meddled struct {
+	jetstream.Stream
+	begun func()
+}
+
+func (s meddled) OrderedConsumer(ctx context.Context, c jetstream.OrderedConsumerConfig) (jetstream.Consumer, error) {
+	consumer, err := s.Stream.OrderedConsumer(ctx, c)
+	s.begun()
+	return consumer, err
+}
+
+// What is removed while it is read is not waited for.
+func TestReadWhatIsRemoved(t *testing.T) {
+	played(t, Config{Transport: &line{status: 200}}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+		ack, err := js.Publish(t.Context(), "delivery.s.1", []byte("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		removed := meddled{n.outbox, func() {
+			if err := n.outbox.DeleteMsg(t.Context(), ack.Sequence); err != nil {
+				t.Error(err)
+			}
+		}}
+		err = readAll(t.Context(), removed, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"delivery.s.*"}}, func(m jetstream.Msg) error {
+			return fmt.Errorf("was not removed")
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A page has a delivery once, and has it also if it ends once more meanwhile.
+func TestDeliveriesThatChange(t *testing.T) {
+	played(t, Config{Transport: &line{status: 200}}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+		s := subscribe(t, n, sub("", "http://crm/hook"))
+		n.Say(eventsOf("c", dialog.Hangup))
+		time.Sleep(time.Second)
+		attempts := n.attempts
+		n.attempts = meddled{attempts, func() {
+			n.attempts = attempts
+			if _, err := n.Redeliver(t.Context(), "ca-"+s.ID); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second)
+		}}
+		ids, _ := read(t, n, DeliveryQuery{})
+		if !slices.Equal(ids, []string{"ca"}) {
+			t.Errorf("while it is delivered again there are %v", ids)
+		}
+
+		for _, word := range []string{`{"event":"a","type":"hangup"}`, "", `{"event":"b","type":"hangup"}`, `{"event":"b","type":"hangup"}`} {
+			subject := outboxSubject(s.ID, 1000)
+			if strings.Contains(word, "b") {
+				subject = outboxSubject(s.ID, 1001)
+			}
+			if _, err := js.Publish(t.Context(), subject, []byte(word)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if ids, _ := read(t, n, DeliveryQuery{State: Waiting}); !slices.Equal(ids, []string{"b"}) {
+			t.Errorf("of b, said twice, and a, which is over, there are %v", ids)
+		}
+	})
+}
+
 // Who reads leaves nothing behind in the store.
 func TestReadingLeavesNothing(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())

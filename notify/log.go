@@ -361,19 +361,36 @@ func readAll(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsume
 		return err
 	}
 	defer msgs.Stop()
+	read := uint64(0) // messages, as the consumer counts
 	for {
-		m, err := msgs.Next(jetstream.NextContext(ctx))
+		waiting, cancel := context.WithTimeout(ctx, readLook)
+		m, err := msgs.Next(jetstream.NextContext(waiting))
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			// What was left may have been removed meanwhile.
+			info, err := consumer.Info(ctx)
+			if err != nil || info.NumPending == 0 && (info.Delivered.Consumer == 0 || info.Delivered.Consumer == read) {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return err
 		}
 		if err := f(m); err != nil {
 			return fmt.Errorf("%s: %w", m.Subject(), err)
 		}
-		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {
+		meta, err := m.Metadata()
+		if err != nil || meta.NumPending == 0 {
 			return err
 		}
+		read = meta.Sequence.Consumer
 	}
 }
+
+// readLook is how long a reading waits for a message before it asks whether there
+// is one.
+const readLook = time.Second
 
 // subjects are the narrowest filters that have all that q asks for.
 func (q Query) subjects() []string {
