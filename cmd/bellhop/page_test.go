@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net"
@@ -44,6 +45,9 @@ func (s *site) browse() *browser {
 	s.t.Cleanup(func() {
 		if s.t.Failed() {
 			s.t.Logf("the page shows:\n%s", b.text("body"))
+			var deliveries json.RawMessage
+			s.api("GET", "/v1/deliveries", nil, &deliveries)
+			s.t.Logf("there are the deliveries %s", deliveries)
 		}
 		chromedp.Cancel(ctx)
 		cancel()

@@ -311,7 +311,7 @@ type received struct {
 }
 
 func newReceiver(t *testing.T) *receiver {
-	r := &receiver{t: t, addr: "127.0.0.1:0", news: make(chan struct{}, 1)}
+	r := &receiver{t: t, addr: freePort(t, "127.0.0.5").String(), news: make(chan struct{}, 1)}
 	r.up()
 	t.Cleanup(r.down)
 	return r
@@ -324,7 +324,6 @@ func (r *receiver) up() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.addr = l.Addr().String()
 	r.server = &httptest.Server{Listener: l, Config: &http.Server{Handler: r}}
 	r.server.Start()
 }
