@@ -127,6 +127,7 @@ type Server struct {
 	js       jetstream.JetStream
 	tokens   *tokens
 	auditLog jetstream.Stream
+	lines    lines
 	failures failures // to say who one is
 	streams  *streams
 	started  time.Time
@@ -150,7 +151,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
+	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), lines: newLines(), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
 	kv, err := openTokens(ctx, js, c.Replicas)
 	if err != nil {
 		return nil, fmt.Errorf("bucket TOKENS: %w", err)

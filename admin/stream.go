@@ -16,6 +16,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"bellhop/dialog"
 	"bellhop/notify"
@@ -29,6 +30,10 @@ const (
 	maxOfToken  = 100
 	streamsFull = "10"
 )
+
+// gather is how long events wait for more of them after others were written to a
+// stream: a write for each wakes everybody.
+const gather = 50 * time.Millisecond
 
 // streams are the clients that follow the event log.
 type streams struct {
@@ -149,17 +154,58 @@ func (s *Server) readEvents(ctx context.Context, q notify.Query) (*answered, err
 	if err != nil {
 		return nil, s.problem(err)
 	}
-	page := list[Event]{Items: make([]Event, len(events))}
-	for i, e := range events {
-		page.Items[i] = eventOf(e)
-	}
+	var next string
 	if more {
-		page.Next = events[len(events)-1].ID
+		next = events[len(events)-1].ID
 	}
 	return &answered{func(c huma.Context) {
 		c.SetHeader("Content-Type", "application/json")
-		line(c.BodyWriter(), page)
+		c.BodyWriter().Write(s.eventPage(events, next)) // a client that is gone needs no more
 	}}, nil
+}
+
+// eventPage is a list[Event] as JSON.
+func (s *Server) eventPage(events []dialog.Event, next string) []byte {
+	var b bytes.Buffer
+	b.WriteString(`{"items":[`)
+	for i := range events {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.Write(s.lines.of(&events[i]))
+	}
+	b.WriteString(`],"next":`)
+	line(&b, next)
+	b.Truncate(b.Len() - 1) // the end of the line
+	b.WriteString("}\n")
+	return b.Bytes()
+}
+
+// maxLines is how many of the events last read are kept as JSON: some 3 MB.
+const maxLines = 4096
+
+// lines are events as JSON, by their ids: each is written once for all who read
+// it.
+type lines struct{ kept *lru.Cache[string, []byte] }
+
+func newLines() lines {
+	kept, err := lru.New[string, []byte](maxLines)
+	if err != nil {
+		panic(err) // a size below 1
+	}
+	return lines{kept}
+}
+
+// of is the JSON of an event, on one line that has no end.
+func (l lines) of(e *dialog.Event) []byte {
+	if text, ok := l.kept.Get(e.ID); ok {
+		return text
+	}
+	var b bytes.Buffer
+	line(&b, eventOf(*e))
+	text := bytes.TrimRight(b.Bytes(), "\n")
+	l.kept.Add(e.ID, text)
+	return text
 }
 
 // line writes a value as JSON on one line.
@@ -215,7 +261,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tai
 	w.Header().Set("Content-Type", streamType)
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
 	var text bytes.Buffer
-	for {
+	for wrote := (time.Time{}); ; {
 		if err := rc.SetWriteDeadline(time.Now().Add(s.streams.patience)); err != nil {
 			return err
 		}
@@ -225,25 +271,26 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tai
 		if err := rc.Flush(); err != nil {
 			return err
 		}
+		pause(ctx, time.Until(wrote.Add(gather)))
 		waiting, cancel := context.WithTimeout(ctx, s.streams.quiet)
 		events, _ := tail.Next(waiting)
 		cancel()
 		if ctx.Err() != nil || !s.tokens.good(who, time.Now()) {
 			return nil
 		}
+		wrote = time.Now()
 		text.Reset()
-		writeEvents(&text, events)
+		s.writeEvents(&text, events)
 	}
 }
 
 // writeEvents writes events as a stream has them; none, as a comment.
-func writeEvents(b *bytes.Buffer, events []dialog.Event) {
+func (s *Server) writeEvents(b *bytes.Buffer, events []dialog.Event) {
 	if len(events) == 0 {
 		b.WriteString(":\n\n")
 	}
-	for _, e := range events {
-		fmt.Fprintf(b, "id: %s\nevent: %s\ndata: ", e.ID, e.Type)
-		line(b, eventOf(e))
-		b.WriteByte('\n')
+	for i := range events {
+		e := &events[i]
+		fmt.Fprintf(b, "id: %s\nevent: %s\ndata: %s\n\n", e.ID, e.Type, s.lines.of(e))
 	}
 }

@@ -139,47 +139,71 @@ func (n *Notifier) read(ctx context.Context, from, to uint64, log chan<- entry) 
 
 // readPart asks for events once, and returns where it has come to.
 func (n *Notifier) readPart(ctx context.Context, from, to uint64, log chan<- entry) (next uint64, err error) {
+	err = n.ask(ctx, part{Seq: from, Batch: int(min(partSize, to-from+1))}, func(seq uint64, m *nats.Msg) bool {
+		if seq > to {
+			from = to + 1 // the rest is gone
+			return false
+		}
+		from = seq + 1
+		e := entry{seq, new(dialog.Event)}
+		if err := json.Unmarshal(m.Data, e.event); err != nil {
+			n.log.Error("an event cannot be read", "subject", m.Header.Get(jetstream.SubjectHeader), "err", err)
+			return true
+		}
+		select {
+		case log <- e:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	})
+	if err != nil {
+		err = fmt.Errorf("read EVENTS %d: %w", from, err)
+	}
+	return from, err
+}
+
+// A part is what of the log is asked for at once.
+type part struct {
+	Seq     uint64     `json:"seq,omitempty"` // the first place
+	Since   *time.Time `json:"start_time,omitempty"`
+	Subject string     `json:"next_by_subj,omitempty"`
+	Batch   int        `json:"batch"` // so many at most
+}
+
+// ask has whichever server has a copy of the log send a part of it, and shows it
+// to f until that returns false. It costs the server no consumer.
+func (n *Notifier) ask(ctx context.Context, p part, f func(seq uint64, m *nats.Msg) bool) error {
 	nc := n.js.Conn()
 	answers, err := nc.SubscribeSync(nc.NewInbox())
 	if err != nil {
-		return from, fmt.Errorf("read EVENTS: %w", err)
+		return err
 	}
 	defer answers.Unsubscribe()
-	ask := fmt.Sprintf(`{"seq":%d,"batch":%d}`, from, min(partSize, to-from+1))
-	if err := nc.PublishRequest("$JS.API.DIRECT.GET.EVENTS", answers.Subject, []byte(ask)); err != nil {
-		return from, fmt.Errorf("read EVENTS: %w", err)
+	request, _ := json.Marshal(p) // of numbers and a subject
+	if err := nc.PublishRequest("$JS.API.DIRECT.GET.EVENTS", answers.Subject, request); err != nil {
+		return err
 	}
 	for {
 		answered, cancel := context.WithTimeout(ctx, waveTimeout)
 		m, err := answers.NextMsgWithContext(answered)
 		cancel()
 		if err != nil {
-			return from, fmt.Errorf("read EVENTS %d: %w", from, err)
+			return err
 		}
 		switch status := m.Header.Get("Status"); status {
 		case "":
 		case "204", "404": // no more, none
-			return from, nil
+			return nil
 		default:
-			return from, fmt.Errorf("read EVENTS %d: %s %s", from, status, m.Header.Get("Description"))
+			return fmt.Errorf("%s %s", status, m.Header.Get("Description"))
 		}
 		seq, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
 		if err != nil {
-			return from, fmt.Errorf("read EVENTS %d: %w", from, err)
+			return err
 		}
-		if seq > to {
-			return to + 1, nil // the rest is gone
-		}
-		from = seq + 1
-		e := entry{seq, new(dialog.Event)}
-		if err := json.Unmarshal(m.Data, e.event); err != nil {
-			n.log.Error("an event cannot be read", "subject", m.Header.Get(jetstream.SubjectHeader), "err", err)
-			continue
-		}
-		select {
-		case log <- e:
-		case <-ctx.Done():
-			return from, nil
+		if !f(seq, m) {
+			return nil
 		}
 	}
 }

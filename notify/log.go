@@ -2,6 +2,7 @@ package notify
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,9 @@ func openEvents(ctx context.Context, js jetstream.JetStream, c Config) (jetstrea
 		AllowDirect: true, // bodies of waiting deliveries are read one by one
 	})
 }
+
+// everySubject is what the subjects of all events match.
+const everySubject = "event.*.*.*"
 
 // eventSubject is where an event is said.
 func eventSubject(e *dialog.Event) string {
@@ -282,35 +286,58 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []dialog.Event, 
 		limit = 100
 	}
 	limit = min(limit, 1000)
-	c := jetstream.OrderedConsumerConfig{FilterSubjects: q.subjects(), DeliverPolicy: jetstream.DeliverAllPolicy}
+	begin := part{Seq: 1}
 	switch {
 	case q.After != "":
 		place, err := n.placeOfAfter(ctx, q)
 		if err != nil {
 			return nil, false, err
 		}
-		c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, place+1
+		begin.Seq = place + 1
 	case !q.Since.IsZero():
-		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &q.Since
+		begin = part{Since: &q.Since}
 	}
-	err = readAll(ctx, n.events, c, func(m jetstream.Msg) error {
-		var e dialog.Event
-		switch err := json.Unmarshal(m.Data(), &e); {
-		case err != nil:
-			return err
-		case !q.matches(&e):
-			return nil
-		case len(events) == limit:
-			more = true
-			return errEnough
+	var found []entry
+	for _, subject := range q.subjects() {
+		begin.Subject = subject
+		of, err := n.find(ctx, begin, q, limit+1)
+		if err != nil {
+			return nil, false, fmt.Errorf("read EVENTS: %w", err)
 		}
-		events = append(events, e)
-		return nil
-	})
-	if err != nil && !errors.Is(err, errEnough) {
-		return nil, false, fmt.Errorf("read EVENTS: %w", err)
+		found = append(found, of...)
 	}
-	return events, more, nil
+	slices.SortFunc(found, func(a, b entry) int { return cmp.Compare(a.seq, b.seq) })
+	for _, e := range found[:min(limit, len(found))] {
+		events = append(events, *e.event)
+	}
+	return events, len(found) > limit, nil
+}
+
+// find reads of the log, from where p begins, so many events that q asks for.
+func (n *Notifier) find(ctx context.Context, p part, q Query, most int) (found []entry, err error) {
+	if p.Subject == everySubject {
+		p.Subject = "" // is the same, and needs no search
+	}
+	for p.Batch = min(most, partSize); ; p.Batch = partSize {
+		if err := n.tails.begin(ctx); err != nil {
+			return found, err
+		}
+		came := 0
+		var wrong error
+		err := n.ask(ctx, p, func(seq uint64, m *nats.Msg) bool {
+			came++
+			p.Seq, p.Since = seq+1, nil
+			e := entry{seq, new(dialog.Event)}
+			if wrong = json.Unmarshal(m.Data, e.event); wrong == nil && q.matches(e.event) {
+				found = append(found, e)
+			}
+			return wrong == nil && len(found) < most
+		})
+		n.tails.end()
+		if err = cmp.Or(err, wrong); err != nil || len(found) == most || came < p.Batch {
+			return found, err
+		}
+	}
 }
 
 // placeOfAfter is where in the log the event After is. It asks the server that
@@ -403,7 +430,7 @@ func (q Query) subjects() []string {
 		names = []string{q.Extension}
 	}
 	if names == nil {
-		return []string{"event.*." + call + ".*"}
+		return []string{"event.*." + call + ".*"} // everySubject, if it is of any call
 	}
 	var subjects []string
 	for _, name := range names {

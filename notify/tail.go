@@ -114,17 +114,18 @@ func (n *Notifier) keepUp(ctx context.Context, r *recent) {
 	}
 }
 
-// catchUp is part, for one tail at a time: many that are far behind do not take
-// the machine from the calls.
-func (n *Notifier) catchUp(ctx context.Context, from, to uint64) (entries []entry, place uint64) {
+// begin waits for the turn to read the log: one does at a time, so that many do
+// not take the machine from the calls. Who has begun must end.
+func (t *tails) begin(ctx context.Context) error {
 	select {
-	case n.tails.turn <- struct{}{}:
-		defer func() { <-n.tails.turn }()
-		return n.part(ctx, from, to)
+	case t.turn <- struct{}{}:
+		return nil
 	case <-ctx.Done():
-		return nil, from
+		return ctx.Err()
 	}
 }
+
+func (t *tails) end() { <-t.turn }
 
 // part reads the log after a place, up to another or less, and returns how far
 // it has come.
@@ -243,7 +244,11 @@ func (t *Tail) Next(ctx context.Context) ([]dialog.Event, error) {
 		entries, missed, news := t.recent.after(t.place)
 		switch {
 		case t.place < missed:
-			entries, t.place = t.n.catchUp(ctx, t.place, missed)
+			if err := t.n.tails.begin(ctx); err != nil {
+				return nil, err
+			}
+			entries, t.place = t.n.part(ctx, t.place, missed)
+			t.n.tails.end()
 		case len(entries) > 0:
 			entries = entries[:min(len(entries), partSize)]
 			t.place = entries[len(entries)-1].seq
