@@ -286,21 +286,30 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []dialog.Event, 
 		limit = 100
 	}
 	limit = min(limit, 1000)
-	begin := part{Seq: 1}
+	first := uint64(1)
 	switch {
 	case q.After != "":
 		place, err := n.placeOfAfter(ctx, q)
 		if err != nil {
 			return nil, false, err
 		}
-		begin.Seq = place + 1
+		first = place + 1
 	case !q.Since.IsZero():
-		begin = part{Since: &q.Since}
+		first = 0
+		err := n.ask(ctx, part{Since: &q.Since, Batch: 1}, func(seq uint64, _ *nats.Msg) bool {
+			first = seq
+			return false
+		})
+		if err != nil {
+			return nil, false, fmt.Errorf("read EVENTS: %w", err)
+		}
+		if first == 0 {
+			return nil, false, nil
+		}
 	}
 	var found []entry
 	for _, subject := range q.subjects() {
-		begin.Subject = subject
-		of, err := n.find(ctx, begin, q, limit+1)
+		of, err := n.find(ctx, subject, first, q, limit+1)
 		if err != nil {
 			return nil, false, fmt.Errorf("read EVENTS: %w", err)
 		}
@@ -313,20 +322,22 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []dialog.Event, 
 	return events, len(found) > limit, nil
 }
 
-// find reads of the log, from where p begins, so many events that q asks for.
-func (n *Notifier) find(ctx context.Context, p part, q Query, most int) (found []entry, err error) {
-	if p.Subject == everySubject {
-		p.Subject = "" // is the same, and needs no search
+// find finds what q asks for under a subject, from a place on: so many events at
+// most.
+func (n *Notifier) find(ctx context.Context, subject string, place uint64, q Query, most int) (found []entry, err error) {
+	if subject == everySubject {
+		return n.leafThrough(ctx, place, q, most)
 	}
-	for p.Batch = min(most, partSize); ; p.Batch = partSize {
+	p := part{Seq: place, Subject: subject, Batch: min(most, partSize)}
+	for {
 		if err := n.tails.begin(ctx); err != nil {
-			return found, err
+			return nil, err
 		}
 		came := 0
 		var wrong error
 		err := n.ask(ctx, p, func(seq uint64, m *nats.Msg) bool {
 			came++
-			p.Seq, p.Since = seq+1, nil
+			p.Seq = seq + 1
 			e := entry{seq, new(dialog.Event)}
 			if wrong = json.Unmarshal(m.Data, e.event); wrong == nil && q.matches(e.event) {
 				found = append(found, e)
@@ -334,9 +345,13 @@ func (n *Notifier) find(ctx context.Context, p part, q Query, most int) (found [
 			return wrong == nil && len(found) < most
 		})
 		n.tails.end()
-		if err = cmp.Or(err, wrong); err != nil || len(found) == most || came < p.Batch {
-			return found, err
+		if err = cmp.Or(err, wrong); err != nil {
+			return nil, err
 		}
+		if came < p.Batch || len(found) == most {
+			return found, nil
+		}
+		p.Batch = partSize
 	}
 }
 

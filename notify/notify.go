@@ -160,6 +160,7 @@ type Notifier struct {
 	mouth     mouth
 	fresh     fresh
 	tails     tails
+	shelf     shelf
 	lease     lease
 	delivers  atomic.Bool
 	sender    *sender
@@ -189,6 +190,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	n.fresh.news, n.fresh.rumor = make(chan struct{}, 1), make(chan struct{}, 1)
 	n.record.some = make(chan struct{}, 1)
 	n.tails.turn = make(chan struct{}, 1)
+	n.shelf = newShelf()
 	n.sender = newSender(c)
 
 	var err error

@@ -1,0 +1,94 @@
+package notify
+
+import (
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// pagesOf reads the ids of all pages of a query.
+func pagesOf(t *testing.T, n *Notifier, q Query) (ids []string) {
+	t.Helper()
+	for {
+		events, more, err := n.Events(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			ids = append(ids, e.ID)
+		}
+		if !more {
+			return ids
+		}
+		q.After = ids[len(ids)-1]
+	}
+}
+
+// Pages of any size are the log, also where it has gaps; read again, they cost
+// the store next to nothing.
+func TestPagesOfTheLog(t *testing.T) {
+	played(t, Config{}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+		for i := range partSize + 5 { // three events each
+			n.Say(callOf(i))
+		}
+		time.Sleep(time.Second)
+		for seq := uint64(300); seq < 2*partSize+2; seq++ { // the end of a leaf, all of the next, and of one more the first
+			if seq%7 > 0 || seq >= partSize {
+				if err := n.events.DeleteMsg(t.Context(), seq); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		all := logOrder(t, n)
+		var asked atomic.Int32
+		sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.EVENTS", func(*nats.Msg) { asked.Add(1) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sub.Unsubscribe()
+		for _, limit := range []int{1, 50, 100, 1000, 1000, 100} {
+			asked.Store(0)
+			if got := pagesOf(t, n, Query{Limit: limit}); !slices.Equal(got, all) {
+				t.Errorf("by %d there are %d events that are not the log's %d", limit, len(got), len(all))
+			}
+		}
+		time.Sleep(time.Second)
+		if n := asked.Load(); n > 2 {
+			t.Errorf("what was read was asked for again, %d times", n)
+		}
+		n.Say(callOf(1000))
+		time.Sleep(time.Second)
+		if got := pagesOf(t, n, Query{}); len(got) != len(all)+3 {
+			t.Errorf("after three events more there are %d, want %d", len(got), len(all)+3)
+		}
+		begin := time.Now()
+		if got := pagesOf(t, n, Query{Since: begin}); len(got) != 0 {
+			t.Errorf("%d events were said in the future", len(got))
+		}
+	})
+}
+
+// What is in memory grows too old as in the log.
+func TestShelvedGrowOld(t *testing.T) {
+	played(t, Config{KeepEvents: time.Hour}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		for i := range partSize {
+			e := callOf(i)
+			for k := range e {
+				e[k].At = time.Now()
+			}
+			n.Say(e)
+		}
+		time.Sleep(time.Second)
+		if got := pagesOf(t, n, Query{}); len(got) != 3*partSize {
+			t.Errorf("there are %d events, want %d", len(got), 3*partSize)
+		}
+		time.Sleep(time.Hour)
+		if got := pagesOf(t, n, Query{}); len(got) != 0 {
+			t.Errorf("after an hour there are %d events", len(got))
+		}
+	})
+}
