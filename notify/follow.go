@@ -82,12 +82,10 @@ func (r *registry) current(ctx context.Context) error {
 		select {
 		case <-r.progress:
 		case <-late.C: // the watch has lost its server, and does not know it yet
-			if err := r.load(ctx); err != nil {
+			if err := r.watch(ctx, false); err != nil {
 				return err
 			}
-			if ctx.Err() == nil {
-				r.saw(last) // or it is gone
-			}
+			r.saw(last) // or it is gone
 		case <-ctx.Done():
 			return fmt.Errorf("bucket SUBSCRIPTIONS: %w", ctx.Err())
 		}

@@ -204,31 +204,31 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 		return nil, fmt.Errorf("delivery log ATTEMPTS: %w", err)
 	}
 	if n.registry.kv, err = openSubscriptions(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("bucket SUBSCRIPTIONS: %w", err)
+		return nil, err
 	}
 	if n.registry.stream, err = js.Stream(ctx, "KV_SUBSCRIPTIONS"); err != nil {
 		return nil, fmt.Errorf("bucket SUBSCRIPTIONS: %w", err)
 	}
 	if n.numbers.kv, err = openExtensions(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("bucket EXTENSIONS: %w", err)
+		return nil, err
 	}
 	if n.numbers.stream, err = js.Stream(ctx, "KV_EXTENSIONS"); err != nil {
 		return nil, fmt.Errorf("bucket EXTENSIONS: %w", err)
 	}
 	if n.standings.kv, err = openStandings(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("bucket STANDINGS: %w", err)
+		return nil, err
 	}
 	if c.Node != "" {
 		kv, err := openLeases(ctx, js, c)
 		if err != nil {
-			return nil, fmt.Errorf("bucket LEASES: %w", err)
+			return nil, err
 		}
 		n.lease = newLease(kv, c.Node)
 	}
-	if err := n.registry.load(ctx); err != nil {
+	if err := n.registry.watch(ctx, false); err != nil {
 		return nil, err
 	}
-	if err := n.standings.load(ctx); err != nil {
+	if err := n.standings.watch(ctx, false); err != nil {
 		return nil, err
 	}
 	return n, nil

@@ -24,24 +24,14 @@ var (
 
 // openSubscriptions opens the bucket of subscriptions: id to JSON.
 func openSubscriptions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
-	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket:   "SUBSCRIPTIONS",
-		History:  1,
-		Storage:  jetstream.FileStorage,
-		Replicas: c.Replicas,
-	})
+	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "SUBSCRIPTIONS"})
 }
 
 // openExtensions opens the bucket that numbers extensions: the revision at
 // which a name was created is its number. Nothing in it is ever rewritten or
 // deleted.
 func openExtensions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
-	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket:   "EXTENSIONS",
-		History:  1,
-		Storage:  jetstream.FileStorage,
-		Replicas: c.Replicas,
-	})
+	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "EXTENSIONS"})
 }
 
 // A registry is the subscriptions as this node knows them: all of them, in
@@ -62,46 +52,31 @@ type registry struct {
 	named atomic.Uint32 // the types that any subscription since the start has named
 }
 
-// load reads every subscription.
-func (r *registry) load(ctx context.Context) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	return r.watch(ctx, false)
-}
-
 // watch applies what the bucket holds and, if it is to go on, every change
 // until ctx ends.
 func (r *registry) watch(ctx context.Context, goOn bool) error {
-	w, err := r.kv.WatchAll(ctx)
-	if err != nil {
-		return fmt.Errorf("watch subscriptions: %w", err)
+	return watch(ctx, r.kv, goOn, r.heard)
+}
+
+func (r *registry) heard(e jetstream.KeyValueEntry) error {
+	if e.Operation() != jetstream.KeyValuePut {
+		r.remove(e.Key(), e.Revision())
+	} else if err := r.stored(e); err != nil {
+		return err
 	}
-	defer w.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case e, open := <-w.Updates():
-			switch {
-			case !open:
-				return errors.New("watch subscriptions: closed")
-			case e == nil && !goOn: // all there was
-				return nil
-			case e == nil:
-			case e.Operation() == jetstream.KeyValuePut:
-				var s Subscription
-				if err := json.Unmarshal(e.Value(), &s); err != nil {
-					return fmt.Errorf("subscription %s: %w", e.Key(), err)
-				}
-				s.Revision = e.Revision()
-				r.put(s)
-				r.saw(e.Revision())
-			default:
-				r.remove(e.Key(), e.Revision())
-				r.saw(e.Revision())
-			}
-		}
+	r.saw(e.Revision())
+	return nil
+}
+
+// stored applies one subscription as the bucket has it.
+func (r *registry) stored(e jetstream.KeyValueEntry) error {
+	var s Subscription
+	if err := json.Unmarshal(e.Value(), &s); err != nil {
+		return fmt.Errorf("subscription %s: %w", e.Key(), err)
 	}
+	s.Revision = e.Revision()
+	r.put(s)
+	return nil
 }
 
 // put applies one subscription, unless something newer is known.
@@ -319,13 +294,7 @@ func (r *registry) refresh(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("subscription %s: %w", id, err)
 	}
-	var s Subscription
-	if err := json.Unmarshal(e.Value(), &s); err != nil {
-		return fmt.Errorf("subscription %s: %w", id, err)
-	}
-	s.Revision = e.Revision()
-	r.put(s)
-	return nil
+	return r.stored(e)
 }
 
 // disable switches a subscription off because its receiver said so, unless it

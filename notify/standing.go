@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -42,12 +41,9 @@ type standings struct {
 // openStandings opens the bucket of standings: id of the subscription to JSON.
 // One that is deleted leaves a marker that goes by itself.
 func openStandings(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
-	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	return openBucket(ctx, js, c, jetstream.KeyValueConfig{
 		Bucket:         "STANDINGS",
 		Description:    "subscriptions whose deliveries fail",
-		History:        1,
-		Storage:        jetstream.FileStorage,
-		Replicas:       c.Replicas,
 		LimitMarkerTTL: time.Second, // markers of purges may go by themselves
 	})
 }
@@ -76,39 +72,10 @@ func (x *standings) set(id string, st *standing) {
 	}
 }
 
-// load reads every standing.
-func (x *standings) load(ctx context.Context) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	return x.watch(ctx, false)
-}
-
 // watch applies what the bucket holds and, if it is to go on, every change
 // until ctx ends. What is still to be written is newer.
 func (x *standings) watch(ctx context.Context, goOn bool) error {
-	w, err := x.kv.WatchAll(ctx)
-	if err != nil {
-		return fmt.Errorf("watch standings: %w", err)
-	}
-	defer w.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case e, open := <-w.Updates():
-			switch {
-			case !open:
-				return errors.New("watch standings: closed")
-			case e == nil && !goOn: // all there was
-				return nil
-			case e == nil:
-			default:
-				if err := x.heard(e); err != nil {
-					return err
-				}
-			}
-		}
-	}
+	return watch(ctx, x.kv, goOn, x.heard)
 }
 
 func (x *standings) heard(e jetstream.KeyValueEntry) error {

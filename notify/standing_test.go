@@ -161,7 +161,7 @@ func TestStandings(t *testing.T) {
 		if st, _ := n.standings.of("x"); st.Why != "99" {
 			t.Errorf("%+v", st)
 		}
-		if err := other.standings.load(t.Context()); err != nil {
+		if err := other.standings.watch(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 		if st, _ := other.standings.of("x"); st.Why != "99" || !st.Failing.Equal(at) {
@@ -169,7 +169,7 @@ func TestStandings(t *testing.T) {
 		}
 		n.standings.set("x", nil)
 		time.Sleep(time.Minute)
-		if err := other.standings.load(t.Context()); err != nil {
+		if err := other.standings.watch(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 		if _, ok := n.standings.of("x"); ok || len(n.standings.unsaved) != 0 {
