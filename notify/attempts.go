@@ -345,8 +345,7 @@ func (r *recorder) add(a *attempt) {
 	}
 }
 
-// take returns what is to be written next, in the order in which it goes into
-// messages.
+// take appends what is to be written next to a wave.
 func (r *recorder) take(wave []*attempt) []*attempt {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -15,7 +15,7 @@
 //
 // An event is said once it is in the log. From then on it is delivered at
 // least once or visibly expires, whatever is killed when. A repetition has the
-// same webhook-id header. After a kill, what was delivered in the last 20 ms may
+// same webhook-id header. After a kill, what was delivered in the last 100 ms may
 // be delivered again; the last second's, if a receiver was slow.
 //
 // # Pauses
@@ -39,14 +39,15 @@
 //
 // # What a crash loses
 //
-// Kill -9 loses the events that Say has taken and the log has not: about a
-// millisecond's. A power cut also loses what the store had not synced.
+// Kill -9 loses the events that Say has taken and the log has not: a millisecond's
+// when few come, some 40 when many do. A power cut also loses what the store had
+// not synced.
 //
 // # Memory
 //
 // At most 10,000 events wait for the log; beyond, the oldest live ones are
 // dropped and counted. A delivery that fails, or does not end within a second,
-// is written to the outbox and leaves memory but for some 600 bytes.
+// is written to the outbox and leaves memory but for some 450 bytes.
 // While somebody tails the log, its last 4,096 events are in memory.
 //
 // A subscription with 100,000 deliveries waiting is behind: what is said from
