@@ -339,10 +339,7 @@ func (r *recorder) add(a *attempt) {
 		r.dropped++
 	}
 	r.mu.Unlock()
-	select {
-	case r.some <- struct{}{}:
-	default:
-	}
+	wake(r.some)
 }
 
 // take appends what is to be written next to a wave.
@@ -423,9 +420,8 @@ func (n *Notifier) recordAll(ctx context.Context) {
 		w, err = newWaver(n.js.Conn())
 	}
 	defer w.close()
-	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	last, cancel := twoSecondsMore(ctx)
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(2*time.Second, cancel) })()
 	var page recordPage
 	for {
 		page.wave = n.record.take(page.wave[:0])

@@ -1,7 +1,6 @@
 package notify
 
 import (
-	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -173,16 +172,14 @@ func newTransport(c Config) (_ http.RoundTripper, plain *conns) {
 		DisableCompression:     true,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    5 * time.Second,
-		MaxIdleConns:           1000,
+		MaxIdleConns:           maxIdle,
 		MaxIdleConnsPerHost:    endpointSlots,
-		IdleConnTimeout:        90 * time.Second,
-		MaxResponseHeaderBytes: 16 << 10,
-		WriteBufferSize:        4 << 10,
-		ReadBufferSize:         4 << 10,
+		IdleConnTimeout:        connIdle,
+		MaxResponseHeaderBytes: maxHead,
+		WriteBufferSize:        connBuffers,
+		ReadBufferSize:         connBuffers,
 	}
-	plain = newConns(func(ctx context.Context, network, address string) (net.Conn, error) {
-		return t.DialContext(ctx, network, address)
-	})
+	plain = newConns(d.DialContext)
 	t.RegisterProtocol("http", plain)
 	return t, plain
 }

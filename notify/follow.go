@@ -26,15 +26,20 @@ func (n *Notifier) spread() {
 	n.js.Conn().Publish(saidSubject, strconv.AppendUint(nil, n.fresh.end(), 10)) // if it fails, it is missed
 }
 
+// hearSaid passes on what spread tells, of any node.
+func (n *Notifier) hearSaid(hear func(seq uint64)) (*nats.Subscription, error) {
+	return n.js.Conn().Subscribe(saidSubject, func(m *nats.Msg) {
+		if seq, err := strconv.ParseUint(string(m.Data), 10, 64); err == nil {
+			hear(seq)
+		}
+	})
+}
+
 // follow has events delivered that any node has said, until ctx ends. Before it
 // lets one pass, it sees to it that this node knows what subscriptions there
 // were when it was said.
 func (n *Notifier) follow(ctx context.Context) {
-	sub, err := n.js.Conn().Subscribe(saidSubject, func(m *nats.Msg) {
-		if seq, err := strconv.ParseUint(string(m.Data), 10, 64); err == nil {
-			n.fresh.hear(seq)
-		}
-	})
+	sub, err := n.hearSaid(n.fresh.hear)
 	if err != nil {
 		n.log.Warn("events of other nodes are late", "err", err)
 	} else {

@@ -125,7 +125,7 @@ func TestHostileReceivers(t *testing.T) {
 				var written atomic.Int64
 				var serving sync.WaitGroup
 				dials := 0
-				n.sender.transport.(*http.Transport).DialContext = func(_ context.Context, _, addr string) (net.Conn, error) {
+				n.sender.plain.dial = func(_ context.Context, _, addr string) (net.Conn, error) {
 					dials++
 					if addr != "crm.example:80" {
 						t.Errorf("connected to %s", addr)

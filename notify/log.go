@@ -86,10 +86,7 @@ func (n *Notifier) Say(events []dialog.Event) {
 		m.unsaid = append(m.unsaid, e)
 	}
 	m.mu.Unlock()
-	select {
-	case m.some <- struct{}{}:
-	default:
-	}
+	wake(m.some)
 }
 
 // drop makes room for one event.
@@ -191,9 +188,8 @@ func (n *Notifier) speak(ctx context.Context) error {
 		return fmt.Errorf("say events: %w", err)
 	}
 	defer w.close()
-	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	last, cancel := twoSecondsMore(ctx)
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(2*time.Second, cancel) })()
 	var written time.Time // when the last wave was
 	sheet := make([]*nats.Msg, waveSize)
 	for i := range sheet {
@@ -252,6 +248,13 @@ func (n *Notifier) messages(sheet []*nats.Msg, wave []*dialog.Event) []*nats.Msg
 		sheet[i].Subject, sheet[i].Data = eventSubject(e), body
 	}
 	return sheet[:len(wave)]
+}
+
+// twoSecondsMore returns a context that ends two seconds after another.
+func twoSecondsMore(ctx context.Context) (context.Context, context.CancelFunc) {
+	last, end := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(2*time.Second, end) })
+	return last, func() { stop(); end() }
 }
 
 // pause sleeps until d has passed or ctx ends.

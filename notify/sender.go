@@ -151,7 +151,7 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 	req.Proto, req.ProtoMajor, req.ProtoMinor = "HTTP/1.1", 1, 1
 	req.Header = make(http.Header, 8+len(a.sub.Headers))
 	req.Header["User-Agent"] = []string{n.sender.agent}
-	req.Header["Webhook-Id"] = []string{e.ID + "-" + a.sub.ID}
+	req.Header["Webhook-Id"] = []string{deliveryID(e.ID, a.sub.ID)}
 	if v.sub.Dialect == CloudEvents {
 		v.cloudEvent(req.Header)
 	}

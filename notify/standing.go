@@ -66,10 +66,7 @@ func (x *standings) set(id string, st *standing) {
 	if delete(x.known, id); st != nil {
 		x.known[id] = *st
 	}
-	select {
-	case x.some <- struct{}{}:
-	default:
-	}
+	wake(x.some)
 }
 
 // watch applies what the bucket holds and, if it is to go on, every change
@@ -99,9 +96,8 @@ func (x *standings) heard(e jetstream.KeyValueEntry) error {
 // write writes what is set until ctx ends, and then what is left, for 2 s at
 // most.
 func (x *standings) write(ctx context.Context) error {
-	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	last, cancel := twoSecondsMore(ctx)
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(2*time.Second, cancel) })()
 	for {
 		x.mu.Lock()
 		changes := maps.Clone(x.unsaved)

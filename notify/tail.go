@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
@@ -82,11 +80,7 @@ func (n *Notifier) unshare() {
 
 // keepUp reads what any node says, until ctx ends.
 func (n *Notifier) keepUp(ctx context.Context, r *recent) {
-	sub, err := n.js.Conn().Subscribe(saidSubject, func(m *nats.Msg) {
-		if seq, err := strconv.ParseUint(string(m.Data), 10, 64); err == nil {
-			r.hear(seq)
-		}
-	})
+	sub, err := n.hearSaid(r.hear)
 	if err != nil {
 		n.log.Warn("who follows the log hears of events late", "err", err)
 	} else {
