@@ -56,7 +56,7 @@ func (w *worker) observeOwn(t *proxied, b []byte) {
 }
 
 func (t *proxied) fill(o *dialog.Message) {
-	o.Src, o.Dst, o.To, o.Trunk, o.Branch = t.dst, t.src, t.server.back.to, t.trunk, t.branch
+	o.Src, o.Dst, o.To, o.Trunk, o.Branch = t.dst, t.src, t.server.back.peer(), t.trunk, t.branch
 }
 
 // local is our end of what a message came on, or leaves on.

@@ -297,7 +297,7 @@ func TestAWatcherIsToldTheAddresses(t *testing.T) {
 			return fmt.Sprintf("%s %d: %s to %s at %s %v", m.Method, m.Status, m.From, m.To, m.Local, m.Stream)
 		}
 		phone := s.tcp(phoneAt.Addr())
-		phone.sends(phone.request("INVITE", "sip:102@pbx.example"))
+		phone.sends(phone.request("INVITE", "sip:102@pbx.example").with(phone.addr.String(), netip.AddrPortFrom(phone.addr.Addr(), 5060).String()))
 		s.pbx.replies(s.pbx.gets("the INVITE goes on", "INVITE"), "486 Busy Here")
 		s.after(0)
 		m := <-s.watch

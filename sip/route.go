@@ -25,6 +25,15 @@ type way struct {
 
 func (w way) reliable() bool { return w.conn != nil }
 
+// peer is the address of who gets what leaves. On a stream it need not be the
+// one in to, which is where another is opened when that has ended.
+func (w way) peer() netip.AddrPort {
+	if w.conn != nil {
+		return w.conn.peer
+	}
+	return w.to
+}
+
 // routing is the answer to where a request goes.
 type routing struct {
 	to   way
