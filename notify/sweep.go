@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -93,12 +92,13 @@ func ask[T any](ctx context.Context, w *waver, all []T, of func(T) *nats.Msg) (l
 	return nil
 }
 
-// swept reports whether what was to be removed is not there any more.
+// swept reports whether what was to be removed is not there any more. Of a place
+// before the first, or after the last, the store has an error of its own.
 func swept(err error) bool {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) {
 		return false
 	}
 	const sequenceNotFound, deleteFailed = 10043, 10057
-	return api.ErrorCode == sequenceNotFound || api.ErrorCode == deleteFailed && strings.Contains(api.Description, "not found")
+	return api.ErrorCode == sequenceNotFound || api.ErrorCode == deleteFailed && (api.Description == "no message found" || api.Description == "stream store EOF")
 }

@@ -1,11 +1,14 @@
 package notify
 
 import (
+	"context"
 	"net/http"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // When nothing is owed any more the outbox has nothing but the cursor, however
@@ -46,4 +49,65 @@ func TestSwept(t *testing.T) {
 			t.Errorf("when nothing is owed the outbox has %d words, want the cursor: %v", info.State.Msgs, err)
 		}
 	})
+}
+
+// What may be in the outbox at a place that is not known is swept too: a word of
+// which no answer came, and one that another has written.
+func TestSweptUnseen(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	outbox, err := openOutbox(t.Context(), js, Config{Replicas: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := newWaver(js.Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	s := newSweeper()
+	write := func(m *nats.Msg, lost bool) {
+		t.Helper()
+		r := w.write(t.Context(), []*nats.Msg{m})[0]
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+		if lost {
+			r = written{err: errUnanswered}
+		}
+		s.wrote(m, r)
+	}
+	left := func(when string, want uint64) {
+		t.Helper()
+		info, err := outbox.Info(t.Context())
+		if err != nil || info.State.Msgs != want {
+			t.Errorf("%s the outbox has %d words, want %d: %v", when, info.State.Msgs, want, err)
+		}
+	}
+	word := func(subject, text string) *nats.Msg {
+		return &nats.Msg{Subject: "delivery.s." + subject, Header: again, Data: []byte(text)}
+	}
+
+	write(&nats.Msg{Subject: "delivery.s.1", Data: []byte("first")}, false)
+	write(word("1", "unanswered"), true)
+	write(word("1", "unanswered"), false)
+	if _, err := js.Publish(t.Context(), "delivery.s.replay.2", []byte("another's")); err != nil {
+		t.Fatal(err)
+	}
+	write(word("replay.2", "ours"), false)
+	left("before it is swept", 5)
+	s.old = append(s.old, 99) // as if a power cut had cost the store the end
+	ended, end := context.WithCancel(t.Context())
+	end()
+	s.sweep(ended, w) // whether or not the store does it, no answer is heard
+	s.sweep(t.Context(), w)
+	left("then", 2)
+	write(word("1", ""), true)
+	write(word("1", ""), false)
+	write(word("replay.2", ""), false)
+	s.sweep(t.Context(), w)
+	left("when all is over", 0)
+	if len(s.last)+len(s.unsure)+len(s.old)+len(s.gone)+len(s.purge) > 0 {
+		t.Errorf("the sweeper holds %+v", s)
+	}
 }
