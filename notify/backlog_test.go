@@ -416,7 +416,7 @@ func TestBehindInTheStore(t *testing.T) {
 			}
 			return 200, nil
 		}}
-		c := Config{Transport: w, Prompt: true, KeepEvents: 100 * 365 * 24 * time.Hour} // the store dates by another clock when it opens
+		c := Config{Transport: w, Prompt: true, KeepEvents: forGood}
 		n, stop := startSmall(t, js, c, limit)
 		for _, host := range []string{"dead", "well"} {
 			s := sub("", "http://"+host+"/")
@@ -505,12 +505,7 @@ func TestLost(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
 		var up atomic.Bool
-		w := &wire{start: time.Now(), answer: func(int, request) (int, http.Header) {
-			if up.Load() {
-				return 200, nil
-			}
-			return 500, nil
-		}}
+		w := &wire{start: time.Now(), answer: upOrDown(&up)}
 		n, stop := startSmall(t, js, Config{Transport: w, Prompt: true}, 10)
 		defer stop()
 		subscribe(t, n, sub("", "http://dead/"))

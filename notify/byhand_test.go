@@ -204,7 +204,7 @@ func TestRedeliverOutlivesItsCaller(t *testing.T) {
 // Any node may be asked: the one that delivers hears of it.
 func TestRedeliverByAnotherNode(t *testing.T) {
 	l := &line{status: 500}
-	c := Config{Transport: l, Node: "a", KeepEvents: 100 * 365 * 24 * time.Hour} // a server that opens a stream again goes by the clock outside the bubble
+	c := Config{Transport: l, Node: "a", KeepEvents: forGood}
 	played(t, c, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
 		c.Node = "b"
 		other, stop := start(t, js, c)

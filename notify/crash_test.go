@@ -1,7 +1,6 @@
 package notify
 
 import (
-	"net/http"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -17,13 +16,8 @@ func TestCrashOwesNothingAgain(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
 		var up atomic.Bool
-		w := &wire{start: time.Now(), answer: func(int, request) (int, http.Header) {
-			if up.Load() {
-				return 200, nil
-			}
-			return 500, nil
-		}}
-		c := Config{Transport: w, KeepEvents: 100 * 365 * 24 * time.Hour} // the store dates by another clock when it opens
+		w := &wire{start: time.Now(), answer: upOrDown(&up)}
+		c := Config{Transport: w, KeepEvents: forGood}
 		n, stop := start(t, js, c)
 		s := sub("", "http://crm/hook")
 		s.Dialect, s.LiveTTL = Telphin, Duration(time.Hour)

@@ -82,7 +82,7 @@ func TestDeclaredIsOwed(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
 		w := &wire{start: time.Now(), answer: answers(500)}
-		c := Config{Transport: w, KeepEvents: 100 * 365 * 24 * time.Hour} // the store dates by another clock when it opens
+		c := Config{Transport: w, KeepEvents: forGood}
 		one := []Subscription{declare("http://crm/a", "hangup")}
 		n, stop := start(t, js, c)
 		n.Declare(one)

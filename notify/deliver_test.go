@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,6 +80,20 @@ func bubble(t *testing.T, answer func(int, request) (int, http.Header), f func(*
 		s.Dialect = Telphin
 		f(t, n, w, subscribe(t, n, s))
 	})
+}
+
+// forGood is how long events are kept where a store is opened again: it dates
+// by another clock then.
+const forGood = 100 * 365 * 24 * time.Hour
+
+// upOrDown answers 200 while a receiver is up, and 500 while it is not.
+func upOrDown(up *atomic.Bool) func(int, request) (int, http.Header) {
+	return func(int, request) (int, http.Header) {
+		if up.Load() {
+			return 200, nil
+		}
+		return 500, nil
+	}
 }
 
 func answers(status ...int) func(int, request) (int, http.Header) {
@@ -217,7 +232,7 @@ func TestRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		w := &wire{start: time.Now(), answer: answers(500)}
-		c := Config{Transport: w, KeepEvents: 100 * 365 * 24 * time.Hour} // the store dates by another clock when it opens
+		c := Config{Transport: w, KeepEvents: forGood}
 		n, stop := start(t, js, c)
 		s := sub("", "http://crm/hook")
 		s.Dialect = Telphin

@@ -3,7 +3,6 @@ package notify
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -113,13 +112,7 @@ func TestReplayOfWhatIsJustOver(t *testing.T) {
 func TestReplay(t *testing.T) {
 	var up atomic.Bool
 	up.Store(true)
-	answer := func(int, request) (int, http.Header) {
-		if up.Load() {
-			return 200, nil
-		}
-		return 500, nil
-	}
-	bubble(t, answer, func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+	bubble(t, upOrDown(&up), func(t *testing.T, n *Notifier, w *wire, s Subscription) {
 		other := sub("", "http://other/hook")
 		other.ExtensionRegex, other.Extension = "10.", ""
 		other = subscribe(t, n, other)
@@ -257,13 +250,8 @@ func TestReplayAndCrash(t *testing.T) {
 		defer closeStore()
 		var up atomic.Bool
 		up.Store(true)
-		w := &wire{start: time.Now(), answer: func(int, request) (int, http.Header) {
-			if up.Load() {
-				return 200, nil
-			}
-			return 500, nil
-		}}
-		c := Config{Transport: w, KeepEvents: 100 * 365 * 24 * time.Hour} // the store dates by another clock when it opens
+		w := &wire{start: time.Now(), answer: upOrDown(&up)}
+		c := Config{Transport: w, KeepEvents: forGood}
 		n, stop := startSmall(t, js, c, 20)
 		s := sub("", "http://crm/hook")
 		s.Dialect = Telphin

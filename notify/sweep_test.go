@@ -2,7 +2,6 @@ package notify
 
 import (
 	"context"
-	"net/http"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -19,13 +18,8 @@ func TestSwept(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
 		var up atomic.Bool
-		w := &wire{start: time.Now(), answer: func(int, request) (int, http.Header) {
-			if up.Load() {
-				return 200, nil
-			}
-			return 500, nil
-		}}
-		n, stop := start(t, js, Config{Transport: w, KeepEvents: 100 * 365 * 24 * time.Hour}) // the store dates by another clock when it opens
+		w := &wire{start: time.Now(), answer: upOrDown(&up)}
+		n, stop := start(t, js, Config{Transport: w, KeepEvents: forGood})
 		defer stop()
 		s := sub("", "http://crm/hook")
 		s.Dialect, s.LiveTTL = Telphin, Duration(time.Hour)
