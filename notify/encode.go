@@ -101,7 +101,7 @@ func (w *objectWriter) key(k string) {
 func (w *objectWriter) always(k, v string) {
 	w.key(k)
 	for i := range len(v) {
-		if c := v[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+		if !asIsInHTML[v[i]] {
 			quoted, _ := json.Marshal(v) // strings always marshal
 			w.b = append(w.b, quoted...)
 			return
