@@ -104,10 +104,6 @@ func (x *standings) write(ctx context.Context) error {
 		x.mu.Unlock()
 		for id, st := range changes {
 			if err := x.save(last, id, st); err != nil {
-				if last.Err() != nil {
-					return nil
-				}
-				pause(last, errorPause)
 				return err
 			}
 		}
