@@ -39,8 +39,6 @@ type backlog struct {
 	dirty, told bool // the outbox must be told; was told
 }
 
-func newBacklog(t *target, name string) *backlog { return &backlog{target: t, name: name} }
-
 // behindName names the backlog that a target is behind with.
 const behindName = "behind"
 
@@ -56,8 +54,7 @@ func (q *lanes) room(t *target) int {
 // fallBehind begins the backlog of t, which has no room for y.
 func (q *lanes) fallBehind(t *target, y *young) {
 	y.open++
-	b := newBacklog(t, behindName)
-	b.after, b.hold = y.seq-1, y
+	b := &backlog{target: t, name: behindName, after: y.seq - 1, hold: y}
 	q.begun(b)
 	q.stand(b)
 	q.tellOf(b)
@@ -147,7 +144,7 @@ func (q *lanes) addAgain(now time.Time, page *young, e entry) {
 		delete(q.moved, here)
 		return
 	}
-	d := &delivery{seq: e.seq, id: e.event.ID, kind: e.event.Type, at: e.event.At, event: e.event, young: page}
+	d := newDelivery(e.seq, e.event, page)
 	name := laneOf(e.event)
 	d.lane = &lane{target: t, name: name}
 	if d.tooOld(now) {

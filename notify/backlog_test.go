@@ -237,8 +237,8 @@ func (s *stage) restart(d *disk, subs ...Subscription) {
 		id, name, _ := strings.Cut(strings.TrimPrefix(subject, "delivery."), ".")
 		seq, err := strconv.ParseUint(name, 10, 64)
 		if err != nil {
-			b := newBacklog(&target{sub: &Subscription{ID: id}}, name)
-			if err := b.recall(word); err != nil {
+			b, err := recallBacklog(id, name, word)
+			if err != nil {
 				s.Fatal(err)
 			}
 			s.restoreBacklog(b)

@@ -83,6 +83,10 @@ type delivery struct {
 	dirty, telling, told bool // the outbox must be told; is being told; was told
 }
 
+func newDelivery(seq uint64, e *dialog.Event, y *young) *delivery {
+	return &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At, event: e, young: y}
+}
+
 type state uint8
 
 const (
@@ -352,14 +356,8 @@ func (q *lanes) of(e dialog.Extension) []*target {
 	if ok {
 		return ts
 	}
-	whole := e.String()
-	for _, t := range q.exact[e.User] {
-		if t.sub.Extension == e.User || t.sub.Extension == whole {
-			ts = append(ts, t)
-		}
-	}
-	for _, t := range q.regexes {
-		if t.regex.MatchString(e.User) || t.regex.MatchString(whole) {
+	for _, t := range slices.Concat(q.exact[e.User], q.regexes) {
+		if t.names(e) {
 			ts = append(ts, t)
 		}
 	}
@@ -393,7 +391,7 @@ func (q *lanes) add(now time.Time, seq uint64, e *dialog.Event) {
 			q.fallBehind(t, y)
 			continue
 		}
-		d := &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At, event: e, young: y}
+		d := newDelivery(seq, e, y)
 		y.owed = append(y.owed, d)
 		y.open++
 		q.join(t, name, d)

@@ -94,16 +94,17 @@ type rest struct {
 	Types []string `json:"types,omitempty"`
 }
 
-// recall takes a word of a backlog.
-func (b *backlog) recall(word []byte) error {
+// recallBacklog returns the backlog that a word of the outbox is of.
+func recallBacklog(subscription, name string, word []byte) (*backlog, error) {
+	b := &backlog{target: &target{sub: &Subscription{ID: subscription}}, name: name}
 	if b.over = len(word) == 0; b.over {
-		return nil
+		return b, nil
 	}
 	b.told = true
 	var r rest
 	err := json.Unmarshal(word, &r)
 	b.after, b.to, b.types = r.After, r.To, r.Types
-	return err
+	return b, err
 }
 
 // recall reads the outbox into q and s, and returns its last place.
@@ -130,10 +131,8 @@ func (n *Notifier) recall(ctx context.Context, q *lanes, s *sweeper) (heard uint
 		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "delivery."), ".")
 		seq, notNumber := strconv.ParseUint(name, 10, 64)
 		if notNumber != nil {
-			b := newBacklog(&target{sub: &Subscription{ID: subscription}}, name)
-			backlogs[m.Subject()] = b
-			err := b.recall(m.Data())
-			if b.over {
+			b, err := recallBacklog(subscription, name, m.Data())
+			if backlogs[m.Subject()] = b; b.over {
 				delete(backlogs, m.Subject())
 			}
 			newest = max(newest, b.after)

@@ -142,7 +142,8 @@ func (q *lanes) replay(page *young, e entry, waits map[uint64]bool) {
 	if wants(b.types)&bit == 0 || !t.names(e.event.Extension) || waits[e.seq] || unread && t.wants&bit != 0 {
 		return
 	}
-	d := &delivery{seq: e.seq, id: e.event.ID, kind: e.event.Type, at: e.event.At, event: e.event, young: page, replay: true}
+	d := newDelivery(e.seq, e.event, page)
+	d.replay = true
 	q.joinAgain(page, replayLane(laneOf(e.event)), d)
 }
 
@@ -194,8 +195,8 @@ func (w *worker) takeOrders(ctx context.Context, known *uint64) error {
 			continue // our own word of how far it is
 		}
 		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject, "delivery."), ".")
-		b := newBacklog(&target{sub: &Subscription{ID: subscription}}, name)
-		if err := b.recall(m.Data); err != nil {
+		b, err := recallBacklog(subscription, name, m.Data)
+		if err != nil {
 			return fmt.Errorf("read OUTBOX: %s: %w", m.Subject, err)
 		}
 		if w.fresh.shared {

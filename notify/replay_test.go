@@ -17,8 +17,7 @@ import (
 // again has what is from one place to another delivered again, as if the outbox
 // had an order.
 func (s *stage) again(id string, from, to uint64, types ...string) *backlog {
-	b := newBacklog(&target{sub: &Subscription{ID: id}}, "replay.1")
-	b.after, b.to, b.types, b.told = from-1, to, types, true
+	b := &backlog{target: &target{sub: &Subscription{ID: id}}, name: "replay.1", after: from - 1, to: to, types: types, told: true}
 	s.restoreBacklog(b)
 	return b
 }
