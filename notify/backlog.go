@@ -317,7 +317,7 @@ func (w *worker) turned(now time.Time, p page) error {
 	}
 	if lost := p.to - p.from + 1 - uint64(len(p.entries)); lost > 0 && !p.backlog.over {
 		w.stats.lost.Add(lost)
-		w.Notifier.log.Warn("events left the log before a subscription that is behind was told of them",
+		w.log.Warn("events left the log before a subscription that is behind was told of them",
 			"subscriber", p.backlog.target.sub.ID, "events", lost, "from", p.from, "to", p.to)
 	}
 	w.subscribe()
@@ -331,8 +331,8 @@ func (w *worker) lagged(t *target) {
 	switch {
 	case t.gone:
 	case t.behind != nil:
-		w.Notifier.log.Warn("subscription is behind: it is given the rest from the log as deliveries end", "subscriber", t.sub.ID, "pending", t.pending)
+		w.log.Warn("subscription is behind: it is given the rest from the log as deliveries end", "subscriber", t.sub.ID, "pending", t.pending)
 	default:
-		w.Notifier.log.Info("subscription has caught up", "subscriber", t.sub.ID)
+		w.log.Info("subscription has caught up", "subscriber", t.sub.ID)
 	}
 }

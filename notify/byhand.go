@@ -89,7 +89,7 @@ func (a *attempt) shown() Attempt {
 func (w *worker) hear(m *nats.Msg) {
 	var h handed
 	if err := json.Unmarshal(m.Data, &h); err != nil {
-		w.Notifier.log.Error("what was delivered by hand cannot be read", "subject", m.Subject, "err", err)
+		w.log.Error("what was delivered by hand cannot be read", "subject", m.Subject, "err", err)
 		return
 	}
 	w.lanes.handed(time.Now(), h.Subscription, h.Lane, h.Seq)

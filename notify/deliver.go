@@ -18,9 +18,9 @@ type worker struct {
 	*Notifier
 	lanes *lanes
 
-	next    uint64     // place of the first event that the lanes have not seen
-	log     chan entry // what is read of the log, until it is closed; nil: nothing is
-	logEnds chan error // why log was closed: nil if all was read
+	next     uint64     // place of the first event that the lanes have not seen
+	unread   chan entry // what is read of the log, until it is closed; nil: nothing is
+	readEnds chan error // why unread was closed: nil if all was read
 
 	pages  chan page     // that were read again
 	paging bool          // one is on its way
@@ -55,7 +55,7 @@ type entry struct {
 func (n *Notifier) deliver(ctx, mine context.Context) error {
 	w := &worker{
 		Notifier: n, lanes: newLanes(n.ended), hopeless: make(map[string]bool),
-		logEnds: make(chan error, 1), pages: make(chan page, 1), orders: make(chan *backlog),
+		readEnds: make(chan error, 1), pages: make(chan page, 1), orders: make(chan *backlog),
 		todo: make(chan *attempt, maxSenders), done: make(chan *attempt, maxSenders),
 		post: make(chan []*nats.Msg, 1), posted: make(chan []written, 1),
 		byHand: make(chan *nats.Msg, 256),
@@ -111,7 +111,7 @@ func (w *worker) run(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		now := time.Now()
-		if w.log == nil && !w.lanes.full() {
+		if w.unread == nil && !w.lanes.full() {
 			w.catchUp(ctx, now)
 		}
 		w.readAgain(ctx)
@@ -122,17 +122,17 @@ func (w *worker) run(ctx context.Context) error {
 		if at, ok := w.lanes.wakeAt(now); ok {
 			timer.Reset(at.Sub(now))
 		}
-		log := w.log
+		unread := w.unread
 		if w.lanes.full() {
-			log = nil
+			unread = nil
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case e, ok := <-log:
+		case e, ok := <-unread:
 			if !ok {
-				w.log = nil
-				if err := <-w.logEnds; err != nil {
+				w.unread = nil
+				if err := <-w.readEnds; err != nil {
 					return err
 				}
 				continue
@@ -179,11 +179,11 @@ func (w *worker) catchUp(ctx context.Context, now time.Time) {
 	if w.next > newest {
 		return
 	}
-	log, from := make(chan entry, 256), w.next
-	w.log, w.next = log, newest+1
+	unread, from := make(chan entry, 256), w.next
+	w.unread, w.next = unread, newest+1
 	w.helpers.Go(func() {
-		w.logEnds <- w.read(ctx, from, newest, log)
-		close(log)
+		w.readEnds <- w.read(ctx, from, newest, unread)
+		close(unread)
 	})
 }
 
@@ -224,7 +224,7 @@ func (w *worker) took(a *attempt) {
 	w.under--
 	if a.outcome == waiting {
 		w.stats.failed.Add(1)
-		w.Notifier.log.Debug("attempt failed", "subscriber", a.sub.ID, "event", a.seq, "type", a.kind, "err", a.detail)
+		w.log.Debug("attempt failed", "subscriber", a.sub.ID, "event", a.seq, "type", a.kind, "err", a.detail)
 	}
 	if a.outcome == refused {
 		w.disable(a.sub, "the receiver answered 410 Gone")
@@ -256,9 +256,9 @@ func (w *worker) changed(e *endpoint) {
 	now := time.Now()
 	if e.open() {
 		w.stats.paused.Add(1)
-		w.Notifier.log.Warn("endpoint paused: it is probed until it answers", "endpoint", e.key, "err", e.why)
+		w.log.Warn("endpoint paused: it is probed until it answers", "endpoint", e.key, "err", e.why)
 	} else {
-		w.Notifier.log.Info("endpoint resumed", "endpoint", e.key)
+		w.log.Info("endpoint resumed", "endpoint", e.key)
 	}
 	var events []dialog.Event
 	for t := range e.targets {
@@ -285,7 +285,7 @@ func (w *worker) disable(s *Subscription, why string) {
 	w.hopeless[s.ID] = true
 	id, url := s.ID, s.URL
 	w.stats.disabled.Add(1)
-	w.Notifier.log.Warn("subscription disabled", "subscriber", id, "why", why)
+	w.log.Warn("subscription disabled", "subscriber", id, "why", why)
 	w.Say([]dialog.Event{stateEvent(s, StateDisabled, why, time.Now())})
 	w.helpers.Go(func() {
 		for w.attempting.Err() == nil {
@@ -295,7 +295,7 @@ func (w *worker) disable(s *Subscription, why string) {
 			if err == nil {
 				return
 			}
-			w.Notifier.log.Error("subscription cannot be disabled", "subscriber", id, "err", err)
+			w.log.Error("subscription cannot be disabled", "subscriber", id, "err", err)
 			pause(w.attempting, errorPause)
 		}
 	})
@@ -331,7 +331,7 @@ func (w *worker) postLetters(waver *waver, sweeper *sweeper) {
 		results := waver.write(w.attempting, msgs)
 		for _, r := range results {
 			if r.err != nil {
-				w.Notifier.log.Warn("the store does not take deliveries", "err", r.err)
+				w.log.Warn("the store does not take deliveries", "err", r.err)
 				pause(w.attempting, errorPause)
 				break
 			}

@@ -160,7 +160,7 @@ func (w *worker) hearOrders(ctx context.Context, known uint64) {
 	asked := make(chan struct{}, 1)
 	sub, err := w.js.Conn().Subscribe(askedSubject, func(*nats.Msg) { wake(asked) })
 	if err != nil {
-		w.Notifier.log.Warn("replays are late", "err", err)
+		w.log.Warn("replays are late", "err", err)
 	} else {
 		defer sub.Unsubscribe()
 	}
@@ -168,7 +168,7 @@ func (w *worker) hearOrders(ctx context.Context, known uint64) {
 	defer look.Stop()
 	for ctx.Err() == nil {
 		if err := w.takeOrders(ctx, &known); err != nil && ctx.Err() == nil {
-			w.Notifier.log.Warn("replays are late", "err", err)
+			w.log.Warn("replays are late", "err", err)
 			pause(ctx, time.Second)
 			continue
 		}
@@ -201,7 +201,7 @@ func (w *worker) takeOrders(ctx context.Context, known *uint64) error {
 		}
 		if w.fresh.shared {
 			if err := w.registry.current(ctx); err != nil && ctx.Err() == nil {
-				w.Notifier.log.Warn("subscriptions may be old", "err", err)
+				w.log.Warn("subscriptions may be old", "err", err)
 			}
 		}
 		select {
