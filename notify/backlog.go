@@ -292,9 +292,7 @@ func (w *worker) readAgain(ctx context.Context) {
 // readPage reads a page. If the log begins after it, it reaches up to there.
 func (n *Notifier) readPage(ctx context.Context, p *page, newest uint64) error {
 	log := make(chan entry, p.to-p.from+1)
-	if err := n.read(ctx, p.from, p.to, log); err != nil {
-		return err
-	}
+	n.read(ctx, p.from, p.to, log)
 	close(log)
 	for e := range log {
 		p.entries = append(p.entries, e)

@@ -18,9 +18,8 @@ type worker struct {
 	*Notifier
 	lanes *lanes
 
-	next     uint64     // place of the first event that the lanes have not seen
-	unread   chan entry // what is read of the log, until it is closed; nil: nothing is
-	readEnds chan error // why unread was closed: nil if all was read
+	next   uint64     // place of the first event that the lanes have not seen
+	unread chan entry // what is read of the log, until it is closed; nil: nothing is
 
 	pages  chan page     // that were read again
 	paging bool          // one is on its way
@@ -55,7 +54,7 @@ type entry struct {
 func (n *Notifier) deliver(ctx, mine context.Context) error {
 	w := &worker{
 		Notifier: n, lanes: newLanes(n.ended), hopeless: make(map[string]bool),
-		readEnds: make(chan error, 1), pages: make(chan page, 1), orders: make(chan *backlog),
+		pages: make(chan page, 1), orders: make(chan *backlog),
 		todo: make(chan *attempt, maxSenders), done: make(chan *attempt, maxSenders),
 		post: make(chan []*nats.Msg, 1), posted: make(chan []written, 1),
 		byHand: make(chan *nats.Msg, 256),
@@ -132,9 +131,6 @@ func (w *worker) run(ctx context.Context) error {
 		case e, ok := <-unread:
 			if !ok {
 				w.unread = nil
-				if err := <-w.readEnds; err != nil {
-					return err
-				}
 				continue
 			}
 			w.subscribe() // who subscribed before it was said is told
@@ -182,7 +178,7 @@ func (w *worker) catchUp(ctx context.Context, now time.Time) {
 	unread, from := make(chan entry, 256), w.next
 	w.unread, w.next = unread, newest+1
 	w.helpers.Go(func() {
-		w.readEnds <- w.read(ctx, from, newest, unread)
+		w.read(ctx, from, newest, unread)
 		close(unread)
 	})
 }

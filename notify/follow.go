@@ -115,9 +115,10 @@ func (r *registry) knows(revision uint64) bool {
 // partSize is how many events are asked for at once.
 const partSize = 256
 
-// read passes a part of the log on. It asks whichever server has a copy, so that
-// it needs none in particular; one whose copy is a little behind is asked again.
-func (n *Notifier) read(ctx context.Context, from, to uint64, log chan<- entry) error {
+// read passes a part of the log on, or what there is of it when ctx ends. It asks
+// whichever server has a copy, so that it needs none in particular; one whose copy
+// is a little behind, or that does not answer, is asked again.
+func (n *Notifier) read(ctx context.Context, from, to uint64, log chan<- entry) {
 	for wait := time.Millisecond; from <= to && ctx.Err() == nil; {
 		next, err := n.readPart(ctx, from, to, log)
 		if next > from {
@@ -127,7 +128,7 @@ func (n *Notifier) read(ctx context.Context, from, to uint64, log chan<- entry) 
 		if err == nil && wait >= errorPause {
 			var info *jetstream.StreamInfo
 			if info, err = n.events.Info(ctx); err == nil && info.State.FirstSeq > to {
-				return nil // it is gone
+				return // it is gone
 			}
 		}
 		if err != nil && ctx.Err() == nil {
@@ -137,7 +138,6 @@ func (n *Notifier) read(ctx context.Context, from, to uint64, log chan<- entry) 
 		pause(ctx, wait)
 		wait = min(2*wait, errorPause)
 	}
-	return nil
 }
 
 // readPart asks for events once, and returns where it has come to.

@@ -126,7 +126,7 @@ func (t *tails) end() { <-t.turn }
 func (n *Notifier) part(ctx context.Context, from, to uint64) (entries []entry, place uint64) {
 	to = min(to, from+partSize)
 	log := make(chan entry, partSize)
-	n.read(ctx, from+1, to, log) // never fails
+	n.read(ctx, from+1, to, log)
 	close(log)
 	for e := range log {
 		entries = append(entries, e)
