@@ -291,12 +291,7 @@ func (w *worker) readAgain(ctx context.Context) {
 
 // readPage reads a page. If the log begins after it, it reaches up to there.
 func (n *Notifier) readPage(ctx context.Context, p *page, newest uint64) error {
-	log := make(chan entry, p.to-p.from+1)
-	n.read(ctx, p.from, p.to, log)
-	close(log)
-	for e := range log {
-		p.entries = append(p.entries, e)
-	}
+	p.entries = n.collect(ctx, p.from, p.to)
 	if len(p.entries) == 0 {
 		info, err := n.events.Info(ctx)
 		if err != nil {

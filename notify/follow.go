@@ -140,6 +140,17 @@ func (n *Notifier) read(ctx context.Context, from, to uint64, log chan<- entry) 
 	}
 }
 
+// collect reads a part of the log, or what there is of it when ctx ends.
+func (n *Notifier) collect(ctx context.Context, from, to uint64) (entries []entry) {
+	log := make(chan entry, to-from+1)
+	n.read(ctx, from, to, log)
+	close(log)
+	for e := range log {
+		entries = append(entries, e)
+	}
+	return entries
+}
+
 // readPart asks for events once, and returns where it has come to.
 func (n *Notifier) readPart(ctx context.Context, from, to uint64, log chan<- entry) (next uint64, err error) {
 	err = n.ask(ctx, part{Seq: from, Batch: int(min(partSize, to-from+1))}, func(seq uint64, m *nats.Msg) bool {

@@ -125,15 +125,9 @@ func (t *tails) end() { <-t.turn }
 // it has come.
 func (n *Notifier) part(ctx context.Context, from, to uint64) (entries []entry, place uint64) {
 	to = min(to, from+partSize)
-	log := make(chan entry, partSize)
-	n.read(ctx, from+1, to, log)
-	close(log)
-	for e := range log {
-		entries = append(entries, e)
-		from = e.seq
-	}
+	entries = n.collect(ctx, from+1, to)
 	if ctx.Err() != nil {
-		return entries, from
+		return nil, from // what ends early is not all
 	}
 	return entries, to
 }
