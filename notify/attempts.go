@@ -68,8 +68,8 @@ type Attempt struct {
 func (a *Attempt) ended() bool { return a.Outcome != Waiting && a.Outcome != Failed }
 
 // A Request is what was sent, or would have been if there had been a connection,
-// but for secrets. The JSON form is what the
-// delivery log keeps, and what the API shows: fields are only ever added.
+// but for secrets. The JSON form is what the delivery log keeps, and what the API
+// shows: fields are only ever added.
 type Request struct {
 	Method string            `json:"method"`
 	URL    string            `json:"url"`

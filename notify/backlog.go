@@ -120,14 +120,17 @@ func (q *lanes) nextPage() (b *backlog, from, to uint64) {
 // addPage takes a page: what there is of the log from b.after on up to to.
 func (q *lanes) addPage(now time.Time, b *backlog, to uint64, entries []entry) {
 	page := &young{seq: to, page: b, open: 1}
-	add := q.addAgain
+	var waits map[uint64]bool
 	if b.replay() {
-		waits := b.target.waits()
-		add = func(_ time.Time, page *young, e entry) { q.replay(page, e, waits) }
+		waits = b.target.waits()
 	}
 	for _, e := range entries {
-		if !b.over {
-			add(now, page, e)
+		switch {
+		case b.over:
+		case b.replay():
+			q.replay(page, e, waits)
+		default:
+			q.addAgain(now, page, e)
 		}
 	}
 	q.close(page)
