@@ -167,6 +167,7 @@ func (s *Server) readEvents(ctx context.Context, q notify.Query) (*answered, err
 // eventPage is a list[Event] as JSON.
 func (s *Server) eventPage(events []dialog.Event, next string) []byte {
 	var b bytes.Buffer
+	b.Grow(1024 * (len(events) + 1)) // some are longer
 	b.WriteString(`{"items":[`)
 	for i := range events {
 		if i > 0 {

@@ -49,7 +49,7 @@ func (n *Notifier) leaf(ctx context.Context, place uint64, most int) (l leaf, er
 		return l, nil
 	}
 	p := part{Seq: place, Batch: most}
-	if whole := most >= partSize/4; whole {
+	if most >= partSize/4 { // all of it costs little more
 		p = part{Seq: first, Batch: partSize}
 	}
 	last := first + partSize - 1
