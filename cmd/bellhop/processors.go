@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"net/http"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -14,11 +16,36 @@ const lookEvery = time.Second
 // lull is how long the load must have been lower before processors are given up.
 const lull = 5 * time.Second
 
-// fitProcessors keeps the number of processors that goroutines run on near what
-// the load needs, until ctx ends. Each message wakes an idle second processor in
-// vain, which costs a quarter of all work while one has most of its time to
-// spare. Who sets GOMAXPROCS decides alone.
-func fitProcessors(ctx context.Context) {
+// crowd is how many requests to the admin API within lookEvery are reason to have
+// all processors: SIP does not wait until their load is seen.
+const crowd = 10
+
+// processors are those that goroutines run on.
+type processors struct {
+	asked   atomic.Int32 // requests since the load was last looked at
+	crowded chan struct{}
+}
+
+func newProcessors() *processors { return &processors{crowded: make(chan struct{}, 1)} }
+
+// counting counts the requests that h gets.
+func (p *processors) counting(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p.asked.Add(1) == crowd {
+			select {
+			case p.crowded <- struct{}{}:
+			default:
+			}
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// fit keeps the number of processors near what the load needs, until ctx ends.
+// Each message wakes an idle second processor in vain, which costs a quarter of
+// all work while one has most of its time to spare. Who sets GOMAXPROCS decides
+// alone.
+func (p *processors) fit(ctx context.Context) {
 	most := runtime.GOMAXPROCS(0)
 	if most == 1 || os.Getenv("GOMAXPROCS") != "" {
 		return
@@ -29,16 +56,21 @@ func fitProcessors(ctx context.Context) {
 	f := fit{most: most, now: most}
 	before, began := processorTime(), time.Now()
 	for {
+		var load float64
 		select {
+		case <-p.crowded:
+			load = float64(most)
 		case <-tick.C:
+			used, at := processorTime(), time.Now()
+			load = float64(used-before) / float64(at.Sub(began))
+			before, began = used, at
+			p.asked.Store(0)
 		case <-ctx.Done():
 			return
 		}
-		used, at := processorTime(), time.Now()
-		if n := f.next(float64(used-before)/float64(at.Sub(began)), at); n != runtime.GOMAXPROCS(0) {
+		if n := f.next(load, time.Now()); n != runtime.GOMAXPROCS(0) {
 			runtime.GOMAXPROCS(n)
 		}
-		before, began = used, at
 	}
 }
 

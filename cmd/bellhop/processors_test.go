@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http"
 	"testing"
 	"time"
 )
@@ -29,4 +30,23 @@ func TestProcessorsFitTheLoad(t *testing.T) {
 	step(1.1, lookEvery, 3) // as much as there is: the quiet begins anew
 	step(0.1, lull, 3)
 	step(0.1, lull, 1)
+}
+
+// Many requests within a moment are a crowd, once.
+func TestCrowd(t *testing.T) {
+	p := newProcessors()
+	served := 0
+	h := p.counting(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served++ }))
+	for range crowd - 1 {
+		h.ServeHTTP(nil, nil)
+	}
+	if len(p.crowded) != 0 {
+		t.Error("a few are a crowd")
+	}
+	for range 2 * crowd {
+		h.ServeHTTP(nil, nil)
+	}
+	if len(p.crowded) != 1 || served != 3*crowd-1 {
+		t.Errorf("of %d requests %d were served, and are no crowd", 3*crowd-1, served)
+	}
 }

@@ -63,7 +63,7 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 	beside, stopBeside := context.WithCancel(ctx)
 	defer stopBeside()
 	var helpers sync.WaitGroup
-	helpers.Go(func() { fitProcessors(beside) })
+	helpers.Go(func() { s.processors.fit(beside) })
 	helpers.Go(func() {
 		for {
 			select {
@@ -94,6 +94,7 @@ type service struct {
 	created    bool // the token is new
 	stopping   atomic.Bool
 	mender     *mender
+	processors *processors
 	closeStore func()
 
 	kinds atomic.Pointer[map[string]dialog.Kind] // of the extensions that the config names
@@ -102,7 +103,7 @@ type service struct {
 // build opens the store and makes the rooms: all that can fail has failed when
 // it returns.
 func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err error) {
-	s := &service{cfg: cfg, log: log}
+	s := &service{cfg: cfg, log: log, processors: newProcessors()}
 	var undo []func()
 	defer func() {
 		if err != nil {
@@ -151,6 +152,7 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		return nil, err
 	}
 	s.admin = s.api.HTTPServer()
+	s.admin.Handler = s.processors.counting(s.admin.Handler)
 	return s, nil
 }
 
