@@ -193,7 +193,7 @@ func (s *Server) eventsData(r *http.Request) (any, error) {
 
 type callView struct {
 	ID       string
-	Events   []dialog.Event
+	Events   []*dialog.Event
 	Messages []trace.Shown // of its ladder, if there is one
 }
 

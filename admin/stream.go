@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"reflect"
@@ -31,9 +32,10 @@ const (
 	streamsFull = "10"
 )
 
-// gather is how long events wait for more of them after others were written to a
-// stream: a write for each wakes everybody.
-const gather = 50 * time.Millisecond
+// gather is how long events wait at most for more of them after others were
+// written to a stream. It is chance, so that many streams are not written to at
+// the same time.
+const gather = 250 * time.Millisecond
 
 // streams are the clients that follow the event log.
 type streams struct {
@@ -160,26 +162,30 @@ func (s *Server) readEvents(ctx context.Context, q notify.Query) (*answered, err
 	}
 	return &answered{func(c huma.Context) {
 		c.SetHeader("Content-Type", "application/json")
-		c.BodyWriter().Write(s.eventPage(events, next)) // a client that is gone needs no more
+		b := eventPages.Get().(*bytes.Buffer)
+		defer eventPages.Put(b)
+		b.Reset()
+		s.writePage(b, events, next)
+		c.BodyWriter().Write(b.Bytes()) // a client that is gone needs no more
 	}}, nil
 }
 
-// eventPage is a list[Event] as JSON.
-func (s *Server) eventPage(events []dialog.Event, next string) []byte {
-	var b bytes.Buffer
-	b.Grow(1024 * (len(events) + 1)) // some are longer
+// eventPages are buffers to write pages of events to: some 100 KB each.
+var eventPages = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// writePage writes a list[Event] as JSON.
+func (s *Server) writePage(b *bytes.Buffer, events []*dialog.Event, next string) {
 	b.WriteString(`{"items":[`)
-	for i := range events {
+	for i, e := range events {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		b.Write(s.lines.of(&events[i]))
+		b.Write(s.lines.of(e))
 	}
 	b.WriteString(`],"next":`)
-	line(&b, next)
+	line(b, next)
 	b.Truncate(b.Len() - 1) // the end of the line
 	b.WriteString("}\n")
-	return b.Bytes()
 }
 
 // maxLines is how many of the events last read are kept as JSON: some 3 MB.
@@ -272,7 +278,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tai
 		if err := rc.Flush(); err != nil {
 			return err
 		}
-		pause(ctx, time.Until(wrote.Add(gather)))
+		pause(ctx, time.Until(wrote.Add(rand.N(gather))))
 		waiting, cancel := context.WithTimeout(ctx, s.streams.quiet)
 		events, _ := tail.Next(waiting)
 		cancel()
@@ -286,12 +292,11 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tai
 }
 
 // writeEvents writes events as a stream has them; none, as a comment.
-func (s *Server) writeEvents(b *bytes.Buffer, events []dialog.Event) {
+func (s *Server) writeEvents(b *bytes.Buffer, events []*dialog.Event) {
 	if len(events) == 0 {
 		b.WriteString(":\n\n")
 	}
-	for i := range events {
-		e := &events[i]
+	for _, e := range events {
 		fmt.Fprintf(b, "id: %s\nevent: %s\ndata: %s\n\n", e.ID, e.Type, s.lines.of(e))
 	}
 }

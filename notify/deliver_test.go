@@ -417,7 +417,7 @@ func TestEvents(t *testing.T) {
 		t.Errorf("after what is among them: %v", err)
 	}
 
-	var all []dialog.Event // page by page
+	var all []*dialog.Event // page by page
 	for q := (Query{Limit: 40}); ; {
 		page, more, err := n.Events(ctx, q)
 		if err != nil {
@@ -444,7 +444,7 @@ func TestEvents(t *testing.T) {
 			t.Errorf("after event %d: %d events, more %v, %v; want %d", after, len(got), more, err, want)
 		}
 	}
-	if want := callOf(7)[2]; !slices.ContainsFunc(all, func(e dialog.Event) bool { return e.ID == want.ID && e.At.Sub(want.At) < time.Minute }) {
+	if want := callOf(7)[2]; !slices.ContainsFunc(all, func(e *dialog.Event) bool { return e.ID == want.ID && e.At.Sub(want.At) < time.Minute }) {
 		t.Error("an event does not come back as it was said")
 	}
 }

@@ -282,8 +282,9 @@ type Query struct {
 var ErrNoEvent = errors.New("no such event in the log")
 
 // Events reads the log, oldest first. More says that there are more: ask again
-// with After the last one's id.
-func (n *Notifier) Events(ctx context.Context, q Query) (events []dialog.Event, more bool, err error) {
+// with After the last one's id. The events belong to all who read them: nobody
+// changes one.
+func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event, more bool, err error) {
 	limit := q.Limit
 	if limit <= 0 {
 		limit = 100
@@ -319,10 +320,11 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []dialog.Event, 
 		found = append(found, of...)
 	}
 	slices.SortFunc(found, func(a, b entry) int { return cmp.Compare(a.seq, b.seq) })
+	more = len(found) > limit
 	for _, e := range found[:min(limit, len(found))] {
-		events = append(events, *e.event)
+		events = append(events, e.event)
 	}
-	return events, len(found) > limit, nil
+	return events, more, nil
 }
 
 // find finds what q asks for under a subject, from a place on: so many events at

@@ -226,8 +226,9 @@ func (n *Notifier) placeBefore(ctx context.Context, since time.Time, end uint64)
 }
 
 // Next returns the next events: at least one, and some hundreds at most. It waits
-// for them until ctx ends, and may be called again then: nothing is missed.
-func (t *Tail) Next(ctx context.Context) ([]dialog.Event, error) {
+// for them until ctx ends, and may be called again then: nothing is missed. The
+// events belong to all who read them: nobody changes one.
+func (t *Tail) Next(ctx context.Context) ([]*dialog.Event, error) {
 	for ctx.Err() == nil {
 		entries, missed, news := t.recent.after(t.place)
 		switch {
@@ -257,12 +258,12 @@ func (t *Tail) Next(ctx context.Context) ([]dialog.Event, error) {
 func (t *Tail) Close() { t.n.unshare() }
 
 // of returns the events that the query asks for.
-func (q Query) of(entries []entry) []dialog.Event {
+func (q Query) of(entries []entry) []*dialog.Event {
 	user, _, _ := strings.Cut(q.Extension, "@")
-	var events []dialog.Event
+	var events []*dialog.Event
 	for _, e := range entries {
 		if (user == "" || e.event.Extension.User == user) && (q.Call == "" || e.event.Call == q.Call) && q.matches(e.event) {
-			events = append(events, *e.event)
+			events = append(events, e.event)
 		}
 	}
 	return events

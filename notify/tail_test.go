@@ -234,7 +234,7 @@ func TestTailFilters(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, e := range events {
-				if last = e.ID; last != end.ID && len(asked.of(entriesOf(e))) > 0 {
+				if last = e.ID; last != end.ID && len(asked.of([]entry{{1, e}})) > 0 {
 					t.Errorf("%+v was not told of %s", asked, e.ID)
 				}
 			}

@@ -194,7 +194,7 @@ func (h *wholeHop) Events() []dialog.Event {
 		}
 		last[e.Call] = i
 		h.heard[e.ID] = true
-		news = append(news, e)
+		news = append(news, *e)
 	}
 	if len(news) != len(came) {
 		h.t.Errorf("%d callbacks came for %d events", len(came), len(news))

@@ -294,7 +294,10 @@ func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream
 		if err != nil {
 			return nil, nil, err
 		}
-		if events = append(events, some...); !more {
+		for _, e := range some {
+			events = append(events, *e)
+		}
+		if !more {
 			break
 		}
 	}
