@@ -3,6 +3,7 @@ package notify
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -185,25 +186,33 @@ type part struct {
 	Batch   int        `json:"batch"` // so many at most
 }
 
+var errNoAnswer = errors.New("the store does not answer")
+
 // ask has whichever server has a copy of the log send a part of it, and shows it
 // to f until that returns false. It costs the server no consumer.
 func (n *Notifier) ask(ctx context.Context, p part, f func(seq uint64, m *nats.Msg) bool) error {
 	nc := n.js.Conn()
-	answers, err := nc.SubscribeSync(nc.NewInbox())
+	answers := make(chan *nats.Msg, p.Batch+1) // and one that ends them
+	sub, err := nc.ChanSubscribe(nc.NewInbox(), answers)
 	if err != nil {
 		return err
 	}
-	defer answers.Unsubscribe()
+	defer sub.Unsubscribe()
 	request, _ := json.Marshal(p) // of numbers and a subject
-	if err := nc.PublishRequest("$JS.API.DIRECT.GET.EVENTS", answers.Subject, request); err != nil {
+	if err := nc.PublishRequest("$JS.API.DIRECT.GET.EVENTS", sub.Subject, request); err != nil {
 		return err
 	}
+	late := time.NewTimer(waveTimeout)
+	defer late.Stop()
 	for {
-		answered, cancel := context.WithTimeout(ctx, waveTimeout)
-		m, err := answers.NextMsgWithContext(answered)
-		cancel()
-		if err != nil {
-			return err
+		var m *nats.Msg
+		select {
+		case m = <-answers:
+			late.Reset(waveTimeout)
+		case <-late.C:
+			return errNoAnswer
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 		switch status := m.Header.Get("Status"); status {
 		case "":
