@@ -151,7 +151,7 @@ func takes(dir string) error {
 	if err := syscall.Statfs(dir, &fs); err != nil {
 		return fmt.Errorf("look at %s: %w", dir, err)
 	}
-	if free := int64(fs.Bavail) * fs.Bsize; free < mendRoom {
+	if free := int64(fs.Bavail) * int64(fs.Bsize); free < mendRoom {
 		return fmt.Errorf("%s has %d bytes free, less than %d", dir, free, mendRoom)
 	}
 	f, err := os.CreateTemp(dir, ".room-*")
