@@ -104,7 +104,19 @@ func (s *Server) change(ctx context.Context, e entry, change func(*notify.Subscr
 
 // drop takes an entry out of its subscription, or the subscription away if there
 // is no other.
-func (s *Server) drop(ctx context.Context, e entry) error {
+func (s *Server) drop(ctx context.Context, e entry) (err error) {
+	for range 20 {
+		if err = s.dropOnce(ctx, e); err != notify.ErrConflict {
+			return err
+		}
+		pause(ctx, 100*time.Millisecond) // another node's change is soon heard of
+	}
+	return err
+}
+
+// dropOnce is drop, but returns [notify.ErrConflict] if the subscription changes
+// meanwhile.
+func (s *Server) dropOnce(ctx context.Context, e entry) error {
 	var last uint64
 	_, err := s.edit(ctx, e.sub.ID, 0, func(sub *notify.Subscription) error {
 		left := without(sub.Types, e.word)

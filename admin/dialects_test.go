@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -192,6 +193,42 @@ func TestDialectsChangeNoMore(t *testing.T) {
 	r.wantJSON(200, `[{"id":"`+id+`"}]`, "DELETE", uapi+"101/phoneCallEvents/0/"+id, nil)
 	r.wantUAPI(400, "pce_id_invalid", "DELETE", uapi+"101/phoneCallEvents/0/"+id, nil)
 	r.wantSubs("102 hangup")
+}
+
+// What is to be deleted was changed on another node, of which this one hears
+// once it has tried in vain.
+func TestDialectsDeleteWhatChanges(t *testing.T) {
+	r := newRig(t, Config{})
+	for _, path := range []string{"/uapi/extensions/@me/101/phoneCallEvents", "/extension/101/event"} {
+		id := r.v1("101", "hangup")
+		other, err := notify.Open(t.Context(), r.js, notify.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		note := func(sub *notify.Subscription) error { sub.Note += "!"; return nil }
+		if _, err := other.Edit(t.Context(), id, 0, note); err != nil {
+			t.Fatal(err)
+		}
+		attempts, err := r.store.SubscribeSync("$KV.SUBSCRIPTIONS." + id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var hear sync.WaitGroup
+		hear.Go(func() {
+			if _, err := attempts.NextMsg(10 * time.Second); err != nil {
+				t.Errorf("DELETE %s is not tried: %v", path, err)
+			}
+			if _, err := r.notifier.Edit(t.Context(), id, 0, note); err != nil {
+				t.Error(err)
+			}
+		})
+		if resp, text := r.raw("DELETE", path, nil); resp.StatusCode/100 != 2 {
+			t.Errorf("DELETE %s: %d %s", path, resp.StatusCode, text)
+		}
+		hear.Wait()
+		attempts.Unsubscribe()
+		r.wantSubs()
+	}
 }
 
 // Who may not, or does not see, is refused in every dialect.
