@@ -389,6 +389,7 @@ func TestOtherOrigins(t *testing.T) {
 
 func TestDescribedAccess(t *testing.T) {
 	r := newRig(t, Config{})
+	type parameter struct{ Name, In string }
 	var description struct {
 		Security   []map[string][]string
 		Components struct {
@@ -397,7 +398,7 @@ func TestDescribedAccess(t *testing.T) {
 		Paths map[string]map[string]struct {
 			Description string
 			Responses   map[string]any
-			Parameters  []struct{ Name, In string }
+			Parameters  []parameter
 		}
 	}
 	if err := json.Unmarshal(from(r.server, "192.0.2.1:1", "GET", "/openapi.json", "").Body.Bytes(), &description); err != nil {
@@ -422,14 +423,15 @@ func TestDescribedAccess(t *testing.T) {
 		if strings.Contains(path, "{") {
 			want = append(want, "404")
 		}
+		if slices.Contains(op.Parameters, parameter{"If-Match", "header"}) {
+			want = append(want, "409", "412")
+		}
 		for _, status := range want {
 			if op.Responses[status] == nil {
 				t.Errorf("%s: %s is not described", pattern, status)
 			}
 		}
-		keyed := slices.ContainsFunc(op.Parameters, func(p struct{ Name, In string }) bool {
-			return p.Name == "Idempotency-Key" && p.In == "header"
-		})
+		keyed := slices.Contains(op.Parameters, parameter{"Idempotency-Key", "header"})
 		if keyed != (method == "POST") {
 			t.Errorf("%s: Idempotency-Key is described: %v", pattern, keyed)
 		}

@@ -19,16 +19,16 @@ import (
 
 // register adds what is under /v1.
 func (s *Server) register(v1 *routes, api huma.API) {
-	operation := func(asks right, id, method, path string, status int, summary string) huma.Operation {
+	operation := func(asks right, id, method, path string, status int, summary string, also ...int) huma.Operation {
 		v1.rights[method+" "+path] = asks
-		return describe(asks, id, method, path, status, summary)
+		return describe(asks, id, method, path, status, summary, also...)
 	}
 	huma.Register(api, operation(toRead, "list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, the oldest first"), s.listSubscriptions)
 	huma.Register(api, operation(toWrite, "create-subscription", "POST", "/v1/subscriptions", 201, "Subscribe"), s.createSubscription)
 	huma.Register(api, operation(toRead, "get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Read a subscription"), s.getSubscription)
-	huma.Register(api, operation(toWrite, "change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription"), s.changeSubscription)
-	huma.Register(api, operation(toWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Unsubscribe"), s.deleteSubscription)
-	huma.Register(api, operation(toWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Make a new secret, and show it this once; the one before signs too for 24 hours"), s.rotateSecret)
+	huma.Register(api, operation(toWrite, "change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription", 409, 412), s.changeSubscription)
+	huma.Register(api, operation(toWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Unsubscribe", 409, 412), s.deleteSubscription)
+	huma.Register(api, operation(toWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Make a new secret, and show it this once; the one before signs too for 24 hours", 412), s.rotateSecret)
 	huma.Register(api, operation(toWrite, "test-subscription", "POST", "/v1/subscriptions/{id}/test", 200, "Send a sample of each subscribed type now, and show what came back"), s.testSubscription)
 	huma.Register(api, operation(toWrite, "replay", "POST", "/v1/subscriptions/{id}/replay", 202, "Deliver again what was said in a time, each with the webhook-id that it had"), s.replay)
 	huma.Register(api, operation(toRead, "list-subscription-deliveries", "GET", "/v1/subscriptions/{id}/deliveries", 200, "Read what a subscription was sent, the newest first"), s.listDeliveriesOf)
@@ -49,13 +49,14 @@ func (s *Server) register(v1 *routes, api huma.API) {
 	huma.Register(api, operation(toAdminister, "list-audit", "GET", "/v1/audit", 200, "Read what was changed over the API, and by whom, the newest first"), s.listAudit)
 }
 
-// describe returns the description of a route.
-func describe(asks right, id, method, path string, status int, summary string) huma.Operation {
+// describe returns the description of a route: its errors are those of its kind,
+// and also some of its own.
+func describe(asks right, id, method, path string, status int, summary string, also ...int) huma.Operation {
 	op := huma.Operation{
 		OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
 		Description:  asking[asks],
 		MaxBodyBytes: -1, // see bounded
-		Errors:       []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests},
+		Errors:       append(also, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests),
 	}
 	if strings.Contains(path, "{") {
 		op.Errors = append(op.Errors, http.StatusNotFound)
