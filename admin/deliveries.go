@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"bellhop/notify"
 )
 
@@ -154,14 +152,13 @@ func (s *Server) redeliver(ctx context.Context, in *struct {
 	ID string `path:"id" doc:"Its webhook-id"`
 }) (*struct{ Body Attempt }, error) {
 	a, err := s.deliverAgain(ctx, in.ID)
-	if errors.Is(err, notify.ErrNotFound) {
-		return nil, huma.Error409Conflict("the subscription of the delivery was deleted: it can be sent nowhere")
-	}
 	if err != nil {
 		return nil, s.problem(err)
 	}
 	return &struct{ Body Attempt }{attemptOf(a)}, nil
 }
+
+var errNoReceiver = errors.New("the subscription of the delivery was deleted: it can be sent nowhere")
 
 // deliverAgain makes an attempt for who makes the request of ctx, see
 // [notify.Notifier.Redeliver].
@@ -170,7 +167,10 @@ func (s *Server) deliverAgain(ctx context.Context, id string) (notify.Attempt, e
 		return notify.Attempt{}, err
 	}
 	a, err := s.config.Notifier.Redeliver(ctx, id)
-	if err == nil {
+	switch {
+	case errors.Is(err, notify.ErrNotFound):
+		err = errNoReceiver
+	case err == nil:
 		s.audit(ctx, "redeliver", id, nil, nil)
 	}
 	return a, err

@@ -135,9 +135,6 @@ func (s *Server) deliveryPage(w http.ResponseWriter, r *http.Request) error {
 // then.
 func (s *Server) redeliverFromPage(w http.ResponseWriter, r *http.Request) error {
 	a, err := s.deliverAgain(r.Context(), r.PathValue("id"))
-	if errors.Is(err, notify.ErrNotFound) {
-		err = errNoReceiver
-	}
 	if err != nil {
 		return err
 	}
@@ -153,8 +150,6 @@ func (s *Server) redeliverFromPage(w http.ResponseWriter, r *http.Request) error
 	}
 	return s.showPart(w, r, http.StatusOK, "delivery", deliveryView{d, s.urlOf(r.Context(), d)})
 }
-
-var errNoReceiver = errors.New("the subscription of the delivery was deleted: it can be sent nowhere")
 
 func (s *Server) testFromPage(w http.ResponseWriter, r *http.Request) error {
 	trials, err := s.try(r.Context(), r.PathValue("id"))

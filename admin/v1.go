@@ -348,7 +348,7 @@ func (s *Server) problem(err error) error {
 		return huma.Error404NotFound(err.Error())
 	case errors.Is(err, errNotYours):
 		return huma.Error403Forbidden(err.Error())
-	case errors.Is(err, notify.ErrDeclared), errors.Is(err, notify.ErrInactive), errors.Is(err, errManyTokens):
+	case errors.Is(err, notify.ErrDeclared), errors.Is(err, notify.ErrInactive), errors.Is(err, errNoReceiver), errors.Is(err, errManyTokens):
 		return huma.Error409Conflict(err.Error())
 	case errors.Is(err, notify.ErrConflict):
 		return huma.Error412PreconditionFailed(err.Error())
