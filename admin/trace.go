@@ -133,9 +133,6 @@ func (s *Server) traceCall(ctx context.Context, in *struct {
 	As string `query:"as" enum:"json,text,svg,pcap" default:"json" doc:"text is a ladder for a terminal, svg a picture of it, pcap a capture file for Wireshark"`
 }) (*traced, error) {
 	out, err := s.draw(ctx, in.ID, in.As, "")
-	if errors.Is(err, errNoTrace) {
-		return nil, huma.Error404NotFound(err.Error())
-	}
 	if err != nil {
 		return nil, s.problem(err)
 	}

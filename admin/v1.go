@@ -344,7 +344,7 @@ func (s *Server) problem(err error) error {
 	switch {
 	case errors.As(err, &invalid):
 		return unprocessable("body."+invalid.Field, invalid.Field+" "+invalid.Why)
-	case errors.Is(err, notify.ErrNotFound), errors.Is(err, errNoToken):
+	case errors.Is(err, notify.ErrNotFound), errors.Is(err, notify.ErrNoDelivery), errors.Is(err, errNoToken), errors.Is(err, errNoTrace):
 		return huma.Error404NotFound(err.Error())
 	case errors.Is(err, errNotYours):
 		return huma.Error403Forbidden(err.Error())
@@ -354,8 +354,6 @@ func (s *Server) problem(err error) error {
 		return huma.Error412PreconditionFailed(err.Error())
 	case errors.Is(err, notify.ErrLimit):
 		return huma.Error409Conflict(err.Error() + " (notify.max_subscriptions in the config)")
-	case errors.Is(err, notify.ErrNoDelivery):
-		return huma.Error404NotFound(err.Error())
 	case errors.Is(err, notify.ErrEventGone):
 		return huma.Error409Conflict(err.Error() + " (notify.keep_events in the config)")
 	case errors.Is(err, notify.ErrCursor):
