@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
 	"net/netip"
 	"reflect"
 	"time"
@@ -124,7 +123,6 @@ func traceOperation(api huma.API, o huma.Operation) huma.Operation {
 			textType:           text, svgType: text, pcapType: binary,
 		},
 	}}
-	o.Errors = append(o.Errors, http.StatusNotFound)
 	return o
 }
 
