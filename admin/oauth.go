@@ -57,7 +57,6 @@ func (g grants) behind(sum [sha256.Size]byte, now time.Time) [sha256.Size]byte {
 // oauthToken gives an access token to who has the id and the secret of an API
 // token: in the form, in the query, or as Authorization: Basic.
 func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Cache-Control", "no-store")
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		telphinRefuse(w, http.StatusMethodNotAllowed, "")
