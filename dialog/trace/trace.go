@@ -1,11 +1,11 @@
 // Package trace keeps the messages of the last calls, and draws them as ladders.
 //
 // A [Recorder] stands before the tracker, and so behind the way of the messages:
-// what it shows is what was observed. Each message is
-// kept as bellhop received it. What it sends on is the same, but for its own
-// Via, Record-Route and the like. Of bellhop's own messages only the answers are
-// seen that it gives in place of somebody who gave none. A CANCEL and the ACK of
-// a refusal are drawn to the other end, though each hop sends its own.
+// what it shows is what was observed. Each message is kept as bellhop received
+// it. What it sends on is the same, but for its own Via, Record-Route and the
+// like. Of bellhop's own messages only the answers are seen that it gives in place
+// of somebody who gave none. A CANCEL and the ACK of a refusal are drawn to the
+// other end, though each hop sends its own.
 //
 // # Secrets
 //
