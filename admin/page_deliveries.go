@@ -43,14 +43,6 @@ type deliveryRow struct {
 	Last string // what came of its last attempt
 }
 
-func (s *Server) deliveriesPage(w http.ResponseWriter, r *http.Request) error {
-	data, err := s.deliveriesData(r)
-	if err != nil {
-		return err
-	}
-	return s.show(w, r, "deliveries", "/deliveries", "Deliveries", data)
-}
-
 func (s *Server) deliveriesData(r *http.Request) (any, error) {
 	q := r.URL.Query()
 	v := deliveriesView{Extension: q.Get("extension"), State: q.Get("state"), Cursor: q.Get("cursor")}
@@ -121,14 +113,6 @@ type deliveryView struct {
 func (s *Server) deliveryData(r *http.Request) (any, error) {
 	d, err := s.delivery(r.Context(), r.PathValue("id"))
 	return deliveryView{d, s.urlOf(r.Context(), d)}, err
-}
-
-func (s *Server) deliveryPage(w http.ResponseWriter, r *http.Request) error {
-	data, err := s.deliveryData(r)
-	if err != nil {
-		return err
-	}
-	return s.show(w, r, "delivery", "/deliveries", "Delivery", data)
 }
 
 // redeliverFromPage makes an attempt now, and answers with the delivery as it is

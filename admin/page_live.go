@@ -26,6 +26,17 @@ const (
 
 var errManyStreams = errors.New("too many pages are open: close some")
 
+// whole makes a handler of what a page is made of.
+func (s *Server) whole(name, at, title string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		d, err := data(r)
+		if err != nil {
+			return err
+		}
+		return s.show(w, r, name, at, title, d)
+	}
+}
+
 // live makes a handler of what a part of a page is made of: whenever that
 // changes, it is sent again, as HTML, in an event named part. It ends with the
 // session.
@@ -107,14 +118,6 @@ type callsView struct {
 	Ended []dialog.Event
 }
 
-func (s *Server) callsPage(w http.ResponseWriter, r *http.Request) error {
-	data, err := s.callsData(r)
-	if err != nil {
-		return err
-	}
-	return s.show(w, r, "calls", "/calls", "Calls", data)
-}
-
 func (s *Server) callsData(r *http.Request) (any, error) {
 	calls, err := s.liveCalls(r.Context())
 	if err != nil {
@@ -171,14 +174,6 @@ func (v eventsView) Query() string {
 
 // Linked reports whether each event has a link to its call.
 func (eventsView) Linked() bool { return true }
-
-func (s *Server) eventsPage(w http.ResponseWriter, r *http.Request) error {
-	data, err := s.eventsData(r)
-	if err != nil {
-		return err
-	}
-	return s.show(w, r, "events", "/events", "Events", data)
-}
 
 func (s *Server) eventsData(r *http.Request) (any, error) {
 	q := r.URL.Query()
@@ -256,14 +251,6 @@ type healthView struct {
 type tile struct {
 	Name, Value, About string
 	Bad                bool
-}
-
-func (s *Server) healthPage(w http.ResponseWriter, r *http.Request) error {
-	data, err := s.healthData(r)
-	if err != nil {
-		return err
-	}
-	return s.show(w, r, "health", "/health", "Health", data)
 }
 
 func (s *Server) healthData(r *http.Request) (any, error) {

@@ -91,14 +91,6 @@ type extensionRow struct {
 	Subscriptions, Off int
 }
 
-func (s *Server) home(w http.ResponseWriter, r *http.Request) error {
-	data, err := s.extensionsData(r)
-	if err != nil {
-		return err
-	}
-	return s.show(w, r, "home", "/", "Extensions", data)
-}
-
 // extensionsData are those that are subscribed to, known to the tracker or in a
 // call, or to which who looks is bound.
 func (s *Server) extensionsData(r *http.Request) (any, error) {
