@@ -102,7 +102,7 @@ func (s *Server) loginPage(w http.ResponseWriter, r *http.Request) {
 
 // refuseLogin is a [refusal] that asks again.
 func refuseLogin(w http.ResponseWriter, status int, detail string) {
-	writePage(w, status, look.Whole("login", look.View{Data: detail}))
+	writePage(w, status, look.Whole("login", look.View{Title: "Sign in", Data: detail}))
 }
 
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
