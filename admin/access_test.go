@@ -39,6 +39,15 @@ const (
 	writers = "write, bound to write"
 )
 
+// ruled are the tokens that the rules name.
+var ruled = map[string]object{
+	"read":           {"scope": "read"},
+	"write":          {"scope": "write"},
+	"admin":          {"scope": "admin"},
+	"bound to read":  {"scope": "read", "extensions": []string{"101"}},
+	"bound to write": {"scope": "write", "extensions": []string{"101"}},
+}
+
 // opened are the routes that ask for nothing, or leave that to others.
 var opened = []string{"/v1", "/v1/", "GET /healthz", "GET /metrics", "GET /openapi.json", "GET /readyz",
 	"GET /login", "POST /login", "POST /logout", "GET /static/{name}"}
@@ -63,7 +72,7 @@ var rules = map[string]string{
 	"GET /v1/events":                            readers,
 	"GET /v1/extensions":                        readers,
 	"GET /v1/extensions/{extension}":            readers,
-	"GET /v1/status":                            "read, write",
+	"GET /v1/status":                            unbound,
 	"GET /v1/tokens":                            admins,
 	"POST /v1/tokens":                           admins,
 	"GET /v1/tokens/{id}":                       admins,
@@ -97,13 +106,7 @@ func TestWhoMayWhat(t *testing.T) {
 	_, token := r.newToken(object{"scope": "read"})
 
 	clients := map[string]*rig{"config": r}
-	for name, o := range map[string]object{
-		"read":           {"scope": "read"},
-		"write":          {"scope": "write"},
-		"admin":          {"scope": "admin"},
-		"bound to read":  {"scope": "read", "extensions": []string{"101"}},
-		"bound to write": {"scope": "write", "extensions": []string{"101"}},
-	} {
+	for name, o := range ruled {
 		clients[name], _ = r.newToken(o)
 	}
 	revoked, id := r.newToken(object{"scope": "admin"})

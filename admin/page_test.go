@@ -195,7 +195,7 @@ func TestWrongTokensAreCounted(t *testing.T) {
 var pageRules = map[string]string{
 	"GET /{$}":                               readers,
 	"GET /extensions/{name}":                 readers,
-	"GET /patterns":                          "read, write",
+	"GET /patterns":                          unbound,
 	"GET /subscriptions/new":                 writers,
 	"POST /subscriptions":                    writers,
 	"GET /subscriptions/{id}":                writers,
@@ -208,7 +208,7 @@ var pageRules = map[string]string{
 	"POST /subscriptions/clear":              writers,
 	"GET /calls":                             readers,
 	"GET /calls/{id}":                        readers,
-	"GET /calls/{id}/ladder":                 "read, write",
+	"GET /calls/{id}/ladder":                 unbound,
 	"GET /events":                            readers,
 	"GET /deliveries":                        readers,
 	"GET /deliveries/{id}":                   readers,
@@ -217,25 +217,19 @@ var pageRules = map[string]string{
 	"GET /tokens/new":                        admins,
 	"POST /tokens":                           admins,
 	"POST /tokens/{id}/revoke":               admins,
-	"GET /health":                            "read, write",
+	"GET /health":                            unbound,
 	"GET /live/extensions":                   readers,
 	"GET /live/calls":                        readers,
 	"GET /live/events":                       readers,
 	"GET /live/deliveries":                   readers,
 	"GET /live/deliveries/{id}":              readers,
-	"GET /live/health":                       "read, write",
+	"GET /live/health":                       unbound,
 }
 
 func TestWhoMaySeeWhat(t *testing.T) {
 	r := newRig(t, Config{})
 	visitors := map[string]*visitor{"config": r.visit()}
-	for name, o := range map[string]object{
-		"read":           {"scope": "read"},
-		"write":          {"scope": "write"},
-		"admin":          {"scope": "admin"},
-		"bound to read":  {"scope": "read", "extensions": []string{"101"}},
-		"bound to write": {"scope": "write", "extensions": []string{"101"}},
-	} {
+	for name, o := range ruled {
 		client, _ := r.newToken(o)
 		visitors[name] = client.visit()
 	}
