@@ -28,11 +28,7 @@ type failures struct {
 }
 
 func newFailures() failures {
-	peers, err := lru.New[netip.Addr, *rate.Limiter](maxPeers)
-	if err != nil {
-		panic(err) // the size is not above zero
-	}
-	return failures{peers}
+	return failures{newCache[netip.Addr, *rate.Limiter](maxPeers)}
 }
 
 func (f failures) of(peer netip.Addr) *rate.Limiter {

@@ -29,11 +29,7 @@ type grant struct {
 }
 
 func newGrants() grants {
-	kept, err := lru.New[[sha256.Size]byte, grant](maxGrants)
-	if err != nil {
-		panic(err) // the size is not above zero
-	}
-	return grants{kept}
+	return grants{newCache[[sha256.Size]byte, grant](maxGrants)}
 }
 
 // give makes an access token for the API token with a hash.

@@ -36,11 +36,7 @@ type kept struct {
 }
 
 func newAnswers(refuse refusal) *answers {
-	cache, err := lru.New[string, kept](maxAnswers)
-	if err != nil {
-		panic(err) // the size is not above zero
-	}
-	return &answers{refuse: refuse, kept: cache}
+	return &answers{refuse: refuse, kept: newCache[string, kept](maxAnswers)}
 }
 
 // once has h answer a POST with an Idempotency-Key once: a repetition has the

@@ -31,11 +31,7 @@ type session struct {
 }
 
 func newSessions() sessions {
-	cache, err := lru.New[[sha256.Size]byte, session](maxSessions)
-	if err != nil {
-		panic(err) // the size is not above zero
-	}
-	return sessions{cache}
+	return sessions{newCache[[sha256.Size]byte, session](maxSessions)}
 }
 
 // begin begins a session, and returns what its cookie says.
