@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -726,10 +729,30 @@ func TestEvents(t *testing.T) {
 	r.wantProblem(422, "query.limit", "GET", "/v1/events?limit=1001", nil)
 }
 
+var update = flag.Bool("update", false, "rewrite testdata/openapi.json")
+
+// The description of the API is what it was: whoever changes it sees how.
 func TestDescription(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, Config{Version: "1"})
 	r.token = ""
 	out := r.want(200, "GET", "/openapi.json", nil)
+	got, err := json.MarshalIndent(out, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden := filepath.Join("..", "testdata", "openapi.json")
+	if *update {
+		if err := os.WriteFile(golden, append(got, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)+"\n"); diff != "" {
+		t.Errorf("the description is not that of %s, which -update rewrites:\n%s", golden, diff)
+	}
 	if v, _ := out["openapi"].(string); !strings.HasPrefix(v, "3.1") {
 		t.Errorf("openapi is %q, want 3.1", v)
 	}
