@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -27,6 +29,8 @@ import (
 //	       wait until somebody follows the events
 //	came N
 //	       wait until the receiver has had so many callbacks
+//	wrong COMMAND...
+//	       a command says that its arguments are wrong: exit status 2
 //	until PATTERN COMMAND...
 //	       repeat a command until what it writes matches
 //	keep NAME PATTERN
@@ -74,6 +78,12 @@ func TestCommands(t *testing.T) {
 						o.receiver.wait("all that were to come", patience, func(came []received) bool { return strconv.Itoa(len(came)) == args[0] })
 					},
 					"keep": keepMatch,
+					"wrong": func(ts *testscript.TestScript, _ bool, args []string) {
+						var exit *exec.ExitError
+						if err := ts.Exec(args[0], args[1:]...); !errors.As(err, &exit) || exit.ExitCode() != 2 {
+							ts.Fatalf("want exit status 2, not %v", err)
+						}
+					},
 					"until": func(ts *testscript.TestScript, _ bool, args []string) {
 						until(t, ts, args[0], args[1:])
 					},

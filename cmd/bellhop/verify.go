@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,7 +19,7 @@ func verifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Check the signature of a callback that was received",
 		Long: `Check the signature of a callback that was received, and its age. The exit
-status is 0 if both are good, else 1.
+status is 0 if both are good, 1 if not, and 2 if a flag is wrong.
 
 The body is read from stdin, byte for byte as it came. Of a GET there is none:
 --query is what stood behind the ? of its URL, as it came. With --request,
@@ -45,7 +44,14 @@ stdin is the whole request: request line, header and body.`,
 		cmd.MarkFlagsMutuallyExclusive("request", name)
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		v.get = f.Changed("query")
+		secret, err := resolve(v.secret)
+		if err != nil {
+			return usage{fmt.Errorf("--secret: %w", err)}
+		}
+		if v.tolerance < 0 {
+			return usage{fmt.Errorf("--tolerance %v is below zero: 0 is any age", v.tolerance)}
+		}
+		v.secret, v.get = secret, f.Changed("query")
 		return v.report(v.verify(cmd.InOrStdin()), *asJSON, cmd.OutOrStdout())
 	}
 	return cmd
@@ -61,13 +67,8 @@ type verification struct {
 	tolerance time.Duration
 }
 
-func (v *verification) verify(stdin io.Reader) error {
-	secret, err := resolve(v.secret)
+func (v *verification) verify(stdin io.Reader) (err error) {
 	switch {
-	case err != nil:
-		return fmt.Errorf("the secret: %w", err)
-	case v.tolerance < 0:
-		return errors.New("the tolerance is below zero")
 	case v.whole:
 		v.callback, err = readCallback(stdin)
 	case v.get:
@@ -78,7 +79,7 @@ func (v *verification) verify(stdin io.Reader) error {
 	if err != nil {
 		return err
 	}
-	return v.callback.Verify(notify.Secret(secret), time.Now(), v.tolerance)
+	return v.callback.Verify(notify.Secret(v.secret), time.Now(), v.tolerance)
 }
 
 // readCallback reads a whole HTTP request. What has no Content-Length goes on to
