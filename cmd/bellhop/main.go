@@ -98,6 +98,8 @@ func commands() *cobra.Command {
 	}
 
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 80"))
+	// Shells offer files only for flags that are marked.
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 
 	serveCmd := &cobra.Command{
 		Use:   "serve",
@@ -148,7 +150,9 @@ SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again
 }
 
 func configFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().StringP("config", "c", "config.toml", "the config `file`")
+	file := cmd.Flags().StringP("config", "c", "config.toml", "the config `file`")
+	cmd.MarkFlagFilename("config", "toml")
+	return file
 }
 
 // writeJSON writes v for a program, and a person, to read.

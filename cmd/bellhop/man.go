@@ -21,6 +21,7 @@ func manCommand() *cobra.Command {
   bellhop man --dir /usr/local/share/man/man1`,
 	}
 	dir := cmd.Flags().String("dir", "", "write all pages to this `directory`")
+	cmd.MarkFlagDirname("dir")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *dir != "" {
 			if len(args) > 0 {

@@ -42,6 +42,7 @@ func serverFlag(cmd *cobra.Command) *remote {
 	f := cmd.PersistentFlags()
 	f.StringVar(&r.server, "server", "", "the admin API's `URL`; else BELLHOP_SERVER, else what the config says")
 	f.StringVarP(&r.config, "config", "c", "", "the config `file` of the bellhop on this machine (default config.toml, if there is one)")
+	cmd.MarkPersistentFlagFilename("config", "toml")
 	f.BoolVar(&r.json, "json", false, "write JSON")
 	f.BoolVar(&r.utc, "utc", false, "show and read times in UTC, not in local time")
 	return r

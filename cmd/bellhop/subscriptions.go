@@ -61,6 +61,7 @@ func subscriptionsListCommand(r *remote) *cobra.Command {
 	f.String("type", "", "those that name this event `type`")
 	f.Bool("active", false, "those that are switched on; with --active=false those that are not")
 	limit := f.Int("limit", 0, "how many; 0 is all")
+	complete(cmd, "type", typeWords()...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		subs, err := r.subscriptions(cmd.Context(), queryOf(f, "extension", "type", "active"), *limit)
 		if err != nil {
@@ -126,6 +127,11 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	complete(cmd, "type", typeWords()...)
 	complete(cmd, "method", "GET", "POST", "PUT")
 	complete(cmd, "dialect", "json", "cloudevents", "telphin", "unified", "cti")
+	complete(cmd, "flow-case", "lower", "upper")
+	complete(cmd, "status-words", "unified")
+	for _, name := range []string{"tls-ca", "tls-cert", "tls-key"} {
+		cmd.MarkFlagFilename(name, "pem", "crt", "key")
+	}
 	return func() (map[string]any, error) {
 		body := map[string]any{}
 		var wrong error
@@ -512,6 +518,7 @@ them with --secrets. An empty value of a header keeps the one there is.`,
 	f.BoolVar(&a.prune, "prune", false, "remove those that are not in the file, but for those of the config")
 	f.BoolVar(&a.secrets, "secrets", false, "send secrets, keys and values of headers also to those that exist: a new secret is a rotation")
 	cmd.MarkFlagRequired("file")
+	cmd.MarkFlagFilename("file", "toml")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		name, text, err := readFile(*file, cmd.InOrStdin())
 		if err != nil {

@@ -50,6 +50,7 @@ token that is bound to extensions sees and changes what is of these alone.`,
 	f.StringVar(&t.Note, "note", "", "`what` it is for")
 	lifetime := f.Duration("expires", 0, "how long it is good, like 720h; 0 is until it is revoked")
 	cmd.MarkFlagRequired("scope")
+	complete(cmd, "scope", string(admin.Read), string(admin.Write), string(admin.Admin))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *lifetime < 0 {
 			return usage{fmt.Errorf("--expires %v is over already", *lifetime)}
