@@ -54,9 +54,9 @@ func (s screen) paint(c color, text string) string {
 	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
 }
 
-// A table has rows of equal columns; one in which nothing stands is left out.
-// On a terminal that is too narrow, the
-// columns that may be cut are, the widest first.
+// A table has rows of equal columns; one in which nothing stands is left out. On
+// a terminal that is too narrow, the columns that may be cut are, the widest
+// first.
 type table struct {
 	head  []string
 	cut   map[string]bool  // heads of columns that may be
@@ -100,7 +100,7 @@ func (t *table) write(s screen) error {
 			switch {
 			case cell == "":
 			case j < whole:
-				text := pad(cell, min(widths[j], utf8.RuneCountInString(cell)))
+				text := cut(cell, widths[j])
 				b.WriteString(strings.Repeat(" ", gap) + s.paint(tint, text))
 				gap = -utf8.RuneCountInString(text)
 			default:
@@ -159,11 +159,16 @@ func (t *table) fit(widths []int, width int) {
 
 // pad makes text as wide as that, with spaces or by cutting it.
 func pad(text string, width int) string {
-	n := utf8.RuneCountInString(text)
-	if n <= width {
-		return text + strings.Repeat(" ", width-n)
-	}
-	if width < 1 {
+	text = cut(text, width)
+	return text + strings.Repeat(" ", width-utf8.RuneCountInString(text))
+}
+
+// cut makes text no wider than that.
+func cut(text string, width int) string {
+	switch {
+	case utf8.RuneCountInString(text) <= width:
+		return text
+	case width < 1:
 		return ""
 	}
 	return string([]rune(text)[:width-1]) + "…"
