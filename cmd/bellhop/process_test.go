@@ -252,6 +252,18 @@ func (s *site) within(patience time.Duration, what string, ok func() bool) {
 // api asks the admin API, and wants a 2xx.
 func (s *site) api(method, path string, in, out any) {
 	s.t.Helper()
+	status, answer := s.request(method, path, in)
+	if status/100 != 2 {
+		s.t.Fatalf("%s %s: %d %s", method, path, status, answer)
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		s.t.Fatalf("%s %s: %v: %s", method, path, err, answer)
+	}
+}
+
+// request asks the admin API, and returns whatever it answers.
+func (s *site) request(method, path string, in any) (status int, answer []byte) {
+	s.t.Helper()
 	body, err := json.Marshal(in)
 	if err != nil {
 		s.t.Fatal(err)
@@ -267,16 +279,10 @@ func (s *site) api(method, path string, in, out any) {
 		s.t.Fatal(err)
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	if err != nil {
+	if answer, err = io.ReadAll(res.Body); err != nil {
 		s.t.Fatal(err)
 	}
-	if res.StatusCode/100 != 2 {
-		s.t.Fatalf("%s %s: %s %s", method, path, res.Status, b)
-	}
-	if err := json.Unmarshal(b, out); err != nil {
-		s.t.Fatalf("%s %s: %v: %s", method, path, err, b)
-	}
+	return res.StatusCode, answer
 }
 
 // subscribe has the receiver told of every extension, in a dialect.
