@@ -36,14 +36,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
-	err := cmd.ExecuteContext(ctx)
+	last, err := cmd.ExecuteContextC(ctx)
 	var ps problems
 	var wrong usage
 	switch {
 	case err == nil:
 		return 0
-	case !began || errors.As(err, &wrong):
-		fmt.Fprintln(stderr, "bellhop:", strings.TrimSpace(err.Error()))
+	case !began:
+		fmt.Fprintf(stderr, "bellhop: %v: see %s --help\n", err, last.CommandPath())
+		return 2
+	case errors.As(err, &wrong):
+		fmt.Fprintln(stderr, "bellhop:", err)
 		return 2
 	case errors.Is(err, errReported):
 	case errors.As(err, &ps):
@@ -71,22 +74,33 @@ func watch(cmd *cobra.Command, began *bool) {
 			*began = true
 			return do(cmd, args)
 		}
-	} else if cmd.HasSubCommands() && cmd.HasParent() {
+	} else if cmd.HasSubCommands() {
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return cmd.Help()
 			}
-			text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
-			for i, near := range cmd.SuggestionsFor(args[0]) {
-				text += []string{": did you mean ", " or "}[min(i, 1)] + near
-			}
-			return errors.New(text)
+			return unknown(cmd, args[0])
 		}
-		cmd.Args, cmd.DisableFlagsInUseLine, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, true, 2
+		cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+			if cmd.HasSubCommands() && cmd.Flags().NArg() > 0 { // the flag may be of the command that is meant
+				return unknown(cmd, cmd.Flags().Arg(0))
+			}
+			return err
+		})
+		cmd.Args, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, 2
 	}
 	for _, below := range cmd.Commands() {
 		watch(below, began)
 	}
+}
+
+// unknown says that a word is none of the commands below cmd.
+func unknown(cmd *cobra.Command, word string) error {
+	text := fmt.Sprintf("unknown command %q for %q", word, cmd.CommandPath())
+	if near := cmd.SuggestionsFor(word); len(near) > 0 {
+		text += " (did you mean " + strings.Join(near, " or ") + "?)"
+	}
+	return errors.New(text)
 }
 
 func commands() *cobra.Command {
@@ -97,7 +111,10 @@ func commands() *cobra.Command {
 		SilenceUsage:  true,
 	}
 
-	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 80"))
+	root.SetUsageTemplate(strings.NewReplacer(
+		".FlagUsages", ".FlagUsagesWrapped 80",
+		"{{if .Runnable}}", "{{if not .HasAvailableSubCommands}}",
+	).Replace(root.UsageTemplate()))
 	// Shells offer files only for flags that are marked.
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 

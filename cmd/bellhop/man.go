@@ -83,7 +83,11 @@ func manPage(cmd *cobra.Command) string {
 	name := manName(cmd)
 	fmt.Fprintf(&b, ".TH %q 1 \"\" %q \"bellhop manual\"\n", strings.ToUpper(name), "bellhop")
 	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", roff(name), roff(cmd.Short))
-	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n", roff(cmd.UseLine()))
+	use := cmd.UseLine()
+	if cmd.HasAvailableSubCommands() {
+		use = cmd.CommandPath() + " [command]"
+	}
+	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n", roff(use))
 	b.WriteString(".SH DESCRIPTION\n")
 	text := cmd.Long
 	if text == "" {
