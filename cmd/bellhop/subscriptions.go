@@ -71,11 +71,11 @@ func subscriptionsListCommand(r *remote) *cobra.Command {
 			return writeJSON(cmd.OutOrStdout(), subs)
 		}
 		t := table{
-			head: []string{"ID", "EXTENSION", "STATE", "TYPES", "WHY", "URL"},
-			cut:  map[string]bool{"EXTENSION": true, "TYPES": true}, tint: tints, under: 2,
+			head: []string{"ID", "EXTENSION", "STATE", "TYPES", "NOTE", "WHY", "URL"},
+			cut:  map[string]bool{"EXTENSION": true, "TYPES": true, "NOTE": true}, tint: tints, under: 2,
 		}
 		for _, sub := range subs {
-			t.add(sub.ID, whose(sub), string(sub.State), strings.Join(sub.Types, " "), sub.Why, sub.Method+" "+sub.URL)
+			t.add(sub.ID, whose(sub), string(sub.State), strings.Join(sub.Types, " "), sub.Note, sub.Why, sub.Method+" "+sub.URL)
 		}
 		return t.write(screenOf(cmd.OutOrStdout()))
 	}
