@@ -145,7 +145,11 @@ func (r *remote) showDelivery(out screen, d admin.Delivery) error {
 
 // outcome says in a few words what came of an attempt.
 func outcome(out screen, a admin.Attempt) string {
-	text := out.paint(tints[a.Outcome], a.Outcome)
+	word := a.Outcome
+	if word == notify.Waiting { // for the next attempt
+		word = notify.Failed
+	}
+	text := out.paint(tints[word], word)
 	if a.Status != 0 {
 		text += ", " + fmt.Sprint(a.Status)
 	}
