@@ -32,6 +32,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cmd := commands()
 	began := false
 	cmd.InitDefaultCompletionCmd()
+	cmd.InitDefaultHelpCmd()
 	watch(cmd, &began)
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
@@ -162,6 +163,7 @@ SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again
 		},
 	}
 
+	root.SetHelpCommand(helpCommand())
 	root.AddCommand(serveCmd, demoCmd, checkCmd, tokenCommand(), subscriptionsCommand(), eventsCommand(), deliveriesCommand(), verifyCommand(), manCommand(), versionCmd)
 	return root
 }

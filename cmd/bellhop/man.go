@@ -19,6 +19,7 @@ func manCommand() *cobra.Command {
 		Example: `  bellhop man | man -l -
   bellhop man subscriptions apply | man -l -
   bellhop man --dir /usr/local/share/man/man1`,
+		ValidArgsFunction: completeCommand,
 	}
 	dir := cmd.Flags().String("dir", "", "write all pages to this `directory`")
 	cmd.MarkFlagDirname("dir")
@@ -29,14 +30,52 @@ func manCommand() *cobra.Command {
 			}
 			return manPages(cmd.Root(), *dir, cmd.OutOrStdout())
 		}
-		of, rest, err := cmd.Root().Find(args)
-		if err != nil || len(rest) > 0 {
-			return usage{fmt.Errorf("there is no command %q", "bellhop "+strings.Join(args, " "))}
+		of, err := commandOf(cmd.Root(), args)
+		if err != nil {
+			return err
 		}
 		_, err = io.WriteString(cmd.OutOrStdout(), manPage(of))
 		return err
 	}
 	return cmd
+}
+
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "help [COMMAND...]",
+		Short:             "Help about any command",
+		ValidArgsFunction: completeCommand,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			of, err := commandOf(cmd.Root(), args)
+			if err != nil {
+				return err
+			}
+			of.InitDefaultHelpFlag()
+			return of.Help()
+		},
+	}
+}
+
+// commandOf finds the command that words name.
+func commandOf(root *cobra.Command, words []string) (*cobra.Command, error) {
+	cmd, rest, err := root.Find(words)
+	if err == nil && len(rest) > 0 {
+		err = unknown(cmd, rest[0])
+	}
+	if err != nil {
+		return nil, usage{err}
+	}
+	return cmd, nil
+}
+
+// completeCommand has the shell know which commands there are below those named.
+func completeCommand(cmd *cobra.Command, words []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+	if of, err := commandOf(cmd.Root(), words); err == nil {
+		for _, below := range shown(of) {
+			names = append(names, below.Name())
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // manPages writes the page of each command to a directory.
