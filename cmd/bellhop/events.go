@@ -42,7 +42,7 @@ With --json each event is an object on a line of its own.`,
 	f.String("type", "", "of this event `type`")
 	f.String("call", "", "of the call with this `id`")
 	since := f.String("since", "", "of this `time` and later, like 15m (that long ago), 09:30 or \"2026-01-31 09:30\"; or after the event with this id")
-	limit := f.Int("limit", 0, "how many; 0 is all")
+	limit := f.Int("limit", 0, "how many, the oldest first; 0 is all")
 	complete(cmd, "type", typeWords()...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		query := queryOf(f, "extension", "type", "call")
