@@ -186,10 +186,15 @@ type part struct {
 	Batch   int        `json:"batch"` // so many at most
 }
 
-var errNoAnswer = errors.New("the store does not answer")
+var (
+	errNoAnswer = errors.New("the store does not answer")
+	errGap      = errors.New("a part of the store's answer is lost")
+)
 
 // ask has whichever server has a copy of the log send a part of it, and shows it
-// to f until that returns false. It costs the server no consumer.
+// to f until that returns false. It costs the server no consumer. What is lost on
+// the way, as when the server that this node is connected to is gone, is missed:
+// the error is errGap, and f has been shown all that was before.
 func (n *Notifier) ask(ctx context.Context, p part, f func(seq uint64, m *nats.Msg) bool) error {
 	nc := n.js.Conn()
 	answers := make(chan *nats.Msg, p.Batch+1) // and one that ends them
@@ -204,7 +209,7 @@ func (n *Notifier) ask(ctx context.Context, p part, f func(seq uint64, m *nats.M
 	}
 	late := time.NewTimer(waveTimeout)
 	defer late.Stop()
-	for {
+	for before := "0"; ; { // the place of the message before this
 		var m *nats.Msg
 		select {
 		case m = <-answers:
@@ -214,14 +219,19 @@ func (n *Notifier) ask(ctx context.Context, p part, f func(seq uint64, m *nats.M
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		switch status := m.Header.Get("Status"); status {
-		case "":
-		case "204", "404": // no more, none
+		status := m.Header.Get("Status")
+		switch whole := m.Header.Get(jetstream.LastSequenceHeader) == before; {
+		case status == "404": // there is none
 			return nil
-		default:
+		case status != "" && status != "204":
 			return fmt.Errorf("%s %s", status, m.Header.Get("Description"))
+		case !whole:
+			return errGap
+		case status == "204": // no more
+			return nil
 		}
-		seq, err := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+		before = m.Header.Get(jetstream.SequenceHeader)
+		seq, err := strconv.ParseUint(before, 10, 64)
 		if err != nil {
 			return err
 		}
