@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"encoding/json"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
 )
 
 // pagesOf reads the ids of all pages of a query.
@@ -43,7 +46,16 @@ func TestPagesOfTheLog(t *testing.T) {
 				}
 			}
 		}
-		all := logOrder(t, n)
+		var all []string
+		err := readAll(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
+			var e dialog.Event
+			err := json.Unmarshal(m.Data(), &e)
+			all = append(all, e.ID)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 		var asked atomic.Int32
 		sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.EVENTS", func(*nats.Msg) { asked.Add(1) })
 		if err != nil {

@@ -43,18 +43,7 @@ func (t *Tail) next(ctx context.Context, want int) (ids []string, err error) {
 // logOrder are the ids of all events in the log.
 func logOrder(t *testing.T, n *Notifier) (ids []string) {
 	t.Helper()
-	for q := (Query{Limit: 1000}); ; q.After = ids[len(ids)-1] {
-		events, more, err := n.Events(t.Context(), q)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range events {
-			ids = append(ids, e.ID)
-		}
-		if !more {
-			return ids
-		}
-	}
+	return pagesOf(t, n, Query{Limit: 1000})
 }
 
 // wantNext wants the next events of a tail to be these.
