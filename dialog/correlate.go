@@ -465,7 +465,9 @@ func (t *Tracker) index(c *call, m *Message, links *links) {
 		case by.header != "":
 			t.give(c, key{by.word, links.value(by.header)})
 		case by.word == "x-cid":
-			t.give(c, key{by.word, m.CID})
+			if k := (key{by.word, m.CID}); t.keys[k].n == 0 { // it is one call's alone
+				t.give(c, k)
+			}
 		case by.word == "session-id":
 			for _, id := range sessionIDs(links.session) {
 				t.give(c, key{by.word, id})

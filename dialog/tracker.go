@@ -322,7 +322,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		}
 	}
 	id := t.ownID(m)
-	if c == nil && id == "" {
+	if c == nil && (id == "" || t.keys[key{"x-cid", id}].n > 0) { // none, or another call's
 		id = hash(m.CallID, m.FromTag)
 	}
 	if relived := t.keys[key{callKey, id}].call; c == nil && relived != nil && t.catchUp(relived, m) {
