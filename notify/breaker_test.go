@@ -224,3 +224,25 @@ func TestProbeIsFollowed(t *testing.T) {
 		})
 	}
 }
+
+// A delivery that was not worth an attempt any more is no probe: the next is.
+func TestProbeIsAnAttempt(t *testing.T) {
+	s := newStage(t, sub("a", "http://dead/"), sub("b", "http://dead/"))
+	for i := range 5 {
+		s.say(fmt.Sprint("c", i), dialog.Hangup)
+	}
+	s.plays(0, all(waiting))
+	s.sleep(time.Second)
+	for range 9 {
+		s.sleep(0)
+		probe := s.attempts()
+		if len(probe) != 1 {
+			t.Fatalf("%d probes, want one", len(probe))
+		}
+		s.answer(probe[0], expired)
+	}
+	s.plays(0, all(delivered))
+	if e := s.endpoints["http://dead"]; s.pending != 0 || e != nil && e.open() {
+		t.Errorf("%d wait, and it is paused", s.pending)
+	}
+}

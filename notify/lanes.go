@@ -634,6 +634,7 @@ func (q *lanes) learn(now time.Time, a *attempt) {
 			q.hold(e)
 			q.changed(e)
 		}
+	case probe && a.outcome == expired: // nothing was sent: the next is the probe
 	case probe: // says nothing of the endpoint
 		e.next = now.Add(e.wait)
 	}
