@@ -19,15 +19,15 @@ func TestProcessorsFitTheLoad(t *testing.T) {
 	step(0.1, 0, 4)
 	step(0.1, lull-1, 4) // not quiet for long enough
 	step(0.1, 1, 1)
-	step(0.4, lookEvery, 1)
-	step(0.5, lookEvery, 2) // at once
+	step(0.6, lookEvery, 1)
+	step(0.7, lookEvery, 2) // at once
 	step(9.9, lookEvery, 4) // not more than there are
 	step(0.1, lookEvery, 4)
-	step(1.2, lookEvery, 4) // the quiet was not so quiet
+	step(1.5, lookEvery, 4) // the quiet was not so quiet
 	step(0.1, lull, 3)
-	step(1.1, lookEvery, 3)
+	step(1.5, lookEvery, 3)
 	step(0.1, lookEvery, 3)
-	step(1.1, lookEvery, 3) // as much as there is: the quiet begins anew
+	step(1.5, lookEvery, 3) // as much as there is: the quiet begins anew
 	step(0.1, lull, 3)
 	step(0.1, lull, 1)
 }
