@@ -16,9 +16,9 @@ const lookEvery = time.Second
 // lull is how long the load must have been lower before processors are given up.
 const lull = 5 * time.Second
 
-// busy is the load of a processor at which another is wanted. The work that a
+// strained is the load of a processor at which another is wanted. The work that a
 // second one makes by being woken must not be the reason to keep it.
-const busy = 0.7
+const strained = 0.7
 
 // crowd is how many requests to the admin API within lookEvery are reason to have
 // all processors: SIP does not wait until their load is seen.
@@ -86,9 +86,9 @@ type fit struct {
 }
 
 // next takes the load, in processors, and returns how many there should be: so
-// many that none is busy. More are there at once, fewer after a while.
+// many that none is strained. More are there at once, fewer after a while.
 func (f *fit) next(load float64, at time.Time) int {
-	need := min(1+int(load/busy), f.most)
+	need := min(1+int(load/strained), f.most)
 	switch {
 	case need >= f.now:
 		f.now, f.since = need, time.Time{}
