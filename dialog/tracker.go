@@ -322,7 +322,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		}
 	}
 	id := t.ownID(m)
-	if c == nil && (id == "" || t.keys[key{"x-cid", id}].n > 0) { // none, or another call's
+	if c == nil && id == "" {
 		id = hash(m.CallID, m.FromTag)
 	}
 	if relived := t.keys[key{callKey, id}].call; c == nil && relived != nil && t.catchUp(relived, m) {
@@ -414,7 +414,7 @@ func (t *Tracker) join(l *leg, ext Extension, flow Flow) {
 func (l *leg) newParty(ext Extension, flow Flow) *party {
 	c := l.call
 	p := &party{
-		id:    hash(c.id, string(flow), ext.User, ext.Domain, l.callID, l.fromTag, l.turn),
+		id:    hash(c.id, string(flow), l.origin.String(), ext.User, ext.Domain, l.callID, l.fromTag, l.turn),
 		ext:   ext,
 		flow:  flow,
 		first: l,
