@@ -135,12 +135,14 @@ func (t *Tracker) byOwnID(id string) verdict {
 	return verdict{}
 }
 
-// ownID is the id in an INVITE that is its call's, if calls go by it.
+// ownID is the id in an INVITE that names its call, if calls go by it; "" if it
+// names another call already: it is one call's alone.
 func (t *Tracker) ownID(m *Message) string {
-	if slices.ContainsFunc(t.methods, func(by method) bool { return by.word == "x-cid" }) {
-		return m.CID
+	goes := slices.ContainsFunc(t.methods, func(by method) bool { return by.word == "x-cid" })
+	if !goes || t.keys[key{"x-cid", m.CID}].n > 0 {
+		return ""
 	}
-	return ""
+	return m.CID
 }
 
 // byHeader goes by a header field that the PBX puts into the INVITEs of a call:
@@ -465,9 +467,7 @@ func (t *Tracker) index(c *call, m *Message, links *links) {
 		case by.header != "":
 			t.give(c, key{by.word, links.value(by.header)})
 		case by.word == "x-cid":
-			if k := (key{by.word, m.CID}); t.keys[k].n == 0 { // it is one call's alone
-				t.give(c, k)
-			}
+			t.give(c, key{by.word, t.ownID(m)})
 		case by.word == "session-id":
 			for _, id := range sessionIDs(links.session) {
 				t.give(c, key{by.word, id})
