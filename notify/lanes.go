@@ -634,8 +634,7 @@ func (q *lanes) learn(now time.Time, a *attempt) {
 			q.hold(e)
 			q.changed(e)
 		}
-	case probe && a.outcome == expired: // nothing was sent: the next is the probe
-	case probe: // says nothing of the endpoint
+	case probe && a.outcome != expired: // says nothing of the endpoint; what expired was not sent: the next is the probe
 		e.next = now.Add(e.wait)
 	}
 	if e.open() {
