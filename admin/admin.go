@@ -69,6 +69,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"path"
 	"strings"
 	"time"
 
@@ -330,15 +331,20 @@ func bounded(refuse refusal, h http.Handler) http.Handler {
 	})
 }
 
-// trimmed accepts a slash at the end of every path.
+// trimmed accepts a slash at the end of every path, and refuses what a mux would
+// redirect to a tidier path: a client of an API does not follow.
 func trimmed(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		if path := strings.TrimRight(r.URL.Path, "/"); path != "" && path != r.URL.Path {
+		if short := strings.TrimRight(r.URL.Path, "/"); short != "" && short != r.URL.Path {
 			r2, u := *r, *r.URL
-			u.Path, u.RawPath = path, strings.TrimRight(u.RawPath, "/")
+			u.Path, u.RawPath = short, strings.TrimRight(u.RawPath, "/")
 			r2.URL = &u
 			r = &r2
+		}
+		if escaped := r.URL.EscapedPath(); path.Clean(escaped) != escaped {
+			problem(w, http.StatusNotFound, "the path has an empty segment, or one that is . or ..")
+			return
 		}
 		h.ServeHTTP(w, r)
 	})
