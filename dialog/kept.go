@@ -60,9 +60,10 @@ func (t *Tracker) touch(c *call) {
 	}
 }
 
-// up reports whether a call still has something to say.
+// up reports whether a call still has something to say: also the hangup of a party
+// whose last leg was refused a moment ago.
 func (c *call) up() bool {
-	return slices.ContainsFunc(c.legs, func(l *leg) bool { return l.state != over })
+	return c.live() || slices.ContainsFunc(c.parties, func(p *party) bool { return p.dialed && !p.over })
 }
 
 // record writes down what is kept of a call; refers are the REFERs that a new
