@@ -6,6 +6,8 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"strconv"
+
+	msg "github.com/emiago/sipgo/sip"
 )
 
 // This file writes messages: those that are forwarded, spliced from the bytes
@@ -163,15 +165,52 @@ func (w *worker) forwarded(p *packet, r *routing, branch []byte) []byte {
 	}
 	if r.dst == pbxSide && m.initial() {
 		switch {
-		case m.is("INVITE") && w.hop.cfg.AddCID && !m.has(hXCID):
+		case m.is("INVITE") && w.addsCID(p, r):
 			s.insert(top, "X-CID: ", string(w.seal.newCID(w.tmp[:0], m.text(m.callID), m.text(m.fromTag))), "\r\n")
 		case m.is("REGISTER"):
 			w.addBinding(p, r)
 		}
 	}
+	w.applyTrust(p, r)
 	w.addLength(m, r.to)
 	w.out = s.apply(w.out[:0], m.b)
 	return w.out
+}
+
+// trunkMark is the header field by which the PBX knows that a request comes from a
+// configured trunk: its value is the trunk's secret.
+const trunkMark = "X-Bellhop-Trunk"
+
+// applyTrust marks what comes from a trunk, takes such a mark off everything else,
+// and takes off what only a trusted peer may say of a caller: the PBX trusted its
+// network before we stood in it.
+func (w *worker) applyTrust(p *packet, r *routing) {
+	m, s := &p.msg, &w.splice
+	strip := w.hop.cfg.StripIdentity && r.stranger
+	for i := range m.fields {
+		switch f := &m.fields[i]; f.name {
+		case hTrunkMark:
+			s.remove(f.line)
+		case hAssertedIdentity, hRemotePartyID, hDiversion:
+			if strip {
+				s.remove(f.line)
+			}
+		case hXCID:
+			if strip && w.seal.openCID(m.text(f.value)) == "" {
+				s.remove(f.line)
+			}
+		}
+	}
+	if r.trunk != nil && r.trunk.Secret != "" && r.dst == pbxSide {
+		s.insert(m.first(hVia).line.from, trunkMark, ": ", r.trunk.Secret, "\r\n")
+	}
+}
+
+// addsCID reports whether an INVITE towards the PBX gets an X-CID of ours: it has
+// none, or one that a stranger has made up.
+func (w *worker) addsCID(p *packet, r *routing) bool {
+	f := p.msg.first(hXCID)
+	return w.hop.cfg.AddCID && (f == nil || w.hop.cfg.StripIdentity && r.stranger && w.seal.openCID(p.msg.text(f.value)) == "")
 }
 
 // addLength gives a message that leaves on a stream the Content-Length that a
@@ -200,12 +239,84 @@ func (w *worker) addRecordRoute(p *packet, r *routing) {
 	if f := m.first(hRecordRoute); f != nil {
 		at = f.line.from
 	}
-	w.tmp = w.seal.seal(w.tmp[:0], token{flow: r.edge, use: inRoute})
+	w.tmp = w.seal.sealRoute(w.tmp[:0], w.routeToken(p, r), m.text(m.callID), m.text(m.fromTag))
 	user := string(w.tmp)
 	s.insert(at, "Record-Route: <sip:", user, "@", r.to.on.uri, ";lr>\r\n")
 	if r.to.on != p.on {
 		s.insert(at, "Record-Route: <sip:", user, "@", p.on.uri, ";lr>\r\n")
 	}
+}
+
+// routeToken is what the Record-Route of a request says of its dialog: the flow on
+// the edge side, the PBX, and as target
+//
+//   - of a request of the PBX, the PBX's Contact if that is at another address than
+//     the configured one (a second SIP port, say); or, if the PBX stays out of the
+//     dialog, the address that the request is sent to;
+//   - of a request from the edge side without a flow, the address it came from.
+func (w *worker) routeToken(p *packet, r *routing) token {
+	t := token{use: inRoute, flow: r.edge, pbx: r.pbx}
+	if p.side == edgeSide {
+		if !t.flow.peer.IsValid() {
+			t.target = Addr{p.on.proto, p.peer}
+		}
+		return t
+	}
+	t.fromPBX = true
+	t.pbx, t.target = w.pbxOf(p)
+	if r.dst == edgeSide && w.leftByPBX(&p.msg) {
+		t.direct, t.target = true, Addr{r.to.on.proto, r.to.to}
+	}
+	return t
+}
+
+// leftByPBX reports whether the PBX sends a request on without a Record-Route of its
+// own: then ours, from before the PBX, is on top.
+func (w *worker) leftByPBX(m *message) bool {
+	f := m.first(hRecordRoute)
+	if f == nil {
+		return false
+	}
+	uri, _, ok := nameAddr(m.b, f.value)
+	var u msg.Uri
+	if !ok || parseURI(string(m.text(uri)), &u) != nil || !w.ours(&u) {
+		return false
+	}
+	t, ok := w.seal.openRoute(u.User, m)
+	return ok && !t.unbound
+}
+
+// pbxOf is the PBX that requests within the dialog of p, which the PBX has sent, are
+// to go to: the configured one, or else an address of its own. The Contact decides
+// as far as it is at the PBX, then the source of p.
+func (w *worker) pbxOf(p *packet) (id pbxID, target Addr) {
+	contact, known := w.contactAddr(&p.msg)
+	if pbx := w.hop.namesPBX(contact); known && pbx != nil {
+		return pbx.id, Addr{}
+	}
+	if known && w.hop.pbxHost(contact.Addr()) {
+		return id, contact
+	}
+	for _, pbx := range w.hop.pbx {
+		if pbx.sends(p.on.proto, p.peer) {
+			return pbx.id, Addr{}
+		}
+	}
+	return id, Addr{p.on.proto, p.peer}
+}
+
+// contactAddr is the address in the first Contact of m.
+func (w *worker) contactAddr(m *message) (a Addr, ok bool) {
+	f := m.first(hContact)
+	if f == nil {
+		return a, false
+	}
+	uri, _, ok := nameAddr(m.b, f.value)
+	var u msg.Uri
+	if !ok || parseURI(string(m.text(uri)), &u) != nil {
+		return a, false
+	}
+	return addrOf(&u)
 }
 
 // upstream splices a response as it goes on to a sender: without our Via, and a 503 as a
@@ -264,7 +375,7 @@ func (w *worker) appendReply(dst []byte, m *message, skipVias, status int, phras
 	dst = append(dst, ' ')
 	dst = append(dst, phrase...)
 	dst = append(dst, "\r\n"...)
-	var seen [hXCID + 1]bool
+	var seen [names]bool
 	for i := range m.fields {
 		f := &m.fields[i]
 		switch f.name {

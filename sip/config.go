@@ -21,6 +21,11 @@ type Config struct {
 	AddCID     bool           // X-CID on INVITEs towards the PBX that have none
 	Trunks     []Trunk
 
+	// StripIdentity takes P-Asserted-Identity, Remote-Party-ID, Diversion and
+	// an X-CID that is none of ours off requests of peers that are neither PBX
+	// nor trunk.
+	StripIdentity bool
+
 	// Key authenticates Route and Path tokens and X-CID. It is at least 32
 	// bytes, and the same in every node and after every restart: another key
 	// cuts every live call and binding off.
@@ -39,6 +44,7 @@ type Config struct {
 type Trunk struct {
 	Name    string
 	Sources []netip.Prefix
+	Secret  string // value of X-Bellhop-Trunk on its requests to the PBX; "": they get none
 }
 
 // Register says how calls to phones come back through bellhop.

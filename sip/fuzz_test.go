@@ -124,7 +124,7 @@ func FuzzRoute(f *testing.F) {
 	f.Add("<sip:192.0.2.2:5060>,<sip:192.0.2.1>", "", "sip:TOKEN@192.0.2.1;lr")
 	f.Add("<sip:TOKEN@192.0.2.1;lr>,<sip:10.0.0.1;lr>", "", "sip:192.0.2.1;bellhop=TOKEN")
 	w, _ := bare(f, nil)
-	tok := string(w.seal.seal(nil, token{use: inRoute, flow: flow{proto: UDP, port: 5060, peer: barePhone}}))
+	tok := string(w.seal.sealRoute(nil, token{flow: flow{proto: UDP, port: 5060, peer: barePhone}}, []byte("1"), []byte("1")))
 	f.Fuzz(func(t *testing.T, one, two, uri string) {
 		b := "BYE " + uri + " SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1\r\nRoute: " + one + "\r\nFrom: a;tag=1\r\nRoute: " + two +
 			"\r\nTo: b;tag=2\r\nCall-ID: 1\r\nCSeq: 1 BYE\r\n\r\n"
@@ -187,10 +187,11 @@ func texts(w *worker, m *message) (uris []string, fault bool) {
 // FuzzToken: no text but what was sealed opens, and none panics.
 func FuzzToken(f *testing.F) {
 	s := newSealer(testKey)
-	f.Add(string(s.seal(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, barePhone, 7}})))
-	f.Add(string(s.seal(nil, token{use: inPath, text: "101@pbx.example"})))
-	f.Add("AXI")
-	f.Fuzz(func(t *testing.T, text string) {
+	f.Add(string(s.sealRoute(nil, token{flow: flow{UDP, 0, 5060, barePhone, 7}, target: Addr{UDP, barePBX}}, []byte("call"), []byte("tag"))), "call", "tag")
+	f.Add(string(s.seal(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, barePhone, 7}})), "", "")
+	f.Add(string(s.seal(nil, token{use: inPath, text: "101@pbx.example"})), "", "")
+	f.Add("AXI", "", "")
+	f.Fuzz(func(t *testing.T, text, callID, tag string) {
 		s.openCID([]byte(text))
 		for _, u := range []use{inRoute, inPath, inContact} {
 			tok, ok := s.open(text, u)
@@ -198,6 +199,12 @@ func FuzzToken(f *testing.F) {
 				continue
 			}
 			if again, ok := s.open(string(s.seal(nil, tok)), u); !ok || again != tok {
+				t.Fatalf("%q opens as %+v, and sealed again as %+v", text, tok, again)
+			}
+		}
+		m := inDialog(callID, tag, "x")
+		if tok, ok := s.openRoute(text, m); ok && !tok.unbound {
+			if again, ok := s.openRoute(string(s.sealRoute(nil, tok, m.text(m.callID), m.text(m.fromTag))), m); !ok || again != tok {
 				t.Fatalf("%q opens as %+v, and sealed again as %+v", text, tok, again)
 			}
 		}

@@ -65,6 +65,7 @@ type Hop struct {
 // A pbx is one configured PBX.
 type pbx struct {
 	addr Addr
+	id   pbxID
 	down atomic.Bool // said so by its silence to OPTIONS; never set of a single one
 }
 
@@ -139,7 +140,7 @@ func Listen(cfg Config) (*Hop, error) {
 	rand.Read(salt[:])
 	h.salt = binary.BigEndian.Uint32(salt[:])
 	for _, a := range cfg.PBX {
-		h.pbx = append(h.pbx, &pbx{addr: a})
+		h.pbx = append(h.pbx, &pbx{addr: a, id: newPBXID(a)})
 	}
 	for _, a := range cfg.Listen {
 		l, err := h.listen(a)
@@ -300,10 +301,7 @@ func (h *Hop) now() instant { return instant(time.Since(h.epoch)) }
 // sideOf says which side a peer is on.
 func (h *Hop) sideOf(proto Proto, peer netip.AddrPort) dialog.Side {
 	for _, p := range h.pbx {
-		switch {
-		case proto == UDP && p.addr.Proto == UDP && p.addr.AddrPort == peer:
-			return pbxSide
-		case proto == TCP && p.addr.Proto == TCP && p.addr.Addr() == peer.Addr():
+		if p.sends(proto, peer) {
 			return pbxSide
 		}
 	}
@@ -330,41 +328,57 @@ func (h *Hop) pbxHost(ip netip.Addr) bool {
 	return false
 }
 
-// trunk is the name of the [Trunk] a peer belongs to, "" if none.
-func (h *Hop) trunk(ip netip.Addr) string {
-	for _, t := range h.cfg.Trunks {
-		for _, s := range t.Sources {
+// trunkAt is the [Trunk] that a peer belongs to, nil if none.
+func (h *Hop) trunkAt(ip netip.Addr) *Trunk {
+	for i := range h.cfg.Trunks {
+		for _, s := range h.cfg.Trunks[i].Sources {
 			if s.Contains(ip) {
-				return t.Name
+				return &h.cfg.Trunks[i]
 			}
 		}
 	}
-	return ""
+	return nil
 }
 
-// namesPBX returns the configured PBX at an address. A URI seldom says which
-// transport; the configuration does.
-func (h *Hop) namesPBX(a Addr) (Addr, bool) {
-	found := Addr{}
+// sends reports whether what comes from a peer is from this PBX: over UDP by its
+// address and port, over TCP by its address.
+func (p *pbx) sends(proto Proto, peer netip.AddrPort) bool {
+	return p.addr.Proto == proto && (p.addr.AddrPort == peer || proto == TCP && p.addr.Addr() == peer.Addr())
+}
+
+// namesPBX returns the configured PBX at an address, nil if there is none. A URI
+// seldom says which transport; the configuration does.
+func (h *Hop) namesPBX(a Addr) (found *pbx) {
 	for _, p := range h.pbx {
 		if p.addr.AddrPort == a.AddrPort {
 			if p.addr.Proto == a.Proto {
-				return p.addr, true
+				return p
 			}
-			found = p.addr
+			found = p
 		}
 	}
-	return found, found.Proto != 0
+	return found
 }
 
 // alive is the first PBX that answers.
-func (h *Hop) alive() (Addr, bool) {
+func (h *Hop) alive() (*pbx, bool) {
 	for _, p := range h.pbx {
 		if !p.down.Load() {
-			return p.addr, true
+			return p, true
 		}
 	}
-	return Addr{}, false
+	return nil, false
+}
+
+// listensAt reports whether a message to an address would come back to us.
+func (h *Hop) listensAt(a netip.AddrPort) bool {
+	for _, l := range h.listeners {
+		own := l.addr.Addr()
+		if l.addr.Port() == a.Port() && (own == a.Addr() || l.local.Addr() == a.Addr() || own.IsUnspecified() && a.Addr().IsLoopback()) {
+			return true
+		}
+	}
+	return false
 }
 
 // listenerFor picks the listener to reach an address from: the one the message

@@ -39,12 +39,17 @@ const (
 	hContentLength
 	hProxyRequire
 	hXCID
+	hTrunkMark
+	hAssertedIdentity
+	hRemotePartyID
+	hDiversion
+	names // how many there are
 )
 
 // single marks the fields of which a message has at most one. Two of one kind
 // are how an element behind us would be made to read another message than we
 // do.
-var single = [...]bool{hFrom: true, hTo: true, hCallID: true, hCSeq: true, hMaxForwards: true, hContentLength: true, hXCID: false}
+var single = [names]bool{hFrom: true, hTo: true, hCallID: true, hCSeq: true, hMaxForwards: true, hContentLength: true}
 
 // A field is one header field line, with its folds.
 type field struct {
@@ -299,7 +304,7 @@ func (m *message) line(head []byte, pos int) int {
 // check reads the fields that every message has (RFC 3261 §8.1.1, §16.3) and
 // notes what is wrong with them.
 func (m *message) check(stream bool) {
-	var seen [hXCID + 1]int
+	var seen [names]int
 	for i := range m.fields {
 		f := &m.fields[i]
 		if seen[f.name]++; seen[f.name] > 1 && single[f.name] {
@@ -573,12 +578,18 @@ func nameOf(n []byte) name {
 		return named(n, "route", hRoute) + named(n, "x-cid", hXCID)
 	case 7:
 		return named(n, "call-id", hCallID) + named(n, "contact", hContact)
+	case 9:
+		return named(n, "diversion", hDiversion)
 	case 12:
 		return named(n, "max-forwards", hMaxForwards) + named(n, "record-route", hRecordRoute)
 	case 13:
 		return named(n, "proxy-require", hProxyRequire)
 	case 14:
 		return named(n, "content-length", hContentLength)
+	case 15:
+		return named(n, "x-bellhop-trunk", hTrunkMark) + named(n, "remote-party-id", hRemotePartyID)
+	case 19:
+		return named(n, "p-asserted-identity", hAssertedIdentity)
 	}
 	return unknown
 }

@@ -10,20 +10,20 @@ import (
 // maxBody is how much of a body an observer is shown.
 const maxBody = 8 << 10
 
-// observe shows a request to the watcher, as it came. Where it goes, trunk and
-// aor are what routing found out.
-func (w *worker) observe(p *packet, dst dialog.Side, to netip.AddrPort, trunk, aor string) {
+// observe shows a request to the watcher, as it came, with what routing found out.
+func (w *worker) observe(p *packet, r *routing, trunk string) {
 	if w.hop.cfg.Watch == nil {
 		return
 	}
 	m := &p.msg
 	o := w.observation(m, p.at)
-	o.Src, o.Dst, o.From, o.To, o.Trunk, o.AOR = p.side, dst, p.peer, to, trunk, aor
+	o.Src, o.Dst, o.From, o.To, o.Trunk, o.AOR = p.side, r.dst, p.peer, r.to.to, trunk, r.aor
 	o.Local, o.Stream = local(p.on, p.conn)
 	o.Branch = o.Head[m.via.branch.from:m.via.branch.to]
 	if f := m.first(hXCID); f != nil {
 		o.CID = w.seal.openCID(m.text(f.value))
-	} else if w.hop.cfg.AddCID && dst == pbxSide && m.initial() && m.is("INVITE") {
+	}
+	if o.CID == "" && r.dst == pbxSide && m.initial() && m.is("INVITE") && w.addsCID(p, r) {
 		o.CID = string(w.seal.newCID(w.tmp[:0], m.text(m.callID), m.text(m.fromTag))[:cidLen])
 	}
 	w.watch(o)

@@ -24,6 +24,9 @@ type proxied struct {
 func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
 	t.w.observeResponse(t, p)
 	if m.status > 100 {
+		if m.is("BYE") && (m.status/100 == 2 || m.status == 481) {
+			t.w.oldDialogs.end(m.text(m.callID))
+		}
 		b, status := t.w.upstream(p, t.server.back)
 		t.server.respond(now, status, b)
 	}

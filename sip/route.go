@@ -39,7 +39,11 @@ type routing struct {
 	to   way
 	dst  dialog.Side
 	edge flow   // to the peer on the edge side, for Record-Route and Path; zero: the URI decides
+	pbx  pbxID  // the PBX that an edge-side request goes to
 	aor  string // who registered the binding that the request is sent to
+
+	trunk    *Trunk // that the request comes from, nil if none
+	stranger bool   // the request comes from neither PBX nor trunk
 }
 
 // Faults of routing. A next hop that cannot be reached counts as 503, which
@@ -54,6 +58,7 @@ var (
 	noTransport = &fault{500, "No Transport To Next Hop"}
 	noPBX       = &fault{500, "No PBX Answers"}
 	flowGone    = &fault{430, "Flow Failed"}
+	notAllowed  = &fault{403, "Next Hop Not Allowed"}
 )
 
 // route decides where the request of p goes, RFC 3261 §16.4–16.6, and notes in
@@ -64,6 +69,10 @@ var (
 func (w *worker) route(p *packet) (r routing, f *fault) {
 	m := &p.msg
 	w.splice.reset()
+	if p.side == edgeSide {
+		r.trunk = w.hop.trunkAt(p.peer.Addr())
+		r.stranger = r.trunk == nil
+	}
 	var uri msg.Uri
 	if f := parseURI(string(m.text(m.uri)), &uri); f != nil {
 		return r, f
@@ -72,12 +81,7 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 	if f != nil {
 		return r, f
 	}
-	var tokens [2]token // the first and the last one we took off
-	n := 0
-	take := func(t token) {
-		tokens[min(n, 1)] = t
-		n++
-	}
+	var tokens taken
 	target := uri
 	if w.ours(&uri) {
 		switch {
@@ -86,11 +90,11 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 		case has(&uri, "lr") && uri.User != "":
 			// A strict router put our own Record-Route here; what it was meant
 			// for is the last Route (RFC 3261 §16.4).
-			t, ok := w.seal.open(uri.User, inRoute)
+			t, ok := w.seal.openRoute(uri.User, m)
 			if !ok {
 				return r, forged
 			}
-			take(t)
+			tokens.add(t)
 			if len(rs) == 0 {
 				return r, badRoute
 			}
@@ -104,7 +108,7 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 			if !ok {
 				return r, forged
 			}
-			take(t)
+			tokens.add(t)
 			aor, to, _ := strings.Cut(t.text, " ")
 			r.aor = aor
 			w.splice.replace(m.uri, to)
@@ -123,7 +127,7 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 	}
 	for len(rs) > 0 && w.ours(&rs[0].uri) {
 		if u := rs[0].uri.User; u != "" {
-			t, ok := w.seal.open(u, inRoute)
+			t, ok := w.seal.openRoute(u, m)
 			if !ok {
 				if t, ok = w.seal.open(u, inPath); ok {
 					r.aor = t.text
@@ -132,7 +136,7 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 			if !ok {
 				return r, forged
 			}
-			take(t)
+			tokens.add(t)
 		}
 		w.removeRoute(m, rs[0])
 		rs = rs[1:]
@@ -145,49 +149,121 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 			w.strictRoute(m, rs)
 		}
 	}
-	first, last := tokens[0], tokens[max(0, min(n, 2)-1)]
 	if p.side == edgeSide {
-		// Only within a dialog does a token vouch for the hops behind it: with
-		// one from an old call nobody starts another past the PBX.
-		vouched := last.use == inRoute && !m.initial()
-		return w.fromEdge(p, r, next, len(rs) > 0, vouched, first, last)
+		r.aor = "" // the PBX alone says whom a binding belongs to
+		return w.fromEdge(p, r, next, len(rs) > 0, &tokens)
 	}
-	return w.fromPBX(p, r, next, last)
+	return w.fromPBX(p, r, next, tokens.last)
 }
 
-// fromEdge routes what phones and trunks send: to the PBX, or within a dialog
-// to whom the PBX named. Only with one of our own tokens does a request choose
-// its next hop.
-func (w *worker) fromEdge(p *packet, r routing, next *msg.Uri, routed, vouched bool, first, last token) (routing, *fault) {
+// taken are the tokens of the Routes that were taken off a request.
+type taken struct {
+	first, last token
+	n           int
+}
+
+func (t *taken) add(k token) {
+	if t.n++; t.n == 1 {
+		t.first = k
+	}
+	t.last = k
+}
+
+// fromEdge routes what phones and trunks send: to the PBX. Neither Route nor
+// Request-URI chooses another next hop, within a dialog neither: they are what a
+// stranger can write. Only where the PBX has left a dialog to its two ends does a
+// request go to the other end, at the address to which the PBX sent the INVITE.
+func (w *worker) fromEdge(p *packet, r routing, next *msg.Uri, routed bool, tokens *taken) (routing, *fault) {
 	r.dst, r.edge = pbxSide, w.flowOf(p)
-	if vouched && last.flow.peer.IsValid() && last.flow != first.flow && last.flow.peer != p.peer {
-		// The PBX passed the dialog on without staying in it, and we are in it
-		// twice: the last token is the other phone's.
-		r.dst, r.edge = edgeSide, last.flow
-		return w.overFlow(p, r, next)
-	}
-	a, known := addrOf(next)
-	pbx, isPBX := w.hop.namesPBX(a)
+	within := tokens.last.use == inRoute && !p.msg.initial()
 	switch {
-	case routed && isPBX:
-		return w.over(p, r, pbx)
-	case routed && !vouched:
-		return r, notOurs
-	case vouched && isPBX:
-		return w.over(p, r, pbx)
-	case vouched && known && !w.ours(next):
-		if !w.hop.pbxHost(a.Addr()) {
-			r.dst = edgeSide
+	case within && tokens.last.unbound && w.oldDialogs.has(&p.msg):
+		return w.fromEdgeUnbound(p, r, next, tokens)
+	case within && !tokens.last.unbound:
+		if (tokens.first.direct || tokens.last.direct) && tokens.first != tokens.last && tokens.last.flow.peer != p.peer {
+			return w.toOtherEnd(p, r, next, &tokens.last)
 		}
-		return w.over(p, r, a)
-	case routed:
-		return r, notResolved
+		return w.toDialogPBX(p, r, next, &tokens.first)
+	case !routed:
+		return w.toAnyPBX(p, r)
 	}
+	a, _ := addrOf(next)
+	pbx := w.hop.namesPBX(a)
+	if pbx == nil {
+		return r, notOurs
+	}
+	return w.toPBX(p, r, pbx)
+}
+
+// toDialogPBX sends a request within a dialog to the PBX that the dialog is with.
+func (w *worker) toDialogPBX(p *packet, r routing, next *msg.Uri, t *token) (routing, *fault) {
+	if t.fromPBX && !t.direct && t.target.IsValid() && w.hop.pbxHost(t.target.Addr()) {
+		return w.over(p, r, t.target)
+	}
+	for _, pbx := range w.hop.pbx {
+		if pbx.id == t.pbx {
+			return w.toPBX(p, r, pbx)
+		}
+	}
+	a, _ := addrOf(next)
+	if pbx := w.hop.namesPBX(a); pbx != nil { // the dialog's is not in the configuration any more
+		return w.toPBX(p, r, pbx)
+	}
+	return w.toAnyPBX(p, r)
+}
+
+func (w *worker) toAnyPBX(p *packet, r routing) (routing, *fault) {
 	pbx, ok := w.hop.alive()
 	if !ok {
 		return r, noPBX
 	}
-	return w.over(p, r, pbx)
+	return w.toPBX(p, r, pbx)
+}
+
+func (w *worker) toPBX(p *packet, r routing, pbx *pbx) (routing, *fault) {
+	r.pbx = pbx.id
+	return w.over(p, r, pbx.addr)
+}
+
+// toOtherEnd sends a request within a dialog that the PBX is not in to the other
+// end: t is the token of the Record-Route between the PBX and that end. The
+// remote target of the Request-URI is believed if it is at the same host, or at
+// the same trunk.
+func (w *worker) toOtherEnd(p *packet, r routing, next *msg.Uri, t *token) (routing, *fault) {
+	r.dst, r.edge = edgeSide, t.flow
+	if t.flow.peer.IsValid() {
+		return w.overFlow(p, r, nil)
+	}
+	to := t.target
+	if !to.IsValid() {
+		return r, notResolved
+	}
+	if a, ok := addrOf(next); ok && (a.Addr() == to.Addr() || w.hop.trunkAt(a.Addr()) != nil && w.hop.trunkAt(a.Addr()) == w.hop.trunkAt(to.Addr())) {
+		to = a
+	}
+	return w.toEdge(p, r, to)
+}
+
+// fromEdgeUnbound routes a request with tokens of version 1 in a dialog that was
+// up when this process began, as the build did that made them.
+func (w *worker) fromEdgeUnbound(p *packet, r routing, next *msg.Uri, tokens *taken) (routing, *fault) {
+	last := &tokens.last
+	if last.flow.peer.IsValid() && last.flow != tokens.first.flow && last.flow.peer != p.peer {
+		r.dst, r.edge = edgeSide, last.flow
+		return w.overFlow(p, r, nil)
+	}
+	a, known := addrOf(next)
+	pbx := w.hop.namesPBX(a)
+	switch {
+	case pbx != nil:
+		return w.toPBX(p, r, pbx)
+	case !known || w.ours(next):
+		return w.toAnyPBX(p, r)
+	case w.hop.pbxHost(a.Addr()):
+		return w.over(p, r, a)
+	}
+	r.dst = edgeSide
+	return w.toEdge(p, r, a)
 }
 
 // fromPBX routes what the PBX sends: over the flow our token names, else by
@@ -205,16 +281,35 @@ func (w *worker) fromPBX(p *packet, r routing, next *msg.Uri, t token) (routing,
 	if !ok {
 		return r, notResolved
 	}
-	if pbx, isPBX := w.hop.namesPBX(a); isPBX {
-		a = pbx
+	if pbx := w.hop.namesPBX(a); pbx != nil {
+		a = pbx.addr
 	}
-	r.dst = w.hop.sideOf(a.Proto, a.AddrPort)
+	if r.dst = w.hop.sideOf(a.Proto, a.AddrPort); r.dst == pbxSide {
+		return w.over(p, r, a)
+	}
+	return w.toEdge(p, r, a)
+}
+
+// toEdge sends to an address on the edge side that a URI names. It may not be one
+// of this machine's own, unless the sender or a trunk is there too.
+func (w *worker) toEdge(p *packet, r routing, a Addr) (routing, *fault) {
+	if w.hop.listensAt(a.AddrPort) {
+		return r, noBinding
+	}
+	ip := a.Addr()
+	if ip.IsUnspecified() || ip.IsMulticast() || inward(ip) && !inward(p.peer.Addr()) && w.hop.trunkAt(ip) == nil {
+		return r, notAllowed
+	}
 	return w.over(p, r, a)
 }
 
+// inward reports whether an address is not to be reached from other networks:
+// loopback, or link-local.
+func inward(ip netip.Addr) bool { return ip.IsLoopback() || ip.IsLinkLocalUnicast() }
+
 // overFlow sends to the peer of a flow the way it came (RFC 5626 §5.3). When its
 // stream is gone another may be opened to the same address, at the port that
-// the URI names.
+// the URI names; nil: none is.
 func (w *worker) overFlow(p *packet, r routing, uri *msg.Uri) (routing, *fault) {
 	fl := r.edge
 	switch fl.proto {
@@ -223,14 +318,20 @@ func (w *worker) overFlow(p *packet, r routing, uri *msg.Uri) (routing, *fault) 
 		if r.to.on == nil {
 			return r, noTransport
 		}
+		if w.hop.listensAt(fl.peer) {
+			return r, noBinding
+		}
 		return r, nil
 	case TCP:
 		if c := w.hop.streams.find(fl.peer, fl.conn); c != nil {
 			r.to = way{on: c.on, to: fl.peer, conn: c}
 			return r, nil
 		}
+		if uri == nil {
+			return r, flowGone
+		}
 		if a, ok := addrOf(uri); ok && a.Proto == TCP && a.Addr() == fl.peer.Addr() {
-			return w.over(p, r, a)
+			return w.toEdge(p, r, a)
 		}
 	}
 	return r, flowGone

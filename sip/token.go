@@ -12,17 +12,35 @@ import (
 
 // A token is what bellhop writes into its own Record-Route, Path and Contact
 // URIs so that a request that comes back finds its way in a process that
-// remembers nothing: the flow to the peer on the edge side (RFC 5626 §5.3).
-// It is authenticated, so nobody but us chooses a next hop with it.
+// remembers nothing: the flow to the peer on the edge side (RFC 5626 §5.3) and,
+// within a dialog, the PBX. It is authenticated, so nobody but us chooses a next
+// hop with it.
 //
-// On the wire, before base64url:
+// A Record-Route token is bound to its dialog: the MAC covers the Call-ID and the
+// From tag of the request that got it, neither of which is in the token. It opens
+// in requests of that dialog alone, from either end.
+//
+// On the wire, before base64url, in Path and Contact (version 1) and in
+// Record-Route (version 2):
 //
 //	version | use | proto | listener | local port | peer port | peer address | connection | text | mac
-//	      1 |   1 |     1 |        1 |          2 |         2 |      4 or 16 |          4 |  ... |   8
+//	      1 |   1 |     1 |        1 |          2 |         2 |  1 + 4 or 16 |          4 |  ... |   8
+//
+//	version | use | flags | proto | listener | local port | peer port | peer address | connection | pbx | target | mac
+//	      1 |   1 |     1 |     1 |        1 |          2 |         2 |  1 + 4 or 16 |          4 |   8 |    ... |   8
+//
+// Version 1 in a Record-Route is from builds that bound nothing.
 type token struct {
 	flow flow
 	use  use
 	text string // path: the AOR that registered; contact: the Contact's own URI
+
+	// Of a Record-Route only.
+	pbx     pbxID // the PBX of the dialog; zero: target says where it is, or version 1
+	fromPBX bool  // the PBX sent the request
+	direct  bool  // and stays out of the dialog: requests within it go from phone to phone
+	target  Addr  // see [worker.addRecordRoute]; zero: none
+	unbound bool  // version 1: good in a live call that began before the upgrade
 }
 
 // use says in which header field a token stands. One is never good for
@@ -35,6 +53,16 @@ const (
 	inContact use = 'c' // Contact of a REGISTER, rewritten
 )
 
+// A pbxID names a configured PBX: a hash of its text in the configuration, so that
+// it stays the same when others come or go.
+type pbxID [8]byte
+
+func newPBXID(a Addr) (id pbxID) {
+	sum := sha256.Sum256([]byte(a.String()))
+	copy(id[:], sum[:])
+	return id
+}
+
 // A flow is a way to a peer: over which of our sockets, to what address, and
 // for a stream, on which connection. The zero flow is none: the URI decides.
 type flow struct {
@@ -46,8 +74,12 @@ type flow struct {
 }
 
 const (
-	tokenVersion = 1
-	macLen       = 8
+	unboundVersion = 1 // Path, Contact; Record-Route of builds before version 2
+	boundVersion   = 2 // Record-Route
+	macLen         = 8
+
+	flagFromPBX = 1 << 0
+	flagDirect  = 1 << 1
 )
 
 // encoding is strict: a token has one text only.
@@ -58,6 +90,8 @@ type sealer struct {
 	mac hash.Hash
 	sum []byte
 	buf []byte
+
+	lengths [8]byte // of what signBound covers
 }
 
 func newSealer(key []byte) *sealer {
@@ -74,59 +108,156 @@ func (s *sealer) sign(n int, parts ...[]byte) []byte {
 	return s.sum[:n]
 }
 
-// seal appends the token's text to dst.
+// signBound returns the MAC of a Record-Route token of the dialog that Call-ID and
+// tag name, valid until the next call. The lengths keep the three parts apart.
+func (s *sealer) signBound(b, callID, tag []byte) []byte {
+	binary.BigEndian.PutUint32(s.lengths[:], uint32(len(b)))
+	binary.BigEndian.PutUint32(s.lengths[4:], uint32(len(callID)))
+	return s.sign(macLen, b, callID, tag, s.lengths[:])
+}
+
+// seal appends the text of a Path or Contact token to dst.
 func (s *sealer) seal(dst []byte, t token) []byte {
-	b := append(s.buf[:0], tokenVersion, byte(t.use), byte(t.flow.proto), t.flow.nth)
-	b = binary.BigEndian.AppendUint16(b, t.flow.port)
-	b = binary.BigEndian.AppendUint16(b, t.flow.peer.Port())
-	ip := t.flow.peer.Addr()
-	switch {
-	case ip.Is4():
-		a := ip.As4()
-		b = append(append(b, 4), a[:]...)
-	case ip.Is6():
-		a := ip.As16()
-		b = append(append(b, 16), a[:]...)
-	default:
-		b = append(b, 0)
-	}
-	b = binary.BigEndian.AppendUint32(b, t.flow.conn)
+	b := append(s.buf[:0], unboundVersion, byte(t.use))
+	b = t.flow.append(b)
 	b = append(b, t.text...)
 	b = append(b, s.sign(macLen, b)...)
 	s.buf = b
 	return encoding.AppendEncode(dst, b)
 }
 
-// open reads a token for that use, and reports whether it is one of ours.
+// sealRoute appends the text of a Record-Route token to dst. It is bound to the
+// dialog that Call-ID and From tag name.
+func (s *sealer) sealRoute(dst []byte, t token, callID, fromTag []byte) []byte {
+	flags := byte(0)
+	if t.fromPBX {
+		flags |= flagFromPBX
+	}
+	if t.direct {
+		flags |= flagDirect
+	}
+	b := append(s.buf[:0], boundVersion, byte(inRoute), flags)
+	b = t.flow.append(b)
+	b = append(b, t.pbx[:]...)
+	b = t.target.append(b)
+	b = append(b, s.signBound(b, callID, fromTag)...)
+	s.buf = b
+	return encoding.AppendEncode(dst, b)
+}
+
+// open reads a Path or Contact token, and reports whether it is one of ours.
 func (s *sealer) open(text string, u use) (t token, ok bool) {
-	b, err := encoding.AppendDecode(s.buf[:0], []byte(text))
-	s.buf = b[:0]
-	if err != nil || len(b) < 13+macLen {
-		return token{}, false
-	}
-	b, mac := b[:len(b)-macLen], b[len(b)-macLen:]
-	if !hmac.Equal(mac, s.sign(macLen, b)) {
-		return token{}, false
-	}
-	if b[0] != tokenVersion || b[1] != byte(u) {
+	b, mac, ok := s.decode(text)
+	if !ok || len(b) < 2 || b[0] != unboundVersion || b[1] != byte(u) || !hmac.Equal(mac, s.sign(macLen, b)) {
 		return token{}, false
 	}
 	t.use = u
-	t.flow.proto = Proto(b[2])
-	t.flow.nth = b[3]
-	t.flow.port = binary.BigEndian.Uint16(b[4:])
-	port, n := binary.BigEndian.Uint16(b[6:]), int(b[8])
-	if b = b[9:]; len(b) < n+4 {
+	if b, ok = t.flow.read(b[2:]); !ok {
 		return token{}, false
 	}
-	if ip, found := netip.AddrFromSlice(b[:n]); found {
-		t.flow.peer = netip.AddrPortFrom(ip, port)
-	} else {
-		t.flow = flow{}
-	}
-	t.flow.conn = binary.BigEndian.Uint32(b[n:])
-	t.text = string(b[n+4:])
+	t.text = string(b)
 	return t, true
+}
+
+// openRoute reads the Record-Route token in a Route of m, and reports whether it
+// is one of ours that was given out in m's dialog, or one of version 1.
+func (s *sealer) openRoute(text string, m *message) (t token, ok bool) {
+	b, mac, ok := s.decode(text)
+	if !ok || len(b) < 3 || b[1] != byte(inRoute) {
+		return token{}, false
+	}
+	if b[0] == unboundVersion {
+		t, ok = s.open(text, inRoute)
+		t.unbound = true
+		return t, ok
+	}
+	callID := m.text(m.callID)
+	if b[0] != boundVersion || b[2]&^(flagFromPBX|flagDirect) != 0 ||
+		!hmac.Equal(mac, s.signBound(b, callID, m.text(m.fromTag))) && !hmac.Equal(mac, s.signBound(b, callID, m.text(m.toTag))) {
+		return token{}, false
+	}
+	t.use = inRoute
+	t.fromPBX, t.direct = b[2]&flagFromPBX != 0, b[2]&flagDirect != 0
+	if b, ok = t.flow.read(b[3:]); !ok || len(b) < len(t.pbx) {
+		return token{}, false
+	}
+	t.pbx = pbxID(b)
+	t.target, ok = readAddr(b[len(t.pbx):])
+	return t, ok
+}
+
+// decode returns what the MAC of a token covers, and the MAC, valid until the next
+// call.
+func (s *sealer) decode(text string) (b, mac []byte, ok bool) {
+	b, err := encoding.AppendDecode(s.buf[:0], []byte(text))
+	s.buf = b[:0]
+	if err != nil || len(b) < macLen {
+		return nil, nil, false
+	}
+	return b[:len(b)-macLen], b[len(b)-macLen:], true
+}
+
+// append writes a flow as it stands in a token.
+func (f flow) append(b []byte) []byte {
+	b = append(b, byte(f.proto), f.nth)
+	b = binary.BigEndian.AppendUint16(b, f.port)
+	b = binary.BigEndian.AppendUint16(b, f.peer.Port())
+	b = appendIP(b, f.peer.Addr())
+	return binary.BigEndian.AppendUint32(b, f.conn)
+}
+
+// read reads the flow that b begins with, and returns the rest of b.
+func (f *flow) read(b []byte) (rest []byte, ok bool) {
+	if len(b) < 7 {
+		return nil, false
+	}
+	f.proto, f.nth = Proto(b[0]), b[1]
+	f.port = binary.BigEndian.Uint16(b[2:])
+	port, n := binary.BigEndian.Uint16(b[4:]), int(b[6])
+	if b = b[7:]; len(b) < n+4 {
+		return nil, false
+	}
+	if ip, found := netip.AddrFromSlice(b[:n]); found {
+		f.peer = netip.AddrPortFrom(ip, port)
+	} else {
+		*f = flow{}
+	}
+	f.conn = binary.BigEndian.Uint32(b[n:])
+	return b[n+4:], true
+}
+
+// append writes an address as it stands in a token: nothing of the zero one.
+func (a Addr) append(b []byte) []byte {
+	if !a.IsValid() {
+		return b
+	}
+	b = append(b, byte(a.Proto))
+	b = binary.BigEndian.AppendUint16(b, a.Port())
+	return appendIP(b, a.Addr())
+}
+
+// readAddr reads the address that b is.
+func readAddr(b []byte) (a Addr, ok bool) {
+	if len(b) == 0 {
+		return Addr{}, true
+	}
+	if len(b) < 4 {
+		return Addr{}, false
+	}
+	ip, found := netip.AddrFromSlice(b[4:])
+	return Addr{Proto(b[0]), netip.AddrPortFrom(ip, binary.BigEndian.Uint16(b[1:]))}, found && len(b) == 4+int(b[3])
+}
+
+func appendIP(b []byte, ip netip.Addr) []byte {
+	switch {
+	case ip.Is4():
+		a := ip.As4()
+		return append(append(b, 4), a[:]...)
+	case ip.Is6():
+		a := ip.As16()
+		return append(append(b, 16), a[:]...)
+	}
+	return append(b, 0)
 }
 
 // An X-CID value is a correlation id, 32 hex digits, and 16 more that prove it

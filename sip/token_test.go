@@ -12,8 +12,6 @@ var testKey = bytes.Repeat([]byte("k"), 32)
 func TestTokensOpenAsTheyWereSealed(t *testing.T) {
 	s := newSealer(testKey)
 	for _, tok := range []token{
-		{use: inRoute},
-		{use: inRoute, flow: flow{UDP, 7, 5060, netip.MustParseAddrPort("192.0.2.1:65535"), 0}},
 		{use: inPath, flow: flow{TCP, 255, 1, netip.MustParseAddrPort("[2001:db8::1]:1"), 1<<32 - 1}, text: "101@pbx.example"},
 		{use: inContact, text: "101@pbx.example sip:101@10.0.0.5;transport=udp"},
 	} {
@@ -45,6 +43,65 @@ func TestTokensOpenAsTheyWereSealed(t *testing.T) {
 				}
 			}
 			if _, ok := s.open(text[:i], tok.use); ok {
+				t.Errorf("%d characters of it are enough", i)
+			}
+		}
+	}
+}
+
+// inDialog is a request within a dialog.
+func inDialog(callID, fromTag, toTag string) *message {
+	m := new(message)
+	m.index([]byte("BYE sip:a SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a>;tag="+fromTag+"\r\nTo: <sip:b>;tag="+toTag+
+		"\r\nCall-ID: "+callID+"\r\nCSeq: 1 BYE\r\n\r\n"), false)
+	return m
+}
+
+func TestRouteTokensOpenInTheirDialogAlone(t *testing.T) {
+	s := newSealer(testKey)
+	pbx := Addr{UDP, netip.MustParseAddrPort("192.0.2.2:5060")}
+	for _, tok := range []token{
+		{},
+		{flow: flow{UDP, 7, 5060, netip.MustParseAddrPort("192.0.2.1:65535"), 0}, pbx: newPBXID(pbx)},
+		{flow: flow{TCP, 255, 1, netip.MustParseAddrPort("[2001:db8::1]:1"), 1<<32 - 1}, fromPBX: true, target: pbx},
+		{fromPBX: true, direct: true, target: Addr{TCP, netip.MustParseAddrPort("[2001:db8::1]:5060")}},
+	} {
+		tok.use = inRoute
+		text := string(s.sealRoute(nil, tok, []byte("call"), []byte("from")))
+		for _, tt := range []struct {
+			m    *message
+			want bool
+		}{
+			{inDialog("call", "from", "to"), true},
+			{inDialog("call", "to", "from"), true},
+			{inDialog("call", "to", "other"), false},
+			{inDialog("cal", "from", "to"), false},
+			{inDialog("callf", "rom", "to"), false},
+			{inDialog("CALL", "from", "to"), false},
+		} {
+			got, ok := s.openRoute(text, tt.m)
+			if ok != tt.want || ok && got != tok {
+				t.Errorf("in %q it opens: %v, as %+v, want %+v", tt.m.b, ok, got, tok)
+			}
+		}
+		m := inDialog("call", "from", "to")
+		if _, ok := newSealer(bytes.Repeat([]byte("x"), 32)).openRoute(text, m); ok {
+			t.Error("another key opens it")
+		}
+		for _, u := range []use{inRoute, inPath, inContact} {
+			if _, ok := s.open(text, u); ok {
+				t.Errorf("it opens outside of a dialog, for %c", u)
+			}
+		}
+		for i := range text {
+			for _, c := range []byte{'A', 'B', '_', '=', '\n'} {
+				forged := []byte(text)
+				forged[i] = c
+				if got, ok := s.openRoute(string(forged), m); ok && string(forged) != text {
+					t.Errorf("with %q at %d it opens as %+v", c, i, got)
+				}
+			}
+			if _, ok := s.openRoute(text[:i], m); ok {
 				t.Errorf("%d characters of it are enough", i)
 			}
 		}

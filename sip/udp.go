@@ -140,13 +140,18 @@ func (h *Hop) dispatch(p *packet, alone bool) {
 func (h *Hop) owner(m *message) *worker {
 	n := uint64(len(h.workers))
 	if m.request() {
-		return h.workers[maphash.Bytes(h.seed, m.text(m.callID))%n]
+		return h.workerOf(m.text(m.callID))
 	}
 	id, _, ok := h.openBranch(m.text(m.via.branch))
 	if !ok {
 		return nil
 	}
 	return h.workers[id%n]
+}
+
+// workerOf is the worker that has the requests of a Call-ID.
+func (h *Hop) workerOf(callID []byte) *worker {
+	return h.workers[maphash.Bytes(h.seed, callID)%uint64(len(h.workers))]
 }
 
 // write sends one datagram. With the error queue on, a call may return the

@@ -42,6 +42,8 @@ type worker struct {
 	timer   *time.Timer
 	armed   instant // what timer is set to; 0: not
 
+	oldDialogs oldDialogs
+
 	// Scratch, good until the next message.
 	seal     *sealer
 	hash     maphash.Hash
@@ -248,7 +250,7 @@ func (w *worker) request(now instant, p *packet) {
 			return
 		}
 		if t := s.context; s.acknowledged(now) {
-			w.observe(p, t.dst, t.client.to.to, t.trunk, "")
+			w.observe(p, &routing{dst: t.dst, to: t.client.to}, t.trunk)
 			return
 		}
 	}
@@ -333,7 +335,7 @@ func (w *worker) proxy(now instant, p *packet) {
 	if t.server.invite {
 		w.wheel.start(&t.server.timer, now+trying)
 	}
-	w.observe(p, r.dst, r.to.to, t.trunk, r.aor)
+	w.observe(p, &r, t.trunk)
 	t.client.begin(now)
 }
 
@@ -381,7 +383,7 @@ func (w *worker) stateless(p *packet, r *routing, hash uint32) {
 	w.hash.Write(m.text(m.via.value))
 	w.hash.Write(m.text(m.callID))
 	w.branch = w.appendBranch(w.branch[:0], w.hash.Sum64()&(1<<48-1), hash)
-	w.observe(p, r.dst, r.to.to, w.trunkOf(p, r), r.aor)
+	w.observe(p, r, w.trunkOf(p, r))
 	w.send(r.to, w.forwarded(p, r, w.branch), 0)
 }
 
@@ -409,7 +411,7 @@ func (w *worker) cancel(now instant, p *packet) {
 	k.begin(w, w.key, w.back(p), false)
 	k.respond(now, 200, w.reply(p, 200, "OK", ""))
 	if t := s.context; t != nil {
-		w.observe(p, t.dst, t.client.to.to, t.trunk, "")
+		w.observe(p, &routing{dst: t.dst, to: t.client.to}, t.trunk)
 		t.cancel(now, m)
 	}
 }
@@ -498,11 +500,18 @@ func (w *worker) forget(b []byte) []byte {
 	return nil
 }
 
+// trunkOf is the name of the trunk that a request comes from or goes to, "" if none.
 func (w *worker) trunkOf(p *packet, r *routing) string {
+	t := r.trunk
 	if r.dst == edgeSide {
-		return w.hop.trunk(r.to.to.Addr())
+		t = w.hop.trunkAt(r.to.to.Addr())
+	} else if p.side == pbxSide {
+		t = w.hop.trunkAt(p.peer.Addr())
 	}
-	return w.hop.trunk(p.peer.Addr())
+	if t == nil {
+		return ""
+	}
+	return t.Name
 }
 
 // newID numbers client transactions so that the id tells the worker.

@@ -32,6 +32,8 @@ type config struct {
 		PBX        []sip.Addr   `toml:"pbx"`
 		PBXSources []cidr       `toml:"pbx_sources"`
 		Register   sip.Register `toml:"register"`
+
+		StripIdentity bool `toml:"strip_identity"`
 	} `toml:"sip"`
 
 	Extensions struct {
@@ -93,6 +95,7 @@ type extensionConfig struct {
 type trunkConfig struct {
 	Name    string `toml:"name"`
 	Sources []cidr `toml:"sources"`
+	Secret  secret `toml:"secret"` // "": the PBX is not told which trunk a request comes from
 }
 
 // defaults is the config of an empty file.
@@ -101,6 +104,7 @@ func defaults() config {
 	c.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5060")}}
 	c.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5070")}}
 	c.SIP.Register = sip.RegisterPath
+	c.SIP.StripIdentity = true
 	c.Extensions.Pattern = regexp.MustCompile(`^[0-9]{2,5}$`)
 	c.Extensions.Learn = true
 	c.Calls.AddCID = true

@@ -124,6 +124,9 @@ func (c *config) trunkContradictions(report func(path, format string, args ...an
 		if len(t.Sources) == 0 {
 			report(at+".sources", `trunk %q needs the addresses it sends from: write sources = ["192.0.2.0/24"]`, t.Name)
 		}
+		if n := len(t.Secret); n > 0 && (n < 16 || n > 256) {
+			report(at+".secret", "the secret of trunk %q has %d characters: write 16 to 256 that nobody can guess, like the output of openssl rand -hex 16", t.Name, n)
+		}
 		for _, other := range c.Trunk[:i] {
 			if other.Name == t.Name {
 				report(at+".name", "two trunks are called %q: give each its own name", t.Name)

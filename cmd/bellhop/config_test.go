@@ -45,6 +45,7 @@ func TestManual(t *testing.T) {
 
 	// The blocks that can be repeated have no default: they are comments.
 	t.Setenv("CRM_SECRET", "whsec_"+strings.Repeat("A", 32)) // which an example names
+	t.Setenv("CARRIER_SECRET", strings.Repeat("a", 32))
 	examples := regexp.MustCompile(`(?m)^# (\[\[\w+\]\]|\w+ = .*)$`).ReplaceAllString(string(b), "$1")
 	if _, err := parse("config.toml", examples); err != nil {
 		t.Errorf("with its examples uncommented: %v", err)
@@ -96,7 +97,7 @@ func TestProblems(t *testing.T) {
 			`c:1:1: lissten: unknown key: did you mean "listen" of [sip]?`,
 			`c:3:1: sip.registr: unknown key: did you mean "register"?`,
 			`c:4:1: sip.learn: unknown key: did you mean "learn" of [extensions]?`,
-			`c:5:1: sip."a b": unknown key: known here are listen, advertise, pbx, pbx_sources, register`,
+			`c:5:1: sip."a b": unknown key: known here are listen, advertise, pbx, pbx_sources, register, strip_identity`,
 			`c:6:1: stoer: unknown key: did you mean "store"?`,
 			`c:7:1: trunk.name: a trunk needs a name: write name = "carrier"`,
 			`c:7:1: trunk.sources: trunk "" needs the addresses it sends from: write sources = ["192.0.2.0/24"]`,
@@ -190,6 +191,9 @@ sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 			`c:1:89: trunk.sources: 127.0.0.1/32 contains the PBX udp://127.0.0.1:5070: a message from there could be from either; name the trunk's own addresses`,
 			`c:1:128: trunk.sources: 10.0.0.0/8 overlaps with 10.2.0.0/16 of sip.pbx_sources: an address is either the PBX's or a trunk's`,
 			`c:1:142: trunk.sources: 10.1.0.0/16 overlaps with 10.0.0.0/8 of trunk "b": an address belongs to one trunk`,
+		}},
+		{"the secret of a trunk", "[[trunk]]\nname = \"a\"\nsources = [\"192.0.2.0/24\"]\nsecret = \"guess-me\"", []string{
+			`c:4:10: trunk.secret: the secret of trunk "a" has 8 characters: write 16 to 256 that nobody can guess, like the output of openssl rand -hex 16`,
 		}},
 		{"credentials", "[calls]\nrec_id = \"Authorization\"", []string{
 			`c:2:10: calls.rec_id: "Authorization" has the credentials of phones, which are never sent on: name another header field`,

@@ -227,10 +227,12 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		Register:   cfg.SIP.Register,
 		AddCID:     cfg.Calls.AddCID,
 		Trunks:     trunks(cfg),
-		Key:        key,
-		Watch:      watch,
-		Log:        log,
-		Net:        w.network,
+
+		StripIdentity: cfg.SIP.StripIdentity,
+		Key:           key,
+		Watch:         watch,
+		Log:           log,
+		Net:           w.network,
 	})
 	if err != nil {
 		return nil, err
@@ -273,6 +275,11 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		hop.Close()
 		return nil, err
 	}
+	var up []sip.Dialog
+	for _, l := range t.Dialogs() {
+		up = append(up, sip.Dialog{CallID: l.CallID, Tag: l.FromTag})
+	}
+	hop.TakeUp(up)
 	f := newFollower(t, trace.New(cfg.Calls.Trace), watch, n, k, w.prompt)
 	return &rooms{hop: hop, follower: f, keeper: k, notifier: n, node: node, log: log}, nil
 }
@@ -466,7 +473,7 @@ func e164(r region) func(string) string {
 func trunks(cfg config) []sip.Trunk {
 	var ts []sip.Trunk
 	for _, t := range cfg.Trunk {
-		ts = append(ts, sip.Trunk{Name: t.Name, Sources: prefixes(t.Sources)})
+		ts = append(ts, sip.Trunk{Name: t.Name, Sources: prefixes(t.Sources), Secret: string(t.Secret)})
 	}
 	return ts
 }

@@ -1,0 +1,13 @@
+package dialog
+
+// Dialogs returns the dialogs of the legs that are up, in no order.
+func (t *Tracker) Dialogs() (up []LegID) {
+	for _, c := range t.due {
+		for _, l := range c.legs {
+			if l.state != over {
+				up = append(up, t.idOf(l))
+			}
+		}
+	}
+	return up
+}

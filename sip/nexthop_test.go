@@ -1,0 +1,151 @@
+package sip
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// A sieve is a network that keeps where every datagram went and every connection
+// was opened to.
+type sieve struct {
+	sink
+	sent   []departure
+	dialed chan netip.AddrPort
+}
+
+type departure struct {
+	to      netip.AddrPort
+	request bool
+	b       []byte
+}
+
+func (s *sieve) ListenPacket(netip.AddrPort) (PacketConn, error) { return s, nil }
+func (s *sieve) Dial(_ netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	s.dialed <- to
+	return nil, net.ErrClosed
+}
+func (s *sieve) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	s.sent = append(s.sent, departure{to, !bytes.HasPrefix(b, []byte("SIP/2.0 ")), bytes.Clone(b)})
+	return len(b), nil
+}
+
+// gave returns the Record-Route that the last request got.
+func (s *sieve) gave(tb testing.TB) string {
+	tb.Helper()
+	var m message
+	for i := len(s.sent) - 1; i >= 0; i-- {
+		if s.sent[i].request && m.index(s.sent[i].b, false) && m.has(hRecordRoute) {
+			return string(m.text(m.first(hRecordRoute).value))
+		}
+	}
+	tb.Fatal("nothing was record-routed")
+	return ""
+}
+
+// FuzzNextHop: whatever a peer on the edge side writes into Route, Request-URI,
+// Contact and tags, with whatever tokens of ours in it, a request of its leaves for
+// the PBX, for a trunk, or for the other end of a dialog that the PBX has left, and
+// a response for where its request came from.
+func FuzzNextHop(f *testing.F) {
+	var (
+		stranger  = netip.MustParseAddrPort("198.51.100.66:5060")
+		called    = netip.MustParseAddrPort("192.0.2.102:5062") // the PBX leaves the dialog with it to the caller
+		profile   = netip.MustParseAddrPort("192.0.2.2:5080")   // another SIP port of the PBX
+		trunk     = netip.MustParseAddrPort("198.51.100.9:5060")
+		registrar = netip.MustParseAddrPort("192.0.2.12:5060") // a PBX over TCP
+	)
+	for _, s := range []struct{ routes, uri string }{
+		{"T0", "sip:x@203.0.113.66"},
+		{"T0, <sip:203.0.113.66;lr>", "sip:x@203.0.113.66;transport=tcp"},
+		{"T0, <sip:203.0.113.66>", "sip:x@192.0.2.2:22;transport=tcp"},
+		{"T1, T2", "sip:x@127.0.0.1:5038;transport=tcp"},
+		{"T2, T1", "sip:x@192.0.2.102:1"},
+		{"T2", "sip:x@[::1]:5060"},
+		{"T3", "sip:x@192.0.2.2:22;transport=tcp"},
+		{"T4, T5", "sip:x@192.0.2.1;bellhop=T6"},
+		{"<sip:192.0.2.1;lr>, T1", "sip:x@192.0.2.1;maddr=203.0.113.66"},
+		{"<sip:203.0.113.66;lr>", "U1"},
+		{"<sip:192.0.2.2;lr>, <sip:203.0.113.66;lr>", "U2"},
+	} {
+		for dialog := range 6 {
+			f.Add(s.routes, s.uri, "MESSAGE", uint8(dialog))
+			f.Add(s.routes, s.uri, "INVITE", uint8(dialog|8))
+		}
+	}
+	f.Fuzz(func(t *testing.T, routes, uri, method string, bits uint8) {
+		net := &sieve{dialed: make(chan netip.AddrPort, 64)}
+		w, _ := bare(t, func(c *Config) {
+			c.Net = net
+			c.PBX = append(c.PBX, Addr{TCP, registrar})
+			c.PBXSources = []netip.Prefix{netip.MustParsePrefix("192.0.2.2/32")}
+			c.Trunks = []Trunk{{Name: "carrier", Sources: []netip.Prefix{netip.MustParsePrefix("198.51.100.9/32")}}}
+		})
+		show := func(from netip.AddrPort, b string) {
+			if p := w.comes([]byte(b), from); p != nil {
+				w.message(w.now(), p)
+			}
+		}
+		initial := func(from netip.AddrPort, uri, call, more string) {
+			show(from, "INVITE "+uri+" SIP/2.0\r\nVia: SIP/2.0/UDP "+from.String()+";branch=z9hG4bK"+call+from.String()+"\r\nFrom: <sip:101@x>;tag="+call+
+				"\r\nTo: <sip:102@x>\r\nCall-ID: "+call+"\r\nCSeq: 1 INVITE\r\nContact: <sip:c@"+from.String()+">\r\n"+more+"\r\n")
+		}
+		tokens := make([]string, 7)
+		initial(stranger, "sip:102@pbx.example", "c0", "")
+		tokens[0] = net.gave(t)
+		initial(barePhone, "sip:102@pbx.example", "c1", "")
+		tokens[1] = net.gave(t)
+		initial(barePBX, "sip:102@"+called.String(), "c1", "Record-Route: "+tokens[1]+"\r\n")
+		tokens[2] = net.gave(t)
+		initial(profile, "sip:101@"+barePhone.String(), "c3", "")
+		tokens[3] = net.gave(t)
+		path := string(w.seal.seal(nil, token{use: inPath, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x"}))
+		tokens[4] = "<sip:" + path + "@192.0.2.1;lr>"
+		tokens[5] = "<sip:" + string(w.seal.seal(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, called, 0}})) + "@192.0.2.1;lr>"
+		tokens[6] = string(w.seal.seal(nil, token{use: inContact, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x sip:102@" + called.String()}))
+		for i, tok := range tokens {
+			routes = strings.ReplaceAll(routes, "T"+strconv.Itoa(i), tok)
+			user := strings.TrimSuffix(strings.TrimPrefix(tok, "<"), ">")
+			uri = strings.ReplaceAll(strings.ReplaceAll(uri, "T"+strconv.Itoa(i), tok), "U"+strconv.Itoa(i), user)
+		}
+
+		from := []netip.AddrPort{stranger, barePhone, called, trunk}[bits>>4&3]
+		call := "c" + strconv.Itoa(int(bits&7)%4)
+		tags := [2]string{call, "x"}
+		if bits&8 != 0 {
+			tags = [2]string{"x", call}
+		}
+		net.sent = nil
+		show(from, method+" "+uri+" SIP/2.0\r\nVia: SIP/2.0/UDP "+from.String()+";branch=z9hG4bKfuzz\r\nRoute: "+routes+"\r\nFrom: <sip:a@x>;tag="+tags[0]+
+			"\r\nTo: <sip:b@x>;tag="+tags[1]+"\r\nCall-ID: "+call+"\r\nCSeq: 9 "+method+"\r\nContact: <"+uri+">\r\n\r\n")
+
+		allowed := map[netip.AddrPort]bool{barePBX: true, profile: true, registrar: true}
+		if call == "c1" && from != called {
+			allowed[called] = true
+		}
+		if call == "c1" && from != barePhone {
+			allowed[barePhone] = true
+		}
+		for _, d := range net.sent {
+			atCalled := call == "c1" && d.to.Addr() == called.Addr() // its remote target may have another port
+			switch {
+			case !d.request && d.to != from:
+				t.Errorf("a response leaves for %s:\n%q", d.to, d.b)
+			case d.request && !allowed[d.to] && !atCalled:
+				t.Errorf("a request of %s leaves for %s:\n%q", from, d.to, d.b)
+			}
+		}
+		w.hop.streams.close()
+		for len(net.dialed) > 0 {
+			if to := <-net.dialed; to != registrar && !(call == "c1" && to.Addr() == called.Addr()) {
+				t.Errorf("a connection is opened to %s", to)
+			}
+		}
+		if n := w.hop.stats.panics.Load(); n > 0 {
+			t.Error("a panic")
+		}
+	})
+}
