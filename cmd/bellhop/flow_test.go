@@ -60,7 +60,7 @@ type wholeHop struct {
 	heard map[string]bool
 }
 
-func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
+func newWholeHop(t *testing.T, fc flowtest.Config, dir string, changes ...func(*config)) *wholeHop {
 	h := &wholeHop{t: t, peers: map[string]*siptest.PacketConn{}, heard: map[string]bool{}}
 	network := siptest.NewNetwork()
 	cfg := defaults()
@@ -69,6 +69,9 @@ func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
 	cfg.Calls.AddCID = fc.AddCID
 	cfg.Store.Dir = dir
 	cfg.Store.Sync = syncEvery(24 * time.Hour) // a sync each tenth of a virtual second would take long
+	for _, change := range changes {
+		change(&cfg)
+	}
 	for _, p := range flowtest.Peers {
 		c, err := network.Packet(p.Addr)
 		if err != nil {
