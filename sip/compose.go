@@ -287,10 +287,12 @@ func (w *worker) leftByPBX(m *message) bool {
 }
 
 // pbxOf is the PBX that requests within the dialog of p, which the PBX has sent, are
-// to go to: the configured one, or else an address of its own. The Contact decides
-// as far as it is at the PBX, then the source of p.
+// to go to: a configured one, or else an address of its own. The Contact decides,
+// if it is the PBX's: that of a PBX that is a proxy is the caller's. Then the source
+// of p decides.
 func (w *worker) pbxOf(p *packet) (id pbxID, target Addr) {
 	contact, known := w.contactAddr(&p.msg)
+	known = known && !p.msg.hasNextVia()
 	if pbx := w.hop.namesPBX(contact); known && pbx != nil {
 		return pbx.id, Addr{}
 	}

@@ -193,6 +193,24 @@ func TestADialogStaysWithItsPBX(t *testing.T) {
 	})
 }
 
+func TestACallersContactIsNotThePBXs(t *testing.T) { // of a PBX that is a proxy, and on whose host a caller is
+	play(t, func(s *scene) {
+		caller := s.udp(netip.MustParseAddrPort("192.0.2.2:5099"))
+		c := s.pbx.request("INVITE", "sip:101@192.0.2.101:5062", "Contact: <sip:102@192.0.2.2:5099>", "Record-Route: <sip:192.0.2.2;lr>").
+			with("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:")
+		s.pbx.sends(c)
+		invite := s.phone.gets("the PBX calls", "INVITE")
+		s.phone.replies(invite, "200 OK")
+		s.pbx.gets("answer", "SIP/2.0 200")
+		s.phone.sends(s.phone.back(invite, "BYE"))
+		s.pbx.replies(s.pbx.gets("by the PBX's Route", "BYE sip:102@192.0.2.2:5099"), "200 OK")
+		s.phone.gets("answer", "SIP/2.0 200")
+		if m, ok := caller.next(); ok {
+			t.Errorf("past the PBX, the caller got %s", m)
+		}
+	})
+}
+
 func TestNoURIOfThePBXLeadsIntoThisMachine(t *testing.T) {
 	play(t, func(s *scene) {
 		for uri, want := range map[string]string{
