@@ -248,42 +248,75 @@ func (w *worker) addRecordRoute(p *packet, r *routing) {
 }
 
 // routeToken is what the Record-Route of a request says of its dialog: the flow on
-// the edge side, the PBX, and as target
-//
-//   - of a request of the PBX, the PBX's Contact if that is at another address than
-//     the configured one (a second SIP port, say); or, if the PBX stays out of the
-//     dialog, the address that the request is sent to;
-//   - of a request from the edge side without a flow, the address it came from.
+// the edge side, and the PBX.
 func (w *worker) routeToken(p *packet, r *routing) token {
-	t := token{use: inRoute, flow: r.edge, pbx: r.pbx}
+	t := token{use: inRoute, flow: r.edge, byURI: r.byURI, pbx: r.pbx}
 	if p.side == edgeSide {
-		if !t.flow.peer.IsValid() {
-			t.target = Addr{p.on.proto, p.peer}
-		}
 		return t
 	}
 	t.fromPBX = true
 	t.pbx, t.target = w.pbxOf(p)
-	if r.dst == edgeSide && w.leftByPBX(&p.msg) {
-		t.direct, t.target = true, Addr{r.to.on.proto, r.to.to}
+	var top msg.Uri
+	if f := p.msg.first(hRecordRoute); f != nil && w.headURI(&p.msg, f.value, &top) {
+		switch {
+		case !w.ours(&top):
+			if w.namesPBX(&top) == nil {
+				t.next = newRouteID(&top)
+			}
+		case r.dst == edgeSide:
+			// The PBX has put none of its own on top of ours: it stays out.
+			before, ok := w.seal.openRoute(top.User, &p.msg)
+			t.direct = ok && !before.unbound
+		}
 	}
 	return t
 }
 
-// leftByPBX reports whether the PBX sends a request on without a Record-Route of its
-// own: then ours, from before the PBX, is on top.
-func (w *worker) leftByPBX(m *message) bool {
-	f := m.first(hRecordRoute)
-	if f == nil {
-		return false
+// bindNextRoute has our Record-Route in a response of the PBX say which Route of the
+// PBX's follows ours in the caller's requests, if that names no configured PBX (RFC
+// 3261 §16.7 item 8). Without it, any Route could be put behind ours.
+func (w *worker) bindNextRoute(m *message) {
+	if f := m.first(hRecordRoute); f == nil || endOfValue(m.b, f.value) == f.value.to && m.after(f) == nil {
+		return // ours alone: the PBX is none that stays in by a Route
 	}
-	uri, _, ok := nameAddr(m.b, f.value)
-	var u msg.Uri
-	if !ok || parseURI(string(m.text(uri)), &u) != nil || !w.ours(&u) {
-		return false
+	var above msg.Uri // the value before; that which follows in the caller's Routes
+	for i := range m.fields {
+		f := &m.fields[i]
+		if f.name != hRecordRoute {
+			continue
+		}
+		for v := f.value; v.from < v.to; {
+			end := endOfValue(m.b, v)
+			if end < 0 {
+				return
+			}
+			uri, _, ok := nameAddr(m.b, trimmed(m.b, span{v.from, end}))
+			var u msg.Uri
+			if !ok || parseURI(string(m.text(uri)), &u) != nil {
+				return
+			}
+			v.from = skipSpace(m.b, end+1, v.to)
+			if !w.ours(&u) {
+				above = u
+				continue
+			}
+			if above.Host == "" || w.namesPBX(&above) != nil {
+				continue
+			}
+			if t, ok := w.seal.openRoute(u.User, m); ok && !t.fromPBX && !t.unbound {
+				t.next = newRouteID(&above)
+				w.tmp = w.seal.sealRoute(w.tmp[:0], t, m.text(m.callID), m.text(m.fromTag))
+				from := uri.from + int32(bytes.IndexByte(m.text(uri), ':')) + 1
+				w.splice.replace(span{from, from + int32(len(u.User))}, string(w.tmp))
+			}
+		}
 	}
-	t, ok := w.seal.openRoute(u.User, m)
-	return ok && !t.unbound
+}
+
+// headURI reads the URI of the name-addr that v begins with.
+func (w *worker) headURI(m *message, v span, u *msg.Uri) bool {
+	uri, _, ok := nameAddr(m.b, v)
+	return ok && parseURI(string(m.text(uri)), u) == nil
 }
 
 // pbxOf is the PBX that requests within the dialog of p, which the PBX has sent, are
@@ -313,9 +346,8 @@ func (w *worker) contactAddr(m *message) (a Addr, ok bool) {
 	if f == nil {
 		return a, false
 	}
-	uri, _, ok := nameAddr(m.b, f.value)
 	var u msg.Uri
-	if !ok || parseURI(string(m.text(uri)), &u) != nil {
+	if !w.headURI(m, f.value, &u) {
 		return a, false
 	}
 	return addrOf(&u)
@@ -342,8 +374,11 @@ func (w *worker) upstream(p *packet, to way) ([]byte, int) {
 	} else {
 		s.remove(f.line)
 	}
-	if m.is("REGISTER") && m.status/100 == 2 {
+	switch {
+	case m.is("REGISTER") && m.status/100 == 2:
 		w.restoreContacts(p)
+	case p.side == pbxSide && m.status > 100 && m.status < 300 && recordRouted(m):
+		w.bindNextRoute(m)
 	}
 	w.addLength(m, to)
 	w.out = s.apply(w.out[:0], m.b)

@@ -138,6 +138,16 @@ func (m *message) next(n name, i int) *field {
 	return nil
 }
 
+// after returns the next field of the same name, nil if there is none.
+func (m *message) after(f *field) *field {
+	for i := range m.fields {
+		if &m.fields[i] == f {
+			return m.next(f.name, i+1)
+		}
+	}
+	return nil
+}
+
 // index reads b into m and reports whether b is SIP at all. It makes one pass
 // over the header section and allocates nothing once m.fields has grown.
 //

@@ -14,6 +14,10 @@ const contactParam = "bellhop"
 // Path (RFC 3327 §5.2), or by a Contact of ours.
 func (w *worker) addBinding(p *packet, r *routing) {
 	m, s := &p.msg, &w.splice
+	fl := r.edge
+	if r.byURI {
+		fl = flow{}
+	}
 	switch w.hop.cfg.Register {
 	case RegisterNone:
 	case RegisterContact:
@@ -24,7 +28,7 @@ func (w *worker) addBinding(p *packet, r *routing) {
 			if parseURI(string(text), &u) != nil {
 				return
 			}
-			w.tmp = w.seal.seal(w.tmp[:0], token{flow: r.edge, use: inContact, text: aor + " " + string(text)})
+			w.tmp = w.seal.seal(w.tmp[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
 			user := ""
 			if u.User != "" {
 				user = string(text[strings.IndexByte(string(text), ':')+1:])
@@ -41,7 +45,7 @@ func (w *worker) addBinding(p *packet, r *routing) {
 		if f := m.first(hPath); f != nil {
 			at = f.line.from
 		}
-		w.tmp = w.seal.seal(w.tmp[:0], token{flow: r.edge, use: inPath, text: w.aor(m)})
+		w.tmp = w.seal.seal(w.tmp[:0], token{flow: fl, use: inPath, text: w.aor(m)})
 		s.insert(at, "Path: <sip:", string(w.tmp), "@", r.to.on.uri, ";lr>\r\n")
 		// A registrar refuses Path from one that does not say it knows it.
 		s.insert(m.first(hVia).line.from, "Supported: path\r\n")

@@ -48,6 +48,13 @@ func TestARefusedStrangerChoosesNoNextHop(t *testing.T) {
 						uri := "sip:x@" + target
 						m := stranger.within(refusal.with("Contact:", "Contact: <"+uri+">\r\nX-Contact:"), method, "Route: "+refusal.one("Record-Route")+routes)
 						stranger.sends(m)
+						if routes != "" && target != "192.0.2.1:5060" { // a Route of ours is taken off
+							if method != "ACK" {
+								stranger.gets("refused", "SIP/2.0 403 Route Not Allowed")
+							}
+							s.quiet("and nobody hears of it")
+							return
+						}
 						got := s.pbx.gets("it goes to the PBX", method)
 						if method != "ACK" {
 							s.pbx.replies(got, "481 Call/Transaction Does Not Exist")
@@ -191,6 +198,123 @@ func TestADialogStaysWithItsPBX(t *testing.T) {
 		c.PBX = append(c.PBX, sip.Addr{Proto: sip.UDP, AddrPort: secondAt})
 		c.PBXSources = prefixes("192.0.2.2/32")
 	})
+}
+
+// TestAPBXThatIsAProxyIsNoWayAround: it follows Route and Request-URI wherever they
+// lead, and so would send a stranger's request where he likes, or back to bellhop.
+func TestAPBXThatIsAProxyIsNoWayAround(t *testing.T) {
+	const pbx = "<sip:192.0.2.2;lr>"
+	play(t, func(s *scene) {
+		stranger := s.udp(strangerAt)
+		s.udp(victimAt)
+		for _, routes := range []string{
+			"<sip:192.0.2.1;lr>, " + pbx + ", <sip:192.0.2.1;lr>",
+			"<sip:192.0.2.1;lr>, " + pbx,
+			pbx,
+			pbx + ", <sip:203.0.113.66;lr>",
+		} {
+			stranger.sends(stranger.request("MESSAGE", "sip:x@203.0.113.66", "Route: "+routes, "To: <sip:x@x>;tag=any"))
+			stranger.gets("refused", "SIP/2.0 403")
+		}
+		// The PBX lets anybody call, and passes on what it gets.
+		invite := stranger.invite()
+		stranger.sends(invite)
+		got := s.pbx.gets("the INVITE goes on", "INVITE")
+		ok := s.pbx.answer(got, "200 OK")
+		ok = ok.with("Record-Route:", "Record-Route: "+pbx+"\r\nRecord-Route:")
+		s.pbx.sends(ok)
+		answer := stranger.gets("answer", "SIP/2.0 200")
+		token := answer.all("Record-Route")[1]
+		for _, routes := range []string{token + ", " + pbx + ", <sip:192.0.2.1;lr>", token + ", <sip:203.0.113.66;lr>"} {
+			stranger.sends(stranger.within(answer, "INFO", "Route: "+routes))
+			stranger.gets("refused", "SIP/2.0 403")
+		}
+		s.quiet("nothing was sent on")
+		bounced := stranger.within(answer, "INFO", "Route: "+token+", "+pbx).with("INFO sip:192.0.2.2:5060", "INFO sip:x@203.0.113.66:5060")
+		stranger.sends(bounced)
+		back := s.pbx.gets("by the PBX's Route", "INFO")
+		s.pbx.sends(back.with("Route: "+pbx+"\r\n", "").with("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:"))
+		s.pbx.gets("the PBX sends it back", "SIP/2.0 403")
+		refused := s.pbx.answer(back, "403 Forbidden")
+		s.pbx.sends(refused)
+		stranger.gets("refused", "SIP/2.0 403")
+		s.quiet("nobody else hears of it")
+	})
+}
+
+func TestARouteOfThePBXsOwnIsFollowed(t *testing.T) { // also one that names it otherwise than the configuration
+	for _, own := range []string{"<sip:192.0.2.2;lr>", "<sip:sip.pbx.example;lr;did=1>", "<sip:198.51.100.77:5080;lr>"} {
+		t.Run(own, func(t *testing.T) {
+			play(t, func(s *scene) {
+				invite := s.phone.invite()
+				s.phone.sends(invite)
+				got := s.pbx.gets("the INVITE goes on", "INVITE")
+				s.pbx.sends(s.pbx.answer(got, "200 OK").with("Record-Route:", "Record-Route: "+own+"\r\nRecord-Route:"))
+				ok := s.phone.gets("answer", "SIP/2.0 200")
+				s.phone.sends(s.phone.within(ok, "ACK"))
+				ack := s.pbx.gets("its ACK", "ACK")
+				equal(t, "Route", ack.one("Route"), own)
+				s.phone.sends(s.phone.within(ok, "INFO").with("Route: "+own, "Route: <sip:203.0.113.66;lr>"))
+				s.phone.gets("no other Route", "SIP/2.0 403")
+				s.pbx.sends(s.pbx.back(got, "BYE"))
+				s.phone.replies(s.phone.gets("from the PBX", "BYE"), "200 OK")
+				s.pbx.gets("answer", "SIP/2.0 200")
+
+				s.pbx.sends(s.pbx.request("INVITE", "sip:101@192.0.2.101:5062", "Record-Route: "+own).
+					with("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:"))
+				called := s.phone.gets("the PBX calls", "INVITE")
+				s.phone.replies(called, "200 OK")
+				s.pbx.gets("answer", "SIP/2.0 200")
+				s.phone.sends(s.phone.back(called, "BYE"))
+				bye := s.pbx.gets("the phone hangs up", "BYE")
+				equal(t, "Route", bye.one("Route"), own)
+				s.pbx.replies(bye, "200 OK")
+				s.phone.gets("answer", "SIP/2.0 200")
+				s.phone.sends(s.phone.back(called, "INFO").with("Route: "+own, "Route: <sip:203.0.113.66;lr>"))
+				s.phone.gets("no other Route", "SIP/2.0 403")
+				s.quiet("that was all")
+			})
+		})
+	}
+}
+
+func TestACallersContactLeadsNoFartherThanItsHost(t *testing.T) {
+	trunks := func(c *sip.Config) { c.Trunks = []sip.Trunk{{Name: "carrier", Sources: prefixes("198.51.100.0/28")}} }
+	trunkAt, gateway := netip.MustParseAddrPort("198.51.100.9:5060"), netip.MustParseAddrPort("198.51.100.10:5070")
+	for _, tt := range []struct {
+		name    string
+		from    netip.AddrPort
+		contact string
+		want    netip.AddrPort // of the PBX's BYE
+	}{
+		{"a stranger's other port", strangerAt, "sip:x@198.51.100.66:6000", netip.MustParseAddrPort("198.51.100.66:6000")},
+		{"another host", strangerAt, "sip:x@203.0.113.66:5060", strangerAt},
+		{"this machine", strangerAt, "sip:x@127.0.0.1:8080;transport=tcp", strangerAt},
+		{"a name", strangerAt, "sip:x@phone.example", strangerAt},
+		{"another host of the same trunk", trunkAt, "sip:x@198.51.100.10:5070", gateway},
+		{"another host than the trunk's", trunkAt, "sip:x@203.0.113.66:5060", trunkAt},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, func(s *scene) {
+				peers := map[netip.AddrPort]*peer{}
+				for _, at := range []netip.AddrPort{strangerAt, netip.MustParseAddrPort("198.51.100.66:6000"), victimAt, trunkAt, gateway} {
+					peers[at] = s.udp(at)
+				}
+				from := peers[tt.from]
+				invite := from.invite("Contact: <"+tt.contact+">").
+					with("Via:", "Via: SIP/2.0/UDP "+tt.from.String()+";branch=z9hG4bK-edge\r\nVia:") // behind a proxy
+				from.sends(invite)
+				got := s.pbx.gets("the INVITE goes on", "INVITE")
+				s.pbx.replies(got, "200 OK")
+				from.gets("answer", "SIP/2.0 200")
+				s.pbx.sends(s.pbx.back(got, "BYE"))
+				to := peers[tt.want]
+				to.replies(to.gets("the BYE", "BYE "+tt.contact), "200 OK")
+				s.pbx.gets("answer", "SIP/2.0 200")
+				s.quiet("nobody else hears of it")
+			}, trunks)
+		})
+	}
 }
 
 func TestACallersContactIsNotThePBXs(t *testing.T) { // of a PBX that is a proxy, and on whose host a caller is

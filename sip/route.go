@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"bytes"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -36,11 +37,12 @@ func (w way) peer() netip.AddrPort {
 
 // routing is the answer to where a request goes.
 type routing struct {
-	to   way
-	dst  dialog.Side
-	edge flow   // to the peer on the edge side, for Record-Route and Path; zero: the URI decides
-	pbx  pbxID  // the PBX that an edge-side request goes to
-	aor  string // who registered the binding that the request is sent to
+	to    way
+	dst   dialog.Side
+	edge  flow   // to the peer on the edge side, for Record-Route and Path
+	byURI bool   // edge says at which host the peer is, and URIs where there
+	pbx   pbxID  // the PBX that an edge-side request goes to
+	aor   string // who registered the binding that the request is sent to
 
 	trunk    *Trunk // that the request comes from, nil if none
 	stranger bool   // the request comes from neither PBX nor trunk
@@ -174,25 +176,54 @@ func (t *taken) add(k token) {
 // stranger can write. Only where the PBX has left a dialog to its two ends does a
 // request go to the other end, at the address to which the PBX sent the INVITE.
 func (w *worker) fromEdge(p *packet, r routing, next *msg.Uri, routed bool, tokens *taken) (routing, *fault) {
-	r.dst, r.edge = pbxSide, w.flowOf(p)
+	r.dst = pbxSide
+	r.edge, r.byURI = w.flowOf(p)
 	within := tokens.last.use == inRoute && !p.msg.initial()
 	switch {
 	case within && tokens.last.unbound && w.oldDialogs.has(&p.msg):
 		return w.fromEdgeUnbound(p, r, next, tokens)
+	case !p.msg.initial() && !w.allOpen(&p.msg):
+		return r, forged
 	case within && !tokens.last.unbound:
 		if (tokens.first.direct || tokens.last.direct) && tokens.first != tokens.last && tokens.last.flow.peer != p.peer {
 			return w.toOtherEnd(p, r, next, &tokens.last)
+		}
+		if t := &tokens.first; routed && w.namesPBX(next) == nil && (t.next == routeID{} || t.next != newRouteID(next)) {
+			return r, notOurs
 		}
 		return w.toDialogPBX(p, r, next, &tokens.first)
 	case !routed:
 		return w.toAnyPBX(p, r)
 	}
-	a, _ := addrOf(next)
-	pbx := w.hop.namesPBX(a)
-	if pbx == nil {
-		return r, notOurs
+	pbx := w.namesPBX(next)
+	if pbx == nil || !p.msg.initial() {
+		return r, notOurs // within a dialog a PBX that is a proxy would follow the URI anywhere
 	}
 	return w.toPBX(p, r, pbx)
+}
+
+// allOpen reports whether each Route of m that names us has a token of m's dialog.
+// One that has none would lead back to us through a PBX that is a proxy.
+func (w *worker) allOpen(m *message) bool {
+	for i := range w.routeBuf {
+		r := &w.routeBuf[i]
+		if r.field < 0 || !w.ours(&r.uri) {
+			continue // taken off, or another's
+		}
+		if _, ok := w.seal.openRoute(r.uri.User, m); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// namesPBX returns the configured PBX that a URI names, nil if it names none.
+func (w *worker) namesPBX(u *msg.Uri) *pbx {
+	a, ok := addrOf(u)
+	if !ok {
+		return nil
+	}
+	return w.hop.namesPBX(a)
 }
 
 // toDialogPBX sends a request within a dialog to the PBX that the dialog is with.
@@ -205,8 +236,7 @@ func (w *worker) toDialogPBX(p *packet, r routing, next *msg.Uri, t *token) (rou
 			return w.toPBX(p, r, pbx)
 		}
 	}
-	a, _ := addrOf(next)
-	if pbx := w.hop.namesPBX(a); pbx != nil { // the dialog's is not in the configuration any more
+	if pbx := w.namesPBX(next); pbx != nil { // the dialog's is not in the configuration any more
 		return w.toPBX(p, r, pbx)
 	}
 	return w.toAnyPBX(p, r)
@@ -226,22 +256,26 @@ func (w *worker) toPBX(p *packet, r routing, pbx *pbx) (routing, *fault) {
 }
 
 // toOtherEnd sends a request within a dialog that the PBX is not in to the other
-// end: t is the token of the Record-Route between the PBX and that end. The
-// remote target of the Request-URI is believed if it is at the same host, or at
-// the same trunk.
+// end: t is the token of the Record-Route between the PBX and that end.
 func (w *worker) toOtherEnd(p *packet, r routing, next *msg.Uri, t *token) (routing, *fault) {
-	r.dst, r.edge = edgeSide, t.flow
-	if t.flow.peer.IsValid() {
-		return w.overFlow(p, r, nil)
+	r.dst, r.edge, r.byURI = edgeSide, t.flow, t.byURI
+	if t.byURI {
+		return w.toEdge(p, r, w.believed(next, t.flow))
 	}
-	to := t.target
-	if !to.IsValid() {
-		return r, notResolved
+	return w.overFlow(p, r, nil)
+}
+
+// believed is where a URI leads whose author the PBX has not vouched for: to where
+// it says if that is at the flow's host, or at the same trunk; else to the peer of
+// the flow.
+func (w *worker) believed(u *msg.Uri, fl flow) Addr {
+	if a, ok := addrOf(u); ok {
+		trunk := w.hop.trunkAt(a.Addr())
+		if a.Addr() == fl.peer.Addr() || trunk != nil && trunk == w.hop.trunkAt(fl.peer.Addr()) {
+			return a
+		}
 	}
-	if a, ok := addrOf(next); ok && (a.Addr() == to.Addr() || w.hop.trunkAt(a.Addr()) != nil && w.hop.trunkAt(a.Addr()) == w.hop.trunkAt(to.Addr())) {
-		to = a
-	}
-	return w.toEdge(p, r, to)
+	return Addr{fl.proto, fl.peer}
 }
 
 // fromEdgeUnbound routes a request with tokens of version 1 in a dialog that was
@@ -267,15 +301,24 @@ func (w *worker) fromEdgeUnbound(p *packet, r routing, next *msg.Uri, tokens *ta
 }
 
 // fromPBX routes what the PBX sends: over the flow our token names, else by
-// Route, else by the Request-URI.
+// Route, else by the Request-URI. Within a dialog the URI is the remote target, which
+// the other end has chosen. It is believed of one that the PBX has called itself; of
+// one that has called the PBX, or to whom the PBX, a proxy, only passes on what comes
+// from the edge side, not farther than its host.
 func (w *worker) fromPBX(p *packet, r routing, next *msg.Uri, t token) (routing, *fault) {
 	r.dst = edgeSide
-	if t.flow.peer.IsValid() {
+	passedOn := !p.msg.initial() && passedOn(&p.msg)
+	switch {
+	case t.flow.peer.IsValid() && !t.byURI:
 		r.edge = t.flow
 		return w.overFlow(p, r, next)
-	}
-	if w.ours(next) {
+	case w.ours(next):
 		return r, noBinding
+	case t.byURI && (!t.fromPBX || passedOn):
+		r.edge, r.byURI = t.flow, true
+		return w.toEdge(p, r, w.believed(next, t.flow))
+	case passedOn && t.use != inRoute:
+		return r, notAllowed
 	}
 	a, ok := addrOf(next)
 	if !ok {
@@ -287,7 +330,21 @@ func (w *worker) fromPBX(p *packet, r routing, next *msg.Uri, t token) (routing,
 	if r.dst = w.hop.sideOf(a.Proto, a.AddrPort); r.dst == pbxSide {
 		return w.over(p, r, a)
 	}
-	return w.toEdge(p, r, a)
+	r, f := w.toEdge(p, r, a)
+	if f == nil {
+		r.edge, r.byURI = flow{proto: a.Proto, nth: r.to.on.nth, port: r.to.on.addr.Port(), peer: a.AddrPort}, true
+	}
+	return r, f
+}
+
+// passedOn reports whether m has been here before: a Via below the topmost is ours.
+func passedOn(m *message) bool {
+	for i := range m.fields {
+		if f := &m.fields[i]; f.name == hVia && bytes.Contains(m.text(f.value), []byte(cookie+"bh")) {
+			return true
+		}
+	}
+	return false
 }
 
 // toEdge sends to an address on the edge side that a URI names. It may not be one
@@ -350,20 +407,16 @@ func (w *worker) over(p *packet, r routing, a Addr) (routing, *fault) {
 	return r, nil
 }
 
-// flowOf is the flow on which p came, when requests may go back over it: the
-// peer is the client itself, and hears where it sends from.
-func (w *worker) flowOf(p *packet) flow {
+// flowOf is the flow on which p came. byURI says that requests do not go back over
+// it: the peer is not the client itself, or does not hear where it sends from.
+func (w *worker) flowOf(p *packet) (fl flow, byURI bool) {
 	m := &p.msg
-	direct := !m.hasNextVia()
-	symmetric := m.via.hasRport || sentBy(m) == p.peer
-	if !direct || p.conn == nil && !symmetric {
-		return flow{}
-	}
-	fl := flow{proto: p.on.proto, nth: p.on.nth, port: p.on.addr.Port(), peer: p.peer}
+	fl = flow{proto: p.on.proto, nth: p.on.nth, port: p.on.addr.Port(), peer: p.peer}
 	if p.conn != nil {
 		fl.conn = p.conn.id
 	}
-	return fl
+	symmetric := p.conn != nil || m.via.hasRport || sentBy(m) == p.peer
+	return fl, m.hasNextVia() || !symmetric
 }
 
 // sentBy is the address in the topmost Via; invalid if it is a name.

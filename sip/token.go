@@ -8,6 +8,10 @@ import (
 	"encoding/hex"
 	"hash"
 	"net/netip"
+	"strconv"
+	"strings"
+
+	msg "github.com/emiago/sipgo/sip"
 )
 
 // A token is what bellhop writes into its own Record-Route, Path and Contact
@@ -26,8 +30,8 @@ import (
 //	version | use | proto | listener | local port | peer port | peer address | connection | text | mac
 //	      1 |   1 |     1 |        1 |          2 |         2 |  1 + 4 or 16 |          4 |  ... |   8
 //
-//	version | use | flags | proto | listener | local port | peer port | peer address | connection | pbx | target | mac
-//	      1 |   1 |     1 |     1 |        1 |          2 |         2 |  1 + 4 or 16 |          4 |   8 |    ... |   8
+//	version | use | flags | proto | listener | local port | peer port | peer address | connection | pbx | next | target | mac
+//	      1 |   1 |     1 |     1 |        1 |          2 |         2 |  1 + 4 or 16 |          4 |   8 | 0, 8 |    ... |   8
 //
 // Version 1 in a Record-Route is from builds that bound nothing.
 type token struct {
@@ -36,11 +40,13 @@ type token struct {
 	text string // path: the AOR that registered; contact: the Contact's own URI
 
 	// Of a Record-Route only.
-	pbx     pbxID // the PBX of the dialog; zero: target says where it is, or version 1
-	fromPBX bool  // the PBX sent the request
-	direct  bool  // and stays out of the dialog: requests within it go from phone to phone
-	target  Addr  // see [worker.addRecordRoute]; zero: none
-	unbound bool  // version 1: good in a live call that began before the upgrade
+	byURI   bool    // the URI says where to on the edge side, as far as it is believed; the flow says at which host
+	pbx     pbxID   // the PBX of the dialog; zero: target says where it is
+	target  Addr    // where the PBX is, if not at a configured address
+	next    routeID // the Route behind ours that leads into the PBX; zero: one that names a configured PBX
+	fromPBX bool    // the PBX sent the request
+	direct  bool    // and stays out of the dialog: requests within it go from phone to phone
+	unbound bool    // version 1: good in a live call that began before the upgrade
 }
 
 // use says in which header field a token stands. One is never good for
@@ -63,6 +69,15 @@ func newPBXID(a Addr) (id pbxID) {
 	return id
 }
 
+// A routeID stands for the host and port of a Route.
+type routeID [8]byte
+
+func newRouteID(u *msg.Uri) (id routeID) {
+	sum := sha256.Sum256([]byte(strings.ToLower(u.Host) + ":" + strconv.Itoa(u.Port)))
+	copy(id[:], sum[:])
+	return id
+}
+
 // A flow is a way to a peer: over which of our sockets, to what address, and
 // for a stream, on which connection. The zero flow is none: the URI decides.
 type flow struct {
@@ -80,6 +95,8 @@ const (
 
 	flagFromPBX = 1 << 0
 	flagDirect  = 1 << 1
+	flagByURI   = 1 << 2
+	flagNext    = 1 << 3
 )
 
 // encoding is strict: a token has one text only.
@@ -129,20 +146,24 @@ func (s *sealer) seal(dst []byte, t token) []byte {
 // sealRoute appends the text of a Record-Route token to dst. It is bound to the
 // dialog that Call-ID and From tag name.
 func (s *sealer) sealRoute(dst []byte, t token, callID, fromTag []byte) []byte {
-	flags := byte(0)
-	if t.fromPBX {
-		flags |= flagFromPBX
-	}
-	if t.direct {
-		flags |= flagDirect
-	}
+	flags := flag(t.fromPBX, flagFromPBX) | flag(t.direct, flagDirect) | flag(t.byURI, flagByURI) | flag(t.next != routeID{}, flagNext)
 	b := append(s.buf[:0], boundVersion, byte(inRoute), flags)
 	b = t.flow.append(b)
 	b = append(b, t.pbx[:]...)
+	if t.next != (routeID{}) {
+		b = append(b, t.next[:]...)
+	}
 	b = t.target.append(b)
 	b = append(b, s.signBound(b, callID, fromTag)...)
 	s.buf = b
 	return encoding.AppendEncode(dst, b)
+}
+
+func flag(set bool, bit byte) byte {
+	if set {
+		return bit
+	}
+	return 0
 }
 
 // open reads a Path or Contact token, and reports whether it is one of ours.
@@ -171,18 +192,24 @@ func (s *sealer) openRoute(text string, m *message) (t token, ok bool) {
 		t.unbound = true
 		return t, ok
 	}
-	callID := m.text(m.callID)
-	if b[0] != boundVersion || b[2]&^(flagFromPBX|flagDirect) != 0 ||
+	callID, flags := m.text(m.callID), b[2]
+	if b[0] != boundVersion ||
 		!hmac.Equal(mac, s.signBound(b, callID, m.text(m.fromTag))) && !hmac.Equal(mac, s.signBound(b, callID, m.text(m.toTag))) {
 		return token{}, false
 	}
 	t.use = inRoute
-	t.fromPBX, t.direct = b[2]&flagFromPBX != 0, b[2]&flagDirect != 0
+	t.fromPBX, t.direct, t.byURI = flags&flagFromPBX != 0, flags&flagDirect != 0, flags&flagByURI != 0
 	if b, ok = t.flow.read(b[3:]); !ok || len(b) < len(t.pbx) {
 		return token{}, false
 	}
-	t.pbx = pbxID(b)
-	t.target, ok = readAddr(b[len(t.pbx):])
+	t.pbx, b = pbxID(b), b[len(t.pbx):]
+	if flags&flagNext != 0 {
+		if len(b) < len(t.next) {
+			return token{}, false
+		}
+		t.next, b = routeID(b), b[len(t.next):]
+	}
+	t.target, ok = readAddr(b)
 	return t, ok
 }
 

@@ -64,7 +64,8 @@ func TestRouteTokensOpenInTheirDialogAlone(t *testing.T) {
 		{},
 		{flow: flow{UDP, 7, 5060, netip.MustParseAddrPort("192.0.2.1:65535"), 0}, pbx: newPBXID(pbx)},
 		{flow: flow{TCP, 255, 1, netip.MustParseAddrPort("[2001:db8::1]:1"), 1<<32 - 1}, fromPBX: true, target: pbx},
-		{fromPBX: true, direct: true, target: Addr{TCP, netip.MustParseAddrPort("[2001:db8::1]:5060")}},
+		{fromPBX: true, direct: true, byURI: true, next: routeID{1}, target: Addr{TCP, netip.MustParseAddrPort("[2001:db8::1]:5060")}},
+		{byURI: true, next: routeID{2}},
 	} {
 		tok.use = inRoute
 		text := string(s.sealRoute(nil, tok, []byte("call"), []byte("from")))
