@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -114,6 +115,11 @@ type leg struct {
 	offer    media     // of the phone's re-INVITE or UPDATE that awaits its 2xx
 	offerSeq uint32
 	refer    *refer // whose fate is not known yet
+
+	peer    netip.AddrPort // of the edge side: its flow; invalid if only a record of an older version tells of the leg
+	nearSeq uint32         // CSeq of the last request in the dialog by who began the leg; 0: the INVITE's
+	farSeq  uint32         // and by the other end, plus one; 0: there was none
+	claim   *claim         // the last request in the dialog that is not believed before it is accepted
 
 	cut        bool // a restart has lost the transaction: no response to the INVITE will come
 	canceled   bool // by CANCEL, or BYE of the early dialog
@@ -248,7 +254,13 @@ func (t *Tracker) dial(p *party, typ Type, at time.Time) {
 }
 
 // idOf names a leg's dialog.
-func (t *Tracker) idOf(l *leg) LegID { return LegID{t.node, l.origin, l.callID, l.fromTag, l.toTag} }
+func (t *Tracker) idOf(l *leg) LegID {
+	id := LegID{Node: t.node, Origin: l.origin, CallID: l.callID, FromTag: l.fromTag, ToTag: l.toTag}
+	if l.peer.IsValid() {
+		id.Peer = l.peer.String()
+	}
+	return id
+}
 
 // ring says once per party that a phone rings.
 func (t *Tracker) ring(l *leg, m *Message) {
@@ -265,6 +277,9 @@ func (t *Tracker) ring(l *leg, m *Message) {
 
 func (t *Tracker) answer(l *leg, m *Message) {
 	l.state, l.answered = talking, m.At
+	if l.origin == PBX && m.Src == Edge && !m.Own && m.From.IsValid() {
+		l.peer = m.From
+	}
 	l.refresh(m)
 	c := l.call
 	if l.origin == PBX && !c.backs(l) {
@@ -321,6 +336,7 @@ func (l *leg) repeat(m *Message, f facts) {
 	l.branch, l.cseq = clone(m.Branch), m.CSeq
 	l.credentials = f.credentials
 	l.toTag = ""
+	l.peer = m.phone()
 }
 
 // cancel notes that the origin gave the leg up.
@@ -353,6 +369,12 @@ func (l *leg) inDialog(m *Message) bool {
 // sender has left (RFC 3261 §15.1.1), whether it is lost, challenged and
 // repeated, or never answered.
 func (t *Tracker) bye(l *leg, m *Message) {
+	t.byeBelieved(l, m, m.At, readReason(m.Head).q850, t.configuredRec(m))
+}
+
+// byeBelieved ends an answered leg at a time, because of the BYE m or the 2xx m
+// to a BYE, which had that cause and that id of a recording.
+func (t *Tracker) byeBelieved(l *leg, m *Message, at time.Time, q850 int, rec string) {
 	switch l.state {
 	case calling, ringing:
 		if l.cut {
@@ -360,7 +382,7 @@ func (t *Tracker) bye(l *leg, m *Message) {
 			if m.FromTag == l.fromTag {
 				o.by = ByCaller
 			}
-			t.end(l, m.At, o)
+			t.end(l, at, o)
 			return
 		}
 		if m.FromTag == l.fromTag { // only the caller may, §15
@@ -368,19 +390,20 @@ func (t *Tracker) bye(l *leg, m *Message) {
 			l.byeTag = clone(m.ToTag)
 		}
 	case talking:
-		o := outcome{status: Answered, by: l.leftBy(m), q850: readReason(m.Head).q850}
-		if v := t.configuredRec(m); v != "" && l.party != nil {
-			l.party.rec = clone(v)
+		o := outcome{status: Answered, by: l.leftBy(m), q850: q850}
+		if rec != "" && l.party != nil {
+			l.party.rec = clone(rec)
 		}
-		t.end(l, m.At, o)
+		t.end(l, at, o)
 	case challenged, over: // a stray, or the repeated BYE
 	}
 }
 
-// leftBy says who hung up, of the BYE m: the end of the leg that sends it; but
-// where the PBX sends it while the other end still talks, the PBX itself.
+// leftBy says who hung up, of the BYE m or its response: the end of the leg that
+// sends the BYE; but where the PBX sends it while the other end still talks, the
+// PBX itself.
 func (l *leg) leftBy(m *Message) HangupBy {
-	if m.Src == PBX {
+	if m.Origin() == PBX {
 		for _, o := range l.opposite() {
 			if o.state == talking || o.by == BySystem && o.origin == Edge {
 				return BySystem

@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -66,10 +67,14 @@ func methods(words []string) (ms []method) {
 // correlate looks for the call of an INVITE whose Call-ID is new, by one method
 // after the other; the first that finds something decides. It returns what
 // events are to say of it.
+//
+// Who is neither the PBX nor a trunk names a call only by what the PBX itself
+// goes by: an id that bellhop has authenticated, or both tags of a dialog.
 func (t *Tracker) correlate(i *incoming) (c *call, word string) {
 	for _, by := range t.methods {
 		var v verdict
 		switch {
+		case !i.trusted() && by.word != "x-cid" && by.word != "replaces":
 		case by.header != "":
 			v = t.byHeader(by, i)
 		case by.word == "x-cid":
@@ -199,14 +204,20 @@ func sessionIDs(value string) []string {
 // that a phone of a call has sent (RFC 3515): who refers, and to whom.
 func (t *Tracker) byTransfer(i *incoming) (v verdict) {
 	if i.links.replaces != "" {
-		callID, _, _ := strings.Cut(i.links.replaces, ";")
-		if v := found(t.byCallID[strings.TrimSpace(callID)], exact); v.sure != "" {
-			return v
+		callID, toTag, fromTag := readReplaces(i.links.replaces)
+		if l := t.dialogWith(callID, toTag, fromTag); l != nil {
+			return verdict{l.call, exact}
+		}
+		if i.trusted() {
+			if v := found(t.byCallID[callID], exact); v.sure != "" {
+				return v
+			}
 		}
 	}
 	for _, r := range t.refers {
 		switch {
 		case r.replaces != "" || i.At.Sub(r.at) > progressed:
+		case !i.trusted() && !r.sentTo(i):
 		case i.links.referredBy != "" && i.links.referredBy != r.by:
 		case i.links.referredBy == "" && (i.Src != PBX || i.called != r.to):
 		case !r.leg.call.live():
@@ -219,6 +230,20 @@ func (t *Tracker) byTransfer(i *incoming) (v verdict) {
 	return v
 }
 
+// sentTo reports whether the INVITE, which is a phone's, is what the REFER asks
+// for: from a phone in the same call, to whom the REFER names.
+func (r *refer) sentTo(i *incoming) bool {
+	if i.called != r.to {
+		return false
+	}
+	for _, l := range r.leg.call.legs {
+		if l.state != over && l.ownHost(i.From) {
+			return true
+		}
+	}
+	return false
+}
+
 // byLikeCallID goes by Call-IDs that a PBX makes out of the caller's: one
 // contains the other, as in 123@pbx_b2b-1, or both begin with the same 30
 // characters.
@@ -227,19 +252,8 @@ func (t *Tracker) byLikeCallID(i *incoming) verdict {
 		return verdict{}
 	}
 	id := i.CallID
-	for n := len(id) - 1; n >= minCallID; n-- {
-		if !separator(id[n]) {
-			continue
-		}
-		if v := found(t.byCallID[id[:n]], likely); v.sure != "" {
-			return v
-		}
-	}
-	for n := range max(0, len(id)-minCallID) {
-		if !separator(id[n]) {
-			continue
-		}
-		if v := found(t.byCallID[id[n+1:]], likely); v.sure != "" {
+	for inner := range innerCallIDs(id) {
+		if v := found(t.byCallID[inner], likely); v.sure != "" {
 			return v
 		}
 	}
@@ -255,7 +269,35 @@ func (t *Tracker) byLikeCallID(i *incoming) verdict {
 const (
 	minCallID = 8  // shorter Call-IDs are not looked for in others
 	sameStart = 30 // characters in common make two Call-IDs alike
+	maxAdded  = 12 // separators in what a PBX adds to a Call-ID, at either end
 )
+
+// innerCallIDs ranges over the Call-IDs that a PBX may have made id of: without
+// an end that it has added, the shortest first, then without a beginning. What a
+// PBX adds is short: each Call-ID is looked up in the time of its length, and
+// there are few.
+func innerCallIDs(id string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		added := 0
+		for n := len(id) - 1; n >= minCallID && added < maxAdded; n-- {
+			if separator(id[n]) {
+				added++
+				if !yield(id[:n]) {
+					return
+				}
+			}
+		}
+		added = 0
+		for n := 0; n < len(id)-minCallID && added < maxAdded; n++ {
+			if separator(id[n]) {
+				added++
+				if !yield(id[n+1:]) {
+					return
+				}
+			}
+		}
+	}
+}
 
 // separator reports whether c may stand between a Call-ID and what a PBX adds.
 func separator(c byte) bool { return strings.IndexByte("-_.@:;+~", c) >= 0 }
@@ -454,26 +496,33 @@ func (by legsBy) remove(number string, l *leg) {
 	}
 }
 
-// index notes the keys by which the other legs of m's call find it.
+// index notes the keys by which the other legs of m's call find it. An id that
+// leads to another call is not taken from it by a stranger who uses it too.
 func (t *Tracker) index(c *call, m *Message, links *links) {
 	if t.byCallID[m.CallID] == nil {
 		id := clone(m.CallID)
 		t.byCallID[id] = c
 		c.callIDs = append(c.callIDs, id)
 	}
+	give := func(by, value string) {
+		k := key{by, value}
+		if h := t.keys[k]; m.trusted() || h.call == nil || h.call == c || !h.call.live() {
+			t.give(c, k)
+		}
+	}
 	for n := range t.methods {
 		by := &t.methods[n]
 		switch {
 		case by.header != "":
-			t.give(c, key{by.word, links.value(by.header)})
+			give(by.word, links.value(by.header))
 		case by.word == "x-cid":
 			t.give(c, key{by.word, t.ownID(m)})
 		case by.word == "session-id":
 			for _, id := range sessionIDs(links.session) {
-				t.give(c, key{by.word, id})
+				give(by.word, id)
 			}
 		case by.word == "icid":
-			t.give(c, key{by.word, links.icid})
+			give(by.word, links.icid)
 		case by.word == "call-id" && m.Src == Edge && len(m.CallID) >= sameStart:
 			t.give(c, key{by.word, m.CallID[:sameStart]})
 		}

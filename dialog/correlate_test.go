@@ -91,7 +91,7 @@ func TestCorrelate(t *testing.T) {
 		{name: "Session-ID of two", before: []Message{a.invite("Session-ID: " + uuid1 + "\r\n"), from("103", "104", "phone-2").invite("Session-ID: " + uuid2 + "\r\n")},
 			invite: to("101", "102", "pbx-1").invite("Session-ID: " + uuid2 + ";remote=" + uuid1 + "\r\n"),
 			want:   "session-id:tie"},
-		{name: "Replaces", before: ringing, invite: from("103", "102", "phone-2").invite("Replaces: phone-1;to-tag=1;from-tag=2\r\n"),
+		{name: "Replaces", before: ringing, invite: from("103", "102", "phone-2").invite("Replaces: phone-1;to-tag=t1;from-tag=from-phone-1\r\n"),
 			want: "replaces:exact", belongsTo: "phone-1"},
 		{name: "REFER", before: append(answered(a), refer(a, true, "Refer-To: <sip:103@pbx.example>\r\n")), invite: to("102", "103", "pbx-1").invite(),
 			want: "replaces:exact", belongsTo: "phone-1"},

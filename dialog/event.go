@@ -78,6 +78,7 @@ type LegID struct {
 	CallID  string `json:"call_id"`
 	FromTag string `json:"from_tag"`
 	ToTag   string `json:"to_tag,omitempty"`
+	Peer    string `json:"peer,omitempty"` // address of the edge side; older versions do not tell it
 }
 
 // An Event is one thing that happened to an extension in a call, told once.

@@ -128,6 +128,7 @@ func (d *directory) bound(contact string, now time.Time) (Extension, bool) {
 func (d *directory) called(m *Message, to string) (Extension, bool) {
 	if m.AOR != "" {
 		user, host, _ := strings.Cut(m.AOR, "@")
+		user = unescape(user)
 		if d.config.Learn && user != "" || d.kind(user, m.At) != "" {
 			return Extension{User: user, Domain: host}, true
 		}
@@ -156,22 +157,37 @@ func (d *directory) home(e Extension, to uri) Extension {
 }
 
 // calling returns the extension that an INVITE or MESSAGE from the edge side
-// comes from. A phone that hides its number still says whose it is to the PBX.
+// comes from. The account that the phone logs in with says it, as the PBX takes
+// nothing up from one that is not that account's; unless the PBX names accounts
+// otherwise than extensions. A phone that hides its number still says whose it is
+// to the PBX.
 func (d *directory) calling(m *Message, from, preferred, account, contact string) (Extension, bool) {
-	if e, ok := d.at(parseURI(from), m.At); ok {
+	a := d.account(account, m.At)
+	f := parseURI(from)
+	if e, ok := d.at(f, m.At); ok && (a.User == "" || a.User == e.User) {
 		return e, true
 	}
-	if e, ok := d.at(parseURI(preferred), m.At); ok {
+	if e, ok := d.at(parseURI(preferred), m.At); ok && (a.User == "" || a.User == e.User) {
 		return e, true
 	}
-	if e, ok := d.bound(contact, m.At); ok {
+	if e, ok := d.bound(contact, m.At); ok && (a.User == "" || a.User == e.User) {
 		return e, true
 	}
-	if account != "" {
-		user, host, _ := strings.Cut(account, "@")
-		return d.at(uri{user: user, host: host}, m.At)
+	if a.User == "" {
+		return Extension{}, false
 	}
-	return Extension{}, false
+	if a.Domain == "" && d.kind(f.user, m.At) != "" {
+		a.Domain = f.host
+	}
+	return a, true
+}
+
+// account returns the extension that a phone logs in as; if the account's name is
+// none's, one without a user.
+func (d *directory) account(name string, now time.Time) Extension {
+	user, host, _ := strings.Cut(name, "@")
+	e, _ := d.at(uri{user: unescape(user), host: host}, now)
+	return e
 }
 
 // learn takes the bindings out of the 2xx of a REGISTER, which lists all that
@@ -244,7 +260,8 @@ func (d *directory) learn(m *Message) (ext Extension, until time.Time, ok bool) 
 }
 
 // contactKey is what of a contact URI tells bindings apart: scheme, user, host
-// and port. Parameters come back from a PBX changed, or not at all.
+// and port, without escapes. Parameters come back from a PBX changed, or not at
+// all.
 func contactKey(uri string) string {
 	i := strings.IndexByte(uri, '@') + 1
 	if i == 0 {
@@ -254,9 +271,9 @@ func contactKey(uri string) string {
 		return ""
 	}
 	if n := strings.IndexAny(uri[i:], ";?>"); n >= 0 {
-		return uri[:i+n]
+		uri = uri[:i+n]
 	}
-	return uri
+	return unescape(uri)
 }
 
 // seconds reads delta-seconds; what is none is the default (RFC 3261 §20.19).

@@ -188,7 +188,7 @@ func param(params, name string) (string, bool) {
 
 // A uri is what the tracker reads of a SIP, SIPS or tel URI.
 type uri struct {
-	user   string // unescaped, without password and telephone-subscriber parameters
+	user   string // without escapes (RFC 3261 §19.1.4), password and telephone-subscriber parameters
 	host   string // without port; "" in a tel URI
 	params string // each with its leading semicolon
 }
@@ -200,7 +200,7 @@ func parseURI(s string) uri {
 	}
 	if strings.EqualFold(scheme, "tel") {
 		user, params, _ := strings.Cut(rest, ";")
-		return uri{user: user, params: params}
+		return uri{user: unescape(user), params: params}
 	}
 	rest, _, _ = strings.Cut(rest, "?")
 	var u uri

@@ -45,6 +45,7 @@ const maxClientAPI = 100
 func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 	var from, to, pai, remote, preferred, contact, account, privacy, first, last string
 	c := &t.config
+	trusted := m.trusted()
 	for name, value := range fields(m.Head) {
 		switch {
 		case is(name, "From"):
@@ -63,14 +64,17 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 			privacy = value
 		case is(name, "Authorization"), is(name, "Proxy-Authorization"):
 			f.credentials = true
-			if account == "" {
-				account = username(value)
+			if user := username(value); account == "" || t.names.account(account, m.At).User == "" {
+				account = user
 			}
 		case is(name, "Diversion"):
-			if f.diversion == "" {
+			if f.diversion == "" && trusted {
 				f.diversion = value
 			}
 		case is(name, "History-Info"):
+			if !trusted {
+				break
+			}
 			for v := range list(value) {
 				first, last = last, v
 			}
@@ -81,7 +85,9 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 		case is(name, "User-Agent"):
 			f.agent = value
 		case is(name, "Remote-Party-ID"):
-			remote = value
+			if trusted {
+				remote = value
+			}
 		case is(name, "Session-ID"):
 			k.session = value
 		case is(name, "P-Charging-Vector"):
@@ -102,7 +108,6 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 	display, u, _ := nameAddr(from)
 	caller := parseURI(u)
 	fromURI, fromParams := u, caller.params
-	trusted := m.Src == PBX || m.Trunk != ""
 	if trusted && pai != "" && !private(privacy) && !anonymous(caller) {
 		for v := range list(pai) {
 			display, u, _ = nameAddr(v)
@@ -119,7 +124,9 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 		pai = ""
 	}
 	k.caller(parseURI(fromURI).user, f.num, display, remote, pai)
-	f.verstat, _ = param(fromParams, "verstat")
+	if trusted {
+		f.verstat, _ = param(fromParams, "verstat")
+	}
 	target := parseURI(m.URI())
 	f.called, f.calledHost = target.user, target.host
 	if _, u, _ = nameAddr(to); m.Trunk != "" && m.Src == Edge && !digits(f.called) && digits(parseURI(u).user) {
@@ -145,6 +152,9 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 		_, contact, _ = nameAddr(contact)
 		_, preferred, _ = nameAddr(preferred)
 		ext, ok = t.names.calling(m, fromURI, preferred, account, contact)
+		if ok && f.num != ext.User && !f.hidden && account != "" && t.names.kind(f.num, m.At) != "" {
+			f.num, f.name = ext.User, "" // it is not whose number it shows
+		}
 	}
 	return f, ext, ok
 }
@@ -236,7 +246,7 @@ func (t *Tracker) e164(number string, now time.Time) string {
 	return t.config.E164(number)
 }
 
-// username returns the account that digest credentials name.
+// username returns the account that digest credentials name, user[@host].
 func username(credentials string) string {
 	_, params, _ := strings.Cut(credentials, " ")
 	for p := range list(params) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -170,6 +171,10 @@ func (l *leg) fields(s *scribe) {
 	keepText(s, "joined", &l.joined)
 	keepText(s, "number", &l.number)
 	keepFlag(s, "cut", &l.cut)
+	keepAddr(s, "peer", &l.peer)
+	keepNumber(s, "near_seq", &l.nearSeq)
+	keepNumber(s, "far_seq", &l.farSeq)
+	keepObject(s, "claim", &l.claim, (*claim).fields)
 	if l.state > over {
 		s.fail("state", l.state)
 	}
@@ -194,6 +199,17 @@ func (f *facts) fields(s *scribe) {
 	keepText(s, "called_e164", &f.calledE164)
 	keepFlag(s, "credentials", &f.credentials)
 	keepFlag(s, "hidden", &f.hidden)
+}
+
+// fields leave out a REFER: until it is accepted it is of no account, and after a
+// restart it never is.
+func (k *claim) fields(s *scribe) {
+	keepText(s, "branch", &k.branch)
+	keepTime(s, "at", &k.at)
+	keepNumber(s, "seq", &k.seq)
+	keepNumber(s, "q850", &k.q850)
+	keepText(s, "rec", &k.rec)
+	keepNumber(s, "offer", &k.offer)
 }
 
 func (r *reason) fields(s *scribe) {
@@ -516,6 +532,7 @@ func (t *Tracker) relivedLeg(c *call, e *Event) *leg {
 		began: e.At, heard: e.At,
 		facts: facts{num: e.CallerNum, name: e.CallerName, called: e.CalledNumber},
 	}
+	l.peer, _ = netip.ParseAddrPort(e.Leg.Peer)
 	c.legs = append(c.legs, l)
 	if t.byCallID[l.callID] == nil {
 		t.byCallID[l.callID] = c

@@ -3,6 +3,7 @@ package dialog
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -21,6 +22,7 @@ var unkept = map[reflect.Type][]string{
 	reflect.TypeFor[leg]():   {"call"},
 	reflect.TypeFor[party](): {"recovered"}, // whoever is read is
 	reflect.TypeFor[refer](): {"leg"},
+	reflect.TypeFor[claim](): {"refer"},
 }
 
 // TestEveryFieldIsKept gives each field of a call, its leg and its party a value
@@ -34,6 +36,7 @@ func TestEveryFieldIsKept(t *testing.T) {
 		func(c *call) any { return &c.legs[0].why },
 		func(c *call) any { return &c.legs[0].refused },
 		func(c *call) any { return c.legs[0].refer },
+		func(c *call) any { return c.legs[0].claim },
 		func(c *call) any { return c.parties[0] },
 		func(c *call) any { return &c.parties[0].outcome },
 	} {
@@ -72,7 +75,7 @@ func TestEveryFieldIsKept(t *testing.T) {
 // smallCall is a call of one leg and one party.
 func smallCall() *call {
 	c := &call{id: "c"}
-	l := &leg{call: c, refer: &refer{by: "x"}}
+	l := &leg{call: c, refer: &refer{by: "x"}, claim: &claim{branch: "x"}}
 	l.refer.leg = l
 	c.legs = []*leg{l}
 	c.parties = []*party{{first: l}}
@@ -92,13 +95,16 @@ func fillIn(t *testing.T, v reflect.Value, c *call) {
 	case time.Time:
 		v.Set(reflect.ValueOf(start.Add(1234567 * time.Microsecond)))
 		return
+	case netip.AddrPort:
+		v.Set(reflect.ValueOf(netip.MustParseAddrPort("[2001:db8::1]:5060")))
+		return
 	case *leg:
 		v.Set(reflect.ValueOf(c.legs[0]))
 		return
 	case *party:
 		v.Set(reflect.ValueOf(c.parties[0]))
 		return
-	case *refer:
+	case *refer, *claim:
 		return // it is there
 	case *Event:
 		e := Event{CallerNum: "1", CallerExtension: &Extension{User: "1"}, Headers: [][2]string{{"A", "1"}}}

@@ -18,6 +18,16 @@ const maxMailboxes = 1 << 16
 // to hear of a message hears it again when others have heard of the next.
 const sameNews = time.Minute
 
+// maxPassedOn is how many NOTIFYs of phones are known that a PBX which is a proxy
+// may pass on.
+const maxPassedOn = 1 << 12
+
+// A notifyKey names a NOTIFY, also when a proxy has passed it on.
+type notifyKey struct {
+	callID, fromTag string
+	cseq            uint32
+}
+
 // A mailboxKey names a mailbox by whose phone watches it. account is the user
 // of its address, and "" when that is the extension's own.
 type mailboxKey struct {
@@ -32,6 +42,11 @@ type mailbox struct {
 	toldAt time.Time
 }
 
+func newPassedOn() *simplelru.LRU[notifyKey, struct{}] {
+	notifies, _ := simplelru.NewLRU[notifyKey, struct{}](maxPassedOn, nil) // fails only without a size
+	return notifies
+}
+
 func newMailboxes() *simplelru.LRU[mailboxKey, *mailbox] {
 	mailboxes, _ := simplelru.NewLRU[mailboxKey, *mailbox](maxMailboxes, nil) // fails only without a size
 	return mailboxes
@@ -39,7 +54,8 @@ func newMailboxes() *simplelru.LRU[mailboxKey, *mailbox] {
 
 // summary follows the NOTIFYs of message-summary (RFC 3842) that the PBX sends
 // to phones, within a subscription or without one. What they say is so whether
-// the phone takes it or not.
+// the phone takes it or not. A phone's own are not believed, also when the PBX, as
+// a proxy, passes them on.
 //
 // An event is said when there are more new messages than the last NOTIFY said
 // there were. All devices of an extension are notified, each under a Call-ID of
@@ -47,7 +63,16 @@ func newMailboxes() *simplelru.LRU[mailboxKey, *mailbox] {
 // what they all are told: the mailbox, its counts, the Message-ID if there is
 // one, and the minute. It is a call of its own.
 func (t *Tracker) summary(m *Message) {
-	if !m.Request() || m.Src != PBX || m.Dst != Edge || m.Trunk != "" || m.Body == "" {
+	if m.Body == "" {
+		return
+	}
+	if m.Src == Edge {
+		if messageSummaryEvent(header(m.Head, "Event")) {
+			t.passedOn.Add(notifyKey{clone(m.CallID), clone(m.FromTag), m.CSeq}, struct{}{})
+		}
+		return
+	}
+	if m.Dst != Edge || m.Trunk != "" {
 		return
 	}
 	var event, from, to, rec string
@@ -63,8 +88,7 @@ func (t *Tracker) summary(m *Message) {
 			rec = value
 		}
 	}
-	event, _, _ = strings.Cut(event, ";")
-	if !strings.EqualFold(strings.TrimSpace(event), "message-summary") {
+	if !messageSummaryEvent(event) || t.passedOn.Contains(notifyKey{m.CallID, m.FromTag, m.CSeq}) {
 		return
 	}
 	first, described := block(m.Body)
@@ -106,6 +130,13 @@ func (t *Tracker) summary(m *Message) {
 	}
 	box.news, box.toldAt = news, m.At
 	t.voicemail(ext, &v, cmp.Or(v.rec, rec), hash(news, strconv.FormatInt(m.At.Unix()/60, 10)), m.At)
+}
+
+// messageSummaryEvent reports whether an Event header field names the package of
+// RFC 3842.
+func messageSummaryEvent(event string) bool {
+	event, _, _ = strings.Cut(event, ";")
+	return strings.EqualFold(strings.TrimSpace(event), "message-summary")
 }
 
 // voicemail says that an extension has a new message.

@@ -75,6 +75,28 @@ func (m *Message) Origin() Side {
 	return m.Dst
 }
 
+// originator is the address of the peer that began the transaction: a response
+// goes back to it.
+func (m *Message) originator() netip.AddrPort {
+	if m.Status == 0 {
+		return m.From
+	}
+	return m.To
+}
+
+// phone is the address of the edge peer that m comes from or goes to; of two,
+// the one that it comes from.
+func (m *Message) phone() netip.AddrPort {
+	if m.Src == Edge {
+		return m.From
+	}
+	return m.To
+}
+
+// trusted reports whether the sender may name others: the PBX and the trunks,
+// not a phone, nor whoever poses as one.
+func (m *Message) trusted() bool { return m.Src == PBX || m.Trunk != "" }
+
 // URI returns the Request-URI, and "" for a response.
 func (m *Message) URI() string {
 	if m.Status != 0 {

@@ -3,6 +3,7 @@ package dialog
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -116,6 +117,26 @@ func keepFlag(s *scribe, name string, v *bool) {
 	case reading:
 		if got, ok := read[bool](s, name); ok {
 			*v = got
+		}
+	}
+}
+
+func keepAddr(s *scribe, name string, v *netip.AddrPort) {
+	switch s.doing {
+	case writing:
+		if v.IsValid() {
+			s.key(name)
+			s.out = append(s.out, '"')
+			s.out = v.AppendTo(s.out)
+			s.out = append(s.out, '"')
+		}
+	case reading:
+		if got, ok := read[string](s, name); ok {
+			a, err := netip.ParseAddrPort(got)
+			if err != nil {
+				s.fail(name, got)
+			}
+			*v = a
 		}
 	}
 }

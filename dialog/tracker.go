@@ -149,6 +149,7 @@ type Tracker struct {
 	changed  []*call // that Changed has not returned since, in the order of their changes
 
 	mailboxes *simplelru.LRU[mailboxKey, *mailbox]
+	passedOn  *simplelru.LRU[notifyKey, struct{}] // NOTIFYs of phones that speak of messages
 	registrar *registrar
 }
 
@@ -179,6 +180,7 @@ func New(c Config) *Tracker {
 		messages: messages,
 
 		mailboxes: newMailboxes(),
+		passedOn:  newPassedOn(),
 		registrar: newRegistrar(),
 	}
 	t.Configure(c)
@@ -213,7 +215,8 @@ func (t *Tracker) Observe(m Message) []Event {
 		t.message(&m)
 		return t.said
 	case "INVITE", "UPDATE", "REFER":
-	case "CANCEL", "BYE", "NOTIFY":
+	case "BYE":
+	case "CANCEL", "NOTIFY":
 		if !m.Request() {
 			return t.said
 		}
@@ -236,11 +239,13 @@ func (t *Tracker) Observe(m Message) []Event {
 			t.within(c, &m)
 		}
 	case m.Method == "CANCEL":
-		if l := c.leg(m.Src, &m); l != nil {
-			l.cancel(&m)
-			if l.cut && l.canceled {
-				t.end(l, m.At, t.judgeCut(l))
-			}
+		l := c.leg(m.Src, &m)
+		if l == nil || !m.trusted() && !l.ownHost(m.From) {
+			break
+		}
+		l.cancel(&m)
+		if l.cut && l.canceled {
+			t.end(l, m.At, t.judgeCut(l))
 		}
 	default:
 		t.within(c, &m)
@@ -277,8 +282,25 @@ func (t *Tracker) catchUp(c *call, m *Message) bool {
 
 // within shows the legs of a call a message of a transaction within a dialog.
 func (t *Tracker) within(c *call, m *Message) {
+	vouched := c.vouched(m)
 	for _, l := range c.legs {
 		if !l.inDialog(m) {
+			continue
+		}
+		switch {
+		case !m.Request() && m.Method == "BYE":
+			t.byeAnswered(l, m)
+			continue
+		case vouched && !m.Request():
+		case m.Request():
+			if !vouched || l.old(m) {
+				t.claims(l, m)
+				continue
+			}
+		default:
+			if c.answerable(m) {
+				t.accepted(l, m)
+			}
 			continue
 		}
 		switch m.Method {
@@ -300,6 +322,9 @@ func (t *Tracker) within(c *call, m *Message) {
 func (t *Tracker) invite(c *call, m *Message) *call {
 	var again *leg
 	if c != nil {
+		if !c.knows(m) {
+			return c
+		}
 		stale := false
 		if again, stale = c.known(m); stale {
 			return c
@@ -308,8 +333,12 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	var k links
 	f, ext, isExt := t.read(m, &k)
 	if again != nil {
-		again.repeat(m, f)
-		return c
+		if p := again.party; p == nil || again.origin == PBX || !isExt || p.ext.User == ext.User {
+			again.repeat(m, f)
+			return c
+		}
+		// The credentials say that somebody else calls than the INVITE before did.
+		t.end(again, m.At, again.refused)
 	}
 	i := incoming{Message: m, links: &k, called: f.called, diversion: f.diversion}
 	if m.Src == PBX && isExt {
@@ -345,6 +374,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		callID: m.CallID, fromTag: m.FromTag, branch: m.Branch,
 		cseq:  m.CSeq,
 		began: m.At, heard: m.At,
+		peer:   m.phone(),
 		facts:  f,
 		joined: joined,
 	}
@@ -355,7 +385,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		l.referredTo = r.to
 	}
 	if m.Src == PBX {
-		l.stranger = c.caller != nil && l.num != c.caller.num && t.names.kind(l.num, m.At) != ""
+		l.stranger = c.caller != nil && l.num != c.caller.num && l.num != c.caller.number && t.names.kind(l.num, m.At) != ""
 	} else {
 		l.calledExt = t.names.dialed(cmp.Or(l.did, l.called), l.calledHost, m.At)
 	}
@@ -389,7 +419,16 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	if l.origin == PBX {
 		t.reach(l, ext.User)
 	} else {
-		t.reach(l, cmp.Or(number(l.num), k.numbers[asserted], ext.User))
+		by := cmp.Or(number(k.numbers[identity]), k.numbers[asserted])
+		switch by {
+		case "":
+			by = ext.User
+		case l.num:
+			by = l.num // in the leg's own memory
+		default:
+			by = clone(by)
+		}
+		t.reach(l, by)
 		t.host(l)
 	}
 	return c

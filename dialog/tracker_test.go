@@ -2,6 +2,7 @@ package dialog
 
 import (
 	"fmt"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ type line struct {
 	branch, trunk string
 	cseq          uint32
 	uri, fromURI  string
+	peer          netip.AddrPort // of the edge side
 }
 
 func caller() *line {
@@ -39,6 +41,11 @@ func (l *line) message(src Side, method string, status int, headers string) Mess
 	m := Message{
 		At: l.at, Src: src, Dst: other(src), Trunk: l.trunk, Method: method, Status: status,
 		CallID: l.callID, CSeq: l.cseq, FromTag: l.from, Branch: l.branch,
+	}
+	if src == Edge {
+		m.From = l.peer
+	} else {
+		m.To = l.peer
 	}
 	first := method + " " + l.uri + " SIP/2.0"
 	if status != 0 {
@@ -72,6 +79,7 @@ func (l *line) bye(byCaller bool, headers ...string) Message {
 	m.ToTag, m.Branch, m.CSeq = l.to, "z9hG4bK-bye", l.cseq+1
 	if !byCaller {
 		m.Src, m.Dst = m.Dst, m.Src
+		m.From, m.To = m.To, m.From
 		m.FromTag, m.ToTag = m.ToTag, m.FromTag
 	}
 	return m

@@ -171,10 +171,18 @@ func (t *Tracker) refer(l *leg, m *Message) {
 		}
 		return
 	}
+	if r := t.readRefer(l, m); r != nil {
+		t.await(l, r)
+	}
+}
+
+// readRefer reads a REFER; nil: it names nobody, or who sends it is no extension.
+func (t *Tracker) readRefer(l *leg, m *Message) *refer {
+	p := l.party
 	_, to, _ := nameAddr(header(m.Head, "Refer-To"))
 	target := parseURI(to)
-	if target.user == "" {
-		return
+	if target.user == "" || p == nil || !l.byPhone(m) {
+		return nil
 	}
 	r := &refer{leg: l, at: m.At, cseq: m.CSeq, to: clone(target.user), by: p.ext.User}
 	r.ext = t.names.dialed(r.to, clone(target.host), m.At)
@@ -182,32 +190,46 @@ func (t *Tracker) refer(l *leg, m *Message) {
 		r.by = clone(parseURI(by).user)
 	}
 	if _, headers, ok := strings.Cut(to, "?"); ok {
-		r.replaces = replaced(headers)
-		if c := t.byCallID[r.replaces]; c != nil && c != l.call {
-			r.other = c.id
+		var tag, other string
+		r.replaces, tag, other = replaced(headers)
+		r.replaces = clone(r.replaces)
+		if o := t.dialogWith(r.replaces, tag, other); o != nil && o.call != l.call {
+			r.other = o.call.id
 		}
 	}
+	return r
+}
+
+// await notes a REFER of a leg, whose fate is not known yet and which a new leg
+// may follow.
+func (t *Tracker) await(l *leg, r *refer) {
 	if l.refer != nil {
 		t.forget(l.refer)
 	}
 	l.refer = r
-	for len(t.refers) > 0 && (len(t.refers) >= maxRefers || m.At.Sub(t.refers[0].at) > progressed) {
+	for len(t.refers) > 0 && (len(t.refers) >= maxRefers || r.at.Sub(t.refers[0].at) > progressed) {
 		t.refers = t.refers[1:]
 	}
 	t.refers = append(t.refers, r)
 }
 
-// replaced returns the Call-ID in the Replaces header of a URI (RFC 3891 §3).
-func replaced(headers string) string {
+// replaced returns the dialog in the Replaces header of a URI (RFC 3891 §3).
+func replaced(headers string) (callID, toTag, fromTag string) {
 	for h := range strings.SplitSeq(headers, "&") {
-		name, value, _ := strings.Cut(h, "=")
-		if !is(name, "Replaces") {
-			continue
+		if name, value, _ := strings.Cut(h, "="); is(name, "Replaces") {
+			return readReplaces(unescape(value))
 		}
-		callID, _, _ := strings.Cut(unescape(value), ";")
-		return strings.TrimSpace(callID)
 	}
-	return ""
+	return "", "", ""
+}
+
+// readReplaces takes a Replaces header field apart (RFC 3891 §6.1).
+func readReplaces(value string) (callID, toTag, fromTag string) {
+	callID, params, _ := strings.Cut(value, ";")
+	params = ";" + params
+	toTag, _ = param(params, "to-tag")
+	fromTag, _ = param(params, "from-tag")
+	return strings.TrimSpace(callID), toTag, fromTag
 }
 
 // forget takes a REFER from those that a new leg may follow.

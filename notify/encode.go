@@ -73,6 +73,7 @@ func appendEvent(dst []byte, e *dialog.Event) []byte {
 		w.always("call_id", e.Leg.CallID)
 		w.always("from_tag", e.Leg.FromTag)
 		w.text("to_tag", e.Leg.ToTag)
+		w.text("peer", e.Leg.Peer)
 		w.b = append(w.b, '}')
 	}
 	if s := e.Subscription; s != nil {

@@ -52,7 +52,7 @@ func fill(t *testing.T, name string, v reflect.Value) {
 	case *dialog.Extension:
 		v.Set(reflect.ValueOf(&dialog.Extension{User: "102"}))
 	case dialog.LegID:
-		v.Set(reflect.ValueOf(dialog.LegID{Node: "N", Origin: dialog.PBX, CallID: "a@b", FromTag: "<f>"}))
+		v.Set(reflect.ValueOf(dialog.LegID{Node: "N", Origin: dialog.PBX, CallID: "a@b", FromTag: "<f>", Peer: "192.0.2.1:5060"}))
 	case *dialog.Subscription:
 		v.Set(reflect.ValueOf(&dialog.Subscription{ID: "s", State: "paused", Why: "<503>"}))
 	case [][2]string:

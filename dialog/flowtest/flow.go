@@ -36,7 +36,8 @@
 // CANCEL one without. An INVITE is a re-INVITE if its Request-URI is the target
 // of an answered dialog, or left out; after a 401 or 407 it repeats the one that
 // was challenged, with credentials; otherwise it begins a dialog. If a peer has
-// several, the Request-URI, a Call-ID or a To tag says which is meant.
+// several, the Request-URI, a Call-ID or a To tag says which is meant. A request with
+// a Call-ID and both tags may be of a dialog that is not the peer's.
 //
 // A response answers the newest request its peer has received and not yet
 // answered with a final response; 1xx only an INVITE. A CSeq or Call-ID says

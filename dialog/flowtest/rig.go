@@ -271,6 +271,8 @@ func (a *agent) request(m *message) (*message, error) {
 		if given != nil {
 			return given, nil
 		}
+	case l == nil && m.has("Call-ID") && m.fromTag() != "" && m.toTag() != "": // somebody else's dialog
+		l = a.begin(m)
 	case l == nil && slices.Contains([]string{"BYE", "UPDATE", "PRACK"}, method):
 		return nil, fmt.Errorf("%s has no dialog that this %s fits", a.Name, method)
 	case l == nil:

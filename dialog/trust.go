@@ -1,0 +1,210 @@
+package dialog
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Tags are no secret: every server in a dialog's path knows them, and so does
+// who was called and left. A request in a dialog is therefore believed at once
+// only if it is the PBX's, a trunk's in a dialog of a trunk, or comes over the flow
+// of the leg, and if its CSeq is higher than the last one of its sender (RFC 3261
+// §12.2.2). Any other request changes nothing until its response shows that the
+// PBX accepted it: a phone behind a NAT may have another port than before, or
+// another connection.
+
+// A claim is a request in a dialog that is not believed before it is accepted.
+type claim struct {
+	branch string
+	at     time.Time
+	seq    int // of the call's last event by then
+	q850   int // of a BYE
+	rec    string
+	offer  media  // of a re-INVITE or UPDATE
+	refer  *refer // of a REFER
+}
+
+// own reports whether peer is the leg's edge peer, as far as that is known.
+func (l *leg) own(peer netip.AddrPort) bool {
+	return !peer.IsValid() || !l.peer.IsValid() || peer == l.peer
+}
+
+// ownHost is own without the port.
+func (l *leg) ownHost(peer netip.AddrPort) bool {
+	return !peer.IsValid() || !l.peer.IsValid() || peer.Addr() == l.peer.Addr()
+}
+
+// vouched reports whether the transaction of m was begun by an end of a dialog
+// that m is in: by the PBX, or over the flow of a leg. Where phones send requests
+// to each other, the leg is not that of the dialog's other end.
+func (c *call) vouched(m *Message) bool {
+	if m.Origin() != Edge {
+		return true
+	}
+	peer := m.originator()
+	for _, l := range c.legs {
+		if l.inDialog(m) && (l.own(peer) || l.trunk && m.Trunk != "") {
+			return true
+		}
+	}
+	return false
+}
+
+// answerable reports whether the response m comes from somebody who can accept a
+// request in the dialog: the PBX, or the phone of one of its legs. What the hop
+// says in the place of one who is silent accepts nothing.
+func (c *call) answerable(m *Message) bool {
+	switch {
+	case m.Own:
+		return false
+	case m.Src == PBX:
+		return true
+	}
+	for _, l := range c.legs {
+		if l.inDialog(m) && (l.ownHost(m.From) || l.trunk && m.Trunk != "") {
+			return true
+		}
+	}
+	return false
+}
+
+// old reports whether the request m has a CSeq that is not higher than the last
+// of its sender, and notes it if it has.
+func (l *leg) old(m *Message) bool {
+	if m.FromTag == l.fromTag {
+		if m.CSeq <= max(l.cseq, l.nearSeq) {
+			return true
+		}
+		l.nearSeq = m.CSeq
+		return false
+	}
+	if m.CSeq < l.farSeq {
+		return true
+	}
+	l.farSeq = m.CSeq + 1
+	return false
+}
+
+// claims keeps the request m until it is accepted. Of several the last is known.
+func (t *Tracker) claims(l *leg, m *Message) {
+	k := &claim{branch: clone(m.Branch), at: m.At, seq: l.call.seq}
+	switch m.Method {
+	case "BYE":
+		k.q850, k.rec = readReason(m.Head).q850, clone(t.configuredRec(m))
+	case "INVITE", "UPDATE":
+		if l.byPhone(m) {
+			k.offer = direction(m)
+		}
+	case "REFER":
+		k.refer = t.readRefer(l, m)
+	default:
+		return
+	}
+	l.claim = k
+}
+
+// accepted shows a leg the response m to a request that was not believed. What
+// a 2xx accepts counts from then on, and shows where the phone is now. A 481 to a
+// BYE, re-INVITE or UPDATE says that the dialog is gone, if who says it is the
+// other end of it: a PBX that is a proxy is not.
+func (t *Tracker) accepted(l *leg, m *Message) {
+	k := l.claim
+	if k == nil || k.branch != m.Branch {
+		k = &claim{}
+	} else if m.Status >= 200 {
+		l.claim = nil
+	}
+	switch {
+	case m.Status/100 == 2:
+	case m.Status == 481 && l.state == talking && m.Method != "REFER" && !l.call.passedOn(l):
+		t.end(l, m.At, outcome{status: Answered, code: m.Status, phrase: m.Phrase(), by: BySystem})
+		return
+	default:
+		return
+	}
+	if peer := m.originator(); m.Origin() == Edge && m.Src == PBX && peer.IsValid() && l.byPhone(m) {
+		l.peer = peer
+	}
+	switch m.Method {
+	case "INVITE", "UPDATE":
+		if m.Src == PBX {
+			l.connected(m)
+		}
+		if l.state == talking {
+			l.refresh(m)
+			t.hold(l, k.offer, m.At)
+		}
+	case "REFER":
+		if r := k.refer; r != nil && l.state == talking && l.party != nil && !l.party.over {
+			r.at, r.accepted = m.At, true
+			t.await(l, r)
+		}
+	}
+}
+
+// byeAnswered shows a leg the response m to a BYE. The BYE has ended the leg
+// already, unless it was not believed or not seen. It counts from when it was
+// sent, if nothing else was said of the call since.
+func (t *Tracker) byeAnswered(l *leg, m *Message) {
+	if !l.call.answerable(m) {
+		return
+	}
+	if m.Status/100 != 2 {
+		t.accepted(l, m)
+		return
+	}
+	switch k := l.claim; {
+	case k == nil || k.branch != m.Branch:
+		t.byeBelieved(l, m, m.At, 0, "")
+	case k.seq != l.call.seq || k.at.Before(l.answered) || k.at.Before(l.call.bridged):
+		t.byeBelieved(l, m, m.At, k.q850, k.rec)
+	default:
+		t.byeBelieved(l, m, k.at, k.q850, k.rec)
+	}
+}
+
+// passedOn reports whether the PBX is a proxy in the leg's dialog, whose other end
+// is at a leg with the same Call-ID that is up.
+func (c *call) passedOn(l *leg) bool {
+	for _, o := range c.legs {
+		if o.origin != l.origin && o.callID == l.callID && o.state != over {
+			return true
+		}
+	}
+	return false
+}
+
+// knows reports whether an INVITE of an edge peer that has a Call-ID of the
+// call's may be of it: another attempt of the peer that a leg with the Call-ID
+// comes from or goes to. Anybody else who uses the Call-ID has heard it, or
+// guessed it.
+func (c *call) knows(m *Message) bool {
+	if m.trusted() {
+		return true
+	}
+	for _, l := range c.legs {
+		if l.callID == m.CallID && l.ownHost(m.From) {
+			return true
+		}
+	}
+	return false
+}
+
+// dialogWith returns the leg whose dialog has that Call-ID and both tags,
+// whichever end names it; nil: there is none.
+func (t *Tracker) dialogWith(callID, tag, other string) *leg {
+	c := t.byCallID[callID]
+	if c == nil || tag == "" || other == "" {
+		return nil
+	}
+	for _, l := range c.legs {
+		if l.callID != callID || l.state == over {
+			continue
+		}
+		switch unknown := l.cut && l.toTag == ""; { // unknown: only the log tells of the leg
+		case l.fromTag == tag && (l.toTag == other || unknown), l.fromTag == other && (l.toTag == tag || unknown):
+			return l
+		}
+	}
+	return nil
+}
