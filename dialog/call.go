@@ -216,9 +216,16 @@ func (t *Tracker) response(l *leg, m *Message) {
 		t.answer(l, m)
 	case m.Status == 401 || m.Status == 407:
 		t.challenge(l, m)
-	default:
+	case t.tells(l, m.At):
 		t.takenUp(l)
 		t.end(l, m.At, t.judge(l, m))
+	default:
+		t.suppressed.Add(1)
+		if len(l.call.legs) == 1 {
+			t.drop(l) // a flood leaves no calls behind
+		} else {
+			t.end(l, m.At, t.judge(l, m))
+		}
 	}
 }
 
@@ -229,7 +236,9 @@ func (t *Tracker) trying(l *leg, m *Message) {
 	switch {
 	case m.Own:
 	case l.credentials:
-		t.takenUp(l)
+		if t.tells(l, m.At) {
+			t.takenUp(l)
+		}
 	case l.dialAt.IsZero() && l.state == calling:
 		l.dialAt = m.At.Add(takeUp)
 	}
@@ -439,7 +448,10 @@ func (t *Tracker) expire(l *leg, at time.Time) {
 	switch l.state {
 	case calling, ringing:
 		if !l.dialAt.IsZero() && !l.dialAt.After(at) {
-			t.takenUp(l)
+			l.dialAt = time.Time{}
+			if t.tells(l, at) {
+				t.takenUp(l)
+			}
 			return
 		}
 		t.end(l, at, outcome{status: Unknown, by: BySystem})

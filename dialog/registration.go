@@ -65,6 +65,7 @@ func (t *Tracker) registration(m *Message) {
 	if !ok || m.Trunk != "" {
 		return
 	}
+	t.gate.register(m.To, ext.User, until)
 	g, known := t.registrar.known.Get(ext)
 	switch bound := known && !g.until.IsZero(); {
 	case bound && until.IsZero():

@@ -42,7 +42,10 @@
 // Every state has a deadline, so nothing stays for good. At most 131,072 calls
 // of at most 256 legs are followed at a time; INVITEs beyond that pass by
 // unfollowed. An INVITE that only met 401 or 407 is forgotten with that
-// response, but for a line in a table of 16,384. Bindings are learnt only from
+// response, but for a line in a table of 16,384. Of attempts that are refused
+// before a phone rings, and whose extension has no registration from there, 30 of
+// one source are told and then one every two seconds: [Tracker.Suppressed] counts
+// the others, which are forgotten as soon. Bindings are learnt only from
 // what the PBX accepted; 65,536 addresses of record and as many contacts are
 // known. Of MESSAGEs that await their 2xx, 1,024 are known, and of REFERs that
 // await their new leg as many. 65,536 addresses of record are followed for
@@ -83,6 +86,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -144,9 +148,13 @@ type Tracker struct {
 	attempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
 	messages *simplelru.LRU[messageKey, *Event]  // MESSAGEs that await their 2xx
 	said     []Event
+	at       *call  // that is at hand, see Abandon; nil: none
 	node     string // in the log
 	keeping  bool
 	changed  []*call // that Changed has not returned since, in the order of their changes
+
+	gate       *floodgate
+	suppressed atomic.Uint64
 
 	mailboxes *simplelru.LRU[mailboxKey, *mailbox]
 	passedOn  *simplelru.LRU[notifyKey, struct{}] // NOTIFYs of phones that speak of messages
@@ -179,6 +187,7 @@ func New(c Config) *Tracker {
 		attempts: attempts,
 		messages: messages,
 
+		gate:      newFloodgate(),
 		mailboxes: newMailboxes(),
 		passedOn:  newPassedOn(),
 		registrar: newRegistrar(),
@@ -204,51 +213,57 @@ func (t *Tracker) Configure(c Config) {
 // Observe shows the tracker one message and returns what it means to the
 // world, in order; nil if it means nothing new.
 func (t *Tracker) Observe(m Message) []Event {
+	t.said, t.at = nil, nil
+	t.observe(&m)
+	t.at = nil
+	return t.said
+}
+
+func (t *Tracker) observe(m *Message) {
 	m.At = m.At.Truncate(time.Microsecond)
-	t.said = nil
 	t.expireDue(m.At) // a limit that passed came before the message
 	switch m.Method {
 	case "REGISTER":
-		t.registration(&m)
-		return t.said
+		t.registration(m)
+		return
 	case "MESSAGE":
-		t.message(&m)
-		return t.said
+		t.message(m)
+		return
 	case "INVITE", "UPDATE", "REFER":
 	case "BYE":
 	case "CANCEL", "NOTIFY":
 		if !m.Request() {
-			return t.said
+			return
 		}
 		if m.Method == "NOTIFY" {
-			t.summary(&m)
+			t.summary(m)
 		}
 	default: // ACK above all: it changes no state
-		return t.said
+		return
 	}
-	c := t.find(&m)
+	c := t.find(m)
 	switch {
 	case m.Method == "INVITE" && m.Request() && m.ToTag == "":
-		c = t.invite(c, &m)
+		c = t.invite(c, m)
 	case c == nil:
-		return t.said
+		return
 	case m.Method == "INVITE" && !m.Request():
-		if l := c.leg(m.Origin(), &m); l != nil {
-			t.response(l, &m)
+		if l := c.leg(m.Origin(), m); l != nil {
+			t.response(l, m)
 		} else {
-			t.within(c, &m)
+			t.within(c, m)
 		}
 	case m.Method == "CANCEL":
-		l := c.leg(m.Src, &m)
+		l := c.leg(m.Src, m)
 		if l == nil || !m.trusted() && !l.ownHost(m.From) {
 			break
 		}
-		l.cancel(&m)
+		l.cancel(m)
 		if l.cut && l.canceled {
 			t.end(l, m.At, t.judgeCut(l))
 		}
 	default:
-		t.within(c, &m)
+		t.within(c, m)
 	}
 	if c != nil {
 		t.touch(c)
@@ -256,7 +271,6 @@ func (t *Tracker) Observe(m Message) []Event {
 			t.schedule(c)
 		}
 	}
-	return t.said
 }
 
 // find returns the live call that has m's Call-ID, brought up to m's time; nil
@@ -275,6 +289,7 @@ func (t *Tracker) catchUp(c *call, m *Message) bool {
 	if m.At.Before(c.heard) {
 		m.At = c.heard
 	}
+	t.at = c
 	t.advance(c, m.At)
 	c.heard = m.At
 	return len(c.legs) > 0
@@ -366,6 +381,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		c = &call{id: clone(id), began: m.At, heard: m.At, due: m.At.Add(limit), look: m.At.Add(limit)}
 		heap.Push(&t.due, c)
 	}
+	t.at = c
 	t.index(c, m, &k)
 	l := &leg{
 		call:   c,
@@ -531,7 +547,7 @@ func (t *Tracker) Next() (time.Time, bool) {
 
 // Advance does what is due at now, and returns what it means to the world.
 func (t *Tracker) Advance(now time.Time) []Event {
-	t.said = nil
+	t.said, t.at = nil, nil
 	t.expireDue(now)
 	return t.said
 }
@@ -541,6 +557,7 @@ func (t *Tracker) expireDue(now time.Time) {
 	t.expireBindings(now)
 	for len(t.due) > 0 && !t.due[0].look.After(now) {
 		c := t.due[0]
+		t.at = c
 		t.advance(c, now)
 		if len(c.legs) > 0 {
 			t.schedule(c)
@@ -548,6 +565,7 @@ func (t *Tracker) expireDue(now time.Time) {
 			heap.Fix(&t.due, c.place)
 		}
 	}
+	t.at = nil
 }
 
 // advance does what is due in a call, the earliest first, and forgets its legs
