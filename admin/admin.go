@@ -115,6 +115,10 @@ type Config struct {
 	// ready if the Notifier is healthy.
 	Ready func() []string
 
+	// Suppressed counts the attempts that were refused and of which nothing was
+	// told, as their source had too many; nil: there are none.
+	Suppressed func() uint64
+
 	Collectors []prometheus.Collector // shown at /metrics beside the Server's own
 
 	Node    string // the name of this node

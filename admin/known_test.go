@@ -166,6 +166,7 @@ func TestStatus(t *testing.T) {
 	c := knowing(&failing)
 	var reasons []string
 	c.Node, c.Ready = "ONE", func() []string { return reasons }
+	c.Suppressed = func() uint64 { return 7 }
 	r := newRig(t, c)
 	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "999"))
 	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "active", false))
@@ -179,7 +180,7 @@ func TestStatus(t *testing.T) {
 	want := object{
 		"version": "v0", "node": "ONE", "started": got["started"], "uptime": got["uptime"],
 		"delivers": false, "ready": true, "reasons": []any{}, "store": object{"ok": true},
-		"calls": 2.0, "streams": 1.0,
+		"calls": 2.0, "streams": 1.0, "attempts_suppressed": 7.0,
 		"subscriptions": object{"all": 2.0, "active": 1.0, "paused": 0.0, "disabled": 1.0},
 		"events":        object{"said": 2.0, "dropped": 0.0, "unsaid": 0.0},
 		"deliveries":    object{"pending": 0.0, "delivered": 0.0, "expired": 0.0, "refused": 0.0, "canceled": 0.0, "failed_attempts": 0.0},

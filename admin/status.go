@@ -25,6 +25,8 @@ type Status struct {
 	Calls   *int `json:"calls" doc:"Live ones; null: the tracker is too busy to say"`
 	Streams int  `json:"streams" doc:"Clients that follow the events"`
 
+	Suppressed uint64 `json:"attempts_suppressed" doc:"Calls of unregistered sources that the PBX refused before a phone rang and that were too many to be told"`
+
 	Subscriptions struct {
 		All      int `json:"all"`
 		Active   int `json:"active"`
@@ -61,6 +63,9 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 		Streams:  s.streams.count(),
 	}}
 	v := &out.Body
+	if s.config.Suppressed != nil {
+		v.Suppressed = s.config.Suppressed()
+	}
 	v.Ready = len(v.Reasons) == 0
 	if err := n.Health(); err != nil {
 		v.Store.Why = err.Error()

@@ -20,22 +20,24 @@ type Change struct {
 // returned, the first time since it was called first. A call that was over
 // before it was ever returned is not.
 func (t *Tracker) Changed(until time.Time) (changes []Change) {
-	t.keeping = true
+	t.keeping, t.said = true, nil
 	n := 0
 	for _, c := range t.changed {
 		if c.changed.After(until) {
 			break
 		}
 		n++
-		c.changed = time.Time{}
+		t.at = c
 		switch {
 		case c.up():
-			c.kept = true
 			changes = append(changes, Change{c.id, c.record(t.refers)})
 		case c.kept:
-			c.kept = false
 			changes = append(changes, Change{Call: c.id})
 		}
+	}
+	t.at = nil
+	for _, c := range t.changed[:n] { // a panic before has changed nothing
+		c.changed, c.kept = time.Time{}, c.up()
 	}
 	clear(t.changed[:n])
 	if t.changed = t.changed[n:]; len(t.changed) == 0 {

@@ -3,6 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"bellhop/dialog"
@@ -36,10 +40,12 @@ type follower struct {
 	put     func(changes []dialog.Change, now, upTo time.Time)
 	prompt  bool        // messages do not wait for company
 	ask     chan func() // run between two messages
+	log     *slog.Logger
+	panics  atomic.Uint64 // recovered
 }
 
-func newFollower(t *dialog.Tracker, traces *trace.Recorder, watch <-chan dialog.Message, n *notify.Notifier, k *keep.Keeper, prompt bool) *follower {
-	return &follower{tracker: t, traces: traces, watch: watch, say: n.Say, put: k.Put, prompt: prompt, ask: make(chan func())}
+func newFollower(t *dialog.Tracker, traces *trace.Recorder, watch <-chan dialog.Message, n *notify.Notifier, k *keep.Keeper, prompt bool, log *slog.Logger) *follower {
+	return &follower{tracker: t, traces: traces, watch: watch, say: n.Say, put: k.Put, prompt: prompt, ask: make(chan func()), log: log}
 }
 
 // run follows calls until ctx ends, and what the hop saw until then.
@@ -71,12 +77,12 @@ func (f *follower) run(ctx context.Context) {
 			if !f.prompt {
 				time.Sleep(time.Until(looked.Add(company)))
 			}
-			f.tell(f.traces.Observe(f.tracker, m))
+			f.tell(f.observe(m))
 			f.catchUp()
 			looked = time.Now()
 		case <-timer.C:
 			armed = time.Time{}
-			f.tell(f.traces.Advance(f.tracker, time.Now()))
+			f.tell(f.advance(time.Now()))
 		case do := <-f.ask:
 			do()
 		case <-ctx.Done():
@@ -104,7 +110,59 @@ func (f *follower) keepAt(kept time.Time) time.Time {
 
 // keep passes on what calls have become by upTo.
 func (f *follower) keep(now, upTo time.Time) {
-	f.put(f.tracker.Changed(upTo), now, upTo)
+	var left []dialog.Event
+	func() {
+		defer f.recovered("keep", &left)
+		f.put(f.tracker.Changed(upTo), now, upTo)
+	}()
+	f.tell(left)
+}
+
+// observe shows the tracker a message. A panic costs the message and the call it
+// is of.
+func (f *follower) observe(m dialog.Message) (events []dialog.Event) {
+	defer f.recovered("message", &events)
+	return f.traces.Observe(f.tracker, m)
+}
+
+// advance has the tracker do what is due. A panic costs the call that was due.
+func (f *follower) advance(now time.Time) (events []dialog.Event) {
+	defer f.recovered("timer", &events)
+	return f.traces.Advance(f.tracker, now)
+}
+
+// recovered is deferred. After a panic in what runs it sets events to those of the
+// tracker until then, and what is left to tell of the call at hand.
+func (f *follower) recovered(what string, events *[]dialog.Event) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	f.panicked(what, r)
+	for range maxAbandon {
+		if f.abandon(events) {
+			return
+		}
+	}
+}
+
+// maxAbandon is how often a tracker that panics while it gives a call up is asked
+// again: each time it has given up more of it.
+const maxAbandon = 8
+
+func (f *follower) abandon(events *[]dialog.Event) (done bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			f.panicked("abandon", r)
+		}
+	}()
+	*events = f.tracker.Abandon()
+	return true
+}
+
+func (f *follower) panicked(what string, r any) {
+	f.panics.Add(1)
+	f.log.Error("panic recovered", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
 // catchUp shows the tracker what waits already.
@@ -112,7 +170,7 @@ func (f *follower) catchUp() {
 	for {
 		select {
 		case m := <-f.watch:
-			f.tell(f.traces.Observe(f.tracker, m))
+			f.tell(f.observe(m))
 		default:
 			return
 		}
@@ -120,21 +178,36 @@ func (f *follower) catchUp() {
 }
 
 func (f *follower) tell(events []dialog.Event) {
+	defer func() {
+		if r := recover(); r != nil {
+			f.panicked("events", r)
+		}
+	}()
 	if len(events) > 0 {
 		f.say(events)
 	}
 }
 
 // with calls do with the tracker, between two messages. It fails when ctx ends
-// first, or when the follower is too busy for a second.
-func (f *follower) with(ctx context.Context, do func(*dialog.Tracker)) error {
+// first, when the follower is too busy for a second, or when do panics.
+func (f *follower) with(ctx context.Context, do func(*dialog.Tracker)) (err error) {
 	done := make(chan struct{})
+	guarded := func() {
+		defer close(done)
+		defer func() {
+			if r := recover(); r != nil {
+				f.panicked("query", r)
+				err = errors.New("ask the tracker: it failed: see the log")
+			}
+		}()
+		do(f.tracker)
+	}
 	busy := time.NewTimer(time.Second)
 	defer busy.Stop()
 	select {
-	case f.ask <- func() { defer close(done); do(f.tracker) }:
+	case f.ask <- guarded:
 		<-done
-		return nil
+		return err
 	case <-busy.C:
 		return errors.New("the tracker is busy")
 	case <-ctx.Done():

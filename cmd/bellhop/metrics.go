@@ -6,6 +6,18 @@ import (
 	"bellhop/sip"
 )
 
+// followerMetrics are the counts of who follows calls, at /metrics.
+func followerMetrics(f *follower) []prometheus.Collector {
+	counter := func(name, help string, read func() uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "bellhop", Name: name, Help: help},
+			func() float64 { return float64(read()) })
+	}
+	return []prometheus.Collector{
+		counter("attempts_suppressed_total", "Calls of unregistered sources that the PBX refused before a phone rang and that were too many to be told.", f.tracker.Suppressed),
+		counter("tracker_panics_total", "Messages and calls lost to a bug in what follows calls.", f.panics.Load),
+	}
+}
+
 // hopMetrics are the hop's counts at /metrics.
 func hopMetrics(h *sip.Hop) []prometheus.Collector {
 	counter := func(name, help string, read func(sip.Stats) uint64) prometheus.Collector {

@@ -142,7 +142,8 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		Extensions: s.follower.extensions,
 		Extension:  s.follower.extension,
 		Ready:      s.unready,
-		Collectors: hopMetrics(s.hop),
+		Suppressed: s.follower.tracker.Suppressed,
+		Collectors: append(hopMetrics(s.hop), followerMetrics(s.follower)...),
 		Node:       s.node,
 		Version:    version(),
 		Log:        log,
@@ -280,7 +281,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		up = append(up, sip.Dialog{CallID: l.CallID, Tag: l.FromTag})
 	}
 	hop.TakeUp(up)
-	f := newFollower(t, trace.New(cfg.Calls.Trace), watch, n, k, w.prompt)
+	f := newFollower(t, trace.New(cfg.Calls.Trace), watch, n, k, w.prompt, log)
 	return &rooms{hop: hop, follower: f, keeper: k, notifier: n, node: node, log: log}, nil
 }
 

@@ -1,0 +1,117 @@
+package dialog
+
+import (
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// TestPanics shows conversations to a tracker that panics at some numbers: it asks
+// for their E.164 form in the middle of its work. Whatever was at hand then, each
+// dial has one hangup, the numbers of a call have no gaps, calls of other numbers
+// are told in full, and in the end nothing is kept.
+func TestPanics(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		c := testConfig()
+		c.Extensions = []Declared{{Number: "600", Kind: Queue}}
+		asked, at := 0, rapid.IntRange(1, 12).Draw(rt, "panics at every")
+		c.E164 = func(number string) string {
+			if asked++; asked%at == 0 {
+				panic("a bug")
+			}
+			return "+" + number
+		}
+		tracker := New(c)
+		w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}}
+		panics := 0
+		guarded := func(do func() []Event) {
+			var said []Event
+			func() {
+				defer func() {
+					if recover() != nil {
+						panics++
+						said = tracker.Abandon()
+					}
+				}()
+				said = do()
+			}()
+			w.hear(said)
+		}
+		kept := map[string][]byte{}
+		for _, m := range disorder(rt, conversations(rt)) {
+			guarded(func() []Event { return tracker.Advance(m.At) })
+			guarded(func() []Event { return tracker.Observe(m) })
+			for _, change := range tracker.Changed(m.At) {
+				if kept[change.Call] = change.Record; change.Record == nil {
+					delete(kept, change.Call)
+				}
+			}
+		}
+		for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
+			guarded(func() []Event { return tracker.Advance(next) })
+			for _, change := range tracker.Changed(next) {
+				if kept[change.Call] = change.Record; change.Record == nil {
+					delete(kept, change.Call)
+				}
+			}
+		}
+		for id, p := range w.parties {
+			if !p.over {
+				rt.Errorf("party %s had a dial and no hangup", id)
+			}
+		}
+		if n := len(tracker.byCallID) + len(tracker.keys) + len(tracker.byNumber) + len(tracker.byDialed) + len(tracker.refers) + len(tracker.due) + len(kept); n != 0 {
+			rt.Errorf("%d entries are kept after %d panics", n, panics)
+		}
+	})
+}
+
+// TestAbandon: a panic in one message costs the call at hand. What was said of it
+// before is said, its parties have their hangups, and another call goes on.
+func TestAbandon(t *testing.T) {
+	c := testConfig()
+	c.E164 = func(number string) string {
+		if strings.HasPrefix(number, "666") {
+			panic("a bug")
+		}
+		return ""
+	}
+	tracker := New(c)
+	tracker.Changed(start)
+	bad, good := from("101", "6667777", "bad"), from("102", "104", "good")
+	good.branch = "z9hG4bK-good"
+	for _, m := range []Message{good.invite(), good.response(200), from("101", "103", "bad").invite(), from("101", "103", "bad").response(180)} {
+		tracker.Observe(m)
+	}
+	tracker.Changed(start)
+	bad.branch, bad.cseq = "z9hG4bK-6667", 2
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Fatal("it did not panic")
+			}
+		}()
+		tracker.Observe(bad.invite())
+	}()
+	said := tracker.Abandon()
+	if len(said) != 1 || said[0].Type != Hangup || said[0].Extension.User != "101" || said[0].Status != Unknown || said[0].HangupBy != BySystem {
+		t.Errorf("got %+v, want the hangup of 101", said)
+	}
+	if tracker.byCallID["bad"] != nil || len(tracker.due) != 1 {
+		t.Errorf("%d calls are left, want one", len(tracker.due))
+	}
+	changes := tracker.Changed(start)
+	if len(changes) != 1 || changes[0].Record != nil {
+		t.Errorf("got %d changes, want that the call is over", len(changes))
+	}
+	if said := tracker.Abandon(); len(said) != 1 {
+		t.Errorf("abandoned again: %v", said)
+	}
+	if said := tracker.Observe(good.bye(true)); len(said) != 1 || said[0].Type != Hangup || said[0].Status != Answered {
+		t.Errorf("the other call said %+v", said)
+	}
+	if said := tracker.Observe(from("101", "103", "bad").bye(true)); len(said) != 0 {
+		t.Errorf("a straggler said %v", said)
+	}
+}
