@@ -2,6 +2,7 @@ package dialog
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,10 @@ func FuzzTracker(f *testing.F) {
 	f.Add([]byte{ // registrations
 		2, 2, 192, 0, 64, 0, 3, 1, 192, 0, 64, 1, 3, 1, 192, 4, 128, 4, 3, 1, 192, 8, 0, 4,
 		3, 1, 192, 12, 32, 4, 3, 1, 192, 16, 32, 7,
+	})
+	f.Add([]byte{ // a stranger's BYE, refused, and then accepted
+		0, 0, 0, 32, 0, 0, 3, 1, 0, 32, 12, 1, 0, 0, 16, 97, 15, 3, 3, 1, 16, 97, 15, 1,
+		0, 0, 16, 97, 15, 3, 1, 1, 16, 97, 15, 1,
 	})
 	f.Add([]byte{ // mailboxes
 		0, 1, 192, 0, 0, 0, 4, 1, 192, 0, 32, 4, 4, 1, 192, 0, 32, 4, 4, 1, 192, 0, 64, 4,
@@ -71,6 +76,13 @@ func anything(now time.Time, b []byte) Message {
 		{"INVITE", 487}, {"INVITE", 407}, {"INVITE", 408}, {"UPDATE", 481}, {"REGISTER", 200}, {"MESSAGE", 0}, {"MESSAGE", 200}, {"ACK", 0},
 	}
 	k := kinds[int(b[0])%len(kinds)]
+	if b[2]&16 != 0 { // in a dialog
+		within := []struct {
+			method string
+			status int
+		}{{"BYE", 0}, {"BYE", 200}, {"BYE", 481}, {"BYE", 403}, {"UPDATE", 0}, {"UPDATE", 200}, {"UPDATE", 481}, {"REFER", 0}, {"REFER", 202}, {"INVITE", 0}, {"INVITE", 200}}
+		k = within[int(b[0])%len(within)]
+	}
 	if b[2] >= 192 { // leaves the rest of the world as it is
 		k = kinds[12]
 		switch b[0] & 3 {
@@ -101,9 +113,22 @@ func anything(now time.Time, b []byte) Message {
 	if b[1]&8 != 0 {
 		m.Trunk = "carrier"
 	}
+	peer := []netip.AddrPort{{}, phoneAddr, roamedAddr, strangerAddr}[b[3]>>5&3]
+	if m.Src == Edge {
+		m.From = peer
+	} else {
+		m.To = peer
+	}
 	user := 101 + int(b[1]>>4&3)
 	m.Head = fmt.Sprintf("%s sip:%d@192.0.2.12 SIP/2.0\r\nFrom: <sip:%d@h>\r\nTo: <sip:%d@h>\r\nContact: <sip:x@h>\r\nReason: Q.850;cause=%d",
 		k.method, user, 101+int(b[1]>>6&3), user, b[5]&31)
+	if k.method == "REFER" {
+		m.Head += "\r\nRefer-To: <sip:103@h?Replaces=call1%3Bto-tag%3D1%3Bfrom-tag%3D2>"
+	}
+	if b[2]&16 != 0 {
+		m.Body = "m=audio 1 RTP/AVP 0\r\na=sendonly"
+		m.Head += "\r\nReplaces: call1;to-tag=1;from-tag=2"
+	}
 	if b[3]&128 != 0 {
 		m.Head += "\r\nAuthorization: Digest username=\"101\""
 	}

@@ -2,7 +2,10 @@ package dialog
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
+	"hash/fnv"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -72,6 +75,7 @@ func conversations(rt *rapid.T) (all []Message) {
 // conversation is one caller, and whom the PBX rings for him.
 func conversation(rt *rapid.T, name, number, called string, at time.Time) (all []Message) {
 	a := from(number, called, name+"/a")
+	a.peer = peerOf(number)
 	if len(number) > 5 {
 		a.trunk = "carrier"
 	}
@@ -101,7 +105,7 @@ func conversation(rt *rapid.T, name, number, called string, at time.Time) (all [
 		}
 	}
 	for _, b := range rung {
-		b.at = a.at
+		b.at, b.peer = a.at, peerOf(b.callID)
 		pause(b, "to the callee", 9)
 		show(b.invite())
 		if rapid.Bool().Draw(rt, "rings") {
@@ -144,6 +148,114 @@ func conversation(rt *rapid.T, name, number, called string, at time.Time) (all [
 		show(rung[winner].bye(rapid.Bool().Draw(rt, "as the callee hears")))
 	}
 	return all
+}
+
+// peerOf is an address of somebody's own.
+func peerOf(name string) netip.AddrPort {
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(h.Sum32() >> 8), byte(h.Sum32())}), 5060)
+}
+
+// TestForgeriesChangeNothing shows conversations to two trackers, and to one of them
+// also what a stranger sends who knows all Call-IDs, tags and branches. The PBX
+// refuses it, or nobody answers. Both trackers say the same.
+func TestForgeriesChangeNothing(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		play := func(all []Message) (lines []string) {
+			c := testConfig()
+			c.Extensions = []Declared{{Number: "600", Kind: Queue}, {Number: "700", Kind: IVR}}
+			tracker := New(c)
+			w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}}
+			hear := func(events []Event) {
+				w.hear(events)
+				for _, e := range events {
+					line, err := json.Marshal(e)
+					if err != nil {
+						rt.Fatal(err)
+					}
+					lines = append(lines, string(line))
+				}
+			}
+			for _, m := range all {
+				hear(tracker.Advance(m.At))
+				hear(tracker.Observe(m))
+			}
+			for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
+				hear(tracker.Advance(next))
+			}
+			for id, p := range w.parties {
+				if !p.over {
+					rt.Errorf("party %s had a dial and no hangup", id)
+				}
+			}
+			return lines
+		}
+		all := disorder(rt, conversations(rt))
+		want, got := play(all), play(forged(rt, all))
+		for i := range max(len(want), len(got)) {
+			if i >= len(want) || i >= len(got) || want[i] != got[i] {
+				rt.Fatalf("with a stranger's messages it says\n%s\nand without\n%s", strings.Join(got[min(i, len(got)):], "\n"), strings.Join(want[min(i, len(want)):], "\n"))
+			}
+		}
+	})
+}
+
+// forged is all with a stranger's messages in between, and what becomes of them.
+func forged(rt *rapid.T, all []Message) (mixed []Message) {
+	type seen struct {
+		invite Message
+		toTag  string
+	}
+	legs := map[string]*seen{}
+	for _, m := range all {
+		mixed = append(mixed, m)
+		l := legs[m.CallID]
+		switch {
+		case l == nil && m.Method == "INVITE" && m.Request():
+			l = &seen{invite: m}
+			legs[m.CallID] = l
+		case l == nil:
+			continue
+		case m.Method == "INVITE" && m.ToTag != "":
+			l.toTag = m.ToTag
+		}
+		if !rapid.Bool().Draw(rt, "forges") {
+			continue
+		}
+		x := Message{
+			At: m.At, Src: Edge, Dst: PBX, From: strangerAddr,
+			Method:  rapid.SampledFrom([]string{"BYE", "UPDATE", "INVITE", "REFER", "CANCEL", "new INVITE"}).Draw(rt, "method"),
+			CallID:  m.CallID,
+			CSeq:    uint32(rapid.IntRange(0, 9).Draw(rt, "cseq")),
+			FromTag: l.invite.FromTag, ToTag: l.toTag, Branch: "z9hG4bK-forged",
+			Body: "v=0\r\nm=audio 1 RTP/AVP 0\r\na=sendonly\r\n",
+		}
+		if l.invite.Src == PBX {
+			x.FromTag, x.ToTag = x.ToTag, x.FromTag
+		}
+		switch x.Method {
+		case "CANCEL":
+			x.FromTag, x.ToTag, x.Branch, x.CSeq = l.invite.FromTag, "", l.invite.Branch, l.invite.CSeq
+		case "new INVITE":
+			x.Method, x.ToTag = "INVITE", ""
+		case "INVITE":
+			if x.ToTag == "" {
+				x.ToTag = "none"
+			}
+		}
+		x.Head = x.Method + " sip:105@pbx.example SIP/2.0\r\nFrom: <sip:104@pbx.example>\r\nTo: <sip:105@pbx.example>\r\n" +
+			"Refer-To: <sip:103@pbx.example>\r\nReason: Q.850;cause=16\r\n"
+		mixed = append(mixed, x)
+		status := rapid.SampledFrom([]int{0, 401, 403, 500, 408, 487}).Draw(rt, "answered")
+		if status == 0 || x.Method == "CANCEL" {
+			continue
+		}
+		r := answer(x, status, 0)
+		r.Own = status == 408
+		mixed = append(mixed, r)
+	}
+	return mixed
 }
 
 // disorder loses, doubles and shifts messages.
