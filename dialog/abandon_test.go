@@ -105,7 +105,7 @@ func TestAbandon(t *testing.T) {
 	if len(changes) != 1 || changes[0].Record != nil {
 		t.Errorf("got %d changes, want that the call is over", len(changes))
 	}
-	if said := tracker.Abandon(); len(said) != 1 {
+	if said := tracker.Abandon(); len(said) != 0 {
 		t.Errorf("abandoned again: %v", said)
 	}
 	if said := tracker.Observe(good.bye(true)); len(said) != 1 || said[0].Type != Hangup || said[0].Status != Answered {

@@ -3,6 +3,7 @@ package dialog
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 )
@@ -32,6 +33,19 @@ func BenchmarkAnsweredCall(b *testing.B) {
 		}
 		tracker.Observe(messages[n%len(messages)])
 		n++
+	}
+}
+
+// BenchmarkLongCallID is an INVITE of the PBX whose Call-ID is as long as one can
+// be, and all separators.
+func BenchmarkLongCallID(b *testing.B) {
+	tracker := New(testConfig())
+	l := to("101", "102", strings.Repeat("-", 60_000))
+	m := l.invite()
+	i := incoming{Message: &m, links: &links{}}
+	b.ReportAllocs()
+	for b.Loop() {
+		tracker.byLikeCallID(&i)
 	}
 }
 

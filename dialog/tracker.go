@@ -18,6 +18,17 @@
 // neither, and begins a call of its own: a stranger's is worse than none. A call
 // keeps its id; none is ever merged with another later.
 //
+// # Whose word counts
+//
+// The PBX and the trunks may say who calls, who was meant first and which call an
+// INVITE is of. A phone, or whoever poses as one, speaks for itself only: it is the
+// account that it logs in with, if that is an extension, else what its From says;
+// and it names a call by an X-CID that bellhop has authenticated, or by both tags
+// of a dialog. An INVITE with the Call-ID of a call that comes from elsewhere than
+// the call's legs is not followed. Within a dialog a request counts at once that
+// comes from the PBX or over the leg's own flow, with a CSeq that is new; any other
+// counts once it is accepted.
+//
 // # What is promised
 //
 // A party has at most one dial-in or dial-out, at most one answer after it, and
