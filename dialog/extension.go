@@ -176,8 +176,8 @@ func (d *directory) calling(m *Message, from, preferred, account, contact string
 	if a.User == "" {
 		return Extension{}, false
 	}
-	if a.Domain == "" && d.kind(f.user, m.At) != "" {
-		a.Domain = f.host
+	if e, ok := d.at(f, m.At); ok && a.Domain == "" {
+		a.Domain = e.Domain
 	}
 	return a, true
 }
