@@ -91,7 +91,7 @@ type Event struct {
 	ID   string    `json:"id"`   // 32 hex digits, derived from party and type; a redelivery carries the same
 	Call string    `json:"call"` // CallID: the same for all legs; 32 hex digits
 	Seq  int       `json:"seq"`  // 1, 2, 3 … within the call, without gaps
-	At   time.Time `json:"at"`   // when bellhop saw it, not when it is sent
+	At   time.Time `json:"at"`   // when bellhop saw it, by the wall clock of that moment; not when it is sent
 	Type Type      `json:"type"`
 
 	Party     string    `json:"party"`     // SubCallID; 32 hex digits
@@ -112,7 +112,7 @@ type Event struct {
 	Duration     time.Duration `json:"duration,omitempty"`      // hangup: answer to hangup; voicemail: length, if known
 	RingDuration time.Duration `json:"ring_duration,omitempty"` // first 18x to answer or end
 	SetupTime    time.Duration `json:"setup_time,omitempty"`    // INVITE to the first 18x or answer
-	AnsweredAt   time.Time     `json:"answered_at,omitzero"`    // hangup of an answered party
+	AnsweredAt   time.Time     `json:"answered_at,omitzero"`    // hangup of an answered party: the At of its answer
 	RecID        string        `json:"rec_id,omitempty"`        // hangup, voicemail
 	SipCode      int           `json:"sip_code,omitempty"`      // hangup: the final response, or the BYE's 0
 	SipReason    string        `json:"sip_reason,omitempty"`    // its phrase
@@ -141,6 +141,10 @@ type Event struct {
 	Leg LegID `json:"leg,omitzero"` // dial-in, dial-out, answer: for Restore, not for subscribers
 
 	Subscription *Subscription `json:"subscription,omitempty"` // subscription-state: of which it tells
+
+	// Observed is At on a clock that nobody sets: the tracker returns it on that of
+	// [Message.At]. Only this process knows it; zero: it is not known.
+	Observed time.Time `json:"-"`
 }
 
 // A Subscription is what an event tells of one.

@@ -56,7 +56,7 @@ func (b *breaker) trips(now time.Time) bool {
 	sixth := now.Unix() / int64(tripWithin/time.Second/6)
 	var failed, ended int
 	for _, t := range b.tallies {
-		if t.sixth > sixth-6 {
+		if t.sixth > sixth-6 && t.sixth <= sixth { // one of the future is old: the clock was set back
 			failed += t.failed
 			ended += t.ending
 		}

@@ -191,7 +191,7 @@ func (w *worker) subscribe() {
 			w.standings.set(s.ID, nil)
 		}
 		st, _ := w.standings.of(s.ID)
-		w.lanes.subscribe(s, st.Failing)
+		w.lanes.subscribe(s, w.observed(st.Failing))
 	}
 }
 

@@ -165,6 +165,7 @@ func (n *Notifier) readPart(ctx context.Context, from, to uint64, log chan<- ent
 			n.log.Error("an event cannot be read", "subject", m.Header.Get(jetstream.SubjectHeader), "err", err)
 			return true
 		}
+		e.event.Observed = n.observed(e.event.At)
 		select {
 		case log <- e:
 			return true

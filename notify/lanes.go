@@ -65,26 +65,29 @@ type delivery struct {
 	seq   uint64 // of the event in the log
 	id    string // of the event; "": the outbox did not know
 	kind  dialog.Type
-	at    time.Time     // of the event
+	at    time.Time     // of the event, by the wall clock
 	event *dialog.Event // nil: to be read from the log
 	young *young        // the event whose moment this delivery shares; nil: over, or in the outbox
 
+	observed time.Time // at on the clock that nobody sets, by which it expires; zero: as at
+
 	replay   bool // somebody asked for it to be delivered again
 	state    state
-	attempts int       // failed ones that count
-	tries    int       // all that were begun
-	outcome  outcome   // how it ended, once it is over
-	handed   bool      // was delivered by hand
-	due      time.Time // of the next attempt
-	early    bool      // woken before it was due: a failure does not count
-	patient  bool      // the receiver said when to come back: not to be woken
-	held     bool      // is due, and rests while its endpoint is paused
+	attempts int           // failed ones that count
+	tries    int           // all that were begun
+	outcome  outcome       // how it ended, once it is over
+	handed   bool          // was delivered by hand
+	due      time.Time     // of the next attempt
+	wait     time.Duration // from the last attempt until then
+	early    bool          // woken before it was due: a failure does not count
+	patient  bool          // the receiver said when to come back: not to be woken
+	held     bool          // is due, and rests while its endpoint is paused
 
 	dirty, telling, told bool // the outbox must be told; is being told; was told
 }
 
 func newDelivery(seq uint64, e *dialog.Event, y *young) *delivery {
-	return &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At, event: e, young: y}
+	return &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At, observed: e.Observed, event: e, young: y}
 }
 
 type state uint8
@@ -509,7 +512,8 @@ func (d *delivery) class() class {
 	return classOf(d.kind)
 }
 
-// deadline is when d is too old, if it ever is.
+// deadline is when d is too old, if it ever is. Nobody makes it older by setting the
+// clock once it is here.
 func (d *delivery) deadline() (time.Time, bool) {
 	if d.class() != live {
 		return time.Time{}, false
@@ -518,7 +522,10 @@ func (d *delivery) deadline() (time.Time, bool) {
 	if ttl == 0 {
 		ttl = liveTTL
 	}
-	return d.at.Add(ttl), true
+	if d.observed.IsZero() {
+		return d.at.Add(ttl), true
+	}
+	return d.observed.Add(ttl), true
 }
 
 func (d *delivery) tooOld(now time.Time) bool {
@@ -751,6 +758,7 @@ func (q *lanes) failed(now time.Time, a *attempt) {
 	if back := now.Add(min(a.retryAfter, maxRetryAfter)); back.After(d.due) {
 		d.due = back
 	}
+	d.wait = d.due.Sub(now)
 	d.patient = a.retryAfter > 0
 	if d.tooOld(now) {
 		q.end(d, expired)

@@ -18,6 +18,13 @@
 // same webhook-id header. After a kill, what was delivered in the last 100 ms may
 // be delivered again; the last second's, if a receiver was slow.
 //
+// # Clocks
+//
+// How old an event is, and when it is tried again, goes by the monotonic clock: by
+// setting the wall clock nobody makes an event expire, or wait. Only what a restart
+// finds in the store is as old as the wall clock says then; it is never of the
+// future, and waits for no longer than it was to.
+//
 // # Pauses
 //
 // An endpoint, a scheme, host and port, that fails is paused: but for a probe now
@@ -121,6 +128,16 @@ type Config struct {
 	Transport http.RoundTripper
 
 	Resolver *net.Resolver // looks receivers' names up; nil: as the machine does
+
+	Wall func() time.Time // the wall clock, for tests that set it; nil: time.Now
+}
+
+// wall reads the wall clock: there is no monotonic reading in what it returns.
+func (c Config) wall() time.Time {
+	if c.Wall == nil {
+		return time.Now().Round(0)
+	}
+	return c.Wall().Round(0)
 }
 
 func (c Config) keepEvents() time.Duration {
@@ -198,6 +215,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	if n.events, err = openEvents(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("event log EVENTS: %w", err)
 	}
+	n.fresh.heard = n.events.CachedInfo().State.LastSeq
 	if n.outbox, err = openOutbox(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("outbox OUTBOX: %w", err)
 	}
@@ -355,6 +373,17 @@ func classOf(t dialog.Type) class {
 		return live
 	}
 	return record
+}
+
+// observed is when something was that the store knows by the wall clock, on the
+// monotonic clock of this process: as long ago as the wall clock now says. From here
+// on nobody makes it older by setting the clock. What would be of the future is of
+// now. Of the zero time it is zero.
+func (n *Notifier) observed(at time.Time) time.Time {
+	if at.IsZero() {
+		return at
+	}
+	return time.Now().Add(-max(0, n.config.wall().Sub(at)))
 }
 
 // laneOf names what an event is in order with: its call, or its extension if

@@ -50,6 +50,22 @@ type remembered struct {
 	Tries    int         `json:"tries,omitempty"`
 	Due      time.Time   `json:"due,omitzero"`
 	Replay   bool        `json:"replay,omitempty"`
+
+	Wait time.Duration `json:"wait,omitempty"` // from the last attempt until Due
+}
+
+// due is when a delivery is due again that was when the outbox heard of it: never
+// later than a whole pause from now, to whatever the clock was set since.
+func (n *Notifier) due(r *remembered) time.Time {
+	if r.Due.IsZero() {
+		return r.Due
+	}
+	wait := r.Wait
+	if wait == 0 { // an older version wrote it
+		pauses := schedules[record]
+		wait = pauses[len(pauses)-1] * 6 / 5
+	}
+	return time.Now().Add(min(r.Due.Sub(n.config.wall()), wait))
 }
 
 // message writes a letter to the outbox.
@@ -69,7 +85,7 @@ func (l letter) message() *nats.Msg {
 		return m
 	}
 	m.Data, _ = json.Marshal(remembered{ // of times of this century
-		Lane: d.lane.name, Event: d.id, Type: d.kind, At: d.at, Attempts: d.attempts, Tries: d.tries, Due: d.due, Replay: d.replay,
+		Lane: d.lane.name, Event: d.id, Type: d.kind, At: d.at, Attempts: d.attempts, Tries: d.tries, Due: d.due, Replay: d.replay, Wait: d.wait,
 	})
 	return m
 }
@@ -146,7 +162,8 @@ func (n *Notifier) recall(ctx context.Context, q *lanes, s *sweeper) (heard uint
 		if err := json.Unmarshal(m.Data(), &r); err != nil {
 			return err
 		}
-		d := &delivery{seq: seq, id: r.Event, kind: r.Type, at: r.At, attempts: r.Attempts, tries: r.Tries, due: r.Due, replay: r.Replay}
+		d := &delivery{seq: seq, id: r.Event, kind: r.Type, at: r.At, observed: n.observed(r.At),
+			attempts: r.Attempts, tries: r.Tries, due: n.due(&r), wait: r.Wait, replay: r.Replay}
 		words[m.Subject()] = waiting{subscription, r.Lane, d}
 		return nil
 	})
