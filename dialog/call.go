@@ -149,6 +149,7 @@ type party struct {
 	dialed     bool
 	rang       time.Time
 	answered   time.Time
+	answeredAt time.Time // the same by the wall clock of that moment, as its answer tells
 	left       time.Time // when its last phone refused, if another may yet be rung
 	over       bool
 	outcome    outcome
@@ -314,7 +315,7 @@ func (t *Tracker) answer(l *leg, m *Message) {
 
 // answered says that a party talks, since the 2xx m on a leg.
 func (t *Tracker) answered(p *party, l *leg, m *Message) {
-	p.answered = m.At
+	p.answered, p.answeredAt = m.At, t.clock.wall(m.At)
 	p.heardPhone(l, m)
 	e := t.say(p, Answer, m.At)
 	e.Status, e.Leg = Answered, t.idOf(p.first)
@@ -564,7 +565,7 @@ func (t *Tracker) hangup(p *party, at time.Time) *Event {
 	if p.answered.IsZero() {
 		e.SetupTime, e.RingDuration = p.times(at)
 	} else {
-		e.AnsweredAt = p.answered
+		e.AnsweredAt = p.answeredAt
 		e.Duration = at.Sub(p.answered)
 		e.SetupTime, e.RingDuration = p.times(p.answered)
 	}
@@ -610,7 +611,8 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 		ID:           p.eventID(typ),
 		Call:         c.id,
 		Seq:          c.seq,
-		At:           at,
+		At:           t.clock.wall(at),
+		Observed:     at,
 		Type:         typ,
 		Party:        p.id,
 		Extension:    p.ext,
@@ -698,7 +700,7 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 		caller = l
 	}
 	if caller == nil || l.stranger {
-		if t.names.kind(l.num, e.At) != "" {
+		if t.names.kind(l.num, e.Observed) != "" {
 			e.CallerExtension = &Extension{User: l.num}
 		}
 		return

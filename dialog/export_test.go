@@ -1,5 +1,13 @@
 package dialog
 
+import "slices"
+
+// InheritClock gives a tracker the clock of another.
+func (t *Tracker) InheritClock(o *Tracker) {
+	t.clock = o.clock
+	t.clock.steps = slices.Clone(o.clock.steps)
+}
+
 // Inherit gives a tracker that has restored the calls of another what a restart
 // loses beside them: the bindings, and what is no call yet.
 func (t *Tracker) Inherit(o *Tracker) {

@@ -30,7 +30,7 @@ func (t *Tracker) Changed(until time.Time) (changes []Change) {
 		t.at = c
 		switch {
 		case c.up():
-			changes = append(changes, Change{c.id, c.record(t.refers)})
+			changes = append(changes, Change{c.id, c.record(t.refers, t.clock.offset())})
 		case c.kept:
 			changes = append(changes, Change{Call: c.id})
 		}
@@ -70,9 +70,9 @@ func (c *call) up() bool {
 }
 
 // record writes down what is kept of a call; refers are the REFERs that a new
-// leg may follow.
-func (c *call) record(refers []*refer) []byte {
-	s := scribe{legs: slices.Clone(c.legs), parties: slices.Clone(c.parties)}
+// leg may follow, and the wall clock is ahead by offset.
+func (c *call) record(refers []*refer, offset time.Duration) []byte {
+	s := scribe{offset: offset, legs: slices.Clone(c.legs), parties: slices.Clone(c.parties)}
 	for _, r := range refers {
 		if r.leg.call == c {
 			s.refers = append(s.refers, keptRefer{r, true, r.leg.refer == r})
@@ -272,6 +272,7 @@ func (p *party) fields(s *scribe) {
 	keepFlag(s, "dialed", &p.dialed)
 	keepTime(s, "rang", &p.rang)
 	keepTime(s, "answered", &p.answered)
+	keepWall(s, "answered_at", &p.answeredAt)
 	keepFlag(s, "over", &p.over)
 	keepTime(s, "left", &p.left)
 	keepPart(s, "outcome", &p.outcome, (*outcome).fields)
@@ -314,7 +315,7 @@ func extensionFields(e *Extension, s *scribe) { keepExtension(s, "user", "domain
 // events of the log since then, in its order. It is called before anything is
 // observed. A call that cannot be read is an error; the others are taken up. node
 // names this process in the log from here on, if others share it: what they follow
-// is not taken up.
+// is not taken up. SetClock comes before it.
 //
 // What happened between the last record and the restart only the log knows: a
 // party whose dial is in no record goes on from there. Its hangup tells what
@@ -332,7 +333,7 @@ func (t *Tracker) Restore(node string, records []Change, log []Event) error {
 			errs = append(errs, errors.New("there are more calls than can be followed"))
 			break
 		}
-		c, refers, err := readCall(r.Record)
+		c, refers, err := t.readCall(r.Record)
 		if err == nil && calls[c.id] != nil {
 			err = errors.New("it is there twice")
 		}
@@ -367,11 +368,14 @@ func (t *Tracker) Restore(node string, records []Change, log []Event) error {
 
 // readCall makes a call of its record, and returns the REFERs that a new leg may
 // follow.
-func readCall(record []byte) (c *call, refers []*refer, err error) {
+func (t *Tracker) readCall(record []byte) (c *call, refers []*refer, err error) {
 	s := scribe{doing: reading}
 	if err := json.Unmarshal(record, &s.in); err != nil {
 		return nil, nil, err
 	}
+	var heard time.Time
+	keepWall(&s, "heard", &heard)
+	s.offset = heard.Sub(t.clock.steady(heard)) // all of a call moves, if the clock was set back since
 	c = &call{kept: true}
 	legs, _ := read[[]any](&s, "legs")
 	for range legs {
@@ -385,6 +389,9 @@ func readCall(record []byte) (c *call, refers []*refer, err error) {
 	for _, p := range s.parties {
 		if p.first == nil {
 			s.fail("first leg of a party", nil)
+		}
+		if p.answeredAt.IsZero() && !p.answered.IsZero() { // an older version wrote it
+			p.answeredAt = p.answered.Add(s.offset)
 		}
 	}
 	if s.err != nil {
@@ -421,12 +428,12 @@ func (t *Tracker) adopt(c *call) {
 
 // relive takes from an event what its call's record does not say yet.
 func (t *Tracker) relive(calls map[string]*call, e *Event) {
-	c := calls[e.Call]
+	c, at := calls[e.Call], t.clock.steady(e.At)
 	if c == nil {
 		if e.Type != DialIn && e.Type != DialOut || e.Leg.Node != t.node || len(calls) >= maxCalls {
 			return
 		}
-		c = &call{id: e.Call, began: e.At, heard: e.At}
+		c = &call{id: e.Call, began: at, heard: at}
 		calls[c.id] = c
 		t.give(c, key{callKey, c.id})
 	}
@@ -434,8 +441,8 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 		c.seq = e.Seq
 		t.touch(c)
 	}
-	if e.At.After(c.heard) {
-		c.heard = e.At
+	if at.After(c.heard) {
+		c.heard = at
 	}
 	var p *party
 	if i := slices.IndexFunc(c.parties, func(p *party) bool { return p.id == e.Party }); i >= 0 {
@@ -455,29 +462,29 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 	switch e.Type {
 	case Ringing:
 		if p.rang.IsZero() {
-			p.rang = e.At
+			p.rang = at
 		}
 	case Answer:
 		if !p.answered.IsZero() {
 			return
 		}
-		p.answered, p.agent = e.At, e.UserAgent
-		if p.rang.IsZero() && e.RingDuration > 0 {
-			p.rang = e.At.Add(-e.RingDuration)
+		p.answered, p.answeredAt, p.agent = at, e.At, e.UserAgent
+		if e.RingDuration > 0 { // the clock may have been set since the event that told of it
+			p.rang = at.Add(-e.RingDuration)
 		}
 		if p.like != nil {
 			like := *e
 			p.like = &like
-			p.first.began = e.At.Add(-e.RingDuration - e.SetupTime)
+			p.first.began = at.Add(-e.RingDuration - e.SetupTime)
 		}
 		if l == nil { // another phone's than the first
 			l = t.relivedLeg(c, e)
 			l.party = p
 		}
 		if l.state < talking {
-			l.state, l.answered, l.toTag = talking, e.At, e.Leg.ToTag
+			l.state, l.answered, l.toTag = talking, at, e.Leg.ToTag
 			if l.origin == PBX && l.party != c.back {
-				c.bridge(e.At)
+				c.bridge(at)
 			}
 		}
 	case Hold, Resume, Transfer:
@@ -491,10 +498,10 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 		p.outcome = outcome{e.Status, e.SipCode, e.SipReason, e.Q850, e.HangupBy, e.Elsewhere}
 		for _, l := range c.legs {
 			if l.state != over && (l.party == p || l.party == nil && l.host == p) {
-				l.state, l.ended, l.by, l.refer = over, e.At, e.HangupBy, nil
+				l.state, l.ended, l.by, l.refer = over, at, e.HangupBy, nil
 				t.unreach(l)
 				if l.origin == PBX {
-					c.unbridge(e.At)
+					c.unbridge(at)
 				}
 			}
 		}
@@ -528,10 +535,11 @@ func (t *Tracker) relivedParty(c *call, e *Event) *party {
 
 // relivedLeg is the leg that only the log knows.
 func (t *Tracker) relivedLeg(c *call, e *Event) *leg {
+	at := t.clock.steady(e.At)
 	l := &leg{
 		call: c, origin: e.Leg.Origin,
 		callID: e.Leg.CallID, fromTag: e.Leg.FromTag, toTag: e.Leg.ToTag,
-		began: e.At, heard: e.At,
+		began: at, heard: at,
 		facts: facts{num: e.CallerNum, name: e.CallerName, called: e.CalledNumber},
 	}
 	l.peer, _ = netip.ParseAddrPort(e.Leg.Peer)

@@ -50,7 +50,7 @@ func TestEveryFieldIsKept(t *testing.T) {
 				c := smallCall()
 				v := field(of(c), i)
 				fillIn(t, v, c)
-				read, _, err := readCall(c.record(nil))
+				read, _, err := New(Config{}).readCall(c.record(nil, 0))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -158,7 +158,7 @@ func TestLikeFields(t *testing.T) {
 	told.as(&from)
 	c := smallCall()
 	c.parties[0].like = &from
-	read, _, err := readCall(c.record(nil))
+	read, _, err := New(Config{}).readCall(c.record(nil, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestLikeFields(t *testing.T) {
 
 // TestBadRecords: what is no record is an error, and no more.
 func TestBadRecords(t *testing.T) {
-	good := smallCall().record(nil)
+	good := smallCall().record(nil, 0)
 	for _, r := range []string{
 		``, `null`, `{`, `[]`, `{}`, `{"legs":[]}`, `{"has_legs":1}`, `{"has_legs":2,"legs":[{}]}`,
 		`{"has_legs":1,"legs":[{"state":7}]}`, `{"has_legs":1,"legs":[{"state":"over"}]}`, `{"has_legs":1,"legs":[3]}`,

@@ -13,14 +13,16 @@ type Known struct {
 	Contacts []Contact // where it is registered, the first to expire first
 }
 
-// A Contact is where a phone of an extension is reached, as the PBX knows it.
+// A Contact is where a phone of an extension is reached, as the PBX knows it. Until
+// is by the wall clock as it is set now.
 type Contact struct {
 	URI   string // without parameters
 	Until time.Time
 }
 
 // Extensions returns, in no order, the extensions that the configuration names or
-// that have registered. It takes less than half a microsecond for each.
+// that have registered; now is on the clock of [Message.At]. It takes less than
+// half a microsecond for each.
 func (t *Tracker) Extensions(now time.Time) []Known {
 	users := t.names.aors.Keys()
 	all := make([]Known, 0, len(users)+len(t.names.declared))
@@ -30,17 +32,22 @@ func (t *Tracker) Extensions(now time.Time) []Known {
 		}
 	}
 	for _, user := range users {
-		if k, ok := t.names.known(user, now); ok {
+		if k, ok := t.Known(user, now); ok {
 			all = append(all, k)
 		}
 	}
 	return all
 }
 
-// Known returns what is known of a user, if that is an extension. Some are of
-// which nothing is known: the pattern of the configuration may name any number.
+// Known returns what is known of a user, if that is an extension; now is on the
+// clock of [Message.At]. Some are of which nothing is known: the pattern of the
+// configuration may name any number.
 func (t *Tracker) Known(user string, now time.Time) (Known, bool) {
-	return t.names.known(user, now)
+	k, ok := t.names.known(user, now)
+	for i := range k.Contacts {
+		k.Contacts[i].Until = t.clock.asSet(k.Contacts[i].Until)
+	}
+	return k, ok
 }
 
 func (d *directory) known(user string, now time.Time) (Known, bool) {

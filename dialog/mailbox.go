@@ -129,7 +129,7 @@ func (t *Tracker) summary(m *Message) {
 		return
 	}
 	box.news, box.toldAt = news, m.At
-	t.voicemail(ext, &v, cmp.Or(v.rec, rec), hash(news, strconv.FormatInt(m.At.Unix()/60, 10)), m.At)
+	t.voicemail(ext, &v, cmp.Or(v.rec, rec), hash(news, strconv.FormatInt(t.clock.wall(m.At).Unix()/60, 10)), m.At)
 }
 
 // messageSummaryEvent reports whether an Event header field names the package of
@@ -146,7 +146,8 @@ func (t *Tracker) voicemail(ext Extension, v *voiceMessage, rec, call string, at
 	e := Event{
 		Call:            call,
 		Seq:             1,
-		At:              at,
+		At:              t.clock.wall(at),
+		Observed:        at,
 		Type:            Voicemail,
 		Party:           hash(call, string(In), ext.User, ext.Domain),
 		Extension:       ext,

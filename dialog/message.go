@@ -30,7 +30,12 @@ func (s Side) String() string {
 //
 // All strings may share one allocation: whoever keeps one clones it.
 type Message struct {
-	At time.Time // when it was received; when it was made, if Own
+	// At is when it was received; when it was made, if Own. It is the time of a
+	// steady clock, which began as the wall clock and which nobody sets: messages
+	// are ordered by it, and measured. WallOffset is how far the wall clock was
+	// ahead of it when the message was observed.
+	At         time.Time
+	WallOffset time.Duration
 
 	Src, Dst Side           // who sent it, and where it goes
 	From, To netip.AddrPort // their addresses

@@ -189,7 +189,8 @@ func (t *Tracker) tell(g *registration, typ Type, at time.Time) {
 	e := Event{
 		Call:      g.call,
 		Seq:       1,
-		At:        at,
+		At:        t.clock.wall(at),
+		Observed:  at,
 		Type:      typ,
 		Party:     hash(g.call, g.ext.User, g.ext.Domain),
 		Extension: g.ext,
@@ -198,7 +199,7 @@ func (t *Tracker) tell(g *registration, typ Type, at time.Time) {
 	e.ID = hash(e.Party, string(typ))
 	if typ == Unregistered {
 		e.Seq = 2
-		e.ID = hash(e.ID, strconv.FormatInt(at.UnixMicro(), 10))
+		e.ID = hash(e.ID, strconv.FormatInt(e.At.UnixMicro(), 10))
 	}
 	t.said = append(t.said, e)
 }

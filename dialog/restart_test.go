@@ -60,6 +60,7 @@ func TestRestartedFlows(t *testing.T) {
 						return old
 					}
 					fresh := dialog.New(f.Config.Dialog)
+					fresh.InheritClock(old)
 					if err := fresh.Restore("", slices.Collect(maps.Values(kept)), nil); err != nil {
 						t.Errorf("message %d: %v", n, err)
 					}
@@ -106,6 +107,7 @@ func TestRestartedFromTheLog(t *testing.T) {
 					}
 					before = len(hop.listen())
 					fresh := dialog.New(f.Config.Dialog)
+					fresh.InheritClock(old)
 					if err := fresh.Restore("", nil, hop.said); err != nil {
 						t.Errorf("message %d: %v", n, err)
 					}

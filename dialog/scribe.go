@@ -23,6 +23,8 @@ type scribe struct {
 	in    map[string]any
 	err   error
 
+	offset time.Duration // of the wall clock, by which times are kept, from the steady one
+
 	legs    []*leg
 	parties []*party
 	refers  []keptRefer
@@ -147,7 +149,7 @@ func keepTime(s *scribe, name string, v *time.Time) {
 		if !v.IsZero() {
 			s.key(name)
 			s.out = append(s.out, '"')
-			s.out = v.UTC().AppendFormat(s.out, time.RFC3339Nano)
+			s.out = v.Add(s.offset).UTC().AppendFormat(s.out, time.RFC3339Nano)
 			s.out = append(s.out, '"')
 		}
 	case reading:
@@ -156,9 +158,17 @@ func keepTime(s *scribe, name string, v *time.Time) {
 			if err != nil {
 				s.fail(name, got)
 			}
-			*v = t
+			*v = t.Add(-s.offset)
 		}
 	}
+}
+
+// keepWall keeps a time that is by the wall clock already.
+func keepWall(s *scribe, name string, v *time.Time) {
+	offset := s.offset
+	s.offset = 0
+	keepTime(s, name, v)
+	s.offset = offset
 }
 
 func keepExtension(s *scribe, name, domain string, v *Extension) {

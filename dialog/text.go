@@ -25,7 +25,7 @@ func (t *Tracker) message(m *Message) {
 	}
 	t.messages.Add(key, nil) // told, or refused: a repetition is nothing new
 	if m.Status < 300 {
-		e.At = m.At
+		e.At, e.Observed = t.clock.wall(m.At), m.At
 		t.said = append(t.said, *e)
 	}
 }

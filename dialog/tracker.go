@@ -36,12 +36,19 @@
 // afterwards. This holds for any sequence of messages: lost, doubled, out of
 // order, or made up. A party whose end nobody saw ends when its limit passes.
 //
-// The events of one call are numbered from 1 without gaps, and their times do
-// not run backwards, but for a dial-out, which bears the time of its INVITE.
-// Events of different calls are not ordered against each other.
+// The events of one call are numbered from 1 without gaps: that is their order.
+// Their times do not run backwards while nobody sets the clock, but for a dial-out,
+// which bears the time of its INVITE. Events of different calls are not ordered
+// against each other.
 //
-// The Duration of a hangup is its At less the answer's, exactly; times are
-// whole microseconds.
+// At is what the wall clock showed at the moment of an event. If it is set, be it
+// by hours, events before and after tell different clocks, and nothing else
+// changes: order, durations and limits go by the steady clock of [Message.At]. A
+// step of less than 100 ms is passed over.
+//
+// The Duration of a hangup is the time that passed since the answer, exactly: its
+// At less the answer's, unless the clock was set between. Times are whole
+// microseconds.
 //
 // # Memory
 //
@@ -72,6 +79,10 @@
 // that rang ends with its CANCEL or BYE, or at its limit. Bindings are learnt
 // again as phones refresh them, and a challenged INVITE counts from its
 // repetition.
+//
+// Times are kept by the wall clock, and a call that is restored is as old as that
+// says: if it was set while nothing ran, by so much older. A call is never of the
+// future: where the clock was set back, it is as old as when it was last heard of.
 //
 // Ids are derived from the messages alone, so that another node that sees the
 // same call gives its events the same ids.
@@ -159,6 +170,7 @@ type Tracker struct {
 	attempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
 	messages *simplelru.LRU[messageKey, *Event]  // MESSAGEs that await their 2xx
 	said     []Event
+	clock    clock
 	at       *call  // that is at hand, see Abandon; nil: none
 	node     string // in the log
 	keeping  bool
@@ -232,6 +244,7 @@ func (t *Tracker) Observe(m Message) []Event {
 
 func (t *Tracker) observe(m *Message) {
 	m.At = m.At.Truncate(time.Microsecond)
+	t.readClock(m.At, m.WallOffset)
 	t.expireDue(m.At) // a limit that passed came before the message
 	switch m.Method {
 	case "REGISTER":
@@ -546,8 +559,8 @@ func (c *call) known(m *Message) (again *leg, stale bool) {
 	return again, false
 }
 
-// Next returns a time before which Advance has nothing to do; false if it has
-// nothing to do at all.
+// Next returns a time before which Advance has nothing to do, on the clock of
+// [Message.At]; false if it has nothing to do at all.
 func (t *Tracker) Next() (time.Time, bool) {
 	next, ok := t.registrar.next()
 	if len(t.due) > 0 && (!ok || t.due[0].look.Before(next)) {
@@ -556,7 +569,8 @@ func (t *Tracker) Next() (time.Time, bool) {
 	return next, ok
 }
 
-// Advance does what is due at now, and returns what it means to the world.
+// Advance does what is due at now, on the clock of [Message.At], and returns what
+// it means to the world.
 func (t *Tracker) Advance(now time.Time) []Event {
 	t.said, t.at = nil, nil
 	t.expireDue(now)
@@ -662,7 +676,9 @@ func (d *deadlines) Pop() any {
 	return c
 }
 
-// A Call is how one live call stands.
+// A Call is how one live call stands. Its times, and its parties', are by the wall
+// clock as it is set now: what is between Since and the present is how long it has
+// taken, also if the clock was set meanwhile.
 type Call struct {
 	ID       string    `json:"call_id"`
 	State    string    `json:"state"` // calling, ringing, talking
@@ -690,7 +706,7 @@ type Party struct {
 func (t *Tracker) Calls() []Call {
 	calls := []Call{}
 	for _, c := range t.due {
-		if s, live := c.snapshot(); live {
+		if s, live := c.snapshot(&t.clock); live {
 			calls = append(calls, s)
 		}
 	}
@@ -704,8 +720,8 @@ func (t *Tracker) Calls() []Call {
 }
 
 // snapshot says how a call stands, and whether a party of it is live.
-func (c *call) snapshot() (s Call, live bool) {
-	s = Call{ID: c.id, State: calling.String(), Since: c.began}
+func (c *call) snapshot(k *clock) (s Call, live bool) {
+	s = Call{ID: c.id, State: calling.String(), Since: k.asSet(c.began)}
 	for _, p := range c.parties {
 		if !p.dialed {
 			continue
@@ -717,8 +733,8 @@ func (c *call) snapshot() (s Call, live bool) {
 		case !p.answered.IsZero():
 			status, live = Answered, true
 			s.State = talking.String()
-			if s.Answered.IsZero() || p.answered.Before(s.Answered) {
-				s.Answered = p.answered
+			if at := k.asSet(p.answered); s.Answered.IsZero() || at.Before(s.Answered) {
+				s.Answered = at
 			}
 		default:
 			live = true
@@ -729,7 +745,7 @@ func (c *call) snapshot() (s Call, live bool) {
 		number, _ := p.number()
 		s.Parties = append(s.Parties, Party{
 			ID: p.id, Extension: p.ext, Flow: p.flow, Status: status,
-			Since: p.first.began, Answered: p.answered, Over: p.over,
+			Since: k.asSet(p.first.began), Answered: k.asSet(p.answered), Over: p.over,
 			CallerNum: p.first.num, CallerName: p.first.name, CalledNumber: number,
 		})
 	}

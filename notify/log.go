@@ -158,21 +158,24 @@ func (m *mouth) waiting() int {
 	return len(m.unsaid) + len(m.wave)
 }
 
-// Unsaid returns the time of the oldest event that Say was given and the log has
-// not; false if there is none.
+// Unsaid returns when the oldest event was observed that Say was given and the log
+// has not, of those that say when; false if there is none.
 func (n *Notifier) Unsaid() (oldest time.Time, ok bool) {
 	m := &n.mouth
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, events := range [][]*dialog.Event{m.wave, m.unsaid} {
 		for _, e := range events {
-			if !ok || e.At.Before(oldest) {
-				oldest, ok = e.At, true
+			if !e.Observed.IsZero() && (!ok || e.Observed.Before(oldest)) {
+				oldest, ok = e.Observed, true
 			}
 		}
 	}
 	return oldest, ok
 }
+
+// LogEnd returns the place of the last event that is known to be in the log.
+func (n *Notifier) LogEnd() uint64 { return n.fresh.end() }
 
 // gather is the least time between two waves: a wave costs more than the events
 // in it, so under load they share one. After a quiet moment none has to wait.
@@ -240,7 +243,7 @@ func (n *Notifier) messages(sheet []*nats.Msg, wave []*dialog.Event) []*nats.Msg
 		body := appendEvent(sheet[i].Data[:0], e)
 		if bytes.Contains(body, []byte(`\ufffd`)) {
 			// What was no UTF-8 is read from the log as this: it is delivered so at once.
-			*e = dialog.Event{}
+			*e = dialog.Event{Observed: e.Observed}
 			if err := json.Unmarshal(body, e); err != nil {
 				panic(err) // it was just written
 			}
@@ -270,6 +273,7 @@ func pause(ctx context.Context, d time.Duration) {
 // A Query says which events to read from the log. The zero value means all.
 type Query struct {
 	Since     time.Time // said then or later
+	Place     uint64    // at this place of the log, or behind it; goes before Since
 	After     string    // said after the event with this id; goes before Since
 	Extension string    // as in a Subscription
 	Among     []string  // of one of these extensions; nil: of any
@@ -298,6 +302,8 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event,
 			return nil, false, err
 		}
 		first = place + 1
+	case q.Place != 0:
+		first = q.Place
 	case !q.Since.IsZero():
 		first = 0
 		err := n.ask(ctx, part{Since: &q.Since, Batch: 1}, func(seq uint64, _ *nats.Msg) bool {

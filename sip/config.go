@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"bellhop/dialog"
 )
@@ -35,9 +36,10 @@ type Config struct {
 	// when it is full, the message is counted as unobserved.
 	Watch chan<- dialog.Message
 
-	Workers int          // 0: one per CPU
-	Log     *slog.Logger // nil: slog.Default()
-	Net     Network      // nil: the machine's
+	Workers int              // 0: one per CPU
+	Log     *slog.Logger     // nil: slog.Default()
+	Net     Network          // nil: the machine's
+	Wall    func() time.Time // the wall clock, for tests that set it; nil: time.Now
 }
 
 // A Trunk is a carrier: edge-side addresses that are no extension's.

@@ -298,6 +298,19 @@ func (h *Hop) Close() {
 // now is the time since the hop began.
 func (h *Hop) now() instant { return instant(time.Since(h.epoch)) }
 
+// Clock reads the steady clock that messages are stamped with, see
+// [dialog.Message], and how far the wall clock is ahead of it. The steady clock
+// begins as the wall clock in Listen; nobody sets it. It may be called from any
+// goroutine.
+func (h *Hop) Clock() (now time.Time, wallOffset time.Duration) {
+	wall := time.Now() // it reads both clocks
+	since := wall.Sub(h.epoch)
+	if h.cfg.Wall != nil {
+		wall = h.cfg.Wall()
+	}
+	return h.epoch.Add(since), time.Duration(wall.UnixNano()-h.epoch.UnixNano()) - since
+}
+
 // sideOf says which side a peer is on.
 func (h *Hop) sideOf(proto Proto, peer netip.AddrPort) dialog.Side {
 	for _, p := range h.pbx {

@@ -68,20 +68,23 @@ func local(on *listener, conn *stream) (at netip.AddrPort, isStream bool) {
 }
 
 // observation copies what a watcher may keep: one allocation that all strings
-// of it share.
+// of it share. It reads the wall clock, which somebody may have set since the
+// message came a moment ago.
 func (w *worker) observation(m *message, at instant) dialog.Message {
+	_, offset := w.hop.Clock()
 	text := string(m.b[:min(len(m.b), m.head+maxBody)])
 	cut := func(s span) string { return text[s.from:s.to] }
 	return dialog.Message{
-		At:      w.hop.epoch.Add(time.Duration(at)),
-		Method:  cut(m.cseqMet),
-		Status:  m.status,
-		CallID:  cut(m.callID),
-		CSeq:    m.cseq,
-		FromTag: cut(m.fromTag),
-		ToTag:   cut(m.toTag),
-		Head:    text[:m.head],
-		Body:    text[m.head:],
+		At:         w.hop.epoch.Add(time.Duration(at)),
+		WallOffset: offset,
+		Method:     cut(m.cseqMet),
+		Status:     m.status,
+		CallID:     cut(m.callID),
+		CSeq:       m.cseq,
+		FromTag:    cut(m.fromTag),
+		ToTag:      cut(m.toTag),
+		Head:       text[:m.head],
+		Body:       text[m.head:],
 	}
 }
 

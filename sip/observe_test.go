@@ -314,3 +314,38 @@ func TestAWatcherIsToldTheAddresses(t *testing.T) {
 		s.phone.forgets()
 	}, oneWorker)
 }
+
+// TestAWatcherSeesWhenTheClockIsSet: messages are stamped by a clock that nobody
+// sets, and say how far the wall clock is ahead of it; so does Clock.
+func TestAWatcherSeesWhenTheClockIsSet(t *testing.T) {
+	var ahead time.Duration
+	wall := func() time.Time { return time.Now().Add(ahead) }
+	play(t, func(s *scene) {
+		began := time.Now()
+		want := func(what string, at, offset time.Duration) {
+			t.Helper()
+			s.after(0)
+			for len(s.watch) > 0 {
+				if m := <-s.watch; m.At.Sub(began) != at || m.WallOffset != offset {
+					t.Errorf("%s: %s %d was at %v, and the wall clock ahead by %v; want %v, %v", what, m.Method, m.Status, m.At.Sub(began), m.WallOffset, at, offset)
+				}
+			}
+			now, got := s.hop.Clock()
+			if !now.Equal(time.Now()) || got != offset {
+				t.Errorf("%s: it is %v, and the wall clock ahead by %v; want %v, %v", what, now, got, time.Now(), offset)
+			}
+		}
+		invite, got := s.invited()
+		want("never set", 0, 0)
+		s.after(100 * time.Millisecond)
+		ahead = 5 * time.Hour
+		s.pbx.replies(got, "180 Ringing")
+		want("set forward", 100*time.Millisecond, ahead)
+		s.after(100 * time.Millisecond)
+		ahead = -time.Hour
+		s.pbx.replies(got, "486 Busy Here")
+		want("set back", 200*time.Millisecond, ahead)
+		s.phone.acks(invite, s.phone.last("the end", "SIP/2.0 180"))
+		s.pbx.forgets()
+	}, func(c *sip.Config) { c.Wall = wall })
+}

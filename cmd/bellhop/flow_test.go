@@ -13,9 +13,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
@@ -54,24 +57,45 @@ type wholeHop struct {
 	t     *testing.T
 	peers map[string]*siptest.PacketConn
 	rooms *rooms
-	stop  func()
+	stop  func()       // for good
+	ahead atomic.Int64 // the wall clock is, so many nanoseconds
 	mu    sync.Mutex
 	came  []string // ids of events, as their callbacks came
 	heard map[string]bool
+
+	stopRooms, again func() // again stops and starts the rooms
+
+	// The receiver fails at the first attempt of each event.
+	fails  bool
+	failed map[string]bool
 }
 
-func newWholeHop(t *testing.T, fc flowtest.Config, dir string, changes ...func(*config)) *wholeHop {
-	h := &wholeHop{t: t, peers: map[string]*siptest.PacketConn{}, heard: map[string]bool{}}
-	network := siptest.NewNetwork()
+func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
+	h := &wholeHop{t: t, heard: map[string]bool{}, failed: map[string]bool{}}
 	cfg := defaults()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}
 	cfg.SIP.Register = sip.Register(fc.Register)
 	cfg.Calls.AddCID = fc.AddCID
 	cfg.Store.Dir = dir
-	cfg.Store.Sync = syncEvery(24 * time.Hour) // a sync each tenth of a virtual second would take long
-	for _, change := range changes {
-		change(&cfg)
+	cfg.Store.Sync = syncEvery(24 * time.Hour)                   // a sync each tenth of a virtual second would take long
+	cfg.Notify.KeepEvents = duration(200 * 365 * 24 * time.Hour) // the server tells ages by the machine's clock
+	js, _, closeStore, err := openStore(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
 	}
+	h.start(fc, cfg, js)
+	h.stop = func() {
+		h.stopRooms()
+		closeStore()
+	}
+	return h
+}
+
+// start starts the rooms, for the first time or again.
+func (h *wholeHop) start(fc flowtest.Config, cfg config, js jetstream.JetStream) {
+	t, original := h.t, cfg
+	h.peers = map[string]*siptest.PacketConn{}
+	network := siptest.NewNetwork()
 	for _, p := range flowtest.Peers {
 		c, err := network.Packet(p.Addr)
 		if err != nil {
@@ -85,12 +109,10 @@ func newWholeHop(t *testing.T, fc flowtest.Config, dir string, changes ...func(*
 			cfg.Trunk = append(cfg.Trunk, trunkConfig{Name: p.Trunk, Sources: []cidr{{netip.PrefixFrom(p.Addr.Addr(), 32)}}})
 		}
 	}
-	log := slog.New(slog.DiscardHandler)
-	js, _, closeStore, err := openStore(t.Context(), cfg, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.rooms, err = connect(t.Context(), cfg, js, log, world{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: h, prompt: true})
+	var err error
+	h.rooms, err = connect(t.Context(), cfg, js, slog.New(slog.DiscardHandler), world{
+		own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: h, prompt: true, wall: h.wall,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,19 +122,23 @@ func newWholeHop(t *testing.T, fc flowtest.Config, dir string, changes ...func(*
 	sub.Types = []string{"dial-in", "dial-out", "answer", "hangup", "message-in", "message-out", "voicemail",
 		"ringing", "hold", "resume", "transfer", "registered", "unregistered"}
 	sub.URL = "http://receiver.example/callback"
-	if _, err := h.rooms.notifier.Subscribe(t.Context(), sub); err != nil {
-		t.Fatal(err)
+	if len(h.rooms.notifier.Subscriptions()) == 0 {
+		if _, err := h.rooms.notifier.Subscribe(t.Context(), sub); err != nil {
+			t.Fatal(err)
+		}
 	}
 	stopRooms := start(h.rooms.run)
-	h.stop = func() {
+	h.stopRooms = func() {
 		stopRooms()
-		closeStore()
 		for _, c := range h.peers {
 			c.Close()
 		}
 	}
+	h.again = func() {
+		h.stopRooms()
+		h.start(fc, original, js)
+	}
 	synctest.Wait()
-	return h
 }
 
 // RoundTrip is the receiver: it takes down which event a callback tells.
@@ -131,11 +157,20 @@ func (h *wholeHop) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if id := c.Data.EventID; h.fails && !h.failed[id] {
+		h.failed[id] = true
+		return &http.Response{StatusCode: http.StatusInternalServerError, Body: http.NoBody, Request: r}, nil
+	}
 	h.came = append(h.came, c.Data.EventID)
 	return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody, Request: r}, nil
 }
 
 func (h *wholeHop) Now() time.Time { return time.Now() }
+
+func (h *wholeHop) SetClock(by time.Duration) { h.ahead.Add(int64(by)) }
+
+// wall reads the wall clock.
+func (h *wholeHop) wall() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 
 func (h *wholeHop) Send(from flowtest.Peer, msg []byte) error {
 	_, err := h.peers[from.Name].WriteToUDPAddrPort(msg, flowtest.Bellhop)

@@ -38,14 +38,24 @@ type follower struct {
 	watch   <-chan dialog.Message // the hop writes, and never waits
 	say     func([]dialog.Event)
 	put     func(changes []dialog.Change, now, upTo time.Time)
-	prompt  bool        // messages do not wait for company
-	ask     chan func() // run between two messages
+	clock   func() (now time.Time, wallOffset time.Duration) // that of the messages, and how far the wall clock is ahead
+	prompt  bool                                             // messages do not wait for company
+	ask     chan func()                                      // run between two messages
 	log     *slog.Logger
 	panics  atomic.Uint64 // recovered
 }
 
-func newFollower(t *dialog.Tracker, traces *trace.Recorder, watch <-chan dialog.Message, n *notify.Notifier, k *keep.Keeper, prompt bool, log *slog.Logger) *follower {
-	return &follower{tracker: t, traces: traces, watch: watch, say: n.Say, put: k.Put, prompt: prompt, ask: make(chan func()), log: log}
+func newFollower(t *dialog.Tracker, traces *trace.Recorder, watch <-chan dialog.Message, clock func() (time.Time, time.Duration), n *notify.Notifier, k *keep.Keeper, prompt bool, log *slog.Logger) *follower {
+	return &follower{tracker: t, traces: traces, watch: watch, clock: clock, say: n.Say, put: k.Put, prompt: prompt, ask: make(chan func()), log: log}
+}
+
+// now reads the clock of the messages, and shows the tracker the wall clock. What
+// is timed by the tracker is compared with this: time.Now is the wall clock, where
+// it meets a time without a monotonic reading.
+func (f *follower) now() time.Time {
+	now, offset := f.clock()
+	f.tracker.SetClock(now, offset)
+	return now
 }
 
 // run follows calls until ctx ends, and what the hop saw until then.
@@ -55,8 +65,9 @@ func (f *follower) run(ctx context.Context) {
 	var looked, kept time.Time
 	var armed time.Time // when timer fires; zero: nobody cares
 	for {
+		now := f.now()
 		keepAt := f.keepAt(kept)
-		if now := time.Now(); !keepAt.IsZero() && !keepAt.After(now) {
+		if !keepAt.IsZero() && !keepAt.After(now) {
 			f.keep(now, now.Add(-brief))
 			kept = now
 			keepAt = f.keepAt(kept)
@@ -69,7 +80,7 @@ func (f *follower) run(ctx context.Context) {
 			armed = at
 			timer.Stop()
 			if !at.IsZero() {
-				timer.Reset(time.Until(at))
+				timer.Reset(at.Sub(now))
 			}
 		}
 		select {
@@ -82,12 +93,12 @@ func (f *follower) run(ctx context.Context) {
 			looked = time.Now()
 		case <-timer.C:
 			armed = time.Time{}
-			f.tell(f.advance(time.Now()))
+			f.tell(f.advance(f.now()))
 		case do := <-f.ask:
 			do()
 		case <-ctx.Done():
 			f.catchUp()
-			now := time.Now()
+			now := f.now()
 			f.keep(now, now)
 			return
 		}
@@ -177,15 +188,23 @@ func (f *follower) catchUp() {
 	}
 }
 
+// tell passes events on. When they were observed they say with a monotonic reading,
+// by which others measure how old they are.
 func (f *follower) tell(events []dialog.Event) {
 	defer func() {
 		if r := recover(); r != nil {
 			f.panicked("events", r)
 		}
 	}()
-	if len(events) > 0 {
-		f.say(events)
+	if len(events) == 0 {
+		return
 	}
+	now, _ := f.clock()
+	for i := range events {
+		e := &events[i]
+		e.Observed = now.Add(e.Observed.Sub(now))
+	}
+	f.say(events)
 }
 
 // with calls do with the tracker, between two messages. It fails when ctx ends
@@ -224,14 +243,14 @@ func (f *follower) calls(ctx context.Context) (calls []dialog.Call, err error) {
 // extensions are those that the tracker knows. It may be called from any
 // goroutine.
 func (f *follower) extensions(ctx context.Context) (all []dialog.Known, err error) {
-	err = f.with(ctx, func(t *dialog.Tracker) { all = t.Extensions(time.Now()) })
+	err = f.with(ctx, func(t *dialog.Tracker) { all = t.Extensions(f.now()) })
 	return all, err
 }
 
 // extension is what the tracker knows of a user, if that is an extension. It may
 // be called from any goroutine.
 func (f *follower) extension(ctx context.Context, user string) (k dialog.Known, ok bool, err error) {
-	err = f.with(ctx, func(t *dialog.Tracker) { k, ok = t.Known(user, time.Now()) })
+	err = f.with(ctx, func(t *dialog.Tracker) { k, ok = t.Known(user, f.now()) })
 	return k, ok, err
 }
 

@@ -209,6 +209,7 @@ type world struct {
 	network   sip.Network       // nil: the machine's
 	transport http.RoundTripper // nil: the machine's
 	prompt    bool              // events do not wait for company
+	wall      func() time.Time  // the wall clock; nil: the machine's
 }
 
 // connect makes the rooms and joins them. Sockets are open when it returns, but
@@ -234,6 +235,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		Watch:         watch,
 		Log:           log,
 		Net:           w.network,
+		Wall:          w.wall,
 	})
 	if err != nil {
 		return nil, err
@@ -265,13 +267,14 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		Log:              log,
 		Transport:        w.transport,
 		Prompt:           w.prompt,
+		Wall:             w.wall,
 	})
 	if err != nil {
 		hop.Close()
 		return nil, err
 	}
 	n.Declare(declared(cfg))
-	k, t, err := takeUp(ctx, cfg, node, js, n, log)
+	k, t, err := takeUp(ctx, cfg, node, js, hop.Clock, n, log)
 	if err != nil {
 		hop.Close()
 		return nil, err
@@ -281,23 +284,27 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		up = append(up, sip.Dialog{CallID: l.CallID, Tag: l.FromTag})
 	}
 	hop.TakeUp(up)
-	f := newFollower(t, trace.New(cfg.Calls.Trace), watch, n, k, w.prompt, log)
+	f := newFollower(t, trace.New(cfg.Calls.Trace), watch, hop.Clock, n, k, w.prompt, log)
 	return &rooms{hop: hop, follower: f, keeper: k, notifier: n, node: node, log: log}, nil
 }
 
 // takeUp returns a tracker that goes on with the calls that were up when this
 // node stopped, and what keeps them.
-func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream, n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
-	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, Unsaid: n.Unsaid, Log: log})
+func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream, clock func() (time.Time, time.Duration), n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
+	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, Unsaid: n.Unsaid, LogEnd: n.LogEnd, Log: log})
 	if err != nil {
 		return nil, nil, err
 	}
-	calls, since, err := k.Load(ctx)
+	calls, mark, err := k.Load(ctx)
 	if err != nil {
 		return nil, nil, err
+	}
+	q := notify.Query{Since: mark.Since, Limit: 1000}
+	if mark.Since.IsZero() {
+		q.Place = mark.After + 1
 	}
 	var events []dialog.Event
-	for q := (notify.Query{Since: since, Limit: 1000}); !since.IsZero(); q.After = events[len(events)-1].ID {
+	for ; mark.Kept; q.After = events[len(events)-1].ID {
 		some, more, err := n.Events(ctx, q)
 		if err != nil {
 			return nil, nil, err
@@ -310,6 +317,8 @@ func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream
 		}
 	}
 	t := dialog.New(tracking(cfg))
+	now, offset := clock()
+	t.SetClock(now, offset)
 	if len(cfg.Store.NATS) == 0 {
 		node = "" // nobody shares the log
 	}
@@ -319,7 +328,6 @@ func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream
 	if live := len(t.Calls()); live > 0 {
 		log.Info("calls taken up again", "calls", live)
 	}
-	now := time.Now()
 	k.Put(t.Changed(now), now, now)
 	return k, t, nil
 }

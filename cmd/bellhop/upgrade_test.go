@@ -52,7 +52,7 @@ func TestCallsAndBindingsOutliveTheUpgrade(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.Config.Register = "path"
-		h := newWholeHop(t, f.Config, filepath.Join(dir, "data"), func(c *config) { c.Notify.KeepEvents = duration(876_000 * time.Hour) })
+		h := newWholeHop(t, f.Config, filepath.Join(dir, "data"))
 		defer h.stop()
 		peer := func(name string) flowtest.Peer {
 			for _, p := range flowtest.Peers {

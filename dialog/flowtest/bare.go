@@ -20,6 +20,7 @@ type bare struct {
 	tracker *dialog.Tracker
 	before  func(*dialog.Tracker) *dialog.Tracker
 	now     time.Time
+	ahead   time.Duration // the wall clock is
 	said    []dialog.Event
 	passing []*passage // received and not yet forwarded
 	passed  []*passage
@@ -54,6 +55,8 @@ func NewReplaced(c Config, before func(*dialog.Tracker) *dialog.Tracker) Hop {
 
 func (b *bare) Now() time.Time { return b.now }
 
+func (b *bare) SetClock(by time.Duration) { b.ahead += by }
+
 func (b *bare) Unread() []string { return nil }
 
 func (b *bare) Events() (said []dialog.Event) {
@@ -72,6 +75,7 @@ func (b *bare) Sleep(d time.Duration) {
 		if next.After(b.now) {
 			b.now = next
 		}
+		b.tracker.SetClock(b.now, b.ahead)
 		b.said = append(b.said, b.tracker.Advance(b.now)...)
 	}
 	b.now = until
@@ -143,7 +147,9 @@ func (b *bare) observe(p *passage, raw []byte, own bool) {
 	head, body, _ := strings.Cut(string(raw), "\r\n\r\n")
 	m := p.in
 	o := dialog.Message{
-		At:     b.now,
+		At:         b.now,
+		WallOffset: b.ahead,
+
 		Src:    p.from.Side,
 		Dst:    p.to.Side,
 		Own:    own,

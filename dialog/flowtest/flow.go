@@ -8,6 +8,7 @@
 //	-- pbx => bellhop --      the PBX passes on, as a proxy, what it has received
 //	-- callback --            the events said since the last callback section
 //	-- after 200ms --         time passes
+//	-- clock +1h --           somebody sets the wall clock forward, or back
 //	-- config --              settings, before all steps
 //
 // What is not listed must not happen: neither a message nor a callback.
@@ -66,7 +67,7 @@
 // quoted; a field that must be absent is written Field= with nothing after it.
 // Call=1 is the first call that the flow's events told of, Party=2 the second
 // party, and OtherCallID counts as Call does; EventTime is the time since the
-// flow began. Whatever a line does not list is not compared. Events that
+// flow began, by the wall clock. Whatever a line does not list is not compared. Events that
 // subscriptions have to name are left out, and not counted, unless the config's
 // opt_in names them. With -update the lines are rewritten as they came.
 //
@@ -134,6 +135,7 @@ type Step struct {
 	From, To string        // of a message: a peer's name, or "bellhop"
 	Text     string        // of a message: as written
 	After    time.Duration // of Wait
+	Step     time.Duration // of SetClock: how far forward; below zero: back
 
 	section int // in the archive
 }
@@ -147,6 +149,7 @@ const (
 	Expect                     // bellhop has sent Text
 	Callback                   // events were said
 	Wait                       // time passes
+	SetClock                   // the wall clock is set
 )
 
 // Load parses the flow at path.
@@ -207,6 +210,10 @@ func parseStep(name, text string) (s Step, err error) {
 	case len(words) == 2 && words[0] == "after":
 		s.Do = Wait
 		s.After, err = time.ParseDuration(words[1])
+		return s, err
+	case len(words) == 2 && words[0] == "clock":
+		s.Do = SetClock
+		s.Step, err = time.ParseDuration(words[1])
 		return s, err
 	case len(words) != 3:
 	case words[0] == "bellhop" && words[1] == "->" && known(words[2]):

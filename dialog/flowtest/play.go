@@ -27,10 +27,13 @@ type Hop interface {
 	// Sleep lets time pass, and all that happens in it.
 	Sleep(d time.Duration)
 
+	// SetClock sets the wall clock forward by so much; below zero: back.
+	SetClock(by time.Duration)
+
 	// Events returns what was said since it was last called.
 	Events() []dialog.Event
 
-	// Now is the time at the hop.
+	// Now is the time at the hop, on a clock that nobody sets.
 	Now() time.Time
 }
 
@@ -106,6 +109,9 @@ func (p *player) step(s Step) error {
 			return err
 		}
 		p.hop.Sleep(s.After)
+		return nil
+	case SetClock:
+		p.hop.SetClock(s.Step)
 		return nil
 	}
 	return fmt.Errorf("a step does nothing: %v", s) // unreachable: Parse makes no others

@@ -104,7 +104,7 @@ func BenchmarkRestart(b *testing.B) {
 		begin := time.Now()
 		js, closeStore := openStore(b, dir)
 		opened := time.Since(begin)
-		k, err := Open(b.Context(), js, Config{Node: "n1", Unsaid: (&log{}).oldest})
+		k, err := Open(b.Context(), js, Config{Node: "n1", Unsaid: (&log{}).oldest, LogEnd: (&log{}).logEnd})
 		if err != nil {
 			b.Fatal(err)
 		}

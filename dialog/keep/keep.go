@@ -14,8 +14,9 @@
 // # What a crash loses
 //
 // Nothing that the log says. What the bucket does not have yet, at most a moment's
-// changes, the log has: Load says from when on it is to be read. A power cut loses
-// what the store had not synced, of either.
+// changes, the log has: Load says from where on it is to be read. That is a place
+// in the log, not a time: clocks are set. A power cut loses what the store had not
+// synced, of either.
 //
 // # Memory
 //
@@ -33,6 +34,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -48,9 +50,12 @@ type Config struct {
 	Node     string // names this process among those that share the store, for good; letters, digits and -
 	Replicas int    // 0 is 1
 
-	// Unsaid returns the time of the oldest event that is not in the log yet;
-	// false if there is none.
+	// Unsaid returns when the oldest event that is not in the log yet was observed,
+	// on the clock of Put; false if there is none.
 	Unsaid func() (time.Time, bool)
+
+	// LogEnd returns the place of the last event that is known to be in the log.
+	LogEnd func() uint64
 
 	Log *slog.Logger // nil: slog.Default()
 }
@@ -68,15 +73,25 @@ type Keeper struct {
 	mu      sync.Mutex
 	waiting map[string]*change // by call
 	stored  map[string]bool    // calls that the bucket has, or may have
-	upTo    time.Time          // what the log says up to then is in the bucket or waiting
-	written time.Time          // what the log says up to then is in the bucket
+	upTo    int64              // place: what the log says up to there is in the bucket or waiting
+	written int64              // place: what the log says up to there is in the bucket; unmarked: no mark is
+	ends    []logEnd           // of the last moments, oldest first
+}
+
+// unmarked is before every place of the log.
+const unmarked = -1
+
+// A logEnd is how far the log went at a time.
+type logEnd struct {
+	at    time.Time
+	place int64
 }
 
 // A change waits to be written.
 type change struct {
 	record []byte    // nil: the call is over
 	at     time.Time // events up to then must be in the log first
-	since  time.Time // what the log says up to then is in the bucket
+	since  int64     // place: what the log says up to there is in the bucket
 }
 
 const bucketName = "CALLS"
@@ -114,17 +129,37 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Keeper, error
 	return k, nil
 }
 
-// overlap is how much earlier than needed the log is read: times in it are the
-// store's, and calls do not change in the very order of their times.
+// A Mark says from where on the log may say what the bucket does not have. The
+// zero Mark means that nothing was ever kept.
+type Mark struct {
+	Kept  bool
+	After uint64    // a place in the log: from the next on
+	Since time.Time // an older version marked a time of the store instead; else zero
+}
+
+// overlap is how much earlier than needed the log is read from a time on: times in
+// it are the store's, and calls do not change in the very order of their times.
 const overlap = 5 * time.Second
 
-// Load reads the calls of this node. What the log says since then may not be in
-// them; zero: nothing was ever kept. It is called once, before Put.
-func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, since time.Time, err error) {
+// readMark reads what the bucket has under the key of the mark.
+func readMark(text string) (m Mark, err error) {
+	m.Kept = true
+	if m.After, err = strconv.ParseUint(text, 10, 64); err == nil {
+		return m, nil
+	}
+	m.Since, err = time.Parse(time.RFC3339Nano, text)
+	m.Since = m.Since.Add(-overlap)
+	return m, err
+}
+
+// Load reads the calls of this node, and from where on the log is to be read
+// beside them. A place beyond LogEnd is taken for that: the log was lost, or its
+// end was. It is called once, before Put.
+func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, mark Mark, err error) {
 	prefix := k.callKey("")
 	w, err := k.bucket.WatchFiltered(ctx, []string{prefix + "*", k.markKey()}, jetstream.IgnoreDeletes())
 	if err != nil {
-		return nil, since, fmt.Errorf("bucket %s: %w", bucketName, err)
+		return nil, mark, fmt.Errorf("bucket %s: %w", bucketName, err)
 	}
 	defer w.Stop()
 	for {
@@ -132,18 +167,18 @@ func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, since time.Ti
 		select {
 		case e = <-w.Updates():
 		case <-ctx.Done():
-			return nil, since, fmt.Errorf("bucket %s: %w", bucketName, ctx.Err())
+			return nil, mark, fmt.Errorf("bucket %s: %w", bucketName, ctx.Err())
 		}
 		switch {
 		case e == nil:
-			k.upTo, k.written = since, since
-			if !since.IsZero() {
-				since = since.Add(-overlap)
+			mark.After = min(mark.After, k.config.LogEnd())
+			if k.upTo, k.written = unmarked, unmarked; mark.Kept && mark.Since.IsZero() {
+				k.upTo, k.written = int64(mark.After), int64(mark.After)
 			}
-			return calls, since, nil
+			return calls, mark, nil
 		case e.Key() == k.markKey():
-			if since, err = time.Parse(time.RFC3339Nano, string(e.Value())); err != nil {
-				return nil, since, fmt.Errorf("bucket %s: %s: %w", bucketName, e.Key(), err)
+			if mark, err = readMark(string(e.Value())); err != nil {
+				return nil, mark, fmt.Errorf("bucket %s: %s: %w", bucketName, e.Key(), err)
 			}
 		default:
 			id := strings.TrimPrefix(e.Key(), prefix)
@@ -157,10 +192,12 @@ func (k *Keeper) callKey(id string) string { return "call." + k.config.Node + ".
 func (k *Keeper) markKey() string          { return "mark." + k.config.Node }
 
 // Put has changes written that were collected at now. They are all there are up to
-// then: with them, and those that were put before, the bucket has what the log
-// says up to upTo. It never blocks.
+// upTo: with them, and those that were put before, the bucket has what the log said
+// by then. Both are on the clock of [dialog.Message.At]. It never blocks.
 func (k *Keeper) Put(changes []dialog.Change, now, upTo time.Time) {
+	end := k.config.LogEnd()
 	k.mu.Lock()
+	k.upTo = max(k.upTo, 0)
 	for _, c := range changes {
 		w := k.waiting[c.Call]
 		since := k.upTo
@@ -173,8 +210,10 @@ func (k *Keeper) Put(changes []dialog.Change, now, upTo time.Time) {
 		}
 		k.waiting[c.Call] = &change{c.Record, now, since}
 	}
-	if upTo.After(k.upTo) {
-		k.upTo = upTo
+	k.ends = append(k.ends, logEnd{now, int64(end)})
+	for len(k.ends) > 0 && !k.ends[0].at.After(upTo) {
+		k.upTo = max(k.upTo, k.ends[0].place)
+		k.ends = k.ends[1:]
 	}
 	k.mu.Unlock()
 	select {
@@ -210,7 +249,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		switch {
 		case len(wave) == 0 && k.Waiting() > 0:
 			pause(last, look) // the log is behind
-		case len(wave) == 0 && (!mark.After(k.mark()) || time.Since(marked) < markEvery):
+		case len(wave) == 0 && (mark <= k.mark() || time.Since(marked) < markEvery):
 			select {
 			case <-k.some:
 				continue
@@ -242,7 +281,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
-func (k *Keeper) mark() time.Time {
+func (k *Keeper) mark() int64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.written
@@ -254,9 +293,9 @@ type note struct {
 	*change
 }
 
-// next returns what can be written now, and up to when the bucket has then what
+// next returns what can be written now, and up to where the bucket has then what
 // the log says.
-func (k *Keeper) next() (wave []note, mark time.Time) {
+func (k *Keeper) next() (wave []note, mark int64) {
 	oldest, unsaid := k.config.Unsaid()
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -265,19 +304,16 @@ func (k *Keeper) next() (wave []note, mark time.Time) {
 		if len(wave) < waveSize && (!unsaid || c.at.Before(oldest)) {
 			wave = append(wave, note{call, c})
 			k.stored[call] = true
-		} else if c.since.Before(mark) {
-			mark = c.since
+		} else {
+			mark = min(mark, c.since)
 		}
 	}
-	if mark.Before(k.written) {
-		mark = k.written
-	}
-	return wave, mark
+	return wave, max(mark, k.written)
 }
 
 // write writes a wave and the mark, and waits for the answer to the mark: the
 // stream takes what comes before it first.
-func (k *Keeper) write(ctx context.Context, wave []note, mark time.Time) error {
+func (k *Keeper) write(ctx context.Context, wave []note, mark int64) error {
 	for _, n := range wave {
 		m := &nats.Msg{Subject: k.subject(k.callKey(n.call)), Data: n.record}
 		if n.record == nil {
@@ -287,7 +323,7 @@ func (k *Keeper) write(ctx context.Context, wave []note, mark time.Time) error {
 			return err
 		}
 	}
-	last, err := k.answered(ctx, &nats.Msg{Subject: k.subject(k.markKey()), Data: mark.UTC().AppendFormat(nil, time.RFC3339Nano)})
+	last, err := k.answered(ctx, &nats.Msg{Subject: k.subject(k.markKey()), Data: strconv.AppendInt(nil, mark, 10)})
 	if err != nil {
 		return err
 	}

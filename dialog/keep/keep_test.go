@@ -60,6 +60,20 @@ func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 type log struct {
 	mu     sync.Mutex
 	unsaid time.Time // zero: everything is said
+	end    uint64
+}
+
+// grow lets the log go as far as a place.
+func (l *log) grow(end uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.end = end
+}
+
+func (l *log) logEnd() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.end
 }
 
 func (l *log) set(unsaid time.Time) {
@@ -75,13 +89,13 @@ func (l *log) oldest() (time.Time, bool) {
 }
 
 // open opens a keeper that has loaded what there is, and runs it until stop.
-func open(t testing.TB, js jetstream.JetStream, l *log) (k *Keeper, calls []string, since time.Time, stop func()) {
+func open(t testing.TB, js jetstream.JetStream, l *log) (k *Keeper, calls []string, mark Mark, stop func()) {
 	t.Helper()
-	k, err := Open(t.Context(), js, Config{Node: "n1", Unsaid: l.oldest, Log: slog.New(slog.DiscardHandler)})
+	k, err := Open(t.Context(), js, Config{Node: "n1", Unsaid: l.oldest, LogEnd: l.logEnd, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	changes, since, err := k.Load(t.Context())
+	changes, mark, err := k.Load(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +110,7 @@ func open(t testing.TB, js jetstream.JetStream, l *log) (k *Keeper, calls []stri
 			t.Error(err)
 		}
 	})
-	return k, calls, since, func() { cancel(); run.Wait() }
+	return k, calls, mark, func() { cancel(); run.Wait() }
 }
 
 func is(call, record string) dialog.Change { return dialog.Change{Call: call, Record: []byte(record)} }
@@ -109,18 +123,21 @@ func virtual(t *testing.T, f func(t *testing.T, dir string)) {
 }
 
 // TestKept: the next process finds the calls that were not over, each as it was
-// last, and from when on the log is to be read.
+// last, and from where on the log is to be read: its end, as it was known at the
+// time up to which all changes were put.
 func TestKept(t *testing.T) {
 	virtual(t, func(t *testing.T, dir string) {
 		js, closeStore := openStore(t, dir)
-		k, calls, since, stop := open(t, js, &log{})
-		if len(calls) > 0 || !since.IsZero() {
-			t.Errorf("a new store has %q, and the log is read from %v", calls, since)
+		l := &log{end: 7}
+		k, calls, mark, stop := open(t, js, l)
+		if len(calls) > 0 || mark != (Mark{}) {
+			t.Errorf("a new store has %q, and the log is read from %v", calls, mark)
 		}
 		now := time.Now()
 		k.Put([]dialog.Change{is("a", "1"), is("b", "1"), is("c", "1")}, now, now.Add(-time.Second))
 		synctest.Wait()
 		time.Sleep(time.Second)
+		l.grow(9)
 		now = time.Now()
 		k.Put([]dialog.Change{is("b", "2"), over("c"), is("d", "1")}, now, now.Add(-time.Second))
 		k.Put([]dialog.Change{over("d"), over("e")}, now, now.Add(-time.Second))
@@ -128,12 +145,12 @@ func TestKept(t *testing.T) {
 		closeStore()
 
 		js, closeStore = openStore(t, dir)
-		_, calls, since, stop = open(t, js, &log{})
+		_, calls, mark, stop = open(t, js, l)
 		if want := []string{"a 1", "b 2"}; !slices.Equal(calls, want) {
 			t.Errorf("got %q, want %q", calls, want)
 		}
-		if want := now.Add(-time.Second - overlap); !since.Equal(want) {
-			t.Errorf("the log is read from %v, want %v", since, want)
+		if want := (Mark{Kept: true, After: 7}); mark != want {
+			t.Errorf("the log is read from %v, want %v", mark, want)
 		}
 		stop()
 		closeStore()
@@ -148,12 +165,12 @@ func TestNodesKeepTheirOwn(t *testing.T) {
 		k, _, _, stop := open(t, js, &log{})
 		k.Put([]dialog.Change{is("a", "1")}, time.Now(), time.Now())
 		stop()
-		other, err := Open(t.Context(), js, Config{Node: "n", Unsaid: (&log{}).oldest})
+		other, err := Open(t.Context(), js, Config{Node: "n", Unsaid: (&log{}).oldest, LogEnd: (&log{}).logEnd})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if calls, since, err := other.Load(t.Context()); len(calls) > 0 || !since.IsZero() || err != nil {
-			t.Errorf("got %v, %v, %v of another node's", calls, since, err)
+		if calls, mark, err := other.Load(t.Context()); len(calls) > 0 || mark != (Mark{}) || err != nil {
+			t.Errorf("got %v, %v, %v of another node's", calls, mark, err)
 		}
 	})
 }
@@ -164,12 +181,12 @@ func TestLogGoesFirst(t *testing.T) {
 	virtual(t, func(t *testing.T, dir string) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		l := &log{}
+		l := &log{end: 3}
 		k, _, _, stop := open(t, js, l)
-		begin := time.Now()
-		k.Put([]dialog.Change{is("a", "1")}, begin, begin)
+		k.Put([]dialog.Change{is("a", "1")}, time.Now(), time.Now())
 		time.Sleep(time.Second)
 		l.set(time.Now())
+		l.grow(5)
 		k.Put([]dialog.Change{over("a"), is("b", "1")}, time.Now(), time.Now())
 		time.Sleep(time.Minute)
 		k.Put([]dialog.Change{is("b", "2")}, time.Now(), time.Now())
@@ -177,21 +194,61 @@ func TestLogGoesFirst(t *testing.T) {
 		if n := k.Waiting(); n != 2 {
 			t.Errorf("%d changes wait, want 2", n)
 		}
-		reader, err := Open(t.Context(), js, Config{Node: "n1", Unsaid: l.oldest})
+		reader, err := Open(t.Context(), js, Config{Node: "n1", Unsaid: l.oldest, LogEnd: l.logEnd})
 		if err != nil {
 			t.Fatal(err)
 		}
-		calls, since, err := reader.Load(t.Context())
-		if len(calls) != 1 || calls[0].Call != "a" || !since.Equal(begin.Add(-overlap)) || err != nil {
-			t.Errorf("the bucket has %v, and the log is read from %v; %v", calls, since, err)
+		calls, mark, err := reader.Load(t.Context())
+		if len(calls) != 1 || calls[0].Call != "a" || mark != (Mark{Kept: true, After: 3}) || err != nil {
+			t.Errorf("the bucket has %v, and the log is read from %v; %v", calls, mark, err)
 		}
-		now := time.Now()
-		k.Put(nil, now, now)
+		l.grow(9)
+		k.Put(nil, time.Now(), time.Now())
 		l.set(time.Time{})
 		time.Sleep(time.Second)
-		calls, since, err = reader.Load(t.Context())
-		if len(calls) != 1 || calls[0].Call != "b" || string(calls[0].Record) != "2" || !since.Equal(now.Add(-overlap)) || err != nil {
-			t.Errorf("the bucket has %v, and the log is read from %v; %v", calls, since, err)
+		calls, mark, err = reader.Load(t.Context())
+		if len(calls) != 1 || calls[0].Call != "b" || string(calls[0].Record) != "2" || mark != (Mark{Kept: true, After: 9}) || err != nil {
+			t.Errorf("the bucket has %v, and the log is read from %v; %v", calls, mark, err)
+		}
+		stop()
+	})
+}
+
+// TestMarks: a mark that an older version wrote is a time, from which the log is
+// read; the next is a place again. One behind the end of the log, as when the log
+// was lost, is the end.
+func TestMarks(t *testing.T) {
+	virtual(t, func(t *testing.T, dir string) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		l := &log{end: 41}
+		k, _, _, stop := open(t, js, l)
+		stop()
+		if _, err := k.bucket.PutString(t.Context(), k.markKey(), "2026-11-30T20:12:53.5Z"); err != nil {
+			t.Fatal(err)
+		}
+		k, _, mark, stop := open(t, js, l)
+		if want := (Mark{Kept: true, Since: time.Date(2026, 11, 30, 20, 12, 48, 5e8, time.UTC)}); mark != want {
+			t.Errorf("of an older version's mark the log is read from %v, want %v", mark, want)
+		}
+		k.Put([]dialog.Change{is("a", "1")}, time.Now(), time.Now())
+		stop()
+		_, _, mark, stop = open(t, js, l)
+		if want := (Mark{Kept: true, After: 41}); mark != want {
+			t.Errorf("then the log is read from %v, want %v", mark, want)
+		}
+		stop()
+		l.grow(12)
+		k, _, mark, stop = open(t, js, l)
+		if want := (Mark{Kept: true, After: 12}); mark != want {
+			t.Errorf("a log that ends before the mark is read from %v, want %v", mark, want)
+		}
+		l.grow(13)
+		k.Put([]dialog.Change{is("a", "2")}, time.Now(), time.Now())
+		stop()
+		_, _, mark, stop = open(t, js, l)
+		if want := (Mark{Kept: true, After: 13}); mark != want {
+			t.Errorf("and then from %v, want %v", mark, want)
 		}
 		stop()
 	})

@@ -41,7 +41,8 @@ type Leg struct {
 
 // A Message is one message of a call.
 type Message struct {
-	At     time.Time
+	At     time.Time     // by the wall clock of that moment
+	After  time.Duration // the call's first message that is kept, also if the clock was set between
 	Leg    int
 	Method string // of the request, or the CSeq method of a response
 	Status int    // 0 in a request
@@ -233,6 +234,3 @@ func (l *ladder) path(m *Message) (from, to int, through []int) {
 	}
 	return from, to, []int{near, far}
 }
-
-// began is how long after the call's first message one came.
-func (c *Call) began(m *Message) time.Duration { return m.At.Sub(c.Messages[0].At) }

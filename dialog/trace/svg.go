@@ -110,7 +110,7 @@ func (c *Call) SVG(links string) string {
 // pause reports whether there is a second or more before a message: that is
 // shown.
 func (c *Call) pause(i int) bool {
-	return i > 0 && c.Messages[i].At.Sub(c.Messages[i-1].At).Seconds() >= 1
+	return i > 0 && (c.Messages[i].After-c.Messages[i-1].After).Seconds() >= 1
 }
 
 // heading is who calls whom.
@@ -136,7 +136,7 @@ func (c *Call) arrow(b *strings.Builder, m *Message, x func(int) int, y, from, t
 		dir = -1
 	}
 	fmt.Fprintf(b, `<g class="%s"><title>%s</title>`, m.tone(), escaped(m.Summary()))
-	fmt.Fprintf(b, `<text class="time" x="%d" y="%d">%.3f s</text>`, gutter-10, y+4, c.began(m).Seconds())
+	fmt.Fprintf(b, `<text class="time" x="%d" y="%d">%.3f s</text>`, gutter-10, y+4, m.After.Seconds())
 	fmt.Fprintf(b, `<path class="arrow" d="M%d %dH%d"/>`, x1, y, x2-dir*7)
 	fmt.Fprintf(b, `<path class="tip" d="M%d %dl%d -5v10z"/>`, x2, y, -dir*9)
 	room := max(x1-x2, x2-x1)/8 - 4

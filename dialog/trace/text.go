@@ -53,7 +53,7 @@ func (c *Call) Shown() []Shown {
 		m := &c.Messages[i]
 		from, to, _ := l.path(m)
 		all[i] = Shown{
-			After: c.began(m), Summary: printable(m.Summary()), Text: m.shown(),
+			After: m.After, Summary: printable(m.Summary()), Text: m.shown(),
 			From: printable(l.columns[from].name), To: printable(l.columns[to].name),
 		}
 	}
@@ -100,7 +100,7 @@ func (c *Call) drawText(b *strings.Builder, l *ladder) {
 	for i := range c.Messages {
 		m := &c.Messages[i]
 		r := row()
-		copy(r, []rune(fmt.Sprintf("%9.3fs", c.began(m).Seconds())))
+		copy(r, []rune(fmt.Sprintf("%9.3fs", m.After.Seconds())))
 		from, to, through := l.path(m)
 		x, y := min(center(from), center(to)), max(center(from), center(to))
 		for i := x + 1; i < y; i++ {

@@ -59,7 +59,8 @@ type Recorder struct {
 	swept   time.Time
 }
 
-// A record is a call that is kept.
+// A record is a call that is kept. Its times are on the clock of
+// [dialog.Message.At] until [Recorder.Call] returns it.
 type record struct {
 	Call
 	in    *finished // nil: it is up
@@ -419,5 +420,14 @@ func (r *Recorder) Call(t *dialog.Tracker, id string) (Call, bool) {
 	out.Ends, out.Legs, out.Messages = slices.Clone(c.Ends), slices.Clone(c.Legs), slices.Clone(c.Messages)
 	// Workers do not wait for each other: those of two legs may have crossed.
 	slices.SortStableFunc(out.Messages, func(a, b Message) int { return a.At.Compare(b.At) })
+	var first time.Time
+	for i := range out.Messages {
+		m := &out.Messages[i]
+		if i == 0 {
+			first = m.At
+		}
+		m.At, m.After = t.Wall(m.At), m.At.Sub(first)
+	}
+	out.Began = t.Wall(out.Began)
 	return out, true
 }

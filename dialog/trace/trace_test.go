@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -460,6 +461,34 @@ func TestNames(t *testing.T) {
 	}
 	if got := name(&dialog.Message{AOR: "102@pbx.example", Head: "A\r\nTo: <sip:x@y>\r\n"}, false); got != "102" {
 		t.Errorf("who registered is called %q", got)
+	}
+}
+
+// TestClockIsSet: a message tells what the clock showed when it came. Their order,
+// and how long after the first each came, do not depend on it.
+func TestClockIsSet(t *testing.T) {
+	r, a := newRig(t, 1), caller("one")
+	r.sees(a.request("INVITE"))
+	set := func(m dialog.Message, by time.Duration) {
+		m.WallOffset = by
+		r.sees(m)
+	}
+	set(a.response("INVITE", 180), 5*time.Hour)
+	set(a.response("INVITE", 200), -time.Hour)
+	crossed := a.request("ACK") // observed after the 200, and received before
+	crossed.WallOffset, r.now = -time.Hour, r.now.Add(-15*time.Millisecond)
+	r.sees(crossed)
+	c, ok := r.Call(r.tracker, r.said[0].Call)
+	if !ok || !c.Began.Equal(start.Add(10*time.Millisecond)) {
+		t.Fatalf("the call is %+v", c)
+	}
+	var got []string
+	for _, m := range c.Messages {
+		got = append(got, fmt.Sprint(m.label(), " ", m.After, " ", m.At.Sub(start)))
+	}
+	want := []string{"INVITE 0s 10ms", "180 Ringing 10ms 5h0m0.02s", "ACK 15ms -59m59.975s", "200 OK 20ms -59m59.97s"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

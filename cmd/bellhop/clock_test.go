@@ -1,0 +1,182 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bellhop/dialog"
+	"bellhop/dialog/flowtest"
+	"bellhop/dialog/trace"
+)
+
+// clockSteps is how far the clock is set.
+var clockSteps = []time.Duration{
+	30 * time.Second, -30 * time.Second, time.Hour, -time.Hour, 5 * time.Hour, -5 * time.Hour,
+}
+
+// clockFlow is a call in parts, before one of which the clock is set. Where parts
+// meet, a callback waits to be tried again: there is one of ringing, too, which the
+// flow does not list.
+var clockFlow = []string{`Somebody sets the clock.
+
+-- after 1s --
+`, `-- phone -> bellhop --
+INVITE sip:102@pbx.example SIP/2.0
+-- bellhop -> pbx --
+INVITE sip:102@pbx.example SIP/2.0
+-- after 200ms --
+-- bellhop -> phone --
+SIP/2.0 100 Trying
+`, `-- pbx -> bellhop --
+SIP/2.0 180 Ringing
+-- bellhop -> phone --
+SIP/2.0 180 Ringing
+-- after 1s --
+`, `-- pbx -> bellhop --
+SIP/2.0 200 OK
+-- bellhop -> phone --
+SIP/2.0 200 OK
+-- phone -> bellhop --
+ACK
+-- bellhop -> pbx --
+ACK
+-- after 1s --
+`, `-- after 9s --
+-- phone -> bellhop --
+BYE
+-- bellhop -> pbx --
+BYE
+-- pbx -> bellhop --
+SIP/2.0 200 OK
+-- bellhop -> phone --
+SIP/2.0 200 OK
+-- after 1s --
+`, `-- after 1m0s --
+-- callback --
+dial-out 101 EventTime=%v
+answer 101 EventTime=%v SetupTime=200ms RingDuration=1s
+hangup 101 CallStatus=ANSWER EventTime=%v Duration=10s SetupTime=200ms RingDuration=1s
+`}
+
+// flowWithStep is a flow of clockFlow in which the clock is set before a part.
+func flowWithStep(t *testing.T, by time.Duration, place int) *flowtest.Flow {
+	t.Helper()
+	times := []any{time.Second, 2200 * time.Millisecond, 12200 * time.Millisecond}
+	for i, part := range []int{1, 3, 4} { // that cause the events
+		if part >= place {
+			times[i] = times[i].(time.Duration) + by
+		}
+	}
+	var text strings.Builder
+	for i, part := range clockFlow {
+		if i == place {
+			fmt.Fprintf(&text, "-- clock %v --\n", by)
+		}
+		if i == len(clockFlow)-1 {
+			part = fmt.Sprintf(part, times...)
+		}
+		text.WriteString(part)
+	}
+	f, err := flowtest.Parse("clock", []byte(text.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// TestClockIsSet sets the clock before, in and after a call whose every callback
+// fails once. Each event comes, once and in order; it tells what the clock showed
+// when it happened, and how long it took, and no callback expires.
+func TestClockIsSet(t *testing.T) {
+	for _, by := range clockSteps {
+		for place := 1; place < len(clockFlow); place++ {
+			t.Run(fmt.Sprintf("%v before part %d", by, place), func(t *testing.T) {
+				f, dir := flowWithStep(t, by, place), t.TempDir()
+				synctest.Test(t, func(t *testing.T) {
+					h := newWholeHop(t, f.Config, dir)
+					h.fails = true
+					flowtest.Play(t, f, h)
+					if s := h.rooms.notifier.Stats(); s.Expired > 0 || s.Delivered != 4 || s.Failed != 4 {
+						t.Errorf("%d callbacks were delivered, %d attempts failed, %d callbacks expired; want 4, 4, 0", s.Delivered, s.Failed, s.Expired)
+					}
+					h.stop()
+				})
+			})
+		}
+	}
+}
+
+// A restarting hop is restarted when the clock has been set.
+type restarting struct{ *wholeHop }
+
+func (h restarting) SetClock(by time.Duration) {
+	h.wholeHop.SetClock(by)
+	h.again()
+}
+
+// TestClockIsSetAndRestarted: the same, and bellhop is restarted when the clock has
+// been set. A restart cuts what rings, so both come later. The callback of a hangup
+// waits then to be tried again; one that is live, and waits over a restart, is as
+// old as the clock says.
+func TestClockIsSetAndRestarted(t *testing.T) {
+	for _, by := range clockSteps {
+		for place := 4; place < len(clockFlow); place++ {
+			t.Run(fmt.Sprintf("%v before part %d", by, place), func(t *testing.T) {
+				f, dir := flowWithStep(t, by, place), t.TempDir()
+				synctest.Test(t, func(t *testing.T) {
+					h := newWholeHop(t, f.Config, dir)
+					h.fails = place > 4
+					flowtest.Play(t, f, restarting{h})
+					h.stop()
+				})
+			})
+		}
+	}
+}
+
+// TestFollowerGoesByTheClockOfTheMessages: what is due is done when it is, also while
+// the wall clock is five hours before it, because it was set back.
+func TestFollowerGoesByTheClockOfTheMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const back = 5 * time.Hour
+		began := time.Now().Round(0).Add(back)
+		clock := func() (time.Time, time.Duration) { return time.Now().Round(0).Add(back), -back }
+		watch := make(chan dialog.Message, 2)
+		var said []dialog.Event
+		var put []time.Time
+		tracker := dialog.New(dialog.Config{Pattern: regexp.MustCompile(`^[0-9]{3}$`)})
+		tracker.Changed(began)
+		f := &follower{
+			tracker: tracker, traces: trace.New(1), watch: watch, clock: clock, prompt: true, ask: make(chan func()),
+			say: func(events []dialog.Event) { said = append(said, events...) },
+			put: func(_ []dialog.Change, now, upTo time.Time) { put = append(put, now, upTo) },
+		}
+		stop := start(f.run)
+		invite := dialog.Message{
+			At: began, WallOffset: -back, Src: dialog.Edge, Dst: dialog.PBX, Method: "INVITE", CallID: "a", CSeq: 1, FromTag: "f", Branch: "z9hG4bK1",
+			Head: "INVITE sip:102@pbx.example SIP/2.0\r\nFrom: <sip:101@pbx.example>;tag=f\r\nTo: <sip:102@pbx.example>\r\n",
+		}
+		trying := invite
+		trying.Src, trying.Dst, trying.Status, trying.Head = dialog.PBX, dialog.Edge, 100, "SIP/2.0 100 Trying\r\n"
+		watch <- invite
+		watch <- trying
+		time.Sleep(499 * time.Millisecond)
+		synctest.Wait()
+		if len(said) > 0 {
+			t.Errorf("said %v, before the attempt counts as a call", said)
+		}
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if len(said) != 1 || said[0].Type != dialog.DialOut || !said[0].At.Equal(began.Add(-back)) {
+			t.Errorf("said %v, want a dial-out at %v", said, began.Add(-back))
+		}
+		if len(put) < 2 || !put[0].Equal(began.Add(brief)) || !put[1].Equal(began) {
+			t.Errorf("calls were kept at %v, want at %v what was by %v", put, began.Add(brief), began)
+		}
+		stop()
+	})
+}
