@@ -24,6 +24,7 @@ func TestFollowerSurvivesPanics(t *testing.T) {
 		var said []string
 		sayPanics := false
 		f := &follower{
+			clock: func() (time.Time, time.Duration) { return time.Now(), 0 },
 			tracker: dialog.New(dialog.Config{
 				Pattern: regexp.MustCompile(`^[0-9]{3}$`),
 				E164: func(number string) string {
