@@ -23,6 +23,7 @@ type sink struct {
 	last []byte
 	to   netip.AddrPort
 	n    int
+	took func(b []byte) // called with each; nil: nothing is
 }
 
 func (s *sink) ListenPacket(netip.AddrPort) (PacketConn, error)   { return s, nil }
@@ -36,6 +37,9 @@ func (s *sink) ReadFromUDPAddrPort([]byte) (int, netip.AddrPort, error) {
 func (s *sink) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	s.last, s.to = append(s.last[:0], b...), to
 	s.n++
+	if s.took != nil {
+		s.took(b)
+	}
 	return len(b), nil
 }
 

@@ -110,7 +110,7 @@ func (c *clientTx) advance(now instant, m *message, p *packet) {
 		c.w.wheel.start(&c.timer, now+timerL)
 	case c.invite:
 		c.state = clientCompleted
-		c.ack = c.w.ackFor(c.request, m)
+		c.ack = c.w.keep(nil, c.w.ackFor(c.request, m))
 		c.w.send(c.to, c.ack, 0)
 		c.wait(now, timerD)
 	default:
@@ -201,5 +201,5 @@ func (c *clientTx) end() {
 	c.settled()
 	c.w.wheel.stop(&c.timer)
 	c.w.remove(c)
-	c.request, c.ack, c.user = c.w.forget(c.request), nil, nil
+	c.request, c.ack, c.user = c.w.forget(c.request), c.w.forget(c.ack), nil
 }

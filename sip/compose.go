@@ -456,7 +456,7 @@ func (w *worker) ownTag(m *message) []byte {
 func (w *worker) ackFor(invite []byte, response *message) []byte {
 	m := &w.aux
 	m.index(invite, false)
-	dst := w.hopByHop(nil, m, "ACK")
+	dst := w.hopByHop(w.out[:0], m, "ACK")
 	dst = append(dst, response.text(response.first(hTo).line)...)
 	dst = append(dst, m.text(m.first(hFrom).line)...)
 	return append(dst, "Content-Length: 0\r\n\r\n"...)
@@ -466,7 +466,7 @@ func (w *worker) ackFor(invite []byte, response *message) []byte {
 func (w *worker) cancelFor(invite, fields []byte) []byte {
 	m := &w.aux
 	m.index(invite, false)
-	dst := w.hopByHop(nil, m, "CANCEL")
+	dst := w.hopByHop(w.out[:0], m, "CANCEL")
 	dst = append(dst, m.text(m.first(hTo).line)...)
 	dst = append(dst, m.text(m.first(hFrom).line)...)
 	dst = append(dst, fields...)

@@ -40,6 +40,9 @@ type Config struct {
 	Log     *slog.Logger     // nil: slog.Default()
 	Net     Network          // nil: the machine's
 	Wall    func() time.Time // the wall clock, for tests that set it; nil: time.Now
+
+	Connections    int // over TCP from one address that is neither PBX nor trunk; 0: any number
+	AllConnections int // over TCP, in all; 0: any number
 }
 
 // A Trunk is a carrier: edge-side addresses that are no extension's.

@@ -1,10 +1,10 @@
 package sip
 
 // Held counts what the workers of a hop that does not run any more still hold:
-// transactions, and timers that are set.
+// transactions, timers that are set, and bytes.
 func (h *Hop) Held() (n int) {
 	for _, w := range h.workers {
-		n += len(w.servers) + len(w.clients) + len(w.cancels) + w.wheel.n
+		n += len(w.servers.m) + len(w.clients.m) + len(w.cancels.m) + w.wheel.n + w.held
 	}
 	return n
 }

@@ -12,18 +12,28 @@
 // A message goes to the worker that its Call-ID hashes to; a worker owns its
 // transactions and timers and does one thing at a time, so the messages of a
 // call keep their order. Nothing on the way of a message waits for a disk, a
-// peer or another call: a full queue drops and counts.
+// peer or another call: a full queue drops and counts. New requests of unknown
+// sources wait until those of known ones are done, and are dropped first; known
+// are the PBX, trunks, and who got a 2xx to a REGISTER or INVITE within the hour.
 //
 // # Memory
 //
-// Live transactions only. Requests within a dialog are routed by what they
+// Live transactions only, and these have a bound: see [Stats]. After a final
+// response one keeps what a retransmission needs. Requests within a dialog are routed by what they
 // carry: a token in our Record-Route and Path URIs, authenticated with
 // [Config.Key]. A process that has just started routes the BYE of a call that
 // an earlier one set up.
 //
 // # Panics
 //
-// A panic costs the message that caused it, and is logged and counted.
+// A panic costs the message that caused it, or the connection it came on when
+// that cannot be read further, and is logged and counted.
+//
+// # Reflection
+//
+// A source over UDP may be forged. Until it proves that it gets our responses,
+// an INVITE brings it each response of the PBX once, two repetitions of a 2xx,
+// and of our own responses and of repetitions no more bytes than it sent.
 package sip
 
 import (
@@ -37,6 +47,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -57,6 +68,10 @@ type Hop struct {
 	workers   []*worker
 	streams   *streams
 	pbx       []*pbx
+	secret    [32]byte      // in the keys of server transactions
+	known     *sources      // whose REGISTER or INVITE was accepted
+	proved    *sources      // that cannot be forged: they know what a response said
+	crowded   chan struct{} // see Crowded
 	draining  atomic.Bool
 	stats     counters
 	run       sync.WaitGroup
@@ -94,6 +109,9 @@ type Stats struct {
 	Stray        uint64 `json:"stray"`        // responses to nothing
 	Dropped      uint64 `json:"dropped"`      // for a full queue
 	Unobserved   uint64 `json:"unobserved"`   // forwarded, but the watcher's queue was full
+	Shed         uint64 `json:"shed"`         // new requests dropped or refused: transactions held all the memory they may
+	Withheld     uint64 `json:"withheld"`     // responses not sent to sources over UDP that have not proved to be there
+	Refused      uint64 `json:"refused"`      // connections refused for their number
 	Panics       uint64 `json:"panics"`       // messages that were lost to a bug
 	Transactions int64  `json:"transactions"` // alive now
 	Streams      int64  `json:"streams"`      // connections open now
@@ -101,6 +119,7 @@ type Stats struct {
 
 type counters struct {
 	received, malformed, stray, dropped, unobserved, panics atomic.Uint64
+	shed, withheld, refused                                 atomic.Uint64
 	transactions                                            atomic.Int64
 }
 
@@ -112,6 +131,9 @@ func (h *Hop) Stats() Stats {
 		Stray:        h.stats.stray.Load(),
 		Dropped:      h.stats.dropped.Load(),
 		Unobserved:   h.stats.unobserved.Load(),
+		Shed:         h.stats.shed.Load(),
+		Withheld:     h.stats.withheld.Load(),
+		Refused:      h.stats.refused.Load(),
 		Panics:       h.stats.panics.Load(),
 		Transactions: h.stats.transactions.Load(),
 		Streams:      h.streams.n.Load(),
@@ -139,6 +161,9 @@ func Listen(cfg Config) (*Hop, error) {
 	var salt [4]byte
 	rand.Read(salt[:])
 	h.salt = binary.BigEndian.Uint32(salt[:])
+	rand.Read(h.secret[:])
+	h.known, h.proved = newSources(), newSources()
+	h.crowded = make(chan struct{}, 1)
 	for _, a := range cfg.PBX {
 		h.pbx = append(h.pbx, &pbx{addr: a, id: newPBXID(a)})
 	}
@@ -275,6 +300,29 @@ func (h *Hop) Drain(ctx context.Context) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// Crowded tells that a worker's queue is a quarter full: more processors would
+// help. It holds one value at most, and nothing waits for it to be read.
+func (h *Hop) Crowded() <-chan struct{} { return h.crowded }
+
+func (h *Hop) crowd() {
+	select {
+	case h.crowded <- struct{}{}:
+	default:
+	}
+}
+
+// recovers, deferred, has a panic cost no more than what its function was at.
+func (h *Hop) recovers(what string) {
+	if r := recover(); r != nil {
+		h.panicked(what, r)
+	}
+}
+
+func (h *Hop) panicked(what string, r any) {
+	h.stats.panics.Add(1)
+	h.log.Error("panic", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
 // Reachable reports whether a PBX is there to send calls to.

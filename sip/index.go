@@ -159,6 +159,14 @@ func (m *message) after(f *field) *field {
 //
 // stream says that b came from a stream and Content-Length was used to cut it.
 func (m *message) index(b []byte, stream bool) bool {
+	ok := m.indexHead(b)
+	m.fit(b, stream)
+	return ok
+}
+
+// indexHead reads the header section of b into m: all that index does but for
+// the body, which may be still to come. [message.fit] does the rest.
+func (m *message) indexHead(b []byte) bool {
 	*m = message{b: b, length: -1, maxFwd: -1, fields: m.fields[:0]}
 	end := bytes.Index(b, crlfcrlf)
 	if end < 0 {
@@ -187,7 +195,7 @@ func (m *message) index(b []byte, stream bool) bool {
 		}
 		pos = next
 	}
-	m.check(stream)
+	m.check()
 	return ok
 }
 
@@ -313,7 +321,7 @@ func (m *message) line(head []byte, pos int) int {
 
 // check reads the fields that every message has (RFC 3261 §8.1.1, §16.3) and
 // notes what is wrong with them.
-func (m *message) check(stream bool) {
+func (m *message) check() {
 	var seen [names]int
 	for i := range m.fields {
 		f := &m.fields[i]
@@ -370,6 +378,12 @@ func (m *message) check(stream bool) {
 	case seen[hVia] > maxRoutes || seen[hRoute] > maxRoutes || seen[hRecordRoute] > maxRoutes:
 		m.wrong(malformed("Too Many Hops Listed"))
 	}
+}
+
+// fit says where the message is, head and body, once all of it has come. What
+// is wrong with the body's length is noted behind all other faults.
+func (m *message) fit(b []byte, stream bool) {
+	m.b = b
 	switch body := len(m.b) - m.head; {
 	case m.length > body:
 		m.wrong(badLength)

@@ -88,7 +88,15 @@ func (w *worker) observation(m *message, at instant) dialog.Message {
 	}
 }
 
+// maxWatched bounds the bytes that wait for the watcher: a message is queued only
+// while as many of its size as wait already are no more.
+const maxWatched = 32 << 20
+
 func (w *worker) watch(o dialog.Message) {
+	if len(w.hop.cfg.Watch)*(len(o.Head)+len(o.Body)) > maxWatched {
+		w.hop.stats.unobserved.Add(1)
+		return
+	}
 	select {
 	case w.hop.cfg.Watch <- o:
 	default:

@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -10,8 +11,7 @@ func TestAPanicCostsOneMessage(t *testing.T) {
 	w, out := bare(t, nil)
 	message := strings.Replace(typicalINVITE, "INVITE", "MESSAGE", -1)
 	p := w.comes([]byte(message), barePhone)
-	w.serverKey(&p.msg)
-	w.servers[string(w.key)] = &serverTx{last: []byte("x")} // it belongs to no worker: to answer it panics
+	w.servers.put(w.serverKey(&p.msg, p.msg.methodName()), &serverTx{last: []byte("x")}) // it belongs to no worker: to answer it panics
 	w.handle(input{packet: p})
 	if got := w.hop.Stats().Panics; got != 1 {
 		t.Fatalf("%d panics are counted", got)
@@ -41,5 +41,78 @@ func TestAPanicOfATimerCostsThisTimer(t *testing.T) {
 	}
 	if got := w.hop.Stats().Panics; got != 1 {
 		t.Errorf("%d panics are counted", got)
+	}
+}
+
+// A bug that a datagram meets before it is with a worker costs that datagram.
+func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
+	w, _ := bare(t, nil)
+	h, l := w.hop, w.hop.listeners[0]
+	invite := []byte(typicalINVITE)
+	workers := h.workers
+	h.workers = nil // who owns a message cannot be told: to ask panics
+	h.datagram(l, invite, barePhone, false)
+	h.unsent(w.appendOwn(invite))
+	h.workers = workers
+	if got := h.Stats().Panics; got != 2 {
+		t.Fatalf("%d panics are counted, want 2", got)
+	}
+	h.datagram(l, invite, barePhone, false)
+	if len(w.strange) != 1 {
+		t.Errorf("the next message did not come")
+	}
+	l.packet = breaking{}
+	if h.receive(l); h.Stats().Panics != 3 {
+		t.Errorf("%d panics are counted, want 3", h.Stats().Panics)
+	}
+}
+
+// appendOwn is a request with our own Via.
+func (w *worker) appendOwn(request []byte) []byte {
+	via := "Via: SIP/2.0/UDP 192.0.2.1;branch=" + string(w.appendBranch(nil, 1, 2)) + "\r\n"
+	return []byte(strings.Replace(string(request), "Via: ", via+"Via: ", 1))
+}
+
+// breaking is a socket or a connection of which every use panics.
+type breaking struct {
+	PacketConn
+	net.Conn
+}
+
+func (breaking) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(bareHop) }
+func (breaking) Close() error        { return nil }
+
+// A bug that a message on a stream meets costs the message if the stream can be
+// read behind it, and else the stream.
+func TestAPanicOnAStream(t *testing.T) {
+	w, _ := bare(t, nil)
+	h := w.hop
+	workers := h.workers
+	message := strings.Replace(strings.Replace(typicalINVITE, "INVITE", "MESSAGE", -1), "Content-Length: 181", "Content-Length: 0", 1)
+	message = message[:strings.Index(message, "\r\n\r\n")+4]
+	h.workers = nil
+	c := &dribble{b: []byte(message + message + "x")}
+	s := h.streams.add(c, barePhone, h.listeners[1])
+	s.serve(c, nil)
+	if got := h.Stats().Panics; got != 2 {
+		t.Errorf("%d panics are counted, want one for each message", got)
+	}
+	bad := strings.Replace(message, "Content-Length: 0", "Content-Length: -1", 1)
+	c = &dribble{b: []byte(bad)}
+	h.streams.add(c, barePhone, h.listeners[1]).serve(c, nil) // it ends
+	if got := h.Stats().Panics; got != 3 {
+		t.Errorf("%d panics are counted, want 3", got)
+	}
+	h.workers = workers
+	s = h.streams.add(breaking{}, barePhone, h.listeners[1])
+	s.serve(breaking{}, nil)
+	if got := h.Stats().Panics; got != 4 {
+		t.Errorf("%d panics are counted, want 4", got)
+	}
+	s = h.streams.add(breaking{}, barePhone, h.listeners[1])
+	s.send([]byte("x"), 0)
+	s.serve(&dribble{Conn: breaking{}}, nil)
+	if h.streams.find(barePhone, 0) != nil {
+		t.Error("a stream that broke is still open")
 	}
 }

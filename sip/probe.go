@@ -51,9 +51,9 @@ func (b *probe) due(now instant) {
 	b.n++
 	c := &clientTx{w: w, user: b, id: w.newID(), to: to}
 	branch := w.appendBranch(nil, c.id, c.hash)
-	c.request = fmt.Appendf(nil, "OPTIONS sip:%s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
+	c.request = w.keep(nil, fmt.Appendf(nil, "OPTIONS sip:%s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
 		"From: <sip:%s>;tag=%x\r\nTo: <sip:%s>\r\nCall-ID: probe-%08x-%d\r\nCSeq: %d OPTIONS\r\nContent-Length: 0\r\n\r\n",
-		a.AddrPort, l.proto.via(), l.sentBy, branch, l.sentBy, c.id, a.AddrPort, w.hop.salt, w.index, b.n)
+		a.AddrPort, l.proto.via(), l.sentBy, branch, l.sentBy, c.id, a.AddrPort, w.hop.salt, w.index, b.n))
 	b.asked = c
 	b.w.wheel.start(&b.timer, now+probeAnswer)
 	c.begin(now)

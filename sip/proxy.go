@@ -23,6 +23,10 @@ type proxied struct {
 // observed first: what it causes, as on another leg of the call, comes after it.
 func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
 	t.w.observeResponse(t, p)
+	if m.status >= 200 {
+		t.reason = t.w.forget(t.reason)
+		t.w.remember(now, t, m)
+	}
 	if m.status > 100 {
 		if m.is("BYE") && (m.status/100 == 2 || m.status == 481) {
 			t.w.oldDialogs.end(m.text(m.callID))
@@ -37,6 +41,9 @@ func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
 
 // failed answers in the place of a next hop that did not.
 func (t *proxied) failed(now instant, c *clientTx, why failure) {
+	if why != rangOut {
+		t.reason = t.w.forget(t.reason)
+	}
 	switch {
 	case why == rangOut && !c.canceled:
 		t.sendCancel(now)
@@ -58,11 +65,11 @@ func (t *proxied) failed(now instant, c *clientTx, why failure) {
 // cancel takes the sender's CANCEL (RFC 3261 §16.10): it goes on once the next
 // hop has been heard. The final response still comes from there, and may be a 2xx.
 func (t *proxied) cancel(now instant, m *message) {
-	if t.canceled {
+	if t.canceled || t.client.state != clientCalling && t.client.state != clientProceeding {
 		return
 	}
 	t.canceled = true
-	t.reason = cancelFields(m)
+	t.reason = t.w.keep(nil, cancelFields(m))
 	if t.client.state == clientProceeding {
 		t.sendCancel(now)
 	}
@@ -78,7 +85,8 @@ func (t *proxied) sendCancel(now instant) {
 	c.canceled = true
 	c.giveUp = now + timerB
 	t.w.wheel.start(&c.timer, c.giveUp)
-	k := &clientTx{w: t.w, id: c.id, hash: c.hash, to: c.to, cancel: true, request: t.w.cancelFor(c.request, t.reason)}
+	k := &clientTx{w: t.w, id: c.id, hash: c.hash, to: c.to, cancel: true, request: t.w.keep(nil, t.w.cancelFor(c.request, t.reason))}
+	t.reason = t.w.forget(t.reason)
 	k.begin(now)
 }
 

@@ -146,6 +146,14 @@ func (s *scene) invited() (invite, got text) {
 	return invite, s.pbx.gets("the INVITE goes on", "INVITE")
 }
 
+// registered has the phone register: from then on it has proved to be there.
+func (s *scene) registered() {
+	s.t.Helper()
+	s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example"))
+	s.pbx.replies(s.pbx.gets("the REGISTER goes on", "REGISTER"), "200 OK")
+	s.phone.gets("the answer comes back", "SIP/2.0 200")
+}
+
 // quiet says that nobody gets anything.
 func (s *scene) quiet(why string) {
 	s.t.Helper()
@@ -503,6 +511,9 @@ func (p *peer) forgets() {
 
 func prefixes(list ...string) (ps []netip.Prefix) {
 	for _, p := range list {
+		if !strings.Contains(p, "/") {
+			p += "/32"
+		}
 		ps = append(ps, netip.MustParsePrefix(p))
 	}
 	return ps

@@ -10,12 +10,14 @@ package sip
 //	others      proceeding ──final─▶ completed ──J──▶ gone
 type serverTx struct {
 	w     *worker
-	key   string
+	key   serverKey
 	state serverState
 	back  way
 
 	invite bool
 	last   []byte // latest response that a retransmitted request is answered with
+	credit int    // bytes that came, less those that were sent back
+	twos   uint8  // repetitions of a 2xx that were sent
 
 	timer   timer
 	pause   instant // before the next retransmission of last: Timer G
@@ -33,19 +35,22 @@ const (
 	serverGone
 )
 
-// begin enters the transaction into the worker's table.
-func (s *serverTx) begin(w *worker, key []byte, back way, invite bool) {
-	s.w, s.key, s.back, s.invite = w, string(key), back, invite
+// begin enters the transaction into the worker's table. size is that of the
+// request.
+func (s *serverTx) begin(w *worker, key serverKey, back way, invite bool, size int) {
+	s.w, s.key, s.back, s.invite, s.credit = w, key, back, invite, size
 	s.timer.owner = s
-	w.servers[s.key] = s
+	w.servers.put(key, s)
+	w.held += transactionSize
 }
 
 // repeated answers a retransmission of the request.
-func (s *serverTx) repeated() {
+func (s *serverTx) repeated(p *packet) {
+	s.credit += len(p.buf)
 	switch s.state {
 	case serverProceeding, serverCompleted:
 		if s.last != nil {
-			s.w.send(s.back, s.last, 0)
+			s.send(s.last, false)
 		}
 	case serverAccepted, serverConfirmed, serverGone:
 		// The 2xx is the UAS's to repeat; after an ACK nothing is asked for.
@@ -55,9 +60,14 @@ func (s *serverTx) repeated() {
 // respond sends a response and takes the state it brings. b is only used
 // during the call.
 func (s *serverTx) respond(now instant, status int, b []byte) {
+	news := status > 100 && s.state == serverProceeding
 	switch {
 	case s.state == serverAccepted && status/100 == 2:
-		// Another 2xx of a forked INVITE, or the same again.
+		// Another 2xx of a forked INVITE, or the same again: the first ones may
+		// have been lost.
+		if news = s.twos < maxTwos; news {
+			s.twos++
+		}
 	case s.state != serverProceeding:
 		return
 	case status < 200:
@@ -83,10 +93,28 @@ func (s *serverTx) respond(now instant, status int, b []byte) {
 		s.keep(b)
 		s.w.wheel.start(&s.timer, now+timerJ)
 	}
-	s.w.send(s.back, b, 0)
+	s.send(b, news)
 }
 
 func (s *serverTx) keep(b []byte) { s.last = s.w.keep(s.last, b) }
+
+// maxTwos is how many times the PBX may repeat a 2xx to a source that has not
+// proved to be there. It took the call, and a 2xx that is lost ends it; all
+// eleven of RFC 3261 §13.3.1.4 would be a reflection.
+const maxTwos = 2
+
+// send sends a response. Whoever forges the source of an INVITE must not have
+// more sent there than he sends himself: until the source has proved to be
+// there, a response that is no news (our 100, a repetition) is sent only as long
+// as all together are no larger than the INVITE and its repetitions.
+func (s *serverTx) send(b []byte, news bool) {
+	if s.invite && !news && s.credit < len(b) && !s.w.proven(s.back) {
+		s.w.hop.stats.withheld.Add(1)
+		return
+	}
+	s.credit -= len(b)
+	s.w.send(s.back, b, 0)
+}
 
 // acknowledged takes the ACK of a final response other than 2xx and reports
 // whether the ACK was for this transaction: one of a 2xx is not.
@@ -118,7 +146,7 @@ func (s *serverTx) due(now instant) {
 			s.end()
 			return
 		}
-		s.w.send(s.back, s.last, 0)
+		s.send(s.last, false)
 		s.pause = min(2*s.pause, t2)
 		s.w.wheel.start(&s.timer, min(now+s.pause, s.giveUp))
 	case serverAccepted, serverConfirmed:
@@ -129,8 +157,12 @@ func (s *serverTx) due(now instant) {
 
 // end takes the transaction out of the worker's table.
 func (s *serverTx) end() {
+	if s.state == serverGone {
+		return
+	}
 	s.state = serverGone
 	s.w.wheel.stop(&s.timer)
-	delete(s.w.servers, s.key)
+	s.w.servers.remove(s.key)
+	s.w.held -= transactionSize
 	s.last, s.context = s.w.forget(s.last), nil
 }

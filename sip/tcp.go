@@ -20,26 +20,33 @@ const (
 	firstByte    = 10 * time.Second // after the connection came
 	wholeMessage = 30 * time.Second // after a message's first byte
 	idle         = 3605 * time.Second
-	outQueue     = 256   // messages that wait for a slow peer
-	perPeer      = 64    // connections of one edge-side address
-	allStreams   = 10000 // connections in all
+	outQueue     = 256      // messages that wait for a slow peer
+	outBytes     = 1 << 20  // bytes of them
+	smallRead    = 512      // first size of a buffer to read into
+	largeRead    = 4 << 10  // size that every connection may have
+	allReads     = 64 << 20 // bytes of the buffers that are larger, together
+	refusalLog   = time.Minute
+	refusalsKept = 1024 // addresses whose refusal was logged
 )
 
 // streams are the open connections. Workers look them up without a lock.
 type streams struct {
 	hop    *Hop
-	open   sync.Map // netip.AddrPort of the peer → *stream
-	n      atomic.Int64
+	open   sync.Map     // netip.AddrPort of the peer → *stream
+	n      atomic.Int64 // connections, the silent ones too
+	reads  atomic.Int64 // bytes of the buffers to read into that are large
 	lastID atomic.Uint32
 	run    sync.WaitGroup
 
 	mu      sync.Mutex
 	perPeer map[netip.Addr]int
+	silent  map[net.Conn]bool        // accepted, and nothing came yet
+	refused map[netip.Addr]time.Time // when it was logged that a connection was refused
 	closed  bool
 }
 
 func newStreams(h *Hop) *streams {
-	return &streams{hop: h, perPeer: map[netip.Addr]int{}}
+	return &streams{hop: h, perPeer: map[netip.Addr]int{}, silent: map[net.Conn]bool{}, refused: map[netip.Addr]time.Time{}}
 }
 
 // A stream is one connection: one goroutine reads it, another writes what
@@ -51,6 +58,7 @@ type stream struct {
 	peer  netip.AddrPort
 	local netip.AddrPort // once the connection is open
 	out   chan outgoing
+	bytes atomic.Int64 // in out
 	done  chan struct{}
 	end   sync.Once
 
@@ -83,12 +91,14 @@ func (ss *streams) to(peer netip.AddrPort, l *listener) *stream {
 	if s := ss.find(peer, 0); s != nil {
 		return s
 	}
-	admitted := ss.admit(peer)
 	s := ss.add(nil, peer, l)
-	if !admitted || !ss.start(func() {
+	if !ss.admit(peer) {
+		s.close()
+	} else if !ss.start(func() {
 		defer ss.leave(peer)
 		s.dial()
 	}) {
+		ss.leave(peer)
 		s.close()
 	}
 	return s
@@ -103,18 +113,20 @@ func (ss *streams) add(c net.Conn, peer netip.AddrPort, l *listener) *stream {
 		s.local = addrPort(c.LocalAddr())
 	}
 	ss.open.Store(peer, s)
-	ss.n.Add(1)
 	return s
 }
 
-// start runs f unless the hop is closing.
+// start runs f unless the hop is closing. A panic costs what f was for.
 func (ss *streams) start(f func()) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	if ss.closed {
 		return false
 	}
-	ss.run.Go(f)
+	ss.run.Go(func() {
+		defer ss.hop.recovers("stream")
+		f()
+	})
 	return true
 }
 
@@ -139,33 +151,90 @@ func (ss *streams) accept(ctx context.Context, l *listener) {
 			c.Close()
 			continue
 		}
-		s := ss.add(c, peer, l)
 		if !ss.start(func() {
 			defer ss.leave(peer)
-			s.serve(c, true)
+			ss.serve(c, peer, l)
 		}) {
-			s.close()
+			ss.leave(peer)
+			c.Close()
 		}
 	}
 }
 
-// admit counts a connection and reports whether it may stay.
+// serve waits for the first byte of a connection. Only then is it a stream: one
+// that says nothing, as a health check, costs next to nothing.
+func (ss *streams) serve(c net.Conn, peer netip.AddrPort, l *listener) {
+	defer c.Close()
+	if !ss.silence(c, true) {
+		return
+	}
+	c.SetReadDeadline(time.Now().Add(firstByte))
+	var first [1]byte
+	n, _ := c.Read(first[:])
+	if ss.silence(c, false); n == 0 {
+		return
+	}
+	ss.add(c, peer, l).serve(c, first[:])
+}
+
+// silence notes whether nothing came on a connection yet, so that close ends it
+// too. It reports false when the hop is closing.
+func (ss *streams) silence(c net.Conn, silent bool) bool {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if silent {
+		ss.silent[c] = true
+	} else {
+		delete(ss.silent, c)
+	}
+	return !ss.closed
+}
+
+// admit counts a connection and reports whether it may stay. PBX and trunks may
+// have any number, up to the bound of all.
 func (ss *streams) admit(peer netip.AddrPort) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	if ss.n.Load() >= allStreams {
-		return false
+	each, all := ss.hop.cfg.Connections, ss.hop.cfg.AllConnections
+	switch ip := peer.Addr(); {
+	case all > 0 && ss.n.Load() >= int64(all):
+		ss.refuse(ip, "guard.all_connections", all)
+	case each > 0 && ss.perPeer[ip] >= each && !ss.hop.trusted(ip):
+		ss.refuse(ip, "guard.connections", each)
+	default:
+		ss.n.Add(1)
+		ss.perPeer[ip]++
+		return true
 	}
-	if ss.perPeer[peer.Addr()] >= perPeer && !ss.hop.pbxHost(peer.Addr()) {
-		return false
+	return false
+}
+
+// refuse counts a connection that may not stay, and logs it once a minute for
+// each address. It is called under mu.
+func (ss *streams) refuse(ip netip.Addr, key string, limit int) {
+	ss.hop.stats.refused.Add(1)
+	now := time.Now()
+	if at, told := ss.refused[ip]; told && now.Sub(at) < refusalLog {
+		return
 	}
-	ss.perPeer[peer.Addr()]++
-	return true
+	if len(ss.refused) >= refusalsKept {
+		for ip, at := range ss.refused {
+			if now.Sub(at) >= refusalLog {
+				delete(ss.refused, ip)
+			}
+		}
+		if len(ss.refused) >= refusalsKept {
+			return
+		}
+	}
+	ss.refused[ip] = now
+	ss.hop.log.Warn("connection refused", "source", ip, "limit", key, "connections", limit)
 }
 
 func (ss *streams) leave(peer netip.AddrPort) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
+	ss.n.Add(-1)
 	if ss.perPeer[peer.Addr()]--; ss.perPeer[peer.Addr()] == 0 {
 		delete(ss.perPeer, peer.Addr())
 	}
@@ -175,6 +244,9 @@ func (ss *streams) leave(peer netip.AddrPort) {
 func (ss *streams) close() {
 	ss.mu.Lock()
 	ss.closed = true
+	for c := range ss.silent {
+		c.Close()
+	}
 	ss.mu.Unlock()
 	ss.open.Range(func(_, v any) bool {
 		v.(*stream).close()
@@ -190,13 +262,15 @@ func (s *stream) send(b []byte, id uint64) bool {
 		return false
 	default:
 	}
-	select {
-	case s.out <- outgoing{append([]byte(nil), b...), id}:
-		return true
-	default:
-		s.close() // a peer that does not read
-		return false
+	if s.bytes.Add(int64(len(b))) <= outBytes {
+		select {
+		case s.out <- outgoing{append([]byte(nil), b...), id}:
+			return true
+		default:
+		}
 	}
+	s.close() // a peer that does not read
+	return false
 }
 
 // finish ends the stream once what is queued is written.
@@ -212,7 +286,6 @@ func (s *stream) finish() {
 func (s *stream) close() {
 	s.end.Do(func() {
 		s.of.open.CompareAndDelete(s.peer, s)
-		s.of.n.Add(-1)
 		close(s.done)
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -224,6 +297,7 @@ func (s *stream) close() {
 
 // dial opens the connection, then serves it.
 func (s *stream) dial() {
+	defer s.close()
 	c, err := s.of.hop.cfg.Net.Dial(s.on.addr.Addr(), s.peer)
 	if err != nil {
 		s.of.hop.log.Info("cannot connect", "peer", s.peer, "err", err)
@@ -240,15 +314,23 @@ func (s *stream) dial() {
 		c.Close()
 	default:
 	}
-	s.serve(c, false)
+	s.serve(c, nil)
 }
 
-// serve reads and writes until the stream ends.
-func (s *stream) serve(c net.Conn, accepted bool) {
+// serve reads and writes until the stream ends. first is what was read already.
+// A panic ends the stream.
+func (s *stream) serve(c net.Conn, first []byte) {
 	var writer sync.WaitGroup
-	writer.Go(func() { s.write(c) })
-	s.read(c, accepted)
-	s.close()
+	writer.Go(func() {
+		defer s.close()
+		defer s.of.hop.recovers("stream")
+		s.write(c)
+	})
+	func() {
+		defer s.close()
+		defer s.of.hop.recovers("stream")
+		s.read(c, first)
+	}()
 	writer.Wait()
 	s.refuse()
 }
@@ -273,6 +355,9 @@ func (s *stream) write(c net.Conn) {
 		select {
 		case o := <-s.out:
 			var last bool
+			if cap(buf) > maxPooled {
+				buf = nil
+			}
 			buf, ids, last = s.gather(o, buf[:0], ids[:0])
 			c.SetWriteDeadline(time.Now().Add(writeTimeout))
 			_, err := c.Write(buf)
@@ -309,6 +394,7 @@ func linger(c net.Conn) {
 func (s *stream) gather(o outgoing, buf []byte, ids []uint64) (_ []byte, _ []uint64, last bool) {
 	for o.b != nil {
 		buf, ids = append(buf, o.b...), append(ids, o.id)
+		s.bytes.Add(-int64(len(o.b)))
 		if len(buf) >= maxMessage {
 			return buf, ids, false
 		}
@@ -326,21 +412,27 @@ var (
 	ping = []byte("\r\n\r\n")
 )
 
-// read cuts the stream into messages (RFC 3261 §18.3) and hands them on.
-func (s *stream) read(c net.Conn, accepted bool) {
+// read cuts the stream into messages (RFC 3261 §18.3) and hands them on. Each
+// byte is searched once for the end of a header section, and each header section
+// is indexed once, however small the pieces in which they come.
+func (s *stream) read(c net.Conn, first []byte) {
 	h := s.of.hop
-	buf := make([]byte, 0, 4096)
+	buf := append(make([]byte, 0, smallRead), first...)
+	defer func() { s.of.count(cap(buf), 0) }()
 	var m message
-	breaks := 0 // CRLFs since the last message: two are a ping (RFC 5626 §3.5.1)
-	wait := idle
-	if accepted {
-		wait = firstByte
+	var known bool  // m is SIP
+	var sane bool   // whole is the length of the message, else of its head
+	var whole int   // 0: the header section is not whole yet
+	var scanned int // bytes in which no end of it is
+	breaks := 0     // CRLFs since the last message: two are a ping (RFC 5626 §3.5.1)
+	deadline := time.Now().Add(idle)
+	if first != nil {
+		deadline = time.Now().Add(wholeMessage)
 	}
-	deadline := time.Now().Add(wait)
 	for {
 		c.SetReadDeadline(deadline)
 		if len(buf) == cap(buf) {
-			if len(buf) > maxMessage {
+			if len(buf) > maxMessage || !s.of.count(cap(buf), 2*cap(buf)) {
 				return
 			}
 			buf = append(make([]byte, 0, 2*cap(buf)), buf...)
@@ -356,45 +448,88 @@ func (s *stream) read(c net.Conn, accepted bool) {
 		at := h.now()
 		rest := buf
 		for {
-			for bytes.HasPrefix(rest, crlf) {
-				rest = rest[2:]
-				if breaks++; breaks == 2 {
-					breaks = 0
-					s.send(pong, 0)
+			if whole == 0 {
+				for bytes.HasPrefix(rest, crlf) {
+					rest, scanned = rest[2:], 0
+					if breaks++; breaks == 2 {
+						breaks = 0
+						s.send(pong, 0)
+					}
 				}
-			}
-			end := bytes.Index(rest, ping)
-			if end < 0 {
-				if len(rest) > maxMessage {
+				end := bytes.Index(rest[scanned:], ping)
+				if end < 0 {
+					if len(rest) > maxMessage {
+						return
+					}
+					scanned = max(len(rest)-len(ping)+1, 0)
+					break
+				}
+				end += scanned + len(ping)
+				breaks, scanned = 0, 0
+				known = m.indexHead(rest[:end])
+				whole, sane = measure(&m)
+				start, _, _ := bytes.Cut(rest, crlf)
+				if !known && (!sane || !bytes.Contains(start, version)) {
 					return
 				}
-				break
-			}
-			breaks = 0
-			known := m.index(rest[:end+4], true)
-			whole, sane := measure(&m)
-			start, _, _ := bytes.Cut(rest, crlf)
-			if !known && (!sane || !bytes.Contains(start, version)) {
-				return
 			}
 			if sane && len(rest) < whole {
 				break
 			}
 			p := newPacket(rest[:whole])
+			p.msg, m = m, message{fields: p.msg.fields}
+			p.msg.fit(p.buf, true)
 			p.on, p.conn, p.peer, p.at, p.last = s.on, s, s.peer, at, !sane
-			h.dispatch(p, false)
+			s.hand(p, known)
 			if !sane {
 				<-s.done // the worker answers and ends the stream
 				return
 			}
-			rest = rest[whole:]
+			rest, whole = rest[whole:], 0
 			deadline = time.Now().Add(wholeMessage)
 		}
-		buf = buf[:copy(buf, rest)]
+		if len(rest) < len(buf) {
+			buf = buf[:copy(buf, rest)]
+		}
 		if len(buf) == 0 {
 			deadline = time.Now().Add(idle)
+			if cap(buf) > largeRead {
+				s.of.count(cap(buf), smallRead)
+				buf = make([]byte, 0, smallRead)
+			}
 		}
 	}
+}
+
+// hand hands a message on. A panic costs this one only, unless the stream cannot
+// be read behind it.
+func (s *stream) hand(p *packet, known bool) {
+	defer s.of.hop.recovers("message")
+	if !known {
+		s.of.hop.stats.malformed.Add(1)
+		p.done()
+		return
+	}
+	if p.last {
+		defer func() {
+			if r := recover(); r != nil {
+				s.close()
+				panic(r)
+			}
+		}()
+	}
+	s.of.hop.dispatch(p, false)
+}
+
+// count notes that a buffer to read into has another size, and reports whether
+// it may.
+func (ss *streams) count(was, is int) bool {
+	more := int64(max(is-largeRead, 0) - max(was-largeRead, 0))
+	if ss.reads.Add(more) > allReads && more > 0 {
+		ss.reads.Add(-more)
+		return false
+	}
+	return true
 }
 
 // measure returns the length of the message whose header section is m, and

@@ -2,9 +2,13 @@ package sip_test
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"bellhop/sip"
 )
 
 func TestStreamFraming(t *testing.T) { // RFC 3261 §7.5, §18.3; row 35
@@ -146,7 +150,7 @@ func TestASlowStreamIsClosed(t *testing.T) { // proxy.md §3: slowloris
 	})
 }
 
-func TestTooManyConnectionsOfOneAddress(t *testing.T) { // bounds: 64
+func TestTooManyConnectionsOfOneAddress(t *testing.T) {
 	play(t, func(s *scene) {
 		var open []*peer
 		for range 64 {
@@ -162,6 +166,53 @@ func TestTooManyConnectionsOfOneAddress(t *testing.T) { // bounds: 64
 		again := s.tcp(phoneAt.Addr())
 		again.sends(again.request("OPTIONS", "sip:192.0.2.1"))
 		again.gets("when one has gone another may come", "SIP/2.0 200")
+		if n := s.hop.Stats().Refused; n != 1 {
+			s.t.Errorf("%d connections are counted as refused, want 1", n)
+		}
+	}, func(c *sip.Config) { c.Connections = 64 })
+}
+
+// PBX and trunk may have any number of connections, up to the bound of all. One
+// on which nothing came yet counts.
+func TestTheConnectionsOfPBXAndTrunk(t *testing.T) {
+	trunk := netip.MustParseAddr("192.0.2.200")
+	play(t, func(s *scene) {
+		for range 3 {
+			for _, ip := range []netip.Addr{trunk, pbxAt.Addr()} {
+				p := s.tcp(ip)
+				p.sends(p.request("OPTIONS", "sip:192.0.2.1"))
+				p.gets("it may", "SIP/2.0 200")
+			}
+		}
+		s.tcp(phoneAt.Addr())
+		s.after(0)
+		if n := s.hop.Stats().Streams; n != 7 {
+			s.t.Errorf("%d connections are counted, want 7", n)
+		}
+		s.tcp(otherAt.Addr()).gets("one more than all may be", "<closed>")
+		s.tcp(trunk).gets("nor a trunk's", "<closed>")
+		s.after(11 * time.Second)
+		other := s.tcp(otherAt.Addr())
+		other.sends(other.request("OPTIONS", "sip:192.0.2.1"))
+		other.gets("the silent one has gone", "SIP/2.0 200")
+	}, func(c *sip.Config) {
+		c.Connections, c.AllConnections = 1, 7
+		c.Trunks = []sip.Trunk{{Name: "carrier", Sources: prefixes("192.0.2.200")}}
+	})
+}
+
+// Silent connections are closed with the hop, and not waited for.
+func TestASilentConnectionEndsWithTheHop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := begin(t)
+		s.tcp(phoneAt.Addr())
+		s.after(0)
+		began := time.Now()
+		s.stop()
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the hop took %v to end", took)
+		}
+		s.leave()
 	})
 }
 

@@ -156,6 +156,7 @@ func TestAFailureIsAcknowledgedHopByHop(t *testing.T) { // RFC 3261 §17.1.1.3
 
 func TestA2xxIsForwardedEachTime(t *testing.T) { // RFC 6026 §7–8: Timers L and M; RFC 3261 §16.7 item 5
 	play(t, func(s *scene) {
+		s.registered()
 		invite, got := s.invited()
 		ok := s.pbx.answer(got, "200 OK")
 		for range 3 {
@@ -250,6 +251,7 @@ func TestAFinalResponseIsToldOnce(t *testing.T) { // RFC 3261 §17.1.2.2: Timer 
 
 func TestTryingIsSaidWhenThePBXIsSlow(t *testing.T) { // RFC 3261 §16.2, §17.2.1
 	play(t, func(s *scene) {
+		s.registered()
 		invite, got := s.invited()
 		s.after(140 * ms)
 		s.phone.sends(invite)
@@ -286,6 +288,7 @@ func TestTryingIsNotSaidWhenThePBXIsQuick(t *testing.T) { // RFC 3261 §17.2.1
 
 func TestAFailureIsRepeatedUntilItIsAcknowledged(t *testing.T) { // RFC 3261 §17.2.1: Timers G and H
 	play(t, func(s *scene) {
+		s.registered()
 		invite := s.phone.invite()
 		s.phone.sends(invite)
 		s.pbx.replies(s.pbx.gets("the INVITE goes on", "INVITE"), "404 Not Found")

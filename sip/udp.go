@@ -49,17 +49,7 @@ func isInUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
 // readPackets hands each datagram to its worker until the socket is closed.
 func (h *Hop) readPackets(ctx context.Context, l *listener) {
 	for {
-		err := receive(l.packet, func(b []byte, from netip.AddrPort, alone bool) {
-			for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
-				b = b[2:] // RFC 3261 §7.5
-			}
-			if len(b) < 16 {
-				return // a keep-alive
-			}
-			p := newPacket(b)
-			p.on, p.peer, p.at = l, unmapped(from), h.now()
-			h.dispatch(p, alone)
-		})
+		err := h.receive(l)
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -69,6 +59,31 @@ func (h *Hop) readPackets(ctx context.Context, l *listener) {
 			time.Sleep(time.Millisecond)
 		}
 	}
+}
+
+// receive hands datagrams on until the socket fails, or one panics.
+func (h *Hop) receive(l *listener) error {
+	defer h.recovers("socket")
+	return receive(l.packet, func(b []byte, from netip.AddrPort, alone bool) { h.datagram(l, b, from, alone) })
+}
+
+// datagram indexes a datagram and hands it on. A panic costs this one only.
+func (h *Hop) datagram(l *listener, b []byte, from netip.AddrPort, alone bool) {
+	defer h.recovers("datagram")
+	for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
+		b = b[2:] // RFC 3261 §7.5
+	}
+	if len(b) < 16 {
+		return // a keep-alive
+	}
+	p := newPacket(b)
+	p.on, p.peer, p.at = l, unmapped(from), h.now()
+	if !p.msg.index(p.buf, false) {
+		h.stats.malformed.Add(1)
+		p.done()
+		return
+	}
+	h.dispatch(p, alone)
 }
 
 // A receiver is a PacketConn that has a quicker way to receive.
@@ -96,19 +111,13 @@ func receive(c PacketConn, take func(b []byte, from netip.AddrPort, alone bool))
 // idleRead is how long a read takes that found the socket empty and waited.
 const idleRead = 10 * time.Microsecond
 
-// dispatch indexes p and hands it to the worker its Call-ID hashes to. A
+// dispatch hands p, which is indexed, to the worker its Call-ID hashes to. A
 // datagram for a full queue is dropped; a stream waits.
 //
 // alone says that there is no backlog: then the worker may do p at once, on
 // this goroutine. Messages that come thick and fast are queued, so that several
 // workers share them.
 func (h *Hop) dispatch(p *packet, alone bool) {
-	stream := p.conn != nil
-	if !p.msg.index(p.buf, stream) {
-		h.stats.malformed.Add(1)
-		p.done()
-		return
-	}
 	h.stats.received.Add(1)
 	p.side = h.sideOf(p.on.proto, p.peer)
 	w := h.owner(&p.msg)
@@ -118,17 +127,20 @@ func (h *Hop) dispatch(p *packet, alone bool) {
 		return
 	}
 	in := input{packet: p}
-	if alone && w.atOnce(in) || w.queue(in) {
+	if alone && w.atOnce(in) {
 		return
 	}
-	if stream {
-		w.waiting.Add(1)
-		select {
-		case w.in <- in: // the sender can be made to wait
-			return
-		case <-p.conn.done:
-			w.waiting.Add(-1)
-		}
+	r := h.rank(p)
+	if r == fromStranger && w.full.Load() {
+		h.stats.shed.Add(1)
+		p.done()
+		return
+	}
+	if w.queue(in, r) {
+		return
+	}
+	if p.conn != nil && w.wait(in, r, p.conn.done) { // the sender can be made to wait
+		return
 	}
 	h.stats.dropped.Add(1)
 	p.done()
@@ -172,6 +184,7 @@ func (l *listener) write(b []byte, to netip.AddrPort) (err error) {
 // unsent tells the worker whose request b was that it did not arrive. b is the
 // beginning of the datagram, as the error message quotes it.
 func (h *Hop) unsent(b []byte) {
+	defer h.recovers("error queue")
 	var m message
 	if !m.index(b, false) || !m.request() || !m.via.ok {
 		return
@@ -186,7 +199,7 @@ func (h *Hop) failed(id uint64) {
 	if id == 0 {
 		return
 	}
-	if !h.workers[id%uint64(len(h.workers))].queue(input{failed: id}) {
+	if !h.workers[id%uint64(len(h.workers))].queue(input{failed: id}, inDialog) {
 		h.stats.dropped.Add(1) // Timers B and F will tell
 	}
 }

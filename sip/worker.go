@@ -2,10 +2,9 @@ package sip
 
 import (
 	"context"
-	"fmt"
+	"crypto/sha256"
 	"hash/maphash"
 	"net/netip"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,8 +15,30 @@ import (
 	msg "github.com/emiago/sipgo/sip"
 )
 
-// maxQueue is how many messages may wait for a worker.
-const maxQueue = 4096
+// Bounds of what may wait for a worker: messages, and the bytes of their
+// buffers. A tenth is kept for what is within a dialog, so that a flood takes no
+// BYE's place. New requests of strangers have a queue of their own, which is
+// served when the other is empty, and half of the bytes.
+const (
+	maxQueue      = 8192
+	maxStrangers  = 8192
+	maxQueueBytes = 16 << 20
+	maxPooled     = 4 << 10 // larger buffers do not go back to the pool
+)
+
+// A rank says what waits longer, and is dropped first.
+type rank uint8
+
+const (
+	inDialog     rank = iota // a response, or a request of a known source within a dialog
+	fromKnown                // its new request, or a stranger's that says it is within a dialog
+	fromStranger             // any other
+)
+
+// maxHeld is how much memory the transactions of all workers may hold for each
+// worker, of which there are counted at least two: that of 2,500 calls a second
+// and processor. See [worker.admit].
+const maxHeld = 96 << 20
 
 // A worker owns the transactions of the calls whose Call-ID hashes to it, and
 // does one thing at a time.
@@ -30,14 +51,21 @@ type worker struct {
 	hop     *Hop
 	index   int
 	in      chan input
-	waiting atomic.Int32 // inputs that are queued or were taken out and not done
+	strange chan input    // the new requests of strangers
+	waiting atomic.Int64  // bytes of the inputs that are queued or were taken out and not done
+	full    atomic.Bool   // strangers' new requests are shed
+	blocked atomic.Int32  // streams that wait for room in the queue
+	room    chan struct{} // wakes one of them
 
 	turn sync.Mutex // only run ever waits for it
 
-	servers map[string]*serverTx
-	clients map[uint64]*clientTx
-	cancels map[uint64]*clientTx // the CANCELs, by the id of their INVITE
+	servers table[serverKey, *serverTx]
+	clients table[uint64, *clientTx]
+	cancels table[uint64, *clientTx] // the CANCELs, by the id of their INVITE
 	lastID  uint64
+	held    int     // bytes under the transactions
+	maxHeld int     // bound of held
+	warned  instant // when it was logged last that new requests are shed
 	wheel   wheel
 	timer   *time.Timer
 	armed   instant // what timer is set to; 0: not
@@ -56,7 +84,8 @@ type worker struct {
 	key      []byte
 	branch   []byte
 
-	spare [][]byte // memory that messages were kept in
+	spare      [maxSpareBuffer / spareStep][][]byte // memory that messages were kept in, by its size
+	spareBytes int
 }
 
 // An input is what a worker is told: a message came, or one could not be sent.
@@ -93,7 +122,7 @@ func (p *packet) done() {
 	if p.last {
 		p.conn.finish()
 	}
-	if cap(p.buf) > 16<<10 {
+	if cap(p.buf) > maxPooled {
 		return
 	}
 	*p = packet{buf: p.buf, msg: message{fields: p.msg.fields}}
@@ -105,9 +134,9 @@ func newWorker(h *Hop, index int) *worker {
 		hop:     h,
 		index:   index,
 		in:      make(chan input, maxQueue),
-		servers: map[string]*serverTx{},
-		clients: map[uint64]*clientTx{},
-		cancels: map[uint64]*clientTx{},
+		strange: make(chan input, maxStrangers),
+		room:    make(chan struct{}, 1),
+		maxHeld: maxHeld * max(h.cfg.Workers, 2) / h.cfg.Workers,
 		seal:    newSealer(h.cfg.Key),
 		timer:   time.NewTimer(time.Hour),
 	}
@@ -127,21 +156,47 @@ func (w *worker) run(ctx context.Context) {
 	for {
 		select {
 		case in := <-w.in:
-			w.turn.Lock()
-			w.handle(in)
-			w.arm()
-			w.turn.Unlock()
-			w.waiting.Add(-1)
+			w.take(in)
 		case <-w.timer.C:
-			w.turn.Lock()
-			w.armed = 0
-			w.timers()
-			w.arm()
-			w.turn.Unlock()
+			w.tick()
 		case <-ctx.Done():
 			return
+		default:
+			select {
+			case in := <-w.in:
+				w.take(in)
+			case in := <-w.strange:
+				w.take(in)
+			case <-w.timer.C:
+				w.tick()
+			case <-ctx.Done():
+				return
+			}
 		}
 	}
+}
+
+// take does an input of a queue.
+func (w *worker) take(in input) {
+	cost := in.cost()
+	w.turn.Lock()
+	w.handle(in)
+	w.arm()
+	w.turn.Unlock()
+	w.waiting.Add(-cost)
+	if w.blocked.Load() > 0 {
+		w.wake()
+	}
+}
+
+// tick does what is due.
+func (w *worker) tick() {
+	w.turn.Lock()
+	defer w.turn.Unlock()
+	w.armed = 0
+	w.timers()
+	w.measure(w.now())
+	w.arm()
 }
 
 // atOnce does an input on the goroutine of the caller, and reports false if
@@ -156,15 +211,61 @@ func (w *worker) atOnce(in input) bool {
 	return true
 }
 
-// queue puts an input behind the others, and reports false if there is no room.
-func (w *worker) queue(in input) bool {
-	w.waiting.Add(1)
+// cost is how much memory an input takes up in a queue.
+func (in input) cost() int64 {
+	if in.packet == nil {
+		return 1
+	}
+	return int64(max(cap(in.packet.buf), 1))
+}
+
+// queue puts an input behind the others of its rank, and reports false if there
+// is no room.
+func (w *worker) queue(in input, r rank) bool {
+	cost := in.cost()
+	bytes, count := w.waiting.Add(cost), len(w.in)+len(w.strange)
+	if bytes > maxQueueBytes/8 || count >= maxQueue/8 {
+		w.hop.crowd()
+	}
+	q, room := w.in, bytes <= maxQueueBytes
+	switch r {
+	case fromKnown:
+		room = bytes <= maxQueueBytes/10*9 && len(q) < maxQueue/10*9
+	case fromStranger:
+		q, room = w.strange, bytes <= maxQueueBytes/2
+	}
+	if room {
+		select {
+		case q <- in:
+			return true
+		default:
+		}
+	}
+	w.waiting.Add(-cost)
+	return false
+}
+
+// wait queues an input as soon as there is room, and reports false if done is
+// closed first.
+func (w *worker) wait(in input, r rank, done <-chan struct{}) bool {
+	w.blocked.Add(1)
+	defer w.blocked.Add(-1)
+	for !w.queue(in, r) {
+		select {
+		case <-w.room:
+		case <-done:
+			return false
+		}
+	}
+	return true
+}
+
+// wake has one stream that waits for room look again. It is called after each
+// input, so one at a time is enough.
+func (w *worker) wake() {
 	select {
-	case w.in <- in:
-		return true
+	case w.room <- struct{}{}:
 	default:
-		w.waiting.Add(-1)
-		return false
 	}
 }
 
@@ -188,6 +289,7 @@ func (w *worker) handle(in input) {
 		return
 	}
 	w.message(now, in.packet)
+	w.measure(now)
 }
 
 // message handles one message. A panic costs this message only.
@@ -224,15 +326,12 @@ func (w *worker) failed(now instant, id uint64) {
 			w.panicked("failure", r)
 		}
 	}()
-	if c := w.clients[id]; c != nil {
+	if c := w.clients.m[id]; c != nil {
 		c.fail(now, unreachable)
 	}
 }
 
-func (w *worker) panicked(what string, r any) {
-	w.hop.stats.panics.Add(1)
-	w.hop.log.Error("panic", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
-}
+func (w *worker) panicked(what string, r any) { w.hop.panicked(what, r) }
 
 // request handles a request: one seen before, an ACK, a CANCEL, or one to
 // send on.
@@ -243,12 +342,13 @@ func (w *worker) request(now instant, p *packet) {
 		w.refuse(p, m.fault, "")
 		return
 	}
-	w.serverKey(m)
-	if s := w.servers[string(w.key)]; s != nil {
+	key := w.serverKey(m, m.methodName())
+	if s := w.servers.m[key]; s != nil {
 		if !m.is("ACK") {
-			s.repeated()
+			s.repeated(p)
 			return
 		}
+		w.proveByACK(now, s, p)
 		if t := s.context; s.acknowledged(now) {
 			w.observe(p, &routing{dst: t.dst, to: t.client.to}, t.trunk)
 			return
@@ -256,22 +356,31 @@ func (w *worker) request(now instant, p *packet) {
 	}
 	switch {
 	case m.is("ACK"):
-		w.forwardACK(p)
+		w.forwardACK(now, p)
 	case m.is("CANCEL"):
-		w.cancel(now, p)
+		w.cancel(now, p, key)
 	default:
-		w.proxy(now, p)
+		if f, ok := w.admit(now, p); !ok {
+			w.hop.stats.shed.Add(1)
+			if f != nil {
+				w.refuse(p, f, "Retry-After: 5\r\n")
+			}
+			return
+		}
+		w.proxy(now, p, key)
 	}
 }
 
-// serverKey makes the key of the server transaction a request belongs to, in
-// w.key (RFC 3261 §17.2.3). ACK belongs to the INVITE; CANCEL is on its own.
-func (w *worker) serverKey(m *message) {
-	method := m.methodName()
-	if m.is("ACK") {
-		method = []byte("INVITE")
-	}
-	k := w.key[:0]
+// A serverKey names a server transaction: 128 bits of a SHA-256 over a secret
+// of the process and what RFC 3261 §17.2.3 compares. Nobody finds two requests
+// with one key but by some 2^64 tries against this process, and what a
+// transaction keeps does not grow with what its request is named.
+type serverKey [16]byte
+
+// serverKey makes the key of the server transaction that a request with this
+// method belongs to. ACK belongs to the INVITE; CANCEL is on its own.
+func (w *worker) serverKey(m *message, method []byte) serverKey {
+	k := append(w.key[:0], w.hop.secret[:]...)
 	if m.via.modern(m.b) {
 		k = append(k, m.text(m.via.branch)...)
 		k = append(k, 0)
@@ -288,11 +397,18 @@ func (w *worker) serverKey(m *message) {
 		k = append(k, byte(m.cseq>>24), byte(m.cseq>>16), byte(m.cseq>>8), byte(m.cseq))
 	}
 	k = append(k, 0)
-	w.key = append(k, method...)
+	if string(method) == "ACK" {
+		k = append(k, "INVITE"...)
+	} else {
+		k = append(k, method...)
+	}
+	w.key = k
+	sum := sha256.Sum256(k)
+	return serverKey(sum[:16])
 }
 
 // proxy sends a new request on, RFC 3261 §16.3–16.6.
-func (w *worker) proxy(now instant, p *packet) {
+func (w *worker) proxy(now instant, p *packet, key serverKey) {
 	m := &p.msg
 	if m.is("OPTIONS") && w.forUs(m) {
 		w.answer(p, 200, "OK", "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n")
@@ -326,9 +442,8 @@ func (w *worker) proxy(now instant, p *packet) {
 
 	t := &proxied{w: w, src: p.side, dst: r.dst, trunk: w.trunkOf(p, &r)}
 	t.server.context = t
-	t.server.begin(w, w.key, w.back(p), m.is("INVITE"))
-	t.branch = t.server.key[:m.via.branch.to-m.via.branch.from]
-	if !m.via.modern(m.b) {
+	t.server.begin(w, key, w.back(p), m.is("INVITE"), len(p.buf))
+	if w.hop.cfg.Watch != nil {
 		t.branch = string(m.text(m.via.branch))
 	}
 	t.client = clientTx{w: w, user: t, id: id, hash: hash, to: r.to, invite: t.server.invite, request: w.keep(nil, out)}
@@ -359,7 +474,7 @@ func (w *worker) unsupported(m *message) string {
 // forwardACK sends on the ACK of a 2xx, which is a request without a
 // transaction (RFC 3261 §17.1, §13.2.2.4). The ACK of a response that we made
 // and forgot is ours; nobody is told of one that cannot go on.
-func (w *worker) forwardACK(p *packet) {
+func (w *worker) forwardACK(now instant, p *packet) {
 	m := &p.msg
 	if m.maxFwd == 0 || string(m.text(m.toTag)) == string(w.ownTag(m)) {
 		return
@@ -372,6 +487,7 @@ func (w *worker) forwardACK(p *packet) {
 	if f != nil {
 		return
 	}
+	w.proveByRoute(now, p)
 	w.stateless(p, &r, hash)
 }
 
@@ -389,12 +505,9 @@ func (w *worker) stateless(p *packet, r *routing, hash uint32) {
 
 // cancel answers a CANCEL and takes it to the INVITE it is for, RFC 3261
 // §9.2, §16.10. One that is for none goes on without state.
-func (w *worker) cancel(now instant, p *packet) {
+func (w *worker) cancel(now instant, p *packet, key serverKey) {
 	m := &p.msg
-	own := len(w.key)
-	invite := append(w.key[:own-len("CANCEL")], "INVITE"...)
-	s := w.servers[string(invite)]
-	w.serverKey(m)
+	s := w.servers.m[w.serverKey(m, []byte("INVITE"))]
 	if s == nil {
 		if m.maxFwd == 0 {
 			return
@@ -408,7 +521,7 @@ func (w *worker) cancel(now instant, p *packet) {
 		return
 	}
 	k := &serverTx{}
-	k.begin(w, w.key, w.back(p), false)
+	k.begin(w, key, w.back(p), false, len(p.buf))
 	k.respond(now, 200, w.reply(p, 200, "OK", ""))
 	if t := s.context; t != nil {
 		w.observe(p, &routing{dst: t.dst, to: t.client.to}, t.trunk)
@@ -425,9 +538,9 @@ func (w *worker) response(now instant, p *packet) {
 		return
 	}
 	id, hash, _ := w.hop.openBranch(m.text(m.via.branch))
-	c := w.clients[id]
+	c := w.clients.m[id]
 	if m.is("CANCEL") {
-		c = w.cancels[id]
+		c = w.cancels.m[id]
 	}
 	if c == nil || c.hash != hash || m.is("INVITE") != (c.invite) && !c.cancel {
 		w.hop.stats.stray.Add(1)
@@ -450,8 +563,15 @@ func (w *worker) refuse(p *packet, f *fault, extra string) {
 	w.answer(p, f.status, f.phrase, extra)
 }
 
+// answer sends a response of our own. To an INVITE of a source that has not
+// proved to be there it sends none that is larger than the INVITE.
 func (w *worker) answer(p *packet, status int, phrase, extra string) {
-	w.send(w.back(p), w.reply(p, status, phrase, extra), 0)
+	to, b := w.back(p), w.reply(p, status, phrase, extra)
+	if p.msg.is("INVITE") && len(b) > len(p.buf) && !w.proven(to) {
+		w.hop.stats.withheld.Add(1)
+		return
+	}
+	w.send(to, b, 0)
 }
 
 // back is the way of the responses to p: on its connection, or to where it came
@@ -480,22 +600,46 @@ func (w *worker) send(to way, b []byte, id uint64) bool {
 	return to.conn.send(b, id) || w.hop.streams.to(to.to, to.on).send(b, id)
 }
 
-// keep copies b into old, or into memory that was kept in before.
-func (w *worker) keep(old, b []byte) []byte {
-	if n := len(w.spare); old == nil && n > 0 {
-		old, w.spare = w.spare[n-1], w.spare[:n-1]
-	}
-	return append(old[:0], b...)
-}
+// Memory that messages were kept in serves for others: sizes are multiples of
+// spareStep, up to maxSpareBuffer; a larger message has memory of its own, which
+// is left to the collector, as is what is beyond maxSpareBytes in all.
+const (
+	spareStep      = 256
+	maxSpareBuffer = 4 << 10
+	maxSpareBytes  = 1 << 20
+)
 
-// maxSpare is how many kept messages leave their memory to others. A large one
-// is left to the collector.
-const maxSpare = 1024
+// keep copies b into old, if that is large enough and no waste, or into memory
+// that was kept in before. What a transaction keeps is from here, and goes back
+// with forget: it is counted.
+func (w *worker) keep(old, b []byte) []byte {
+	if c := cap(old); old != nil && len(b) <= c && c <= max(2*len(b), spareStep) {
+		return append(old[:0], b...)
+	}
+	w.forget(old)
+	size := max(len(b), 1)
+	if size <= maxSpareBuffer {
+		size = (size + spareStep - 1) / spareStep * spareStep
+		if s := &w.spare[size/spareStep-1]; len(*s) > 0 {
+			old = (*s)[len(*s)-1]
+			*s = (*s)[:len(*s)-1]
+			w.spareBytes -= size
+			w.held += size
+			return append(old[:0], b...)
+		}
+	}
+	w.held += size
+	return append(make([]byte, 0, size), b...)
+}
 
 // forget takes the memory of a kept message back. It returns nil.
 func (w *worker) forget(b []byte) []byte {
-	if b != nil && cap(b) <= 4<<10 && len(w.spare) < maxSpare {
-		w.spare = append(w.spare, b)
+	size := cap(b)
+	w.held -= size
+	if 0 < size && size <= maxSpareBuffer && w.spareBytes+size <= maxSpareBytes {
+		s := &w.spare[size/spareStep-1]
+		*s = append(*s, b)
+		w.spareBytes += size
 	}
 	return nil
 }
@@ -520,19 +664,26 @@ func (w *worker) newID() uint64 {
 	return (w.lastID*uint64(len(w.hop.workers)) + uint64(w.index)) & (1<<48 - 1)
 }
 
+// transactionSize is about what a server or client transaction takes up beside
+// the messages it keeps.
+const transactionSize = 384
+
 func (w *worker) add(c *clientTx) {
+	w.held += transactionSize
 	if c.cancel {
-		w.cancels[c.id] = c
+		w.cancels.put(c.id, c)
 		return
 	}
-	w.clients[c.id] = c
+	w.clients.put(c.id, c)
 }
 
 func (w *worker) remove(c *clientTx) {
-	switch {
-	case c.cancel:
-		delete(w.cancels, c.id)
-	case w.clients[c.id] == c:
-		delete(w.clients, c.id)
+	t := &w.clients
+	if c.cancel {
+		t = &w.cancels
+	}
+	if t.m[c.id] == c {
+		t.remove(c.id)
+		w.held -= transactionSize
 	}
 }

@@ -1,0 +1,467 @@
+package sip
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// Where those of these tests stand: the trunk is known, and so is the phone
+// once its REGISTER was accepted.
+var bareTrunk = netip.MustParseAddrPort("192.0.2.200:5060")
+
+// numbered is a request of its own transaction and dialog.
+func numbered(method string, n int, more string) []byte {
+	return fmt.Appendf(nil, "%s sip:102@pbx.example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK-%d;rport\r\n"+
+		"From: <sip:101@pbx.example.com>;tag=%d\r\nTo: <sip:102@pbx.example.com>%s\r\nCall-ID: %d@192.0.2.101\r\nCSeq: 1 %s\r\n\r\n", method, n, n, more, n, method)
+}
+
+// When the memory of the transactions is nearly used up, strangers' new requests
+// are dropped; at last those of known sources are refused. What is within a
+// dialog goes on.
+func TestTheMemoryOfTransactionsIsBounded(t *testing.T) {
+	const dropped, refused, forwarded = "dropped", "refused", "forwarded"
+	w, out := bare(t, func(c *Config) {
+		c.Trunks = []Trunk{{"carrier", []netip.Prefix{netip.PrefixFrom(bareTrunk.Addr(), 32)}}}
+	})
+	w.hop.known.add(otherBare.Addr(), w.now())
+	n := 0
+	for _, tt := range []struct {
+		held int // percent
+		more string
+		from netip.AddrPort
+		want string
+	}{
+		{79, "", barePhone, forwarded},
+		{81, "", barePhone, dropped},
+		{81, "", otherBare, forwarded},
+		{81, "", bareTrunk, forwarded},
+		{81, ";tag=x", barePhone, forwarded},
+		{96, "", otherBare, refused},
+		{96, "", bareTrunk, refused},
+		{96, "", barePhone, dropped},
+		{89, ";tag=x", barePhone, forwarded},
+		{91, ";tag=x", barePhone, dropped},
+		{101, ";tag=x", otherBare, forwarded},
+		{101, "", otherBare, refused},
+	} {
+		n++
+		kept := w.held
+		w.held = w.maxHeld / 100 * tt.held
+		out.last, out.to = nil, netip.AddrPort{}
+		w.handle(input{packet: w.comes(numbered("MESSAGE", n, tt.more), tt.from)})
+		got := dropped
+		switch {
+		case bytes.HasPrefix(out.last, []byte("SIP/2.0 503")) && bytes.Contains(out.last, []byte("\r\nRetry-After: ")):
+			got = refused
+		case bytes.HasPrefix(out.last, []byte("MESSAGE")):
+			got = forwarded
+		}
+		if got != tt.want {
+			t.Errorf("at %d %% a request from %v with To %q is %s, want %s", tt.held, tt.from, tt.more, got, tt.want)
+		}
+		w.held += kept - w.maxHeld/100*tt.held
+	}
+	if got := w.hop.Stats().Shed; got != 6 {
+		t.Errorf("%d requests are counted as shed, want 6", got)
+	}
+}
+
+var otherBare = netip.MustParseAddrPort("192.0.2.102:5062")
+
+// Nobody can make the transactions hold more than their bound, and all of it is
+// given back.
+func TestAFloodIsBoundedAndOver(t *testing.T) {
+	w, out := bare(t, nil)
+	w.maxHeld = 1 << 20
+	pad := strings.Repeat("x", 3000)
+	for n := range 4000 {
+		forwarded := out.n
+		w.handle(input{packet: w.comes(bytes.Replace(numbered("INVITE", n, ""), []byte("Call-ID"), []byte("Subject: "+pad+"\r\nCall-ID"), 1), barePhone)})
+		if out.n > forwarded && n%2 == 0 {
+			var m message
+			m.index(out.last, false)
+			b := w.appendReply(nil, &m, 0, 401, "Unauthorized", "WWW-Authenticate: Digest\r\n")
+			w.handle(input{packet: w.comes(b, barePBX)})
+		}
+		if w.held > w.maxHeld {
+			t.Fatalf("%d bytes are held after %d INVITEs, at most %d may be", w.held, n, w.maxHeld)
+		}
+	}
+	if w.hop.Stats().Shed == 0 || w.held < w.maxHeld/2 {
+		t.Errorf("the flood was too small: %d bytes are held", w.held)
+	}
+	for range 300 {
+		w.passes(time.Second)
+	}
+	if w.held != 0 || len(w.servers.m) != 0 || len(w.clients.m) != 0 || w.wheel.n != 0 {
+		t.Errorf("%d bytes, %d and %d transactions and %d timers are left", w.held, len(w.servers.m), len(w.clients.m), w.wheel.n)
+	}
+	if w.spareBytes > maxSpareBytes {
+		t.Errorf("%d bytes are spare", w.spareBytes)
+	}
+}
+
+// A transaction keeps no more of a request than a retransmission needs: an
+// INVITE of 57 KB that was challenged leaves its response and its ACK.
+func TestALargeInviteLeavesLittle(t *testing.T) {
+	w, out := bare(t, nil)
+	pad := strings.Repeat("Subject: "+strings.Repeat("x", 6000)+"\r\n", 9)
+	long := strings.Repeat("b", 6000)
+	invite := bytes.Replace(numbered("INVITE", 1, ""), []byte("Call-ID"), []byte(pad+"Call-ID"), 1)
+	invite = bytes.Replace(invite, []byte("z9hG4bK-1"), []byte("z9hG4bK"+long), 1)
+	w.handle(input{packet: w.comes(invite, barePhone)})
+	if w.held < len(invite) {
+		t.Fatalf("%d bytes are held", w.held)
+	}
+	var m message
+	m.index(out.last, false)
+	w.handle(input{packet: w.comes(w.appendReply(nil, &m, 0, 401, "Unauthorized", ""), barePBX)})
+	response := len(out.last)
+	if want := response + 2*transactionSize + 1024; w.held > want {
+		t.Errorf("%d bytes are held after a response of %d, want %d at most", w.held, response, want)
+	}
+	w.handle(input{packet: w.comes(numberedACK(invite), barePhone)})
+	if want := 2*transactionSize + 1024; w.held > want {
+		t.Errorf("%d bytes are held after the ACK, want %d at most", w.held, want)
+	}
+}
+
+func numberedACK(invite []byte) []byte {
+	b := bytes.Replace(invite, []byte("INVITE sip"), []byte("ACK sip"), 1)
+	return bytes.Replace(b, []byte("1 INVITE"), []byte("1 ACK"), 1)
+}
+
+// What waits for the watcher is bounded in bytes: of large messages fewer.
+func TestTheWatcherIsShownABoundedNumberOfBytes(t *testing.T) {
+	watch := make(chan dialog.Message, 1<<14)
+	w, _ := bare(t, func(c *Config) { c.Watch = watch })
+	small, large := dialog.Message{Head: strings.Repeat("x", 2<<10)}, dialog.Message{Head: strings.Repeat("x", 57<<10)}
+	for range cap(watch) {
+		w.watch(large)
+	}
+	if n := len(watch) * len(large.Head); n > maxWatched+len(large.Head) || n < maxWatched {
+		t.Errorf("%d bytes wait", n)
+	}
+	for len(watch) > 0 {
+		<-watch
+	}
+	for range cap(watch) {
+		w.watch(small)
+	}
+	if len(watch) != cap(watch) {
+		t.Errorf("only %d of %d small messages wait", len(watch), cap(watch))
+	}
+}
+
+func TestATableGivesMemoryBack(t *testing.T) {
+	var tab table[uint64, *int]
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	const n = 1 << 18
+	for i := range uint64(n) {
+		tab.put(i, nil)
+	}
+	full := heap() - before
+	for i := range uint64(n - 10) {
+		tab.remove(i)
+	}
+	if left := heap() - before; int64(left) > int64(full/4) {
+		t.Errorf("10 entries take %d bytes, %d took %d", left, n, full)
+	}
+	for i := range uint64(n) {
+		if _, ok := tab.m[i]; ok != (i >= n-10) {
+			t.Fatalf("entry %d: %v", i, ok)
+		}
+	}
+}
+
+// A full queue drops what strangers begin, then what known sources begin, and
+// last what is within a dialog; from an eighth on the hop says that it is crowded.
+func TestTheQueueHasRoomForDialogs(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		size int
+		want [3]int // strangers' requests, then known ones, then those within dialogs
+	}{
+		{"messages", 500, [3]int{maxStrangers, maxQueue / 10 * 9, maxQueue - maxQueue/10*9}},
+		{"bytes", 40000, [3]int{maxQueueBytes / 2 / 40000, maxQueueBytes/10*9/40000 - maxQueueBytes/2/40000, maxQueueBytes/40000 - maxQueueBytes/10*9/40000}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, _ := bare(t, nil)
+			w.hop.known.add(otherBare.Addr(), w.now())
+			fill := func(from netip.AddrPort, more string) (n int) {
+				for {
+					p := w.comes(numbered("MESSAGE", 1, more), from)
+					p.buf = append(make([]byte, 0, tt.size), p.buf...)
+					if !w.queue(input{packet: p}, w.hop.rank(p)) {
+						return n
+					}
+					n++
+				}
+			}
+			got := [3]int{fill(barePhone, "")}
+			if len(w.hop.Crowded()) != 1 {
+				t.Error("a queue that is full for strangers is no crowd")
+			}
+			got[1], got[2] = fill(otherBare, ""), fill(otherBare, ";tag=x")
+			if n := fill(barePhone, ";tag=y"); n != 0 {
+				t.Errorf("%d requests with made-up To tags found room in a full queue", n)
+			}
+			if got != tt.want {
+				t.Errorf("%d messages found room, want %d", got, tt.want)
+			}
+			if bytes := w.waiting.Load(); bytes > maxQueueBytes {
+				t.Errorf("%d bytes wait", bytes)
+			}
+		})
+	}
+	w, _ := bare(t, nil)
+	for range maxQueue/8 - 1 {
+		w.queue(input{packet: w.comes(numbered("MESSAGE", 1, ""), barePhone)}, fromKnown)
+	}
+	if len(w.hop.Crowded()) != 0 {
+		t.Error("a few messages are a crowd")
+	}
+}
+
+// A worker does what known sources begin before what strangers do, and drops the
+// latter unseen while the transactions hold most of the memory they may.
+func TestStrangersWait(t *testing.T) {
+	w, out := bare(t, nil)
+	h := w.hop
+	h.known.add(otherBare.Addr(), w.now())
+	w.waiting.Add(1) // something waits
+	h.datagram(h.listeners[0], numbered("MESSAGE", 1, ""), barePhone, true)
+	h.datagram(h.listeners[0], numbered("MESSAGE", 2, ""), otherBare, true)
+	h.datagram(h.listeners[0], numbered("MESSAGE", 3, ""), barePBX, true)
+	h.datagram(h.listeners[0], numbered("MESSAGE", 4, ";tag=x"), barePhone, true)
+	ctx, cancel := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	var order []string
+	out.took = func(b []byte) {
+		order = append(order, string(b[bytes.Index(b, []byte("Call-ID: "))+9:][:1]))
+		if len(order) == 4 {
+			cancel()
+		}
+	}
+	run.Go(func() { w.run(ctx) })
+	run.Wait()
+	if got := strings.Join(order, " "); got != "2 3 4 1" {
+		t.Errorf("the order is %s, want 2 3 4 1", got)
+	}
+	w.held = w.maxHeld
+	w.measure(w.now())
+	h.datagram(h.listeners[0], numbered("MESSAGE", 5, ""), barePhone, false)
+	if h.Stats().Shed != 1 || len(w.strange) != 0 {
+		t.Errorf("%d requests are shed, %d wait", h.Stats().Shed, len(w.strange))
+	}
+}
+
+// A stream whose message finds no room waits, and is woken when there is some.
+func TestAStreamWaitsForRoom(t *testing.T) {
+	w, _ := bare(t, nil)
+	packet := func() input {
+		p := w.comes(numbered("MESSAGE", 1, ""), barePhone)
+		p.buf = make([]byte, 0, 60000)
+		return input{packet: p}
+	}
+	for w.queue(packet(), fromStranger) {
+	}
+	gone := make(chan struct{})
+	close(gone)
+	if w.wait(packet(), fromStranger, gone) {
+		t.Error("a stream that has ended found room")
+	}
+	const streams = 8
+	found := make(chan bool)
+	for range streams {
+		go func() { found <- w.wait(packet(), fromStranger, nil) }()
+	}
+	for range streams {
+		for done := false; !done; {
+			select {
+			case done = <-found:
+			case in := <-w.strange: // as run does
+				w.waiting.Add(-in.cost())
+				if w.blocked.Load() > 0 {
+					w.wake()
+				}
+			}
+		}
+	}
+}
+
+// A response cannot be bound to an INVITE by anything that is as long as what
+// the INVITE says: keys have one size, whatever is in the Via.
+func TestServerKeys(t *testing.T) {
+	w, _ := bare(t, nil)
+	key := func(b string) serverKey {
+		t.Helper()
+		var m message
+		if !m.index([]byte(b), false) {
+			t.Fatal("no SIP")
+		}
+		return w.serverKey(&m, m.methodName())
+	}
+	invite := typicalINVITE
+	is := map[serverKey]string{}
+	for name, b := range map[string]string{
+		"INVITE":         invite,
+		"another branch": strings.Replace(invite, "z9hG4bK-0", "z9hG4bK-1", 1),
+		"another host":   strings.Replace(invite, "UDP 192.0.2.101", "UDP 192.0.2.102", 1),
+		"another port":   strings.Replace(invite, ":5062;branch", ":5063;branch", 1),
+		"CANCEL":         strings.ReplaceAll(invite, "INVITE", "CANCEL"),
+		"old":            strings.Replace(invite, "z9hG4bK-00000000", "1", 1),
+		"old, other tag": strings.Replace(strings.Replace(invite, "z9hG4bK-00000000", "1", 1), "as58f", "as58e", 1),
+	} {
+		k := key(b)
+		if other, taken := is[k]; taken {
+			t.Errorf("%s and %s are one transaction", name, other)
+		}
+		is[k] = name
+	}
+	if key(strings.ReplaceAll(invite, "INVITE", "ACK")) != key(invite) {
+		t.Error("an ACK does not belong to its INVITE")
+	}
+	other, _ := bare(t, nil)
+	var m message
+	m.index([]byte(invite), false)
+	if other.serverKey(&m, m.methodName()) == key(invite) {
+		t.Error("two processes make one key")
+	}
+}
+
+func TestSources(t *testing.T) {
+	s := newSources()
+	ip := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}) }
+	now := instant(time.Second)
+	const some = 1000
+	for n := range some {
+		s.add(ip(n), now)
+	}
+	for n := range 2 * some {
+		if s.has(ip(n), now) != (n < some) {
+			t.Fatalf("%v: %v", ip(n), n >= some)
+		}
+	}
+	if !s.has(ip(1), now+rememberSource-instant(time.Second)) || s.has(ip(1), now+rememberSource) {
+		t.Error("it is not an hour that an address is remembered")
+	}
+	s.add(ip(1), now+rememberSource/2)
+	if !s.has(ip(1), now+rememberSource) {
+		t.Error("an address that is added again is not remembered longer")
+	}
+	for n := range 1 << 20 { // a flood evicts the oldest, and needs no memory
+		s.add(ip(n), now+rememberSource)
+	}
+	found := 0
+	for n := range 1 << 20 {
+		if s.has(ip(n), now+rememberSource) {
+			found++
+		}
+	}
+	if found < 1<<17 || found > sourceBuckets*sourceWays {
+		t.Errorf("%d addresses are remembered", found)
+	}
+}
+
+// dribble is a connection that brings one byte a read.
+type dribble struct {
+	net.Conn
+	b []byte
+}
+
+func (d *dribble) Read(b []byte) (int, error) {
+	if len(d.b) == 0 {
+		return 0, io.EOF
+	}
+	b[0] = d.b[0]
+	d.b = d.b[1:]
+	return 1, nil
+}
+func (d *dribble) SetReadDeadline(time.Time) error { return nil }
+func (d *dribble) LocalAddr() net.Addr             { return net.TCPAddrFromAddrPort(bareHop) }
+func (d *dribble) Close() error                    { return nil }
+
+// large is a message of 60 KB with a body of that many bytes.
+func large(body int) []byte {
+	lines := (60000 - body) / 250
+	return fmt.Appendf(nil, "%s%sContent-Length: %d\r\n\r\n%s", bytes.TrimSuffix(numbered("MESSAGE", 1, ""), []byte("\r\n")),
+		strings.Repeat("X: "+strings.Repeat("x", 245)+"\r\n", lines), body, strings.Repeat("b", body))
+}
+
+// BenchmarkDribble reads a message of 60 KB that comes byte by byte.
+func BenchmarkDribble(b *testing.B) {
+	for _, body := range []int{0, 30000, 60000} {
+		b.Run(fmt.Sprintf("body=%d", body), func(b *testing.B) {
+			w, _ := bare(b, nil)
+			m := large(body)
+			b.SetBytes(int64(len(m)))
+			for b.Loop() {
+				dribbled(b, w, m)
+			}
+		})
+	}
+}
+
+// dribbled reads a message and takes it out of the queue.
+func dribbled(tb testing.TB, w *worker, m []byte) {
+	tb.Helper()
+	c := &dribble{b: m}
+	s := w.hop.streams.add(c, barePhone, w.hop.listeners[1])
+	s.read(c, nil)
+	s.close()
+	if len(w.strange) != 1 {
+		tb.Fatalf("%d messages came", len(w.strange))
+	}
+	in := <-w.strange
+	w.waiting.Add(-in.cost())
+	if p := in.packet; !bytes.Equal(p.msg.b, m) || p.msg.fault != nil {
+		tb.Fatalf("it came with %v, and %d bytes of %d", p.msg.fault, len(p.msg.b), len(m))
+	}
+	in.packet.done()
+}
+
+// A message that comes byte by byte is the same as at once. BenchmarkDribble
+// shows that it costs no more than the reads.
+func TestADribbledMessage(t *testing.T) {
+	w, _ := bare(t, nil)
+	for _, body := range []int{0, 30000, 60000} {
+		dribbled(t, w, large(body))
+	}
+	if n := w.hop.streams.reads.Load(); n != 0 {
+		t.Errorf("%d bytes of read buffers are still counted", n)
+	}
+}
+
+// The buffers of slow peers have a bound together.
+func TestReadBuffersAreBounded(t *testing.T) {
+	w, _ := bare(t, nil)
+	w.hop.streams.reads.Store(allReads - 8<<10)
+	c := &dribble{b: large(60000)}
+	s := w.hop.streams.add(c, barePhone, w.hop.listeners[1])
+	s.read(c, nil)
+	s.close()
+	if len(w.strange) != 0 {
+		t.Error("a message came for which there was no room")
+	}
+	if n := w.hop.streams.reads.Load(); n != allReads-8<<10 {
+		t.Errorf("%d bytes are counted after it", n)
+	}
+}
