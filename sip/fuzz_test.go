@@ -202,7 +202,7 @@ func FuzzToken(f *testing.F) {
 				t.Fatalf("%q opens as %+v, and sealed again as %+v", text, tok, again)
 			}
 		}
-		m := inDialog(callID, tag, "x")
+		m := requestWithin(callID, tag, "x")
 		if tok, ok := s.openRoute(text, m); ok && !tok.unbound {
 			if again, ok := s.openRoute(string(s.sealRoute(nil, tok, m.text(m.callID), m.text(m.fromTag))), m); !ok || again != tok {
 				t.Fatalf("%q opens as %+v, and sealed again as %+v", text, tok, again)

@@ -72,7 +72,7 @@ func (h *Hop) rank(p *packet) rank {
 
 // trusted reports whether the configuration names an address: as the PBX's, or
 // as a trunk's.
-func (h *Hop) trusted(ip netip.Addr) bool { return h.pbxHost(ip) || h.trunk(ip) != "" }
+func (h *Hop) trusted(ip netip.Addr) bool { return h.pbxHost(ip) || h.trunkAt(ip) != nil }
 
 // proven reports whether who is at the other end has proved to be there: by a
 // connection, or by something that only a response can have told him. PBX and

@@ -49,8 +49,8 @@ func TestTokensOpenAsTheyWereSealed(t *testing.T) {
 	}
 }
 
-// inDialog is a request within a dialog.
-func inDialog(callID, fromTag, toTag string) *message {
+// requestWithin is a request within a dialog.
+func requestWithin(callID, fromTag, toTag string) *message {
 	m := new(message)
 	m.index([]byte("BYE sip:a SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a>;tag="+fromTag+"\r\nTo: <sip:b>;tag="+toTag+
 		"\r\nCall-ID: "+callID+"\r\nCSeq: 1 BYE\r\n\r\n"), false)
@@ -73,19 +73,19 @@ func TestRouteTokensOpenInTheirDialogAlone(t *testing.T) {
 			m    *message
 			want bool
 		}{
-			{inDialog("call", "from", "to"), true},
-			{inDialog("call", "to", "from"), true},
-			{inDialog("call", "to", "other"), false},
-			{inDialog("cal", "from", "to"), false},
-			{inDialog("callf", "rom", "to"), false},
-			{inDialog("CALL", "from", "to"), false},
+			{requestWithin("call", "from", "to"), true},
+			{requestWithin("call", "to", "from"), true},
+			{requestWithin("call", "to", "other"), false},
+			{requestWithin("cal", "from", "to"), false},
+			{requestWithin("callf", "rom", "to"), false},
+			{requestWithin("CALL", "from", "to"), false},
 		} {
 			got, ok := s.openRoute(text, tt.m)
 			if ok != tt.want || ok && got != tok {
 				t.Errorf("in %q it opens: %v, as %+v, want %+v", tt.m.b, ok, got, tok)
 			}
 		}
-		m := inDialog("call", "from", "to")
+		m := requestWithin("call", "from", "to")
 		if _, ok := newSealer(bytes.Repeat([]byte("x"), 32)).openRoute(text, m); ok {
 			t.Error("another key opens it")
 		}

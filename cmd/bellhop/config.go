@@ -43,6 +43,11 @@ type config struct {
 	Extension []extensionConfig `toml:"extension"`
 	Trunk     []trunkConfig     `toml:"trunk"`
 
+	Guard struct {
+		Connections    int `toml:"connections"`
+		AllConnections int `toml:"all_connections"`
+	} `toml:"guard"`
+
 	Calls struct {
 		AddCID      bool                   `toml:"add_cid"`
 		Correlate   []method               `toml:"correlate"`
@@ -107,6 +112,8 @@ func defaults() config {
 	c.SIP.StripIdentity = true
 	c.Extensions.Pattern = regexp.MustCompile(`^[0-9]{2,5}$`)
 	c.Extensions.Learn = true
+	c.Guard.Connections = 256
+	c.Guard.AllConnections = 20000
 	c.Calls.AddCID = true
 	c.Calls.Correlate = []method{"header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"}
 	c.Calls.MaxDuration = duration(4 * time.Hour)

@@ -22,6 +22,13 @@ func (c *config) contradictions(report func(path, format string, args ...any)) {
 	c.adminContradictions(report)
 	c.subscriptionContradictions(report)
 
+	if c.Guard.Connections < 0 {
+		report("guard.connections", "%d is not a number of connections: write 1 or more, or 0 for any number", c.Guard.Connections)
+	}
+	if c.Guard.AllConnections < 0 {
+		report("guard.all_connections", "%d is not a number of connections: write 1 or more, or 0 for as many as open files allow", c.Guard.AllConnections)
+	}
+
 	if c.Notify.KeepEvents < duration(time.Second) {
 		report("notify.keep_events", "%v is too short: write at least 1s", c.Notify.KeepEvents)
 	}

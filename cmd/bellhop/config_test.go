@@ -144,6 +144,10 @@ listen = "8080"`, []string{
 			`c:12:51: notify.deny: "::ffff:0:0/96" is IPv4 written as IPv6, and would never fit: write it like 192.0.2.0/24`,
 			`c:14:10: admin.listen: "8080" is not address:port: write it like 127.0.0.1:8080 or [::1]:8080`,
 		}},
+		{"guard", "[guard]\nconnections = -1\nall_connections = -2\n", []string{
+			`c:2:15: guard.connections: -1 is not a number of connections: write 1 or more, or 0 for any number`,
+			`c:3:19: guard.all_connections: -2 is not a number of connections: write 1 or more, or 0 for as many as open files allow`,
+		}},
 		{"no listener, no PBX", "[sip]\nlisten = []\npbx = []", []string{
 			`c:2:10: sip.listen: no address to listen on: write at least one, like ["udp://127.0.0.1:5060"]`,
 			`c:3:7: sip.pbx: no PBX to forward to: write its address, like ["udp://192.0.2.1:5060"]`,

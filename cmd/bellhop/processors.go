@@ -49,7 +49,11 @@ func (p *processors) counting(h http.Handler) http.Handler {
 // Each message wakes an idle second processor in vain, which costs a quarter of
 // all work while one has most of its time to spare. Who sets GOMAXPROCS decides
 // alone.
-func (p *processors) fit(ctx context.Context) {
+//
+// full tells that messages wait for a worker: all processors are there at once.
+// It is heard once within lookEvery, so that a flood does not wake us for each
+// message.
+func (p *processors) fit(ctx context.Context, full <-chan struct{}) {
 	most := runtime.GOMAXPROCS(0)
 	if most == 1 || os.Getenv("GOMAXPROCS") != "" {
 		return
@@ -59,15 +63,18 @@ func (p *processors) fit(ctx context.Context) {
 	defer tick.Stop()
 	f := fit{most: most, now: most}
 	before, began := processorTime(), time.Now()
+	hear := full
 	for {
 		var load float64
 		select {
 		case <-p.crowded:
 			load = float64(most)
+		case <-hear:
+			load, hear = float64(most), nil
 		case <-tick.C:
 			used, at := processorTime(), time.Now()
 			load = float64(used-before) / float64(at.Sub(began))
-			before, began = used, at
+			before, began, hear = used, at, full
 			p.asked.Store(0)
 		case <-ctx.Done():
 			return

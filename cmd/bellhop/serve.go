@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -50,6 +51,9 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 		// What lives is small beside what each message leaves: collect half as often.
 		debug.SetGCPercent(200)
 	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit(runtime.GOMAXPROCS(0)))
+	}
 	s, err := build(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -63,7 +67,8 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 	beside, stopBeside := context.WithCancel(ctx)
 	defer stopBeside()
 	var helpers sync.WaitGroup
-	helpers.Go(func() { s.processors.fit(beside) })
+	helpers.Go(func() { s.processors.fit(beside, s.hop.Crowded()) })
+	helpers.Go(func() { giveBack(beside) })
 	helpers.Go(func() {
 		for {
 			select {
@@ -220,6 +225,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 	if err != nil {
 		return nil, err
 	}
+	connections, capped := allConnections(cfg.Guard.AllConnections, openFiles())
 	watch := make(chan dialog.Message, watched)
 	hop, err := sip.Listen(sip.Config{
 		Listen:     cfg.SIP.Listen,
@@ -236,9 +242,15 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		Log:           log,
 		Net:           w.network,
 		Wall:          w.wall,
+
+		Connections:    cfg.Guard.Connections,
+		AllConnections: connections,
 	})
 	if err != nil {
 		return nil, err
+	}
+	if capped {
+		log.Warn("guard.all_connections lowered: open files do not allow more", "connections", connections)
 	}
 	own := []netip.AddrPort{w.own}
 	for _, a := range hop.Addrs() {
