@@ -146,14 +146,17 @@ func TestFollowerGoesByTheClockOfTheMessages(t *testing.T) {
 		began := time.Now().Round(0).Add(back)
 		clock := func() (time.Time, time.Duration) { return time.Now().Round(0).Add(back), -back }
 		watch := make(chan dialog.Message, 2)
-		var said []dialog.Event
-		var put []time.Time
+		said, put := make(chan dialog.Event, 9), make(chan [2]time.Time, 9)
 		tracker := dialog.New(dialog.Config{Pattern: regexp.MustCompile(`^[0-9]{3}$`)})
 		tracker.Changed(began)
 		f := &follower{
 			tracker: tracker, traces: trace.New(1), watch: watch, clock: clock, prompt: true, ask: make(chan func()),
-			say: func(events []dialog.Event) { said = append(said, events...) },
-			put: func(_ []dialog.Change, now, upTo time.Time) { put = append(put, now, upTo) },
+			say: func(events []dialog.Event) {
+				for _, e := range events {
+					said <- e
+				}
+			},
+			put: func(_ []dialog.Change, now, upTo time.Time) { put <- [2]time.Time{now, upTo} },
 		}
 		stop := start(f.run)
 		invite := dialog.Message{
@@ -167,16 +170,19 @@ func TestFollowerGoesByTheClockOfTheMessages(t *testing.T) {
 		time.Sleep(499 * time.Millisecond)
 		synctest.Wait()
 		if len(said) > 0 {
-			t.Errorf("said %v, before the attempt counts as a call", said)
+			t.Errorf("said %v, before the attempt counts as a call", <-said)
 		}
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
-		if len(said) != 1 || said[0].Type != dialog.DialOut || !said[0].At.Equal(began.Add(-back)) {
-			t.Errorf("said %v, want a dial-out at %v", said, began.Add(-back))
+		stop() // which says no more
+		if len(said) != 1 {
+			t.Fatalf("%d events were said, want one", len(said))
 		}
-		if len(put) < 2 || !put[0].Equal(began.Add(brief)) || !put[1].Equal(began) {
-			t.Errorf("calls were kept at %v, want at %v what was by %v", put, began.Add(brief), began)
+		if e := <-said; e.Type != dialog.DialOut || !e.At.Equal(began.Add(-back)) {
+			t.Errorf("said %v, want a dial-out at %v", e, began.Add(-back))
 		}
-		stop()
+		if k := <-put; !k[0].Equal(began.Add(brief)) || !k[1].Equal(began) {
+			t.Errorf("calls were kept at %v, want at %v what was by %v", k, began.Add(brief), began)
+		}
 	})
 }
