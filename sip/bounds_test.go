@@ -32,7 +32,7 @@ func numbered(method string, n int, more string) []byte {
 func TestTheMemoryOfTransactionsIsBounded(t *testing.T) {
 	const dropped, refused, forwarded = "dropped", "refused", "forwarded"
 	w, out := bare(t, func(c *Config) {
-		c.Trunks = []Trunk{{"carrier", []netip.Prefix{netip.PrefixFrom(bareTrunk.Addr(), 32)}}}
+		c.Trunks = []Trunk{{Name: "carrier", Sources: []netip.Prefix{netip.PrefixFrom(bareTrunk.Addr(), 32)}}}
 	})
 	w.hop.known.add(otherBare.Addr(), w.now())
 	n := 0

@@ -51,6 +51,7 @@ func (t *proxied) failed(now instant, c *clientTx, why failure) {
 		// A transport error counts as 503, and 503 leaves as 500 (RFC 3261 §16.7, §16.9).
 		t.answer(now, 500, "Next Hop Unreachable")
 	case why == rangOut && t.canceled:
+		t.reason = t.w.forget(t.reason)
 		t.answer(now, 487, "Request Terminated")
 		c.end()
 	case !t.server.invite:
