@@ -119,6 +119,10 @@ type Config struct {
 	// told, as their source had too many; nil: there are none.
 	Suppressed func() uint64
 
+	// Losses returns what the store has lost to damage, the newest finding first;
+	// nil: nothing. Bellhop is degraded for a day after one was found.
+	Losses func() []Loss
+
 	Collectors []prometheus.Collector // shown at /metrics beside the Server's own
 
 	Node    string // the name of this node
@@ -365,19 +369,22 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
 
-// readyz says whether it does its work, and if not, why.
+// readyz says whether it does its work, and if not, why. What it does although it
+// is degraded is no reason to take it out of service: that is 200.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	reasons := s.reasons()
 	var body struct {
-		Ready   bool     `json:"ready"`
-		Reasons []string `json:"reasons,omitempty"`
+		Ready    bool     `json:"ready"`
+		Reasons  []string `json:"reasons,omitempty"`
+		Degraded []string `json:"degraded,omitempty"`
 	}
 	status := http.StatusOK
 	if body.Ready = len(reasons) == 0; !body.Ready {
 		status = http.StatusServiceUnavailable
-		if s.trusts(r) {
-			body.Reasons = reasons
-		}
+	}
+	degraded := s.degraded()
+	if len(reasons)+len(degraded) > 0 && s.trusts(r) {
+		body.Reasons, body.Degraded = reasons, degraded
 	}
 	writeJSON(w, status, body)
 }

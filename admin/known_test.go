@@ -179,7 +179,7 @@ func TestStatus(t *testing.T) {
 	}
 	want := object{
 		"version": "v0", "node": "ONE", "started": got["started"], "uptime": got["uptime"],
-		"delivers": false, "ready": true, "reasons": []any{}, "store": object{"ok": true},
+		"delivers": false, "ready": true, "reasons": []any{}, "degraded": []any{}, "store": object{"ok": true, "losses": []any{}},
 		"calls": 2.0, "streams": 1.0, "attempts_suppressed": 7.0,
 		"subscriptions": object{"all": 2.0, "active": 1.0, "paused": 0.0, "disabled": 1.0},
 		"events":        object{"said": 2.0, "dropped": 0.0, "unsaid": 0.0},

@@ -242,9 +242,10 @@ func (s *Server) ladder(w http.ResponseWriter, r *http.Request) error {
 }
 
 type healthView struct {
-	Reasons []string
-	Tiles   []tile
-	Failing []notify.Subscription
+	Reasons  []string
+	Degraded []string
+	Tiles    []tile
+	Failing  []notify.Subscription
 }
 
 // A tile is one number.
@@ -260,7 +261,7 @@ func (s *Server) healthData(r *http.Request) (any, error) {
 	}
 	stats := s.config.Notifier.Stats()
 	count := func(n uint64) string { return fmt.Sprint(n) }
-	v := healthView{Reasons: s.reasons(), Tiles: []tile{
+	v := healthView{Reasons: s.reasons(), Degraded: s.degraded(), Tiles: []tile{
 		{Name: "Calls up", Value: fmt.Sprint(len(calls))},
 		{Name: "Events said", Value: count(stats.Said), About: "since the start"},
 		{Name: "Delivered", Value: count(stats.Delivered), About: "callbacks answered 2xx"},

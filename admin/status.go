@@ -16,10 +16,13 @@ type Status struct {
 	Delivers bool      `json:"delivers" doc:"This node makes the callbacks: of those that share a store, one does"`
 	Ready    bool      `json:"ready"`
 	Reasons  []string  `json:"reasons" nullable:"false" doc:"Why it is not ready"`
+	Degraded []string  `json:"degraded" nullable:"false" doc:"What is wrong although it does its work"`
 
 	Store struct {
 		OK  bool   `json:"ok"`
 		Why string `json:"why,omitempty" doc:"What is wrong with it"`
+
+		Losses []Loss `json:"losses" nullable:"false" doc:"Records lost to damage, the newest finding first"`
 	} `json:"store"`
 
 	Calls   *int `json:"calls" doc:"Live ones; null: the tracker is too busy to say"`
@@ -60,6 +63,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 		Uptime:   int64(time.Since(s.started).Seconds()),
 		Delivers: n.Delivers(),
 		Reasons:  append([]string{}, s.reasons()...),
+		Degraded: append([]string{}, s.degraded()...),
 		Streams:  s.streams.count(),
 	}}
 	v := &out.Body
@@ -67,6 +71,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 		v.Suppressed = s.config.Suppressed()
 	}
 	v.Ready = len(v.Reasons) == 0
+	v.Store.Losses = append([]Loss{}, s.losses()...)
 	if err := n.Health(); err != nil {
 		v.Store.Why = err.Error()
 	} else {

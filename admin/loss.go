@@ -1,0 +1,58 @@
+package admin
+
+import (
+	"fmt"
+	"time"
+)
+
+// A Loss is a run of records of the store that cannot be read, because a file of it
+// is damaged or gone.
+type Loss struct {
+	Stream   string    `json:"stream" doc:"The stream of the store that had them"`
+	What     string    `json:"what" doc:"What a record is"`
+	Records  uint64    `json:"records" doc:"How many; of other streams than EVENTS, ATTEMPTS, AUDIT and KV_EXTENSIONS some may have been out of use"`
+	From     time.Time `json:"from,omitzero" doc:"The time of the last record before them"`
+	To       time.Time `json:"to,omitzero" doc:"The time of the first record after them"`
+	Found    time.Time `json:"found"`
+	Restored bool      `json:"restored" doc:"What they held is there again: from the snapshot, or from the file key"`
+}
+
+func (l Loss) String() string {
+	what := l.What
+	if what == "records" {
+		what += " of " + l.Stream
+	}
+	s := fmt.Sprintf("store damaged: %s lost: %d", what, l.Records)
+	const layout = time.RFC3339
+	switch from, to := l.From.UTC().Format(layout), l.To.UTC().Format(layout); {
+	case !l.From.IsZero() && !l.To.IsZero():
+		s += ", between " + from + " and " + to
+	case !l.From.IsZero():
+		s += ", after " + from
+	case !l.To.IsZero():
+		s += ", before " + to
+	}
+	return s
+}
+
+// degradedFor is how long a loss is shown as one that needs a look. It counts from
+// the finding, over restarts: most are found by a restart.
+const degradedFor = 24 * time.Hour
+
+// losses returns what the store has lost.
+func (s *Server) losses() []Loss {
+	if s.config.Losses == nil {
+		return nil
+	}
+	return s.config.Losses()
+}
+
+// degraded says what is wrong although bellhop does its work.
+func (s *Server) degraded() (why []string) {
+	for _, l := range s.losses() {
+		if !l.Restored && time.Since(l.Found) < degradedFor {
+			why = append(why, l.String())
+		}
+	}
+	return why
+}

@@ -1,0 +1,53 @@
+package admin
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// What is lost is told for a day, and stays in the status. bellhop is ready all the
+// same.
+func TestDegraded(t *testing.T) {
+	now := time.Now().UTC()
+	r := newRig(t, Config{Losses: func() []Loss {
+		return []Loss{
+			{Stream: "EVENTS", What: "events", Records: 210, From: now.Add(-time.Hour), To: now, Found: now},
+			{Stream: "KV_TOKENS", What: "records", Records: 1, Found: now, Restored: true},
+			{Stream: "AUDIT", What: "entries of the audit log", Records: 3, Found: now.Add(-degradedFor)},
+		}
+	}})
+	want := "store damaged: events lost: 210, between " + now.Add(-time.Hour).Format(time.RFC3339) + " and " + now.Format(time.RFC3339)
+	out := r.want(200, "GET", "/readyz", nil)
+	if d := out["degraded"].([]any); out["ready"] != true || len(d) != 1 || d[0] != want {
+		t.Errorf("readyz: %v", out)
+	}
+	status := r.want(200, "GET", "/v1/status", nil)
+	if d := status["degraded"].([]any); status["ready"] != true || len(d) != 1 || d[0] != want {
+		t.Errorf("status: %v", status)
+	}
+	losses := status["store"].(object)["losses"].([]any)
+	if len(losses) != 3 || losses[0].(object)["records"] != 210.0 || losses[1].(object)["restored"] != true {
+		t.Errorf("losses: %v", losses)
+	}
+	r.visit().sees("/health", "Ready", "Degraded", want)
+	if w := from(r.server, "192.0.2.1:1234", "GET", "/readyz", ""); w.Code != 200 || strings.Contains(w.Body.String(), "degraded") {
+		t.Errorf("a stranger gets %d %s", w.Code, w.Body)
+	}
+}
+
+func TestLossText(t *testing.T) {
+	at := time.Date(2026, 1, 31, 9, 30, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		loss Loss
+		want string
+	}{
+		{Loss{Stream: "OUTBOX", What: "records", Records: 1}, "store damaged: records of OUTBOX lost: 1"},
+		{Loss{What: "events", Records: 2, From: at}, "store damaged: events lost: 2, after 2026-01-31T09:30:00Z"},
+		{Loss{What: "events", Records: 2, To: at}, "store damaged: events lost: 2, before 2026-01-31T09:30:00Z"},
+	} {
+		if got := tt.loss.String(); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
+}
