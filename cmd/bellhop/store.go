@@ -187,7 +187,8 @@ const keySize = 32
 // and after every restart. It is kept in the file key of store.dir and in the
 // bucket keys of the store, whichever lacks it gets it from the other, and it
 // is made when neither has it. Where the two disagree, or the file cannot be
-// trusted, that is an error: another key would cut off every live call.
+// trusted, that is an error: another key would cut off every live call. So is a key
+// that neither has although there is data, which was made with one.
 func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, error) {
 	path := filepath.Join(c.Store.Dir, "key")
 	key, err := readPrivate(path)
@@ -210,6 +211,11 @@ func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, e
 	})
 	if err != nil {
 		return nil, fmt.Errorf("key: bucket keys: %w", err)
+	}
+	if missing {
+		if err := refuseNewKey(ctx, js, bucket, c); err != nil {
+			return nil, err
+		}
 	}
 	_, err = bucket.Create(ctx, "sip", key)
 	if errors.Is(err, jetstream.ErrKeyExists) {
@@ -234,6 +240,29 @@ func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, e
 		}
 	}
 	return key, nil
+}
+
+// refuseNewKey returns an error if a store without a key has data. The data is
+// looked for first: nodes that share a store make the key before all else, so one
+// that finds data of another finds its key too.
+func refuseNewKey(ctx context.Context, js jetstream.JetStream, keys jetstream.KeyValue, c config) error {
+	_, err := os.Stat(filepath.Join(c.Store.Dir, "node"))
+	data := err == nil
+	names := js.StreamNames(ctx)
+	for name := range names.Name() {
+		data = data || name != "KV_keys"
+	}
+	if err := names.Err(); err != nil {
+		return fmt.Errorf("key: look for data: %w", err)
+	}
+	if !data {
+		return nil
+	}
+	_, err = keys.Get(ctx, "sip")
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return fmt.Errorf("key: %s is missing, and the store has data but no copy of it: bring the file back from a backup or another node; only if no call and no registration matters, make another with: head -c %d /dev/urandom > %[1]s && chmod 600 %[1]s", filepath.Join(c.Store.Dir, "key"), keySize)
+	}
+	return nil // it is there, or who asks next sees why not
 }
 
 // nodeName returns what names this node among those that share the store. It is

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A key that neither the file nor the bucket has is made only where there is no
+// data: another key would cut off every live call and registration.
+func TestKeyIsNotMadeAnew(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		data    func(config, jetstream.JetStream) error
+		refused bool
+	}{
+		{"no data", func(config, jetstream.JetStream) error { return nil }, false},
+		{"node", func(c config, _ jetstream.JetStream) error { _, err := nodeName(c); return err }, true},
+		{"stream", func(_ config, js jetstream.JetStream) error {
+			_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "SUBSCRIPTIONS"})
+			return err
+		}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := storeConfig(t.TempDir())
+			path := filepath.Join(c.Store.Dir, "key")
+			js, _ := opened(t, c)
+			if _, err := sharedKey(t.Context(), js, c); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(tt.data(c, js), os.Remove(path)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := sharedKey(t.Context(), js, c); err != nil {
+				t.Errorf("with the store's: %v", err)
+			}
+			if err := errors.Join(os.Remove(path), js.DeleteKeyValue(t.Context(), "keys")); err != nil {
+				t.Fatal(err)
+			}
+			key, err := sharedKey(t.Context(), js, c)
+			if !tt.refused {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			wantError(t, err, path, "missing", "backup")
+			if _, err := os.Stat(path); key != nil || !errors.Is(err, fs.ErrNotExist) {
+				t.Error("a key was made")
+			}
+		})
+	}
+}
