@@ -22,6 +22,7 @@ import (
 type mender struct {
 	config config
 	log    *slog.Logger
+	check  *integrity    // mends the files while no server runs; nil: nobody does
 	broken chan struct{} // has room for one: why is not nil
 
 	mu  sync.Mutex
@@ -45,6 +46,7 @@ func (m *mender) InProcessConn() (net.Conn, error) {
 
 // start starts a server.
 func (m *mender) start() error {
+	m.check.prepare()
 	srv, err := startServer(m.config, m.log, m)
 	if err != nil {
 		return err
@@ -64,6 +66,7 @@ func (m *mender) stop() {
 	if srv != nil {
 		srv.Shutdown()
 		srv.WaitForShutdown()
+		m.check.closed()
 	}
 }
 

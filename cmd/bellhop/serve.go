@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -99,6 +100,8 @@ type service struct {
 	created    bool // the token is new
 	stopping   atomic.Bool
 	mender     *mender
+	snapshot   *snapshot // nil: the store is not ours
+	js         jetstream.JetStream
 	processors *processors
 	closeStore func()
 
@@ -121,8 +124,14 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 	if err != nil {
 		return nil, err
 	}
-	s.mender, s.closeStore = mender, closeStore
+	s.js, s.mender, s.closeStore = js, mender, closeStore
 	undo = append(undo, closeStore)
+	if mender != nil {
+		s.snapshot = openSnapshot(cfg, mender.check.restored, log)
+		if err := s.snapshot.restore(ctx, js); err != nil {
+			return nil, err
+		}
+	}
 	if s.token, s.created, err = adminToken(cfg); err != nil {
 		return nil, err
 	}
@@ -148,6 +157,7 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		Extension:  s.follower.extension,
 		Ready:      s.unready,
 		Suppressed: s.follower.tracker.Suppressed,
+		Losses:     s.losses,
 		Collectors: append(hopMetrics(s.hop), followerMetrics(s.follower)...),
 		Node:       s.node,
 		Version:    version(),
@@ -166,6 +176,7 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 // returns once the old transactions have ended, or drainFor has passed.
 func (s *service) run(ctx context.Context) error {
 	defer s.closeStore()
+	defer s.checkStore()()
 	stopRooms := start(s.rooms.run)
 	stopTokens := start(s.api.Run)
 	defer stopTokens()
@@ -552,6 +563,29 @@ func (s *service) phonesAt() (uris []string) {
 		uris = append(uris, "sip:"+at.String()+";transport="+a.Proto.String())
 	}
 	return uris
+}
+
+// checkStore keeps the store checked and the snapshot written until the returned
+// func is called.
+func (s *service) checkStore() (stop func()) {
+	if s.mender == nil {
+		return func() {}
+	}
+	s.mender.check.restored("KV_keys", math.MaxUint64) // from the file key, or there would be no service
+	check := start(func(ctx context.Context) { s.mender.check.run(ctx, s.js) })
+	snapshot := start(func(ctx context.Context) { s.snapshot.run(ctx, s.js) })
+	return func() {
+		snapshot()
+		check()
+	}
+}
+
+// losses returns what the store has lost.
+func (s *service) losses() []admin.Loss {
+	if s.mender == nil {
+		return nil
+	}
+	return s.mender.check.losses()
 }
 
 // unready says what keeps bellhop from its work.

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"time"
+
+	"github.com/minio/highwayhash"
+)
+
+// A block file of the embedded server holds the messages of a stream, one record
+// after another, as the server appends them. Numbers are little-endian:
+//
+//	4  length of the record, headerBit if the message has a header
+//	8  sequence number, erasedBit or tombstoneBit if there is no message
+//	8  time, in nanoseconds since 1970
+//	2  length of the subject
+//	   subject, length of the header (4) and header if there is one, body
+//	8  HighwayHash-64 of all but the lengths, keyed with stream and block
+//
+// As the hash does not cover the lengths, they are checked by what they bound.
+//
+// The server believes a block only up to the first record that is damaged: it
+// cuts off what follows, or hides it. That is why bellhop reads the blocks itself.
+const (
+	recordHead  = 22
+	recordSum   = 8
+	emptyRecord = recordHead + recordSum
+	maxRecord   = 32 << 20
+
+	headerBit    = 1 << 31
+	erasedBit    = 1 << 63
+	tombstoneBit = 1 << 62
+)
+
+// A section is a piece of a block: either good records, whose messages are
+// numbered without a gap, or bytes that are no record.
+type section struct {
+	from, to    int // offsets in the block
+	bad         bool
+	torn        bool   // bad, and the block ends within it, as after a crash
+	records     uint64 // messages; of bad bytes at least so many records
+	first, last uint64 // sequence numbers of good messages; 0: there is none
+	firstAt     time.Time
+	lastAt      time.Time
+	position    uint64 // the highest sequence number of any record, with or without a message
+}
+
+// blockHash returns the hash of the records of one block.
+func blockHash(stream string, block int) hash.Hash64 {
+	key := sha256.Sum256(fmt.Appendf(nil, "%s-%d", stream, block))
+	h, err := highwayhash.New64(key[:])
+	if err != nil {
+		panic(err) // the key has the right length
+	}
+	return h
+}
+
+// jsonStreams are the streams whose messages are JSON objects, if they are not empty:
+// the first brace is where a subject ends.
+var jsonStreams = map[string]bool{"EVENTS": true, "AUDIT": true, "KV_SUBSCRIPTIONS": true, "KV_TOKENS": true}
+
+// recordAt returns the length of the good record at offset i of a block, or 0.
+func recordAt(stream string, b []byte, i int, h hash.Hash64) int {
+	n := lengthAt(b, i)
+	if n == 0 || i+n > len(b) {
+		return 0
+	}
+	subject := int(binary.LittleEndian.Uint16(b[i+20:]))
+	rest := i + recordHead + subject
+	if binary.LittleEndian.Uint32(b[i:])&headerBit != 0 {
+		rest += 4
+	}
+	end := i + n - recordSum
+	if rest > end {
+		return 0
+	}
+	if headed := rest > i+recordHead+subject; headed {
+		header := b[rest:end]
+		n := binary.LittleEndian.Uint32(b[rest-4:])
+		if uint64(n) > uint64(len(header)) || !bytes.HasPrefix(header, []byte("NATS/1.0")) || !bytes.HasSuffix(header[:n], []byte("\r\n\r\n")) {
+			return 0
+		}
+	} else if brace := bytes.IndexByte(b[i+recordHead:end], '{'); jsonStreams[stream] && brace >= 0 && brace != subject {
+		return 0
+	}
+	h.Reset()
+	h.Write(b[i+4 : i+20])
+	h.Write(b[i+recordHead : i+recordHead+subject])
+	h.Write(b[rest:end])
+	var sum [recordSum]byte
+	if !bytes.Equal(h.Sum(sum[:0]), b[end:i+n]) {
+		return 0
+	}
+	return n
+}
+
+// lengthAt returns the length that the record at offset i claims, or 0 if none can
+// begin there.
+func lengthAt(b []byte, i int) int {
+	if i+recordHead > len(b) {
+		return 0
+	}
+	n := binary.LittleEndian.Uint32(b[i:]) &^ headerBit
+	if n < emptyRecord || n > maxRecord || int(binary.LittleEndian.Uint16(b[i+20:])) > int(n)-emptyRecord {
+		return 0
+	}
+	return int(n)
+}
+
+// readBlock returns the sections of a block, in order.
+func readBlock(stream string, block int, b []byte) (sections []section) {
+	h := blockHash(stream, block)
+	for i := 0; i < len(b); {
+		n := recordAt(stream, b, i, h)
+		if n == 0 {
+			s := badSection(stream, b, i, h)
+			sections = append(sections, s)
+			i = s.to
+			continue
+		}
+		seq := binary.LittleEndian.Uint64(b[i+4:])
+		message := seq&(erasedBit|tombstoneBit) == 0 && seq != 0
+		seq &^= erasedBit | tombstoneBit
+		s := lastOf(sections)
+		if s == nil || s.bad || message && s.last != 0 && seq != s.last+1 {
+			sections = append(sections, section{from: i})
+			s = lastOf(sections)
+		}
+		if message {
+			at := time.Unix(0, int64(binary.LittleEndian.Uint64(b[i+12:])))
+			if s.first == 0 {
+				s.first, s.firstAt = seq, at
+			}
+			s.last, s.lastAt = seq, at
+			s.records++
+		}
+		s.position = max(s.position, seq)
+		i += n
+		s.to = i
+	}
+	return sections
+}
+
+func lastOf(sections []section) *section {
+	if len(sections) == 0 {
+		return nil
+	}
+	return &sections[len(sections)-1]
+}
+
+// badSection returns the section that begins at offset i with a damaged record,
+// and ends at the next good one.
+func badSection(stream string, b []byte, i int, h hash.Hash64) section {
+	s := section{from: i, bad: true, records: 1}
+	if n := lengthAt(b, i); n > 0 { // its length may be right
+		s.to = i + n
+		if s.to > len(b) {
+			s.torn = true
+		} else if s.to == len(b) || recordAt(stream, b, s.to, h) > 0 {
+			return s
+		}
+	} else if i+recordHead > len(b) {
+		s.torn = true
+	}
+	for s.to = i + 1; s.to < len(b); s.to++ {
+		if recordAt(stream, b, s.to, h) > 0 {
+			s.torn = false
+			return s
+		}
+	}
+	return s
+}
+
+// mendedBlock returns the good records of a block. If position is not 0, it is the
+// last sequence number that the stream has given: an erased record keeps it from
+// being given again.
+func mendedBlock(stream string, block int, b []byte, sections []section, position uint64) []byte {
+	var out []byte
+	var last time.Time
+	for _, s := range sections {
+		if !s.bad {
+			out = append(out, b[s.from:s.to]...)
+			if s.last > 0 {
+				last = s.lastAt
+			}
+		}
+	}
+	if position == 0 {
+		return out
+	}
+	if last.IsZero() {
+		last = time.Now()
+	}
+	r := make([]byte, recordHead, emptyRecord)
+	binary.LittleEndian.PutUint32(r, emptyRecord)
+	binary.LittleEndian.PutUint64(r[4:], position|erasedBit)
+	binary.LittleEndian.PutUint64(r[12:], uint64(last.UnixNano()))
+	h := blockHash(stream, block)
+	h.Write(r[4:20])
+	return append(out, h.Sum(r)...)
+}

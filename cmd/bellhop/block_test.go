@@ -1,0 +1,73 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"testing"
+)
+
+// testBlock is a block of n records, as the server writes them.
+func testBlock(stream string, n int) (b []byte) {
+	h := blockHash(stream, 1)
+	for i := range n {
+		subject, body := fmt.Appendf(nil, "event.101.call%d.id%d", i/3, i), fmt.Appendf(nil, `{"n": %d}`, i)
+		r := make([]byte, recordHead)
+		binary.LittleEndian.PutUint32(r, uint32(len(subject)+len(body)+emptyRecord))
+		binary.LittleEndian.PutUint64(r[4:], uint64(i+1))
+		binary.LittleEndian.PutUint64(r[12:], uint64(i+1)*1e9)
+		binary.LittleEndian.PutUint16(r[20:], uint16(len(subject)))
+		h.Reset()
+		for _, part := range [][]byte{r[4:20], subject, body} {
+			h.Write(part)
+		}
+		r = append(append(r, subject...), body...)
+		b = append(b, h.Sum(r)...)
+	}
+	return b
+}
+
+// Whatever is in a block, its sections cover it, and mending it is enough: the
+// block that comes of it is good, and has every good record.
+func FuzzReadBlock(f *testing.F) {
+	good := testBlock("EVENTS", 5)
+	f.Add(good, uint64(0))
+	f.Add(good[:len(good)-5], uint64(9))
+	for at := 0; at < len(good); at += 7 {
+		b := bytes.Clone(good)
+		b[at] ^= 0x81
+		f.Add(b, uint64(7))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, position uint64) {
+		position &= 1<<40 - 1
+		sections := readBlock("EVENTS", 1, b)
+		end, records := 0, uint64(0)
+		for i, s := range sections {
+			if s.from != end || s.to <= s.from || s.to > len(b) {
+				t.Fatalf("section %d of %d bytes from %d: %+v", i, len(b), end, s)
+			}
+			end = s.to
+			if !s.bad {
+				records += s.records
+				if s.last > 0 && s.last-s.first != s.records-1 {
+					t.Fatalf("section %d: %+v", i, s)
+				}
+			}
+		}
+		if end != len(b) {
+			t.Fatalf("the sections end at %d of %d", end, len(b))
+		}
+		mended := readBlock("EVENTS", 1, mendedBlock("EVENTS", 1, b, sections, position))
+		var reached uint64
+		for _, s := range mended {
+			if s.bad {
+				t.Fatalf("mended, it has %+v", s)
+			}
+			records -= s.records
+			reached = max(reached, s.position)
+		}
+		if records != 0 || reached < position {
+			t.Fatalf("mended, it lacks %d records, and reaches %d of %d", records, reached, position)
+		}
+	})
+}

@@ -1,0 +1,602 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/admin"
+)
+
+// A damagedStore is a store with something in each kind of stream, as it is on the
+// disk after a stop and after kill -9.
+type damagedStore struct {
+	stopped, killed string
+	events          int
+	buckets         map[string]map[string]string // what SUBSCRIPTIONS and TOKENS have
+}
+
+const testedEvents = 420
+
+// openTested opens a store as build does, and makes the streams of the test.
+func openTested(t *testing.T, dir string) (jetstream.JetStream, *integrity, *snapshot, func()) {
+	t.Helper()
+	js, m, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(closeStore)
+	s := openSnapshot(storeConfig(dir), m.check.restored, quiet())
+	if err := s.restore(t.Context(), js); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sharedKey(t.Context(), js, storeConfig(dir)); err != nil {
+		t.Fatal(err)
+	}
+	m.check.restored("KV_keys", math.MaxUint64)
+	for _, c := range []jetstream.StreamConfig{
+		{Name: "EVENTS", Subjects: []string{"event.>"}, MaxAge: 720 * time.Hour, AllowDirect: true},
+		{Name: "OUTBOX", Subjects: []string{"delivery.>"}},
+	} {
+		if _, err := js.CreateOrUpdateStream(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, b := range []string{"SUBSCRIPTIONS", "TOKENS", "EXTENSIONS"} {
+		if _, err := js.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: b}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return js, m.check, s, closeStore
+}
+
+func must[T any](t *testing.T) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func bucketOf(t *testing.T, js jetstream.JetStream, name string) jetstream.KeyValue {
+	t.Helper()
+	return must[jetstream.KeyValue](t)(js.KeyValue(t.Context(), name))
+}
+
+func newDamagedStore(t *testing.T) *damagedStore {
+	t.Helper()
+	d := &damagedStore{stopped: filepath.Join(t.TempDir(), "stopped"), killed: filepath.Join(t.TempDir(), "killed"), events: testedEvents}
+	js, check, snap, closeStore := openTested(t, d.stopped)
+	for i := range testedEvents {
+		m := fmt.Appendf(nil, `{"n": %d, "text": "%s"}`, i, strings.Repeat("x", i%700))
+		must[*jetstream.PubAck](t)(js.Publish(t.Context(), fmt.Sprintf("event.101.call%d.id%d", i/3, i), m))
+		must[*jetstream.PubAck](t)(js.Publish(t.Context(), fmt.Sprintf("delivery.s.%d", i%40), m))
+	}
+	d.buckets = map[string]map[string]string{"SUBSCRIPTIONS": {}, "TOKENS": {}}
+	for name, has := range d.buckets {
+		kv := bucketOf(t, js, name)
+		for round := range 3 { // most records are out of use
+			for i := range 8 {
+				key, value := fmt.Sprintf("id%d", i), fmt.Sprintf(`{"it": "%s of %d in round %d"}`, name, i, round)
+				must[uint64](t)(kv.PutString(t.Context(), key, value))
+				has[key] = value
+			}
+		}
+		for _, key := range []string{"id2", "id5"} {
+			if err := kv.Delete(t.Context(), key); err != nil {
+				t.Fatal(err)
+			}
+			delete(has, key)
+		}
+	}
+	kv := bucketOf(t, js, "EXTENSIONS")
+	for i := range 20 {
+		must[uint64](t)(kv.Create(t.Context(), fmt.Sprint("x", i), []byte(fmt.Sprint(100+i))))
+	}
+	check.note(t.Context(), js)
+	if err := snap.restore(t.Context(), js); err != nil { // writes it
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(d.killed, os.DirFS(d.stopped)); err != nil {
+		t.Fatal(err)
+	}
+	makePrivate(t, d.killed)
+	closeStore()
+	return d
+}
+
+// makePrivate gives copied files the mode that they had.
+func makePrivate(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o600)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// damagedCopy copies a store and damages the copy.
+func damagedCopy(t *testing.T, from string, damage func(dir string)) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "store")
+	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	makePrivate(t, dir)
+	damage(filepath.Join(dir, streamsFolder))
+	return dir
+}
+
+// readableEvents reads the event log, and returns how many events it has. Each must
+// be what was written under its sequence number.
+func readableEvents(t *testing.T, js jetstream.JetStream) (n int) {
+	t.Helper()
+	s := must[jetstream.Stream](t)(js.Stream(t.Context(), "EVENTS"))
+	for seq := uint64(1); seq <= testedEvents; seq++ {
+		m, err := s.GetMsg(t.Context(), seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := fmt.Sprintf(`{"n": %d,`, seq-1); !strings.HasPrefix(string(m.Data), want) {
+			t.Errorf("message %d is %q", seq, m.Data)
+		}
+		n++
+	}
+	return n
+}
+
+func lostOf(losses []admin.Loss, stream string) (n int) {
+	for _, l := range losses {
+		if l.Stream == stream {
+			n += int(l.Records)
+		}
+	}
+	return n
+}
+
+// holds wants the opened store to have all that is in the buckets, and to say truly
+// how many events are lost. It returns that number.
+func (d *damagedStore) holds(t *testing.T, dir string) int {
+	t.Helper()
+	js, check, _, closeStore := openTested(t, dir)
+	defer closeStore()
+	for name, want := range d.buckets {
+		got := make(map[string]string)
+		ctx, cancel := context.WithTimeout(t.Context(), bucketTimeout)
+		all := must[map[string]copied](t)(copyBucket(ctx, bucketOf(t, js, name)))
+		cancel()
+		for key, c := range all {
+			if !c.Deleted {
+				got[key] = string(c.Value)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	lost := d.events - readableEvents(t, js)
+	if got := lostOf(check.losses(), "EVENTS"); got != lost {
+		t.Errorf("%d events are said to be lost, %d are: %+v", got, lost, check.losses())
+	}
+	for _, l := range check.losses() {
+		if _, copied := d.buckets[strings.TrimPrefix(l.Stream, "KV_")]; (copied || l.Stream == "KV_keys") && !l.Restored {
+			t.Errorf("said to be lost: %+v", l)
+		}
+	}
+	// The store can be written, and gives no sequence number again.
+	ack := must[*jetstream.PubAck](t)(js.Publish(t.Context(), "event.101.new.new", []byte("{}")))
+	if ack.Sequence <= testedEvents {
+		t.Errorf("a new event has the place %d of an old one", ack.Sequence)
+	}
+	for name := range d.buckets {
+		must[uint64](t)(bucketOf(t, js, name).PutString(t.Context(), "id1", d.buckets[name]["id1"]))
+	}
+	number := must[uint64](t)(bucketOf(t, js, "EXTENSIONS").Create(t.Context(), "new", []byte("new")))
+	if number <= 20 {
+		t.Errorf("a new extension has the number %d of an old one", number)
+	}
+	return lost
+}
+
+// flipAt flips a bit of a file. A negative offset counts from its end.
+func flipAt(t *testing.T, path string, at int) {
+	t.Helper()
+	b := must[[]byte](t)(os.ReadFile(path))
+	if at < 0 {
+		at += len(b)
+	}
+	b[at] ^= 0x40
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// flipNear flips a bit of a block at a distance from where the subject of a record
+// stands.
+func flipNear(t *testing.T, path, subject string, distance int) {
+	t.Helper()
+	b := must[[]byte](t)(os.ReadFile(path))
+	at := bytes.LastIndex(b, []byte(subject))
+	if at < 0 {
+		t.Fatalf("%s has no %s", path, subject)
+	}
+	flipAt(t, path, at+distance)
+}
+
+// One flipped bit, wherever it is, costs one event at most, and no subscription and
+// no token; and what it costs is said.
+func TestDamageIsFound(t *testing.T) {
+	t.Parallel()
+	d := newDamagedStore(t)
+	const events, tokens, subscriptions = "EVENTS/msgs/1.blk", "KV_TOKENS/msgs/1.blk", "KV_SUBSCRIPTIONS/msgs/1.blk"
+	const middle = "event.101.call70.id210"
+	truncate := func(dir, file, subject string) {
+		b := must[[]byte](t)(os.ReadFile(filepath.Join(dir, file)))
+		if err := os.Truncate(filepath.Join(dir, file), int64(bytes.LastIndex(b, []byte(subject))+5)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		damage func(dir string)
+		lost   int
+	}{
+		{"nothing", func(string) {}, 0},
+		{"body", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, 40) }, 1},
+		{"subject", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, 8) }, 1},
+		{"sequence number", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -18) }, 1},
+		{"time", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -10) }, 1},
+		{"length", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -22) }, 1},
+		{"high byte of the length", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -19) }, 1},
+		{"length of the subject", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -2) }, 1},
+		{"high byte of the length of the subject", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -1) }, 1},
+		{"first record", func(dir string) { flipAt(t, filepath.Join(dir, events), 30) }, 1},
+		{"length of the first record", func(dir string) { flipAt(t, filepath.Join(dir, events), 1) }, 1},
+		{"last record", func(dir string) { flipNear(t, filepath.Join(dir, events), "id419", 40) }, 1},
+		{"length of the last record", func(dir string) { flipNear(t, filepath.Join(dir, events), "event.101.call139.id419", -21) }, 1},
+		{"last checksum", func(dir string) { flipAt(t, filepath.Join(dir, events), -1) }, 1},
+		{"two records side by side", func(dir string) {
+			flipNear(t, filepath.Join(dir, events), "id210", 40)
+			flipNear(t, filepath.Join(dir, events), "id211", 40)
+		}, 2},
+		{"truncated", func(dir string) { truncate(dir, events, middle) }, 210},
+		{"removed", func(dir string) { os.Remove(filepath.Join(dir, events)) }, 420},
+		{"stream removed", func(dir string) { os.RemoveAll(filepath.Join(dir, "EVENTS")) }, 420},
+		{"index", func(dir string) {
+			for _, s := range []string{"EVENTS", "KV_TOKENS", "KV_SUBSCRIPTIONS"} {
+				if path := filepath.Join(dir, s, "msgs", "index.db"); exists(path) {
+					flipAt(t, path, 40)
+				}
+			}
+		}, 0},
+		{"settings", func(dir string) {
+			flipAt(t, filepath.Join(dir, "EVENTS", "meta.inf"), 40)
+			flipAt(t, filepath.Join(dir, "KV_TOKENS", "meta.inf"), 40)
+			flipAt(t, filepath.Join(dir, "KV_SUBSCRIPTIONS", "meta.sum"), 4)
+		}, 0},
+		{"subscription", func(dir string) { flipNear(t, filepath.Join(dir, subscriptions), "SUBSCRIPTIONS of 3 in round 2", 3) }, 0},
+		{"marker of a subscription", func(dir string) { flipNear(t, filepath.Join(dir, subscriptions), "$KV.SUBSCRIPTIONS.id2", 2) }, 0},
+		{"length of the subject of a token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "$KV.TOKENS.id3", -2) }, 0},
+		{"length of the header of a marker", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "NATS/1.0", -4) }, 0},
+		{"token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "TOKENS of 3 in round 2", -40) }, 0},
+		{"marker of a token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "$KV.TOKENS.id2", 2) }, 0},
+		{"length of the last marker", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "$KV.TOKENS.id5", -22) }, 0},
+		{"tokens truncated", func(dir string) { truncate(dir, tokens, "TOKENS of 1 in round 2") }, 0},
+		{"all tokens removed", func(dir string) { os.Remove(filepath.Join(dir, tokens)) }, 0},
+		{"bucket removed", func(dir string) { os.RemoveAll(filepath.Join(dir, "KV_SUBSCRIPTIONS")) }, 0},
+		{"key", func(dir string) { flipNear(t, filepath.Join(dir, "KV_keys/msgs/1.blk"), "$KV.keys.sip", 20) }, 0},
+		{"extension", func(dir string) { flipNear(t, filepath.Join(dir, "KV_EXTENSIONS/msgs/1.blk"), "$KV.EXTENSIONS.x19", 3) }, 0},
+	} {
+		for _, from := range []string{d.stopped, d.killed} {
+			t.Run(tt.name+"/"+filepath.Base(from), func(t *testing.T) {
+				dir := damagedCopy(t, from, tt.damage)
+				if lost := d.holds(t, dir); lost != tt.lost {
+					t.Errorf("%d events are lost, want %d", lost, tt.lost)
+				}
+				if t.Failed() {
+					return
+				}
+				// It is said once, and the store is whole from now on.
+				again := openIntegrity(storeConfig(dir), quiet())
+				before := len(again.losses())
+				again.prepare()
+				if after := again.losses(); len(after) != before {
+					t.Errorf("again: %+v", after)
+				}
+			})
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// Any bits of any files.
+func TestDamageAnywhere(t *testing.T) {
+	t.Parallel()
+	d := newDamagedStore(t)
+	for seed := range uint64(40) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 14))
+			from := []string{d.stopped, d.killed}[seed%2]
+			dir := damagedCopy(t, from, func(dir string) {
+				var files []string
+				err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+					if info, _ := os.Stat(path); err == nil && !e.IsDir() && info.Size() > 0 {
+						files = append(files, path)
+					}
+					return err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 1 + r.IntN(3) {
+					path := files[r.IntN(len(files))]
+					b := must[[]byte](t)(os.ReadFile(path))
+					at := r.IntN(len(b))
+					b[at] ^= 1 << r.IntN(8)
+					if err := os.WriteFile(path, b, 0o600); err != nil {
+						t.Fatal(err)
+					}
+					t.Log(path, at)
+				}
+			})
+			if lost := d.holds(t, dir); lost > 3 {
+				t.Errorf("%d events are lost", lost)
+			}
+		})
+	}
+}
+
+// What is damaged while bellhop runs is found by the next check, said once, and
+// taken out at the next start.
+func TestDamageWhileRunning(t *testing.T) {
+	t.Parallel()
+	d := newDamagedStore(t)
+	dir := damagedCopy(t, d.stopped, func(string) {})
+	js, check, _, closeStore := openTested(t, dir)
+	flipNear(t, filepath.Join(dir, streamsFolder, "EVENTS/msgs/1.blk"), "event.101.call70.id210", 40)
+	for range 2 {
+		for _, stream := range check.streams() {
+			if err := check.check(t.Context(), stream, running); err != nil {
+				t.Fatal(err)
+			}
+		}
+		losses := check.losses()
+		if len(losses) != 1 || losses[0].Stream != "EVENTS" || losses[0].Records != 1 {
+			t.Fatalf("losses: %+v", losses)
+		}
+		s := must[jetstream.Stream](t)(js.Stream(t.Context(), "EVENTS"))
+		before, after := must[*jetstream.RawStreamMsg](t)(s.GetMsg(t.Context(), 210)), must[*jetstream.RawStreamMsg](t)(s.GetMsg(t.Context(), 212))
+		if l := losses[0]; !l.From.Equal(before.Time) || !l.To.Equal(after.Time) {
+			t.Errorf("lost between %v and %v, want %v and %v", l.From, l.To, before.Time, after.Time)
+		}
+	}
+	closeStore()
+	if lost := d.holds(t, dir); lost != 1 {
+		t.Errorf("%d events are lost", lost)
+	}
+	if kept := must[[]os.DirEntry](t)(os.ReadDir(filepath.Join(dir, "damaged"))); len(kept) != 1 {
+		t.Errorf("damaged files kept: %v", kept)
+	}
+}
+
+// A store of an older version has neither file, and is taken as it is.
+func TestStoreNeverChecked(t *testing.T) {
+	t.Parallel()
+	d := newDamagedStore(t)
+	dir := damagedCopy(t, d.stopped, func(dir string) {
+		flipNear(t, filepath.Join(dir, "EVENTS/msgs/1.blk"), "event.101.call70.id210", 40)
+	})
+	for _, name := range []string{"check", "snapshot", "snapshot.old"} {
+		os.Remove(filepath.Join(dir, name))
+	}
+	if lost := d.holds(t, dir); lost != 1 {
+		t.Errorf("%d events are lost", lost)
+	}
+	wantMode(t, filepath.Join(dir, "check"), 0o600)
+	wantMode(t, filepath.Join(dir, "snapshot"), 0o600)
+}
+
+// Of a large stream that was stopped well the end alone is read at the start.
+func TestLargeStream(t *testing.T) {
+	t.Parallel()
+	d := newDamagedStore(t)
+	for _, tt := range []struct {
+		name            string
+		damage          func(path string)
+		atOnce, running int
+	}{
+		{"end gone", func(path string) {
+			b := must[[]byte](t)(os.ReadFile(path))
+			if err := os.Truncate(path, int64(len(b)-10)); err != nil {
+				t.Fatal(err)
+			}
+		}, 1, 1},
+		{"middle damaged", func(path string) { flipNear(t, path, "event.101.call70.id210", 40) }, 1, 1},
+		{"gone", func(path string) { os.Remove(path) }, testedEvents, testedEvents},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := damagedCopy(t, d.stopped, func(dir string) { tt.damage(filepath.Join(dir, "EVENTS/msgs/1.blk")) })
+			g := openIntegrity(storeConfig(dir), quiet())
+			g.startSize = 0
+			g.prepare()
+			if got := lostOf(g.losses(), "EVENTS"); got != tt.atOnce {
+				t.Errorf("at the start %d events are lost, want %d: %+v", got, tt.atOnce, g.losses())
+			}
+			if err := g.check(t.Context(), "EVENTS", running); err != nil {
+				t.Fatal(err)
+			}
+			if got := lostOf(g.losses(), "EVENTS"); got != tt.running {
+				t.Errorf("then %d events are lost, want %d: %+v", got, tt.running, g.losses())
+			}
+		})
+	}
+}
+
+// What a stream has let expire is not lost.
+func TestExpiredIsNotLost(t *testing.T) {
+	t.Parallel()
+	d := newDamagedStore(t)
+	dir := damagedCopy(t, d.stopped, func(dir string) { os.Remove(filepath.Join(dir, "EVENTS/msgs/1.blk")) })
+	c := storeConfig(dir)
+	c.Notify.KeepEvents = duration(expirySlack)
+	g := openIntegrity(c, quiet())
+	g.prepare()
+	if lost := lostOf(g.losses(), "EVENTS"); lost != 0 {
+		t.Errorf("%d events are said to be lost", lost)
+	}
+}
+
+// Blocks that bellhop does not understand are left alone.
+func TestStrangeBlocks(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	strange := filepath.Join(dir, streamsFolder, "EVENTS", "msgs")
+	if err := os.MkdirAll(strange, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(strange, "1.blk")
+	text := bytes.Repeat([]byte("another format "), 1000)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := openIntegrity(storeConfig(dir), quiet())
+	g.prepare()
+	if b := must[[]byte](t)(os.ReadFile(path)); !bytes.Equal(b, text) {
+		t.Error("the block was changed")
+	}
+}
+
+// Deleting is never undone, whatever is stopped when: the snapshot is older than the
+// deletion, or the only one that is left, or the store has lost the marker.
+func TestDeletingIsNeverUndone(t *testing.T) {
+	t.Parallel()
+	d := newDamagedStore(t)
+	const block = "KV_TOKENS/msgs/1.blk"
+	for _, tt := range []struct {
+		name   string
+		spoil  func(dir string)
+		gone   bool // the deletion is in the snapshot when bellhop is killed
+		damage bool
+	}{
+		{"killed before the snapshot is written", func(string) {}, false, false},
+		{"snapshot damaged", func(dir string) { flipAt(t, filepath.Join(dir, "snapshot"), 100) }, true, false},
+		{"snapshot gone", func(dir string) { os.Remove(filepath.Join(dir, "snapshot")) }, true, false},
+		{"both snapshots gone", func(dir string) {
+			os.Remove(filepath.Join(dir, "snapshot"))
+			os.Remove(filepath.Join(dir, "snapshot.old"))
+		}, true, false},
+		{"marker damaged", func(dir string) {
+			flipNear(t, filepath.Join(dir, streamsFolder, block), "$KV.TOKENS.id7", 3)
+		}, true, true},
+		{"length of the marker damaged", func(dir string) {
+			flipNear(t, filepath.Join(dir, streamsFolder, block), "$KV.TOKENS.id7", -22)
+		}, true, true},
+	} {
+		for _, clean := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/%v", tt.name, clean), func(t *testing.T) {
+				dir := damagedCopy(t, d.stopped, func(string) {})
+				js, check, snap, closeStore := openTested(t, dir)
+				if err := bucketOf(t, js, "TOKENS").Delete(t.Context(), "id7"); err != nil {
+					t.Fatal(err)
+				}
+				if tt.gone {
+					if err := snap.restore(t.Context(), js); err != nil {
+						t.Fatal(err)
+					}
+				}
+				check.note(t.Context(), js)
+				if clean {
+					closeStore()
+				} else {
+					dir = damagedCopy(t, dir, func(string) {})
+				}
+				tt.spoil(dir)
+				js, _, _, _ = openTested(t, dir)
+				if e, err := bucketOf(t, js, "TOKENS").Get(t.Context(), "id7"); !errors.Is(err, jetstream.ErrKeyNotFound) {
+					t.Errorf("the token is there again: %v, %v", e, err)
+				}
+			})
+		}
+	}
+}
+
+// The snapshot follows the buckets, and has all at the stop.
+func TestSnapshotFollows(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	js, _, snap, _ := openTested(t, dir)
+	stop := start(func(ctx context.Context) { snap.run(ctx, js) })
+	kv := bucketOf(t, js, "SUBSCRIPTIONS")
+	must[uint64](t)(kv.PutString(t.Context(), "a", "1"))
+	deadline := time.After(patience)
+	for tick := time.Tick(10 * time.Millisecond); ; {
+		s := openSnapshot(storeConfig(dir), func(string, uint64) {}, quiet())
+		if string(s.buckets["SUBSCRIPTIONS"]["a"].Value) == "1" {
+			break
+		}
+		select {
+		case <-tick:
+		case <-deadline:
+			t.Fatal("the snapshot is not written")
+		}
+	}
+	must[uint64](t)(kv.PutString(t.Context(), "b", "2"))
+	must[uint64](t)(bucketOf(t, js, "TOKENS").PutString(t.Context(), "c", "3"))
+	if err := kv.Delete(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	s := openSnapshot(storeConfig(dir), nil, quiet())
+	want := map[string]map[string]copied{
+		"SUBSCRIPTIONS": {"a": {Revision: 3, Deleted: true}, "b": {Revision: 2, Value: []byte("2")}},
+		"TOKENS":        {"c": {Revision: 1, Value: []byte("3")}},
+	}
+	if diff := cmp.Diff(want, s.buckets); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	wantMode(t, filepath.Join(dir, "snapshot"), 0o600)
+	wantMode(t, filepath.Join(dir, "snapshot.old"), 0o600)
+}
+
+// Many losses of one stream are kept as fewer, with no record forgotten.
+func TestManyLosses(t *testing.T) {
+	t.Parallel()
+	g := openIntegrity(storeConfig(t.TempDir()), quiet())
+	for i := range uint64(3 * maxLosses) {
+		g.add("EVENTS", []loss{{Stream: "EVENTS", First: 10*i + 1, Last: 10*i + 2, Records: 2}}, true)
+	}
+	if n := len(g.ledger.Losses); n != maxLosses {
+		t.Errorf("%d losses", n)
+	}
+	if n := lostOf(g.losses(), "EVENTS"); n != 6*maxLosses {
+		t.Errorf("%d records", n)
+	}
+	if l := g.ledger.Losses[0]; l.First != 1 {
+		t.Errorf("the first is %+v", l)
+	}
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"bellhop/admin"
+	"bellhop/sip"
+)
+
+// TestDamagedStore flips a bit of an event, of a subscription and of a token while
+// bellhop is down, after kill -9 and after a stop. It says that one event is lost,
+// has the subscription and the token, and goes on. Without damage nothing is said.
+func TestDamagedStore(t *testing.T) {
+	t.Parallel()
+	const calls = 20
+	s := newSite(t, sip.UDP, sip.UDP)
+	p := s.serve()
+	s.subscribe("json", "POST", "dial-out", "answer", "hangup")
+	var token admin.Token
+	s.api("POST", "/v1/tokens", map[string]any{"scope": "read", "note": "kept"}, &token)
+	var revoked admin.Token
+	s.api("POST", "/v1/tokens", map[string]any{"scope": "read", "note": "revoked"}, &revoked)
+	if status, answer := s.request("DELETE", "/v1/tokens/"+revoked.ID, nil); status != http.StatusNoContent {
+		t.Fatalf("revoke: %d %s", status, answer)
+	}
+	s.place("held", calls, 100)
+	s.receiver.wait("every answer", patience, func(came []received) bool { return count(came, "answer") == calls })
+	s.eventually("the snapshot has the tokens", func() bool {
+		snap := openSnapshot(storeConfig(filepath.Join(s.dir, "data")), nil, quiet())
+		return len(snap.buckets["SUBSCRIPTIONS"]) == 1 && snap.buckets["TOKENS"][revoked.ID].Deleted
+	})
+	events := func() int {
+		var all struct{ Items []json.RawMessage }
+		s.api("GET", "/v1/events?since=2026-01-01T00:00:00Z&limit=1000", nil, &all)
+		return len(all.Items)
+	}
+	before := events()
+
+	block := func(stream string) string {
+		return filepath.Join(s.dir, "data", streamsFolder, stream, "msgs", "1.blk")
+	}
+	flipOne := func(stream, text string) {
+		b := must[[]byte](t)(os.ReadFile(block(stream)))
+		flipAt(t, block(stream), bytes.Index(b, []byte(text))+len(text)/2)
+	}
+	for round, by := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		p.signal(by)
+		<-p.done
+		if round == 0 { // nothing is damaged yet
+			p = s.serve()
+			var status admin.Status
+			s.api("GET", "/v1/status", nil, &status)
+			if len(status.Degraded)+len(status.Store.Losses) > 0 {
+				t.Fatalf("without damage: %v %+v", status.Degraded, status.Store.Losses)
+			}
+			p.signal(by)
+			<-p.done
+		}
+		b := must[[]byte](t)(os.ReadFile(block("EVENTS")))
+		good := 0
+		for _, section := range readBlock("EVENTS", 1, b) {
+			if section.bad {
+				t.Fatalf("round %d: undamaged, it has %+v", round, section)
+			}
+			good += int(section.records)
+			flipAt(t, block("EVENTS"), (section.from+section.to)/2)
+			break
+		}
+		flipOne("KV_SUBSCRIPTIONS", s.receiver.addr)
+		flipOne("KV_TOKENS", "kept")
+		p = s.serve()
+
+		var status admin.Status
+		s.api("GET", "/v1/status", nil, &status)
+		if !status.Ready || len(status.Degraded) != round+1 || status.Subscriptions.All != 1 {
+			t.Errorf("round %d: status %+v", round, status)
+		}
+		if got := events(); got != before-round-1 {
+			t.Errorf("round %d: %d events are left of %d", round, got, before)
+		}
+		var tokens struct{ Items []admin.Token }
+		s.api("GET", "/v1/tokens", nil, &tokens)
+		if len(tokens.Items) != 1 || tokens.Items[0].ID != token.ID {
+			t.Errorf("round %d: tokens %+v", round, tokens.Items)
+		}
+		if status, answer := s.request("GET", "/readyz", nil); status != http.StatusOK || !bytes.Contains(answer, []byte("events lost: 1")) {
+			t.Errorf("round %d: readyz %d %s", round, status, answer)
+		}
+	}
+	p.stop()
+}
