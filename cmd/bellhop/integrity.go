@@ -137,14 +137,14 @@ func (g *integrity) prepare() {
 		return
 	}
 	for _, stream := range g.streams() {
-		how := mending
+		mode := beforeStart
 		if clean && g.size(stream) > g.startSize && !g.damaged(stream) {
-			how = mendingEnd
+			mode = endBeforeStart
 			g.mu.Lock()
 			g.unread[stream] = true
 			g.mu.Unlock()
 		}
-		if err := g.check(context.Background(), stream, how); err != nil {
+		if err := g.check(context.Background(), stream, mode); err != nil {
 			g.log.Error("stream not checked", "stream", stream, "err", err)
 		}
 	}
@@ -217,7 +217,7 @@ func (g *integrity) pass(ctx context.Context) {
 			if first && !unread[stream] {
 				continue
 			}
-			if err := g.check(ctx, stream, running); err != nil && ctx.Err() == nil {
+			if err := g.check(ctx, stream, whileRunning); err != nil && ctx.Err() == nil {
 				g.log.Error("stream not checked", "stream", stream, "err", err)
 			}
 		}
@@ -334,18 +334,18 @@ func (g *integrity) expired(stream string, at time.Time) bool {
 	return isWhole && stream != "KV_EXTENSIONS" && time.Since(at) > g.keep-expirySlack
 }
 
-// A manner is how a stream is checked.
-type manner int
+// A checkMode is how a stream is checked.
+type checkMode int
 
 const (
-	running    manner = iota // a server runs: blocks are read slowly, and left as they are
-	mending                  // none runs: damaged blocks are written anew
-	mendingEnd               // as mending, but only the last block is read
+	whileRunning   checkMode = iota // a server runs: blocks are read slowly, and left as they are
+	beforeStart                     // none runs: damaged blocks are written anew
+	endBeforeStart                  // as beforeStart, but only the last block is read
 )
 
 // check reads the blocks of a stream and notes what is lost.
-func (g *integrity) check(ctx context.Context, stream string, how manner) error {
-	mend := how != running
+func (g *integrity) check(ctx context.Context, stream string, mode checkMode) error {
+	mend := mode != whileRunning
 	g.mu.Lock()
 	before := g.ledger.Streams[stream]
 	g.mu.Unlock()
@@ -353,7 +353,7 @@ func (g *integrity) check(ctx context.Context, stream string, how manner) error 
 	if err != nil {
 		return err
 	}
-	if how == mendingEnd {
+	if mode == endBeforeStart {
 		numbers = numbers[max(0, len(numbers)-1):]
 		before.First = 0 // nothing is known of it here
 	}

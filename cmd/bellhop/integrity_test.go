@@ -381,7 +381,7 @@ func TestDamageWhileRunning(t *testing.T) {
 	flipNear(t, filepath.Join(dir, streamsFolder, "EVENTS/msgs/1.blk"), "event.101.call70.id210", 40)
 	for range 2 {
 		for _, stream := range check.streams() {
-			if err := check.check(t.Context(), stream, running); err != nil {
+			if err := check.check(t.Context(), stream, whileRunning); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -447,7 +447,7 @@ func TestLargeStream(t *testing.T) {
 			if got := lostOf(g.losses(), "EVENTS"); got != tt.atOnce {
 				t.Errorf("at the start %d events are lost, want %d: %+v", got, tt.atOnce, g.losses())
 			}
-			if err := g.check(t.Context(), "EVENTS", running); err != nil {
+			if err := g.check(t.Context(), "EVENTS", whileRunning); err != nil {
 				t.Fatal(err)
 			}
 			if got := lostOf(g.losses(), "EVENTS"); got != tt.running {

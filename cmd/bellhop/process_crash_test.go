@@ -51,6 +51,9 @@ func restart(t *testing.T, calls int, by syscall.Signal) {
 	p.signal(by)
 	<-p.done
 	p = s.serve()
+	if _, answer := s.request("GET", "/readyz", nil); bytes.Contains(answer, []byte("damaged")) {
+		t.Errorf("the store is taken for damaged: %s", answer)
+	}
 	var up struct{ Items []struct{ State string } }
 	s.api("GET", "/v1/calls?limit=1000", nil, &up)
 	if len(up.Items) != calls {

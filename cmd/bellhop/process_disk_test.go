@@ -126,6 +126,9 @@ func (s *site) outOfSpace(calls int, left int64, what string, enough func() bool
 	pbx.exits(0, patience)
 	s.receiver.wait("a hangup for every call", time.Minute, func(came []received) bool { return hangups(came) >= calls })
 	s.eventually("every event is said", func() bool { return s.metric("bellhop_events_unsaid") == 0 })
+	if _, answer := s.request("GET", "/readyz", nil); bytes.Contains(answer, []byte("damaged")) {
+		s.t.Errorf("a full disk is taken for damage: %s", answer)
+	}
 	dropped = int(s.metric("bellhop_events_dropped_total"))
 	s.t.Logf("the disk was full for %v, %v events waited then; %v after there was room bellhop was ready",
 		room.Sub(full).Round(time.Millisecond), waited, ready.Round(time.Millisecond))
