@@ -45,6 +45,8 @@ type integrity struct {
 	keep      time.Duration
 	startSize int64 // see [startSize]
 	log       *slog.Logger
+	reopen    func()        // has the server open the store anew, which mends it; nil: nobody does
+	prepared  chan struct{} // has room for one: the store was prepared
 
 	mu      sync.Mutex
 	ledger  ledger
@@ -110,7 +112,7 @@ const (
 // openIntegrity reads the ledger of a store. If it is damaged a new one is begun:
 // then only damage that can still be seen is found.
 func openIntegrity(c config, log *slog.Logger) *integrity {
-	g := &integrity{dir: c.Store.Dir, keep: time.Duration(c.Notify.KeepEvents), startSize: startSize, log: log, unread: make(map[string]bool)}
+	g := &integrity{dir: c.Store.Dir, keep: time.Duration(c.Notify.KeepEvents), startSize: startSize, log: log, prepared: make(chan struct{}, 1), unread: make(map[string]bool)}
 	if err := readSealed(g.path("check"), &g.ledger); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		log.Error("store check begun anew", "err", err)
 		g.ledger = ledger{}
@@ -149,6 +151,10 @@ func (g *integrity) prepare() {
 		}
 	}
 	g.save()
+	select {
+	case g.prepared <- struct{}{}:
+	default:
+	}
 }
 
 // understood reports whether some block of the store has a good record, or all are
@@ -213,16 +219,28 @@ func (g *integrity) pass(ctx context.Context) {
 	unread := maps.Clone(g.unread)
 	g.mu.Unlock()
 	for first := true; ctx.Err() == nil; first = false {
-		for _, stream := range g.streams() {
-			if first && !unread[stream] {
-				continue
-			}
-			if err := g.check(ctx, stream, whileRunning); err != nil && ctx.Err() == nil {
-				g.log.Error("stream not checked", "stream", stream, "err", err)
-			}
-		}
-		g.save()
+		g.checkAll(ctx, func(stream string) bool { return !first || unread[stream] })
 		sleep(ctx, checkEvery)
+	}
+}
+
+// checkAll checks the wanted streams while the server runs. Where there is damage,
+// it has the store opened anew: a reader of such a stream may wait for ever for the
+// message that the server cannot read.
+func (g *integrity) checkAll(ctx context.Context, wanted func(stream string) bool) {
+	damaged := false
+	for _, stream := range g.streams() {
+		if !wanted(stream) {
+			continue
+		}
+		if err := g.check(ctx, stream, whileRunning); err != nil && ctx.Err() == nil {
+			g.log.Error("stream not checked", "stream", stream, "err", err)
+		}
+		damaged = damaged || g.damaged(stream)
+	}
+	g.save()
+	if damaged && g.reopen != nil && ctx.Err() == nil {
+		g.reopen()
 	}
 }
 

@@ -39,6 +39,7 @@ func openTested(t *testing.T, dir string) (jetstream.JetStream, *integrity, *sna
 	}
 	t.Cleanup(closeStore)
 	s := openSnapshot(storeConfig(dir), m.check.restored, quiet())
+	s.prepared = m.check.prepared
 	if err := s.restore(t.Context(), js); err != nil {
 		t.Fatal(err)
 	}
@@ -401,6 +402,40 @@ func TestDamageWhileRunning(t *testing.T) {
 	}
 	if kept := must[[]os.DirEntry](t)(os.ReadDir(filepath.Join(dir, "damaged"))); len(kept) != 1 {
 		t.Errorf("damaged files kept: %v", kept)
+	}
+}
+
+// A bucket that is damaged while bellhop runs is mended and complete again without a
+// restart: it is opened anew.
+func TestDamagedBucketWhileRunning(t *testing.T) {
+	t.Parallel()
+	d := newDamagedStore(t)
+	dir := damagedCopy(t, d.stopped, func(string) {})
+	flip := func() {
+		flipNear(t, filepath.Join(dir, streamsFolder, "KV_TOKENS/msgs/1.blk"), "TOKENS of 3 in round 2", 3)
+	}
+	js, check, snap, _ := openTested(t, dir)
+	flip()
+	defer start(func(ctx context.Context) { snap.run(ctx, js) })()
+	check.checkAll(t.Context(), func(string) bool { return true })
+	want := d.buckets["TOKENS"]["id3"]
+	deadline := time.After(patience)
+	for tick := time.Tick(50 * time.Millisecond); ; {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		var all map[string]copied
+		kv, err := js.KeyValue(ctx, "TOKENS")
+		if err == nil {
+			all, err = copyBucket(ctx, kv)
+		}
+		cancel()
+		if err == nil && string(all["id3"].Value) == want && len(check.losses()) == 1 && check.losses()[0].Restored {
+			break
+		}
+		select {
+		case <-tick:
+		case <-deadline:
+			t.Fatalf("token %q, %v, losses %+v", all["id3"].Value, err, check.losses())
+		}
 	}
 }
 

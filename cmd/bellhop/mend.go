@@ -95,7 +95,19 @@ func (m *mender) hear(complaint string) {
 	if m.why == nil {
 		m.log.Error("the store cannot be written: it is opened anew when it can", "err", why)
 	}
-	m.why = errors.New("the store cannot be written: " + why)
+	m.breaks(errors.New("the store cannot be written: " + why))
+}
+
+// mendDamage has the store opened anew, because a file is damaged.
+func (m *mender) mendDamage() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.breaks(errors.New("the store is opened anew, to mend a damaged file"))
+}
+
+// breaks has run open the store anew. The caller holds mu.
+func (m *mender) breaks(why error) {
+	m.why = why
 	select {
 	case m.broken <- struct{}{}:
 	default:

@@ -128,6 +128,7 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 	undo = append(undo, closeStore)
 	if mender != nil {
 		s.snapshot = openSnapshot(cfg, mender.check.restored, log)
+		s.snapshot.prepared = mender.check.prepared
 		if err := s.snapshot.restore(ctx, js); err != nil {
 			return nil, err
 		}

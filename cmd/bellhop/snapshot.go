@@ -32,6 +32,7 @@ type snapshot struct {
 	path     string
 	log      *slog.Logger
 	restored func(stream string, upTo uint64) // told which stream is complete again, up to which revision
+	prepared <-chan struct{}                  // the store was opened anew; nil: never
 
 	buckets map[string]map[string]copied // by bucket and key; of one goroutine at a time
 }
@@ -49,6 +50,7 @@ var copiedBuckets = []struct{ bucket, entry string }{{"SUBSCRIPTIONS", "subscrip
 
 const (
 	snapshotPause = 50 * time.Millisecond // for further changes, before it is written
+	restoreRetry  = 5 * time.Second       // after it failed
 	bucketTimeout = 30 * time.Second      // for reading and restoring the buckets
 )
 
@@ -182,25 +184,28 @@ func (s *snapshot) write() error {
 	return nil
 }
 
-// run writes the snapshot whenever a bucket has changed, until ctx ends. Every hour
-// it restores what a bucket has lost meanwhile.
+// run writes the snapshot whenever a bucket has changed, until ctx ends. Every hour,
+// and when the store was opened anew, it restores what a bucket has lost meanwhile.
 func (s *snapshot) run(ctx context.Context, js jetstream.JetStream) {
-	for ctx.Err() == nil {
-		if err := s.follow(ctx, js); err != nil && ctx.Err() == nil {
+	for span := checkEvery; ctx.Err() == nil; {
+		if err := s.follow(ctx, js, span); err != nil && ctx.Err() == nil {
 			s.log.Warn("snapshot begun anew", "err", err)
 			sleep(ctx, time.Second)
 		}
-		if ctx.Err() == nil {
-			if err := s.restore(ctx, js); err != nil {
-				s.log.Warn("snapshot not compared", "err", err)
-			}
+		if ctx.Err() != nil {
+			return
+		}
+		span = checkEvery
+		if err := s.restore(ctx, js); err != nil {
+			s.log.Warn("snapshot not compared", "err", err)
+			span = restoreRetry
 		}
 	}
 }
 
-// follow writes the snapshot whenever a bucket has changed, for an hour or until ctx
-// ends, and then of what the buckets have.
-func (s *snapshot) follow(ctx context.Context, js jetstream.JetStream) error {
+// follow writes the snapshot whenever a bucket has changed, for a span, until the
+// store is opened anew, or until ctx ends, and then of what the buckets have.
+func (s *snapshot) follow(ctx context.Context, js jetstream.JetStream, span time.Duration) error {
 	var kvs [2]jetstream.KeyValue
 	var updates [2]<-chan jetstream.KeyValueEntry
 	for i, c := range copiedBuckets {
@@ -215,7 +220,7 @@ func (s *snapshot) follow(ctx context.Context, js jetstream.JetStream) error {
 		defer w.Stop()
 		kvs[i], updates[i] = kv, w.Updates()
 	}
-	over := time.NewTimer(checkEvery)
+	over := time.NewTimer(span)
 	defer over.Stop()
 	var due <-chan time.Time // nil: nothing is to be written
 	for {
@@ -233,6 +238,8 @@ func (s *snapshot) follow(ctx context.Context, js jetstream.JetStream) error {
 				due = time.After(time.Second)
 			}
 		case <-over.C:
+			return nil
+		case <-s.prepared:
 			return nil
 		case <-ctx.Done():
 			s.finish(context.WithoutCancel(ctx), kvs[:])

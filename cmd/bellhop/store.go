@@ -65,6 +65,7 @@ func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.Jet
 	if len(c.Store.NATS) == 0 {
 		m = newMender(c, log)
 		m.check = openIntegrity(c, log)
+		m.check.reopen = m.mendDamage
 		if err := m.start(); err != nil {
 			return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
 		}
