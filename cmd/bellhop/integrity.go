@@ -373,7 +373,6 @@ func (g *integrity) check(ctx context.Context, stream string, mode checkMode) er
 	}
 	if mode == endBeforeStart {
 		numbers = numbers[max(0, len(numbers)-1):]
-		before.First = 0 // nothing is known of it here
 	}
 	var (
 		found       []loss
@@ -426,9 +425,12 @@ func (g *integrity) check(ctx context.Context, stream string, mode checkMode) er
 			}
 		}
 	}
+	if mode == endBeforeStart && last.last == 0 {
+		return g.check(ctx, stream, beforeStart) // the end has no message: where it is, the others tell
+	}
 
 	// What the ledger knows, and no block has.
-	if isWhole && before.First > 0 && first.first > before.First && !g.expired(stream, before.FirstAt) {
+	if isWhole && mode != endBeforeStart && before.First > 0 && first.first > before.First && !g.expired(stream, before.FirstAt) {
 		found = slices.DeleteFunc(found, func(l loss) bool { return l.From.IsZero() && l.Last == first.first-1 })
 		found = append(found, loss{Stream: stream, First: before.First, Last: first.first - 1, Records: first.first - before.First, From: before.FirstAt, To: first.firstAt})
 	}

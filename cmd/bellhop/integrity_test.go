@@ -473,6 +473,11 @@ func TestLargeStream(t *testing.T) {
 		}, 1, 1},
 		{"middle damaged", func(path string) { flipNear(t, path, "event.101.call70.id210", 40) }, 1, 1},
 		{"gone", func(path string) { os.Remove(path) }, testedEvents, testedEvents},
+		{"empty block at the end", func(path string) {
+			if err := os.WriteFile(strings.Replace(path, "1.blk", "2.blk", 1), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, 0, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := damagedCopy(t, d.stopped, func(dir string) { tt.damage(filepath.Join(dir, "EVENTS/msgs/1.blk")) })
