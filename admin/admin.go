@@ -70,6 +70,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -217,7 +218,7 @@ func (s *Server) routes() http.Handler {
 	if err != nil {
 		panic(err) // it is made of strings
 	}
-	admitted := s.admit(s.byBearer, problem, newAnswers(problem).once(v1))
+	admitted := s.admit(s.byBearer, problem, newAnswers(problem).once(shortNames(v1)))
 
 	all := s.newRoutes(problem)
 	all.handle("/v1/", open, admitted)
@@ -358,10 +359,38 @@ func trimmed(h http.Handler) http.Handler {
 	})
 }
 
+// shortNames refuses requests with a name that no extension, call, event or
+// subscription can have, before it becomes a subject or a key of the store: 404
+// if the path has one, 422 if the query does.
+func shortNames(next http.Handler) http.Handler {
+	long := func(name string) bool { return len(name) > dialog.MaxName }
+	const detail = "a name has at most 256 bytes"
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if slices.ContainsFunc(segments(r.URL), long) {
+			problem(w, http.StatusNotFound, detail)
+			return
+		}
+		for key, values := range r.URL.Query() {
+			if slices.ContainsFunc(values, long) {
+				writeProblem(w, huma.ErrorModel{
+					Status: http.StatusUnprocessableEntity, Title: http.StatusText(http.StatusUnprocessableEntity), Detail: "validation failed",
+					Errors: []*huma.ErrorDetail{{Location: "query." + key, Message: detail}},
+				})
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 func problem(w http.ResponseWriter, status int, detail string) {
+	writeProblem(w, huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail})
+}
+
+func writeProblem(w http.ResponseWriter, p huma.ErrorModel) {
 	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail})
+	w.WriteHeader(p.Status)
+	json.NewEncoder(w).Encode(p)
 }
 
 // healthz says that the process answers.

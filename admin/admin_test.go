@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -640,6 +641,43 @@ func TestCalls(t *testing.T) {
 	}
 	failing = errors.New("stopped")
 	r.wantProblem(503, "", "GET", "/v1/calls", nil)
+}
+
+// TestLongNames has names of up to 256 bytes be looked for, and longer ones refused
+// as each API refuses.
+func TestLongNames(t *testing.T) {
+	r := newRig(t, Config{})
+	long := strings.Repeat("é", dialog.MaxName/2) // of 256 bytes
+	at := func(form string, extra string) string {
+		return strings.ReplaceAll(form, "NAME", url.PathEscape(long+extra))
+	}
+	for _, path := range []string{"/v1/subscriptions/NAME", "/v1/deliveries/NAME", "/v1/calls/NAME", "/v1/calls/NAME/trace", "/v1/extensions/NAME", "/v1/tokens/NAME"} {
+		r.wantProblem(404, "", "GET", at(path, ""), nil)
+		r.wantProblem(404, "", "GET", at(path, "x"), nil)
+	}
+	for _, tt := range []struct{ path, key string }{
+		{"/v1/events", "extension"}, {"/v1/events", "call"}, {"/v1/subscriptions", "extension"}, {"/v1/calls", "extension"}, {"/v1/extensions", "cursor"},
+	} {
+		r.want(200, "GET", at(tt.path+"?"+tt.key+"=NAME", ""), nil)
+		r.wantProblem(422, "query."+tt.key, "GET", at(tt.path+"?"+tt.key+"=NAME", "x"), nil)
+	}
+	r.wantProblem(422, "query.since", "GET", at("/v1/events?since=NAME", ""), nil)
+	r.wantProblem(422, "query.since", "GET", at("/v1/events?since=NAME", "x"), nil)
+	r.wantProblem(422, "header.Last-Event-ID", "GET", "/v1/events", nil, "Accept", streamType, "Last-Event-ID", strings.Repeat("x", 10_000))
+	r.wantProblem(422, "body.extension", "POST", "/v1/subscriptions", with(subscription(), "extension", long+"x"))
+	r.wantProblem(422, "body.extensions", "POST", "/v1/tokens", object{"scope": "read", "extensions": []string{long + "x"}})
+
+	resp, out := r.do("GET", at("/uapi/extensions/@me/NAME/phoneCallEvents", "x"), nil)
+	if code := out["error"].(object)["code"]; resp.StatusCode != 400 || code != "extension_invalid" {
+		t.Errorf("uapi answers %d %v", resp.StatusCode, out)
+	}
+	resp, out = r.do("GET", at("/api/ver1.0/extension/@NAME/event", "x"), nil)
+	if resp.StatusCode != 400 || out["message"] == "" {
+		t.Errorf("telphin answers %d %v", resp.StatusCode, out)
+	}
+	if reconnects := r.store.Stats().Reconnects; reconnects > 0 || r.store.IsClosed() {
+		t.Errorf("the store was left %d times", reconnects)
+	}
 }
 
 func TestNoCalls(t *testing.T) {

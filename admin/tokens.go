@@ -17,6 +17,8 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/time/rate"
+
+	"bellhop/dialog"
 )
 
 // A Scope is what a token may do: read, change subscriptions too, or all. The
@@ -338,9 +340,9 @@ func (t *Token) check() (field, why string) {
 	case t.Scope == Admin && t.Extensions != nil:
 		return "extensions", "an admin concerns himself with all extensions: leave them out, or choose another scope"
 	case slices.ContainsFunc(t.Extensions, func(e string) bool {
-		return e == "" || strings.ContainsFunc(e, func(r rune) bool { return r <= ' ' || r == 0x7f })
+		return e == "" || len(e) > dialog.MaxName || strings.ContainsFunc(e, func(r rune) bool { return r <= ' ' || r == 0x7f })
 	}):
-		return "extensions", "an extension is written like 101 or 101@pbx.example"
+		return "extensions", "an extension is written like 101 or 101@pbx.example, with 256 bytes at most"
 	case !t.Expires.IsZero() && !t.Expires.After(time.Now()):
 		return "expires", "is over already"
 	}

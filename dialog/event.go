@@ -57,6 +57,12 @@ const (
 	BySystem HangupBy = "system"
 )
 
+// MaxName is the size in bytes of the longest user and of the longest domain of
+// an extension. What is longer on the wire names no extension: names become
+// subjects and keys of the store, which a stranger must not make as long as he
+// likes.
+const MaxName = 256
+
 // An Extension is a number of the PBX that people subscribe to.
 type Extension struct {
 	User   string `json:"user"`             // 101, 0003*210

@@ -71,7 +71,7 @@ func (d *directory) configure(c *Config) {
 
 // kind returns what stands behind user; a user that is no extension has none.
 func (d *directory) kind(user string, now time.Time) Kind {
-	if user == "" {
+	if user == "" || len(user) > MaxName {
 		return ""
 	}
 	if k, ok := d.declared[user]; ok {
@@ -96,7 +96,7 @@ func (d *directory) registered(user string, now time.Time) bool {
 
 // at returns the extension that u names, if it names one.
 func (d *directory) at(u uri, now time.Time) (Extension, bool) {
-	if d.kind(u.user, now) == "" {
+	if d.kind(u.user, now) == "" || len(u.host) > MaxName {
 		return Extension{}, false
 	}
 	return Extension{User: u.user, Domain: u.host}, true
@@ -129,7 +129,7 @@ func (d *directory) called(m *Message, to string) (Extension, bool) {
 	if m.AOR != "" {
 		user, host, _ := strings.Cut(m.AOR, "@")
 		user = unescape(user)
-		if d.config.Learn && user != "" || d.kind(user, m.At) != "" {
+		if fits := len(user) <= MaxName && len(host) <= MaxName; fits && (d.config.Learn && user != "" || d.kind(user, m.At) != "") {
 			return Extension{User: user, Domain: host}, true
 		}
 	}
@@ -150,7 +150,7 @@ func (d *directory) home(e Extension, to uri) Extension {
 	e.Domain = ""
 	if a, ok := d.aors.Get(e.User); ok {
 		e.Domain = a.ext.Domain
-	} else if to.user == e.User && to.host != phone {
+	} else if to.user == e.User && to.host != phone && len(to.host) <= MaxName {
 		e.Domain = to.host
 	}
 	return e
@@ -232,7 +232,7 @@ func (d *directory) learn(m *Message) (ext Extension, until time.Time, ok bool) 
 			}
 		}
 	}
-	if aor.user == "" {
+	if aor.user == "" || len(aor.user) > MaxName || len(aor.host) > MaxName {
 		return ext, until, false
 	}
 	old, known := d.aors.Peek(aor.user)

@@ -2,6 +2,7 @@ package dialog
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,48 @@ func TestCalledExtension(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestLongNames has no user and no domain of more than MaxName bytes be an
+// extension's, however it is known.
+func TestLongNames(t *testing.T) {
+	for _, extra := range []int{0, 1} {
+		user := strings.Repeat("4", MaxName+extra)
+		host := strings.Repeat("h", MaxName+extra)
+		c := testConfig()
+		c.Pattern, c.Learn = regexp.MustCompile(`^(4+|5+)$`), true
+		c.Extensions = []Declared{{Number: user}}
+		for _, tt := range []struct {
+			name, aor, uri, to, token string
+		}{
+			{name: "user of the Request-URI", uri: "sip:" + user + "@192.0.2.12"},
+			{name: "user of To", uri: "sip:zz@192.0.2.12", to: "sip:" + user + "@pbx.example"},
+			{name: "domain of To", uri: "sip:zz@192.0.2.12", to: "sip:44@" + host},
+			{name: "user of the Path token", uri: "sip:zz@192.0.2.12", token: user + "@pbx.example"},
+			{name: "domain of the Path token", uri: "sip:zz@192.0.2.12", token: "44@" + host},
+			{name: "user that registered", aor: "sip:" + user + "@pbx.example", uri: "sip:x@192.0.2.11"},
+			{name: "domain that registered", aor: "sip:44@" + host, uri: "sip:x@192.0.2.11"},
+		} {
+			tracker := New(c)
+			if tt.aor != "" {
+				tracker.Observe(registered(start, tt.aor, "Contact: <sip:x@192.0.2.11>"))
+			}
+			l := callee()
+			l.uri, l.fromURI = tt.uri, "sip:"+strings.Repeat("5", len(user))+"@pbx.example"
+			m := l.invite()
+			m.AOR = tt.token
+			m.Head = fmt.Sprintf("INVITE %s SIP/2.0\r\nFrom: <%s>\r\nTo: <%s>\r\n", tt.uri, l.fromURI, tt.to)
+			events := tracker.Observe(m)
+			if got, want := len(events) > 0, extra == 0; got != want {
+				t.Errorf("%s, %d bytes: an extension: %v, want %v", tt.name, MaxName+extra, got, want)
+			}
+			for _, e := range events {
+				if got, want := e.CallerExtension != nil, extra == 0; got != want {
+					t.Errorf("%s: the caller with %d bytes is an extension: %v, want %v", tt.name, MaxName+extra, got, want)
+				}
+			}
+		}
 	}
 }
 

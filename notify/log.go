@@ -369,6 +369,9 @@ func (n *Notifier) find(ctx context.Context, subject string, place uint64, q Que
 // placeOfAfter is where in the log the event After is. It asks the server that
 // leads the log: another's copy may be behind.
 func (n *Notifier) placeOfAfter(ctx context.Context, q Query) (uint64, error) {
+	if len(q.After) > dialog.MaxName {
+		return 0, ErrNoEvent
+	}
 	js, err := n.js.Conn().JetStream() // the new API asks any server
 	if err != nil {
 		return 0, fmt.Errorf("event %s: %w", q.After, err)
@@ -445,10 +448,14 @@ func readAll(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsume
 // is one.
 const readLook = time.Second
 
-// subjects are the narrowest filters that have all that q asks for.
+// subjects are the narrowest filters that have all that q asks for. A name that
+// is too long has no events.
 func (q Query) subjects() []string {
 	call := "*"
-	if q.Call != "" {
+	switch {
+	case len(q.Call) > dialog.MaxName:
+		return nil
+	case q.Call != "":
 		call = token(q.Call)
 	}
 	names := q.Among
@@ -461,6 +468,9 @@ func (q Query) subjects() []string {
 	var subjects []string
 	for _, name := range names {
 		user, _, _ := strings.Cut(name, "@")
+		if len(user) > dialog.MaxName {
+			continue
+		}
 		subjects = append(subjects, "event."+base32Name(user)+"."+call+".*")
 	}
 	slices.Sort(subjects)

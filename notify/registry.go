@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
 )
 
 var (
@@ -370,6 +372,9 @@ func (n *Notifier) ExtensionNumbered(ctx context.Context, number uint64) (user s
 // ExtensionNumber returns the number of an extension; 0 if no callback has needed
 // one yet.
 func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, error) {
+	if len(user) > dialog.MaxName {
+		return 0, nil
+	}
 	e, err := n.numbers.kv.Get(ctx, base32Name(user))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return 0, nil
