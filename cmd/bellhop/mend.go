@@ -41,7 +41,11 @@ func (m *mender) InProcessConn() (net.Conn, error) {
 	if m.srv == nil {
 		return nil, errors.New("the embedded server does not run")
 	}
-	return m.srv.InProcessConn()
+	conn, err := m.srv.InProcessConn()
+	if err != nil {
+		return nil, err
+	}
+	return &storeConn{Conn: conn}, nil
 }
 
 // start starts a server.

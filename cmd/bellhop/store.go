@@ -23,7 +23,8 @@ import (
 // openStore opens the store that c names: the embedded NATS server, which
 // listens nowhere and keeps all in store.dir, or the servers of store.nats. It
 // waits until the store answers, but not for servers that are down. A
-// connection to store.nats that is lost later is sought again for ever.
+// connection that is lost later is sought again for ever, whatever the server
+// says: see [storeConn].
 //
 // Either way store.dir is this process's alone until closeStore is called. The
 // mender says whether the embedded server can write; it is nil if there is none.
@@ -47,7 +48,37 @@ func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.Jet
 	}
 	undo = append(undo, unlock)
 
-	name, urls := "store "+c.Store.Dir, ""
+	name := "store " + c.Store.Dir
+	if len(c.Store.NATS) == 0 {
+		m = newMender(c, log)
+		m.check = openIntegrity(c, log)
+		m.check.reopen = m.mendDamage
+		if err := m.start(); err != nil {
+			return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
+		}
+		undo = append(undo, m.stop)
+		undo = append(undo, start(m.run))
+	} else {
+		name = "store " + list(c.Store.NATS)
+	}
+	nc, err := connectStore(c, m, log)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	undo = append(undo, nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if _, err := js.AccountInfo(ctx); err != nil {
+		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return js, m, closeAll, nil
+}
+
+// connectStore connects to the embedded server of m, or to the servers that c
+// names.
+func connectStore(c config, m *mender, log *slog.Logger) (*nats.Conn, error) {
 	options := []nats.Option{
 		nats.Name("bellhop"),
 		nats.MaxReconnects(-1),
@@ -62,38 +93,19 @@ func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.Jet
 			log.Warn("store error", "err", err)
 		}),
 	}
-	if len(c.Store.NATS) == 0 {
-		m = newMender(c, log)
-		m.check = openIntegrity(c, log)
-		m.check.reopen = m.mendDamage
-		if err := m.start(); err != nil {
-			return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
-		}
-		undo = append(undo, m.stop)
-		undo = append(undo, start(m.run))
+	if m != nil {
 		options = append(options, nats.InProcessServer(m), nats.ReconnectBufSize(-1)) // what is not taken now is said again by who says it
-	} else {
-		name = "store " + list(c.Store.NATS)
-		options = append(options, nats.PingInterval(2*time.Second)) // a server whose machine has died is left within six
-		for _, u := range c.Store.NATS {
-			urls += "," + string(u)
-		}
-		urls = urls[1:]
+		return nats.Connect("", options...)
 	}
-
-	nc, err := nats.Connect(urls, options...)
+	dialer, urls, err := dialerOf(c.Store.NATS)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
+		return nil, err
 	}
-	undo = append(undo, nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
-	}
-	if _, err := js.AccountInfo(ctx); err != nil {
-		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return js, m, closeAll, nil
+	options = append(options,
+		nats.PingInterval(2*time.Second), // a server whose machine has died is left within six
+		nats.SetCustomDialer(dialer),
+		nats.SkipHostLookup()) // the dialer needs the names
+	return nats.Connect(urls, options...)
 }
 
 // lockDir makes dir if need be, and takes it for this process.
@@ -129,6 +141,13 @@ func storage(c config) server.JetStreamConfig {
 	}
 }
 
+// maxControlLine is the size in bytes of the longest line of the protocol that
+// the embedded server takes. With names of dialog.MaxName bytes none is longer than
+// 2 KB, as the longest has a subject of one such name in base32 and an inbox. What
+// an older version has stored may have names of up to 2,300 bytes, and is asked for
+// by them: that is twice NATS's own limit of 4 KB at most.
+const maxControlLine = 8 << 10
+
 // startServer starts the embedded server.
 func startServer(c config, log *slog.Logger, m *mender) (*server.Server, error) {
 	s := storage(c)
@@ -138,6 +157,7 @@ func startServer(c config, log *slog.Logger, m *mender) (*server.Server, error) 
 		NoSigs:             true,
 		JetStream:          true,
 		StoreDir:           s.StoreDir,
+		MaxControlLine:     maxControlLine,
 		JetStreamMaxMemory: s.MaxMemory,
 		JetStreamMaxStore:  s.MaxStore,
 		SyncInterval:       s.SyncInterval,

@@ -1,0 +1,295 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// natsErrors are the errors that a NATS server reports, by what nats-server sends
+// and what nats.go tells apart.
+var natsErrors = []string{
+	"Unknown Protocol Operation", "Attempted To Connect To Route Port", "Authorization Violation",
+	"Authorization Timeout", "Invalid Client Protocol", "Maximum Control Line Exceeded",
+	"maximum control line exceeded", "maximum control line exceeded: State 6, max_control_line 4096, Buffer len 0 (snip: x...)",
+	"Parser Error", "Secure Connection - TLS Required", "Stale Connection", "Maximum Connections Exceeded",
+	"maximum account active connections exceeded", "maximum subscriptions exceeded", "Slow Consumer",
+	"Maximum Payload Violation", "Invalid Subject", "Invalid Publish Subject", "Invalid Subscription",
+	"Failed Account Registration", "No Responders Requires Headers Support", "Message Header Exceeds Limit",
+	"Connection throttling is active. Please try again later.", "Server Shutdown",
+	"User Authentication Expired", "User Authentication Revoked", "Account Authentication Expired",
+	"Account Authentication Revoked", "User Authentication Expired, again", "Credentials have been revoked",
+	"Permissions Violation for Subscription to \"heard\" (sid \"1\")",
+	"Permissions Violation for Publish to \"$JS.API.INFO\"",
+	"nothing that anybody knows", "", "'",
+}
+
+// ill is what a fake server sends in place of sense.
+type ill struct {
+	name   string
+	early  bool // in place of the PONG that ends the connect; else behind it
+	text   string
+	closes bool // and closes the connection
+}
+
+func ills() (all []ill) {
+	for _, early := range []bool{true, false} {
+		for _, e := range natsErrors {
+			for _, closes := range []bool{true, false} {
+				all = append(all, ill{e, early, "-ERR '" + e + "'\r\n", closes})
+			}
+		}
+		for name, text := range map[string]string{
+			"bare error":      "-ERR\r\n",
+			"error, half":     "-ERR 'Author",
+			"garbage":         "\x00\x01\xff\xfe\r\n\r\n",
+			"HTTP":            "HTTP/1.1 400 Bad Request\r\n\r\n",
+			"half a message":  "MSG heard 1 5\r\nhe",
+			"negative size":   "MSG heard 1 -5\r\n",
+			"monstrous size":  "MSG heard 1 99999999999999999999\r\n",
+			"no size":         "MSG heard\r\n",
+			"bad header size": "HMSG heard 1 99 5\r\nhello\r\n",
+			"bad INFO":        "INFO {\"max_payload\":\r\n",
+			"nothing":         "",
+			"error in a line": "PING\r\nPONG\r\n-ERR 'Parser Error'\r\nMSG heard 1 5\r\nhello\r\n",
+			"error and lies":  "MSG heard 1 2\r\n-ERR 'Parser Error'\r\n",
+		} {
+			all = append(all, ill{name, early, text, true})
+		}
+	}
+	return all
+}
+
+// breakSubject is where a client of a fakeServer asks for the end of its
+// connection.
+const breakSubject = "break"
+
+// A fakeServer speaks as much of the protocol of NATS as a client needs to hear
+// itself. The first connection is good; to those behind it it sends what ails them.
+type fakeServer struct {
+	net.Listener
+	ails []ill
+}
+
+func newFakeServer(t *testing.T, ails ...ill) *fakeServer {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fakeServer{l, ails}
+	var serving sync.WaitGroup
+	t.Cleanup(func() { l.Close(); serving.Wait() })
+	serving.Go(func() {
+		for i := 0; ; i++ {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var a *ill
+			if i > 0 && i <= len(ails) {
+				a = &ails[i-1]
+			}
+			serving.Go(func() { defer conn.Close(); f.serve(conn, a) })
+		}
+	})
+	return f
+}
+
+// serve serves one client until it or what ails it ends the connection.
+func (f *fakeServer) serve(conn net.Conn, a *ill) {
+	fmt.Fprintf(conn, "INFO {\"server_id\":\"fake\",\"max_payload\":1048576,\"headers\":true,\"proto\":1}\r\n")
+	sids := make(map[string]string) // by subject
+	r := bufio.NewReader(conn)
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return
+		}
+		switch words := strings.Fields(line); words[0] {
+		case "PING":
+			if a == nil || !a.early {
+				io.WriteString(conn, "PONG\r\n")
+			}
+			if a != nil {
+				io.WriteString(conn, a.text)
+				if a.closes {
+					return
+				}
+				a = nil
+			}
+		case "SUB":
+			sids[words[1]] = words[len(words)-1]
+		case "PUB":
+			size, _ := strconv.Atoi(words[len(words)-1])
+			payload := make([]byte, size+2)
+			if _, err := io.ReadFull(r, payload); err != nil {
+				return
+			}
+			if words[1] == breakSubject {
+				return
+			}
+			if sid, ok := sids[words[1]]; ok {
+				fmt.Fprintf(conn, "MSG %s %s %d\r\n%s", words[1], sid, size, payload)
+			}
+		}
+	}
+}
+
+// wantWhole publishes until what it publishes is heard by a subscription.
+func wantWhole(nc *nats.Conn, sub *nats.Subscription, text string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for ctx.Err() == nil {
+		if nc.IsClosed() {
+			return fmt.Errorf("the connection is closed for good: %w", nc.LastError())
+		}
+		nc.Publish(sub.Subject, []byte(text))
+		for {
+			m, err := sub.NextMsg(20 * time.Millisecond)
+			if err != nil {
+				break
+			}
+			if string(m.Data) == text {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("nothing is heard: the connection is %s, %w", nc.Status(), nc.LastError())
+}
+
+// TestNoErrorEndsTheStore has a server say all that a server can, on the way to
+// the connection or after, twice running: the client is connected again, and its
+// subscriptions are.
+func TestNoErrorEndsTheStore(t *testing.T) {
+	t.Parallel()
+	var all sync.WaitGroup
+	defer all.Wait()
+	for _, a := range ills() {
+		f := newFakeServer(t, a, a)
+		c := storeConfig("")
+		c.Store.NATS = []natsURL{natsURL("nats://" + f.Addr().String())}
+		all.Go(func() {
+			nc, err := connectStore(c, nil, quiet())
+			if err != nil {
+				t.Errorf("%+v: %v", a, err)
+				return
+			}
+			defer nc.Close()
+			sub, err := nc.SubscribeSync("heard")
+			if err != nil {
+				t.Errorf("%+v: %v", a, err)
+				return
+			}
+			err = errors.Join(wantWhole(nc, sub, "at first"), nc.Publish(breakSubject, nil), wantWhole(nc, sub, "again"))
+			if err != nil {
+				t.Errorf("%+v: %v", a, err)
+			}
+		})
+	}
+}
+
+// TestLongLineDoesNotEndTheStore has real servers, reached in all the ways there
+// are, refuse a line that is too long.
+func TestLongLineDoesNotEndTheStore(t *testing.T) {
+	t.Parallel()
+	web := httptest.NewTLSServer(nil) // has a certificate
+	defer web.Close()
+	trusted := x509.NewCertPool()
+	trusted.AddCert(web.Certificate())
+	cert := &tls.Config{Certificates: web.TLS.Certificates}
+	for _, tt := range []struct {
+		scheme string
+		o      server.Options
+	}{
+		{"nats", server.Options{}},
+		{"nats", server.Options{TLSConfig: cert}}, // that requires it
+		{"tls", server.Options{TLSConfig: cert}},
+		{"tls", server.Options{TLSConfig: cert, AllowNonTLS: true}},
+		{"ws", server.Options{Websocket: server.WebsocketOpts{Host: "127.0.0.1", Port: -1, NoTLS: true}}},
+		{"wss", server.Options{Websocket: server.WebsocketOpts{Host: "127.0.0.1", Port: -1, TLSConfig: cert}}},
+	} {
+		t.Run(tt.scheme, func(t *testing.T) {
+			tt.o.Host, tt.o.Port, tt.o.NoLog, tt.o.NoSigs = "127.0.0.1", -1, true, true
+			srv, err := server.NewServer(&tt.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			srv.Start()
+			defer func() { srv.Shutdown(); srv.WaitForShutdown() }()
+			if !srv.ReadyForConnections(10 * time.Second) {
+				t.Fatal("the server does not start")
+			}
+			at := srv.ClientURL()
+			if strings.HasPrefix(tt.scheme, "ws") {
+				at = srv.WebsocketURL()
+			}
+			u, err := url.Parse(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := storeConfig("")
+			c.Store.NATS = []natsURL{natsURL(tt.scheme + "://" + u.Host)}
+			dialer, urls, err := dialerOf(c.Store.NATS)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dialer.config = &tls.Config{RootCAs: trusted}
+			wantLongLine(t, urls, nats.SetCustomDialer(dialer), nats.SkipHostLookup())
+		})
+	}
+	t.Run("embedded", func(t *testing.T) {
+		m := newMender(storeConfig(t.TempDir()), quiet())
+		if err := m.start(); err != nil {
+			t.Fatal(err)
+		}
+		defer m.stop()
+		wantLongLine(t, "", nats.InProcessServer(m), nats.ReconnectBufSize(-1))
+	})
+}
+
+// wantLongLine connects, says what no server takes, and wants to be connected
+// again.
+func wantLongLine(t *testing.T, urls string, options ...nats.Option) {
+	t.Helper()
+	broken := make(chan error, 1)
+	options = append(options, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { broken <- err }))
+	nc, err := nats.Connect(urls, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	sub, err := nc.SubscribeSync("heard")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := wantWhole(nc, sub, strings.Repeat("at first\r\n-ERR 'x'\r\n", 10_000)); err != nil {
+		t.Error(err)
+	}
+	nc.Publish(strings.Repeat("long", maxControlLine/2), nil) // it breaks before or after that returns
+	select {
+	case <-broken:
+	case <-time.After(patience):
+		t.Fatal("a long line is taken")
+	}
+	if err := wantWhole(nc, sub, "again"); err != nil {
+		t.Error(err)
+	}
+}
