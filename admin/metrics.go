@@ -35,7 +35,7 @@ type notifierMetrics struct{ n *notify.Notifier }
 var (
 	subscriptions   = prometheus.NewDesc("bellhop_subscriptions", "Subscriptions, active or not.", nil, nil)
 	eventsSaid      = prometheus.NewDesc("bellhop_events_said_total", "Events written to the event log.", nil, nil)
-	eventsDropped   = prometheus.NewDesc("bellhop_events_dropped_total", "Events that found no room while the store was slow or gone.", nil, nil)
+	eventsDropped   = prometheus.NewDesc("bellhop_events_dropped_total", "Events that are lost: they found no room while the store was slow or gone, or no log could take them.", nil, nil)
 	eventsUnsaid    = prometheus.NewDesc("bellhop_events_unsaid", "Events that wait to be written.", nil, nil)
 	deliveries      = prometheus.NewDesc("bellhop_deliveries_total", "Deliveries, by how they ended.", []string{"outcome"}, nil)
 	attemptsFailed  = prometheus.NewDesc("bellhop_delivery_attempts_failed_total", "Attempts that were not the end of their delivery.", nil, nil)
@@ -45,6 +45,7 @@ var (
 	paused          = prometheus.NewDesc("bellhop_subscriptions_paused", "Active subscriptions whose endpoint is paused.", nil, nil)
 	eventsLost      = prometheus.NewDesc("bellhop_events_lost_total", "Events that left the event log before a subscription that was behind was told, whether or not it wanted them.", nil, nil)
 	behind          = prometheus.NewDesc("bellhop_subscriptions_behind", "Subscriptions that are owed more than memory holds, and are given the rest from the event log.", nil, nil)
+	notifyPanics    = prometheus.NewDesc("bellhop_notify_panics_total", "Events, deliveries and the like that were lost to a bug.", nil, nil)
 	deliveriesOwing = prometheus.NewDesc("bellhop_deliveries_pending", "Deliveries that have not ended.", nil, nil)
 )
 
@@ -71,6 +72,7 @@ func (m notifierMetrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(paused, waiting)
 	counter(eventsSaid, stats.Said)
 	counter(eventsDropped, stats.Dropped)
+	counter(notifyPanics, stats.Panics)
 	gauge(eventsUnsaid, stats.Unsaid)
 	counter(deliveries, stats.Delivered, "delivered")
 	counter(deliveries, stats.Expired, "expired")

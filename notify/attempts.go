@@ -411,13 +411,13 @@ func (n *Notifier) startRecording(ctx context.Context) (stop func()) {
 }
 
 func (n *Notifier) recordAll(ctx context.Context) {
-	w, err := newWaver(n.js.Conn())
+	w, err := newWaver(n)
 	for err != nil {
 		n.log.Error("attempts are not recorded", "err", err)
 		if pause(ctx, time.Second); ctx.Err() != nil {
 			return
 		}
-		w, err = newWaver(n.js.Conn())
+		w, err = newWaver(n)
 	}
 	defer w.close()
 	last, cancel := twoSecondsMore(ctx)
@@ -436,7 +436,7 @@ func (n *Notifier) recordAll(ctx context.Context) {
 			}
 			continue
 		}
-		n.writeRecords(last, w, page.write())
+		n.writePage(last, w, &page)
 		clear(page.wave)
 		if last.Err() != nil {
 			n.record.lose(n.record.waiting())
@@ -444,6 +444,18 @@ func (n *Notifier) recordAll(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// writePage writes a wave of records. One that makes that panic is lost with its
+// wave.
+func (n *Notifier) writePage(ctx context.Context, w *waver, page *recordPage) {
+	defer func() {
+		if v := recover(); v != nil {
+			n.panicked("record attempts", v)
+			n.record.lose(len(page.wave))
+		}
+	}()
+	n.writeRecords(ctx, w, page.write())
 }
 
 func (r *recorder) waiting() int {

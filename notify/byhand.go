@@ -130,6 +130,7 @@ func (n *Notifier) Test(ctx context.Context, id string) ([]Trial, error) {
 		slots <- struct{}{}
 		under.Go(func() {
 			defer func() { <-slots }()
+			defer n.contain("send sample")
 			e := p.event(t)
 			trials[i] = Trial{t, deliveryID(e.ID, s.ID), n.try(ctx, &s, e)}
 		})

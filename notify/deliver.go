@@ -76,7 +76,7 @@ func (n *Notifier) deliver(ctx, mine context.Context) error {
 		return fmt.Errorf("read EVENTS: %w", err)
 	}
 	w.next = max(w.lanes.floor+1, first)
-	waver, err := newWaver(n.js.Conn())
+	waver, err := newWaver(n)
 	if err != nil {
 		return fmt.Errorf("write OUTBOX: %w", err)
 	}
@@ -90,9 +90,11 @@ func (n *Notifier) deliver(ctx, mine context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	w.attempting, w.abort = context.WithCancel(mine)
 	w.helpers.Go(func() { w.postLetters(waver, sweeper) })
-	w.helpers.Go(func() { w.hearOrders(ctx, known) })
+	w.helpers.Go(func() {
+		n.restarted(ctx, "replays", func(ctx context.Context) error { return w.hearOrders(ctx, &known) })
+	})
 	if n.fresh.shared {
-		w.helpers.Go(func() { n.follow(ctx) })
+		w.helpers.Go(func() { n.restarted(ctx, "follow", n.follow) })
 	}
 	defer func() {
 		stop()
@@ -134,7 +136,7 @@ func (w *worker) run(ctx context.Context) error {
 				continue
 			}
 			w.subscribe() // who subscribed before it was said is told
-			w.lanes.add(now, e.seq, e.event)
+			w.add(now, e)
 		case p := <-w.pages:
 			if err := w.turned(now, p); err != nil && ctx.Err() == nil {
 				return err
@@ -168,7 +170,7 @@ func (w *worker) catchUp(ctx context.Context, now time.Time) {
 	}
 	for _, e := range entries {
 		if e.seq == w.next {
-			w.lanes.add(now, e.seq, e.event)
+			w.add(now, e)
 			w.next++
 		}
 	}
@@ -178,9 +180,15 @@ func (w *worker) catchUp(ctx context.Context, now time.Time) {
 	unread, from := make(chan entry, 256), w.next
 	w.unread, w.next = unread, newest+1
 	w.helpers.Go(func() {
+		defer close(unread)
 		w.read(ctx, from, newest, unread)
-		close(unread)
 	})
+}
+
+// add gives the lanes an event.
+func (w *worker) add(now time.Time, e entry) {
+	defer w.contain("queue event")
+	w.lanes.add(now, e.seq, e.event)
 }
 
 // subscribe takes the subscriptions that changed.
@@ -284,6 +292,7 @@ func (w *worker) disable(s *Subscription, why string) {
 	w.log.Warn("subscription disabled", "subscriber", id, "why", why)
 	w.Say([]dialog.Event{stateEvent(s, StateDisabled, why, time.Now())})
 	w.helpers.Go(func() {
+		defer w.contain("disable subscription")
 		for w.attempting.Err() == nil {
 			ctx, cancel := context.WithTimeout(w.attempting, waveTimeout)
 			err := w.Notifier.disable(ctx, id, url, why)
@@ -324,20 +333,32 @@ func (w *worker) arrived(results []written) {
 // more.
 func (w *worker) postLetters(waver *waver, sweeper *sweeper) {
 	for msgs := range w.post {
-		results := waver.write(w.attempting, msgs)
-		for _, r := range results {
-			if r.err != nil {
-				w.log.Warn("the store does not take deliveries", "err", r.err)
-				pause(w.attempting, errorPause)
-				break
-			}
-		}
-		for i, r := range results {
-			sweeper.wrote(msgs[i], r)
-		}
-		w.posted <- results
-		sweeper.sweep(w.attempting, waver)
+		w.posted <- w.postWave(waver, sweeper, msgs)
+		w.sweep(waver, sweeper)
 	}
+}
+
+// postWave writes a wave of letters, and says what became of each.
+func (w *worker) postWave(waver *waver, sweeper *sweeper, msgs []*nats.Msg) (results []written) {
+	results = unanswered(len(msgs)) // of a panic
+	defer w.contain("write outbox")
+	results = waver.write(w.attempting, msgs)
+	for _, r := range results {
+		if r.err != nil {
+			w.log.Warn("the store does not take deliveries", "err", r.err)
+			pause(w.attempting, errorPause)
+			break
+		}
+	}
+	for i, r := range results {
+		sweeper.wrote(msgs[i], r)
+	}
+	return results
+}
+
+func (w *worker) sweep(waver *waver, sweeper *sweeper) {
+	defer w.contain("sweep outbox")
+	sweeper.sweep(w.attempting, waver)
 }
 
 // finish hears the attempts under way out, for five seconds, and tells the

@@ -30,6 +30,7 @@ func (n *Notifier) spread() {
 // hearSaid passes on what spread tells, of any node.
 func (n *Notifier) hearSaid(hear func(seq uint64)) (*nats.Subscription, error) {
 	return n.js.Conn().Subscribe(saidSubject, func(m *nats.Msg) {
+		defer n.contain("hear " + saidSubject)
 		if seq, err := strconv.ParseUint(string(m.Data), 10, 64); err == nil {
 			hear(seq)
 		}
@@ -39,7 +40,7 @@ func (n *Notifier) hearSaid(hear func(seq uint64)) (*nats.Subscription, error) {
 // follow has events delivered that any node has said, until ctx ends. Before it
 // lets one pass, it sees to it that this node knows what subscriptions there
 // were when it was said.
-func (n *Notifier) follow(ctx context.Context) {
+func (n *Notifier) follow(ctx context.Context) error {
 	sub, err := n.hearSaid(n.fresh.hear)
 	if err != nil {
 		n.log.Warn("events of other nodes are late", "err", err)
@@ -51,7 +52,7 @@ func (n *Notifier) follow(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-n.fresh.rumor:
 		case <-look.C:
 			if _, err := n.fresh.look(ctx, n.events); err != nil && ctx.Err() == nil {
@@ -160,14 +161,14 @@ func (n *Notifier) readPart(ctx context.Context, from, to uint64, log chan<- ent
 			return false
 		}
 		from = seq + 1
-		e := entry{seq, new(dialog.Event)}
-		if err := json.Unmarshal(m.Data, e.event); err != nil {
+		e, err := n.decode(m.Data)
+		if err != nil {
 			n.log.Error("an event cannot be read", "subject", m.Header.Get(jetstream.SubjectHeader), "err", err)
 			return true
 		}
 		e.event.Observed = n.observed(e.event.At)
 		select {
-		case log <- e:
+		case log <- entry{seq, e}:
 			return true
 		case <-ctx.Done():
 			return false
@@ -178,6 +179,17 @@ func (n *Notifier) readPart(ctx context.Context, from, to uint64, log chan<- ent
 	}
 	return from, err
 }
+
+// decode reads an event as the log has it.
+func (n *Notifier) decode(data []byte) (e *dialog.Event, err error) {
+	err = errUnreadable // of a panic
+	defer n.contain("decode event")
+	e = new(dialog.Event)
+	err = json.Unmarshal(data, e)
+	return e, err
+}
+
+var errUnreadable = errors.New("it makes the decoder panic")
 
 // A part is what of the log is asked for at once.
 type part struct {

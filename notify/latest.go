@@ -14,7 +14,11 @@ import (
 // most. It does not heed Since and After. Of a log with very many events that q
 // does not ask for, it reads only the end.
 func (n *Notifier) Latest(ctx context.Context, q Query) (events []dialog.Event, err error) {
-	_, err = backwards(ctx, n.events, q.subjects(), 0, func(_ uint64, m jetstream.Msg) (bool, error) {
+	subjects := q.subjects()
+	if len(subjects) == 0 {
+		return nil, nil // a reading without subjects is of all
+	}
+	_, err = backwards(ctx, n.events, subjects, 0, func(_ uint64, m jetstream.Msg) (bool, error) {
 		var e dialog.Event
 		if err := json.Unmarshal(m.Data(), &e); err != nil {
 			return false, fmt.Errorf("%s: %w", m.Subject(), err)

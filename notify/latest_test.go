@@ -2,6 +2,7 @@ package notify
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"bellhop/dialog"
@@ -20,7 +21,7 @@ func TestLatest(t *testing.T) {
 	}
 	stop := run(n)
 	for n.Stats().Said < 3*calls {
-		pause(t.Context(), gather)
+		pause(t.Context(), gathering.Quiet)
 	}
 	stop()
 	for _, tt := range []struct {
@@ -34,6 +35,8 @@ func TestLatest(t *testing.T) {
 		{"all", Query{Limit: 1000}, []dialog.Type{dialog.Answer, dialog.DialOut, dialog.Hangup}, 3 * calls},
 		{"of one call", Query{Call: callOf(7)[0].Call, Limit: 2}, []dialog.Type{dialog.Answer, dialog.Hangup}, 2},
 		{"of another extension", Query{Extension: "102", Limit: 10}, nil, 0},
+		{"of a call with a long name", Query{Call: strings.Repeat("x", 10_000), Limit: 10}, nil, 0},
+		{"of an extension with a long name", Query{Extension: strings.Repeat("x", 10_000), Limit: 10}, nil, 0},
 		{"among others", Query{Among: []string{"102"}, Limit: 10}, nil, 0},
 	} {
 		got, err := n.Latest(t.Context(), tt.q)

@@ -80,13 +80,24 @@ func (n *Notifier) Say(events []dialog.Event) {
 		if bit := typeBit(e); bit&optIn != 0 && bit&n.registry.named.Load() == 0 {
 			continue
 		}
-		if len(m.unsaid)+len(m.wave) >= maxUnsaid && len(m.unsaid) > 0 {
-			m.drop()
-		}
-		m.unsaid = append(m.unsaid, e)
+		m.add(e)
 	}
 	m.mu.Unlock()
 	wake(m.some)
+}
+
+// add appends an event, unless the log could never take it: a name that is too
+// long would make a line of the protocol that ends the connection, each time that
+// the event is published again.
+func (m *mouth) add(e *dialog.Event) {
+	if len(e.Extension.User) > dialog.MaxName || len(e.Call) > dialog.MaxName || len(e.ID) > dialog.MaxName {
+		m.dropped++
+		return
+	}
+	if len(m.unsaid)+len(m.wave) >= maxUnsaid && len(m.unsaid) > 0 {
+		m.drop()
+	}
+	m.unsaid = append(m.unsaid, e)
 }
 
 // drop makes room for one event.
@@ -151,6 +162,16 @@ func (m *mouth) said(results []written) (said []entry, repeated bool, failed err
 	return said, repeated, failed
 }
 
+// discard takes an event out of the wave that cannot be written, and returns the
+// rest.
+func (m *mouth) discard(i int) []*dialog.Event {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.dropped++
+	m.wave = slices.Delete(m.wave, i, i+1)
+	return m.wave
+}
+
 // waiting is how many events are not in the log yet.
 func (m *mouth) waiting() int {
 	m.mu.Lock()
@@ -177,16 +198,30 @@ func (n *Notifier) Unsaid() (oldest time.Time, ok bool) {
 // LogEnd returns the place of the last event that is known to be in the log.
 func (n *Notifier) LogEnd() uint64 { return n.fresh.end() }
 
-// gather is the least time between two waves: a wave costs more than the events
-// in it, so under load they share one. After a quiet moment none has to wait.
-const gather = 40 * time.Millisecond
+// Unpublished returns the events that the log has not, each call's in order.
+func (n *Notifier) Unpublished() []dialog.Event {
+	m := &n.mouth
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var events []dialog.Event
+	for _, e := range slices.Concat(m.wave, m.unsaid) {
+		events = append(events, *e)
+	}
+	return events
+}
+
+// gathering is the least time between two batches: a batch costs more than the
+// events in it, so under load they share one, but what waits is lost by a kill.
+// After a quiet moment none has to wait. A call has three to eight events, so that
+// 200 calls a second stay below the rate, and 1,000 a second are above it.
+var gathering = Pace{Rate: 2000, Burst: 500, Quiet: 2 * time.Millisecond, Busy: 40 * time.Millisecond}
 
 // errorPause is the wait after a wave that failed.
 const errorPause = 250 * time.Millisecond
 
-// speak says events until ctx ends, and then what is left, for 2 s at most.
+// speak publishes events until ctx ends, and then what is left, for 2 s at most.
 func (n *Notifier) speak(ctx context.Context) error {
-	w, err := newWaver(n.js.Conn())
+	w, err := newWaver(n)
 	if err != nil {
 		return fmt.Errorf("say events: %w", err)
 	}
@@ -194,25 +229,31 @@ func (n *Notifier) speak(ctx context.Context) error {
 	last, cancel := twoSecondsMore(ctx)
 	defer cancel()
 	var written time.Time // when the last wave was
+	pace := gathering
 	sheet := make([]*nats.Msg, waveSize)
 	for i := range sheet {
 		sheet[i] = &nats.Msg{Header: never}
 	}
 	for {
-		wave := n.mouth.fill()
+		wave := n.messages(sheet, n.mouth.fill())
 		if len(wave) == 0 {
+			n.clearSpool()
 			select {
 			case <-n.mouth.some:
 				if !n.config.Prompt {
-					pause(ctx, time.Until(written.Add(gather)))
+					pause(ctx, time.Until(written.Add(pace.Wait())))
 				}
 				continue
 			case <-ctx.Done():
-				return nil
+				if n.mouth.waiting() == 0 {
+					return nil
+				}
+				continue
 			}
 		}
-		said, repeated, err := n.mouth.said(w.write(last, n.messages(sheet, wave)))
+		said, repeated, err := n.mouth.said(w.write(last, wave))
 		written = time.Now()
+		pace.Add(written, len(wave))
 		n.stats.said.Add(uint64(len(said)))
 		n.fresh.offer(said)
 		for repeated && last.Err() == nil {
@@ -226,8 +267,7 @@ func (n *Notifier) speak(ctx context.Context) error {
 			continue
 		}
 		if last.Err() != nil {
-			n.log.Error("events are lost: the store did not take them", "events", n.mouth.waiting(), "err", err)
-			return nil
+			return nil // see spool
 		}
 		n.log.Warn("the store does not take events", "events", n.mouth.waiting(), "err", err)
 		pause(last, errorPause)
@@ -237,20 +277,32 @@ func (n *Notifier) speak(ctx context.Context) error {
 // never is the header that has a stream refuse a second message of a subject.
 var never = nats.Header{jetstream.ExpectedLastSubjSeqHeader: {"0"}}
 
-// messages writes a wave down, over what the sheet held.
+// messages encodes a batch, over what the sheet held. An event that cannot be
+// encoded is dropped.
 func (n *Notifier) messages(sheet []*nats.Msg, wave []*dialog.Event) []*nats.Msg {
-	for i, e := range wave {
-		body := appendEvent(sheet[i].Data[:0], e)
-		if bytes.Contains(body, []byte(`\ufffd`)) {
-			// What was no UTF-8 is read from the log as this: it is delivered so at once.
-			*e = dialog.Event{Observed: e.Observed}
-			if err := json.Unmarshal(body, e); err != nil {
-				panic(err) // it was just written
-			}
+	for i := 0; i < len(wave); {
+		if n.encode(sheet[i], wave[i]) {
+			i++
+		} else {
+			wave = n.mouth.discard(i)
 		}
-		sheet[i].Subject, sheet[i].Data = eventSubject(e), body
 	}
 	return sheet[:len(wave)]
+}
+
+// encode writes an event into a message. It reports false if that panics.
+func (n *Notifier) encode(m *nats.Msg, e *dialog.Event) (ok bool) {
+	defer n.contain("encode event")
+	body := appendEvent(m.Data[:0], e)
+	if bytes.Contains(body, []byte(`\ufffd`)) {
+		// What was no UTF-8 is read from the log as this: it is delivered so at once.
+		*e = dialog.Event{Observed: e.Observed}
+		if err := json.Unmarshal(body, e); err != nil {
+			panic(err) // it was just written
+		}
+	}
+	m.Subject, m.Data = eventSubject(e), body
+	return true
 }
 
 // twoSecondsMore returns a context that ends two seconds after another.

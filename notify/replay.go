@@ -156,7 +156,7 @@ const (
 
 // hearOrders passes on every replay that any node is asked for, until ctx ends.
 // Those up to a place in the outbox are known.
-func (w *worker) hearOrders(ctx context.Context, known uint64) {
+func (w *worker) hearOrders(ctx context.Context, known *uint64) error {
 	asked := make(chan struct{}, 1)
 	sub, err := w.js.Conn().Subscribe(askedSubject, func(*nats.Msg) { wake(asked) })
 	if err != nil {
@@ -167,7 +167,7 @@ func (w *worker) hearOrders(ctx context.Context, known uint64) {
 	look := time.NewTicker(orderLook)
 	defer look.Stop()
 	for ctx.Err() == nil {
-		if err := w.takeOrders(ctx, &known); err != nil && ctx.Err() == nil {
+		if err := w.takeOrders(ctx, known); err != nil && ctx.Err() == nil {
 			w.log.Warn("replays are late", "err", err)
 			pause(ctx, time.Second)
 			continue
@@ -178,6 +178,7 @@ func (w *worker) hearOrders(ctx context.Context, known uint64) {
 		case <-look.C:
 		}
 	}
+	return nil
 }
 
 // takeOrders passes on the replays after a place in the outbox.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -53,7 +54,13 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 		timeout = min(timeout, time.Until(end).Round(time.Millisecond))
 	}
 	a.began = time.Now()
-	defer func() { a.took = time.Since(a.began) }()
+	defer func() {
+		if v := recover(); v != nil {
+			n.panicked("attempt", v)
+			a.outcome, a.detail = expired, fmt.Sprintf("not sent again, for a bug: %v", v)
+		}
+		a.took = time.Since(a.began)
+	}()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	req, err := n.request(ctx, a)

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -54,7 +55,7 @@ func TestSweptUnseen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := newWaver(js.Conn())
+	w, err := newWaver(&Notifier{js: js, log: slog.Default()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,7 +56,7 @@ func (n *Notifier) share(end uint64) *recent {
 		n.tails.recent = r
 		go func() {
 			defer close(r.ended)
-			n.keepUp(ctx, r)
+			n.restarted(ctx, "tail", func(ctx context.Context) error { return n.keepUp(ctx, r) })
 		}()
 	}
 	return n.tails.recent
@@ -79,7 +79,7 @@ func (n *Notifier) unshare() {
 }
 
 // keepUp reads what any node says, until ctx ends.
-func (n *Notifier) keepUp(ctx context.Context, r *recent) {
+func (n *Notifier) keepUp(ctx context.Context, r *recent) error {
 	sub, err := n.hearSaid(r.hear)
 	if err != nil {
 		n.log.Warn("who follows the log hears of events late", "err", err)
@@ -91,7 +91,7 @@ func (n *Notifier) keepUp(ctx context.Context, r *recent) {
 	for place := r.to; ; {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-r.rumor:
 		case <-look.C:
 			if info, err := n.events.Info(ctx); err == nil {

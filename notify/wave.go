@@ -30,6 +30,7 @@ var errRepeated = errors.New("said before")
 // stream after one wave is in the caller's hands before the next, so nothing
 // overtakes what failed.
 type waver struct {
+	n      *Notifier
 	nc     *nats.Conn
 	sub    *nats.Subscription
 	prefix string // of the subjects that acknowledgements come to
@@ -51,8 +52,18 @@ type written struct {
 
 var errUnanswered = errors.New("no answer from the store")
 
-func newWaver(nc *nats.Conn) (*waver, error) {
-	w := &waver{nc: nc, prefix: nc.NewInbox() + ".", done: make(chan struct{}, 1)}
+// unanswered is what became of messages that no answer came to.
+func unanswered(n int) []written {
+	results := make([]written, n)
+	for i := range results {
+		results[i].err = errUnanswered
+	}
+	return results
+}
+
+func newWaver(n *Notifier) (*waver, error) {
+	nc := n.js.Conn()
+	w := &waver{n: n, nc: nc, prefix: nc.NewInbox() + ".", done: make(chan struct{}, 1)}
 	var err error
 	w.sub, err = nc.Subscribe(w.prefix+"*.*", w.answer)
 	return w, err
@@ -65,10 +76,7 @@ func (w *waver) close() { w.sub.Unsubscribe() }
 func (w *waver) write(ctx context.Context, msgs []*nats.Msg) []written {
 	w.mu.Lock()
 	w.left = len(msgs)
-	w.results = make([]written, len(msgs))
-	for i := range w.results {
-		w.results[i].err = errUnanswered
-	}
+	w.results = unanswered(len(msgs))
 	reply := w.prefix + strconv.Itoa(w.wave) + "."
 	select {
 	case <-w.done: // of a wave that was given up
@@ -99,6 +107,7 @@ func (w *waver) write(ctx context.Context, msgs []*nats.Msg) []written {
 
 // answer takes one acknowledgement.
 func (w *waver) answer(m *nats.Msg) {
+	defer w.n.contain("read acknowledgement")
 	wave, place, _ := strings.Cut(m.Subject[len(w.prefix):], ".")
 	i, err := strconv.Atoi(place)
 	if err != nil {

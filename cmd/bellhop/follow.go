@@ -19,9 +19,11 @@ import (
 // at 10,000 messages a second.
 const watched = 1 << 14
 
-// company is the least time between two looks at what came: under load one look
-// serves many messages. After a quiet moment none has to wait.
-const company = 10 * time.Millisecond
+// gathering is the least time between two looks at what came: under load one look
+// serves many messages, but what waits is lost by a kill. After a quiet moment none
+// has to wait. A call has some 14 messages, so that 200 calls a second stay below
+// the rate, and 1,000 a second are above it.
+var gathering = notify.Pace{Rate: 5000, Burst: 1000, Quiet: time.Millisecond, Busy: 10 * time.Millisecond}
 
 // brief is how old a change is when the call is kept: a call that is over by
 // then never is. keepEvery is the least time between two such looks.
@@ -39,7 +41,7 @@ type follower struct {
 	say     func([]dialog.Event)
 	put     func(changes []dialog.Change, now, upTo time.Time)
 	clock   func() (now time.Time, wallOffset time.Duration) // that of the messages, and how far the wall clock is ahead
-	prompt  bool                                             // messages do not wait for company
+	prompt  bool                                             // messages do not wait for others
 	ask     chan func()                                      // run between two messages
 	log     *slog.Logger
 	panics  atomic.Uint64 // recovered
@@ -63,6 +65,7 @@ func (f *follower) run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var looked, kept time.Time
+	pace := gathering
 	var armed time.Time // when timer fires; zero: nobody cares
 	for {
 		now := f.now()
@@ -86,11 +89,12 @@ func (f *follower) run(ctx context.Context) {
 		select {
 		case m := <-f.watch:
 			if !f.prompt {
-				time.Sleep(time.Until(looked.Add(company)))
+				time.Sleep(time.Until(looked.Add(pace.Wait())))
 			}
 			f.tell(f.observe(m))
-			f.catchUp()
+			n := 1 + f.catchUp()
 			looked = time.Now()
+			pace.Add(looked, n)
 		case <-timer.C:
 			armed = time.Time{}
 			f.tell(f.advance(f.now()))
@@ -176,14 +180,15 @@ func (f *follower) panicked(what string, r any) {
 	f.log.Error("panic recovered", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
-// catchUp shows the tracker what waits already.
-func (f *follower) catchUp() {
-	for {
+// catchUp shows the tracker what waits already, and returns how many messages that
+// was.
+func (f *follower) catchUp() (n int) {
+	for ; ; n++ {
 		select {
 		case m := <-f.watch:
 			f.tell(f.observe(m))
 		default:
-			return
+			return n
 		}
 	}
 }

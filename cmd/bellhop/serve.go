@@ -225,7 +225,7 @@ type world struct {
 	own       netip.AddrPort    // the admin API, which no callback may reach
 	network   sip.Network       // nil: the machine's
 	transport http.RoundTripper // nil: the machine's
-	prompt    bool              // events do not wait for company
+	prompt    bool              // events do not wait for others
 	wall      func() time.Time  // the wall clock; nil: the machine's
 }
 
@@ -292,6 +292,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		Transport:        w.transport,
 		Prompt:           w.prompt,
 		Wall:             w.wall,
+		Spool:            spoolOf(cfg),
 	})
 	if err != nil {
 		hop.Close()
@@ -340,6 +341,7 @@ func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream
 			break
 		}
 	}
+	events = append(events, n.Unpublished()...) // which the log will have
 	t := dialog.New(tracking(cfg))
 	now, offset := clock()
 	t.SetClock(now, offset)

@@ -5,12 +5,16 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +23,11 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"bellhop/admin"
+	"bellhop/dialog"
+	"bellhop/dialog/keep"
+	"bellhop/notify"
 )
 
 // natsErrors are the errors that a NATS server reports, by what nats-server sends
@@ -292,4 +301,144 @@ func wantLongLine(t *testing.T, urls string, options ...nats.Option) {
 	if err := wantWhole(nc, sub, "again"); err != nil {
 		t.Error(err)
 	}
+}
+
+// hostileName is a name as nobody would choose it.
+func hostileName(r *rand.Rand) string {
+	alphabets := []string{"x", "1", ".", "*", ">", "é", "\x00", "\xff", "\r\n", " ", "\"", "/", "..", "$JS.API.", "-ERR 'x'\r\n", "\t", "%", "@"}
+	lengths := []int{0, 1, 30, 255, 256, 257, 1000, 2300, 2400, 4096, 9000, 14_000}
+	var name strings.Builder
+	most := lengths[r.IntN(len(lengths))]
+	alphabet, mixed := alphabets[r.IntN(len(alphabets))], r.IntN(3) == 0
+	if r.IntN(2) == 0 {
+		alphabet, mixed = "1", false // as a name is
+	}
+	for name.Len()+len(alphabet) <= most {
+		name.WriteString(alphabet)
+		if mixed && r.IntN(8) == 0 {
+			alphabet = alphabets[r.IntN(len(alphabets))]
+		}
+	}
+	return name.String()
+}
+
+// TestNothingEndsTheStore has calls and requests with names of all lengths and
+// kinds leave the connection to the embedded server as it is.
+func TestNothingEndsTheStore(t *testing.T) {
+	t.Parallel()
+	rounds := 150
+	if testing.Short() {
+		rounds = 20
+	}
+	js, _ := opened(t, storeConfig(t.TempDir()))
+	n, err := notify.Open(t.Context(), js, notify.Config{Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(start(func(ctx context.Context) { n.Run(ctx) }))
+	keeper, err := keep.Open(t.Context(), js, keep.Config{Node: "N", Unsaid: n.Unsaid, Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(start(func(ctx context.Context) { keeper.Run(ctx) }))
+	tracker := dialog.New(dialog.Config{Pattern: regexp.MustCompile(`(?s)^.*$`), Learn: true})
+	if err := tracker.Restore("", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	api, err := admin.Open(t.Context(), js, admin.Config{Token: "token", Notifier: n, Log: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(method, path, body string, header ...string) {
+		u := &url.URL{Path: path}
+		req := httptest.NewRequest(method, "http://bellhop/", strings.NewReader(body))
+		req.URL.RawPath, req.URL.Path = u.EscapedPath(), path
+		if path, query, found := strings.Cut(path, "?"); found {
+			key, value, _ := strings.Cut(query, "=")
+			req.URL.RawPath, req.URL.Path, req.URL.RawQuery = "", path, key+"="+url.QueryEscape(value)
+		}
+		req.RemoteAddr = "127.0.0.1:1"
+		req.Header.Set("Authorization", "Bearer token")
+		for i := 0; i+1 < len(header); i += 2 {
+			req.Header.Set(header[i], header[i+1])
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // a stream has no end
+		defer cancel()
+		answer := httptest.NewRecorder()
+		api.Handler().ServeHTTP(answer, req.WithContext(ctx))
+		if answer.Code >= 500 && answer.Code != http.StatusNotImplemented {
+			t.Errorf("%s %.100q: %d %.300s", method, path, answer.Code, answer.Body)
+		}
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	name := func() string { return hostileName(random) }
+	observe := func(m dialog.Message) {
+		m.At = time.Now()
+		n.Say(tracker.Observe(m))
+	}
+	for range rounds {
+		head := fmt.Sprintf("From: %q <sip:%s@%s>\r\nTo: <sip:%s@%s>\r\nContact: <sip:%s@%s>\r\nDiversion: <sip:%s@x>\r\n",
+			name(), name(), name(), name(), name(), name(), name(), name())
+		m := dialog.Message{Src: dialog.Edge, Dst: dialog.PBX, Method: "INVITE", CallID: name(), FromTag: name(), Branch: name(), AOR: name() + "@" + name(), CSeq: 1}
+		if random.IntN(2) == 0 {
+			m.Src, m.Dst = dialog.PBX, dialog.Edge
+		}
+		observe(dialog.Message{Src: dialog.PBX, Dst: dialog.Edge, Method: "REGISTER", Status: 200, CallID: m.CallID, Head: "SIP/2.0 200 OK\r\n" + head})
+		m.Head = "INVITE sip:" + name() + "@" + name() + " SIP/2.0\r\n" + head
+		observe(m)
+		answer := m
+		answer.Src, answer.Dst, answer.ToTag = m.Dst, m.Src, name()
+		for _, status := range []int{180, 200} {
+			answer.Status, answer.Head = status, fmt.Sprintf("SIP/2.0 %d X\r\n%s", status, head)
+			observe(answer)
+		}
+		now := time.Now()
+		keeper.Put(tracker.Changed(now), now, now)
+		bye := m
+		bye.Method, bye.ToTag, bye.CSeq, bye.Head = "BYE", answer.ToTag, 2, "BYE sip:x SIP/2.0\r\n"+head
+		observe(bye)
+		keeper.Put(tracker.Changed(now), now, now)
+
+		for _, path := range []string{"/v1/subscriptions/", "/v1/deliveries/", "/v1/calls/", "/v1/extensions/", "/v1/tokens/", "/v1/events?since=", "/v1/events?call=", "/v1/events?extension=",
+			"/v1/subscriptions?cursor=", "/v1/deliveries?cursor=", "/v1/audit?cursor=", "/v1/subscriptions?type=", "/api/ver1.0/extension/@"} {
+			ask("GET", path+name(), "")
+		}
+		ask("GET", "/v1/calls/"+name()+"/trace", "")
+		ask("GET", "/uapi/extensions/@me/"+name()+"/phoneCallEvents/"+name(), "")
+		ask("DELETE", "/uapi/extensions/@me/"+name()+"/phoneCallEvents/0/"+name(), "")
+		ask("GET", "/api/ver1.0/extension/"+name()+"/event/"+name(), "")
+		ask("GET", "/v1/events", "", "Accept", "text/event-stream", "Last-Event-ID", "x"+name())
+		ask("POST", "/v1/deliveries/"+name()+"/redeliver", "", "Idempotency-Key", name())
+		body, _ := json.Marshal(map[string]any{"extension": name(), "types": []string{name()}, "url": "http://" + name(), "note": name()})
+		ask("POST", "/v1/subscriptions", string(body), "Idempotency-Key", name())
+		body, _ = json.Marshal(map[string]any{"extension": "1" + name(), "types": []string{"hangup"}, "url": "http://127.0.0.1/", "note": name()})
+		ask("POST", "/v1/subscriptions", string(body))
+		body, _ = json.Marshal(map[string]any{"note": name(), "scope": "read", "extensions": []string{name()}})
+		ask("POST", "/v1/tokens", string(body))
+	}
+	observe(dialog.Message{Src: dialog.Edge, Dst: dialog.PBX, Method: "INVITE", CallID: "good", FromTag: "1", Branch: "b", Head: "INVITE sip:2@pbx SIP/2.0\r\nFrom: <sip:1@pbx>\r\nTo: <sip:2@pbx>\r\n"})
+	observe(dialog.Message{Src: dialog.PBX, Dst: dialog.Edge, Method: "INVITE", Status: 486, CallID: "good", FromTag: "1", ToTag: "2", Branch: "b", Head: "SIP/2.0 486 Busy Here\r\nFrom: <sip:1@pbx>\r\nTo: <sip:2@pbx>\r\n"})
+	deadline := time.Now().Add(patience)
+	for (n.Stats().Unsaid > 0 || keeper.Waiting() > 0) && time.Now().Before(deadline) {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-t.Context().Done():
+		}
+	}
+	if s := n.Stats(); s.Unsaid > 0 || s.Said == 0 || s.Dropped > 0 || s.Panics > 0 {
+		t.Errorf("%d events published, %d unpublished, %d dropped, %d panics", s.Said, s.Unsaid, s.Dropped, s.Panics)
+	}
+	if w := keeper.Waiting(); w > 0 {
+		t.Errorf("%d live calls are not kept", w)
+	}
+	events, _, err := n.Events(t.Context(), notify.Query{Extension: "1@pbx", Limit: 10})
+	if err != nil || len(events) == 0 {
+		t.Errorf("of a good call there are %d events, %v", len(events), err)
+	}
+	if nc := js.Conn(); nc.IsClosed() || nc.Stats().Reconnects > 0 {
+		t.Errorf("the connection was made anew %d times: %v", nc.Stats().Reconnects, nc.LastError())
+	}
+	t.Logf("%d events", n.Stats().Said)
 }

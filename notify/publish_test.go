@@ -1,0 +1,309 @@
+package notify
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// published returns the events of the log by their ids in its order, and when each
+// was stored.
+func published(t *testing.T, n *Notifier) (ids []string, at map[string]time.Time) {
+	t.Helper()
+	at = make(map[string]time.Time)
+	err := readAll(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
+		}
+		id := m.Subject()[strings.LastIndexByte(m.Subject(), '.')+1:]
+		ids, at[id] = append(ids, id), meta.Timestamp
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ids, at
+}
+
+// TestPublishedAtOnce has each event be in the log within 5 ms while fewer than 200
+// calls come a second, at random as calls do, and batches be as few as ever when a
+// thousand do.
+func TestPublishedAtOnce(t *testing.T) {
+	for _, tt := range []struct {
+		calls   int // a second
+		events  int // of each, at once in pairs
+		longest time.Duration
+		batches int // a second
+	}{
+		{20, 6, 5 * time.Millisecond, 0},
+		{199, 6, 5 * time.Millisecond, 0},
+		{199, 8, 5 * time.Millisecond, 0},
+		{1000, 3, 50 * time.Millisecond, 26},
+		{1000, 6, 50 * time.Millisecond, 26},
+	} {
+		t.Run(fmt.Sprintf("%d calls a second, %d events each", tt.calls, tt.events), func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				js, closeStore := openStore(t, dir)
+				defer closeStore()
+				n, stop := start(t, js, Config{})
+				defer stop()
+				random := rand.New(rand.NewPCG(1, 2))
+				pairs := tt.calls * tt.events / 2 // a second
+				said := make(map[string]time.Time)
+				begin := time.Now()
+				for i := range 3 * pairs {
+					var events []dialog.Event
+					for k := range 2 {
+						id := fmt.Sprintf("%031x%d", i, k)
+						events = append(events, dialog.Event{
+							ID: id, Call: fmt.Sprintf("%032x", 2*i+k), Seq: 1, At: time.Now(),
+							Type: dialog.Hangup, Extension: dialog.Extension{User: "101"},
+						})
+						said[id] = time.Now()
+					}
+					n.Say(events)
+					time.Sleep(time.Duration(random.ExpFloat64() * float64(time.Second) / float64(pairs)))
+				}
+				time.Sleep(time.Second)
+				_, at := published(t, n)
+				batches := make(map[time.Time]bool)
+				var longest time.Duration
+				for id, when := range said {
+					stored, ok := at[id]
+					if !ok {
+						t.Fatalf("%s is not in the log", id)
+					}
+					longest = max(longest, stored.Sub(when))
+					if when.Sub(begin) > time.Second { // it is known by then how many come
+						batches[stored] = true
+					}
+				}
+				if longest > tt.longest {
+					t.Errorf("an event waited %v, want %v at most", longest, tt.longest)
+				}
+				if n := len(batches) / 2; tt.batches > 0 && n > tt.batches {
+					t.Errorf("%d batches a second, want %d at most", n, tt.batches)
+				}
+			})
+		})
+	}
+}
+
+func TestPace(t *testing.T) {
+	p := Pace{Rate: 100, Burst: 50, Quiet: 1, Busy: 2}
+	now := time.Unix(1_000_000, 0)
+	step := func(n int, after time.Duration, want time.Duration) {
+		t.Helper()
+		now = now.Add(after)
+		p.Add(now, n)
+		if got := p.Wait(); got != want {
+			t.Errorf("%d after %v: %v, want %v", n, after, got, want)
+		}
+	}
+	step(50, time.Hour, 1) // the burst
+	step(1, 0, 2)
+	step(0, 10*time.Millisecond, 1) // at the rate
+	step(1, 10*time.Millisecond, 1)
+	step(1_000_000, 0, 2) // no more is remembered than twice the burst
+	step(0, 490*time.Millisecond, 2)
+	step(0, 20*time.Millisecond, 1)
+}
+
+// A memory is a Spool.
+type memory struct {
+	mu     sync.Mutex
+	events []dialog.Event
+	fail   error
+	saved  int // times
+}
+
+func (m *memory) Load() ([]dialog.Event, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.events), m.fail
+}
+
+func (m *memory) Save(events []dialog.Event) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail != nil {
+		return m.fail
+	}
+	m.events = slices.Clone(events)
+	m.saved++
+	return nil
+}
+
+func (m *memory) ids() (ids []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.events {
+		ids = append(ids, e.ID)
+	}
+	return ids
+}
+
+// TestSpool has what the store did not take before a stop be in the spool, be
+// published first at the next start, before what comes then, and leave the spool
+// when it is in the log.
+func TestSpool(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		spool := new(memory)
+		var want []string
+		js, closeStore := openStore(t, dir)
+		n, stop := start(t, js, Config{Spool: spool})
+		first := callOf(1)
+		n.Say(first[:1]) // and the rest of the call when the store is gone
+		time.Sleep(time.Second)
+		closeStore()
+		n.Say(first[1:])
+		n.Say(callOf(2))
+		time.Sleep(time.Second)
+		if got := n.Stats().Unsaid; got != 5 {
+			t.Errorf("%d events are unpublished, want 5", got)
+		}
+		stop()
+		for _, e := range slices.Concat(first[1:], callOf(2)) {
+			want = append(want, e.ID)
+		}
+		if got := spool.ids(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
+			t.Fatalf("the spool has %v, want %v", got, want)
+		}
+		if s := n.Stats(); s.Dropped != 0 {
+			t.Errorf("%d are dropped", s.Dropped)
+		}
+
+		spool.events = append(first[:1:1], spool.events...) // is in the log already
+		js, closeStore = openStore(t, dir)
+		defer closeStore()
+		n, err := Open(t.Context(), js, Config{Spool: spool})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(n.Unpublished()); got != 6 {
+			t.Errorf("%d events are unpublished after the start, want 6", got)
+		}
+		n.Say(callOf(3))
+		stop = run(n)
+		time.Sleep(time.Second)
+		if got := spool.ids(); got != nil {
+			t.Errorf("the spool has %v after it was published", got)
+		}
+		stop()
+		ids, _ := published(t, n)
+		place := func(id string) int {
+			i := slices.Index(ids, id)
+			if i < 0 {
+				t.Errorf("%s is not in the log: %v", id, ids)
+			}
+			return i
+		}
+		if len(ids) != 9 {
+			t.Errorf("the log has %v, want 9 events", ids)
+		}
+		for i := 1; i <= 3; i++ {
+			c := callOf(i)
+			if place(c[0].ID) > place(c[1].ID) || place(c[1].ID) > place(c[2].ID) {
+				t.Errorf("the events of call %d are in the order of %v", i, ids)
+			}
+		}
+		if s := n.Stats(); s.Dropped != 0 || s.Unsaid != 0 {
+			t.Errorf("dropped %d, unpublished %d", s.Dropped, s.Unsaid)
+		}
+	})
+}
+
+// TestNoSpool has what cannot be kept be counted as dropped.
+func TestNoSpool(t *testing.T) {
+	for _, spool := range []Spool{nil, &memory{fail: errors.New("no room")}} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			js, closeStore := openStore(t, dir)
+			n, stop := start(t, js, Config{Spool: spool})
+			closeStore()
+			n.Say(callOf(1))
+			stop()
+			if s := n.Stats(); s.Dropped != 3 {
+				t.Errorf("%d are dropped, want 3", s.Dropped)
+			}
+		})
+	}
+}
+
+// TestLongNamesAreDropped has no event be published that has a name which the
+// store would end the connection for.
+func TestLongNamesAreDropped(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	spool := new(memory)
+	long := callOf(1)
+	long[0].Extension.User = strings.Repeat("1", 5000)
+	long[1].Call = strings.Repeat("c", 5000)
+	long[2].ID = strings.Repeat("i", 5000)
+	spool.events = long[2:]
+	n, stop := start(t, js, Config{Spool: spool})
+	n.Say(long[:2])
+	n.Say(callOf(2))
+	for n.Stats().Unsaid > 0 {
+		pause(t.Context(), time.Millisecond)
+	}
+	stop()
+	if s := n.Stats(); s.Said != 3 || s.Dropped != 3 || js.Conn().Stats().Reconnects > 0 {
+		t.Errorf("%d published, %d dropped, %d times connected again; want 3, 3 and 0", s.Said, s.Dropped, js.Conn().Stats().Reconnects)
+	}
+}
+
+// A bomb panics at one kind of callback.
+type bomb struct{ *wire }
+
+func (b bomb) RoundTrip(req *http.Request) (*http.Response, error) {
+	if strings.HasPrefix(req.URL.Host, "bomb") {
+		panic("boom")
+	}
+	return b.wire.RoundTrip(req)
+}
+
+// TestPanics has a panic cost the event, or the delivery, that it is in, and no
+// other.
+func TestPanics(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		w := &wire{start: time.Now()}
+		n, stop := start(t, js, Config{Transport: bomb{w}, KeepEvents: forGood})
+		defer stop()
+		subscribe(t, n, sub("", "http://crm/hook"))
+		bombed := subscribe(t, n, sub("", "http://bomb/hook"))
+
+		bad := callOf(1)[:1]
+		bad[0].CallerName = "\xff" // so that it is decoded again, and
+		bad[0].At = time.Date(12_000, 1, 1, 0, 0, 0, 0, time.UTC)
+		n.Say(slices.Concat(bad, callOf(2)))
+		time.Sleep(time.Minute)
+		if s := n.Stats(); s.Said != 3 || s.Dropped != 1 || s.Unsaid != 0 || s.Delivered != 3 || s.Expired != 3 || s.Pending != 0 || s.Panics != 4 {
+			t.Errorf("%+v: want 3 published, 1 dropped, 3 delivered, 3 expired and 4 panics", s)
+		}
+		if len(w.taken) != 3 {
+			t.Errorf("%d callbacks came, want 3", len(w.taken))
+		}
+		trials, err := n.Test(t.Context(), bombed.ID)
+		if err != nil || len(trials) == 0 || trials[0].Attempt.Outcome != Failed || !strings.Contains(trials[0].Attempt.Error, "boom") {
+			t.Errorf("samples: %+v, %v", trials, err)
+		}
+	})
+}
