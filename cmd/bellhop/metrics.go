@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"bellhop/dialog/keep"
 	"bellhop/sip"
 )
 
@@ -40,5 +41,15 @@ func hopMetrics(h *sip.Hop) []prometheus.Collector {
 		counter("panics_total", "Messages lost to a bug.", func(s sip.Stats) uint64 { return s.Panics }),
 		gauge("transactions", "Transactions under way.", func(s sip.Stats) int64 { return s.Transactions }),
 		gauge("streams", "Connections open.", func(s sip.Stats) int64 { return s.Streams }),
+	}
+}
+
+// keeperMetrics are the keeper's counts at /metrics.
+func keeperMetrics(k *keep.Keeper) []prometheus.Collector {
+	return []prometheus.Collector{
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "bellhop_live_calls_dropped_total",
+			Help: "Changes of live calls that are not kept for a restart: they are too large for the store, or met a bug.",
+		}, func() float64 { return float64(k.Dropped()) }),
 	}
 }

@@ -1,7 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,4 +60,57 @@ func TestTwoBellhops(t *testing.T) {
 	sites[0].serve()
 	call(sites[0], sites[1])
 	owner.once(calls, "dial-out 1", "ringing 2", "answer 3", "hangup 4")
+}
+
+// TestStoppedWithoutStore stops a bellhop while the servers of its store are gone:
+// what they did not take is published by the next one.
+func TestStoppedWithoutStore(t *testing.T) {
+	t.Parallel()
+	options := &server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()}
+	serve := func() (*server.Server, func()) {
+		t.Helper()
+		srv, err := server.NewServer(options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv.Start()
+		stop := sync.OnceFunc(func() { srv.Shutdown(); srv.WaitForShutdown() })
+		t.Cleanup(stop)
+		if !srv.ReadyForConnections(patience) {
+			t.Fatal("the store does not begin")
+		}
+		return srv, stop
+	}
+	srv, stop := serve()
+	options.Port = srv.Addr().(*net.TCPAddr).Port // again
+	s := newSite(t, sip.UDP, sip.UDP)
+	s.store = fmt.Sprintf("nats = [%q]", srv.ClientURL())
+	s.configure("")
+	p := s.serve()
+	s.subscribe("json", "POST", "dial-out", "ringing", "answer", "hangup")
+	const each = 20
+	place := func() {
+		t.Helper()
+		phones, pbx := s.place("caller-hangs-up", each, 20)
+		phones.exits(0, time.Minute)
+		pbx.exits(0, patience)
+	}
+	place()
+	s.receiver.wait("a hangup for every call", time.Minute, func(came []received) bool { return hangups(came) >= each })
+	stop()
+	place()
+	p.stop()
+	kept, err := os.ReadFile(filepath.Join(s.dir, "data", "unpublished"))
+	if n := bytes.Count(kept, []byte("\n")); err != nil || n != 4*each {
+		t.Errorf("%d events are kept, %v; want %d", n, err, 4*each)
+	}
+
+	serve()
+	p = s.serve()
+	s.receiver.wait("a hangup for every call", time.Minute, func(came []received) bool { return hangups(came) >= 2*each })
+	p.stop()
+	if _, err := os.Stat(filepath.Join(s.dir, "data", "unpublished")); !os.IsNotExist(err) {
+		t.Errorf("what is published is kept still: %v", err)
+	}
+	s.once(2*each, "dial-out 1", "ringing 2", "answer 3", "hangup 4")
 }

@@ -159,7 +159,7 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		Ready:      s.unready,
 		Suppressed: s.follower.tracker.Suppressed,
 		Losses:     s.losses,
-		Collectors: append(hopMetrics(s.hop), followerMetrics(s.follower)...),
+		Collectors: slices.Concat(hopMetrics(s.hop), followerMetrics(s.follower), keeperMetrics(s.keeper)),
 		Node:       s.node,
 		Version:    version(),
 		Log:        log,

@@ -34,6 +34,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -76,6 +77,7 @@ type Keeper struct {
 	upTo    int64              // place: what the log says up to there is in the bucket or waiting
 	written int64              // place: what the log says up to there is in the bucket; unmarked: no mark is
 	ends    []logEnd           // of the last moments, oldest first
+	dropped uint64
 }
 
 // unmarked is before every place of the log.
@@ -257,7 +259,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 				return nil
 			}
 		default:
-			err := k.write(last, wave, mark)
+			err := k.contained(last, wave, mark)
 			marked = time.Now()
 			if err == nil {
 				if failing {
@@ -311,25 +313,67 @@ func (k *Keeper) next() (wave []note, mark int64) {
 	return wave, max(mark, k.written)
 }
 
+// contained is write, but for a panic: then what the wave has is dropped, and the
+// process lives.
+func (k *Keeper) contained(ctx context.Context, wave []note, mark int64) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			k.log.Error("panic recovered: this is a bug", "part", "keep", "err", fmt.Sprint(v), "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", v)
+			k.drop(wave)
+		}
+	}()
+	return k.write(ctx, wave, mark)
+}
+
+// drop forgets the changes of a wave, and counts those that nothing newer has
+// replaced.
+func (k *Keeper) drop(wave []note) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, n := range wave {
+		if k.waiting[n.call] == n.change {
+			delete(k.waiting, n.call)
+			k.dropped++
+		}
+	}
+}
+
+// Dropped is how many changes were lost, because they are too large for the store
+// or to a bug. The next change of a call replaces one that was.
+func (k *Keeper) Dropped() uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.dropped
+}
+
 // write writes a wave and the mark, and waits for the answer to the mark: the
 // stream takes what comes before it first.
 func (k *Keeper) write(ctx context.Context, wave []note, mark int64) error {
+	sent := uint64(0)
 	for _, n := range wave {
 		m := &nats.Msg{Subject: k.subject(k.callKey(n.call)), Data: n.record}
 		if n.record == nil {
 			m.Header = gone
 		}
-		if err := k.nc.PublishMsg(m); err != nil {
+		err := k.nc.PublishMsg(m)
+		if errors.Is(err, nats.ErrMaxPayload) { // it will never fit
+			k.log.Error("a live call is too large to be kept", "call", n.call, "bytes", len(n.record))
+			k.drop([]note{n})
+			continue
+		}
+		if err != nil {
 			return err
 		}
+		sent++
 	}
 	last, err := k.answered(ctx, &nats.Msg{Subject: k.subject(k.markKey()), Data: strconv.AppendInt(nil, mark, 10)})
 	if err != nil {
 		return err
 	}
-	if before := k.last; before > 0 && last < before+uint64(len(wave))+1 {
+	if before := k.last; before > 0 && last < before+sent+1 {
 		k.last = last
-		return fmt.Errorf("bucket %s took %d of %d", bucketName, last-before, len(wave)+1)
+		return fmt.Errorf("bucket %s took %d of %d", bucketName, last-before, sent+1)
 	}
 	k.last = last
 	k.mu.Lock()

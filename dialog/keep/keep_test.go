@@ -338,3 +338,44 @@ func size(t *testing.T, dir string) (n int64) {
 	}
 	return n
 }
+
+// TestTooLarge has a call that no store takes cost no other.
+func TestTooLarge(t *testing.T) {
+	virtual(t, func(t *testing.T, dir string) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		k, _, _, stop := open(t, js, &log{})
+		k.Put([]dialog.Change{is("a", "1"), is("large", strings.Repeat("x", 2<<20)), is("b", "1")}, time.Now(), time.Now())
+		time.Sleep(time.Second)
+		if n := k.Waiting(); n != 0 || k.Dropped() != 1 {
+			t.Errorf("%d changes wait, %d are dropped; want 0 and 1", n, k.Dropped())
+		}
+		k.Put([]dialog.Change{is("large", "2")}, time.Now(), time.Now())
+		time.Sleep(time.Second)
+		stop()
+		_, calls, _, stop := open(t, js, &log{})
+		defer stop()
+		if want := []string{"a 1", "b 1", "large 2"}; !slices.Equal(calls, want) {
+			t.Errorf("kept are %v, want %v", calls, want)
+		}
+	})
+}
+
+// TestPanic has a panic cost the changes that are being written.
+func TestPanic(t *testing.T) {
+	virtual(t, func(t *testing.T, dir string) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		k, _, _, stop := open(t, js, &log{})
+		defer stop()
+		bad := []note{{"bad", nil}} // a change that is none
+		if err := k.contained(t.Context(), bad, time.Now()); err == nil || !strings.Contains(err.Error(), "panic") {
+			t.Errorf("a panic is %v", err)
+		}
+		k.Put([]dialog.Change{is("good", "1")}, time.Now(), time.Now())
+		time.Sleep(time.Second)
+		if n := k.Waiting(); n != 0 || k.Dropped() != 1 {
+			t.Errorf("%d changes wait, %d are dropped; want 0 and 1", n, k.Dropped())
+		}
+	})
+}
