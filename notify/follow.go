@@ -166,7 +166,7 @@ func (n *Notifier) readPart(ctx context.Context, from, to uint64, log chan<- ent
 			n.log.Error("an event cannot be read", "subject", m.Header.Get(jetstream.SubjectHeader), "err", err)
 			return true
 		}
-		e.event.Observed = n.observed(e.event.At)
+		e.Observed = n.observed(e.At)
 		select {
 		case log <- entry{seq, e}:
 			return true

@@ -162,6 +162,13 @@ func (m *mouth) said(results []written) (said []entry, repeated bool, failed err
 	return said, repeated, failed
 }
 
+// replace puts an event in the place of one of the wave.
+func (m *mouth) replace(i int, e *dialog.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.wave[i] = e
+}
+
 // discard takes an event out of the wave that cannot be written, and returns the
 // rest.
 func (m *mouth) discard(i int) []*dialog.Event {
@@ -281,7 +288,8 @@ var never = nats.Header{jetstream.ExpectedLastSubjSeqHeader: {"0"}}
 // encoded is dropped.
 func (n *Notifier) messages(sheet []*nats.Msg, wave []*dialog.Event) []*nats.Msg {
 	for i := 0; i < len(wave); {
-		if n.encode(sheet[i], wave[i]) {
+		if e := n.encode(sheet[i], wave[i]); e != nil {
+			n.mouth.replace(i, e)
 			i++
 		} else {
 			wave = n.mouth.discard(i)
@@ -290,19 +298,20 @@ func (n *Notifier) messages(sheet []*nats.Msg, wave []*dialog.Event) []*nats.Msg
 	return sheet[:len(wave)]
 }
 
-// encode writes an event into a message. It reports false if that panics.
-func (n *Notifier) encode(m *nats.Msg, e *dialog.Event) (ok bool) {
+// encode writes an event into a message, and returns it as the log has it; nil if
+// that panics.
+func (n *Notifier) encode(m *nats.Msg, e *dialog.Event) (encoded *dialog.Event) {
 	defer n.contain("encode event")
 	body := appendEvent(m.Data[:0], e)
 	if bytes.Contains(body, []byte(`\ufffd`)) {
 		// What was no UTF-8 is read from the log as this: it is delivered so at once.
-		*e = dialog.Event{Observed: e.Observed}
+		e = &dialog.Event{Observed: e.Observed}
 		if err := json.Unmarshal(body, e); err != nil {
 			panic(err) // it was just written
 		}
 	}
 	m.Subject, m.Data = eventSubject(e), body
-	return true
+	return e
 }
 
 // twoSecondsMore returns a context that ends two seconds after another.

@@ -31,6 +31,7 @@ func (n *Notifier) loadSpool() {
 	n.mouth.mu.Lock()
 	defer n.mouth.mu.Unlock()
 	for i := range events {
+		events[i].Observed = n.observed(events[i].At)
 		n.mouth.add(&events[i])
 	}
 	wake(n.mouth.some)

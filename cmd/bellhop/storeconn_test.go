@@ -362,10 +362,8 @@ func TestNothingEndsTheStore(t *testing.T) {
 		for i := 0; i+1 < len(header); i += 2 {
 			req.Header.Set(header[i], header[i+1])
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // a stream has no end
-		defer cancel()
 		answer := httptest.NewRecorder()
-		api.Handler().ServeHTTP(answer, req.WithContext(ctx))
+		api.Handler().ServeHTTP(answer, req.WithContext(t.Context()))
 		if answer.Code >= 500 && answer.Code != http.StatusNotImplemented {
 			t.Errorf("%s %.100q: %d %.300s", method, path, answer.Code, answer.Body)
 		}
@@ -441,4 +439,31 @@ func TestNothingEndsTheStore(t *testing.T) {
 		t.Errorf("the connection was made anew %d times: %v", nc.Stats().Reconnects, nc.LastError())
 	}
 	t.Logf("%d events", n.Stats().Said)
+}
+
+// TestServerNames has a certificate be for the server as the config names it; that
+// of a server which only another server has named by its address, for the name of
+// one that the config does.
+func TestServerNames(t *testing.T) {
+	for _, tt := range []struct {
+		servers    []natsURL
+		host, want string
+	}{
+		{[]natsURL{"tls://a.example:4222"}, "a.example", "a.example"},
+		{[]natsURL{"tls://192.0.2.1:4222", "tls://a.example"}, "192.0.2.1", "192.0.2.1"},
+		{[]natsURL{"tls://192.0.2.1:4222", "tls://a.example"}, "192.0.2.2", "a.example"},
+		{[]natsURL{"tls://192.0.2.1:4222"}, "192.0.2.2", "192.0.2.2"},
+		{[]natsURL{"wss://[2001:db8::1]"}, "2001:db8::1", "2001:db8::1"},
+	} {
+		d, _, err := dialerOf(tt.servers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := d.tlsConfig(tt.host).ServerName; got != tt.want {
+			t.Errorf("%v: the certificate of %s is for %s, want %s", tt.servers, tt.host, got, tt.want)
+		}
+	}
+	if _, urls, err := dialerOf([]natsURL{"wss://a.example/x", "ws://u:p@[2001:db8::1]:80"}); err != nil || urls != "ws://a.example:443/x,ws://u:p@[2001:db8::1]:80" {
+		t.Errorf("nats.go is given %s, %v", urls, err)
+	}
 }
