@@ -369,6 +369,9 @@ func (n *Notifier) Health() error {
 	case waiting > maxUnsaid/2:
 		return fmt.Errorf("the store is slow: %d events wait", waiting)
 	case !n.js.Conn().IsConnected():
+		if err := n.js.Conn().LastError(); err != nil {
+			return fmt.Errorf("the store is not connected: %w", err)
+		}
 		return errors.New("the store is not connected")
 	}
 	return nil
