@@ -458,11 +458,29 @@ func (n *Notifier) placeOfAfter(ctx context.Context, q Query) (uint64, error) {
 var errEnough = errors.New("enough")
 
 // readAll shows f every message that a consumer would now read, until f returns
-// an error.
+// an error. It reads on behind what f was shown if a message is lost on its way.
 func readAll(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) error {
+	for {
+		last, err := readOn(ctx, s, c, f)
+		if err != errLostMessage {
+			return err
+		}
+		if last > 0 {
+			c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartSequencePolicy, last+1, nil
+		}
+	}
+}
+
+// errLostMessage says that the store has sent a message that did not come. NATS does
+// not send it again unless another follows it.
+var errLostMessage = errors.New("a message of the store is lost")
+
+// readOn is readAll, and returns the place of the last message. It fails with
+// errLostMessage if what is left does not come.
+func readOn(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) (last uint64, err error) {
 	consumer, err := s.OrderedConsumer(ctx, c)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() {
 		// Else the server keeps it for minutes, and a thousand at most.
@@ -471,15 +489,15 @@ func readAll(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsume
 		s.DeleteConsumer(ctx, consumer.CachedInfo().Name)
 	}()
 	if consumer.CachedInfo().NumPending == 0 {
-		return nil
+		return 0, nil
 	}
 	msgs, err := consumer.Messages()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer msgs.Stop()
 	read := uint64(0) // messages, as the consumer counts
-	for {
+	for looks := 1; ; {
 		waiting, cancel := context.WithTimeout(ctx, readLook)
 		m, err := msgs.Next(jetstream.NextContext(waiting))
 		cancel()
@@ -487,27 +505,33 @@ func readAll(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsume
 			// What was left may have been removed meanwhile.
 			info, err := consumer.Info(ctx)
 			if err != nil || info.NumPending == 0 && (info.Delivered.Consumer == 0 || info.Delivered.Consumer == read) {
-				return err
+				return last, err
+			}
+			if looks++; looks > readLooks {
+				return last, errLostMessage
 			}
 			continue
 		}
 		if err != nil {
-			return err
+			return last, err
 		}
 		if err := f(m); err != nil {
-			return fmt.Errorf("%s: %w", m.Subject(), err)
+			return last, fmt.Errorf("%s: %w", m.Subject(), err)
 		}
 		meta, err := m.Metadata()
 		if err != nil || meta.NumPending == 0 {
-			return err
+			return last, err
 		}
-		read = meta.Sequence.Consumer
+		read, last, looks = meta.Sequence.Consumer, meta.Sequence.Stream, 1
 	}
 }
 
 // readLook is how long a reading waits for a message before it asks whether there
-// is one.
-const readLook = time.Second
+// is one, and readLooks how often it does before it begins anew.
+const (
+	readLook  = time.Second
+	readLooks = 3
+)
 
 // subjects are the narrowest filters that have all that q asks for. A name that
 // is too long has no events.
