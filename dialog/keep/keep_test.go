@@ -369,7 +369,7 @@ func TestPanic(t *testing.T) {
 		k, _, _, stop := open(t, js, &log{})
 		defer stop()
 		bad := []note{{"bad", nil}} // a change that is none
-		if err := k.contained(t.Context(), bad, time.Now()); err == nil || !strings.Contains(err.Error(), "panic") {
+		if err := k.contained(t.Context(), bad, 1); err == nil || !strings.Contains(err.Error(), "panic") {
 			t.Errorf("a panic is %v", err)
 		}
 		k.Put([]dialog.Change{is("good", "1")}, time.Now(), time.Now())
