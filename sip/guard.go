@@ -121,7 +121,7 @@ func (w *worker) proveByRoute(now instant, p *packet) {
 	}
 	for i := range w.routeBuf {
 		if r := &w.routeBuf[i]; r.field < 0 && r.uri.User != "" {
-			if t, ok := w.seal.openRoute(r.uri.User, &p.msg); ok && t.flow.peer.Addr() == ip {
+			if t, ok := w.seal.openRoute(r.uri.User, &p.msg); ok && !t.unbound && t.flow.peer.Addr() == ip {
 				w.hop.proved.add(ip, now)
 				return
 			}

@@ -41,7 +41,7 @@ func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
 
 // failed answers in the place of a next hop that did not.
 func (t *proxied) failed(now instant, c *clientTx, why failure) {
-	if why != rangOut {
+	if why != rangOut || c.canceled {
 		t.reason = t.w.forget(t.reason)
 	}
 	switch {

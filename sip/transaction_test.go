@@ -247,6 +247,21 @@ func TestAFinalResponseIsToldOnce(t *testing.T) { // RFC 3261 §17.1.2.2: Timer 
 	})
 }
 
+// A sender that gives up behind our own CANCEL leaves nothing: play looks for it.
+func TestACancelBehindTimerC(t *testing.T) {
+	play(t, func(s *scene) {
+		invite, got := s.invited()
+		s.pbx.replies(got, "180 Ringing")
+		s.phone.gets("ringing", "SIP/2.0 180")
+		s.after(185 * time.Second)
+		s.pbx.replies(s.pbx.gets("Timer C", "CANCEL"), "200 OK")
+		s.phone.cancels(invite, "Reason: SIP;cause=487")
+		s.phone.gets("the CANCEL is answered", "SIP/2.0 200")
+		s.after(33 * time.Second)
+		s.phone.gets("the PBX is silent", "SIP/2.0 487")
+	})
+}
+
 // Towards the sender: server transactions.
 
 func TestTryingIsSaidWhenThePBXIsSlow(t *testing.T) { // RFC 3261 §16.2, §17.2.1
