@@ -55,15 +55,16 @@ func (s *Server) live(part string, data func(*http.Request) (any, error)) func(h
 		ctx, stop := context.WithCancel(r.Context())
 		defer stop()
 		defer context.AfterFunc(s.streams.ending, stop)()
-		rc := http.NewResponseController(w)
-		if err := rc.SetReadDeadline(time.Time{}); err != nil { // that of the server is of requests that end
+		q := s.streams.newQueue(w)
+		defer q.remove()
+		if err := q.rc.SetReadDeadline(time.Time{}); err != nil { // that of the server is of requests that end
 			return err
 		}
 		w.Header().Set("Content-Type", streamType)
 		w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
-		var shown []byte
+		var shown string                          // the tag of what is
 		for wrote := (time.Time{}); ctx.Err() == nil && s.inSession(r, time.Now()) != nil; {
-			d, err := data(r)
+			html, err := s.render(r, part, data)
 			if err != nil {
 				if ctx.Err() == nil {
 					s.log.Warn("a page is not live", "part", part, "err", err)
@@ -71,14 +72,13 @@ func (s *Server) live(part string, data func(*http.Request) (any, error)) func(h
 				return nil // it asks again
 			}
 			var message []byte
-			if html := look.Part(part, s.viewOf(r, "", "", d)); !bytes.Equal(html, shown) {
-				shown, message = html, partEvent(html)
+			if look.Tag(html) != shown {
+				shown, message = look.Tag(html), partEvent(html)
 			} else if time.Since(wrote) >= s.streams.quiet {
 				message = []byte(":\n\n")
 			}
 			if message != nil {
-				rc.SetWriteDeadline(time.Now().Add(s.streams.patience))
-				if _, err := w.Write(message); err != nil || rc.Flush() != nil {
+				if q.send(message) != nil {
 					return nil // nobody looks any more
 				}
 				wrote = time.Now()
@@ -90,6 +90,21 @@ func (s *Server) live(part string, data func(*http.Request) (any, error)) func(h
 		}
 		return nil
 	}
+}
+
+// render makes a part of a page, while not too many others do.
+func (s *Server) render(r *http.Request, part string, data func(*http.Request) (any, error)) ([]byte, error) {
+	select {
+	case s.streams.renders <- struct{}{}:
+		defer func() { <-s.streams.renders }()
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+	d, err := data(r)
+	if err != nil {
+		return nil, err
+	}
+	return look.Part(part, s.viewOf(r, "", "", d)), nil
 }
 
 // partEvent writes HTML as an event named part, whose id is its tag.

@@ -37,21 +37,136 @@ const (
 // the same time.
 const gather = 250 * time.Millisecond
 
+// maxQueue bounds the bytes that are encoded for one stream and not sent yet; one
+// event may be larger. maxQueues bounds those of all streams together: beyond it
+// the stream of the slowest client is closed.
+const (
+	maxQueue  = 256 << 10
+	maxQueues = 64 << 20
+)
+
+// errSlowest ends the stream of the slowest client.
+var errSlowest = errors.New("its client is the slowest while all queues are full")
+
 // streams are the clients that follow the event log.
 type streams struct {
 	quiet    time.Duration   // after which a client is told that there is nothing
 	patience time.Duration   // after which one that does not read is disconnected
+	room     int             // bytes of all queues; see maxQueues
 	ending   context.Context // ends them all
 	end      context.CancelFunc
 
-	mu   sync.Mutex
-	open map[string]int // by the id of the token
+	mu     sync.Mutex
+	open   map[string]int // by the id of the token
+	queues map[*queue]bool
+	queued int // bytes of all queues
+
+	renders chan struct{} // has room for those who make a part of a page
 }
 
+// maxRenders is how many parts of pages are made at once: the memory that one
+// takes while it is made is not its queue's.
+const maxRenders = 4
+
 func newStreams() *streams {
-	s := &streams{quiet: 15 * time.Second, patience: 10 * time.Second, open: make(map[string]int)}
+	s := &streams{
+		quiet: 15 * time.Second, patience: 10 * time.Second, room: maxQueues,
+		open: make(map[string]int), queues: make(map[*queue]bool), renders: make(chan struct{}, maxRenders),
+	}
 	s.ending, s.end = context.WithCancel(context.Background())
 	return s
+}
+
+// A queue is what a stream has to send. The stream's handler writes it, blocking.
+type queue struct {
+	streams *streams
+	rc      *http.ResponseController
+	w       io.Writer
+
+	// streams.mu guards these.
+	bytes  int
+	since  time.Time // when the first of them was queued
+	closed bool      // to make room
+}
+
+// load is how much a queue keeps from others: its bytes, the more the longer they
+// wait. So a client that reads is not taken for the slowest because much came at
+// once.
+func (q *queue) load(now time.Time) float64 {
+	return float64(q.bytes) * max(now.Sub(q.since), time.Millisecond).Seconds()
+}
+
+// newQueue returns the queue of a stream that is answered with w. The caller
+// removes it.
+func (s *streams) newQueue(w http.ResponseWriter) *queue {
+	q := &queue{streams: s, rc: http.NewResponseController(w), w: w}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queues[q] = true
+	return q
+}
+
+func (q *queue) remove() {
+	q.set(0)
+	q.streams.mu.Lock()
+	defer q.streams.mu.Unlock()
+	delete(q.streams.queues, q)
+}
+
+// send writes b to the client and returns when the kernel has taken all of it. It
+// returns [os.ErrDeadlineExceeded] if the client does not read, and errSlowest if
+// the queue was closed to make room.
+func (q *queue) send(b []byte) error {
+	defer q.set(0)
+	if q.set(len(b)) {
+		return errSlowest
+	}
+	if err := q.rc.SetWriteDeadline(time.Now().Add(q.streams.patience)); err != nil {
+		return err
+	}
+	if q.isClosed() { // since; its deadline was before ours
+		return errSlowest
+	}
+	_, err := q.w.Write(b)
+	if err == nil {
+		err = q.rc.Flush()
+	}
+	if err != nil && q.isClosed() {
+		return errSlowest
+	}
+	return err
+}
+
+// set notes how many bytes are queued, closes the queues of the slowest clients
+// while all are beyond their room, and reports whether q is closed.
+func (q *queue) set(bytes int) (closed bool) {
+	s := q.streams
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if q.closed {
+		return true
+	}
+	now := time.Now()
+	s.queued += bytes - q.bytes
+	q.bytes, q.since = bytes, now
+	for s.queued > s.room {
+		slowest := q
+		for other := range s.queues {
+			if other.load(now) > slowest.load(now) {
+				slowest = other
+			}
+		}
+		s.queued -= slowest.bytes
+		slowest.bytes, slowest.closed = 0, true
+		slowest.rc.SetWriteDeadline(now) // ends its Write
+	}
+	return q.closed
+}
+
+func (q *queue) isClosed() bool {
+	q.streams.mu.Lock()
+	defer q.streams.mu.Unlock()
+	return q.closed
 }
 
 // take takes a place for one more with a token, if there is any.
@@ -102,7 +217,8 @@ func eventStream(api huma.API, op huma.Operation) huma.Operation {
 				"id is the event_id, event the event_type, data an item of the list on one line. " +
 				"Without since or Last-Event-ID it begins now. It has no end, and no limit. " +
 				"Events that come soon after another are written together, a quarter of a second later at most. " +
-				"After 15 s without an event there is a comment. Who does not read for 10 s is disconnected."}},
+				"After 15 s without an event there is a comment. A client that does not read for 10 s is disconnected, " +
+				"and so is the slowest one when more than 64 MiB wait to be read by all together: it resumes with Last-Event-ID."}},
 		},
 	}}
 	op.Errors = append(op.Errors, http.StatusServiceUnavailable)
@@ -171,13 +287,21 @@ func (s *Server) readEvents(ctx context.Context, q notify.Query) (*answered, err
 	}}, nil
 }
 
-// eventPages are buffers to write pages of events to: some 100 KB each.
+// eventPages are buffers to write pages of events to: some 100 KB each, and little
+// more than maxPage at most.
 var eventPages = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// writePage writes a list[Event] as JSON.
+// maxPage is how many bytes of events a page has before it ends early.
+const maxPage = 1 << 20
+
+// writePage writes a list[Event] as JSON, and ends it early at maxPage.
 func (s *Server) writePage(b *bytes.Buffer, events []*dialog.Event, next string) {
 	b.WriteString(`{"items":[`)
 	for i, e := range events {
+		if b.Len() > maxPage {
+			next = events[i-1].ID
+			break
+		}
 		if i > 0 {
 			b.WriteByte(',')
 		}
@@ -189,8 +313,12 @@ func (s *Server) writePage(b *bytes.Buffer, events []*dialog.Event, next string)
 	b.WriteString("}\n")
 }
 
-// maxLines is how many of the events last read are kept as JSON: some 3 MB.
-const maxLines = 4096
+// maxLines is how many of the events last read are kept as JSON: some 3 MB. One
+// of more than maxLine bytes is not.
+const (
+	maxLines = 4096
+	maxLine  = 4 << 10
+)
 
 // lines are events as JSON, by their ids: each is written once for all who read
 // it.
@@ -206,7 +334,9 @@ func (l lines) of(e *dialog.Event) []byte {
 	var b bytes.Buffer
 	line(&b, eventOf(*e))
 	text := bytes.TrimRight(b.Bytes(), "\n")
-	l.kept.Add(e.ID, text)
+	if len(text) <= maxLine {
+		l.kept.Add(e.ID, text)
+	}
 	return text
 }
 
@@ -241,8 +371,8 @@ func (s *Server) followEvents(ctx context.Context, q notify.Query, last string) 
 		defer s.streams.give(token)
 		defer tail.Close()
 		r, w := humago.Unwrap(c)
-		if err := s.stream(w, r, tail); errors.Is(err, os.ErrDeadlineExceeded) {
-			s.log.Warn("a client that follows the events does not read: it is disconnected", "peer", r.RemoteAddr)
+		if err := s.stream(w, r, tail); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errSlowest) {
+			s.log.Warn("stream closed: the client does not read", "peer", r.RemoteAddr, "err", err)
 		}
 	}}, nil
 }
@@ -255,24 +385,18 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tai
 	defer context.AfterFunc(s.streams.ending, stop)()
 	who := accessOf(ctx)
 
+	q := s.streams.newQueue(w)
+	defer q.remove()
 	// The limits of the server are of requests that end.
-	rc := http.NewResponseController(w)
-	if err := rc.SetReadDeadline(time.Time{}); err != nil {
+	if err := q.rc.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", streamType)
 	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
-	var text bytes.Buffer
+	if err := q.send(nil); err != nil {
+		return err
+	}
 	for wrote := (time.Time{}); ; {
-		if err := rc.SetWriteDeadline(time.Now().Add(s.streams.patience)); err != nil {
-			return err
-		}
-		if _, err := w.Write(text.Bytes()); err != nil {
-			return err
-		}
-		if err := rc.Flush(); err != nil {
-			return err
-		}
 		pause(ctx, time.Until(wrote.Add(rand.N(gather))))
 		waiting, cancel := context.WithTimeout(ctx, s.streams.quiet)
 		events, _ := tail.Next(waiting)
@@ -281,17 +405,38 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tai
 			return nil
 		}
 		wrote = time.Now()
-		text.Reset()
-		s.writeEvents(&text, events)
+		if err := s.sendEvents(q, events); err != nil {
+			return err
+		}
 	}
 }
 
-// writeEvents writes events as a stream has them; none, as a comment.
-func (s *Server) writeEvents(b *bytes.Buffer, events []*dialog.Event) {
+// sendEvents sends events as a stream has them, maxQueue bytes at a time; none,
+// as a comment.
+func (s *Server) sendEvents(q *queue, events []*dialog.Event) error {
 	if len(events) == 0 {
-		b.WriteString(":\n\n")
+		return q.send([]byte(":\n\n"))
 	}
-	for _, e := range events {
-		fmt.Fprintf(b, "id: %s\nevent: %s\ndata: %s\n\n", e.ID, e.Type, s.lines.of(e))
+	var lines [][]byte
+	var size int
+	for len(events) > 0 {
+		lines, size = lines[:0], 0
+		for _, e := range events {
+			line := s.lines.of(e)
+			if size > 0 && size+len(line) > maxQueue {
+				break
+			}
+			lines, size = append(lines, line), size+len(line)+len(e.ID)+len(e.Type)+len("id: \nevent: \ndata: \n\n")
+		}
+		text := bytes.NewBuffer(make([]byte, 0, size)) // no larger than what is counted
+		for i, line := range lines {
+			fmt.Fprintf(text, "id: %s\nevent: %s\ndata: %s\n\n", events[i].ID, events[i].Type, line)
+		}
+		events = events[len(lines):]
+		clear(lines)
+		if err := q.send(text.Bytes()); err != nil {
+			return err
+		}
 	}
+	return nil
 }

@@ -9,7 +9,11 @@ import (
 )
 
 // shelved is how many leaves are kept: as many events as maxRecent, some 4 MB.
-const shelved = maxRecent / partSize
+// One of more than maxLeaf bytes is not.
+const (
+	shelved = maxRecent / partSize
+	maxLeaf = 1 << 20
+)
 
 // A shelf keeps the leaves of the log last read. A leaf is what it has at partSize
 // places, the first of which is one more than a multiple of that. It does not
@@ -56,7 +60,11 @@ func (n *Notifier) leaf(ctx context.Context, place, end uint64, most int) (entri
 	if ctx.Err() != nil {
 		return nil, 0, fmt.Errorf("places from %d on: %w", place, ctx.Err())
 	}
-	if whole {
+	size := 0
+	for _, e := range entries {
+		size += weight(e.event)
+	}
+	if whole && size <= maxLeaf {
 		n.shelf.leaves.Add(first, entries)
 	}
 	return entries, next, nil

@@ -14,9 +14,16 @@ import (
 	"bellhop/dialog"
 )
 
-// maxRecent is how many of the last events are in memory while somebody tails
-// the log. Who is farther behind reads the log for himself.
-const maxRecent = 4096
+// maxRecent and maxRecentBytes bound the last events that are in memory while
+// somebody tails the log. A tail that is farther behind reads the log for itself.
+const (
+	maxRecent      = 4096
+	maxRecentBytes = 16 << 20
+)
+
+// maxBatch is how many bytes of events a tail is given at once: so much is what a
+// reader that is slow keeps from being freed. One event may be larger.
+const maxBatch = 256 << 10
 
 // tails is the one reading of the log's end that all tails share.
 type tails struct {
@@ -37,6 +44,8 @@ type recent struct {
 	mu      sync.Mutex
 	heard   uint64  // place of the last event that is known to be in the log
 	entries []entry // all that the log has after from and up to the place to
+	bytes   int     // of these, as weight has it
+	dead    int     // bytes of those that were evicted, but that the array of entries may hold
 	from    uint64
 	to      uint64
 	news    chan struct{} // closed when to rises
@@ -132,6 +141,29 @@ func (n *Notifier) part(ctx context.Context, from, to uint64) (entries []entry, 
 	return entries, to
 }
 
+// batch returns the first of some entries, so many as a tail is given at once.
+func batch(entries []entry) []entry {
+	bytes := 0
+	for i, e := range entries {
+		if bytes += weight(e.event); i == partSize || i > 0 && bytes > maxBatch {
+			return entries[:i:i]
+		}
+	}
+	return entries
+}
+
+// weight is about how many bytes of memory an event takes.
+func weight(e *dialog.Event) int {
+	n := 1024 + len(e.MessageText) + len(e.ContentType) + len(e.UserAgent) + len(e.SipReason) + len(e.Diversion) +
+		len(e.CallerNum) + len(e.CallerName) + len(e.CalledNumber) + len(e.CalledDID) + len(e.RemoteNumber) + len(e.ANI) +
+		len(e.CallAPIID) + len(e.ClientAPIID) + len(e.CallBackID) + len(e.RecID) + len(e.Tag) +
+		len(e.Extension.User) + len(e.Extension.Domain)
+	for _, h := range e.Headers {
+		n += len(h[0]) + len(h[1])
+	}
+	return n
+}
+
 // hear learns that the log goes as far as seq, or farther.
 func (r *recent) hear(seq uint64) {
 	r.mu.Lock()
@@ -151,10 +183,18 @@ func (r *recent) end() uint64 {
 func (r *recent) add(entries []entry, to uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for _, e := range entries {
+		r.bytes += weight(e.event)
+	}
 	r.entries = append(r.entries, entries...)
-	if more := len(r.entries) - maxRecent; more > 0 {
-		r.from = r.entries[more-1].seq
-		r.entries = r.entries[more:]
+	for len(r.entries) > maxRecent || r.bytes > maxRecentBytes {
+		r.from = r.entries[0].seq
+		r.bytes -= weight(r.entries[0].event)
+		r.dead += weight(r.entries[0].event)
+		r.entries = r.entries[1:]
+	}
+	if r.dead > maxRecentBytes {
+		r.entries, r.dead = slices.Clone(r.entries), 0
 	}
 	r.to = to
 	close(r.news)
@@ -182,6 +222,7 @@ type Tail struct {
 	query  Query
 	recent *recent
 	place  uint64 // of the last event that was looked at
+	step   uint64 // how many places of the log it reads at once
 }
 
 // Tail returns a Tail that begins where the query says: without After and Since,
@@ -203,7 +244,7 @@ func (n *Notifier) Tail(ctx context.Context, q Query) (*Tail, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tail{n: n, query: q, recent: n.share(end), place: place}, nil
+	return &Tail{n: n, query: q, recent: n.share(end), place: place, step: partSize}, nil
 }
 
 // placeBefore is the place before the first event that was said at a time or
@@ -225,7 +266,8 @@ func (n *Notifier) placeBefore(ctx context.Context, since time.Time, end uint64)
 	return place, nil
 }
 
-// Next returns the next events: at least one, and some hundreds at most. It waits
+// Next returns the next events: at least one, and some hundreds or 256 KiB of them
+// at most. It waits
 // for them until ctx ends, and may be called again then: nothing is missed. The
 // events belong to all who read them: nobody changes one.
 func (t *Tail) Next(ctx context.Context) ([]*dialog.Event, error) {
@@ -236,10 +278,17 @@ func (t *Tail) Next(ctx context.Context) ([]*dialog.Event, error) {
 			if err := t.n.tails.begin(ctx); err != nil {
 				return nil, err
 			}
-			entries, t.place = t.n.part(ctx, t.place, missed)
+			var place uint64
+			entries, place = t.n.part(ctx, t.place, min(missed, t.place+t.step))
 			t.n.tails.end()
+			t.step = min(2*t.step, partSize)
+			if some := batch(entries); len(some) < len(entries) {
+				t.step = uint64(len(some)) // to read no more in vain
+				entries, place = slices.Clone(some), some[len(some)-1].seq
+			}
+			t.place = place
 		case len(entries) > 0:
-			entries = entries[:min(len(entries), partSize)]
+			entries = batch(entries)
 			t.place = entries[len(entries)-1].seq
 		default:
 			select {

@@ -96,6 +96,7 @@ var functions = template.FuncMap{
 	"clock":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") + " UTC" },
 	"lasted":  lasted,
 	"join":    strings.Join,
+	"brief":   brief,
 	"entry": func(v View, href, text string) map[string]any {
 		return map[string]any{"Href": href, "Text": text, "Here": v.At == href}
 	},
@@ -105,6 +106,20 @@ var functions = template.FuncMap{
 	"field": func(errors map[string]string, name, label, value, hint string) map[string]string {
 		return map[string]string{"Name": name, "Label": label, "Value": value, "Hint": hint, "Error": errors[name]}
 	},
+}
+
+// maxBrief is how many characters are shown of a text off the wire.
+const maxBrief = 500
+
+// brief cuts a text off the wire: its whole is in the API.
+func brief(s string) string {
+	n := 0
+	for i := range s {
+		if n++; n > maxBrief {
+			return s[:i] + "…"
+		}
+	}
+	return s
 }
 
 // lasted writes a duration as a person reads it.
