@@ -12,8 +12,8 @@
 // all is 403.
 //
 // /healthz and /readyz are open, as those who ask them have no token. /metrics,
-// and the reasons that /readyz gives, are for this machine (loopback peers) and
-// for bearers of a token that is bound to no extension. /openapi.json is open: it
+// and the reasons that /readyz gives, are for this machine (loopback peers that
+// forward for nobody) and for bearers of a token that is bound to no extension. /openapi.json is open: it
 // says nothing of this bellhop.
 //
 // Nodes that share a store share tokens: one that is made or revoked on one node
@@ -92,6 +92,10 @@ type Config struct {
 
 	KeepEvents time.Duration // how long the audit log is kept; 0: 30 days
 	Replicas   int           // of what is stored; 0 is 1
+
+	// TrustedProxies are the addresses of reverse proxies: the client is who they say
+	// in X-Forwarded-For or Forwarded.
+	TrustedProxies []netip.Prefix
 
 	// Listen is where phones find bellhop: the page says so to who has none there
 	// yet.
@@ -231,7 +235,7 @@ func (s *Server) routes() http.Handler {
 		w.Write(description)
 	}))
 	s.registerPage(all)
-	return s.dialects(guarded(problem, trimmed(all)))
+	return throughProxies(s.config.TrustedProxies, s.dialects(guarded(problem, trimmed(all))))
 }
 
 // guarded has h serve what is not too large, and asks for no change on behalf of
@@ -285,12 +289,6 @@ func (s *Server) HTTPServer() *http.Server {
 	}
 	h.RegisterOnShutdown(s.streams.end)
 	return h
-}
-
-// fromHere reports whether a request comes from this machine.
-func fromHere(r *http.Request) bool {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return err == nil && peer.Addr().Unmap().IsLoopback()
 }
 
 // trusts reports whether a request comes from this machine, or has a token that

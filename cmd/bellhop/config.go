@@ -83,6 +83,8 @@ type config struct {
 		TLSKey   pemText `toml:"tls_key"`
 		Insecure bool    `toml:"insecure"`
 		Token    secret  `toml:"token"`
+
+		TrustedProxies []cidr `toml:"trusted_proxies"`
 	} `toml:"admin"`
 
 	Log struct {

@@ -151,6 +151,9 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		KeepEvents: time.Duration(cfg.Notify.KeepEvents),
 		Replicas:   cfg.Store.Replicas,
 		Listen:     s.phonesAt(),
+
+		TrustedProxies: prefixes(cfg.Admin.TrustedProxies),
+
 		Calls:      s.follower.calls,
 		Trace:      s.follower.trace,
 		Kind:       func(user string) dialog.Kind { return (*s.kinds.Load())[user] },

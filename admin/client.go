@@ -1,0 +1,128 @@
+package admin
+
+import (
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// throughProxies has h serve requests as their clients made them: in one that a
+// trusted proxy forwards, RemoteAddr is the address of the client, and there are
+// no forwarding header fields. If these are malformed, or contradict each other,
+// the request stays as it is: whoever sent it, see fromHere, it does not come
+// from this machine.
+func throughProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
+	if len(trusted) == 0 {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if client, ok := clientOf(r, trusted); ok {
+			r2 := *r
+			r2.RemoteAddr = netip.AddrPortFrom(client, 0).String()
+			r2.Header = r.Header.Clone()
+			for name := range r.Header {
+				if forwards(name) {
+					r2.Header.Del(name)
+				}
+			}
+			r = &r2
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// clientOf returns the address of the client for which trusted proxies forward a
+// request: the last that is not a trusted proxy's, or the first if all are.
+func clientOf(r *http.Request, trusted []netip.Prefix) (client netip.Addr, ok bool) {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || !contains(trusted, peer.Addr()) {
+		return client, false
+	}
+	var found []netip.Addr // by each of the header fields
+	for _, way := range [...][]string{
+		strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ","),
+		forwardedFor(r.Header.Values("Forwarded")),
+	} {
+		if len(way) == 1 && way[0] == "" {
+			continue
+		}
+		for i, text := range slices.Backward(way) {
+			if client, ok = hopAddr(text); !ok {
+				return client, false
+			}
+			if i == 0 || !contains(trusted, client) {
+				break
+			}
+		}
+		found = append(found, client)
+	}
+	if len(found) == 0 || found[0] != found[len(found)-1] {
+		return client, false
+	}
+	return found[0], true
+}
+
+// forwardedFor returns the for parameters of Forwarded (RFC 7239), one an element,
+// "unknown" where an element has none.
+func forwardedFor(values []string) []string {
+	if len(values) == 0 {
+		return []string{""}
+	}
+	var hops []string
+	for element := range strings.SplitSeq(strings.Join(values, ","), ",") {
+		hop := "unknown"
+		for pair := range strings.SplitSeq(element, ";") {
+			name, value, _ := strings.Cut(pair, "=")
+			if strings.EqualFold(strings.TrimSpace(name), "for") {
+				hop = strings.Trim(strings.TrimSpace(value), `"`)
+			}
+		}
+		hops = append(hops, hop)
+	}
+	return hops
+}
+
+// hopAddr reads an address with or without a port, an IPv6 one with or without
+// brackets.
+func hopAddr(text string) (netip.Addr, bool) {
+	text = strings.TrimSpace(text)
+	if at, err := netip.ParseAddrPort(text); err == nil {
+		return at.Addr().Unmap(), true
+	}
+	if strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]") {
+		text = text[1 : len(text)-1]
+	}
+	ip, err := netip.ParseAddr(text)
+	return ip.Unmap(), err == nil
+}
+
+func contains(prefixes []netip.Prefix, ip netip.Addr) bool {
+	ip = ip.Unmap().WithZone("")
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+// forwards reports whether a header field says that a request was forwarded. The
+// name is in canonical form.
+func forwards(name string) bool {
+	switch name {
+	case "Forwarded", "Via", "X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip", "X-Envoy-External-Address":
+		return true
+	}
+	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-")
+}
+
+// fromHere reports whether a request comes from this machine, and not through a
+// proxy on it.
+func fromHere(r *http.Request) bool {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || !peer.Addr().Unmap().IsLoopback() {
+		return false
+	}
+	for name := range r.Header {
+		if forwards(name) {
+			return false
+		}
+	}
+	return true
+}
