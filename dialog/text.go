@@ -38,6 +38,9 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 	}
 	contentType := header(m.Head, "Content-Type")
 	text := m.Body
+	if SecretBody(contentType) {
+		text = ""
+	}
 	f.keep(&ext.User, &ext.Domain, &contentType, &text)
 	e = Event{
 		Call:         hash(m.CallID, m.FromTag, m.Branch, m.Src.String()),

@@ -137,9 +137,9 @@ type Config struct {
 }
 
 // Credentials reports whether a header field is what its sender logs in with
-// (RFC 3261 §22).
+// (RFC 3261 §22), or by which bellhop marks what comes from a trunk.
 func Credentials(name string) bool {
-	return is(name, "Authorization") || is(name, "Proxy-Authorization")
+	return is(name, "Authorization") || is(name, "Proxy-Authorization") || is(name, "X-Bellhop-Trunk")
 }
 
 func (c *Config) talk() time.Duration {

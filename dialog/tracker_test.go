@@ -610,14 +610,14 @@ func TestLongWait(t *testing.T) {
 // What a phone logs in with is in no event, whatever the configuration names.
 func TestCredentialsAreNotCopied(t *testing.T) {
 	c := testConfig()
-	c.Headers = []string{"X-A", "authorization", "Proxy-Authorization"}
+	c.Headers = []string{"X-A", "authorization", "Proxy-Authorization", "x-bellhop-trunk"}
 	c.RecID, c.Tag, c.CallBackID, c.CallAPIID = "Authorization", "Proxy-Authorization", "AUTHORIZATION", "proxy-authorization"
 	l := caller()
-	e := last(t, c, l.invite("X-A: 1\r\nAuthorization: Digest response=\"hush\"\r\nProxy-Authorization: Digest response=\"hush\"\r\n"), l.response(180))
+	e := last(t, c, l.invite("X-A: 1\r\nAuthorization: Digest response=\"hush\"\r\nProxy-Authorization: Digest response=\"hush\"\r\nX-Bellhop-Trunk: hush\r\n"), l.response(180))
 	if got := fmt.Sprintf("%+v", e); strings.Contains(got, "hush") || len(e.Headers) != 1 || e.Headers[0] != [2]string{"X-A", "1"} {
 		t.Errorf("said %s", got)
 	}
-	if len(c.Headers) != 3 {
+	if len(c.Headers) != 4 {
 		t.Error("the caller's slice was changed")
 	}
 }

@@ -60,9 +60,11 @@ func TestMaskingIsSafe(t *testing.T) {
 // TestMaskingIsLinear masks a megabyte of what is hostile: it would take hours
 // if the time grew with the square.
 func TestMaskingIsLinear(t *testing.T) {
-	for _, piece := range []string{"@", "sip:a:b@", ":", "\"", ",", "a=", "\n ", "Authorization:"} {
+	for _, piece := range []string{"@", "sip:a:b@", ":", "\"", ",", "a=", "\n ", "Authorization:", "?", "<@", "?a=b&", "sip:", "\n\n", "kpm"} {
 		head := "A\r\nX-Token: Digest " + strings.Repeat(piece, 1<<20/len(piece))
 		masked(head, head, false)
+		masked("A\r\nc: multipart/mixed;boundary=b\r\n", strings.Repeat("--b\r\n"+piece, 1<<19/len(piece)), false)
+		masked("A\r\nc: message/sipfrag\r\n", head, false)
 	}
 }
 
