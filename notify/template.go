@@ -107,13 +107,9 @@ var everything = dialog.Event{
 
 // expand returns the URL of a callback whose subscription has a template.
 func (v *view) expand(at *url.URL) (*url.URL, error) {
-	t, err := uritemplate.New(v.sub.URL)
-	if err != nil {
-		return nil, fmt.Errorf("URL template: %w", err)
-	}
 	f := fields{values: make(uritemplate.Values)}
 	v.fields(&f)
-	whole, err := t.Expand(f.values)
+	whole, err := expandTemplate(v.sub.URL, f.values)
 	if err != nil {
 		return nil, fmt.Errorf("URL template: %w", err)
 	}
@@ -125,6 +121,75 @@ func (v *view) expand(at *url.URL) (*url.URL, error) {
 		return nil, fmt.Errorf("URL template leads to %s, not to %s", u.Host, at.Host)
 	}
 	return u, nil
+}
+
+// expandTemplate expands a template. A segment of the path that values have made
+// . or .. is empty: no value leads to another path.
+func expandTemplate(template string, values uritemplate.Values) (string, error) {
+	var b strings.Builder
+	query := false // the path has ended
+	for i, piece := range pieces(template) {
+		t, err := uritemplate.New(piece)
+		if err != nil {
+			return "", err
+		}
+		text, err := t.Expand(values)
+		if err != nil {
+			return "", err
+		}
+		if i > 0 {
+			b.WriteByte('/')
+		}
+		path, rest := text, ""
+		if end := strings.IndexAny(text, "?#"); end >= 0 {
+			path, rest = text[:end], text[end:]
+		}
+		if !query && strings.Contains(piece, "{") {
+			segments := strings.Split(path, "/")
+			for i, s := range segments {
+				if isDots(s) {
+					segments[i] = ""
+				}
+			}
+			path = strings.Join(segments, "/")
+		}
+		query = query || rest != ""
+		b.WriteString(path)
+		b.WriteString(rest)
+	}
+	return b.String(), nil
+}
+
+// pieces splits a template at the slashes that are not in its variables.
+func pieces(template string) []string {
+	var all []string
+	from, braces := 0, false
+	for i, c := range []byte(template) {
+		switch c {
+		case '{', '}':
+			braces = c == '{'
+		case '/':
+			if !braces {
+				all, from = append(all, template[from:i]), i+1
+			}
+		}
+	}
+	return append(all, template[from:])
+}
+
+// isDots reports whether a segment is . or .., however often it is escaped.
+func isDots(segment string) bool {
+	for range 4 {
+		if segment == "." || segment == ".." {
+			return true
+		}
+		plain, err := url.PathUnescape(segment)
+		if err != nil || plain == segment {
+			return false
+		}
+		segment = plain
+	}
+	return false
 }
 
 // value makes a text the value of a variable. The library escapes a character as

@@ -44,6 +44,42 @@ func TestTemplates(t *testing.T) {
 	}
 }
 
+// No value makes a segment of a path that leads elsewhere.
+func TestTemplatesDoNotClimb(t *testing.T) {
+	for _, tt := range []struct{ template, name, num, want string }{
+		{"http://crm/a/{caller_id_name}/b", "..", "", "http://crm/a//b"},
+		{"http://crm/a/{caller_id_name}/b", ".", "", "http://crm/a//b"},
+		{"http://crm/a/{caller_id_name}/b", "%2e%2E", "", "http://crm/a//b"},
+		{"http://crm/a/{caller_id_name}/b", "%252e.", "", "http://crm/a//b"},
+		{"http://crm/a/.{caller_id_name}/b", "%2e", "", "http://crm/a//b"},
+		{"http://crm/a/.{caller_id_name}/b", "", "", "http://crm/a//b"},
+		{"http://crm/a/{caller_id_name}./b", "..", "", "http://crm/a//b"},
+		{"http://crm/a/{caller_id_name}{caller_id_num}/b", "%2e", "%2e", "http://crm/a//b"},
+		{"http://crm/a/%2e{caller_id_name}/b", "", "", "http://crm/a//b"},
+		{"http://crm/a{/caller_id_name}/b", "%2e%2e", "", "http://crm/a//b"},
+		{"http://crm/a{/caller_id_name,caller_id_num}/b", "..", "%2e%2e", "http://crm/a///b"},
+		{"http://crm/a/{.caller_id_name,caller_id_num}/b", ".", ".", "http://crm/a//b"},
+		{"http://crm/a/{.caller_id_name}/b", "..", "", "http://crm/a//b"},
+		{"http://crm/a/{caller_id_name}", "..", "", "http://crm/a/"},
+		{"http://crm/a/{caller_id_name}?b=/{caller_id_num}/c", "%2e%2e", "%2e%2e", "http://crm/a/?b=/%252e%252e/c"},
+		{"http://crm/a/{caller_id_name}{?caller_id_num}", "%2e%2e", "1", "http://crm/a/?caller_id_num=1"},
+		{"http://crm/a/../{caller_id_name}", "x", "", "http://crm/a/../x"}, // as its owner wrote it
+		{"http://crm/a/v.{caller_id_name}.{caller_id_num}/b", "1", "..", "http://crm/a/v.1./b"},
+	} {
+		e := samples()[8]
+		e.CallerName, e.CallerNum = tt.name, tt.num
+		s := Subscription{Dialect: JSON, URL: tt.template}
+		if err := checkTemplate(&s); err != nil {
+			t.Errorf("%s: %v", tt.template, err)
+		}
+		v := newView(&e, &s)
+		at, _ := url.Parse(address(tt.template))
+		if got, err := v.expand(at); err != nil || got.String() != tt.want {
+			t.Errorf("%s with %q and %q becomes %v, %v, want %s", tt.template, tt.name, tt.num, got, err, tt.want)
+		}
+	}
+}
+
 // The variables that a template may have are taken from this event.
 func TestEverythingHasEveryField(t *testing.T) {
 	v := reflect.ValueOf(everything)
@@ -57,7 +93,7 @@ func TestEverythingHasEveryField(t *testing.T) {
 // Whatever a caller is called, a callback goes where it should, and each value
 // arrives as one.
 func FuzzTemplate(f *testing.F) {
-	for _, s := range []string{"Zoë", "日本", "..", "a/../../b", "//evil.example/", "@evil.example", "#x?y&z=%41", "\xff\ufffd\x00\u2028", "{call_id}"} {
+	for _, s := range []string{"Zoë", "日本", "..", "%2e%2E", "a/../../b", "//evil.example/", "@evil.example", "#x?y&z=%41", "\xff\ufffd\x00\u2028", "{call_id}"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
@@ -74,9 +110,13 @@ func FuzzTemplate(f *testing.F) {
 		if strings.Trim(want, ".") == "" {
 			want = ""
 		}
+		segment := want
+		if isDots(segment) {
+			segment = "" // in the path
+		}
 		q, err := url.ParseQuery(u.RawQuery)
 		if err != nil || u.Scheme != "http" || u.Host != "crm.example:8080" || u.Fragment != "" ||
-			u.Path != "/pop/"+want+"/x" || q.Get("caller_id_name") != want || q.Get("X-A") != want || q.Get("k") != "1" {
+			u.Path != "/pop/"+segment+"/x" || q.Get("caller_id_name") != want || q.Get("X-A") != want || q.Get("k") != "1" {
 			t.Errorf("%q leads to %s, %v", name, u, err)
 		}
 	})
