@@ -216,8 +216,12 @@ func (s *Server) identify(r *http.Request, credential string, now time.Time) (wh
 // has one address there has them all.
 func peerOf(r *http.Request) netip.Addr {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
-	ip := peer.Addr().Unmap().WithZone("")
-	if ip.Is6() {
+	return networkOf(peer.Addr())
+}
+
+// networkOf is an address, or of IPv6 its /64.
+func networkOf(ip netip.Addr) netip.Addr {
+	if ip = ip.Unmap().WithZone(""); ip.Is6() && !ip.IsLoopback() {
 		network, _ := ip.Prefix(64)
 		ip = network.Addr()
 	}

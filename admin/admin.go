@@ -70,8 +70,10 @@ import (
 	"net/http"
 	"net/netip"
 	"path"
+	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -145,6 +147,8 @@ type Server struct {
 	lines    lines
 	failures failures // to say who one is
 	streams  *streams
+	conns    *conns
+	panics   atomic.Uint64 // of handlers
 	started  time.Time
 	muxes    []*routes
 	pages    *routes
@@ -166,7 +170,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), lines: newLines(), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
+	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), conns: newConns(c.Log), lines: newLines(), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
 	kv, err := openTokens(ctx, js, c.Replicas)
 	if err != nil {
 		return nil, fmt.Errorf("bucket TOKENS: %w", err)
@@ -186,11 +190,22 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 // ctx ends.
 func (s *Server) Run(ctx context.Context) {
 	for ctx.Err() == nil {
-		if err := s.tokens.watch(ctx, true); err != nil && ctx.Err() == nil {
+		if err := s.watchTokens(ctx); err != nil && ctx.Err() == nil {
 			s.log.Error("admin begins anew", "part", "tokens", "err", err)
 			pause(ctx, time.Second)
 		}
 	}
+}
+
+// watchTokens watches the tokens until ctx ends. A panic is an error.
+func (s *Server) watchTokens(ctx context.Context) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			s.panics.Add(1)
+			err = fmt.Errorf("watch tokens: panic: %v\n%s", reason, debug.Stack())
+		}
+	}()
+	return s.tokens.watch(ctx, true)
 }
 
 // pause sleeps until d has passed or ctx ends.
@@ -235,17 +250,17 @@ func (s *Server) routes() http.Handler {
 		w.Write(description)
 	}))
 	s.registerPage(all)
-	return throughProxies(s.config.TrustedProxies, s.dialects(guarded(problem, trimmed(all))))
+	return throughProxies(s.config.TrustedProxies, s.dialects(s.guarded(problem, trimmed(all))))
 }
 
 // guarded has h serve what is not too large, and asks for no change on behalf of
-// a page of another origin.
-func guarded(refuse refusal, h http.Handler) http.Handler {
+// a page of another origin. A panic of h is answered.
+func (s *Server) guarded(refuse refusal, h http.Handler) http.Handler {
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusForbidden, "a page of another origin may not change anything here")
 	}))
-	return bounded(refuse, sameOrigin.Handler(h))
+	return s.recovered(refuse, bounded(refuse, sameOrigin.Handler(h)))
 }
 
 // maxBody is the size in bytes of the largest request body that is taken.
@@ -276,7 +291,7 @@ func withoutValues(_ huma.Context, _ string, v any) (any, error) {
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // HTTPServer returns a server of the Handler with limits on what a client may
-// cost. The caller listens and shuts it down.
+// cost. The caller listens, by a listener of [Server.Listener], and shuts it down.
 func (s *Server) HTTPServer() *http.Server {
 	h := &http.Server{
 		Handler:           s.handler,
@@ -287,6 +302,7 @@ func (s *Server) HTTPServer() *http.Server {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
+	h.ConnState = s.conns.changed
 	h.RegisterOnShutdown(s.streams.end)
 	return h
 }

@@ -177,11 +177,11 @@ func bareRequest(r *http.Request) bool {
 // tidied away, and one slash at the end means nothing.
 func (s *Server) dialects(next http.Handler) http.Handler {
 	api := func(find func(*http.Request, time.Time) (*access, bool), refuse refusal, h http.HandlerFunc) http.Handler {
-		return guarded(refuse, s.admit(find, refuse, h))
+		return s.guarded(refuse, s.admit(find, refuse, h))
 	}
 	uapi := api(s.byBearerOrPair, uapiRefuse, s.uapi)
 	telphin := api(s.byBearer, telphinRefuse, s.telphin)
-	token := guarded(telphinRefuse, http.HandlerFunc(s.oauthToken))
+	token := s.guarded(telphinRefuse, http.HandlerFunc(s.oauthToken))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := next
 		if path := segments(r.URL); path[0] == "uapi" {

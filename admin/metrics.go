@@ -20,6 +20,15 @@ func (s *Server) metrics() http.Handler {
 		Help:        "1; the version is in the label.",
 		ConstLabels: prometheus.Labels{"version": s.config.Version},
 	}, func() float64 { return 1 }))
+	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "bellhop_admin_panics_total", Help: "Requests to the admin API that were answered 500 because of a bug.",
+	}, func() float64 { return float64(s.panics.Load()) }))
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "bellhop_admin_connections", Help: "Open connections to the admin API.",
+	}, func() float64 { open, _ := s.conns.count(); return float64(open) }))
+	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "bellhop_admin_connections_refused_total", Help: "Connections to the admin API that were refused because too many were open.",
+	}, func() float64 { _, refused := s.conns.count(); return float64(refused) }))
 	r.MustRegister(notifierMetrics{s.config.Notifier})
 	r.MustRegister(s.config.Collectors...)
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorLog: promLog{s}})

@@ -46,13 +46,13 @@ func (s *Server) registerPage(all *routes) {
 	view("GET /live/deliveries/{id}", toRead, s.live("delivery", s.deliveryData))
 	view("GET /live/health", toReadAll, s.live("health", s.healthData))
 
-	entered := secured(s.entered(s.pages))
+	entered := secured(s.recovered(refusePage, s.entered(s.pages)))
 	for pattern := range s.pages.rights {
 		all.handle(pattern, open, entered)
 	}
-	all.handle("GET /login", open, secured(http.HandlerFunc(s.loginPage)))
-	all.handle("POST /login", open, secured(http.HandlerFunc(s.login)))
-	all.handle("POST /logout", open, secured(http.HandlerFunc(s.logout)))
+	all.handle("GET /login", open, secured(s.recovered(refusePage, http.HandlerFunc(s.loginPage))))
+	all.handle("POST /login", open, secured(s.recovered(refusePage, http.HandlerFunc(s.login))))
+	all.handle("POST /logout", open, secured(s.recovered(refusePage, http.HandlerFunc(s.logout))))
 	all.handle("GET /static/{name}", open, secured(look.Static()))
 }
 

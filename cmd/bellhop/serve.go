@@ -187,7 +187,7 @@ func (s *service) run(ctx context.Context) error {
 	failed := make(chan error, 1)
 	var api sync.WaitGroup
 	api.Go(func() {
-		if err := s.admin.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.admin.Serve(s.api.Listener(s.listener)); !errors.Is(err, http.ErrServerClosed) {
 			failed <- fmt.Errorf("admin API: %w", err)
 		}
 	})

@@ -1,0 +1,145 @@
+package admin
+
+import (
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// How many connections to the API there may be: in all, of those how many from
+// elsewhere than this machine, and how many from one address elsewhere (of IPv6,
+// one network). So an operator on the machine is always served.
+const (
+	maxConns       = 1024
+	maxConnsRemote = 768
+	maxConnsOf     = 256
+)
+
+// connBuffer is how many bytes the kernel keeps of what a client does not read.
+const connBuffer = 256 << 10
+
+// refusedEvery is how often it is logged at most that connections are refused.
+const refusedEvery = 10 * time.Second
+
+// conns are the open connections to the API.
+type conns struct {
+	log *slog.Logger
+
+	mu      sync.Mutex
+	open    map[net.Conn]netip.Addr
+	of      map[netip.Addr]int // of those from elsewhere
+	remote  int
+	refused uint64
+	logged  time.Time
+}
+
+func newConns(log *slog.Logger) *conns {
+	return &conns{log: log, open: make(map[net.Conn]netip.Addr), of: make(map[netip.Addr]int)}
+}
+
+// admit counts a connection, and reports whether there is room for it.
+func (cs *conns) admit(c net.Conn) bool {
+	peer := networkOf(addrOf(c))
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	remote := !peer.IsLoopback()
+	if len(cs.open) >= maxConns || remote && (cs.remote >= maxConnsRemote || cs.of[peer] >= maxConnsOf) {
+		cs.refused++
+		if now := time.Now(); now.Sub(cs.logged) >= refusedEvery {
+			cs.logged = now
+			cs.log.Warn("admin connection refused: too many are open", "peer", c.RemoteAddr().String(), "open", len(cs.open), "refused", cs.refused)
+		}
+		return false
+	}
+	cs.open[c] = peer
+	if remote {
+		cs.remote++
+		cs.of[peer]++
+	}
+	return true
+}
+
+// changed is the ConnState of the server: it counts closed connections no more.
+func (cs *conns) changed(c net.Conn, state http.ConnState) {
+	if state != http.StateClosed && state != http.StateHijacked {
+		return
+	}
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	peer, known := cs.open[c]
+	delete(cs.open, c)
+	if !known || peer.IsLoopback() {
+		return
+	}
+	cs.remote--
+	if cs.of[peer]--; cs.of[peer] == 0 {
+		delete(cs.of, peer)
+	}
+}
+
+// count returns how many connections are open, and how many were refused.
+func (cs *conns) count() (open int, refused uint64) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return len(cs.open), cs.refused
+}
+
+func addrOf(c net.Conn) netip.Addr {
+	peer, _ := netip.ParseAddrPort(c.RemoteAddr().String())
+	return peer.Addr()
+}
+
+// A boundedListener accepts the connections that there is room for, and answers
+// 503 to the others.
+type boundedListener struct {
+	net.Listener
+	conns *conns
+}
+
+// Listener returns a listener of l's connections, as many as there may be at a
+// time, for the server that HTTPServer returns.
+func (s *Server) Listener(l net.Listener) net.Listener { return boundedListener{l, s.conns} }
+
+func (l boundedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.conns.admit(c) {
+			if tcp, ok := underTLS(c).(*net.TCPConn); ok {
+				tcp.SetWriteBuffer(connBuffer)
+			}
+			return c, nil
+		}
+		refuseConn(c)
+	}
+}
+
+// underTLS is the connection that c has under TLS, if it is one of TLS.
+func underTLS(c net.Conn) net.Conn {
+	if c, ok := c.(*tls.Conn); ok {
+		return c.NetConn()
+	}
+	return c
+}
+
+const fullAnswer = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/problem+json\r\nContent-Length: 91\r\n\r\n" +
+	`{"title":"Service Unavailable","status":503,"detail":"too many connections: wait a moment"}`
+
+// refuseConn closes a connection, without TLS after an answer. It waits for
+// nobody.
+func refuseConn(c net.Conn) {
+	if plain := underTLS(c); plain != c {
+		plain.Close()
+		return
+	}
+	c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+	io.WriteString(c, fullAnswer) // the buffer of a new connection has room for it
+	c.Close()
+}

@@ -1,0 +1,49 @@
+package admin
+
+import (
+	"net/http"
+	"runtime/debug"
+)
+
+// recovered has h serve, and answers 500 in the form of an API if h panics: the
+// panic is logged and counted. If h has begun to answer, the connection is cut.
+func (s *Server) recovered(refuse refusal, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		watched := &startWatch{ResponseWriter: w}
+		defer func() {
+			reason := recover()
+			if reason == nil {
+				return
+			}
+			if reason != http.ErrAbortHandler {
+				s.panics.Add(1)
+				s.log.Error("admin request panicked", "method", r.Method, "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
+			}
+			if watched.started {
+				panic(http.ErrAbortHandler) // which net/http does not log
+			}
+			clear(w.Header())
+			refuse(w, http.StatusInternalServerError, "bellhop made a mistake: its log says which")
+		}()
+		h.ServeHTTP(watched, r)
+	})
+}
+
+// A startWatch notes whether a response has begun.
+type startWatch struct {
+	http.ResponseWriter
+	started bool
+}
+
+func (w *startWatch) WriteHeader(status int) {
+	w.started = true
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *startWatch) Write(b []byte) (int, error) {
+	w.started = true
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap is for [http.ResponseController].
+func (w *startWatch) Unwrap() http.ResponseWriter { return w.ResponseWriter }
