@@ -18,6 +18,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"bellhop/dialog"
 )
 
 //go:embed static templates
@@ -84,7 +86,18 @@ func execute(t *template.Template, name string, v View) []byte {
 	if err := t.ExecuteTemplate(&b, name, v); err != nil {
 		panic(err)
 	}
-	return b.Bytes()
+	return harmless(b.Bytes())
+}
+
+// harmless replaces what comes off the wire, or over the API, and would turn text
+// around, see [dialog.Steers].
+func harmless(html []byte) []byte {
+	return bytes.Map(func(r rune) rune {
+		if dialog.Steers(r) && r != '\n' && r != '\t' && r != '\r' {
+			return '\uFFFD'
+		}
+		return r
+	}, html)
 }
 
 var functions = template.FuncMap{

@@ -3,8 +3,11 @@ package page
 import (
 	"bytes"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
+
+	"bellhop/dialog"
 )
 
 func TestLasted(t *testing.T) {
@@ -37,6 +40,32 @@ func TestStatic(t *testing.T) {
 			if w.Code != 200 || w.Header().Get("Cache-Control") != "" {
 				t.Errorf("%s: %d, Cache-Control %q", path, w.Code, w.Header().Get("Cache-Control"))
 			}
+		}
+	}
+}
+
+// Nothing on a page turns text around, wherever it comes from.
+func TestPageIsHarmless(t *testing.T) {
+	const steering = "\x1b\u009b\u061c\u200e\u202e\u2066\u2069\u2028"
+	html := Whole("refused", View{Title: "a" + steering, Who: Viewer{Name: steering}, Data: "b" + steering})
+	if !bytes.Contains(html, []byte("b\uFFFD")) {
+		t.Errorf("the text is missing: %s", html)
+	}
+	for _, r := range string(html) {
+		if dialog.Steers(r) && r != '\n' && r != '\t' {
+			t.Errorf("%U is on the page", r)
+		}
+	}
+}
+
+func TestBrief(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                              "",
+		strings.Repeat("ë", maxBrief):   strings.Repeat("ë", maxBrief),
+		strings.Repeat("ë", maxBrief+1): strings.Repeat("ë", maxBrief) + "…",
+	} {
+		if got := brief(text); got != want {
+			t.Errorf("%d bytes become %d", len(text), len(got))
 		}
 	}
 }

@@ -78,7 +78,7 @@ func export(w io.Writer, subs []notify.Subscription, ids bool) error {
 			return err
 		}
 	}
-	_, err := w.Write(b.Bytes())
+	_, err := w.Write(escapeSteering(b.Bytes()))
 	return err
 }
 

@@ -57,7 +57,7 @@ With --json each event is an object on a line of its own.`,
 		shown := 0
 		if *follow {
 			stream := &eventStream{remote: r, query: query, pause: 500 * time.Millisecond, quiet: time.Minute, note: func(text string) {
-				fmt.Fprintln(cmd.ErrOrStderr(), "bellhop:", text)
+				fmt.Fprintln(cmd.ErrOrStderr(), "bellhop:", printable(text))
 			}}
 			return stream.follow(cmd.Context(), func(e json.RawMessage) error {
 				if shown++; shown == *limit {
@@ -109,7 +109,7 @@ func (p *eventPrinter) print(line json.RawMessage) error {
 			return fmt.Errorf("an event is no JSON: %w: is that bellhop?", err)
 		}
 		b.WriteByte('\n')
-		_, err := p.Write(b.Bytes())
+		_, err := p.Write(escapeSteering(b.Bytes()))
 		return err
 	}
 	var e admin.Event

@@ -3,9 +3,16 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/lmittmann/tint"
+
+	"bellhop/dialog"
 )
 
 func TestLogger(t *testing.T) {
@@ -24,5 +31,58 @@ func TestLogger(t *testing.T) {
 	newLogger(&out, "text", &level).Info("shown", "call", "c1")
 	if s := out.String(); !strings.Contains(s, `level=INFO msg=shown call=c1`) {
 		t.Errorf("text, not on a terminal: %q", s)
+	}
+}
+
+// steering is one character of each kind that steers a terminal or turns text.
+const steering = "\x1b\u0007\u007f\u009b\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069"
+
+// wantHarmless wants nothing in text that steers, but line feeds, tabs and, in
+// color, what the logger colors with.
+func wantHarmless(t *testing.T, what, text string) {
+	t.Helper()
+	for _, r := range text {
+		if dialog.Steers(r) && r != '\n' && r != '\t' {
+			t.Errorf("%s has %U: %q", what, r, text)
+			return
+		}
+	}
+}
+
+// Nothing that is logged steers the terminal of who reads it.
+func TestLogIsHarmless(t *testing.T) {
+	var level slog.LevelVar
+	evil := "evil" + steering + "\r\nlevel=ERROR"
+	log := func(l *slog.Logger) {
+		l.Info("message", "text", evil, "err", errors.New(evil), "any", []string{evil}, "stack", "a\n\tb", evil, 1)
+		l.With("with", evil).WithGroup("group").Info(evil, "text", evil, slog.Group("inner", "err", fmt.Errorf("in: %w", errors.New(evil))))
+	}
+	for _, format := range []logFormat{"json", "text"} {
+		var out bytes.Buffer
+		log(newLogger(&out, format, &level))
+		wantHarmless(t, string(format), out.String())
+		if n := strings.Count(out.String(), "\n"); n != 2 || strings.Count(out.String(), "evil") != 8 {
+			t.Errorf("%s: %d lines: %q", format, n, out.String())
+		}
+	}
+	var out bytes.Buffer
+	log(slog.New(tint.NewTextHandler(&out, &tint.Options{Level: &level, ReplaceAttr: harmless})))
+	colored := regexp.MustCompile(`\x1b\[[0-9;]*m`).ReplaceAllString(out.String(), "")
+	wantHarmless(t, "tint", colored)
+	if n := strings.Count(colored, "\n"); n != 2 {
+		t.Errorf("tint: %d lines: %q", n, colored)
+	}
+}
+
+// What is JSON stays what it was.
+func TestEscapeSteering(t *testing.T) {
+	var b bytes.Buffer
+	if err := writeJSON(&b, map[string]string{"name": "Zoë 日本" + steering}); err != nil {
+		t.Fatal(err)
+	}
+	wantHarmless(t, "JSON", b.String())
+	var back map[string]string
+	if err := json.Unmarshal(b.Bytes(), &back); err != nil || back["name"] != "Zoë 日本"+steering || !strings.Contains(b.String(), "Zoë 日本") {
+		t.Errorf("%q is read as %q: %v", b.String(), back, err)
 	}
 }

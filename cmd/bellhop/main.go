@@ -5,6 +5,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"bellhop/dialog"
 )
 
 func main() {
@@ -44,16 +47,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return 0
 	case !began:
-		fmt.Fprintf(stderr, "bellhop: %v: see %s --help\n", err, last.CommandPath())
+		fmt.Fprintf(stderr, "bellhop: %s: see %s --help\n", dialog.Harmless(err.Error()), last.CommandPath())
 		return 2
 	case errors.As(err, &wrong):
-		fmt.Fprintln(stderr, "bellhop:", err)
+		fmt.Fprintln(stderr, "bellhop:", dialog.Harmless(err.Error()))
 		return 2
 	case errors.Is(err, errReported):
 	case errors.As(err, &ps):
-		fmt.Fprintln(stderr, ps)
+		fmt.Fprintln(stderr, dialog.Harmless(ps.Error()))
 	default:
-		fmt.Fprintln(stderr, "bellhop:", err)
+		fmt.Fprintln(stderr, "bellhop:", dialog.Harmless(err.Error()))
 	}
 	return 1
 }
@@ -176,10 +179,15 @@ func configFlag(cmd *cobra.Command) *string {
 
 // writeJSON writes v for a program, and a person, to read.
 func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(escapeSteering(b.Bytes()))
+	return err
 }
 
 // release is the version of a released build: -ldflags "-X main.release=v1.2.3".

@@ -7,10 +7,11 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"bellhop/dialog"
 )
 
 // A screen is where a person reads, if it is a terminal; or a file or a pipe.
@@ -174,14 +175,30 @@ func cut(text string, width int) string {
 	return string([]rune(text)[:width-1]) + "…"
 }
 
-// printable is s without what would move the cursor or color the terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return -1
+// printable is s without what would move the cursor, color the terminal or turn
+// text around.
+func printable(s string) string { return dialog.Printable(s, -1) }
+
+// escapeSteering escapes in JSON, or in TOML, what would turn text around or steer a
+// terminal: what is read again is the same.
+func escapeSteering(b []byte) []byte {
+	var out []byte // nil: nothing was escaped yet
+	for i := 0; i < len(b); {
+		r, size := utf8.DecodeRune(b[i:])
+		if r >= utf8.RuneSelf && dialog.Steers(r) || r == 0x7f {
+			if out == nil {
+				out = append(make([]byte, 0, len(b)+64), b[:i]...)
+			}
+			out = fmt.Appendf(out, `\u%04x`, r)
+		} else if out != nil {
+			out = append(out, b[i:i+size]...)
 		}
-		return r
-	}, s)
+		i += size
+	}
+	if out == nil {
+		return b
+	}
+	return out
 }
 
 // took is a duration as a person reads it.

@@ -142,6 +142,6 @@ func (v *verification) report(err error, asJSON bool, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "the signature is good: %s, sent %s\n", c.ID, sent.Format(time.RFC3339))
+	_, err = fmt.Fprintf(stdout, "the signature is good: %s, sent %s\n", printable(c.ID), sent.Format(time.RFC3339))
 	return err
 }

@@ -4,8 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
+
+	"bellhop/dialog"
 )
 
 // spacing is how far the columns of a ladder in text stand apart; before is the
@@ -151,16 +152,8 @@ func write(r []rune, at int, text string, room int) {
 	copy(r[from:], t)
 }
 
-// printable takes out of a line what is no character to be seen: controls and
-// what steers terminals, what is not UTF-8, and what turns the direction.
+// printable takes out of a line what is no character to be seen, see
+// [dialog.Printable]. A tab is a space.
 func printable(line string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t':
-			return ' '
-		case !unicode.IsPrint(r):
-			return '\uFFFD'
-		}
-		return r
-	}, strings.ToValidUTF8(line, "\uFFFD"))
+	return dialog.Printable(strings.ReplaceAll(line, "\t", " "), '\uFFFD')
 }
