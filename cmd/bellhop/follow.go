@@ -45,10 +45,17 @@ type follower struct {
 	ask     chan func()                                      // run between two messages
 	log     *slog.Logger
 	panics  atomic.Uint64 // recovered
+
+	tracePanics atomic.Uint64 // recovered by the recorder
 }
 
 func newFollower(t *dialog.Tracker, traces *trace.Recorder, watch <-chan dialog.Message, clock func() (time.Time, time.Duration), n *notify.Notifier, k *keep.Keeper, prompt bool, log *slog.Logger) *follower {
-	return &follower{tracker: t, traces: traces, watch: watch, clock: clock, say: n.Say, put: k.Put, prompt: prompt, ask: make(chan func()), log: log}
+	f := &follower{tracker: t, traces: traces, watch: watch, clock: clock, say: n.Say, put: k.Put, prompt: prompt, ask: make(chan func()), log: log}
+	traces.Panicked = func(reason any, stack []byte) {
+		f.tracePanics.Add(1)
+		f.log.Error("panic recovered", "in", "trace", "err", fmt.Sprint(reason), "stack", string(stack))
+	}
+	return f
 }
 
 // now reads the clock of the messages, and shows the tracker the wall clock. What

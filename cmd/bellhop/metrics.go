@@ -16,6 +16,7 @@ func followerMetrics(f *follower) []prometheus.Collector {
 	return []prometheus.Collector{
 		counter("attempts_suppressed_total", "Calls of unregistered sources that the PBX refused before a phone rang and that were too many to be told.", f.tracker.Suppressed),
 		counter("tracker_panics_total", "Messages and calls lost to a bug in what follows calls.", f.panics.Load),
+		counter("trace_panics_total", "Times that all traces were forgotten because of a bug.", f.tracePanics.Load),
 	}
 }
 

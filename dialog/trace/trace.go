@@ -26,6 +26,7 @@ package trace
 
 import (
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -57,6 +58,11 @@ type Recorder struct {
 	callIDs map[string]*record // all, by the Call-IDs of their legs
 	bytes   int
 	swept   time.Time
+	panics  uint64
+
+	// Panicked is told of a panic, after everything was forgotten; nil: nobody is.
+	// It belongs to the tracker's goroutine, too.
+	Panicked func(reason any, stack []byte)
 }
 
 // A record is a call that is kept. Its times are on the clock of
@@ -157,13 +163,20 @@ func (r *Recorder) Observe(t *dialog.Tracker, m dialog.Message) []dialog.Event {
 	}
 	id, _ := t.CallOf(m.CallID)
 	said := t.Observe(m)
+	r.guard(func() { r.keep(t, id, &m, said) })
+	return said
+}
+
+// keep keeps a message, which t has observed and which was of the call with the id
+// before.
+func (r *Recorder) keep(t *dialog.Tracker, id string, m *dialog.Message, said []dialog.Event) {
 	now, up := t.CallOf(m.CallID)
 	if now != "" {
 		id = now // else it was a call until this message
 	}
-	if c := r.record(t, id, up, &m); c != nil {
+	if c := r.record(t, id, up, m); c != nil {
 		r.put(c, true) // or it would make room for its own message
-		r.add(t, c, &m)
+		r.add(t, c, m)
 		r.hear(said)
 		if len(c.Messages) > 0 {
 			r.put(c, up)
@@ -171,18 +184,40 @@ func (r *Recorder) Observe(t *dialog.Tracker, m dialog.Message) []dialog.Event {
 			r.forget(c)
 		}
 	}
-	return said
 }
+
+// guard calls f. If f panics, it is counted, all that is kept is forgotten, as it
+// may be damaged, and Panicked is told. Events and calls are not touched.
+func (r *Recorder) guard(f func()) {
+	defer func() {
+		reason := recover()
+		if reason == nil {
+			return
+		}
+		panics, panicked := r.panics+1, r.Panicked
+		*r = *New(r.size)
+		r.panics, r.Panicked = panics, panicked
+		if panicked != nil {
+			panicked(reason, debug.Stack())
+		}
+	}()
+	f()
+}
+
+// Panics returns how often the Recorder has forgotten everything because of a bug.
+func (r *Recorder) Panics() uint64 { return r.panics }
 
 // Advance has t do what is due, and returns what t says.
 func (r *Recorder) Advance(t *dialog.Tracker, now time.Time) []dialog.Event {
 	said := t.Advance(now)
-	r.hear(said)
-	for i := range said {
-		if c := r.find(said[i].Call); c != nil {
-			r.put(c, c.isUp(t))
+	r.guard(func() {
+		r.hear(said)
+		for i := range said {
+			if c := r.find(said[i].Call); c != nil {
+				r.put(c, c.isUp(t))
+			}
 		}
-	}
+	})
 	return said
 }
 
@@ -410,12 +445,17 @@ func (c *record) name(e *dialog.Event, origin dialog.Side) {
 }
 
 // Call returns what is kept of a call. It shares no memory that will change.
-func (r *Recorder) Call(t *dialog.Tracker, id string) (Call, bool) {
+func (r *Recorder) Call(t *dialog.Tracker, id string) (out Call, ok bool) {
+	r.guard(func() { out, ok = r.call(t, id) })
+	return out, ok
+}
+
+func (r *Recorder) call(t *dialog.Tracker, id string) (out Call, ok bool) {
 	c := r.find(id)
 	if c == nil {
 		return Call{}, false
 	}
-	out := c.Call
+	out = c.Call
 	out.Up = c.isUp(t)
 	out.Ends, out.Legs, out.Messages = slices.Clone(c.Ends), slices.Clone(c.Legs), slices.Clone(c.Messages)
 	// Workers do not wait for each other: those of two legs may have crossed.

@@ -521,3 +521,37 @@ func BenchmarkRecord(b *testing.B) {
 		}
 	}
 }
+
+// A bug of the recorder costs what it has kept, and no event.
+func TestRecorderRecovers(t *testing.T) {
+	for name, breakIt := range map[string]func(*rig){
+		"a message": func(r *rig) { r.Recorder.up = nil },
+		"a deadline": func(r *rig) {
+			r.Recorder.over = nil
+			r.Recorder.Advance(r.tracker, r.now.Add(5*time.Hour))
+		},
+		"a reader": func(r *rig) { r.Recorder.over = nil; r.Recorder.Call(r.tracker, "none") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 10)
+			var stacks [][]byte
+			r.Recorder.Panicked = func(_ any, stack []byte) { stacks = append(stacks, stack) }
+			r.sees(caller("up").request("INVITE"))
+			breakIt(r)
+			said := len(r.said)
+			whole := newRig(t, 0)
+			r.call(caller("a"), callee("b", cid))
+			whole.call(caller("a"), callee("b", cid))
+			if len(r.said)-said != len(whole.said) || len(whole.said) == 0 {
+				t.Errorf("%d events were said, want %d", len(r.said)-said, len(whole.said))
+			}
+			if len(stacks) != 1 || r.Recorder.Panics() != 1 || !strings.Contains(string(stacks[0]), "trace.go") {
+				t.Errorf("%d panics are told, %d counted", len(stacks), r.Recorder.Panics())
+			}
+			id := r.call(caller("c"), callee("d", cid))
+			if c, ok := r.Recorder.Call(r.tracker, id); !ok || len(c.Messages) == 0 {
+				t.Error("nothing is recorded any more")
+			}
+		})
+	}
+}
