@@ -153,6 +153,7 @@ type Server struct {
 	muxes    []*routes
 	pages    *routes
 	sessions sessions
+	tests    tests
 	handler  http.Handler
 
 	guessable bool // the token of the config might be found by trying

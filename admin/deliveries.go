@@ -166,6 +166,11 @@ func (s *Server) deliverAgain(ctx context.Context, id string) (notify.Attempt, e
 	if _, err := s.delivery(ctx, id); err != nil {
 		return notify.Attempt{}, err
 	}
+	end, err := s.tests.begin(ctx)
+	if err != nil {
+		return notify.Attempt{}, err
+	}
+	defer end()
 	a, err := s.config.Notifier.Redeliver(ctx, id)
 	switch {
 	case errors.Is(err, notify.ErrNotFound):
@@ -203,6 +208,11 @@ func (s *Server) try(ctx context.Context, id string) ([]notify.Trial, error) {
 	if _, err := s.subscription(ctx, id); err != nil {
 		return nil, err
 	}
+	end, err := s.tests.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	trials, err := s.config.Notifier.Test(ctx, id)
 	if err == nil {
 		s.audit(ctx, "test-subscription", id, nil, nil)

@@ -7,45 +7,35 @@ import (
 	"net/http"
 	"strings"
 	"time"
-
-	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 const (
-	maxGrants = 1000      // access tokens that are kept: those used last
+	maxGrants = 100       // access tokens of one API token: the newest ones
 	grantFor  = time.Hour // an access token is good
 )
 
 // grants are the access tokens that were given for API tokens (RFC 6749 §4.4).
 // They are in memory, by their hashes: after a restart clients ask for new ones.
 type grants struct {
-	kept *lru.Cache[[sha256.Size]byte, grant]
+	kept *owned[sum] // the hash of the API token, for what that is good, as long as it is
 }
 
-// A grant is good for what its API token is good for, as long as that is.
-type grant struct {
-	token [sha256.Size]byte // hash of the API token
-	until time.Time
-}
+func newGrants() grants { return grants{newOwned[sum](maxGrants)} }
 
-func newGrants() grants {
-	return grants{newCache[[sha256.Size]byte, grant](maxGrants)}
-}
-
-// give makes an access token for the API token with a hash.
-func (g grants) give(token [sha256.Size]byte, now time.Time) string {
+// give makes an access token for the API token with an id and a hash.
+func (g grants) give(id string, token sum, now time.Time) string {
 	var key [32]byte
 	rand.Read(key[:]) // never fails
 	secret := base64.RawURLEncoding.EncodeToString(key[:])
-	g.kept.Add(sha256.Sum256([]byte(secret)), grant{token, now.Add(grantFor)})
+	g.kept.add(id, sha256.Sum256([]byte(secret)), token, now, now.Add(grantFor))
 	return secret
 }
 
 // behind returns the hash of the API token that an access token stands for. What
 // is no access token, or none any more, stands for itself.
 func (g grants) behind(sum [sha256.Size]byte, now time.Time) [sha256.Size]byte {
-	if granted, ok := g.kept.Get(sum); ok && now.Before(granted.until) {
-		return granted.token
+	if token, ok := g.kept.get(sum, now); ok {
+		return token
 	}
 	return sum
 }
@@ -84,7 +74,7 @@ func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
 			Token   string `json:"access_token"`
 			Type    string `json:"token_type"`
 			Seconds int    `json:"expires_in"`
-		}{s.tokens.grants.give(sum, now), "Bearer", int(grantFor.Seconds())})
+		}{s.tokens.grants.give(who.id, sum, now), "Bearer", int(grantFor.Seconds())})
 	}
 }
 

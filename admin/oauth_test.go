@@ -103,7 +103,7 @@ func TestGrantsEnd(t *testing.T) {
 	g := newGrants()
 	now := time.Now()
 	api := sha256.Sum256([]byte("secret"))
-	access := sha256.Sum256([]byte(g.give(api, now)))
+	access := sha256.Sum256([]byte(g.give("a", api, now)))
 	if got := g.behind(access, now.Add(grantFor-1)); got != api {
 		t.Error("a grant ends early")
 	}
@@ -113,10 +113,21 @@ func TestGrantsEnd(t *testing.T) {
 	if got := g.behind(api, now); got != api {
 		t.Error("an API token does not stand for itself")
 	}
-	for range maxGrants {
-		g.give(api, now)
+	access = sha256.Sum256([]byte(g.give("a", api, now)))
+	for range maxGrants + 10 {
+		g.give("b", api, now)
 	}
-	if got := g.behind(access, now); got != access || g.kept.Len() != maxGrants {
-		t.Errorf("%d grants are kept, want %d", g.kept.Len(), maxGrants)
+	if g.behind(access, now) != api || g.kept.len() != maxGrants+1 {
+		t.Errorf("one API token has pushed out the grant of another: %d are kept", g.kept.len())
+	}
+	for range maxGrants {
+		g.give("a", api, now)
+	}
+	if got := g.behind(access, now); got != access || g.kept.len() != 2*maxGrants {
+		t.Errorf("%d grants are kept, want %d", g.kept.len(), 2*maxGrants)
+	}
+	g.give("b", api, now.Add(grantFor))
+	if g.kept.len() != 1 || len(g.kept.of) != 1 {
+		t.Errorf("%d grants are kept that have ended", g.kept.len()-1)
 	}
 }

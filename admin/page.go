@@ -90,6 +90,8 @@ func (s *Server) refusal(err error) (status int, detail string) {
 		return http.StatusConflict, err.Error()
 	case errors.Is(err, errBadForm), errors.Is(err, notify.ErrCursor):
 		return http.StatusBadRequest, err.Error()
+	case errors.Is(err, errManyTests):
+		return http.StatusTooManyRequests, err.Error()
 	case errors.Is(err, errManyStreams):
 		return http.StatusServiceUnavailable, err.Error()
 	}

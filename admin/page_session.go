@@ -7,41 +7,31 @@ import (
 	"net/http"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	look "bellhop/admin/page"
 )
 
 const (
 	sessionCookie = "bellhop"
 	sessionTime   = 12 * time.Hour
-	maxSessions   = 1000 // the last used ones
+	maxSessions   = 50 // of one token: the newest ones
 )
 
 // sessions are those who have signed in on the page, by the hash of what their
 // cookie says. They are in memory: after a restart one signs in again.
 type sessions struct {
-	cache *lru.Cache[[sha256.Size]byte, session]
+	kept *owned[sum] // the hash of the token's secret: they end with it at the latest
 }
 
-// A session stands for a token, and ends with it at the latest.
-type session struct {
-	token   [sha256.Size]byte // hash of its secret
-	expires time.Time
-}
+func newSessions() sessions { return sessions{newOwned[sum](maxSessions)} }
 
-func newSessions() sessions {
-	return sessions{newCache[[sha256.Size]byte, session](maxSessions)}
-}
-
-// begin begins a session, and returns what its cookie says.
-func (ss sessions) begin(token string, now time.Time) (id string) {
+// begin begins a session of who has a token, and returns what its cookie says.
+func (ss sessions) begin(who, token string, now time.Time) (id string) {
 	id = rand.Text() + rand.Text()
-	ss.cache.Add(sha256.Sum256([]byte(id)), session{sha256.Sum256([]byte(token)), now.Add(sessionTime)})
+	ss.kept.add(who, sha256.Sum256([]byte(id)), sha256.Sum256([]byte(token)), now, now.Add(sessionTime))
 	return id
 }
 
-func (ss sessions) end(id string) { ss.cache.Remove(sha256.Sum256([]byte(id))) }
+func (ss sessions) end(id string) { ss.kept.remove(sha256.Sum256([]byte(id))) }
 
 // inSession is who has a session; nil: nobody, or no more.
 func (s *Server) inSession(r *http.Request, now time.Time) *access {
@@ -54,14 +44,13 @@ func (s *Server) inSession(r *http.Request, now time.Time) *access {
 
 // session is who has the session with an id; nil: nobody, or no more.
 func (s *Server) session(id string, now time.Time) *access {
-	session, ok := s.sessions.cache.Get(sha256.Sum256([]byte(id)))
+	token, ok := s.sessions.kept.get(sha256.Sum256([]byte(id)), now)
 	if !ok {
 		return nil
 	}
-	who := s.tokens.behind(session.token, now)
-	if who == nil || !now.Before(session.expires) {
+	who := s.tokens.behind(token, now)
+	if who == nil {
 		s.sessions.end(id)
-		return nil
 	}
 	return who
 }
@@ -114,7 +103,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.forget(r)
-	http.SetCookie(w, sessionOf(r, s.sessions.begin(token, now), int(sessionTime.Seconds())))
+	http.SetCookie(w, sessionOf(r, s.sessions.begin(who.id, token, now), int(sessionTime.Seconds())))
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 

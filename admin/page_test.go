@@ -158,7 +158,7 @@ func TestSessionCookie(t *testing.T) {
 func TestSessionsEnd(t *testing.T) {
 	r := newRig(t, Config{})
 	now := time.Now()
-	id := r.server.sessions.begin(testToken, now)
+	id := r.server.sessions.begin(configID, testToken, now)
 	req := httptest.NewRequest("GET", "/", nil)
 	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: id})
 	if r.server.inSession(req, now.Add(sessionTime-1)) == nil {
@@ -167,13 +167,22 @@ func TestSessionsEnd(t *testing.T) {
 	if r.server.inSession(req, now.Add(sessionTime)) != nil || r.server.inSession(req, now) != nil {
 		t.Error("a session does not end")
 	}
-	first := r.server.sessions.begin(testToken, now)
-	for range maxSessions {
-		r.server.sessions.begin(testToken, now)
+	first := r.server.sessions.begin(configID, testToken, now)
+	other, _ := r.newToken(object{"scope": "read"})
+	for range 2 * maxSessions {
+		r.server.sessions.begin("other", other.token, now)
 	}
 	req = httptest.NewRequest("GET", "/", nil)
 	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: first})
-	if n := r.server.sessions.cache.Len(); n != maxSessions || r.server.inSession(req, now) != nil {
+	if n := r.server.sessions.kept.len(); n != maxSessions+1 || r.server.inSession(req, now) == nil {
+		t.Errorf("one token has pushed out the session of another: there are %d", n)
+	}
+	for range maxSessions {
+		r.server.sessions.begin(configID, testToken, now)
+	}
+	req = httptest.NewRequest("GET", "/", nil)
+	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: first})
+	if n := r.server.sessions.kept.len(); n != 2*maxSessions || r.server.inSession(req, now) != nil {
 		t.Errorf("there are %d sessions", n)
 	}
 }

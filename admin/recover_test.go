@@ -23,7 +23,7 @@ func TestPanicsAreAnswered(t *testing.T) {
 	r.wantProblem(500, "", "GET", "/v1/calls", nil)
 	r.wantProblem(500, "", "GET", "/v1/extensions/101", nil)
 	r.wantProblem(500, "", "GET", "/v1/calls/x/trace", nil)
-	session := r.server.sessions.begin(testToken, time.Now())
+	session := r.server.sessions.begin(configID, testToken, time.Now())
 	resp, text := r.raw("GET", "/calls", nil, "Cookie", sessionCookie+"="+session)
 	if resp.StatusCode != 500 || !strings.Contains(text, "<html") {
 		t.Errorf("page: %d %s", resp.StatusCode, text)

@@ -23,9 +23,9 @@ import (
 	"bellhop/notify"
 )
 
-// maxStreams is how many clients may follow the event log at a time, maxOfToken
-// how many of them with one token, and streamsFull how many seconds one waits that
-// may not.
+// maxStreams is how many clients may follow the event log at a time, beside those
+// with the token of the config: these always have their places. maxOfToken is how
+// many may with one token, and streamsFull how many seconds one waits that may not.
 const (
 	maxStreams  = 200
 	maxOfToken  = 100
@@ -173,7 +173,7 @@ func (q *queue) isClosed() bool {
 func (s *streams) take(token string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.all() >= maxStreams || s.open[token] >= maxOfToken {
+	if token != configID && s.all()-s.open[configID] >= maxStreams || s.open[token] >= maxOfToken {
 		return false
 	}
 	s.open[token]++

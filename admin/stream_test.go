@@ -431,12 +431,18 @@ func TestTooManyStreams(t *testing.T) {
 	}
 	set(map[string]int{id: maxOfToken, "others": maxStreams - maxOfToken - 1})
 	wantRefused(other) // has its part
-	f := r.follow("")
-	wantRefused(r) // no place is left
-	r.want(200, "GET", "/v1/events", nil)
+	third, _ := r.newToken(object{"scope": "read"})
+	f := third.follow("")
+	wantRefused(third) // no place is left
+	third.want(200, "GET", "/v1/events", nil)
+	r.follow("").stop() // but for the token of the config
 	f.stop()
-	for tick := time.NewTicker(time.Millisecond); r.server.streams.count() == maxStreams; {
+	for tick := time.NewTicker(time.Millisecond); r.server.streams.count() >= maxStreams; {
 		<-tick.C
 	}
-	r.follow("").stop()
+	third.follow("").stop()
+	set(map[string]int{configID: maxOfToken})
+	wantRefused(r)
+	third.follow("").stop()
+	set(map[string]int{})
 }

@@ -12,11 +12,18 @@ var errNotYours = errors.New("this token is bound to extensions: it makes subscr
 
 // subscribe makes a subscription for who makes the request of ctx.
 func (s *Server) subscribe(ctx context.Context, sub notify.Subscription) (notify.Subscription, error) {
+	if err := tooComplex(sub.ExtensionRegex); err != nil {
+		return sub, err
+	}
 	if err := sub.Validate(); err != nil {
 		return sub, err
 	}
 	if !accessOf(ctx).sees(sub.Extension) {
 		return sub, errNotYours
+	}
+	sub.ID, sub.Owner = "", accessOf(ctx).id
+	if err := s.mayHave(sub.Owner, &sub); err != nil {
+		return sub, err
 	}
 	sub, err := s.config.Notifier.Subscribe(ctx, sub)
 	if err == nil {
@@ -49,8 +56,17 @@ func (s *Server) edit(ctx context.Context, id string, revision uint64, edit func
 		if !who.sees(sub.Extension) {
 			return notify.ErrNotFound
 		}
+		expr := sub.ExtensionRegex
 		if err := edit(sub); err != nil {
 			return err
+		}
+		if sub.ExtensionRegex != expr {
+			if who.id != configID {
+				sub.Owner = who.id // whose expression it is
+			}
+			if err := s.mayHave(who.id, sub); err != nil {
+				return err
+			}
 		}
 		if !who.sees(sub.Extension) && sub.Validate() == nil {
 			return errNotYours

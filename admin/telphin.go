@@ -344,6 +344,8 @@ func (s *Server) telphinProblem(w http.ResponseWriter, err error) {
 		telphinRefuse(w, http.StatusBadRequest, invalid.Field+" "+invalid.Why)
 	case errors.Is(err, notify.ErrNotFound):
 		telphinRefuse(w, http.StatusNotFound, "there is no event with this id")
+	case errors.As(err, new(*errTooMuch)):
+		telphinRefuse(w, http.StatusBadRequest, err.Error())
 	case errors.Is(err, notify.ErrLimit):
 		telphinRefuse(w, http.StatusBadRequest, err.Error()+" (notify.max_subscriptions in the config)")
 	case errors.Is(err, errNotYours):

@@ -543,6 +543,8 @@ func (s *Server) uapiProblem(err error) *uapiError {
 		return errUAPIID
 	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errShared), errors.Is(err, errNotYours):
 		return &uapiError{http.StatusForbidden, "access_denied", err.Error()}
+	case errors.As(err, new(*errTooMuch)):
+		return &uapiError{http.StatusForbidden, "access_denied", err.Error()}
 	case errors.Is(err, notify.ErrLimit):
 		return &uapiError{http.StatusForbidden, "access_denied", err.Error() + " (notify.max_subscriptions in the config)"}
 	}

@@ -341,7 +341,12 @@ func unprocessable(location, message string) error {
 // logged, and hidden.
 func (s *Server) problem(err error) error {
 	var invalid *notify.Invalid
+	var much *errTooMuch
 	switch {
+	case errors.As(err, &much):
+		return huma.Error409Conflict(err.Error())
+	case errors.Is(err, errManyTests):
+		return huma.ErrorWithHeaders(huma.Error429TooManyRequests(err.Error()), http.Header{"Retry-After": {"5"}})
 	case errors.As(err, &invalid):
 		return unprocessable("body."+invalid.Field, invalid.Field+" "+invalid.Why)
 	case errors.Is(err, notify.ErrNotFound), errors.Is(err, notify.ErrNoDelivery), errors.Is(err, errNoToken), errors.Is(err, errNoTrace):

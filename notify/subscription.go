@@ -68,6 +68,10 @@ type Subscription struct {
 	State    State     `json:"state"`
 	Why      string    `json:"why,omitempty"` // why it is paused or disabled
 
+	// Owner is the id of the token that made it, or gave it its ExtensionRegex:
+	// there is a limit to what a token makes. "": it is not known, or none did.
+	Owner string `json:"owner,omitempty" doc:"The id of the token that made it, or that gave it its extension_regex"`
+
 	// Declared says where the config file declares it; "": it does not. What it
 	// declares is read-only elsewhere.
 	Declared string `json:"declared,omitempty" doc:"Where the config file declares it, which alone can change it"`

@@ -1,0 +1,210 @@
+package admin
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"regexp/syntax"
+	"sync"
+	"time"
+
+	"bellhop/notify"
+)
+
+// How much there may be of what one token makes; that of the config may be without
+// bound, as its bearer could as well stop bellhop. A program is what an
+// extension_regex is compiled to, in instructions, each some 40 bytes.
+const (
+	maxSubscriptionsOf = 10_000
+	maxProgram         = 5_000 // of one expression
+	maxProgramsOf      = 50_000
+	maxTestsOf         = 4 // under way at a time
+)
+
+// errTooMuch refuses what is more than a token may have. It is a [notify.ErrLimit].
+type errTooMuch struct{ text string }
+
+func (e *errTooMuch) Error() string        { return e.text }
+func (e *errTooMuch) Is(target error) bool { return target == notify.ErrLimit }
+
+// errManyTests refuses a test while others of the token are under way.
+var errManyTests = fmt.Errorf("at most %d tests or redeliveries are under way with one token: wait for one to end", maxTestsOf)
+
+// mayHave returns an error if a token, by its id, has no room for a subscription:
+// a new one, or one that changes.
+func (s *Server) mayHave(token string, sub *notify.Subscription) error {
+	if err := tooComplex(sub.ExtensionRegex); err != nil || token == configID {
+		return err
+	}
+	cost, count := programSize(sub.ExtensionRegex), 0
+	for _, other := range s.config.Notifier.Subscriptions() {
+		if other.Owner == token && other.ID != sub.ID {
+			count++
+			cost += programSize(other.ExtensionRegex)
+		}
+	}
+	switch {
+	case count >= maxSubscriptionsOf:
+		return &errTooMuch{fmt.Sprintf("this token has %d subscriptions, and may have no more: delete some, or use another token", count)}
+	case sub.ExtensionRegex != "" && cost > maxProgramsOf:
+		return &errTooMuch{fmt.Sprintf("the extension_regex of this token's subscriptions have %d instructions together, and may have %d: delete some, or repeat less", cost, maxProgramsOf)}
+	}
+	return nil
+}
+
+// tooComplex returns an [notify.Invalid] if an expression would be compiled to too
+// large a program.
+func tooComplex(expr string) error {
+	if size := programSize(expr); size > maxProgram {
+		return &notify.Invalid{Field: "extension_regex", Why: fmt.Sprintf("is too complex: its program has about %d instructions, and may have %d: repeat less", size, maxProgram)}
+	}
+	return nil
+}
+
+// programSize is about how many instructions an expression is compiled to, 0 if
+// it is empty or malformed. It compiles nothing: that may take 100 MB.
+func programSize(expr string) int {
+	if expr == "" {
+		return 0
+	}
+	re, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
+		return 0
+	}
+	return sizeOf(re)
+}
+
+// enoughSize is where sizeOf stops counting exactly: products do not overflow.
+const enoughSize = 1 << 30
+
+func sizeOf(re *syntax.Regexp) int {
+	n := 1
+	for _, sub := range re.Sub {
+		n += sizeOf(sub)
+	}
+	switch re.Op {
+	case syntax.OpLiteral:
+		n += len(re.Rune)
+	case syntax.OpCharClass:
+		n += len(re.Rune) / 8 // ranges are two runes
+	case syntax.OpRepeat:
+		n *= max(re.Min, re.Max, 1)
+	}
+	return min(n, enoughSize)
+}
+
+// tests counts what is under way by the ids of tokens.
+type tests struct {
+	mu sync.Mutex
+	of map[string]int
+}
+
+// begin takes a place for who makes the request of ctx, if there is one. It
+// returns what gives it back.
+func (ts *tests) begin(ctx context.Context) (end func(), err error) {
+	who := accessOf(ctx)
+	if who == nil || who.id == configID {
+		return func() {}, nil
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if ts.of[who.id] >= maxTestsOf {
+		return nil, errManyTests
+	}
+	if ts.of == nil {
+		ts.of = make(map[string]int)
+	}
+	ts.of[who.id]++
+	return func() {
+		ts.mu.Lock()
+		defer ts.mu.Unlock()
+		if ts.of[who.id]--; ts.of[who.id] == 0 {
+			delete(ts.of, who.id)
+		}
+	}, nil
+}
+
+// A sum is the SHA-256 of a secret.
+type sum = [sha256.Size]byte
+
+// sweepEvery is how often values that have expired are looked for.
+const sweepEvery = time.Minute
+
+// An owned keeps values by the hashes of their secrets until they expire, for each
+// owner the max newest ones: nobody pushes out what is another's.
+type owned[V any] struct {
+	max int
+
+	mu     sync.Mutex
+	values map[sum]ownedValue[V]
+	of     map[string][]sum // by owner, the oldest first
+	swept  time.Time
+}
+
+type ownedValue[V any] struct {
+	value V
+	owner string
+	until time.Time
+}
+
+func newOwned[V any](most int) *owned[V] {
+	return &owned[V]{max: most, values: make(map[sum]ownedValue[V]), of: make(map[string][]sum)}
+}
+
+// add keeps a value for an owner. If it is one too many, the owner's oldest goes.
+func (o *owned[V]) add(owner string, key sum, v V, now, until time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now.Sub(o.swept) >= sweepEvery {
+		o.swept = now
+		for key, v := range o.values {
+			if !now.Before(v.until) {
+				o.drop(key)
+			}
+		}
+	}
+	if keys := o.of[owner]; len(keys) >= o.max {
+		o.drop(keys[0])
+	}
+	o.values[key] = ownedValue[V]{v, owner, until}
+	o.of[owner] = append(o.of[owner], key)
+}
+
+// get returns the value with a key, if it has not expired.
+func (o *owned[V]) get(key sum, now time.Time) (v V, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	kept, ok := o.values[key]
+	if !ok || !now.Before(kept.until) {
+		o.drop(key)
+		return v, false
+	}
+	return kept.value, true
+}
+
+// remove forgets the value with a key.
+func (o *owned[V]) remove(key sum) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.drop(key)
+}
+
+func (o *owned[V]) len() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.values)
+}
+
+func (o *owned[V]) drop(key sum) {
+	owner := o.values[key].owner
+	delete(o.values, key)
+	var rest []sum
+	for _, k := range o.of[owner] {
+		if k != key {
+			rest = append(rest, k)
+		}
+	}
+	if o.of[owner] = rest; len(rest) == 0 {
+		delete(o.of, owner)
+	}
+}
