@@ -9,12 +9,10 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 const (
-	maxAnswers = 1000           // that are kept: the last ones
+	maxAnswers = 1000           // of one token that are kept: the last ones
 	keepAnswer = 24 * time.Hour // at most
 	maxKey     = 255            // bytes of an Idempotency-Key
 )
@@ -25,7 +23,7 @@ type answers struct {
 	refuse refusal
 
 	mu   sync.Mutex
-	kept *lru.Cache[string, kept] // by who asked, and the key
+	kept *owned[kept] // by who asked, and the key
 }
 
 // A kept answer is one that was given, or will be.
@@ -36,7 +34,7 @@ type kept struct {
 }
 
 func newAnswers(refuse refusal) *answers {
-	return &answers{refuse: refuse, kept: newCache[string, kept](maxAnswers)}
+	return &answers{refuse: refuse, kept: newOwned[kept](maxAnswers)}
 }
 
 // once has h answer a POST with an Idempotency-Key once: a repetition has the
@@ -60,13 +58,13 @@ func (as *answers) once(h http.Handler) http.Handler {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		request := sha256.Sum256(fmt.Appendf(nil, "%s\n%s", r.URL.RequestURI(), body))
 
-		key = accessOf(r.Context()).id + " " + key
-		k, first := as.take(key, request, time.Now())
+		who := accessOf(r.Context()).id
+		k, first := as.take(who, key, request, time.Now())
 		switch {
 		case k.request != request:
 			as.refuse(w, http.StatusUnprocessableEntity, "this Idempotency-Key was sent with another request: a new request has a new key")
 		case first:
-			defer func() { as.settle(key, k) }() // also when h panics
+			defer func() { as.settle(who, key, k) }() // also when h panics
 			var answer recorded
 			h.ServeHTTP(&answer, r)
 			answer.WriteHeader(http.StatusOK) // unless it has
@@ -83,25 +81,29 @@ func (as *answers) once(h http.Handler) http.Handler {
 
 // take returns what is kept for a key, or keeps that its first request is under
 // way.
-func (as *answers) take(key string, request [sha256.Size]byte, now time.Time) (k kept, first bool) {
+func (as *answers) take(who, key string, request sum, now time.Time) (k kept, first bool) {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	if k, ok := as.kept.Get(key); ok && now.Sub(k.at) < keepAnswer {
+	name := nameOf(who, key)
+	if k, ok := as.kept.get(name, now); ok {
 		return k, false
 	}
 	k = kept{request: request, at: now}
-	as.kept.Add(key, k)
+	as.kept.add(who, name, k, now, now.Add(keepAnswer))
 	return k, true
 }
 
+// nameOf is under what the answer to who asked with a key is kept.
+func nameOf(who, key string) sum { return sha256.Sum256([]byte(who + " " + key)) }
+
 // settle keeps a success, and forgets a failure.
-func (as *answers) settle(key string, k kept) {
+func (as *answers) settle(who, key string, k kept) {
 	as.mu.Lock()
 	defer as.mu.Unlock()
+	name := nameOf(who, key)
+	as.kept.remove(name)
 	if k.answer.status/100 == 2 {
-		as.kept.Add(key, k)
-	} else {
-		as.kept.Remove(key)
+		as.kept.add(who, name, k, k.at, k.at.Add(keepAnswer))
 	}
 }
 

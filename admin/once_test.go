@@ -103,19 +103,22 @@ func TestAnswersAreBounded(t *testing.T) {
 	as := newAnswers(problem)
 	now := time.Now()
 	request := sha256.Sum256(nil)
-	k, _ := as.take("k", request, now)
+	k, _ := as.take("a", "k", request, now)
 	k.answer.WriteHeader(201)
-	as.settle("k", k)
-	if _, first := as.take("k", request, now.Add(keepAnswer-1)); first {
+	as.settle("a", "k", k)
+	if _, first := as.take("a", "k", request, now.Add(keepAnswer-1)); first {
 		t.Error("an answer is forgotten before its time")
 	}
-	if _, first := as.take("k", request, now.Add(keepAnswer)); !first {
+	if _, first := as.take("a", "k", request, now.Add(keepAnswer)); !first {
 		t.Error("an answer is kept over its time")
 	}
 	for i := range maxAnswers + 10 {
-		as.take(fmt.Sprint(i), request, now)
+		as.take("b", fmt.Sprint(i), request, now)
 	}
-	if n := as.kept.Len(); n != maxAnswers {
-		t.Errorf("%d answers are kept, want %d", n, maxAnswers)
+	if n := as.kept.len(); n != maxAnswers+1 {
+		t.Errorf("%d answers are kept, want %d", n, maxAnswers+1)
+	}
+	if _, first := as.take("a", "k", request, now.Add(keepAnswer)); first {
+		t.Error("one token has pushed out the answer of another")
 	}
 }
