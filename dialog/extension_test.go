@@ -293,3 +293,24 @@ func TestMessageIsToldOnce(t *testing.T) {
 		t.Errorf("told %d times, want once", n)
 	}
 }
+
+// A MESSAGE that may be secret, as keys that were pressed are, is told without its
+// text.
+func TestSecretMessagesHaveNoText(t *testing.T) {
+	for contentType, secret := range map[string]bool{
+		"text/plain":                            false,
+		"application/dtmf-relay":                true,
+		"Application/DTMF;x=y":                  true,
+		"audio/telephone-event":                 true,
+		"application/kpml-request+xml":          true,
+		"application/vnd.nortelnetworks.digits": true,
+	} {
+		l := caller()
+		m := l.message(Edge, "MESSAGE", 0, "Content-Type: "+contentType+"\r\n")
+		m.Body = "1234"
+		e := last(t, testConfig(), m, l.message(PBX, "MESSAGE", 202, ""))
+		if e.Type != MessageOut || e.ContentType != contentType || (e.MessageText == "") != secret {
+			t.Errorf("%s: %s %q", contentType, e.Type, e.MessageText)
+		}
+	}
+}

@@ -267,29 +267,28 @@ func hasScheme(name string) bool {
 // The words of telling are in the names of header fields that hold a secret, by
 // their first letters: anywhere, or if short only where a word of the name begins
 // or ends.
-var telling = [26][]string{
-	'a' - 'a': {"auth", "api-key", "apikey"},
-	'b' - 'a': {"bearer"},
-	'c' - 'a': {"cookie", "credential", "cvv", "cvc"},
-	'd' - 'a': {"digit", "dtmf"},
-	'h' - 'a': {"hmac"},
-	'j' - 'a': {"jwt"},
-	'k' - 'a': {"kpml", "key"},
-	'n' - 'a': {"nonce"},
-	'o' - 'a': {"otp"},
-	'p' - 'a': {"pass", "pincode", "pin", "pwd"},
-	's' - 'a': {"secret", "signature", "sig"},
-	't' - 'a': {"token"},
+var telling = [128][]string{
+	'a': {"auth", "api-key", "apikey"},
+	'b': {"bearer"},
+	'c': {"cookie", "credential", "cvv", "cvc"},
+	'd': {"digit", "dtmf"},
+	'h': {"hmac"},
+	'j': {"jwt"},
+	'k': {"kpml", "key"},
+	'n': {"nonce"},
+	'o': {"otp"},
+	'p': {"pass", "pincode", "pin", "pwd"},
+	's': {"secret", "signature", "sig"},
+	't': {"token"},
 }
 
 // tells reports whether a header field of that name holds a secret.
 func tells(name string) bool {
 	for i := range len(name) {
-		letter := name[i] | 0x20 - 'a'
-		if letter >= 26 {
+		if name[i] >= 128 {
 			continue
 		}
-		for _, word := range telling[letter] {
+		for _, word := range telling[name[i]|0x20] {
 			rest := name[i:]
 			if begins(rest, word) && (len(word) > 3 || i == 0 || !isLetter(name[i-1]) || len(rest) == len(word) || !isLetter(rest[len(word)])) {
 				return true
