@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -358,5 +359,52 @@ func BenchmarkTailCatchesUp(b *testing.B) {
 			b.Fatal(err)
 		}
 		tail.Close()
+	}
+}
+
+// A tail is given a bounded number of bytes at once, whether from memory or from
+// the log, and misses nothing; what is in memory for all tails is bounded, too.
+func TestTailsOfLargeEvents(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, _ := start(t, js, Config{})
+	live := tail(t, n, Query{})
+	const all, size = 320, 60_000 // 19 MB
+	var want []string
+	for i := range all {
+		e := callOf(i)[0]
+		e.MessageText = strings.Repeat("x", size)
+		want = append(want, e.ID)
+		sayAll(t, n, e)
+	}
+	for name, tail := range map[string]*Tail{"live": live, "from the log": tail(t, n, Query{Since: time.Now().Add(-time.Hour)})} {
+		var got []string
+		for len(got) < all {
+			events, err := tail.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			bytes := 0
+			for _, e := range events {
+				bytes += weight(e)
+				got = append(got, e.ID)
+			}
+			if bytes > maxBatch {
+				t.Fatalf("%s: %d bytes at once", name, bytes)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got %d events that are not the log's", name, len(got))
+		}
+	}
+	r := live.recent
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	bytes := 0
+	for _, e := range r.entries {
+		bytes += weight(e.event)
+	}
+	if bytes != r.bytes || bytes > maxRecentBytes || len(r.entries) == 0 || r.from == 0 {
+		t.Errorf("%d bytes are in memory, %d are counted", bytes, r.bytes)
 	}
 }
