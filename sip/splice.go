@@ -41,9 +41,11 @@ func (s *splice) apply(dst, b []byte) []byte {
 	slices.SortStableFunc(s.edits, func(a, b edit) int { return int(a.at - b.at) })
 	pos := int32(0)
 	for _, e := range s.edits {
-		dst = append(dst, b[pos:e.at]...)
+		if e.at > pos { // not where text was removed before
+			dst = append(dst, b[pos:e.at]...)
+		}
 		dst = append(dst, s.text[e.from:e.to]...)
-		pos = e.end
+		pos = max(pos, e.end)
 	}
 	return append(dst, b[pos:]...)
 }
