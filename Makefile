@@ -37,10 +37,12 @@ fuzz: ## Run each fuzz target for FUZZTIME
 bench: ## Run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
 
-soak: ## Take the receiver, the disk and bellhop itself away, and measure: 20 minutes
+soak: ## Take the receiver, the disk and bellhop itself away, flood it, and measure: 35 minutes
 	go test -race -count 1 -v -run '^TestReceiverDown$$' ./cmd/bellhop -soak
 	go test -count 1 -v -timeout 20m -run '^(TestKill|TestFair|TestCost)$$' ./notify -soak
 	go test -count 1 -v -timeout 20m -run '^(TestDiskFullLong|TestStartOwing|TestReadersDelayNoCall)$$' ./cmd/bellhop -soak
+	go test -count 1 -v -timeout 20m -run '^TestMutations$$' ./cmd/bellhop -soak -seed "$$(date +%s)"
+	go test -count 1 -v -timeout 25m -run '^TestFloods$$' ./cmd/bellhop -soak
 
 # PBX is the folder that sets up Asterisk and its phones, NETNS the network
 # namespace in which everything runs: it has addresses and ports of its own.
