@@ -33,6 +33,7 @@ func TestFollowedAtOnce(t *testing.T) {
 				begin := time.Now()
 				watch := make(chan dialog.Message, watched)
 				f := &follower{
+					clock:   func() (time.Time, time.Duration) { return time.Now(), 0 },
 					tracker: dialog.New(dialog.Config{Pattern: regexp.MustCompile(`.`)}),
 					traces:  trace.New(0), watch: watch, ask: make(chan func()),
 					say: func(events []dialog.Event) {
