@@ -335,7 +335,7 @@ func (t *Tracker) challenge(l *leg, m *Message) {
 		return
 	}
 	if l.origin == Edge {
-		t.attempts.Add(attemptKey{l.callID, l.fromTag}, attempt{l.began, l.turn})
+		t.attempts.Add(newAttemptKey(l.callID, l.fromTag), attempt{l.began, clone(l.turn)})
 	}
 	t.drop(l)
 }

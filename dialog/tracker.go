@@ -104,6 +104,7 @@ package dialog
 import (
 	"cmp"
 	"container/heap"
+	"crypto/sha256"
 	"regexp"
 	"slices"
 	"strconv"
@@ -184,7 +185,16 @@ type Tracker struct {
 	registrar *registrar
 }
 
-type attemptKey struct{ callID, fromTag string }
+// An attemptKey is the hash of a Call-ID and a From tag: an attempt keeps no memory
+// of the message it came with.
+type attemptKey [16]byte
+
+func newAttemptKey(callID, fromTag string) attemptKey {
+	var buf [256]byte
+	b := append(append(append(buf[:0], callID...), 0), fromTag...)
+	sum := sha256.Sum256(b)
+	return attemptKey(sum[:16])
+}
 
 // An attempt is the INVITE that a challenged one repeats.
 type attempt struct {
@@ -430,8 +440,8 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		l.calledExt = t.names.dialed(cmp.Or(l.did, l.called), l.calledHost, m.At)
 	}
 	l.turn = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
-	if a, ok := t.attempts.Get(attemptKey{l.callID, l.fromTag}); ok && l.origin == Edge {
-		t.attempts.Remove(attemptKey{l.callID, l.fromTag})
+	if a, ok := t.attempts.Get(newAttemptKey(l.callID, l.fromTag)); ok && l.origin == Edge {
+		t.attempts.Remove(newAttemptKey(l.callID, l.fromTag))
 		if age := m.At.Sub(a.began); age >= 0 && age <= linger {
 			l.began, l.turn = a.began, a.turn
 		}
