@@ -87,7 +87,7 @@ func (t *Tracker) tells(l *leg, now time.Time) bool {
 	switch {
 	case l.origin == PBX, l.trunk, !l.peer.IsValid(), l.state == ringing:
 		return true
-	case (p == nil || p.dialed || p.over) && l.host == nil:
+	case (p == nil || p.dialed || p.over) && (l.host == nil || l.host.dialed || l.host.over):
 		return true // nothing is to be said, or was said already
 	}
 	for _, o := range l.call.legs {

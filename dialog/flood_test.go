@@ -144,3 +144,35 @@ func TestAttemptsClockSetBack(t *testing.T) {
 		t.Error("nothing is told for an hour")
 	}
 }
+
+// TestRefusedAttemptsAtQueue: what a flood at a queue is told of, the caller and the
+// queue, is told to its end.
+func TestRefusedAttemptsAtQueue(t *testing.T) {
+	c := testConfig()
+	c.Extensions = []Declared{{Number: "600", Kind: Queue}}
+	tracker := New(c)
+	open := map[string]bool{}
+	told := 0
+	for i := range 2 * attemptBurst {
+		l := caller()
+		l.at, l.peer, l.callID = start.Add(time.Duration(i)*time.Millisecond), strangerAddr, fmt.Sprintf("%d@x", i)
+		l.branch, l.from = l.callID, l.callID
+		if i > 0 { // the first calls a phone
+			l.uri = "sip:600@pbx.example"
+		}
+		for _, m := range []Message{l.invite("Proxy-Authorization: Digest username=\"101\"\r\n"), l.response(100), l.response(404)} {
+			for _, e := range tracker.Observe(m) {
+				switch e.Type {
+				case DialIn, DialOut:
+					open[e.Party] = true
+					told++
+				case Hangup:
+					delete(open, e.Party)
+				}
+			}
+		}
+	}
+	if want := 2*attemptBurst - 1; told != want || len(open) > 0 {
+		t.Errorf("%d parties had a dial, want %d; %d of them no hangup", told, want, len(open))
+	}
+}
