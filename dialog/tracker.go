@@ -340,7 +340,7 @@ func (t *Tracker) within(c *call, m *Message) {
 		case !m.Request() && m.Method == "BYE":
 			t.byeAnswered(l, m)
 			continue
-		case vouched && !m.Request():
+		case !m.Request() && l.believes(m, vouched):
 		case m.Request():
 			if !vouched || l.old(m) {
 				t.claims(l, m)

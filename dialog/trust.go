@@ -85,6 +85,21 @@ func (l *leg) old(m *Message) bool {
 	return false
 }
 
+// believes reports whether the request that the response m answers was believed.
+// Of a 2xx the request itself tells: a phone may send from another port than it
+// listens on, where responses go to. Of anything else vouched tells.
+func (l *leg) believes(m *Message, vouched bool) bool {
+	switch {
+	case m.Status/100 != 2:
+		return vouched
+	case l.claim != nil && l.claim.branch == m.Branch:
+		return false
+	case m.FromTag == l.fromTag:
+		return vouched || l.nearSeq == m.CSeq
+	}
+	return vouched || l.farSeq == m.CSeq+1
+}
+
 // claims keeps the request m until it is accepted. Of several the last is known.
 func (t *Tracker) claims(l *leg, m *Message) {
 	k := &claim{branch: clone(m.Branch), at: m.At, seq: l.call.seq}

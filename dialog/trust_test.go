@@ -3,6 +3,7 @@ package dialog
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -449,5 +450,41 @@ func TestCallIDIsLookedUpFewTimes(t *testing.T) {
 		if n > 2*maxAdded {
 			t.Errorf("%d bytes of %.4q are looked up %d times, want %d at most", len(id), id, n, 2*maxAdded)
 		}
+	}
+}
+
+// TestAsymmetricPhone: a phone that sends from another port than it listens on, and
+// asks for no rport, puts the other on hold, whichever end it is.
+func TestAsymmetricPhone(t *testing.T) {
+	hears, sends := phoneAddr, roamedAddr
+	for _, l := range []*line{caller(), callee()} {
+		t.Run(l.origin.String(), func(t *testing.T) {
+			tracker := New(testConfig())
+			l.peer = hears
+			m := l.invite()
+			if l.origin == Edge {
+				m.From = sends
+			}
+			tracker.Observe(m)
+			m = l.response(200)
+			if l.origin == PBX {
+				m.From = sends
+			}
+			tracker.Observe(m)
+			var got []Type
+			for i, sdp := range []string{"m=audio 4000 RTP/AVP 0\r\na=sendonly\r\n", "m=audio 4000 RTP/AVP 0\r\n", "m=audio 4000 RTP/AVP 0\r\na=sendonly\r\n"} {
+				m := during(l.later(time.Second), "INVITE", l.origin == Edge, sends, uint32(2+i), fmt.Sprintf("z9hG4bK-%d", i))
+				m.Body = sdp
+				said := tracker.Observe(m)
+				m = answer(m, 200, 100*time.Millisecond)
+				m.To = hears
+				for _, e := range append(said, tracker.Observe(m)...) {
+					got = append(got, e.Type)
+				}
+			}
+			if want := []Type{Hold, Resume, Hold}; !slices.Equal(got, want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		})
 	}
 }
