@@ -273,6 +273,34 @@ func TestStrangersWait(t *testing.T) {
 	}
 }
 
+// A CANCEL does not overtake its INVITE where its source becomes a known one
+// between the two; one that is for no INVITE goes on.
+func TestCancelStaysBehindItsInvite(t *testing.T) {
+	w, out := bare(t, nil)
+	h := w.hop
+	w.waiting.Add(1) // something waits
+	h.datagram(h.listeners[0], numbered("INVITE", 1, ""), barePhone, true)
+	h.known.add(barePhone.Addr(), w.now())
+	h.datagram(h.listeners[0], numbered("CANCEL", 1, ""), barePhone, true)
+	h.datagram(h.listeners[0], numbered("CANCEL", 2, ""), barePhone, true)
+	ctx, cancel := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	var order []string
+	out.took = func(b []byte) {
+		line, _, _ := bytes.Cut(b, crlf)
+		order = append(order, string(line))
+		if len(order) == 3 {
+			cancel()
+		}
+	}
+	run.Go(func() { w.run(ctx) })
+	run.Wait()
+	want := "INVITE sip:102@pbx.example.com SIP/2.0, SIP/2.0 200 OK, CANCEL sip:102@pbx.example.com SIP/2.0"
+	if got := strings.Join(order, ", "); got != want {
+		t.Errorf("there left %s, want %s", got, want)
+	}
+}
+
 // A stream whose message finds no room waits, and is woken when there is some.
 func TestAStreamWaitsForRoom(t *testing.T) {
 	w, _ := bare(t, nil)

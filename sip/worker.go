@@ -105,6 +105,8 @@ type packet struct {
 	side dialog.Side
 	at   instant
 	last bool // the stream cannot be read behind this message: it ends
+
+	behind bool // a CANCEL that was put behind the new requests of strangers
 }
 
 var packets = sync.Pool{New: func() any { return new(packet) }}
@@ -509,7 +511,7 @@ func (w *worker) cancel(now instant, p *packet, key serverKey) {
 	m := &p.msg
 	s := w.servers.m[w.serverKey(m, []byte("INVITE"))]
 	if s == nil {
-		if m.maxFwd == 0 {
+		if m.maxFwd == 0 || w.requeue(p) {
 			return
 		}
 		r, f := w.route(p)
@@ -527,6 +529,23 @@ func (w *worker) cancel(now instant, p *packet, key serverKey) {
 		w.observe(p, &routing{dst: t.dst, to: t.client.to}, t.trunk)
 		t.cancel(now, m)
 	}
+}
+
+// requeue puts a CANCEL for no INVITE behind the new requests of strangers, once,
+// and reports whether it has: its INVITE may wait there, as its source was no
+// known one yet when that came.
+func (w *worker) requeue(p *packet) bool {
+	if p.behind || len(w.strange) == 0 {
+		return false
+	}
+	q := newPacket(p.buf)
+	q.msg.index(q.buf, p.conn != nil)
+	q.on, q.conn, q.peer, q.side, q.at, q.behind = p.on, p.conn, p.peer, p.side, p.at, true
+	if w.queue(input{packet: q}, fromStranger) {
+		return true
+	}
+	q.done()
+	return false
 }
 
 // response takes a response to the client transaction it is for. One that is
