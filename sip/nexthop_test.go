@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	msg "github.com/emiago/sipgo/sip"
 )
 
 // A sieve is a network that keeps where every datagram went and every connection
@@ -148,4 +150,29 @@ func FuzzNextHop(f *testing.F) {
 			t.Error("a panic")
 		}
 	})
+}
+
+// An IPv4 address that is written as an IPv6 one is still what it is: this machine,
+// the PBX, or a trunk.
+func TestMappedAddresses(t *testing.T) {
+	w, _ := bare(t, nil)
+	w.hop.listeners[0].addr = netip.AddrPortFrom(netip.IPv6Unspecified(), bareHop.Port()) // IPv4 too, as the system has it
+	p := w.comes(numbered("MESSAGE", 1, ""), barePBX)
+	for uri, want := range map[string]*fault{
+		"sip:x@[::ffff:0.0.0.0]:9":   notAllowed,
+		"sip:x@[::ffff:127.0.0.1]:9": notAllowed,
+		"sip:x@[::ffff:" + bareHop.Addr().String() + "]:" + strconv.Itoa(int(bareHop.Port())): noBinding,
+	} {
+		var u msg.Uri
+		if f := parseURI(uri, &u); f != nil {
+			t.Fatalf("%s: %v", uri, f)
+		}
+		a, ok := addrOf(&u)
+		if !ok {
+			t.Fatalf("%s is no address", uri)
+		}
+		if r, f := w.toEdge(p, routing{}, a); f != want {
+			t.Errorf("%s leads to %v, %v, want %v", uri, r.to.to, f, want)
+		}
+	}
 }

@@ -629,7 +629,7 @@ func addrOf(u *msg.Uri) (Addr, bool) {
 	if port == 0 {
 		port = 5060
 	}
-	a.AddrPort = netip.AddrPortFrom(ip, uint16(port))
+	a.AddrPort = netip.AddrPortFrom(ip.Unmap(), uint16(port)) // ::ffff:0.0.0.0 is no other host than 0.0.0.0
 	return a, true
 }
 
