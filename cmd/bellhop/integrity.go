@@ -125,10 +125,15 @@ func openIntegrity(c config, log *slog.Logger) *integrity {
 
 func (g *integrity) path(name string) string { return filepath.Join(g.dir, name) }
 
-// prepare checks and mends the store before the server opens it.
-func (g *integrity) prepare() {
+// errUnmended says that a damaged block is as it was. The server must not open it:
+// it cuts off the records behind the damage.
+var errUnmended = errors.New("a damaged file of the store cannot be mended: make room on the disk, and let bellhop write there")
+
+// prepare checks and mends the store before the server opens it. An error means that
+// it must not.
+func (g *integrity) prepare() (err error) {
 	if g == nil {
-		return
+		return nil
 	}
 	g.mu.Lock()
 	clean := g.ledger.Clean
@@ -136,7 +141,7 @@ func (g *integrity) prepare() {
 	g.mu.Unlock()
 	if !g.understood() {
 		g.log.Error("store not checked: no block has a record that bellhop can read", "dir", g.path(streamsFolder))
-		return
+		return nil
 	}
 	for _, stream := range g.streams() {
 		mode := beforeStart
@@ -146,15 +151,23 @@ func (g *integrity) prepare() {
 			g.unread[stream] = true
 			g.mu.Unlock()
 		}
-		if err := g.check(context.Background(), stream, mode); err != nil {
-			g.log.Error("stream not checked", "stream", stream, "err", err)
+		bad := g.check(context.Background(), stream, mode)
+		if bad != nil {
+			g.log.Error("stream not checked", "stream", stream, "err", bad)
+		}
+		if errors.Is(bad, errUnmended) {
+			err = errors.Join(err, bad)
 		}
 	}
 	g.save()
+	if err != nil {
+		return err
+	}
 	select {
 	case g.prepared <- struct{}{}:
 	default:
 	}
+	return nil
 }
 
 // understood reports whether some block of the store has a good record, or all are
@@ -469,7 +482,7 @@ func (g *integrity) check(ctx context.Context, stream string, mode checkMode) er
 				h = hold
 			}
 			if err := g.mend(stream, n, h); err != nil {
-				mendErr = errors.Join(mendErr, err)
+				mendErr = fmt.Errorf("%w: %w", errUnmended, err)
 			}
 		}
 	}

@@ -456,6 +456,32 @@ func TestStoreNeverChecked(t *testing.T) {
 	wantMode(t, filepath.Join(dir, "snapshot"), 0o600)
 }
 
+// A store with a damaged block that cannot be mended is not opened: the server would
+// cut off the records behind the damage.
+func TestDamageThatCannotBeMended(t *testing.T) {
+	t.Parallel()
+	d := newDamagedStore(t)
+	dir := damagedCopy(t, d.killed, func(dir string) {
+		flipNear(t, filepath.Join(dir, "EVENTS/msgs/1.blk"), "event.101.call70.id210", 40)
+	})
+	inTheWay := filepath.Join(dir, "damaged")
+	if err := os.WriteFile(inTheWay, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet()); !errors.Is(err, errUnmended) {
+		if err == nil {
+			closeStore()
+		}
+		t.Errorf("opening it ends with %v", err)
+	}
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	if lost := d.holds(t, dir); lost != 1 {
+		t.Errorf("%d events are lost", lost)
+	}
+}
+
 // Of a large stream that was stopped well the end alone is read at the start.
 func TestLargeStream(t *testing.T) {
 	t.Parallel()

@@ -50,7 +50,9 @@ func (m *mender) InProcessConn() (net.Conn, error) {
 
 // start starts a server.
 func (m *mender) start() error {
-	m.check.prepare()
+	if err := m.check.prepare(); err != nil {
+		return err
+	}
 	srv, err := startServer(m.config, m.log, m)
 	if err != nil {
 		return err
