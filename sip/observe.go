@@ -55,6 +55,20 @@ func (w *worker) observeOwn(t *proxied, b []byte) {
 	w.watch(o)
 }
 
+// observeRefused shows a request that is not sent on, and our answer to it.
+func (w *worker) observeRefused(p *packet, f *fault, extra string) {
+	if w.hop.cfg.Watch == nil {
+		return
+	}
+	t := &proxied{w: w, src: p.side, dst: pbxSide, branch: string(p.msg.text(p.msg.via.branch))}
+	if p.side == pbxSide {
+		t.dst = edgeSide
+	}
+	t.server.back = w.back(p)
+	w.observe(p, &routing{dst: t.dst}, "")
+	w.observeOwn(t, w.reply(p, f.status, f.phrase, extra))
+}
+
 func (t *proxied) fill(o *dialog.Message) {
 	o.Src, o.Dst, o.To, o.Trunk, o.Branch = t.dst, t.src, t.server.back.peer(), t.trunk, t.branch
 }
