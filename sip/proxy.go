@@ -19,15 +19,16 @@ type proxied struct {
 	trunk    string
 }
 
-// response sends a response on, RFC 3261 §16.7. A 100 is hop by hop. It is
-// observed first: what it causes, as on another leg of the call, comes after it.
+// response sends a response on, RFC 3261 §16.7. A 100 is hop by hop, and sofia-sip
+// gives it our Via alone. It is observed first: what it causes, as on another leg of
+// the call, comes after it.
 func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
 	t.w.observeResponse(t, p)
 	if m.status >= 200 {
 		t.reason = t.w.forget(t.reason)
 		t.w.remember(now, t, m)
 	}
-	if m.status > 100 {
+	if m.status > 100 && m.hasNextVia() {
 		if m.is("BYE") && (m.status/100 == 2 || m.status == 481) {
 			t.w.oldDialogs.end(m.text(m.callID))
 		}
