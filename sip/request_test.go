@@ -66,8 +66,6 @@ func TestWhatIsRefused(t *testing.T) { // rows 3–8, 11
 		{"two spaces in the request line", invite, "INVITE  sip:102@pbx.example SIP/2.0", "400"},
 		{"fields in the Request-URI", invite, "INVITE sip:102@pbx.example?Route=%3Csip:evil%3E SIP/2.0", "400"},
 		{"bare IPv6 Request-URI", invite, "INVITE sip:2001:db8::10 SIP/2.0", "400"},
-		{"unknown scheme", invite, "INVITE nobodyKnowsThisScheme:totallyopaquecontent SIP/2.0", "416"},
-		{"http", invite, "INVITE http://example.com SIP/2.0", "416"},
 		{"quotes that do not pair", "To: <", "To: \"Mr. J. User <", "400"},
 		{"Proxy-Require", "Contact: ", "Proxy-Require: foo,\r\n bar\r\nPROXY-REQUIRE: baz\r\nContact: ", "420"},
 		{"a start line of 3000 bytes", invite, "INVITE sip:" + strings.Repeat("1", 3000) + "@pbx.example SIP/2.0", "400"},
@@ -283,5 +281,24 @@ func TestTrunksAreNamed(t *testing.T) {
 		}
 	}, func(c *sip.Config) {
 		c.Trunks = []sip.Trunk{{Name: "carrier", Sources: prefixes("192.0.2.102/32")}}
+	})
+}
+
+// TestAnySchemeGoesToThePBX: bellhop need not understand what only the PBX has to
+// route (RFC 5031: an emergency service is urn:service:sos).
+func TestAnySchemeGoesToThePBX(t *testing.T) {
+	play(t, func(s *scene) {
+		for _, uri := range []string{"urn:service:sos", "urn:service:sos.police", "im:bob@pbx.example", "pres:bob@pbx.example", "nobodyKnowsThisScheme:totally(opaque)", "http://example.com"} {
+			for _, lines := range [][]string{nil, {"Route: <sip:192.0.2.1;lr>"}, {"Route: <sip:192.0.2.1;lr>, <sip:192.0.2.2;lr>"}} {
+				s.phone.sends(s.phone.request("MESSAGE", uri, lines...))
+				s.pbx.replies(s.pbx.gets(uri, "MESSAGE "+uri+" SIP/2.0"), "200 OK")
+				s.phone.gets("answer", "SIP/2.0 200")
+			}
+			s.pbx.sends(s.pbx.request("MESSAGE", uri))
+			s.pbx.gets("from the PBX it says nothing of where to", "SIP/2.0 416")
+			s.pbx.sends(s.pbx.request("MESSAGE", uri, "Route: <sip:192.0.2.101:5062;lr>"))
+			s.phone.replies(s.phone.gets("but by its Route", "MESSAGE "+uri), "200 OK")
+			s.pbx.gets("answer", "SIP/2.0 200")
+		}
 	})
 }

@@ -76,8 +76,9 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 		r.stranger = r.trunk == nil
 	}
 	var uri msg.Uri
-	if f := parseURI(string(m.text(m.uri)), &uri); f != nil {
-		return r, f
+	foreign := parseURI(string(m.text(m.uri)), &uri)
+	if foreign != nil && foreign != badScheme {
+		return r, foreign
 	}
 	rs, f := w.routes(m)
 	if f != nil {
@@ -154,6 +155,9 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 	if p.side == edgeSide {
 		r.aor = "" // the PBX alone says whom a binding belongs to
 		return w.fromEdge(p, r, next, len(rs) > 0, &tokens)
+	}
+	if foreign != nil && len(rs) == 0 && !tokens.last.flow.peer.IsValid() {
+		return r, foreign // it alone would say where to
 	}
 	return w.fromPBX(p, r, next, tokens.last)
 }
