@@ -42,7 +42,7 @@ soak: ## Take the receiver, the disk and bellhop itself away, flood it, and meas
 	go test -count 1 -v -timeout 20m -run '^(TestKill|TestFair|TestCost)$$' ./notify -soak
 	go test -count 1 -v -timeout 20m -run '^(TestDiskFullLong|TestStartOwing|TestReadersDelayNoCall)$$' ./cmd/bellhop -soak
 	go test -count 1 -v -timeout 20m -run '^TestMutations$$' ./cmd/bellhop -soak -seed "$$(date +%s)"
-	go test -count 1 -v -timeout 25m -run '^TestFloods$$' ./cmd/bellhop -soak
+	go test -count 1 -v -timeout 25m -run '^(TestFloods|TestAFloodOfStrangers)$$' ./cmd/bellhop -soak
 
 # PBX is the folder that sets up Asterisk and its phones, NETNS the network
 # namespace in which everything runs: it has addresses and ports of its own.

@@ -420,7 +420,7 @@ func (n *Notifier) recordAll(ctx context.Context) {
 		w, err = newWaver(n)
 	}
 	defer w.close()
-	last, cancel := twoSecondsMore(ctx)
+	last, cancel := twoSecondsMore(ctx, n.js.Conn())
 	defer cancel()
 	var page recordPage
 	for {

@@ -233,7 +233,7 @@ func (n *Notifier) speak(ctx context.Context) error {
 		return fmt.Errorf("say events: %w", err)
 	}
 	defer w.close()
-	last, cancel := twoSecondsMore(ctx)
+	last, cancel := twoSecondsMore(ctx, n.js.Conn())
 	defer cancel()
 	var written time.Time // when the last wave was
 	pace := gathering
@@ -314,10 +314,17 @@ func (n *Notifier) encode(m *nats.Msg, e *dialog.Event) (encoded *dialog.Event) 
 	return e
 }
 
-// twoSecondsMore returns a context that ends two seconds after another.
-func twoSecondsMore(ctx context.Context) (context.Context, context.CancelFunc) {
+// twoSecondsMore returns a context that ends two seconds after another; at once if
+// the store is not connected then: nothing more can be written.
+func twoSecondsMore(ctx context.Context, nc *nats.Conn) (context.Context, context.CancelFunc) {
 	last, end := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(2*time.Second, end) })
+	stop := context.AfterFunc(ctx, func() {
+		if !nc.IsConnected() {
+			end()
+			return
+		}
+		time.AfterFunc(2*time.Second, end)
+	})
 	return last, func() { stop(); end() }
 }
 

@@ -205,6 +205,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	n.registry.changed = make(map[string]bool)
 	n.registry.subs = make(map[string]Subscription)
 	n.registry.gone = make(map[string]uint64)
+	n.standings.nc = js.Conn()
 	n.standings.some = make(chan struct{}, 1)
 	n.standings.known = make(map[string]standing)
 	n.standings.unsaved = make(map[string]*standing)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
@@ -31,6 +32,7 @@ const patience = time.Minute
 // writes it, and all read it. Who is not in it stands well.
 type standings struct {
 	kv   jetstream.KeyValue
+	nc   *nats.Conn
 	some chan struct{} // has room for one: there is something to write
 
 	mu      sync.Mutex
@@ -96,7 +98,7 @@ func (x *standings) heard(e jetstream.KeyValueEntry) error {
 // write writes what is set until ctx ends, and then what is left, for 2 s at
 // most.
 func (x *standings) write(ctx context.Context) error {
-	last, cancel := twoSecondsMore(ctx)
+	last, cancel := twoSecondsMore(ctx, x.nc)
 	defer cancel()
 	for {
 		x.mu.Lock()

@@ -575,13 +575,13 @@ func (w *worker) response(now instant, p *packet) {
 // refuse answers a request that is not sent on, without state: a repetition is
 // refused again, and the ACK is known by the To tag. One within a dialog is observed
 // all the same: with a BYE its sender has left (RFC 3261 §15.1.1), whether or not it
-// finds its way.
+// finds its way. A stranger's is not: it ends nothing unless the PBX accepts it.
 func (w *worker) refuse(p *packet, f *fault, extra string) {
 	m := &p.msg
 	if !m.answerable() {
 		return
 	}
-	if m.fault == nil && !m.initial() {
+	if m.fault == nil && !m.initial() && w.hop.knows(p.at, p) {
 		w.observeRefused(p, f, extra)
 	}
 	w.answer(p, f.status, f.phrase, extra)

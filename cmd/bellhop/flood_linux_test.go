@@ -152,11 +152,11 @@ func (p *process) rss() int {
 
 // TestAFloodOfStrangers sends INVITEs of strangers that are challenged and never
 // acknowledged. The calls of registered phones go on meanwhile, memory has a
-// bound, and within a minute it is given back.
+// bound, and within a minute it is given back (with -soak).
 func TestAFloodOfStrangers(t *testing.T) {
-	rate, length, soon := 1000, 2*time.Second, 2*time.Minute
+	rate, length := 1000, 2*time.Second
 	if *soak {
-		rate, length, soon = 20000, 10*time.Second, time.Minute
+		rate, length = 20000, 10*time.Second
 	} else {
 		t.Parallel()
 	}
@@ -218,8 +218,10 @@ func TestAFloodOfStrangers(t *testing.T) {
 	if peak > 512 {
 		t.Errorf("%d MiB were in use, want 512 at most", peak)
 	}
-	s.within(soon-time.Since(over), fmt.Sprintf("memory is down to %d MiB, twice what it was", 2*before), func() bool { return p.rss() <= 2*before })
-	t.Logf("%v later %d MiB", time.Since(over).Round(time.Second), p.rss())
+	if *soak { // the race detector, which make test runs with, gives no memory back
+		s.within(time.Minute-time.Since(over), fmt.Sprintf("memory is down to %d MiB, twice what it was", 2*before), func() bool { return p.rss() <= 2*before })
+		t.Logf("%v later %d MiB", time.Since(over).Round(time.Second), p.rss())
+	}
 	p.stop()
 }
 

@@ -195,7 +195,9 @@ func bellhop(t *testing.T, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return launch(t, "bellhop", &exec.Cmd{Path: self, Args: append([]string{"bellhop"}, args...)})
+	cmd := &exec.Cmd{Path: self, Args: append([]string{"bellhop"}, args...)}
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // the race detector would sleep for a second at the exit
+	return launch(t, "bellhop", cmd)
 }
 
 // serve starts bellhop, and waits until it is ready.

@@ -239,11 +239,18 @@ const (
 	waveSize   = 500                    // messages that are written before an answer is waited for
 )
 
-// Run writes until ctx ends, and then what is left, for 2 s at most.
+// Run writes until ctx ends, and then what is left, for 2 s at most; nothing if the
+// store is not connected then.
 func (k *Keeper) Run(ctx context.Context) error {
 	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(ending, cancel) })()
+	defer context.AfterFunc(ctx, func() {
+		if !k.nc.IsConnected() {
+			cancel()
+			return
+		}
+		time.AfterFunc(ending, cancel)
+	})()
 	failing := false
 	var marked time.Time
 	for {
