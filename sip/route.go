@@ -149,6 +149,9 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 		next = &rs[0].uri
 		if !has(next, "lr") {
 			// The next hop is a strict router: RFC 3261 §16.6 item 6.
+			if foreign != nil {
+				return r, foreign // no Route can be made of it
+			}
 			w.strictRoute(m, rs)
 		}
 	}
