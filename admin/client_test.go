@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// What is for this machine is not for whom a proxy on it forwards.
+// A request that a local proxy forwards has no right that only this machine has.
 func TestMetricsBehindAProxy(t *testing.T) {
 	r := newRig(t, Config{Ready: func() []string { return []string{"draining"} }})
 	reader, _ := r.newToken(object{"scope": "read"})

@@ -64,7 +64,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 }
 
-// Who is refused is told.
+// A refused connection is answered 503.
 func TestRefusedConnection(t *testing.T) {
 	r := newRig(t, Config{})
 	cs := r.server.conns

@@ -47,7 +47,7 @@ func (s *Server) losses() []Loss {
 	return s.config.Losses()
 }
 
-// degraded says what is wrong although bellhop does its work.
+// degraded returns the reasons why bellhop is degraded: it works, and records are lost.
 func (s *Server) degraded() (why []string) {
 	for _, l := range s.losses() {
 		if !l.Restored && time.Since(l.Found) < degradedFor {
