@@ -649,6 +649,22 @@ func TestSnapshotFollows(t *testing.T) {
 	wantMode(t, filepath.Join(dir, "snapshot.old"), 0o600)
 }
 
+// A stop before the snapshot follows the buckets, as right after the store was opened
+// anew, still writes a snapshot of all that the buckets have.
+func TestSnapshotOfAnEarlyStop(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	js, _, snap, _ := openTested(t, dir)
+	must[uint64](t)(bucketOf(t, js, "SUBSCRIPTIONS").PutString(t.Context(), "a", "1"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	snap.run(ctx, js)
+	s := openSnapshot(storeConfig(dir), nil, quiet())
+	if got := string(s.buckets["SUBSCRIPTIONS"]["a"].Value); got != "1" {
+		t.Errorf("the snapshot has %q", got)
+	}
+}
+
 // Many losses of one stream are kept as fewer, with no record forgotten.
 func TestManyLosses(t *testing.T) {
 	t.Parallel()

@@ -186,7 +186,9 @@ func (s *snapshot) write() error {
 
 // run writes the snapshot whenever a bucket has changed, until ctx ends. Every hour,
 // and when the store was opened anew, it restores what a bucket has lost meanwhile.
+// Its last snapshot has what the buckets have when ctx ends.
 func (s *snapshot) run(ctx context.Context, js jetstream.JetStream) {
+	defer s.finish(context.WithoutCancel(ctx), js)
 	for span := checkEvery; ctx.Err() == nil; {
 		if err := s.follow(ctx, js, span); err != nil && ctx.Err() == nil {
 			s.log.Warn("snapshot begun anew", "err", err)
@@ -204,9 +206,8 @@ func (s *snapshot) run(ctx context.Context, js jetstream.JetStream) {
 }
 
 // follow writes the snapshot whenever a bucket has changed, for a span, until the
-// store is opened anew, or until ctx ends, and then of what the buckets have.
+// store is opened anew, or until ctx ends.
 func (s *snapshot) follow(ctx context.Context, js jetstream.JetStream, span time.Duration) error {
-	var kvs [2]jetstream.KeyValue
 	var updates [2]<-chan jetstream.KeyValueEntry
 	for i, c := range copiedBuckets {
 		kv, err := js.KeyValue(ctx, c.bucket)
@@ -218,7 +219,7 @@ func (s *snapshot) follow(ctx context.Context, js jetstream.JetStream, span time
 			return fmt.Errorf("watch bucket %s: %w", c.bucket, err)
 		}
 		defer w.Stop()
-		kvs[i], updates[i] = kv, w.Updates()
+		updates[i] = w.Updates()
 	}
 	over := time.NewTimer(span)
 	defer over.Stop()
@@ -242,7 +243,6 @@ func (s *snapshot) follow(ctx context.Context, js jetstream.JetStream, span time
 		case <-s.prepared:
 			return nil
 		case <-ctx.Done():
-			s.finish(context.WithoutCancel(ctx), kvs[:])
 			return nil
 		}
 		switch {
@@ -269,16 +269,20 @@ func (s *snapshot) hear(bucket, key string, c copied) bool {
 }
 
 // finish writes the snapshot of what the buckets have now.
-func (s *snapshot) finish(ctx context.Context, kvs []jetstream.KeyValue) {
+func (s *snapshot) finish(ctx context.Context, js jetstream.JetStream) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	for _, kv := range kvs {
+	for _, c := range copiedBuckets {
+		kv, err := js.KeyValue(ctx, c.bucket)
+		if err != nil {
+			continue // what was heard of it is in the snapshot
+		}
 		all, err := copyBucket(ctx, kv)
 		if err != nil {
-			break // what was heard is in the snapshot
+			continue
 		}
-		for key, c := range all {
-			s.hear(kv.Bucket(), key, c)
+		for key, entry := range all {
+			s.hear(c.bucket, key, entry)
 		}
 	}
 	if err := s.write(); err != nil {
