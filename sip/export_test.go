@@ -1,5 +1,7 @@
 package sip
 
+import "net/netip"
+
 // Held counts what the workers of a hop that does not run any more still hold:
 // transactions, timers that are set, and bytes.
 func (h *Hop) Held() (n int) {
@@ -14,3 +16,6 @@ func (h *Hop) Held() (n int) {
 func Token(key []byte) string {
 	return string(newSealer(key).seal(nil, token{use: inRoute}))
 }
+
+// Prove notes that a source has proved to be there, as a REGISTER does.
+func (h *Hop) Prove(ip netip.Addr) { h.proved.add(ip, h.now()) }

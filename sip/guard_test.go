@@ -36,7 +36,7 @@ func TestNoReflection(t *testing.T) {
 		{"silence", "", nil, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
+			playUnproved(t, func(s *scene) {
 				invite := s.phone.invite("Content-Type: application/sdp", "", body)
 				s.phone.sends(invite)
 				got := s.pbx.gets("the INVITE goes on", "INVITE")
@@ -61,34 +61,55 @@ func TestNoReflection(t *testing.T) {
 	}
 }
 
-// An INVITE that comes again brings its own bytes: it is answered again.
-func TestARepeatedInviteIsAnsweredForItsOwnBytes(t *testing.T) {
-	play(t, func(s *scene) {
+// A failure that is larger than the INVITE waits for the next repetition of the
+// INVITE. All responses together stay within the bytes that came.
+func TestALargeFailureWaitsForTheNextInvite(t *testing.T) {
+	playUnproved(t, func(s *scene) {
 		invite := s.phone.invite()
-		sent := 0
-		send := func() {
+		s.phone.sends(invite)
+		s.pbx.replies(s.pbx.gets("the INVITE goes on", "INVITE"), "401 Unauthorized", "X-Long: "+strings.Repeat("x", 200))
+		s.pbx.gets("acknowledged", "ACK")
+		s.quiet("one INVITE is smaller than the failure")
+		sent, got := len(invite), 0
+		for range 20 {
 			sent += len(invite)
 			s.phone.sends(invite)
-		}
-		send()
-		s.pbx.replies(s.pbx.gets("the INVITE goes on", "INVITE"), "401 Unauthorized", "X-Long: "+strings.Repeat("x", 400))
-		s.pbx.gets("acknowledged", "ACK")
-		first := s.phone.gets("the first final response is not cut, though it is larger", "SIP/2.0 401")
-		if len(first) <= len(invite) {
-			t.Fatalf("the response has %d bytes, the INVITE %d", len(first), len(invite))
-		}
-		n := len(first)
-		for range 20 {
-			send()
-			n += bytesFor(s.phone)
-			if n > sent && n != len(first) {
-				t.Fatalf("%d bytes came of INVITEs of %d", n, sent)
+			if got += bytesFor(s.phone); got > sent {
+				t.Fatalf("%d bytes came of INVITEs of %d", got, sent)
 			}
 		}
-		if n < sent/2 {
-			t.Errorf("only %d bytes came of INVITEs of %d", n, sent)
+		if got < sent/2 {
+			t.Errorf("only %d bytes came of INVITEs of %d", got, sent)
 		}
 	})
+}
+
+// A client that has a 1xx repeats its INVITE no more: the failure that follows is not
+// withheld, however large it is.
+func TestAFailureBehindA1xxIsSent(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		wait func(s *scene, got text)
+	}{
+		{"180 of the PBX", func(s *scene, got text) {
+			s.pbx.replies(got, "180 Ringing")
+			s.phone.gets("it rings", "SIP/2.0 180")
+		}},
+		{"our 100", func(s *scene, got text) {
+			s.after(200 * ms)
+			s.phone.gets("our own", "SIP/2.0 100")
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			playUnproved(t, func(s *scene) {
+				_, got := s.invited()
+				tt.wait(s, got)
+				s.pbx.replies(got, "486 Busy Here", "X-Long: "+strings.Repeat("x", 400))
+				s.pbx.gets("acknowledged", "ACK")
+				s.phone.gets("the failure", "SIP/2.0 486")
+			})
+		})
+	}
 }
 
 // Whoever acknowledges with a To tag that only the response told is there:
@@ -96,7 +117,7 @@ func TestARepeatedInviteIsAnsweredForItsOwnBytes(t *testing.T) {
 // nor does an ACK from another address.
 func TestWhatProvesASource(t *testing.T) {
 	repeated := func(s *scene, phone *peer) (n int) {
-		phone.sends(phone.invite())
+		phone.sends(phone.invite("X-Longer: " + strings.Repeat("x", 600)))
 		s.pbx.replies(s.pbx.gets("the INVITE goes on", "INVITE"), "404 Not Found", "X-Long: "+strings.Repeat("x", 400))
 		phone.gets("the failure", "SIP/2.0 404")
 		s.after(30 * time.Second)
@@ -110,8 +131,9 @@ func TestWhatProvesASource(t *testing.T) {
 		return n
 	}
 	failure := func(s *scene) (invite, failure text) {
-		invite, got := s.invited()
-		s.pbx.replies(got, "401 Unauthorized")
+		invite = s.phone.invite("X-Longer: " + strings.Repeat("x", 300))
+		s.phone.sends(invite)
+		s.pbx.replies(s.pbx.gets("the INVITE goes on", "INVITE"), "401 Unauthorized")
 		s.pbx.gets("acknowledged", "ACK")
 		return invite, s.phone.gets("the challenge", "SIP/2.0 401")
 	}
@@ -143,7 +165,7 @@ func TestWhatProvesASource(t *testing.T) {
 		}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
+			playUnproved(t, func(s *scene) {
 				tt.first(s)
 				if n := repeated(s, s.phone); n != 0 != tt.proves {
 					s.t.Errorf("the failure is repeated %d times", n)
@@ -153,7 +175,7 @@ func TestWhatProvesASource(t *testing.T) {
 	}
 	// Who gets responses elsewhere cannot prove it for another address.
 	t.Run("ACK with a forged source", func(t *testing.T) {
-		play(t, func(s *scene) {
+		playUnproved(t, func(s *scene) {
 			victim := s.udp(otherAt)
 			victim.acks(failure(s))
 			s.phone.forgets()
@@ -163,7 +185,7 @@ func TestWhatProvesASource(t *testing.T) {
 		}, oneWorker)
 	})
 	t.Run("ACK of a 2xx with a forged source", func(t *testing.T) {
-		play(t, func(s *scene) {
+		playUnproved(t, func(s *scene) {
 			c := s.phone.calls(s.pbx)
 			victim := s.udp(otherAt)
 			victim.sends(s.phone.within(c.ok, "ACK"))
@@ -174,7 +196,7 @@ func TestWhatProvesASource(t *testing.T) {
 		}, oneWorker)
 	})
 	t.Run("trunk", func(t *testing.T) {
-		play(t, func(s *scene) {
+		playUnproved(t, func(s *scene) {
 			if n := repeated(s, s.phone); n == 0 {
 				s.t.Error("the failure is not repeated to a trunk")
 			}
@@ -186,7 +208,7 @@ func TestWhatProvesASource(t *testing.T) {
 
 // Our own refusals of an INVITE are no larger than it.
 func TestARefusalIsNoReflection(t *testing.T) {
-	play(t, func(s *scene) {
+	playUnproved(t, func(s *scene) {
 		invite := s.phone.invite("Proxy-Require: "+strings.Repeat("a,", 400)+"a").with("Max-Forwards: 70\r\n", "")
 		s.phone.sends(invite)
 		if n := bytesFor(s.phone); n > len(invite) {

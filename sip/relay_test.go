@@ -18,7 +18,7 @@ var (
 // refuses with a copy of our Record-Route.
 func (s *scene) challenged(stranger *peer) (refusal text) {
 	s.t.Helper()
-	invite := stranger.invite()
+	invite := stranger.invite("Content-Type: application/sdp", "", strings.Repeat("a=candidate\r\n", 20))
 	stranger.sends(invite)
 	got := s.pbx.gets("the INVITE goes on", "INVITE")
 	s.pbx.replies(got, "401 Unauthorized")

@@ -49,8 +49,18 @@ type scene struct {
 }
 
 // play runs a script. After it everything must come to rest: five minutes
-// later no transaction and no timer is left, and nothing has panicked.
+// later no transaction and no timer is left, and nothing has panicked. The phone has
+// proved to be there, as one that registers has.
 func play(t *testing.T, script func(s *scene), changes ...func(*sip.Config)) {
+	t.Helper()
+	playUnproved(t, func(s *scene) {
+		s.hop.Prove(phoneAt.Addr())
+		script(s)
+	}, changes...)
+}
+
+// playUnproved is play, but nobody has proved to be there.
+func playUnproved(t *testing.T, script func(s *scene), changes ...func(*sip.Config)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := begin(t, changes...)

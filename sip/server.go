@@ -18,6 +18,7 @@ type serverTx struct {
 	last   []byte // latest response that a retransmitted request is answered with
 	credit int    // bytes that came, less those that were sent back
 	twos   uint8  // repetitions of a 2xx that were sent
+	rang   bool   // a 1xx was sent: the client repeats its INVITE no more
 
 	timer   timer
 	pause   instant // before the next retransmission of last: Timer G
@@ -60,12 +61,12 @@ func (s *serverTx) repeated(p *packet) {
 // respond sends a response and takes the state it brings. b is only used
 // during the call.
 func (s *serverTx) respond(now instant, status int, b []byte) {
-	news := status > 100 && s.state == serverProceeding
+	owed := s.state == serverProceeding && status > 100 && (status < 300 || s.rang)
 	switch {
 	case s.state == serverAccepted && status/100 == 2:
 		// Another 2xx of a forked INVITE, or the same again: the first ones may
 		// have been lost.
-		if news = s.twos < maxTwos; news {
+		if owed = s.twos < maxTwos; owed {
 			s.twos++
 		}
 	case s.state != serverProceeding:
@@ -93,7 +94,7 @@ func (s *serverTx) respond(now instant, status int, b []byte) {
 		s.keep(b)
 		s.w.wheel.start(&s.timer, now+timerJ)
 	}
-	s.send(b, news)
+	s.send(b, owed)
 }
 
 func (s *serverTx) keep(b []byte) { s.last = s.w.keep(s.last, b) }
@@ -103,15 +104,18 @@ func (s *serverTx) keep(b []byte) { s.last = s.w.keep(s.last, b) }
 // eleven of RFC 3261 §13.3.1.4 would be a reflection.
 const maxTwos = 2
 
-// send sends a response. Whoever forges the source of an INVITE must not have
-// more sent there than he sends himself: until the source has proved to be
-// there, a response that is no news (our 100, a repetition) is sent only as long
-// as all together are no larger than the INVITE and its repetitions.
-func (s *serverTx) send(b []byte, news bool) {
-	if s.invite && !news && s.credit < len(b) && !s.w.proven(s.back) {
+// send sends a response. An INVITE with a forged source must not bring more bytes
+// there than it had: until the source has proved to be there, all responses
+// together are no larger than the INVITE and its repetitions, and a failure that is
+// larger waits for the next repetition of the INVITE. An owed response is sent all
+// the same, once: a 1xx or 2xx, because the PBX has taken the call, and what follows
+// a 1xx, because no repetition of the INVITE will come.
+func (s *serverTx) send(b []byte, owed bool) {
+	if s.invite && !owed && s.credit < len(b) && !s.w.proven(s.back) {
 		s.w.hop.stats.withheld.Add(1)
 		return
 	}
+	s.rang = s.rang || s.state == serverProceeding
 	s.credit -= len(b)
 	s.w.send(s.back, b, 0)
 }
