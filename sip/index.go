@@ -70,6 +70,7 @@ var (
 	badVersion = &fault{505, "Version Not Supported"}
 	badScheme  = &fault{416, "Unsupported URI Scheme"}
 	badLength  = &fault{400, "Bad Content-Length"}
+	noLength   = &fault{400, "Missing Content-Length"}
 )
 
 func malformed(what string) *fault { return &fault{400, what} }

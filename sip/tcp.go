@@ -20,11 +20,12 @@ const (
 	firstByte    = 10 * time.Second // after the connection came
 	wholeMessage = 30 * time.Second // after a message's first byte
 	idle         = 3605 * time.Second
-	outQueue     = 256      // messages that wait for a slow peer
-	outBytes     = 1 << 20  // bytes of them
-	smallRead    = 512      // first size of a buffer to read into
-	largeRead    = 4 << 10  // size that every connection may have
-	allReads     = 64 << 20 // bytes of the buffers that are larger, together
+	outQueue     = 256                             // messages that wait for a slow peer
+	outBytes     = 1 << 20                         // bytes of them
+	smallRead    = 512                             // first size of a buffer to read into
+	largeRead    = 4 << 10                         // size that every connection may have
+	allReads     = 64 << 20                        // bytes of the buffers that are larger, together
+	pingGap      = instant(250 * time.Millisecond) // longest pause between the two CRLFs of a ping
 	refusalLog   = time.Minute
 	refusalsKept = 1024 // addresses whose refusal was logged
 )
@@ -424,7 +425,7 @@ func (s *stream) read(c net.Conn, first []byte) {
 	var sane bool   // whole is the length of the message, else of its head
 	var whole int   // 0: the header section is not whole yet
 	var scanned int // bytes in which no end of it is
-	breaks := 0     // CRLFs since the last message: two are a ping (RFC 5626 §3.5.1)
+	var pings pinger
 	deadline := time.Now().Add(idle)
 	if first != nil {
 		deadline = time.Now().Add(wholeMessage)
@@ -449,10 +450,13 @@ func (s *stream) read(c net.Conn, first []byte) {
 		rest := buf
 		for {
 			if whole == 0 {
-				for bytes.HasPrefix(rest, crlf) {
+				for len(rest) > 0 && rest[0] == '\r' {
+					pings.begin(at)
+					if !bytes.HasPrefix(rest, crlf) {
+						break
+					}
 					rest, scanned = rest[2:], 0
-					if breaks++; breaks == 2 {
-						breaks = 0
+					if pings.end(at) {
 						s.send(pong, 0)
 					}
 				}
@@ -465,7 +469,7 @@ func (s *stream) read(c net.Conn, first []byte) {
 					break
 				}
 				end += scanned + len(ping)
-				breaks, scanned = 0, 0
+				pings, scanned = pinger{}, 0
 				known = m.indexHead(rest[:end])
 				whole, sane = measure(&m)
 				start, _, _ := bytes.Cut(rest, crlf)
@@ -501,6 +505,31 @@ func (s *stream) read(c net.Conn, first []byte) {
 	}
 }
 
+// A pinger finds the pings between the messages of a stream: two CRLFs, one right
+// behind the other (RFC 5626 §3.5.1). A single CRLF now and then, which some clients
+// send to keep a NAT binding, is ignored as one before a start line (RFC 3261 §7.5).
+// The zero pinger has seen no CRLF.
+type pinger struct {
+	first  bool    // one CRLF has come, a second would make a ping
+	at     instant // when that one was whole
+	within bool    // a CR has come whose LF has not
+	since  instant // when it came
+}
+
+// begin takes the CR of a CRLF; a second call before end changes nothing.
+func (p *pinger) begin(now instant) {
+	if !p.within {
+		p.within, p.since = true, now
+	}
+}
+
+// end takes the LF of a CRLF, and reports whether a ping is whole.
+func (p *pinger) end(now instant) bool {
+	ping := p.first && p.since-p.at <= pingGap
+	*p = pinger{first: !ping, at: now}
+	return ping
+}
+
 // hand hands a message on. A panic costs this one only, unless the stream cannot
 // be read behind it.
 func (s *stream) hand(p *packet, known bool) {
@@ -534,7 +563,8 @@ func (ss *streams) count(was, is int) bool {
 
 // measure returns the length of the message whose header section is m, and
 // whether it can be told at all. If not, the stream cannot be read further and
-// the header section is all there is to answer.
+// the header section is all there is to answer. On a stream every message has a
+// Content-Length (RFC 3261 §20.14); only a response that has no body may lack it.
 func measure(m *message) (whole int, sane bool) {
 	lengths := 0
 	for i := range m.fields {
@@ -542,9 +572,25 @@ func measure(m *message) (whole int, sane bool) {
 			lengths++
 		}
 	}
+	if lengths == 0 && (m.request() || namesBody(m.b[:m.head])) {
+		m.wrong(noLength)
+		return m.head, false
+	}
 	whole = m.head + max(m.length, 0)
 	if lengths > 1 || lengths == 1 && m.length < 0 || whole > maxMessage {
 		return m.head, false
 	}
 	return whole, true
+}
+
+// namesBody reports whether a header section has a Content-Type, as that of every
+// message with a body does (RFC 3261 §20.15).
+func namesBody(head []byte) bool {
+	for line := range bytes.Lines(head) {
+		n, _, _ := bytes.Cut(line, []byte(":"))
+		if n = bytes.TrimRight(n, " \t"); equalFold(n, "content-type") || equalFold(n, "c") {
+			return true
+		}
+	}
+	return false
 }

@@ -38,8 +38,6 @@ func TestStreamFraming(t *testing.T) { // RFC 3261 §7.5, §18.3; row 35
 		long := message(strings.Repeat("x", 60000))
 		phone.sends(long[:100], long[100:5000], long[5000:])
 		arrives("60,000 bytes", strings.Repeat("x", 60000))
-		phone.sends(message("no length").with("Content-Length: 9\r\n", "").with("no length", ""))
-		arrives("no Content-Length is no body", "")
 		s.quiet("that was all")
 	}, oneWorker)
 }
