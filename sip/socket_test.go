@@ -67,22 +67,28 @@ func awaits(t *testing.T, c *net.UDPConn, what, start string) (text, netip.AddrP
 	return text(buf[:n]), from
 }
 
-func TestAClosedPortIsToldAtOnce(t *testing.T) { // RFC 3261 §16.9, row 25: the error queue says so
-	dead, at := socket(t)
-	dead.Close()
+// TestAPBXThatRestartsGetsTheCall: its port is closed when the INVITE comes, and open
+// when Timer A repeats it. In between the error queue says that nobody is there.
+func TestAPBXThatRestartsGetsTheCall(t *testing.T) { // RFC 3261 §17.1.1.2
+	pbx, at := socket(t)
+	pbx.Close()
 	hop, _ := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
 	c, own := socket(t)
 	phone := &peer{proto: "UDP", addr: own}
-	for range 3 {
-		began := time.Now()
-		invite := phone.invite()
-		c.WriteToUDPAddrPort([]byte(invite), hop)
-		failure, _ := awaits(t, c, "at once", "SIP/2.0 500")
-		if d := time.Since(began); d > time.Second {
-			t.Errorf("it took %s", d)
-		}
-		c.WriteToUDPAddrPort([]byte(again(invite, "ACK", failure.one("To"))), hop)
+	invite := phone.invite()
+	c.WriteToUDPAddrPort([]byte(invite), hop)
+	awaits(t, c, "the caller is told to wait, and nothing else", "SIP/2.0 100")
+	pbx, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { pbx.Close() })
+	called := &peer{proto: "UDP", addr: at, name: "pbx"}
+	got, from := awaits(t, pbx, "Timer A", "INVITE")
+	pbx.WriteToUDPAddrPort([]byte(called.answer(got, "486 Busy Here")), from)
+	failure, _ := awaits(t, c, "the end", "SIP/2.0 486")
+	c.WriteToUDPAddrPort([]byte(again(invite, "ACK", failure.one("To"))), hop)
+	awaits(t, pbx, "acknowledged", "ACK")
 }
 
 func TestAPhoneThatIsGoneHarmsNobody(t *testing.T) { // errors of responses are no errors of requests

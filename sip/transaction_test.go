@@ -386,8 +386,8 @@ func TestAnACKIsNeverAnswered(t *testing.T) { // RFC 3261 §17.1
 
 // Failures of the next hop.
 
-func TestADeadPBXIsToldAtOnce(t *testing.T) { // RFC 3261 §16.9, row 25
-	dead := func(s *scene) {
+func TestADeadPBXOverTCPIsToldAtOnce(t *testing.T) { // RFC 3261 §16.9, row 25
+	play(t, func(s *scene) {
 		s.pbx.close()
 		invite := s.phone.invite()
 		s.phone.sends(invite)
@@ -395,9 +395,7 @@ func TestADeadPBXIsToldAtOnce(t *testing.T) { // RFC 3261 §16.9, row 25
 		s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example"))
 		s.phone.gets("at once", "SIP/2.0 500")
 		s.quiet("that is all")
-	}
-	t.Run("UDP", func(t *testing.T) { play(t, dead) })
-	t.Run("TCP", func(t *testing.T) { play(t, dead, pbxOverTCP) })
+	}, pbxOverTCP)
 }
 
 func TestA503LeavesAs500(t *testing.T) { // RFC 3261 §16.7 item 6

@@ -46,6 +46,11 @@ func udpNetwork(ip netip.Addr) string {
 
 func isInUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
 
+// isUnreachable reports whether err is what ICMP or ARP said of a destination.
+func isUnreachable(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH)
+}
+
 // readPackets hands each datagram to its worker until the socket is closed.
 func (h *Hop) readPackets(ctx context.Context, l *listener) {
 	for {
@@ -167,7 +172,8 @@ func (h *Hop) workerOf(callID []byte) *worker {
 }
 
 // write sends one datagram. With the error queue on, a call may return the
-// error of an earlier datagram without sending: it is made again.
+// error of an earlier datagram without sending: it is made again. If the network
+// says no each time, the datagram is lost, as others are that leave.
 func (l *listener) write(b []byte, to netip.AddrPort) (err error) {
 	if l.packet == nil {
 		return net.ErrClosed
@@ -177,6 +183,10 @@ func (l *listener) write(b []byte, to netip.AddrPort) (err error) {
 			return nil
 		}
 		l.hop.sendErrors(l)
+	}
+	if isUnreachable(err) {
+		l.hop.unsent(b)
+		return nil
 	}
 	return err
 }

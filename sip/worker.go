@@ -328,9 +328,33 @@ func (w *worker) failed(now instant, id uint64) {
 			w.panicked("failure", r)
 		}
 	}()
-	if c := w.clients.m[id]; c != nil {
+	if c := w.clients.m[id]; c != nil && w.final(c) {
 		c.fail(now, unreachable)
 	}
+}
+
+// final reports whether the transport's word that the request of c did not arrive
+// ends c. That of a stream does. An ICMP error does not: whoever restarts is there
+// before Timer B, so the datagram counts as lost, and is repeated as Timers A and E
+// say. It ends a probe, though, and a new request if another PBX answers: its sender
+// is told at once that it may try again.
+func (w *worker) final(c *clientTx) bool {
+	if _, proxied := c.user.(*proxied); c.to.reliable() || !proxied {
+		return true
+	}
+	w.aux.index(c.request, false)
+	if !w.aux.initial() {
+		return false
+	}
+	var here, others bool
+	for _, p := range w.hop.pbx {
+		if p.addr.Proto == UDP && p.addr.AddrPort == c.to.to {
+			here = true
+		} else if !p.down.Load() {
+			others = true
+		}
+	}
+	return here && others
 }
 
 func (w *worker) panicked(what string, r any) { w.hop.panicked(what, r) }
