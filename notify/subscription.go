@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -223,8 +224,16 @@ func checkAddress(s string) *Invalid {
 		return &Invalid{"url", "has no host"}
 	case u.Fragment != "":
 		return &Invalid{"url", "has a fragment, which is never sent"}
+	case u.Port() != "" && !isPort(u.Port()):
+		return &Invalid{"url", fmt.Sprintf("has the port %s: write 1 to 65535", clean(u.Port(), 20))}
 	}
 	return nil
+}
+
+// isPort reports whether s is the number of a port that can be connected to.
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
 }
 
 func checkWords(s *Subscription) *Invalid {
