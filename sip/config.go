@@ -128,6 +128,11 @@ func (a *Addr) UnmarshalText(b []byte) error {
 	}
 	ip, err := netip.ParseAddr(strings.Trim(rest, "[]"))
 	if err != nil {
+		if h, port, err := net.SplitHostPort(rest); err == nil && h != "" {
+			if _, err := netip.ParseAddr(h); err == nil {
+				return fmt.Errorf("address %q: %q is not a port: write 1 to 65535", s, port)
+			}
+		}
 		return fmt.Errorf("address %q: %q is not an IP address: names are not looked up, write %s://192.0.2.1:5060", s, rest, scheme)
 	}
 	a.AddrPort = netip.AddrPortFrom(ip, 5060)

@@ -196,7 +196,8 @@ func TestAddressesAreReadAsTheyAreWritten(t *testing.T) {
 		{"ws://192.0.2.1", `address "ws://192.0.2.1": ws is not supported yet: use udp:// or tcp://`},
 		{"sctp://192.0.2.1", `address "sctp://192.0.2.1": unknown transport "sctp": use udp:// or tcp://`},
 		{"udp://pbx.example", `address "udp://pbx.example": "pbx.example" is not an IP address: names are not looked up, write udp://192.0.2.1:5060`},
-		{"udp://192.0.2.1:99999", `address "udp://192.0.2.1:99999": "192.0.2.1:99999" is not an IP address: names are not looked up, write udp://192.0.2.1:5060`},
+		{"udp://192.0.2.1:99999", `address "udp://192.0.2.1:99999": "99999" is not a port: write 1 to 65535`},
+		{"tcp://[2001:db8::1]:sip", `address "tcp://[2001:db8::1]:sip": "sip" is not a port: write 1 to 65535`},
 	} {
 		var a sip.Addr
 		got := ""

@@ -611,7 +611,20 @@ func parseURI(s string, u *msg.Uri) *fault {
 	if u.Scheme != "tel" && (u.Host == "" || len(u.Headers) > 0 || u.Port < 0 || u.Port > 65535 || strings.ContainsAny(u.Host, " \t<>\"?&=@")) {
 		return badURI
 	}
+	if u.Port == 0 && u.Scheme != "tel" && namesPort(s) {
+		return badURI // port 0 is none (RFC 6335 §6): to take 5060 for it would be a guess
+	}
 	return nil
+}
+
+// namesPort reports whether a sip or sips URI has a port.
+func namesPort(uri string) bool {
+	_, hostport, _ := strings.Cut(uri, ":")
+	hostport = hostport[strings.LastIndexByte(hostport, '@')+1:]
+	if end := strings.IndexAny(hostport, ";?"); end >= 0 {
+		hostport = hostport[:end]
+	}
+	return strings.Contains(hostport[strings.LastIndexByte(hostport, ']')+1:], ":")
 }
 
 // addrOf is the address a URI names, by maddr or host, port and transport.
