@@ -348,6 +348,11 @@ func (n *natsURL) UnmarshalText(b []byte) error {
 	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
 		return errors.New("a NATS server is written like nats://192.0.2.1:4222 or tls://nats.example:4222")
 	}
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return fmt.Errorf("%s is not a port: write 1 to 65535", p)
+		}
+	}
 	*n = natsURL(v)
 	return nil
 }

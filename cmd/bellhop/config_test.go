@@ -280,6 +280,13 @@ b"""`, []string{
 			`c:3:12: store.replicas: 0 is not a number of copies: write 1 to 5`,
 			`c:4:8: store.sync: "always" has no effect on the servers of store.nats, which have their own sync_interval: leave it out`,
 		}},
+		{"ports that no address has", "[sip]\nlisten = [\"tcp://127.0.0.1:65536\"]\npbx = [\"udp://127.0.0.2:0\"]\n[store]\nnats = [\"nats://127.0.0.1:70000\", \"tls://nats.example:0\"]\n[[subscription]]\nextension = \"101\"\ntypes = [\"hangup\"]\nurl = \"http://192.0.2.9:80800/{call_id}\"\n", []string{
+			`c:2:11: sip.listen: address "tcp://127.0.0.1:65536": "65536" is not a port: write 1 to 65535`,
+			`c:3:8: sip.pbx: udp://127.0.0.2:0 is nowhere to send to: write the PBX's own address and port`,
+			`c:5:9: store.nats: 70000 is not a port: write 1 to 65535`,
+			`c:5:35: store.nats: 0 is not a port: write 1 to 65535`,
+			`c:9:7: subscription.url: has the port 80800: write 1 to 65535`,
+		}},
 		{"admin in the open", "admin.listen = \"0.0.0.0:8080\"\nadmin.tls_key = \"k\"", []string{
 			`c:1:16: admin.listen: 0.0.0.0:8080 can be reached from outside, and tokens would cross the network in the clear: set admin.tls_cert and admin.tls_key, or listen on 127.0.0.1, or say insecure = true`,
 			`c:2:17: admin.tls_key: a key without its certificate: set admin.tls_cert too`,
