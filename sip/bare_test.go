@@ -81,7 +81,7 @@ func (w *worker) comes(b []byte, from netip.AddrPort) *packet {
 		p.done()
 		return nil
 	}
-	p.side = w.hop.sideOf(UDP, from)
+	p.side = w.hop.sideOf(p)
 	return p
 }
 

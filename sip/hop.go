@@ -79,9 +79,10 @@ type Hop struct {
 
 // A pbx is one configured PBX.
 type pbx struct {
-	addr Addr
-	id   pbxID
-	down atomic.Bool // said so by its silence to OPTIONS; never set of a single one
+	addr   Addr
+	id     pbxID
+	shared bool        // bellhop is reached at the same address: not all that comes from there is the PBX's
+	down   atomic.Bool // said so by its silence to OPTIONS; never set of a single one
 }
 
 type hostPort struct {
@@ -176,6 +177,7 @@ func Listen(cfg Config) (*Hop, error) {
 		h.listeners = append(h.listeners, l)
 	}
 	for _, p := range h.pbx {
+		p.shared = h.livesAt(p.addr.Addr())
 		if h.listenerFor(p.addr.Proto, p.addr.Addr(), nil) == nil {
 			h.Close()
 			return nil, fmt.Errorf("sip: the PBX is %s, but nothing listens on %s: it could not send us requests of its own", p.addr, p.addr.Proto)
@@ -359,19 +361,55 @@ func (h *Hop) Clock() (now time.Time, wallOffset time.Duration) {
 	return h.epoch.Add(since), time.Duration(wall.UnixNano()-h.epoch.UnixNano()) - since
 }
 
-// sideOf says which side a peer is on.
-func (h *Hop) sideOf(proto Proto, peer netip.AddrPort) dialog.Side {
+// sideOf says which side the message p came from. Phones may share the address of a
+// PBX that is reached over UDP, as behind one NAT: a connection from there on which
+// one registers is theirs.
+func (h *Hop) sideOf(p *packet) dialog.Side {
+	for _, pbx := range h.pbx {
+		if !pbx.sends(p.on.proto, p.peer) {
+			continue
+		}
+		if p.conn != nil && pbx.addr.Proto == UDP {
+			if p.msg.request() && p.msg.is("REGISTER") {
+				p.conn.phones = true
+			}
+			if p.conn.phones {
+				continue
+			}
+		}
+		return pbxSide
+	}
+	return h.sourceSide(p.peer)
+}
+
+// sideAt says which side an address is on that requests are sent to.
+func (h *Hop) sideAt(a Addr) dialog.Side {
 	for _, p := range h.pbx {
-		if p.sends(proto, peer) {
+		if p.addr.Proto == a.Proto && (p.addr.AddrPort == a.AddrPort || a.Proto == TCP && p.addr.Addr() == a.Addr()) {
 			return pbxSide
 		}
 	}
+	return h.sourceSide(a.AddrPort)
+}
+
+func (h *Hop) sourceSide(peer netip.AddrPort) dialog.Side {
 	for _, s := range h.cfg.PBXSources {
 		if s.Contains(peer.Addr()) {
 			return pbxSide
 		}
 	}
 	return edgeSide
+}
+
+// livesAt reports whether bellhop listens at an address.
+func (h *Hop) livesAt(ip netip.Addr) bool {
+	for _, l := range h.listeners {
+		own := l.addr.Addr()
+		if own == ip || l.local.Addr() == ip || own.IsUnspecified() && ip.IsLoopback() {
+			return true
+		}
+	}
+	return false
 }
 
 // pbxHost reports whether a PBX lives at that address, on whatever port.
@@ -401,10 +439,21 @@ func (h *Hop) trunkAt(ip netip.Addr) *Trunk {
 	return nil
 }
 
-// sends reports whether what comes from a peer is from this PBX: over UDP by its
-// address and port, over TCP by its address.
+// sends reports whether what comes from a peer is from this PBX. It is known by its
+// address, whatever transport it sends a request over: some choose another than the
+// one they are reached by, as for a large one (RFC 3261 §18.1.1). A source port is
+// looked at where others may send from the address too: over UDP unless the PBX is
+// reached over TCP, and where bellhop has the same address.
 func (p *pbx) sends(proto Proto, peer netip.AddrPort) bool {
-	return p.addr.Proto == proto && (p.addr.AddrPort == peer || proto == TCP && p.addr.Addr() == peer.Addr())
+	switch {
+	case p.addr.AddrPort == peer:
+		return true
+	case p.addr.Addr() != peer.Addr():
+		return false
+	case p.shared:
+		return p.addr.Proto == TCP && proto == TCP
+	}
+	return p.addr.Proto == TCP || proto == TCP
 }
 
 // namesPBX returns the configured PBX at an address, nil if there is none. A URI

@@ -334,7 +334,7 @@ func (w *worker) fromPBX(p *packet, r routing, next *msg.Uri, t token) (routing,
 	if pbx := w.hop.namesPBX(a); pbx != nil {
 		a = pbx.addr
 	}
-	if r.dst = w.hop.sideOf(a.Proto, a.AddrPort); r.dst == pbxSide {
+	if r.dst = w.hop.sideAt(a); r.dst == pbxSide {
 		return w.over(p, r, a)
 	}
 	r, f := w.toEdge(p, r, a)

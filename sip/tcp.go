@@ -63,6 +63,8 @@ type stream struct {
 	done  chan struct{}
 	end   sync.Once
 
+	phones bool // a phone registered on it; only the goroutine that reads uses it
+
 	mu   sync.Mutex
 	conn net.Conn // nil while it is being opened
 }

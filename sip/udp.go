@@ -124,7 +124,7 @@ const idleRead = 10 * time.Microsecond
 // workers share them.
 func (h *Hop) dispatch(p *packet, alone bool) {
 	h.stats.received.Add(1)
-	p.side = h.sideOf(p.on.proto, p.peer)
+	p.side = h.sideOf(p)
 	w := h.owner(&p.msg)
 	if w == nil {
 		h.stats.stray.Add(1)
