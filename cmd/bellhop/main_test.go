@@ -1,8 +1,8 @@
 package main
 
 import (
+	"log"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server/ats"
@@ -14,15 +14,19 @@ import (
 var otherMains = map[string]func(value string){readersOf: readers}
 
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "bellhop" {
-		main() // a test started this binary to be the process it tests
-	}
 	for variable, run := range otherMains {
 		if value := os.Getenv(variable); value != "" {
 			run(value)
 			return
 		}
 	}
+	var err error
+	if programDir, err = os.MkdirTemp("", "bellhop-test-"); err != nil {
+		log.Fatal(err)
+	}
 	ats.Register() // before any bubble: the store's clock would be of the first
-	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent(), goleak.Cleanup(func(status int) {
+		os.RemoveAll(programDir)
+		os.Exit(status)
+	}))
 }

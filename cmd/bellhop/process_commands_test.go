@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -36,14 +35,7 @@ import (
 //	keep NAME PATTERN
 //	       $NAME is what the group of the pattern matches in what was just written
 func TestCommands(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	bin := t.TempDir()
-	if err := os.Symlink(self, filepath.Join(bin, "bellhop")); err != nil {
-		t.Fatal(err)
-	}
+	bin := filepath.Dir(program(t))
 	scripts, err := filepath.Glob(filepath.Join("..", "..", "testdata", "commands", "*.txt"))
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("no scripts: %v", err)

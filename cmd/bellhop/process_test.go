@@ -187,17 +187,10 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
-// bellhop is a command of bellhop in a process of its own: this test binary, by
-// another name.
+// bellhop starts a command of bellhop in a process of its own.
 func bellhop(t *testing.T, args ...string) *process {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := &exec.Cmd{Path: self, Args: append([]string{"bellhop"}, args...)}
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // the race detector would sleep for a second at the exit
-	return launch(t, "bellhop", cmd)
+	return launch(t, "bellhop", exec.Command(program(t), args...))
 }
 
 // serve starts bellhop, and waits until it is ready.

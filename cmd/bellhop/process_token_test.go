@@ -15,12 +15,9 @@ import (
 // what it writes.
 func (s *site) ask(token string, status int, args ...string) (stdout, stderr string) {
 	s.t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		s.t.Fatal(err)
-	}
 	var out output
-	cmd := &exec.Cmd{Path: self, Args: append([]string{"bellhop"}, args...), Stdout: &out, Env: append(os.Environ(), "BELLHOP_TOKEN="+token)}
+	cmd := exec.Command(program(s.t), args...)
+	cmd.Stdout, cmd.Env = &out, append(os.Environ(), "BELLHOP_TOKEN="+token)
 	p := launch(s.t, strings.Join(args, " "), cmd)
 	p.exits(status, patience)
 	return out.String(), p.out.String()
