@@ -46,7 +46,7 @@ func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{
 		ServerName: "bellhop", DontListen: true, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true,
-		SyncInterval: 100 * time.Millisecond,
+		SyncInterval: 24 * time.Hour, // its timer is set without a lock: a race, if it fires before the stream is used
 	})
 	if err != nil {
 		t.Fatal(err)
