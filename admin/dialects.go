@@ -177,7 +177,7 @@ func bareRequest(r *http.Request) bool {
 // tidied away, and one slash at the end means nothing.
 func (s *Server) dialects(next http.Handler) http.Handler {
 	api := func(find func(*http.Request, time.Time) (*access, bool), refuse refusal, h http.HandlerFunc) http.Handler {
-		return s.guarded(refuse, s.admit(find, refuse, h))
+		return s.guarded(refuse, s.admit(find, refuse, inUTF8(h)))
 	}
 	uapi := api(s.byBearerOrPair, uapiRefuse, s.uapi)
 	telphin := api(s.byBearer, telphinRefuse, s.telphin)
@@ -188,8 +188,8 @@ func (s *Server) dialects(next http.Handler) http.Handler {
 			h = uapi
 		} else if path, ok := telphinPath(path); ok {
 			h = telphin
-			if slices.Equal(path, []string{"oauth", "token"}) {
-				h = token
+			if len(path) == 2 && path[0] == "oauth" && (path[1] == "token" || path[1] == "token.php") {
+				h = token // UnifiedAPI's own client asks for the second
 			}
 		}
 		w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -137,40 +138,59 @@ func (s *Server) listExtensions(ctx context.Context, in *struct {
 	Registered string `query:"registered" enum:"true,false" doc:"That are, or are not, registered"`
 	Busy       string `query:"busy" enum:"true,false" doc:"That do, or do not, take part in a live call"`
 }) (*listed[*Extension], error) {
+	all, err := s.knownExtensions(ctx)
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	all = slices.DeleteFunc(all, func(e *Extension) bool {
+		return in.Registered != "" && e.Registered != (in.Registered == "true") || in.Busy != "" && e.Busy != (in.Busy == "true")
+	})
+	return page(all, in.Cursor, in.Limit, func(e *Extension) string { return e.Extension }), nil
+}
+
+// knownExtensions returns the extensions that are known and that the request may
+// see, by their names.
+func (s *Server) knownExtensions(ctx context.Context) ([]*Extension, error) {
 	var known []dialog.Known
 	if s.config.Extensions != nil {
 		var err error
 		if known, err = s.config.Extensions(ctx); err != nil {
-			return nil, s.problem(err)
+			return nil, err
 		}
 	}
 	numbers, err := s.config.Notifier.Numbers(ctx)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, err
 	}
 	es, err := s.extend(ctx, known, numbers, "")
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, err
 	}
-	all := make([]*Extension, 0, len(es))
-	for _, e := range es {
-		if (in.Registered == "" || e.Registered == (in.Registered == "true")) && (in.Busy == "" || e.Busy == (in.Busy == "true")) {
-			all = append(all, e)
-		}
-	}
-	slices.SortFunc(all, func(a, b *Extension) int { return strings.Compare(a.Extension, b.Extension) })
-	return page(all, in.Cursor, in.Limit, func(e *Extension) string { return e.Extension }), nil
+	return slices.SortedFunc(maps.Values(es), func(a, b *Extension) int { return strings.Compare(a.Extension, b.Extension) }), nil
 }
 
 func (s *Server) getExtension(ctx context.Context, in *struct {
 	Extension string `path:"extension" doc:"101, or 101@pbx.example"`
 }) (*struct{ Body *Extension }, error) {
-	user, _, _ := strings.Cut(in.Extension, "@")
+	e, err := s.knownExtension(ctx, in.Extension)
+	switch {
+	case err != nil:
+		return nil, s.problem(err)
+	case e == nil:
+		return nil, huma.Error404NotFound("no such extension")
+	}
+	return &struct{ Body *Extension }{e}, nil
+}
+
+// knownExtension returns the extension with a name, 101 or 101@pbx.example, or nil
+// if none is known that the request may see.
+func (s *Server) knownExtension(ctx context.Context, name string) (*Extension, error) {
+	user, _, _ := strings.Cut(name, "@")
 	var known []dialog.Known
 	if s.config.Extension != nil {
 		k, ok, err := s.config.Extension(ctx, user)
 		if err != nil {
-			return nil, s.problem(err)
+			return nil, err
 		}
 		if ok {
 			known = append(known, k)
@@ -178,17 +198,17 @@ func (s *Server) getExtension(ctx context.Context, in *struct {
 	}
 	numbers := make(map[string]uint64)
 	if number, err := s.config.Notifier.ExtensionNumber(ctx, user); err != nil {
-		return nil, s.problem(err)
+		return nil, err
 	} else if number > 0 {
 		numbers[user] = number
 	}
 	es, err := s.extend(ctx, known, numbers, user)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, err
 	}
 	e, ok := es[user]
-	if !ok || !named(dialog.Extension{User: user, Domain: e.Domain}, in.Extension) {
-		return nil, huma.Error404NotFound("no such extension")
+	if !ok || !named(dialog.Extension{User: user, Domain: e.Domain}, name) {
+		return nil, nil
 	}
-	return &struct{ Body *Extension }{e}, nil
+	return e, nil
 }

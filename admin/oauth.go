@@ -41,14 +41,14 @@ func (g grants) behind(sum [sha256.Size]byte, now time.Time) [sha256.Size]byte {
 }
 
 // oauthToken gives an access token to who has the id and the secret of an API
-// token: in the form, in the query, or as Authorization: Basic.
+// token: in the form, of either kind, in the query, or as Authorization: Basic.
 func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		telphinRefuse(w, http.StatusMethodNotAllowed, "")
 		return
 	}
-	if err := r.ParseForm(); err != nil {
+	if err := r.ParseMultipartForm(maxBody); err != nil && err != http.ErrNotMultipart {
 		telphinRefuse(w, http.StatusBadRequest, "the form cannot be read")
 		return
 	}

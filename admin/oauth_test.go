@@ -13,6 +13,11 @@ func TestOAuth(t *testing.T) {
 	r.token = ""
 	form := []string{"Content-Type", "application/x-www-form-urlencoded"}
 	asked := url.Values{"grant_type": {"client_credentials"}, "client_id": {"admin"}, "client_secret": {testToken}}
+	var parts string
+	for name, values := range asked {
+		parts += "--next part\r\nContent-Disposition: form-data; name=\"" + name + "\"\r\n\r\n" + values[0] + "\r\n"
+	}
+	parts += "--next part--\r\n"
 	seen := map[string]bool{}
 	for _, tt := range []struct {
 		path, body string
@@ -23,6 +28,10 @@ func TestOAuth(t *testing.T) {
 		{"/oauth/token?" + asked.Encode(), "", nil},
 		{"/oauth/token?client_id=admin&grant_type=client_credentials", "client_secret=" + testToken, form},
 		{"/oauth/token", "grant_type=client_credentials", append([]string{"Authorization", "Basic YWRtaW46YmVsbGhvcF90ZXN0"}, form...)},
+		{"/oauth/token", parts, []string{"Content-Type", "multipart/form-data; boundary=\"next part\""}},
+		{"/api/ver1.0/oauth/token/?" + asked.Encode(), "--x--\r\n", []string{"Content-Type", "multipart/form-data; boundary=x"}},
+		{"/oauth/token.php", asked.Encode() + "&type=unifiedapi&redirect_uri=https%3A%2F%2Fcrm.example%2Foauth", form},
+		{"/oauth/token.php/?type=unifiedapi", asked.Encode(), form},
 	} {
 		resp, out := r.do("POST", tt.path, tt.body, tt.header...)
 		token, _ := out["access_token"].(string)
@@ -49,6 +58,9 @@ func TestOAuth(t *testing.T) {
 	}
 	for _, body := range []string{"", "grant_type=password&client_id=admin&client_secret=" + testToken, "client_id=admin&client_secret=" + testToken, "grant_type=%zz"} {
 		r.wantTelphin(400, "POST", "/oauth/token", body, form...)
+	}
+	for _, body := range []string{"", "--y--\r\n", "--next part\r\nContent-Disposition: form-data"} {
+		r.wantTelphin(400, "POST", "/oauth/token", body, "Content-Type", "multipart/form-data; boundary=\"next part\"")
 	}
 	r.wantTelphin(405, "GET", "/oauth/token?"+asked.Encode(), nil)
 	r.wantTelphin(405, "DELETE", "/api/ver1.0/oauth/token/", nil)

@@ -47,8 +47,8 @@ func telphinEventOf(e entry) telphinEvent {
 // whoever made it, and without anything to keep. With one type it stays when the
 // type changes; each of several types has its own.
 //
-// A number is below 2^44: JavaScript reads it as it is. The chance that two
-// subscriptions have the same is 1 in 2^40, and matters within one extension only.
+// A number is below 2^31: clients keep it in 32 bits. That two subscriptions to one
+// extension have the same is refused when one of them is named; see errTwoEvents.
 func (e entry) number() uint64 {
 	if e.sole {
 		return e.base()
@@ -59,13 +59,25 @@ func (e entry) number() uint64 {
 // hasNumber reports whether n is the number of an entry, or was it while its
 // subscription had other types too.
 func (e entry) hasNumber(n uint64) bool {
-	return n == e.number() || n == e.base()+1+uint64(e.place)
+	for _, base := range [...]uint64{e.base(), e.long()} {
+		if e.sole && n == base || n == base+1+uint64(e.place) {
+			return true
+		}
+	}
+	return false
 }
 
 func (e entry) base() uint64 {
 	// Never change it: clients keep these numbers.
+	return e.hash() >> 37 << 4 // room for 15 types
+}
+
+// long is the base of the numbers that older versions gave out, below 2^44.
+func (e entry) long() uint64 { return e.hash() >> 24 << 4 }
+
+func (e entry) hash() uint64 {
 	sum := sha256.Sum256([]byte(e.sub.ID))
-	return binary.BigEndian.Uint64(sum[:]) >> 24 << 4 // room for 15 types
+	return binary.BigEndian.Uint64(sum[:])
 }
 
 // A telphinError is an error with its status.
@@ -95,7 +107,7 @@ func telphinPath(path []string) (_ []string, ok bool) {
 	if len(path) > 1 && path[0] == "api" && path[1] == "ver1.0" {
 		return path[2:], true
 	}
-	return path, slices.Contains([]string{"oauth", "extension", "client", "limit"}, path[0])
+	return path, slices.Contains([]string{"oauth", "user", "extension", "client", "limit"}, path[0])
 }
 
 // telphin answers /api/ver1.0, and the same paths at the root.
@@ -126,6 +138,17 @@ func (s *Server) telphinAnswer(w http.ResponseWriter, r *http.Request) (status i
 	}
 	var allow string
 	switch {
+	case len(rest) == 1 && rest[0] == "user":
+		if asks == toRead {
+			return http.StatusOK, telphinUserOf(accessOf(r.Context())), nil
+		}
+		allow = "GET"
+	case len(rest) > 0 && len(rest) < 3 && rest[0] == "extension":
+		if asks == toRead {
+			v, err := s.telphinClient(r, rest[1:])
+			return http.StatusOK, v, err
+		}
+		allow = "GET"
 	case len(rest) == 1 && rest[0] == "limit":
 		if asks == toRead {
 			return http.StatusOK, s.telphinLimit(r.Context(), to), nil
@@ -166,8 +189,10 @@ func (s *Server) telphinAnswer(w http.ResponseWriter, r *http.Request) (status i
 func (s *Server) telphinTarget(r *http.Request) (to target, rest []string, err error) {
 	path, _ := telphinPath(segments(r.URL))
 	switch {
-	case len(path) == 1 && path[0] == "limit":
+	case len(path) == 1 && (path[0] == "limit" || path[0] == "user"):
 		return everybody, path, nil
+	case len(path) > 2 && path[0] == "client" && path[2] == "extension":
+		return everybody, path[2:], nil
 	case len(path) > 2 && path[0] == "client" && path[2] == "phone_events":
 		return everybody, append([]string{"event"}, path[3:]...), nil
 	case len(path) > 2 && path[0] == "extension":
@@ -213,11 +238,10 @@ func (s *Server) telphinExtension(ctx context.Context, id string) (string, error
 func (s *Server) telphinEntry(ctx context.Context, to target, id string) (entry, error) {
 	n, err := strconv.ParseUint(id, 10, 64)
 	es := s.entries(ctx, to, telphinTypes)
-	i := slices.IndexFunc(es, func(e entry) bool { return e.hasNumber(n) })
-	if err != nil || i < 0 {
+	if err != nil {
 		return entry{}, notify.ErrNotFound
 	}
-	return es[i], nil
+	return theEntry(slices.DeleteFunc(es, func(e entry) bool { return !e.hasNumber(n) }))
 }
 
 func (s *Server) telphinList(ctx context.Context, to target) []telphinEvent {
@@ -275,10 +299,11 @@ func (c *telphinChange) apply(sub *notify.Subscription, s *Server) error {
 		} // else it is that already, if need be for one flow
 	}
 	if c.Method != nil {
-		if *c.Method != http.MethodGet && *c.Method != http.MethodPost && *c.Method != sub.Method {
+		method := strings.ToUpper(*c.Method)
+		if method != http.MethodGet && method != http.MethodPost && method != sub.Method {
 			return &telphinError{http.StatusBadRequest, "method must be GET or POST"}
 		}
-		sub.Method = *c.Method
+		sub.Method = method
 	}
 	set(&sub.URL, c.URL)
 	return nil

@@ -79,7 +79,7 @@ func TestTelphinUpdate(t *testing.T) {
 
 	for _, body := range []any{
 		object{"event_type": "ringing"}, object{"event_type": ""}, object{"event_type": "answer-in"}, object{"event_type": 1},
-		object{"method": "PUT"}, object{"method": "get"}, object{"method": ""}, object{"method": nil, "url": ""},
+		object{"method": "PUT"}, object{"method": "ge"}, object{"method": ""}, object{"method": nil, "url": ""},
 		object{"url": "somehost.com"}, object{"url": []string{}}, "", "x", "[]", `"x"`,
 	} {
 		r.wantTelphin(400, "PUT", path, body)
@@ -191,7 +191,7 @@ func TestTelphinNumbersOfSeveralTypes(t *testing.T) {
 		return events
 	}
 	first := list()
-	if len(first) != 3 || first[0].ID == first[1].ID || first[1].ID == first[2].ID || first[0].ID == first[2].ID || first[2].ID >= 1<<53 {
+	if len(first) != 3 || first[0].ID == first[1].ID || first[1].ID == first[2].ID || first[0].ID == first[2].ID || first[2].ID >= 1<<31 {
 		t.Fatalf("they are %+v", first)
 	}
 	path := func(e telphinEvent) string { return "/extension/175/event/" + itoa(e.ID) }

@@ -385,6 +385,12 @@ func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, er
 	return e.Revision(), nil
 }
 
+// NumberExtension returns the number of an extension, and allots one if it has
+// none yet. It is for good.
+func (n *Notifier) NumberExtension(ctx context.Context, user string) (uint64, error) {
+	return n.numbers.of(ctx, user)
+}
+
 // numbers gives extensions their numbers.
 type numbers struct {
 	kv     jetstream.KeyValue

@@ -1,0 +1,116 @@
+package admin
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"bellhop/notify"
+)
+
+// A telphinUser is who a token belongs to. bellhop has one client, and no users:
+// their ids are 1.
+type telphinUser struct {
+	ID       uint64 `json:"id"`
+	ClientID uint64 `json:"client_id"`
+	Login    string `json:"login"` // the client_id that gets access tokens
+}
+
+func telphinUserOf(who *access) telphinUser {
+	u := telphinUser{1, 1, who.id}
+	if who.id == configID {
+		u.Login = "admin"
+	}
+	return u
+}
+
+// A telphinExtension is an extension that bellhop knows. Label is always empty and
+// Status always active: what stands there only the PBX knows.
+type telphinExtension struct {
+	ID       uint64 `json:"id"`
+	ClientID uint64 `json:"client_id"`
+	Name     string `json:"name"`
+	Type     string `json:"type"` // phone, queue, ivr or conference
+	Label    string `json:"label"`
+	Status   string `json:"status"`
+	Domain   string `json:"domain"`
+}
+
+// telphinExtensionOf numbers an extension that has no number yet.
+func (s *Server) telphinExtensionOf(ctx context.Context, e *Extension) (telphinExtension, error) {
+	id, err := s.config.Notifier.NumberExtension(ctx, e.Extension)
+	return telphinExtension{id, 1, e.Extension, e.Kind, "", "active", e.Domain}, err
+}
+
+// telphinClient answers /client/{client_id}/extension and what is below it. The
+// client_id is not looked at: there is one client.
+func (s *Server) telphinClient(r *http.Request, rest []string) (any, error) {
+	if len(rest) == 0 {
+		return s.telphinExtensions(r.Context(), r.URL.Query())
+	}
+	name, err := s.telphinExtension(r.Context(), rest[0])
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.knownExtension(r.Context(), name)
+	switch {
+	case err != nil:
+		return nil, err
+	case e == nil:
+		return nil, &telphinError{http.StatusNotFound, "there is no extension with this id"}
+	}
+	return s.telphinExtensionOf(r.Context(), e)
+}
+
+// telphinExtensions returns a page of the known extensions, by their names. Keys
+// of the query that it does not know mean nothing.
+func (s *Server) telphinExtensions(ctx context.Context, q url.Values) ([]telphinExtension, error) {
+	page, ok := whole(q, "page", 1, 1<<30, 1)
+	if !ok {
+		return nil, &telphinError{http.StatusBadRequest, "page is a number from 1 on"}
+	}
+	size, ok := whole(q, "per_page", 1, 1<<30, maxPerPage)
+	if !ok {
+		return nil, &telphinError{http.StatusBadRequest, "per_page is a number from 1 on"}
+	}
+	size = min(size, maxPerPage)
+	all, err := s.knownExtensions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	name, kind := q.Get("name"), q.Get("type")
+	all = slices.DeleteFunc(all, func(e *Extension) bool {
+		return name != "" && e.Extension != name || kind != "" && !strings.EqualFold(e.Kind, kind)
+	})
+	first := min((page-1)*size, len(all))
+	shown := make([]telphinExtension, 0, min(size, len(all)-first))
+	for _, e := range all[first:min(first+size, len(all))] {
+		x, err := s.telphinExtensionOf(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		shown = append(shown, x)
+	}
+	return shown, nil
+}
+
+// maxPerPage is how many extensions a page of the Telphin dialect has at most, and
+// if nothing is asked for.
+const maxPerPage = 1000
+
+// errTwoEvents refuses a number that two events of an extension have: the chance of
+// that is 1 in 2^27.
+var errTwoEvents = &telphinError{http.StatusConflict, "two events have this id: use /v1/subscriptions"}
+
+// theEntry returns the only one of some entries.
+func theEntry(es []entry) (entry, error) {
+	switch len(es) {
+	case 0:
+		return entry{}, notify.ErrNotFound
+	case 1:
+		return es[0], nil
+	}
+	return entry{}, errTwoEvents
+}
