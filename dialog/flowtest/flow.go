@@ -28,7 +28,8 @@
 // unless they say Content-Length: 0.
 //
 // What a message leaves out the rig fills in, so that it is valid; what it gives is
-// sent as given. A start line may be a method alone. An empty section sends the
+// sent as given, and a header field that it gives without a value is not sent. A
+// start line may be a method alone. An empty section sends the
 // peer's last message again. The Contact of a phone is the one that it registered
 // last.
 //
@@ -52,7 +53,8 @@
 //
 // {cid} stands for the X-CID that the PBX received last; {contact} for the
 // contact that it bound last; {phone} for the Call-ID
-// of the newest dialog of that peer, and so for each peer.
+// of the newest dialog of that peer, and so for each peer. In a response {via} stands
+// for the topmost Via of the request.
 //
 // # Messages that bellhop sends
 //

@@ -477,6 +477,9 @@ func (a *agent) respond(m *message) (*message, error) {
 		return nil, fmt.Errorf("%s has received no request that %q answers", a.Name, m.start)
 	}
 	q, status := e.request, m.status()
+	for i := range m.fields {
+		m.fields[i].value = strings.ReplaceAll(m.fields[i].value, "{via}", q.get("Via"))
+	}
 	d := &message{start: m.start}
 	d.add("Via", q.all("Via")...)
 	if slices.Contains([]string{"INVITE", "UPDATE", "SUBSCRIBE"}, q.method()) && status > 100 && status < 300 {
@@ -645,7 +648,8 @@ func (a *agent) sdp() string {
 }
 
 // complete fills in what given leaves out of draft: each header field of the
-// draft stands unless given has it too. A From or To that is given without a
+// draft stands unless given has it too; one that is given without a value is left
+// out. A From or To that is given without a
 // tag gets the draft's.
 func complete(draft, given *message) *message {
 	m := &message{start: draft.start, body: given.body}
@@ -679,6 +683,7 @@ func complete(draft, given *message) *message {
 			m.fields = append(m.fields, g)
 		}
 	}
+	m.fields = slices.DeleteFunc(m.fields, func(f field) bool { return f.value == "" })
 	if m.body == "" && given.get("Content-Length") != "0" {
 		m.body = draft.body
 		if m.body != "" && !m.has("Content-Type") {
