@@ -410,10 +410,13 @@ func (t *Tracker) byeBelieved(l *leg, m *Message, at time.Time, q850 int, rec st
 }
 
 // leftBy says who hung up, of the BYE m or its response: the end of the leg that
-// sends the BYE; but where the PBX sends it while the other end still talks, the
-// PBX itself.
+// sends the BYE; but where the PBX sends it while the other end still talks, or
+// with a cause of its own, the PBX itself.
 func (l *leg) leftBy(m *Message) HangupBy {
 	if m.Origin() == PBX {
+		if readReason(m.Head).ownWill() {
+			return BySystem
+		}
 		for _, o := range l.opposite() {
 			if o.state == talking || o.by == BySystem && o.origin == Edge {
 				return BySystem

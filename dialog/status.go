@@ -148,11 +148,11 @@ func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) 
 		return Canceled, BySystem, true
 	case caller != nil && (caller.canceled && caller.answered.IsZero() || caller.state == over && caller.by == ByCaller):
 		return Canceled, ByCaller, false
-	case l.why.zero: // its own timer ran out, or the caller left the queue
+	case l.why.zero, l.why.timedOut(): // its own timer ran out, or the caller left the queue
 		return NoAnswer, BySystem, false
 	case l.call.answeredBeside(l):
 		return Canceled, BySystem, true
-	case l.why.q850 == causeGaveUp:
+	case l.why.q850 == causeGaveUp, l.why.sip == 487:
 		return Canceled, ByCaller, false
 	case l.why.q850 == causePickedUp:
 		return Canceled, BySystem, true
@@ -168,7 +168,7 @@ func (t *Tracker) judgeFinal(l *leg, code int, r reason) Status {
 			return s
 		}
 	}
-	if s, ok := q850Words[r.q850]; ok {
+	if s := r.word(); s != "" {
 		return s
 	}
 	if s, ok := t.config.Status[code]; ok {

@@ -1,0 +1,44 @@
+package dialog
+
+// FreeSWITCH has hangup causes that are not in Q.850. A Reason header field has them
+// as SIP;cause=N, with numbers that no SIP response has (its switch_types.h names them).
+const (
+	firstOwnCause        = 700
+	lastOwnCause         = 899
+	causeAllottedTimeout = 802
+	causeProgressTimeout = 807
+)
+
+// ownCauseWords is what such a cause says of a leg that was not answered; a cause
+// that is not listed leaves it to the SIP code.
+var ownCauseWords = map[int]Status{
+	causeAllottedTimeout: NoAnswer,
+	806:                  ChanUnavail, // USER_NOT_REGISTERED
+	causeProgressTimeout: NoAnswer,
+	808:                  Congestion,  // INVALID_GATEWAY
+	809:                  Congestion,  // GATEWAY_DOWN
+	810:                  ChanUnavail, // INVALID_URL
+	811:                  Congestion,  // INVALID_PROFILE
+	815:                  Busy,        // BUSY_EVERYWHERE
+	816:                  Busy,        // DECLINE
+	817:                  ChanUnavail, // DOES_NOT_EXIST_ANYWHERE
+	818:                  Congestion,  // NOT_ACCEPTABLE
+}
+
+// timedOut reports that a timer of the PBX has ended the leg: nobody answered in
+// time, whatever another leg has done since.
+func (r reason) timedOut() bool {
+	return r.q850 == 18 || r.q850 == 19 || r.sip == causeAllottedTimeout || r.sip == causeProgressTimeout
+}
+
+// ownWill reports that the PBX has ended an answered leg by itself: no media came,
+// the time allowed was over, a transfer led nowhere, or the PBX shuts down.
+func (r reason) ownWill() bool { return r.sip >= firstOwnCause && r.sip <= lastOwnCause }
+
+// word is what a reason says of a leg that was not answered; "": nothing.
+func (r reason) word() Status {
+	if s, ok := q850Words[r.q850]; ok {
+		return s
+	}
+	return ownCauseWords[r.sip]
+}
