@@ -121,6 +121,7 @@ type leg struct {
 	farSeq  uint32         // and by the other end, plus one; 0: there was none
 	claim   *claim         // the last request in the dialog that is not believed before it is accepted
 
+	tried      bool // the PBX has answered the INVITE, as last repeated, with 100
 	cut        bool // a restart has lost the transaction: no response to the INVITE will come
 	canceled   bool // by CANCEL, or BYE of the early dialog
 	canceledAt time.Time
@@ -215,7 +216,7 @@ func (t *Tracker) response(l *leg, m *Message) {
 	case m.Status < 300:
 		t.takenUp(l)
 		t.answer(l, m)
-	case m.Status == 401 || m.Status == 407:
+	case m.Status == 401 || m.Status == 407 || l.badCredentials(m):
 		t.challenge(l, m)
 	case t.tells(l, m.At):
 		t.takenUp(l)
@@ -234,6 +235,9 @@ func (t *Tracker) response(l *leg, m *Message) {
 // accepted, as a PBX does not try before it has checked them; of the hop's it
 // says nothing.
 func (t *Tracker) trying(l *leg, m *Message) {
+	if !m.Own {
+		l.tried = true
+	}
 	switch {
 	case m.Own:
 	case l.credentials:
@@ -325,6 +329,12 @@ func (t *Tracker) answered(p *party, l *leg, m *Message) {
 	e.SetupTime, e.RingDuration = p.times(m.At)
 }
 
+// badCredentials reports whether m refuses the credentials of an INVITE: a 403 from
+// the PBX that did not try it first, as FreeSWITCH answers a wrong password.
+func (l *leg) badCredentials(m *Message) bool {
+	return m.Status == 403 && !m.Own && l.origin == Edge && l.credentials && l.state == calling && !l.tried
+}
+
 // challenge notes a 401 or 407. An attempt that nobody heard of yet is no call
 // and is forgotten at once, so that scanners cost nothing; only when it began
 // is remembered, for the INVITE with credentials.
@@ -344,7 +354,7 @@ func (t *Tracker) challenge(l *leg, m *Message) {
 func (l *leg) repeat(m *Message, f facts) {
 	l.state, l.heard = calling, m.At
 	l.branch, l.cseq = clone(m.Branch), m.CSeq
-	l.credentials = f.credentials
+	l.credentials, l.tried = f.credentials, false
 	l.toTag = ""
 	l.peer = m.phone()
 }

@@ -30,7 +30,7 @@ func TestRefusedAttempts(t *testing.T) {
 		want    int // events; -1: at most as many as one source may cause
 	}{
 		{name: "404", attempt: refused(404, ""), want: -1},
-		{name: "403 to credentials", attempt: refused(403, credentials), want: -1},
+		{name: "403 to credentials", attempt: refused(403, credentials), want: 0},
 		{name: "100, 403 to credentials", want: -1, attempt: func(l *line) []Message {
 			return []Message{l.invite(credentials), l.response(100), l.response(403)}
 		}},

@@ -173,6 +173,7 @@ func (l *leg) fields(s *scribe) {
 	keepText(s, "joined", &l.joined)
 	keepText(s, "number", &l.number)
 	keepFlag(s, "cut", &l.cut)
+	keepFlag(s, "tried", &l.tried)
 	keepAddr(s, "peer", &l.peer)
 	keepNumber(s, "near_seq", &l.nearSeq)
 	keepNumber(s, "far_seq", &l.farSeq)
