@@ -157,6 +157,8 @@ type party struct {
 	agent      string
 	rec        string
 	remote     string // the number that the PBX connected it with; "": the caller's
+	callAPI    string // of the leg that answered, if it is not the first; "": the first's
+	sends      *refer // its REFER that the PBX has taken, and nobody was called for yet; nil: none
 
 	recovered bool   // its call was up when bellhop was restarted
 	like      *Event // what its events tell, if its record was lost; nil: what its legs say
@@ -320,6 +322,9 @@ func (t *Tracker) answer(l *leg, m *Message) {
 // answered says that a party talks, since the 2xx m on a leg.
 func (t *Tracker) answered(p *party, l *leg, m *Message) {
 	p.answered, p.answeredAt = m.At, t.clock.wall(m.At)
+	if l.has(p) && l != p.first {
+		p.callAPI = l.callAPI
+	}
 	p.heardPhone(l, m)
 	e := t.say(p, Answer, m.At)
 	e.Status, e.Leg = Answered, t.idOf(p.first)
@@ -632,7 +637,7 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 		Flow:         p.flow,
 		CallerNum:    l.num,
 		CallerName:   l.name,
-		CallAPIID:    l.callAPI,
+		CallAPIID:    cmp.Or(p.callAPI, l.callAPI),
 		ClientAPIID:  l.clientAPI,
 		CallBackID:   l.callBack,
 		Tag:          l.tag,

@@ -280,6 +280,7 @@ func (p *party) fields(s *scribe) {
 	keepText(s, "agent", &p.agent)
 	keepText(s, "rec", &p.rec)
 	keepText(s, "remote", &p.remote)
+	keepText(s, "callapi", &p.callAPI)
 	keepFlag(s, "transferred", &p.transferred)
 	keepFlag(s, "holds", &p.holds)
 	keepNumber(s, "repeated", &p.repeated)

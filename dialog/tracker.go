@@ -451,7 +451,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		c.caller = l
 	}
 	if l.origin == PBX {
-		t.callsBack(l)
+		t.callsBack(l, ext)
 	}
 	switch {
 	case isExt && l.origin == Edge:

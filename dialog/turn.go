@@ -50,13 +50,17 @@ func (t *Tracker) callBack(l *leg, ext Extension) {
 }
 
 // callsBack says that an extension calls, when the PBX has reached it and now
-// calls whom it wanted.
-func (t *Tracker) callsBack(l *leg) {
+// calls whom it wanted on leg l: ext, or somebody outside. The Request-URI of an
+// extension's leg is its phone's contact, which is no number.
+func (t *Tracker) callsBack(l *leg, ext Extension) {
 	p := l.call.back
 	if p == nil || p.dialed || p.over || p.first == l || p.first.state != talking {
 		return
 	}
 	p.called, p.calledE164 = l.called, l.calledE164
+	if ext.User != "" {
+		p.called, p.calledE164 = ext.User, ""
+	}
 	t.dial(p, DialOut, l.began)
 }
 
