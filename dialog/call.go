@@ -80,6 +80,7 @@ type call struct {
 	caller  *leg   // the first leg of the edge side; nil if none was seen
 	callees Status // heaviest word of the callees' legs that are over
 	back    *party // that the PBX calls back; nil: this is no callback
+	leaving *party // it has left, and what became of its REFER is not known yet; nil: none
 
 	changed time.Time // the first change since Changed returned it; zero: none
 	kept    bool      // Changed has returned a record of it
@@ -178,6 +179,9 @@ func (l *leg) deadline(talk time.Duration) time.Time {
 		return l.dialAt
 	case over:
 		if p := l.party; p != nil && !p.left.IsZero() && !p.over {
+			if p.sends != nil {
+				return p.left.Add(followGap)
+			}
 			return p.first.began.Add(forkGap)
 		}
 		return l.ended.Add(linger)
@@ -394,6 +398,9 @@ func (l *leg) inDialog(m *Message) bool {
 // sender has left (RFC 3261 §15.1.1), whether it is lost, challenged and
 // repeated, or never answered.
 func (t *Tracker) bye(l *leg, m *Message) {
+	if m.Src == PBX && l.state == talking {
+		t.notFollowed(l, m)
+	}
 	t.byeBelieved(l, m, m.At, readReason(m.Head).q850, t.configuredRec(m))
 }
 
@@ -494,8 +501,12 @@ func (t *Tracker) expire(l *leg, at time.Time) {
 
 // end takes a leg to over, and its parties with it when that was their last one.
 func (t *Tracker) end(l *leg, at time.Time, o outcome) {
-	if l.refer != nil && l.refer.accepted {
-		t.transferred(l, at, 0, "")
+	switch r := l.refer; {
+	case r == nil || !r.accepted:
+	case r.taken != 0 && l.party != nil && !l.party.over:
+		l.party.sends = r
+	default:
+		t.transferred(r, at, 0, "", "")
 	}
 	l.state, l.ended, l.by, l.refer = over, at, o.by, nil
 	t.unreach(l)
@@ -545,6 +556,13 @@ func (t *Tracker) endParty(p *party, l *leg, at time.Time, o outcome) {
 		return
 	}
 	p.left = at
+	if p.sends != nil {
+		if w := l.call.leaving; w != nil && w != p {
+			t.leave(w)
+		}
+		l.call.leaving = p
+		return
+	}
 	caller := l.call.caller
 	refused := p.flow == In && p.answered.IsZero() && !l.canceled && o.code/100 != 3
 	if !refused || caller == nil || caller.state == over || at.Sub(p.first.began) >= forkGap {
@@ -554,6 +572,12 @@ func (t *Tracker) endParty(p *party, l *leg, at time.Time, o outcome) {
 
 // leave ends a party at the time its last leg was over.
 func (t *Tracker) leave(p *party) {
+	if r := p.sends; r != nil { // and nothing has shown that the PBX could not
+		t.transferred(r, p.left, r.taken, r.takenPhrase, "")
+	}
+	if p.over {
+		return
+	}
 	p.over = true
 	if p.first.state == over {
 		p.first.ended = p.left
@@ -624,6 +648,9 @@ func (p *party) heardPhone(l *leg, m *Message) {
 // It is the caller's to complete until the next one is said.
 func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 	c, l := p.first.call, p.first
+	if w := c.leaving; w != nil && w != p {
+		t.transferred(w.sends, w.left, 0, "", "") // what ends it is told first
+	}
 	c.seq++
 	t.said = append(t.said, Event{
 		ID:           p.eventID(typ),

@@ -75,12 +75,12 @@ func (c *call) record(refers []*refer, offset time.Duration) []byte {
 	s := scribe{offset: offset, legs: slices.Clone(c.legs), parties: slices.Clone(c.parties)}
 	for _, r := range refers {
 		if r.leg.call == c {
-			s.refers = append(s.refers, keptRefer{r, true, r.leg.refer == r})
+			s.refers = append(s.refers, keptRefer{r, true, r.leg.refer == r, r.pending()})
 		}
 	}
 	for _, l := range c.legs {
 		if r := l.refer; r != nil && !slices.Contains(refers, r) {
-			s.refers = append(s.refers, keptRefer{r, false, true})
+			s.refers = append(s.refers, keptRefer{r, false, true, r.pending()})
 		}
 	}
 	c.fields(&s)
@@ -101,6 +101,7 @@ func (c *call) fields(s *scribe) {
 	keepLeg(s, "caller", &c.caller)
 	keepText(s, "callees", &c.callees)
 	keepParty(s, "back", &c.back)
+	keepParty(s, "leaving", &c.leaving)
 	keepTime(s, "bridged", &c.bridged)
 	keepFlag(s, "was_bridged", &c.wasBridged)
 	keepNumber(s, "talked", &c.talked)
@@ -235,6 +236,7 @@ type keptRefer struct {
 	*refer
 	awaited bool // a new leg may follow it
 	open    bool // its leg waits to hear what became of it
+	sends   bool // its party, whose leg has ended, waits for that
 }
 
 func (r *keptRefer) fields(s *scribe) {
@@ -244,6 +246,7 @@ func (r *keptRefer) fields(s *scribe) {
 	keepLeg(s, "leg", &r.leg)
 	keepFlag(s, "awaited", &r.awaited)
 	keepFlag(s, "open", &r.open)
+	keepFlag(s, "sends", &r.sends)
 	r.refer.fields(s)
 	if r.leg == nil {
 		s.fail("leg of a REFER", nil)
@@ -260,6 +263,9 @@ func (r *refer) fields(s *scribe) {
 	keepText(s, "other", &r.other)
 	keepFlag(s, "accepted", &r.accepted)
 	keepFlag(s, "told", &r.told)
+	keepFlag(s, "begun", &r.begun)
+	keepNumber(s, "taken", &r.taken)
+	keepText(s, "taken_phrase", &r.takenPhrase)
 }
 
 func (p *party) fields(s *scribe) {
@@ -402,6 +408,9 @@ func (t *Tracker) readCall(record []byte) (c *call, refers []*refer, err error) 
 	for _, r := range s.refers {
 		if r.open {
 			r.leg.refer = r.refer
+		}
+		if p := r.leg.party; r.sends && p != nil {
+			p.sends = r.refer
 		}
 		if r.awaited {
 			refers = append(refers, r.refer)

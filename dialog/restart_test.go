@@ -100,12 +100,13 @@ func TestRestartedFromTheLog(t *testing.T) {
 			flowtest.Play(t, f, whole)
 			for n := 1; ; n++ {
 				shown, before := 0, 0
+				var restarted time.Time
 				var hop *listener
 				hop = &listener{Hop: flowtest.NewReplaced(f.Config, func(old *dialog.Tracker) *dialog.Tracker {
 					if shown++; shown != n {
 						return old
 					}
-					before = len(hop.listen())
+					before, restarted = len(hop.listen()), hop.Now()
 					fresh := dialog.New(f.Config.Dialog)
 					fresh.InheritClock(old)
 					if err := fresh.Restore("", nil, hop.said); err != nil {
@@ -143,6 +144,9 @@ func TestRestartedFromTheLog(t *testing.T) {
 						continue
 					}
 					got, want := hop.said[i], whole.said[j]
+					if j > 0 && whole.said[j-1].Party == want.Party && whole.said[j-1].Type == dialog.Transfer && !want.Observed.After(restarted) {
+						continue // it has left, and awaits what becomes of its REFER: the log knows neither
+					}
 					if !got.Recovered {
 						t.Errorf("restarted before message %d: the hangup of %s does not say that it was", n, e.Extension)
 					}

@@ -433,6 +433,9 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	r := t.referred(c, m.At)
 	if r != nil {
 		l.referredTo = r.to
+		if m.Src == PBX {
+			t.followed(r, m.At)
+		}
 	}
 	if m.Src == PBX {
 		l.stranger = c.caller != nil && l.num != c.caller.num && l.num != c.caller.number && t.names.kind(l.num, m.At) != ""
