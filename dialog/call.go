@@ -519,7 +519,11 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 	}
 	if l == c.caller {
 		for _, p := range c.parties { // the PBX rings nobody any more
-			if !p.over && !p.left.IsZero() {
+			switch {
+			case p.over || p.left.IsZero():
+			case p.sends != nil: // nor connects anybody
+				t.transferred(p.sends, at, 0, "", "")
+			default:
 				t.leave(p)
 			}
 		}
@@ -648,8 +652,12 @@ func (p *party) heardPhone(l *leg, m *Message) {
 // It is the caller's to complete until the next one is said.
 func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 	c, l := p.first.call, p.first
-	if w := c.leaving; w != nil && w != p {
-		t.transferred(w.sends, w.left, 0, "", "") // what ends it is told first
+	switch w := c.leaving; { // what ends it is told first
+	case w == nil || w == p:
+	case typ == Hangup: // perhaps of who was to be connected
+		t.transferred(w.sends, at, 0, "", "")
+	default:
+		t.leave(w)
 	}
 	c.seq++
 	t.said = append(t.said, Event{
