@@ -233,7 +233,7 @@ func (t *Tracker) byTransfer(i *incoming) (v verdict) {
 // sentTo reports whether the INVITE, which is a phone's, is what the REFER asks
 // for: from a phone in the same call, to whom the REFER names.
 func (r *refer) sentTo(i *incoming) bool {
-	if i.called != r.to {
+	if i.called != r.to && (i.called != r.contact || r.contact == "") {
 		return false
 	}
 	for _, l := range r.leg.call.legs {

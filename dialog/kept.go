@@ -258,6 +258,7 @@ func (r *refer) fields(s *scribe) {
 	keepNumber(s, "cseq", &r.cseq)
 	keepText(s, "by", &r.by)
 	keepText(s, "to", &r.to)
+	keepText(s, "contact", &r.contact)
 	keepExtension(s, "ext", "ext_domain", &r.ext)
 	keepText(s, "replaces", &r.replaces)
 	keepText(s, "other", &r.other)

@@ -144,7 +144,8 @@ type refer struct {
 	at       time.Time
 	cseq     uint32
 	by       string // who says to refer
-	to       string // user of Refer-To
+	to       string // user of Refer-To; of a phone's contact: whose it is
+	contact  string // user of Refer-To, if that is a phone's contact
 	ext      Extension
 	replaces string // Call-ID of the dialog that the new call is to take over; "": none
 	other    string // the call of that dialog
@@ -196,7 +197,11 @@ func (t *Tracker) readRefer(l *leg, m *Message) *refer {
 		return nil
 	}
 	r := &refer{leg: l, at: m.At, cseq: m.CSeq, to: clone(target.user), by: p.ext.User}
-	r.ext = t.names.dialed(r.to, clone(target.host), m.At)
+	if ext, ok := t.names.bound(to, m.At); ok && ext.User != target.user {
+		r.ext, r.to, r.contact = ext, ext.User, r.to
+	} else {
+		r.ext = t.names.dialed(r.to, clone(target.host), m.At)
+	}
 	if _, by, _ := nameAddr(header(m.Head, "Referred-By")); by != "" {
 		r.by = clone(parseURI(by).user)
 	}
