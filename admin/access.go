@@ -68,11 +68,11 @@ func (a *access) sees(extension string) bool {
 	if a == nil || a.extensions == nil {
 		return a != nil
 	}
-	user := extension
+	e := dialog.Extension{User: extension}
 	if at := strings.LastIndexByte(extension, '@'); at >= 0 {
-		user = extension[:at]
+		e = dialog.Extension{User: extension[:at], Domain: extension[at+1:]}
 	}
-	return slices.Contains(a.extensions, user) || slices.Contains(a.extensions, extension)
+	return slices.ContainsFunc(a.extensions, e.Is)
 }
 
 // parties returns those of a call that it sees.

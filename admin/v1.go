@@ -315,7 +315,7 @@ func (s *Server) listCalls(ctx context.Context, in *struct {
 }
 
 // named reports whether e is the user, or the user@domain, that name says.
-func named(e dialog.Extension, name string) bool { return e.User == name || e.String() == name }
+func named(e dialog.Extension, name string) bool { return e.Is(name) }
 
 // parseTime reads RFC 3339, also where a + of the query has become a space.
 func parseTime(s string) (time.Time, bool) {

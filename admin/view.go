@@ -64,6 +64,9 @@ type Event struct {
 
 	CallerNumberE164 string            `json:"caller_number_e164,omitempty"`
 	CalledNumberE164 string            `json:"called_number_e164,omitempty"`
+	CallerIDNumRaw   string            `json:"caller_id_num_raw,omitempty" doc:"As it is written in the message, if otherwise"`
+	CalledNumberRaw  string            `json:"called_number_raw,omitempty" doc:"As it is written in the message, if otherwise"`
+	Privacy          bool              `json:"privacy,omitempty" doc:"The caller asks that its number is not shown"`
 	Headers          map[string]string `json:"headers,omitempty"`
 }
 
@@ -117,6 +120,9 @@ func eventOf(e dialog.Event) Event {
 
 		CallerNumberE164: e.CallerE164,
 		CalledNumberE164: e.CalledE164,
+		CallerIDNumRaw:   e.CallerNumRaw,
+		CalledNumberRaw:  e.CalledNumberRaw,
+		Privacy:          e.Privacy,
 	}
 	if e.Type == dialog.Hangup || e.Duration > 0 {
 		d := e.Duration.Microseconds()

@@ -684,10 +684,13 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 		Transferred:  p.transferred,
 		Correlation:  c.correlation(l),
 		Headers:      l.headers,
+		CallerNumRaw: l.numRaw,
+		Privacy:      l.private,
 	})
 	e := &t.said[len(t.said)-1]
 	e.Recovered = p.recovered
 	e.CalledNumber, e.CalledE164 = p.number()
+	e.CalledNumberRaw = p.rawNumber()
 	switch p.flow {
 	case Out:
 		e.CallerExtension = &p.ext
@@ -697,6 +700,7 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 			e.Diversion = "" // that is the extension itself
 			if caller := c.caller; caller != nil && !l.hidden {
 				e.CallerNum, e.CallerName, e.CallerE164 = caller.num, caller.name, caller.numE164
+				e.CallerNumRaw, e.Privacy = caller.numRaw, caller.private
 			}
 		}
 	case In:
@@ -746,6 +750,19 @@ func (p *party) number() (raw, e164 string) {
 	return p.ext.User, ""
 }
 
+// rawNumber is what number returns as it stands in the message; "": just so, or it
+// is not known.
+func (p *party) rawNumber() string {
+	switch caller := p.first.call.caller; {
+	case p.called != "":
+	case p.flow == Out:
+		return p.first.calledRaw
+	case caller != nil && !p.first.stranger:
+		return caller.calledRaw
+	}
+	return ""
+}
+
 // fromCaller fills in what the caller's leg says of a party that is called; if
 // the PBX has hidden that leg behind another Call-ID, what the number says.
 func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
@@ -763,6 +780,9 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 	}
 	if caller.trunk {
 		e.CalledDID = cmp.Or(caller.did, caller.called)
+	}
+	if caller.withheld && !l.withheld && l.num == caller.number { // the PBX has not passed the wish on
+		e.CallerNum, e.CallerName, e.CallerE164, e.CallerNumRaw, e.Privacy = anonymousUser, anonymousName, "", "", true
 	}
 	if e.Diversion == "" {
 		e.Diversion = caller.diversion

@@ -1,6 +1,9 @@
 package dialog
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Type says what happened. The text is what the store keeps and what
 // subscriptions name: never change one, only add.
@@ -77,6 +80,15 @@ func (e Extension) String() string {
 	return e.User + "@" + e.Domain
 }
 
+// Is reports whether name names the extension: its user alone, or user@domain,
+// where the domain has no case.
+func (e Extension) Is(name string) bool {
+	if rest, ok := strings.CutPrefix(name, e.User); ok {
+		return rest == "" || e.Domain != "" && rest[0] == '@' && strings.EqualFold(rest[1:], e.Domain)
+	}
+	return false
+}
+
 // A LegID names the dialog of a leg.
 type LegID struct {
 	Node    string `json:"node,omitempty"` // who follows it, where several nodes share the log
@@ -108,7 +120,7 @@ type Event struct {
 	CallerNum       string     `json:"caller_num,omitempty"`
 	CallerName      string     `json:"caller_name,omitempty"`
 	CallerExtension *Extension `json:"caller_extension,omitempty"` // the extension that calls, if it is one
-	CalledNumber    string     `json:"called_number,omitempty"`    // as dialed
+	CalledNumber    string     `json:"called_number,omitempty"`    // as dialed, without escapes and visual separators
 	CalledExtension *Extension `json:"called_extension,omitempty"` // the extension that is called, if it is one
 	CalledDID       string     `json:"called_did,omitempty"`       // public number that was called
 	CallAPIID       string     `json:"callapi_id,omitempty"`
@@ -143,6 +155,13 @@ type Event struct {
 	Headers      [][2]string   `json:"headers,omitempty"`       // the chosen ones, in order
 	CallerE164   string        `json:"caller_e164,omitempty"`   //
 	CalledE164   string        `json:"called_e164,omitempty"`   //
+
+	// As they stand in the message, if they are written otherwise there (RFC 3261
+	// §19.1.4, RFC 3966 §5.1.1).
+	CallerNumRaw    string `json:"caller_num_raw,omitempty"`
+	CalledNumberRaw string `json:"called_number_raw,omitempty"`
+
+	Privacy bool `json:"privacy,omitempty"` // the caller asks that its number is not shown (RFC 3323)
 
 	Leg LegID `json:"leg,omitzero"` // dial-in, dial-out, answer: for Restore, not for subscribers
 

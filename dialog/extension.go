@@ -42,6 +42,7 @@ type address struct {
 type binding struct {
 	ext   Extension
 	until time.Time
+	uri   string // as bareURI has it
 }
 
 // maxContacts is how many bindings of one address of record are remembered.
@@ -65,6 +66,7 @@ func (d *directory) configure(c *Config) {
 		d.declared[e.Number] = kind
 		for _, did := range e.DID {
 			d.public[did] = e.Number
+			d.public[plainNumber(did)] = e.Number
 		}
 	}
 }
@@ -128,7 +130,7 @@ func (d *directory) bound(contact string, now time.Time) (Extension, bool) {
 func (d *directory) called(m *Message, to string) (Extension, bool) {
 	if m.AOR != "" {
 		user, host, _ := strings.Cut(m.AOR, "@")
-		user = unescape(user)
+		user, host = unescape(user), lower(host)
 		if fits := len(user) <= MaxName && len(host) <= MaxName; fits && (d.config.Learn && user != "" || d.kind(user, m.At) != "") {
 			return Extension{User: user, Domain: host}, true
 		}
@@ -186,7 +188,7 @@ func (d *directory) calling(m *Message, from, preferred, account, contact string
 // none's, one without a user.
 func (d *directory) account(name string, now time.Time) Extension {
 	user, host, _ := strings.Cut(name, "@")
-	e, _ := d.at(uri{user: unescape(user), host: host}, now)
+	e, _ := d.at(uri{user: unescape(user), host: lower(host)}, now)
 	return e
 }
 
@@ -201,8 +203,7 @@ func (d *directory) learn(m *Message) (ext Extension, until time.Time, ok bool) 
 	var aor uri
 	var a address
 	expires := 3600
-	keys := make([]string, 0, 4)
-	untils := make([]time.Time, 0, 4)
+	keys, bindings := make([]string, 0, 4), make([]binding, 0, 4)
 	for name, value := range fields(m.Head) {
 		if is(name, "Expires") {
 			expires = seconds(value, expires)
@@ -225,7 +226,7 @@ func (d *directory) learn(m *Message) (ext Extension, until time.Time, ok bool) 
 					continue
 				}
 				until := m.At.Add(time.Duration(left) * time.Second)
-				keys, untils = append(keys, strings.Clone(key)), append(untils, until)
+				keys, bindings = append(keys, strings.Clone(key)), append(bindings, binding{until: until, uri: strings.Clone(bareURI(u))})
 				if until.After(a.until) {
 					a.until = until
 				}
@@ -253,23 +254,51 @@ func (d *directory) learn(m *Message) (ext Extension, until time.Time, ok bool) 
 	}
 	a.contacts = keys
 	for i, key := range keys {
-		d.contacts.Add(key, binding{a.ext, untils[i]})
+		bindings[i].ext = a.ext
+		d.contacts.Add(key, bindings[i])
 	}
 	d.aors.Add(a.ext.User, a)
 	return a.ext, a.until, true
 }
 
-// contactKey is what of a contact URI tells bindings apart: scheme, user, host
-// and port, without escapes. Parameters come back from a PBX changed, or not at
-// all.
+// contactKey is what of a contact URI tells bindings apart: scheme, user without
+// escapes, host without case, and the port if it is not the default of the
+// transport. Other parameters come back from a PBX changed, or not at all.
 func contactKey(uri string) string {
+	p := splitURI(uri)
+	if p.host == "" {
+		return "" // also of *
+	}
+	key := lower(p.scheme) + ":"
+	if p.user != "" {
+		key += unescape(p.user) + "@"
+	}
+	key += lower(p.host)
+	if p.port != "" && p.port != p.defaultPort() {
+		key += ":" + p.port
+	}
+	return key
+}
+
+// defaultPort is the port of a URI that names none (RFC 3261 §19.1.2, RFC 7118 §7).
+func (p *uriParts) defaultPort() string {
+	transport, _ := param(p.params, "transport")
+	secure := strings.EqualFold(p.scheme, "sips")
+	switch {
+	case strings.EqualFold(transport, "wss"), strings.EqualFold(transport, "ws") && secure:
+		return "443"
+	case strings.EqualFold(transport, "ws"):
+		return "80"
+	case strings.EqualFold(transport, "tls"), secure:
+		return "5061"
+	}
+	return "5060"
+}
+
+// bareURI is a contact URI as events and API tell it: without parameters, headers
+// and escapes.
+func bareURI(uri string) string {
 	i := strings.IndexByte(uri, '@') + 1
-	if i == 0 {
-		i = strings.IndexByte(uri, ':') + 1
-	}
-	if i == 0 {
-		return ""
-	}
 	if n := strings.IndexAny(uri[i:], ";?>"); n >= 0 {
 		uri = uri[:i+n]
 	}

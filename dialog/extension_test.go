@@ -182,7 +182,7 @@ func TestCallerIdentity(t *testing.T) {
 	}{
 		{"From", "", "101", "", "101"},
 		{"asserted", "P-Asserted-Identity: \"Alice, A.\" <sip:+15551234@pbx.example;user=phone>, <tel:+1999>\r\n", "+15551234", "Alice, A.", ""},
-		{"asserted, private", "P-Asserted-Identity: <sip:+15551234@pbx.example>\r\nPrivacy: user;id\r\n", "101", "", "101"},
+		{"asserted, private", "P-Asserted-Identity: <sip:+15551234@pbx.example>\r\nPrivacy: user;id\r\n", "anonymous", "Anonymous", ""},
 		{"asserted, privacy none", "P-Asserted-Identity: <tel:+15551234;verstat=x>\r\nPrivacy: none\r\n", "+15551234", "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

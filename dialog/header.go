@@ -186,43 +186,127 @@ func param(params, name string) (string, bool) {
 	return "", false
 }
 
-// A uri is what the tracker reads of a SIP, SIPS or tel URI.
+// A uri is what the tracker reads of a SIP, SIPS or tel URI. Two URIs of the same
+// user at the same host have the same user and host (RFC 3261 §19.1.4).
 type uri struct {
-	user   string // without escapes (RFC 3261 §19.1.4), password and telephone-subscriber parameters
-	host   string // without port; "" in a tel URI
-	params string // each with its leading semicolon
+	user   string // without escapes, password and telephone-subscriber parameters; of a number without visual separators
+	host   string // in lower case, without port; "" in a tel URI
+	params string // without the leading semicolon
 }
 
 func parseURI(s string) uri {
+	p := splitURI(s)
+	u := uri{user: unescape(p.user), host: lower(p.host), params: p.params}
+	if p.params == "" {
+		u.params = p.userParams
+	}
+	if p.tel() {
+		u.user = plainNumber(u.user)
+	}
+	return u
+}
+
+// rawUser returns the user of a URI as it is written, "" if parseURI returns the
+// same.
+func rawUser(s string) string {
+	if p := splitURI(s); strings.IndexByte(p.user, '%') >= 0 || p.tel() {
+		if p.user != parseURI(s).user {
+			return p.user
+		}
+	}
+	return ""
+}
+
+// uriParts are the parts of a URI as they are written, without what separates them.
+type uriParts struct {
+	scheme     string
+	user       string // without password; of a tel URI the number
+	userParams string // behind the user's first semicolon
+	host       string // an IPv6 address in brackets; without the dot of the root
+	port       string
+	params     string
+	headers    string
+}
+
+// splitURI takes a SIP, SIPS or tel URI apart (RFC 3261 §25.1, RFC 3966 §3). A
+// user may have a question mark and a semicolon, a host may not: so the user ends
+// first, at the @ behind which no other is left before parameters and headers.
+func splitURI(s string) (p uriParts) {
 	scheme, rest, ok := strings.Cut(s, ":")
 	if !ok {
-		return uri{}
+		return p
 	}
-	if strings.EqualFold(scheme, "tel") {
-		user, params, _ := strings.Cut(rest, ";")
-		return uri{user: unescape(user), params: params}
+	p.scheme = strings.TrimSpace(scheme)
+	if strings.EqualFold(p.scheme, "tel") {
+		rest, p.headers, _ = strings.Cut(rest, "?")
+		p.user, p.params, _ = strings.Cut(rest, ";")
+		return p
 	}
-	rest, _, _ = strings.Cut(rest, "?")
-	var u uri
-	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
-		u.user, rest = rest[:i], rest[i+1:]
-		if user, params, ok := strings.Cut(u.user, ";"); ok {
-			u.user, u.params = user, params
+	if at := strings.IndexByte(rest, '@'); at >= 0 {
+		end := len(rest)
+		if n := strings.IndexAny(rest[at:], ";?"); n >= 0 {
+			end = at + n
 		}
-		u.user, _, _ = strings.Cut(u.user, ":")
-		u.user = unescape(u.user)
+		at = strings.LastIndexByte(rest[:end], '@')
+		p.user, p.userParams, _ = strings.Cut(rest[:at], ";")
+		p.user, _, _ = strings.Cut(p.user, ":")
+		rest = rest[at+1:]
 	}
-	host, params, ok := strings.Cut(rest, ";")
-	if ok {
-		u.params = params
+	rest, p.headers, _ = strings.Cut(rest, "?")
+	p.host, p.params, _ = strings.Cut(rest, ";")
+	if i := strings.IndexByte(p.host, ']'); i >= 0 {
+		p.host, p.port = p.host[:i+1], strings.TrimPrefix(p.host[i+1:], ":")
+	} else {
+		p.host, p.port, _ = strings.Cut(p.host, ":")
 	}
-	if i := strings.IndexByte(host, ']'); i >= 0 {
-		host = host[:i+1]
-	} else if i := strings.IndexByte(host, ':'); i >= 0 {
-		host = host[:i]
+	p.host = strings.TrimSuffix(p.host, ".")
+	return p
+}
+
+// tel reports whether the user is a telephone-subscriber (RFC 3261 §19.1.6).
+func (p *uriParts) tel() bool {
+	if strings.EqualFold(p.scheme, "tel") {
+		return true
 	}
-	u.host = host
-	return u
+	user, _ := param(p.params, "user")
+	return strings.EqualFold(user, "phone")
+}
+
+// lower returns a host in lower case, in which it is compared (RFC 3261 §19.1.4).
+func lower(host string) string {
+	for i := range len(host) {
+		if c := host[i]; c >= 'A' && c <= 'Z' {
+			return strings.ToLower(host)
+		}
+	}
+	return host
+}
+
+// plainNumber returns a telephone number without visual separators (RFC 3966
+// §5.1.1). What is no number stays as it is.
+func plainNumber(s string) string {
+	const separators = "-.()"
+	if strings.IndexAny(s, separators) < 0 {
+		return s
+	}
+	b := make([]byte, 0, len(s))
+	digits := false
+	for i := range len(s) {
+		switch c := s[i]; {
+		case strings.IndexByte(separators, c) >= 0:
+			continue
+		case c >= '0' && c <= '9':
+			digits = true
+		case c == '+' && i == 0, c == '*', c == '#', c|0x20 >= 'a' && c|0x20 <= 'f':
+		default:
+			return s
+		}
+		b = append(b, s[i])
+	}
+	if !digits {
+		return s
+	}
+	return string(b)
 }
 
 // unescape takes the escapes out of a part of a URI; what is none stays.

@@ -24,6 +24,10 @@ type facts struct {
 	calledE164  string
 	credentials bool
 	hidden      bool // the caller does not show who it is
+
+	numRaw, calledRaw string // as they are written, if otherwise
+	private           bool   // the caller asks that its number is not shown
+	withheld          bool   // and that is heeded
 }
 
 // links is what of an INVITE may lead to the call that it belongs to. It shares
@@ -35,6 +39,7 @@ type links struct {
 	referredBy string      // user
 	numbers    [5]string   // by which the caller may be known
 	configured [][2]string // header fields that a method goes by, with their values
+	history    bool        // the diversion is out of History-Info
 }
 
 // maxClientAPI is the longest Client-Api-Id that is passed on.
@@ -43,7 +48,8 @@ const maxClientAPI = 100
 // read takes an INVITE apart in one pass and finds the extension whose leg it
 // begins. What it returns shares m's memory.
 func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
-	var from, to, pai, remote, preferred, contact, account, privacy, first, last string
+	var from, to, remote, preferred, contact, account string
+	var identified, history bool
 	c := &t.config
 	trusted := m.trusted()
 	for name, value := range fields(m.Head) {
@@ -55,13 +61,11 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 		case is(name, "Contact"):
 			contact = value
 		case is(name, "P-Asserted-Identity"):
-			if pai == "" {
-				pai = value
-			}
+			identified = trusted
 		case is(name, "P-Preferred-Identity"):
 			preferred = value
 		case is(name, "Privacy"):
-			privacy = value
+			f.private = f.private || private(value)
 		case is(name, "Authorization"), is(name, "Proxy-Authorization"):
 			f.credentials = true
 			if user := username(value); account == "" || t.names.account(account, m.At).User == "" {
@@ -72,12 +76,7 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 				f.diversion = value
 			}
 		case is(name, "History-Info"):
-			if !trusted {
-				break
-			}
-			for v := range list(value) {
-				first, last = last, v
-			}
+			history = trusted
 		case is(name, "Client-Api-Id"):
 			if len(value) <= maxClientAPI {
 				f.clientAPI = value
@@ -106,38 +105,37 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 		}
 	}
 	display, u, _ := nameAddr(from)
-	caller := parseURI(u)
-	fromURI, fromParams := u, caller.params
-	if trusted && pai != "" && !private(privacy) && !anonymous(caller) {
-		for v := range list(pai) {
-			display, u, _ = nameAddr(v)
-			caller = parseURI(u)
-			fromParams = caller.params
-			break
+	caller, fromURI := parseURI(u), u
+	f.withheld = f.private && !c.IgnorePrivacy
+	asserted := ""
+	if identified {
+		name, assertedURI := assertedIdentity(m.Head)
+		asserted = parseURI(assertedURI).user
+		if c.IgnorePrivacy || !f.private && !anonymous(caller) {
+			display, u, caller = name, assertedURI, parseURI(assertedURI)
 		}
 	}
-	f.num, f.name, f.hidden = caller.user, display, anonymous(caller)
-	if f.num == "" && f.hidden {
-		f.num = "anonymous"
-	}
-	if !trusted {
-		pai = ""
-	}
-	k.caller(parseURI(fromURI).user, f.num, display, remote, pai)
+	f.num, f.numRaw, f.name, f.hidden = caller.user, rawUser(u), display, anonymous(caller)
+	k.caller(parseURI(fromURI).user, f.num, display, remote, asserted)
 	if trusted {
-		f.verstat, _ = param(fromParams, "verstat")
+		f.verstat = verstat(u)
+	}
+	if f.num == "" {
+		f.num, f.hidden = anonymousUser, true
+	}
+	if f.withheld {
+		f.num, f.numRaw, f.name, f.hidden = anonymousUser, "", anonymousName, true
 	}
 	target := parseURI(m.URI())
-	f.called, f.calledHost = target.user, target.host
+	f.called, f.calledRaw, f.calledHost = target.user, rawUser(m.URI()), target.host
 	if _, u, _ = nameAddr(to); m.Trunk != "" && m.Src == Edge && !digits(f.called) && digits(parseURI(u).user) {
 		f.did = parseURI(u).user
-	}
-	if f.diversion == "" {
-		f.diversion = first // of two or more: the last but one sent the call on
 	}
 	if f.diversion != "" {
 		_, u, _ = nameAddr(f.diversion)
 		f.diversion = parseURI(u).user
+	} else if history {
+		k.history, f.diversion = true, divertedBy(readHistory(m.Head), f.called)
 	}
 	if f.callAPI == "" {
 		f.callAPI = m.CallID
@@ -179,10 +177,7 @@ func (k *links) caller(from, told, display, remote, known string) {
 		_, u, _ := nameAddr(remote)
 		k.numbers[remoteParty] = parseURI(u).user
 	}
-	if known != "" {
-		_, u, _ := nameAddr(known)
-		k.numbers[asserted] = parseURI(u).user
-	}
+	k.numbers[asserted] = known
 }
 
 // digits reports whether s is a telephone number without separators.
@@ -218,7 +213,7 @@ const maxHeaders = 32
 // keep gives the facts memory of their own, in one piece.
 func (f *facts) keep(more ...*string) {
 	all := append(more, &f.num, &f.name, &f.verstat, &f.called, &f.did, &f.calledHost, &f.diversion, &f.callAPI,
-		&f.clientAPI, &f.callBack, &f.tag, &f.rec, &f.agent)
+		&f.clientAPI, &f.callBack, &f.tag, &f.rec, &f.agent, &f.numRaw, &f.calledRaw)
 	for i := range f.headers {
 		all = append(all, &f.headers[i][0], &f.headers[i][1])
 	}
@@ -259,21 +254,4 @@ func username(credentials string) string {
 		}
 	}
 	return ""
-}
-
-// private reports whether the caller asked that the asserted identity is not
-// shown (RFC 3323 §4.2, RFC 3325 §9.3).
-func private(privacy string) bool {
-	for v := range strings.SplitSeq(privacy, ";") {
-		switch strings.ToLower(strings.TrimSpace(v)) {
-		case "id", "user", "header":
-			return true
-		}
-	}
-	return false
-}
-
-// anonymous reports whether u hides who calls (RFC 3323 §4.1.1.3).
-func anonymous(u uri) bool {
-	return strings.EqualFold(u.user, "anonymous") || strings.EqualFold(u.host, "anonymous.invalid")
 }

@@ -203,6 +203,10 @@ func (f *facts) fields(s *scribe) {
 	keepText(s, "called_e164", &f.calledE164)
 	keepFlag(s, "credentials", &f.credentials)
 	keepFlag(s, "hidden", &f.hidden)
+	keepText(s, "num_raw", &f.numRaw)
+	keepText(s, "called_raw", &f.calledRaw)
+	keepFlag(s, "private", &f.private)
+	keepFlag(s, "withheld", &f.withheld)
 }
 
 // fields leave out a REFER: until it is accepted it is of no account, and after a
@@ -316,6 +320,9 @@ func likeFields(e *Event, s *scribe) {
 	keepPairs(s, "headers", &e.Headers)
 	keepText(s, "caller_e164", &e.CallerE164)
 	keepText(s, "called_e164", &e.CalledE164)
+	keepText(s, "caller_num_raw", &e.CallerNumRaw)
+	keepText(s, "called_number_raw", &e.CalledNumberRaw)
+	keepFlag(s, "privacy", &e.Privacy)
 }
 
 func extensionFields(e *Extension, s *scribe) { keepExtension(s, "user", "domain", e) }
@@ -395,7 +402,11 @@ func (t *Tracker) readCall(record []byte) (c *call, refers []*refer, err error) 
 		s.parties = append(s.parties, &party{})
 	}
 	c.fields(&s)
+	for _, l := range s.legs {
+		l.calledExt.Domain = lower(l.calledExt.Domain) // older versions kept it as it was written
+	}
 	for _, p := range s.parties {
+		p.ext.Domain = lower(p.ext.Domain)
 		if p.first == nil {
 			s.fail("first leg of a party", nil)
 		}
@@ -524,7 +535,7 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 // says.
 func (t *Tracker) relivedParty(c *call, e *Event) *party {
 	like := *e // e shares memory with all of the log
-	p := &party{id: e.Party, ext: e.Extension, flow: e.Flow, agent: e.UserAgent, like: &like}
+	p := &party{id: e.Party, ext: Extension{e.Extension.User, lower(e.Extension.Domain)}, flow: e.Flow, agent: e.UserAgent, like: &like}
 	hosted := e.Flow == In && e.Leg.Origin == Edge
 	l := c.dialog(e.Leg, func(l *leg) bool {
 		return l.state != over && (hosted && l.host == nil || !hosted && l.party == nil)
@@ -585,4 +596,5 @@ func (e *Event) as(o *Event) {
 	e.CallAPIID, e.ClientAPIID, e.CallBackID, e.Tag = o.CallAPIID, o.ClientAPIID, o.CallBackID, o.Tag
 	e.Diversion, e.Verstat, e.Headers, e.ANI = o.Diversion, o.Verstat, o.Headers, o.ANI
 	e.Correlation, e.Transferred = o.Correlation, o.Transferred
+	e.CallerNumRaw, e.CalledNumberRaw, e.Privacy = o.CallerNumRaw, o.CalledNumberRaw, o.Privacy
 }

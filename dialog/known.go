@@ -68,7 +68,7 @@ func (d *directory) known(user string, now time.Time) (Known, bool) {
 	k.Contacts = make([]Contact, 0, len(a.contacts))
 	for _, key := range a.contacts {
 		if b, ok := d.contacts.Peek(key); ok && b.ext == a.ext && now.Before(b.until) {
-			k.Contacts = append(k.Contacts, Contact{key, b.until})
+			k.Contacts = append(k.Contacts, Contact{b.uri, b.until})
 		}
 	}
 	slices.SortStableFunc(k.Contacts, func(a, b Contact) int { return a.Until.Compare(b.Until) })

@@ -129,6 +129,8 @@ type Config struct {
 	// asked for.
 	E164 func(number string) string
 
+	IgnorePrivacy bool // who asks that its number is not shown is told all the same
+
 	MaxDuration time.Duration  // a call that is up for so long is lost; 0: 4 hours
 	Status      map[int]Status // words for final responses, over the built-in table
 
@@ -427,6 +429,9 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		peer:   m.phone(),
 		facts:  f,
 		joined: joined,
+	}
+	if a := c.caller; k.history && a != nil && m.Src == PBX && sameNumber(l.diversion, cmp.Or(a.did, a.called)) {
+		l.diversion = "" // the number that was called
 	}
 	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
 	l.numE164, l.calledE164 = t.e164(l.num, m.At), t.e164(l.called, m.At)

@@ -143,7 +143,7 @@ func (t *Tracker) accepted(l *leg, m *Message) {
 	switch m.Method {
 	case "INVITE", "UPDATE":
 		if m.Src == PBX {
-			l.connected(m)
+			t.connected(l, m)
 		}
 		if l.state == talking {
 			l.refresh(m)

@@ -22,7 +22,7 @@ func (l *leg) byPhone(m *Message) bool {
 // §5.1).
 func (t *Tracker) reinvite(l *leg, m *Message) {
 	if m.Src == PBX && (m.Request() || m.Status/100 == 2) {
-		l.connected(m)
+		t.connected(l, m)
 	}
 	switch {
 	case l.state != talking:
@@ -102,19 +102,15 @@ func (t *Tracker) hold(l *leg, to media, at time.Time) {
 
 // connected notes whom the PBX now connects a called extension with (RFC 3325,
 // RFC 5876).
-func (l *leg) connected(m *Message) {
+func (t *Tracker) connected(l *leg, m *Message) {
 	p := l.party
-	if p == nil || p.over || p.flow != In {
+	if p == nil || p.over || p.flow != In || !t.config.IgnorePrivacy && private(header(m.Head, "Privacy")) {
 		return
 	}
-	identity := header(m.Head, "P-Asserted-Identity")
-	if identity == "" {
-		identity = header(m.Head, "Remote-Party-ID")
+	_, u := assertedIdentity(m.Head)
+	if u == "" {
+		_, u, _ = nameAddr(header(m.Head, "Remote-Party-ID"))
 	}
-	if identity == "" {
-		return
-	}
-	_, u, _ := nameAddr(identity)
 	switch remote := parseURI(u); {
 	case remote.user == p.remote || remote.user == "" || anonymous(remote):
 	case remote.user == p.first.num:

@@ -263,7 +263,7 @@ func (t *target) names(e dialog.Extension) bool {
 	if t.regex != nil {
 		return t.regex.MatchString(e.User) || t.regex.MatchString(e.String())
 	}
-	return t.sub.Extension == e.User || t.sub.Extension == e.String()
+	return e.Is(t.sub.Extension)
 }
 
 // A page is a part of the log that is read again.

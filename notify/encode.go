@@ -65,6 +65,9 @@ func appendEvent(dst []byte, e *dialog.Event) []byte {
 	}
 	w.text("caller_e164", e.CallerE164)
 	w.text("called_e164", e.CalledE164)
+	w.text("caller_num_raw", e.CallerNumRaw)
+	w.text("called_number_raw", e.CalledNumberRaw)
+	w.yes("privacy", e.Privacy)
 	if e.Leg != (dialog.LegID{}) {
 		w.key("leg")
 		w.b = append(w.b, '{')

@@ -571,12 +571,12 @@ func (q Query) subjects() []string {
 
 func (q Query) matches(e *dialog.Event) bool {
 	return (q.Type == "" || typeBit(e)&typeBits[q.Type] != 0) &&
-		(!strings.Contains(q.Extension, "@") || q.Extension == e.Extension.String()) &&
+		(!strings.Contains(q.Extension, "@") || e.Extension.Is(q.Extension)) &&
 		q.among(e)
 }
 
 func (q Query) among(e *dialog.Event) bool {
-	return q.Among == nil || slices.Contains(q.Among, e.Extension.User) || slices.Contains(q.Among, e.Extension.String())
+	return q.Among == nil || slices.ContainsFunc(q.Among, e.Extension.Is)
 }
 
 // ErrEventGone says that an event is no longer in the log.

@@ -193,6 +193,9 @@ func (v *view) extended(f *fields) {
 	f.text("OtherCallID", v.OtherCall)
 	f.text("CallerNumberE164", v.CallerE164)
 	f.text("CalledNumberE164", v.CalledE164)
+	f.text("CallerIDNumRaw", clean(v.CallerNumRaw, maxText))
+	f.text("CalledNumberRaw", clean(v.CalledNumberRaw, maxText))
+	f.yes("Privacy", v.Privacy)
 	if f.values != nil {
 		return // the names of headers are the config's, no variables
 	}
@@ -204,6 +207,8 @@ func (v *view) extended(f *fields) {
 // json lists what is known in snake case. By GET it is flat: headers become
 // headers.<name>.
 func (v *view) json(f *fields) {
+	f.text("extension", v.user(&v.Extension))
+	f.text("domain", clean(v.Extension.Domain, maxText))
 	f.text("call_id", v.Call)
 	f.text("caller_id_num", clean(v.CallerNum, maxText))
 	f.text("caller_id_name", clean(v.CallerName, maxText))
@@ -255,8 +260,10 @@ func (v *view) json(f *fields) {
 	f.text("content_type", clean(v.ContentType, maxText))
 	f.text("caller_number_e164", v.CallerE164)
 	f.text("called_number_e164", v.CalledE164)
+	f.text("caller_id_num_raw", clean(v.CallerNumRaw, maxText))
+	f.text("called_number_raw", clean(v.CalledNumberRaw, maxText))
+	f.truth("privacy", v.Privacy)
 	if s := v.Subscription; s != nil {
-		f.text("extension", v.user(&v.Extension))
 		f.text("subscription_id", s.ID)
 		f.text("subscription_state", s.State)
 		f.text("why", clean(s.Why, maxText))

@@ -156,6 +156,7 @@ func batch(entries []entry) []entry {
 func weight(e *dialog.Event) int {
 	n := 1024 + len(e.MessageText) + len(e.ContentType) + len(e.UserAgent) + len(e.SipReason) + len(e.Diversion) +
 		len(e.CallerNum) + len(e.CallerName) + len(e.CalledNumber) + len(e.CalledDID) + len(e.RemoteNumber) + len(e.ANI) +
+		len(e.CallerNumRaw) + len(e.CalledNumberRaw) +
 		len(e.CallAPIID) + len(e.ClientAPIID) + len(e.CallBackID) + len(e.RecID) + len(e.Tag) +
 		len(e.Extension.User) + len(e.Extension.Domain)
 	for _, h := range e.Headers {

@@ -102,6 +102,7 @@ var everything = dialog.Event{
 	Missed: new(bool), Recovered: true, Correlation: "1", UserAgent: "1", Verstat: "1", Transferred: true,
 	Bridged: new(bool), BridgedFor: time.Second, CallBackID: "1", RemoteNumber: "1", ANI: "1", Tag: "1",
 	OtherCall: "1", MessageText: "1", ContentType: "1", Headers: [][2]string{{"1", "1"}}, CallerE164: "1", CalledE164: "1",
+	CallerNumRaw: "1", CalledNumberRaw: "1", Privacy: true,
 	Subscription: &dialog.Subscription{ID: "1", State: "1", Why: "1"},
 }
 

@@ -54,6 +54,7 @@ type config struct {
 		MaxDuration duration               `toml:"max_duration"`
 		Headers     []string               `toml:"headers"`
 		Region      region                 `toml:"region"`
+		Privacy     privacy                `toml:"privacy"`
 		RecID       string                 `toml:"rec_id"`
 		CallbackID  string                 `toml:"callback_id"`
 		Tag         string                 `toml:"tag"`
@@ -120,6 +121,7 @@ func defaults() config {
 	c.Calls.Correlate = []method{"header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"}
 	c.Calls.MaxDuration = duration(4 * time.Hour)
 	c.Calls.Trace = 1000
+	c.Calls.Privacy = respectPrivacy
 	c.Calls.Status = map[sipCode]statusWord{603: statusWord(dialog.Busy)}
 	c.Notify.KeepEvents = duration(720 * time.Hour)
 	c.Notify.MaxSubscriptions = 100
@@ -432,6 +434,23 @@ func (s *sipCode) UnmarshalText(b []byte) error {
 	}
 	*s = sipCode(n)
 	return nil
+}
+
+// privacy says whether the number of a caller who asks that it is not shown is told.
+type privacy string
+
+const (
+	respectPrivacy privacy = "respect"
+	ignorePrivacy  privacy = "ignore"
+)
+
+func (p *privacy) UnmarshalText(b []byte) error {
+	switch privacy(b) {
+	case respectPrivacy, ignorePrivacy:
+		*p = privacy(b)
+		return nil
+	}
+	return fmt.Errorf(`is "respect" or "ignore", not %q`, b)
 }
 
 // A statusWord is a [dialog.Status] that a hangup can carry.

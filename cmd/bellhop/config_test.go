@@ -261,6 +261,9 @@ b"""`, []string{
 		{"a region in small letters", "[calls]\nregion = \"gb\"", []string{
 			`c:2:10: calls.region: "gb" is written in capitals: "GB"`,
 		}},
+		{"privacy", "[calls]\nprivacy = \"keep\"", []string{
+			`c:2:11: calls.privacy: is "respect" or "ignore", not "keep"`,
+		}},
 		{"a region by its domain", "calls.region = \"UK\"", []string{
 			`c:1:16: calls.region: "UK" is written "GB", as in ISO 3166`,
 		}},
@@ -385,6 +388,7 @@ number = "door"
 [calls]
 correlate = ["numbers", "header:X-Call"]
 region = "GB"
+privacy = "ignore"
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -395,6 +399,9 @@ region = "GB"
 	}
 	if want := []string{"numbers", "header:X-Call"}; !slices.Equal(got.Correlate, want) {
 		t.Errorf("legs are joined by %q, want %q", got.Correlate, want)
+	}
+	if !got.IgnorePrivacy {
+		t.Error("privacy is heeded")
 	}
 	for number, want := range map[string]string{
 		"02079460123":     "+442079460123",
@@ -416,7 +423,7 @@ region = "GB"
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := tracking(c); got.Correlate == nil || len(got.Correlate) > 0 || got.E164 != nil {
+	if got := tracking(c); got.Correlate == nil || len(got.Correlate) > 0 || got.E164 != nil || got.IgnorePrivacy {
 		t.Errorf("with no method and no region: %q, %v", got.Correlate, got.E164 != nil)
 	}
 }

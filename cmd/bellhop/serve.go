@@ -477,6 +477,8 @@ func tracking(cfg config) dialog.Config {
 		RecID:       cfg.Calls.RecID,
 		Tag:         cfg.Calls.Tag,
 		Headers:     cfg.Calls.Headers,
+
+		IgnorePrivacy: cfg.Calls.Privacy == ignorePrivacy,
 	}
 	for _, m := range cfg.Calls.Correlate {
 		c.Correlate = append(c.Correlate, string(m))

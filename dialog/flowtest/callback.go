@@ -142,6 +142,12 @@ func (t *teller) field(e dialog.Event, name string) (string, error) {
 		return e.CallerNum, nil
 	case "CallerIDName":
 		return e.CallerName, nil
+	case "CallerIDNumRaw":
+		return e.CallerNumRaw, nil
+	case "CalledNumberRaw":
+		return e.CalledNumberRaw, nil
+	case "Privacy":
+		return yes(e.Privacy), nil
 	case "CallerExtension":
 		return user(e.CallerExtension), nil
 	case "CalledNumber":

@@ -85,6 +85,7 @@
 //	headers = X-One, X-Two
 //	rec_id = X-Rec            and callback_id, tag, callapi_id
 //	correlate = session-id, numbers
+//	privacy = respect         the default; or ignore
 //	opt_in = ringing, hold, resume, transfer, registered, unregistered
 package flowtest
 
@@ -283,6 +284,8 @@ func (c *Config) set(key, value string) (err error) {
 		d.Tag = value
 	case "callapi_id":
 		d.CallAPIID = value
+	case "privacy":
+		d.IgnorePrivacy = value == "ignore"
 	case "opt_in":
 		for name := range strings.SplitSeq(value, ",") {
 			typ := dialog.Type(strings.TrimSpace(name))

@@ -1,0 +1,66 @@
+package dialog
+
+import "strings"
+
+// What events tell of a caller who is not to be known.
+const (
+	anonymousUser = "anonymous"
+	anonymousName = "Anonymous"
+)
+
+// private reports whether a Privacy header field asks that the caller's identity is
+// not shown (RFC 3323 §4.2, RFC 3325 §9.3).
+func private(privacy string) bool {
+	for v := range strings.FieldsFuncSeq(privacy, func(r rune) bool { return r == ';' || r == ',' }) {
+		switch strings.ToLower(strings.TrimSpace(v)) {
+		case "id", "user", "header":
+			return true
+		}
+	}
+	return false
+}
+
+// anonymous reports whether u hides who calls (RFC 3323 §4.1.1.3).
+func anonymous(u uri) bool {
+	return strings.EqualFold(u.user, anonymousUser) || strings.EqualFold(u.host, "anonymous.invalid")
+}
+
+// assertedIdentity reads the values of P-Asserted-Identity, of which there may be
+// two for one person (RFC 3325 §9.1): the URI is the first with a telephone number,
+// else the first with a user; the name is the first that there is.
+func assertedIdentity(head string) (name, u string) {
+	best := 0
+	for n, value := range fields(head) {
+		if !is(n, "P-Asserted-Identity") {
+			continue
+		}
+		for v := range list(value) {
+			display, one, _ := nameAddr(v)
+			rank := 1
+			switch user := parseURI(one).user; {
+			case digits(user):
+				rank = 3
+			case user != "":
+				rank = 2
+			}
+			if rank > best {
+				best, u = rank, one
+			}
+			if name == "" {
+				name = display
+			}
+		}
+	}
+	return name, u
+}
+
+// verstat returns how the caller's number was verified, which is a parameter of the
+// number or of the URI that it is in.
+func verstat(u string) string {
+	p := splitURI(u)
+	if v, ok := param(p.userParams, "verstat"); ok {
+		return v
+	}
+	v, _ := param(p.params, "verstat")
+	return v
+}
