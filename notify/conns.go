@@ -2,13 +2,18 @@ package notify
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -18,13 +23,22 @@ const (
 	connIdle    = 90 * time.Second // for which a connection is kept
 	maxIdle     = 1000             // connections kept
 	connBuffers = 4 << 10          // bytes that a connection reads and writes at once
+
+	handshakeTime = 5 * time.Second
 )
 
-// conns sends requests to http URLs on connections that are kept, as
-// [http.Transport] does, which asks two goroutines for each: that costs more than
-// the request. Here who sends a request writes it, and reads the answer.
+// conns sends requests on connections that are kept, as [http.Transport] does, which
+// asks two goroutines for each: that costs more than the request. Here the sender of
+// a request writes it, and reads the answer.
+//
+// The status line of an answer decides. Whatever is wrong behind it, in the header or
+// after the end, closes the connection and neither fails the request nor touches the
+// next one: bytes that belong to no request (RFC 9112 §9.2, §6.3) are looked for
+// before a kept connection is used, and skipped before the status line of the next
+// answer.
 type conns struct {
-	dial func(ctx context.Context, network, address string) (net.Conn, error)
+	dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	config *tls.Config // nil: requests are of http URLs, else of https URLs
 
 	mu     sync.Mutex
 	idle   map[string][]*conn // by address, the last used last
@@ -43,12 +57,20 @@ type conn struct {
 	expiry  *time.Timer // of an idle one
 }
 
-func newConns(dial func(ctx context.Context, network, address string) (net.Conn, error)) *conns {
-	return &conns{dial: dial, idle: make(map[string][]*conn)}
+func newConns(dial func(ctx context.Context, network, address string) (net.Conn, error), config *tls.Config) *conns {
+	return &conns{dial: dial, config: config, idle: make(map[string][]*conn)}
 }
 
-// RoundTrip sends a request whose URL is http. A kept connection that turns out
-// to be closed before anything was answered is no failure: another is made.
+// connectError says that no connection was made.
+type connectError struct {
+	error
+	handshake bool // it was made, but not that of TLS
+}
+
+func (e *connectError) Unwrap() error { return e.error }
+
+// RoundTrip sends a request. A kept connection that turns out to be closed before
+// anything was answered is no failure: another is made.
 func (cs *conns) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !plain(req.URL.Host) {
 		return nil, http.ErrSkipAltProtocol // the Transport knows how such a name is spelled in ASCII
@@ -67,7 +89,7 @@ func (cs *conns) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	if c, err = cs.open(ctx, c.address); err != nil {
+	if c, err = cs.open(ctx, c.address, req.URL.Hostname()); err != nil {
 		return nil, err
 	}
 	return c.roundTrip(cs, req)
@@ -78,29 +100,64 @@ var errStale = errors.New("the receiver closed the connection without an answer"
 
 // take returns a kept connection, or a new one.
 func (cs *conns) take(ctx context.Context, req *http.Request) (*conn, error) {
-	address := req.URL.Host
-	if req.URL.Port() == "" {
-		address = net.JoinHostPort(req.URL.Hostname(), "80")
+	address, host := req.URL.Host, req.URL.Hostname()
+	switch {
+	case req.URL.Port() != "":
+	case cs.config != nil:
+		address = net.JoinHostPort(host, "443")
+	default:
+		address = net.JoinHostPort(host, "80")
 	}
-	cs.mu.Lock()
-	if all := cs.idle[address]; len(all) > 0 {
-		c := all[len(all)-1]
-		cs.forget(c)
-		cs.mu.Unlock()
-		return c, nil
+	for c := cs.takeIdle(address); c != nil; c = cs.takeIdle(address) {
+		if !unread(c.Conn) {
+			return c, nil
+		}
+		c.Close()
 	}
-	cs.mu.Unlock()
-	return cs.open(ctx, address)
+	return cs.open(ctx, address, host)
 }
 
-func (cs *conns) open(ctx context.Context, address string) (*conn, error) {
+// takeIdle returns the kept connection that was used last; nil: there is none.
+func (cs *conns) takeIdle(address string) *conn {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	all := cs.idle[address]
+	if len(all) == 0 {
+		return nil
+	}
+	c := all[len(all)-1]
+	cs.forget(c)
+	return c
+}
+
+// open makes a connection. The error is a connectError.
+func (cs *conns) open(ctx context.Context, address, host string) (*conn, error) {
 	nc, err := cs.dial(ctx, "tcp", address)
 	if err != nil {
-		return nil, err
+		return nil, &connectError{error: err}
+	}
+	if cs.config != nil {
+		if nc, err = cs.secure(ctx, nc, host); err != nil {
+			return nil, &connectError{err, true}
+		}
 	}
 	c := &conn{Conn: nc, address: address, w: bufio.NewWriterSize(nc, connBuffers)}
 	c.limit.R = nc
 	c.r = bufio.NewReaderSize(&c.limit, connBuffers)
+	return c, nil
+}
+
+// secure makes a connection one of TLS.
+func (cs *conns) secure(ctx context.Context, nc net.Conn, host string) (net.Conn, error) {
+	config := cs.config.Clone()
+	config.ServerName = host
+	c := tls.Client(nc, config)
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	if err := c.HandshakeContext(ctx); err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("TLS handshake: %w", err)
+	}
 	return c, nil
 }
 
@@ -195,22 +252,111 @@ func (c *conn) exchange(req *http.Request) (*http.Response, error) {
 	if _, err := c.r.Peek(1); err != nil {
 		return nil, fmt.Errorf("%w: %w", errStale, cmp.Or(unsent, err))
 	}
+	stray, err := c.skipStray()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errStale, err)
+	}
 	for {
+		line := c.peekLine()
 		res, err := http.ReadResponse(c.r, req)
-		switch {
-		case err != nil && c.limit.N <= 0:
-			return nil, fmt.Errorf("the head of the answer is longer than %d bytes", maxHead)
-		case err != nil:
-			return nil, fmt.Errorf("no answer of HTTP: %w", err)
-		case res.StatusCode == http.StatusSwitchingProtocols:
-			res.Close = true
-		case res.StatusCode/100 == 1:
+		if err != nil {
+			if res = statusOnly(line, req); res == nil || res.StatusCode/100 == 1 {
+				return nil, c.noAnswer(err)
+			}
+		}
+		if res.StatusCode/100 == 1 && res.StatusCode != http.StatusSwitchingProtocols {
 			continue
 		}
-		c.limit.N = 1 << 62                    // of the body its reader takes no more than it wants
-		res.Close = res.Close || unsent != nil // it was answered before it was sent
+		c.limit.N = 1 << 62 // of the body its reader takes no more than it wants
+		res.Close = res.Close || stray || res.StatusCode == http.StatusSwitchingProtocols || bodyWhereNone(res) ||
+			unsent != nil // it was answered before it was sent
 		return res, nil
 	}
+}
+
+// noAnswer says why what came is no answer.
+func (c *conn) noAnswer(err error) error {
+	if c.limit.N <= 0 {
+		return fmt.Errorf("the head of the answer is longer than %d bytes", maxHead)
+	}
+	return fmt.Errorf("no answer of HTTP: %w", err)
+}
+
+// statusLine is the beginning of an answer.
+var statusLine = regexp.MustCompile(`HTTP/[0-9]\.[0-9] [1-5][0-9][0-9][ \r\n]`)
+
+// statusLength is how many bytes statusLine matches.
+const statusLength = len("HTTP/1.1 200 ")
+
+// skipStray discards what comes before the status line: empty lines and, on a
+// connection that was used before, all that the answer before had too much. It
+// reports whether there was anything. An error says that nothing else came.
+func (c *conn) skipStray() (stray bool, err error) {
+	for {
+		b, _ := c.r.Peek(c.r.Buffered())
+		if bytes.HasPrefix(b, []byte("HTTP/")) {
+			if at := statusLine.FindIndex(b); !c.used || len(b) < statusLength || at != nil && at[0] == 0 {
+				return stray, nil
+			}
+		}
+		n := len(b) - len(bytes.TrimLeft(b, "\r\n"))
+		if c.used {
+			n = max(n, len(b)-statusLength+1)
+			if at := statusLine.FindIndex(b); at != nil {
+				n = at[0]
+			}
+		}
+		stray = stray || n > 0
+		c.r.Discard(n)
+		if !c.used && n < len(b) {
+			return stray, nil
+		}
+		if c.r.Buffered() > 0 && statusLine.Match(b[n:]) {
+			return stray, nil
+		}
+		if _, err := c.r.Peek(c.r.Buffered() + 1); err != nil {
+			return stray, err
+		}
+	}
+}
+
+// peekLine returns the next line without its end, if it is complete and fits into
+// the buffer; else "".
+func (c *conn) peekLine() string {
+	for {
+		b, _ := c.r.Peek(c.r.Buffered())
+		if i := bytes.IndexByte(b, '\n'); i >= 0 {
+			return strings.TrimRight(string(b[:i]), "\r")
+		}
+		if _, err := c.r.Peek(len(b) + 1); err != nil {
+			return ""
+		}
+	}
+}
+
+// statusOnly is the answer that a status line alone makes, whose header cannot be
+// read; nil if it is none.
+func statusOnly(line string, req *http.Request) *http.Response {
+	if at := statusLine.FindStringIndex(line + "\n"); at == nil || at[0] != 0 {
+		return nil
+	}
+	_, status, _ := strings.Cut(line, " ")
+	code, _ := strconv.Atoi(status[:3])
+	return &http.Response{
+		Status: status, StatusCode: code, Proto: line[:8], ProtoMajor: 1, ProtoMinor: int(line[7] - '0'),
+		Header: make(http.Header), Body: http.NoBody, Close: true, Request: req,
+	}
+}
+
+// bodyWhereNone reports whether an answer that has no body (RFC 9112 §6.3) says
+// something of one: that may come all the same.
+func bodyWhereNone(res *http.Response) bool {
+	if res.StatusCode != http.StatusNoContent && res.StatusCode != http.StatusNotModified {
+		return false
+	}
+	length := res.Header.Get("Content-Length")
+	return length != "" && length != "0" || len(res.TransferEncoding) > 0 ||
+		res.Header.Get("Transfer-Encoding") != "" || res.Header.Get("Content-Type") != ""
 }
 
 // An answerBody gives the connection back when it was read to its end.

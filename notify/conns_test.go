@@ -110,7 +110,7 @@ func TestConns(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &peer{t: t, scripts: tt.scripts}
-				cs := newConns(p.dial)
+				cs := newConns(p.dial, nil)
 				defer cs.close()
 				for i, want := range tt.want {
 					status, body, err := post(t.Context(), cs)
@@ -140,7 +140,7 @@ func TestConnsExpire(t *testing.T) {
 			replies("HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n")(c, r)
 			open.Add(-1)
 		}}}
-		cs := newConns(p.dial)
+		cs := newConns(p.dial, nil)
 		ask := func() {
 			t.Helper()
 			if status, _, err := post(t.Context(), cs); status != 204 {
@@ -179,7 +179,7 @@ func TestConnsCanceled(t *testing.T) {
 					replies(answer)(c, r)
 					ended = true
 				}}}
-				cs := newConns(p.dial)
+				cs := newConns(p.dial, nil)
 				defer cs.close()
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()

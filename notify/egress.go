@@ -160,18 +160,19 @@ func ofThisMachine(addr netip.Addr) bool {
 }
 
 // newTransport makes the HTTP client: guarded, without proxy, redirects,
-// cookies or decompression, on connections that are kept. Those of http URLs are
-// in plain; nil: there are none.
-func newTransport(c Config) (_ http.RoundTripper, plain *conns) {
+// cookies or decompression, on connections that are kept. Those of http URLs are in
+// plain, and those of https URLs in secure; nil: there are none. The transport itself
+// makes connections only to hosts whose names are not written in ASCII.
+func newTransport(c Config) (_ http.RoundTripper, plain, secure *conns) {
 	if c.Transport != nil {
-		return c.Transport, nil
+		return c.Transport, nil, nil
 	}
 	d := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second, Control: newGuard(c).control, Resolver: c.Resolver}
 	t := &http.Transport{
 		DialContext:            d.DialContext,
 		DisableCompression:     true,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:    5 * time.Second,
+		TLSHandshakeTimeout:    handshakeTime,
 		MaxIdleConns:           maxIdle,
 		MaxIdleConnsPerHost:    endpointSlots,
 		IdleConnTimeout:        connIdle,
@@ -179,7 +180,8 @@ func newTransport(c Config) (_ http.RoundTripper, plain *conns) {
 		WriteBufferSize:        connBuffers,
 		ReadBufferSize:         connBuffers,
 	}
-	plain = newConns(d.DialContext)
+	plain, secure = newConns(d.DialContext, nil), newConns(d.DialContext, t.TLSClientConfig.Clone())
 	t.RegisterProtocol("http", plain)
-	return t, plain
+	t.RegisterProtocol("https", secure)
+	return t, plain, secure
 }

@@ -164,7 +164,7 @@ func TestGuardIsAskedWhenDialing(t *testing.T) {
 	r := newReceiver(t, nil)
 	for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]"} {
 		url := strings.Replace(r.URL, "127.0.0.1", host, 1)
-		transport, _ := newTransport(Config{})
+		transport, _, _ := newTransport(Config{})
 		req, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
 		if err != nil {
 			t.Fatal(err)

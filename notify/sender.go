@@ -25,19 +25,21 @@ var timeouts = [...]time.Duration{live: 5 * time.Second, record: 15 * time.Secon
 type sender struct {
 	transport http.RoundTripper
 	plain     *conns     // of http URLs; nil: transport has its own
+	secure    *conns     // of https URLs; nil: as well
 	own       transports // of the subscriptions that do not use that one
 	agent     string
 }
 
 func newSender(c Config) *sender {
-	transport, plain := newTransport(c)
-	return &sender{transport: transport, plain: plain, agent: strings.TrimSuffix("bellhop/"+c.Version, "/")}
+	transport, plain, secure := newTransport(c)
+	return &sender{transport: transport, plain: plain, secure: secure, agent: strings.TrimSuffix("bellhop/"+c.Version, "/")}
 }
 
 func (s *sender) close() {
 	s.own.close()
 	if s.plain != nil {
 		s.plain.close()
+		s.secure.close()
 	}
 	if t, ok := s.transport.(*http.Transport); ok {
 		t.CloseIdleConnections()

@@ -117,7 +117,8 @@ type identity struct {
 
 type transport struct {
 	*http.Transport
-	used time.Time
+	conns *conns // of the hosts whose names are written in ASCII
+	used  time.Time
 }
 
 // of returns the transport of s: one like common, but for TLS.
@@ -144,6 +145,8 @@ func (ts *transports) of(common *http.Transport, s *Subscription, now time.Time)
 			}
 			t.TLSClientConfig.Certificates = []tls.Certificate{pair}
 		}
+		t.conns = newConns(t.DialContext, t.TLSClientConfig.Clone())
+		t.RegisterProtocol("https", t.conns)
 		if ts.all == nil {
 			ts.all = make(map[identity]*transport)
 		}
@@ -159,6 +162,7 @@ func (ts *transports) drop(which func(*transport) bool) {
 	for id, t := range ts.all {
 		if which(t) {
 			t.CloseIdleConnections()
+			t.conns.close()
 			delete(ts.all, id)
 		}
 	}

@@ -1,0 +1,235 @@
+package notify
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// talk serves a connection: before each answer it writes what came too late of the
+// answer before. A script that ends closes the connection.
+func talk(all ...string) func(net.Conn, *bufio.Reader) {
+	return func(c net.Conn, r *bufio.Reader) {
+		for _, answer := range all {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			io.Copy(io.Discard, req.Body)
+			if _, err := io.WriteString(c, answer); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// The status line of an answer decides, whatever comes behind it, and nothing of one
+// answer is taken for the next.
+func TestStatusLineDecides(t *testing.T) {
+	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	for _, tt := range []struct {
+		name    string
+		scripts []func(net.Conn, *bufio.Reader)
+		want    []string // status and body, or a part of an error
+		dialed  int
+	}{
+		{"a body announced behind a 204", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n"), talk(ok, ok)},
+			[]string{"204 ", "200 ok", "200 ok"}, 2},
+		{"chunks announced behind a 204", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"), talk(ok, ok)},
+			[]string{"204 ", "200 ok", "200 ok"}, 2},
+		{"a type of content behind a 304", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 304 Not Modified\r\nContent-Type: text/html\r\n\r\n"), talk(ok, ok)},
+			[]string{"304 ", "200 ok", "200 ok"}, 2},
+		{"an unannounced body behind a 204, late", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 204 No Content\r\n\r\n", "done"+ok), talk(ok)},
+			[]string{"204 ", "200 ok", "200 ok"}, 2},
+		{"a long body behind a 204, late", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 204 No Content\r\n\r\n", strings.Repeat("<p>thank you</p>\n", 500)+ok), talk(ok)},
+			[]string{"204 ", "200 ok", "200 ok"}, 2},
+		{"an empty line too many, late", []func(net.Conn, *bufio.Reader){talk(ok, "\r\n"+ok), talk(ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
+		{"more than was announced, late", []func(net.Conn, *bufio.Reader){talk(ok, "ay\n"+ok), talk(ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
+		{"what reads like an answer, late", []func(net.Conn, *bufio.Reader){talk(ok, "HTTP/1.1 is spoken here. "+ok), talk(ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
+		{"a page that names a protocol, late", []func(net.Conn, *bufio.Reader){talk(ok, "<i>HTTP/1.1</i>"+ok), talk(ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
+		{"too much, and the end", []func(net.Conn, *bufio.Reader){talk(ok, "that is all"), talk(ok, ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
+		{"an empty line first", []func(net.Conn, *bufio.Reader){talk("\r\n\r\n" + ok), talk(ok)}, []string{"200 ok", "200 ok"}, 2},
+		{"another protocol first", []func(net.Conn, *bufio.Reader){talk("220 mail.example ESMTP\r\n" + ok), talk(ok)}, []string{"no answer of HTTP", "200 ok"}, 2},
+		{"a header line without a colon", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 200 OK\r\nWarning in hook.php on line 3\r\n\r\nok"), talk(ok)}, []string{"200 ", "200 ok"}, 2},
+		{"a space before a colon", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 201 Created\r\nX Key : y\r\nContent-Length: 2\r\n\r\nok"), talk(ok)}, []string{"201 ok", "200 ok"}, 2},
+		{"two lengths", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok"), talk(ok)}, []string{"200 ", "200 ok"}, 2},
+		{"a length that is no number", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 202 Accepted\r\nContent-Length: two\r\n\r\nok"), talk(ok)}, []string{"202 ", "200 ok"}, 2},
+		{"an encoding that nobody knows", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 200 OK\r\nTransfer-Encoding: sideways\r\n\r\nok"), talk(ok)}, []string{"200 ", "200 ok"}, 2},
+		{"a broken line behind a 500", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 500 Oh No\r\n:x\r\n\r\n"), talk(ok)}, []string{"500 ", "200 ok"}, 2},
+		{"a broken line behind a hint", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 103 Early Hints\r\n:x\r\n\r\n" + ok), talk(ok)}, []string{"no answer of HTTP", "200 ok"}, 2},
+		{"the end behind the status line", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 200 OK\r\n"), talk(ok)}, []string{"200 ", "200 ok"}, 2},
+		{"half a status line", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 200 OK"), talk(ok)}, []string{"no answer of HTTP", "200 ok"}, 2},
+		{"a status of two digits", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 20 OK\r\n\r\n"), talk(ok)}, []string{"no answer of HTTP", "200 ok"}, 2},
+		{"chunks that are none", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), talk(ok)}, []string{"invalid byte in chunk length", "200 ok"}, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := &peer{t: t, scripts: tt.scripts}
+				cs := newConns(p.dial, nil)
+				defer cs.close()
+				for i, want := range tt.want {
+					status, body, err := post(t.Context(), cs)
+					got := fmt.Sprint(status, " ", body)
+					if err != nil {
+						got = err.Error()
+					}
+					if got != want && (err == nil || !strings.Contains(got, want)) {
+						t.Errorf("request %d: got %.80q, want %.80q", i+1, got, want)
+					}
+				}
+				if p.dialed != tt.dialed {
+					t.Errorf("%d connections were made, want %d", p.dialed, tt.dialed)
+				}
+			})
+		})
+	}
+}
+
+// A receiver that ends its status line and nothing more has answered: the attempt
+// does not fail when its time is over.
+func TestStatusLineThenSilence(t *testing.T) {
+	for status, want := range map[string]outcome{"200 OK": delivered, "500 No": waiting, "410 Gone": refused} {
+		t.Run(status, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := unstored(Config{})
+				n.sender.plain.dial = (&peer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
+					http.ReadRequest(r)
+					io.WriteString(c, "HTTP/1.1 "+status+"\r\nX-A: b\r\n")
+					io.Copy(io.Discard, r)
+				}}}).dial
+				s := sub("", "http://crm.example/hook")
+				s.Dialect = Unified
+				if a := attemptOnce(t, n, s); a.outcome != want || a.detail != status {
+					t.Errorf("%v, %s", a.outcome, a.detail)
+				}
+			})
+		})
+	}
+}
+
+// Bytes that came after an answer, or its end, are noticed before the connection is
+// used again, over TCP and over TLS: the next request goes to a new one.
+func TestUnreadBytes(t *testing.T) {
+	a := newAuthority(t)
+	cert, key := a.sign("127.0.0.1")
+	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	for _, secure := range []bool{false, true} {
+		for name, late := range map[string]func(io.WriteCloser){
+			"a body":        func(c io.WriteCloser) { io.WriteString(c, "hello") },
+			"an empty line": func(c io.WriteCloser) { io.WriteString(c, "\r\n") },
+			"an answer":     func(c io.WriteCloser) { io.WriteString(c, "HTTP/1.1 500 Not Asked\r\nContent-Length: 0\r\n\r\n") },
+			"the end":       func(c io.WriteCloser) { c.Close() },
+		} {
+			t.Run(fmt.Sprint(name, ", TLS ", secure), func(t *testing.T) {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+				kept := make(chan struct{}) // the first connection is kept
+				go func() {
+					for nth := 0; ; nth++ {
+						c, err := l.Accept()
+						if err != nil {
+							return
+						}
+						if secure {
+							c = tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair}})
+						}
+						go func() {
+							talk("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")(c, bufio.NewReader(c))
+							if nth == 0 {
+								<-kept
+								late(c)
+							}
+						}()
+					}
+				}()
+				var config *tls.Config
+				if secure {
+					config = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+				}
+				dialed := 0
+				cs := newConns(func(ctx context.Context, network, address string) (net.Conn, error) {
+					dialed++
+					return new(net.Dialer).DialContext(ctx, network, l.Addr().String())
+				}, config)
+				defer cs.close()
+				url := "http://127.0.0.1/"
+				if secure {
+					url = "https://127.0.0.1/"
+				}
+				ask := func() {
+					t.Helper()
+					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					defer cancel()
+					req, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
+					res, err := cs.RoundTrip(req)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer res.Body.Close()
+					if b, err := io.ReadAll(res.Body); res.StatusCode != 200 || string(b) != "ok" {
+						t.Fatalf("%s %q, %v", res.Status, b, err)
+					}
+				}
+				ask()
+				var first *conn
+				for _, all := range cs.idle {
+					first = all[0]
+				}
+				if first == nil || unread(first.Conn) {
+					t.Fatal("the connection is not kept, or has unread bytes")
+				}
+				close(kept)
+				for runtime.GOOS == "linux" && !unread(first.Conn) {
+					runtime.Gosched() // until they have come
+				}
+				ask()
+				if dialed != 2 {
+					t.Errorf("%d connections were made, want 2", dialed)
+				}
+			})
+		}
+	}
+}
+
+// Connections of https URLs are kept, and each belongs to the name it was made for.
+func TestSecureConnsAreKept(t *testing.T) {
+	a := newAuthority(t)
+	url := a.strict("127.0.0.1")
+	cert, key := a.sign("bellhop")
+	n := unstored(Config{Allow: loopback})
+	defer n.sender.close()
+	s := sub("a", url)
+	s.Dialect, s.TLSCA, s.TLSCert, s.TLSKey = Unified, a.pem, cert, PrivateKey(key)
+	for range 3 {
+		if a := attemptOnce(t, n, s); a.outcome != delivered {
+			t.Fatal(a.detail)
+		}
+	}
+	for _, own := range n.sender.own.all {
+		if own.conns.kept != 1 {
+			t.Errorf("%d connections are kept, want one", own.conns.kept)
+		}
+	}
+	s.URL = strings.Replace(url, "127.0.0.1", "localhost", 1)
+	if a := attemptOnce(t, n, s); a.outcome != waiting || !strings.Contains(a.detail, "localhost") {
+		t.Errorf("another name: %v, %s", a.outcome, a.detail)
+	}
+}
