@@ -422,7 +422,10 @@ func TestDescribedAccess(t *testing.T) {
 		if op.Description == "" {
 			t.Errorf("%s does not say whom it is for", pattern)
 		}
-		want := []string{"401", "403", "429"}
+		want := []string{"400", "401", "403", "422", "429", "503"}
+		if method == "POST" || method == "PATCH" {
+			want = append(want, "413", "415")
+		}
 		if strings.Contains(path, "{") {
 			want = append(want, "404")
 		}

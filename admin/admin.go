@@ -270,6 +270,8 @@ const maxBody = 64 << 10
 func apiConfig(version string) huma.Config {
 	c := huma.DefaultConfig("bellhop", version)
 	c.Info.Description = "Subscriptions to what happens to the extensions of a PBX, and what happened."
+	c.Info.License = &huma.License{Name: "Apache 2.0", Identifier: "Apache-2.0"}
+	c.Servers = []*huma.Server{{URL: "/"}} // where the description is read
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", "", nil
 	c.RejectUnknownQueryParameters = true // a slip in a filter must not become everything
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}

@@ -221,7 +221,6 @@ func eventStream(api huma.API, op huma.Operation) huma.Operation {
 				"and so is the slowest one when more than 64 MiB wait to be read by all together: it resumes with Last-Event-ID."}},
 		},
 	}}
-	op.Errors = append(op.Errors, http.StatusServiceUnavailable)
 	return op
 }
 

@@ -56,7 +56,11 @@ func describe(asks right, id, method, path string, status int, summary string, a
 		OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
 		Description:  asking[asks],
 		MaxBodyBytes: -1, // see bounded
-		Errors:       append(also, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests),
+		Errors: append(also, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden,
+			http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusServiceUnavailable),
+	}
+	if method == http.MethodPost || method == http.MethodPatch {
+		op.Errors = append(op.Errors, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
 	if strings.Contains(path, "{") {
 		op.Errors = append(op.Errors, http.StatusNotFound)
