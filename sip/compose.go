@@ -191,7 +191,7 @@ func (w *worker) applyTrust(p *packet, r *routing) {
 		switch f := &m.fields[i]; f.name {
 		case hTrunkMark:
 			s.remove(f.line)
-		case hAssertedIdentity, hRemotePartyID, hDiversion:
+		case hAssertedIdentity, hRemotePartyID, hDiversion, hAuthSource:
 			if strip {
 				s.remove(f.line)
 			}
@@ -502,6 +502,9 @@ func cancelFields(m *message) []byte {
 	pos := int32(bytes.Index(m.b, crlf) + 2)
 	for i := range m.fields {
 		f := &m.fields[i]
+		if f.name == hAuthorization {
+			continue
+		}
 		keep = append(keep, m.b[pos:f.line.from]...)
 		pos = f.line.to
 	}

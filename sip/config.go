@@ -22,9 +22,9 @@ type Config struct {
 	AddCID     bool           // X-CID on INVITEs towards the PBX that have none
 	Trunks     []Trunk
 
-	// StripIdentity takes P-Asserted-Identity, Remote-Party-ID, Diversion and
-	// an X-CID that is none of ours off requests of peers that are neither PBX
-	// nor trunk.
+	// StripIdentity takes P-Asserted-Identity, Remote-Party-ID, Diversion, an X-CID
+	// that is none of ours, and X-AUTH-IP and X-AUTH-PORT, which FreeSWITCH believes
+	// of a proxy, off requests of peers that are neither PBX nor trunk.
 	StripIdentity bool
 
 	// Key authenticates Route and Path tokens and X-CID. It is at least 32

@@ -83,6 +83,8 @@ type pbx struct {
 	id     pbxID
 	shared bool        // bellhop is reached at the same address: not all that comes from there is the PBX's
 	down   atomic.Bool // said so by its silence to OPTIONS; never set of a single one
+
+	diagnosis diagnosis
 }
 
 type hostPort struct {

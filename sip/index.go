@@ -43,7 +43,9 @@ const (
 	hAssertedIdentity
 	hRemotePartyID
 	hDiversion
-	names // how many there are
+	hAuthorization // also Proxy-Authorization
+	hAuthSource    // X-AUTH-IP, X-AUTH-PORT
+	names          // how many there are
 )
 
 // single marks the fields of which a message has at most one. Two of one kind
@@ -604,17 +606,19 @@ func nameOf(n []byte) name {
 	case 7:
 		return named(n, "call-id", hCallID) + named(n, "contact", hContact)
 	case 9:
-		return named(n, "diversion", hDiversion)
+		return named(n, "diversion", hDiversion) + named(n, "x-auth-ip", hAuthSource)
+	case 11:
+		return named(n, "x-auth-port", hAuthSource)
 	case 12:
 		return named(n, "max-forwards", hMaxForwards) + named(n, "record-route", hRecordRoute)
 	case 13:
-		return named(n, "proxy-require", hProxyRequire)
+		return named(n, "proxy-require", hProxyRequire) + named(n, "authorization", hAuthorization)
 	case 14:
 		return named(n, "content-length", hContentLength)
 	case 15:
 		return named(n, "x-bellhop-trunk", hTrunkMark) + named(n, "remote-party-id", hRemotePartyID)
 	case 19:
-		return named(n, "p-asserted-identity", hAssertedIdentity)
+		return named(n, "p-asserted-identity", hAssertedIdentity) + named(n, "proxy-authorization", hAuthorization)
 	}
 	return unknown
 }

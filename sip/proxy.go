@@ -13,6 +13,11 @@ type proxied struct {
 	canceled bool   // the sender gave up
 	reason   []byte // header fields of its CANCEL that CANCEL passes on
 
+	// What a symptom is told by.
+	authorized bool // the request has credentials
+	within     bool // it is within a dialog
+	path       bool // it makes a binding, with our Path
+
 	// What an observer is told with each response.
 	branch   string
 	src, dst dialog.Side
@@ -27,6 +32,7 @@ func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
 	if m.status >= 200 {
 		t.reason = t.w.forget(t.reason)
 		t.w.remember(now, t, m)
+		t.w.diagnose(now, t, m)
 	}
 	if m.status > 100 && m.hasNextVia() {
 		if m.is("BYE") && (m.status/100 == 2 || m.status == 481) {

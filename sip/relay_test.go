@@ -442,6 +442,7 @@ func TestAStrangersIdentityIsNotSentOn(t *testing.T) {
 	identity := []string{
 		"P-Asserted-Identity: \"Boss\" <sip:100@pbx.example>,\r\n\t<tel:100>", "p-asserted-identity: <sip:1@x>", "Remote-Party-ID: <sip:100@x>;screen=yes",
 		"Diversion: <sip:100@x>", "X-CID: made-up", "P-Preferred-Identity: <sip:101@pbx.example>",
+		"X-AUTH-IP: 127.0.0.1", "x-auth-port : 5060", "X-Auth-Ip:\r\n 10.0.0.1", "X-AUTH-IPX: other",
 	}
 	for _, strip := range []bool{true, false} {
 		t.Run(fmt.Sprint(strip), func(t *testing.T) {
@@ -452,7 +453,8 @@ func TestAStrangersIdentityIsNotSentOn(t *testing.T) {
 					from.sends(invite)
 					got := s.pbx.gets("sent on", "INVITE")
 					kept := from == trunk || !strip
-					for _, name := range []string{"P-Asserted-Identity", "Remote-Party-ID", "Diversion"} {
+					equal(t, "X-AUTH-IPX", got.one("X-AUTH-IPX"), "other")
+					for _, name := range []string{"P-Asserted-Identity", "Remote-Party-ID", "Diversion", "X-AUTH-IP", "X-AUTH-PORT"} {
 						if has := got.one(name) != ""; has != kept {
 							t.Errorf("%s of %s is there: %v", name, from.name, has)
 						}

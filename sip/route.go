@@ -134,6 +134,9 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 			if !ok {
 				if t, ok = w.seal.open(u, inPath); ok {
 					r.aor = t.text
+					if p.side == pbxSide {
+						w.hop.cameAlongPath(p)
+					}
 				}
 			}
 			if !ok {

@@ -466,7 +466,8 @@ func (w *worker) proxy(now instant, p *packet, key serverKey) {
 	w.branch = w.appendBranch(w.branch[:0], id, hash)
 	out := w.forwarded(p, &r, w.branch)
 
-	t := &proxied{w: w, src: p.side, dst: r.dst, trunk: w.trunkOf(p, &r)}
+	t := &proxied{w: w, src: p.side, dst: r.dst, trunk: w.trunkOf(p, &r), authorized: m.has(hAuthorization), within: !m.initial()}
+	t.path = w.hop.cfg.paths() && r.dst == pbxSide && m.is("REGISTER") && m.binds()
 	t.server.context = t
 	t.server.begin(w, key, w.back(p), m.is("INVITE"), len(p.buf))
 	if w.hop.cfg.Watch != nil {
@@ -607,6 +608,9 @@ func (w *worker) refuse(p *packet, f *fault, extra string) {
 	}
 	if m.fault == nil && !m.initial() && w.hop.knows(p.at, p) {
 		w.observeRefused(p, f, extra)
+	}
+	if f.status == 403 && p.side == edgeSide {
+		w.hop.diagnoseSource(p.at, p.peer, f.status)
 	}
 	w.answer(p, f.status, f.phrase, extra)
 }

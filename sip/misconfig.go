@@ -1,0 +1,266 @@
+package sip
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+)
+
+// This file finds signs that a PBX is set up so that calls fail, or go past the hop:
+// none of it is an error of one message, and nobody would see why.
+
+// A symptom is a misconfiguration that shows in what a PBX answers.
+type symptom uint8
+
+const (
+	pathIgnored      symptom = iota // a binding is kept without our Path
+	registerNotAsked                // a REGISTER is refused with 404, without a challenge
+	inviteNotAsked                  // an INVITE of a phone is
+	unknownPort                     // what comes from the PBX's host, but not from its port, is refused
+	symptoms                        // how many there are
+)
+
+const (
+	symptomLog = instant(3600e9)      // least time between two log lines of a PBX and symptom
+	symptomFor = instant(24 * 3600e9) // how long one counts after it showed last
+	maxWho     = 100                  // bytes of whom it showed at
+)
+
+const trunkByAddress = "if it is an Asterisk, it takes bellhop's address for a trunk: leave match = with bellhop's address out of every type = identify section " +
+	"(match_header = X-Bellhop-Trunk: SECRET knows the trunk), and set endpoint_identifier_order = header,username,auth_username"
+
+// A diagnosis is what is known of the setup of one PBX. Workers share it.
+type diagnosis struct {
+	found  [symptoms]atomic.Pointer[finding] // the last one; nil: none
+	logged [symptoms]atomic.Int64            // instant; 0: never
+
+	registers  atomic.Bool // it registered a phone, or asked one for its password
+	asks       atomic.Bool // it asked for the password of a REGISTER
+	knowsPath  atomic.Bool // it has said that it stores Path
+	usesPath   atomic.Bool // a request came along a Path
+	challenges atomic.Bool // it asked for the password of an INVITE
+	accepts    atomic.Bool // it took the call of a phone
+}
+
+// A finding says at whom a symptom showed, and when.
+type finding struct {
+	who string
+	at  instant
+}
+
+// explain says what a symptom means, and what to do.
+func explain(s symptom, pbx *pbx, who string) string {
+	switch s {
+	case pathIgnored:
+		return fmt.Sprintf("PBX %s ignores Path: it registered %s without, so its calls to that phone go past bellhop and cause no events: "+
+			"in Asterisk set support_path = yes in every aor; with a PBX that knows no Path set sip.register = \"contact\"", pbx.addr, who)
+	case registerNotAsked:
+		return fmt.Sprintf("PBX %s answers the REGISTER of %s with 404 and asks for no password: %s", pbx.addr, who, trunkByAddress)
+	case inviteNotAsked:
+		return fmt.Sprintf("PBX %s answers an INVITE of the phone at %s with 404 and asks for no password: %s", pbx.addr, who, trunkByAddress)
+	case unknownPort:
+		return fmt.Sprintf("requests from %s are refused as a phone's: if the PBX %s sends from there too, as an external profile of FreeSWITCH does, set sip.pbx_sources = [%q]", who, pbx.addr, pbx.addr.Addr())
+	}
+	return ""
+}
+
+// note records that a symptom showed at who, and logs it at most once an hour.
+func (h *Hop) note(now instant, pbx *pbx, s symptom, who string) {
+	d := &pbx.diagnosis
+	who = strings.Clone(cmp.Or(who[:min(len(who), maxWho)], "a phone"))
+	d.found[s].Store(&finding{who, now})
+	last := d.logged[s].Load()
+	if last != 0 && now-instant(last) < symptomLog || !d.logged[s].CompareAndSwap(last, int64(max(now, 1))) {
+		return
+	}
+	h.log.Warn("PBX misconfigured", "pbx", pbx.addr, "why", explain(s, pbx, who))
+}
+
+// clear takes a symptom back if it showed last at who; "" is whoever it was.
+func (d *diagnosis) clear(s symptom, who string) {
+	if p := d.found[s].Load(); p != nil && (who == "" || p.who == who[:min(len(who), maxWho)]) {
+		d.found[s].CompareAndSwap(p, nil)
+	}
+}
+
+// Degraded returns what seems wrong with the setup of the PBXs, in sentences that say
+// what to do: with it calls fail, or cause no events. It may be called at any time.
+func (h *Hop) Degraded() (why []string) {
+	for _, pbx := range h.pbx {
+		d := &pbx.diagnosis
+		for s := range symptoms {
+			if f := d.found[s].Load(); f != nil && h.now()-f.at < symptomFor {
+				why = append(why, explain(s, pbx, f.who))
+			}
+		}
+	}
+	return why
+}
+
+// diagnose looks at a final response of a PBX to a request of a phone.
+func (w *worker) diagnose(now instant, t *proxied, m *message) {
+	if t.src != edgeSide || t.dst != pbxSide || t.trunk != "" {
+		return
+	}
+	if m.status == 403 || m.status == 404 || m.status == 482 {
+		w.hop.diagnoseSource(now, t.server.back.peer(), m.status)
+	}
+	register := m.is("REGISTER")
+	if !register && !t.server.invite {
+		return
+	}
+	pbx := w.hop.pbxAt(t.client.to.peer())
+	if pbx == nil {
+		return
+	}
+	if register {
+		w.diagnoseRegister(now, t, m, pbx)
+	} else {
+		w.diagnoseInvite(now, t, m, pbx)
+	}
+}
+
+// diagnoseRegister: one that knows its users asks each for a password, or registers it.
+func (w *worker) diagnoseRegister(now instant, t *proxied, m *message, pbx *pbx) {
+	d := &pbx.diagnosis
+	switch {
+	case m.status/100 == 2, m.status == 401, m.status == 407:
+		d.registers.Store(true)
+		if m.status >= 400 {
+			d.asks.Store(true)
+		}
+		d.clear(registerNotAsked, "")
+	case m.status == 404 && !t.authorized && !d.registers.Load():
+		w.hop.note(now, pbx, registerNotAsked, w.aor(m))
+	}
+	if m.status/100 != 2 || !t.path {
+		return
+	}
+	switch {
+	case m.has(hPath) || listsPath(m.b[:m.head]):
+		d.knowsPath.Store(true)
+		d.clear(pathIgnored, w.aor(m))
+	case !d.usesPath.Load() || d.knowsPath.Load():
+		w.hop.note(now, pbx, pathIgnored, w.aor(m))
+	}
+}
+
+// diagnoseInvite: one that takes calls and asks no phone for a password is free to say
+// 404 to a wrong number. So it is to who is no registered phone's address.
+func (w *worker) diagnoseInvite(now instant, t *proxied, m *message, pbx *pbx) {
+	d, ip := &pbx.diagnosis, t.server.back.peer().Addr()
+	switch {
+	case t.within:
+		return // a PBX that restarted
+	case m.status == 404:
+		if !t.authorized && (d.challenges.Load() || d.asks.Load() && !d.accepts.Load()) && w.hop.known.has(ip, now) {
+			w.hop.note(now, pbx, inviteNotAsked, ip.String())
+		}
+		return
+	case m.status == 401 || m.status == 407:
+		d.challenges.Store(true)
+	case m.status < 300:
+		d.accepts.Store(true)
+	}
+	if d.found[inviteNotAsked].Load() != nil {
+		d.clear(inviteNotAsked, ip.String())
+	}
+}
+
+// cameAlongPath notes that a request of a PBX had our Path: it stores it, though it
+// may not say so, as RFC 3327 §5.3 wants.
+func (h *Hop) cameAlongPath(p *packet) {
+	if pbx := h.pbxAt(p.peer); pbx != nil && !pbx.diagnosis.usesPath.Load() {
+		pbx.diagnosis.usesPath.Store(true)
+		if !pbx.diagnosis.knowsPath.Load() {
+			pbx.diagnosis.clear(pathIgnored, "")
+		}
+	}
+}
+
+// pbxAt returns the PBX at an address: of several the one at its port; nil if none is.
+func (h *Hop) pbxAt(a netip.AddrPort) (found *pbx) {
+	if len(h.pbx) == 1 {
+		return h.pbx[0] // whatever address of its own it uses
+	}
+	for _, p := range h.pbx {
+		if p.addr.AddrPort == a {
+			return p
+		}
+		if found == nil && p.addr.Addr() == a.Addr() {
+			found = p
+		}
+	}
+	return found
+}
+
+// diagnoseSource looks at a request of a phone that is refused: it may be the PBX's, if
+// it comes from its address, but not from its port. 404 is no sign where phones have
+// registered from that address.
+func (h *Hop) diagnoseSource(now instant, source netip.AddrPort, status int) {
+	for _, pbx := range h.pbx {
+		if pbx.addr.Addr() == source.Addr() && (status != 404 || !h.known.has(source.Addr(), now)) {
+			h.note(now, pbx, unknownPort, source.String())
+			return
+		}
+	}
+}
+
+// paths reports whether REGISTERs get our Path.
+func (c *Config) paths() bool { return c.Register == RegisterPath || c.Register == "" }
+
+// fieldNamed returns the values of the header fields of a message with one of these
+// names, which are in lower case. It is for fields that the index does not know.
+func fieldNamed(head []byte, names ...string) (values [][]byte) {
+	if end := bytes.Index(head, crlfcrlf); end >= 0 {
+		head = head[:end]
+	}
+	for line := range bytes.Lines(head) {
+		n, v, found := bytes.Cut(line, []byte(":"))
+		if !found {
+			continue
+		}
+		for _, name := range names {
+			if equalFold(bytes.TrimRight(n, " \t"), name) {
+				values = append(values, bytes.TrimSpace(v))
+			}
+		}
+	}
+	return values
+}
+
+// listsPath reports whether the sender of a response says that it knows Path.
+func listsPath(head []byte) bool {
+	for _, v := range fieldNamed(head, "supported", "k") {
+		for tag := range bytes.SplitSeq(v, []byte(",")) {
+			if equalFold(bytes.TrimSpace(tag), "path") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// binds reports whether a REGISTER makes or renews a binding: none does that asks for
+// the bindings, or ends them.
+func (m *message) binds() bool {
+	if !m.has(hContact) {
+		return false
+	}
+	for _, v := range fieldNamed(m.b[:m.head], "expires") {
+		if string(v) == "0" {
+			return false
+		}
+	}
+	for i := range m.fields {
+		if f := &m.fields[i]; f.name == hContact {
+			if v := m.text(f.value); string(v) == "*" || bytes.Contains(bytes.ToLower(v), []byte("expires=0")) {
+				return false
+			}
+		}
+	}
+	return true
+}
