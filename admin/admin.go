@@ -122,6 +122,10 @@ type Config struct {
 	// ready if the Notifier is healthy.
 	Ready func() []string
 
+	// Degraded returns what is wrong although bellhop does its work, beside Losses;
+	// nil: nothing.
+	Degraded func() []string
+
 	// Suppressed counts the attempts that were refused and of which nothing was
 	// told, as their source had too many; nil: there are none.
 	Suppressed func() uint64

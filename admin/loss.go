@@ -47,8 +47,12 @@ func (s *Server) losses() []Loss {
 	return s.config.Losses()
 }
 
-// degraded returns the reasons why bellhop is degraded: it works, and records are lost.
+// degraded returns the reasons why bellhop is degraded: it works, but records are lost,
+// or calls fail or go unseen.
 func (s *Server) degraded() (why []string) {
+	if s.config.Degraded != nil {
+		why = s.config.Degraded()
+	}
 	for _, l := range s.losses() {
 		if !l.Restored && time.Since(l.Found) < degradedFor {
 			why = append(why, l.String())

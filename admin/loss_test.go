@@ -36,6 +36,22 @@ func TestDegraded(t *testing.T) {
 	}
 }
 
+// A PBX that is set up wrongly is named everywhere, and bellhop stays ready.
+func TestDegradedByThePBX(t *testing.T) {
+	const want = "PBX udp://192.0.2.2:5060 ignores Path: set support_path = yes"
+	r := newRig(t, Config{Degraded: func() []string { return []string{want} }})
+	for _, path := range []string{"/readyz", "/v1/status"} {
+		out := r.want(200, "GET", path, nil)
+		if d := out["degraded"].([]any); out["ready"] != true || len(d) != 1 || d[0] != want {
+			t.Errorf("%s: %v", path, out)
+		}
+	}
+	r.visit().sees("/health", "Ready", "Degraded", want)
+	if w := from(r.server, "192.0.2.1:1234", "GET", "/readyz", ""); w.Code != 200 || strings.Contains(w.Body.String(), "PBX") {
+		t.Errorf("a stranger gets %d %s", w.Code, w.Body)
+	}
+}
+
 func TestLossText(t *testing.T) {
 	at := time.Date(2026, 1, 31, 9, 30, 0, 0, time.UTC)
 	for _, tt := range []struct {

@@ -76,7 +76,7 @@ func (h *Hop) note(now instant, pbx *pbx, s symptom, who string) {
 	if last != 0 && now-instant(last) < symptomLog || !d.logged[s].CompareAndSwap(last, int64(max(now, 1))) {
 		return
 	}
-	h.log.Warn("PBX misconfigured", "pbx", pbx.addr, "why", explain(s, pbx, who))
+	h.log.Warn("PBX misconfigured", "pbx", pbx.addr.String(), "why", explain(s, pbx, who))
 }
 
 // clear takes a symptom back if it showed last at who; "" is whoever it was.

@@ -3,6 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,6 +41,36 @@ func TestCheckGood(t *testing.T) {
 	stdout, stderr = cli(t, 0, "check", "--config", path, "--json")
 	if want := "{\n  \"ok\": true,\n  \"problems\": []\n}\n"; stdout != want || stderr != "" {
 		t.Errorf("got %q and %q, want %q", stdout, stderr, want)
+	}
+}
+
+// TestCheckDegraded: the bellhop that runs with the config knows how the PBX is set up.
+func TestCheckDegraded(t *testing.T) {
+	running := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/readyz" {
+			io.WriteString(w, `{"ready": true, "degraded": ["PBX udp://192.0.2.2:5060 ignores Path\u001b[31m", "store damaged"]}`)
+		}
+	}))
+	defer running.Close()
+	path := write(t, "admin.listen = \""+strings.TrimPrefix(running.URL, "http://")+"\"\n")
+	stdout, stderr := cli(t, 0, "check", "--config", path)
+	lines := strings.Split(strings.TrimSpace(stdout), "\n")
+	if len(lines) != 3 || !strings.HasPrefix(lines[0], path+" is good: ") || stderr != "" ||
+		!strings.HasPrefix(lines[1], "bellhop runs, but is degraded: PBX udp://192.0.2.2:5060 ignores Path") || strings.Contains(lines[1], "\x1b") ||
+		lines[2] != "bellhop runs, but is degraded: store damaged" {
+		t.Errorf("got %q and %q", stdout, stderr)
+	}
+	stdout, _ = cli(t, 0, "check", "--config", path, "--json")
+	var report struct {
+		OK       bool
+		Degraded []string
+	}
+	if err := json.Unmarshal([]byte(stdout), &report); err != nil || !report.OK || len(report.Degraded) != 2 {
+		t.Errorf("got %q: %v", stdout, err)
+	}
+	running.Config.Handler = http.NotFoundHandler() // no bellhop
+	if stdout, _ := cli(t, 0, "check", "--config", path); strings.Count(stdout, "\n") != 1 {
+		t.Errorf("got %q", stdout)
 	}
 }
 

@@ -153,7 +153,7 @@ SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again
 	checkConfig := configFlag(checkCmd)
 	asJSON := checkCmd.Flags().Bool("json", false, "write JSON")
 	checkCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return check(*checkConfig, *asJSON, cmd.OutOrStdout())
+		return check(cmd.Context(), *checkConfig, *asJSON, cmd.OutOrStdout())
 	}
 
 	versionCmd := &cobra.Command{

@@ -160,6 +160,7 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		Extensions: s.follower.extensions,
 		Extension:  s.follower.extension,
 		Ready:      s.unready,
+		Degraded:   s.hop.Degraded,
 		Suppressed: s.follower.tracker.Suppressed,
 		Losses:     s.losses,
 		Collectors: slices.Concat(hopMetrics(s.hop), followerMetrics(s.follower), keeperMetrics(s.keeper)),
