@@ -18,6 +18,14 @@
 // in the log, not a time: clocks are set. A power cut loses what the store had not
 // synced, of either.
 //
+// # Calls that are over
+//
+// A call that is over leaves a marker in its place, which expires. The record before
+// it may still be in a file of the store, and a server that was killed finds it
+// again once the marker is gone. So the mark of a node has a floor too: no record
+// before it counts. The records of live calls that have not changed for some minutes
+// are written again, and the floor rises.
+//
 // # Memory
 //
 // While the store is slow or gone, the newest record of each live call waits, and
@@ -35,7 +43,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -73,11 +80,13 @@ type Keeper struct {
 
 	mu      sync.Mutex
 	waiting map[string]*change // by call
-	stored  map[string]bool    // calls that the bucket has, or may have
+	stored  map[string]uint64  // calls that the bucket has, or may have: no record that counts is before that place of the bucket
 	upTo    int64              // place: what the log says up to there is in the bucket or waiting
 	written int64              // place: what the log says up to there is in the bucket; unmarked: no mark is
 	ends    []logEnd           // of the last moments, oldest first
 	dropped uint64
+
+	refresher refresher // of Run, and of Load before it
 }
 
 // unmarked is before every place of the log.
@@ -119,7 +128,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Keeper, error
 		config: c, log: c.Log, nc: js.Conn(),
 		some:    make(chan struct{}, 1),
 		waiting: make(map[string]*change),
-		stored:  make(map[string]bool),
+		stored:  make(map[string]uint64),
 	}
 	if k.log == nil {
 		k.log = slog.Default()
@@ -143,21 +152,18 @@ type Mark struct {
 // it are the store's, and calls do not change in the very order of their times.
 const overlap = 5 * time.Second
 
-// readMark reads what the bucket has under the key of the mark.
-func readMark(text string) (m Mark, err error) {
-	m.Kept = true
-	if m.After, err = strconv.ParseUint(text, 10, 64); err == nil {
-		return m, nil
-	}
-	m.Since, err = time.Parse(time.RFC3339Nano, text)
-	m.Since = m.Since.Add(-overlap)
-	return m, err
-}
-
 // Load reads the calls of this node, and from where on the log is to be read
 // beside them. A place beyond LogEnd is taken for that: the log was lost, or its
 // end was. It is called once, before Put.
 func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, mark Mark, err error) {
+	status, err := k.bucket.Status(ctx)
+	if err != nil {
+		return nil, mark, fmt.Errorf("bucket %s: %w", bucketName, err)
+	}
+	if s, ok := status.(*jetstream.KeyValueBucketStatus); ok {
+		k.last = s.StreamInfo().State.LastSeq
+		k.refresher.end = k.last + 1
+	}
 	prefix := k.callKey("")
 	w, err := k.bucket.WatchFiltered(ctx, []string{prefix + "*", k.markKey()}, jetstream.IgnoreDeletes())
 	if err != nil {
@@ -177,15 +183,16 @@ func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, mark Mark, er
 			if k.upTo, k.written = unmarked, unmarked; mark.Kept && mark.Since.IsZero() {
 				k.upTo, k.written = int64(mark.After), int64(mark.After)
 			}
-			return calls, mark, nil
+			k.refresher.marked = k.refresher.floor
+			return k.counting(calls), mark, nil
 		case e.Key() == k.markKey():
-			if mark, err = readMark(string(e.Value())); err != nil {
+			if mark, k.refresher.floor, err = readMark(string(e.Value())); err != nil {
 				return nil, mark, fmt.Errorf("bucket %s: %s: %w", bucketName, e.Key(), err)
 			}
 		default:
 			id := strings.TrimPrefix(e.Key(), prefix)
 			calls = append(calls, dialog.Change{Call: id, Record: e.Value()})
-			k.stored[id] = true
+			k.stored[id] = e.Revision()
 		}
 	}
 }
@@ -206,7 +213,7 @@ func (k *Keeper) Put(changes []dialog.Change, now, upTo time.Time) {
 		if w != nil {
 			since = w.since
 		}
-		if c.Record == nil && !k.stored[c.Call] {
+		if _, stored := k.stored[c.Call]; c.Record == nil && !stored {
 			delete(k.waiting, c.Call) // it comes and goes unwritten
 			continue
 		}
@@ -255,16 +262,21 @@ func (k *Keeper) Run(ctx context.Context) error {
 	var marked time.Time
 	for {
 		wave, mark := k.next()
+		refresh := mark > unmarked && ctx.Err() == nil && k.refreshDue(time.Now())
 		switch {
-		case len(wave) == 0 && k.Waiting() > 0:
+		case !refresh && len(wave) == 0 && k.Waiting() > 0:
 			pause(last, look) // the log is behind
-		case len(wave) == 0 && (mark <= k.mark() || time.Since(marked) < markEvery):
+		case !refresh && len(wave) == 0 && (mark <= k.mark() || time.Since(marked) < markEvery):
+			next := time.NewTimer(time.Until(k.refresher.due))
 			select {
 			case <-k.some:
-				continue
+			case <-next.C:
 			case <-ctx.Done():
+				next.Stop()
 				return nil
 			}
+			next.Stop()
+			continue
 		default:
 			err := k.contained(last, wave, mark)
 			marked = time.Now()
@@ -312,7 +324,9 @@ func (k *Keeper) next() (wave []note, mark int64) {
 	for call, c := range k.waiting {
 		if len(wave) < waveSize && (!unsaid || c.at.Before(oldest)) {
 			wave = append(wave, note{call, c})
-			k.stored[call] = true
+			if _, stored := k.stored[call]; !stored {
+				k.stored[call] = k.last + 1
+			}
 		} else {
 			mark = min(mark, c.since)
 		}
@@ -328,6 +342,7 @@ func (k *Keeper) contained(ctx context.Context, wave []note, mark int64) (err er
 			k.log.Error("panic recovered: this is a bug", "part", "keep", "err", fmt.Sprint(v), "stack", string(debug.Stack()))
 			err = fmt.Errorf("panic: %v", v)
 			k.drop(wave)
+			k.refresher.stale = nil // until the next refresh
 		}
 	}()
 	return k.write(ctx, wave, mark)
@@ -357,6 +372,11 @@ func (k *Keeper) Dropped() uint64 {
 // write writes a wave and the mark, and waits for the answer to the mark: the
 // stream takes what comes before it first.
 func (k *Keeper) write(ctx context.Context, wave []note, mark int64) error {
+	again, err := k.readStale(ctx)
+	if err != nil {
+		return err
+	}
+	wave = append(again, wave...) // what is newer goes behind
 	sent := uint64(0)
 	for _, n := range wave {
 		m := &nats.Msg{Subject: k.subject(k.callKey(n.call)), Data: n.record}
@@ -374,7 +394,7 @@ func (k *Keeper) write(ctx context.Context, wave []note, mark int64) error {
 		}
 		sent++
 	}
-	last, err := k.answered(ctx, &nats.Msg{Subject: k.subject(k.markKey()), Data: strconv.AppendInt(nil, mark, 10)})
+	last, err := k.answered(ctx, &nats.Msg{Subject: k.subject(k.markKey()), Data: markText(mark, k.refresher.floor)})
 	if err != nil {
 		return err
 	}
@@ -382,11 +402,16 @@ func (k *Keeper) write(ctx context.Context, wave []note, mark int64) error {
 		k.last = last
 		return fmt.Errorf("bucket %s took %d of %d", bucketName, last-before, sent+1)
 	}
+	before := k.last
 	k.last = last
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.written = mark
+	k.refreshed(len(again))
 	for _, n := range wave {
+		if n.record != nil {
+			k.stored[n.call] = before + 1
+		}
 		if k.waiting[n.call] == n.change {
 			delete(k.waiting, n.call)
 		}
@@ -401,7 +426,7 @@ func (k *Keeper) write(ctx context.Context, wave []note, mark int64) error {
 var gone = nats.Header{
 	"KV-Operation":         {"PURGE"},
 	jetstream.MsgRollup:    {jetstream.MsgRollupSubject},
-	jetstream.MsgTTLHeader: {"10s"},
+	jetstream.MsgTTLHeader: {markerTTL.String()},
 }
 
 func (k *Keeper) subject(key string) string { return "$KV." + bucketName + "." + key }

@@ -305,7 +305,7 @@ func TestBucketStaysSmall(t *testing.T) {
 			}
 			most = max(most, size(t, dir))
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(markerTTL + time.Minute)
 		s, err := js.Stream(t.Context(), "KV_"+bucketName)
 		if err != nil {
 			t.Fatal(err)

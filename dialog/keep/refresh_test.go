@@ -1,0 +1,117 @@
+package keep
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// TestEndedCallsStayEnded: whenever the process is killed, and however long it is
+// down, the next one finds the calls that were up and no other, also when it is
+// killed soon itself.
+func TestEndedCallsStayEnded(t *testing.T) {
+	for _, after := range []time.Duration{5 * time.Second, 40 * time.Second, 11 * time.Minute, time.Hour} {
+		for _, down := range []time.Duration{0, time.Minute, 2 * time.Hour} {
+			t.Run(fmt.Sprintf("killed %v after, down for %v", after, down), func(t *testing.T) {
+				virtual(t, func(t *testing.T, dir string) {
+					js, closeStore := openStore(t, dir)
+					l := &log{}
+					k, _, _, stop := open(t, js, l)
+					put := func(changes ...dialog.Change) {
+						k.Put(changes, time.Now(), time.Now())
+						time.Sleep(2 * time.Second)
+					}
+					put(is("long", "1"))
+					put(is("long", "2"), is("changing", "1"))
+					for i := range 40 {
+						id := fmt.Sprint("short", i)
+						put(is(id, "1"))
+						put(is(id, "2"))
+						put(over(id))
+						put(is("changing", fmt.Sprint(i)))
+					}
+					time.Sleep(after)
+					want := []string{"changing 39", "long 2"}
+					crashed := killed(t, dir)
+					stop()
+					closeStore()
+					for _, lived := range []time.Duration{5 * time.Second, 15 * time.Second, time.Hour} {
+						time.Sleep(down)
+						js, closeStore = openStore(t, crashed)
+						_, calls, _, stop := open(t, js, l)
+						if !slices.Equal(calls, want) {
+							t.Errorf("calls are %q, want %q", calls, want)
+						}
+						time.Sleep(lived)
+						crashed = killed(t, crashed)
+						stop()
+						closeStore()
+					}
+				})
+			})
+		}
+	}
+}
+
+// killed returns a directory with the store as a server leaves it that is killed.
+func killed(t *testing.T, dir string) (crashed string) {
+	t.Helper()
+	synctest.Wait()
+	crashed = filepath.Join(t.TempDir(), "store")
+	if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return crashed
+}
+
+// TestFloorOfAnother: a node's floor is for its own records.
+func TestFloorOfAnother(t *testing.T) {
+	virtual(t, func(t *testing.T, dir string) {
+		js, closeStore := openStore(t, dir)
+		defer closeStore()
+		l := &log{}
+		other, err := Open(t.Context(), js, Config{Node: "n2", Unsaid: l.oldest, LogEnd: l.logEnd})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.bucket.PutString(t.Context(), other.callKey("theirs"), "1"); err != nil {
+			t.Fatal(err)
+		}
+		k, _, _, stop := open(t, js, l)
+		k.Put([]dialog.Change{is("ours", "1")}, time.Now(), time.Now())
+		time.Sleep(time.Hour)
+		stop()
+		calls, _, err := other.Load(t.Context())
+		if err != nil || len(calls) != 1 || calls[0].Call != "theirs" {
+			t.Errorf("the other node has %v, %v", calls, err)
+		}
+	})
+}
+
+// TestMarkText: a mark is read as it was written.
+func TestMarkText(t *testing.T) {
+	for _, tt := range []struct {
+		place int64
+		floor uint64
+		text  string
+	}{{0, 0, "0"}, {7, 0, "7"}, {7, 12, "7 12"}} {
+		if got := string(markText(tt.place, tt.floor)); got != tt.text {
+			t.Errorf("mark is %q, want %q", got, tt.text)
+		}
+		m, floor, err := readMark(tt.text)
+		if err != nil || m != (Mark{Kept: true, After: uint64(tt.place)}) || floor != tt.floor {
+			t.Errorf("%q is read as %+v, %d, %v", tt.text, m, floor, err)
+		}
+	}
+	for _, text := range []string{"", "x", "7 ", "7 x", "7 1 2"} {
+		if _, _, err := readMark(text); err == nil {
+			t.Errorf("%q is read", text)
+		}
+	}
+}
