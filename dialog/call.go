@@ -116,6 +116,7 @@ type leg struct {
 	offer    media     // of the phone's re-INVITE or UPDATE that awaits its 2xx
 	offerSeq uint32
 	refer    *refer // whose fate is not known yet
+	refers   bool   // its phone has sent the other end on with a REFER
 
 	peer    netip.AddrPort // of the edge side: its flow; invalid if only a record of an older version tells of the leg
 	nearSeq uint32         // CSeq of the last request in the dialog by who began the leg; 0: the INVITE's
@@ -436,7 +437,8 @@ func (t *Tracker) byeBelieved(l *leg, m *Message, at time.Time, q850 int, rec st
 // with a cause of its own, the PBX itself.
 func (l *leg) leftBy(m *Message) HangupBy {
 	if m.Origin() == PBX {
-		if readReason(m.Head).ownWill() {
+		r := readReason(m.Head)
+		if r.ownWill() || r.failed() && !l.leftBefore(m.At) {
 			return BySystem
 		}
 		for _, o := range l.opposite() {
@@ -449,6 +451,14 @@ func (l *leg) leftBy(m *Message) HangupBy {
 		return ByCaller
 	}
 	return ByCallee
+}
+
+// leftBefore reports whether the other end of the leg hung up, or refused, just before:
+// the PBX then passes its cause on. Who left after a REFER gave no cause.
+func (l *leg) leftBefore(at time.Time) bool {
+	return slices.ContainsFunc(l.opposite(), func(o *leg) bool {
+		return o.state == over && o.by != BySystem && !o.refers && at.Sub(o.ended) <= t1
+	})
 }
 
 // opposite returns the legs on the other side of the PBX: those with the same

@@ -35,6 +35,10 @@ func (r reason) timedOut() bool {
 // the time allowed was over, a transfer led nowhere, or the PBX shuts down.
 func (r reason) ownWill() bool { return r.sip >= firstOwnCause && r.sip <= lastOwnCause }
 
+// failed reports that a Q.850 cause says why a call could not go on: at the end of
+// an answered leg the PBX gives one if whom it called next was not reached.
+func (r reason) failed() bool { return r.q850 > 0 && r.q850 != causePickedUp }
+
 // word is what a reason says of a leg that was not answered; "": nothing.
 func (r reason) word() Status {
 	if s, ok := q850Words[r.q850]; ok {

@@ -175,6 +175,7 @@ func (l *leg) fields(s *scribe) {
 	keepText(s, "number", &l.number)
 	keepFlag(s, "cut", &l.cut)
 	keepFlag(s, "tried", &l.tried)
+	keepFlag(s, "refers", &l.refers)
 	keepAddr(s, "peer", &l.peer)
 	keepNumber(s, "near_seq", &l.nearSeq)
 	keepNumber(s, "far_seq", &l.farSeq)

@@ -328,7 +328,7 @@ func (t *Tracker) transferred(r *refer, at time.Time, code int, phrase string, s
 	if p.over {
 		return
 	}
-	r.told = true
+	r.told, l.refers = true, true
 	e := t.say(p, Transfer, at)
 	e.CallerExtension = &p.ext // who transfers, and to whom
 	e.CalledNumber, e.CalledE164 = r.to, t.e164(r.to, at)
