@@ -21,6 +21,7 @@ type clientTx struct {
 	hash    uint32 // loop hash in the branch: no stranger knows it
 	cancel  bool   // this is the CANCEL of the INVITE with the same id
 	request []byte // as sent; nil once nothing is made from it any more
+	final   []byte // the request, while its user handles the final response to it
 	ack     []byte // of a 3xx‥6xx to INVITE
 
 	canceled bool // we sent CANCEL
@@ -96,6 +97,10 @@ func (c *clientTx) receive(now instant, m *message, p *packet) {
 
 func (c *clientTx) advance(now instant, m *message, p *packet) {
 	user := c.user // a transaction on a stream ends with its final response
+	if sent := c.request; m.status >= 200 {
+		c.request, c.final = nil, sent
+		defer func() { c.final = c.w.forget(sent) }()
+	}
 	switch {
 	case m.status < 200:
 		first := c.state == clientCalling
@@ -106,11 +111,10 @@ func (c *clientTx) advance(now instant, m *message, p *packet) {
 		}
 	case c.invite && m.status < 300:
 		c.state = clientAccepted
-		c.request = c.w.forget(c.request)
 		c.w.wheel.start(&c.timer, now+timerL)
 	case c.invite:
 		c.state = clientCompleted
-		c.ack = c.w.keep(nil, c.w.ackFor(c.request, m))
+		c.ack = c.w.keep(nil, c.w.ackFor(c.final, m))
 		c.w.send(c.to, c.ack, 0)
 		c.wait(now, timerD)
 	default:
@@ -122,9 +126,6 @@ func (c *clientTx) advance(now instant, m *message, p *packet) {
 	}
 	if user != nil {
 		user.response(now, c, m, p)
-	}
-	if c.state == clientCompleted || c.state == clientGone {
-		c.request = c.w.forget(c.request)
 	}
 }
 

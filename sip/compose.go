@@ -354,8 +354,9 @@ func (w *worker) contactAddr(m *message) (a Addr, ok bool) {
 }
 
 // upstream splices a response as it goes on to a sender: without our Via, and a 503 as a
-// 500 (RFC 3261 §16.7 items 3 and 6). It returns the status it leaves with.
-func (w *worker) upstream(p *packet, to way) ([]byte, int) {
+// 500 (RFC 3261 §16.7 items 3 and 6). If no Via is left, it gets those of sent, the
+// request that it answers. It returns the status it leaves with.
+func (w *worker) upstream(p *packet, to way, sent []byte) ([]byte, int) {
 	m, s := &p.msg, &w.splice
 	s.reset()
 	status := m.status
@@ -373,6 +374,13 @@ func (w *worker) upstream(p *packet, to way) ([]byte, int) {
 		s.remove(span{f.value.from, i})
 	} else {
 		s.remove(f.line)
+		if len(sent) > 0 && !m.hasNextVia() {
+			w.aux.index(sent, false)
+			top := w.aux.first(hVia)
+			for v := w.aux.after(top); v != nil; v = w.aux.after(v) {
+				s.insert(f.line.from, string(w.aux.text(v.line)))
+			}
+		}
 	}
 	switch {
 	case m.is("REGISTER") && m.status/100 == 2:

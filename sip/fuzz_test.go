@@ -72,7 +72,7 @@ func leaves(t *testing.T, w *worker, p *packet) {
 		return
 	}
 	if !m.request() {
-		w.upstream(p, way{})
+		w.upstream(p, way{}, nil)
 		return
 	}
 	if m.maxFwd == 0 {

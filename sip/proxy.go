@@ -25,7 +25,8 @@ type proxied struct {
 }
 
 // response sends a response on, RFC 3261 §16.7. A 100 is hop by hop, and sofia-sip
-// gives it our Via alone. It is observed first: what it causes, as on another leg of
+// gives it our Via alone. A final response that has no other Via gets those of the
+// request back: whose it is our branch has told. It is observed first: what it causes, as on another leg of
 // the call, comes after it.
 func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
 	t.w.observeResponse(t, p)
@@ -34,11 +35,11 @@ func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
 		t.w.remember(now, t, m)
 		t.w.diagnose(now, t, m)
 	}
-	if m.status > 100 && m.hasNextVia() {
+	if m.status > 100 && (c.final != nil || m.hasNextVia()) {
 		if m.is("BYE") && (m.status/100 == 2 || m.status == 481) {
 			t.w.oldDialogs.end(m.text(m.callID))
 		}
-		b, status := t.w.upstream(p, t.server.back)
+		b, status := t.w.upstream(p, t.server.back, c.final)
 		t.server.respond(now, status, b)
 	}
 	if m.status < 200 && t.canceled {

@@ -590,10 +590,6 @@ func (w *worker) response(now instant, p *packet) {
 		w.hop.stats.stray.Add(1)
 		return
 	}
-	if _, proxied := c.user.(*proxied); proxied && !m.hasNextVia() && m.status >= 200 {
-		w.hop.stats.stray.Add(1) // nobody is left to send it to (RFC 3261 §16.7 item 3)
-		return
-	}
 	c.receive(now, m, p)
 }
 
