@@ -70,6 +70,7 @@ type Hop struct {
 	pbx       []*pbx
 	secret    [32]byte      // in the keys of server transactions
 	known     *sources      // whose REGISTER or INVITE was accepted
+	phones    *sources      // whose REGISTER was accepted
 	proved    *sources      // that cannot be forged: they know what a response said
 	crowded   chan struct{} // see Crowded
 	draining  atomic.Bool
@@ -165,7 +166,7 @@ func Listen(cfg Config) (*Hop, error) {
 	rand.Read(salt[:])
 	h.salt = binary.BigEndian.Uint32(salt[:])
 	rand.Read(h.secret[:])
-	h.known, h.proved = newSources(), newSources()
+	h.known, h.phones, h.proved = newSources(), newSources(), newSources()
 	h.crowded = make(chan struct{}, 1)
 	for _, a := range cfg.PBX {
 		h.pbx = append(h.pbx, &pbx{addr: a, id: newPBXID(a)})

@@ -20,6 +20,8 @@ const (
 	registerNotAsked                // a REGISTER is refused with 404, without a challenge
 	inviteNotAsked                  // an INVITE of a phone is
 	unknownPort                     // what comes from the PBX's host, but not from its port, is refused
+	strangerTaken                   // a stranger's INVITE is accepted without a challenge
+	bindingLost                     // it calls a phone at our address, without our Path or Contact
 	symptoms                        // how many there are
 )
 
@@ -43,6 +45,7 @@ type diagnosis struct {
 	usesPath   atomic.Bool // a request came along a Path
 	challenges atomic.Bool // it asked for the password of an INVITE
 	accepts    atomic.Bool // it took the call of a phone
+	trusts     atomic.Bool // it took that of a phone which had not sent a password
 }
 
 // A finding says at whom a symptom showed, and when.
@@ -63,6 +66,11 @@ func explain(s symptom, pbx *pbx, who string) string {
 		return fmt.Sprintf("PBX %s answers an INVITE of the phone at %s with 404 and asks for no password: %s", pbx.addr, who, trunkByAddress)
 	case unknownPort:
 		return fmt.Sprintf("requests from %s are refused as a phone's: if the PBX %s sends from there too, as an external profile of FreeSWITCH does, set sip.pbx_sources = [%q]", who, pbx.addr, pbx.addr.Addr())
+	case strangerTaken:
+		return fmt.Sprintf("PBX %s took a call of %s, which is no [[trunk]] and where no phone has registered, without asking for a password: %s; if it is a carrier, make it a [[trunk]] with a secret", pbx.addr, who, trunkByAddress)
+	case bindingLost:
+		return fmt.Sprintf("PBX %s calls %s, which is bellhop itself: it has put bellhop's address into the phone's Contact and forgotten its Path: "+
+			"in Asterisk leave rewrite_contact off, in FreeSWITCH leave out sip-force-contact", pbx.addr, who)
 	}
 	return ""
 }
@@ -100,9 +108,9 @@ func (h *Hop) Degraded() (why []string) {
 	return why
 }
 
-// diagnose looks at a final response of a PBX to a request of a phone.
+// diagnose looks at a response of a PBX to a request of a phone.
 func (w *worker) diagnose(now instant, t *proxied, m *message) {
-	if t.src != edgeSide || t.dst != pbxSide || t.trunk != "" {
+	if m.status == 100 || t.src != edgeSide || t.dst != pbxSide || t.trunk != "" {
 		return
 	}
 	if m.status == 403 || m.status == 404 || m.status == 482 {
@@ -136,7 +144,11 @@ func (w *worker) diagnoseRegister(now instant, t *proxied, m *message, pbx *pbx)
 	case m.status == 404 && !t.authorized && !d.registers.Load():
 		w.hop.note(now, pbx, registerNotAsked, w.aor(m))
 	}
-	if m.status/100 != 2 || !t.path {
+	if m.status/100 != 2 {
+		return
+	}
+	w.hop.phones.add(t.server.back.peer().Addr(), now)
+	if !t.path {
 		return
 	}
 	switch {
@@ -156,28 +168,55 @@ func (w *worker) diagnoseInvite(now instant, t *proxied, m *message, pbx *pbx) {
 	case t.within:
 		return // a PBX that restarted
 	case m.status == 404:
-		if !t.authorized && (d.challenges.Load() || d.asks.Load() && !d.accepts.Load()) && w.hop.known.has(ip, now) {
+		if !t.authorized && (d.challenges.Load() || d.asks.Load() && !d.accepts.Load()) && w.hop.phones.has(ip, now) {
 			w.hop.note(now, pbx, inviteNotAsked, ip.String())
 		}
 		return
 	case m.status == 401 || m.status == 407:
 		d.challenges.Store(true)
-	case m.status < 300:
+	case takes(m.status):
 		d.accepts.Store(true)
+		known := w.hop.phones.has(ip, now)
+		switch {
+		case t.authorized:
+		case known:
+			d.trusts.Store(true)
+			d.clear(strangerTaken, ip.String())
+		case d.challenges.Load() || d.asks.Load() && !d.trusts.Load():
+			w.hop.note(now, pbx, strangerTaken, ip.String())
+		}
 	}
 	if d.found[inviteNotAsked].Load() != nil {
 		d.clear(inviteNotAsked, ip.String())
 	}
 }
 
+// takes reports whether a PBX that gives an INVITE this status has called somebody.
+func takes(status int) bool {
+	return 180 <= status && status < 300 || status == 486 || status == 600 || status == 603
+}
+
 // cameAlongPath notes that a request of a PBX had our Path: it stores it, though it
 // may not say so, as RFC 3327 §5.3 wants.
 func (h *Hop) cameAlongPath(p *packet) {
-	if pbx := h.pbxAt(p.peer); pbx != nil && !pbx.diagnosis.usesPath.Load() {
-		pbx.diagnosis.usesPath.Store(true)
-		if !pbx.diagnosis.knowsPath.Load() {
-			pbx.diagnosis.clear(pathIgnored, "")
+	pbx := h.pbxAt(p.peer)
+	if pbx == nil {
+		return
+	}
+	d := &pbx.diagnosis
+	if !d.usesPath.Load() {
+		d.usesPath.Store(true)
+		if !d.knowsPath.Load() {
+			d.clear(pathIgnored, "")
 		}
+	}
+}
+
+// calledUs notes that a PBX calls our own address: it names no phone.
+func (h *Hop) calledUs(p *packet) {
+	m := &p.msg
+	if pbx := h.pbxAt(p.peer); pbx != nil && m.initial() && m.is("INVITE") && h.cfg.Register != RegisterNone {
+		h.note(p.at, pbx, bindingLost, string(m.text(m.uri)))
 	}
 }
 
@@ -202,7 +241,7 @@ func (h *Hop) pbxAt(a netip.AddrPort) (found *pbx) {
 // registered from that address.
 func (h *Hop) diagnoseSource(now instant, source netip.AddrPort, status int) {
 	for _, pbx := range h.pbx {
-		if pbx.addr.Addr() == source.Addr() && (status != 404 || !h.known.has(source.Addr(), now)) {
+		if pbx.addr.Addr() == source.Addr() && (status != 404 || !h.phones.has(source.Addr(), now)) {
 			h.note(now, pbx, unknownPort, source.String())
 			return
 		}

@@ -92,6 +92,26 @@ func TestAMisconfiguredPBXIsNoticed(t *testing.T) {
 		{"a stranger's wrong number", []line{
 			{"101", "INVITE", "401 Unauthorized", nil, ""}, {"101", "INVITE", "404 Not Found", nil, ""},
 		}},
+		{"a stranger's call is taken", []line{
+			{"102", "REGISTER elsewhere", "401 Unauthorized", nil, ""},
+			{"101", "INVITE", "200 OK", nil, "which is no [[trunk]]"},
+			{"101", "INVITE", "200 OK", nil, "which is no [[trunk]]"},
+		}},
+		{"a stranger's call that is busy", []line{asks, {"101", "INVITE", "486 Busy Here", nil, "which is no [[trunk]]"}}},
+		{"a stranger's call that is declined", []line{asks, {"101", "INVITE", "603 Decline", nil, "which is no [[trunk]]"}}},
+		{"a stranger's call that leads nowhere", []line{asks, {"101", "INVITE", "480 Temporarily Unavailable", nil, ""}, {"101", "INVITE", "403 Forbidden", nil, ""}}},
+		{"of who registers meanwhile", []line{
+			asks, {"101", "INVITE", "200 OK", nil, "which is no [[trunk]]"},
+			{"101", "REGISTER+", "200 OK", []string{"Path: " + path}, "which is no [[trunk]]"},
+			{"101", "INVITE", "200 OK", nil, ""},
+			{"101", "INVITE", "200 OK", nil, ""},
+		}},
+		{"one that asks nobody for a password", []line{
+			{"101", "INVITE", "200 OK", nil, ""}, {"101", "REGISTER", "200 OK", []string{"Path: " + path}, ""}, {"101", "INVITE", "200 OK", nil, ""},
+		}},
+		{"one that asks who calls, too", []line{
+			asks, {"101", "INVITE", "401 Unauthorized", nil, ""}, {"101", "INVITE+", "200 OK", nil, ""},
+		}},
 		{"a MESSAGE to nobody", []line{
 			{"101", "REGISTER+", "200 OK", []string{"Path: " + path}, ""}, {"101", "MESSAGE", "404 Not Found", nil, ""},
 		}},
@@ -108,7 +128,7 @@ func TestAMisconfiguredPBXIsNoticed(t *testing.T) {
 						if authorized {
 							fields = append(fields, auth)
 						}
-						if rest != "" && method == "REGISTER" && rest != "no Contact" {
+						if strings.Contains(rest, ": ") && method == "REGISTER" {
 							fields = append(fields, rest)
 						}
 						if method == "NOTIFY" {
@@ -149,6 +169,26 @@ func TestAMisconfiguredPBXIsNoticed(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestAStrangersCallThatRings: nobody has to answer it.
+func TestAStrangersCallThatRings(t *testing.T) {
+	play(t, func(s *scene) {
+		s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example"))
+		s.pbx.replies(s.pbx.gets("sent on", "REGISTER"), "401 Unauthorized")
+		s.phone.gets("answer", "SIP/2.0 401")
+		invite, got := s.invited()
+		s.pbx.replies(got, "100 Trying")
+		equal(t, "at 100", strings.Join(s.hop.Degraded(), "|"), "")
+		s.pbx.replies(got, "180 Ringing")
+		s.phone.gets("ringing", "SIP/2.0 180")
+		if why := strings.Join(s.hop.Degraded(), "|"); !strings.Contains(why, "took a call of 192.0.2.101") {
+			t.Errorf("degraded is %q", why)
+		}
+		s.pbx.replies(got, "487 Request Terminated")
+		s.pbx.gets("acknowledged", "ACK")
+		s.phone.acks(invite, s.phone.gets("the end", "SIP/2.0 487"))
+	})
 }
 
 // TestOnlyAPathOfOursCanBeIgnored: in other modes a PBX owes none.
@@ -197,6 +237,23 @@ func TestEachPBXHasItsOwnDiagnosis(t *testing.T) {
 	}, func(c *sip.Config) {
 		c.PBX = append(c.PBX, sip.Addr{Proto: sip.UDP, AddrPort: secondAt})
 	})
+}
+
+// TestAPBXThatLosesBindings: it has replaced the Contact, and has no Path.
+func TestAPBXThatLosesBindings(t *testing.T) {
+	for _, mode := range []sip.Register{sip.RegisterPath, sip.RegisterContact, sip.RegisterNone} {
+		play(t, func(s *scene) {
+			s.pbx.sends(s.pbx.request("MESSAGE", "sip:101@192.0.2.1:5060")) // FreeSWITCH sends back one for nobody
+			s.pbx.gets("it names no phone", "SIP/2.0 404")
+			equal(t, string(mode), strings.Join(s.hop.Degraded(), "|"), "")
+			invite := s.pbx.request("INVITE", "sip:101@192.0.2.1:5060;fs_nat=yes")
+			s.pbx.sends(invite)
+			s.pbx.acks(invite, s.pbx.gets("it names no phone", "SIP/2.0 404"))
+			if why := strings.Join(s.hop.Degraded(), "|"); strings.Contains(why, "calls sip:101@192.0.2.1:5060;fs_nat=yes, which is bellhop itself") != (mode != sip.RegisterNone) {
+				t.Errorf("%s: degraded is %q", mode, why)
+			}
+		}, register(mode))
+	}
 }
 
 // TestAnotherPortOfThePBXIsNamed: what comes from there counts as a phone's, until the

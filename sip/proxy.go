@@ -30,10 +30,10 @@ type proxied struct {
 // the call, comes after it.
 func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
 	t.w.observeResponse(t, p)
+	t.w.diagnose(now, t, m)
 	if m.status >= 200 {
 		t.reason = t.w.forget(t.reason)
 		t.w.remember(now, t, m)
-		t.w.diagnose(now, t, m)
 	}
 	if m.status > 100 && (c.final != nil || m.hasNextVia()) {
 		if m.is("BYE") && (m.status/100 == 2 || m.status == 481) {

@@ -323,6 +323,7 @@ func (w *worker) fromPBX(p *packet, r routing, next *msg.Uri, t token) (routing,
 		r.edge = t.flow
 		return w.overFlow(p, r, next)
 	case w.ours(next):
+		w.hop.calledUs(p)
 		return r, noBinding
 	case t.byURI && (!t.fromPBX || passedOn):
 		r.edge, r.byURI = t.flow, true
