@@ -11,7 +11,7 @@ build: ## Build bellhop, one static binary
 	CGO_ENABLED=0 go build -trimpath -o bellhop ./cmd/bellhop
 
 test: tools check ## Run all that CI runs; installs what the tests need
-	go test -race ./...
+	go test -race -timeout 1h ./...
 	@$(MAKE) --no-print-directory fuzz
 
 # SIPp for the tests of whole calls, Chromium for those of the page, a C compiler
@@ -40,7 +40,7 @@ bench: ## Run the benchmarks
 soak: ## Take the receiver, the disk and bellhop itself away, flood it, and measure: 35 minutes
 	go test -race -count 1 -v -run '^TestReceiverDown$$' ./cmd/bellhop -soak
 	go test -count 1 -v -timeout 20m -run '^(TestKill|TestFair|TestCost)$$' ./notify -soak
-	go test -count 1 -v -timeout 20m -run '^(TestDiskFullLong|TestStartOwing|TestReadersDelayNoCall)$$' ./cmd/bellhop -soak
+	go test -count 1 -v -timeout 20m -run '^(TestDiskFullLong|TestStartOwing|TestReadersDelayNoCall|TestDrainEnds|TestNoPBX)$$' ./cmd/bellhop -soak
 	go test -count 1 -v -timeout 20m -run '^TestMutations$$' ./cmd/bellhop -soak -seed "$$(date +%s)"
 	go test -count 1 -v -timeout 25m -run '^(TestFloods|TestAFloodOfStrangers)$$' ./cmd/bellhop -soak
 

@@ -421,7 +421,7 @@ func TestDamagedBucketWhileRunning(t *testing.T) {
 	want := d.buckets["TOKENS"]["id3"]
 	deadline := time.After(patience)
 	for tick := time.Tick(50 * time.Millisecond); ; {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		var all map[string]copied
 		kv, err := js.KeyValue(ctx, "TOKENS")
 		if err == nil {

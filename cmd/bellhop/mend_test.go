@@ -39,7 +39,7 @@ func TestStoreIsMended(t *testing.T) {
 			if e == nil || e.Key() != key {
 				t.Fatalf("the watch says %v, want %s", e, key)
 			}
-		case <-time.After(time.Minute): // it misses some heartbeats first
+		case <-time.After(patience): // it misses some heartbeats first
 			t.Fatalf("the watch does not say %s", key)
 		}
 	}

@@ -3,15 +3,18 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
+	"slices"
+	"strings"
 	"testing"
 
+	"github.com/chromedp/cdproto"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
@@ -25,7 +28,8 @@ var screenshots = flag.String("screenshots", "", "write pictures of the page to 
 // A browser is a Chromium that looks at the page of a site.
 type browser struct {
 	*site
-	ctx context.Context
+	ctx    context.Context
+	clicks int
 }
 
 // browse starts a Chromium, and signs in.
@@ -41,7 +45,7 @@ func (s *site) browse() *browser {
 	)
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, cancel := chromedp.NewContext(allocator)
-	b := &browser{s, ctx}
+	b := &browser{site: s, ctx: ctx}
 	s.t.Cleanup(func() {
 		if s.t.Failed() {
 			s.t.Logf("the page shows:\n%s", b.text("body"))
@@ -80,23 +84,41 @@ func (b *browser) heard(event any) {
 // do has the browser do something.
 func (b *browser) do(actions ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
-	defer cancel()
-	if err := chromedp.Do(ctx, actions...); err != nil {
-		b.t.Fatal(err)
+	for _, a := range actions {
+		got(b, a)
 	}
 }
 
-// got is what an action returns.
-func got[T any](b *browser, a chromedp.Action[T]) T {
+// got returns what an action returns. One that the page before took with it when it
+// was left is done again: it must have had no effect.
+func got[T any](b *browser, a chromedp.Action[T]) (v T) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
-	defer cancel()
-	v, err := chromedp.Run(ctx, a)
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	b.eventually("the browser does it", func() (done bool) {
+		ctx, cancel := context.WithTimeout(b.ctx, patience)
+		defer cancel()
+		var err error
+		v, err = chromedp.Run(ctx, a)
+		if err != nil && !leftPage(err) {
+			b.t.Fatal(err)
+		}
+		return err == nil
+	})
 	return v
+}
+
+// leftPage reports whether an action failed because its page was left meanwhile: the
+// click before it led to another.
+func leftPage(err error) bool {
+	var protocol *cdproto.Error
+	var load *chromedp.LoadError
+	switch {
+	case errors.As(err, &protocol):
+		return slices.ContainsFunc([]string{"navigated or closed", "context was destroyed", "Cannot find context", "Cannot find default execution context"},
+			func(why string) bool { return strings.Contains(protocol.Message, why) })
+	case errors.As(err, &load):
+		return load.ErrorText == "net::ERR_ABORTED" // for another page that was to be loaded
+	}
+	return false
 }
 
 func (b *browser) open(path string) {
@@ -108,18 +130,35 @@ func (b *browser) open(path string) {
 // click at.
 func (b *browser) click(selector string) {
 	b.t.Helper()
-	b.until("one can click at "+selector, fmt.Sprintf(`(() => {
-		const e = document.querySelector(%q);
+	b.clickAt(selector, fmt.Sprintf("document.querySelector(%q)", selector))
+}
+
+// clickAt clicks, once, at the element that an expression finds, as soon as it is
+// there for a person to click at. That it did is written down before, as the page
+// that the click leads to may come before the answer of the browser.
+func (b *browser) clickAt(what, element string) {
+	b.t.Helper()
+	b.clicks++
+	b.until("one can click at "+what, fmt.Sprintf(`(() => {
+		if (sessionStorage.getItem("clicked") === "%[1]d") return true;
+		const e = %[2]s;
 		if (!e || e.disabled || !e.checkVisibility()) return false;
+		sessionStorage.setItem("clicked", "%[1]d");
 		e.focus();
 		e.click();
 		return true;
-	})()`, selector))
+	})()`, b.clicks, element))
 }
 
+// fill writes text into the field that a selector finds, as soon as it is there.
 func (b *browser) fill(selector, text string) {
 	b.t.Helper()
-	b.do(chromedp.SetValue(selector, text))
+	b.until("one can write into "+selector, fmt.Sprintf(`(() => {
+		const e = document.querySelector(%q);
+		if (!e || e.disabled) return false;
+		e.value = %q;
+		return true;
+	})()`, selector, text))
 }
 
 // text is what a person reads at a selector.
@@ -140,16 +179,17 @@ func (b *browser) reads(selector, text string) {
 	b.until(fmt.Sprintf("%s reads %q", selector, text), fmt.Sprintf(`(document.querySelector(%q)?.innerText ?? "").includes(%q)`, selector, text))
 }
 
-// hangUp has a phone of the scenario watched go on.
-func (s *site) hangUp(phone *agent) {
+// goOn has an end of the scenario watched go on: the PBX answers, the phone hangs
+// up.
+func (s *site) goOn(end *agent) {
 	s.t.Helper()
-	c, err := net.Dial("udp", phone.at.AddrPort.String())
+	c, err := net.Dial("udp", end.at.AddrPort.String())
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	defer c.Close()
-	fmt.Fprintf(c, "MESSAGE sip:phone@%[1]v SIP/2.0\r\nVia: SIP/2.0/UDP %[2]v;branch=z9hG4bKgo\r\nFrom: <sip:test@test>;tag=1\r\nTo: <sip:phone@test>\r\nCall-ID: 1%[3]s\r\nCSeq: 1 MESSAGE\r\nMax-Forwards: 1\r\nContent-Length: 0\r\n\r\n",
-		phone.at.AddrPort, c.LocalAddr(), phone.calls)
+	fmt.Fprintf(c, "MESSAGE sip:end@%[1]v SIP/2.0\r\nVia: SIP/2.0/UDP %[2]v;branch=z9hG4bKgo\r\nFrom: <sip:test@test>;tag=1\r\nTo: <sip:end@test>\r\nCall-ID: 1%[3]s\r\nCSeq: 1 MESSAGE\r\nMax-Forwards: 1\r\nContent-Length: 0\r\n\r\n",
+		end.at.AddrPort, c.LocalAddr(), end.calls)
 }
 
 // TestPage has a person do at the page what there is to do, while calls are
@@ -214,19 +254,14 @@ func TestPage(t *testing.T) {
 	b.reads("main", "No call is up")
 	s.receiver.down()
 	phones, pbx := s.place("watched", 1, 1)
-	s.eventually("it rings", func() bool {
-		var calls struct{ Items []struct{ State string } }
-		s.api("GET", "/v1/calls", nil, &calls)
-		return len(calls.Items) == 1 && calls.Items[0].State == "ringing"
-	})
-	pbx.signal(syscall.SIGSTOP) // it rings as long as the page needs
 	b.reads("#live-calls", "ringing")
 	b.reads("#live-calls", evil)
-	pbx.signal(syscall.SIGCONT)
+	s.goOn(pbx)
 	b.reads("#live-calls", "talking")
+	pbx.acknowledged(1)
 	b.until("its time ticks", `document.querySelector("#live-calls time").innerText >= "00:01"`)
 	b.axe("the calls")
-	s.hangUp(phones)
+	s.goOn(phones)
 	b.until("it is no longer up", `!document.querySelector("#live-calls")`)
 	b.reads("#ended-calls", "ANSWER")
 	b.reads("#ended-calls", evil)
@@ -263,7 +298,7 @@ func TestPage(t *testing.T) {
 	b.click(`.tabs a[href*="state=waiting"]`)
 	b.until("the dial-out was tried", `[...document.querySelectorAll("tbody th")].some(t => t.innerText === "dial-out")`)
 	b.axe("the deliveries")
-	b.until("one can click at it", `[...document.querySelectorAll("tbody th a")].find(a => a.innerText === "dial-out" && (a.click(), true))`)
+	b.clickAt("it", `[...document.querySelectorAll("tbody th a")].find(a => a.innerText === "dial-out")`)
 	b.reads("#delivery", "Attempt 1")
 	b.reads("#delivery", "connection refused")
 	b.axe("a delivery")
@@ -424,9 +459,12 @@ func TestScreenshots(t *testing.T) {
 	b := s.browse()
 	b.picture("first", "/", "")
 	b.fillUp()
-	phones, _ := s.place("watched", 1, 1)
+	phones, pbx := s.place("watched", 1, 1)
 	b.open("/calls")
+	b.reads("#live-calls", "ringing")
+	s.goOn(pbx)
 	b.reads("#live-calls", "talking")
+	pbx.acknowledged(1)
 	b.open("/deliveries?state=waiting")
 	delivery := got(b, chromedp.Evaluate[string](`document.querySelector("tbody th a").pathname`))
 	for _, v := range []struct{ name, path, click string }{
@@ -445,7 +483,7 @@ func TestScreenshots(t *testing.T) {
 	} {
 		b.picture(v.name, v.path, v.click)
 	}
-	s.hangUp(phones)
+	s.goOn(phones)
 	phones.exits(0, patience)
 	b.open("/calls")
 	b.until("the call is over", `!document.querySelector("#live-calls")`)

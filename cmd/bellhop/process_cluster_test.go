@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
@@ -49,9 +48,9 @@ func TestTwoBellhops(t *testing.T) {
 			agents = append(agents, phones, pbx)
 		}
 		for _, a := range agents {
-			a.exits(0, time.Minute)
+			a.exits(0, patience)
 		}
-		owner.receiver.wait("a hangup for every call", time.Minute, func(came []received) bool { return hangups(came) >= calls })
+		owner.receiver.wait("a hangup for every call", patience, func(came []received) bool { return hangups(came) >= calls })
 	}
 	call(sites[0], sites[1])
 	bellhops[0].cmd.Process.Kill()
@@ -92,11 +91,11 @@ func TestStoppedWithoutStore(t *testing.T) {
 	place := func() {
 		t.Helper()
 		phones, pbx := s.place("caller-hangs-up", each, 20)
-		phones.exits(0, time.Minute)
+		phones.exits(0, patience)
 		pbx.exits(0, patience)
 	}
 	place()
-	s.receiver.wait("a hangup for every call", time.Minute, func(came []received) bool { return hangups(came) >= each })
+	s.receiver.wait("a hangup for every call", patience, func(came []received) bool { return hangups(came) >= each })
 	stop()
 	place()
 	p.stop()
@@ -107,7 +106,7 @@ func TestStoppedWithoutStore(t *testing.T) {
 
 	serve()
 	p = s.serve()
-	s.receiver.wait("a hangup for every call", time.Minute, func(came []received) bool { return hangups(came) >= 2*each })
+	s.receiver.wait("a hangup for every call", patience, func(came []received) bool { return hangups(came) >= 2*each })
 	p.stop()
 	if _, err := os.Stat(filepath.Join(s.dir, "data", "unpublished")); !os.IsNotExist(err) {
 		t.Errorf("what is published is kept still: %v", err)

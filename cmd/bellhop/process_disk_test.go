@@ -110,7 +110,7 @@ func (s *site) outOfSpace(calls int, left int64, what string, enough func() bool
 		return status == http.StatusServiceUnavailable && bytes.Contains(answer, []byte("no space left on device"))
 	})
 	full := time.Now()
-	s.within(3*time.Minute, what, enough)
+	s.eventually(what, enough)
 	for path, want := range map[string]int{"/healthz": http.StatusOK, "/readyz": http.StatusServiceUnavailable} {
 		if got := s.status(path); got != want {
 			s.t.Errorf("%s is %d while the disk is full, want %d", path, got, want)
@@ -122,9 +122,9 @@ func (s *site) outOfSpace(calls int, left int64, what string, enough func() bool
 	room := time.Now()
 	s.eventually("bellhop is ready again", func() bool { return s.status("/readyz") == http.StatusOK })
 	ready := time.Since(room)
-	phones.exits(0, 2*time.Minute)
+	phones.exits(0, patience)
 	pbx.exits(0, patience)
-	s.receiver.wait("a hangup for every call", time.Minute, func(came []received) bool { return hangups(came) >= calls })
+	s.receiver.wait("a hangup for every call", patience, func(came []received) bool { return hangups(came) >= calls })
 	s.eventually("every event is said", func() bool { return s.metric("bellhop_events_unsaid") == 0 })
 	if _, answer := s.request("GET", "/readyz", nil); bytes.Contains(answer, []byte("damaged")) {
 		s.t.Errorf("a full disk is taken for damage: %s", answer)

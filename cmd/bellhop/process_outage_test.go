@@ -25,15 +25,15 @@ func TestReceiverDown(t *testing.T) {
 	s.subscribe("json", "POST", "dial-out", "ringing", "answer", "hangup")
 
 	phones, pbx := s.place("caller-hangs-up", calls, rate)
-	s.receiver.wait("a quarter of the hangups", time.Minute, func(came []received) bool { return hangups(came) >= calls/4 })
+	s.receiver.wait("a quarter of the hangups", patience, func(came []received) bool { return hangups(came) >= calls/4 })
 	s.receiver.down()
 	gone := time.Now()
 	<-time.After(down)
 	s.receiver.up()
 	back := time.Now()
-	phones.exits(0, 2*time.Minute)
+	phones.exits(0, patience)
 	pbx.exits(0, patience)
-	s.receiver.wait("a hangup for every call", 2*time.Minute, func(came []received) bool { return hangups(came) >= calls })
+	s.receiver.wait("a hangup for every call", patience, func(came []received) bool { return hangups(came) >= calls })
 	late := time.Since(back)
 	p.stop()
 

@@ -43,8 +43,8 @@ func TestStartOwing(t *testing.T) {
 
 	s.receiver.up()
 	back := time.Now()
-	s.receiver.wait("all that was owed", 2*time.Minute, func(came []received) bool { return len(came) >= owed })
-	s.within(time.Minute, "nothing is owed", func() bool { return s.metric("bellhop_deliveries_pending") == 0 })
+	s.receiver.wait("all that was owed", patience, func(came []received) bool { return len(came) >= owed })
+	s.eventually("nothing is owed", func() bool { return s.metric("bellhop_deliveries_pending") == 0 })
 	took := time.Since(back)
 	p.stop()
 	ids := map[string]bool{}
@@ -86,7 +86,7 @@ func (s *site) owe(n int) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.within(2*time.Minute, "the outbox has all of them", func() bool {
+	s.eventually("the outbox has all of them", func() bool {
 		info, err := outbox.Info(s.t.Context())
 		return err == nil && info.State.Msgs >= uint64(n)
 	})

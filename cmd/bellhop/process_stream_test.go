@@ -75,6 +75,7 @@ func TestFollowed(t *testing.T) {
 	enough, ended := s.follow(&had, calls, 0)
 	phones, pbx := s.place("held", calls, 100)
 	await(t, "every answer", enough)
+	pbx.acknowledged(calls)
 	p.signal(syscall.SIGKILL)
 	<-p.done
 	<-ended

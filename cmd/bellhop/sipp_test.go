@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -38,7 +39,7 @@ func (s *site) sipp(scenario string, at sip.Addr, n int, args ...string) *agent 
 		"-i", at.Addr().String(), "-mi", at.Addr().String(), "-ci", at.Addr().String(),
 		"-p", strconv.Itoa(int(at.Port())), "-t", map[sip.Proto]string{sip.UDP: "u1", sip.TCP: "t1"}[at.Proto],
 		"-m", strconv.Itoa(n), "-l", strconv.Itoa(n), "-nostdin",
-		"-timeout", "180s", "-timeout_error",
+		"-timeout", "600s", "-timeout_error",
 		"-trace_err", "-error_file", errors, "-trace_msg", "-message_file", messages,
 	}, args...)...)
 	cmd.Stdout = io.Discard // pictures of its counters
@@ -65,6 +66,15 @@ func (s *site) place(story string, n, rate int) (phones, pbx *agent) {
 	phones = s.sipp(story+".phone", at, n, "-r", strconv.Itoa(rate), "-cid_str", "%u"+calls, s.hop.String())
 	phones.calls, pbx.calls = calls, calls
 	return phones, pbx
+}
+
+// acknowledged waits until the PBX has got the ACKs of so many calls.
+func (a *agent) acknowledged(calls int) {
+	a.t.Helper()
+	(&site{t: a.t}).eventually("every call is acknowledged", func() bool {
+		messages, err := os.ReadFile(a.messages)
+		return err == nil && bytes.Count(messages, []byte("\nACK ")) >= calls
+	})
 }
 
 // A story is a call that two scenarios of SIPp play, and what it owes the
@@ -170,7 +180,7 @@ func (s *site) tell(c story, n, rate int) {
 	s.t.Helper()
 	begin := time.Now()
 	phones, pbx := s.place(c.name, n, rate)
-	phones.exits(0, time.Minute)
+	phones.exits(0, patience)
 	pbx.exits(0, patience)
 	want := map[string][]string{"json": c.want}
 	want["telphin"] = slices.DeleteFunc(slices.Clone(c.want), func(w string) bool { return strings.HasPrefix(w, "ringing") })
