@@ -178,10 +178,10 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), conns: newConns(c.Log), lines: newLines(), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
 	kv, err := openTokens(ctx, js, c.Replicas)
 	if err != nil {
-		return nil, fmt.Errorf("bucket TOKENS: %w", err)
+		return nil, fmt.Errorf("bucket bellhop_tokens: %w", err)
 	}
 	if s.auditLog, err = openAudit(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("audit log AUDIT: %w", err)
+		return nil, fmt.Errorf("audit log bellhop_audit: %w", err)
 	}
 	s.tokens = newTokens(kv, s.log, c.Token)
 	if err := s.tokens.load(ctx); err != nil {

@@ -29,7 +29,7 @@ type Entry struct {
 // openAudit opens the audit log.
 func openAudit(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name:     "AUDIT",
+		Name:     "bellhop_audit",
 		Subjects: []string{auditSubject},
 		Storage:  jetstream.FileStorage,
 		MaxAge:   c.KeepEvents,
@@ -37,7 +37,7 @@ func openAudit(ctx context.Context, js jetstream.JetStream, c Config) (jetstream
 	})
 }
 
-const auditSubject = "audit"
+const auditSubject = "bellhop.audit"
 
 // audit writes down what who makes the request of ctx has done. What was before
 // and is after is as the API shows it; nil: it was not, or is not. What the store
@@ -107,7 +107,7 @@ func (s *Server) listAudit(ctx context.Context, in *struct {
 }) (*listed[Entry], error) {
 	info, err := s.auditLog.Info(ctx)
 	if err != nil {
-		return nil, s.problem(fmt.Errorf("read AUDIT: %w", err))
+		return nil, s.problem(fmt.Errorf("read bellhop_audit: %w", err))
 	}
 	first, next := info.State.FirstSeq, info.State.LastSeq+1
 	if in.Cursor != "" {
@@ -133,7 +133,7 @@ func (s *Server) listAudit(ctx context.Context, in *struct {
 			err = json.Unmarshal(m.Data, &e)
 		}
 		if err != nil {
-			return nil, s.problem(fmt.Errorf("read AUDIT %d: %w", next-1, err))
+			return nil, s.problem(fmt.Errorf("read bellhop_audit %d: %w", next-1, err))
 		}
 		out.Body.Items = append(out.Body.Items, e)
 	}

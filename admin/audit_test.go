@@ -111,7 +111,7 @@ func TestAuditWithoutAStore(t *testing.T) {
 	r := newRig(t, Config{})
 	var log notebook
 	r.server.log = slog.New(slog.NewTextHandler(&log, nil))
-	if err := r.js.DeleteStream(t.Context(), "AUDIT"); err != nil {
+	if err := r.js.DeleteStream(t.Context(), "bellhop_audit"); err != nil {
 		t.Fatal(err)
 	}
 	r.want(201, "POST", "/v1/subscriptions", subscription())

@@ -209,7 +209,7 @@ func TestDialectsDeleteWhatChanges(t *testing.T) {
 		if _, err := other.Edit(t.Context(), id, 0, note); err != nil {
 			t.Fatal(err)
 		}
-		attempts, err := r.store.SubscribeSync("$KV.SUBSCRIPTIONS." + id)
+		attempts, err := r.store.SubscribeSync("$KV.bellhop_subscriptions." + id)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -47,7 +47,7 @@ func knowing(failing *error) Config {
 // number gives an extension a number, as a callback would.
 func (r *rig) number(user string) float64 {
 	r.Helper()
-	kv, err := r.js.KeyValue(r.Context(), "EXTENSIONS")
+	kv, err := r.js.KeyValue(r.Context(), "bellhop_extensions")
 	if err != nil {
 		r.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 type Loss struct {
 	Stream   string    `json:"stream" doc:"The stream of the store that had them"`
 	What     string    `json:"what" doc:"What a record is"`
-	Records  uint64    `json:"records" doc:"How many; of other streams than EVENTS, ATTEMPTS, AUDIT and KV_EXTENSIONS some may have been out of use"`
+	Records  uint64    `json:"records" doc:"How many; of other streams than bellhop_events, bellhop_attempts, bellhop_audit and KV_bellhop_extensions some may have been out of use"`
 	From     time.Time `json:"from,omitzero" doc:"The time of the last record before them"`
 	To       time.Time `json:"to,omitzero" doc:"The time of the first record after them"`
 	Found    time.Time `json:"found"`

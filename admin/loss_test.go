@@ -12,9 +12,9 @@ func TestDegraded(t *testing.T) {
 	now := time.Now().UTC()
 	r := newRig(t, Config{Losses: func() []Loss {
 		return []Loss{
-			{Stream: "EVENTS", What: "events", Records: 210, From: now.Add(-time.Hour), To: now, Found: now},
-			{Stream: "KV_TOKENS", What: "records", Records: 1, Found: now, Restored: true},
-			{Stream: "AUDIT", What: "entries of the audit log", Records: 3, Found: now.Add(-degradedFor)},
+			{Stream: "bellhop_events", What: "events", Records: 210, From: now.Add(-time.Hour), To: now, Found: now},
+			{Stream: "KV_bellhop_tokens", What: "records", Records: 1, Found: now, Restored: true},
+			{Stream: "bellhop_audit", What: "entries of the audit log", Records: 3, Found: now.Add(-degradedFor)},
 		}
 	}})
 	want := "store damaged: events lost: 210, between " + now.Add(-time.Hour).Format(time.RFC3339) + " and " + now.Format(time.RFC3339)
@@ -58,7 +58,7 @@ func TestLossText(t *testing.T) {
 		loss Loss
 		want string
 	}{
-		{Loss{Stream: "OUTBOX", What: "records", Records: 1}, "store damaged: records of OUTBOX lost: 1"},
+		{Loss{Stream: "bellhop_outbox", What: "records", Records: 1}, "store damaged: records of bellhop_outbox lost: 1"},
 		{Loss{What: "events", Records: 2, From: at}, "store damaged: events lost: 2, after 2026-01-31T09:30:00Z"},
 		{Loss{What: "events", Records: 2, To: at}, "store damaged: events lost: 2, before 2026-01-31T09:30:00Z"},
 	} {

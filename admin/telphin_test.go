@@ -242,7 +242,7 @@ func TestTelphinExtensionNumbers(t *testing.T) {
 // allot has an extension be numbered, as its first callback does.
 func (r *rig) allot(user string) uint64 {
 	r.Helper()
-	kv, err := r.js.KeyValue(r.Context(), "EXTENSIONS")
+	kv, err := r.js.KeyValue(r.Context(), "bellhop_extensions")
 	if err != nil {
 		r.Fatal(err)
 	}

@@ -66,7 +66,7 @@ const (
 // openTokens opens the bucket of tokens: id to JSON.
 func openTokens(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
 	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket:   "TOKENS",
+		Bucket:   "bellhop_tokens",
 		History:  1,
 		Storage:  jetstream.FileStorage,
 		Replicas: replicas,

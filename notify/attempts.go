@@ -30,8 +30,8 @@ import (
 // it is found.
 func openAttempts(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name:     "ATTEMPTS",
-		Subjects: []string{"attempt.>"}, // attempt.<subscription>, attempt.<subscription>.<event id>
+		Name:     "bellhop_attempts",
+		Subjects: []string{"bellhop.attempt.>"}, // bellhop.attempt.<subscription>, bellhop.attempt.<subscription>.<event id>
 		Storage:  jetstream.FileStorage,
 		MaxAge:   c.keepEvents(),
 		Replicas: c.Replicas,
@@ -526,7 +526,7 @@ func (p *recordPage) write() []note {
 			continue
 		}
 		if attempts > 0 && (last.sub.ID != a.sub.ID || len(p.text) > maxRecord) {
-			p.add("attempt."+last.sub.ID, attempts)
+			p.add("bellhop.attempt."+last.sub.ID, attempts)
 			attempts = 0
 		}
 		last = a
@@ -534,7 +534,7 @@ func (p *recordPage) write() []note {
 		p.text = append(a.append(p.text), ',')
 	}
 	if attempts > 0 {
-		p.add("attempt."+last.sub.ID, attempts)
+		p.add("bellhop.attempt."+last.sub.ID, attempts)
 	}
 	for _, a := range p.wave {
 		if !a.atOnce() {
@@ -576,7 +576,7 @@ func unpack(data []byte) (all []recorded, err error) {
 
 // attemptSubject is where a delivery that did not go well at once is recorded.
 func attemptSubject(subscription, event string) string {
-	return "attempt." + subscription + "." + token(event)
+	return "bellhop.attempt." + subscription + "." + token(event)
 }
 
 // deliveryID is the webhook-id of a delivery.

@@ -298,7 +298,7 @@ func (n *Notifier) readPage(ctx context.Context, p *page, newest uint64) error {
 	if len(p.entries) == 0 {
 		info, err := n.events.Info(ctx)
 		if err != nil {
-			return fmt.Errorf("read EVENTS: %w", err)
+			return fmt.Errorf("read bellhop_events: %w", err)
 		}
 		p.to = max(p.to, min(info.State.FirstSeq-1, newest))
 	}

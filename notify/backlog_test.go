@@ -234,7 +234,7 @@ func (s *stage) restart(d *disk, subs ...Subscription) {
 	}
 	var olds []old
 	for subject, word := range d.words {
-		id, name, _ := strings.Cut(strings.TrimPrefix(subject, "delivery."), ".")
+		id, name, _ := strings.Cut(strings.TrimPrefix(subject, "bellhop.delivery."), ".")
 		seq, err := strconv.ParseUint(name, 10, 64)
 		if err != nil {
 			b, err := recallBacklog(id, name, word)
@@ -319,7 +319,7 @@ func TestBehindAndCrashes(t *testing.T) {
 				from := 1 + r.Uint64N(s.seq)
 				b := s.again("a", from, from+r.Uint64N(s.seq-from+1), "hangup")
 				b.name = fmt.Sprint("replay.", r.Uint64())
-				d.words["delivery.a."+b.name], _ = json.Marshal(rest{b.after, b.to, b.types})
+				d.words["bellhop.delivery.a."+b.name], _ = json.Marshal(rest{b.after, b.to, b.types})
 			case n < 19:
 				s.sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
 			case crashes && r.IntN(3) == 0:

@@ -58,7 +58,7 @@ func (l *line) times(id string) (n int) {
 // outboxed is how many deliveries the outbox has.
 func outboxed(t *testing.T, n *Notifier) (waits int) {
 	t.Helper()
-	err := readAll(t.Context(), n.outbox, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"delivery.*.*"}}, func(m jetstream.Msg) error {
+	err := readAll(t.Context(), n.outbox, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.*.*"}}, func(m jetstream.Msg) error {
 		if len(m.Data()) > 0 {
 			waits++
 		}

@@ -483,7 +483,7 @@ func TestStoreLeaderKilled(t *testing.T) {
 	delivers(t, one, "ONE")
 	two, _ := c.node("TWO")
 	subscribe(t, two, k.subscription())
-	victim := c.leader(one, "EVENTS")
+	victim := c.leader(one, "bellhop_events")
 
 	const all = 500 // 50 a second
 	var calls []int
@@ -504,6 +504,6 @@ func TestStoreLeaderKilled(t *testing.T) {
 	if d := one.Stats().Dropped + two.Stats().Dropped; d > 0 {
 		t.Errorf("%d events are dropped", d)
 	}
-	t.Logf("%d calls; %v without a callback; %d of %d callbacks repeated; %s leads EVENTS after %s",
-		all, k.gap.Round(10*time.Millisecond), repeated, len(k.taken), c.leader(two, "EVENTS"), victim)
+	t.Logf("%d calls; %v without a callback; %d of %d callbacks repeated; %s leads bellhop_events after %s",
+		all, k.gap.Round(10*time.Millisecond), repeated, len(k.taken), c.leader(two, "bellhop_events"), victim)
 }

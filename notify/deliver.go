@@ -73,12 +73,12 @@ func (n *Notifier) deliver(ctx, mine context.Context) error {
 	}
 	first, err := n.fresh.look(ctx, n.events)
 	if err != nil {
-		return fmt.Errorf("read EVENTS: %w", err)
+		return fmt.Errorf("read bellhop_events: %w", err)
 	}
 	w.next = max(w.lanes.floor+1, first)
 	waver, err := newWaver(n)
 	if err != nil {
-		return fmt.Errorf("write OUTBOX: %w", err)
+		return fmt.Errorf("write bellhop_outbox: %w", err)
 	}
 	defer waver.close()
 	heard, err := n.js.Conn().ChanSubscribe(handedSubject, w.byHand)

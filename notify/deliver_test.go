@@ -319,7 +319,7 @@ func TestOptIn(t *testing.T) {
 // meanwhile is delivered, in order.
 func TestStoreGone(t *testing.T) {
 	bubble(t, answers(200), func(t *testing.T, n *Notifier, w *wire, _ Subscription) {
-		if err := n.js.DeleteStream(t.Context(), "EVENTS"); err != nil { // nobody takes events
+		if err := n.js.DeleteStream(t.Context(), "bellhop_events"); err != nil { // nobody takes events
 			t.Fatal(err)
 		}
 		for i := range 10 {

@@ -117,7 +117,7 @@ func parseCursor(s string) (c cursor, err error) {
 func (n *Notifier) waitingOnes(ctx context.Context, subscriptions []string, at cursor, limit int) (page []Delivery, next string, err error) {
 	var filters []string
 	for _, id := range subscriptions {
-		filters = append(filters, "delivery."+id+".*")
+		filters = append(filters, "bellhop.delivery."+id+".*")
 	}
 	later := make(map[string]bool) // subjects of which the last word was seen
 	rest, err := backwards(ctx, n.outbox, filters, at.seq, func(seq uint64, m jetstream.Msg) (bool, error) {
@@ -140,7 +140,7 @@ func (n *Notifier) waitingOnes(ctx context.Context, subscriptions []string, at c
 		return true, err
 	})
 	if err != nil {
-		return nil, "", fmt.Errorf("read OUTBOX: %w", err)
+		return nil, "", fmt.Errorf("read bellhop_outbox: %w", err)
 	}
 	if next == "" && rest > 0 {
 		next = cursor{seq: rest}.String()
@@ -150,7 +150,7 @@ func (n *Notifier) waitingOnes(ctx context.Context, subscriptions []string, at c
 
 // waitingOne reads a message of the outbox.
 func (n *Notifier) waitingOne(ctx context.Context, subject string, data []byte) (Delivery, error) {
-	subscription, place, _ := strings.Cut(strings.TrimPrefix(subject, "delivery."), ".")
+	subscription, place, _ := strings.Cut(strings.TrimPrefix(subject, "bellhop.delivery."), ".")
 	var r remembered
 	if err := json.Unmarshal(data, &r); err != nil {
 		return Delivery{}, err
@@ -176,9 +176,9 @@ func (n *Notifier) waitingOne(ctx context.Context, subject string, data []byte) 
 func (n *Notifier) endedOnes(ctx context.Context, subscriptions []string, state string, at cursor, limit int) (page []Delivery, next string, err error) {
 	var filters []string
 	for _, id := range subscriptions {
-		filters = append(filters, "attempt."+id+".*")
+		filters = append(filters, "bellhop.attempt."+id+".*")
 		if state == "" || state == Delivered {
-			filters = append(filters, "attempt."+id)
+			filters = append(filters, "bellhop.attempt."+id)
 		}
 	}
 	before := at.seq
@@ -209,7 +209,7 @@ func (n *Notifier) endedOnes(ctx context.Context, subscriptions []string, state 
 		return true, nil
 	})
 	if err != nil {
-		return nil, "", fmt.Errorf("read ATTEMPTS: %w", err)
+		return nil, "", fmt.Errorf("read bellhop_attempts: %w", err)
 	}
 	if next == "" && rest > 0 {
 		next = cursor{over: true, seq: rest}.String()
@@ -251,7 +251,7 @@ func (d *Delivery) end() (at time.Time) {
 }
 
 func subscriptionOf(subject string) string {
-	s, _, _ := strings.Cut(strings.TrimPrefix(subject, "attempt."), ".")
+	s, _, _ := strings.Cut(strings.TrimPrefix(subject, "bellhop.attempt."), ".")
 	return s
 }
 
@@ -315,7 +315,7 @@ func (n *Notifier) fill(ctx context.Context, page []Delivery) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("read ATTEMPTS: %w", err)
+		return fmt.Errorf("read bellhop_attempts: %w", err)
 	}
 	for i := range page {
 		page[i].order()
@@ -371,7 +371,7 @@ func (n *Notifier) waits(ctx context.Context, page []Delivery) (map[string]bool,
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read OUTBOX: %w", err)
+		return nil, fmt.Errorf("read bellhop_outbox: %w", err)
 	}
 	return waits, nil
 }
@@ -470,11 +470,11 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 		case err == nil && len(m.Data) > 0:
 			waiting, err := n.waitingOne(ctx, m.Subject, m.Data)
 			if err != nil {
-				return d, fmt.Errorf("read OUTBOX: %w", err)
+				return d, fmt.Errorf("read bellhop_outbox: %w", err)
 			}
 			d.State, d.Next, d.Type, d.Said, known = Waiting, waiting.Next, waiting.Type, waiting.Said, true
 		case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound):
-			return d, fmt.Errorf("read OUTBOX: %w", err)
+			return d, fmt.Errorf("read bellhop_outbox: %w", err)
 		}
 	}
 	if !known {
@@ -500,7 +500,7 @@ func (d *Delivery) knownFirst() bool {
 
 // gatherFirst adds the attempt by which d went well at once, if one did.
 func (n *Notifier) gatherFirst(ctx context.Context, d *Delivery) error {
-	return n.gather(ctx, between([]string{"attempt." + d.Subscription}, d.Said), d)
+	return n.gather(ctx, between([]string{"bellhop.attempt." + d.Subscription}, d.Said), d)
 }
 
 // gather adds to d what a part of the log has of it, up to a success at once.
@@ -526,14 +526,14 @@ func (n *Notifier) gather(ctx context.Context, c jetstream.OrderedConsumerConfig
 		return nil
 	})
 	if err != nil && !errors.Is(err, errEnough) {
-		return fmt.Errorf("read ATTEMPTS: %w", err)
+		return fmt.Errorf("read bellhop_attempts: %w", err)
 	}
 	return nil
 }
 
 // said finds an event in its log; ErrEventGone if it is not there.
 func (n *Notifier) said(ctx context.Context, event string) (*jetstream.RawStreamMsg, error) {
-	m, err := n.events.GetLastMsgForSubject(ctx, "event.*.*."+token(event))
+	m, err := n.events.GetLastMsgForSubject(ctx, "bellhop.event.*.*."+token(event))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, ErrEventGone
 	}

@@ -460,7 +460,7 @@ func TestAttemptsWaitForTheStore(t *testing.T) {
 		defer stop()
 		s := subscribe(t, n, sub("", "http://crm/hook"))
 		gone := func() {
-			if err := js.DeleteStream(t.Context(), "ATTEMPTS"); err != nil {
+			if err := js.DeleteStream(t.Context(), "bellhop_attempts"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -559,7 +559,7 @@ func (s meddled) OrderedConsumer(ctx context.Context, c jetstream.OrderedConsume
 // What is removed while it is read is not waited for.
 func TestReadWhatIsRemoved(t *testing.T) {
 	played(t, Config{Transport: &line{status: 200}}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
-		ack, err := js.Publish(t.Context(), "delivery.s.1", []byte("{}"))
+		ack, err := js.Publish(t.Context(), "bellhop.delivery.s.1", []byte("{}"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -568,7 +568,7 @@ func TestReadWhatIsRemoved(t *testing.T) {
 				t.Error(err)
 			}
 		}}
-		err = readAll(t.Context(), removed, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"delivery.s.*"}}, func(m jetstream.Msg) error {
+		err = readAll(t.Context(), removed, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.s.*"}}, func(m jetstream.Msg) error {
 			return fmt.Errorf("was not removed")
 		})
 		if err != nil {

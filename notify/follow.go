@@ -80,7 +80,7 @@ func (r *registry) current(ctx context.Context) error {
 	defer cancel()
 	info, err := r.stream.Info(ctx)
 	if err != nil {
-		return fmt.Errorf("bucket SUBSCRIPTIONS: %w", err)
+		return fmt.Errorf("bucket bellhop_subscriptions: %w", err)
 	}
 	last := info.State.LastSeq
 	late := time.NewTimer(currentWithin / 8)
@@ -94,7 +94,7 @@ func (r *registry) current(ctx context.Context) error {
 			}
 			r.saw(last) // or it is gone
 		case <-ctx.Done():
-			return fmt.Errorf("bucket SUBSCRIPTIONS: %w", ctx.Err())
+			return fmt.Errorf("bucket bellhop_subscriptions: %w", ctx.Err())
 		}
 	}
 	return nil
@@ -175,7 +175,7 @@ func (n *Notifier) readPart(ctx context.Context, from, to uint64, log chan<- ent
 		}
 	})
 	if err != nil {
-		err = fmt.Errorf("read EVENTS %d: %w", from, err)
+		err = fmt.Errorf("read bellhop_events %d: %w", from, err)
 	}
 	return from, err
 }
@@ -217,7 +217,7 @@ func (n *Notifier) ask(ctx context.Context, p part, f func(seq uint64, m *nats.M
 	}
 	defer sub.Unsubscribe()
 	request, _ := json.Marshal(p) // of numbers and a subject
-	if err := nc.PublishRequest("$JS.API.DIRECT.GET.EVENTS", sub.Subject, request); err != nil {
+	if err := nc.PublishRequest("$JS.API.DIRECT.GET.bellhop_events", sub.Subject, request); err != nil {
 		return err
 	}
 	late := time.NewTimer(waveTimeout)

@@ -34,7 +34,7 @@ func TestLostAnswers(t *testing.T) {
 	} {
 		var losing atomic.Pointer[[]uint64] // of the next answer
 		losing.Store(&tt.lost)
-		sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.EVENTS", func(m *nats.Msg) {
+		sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.bellhop_events", func(m *nats.Msg) {
 			var p part
 			if err := json.Unmarshal(m.Data, &p); err != nil {
 				t.Error(err)

@@ -29,7 +29,7 @@ func (n *Notifier) Latest(ctx context.Context, q Query) (events []dialog.Event, 
 		return len(events) < q.Limit, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read EVENTS: %w", err)
+		return nil, fmt.Errorf("read bellhop_events: %w", err)
 	}
 	return events, nil
 }

@@ -15,7 +15,7 @@ import (
 // openLeases opens the bucket of what one node at a time may do: the key deliver
 // has the name of the node that delivers.
 func openLeases(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
-	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "LEASES"})
+	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_leases"})
 }
 
 const leaseKey = "deliver"

@@ -24,8 +24,8 @@ import (
 // subject of its own, so a second word of it is refused however late it comes.
 func openEvents(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name:        "EVENTS",
-		Subjects:    []string{"event.>"}, // event.<extension>.<call>.<event id>
+		Name:        "bellhop_events",
+		Subjects:    []string{"bellhop.event.>"}, // bellhop.event.<extension>.<call>.<event id>
 		Storage:     jetstream.FileStorage,
 		MaxAge:      c.keepEvents(),
 		Replicas:    c.Replicas,
@@ -34,11 +34,11 @@ func openEvents(ctx context.Context, js jetstream.JetStream, c Config) (jetstrea
 }
 
 // everySubject is what the subjects of all events match.
-const everySubject = "event.*.*.*"
+const everySubject = "bellhop.event.*.*.*"
 
 // eventSubject is where an event is said.
 func eventSubject(e *dialog.Event) string {
-	return "event." + base32Name(e.Extension.User) + "." + token(e.Call) + "." + token(e.ID)
+	return "bellhop.event." + base32Name(e.Extension.User) + "." + token(e.Call) + "." + token(e.ID)
 }
 
 // token is s if it can stand in a subject, else its base32 name.
@@ -379,7 +379,7 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event,
 			return false
 		})
 		if err != nil {
-			return nil, false, fmt.Errorf("read EVENTS: %w", err)
+			return nil, false, fmt.Errorf("read bellhop_events: %w", err)
 		}
 		if first == 0 {
 			return nil, false, nil
@@ -389,7 +389,7 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event,
 	for _, subject := range q.subjects() {
 		of, err := n.find(ctx, subject, first, q, limit+1)
 		if err != nil {
-			return nil, false, fmt.Errorf("read EVENTS: %w", err)
+			return nil, false, fmt.Errorf("read bellhop_events: %w", err)
 		}
 		found = append(found, of...)
 	}
@@ -444,7 +444,7 @@ func (n *Notifier) placeOfAfter(ctx context.Context, q Query) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("event %s: %w", q.After, err)
 	}
-	m, err := js.GetLastMsg("EVENTS", "event.*.*."+token(q.After), nats.Context(ctx))
+	m, err := js.GetLastMsg("bellhop_events", "bellhop.event.*.*."+token(q.After), nats.Context(ctx))
 	if errors.Is(err, nats.ErrMsgNotFound) {
 		return 0, ErrNoEvent
 	}
@@ -555,7 +555,7 @@ func (q Query) subjects() []string {
 		names = []string{q.Extension}
 	}
 	if names == nil {
-		return []string{"event.*." + call + ".*"} // everySubject, if it is of any call
+		return []string{"bellhop.event.*." + call + ".*"} // everySubject, if it is of any call
 	}
 	var subjects []string
 	for _, name := range names {
@@ -563,7 +563,7 @@ func (q Query) subjects() []string {
 		if len(user) > dialog.MaxName {
 			continue
 		}
-		subjects = append(subjects, "event."+base32Name(user)+"."+call+".*")
+		subjects = append(subjects, "bellhop.event."+base32Name(user)+"."+call+".*")
 	}
 	slices.Sort(subjects)
 	return slices.Compact(subjects) // filters may not overlap
@@ -589,11 +589,11 @@ func (n *Notifier) event(ctx context.Context, seq uint64) (*dialog.Event, error)
 		return nil, err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read EVENTS %d: %w", seq, err)
+		return nil, fmt.Errorf("read bellhop_events %d: %w", seq, err)
 	}
 	e := new(dialog.Event)
 	if err := json.Unmarshal(data, e); err != nil {
-		return nil, fmt.Errorf("read EVENTS %d: %w", seq, err)
+		return nil, fmt.Errorf("read bellhop_events %d: %w", seq, err)
 	}
 	return e, nil
 }
@@ -612,7 +612,7 @@ func (n *Notifier) eventData(ctx context.Context, seq uint64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	leaders, err := js.GetMsg("EVENTS", seq, nats.Context(ctx))
+	leaders, err := js.GetMsg("bellhop_events", seq, nats.Context(ctx))
 	if errors.Is(err, nats.ErrMsgNotFound) {
 		return nil, ErrEventGone
 	}

@@ -67,7 +67,7 @@
 //
 // # The delivery log
 //
-// Every attempt, and every end, is in the stream ATTEMPTS a fifth of a second
+// Every attempt, and every end, is in the stream bellhop_attempts a fifth of a second
 // after it was made: what was sent, and what came back, without secrets.
 // Delivering never waits for it. While the store is slow or gone, 16 MB of it
 // wait in memory; beyond, the oldest are dropped and counted. A kill loses what
@@ -221,26 +221,26 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 
 	var err error
 	if n.events, err = openEvents(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("event log EVENTS: %w", err)
+		return nil, fmt.Errorf("event log bellhop_events: %w", err)
 	}
 	n.fresh.heard = n.events.CachedInfo().State.LastSeq
 	if n.outbox, err = openOutbox(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("outbox OUTBOX: %w", err)
+		return nil, fmt.Errorf("outbox bellhop_outbox: %w", err)
 	}
 	if n.attempts, err = openAttempts(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("delivery log ATTEMPTS: %w", err)
+		return nil, fmt.Errorf("delivery log bellhop_attempts: %w", err)
 	}
 	if n.registry.kv, err = openSubscriptions(ctx, js, c); err != nil {
 		return nil, err
 	}
-	if n.registry.stream, err = js.Stream(ctx, "KV_SUBSCRIPTIONS"); err != nil {
-		return nil, fmt.Errorf("bucket SUBSCRIPTIONS: %w", err)
+	if n.registry.stream, err = js.Stream(ctx, "KV_bellhop_subscriptions"); err != nil {
+		return nil, fmt.Errorf("bucket bellhop_subscriptions: %w", err)
 	}
 	if n.numbers.kv, err = openExtensions(ctx, js, c); err != nil {
 		return nil, err
 	}
-	if n.numbers.stream, err = js.Stream(ctx, "KV_EXTENSIONS"); err != nil {
-		return nil, fmt.Errorf("bucket EXTENSIONS: %w", err)
+	if n.numbers.stream, err = js.Stream(ctx, "KV_bellhop_extensions"); err != nil {
+		return nil, fmt.Errorf("bucket bellhop_extensions: %w", err)
 	}
 	if n.standings.kv, err = openStandings(ctx, js, c); err != nil {
 		return nil, err

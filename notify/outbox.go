@@ -23,17 +23,17 @@ import (
 // longer needed is swept up: see [sweeper].
 func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name:     "OUTBOX",
-		Subjects: []string{"delivery.>"}, // delivery.<subscription>.<place in the log>, delivery.<subscription>.<backlog>, delivery.cursor
+		Name:     "bellhop_outbox",
+		Subjects: []string{"bellhop.delivery.>"}, // bellhop.delivery.<subscription>.<place in the log>, bellhop.delivery.<subscription>.<backlog>, bellhop.delivery.cursor
 		Storage:  jetstream.FileStorage,
 		Replicas: c.Replicas,
 	})
 }
 
-const cursorSubject = "delivery.cursor"
+const cursorSubject = "bellhop.delivery.cursor"
 
 func outboxSubject(subscription string, seq uint64) string {
-	return "delivery." + subscription + "." + strconv.FormatUint(seq, 10)
+	return "bellhop.delivery." + subscription + "." + strconv.FormatUint(seq, 10)
 }
 
 // again is the header of a word that is not the first.
@@ -92,7 +92,7 @@ func (l letter) message() *nats.Msg {
 
 // message writes the word of a backlog.
 func (b *backlog) message(over bool) *nats.Msg {
-	m := &nats.Msg{Subject: "delivery." + b.target.sub.ID + "." + b.name}
+	m := &nats.Msg{Subject: "bellhop.delivery." + b.target.sub.ID + "." + b.name}
 	if b.told {
 		m.Header = again
 	}
@@ -144,7 +144,7 @@ func (n *Notifier) recall(ctx context.Context, q *lanes, s *sweeper) (heard uint
 			cursor, err = strconv.ParseUint(string(m.Data()), 10, 64)
 			return err
 		}
-		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "delivery."), ".")
+		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "bellhop.delivery."), ".")
 		seq, notNumber := strconv.ParseUint(name, 10, 64)
 		if notNumber != nil {
 			b, err := recallBacklog(subscription, name, m.Data())
@@ -168,7 +168,7 @@ func (n *Notifier) recall(ctx context.Context, q *lanes, s *sweeper) (heard uint
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("read OUTBOX: %w", err)
+		return 0, fmt.Errorf("read bellhop_outbox: %w", err)
 	}
 	all := slices.SortedFunc(maps.Values(words), func(a, b waiting) int { return cmp.Compare(a.delivery.seq, b.delivery.seq) })
 	newest = max(newest, cursor)
@@ -197,7 +197,7 @@ func (n *Notifier) lastEvent(ctx context.Context, newest uint64) (last uint64, e
 	for begin := time.Now(); ; pause(ctx, errorPause) {
 		info, err := n.events.Info(ctx)
 		if err != nil {
-			return 0, fmt.Errorf("event log EVENTS: %w", err)
+			return 0, fmt.Errorf("event log bellhop_events: %w", err)
 		}
 		if last = info.State.LastSeq; last >= newest || time.Since(begin) > time.Second {
 			return last, nil

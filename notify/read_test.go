@@ -64,7 +64,7 @@ func TestLastMessageLost(t *testing.T) {
 		var want []string
 		for i := range 5 {
 			want = append(want, strconv.Itoa(i))
-			if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: "delivery.s." + want[i], Data: []byte(want[i])}); err != nil {
+			if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: "bellhop.delivery.s." + want[i], Data: []byte(want[i])}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -26,14 +26,14 @@ var (
 
 // openSubscriptions opens the bucket of subscriptions: id to JSON.
 func openSubscriptions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
-	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "SUBSCRIPTIONS"})
+	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_subscriptions"})
 }
 
 // openExtensions opens the bucket that numbers extensions: the revision at
 // which a name was created is its number. Nothing in it is ever rewritten or
 // deleted.
 func openExtensions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
-	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "EXTENSIONS"})
+	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_extensions"})
 }
 
 // A registry is the subscriptions as this node knows them: all of them, in

@@ -58,8 +58,8 @@ func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, ty
 		return 0, err
 	}
 	word, _ := json.Marshal(order) // of numbers and words
-	if _, err := n.js.Publish(ctx, "delivery."+id+".replay."+rand.Text(), word); err != nil {
-		return 0, fmt.Errorf("write OUTBOX: replay for %s: %w", id, err)
+	if _, err := n.js.Publish(ctx, "bellhop.delivery."+id+".replay."+rand.Text(), word); err != nil {
+		return 0, fmt.Errorf("write bellhop_outbox: replay for %s: %w", id, err)
 	}
 	n.js.Conn().Publish(askedSubject, nil) // if it fails, it is missed
 	return count, nil
@@ -100,7 +100,7 @@ func (n *Notifier) order(ctx context.Context, s *Subscription, from, to time.Tim
 		return nil
 	})
 	if err != nil && !errors.Is(err, errEnough) {
-		return order, 0, fmt.Errorf("read EVENTS: %w", err)
+		return order, 0, fmt.Errorf("read bellhop_events: %w", err)
 	}
 	return order, count, nil
 }
@@ -184,21 +184,21 @@ func (w *worker) hearOrders(ctx context.Context, known *uint64) error {
 // takeOrders passes on the replays after a place in the outbox.
 func (w *worker) takeOrders(ctx context.Context, known *uint64) error {
 	for {
-		m, err := w.outbox.GetMsg(ctx, *known+1, jetstream.WithGetMsgSubject("delivery.*.replay.*"))
+		m, err := w.outbox.GetMsg(ctx, *known+1, jetstream.WithGetMsgSubject("bellhop.delivery.*.replay.*"))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("read OUTBOX: %w", err)
+			return fmt.Errorf("read bellhop_outbox: %w", err)
 		}
 		*known = m.Sequence
 		if len(m.Header) > 0 {
 			continue // our own word of how far it is
 		}
-		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject, "delivery."), ".")
+		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject, "bellhop.delivery."), ".")
 		b, err := recallBacklog(subscription, name, m.Data)
 		if err != nil {
-			return fmt.Errorf("read OUTBOX: %s: %w", m.Subject, err)
+			return fmt.Errorf("read bellhop_outbox: %s: %w", m.Subject, err)
 		}
 		if w.fresh.shared {
 			if err := w.registry.current(ctx); err != nil && ctx.Err() == nil {

@@ -232,7 +232,7 @@ func TestReplayRefused(t *testing.T) {
 			t.Errorf("%d came, want 7", len(w.got))
 		}
 		w.mu.Unlock()
-		if err := n.js.DeleteStream(t.Context(), "OUTBOX"); err != nil {
+		if err := n.js.DeleteStream(t.Context(), "bellhop_outbox"); err != nil {
 			t.Fatal(err)
 		}
 		if count, err := n.Replay(t.Context(), s.ID, begin, time.Time{}, []string{"hangup"}); count != 0 || err == nil {

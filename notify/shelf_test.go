@@ -57,7 +57,7 @@ func TestPagesOfTheLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		var asked atomic.Int32
-		sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.EVENTS", func(*nats.Msg) { asked.Add(1) })
+		sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.bellhop_events", func(*nats.Msg) { asked.Add(1) })
 		if err != nil {
 			t.Fatal(err)
 		}

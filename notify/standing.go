@@ -44,7 +44,7 @@ type standings struct {
 // One that is deleted leaves a marker that goes by itself.
 func openStandings(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{
-		Bucket:         "STANDINGS",
+		Bucket:         "bellhop_standings",
 		Description:    "subscriptions whose deliveries fail",
 		LimitMarkerTTL: time.Second, // markers of purges may go by themselves
 	})

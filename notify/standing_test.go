@@ -175,7 +175,7 @@ func TestStandings(t *testing.T) {
 		if _, ok := n.standings.of("x"); ok || len(n.standings.unsaved) != 0 {
 			t.Errorf("left: %v, unsaved %d", ok, len(n.standings.unsaved))
 		}
-		if info, err := n.js.Stream(t.Context(), "KV_STANDINGS"); err != nil || info.CachedInfo().State.Msgs != 0 {
+		if info, err := n.js.Stream(t.Context(), "KV_bellhop_standings"); err != nil || info.CachedInfo().State.Msgs != 0 {
 			t.Errorf("the bucket keeps %v", info.CachedInfo().State)
 		}
 	})

@@ -59,10 +59,10 @@ func (s *sweeper) wrote(m *nats.Msg, r written) {
 // sweep has the store remove what it can. What fails is left for the next time.
 func (s *sweeper) sweep(ctx context.Context, w *waver) {
 	s.purge = ask(ctx, w, s.purge, func(subject string) *nats.Msg {
-		return &nats.Msg{Subject: "$JS.API.STREAM.PURGE.OUTBOX", Data: fmt.Appendf(nil, `{"filter":%q,"keep":1}`, subject)}
+		return &nats.Msg{Subject: "$JS.API.STREAM.PURGE.bellhop_outbox", Data: fmt.Appendf(nil, `{"filter":%q,"keep":1}`, subject)}
 	})
 	remove := func(place uint64) *nats.Msg {
-		return &nats.Msg{Subject: "$JS.API.STREAM.MSG.DELETE.OUTBOX", Data: fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, place)}
+		return &nats.Msg{Subject: "$JS.API.STREAM.MSG.DELETE.bellhop_outbox", Data: fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, place)}
 	}
 	s.old = ask(ctx, w, s.old, remove)
 	if len(s.old) == 0 && len(s.purge) == 0 {

@@ -80,13 +80,13 @@ func TestSweptUnseen(t *testing.T) {
 		}
 	}
 	word := func(subject, text string) *nats.Msg {
-		return &nats.Msg{Subject: "delivery.s." + subject, Header: again, Data: []byte(text)}
+		return &nats.Msg{Subject: "bellhop.delivery.s." + subject, Header: again, Data: []byte(text)}
 	}
 
-	write(&nats.Msg{Subject: "delivery.s.1", Data: []byte("first")}, false)
+	write(&nats.Msg{Subject: "bellhop.delivery.s.1", Data: []byte("first")}, false)
 	write(word("1", "unanswered"), true)
 	write(word("1", "unanswered"), false)
-	if _, err := js.Publish(t.Context(), "delivery.s.replay.2", []byte("another's")); err != nil {
+	if _, err := js.Publish(t.Context(), "bellhop.delivery.s.replay.2", []byte("another's")); err != nil {
 		t.Fatal(err)
 	}
 	write(word("replay.2", "ours"), false)

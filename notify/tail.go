@@ -232,7 +232,7 @@ type Tail struct {
 func (n *Notifier) Tail(ctx context.Context, q Query) (*Tail, error) {
 	info, err := n.events.Info(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("event log EVENTS: %w", err)
+		return nil, fmt.Errorf("event log bellhop_events: %w", err)
 	}
 	end := info.State.LastSeq
 	place := end
@@ -262,7 +262,7 @@ func (n *Notifier) placeBefore(ctx context.Context, since time.Time, end uint64)
 		return errEnough
 	})
 	if err != nil && !errors.Is(err, errEnough) {
-		return 0, fmt.Errorf("read EVENTS: %w", err)
+		return 0, fmt.Errorf("read bellhop_events: %w", err)
 	}
 	return place, nil
 }

@@ -100,7 +100,7 @@ func TestTailsShareOneReading(t *testing.T) {
 	defer closeStore()
 	n, _ := start(t, js, Config{})
 	var readings atomic.Int32
-	sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.EVENTS", func(*nats.Msg) { readings.Add(1) })
+	sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.bellhop_events", func(*nats.Msg) { readings.Add(1) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,7 +317,7 @@ func TestTailsOfACluster(t *testing.T) {
 			}
 		})
 	}
-	victim := c.leader(one, "EVENTS")
+	victim := c.leader(one, "bellhop_events")
 	for i := range calls {
 		nodes[i%2].Say(callOf(i))
 		if i == calls/2 {

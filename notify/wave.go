@@ -138,7 +138,7 @@ func (w *waver) settled(i int, r written) {
 
 // answerOf reads a stream's answer to a publish, or to a request to remove.
 func answerOf(m *nats.Msg) written {
-	// The usual one as the server writes it: {"stream":"EVENTS","seq":7}
+	// The usual one as the server writes it: {"stream":"bellhop_events","seq":7}
 	if rest, ok := bytes.CutPrefix(m.Data, []byte(`{"stream":`)); ok {
 		_, rest, _ = bytes.Cut(rest, []byte(`"seq":`))
 		if seq, err := strconv.ParseUint(string(bytes.TrimRight(rest, "} ")), 10, 64); err == nil {

@@ -61,7 +61,7 @@ func blockHash(stream string, block int) hash.Hash64 {
 
 // jsonStreams are the streams whose messages are JSON objects, if they are not empty:
 // the first brace is where a subject ends.
-var jsonStreams = map[string]bool{"EVENTS": true, "AUDIT": true, "KV_SUBSCRIPTIONS": true, "KV_TOKENS": true}
+var jsonStreams = map[string]bool{"bellhop_events": true, "bellhop_audit": true, "KV_bellhop_subscriptions": true, "KV_bellhop_tokens": true}
 
 // recordAt returns the length of the good record at offset i of a block, or 0.
 func recordAt(stream string, b []byte, i int, h hash.Hash64) int {
@@ -84,7 +84,7 @@ func recordAt(stream string, b []byte, i int, h hash.Hash64) int {
 		if uint64(n) > uint64(len(header)) || !bytes.HasPrefix(header, []byte("NATS/1.0")) || !bytes.HasSuffix(header[:n], []byte("\r\n\r\n")) {
 			return 0
 		}
-	} else if brace := bytes.IndexByte(b[i+recordHead:end], '{'); jsonStreams[stream] && brace >= 0 && brace != subject {
+	} else if brace := bytes.IndexByte(b[i+recordHead:end], '{'); jsonStreams[currentName(stream)] && brace >= 0 && brace != subject {
 		return 0
 	}
 	h.Reset()

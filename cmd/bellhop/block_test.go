@@ -11,7 +11,7 @@ import (
 func testBlock(stream string, n int) (b []byte) {
 	h := blockHash(stream, 1)
 	for i := range n {
-		subject, body := fmt.Appendf(nil, "event.101.call%d.id%d", i/3, i), fmt.Appendf(nil, `{"n": %d}`, i)
+		subject, body := fmt.Appendf(nil, "bellhop.event.101.call%d.id%d", i/3, i), fmt.Appendf(nil, `{"n": %d}`, i)
 		r := make([]byte, recordHead)
 		binary.LittleEndian.PutUint32(r, uint32(len(subject)+len(body)+emptyRecord))
 		binary.LittleEndian.PutUint64(r[4:], uint64(i+1))
@@ -30,7 +30,7 @@ func testBlock(stream string, n int) (b []byte) {
 // Whatever is in a block, its sections cover it, and mending it is enough: the
 // block that comes of it is good, and has every good record.
 func FuzzReadBlock(f *testing.F) {
-	good := testBlock("EVENTS", 5)
+	good := testBlock("bellhop_events", 5)
 	f.Add(good, uint64(0))
 	f.Add(good[:len(good)-5], uint64(9))
 	for at := 0; at < len(good); at += 7 {
@@ -40,7 +40,7 @@ func FuzzReadBlock(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte, position uint64) {
 		position &= 1<<40 - 1
-		sections := readBlock("EVENTS", 1, b)
+		sections := readBlock("bellhop_events", 1, b)
 		end, records := 0, uint64(0)
 		for i, s := range sections {
 			if s.from != end || s.to <= s.from || s.to > len(b) {
@@ -57,7 +57,7 @@ func FuzzReadBlock(f *testing.F) {
 		if end != len(b) {
 			t.Fatalf("the sections end at %d of %d", end, len(b))
 		}
-		mended := readBlock("EVENTS", 1, mendedBlock("EVENTS", 1, b, sections, position))
+		mended := readBlock("bellhop_events", 1, mendedBlock("bellhop_events", 1, b, sections, position))
 		var reached uint64
 		for _, s := range mended {
 			if s.bad {

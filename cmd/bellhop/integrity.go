@@ -88,14 +88,14 @@ type loss struct {
 // the others a damaged record may have been out of use. The value says what a
 // message is.
 var whole = map[string]string{
-	"EVENTS":        "events",
-	"ATTEMPTS":      "records of the delivery log",
-	"AUDIT":         "entries of the audit log",
-	"KV_EXTENSIONS": "extension numbers",
+	"bellhop_events":        "events",
+	"bellhop_attempts":      "records of the delivery log",
+	"bellhop_audit":         "entries of the audit log",
+	"KV_bellhop_extensions": "extension numbers",
 }
 
 // lasting are the buckets whose last message stays.
-var lasting = map[string]bool{"KV_SUBSCRIPTIONS": true, "KV_TOKENS": true, "KV_keys": true}
+var lasting = map[string]bool{"KV_bellhop_subscriptions": true, "KV_bellhop_tokens": true, "KV_bellhop_keys": true}
 
 const (
 	checkEvery    = time.Hour
@@ -296,6 +296,22 @@ func (g *integrity) save() {
 	g.written = b
 }
 
+// renamed notes that a stream has another name from here on, and the same messages.
+func (g *integrity) renamed(from, to string) {
+	g.mu.Lock()
+	if state, known := g.ledger.Streams[from]; known {
+		delete(g.ledger.Streams, from)
+		g.ledger.Streams[to] = state
+	}
+	for i := range g.ledger.Losses {
+		if l := &g.ledger.Losses[i]; l.Stream == from {
+			l.Stream = to
+		}
+	}
+	g.mu.Unlock()
+	g.save()
+}
+
 // streams returns the names of the streams that have files, sorted.
 func (g *integrity) streams() (names []string) {
 	found := make(map[string]bool)
@@ -361,8 +377,8 @@ func (g *integrity) size(stream string) (size int64) {
 
 // expired reports whether messages of that time are too old to be kept.
 func (g *integrity) expired(stream string, at time.Time) bool {
-	_, isWhole := whole[stream]
-	return isWhole && stream != "KV_EXTENSIONS" && time.Since(at) > g.keep-expirySlack
+	_, isWhole := whole[currentName(stream)]
+	return isWhole && currentName(stream) != "KV_bellhop_extensions" && time.Since(at) > g.keep-expirySlack
 }
 
 // A checkMode is how a stream is checked.
@@ -394,7 +410,7 @@ func (g *integrity) check(ctx context.Context, stream string, mode checkMode) er
 		position    uint64
 		damage      = make(map[int][]section)
 	)
-	_, isWhole := whole[stream]
+	_, isWhole := whole[currentName(stream)]
 	for i, n := range numbers {
 		b, sections, err := g.read(ctx, stream, n, mend, i == len(numbers)-1)
 		if errors.Is(err, fs.ErrNotExist) && !mend {
@@ -451,7 +467,7 @@ func (g *integrity) check(ctx context.Context, stream string, mode checkMode) er
 	if !isWhole {
 		reached = position
 	}
-	if mend && (isWhole || lasting[stream]) && reached < before.Last && before.First <= before.Last && !g.expired(stream, before.LastAt) {
+	if mend && (isWhole || lasting[currentName(stream)]) && reached < before.Last && before.First <= before.Last && !g.expired(stream, before.LastAt) {
 		l := loss{Stream: stream, First: max(reached+1, before.First), Last: before.Last, From: last.lastAt, To: before.LastAt}
 		l.Records = max(l.Last-l.First+1, sum(bad))
 		if last.last == 0 {
@@ -606,7 +622,7 @@ func (g *integrity) unknown(l loss) []loss {
 			case p.Last < k.First || p.First > k.Last:
 				rest = append(rest, p)
 			default:
-				_, isWhole := whole[p.Stream]
+				_, isWhole := whole[currentName(p.Stream)]
 				if !isWhole {
 					continue // sequence numbers between may be out of use: it is the same damage
 				}
@@ -674,7 +690,7 @@ func (g *integrity) losses() []admin.Loss {
 	defer g.mu.Unlock()
 	var all []admin.Loss
 	for _, l := range g.ledger.Losses {
-		what := whole[l.Stream]
+		what := whole[currentName(l.Stream)]
 		if what == "" {
 			what = "records"
 		}

@@ -25,7 +25,7 @@ import (
 type damagedStore struct {
 	stopped, killed string
 	events          int
-	buckets         map[string]map[string]string // what SUBSCRIPTIONS and TOKENS have
+	buckets         map[string]map[string]string // what bellhop_subscriptions and bellhop_tokens have
 }
 
 const testedEvents = 420
@@ -46,16 +46,16 @@ func openTested(t *testing.T, dir string) (jetstream.JetStream, *integrity, *sna
 	if _, err := sharedKey(t.Context(), js, storeConfig(dir)); err != nil {
 		t.Fatal(err)
 	}
-	m.check.restored("KV_keys", math.MaxUint64)
+	m.check.restored("KV_bellhop_keys", math.MaxUint64)
 	for _, c := range []jetstream.StreamConfig{
-		{Name: "EVENTS", Subjects: []string{"event.>"}, MaxAge: 720 * time.Hour, AllowDirect: true},
-		{Name: "OUTBOX", Subjects: []string{"delivery.>"}},
+		{Name: "bellhop_events", Subjects: []string{"bellhop.event.>"}, MaxAge: 720 * time.Hour, AllowDirect: true},
+		{Name: "bellhop_outbox", Subjects: []string{"bellhop.delivery.>"}},
 	} {
 		if _, err := js.CreateOrUpdateStream(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, b := range []string{"SUBSCRIPTIONS", "TOKENS", "EXTENSIONS"} {
+	for _, b := range []string{"bellhop_subscriptions", "bellhop_tokens", "bellhop_extensions"} {
 		if _, err := js.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: b}); err != nil {
 			t.Fatal(err)
 		}
@@ -84,10 +84,10 @@ func newDamagedStore(t *testing.T) *damagedStore {
 	js, check, snap, closeStore := openTested(t, d.stopped)
 	for i := range testedEvents {
 		m := fmt.Appendf(nil, `{"n": %d, "text": "%s"}`, i, strings.Repeat("x", i%700))
-		must[*jetstream.PubAck](t)(js.Publish(t.Context(), fmt.Sprintf("event.101.call%d.id%d", i/3, i), m))
-		must[*jetstream.PubAck](t)(js.Publish(t.Context(), fmt.Sprintf("delivery.s.%d", i%40), m))
+		must[*jetstream.PubAck](t)(js.Publish(t.Context(), fmt.Sprintf("bellhop.event.101.call%d.id%d", i/3, i), m))
+		must[*jetstream.PubAck](t)(js.Publish(t.Context(), fmt.Sprintf("bellhop.delivery.s.%d", i%40), m))
 	}
-	d.buckets = map[string]map[string]string{"SUBSCRIPTIONS": {}, "TOKENS": {}}
+	d.buckets = map[string]map[string]string{"bellhop_subscriptions": {}, "bellhop_tokens": {}}
 	for name, has := range d.buckets {
 		kv := bucketOf(t, js, name)
 		for round := range 3 { // most records are out of use
@@ -104,7 +104,7 @@ func newDamagedStore(t *testing.T) *damagedStore {
 			delete(has, key)
 		}
 	}
-	kv := bucketOf(t, js, "EXTENSIONS")
+	kv := bucketOf(t, js, "bellhop_extensions")
 	for i := range 20 {
 		must[uint64](t)(kv.Create(t.Context(), fmt.Sprint("x", i), []byte(fmt.Sprint(100+i))))
 	}
@@ -150,7 +150,7 @@ func damagedCopy(t *testing.T, from string, damage func(dir string)) string {
 // be what was written under its sequence number.
 func readableEvents(t *testing.T, js jetstream.JetStream) (n int) {
 	t.Helper()
-	s := must[jetstream.Stream](t)(js.Stream(t.Context(), "EVENTS"))
+	s := must[jetstream.Stream](t)(js.Stream(t.Context(), "bellhop_events"))
 	for seq := uint64(1); seq <= testedEvents; seq++ {
 		m, err := s.GetMsg(t.Context(), seq)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -197,23 +197,23 @@ func (d *damagedStore) holds(t *testing.T, dir string) int {
 		}
 	}
 	lost := d.events - readableEvents(t, js)
-	if got := lostOf(check.losses(), "EVENTS"); got != lost {
+	if got := lostOf(check.losses(), "bellhop_events"); got != lost {
 		t.Errorf("%d events are said to be lost, %d are: %+v", got, lost, check.losses())
 	}
 	for _, l := range check.losses() {
-		if _, copied := d.buckets[strings.TrimPrefix(l.Stream, "KV_")]; (copied || l.Stream == "KV_keys") && !l.Restored {
+		if _, copied := d.buckets[strings.TrimPrefix(l.Stream, "KV_")]; (copied || l.Stream == "KV_bellhop_keys") && !l.Restored {
 			t.Errorf("said to be lost: %+v", l)
 		}
 	}
 	// The store can be written, and gives no sequence number again.
-	ack := must[*jetstream.PubAck](t)(js.Publish(t.Context(), "event.101.new.new", []byte("{}")))
+	ack := must[*jetstream.PubAck](t)(js.Publish(t.Context(), "bellhop.event.101.new.new", []byte("{}")))
 	if ack.Sequence <= testedEvents {
 		t.Errorf("a new event has the place %d of an old one", ack.Sequence)
 	}
 	for name := range d.buckets {
 		must[uint64](t)(bucketOf(t, js, name).PutString(t.Context(), "id1", d.buckets[name]["id1"]))
 	}
-	number := must[uint64](t)(bucketOf(t, js, "EXTENSIONS").Create(t.Context(), "new", []byte("new")))
+	number := must[uint64](t)(bucketOf(t, js, "bellhop_extensions").Create(t.Context(), "new", []byte("new")))
 	if number <= 20 {
 		t.Errorf("a new extension has the number %d of an old one", number)
 	}
@@ -250,8 +250,8 @@ func flipNear(t *testing.T, path, subject string, distance int) {
 func TestDamageIsFound(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
-	const events, tokens, subscriptions = "EVENTS/msgs/1.blk", "KV_TOKENS/msgs/1.blk", "KV_SUBSCRIPTIONS/msgs/1.blk"
-	const middle = "event.101.call70.id210"
+	const events, tokens, subscriptions = "bellhop_events/msgs/1.blk", "KV_bellhop_tokens/msgs/1.blk", "KV_bellhop_subscriptions/msgs/1.blk"
+	const middle = "bellhop.event.101.call70.id210"
 	truncate := func(dir, file, subject string) {
 		b := must[[]byte](t)(os.ReadFile(filepath.Join(dir, file)))
 		if err := os.Truncate(filepath.Join(dir, file), int64(bytes.LastIndex(b, []byte(subject))+5)); err != nil {
@@ -275,7 +275,7 @@ func TestDamageIsFound(t *testing.T) {
 		{"first record", func(dir string) { flipAt(t, filepath.Join(dir, events), 30) }, 1},
 		{"length of the first record", func(dir string) { flipAt(t, filepath.Join(dir, events), 1) }, 1},
 		{"last record", func(dir string) { flipNear(t, filepath.Join(dir, events), "id419", 40) }, 1},
-		{"length of the last record", func(dir string) { flipNear(t, filepath.Join(dir, events), "event.101.call139.id419", -21) }, 1},
+		{"length of the last record", func(dir string) { flipNear(t, filepath.Join(dir, events), "bellhop.event.101.call139.id419", -21) }, 1},
 		{"last checksum", func(dir string) { flipAt(t, filepath.Join(dir, events), -1) }, 1},
 		{"two records side by side", func(dir string) {
 			flipNear(t, filepath.Join(dir, events), "id210", 40)
@@ -283,31 +283,37 @@ func TestDamageIsFound(t *testing.T) {
 		}, 2},
 		{"truncated", func(dir string) { truncate(dir, events, middle) }, 210},
 		{"removed", func(dir string) { os.Remove(filepath.Join(dir, events)) }, 420},
-		{"stream removed", func(dir string) { os.RemoveAll(filepath.Join(dir, "EVENTS")) }, 420},
+		{"stream removed", func(dir string) { os.RemoveAll(filepath.Join(dir, "bellhop_events")) }, 420},
 		{"index", func(dir string) {
-			for _, s := range []string{"EVENTS", "KV_TOKENS", "KV_SUBSCRIPTIONS"} {
+			for _, s := range []string{"bellhop_events", "KV_bellhop_tokens", "KV_bellhop_subscriptions"} {
 				if path := filepath.Join(dir, s, "msgs", "index.db"); exists(path) {
 					flipAt(t, path, 40)
 				}
 			}
 		}, 0},
 		{"settings", func(dir string) {
-			flipAt(t, filepath.Join(dir, "EVENTS", "meta.inf"), 40)
-			flipAt(t, filepath.Join(dir, "KV_TOKENS", "meta.inf"), 40)
-			flipAt(t, filepath.Join(dir, "KV_SUBSCRIPTIONS", "meta.sum"), 4)
+			flipAt(t, filepath.Join(dir, "bellhop_events", "meta.inf"), 40)
+			flipAt(t, filepath.Join(dir, "KV_bellhop_tokens", "meta.inf"), 40)
+			flipAt(t, filepath.Join(dir, "KV_bellhop_subscriptions", "meta.sum"), 4)
 		}, 0},
-		{"subscription", func(dir string) { flipNear(t, filepath.Join(dir, subscriptions), "SUBSCRIPTIONS of 3 in round 2", 3) }, 0},
-		{"marker of a subscription", func(dir string) { flipNear(t, filepath.Join(dir, subscriptions), "$KV.SUBSCRIPTIONS.id2", 2) }, 0},
-		{"length of the subject of a token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "$KV.TOKENS.id3", -2) }, 0},
+		{"subscription", func(dir string) {
+			flipNear(t, filepath.Join(dir, subscriptions), "bellhop_subscriptions of 3 in round 2", 3)
+		}, 0},
+		{"marker of a subscription", func(dir string) { flipNear(t, filepath.Join(dir, subscriptions), "$KV.bellhop_subscriptions.id2", 2) }, 0},
+		{"length of the subject of a token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "$KV.bellhop_tokens.id3", -2) }, 0},
 		{"length of the header of a marker", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "NATS/1.0", -4) }, 0},
-		{"token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "TOKENS of 3 in round 2", -40) }, 0},
-		{"marker of a token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "$KV.TOKENS.id2", 2) }, 0},
-		{"length of the last marker", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "$KV.TOKENS.id5", -22) }, 0},
-		{"tokens truncated", func(dir string) { truncate(dir, tokens, "TOKENS of 1 in round 2") }, 0},
+		{"token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "bellhop_tokens of 3 in round 2", -40) }, 0},
+		{"marker of a token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "$KV.bellhop_tokens.id2", 2) }, 0},
+		{"length of the last marker", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "$KV.bellhop_tokens.id5", -22) }, 0},
+		{"tokens truncated", func(dir string) { truncate(dir, tokens, "bellhop_tokens of 1 in round 2") }, 0},
 		{"all tokens removed", func(dir string) { os.Remove(filepath.Join(dir, tokens)) }, 0},
-		{"bucket removed", func(dir string) { os.RemoveAll(filepath.Join(dir, "KV_SUBSCRIPTIONS")) }, 0},
-		{"key", func(dir string) { flipNear(t, filepath.Join(dir, "KV_keys/msgs/1.blk"), "$KV.keys.sip", 20) }, 0},
-		{"extension", func(dir string) { flipNear(t, filepath.Join(dir, "KV_EXTENSIONS/msgs/1.blk"), "$KV.EXTENSIONS.x19", 3) }, 0},
+		{"bucket removed", func(dir string) { os.RemoveAll(filepath.Join(dir, "KV_bellhop_subscriptions")) }, 0},
+		{"key", func(dir string) {
+			flipNear(t, filepath.Join(dir, "KV_bellhop_keys/msgs/1.blk"), "$KV.bellhop_keys.sip", 20)
+		}, 0},
+		{"extension", func(dir string) {
+			flipNear(t, filepath.Join(dir, "KV_bellhop_extensions/msgs/1.blk"), "$KV.bellhop_extensions.x19", 3)
+		}, 0},
 	} {
 		for _, from := range []string{d.stopped, d.killed} {
 			t.Run(tt.name+"/"+filepath.Base(from), func(t *testing.T) {
@@ -379,7 +385,7 @@ func TestDamageWhileRunning(t *testing.T) {
 	d := newDamagedStore(t)
 	dir := damagedCopy(t, d.stopped, func(string) {})
 	js, check, _, closeStore := openTested(t, dir)
-	flipNear(t, filepath.Join(dir, streamsFolder, "EVENTS/msgs/1.blk"), "event.101.call70.id210", 40)
+	flipNear(t, filepath.Join(dir, streamsFolder, "bellhop_events/msgs/1.blk"), "bellhop.event.101.call70.id210", 40)
 	for range 2 {
 		for _, stream := range check.streams() {
 			if err := check.check(t.Context(), stream, whileRunning); err != nil {
@@ -387,10 +393,10 @@ func TestDamageWhileRunning(t *testing.T) {
 			}
 		}
 		losses := check.losses()
-		if len(losses) != 1 || losses[0].Stream != "EVENTS" || losses[0].Records != 1 {
+		if len(losses) != 1 || losses[0].Stream != "bellhop_events" || losses[0].Records != 1 {
 			t.Fatalf("losses: %+v", losses)
 		}
-		s := must[jetstream.Stream](t)(js.Stream(t.Context(), "EVENTS"))
+		s := must[jetstream.Stream](t)(js.Stream(t.Context(), "bellhop_events"))
 		before, after := must[*jetstream.RawStreamMsg](t)(s.GetMsg(t.Context(), 210)), must[*jetstream.RawStreamMsg](t)(s.GetMsg(t.Context(), 212))
 		if l := losses[0]; !l.From.Equal(before.Time) || !l.To.Equal(after.Time) {
 			t.Errorf("lost between %v and %v, want %v and %v", l.From, l.To, before.Time, after.Time)
@@ -412,18 +418,18 @@ func TestDamagedBucketWhileRunning(t *testing.T) {
 	d := newDamagedStore(t)
 	dir := damagedCopy(t, d.stopped, func(string) {})
 	flip := func() {
-		flipNear(t, filepath.Join(dir, streamsFolder, "KV_TOKENS/msgs/1.blk"), "TOKENS of 3 in round 2", 3)
+		flipNear(t, filepath.Join(dir, streamsFolder, "KV_bellhop_tokens/msgs/1.blk"), "bellhop_tokens of 3 in round 2", 3)
 	}
 	js, check, snap, _ := openTested(t, dir)
 	flip()
 	defer start(func(ctx context.Context) { snap.run(ctx, js) })()
 	check.checkAll(t.Context(), func(string) bool { return true })
-	want := d.buckets["TOKENS"]["id3"]
+	want := d.buckets["bellhop_tokens"]["id3"]
 	deadline := time.After(patience)
 	for tick := time.Tick(50 * time.Millisecond); ; {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		var all map[string]copied
-		kv, err := js.KeyValue(ctx, "TOKENS")
+		kv, err := js.KeyValue(ctx, "bellhop_tokens")
 		if err == nil {
 			all, err = copyBucket(ctx, kv)
 		}
@@ -444,7 +450,7 @@ func TestStoreNeverChecked(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	dir := damagedCopy(t, d.stopped, func(dir string) {
-		flipNear(t, filepath.Join(dir, "EVENTS/msgs/1.blk"), "event.101.call70.id210", 40)
+		flipNear(t, filepath.Join(dir, "bellhop_events/msgs/1.blk"), "bellhop.event.101.call70.id210", 40)
 	})
 	for _, name := range []string{"check", "snapshot", "snapshot.old"} {
 		os.Remove(filepath.Join(dir, name))
@@ -462,7 +468,7 @@ func TestDamageThatCannotBeMended(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	dir := damagedCopy(t, d.killed, func(dir string) {
-		flipNear(t, filepath.Join(dir, "EVENTS/msgs/1.blk"), "event.101.call70.id210", 40)
+		flipNear(t, filepath.Join(dir, "bellhop_events/msgs/1.blk"), "bellhop.event.101.call70.id210", 40)
 	})
 	inTheWay := filepath.Join(dir, "damaged")
 	if err := os.WriteFile(inTheWay, nil, 0o600); err != nil {
@@ -497,7 +503,7 @@ func TestLargeStream(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, 1, 1},
-		{"middle damaged", func(path string) { flipNear(t, path, "event.101.call70.id210", 40) }, 1, 1},
+		{"middle damaged", func(path string) { flipNear(t, path, "bellhop.event.101.call70.id210", 40) }, 1, 1},
 		{"gone", func(path string) { os.Remove(path) }, testedEvents, testedEvents},
 		{"empty block at the end", func(path string) {
 			if err := os.WriteFile(strings.Replace(path, "1.blk", "2.blk", 1), nil, 0o600); err != nil {
@@ -506,17 +512,17 @@ func TestLargeStream(t *testing.T) {
 		}, 0, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			dir := damagedCopy(t, d.stopped, func(dir string) { tt.damage(filepath.Join(dir, "EVENTS/msgs/1.blk")) })
+			dir := damagedCopy(t, d.stopped, func(dir string) { tt.damage(filepath.Join(dir, "bellhop_events/msgs/1.blk")) })
 			g := openIntegrity(storeConfig(dir), quiet())
 			g.startSize = 0
 			g.prepare()
-			if got := lostOf(g.losses(), "EVENTS"); got != tt.atOnce {
+			if got := lostOf(g.losses(), "bellhop_events"); got != tt.atOnce {
 				t.Errorf("at the start %d events are lost, want %d: %+v", got, tt.atOnce, g.losses())
 			}
-			if err := g.check(t.Context(), "EVENTS", whileRunning); err != nil {
+			if err := g.check(t.Context(), "bellhop_events", whileRunning); err != nil {
 				t.Fatal(err)
 			}
-			if got := lostOf(g.losses(), "EVENTS"); got != tt.running {
+			if got := lostOf(g.losses(), "bellhop_events"); got != tt.running {
 				t.Errorf("then %d events are lost, want %d: %+v", got, tt.running, g.losses())
 			}
 		})
@@ -527,12 +533,12 @@ func TestLargeStream(t *testing.T) {
 func TestExpiredIsNotLost(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
-	dir := damagedCopy(t, d.stopped, func(dir string) { os.Remove(filepath.Join(dir, "EVENTS/msgs/1.blk")) })
+	dir := damagedCopy(t, d.stopped, func(dir string) { os.Remove(filepath.Join(dir, "bellhop_events/msgs/1.blk")) })
 	c := storeConfig(dir)
 	c.Notify.KeepEvents = duration(expirySlack)
 	g := openIntegrity(c, quiet())
 	g.prepare()
-	if lost := lostOf(g.losses(), "EVENTS"); lost != 0 {
+	if lost := lostOf(g.losses(), "bellhop_events"); lost != 0 {
 		t.Errorf("%d events are said to be lost", lost)
 	}
 }
@@ -541,7 +547,7 @@ func TestExpiredIsNotLost(t *testing.T) {
 func TestStrangeBlocks(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	strange := filepath.Join(dir, streamsFolder, "EVENTS", "msgs")
+	strange := filepath.Join(dir, streamsFolder, "bellhop_events", "msgs")
 	if err := os.MkdirAll(strange, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -562,7 +568,7 @@ func TestStrangeBlocks(t *testing.T) {
 func TestDeletingIsNeverUndone(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
-	const block = "KV_TOKENS/msgs/1.blk"
+	const block = "KV_bellhop_tokens/msgs/1.blk"
 	for _, tt := range []struct {
 		name   string
 		spoil  func(dir string)
@@ -577,17 +583,17 @@ func TestDeletingIsNeverUndone(t *testing.T) {
 			os.Remove(filepath.Join(dir, "snapshot.old"))
 		}, true, false},
 		{"marker damaged", func(dir string) {
-			flipNear(t, filepath.Join(dir, streamsFolder, block), "$KV.TOKENS.id7", 3)
+			flipNear(t, filepath.Join(dir, streamsFolder, block), "$KV.bellhop_tokens.id7", 3)
 		}, true, true},
 		{"length of the marker damaged", func(dir string) {
-			flipNear(t, filepath.Join(dir, streamsFolder, block), "$KV.TOKENS.id7", -22)
+			flipNear(t, filepath.Join(dir, streamsFolder, block), "$KV.bellhop_tokens.id7", -22)
 		}, true, true},
 	} {
 		for _, clean := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/%v", tt.name, clean), func(t *testing.T) {
 				dir := damagedCopy(t, d.stopped, func(string) {})
 				js, check, snap, closeStore := openTested(t, dir)
-				if err := bucketOf(t, js, "TOKENS").Delete(t.Context(), "id7"); err != nil {
+				if err := bucketOf(t, js, "bellhop_tokens").Delete(t.Context(), "id7"); err != nil {
 					t.Fatal(err)
 				}
 				if tt.gone {
@@ -603,7 +609,7 @@ func TestDeletingIsNeverUndone(t *testing.T) {
 				}
 				tt.spoil(dir)
 				js, _, _, _ = openTested(t, dir)
-				if e, err := bucketOf(t, js, "TOKENS").Get(t.Context(), "id7"); !errors.Is(err, jetstream.ErrKeyNotFound) {
+				if e, err := bucketOf(t, js, "bellhop_tokens").Get(t.Context(), "id7"); !errors.Is(err, jetstream.ErrKeyNotFound) {
 					t.Errorf("the token is there again: %v, %v", e, err)
 				}
 			})
@@ -617,12 +623,12 @@ func TestSnapshotFollows(t *testing.T) {
 	dir := t.TempDir()
 	js, _, snap, _ := openTested(t, dir)
 	stop := start(func(ctx context.Context) { snap.run(ctx, js) })
-	kv := bucketOf(t, js, "SUBSCRIPTIONS")
+	kv := bucketOf(t, js, "bellhop_subscriptions")
 	must[uint64](t)(kv.PutString(t.Context(), "a", "1"))
 	deadline := time.After(patience)
 	for tick := time.Tick(10 * time.Millisecond); ; {
 		s := openSnapshot(storeConfig(dir), func(string, uint64) {}, quiet())
-		if string(s.buckets["SUBSCRIPTIONS"]["a"].Value) == "1" {
+		if string(s.buckets["bellhop_subscriptions"]["a"].Value) == "1" {
 			break
 		}
 		select {
@@ -632,15 +638,15 @@ func TestSnapshotFollows(t *testing.T) {
 		}
 	}
 	must[uint64](t)(kv.PutString(t.Context(), "b", "2"))
-	must[uint64](t)(bucketOf(t, js, "TOKENS").PutString(t.Context(), "c", "3"))
+	must[uint64](t)(bucketOf(t, js, "bellhop_tokens").PutString(t.Context(), "c", "3"))
 	if err := kv.Delete(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
 	stop()
 	s := openSnapshot(storeConfig(dir), nil, quiet())
 	want := map[string]map[string]copied{
-		"SUBSCRIPTIONS": {"a": {Revision: 3, Deleted: true}, "b": {Revision: 2, Value: []byte("2")}},
-		"TOKENS":        {"c": {Revision: 1, Value: []byte("3")}},
+		"bellhop_subscriptions": {"a": {Revision: 3, Deleted: true}, "b": {Revision: 2, Value: []byte("2")}},
+		"bellhop_tokens":        {"c": {Revision: 1, Value: []byte("3")}},
 	}
 	if diff := cmp.Diff(want, s.buckets); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -655,12 +661,12 @@ func TestSnapshotOfAnEarlyStop(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	js, _, snap, _ := openTested(t, dir)
-	must[uint64](t)(bucketOf(t, js, "SUBSCRIPTIONS").PutString(t.Context(), "a", "1"))
+	must[uint64](t)(bucketOf(t, js, "bellhop_subscriptions").PutString(t.Context(), "a", "1"))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	snap.run(ctx, js)
 	s := openSnapshot(storeConfig(dir), nil, quiet())
-	if got := string(s.buckets["SUBSCRIPTIONS"]["a"].Value); got != "1" {
+	if got := string(s.buckets["bellhop_subscriptions"]["a"].Value); got != "1" {
 		t.Errorf("the snapshot has %q", got)
 	}
 }
@@ -670,12 +676,12 @@ func TestManyLosses(t *testing.T) {
 	t.Parallel()
 	g := openIntegrity(storeConfig(t.TempDir()), quiet())
 	for i := range uint64(3 * maxLosses) {
-		g.add("EVENTS", []loss{{Stream: "EVENTS", First: 10*i + 1, Last: 10*i + 2, Records: 2}}, true)
+		g.add("bellhop_events", []loss{{Stream: "bellhop_events", First: 10*i + 1, Last: 10*i + 2, Records: 2}}, true)
 	}
 	if n := len(g.ledger.Losses); n != maxLosses {
 		t.Errorf("%d losses", n)
 	}
-	if n := lostOf(g.losses(), "EVENTS"); n != 6*maxLosses {
+	if n := lostOf(g.losses(), "bellhop_events"); n != 6*maxLosses {
 		t.Errorf("%d records", n)
 	}
 	if l := g.ledger.Losses[0]; l.First != 1 {

@@ -21,7 +21,7 @@ func TestKeyIsNotMadeAnew(t *testing.T) {
 		{"no data", func(config, jetstream.JetStream) error { return nil }, false},
 		{"node", func(c config, _ jetstream.JetStream) error { _, err := nodeName(c); return err }, true},
 		{"stream", func(_ config, js jetstream.JetStream) error {
-			_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "SUBSCRIPTIONS"})
+			_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "bellhop_subscriptions"})
 			return err
 		}, true},
 	} {
@@ -38,7 +38,7 @@ func TestKeyIsNotMadeAnew(t *testing.T) {
 			if _, err := sharedKey(t.Context(), js, c); err != nil {
 				t.Errorf("with the store's: %v", err)
 			}
-			if err := errors.Join(os.Remove(path), js.DeleteKeyValue(t.Context(), "keys")); err != nil {
+			if err := errors.Join(os.Remove(path), js.DeleteKeyValue(t.Context(), "bellhop_keys")); err != nil {
 				t.Fatal(err)
 			}
 			key, err := sharedKey(t.Context(), js, c)

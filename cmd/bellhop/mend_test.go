@@ -66,7 +66,7 @@ func TestStoreIsMended(t *testing.T) {
 // What the server says of other things, and what nobody mends, is no ailment.
 func TestNothingToMend(t *testing.T) {
 	m := newMender(storeConfig(t.TempDir()), quiet())
-	m.hear("JetStream failed to store a msg on stream '$G > EVENTS': maximum bytes exceeded")
+	m.hear("JetStream failed to store a msg on stream '$G > bellhop_events': maximum bytes exceeded")
 	if err := m.ailing(); err != nil {
 		t.Error(err)
 	}

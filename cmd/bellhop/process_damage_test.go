@@ -33,7 +33,7 @@ func TestDamagedStore(t *testing.T) {
 	s.receiver.wait("every answer", patience, func(came []received) bool { return count(came, "answer") == calls })
 	s.eventually("the snapshot has the tokens", func() bool {
 		snap := openSnapshot(storeConfig(filepath.Join(s.dir, "data")), nil, quiet())
-		return len(snap.buckets["SUBSCRIPTIONS"]) == 1 && snap.buckets["TOKENS"][revoked.ID].Deleted
+		return len(snap.buckets["bellhop_subscriptions"]) == 1 && snap.buckets["bellhop_tokens"][revoked.ID].Deleted
 	})
 	events := func() int {
 		var all struct{ Items []json.RawMessage }
@@ -62,18 +62,18 @@ func TestDamagedStore(t *testing.T) {
 			p.signal(by)
 			<-p.done
 		}
-		b := must[[]byte](t)(os.ReadFile(block("EVENTS")))
+		b := must[[]byte](t)(os.ReadFile(block("bellhop_events")))
 		good := 0
-		for _, section := range readBlock("EVENTS", 1, b) {
+		for _, section := range readBlock("bellhop_events", 1, b) {
 			if section.bad {
 				t.Fatalf("round %d: undamaged, it has %+v", round, section)
 			}
 			good += int(section.records)
-			flipAt(t, block("EVENTS"), (section.from+section.to)/2)
+			flipAt(t, block("bellhop_events"), (section.from+section.to)/2)
 			break
 		}
-		flipOne("KV_SUBSCRIPTIONS", s.receiver.addr)
-		flipOne("KV_TOKENS", "kept")
+		flipOne("KV_bellhop_subscriptions", s.receiver.addr)
+		flipOne("KV_bellhop_tokens", "kept")
 		p = s.serve()
 
 		var status admin.Status

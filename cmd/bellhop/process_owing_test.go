@@ -82,7 +82,7 @@ func (s *site) owe(n int) {
 		}
 		notifier.Say(events[i : i+1])
 	}
-	outbox, err := js.Stream(s.t.Context(), "OUTBOX")
+	outbox, err := js.Stream(s.t.Context(), "bellhop_outbox")
 	if err != nil {
 		s.t.Fatal(err)
 	}

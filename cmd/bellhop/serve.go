@@ -580,7 +580,7 @@ func (s *service) checkStore() (stop func()) {
 	if s.mender == nil {
 		return func() {}
 	}
-	s.mender.check.restored("KV_keys", math.MaxUint64) // from the file key, or there would be no service
+	s.mender.check.restored("KV_bellhop_keys", math.MaxUint64) // from the file key, or there would be no service
 	check := start(func(ctx context.Context) { s.mender.check.run(ctx, s.js) })
 	snapshot := start(func(ctx context.Context) { s.snapshot.run(ctx, s.js) })
 	return func() {

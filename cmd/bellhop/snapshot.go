@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -46,7 +49,7 @@ type copied struct {
 }
 
 // copiedBuckets are the buckets of which there is a snapshot, and what an entry is.
-var copiedBuckets = []struct{ bucket, entry string }{{"SUBSCRIPTIONS", "subscription"}, {"TOKENS", "token"}}
+var copiedBuckets = []struct{ bucket, entry string }{{"bellhop_subscriptions", "subscription"}, {"bellhop_tokens", "token"}}
 
 const (
 	snapshotPause = 50 * time.Millisecond // for further changes, before it is written
@@ -70,6 +73,15 @@ func openSnapshot(c config, restored func(string, uint64), log *slog.Logger) *sn
 	}
 	if s.buckets == nil {
 		s.buckets = make(map[string]map[string]copied)
+	}
+	for _, name := range slices.Collect(maps.Keys(s.buckets)) {
+		now := strings.TrimPrefix(currentName("KV_"+name), "KV_")
+		if all := s.buckets[name]; now != name { // an older version wrote it
+			delete(s.buckets, name)
+			if s.buckets[now] == nil {
+				s.buckets[now] = all
+			}
+		}
 	}
 	return s
 }

@@ -24,7 +24,7 @@ import (
 // listens nowhere and keeps all in store.dir, or the servers of store.nats. It
 // waits until the store answers, but not for servers that are down. A
 // connection that is lost later is sought again for ever, whatever the server
-// says: see [storeConn].
+// says: see [storeConn]. A store of an older version is brought to this one first.
 //
 // Either way store.dir is this process's alone until closeStore is called. The
 // mender says whether the embedded server can write; it is nil if there is none.
@@ -73,7 +73,10 @@ func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.Jet
 	if _, err := js.AccountInfo(ctx); err != nil {
 		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return js, m, closeAll, nil
+	if err := migrate(ctx, js, c, m, log); err != nil {
+		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return ownedStore{js}, m, closeAll, nil
 }
 
 // connectStore connects to the embedded server of m, or to the servers that c
@@ -207,7 +210,7 @@ const keySize = 32
 
 // sharedKey returns the key that authenticates routes: the same in every node
 // and after every restart. It is kept in the file key of store.dir and in the
-// bucket keys of the store, whichever lacks it gets it from the other, and it
+// bucket bellhop_keys of the store, whichever lacks it gets it from the other, and it
 // is made when neither has it. Where the two disagree, or the file cannot be
 // trusted, that is an error: another key would cut off every live call. So is a key
 // that neither has although there is data, which was made with one.
@@ -227,12 +230,12 @@ func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, e
 	}
 
 	bucket, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket:      "keys",
+		Bucket:      "bellhop_keys",
 		Description: "secrets that all nodes share",
 		Replicas:    c.Store.Replicas,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("key: bucket keys: %w", err)
+		return nil, fmt.Errorf("key: bucket bellhop_keys: %w", err)
 	}
 	if missing {
 		if err := refuseNewKey(ctx, js, bucket, c); err != nil {
@@ -254,7 +257,7 @@ func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, e
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("key: bucket keys: %w", err)
+		return nil, fmt.Errorf("key: bucket bellhop_keys: %w", err)
 	}
 	if missing {
 		if err := writePrivate(path, key); err != nil {
@@ -272,7 +275,7 @@ func refuseNewKey(ctx context.Context, js jetstream.JetStream, keys jetstream.Ke
 	data := err == nil
 	names := js.StreamNames(ctx)
 	for name := range names.Name() {
-		data = data || name != "KV_keys"
+		data = data || ownStream(name) && name != "KV_bellhop_keys"
 	}
 	if err := names.Err(); err != nil {
 		return fmt.Errorf("key: look for data: %w", err)

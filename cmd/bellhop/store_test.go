@@ -188,7 +188,7 @@ func TestKeyIsKept(t *testing.T) {
 	}
 	same("without the file")
 	same("with the file restored")
-	if err := js.DeleteKeyValue(t.Context(), "keys"); err != nil {
+	if err := js.DeleteKeyValue(t.Context(), "bellhop_keys"); err != nil {
 		t.Fatal(err)
 	}
 	same("without the store's")

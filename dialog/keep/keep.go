@@ -105,7 +105,7 @@ type change struct {
 	since  int64     // place: what the log says up to there is in the bucket
 }
 
-const bucketName = "CALLS"
+const bucketName = "bellhop_calls"
 
 // openBucket opens the bucket of live calls: for each its last record, under
 // call.<node>.<call>, and for each node what of the log is in the records, under

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// olderStores are stores that older builds have left, with all that a store can have.
+var olderStores = []string{"d9dd3e8", "378cfc6-all"}
+
+// olderStore returns a copy of an older store's directory.
+func olderStore(t *testing.T, name string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	unpack(t, "../../testdata/stores/"+name+".tgz", dir)
+	return filepath.Join(dir, "data")
+}
+
+// startNATS starts a NATS server as others run one.
+func startNATS(t *testing.T, dir string) (url string, js jetstream.JetStream) {
+	t.Helper()
+	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	if !srv.ReadyForConnections(patience) {
+		t.Fatal("the server does not start")
+	}
+	nc, err := nats.Connect(srv.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return srv.ClientURL(), must[jetstream.JetStream](t)(jetstream.New(nc))
+}
+
+// sharedStore starts a NATS server that has an older store, and returns the config of
+// a bellhop that shared it.
+func sharedStore(t *testing.T, name string) (config, jetstream.JetStream) {
+	t.Helper()
+	dir := olderStore(t, name)
+	c := storeConfig(t.TempDir())
+	for _, file := range []string{"key", "node"} {
+		b := must[[]byte](t)(os.ReadFile(filepath.Join(dir, file)))
+		if err := os.WriteFile(filepath.Join(c.Store.Dir, file), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	url, js := startNATS(t, dir)
+	c.Store.NATS = []natsURL{natsURL(url)}
+	return c, js
+}
+
+// dump returns all messages of a stream; missing: nil.
+func dump(t *testing.T, js jetstream.JetStream, stream string) (all []string) {
+	t.Helper()
+	s, err := js.Stream(t.Context(), stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := s.CachedInfo().State
+	for seq := state.FirstSeq; seq <= state.LastSeq; seq++ {
+		m, err := s.GetMsg(t.Context(), seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range m.Header { // of how it was read, and of how it was published
+			switch name {
+			case "Nats-Sequence", "Nats-Stream", "Nats-Subject", "Nats-Time-Stamp", "Nats-Expected-Last-Subject-Sequence":
+				delete(m.Header, name)
+			}
+		}
+		all = append(all, fmt.Sprintf("%d %v %s %v %q", m.Sequence, m.Time.UTC(), m.Subject, m.Header, m.Data))
+	}
+	return all
+}
+
+// dumpOlder returns all messages of an older store, by the names that its streams
+// have now, with the subjects that they have then.
+func dumpOlder(t *testing.T, js jetstream.JetStream) map[string][]string {
+	t.Helper()
+	all := make(map[string][]string)
+	for _, f := range formerStreams {
+		prefix, nowPrefix := strings.TrimSuffix(f.subject, ">"), strings.TrimSuffix(f.nowSubject, ">")
+		for _, m := range dump(t, js, f.name) {
+			all[f.now] = append(all[f.now], strings.Replace(m, " "+prefix, " "+nowPrefix, 1))
+		}
+	}
+	return all
+}
+
+// wantMigrated fails the test if a store lacks a message of an older store, or has an
+// older stream still.
+func wantMigrated(t *testing.T, js jetstream.JetStream, want map[string][]string) {
+	t.Helper()
+	for _, f := range formerStreams {
+		got := dump(t, js, f.now)
+		if !slices.Equal(got, want[f.now]) {
+			t.Errorf("%s has\n%s\nwant\n%s", f.now, strings.Join(got, "\n"), strings.Join(want[f.now], "\n"))
+		}
+		if old, err := js.Stream(t.Context(), f.name); err == nil && f.name != keyStream {
+			t.Errorf("%s is there, with %d messages", f.name, old.CachedInfo().State.Msgs)
+		}
+		if s, err := js.Stream(t.Context(), f.now); err == nil && (s.CachedInfo().Config.Mirror != nil || s.CachedInfo().Config.Metadata[migratingMark] != "") {
+			t.Errorf("%s is %+v", f.now, s.CachedInfo().Config)
+		}
+	}
+	if _, err := js.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "keys", History: 1}); err == nil {
+		t.Error("an older build could start")
+	}
+}
+
+// readOlder returns what an older store has.
+func readOlder(t *testing.T, name string) map[string][]string {
+	t.Helper()
+	_, js := startNATS(t, olderStore(t, name))
+	return dumpOlder(t, js)
+}
+
+// TestMigrationKeepsEveryMessage: each message of an older store is there after the
+// upgrade, with its sequence number, time, header and data.
+func TestMigrationKeepsEveryMessage(t *testing.T) {
+	for _, name := range olderStores {
+		t.Run(name, func(t *testing.T) {
+			want := readOlder(t, name)
+			if len(want["bellhop_events"]) < 10 || len(want["bellhop_outbox"]) < 4 || len(want["KV_bellhop_calls"]) < 2 {
+				t.Fatalf("the older store has %v", want)
+			}
+			t.Run("embedded", func(t *testing.T) {
+				c := storeConfig(olderStore(t, name))
+				js, closeStore := opened(t, c)
+				wantMigrated(t, js, want)
+				if _, err := sharedKey(t.Context(), js, c); err != nil {
+					t.Error(err)
+				}
+				closeStore()
+				js, _ = opened(t, c) // once more there is nothing to do
+				wantMigrated(t, js, want)
+			})
+			t.Run("shared", func(t *testing.T) {
+				c, theirs := sharedStore(t, name)
+				js, _ := opened(t, c)
+				wantMigrated(t, js, want)
+				if _, err := sharedKey(t.Context(), js, c); err != nil {
+					t.Error(err)
+				}
+				// Another node comes, which has no key yet.
+				other := storeConfig(t.TempDir())
+				other.Store.NATS = c.Store.NATS
+				js, _ = opened(t, other)
+				if _, err := sharedKey(t.Context(), js, other); err != nil {
+					t.Error(err)
+				}
+				wantMigrated(t, theirs, want)
+			})
+		})
+	}
+}
+
+// embedded starts the server of an older embedded store and what migrates it.
+func embedded(t *testing.T, dir string) (*migration, func()) {
+	t.Helper()
+	c := storeConfig(dir)
+	m := newMender(c, quiet())
+	m.check = openIntegrity(c, quiet())
+	if err := m.start(); err != nil {
+		t.Fatal(err)
+	}
+	nc := must[*nats.Conn](t)(connectStore(c, m, quiet()))
+	js := must[jetstream.JetStream](t)(jetstream.New(nc))
+	return &migration{js: js, config: c, embedded: true, check: m.check, log: quiet(), stalled: patience}, func() {
+		nc.Close()
+		m.stop()
+	}
+}
+
+// TestMigrationKilled: a migration that is killed before any of its steps goes on at
+// the next start, and nothing is lost. That start says so of no record.
+func TestMigrationKilled(t *testing.T) {
+	for _, name := range olderStores {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			want := readOlder(t, name)
+			g, stop := embedded(t, olderStore(t, name))
+			defer stop()
+			killed := make(map[string]string) // by step
+			copied := t.TempDir()
+			g.between = func(step string) {
+				dir := filepath.Join(copied, fmt.Sprint(len(killed)))
+				if err := os.CopyFS(dir, os.DirFS(g.config.Store.Dir)); err != nil {
+					t.Error(err)
+				}
+				killed[step] = dir
+			}
+			if err := g.run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			wantMigrated(t, g.js, want)
+			if len(killed) < 3*len(want) {
+				t.Errorf("steps are %v", slices.Sorted(maps.Keys(killed)))
+			}
+			for step, dir := range killed {
+				t.Run(step, func(t *testing.T) {
+					js, m, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet())
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer closeStore()
+					wantMigrated(t, js, want)
+					if lost := m.check.losses(); len(lost) > 0 {
+						t.Errorf("lost: %+v", lost)
+					}
+				})
+			}
+		})
+	}
+}

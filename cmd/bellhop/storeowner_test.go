@@ -1,0 +1,331 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/admin"
+	"bellhop/dialog/keep"
+	"bellhop/notify"
+)
+
+// openRooms opens all streams and buckets as bellhop does.
+func openRooms(t *testing.T, c config) error {
+	t.Helper()
+	js, _, closeStore, err := openStore(t.Context(), c, quiet())
+	if err != nil {
+		return err
+	}
+	defer closeStore()
+	if _, err := sharedKey(t.Context(), js, c); err != nil {
+		return err
+	}
+	n, err := notify.Open(t.Context(), js, notify.Config{Node: "n1", Replicas: c.Store.Replicas, Log: quiet()})
+	if err != nil {
+		return err
+	}
+	if _, err := keep.Open(t.Context(), js, keep.Config{Node: "n1", Replicas: c.Store.Replicas, Log: quiet()}); err != nil {
+		return err
+	}
+	_, err = admin.Open(t.Context(), js, admin.Config{Token: "secret", Notifier: n, Replicas: c.Store.Replicas, Log: quiet()})
+	return err
+}
+
+// snapshotOf returns the configuration and all messages of every stream that is not
+// bellhop's.
+func snapshotOf(t *testing.T, js jetstream.JetStream) map[string]string {
+	t.Helper()
+	all := make(map[string]string)
+	list := js.ListStreams(t.Context())
+	for info := range list.Info() {
+		if name := info.Config.Name; !ownStream(name) {
+			b := must[[]byte](t)(json.Marshal(info.Config))
+			all[name] = fmt.Sprintf("%s %v %d %d\n%s", b, info.Created, info.State.FirstSeq, info.State.LastSeq, strings.Join(dump(t, js, name), "\n"))
+		}
+	}
+	if err := list.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// wantUntouched fails the test if streams of other programs have changed.
+func wantUntouched(t *testing.T, js jetstream.JetStream, want map[string]string) {
+	t.Helper()
+	got := snapshotOf(t, js)
+	for name := range maps.Keys(want) {
+		if got[name] != want[name] {
+			t.Errorf("%s is\n%s\nwant\n%s", name, got[name], want[name])
+		}
+	}
+	for name := range got {
+		if _, known := want[name]; !known && name != keyStream {
+			t.Errorf("%s was made", name)
+		}
+	}
+}
+
+// otherProgram makes the streams of another program, which have names that bellhop's once
+// had, with two messages each.
+func otherProgram(t *testing.T, js jetstream.JetStream, streams []jetstream.StreamConfig, buckets ...string) {
+	t.Helper()
+	for _, c := range streams {
+		must[jetstream.Stream](t)(js.CreateStream(t.Context(), c))
+		for i := range 2 {
+			subject := strings.NewReplacer(">", "a.b.c", "*", "x").Replace(c.Subjects[0])
+			must[*jetstream.PubAck](t)(js.Publish(t.Context(), subject, fmt.Appendf(nil, `{"order": %d}`, i)))
+		}
+	}
+	for _, b := range buckets {
+		kv := must[jetstream.KeyValue](t)(js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: b, History: 1}))
+		for _, key := range []string{"first", "second"} {
+			must[uint64](t)(kv.PutString(t.Context(), key, `{"theirs": true}`))
+		}
+	}
+}
+
+// TestOtherProgramsStreams: what another program has in a shared NATS stays byte for
+// byte as it is, whatever its names, and bellhop works beside it.
+func TestOtherProgramsStreams(t *testing.T) {
+	memory := jetstream.StreamConfig{Name: "EVENTS", Subjects: []string{"orders.>"}, Storage: jetstream.MemoryStorage}
+	for _, tt := range []struct {
+		name    string
+		streams []jetstream.StreamConfig
+		buckets []string
+	}{
+		{"other subjects", []jetstream.StreamConfig{
+			{Name: "EVENTS", Subjects: []string{"orders.>"}, MaxAge: time.Hour}, {Name: "OUTBOX", Subjects: []string{"mail.*"}, MaxMsgs: 100},
+			{Name: "ATTEMPTS", Subjects: []string{"login"}}, {Name: "AUDIT", Subjects: []string{"audit.>"}},
+		}, nil},
+		{"the same subjects", []jetstream.StreamConfig{
+			{Name: "EVENTS", Subjects: []string{"event.>"}}, {Name: "OUTBOX", Subjects: []string{"delivery.>"}},
+			{Name: "ATTEMPTS", Subjects: []string{"attempt.>"}}, {Name: "AUDIT", Subjects: []string{"audit"}},
+		}, nil},
+		{"buckets", nil, []string{"keys", "SUBSCRIPTIONS", "TOKENS", "EXTENSIONS", "STANDINGS", "LEASES", "CALLS"}},
+		{"in memory, and a queue", []jetstream.StreamConfig{memory, {Name: "OUTBOX", Subjects: []string{"delivery.>"}, Retention: jetstream.WorkQueuePolicy}}, []string{"CALLS"}},
+		{"other names with the same subjects", []jetstream.StreamConfig{{Name: "SHOP", Subjects: []string{"event.>", "delivery.>", "attempt.>", "audit"}}}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := storeConfig(t.TempDir())
+			url, js := startNATS(t, t.TempDir())
+			c.Store.NATS = []natsURL{natsURL(url)}
+			otherProgram(t, js, tt.streams, tt.buckets...)
+			want := snapshotOf(t, js)
+			for range 2 {
+				if err := openRooms(t, c); err != nil {
+					t.Error(err)
+				}
+				wantUntouched(t, js, want)
+			}
+		})
+	}
+}
+
+// TestOtherProgramsStreamsBesideOlderStore: of an older store in a shared NATS, what
+// is bellhop's is migrated, and what another program has under a name that bellhop
+// did not get is left alone.
+func TestOtherProgramsStreamsBesideOlderStore(t *testing.T) {
+	c, js := sharedStore(t, "d9dd3e8")
+	for _, name := range []string{"KV_TOKENS", "AUDIT"} {
+		if err := js.DeleteStream(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	older := dumpOlder(t, js)
+	otherProgram(t, js, []jetstream.StreamConfig{{Name: "AUDIT", Subjects: []string{"audit"}}}, "TOKENS")
+	want := snapshotOf(t, js)
+	for name := range want {
+		if name != "AUDIT" && name != "KV_TOKENS" {
+			delete(want, name)
+		}
+	}
+	got, closeStore := opened(t, c)
+	for name, messages := range older {
+		if now := dump(t, got, name); !slices.Equal(now, messages) {
+			t.Errorf("%s has %q, want %q", name, now, messages)
+		}
+	}
+	closeStore()
+	if err := openRooms(t, c); err != nil {
+		t.Error(err)
+	}
+	wantUntouched(t, js, want)
+}
+
+// TestSharedBucketIsRefused: a bucket in which bellhop and another program both have
+// written is nobody's to move.
+func TestSharedBucketIsRefused(t *testing.T) {
+	c, js := sharedStore(t, "378cfc6-all")
+	kv := must[jetstream.KeyValue](t)(js.KeyValue(t.Context(), "TOKENS"))
+	must[uint64](t)(kv.PutString(t.Context(), "session", "theirs"))
+	want := snapshotOf(t, js)
+	wantError(t, openRooms(t, c), "TOKENS", "session", "another program", "move")
+	wantUntouched(t, js, want)
+	if err := kv.Purge(t.Context(), "session"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestStreamOfAnother: a stream of a name of bellhop's that bellhop has not made is
+// left alone, and the error says what to do. So is one of a newer version.
+func TestStreamOfAnother(t *testing.T) {
+	newer := map[string]string{storeMark: "3"}
+	for _, tt := range []struct {
+		name    string
+		streams []jetstream.StreamConfig
+		bucket  string
+		mark    map[string]string
+		words   []string
+	}{
+		{"event log", []jetstream.StreamConfig{{Name: "bellhop_events", Subjects: []string{"doors.>"}}}, "", nil, []string{"bellhop_events", "another program", "account"}},
+		{"audit log", []jetstream.StreamConfig{{Name: "bellhop_audit", Subjects: []string{"bellhop.audit"}}}, "", nil, []string{"bellhop_audit", "another program"}},
+		{"bucket", nil, "bellhop_calls", nil, []string{"KV_bellhop_calls", "another program"}},
+		{"keys", nil, "bellhop_keys", nil, []string{"KV_bellhop_keys", "another program"}},
+		{"subjects", []jetstream.StreamConfig{{Name: "HOTEL", Subjects: []string{"bellhop.>"}}}, "", nil, []string{"subjects", "account"}},
+		{"newer event log", []jetstream.StreamConfig{{Name: "bellhop_events", Subjects: []string{"doors.>"}, Metadata: newer}}, "", newer, []string{"bellhop_events", "version 3", "newer bellhop"}},
+		{"newer keys", nil, "bellhop_keys", newer, []string{"KV_bellhop_keys", "version 3", "newer bellhop"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := storeConfig(t.TempDir())
+			url, js := startNATS(t, t.TempDir())
+			c.Store.NATS = []natsURL{natsURL(url)}
+			otherProgram(t, js, tt.streams)
+			name := "KV_" + tt.bucket
+			if tt.bucket != "" {
+				must[jetstream.KeyValue](t)(js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: tt.bucket, Metadata: tt.mark}))
+			} else {
+				name = tt.streams[0].Name
+			}
+			want := must[jetstream.Stream](t)(js.Stream(t.Context(), name)).CachedInfo()
+			wantError(t, openRooms(t, c), tt.words...)
+			got := must[jetstream.Stream](t)(js.Stream(t.Context(), name)).CachedInfo()
+			if a, b := must[[]byte](t)(json.Marshal(got.Config)), must[[]byte](t)(json.Marshal(want.Config)); string(a) != string(b) {
+				t.Errorf("it is %s, want %s", a, b)
+			}
+		})
+	}
+}
+
+// TestNewerStoreIsRefused: an embedded store of a newer version does not open.
+func TestNewerStoreIsRefused(t *testing.T) {
+	c := storeConfig(t.TempDir())
+	js, closeStore := opened(t, c)
+	if _, err := sharedKey(t.Context(), js, c); err != nil {
+		t.Fatal(err)
+	}
+	config := must[jetstream.Stream](t)(js.Stream(t.Context(), "KV_bellhop_keys")).CachedInfo().Config
+	config.Metadata[storeMark] = fmt.Sprint(storeVersion + 1)
+	must[jetstream.Stream](t)(js.UpdateStream(t.Context(), config))
+	closeStore()
+	_, _, _, err := openStore(t.Context(), c, quiet())
+	wantError(t, err, c.Store.Dir, "version 3", "newer bellhop", "backup")
+}
+
+// TestOlderBuildsEnd: an older build, which opens the bucket keys first, does not
+// start with an embedded store of this version, new or migrated.
+func TestOlderBuildsEnd(t *testing.T) {
+	for name, dir := range map[string]string{"new": t.TempDir(), "migrated": olderStore(t, "378cfc6-all")} {
+		t.Run(name, func(t *testing.T) {
+			js, _ := opened(t, storeConfig(dir))
+			_, err := js.(ownedStore).JetStream.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "keys", Description: "secrets that all nodes share"})
+			if err == nil {
+				t.Error("it could start")
+			}
+		})
+	}
+}
+
+// TestOlderBuildRuns: while a bellhop of an older build runs, a newer one changes
+// nothing and says what to do. When that one has stopped, it starts.
+func TestOlderBuildRuns(t *testing.T) {
+	c, js := sharedStore(t, "d9dd3e8")
+	kv := must[jetstream.KeyValue](t)(js.KeyValue(t.Context(), "SUBSCRIPTIONS"))
+	watch := must[jetstream.KeyWatcher](t)(kv.WatchAll(t.Context()))
+	want := snapshotOf(t, js)
+	nc := must[*nats.Conn](t)(connectStore(c, nil, quiet()))
+	defer nc.Close()
+	g := &migration{js: must[jetstream.JetStream](t)(jetstream.New(nc)), config: c, log: quiet(), stalled: patience}
+	wantError(t, g.run(t.Context()), "older build", "stop")
+	wantUntouched(t, js, want)
+	if err := watch.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := openRooms(t, c); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOlderBuildComesBack: what a node of an older build writes that was cut off
+// while the store was migrated is refused, and so stays in its memory.
+func TestOlderBuildComesBack(t *testing.T) {
+	c, js := sharedStore(t, "378cfc6-all")
+	nc := must[*nats.Conn](t)(connectStore(c, nil, quiet()))
+	defer nc.Close()
+	late := 0
+	g := &migration{js: must[jetstream.JetStream](t)(jetstream.New(nc)), config: c, log: quiet(), stalled: patience}
+	g.between = func(step string) {
+		if !strings.HasPrefix(step, "promote bellhop_") && !strings.HasPrefix(step, "delete") && step != "finish" {
+			return
+		}
+		for _, subject := range []string{"event.GEYDC.call.late", "delivery.s.1", "attempt.s", "audit", "$KV.SUBSCRIPTIONS.late", "$KV.CALLS.mark.late"} {
+			late++
+			if ack, err := js.Publish(t.Context(), subject, []byte("{}"), jetstream.WithRetryAttempts(0)); err == nil {
+				t.Errorf("before %s, %s was taken: %+v", step, subject, ack)
+			}
+		}
+	}
+	want := dumpOlder(t, js)
+	if err := g.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantMigrated(t, js, want)
+	if late == 0 {
+		t.Error("nothing was tried")
+	}
+}
+
+// TestWrongKey: a node with the key of another store is refused before anything is
+// moved.
+func TestWrongKey(t *testing.T) {
+	c, js := sharedStore(t, "378cfc6-all")
+	if err := errors.Join(writePrivate(c.Store.Dir+"/key", make([]byte, keySize))); err != nil {
+		t.Fatal(err)
+	}
+	want := snapshotOf(t, js)
+	wantError(t, openRooms(t, c), "key", "another store")
+	wantUntouched(t, js, want)
+}
+
+// TestNodesMigrateTogether: nodes of a cluster that start at once with an older store
+// all end well, and nothing is lost.
+func TestNodesMigrateTogether(t *testing.T) {
+	for range 3 {
+		c, js := sharedStore(t, "d9dd3e8")
+		want := dumpOlder(t, js)
+		var nodes sync.WaitGroup
+		for range 4 {
+			other := storeConfig(t.TempDir())
+			other.Store.NATS = c.Store.NATS
+			nodes.Go(func() {
+				_, _, closeStore, err := openStore(t.Context(), other, quiet())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				closeStore()
+			})
+		}
+		nodes.Wait()
+		wantMigrated(t, js, want)
+	}
+}
