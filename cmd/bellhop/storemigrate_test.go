@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -201,6 +202,7 @@ func TestMigrationKilled(t *testing.T) {
 			want := readOlder(t, name)
 			g, stop := embedded(t, olderStore(t, name))
 			defer stop()
+			g.check.note(t.Context(), g.js)   // the ledger has the older names
 			killed := make(map[string]string) // by step
 			copied := t.TempDir()
 			g.between = func(step string) {
@@ -228,8 +230,58 @@ func TestMigrationKilled(t *testing.T) {
 					if lost := m.check.losses(); len(lost) > 0 {
 						t.Errorf("lost: %+v", lost)
 					}
+					for stream := range m.check.ledger.Streams {
+						if stream != keyStream && currentName(stream) != stream {
+							t.Errorf("the ledger has %s still", stream)
+						}
+					}
 				})
 			}
 		})
+	}
+}
+
+// TestOlderSnapshot: a snapshot with the older names of the buckets brings back what
+// an older store has lost, and a loss that was known before stays known.
+func TestOlderSnapshot(t *testing.T) {
+	dir := olderStore(t, "378cfc6-all")
+	g, stop := embedded(t, dir)
+	buckets := make(map[string]map[string]copied)
+	for _, name := range []string{"SUBSCRIPTIONS", "TOKENS"} {
+		buckets[name] = must[map[string]copied](t)(copyBucket(t.Context(), bucketOf(t, g.js, name)))
+	}
+	if err := writeSealed(filepath.Join(dir, "snapshot"), must[[]byte](t)(json.Marshal(buckets))); err != nil {
+		t.Fatal(err)
+	}
+	lost := slices.Min(slices.Collect(maps.Keys(buckets["SUBSCRIPTIONS"])))
+	if err := must[jetstream.Stream](t)(g.js.Stream(t.Context(), "KV_SUBSCRIPTIONS")).Purge(t.Context(), jetstream.WithPurgeSubject("$KV.SUBSCRIPTIONS."+lost)); err != nil {
+		t.Fatal(err)
+	}
+	g.check.add("EVENTS", []loss{{Stream: "EVENTS", First: 3, Last: 3, Records: 1}}, true)
+	g.check.save()
+	stop()
+
+	js, m, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeStore()
+	s := openSnapshot(storeConfig(dir), m.check.restored, quiet())
+	if err := s.restore(t.Context(), js); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range buckets {
+		got := must[map[string]copied](t)(copyBucket(t.Context(), bucketOf(t, js, "bellhop_"+strings.ToLower(name))))
+		if len(got) != len(want) {
+			t.Errorf("%s has %d keys, want %d", name, len(got), len(want))
+		}
+		for key, e := range want {
+			if now := got[key]; string(now.Value) != string(e.Value) || now.Deleted != e.Deleted {
+				t.Errorf("%s %s is %+v, want %+v", name, key, now, e)
+			}
+		}
+	}
+	if losses := m.check.losses(); len(losses) != 1 || losses[0].Stream != "bellhop_events" || losses[0].What != "events" {
+		t.Errorf("losses are %+v", losses)
 	}
 }
