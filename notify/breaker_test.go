@@ -164,7 +164,7 @@ func TestPauseIsRememberedInOrder(t *testing.T) {
 	s.want("told", strings.Join(s.post(nil), ", "), "d/6 after 0, d/7 after 0, floor 5")
 }
 
-// Who moves to another endpoint leaves the pause behind.
+// A subscription that moves to another endpoint leaves the pause behind.
 func TestPauseIsLeftBehind(t *testing.T) {
 	s := newStage(t, sub("a", "http://dead/"), sub("b", "http://dead/"))
 	for i := range 3 {
@@ -192,7 +192,6 @@ func TestProbeIsFollowed(t *testing.T) {
 	}{
 		{"failed", func(s *stage, a *attempt) { s.answer(a, waiting) }},
 		{"the store failed", func(s *stage, a *attempt) { a.ours = true; s.answer(a, waiting) }},
-		{"410", func(s *stage, a *attempt) { s.answer(a, refused) }},
 		{"switched off", func(s *stage, a *attempt) { s.subscribe(Subscription{ID: a.sub.ID}, time.Time{}); s.answer(a, waiting) }},
 		{"moved", func(s *stage, a *attempt) {
 			s.subscribe(sub(a.sub.ID, "http://well/"), time.Time{})

@@ -334,6 +334,7 @@ func TestHandedEndsAPause(t *testing.T) {
 	}
 	s.handed(s.now, "s", "c2", 3)
 	s.want("ends", strings.Join(s.ends, ", "), "0s s c2/3 delivered")
+	s.sleep(6 * time.Second) // what had failed before the breaker opened
 	if as := s.attempts(); len(s.paused) != 0 || len(as) != tripAfter-1 {
 		t.Errorf("after it %d are attempted, want %d", len(as), tripAfter-1)
 	}

@@ -61,7 +61,7 @@ func (n *Notifier) deliver(ctx, mine context.Context) error {
 	}
 	n.delivers.Store(true)
 	defer n.delivers.Store(false)
-	w.lanes.changed, w.lanes.lagged = w.changed, w.lagged
+	w.lanes.changed, w.lanes.health, w.lanes.lagged = w.changed, w.health, w.lagged
 	w.lanes.limit = n.maxPending
 	n.stats.behind.Store(0)
 	n.registry.changeAll()
@@ -199,8 +199,25 @@ func (w *worker) subscribe() {
 			w.standings.set(s.ID, nil)
 		}
 		st, _ := w.standings.of(s.ID)
+		known := w.lanes.targets[s.ID] != nil
 		w.lanes.subscribe(s, w.observed(st.Failing))
+		w.restorePause(s, st, known)
 	}
+}
+
+// restorePause opens the circuit breaker again that the standing of a subscription
+// tells of, if this node did not deliver to it before. A subscription that was edited
+// since gets a new chance.
+func (w *worker) restorePause(s Subscription, st standing, known bool) {
+	t := w.lanes.targets[s.ID]
+	if t == nil || known || st.Paused.IsZero() {
+		return
+	}
+	if s.Modified.After(st.Paused) {
+		w.health(t)
+		return
+	}
+	w.lanes.restorePause(time.Now(), s.ID, st)
 }
 
 // send hands attempts to the senders until none is ready or all are busy.
@@ -255,30 +272,48 @@ func (w *worker) note(now time.Time, t *target, why string) {
 	}
 }
 
-// changed has it known that an endpoint is paused, or no longer is.
+// changed logs and counts that the circuit breaker of an endpoint opens or closes.
 func (w *worker) changed(e *endpoint) {
-	now := time.Now()
 	if e.open() {
 		w.stats.paused.Add(1)
-		w.log.Warn("endpoint paused: it is probed until it answers", "endpoint", e.key, "err", e.why)
+		w.log.Warn("endpoint paused", "endpoint", e.key, "err", e.why)
 	} else {
 		w.log.Info("endpoint resumed", "endpoint", e.key)
 	}
-	var events []dialog.Event
-	for t := range e.targets {
-		if e.open() {
-			w.standings.set(t.sub.ID, &standing{Failing: t.failing, Paused: now, Why: e.why})
-			events = append(events, stateEvent(t.sub, "paused", e.why, now))
-			continue
-		}
-		if st, _ := w.standings.of(t.sub.ID); t.failing.IsZero() || st.Failing.IsZero() {
+}
+
+// health publishes and stores whether a target is paused, if that is not what is
+// known of it.
+func (w *worker) health(t *target) {
+	if t.gone {
+		return
+	}
+	st, _ := w.standings.of(t.sub.ID)
+	b, of := t.openBreaker()
+	switch {
+	case b == nil && st.Paused.IsZero():
+	case b == nil:
+		if t.failing.IsZero() || st.Failing.IsZero() {
 			w.standings.set(t.sub.ID, nil)
 		} else {
 			w.standings.set(t.sub.ID, &standing{Failing: t.failing, Why: st.Why})
 		}
-		events = append(events, stateEvent(t.sub, "resumed", "", now))
+		if st.Breaker == breakerSubscription {
+			w.log.Info("subscription resumed", "subscriber", t.sub.ID)
+		}
+		w.Say([]dialog.Event{stateEvent(t.sub, "resumed", "", time.Now())})
+	case st.Paused.IsZero() || st.Breaker != of:
+		begins := st.Paused.IsZero()
+		st := standing{Failing: t.failing, Paused: b.paused, Why: b.why, Breaker: of}
+		w.standings.set(t.sub.ID, &st)
+		if of == breakerSubscription {
+			w.stats.ownPaused.Add(1)
+			w.log.Warn("subscription paused", "subscriber", t.sub.ID, "err", b.why)
+		}
+		if begins {
+			w.Say([]dialog.Event{stateEvent(t.sub, "paused", st.reason(t.sub), time.Now())})
+		}
 	}
-	w.Say(events)
 }
 
 // disable switches a subscription off.

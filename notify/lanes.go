@@ -58,8 +58,8 @@ func (o outcome) String() string {
 //	                            └─due── resting ◀┘ failed
 //
 // Any state but sending also falls to over: when the event is too old, or the
-// subscription goes. While the endpoint is paused none is ready but its probe:
-// what would be rests, held.
+// subscription goes. While a circuit breaker is open, that of the endpoint or
+// that of the subscription, none is ready but its probe: what would be rests, held.
 type delivery struct {
 	lane  *lane
 	seq   uint64 // of the event in the log
@@ -79,9 +79,8 @@ type delivery struct {
 	handed   bool          // was delivered by hand
 	due      time.Time     // of the next attempt
 	wait     time.Duration // from the last attempt until then
-	early    bool          // woken before it was due: a failure does not count
-	patient  bool          // the receiver said when to come back: not to be woken
-	held     bool          // is due, and rests while its endpoint is paused
+	patient  bool          // the receiver said when to come back: no probe before that
+	held     bool          // is due, and rests while a circuit breaker is open
 
 	dirty, telling, told bool // the outbox must be told; is being told; was told
 }
@@ -131,35 +130,41 @@ type target struct {
 	pending  int // deliveries not over
 	ready    fifo[*delivery]
 	sending  int
-	lined    bool       // in the endpoint's line
-	failing  time.Time  // since when there are failures only; zero: the last attempt succeeded
-	backlogs []*backlog // what it is given by reading the log again
-	behind   *backlog   // the one that it is behind with; nil: it is not
+	lined    bool      // in the endpoint's line
+	failing  time.Time // since when there are failures only; zero: the last attempt succeeded
+	breaker            // of what its own URL answers, and of answers that do not come
+
+	unanswered bool       // its last attempt got no answer
+	backlogs   []*backlog // what it is given by reading the log again
+	behind     *backlog   // the one that it is behind with; nil: it is not
 }
 
+// slots is how many attempts t may make at once. One of several targets at an
+// endpoint never takes more than half of what the endpoint has: a URL that is slow
+// to answer leaves the others room.
 func (t *target) slots() int {
-	if t.sub.MaxInFlight > 0 {
-		return t.sub.MaxInFlight
+	slots := t.sub.MaxInFlight
+	if slots == 0 {
+		slots = maxInFlight
 	}
-	return maxInFlight
+	if len(t.endpoint.targets) > 1 {
+		return min(slots, endpointSlots/2)
+	}
+	return slots
 }
 
 // An endpoint is a scheme, host and port: what is up or down as a whole.
 type endpoint struct {
 	key     string
 	targets map[*target]bool
-	resting map[*lane]bool // to be woken by a success
 	line    fifo[*target]
 	sending int
 	lined   bool // in the line of endpoints
-	breaker
-}
 
-func (e *endpoint) slots() int {
-	if e.open() {
-		return 1
-	}
-	return endpointSlots
+	breaker         // of connections that cannot be made, and of answers that do not come
+	suspect *target // had the first failure after the last answer
+	several bool    // and another target has had one since
+	silent  bool    // the breaker opened because an answer did not come, not because a connection was not made
 }
 
 // An attempt is one try at a delivery: what the sender needs to make it, and
@@ -173,6 +178,7 @@ type attempt struct {
 	body      *dialog.Event // nil: to be read from the log
 
 	outcome    outcome
+	fault      fault         // of an attempt that failed
 	detail     string        // why it failed
 	ours       bool          // it failed before the receiver was asked
 	retryAfter time.Duration // what the receiver asked for
@@ -194,8 +200,9 @@ type lanes struct {
 	matches   map[dialog.Extension][]*target // remembered; forgotten with every change
 
 	line    fifo[*endpoint]
-	paused  map[*endpoint]bool
-	probeAt time.Time // when the first of them may be probed; zero: never
+	paused  map[*endpoint]bool // those whose circuit breaker is open
+	failing map[*target]bool   // those whose own circuit breaker is open
+	probeAt time.Time          // when the first of both may be probed; zero: never
 	resting restingLanes
 	pending int // deliveries not over
 
@@ -215,7 +222,8 @@ type lanes struct {
 	cursorDue time.Time
 
 	ended   func(*delivery, outcome) // told of every end, just before
-	changed func(*endpoint)          // told of every pause, and its end
+	changed func(*endpoint)          // called when the circuit breaker of an endpoint opens, and when it closes
+	health  func(*target)            // called when a target becomes paused, is paused by another breaker, or is resumed
 	lagged  func(*target)            // told of every target that falls behind, and when it has caught up
 }
 
@@ -233,9 +241,11 @@ func newLanes(ended func(*delivery, outcome)) *lanes {
 		matches:   make(map[dialog.Extension][]*target),
 		moved:     make(map[place]bool),
 		paused:    make(map[*endpoint]bool),
+		failing:   make(map[*target]bool),
 		limit:     maxPending,
 		ended:     ended,
 		changed:   func(*endpoint) {},
+		health:    func(*target) {},
 		lagged:    func(*target) {},
 	}
 }
@@ -254,6 +264,7 @@ func (q *lanes) subscribe(s Subscription, failing time.Time) {
 			t.failing = time.Time{}
 		}
 	}
+	edited := t != nil && (s.URL != t.sub.URL || s.Revision != t.sub.Revision)
 	if !s.Active && t != nil {
 		q.cancel(t)
 	}
@@ -276,6 +287,9 @@ func (q *lanes) subscribe(s Subscription, failing time.Time) {
 		q.exact[user] = append(q.exact[user], t)
 	}
 	q.settle(t)
+	if edited { // what has failed is not what is tried from now on
+		q.closeTarget(t)
+	}
 	q.enlist(t)
 }
 
@@ -290,13 +304,13 @@ func (q *lanes) unindex(t *target) {
 
 // settle puts t at the endpoint of its URL.
 func (q *lanes) settle(t *target) {
-	key := t.url.Scheme + "://" + strings.ToLower(t.url.Host)
+	key := endpointKey(t.url)
 	old, e := t.endpoint, q.endpoints[key]
 	if old != nil && old == e {
 		return
 	}
 	if e == nil {
-		e = &endpoint{key: key, targets: make(map[*target]bool), resting: make(map[*lane]bool)}
+		e = &endpoint{key: key, targets: make(map[*target]bool)}
 		q.endpoints[key] = e
 	}
 	e.targets[t] = true
@@ -304,24 +318,24 @@ func (q *lanes) settle(t *target) {
 	if old == nil {
 		return
 	}
-	for _, l := range t.lanes {
-		d := l.queue[0]
-		if old.resting[l] {
-			delete(old.resting, l)
-			e.resting[l] = true
-		}
-		if d.held {
-			q.unrest(d)
-			q.makeReady(d)
-		}
-	}
-	if e.open() {
-		q.holdReady(t)
-	}
+	q.releaseHeld(t)
+	q.holdReady(t)
 	if old.open() {
 		q.probeBy(old.next) // what it was probed with may be gone
 	}
 	q.leave(t, old)
+	if old.open() || e.open() {
+		q.health(t)
+	}
+}
+
+// endpointKey names the endpoint of a URL.
+func endpointKey(u *url.URL) string {
+	host := strings.ToLower(u.Host)
+	if port := u.Port(); port == map[string]string{"http": "80", "https": "443"}[u.Scheme] {
+		host = strings.TrimSuffix(host, ":"+port)
+	}
+	return u.Scheme + "://" + host
 }
 
 // leave takes t from an endpoint, and the endpoint away with the last one.
@@ -340,6 +354,7 @@ func (q *lanes) cancel(t *target) {
 	q.unindex(t)
 	clear(q.matches)
 	delete(q.targets, t.sub.ID)
+	delete(q.failing, t)
 	for _, b := range slices.Clone(t.backlogs) {
 		q.drop(b)
 	}
@@ -458,37 +473,34 @@ func (q *lanes) first(d *delivery) {
 }
 
 func (q *lanes) makeReady(d *delivery) {
-	e := d.lane.target.endpoint
-	d.held = e.open() && d != e.probe
+	t := d.lane.target
+	d.held = d.blocked()
 	if d.held {
 		q.rest(d)
 		q.dirtiedLane(d.lane)
 		return
 	}
 	d.state = ready
-	d.lane.target.ready.push(d)
-	q.enlist(d.lane.target)
+	t.ready.push(d)
+	q.enlist(t)
 }
 
-// rest has d wait until it is due or too old. A success at the endpoint wakes
-// it, once; the one that ends a pause, always.
+// rest has d wait until it is due or too old, or is picked as a probe. No success of
+// another delivery makes it due earlier.
 func (q *lanes) rest(d *delivery) {
-	e := d.lane.target.endpoint
+	t := d.lane.target
 	d.state = resting
 	heap.Push(&q.resting, d.lane)
-	if !d.patient && (!d.early || e.open()) {
-		e.resting[d.lane] = true
-	}
-	if e.open() {
-		q.probeBy(e.next)
+	switch {
+	case t.endpoint.open():
+		q.probeBy(t.endpoint.next)
+	case t.open():
+		q.probeBy(t.next)
 	}
 }
 
 // unrest ends a rest.
-func (q *lanes) unrest(d *delivery) {
-	heap.Remove(&q.resting, d.lane.place)
-	delete(d.lane.target.endpoint.resting, d.lane)
-}
+func (q *lanes) unrest(d *delivery) { heap.Remove(&q.resting, d.lane.place) }
 
 // until is when a rest ends by itself.
 func (d *delivery) until() time.Time {
@@ -544,7 +556,7 @@ func (q *lanes) enlist(t *target) {
 }
 
 func (q *lanes) lineUp(e *endpoint) {
-	if !e.lined && e.line.len() > 0 && e.sending < e.slots() {
+	if !e.lined && e.line.len() > 0 && e.sending < endpointSlots {
 		e.lined = true
 		q.line.push(e)
 	}
@@ -556,7 +568,7 @@ func (q *lanes) next(now time.Time) *attempt {
 		e := q.line.pop()
 		e.lined = false
 		var a *attempt
-		if e.sending < e.slots() && e.line.len() > 0 {
+		if e.sending < endpointSlots && e.line.len() > 0 {
 			a = q.turn(now, e, e.line.pop())
 		}
 		q.lineUp(e)
@@ -597,18 +609,15 @@ func (q *lanes) done(now time.Time, a *attempt) {
 	d, t, e := a.delivery, a.lane.target, a.endpoint
 	t.sending--
 	e.sending--
-	q.learn(now, a)
+	probe := q.learn(now, a)
 	switch {
 	case a.outcome == waiting && d.handed:
 		q.end(d, delivered)
 	case a.outcome == waiting && t.gone:
 		q.end(d, canceled)
 	case a.outcome == waiting:
-		q.failed(now, a)
+		q.failed(now, a, probe)
 	default:
-		if a.outcome == delivered {
-			q.wake(e)
-		}
 		q.end(d, a.outcome)
 		if a.outcome == refused && a.sub == t.sub && !t.gone {
 			q.cancel(t)
@@ -616,48 +625,6 @@ func (q *lanes) done(now time.Time, a *attempt) {
 	}
 	q.enlist(t)
 	q.lineUp(e)
-}
-
-// learn notes what an attempt says of its endpoint and of its subscription.
-func (q *lanes) learn(now time.Time, a *attempt) {
-	e, t := a.endpoint, a.lane.target
-	probe := e.probe == a.delivery
-	if probe {
-		e.probe = nil
-	}
-	switch {
-	case a.outcome == delivered:
-		q.succeeded(now, t, e)
-	case a.outcome == waiting && !a.ours:
-		e.count(now, true)
-		if t.failing.IsZero() && a.sub.URL == t.sub.URL {
-			t.failing = now
-		}
-		switch {
-		case probe:
-			e.missed(now, a.detail, a.retryAfter)
-		case !e.open() && e.trips(now) && q.endpoints[e.key] == e:
-			e.pause(now, a.detail)
-			q.hold(e)
-			q.changed(e)
-		}
-	case probe && a.outcome != expired: // says nothing of the endpoint; what expired was not sent: the next is the probe
-		e.next = now.Add(e.wait)
-	}
-	if e.open() {
-		q.probeBy(e.next)
-	}
-}
-
-// succeeded notes that t, at e, was delivered something.
-func (q *lanes) succeeded(now time.Time, t *target, e *endpoint) {
-	e.count(now, false)
-	t.failing = time.Time{}
-	if e.open() {
-		e.breaker = breaker{}
-		delete(q.paused, e)
-		q.changed(e)
-	}
 }
 
 // handed takes a delivery that was delivered by hand: it is over, if it waited.
@@ -678,70 +645,18 @@ func (q *lanes) handed(now time.Time, subscription, name string, seq uint64) {
 		}
 	}
 	q.succeeded(now, t, t.endpoint)
-	q.wake(t.endpoint)
 	q.enlist(t)
 }
 
-// hold has all rest that waits for an endpoint that is paused now.
-func (q *lanes) hold(e *endpoint) {
-	q.paused[e] = true
-	for t := range e.targets {
-		for _, l := range t.lanes {
-			if d := l.queue[0]; d.state == resting && !d.patient {
-				e.resting[l] = true
-			}
-		}
-		q.holdReady(t)
-	}
-}
-
-// holdReady has all rest that waits for a slot of a paused endpoint.
-func (q *lanes) holdReady(t *target) {
-	for t.ready.len() > 0 {
-		if d := t.ready.pop(); d.state == ready {
-			q.makeReady(d)
-		}
-	}
-}
-
-// probeBy has a paused endpoint looked at by then.
-func (q *lanes) probeBy(at time.Time) {
-	if q.probeAt.IsZero() || at.Before(q.probeAt) {
-		q.probeAt = at
-	}
-}
-
-// probe picks what is next attempted at each paused endpoint whose time has
-// come: one of all that rest there.
-func (q *lanes) probe(now time.Time) {
-	q.probeAt = time.Time{}
-	for e := range q.paused {
-		switch {
-		case e.probing() || len(e.resting) == 0:
-			// learn or rest will ask for the next
-		case e.next.After(now):
-			q.probeBy(e.next)
-		default:
-			q.pick(e)
-		}
-	}
-}
-
-func (q *lanes) pick(e *endpoint) {
-	for l := range e.resting {
-		d := l.queue[0]
-		q.unrest(d)
-		d.early = !d.held
-		e.probe = d
-		q.makeReady(d)
-		return
-	}
-}
-
-// failed plans the next attempt, if there is one.
-func (q *lanes) failed(now time.Time, a *attempt) {
+// failed plans the next attempt, if there is one. A probe that leaves a breaker
+// open, or that is made before the delivery is due, is no attempt of its schedule.
+func (q *lanes) failed(now time.Time, a *attempt, probe bool) {
 	d := a.delivery
-	if !d.early || !d.due.After(now) {
+	switch {
+	case probe && d.due.After(now):
+	case probe && d.blocked():
+		d.due = now
+	default:
 		pauses, n := schedules[d.class()], d.attempts
 		d.attempts++
 		switch {
@@ -753,7 +668,6 @@ func (q *lanes) failed(now time.Time, a *attempt) {
 		default:
 			d.due = now.Add(jitter(pauses[n]))
 		}
-		d.early = false
 	}
 	if back := now.Add(min(a.retryAfter, maxRetryAfter)); back.After(d.due) {
 		d.due = back
@@ -764,7 +678,11 @@ func (q *lanes) failed(now time.Time, a *attempt) {
 		q.end(d, expired)
 		return
 	}
-	q.rest(d)
+	if d.due.After(now) {
+		q.rest(d)
+	} else {
+		q.makeReady(d) // and is held
+	}
 	q.dirtied(d)
 	q.dirtiedLane(d.lane)
 }
@@ -772,16 +690,6 @@ func (q *lanes) failed(now time.Time, a *attempt) {
 // jitter lengthens a pause by up to a fifth, so that what failed together does
 // not come back together.
 func jitter(d time.Duration) time.Duration { return d + rand.N(d/5+1) }
-
-// wake makes everything that rests at e ready.
-func (q *lanes) wake(e *endpoint) {
-	for l := range e.resting {
-		d := l.queue[0]
-		q.unrest(d)
-		d.early = !d.held
-		q.makeReady(d)
-	}
-}
 
 // end takes d out of its lane; the next one's turn has come.
 func (q *lanes) end(d *delivery, o outcome) {
@@ -791,9 +699,7 @@ func (q *lanes) end(d *delivery, o outcome) {
 		q.unrest(d)
 	}
 	d.state, d.outcome = over, o
-	if e := l.target.endpoint; e.probe == d && e.open() {
-		q.probeBy(e.next)
-	}
+	q.probeAfter(d)
 	q.pending--
 	l.target.pending--
 	q.release(d)
@@ -873,7 +779,7 @@ func (q *lanes) tick(now time.Time) {
 			continue
 		}
 		q.unrest(d)
-		d.early, d.patient = false, false
+		d.patient = false
 		q.makeReady(d)
 	}
 	if !q.probeAt.IsZero() && !now.Before(q.probeAt) {

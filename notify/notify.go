@@ -27,11 +27,16 @@
 //
 // # Pauses
 //
-// An endpoint, a scheme, host and port, that fails is paused: but for a probe now
-// and then nothing is sent there, and what waits keeps what its class gives it. A
-// success ends the pause. A subscription is switched off when its receiver answers
-// 410, or after five days in which nothing succeeded. Each of these is an event of
-// the type subscription-state, and shown in the subscription.
+// Two kinds of circuit breakers pause deliveries: one of each endpoint, a scheme,
+// host and port, which counts connections that cannot be made and answers that do not
+// come, and one of each subscription, which counts the HTTP statuses that its own URL
+// answers. So a URL that fails delays no other at its host. While a breaker is open
+// only a probe is sent now and then, what waits keeps what its class gives it, and a
+// probe uses up no attempt. The first success closes the breaker, and makes due
+// what waited for it; what backs off for its own failures keeps its schedule. A
+// subscription is switched off when its receiver answers 410, or after five days in
+// which nothing succeeded. Each of these is an event of the type subscription-state,
+// and shown in the subscription.
 //
 // # Signatures
 //
@@ -316,8 +321,9 @@ type Stats struct {
 	Lost   uint64 // events that left the log before a subscription that was behind was told, whether or not it wanted them
 	Behind int    // subscriptions that are
 
-	Pauses   uint64 // of endpoints that failed
-	Disabled uint64 // subscriptions: their receivers answered 410, or failed for five days
+	Pauses    uint64 // of endpoints, for connections that failed and answers that did not come
+	OwnPauses uint64 // of subscriptions, for what their own URLs answered
+	Disabled  uint64 // subscriptions: their receivers answered 410, or failed for five days
 
 	Unrecorded uint64 // attempts and ends that found no room while the store was slow or gone
 
@@ -328,6 +334,7 @@ type Stats struct {
 type counters struct {
 	said, failed     atomic.Uint64
 	paused, disabled atomic.Uint64
+	ownPaused        atomic.Uint64
 	ended            [outcomes]atomic.Uint64
 	pending, behind  atomic.Int64
 	lost             atomic.Uint64
@@ -352,6 +359,7 @@ func (n *Notifier) Stats() Stats {
 		Lost:      n.stats.lost.Load(),
 		Behind:    int(n.stats.behind.Load()),
 		Pauses:    n.stats.paused.Load(),
+		OwnPauses: n.stats.ownPaused.Load(),
 		Disabled:  n.stats.disabled.Load(),
 
 		Unrecorded: n.record.lost(),

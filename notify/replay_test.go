@@ -44,7 +44,9 @@ func TestReplayOrder(t *testing.T) {
 	s.answer(as[0], waiting)
 	s.answer(as[1], delivered)
 	s.want("what waits", fmt.Sprint(s.pending), "3")
-	s.want("the success wakes it; it is a record", s.take("a"), "replay c/1 replay c/2 replay c/3")
+	s.want("the success of another wakes nothing", s.take("a"), "")
+	s.sleep(6 * time.Second)
+	s.want("it is a record", s.take("a"), "replay c/1 replay c/2 replay c/3")
 	s.want("what is left", fmt.Sprint(s.pending, len(s.targets["a"].backlogs)), "0 0")
 }
 

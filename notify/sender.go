@@ -76,7 +76,7 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 	}
 	res, err := s.send(req, a.sub)
 	if err != nil {
-		a.detail = err.Error()
+		a.detail, a.fault = err.Error(), faultOf(err, a.sub)
 		if errors.Is(err, context.DeadlineExceeded) {
 			a.detail = "no answer within " + timeout.String()
 		}
@@ -84,7 +84,7 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 	}
 	a.answered(res, cancel)
 	a.outcome = judge(res.StatusCode)
-	a.detail = res.Status
+	a.detail, a.fault = res.Status, badStatus
 	if res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusServiceUnavailable {
 		a.retryAfter = retryAfter(res.Header.Get("Retry-After"), time.Now())
 	}
@@ -100,6 +100,16 @@ func (s *sender) send(req *http.Request, sub *Subscription) (*http.Response, err
 		return own.RoundTrip(req)
 	}
 	return s.transport.RoundTrip(req)
+}
+
+// faultOf says what an attempt without an answer failed at. A subscription with a CA
+// or a certificate of its own may itself be the cause of a failed handshake.
+func faultOf(err error, sub *Subscription) fault {
+	var failed *connectError
+	if errors.As(err, &failed) && !(failed.handshake && sub.secured()) {
+		return noConnection
+	}
+	return noAnswer
 }
 
 // judge says what an answer means for a delivery. A redirect is not followed,

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -20,10 +21,17 @@ import (
 // A standing is how deliveries to a subscription go that do not go well. The JSON
 // form is what the store keeps: fields are only ever added.
 type standing struct {
-	Failing time.Time `json:"failing,omitzero"` // since when there are failures only
-	Paused  time.Time `json:"paused,omitzero"`  // since when its endpoint is paused; zero: is not
-	Why     string    `json:"why,omitempty"`    // the last failure that is known
+	Failing time.Time `json:"failing,omitzero"`  // since when there are failures only
+	Paused  time.Time `json:"paused,omitzero"`   // since when a circuit breaker is open; zero: none is
+	Why     string    `json:"why,omitempty"`     // the last failure that is known
+	Breaker string    `json:"breaker,omitempty"` // whose breaker is open; "": an older version wrote it, or none is
 }
+
+// What a circuit breaker is of. The words are stored: never change one, only add.
+const (
+	breakerEndpoint     = "endpoint"
+	breakerSubscription = "subscription"
+)
 
 // patience is how long a subscription fails before its standing is kept.
 const patience = time.Minute
@@ -141,11 +149,21 @@ func (x *standings) save(ctx context.Context, id string, st *standing) error {
 	return nil
 }
 
+// reason is why s is paused: which circuit breaker is open, and the failure that
+// opened it.
+func (st *standing) reason(s *Subscription) string {
+	if st.Breaker == breakerEndpoint {
+		u, _ := url.Parse(address(s.URL)) // Validate has parsed both
+		return "endpoint " + endpointKey(u) + " is down: " + st.Why
+	}
+	return "the URL of the subscription fails: " + st.Why
+}
+
 // shown is s as it stands.
 func (x *standings) shown(s Subscription) Subscription {
 	if st, ok := x.of(s.ID); ok && s.Active && !st.Paused.IsZero() {
 		s.State = StatePaused
-		s.Why = "its receiver is asked now and then only, since " + st.Paused.UTC().Format(time.RFC3339) + ": " + st.Why
+		s.Why = "paused since " + st.Paused.UTC().Format(time.RFC3339) + ", but for a probe every 30 s at most: " + st.reason(&s)
 	}
 	return s
 }

@@ -62,14 +62,14 @@ func TestPauseIsTold(t *testing.T) {
 			}
 		}
 		down.Store(false)
-		time.Sleep(2 * time.Second)
+		time.Sleep(7 * time.Second) // the four that had failed before it are due after 5 s to 6 s
 		if got, _ = n.Subscription(s.ID); got.State != StateActive || got.Why != "" {
 			t.Errorf("after it: %s, %q", got.State, got.Why)
 		}
-		if want := []string{"paused Service Unavailable", "resumed"}; !slices.Equal(told(), want) {
+		if want := []string{"paused the URL of the subscription fails: Service Unavailable", "resumed"}; !slices.Equal(told(), want) {
 			t.Errorf("told %q, want %q", told(), want)
 		}
-		if got := n.Stats(); got.Pauses != 1 || got.Delivered != 7 || got.Pending != 0 {
+		if got := n.Stats(); got.OwnPauses != 1 || got.Pauses != 0 || got.Delivered != 7 || got.Pending != 0 {
 			t.Errorf("%+v", got)
 		}
 		if st, ok := n.standings.of(s.ID); ok {

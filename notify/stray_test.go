@@ -229,7 +229,7 @@ func TestSecureConnsAreKept(t *testing.T) {
 		}
 	}
 	s.URL = strings.Replace(url, "127.0.0.1", "localhost", 1)
-	if a := attemptOnce(t, n, s); a.outcome != waiting || !strings.Contains(a.detail, "localhost") {
-		t.Errorf("another name: %v, %s", a.outcome, a.detail)
+	if a := attemptOnce(t, n, s); a.outcome != waiting || a.fault != noAnswer || !strings.Contains(a.detail, "localhost") {
+		t.Errorf("another name: %v, fault %v, %s", a.outcome, a.fault, a.detail)
 	}
 }

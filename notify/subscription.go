@@ -91,7 +91,7 @@ type State string
 
 const (
 	StateActive   State = "active"
-	StatePaused   State = "paused"   // active; its endpoint fails, and is probed until it answers
+	StatePaused   State = "paused"   // active; its endpoint or its own URL fails, and is probed until that succeeds
 	StateDisabled State = "disabled" // by hand, by a receiver that answered 410, or after five days of failures
 )
 

@@ -1,0 +1,448 @@
+package notify
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// A site is how receivers of a test answer: by the path of the URL, how an attempt
+// ends and how long it takes.
+type site map[string]func() (outcome, fault, time.Duration)
+
+func well() (outcome, fault, time.Duration)    { return delivered, 0, 10 * time.Millisecond }
+func status() (outcome, fault, time.Duration)  { return waiting, badStatus, 10 * time.Millisecond }
+func hangs() (outcome, fault, time.Duration)   { return waiting, noAnswer, 5 * time.Second }
+func crashes() (outcome, fault, time.Duration) { return waiting, noAnswer, time.Millisecond }
+func down() (outcome, fault, time.Duration)    { return waiting, noConnection, time.Millisecond }
+func gone() (outcome, fault, time.Duration)    { return refused, 0, time.Millisecond }
+
+// serve answers as a site does for d; each step calls between with the time since
+// the start. Deliveries are lists of "when label" by subscription.
+func (s *stage) serve(d time.Duration, r site, every time.Duration, between func()) (attempted map[string][]time.Duration) {
+	type ending struct {
+		at time.Time
+		a  *attempt
+	}
+	attempted = make(map[string][]time.Duration)
+	var under []ending
+	next := s.now
+	for until := s.now.Add(d); ; {
+		for _, a := range s.attempts() {
+			attempted[a.sub.ID] = append(attempted[a.sub.ID], s.now.Sub(s.start))
+			o, f, took := r[a.url.Path]()
+			a.outcome, a.fault, a.detail = o, f, "it failed"
+			under = append(under, ending{s.now.Add(took), a})
+		}
+		if s.posts {
+			s.post(nil)
+		}
+		at := until
+		if w, ok := s.wakeAt(s.now); ok && w.Before(at) {
+			at = w
+		}
+		slices.SortStableFunc(under, func(a, b ending) int { return a.at.Compare(b.at) })
+		if len(under) > 0 && under[0].at.Before(at) {
+			at = under[0].at
+		}
+		if between != nil && next.Before(at) {
+			at = next
+		}
+		if !at.Before(until) {
+			s.now = until
+			for _, e := range under { // none is left behind
+				s.done(s.now, e.a)
+			}
+			return attempted
+		}
+		s.now = at
+		for len(under) > 0 && !under[0].at.After(s.now) {
+			a := under[0].a
+			under = under[1:]
+			s.done(s.now, a)
+		}
+		if between != nil && !next.After(s.now) {
+			next = next.Add(every)
+			between()
+		}
+		s.tick(s.now)
+	}
+}
+
+// call is the dial-in, answer and hangup of a call, said at once.
+func (s *stage) call(n int) {
+	s.say(fmt.Sprint("c", n), dialog.DialIn, dialog.Answer, dialog.Hangup)
+}
+
+// A URL that fails, however, delays no other at its host.
+func TestFailingURLDelaysNoOther(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		site  site
+		pause string // the subscriptions whose own breaker is open in the end
+	}{
+		{"404 for good", site{"/good": well, "/a": status}, "a"},
+		{"410", site{"/good": well, "/a": gone}, ""},
+		{"hangs", site{"/good": well, "/a": hangs}, "a"},
+		{"closes without an answer", site{"/good": well, "/a": crashes}, "a"},
+		{"one answers 500, one hangs", site{"/good": well, "/a": status, "/b": hangs}, "a b"},
+		{"three hang", site{"/good": well, "/a": hangs, "/b": hangs, "/c": hangs}, "a b c"},
+		{"three hang, one crashes", site{"/good": well, "/a": hangs, "/b": hangs, "/c": hangs, "/d": crashes}, "a b c d"},
+	} {
+		for _, every := range []time.Duration{500 * time.Millisecond, 2 * time.Second, 2 * time.Minute} {
+			t.Run(fmt.Sprint(tt.name, ", a call in ", every), func(t *testing.T) {
+				s := newStage(t)
+				for path := range tt.site {
+					sub := sub(path[1:], "http://host"+path)
+					sub.MaxInFlight = 20
+					s.subscribe(sub, time.Time{})
+				}
+				late := map[string]time.Duration{}
+				s.ended = func(d *delivery, o outcome) {
+					if id := d.lane.target.sub.ID; id == "good" {
+						late["good"] = max(late["good"], s.now.Sub(d.at))
+						if o != delivered {
+							t.Errorf("%s at /good ends as %v", s.label(d), o)
+						}
+					}
+				}
+				calls := 0
+				attempted := s.serve(100*every, tt.site, every, func() { calls++; s.call(calls) })
+				if late["good"] > 100*time.Millisecond || len(attempted["good"]) < 3*(calls-1) {
+					t.Errorf("%d calls, %d attempts at /good, the last after %v", calls, len(attempted["good"]), late["good"])
+				}
+				var open []string
+				for t := range s.failing {
+					open = append(open, t.sub.ID)
+				}
+				slices.Sort(open)
+				s.want("own breakers", strings.Join(open, " "), tt.pause)
+				s.want("endpoints", fmt.Sprint(len(s.paused)), "0")
+				for id, at := range attempted {
+					// five failures, those under way beside them, and then probes
+					if most := tripAfter + 20 + 8 + int(100*every/maxProbe); id != "good" && len(at) > most {
+						t.Errorf("%d attempts at /%s, want %d at most", len(at), id, most)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A host that cannot be connected to pauses all its subscriptions, and when it is
+// back all that waited is delivered. No probe has used up an attempt.
+func TestHostReturns(t *testing.T) {
+	for _, out := range []time.Duration{20 * time.Second, 10 * time.Minute, 2 * time.Hour, 4 * 24 * time.Hour} {
+		for name, how := range map[string]func() (outcome, fault, time.Duration){"refuses": down, "hangs": hangs} {
+			t.Run(fmt.Sprint(name, " for ", out), func(t *testing.T) {
+				s := newStage(t, sub("a", "http://host/a"), sub("b", "http://host/b"), sub("other", "http://other/"))
+				r := site{"/": well, "/a": how, "/b": how}
+				calls := 0
+				attempted := s.serve(out, r, out/10, func() { calls++; s.call(calls) })
+				if n := len(attempted["a"]) + len(attempted["b"]); n > 2*60+int(out/maxProbe)*2 {
+					t.Errorf("%d attempts while it was away", n)
+				}
+				for id, t := range s.targets {
+					if b, _ := t.openBreaker(); (b != nil) != (id != "other") {
+						s.Errorf("%s is paused: %v", id, b != nil)
+					}
+				}
+				s.serve(maxProbe+10*time.Second, site{"/": well, "/a": well, "/b": well}, 0, nil)
+				s.want("pending", fmt.Sprint(s.pending), "0")
+				s.want("open breakers", fmt.Sprint(len(s.paused)+len(s.failing)), "0")
+				for _, end := range s.ends {
+					var at, id, label, how string
+					fmt.Sscan(end, &at, &id, &label, &how)
+					_, seq, _ := strings.Cut(label, "/")
+					if n, _ := strconv.Atoi(seq); how != "delivered" && n%3 == 0 {
+						t.Errorf("a hangup is not delivered: %s", end)
+					}
+				}
+			})
+		}
+	}
+}
+
+// Each breaker is closed by its own success: an answer of any status shows that the
+// endpoint is up, and only a delivery that the subscription's URL takes.
+func TestWhatClosesABreaker(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		back site
+		want string // paused a minute later, and by which breaker
+	}{
+		{"all is well", site{"/a": well, "/b": well}, "a:- b:-"},
+		{"one path answers 500", site{"/a": status, "/b": well}, "a:subscription b:-"},
+		{"one path is gone", site{"/a": gone, "/b": well}, "b:-"},
+		{"one path hangs", site{"/a": hangs, "/b": well}, "a:subscription b:-"},
+		{"both hang", site{"/a": hangs, "/b": hangs}, "a:endpoint b:endpoint"},
+		{"it stays away", site{"/a": down, "/b": down}, "a:endpoint b:endpoint"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStage(t, sub("a", "http://host/a"), sub("b", "http://host/b"))
+			for i := range 10 {
+				s.say(fmt.Sprint("c", i), dialog.Hangup)
+			}
+			s.serve(20*time.Second, site{"/a": down, "/b": down}, 0, nil)
+			s.want("the endpoint", fmt.Sprint(len(s.paused)), "1")
+			s.serve(4*time.Minute, tt.back, 0, nil)
+			var got []string
+			for id, t := range s.targets {
+				_, of := t.openBreaker()
+				got = append(got, id+":"+cmp.Or(of, "-"))
+			}
+			slices.Sort(got)
+			s.want("paused", strings.Join(got, " "), tt.want)
+		})
+	}
+}
+
+// What the receiver of one subscription asks to wait is for that one, and for all of
+// it while its breaker is open.
+func TestRetryAfterIsOfOneSubscription(t *testing.T) {
+	s := newStage(t, sub("a", "http://host/a"), sub("b", "http://host/b"))
+	for i := range tripAfter {
+		s.say(fmt.Sprint("c", i), dialog.Hangup)
+	}
+	for as := s.attempts(); len(as) > 0; as = s.attempts() {
+		for _, a := range as {
+			if a.fault = badStatus; a.sub.ID == "b" {
+				s.answer(a, delivered)
+				continue
+			}
+			a.retryAfter = time.Minute
+			s.answer(a, waiting)
+		}
+	}
+	s.want("own breakers", fmt.Sprint(len(s.failing), len(s.paused)), "1 0")
+	attempted := s.serve(59*time.Second, site{"/a": well, "/b": well}, 10*time.Second, func() { s.say("new", dialog.Hangup) })
+	if len(attempted["a"]) != 0 || len(attempted["b"]) != 6 {
+		t.Errorf("attempted %v", attempted)
+	}
+	s.serve(2*time.Second, site{"/a": well, "/b": well}, 0, nil)
+	s.want("then all comes", fmt.Sprint(s.pending, len(s.failing)), "0 0")
+}
+
+// A delivery that its receiver never takes does not hold back what comes after it
+// in other calls: the next probe is of that.
+func TestProbeIsOfWhatWasAttemptedLeast(t *testing.T) {
+	s := newStage(t, sub("a", "http://host/a"))
+	poison := func(a *attempt) outcome {
+		if a.fault = badStatus; a.lane.name == "poison" {
+			return waiting
+		}
+		return delivered
+	}
+	s.say("poison", dialog.Hangup)
+	s.plays(20*time.Minute, poison)
+	s.want("own breakers", fmt.Sprint(len(s.failing)), "1")
+	s.say("c", dialog.Hangup)
+	story := s.plays(maxProbe, poison)
+	if len(s.failing) != 0 || s.pending != 1 || len(s.ends) != 1 {
+		t.Errorf("%d open, %d pending: %v", len(s.failing), s.pending, story)
+	}
+	d := s.targets["a"].lanes["poison"].queue[0]
+	if d.attempts > 7 {
+		t.Errorf("%d attempts are used up", d.attempts)
+	}
+}
+
+// A subscription that is edited is attempted at once: what failed may be mended.
+func TestEditClosesOwnBreaker(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		edit func(*Subscription)
+		how  func() (outcome, fault, time.Duration)
+		want string // attempts within half a second, breakers open
+	}{
+		{"other header", func(s *Subscription) { s.Revision++; s.Headers = map[string]string{"X": "y"} }, status, "1 0"},
+		{"other path", func(s *Subscription) { s.URL = "http://host/b" }, status, "1 0"},
+		{"the host is down", func(s *Subscription) { s.Revision++ }, down, "0 1"},
+		{"other host", func(s *Subscription) { s.URL = "http://other/b" }, down, "1 0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStage(t, sub("a", "http://host/a"))
+			for i := range tripAfter {
+				s.say(fmt.Sprint("c", i), dialog.Hangup)
+			}
+			s.serve(10*time.Minute+500*time.Millisecond, site{"/a": tt.how}, 0, nil)
+			s.say("new", dialog.Hangup)
+			s.want("before", fmt.Sprint(len(s.attempts()), len(s.failing)+len(s.paused)), "0 1")
+			edited := sub("a", "http://host/a")
+			tt.edit(&edited)
+			s.subscribe(edited, time.Time{})
+			n := 0
+			for _, a := range s.attempts() {
+				n = 1
+				s.answer(a, delivered)
+			}
+			s.want("after", fmt.Sprint(n, len(s.failing)+len(s.paused)), tt.want)
+		})
+	}
+}
+
+// A slow URL that may have many attempts at once leaves its neighbours slots.
+func TestSlowURLLeavesSlots(t *testing.T) {
+	slow, other := sub("slow", "http://host/slow"), sub("other", "http://host/other")
+	slow.MaxInFlight = 100
+	slow.Types, other.Types = []string{"hangup"}, []string{"message-in"}
+	s := newStage(t, slow, other)
+	for i := range 200 {
+		s.say(fmt.Sprint("c", i), dialog.Hangup)
+	}
+	if n := len(s.attempts()); n != endpointSlots/2 {
+		t.Errorf("%d attempts of one at once", n)
+	}
+	s.say("m", dialog.MessageIn)
+	s.want("the other is attempted", s.labels(s.attempts()), "m/201")
+}
+
+// Whatever receivers do, and subscriptions become: what is well is never late, and
+// once all is well nothing waits and no breaker is open.
+func TestBreakersOfMany(t *testing.T) {
+	for seed := range uint64(30) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 1))
+			ways := []func() (outcome, fault, time.Duration){well, status, hangs, crashes}
+			answers := site{"/good": well}
+			all := site{"/good": well}
+			s := newStage(t, sub("good", "http://host/good"))
+			for i := range 6 {
+				path := fmt.Sprint("/", i)
+				answers[path], all[path] = ways[r.IntN(len(ways))], well
+				s.subscribe(sub(path[1:], fmt.Sprint("http://host", path)), time.Time{})
+			}
+			told := map[string]bool{} // paused, by subscription
+			s.health = func(t *target) {
+				b, _ := t.openBreaker()
+				told[t.sub.ID] = b != nil
+			}
+			s.ended = func(d *delivery, o outcome) {
+				if d.lane.target.sub.ID == "good" && (o != delivered || s.now.Sub(d.at) > time.Second) {
+					t.Errorf("%s: %s at /good after %v: %v", s.since(), s.label(d), s.now.Sub(d.at), o)
+				}
+			}
+			s.serve(30*time.Minute, answers, 3*time.Second, func() {
+				s.call(r.IntN(1000))
+				path := fmt.Sprint("/", r.IntN(6))
+				switch r.IntN(20) {
+				case 0:
+					answers[path] = ways[r.IntN(len(ways))]
+				case 1:
+					edited := sub(path[1:], fmt.Sprint("http://host", path))
+					edited.Revision = s.seq
+					s.subscribe(edited, time.Time{})
+				case 2:
+					s.subscribe(Subscription{ID: path[1:]}, time.Time{})
+					delete(told, path[1:])
+				case 3:
+					s.subscribe(sub(path[1:], fmt.Sprint("http://host", path)), time.Time{})
+				case 4:
+					s.handed(s.now, path[1:], fmt.Sprint("c", r.IntN(1000)), s.seq)
+				}
+				for id, t := range s.targets {
+					if b, _ := t.openBreaker(); told[id] != (b != nil) {
+						s.Errorf("%s: %s is paused: %v, told %v", s.since(), id, b != nil, told[id])
+					}
+				}
+			})
+			s.serve(30*24*time.Hour, all, 0, nil)
+			if s.pending+len(s.paused)+len(s.failing)+len(s.lanes.resting) != 0 {
+				t.Errorf("%d pending, %d and %d breakers open, %d rest", s.pending, len(s.paused), len(s.failing), len(s.lanes.resting))
+			}
+		})
+	}
+}
+
+// What is paused when bellhop stops is paused when it starts again: nothing but a
+// probe is sent until one succeeds. What an older version has stored is read, too.
+func TestPauseOutlivesARestart(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		status int
+		stored func(*standing) // as it stands in the store at the restart
+		want   string
+	}{
+		{"of the subscription", 500, func(*standing) {}, "the URL of the subscription fails: "},
+		{"of the endpoint", 0, func(*standing) {}, "endpoint http://crm is down: "},
+		{"of an older version", 500, func(st *standing) { st.Breaker = "" }, "the URL of the subscription fails: "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				js, closeStore := openStore(t, dir)
+				var up atomic.Bool
+				w := &wire{start: time.Now(), answer: func(_ int, r request) (int, http.Header) {
+					if up.Load() || r.URL.Host == "operator" {
+						return 200, nil
+					}
+					return tt.status, nil
+				}}
+				c := Config{Transport: w, KeepEvents: forGood}
+				n, stop := start(t, js, c)
+				id := subscribe(t, n, sub("", "http://crm/hook")).ID
+				operator := sub("", "http://operator/")
+				operator.Extension, operator.ExtensionRegex, operator.Types = "", ".*", []string{"subscription-state"}
+				operator.Dialect = Telphin
+				subscribe(t, n, operator)
+				n.Say(hangups(1, 6))
+				time.Sleep(time.Minute)
+				st, _ := n.standings.of(id)
+				if st.Paused.IsZero() {
+					t.Fatal("it is not paused")
+				}
+				tt.stored(&st)
+				n.standings.set(id, &st)
+				time.Sleep(time.Second)
+				stop()
+				closeStore()
+
+				js, closeStore = openStore(t, dir)
+				defer closeStore()
+				n, stop = start(t, js, c)
+				defer stop()
+				n.Say(hangups(10, 20))
+				w.mu.Lock()
+				before := len(w.got)
+				w.mu.Unlock()
+				time.Sleep(500 * time.Millisecond)
+				synctest.Wait()
+				w.mu.Lock()
+				if sent := len(w.got) - before; sent > 1 {
+					t.Errorf("%d were sent after the restart, want a probe", sent)
+				}
+				w.mu.Unlock()
+				if s, _ := n.Subscription(id); s.State != StatePaused || !strings.Contains(s.Why, tt.want) {
+					t.Errorf("after the restart: %s, %s", s.State, s.Why)
+				}
+				up.Store(true)
+				time.Sleep(time.Minute)
+				if s, _ := n.Subscription(id); s.State != StateActive {
+					t.Errorf("when it is back: %s, %s", s.State, s.Why)
+				}
+				if got := n.Stats(); got.Pending != 0 {
+					t.Errorf("%+v", got)
+				}
+				var told []string
+				for _, r := range w.got {
+					if r.URL.Host == "operator" {
+						told = append(told, r.form.Get("SubscriptionState"))
+					}
+				}
+				if want := []string{"paused", "resumed"}; !slices.Equal(told, want) {
+					t.Errorf("told %v, want %v", told, want)
+				}
+			})
+		})
+	}
+}
