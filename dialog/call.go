@@ -87,6 +87,7 @@ type call struct {
 
 	bridged    time.Time // since when a callee is up; zero: none is
 	wasBridged bool
+	pickedUp   bool          // the caller talks with a phone whose leg is of another call
 	talked     time.Duration // how long callees were up before
 }
 
@@ -718,7 +719,11 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 		t.fromCaller(e, c.caller, l)
 	}
 	if p.like != nil {
+		talks := e.CalledExtension
 		e.as(p.like)
+		if p.flow == Out && !e.Transferred && c.talker() != nil {
+			e.CalledExtension = talks
+		}
 	}
 	return e
 }
@@ -803,14 +808,17 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 }
 
 // called returns the extension that a caller's leg leads to: the queue, menu or
-// conference that was dialed; else the one that answered; else the one dialed;
-// else the only one that is called. nil: none.
+// conference that was dialed; else the one that talks, or talked last; else the one
+// dialed; else the only one that is called. nil: none.
 func (c *call) called(l *leg) *Extension {
 	switch {
 	case l.host != nil:
 		return &l.host.ext
 	case l.origin == PBX && l.trunk, c.outside(l):
 		return nil
+	}
+	if p := c.talker(); p != nil {
+		return &p.ext
 	}
 	var one *party
 	several := false
@@ -832,6 +840,19 @@ func (c *call) called(l *leg) *Extension {
 		return &one.ext
 	}
 	return nil
+}
+
+// talker returns the called party that talks: of several the first that was answered;
+// if all of them are over, the last. nil: none was answered.
+func (c *call) talker() (talks *party) {
+	for _, p := range c.parties {
+		switch {
+		case p.flow != In || p.kind != "" || p.answered.IsZero():
+		case talks == nil || talks.over && (!p.over || !p.answered.Before(talks.answered)):
+			talks = p
+		}
+	}
+	return talks
 }
 
 // outside reports whether the number dialed on a caller's leg was that of
