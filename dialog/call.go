@@ -129,6 +129,7 @@ type leg struct {
 	canceled   bool // by CANCEL, or BYE of the early dialog
 	canceledAt time.Time
 	why        reason   // of the CANCEL
+	pickedUp   bool     // another phone picked the call up when it was canceled
 	byeTag     string   // To tag of the BYE that came before the 2xx
 	by         HangupBy // who ended it
 	refused    outcome
@@ -303,6 +304,7 @@ func (t *Tracker) answer(l *leg, m *Message) {
 		l.peer = m.From
 	}
 	l.refresh(m)
+	t.notePickup(l)
 	c := l.call
 	if l.origin == PBX && !c.backs(l) {
 		c.bridge(m.At)
@@ -525,6 +527,9 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 	if l.origin == PBX && !c.backs(l) {
 		if weight[o.status] > weight[c.callees] {
 			c.callees = o.status
+		}
+		if o.elsewhere {
+			c.bridgeElsewhere(l)
 		}
 		c.unbridge(at)
 	}
@@ -825,8 +830,6 @@ func (c *call) called(l *leg) *Extension {
 	for _, p := range c.parties {
 		switch {
 		case p.flow != In || p.kind != "":
-		case !p.answered.IsZero():
-			return &p.ext
 		case one == nil:
 			one = p
 		case one.ext != p.ext:
@@ -876,15 +879,15 @@ func (c *call) live() bool {
 	return slices.ContainsFunc(c.legs, func(l *leg) bool { return l.state != over })
 }
 
-// answeredBeside reports whether another callee's leg was answered when l was
-// canceled, or the caller's while l rang: before, the PBX itself had answered, and
-// what comes after is no reason.
+// answeredBeside reports whether another leg was answered while l rang. An answer
+// before or after that is no reason to cancel l. The caller's leg says little: the PBX
+// itself may have answered it.
 func (c *call) answeredBeside(l *leg) bool {
 	for _, o := range c.legs {
-		if o == l || o.answered.IsZero() || o.answered.After(l.canceledAt) {
+		if o == l || o == c.caller && l.why.q850 == causePickedUp {
 			continue
 		}
-		if o.origin == PBX || !o.answered.Before(l.began) {
+		if !o.answered.Before(l.began) && !o.answered.After(l.canceledAt) {
 			return true
 		}
 	}
@@ -902,10 +905,8 @@ func (c *call) calleesSay() Status {
 		case l.origin != PBX || l.state == over:
 		case l.state == talking:
 			w = Answered
-		case !l.rang.IsZero():
-			w = NoAnswer
 		default:
-			w = ChanUnavail
+			w = l.unanswered()
 		}
 		if weight[w] > weight[s] {
 			s = w

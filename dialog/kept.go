@@ -104,6 +104,7 @@ func (c *call) fields(s *scribe) {
 	keepParty(s, "leaving", &c.leaving)
 	keepTime(s, "bridged", &c.bridged)
 	keepFlag(s, "was_bridged", &c.wasBridged)
+	keepFlag(s, "picked_up", &c.pickedUp)
 	keepNumber(s, "talked", &c.talked)
 
 	// After the legs and parties that the call has come those that it has
@@ -164,6 +165,7 @@ func (l *leg) fields(s *scribe) {
 	keepFlag(s, "canceled", &l.canceled)
 	keepTime(s, "canceled_at", &l.canceledAt)
 	keepPart(s, "why", &l.why, (*reason).fields)
+	keepFlag(s, "picked_up", &l.pickedUp)
 	keepText(s, "bye_tag", &l.byeTag)
 	keepText(s, "by", &l.by)
 	keepPart(s, "refused", &l.refused, (*outcome).fields)
@@ -447,6 +449,9 @@ func (t *Tracker) adopt(c *call) {
 		if l.state != over {
 			t.reach(l, l.number)
 		}
+		if l.state == talking {
+			t.notePickup(l)
+		}
 	}
 }
 
@@ -524,6 +529,10 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 			if l.state != over && (l.party == p || l.party == nil && l.host == p) {
 				l.state, l.ended, l.by, l.refer = over, at, e.HangupBy, nil
 				t.unreach(l)
+				if l.origin == PBX && e.Elsewhere && !l.canceled {
+					l.canceled, l.canceledAt = true, at
+					c.bridgeElsewhere(l)
+				}
 				if l.origin == PBX {
 					c.unbridge(at)
 				}

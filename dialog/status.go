@@ -3,6 +3,7 @@ package dialog
 import (
 	"strconv"
 	"strings"
+	"time"
 )
 
 // An outcome is how a leg ended.
@@ -64,7 +65,8 @@ var q850Words = map[int]Status{
 	44: Congestion,
 }
 
-// The causes that a PBX gives on the CANCEL of a callee's leg.
+// The causes that a PBX gives on the CANCEL of a callee's leg. Asterisk gives 16 to a
+// leg that was picked up, and to any leg behind a Local channel that it hangs up.
 const (
 	causePickedUp  = 16
 	causeElsewhere = 26
@@ -139,25 +141,48 @@ func (t *Tracker) judgeCut(l *leg) outcome {
 	return o
 }
 
-// judgeCanceled says why the PBX canceled a callee's leg: the caller's leg
-// knows best, then the other callees', then the CANCEL's own Reason.
+// judgeCanceled returns why the PBX canceled a callee's leg, as it was at the time of
+// the CANCEL. A caller who had left outweighs the CANCEL's own Reason, which outweighs
+// the other legs.
 func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) {
-	caller := l.call.caller
 	switch {
+	case l.call.callerLeft(l.canceledAt):
+		return Canceled, ByCaller, false
 	case l.why.elsewhere():
 		return Canceled, BySystem, true
-	case caller != nil && (caller.canceled && caller.answered.IsZero() || caller.state == over && caller.by == ByCaller):
-		return Canceled, ByCaller, false
 	case l.why.zero, l.why.timedOut(): // its own timer ran out, or the caller left the queue
-		return NoAnswer, BySystem, false
+		return l.unanswered(), BySystem, false
 	case l.call.answeredBeside(l):
 		return Canceled, BySystem, true
 	case l.why.q850 == causeGaveUp, l.why.sip == 487:
 		return Canceled, ByCaller, false
-	case l.why.q850 == causePickedUp:
+	case l.why.q850 == causePickedUp && (l.pickedUp || t.pickedUp(l)):
 		return Canceled, BySystem, true
 	}
-	return NoAnswer, BySystem, false
+	return l.unanswered(), BySystem, false
+}
+
+// unanswered is the status of a callee's leg that the PBX gives up.
+func (l *leg) unanswered() Status {
+	if l.rang.IsZero() {
+		return ChanUnavail // its phone was not reached
+	}
+	return NoAnswer
+}
+
+// callerLeft reports whether the caller had given up, or hung up, by the time at.
+func (c *call) callerLeft(at time.Time) bool {
+	l, by := c.caller, ByCaller
+	if l == nil && c.back != nil { // the PBX called the caller
+		l, by = c.back.first, ByCallee
+	}
+	switch {
+	case l == nil:
+		return false
+	case l.origin == Edge && l.canceled && l.answered.IsZero():
+		return !l.canceledAt.After(at)
+	}
+	return l.state == over && l.by == by && !l.ended.After(at)
 }
 
 // judgeFinal says what a refused leg means. The PBX's final to the caller says

@@ -169,6 +169,7 @@ type Tracker struct {
 	byNumber legsBy   // by the tail of the number at the leg's phone
 	byDialed legsBy   // callers' legs
 	refers   []*refer // of the last seconds, oldest first
+	pickups  []*leg   // that may have picked up a call, oldest first
 	due      deadlines
 	attempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
 	messages *simplelru.LRU[messageKey, *Event]  // MESSAGEs that await their 2xx
@@ -295,6 +296,7 @@ func (t *Tracker) observe(m *Message) {
 			break
 		}
 		l.cancel(m)
+		l.pickedUp = l.why.q850 == causePickedUp && t.pickedUp(l)
 		if l.cut && l.canceled {
 			t.end(l, m.At, t.judgeCut(l))
 		}

@@ -69,13 +69,28 @@ func (c *call) backs(l *leg) bool { return c.back != nil && l.party == c.back }
 
 // bridge notes that a callee answered; unbridge that one left.
 func (c *call) bridge(at time.Time) {
+	c.pickedUp = false
 	if c.bridged.IsZero() {
 		c.bridged = at
 	}
 }
 
+// bridgeElsewhere notes that the callee's leg l was canceled because somebody else
+// answered. If no other leg of the call was answered while l rang, the caller talks
+// from then on with a phone whose leg is of another call.
+func (c *call) bridgeElsewhere(l *leg) {
+	answered := func(o *leg) bool {
+		return o != l && o.origin == PBX && (o.state == talking || !o.answered.Before(l.began))
+	}
+	if !l.canceled || c.pickedUp || slices.ContainsFunc(c.legs, answered) {
+		return
+	}
+	c.bridge(l.canceledAt)
+	c.pickedUp = true
+}
+
 func (c *call) unbridge(at time.Time) {
-	if !c.bridged.IsZero() && !slices.ContainsFunc(c.legs, func(l *leg) bool { return l.origin == PBX && l.state == talking }) {
+	if !c.bridged.IsZero() && !c.pickedUp && !slices.ContainsFunc(c.legs, func(l *leg) bool { return l.origin == PBX && l.state == talking }) {
 		c.talked += at.Sub(c.bridged)
 		c.bridged, c.wasBridged = time.Time{}, true
 	}
