@@ -436,8 +436,8 @@ func (t *Tracker) byeBelieved(l *leg, m *Message, at time.Time, q850 int, rec st
 }
 
 // leftBy says who hung up, of the BYE m or its response: the end of the leg that
-// sends the BYE; but where the PBX sends it while the other end still talks, or
-// with a cause of its own, the PBX itself.
+// sends the BYE; but where the PBX sends it while the other end still talks, has just
+// hung up on that one too, or gives a cause of its own, the PBX itself.
 func (l *leg) leftBy(m *Message) HangupBy {
 	if m.Origin() == PBX {
 		r := readReason(m.Head)
@@ -445,7 +445,7 @@ func (l *leg) leftBy(m *Message) HangupBy {
 			return BySystem
 		}
 		for _, o := range l.opposite() {
-			if o.state == talking || o.by == BySystem && o.origin == Edge {
+			if o.state == talking || o.by == BySystem && !o.answered.IsZero() && m.At.Sub(o.ended) <= t1 {
 				return BySystem
 			}
 		}
