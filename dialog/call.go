@@ -136,6 +136,7 @@ type leg struct {
 
 	facts
 	calledExt  Extension // that the number dialed is, or leads to
+	noAgent    bool      // of a callee: its talk is none with the host's caller
 	stranger   bool      // another extension calls on it than the call's caller
 	referredTo string    // the number in the REFER that it comes from
 	joined     string    // how it was found to be the call's: method:confidence; "": it began it
@@ -307,7 +308,7 @@ func (t *Tracker) answer(l *leg, m *Message) {
 	t.notePickup(l)
 	c := l.call
 	if l.origin == PBX && !c.backs(l) {
-		c.bridge(m.At)
+		c.bridge(l, m.At)
 	}
 	if p := l.party; p != nil && !p.over {
 		if v := t.configuredRec(m); v != "" {
@@ -547,7 +548,7 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 	if p := l.party; p != nil && !p.over {
 		t.endParty(p, l, at, o)
 	}
-	if p := l.host; p != nil && !p.over {
+	if p := l.host; p != nil && !p.over && !c.hostElsewhere(l) {
 		t.endHost(p, at, o)
 	}
 }
@@ -721,12 +722,19 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 		}
 	case In:
 		e.CalledExtension = &p.ext
-		t.fromCaller(e, c.caller, l)
+		switch {
+		case p.kind == "":
+			t.fromCaller(e, c.caller, l)
+		case l.origin == Edge:
+			t.fromCaller(e, l, l)
+		default:
+			e.fromCallee(l)
+		}
 	}
 	if p.like != nil {
 		talks := e.CalledExtension
 		e.as(p.like)
-		if p.flow == Out && !e.Transferred && c.talker() != nil {
+		if p.flow == Out && !e.Transferred && (l.host != nil || c.talker() != nil) {
 			e.CalledExtension = talks
 		}
 	}
@@ -786,9 +794,6 @@ func (p *party) rawNumber() string {
 // fromCaller fills in what the caller's leg says of a party that is called; if
 // the PBX has hidden that leg behind another Call-ID, what the number says.
 func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
-	if l.host != nil {
-		caller = l
-	}
 	if caller == nil || l.stranger {
 		if t.names.kind(l.num, e.Observed) != "" {
 			e.CallerExtension = &Extension{User: l.num}
@@ -812,12 +817,20 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 	}
 }
 
+// fromCallee fills in, of a host, who was called on leg l and then sent to it.
+func (e *Event) fromCallee(l *leg) {
+	e.CallerNum, e.CallerName, e.CallerE164 = l.called, "", l.calledE164
+	if p := l.party; p != nil && p.flow == In {
+		e.CallerNum, e.CallerE164, e.CallerExtension = p.ext.User, "", &p.ext
+	}
+}
+
 // called returns the extension that a caller's leg leads to: the queue, menu or
 // conference that was dialed; else the one that talks, or talked last; else the one
 // dialed; else the only one that is called. nil: none.
 func (c *call) called(l *leg) *Extension {
 	switch {
-	case l.host != nil:
+	case l.host != nil && l.origin == Edge:
 		return &l.host.ext
 	case l.origin == PBX && l.trunk, c.outside(l):
 		return nil

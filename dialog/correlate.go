@@ -417,7 +417,7 @@ func (t *Tracker) inHands(l *leg, now time.Time) bool {
 	case calling, ringing:
 		return l.origin == Edge && now.Sub(c.heard) <= progressed
 	case talking:
-		return l.host != nil || !c.talksBeside(l) || t.referred(c, now) != nil
+		return l.host != nil && l.host.first == l || !c.talksBeside(l) || t.referred(c, now) != nil
 	}
 	return false
 }

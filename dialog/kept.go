@@ -171,6 +171,7 @@ func (l *leg) fields(s *scribe) {
 	keepPart(s, "refused", &l.refused, (*outcome).fields)
 	l.facts.fields(s)
 	keepExtension(s, "called_ext", "called_ext_domain", &l.calledExt)
+	keepFlag(s, "no_agent", &l.noAgent)
 	keepFlag(s, "stranger", &l.stranger)
 	keepText(s, "referred_to", &l.referredTo)
 	keepText(s, "joined", &l.joined)
@@ -513,7 +514,7 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 		if l.state < talking {
 			l.state, l.answered, l.toTag = talking, at, e.Leg.ToTag
 			if l.origin == PBX && l.party != c.back {
-				c.bridge(at)
+				c.bridge(l, at)
 			}
 		}
 	case Hold, Resume, Transfer:
@@ -526,7 +527,7 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 		p.over = true
 		p.outcome = outcome{e.Status, e.SipCode, e.SipReason, e.Q850, e.HangupBy, e.Elsewhere}
 		for _, l := range c.legs {
-			if l.state != over && (l.party == p || l.party == nil && l.host == p) {
+			if l.state != over && (l.party == p || l.host == p) && !l.outlasts(p) {
 				l.state, l.ended, l.by, l.refer = over, at, e.HangupBy, nil
 				t.unreach(l)
 				if l.origin == PBX && e.Elsewhere && !l.canceled {
@@ -541,14 +542,23 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 	}
 }
 
+// outlasts reports whether a leg goes on when its party p is over, as it carries another
+// that is not. A host is passed to the legs of its callees, if there are any.
+func (l *leg) outlasts(p *party) bool {
+	if l.host == p {
+		return l.party != nil && !l.party.over
+	}
+	return l.host != nil && !l.host.over && !l.passHost()
+}
+
 // relivedParty is the party whose dial only the log knows, on the leg that it
 // says.
 func (t *Tracker) relivedParty(c *call, e *Event) *party {
 	like := *e // e shares memory with all of the log
 	p := &party{id: e.Party, ext: Extension{e.Extension.User, lower(e.Extension.Domain)}, flow: e.Flow, agent: e.UserAgent, like: &like}
-	hosted := e.Flow == In && e.Leg.Origin == Edge
+	hosted := e.Flow == In && (e.Leg.Origin == Edge || t.names.declared[p.ext.User].hosts())
 	l := c.dialog(e.Leg, func(l *leg) bool {
-		return l.state != over && (hosted && l.host == nil || !hosted && l.party == nil)
+		return l.state != over && (hosted && (l.host == nil || l.host.over) || !hosted && l.party == nil)
 	})
 	if l == nil {
 		l = t.relivedLeg(c, e)

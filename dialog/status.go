@@ -3,7 +3,6 @@ package dialog
 import (
 	"strconv"
 	"strings"
-	"time"
 )
 
 // An outcome is how a leg ended.
@@ -146,7 +145,7 @@ func (t *Tracker) judgeCut(l *leg) outcome {
 // the other legs.
 func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) {
 	switch {
-	case l.call.callerLeft(l.canceledAt):
+	case l.call.callerLeft(l):
 		return Canceled, ByCaller, false
 	case l.why.elsewhere():
 		return Canceled, BySystem, true
@@ -170,8 +169,10 @@ func (l *leg) unanswered() Status {
 	return NoAnswer
 }
 
-// callerLeft reports whether the caller had given up, or hung up, by the time at.
-func (c *call) callerLeft(at time.Time) bool {
+// callerLeft reports whether the caller gave up, or hung up, between the callee's INVITE
+// and CANCEL. A caller that was gone before, as one who has transferred the call, is
+// not who waits for the callee.
+func (c *call) callerLeft(callee *leg) bool {
 	l, by := c.caller, ByCaller
 	if l == nil && c.back != nil { // the PBX called the caller
 		l, by = c.back.first, ByCallee
@@ -180,9 +181,9 @@ func (c *call) callerLeft(at time.Time) bool {
 	case l == nil:
 		return false
 	case l.origin == Edge && l.canceled && l.answered.IsZero():
-		return !l.canceledAt.After(at)
+		return !l.canceledAt.After(callee.canceledAt)
 	}
-	return l.state == over && l.by == by && !l.ended.After(at)
+	return l.state == over && l.by == by && !l.ended.Before(callee.began) && !l.ended.After(callee.canceledAt)
 }
 
 // judgeFinal says what a refused leg means. The PBX's final to the caller says

@@ -443,6 +443,8 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		if m.Src == PBX {
 			t.followed(r, m.At)
 		}
+	} else if m.Src == PBX {
+		l.referredTo = c.hostNumber()
 	}
 	if m.Src == PBX {
 		l.stranger = c.caller != nil && l.num != c.caller.num && l.num != c.caller.number && t.names.kind(l.num, m.At) != ""

@@ -153,6 +153,7 @@ func (t *Tracker) accepted(l *leg, m *Message) {
 		if r := k.refer; r != nil && l.state == talking && l.party != nil && !l.party.over {
 			r.at, r.accepted = m.At, true
 			t.await(l, r)
+			t.referHost(r, m.At)
 		}
 	}
 }

@@ -17,9 +17,7 @@ import (
 // host gives the leg of a caller who dialed a queue, a menu or a conference the
 // turn of that extension too.
 func (t *Tracker) host(l *leg) {
-	kind := t.names.declared[l.calledExt.User]
-	switch kind {
-	case Queue, IVR, Conference:
+	if kind := t.names.declared[l.calledExt.User]; kind.hosts() {
 		l.host = l.newParty(l.calledExt, In)
 		l.host.kind = kind
 	}
@@ -67,8 +65,11 @@ func (t *Tracker) callsBack(l *leg, ext Extension) {
 // backs reports whether on leg l the PBX calls an extension back.
 func (c *call) backs(l *leg) bool { return c.back != nil && l.party == c.back }
 
-// bridge notes that a callee answered; unbridge that one left.
-func (c *call) bridge(at time.Time) {
+// bridge notes that the callee of leg l answered; unbridge that one left.
+func (c *call) bridge(l *leg, at time.Time) {
+	if l.noAgent = l.noAgent || !c.hostCalls(l); l.noAgent {
+		return
+	}
 	c.pickedUp = false
 	if c.bridged.IsZero() {
 		c.bridged = at
@@ -82,16 +83,17 @@ func (c *call) bridgeElsewhere(l *leg) {
 	answered := func(o *leg) bool {
 		return o != l && o.origin == PBX && (o.state == talking || !o.answered.Before(l.began))
 	}
-	if !l.canceled || c.pickedUp || slices.ContainsFunc(c.legs, answered) {
+	if !l.canceled || slices.ContainsFunc(c.legs, answered) {
 		return
 	}
-	c.bridge(l.canceledAt)
-	c.pickedUp = true
+	c.bridge(l, l.canceledAt)
+	c.pickedUp = !l.noAgent
 }
 
 func (c *call) unbridge(at time.Time) {
-	if !c.bridged.IsZero() && !c.pickedUp && !slices.ContainsFunc(c.legs, func(l *leg) bool { return l.origin == PBX && l.state == talking }) {
-		c.talked += at.Sub(c.bridged)
+	agent := func(l *leg) bool { return l.origin == PBX && l.state == talking && !l.noAgent }
+	if !c.bridged.IsZero() && !c.pickedUp && !slices.ContainsFunc(c.legs, agent) {
+		c.talked += max(0, at.Sub(c.bridged))
 		c.bridged, c.wasBridged = time.Time{}, true
 	}
 }
@@ -129,6 +131,11 @@ func (t *Tracker) endHost(p *party, at time.Time, o outcome) {
 
 // has reports whether a leg carries a party.
 func (l *leg) has(p *party) bool { return l.party == p || l.host == p }
+
+// hostElsewhere reports whether another leg than l that is not over carries l's host.
+func (c *call) hostElsewhere(l *leg) bool {
+	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.state != over && o.host == l.host })
+}
 
 // others reports whether a leg beside l carries a party.
 func (c *call) others(l *leg, p *party) bool {

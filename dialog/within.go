@@ -171,7 +171,10 @@ func (t *Tracker) refer(l *leg, m *Message) {
 	}
 	if !m.Request() {
 		if r := l.refer; r != nil && r.cseq == m.CSeq && !r.told {
-			r.accepted = m.Status/100 == 2
+			if m.Status/100 == 2 && !r.accepted {
+				r.accepted = true
+				t.referHost(r, m.At)
+			}
 			if m.Status >= 300 {
 				l.refer = nil
 				t.forget(r)
@@ -329,6 +332,12 @@ func (t *Tracker) transferred(r *refer, at time.Time, code int, phrase string, s
 		return
 	}
 	r.told, l.refers = true, true
+	switch {
+	case code/100 == 2:
+		t.leaveHost(r)
+	case code != 0:
+		defer t.notReferred(r, at, code, phrase)
+	}
 	e := t.say(p, Transfer, at)
 	e.CallerExtension = &p.ext // who transfers, and to whom
 	e.CalledNumber, e.CalledE164 = r.to, t.e164(r.to, at)

@@ -1,0 +1,161 @@
+package dialog
+
+import (
+	"strconv"
+	"time"
+)
+
+// A REFER can lead to a queue, a menu or a conference. The host's turn is then on the
+// leg of who was transferred there. If that leg has a host already, its turn ends.
+
+// hosts reports whether a caller's leg carries a turn of such an extension.
+func (k Kind) hosts() bool { return k == Queue || k == IVR || k == Conference }
+
+// referHost begins or hands over the turn of the host to which the REFER r leads, when
+// the PBX has accepted it.
+func (t *Tracker) referHost(r *refer, at time.Time) {
+	if r.leg.call.passedOn(r.leg) {
+		return // the PBX is a proxy: the other phone calls the host by itself
+	}
+	if r.replaces == "" {
+		if kind := t.names.declared[r.ext.User]; kind.hosts() {
+			t.beginHost(r, r.leg.partner(), r.ext, kind, r.to, at)
+		}
+		return
+	}
+	for _, o := range t.replacedBy(r) {
+		t.handOver(r, o, r.leg, at)
+		t.handOver(r, r.leg, o, at)
+	}
+}
+
+// replacedBy returns the legs of the dialog that the REFER's Replaces names.
+func (t *Tracker) replacedBy(r *refer) (legs []*leg) {
+	if c := t.byCallID[r.replaces]; c != nil && r.replaces != "" {
+		for _, l := range c.legs {
+			if l.callID == r.replaces && l.state == talking {
+				legs = append(legs, l)
+			}
+		}
+	}
+	return legs
+}
+
+// handOver lets the host of leg l go on when l's phone leaves it to who is behind its
+// other leg. Who talks with an agent by then has left the queue: the turn ends with l.
+// Else the legs on which agents ring carry the turn from then on; without one, it is
+// another turn, on the leg of who takes over.
+func (t *Tracker) handOver(r *refer, l, other *leg, at time.Time) {
+	p := l.host
+	if p == nil || p.over || l.call.talksBeside(l) {
+		return
+	}
+	t.touch(l.call)
+	if !l.passHost() {
+		number, _ := p.number()
+		t.beginHost(r, other.partner(), p.ext, p.kind, number, at)
+	}
+}
+
+// passHost lets the callees' legs that are not over carry the turn of l's host. It
+// reports whether there is one.
+func (l *leg) passHost() (carried bool) {
+	for _, o := range l.call.legs {
+		if o != l && o.origin == PBX && o.state != over && o.host == nil {
+			o.host, carried = l.host, true
+		}
+	}
+	return carried
+}
+
+// partner returns the leg of who talks with the phone at leg l; nil: none is known.
+func (l *leg) partner() (partner *leg) {
+	c := l.call
+	if caller := c.caller; l.origin == PBX && caller != nil && caller.state == talking {
+		return caller
+	}
+	for _, o := range c.legs {
+		if o != l && o.state == talking && (partner == nil || o.answered.After(partner.answered)) {
+			partner = o
+		}
+	}
+	return partner
+}
+
+// beginHost begins the turn of an extension that is a queue, menu or conference on
+// leg l, to which the REFER r has sent it.
+func (t *Tracker) beginHost(r *refer, l *leg, ext Extension, kind Kind, number string, at time.Time) {
+	if l == nil {
+		return
+	}
+	c := l.call
+	t.touch(c) // it may be another than the REFER's
+	if at.Before(c.heard) {
+		at = c.heard
+	}
+	c.heard = at
+	if p := l.host; p != nil && !p.over {
+		o := outcome{status: Answered, by: ByCaller}
+		if r.leg.origin == PBX {
+			o.by = ByCallee
+		}
+		t.endHost(p, at, o)
+	}
+	for _, o := range c.legs {
+		o.noAgent = o.noAgent || o.origin == PBX && o.state == talking
+	}
+	c.bridged, c.wasBridged, c.pickedUp, c.talked = time.Time{}, false, false, 0
+	p := l.newParty(ext, In)
+	p.id = hash(p.id, r.leg.callID, strconv.FormatUint(uint64(r.cseq), 10)) // it may come back to a host
+	p.kind, p.called, p.calledE164 = kind, number, t.e164(number, at)
+	l.host = p
+	t.dial(p, DialIn, at)
+}
+
+// notReferred ends the turn that the REFER r has begun, as the PBX has since reported
+// another final status than 2xx.
+func (t *Tracker) notReferred(r *refer, at time.Time, code int, phrase string) {
+	for _, l := range r.leg.call.legs {
+		if p := l.host; p != nil && !p.over && p.called == r.to && r.to != "" {
+			t.endHost(p, at, outcome{status: word(code, false), code: code, phrase: phrase, by: BySystem})
+			l.host = nil
+		}
+	}
+}
+
+// hostNumber returns the number by which a REFER has sent who is in the call to a
+// queue, menu or conference; "": none has.
+func (c *call) hostNumber() string {
+	for _, p := range c.parties {
+		if p.kind != "" && !p.over {
+			return p.called
+		}
+	}
+	return ""
+}
+
+// hostCalls reports whether the leg l is of whom the call's host, if it has one, calls:
+// not of whom a REFER to somebody else names.
+func (c *call) hostCalls(l *leg) bool {
+	if l.referredTo == "" {
+		return true
+	}
+	for _, p := range c.parties {
+		if p.kind != "" && !p.over && p.called == l.referredTo {
+			return true
+		}
+	}
+	return false
+}
+
+// leaveHost notes that an agent has left its caller by the REFER r: from when it was
+// sent the agent no longer counts as talking with the host's caller.
+func (t *Tracker) leaveHost(r *refer) {
+	for _, l := range append(t.replacedBy(r), r.leg) {
+		if l.origin == PBX {
+			l.noAgent = true
+			l.call.unbridge(r.at)
+			t.touch(l.call)
+		}
+	}
+}
