@@ -526,7 +526,7 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 	t.unreach(l)
 	c := l.call
 	if l.origin == PBX && !c.backs(l) {
-		if weight[o.status] > weight[c.callees] {
+		if calleeWeight(o.status) > calleeWeight(c.callees) {
 			c.callees = o.status
 		}
 		if o.elsewhere {
@@ -633,7 +633,7 @@ func (t *Tracker) hangup(p *party, at time.Time) *Event {
 		e.SetupTime, e.RingDuration = p.times(p.answered)
 	}
 	if p.flow == In {
-		missed := p.answered.IsZero() && !o.elsewhere
+		missed := p.answered.IsZero() && !o.elsewhere && o.status != Forwarded
 		e.Missed = &missed
 	}
 	return e
@@ -921,9 +921,12 @@ func (c *call) calleesSay() Status {
 		default:
 			w = l.unanswered()
 		}
-		if weight[w] > weight[s] {
+		if calleeWeight(w) > calleeWeight(s) {
 			s = w
 		}
+	}
+	if s == Forwarded {
+		return ChanUnavail // and to nobody
 	}
 	return s
 }

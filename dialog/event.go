@@ -48,6 +48,7 @@ const (
 	Canceled    Status = "CANCEL"
 	Congestion  Status = "CONGESTION"
 	ChanUnavail Status = "CHANUNAVAIL"
+	Forwarded   Status = "FORWARDED" // a 3xx sent the call elsewhere; no DIALSTATUS word
 	Unknown     Status = "UNKNOWN"
 )
 

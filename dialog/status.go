@@ -23,8 +23,18 @@ var weight = map[Status]int{
 	ChanUnavail: 3,
 	Busy:        4,
 	NoAnswer:    5,
-	Canceled:    6,
-	Answered:    7,
+	Forwarded:   6,
+	Canceled:    7,
+	Answered:    8,
+}
+
+// calleeWeight is the weight of a callee's word for its caller. One that was forwarded
+// says nothing if another is known: what the forwarded call became.
+func calleeWeight(s Status) int {
+	if s == Forwarded {
+		return weight[Unknown]
+	}
+	return weight[s]
 }
 
 // word is the built-in table: what a final response says of a call.
@@ -121,7 +131,7 @@ func (t *Tracker) judge(l *leg, m *Message) outcome {
 	case m.Status == 487 && m.At.Sub(l.heard) >= timerC:
 		o.status = NoAnswer // the hop's own CANCEL, RFC 3261 §16.8
 	default:
-		o.status = t.judgeFinal(l, m.Status, r)
+		o.status = t.judgeFinal(l, m, r)
 		o.elsewhere = r.elsewhere()
 		if !m.Own && (o.status == Busy || l.origin == PBX) {
 			o.by = ByCallee
@@ -188,8 +198,9 @@ func (c *call) callerLeft(callee *leg) bool {
 
 // judgeFinal says what a refused leg means. The PBX's final to the caller says
 // less than the callees' legs behind it, where they are known.
-func (t *Tracker) judgeFinal(l *leg, code int, r reason) Status {
-	if l.origin == Edge {
+func (t *Tracker) judgeFinal(l *leg, m *Message, r reason) Status {
+	code, forwards := m.Status, m.Status/100 == 3 && header(m.Head, "Contact") != ""
+	if l.origin == Edge && !forwards {
 		if s := l.call.calleesSay(); s != "" {
 			return s
 		}
@@ -199,6 +210,9 @@ func (t *Tracker) judgeFinal(l *leg, code int, r reason) Status {
 	}
 	if s, ok := t.config.Status[code]; ok {
 		return s
+	}
+	if forwards {
+		return Forwarded
 	}
 	return word(code, !l.rang.IsZero())
 }

@@ -119,7 +119,7 @@ func (t *Tracker) endHost(p *party, at time.Time, o outcome) {
 		return
 	}
 	e := t.hangup(p, at)
-	*e.Missed = o.status != Answered
+	*e.Missed = o.status != Answered && o.status != Forwarded
 	if p.kind == Conference {
 		return
 	}
