@@ -91,7 +91,7 @@ func (v *view) diverted() string {
 // receivers count any other call without an answer as missed.
 func (v *view) cause() string {
 	switch {
-	case v.Elsewhere, v.Bridged != nil && *v.Bridged, v.Status != dialog.Answered && v.SipCode/100 == 3:
+	case v.Elsewhere, v.Bridged != nil && *v.Bridged, v.Status == dialog.Forwarded, v.Status != dialog.Answered && v.SipCode/100 == 3:
 		return "forwarded"
 	case v.Status == dialog.Answered, !v.AnsweredAt.IsZero():
 		return "normalClearing"

@@ -316,10 +316,14 @@ func (v *view) flow() string {
 }
 
 // status is the event's word, or the one of the two words for a hangup that
-// the UnifiedAPI knew.
+// the UnifiedAPI knew. The form dialects know the six words of DIALSTATUS alone: a call
+// that was forwarded is one that was canceled, and not missed.
 func (v *view) status() string {
 	if v.sub.StatusWords == "unified" && v.Type == dialog.Hangup && v.Status != dialog.Answered {
 		return string(dialog.Unknown)
+	}
+	if v.Status == dialog.Forwarded && v.sub.Dialect != JSON && v.sub.Dialect != CloudEvents {
+		return string(dialog.Canceled)
 	}
 	return string(v.Status)
 }

@@ -1,0 +1,38 @@
+package notify
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// TestForwarded holds what each dialect says of a call that was forwarded: the form
+// dialects have no word for it.
+func TestForwarded(t *testing.T) {
+	missed := false
+	e := dialog.Event{
+		ID: "00000000000000000000000000000001", Call: "00000000000000000000000000000002", Party: "00000000000000000000000000000003",
+		Seq: 4, At: time.Unix(1772600794, 0), Type: dialog.Hangup, Flow: dialog.In, Extension: dialog.Extension{User: "101"},
+		Status: dialog.Forwarded, HangupBy: dialog.ByCallee, Missed: &missed,
+	}
+	for _, tt := range []struct {
+		sub  Subscription
+		want string
+	}{
+		{Subscription{Dialect: JSON, Method: "POST"}, `"call_status":"FORWARDED"`},
+		{Subscription{Dialect: JSON, Method: "GET"}, "&call_status=FORWARDED&"},
+		{Subscription{Dialect: CloudEvents, Method: "POST"}, `"call_status":"FORWARDED"`},
+		{Subscription{Dialect: Unified, Method: "POST"}, "&CallStatus=CANCEL&"},
+		{Subscription{Dialect: Telphin, Method: "GET"}, "&CallStatus=CANCEL&"},
+		{Subscription{Dialect: Telphin, Method: "POST", Extended: true}, "&Missed=no"},
+		{Subscription{Dialect: Telphin, Method: "POST", StatusWords: "unified"}, "&CallStatus=UNKNOWN&"},
+		{Subscription{Dialect: JSON, Method: "POST", StatusWords: "unified"}, `"call_status":"UNKNOWN"`},
+		{Subscription{Dialect: CTI, Method: "POST"}, "&cause=forwarded"},
+	} {
+		if got := payload(e, tt.sub); !strings.Contains(got, tt.want) {
+			t.Errorf("%s %s: got %s\nwant %s in it", tt.sub.Dialect, tt.sub.Method, got, tt.want)
+		}
+	}
+}
