@@ -457,7 +457,7 @@ func (p *privacy) UnmarshalText(b []byte) error {
 type statusWord dialog.Status
 
 func (w *statusWord) UnmarshalText(b []byte) error {
-	words := []dialog.Status{dialog.Answered, dialog.Busy, dialog.NoAnswer, dialog.Canceled, dialog.Congestion, dialog.ChanUnavail, dialog.Unknown}
+	words := []dialog.Status{dialog.Answered, dialog.Busy, dialog.NoAnswer, dialog.Canceled, dialog.Congestion, dialog.ChanUnavail, dialog.Forwarded, dialog.Unknown}
 	if !slices.Contains(words, dialog.Status(b)) {
 		return fmt.Errorf("%q is not a call status: write one of %v", b, words)
 	}

@@ -214,7 +214,7 @@ sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 			`c:7:62: calls.correlate: "header:x-a" is listed twice: the first is the one that counts`,
 			`c:7:76: calls.correlate: "numbers" is listed twice: the first is the one that counts`,
 			`c:9:1: calls.status.200: "200" is not the status of a failed call: write 300 to 699`,
-			`c:10:7: calls.status.404: "GONE" is not a call status: write one of [ANSWER BUSY NOANSWER CANCEL CONGESTION CHANUNAVAIL UNKNOWN]`,
+			`c:10:7: calls.status.404: "GONE" is not a call status: write one of [ANSWER BUSY NOANSWER CANCEL CONGESTION CHANUNAVAIL FORWARDED UNKNOWN]`,
 			`c:11:7: calls.status.500: want a string, not a number`,
 			`c:12:1: subscription.types: is empty: name at least one event type`,
 			`c:12:1: subscription.url: is missing`,

@@ -183,7 +183,7 @@ func statusTint(status string) color {
 	switch status {
 	case "ANSWER", "resumed":
 		return green
-	case "BUSY", "NOANSWER", "CANCEL", "paused":
+	case "BUSY", "NOANSWER", "CANCEL", "FORWARDED", "paused":
 		return yellow
 	case "CHANUNAVAIL", "CONGESTION", "UNKNOWN", "disabled":
 		return red
