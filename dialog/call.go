@@ -19,9 +19,9 @@ import (
 //	  │  │              │                   in dialog    │
 //	  ├──│──2xx─────────┼───────▶ talking                │
 //	  ├──│──────────────┴──3xx‥6xx───────────────────────┤
-//	  401,407                                            │
+//	  401,407,422,…                                      │
 //	  ▼  │                                               │
-//	challenged ──the INVITE again, with credentials      │
+//	challenged ──the INVITE again, as it is asked for    │
 //	  └──nothing more──────────────────────────────────▶─┘
 //
 // Any state but over also falls to over when its limit passes. A CANCEL moves
@@ -32,7 +32,7 @@ type state uint8
 const (
 	calling    state = iota // INVITE forwarded, nothing above 100 heard
 	ringing                 // 101‥199 heard
-	challenged              // 401 or 407 heard; the INVITE is expected again
+	challenged              // 401, 407 or another final heard that asks for another INVITE
 	talking                 // answered
 	over                    // told; kept for the other legs' sake, and to know stragglers
 )
@@ -190,7 +190,7 @@ func (l *leg) deadline(talk time.Duration) time.Time {
 		}
 		return l.ended.Add(linger)
 	case challenged:
-		return l.ended.Add(linger)
+		return l.ended.Add(retryWithin)
 	case talking:
 		if d := l.answered.Add(talk); l.expires.IsZero() || d.Before(l.expires) {
 			return d
@@ -229,6 +229,11 @@ func (t *Tracker) response(l *leg, m *Message) {
 	case m.Status == 401 || m.Status == 407 || l.badCredentials(m):
 		t.challenge(l, m)
 	case t.tells(l, m.At):
+		if l.asksAgain(m) {
+			l.state, l.ended, l.dialAt = challenged, m.At, time.Time{}
+			l.refused = t.judge(l, m)
+			return
+		}
 		t.takenUp(l)
 		t.end(l, m.At, t.judge(l, m))
 	default:
@@ -364,15 +369,6 @@ func (t *Tracker) challenge(l *leg, m *Message) {
 	t.drop(l)
 }
 
-// repeat shows a leg its INVITE again, after a challenge.
-func (l *leg) repeat(m *Message, f facts) {
-	l.state, l.heard = calling, m.At
-	l.branch, l.cseq = clone(m.Branch), m.CSeq
-	l.credentials, l.tried = f.credentials, false
-	l.toTag = ""
-	l.peer = m.phone()
-}
-
 // cancel notes that the origin gave the leg up.
 func (l *leg) cancel(m *Message) {
 	if l.canceled || l.state != calling && l.state != ringing {
@@ -496,7 +492,10 @@ func (t *Tracker) expire(l *leg, at time.Time) {
 		}
 		t.end(l, at, outcome{status: Unknown, by: BySystem})
 	case challenged:
-		t.end(l, at, l.refused)
+		if len(l.call.legs) == 1 && !isChallenge(l.refused.code) {
+			at = l.ended // nothing was heard of the call since
+		}
+		t.endRefused(l, at)
 	case talking:
 		t.end(l, at, outcome{status: Unknown, by: BySystem})
 	case over:
@@ -535,6 +534,11 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 		c.unbridge(at)
 	}
 	if l == c.caller {
+		for _, o := range c.legs { // nor does it call again
+			if o.state == challenged && o.origin == PBX {
+				t.endRefused(o, at)
+			}
+		}
 		for _, p := range c.parties { // the PBX rings nobody any more
 			switch {
 			case p.over || p.left.IsZero():
@@ -918,6 +922,8 @@ func (c *call) calleesSay() Status {
 		case l.origin != PBX || l.state == over:
 		case l.state == talking:
 			w = Answered
+		case l.state == challenged:
+			w = l.refused.status
 		default:
 			w = l.unanswered()
 		}

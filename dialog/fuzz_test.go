@@ -76,6 +76,9 @@ func anything(now time.Time, b []byte) Message {
 		{"INVITE", 487}, {"INVITE", 407}, {"INVITE", 408}, {"UPDATE", 481}, {"REGISTER", 200}, {"MESSAGE", 0}, {"MESSAGE", 200}, {"ACK", 0},
 	}
 	k := kinds[int(b[0])%len(kinds)]
+	if k.status == 486 && b[0]&16 != 0 {
+		k.status = []int{422, 484, 415}[int(b[0]>>5)%3]
+	}
 	if b[2]&16 != 0 { // in a dialog
 		within := []struct {
 			method string

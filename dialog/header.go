@@ -44,6 +44,10 @@ func expand(name string) string {
 	switch name[0] | 0x20 {
 	case 'c':
 		return "Content-Type"
+	case 'e':
+		return "Content-Encoding"
+	case 'k':
+		return "Supported"
 	case 'f':
 		return "From"
 	case 'i':

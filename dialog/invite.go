@@ -25,6 +25,8 @@ type facts struct {
 	credentials bool
 	hidden      bool // the caller does not show who it is
 
+	asked uint32 // sum of what the INVITE offers and requires
+
 	numRaw, calledRaw string // as they are written, if otherwise
 	private           bool   // the caller asks that its number is not shown
 	withheld          bool   // and that is heeded
@@ -77,6 +79,8 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 			}
 		case is(name, "History-Info"):
 			history = trusted
+		case is(name, "Require"), is(name, "Proxy-Require"), is(name, "Supported"), is(name, "Content-Type"), is(name, "Content-Encoding"):
+			f.asked = asks(f.asked, value)
 		case is(name, "Client-Api-Id"):
 			if len(value) <= maxClientAPI {
 				f.clientAPI = value
@@ -137,6 +141,7 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 	} else if history {
 		k.history, f.diversion = true, divertedBy(readHistory(m.Head), f.called)
 	}
+	f.asked = asksBody(f.asked, m.Body)
 	if f.callAPI == "" {
 		f.callAPI = m.CallID
 	}

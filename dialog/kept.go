@@ -207,6 +207,7 @@ func (f *facts) fields(s *scribe) {
 	keepText(s, "called_e164", &f.calledE164)
 	keepFlag(s, "credentials", &f.credentials)
 	keepFlag(s, "hidden", &f.hidden)
+	keepNumber(s, "asked", &f.asked)
 	keepText(s, "num_raw", &f.numRaw)
 	keepText(s, "called_raw", &f.calledRaw)
 	keepFlag(s, "private", &f.private)

@@ -60,7 +60,8 @@
 // Every state has a deadline, so nothing stays for good. At most 131,072 calls
 // of at most 256 legs are followed at a time; INVITEs beyond that pass by
 // unfollowed. An INVITE that only met 401 or 407 is forgotten with that
-// response, but for a line in a table of 16,384. Of attempts that are refused
+// response, but for a line in a table of 16,384. One that met 422, 484 or another
+// response that asks for another INVITE waits 30 s for it before it is told. Of attempts that are refused
 // before a phone rings, and whose extension has no registration from there, 30 of
 // one source are told and then one every two seconds: [Tracker.Suppressed] counts
 // the others, which are forgotten as soon. Bindings are learnt only from
@@ -386,12 +387,15 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	var k links
 	f, ext, isExt := t.read(m, &k)
 	if again != nil {
-		if p := again.party; p == nil || again.origin == PBX || !isExt || p.ext.User == ext.User {
-			again.repeat(m, f)
+		// The credentials may say that somebody else calls than the INVITE before did.
+		p := again.party
+		if same := p == nil || again.origin == PBX || !isExt || p.ext.User == ext.User; same && again.continues(&f) {
+			t.repeat(again, m, &f)
 			return c
 		}
-		// The credentials say that somebody else calls than the INVITE before did.
-		t.end(again, m.At, again.refused)
+		t.endRefused(again, m.At)
+	} else if c != nil {
+		t.endAttempts(c, m)
 	}
 	i := incoming{Message: m, links: &k, called: f.called, diversion: f.diversion}
 	if m.Src == PBX && isExt {
@@ -454,7 +458,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	l.turn = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
 	if a, ok := t.attempts.Get(newAttemptKey(l.callID, l.fromTag)); ok && l.origin == Edge {
 		t.attempts.Remove(newAttemptKey(l.callID, l.fromTag))
-		if age := m.At.Sub(a.began); age >= 0 && age <= linger {
+		if age := m.At.Sub(a.began); age >= 0 && age <= retryWithin {
 			l.began, l.turn = a.began, a.turn
 		}
 	}
@@ -561,8 +565,8 @@ func (l *leg) learn(m *Message) {
 }
 
 // known looks for the legs of the caller that sends the INVITE m. One that was
-// challenged is repeated by m (RFC 3261 §22.2: same Call-ID and From tag, higher
-// CSeq). If one has m's transaction, or a later one, m is stale: a straggler.
+// challenged, or refused so that it may call again, is repeated by m (RFC 3261 §22.2:
+// same Call-ID and From tag, higher CSeq). If one has m's transaction, or a later one, m is stale: a straggler.
 // Otherwise m begins another leg: a fork, or another attempt.
 func (c *call) known(m *Message) (again *leg, stale bool) {
 	for _, l := range c.legs {

@@ -164,7 +164,10 @@ func TestFinalStatus(t *testing.T) {
 			if tt.rang {
 				messages = append(messages, l.response(180))
 			}
-			e := last(t, c, append(messages, l.later(time.Second).response(tt.code, tt.reason))...)
+			messages = append(messages, l.later(time.Second).response(tt.code, tt.reason))
+			// The INVITE might come again after some.
+			messages = append(messages, Message{At: l.later(retryWithin).at, Method: "OPTIONS"})
+			e := last(t, c, messages...)
 			if e.Type != Hangup || e.Status != tt.want || e.SipCode != tt.code || e.SipReason != "Phrase" {
 				t.Errorf("got %s %s %d %q, want hangup %s", e.Type, e.Status, e.SipCode, e.SipReason, tt.want)
 			}
@@ -317,7 +320,7 @@ func TestLimits(t *testing.T) {
 		{"rings for ever", testConfig(), []Message{l.invite(), l.response(180)}, limit, Unknown},
 		{"talks for ever", testConfig(), []Message{l.invite(), l.response(200)}, 4 * time.Hour, Unknown},
 		{"max_duration", short, []Message{l.invite(), l.response(200)}, time.Minute, Unknown},
-		{"challenged after the dial", testConfig(), []Message{callee().invite(), callee().response(407)}, linger, Congestion},
+		{"challenged after the dial", testConfig(), []Message{callee().invite(), callee().response(407)}, retryWithin, Congestion},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tracker := New(tt.config)
