@@ -15,8 +15,8 @@ import (
 //
 //	calling ──1xx──▶ ringing ──2xx──▶ talking ──BYE──▶ over
 //	  │  ▲              │                │               ▲
-//	  │  │              │                └──481, 408─────┤
-//	  │  │              │                   in dialog    │
+//	  │  │              │                └──481 in the───┤
+//	  │  │              │                   dialog       │
 //	  ├──│──2xx─────────┼───────▶ talking                │
 //	  ├──│──────────────┴──3xx‥6xx───────────────────────┤
 //	  401,407,422,…                                      │
@@ -116,8 +116,16 @@ type leg struct {
 	expires  time.Time // when the session is over unless it is refreshed; zero: never
 	offer    media     // of the phone's re-INVITE or UPDATE that awaits its 2xx
 	offerSeq uint32
-	refer    *refer // whose fate is not known yet
-	refers   bool   // its phone has sent the other end on with a REFER
+	refer    *refer   // whose fate is not known yet
+	earlier  []*refer // likewise, with another after them; oldest first
+	refers   bool     // its phone has sent the other end on with a REFER
+
+	askedPBX   uint32 // CSeq of the phone's re-INVITE that has the PBX offer; 0: none
+	askedPhone uint32 // CSeq of the PBX's that has the phone offer
+	muted      bool   // in its offer the PBX sends no voice
+
+	forks []fork // the other dialogs of the INVITE
+	doubt *doubt // that the dialog is gone; nil: none
 
 	peer    netip.AddrPort // of the edge side: its flow; invalid if only a record of an older version tells of the leg
 	nearSeq uint32         // CSeq of the last request in the dialog by who began the leg; 0: the INVITE's
@@ -192,10 +200,14 @@ func (l *leg) deadline(talk time.Duration) time.Time {
 	case challenged:
 		return l.ended.Add(retryWithin)
 	case talking:
-		if d := l.answered.Add(talk); l.expires.IsZero() || d.Before(l.expires) {
-			return d
+		d := l.answered.Add(talk)
+		if !l.expires.IsZero() && l.expires.Before(d) {
+			d = l.expires
 		}
-		return l.expires
+		if l.doubt != nil && l.doubt.at.Add(linger).Before(d) {
+			d = l.doubt.at.Add(linger)
+		}
+		return d
 	}
 	panic("dialog: leg in no state") // unreachable: these are all
 }
@@ -207,7 +219,8 @@ func (t *Tracker) response(l *leg, m *Message) {
 	case over, challenged:
 		return // a straggler
 	case talking:
-		return // a retransmitted 2xx, or a second fork's; the first one counted
+		l.confirm(m) // of a second fork, or a retransmitted 2xx: the first one counted
+		return
 	case calling, ringing:
 	}
 	if m.ToTag != "" && l.toTag != m.ToTag && (l.toTag == "" || m.Status >= 200) {
@@ -427,7 +440,7 @@ func (t *Tracker) byeBelieved(l *leg, m *Message, at time.Time, q850 int, rec st
 		if rec != "" && l.party != nil {
 			l.party.rec = clone(rec)
 		}
-		t.end(l, at, o)
+		t.endDialog(l, at, o)
 	case challenged, over: // a stray, or the repeated BYE
 	}
 }
@@ -497,6 +510,10 @@ func (t *Tracker) expire(l *leg, at time.Time) {
 		}
 		t.endRefused(l, at)
 	case talking:
+		if d := l.doubt; d != nil && !d.at.Add(linger).After(at) {
+			t.endDoubted(l, at)
+			return
+		}
 		t.end(l, at, outcome{status: Unknown, by: BySystem})
 	case over:
 		p := l.party
@@ -521,7 +538,7 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 	default:
 		t.transferred(r, at, 0, "", "")
 	}
-	l.state, l.ended, l.by, l.refer = over, at, o.by, nil
+	l.state, l.ended, l.by, l.refer, l.earlier = over, at, o.by, nil, nil
 	t.unreach(l)
 	c := l.call
 	if l.origin == PBX && !c.backs(l) {

@@ -83,7 +83,8 @@ func anything(now time.Time, b []byte) Message {
 		within := []struct {
 			method string
 			status int
-		}{{"BYE", 0}, {"BYE", 200}, {"BYE", 481}, {"BYE", 403}, {"UPDATE", 0}, {"UPDATE", 200}, {"UPDATE", 481}, {"REFER", 0}, {"REFER", 202}, {"INVITE", 0}, {"INVITE", 200}}
+		}{{"BYE", 0}, {"BYE", 200}, {"BYE", 481}, {"BYE", 403}, {"UPDATE", 0}, {"UPDATE", 200}, {"UPDATE", 481}, {"REFER", 0}, {"REFER", 202}, {"INVITE", 0}, {"INVITE", 200},
+			{"INFO", 0}, {"INFO", 481}, {"INFO", 408}, {"OPTIONS", 481}, {"ACK", 0}, {"PRACK", 0}}
 		k = within[int(b[0])%len(within)]
 	}
 	if b[2] >= 192 { // leaves the rest of the world as it is

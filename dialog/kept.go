@@ -75,12 +75,14 @@ func (c *call) record(refers []*refer, offset time.Duration) []byte {
 	s := scribe{offset: offset, legs: slices.Clone(c.legs), parties: slices.Clone(c.parties)}
 	for _, r := range refers {
 		if r.leg.call == c {
-			s.refers = append(s.refers, keptRefer{r, true, r.leg.refer == r, r.pending()})
+			s.refers = append(s.refers, keptRefer{r, true, r.leg.isOpen(r), r.pending()})
 		}
 	}
 	for _, l := range c.legs {
-		if r := l.refer; r != nil && !slices.Contains(refers, r) {
-			s.refers = append(s.refers, keptRefer{r, false, true, r.pending()})
+		for _, r := range l.openRefers() {
+			if !slices.Contains(refers, r) {
+				s.refers = append(s.refers, keptRefer{r, false, true, r.pending()})
+			}
 		}
 	}
 	c.fields(&s)
@@ -183,6 +185,11 @@ func (l *leg) fields(s *scribe) {
 	keepNumber(s, "near_seq", &l.nearSeq)
 	keepNumber(s, "far_seq", &l.farSeq)
 	keepObject(s, "claim", &l.claim, (*claim).fields)
+	keepNumber(s, "asked_pbx", &l.askedPBX)
+	keepNumber(s, "asked_phone", &l.askedPhone)
+	keepFlag(s, "muted", &l.muted)
+	keepList(s, "forks", &l.forks, (*fork).fields)
+	keepObject(s, "doubt", &l.doubt, (*doubt).fields)
 	if l.state > over {
 		s.fail("state", l.state)
 	}
@@ -424,7 +431,7 @@ func (t *Tracker) readCall(record []byte) (c *call, refers []*refer, err error) 
 	}
 	for _, r := range s.refers {
 		if r.open {
-			r.leg.refer = r.refer
+			r.leg.keepOpen(r.refer)
 		}
 		if p := r.leg.party; r.sends && p != nil {
 			p.sends = r.refer
@@ -529,7 +536,7 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 		p.outcome = outcome{e.Status, e.SipCode, e.SipReason, e.Q850, e.HangupBy, e.Elsewhere}
 		for _, l := range c.legs {
 			if l.state != over && (l.party == p || l.host == p) && !l.outlasts(p) {
-				l.state, l.ended, l.by, l.refer = over, at, e.HangupBy, nil
+				l.state, l.ended, l.by, l.refer, l.earlier = over, at, e.HangupBy, nil, nil
 				t.unreach(l)
 				if l.origin == PBX && e.Elsewhere && !l.canceled {
 					l.canceled, l.canceledAt = true, at

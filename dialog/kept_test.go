@@ -19,8 +19,8 @@ var unkept = map[reflect.Type][]string{
 		"due", "look", "place", "changed", "kept",
 		"legs", "parties", // in a list of their own
 	},
-	reflect.TypeFor[leg]():   {"call"},
-	reflect.TypeFor[party](): {"recovered"}, // whoever is read is
+	reflect.TypeFor[leg]():   {"call", "earlier"}, // these in the list of REFERs
+	reflect.TypeFor[party](): {"recovered"},       // whoever is read is
 	reflect.TypeFor[refer](): {"leg"},
 	reflect.TypeFor[claim](): {"refer"},
 }
@@ -37,6 +37,7 @@ func TestEveryFieldIsKept(t *testing.T) {
 		func(c *call) any { return &c.legs[0].refused },
 		func(c *call) any { return c.legs[0].refer },
 		func(c *call) any { return c.legs[0].claim },
+		func(c *call) any { return c.legs[0].doubt },
 		func(c *call) any { return c.parties[0] },
 		func(c *call) any { return &c.parties[0].outcome },
 	} {
@@ -75,7 +76,7 @@ func TestEveryFieldIsKept(t *testing.T) {
 // smallCall is a call of one leg and one party.
 func smallCall() *call {
 	c := &call{id: "c"}
-	l := &leg{call: c, refer: &refer{by: "x"}, claim: &claim{branch: "x"}}
+	l := &leg{call: c, refer: &refer{by: "x"}, claim: &claim{branch: "x"}, doubt: &doubt{code: 1}}
 	l.refer.leg = l
 	c.legs = []*leg{l}
 	c.parties = []*party{{first: l}}
@@ -104,7 +105,7 @@ func fillIn(t *testing.T, v reflect.Value, c *call) {
 	case *party:
 		v.Set(reflect.ValueOf(c.parties[0]))
 		return
-	case *refer, *claim:
+	case *refer, *claim, *doubt:
 		return // it is there
 	case *Event:
 		e := Event{CallerNum: "1", CallerExtension: &Extension{User: "1"}, Headers: [][2]string{{"A", "1"}}}

@@ -267,7 +267,11 @@ func (t *Tracker) observe(m *Message) {
 	case "MESSAGE":
 		t.message(m)
 		return
-	case "INVITE", "UPDATE", "REFER":
+	case "INVITE", "UPDATE", "REFER", "INFO", "OPTIONS":
+	case "ACK", "PRACK":
+		if m.Body == "" {
+			return
+		}
 	case "BYE":
 	case "CANCEL", "NOTIFY":
 		if !m.Request() {
@@ -276,7 +280,7 @@ func (t *Tracker) observe(m *Message) {
 		if m.Method == "NOTIFY" {
 			t.summary(m)
 		}
-	default: // ACK above all: it changes no state
+	default:
 		return
 	}
 	c := t.find(m)
@@ -336,9 +340,18 @@ func (t *Tracker) catchUp(c *call, m *Message) bool {
 
 // within shows the legs of a call a message of a transaction within a dialog.
 func (t *Tracker) within(c *call, m *Message) {
+	for _, l := range c.legs {
+		l.turnTo(m)
+	}
 	vouched := c.vouched(m)
 	for _, l := range c.legs {
 		if !l.inDialog(m) {
+			continue
+		}
+		if m.Method == "ACK" { // it has the CSeq of its INVITE
+			if vouched {
+				t.answersOffer(l, m)
+			}
 			continue
 		}
 		switch {
@@ -357,7 +370,12 @@ func (t *Tracker) within(c *call, m *Message) {
 			}
 			continue
 		}
+		if l.proves(m); t.lost(l, m) {
+			continue
+		}
 		switch m.Method {
+		case "PRACK":
+			t.answersOffer(l, m)
 		case "BYE":
 			t.bye(l, m)
 		case "INVITE", "UPDATE":

@@ -120,7 +120,7 @@ func (t *Tracker) claims(l *leg, m *Message) {
 
 // accepted shows a leg the response m to a request that was not believed. What
 // a 2xx accepts counts from then on, and shows where the phone is now. A 481 to a
-// BYE, re-INVITE or UPDATE says that the dialog is gone, if who says it is the
+// BYE, or to another request of the session, says that the dialog is gone, if who says it is the
 // other end of it: a PBX that is a proxy is not.
 func (t *Tracker) accepted(l *leg, m *Message) {
 	k := l.claim
@@ -131,8 +131,8 @@ func (t *Tracker) accepted(l *leg, m *Message) {
 	}
 	switch {
 	case m.Status/100 == 2:
-	case m.Status == 481 && l.state == talking && m.Method != "REFER" && !l.call.passedOn(l):
-		t.end(l, m.At, outcome{status: Answered, code: m.Status, phrase: m.Phrase(), by: BySystem})
+	case m.Status == 481 && l.state == talking && (m.Method == "BYE" || endsUsage(m.Method)) && !l.call.passedOn(l):
+		t.endDialog(l, m.At, outcome{status: Answered, code: m.Status, phrase: m.Phrase(), by: BySystem})
 		return
 	default:
 		return
@@ -218,7 +218,7 @@ func (t *Tracker) dialogWith(callID, tag, other string) *leg {
 			continue
 		}
 		switch unknown := l.cut && l.toTag == ""; { // unknown: only the log tells of the leg
-		case l.fromTag == tag && (l.toTag == other || unknown), l.fromTag == other && (l.toTag == tag || unknown):
+		case l.fromTag == tag && (l.hasDialog(other) || unknown), l.fromTag == other && (l.hasDialog(tag) || unknown):
 			return l
 		}
 	}

@@ -16,10 +16,7 @@ func (l *leg) byPhone(m *Message) bool {
 	return m.Origin() == Edge && m.FromTag == tag
 }
 
-// reinvite shows a leg a re-INVITE or UPDATE, or its response. One that finds
-// the dialog gone, or its other end silent, ends the leg (RFC 3261 §12.2.1.2).
-// Other methods have usages of their own in the dialog, which end alone (RFC 5057
-// §5.1).
+// reinvite shows a leg a re-INVITE or UPDATE, or its response.
 func (t *Tracker) reinvite(l *leg, m *Message) {
 	if m.Src == PBX && (m.Request() || m.Status/100 == 2) {
 		t.connected(l, m)
@@ -27,62 +24,13 @@ func (t *Tracker) reinvite(l *leg, m *Message) {
 	switch {
 	case l.state != talking:
 	case m.Request():
-		if l.byPhone(m) {
-			l.offer, l.offerSeq = direction(m), m.CSeq
+		l.offered(m)
+	case m.Status < 300:
+		if m.Status >= 200 {
+			l.refresh(m)
 		}
-	case m.Status == 481 || m.Status == 408:
-		t.end(l, m.At, outcome{status: Answered, code: m.Status, phrase: m.Phrase(), by: BySystem})
-	case m.Status/100 == 2:
-		l.refresh(m)
-		if l.byPhone(m) && l.offerSeq == m.CSeq {
-			t.hold(l, l.offer, m.At)
-			l.offer = unsaid
-		}
+		t.agreed(l, m)
 	}
-}
-
-// media is which way an offer has the voice go.
-type media uint8
-
-const (
-	unsaid media = iota
-	both         // or to the phone only, which no hold is
-	held         // away from the phone, or not at all
-)
-
-// direction reads the first stream that an SDP body offers (RFC 3264 §5.1, and
-// the address 0.0.0.0 of §8.4).
-func direction(m *Message) media {
-	session, stream, streams := unsaid, unsaid, 0
-	nowhere := false
-	for line := range strings.SplitSeq(m.Body, "\n") {
-		line = strings.TrimRight(line, "\r")
-		at := &stream
-		if streams == 0 {
-			at = &session
-		}
-		switch {
-		case strings.HasPrefix(line, "m="):
-			if streams++; streams > 1 {
-				break
-			}
-			stream = both
-			if session != unsaid {
-				stream = session
-			}
-		case streams > 1:
-		case line == "a=sendonly", line == "a=inactive":
-			*at = held
-		case line == "a=sendrecv", line == "a=recvonly":
-			*at = both
-		case strings.HasPrefix(line, "c="):
-			nowhere = strings.HasSuffix(line, " 0.0.0.0")
-		}
-	}
-	if streams > 0 && nowhere {
-		return held
-	}
-	return stream
 }
 
 // hold says that the extension at a leg's phone put the other on hold, or took
@@ -148,8 +96,8 @@ type refer struct {
 	accepted bool
 	told     bool
 
-	// A PBX that says 200 in the first NOTIFY, as FreeSWITCH does, has called
-	// nobody yet: what it does next shows what becomes of the REFER.
+	// A FreeSWITCH says 200 in its first NOTIFY, before it calls anybody: what it
+	// does next shows what becomes of the REFER.
 	begun       bool // a NOTIFY of 1xx came, or the PBX called somebody
 	taken       int  // the status in that NOTIFY; 0: there was none
 	takenPhrase string
@@ -170,13 +118,13 @@ func (t *Tracker) refer(l *leg, m *Message) {
 		return
 	}
 	if !m.Request() {
-		if r := l.refer; r != nil && r.cseq == m.CSeq && !r.told {
+		if r := l.referOf(m.CSeq); r != nil && !r.told {
 			if m.Status/100 == 2 && !r.accepted {
 				r.accepted = true
 				t.referHost(r, m.At)
 			}
 			if m.Status >= 300 {
-				l.refer = nil
+				l.drop(r)
 				t.forget(r)
 			}
 		}
@@ -219,7 +167,11 @@ func (t *Tracker) readRefer(l *leg, m *Message) *refer {
 // may follow.
 func (t *Tracker) await(l *leg, r *refer) {
 	if l.refer != nil {
-		t.forget(l.refer)
+		l.earlier = append(l.earlier, l.refer)
+	}
+	if len(l.earlier) > maxOpenRefers {
+		t.forget(l.earlier[0])
+		l.earlier = l.earlier[1:]
 	}
 	l.refer = r
 	for len(t.refers) > 0 && (len(t.refers) >= maxRefers || r.at.Sub(t.refers[0].at) > progressed) {
@@ -260,7 +212,7 @@ func (t *Tracker) forget(r *refer) {
 // fate shows a leg a NOTIFY, which may say what became of its REFER: the status
 // line of the new call's response (RFC 3515 §2.4.5).
 func (t *Tracker) fate(l *leg, m *Message) {
-	r := l.refer
+	r := l.referOfEvent(header(m.Head, "Event"))
 	if r == nil || m.Src != PBX {
 		return
 	}
@@ -275,11 +227,18 @@ func (t *Tracker) fate(l *leg, m *Message) {
 	case err != nil || n < 100 || n > 699:
 	case n < 200:
 		r.begun = true
-	case n < 300 && !r.begun && r.replaces == "" && t.names.phone(r.ext): // only a phone is called
+	case n < 300 && !r.begun && r.replaces == "" && freeSWITCH(m) && t.names.phone(r.ext): // only a phone is called
 		r.taken, r.takenPhrase = n, clone(phrase)
 	default:
-		t.transferred(r, m.At, n, clone(phrase), "")
+		t.settle(r, m.At, n, clone(phrase))
 	}
+}
+
+// freeSWITCH reports whether a message comes from a FreeSWITCH, by its User-Agent or by
+// the user of its Contact, which no setting changes.
+func freeSWITCH(m *Message) bool {
+	_, contact, _ := nameAddr(header(m.Head, "Contact"))
+	return strings.HasPrefix(header(m.Head, "User-Agent"), "FreeSWITCH") || parseURI(contact).user == "mod_sofia"
 }
 
 // pending reports whether the party that sent the REFER waits for what becomes of it.
@@ -297,18 +256,23 @@ func (t *Tracker) followed(r *refer, at time.Time) {
 // if it has taken a REFER of one of them and called nobody since, it could not.
 func (t *Tracker) notFollowed(l *leg, m *Message) {
 	for _, o := range l.call.legs {
-		r := o.refer
-		if r == nil && o.party != nil {
-			r = o.party.sends
-		}
-		if r == nil || r.taken == 0 || r.told || o == l || o.party == l.party {
+		if o == l || o.party == nil || o.party == l.party {
 			continue
 		}
-		s := readReason(m.Head).word()
-		if s == "" {
-			s = ChanUnavail
+		open := o.openRefers()
+		if len(open) == 0 && o.party.sends != nil {
+			open = []*refer{o.party.sends}
 		}
-		t.transferred(r, m.At, 0, "", s)
+		for _, r := range open {
+			if r.taken == 0 || r.told {
+				continue
+			}
+			s := readReason(m.Head).word()
+			if s == "" {
+				s = ChanUnavail
+			}
+			t.transferred(r, m.At, 0, "", s)
+		}
 	}
 }
 
@@ -317,9 +281,7 @@ func (t *Tracker) notFollowed(l *leg, m *Message) {
 func (t *Tracker) transferred(r *refer, at time.Time, code int, phrase string, status Status) {
 	l := r.leg
 	p := l.party
-	if l.refer == r {
-		l.refer = nil
-	}
+	l.drop(r)
 	if p.sends == r {
 		p.sends = nil
 		if l.call.leaving == p {

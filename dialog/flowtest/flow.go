@@ -34,7 +34,7 @@
 // last.
 //
 // A request continues the newest dialog or transaction of its peer that it fits:
-// BYE, UPDATE, INFO and the like a dialog, ACK an INVITE with a final response,
+// BYE, UPDATE, INFO and the like a dialog, OPTIONS without a Request-URI too, ACK an INVITE with a final response,
 // CANCEL one without. An INVITE is a re-INVITE if its Request-URI is the target
 // of an answered dialog, or left out; after a 401 or 407 it repeats the one that
 // was challenged, with credentials; otherwise it begins a dialog. If a peer has

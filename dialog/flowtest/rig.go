@@ -420,6 +420,8 @@ func (a *agent) find(m *message) *leg {
 			return l.method == method
 		case "BYE", "UPDATE", "INFO", "PRACK", "REFER":
 			return l.method == "INVITE" && l.remoteTag() != "" && at(l.target)
+		case "OPTIONS":
+			return uri == "" && l.method == "INVITE" && l.remoteTag() != ""
 		case "NOTIFY":
 			return l.opens() && l.remoteTag() != "" && at(l.target)
 		case "SUBSCRIBE":

@@ -1,0 +1,206 @@
+package dialog
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// media is which way a session description has the voice go, as who writes it sees
+// it.
+type media uint8
+
+const (
+	unsaid media = iota
+	both         // or to who writes it only, which no hold is
+	held         // away from who writes it, or not at all
+)
+
+// An sdpLevel is what a session description says of the session or of one stream.
+type sdpLevel struct {
+	kind    string // audio
+	port    string
+	way     media
+	silent  bool   // who writes it sends nothing
+	address string // of the last c=
+	ice     bool
+}
+
+// direction reads a session description (RFC 8866): the first stream of audio that is
+// in use counts, or the first stream if there is no audio. A stream has what the
+// session says unless it says otherwise itself. It is held with sendonly or inactive
+// (RFC 3264 §8.4), with the null address, and with port 0 if voice is not replaced by
+// an image, as fax is.
+func direction(m *Message) media {
+	way, _ := readMedia(m)
+	return way
+}
+
+// readMedia returns beside the direction whether who writes it sends nothing.
+func readMedia(m *Message) (way media, silent bool) {
+	body := m.Body
+	if contentType := header(m.Head, "Content-Type"); contentType != "" {
+		body = partOf(contentType, body, "application/sdp")
+	}
+	var session, level, first, voice sdpLevel
+	at := &session
+	image := false
+	streams := 0
+	done := func() {
+		if at == &session {
+			return
+		}
+		streams++
+		if streams == 1 {
+			first = level
+		}
+		image = image || level.kind == "image" && level.port != "0"
+		if level.kind == "audio" && (voice.kind == "" || voice.port == "0" && level.port != "0") {
+			voice = level
+		}
+	}
+	for line := range strings.SplitSeq(body, "\n") {
+		line = strings.TrimRight(line, "\r \t")
+		if len(line) < 2 || line[1] != '=' {
+			continue
+		}
+		switch value := line[2:]; line[0] {
+		case 'm':
+			done()
+			words := strings.Fields(value)
+			level, at = sdpLevel{}, &level
+			if len(words) > 1 {
+				level.kind = words[0]
+				level.port, _, _ = strings.Cut(words[1], "/")
+			}
+		case 'c':
+			if words := strings.Fields(value); len(words) == 3 {
+				at.address, _, _ = strings.Cut(words[2], "/")
+			}
+		case 'a':
+			at.attribute(value)
+		}
+	}
+	done()
+	if voice.kind == "" {
+		voice = first
+	}
+	if voice.way == unsaid {
+		voice.way, voice.silent = session.way, session.silent
+	}
+	off := voice.kind == "audio" && voice.port == "0"
+	switch {
+	case streams == 0, off && image:
+		return unsaid, false
+	case off:
+		return held, true
+	case voice.nowhere(&session):
+		return held, voice.silent
+	case voice.way != unsaid:
+		return voice.way, voice.silent
+	}
+	return both, false
+}
+
+func (l *sdpLevel) attribute(value string) {
+	name, rest, _ := strings.Cut(value, ":")
+	switch name {
+	case "sendonly", "inactive":
+		l.way, l.silent = held, name == "inactive"
+	case "sendrecv", "recvonly":
+		l.way, l.silent = both, name == "recvonly"
+	case "ice-ufrag":
+		l.ice = true
+	case "ice-options":
+		for option := range strings.FieldsSeq(rest) {
+			l.ice = l.ice || option == "trickle"
+		}
+	}
+}
+
+// nowhere reports whether a stream goes to the null address, 0.0.0.0 or ::. With ICE
+// that, and port 9, is the address of who has no candidate yet (RFC 8839 §4.1, RFC 8840
+// §4.3.1).
+func (l *sdpLevel) nowhere(session *sdpLevel) bool {
+	address := l.address
+	if address == "" {
+		address = session.address
+	}
+	if (l.ice || session.ice) && l.port == "9" {
+		return false
+	}
+	a, err := netip.ParseAddr(address)
+	return err == nil && a.Unmap().IsUnspecified()
+}
+
+// offered notes what the request m of a re-INVITE or UPDATE offers. A re-INVITE may
+// leave the offer to the response (RFC 3261 §14.1).
+func (l *leg) offered(m *Message) {
+	way := direction(m)
+	delayed := way == unsaid && m.Method == "INVITE"
+	if !l.byPhone(m) {
+		l.askedPhone = 0
+		if delayed {
+			l.askedPhone = m.CSeq
+		}
+		return
+	}
+	l.offer, l.offerSeq, l.askedPBX, l.muted = way, m.CSeq, 0, false
+	if delayed {
+		l.askedPBX = m.CSeq
+	}
+}
+
+// agreed shows a leg a response, not a refusal, to a re-INVITE or UPDATE. The 2xx to
+// the phone's offer makes it valid; the phone may also offer in its own 2xx, and the
+// PBX in one that the phone answers later.
+func (t *Tracker) agreed(l *leg, m *Message) {
+	switch done := m.Status/100 == 2; {
+	case l.byPhone(m) && l.askedPBX == m.CSeq:
+		if way, silent := readMedia(m); way != unsaid {
+			l.muted = silent
+		}
+		if done && l.offer != unsaid { // the phone has answered with its PRACK
+			l.askedPBX = 0
+			t.hold(l, l.offer, m.At)
+			l.offer = unsaid
+		}
+	case l.byPhone(m) && done && l.offerSeq == m.CSeq:
+		t.hold(l, l.offer, m.At)
+		l.offer = unsaid
+	case done && !l.byPhone(m) && m.Src == Edge && l.askedPhone == m.CSeq && m.Method == "INVITE":
+		l.askedPhone = 0
+		t.hold(l, direction(m), m.At)
+	}
+}
+
+// answersOffer shows a leg an ACK or PRACK, in which the phone may answer an offer of
+// the PBX (RFC 3261 §13.2.1, RFC 3262 §5). Where the PBX sends no voice, a phone that
+// asks for none holds nobody.
+func (t *Tracker) answersOffer(l *leg, m *Message) {
+	if l.state != talking || l.askedPBX == 0 || !l.byPhone(m) {
+		return
+	}
+	way := direction(m)
+	if way == held && l.muted {
+		way = unsaid
+	}
+	switch {
+	case m.Method == "ACK" && m.CSeq == l.askedPBX:
+		l.askedPBX = 0
+		t.hold(l, way, m.At)
+	case m.Method == "PRACK" && acknowledged(m) == l.askedPBX:
+		l.offer = way
+	}
+}
+
+// acknowledged returns the CSeq of the INVITE whose provisional response a PRACK
+// acknowledges (RFC 3262 §7.2); 0: of none.
+func acknowledged(m *Message) uint32 {
+	words := strings.Fields(header(m.Head, "RAck"))
+	if len(words) != 3 || words[2] != "INVITE" {
+		return 0
+	}
+	n, _ := strconv.ParseUint(words[1], 10, 32)
+	return uint32(n)
+}
