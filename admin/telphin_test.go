@@ -102,7 +102,7 @@ func TestTelphinBadCreates(t *testing.T) {
 		return with(object{"url": show, "event_type": "dial-out", "method": "GET"}, pairs...)
 	}
 	for _, body := range []any{
-		"", "x", "[]", "null", `{"url":`, event("url", nil), event("url", ""), event("url", "ftp://a.example/"), event("url", 1), event("url", "http://a.example/{call_id}"),
+		"", "x", "[]", "null", `{"url":`, event("url", nil), event("url", ""), event("url", "ftp://a.example/"), event("url", "http://a.example:65536/"), event("url", "http://a.example:0/"), event("url", 1), event("url", "http://a.example/{call_id}"),
 		event("event_type", nil), event("event_type", "dial"), event("event_type", "ringing"), event("event_type", []string{"hangup"}),
 		event("method", "PUT"), event("method", "BREW"), event("method", true),
 	} {

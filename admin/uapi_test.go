@@ -128,6 +128,8 @@ func TestUAPIBadCreates(t *testing.T) {
 		{"pce_url_invalid", events + "/0", awesome("url", "ftp://a.example/")},
 		{"pce_url_invalid", events + "/0", awesome("url", "http://a.example/ x")},
 		{"pce_url_invalid", events + "/0", awesome("url", "http://a.example/{call_id}")}, // a field of json
+		{"pce_url_invalid", events + "/0", awesome("url", "http://a.example:65536/")},
+		{"pce_url_invalid", events + "/0", awesome("url", "https://a.example:0/x")},
 		{"pce_url_invalid", events + "/0", awesome("url", false)},
 		{"request_invalid", events + "/0", awesome("note", []int{1})},
 		{"request_invalid", events + "/0", `{"url":`},
