@@ -504,13 +504,14 @@ func (w *worker) hopByHop(dst []byte, m *message, method string) []byte {
 }
 
 // cancelFields returns the fields of a received CANCEL that go on with ours:
-// all that the hop has no part in, Reason above all (RFC 3326 §2).
-func cancelFields(m *message) []byte {
+// all that the hop has no part in, Reason above all (RFC 3326 §2). strip takes off
+// what a stranger may not say.
+func cancelFields(m *message, strip bool) []byte {
 	var keep []byte
 	pos := int32(bytes.Index(m.b, crlf) + 2)
 	for i := range m.fields {
 		f := &m.fields[i]
-		if f.name == hAuthorization {
+		if f.name == hAuthorization || f.name == hAuthSource && !strip {
 			continue
 		}
 		keep = append(keep, m.b[pos:f.line.from]...)

@@ -112,7 +112,7 @@ func leaves(t *testing.T, w *worker, p *packet) {
 	}
 	w.answerTo(out, 500, "x")
 	w.ackFor(out, &next)
-	w.cancelFor(out, cancelFields(m))
+	w.cancelFor(out, cancelFields(m, true))
 }
 
 // FuzzRoute: whatever stands in Route and Request-URI, what leaves has the

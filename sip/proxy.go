@@ -78,7 +78,7 @@ func (t *proxied) cancel(now instant, m *message) {
 		return
 	}
 	t.canceled = true
-	t.reason = t.w.keep(nil, cancelFields(m))
+	t.reason = t.w.keep(nil, cancelFields(m, t.w.hop.cfg.StripIdentity && t.src == edgeSide && t.trunk == ""))
 	if t.client.state == clientProceeding {
 		t.sendCancel(now)
 	}
