@@ -21,7 +21,6 @@ type clientTx struct {
 	hash    uint32 // loop hash in the branch: no stranger knows it
 	cancel  bool   // this is the CANCEL of the INVITE with the same id
 	request []byte // as sent; nil once nothing is made from it any more
-	final   []byte // the request, while its user handles the final response to it
 	ack     []byte // of a 3xx‥6xx to INVITE
 
 	canceled bool // we sent CANCEL
@@ -98,8 +97,8 @@ func (c *clientTx) receive(now instant, m *message, p *packet) {
 func (c *clientTx) advance(now instant, m *message, p *packet) {
 	user := c.user // a transaction on a stream ends with its final response
 	if sent := c.request; m.status >= 200 {
-		c.request, c.final = nil, sent
-		defer func() { c.final = c.w.forget(sent) }()
+		c.request, c.w.answered = nil, sent
+		defer func() { c.w.answered = c.w.forget(sent) }()
 	}
 	switch {
 	case m.status < 200:
@@ -114,7 +113,7 @@ func (c *clientTx) advance(now instant, m *message, p *packet) {
 		c.w.wheel.start(&c.timer, now+timerL)
 	case c.invite:
 		c.state = clientCompleted
-		c.ack = c.w.keep(nil, c.w.ackFor(c.final, m))
+		c.ack = c.w.keep(nil, c.w.ackFor(c.w.answered, m))
 		c.w.send(c.to, c.ack, 0)
 		c.wait(now, timerD)
 	default:

@@ -354,9 +354,9 @@ func (w *worker) contactAddr(m *message) (a Addr, ok bool) {
 }
 
 // upstream splices a response as it goes on to a sender: without our Via, and a 503 as a
-// 500 (RFC 3261 §16.7 items 3 and 6). If no Via is left, it gets those of sent, the
-// request that it answers. It returns the status it leaves with.
-func (w *worker) upstream(p *packet, to way, sent []byte) ([]byte, int) {
+// 500 (RFC 3261 §16.7 items 3 and 6). If no Via is left, it gets those of the request
+// that it answers. It returns the status it leaves with.
+func (w *worker) upstream(p *packet, to way) ([]byte, int) {
 	m, s := &p.msg, &w.splice
 	s.reset()
 	status := m.status
@@ -374,8 +374,8 @@ func (w *worker) upstream(p *packet, to way, sent []byte) ([]byte, int) {
 		s.remove(span{f.value.from, i})
 	} else {
 		s.remove(f.line)
-		if len(sent) > 0 && !m.hasNextVia() {
-			w.aux.index(sent, false)
+		if w.answered != nil && !m.hasNextVia() {
+			w.aux.index(w.answered, false)
 			top := w.aux.first(hVia)
 			for v := w.aux.after(top); v != nil; v = w.aux.after(v) {
 				s.insert(f.line.from, string(w.aux.text(v.line)))

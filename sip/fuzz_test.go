@@ -72,7 +72,7 @@ func leaves(t *testing.T, w *worker, p *packet) {
 		return
 	}
 	if !m.request() {
-		w.upstream(p, way{}, nil)
+		w.upstream(p, way{})
 		return
 	}
 	if m.maxFwd == 0 {

@@ -10,13 +10,11 @@ type proxied struct {
 	server serverTx
 	client clientTx
 
-	canceled bool   // the sender gave up
-	reason   []byte // header fields of its CANCEL that CANCEL passes on
-
-	// What a symptom is told by.
-	authorized bool // the request has credentials
-	within     bool // it is within a dialog
-	path       bool // it makes a binding, with our Path
+	canceled   bool   // the sender gave up
+	authorized bool   // the request has credentials
+	within     bool   // it is within a dialog
+	path       bool   // it makes a binding, with our Path
+	reason     []byte // header fields of its CANCEL that CANCEL passes on
 
 	// What an observer is told with each response.
 	branch   string
@@ -35,11 +33,11 @@ func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
 		t.reason = t.w.forget(t.reason)
 		t.w.remember(now, t, m)
 	}
-	if m.status > 100 && (c.final != nil || m.hasNextVia()) {
+	if m.status > 100 && (t.w.answered != nil || m.hasNextVia()) {
 		if m.is("BYE") && (m.status/100 == 2 || m.status == 481) {
 			t.w.oldDialogs.end(m.text(m.callID))
 		}
-		b, status := t.w.upstream(p, t.server.back, c.final)
+		b, status := t.w.upstream(p, t.server.back)
 		t.server.respond(now, status, b)
 	}
 	if m.status < 200 && t.canceled {

@@ -71,6 +71,7 @@ type worker struct {
 	armed   instant // what timer is set to; 0: not
 
 	oldDialogs oldDialogs
+	answered   []byte // the request, as sent, whose final response is handled; nil: none is
 
 	// Scratch, good until the next message.
 	seal     *sealer
