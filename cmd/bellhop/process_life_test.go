@@ -177,8 +177,9 @@ func TestDrainEnds(t *testing.T) {
 	p.stop()
 }
 
-// TestNoPBX places a call when nobody listens where the PBX should be: the
-// kernel knows at once, so the caller does too, and the subscriber.
+// TestNoPBX places a call when nobody listens where the PBX should be. Over TCP the
+// kernel knows at once, so the caller does too, and the subscriber. Over UDP the INVITE
+// is repeated, and a PBX that was only restarting gets it.
 func TestNoPBX(t *testing.T) {
 	for _, proto := range []sip.Proto{sip.UDP, sip.TCP} {
 		t.Run(proto.String(), func(t *testing.T) {
@@ -189,14 +190,23 @@ func TestNoPBX(t *testing.T) {
 			phone := newPeer(t, netip.MustParseAddrPort("127.0.0.2:0"))
 			begin := time.Now()
 			phone.invite(s, "lost")
-			phone.gets("SIP/2.0 500 ")
-			if took := time.Since(begin); *soak && took > 5*time.Second {
-				t.Errorf("the caller had to wait for %v", took)
+			status, by := "CONGESTION", "system"
+			if proto == sip.UDP {
+				status, by = "BUSY", "callee"
+				phone.gets("SIP/2.0 100 ")
+				pbx := newPeer(t, s.pbx.AddrPort)
+				pbx.reply(s, pbx.gets("INVITE "), "486 Busy Here")
+				phone.gets("SIP/2.0 486 ")
+			} else {
+				phone.gets("SIP/2.0 500 ")
+				if took := time.Since(begin); *soak && took > 5*time.Second {
+					t.Errorf("the caller had to wait for %v", took)
+				}
 			}
 			s.receiver.wait("a dial-out and a hangup", patience, func(came []received) bool { return len(came) == 2 })
 			p.stop()
 			for _, c := range s.once(1, "dial-out 1", "hangup 2") {
-				if c.get("EventType") == "hangup" && (c.get("CallStatus") != "CONGESTION" || c.get("hangup_by") != "system") {
+				if c.get("EventType") == "hangup" && (c.get("CallStatus") != status || c.get("hangup_by") != by) {
 					t.Errorf("hangup is %v", c.fields)
 				}
 			}
