@@ -87,6 +87,13 @@ func (h *Hop) note(now instant, pbx *pbx, s symptom, who string) {
 	h.log.Warn("PBX misconfigured", "pbx", pbx.addr.String(), "why", explain(s, pbx, who))
 }
 
+// set stores true, once: workers share the cache line.
+func set(b *atomic.Bool) {
+	if !b.Load() {
+		b.Store(true)
+	}
+}
+
 // clear takes a symptom back if it showed last at who; "" is whoever it was.
 func (d *diagnosis) clear(s symptom, who string) {
 	if p := d.found[s].Load(); p != nil && (who == "" || p.who == who[:min(len(who), maxWho)]) {
@@ -114,7 +121,7 @@ func (w *worker) diagnose(now instant, t *proxied, m *message) {
 		return
 	}
 	if m.status == 403 || m.status == 404 || m.status == 482 {
-		w.hop.diagnoseSource(now, t.server.back.peer(), m.status)
+		w.hop.diagnoseSource(now, t.server.back.peer(), m.status == 482)
 	}
 	register := m.is("REGISTER")
 	if !register && !t.server.invite {
@@ -136,9 +143,9 @@ func (w *worker) diagnoseRegister(now instant, t *proxied, m *message, pbx *pbx)
 	d := &pbx.diagnosis
 	switch {
 	case m.status/100 == 2, m.status == 401, m.status == 407:
-		d.registers.Store(true)
+		set(&d.registers)
 		if m.status >= 400 {
-			d.asks.Store(true)
+			set(&d.asks)
 		}
 		d.clear(registerNotAsked, "")
 	case m.status == 404 && !t.authorized && !d.registers.Load():
@@ -153,8 +160,10 @@ func (w *worker) diagnoseRegister(now instant, t *proxied, m *message, pbx *pbx)
 	}
 	switch {
 	case m.has(hPath) || listsPath(m.b[:m.head]):
-		d.knowsPath.Store(true)
-		d.clear(pathIgnored, w.aor(m))
+		set(&d.knowsPath)
+		if d.found[pathIgnored].Load() != nil {
+			d.clear(pathIgnored, w.aor(m))
+		}
 	case !d.usesPath.Load() || d.knowsPath.Load():
 		w.hop.note(now, pbx, pathIgnored, w.aor(m))
 	}
@@ -173,14 +182,14 @@ func (w *worker) diagnoseInvite(now instant, t *proxied, m *message, pbx *pbx) {
 		}
 		return
 	case m.status == 401 || m.status == 407:
-		d.challenges.Store(true)
+		set(&d.challenges)
 	case takes(m.status):
-		d.accepts.Store(true)
+		set(&d.accepts)
 		known := w.hop.phones.has(ip, now)
 		switch {
 		case t.authorized:
 		case known:
-			d.trusts.Store(true)
+			set(&d.trusts)
 			d.clear(strangerTaken, ip.String())
 		case d.challenges.Load() || d.asks.Load() && !d.trusts.Load():
 			w.hop.note(now, pbx, strangerTaken, ip.String())
@@ -204,11 +213,9 @@ func (h *Hop) cameAlongPath(p *packet) {
 		return
 	}
 	d := &pbx.diagnosis
-	if !d.usesPath.Load() {
-		d.usesPath.Store(true)
-		if !d.knowsPath.Load() {
-			d.clear(pathIgnored, "")
-		}
+	set(&d.usesPath)
+	if !d.knowsPath.Load() {
+		d.clear(pathIgnored, "")
 	}
 }
 
@@ -237,11 +244,12 @@ func (h *Hop) pbxAt(a netip.AddrPort) (found *pbx) {
 }
 
 // diagnoseSource looks at a request of a phone that is refused: it may be the PBX's, if
-// it comes from its address, but not from its port. 404 is no sign where phones have
-// registered from that address.
-func (h *Hop) diagnoseSource(now instant, source netip.AddrPort, status int) {
+// it comes from its address, but not from its port. sure says that no phone would be
+// refused so; else it may as well be one, where phones have registered from that
+// address, or bellhop is at it.
+func (h *Hop) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 	for _, pbx := range h.pbx {
-		if pbx.addr.Addr() == source.Addr() && (status != 404 || !h.phones.has(source.Addr(), now)) {
+		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.shared && !h.phones.has(source.Addr(), now)) {
 			h.note(now, pbx, unknownPort, source.String())
 			return
 		}

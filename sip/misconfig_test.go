@@ -272,6 +272,7 @@ func TestAnotherPortOfThePBXIsNamed(t *testing.T) {
 		{"sent back to the PBX: 404", "404 Not Found", nil, false, true},
 		{"sent back to the PBX: 482", "482 Request Merged", nil, false, true},
 		{"a phone's wrong number", "404 Not Found", nil, true, false},
+		{"a phone's wrong password", "403 Forbidden", nil, true, false},
 		{"a phone's busy", "486 Busy Here", nil, true, false},
 		{"a phone's challenge", "401 Unauthorized", nil, false, false},
 	} {
@@ -310,6 +311,20 @@ func TestAnotherPortOfThePBXIsNamed(t *testing.T) {
 		own.gets("answer", "SIP/2.0 200")
 		equal(t, "degraded", strings.Join(s.hop.Degraded(), "|"), "")
 	}, func(c *sip.Config) { c.PBXSources = prefixes("192.0.2.2") })
+	play(t, func(s *scene) { // on bellhop's own machine anybody may be refused by the PBX
+		phone := s.udp(netip.MustParseAddrPort("192.0.2.1:40000"))
+		phone.sends(phone.request("MESSAGE", "sip:102@pbx.example"))
+		s.pbx.replies(s.pbx.gets("sent on", "MESSAGE"), "403 Forbidden")
+		phone.gets("answer", "SIP/2.0 403")
+		equal(t, "degraded", strings.Join(s.hop.Degraded(), "|"), "")
+		phone.sends(phone.request("MESSAGE", "sip:5559999@198.51.100.9", "Route: <sip:198.51.100.9;lr>"))
+		phone.gets("but no phone has such a Route", "SIP/2.0 403")
+		if why := s.hop.Degraded(); len(why) != 1 || !strings.Contains(why[0], "192.0.2.1:40000") {
+			t.Errorf("degraded is %q", why)
+		}
+	}, func(c *sip.Config) {
+		c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.1:5070")}}
+	})
 	play(t, func(s *scene) { // a stranger names nobody
 		s.phone.sends(s.phone.request("MESSAGE", "sip:5559999@198.51.100.9", "Route: <sip:198.51.100.9;lr>"))
 		s.phone.gets("refused", "SIP/2.0 403")

@@ -607,7 +607,7 @@ func (w *worker) refuse(p *packet, f *fault, extra string) {
 		w.observeRefused(p, f, extra)
 	}
 	if f.status == 403 && p.side == edgeSide {
-		w.hop.diagnoseSource(p.at, p.peer, f.status)
+		w.hop.diagnoseSource(p.at, p.peer, true)
 	}
 	w.answer(p, f.status, f.phrase, extra)
 }
