@@ -38,6 +38,13 @@
 // Who asks too often is answered 429: each token has a limit, and each address
 // from which there is no token, or a wrong one.
 //
+// # Calls come first
+//
+// Requests that read are served one at a time, and seldom while SIP waits for
+// processors ([Config.Strained]); if too many wait, they are answered 503. Streams
+// then wait longer for more events. /healthz, /readyz, /metrics and changes are
+// served at once.
+//
 // # Audit
 //
 // Every change that is made over the API is in the audit log, a JetStream stream,
@@ -130,6 +137,10 @@ type Config struct {
 	// told, as their source had too many; nil: there are none.
 	Suppressed func() uint64
 
+	// Strained reports whether SIP waits for processors: then requests that read are
+	// served seldom. nil: it never does.
+	Strained func() bool
+
 	// Losses returns what the store has lost to damage, the newest finding first;
 	// nil: nothing. Bellhop is degraded for a day after one was found.
 	Losses func() []Loss
@@ -151,6 +162,7 @@ type Server struct {
 	lines    lines
 	failures failures // to say who one is
 	streams  *streams
+	gate     *gate
 	conns    *conns
 	panics   atomic.Uint64 // of handlers
 	started  time.Time
@@ -175,7 +187,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), conns: newConns(c.Log), lines: newLines(), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
+	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), gate: newGate(c.Strained), conns: newConns(c.Log), lines: newLines(), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
 	kv, err := openTokens(ctx, js, c.Replicas)
 	if err != nil {
 		return nil, fmt.Errorf("bucket bellhop_tokens: %w", err)
@@ -242,7 +254,7 @@ func (s *Server) routes() http.Handler {
 	if err != nil {
 		panic(err) // it is made of strings
 	}
-	admitted := s.admit(s.byBearer, problem, newAnswers(problem).once(shortNames(v1)))
+	admitted := s.admit(s.byBearer, problem, s.inTurn(problem, newAnswers(problem).once(shortNames(v1))))
 
 	all := s.newRoutes(problem)
 	all.handle("/v1/", open, admitted)

@@ -177,7 +177,7 @@ func bareRequest(r *http.Request) bool {
 // tidied away, and one slash at the end means nothing.
 func (s *Server) dialects(next http.Handler) http.Handler {
 	api := func(find func(*http.Request, time.Time) (*access, bool), refuse refusal, h http.HandlerFunc) http.Handler {
-		return s.guarded(refuse, s.admit(find, refuse, inUTF8(h)))
+		return s.guarded(refuse, s.admit(find, refuse, s.inTurn(refuse, inUTF8(h))))
 	}
 	uapi := api(s.byBearerOrPair, uapiRefuse, s.uapi)
 	telphin := api(s.byBearer, telphinRefuse, s.telphin)

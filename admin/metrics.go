@@ -29,6 +29,9 @@ func (s *Server) metrics() http.Handler {
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "bellhop_admin_connections_refused_total", Help: "Connections to the admin API that were refused because too many were open.",
 	}, func() float64 { _, refused := s.conns.count(); return float64(refused) }))
+	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "bellhop_admin_requests_refused_total", Help: "Requests to the admin API that were answered 503 because too many waited.",
+	}, func() float64 { return float64(s.gate.refusals()) }))
 	r.MustRegister(notifierMetrics{s.config.Notifier})
 	r.MustRegister(s.config.Collectors...)
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorLog: promLog{s}})

@@ -46,7 +46,7 @@ func (s *Server) registerPage(all *routes) {
 	view("GET /live/deliveries/{id}", toRead, s.live("delivery", s.deliveryData))
 	view("GET /live/health", toReadAll, s.live("health", s.healthData))
 
-	entered := secured(s.recovered(refusePage, s.entered(s.pages)))
+	entered := secured(s.recovered(refusePage, s.entered(s.inTurn(refusePage, s.pages))))
 	for pattern := range s.pages.rights {
 		all.handle(pattern, open, entered)
 	}

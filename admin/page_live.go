@@ -62,7 +62,8 @@ func (s *Server) live(part string, data func(*http.Request) (any, error)) func(h
 		}
 		w.Header().Set("Content-Type", streamType)
 		w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
-		var shown string                          // the tag of what is
+		leaveTurn(ctx)
+		var shown string // the tag of what is
 		for wrote := (time.Time{}); ctx.Err() == nil && s.inSession(r, time.Now()) != nil; {
 			html, err := s.render(r, part, data)
 			if err != nil {
@@ -83,7 +84,7 @@ func (s *Server) live(part string, data func(*http.Request) (any, error)) func(h
 				}
 				wrote = time.Now()
 			}
-			pause(ctx, lookAgain)
+			pause(ctx, s.gate.pace(lookAgain))
 			waiting, cancel := context.WithTimeout(ctx, lookEvery-lookAgain)
 			tail.Next(waiting)
 			cancel()

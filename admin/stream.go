@@ -216,7 +216,7 @@ func eventStream(api huma.API, op huma.Operation) huma.Operation {
 			streamType: {Schema: &huma.Schema{Type: huma.TypeString, Description: "Server-sent events: " +
 				"id is the event_id, event the event_type, data an item of the list on one line. " +
 				"Without since or Last-Event-ID it begins now. It has no end, and no limit. " +
-				"Events that come soon after another are written together, a quarter of a second later at most. " +
+				"Events that come soon after another are written together, a quarter of a second later at most, 2 s while calls need the machine. " +
 				"After 15 s without an event there is a comment. A client that does not read for 10 s is disconnected, " +
 				"and so is the slowest one when more than 64 MiB wait to be read by all together: it resumes with Last-Event-ID."}},
 		},
@@ -282,6 +282,7 @@ func (s *Server) readEvents(ctx context.Context, q notify.Query) (*answered, err
 		defer eventPages.Put(b)
 		b.Reset()
 		s.writePage(b, events, next)
+		leaveTurn(ctx)
 		c.BodyWriter().Write(b.Bytes()) // a client that is gone needs no more
 	}}, nil
 }
@@ -305,6 +306,7 @@ func (s *Server) writePage(b *bytes.Buffer, events []*dialog.Event, next string)
 			b.WriteByte(',')
 		}
 		b.Write(s.lines.of(e))
+		yield(i + 1)
 	}
 	b.WriteString(`],"next":`)
 	line(b, next)
@@ -395,8 +397,9 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tai
 	if err := q.send(nil); err != nil {
 		return err
 	}
+	leaveTurn(ctx)
 	for wrote := (time.Time{}); ; {
-		pause(ctx, time.Until(wrote.Add(rand.N(gather))))
+		pause(ctx, time.Until(wrote.Add(rand.N(s.gate.pace(gather)))))
 		waiting, cancel := context.WithTimeout(ctx, s.streams.quiet)
 		events, _ := tail.Next(waiting)
 		cancel()
@@ -426,6 +429,7 @@ func (s *Server) sendEvents(q *queue, events []*dialog.Event) error {
 				break
 			}
 			lines, size = append(lines, line), size+len(line)+len(e.ID)+len(e.Type)+len("id: \nevent: \ndata: \n\n")
+			yield(len(lines))
 		}
 		text := bytes.NewBuffer(make([]byte, 0, size)) // no larger than what is counted
 		for i, line := range lines {

@@ -67,7 +67,7 @@ func uapiRefuse(w http.ResponseWriter, status int, detail string) {
 		e.code = "access_denied"
 	case http.StatusTooManyRequests:
 		e.code = "too_many_requests"
-	case http.StatusInternalServerError:
+	case http.StatusInternalServerError, http.StatusServiceUnavailable:
 		e.code = "internal_server_error"
 	}
 	e.write(w)

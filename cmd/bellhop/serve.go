@@ -162,6 +162,7 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		Ready:      s.unready,
 		Degraded:   s.hop.Degraded,
 		Suppressed: s.follower.tracker.Suppressed,
+		Strained:   newStrain().strained,
 		Losses:     s.losses,
 		Collectors: slices.Concat(hopMetrics(s.hop), followerMetrics(s.follower), keeperMetrics(s.keeper)),
 		Node:       s.node,

@@ -1,0 +1,203 @@
+package admin
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// gated returns what asks a server whose requests take as long as work does.
+func gated(strained func() bool, work func(context.Context)) func(method, token string) *httptest.ResponseRecorder {
+	s := &Server{gate: newGate(strained)}
+	h := s.inTurn(problem, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { work(r.Context()) }))
+	return func(method, token string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(method, "/", nil)
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, &access{id: token})))
+		return w
+	}
+}
+
+// Who reads is served one at a time; who changes something, at once.
+func TestReadersTakeTurns(t *testing.T) {
+	for _, tt := range []struct {
+		name, method string
+		strained     bool
+		most         int
+		took         time.Duration
+	}{
+		{"readers", "GET", false, 1, 10 * time.Millisecond},
+		{"readers of heads", "HEAD", false, 1, 10 * time.Millisecond},
+		{"readers under strain", "GET", true, 1, 10*time.Millisecond + 10*strainPause},
+		{"writers", "POST", false, 10, time.Millisecond},
+		{"writers under strain", "DELETE", true, 10, time.Millisecond},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var mu sync.Mutex
+				var now, most int
+				ask := gated(func() bool { return tt.strained }, func(context.Context) {
+					mu.Lock()
+					now++
+					most = max(most, now)
+					mu.Unlock()
+					time.Sleep(time.Millisecond)
+					mu.Lock()
+					now--
+					mu.Unlock()
+				})
+				begin := time.Now()
+				var all sync.WaitGroup
+				for range 10 {
+					all.Go(func() {
+						if w := ask(tt.method, "a"); w.Code != 200 {
+							t.Errorf("answered %d", w.Code)
+						}
+					})
+				}
+				all.Wait()
+				if took := time.Since(begin); most != tt.most || took != tt.took {
+					t.Errorf("%d at a time, in %v; want %d, in %v", most, took, tt.most, tt.took)
+				}
+			})
+		})
+	}
+}
+
+// Too many that wait are refused, and one token does not keep the others out.
+func TestTooManyReaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		done := make(chan struct{})
+		ask := gated(nil, func(context.Context) { <-done })
+		var all sync.WaitGroup
+		var served atomic.Int32
+		come := func(n int, token string) {
+			for range n {
+				all.Go(func() {
+					if ask("GET", token).Code == 200 {
+						served.Add(1)
+					}
+				})
+			}
+			synctest.Wait()
+		}
+		refused := func(token string) {
+			t.Helper()
+			if w := ask("GET", token); w.Code != 503 || w.Header().Get("Retry-After") != "1" {
+				t.Errorf("with token %s: %d %v, want 503 with Retry-After", token, w.Code, w.Header())
+			}
+		}
+		come(1, "a") // has its turn
+		come(maxWaitingOf, "a")
+		refused("a")
+		come(maxWaiting-maxWaitingOf, "b")
+		refused("b")
+		refused("c")
+		close(done)
+		all.Wait()
+		if served.Load() != 1+maxWaiting {
+			t.Errorf("%d were served, want %d", served.Load(), 1+maxWaiting)
+		}
+		if w := ask("GET", "a"); w.Code != 200 {
+			t.Errorf("afterwards: %d", w.Code)
+		}
+	})
+}
+
+// Who waits for something else loses the turn, and who gives up takes none.
+func TestTurnsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang, stop := context.WithCancel(t.Context())
+		first := true
+		ask := gated(nil, func(context.Context) {
+			if first {
+				first = false
+				<-hang.Done()
+			}
+		})
+		var all sync.WaitGroup
+		all.Go(func() { ask("GET", "a") })
+		synctest.Wait()
+		begin := time.Now()
+		ask("GET", "a")
+		if took := time.Since(begin); took != longTurn {
+			t.Errorf("another was served after %v, want %v", took, longTurn)
+		}
+		stop()
+		all.Wait()
+
+		// A stream gives up its turn when it begins.
+		streamed := make(chan struct{})
+		ask = gated(nil, func(ctx context.Context) {
+			leaveTurn(ctx)
+			<-streamed
+		})
+		begin = time.Now()
+		for range 3 {
+			all.Go(func() { ask("GET", "a") })
+		}
+		synctest.Wait()
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("it took %v", took)
+		}
+		close(streamed)
+		all.Wait()
+
+		g := newGate(nil)
+		leave, _ := g.enter(t.Context(), "a")
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, ok := g.enter(gone, "a"); ok {
+			t.Error("who is gone is served")
+		}
+		leave()
+		leave()
+		if _, ok := g.enter(t.Context(), "a"); !ok || g.all != 0 || len(g.waiting) != 0 || g.refusals() != 0 {
+			t.Errorf("afterwards %d wait, %v, %d refused", g.all, g.waiting, g.refusals())
+		}
+	})
+}
+
+// Under strain each API refuses in its own form those for whom there is no room, and
+// streams rest longer.
+func TestStrain(t *testing.T) {
+	var strained atomic.Bool
+	r := newRig(t, Config{Strained: strained.Load})
+	g := r.server.gate
+	if g.pace(gather) != gather {
+		t.Error("streams rest longer without strain")
+	}
+	strained.Store(true)
+	if g.pace(gather) != 2*time.Second {
+		t.Errorf("streams rest %v under strain", g.pace(gather))
+	}
+	r.want(200, "GET", "/v1/status", nil) // seldom, but it is
+
+	g.mu.Lock()
+	g.all += maxWaiting
+	g.mu.Unlock()
+	r.wantProblem(503, "", "GET", "/v1/events", nil)
+	r.wantTelphin(503, "GET", "/extension/101/event/", nil)
+	r.wantUAPI(503, "internal_server_error", "GET", "/uapi/extensions/@me/101/phoneCallEvents", nil)
+	if resp, _ := r.raw("GET", "/v1/calls", nil); resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" {
+		t.Errorf("%d %v", resp.StatusCode, resp.Header)
+	}
+	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
+		if resp, _ := r.raw("GET", path, nil); resp.StatusCode != 200 {
+			t.Errorf("%s: %d", path, resp.StatusCode)
+		}
+	}
+	r.want(201, "POST", "/extension/101/event/", object{"url": "http://a.example/", "event_type": "hangup"})
+	g.mu.Lock()
+	g.all -= maxWaiting
+	g.mu.Unlock()
+	r.want(200, "GET", "/v1/calls", nil)
+	if g.refusals() != 4 {
+		t.Errorf("%d were refused, want 4", g.refusals())
+	}
+}
