@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -17,9 +16,9 @@ import (
 const readersOf = "READERS_OF"
 
 // startReaders starts readers. If they are measured, they are as idle as they can
-// be: in earnest they have machines of their own. end ends them, and returns how many
-// pages they had a second, how many they were to ask for again, and bytes of streams.
-func (s *site) startReaders() (end func() (pages, refused, bytes float64)) {
+// be: in earnest they have machines of their own. end ends them, and returns what they
+// had a second.
+func (s *site) startReaders() (end func() tally) {
 	s.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -40,7 +39,7 @@ func (s *site) startReaders() (end func() (pages, refused, bytes float64)) {
 		code, answer := s.request("GET", "/v1/status", nil) // may be refused for now
 		return code == http.StatusOK && json.Unmarshal(answer, &status) == nil && status.Streams == followers
 	})
-	return func() (pages, refused, bytes float64) {
+	return func() tally {
 		s.t.Helper()
 		stdin.Close()
 		p.exits(0, patience)
@@ -49,10 +48,13 @@ func (s *site) startReaders() (end func() (pages, refused, bytes float64)) {
 			s.t.Fatalf("the readers wrote %s", p.out.String())
 		}
 		if had.Failed > 0 {
-			s.t.Errorf("%d requests of the readers failed", had.Failed)
+			s.t.Errorf("%.0f requests of the readers failed", had.Failed)
 		}
 		took := time.Since(begin).Seconds()
-		return float64(had.Pages) / took, float64(had.Refused) / took, float64(had.Followed) / took
+		for _, n := range []*float64{&had.Asked, &had.Pages, &had.Refused, &had.Followed} {
+			*n /= took
+		}
+		return had
 	}
 }
 
@@ -60,9 +62,9 @@ const followers = 50
 
 var errRefused = errors.New("refused for now")
 
-// A tally is what readers had: whole pages, requests that were refused for now,
-// others that failed, and bytes of streams.
-type tally struct{ Pages, Refused, Failed, Followed int64 }
+// A tally is what readers had: requests for pages, whole pages, requests that were
+// refused for now, others that failed, and bytes of streams.
+type tally struct{ Asked, Pages, Refused, Failed, Followed float64 }
 
 // readers has clients follow the events, and makes 200 requests a second for
 // them, until the standard input ends.
@@ -73,8 +75,14 @@ func readers(admin string) {
 		io.Copy(io.Discard, os.Stdin)
 	}()
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
+	var mu sync.Mutex
 	var had tally
-	ask := func(accept string, count *int64, whole bool) (refused bool) {
+	count := func(what *float64, n int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		*what += float64(n)
+	}
+	ask := func(accept string, whole bool) (refused bool) {
 		req, err := http.NewRequestWithContext(ctx, "GET", "http://"+admin+"/v1/events", nil)
 		if err != nil {
 			panic(err)
@@ -95,20 +103,20 @@ func readers(admin string) {
 		}
 		switch {
 		case err == errRefused:
-			atomic.AddInt64(&had.Refused, 1)
+			count(&had.Refused, 1)
 		case !whole: // ends with ctx
-			atomic.AddInt64(count, n)
+			count(&had.Followed, n)
 		case err == nil:
-			atomic.AddInt64(count, 1)
+			count(&had.Pages, 1)
 		case ctx.Err() == nil:
-			atomic.AddInt64(&had.Failed, 1)
+			count(&had.Failed, 1)
 		}
 		return err == errRefused
 	}
 	var all sync.WaitGroup
 	for range followers {
 		all.Go(func() {
-			for ctx.Err() == nil && ask("text/event-stream", &had.Followed, false) {
+			for ctx.Err() == nil && ask("text/event-stream", false) {
 				again := time.NewTimer(time.Second)
 				select {
 				case <-again.C:
@@ -121,7 +129,8 @@ func readers(admin string) {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		<-tick.C
-		all.Go(func() { ask("application/json", &had.Pages, true) })
+		count(&had.Asked, 1)
+		all.Go(func() { ask("application/json", true) })
 	}
 	all.Wait()
 	json.NewEncoder(os.Stdout).Encode(had)
