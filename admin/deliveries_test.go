@@ -49,7 +49,7 @@ func (r *rig) until(path string, so func(object) bool) object {
 		if so(out) {
 			return out
 		}
-		if time.Since(begin) > 20*time.Second {
+		if time.Since(begin) > 5*time.Minute {
 			r.Fatalf("GET %s: still %v", path, out)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -193,6 +194,7 @@ func TestWrongTokensAreCounted(t *testing.T) {
 	for range failureBurst {
 		v.gets(401, "POST", "/login", url.Values{"token": {"wrong"}})
 	}
+	shut(r.server.failures.of(netip.MustParseAddr("127.0.0.1")))
 	resp, html := v.send("POST", "/login", url.Values{"token": {"wrong"}})
 	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || !strings.Contains(html, "Too many wrong tokens") {
 		t.Errorf("one too many: %d %s", resp.StatusCode, html)

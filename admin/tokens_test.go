@@ -145,7 +145,7 @@ func (r *rig) another(run bool) *Server {
 // wait waits until what is so, or the test's time is over.
 func (r *rig) wait(what string, so func() bool) {
 	r.Helper()
-	ctx, stop := context.WithTimeout(r.Context(), 30*time.Second)
+	ctx, stop := context.WithTimeout(r.Context(), 5*time.Minute)
 	defer stop()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -153,7 +153,7 @@ func (r *rig) wait(what string, so func() bool) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			r.Fatalf("it is not so after 30 s that %s", what)
+			r.Fatalf("it is not so after 5 min that %s", what)
 		}
 	}
 }
