@@ -69,6 +69,7 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 	defer stopBeside()
 	var helpers sync.WaitGroup
 	helpers.Go(func() { s.processors.fit(beside, s.hop.Crowded()) })
+	helpers.Go(func() { s.strain.run(beside) })
 	helpers.Go(func() { giveBack(beside) })
 	helpers.Go(func() {
 		for {
@@ -103,6 +104,7 @@ type service struct {
 	snapshot   *snapshot // nil: the store is not ours
 	js         jetstream.JetStream
 	processors *processors
+	strain     *strain
 	closeStore func()
 
 	kinds atomic.Pointer[map[string]dialog.Kind] // of the extensions that the config names
@@ -111,7 +113,7 @@ type service struct {
 // build opens the store and makes the rooms: all that can fail has failed when
 // it returns.
 func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err error) {
-	s := &service{cfg: cfg, log: log, processors: newProcessors()}
+	s := &service{cfg: cfg, log: log, processors: newProcessors(), strain: newStrain()}
 	var undo []func()
 	defer func() {
 		if err != nil {
@@ -162,7 +164,7 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		Ready:      s.unready,
 		Degraded:   s.hop.Degraded,
 		Suppressed: s.follower.tracker.Suppressed,
-		Strained:   newStrain().strained,
+		Strained:   s.strain.strained,
 		Losses:     s.losses,
 		Collectors: slices.Concat(hopMetrics(s.hop), followerMetrics(s.follower), keeperMetrics(s.keeper)),
 		Node:       s.node,

@@ -1,62 +1,76 @@
 package main
 
 import (
-	"math"
-	"runtime/metrics"
-	"sync"
+	"context"
+	"sync/atomic"
 	"time"
 )
 
-// A strain says whether goroutines, and among them those of SIP, wait for processors:
-// because this process has too much to do, or because the machine has. It costs nothing
-// while nobody asks.
+// A strain says whether SIP waits for processors, because this process has too much to
+// do or because the machine has: while somebody asks, its goroutine looks how late its
+// timer is, as messages would be.
 type strain struct {
-	mu     sync.Mutex
-	looked time.Time
-	before []uint64 // the counts of the histogram then
-	sample [1]metrics.Sample
-	is     bool
+	asked chan struct{} // somebody did
+	last  atomic.Int64  // when the timer was late, in ns since the epoch
 }
 
-// strainEvery is how long an answer is good. A hundredth of the waits in that time, and
-// strainWaits at least, being slowWait or longer is strain: as many messages would be as
-// late.
+// Each strainTick it looks. A timer that is late by slowTimer is strain for strainFor:
+// so is one of 100, as a p99 would have it. strainAsked after the last question it
+// looks no more, and costs nothing.
 const (
-	strainEvery = 200 * time.Millisecond
-	slowWait    = 5 * time.Millisecond
-	strainShare = 0.01
-	strainWaits = 2
+	strainTick  = 10 * time.Millisecond
+	slowTimer   = 5 * time.Millisecond
+	strainFor   = time.Second
+	strainAsked = 2 * time.Second
 )
 
-func newStrain() *strain {
-	return &strain{sample: [1]metrics.Sample{{Name: "/sched/latencies:seconds"}}}
-}
+func newStrain() *strain { return &strain{asked: make(chan struct{}, 1)} }
 
 // strained reports whether there is strain. It may be called at any time.
 func (s *strain) strained() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if time.Since(s.looked) < strainEvery {
-		return s.is
+	select {
+	case s.asked <- struct{}{}:
+	default:
 	}
-	metrics.Read(s.sample[:])
-	waits := s.sample[0].Value.Float64Histogram()
-	s.is = s.before != nil && tooSlow(s.before, waits) // not of the start
-	s.before = append(s.before[:0], waits.Counts...)
-	s.looked = time.Now()
-	return s.is
+	return s.at(time.Now())
 }
 
-// tooSlow reports whether too many of the waits that a histogram counts beyond those
-// before were slow.
-func tooSlow(before []uint64, waits *metrics.Float64Histogram) bool {
-	var all, slow uint64
-	for i, n := range waits.Counts {
-		n -= before[i]
-		all += n
-		if from := waits.Buckets[i]; from >= slowWait.Seconds() && !math.IsInf(from, 0) {
-			slow += n
+func (s *strain) at(now time.Time) bool { return now.UnixNano()-s.last.Load() < int64(strainFor) }
+
+// saw takes how late the timer was.
+func (s *strain) saw(late time.Duration, now time.Time) {
+	if late >= slowTimer {
+		s.last.Store(now.UnixNano())
+	}
+}
+
+// run looks while somebody asks, until ctx ends.
+func (s *strain) run(ctx context.Context) {
+	timer := time.NewTimer(strainTick)
+	defer timer.Stop()
+	for asked := time.Now(); ; {
+		now := time.Now()
+		if now.Sub(asked) > strainAsked { // nobody asks
+			select {
+			case <-s.asked:
+			case <-ctx.Done():
+				return
+			}
+			now = time.Now()
+			asked = now
+		}
+		timer.Reset(strainTick)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		end := time.Now()
+		s.saw(end.Sub(now)-strainTick, end)
+		select {
+		case <-s.asked:
+			asked = end
+		default:
 		}
 	}
-	return slow >= strainWaits && float64(slow) >= strainShare*float64(all)
 }

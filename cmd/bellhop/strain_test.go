@@ -1,41 +1,62 @@
 package main
 
 import (
-	"math"
-	"runtime/metrics"
+	"context"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
-func TestTooSlow(t *testing.T) {
-	buckets := []float64{math.Inf(-1), 0, 0.001, 0.005, 0.02, math.Inf(1)}
+// A late timer is strain for a second.
+func TestStrain(t *testing.T) {
+	s, now := newStrain(), time.Now()
+	if s.at(now) {
+		t.Error("there is strain at the start")
+	}
 	for _, tt := range []struct {
-		name        string
-		before, now []uint64
-		want        bool
+		late  time.Duration
+		after time.Duration
+		want  bool
 	}{
-		{"nothing", []uint64{0, 0, 0, 0, 0}, []uint64{0, 0, 0, 0, 0}, false},
-		{"quick", []uint64{0, 0, 0, 0, 0}, []uint64{0, 1000, 500, 0, 0}, false},
-		{"one slow wait", []uint64{0, 0, 0, 0, 0}, []uint64{0, 10, 0, 1, 0}, false},
-		{"a few of many", []uint64{0, 0, 0, 0, 0}, []uint64{0, 1000, 0, 3, 4}, false},
-		{"a hundredth", []uint64{0, 0, 0, 0, 0}, []uint64{0, 900, 90, 5, 5}, true},
-		{"very slow", []uint64{0, 0, 0, 0, 0}, []uint64{0, 0, 0, 0, 2}, true},
-		{"slow before, not now", []uint64{0, 0, 0, 100, 100}, []uint64{0, 500, 0, 101, 100}, false},
-		{"slow now, not before", []uint64{0, 100_000, 0, 0, 0}, []uint64{0, 100_100, 0, 2, 0}, true},
+		{0, 0, false},
+		{slowTimer - 1, 0, false},
+		{slowTimer, 0, true},
+		{0, strainFor - 1, true},
+		{0, 1, false},
+		{time.Second, 0, true},
+		{0, strainFor / 2, true},
+		{slowTimer, 0, true},
+		{0, strainFor / 2, true},
+		{0, strainFor / 2, false},
 	} {
-		if got := tooSlow(tt.before, &metrics.Float64Histogram{Counts: tt.now, Buckets: buckets}); got != tt.want {
-			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		now = now.Add(tt.after)
+		s.saw(tt.late, now)
+		if got := s.at(now); got != tt.want {
+			t.Errorf("late by %v, %v after: %v, want %v", tt.late, tt.after, got, tt.want)
 		}
 	}
 }
 
-// The runtime counts waits as strain reads them.
-func TestStrainReads(t *testing.T) {
-	s := newStrain()
-	s.strained()
-	if len(s.before) == 0 || s.looked.IsZero() {
-		t.Fatal("the runtime does not count how long goroutines wait")
-	}
-	if s.is {
-		t.Error("the waits of the start are strain")
-	}
+// It looks while it is asked, and is quiet when it is not: in virtual time no timer is
+// late.
+func TestStrainIsLookedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStrain()
+		stop := start(func(ctx context.Context) { s.run(ctx) })
+		defer stop()
+		for range 3 {
+			time.Sleep(time.Hour)
+			if s.strained() {
+				t.Error("a timer that is in time is strain")
+			}
+			synctest.Wait()
+			if len(s.asked) != 0 {
+				t.Error("it does not hear that it is asked")
+			}
+			time.Sleep(strainAsked / 2)
+			if s.strained() {
+				t.Error("a timer that is in time is strain")
+			}
+		}
+	})
 }
