@@ -49,12 +49,12 @@ type standings struct {
 }
 
 // openStandings opens the bucket of standings: id of the subscription to JSON.
-// One that is deleted leaves a marker that goes by itself.
+// One that is deleted leaves a marker, which stays: without it, a server that was
+// killed could find the deleted one again.
 func openStandings(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{
-		Bucket:         "bellhop_standings",
-		Description:    "subscriptions whose deliveries fail",
-		LimitMarkerTTL: time.Second, // markers of purges may go by themselves
+		Bucket:      "bellhop_standings",
+		Description: "subscriptions whose deliveries fail",
 	})
 }
 
@@ -133,7 +133,7 @@ func (x *standings) save(ctx context.Context, id string, st *standing) error {
 	defer cancel()
 	var err error
 	if st == nil {
-		err = x.kv.Purge(ctx, id, jetstream.PurgeTTL(10*time.Second))
+		err = x.kv.Delete(ctx, id)
 	} else {
 		b, _ := json.Marshal(st) // strings and times of this century
 		_, err = x.kv.Put(ctx, id, b)

@@ -3,6 +3,8 @@ package notify
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -175,8 +177,49 @@ func TestStandings(t *testing.T) {
 		if _, ok := n.standings.of("x"); ok || len(n.standings.unsaved) != 0 {
 			t.Errorf("left: %v, unsaved %d", ok, len(n.standings.unsaved))
 		}
-		if info, err := n.js.Stream(t.Context(), "KV_bellhop_standings"); err != nil || info.CachedInfo().State.Msgs != 0 {
+		if info, err := n.js.Stream(t.Context(), "KV_bellhop_standings"); err != nil || info.CachedInfo().State.Msgs != 1 { // the marker
 			t.Errorf("the bucket keeps %v", info.CachedInfo().State)
 		}
 	})
+}
+
+// TestStandingDoesNotReturn: a subscription that is well again is well after a kill
+// too, however long ago that was.
+func TestStandingDoesNotReturn(t *testing.T) {
+	for _, after := range []time.Duration{time.Second, time.Minute, time.Hour} {
+		t.Run(after.String(), func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				js, closeStore := openStore(t, dir)
+				n, stop := start(t, js, Config{Transport: &wire{start: time.Now(), answer: answers(200)}, KeepEvents: forGood})
+				for _, id := range []string{"well", "failing"} {
+					n.standings.set(id, &standing{Failing: time.Now(), Why: "500"})
+				}
+				time.Sleep(time.Second)
+				n.standings.set("well", nil)
+				time.Sleep(after)
+				for range 2 {
+					synctest.Wait()
+					killed := filepath.Join(t.TempDir(), "store")
+					if err := os.CopyFS(killed, os.DirFS(dir)); err != nil {
+						t.Fatal(err)
+					}
+					stop()
+					closeStore()
+					dir = killed
+					js, closeStore = openStore(t, dir)
+					n, stop = start(t, js, Config{Transport: &wire{start: time.Now(), answer: answers(200)}, KeepEvents: forGood})
+					if st, failing := n.standings.of("well"); failing {
+						t.Errorf("it fails again: %+v", st)
+					}
+					if _, failing := n.standings.of("failing"); !failing {
+						t.Error("the other one is well")
+					}
+					time.Sleep(after)
+				}
+				stop()
+				closeStore()
+			})
+		})
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -56,7 +57,7 @@ var formerStreams = []formerStream{
 	formerBucket("EXTENSIONS", false, func(key string, value []byte) bool {
 		return value == nil || key == strings.TrimRight(base32.StdEncoding.EncodeToString(value), "=") || key == "-" && len(value) == 0
 	}),
-	formerBucket("STANDINGS", true, func(key string, value []byte) bool {
+	formerBucket("STANDINGS", false, func(key string, value []byte) bool {
 		return !strings.Contains(key, ".") && (value == nil || hasField(value, "failing") || hasField(value, "paused") || hasField(value, "why") || string(value) == "{}")
 	}),
 	formerBucket("LEASES", false, func(key string, _ []byte) bool { return key == "deliver" }),
@@ -276,16 +277,8 @@ func (g *migration) step(name string) {
 	}
 }
 
-// info returns a stream as it is now; nil: there is none.
 func (g *migration) info(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
-	s, err := g.js.Stream(ctx, name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look for stream %s: %w", name, err)
-	}
-	return s.CachedInfo(), nil
+	return streamInfo(ctx, g.js, name)
 }
 
 // fence keeps older builds from starting with an embedded store of this version: the
@@ -339,7 +332,11 @@ func (g *migration) update(ctx context.Context, name, step string, change func(*
 		} else {
 			sleep(ctx, copyLook)
 		}
-		if _, err = g.js.UpdateStream(ctx, info.Config); err == nil {
+		err = retried(ctx, func() error {
+			_, err := g.js.UpdateStream(ctx, info.Config)
+			return err
+		})
+		if err == nil {
 			return nil
 		}
 	}
@@ -402,7 +399,10 @@ func (g *migration) copy(ctx context.Context, f formerStream, ours bool) (bool, 
 		c.Mirror = &jetstream.StreamSource{Name: f.name, SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: f.subject, Destination: f.nowSubject}}}
 	}
 	g.step("copy " + f.name)
-	_, err = g.js.CreateStream(ctx, c)
+	err = retried(ctx, func() error {
+		_, err := g.js.CreateStream(ctx, c)
+		return err
+	})
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another node was here before
 		now, err = g.info(ctx, f.now)
 		return old != nil && now != nil && now.Config.Metadata[copyOfMark] == sourceOf(old), err
@@ -469,9 +469,11 @@ type storedMessage struct {
 // readStored reads a message from the leader of a stream: a direct read may be
 // answered by a mirror. nil: there is none.
 func readStored(ctx context.Context, js jetstream.JetStream, stream, request string) (*storedMessage, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	reply, err := js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, []byte(request))
+	var reply *nats.Msg
+	err := retried(ctx, func() (err error) {
+		reply, err = js.Conn().Request("$JS.API.STREAM.MSG.GET."+stream, []byte(request), 5*time.Second)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read stream %s: %w", stream, err)
 	}
@@ -534,7 +536,7 @@ func (g *migration) drop(ctx context.Context, f formerStream) error {
 		g.check.renamed(f.name, f.now)
 	}
 	g.step("delete " + f.name)
-	err = g.js.DeleteStream(ctx, f.name)
+	err = retried(ctx, func() error { return g.js.DeleteStream(ctx, f.name) })
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil
 	}

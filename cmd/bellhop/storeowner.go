@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -51,14 +53,11 @@ func marks() map[string]string { return map[string]string{storeMark: strconv.Ito
 // checkOwner returns an error if a stream exists and is not bellhop's, or is of a
 // newer version of the store.
 func checkOwner(ctx context.Context, js jetstream.JetStream, name string) error {
-	s, err := js.Stream(ctx, name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil
+	info, err := streamInfo(ctx, js, name)
+	if err != nil || info == nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("look for stream %s: %w", name, err)
-	}
-	mark, marked := s.CachedInfo().Config.Metadata[storeMark]
+	mark, marked := info.Config.Metadata[storeMark]
 	if !marked {
 		return fmt.Errorf("stream %s belongs to another program: its metadata has no %s; rename or remove it, or give bellhop a NATS account of its own", name, storeMark)
 	}
@@ -66,6 +65,42 @@ func checkOwner(ctx context.Context, js jetstream.JetStream, name string) error 
 		return fmt.Errorf("stream %s is of version %s of the store, and this bellhop knows version %d: start the newer bellhop, or restore the backup that was made before it", name, mark, storeVersion)
 	}
 	return nil
+}
+
+// streamInfo returns a stream as it is now; nil: there is none.
+func streamInfo(ctx context.Context, js jetstream.JetStream, name string) (info *jetstream.StreamInfo, err error) {
+	err = retried(ctx, func() error {
+		s, err := js.Stream(ctx, name)
+		if err == nil {
+			info = s.CachedInfo()
+		}
+		return err
+	})
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for stream %s: %w", name, err)
+	}
+	return info, nil
+}
+
+// leaderless is how long a stream of a cluster of NATS servers may have no leader, as
+// when it is new or its leader has died.
+const leaderless = 30 * time.Second
+
+// retried calls f until it succeeds, fails for good, or has had no answer from a
+// leader for too long.
+func retried(ctx context.Context, f func() error) error {
+	for began := time.Now(); ; sleep(ctx, 100*time.Millisecond) {
+		err := f()
+		var api *jetstream.APIError
+		none := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
+			errors.As(err, &api) && api.Code == 503
+		if !none || ctx.Err() != nil || time.Since(began) > leaderless {
+			return err
+		}
+	}
 }
 
 // withHint says what to do where another program's stream takes bellhop's subjects.

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// startNATSCluster starts three NATS servers that keep streams together.
+func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
+	t.Helper()
+	// Servers must know each other's ports before they start: at this address nobody
+	// else listens.
+	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.N(254), rand.N(256), 1+rand.N(254))
+	var routes []*url.URL
+	for i := range 3 {
+		routes = append(routes, must[*url.URL](t)(url.Parse(fmt.Sprintf("nats://%s:%d", host, 6222+i))))
+	}
+	var servers []*server.Server
+	var all []string
+	for i := range 3 {
+		srv, err := server.NewServer(&server.Options{
+			ServerName: fmt.Sprint("s", i), Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
+			Cluster: server.ClusterOpts{Name: "test", Host: host, Port: 6222 + i}, Routes: routes,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv.Start()
+		t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+		servers = append(servers, srv)
+	}
+	for _, srv := range servers {
+		if !srv.ReadyForConnections(time.Minute) {
+			t.Fatal("a server does not start")
+		}
+		urls = append(urls, natsURL(srv.ClientURL()))
+		all = append(all, srv.ClientURL())
+	}
+	nc, err := nats.Connect(strings.Join(all, ","))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js = must[jetstream.JetStream](t)(jetstream.New(nc))
+	for begin := time.Now(); ; sleep(t.Context(), 50*time.Millisecond) {
+		_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "READY", Replicas: 3})
+		if err == nil {
+			return urls, js
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestClusterMigrates: a store of build d9dd3e8 in a cluster of NATS servers is
+// migrated with all its replicas, by three nodes that start at once.
+func TestClusterMigrates(t *testing.T) {
+	t.Parallel()
+	urls, js := startNATSCluster(t)
+	for _, c := range []jetstream.StreamConfig{
+		{Name: "EVENTS", Subjects: []string{"event.>"}, MaxAge: 720 * time.Hour, AllowDirect: true},
+		{Name: "OUTBOX", Subjects: []string{"delivery.>"}, AllowRollup: true, AllowMsgTTL: true},
+		{Name: "ATTEMPTS", Subjects: []string{"attempt.>"}, MaxAge: 720 * time.Hour},
+		{Name: "AUDIT", Subjects: []string{"audit"}, MaxAge: 720 * time.Hour},
+	} {
+		c.Replicas = 3
+		must[jetstream.Stream](t)(js.CreateStream(t.Context(), c))
+	}
+	buckets := make(map[string]jetstream.KeyValue)
+	for _, name := range []string{"keys", "SUBSCRIPTIONS", "EXTENSIONS", "STANDINGS", "LEASES", "CALLS", "TOKENS"} {
+		c := jetstream.KeyValueConfig{Bucket: name, History: 1, Storage: jetstream.FileStorage, Replicas: 3}
+		if name == "STANDINGS" || name == "CALLS" {
+			c.LimitMarkerTTL = time.Second
+		}
+		buckets[name] = must[jetstream.KeyValue](t)(js.CreateKeyValue(t.Context(), c))
+	}
+	publish := func(subject, format string, v ...any) {
+		t.Helper()
+		must[*jetstream.PubAck](t)(js.Publish(t.Context(), subject, fmt.Appendf(nil, format, v...)))
+	}
+	put := func(bucket, key, format string, v ...any) {
+		t.Helper()
+		must[uint64](t)(buckets[bucket].Put(t.Context(), key, fmt.Appendf(nil, format, v...)))
+	}
+	put("keys", "sip", "%s", bytes.Repeat([]byte("k"), keySize))
+	for i := range 200 {
+		publish(fmt.Sprintf("event.GEYDC.call%d.id%d", i/3, i), `{"id":"id%d","call":"call%d","type":"hangup"}`, i, i/3)
+		publish(fmt.Sprintf("attempt.s%d", i%5), "attempt %d", i)
+		put("CALLS", fmt.Sprintf("call.n1.%d", i%20), `{"id":"%d"}`, i)
+		if i%10 == 0 {
+			publish(fmt.Sprintf("delivery.s.%d", i), `{"lane":"call%d"}`, i/3)
+			publish("audit", `{"by":"t","did":"create-subscription","id":"%d"}`, i)
+			put("SUBSCRIPTIONS", fmt.Sprint("id", i%30), `{"dialect":"json","note":"%d"}`, i)
+		}
+	}
+	publish("delivery.cursor", "200")
+	put("CALLS", "mark.n1", "2026-11-30T20:12:53.5Z")
+	put("EXTENSIONS", "GEYDC", "101")
+	put("TOKENS", "t1", `{"hash":"aGFzaA=="}`)
+	put("STANDINGS", "id0", `{"failing":"2026-11-30T20:12:53.5Z"}`)
+	put("LEASES", "deliver", "n1 life")
+	for _, seq := range []uint64{3, 90} {
+		if err := must[jetstream.Stream](t)(js.Stream(t.Context(), "OUTBOX")).DeleteMsg(t.Context(), seq%20+1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := dumpOlder(t, js)
+
+	var nodes sync.WaitGroup
+	for range 3 {
+		c := storeConfig(t.TempDir())
+		c.Store.NATS, c.Store.Replicas = urls, 3
+		nodes.Go(func() {
+			js, _, closeStore, err := openStore(t.Context(), c, quiet())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer closeStore()
+			if _, err := sharedKey(t.Context(), js, c); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	nodes.Wait()
+	wantMigrated(t, js, want)
+	for _, f := range formerStreams {
+		s, err := js.Stream(t.Context(), f.now)
+		if err != nil {
+			t.Error(err)
+		} else if n := s.CachedInfo().Config.Replicas; n != 3 {
+			t.Errorf("%s has %d replicas", f.now, n)
+		}
+	}
+	c := storeConfig(t.TempDir())
+	c.Store.NATS, c.Store.Replicas = urls, 3
+	if err := openRooms(t, c); err != nil {
+		t.Error(err)
+	}
+}
