@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
 	"bellhop/notify"
+	"bellhop/sip"
 )
 
 // TestEndedCallsDoNotReturn plays flows whose calls end, and kills bellhop a while
@@ -60,6 +62,33 @@ func TestEndedCallsDoNotReturn(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestKilledAfterCalls kills a bellhop half a minute after its calls have ended, as
+// markers of ended calls once expired by then: the next one has no call up.
+func TestKilledAfterCalls(t *testing.T) {
+	t.Parallel()
+	const calls = 20
+	s := newSite(t, sip.UDP, sip.UDP)
+	p := s.serve()
+	s.subscribe("json", "POST", "dial-out", "answer", "hangup")
+	phones, pbx := s.place("caller-hangs-up", calls, 20)
+	phones.exits(0, time.Minute)
+	pbx.exits(0, time.Minute)
+	s.receiver.wait("every hangup", patience, func(came []received) bool { return hangups(came) == calls })
+	<-time.After(30 * time.Second)
+	for range 2 {
+		p.signal(syscall.SIGKILL)
+		<-p.done
+		p = s.serve()
+		var up struct{ Items []struct{ State string } }
+		s.api("GET", "/v1/calls?limit=1000", nil, &up)
+		if len(up.Items) != 0 {
+			t.Errorf("%d calls are taken up again", len(up.Items))
+		}
+	}
+	p.stop()
+	s.once(calls, "dial-out 1", "answer 3", "hangup 4")
 }
 
 // loggedEvents counts the events of the log that are of a call.
