@@ -390,13 +390,15 @@ func (n *Notifier) recordEnd(d *delivery, o outcome) {
 		return
 	}
 	a := &attempt{delivery: d, sub: d.lane.target.sub}
-	a.began, a.word = time.Now(), o.String()
+	a.began, a.word, a.detail = time.Now(), o.String(), d.why
 	n.record.add(a)
 }
 
 // atOnce reports whether an attempt is the only one of its delivery, as far as
-// is known.
-func (a *attempt) atOnce() bool { return a.number == 1 && a.word == Delivered && !a.byHand }
+// is known. A newCall that is replayed is found by itself: see checkOwed.
+func (a *attempt) atOnce() bool {
+	return a.number == 1 && a.word == Delivered && !a.byHand && !(a.replay && a.party != "")
+}
 
 // startRecording has attempts written until the returned func is called, and
 // then what is left, for two seconds at most.

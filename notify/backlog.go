@@ -151,6 +151,8 @@ func (q *lanes) addAgain(now time.Time, page *young, e entry) {
 	name := laneOf(e.event)
 	d.lane = &lane{target: t, name: name}
 	if d.tooOld(now) {
+		t.follow(d)
+		t.concludes(d, expired)
 		q.ended(d, expired)
 		d.state, d.outcome = over, expired
 		return

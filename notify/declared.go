@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"strings"
+	"time"
 )
 
 // ErrDeclared says that a subscription cannot be changed here: the config file
@@ -48,10 +49,17 @@ func (r *registry) declare(declared map[string]Subscription) {
 		}
 	}
 	for id, s := range declared {
+		switch old, known := r.subs[id]; {
+		case known && !s.beginsAnew(&old):
+			s.Began = old.Began
+		case r.declared:
+			s.Began = time.Now()
+		} // else it may have been declared before the start: nobody knows since when
 		r.subs[id] = s
 		r.named.Or(wants(s.Types))
 		r.change(id)
 	}
+	r.declared = true
 }
 
 // silence switches a declared subscription off for now, unless it has got

@@ -82,6 +82,10 @@ type delivery struct {
 	patient  bool          // the receiver said when to come back: no probe before that
 	held     bool          // is due, and rests while a circuit breaker is open
 
+	party  string // of a dialect whose receiver keeps calls: whose newCall this is, or depends on; "": of none
+	unsure bool   // this process has not met the newCall
+	why    string // it ended as it did; "": an attempt tells, or the outcome does
+
 	dirty, telling, told bool // the outbox must be told; is being told; was told
 }
 
@@ -137,6 +141,8 @@ type target struct {
 	unanswered bool       // its last attempt got no answer
 	backlogs   []*backlog // what it is given by reading the log again
 	behind     *backlog   // the one that it is behind with; nil: it is not
+
+	calls map[string]newCall // of a receiver that keeps calls, by party
 }
 
 // slots is how many attempts t may make at once. One of several targets at an
@@ -454,6 +460,7 @@ func (q *lanes) join(t *target, name string, d *delivery) {
 		t.lanes[name] = l
 	}
 	d.lane = l
+	t.follow(d)
 	l.queue = append(l.queue, d)
 	if len(l.queue) == 1 {
 		q.first(d)
@@ -463,11 +470,15 @@ func (q *lanes) join(t *target, name string, d *delivery) {
 }
 
 // first has the first of a lane wait for a slot, or for its time if it has been
-// attempted before.
+// attempted before. What is not owed is over.
 func (q *lanes) first(d *delivery) {
-	if d.due.IsZero() {
+	switch why := d.lane.target.notOwed(d); {
+	case why != "":
+		d.why = why
+		q.end(d, expired)
+	case d.due.IsZero():
 		q.makeReady(d)
-	} else {
+	default:
 		q.rest(d)
 	}
 }
@@ -644,6 +655,7 @@ func (q *lanes) handed(now time.Time, subscription, name string, seq uint64) {
 			}
 		}
 	}
+	t.begins(seq)
 	q.succeeded(now, t, t.endpoint)
 	q.enlist(t)
 }
@@ -699,6 +711,7 @@ func (q *lanes) end(d *delivery, o outcome) {
 		q.unrest(d)
 	}
 	d.state, d.outcome = over, o
+	l.target.concludes(d, o)
 	q.probeAfter(d)
 	q.pending--
 	l.target.pending--

@@ -52,6 +52,8 @@ type remembered struct {
 	Replay   bool        `json:"replay,omitempty"`
 
 	Wait time.Duration `json:"wait,omitempty"` // from the last attempt until Due
+
+	Party string `json:"party,omitempty"` // see delivery; an older version did not write it
 }
 
 // due is when a delivery is due again that was when the outbox heard of it: never
@@ -85,7 +87,7 @@ func (l letter) message() *nats.Msg {
 		return m
 	}
 	m.Data, _ = json.Marshal(remembered{ // of times of this century
-		Lane: d.lane.name, Event: d.id, Type: d.kind, At: d.at, Attempts: d.attempts, Tries: d.tries, Due: d.due, Replay: d.replay, Wait: d.wait,
+		Lane: d.lane.name, Event: d.id, Type: d.kind, At: d.at, Attempts: d.attempts, Tries: d.tries, Due: d.due, Replay: d.replay, Wait: d.wait, Party: d.party,
 	})
 	return m
 }
@@ -163,7 +165,7 @@ func (n *Notifier) recall(ctx context.Context, q *lanes, s *sweeper) (heard uint
 			return err
 		}
 		d := &delivery{seq: seq, id: r.Event, kind: r.Type, at: r.At, observed: n.observed(r.At),
-			attempts: r.Attempts, tries: r.Tries, due: n.due(&r), wait: r.Wait, replay: r.Replay}
+			attempts: r.Attempts, tries: r.Tries, due: n.due(&r), wait: r.Wait, replay: r.Replay, party: r.Party}
 		words[m.Subject()] = waiting{subscription, r.Lane, d}
 		return nil
 	})

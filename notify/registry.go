@@ -49,7 +49,9 @@ type registry struct {
 	gone    map[string]uint64       // revision at which an id was deleted: what a slow watch says of it is old
 	changed map[string]bool         // ids that the delivery loop has not looked at yet
 	resting bool                    // there is no delivery loop
-	seen    uint64                  // every revision up to here is known
+
+	declared bool   // those of the config file were declared once
+	seen     uint64 // every revision up to here is known
 
 	named atomic.Uint32 // the types that any subscription since the start has named
 }
@@ -241,6 +243,7 @@ func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription,
 	}
 	s.ID, s.Revision, s.State, s.Why = newID(), 0, "", ""
 	s.Created = time.Now().UTC().Truncate(time.Microsecond)
+	s.Began = time.Time{}
 	s.Secret = cmp.Or(s.Secret, newSecret())
 	s.OldSecret, s.OldSecretUntil = "", time.Time{}
 	s, err := n.registry.save(ctx, s)
@@ -274,6 +277,9 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 		moved := s.Extension != old.Extension || s.ExtensionRegex != old.ExtensionRegex
 		if moved && n.registry.count(&s) >= n.config.maxSubscriptions() {
 			return old.redacted(), ErrLimit
+		}
+		if s.Began = old.Began; s.beginsAnew(&old) {
+			s.Began = time.Now().UTC().Truncate(time.Microsecond)
 		}
 		s.ID, s.Created, s.Revision, s.State, s.Why = id, old.Created, old.Revision, old.State, old.Why
 		s, err = n.registry.save(ctx, s)

@@ -67,7 +67,7 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 	defer cancel()
 	req, err := n.request(ctx, a)
 	switch {
-	case err == ErrEventGone:
+	case err == ErrEventGone || errors.Is(err, errNotOwed):
 		a.outcome, a.detail = expired, err.Error()
 		return
 	case err != nil:
@@ -84,6 +84,9 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 	}
 	a.answered(res, cancel)
 	a.outcome = judge(res.StatusCode)
+	if alreadyExists(a.sub, a.kind, res.StatusCode, a.answer) {
+		a.outcome = delivered
+	}
 	a.detail, a.fault = res.Status, badStatus
 	if res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusServiceUnavailable {
 		a.retryAfter = retryAfter(res.Header.Get("Retry-After"), time.Now())
@@ -143,6 +146,12 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 	if e == nil {
 		var err error
 		if e, err = n.event(ctx, a.seq); err != nil {
+			return nil, err
+		}
+	}
+	if a.unsure {
+		if err := n.checkOwed(ctx, a.sub, e); err != nil {
+			a.read = e
 			return nil, err
 		}
 	}

@@ -64,6 +64,11 @@ type Subscription struct {
 	Timeout     Duration `json:"timeout,omitempty"`       // of one attempt; 0: 5 s live, 15 s record
 	MaxInFlight int      `json:"max_in_flight,omitempty"` // 0: 4
 
+	// Began is since when it has asked for what it asks for now: it was made, switched
+	// on, or told other types, extensions, another dialect or URL. The zero time is
+	// that of Created.
+	Began time.Time `json:"began,omitzero" hidden:"true"`
+
 	Created  time.Time `json:"created,omitzero"`
 	Modified time.Time `json:"modified,omitzero"`
 	State    State     `json:"state"`
@@ -363,11 +368,26 @@ func typeBit(e *dialog.Event) uint32 {
 func (s Subscription) redacted() Subscription {
 	s = s.clone()
 	s.TLSKey = ""
+	s.Began = time.Time{}
 	s.Secret, s.OldSecret = "", ""
 	for name := range s.Headers {
 		s.Headers[name] = ""
 	}
 	return s
+}
+
+// since is when s began to be owed what it asks for now.
+func (s *Subscription) since() time.Time {
+	if s.Began.IsZero() {
+		return s.Created
+	}
+	return s.Began
+}
+
+// beginsAnew reports whether s is owed other events than old was, or elsewhere.
+func (s *Subscription) beginsAnew(old *Subscription) bool {
+	return s.Active && !old.Active || s.Dialect != old.Dialect || s.URL != old.URL || wants(s.Types) != wants(old.Types) ||
+		s.Extension != old.Extension || s.ExtensionRegex != old.ExtensionRegex
 }
 
 func (s Subscription) clone() Subscription {

@@ -1,0 +1,435 @@
+package notify
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// A keeper is a receiver of the dialect cti that keeps an entry for each call, as
+// Zammad does: what it knows no newCall of it refuses, and a newCall that it knows.
+type keeper struct {
+	mu    sync.Mutex
+	away  bool            // it answers 503
+	slow  bool            // it takes what it is sent, and does not answer
+	known map[string]bool // calls
+	log   []string        // what it has taken, and what it has refused
+	twice int             // the status for a newCall that it knows
+}
+
+func (k *keeper) RoundTrip(req *http.Request) (*http.Response, error) {
+	r := request{Request: req}
+	b, _ := io.ReadAll(req.Body)
+	r.form, _ = url.ParseQuery(string(b))
+	call, event := r.form.Get("callId"), r.form.Get("event")
+	k.mu.Lock()
+	status, body := 200, "{}"
+	switch {
+	case k.away:
+		status, body = 503, "maintenance"
+	case event == "newCall" && k.known[call]:
+		status, body = k.twice, `{"error":"call_id `+call+` already exists!"}`
+	case event == "newCall":
+		k.known[call] = true
+	case call != "" && !k.known[call]:
+		status, body = 422, `{"error":"No such call_id `+call+`"}`
+	}
+	name := call[max(0, len(call)-2):] + " " + event
+	if status == 200 {
+		k.log = append(k.log, name)
+	} else {
+		k.log = append(k.log, fmt.Sprint(name, " ", status))
+	}
+	slow := k.slow
+	k.mu.Unlock()
+	if slow {
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	}
+	return &http.Response{StatusCode: status, Status: http.StatusText(status), Body: io.NopCloser(strings.NewReader(body))}, nil
+}
+
+func (k *keeper) set(f func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f()
+}
+
+// story is what was taken and refused since the last time, but for what was away.
+func (k *keeper) story() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	log := slices.DeleteFunc(k.log, func(s string) bool { return strings.HasSuffix(s, " 503") })
+	k.log = nil
+	return strings.Join(log, ", ")
+}
+
+// partyEvents are the dial-out, answer and hangup of a party as the tracker makes them.
+func partyEvents(i int) []dialog.Event {
+	all := callOf(i)
+	for j := range all {
+		all[j].Party = fmt.Sprintf("%032d", i)
+		all[j].ID = dialog.EventID(all[j].Party, all[j].Type)
+	}
+	return all
+}
+
+// A stage of a keeper: a notifier that can be stopped and started again.
+type kept struct {
+	*testing.T
+	*Notifier
+	keeper *keeper
+	id     string
+	again  func() // stops, and starts another process on the same store
+}
+
+func keeping(t *testing.T, twice int, f func(*testing.T, *kept)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		k := &keeper{known: make(map[string]bool), twice: twice}
+		c := Config{Transport: k, KeepEvents: forGood}
+		js, closeStore := openStore(t, dir)
+		n, stop := start(t, js, c)
+		s := &kept{T: t, Notifier: n, keeper: k}
+		s.again = func() {
+			stop()
+			closeStore()
+			js, closeStore = openStore(t, dir)
+			s.Notifier, stop = start(t, js, c)
+		}
+		sub := sub("", "http://crm/hook")
+		sub.Dialect, sub.Types = CTI, []string{"dial-in", "dial-out", "answer", "hangup"}
+		s.id = subscribe(t, n, sub).ID
+		f(t, s)
+		stop()
+		closeStore()
+	})
+}
+
+// say has the i-th event of a party published now.
+func (s *kept) say(party, i int) {
+	e := partyEvents(party)[i]
+	e.At = time.Now()
+	s.Say([]dialog.Event{e})
+	time.Sleep(time.Second)
+}
+
+func (s *kept) want(what, want string) {
+	s.Helper()
+	if got := s.keeper.story(); got != want {
+		s.Errorf("%s: %s; want %s", what, got, want)
+	}
+}
+
+// ended checks how the delivery of the i-th event of a party ended, and why.
+func (s *kept) ended(party, i int, state, why string) {
+	s.Helper()
+	time.Sleep(time.Second)
+	d, err := s.Delivery(s.Context(), deliveryID(partyEvents(party)[i].ID, s.id))
+	if err != nil {
+		s.Errorf("event %d of party %d: %v", i, party, err)
+		return
+	}
+	last := d.Attempts[len(d.Attempts)-1]
+	if d.State != state || !strings.Contains(last.Error, why) {
+		s.Errorf("event %d of party %d: %s, %q; want %s, %q", i, party, d.State, last.Error, state, why)
+	}
+}
+
+// What a keeper knows no newCall of is not sent to it.
+func TestNothingWithoutItsNewCall(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		play func(*kept)
+	}{
+		{"all is well", func(s *kept) {
+			s.say(1, 0)
+			s.say(1, 1)
+			s.say(1, 2)
+			s.want("sent", "01 newCall, 01 answer, 01 hangup")
+			s.ended(1, 2, Delivered, "")
+		}},
+		{"the newCall expires", func(s *kept) {
+			s.keeper.set(func() { s.keeper.away = true })
+			s.say(1, 0)
+			time.Sleep(2 * time.Minute)
+			s.keeper.set(func() { s.keeper.away = false })
+			s.say(1, 1)
+			s.say(1, 2)
+			s.ended(1, 0, Expired, "")
+			s.ended(1, 1, Expired, whyUndelivered)
+			s.ended(1, 2, Expired, whyUndelivered)
+			s.say(2, 0)
+			time.Sleep(maxProbe)
+			s.say(2, 2)
+			s.want("sent", "02 newCall, 02 hangup")
+		}},
+		{"answer and hangup wait behind it", func(s *kept) {
+			s.keeper.set(func() { s.keeper.away = true })
+			s.say(1, 0)
+			s.say(1, 1)
+			s.say(1, 2)
+			time.Sleep(2 * time.Minute)
+			s.ended(1, 2, Expired, whyUndelivered)
+			s.keeper.set(func() { s.keeper.away = false })
+			time.Sleep(time.Minute)
+			s.want("sent", "")
+		}},
+		{"it comes in time", func(s *kept) {
+			s.keeper.set(func() { s.keeper.away = true })
+			s.say(1, 0)
+			s.say(1, 2)
+			time.Sleep(10 * time.Second)
+			s.keeper.set(func() { s.keeper.away = false })
+			time.Sleep(time.Minute)
+			s.want("sent", "01 newCall, 01 hangup")
+		}},
+		{"a restart between", func(s *kept) {
+			s.keeper.set(func() { s.keeper.away = true })
+			s.say(1, 0)
+			time.Sleep(2 * time.Minute)
+			s.keeper.set(func() { s.keeper.away = false })
+			s.say(2, 0)
+			time.Sleep(maxProbe)
+			s.again()
+			s.say(1, 2)
+			s.say(2, 2)
+			s.want("sent", "02 newCall, 02 hangup")
+			s.ended(1, 2, Expired, whyUndelivered)
+			s.ended(2, 2, Delivered, "")
+		}},
+		{"a restart while it waits", func(s *kept) {
+			s.keeper.set(func() { s.keeper.away = true })
+			s.say(1, 0)
+			s.say(1, 2)
+			s.again()
+			time.Sleep(2 * time.Minute)
+			s.keeper.set(func() { s.keeper.away = false })
+			time.Sleep(time.Minute)
+			s.ended(1, 2, Expired, whyUndelivered)
+			s.want("sent", "")
+		}},
+		{"the subscription is younger", func(s *kept) {
+			late := sub("", "http://crm/late")
+			late.Dialect, late.Types = CTI, []string{"dial-out", "answer", "hangup"}
+			s.say(1, 0)
+			time.Sleep(time.Second)
+			s.keeper.set(func() { clear(s.keeper.known) }) // another receiver
+			s.id = subscribe(s.T, s.Notifier, late).ID
+			s.say(1, 2)
+			s.ended(1, 2, Expired, whyLater)
+			s.say(2, 0)
+			s.again()
+			s.say(2, 2)
+			s.ended(2, 2, Delivered, "")
+		}},
+		{"switched off and on again", func(s *kept) {
+			for _, active := range []bool{false, true} {
+				if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { s.Active = active; return nil }); err != nil {
+					s.Error(err)
+				}
+				if !active {
+					s.say(1, 0)
+				}
+			}
+			s.say(1, 2)
+			s.want("sent", "")
+			s.ended(1, 2, Expired, whyLater)
+		}},
+		{"a note is edited", func(s *kept) {
+			s.say(1, 0)
+			if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { s.Note = "x"; return nil }); err != nil {
+				s.Error(err)
+			}
+			s.again()
+			s.say(1, 2)
+			s.want("sent", "01 newCall, 01 hangup")
+		}},
+		{"it asks for no newCall", func(s *kept) {
+			if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { s.Types = []string{"dial-in", "hangup"}; return nil }); err != nil {
+				s.Error(err)
+			}
+			s.keeper.set(func() { s.keeper.known[partyEvents(1)[0].Party] = true })
+			s.say(1, 0)
+			s.say(1, 2)
+			s.want("sent", "01 hangup")
+		}},
+		{"all is replayed", func(s *kept) {
+			from := time.Now()
+			s.keeper.set(func() { s.keeper.away = true })
+			s.say(1, 0)
+			s.say(1, 1)
+			s.say(1, 2)
+			time.Sleep(2 * time.Minute)
+			s.keeper.set(func() { s.keeper.away = false })
+			if n, err := s.Replay(s.Context(), s.id, from, time.Time{}, nil); n != 3 || err != nil {
+				s.Error(n, err)
+			}
+			time.Sleep(time.Minute)
+			s.want("sent", "01 newCall, 01 answer, 01 hangup")
+		}},
+		{"hangups are replayed", func(s *kept) {
+			from := time.Now()
+			s.keeper.set(func() { s.keeper.away = true })
+			s.say(1, 0)
+			time.Sleep(2 * time.Minute)
+			s.keeper.set(func() { s.keeper.away = false })
+			s.say(1, 2)
+			s.say(2, 0)
+			time.Sleep(maxProbe)
+			s.say(2, 2)
+			s.want("sent", "02 newCall, 02 hangup")
+			if n, err := s.Replay(s.Context(), s.id, from, time.Time{}, []string{"hangup"}); n != 2 || err != nil {
+				s.Error(n, err)
+			}
+			time.Sleep(time.Minute)
+			s.want("sent again", "02 hangup")
+		}},
+		{"the newCall is sent by hand", func(s *kept) {
+			s.keeper.set(func() { s.keeper.away = true })
+			s.say(1, 0)
+			time.Sleep(2 * time.Minute)
+			s.keeper.set(func() { s.keeper.away = false })
+			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(1)[0].ID, s.id)); a.Outcome != Delivered || err != nil {
+				s.Error(a.Outcome, err)
+			}
+			s.say(1, 1)
+			s.again()
+			s.say(1, 2)
+			s.want("sent", "01 newCall, 01 answer, 01 hangup")
+		}},
+		{"another dialect keeps nothing", func(s *kept) {
+			if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { s.Dialect = Telphin; return nil }); err != nil {
+				s.Error(err)
+			}
+			s.keeper.set(func() { s.keeper.away = true })
+			s.say(1, 0)
+			time.Sleep(2 * time.Minute)
+			s.say(1, 2)
+			time.Sleep(3 * time.Second)
+			if d, err := s.Delivery(s.Context(), deliveryID(partyEvents(1)[2].ID, s.id)); err != nil || d.State != Waiting {
+				s.Error(d.State, err)
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			keeping(t, 422, func(t *testing.T, s *kept) { tt.play(s) })
+		})
+	}
+}
+
+// A subscription that lags is read the log again: what depends on a newCall that has
+// expired by then expires with it, page after page.
+func TestNewCallOfWhatLags(t *testing.T) {
+	for _, outage := range []time.Duration{10 * time.Second, 2 * time.Minute} {
+		t.Run(outage.String(), func(t *testing.T) {
+			k := sub("a", "http://crm/")
+			k.Dialect, k.Types = CTI, []string{"dial-out", "answer", "hangup"}
+			s := newStage(t, k)
+			s.limit = 4
+			how := map[string]string{}
+			s.ended = func(d *delivery, o outcome) {
+				if _, twice := how[s.label(d)]; twice {
+					t.Errorf("%s ends twice", s.label(d))
+				}
+				how[s.label(d)] = o.String() + " " + d.why
+			}
+			emit := func(party int, i int) {
+				s.seq++
+				e := partyEvents(party)[i]
+				e.At, e.Call = s.now, fmt.Sprint("c", party)
+				s.log = append(s.log, entry{s.seq, &e})
+				s.add(s.now, s.seq, &e)
+			}
+			for party := range 50 {
+				emit(party, 0)
+			}
+			s.serve(outage, site{"/": status}, 0, nil)
+			for party := range 50 {
+				emit(party, 1)
+				emit(party, 2)
+			}
+			for range 100 {
+				s.serve(10*time.Second, site{"/": well}, 0, nil)
+				s.readAgain()
+			}
+			s.want("left", fmt.Sprint(s.pending, s.behind), "0 0")
+			for party := range 50 {
+				first, last := how[fmt.Sprintf("c%d/%d", party, party+1)], how[fmt.Sprintf("c%d/%d", party, 52+2*party)]
+				if want := "delivered "; first == want && last != want {
+					t.Errorf("party %d: newCall %s, hangup %s", party, first, last)
+				}
+				if want := "expired " + whyUndelivered; first == "expired " && last != want || outage > liveTTL && last != want {
+					t.Errorf("party %d: newCall %s, hangup %s", party, first, last)
+				}
+			}
+			if n := len(s.targets["a"].calls); n != 0 {
+				t.Errorf("%d calls are remembered that are over", n)
+			}
+		})
+	}
+}
+
+// A newCall that is repeated because its answer did not come, and is refused because
+// its receiver has it, was delivered.
+func TestNewCallExistsAlready(t *testing.T) {
+	for _, tt := range []struct {
+		status int
+		body   string
+		want   string
+	}{
+		{422, `{"error":"call_id x already exists!"}`, Delivered},
+		{500, "PG::UniqueViolation: ERROR: duplicate key value", Delivered},
+		{409, "", Delivered},
+		{400, "callId has Already Been Taken", Delivered},
+		{422, "callId is missing", Waiting},
+		{500, "", Waiting},
+		{410, "already exists", Refused},
+	} {
+		t.Run(fmt.Sprint(tt.status, tt.body), func(t *testing.T) {
+			n := unstored(Config{Transport: answering(func(req *http.Request) *http.Response {
+				return &http.Response{StatusCode: tt.status, Status: http.StatusText(tt.status), Body: io.NopCloser(strings.NewReader(tt.body))}
+			})})
+			for kind, want := range map[dialog.Type]string{dialog.DialIn: tt.want, dialog.Hangup: Waiting} {
+				if tt.status == 410 {
+					want = Refused
+				}
+				s := sub("", "http://crm/hook")
+				s.Dialect = CTI
+				e := partyEvents(1)[0]
+				e.Type = kind
+				a := n.attemptByHand(t.Context(), &s, &e, 1)
+				if a.outcome.String() != want {
+					t.Errorf("%s: %v, want %s", kind, a.outcome, want)
+				}
+			}
+		})
+	}
+	for _, twice := range []int{422, 500} {
+		keeping(t, twice, func(t *testing.T, s *kept) {
+			s.keeper.set(func() { s.keeper.slow = true })
+			s.say(1, 0)
+			s.keeper.set(func() { s.keeper.slow = false })
+			s.say(1, 1)
+			s.say(1, 2)
+			time.Sleep(time.Minute)
+			s.want("sent", fmt.Sprint("01 newCall, 01 newCall ", twice, ", 01 answer, 01 hangup"))
+			s.ended(1, 0, Delivered, "")
+		})
+	}
+}
+
+// answering is a transport that answers.
+type answering func(*http.Request) *http.Response
+
+func (f answering) RoundTrip(req *http.Request) (*http.Response, error) { return f(req), nil }
