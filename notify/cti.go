@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"bellhop/dialog"
 )
@@ -40,42 +41,63 @@ func checkCTI(s *Subscription) *Invalid {
 // when a call rings at several or moves on.
 func (v *view) cti(f *fields) {
 	f.text("event", ctiEvents[v.Type])
-	f.text("from", clean(cmp.Or(v.CallerNum, "anonymous"), maxText))
-	f.text("to", clean(v.ctiTo(), maxText))
+	f.text("from", ctiNumber(cmp.Or(v.CallerNum, "anonymous"), v.CallerE164))
+	f.text("to", v.ctiTo())
 	f.text("direction", string(v.Flow))
 	f.text("callId", v.Party)
 	f.text("origCallId", v.Call)
 	switch v.Type {
 	case dialog.DialIn, dialog.DialOut:
 		f.list("user", v.user(&v.Extension))
+		f.list("userId", v.user(&v.Extension))
+		f.list("fullUserId", v.address(&v.Extension))
+		f.text("xcid", clean(cmp.Or(v.CallAPIID, v.Call), maxText))
 	case dialog.Answer:
-		if v.Flow == dialog.In { // who called is not who answered
+		if v.Flow == dialog.In { // the extension that called did not answer
 			f.text("user", v.user(&v.Extension))
+			f.text("userId", v.user(&v.Extension))
+			f.text("fullUserId", v.address(&v.Extension))
 		}
-		f.text("answeringNumber", clean(v.answering(), maxText))
+		f.text("answeringNumber", v.answering())
 	case dialog.Hangup:
 		f.text("cause", v.cause())
 		if !v.AnsweredAt.IsZero() {
-			f.text("answeringNumber", clean(v.answering(), maxText))
+			f.text("answeringNumber", v.answering())
 		}
 	}
-	f.text("diversion", clean(v.diverted(), maxText))
+	f.text("diversion", ctiNumber(v.diverted(), ""))
+}
+
+// ctiNumber writes a number as sipgate does: one of E.164 without its plus. e164 is
+// the number in that form, if it is known. Its receivers put a plus before it, or
+// compare it as text.
+func ctiNumber(number, e164 string) string {
+	number = cmp.Or(e164, number)
+	if digits, ok := strings.CutPrefix(number, "+"); ok && digits != "" && strings.Trim(digits, "0123456789") == "" {
+		number = digits
+	}
+	return clean(number, maxText)
 }
 
 // ctiTo is the number that was called: the public one, if the call came by it.
 func (v *view) ctiTo() string {
-	if v.Flow == dialog.In {
-		return cmp.Or(v.CalledDID, v.CalledNumber, v.Extension.User)
+	switch {
+	case v.Flow == dialog.Out:
+		return ctiNumber(v.CalledNumber, v.CalledE164)
+	case v.CalledDID != "" && v.CalledDID != v.CalledNumber:
+		return ctiNumber(v.CalledDID, "")
+	case v.CalledNumber != "":
+		return ctiNumber(v.CalledNumber, v.CalledE164)
 	}
-	return v.CalledNumber
+	return ctiNumber(v.Extension.User, "")
 }
 
 // answering is the number at which the call was answered.
 func (v *view) answering() string {
 	if v.Flow == dialog.In {
-		return v.Extension.User
+		return ctiNumber(v.Extension.User, "")
 	}
-	return v.CalledNumber
+	return ctiNumber(v.CalledNumber, v.CalledE164)
 }
 
 // diverted is the number that sent the call on. A call that an extension's
