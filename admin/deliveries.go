@@ -18,7 +18,7 @@ type Delivery struct {
 	Call         string     `json:"call_id,omitempty"`
 	Extension    string     `json:"extension,omitempty" doc:"With its domain, if known"`
 	State        string     `json:"state" enum:"waiting,delivered,expired,refused,canceled"`
-	Next         *time.Time `json:"next_attempt,omitempty" doc:"If it waits for one; not before its turn has come, nor while its endpoint is paused"`
+	Next         *time.Time `json:"next_attempt,omitempty" doc:"If it waits for one; not before its turn has come, nor while the subscription is paused"`
 	Attempts     []Attempt  `json:"attempts" nullable:"false" doc:"The oldest first"`
 }
 

@@ -378,6 +378,9 @@ func (n *Notifier) recordAttempt(a *attempt) {
 	switch {
 	case d.state != over:
 		a.next = d.due
+		if b, _ := d.lane.target.openBreaker(); b != nil && d.held {
+			a.next = b.next
+		}
 	case d.handed && a.outcome == waiting:
 		a.word = Failed
 	}

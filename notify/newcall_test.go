@@ -109,6 +109,7 @@ func keeping(t *testing.T, twice int, f func(*testing.T, *kept)) {
 		}
 		sub := sub("", "http://crm/hook")
 		sub.Dialect, sub.Types = CTI, []string{"dial-in", "dial-out", "answer", "hangup"}
+		sub.LiveTTL = Duration(10 * time.Second)
 		s.id = subscribe(t, n, sub).ID
 		f(t, s)
 		stop()
@@ -162,7 +163,7 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 		{"the newCall expires", func(s *kept) {
 			s.keeper.set(func() { s.keeper.away = true })
 			s.say(1, 0)
-			time.Sleep(2 * time.Minute)
+			time.Sleep(20 * time.Second)
 			s.keeper.set(func() { s.keeper.away = false })
 			s.say(1, 1)
 			s.say(1, 2)
@@ -179,25 +180,25 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 			s.say(1, 0)
 			s.say(1, 1)
 			s.say(1, 2)
-			time.Sleep(2 * time.Minute)
+			time.Sleep(20 * time.Second)
 			s.ended(1, 2, Expired, whyUndelivered)
 			s.keeper.set(func() { s.keeper.away = false })
-			time.Sleep(time.Minute)
+			time.Sleep(20 * time.Second)
 			s.want("sent", "")
 		}},
 		{"it comes in time", func(s *kept) {
 			s.keeper.set(func() { s.keeper.away = true })
 			s.say(1, 0)
 			s.say(1, 2)
-			time.Sleep(10 * time.Second)
+			time.Sleep(3 * time.Second)
 			s.keeper.set(func() { s.keeper.away = false })
-			time.Sleep(time.Minute)
+			time.Sleep(20 * time.Second)
 			s.want("sent", "01 newCall, 01 hangup")
 		}},
 		{"a restart between", func(s *kept) {
 			s.keeper.set(func() { s.keeper.away = true })
 			s.say(1, 0)
-			time.Sleep(2 * time.Minute)
+			time.Sleep(20 * time.Second)
 			s.keeper.set(func() { s.keeper.away = false })
 			s.say(2, 0)
 			time.Sleep(maxProbe)
@@ -213,9 +214,9 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 			s.say(1, 0)
 			s.say(1, 2)
 			s.again()
-			time.Sleep(2 * time.Minute)
+			time.Sleep(20 * time.Second)
 			s.keeper.set(func() { s.keeper.away = false })
-			time.Sleep(time.Minute)
+			time.Sleep(20 * time.Second)
 			s.ended(1, 2, Expired, whyUndelivered)
 			s.want("sent", "")
 		}},
@@ -270,19 +271,19 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 			s.say(1, 0)
 			s.say(1, 1)
 			s.say(1, 2)
-			time.Sleep(2 * time.Minute)
+			time.Sleep(20 * time.Second)
 			s.keeper.set(func() { s.keeper.away = false })
 			if n, err := s.Replay(s.Context(), s.id, from, time.Time{}, nil); n != 3 || err != nil {
 				s.Error(n, err)
 			}
-			time.Sleep(time.Minute)
+			time.Sleep(20 * time.Second)
 			s.want("sent", "01 newCall, 01 answer, 01 hangup")
 		}},
 		{"hangups are replayed", func(s *kept) {
 			from := time.Now()
 			s.keeper.set(func() { s.keeper.away = true })
 			s.say(1, 0)
-			time.Sleep(2 * time.Minute)
+			time.Sleep(20 * time.Second)
 			s.keeper.set(func() { s.keeper.away = false })
 			s.say(1, 2)
 			s.say(2, 0)
@@ -292,13 +293,13 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 			if n, err := s.Replay(s.Context(), s.id, from, time.Time{}, []string{"hangup"}); n != 2 || err != nil {
 				s.Error(n, err)
 			}
-			time.Sleep(time.Minute)
+			time.Sleep(20 * time.Second)
 			s.want("sent again", "02 hangup")
 		}},
 		{"the newCall is sent by hand", func(s *kept) {
 			s.keeper.set(func() { s.keeper.away = true })
 			s.say(1, 0)
-			time.Sleep(2 * time.Minute)
+			time.Sleep(20 * time.Second)
 			s.keeper.set(func() { s.keeper.away = false })
 			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(1)[0].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
@@ -314,7 +315,7 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 			}
 			s.keeper.set(func() { s.keeper.away = true })
 			s.say(1, 0)
-			time.Sleep(2 * time.Minute)
+			time.Sleep(20 * time.Second)
 			s.say(1, 2)
 			time.Sleep(3 * time.Second)
 			if d, err := s.Delivery(s.Context(), deliveryID(partyEvents(1)[2].ID, s.id)); err != nil || d.State != Waiting {
