@@ -1,0 +1,106 @@
+package dialog
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// TestTakenTransfers has the callee's phone send a REFER that the PBX takes with a
+// NOTIFY of 200 before it calls anybody. What follows, in any order, doubled, late or
+// not at all: the BYEs of both sides, the new leg, a call that ends instead. A party has
+// one hangup, which is its last event; a transfer is told as failed only if the PBX hung up
+// on the caller; times do not run backwards; and no hangup waits longer than 200 ms.
+func TestTakenTransfers(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		tracker := New(testConfig())
+		w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}}
+		var last time.Time
+		failed := false
+		hear := func(now time.Time, events []Event) {
+			w.hear(events)
+			for _, e := range events {
+				switch e.Type {
+				case Transfer:
+					if e.Status == ChanUnavail && !failed {
+						rt.Fatal("the transfer failed, though the PBX hung up on nobody")
+					}
+				case Hangup:
+					if late := now.Sub(e.Observed); late > followGap {
+						rt.Fatalf("the hangup of %s is told after %v", e.Extension, late)
+					}
+				}
+				if e.Type != DialOut && e.Observed.Before(last) {
+					rt.Fatalf("%s of %s goes back by %v", e.Type, e.Extension, last.Sub(e.Observed))
+				}
+				if e.Type != DialOut {
+					last = e.Observed
+				}
+			}
+		}
+		for _, m := range disorder(rt, takenTransfer(rt)) {
+			failed = failed || m.Method == "BYE" && m.Src == PBX && m.CallID == "a@phone"
+			for next, ok := tracker.Next(); ok && !next.After(m.At); next, ok = tracker.Next() {
+				hear(next, tracker.Advance(next))
+			}
+			hear(m.At, tracker.Observe(m))
+		}
+		for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
+			hear(next, tracker.Advance(next))
+		}
+		for id, p := range w.parties {
+			if !p.over {
+				rt.Errorf("party %s had a dial and no hangup", id)
+			}
+		}
+		if n := len(tracker.byCallID) + len(tracker.byNumber) + len(tracker.refers) + len(tracker.due); n != 0 {
+			rt.Errorf("%d entries are kept", n)
+		}
+	})
+}
+
+// takenTransfer is a call, a REFER of its callee, and what a PBX may do then.
+func takenTransfer(rt *rapid.T) (all []Message) {
+	a, b, c := caller(), callee(), callee()
+	a.peer, b.peer, c.peer = peerOf("101"), peerOf("102"), peerOf("103")
+	c.callID, c.from, c.to, c.branch, c.uri = "c@pbx", "f3", "t3", "z9hG4bK3", "sip:103@192.0.2.14:5060"
+	show := func(l *line, most int, m func() Message) {
+		l.at = l.at.Add(time.Duration(rapid.IntRange(0, most).Draw(rt, "later by")) * time.Millisecond)
+		all = append(all, m())
+	}
+	all = append(all, a.invite(), a.response(100), b.invite(), b.response(180), b.response(200), a.response(200))
+	b.later(3 * time.Second)
+	refer := during(b, "REFER", false, b.peer, 2, "z9hG4bK-r")
+	refer.Head += "Refer-To: <sip:103@pbx.example>\r\n"
+	notify := during(b, "NOTIFY", true, b.peer, 2, "z9hG4bK-n")
+	notify.Head += "Event: refer\r\n"
+	notify.Body = "SIP/2.0 200 OK\r\n"
+	all = append(all, refer, answer(refer, 202, 0), notify)
+	a.at, c.at = b.at, b.at
+	for _, what := range rapid.SliceOfN(rapid.SampledFrom([]string{"callee leaves", "PBX ends callee", "new leg", "PBX ends caller", "caller leaves", "hold"}), 0, 5).Draw(rt, "then") {
+		switch what {
+		case "callee leaves":
+			show(b, 300, func() Message { return b.bye(false) })
+		case "PBX ends callee":
+			show(b, 300, func() Message { return b.bye(true) })
+		case "new leg":
+			show(c, 300, func() Message { return c.invite() })
+			all = append(all, c.response(180))
+			c.later(forkGap) // one that refuses sooner waits for another phone
+			show(c, 300, func() Message { return c.response(rapid.SampledFrom([]int{200, 486}).Draw(rt, "answers")) })
+		case "PBX ends caller":
+			show(a, 300, func() Message { return a.bye(false, "Reason: SIP;cause=806\r\n") })
+		case "caller leaves":
+			show(a, 300, func() Message { return a.bye(true) })
+		case "hold":
+			m := during(a, "INVITE", true, a.peer, 5, "z9hG4bK-h")
+			m.Body = "v=0\r\nm=audio 1 RTP/AVP 0\r\na=sendonly\r\n"
+			show(a, 300, func() Message { m.At = a.at; return m })
+			all = append(all, answer(m, 200, 0))
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Message) int { return a.At.Compare(b.At) })
+	return all
+}
