@@ -124,7 +124,7 @@ type Event struct {
 	CalledNumber    string     `json:"called_number,omitempty"`    // as dialed, without escapes and visual separators
 	CalledExtension *Extension `json:"called_extension,omitempty"` // the extension that is called, if it is one
 	CalledDID       string     `json:"called_did,omitempty"`       // public number that was called
-	CallAPIID       string     `json:"callapi_id,omitempty"`
+	CallAPIID       string     `json:"callapi_id,omitempty"`       // from the answer on of the leg that was answered
 	Diversion       string     `json:"diversion,omitempty"`
 	ClientAPIID     string     `json:"client_api_id,omitempty"`
 

@@ -34,7 +34,9 @@
 // A party has at most one dial-in or dial-out, at most one answer after it, and
 // exactly one hangup if and only if it had a dial; nothing is said of it
 // afterwards. This holds for any sequence of messages: lost, doubled, out of
-// order, or made up. A party whose end nobody saw ends when its limit passes.
+// order, or made up. A party whose end nobody saw ends when its limit passes. A
+// transfer comes before the hangup of who transfers: where a PBX takes a REFER before
+// it calls anybody, as FreeSWITCH does, both are told 200 ms after that BYE at most.
 //
 // The events of one call are numbered from 1 without gaps: that is their order.
 // Their times do not run backwards while nobody sets the clock, but for a dial-out,
