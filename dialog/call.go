@@ -120,6 +120,8 @@ type leg struct {
 	earlier  []*refer // likewise, with another after them; oldest first
 	refers   bool     // its phone has sent the other end on with a REFER
 
+	refersSent int // REFERs that its phone has sent
+
 	askedPBX   uint32 // CSeq of the phone's re-INVITE that has the PBX offer; 0: none
 	askedPhone uint32 // CSeq of the PBX's that has the phone offer
 	muted      bool   // in its offer the PBX sends no voice

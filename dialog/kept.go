@@ -185,6 +185,7 @@ func (l *leg) fields(s *scribe) {
 	keepNumber(s, "near_seq", &l.nearSeq)
 	keepNumber(s, "far_seq", &l.farSeq)
 	keepObject(s, "claim", &l.claim, (*claim).fields)
+	keepNumber(s, "refers_sent", &l.refersSent)
 	keepNumber(s, "asked_pbx", &l.askedPBX)
 	keepNumber(s, "asked_phone", &l.askedPhone)
 	keepFlag(s, "muted", &l.muted)

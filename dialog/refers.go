@@ -31,14 +31,14 @@ func (l *leg) referOf(cseq uint32) *refer {
 
 // referOfEvent returns the open REFER that a NOTIFY with an Event header field is
 // about; nil: there is none. The id is the CSeq of the REFER; only the first REFER of a
-// dialog may do without (RFC 3515 §2.4.6).
+// dialog may do without (RFC 3515 §2.4.6). Where there was one only, any id is its.
 func (l *leg) referOfEvent(event string) *refer {
 	kind, params, _ := strings.Cut(event, ";")
 	if kind = strings.TrimSpace(kind); kind != "" && !strings.EqualFold(kind, "refer") {
 		return nil
 	}
 	id, ok := param(params, "id")
-	if !ok {
+	if !ok || l.refersSent < 2 {
 		if open := l.openRefers(); len(open) > 0 {
 			return open[0]
 		}
@@ -55,6 +55,9 @@ func (l *leg) referOfEvent(event string) *refer {
 func (l *leg) drop(r *refer) {
 	if l.refer == r {
 		l.refer = nil
+		return
+	}
+	if len(l.earlier) == 0 {
 		return
 	}
 	l.earlier = slices.DeleteFunc(slices.Clone(l.earlier), func(o *refer) bool { return o == r })

@@ -174,6 +174,7 @@ func (t *Tracker) await(l *leg, r *refer) {
 		l.earlier = l.earlier[1:]
 	}
 	l.refer = r
+	l.refersSent++
 	for len(t.refers) > 0 && (len(t.refers) >= maxRefers || r.at.Sub(t.refers[0].at) > progressed) {
 		t.refers = t.refers[1:]
 	}
