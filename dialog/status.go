@@ -132,7 +132,7 @@ func (t *Tracker) judge(l *leg, m *Message) outcome {
 		o.status = NoAnswer // the hop's own CANCEL, RFC 3261 §16.8
 	default:
 		o.status = t.judgeFinal(l, m, r)
-		o.elsewhere = r.elsewhere()
+		o.elsewhere = r.elsewhere() && (l.origin == Edge || m.Status == 487) // a phone's own refusal is its own
 		if !m.Own && (o.status == Busy || l.origin == PBX) {
 			o.by = ByCallee
 		}
