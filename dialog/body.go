@@ -1,7 +1,10 @@
 package dialog
 
 import (
+	"encoding/base64"
+	"io"
 	"mime"
+	"mime/quotedprintable"
 	"strings"
 )
 
@@ -54,4 +57,51 @@ func entity(s string) (head, body string) {
 		i += n + 1
 	}
 	return s, ""
+}
+
+// reportsOnly reports whether a body of that type tells the other end of a message and
+// is none: that somebody types (RFC 3994), or that a message was delivered (RFC 5438).
+func reportsOnly(contentType string) bool {
+	switch mediaType(contentType) {
+	case "application/im-iscomposing+xml", "message/imdn+xml":
+		return true
+	}
+	return false
+}
+
+// readText returns the text of a MESSAGE and its type: those of the message within, if
+// the body wraps one in CPIM (RFC 3862 §3).
+func readText(contentType, body string) (kind, text string) {
+	if mediaType(contentType) != "message/cpim" {
+		return contentType, body
+	}
+	_, content := entity(strings.TrimLeft(body, "\r\n"))
+	head, text := entity(content)
+	head = "\n" + head
+	if kind = header(head, "Content-Type"); kind == "" {
+		if text == "" || !strings.HasPrefix(strings.ToLower(head), "\ncontent-") {
+			text = content // it has no header fields of its own
+		}
+		return "text/plain", text
+	}
+	return kind, decoded(header(head, "Content-Transfer-Encoding"), text)
+}
+
+// decoded undoes the transfer encoding of a text (RFC 2045 §6). What cannot be decoded
+// stays as it is.
+func decoded(encoding, text string) string {
+	var r io.Reader = strings.NewReader(text)
+	switch strings.ToLower(encoding) {
+	case "base64":
+		r = base64.NewDecoder(base64.StdEncoding, r)
+	case "quoted-printable":
+		r = quotedprintable.NewReader(r)
+	default:
+		return text
+	}
+	plain, err := io.ReadAll(r)
+	if err != nil {
+		return text
+	}
+	return string(plain)
 }

@@ -11,7 +11,7 @@ func (t *Tracker) InheritClock(o *Tracker) {
 // Inherit gives a tracker that has restored the calls of another what a restart
 // loses beside them: the bindings, and what is no call yet.
 func (t *Tracker) Inherit(o *Tracker) {
-	t.names, t.attempts, t.messages = o.names, o.attempts, o.messages
+	t.names, t.attempts, t.messages, t.texts = o.names, o.attempts, o.messages, o.texts
 	t.mailboxes, t.registrar = o.mailboxes, o.registrar
 }
 

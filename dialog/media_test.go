@@ -79,5 +79,8 @@ func FuzzBody(f *testing.F) {
 		}
 		readMedia(&Message{Head: "X\r\nContent-Type: " + contentType, Body: body})
 		readMedia(&Message{Body: body})
+		if _, text := readText(contentType, body); len(text) > len(body) {
+			t.Errorf("%q became longer: %q", body, text)
+		}
 	})
 }

@@ -1,9 +1,58 @@
 package dialog
 
+import (
+	"slices"
+	"strconv"
+	"time"
+)
+
 // messageKey names a MESSAGE transaction.
 type messageKey struct {
 	callID, branch string
 	origin         Side
+}
+
+// A pendingText is a MESSAGE that awaits its 2xx.
+type pendingText struct {
+	event Event
+	fork  *textFork // nil: it goes to one device
+}
+
+// A textFork is one message to an extension, which the PBX sends to each of its
+// devices.
+type textFork struct {
+	at      time.Time // of the first
+	devices []string  // Request-URIs
+	told    bool
+}
+
+const (
+	// forksWithin is how long after the first device the PBX sends a message to the
+	// last.
+	forksWithin = 5 * time.Second
+
+	maxDevices = 16
+)
+
+// textFork returns the message that the event of m is of, if it is one to an
+// extension: the same text of the same sender a moment ago, to another device. A
+// device that has had it already is sent another one.
+func (t *Tracker) textFork(e *Event, m *Message) *textFork {
+	if e.Type != MessageIn {
+		return nil
+	}
+	key := hash(e.Extension.User, e.Extension.Domain, e.CallerNum, e.ContentType, e.MessageText)
+	f, ok := t.texts.Get(key)
+	age := time.Duration(0)
+	if ok {
+		age = m.At.Sub(f.at)
+	}
+	if !ok || age < 0 || age > forksWithin || len(f.devices) == maxDevices || slices.Contains(f.devices, m.URI()) {
+		f = &textFork{at: m.At}
+		t.texts.Add(key, f)
+	}
+	f.devices = append(f.devices, clone(m.URI()))
+	return f
 }
 
 // message follows a MESSAGE (RFC 3428): what it says is told once the 2xx has
@@ -14,17 +63,21 @@ func (t *Tracker) message(m *Message) {
 		if e, ok := t.textEvent(m); ok {
 			key.callID, key.branch = clone(m.CallID), clone(m.Branch)
 			if _, known := t.messages.Get(key); !known {
-				t.messages.Add(key, &e)
+				t.messages.Add(key, &pendingText{e, t.textFork(&e, m)})
 			}
 		}
 		return
 	}
-	e, ok := t.messages.Get(key)
-	if !ok || e == nil || m.Status < 200 {
+	p, ok := t.messages.Get(key)
+	if !ok || p == nil || m.Status < 200 {
 		return
 	}
 	t.messages.Add(key, nil) // told, or refused: a repetition is nothing new
-	if m.Status < 300 {
+	if m.Status < 300 && (p.fork == nil || !p.fork.told) {
+		if p.fork != nil {
+			p.fork.told = true
+		}
+		e := &p.event
 		e.At, e.Observed = t.clock.wall(m.At), m.At
 		t.said = append(t.said, *e)
 	}
@@ -36,8 +89,10 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 	if !ok || !t.names.phone(ext) {
 		return e, false
 	}
-	contentType := header(m.Head, "Content-Type")
-	text := m.Body
+	contentType, text := readText(header(m.Head, "Content-Type"), m.Body)
+	if reportsOnly(contentType) {
+		return e, false
+	}
 	if SecretBody(contentType) {
 		text = ""
 	}
@@ -68,6 +123,9 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 		if t.names.kind(f.num, m.At) != "" {
 			e.CallerExtension = &Extension{User: f.num}
 		}
+	}
+	if m.Src == PBX { // a proxy forks a message to branches of its own
+		e.Call = hash(m.CallID, m.FromTag, strconv.FormatUint(uint64(m.CSeq), 10), m.Src.String(), ext.User, ext.Domain)
 	}
 	e.Party = hash(e.Call, string(e.Flow), ext.User, ext.Domain)
 	e.ID = hash(e.Party, string(e.Type))

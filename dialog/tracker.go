@@ -175,7 +175,8 @@ type Tracker struct {
 	pickups  []*leg   // that may have picked up a call, oldest first
 	due      deadlines
 	attempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
-	messages *simplelru.LRU[messageKey, *Event]  // MESSAGEs that await their 2xx
+	messages *simplelru.LRU[messageKey, *pendingText]
+	texts    *simplelru.LRU[string, *textFork]
 	said     []Event
 	clock    clock
 	at       *call  // that is at hand, see Abandon; nil: none
@@ -216,7 +217,8 @@ const (
 // New returns a Tracker that has seen nothing yet.
 func New(c Config) *Tracker {
 	attempts, _ := simplelru.NewLRU[attemptKey, attempt](maxAttempts, nil) // fails only without a size
-	messages, _ := simplelru.NewLRU[messageKey, *Event](maxMessages, nil)
+	messages, _ := simplelru.NewLRU[messageKey, *pendingText](maxMessages, nil)
+	texts, _ := simplelru.NewLRU[string, *textFork](maxMessages, nil)
 	t := &Tracker{
 		names:    newDirectory(),
 		byCallID: make(map[string]*call),
@@ -225,6 +227,7 @@ func New(c Config) *Tracker {
 		byDialed: make(legsBy),
 		attempts: attempts,
 		messages: messages,
+		texts:    texts,
 
 		gate:      newFloodgate(),
 		mailboxes: newMailboxes(),
