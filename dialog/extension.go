@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,7 @@ type address struct {
 	ext      Extension
 	contacts []string // keys of its bindings; at most maxContacts
 	until    time.Time
+	unlisted bool // the registrar does not list its bindings
 }
 
 type binding struct {
@@ -193,22 +195,33 @@ func (d *directory) account(name string, now time.Time) Extension {
 }
 
 // learn takes the bindings out of the 2xx of a REGISTER, which lists all that
-// the address of record has (RFC 3261 §10.3 step 8). Only the PBX is believed.
+// the address of record has (RFC 3261 §10.3 step 8). What the 2xx does not say is taken
+// from the REGISTER. Only the PBX is believed.
 // It returns whose they are and when the last of them expires: the zero time
 // if there are none. Without bindings ext shares m's memory.
-func (d *directory) learn(m *Message) (ext Extension, until time.Time, ok bool) {
+func (d *directory) learn(m *Message, r *registerRequest) (ext Extension, until time.Time, ok bool) {
 	if m.Src != PBX || m.Own || m.Status/100 != 2 {
 		return ext, until, false
 	}
 	var aor uri
 	var a address
-	expires := 3600
+	expires := -1
 	keys, bindings := make([]string, 0, 4), make([]binding, 0, 4)
-	for name, value := range fields(m.Head) {
-		if is(name, "Expires") {
-			expires = seconds(value, expires)
+	add := func(key, uri string, until time.Time) {
+		if len(keys) == maxContacts || slices.Contains(keys, key) {
+			return
+		}
+		keys, bindings = append(keys, key), append(bindings, binding{until: until, uri: uri})
+		if until.After(a.until) {
+			a.until = until
 		}
 	}
+	for name, value := range fields(m.Head) {
+		if is(name, "Expires") {
+			expires = seconds(value, -1)
+		}
+	}
+	listed := false
 	for name, value := range fields(m.Head) {
 		switch {
 		case is(name, "To"):
@@ -216,19 +229,18 @@ func (d *directory) learn(m *Message) (ext Extension, until time.Time, ok bool) 
 			aor = parseURI(u)
 		case is(name, "Contact"):
 			for v := range list(value) {
+				listed = true
 				_, u, params := nameAddr(v)
-				left := expires
-				if p, ok := param(params, "expires"); ok {
-					left = seconds(p, expires)
-				}
 				key := contactKey(u)
-				if key == "" || left == 0 || len(keys) == maxContacts {
+				if key == "" || r.removes(key) {
 					continue
 				}
-				until := m.At.Add(time.Duration(left) * time.Second)
-				keys, bindings = append(keys, strings.Clone(key)), append(bindings, binding{until: until, uri: strings.Clone(bareURI(u))})
-				if until.After(a.until) {
-					a.until = until
+				left := -1
+				if p, ok := param(params, "expires"); ok {
+					left = seconds(p, -1)
+				}
+				if left = r.expires(key, left, expires); left > 0 {
+					add(strings.Clone(key), strings.Clone(bareURI(u)), m.At.Add(time.Duration(left)*time.Second))
 				}
 			}
 		}
@@ -237,7 +249,21 @@ func (d *directory) learn(m *Message) (ext Extension, until time.Time, ok bool) 
 		return ext, until, false
 	}
 	old, known := d.aors.Peek(aor.user)
-	if known && old.ext.Domain == aor.host {
+	known = known && old.ext.Domain == aor.host
+	a.unlisted = !listed && (r.adds() || known && old.unlisted)
+	if a.unlisted { // this registrar does not list bindings
+		for _, c := range r.contacts {
+			if left := r.expires(c.key, -1, expires); left > 0 && !r.removes(c.key) {
+				add(strings.Clone(c.key), strings.Clone(c.uri), m.At.Add(time.Duration(left)*time.Second))
+			}
+		}
+		for _, key := range old.contacts {
+			if b, ok := d.contacts.Peek(key); known && ok && b.ext == old.ext && m.At.Before(b.until) && !r.removes(key) {
+				add(key, b.uri, b.until)
+			}
+		}
+	}
+	if known {
 		a.ext = old.ext
 		for _, key := range old.contacts {
 			d.contacts.Remove(key)

@@ -17,18 +17,24 @@ const (
 	// maxTurns is how many of an address's turns are known by their Call-ID.
 	maxTurns = 8
 
-	// maxAgents is how many REGISTERs that await their 2xx are known by the
-	// name of their phone, and maxAgent how long that may be.
-	maxAgents = 1 << 10
-	maxAgent  = 256
+	// maxRegisters is how many REGISTERs that await their 2xx are known, and
+	// maxAgent how long the name of their phone may be.
+	maxRegisters = 1 << 10
+	maxAgent     = 256
 )
 
 // A registrar knows which addresses of record have a binding. From the first
 // binding to the end of the last is a turn; it is a call of two events.
 type registrar struct {
-	known  *simplelru.LRU[Extension, *registration]
-	due    expiries
-	agents *simplelru.LRU[registerKey, string] // User-Agent of REGISTERs that may begin a turn
+	known   *simplelru.LRU[Extension, *registration]
+	due     expiries
+	pending *simplelru.LRU[registerKey, pendingRegister]
+}
+
+// A pendingRegister is a REGISTER that awaits its 2xx.
+type pendingRegister struct {
+	head  string // "": it was too long to be kept
+	agent string // User-Agent, if it may begin a turn
 }
 
 // registerKey names a REGISTER transaction.
@@ -50,7 +56,7 @@ func newRegistrar() *registrar {
 	r.known, _ = simplelru.NewLRU(maxRegistrations, func(_ Extension, g *registration) { // fails only without a size
 		r.forget(g)
 	})
-	r.agents, _ = simplelru.NewLRU[registerKey, string](maxAgents, nil)
+	r.pending, _ = simplelru.NewLRU[registerKey, pendingRegister](maxRegisters, nil)
 	return r
 }
 
@@ -60,8 +66,8 @@ func (t *Tracker) registration(m *Message) {
 		t.registering(m)
 		return
 	}
-	ext, until, ok := t.names.learn(m)
-	agent := t.registrar.answered(m)
+	asked, agent := t.registrar.answered(m)
+	ext, until, ok := t.names.learn(m, asked)
 	if !ok || m.Trunk != "" {
 		return
 	}
@@ -97,7 +103,8 @@ func (g *registration) begin(m *Message) {
 	g.turns = append(g.turns, g.call)
 }
 
-// registering keeps the name of a phone that may begin a turn.
+// registering keeps what a REGISTER asks for, and the name of a phone that may begin a
+// turn.
 func (t *Tracker) registering(m *Message) {
 	if m.Src != Edge || m.Dst != PBX || m.Trunk != "" {
 		return
@@ -111,31 +118,36 @@ func (t *Tracker) registering(m *Message) {
 			to = value
 		}
 	}
-	if agent == "" || len(agent) > maxAgent {
-		return
-	}
 	_, to, _ = nameAddr(to)
 	aor := parseURI(to)
+	if g, ok := t.registrar.known.Peek(Extension{aor.user, aor.host}); ok && !g.until.IsZero() || len(agent) > maxAgent {
+		agent = "" // a refresh
+	}
 	if !t.config.Learn && t.names.kind(aor.user, m.At) == "" {
-		return
+		agent = ""
 	}
-	if g, ok := t.registrar.known.Peek(Extension{aor.user, aor.host}); ok && !g.until.IsZero() {
-		return // a refresh
+	var p pendingRegister
+	if len(m.Head) <= maxRegister {
+		p.head = m.Head
 	}
-	piece := m.CallID + m.Branch + agent
+	piece := m.CallID + m.Branch + agent + p.head
 	n := len(m.CallID) + len(m.Branch)
-	t.registrar.agents.Add(registerKey{piece[:len(m.CallID)], piece[len(m.CallID):n]}, piece[n:])
+	p.agent, p.head = piece[n:n+len(agent)], piece[n+len(agent):]
+	t.registrar.pending.Add(registerKey{piece[:len(m.CallID)], piece[len(m.CallID):n]}, p)
 }
 
-// answered returns the name of the phone whose REGISTER m answers, if it was
-// kept, and forgets it.
-func (r *registrar) answered(m *Message) string {
+// answered returns what the REGISTER that m answers asks for and the name of its phone,
+// as far as they were kept, and forgets it.
+func (r *registrar) answered(m *Message) (asked *registerRequest, agent string) {
 	key := registerKey{m.CallID, m.Branch}
-	agent, ok := r.agents.Peek(key)
+	p, ok := r.pending.Peek(key)
 	if ok && m.Status >= 200 {
-		r.agents.Remove(key)
+		r.pending.Remove(key)
 	}
-	return agent
+	if m.Status/100 != 2 {
+		p.head = ""
+	}
+	return readRegister(p.head), p.agent
 }
 
 // extend puts off the end of a turn. The heap hears of it only if the end

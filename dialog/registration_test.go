@@ -194,9 +194,9 @@ func TestRegistrationsAreBounded(t *testing.T) {
 		tracker.Observe(ask)
 	}
 	r := tracker.registrar
-	if r.known.Len() != maxRegistrations || len(r.due) != maxRegistrations || r.agents.Len() != maxAgents {
-		t.Errorf("%d registrations, %d due, %d agents, want %d, %d and %d", r.known.Len(), len(r.due), r.agents.Len(),
-			maxRegistrations, maxRegistrations, maxAgents)
+	if r.known.Len() != maxRegistrations || len(r.due) != maxRegistrations || r.pending.Len() != maxRegisters {
+		t.Errorf("%d registrations, %d due, %d pending, want %d, %d and %d", r.known.Len(), len(r.due), r.pending.Len(),
+			maxRegistrations, maxRegistrations, maxRegisters)
 	}
 	n := 0
 	for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
