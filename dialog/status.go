@@ -66,12 +66,16 @@ var q850Words = map[int]Status{
 	19: NoAnswer,
 	20: ChanUnavail,
 	21: Busy,
+	25: Congestion,
 	26: Canceled,
+	27: Congestion,
 	34: Congestion,
 	38: Congestion,
 	41: Congestion,
 	42: Congestion,
 	44: Congestion,
+	47: Congestion,
+	88: Congestion,
 }
 
 // The causes that a PBX gives on the CANCEL of a callee's leg. Asterisk gives 16 to a
@@ -132,7 +136,7 @@ func (t *Tracker) judge(l *leg, m *Message) outcome {
 		o.status = NoAnswer // the hop's own CANCEL, RFC 3261 §16.8
 	default:
 		o.status = t.judgeFinal(l, m, r)
-		o.elsewhere = r.elsewhere() && (l.origin == Edge || m.Status == 487) // a phone's own refusal is its own
+		o.elsewhere = r.elsewhere() && (l.origin == Edge && o.status == Canceled || l.origin == PBX && m.Status == 487) // a phone that refuses knows of no other
 		if !m.Own && (o.status == Busy || l.origin == PBX) {
 			o.by = ByCallee
 		}

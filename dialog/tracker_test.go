@@ -151,6 +151,10 @@ func TestFinalStatus(t *testing.T) {
 		{480, true, q850(41), Congestion},
 		{480, true, q850(42), Congestion},
 		{480, true, q850(44), Congestion},
+		{480, true, q850(25), Congestion},
+		{404, true, q850(27), Congestion},
+		{486, true, q850(47), Congestion},
+		{404, true, q850(88), Congestion},
 		{603, true, q850(16), Busy},
 		{480, true, q850(26), Canceled},
 		{402, true, "", Answered}, // as testStatus says
