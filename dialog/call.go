@@ -54,6 +54,10 @@ const (
 	// call: a PBX refuses or challenges faster.
 	takeUp = 500 * time.Millisecond
 
+	// hangupGap is how long a PBX that ends a call by itself takes to hang up on the
+	// second end: Asterisk waits for the response to its re-INVITE there.
+	hangupGap = 5 * time.Second
+
 	// forkGap is how long a PBX takes to ring the phones of an extension, one
 	// after the other. Before that the first one's refusal is not the last word.
 	forkGap = 20 * time.Millisecond
@@ -456,10 +460,17 @@ func (l *leg) leftBy(m *Message) HangupBy {
 		if r.ownWill() || r.failed() && !l.leftBefore(m.At) {
 			return BySystem
 		}
+		var last *leg // that was answered, and has not sent the other end on
 		for _, o := range l.opposite() {
-			if o.state == talking || o.by == BySystem && !o.answered.IsZero() && m.At.Sub(o.ended) <= t1 {
+			switch {
+			case o.state == talking:
 				return BySystem
+			case !o.answered.IsZero() && !o.refers && (last == nil || o.ended.After(last.ended)):
+				last = o
 			}
+		}
+		if last != nil && last.by == BySystem && m.At.Sub(last.ended) <= hangupGap {
+			return BySystem
 		}
 	}
 	if m.FromTag == l.fromTag {

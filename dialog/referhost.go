@@ -148,14 +148,15 @@ func (c *call) hostCalls(l *leg) bool {
 	return false
 }
 
-// leaveHost notes that an agent has left its caller by the REFER r: from when it was
-// sent the agent no longer counts as talking with the host's caller.
+// leaveHost notes that a phone has left who it talked with by the REFER r. From when it
+// was sent an agent no longer counts as talking with the host's caller.
 func (t *Tracker) leaveHost(r *refer) {
 	for _, l := range append(t.replacedBy(r), r.leg) {
+		l.refers = true
 		if l.origin == PBX {
 			l.noAgent = true
 			l.call.unbridge(r.at)
-			t.touch(l.call)
 		}
+		t.touch(l.call) // it may be another than the REFER's
 	}
 }
