@@ -127,7 +127,7 @@ func (g *gang) gives(number string) {
 
 var (
 	soon  = siptest.Behavior{Answer: 200 * time.Millisecond}
-	later = siptest.Behavior{Answer: 600 * time.Millisecond}
+	late  = siptest.Behavior{Answer: 600 * time.Millisecond}
 	busy  = siptest.Behavior{Busy: true}
 	tired = siptest.Behavior{Busy: true, Answer: 100 * time.Millisecond}
 	rings = siptest.Behavior{}
@@ -153,7 +153,7 @@ var kamailioCalls = []struct {
 	}},
 	{"two-devices-one-busy", func(g *gang) {
 		g.phones["bob"].Behave(tired)
-		g.phones["bob2"].Behave(later)
+		g.phones["bob2"].Behave(late)
 		g.calls("102", 200)
 	}},
 	{"two-devices-canceled", func(g *gang) {

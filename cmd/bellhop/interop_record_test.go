@@ -155,7 +155,7 @@ func (r *record) String() string {
 var dispositions = map[string][]string{
 	"ANSWERED":   {"ANSWER"},
 	"BUSY":       {"BUSY"},
-	"NO ANSWER":  {"NOANSWER", "CANCEL", "CHANUNAVAIL"},
+	"NO ANSWER":  {"NOANSWER", "CANCEL", "CHANUNAVAIL", "FORWARDED"},
 	"FAILED":     {"CHANUNAVAIL", "CONGESTION"},
 	"CONGESTION": {"CONGESTION", "CHANUNAVAIL"},
 }
