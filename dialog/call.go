@@ -85,6 +85,7 @@ type call struct {
 	callees Status // heaviest word of the callees' legs that are over
 	back    *party // that the PBX calls back; nil: this is no callback
 	leaving *party // it has left, and what became of its REFER is not known yet; nil: none
+	joined  string // how the last leg was found to be the call's; "": none was
 
 	changed time.Time // the first change since Changed returned it; zero: none
 	kept    bool      // Changed has returned a record of it
@@ -155,6 +156,9 @@ type leg struct {
 	referredTo string    // the number in the REFER that it comes from
 	joined     string    // how it was found to be the call's: method:confidence; "": it began it
 	number     string    // under which it is in the tracker's byNumber; "": it is not
+	also       []string  // further numbers, and keys, under which it is there
+	doubted    bool      // a leg to whom the caller dialed was joined to no call, as it could be of several
+	movedTo    string    // user of the Contact of the 3xx that refused it; "": none did
 }
 
 // A party is one extension's one turn in a call, in one direction.
@@ -207,6 +211,9 @@ func (l *leg) deadline(talk time.Duration) time.Time {
 		return l.ended.Add(retryWithin)
 	case talking:
 		d := l.answered.Add(talk)
+		if l.call.silent(l) {
+			d = l.silentUntil()
+		}
 		if !l.expires.IsZero() && l.expires.Before(d) {
 			d = l.expires
 		}
@@ -527,6 +534,10 @@ func (t *Tracker) expire(l *leg, at time.Time) {
 			t.endDoubted(l, at)
 			return
 		}
+		if l.call.silent(l) && !l.silentUntil().After(at) {
+			t.giveUpCallback(l)
+			return
+		}
 		t.end(l, at, outcome{status: Unknown, by: BySystem})
 	case over:
 		p := l.party
@@ -550,6 +561,9 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 		l.party.sends = r
 	default:
 		t.transferred(r, at, 0, "", "")
+	}
+	if l.call.silent(l) {
+		t.giveUpCallback(l)
 	}
 	l.state, l.ended, l.by, l.refer, l.earlier = over, at, o.by, nil, nil
 	t.unreach(l)
@@ -747,6 +761,9 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 		e.CallerExtension = &p.ext
 		e.CalledExtension = c.called(l)
 		e.ANI = c.shownOutside()
+		if c.caller != nil && c.caller.trunk {
+			e.CalledDID = cmp.Or(c.caller.did, c.caller.called)
+		}
 		if p.transferred {
 			e.Diversion = "" // that is the extension itself
 			if caller := c.caller; caller != nil && !l.hidden {
@@ -791,7 +808,10 @@ func (c *call) correlation(l *leg) string {
 	if l.joined != "" {
 		return l.joined
 	}
-	for _, o := range slices.Backward(c.legs) {
+	if c.joined != "" {
+		return c.joined
+	}
+	for _, o := range slices.Backward(c.legs) { // a record of an older version has none
 		if o.joined != "" && !strings.HasSuffix(o.joined, tie) {
 			return o.joined
 		}
@@ -829,7 +849,12 @@ func (p *party) rawNumber() string {
 // the PBX has hidden that leg behind another Call-ID, what the number says.
 func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 	if caller == nil || l.stranger {
-		if t.names.kind(l.num, e.Observed) != "" {
+		switch own, o := t.names.owned(l.num), l.calledFor(); {
+		case o != nil:
+			e.CallerExtension = &o.ext
+		case own.User != "":
+			e.CallerExtension = &own
+		case t.names.kind(l.num, e.Observed) != "":
 			e.CallerExtension = &Extension{User: l.num}
 		}
 		return

@@ -88,7 +88,9 @@ func (t *Tracker) correlate(i *incoming) (c *call, word string) {
 		case by.word == "call-id":
 			v = t.byLikeCallID(i)
 		case by.word == "numbers":
-			v = t.byNumbers(i)
+			if v = t.byNumbers(i); v.sure == tie {
+				t.doubt(i)
+			}
 		}
 		if v.sure != "" {
 			return v.call, by.word + v.sure
@@ -320,7 +322,11 @@ func (t *Tracker) byNumbers(i *incoming) (v verdict) {
 		return verdict{}
 	}
 	best := noFit
+	var rival *call // another line of the caller, for which the PBX may be about to call somebody
 	weigh := func(l *leg, f fit) {
+		if f == callerFits && l.awaitsLeg(i) {
+			rival = l.call
+		}
 		switch {
 		case f < best || f == noFit || l.call == v.call && f == best:
 		case f > best:
@@ -353,7 +359,28 @@ func (t *Tracker) byNumbers(i *incoming) (v verdict) {
 			}
 		}
 	}
+	if l := t.movedTo(nil, i.called, i.At); l != nil {
+		weigh(l, dialedFits)
+	}
+	if shown := i.links.numbers[fromField]; shown == i.called || t.names.kind(shown, i.At) == "" {
+		for _, l := range t.byNumber[tail(i.called)] {
+			if l.number != i.called && alikeNumbers(l.num, i.called) && t.callsFor(l, i.At) && t.showsAlone(l) {
+				weigh(l, calleeFits) // the PBX now calls the number that it has shown
+			}
+		}
+	}
+	switch {
+	case best == dialerFits && rival != nil && rival != v.call:
+		return verdict{nil, tie}
+	case v.sure == "":
+		return t.byElimination(i)
+	}
 	return v
+}
+
+// alikeNumbers reports whether two numbers are the same, or alike.
+func alikeNumbers(a, b string) bool {
+	return a == b || len(a) >= alike && len(b) >= alike && tail(a) == tail(b)
 }
 
 // fit says how well an INVITE fits in with a leg.
@@ -366,21 +393,35 @@ const (
 	dialedFits       // the number dialed
 	settledAlike     // as alikeFits, and the number dialed is that of another phone
 	alikeFits        // a caller whose number is alike
+	dialerAlike      // as alikeFits, and he calls whom the INVITE goes to, who does not ring yet
 	settledFits      // as callerFits, and the number dialed is that of another phone
 	callerFits       // the caller
+	dialerFits       // as callerFits, and he calls whom the INVITE goes to, who does not ring yet
 )
 
 // fits says how well an INVITE of the caller with that number fits in with a
 // leg.
 func (t *Tracker) fits(l *leg, i *incoming, number string) fit {
-	same := l.number == number
+	same := l.numbered(number)
 	switch {
-	case !same && (l.origin == PBX || len(l.number) < alike || len(number) < alike), !t.inHands(l, i.At):
+	case l.origin == PBX && l.number == i.called:
+		return noFit // nobody is connected with himself
+	case l.origin == PBX && l.number != number:
+		if t.callsFor(l, i.At) && t.showsAgain(l, i, number) {
+			return calleeFits
+		}
+		return noFit
+	case !same && (len(l.number) < alike || len(number) < alike || tail(l.number) != tail(number)), !t.inHands(l, i.At):
 		return noFit
 	case l.origin == PBX:
 		return calleeFits
 	}
+	dials := l.state != talking && l.dialed(i) && !l.doubted && !l.call.ringsFor(i.called)
 	switch settled := !l.dialed(i) && (l.ringsDialed() || t.names.registered(l.calledExt.User, i.At)); {
+	case same && dials:
+		return dialerFits
+	case dials:
+		return dialerAlike
 	case same && settled:
 		return settledFits
 	case same:
@@ -396,6 +437,33 @@ func (l *leg) dialed(i *incoming) bool {
 	return l.called == i.called || i.ext && l.calledExt.User == i.called
 }
 
+// numbered reports whether who is at the leg's phone is known by a number.
+func (l *leg) numbered(number string) bool {
+	return l.number == number || slices.Contains(l.also, number)
+}
+
+// callsFor reports whether the PBX has called the phone of leg l for somebody whom
+// it shows there, and who is about to be called: the phone was answered a moment ago,
+// and nobody calls in the call.
+func (t *Tracker) callsFor(l *leg, now time.Time) bool {
+	return l.origin == PBX && l.call.caller == nil && l.state == talking && now.Sub(l.answered) <= progressed && !l.call.talksBeside(l)
+}
+
+// showsAgain reports whether the PBX now shows a number from outside that it shows on
+// leg l alone, whose phone was answered just now. Many calls may show a number of the
+// company's: Asterisk sends the second INVITE 2 to 5 ms after the answer.
+func (t *Tracker) showsAgain(l *leg, i *incoming, number string) bool {
+	return l.num == number && i.At.Sub(l.answered) <= forkGap && t.names.kind(number, i.At) == "" && t.showsAlone(l)
+}
+
+// showsAlone reports whether the PBX shows the caller's number of leg l, which is in a
+// call that the PBX began, in no other such call.
+func (t *Tracker) showsAlone(l *leg) bool {
+	return !slices.ContainsFunc(t.byNumber[tail(l.num)], func(o *leg) bool {
+		return o.call != l.call && o.origin == PBX && o.num == l.num && o.call.caller == nil
+	})
+}
+
 // ringsDialed reports whether a phone of the extension that a caller dialed
 // rings, or is about to.
 func (l *leg) ringsDialed() bool {
@@ -409,15 +477,16 @@ func (l *leg) ringsDialed() bool {
 
 // inHands reports whether who is at a leg's phone is in the hands of the PBX:
 // calls, is not answered yet, and something was heard of the call lately; or is
-// in a queue; or is alone in the call, as one who hears a menu or was left by the
-// other; or was referred a moment ago.
+// alone in the call, as one who waits in a queue, hears a menu or was left by the
+// other; or was referred a moment ago. A queue may still call its agents in the
+// moment in which the first of them answers.
 func (t *Tracker) inHands(l *leg, now time.Time) bool {
 	c := l.call
 	switch l.state {
 	case calling, ringing:
 		return l.origin == Edge && now.Sub(c.heard) <= progressed
 	case talking:
-		return l.host != nil && l.host.first == l || !c.talksBeside(l) || t.referred(c, now) != nil
+		return !c.talksBeside(l) || l.host != nil && now.Sub(c.bridged) <= forkGap || t.referred(c, now) != nil
 	}
 	return false
 }
@@ -467,6 +536,9 @@ func (t *Tracker) reach(l *leg, number string) {
 		l.number = number
 		t.byNumber.add(tail(number), l)
 	}
+	for _, a := range l.also {
+		t.byNumber.add(alsoKey(a), l)
+	}
 	if l.origin == Edge {
 		t.byDialed.add(tail(l.called), l)
 	}
@@ -475,9 +547,31 @@ func (t *Tracker) reach(l *leg, number string) {
 // unreach undoes reach.
 func (t *Tracker) unreach(l *leg) {
 	t.byNumber.remove(tail(l.number), l)
+	for _, a := range l.also {
+		t.byNumber.remove(alsoKey(a), l)
+	}
 	if l.origin == Edge {
 		t.byDialed.remove(tail(l.called), l)
 	}
+}
+
+// alsoReach lets a leg be found by another number, or by a key, too.
+func (t *Tracker) alsoReach(l *leg, number string) {
+	if !telling(number) || l.numbered(number) || l.state == over {
+		return
+	}
+	l.also = append(l.also, clone(number))
+	t.byNumber.add(alsoKey(number), l)
+}
+
+// alsoKey is under which a leg is in byNumber for one of its further numbers: a key
+// is no number, and has no tail.
+func alsoKey(number string) string {
+	switch number {
+	case keyHidden, keyOpen, keyBack:
+		return number
+	}
+	return tail(number)
 }
 
 // legsBy finds legs by a number.

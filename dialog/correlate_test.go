@@ -129,7 +129,7 @@ func TestCorrelate(t *testing.T) {
 			}(), want: "numbers:likely", belongsTo: "phone-1"},
 		{name: "the caller's number in Remote-Party-ID", before: ringing, invite: to("104", "102", "pbx-1").invite("Remote-Party-ID: <sip:101@pbx.example>\r\n"),
 			want: "numbers:likely", belongsTo: "phone-1"},
-		{name: "anonymous", before: []Message{from("anonymous", "102", "phone-1").invite()}, invite: to("anonymous", "102", "pbx-1").invite()},
+		{name: "anonymous", before: []Message{from("anonymous", "102", "phone-1").invite()}, invite: to("anonymous", "102", "pbx-1").invite(), want: "numbers:possible", belongsTo: "phone-1"},
 		{name: "number with and without prefix", before: []Message{fromTrunk("+441632960123", "5551234", "trunk-1").invite()},
 			invite: to("01632960123", "102", "pbx-1").invite(), want: "numbers:possible", belongsTo: "trunk-1"},
 		{name: "too long ago", before: ringing, invite: later(to("101", "102", "pbx-1"), progressed+time.Microsecond).invite()},

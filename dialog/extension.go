@@ -31,6 +31,7 @@ type directory struct {
 	public   map[string]string               // number by DID
 	aors     *simplelru.LRU[string, address] // by user: who registered
 	contacts *simplelru.LRU[string, binding] // by contact, as contactKey has it
+	aliases  aliases
 }
 
 // An address is an address of record that has registered.
@@ -53,7 +54,7 @@ const maxContacts = 16
 func newDirectory() *directory {
 	aors, _ := simplelru.NewLRU[string, address](maxBindings, nil) // fails only without a size
 	contacts, _ := simplelru.NewLRU[string, binding](maxBindings, nil)
-	return &directory{aors: aors, contacts: contacts}
+	return &directory{aors: aors, contacts: contacts, aliases: newAliases()}
 }
 
 func (d *directory) configure(c *Config) {
@@ -111,6 +112,9 @@ func (d *directory) at(u uri, now time.Time) (Extension, bool) {
 func (d *directory) dialed(number, host string, now time.Time) Extension {
 	if inside, ok := d.public[number]; ok {
 		return Extension{User: inside}
+	}
+	if e := d.owned(number); e.User != "" && d.declared[number] == "" && !d.registered(number, now) {
+		return e
 	}
 	e, _ := d.at(uri{user: number, host: host}, now)
 	return e

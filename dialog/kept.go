@@ -104,6 +104,7 @@ func (c *call) fields(s *scribe) {
 	keepText(s, "callees", &c.callees)
 	keepParty(s, "back", &c.back)
 	keepParty(s, "leaving", &c.leaving)
+	keepText(s, "joined", &c.joined)
 	keepTime(s, "bridged", &c.bridged)
 	keepFlag(s, "was_bridged", &c.wasBridged)
 	keepFlag(s, "picked_up", &c.pickedUp)
@@ -178,6 +179,9 @@ func (l *leg) fields(s *scribe) {
 	keepText(s, "referred_to", &l.referredTo)
 	keepText(s, "joined", &l.joined)
 	keepText(s, "number", &l.number)
+	keepTexts(s, "also", &l.also)
+	keepFlag(s, "doubted", &l.doubted)
+	keepText(s, "moved_to", &l.movedTo)
 	keepFlag(s, "cut", &l.cut)
 	keepFlag(s, "tried", &l.tried)
 	keepFlag(s, "refers", &l.refers)
@@ -392,6 +396,8 @@ func (t *Tracker) Restore(node string, records []Change, log []Event) error {
 		heap.Push(&t.due, c)
 	}
 	slices.SortFunc(t.refers, func(a, b *refer) int { return a.at.Compare(b.at) })
+	slices.SortFunc(t.dialers, func(a, b dialer) int { return a.at.Compare(b.at) })
+	slices.SortFunc(t.moved, func(a, b *leg) int { return a.ended.Compare(b.ended) })
 	return errors.Join(errs...)
 }
 
@@ -458,6 +464,11 @@ func (t *Tracker) adopt(c *call) {
 	for _, l := range c.legs {
 		if l.state != over {
 			t.reach(l, l.number)
+			if l.origin == Edge && l.state < challenged {
+				t.dialers = append(t.dialers, dialer{l, l.heard})
+			}
+		} else if l.movedTo != "" {
+			t.moved = append(t.moved, l)
 		}
 		if l.state == talking {
 			t.notePickup(l)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -28,7 +29,8 @@ func TestConversations(t *testing.T) {
 		c := testConfig()
 		c.Extensions = []Declared{{Number: "600", Kind: Queue}, {Number: "700", Kind: IVR}}
 		tracker := New(c)
-		w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}}
+		w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}, registered: map[Extension]Event{}}
+		registerSome(tracker, w.hear)
 		strangers := map[string]string{} // by call: the conversation it is
 		hear := func(events []Event) {
 			w.hear(events)
@@ -60,13 +62,18 @@ func TestConversations(t *testing.T) {
 
 // conversations are what the PBX does, in the order it does it.
 func conversations(rt *rapid.T) (all []Message) {
-	callers := []string{"101", "102", "103", "+441632960123", "01632960123", "49301632960123", "5550001"}
+	callers := []string{"101", "102", "103", "+441632960123", "01632960123", "49301632960123", "5550001", "anonymous", "alice", "dave"}
 	dialed := []string{"102", "103", "104", "710", "600", "700", "5559999"}
 	for n := range rapid.IntRange(1, 5).Draw(rt, "conversations") {
 		number := rapid.SampledFrom(callers).Draw(rt, "caller")
 		called := rapid.SampledFrom(dialed).Draw(rt, "dialed")
 		at := start.Add(time.Duration(rapid.IntRange(0, 4000).Draw(rt, "begins")) * time.Millisecond)
-		all = append(all, conversation(rt, fmt.Sprintf("c%d", n), number, called, at)...)
+		name := fmt.Sprintf("c%d", n)
+		if rapid.IntRange(0, 5).Draw(rt, "begun by the PBX") == 0 {
+			all = append(all, callback(rt, name, fmt.Sprintf("14%d", n), at)...)
+			continue
+		}
+		all = append(all, conversation(rt, name, number, called, at)...)
 	}
 	slices.SortStableFunc(all, func(a, b Message) int { return a.At.Compare(b.At) })
 	return all
@@ -80,6 +87,7 @@ func conversation(rt *rapid.T, name, number, called string, at time.Time) (all [
 		a.trunk = "carrier"
 	}
 	a.at = at
+	number = cmp.Or(shownAs[number], number)
 	show := func(m Message) { all = append(all, m) }
 	pause := func(l *line, label string, most int) {
 		l.later(time.Duration(rapid.IntRange(1, most).Draw(rt, label)) * time.Millisecond)
@@ -150,6 +158,37 @@ func conversation(rt *rapid.T, name, number, called string, at time.Time) (all [
 	return all
 }
 
+// shownAs are the numbers that the PBX shows for extensions with names.
+var shownAs = map[string]string{"alice": "121", "dave": "124"}
+
+// registerSome shows a tracker the registrations of the extensions with names, of
+// those that the PBX calls back, and of whom they want.
+func registerSome(tracker *Tracker, hear func([]Event)) {
+	for _, name := range append(slices.Sorted(maps.Keys(shownAs)), "140", "141", "142", "143", "144", "150", "151", "152", "153", "154") {
+		hear(tracker.Observe(registered(start, "sip:"+name+"@pbx.example", "Contact: <sip:"+name+"@10.1.0.1:5060>;expires=3600\r\n")))
+	}
+}
+
+// callback is a call that the PBX begins: it rings a phone, in whatever name, and then
+// calls the number that its owner wanted.
+func callback(rt *rapid.T, name, ext string, at time.Time) (all []Message) {
+	called := rapid.SampledFrom([]string{"15" + ext[2:], "5559" + ext}).Draw(rt, "wanted")
+	shown := rapid.SampledFrom([]string{ext, called, "55577" + ext}).Draw(rt, "shown to who is called back")
+	first := to(shown, ext, name+"/first")
+	first.at, first.peer = at, peerOf(ext)
+	all = append(all, first.invite(), first.later(time.Duration(rapid.IntRange(1, 900).Draw(rt, "answers the callback"))*time.Millisecond).response(200))
+	second := to(shown, called, name+"/second")
+	if len(called) > 3 {
+		second = toTrunk(rapid.SampledFrom([]string{shown, "5551000"}).Draw(rt, "shown outside"), called, name+"/second")
+	}
+	second.at, second.peer = first.at, peerOf(called)
+	second.later(time.Duration(rapid.IntRange(1, 80).Draw(rt, "to the number wanted")) * time.Millisecond)
+	all = append(all, second.invite(), second.later(50*time.Millisecond).response(180), second.later(time.Second).response(200))
+	second.later(time.Duration(rapid.IntRange(1, 9000).Draw(rt, "talks for")) * time.Millisecond)
+	first.at = second.at.Add(time.Millisecond)
+	return append(all, second.bye(false), first.bye(true))
+}
+
 // peerOf is an address of somebody's own.
 func peerOf(name string) netip.AddrPort {
 	h := fnv.New32a()
@@ -166,7 +205,8 @@ func TestForgeriesChangeNothing(t *testing.T) {
 			c := testConfig()
 			c.Extensions = []Declared{{Number: "600", Kind: Queue}, {Number: "700", Kind: IVR}}
 			tracker := New(c)
-			w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}}
+			w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}, registered: map[Extension]Event{}}
+			registerSome(tracker, w.hear)
 			hear := func(events []Event) {
 				w.hear(events)
 				for _, e := range events {

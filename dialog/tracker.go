@@ -173,6 +173,8 @@ type Tracker struct {
 	byDialed legsBy   // callers' legs
 	refers   []*refer // of the last seconds, oldest first
 	pickups  []*leg   // that may have picked up a call, oldest first
+	dialers  []dialer // of the last moment, oldest first
+	moved    []*leg   // that were refused with 3xx in the last seconds, oldest first
 	due      deadlines
 	attempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
 	messages *simplelru.LRU[messageKey, *pendingText]
@@ -296,7 +298,11 @@ func (t *Tracker) observe(m *Message) {
 		return
 	case m.Method == "INVITE" && !m.Request():
 		if l := c.leg(m.Origin(), m); l != nil {
+			rings := l.origin == PBX && (l.state == calling || l.state == ringing)
 			t.response(l, m)
+			if rings && m.Status/100 == 3 && l.state == over {
+				t.moves(l, m)
+			}
 		} else {
 			t.within(c, m)
 		}
@@ -414,6 +420,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		p := again.party
 		if same := p == nil || again.origin == PBX || !isExt || p.ext.User == ext.User; same && again.continues(&f) {
 			t.repeat(again, m, &f)
+			t.dials(again, m.At)
 			return c
 		}
 		t.endRefused(again, m.At)
@@ -473,10 +480,11 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	} else if m.Src == PBX {
 		l.referredTo = c.hostNumber()
 	}
-	if m.Src == PBX {
-		l.stranger = c.caller != nil && l.num != c.caller.num && l.num != c.caller.number && t.names.kind(l.num, m.At) != ""
-	} else {
+	if m.Src == Edge {
 		l.calledExt = t.names.dialed(cmp.Or(l.did, l.called), l.calledHost, m.At)
+	}
+	if joined != "" && !strings.HasSuffix(joined, tie) && len(c.legs) > 0 {
+		c.joined = joined
 	}
 	l.turn = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
 	if a, ok := t.attempts.Get(newAttemptKey(l.callID, l.fromTag)); ok && l.origin == Edge {
@@ -491,6 +499,8 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	}
 	if l.origin == PBX {
 		t.callsBack(l, ext)
+		t.learnNumber(l, &i)
+		l.stranger = c.caller != nil && l.num != c.caller.num && !c.caller.numbered(l.num) && t.names.kind(l.num, m.At) != ""
 	}
 	switch {
 	case isExt && l.origin == Edge:
@@ -500,13 +510,14 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	case isExt:
 		t.join(l, ext, In)
 	default:
-		if by, ok := t.sentOn(&i, &f, r); ok {
+		if by, ok := t.sentOn(c, &i, &f, r); ok {
 			t.join(l, by, Out)
 			l.party.transferred = true
 		}
 	}
 	if l.origin == PBX {
 		t.reach(l, ext.User)
+		t.reachCalled(l, &i)
 	} else {
 		by := cmp.Or(number(k.numbers[identity]), k.numbers[asserted])
 		switch by {
@@ -519,6 +530,8 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		}
 		t.reach(l, by)
 		t.host(l)
+		t.reachCaller(l)
+		t.dials(l, m.At)
 	}
 	return c
 }

@@ -25,7 +25,7 @@ func (t *Tracker) host(l *leg) {
 
 // sentOn returns the extension that sends a call on to a trunk: the one that
 // diverts it (RFC 5806, RFC 7044), or has referred it (RFC 3515, RFC 3892).
-func (t *Tracker) sentOn(i *incoming, f *facts, r *refer) (ext Extension, ok bool) {
+func (t *Tracker) sentOn(c *call, i *incoming, f *facts, r *refer) (ext Extension, ok bool) {
 	if i.Src != PBX || i.Trunk == "" {
 		return ext, false
 	}
@@ -33,6 +33,9 @@ func (t *Tracker) sentOn(i *incoming, f *facts, r *refer) (ext Extension, ok boo
 		if ext := t.names.dialed(user, "", i.At); ext.User != "" {
 			return t.names.home(Extension{User: clone(ext.User)}, uri{}), true
 		}
+	}
+	if l := t.movedTo(c, i.called, i.At); l != nil && l.party != nil {
+		return l.party.ext, true // its phone has named whom the PBX now calls
 	}
 	if r != nil && r.leg.party != nil {
 		return r.leg.party.ext, true

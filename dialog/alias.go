@@ -1,0 +1,92 @@
+package dialog
+
+import "github.com/hashicorp/golang-lru/v2/simplelru"
+
+// aliases are the numbers that the PBX shows for extensions which it names otherwise:
+// "alice" calls, and the phone that rings shows 121. They are learned from the legs
+// of calls. A number that was shown for two extensions is no one's for good.
+type aliases struct {
+	shown  *simplelru.LRU[string, string] // number by extension
+	owners *simplelru.LRU[string, string] // extension by number; "": several have it
+}
+
+func newAliases() aliases {
+	shown, _ := simplelru.NewLRU[string, string](maxBindings, nil) // fails only without a size
+	owners, _ := simplelru.NewLRU[string, string](maxBindings, nil)
+	return aliases{shown, owners}
+}
+
+// learn notes that the PBX has shown a number for an extension that called.
+func (a *aliases) learn(user, number string) {
+	if len(number) > MaxName {
+		return
+	}
+	known, _ := a.shown.Get(user)
+	switch owner, taken := a.owners.Get(number); {
+	case taken && owner == "":
+		return
+	case taken && owner != user:
+		a.owners.Add(number, "")
+		if shown, _ := a.shown.Peek(owner); shown == number {
+			a.shown.Remove(owner)
+		}
+		return
+	case known == number:
+		return
+	}
+	if known != "" {
+		a.owners.Remove(known)
+	}
+	user, number = clone(user), clone(number)
+	a.shown.Add(user, number)
+	a.owners.Add(number, user)
+}
+
+// number returns the number that the PBX shows for an extension, or "".
+func (a *aliases) number(user string) string {
+	n, _ := a.shown.Get(user)
+	return n
+}
+
+// owner returns the extension that a number is shown for, or "".
+func (a *aliases) owner(number string) string {
+	user, _ := a.owners.Get(number)
+	return user
+}
+
+// owned returns the extension that the PBX shows a number for, if it is another
+// name; else one without a user.
+func (d *directory) owned(number string) Extension {
+	user := d.aliases.owner(number)
+	if user == "" || user == number {
+		return Extension{}
+	}
+	if a, ok := d.aors.Peek(user); ok {
+		return a.ext
+	}
+	return Extension{User: user}
+}
+
+// learnNumber learns from the leg l to another extension's phone which number the PBX
+// shows for the extension that began the call. Numbers of other extensions, and the
+// number that was dialed, are shown for other reasons.
+func (t *Tracker) learnNumber(l *leg, i *incoming) {
+	c, shown := l.call.caller, l.num
+	if c == nil || c.party == nil || !i.ext || len(l.call.legs) > 2 || l.referredTo != "" || l.diversion != "" {
+		return
+	}
+	user := c.party.ext.User
+	switch {
+	case !telling(shown), shown == c.called:
+		return
+	case shown == user:
+	case t.names.declared[shown] != "", t.names.registered(shown, l.began), !t.names.registered(user, l.began):
+		return
+	case digits(user) && t.names.kind(shown, l.began) == "":
+		return // the company's
+	}
+	t.names.aliases.learn(user, shown)
+	if t.names.aliases.owner(shown) == user {
+		t.alsoReach(c, shown)
+	}
+}
