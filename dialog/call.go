@@ -349,7 +349,7 @@ func (t *Tracker) answer(l *leg, m *Message) {
 			t.answered(p, l, m)
 		}
 	}
-	if p := c.back; p != nil && p.dialed && !p.over && p.first != l && p.answered.IsZero() {
+	if p := c.back; p != nil && p.dialed && !p.over && !c.backs(l) && p.answered.IsZero() {
 		t.answered(p, l, m)
 	}
 	if l.byeTag != "" && l.byeTag == m.ToTag {

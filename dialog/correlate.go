@@ -405,6 +405,9 @@ func (t *Tracker) fits(l *leg, i *incoming, number string) fit {
 	same := l.numbered(number)
 	switch {
 	case l.origin == PBX && l.number == i.called:
+		if number == i.called && l.callsBackToo(i) {
+			return calleeFits
+		}
 		return noFit // nobody is connected with himself
 	case l.origin == PBX && l.number != number:
 		if t.callsFor(l, i.At) && t.showsAgain(l, i, number) {

@@ -507,6 +507,8 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		t.join(l, ext, Out)
 	case isExt && c.caller == nil && len(c.legs) == 1 && l.num == ext.User:
 		t.callBack(l, ext)
+	case isExt && c.callsBack(ext) && l.num == ext.User:
+		l.party = c.back
 	case isExt:
 		t.join(l, ext, In)
 	default:

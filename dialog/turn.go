@@ -55,9 +55,14 @@ func (t *Tracker) callBack(l *leg, ext Extension) {
 // extension's leg is its phone's contact, which is no number.
 func (t *Tracker) callsBack(l *leg, ext Extension) {
 	p := l.call.back
-	if p == nil || p.dialed || p.over || p.first == l || p.first.state != talking {
+	if p == nil || p.dialed || p.over || p.first == l {
 		return
 	}
+	up := l.call.backTalks()
+	if up == nil {
+		return
+	}
+	p.first = up // of several phones, the one that calls
 	p.called, p.calledE164 = l.called, l.calledE164
 	if ext.User != "" {
 		p.called, p.calledE164 = ext.User, ""
