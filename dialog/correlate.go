@@ -316,7 +316,8 @@ const progressed = 10 * time.Second
 //
 // Towards a trunk a PBX often puts a number of its own in place of the caller's.
 // Then the call is the one in which the trunk's number was dialed, or the number
-// that diverts.
+// that diverts, or that the Contact of a 302 has named, or that the PBX has shown to
+// the phone that it called first. If no number tells, byElimination does.
 func (t *Tracker) byNumbers(i *incoming) (v verdict) {
 	if i.Src != PBX {
 		return verdict{}
@@ -558,12 +559,13 @@ func (t *Tracker) unreach(l *leg) {
 	}
 }
 
-// alsoReach lets a leg be found by another number, or by a key, too.
+// alsoReach lets a leg be found by another number, or by a key, too. It keeps the
+// string.
 func (t *Tracker) alsoReach(l *leg, number string) {
 	if !telling(number) || l.numbered(number) || l.state == over {
 		return
 	}
-	l.also = append(l.also, clone(number))
+	l.also = append(l.also, number)
 	t.byNumber.add(alsoKey(number), l)
 }
 

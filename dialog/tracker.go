@@ -14,8 +14,10 @@
 // Legs with the same Call-ID are: a PBX that is a proxy leaves it as it is. A PBX
 // that is a B2BUA gives each leg its own. Then ids in the INVITE tell, or a
 // transfer, or else numbers and times (see [Config.Correlate]); an event says which
-// it was, and how sure it is. Where two calls could be meant, the leg is joined to
-// neither, and begins a call of its own: a stranger's is worse than none. A call
+// it was, and how sure it is. A leg that no number explains is of the only call that it
+// can be of: its number may be hidden, or the company's. Where two calls could be meant,
+// the leg is joined to neither, and begins a call of its own: a stranger's is worse than
+// none. A call
 // keeps its id; none is ever merged with another later.
 //
 // # Whose word counts
@@ -68,7 +70,7 @@
 // one source are told and then one every two seconds: [Tracker.Suppressed] counts
 // the others, which are forgotten as soon. Bindings are learnt only from
 // what the PBX accepted; 65,536 addresses of record and as many contacts are
-// known. Of MESSAGEs that await their 2xx, 1,024 are known, and of REFERs that
+// known, and as many numbers that the PBX shows for extensions. Of MESSAGEs that await their 2xx, 1,024 are known, and of REFERs that
 // await their new leg as many. 65,536 addresses of record are followed for
 // registered and unregistered, and 65,536 mailboxes; what was heard of least
 // recently is forgotten without a word. Other methods leave no trace.
