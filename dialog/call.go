@@ -157,7 +157,7 @@ type leg struct {
 	joined     string    // how it was found to be the call's: method:confidence; "": it began it
 	number     string    // under which it is in the tracker's byNumber; "": it is not
 	also       []string  // further numbers, and keys, under which it is there
-	doubted    bool      // a leg to whom the caller dialed was joined to no call, as it could be of several
+	contested  bool      // a leg to whom the caller dialed was joined to no call, as it could be of several
 	movedTo    string    // user of the Contact of the 3xx that refused it; "": none did
 }
 

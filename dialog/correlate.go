@@ -89,7 +89,7 @@ func (t *Tracker) correlate(i *incoming) (c *call, word string) {
 			v = t.byLikeCallID(i)
 		case by.word == "numbers":
 			if v = t.byNumbers(i); v.sure == tie {
-				t.doubt(i)
+				t.noteContested(i)
 			}
 		}
 		if v.sure != "" {
@@ -420,7 +420,7 @@ func (t *Tracker) fits(l *leg, i *incoming, number string) fit {
 	case l.origin == PBX:
 		return calleeFits
 	}
-	dials := l.state != talking && l.dialed(i) && !l.doubted && !l.call.ringsFor(i.called)
+	dials := l.state != talking && l.dialed(i) && !l.contested && !l.call.ringsFor(i.called)
 	switch settled := !l.dialed(i) && (l.ringsDialed() || t.names.registered(l.calledExt.User, i.At)); {
 	case same && dials:
 		return dialerFits

@@ -252,7 +252,7 @@ func (t *Tracker) enterBack(x *contest, i *incoming, l *leg) {
 func (t *Tracker) enterHidden(x *contest, i *incoming, l *leg) {
 	switch {
 	case !t.inHands(l, i.At) || t.names.declared[l.calledExt.User] == Conference:
-	case l.dialed(i) && l.state != talking && !l.doubted && !l.call.ringsFor(i.called):
+	case l.dialed(i) && l.state != talking && !l.contested && !l.call.ringsFor(i.called):
 		x.enter(l.call, 2)
 	case !l.dialed(i) && t.settled(l, i.At):
 	default:
@@ -298,13 +298,13 @@ func (l *leg) awaitsLeg(i *incoming) bool {
 		slices.ContainsFunc(l.call.legs, func(o *leg) bool { return o.origin == PBX && i.At.Sub(o.began) <= prompt })
 }
 
-// doubt notes of the callers who dialed whom the INVITE goes to, which is joined to no
+// noteContested notes of the callers who dialed whom the INVITE goes to, which is joined to no
 // call because several could be meant: their call may have its leg by now.
-func (t *Tracker) doubt(i *incoming) {
+func (t *Tracker) noteContested(i *incoming) {
 	for _, number := range append(i.links.numbers[:], keyHidden) {
 		for _, l := range t.byNumber[alsoKey(number)] {
 			if l.origin == Edge && l.dialed(i) {
-				l.doubted = true
+				l.contested = true
 			}
 		}
 	}

@@ -180,7 +180,7 @@ func (l *leg) fields(s *scribe) {
 	keepText(s, "joined", &l.joined)
 	keepText(s, "number", &l.number)
 	keepTexts(s, "also", &l.also)
-	keepFlag(s, "doubted", &l.doubted)
+	keepFlag(s, "contested", &l.contested)
 	keepText(s, "moved_to", &l.movedTo)
 	keepFlag(s, "cut", &l.cut)
 	keepFlag(s, "tried", &l.tried)
