@@ -18,12 +18,14 @@ import (
 // TestConversations has a PBX connect several conversations at once, with legs
 // of Call-IDs of their own and nothing that says which belong together but
 // numbers and times. What the tracker sees of them is in disorder: messages are
-// lost, doubled, and change places with others. Whatever comes, a party has one
-// dial and one hangup, which is its last; the numbers of a call have no gaps; a
-// Duration is hangup less answer; and no leg is ever taken for a stranger's.
+// lost, doubled, and change places with others; requests within a dialog are refused,
+// answered by nobody, or find no way; a 2xx is forked; callees transfer by REFER. Whatever comes, a party has one dial and one hangup, which is its
+// last; the numbers of a call have no gaps; a Duration is hangup less answer; and no
+// leg is ever taken for a stranger's.
 //
-// The first INVITE of a caller is never lost, and the PBX's INVITEs come while he
-// calls: who is not known to call cannot be told from another of the same number.
+// The first INVITE of a caller is never lost, nor is a message of a leg that sends a
+// REFER, and the PBX's INVITEs come while he calls: who is not known to call cannot be
+// told from another of the same number.
 func TestConversations(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		c := testConfig()
@@ -134,6 +136,13 @@ func conversation(rt *rapid.T, name, number, called string, at time.Time) (all [
 		case i == winner:
 			show(b.response(200))
 			show(a.later(time.Millisecond).response(200)) // again, if the PBX picked up
+			if rapid.IntRange(0, 5).Draw(rt, "forked") == 0 {
+				f := *b
+				f.to += "-fork"
+				show(f.response(200))
+				f.cseq += 10
+				all = append(all, ended(rt, f.later(20*time.Millisecond), true)...)
+			}
 		case rapid.Bool().Draw(rt, "refuses"):
 			show(b.response(486))
 		default:
@@ -143,6 +152,32 @@ func conversation(rt *rapid.T, name, number, called string, at time.Time) (all [
 		}
 	}
 	pause(a, "talks for", 30_000)
+	if winner >= 0 {
+		w := rung[winner]
+		w.at = a.at
+		switch rapid.IntRange(0, 5).Draw(rt, "meanwhile") {
+		case 0: // a hold that may be refused
+			all = append(all, within(rt, w, "INVITE", rapid.Bool().Draw(rt, "by the caller"), "")...)
+		case 1: // the callee transfers the caller
+			if w.trunk != "" {
+				break // a transfer is an extension's
+			}
+			refer := within(rt, w, "REFER", false, "Refer-To: <sip:105@pbx.example>\r\n")
+			if all = append(all, refer...); len(refer) != 2 || refer[1].Status != 200 {
+				break
+			}
+			all = append(all, ended(rt, w.later(20*time.Millisecond), false)...)
+			c := to(number, "105", name+"/105")
+			c.at, c.peer = refer[1].At, peerOf(c.callID)
+			pause(c, "to whom it is transferred", 9)
+			show(c.invite())
+			pause(c, "until it answers", 3000)
+			show(c.response(rapid.SampledFrom([]int{200, 200, 486, 480}).Draw(rt, "the transfer ends")))
+			pause(c, "talk after the transfer", 9000)
+			*w = *c
+		}
+		a.at = w.at
+	}
 	switch {
 	case winner < 0 && rapid.Bool().Draw(rt, "gives up"):
 		show(a.cancel())
@@ -152,8 +187,8 @@ func conversation(rt *rapid.T, name, number, called string, at time.Time) (all [
 		show(a.bye(true)) // if the PBX picked up
 	default:
 		rung[winner].at = a.at.Add(time.Millisecond)
-		show(a.bye(rapid.Bool().Draw(rt, "the caller hangs up")))
-		show(rung[winner].bye(rapid.Bool().Draw(rt, "as the callee hears")))
+		all = append(all, ended(rt, a, rapid.Bool().Draw(rt, "the caller hangs up"))...)
+		all = append(all, ended(rt, rung[winner], rapid.Bool().Draw(rt, "as the callee hears"))...)
 	}
 	return all
 }
@@ -187,6 +222,36 @@ func callback(rt *rapid.T, name, ext string, at time.Time) (all []Message) {
 	second.later(time.Duration(rapid.IntRange(1, 9000).Draw(rt, "talks for")) * time.Millisecond)
 	first.at = second.at.Add(time.Millisecond)
 	return append(all, second.bye(false), first.bye(true))
+}
+
+// ended is a BYE of a leg, with what becomes of it.
+func ended(rt *rapid.T, l *line, byCaller bool) []Message {
+	return answered(rt, l.bye(byCaller))
+}
+
+// within is a request within a leg's dialog, with what becomes of it.
+func within(rt *rapid.T, l *line, method string, byCaller bool, headers string) []Message {
+	m := l.bye(byCaller)
+	m.Method, m.Branch = method, "z9hG4bK-"+method
+	m.Head = strings.Replace(m.Head, "BYE", method, 1) + headers
+	if method == "INVITE" {
+		m.Head += "Content-Type: application/sdp\r\n"
+		m.Body = "v=0\r\nm=audio 1 RTP/AVP 0\r\na=sendonly\r\n"
+	}
+	l.cseq++ // the next request has another
+	return answered(rt, m)
+}
+
+// answered is a request with its response, if it has one: of the other side, or of
+// bellhop itself.
+func answered(rt *rapid.T, m Message) []Message {
+	status := rapid.SampledFrom([]int{200, 200, 200, 0, 403, 408, 430, 481, 491, 500}).Draw(rt, m.Method+" is answered")
+	if status == 0 {
+		return []Message{m}
+	}
+	r := answer(m, status, time.Millisecond)
+	r.Own = status == 430 || status == 408
+	return []Message{m, r}
 }
 
 // peerOf is an address of somebody's own.
@@ -246,13 +311,14 @@ func forged(rt *rapid.T, all []Message) (mixed []Message) {
 	type seen struct {
 		invite Message
 		toTag  string
+		over   bool // or may be soon: its INVITE again may be an attempt of the stranger's own
 	}
 	legs := map[string]*seen{}
 	for _, m := range all {
 		mixed = append(mixed, m)
 		l := legs[m.CallID]
 		switch {
-		case l == nil && m.Method == "INVITE" && m.Request():
+		case l == nil && m.Method == "INVITE" && m.Request() && m.ToTag == "":
 			l = &seen{invite: m}
 			legs[m.CallID] = l
 		case l == nil:
@@ -260,12 +326,17 @@ func forged(rt *rapid.T, all []Message) (mixed []Message) {
 		case m.Method == "INVITE" && m.ToTag != "":
 			l.toTag = m.ToTag
 		}
+		l.over = l.over || m.Method == "BYE" || m.Method == "CANCEL" || m.Status >= 300
 		if !rapid.Bool().Draw(rt, "forges") {
 			continue
 		}
+		methods := []string{"BYE", "UPDATE", "INVITE", "REFER", "CANCEL", "new INVITE"}
+		if l.over {
+			methods = methods[:5]
+		}
 		x := Message{
 			At: m.At, Src: Edge, Dst: PBX, From: strangerAddr,
-			Method:  rapid.SampledFrom([]string{"BYE", "UPDATE", "INVITE", "REFER", "CANCEL", "new INVITE"}).Draw(rt, "method"),
+			Method:  rapid.SampledFrom(methods).Draw(rt, "method"),
 			CallID:  m.CallID,
 			CSeq:    uint32(rapid.IntRange(0, 9).Draw(rt, "cseq")),
 			FromTag: l.invite.FromTag, ToTag: l.toTag, Branch: "z9hG4bK-forged",
@@ -300,10 +371,14 @@ func forged(rt *rapid.T, all []Message) (mixed []Message) {
 
 // disorder loses, doubles and shifts messages.
 func disorder(rt *rapid.T, all []Message) (seen []Message) {
+	transfers := map[string]bool{} // Call-IDs whose leg sends a REFER
+	for _, m := range all {
+		transfers[m.CallID] = transfers[m.CallID] || m.Method == "REFER"
+	}
 	for _, m := range all {
 		fates := []int{0, 0, 0, 0, 0, 0, 1, 2, 3}
 		switch first := m.Method == "INVITE" && m.Request(); {
-		case first && m.Src == Edge:
+		case first && m.Src == Edge || transfers[m.CallID]:
 			fates = []int{0, 0, 2}
 		case first:
 			fates = []int{0, 0, 0, 1, 2}
