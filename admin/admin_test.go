@@ -69,7 +69,7 @@ func onStore(t testing.TB, c Config, allow ...netip.Prefix) (Config, jetstream.J
 	}
 	srv.Start()
 	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(10 * time.Second) {
+	if !srv.ReadyForConnections(5 * time.Minute) {
 		t.Fatal("the store does not start")
 	}
 	nc, err := nats.Connect("", nats.InProcessServer(srv))

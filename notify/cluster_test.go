@@ -70,7 +70,7 @@ func startCluster(t *testing.T) *cluster {
 		if err == nil {
 			return c
 		}
-		if time.Since(begin) > time.Minute {
+		if time.Since(begin) > longWait {
 			t.Fatal(err)
 		}
 	}
@@ -109,7 +109,7 @@ func natsServer() {
 	s, err := server.NewServer(o)
 	must(err)
 	s.Start()
-	if !s.ReadyForConnections(time.Minute) {
+	if !s.ReadyForConnections(longWait) {
 		must(errors.New("it does not begin"))
 	}
 	fmt.Println(s.ClientURL())
@@ -169,7 +169,7 @@ func delivers(t *testing.T, n *Notifier, node string) {
 		if err == nil && strings.HasPrefix(string(e.Value()), node+" ") {
 			return
 		}
-		if time.Since(begin) > time.Minute {
+		if time.Since(begin) > longWait {
 			t.Fatalf("node %s does not get the lease: %v, %v", node, e, err)
 		}
 	}
@@ -179,7 +179,7 @@ func delivers(t *testing.T, n *Notifier, node string) {
 func isSaid(t *testing.T, n *Notifier) {
 	t.Helper()
 	for begin := time.Now(); n.Stats().Unsaid > 0; pause(t.Context(), time.Millisecond) {
-		if time.Since(begin) > time.Minute {
+		if time.Since(begin) > longWait {
 			t.Fatalf("%d events are unsaid: %v", n.Stats().Unsaid, n.Health())
 		}
 	}
@@ -227,7 +227,7 @@ func (k *taker) await(t *testing.T, calls []int) (repeated int) {
 		if len(missing) == 0 {
 			break
 		}
-		if time.Since(begin) > time.Minute {
+		if time.Since(begin) > longWait {
 			t.Fatalf("%d of %d calls have no hangup: %v", len(missing), len(calls), missing[:min(10, len(missing))])
 		}
 	}

@@ -209,6 +209,9 @@ func TestKill(t *testing.T) {
 	for range kills {
 		l = f.live(dir, l, len(l.said), shortest+rand.N(longest-shortest))
 	}
+	for d := longest; len(l.said) == 0; d *= 2 { // on this machine no life was long enough
+		l = f.live(dir, l, 0, d)
+	}
 	close(stopAways)
 	aways.Wait()
 	f.mu.Lock()

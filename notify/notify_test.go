@@ -41,6 +41,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }
 
+// longWait is how long a test waits for what should take a moment: much longer than
+// that takes on a busy machine.
+const longWait = 5 * time.Minute
+
 // openStore starts a server in this process and connects to it.
 func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 	t.Helper()
@@ -52,7 +56,7 @@ func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 		t.Fatal(err)
 	}
 	s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(longWait) {
 		t.Fatal("the store does not start")
 	}
 	nc, err := nats.Connect("", nats.InProcessServer(s))

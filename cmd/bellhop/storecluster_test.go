@@ -40,7 +40,7 @@ func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
 		servers = append(servers, srv)
 	}
 	for _, srv := range servers {
-		if !srv.ReadyForConnections(time.Minute) {
+		if !srv.ReadyForConnections(patience) {
 			t.Fatal("a server does not start")
 		}
 		urls = append(urls, natsURL(srv.ClientURL()))
@@ -57,7 +57,7 @@ func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
 		if err == nil {
 			return urls, js
 		}
-		if time.Since(begin) > time.Minute {
+		if time.Since(begin) > patience {
 			t.Fatal(err)
 		}
 	}

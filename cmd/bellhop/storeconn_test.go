@@ -241,7 +241,7 @@ func TestLongLineDoesNotEndTheStore(t *testing.T) {
 			}
 			srv.Start()
 			defer func() { srv.Shutdown(); srv.WaitForShutdown() }()
-			if !srv.ReadyForConnections(10 * time.Second) {
+			if !srv.ReadyForConnections(patience) {
 				t.Fatal("the server does not start")
 			}
 			at := srv.ClientURL()

@@ -38,7 +38,7 @@ func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 		t.Fatal(err)
 	}
 	s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(5 * time.Minute) {
 		t.Fatal("the store does not start")
 	}
 	nc, err := nats.Connect("", nats.InProcessServer(s))
