@@ -286,6 +286,9 @@ func wantItems(t *testing.T, list string, older, now []byte) {
 	}
 	for i, want := range a.Items {
 		for name, value := range want {
+			if name == "why" {
+				continue // a text for people, which changes
+			}
 			if got := b.Items[i][name]; !reflect.DeepEqual(got, value) {
 				t.Errorf("%s: %s of item %d is %v, want %v", list, name, i, fmt.Sprint(got), fmt.Sprint(value))
 			}
