@@ -39,6 +39,7 @@ func samples() []dialog.Event {
 	out.Extension, out.Flow, out.Party = a, dialog.Out, "00000000000000000000000000000101"
 	out.ClientAPIID, out.ANI, out.Transferred, out.CallBackID, out.Tag = "crm-7", "+442071230000", true, "cb-1", "spring"
 	out.CallerNumRaw, out.CalledNumberRaw, out.Privacy = "%3101", "*2-10", true
+	out.CallerE164 = "+442071230101"
 	in.Extension, in.Flow, in.Party = b, dialog.In, "00000000000000000000000000000210"
 	in.Diversion, in.RemoteNumber = "+442079999999", "103"
 	message := dialog.Event{Call: "9d", Party: "33", CallerNum: "101", CallerExtension: &a, CalledNumber: "*210", CalledExtension: &b,
