@@ -70,8 +70,10 @@
 // one source are told and then one every two seconds: [Tracker.Suppressed] counts
 // the others, which are forgotten as soon. Bindings are learnt only from
 // what the PBX accepted; 65,536 addresses of record and as many contacts are
-// known, and as many numbers that the PBX shows for extensions. Of MESSAGEs that await their 2xx, 1,024 are known, and of REFERs that
-// await their new leg as many. 65,536 addresses of record are followed for
+// known, and as many numbers that the PBX shows for extensions. Of MESSAGEs that
+// await their 2xx, 1,024 are known, of REFERs that await their new leg as many, of
+// texts that may go to another device of an extension, and of REGISTERs of at most
+// 4 KiB that await their response. 65,536 addresses of record are followed for
 // registered and unregistered, and 65,536 mailboxes; what was heard of least
 // recently is forgotten without a word. Other methods leave no trace.
 //
