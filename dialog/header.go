@@ -290,7 +290,7 @@ func lower(host string) string {
 // §5.1.1). What is no number stays as it is.
 func plainNumber(s string) string {
 	const separators = "-.()"
-	if strings.IndexAny(s, separators) < 0 {
+	if !strings.ContainsAny(s, separators) {
 		return s
 	}
 	b := make([]byte, 0, len(s))
