@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"slices"
 	"strconv"
 	"time"
 )
@@ -83,31 +84,35 @@ func (l *leg) partner() (partner *leg) {
 }
 
 // beginHost begins the turn of an extension that is a queue, menu or conference on
-// leg l, to which the REFER r has sent it.
+// leg l, to which the REFER r has sent it. A REFER begins one turn of it.
 func (t *Tracker) beginHost(r *refer, l *leg, ext Extension, kind Kind, number string, at time.Time) {
 	if l == nil {
 		return
 	}
 	c := l.call
+	p := l.newParty(ext, In)
+	p.id = hash(p.id, r.leg.callID, strconv.FormatUint(uint64(r.cseq), 10)) // the leg may come back to a host
+	if slices.ContainsFunc(c.parties, func(o *party) bool { return o != p && o.id == p.id }) {
+		c.parties = c.parties[:len(c.parties)-1]
+		return
+	}
+	p.kind, p.called, p.calledE164 = kind, number, t.e164(number, at)
 	t.touch(c) // it may be another than the REFER's
 	if at.Before(c.heard) {
 		at = c.heard
 	}
 	c.heard = at
-	if p := l.host; p != nil && !p.over {
-		o := outcome{status: Answered, by: ByCaller}
+	if o := l.host; o != nil && !o.over {
+		by := ByCaller
 		if r.leg.origin == PBX {
-			o.by = ByCallee
+			by = ByCallee
 		}
-		t.endHost(p, at, o)
+		t.endHost(o, at, outcome{status: Answered, by: by})
 	}
 	for _, o := range c.legs {
 		o.noAgent = o.noAgent || o.origin == PBX && o.state == talking
 	}
 	c.bridged, c.wasBridged, c.pickedUp, c.talked = time.Time{}, false, false, 0
-	p := l.newParty(ext, In)
-	p.id = hash(p.id, r.leg.callID, strconv.FormatUint(uint64(r.cseq), 10)) // it may come back to a host
-	p.kind, p.called, p.calledE164 = kind, number, t.e164(number, at)
 	l.host = p
 	t.dial(p, DialIn, at)
 }
