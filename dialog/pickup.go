@@ -10,8 +10,13 @@ import (
 // names the call that was picked up: only the time does.
 
 // pickupGap is how long after it has answered the phone that picks up a PBX cancels
-// the legs that rang. Asterisk takes 2 to 15 ms.
-const pickupGap = 20 * time.Millisecond
+// the legs that rang. An idle Asterisk 22 takes 2 to 15 ms, one on a machine with a
+// load of 30 more than 20 (December 2026). If the PBX has answered the caller in
+// between, slowPickupGap is enough.
+const (
+	pickupGap     = 100 * time.Millisecond
+	slowPickupGap = time.Second
+)
 
 // maxPickups is how many legs are kept that may have picked up a call.
 const maxPickups = 64
@@ -32,9 +37,14 @@ func (t *Tracker) notePickup(l *leg) {
 // pickedUp reports whether a phone was answered just before the callee's leg l was
 // canceled, and nobody was called for it.
 func (t *Tracker) pickedUp(l *leg) bool {
+	caller := l.call.caller
 	return slices.ContainsFunc(t.pickups, func(o *leg) bool {
+		gap := pickupGap
+		if caller != nil && !caller.answered.Before(o.answered) && !caller.answered.After(l.canceledAt) {
+			gap = slowPickupGap
+		}
 		after := l.canceledAt.Sub(o.answered)
-		return o != l.call.caller && after >= 0 && after <= pickupGap && !o.answered.Before(l.began) && !o.call.calls(o)
+		return o != caller && after >= 0 && after <= gap && !o.answered.Before(l.began) && !o.call.calls(o)
 	})
 }
 
