@@ -562,7 +562,7 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 	default:
 		t.transferred(r, at, 0, "", "")
 	}
-	if l.call.silent(l) {
+	if l.call.silent(l) && !l.answered.IsZero() {
 		t.giveUpCallback(l)
 	}
 	l.state, l.ended, l.by, l.refer, l.earlier = over, at, o.by, nil, nil

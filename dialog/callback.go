@@ -7,8 +7,8 @@ import (
 
 // A callback is silent while nobody else is called: the extension that the PBX calls
 // in the extension's own name is then no caller. If nobody is called in the end, or
-// not for a while after the extension has answered, the extension was called like any
-// other, and that is what events tell.
+// not for a while, though the extension has answered, the extension was called like any
+// other, and that is what events tell. Of a callback that nobody takes nothing is told.
 
 // silent reports whether nothing was told yet of the callback that leg l is of, and no
 // other phone of the extension is called.
