@@ -207,8 +207,6 @@ func (v *view) extended(f *fields) {
 // json lists what is known in snake case. By GET it is flat: headers become
 // headers.<name>.
 func (v *view) json(f *fields) {
-	f.text("extension", v.user(&v.Extension))
-	f.text("domain", clean(v.Extension.Domain, maxText))
 	f.text("call_id", v.Call)
 	f.text("caller_id_num", clean(v.CallerNum, maxText))
 	f.text("caller_id_name", clean(v.CallerName, maxText))
@@ -263,6 +261,8 @@ func (v *view) json(f *fields) {
 	f.text("caller_id_num_raw", clean(v.CallerNumRaw, maxText))
 	f.text("called_number_raw", clean(v.CalledNumberRaw, maxText))
 	f.truth("privacy", v.Privacy)
+	f.text("extension", v.user(&v.Extension))
+	f.text("domain", clean(v.Extension.Domain, maxText))
 	if s := v.Subscription; s != nil {
 		f.text("subscription_id", s.ID)
 		f.text("subscription_state", s.State)
