@@ -95,7 +95,9 @@ func (s *Server) refusal(err error) (status int, detail string) {
 	case errors.Is(err, errManyStreams):
 		return http.StatusServiceUnavailable, err.Error()
 	}
-	s.log.Error("page fails", "err", err)
+	if failed(err) {
+		s.log.Error("page fails", "err", err)
+	}
 	return http.StatusServiceUnavailable, "It cannot be done now: the log of bellhop says why."
 }
 

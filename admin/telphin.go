@@ -378,7 +378,9 @@ func (s *Server) telphinProblem(w http.ResponseWriter, err error) {
 	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errShared), errors.Is(err, notify.ErrConflict):
 		telphinRefuse(w, http.StatusConflict, err.Error())
 	default:
-		s.log.Error("admin request failed", "err", err)
+		if failed(err) {
+			s.log.Error("admin request failed", "err", err)
+		}
 		telphinRefuse(w, http.StatusInternalServerError, "it cannot be done now: the log of bellhop says why")
 	}
 }

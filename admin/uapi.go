@@ -548,6 +548,8 @@ func (s *Server) uapiProblem(err error) *uapiError {
 	case errors.Is(err, notify.ErrLimit):
 		return &uapiError{http.StatusForbidden, "access_denied", err.Error() + " (notify.max_subscriptions in the config)"}
 	}
-	s.log.Error("admin request failed", "err", err)
+	if failed(err) {
+		s.log.Error("admin request failed", "err", err)
+	}
 	return &uapiError{http.StatusInternalServerError, "internal_server_error", "it cannot be done now: the log of bellhop says why"}
 }

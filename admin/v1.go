@@ -370,6 +370,8 @@ func (s *Server) problem(err error) error {
 	case errors.Is(err, notify.ErrNoEvent):
 		return unprocessable("query.since", "is neither an RFC 3339 time like 2026-01-31T09:00:00Z nor the id of an event in the log")
 	}
-	s.log.Error("admin request failed", "err", err)
+	if failed(err) {
+		s.log.Error("admin request failed", "err", err)
+	}
 	return huma.Error503ServiceUnavailable("it cannot be done now: the log of bellhop says why")
 }
