@@ -376,7 +376,7 @@ func TestServerKeys(t *testing.T) {
 }
 
 func TestSources(t *testing.T) {
-	s := newSources()
+	s := newSources(rememberSource)
 	ip := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}) }
 	now := instant(time.Second)
 	const some = 1000

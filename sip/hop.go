@@ -166,7 +166,7 @@ func Listen(cfg Config) (*Hop, error) {
 	rand.Read(salt[:])
 	h.salt = binary.BigEndian.Uint32(salt[:])
 	rand.Read(h.secret[:])
-	h.known, h.phones, h.proved = newSources(), newSources(), newSources()
+	h.known, h.phones, h.proved = newSources(rememberSource), newSources(rememberPhone), newSources(rememberSource)
 	h.crowded = make(chan struct{}, 1)
 	for _, a := range cfg.PBX {
 		h.pbx = append(h.pbx, &pbx{addr: a, id: newPBXID(a)})

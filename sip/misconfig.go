@@ -190,7 +190,11 @@ func (w *worker) diagnoseInvite(now instant, t *proxied, m *message, pbx *pbx) {
 		case t.authorized:
 		case known:
 			set(&d.trusts)
-			d.clear(strangerTaken, ip.String())
+			if d.challenges.Load() {
+				d.clear(strangerTaken, ip.String())
+			} else {
+				d.clear(strangerTaken, "") // it asks nobody who calls
+			}
 		case d.challenges.Load() || d.asks.Load() && !d.trusts.Load():
 			w.hop.note(now, pbx, strangerTaken, ip.String())
 		}

@@ -331,3 +331,42 @@ func TestAnotherPortOfThePBXIsNamed(t *testing.T) {
 		equal(t, "degraded", strings.Join(s.hop.Degraded(), "|"), "")
 	})
 }
+
+// TestAPBXThatAsksNoCallerForAPassword takes the calls of phones that registered with an
+// earlier process, or long ago: they are no strangers.
+func TestAPBXThatAsksNoCallerForAPassword(t *testing.T) {
+	register := func(s *scene, phone *peer) {
+		t.Helper()
+		phone.sends(phone.request("REGISTER", "sip:pbx.example"))
+		s.pbx.replies(s.pbx.gets("sent on", "REGISTER"), "401 Unauthorized", "WWW-Authenticate: Digest realm=\"x\", nonce=\"1\"")
+		phone.gets("challenge", "SIP/2.0 401")
+		phone.sends(phone.request("REGISTER", "sip:pbx.example", "Authorization: Digest username=\"x\""))
+		got := s.pbx.gets("sent on", "REGISTER")
+		s.pbx.replies(got, "200 OK", "Path: "+got.one("Path"))
+		phone.gets("answer", "SIP/2.0 200")
+	}
+	call := func(s *scene, phone *peer) {
+		t.Helper()
+		phone.sends(phone.invite())
+		s.pbx.replies(s.pbx.gets("sent on", "INVITE"), "200 OK")
+		phone.gets("answer", "SIP/2.0 200")
+	}
+	play(t, func(s *scene) {
+		other := s.udp(otherAt)
+		register(s, s.phone)
+		call(s, other) // which registered with an earlier process
+		if why := strings.Join(s.hop.Degraded(), "|"); !strings.Contains(why, "took a call of 192.0.2.102") {
+			t.Errorf("degraded is %q", why)
+		}
+		call(s, s.phone)
+		equal(t, "a phone is not asked either", strings.Join(s.hop.Degraded(), "|"), "")
+		call(s, other)
+		equal(t, "nor is the other", strings.Join(s.hop.Degraded(), "|"), "")
+	})
+	play(t, func(s *scene) {
+		register(s, s.phone)
+		s.after(23 * time.Hour)
+		call(s, s.phone)
+		equal(t, "nearly a day later", strings.Join(s.hop.Degraded(), "|"), "")
+	})
+}

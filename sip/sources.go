@@ -13,22 +13,27 @@ const (
 	sourceWays    = 8 // slots of a bucket: one cache line
 )
 
-// rememberSource is how long an address stays in a set after it was added last.
-const rememberSource = instant(3600e9)
+// How long an address stays in a set after it was added last. Phones renew their
+// registration within a day.
+const (
+	rememberSource = instant(3600e9)
+	rememberPhone  = instant(24 * 3600e9)
+)
 
 // sources is a bounded set of addresses that all workers share. Each address
-// is in it for an hour. A bucket that is full evicts its oldest address. There
+// is in it for a time. A bucket that is full evicts its oldest address. There
 // is no lock: a slot is one word, with 32 bits of the address's hash and the
 // second it was added. A stranger is taken for a member by chance in one of
 // half a billion lookups; the seed is secret, so nobody can choose such an
 // address, nor one that evicts another.
 type sources struct {
+	keep instant
 	seed maphash.Seed
 	slot []atomic.Uint64
 }
 
-func newSources() *sources {
-	return &sources{seed: maphash.MakeSeed(), slot: make([]atomic.Uint64, sourceBuckets*sourceWays)}
+func newSources(keep instant) *sources {
+	return &sources{keep: keep, seed: maphash.MakeSeed(), slot: make([]atomic.Uint64, sourceBuckets*sourceWays)}
 }
 
 // find returns the bucket of an address, and what its slots hold in their
@@ -42,12 +47,12 @@ func (s *sources) find(ip netip.Addr) (bucket []atomic.Uint64, tag uint64) {
 
 func second(now instant) uint64 { return uint64(now/1e9) + 1 }
 
-// has reports whether an address was added within the hour.
+// has reports whether an address was added within the time.
 func (s *sources) has(ip netip.Addr, now instant) bool {
 	bucket, tag := s.find(ip)
 	for i := range bucket {
 		if v := bucket[i].Load(); v&^(1<<32-1) == tag && v != 0 {
-			return instant(second(now)-v&(1<<32-1))*1e9 < rememberSource
+			return instant(second(now)-v&(1<<32-1))*1e9 < s.keep
 		}
 	}
 	return false
