@@ -65,6 +65,9 @@ func explain(s symptom, pbx *pbx, who string) string {
 	case inviteNotAsked:
 		return fmt.Sprintf("PBX %s answers an INVITE of the phone at %s with 404 and asks for no password: %s", pbx.addr, who, trunkByAddress)
 	case unknownPort:
+		if pbx.shared {
+			return fmt.Sprintf("requests from %s are taken for a phone's: if the PBX %s sends from there too, have it send from that port alone, or give it an address that bellhop does not have, such as 127.0.0.2", who, pbx.addr)
+		}
 		return fmt.Sprintf("requests from %s are refused as a phone's: if the PBX %s sends from there too, as an external profile of FreeSWITCH does, set sip.pbx_sources = [%q]", who, pbx.addr, pbx.addr.Addr())
 	case strangerTaken:
 		return fmt.Sprintf("PBX %s took a call of %s, which is no [[trunk]] and where no phone has registered, without asking for a password: %s; if it is a carrier, make it a [[trunk]] with a secret", pbx.addr, who, trunkByAddress)

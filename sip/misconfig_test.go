@@ -370,3 +370,30 @@ func TestAPBXThatAsksNoCallerForAPassword(t *testing.T) {
 		equal(t, "nearly a day later", strings.Join(s.hop.Degraded(), "|"), "")
 	})
 }
+
+// TestAPBXOnBellhopsMachineSendsFromAnotherPort: what has a Path of a registration is no
+// phone's, unless it is that of its own.
+func TestAPBXOnBellhopsMachineSendsFromAnotherPort(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		play(t, func(s *scene) {
+			phone := s.udp(netip.MustParseAddrPort("192.0.2.1:40000"))
+			phone.sends(phone.request("REGISTER", "sip:pbx.example"))
+			got := s.pbx.gets("sent on", "REGISTER")
+			s.pbx.replies(got, "200 OK", "Path: "+got.one("Path"))
+			phone.gets("answer", "SIP/2.0 200")
+			from := phone
+			if !own {
+				from = s.udp(netip.MustParseAddrPort("192.0.2.1:5080"))
+			}
+			from.sends(from.request("NOTIFY", "sip:101@192.0.2.1:40000", "Route: "+got.one("Path")))
+			s.pbx.replies(s.pbx.gets("as a phone's", "NOTIFY"), "481 Subscription Does Not Exist")
+			from.gets("answer", "SIP/2.0 481")
+			why := strings.Join(s.hop.Degraded(), "|")
+			if named := strings.Contains(why, "from 192.0.2.1:5080 are taken for a phone's") && strings.Contains(why, "127.0.0.2"); named == own || own && why != "" {
+				t.Errorf("along the sender's own Path %v: degraded is %q", own, why)
+			}
+		}, func(c *sip.Config) {
+			c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.1:5070")}}
+		})
+	}
+}

@@ -136,6 +136,8 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 					r.aor = t.text
 					if p.side == pbxSide {
 						w.hop.cameAlongPath(p)
+					} else if t.flow.peer != p.peer { // only a registrar sends along it
+						w.hop.diagnoseSource(p.at, p.peer, true)
 					}
 				}
 			}
