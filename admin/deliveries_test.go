@@ -261,7 +261,7 @@ func TestEventGone(t *testing.T) {
 	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", url))["id"].(string)
 	r.notifier.Say(hangup("e1"))
 	r.until("/v1/deliveries", func(o object) bool { return len(o["items"].([]any)) == 1 })
-	if _, err := r.store.Request("$JS.API.STREAM.PURGE.bellhop_events", nil, 10*time.Second); err != nil {
+	if _, err := r.store.Request("$JS.API.STREAM.PURGE.bellhop_events", nil, 5*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	r.wantProblem(409, "", "POST", "/v1/deliveries/e1-"+sub+"/redeliver", nil)
