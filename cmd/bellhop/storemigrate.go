@@ -471,7 +471,9 @@ type storedMessage struct {
 func readStored(ctx context.Context, js jetstream.JetStream, stream, request string) (*storedMessage, error) {
 	var reply *nats.Msg
 	err := retried(ctx, func() (err error) {
-		reply, err = js.Conn().Request("$JS.API.STREAM.MSG.GET."+stream, []byte(request), 5*time.Second)
+		one, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		reply, err = js.Conn().RequestWithContext(one, "$JS.API.STREAM.MSG.GET."+stream, []byte(request))
 		return err
 	})
 	if err != nil {
