@@ -65,7 +65,8 @@ func TestTwoBellhops(t *testing.T) {
 // what they did not take is published by the next one.
 func TestStoppedWithoutStore(t *testing.T) {
 	t.Parallel()
-	options := &server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()}
+	// Nobody takes the port of this address while the server is gone.
+	options := &server.Options{Host: ownLoopback(), Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()}
 	serve := func() (*server.Server, func()) {
 		t.Helper()
 		srv, err := server.NewServer(options)

@@ -15,12 +15,17 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// ownLoopback returns an address of this machine at which no other test listens.
+func ownLoopback() string {
+	return fmt.Sprintf("127.%d.%d.%d", 1+rand.N(254), rand.N(256), 1+rand.N(254))
+}
+
 // startNATSCluster starts three NATS servers that keep streams together.
 func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
 	t.Helper()
 	// Servers must know each other's ports before they start: at this address nobody
 	// else listens.
-	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.N(254), rand.N(256), 1+rand.N(254))
+	host := ownLoopback()
 	var routes []*url.URL
 	for i := range 3 {
 		routes = append(routes, must[*url.URL](t)(url.Parse(fmt.Sprintf("nats://%s:%d", host, 6222+i))))
