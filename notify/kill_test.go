@@ -181,7 +181,7 @@ func TestKill(t *testing.T) {
 	if *soak {
 		kills, shortest, longest = 200, 300*time.Millisecond, 2*time.Second
 	}
-	f := &fickle{t: t, addr: "127.0.0.1:0"}
+	f := &fickle{t: t, addr: loopbackOfItsOwn() + ":0"} // nobody takes its port while it is away
 	f.here()
 	dir, stopAways := t.TempDir(), make(chan struct{})
 	var aways sync.WaitGroup
