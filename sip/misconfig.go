@@ -22,6 +22,7 @@ const (
 	unknownPort                     // what comes from the PBX's host, but not from its port, is refused
 	strangerTaken                   // a stranger's INVITE is accepted without a challenge
 	bindingLost                     // it calls a phone at our address, without our Path or Contact
+	phoneTaken                      // a phone at its address and bellhop's is taken for it
 	symptoms                        // how many there are
 )
 
@@ -69,6 +70,9 @@ func explain(s symptom, pbx *pbx, who string) string {
 			return fmt.Sprintf("requests from %s are taken for a phone's: if the PBX %s sends from there too, have it send from that port alone, or give it an address that bellhop does not have, such as 127.0.0.2", who, pbx.addr)
 		}
 		return fmt.Sprintf("requests from %s are refused as a phone's: if the PBX %s sends from there too, as an external profile of FreeSWITCH does, set sip.pbx_sources = [%q]", who, pbx.addr, pbx.addr.Addr())
+	case phoneTaken:
+		return fmt.Sprintf("a REGISTER from %s is refused because it is taken for one of the PBX %s, which has the same address as bellhop: phones there cannot use TCP: "+
+			"give the PBX an address that bellhop does not have, such as 127.0.0.2", who, pbx.addr)
 	case strangerTaken:
 		return fmt.Sprintf("PBX %s took a call of %s, which is no [[trunk]] and where no phone has registered, without asking for a password: %s; if it is a carrier, make it a [[trunk]] with a secret", pbx.addr, who, trunkByAddress)
 	case bindingLost:
@@ -258,6 +262,17 @@ func (h *Hop) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 	for _, pbx := range h.pbx {
 		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.shared && !h.phones.has(source.Addr(), now)) {
 			h.note(now, pbx, unknownPort, source.String())
+			return
+		}
+	}
+}
+
+// diagnosePhone looks at a REGISTER of a PBX that leads nowhere: where the PBX is known
+// by bellhop's own address it is a phone's.
+func (h *Hop) diagnosePhone(p *packet) {
+	for _, pbx := range h.pbx {
+		if pbx.shared && pbx.addr.Addr() == p.peer.Addr() && pbx.sends(p.on.proto, p.peer) {
+			h.note(p.at, pbx, phoneTaken, p.peer.Addr().String())
 			return
 		}
 	}

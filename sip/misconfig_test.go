@@ -397,3 +397,24 @@ func TestAPBXOnBellhopsMachineSendsFromAnotherPort(t *testing.T) {
 		})
 	}
 }
+
+// TestAPhoneIsTakenForAPBX on bellhop's own machine, where the PBX is known by its address
+// alone over TCP.
+func TestAPhoneIsTakenForAPBX(t *testing.T) {
+	for _, at := range []string{"192.0.2.1", "192.0.2.2"} {
+		for _, uri := range []string{"sip:pbx.example", "sip:192.0.2.1"} {
+			play(t, func(s *scene) {
+				phone := s.tcp(netip.MustParseAddr(at))
+				phone.sends(phone.request("REGISTER", uri))
+				got := phone.gets("leads nowhere", "SIP/2.0 ")
+				why := strings.Join(s.hop.Degraded(), "|")
+				want := at == hopAt.Addr().String()
+				if strings.Contains(why, "a REGISTER from 192.0.2.1 is refused") != want || !want && why != "" || strings.HasPrefix(string(got), "SIP/2.0 200") {
+					t.Errorf("PBX at %s, REGISTER %s: %.30q, degraded is %q", at, uri, got, why)
+				}
+			}, func(c *sip.Config) {
+				c.PBX = []sip.Addr{{Proto: sip.TCP, AddrPort: netip.AddrPortFrom(netip.MustParseAddr(at), 5070)}}
+			}, oneWorker)
+		}
+	}
+}

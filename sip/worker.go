@@ -609,6 +609,9 @@ func (w *worker) refuse(p *packet, f *fault, extra string) {
 	if f.status == 403 && p.side == edgeSide {
 		w.hop.diagnoseSource(p.at, p.peer, true)
 	}
+	if p.side == pbxSide && m.is("REGISTER") {
+		w.hop.diagnosePhone(p)
+	}
 	w.answer(p, f.status, f.phrase, extra)
 }
 
