@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -109,12 +110,27 @@ func (cs *conns) take(ctx context.Context, req *http.Request) (*conn, error) {
 		address = net.JoinHostPort(host, "80")
 	}
 	for c := cs.takeIdle(address); c != nil; c = cs.takeIdle(address) {
-		if !unread(c.Conn) {
+		if !c.unread() {
 			return c, nil
 		}
 		c.Close()
 	}
 	return cs.open(ctx, address, host)
+}
+
+// unread reports whether a kept connection has bytes that nobody asked for, or was
+// closed by the receiver. Of TLS some may have been taken from the kernel already,
+// with the record before them: those are looked for first.
+func (c *conn) unread() bool {
+	if _, ok := c.Conn.(*tls.Conn); ok {
+		c.SetReadDeadline(time.Unix(1, 0))
+		_, err := c.r.Peek(1)
+		c.SetReadDeadline(time.Time{})
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return true
+		}
+	}
+	return unread(c.Conn)
 }
 
 // takeIdle returns the kept connection that was used last; nil: there is none.
@@ -282,11 +298,12 @@ func (c *conn) noAnswer(err error) error {
 	return fmt.Errorf("no answer of HTTP: %w", err)
 }
 
-// statusLine is the beginning of an answer.
-var statusLine = regexp.MustCompile(`HTTP/[0-9]\.[0-9] [1-5][0-9][0-9][ \r\n]`)
+// statusLine is the beginning of an answer, as [http.ReadResponse] takes it: also one
+// of a status that does not exist, such as 999, and with some spaces too many.
+var statusLine = regexp.MustCompile(`HTTP/[0-9]\.[0-9] {1,4}[0-9]{3}[ \r\n]`)
 
-// statusLength is how many bytes statusLine matches.
-const statusLength = len("HTTP/1.1 200 ")
+// statusLength is how many bytes statusLine matches at most.
+const statusLength = len("HTTP/1.1    200 ")
 
 // skipStray discards what comes before the status line: empty lines and, on a
 // connection that was used before, all that the answer before had too much. It
@@ -341,6 +358,7 @@ func statusOnly(line string, req *http.Request) *http.Response {
 		return nil
 	}
 	_, status, _ := strings.Cut(line, " ")
+	status = strings.TrimLeft(status, " ")
 	code, _ := strconv.Atoi(status[:3])
 	return &http.Response{
 		Status: status, StatusCode: code, Proto: line[:8], ProtoMajor: 1, ProtoMinor: int(line[7] - '0'),

@@ -55,7 +55,11 @@ func replies(all ...string) func(net.Conn, *bufio.Reader) {
 
 // post sends one request, and returns what came back.
 func post(ctx context.Context, cs *conns) (status int, body string, err error) {
-	req, err := http.NewRequestWithContext(ctx, "POST", "http://crm.example/hook", strings.NewReader("the body"))
+	return postTo(ctx, cs, "http://crm.example/hook")
+}
+
+func postTo(ctx context.Context, cs *conns, url string) (status int, body string, err error) {
+	req, err := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader("the body"))
 	if err != nil {
 		return 0, "", err
 	}

@@ -1,0 +1,130 @@
+package notify
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A batchConn writes what it has in one piece when it is told to.
+type batchConn struct {
+	net.Conn
+	held  bytes.Buffer
+	holds bool
+}
+
+func (c *batchConn) Write(b []byte) (int, error) {
+	if c.holds {
+		return c.held.Write(b)
+	}
+	return c.Conn.Write(b)
+}
+
+// What came too much in records of TLS that were received together with the answer is
+// noticed before the connection is used again: it is no answer to the next request.
+func TestUnreadRecords(t *testing.T) {
+	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	a := newAuthority(t)
+	cert, key := a.sign("crm.example")
+	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	for name, late := range map[string]string{
+		"a refusal":     "HTTP/1.1 500 Not Asked\r\nContent-Length: 0\r\n\r\n",
+		"a second 200":  ok,
+		"a body":        "thank you",
+		"an empty line": "\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				dialed := 0
+				cs := newConns(func(context.Context, string, string) (net.Conn, error) {
+					dialed++
+					first := dialed == 1
+					ours, theirs := net.Pipe()
+					go func() {
+						defer theirs.Close()
+						batch := &batchConn{Conn: theirs}
+						c := tls.Server(batch, &tls.Config{Certificates: []tls.Certificate{pair}, SessionTicketsDisabled: true})
+						if c.Handshake() != nil {
+							return
+						}
+						r := bufio.NewReader(c)
+						for {
+							req, err := http.ReadRequest(r)
+							if err != nil {
+								return
+							}
+							io.Copy(io.Discard, req.Body)
+							batch.holds = true
+							io.WriteString(c, ok)
+							if first {
+								io.WriteString(c, late)
+							}
+							batch.holds = false
+							batch.held.WriteTo(theirs)
+						}
+					}()
+					return ours, nil
+				}, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, Time: func() time.Time { return a.cert.NotAfter.Add(-time.Second) }})
+				defer cs.close()
+				for i, want := range []int{1, 2, 2} {
+					status, body, err := postTo(ctx, cs, "https://crm.example/hook")
+					if err != nil || status != 200 || body != "ok" {
+						t.Errorf("request %d: %d %q, %v", i+1, status, body, err)
+					}
+					if dialed != want {
+						t.Errorf("request %d: %d connections were made, want %d", i+1, dialed, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A status line that net/http takes on a new connection is taken on a kept one too,
+// without a wait for another.
+func TestOddStatusOnKeptConnection(t *testing.T) {
+	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	for _, tt := range []struct {
+		line string
+		want int
+	}{
+		{"HTTP/1.1 999 Request denied", 999},
+		{"HTTP/1.1 604 No Data", 604},
+		{"HTTP/1.1  200  OK", 200},
+		{"HTTP/1.1    202", 202},
+		{"HTTP/1.0 200", 200},
+	} {
+		t.Run(tt.line, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				p := &peer{t: t, scripts: []func(net.Conn, *bufio.Reader){talk(ok, tt.line+"\r\nContent-Length: 2\r\n\r\nno", ok)}}
+				cs := newConns(p.dial, nil)
+				defer cs.close()
+				for _, want := range []int{200, tt.want} {
+					if status, _, err := post(ctx, cs); err != nil || status != want {
+						t.Errorf("%d, %v, want %d", status, err, want)
+					}
+				}
+				if p.dialed != 1 {
+					t.Errorf("%d connections were made, want 1", p.dialed)
+				}
+			})
+		})
+	}
+}
