@@ -216,14 +216,11 @@ const keySize = 32
 // that neither has although there is data, which was made with one.
 func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, error) {
 	path := filepath.Join(c.Store.Dir, "key")
-	key, err := readPrivate(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("key: %w", err)
+	key, err := readKey(path)
+	if err != nil {
+		return nil, err
 	}
-	missing := err != nil
-	if !missing && len(key) != keySize {
-		return nil, fmt.Errorf("key: %s has %d bytes instead of %d: bring the right one back from a backup or another node; only if no call and no registration matters, remove it", path, len(key), keySize)
-	}
+	missing := key == nil
 	if missing {
 		key = make([]byte, keySize)
 		rand.Read(key)
@@ -252,7 +249,7 @@ func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, e
 			case missing:
 				key = kept.Value()
 			case !bytes.Equal(key, kept.Value()):
-				return nil, fmt.Errorf("key: %s is not the store's key: this directory belongs to another store; set store.dir and store.nats as they were, or remove the file to take the store's key", path)
+				return nil, errWrongKey(path)
 			}
 		}
 	}
@@ -285,9 +282,31 @@ func refuseNewKey(ctx context.Context, js jetstream.JetStream, keys jetstream.Ke
 	}
 	_, err = keys.Get(ctx, "sip")
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return fmt.Errorf("key: %s is missing, and the store has data but no copy of it: bring the file back from a backup or another node; only if no call and no registration matters, make another with: head -c %d /dev/urandom > %[1]s && chmod 600 %[1]s", filepath.Join(c.Store.Dir, "key"), keySize)
+		return errNoKey(filepath.Join(c.Store.Dir, "key"))
 	}
 	return nil // it is there, or who asks next sees why not
+}
+
+// readKey reads the file of the key; nil: there is none.
+func readKey(path string) ([]byte, error) {
+	key, err := readPrivate(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("key: %w", err)
+	case len(key) != keySize:
+		return nil, fmt.Errorf("key: %s has %d bytes instead of %d: bring the right one back from a backup or another node; only if no call and no registration matters, remove it", path, len(key), keySize)
+	}
+	return key, nil
+}
+
+func errWrongKey(path string) error {
+	return fmt.Errorf("key: %s is not the store's key: this directory belongs to another store; set store.dir and store.nats as they were, or remove the file to take the store's key", path)
+}
+
+func errNoKey(path string) error {
+	return fmt.Errorf("key: %s is missing, and the store has data but no copy of it: bring the file back from a backup or another node; only if no call and no registration matters, make another with: head -c %d /dev/urandom > %[1]s && chmod 600 %[1]s", path, keySize)
 }
 
 // nodeName returns what names this node among those that share the store. It is

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -169,8 +168,11 @@ func (g *migration) run(ctx context.Context) error {
 	return nil
 }
 
-// isOlder reports whether there is a store of version 1.
+// isOlder reports whether there is a store of version 1. One whose key is not that of
+// store.dir is an error, before anything is changed.
 func (g *migration) isOlder(ctx context.Context) (bool, error) {
+	keys := formerStreams[0]
+	older, data := false, false
 	if g.embedded {
 		for _, f := range formerStreams {
 			old, err := g.info(ctx, f.name)
@@ -178,27 +180,37 @@ func (g *migration) isOlder(ctx context.Context) (bool, error) {
 				return false, err
 			}
 			if old != nil && !(f.name == keyStream && old.Config.Sealed) {
-				return true, nil
+				older, data = true, data || f.name != keyStream
 			}
 		}
+	} else {
+		var err error
+		if older, err = g.ours(ctx, keys); err != nil {
+			return false, err
+		}
+	}
+	if !older {
 		return false, nil
 	}
-	keys := formerStreams[0]
-	ours, err := g.ours(ctx, keys)
-	if err != nil || !ours {
+	kept, err := readStored(ctx, g.js, keys.name, `{"last_by_subj":"$KV.keys.sip"}`)
+	if err != nil {
 		return false, err
 	}
-	kept, err := readStored(ctx, g.js, keys.name, `{"last_by_subj":"$KV.keys.sip"}`)
-	if err != nil || kept == nil || len(kept.Data) == 0 {
-		return false, err
+	without := kept == nil || len(kept.Data) == 0
+	if without && !g.embedded {
+		return false, nil
 	}
 	path := filepath.Join(g.config.Store.Dir, "key")
-	key, err := readPrivate(path)
-	if err == nil && !bytes.Equal(key, kept.Data) {
-		return false, fmt.Errorf("migrate the store of an older version: key: %s is not the store's key: this directory belongs to another store; set store.dir and store.nats as they were, or remove the file to take the store's key", path)
+	key, err := readKey(path)
+	switch {
+	case err != nil:
+	case key == nil && without && data:
+		err = errNoKey(path)
+	case key != nil && !without && !bytes.Equal(key, kept.Data):
+		err = errWrongKey(path)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("key: %w", err)
+	if err != nil {
+		return false, fmt.Errorf("migrate the store of an older version: %w", err)
 	}
 	return true, nil
 }
@@ -206,6 +218,9 @@ func (g *migration) isOlder(ctx context.Context) (bool, error) {
 // move copies all streams, and deletes the older ones.
 func (g *migration) move(ctx context.Context) error {
 	if err := g.refuseOlderNodes(ctx); err != nil {
+		return err
+	}
+	if err := g.room(ctx); err != nil {
 		return err
 	}
 	ours := make(map[string]bool) // before anything is changed: it may be refused
@@ -383,9 +398,6 @@ func (g *migration) copy(ctx context.Context, f formerStream, ours bool) (bool, 
 	if old == nil { // the bucket keys is lost, and its copy is in store.dir
 		c.Subjects = []string{f.nowSubject}
 	} else {
-		if err := g.room(old); err != nil {
-			return false, err
-		}
 		// A mirror answers direct reads of its source too, with other subjects, if the
 		// source allows them. An older build allows them again.
 		if err := g.update(ctx, f.name, "read "+f.name, func(c *jetstream.StreamConfig) bool {
@@ -413,16 +425,44 @@ func (g *migration) copy(ctx context.Context, f formerStream, ours bool) (bool, 
 	return old != nil, nil
 }
 
-// room returns an error if the disk of an embedded store has no room for a copy.
-func (g *migration) room(old *jetstream.StreamInfo) error {
+// room returns an error if the disk of an embedded store has no room for the copies.
+func (g *migration) room(ctx context.Context) error {
 	var disk syscall.Statfs_t
 	if !g.embedded || syscall.Statfs(g.config.Store.Dir, &disk) != nil {
 		return nil // a shared NATS has limits of its own
 	}
-	if free, needed := disk.Bavail*uint64(disk.Bsize), old.State.Bytes+mendRoom; free < needed {
+	size, err := g.copySize(ctx)
+	if err != nil {
+		return err
+	}
+	if free, needed := disk.Bavail*uint64(disk.Bsize), size+mendRoom; free < needed {
 		return fmt.Errorf("%s has %d bytes free, and the copy needs %d: make room, or let the older bellhop run with a lower notify.keep_events; nothing has changed so far", g.config.Store.Dir, free, needed)
 	}
 	return nil
+}
+
+// copySize returns how many bytes the copies lack, all together: they are made side by
+// side.
+func (g *migration) copySize(ctx context.Context) (size uint64, err error) {
+	for _, f := range formerStreams {
+		old, err := g.info(ctx, f.name)
+		if err != nil {
+			return 0, err
+		}
+		now, err := g.info(ctx, f.now)
+		if err != nil {
+			return 0, err
+		}
+		if old == nil || now != nil && now.Config.Mirror == nil {
+			continue // copied
+		}
+		all := old.State.Bytes + old.State.Msgs*uint64(len(f.nowSubject)-len(f.subject))
+		if now != nil {
+			all -= min(all, now.State.Bytes)
+		}
+		size += all
+	}
+	return size, nil
 }
 
 // waitForCopies returns when every copy has all that its older stream has.

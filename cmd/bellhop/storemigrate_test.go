@@ -210,6 +210,9 @@ func TestMigrationKilled(t *testing.T) {
 				if err := os.CopyFS(dir, os.DirFS(g.config.Store.Dir)); err != nil {
 					t.Error(err)
 				}
+				if err := os.Chmod(filepath.Join(dir, "key"), 0o600); err != nil { // CopyFS opens files to all
+					t.Error(err)
+				}
 				killed[step] = dir
 			}
 			if err := g.run(t.Context()); err != nil {

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// TestNoMigrationWithoutItsKey: an embedded store whose key is missing, damaged or
+// another store's is refused before anything is changed, so that an older build
+// starts with it.
+func TestNoMigrationWithoutItsKey(t *testing.T) {
+	write := func(b []byte) func(string) error {
+		return func(path string) error { return os.WriteFile(path, b, 0o600) }
+	}
+	for _, tt := range []struct {
+		name  string
+		spoil func(path string) error
+		lost  bool // the copy in the store too
+		want  string
+	}{
+		{"of another store", write(make([]byte, keySize)), false, "not the store's key"},
+		{"cut off", write(make([]byte, keySize/2)), false, "16 bytes"},
+		{"open to others", func(path string) error { return os.Chmod(path, 0o640) }, false, "open to others"},
+		{"lost with its copy", os.Remove, true, "has data but no copy"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			want := readOlder(t, "378cfc6-all")
+			dir := olderStore(t, "378cfc6-all")
+			if tt.lost {
+				delete(want, formerStreams[0].now)
+				if err := os.RemoveAll(filepath.Join(dir, streamsFolder, keyStream)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			path := filepath.Join(dir, "key")
+			if err := tt.spoil(path); err != nil {
+				t.Fatal(err)
+			}
+			_, _, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet())
+			if err == nil {
+				closeStore()
+			}
+			wantError(t, err, path, tt.want)
+			g, stop := embedded(t, dir)
+			defer stop()
+			if got := dumpOlder(t, g.js); !maps.EqualFunc(got, want, slices.Equal) {
+				t.Errorf("the store has %v, want %v", got, want)
+			}
+			for _, f := range formerStreams {
+				if now, err := g.info(t.Context(), f.now); err != nil || now != nil {
+					t.Errorf("%s is there: %v", f.now, err)
+				}
+			}
+		})
+	}
+}
+
+// TestMigrationWithOneKey: the file or its copy in the store is enough.
+func TestMigrationWithOneKey(t *testing.T) {
+	for _, lost := range []string{"key", filepath.Join(streamsFolder, keyStream)} {
+		t.Run(lost, func(t *testing.T) {
+			dir := olderStore(t, "378cfc6-all")
+			want := must[[]byte](t)(os.ReadFile(filepath.Join(dir, "key")))
+			if err := os.RemoveAll(filepath.Join(dir, lost)); err != nil {
+				t.Fatal(err)
+			}
+			c := storeConfig(dir)
+			js, _ := opened(t, c)
+			if key, err := sharedKey(t.Context(), js, c); err != nil || !slices.Equal(key, want) {
+				t.Errorf("the key is another: %v", err)
+			}
+		})
+	}
+}
+
+// TestRoomForAllCopies: what the copies of all streams need, which are made side by
+// side, is known before the first begins; what is copied already needs nothing.
+func TestRoomForAllCopies(t *testing.T) {
+	g, stop := embedded(t, olderStore(t, "378cfc6-all"))
+	defer stop()
+	var sizes, biggest uint64
+	for _, f := range formerStreams {
+		if old := must[*jetstream.StreamInfo](t)(g.info(t.Context(), f.name)); old != nil {
+			sizes += old.State.Bytes
+			biggest = max(biggest, old.State.Bytes)
+		}
+	}
+	size, err := g.copySize(t.Context())
+	if err != nil || size < sizes || size > 2*sizes || sizes == biggest {
+		t.Errorf("the copies need %d bytes, %v; the streams have %d", size, err, sizes)
+	}
+	stopped := errors.New("stopped")
+	func() {
+		defer func() {
+			if v := recover(); v != nil && v != any(stopped) {
+				panic(v)
+			}
+		}()
+		g.between = func(step string) {
+			if step == "seal KV_keys" { // all is copied
+				panic(stopped)
+			}
+		}
+		g.run(t.Context())
+	}()
+	if size, err := g.copySize(t.Context()); err != nil || size > sizes/10 {
+		t.Errorf("once all is copied the copies need %d bytes more, %v", size, err)
+	}
+}
