@@ -348,6 +348,11 @@ func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream
 			break
 		}
 	}
+	if mark.NoFloor {
+		if events, err = withHangups(ctx, n, calls, events); err != nil {
+			return nil, nil, err
+		}
+	}
 	events = append(events, n.Unpublished()...) // which the log will have
 	t := dialog.New(tracking(cfg))
 	now, offset := clock()
@@ -363,6 +368,28 @@ func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream
 	}
 	k.Put(t.Changed(now), now, now)
 	return k, t, nil
+}
+
+// withHangups puts before events what else the log has of hangups of calls: those of
+// calls that are over, whose records a server that was killed has found again.
+func withHangups(ctx context.Context, n *notify.Notifier, calls []dialog.Change, events []dialog.Event) ([]dialog.Event, error) {
+	known := make(map[string]bool)
+	for _, e := range events {
+		known[e.ID] = true
+	}
+	var all []dialog.Event
+	for _, c := range calls {
+		hangups, _, err := n.Events(ctx, notify.Query{Call: c.Call, Type: string(dialog.Hangup), Limit: 1000})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range hangups {
+			if !known[e.ID] {
+				all = append(all, *e)
+			}
+		}
+	}
+	return append(all, events...), nil
 }
 
 // run runs the rooms until ctx ends, then stops them from left to right, so
