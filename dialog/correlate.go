@@ -203,7 +203,8 @@ func sessionIDs(value string) []string {
 }
 
 // byTransfer goes by the dialog that Replaces names (RFC 3891), or by a REFER
-// that a phone of a call has sent (RFC 3515): who refers, and to whom.
+// that a phone of a call has sent (RFC 3515): who refers, as Referred-By says, or else
+// to whom, unless somebody in another call has dialed that number.
 func (t *Tracker) byTransfer(i *incoming) (v verdict) {
 	if i.links.replaces != "" {
 		callID, toTag, fromTag := readReplaces(i.links.replaces)
@@ -216,6 +217,7 @@ func (t *Tracker) byTransfer(i *incoming) (v verdict) {
 			}
 		}
 	}
+	var followed *refer
 	for _, r := range t.refers {
 		switch {
 		case r.replaces != "" || i.At.Sub(r.at) > progressed:
@@ -226,10 +228,60 @@ func (t *Tracker) byTransfer(i *incoming) (v verdict) {
 		case v.sure != "" && v.call != r.leg.call:
 			return verdict{nil, tie}
 		default:
-			v = verdict{r.leg.call, exact}
+			v, followed = verdict{r.leg.call, exact}, r
 		}
 	}
+	if followed != nil && i.links.referredBy == "" {
+		return t.followsRefer(i, followed)
+	}
 	return v
+}
+
+// followsRefer decides whether an INVITE to whom the REFER r names is because of it, if
+// nothing but the number called and the time says so. A caller in another call who
+// dialed that number, and for whom nobody rings yet, may be meant as well: then the
+// number that the INVITE shows decides.
+func (t *Tracker) followsRefer(i *incoming, r *refer) verdict {
+	c := r.leg.call
+	connects := false
+	var dialer *leg
+	for _, number := range i.links.numbers {
+		if !telling(number) {
+			continue
+		}
+		connects = connects || r.connects(number)
+		for _, l := range t.byNumber[tail(number)] {
+			if f := t.fits(l, i, number); l.call != c && (f == dialerFits || f == dialerAlike) {
+				dialer = l
+			}
+		}
+	}
+	switch {
+	case dialer != nil && (!connects || c.ringsFor(i.called) && !c.forks(i)):
+		return verdict{} // byNumbers finds the dialer's call
+	case dialer != nil:
+		return verdict{nil, tie}
+	case connects:
+		return verdict{c, likely}
+	case slices.ContainsFunc(t.byDialed[tail(i.called)], func(l *leg) bool {
+		return l.call != c && l.dialed(i) && l.state != talking && t.inHands(l, i.At) && !l.call.ringsFor(i.called)
+	}):
+		return verdict{nil, tie} // the number shown is neither's
+	}
+	return verdict{c, possible}
+}
+
+// connects reports whether a number is that of whom the REFER connects: of another
+// phone in the call, or the one that the phone which sent it called or was called by.
+func (r *refer) connects(number string) bool {
+	l := r.leg
+	other := l.num
+	if l.origin == Edge {
+		other = l.called
+	}
+	return alikeNumbers(other, number) || slices.ContainsFunc(l.call.legs, func(o *leg) bool {
+		return o != l && o.state == talking && (o.numbered(number) || alikeNumbers(o.number, number))
+	})
 }
 
 // sentTo reports whether the INVITE, which is a phone's, is what the REFER asks
