@@ -20,6 +20,15 @@ func private(privacy string) bool {
 	return false
 }
 
+// privateParty reports whether a Remote-Party-ID asks that the number in it is not
+// shown: what Privacy asks for, in the way before RFC 3323
+// (draft-ietf-sip-privacy-01 §6.3).
+func privateParty(remotePartyID string) bool {
+	_, _, params := nameAddr(remotePartyID)
+	privacy, _ := param(params, "privacy")
+	return strings.EqualFold(privacy, "full") || strings.EqualFold(privacy, "uri")
+}
+
 // anonymous reports whether u hides who calls (RFC 3323 §4.1.1.3).
 func anonymous(u uri) bool {
 	return strings.EqualFold(u.user, anonymousUser) || strings.EqualFold(u.host, "anonymous.invalid")

@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"cmp"
 	"strings"
 	"time"
 )
@@ -90,6 +91,7 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 		case is(name, "Remote-Party-ID"):
 			if trusted {
 				remote = value
+				f.private = f.private || privateParty(value)
 			}
 		case is(name, "Session-ID"):
 			k.session = value
@@ -116,7 +118,9 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 		name, assertedURI := assertedIdentity(m.Head)
 		asserted = parseURI(assertedURI).user
 		if c.IgnorePrivacy || !f.private && !anonymous(caller) {
-			display, u, caller = name, assertedURI, parseURI(assertedURI)
+			if display = cmp.Or(name, display); asserted != "" {
+				display, u, caller = name, assertedURI, parseURI(assertedURI)
+			}
 		}
 	}
 	f.num, f.numRaw, f.name, f.hidden = caller.user, rawUser(u), display, anonymous(caller)
@@ -124,8 +128,8 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 	if trusted {
 		f.verstat = verstat(u)
 	}
-	if f.num == "" {
-		f.num, f.hidden = anonymousUser, true
+	if f.num == "" || f.hidden {
+		f.num, f.numRaw, f.hidden = anonymousUser, "", true
 	}
 	if f.withheld {
 		f.num, f.numRaw, f.name, f.hidden = anonymousUser, "", anonymousName, true

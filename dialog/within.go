@@ -56,8 +56,12 @@ func (t *Tracker) connected(l *leg, m *Message) {
 		return
 	}
 	_, u := assertedIdentity(m.Head)
+	party := header(m.Head, "Remote-Party-ID")
+	if !t.config.IgnorePrivacy && privateParty(party) {
+		return
+	}
 	if u == "" {
-		_, u, _ = nameAddr(header(m.Head, "Remote-Party-ID"))
+		_, u, _ = nameAddr(party)
 	}
 	switch remote := parseURI(u); {
 	case remote.user == p.remote || remote.user == "" || anonymous(remote):
