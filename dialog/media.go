@@ -24,6 +24,7 @@ type sdpLevel struct {
 	silent  bool   // who writes it sends nothing
 	address string // of the last c=
 	ice     bool
+	bundled bool // port 0 says only that it goes over another stream's (RFC 9143 §6)
 }
 
 // direction reads a session description (RFC 8866): the first stream of audio that is
@@ -88,7 +89,7 @@ func readMedia(m *Message) (way media, silent bool) {
 	if voice.way == unsaid {
 		voice.way, voice.silent = session.way, session.silent
 	}
-	off := voice.kind == "audio" && voice.port == "0"
+	off := voice.kind == "audio" && voice.port == "0" && !voice.bundled
 	switch {
 	case streams == 0, off && image:
 		return unsaid, false
@@ -109,6 +110,8 @@ func (l *sdpLevel) attribute(value string) {
 		l.way, l.silent = held, name == "inactive"
 	case "sendrecv", "recvonly":
 		l.way, l.silent = both, name == "recvonly"
+	case "bundle-only":
+		l.bundled = true
 	case "ice-ufrag":
 		l.ice = true
 	case "ice-options":
