@@ -1,8 +1,10 @@
 package dialog
 
 import (
+	"cmp"
 	"encoding/base64"
 	"io"
+	"iter"
 	"mime"
 	"mime/quotedprintable"
 	"strings"
@@ -23,22 +25,35 @@ func partOf(contentType, body, kind string) string {
 	case !strings.HasPrefix(got, "multipart/"):
 		return ""
 	}
-	_, params, err := mime.ParseMediaType(contentType)
-	if err != nil || params["boundary"] == "" {
-		return ""
-	}
-	between := "--" + params["boundary"]
-	for rest := "\n" + body; ; {
-		_, after, ok := strings.Cut(rest, "\n"+between)
-		if !ok || strings.HasPrefix(after, "--") {
-			return ""
-		}
-		rest = after
-		part, _, _ := strings.Cut(after, "\n"+between)
-		_, part, _ = strings.Cut(part, "\n") // the rest of the boundary's line
-		head, text := entity(part)
-		if mediaType(header("\n"+head, "Content-Type")) == kind {
+	for head, text := range parts(contentType, body) {
+		if mediaType(header(head, "Content-Type")) == kind {
 			return text
+		}
+	}
+	return ""
+}
+
+// parts ranges over the parts of a body that has several: their header fields, as
+// header reads them, and their text (RFC 2046 §5.1).
+func parts(contentType, body string) iter.Seq2[string, string] {
+	return func(yield func(head, text string) bool) {
+		_, params, err := mime.ParseMediaType(contentType)
+		if err != nil || params["boundary"] == "" {
+			return
+		}
+		between := "--" + params["boundary"]
+		for rest := "\n" + body; ; {
+			_, after, ok := strings.Cut(rest, "\n"+between)
+			if !ok || strings.HasPrefix(after, "--") {
+				return
+			}
+			rest = after
+			part, _, _ := strings.Cut(after, "\n"+between)
+			_, part, _ = strings.Cut(part, "\n") // the rest of the boundary's line
+			head, text := entity(part)
+			if !yield("\n"+head, text) {
+				return
+			}
 		}
 	}
 }
@@ -69,17 +84,62 @@ func reportsOnly(contentType string) bool {
 	return false
 }
 
+// maxWrapped is how deep the text of a MESSAGE may be wrapped.
+const maxWrapped = 4
+
 // readText returns the text of a MESSAGE and its type: those of the message within, if
-// the body wraps one in CPIM (RFC 3862 §3).
+// the body wraps one in CPIM (RFC 3862 §3), or of the part that is text, if it has
+// several parts.
 func readText(contentType, body string) (kind, text string) {
-	if mediaType(contentType) != "message/cpim" {
-		return contentType, body
+	kind, text = contentType, body
+	for range maxWrapped {
+		switch got := mediaType(kind); {
+		case got == "message/cpim":
+			kind, text = wrapped(text)
+		case strings.HasPrefix(got, "multipart/"):
+			within, plain, ok := textPart(kind, text)
+			if !ok {
+				return kind, text
+			}
+			kind, text = within, plain
+		default:
+			return kind, text
+		}
 	}
+	return kind, text
+}
+
+// textPart returns the part of a body with several parts that is told: plain text, else
+// a text of another kind, else a part that wraps one, else the first that only reports.
+func textPart(contentType, body string) (kind, text string, ok bool) {
+	best := 0
+	for head, part := range parts(contentType, body) {
+		one, rank := header(head, "Content-Type"), 0
+		switch got := mediaType(one); {
+		case got == "text/plain" || one == "":
+			rank = 4
+		case strings.HasPrefix(got, "text/"):
+			rank = 3
+		case strings.HasPrefix(got, "multipart/"), got == "message/cpim":
+			rank = 2
+		case reportsOnly(one):
+			rank = 1
+		}
+		if rank > best {
+			best, kind = rank, cmp.Or(one, "text/plain")
+			text = decoded(header(head, "Content-Transfer-Encoding"), strings.TrimSuffix(part, "\r"))
+		}
+	}
+	return kind, text, best > 0
+}
+
+// wrapped returns the text within a CPIM message and its type.
+func wrapped(body string) (kind, text string) {
 	_, content := entity(strings.TrimLeft(body, "\r\n"))
 	head, text := entity(content)
 	head = "\n" + head
 	if kind = header(head, "Content-Type"); kind == "" {
-		if text == "" || !strings.HasPrefix(strings.ToLower(head), "\ncontent-") {
+		if first := strings.ToLower(strings.TrimSpace(head)); text == "" || first != "" && !strings.HasPrefix(first, "content-") {
 			text = content // it has no header fields of its own
 		}
 		return "text/plain", text
