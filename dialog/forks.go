@@ -91,10 +91,10 @@ func endsUsage(method string) bool {
 // lost shows a leg the final response m to a request in its dialog, and reports whether
 // that has ended the dialog. A 481 from the other end ends it if the request is of the
 // session. A 481 to another request, and a 408 to any, make it doubtful: within 32 s
-// that end must be heard of, else the dialog has ended with the response. A NOTIFY is
-// of a subscription, which ends alone.
+// that end must be heard of, else the dialog has ended with the response. A NOTIFY, or a
+// SUBSCRIBE, is of a subscription, which ends alone.
 func (t *Tracker) lost(l *leg, m *Message) bool {
-	if l.state != talking || m.Status != 481 && m.Status != 408 {
+	if l.state != talking || m.Status != 481 && m.Status != 408 || m.Method == "NOTIFY" || m.Method == "SUBSCRIBE" {
 		return false
 	}
 	switch {

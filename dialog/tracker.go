@@ -277,18 +277,18 @@ func (t *Tracker) observe(m *Message) {
 		return
 	case "MESSAGE":
 		t.message(m)
-		return
-	case "INVITE", "UPDATE", "REFER", "INFO", "OPTIONS":
+	case "INVITE", "UPDATE", "REFER", "INFO", "OPTIONS", "SUBSCRIBE":
 	case "ACK", "PRACK":
 		if m.Body == "" {
 			return
 		}
 	case "BYE":
-	case "CANCEL", "NOTIFY":
+	case "CANCEL":
 		if !m.Request() {
 			return
 		}
-		if m.Method == "NOTIFY" {
+	case "NOTIFY":
+		if m.Request() {
 			t.summary(m)
 		}
 	default:
@@ -398,7 +398,9 @@ func (t *Tracker) within(c *call, m *Message) {
 		case "REFER":
 			t.refer(l, m)
 		case "NOTIFY":
-			t.fate(l, m)
+			if m.Request() {
+				t.fate(l, m)
+			}
 		}
 	}
 }

@@ -121,8 +121,13 @@ func (t *Tracker) claims(l *leg, m *Message) {
 // accepted shows a leg the response m to a request that was not believed. What
 // a 2xx accepts counts from then on, and shows where the phone is now. A 481 to a
 // BYE, or to another request of the session, says that the dialog is gone, if who says it is the
-// other end of it: a PBX that is a proxy is not.
+// other end of it: a PBX that is a proxy is not. What a PBX may accept outside of the
+// dialog as well shows nothing.
 func (t *Tracker) accepted(l *leg, m *Message) {
+	switch m.Method {
+	case "MESSAGE", "SUBSCRIBE", "NOTIFY":
+		return
+	}
 	k := l.claim
 	if k == nil || k.branch != m.Branch {
 		k = &claim{}
