@@ -2,6 +2,7 @@ package dialog
 
 import (
 	"iter"
+	"net/netip"
 	"net/url"
 	"strings"
 )
@@ -276,8 +277,19 @@ func (p *uriParts) tel() bool {
 	return strings.EqualFold(user, "phone")
 }
 
-// lower returns a host in lower case, in which it is compared (RFC 3261 §19.1.4).
+// lower returns a host in lower case, in which it is compared (RFC 3261 §19.1.4), and an
+// IPv6 address in its canonical form (RFC 5952).
 func lower(host string) string {
+	if len(host) > 2 && host[0] == '[' && host[len(host)-1] == ']' {
+		if a, err := netip.ParseAddr(host[1 : len(host)-1]); err == nil {
+			var buf [64]byte
+			canonical := append(a.AppendTo(append(buf[:0], '[')), ']')
+			if string(canonical) == host {
+				return host
+			}
+			return string(canonical)
+		}
+	}
 	for i := range len(host) {
 		if c := host[i]; c >= 'A' && c <= 'Z' {
 			return strings.ToLower(host)
