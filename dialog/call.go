@@ -158,7 +158,7 @@ type leg struct {
 	number     string    // under which it is in the tracker's byNumber; "": it is not
 	also       []string  // further numbers, and keys, under which it is there
 	contested  bool      // a leg to whom the caller dialed was joined to no call, as it could be of several
-	movedTo    string    // user of the Contact of the 3xx that refused it; "": none did
+	movedTo    string    // users of the Contacts of the 3xx that refused it, one a line; "": none did
 }
 
 // A party is one extension's one turn in a call, in one direction.

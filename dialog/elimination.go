@@ -2,6 +2,7 @@ package dialog
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -45,8 +46,19 @@ func (t *Tracker) dials(l *leg, at time.Time) {
 
 // moves notes that a phone was called on leg l and has answered 3xx.
 func (t *Tracker) moves(l *leg, m *Message) {
-	_, contact, _ := nameAddr(header(m.Head, "Contact"))
-	l.movedTo = clone(parseURI(contact).user)
+	var users []string
+	for name, value := range fields(m.Head) {
+		if !is(name, "Contact") {
+			continue
+		}
+		for v := range list(value) {
+			_, contact, _ := nameAddr(v)
+			if user := parseURI(contact).user; user != "" && len(users) < maxContacts {
+				users = append(users, user)
+			}
+		}
+	}
+	l.movedTo = strings.Join(users, "\n")
 	n := 0
 	for n < len(t.moved) && m.At.Sub(t.moved[n].ended) > progressed {
 		n++
@@ -57,12 +69,12 @@ func (t *Tracker) moves(l *leg, m *Message) {
 }
 
 // movedTo returns the leg that was refused with 3xx a moment ago, in a call or in
-// any if c is nil, and whose Contact names the number called; nil: none, or legs of
+// any if c is nil, and one of whose Contacts names the number called; nil: none, or legs of
 // several calls.
 func (t *Tracker) movedTo(c *call, called string, now time.Time) (found *leg) {
 	for _, l := range t.moved {
 		switch {
-		case called == "" || l.movedTo != called || now.Sub(l.ended) > progressed || !l.call.live() || c != nil && l.call != c:
+		case called == "" || !l.movesTo(called) || now.Sub(l.ended) > progressed || !l.call.live() || c != nil && l.call != c:
 		case found != nil && found.call != l.call:
 			return nil
 		default:
@@ -70,6 +82,17 @@ func (t *Tracker) movedTo(c *call, called string, now time.Time) (found *leg) {
 		}
 	}
 	return found
+}
+
+// movesTo reports whether a Contact of the 3xx that refused a leg names the number. A
+// phone may name several, of which the PBX tries one after the other.
+func (l *leg) movesTo(number string) bool {
+	for user := range strings.SplitSeq(l.movedTo, "\n") {
+		if user == number {
+			return true
+		}
+	}
+	return false
 }
 
 // contest finds the call that fits an INVITE best, if it is only one.
