@@ -165,6 +165,7 @@ func (l *leg) fields(s *scribe) {
 	keepTime(s, "expires", &l.expires)
 	keepNumber(s, "offer", &l.offer)
 	keepNumber(s, "offer_seq", &l.offerSeq)
+	keepNumber(s, "early", &l.early)
 	keepFlag(s, "canceled", &l.canceled)
 	keepTime(s, "canceled_at", &l.canceledAt)
 	keepPart(s, "why", &l.why, (*reason).fields)

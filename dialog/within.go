@@ -22,11 +22,11 @@ func (t *Tracker) reinvite(l *leg, m *Message) {
 		t.connected(l, m)
 	}
 	switch {
-	case l.state != talking:
+	case l.state != talking && (l.state != ringing || m.Method != "UPDATE"):
 	case m.Request():
 		l.offered(m)
 	case m.Status < 300:
-		if m.Status >= 200 {
+		if m.Status >= 200 && l.state == talking {
 			l.refresh(m)
 		}
 		t.agreed(l, m)
@@ -34,9 +34,14 @@ func (t *Tracker) reinvite(l *leg, m *Message) {
 }
 
 // hold says that the extension at a leg's phone put the other on hold, or took
-// it back.
+// it back. Before the answer there is no talk to hold: the direction at the answer
+// counts then.
 func (t *Tracker) hold(l *leg, to media, at time.Time) {
 	p := l.party
+	if l.state == ringing && to != unsaid {
+		l.early = to
+		return
+	}
 	if p == nil || p.over || l.trunk || to == unsaid || p.holds == (to == held) {
 		return
 	}
@@ -139,12 +144,16 @@ func (t *Tracker) refer(l *leg, m *Message) {
 	}
 }
 
-// readRefer reads a REFER; nil: it names nobody, or who sends it is no extension.
+// readRefer reads a REFER; nil: it names nobody, asks for another request than an INVITE
+// (RFC 3515 §2.1), or who sends it is no extension.
 func (t *Tracker) readRefer(l *leg, m *Message) *refer {
 	p := l.party
 	_, to, _ := nameAddr(header(m.Head, "Refer-To"))
 	target := parseURI(to)
 	if target.user == "" || p == nil || !l.byPhone(m) {
+		return nil
+	}
+	if method, ok := param(splitURI(to).params, "method"); ok && !strings.EqualFold(method, "INVITE") {
 		return nil
 	}
 	r := &refer{leg: l, at: m.At, cseq: m.CSeq, to: clone(target.user), by: p.ext.User}
@@ -221,7 +230,7 @@ func (t *Tracker) fate(l *leg, m *Message) {
 	if r == nil || m.Src != PBX {
 		return
 	}
-	line, _, _ := strings.Cut(m.Body, "\n")
+	line, _, _ := strings.Cut(strings.TrimLeft(m.Body, "\r\n"), "\n")
 	rest, ok := strings.CutPrefix(line, "SIP/2.0 ")
 	if !ok {
 		return
