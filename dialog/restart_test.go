@@ -169,6 +169,7 @@ var unlogged = []string{
 	"kamailio-blind-transfer",                             // a party goes on over another leg
 	"forked-first-is-left",                                // a leg goes on in another dialog
 	"options-find-no-dialog", "session-refresh-times-out", // a dialog is doubtful
+	"message-finds-no-dialog", "message-within-call-times-out",
 }
 
 // ignored is what the log alone does not tell: what legs without events said, and
