@@ -209,7 +209,8 @@ func (t *Tracker) judgeFinal(l *leg, m *Message, r reason) Status {
 			return s
 		}
 	}
-	if s := r.word(); s != "" {
+	own := l.origin == PBX && code != 487 // a phone's refusal, which knows of no other phone
+	if s := r.word(); s != "" && !(s == Canceled && own) {
 		return s
 	}
 	if s, ok := t.config.Status[code]; ok {

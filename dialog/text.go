@@ -109,8 +109,11 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 		CallAPIID:    f.callAPI,
 		Headers:      f.headers,
 		UserAgent:    f.agent,
+		Privacy:      f.private,
 		MessageText:  text,
 		ContentType:  contentType,
+
+		CallerNumRaw: f.numRaw, CalledNumberRaw: f.calledRaw,
 	}
 	if m.Src == Edge {
 		e.Type, e.Flow, e.CallerExtension = MessageOut, Out, &ext
@@ -119,7 +122,7 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 		}
 	} else {
 		e.Type, e.Flow, e.CalledExtension = MessageIn, In, &ext
-		e.CalledNumber, e.CalledE164 = ext.User, t.e164(ext.User, m.At)
+		e.CalledNumber, e.CalledE164, e.CalledNumberRaw = ext.User, t.e164(ext.User, m.At), ""
 		if t.names.kind(f.num, m.At) != "" {
 			e.CallerExtension = &Extension{User: f.num}
 		}
