@@ -9,6 +9,7 @@ type fork struct {
 	toTag           string
 	nearSeq, farSeq uint32
 	over            bool
+	doubt           *doubt // that it is gone; nil: none
 }
 
 // maxForks is how many dialogs a leg has beside the first.
@@ -46,10 +47,18 @@ func (l *leg) turnTo(m *Message) {
 
 // swap puts a fork in the place of the leg's dialog, which becomes a fork.
 func (l *leg) swap(f *fork, over bool) {
-	now := fork{toTag: l.toTag, nearSeq: l.nearSeq, farSeq: l.farSeq, over: over}
-	l.toTag, l.nearSeq, l.farSeq = f.toTag, f.nearSeq, f.farSeq
+	now := fork{toTag: l.toTag, nearSeq: l.nearSeq, farSeq: l.farSeq, over: over, doubt: l.doubt}
+	if over {
+		now.doubt = nil
+	}
+	l.toTag, l.nearSeq, l.farSeq, l.doubt = f.toTag, f.nearSeq, f.farSeq, f.doubt
 	*f = now
-	l.claim, l.doubt = nil, nil
+	l.claim = nil
+}
+
+// gone reports whether a fork has ended by a time as nothing proved it alive.
+func (f *fork) gone(at time.Time) bool {
+	return f.doubt != nil && !f.doubt.at.Add(linger).After(at)
 }
 
 // hasDialog reports whether a dialog of the leg that is not over has the To tag.
@@ -65,8 +74,11 @@ func (l *leg) hasDialog(toTag string) bool {
 // endDialog ends the dialog of a leg, and the leg if it was the last one.
 func (t *Tracker) endDialog(l *leg, at time.Time, o outcome) {
 	for i := range l.forks {
-		if f := &l.forks[i]; !f.over {
+		if f := &l.forks[i]; !f.over && !f.gone(at) {
 			l.swap(f, true)
+			if d := l.doubt; d != nil && d.at.Before(at) {
+				d.at, d.seq = at, l.call.seq // until then another dialog was up
+			}
 			return
 		}
 	}
@@ -130,6 +142,7 @@ func (f *fork) fields(s *scribe) {
 	keepNumber(s, "near_seq", &f.nearSeq)
 	keepNumber(s, "far_seq", &f.farSeq)
 	keepFlag(s, "over", &f.over)
+	keepObject(s, "doubt", &f.doubt, (*doubt).fields)
 }
 
 func (d *doubt) fields(s *scribe) {

@@ -168,6 +168,7 @@ func TestRestartedFromTheLog(t *testing.T) {
 var unlogged = []string{
 	"kamailio-blind-transfer",                             // a party goes on over another leg
 	"forked-first-is-left",                                // a leg goes on in another dialog
+	"forked-doubtful-one-outlasts-the-other",              // likewise
 	"options-find-no-dialog", "session-refresh-times-out", // a dialog is doubtful
 	"message-finds-no-dialog", "message-within-call-times-out",
 }
