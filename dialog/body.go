@@ -8,6 +8,7 @@ import (
 	"mime"
 	"mime/quotedprintable"
 	"strings"
+	"unicode/utf8"
 )
 
 // mediaType returns the type of a Content-Type in lower case, without parameters.
@@ -89,8 +90,24 @@ const maxWrapped = 4
 
 // readText returns the text of a MESSAGE and its type: those of the message within, if
 // the body wraps one in CPIM (RFC 3862 §3), or of the part that is text, if it has
-// several parts.
+// several parts. It is in UTF-8, also where the type says ISO 8859-1.
 func readText(contentType, body string) (kind, text string) {
+	kind, text = unwrap(contentType, body)
+	if utf8.ValidString(text) {
+		return kind, text
+	}
+	if _, params, err := mime.ParseMediaType(kind); err == nil && strings.EqualFold(params["charset"], "iso-8859-1") {
+		runes := make([]rune, len(text))
+		for i := range len(text) {
+			runes[i] = rune(text[i]) // they are the first characters of Unicode
+		}
+		text = string(runes)
+	}
+	return kind, text
+}
+
+// unwrap returns the text of a MESSAGE as it is written.
+func unwrap(contentType, body string) (kind, text string) {
 	kind, text = contentType, body
 	for range maxWrapped {
 		switch got := mediaType(kind); {
@@ -110,7 +127,7 @@ func readText(contentType, body string) (kind, text string) {
 }
 
 // textPart returns the part of a body with several parts that is told: plain text, else
-// a text of another kind, else a part that wraps one, else the first that only reports.
+// a text of another kind, else a part that wraps one, else the first that is not told.
 func textPart(contentType, body string) (kind, text string, ok bool) {
 	best := 0
 	for head, part := range parts(contentType, body) {
@@ -122,7 +139,7 @@ func textPart(contentType, body string) (kind, text string, ok bool) {
 			rank = 3
 		case strings.HasPrefix(got, "multipart/"), got == "message/cpim":
 			rank = 2
-		case reportsOnly(one):
+		case reportsOnly(one), SecretBody(one):
 			rank = 1
 		}
 		if rank > best {

@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -19,6 +20,14 @@ func TestReadText(t *testing.T) {
 		{"no header fields of MIME", "message/cpim", outer + "hi there", "text/plain", "hi there"},
 		{"two paragraphs without", "message/cpim", outer + "hi\r\n\r\nthere", "text/plain", "hi\r\n\r\nthere"},
 		{"nothing", "message/cpim", "", "text/plain", ""},
+		{"an empty line in place of header fields", "message/cpim", outer + "\r\nhi", "text/plain", "hi"},
+		{"ISO 8859-1", "text/plain; charset=ISO-8859-1", "Gr\xfc\xdfe", "text/plain; charset=ISO-8859-1", "Grüße"},
+		{"UTF-8 that says ISO 8859-1", "text/plain;charset=iso-8859-1", "Grüße", "text/plain;charset=iso-8859-1", "Grüße"},
+		{"no character set", "text/plain", "Gr\xfc\xdfe", "text/plain", "Gr\xfc\xdfe"},
+		{"parts", "multipart/mixed;boundary=b", "--b\r\nContent-Type: text/html\r\n\r\n<i>a</i>\r\n--b\r\nContent-Type: text/plain\r\n\r\na\r\n\r\nb\r\n--b--\r\n", "text/plain", "a\r\n\r\nb"},
+		{"no part is text", "multipart/mixed;boundary=b", "--b\r\nContent-Type: image/gif\r\n\r\nGIF\r\n--b--", "multipart/mixed;boundary=b", "--b\r\nContent-Type: image/gif\r\n\r\nGIF\r\n--b--"},
+		{"no boundary", "multipart/mixed", "--b\r\n\r\na\r\n--b--", "multipart/mixed", "--b\r\n\r\na\r\n--b--"},
+		{"wrapped too deep", "message/cpim", strings.Repeat("\r\nA: b\r\n\r\nContent-Type: message/cpim\r\n\r\n", 9), "message/cpim", strings.Repeat("\r\nA: b\r\n\r\nContent-Type: message/cpim\r\n\r\n", 5)},
 	} {
 		if kind, text := readText(tt.contentType, tt.body); kind != tt.kind || text != tt.text {
 			t.Errorf("%s: got %q %q, want %q %q", tt.name, kind, text, tt.kind, tt.text)
