@@ -190,6 +190,8 @@ type party struct {
 	transferred bool // it sends a call on
 	holds       bool
 	repeated    int // events of types that a party may have several of
+
+	through *Extension // the queue or ivr that had the extension called; nil: none
 }
 
 // deadline is when the leg's state ends by itself, or something is said in it.
@@ -305,6 +307,7 @@ func (t *Tracker) takenUp(l *leg) {
 
 func (t *Tracker) dial(p *party, typ Type, at time.Time) {
 	p.dialed = true
+	p.through = p.distributor()
 	e := t.say(p, typ, at)
 	e.Status, e.Leg = Calling, t.idOf(p.first)
 }
@@ -757,7 +760,7 @@ func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
 		Privacy:      l.private,
 	})
 	e := &t.said[len(t.said)-1]
-	e.Recovered = p.recovered
+	e.Recovered, e.Distributor = p.recovered, p.through
 	e.CalledNumber, e.CalledE164 = p.number()
 	e.CalledNumberRaw = p.rawNumber()
 	switch p.flow {

@@ -164,6 +164,8 @@ type Event struct {
 
 	Privacy bool `json:"privacy,omitempty"` // the caller asks that its number is not shown (RFC 3323)
 
+	Distributor *Extension `json:"distributor,omitempty"` // flow in: the queue or ivr that had the extension called; nil: none did
+
 	Leg LegID `json:"leg,omitzero"` // dial-in, dial-out, answer: for Restore, not for subscribers
 
 	Subscription *Subscription `json:"subscription,omitempty"` // subscription-state: of which it tells

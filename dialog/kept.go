@@ -310,6 +310,7 @@ func (p *party) fields(s *scribe) {
 	keepText(s, "rec", &p.rec)
 	keepText(s, "remote", &p.remote)
 	keepText(s, "callapi", &p.callAPI)
+	keepObject(s, "through", &p.through, extensionFields)
 	keepFlag(s, "transferred", &p.transferred)
 	keepFlag(s, "holds", &p.holds)
 	keepNumber(s, "repeated", &p.repeated)
@@ -341,6 +342,7 @@ func likeFields(e *Event, s *scribe) {
 	keepText(s, "caller_num_raw", &e.CallerNumRaw)
 	keepText(s, "called_number_raw", &e.CalledNumberRaw)
 	keepFlag(s, "privacy", &e.Privacy)
+	keepObject(s, "distributor", &e.Distributor, extensionFields)
 }
 
 func extensionFields(e *Extension, s *scribe) { keepExtension(s, "user", "domain", e) }
@@ -638,4 +640,5 @@ func (e *Event) as(o *Event) {
 	e.Diversion, e.Verstat, e.Headers, e.ANI = o.Diversion, o.Verstat, o.Headers, o.ANI
 	e.Correlation, e.Transferred = o.Correlation, o.Transferred
 	e.CallerNumRaw, e.CalledNumberRaw, e.Privacy = o.CallerNumRaw, o.CalledNumberRaw, o.Privacy
+	e.Distributor = o.Distributor
 }

@@ -105,6 +105,9 @@ func fillIn(t *testing.T, v reflect.Value, c *call) {
 	case *party:
 		v.Set(reflect.ValueOf(c.parties[0]))
 		return
+	case *Extension:
+		v.Set(reflect.ValueOf(&Extension{User: "600"}))
+		return
 	case *refer, *claim, *doubt:
 		return // it is there
 	case *Event:

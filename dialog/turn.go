@@ -73,6 +73,19 @@ func (t *Tracker) callsBack(l *leg, ext Extension) {
 // backs reports whether on leg l the PBX calls an extension back.
 func (c *call) backs(l *leg) bool { return c.back != nil && l.party == c.back }
 
+// distributor returns the queue or menu that has a party called; nil: none.
+func (p *party) distributor() *Extension {
+	if p.flow != In || p.kind != "" || !p.first.call.hostCalls(p.first) {
+		return nil
+	}
+	for _, host := range slices.Backward(p.first.call.parties) {
+		if (host.kind == Queue || host.kind == IVR) && !host.over {
+			return &host.ext
+		}
+	}
+	return nil
+}
+
 // bridge notes that the callee of leg l answered; unbridge that one left.
 func (c *call) bridge(l *leg, at time.Time) {
 	if l.noAgent = l.noAgent || !c.hostCalls(l); l.noAgent {

@@ -68,6 +68,7 @@ func appendEvent(dst []byte, e *dialog.Event) []byte {
 	w.text("caller_num_raw", e.CallerNumRaw)
 	w.text("called_number_raw", e.CalledNumberRaw)
 	w.yes("privacy", e.Privacy)
+	w.extension("distributor", e.Distributor)
 	if e.Leg != (dialog.LegID{}) {
 		w.key("leg")
 		w.b = append(w.b, '{')

@@ -150,6 +150,8 @@ func (t *teller) field(e dialog.Event, name string) (string, error) {
 		return yes(e.Privacy), nil
 	case "CallerExtension":
 		return user(e.CallerExtension), nil
+	case "Distributor":
+		return user(e.Distributor), nil
 	case "CalledNumber":
 		return e.CalledNumber, nil
 	case "CalledExtension":
