@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"cmp"
 	"net/url"
 	"slices"
 	"strconv"
@@ -43,6 +44,9 @@ func newView(e *dialog.Event, s *Subscription) view {
 	}
 	if !calls && v.called == nil {
 		v.called = &e.Extension
+	}
+	if s.Dialect == Telphin && v.caller == nil { // of a call from outside
+		v.caller = e.Distributor
 	}
 	return v
 }
@@ -109,10 +113,10 @@ func eventName(t dialog.Type) string {
 }
 
 // call lists the ten fields that both documents have.
-func (v *view) call(f *fields, extension func(*dialog.Extension) string) {
+func (v *view) call(f *fields, callerName string, extension func(*dialog.Extension) string) {
 	f.text("CallID", v.Call)
 	f.text("CallerIDNum", clean(v.CallerNum, maxText))
-	f.text("CallerIDName", clean(v.CallerName, maxText))
+	f.text("CallerIDName", clean(callerName, maxText))
 	f.text("CalledDID", clean(v.CalledDID, maxText))
 	f.text("CalledExtension", extension(v.called))
 	f.text("CallStatus", v.status())
@@ -134,13 +138,19 @@ func checkUnified(s *Subscription) *Invalid {
 // event it is, the receiver knows by the URL.
 func (v *view) unified(f *fields) {
 	f.always = true
-	v.call(f, v.user)
+	v.call(f, v.CallerName, v.user)
 }
 
 // telphin lists what is known under the names of Telphin's documents.
-// Transfered is spelled as there.
+// Transfered is spelled as there. A caller outside who has no name is named by the
+// number, and the CallerExtension of such a call is the queue or menu that
+// distributed it: receivers require these fields.
 func (v *view) telphin(f *fields) {
-	v.call(f, v.address)
+	name := v.CallerName
+	if v.Flow == dialog.In && v.CallerExtension == nil || v.Transferred {
+		name = cmp.Or(name, v.CallerNum)
+	}
+	v.call(f, name, v.address)
 	f.text("EventType", string(v.Type))
 	f.number("EventTime", v.At.UnixMicro())
 	if v.Type == dialog.Hangup || v.Duration > 0 {
