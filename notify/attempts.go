@@ -45,7 +45,7 @@ const (
 	Delivered = "delivered" // the receiver answered 2xx
 	Expired   = "expired"   // no longer worth it
 	Refused   = "refused"   // the receiver answered 410
-	Canceled  = "canceled"  // the subscription is gone or switched off
+	Canceled  = "canceled"  // the subscription is gone or switched off, or another of a group tells it
 
 	Failed = "failed" // of an attempt by hand only: it changed nothing
 )

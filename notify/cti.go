@@ -38,19 +38,20 @@ func checkCTI(s *Subscription) *Invalid {
 // cti lists the fields of a Generic CTI event. Its receivers keep one entry for
 // each callId, made by its newCall and closed by its hangup, and refuse a second
 // newCall: so a callId is a party, and origCallId is the call, as sipgate has it
-// when a call rings at several or moves on.
+// when a call rings at several or moves on. If the subscription has one call for all
+// who ring, that is the party that rang first.
 func (v *view) cti(f *fields) {
 	f.text("event", ctiEvents[v.Type])
 	f.text("from", ctiNumber(cmp.Or(v.CallerNum, "anonymous"), v.CallerE164))
 	f.text("to", v.ctiTo())
 	f.text("direction", string(v.Flow))
-	f.text("callId", v.Party)
+	f.text("callId", v.entry())
 	f.text("origCallId", v.Call)
 	switch v.Type {
 	case dialog.DialIn, dialog.DialOut:
-		f.list("user", v.user(&v.Extension))
-		f.list("userId", v.user(&v.Extension))
-		f.list("fullUserId", v.address(&v.Extension))
+		f.list("user", v.ringing(), v.user)
+		f.list("userId", v.ringing(), v.user)
+		f.list("fullUserId", v.ringing(), v.address)
 		f.text("xcid", clean(cmp.Or(v.CallAPIID, v.Call), maxText))
 	case dialog.Answer:
 		if v.Flow == dialog.In { // the extension that called did not answer
@@ -66,6 +67,22 @@ func (v *view) cti(f *fields) {
 		}
 	}
 	f.text("diversion", ctiNumber(v.diverted(), ""))
+}
+
+// entry is the callId: the party whose newCall the receiver keeps an entry for.
+func (v *view) entry() string {
+	if v.group != nil {
+		return v.group.first.Party
+	}
+	return v.Party
+}
+
+// ringing is whom a newCall is of.
+func (v *view) ringing() []dialog.Extension {
+	if v.group != nil {
+		return v.group.rings
+	}
+	return []dialog.Extension{v.Extension}
 }
 
 // ctiNumber writes a number as sipgate does: one of E.164 without its plus. e164 is

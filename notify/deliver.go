@@ -243,6 +243,12 @@ func (w *worker) send(now time.Time) {
 // took takes an attempt that was made.
 func (w *worker) took(a *attempt) {
 	w.under--
+	if !a.notBefore.IsZero() { // nothing was sent
+		if w.lanes.done(time.Now(), a); a.state == over && !a.handed {
+			w.recordAttempt(a)
+		}
+		return
+	}
 	if a.outcome == waiting {
 		w.stats.failed.Add(1)
 		w.log.Debug("attempt failed", "subscriber", a.sub.ID, "event", a.seq, "type", a.kind, "err", a.detail)

@@ -43,7 +43,7 @@ const (
 	delivered                // the receiver answered 2xx
 	expired                  // no longer worth it
 	refused                  // the receiver answered 410
-	canceled                 // the subscription is gone or switched off
+	canceled                 // the subscription is gone or switched off, or another of a group tells it
 	outcomes
 )
 
@@ -81,6 +81,9 @@ type delivery struct {
 	wait     time.Duration // from the last attempt until then
 	patient  bool          // the receiver said when to come back: no probe before that
 	held     bool          // is due, and rests while a circuit breaker is open
+
+	inGroup   bool // its party may be one of a group: see joinGroup
+	postponed bool // it has waited for other events of its call, and will not again
 
 	party  string // of a dialect whose receiver keeps calls: whose newCall this is, or depends on; "": of none
 	unsure bool   // this process has not met the newCall
@@ -188,6 +191,9 @@ type attempt struct {
 	detail     string        // why it failed
 	ours       bool          // it failed before the receiver was asked
 	retryAfter time.Duration // what the receiver asked for
+	newCall    newCall       // the last of a group of its call that ended
+	patience   bool          // it may be postponed
+	notBefore  time.Time     // nothing was sent: other events of the call may follow until then; zero: it is not postponed
 
 	trace // for the delivery log
 }
@@ -612,7 +618,11 @@ func (q *lanes) turn(now time.Time, e *endpoint, t *target) *attempt {
 	d.tries++
 	t.sending++
 	e.sending++
-	return &attempt{delivery: d, endpoint: e, sub: t.sub, url: t.url, signer: t.signer, body: d.event}
+	a := &attempt{delivery: d, endpoint: e, sub: t.sub, url: t.url, signer: t.signer, body: d.event, patience: !d.postponed}
+	if t.sub.groups() {
+		a.newCall = t.calls[groupKey(d.lane)]
+	}
+	return a
 }
 
 // done takes an attempt that was made.
@@ -626,6 +636,8 @@ func (q *lanes) done(now time.Time, a *attempt) {
 		q.end(d, delivered)
 	case a.outcome == waiting && t.gone:
 		q.end(d, canceled)
+	case a.outcome == waiting && !a.notBefore.IsZero():
+		q.postpone(now, d, a.notBefore)
 	case a.outcome == waiting:
 		q.failed(now, a, probe)
 	default:
@@ -658,6 +670,14 @@ func (q *lanes) handed(now time.Time, subscription, name string, seq uint64) {
 	t.begins(seq)
 	q.succeeded(now, t, t.endpoint)
 	q.enlist(t)
+}
+
+// postpone has d attempted later, once: the attempt was none.
+func (q *lanes) postpone(now time.Time, d *delivery, until time.Time) {
+	d.tries--
+	d.postponed = true
+	d.due, d.wait = until, until.Sub(now)
+	q.rest(d)
 }
 
 // failed plans the next attempt, if there is one. A probe that leaves a breaker

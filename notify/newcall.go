@@ -15,7 +15,8 @@ import (
 // Receivers of the dialect cti keep an entry for each party: its newCall makes it,
 // and without it they refuse its answer and its hangup, for as long as these are
 // sent. So answer and hangup are owed only if the newCall was delivered; else they
-// expire, and the delivery log says why.
+// expire, and the delivery log says why. Where all parties that ring in a call are one
+// call for the receiver, group.go says which newCall it is.
 //
 // Whether it was is known in memory for each party that is under way. A process that
 // has just begun to deliver, because bellhop was restarted or another node died, finds
@@ -69,6 +70,10 @@ func (t *target) follow(d *delivery) {
 	if d.event != nil && t.keepsCalls(d.event) {
 		d.party = d.event.Party
 	}
+	if t.sub.groups() && (d.kind == dialog.DialIn || d.event != nil && d.event.Flow == dialog.In) {
+		d.inGroup = true // joinGroup looks up the rest
+		return
+	}
 	if d.party == "" || t.sub.Dialect != CTI {
 		return
 	}
@@ -91,6 +96,8 @@ func (t *target) setCall(party string, c newCall) {
 // concludes notes how a delivery ended, for what follows it.
 func (t *target) concludes(d *delivery, o outcome) {
 	switch {
+	case d.inGroup:
+		t.concludesGroup(d, o)
 	case d.party == "":
 	case d.kind == dialog.Hangup:
 		delete(t.calls, d.party)

@@ -24,6 +24,7 @@ type keeper struct {
 	known map[string]bool // calls
 	log   []string        // what it has taken, and what it has refused
 	twice int             // the status for a newCall that it knows
+	forms []url.Values    // what it has taken
 }
 
 func (k *keeper) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -46,6 +47,7 @@ func (k *keeper) RoundTrip(req *http.Request) (*http.Response, error) {
 	name := call[max(0, len(call)-2):] + " " + event
 	if status == 200 {
 		k.log = append(k.log, name)
+		k.forms = append(k.forms, r.form)
 	} else {
 		k.log = append(k.log, fmt.Sprint(name, " ", status))
 	}

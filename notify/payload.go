@@ -30,6 +30,7 @@ type view struct {
 	ownID          uint64            // numbers of the extensions; 0: not asked for
 	calledID       uint64
 	callerID       uint64
+	group          *group // of a dialect that has one call for all who ring; nil: it is the party's own
 }
 
 // newView completes the ends of a call: the event's extension is one of them.
@@ -424,12 +425,22 @@ func (f *fields) yesNo(name string, b *bool) {
 	}
 }
 
-// list writes a value of a name that may have several: name[] in a form.
-func (f *fields) list(name, s string) {
-	if f.values == nil {
-		name += "[]"
+// list writes a name that may have several values: name[] for each in a form.
+func (f *fields) list(name string, extensions []dialog.Extension, text func(*dialog.Extension) string) {
+	var values []string
+	for i := range extensions {
+		if s := text(&extensions[i]); f.values == nil {
+			f.text(name+"[]", s)
+		} else if s != "" {
+			values = append(values, value(s).String())
+		}
 	}
-	f.text(name, s)
+	switch {
+	case len(values) == 1:
+		f.text(name, text(&extensions[0]))
+	case len(values) > 1:
+		f.values.Set(name, uritemplate.List(values...))
+	}
 }
 
 // pairs sets an associative variable.

@@ -70,8 +70,14 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 	case err == ErrEventGone || errors.Is(err, errNotOwed):
 		a.outcome, a.detail = expired, err.Error()
 		return
+	case errors.Is(err, errMerged):
+		a.outcome, a.detail = canceled, err.Error()
+		return
 	case err != nil:
 		a.ours, a.detail = true, err.Error()
+		return
+	case req == nil:
+		a.ours = true // see notBefore
 		return
 	}
 	res, err := s.send(req, a.sub)
@@ -139,8 +145,8 @@ func retryAfter(s string, now time.Time) time.Duration {
 	return 0
 }
 
-// request makes the HTTP request of an attempt. The error is ErrEventGone, or of
-// the store.
+// request makes the HTTP request of an attempt, or none if the attempt is postponed.
+// The error is ErrEventGone, errNotOwed, errMerged, or of the store.
 func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, error) {
 	e := a.body
 	if e == nil {
@@ -149,13 +155,21 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 			return nil, err
 		}
 	}
-	if a.unsure {
+	group, err := n.joinGroup(ctx, a, e)
+	switch {
+	case err != nil:
+		a.read = e
+		return nil, err
+	case !a.notBefore.IsZero():
+		return nil, nil
+	case group == nil && a.unsure:
 		if err := n.checkOwed(ctx, a.sub, e); err != nil {
 			a.read = e
 			return nil, err
 		}
 	}
 	v := newView(e, a.sub)
+	v.group = group
 	if err := n.number(ctx, &v); err != nil {
 		return nil, err
 	}

@@ -60,6 +60,7 @@ type Subscription struct {
 	Extended    bool     `json:"extended,omitempty"`      // telphin: what the originals did not know, too
 	FlowCase    string   `json:"flow_case,omitempty"`     // lower (default) or upper
 	StatusWords string   `json:"status_words,omitempty"`  // unified: at hangup only ANSWER and UNKNOWN
+	Group       string   `json:"group,omitempty"`         // cti: one or each; empty: one with ExtensionRegex, else each
 	LiveTTL     Duration `json:"live_ttl,omitempty"`      // 0: 60 s
 	Timeout     Duration `json:"timeout,omitempty"`       // of one attempt; 0: 5 s live, 15 s record
 	MaxInFlight int      `json:"max_in_flight,omitempty"` // 0: 4
@@ -257,6 +258,8 @@ func checkWords(s *Subscription) *Invalid {
 		return &Invalid{"flow_case", "must be lower or upper"}
 	case s.StatusWords != "" && s.StatusWords != "unified":
 		return &Invalid{"status_words", "must be unified, or left out"}
+	case s.Group != "" && s.Group != groupOne && s.Group != groupEach:
+		return &Invalid{"group", "must be one or each"}
 	}
 	return nil
 }

@@ -107,6 +107,7 @@ func TestValidate(t *testing.T) {
 		{"dialect", func(s *S) { s.Dialect = "klingon" }, "dialect"},
 		{"flow_case", func(s *S) { s.FlowCase = "Title" }, "flow_case"},
 		{"status_words", func(s *S) { s.StatusWords = "none" }, "status_words"},
+		{"group", func(s *S) { s.Group = "all" }, "group"},
 		{"headers", func(s *S) { s.Headers = map[string]string{"x-api-key": "s3cret", "authorization": "Bearer x"} }, ""},
 		{"Host", func(s *S) { s.Headers = map[string]string{"host": "x"} }, "headers"},
 		{"Content-Length", func(s *S) { s.Headers = map[string]string{"content-length": "1"} }, "headers"},

@@ -95,7 +95,7 @@ func variables(s *Subscription) uritemplate.Values {
 var everything = dialog.Event{
 	ID: "1", Call: "1", Seq: 1, At: time.Unix(1, 0), Type: dialog.Hangup,
 	Party: "1", Extension: dialog.Extension{User: "1", Domain: "1"}, Flow: dialog.In, Status: dialog.Answered,
-	CallerNum: "1", CallerName: "1", CallerExtension: &dialog.Extension{User: "1"}, CalledNumber: "1",
+	CallerNum: "1", CallerName: "1", CallerExtension: &dialog.Extension{User: "1"}, CalledNumber: "1", Distributor: &dialog.Extension{User: "1"},
 	CalledExtension: &dialog.Extension{User: "1"}, CalledDID: "1", CallAPIID: "1", Diversion: "1", ClientAPIID: "1",
 	Duration: time.Second, RingDuration: time.Second, SetupTime: time.Second, AnsweredAt: time.Unix(1, 0),
 	RecID: "1", SipCode: 200, SipReason: "1", Q850: 16, HangupBy: dialog.ByCaller, Elsewhere: true,

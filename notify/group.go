@@ -1,0 +1,241 @@
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"bellhop/dialog"
+)
+
+// A call that rings at several extensions is one call for a receiver that counts
+// missed calls: one newCall with all who ring, one answer, one hangup. Which of the
+// events of a call are sent is decided by the event log alone, when the attempt is
+// made: a restart, another node, a replay and a redelivery find the same. The rest is
+// canceled, and the delivery log says why.
+
+// The words of Subscription.Group. They are stored: never change one, only add.
+const (
+	groupOne  = "one"  // all parties that ring in a call are one call
+	groupEach = "each" // each is a call of its own
+)
+
+const (
+	// groupGather is how long a newCall waits for others that ring at the same time.
+	// The legs of a fork follow each other within milliseconds, as a queue's agents
+	// follow the queue that has answered.
+	groupGather = 300 * time.Millisecond
+
+	// groupGap is how long nobody may ring in a group before the call is over. A
+	// serial fork rings the next phone by then. The hangup of who rang last waits as
+	// long, unless the caller has given up.
+	groupGap = 500 * time.Millisecond
+)
+
+// errMerged says that an event is told by another of its group.
+var errMerged = errors.New("not sent")
+
+// groups reports whether the parties that ring in a call are one call for s.
+func (s *Subscription) groups() bool {
+	return s.Dialect == CTI && (s.Group == groupOne || s.Group == "" && s.ExtensionRegex != "")
+}
+
+// A group is the parties that are called in one call, at once or one after another,
+// until one of them answers. Who rings after that begins another group.
+type group struct {
+	first  *dialog.Event // the dial-in that is the newCall
+	seq    uint64        // of first in the log
+	rings  []dialog.Extension
+	answer *dialog.Event // of who answered first; nil: nobody has
+	end    *dialog.Event // the hangup that is the group's; nil: it is not over
+	open   map[string]bool
+	over   time.Time // when the last of open ended
+}
+
+// groupOf returns the group of a party, of the events of its call in the order of the
+// log, and of the extensions that names names. It is nil if the party's dial-in is not
+// among them.
+func groupOf(party string, events []entry, names func(dialog.Extension) bool) *group {
+	of := make(map[string]*group)
+	var last *group
+	for _, entry := range events {
+		e := entry.event
+		if e.Flow != dialog.In || e.Party == "" || !names(e.Extension) {
+			continue
+		}
+		if e.Type == dialog.DialIn {
+			if last == nil || last.answer != nil || len(last.open) == 0 && e.At.Sub(last.over) > groupGap {
+				last = &group{first: e, seq: entry.seq, open: make(map[string]bool)}
+			}
+			last.add(e)
+			of[e.Party] = last
+			continue
+		}
+		if g := of[e.Party]; g != nil {
+			g.hear(e)
+		}
+	}
+	return of[party]
+}
+
+// add takes the dial-in of one more party.
+func (g *group) add(e *dialog.Event) {
+	g.open[e.Party], g.end = true, nil
+	if !slices.Contains(g.rings, e.Extension) {
+		g.rings = append(g.rings, e.Extension)
+	}
+}
+
+// hear takes an answer or hangup of a party. The hangup of who answered is the
+// group's; if nobody did, the last one is.
+func (g *group) hear(e *dialog.Event) {
+	switch {
+	case e.Type == dialog.Answer && g.answer == nil:
+		g.answer, g.end = e, nil
+	case e.Type == dialog.Hangup:
+		delete(g.open, e.Party)
+		g.over = e.At
+		if g.answer == nil && len(g.open) == 0 || g.answer != nil && g.answer.Party == e.Party {
+			g.end = e
+		}
+	}
+}
+
+// sent returns the event of g that is sent for one of e's type; nil: it is not known
+// yet.
+func (g *group) sent(e *dialog.Event) *dialog.Event {
+	switch e.Type {
+	case dialog.DialIn:
+		return g.first
+	case dialog.Answer:
+		return g.answer
+	}
+	return g.end
+}
+
+// wait is how long after e it is known what e is sent with, or that e is sent.
+func (g *group) wait(e *dialog.Event) time.Duration {
+	switch {
+	case e.Type == dialog.DialIn:
+		return groupGather
+	case e.Type == dialog.Hangup && g.answer == nil && e.HangupBy != dialog.ByCaller:
+		return groupGap
+	}
+	return 0
+}
+
+// joinGroup returns the group of an event that is owed to a subscription which has
+// one call for all who ring; nil if the event is of none. It postpones the attempt if
+// other events may follow that decide what is sent. The error is errMerged if another
+// event of the group tells this one, errNotOwed, or of the store.
+func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (*group, error) {
+	if !a.sub.groups() || e.Flow != dialog.In || e.Party == "" || a.seq == 0 { // a sample is in no log
+		return nil, nil
+	}
+	events, err := n.eventsOfCall(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	t := &target{sub: a.sub}
+	if a.sub.ExtensionRegex != "" {
+		t.regex, _ = anchored(a.sub.ExtensionRegex) // Validate has compiled it
+	}
+	g := groupOf(e.Party, events, t.names)
+	if g == nil {
+		return nil, nil
+	}
+	if s := g.sent(e); s == nil || s.ID != e.ID {
+		return nil, fmt.Errorf("%w: it is part of the call that rang at %s first, callId %s", errMerged, clean(g.first.Extension.User, maxText), g.first.Party)
+	}
+	if until := a.since().Add(g.wait(e)); a.patience && time.Now().Before(until) {
+		a.notBefore = until
+		return nil, nil
+	}
+	if e.Type != dialog.DialIn && wants(a.sub.Types)&typeBits[string(dialog.DialIn)] != 0 {
+		err = n.checkGroupOwed(ctx, a, g)
+	}
+	return g, err
+}
+
+// since is when the event of d was seen, on the clock of this process.
+func (d *delivery) since() time.Time {
+	if d.observed.IsZero() {
+		return d.at
+	}
+	return d.observed
+}
+
+// groupKey is under which a target remembers how the last newCall of the groups of a
+// lane's call ended.
+func groupKey(l *lane) string { return "call " + strings.TrimPrefix(l.name, "replay ") }
+
+// concludesGroup notes how a newCall or hangup of a group ended. One that is told by
+// another changes nothing.
+func (t *target) concludesGroup(d *delivery, o outcome) {
+	switch {
+	case o == canceled, d.kind == dialog.Answer:
+	case d.kind == dialog.Hangup:
+		delete(t.calls, groupKey(d.lane))
+	case o == delivered:
+		t.setCall(groupKey(d.lane), newCall{d.seq, begun})
+	default:
+		t.setCall(groupKey(d.lane), newCall{d.seq, undelivered})
+	}
+}
+
+// checkGroupOwed looks up whether the newCall of g was delivered: in what the attempt
+// brings along, which is newer than the delivery log, and else there. The error is
+// errNotOwed if not, or of the store.
+func (n *Notifier) checkGroupOwed(ctx context.Context, a *attempt, g *group) error {
+	s := a.sub
+	switch {
+	case a.newCall.seq != g.seq:
+	case a.newCall.state == begun:
+		return nil
+	case a.newCall.state == undelivered:
+		return fmt.Errorf("%w: %s", errNotOwed, whyUndelivered)
+	}
+	switch ended, err := n.lastOutcome(ctx, s.ID, g.first.ID); {
+	case err != nil:
+		return err
+	case ended == Expired, ended == Refused, ended == Canceled:
+		return fmt.Errorf("%w: %s", errNotOwed, whyUndelivered)
+	case ended == "" && g.first.At.Before(s.since()):
+		return fmt.Errorf("%w: %s", errNotOwed, whyLater)
+	}
+	return nil
+}
+
+// eventsOfCall reads all that the log has of the call of e, in its order. The copy
+// that is read has e: else the error says so.
+func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) (events []entry, err error) {
+	p := part{Seq: 1, Subject: Query{Call: e.Call}.subjects()[0], Batch: partSize}
+	for found := false; ; {
+		came := 0
+		var wrong error
+		err := n.ask(ctx, p, func(seq uint64, m *nats.Msg) bool {
+			came++
+			p.Seq = seq + 1
+			o := new(dialog.Event)
+			if wrong = json.Unmarshal(m.Data, o); wrong == nil {
+				events = append(events, entry{seq, o})
+				found = found || o.ID == e.ID
+			}
+			return wrong == nil
+		})
+		switch {
+		case err != nil || wrong != nil:
+			return nil, fmt.Errorf("read bellhop_events: %w", errors.Join(err, wrong))
+		case came < p.Batch && !found:
+			return nil, fmt.Errorf("read bellhop_events: the copy of the log lacks event %s", e.ID)
+		case came < p.Batch:
+			return events, nil
+		}
+	}
+}

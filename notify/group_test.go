@@ -1,0 +1,393 @@
+package notify
+
+import (
+	"cmp"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"bellhop/dialog"
+)
+
+// ringEvent is an event of the party of an extension that is called in call c. Its
+// party ends with the extension's last two digits, and how often it was rung before.
+func ringEvent(user string, round int, typ dialog.Type, status dialog.Status) dialog.Event {
+	party := fmt.Sprintf("%029d%d%s", 0, round, user[len(user)-2:])
+	e := dialog.Event{ID: dialog.EventID(party, typ), Call: "c", Party: party, Type: typ, Status: status, Flow: dialog.In,
+		Extension: dialog.Extension{User: user, Domain: "pbx.example"}, CallerNum: "442071234567", CalledNumber: "600"}
+	if typ == dialog.Answer {
+		e.Status = dialog.Answered
+	}
+	return e
+}
+
+// Which parties are one call, and which event of them is sent, is in the events alone.
+func TestGroupOf(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, tt := range []struct {
+		name   string
+		events string // seconds, extension, and d, a or h
+		want   string // of each party: the first of its group, who rings, who answered, whose hangup ends it
+	}{
+		{"one", "0 11d, 5 11h", "11: 11 [11] - 11"},
+		{"all at once, and nobody", "0 11d, 0 12d, 0 13d, 9 12h, 9 11h, 9 13h", "11: 11 [11 12 13] - 13; 12: 11 [11 12 13] - 13; 13: 11 [11 12 13] - 13"},
+		{"one is still called", "0 11d, 0 12d, 9 12h", "11: 11 [11 12] - -; 12: 11 [11 12] - -"},
+		{"one takes it", "0 11d, 0 12d, 3 12a, 3 11h, 60 12h", "11: 11 [11 12] 12 12; 12: 11 [11 12] 12 12"},
+		{"one declines before", "0 11d, 0 12d, 1 11h, 3 12a, 60 12h", "11: 11 [11 12] 12 12; 12: 11 [11 12] 12 12"},
+		{"another ends after who took it", "0 11d, 0 12d, 3 12a, 4 12h, 5 11h", "11: 11 [11 12] 12 12; 12: 11 [11 12] 12 12"},
+		{"one after another", "0 11d, 8 11h, 8 12d, 17 12h, 17 13d, 25 13h", "11: 11 [11 12 13] - 13; 12: 11 [11 12 13] - 13; 13: 11 [11 12 13] - 13"},
+		{"much later", "0 11d, 8 11h, 20 12d, 30 12h", "11: 11 [11] - 11; 12: 12 [12] - 12"},
+		{"sent on", "0 11d, 3 11a, 20 12d, 21 11h, 25 12a, 40 12h", "11: 11 [11] 11 11; 12: 12 [12] 12 12"},
+		{"a host that goes on", "0 60d, 0 11d, 8 11h, 14 12d, 15 12a, 30 12h, 30 60h", "60: 60 [60 11 12] 12 12; 11: 60 [60 11 12] 12 12; 12: 60 [60 11 12] 12 12"},
+		{"not of the subscription", "0 99d, 1 11d, 2 99a, 3 11h, 9 99h", "11: 11 [11] - 11"},
+	} {
+		var events []entry
+		var parties []string
+		for _, text := range strings.Split(tt.events, ", ") {
+			var s int
+			var what string
+			fmt.Sscan(text, &s, &what)
+			e := ringEvent(what[:2], 0, map[byte]dialog.Type{'d': dialog.DialIn, 'a': dialog.Answer, 'h': dialog.Hangup}[what[2]], "")
+			e.At = at.Add(time.Duration(s) * time.Second)
+			events = append(events, entry{uint64(len(events) + 1), &e})
+			if !slices.Contains(parties, e.Party) {
+				parties = append(parties, e.Party)
+			}
+		}
+		user := func(e *dialog.Event) string {
+			if e == nil {
+				return "-"
+			}
+			return e.Extension.User
+		}
+		var got []string
+		for _, p := range parties {
+			g := groupOf(p, events, func(e dialog.Extension) bool { return e.User != "99" })
+			if g == nil {
+				continue
+			}
+			var rings []string
+			for _, e := range g.rings {
+				rings = append(rings, e.User)
+			}
+			got = append(got, fmt.Sprint(p[len(p)-2:], ": ", user(g.first), " ", rings, " ", user(g.answer), " ", user(g.end)))
+		}
+		if all := strings.Join(got, "; "); all != tt.want {
+			t.Errorf("%s:\ngot  %s\nwant %s", tt.name, all, tt.want)
+		}
+	}
+}
+
+// grouping has a keeper subscribe to everybody.
+func grouping(t *testing.T, f func(*kept)) {
+	keeping(t, 422, func(t *testing.T, s *kept) {
+		s.edit(func(s *Subscription) { s.Extension, s.ExtensionRegex = "", ".*" })
+		time.Sleep(time.Second)
+		f(s)
+	})
+}
+
+func (s *kept) edit(f func(*Subscription)) {
+	s.Helper()
+	if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { f(s); return nil }); err != nil {
+		s.Error(err)
+	}
+}
+
+// all has events published now, one after another.
+func (s *kept) all(events ...dialog.Event) {
+	for _, e := range events {
+		e.At = time.Now()
+		s.Say([]dialog.Event{e})
+		time.Sleep(3 * time.Millisecond)
+	}
+}
+
+func rings(users ...string) (all []dialog.Event) {
+	for _, u := range users {
+		all = append(all, ringEvent(u, 0, dialog.DialIn, dialog.Calling))
+	}
+	return all
+}
+
+func ends(status dialog.Status, users ...string) (all []dialog.Event) {
+	for _, u := range users {
+		all = append(all, ringEvent(u, 0, dialog.Hangup, status))
+	}
+	return all
+}
+
+// takes is the answer of one, and the hangups of the others.
+func takes(user string, others ...string) []dialog.Event {
+	all := []dialog.Event{ringEvent(user, 0, dialog.Answer, "")}
+	for _, e := range ends(dialog.Canceled, others...) {
+		e.Elsewhere = true
+		all = append(all, e)
+	}
+	return all
+}
+
+func talked(user string) dialog.Event {
+	e := ringEvent(user, 0, dialog.Hangup, dialog.Answered)
+	e.AnsweredAt = time.Now()
+	return e
+}
+
+// sent checks what the keeper has taken and refused, as event, callId's end, and
+// who rings, who answered or why it ended.
+func (s *kept) sent(want string) {
+	s.Helper()
+	time.Sleep(5 * time.Second)
+	var got []string
+	s.keeper.set(func() {
+		for _, f := range s.keeper.forms {
+			call := f.Get("callId")
+			got = append(got, f.Get("event")+" "+call[len(call)-2:]+" "+cmp.Or(strings.Join(f["user[]"], "+"), f.Get("user"), f.Get("cause")))
+		}
+		s.keeper.forms = nil
+	})
+	if all := strings.Join(got, ", "); all != want {
+		s.Errorf("sent %s; want %s", all, want)
+	}
+	if story := s.keeper.story(); strings.Contains(story, " 4") {
+		s.Errorf("refused: %s", story)
+	}
+}
+
+// stands checks how the delivery of an event stands, and why.
+func (s *kept) stands(e dialog.Event, state, why string) {
+	s.Helper()
+	d, err := s.Delivery(s.Context(), deliveryID(e.ID, s.id))
+	if err != nil || d.State != state || !strings.Contains(d.Attempts[len(d.Attempts)-1].Error, why) {
+		s.Errorf("%s of %s: %s, %v, %v; want %s, %q", e.Type, e.Extension.User, d.State, d.Attempts, err, state, why)
+	}
+}
+
+// A call that rings at several is one newCall, one answer and one hangup.
+func TestGroupIsOneCall(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		play func(*kept)
+	}{
+		{"nobody takes it", func(s *kept) {
+			s.all(rings("111", "112", "113")...)
+			s.sent("newCall 11 111+112+113")
+			s.all(ends(dialog.NoAnswer, "113", "111", "112")...)
+			s.sent("hangup 11 noAnswer")
+			s.stands(rings("112")[0], Canceled, "rang at 111 first")
+			s.stands(ends("", "113")[0], Canceled, "rang at 111 first")
+			s.stands(ends("", "112")[0], Delivered, "")
+			for _, e := range []dialog.Event{rings("111")[0], ends("", "112")[0]} {
+				if d, err := s.Delivery(s.Context(), deliveryID(e.ID, s.id)); err != nil || len(d.Attempts) != 1 || d.Attempts[0].Number != 1 {
+					s.Errorf("%s: %v, %v; to wait is no attempt", e.Type, d.Attempts, err)
+				}
+			}
+			if len(s.keeper.known) != 1 {
+				s.Errorf("%d entries are kept", len(s.keeper.known))
+			}
+		}},
+		{"the caller gives up", func(s *kept) {
+			s.all(rings("111", "112")...)
+			time.Sleep(time.Second)
+			for _, e := range ends(dialog.Canceled, "111", "112") {
+				e.HangupBy = dialog.ByCaller
+				s.all(e)
+			}
+			time.Sleep(100 * time.Millisecond) // nobody rings next: it does not wait
+			s.want("sent", "11 newCall, 11 hangup")
+		}},
+		{"one takes it", func(s *kept) {
+			s.all(rings("111", "112", "113")...)
+			time.Sleep(3 * time.Second)
+			s.all(takes("112", "111", "113")...)
+			s.sent("newCall 11 111+112+113, answer 11 112")
+			s.all(talked("112"))
+			s.sent("hangup 11 normalClearing")
+		}},
+		{"it is taken at once", func(s *kept) {
+			s.all(append(rings("111", "112"), takes("111", "112")...)...)
+			s.sent("newCall 11 111+112, answer 11 111")
+		}},
+		{"one after another", func(s *kept) {
+			s.all(rings("111")...)
+			time.Sleep(8 * time.Second)
+			s.all(append(ends(dialog.NoAnswer, "111"), rings("112")...)...)
+			s.sent("newCall 11 111")
+			s.all(ends(dialog.Busy, "112")...)
+			time.Sleep(400 * time.Millisecond)
+			s.all(rings("113")...)
+			time.Sleep(6 * time.Second)
+			s.all(takes("113")...)
+			s.all(talked("113"))
+			s.sent("answer 11 113, hangup 11 normalClearing")
+		}},
+		{"a queue", func(s *kept) {
+			s.all(append(rings("600"), rings("111", "112")...)...)
+			time.Sleep(9 * time.Second)
+			s.all(ends(dialog.NoAnswer, "111", "112")...)
+			time.Sleep(5 * time.Second)
+			again := ringEvent("112", 1, dialog.DialIn, dialog.Calling)
+			s.all(again)
+			s.sent("newCall 00 600+111+112")
+			again.Type, again.Status = dialog.Hangup, dialog.Canceled
+			again.ID = dialog.EventID(again.Party, dialog.Hangup)
+			s.all(append(ends(dialog.Canceled, "600"), again)...)
+			s.sent("hangup 00 cancel")
+		}},
+		{"it is sent on", func(s *kept) {
+			s.all(rings("111", "112")...)
+			time.Sleep(time.Second)
+			s.all(takes("112", "111")...)
+			time.Sleep(9 * time.Second)
+			s.all(rings("113")...)
+			s.all(talked("112"))
+			s.all(takes("113")...)
+			s.all(talked("113"))
+			s.sent("newCall 11 111+112, answer 11 112, newCall 13 113, hangup 11 normalClearing, answer 13 113, hangup 13 normalClearing")
+		}},
+		{"two calls", func(s *kept) {
+			other := ringEvent("112", 2, dialog.DialIn, dialog.Calling)
+			other.Call = "d"
+			s.all(append(rings("111"), other)...)
+			s.sent("newCall 11 111, newCall 12 112")
+		}},
+		{"who calls is a call of its own", func(s *kept) {
+			out := ringEvent("120", 0, dialog.DialOut, dialog.Calling)
+			out.Flow = dialog.Out
+			s.all(append([]dialog.Event{out}, rings("111", "112")...)...)
+			s.sent("newCall 20 120, newCall 11 111+112")
+		}},
+		{"each", func(s *kept) {
+			s.edit(func(s *Subscription) { s.Group = "each" })
+			s.all(rings("111", "112")...)
+			s.all(ends(dialog.NoAnswer, "111", "112")...)
+			s.sent("newCall 11 111, newCall 12 112, hangup 11 noAnswer, hangup 12 noAnswer")
+		}},
+		{"of an extension", func(s *kept) {
+			s.edit(func(s *Subscription) { s.Extension, s.ExtensionRegex = "112", "" })
+			s.all(rings("111", "112")...)
+			s.sent("newCall 12 112")
+			s.edit(func(s *Subscription) { s.Group = "one" })
+			s.all(ringEvent("112", 1, dialog.DialIn, dialog.Calling))
+			s.sent("")
+		}},
+		{"another dialect", func(s *kept) {
+			s.edit(func(s *Subscription) { s.Dialect, s.Group = Telphin, "one" })
+			s.all(rings("111", "112")...)
+			time.Sleep(5 * time.Second)
+			s.stands(rings("112")[0], Delivered, "")
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { grouping(t, tt.play) })
+	}
+}
+
+// What a group is sent survives a restart, an outage, a replay and a redelivery.
+func TestGroupSurvives(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		play func(*kept)
+	}{
+		{"a restart before the newCall", func(s *kept) {
+			s.all(rings("111", "112")...)
+			s.again()
+			s.sent("newCall 11 111+112")
+			s.all(ends(dialog.NoAnswer, "111", "112")...)
+			s.sent("hangup 11 noAnswer")
+		}},
+		{"a restart between", func(s *kept) {
+			s.all(rings("111", "112")...)
+			time.Sleep(5 * time.Second)
+			s.again()
+			s.all(takes("112", "111")...)
+			s.again()
+			s.all(talked("112"))
+			s.sent("newCall 11 111+112, answer 11 112, hangup 11 normalClearing")
+		}},
+		{"a restart before the hangup", func(s *kept) {
+			s.all(rings("111", "112")...)
+			time.Sleep(5 * time.Second)
+			s.all(ends(dialog.NoAnswer, "111", "112")...)
+			s.again()
+			s.sent("newCall 11 111+112, hangup 11 noAnswer")
+		}},
+		{"the receiver is away for a while", func(s *kept) {
+			s.keeper.set(func() { s.keeper.away = true })
+			s.all(rings("111", "112")...)
+			time.Sleep(3 * time.Second)
+			s.keeper.set(func() { s.keeper.away = false })
+			s.all(takes("111", "112")...)
+			s.sent("newCall 11 111+112, answer 11 111")
+		}},
+		{"the newCall expires", func(s *kept) {
+			s.keeper.set(func() { s.keeper.away = true })
+			s.all(rings("111", "112")...)
+			time.Sleep(20 * time.Second)
+			s.keeper.set(func() { s.keeper.away = false })
+			s.all(takes("111", "112")...)
+			s.all(talked("111"))
+			s.sent("")
+			s.stands(talked("111"), Expired, whyUndelivered)
+		}},
+		{"the subscription is younger", func(s *kept) {
+			s.all(rings("111", "112")...)
+			s.sent("newCall 11 111+112")
+			s.edit(func(s *Subscription) { s.Active = false })
+			time.Sleep(time.Second)
+			s.edit(func(s *Subscription) { s.Active = true })
+			s.all(ends(dialog.NoAnswer, "111", "112")...)
+			s.sent("")
+			s.stands(ends("", "112")[0], Expired, whyLater)
+		}},
+		{"all is replayed", func(s *kept) {
+			from := time.Now()
+			s.keeper.set(func() { s.keeper.away = true })
+			s.all(rings("111", "112", "113")...)
+			s.all(takes("112", "111", "113")...)
+			s.all(talked("112"))
+			time.Sleep(20 * time.Second)
+			s.keeper.set(func() { s.keeper.away = false })
+			if _, err := s.Replay(s.Context(), s.id, from, time.Time{}, nil); err != nil {
+				s.Error(err)
+			}
+			time.Sleep(20 * time.Second)
+			s.sent("newCall 11 111+112+113, answer 11 112, hangup 11 normalClearing")
+		}},
+		{"by hand", func(s *kept) {
+			s.keeper.set(func() { s.keeper.away = true })
+			s.all(rings("111", "112")...)
+			time.Sleep(20 * time.Second)
+			s.keeper.set(func() { s.keeper.away = false })
+			for user, want := range map[string]string{"111": Delivered, "112": Failed} {
+				if a, err := s.Redeliver(s.Context(), deliveryID(rings(user)[0].ID, s.id)); a.Outcome != want || err != nil {
+					s.Error(user, a.Outcome, err)
+				}
+			}
+			s.all(ends(dialog.NoAnswer, "112", "111")...)
+			s.sent("newCall 11 111+112, hangup 11 noAnswer")
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { grouping(t, tt.play) })
+	}
+}
+
+// A newCall has all who ring, under each name that they have.
+func TestGroupPayload(t *testing.T) {
+	e := ringEvent("111", 0, dialog.DialIn, dialog.Calling)
+	s := Subscription{Dialect: CTI, Method: "POST", URL: "http://crm.example/{?user,callId}"}
+	v := newView(&e, &s)
+	v.group = &group{first: &e, rings: []dialog.Extension{{User: "111", Domain: "a"}, {User: "112"}}}
+	form, err := url.ParseQuery(string(v.append(nil)))
+	for name, want := range map[string]string{"user[]": "[111 112]", "userId[]": "[111 112]", "fullUserId[]": "[111@a 112]", "callId": "[" + e.Party + "]", "origCallId": "[c]"} {
+		if got := fmt.Sprint(form[name]); got != want || err != nil {
+			t.Errorf("%s: %s, want %s: %v", name, got, want, err)
+		}
+	}
+	u, _ := url.Parse(address(s.URL))
+	if u, err := v.expand(u); err != nil || u.Query().Get("user") != "111,112" {
+		t.Error(u, err)
+	}
+}
