@@ -25,6 +25,7 @@ type subscriptionConfig struct {
 	Extended       bool                    `toml:"extended"`
 	FlowCase       string                  `toml:"flow_case"`
 	StatusWords    string                  `toml:"status_words"`
+	Group          string                  `toml:"group"`
 	LiveTTL        duration                `toml:"live_ttl"`
 	Timeout        duration                `toml:"timeout"`
 	MaxInFlight    int                     `toml:"max_in_flight"`
@@ -54,6 +55,7 @@ func (c *subscriptionConfig) subscription(i int) notify.Subscription {
 		Extended:       c.Extended,
 		FlowCase:       c.FlowCase,
 		StatusWords:    c.StatusWords,
+		Group:          c.Group,
 		LiveTTL:        notify.Duration(c.LiveTTL),
 		Timeout:        notify.Duration(c.Timeout),
 		MaxInFlight:    c.MaxInFlight,
