@@ -2,7 +2,6 @@ package notify
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -119,17 +118,6 @@ func (g *group) sent(e *dialog.Event) *dialog.Event {
 	return g.end
 }
 
-// wait is how long after e it is known what e is sent with, or that e is sent.
-func (g *group) wait(e *dialog.Event) time.Duration {
-	switch {
-	case e.Type == dialog.DialIn:
-		return groupGather
-	case e.Type == dialog.Hangup && g.answer == nil && e.HangupBy != dialog.ByCaller:
-		return groupGap
-	}
-	return 0
-}
-
 // joinGroup returns the group of an event that is owed to a subscription which has
 // one call for all who ring; nil if the event is of none. It postpones the attempt if
 // other events may follow that decide what is sent. The error is errMerged if another
@@ -138,8 +126,15 @@ func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (
 	if !a.sub.groups() || e.Flow != dialog.In || e.Party == "" || a.seq == 0 { // a sample is in no log
 		return nil, nil
 	}
+	if e.Type == dialog.DialIn && a.postpone(groupGather) {
+		return nil, nil
+	}
 	events, err := n.eventsOfCall(ctx, e)
-	if err != nil {
+	switch {
+	case errors.Is(err, errNotCopied) && a.patience:
+		a.notBefore = time.Now().Add(groupGap)
+		return nil, nil
+	case err != nil:
 		return nil, err
 	}
 	t := &target{sub: a.sub}
@@ -153,8 +148,7 @@ func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (
 	if s := g.sent(e); s == nil || s.ID != e.ID {
 		return nil, fmt.Errorf("%w: it is part of the call that rang at %s first, callId %s", errMerged, clean(g.first.Extension.User, maxText), g.first.Party)
 	}
-	if until := a.since().Add(g.wait(e)); a.patience && time.Now().Before(until) {
-		a.notBefore = until
+	if e.Type == dialog.Hangup && g.answer == nil && e.HangupBy != dialog.ByCaller && a.postpone(groupGap) {
 		return nil, nil
 	}
 	if e.Type != dialog.DialIn && wants(a.sub.Types)&typeBits[string(dialog.DialIn)] != 0 {
@@ -163,12 +157,19 @@ func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (
 	return g, err
 }
 
-// since is when the event of d was seen, on the clock of this process.
-func (d *delivery) since() time.Time {
-	if d.observed.IsZero() {
-		return d.at
+// postpone reports whether a is to be made later: when wait has passed since its event,
+// and at most so long from now, as the clock of another node may be ahead.
+func (a *attempt) postpone(wait time.Duration) bool {
+	since := a.observed
+	if since.IsZero() {
+		since = a.delivery.at
 	}
-	return d.observed
+	left := min(wait, wait-time.Since(since))
+	if !a.patience || left <= 0 {
+		return false
+	}
+	a.notBefore = time.Now().Add(left)
+	return true
 }
 
 // groupKey is under which a target remembers how the last newCall of the groups of a
@@ -212,28 +213,30 @@ func (n *Notifier) checkGroupOwed(ctx context.Context, a *attempt, g *group) err
 	return nil
 }
 
-// eventsOfCall reads all that the log has of the call of e, in its order. The copy
-// that is read has e: else the error says so.
+// errNotCopied says that the copy of the log that was read does not have an event yet.
+var errNotCopied = errors.New("a copy of the log is behind")
+
+// eventsOfCall reads all that the log has of the call of e, in its order, from
+// whichever server has a copy. The error is errNotCopied if that copy lacks e, or of
+// the store.
 func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) (events []entry, err error) {
 	p := part{Seq: 1, Subject: Query{Call: e.Call}.subjects()[0], Batch: partSize}
 	for found := false; ; {
 		came := 0
-		var wrong error
 		err := n.ask(ctx, p, func(seq uint64, m *nats.Msg) bool {
 			came++
 			p.Seq = seq + 1
-			o := new(dialog.Event)
-			if wrong = json.Unmarshal(m.Data, o); wrong == nil {
+			if o, err := n.decode(m.Data); err == nil {
 				events = append(events, entry{seq, o})
 				found = found || o.ID == e.ID
 			}
-			return wrong == nil
+			return true
 		})
 		switch {
-		case err != nil || wrong != nil:
-			return nil, fmt.Errorf("read bellhop_events: %w", errors.Join(err, wrong))
+		case err != nil:
+			return nil, fmt.Errorf("read bellhop_events: %w", err)
 		case came < p.Batch && !found:
-			return nil, fmt.Errorf("read bellhop_events: the copy of the log lacks event %s", e.ID)
+			return nil, fmt.Errorf("read bellhop_events: %w: event %s", errNotCopied, e.ID)
 		case came < p.Batch:
 			return events, nil
 		}

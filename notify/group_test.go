@@ -374,6 +374,20 @@ func TestGroupSurvives(t *testing.T) {
 	}
 }
 
+// What the copy of the log that is read does not have yet is asked for again.
+func TestGroupNotCopied(t *testing.T) {
+	grouping(t, func(s *kept) {
+		sub := Subscription{ID: s.id, ExtensionRegex: ".*", Dialect: CTI}
+		e := talked("111")
+		for _, patience := range []bool{true, false} {
+			a := &attempt{delivery: &delivery{seq: 7, id: e.ID, kind: e.Type, at: time.Now()}, sub: &sub, patience: patience}
+			if g, err := s.joinGroup(s.Context(), a, &e); g != nil || (err == nil) != patience || a.notBefore.IsZero() == patience {
+				s.Errorf("patience %v: %v, %v, %v", patience, g, err, a.notBefore)
+			}
+		}
+	})
+}
+
 // A newCall has all who ring, under each name that they have.
 func TestGroupPayload(t *testing.T) {
 	e := ringEvent("111", 0, dialog.DialIn, dialog.Calling)
