@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"bellhop/dialog"
@@ -372,6 +373,30 @@ func TestGroupSurvives(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) { grouping(t, tt.play) })
 	}
+}
+
+// An attempt is postponed until a time after its event, once, and never by longer than
+// that: the clock of another node may be ahead.
+func TestPostpone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, tt := range []struct {
+			name  string
+			at    time.Duration // of the event, from now
+			again bool
+			want  time.Duration
+		}{
+			{name: "just now", at: 0, want: time.Second},
+			{name: "a while ago", at: -300 * time.Millisecond, want: 700 * time.Millisecond},
+			{name: "long ago", at: -time.Hour},
+			{name: "in the future", at: time.Hour, want: time.Second},
+			{name: "a second time", at: 0, again: true},
+		} {
+			a := &attempt{delivery: &delivery{at: time.Now().Add(tt.at)}, patience: !tt.again}
+			if got := a.postpone(time.Second); got != (tt.want > 0) || got && time.Until(a.notBefore) != tt.want {
+				t.Errorf("%s: %v, by %v; want %v", tt.name, got, time.Until(a.notBefore), tt.want)
+			}
+		}
+	})
 }
 
 // What the copy of the log that is read does not have yet is asked for again.
