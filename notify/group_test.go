@@ -430,3 +430,44 @@ func TestGroupPayload(t *testing.T) {
 		t.Error(u, err)
 	}
 }
+
+// A subscription that lags reads its groups from the log as one that does not.
+func TestGroupOfWhatLags(t *testing.T) {
+	const calls = 20
+	synctest.Test(t, func(t *testing.T) {
+		k := &keeper{known: make(map[string]bool), twice: 422, away: true}
+		js, closeStore := openStore(t, t.TempDir())
+		defer closeStore()
+		n, err := Open(t.Context(), js, Config{Transport: k, KeepEvents: forGood})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.maxPending = 4
+		defer run(n)()
+		all := sub("", "http://crm/hook")
+		all.Extension, all.ExtensionRegex, all.Dialect, all.LiveTTL = "", ".*", CTI, Duration(30*time.Minute)
+		all.Types = []string{"dial-in", "answer", "hangup"}
+		subscribe(t, n, all)
+		s := &kept{T: t, Notifier: n, keeper: k}
+		for i := range calls {
+			for _, e := range append(rings("111", "112", "113"), ends(dialog.NoAnswer, "112", "113", "111")...) {
+				e.Call = fmt.Sprint("c", i)
+				e.Party = fmt.Sprintf("%04d%s", i, e.Party[4:])
+				e.ID = dialog.EventID(e.Party, e.Type)
+				s.all(e)
+			}
+		}
+		time.Sleep(30 * time.Second)
+		k.set(func() { k.away = false })
+		time.Sleep(10 * time.Minute)
+		got := make(map[string]int)
+		k.set(func() {
+			for _, f := range k.forms {
+				got[fmt.Sprint(f.Get("event"), len(f["user[]"]), f.Get("callId")[28:])]++
+			}
+		})
+		if len(got) != 2 || got["newCall3"+"0011"] != calls || got["hangup0"+"0011"] != calls || len(k.known) != calls {
+			t.Errorf("%v of %d calls; want %d newCalls with 3 who ring, and as many hangups", got, len(k.known), calls)
+		}
+	})
+}
