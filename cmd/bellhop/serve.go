@@ -348,7 +348,7 @@ func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream
 			break
 		}
 	}
-	if mark.NoFloor {
+	if !k.Floored() {
 		if events, err = withHangups(ctx, n, calls, events); err != nil {
 			return nil, nil, err
 		}

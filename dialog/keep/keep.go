@@ -146,10 +146,6 @@ type Mark struct {
 	Kept  bool
 	After uint64    // a place in the log: from the next on
 	Since time.Time // an older version marked a time of the store instead; else zero
-
-	// NoFloor is set if no floor is marked, as older versions marked none: after a
-	// crash the bucket may have calls again whose hangups are in the log before After.
-	NoFloor bool
 }
 
 // overlap is how much earlier than needed the log is read from a time on: times in
@@ -188,7 +184,6 @@ func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, mark Mark, er
 				k.upTo, k.written = int64(mark.After), int64(mark.After)
 			}
 			k.refresher.marked = k.refresher.floor
-			mark.NoFloor = k.refresher.floor == 0
 			return k.counting(calls), mark, nil
 		case e.Key() == k.markKey():
 			if mark, k.refresher.floor, err = readMark(string(e.Value())); err != nil {

@@ -115,6 +115,11 @@ func (k *Keeper) readRecord(ctx context.Context, call string) ([]byte, error) {
 	return answer.Message.Data, nil
 }
 
+// Floored reports whether the mark that Load has read has a floor. Older versions
+// marked none: after a crash the bucket may have calls again whose hangups are in the
+// log before the place of the mark. It must not be called after Run has begun.
+func (k *Keeper) Floored() bool { return k.refresher.floor > 0 }
+
 // counting returns the calls that Load has read but for those before the floor,
 // which are over: these are taken out of the bucket again.
 func (k *Keeper) counting(calls []dialog.Change) []dialog.Change {
