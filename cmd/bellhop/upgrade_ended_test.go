@@ -50,7 +50,7 @@ func TestEndedCallsOfOlderStores(t *testing.T) {
 			}
 			place := n.LogEnd()
 			for i, p := range record["parties"].([]any)[:tt.left] {
-				place = hangUp(t, js, n, call, p.(map[string]any)["id"].(string), 10+i)
+				place = hangUpOn(t, js, n, call, p.(map[string]any)["id"].(string), 10+i)
 			}
 			must[uint64](t)(bucket.Put(t.Context(), "mark."+node, fmt.Append(nil, place)))
 			n = must[*notify.Notifier](t)(notify.Open(t.Context(), js, notify.Config{KeepEvents: time.Duration(c.Notify.KeepEvents), Replicas: 1, Log: quiet()}))
@@ -93,9 +93,9 @@ func copyObject(t *testing.T, o any) (c map[string]any) {
 	return c
 }
 
-// hangUp publishes the hangup of a party, made of the first event of its call, and
+// hangUpOn publishes the hangup of a party, made of the first event of its call, and
 // returns its place in the log.
-func hangUp(t *testing.T, js jetstream.JetStream, n *notify.Notifier, call, party string, seq int) uint64 {
+func hangUpOn(t *testing.T, js jetstream.JetStream, n *notify.Notifier, call, party string, seq int) uint64 {
 	t.Helper()
 	first := must[jetstream.Stream](t)(js.Stream(t.Context(), "bellhop_events"))
 	for at := first.CachedInfo().State.FirstSeq; ; at++ {
