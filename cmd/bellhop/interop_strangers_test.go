@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -376,6 +377,7 @@ type rawSent struct {
 	rawRequest
 	branch string
 	final  chan string // the final response
+	heard  atomic.Bool // a response has come
 }
 
 func newRawAgent(t *testing.T, at string, hop netip.AddrPort) *rawAgent {
@@ -423,6 +425,9 @@ func (a *rawAgent) read() {
 		a.mu.Lock()
 		s := a.sent[branchOf(m)]
 		a.mu.Unlock()
+		if s != nil {
+			s.heard.Store(true)
+		}
 		if s != nil && status(m) >= 200 {
 			select {
 			case s.final <- m:
@@ -451,7 +456,22 @@ func (a *rawAgent) send(r rawRequest) *rawSent {
 	a.sent[s.branch] = s
 	a.mu.Unlock()
 	a.write(r, s.branch)
+	if r.method == "INVITE" {
+		a.repeat(s, 500*time.Millisecond)
+	}
 	return s
+}
+
+// repeat sends an INVITE again until a response comes, as Timer A says (RFC 3261
+// §17.1.1.2): to a source that it does not know, bellhop sends no failure that is larger
+// than what came.
+func (a *rawAgent) repeat(s *rawSent, pause time.Duration) {
+	time.AfterFunc(pause, func() {
+		if !s.heard.Load() && pause <= 8*time.Second {
+			a.write(s.rawRequest, s.branch)
+			a.repeat(s, 2*pause)
+		}
+	})
 }
 
 func (a *rawAgent) write(r rawRequest, branch string) {
