@@ -23,7 +23,7 @@ func gated(strained func() bool, work func(context.Context)) func(method, token 
 	}
 }
 
-// Who reads is served one at a time; who changes something, at once.
+// Requests that read are served one at a time, requests that change something at once.
 func TestReadersTakeTurns(t *testing.T) {
 	for _, tt := range []struct {
 		name, method string
@@ -109,7 +109,7 @@ func TestTooManyReaders(t *testing.T) {
 	})
 }
 
-// Who waits for something else loses the turn, and who gives up takes none.
+// A reader that waits for something else loses its turn; one that gives up takes none.
 func TestTurnsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang, stop := context.WithCancel(t.Context())

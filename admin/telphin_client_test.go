@@ -10,7 +10,7 @@ import (
 	"bellhop/notify"
 )
 
-// What clients ask first: who they are, and which extensions there are.
+// Telphin clients ask first who they are, and which extensions there are.
 func TestTelphinFirstSteps(t *testing.T) {
 	known := []dialog.Known{
 		{Extension: dialog.Extension{User: "301", Domain: "pbx.example"}, Kind: dialog.Phone},

@@ -142,6 +142,9 @@ func TestRestoreWithAnotherClock(t *testing.T) {
 		{"set forward, and then back between", 5 * h, -6 * h, 5 * s},
 	} {
 		for _, from := range []string{"record", "log"} {
+			if from == "log" && tt.set != 0 {
+				continue // the log has only what the clock showed
+			}
 			t.Run(tt.name+", from the "+from, func(t *testing.T) {
 				l, old := caller(), New(testConfig())
 				old.Changed(start)
@@ -151,9 +154,7 @@ func TestRestoreWithAnotherClock(t *testing.T) {
 				old.SetClock(start.Add(10*s), tt.set)
 				records := old.Changed(start.Add(time.Minute))
 				if from == "log" {
-					if records = nil; tt.set != 0 {
-						t.Skip("the log tells only what the clock showed")
-					}
+					records = nil
 				}
 				begins := start.Add(30*s + tt.set + tt.later) // of the wall clock
 				tracker := New(testConfig())

@@ -2,7 +2,7 @@ package dialog
 
 import "strings"
 
-// What events tell of a caller who is not to be known.
+// The number and the name that events give a caller whose identity is withheld.
 const (
 	anonymousUser = "anonymous"
 	anonymousName = "Anonymous"

@@ -207,8 +207,8 @@ func TestWhatClosesABreaker(t *testing.T) {
 	}
 }
 
-// What the receiver of one subscription asks to wait is for that one, and for all of
-// it while its breaker is open.
+// Retry-After of one receiver postpones the deliveries of its own subscription alone,
+// and all of them while its breaker is open.
 func TestRetryAfterIsOfOneSubscription(t *testing.T) {
 	s := newStage(t, sub("a", "http://host/a"), sub("b", "http://host/b"))
 	for i := range tripAfter {
@@ -364,8 +364,8 @@ func TestBreakersOfMany(t *testing.T) {
 	}
 }
 
-// What is paused when bellhop stops is paused when it starts again: nothing but a
-// probe is sent until one succeeds. What an older version has stored is read, too.
+// A pause outlives a restart: only probes are sent until one succeeds. Standings that
+// an older version has stored are read, too.
 func TestPauseOutlivesARestart(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

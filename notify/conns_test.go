@@ -117,14 +117,7 @@ func TestConns(t *testing.T) {
 				cs := newConns(p.dial, nil)
 				defer cs.close()
 				for i, want := range tt.want {
-					status, body, err := post(t.Context(), cs)
-					got := fmt.Sprint(status, " ", body)
-					if err != nil {
-						got = err.Error()
-					}
-					if got != want && (err == nil || !strings.Contains(got, want)) {
-						t.Errorf("request %d: got %.80q, want %.80q", i+1, got, want)
-					}
+					wantAnswer(t, cs, i, want)
 					synctest.Wait() // whoever closes has closed
 				}
 				if p.dialed != tt.dialed {
@@ -197,5 +190,19 @@ func TestConnsCanceled(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// wantAnswer sends request i, from 0, and wants its status and body, or an error that
+// contains want.
+func wantAnswer(t *testing.T, cs *conns, i int, want string) {
+	t.Helper()
+	status, body, err := post(t.Context(), cs)
+	got := fmt.Sprint(status, " ", body)
+	if err != nil {
+		got = err.Error()
+	}
+	if got != want && (err == nil || !strings.Contains(got, want)) {
+		t.Errorf("request %d: got %.80q, want %.80q", i+1, got, want)
 	}
 }

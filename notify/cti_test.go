@@ -34,7 +34,7 @@ func TestCTINumbers(t *testing.T) {
 	}
 }
 
-// What sipgate's own library and Zammad read of a newCall is there.
+// A newCall has every field that sipgate's library and Zammad read.
 func TestCTINewCall(t *testing.T) {
 	e := dialog.Event{Call: "c", Party: "p", Type: dialog.DialIn, Flow: dialog.In, CallerNum: "+4930123456", CalledNumber: "101",
 		Extension: dialog.Extension{User: "101", Domain: "pbx.example"}}

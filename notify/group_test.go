@@ -25,7 +25,8 @@ func ringEvent(user string, round int, typ dialog.Type, status dialog.Status) di
 	return e
 }
 
-// Which parties are one call, and which event of them is sent, is in the events alone.
+// groupOf finds the parties that are one call, and the event that is sent, in the events
+// alone.
 func TestGroupOf(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for _, tt := range []struct {
@@ -286,7 +287,7 @@ func TestGroupIsOneCall(t *testing.T) {
 	}
 }
 
-// What a group is sent survives a restart, an outage, a replay and a redelivery.
+// A group's deliveries survive a restart, an outage, a replay and a redelivery.
 func TestGroupSurvives(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -399,7 +400,7 @@ func TestPostpone(t *testing.T) {
 	})
 }
 
-// What the copy of the log that is read does not have yet is asked for again.
+// An event that the copy of the log does not have yet is asked for again.
 func TestGroupNotCopied(t *testing.T) {
 	grouping(t, func(s *kept) {
 		sub := Subscription{ID: s.id, ExtensionRegex: ".*", Dialect: CTI}

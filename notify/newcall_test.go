@@ -149,7 +149,7 @@ func (s *kept) ended(party, i int, state, why string) {
 	}
 }
 
-// What a keeper knows no newCall of is not sent to it.
+// A state-keeping receiver gets no answer and no hangup without their newCall.
 func TestNothingWithoutItsNewCall(t *testing.T) {
 	for _, tt := range []struct {
 		name string

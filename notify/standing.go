@@ -27,7 +27,7 @@ type standing struct {
 	Breaker string    `json:"breaker,omitempty"` // whose breaker is open; "": an older version wrote it, or none is
 }
 
-// What a circuit breaker is of. The words are stored: never change one, only add.
+// The scopes of a circuit breaker. The words are stored: never change one, only add.
 const (
 	breakerEndpoint     = "endpoint"
 	breakerSubscription = "subscription"

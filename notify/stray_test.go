@@ -78,14 +78,7 @@ func TestStatusLineDecides(t *testing.T) {
 				cs := newConns(p.dial, nil)
 				defer cs.close()
 				for i, want := range tt.want {
-					status, body, err := post(t.Context(), cs)
-					got := fmt.Sprint(status, " ", body)
-					if err != nil {
-						got = err.Error()
-					}
-					if got != want && (err == nil || !strings.Contains(got, want)) {
-						t.Errorf("request %d: got %.80q, want %.80q", i+1, got, want)
-					}
+					wantAnswer(t, cs, i, want)
 				}
 				if p.dialed != tt.dialed {
 					t.Errorf("%d connections were made, want %d", p.dialed, tt.dialed)

@@ -28,8 +28,8 @@ func (c *batchConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// What came too much in records of TLS that were received together with the answer is
-// noticed before the connection is used again: it is no answer to the next request.
+// Surplus bytes in TLS records that came together with the answer are noticed before the
+// connection is used again: they are no answer to the next request.
 func TestUnreadRecords(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	a := newAuthority(t)

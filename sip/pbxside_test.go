@@ -34,7 +34,7 @@ func TestAPBXIsKnownByItsAddressOnEachTransport(t *testing.T) { // RFC 3261 §18
 		s.pbx.replies(bye, "200 OK")
 		s.phone.gets("answer", "SIP/2.0 200")
 
-		// What came along a Path.
+		// A request that came along a Path.
 		s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example"))
 		path := s.pbx.gets("a REGISTER", "REGISTER").one("Path")
 		from.sends(from.request("NOTIFY", "sip:101@10.0.0.5", "Route: "+path))

@@ -436,7 +436,7 @@ func (s *sipCode) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// privacy says whether the number of a caller who asks that it is not shown is told.
+// privacy is whether events withhold the number of a caller who asks for it (RFC 3323).
 type privacy string
 
 const (

@@ -89,7 +89,7 @@ func restart(t *testing.T, calls int, by syscall.Signal) {
 			if want := c.number("EventTime") - answered[c.get("CallID")]; got.Microseconds() != want {
 				t.Errorf("Duration is %v, but answer to hangup %d µs", got, want)
 			}
-			// What bellhop saw had been sent before, and was received after.
+			// SIPp had sent the message before bellhop saw it, and receives its copy after.
 			from, to := caller[c.get("callapi_id")], callee[c.get("callapi_id")]
 			least, most := earlier(from.bye, to.bye).Sub(from.ok), later(from.bye, to.bye).Sub(to.ok)
 			if got < least-250*time.Millisecond || got > most+250*time.Millisecond { // SIPp looks at the clock when it has sent

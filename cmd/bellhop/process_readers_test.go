@@ -36,7 +36,7 @@ func (s *site) startReaders() (end func() tally) {
 	p, begin := launch(s.t, "readers", cmd), time.Now()
 	s.eventually("all follow the events", func() bool {
 		var status struct{ Streams int }
-		code, answer := s.request("GET", "/v1/status", nil) // may be refused for now
+		code, answer := s.request("GET", "/v1/status", nil) // may be 503
 		return code == http.StatusOK && json.Unmarshal(answer, &status) == nil && status.Streams == followers
 	})
 	return func() tally {
@@ -60,10 +60,10 @@ func (s *site) startReaders() (end func() tally) {
 
 const followers = 50
 
-var errRefused = errors.New("refused for now")
+var errRefused = errors.New("503 Service Unavailable")
 
 // A tally is what readers had: requests for pages, whole pages, requests that were
-// refused for now, others that failed, and bytes of streams.
+// answered 503, others that failed, and bytes of streams.
 type tally struct{ Asked, Pages, Refused, Failed, Followed float64 }
 
 // readers has clients follow the events, and makes 200 requests a second for

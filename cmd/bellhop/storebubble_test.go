@@ -5,8 +5,8 @@ import (
 	"testing/synctest"
 )
 
-// What reads a store in one bubble of synctest leaves nothing behind that ends the
-// process when another reads its own, as a pooled timer would.
+// Stores are opened in one synctest bubble after another: reading one leaves nothing
+// behind, such as a pooled timer, that ends the process when the next bubble uses it.
 func TestStoresOfSeveralBubbles(t *testing.T) {
 	for range 4 {
 		dir := t.TempDir()

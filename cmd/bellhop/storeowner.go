@@ -103,7 +103,7 @@ func retried(ctx context.Context, f func() error) error {
 	}
 }
 
-// withHint says what to do where another program's stream takes bellhop's subjects.
+// withHint adds to an error what to do where another program's stream takes bellhop's subjects.
 func withHint(err error) error {
 	const subjectsOverlap = 10065
 	var api *jetstream.APIError

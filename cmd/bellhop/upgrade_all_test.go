@@ -157,7 +157,7 @@ func upgradeAll(t *testing.T, dir string) {
 		}
 	}
 
-	// What was pending comes once. Nothing else comes again.
+	// Pending deliveries come once. Nothing else comes again.
 	var deliveries struct {
 		Items []struct {
 			ID    string `json:"id"`
