@@ -495,7 +495,7 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	l.turn = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
 	if a, ok := t.attempts.Get(newAttemptKey(l.callID, l.fromTag)); ok && l.origin == Edge {
 		t.attempts.Remove(newAttemptKey(l.callID, l.fromTag))
-		if age := m.At.Sub(a.began); age >= 0 && age <= retryWithin {
+		if age := m.At.Sub(a.began); age >= 0 && age < retryWithin {
 			l.began, l.turn = a.began, a.turn
 		}
 	}
@@ -634,7 +634,12 @@ func (c *call) known(m *Message) (again *leg, stale bool) {
 func (t *Tracker) Next() (time.Time, bool) {
 	next, ok := t.registrar.next()
 	if len(t.due) > 0 && (!ok || t.due[0].look.Before(next)) {
-		return t.due[0].look, true
+		next, ok = t.due[0].look, true
+	}
+	if _, a, some := t.attempts.GetOldest(); some {
+		if end := a.began.Add(retryWithin); !ok || end.Before(next) {
+			next, ok = end, true
+		}
 	}
 	return next, ok
 }
@@ -650,6 +655,7 @@ func (t *Tracker) Advance(now time.Time) []Event {
 // expireDue does what is due at now.
 func (t *Tracker) expireDue(now time.Time) {
 	t.expireBindings(now)
+	t.expireAttempts(now)
 	for len(t.due) > 0 && !t.due[0].look.After(now) {
 		c := t.due[0]
 		t.at = c
@@ -661,6 +667,17 @@ func (t *Tracker) expireDue(now time.Time) {
 		}
 	}
 	t.at = nil
+}
+
+// expireAttempts forgets the challenged INVITEs that nobody has repeated in time.
+func (t *Tracker) expireAttempts(now time.Time) {
+	for {
+		_, a, ok := t.attempts.GetOldest()
+		if !ok || now.Sub(a.began) < retryWithin {
+			return
+		}
+		t.attempts.RemoveOldest()
+	}
 }
 
 // advance does what is due in a call, the earliest first, and forgets its legs

@@ -564,6 +564,14 @@ func TestFloods(t *testing.T) {
 			if tracker.attempts.Len() > maxAttempts || tracker.messages.Len() > maxMessages || tracker.names.aors.Len() > 0 {
 				t.Errorf("%d attempts, %d messages and %d addresses are kept", tracker.attempts.Len(), tracker.messages.Len(), tracker.names.aors.Len())
 			}
+			for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
+				if said := tracker.Advance(next); len(said) > 0 || next.After(start.Add(time.Hour)) {
+					t.Fatalf("at %v got %v, want nothing said", next, said)
+				}
+			}
+			if tracker.attempts.Len() > 0 {
+				t.Errorf("%d attempts are kept that can no longer be repeated", tracker.attempts.Len())
+			}
 		})
 	}
 }
