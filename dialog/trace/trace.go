@@ -17,11 +17,11 @@
 // Calls that are up are kept, [Recorder.Configure] says how many, and as many
 // that are over: they make room, the oldest first. While as many are up, new
 // ones are not recorded. Calls of which no event was said, which is all that a
-// scanner gets, have a room of their own, a quarter as large, and push nobody
-// out. Of a call the first 256 messages are kept, 256 KiB of them and 32 ends,
-// and of a message 16 KiB. All together is at most 64 MiB: when that is full,
-// those that are over go first, and then messages are left out. What is left
-// out is counted.
+// scanner gets, have a room of their own, a quarter as large and of 1 MiB at
+// most, and push nobody out. Of a call the first 256 messages are kept, 256 KiB
+// of them and 32 ends, and of a message 16 KiB. All together is at most 64 MiB:
+// when that is full, those that are over go first, and then messages are left
+// out. What is left out is counted.
 package trace
 
 import (
@@ -44,6 +44,7 @@ const (
 	maxMessage  = 16 << 10  // bytes of a message
 	maxBody     = 8 << 10   // bytes of a body: more are not shown
 	maxBytes    = 64 << 20  // in all
+	maxUnsaid   = 1 << 20   // bytes of the calls of which no event was said
 
 	sweepEvery = 10 * time.Second
 )
@@ -58,7 +59,9 @@ type Recorder struct {
 	callIDs map[string]*record // all, by the Call-IDs of their legs
 	bytes   int
 	swept   time.Time
-	panics  uint64
+
+	unsaidBytes int // of bytes, what is of unsaid
+	panics      uint64
 
 	// Panicked is told of a panic, after everything was forgotten; nil: nobody is.
 	// It belongs to the tracker's goroutine, too.
@@ -103,7 +106,7 @@ func (r *Recorder) fit() {
 	for r.over.Len() > r.size {
 		r.forgetOldest(r.over)
 	}
-	for r.unsaid.Len() > (r.size+3)/4 {
+	for r.unsaid.Len() > (r.size+3)/4 || r.unsaidBytes > maxUnsaid {
 		r.forgetOldest(r.unsaid)
 	}
 }
@@ -128,8 +131,11 @@ func (r *Recorder) forget(c *record) {
 func (r *Recorder) take(c *record) {
 	if c.in == nil {
 		delete(r.up, c.ID)
-	} else {
-		c.in.Remove(c.ID)
+		return
+	}
+	c.in.Remove(c.ID)
+	if c.in == r.unsaid {
+		r.unsaidBytes -= c.bytes
 	}
 }
 
@@ -152,6 +158,9 @@ func (r *Recorder) put(c *record, up bool) {
 		return
 	}
 	to.Add(c.ID, c)
+	if to == r.unsaid {
+		r.unsaidBytes += c.bytes
+	}
 	r.fit()
 }
 

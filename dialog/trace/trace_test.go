@@ -358,6 +358,40 @@ func TestMessagesAreInTheOrderOfTheirTimes(t *testing.T) {
 	}
 }
 
+// TestScannersTakeLittle has attempts that are challenged, with long messages: few of
+// the ladders are kept, and no call's goes for them.
+func TestScannersTakeLittle(t *testing.T) {
+	r := newRig(t, 1000)
+	r.sees(caller("real").request("INVITE"))
+	r.sees(caller("real").response("INVITE", 180))
+	id, _ := r.tracker.CallOf("real")
+	r.sees(caller("real").response("INVITE", 486))
+	unsaid := func() (n int) {
+		for _, c := range r.unsaid.Values() {
+			n += c.bytes
+		}
+		return n
+	}
+	for i := range 300 {
+		a := caller(fmt.Sprint("scan", i))
+		a.head = strings.Repeat("X-Pad: "+strings.Repeat("x", 93)+"\r\n", 70+i%20)
+		r.sees(a.request("INVITE"))
+		r.sees(a.response("INVITE", 401))
+		r.sees(a.request("ACK"))
+		if n := unsaid(); n > maxUnsaid || n != r.unsaidBytes {
+			t.Fatalf("%d bytes are of %d attempts, %d are counted", n, r.unsaid.Len(), r.unsaidBytes)
+		}
+	}
+	if unsaid() < maxUnsaid*9/10 {
+		t.Errorf("%d bytes are of attempts, want nearly %d", unsaid(), maxUnsaid)
+	}
+	r.kept(id)
+	r.Configure(0)
+	if r.unsaidBytes != 0 {
+		t.Errorf("%d bytes are counted of nothing", r.unsaidBytes)
+	}
+}
+
 // TestMemoryIsBounded fills a Recorder with the worst there is, and measures.
 func TestMemoryIsBounded(t *testing.T) {
 	r := newRig(t, 1000)
