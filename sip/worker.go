@@ -654,7 +654,8 @@ func (w *worker) send(to way, b []byte, id uint64) bool {
 
 // Memory that messages were kept in serves for others: sizes are multiples of
 // spareStep, up to maxSpareBuffer; a larger message has memory of its own, which
-// is left to the collector, as is what is beyond maxSpareBytes in all.
+// is left to the collector, as is what is beyond maxSpareBytes in all. A worker
+// without a transaction has none.
 const (
 	spareStep      = 256
 	maxSpareBuffer = 4 << 10
@@ -688,6 +689,11 @@ func (w *worker) keep(old, b []byte) []byte {
 func (w *worker) forget(b []byte) []byte {
 	size := cap(b)
 	w.held -= size
+	if w.held == 0 {
+		clear(w.spare[:])
+		w.spareBytes = 0
+		return nil
+	}
 	if 0 < size && size <= maxSpareBuffer && w.spareBytes+size <= maxSpareBytes {
 		s := &w.spare[size/spareStep-1]
 		*s = append(*s, b)
