@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,10 +37,7 @@ func TestEndedCallsDoNotReturn(t *testing.T) {
 					flowtest.Play(t, f, h)
 					time.Sleep(after)
 					synctest.Wait()
-					err := os.CopyFS(killed, os.DirFS(dir))
-					for _, name := range []string{"key", "node"} {
-						err = errors.Join(err, os.Chmod(filepath.Join(killed, name), 0o600))
-					}
+					err := copyStore(killed, dir)
 					h.stop()
 					if err != nil {
 						t.Error(err)

@@ -112,36 +112,20 @@ func newDamagedStore(t *testing.T) *damagedStore {
 	if err := snap.restore(t.Context(), js); err != nil { // writes it
 		t.Fatal(err)
 	}
-	if err := os.CopyFS(d.killed, os.DirFS(d.stopped)); err != nil {
+	if err := copyStore(d.killed, d.stopped); err != nil {
 		t.Fatal(err)
 	}
-	makePrivate(t, d.killed)
 	closeStore()
 	return d
-}
-
-// makePrivate gives copied files the mode that they had.
-func makePrivate(t *testing.T, dir string) {
-	t.Helper()
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		return os.Chmod(path, 0o600)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // damagedCopy copies a store and damages the copy.
 func damagedCopy(t *testing.T, from string, damage func(dir string)) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "store")
-	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
+	if err := copyStore(dir, from); err != nil {
 		t.Fatal(err)
 	}
-	makePrivate(t, dir)
 	damage(filepath.Join(dir, streamsFolder))
 	return dir
 }

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -81,29 +82,30 @@ func (s *site) write(name, text string) {
 	}
 }
 
-// given are the addresses that freePort has returned: tests run side by side, and
-// one is free until somebody listens there.
-var given sync.Map
+// nextPort is the port that freePort tries next.
+var nextPort atomic.Uint32
 
-// freePort has the kernel choose a port that is free over UDP and TCP, and that
-// no other test has. The addresses are of no other program's liking, so that it
-// stays free.
+func init() { nextPort.Store(uint32(os.Getpid())) }
+
+// freePort returns a port that is free over UDP and TCP, and that no other test
+// has. It is below those that a kernel chooses for whoever names none, so it stays
+// free until somebody listens there.
 func freePort(t *testing.T, ip string) netip.AddrPort {
 	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", ip+":0")
+	const first, ports = 10000, 20000
+	for range ports {
+		at := netip.AddrPortFrom(netip.MustParseAddr(ip), uint16(first+nextPort.Add(1)%ports))
+		l, err := net.Listen("tcp", at.String())
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
 		l.Close()
-		c, err := net.ListenPacket("udp", l.Addr().String())
+		c, err := net.ListenPacket("udp", at.String())
 		if err != nil {
 			continue
 		}
 		c.Close()
-		if _, taken := given.LoadOrStore(l.Addr().String(), true); !taken {
-			return netip.MustParseAddrPort(l.Addr().String())
-		}
+		return at
 	}
 	t.Fatal("no port is free over both UDP and TCP")
 	panic("unreachable")

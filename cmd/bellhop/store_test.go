@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -148,15 +147,10 @@ func TestStoreElsewhere(t *testing.T) {
 }
 
 func TestStoreElsewhereIsDown(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := freePort(t, "127.0.0.1").String()
 	c := storeConfig(t.TempDir())
 	c.Store.NATS = []natsURL{natsURL("nats://me:password@" + addr)}
-	_, _, _, err = openStore(t.Context(), c, quiet())
+	_, _, _, err := openStore(t.Context(), c, quiet())
 	wantError(t, err, addr)
 	if strings.Contains(err.Error(), "password") {
 		t.Errorf("error %q shows the password", err)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -25,6 +26,27 @@ func olderStore(t *testing.T, name string) (dir string) {
 	dir = t.TempDir()
 	unpack(t, "../../testdata/stores/"+name+".tgz", dir)
 	return filepath.Join(dir, "data")
+}
+
+// copyStore copies the directory of a store that is in use, as a kill leaves it. The
+// server may delete files meanwhile, as it does in the background with those of a
+// stream that is gone: then the copy begins again.
+func copyStore(to, from string) error {
+	err := fs.ErrNotExist
+	for tries := 0; errors.Is(err, fs.ErrNotExist) && tries < 1000; tries++ {
+		if err = os.RemoveAll(to); err == nil {
+			err = os.CopyFS(to, os.DirFS(from))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return filepath.WalkDir(to, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o600) // CopyFS opens files to all
+	})
 }
 
 // startNATS starts a NATS server as others run one.
@@ -206,14 +228,10 @@ func TestMigrationKilled(t *testing.T) {
 			killed := make(map[string]string) // by step
 			copied := t.TempDir()
 			g.between = func(step string) {
-				dir := filepath.Join(copied, fmt.Sprint(len(killed)))
-				if err := os.CopyFS(dir, os.DirFS(g.config.Store.Dir)); err != nil {
+				killed[step] = filepath.Join(copied, fmt.Sprint(len(killed)))
+				if err := copyStore(killed[step], g.config.Store.Dir); err != nil {
 					t.Error(err)
 				}
-				if err := os.Chmod(filepath.Join(dir, "key"), 0o600); err != nil { // CopyFS opens files to all
-					t.Error(err)
-				}
-				killed[step] = dir
 			}
 			if err := g.run(t.Context()); err != nil {
 				t.Fatal(err)
