@@ -121,7 +121,7 @@ type leg struct {
 	expires  time.Time // when the session is over unless it is refreshed; zero: never
 	offer    media     // of the phone's re-INVITE or UPDATE that awaits its 2xx
 	offerSeq uint32
-	early    media    // what an UPDATE before the answer has made of it
+	early    media    // what was made of it before the answer
 	refer    *refer   // whose fate is not known yet
 	earlier  []*refer // likewise, with another after them; oldest first
 	refers   bool     // its phone has sent the other end on with a REFER
@@ -355,6 +355,9 @@ func (t *Tracker) answer(l *leg, m *Message) {
 	}
 	if p := c.back; p != nil && p.dialed && !p.over && !c.backs(l) && p.answered.IsZero() {
 		t.answered(p, l, m)
+		if b := c.backTalks(); b != nil {
+			t.hold(b, b.early, m.At)
+		}
 	}
 	if p := l.party; p != nil && !p.answered.IsZero() {
 		t.hold(l, l.early, m.At)

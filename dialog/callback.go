@@ -67,6 +67,7 @@ func (t *Tracker) giveUpCallback(l *leg) {
 	e := t.say(p, Answer, l.answered)
 	e.Status, e.Leg = Answered, t.idOf(l)
 	e.SetupTime, e.RingDuration = p.times(l.answered)
+	t.hold(l, l.early, l.answered)
 	if l.state == talking {
 		c.bridge(l, l.answered)
 	}

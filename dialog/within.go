@@ -34,15 +34,18 @@ func (t *Tracker) reinvite(l *leg, m *Message) {
 }
 
 // hold says that the extension at a leg's phone put the other on hold, or took
-// it back. Before the answer there is no talk to hold: the direction at the answer
-// counts then.
+// it back. Before the answer there is no talk to hold, and neither while the PBX
+// calls the extension back: the direction at the answer counts then.
 func (t *Tracker) hold(l *leg, to media, at time.Time) {
 	p := l.party
-	if l.state == ringing && to != unsaid {
+	if to == unsaid {
+		return
+	}
+	if l.state == ringing || p != nil && p.answered.IsZero() {
 		l.early = to
 		return
 	}
-	if p == nil || p.over || l.trunk || to == unsaid || p.holds == (to == held) {
+	if p == nil || p.over || l.trunk || p.holds == (to == held) {
 		return
 	}
 	p.holds = to == held
