@@ -131,12 +131,11 @@ func nameAddr(value string) (display, uri, params string) {
 		n := closing(value)
 		display, value = unquote(value[1:n]), value[min(n+1, len(value)):]
 	}
-	lt := strings.IndexByte(value, '<')
-	if lt < 0 {
-		n := strings.IndexByte(value, ';')
-		if n < 0 {
-			n = len(value)
-		}
+	lt, n := strings.IndexByte(value, '<'), strings.IndexByte(value, ';')
+	if n < 0 {
+		n = len(value)
+	}
+	if lt < 0 || lt > n { // one behind stands in a parameter, as in +sip.instance="<urn:…>"
 		return display, strings.TrimSpace(value[:n]), value[n:]
 	}
 	if display == "" {

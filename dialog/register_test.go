@@ -40,6 +40,9 @@ func TestRegisterAndResponse(t *testing.T) {
 		{"removed from one that lists nothing", []exchange{{one + ";expires=60", ""}, {two + ";expires=90", ""}, {one + ";expires=0", ""}}, "sip:2@192.0.2.12 90"},
 		{"both removed from one that lists nothing", []exchange{{one, ""}, {two, ""}, {one + ";expires=0", ""}, {two + ";expires=0", ""}}, ""},
 		{"replaced in one REGISTER", []exchange{{one, one}, {one + ";expires=0, <sip:2@192.0.2.12>;expires=80", one + ", <sip:2@192.0.2.12>"}}, "sip:2@192.0.2.12 80"},
+		{"without brackets, with an instance", []exchange{{"Contact: sip:1@192.0.2.11;expires=60;+sip.instance=\"<urn:uuid:1, 2>\"", "Contact: sip:1@192.0.2.11;+sip.instance=\"<urn:uuid:1, 2>\";expires=60"}}, "sip:1@192.0.2.11 60"},
+		{"removed without brackets, with an instance", []exchange{{one, one}, {"Contact: sip:1@192.0.2.11;Expires=0;+sip.instance=\"<urn:uuid:1, 2>\"", one + ";expires=9"}}, ""},
+		{"with a name", []exchange{{one, "Contact: \"A, \\\"B\\\" <c>;d\" <sip:1@192.0.2.11>;q=0.3;expires=60 , x <sip:2@192.0.2.12> ; expires = 50"}}, "sip:2@192.0.2.12 50, sip:1@192.0.2.11 60"},
 		{"too long to be kept", []exchange{{one + ";expires=60\r\nX: " + strings.Repeat("x", maxRegister), one}}, "sip:1@192.0.2.11 3600"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,11 @@ type bare struct {
 	passing []*passage // received and not yet forwarded
 	passed  []*passage
 	tokens  map[string]*passage // the REGISTER, by the token in its Path or Contact
+	bound   []boundContact      // of those whose token is in the Contact
 }
+
+// A boundContact is the Contact of a phone that has registered; its place makes its token.
+type boundContact struct{ peer, uri string }
 
 // A passage is a message on its way through the hop.
 type passage struct {
@@ -94,6 +99,15 @@ func (b *bare) Send(from Peer, msg []byte) error {
 			return fmt.Errorf("%q answers nothing", m.start)
 		}
 		p.to, p.branch = q.from, q.branch
+		if m.method() == "REGISTER" && m.status()/100 == 2 && b.config.Register == "contact" {
+			b.contacts(m, func(uri string) string {
+				if i, ok := b.place(uri); ok {
+					return b.bound[i].uri
+				}
+				return uri
+			})
+			msg = m.bytes()
+		}
 	case from.Side == dialog.Edge:
 		p.to = peer("pbx")
 	case b.registration(m) != nil:
@@ -194,6 +208,30 @@ func (b *bare) registration(m *message) *passage {
 	return nil
 }
 
+// inBrackets finds the SIP URIs in the angle brackets of a Contact.
+var inBrackets = regexp.MustCompile(`<sip:[^>]*>`)
+
+// contacts puts what change returns in the place of each URI in the Contacts of m.
+func (b *bare) contacts(m *message, change func(uri string) string) {
+	for i, f := range m.fields {
+		if same(f.name, "Contact") {
+			m.fields[i].value = inBrackets.ReplaceAllStringFunc(f.value, func(s string) string {
+				return "<" + change(s[1:len(s)-1]) + ">"
+			})
+		}
+	}
+}
+
+// place returns where the Contact is among those bound whose token a URI has.
+func (b *bare) place(uri string) (i int, ok bool) {
+	token, host := userHost(uri)
+	if host != Bellhop.String() || !strings.HasPrefix(token, "c") {
+		return 0, false
+	}
+	i, err := strconv.Atoi(token[1:])
+	return i, err == nil && i < len(b.bound)
+}
+
 // cid is the correlation id of an INVITE: its own, or one that stands for it.
 func cid(m *message) string {
 	if v := m.get("X-CID"); v != "" {
@@ -247,8 +285,8 @@ func (b *bare) forward(p *passage) *message {
 	n := strconv.Itoa(len(b.passed))
 	hops, _ := strconv.Atoi(m.get("Max-Forwards"))
 	m.set("Max-Forwards", strconv.Itoa(hops-1))
-	if r := b.registration(m); r != nil && b.config.Register == "contact" {
-		m.start = strings.Replace(m.start, m.uri(), address(r.in.get("Contact")), 1)
+	if i, ok := b.place(m.uri()); ok {
+		m.start = strings.Replace(m.start, m.uri(), b.bound[i].uri, 1)
 	}
 	for {
 		if _, host := userHost(address(m.get("Route"))); host != Bellhop.String() {
@@ -262,8 +300,16 @@ func (b *bare) forward(p *passage) *message {
 		b.tokens["t"+n] = p
 		m.push("Path", "<"+uri+">")
 	case m.method() == "REGISTER" && b.config.Register == "contact":
-		b.tokens["t"+n] = p
-		m.set("Contact", "<"+strings.TrimSuffix(uri, ";lr")+">")
+		b.contacts(m, func(uri string) string {
+			c := boundContact{p.from.Name, uri}
+			i := slices.Index(b.bound, c)
+			if i < 0 {
+				i, b.bound = len(b.bound), append(b.bound, c)
+			}
+			token := fmt.Sprint("c", i)
+			b.tokens[token] = p
+			return "sip:" + token + "@" + Bellhop.String()
+		})
 	case m.method() == "INVITE":
 		m.push("Record-Route", "<"+uri+">")
 		if b.config.AddCID && p.to.Side == dialog.PBX && m.toTag() == "" && !m.has("X-CID") {

@@ -52,7 +52,8 @@
 // section gives.
 //
 // {cid} stands for the X-CID that the PBX received last; {contact} for the
-// contact that it bound last; {phone} for the Call-ID
+// contact that it bound last, {contact1} for the first of those that are bound, and so
+// on; {phone} for the Call-ID
 // of the newest dialog of that peer, and so for each peer. In a response {via} stands
 // for the topmost Via of the request.
 //

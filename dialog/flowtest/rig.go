@@ -118,6 +118,9 @@ func (r *Rig) Compose(s Step) ([]byte, error) {
 		return a.last, nil
 	}
 	text := strings.ReplaceAll(s.Text, "{cid}", r.cid)
+	for i, b := range r.agents["pbx"].bindings {
+		text = strings.ReplaceAll(text, fmt.Sprintf("{contact%d}", i+1), b.contact)
+	}
 	if b := r.agents["pbx"].bindings; len(b) > 0 {
 		text = strings.ReplaceAll(text, "{contact}", b[len(b)-1].contact)
 	}
