@@ -382,10 +382,7 @@ func (w *worker) upstream(p *packet, to way) ([]byte, int) {
 			}
 		}
 	}
-	switch {
-	case m.is("REGISTER") && m.status/100 == 2:
-		w.restoreContacts(p)
-	case p.side == pbxSide && m.status > 100 && m.status < 300 && recordRouted(m):
+	if p.side == pbxSide && m.status > 100 && m.status < 300 && recordRouted(m) {
 		w.bindNextRoute(m)
 	}
 	w.addLength(m, to)

@@ -27,6 +27,9 @@ type proxied struct {
 // request back: whose it is our branch has told. It is observed first: what it causes, as on another leg of
 // the call, comes after it.
 func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
+	if t.w.hop.cfg.Register == RegisterContact && m.status/100 == 2 && m.is("REGISTER") {
+		t.w.restoreContacts(p)
+	}
 	t.w.observeResponse(t, p)
 	t.w.diagnose(now, t, m)
 	if m.status >= 200 {

@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"net/netip"
 	"strings"
 
 	msg "github.com/emiago/sipgo/sip"
@@ -28,6 +29,9 @@ func (w *worker) addBinding(p *packet, r *routing) {
 			if parseURI(string(text), &u) != nil {
 				return
 			}
+			if t, ok := w.seal.open(value(&u, contactParam), inContact); ok && strings.HasPrefix(t.text, aor+" ") {
+				return // another phone's, as the PBX has listed it
+			}
 			w.tmp = w.seal.seal(w.tmp[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
 			user := ""
 			if u.User != "" {
@@ -52,23 +56,97 @@ func (w *worker) addBinding(p *packet, r *routing) {
 	}
 }
 
-// restoreContacts gives the phone its own Contact back in the 2xx to its
-// REGISTER.
+// restoreContacts puts the Contacts that the phones wrote back into the 2xx of p to a
+// REGISTER. It is called before the 2xx is observed: the directory of registrations
+// knows bindings by these Contacts, as the phones do. A binding of a Contact of this
+// REGISTER that another flow from the same host made is left out, as the phone would
+// take it for the new one. One from another host is of a phone that happens to have the
+// same Contact behind another NAT: it stays as the PBX lists it.
 func (w *worker) restoreContacts(p *packet) {
-	if w.hop.cfg.Register != RegisterContact {
-		return
-	}
 	m, s := &p.msg, &w.splice
+	own := w.ownContacts()
+	s.reset()
+	for i := range m.fields {
+		f := &m.fields[i]
+		if f.name != hContact {
+			continue
+		}
+		kept := int32(-1) // end of the last value that stays
+		for v := f.value; v.from < v.to; {
+			end := endOfValue(m.b, v)
+			if end < 0 {
+				break
+			}
+			one, next := trimmed(m.b, span{v.from, end}), skipSpace(m.b, end+1, v.to)
+			switch {
+			case w.restoreContact(m, one, own):
+				kept = one.to
+			case next < v.to:
+				s.remove(span{v.from, next})
+			case kept >= 0:
+				s.remove(span{kept, v.to})
+			default:
+				s.remove(f.line)
+			}
+			v.from = next
+		}
+	}
+	if len(s.edits) > 0 {
+		w.tmp = s.apply(w.tmp[:0], m.b)
+		p.buf = append(p.buf[:0], w.tmp...)
+		m.index(p.buf, p.conn != nil)
+	}
+}
+
+// restoreContact notes the edit that puts the phone's own URI back into one Contact, and
+// reports whether the Contact stays in the list.
+func (w *worker) restoreContact(m *message, one span, own []ownContact) bool {
+	uri, _, ok := nameAddr(m.b, one)
+	var u msg.Uri
+	if !ok || parseURI(string(m.text(uri)), &u) != nil {
+		return true
+	}
+	text := value(&u, contactParam)
+	t, ok := w.seal.open(text, inContact)
+	if !ok {
+		return true
+	}
+	_, wrote, _ := strings.Cut(t.text, " ")
+	for i := range own {
+		if o := &own[i]; o.uri == wrote && o.token != text {
+			return o.host != t.flow.peer.Addr()
+		}
+	}
+	w.splice.replace(uri, wrote)
+	return true
+}
+
+// An ownContact is a Contact of the REGISTER that is answered.
+type ownContact struct {
+	uri   string // as the phone wrote it
+	token string // that the PBX got for it
+	host  netip.Addr
+}
+
+// ownContacts returns the Contacts of the REGISTER whose 2xx is handled.
+func (w *worker) ownContacts() (own []ownContact) {
+	if w.answered == nil {
+		return nil
+	}
+	m := &w.aux
+	m.index(w.answered, false)
 	w.contacts(m, func(uri span, _ bool) {
 		var u msg.Uri
-		if parseURI(string(m.text(uri)), &u) != nil || !w.ours(&u) {
+		if parseURI(string(m.text(uri)), &u) != nil {
 			return
 		}
-		if t, ok := w.seal.open(value(&u, contactParam), inContact); ok {
-			_, own, _ := strings.Cut(t.text, " ")
-			s.replace(uri, own)
+		text := value(&u, contactParam)
+		if t, ok := w.seal.open(text, inContact); ok {
+			_, wrote, _ := strings.Cut(t.text, " ")
+			own = append(own, ownContact{wrote, text, t.flow.peer.Addr()})
 		}
 	})
+	return own
 }
 
 // contacts calls do with each URI in the Contact fields; bare says that no
@@ -85,6 +163,7 @@ func (w *worker) contacts(m *message, do func(uri span, bare bool)) {
 				return
 			}
 			uri, _, ok := nameAddr(m.b, trimmed(m.b, span{v.from, end}))
+			uri = trimmed(m.b, uri)
 			if ok && string(m.text(uri)) != "*" {
 				do(uri, uri.from == 0 || m.b[uri.from-1] != '<')
 			}

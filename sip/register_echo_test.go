@@ -1,0 +1,159 @@
+package sip_test
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"bellhop/sip"
+)
+
+// registers has p register with these Contacts, has the PBX answer with those that
+// lists returns for what it got, and returns the Contacts of the answer.
+func (p *peer) registers(lists func(got []string) []string, contacts ...string) []string {
+	p.s.t.Helper()
+	lines := []string{"To: <sip:101@pbx.example>"}
+	for _, c := range contacts {
+		lines = append(lines, "Contact: "+c)
+	}
+	p.sends(p.request("REGISTER", "sip:pbx.example", lines...))
+	got := p.s.pbx.gets("the REGISTER goes on", "REGISTER")
+	listed := []string{}
+	for _, c := range lists(got.all("Contact")) {
+		listed = append(listed, "Contact: "+c)
+	}
+	if len(listed) == 0 {
+		listed = append(listed, "Contact:") // none
+	}
+	p.s.pbx.replies(got, "200 OK", listed...)
+	return p.gets("the answer comes back", "SIP/2.0 200").all("Contact")
+}
+
+// echo lists what the PBX got.
+func echo(got []string) []string { return got }
+
+// elsewhere is a phone at the hop's address for phones behind another NAT.
+var elsewhereAt = netip.MustParseAddrPort("198.51.100.7:5062")
+
+// TestTheListOfContactsIsThePhones: what the PBX lists in its 2xx comes back as the
+// phones wrote it, whatever the PBX repeats.
+func TestTheListOfContactsIsThePhones(t *testing.T) { // RFC 3261 §10.3 step 8
+	const desk = "<sip:101@10.0.0.5:5062>"
+	for _, tt := range []struct {
+		name    string
+		sent    []string
+		lists   func(got []string) []string
+		want    string
+		watcher string // "": want
+	}{
+		{"as it was sent", []string{desk + ";expires=60"}, echo, desk + ";expires=60", ""},
+		{"removed, and repeated", []string{desk + ";expires=0"}, echo, desk + ";expires=0", ""},
+		{"removed, and none is left", []string{desk + ";expires=0"}, func([]string) []string { return nil }, "", ""},
+		{"all in one line", []string{desk + ";q=0.7, <sip:101@10.0.0.6>;expires=0 ,<sip:101@10.0.0.7;transport=udp>"}, echo,
+			desk + ";q=0.7, <sip:101@10.0.0.6>;expires=0 ,<sip:101@10.0.0.7;transport=udp>", ""},
+		{"in lines of their own, answered in one", []string{desk, "<sip:101@10.0.0.6>;expires=0"},
+			func(got []string) []string { return []string{strings.Join(got, ", ")} }, desk + ", <sip:101@10.0.0.6>;expires=0", ""},
+		{"with a name, and an instance", []string{`"Desk, \"2\" <a>; b" <sip:101@10.0.0.5;ob>;q=0.5;+sip.instance="<urn:uuid:0, 1>";reg-id=1`}, echo,
+			`"Desk, \"2\" <a>; b" <sip:101@10.0.0.5;ob>;q=0.5;+sip.instance="<urn:uuid:0, 1>";reg-id=1`, ""},
+		{"without brackets, with an instance", []string{`sip:101@10.0.0.5 ;expires=60;+sip.instance="<urn:uuid:2>"`}, echo,
+			`<sip:101@10.0.0.5> ;expires=60;+sip.instance="<urn:uuid:2>"`, ""},
+		{"others, not through us", []string{desk}, func(got []string) []string {
+			return []string{"<sip:101@192.0.2.77>;expires=9, " + got[0] + ";expires=60,<mailto:a@b>"}
+		}, "<sip:101@192.0.2.77>;expires=9, " + desk + ";expires=60,<mailto:a@b>", ""},
+		{"a star", []string{"*"}, func([]string) []string { return []string{"*"} }, "*", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, func(s *scene) {
+				equal(t, "the phone sees", strings.Join(s.phone.registers(tt.lists, tt.sent...), "|"), tt.want)
+				equal(t, "the directory sees", s.listed(), tt.want)
+			}, register(sip.RegisterContact))
+		})
+	}
+}
+
+// listed is the Contacts of the latest 2xx to a REGISTER that the watcher was shown.
+func (s *scene) listed() (contacts string) {
+	s.after(0)
+	for len(s.watch) > 0 {
+		if m := <-s.watch; !m.Request() && m.Method == "REGISTER" {
+			contacts = strings.Join(text(m.Head).all("Contact"), "|")
+		}
+	}
+	return contacts
+}
+
+// TestAnOlderFlowOfAContactIsNotListed: a phone registers the same Contact on a new
+// connection. The PBX keeps the binding of the old one until that expires, and lists it
+// before, between and after; the phone would take it for its own.
+func TestAnOlderFlowOfAContactIsNotListed(t *testing.T) {
+	const desk, mobile = "<sip:101@10.0.0.5:5062>", "<sip:101@10.0.0.6:5062>"
+	for _, tt := range []struct {
+		name string
+		list string // older, newer and other stand for the Contacts
+		want string
+	}{
+		{"in front", "older;expires=9, newer;expires=60", desk + ";expires=60"},
+		{"behind", "newer;expires=60 , older;expires=9", desk + ";expires=60"},
+		{"between", "other;expires=5, older;expires=9, newer;expires=60", mobile + ";expires=5, " + desk + ";expires=60"},
+		{"twice at the end", "newer;expires=60, older;expires=9, older;expires=8", desk + ";expires=60"},
+		{"twice in front", "older;expires=9,older;expires=8,newer;expires=60", desk + ";expires=60"},
+		{"in a line of its own", "older;expires=9|newer;expires=60|older;expires=8", desk + ";expires=60"},
+		{"alone", "older;expires=9", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, func(s *scene) {
+				var older, other string
+				first := s.tcp(phoneAt.Addr())
+				first.registers(func(got []string) []string { older, other = got[0], got[1]; return got }, desk, mobile)
+				first.close()
+				second := s.tcp(phoneAt.Addr())
+				got := second.registers(func(got []string) []string {
+					if got[0] == older {
+						t.Error("the connections are not told apart")
+					}
+					list := strings.NewReplacer("older", older, "newer", got[0], "other", other).Replace(tt.list)
+					return strings.Split(list, "|")
+				}, desk)
+				equal(t, "the phone sees", strings.Join(got, "|"), tt.want)
+				equal(t, "the directory sees", s.listed(), tt.want)
+			}, register(sip.RegisterContact))
+		})
+	}
+}
+
+// TestTheSameContactElsewhere: two phones of one address of record have the same Contact
+// behind different NATs. That one signs off does not sign the other off, and what the
+// list says of the other can be sent back as it is.
+func TestTheSameContactElsewhere(t *testing.T) {
+	const both = "<sip:101@10.0.0.5:5062>"
+	play(t, func(s *scene) {
+		other := s.udp(elsewhereAt)
+		var a, b string
+		s.phone.registers(func(got []string) []string { a = got[0]; return got }, both)
+		got := other.registers(func(got []string) []string { b = got[0]; return []string{a, b} }, both)
+		equal(t, "the other sees", strings.Join(got, "|"), a+"|"+both)
+		equal(t, "the directory sees", s.listed(), a+"|"+both)
+		got = s.phone.registers(func([]string) []string { return []string{b} }, both+";expires=0")
+		equal(t, "who has signed off sees", strings.Join(got, "|"), b)
+		equal(t, "the directory sees the other", s.listed(), b)
+		got = s.phone.registers(func(got []string) []string {
+			equal(t, "it is sent on as it is", strings.Join(got, "|"), b+";expires=0")
+			return nil
+		}, b+";expires=0")
+		equal(t, "none is left", fmt.Sprint(got), "[]")
+		got = s.phone.registers(func(got []string) []string { return got }, strings.Replace(b, "101@", "7@", 1))
+		equal(t, "it is the same under another name", strings.Join(got, "|"), both)
+	}, register(sip.RegisterContact))
+}
+
+// TestAContactOfAnotherNodeIsRestored: the nodes of a cluster have one key, and bellhop
+// may have listened elsewhere before.
+func TestAContactOfAnotherNodeIsRestored(t *testing.T) {
+	play(t, func(s *scene) {
+		got := s.phone.registers(func(got []string) []string {
+			return []string{strings.Replace(got[0], hopAt.String(), "192.0.2.9:5070", 1), "<sip:102@192.0.2.9:5070;bellhop=AAAA>"}
+		}, "<sip:101@10.0.0.5>")
+		equal(t, "the phone sees", strings.Join(got, "|"), "<sip:101@10.0.0.5>|<sip:102@192.0.2.9:5070;bellhop=AAAA>")
+	}, register(sip.RegisterContact))
+}
