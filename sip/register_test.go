@@ -88,6 +88,10 @@ func TestRegisterByContact(t *testing.T) { // row 38: for PBXs without Path
 				want := strings.Replace(got.one("Contact"), bracketed(got.one("Contact")), tt.called, 1)
 				equal(t, "the phone's own comes back", back, want+";expires=59, <sip:101@192.0.2.77>")
 
+				s.pbx.sends(s.pbx.request("OPTIONS", bracketed(got.one("Contact"))))
+				s.phone.replies(s.phone.gets("whether it is there the phone says", "OPTIONS "+tt.called+" SIP/2.0"), "486 Busy Here")
+				s.pbx.gets("answer", "SIP/2.0 486")
+
 				s.pbx.sends(s.pbx.request("INVITE", bracketed(got.one("Contact"))))
 				invite := s.phone.gets("the call comes in", "INVITE "+tt.called+" SIP/2.0")
 				s.phone.replies(invite, "200 OK", "Contact: <"+tt.called+">")

@@ -482,10 +482,11 @@ func (w *worker) proxy(now instant, p *packet, key serverKey) {
 	t.client.begin(now)
 }
 
-// forUs reports whether an OPTIONS asks about the hop itself.
+// forUs reports whether an OPTIONS asks about the hop itself. One to a Contact that we
+// have rewritten asks about a phone, also if the phone's Contact has no user.
 func (w *worker) forUs(m *message) bool {
 	var u msg.Uri
-	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.ours(&u) && !m.has(hRoute)
+	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.ours(&u) && !has(&u, contactParam) && !m.has(hRoute)
 }
 
 // unsupported lists every tag of Proxy-Require: we know none (RFC 3261 §16.3 item 5).
