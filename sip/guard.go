@@ -98,6 +98,18 @@ func (w *worker) remember(now instant, t *proxied, m *message) {
 	}
 }
 
+// rememberBinding notes whose binding a request of the PBX is sent to. Its token went
+// into a REGISTER, and the PBX has it because it accepted that: after a restart of
+// bellhop its first request to a phone, such as the OPTIONS by which it sees whether the
+// phone is there, says who had proved to be there before.
+func (h *Hop) rememberBinding(p *packet, t *token) {
+	if ip := t.flow.peer.Addr(); p.side == pbxSide && ip.IsValid() {
+		h.known.add(ip, p.at)
+		h.phones.add(ip, p.at)
+		h.proved.add(ip, p.at)
+	}
+}
+
 // proveByACK takes the ACK of the failure that s sent last for a proof if it
 // comes from where the INVITE came from, with the To tag of that response.
 func (w *worker) proveByACK(now instant, s *serverTx, p *packet) {

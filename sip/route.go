@@ -112,6 +112,7 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 				return r, forged
 			}
 			tokens.add(t)
+			w.hop.rememberBinding(p, &t)
 			aor, to, _ := strings.Cut(t.text, " ")
 			r.aor = aor
 			w.splice.replace(m.uri, to)
@@ -136,6 +137,7 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 					r.aor = t.text
 					if p.side == pbxSide {
 						w.hop.cameAlongPath(p)
+						w.hop.rememberBinding(p, &t)
 					} else if t.flow.peer != p.peer { // only a registrar sends along it
 						w.hop.diagnoseSource(p.at, p.peer, true)
 					}
