@@ -73,6 +73,7 @@ var (
 	badScheme  = &fault{416, "Unsupported URI Scheme"}
 	badLength  = &fault{400, "Bad Content-Length"}
 	noLength   = &fault{400, "Missing Content-Length"}
+	badHops    = &fault{400, "Malformed Max-Forwards"}
 )
 
 func malformed(what string) *fault { return &fault{400, what} }
@@ -84,6 +85,7 @@ type message struct {
 	head   int    // length of start line and header section, the empty line included
 	length int    // Content-Length; -1 if there is none
 	fault  *fault // what is wrong with it; nil if nothing is
+	unsure bool   // others may read another dialog or method in it than we do
 
 	method span // of a request
 	uri    span
@@ -124,8 +126,10 @@ func (m *message) hasNextVia() bool {
 	return false
 }
 
-// wrong notes a fault; the first one found is the one that is told.
+// wrong notes a fault; the first one found is the one that is told. Only one of a
+// body's length or of Max-Forwards leaves it certain what the message is.
 func (m *message) wrong(f *fault) {
+	m.unsure = m.unsure || f != badLength && f != noLength && f != badHops
 	if m.fault == nil {
 		m.fault = f
 	}
@@ -354,7 +358,7 @@ func (m *message) check() {
 		case hMaxForwards:
 			n, ok := number(v, 255)
 			if !ok {
-				m.wrong(malformed("Malformed Max-Forwards"))
+				m.wrong(badHops)
 				continue
 			}
 			m.maxFwd = n

@@ -55,15 +55,19 @@ func (w *worker) observeOwn(t *proxied, b []byte) {
 	w.watch(o)
 }
 
-// observeRefused shows a request that is not sent on, and our answer to it.
-func (w *worker) observeRefused(p *packet, f *fault, extra string) {
+// observeRefused shows a request that is not sent on, and our answer to it. dst is the
+// side that it was to go to; 0: the other one than that it came from.
+func (w *worker) observeRefused(p *packet, dst dialog.Side, f *fault, extra string) {
 	if w.hop.cfg.Watch == nil {
 		return
 	}
-	t := &proxied{w: w, src: p.side, dst: pbxSide, branch: string(p.msg.text(p.msg.via.branch))}
-	if p.side == pbxSide {
-		t.dst = edgeSide
+	if dst == 0 {
+		dst = pbxSide
+		if p.side == pbxSide {
+			dst = edgeSide
+		}
 	}
+	t := &proxied{w: w, src: p.side, dst: dst, branch: string(p.msg.text(p.msg.via.branch))}
 	t.server.back = w.back(p)
 	w.observe(p, &routing{dst: t.dst}, "")
 	w.observeOwn(t, w.reply(p, f.status, f.phrase, extra))

@@ -460,7 +460,7 @@ func (w *worker) proxy(now instant, p *packet, key serverKey) {
 	}
 	r, f := w.route(p)
 	if f != nil {
-		w.refuse(p, f, "")
+		w.refuseTo(p, r.dst, f, "")
 		return
 	}
 	id := w.newID()
@@ -543,7 +543,7 @@ func (w *worker) cancel(now instant, p *packet, key serverKey) {
 		}
 		r, f := w.route(p)
 		if f != nil {
-			w.refuse(p, f, "")
+			w.refuseTo(p, r.dst, f, "")
 			return
 		}
 		w.stateless(p, &r, w.loopHash(m))
@@ -598,14 +598,18 @@ func (w *worker) response(now instant, p *packet) {
 // refuse answers a request that is not sent on, without state: a repetition is
 // refused again, and the ACK is known by the To tag. One within a dialog is observed
 // all the same: with a BYE its sender has left (RFC 3261 §15.1.1), whether or not it
-// finds its way. A stranger's is not: it ends nothing unless the PBX accepts it.
-func (w *worker) refuse(p *packet, f *fault, extra string) {
+// finds its way. So is a CANCEL, which may be all that is heard of a call that rang when
+// bellhop restarted. A stranger's is not: it ends nothing unless the PBX accepts it.
+func (w *worker) refuse(p *packet, f *fault, extra string) { w.refuseTo(p, 0, f, extra) }
+
+// refuseTo refuses a request that was to go to the side dst; 0: it is not known.
+func (w *worker) refuseTo(p *packet, dst dialog.Side, f *fault, extra string) {
 	m := &p.msg
 	if !m.answerable() {
 		return
 	}
-	if m.fault == nil && !m.initial() && w.hop.knows(p.at, p) {
-		w.observeRefused(p, f, extra)
+	if !m.unsure && (!m.initial() || m.is("CANCEL")) && (w.hop.knows(p.at, p) || w.hasRoute(m)) {
+		w.observeRefused(p, dst, f, extra)
 	}
 	if f.status == 403 && p.side == edgeSide {
 		w.hop.diagnoseSource(p.at, p.peer, true)
@@ -614,6 +618,23 @@ func (w *worker) refuse(p *packet, f *fault, extra string) {
 		w.hop.diagnosePhone(p)
 	}
 	w.answer(p, f.status, f.phrase, extra)
+}
+
+// hasRoute reports whether a Route of m has a token that we gave out in its dialog: its
+// sender is no stranger there, however long the call lasts.
+func (w *worker) hasRoute(m *message) bool {
+	rs, f := w.routes(m)
+	if f != nil {
+		return false
+	}
+	for i := range rs {
+		if u := &rs[i].uri; u.User != "" && w.ours(u) {
+			if t, ok := w.seal.openRoute(u.User, m); ok && (!t.unbound || w.oldDialogs.has(m)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // answer sends a response of our own. To an INVITE of a source that has not
