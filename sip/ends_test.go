@@ -328,6 +328,16 @@ func TestACallThatRingsEndsOnceWithoutItsFlow(t *testing.T) {
 		play func(s *scene, f *follower)
 		want string
 	}{
+		{"called, and canceled when it is gone", func(s *scene, f *follower) {
+			phone, invite, got := s.rings(f)
+			phone.replies(got, "180 Ringing")
+			s.pbx.gets("it rings", "SIP/2.0 180")
+			phone.close()
+			s.after(time.Second)
+			s.pbx.cancels(invite)
+			s.pbx.gets("taken", "SIP/2.0 200")
+			s.pbx.acks(invite, s.pbx.gets("at once, as nobody answers any more", "SIP/2.0 487"))
+		}, "dial-in 101, hangup 101 NOANSWER by system"},
 		{"called, and gone before it rings", func(s *scene, f *follower) {
 			phone, invite, _ := s.rings(f)
 			phone.close()

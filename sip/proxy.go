@@ -56,6 +56,8 @@ func (t *proxied) failed(now instant, c *clientTx, why failure) {
 	switch {
 	case why == rangOut && !c.canceled:
 		t.sendCancel(now)
+	case why == unreachable && t.canceled:
+		t.answer(now, 487, "Request Terminated") // what cannot get there is the CANCEL
 	case why == unreachable:
 		// A transport error counts as 503, and 503 leaves as 500 (RFC 3261 §16.7, §16.9).
 		t.answer(now, 500, "Next Hop Unreachable")
