@@ -23,8 +23,8 @@ const (
 
 // A floodgate knows which attempts are told.
 type floodgate struct {
-	registered *simplelru.LRU[registeredFrom, time.Time] // when the registration expires
-	told       *simplelru.LRU[netip.Addr, time.Time]     // by source: when its attempts so far are used up
+	registered *simplelru.LRU[registeredFrom, registeredAt]
+	told       *simplelru.LRU[netip.Addr, time.Time] // by source: when its attempts so far are used up
 }
 
 // registeredFrom is a source from which an extension has registered.
@@ -33,9 +33,15 @@ type registeredFrom struct {
 	user   string
 }
 
+// registeredAt says until when a registration lasts, and over which flow it came last.
+type registeredAt struct {
+	until time.Time
+	peer  netip.AddrPort
+}
+
 func newFloodgate() *floodgate {
 	g := &floodgate{}
-	g.registered, _ = simplelru.NewLRU[registeredFrom, time.Time](maxBindings, nil) // fails only without a size
+	g.registered, _ = simplelru.NewLRU[registeredFrom, registeredAt](maxBindings, nil) // fails only without a size
 	g.told, _ = simplelru.NewLRU[netip.Addr, time.Time](maxSources, nil)
 	return g
 }
@@ -63,8 +69,14 @@ func (g *floodgate) register(peer netip.AddrPort, user string, until time.Time) 
 		if !g.registered.Contains(k) {
 			k.user = clone(user)
 		}
-		g.registered.Add(k, until)
+		g.registered.Add(k, registeredAt{until, peer})
 	}
+}
+
+// at reports whether an extension has registered over the flow of a peer.
+func (g *floodgate) at(peer netip.AddrPort, user string, now time.Time) bool {
+	r, ok := g.registered.Peek(registeredFrom{sourceOf(peer), user})
+	return ok && r.peer == peer && now.Before(r.until)
 }
 
 // take reports whether another attempt of a source is told.
@@ -97,7 +109,7 @@ func (t *Tracker) tells(l *leg, now time.Time) bool {
 	}
 	source := sourceOf(l.peer)
 	if p != nil {
-		if until, ok := t.gate.registered.Peek(registeredFrom{source, p.ext.User}); ok && now.Before(until) {
+		if r, ok := t.gate.registered.Peek(registeredFrom{source, p.ext.User}); ok && now.Before(r.until) {
 			return true
 		}
 	}

@@ -357,6 +357,7 @@ func (t *Tracker) catchUp(c *call, m *Message) bool {
 func (t *Tracker) within(c *call, m *Message) {
 	for _, l := range c.legs {
 		l.turnTo(m)
+		t.followFlow(l, m)
 	}
 	vouched := c.vouched(m)
 	for _, l := range c.legs {

@@ -8,10 +8,10 @@ import (
 // Tags are no secret: every server in a dialog's path knows them, and so does
 // who was called and left. A request in a dialog is therefore believed at once
 // only if it is the PBX's, a trunk's in a dialog of a trunk, or comes over the flow
-// of the leg, and if its CSeq is higher than the last one of its sender (RFC 3261
-// §12.2.2). Any other request changes nothing until its response shows that the
-// PBX accepted it: a phone behind a NAT may have another port than before, or
-// another connection.
+// of the leg, or the one that its extension has registered over since, and if its CSeq
+// is higher than the last one of its sender (RFC 3261 §12.2.2). Any other request
+// changes nothing until its response shows that the PBX accepted it: a phone behind a
+// NAT may have another port than before, or another connection.
 
 // A claim is a request in a dialog that is not believed before it is accepted.
 type claim struct {
@@ -27,6 +27,15 @@ type claim struct {
 // own reports whether peer is the leg's edge peer, as far as that is known.
 func (l *leg) own(peer netip.AddrPort) bool {
 	return !peer.IsValid() || !l.peer.IsValid() || peer == l.peer
+}
+
+// followFlow takes the flow over which a request in the dialog of a leg comes for the leg's,
+// if the leg's extension has registered over it since: a phone over TCP has another
+// connection after each restart of bellhop.
+func (t *Tracker) followFlow(l *leg, m *Message) {
+	if p := l.party; m.Request() && m.Src == Edge && p != nil && !l.own(m.From) && l.inDialog(m) && l.byPhone(m) && t.gate.at(m.From, p.ext.User, m.At) {
+		l.peer = m.From
+	}
 }
 
 // ownHost is own without the port.

@@ -54,6 +54,7 @@ func TestByeIsBelieved(t *testing.T) {
 		cseq     uint32
 		status   int
 		own      bool
+		at       []string // who has registered from peer during the call, and until when in seconds
 		want     time.Duration
 		by       HangupBy
 		code     int
@@ -77,6 +78,13 @@ func TestByeIsBelieved(t *testing.T) {
 		{name: "stranger as the callee, refused", calleeIs: true, peer: strangerAddr, cseq: 2, status: 403, want: never, by: BySystem},
 		{name: "callee at another port, accepted", calleeIs: true, peer: roamedAddr, cseq: 2, status: 200, want: atOnce, by: ByCallee},
 		{name: "another address of the carrier", change: trunk, calleeIs: true, peer: strangerAddr, cseq: 2, want: atOnce, by: ByCallee},
+		{name: "where it has registered since, refused", byCaller: true, peer: roamedAddr, cseq: 2, status: 500, at: []string{"101", "60"}, want: atOnce, by: ByCaller},
+		{name: "where it has registered since, no response", byCaller: true, peer: roamedAddr, cseq: 2, at: []string{"101", "60"}, want: atOnce, by: ByCaller},
+		{name: "where it has registered since, gone", byCaller: true, peer: roamedAddr, cseq: 2, status: 481, at: []string{"101", "60"}, want: atOnce, by: ByCaller},
+		{name: "where the callee has registered since", calleeIs: true, peer: roamedAddr, cseq: 2, status: 500, at: []string{"102", "60"}, want: atOnce, by: ByCallee},
+		{name: "where another has registered", byCaller: true, peer: roamedAddr, cseq: 2, status: 500, at: []string{"102", "60"}, want: never, by: BySystem},
+		{name: "where it was registered", byCaller: true, peer: roamedAddr, cseq: 2, status: 500, at: []string{"101", "3"}, want: never, by: BySystem},
+		{name: "where it has signed off", byCaller: true, peer: roamedAddr, cseq: 2, status: 500, at: []string{"101", "60", "101", "0"}, want: never, by: BySystem},
 		{name: "of a call whose peer is not known", change: func(l *line) { l.peer = netip.AddrPort{} }, byCaller: true, peer: strangerAddr, cseq: 2, want: atOnce, by: ByCaller},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -100,6 +108,11 @@ func TestByeIsBelieved(t *testing.T) {
 			}
 			w.hear(tracker.Observe(l.invite(headers)))
 			w.hear(tracker.Observe(l.response(200)))
+			for at := tt.at; len(at) > 0; at = at[2:] {
+				ok := registered(l.at.Add(5*time.Second), "sip:"+at[0]+"@pbx.example", "Contact: <sip:x@192.0.2.11>;expires="+at[1]+"\r\n")
+				ok.To = tt.peer
+				tracker.Observe(ok)
+			}
 			m := during(l.later(10*time.Second), "BYE", tt.byCaller, tt.peer, tt.cseq, "z9hG4bK-x")
 			said := tracker.Observe(m)
 			if tt.status != 0 {
@@ -110,6 +123,7 @@ func TestByeIsBelieved(t *testing.T) {
 			for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
 				said = append(said, tracker.Advance(next)...)
 			}
+			said = slices.DeleteFunc(said, func(e Event) bool { return e.Type == Unregistered })
 			w.hear(said)
 			if len(said) != 1 || said[0].Type != Hangup || said[0].Duration != tt.want || said[0].HangupBy != tt.by || said[0].SipCode != tt.code {
 				t.Errorf("got %+v, want one hangup by %s after %v with %d", said, tt.by, tt.want, tt.code)
