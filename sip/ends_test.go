@@ -122,6 +122,19 @@ func (l *line) goes() {
 	l.phone.forgets()
 }
 
+// returns restarts bellhop and has the phone connect and register again.
+func (l *line) returns() *peer {
+	l.s.t.Helper()
+	l.restarts()
+	l.phone.forgets()
+	again := l.s.tcp(phoneAt.Addr())
+	again.sends(again.request("REGISTER", "sip:pbx.example", "To: <sip:101@pbx.example>", natted(again)))
+	got := l.pbx.gets("the REGISTER goes on", "REGISTER")
+	l.pbx.replies(got, "200 OK", "Path: "+got.one("Path"), natted(again))
+	again.gets("registered", "SIP/2.0 200")
+	return again
+}
+
 // TestACallEndsOnceHoweverItsBYEFares: the BYE of either end is refused, lost,
 // challenged, or repeated. Each party hangs up once, and nobody is left on the phone.
 func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
@@ -258,6 +271,94 @@ func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
 			l.pbx.sends(l.request(l.pbx, "BYE"))
 			l.pbx.gets("refused", "SIP/2.0 430")
 		}, ""},
+		{"the PBX's, behind a re-INVITE that is not answered", func(l *line) {
+			l.pbx.sends(l.request(l.pbx, "INVITE"))
+			l.phone.gets("it arrives", "INVITE")
+			l.goes()
+			l.s.after(5 * time.Second)
+			l.pbx.gets("told to wait", "SIP/2.0 100")
+			l.pbx.sends(l.request(l.pbx, "BYE"))
+			l.pbx.gets("refused", "SIP/2.0 430")
+			l.s.after(40 * time.Second)
+			l.pbx.forgets()
+		}, byPBX},
+		{"none, behind a re-INVITE that is not answered", func(l *line) {
+			l.pbx.sends(l.request(l.pbx, "INVITE"))
+			l.phone.gets("it arrives", "INVITE")
+			l.goes()
+			l.s.after(80 * time.Second)
+			l.pbx.last("told to wait, then 408", "SIP/2.0 100")
+		}, "hangup 101 ANSWER by system"},
+		{"the PBX's, behind its answer to a re-INVITE", func(l *line) {
+			l.phone.sends(l.request(l.phone, "INVITE"))
+			got := l.pbx.gets("goes on", "INVITE")
+			l.goes()
+			l.pbx.replies(got, "200 OK")
+			l.s.after(time.Second)
+			l.pbx.sends(l.request(l.pbx, "BYE"))
+			l.pbx.gets("refused", "SIP/2.0 430")
+		}, byPBX},
+		{"the PBX's, with an extension that nobody knows", func(l *line) {
+			l.pbx.sends(l.request(l.pbx, "BYE", "Proxy-Require: x"))
+			l.pbx.gets("refused", "SIP/2.0 420")
+		}, byPBX},
+		{"the PBX's, with a Route that is not ours", func(l *line) {
+			l.pbx.sends(l.request(l.pbx, "BYE", "Route: <sip:xx@192.0.2.1:5060;lr>"))
+			l.pbx.gets("refused", "SIP/2.0 403")
+		}, byPBX},
+		{"the PBX's, to what is no URI", func(l *line) {
+			l.pbx.sends(l.request(l.pbx, "BYE").with("BYE sip:", "BYE sip:a<b>"))
+			l.pbx.gets("refused", "SIP/2.0 400")
+		}, byPBX},
+		{"the phone's, with a Route to elsewhere", func(l *line) {
+			l.phone.sends(l.request(l.phone, "BYE").with("\r\nFrom: ", "\r\nRoute: <sip:203.0.113.5;lr>\r\nFrom: "))
+			l.phone.gets("refused", "SIP/2.0 403")
+		}, byPhone},
+		{"the phone's, with a Route that cannot be read", func(l *line) {
+			l.phone.sends(l.request(l.phone, "BYE", "Route: <sip:xx"))
+			l.phone.gets("refused", "SIP/2.0 400")
+		}, byPhone},
+		{"the phone's, with two lengths", func(l *line) {
+			l.phone.sends(l.request(l.phone, "BYE").with("Content-Length: 0", "Content-Length: 0\r\nl: 0"))
+			l.phone.gets("refused", "SIP/2.0 400")
+		}, byPhone},
+		{"the phone's, and it is gone at once", func(l *line) {
+			l.phone.write([]byte(l.request(l.phone, "BYE")))
+			l.phone.close()
+			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "200 OK")
+			l.phone.forgets()
+		}, byPhone},
+		{"the phone's, refused, when it has registered after a restart", func(l *line) {
+			again := l.returns()
+			again.sends(l.request(l.phone, "BYE"))
+			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "503 Service Unavailable")
+			again.gets("answer", "SIP/2.0 500")
+		}, byPhone},
+		{"the phone's, of which the PBX knows nothing, when it has registered after a restart", func(l *line) {
+			again := l.returns()
+			again.sends(l.request(l.phone, "BYE"))
+			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "481 No Such Call")
+			again.gets("answer", "SIP/2.0 481")
+		}, byPhone},
+		{"the phone's, not answered, when it has registered after a restart", func(l *line) {
+			again := l.returns()
+			again.sends(l.request(l.phone, "BYE"))
+			l.s.after(40 * time.Second)
+			l.pbx.forgets()
+		}, byPhone},
+		{"a stranger's, with all that is in the phone's, refused", func(l *line) {
+			l.phone.forgets()
+			stranger := l.s.tcp(otherAt.Addr())
+			stranger.sends(l.request(l.phone, "BYE", "Max-Forwards: 0"))
+			stranger.gets("refused", "SIP/2.0 483")
+			stranger.sends(l.request(l.phone, "BYE"))
+			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "403 Forbidden")
+			stranger.gets("answer", "SIP/2.0 403")
+			l.wants("it ends nothing", 1)
+			l.pbx.sends(l.request(l.pbx, "BYE"))
+			l.phone.replies(l.phone.gets("it arrives", "BYE"), "200 OK")
+			l.pbx.gets("answer", "SIP/2.0 200")
+		}, byPBX},
 		{"both at once, over a flow that is gone", func(l *line) {
 			l.phone.sends(l.request(l.phone, "BYE"))
 			got := l.pbx.gets("goes on", "BYE")

@@ -73,6 +73,7 @@ var (
 	badScheme  = &fault{416, "Unsupported URI Scheme"}
 	badLength  = &fault{400, "Bad Content-Length"}
 	noLength   = &fault{400, "Missing Content-Length"}
+	twoLengths = &fault{400, "Doubled Content-Length"}
 	badHops    = &fault{400, "Malformed Max-Forwards"}
 )
 
@@ -129,7 +130,7 @@ func (m *message) hasNextVia() bool {
 // wrong notes a fault; the first one found is the one that is told. Only one of a
 // body's length or of Max-Forwards leaves it certain what the message is.
 func (m *message) wrong(f *fault) {
-	m.unsure = m.unsure || f != badLength && f != noLength && f != badHops
+	m.unsure = m.unsure || f != badLength && f != noLength && f != twoLengths && f != badHops
 	if m.fault == nil {
 		m.fault = f
 	}
@@ -333,7 +334,11 @@ func (m *message) check() {
 	for i := range m.fields {
 		f := &m.fields[i]
 		if seen[f.name]++; seen[f.name] > 1 && single[f.name] {
-			m.wrong(malformed("Doubled Header Field"))
+			if f.name == hContentLength {
+				m.wrong(twoLengths)
+			} else {
+				m.wrong(malformed("Doubled Header Field"))
+			}
 			continue
 		}
 		v := m.text(f.value)
