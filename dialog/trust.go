@@ -134,7 +134,7 @@ func (t *Tracker) claims(l *leg, m *Message) {
 // dialog as well shows nothing.
 func (t *Tracker) accepted(l *leg, m *Message) {
 	switch m.Method {
-	case "MESSAGE", "SUBSCRIBE", "NOTIFY":
+	case "MESSAGE", "OPTIONS", "SUBSCRIBE", "NOTIFY":
 		return
 	}
 	k := l.claim

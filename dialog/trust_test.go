@@ -233,6 +233,30 @@ func TestForgedInDialog(t *testing.T) {
 	}
 }
 
+// TestWhatIsAcceptedAnywhereMovesNoPhone: a PBX says 200 to these requests of anybody,
+// whatever tags they have. The phone is still where it was.
+func TestWhatIsAcceptedAnywhereMovesNoPhone(t *testing.T) {
+	for _, method := range []string{"OPTIONS", "MESSAGE", "SUBSCRIBE", "NOTIFY"} {
+		t.Run(method, func(t *testing.T) {
+			tracker := New(testConfig())
+			l := caller()
+			l.peer = phoneAddr
+			tracker.Observe(l.invite())
+			tracker.Observe(l.response(200))
+			m := during(l.later(time.Second), method, true, strangerAddr, 2, "z9hG4bK-x")
+			tracker.Observe(m)
+			tracker.Observe(answer(m, 200, 0))
+			forged := during(l, "BYE", true, strangerAddr, 3, "z9hG4bK-y")
+			if said := append(tracker.Observe(forged), tracker.Observe(answer(forged, 403, 0))...); len(said) > 0 {
+				t.Errorf("a stranger's BYE ended it: %v", said)
+			}
+			if said := tracker.Observe(during(l, "BYE", true, phoneAddr, 2, "z9hG4bK-z")); len(said) != 1 {
+				t.Errorf("got %v, want the hangup of 101", said)
+			}
+		})
+	}
+}
+
 // TestStrangersInvite: an INVITE of somebody else with the Call-ID of a call is no
 // leg of it, whatever its tags are.
 func TestStrangersInvite(t *testing.T) {
