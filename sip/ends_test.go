@@ -2,6 +2,7 @@ package sip_test
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,11 +16,12 @@ import (
 type follower struct {
 	s       *scene
 	tracker *dialog.Tracker
+	kept    map[string]dialog.Change // the calls that are up, as they are stored
 	said    []string
 }
 
 func (s *scene) follow() *follower {
-	f := &follower{s: s, tracker: newTracker()}
+	f := &follower{s: s, tracker: newTracker(), kept: map[string]dialog.Change{}}
 	f.tracker.Changed(time.Now()) // what becomes of calls is kept from now on
 	return f
 }
@@ -399,10 +401,15 @@ func (f *follower) restarts() {
 	f.s.t.Helper()
 	f.read()
 	f.s.stop()
-	kept := f.tracker.Changed(time.Now())
+	for _, c := range f.tracker.Changed(time.Now()) {
+		f.kept[c.Call] = c
+		if c.Record == nil {
+			delete(f.kept, c.Call)
+		}
+	}
 	f.s.again()
 	f.tracker = newTracker()
-	if err := f.tracker.Restore("", kept, nil); err != nil {
+	if err := f.tracker.Restore("", slices.Collect(maps.Values(f.kept)), nil); err != nil {
 		f.s.t.Fatal(err)
 	}
 }
