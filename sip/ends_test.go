@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/sip"
 )
 
 // A follower shows a tracker what the watcher of a scene is shown.
@@ -129,6 +130,12 @@ func (l *line) returns() *peer {
 	l.s.t.Helper()
 	l.restarts()
 	l.phone.forgets()
+	return l.registersAgain()
+}
+
+// registersAgain has the phone connect and register again.
+func (l *line) registersAgain() *peer {
+	l.s.t.Helper()
 	again := l.s.tcp(phoneAt.Addr())
 	again.sends(again.request("REGISTER", "sip:pbx.example", "To: <sip:101@pbx.example>", natted(again)))
 	got := l.pbx.gets("the REGISTER goes on", "REGISTER")
@@ -590,6 +597,13 @@ func TestACallEndsOnceWhenThePBXIsGone(t *testing.T) {
 			s.pbx.forgets()
 			s.phone.forgets()
 		}, "hangup 101 ANSWER by caller"},
+		{"all of it, and the phone too", func(s *scene, c call) {
+			s.pbx.close()
+			s.phone.close()
+			s.after(4*time.Hour - time.Minute)
+			s.pbx.forgets()
+			s.after(time.Minute)
+		}, "hangup 101 UNKNOWN by system"},
 		{"the connection, and bellhop restarts", func(s *scene, c call) {
 			s.stop()
 			s.again()
@@ -609,6 +623,64 @@ func TestACallEndsOnceWhenThePBXIsGone(t *testing.T) {
 				s.after(5 * time.Minute)
 				f.wants("nothing follows", 0)
 			}, pbxOverTCP)
+		})
+	}
+}
+
+// TestACallOfAnOlderVersionEndsOnce: bellhop is upgraded in a call whose Routes have
+// tokens of version 1. The connection that they name is gone.
+func TestACallOfAnOlderVersionEndsOnce(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		play func(l *line, old func(bye text) text)
+		want string
+	}{
+		{"the PBX hangs up", func(l *line, old func(text) text) {
+			bye := old(l.request(l.pbx, "BYE"))
+			l.pbx.sends(bye)
+			l.pbx.gets("refused", "SIP/2.0 430")
+			l.pbx.sends(bye)
+			l.pbx.gets("again", "SIP/2.0 430")
+		}, "hangup 101 ANSWER by callee"},
+		{"the PBX asks and hangs up", func(l *line, old func(text) text) {
+			l.pbx.sends(old(l.request(l.pbx, "UPDATE")))
+			l.pbx.gets("refused", "SIP/2.0 430")
+			l.pbx.sends(old(l.request(l.pbx, "BYE")))
+			l.pbx.gets("refused", "SIP/2.0 430")
+		}, "hangup 101 ANSWER by callee"},
+		{"the phone hangs up on a new connection", func(l *line, old func(text) text) {
+			again := l.s.tcp(phoneAt.Addr())
+			again.sends(old(l.request(l.phone, "BYE")))
+			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "200 OK")
+			again.gets("answer", "SIP/2.0 200")
+		}, "hangup 101 ANSWER by caller"},
+		{"the phone registers, and its BYE has no hop left", func(l *line, old func(text) text) {
+			again := l.registersAgain()
+			again.sends(old(l.request(l.phone, "BYE", "Max-Forwards: 0")))
+			again.gets("refused", "SIP/2.0 483")
+		}, "hangup 101 ANSWER by caller"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			play(t, func(s *scene) {
+				l := s.dialsOut()
+				token := "Route: <sip:" + sip.OldToken(key, 1, hopAt.Port(), l.phone.addr, 1) + "@192.0.2.1:5060;lr>"
+				l.restarts()
+				l.phone.forgets()
+				var up []sip.Dialog
+				for _, d := range l.tracker.Dialogs() {
+					up = append(up, sip.Dialog{CallID: d.CallID, Tag: d.FromTag})
+				}
+				s.hop.TakeUp(up)
+				tt.play(&l, func(m text) text {
+					for _, r := range m.all("Route") {
+						m = m.with("Route: "+r+"\r\n", "")
+					}
+					return m.with("\r\nFrom: ", "\r\n"+token+"\r\nFrom: ")
+				})
+				l.wants("the end", 0, tt.want)
+				s.after(5 * time.Minute)
+				l.wants("nothing follows", 0)
+			})
 		})
 	}
 }
