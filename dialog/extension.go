@@ -212,10 +212,16 @@ func (d *directory) learn(m *Message, r *registerRequest) (ext Extension, until 
 	expires := -1
 	keys, bindings := make([]string, 0, 4), make([]binding, 0, 4)
 	add := func(key, uri string, until time.Time) {
-		if len(keys) == maxContacts || slices.Contains(keys, key) {
+		switch i := slices.Index(keys, key); {
+		case i >= 0: // another flow of the same phone
+			if until.After(bindings[i].until) {
+				bindings[i].until = until
+			}
+		case len(keys) == maxContacts:
 			return
+		default:
+			keys, bindings = append(keys, key), append(bindings, binding{until: until, uri: uri})
 		}
-		keys, bindings = append(keys, key), append(bindings, binding{until: until, uri: uri})
 		if until.After(a.until) {
 			a.until = until
 		}
@@ -234,17 +240,12 @@ func (d *directory) learn(m *Message, r *registerRequest) (ext Extension, until 
 		case is(name, "Contact"):
 			for v := range list(value) {
 				listed = true
-				_, u, params := nameAddr(v)
-				key := contactKey(u)
-				if key == "" || r.removes(key) {
+				c := readContact(v)
+				if c.key == "" || r.removes(&c) {
 					continue
 				}
-				left := -1
-				if p, ok := param(params, "expires"); ok {
-					left = seconds(p, -1)
-				}
-				if left = r.expires(key, left, expires); left > 0 {
-					add(strings.Clone(key), strings.Clone(bareURI(u)), m.At.Add(time.Duration(left)*time.Second))
+				if left := r.expires(&c, c.seconds, expires); left > 0 {
+					add(strings.Clone(c.key), strings.Clone(c.uri), m.At.Add(time.Duration(left)*time.Second))
 				}
 			}
 		}
@@ -256,13 +257,14 @@ func (d *directory) learn(m *Message, r *registerRequest) (ext Extension, until 
 	known = known && old.ext.Domain == aor.host
 	a.unlisted = !listed && (r.adds() || known && old.unlisted)
 	if a.unlisted { // this registrar does not list bindings
-		for _, c := range r.contacts {
-			if left := r.expires(c.key, -1, expires); left > 0 && !r.removes(c.key) {
+		for i := range r.contacts {
+			c := &r.contacts[i]
+			if left := r.expires(c, -1, expires); left > 0 && !r.removes(c) {
 				add(strings.Clone(c.key), strings.Clone(c.uri), m.At.Add(time.Duration(left)*time.Second))
 			}
 		}
 		for _, key := range old.contacts {
-			if b, ok := d.contacts.Peek(key); known && ok && b.ext == old.ext && m.At.Before(b.until) && !r.removes(key) {
+			if b, ok := d.contacts.Peek(key); known && ok && b.ext == old.ext && m.At.Before(b.until) && !r.all && !r.names(key) {
 				add(key, b.uri, b.until)
 			}
 		}
@@ -312,17 +314,32 @@ func contactKey(uri string) string {
 
 // defaultPort is the port of a URI that names none (RFC 3261 §19.1.2, RFC 7118 §7).
 func (p *uriParts) defaultPort() string {
-	transport, _ := param(p.params, "transport")
-	secure := strings.EqualFold(p.scheme, "sips")
-	switch {
-	case strings.EqualFold(transport, "wss"), strings.EqualFold(transport, "ws") && secure:
+	switch p.transport() {
+	case "wss":
 		return "443"
-	case strings.EqualFold(transport, "ws"):
+	case "ws":
 		return "80"
-	case strings.EqualFold(transport, "tls"), secure:
+	case "tls":
 		return "5061"
 	}
 	return "5060"
+}
+
+// transport is the one that a URI is reached over, in lower case: that of a SIPS URI is
+// a secure one.
+func (p *uriParts) transport() string {
+	transport, _ := param(p.params, "transport")
+	transport = lower(transport)
+	secure := strings.EqualFold(p.scheme, "sips")
+	switch {
+	case secure && transport == "ws":
+		return "wss"
+	case secure && transport != "wss":
+		return "tls"
+	case transport == "":
+		return "udp"
+	}
+	return transport
 }
 
 // bareURI is a contact URI as events and API tell it: without parameters, headers

@@ -16,10 +16,36 @@ type registerRequest struct {
 	contacts []registerContact
 }
 
-// A registerContact is a Contact of a REGISTER.
+// A registerContact is a Contact of a REGISTER, or of its 2xx.
 type registerContact struct {
-	key, uri string // as contactKey and bareURI have it
-	seconds  int    // below 0: it does not say
+	key, uri  string // as contactKey and bareURI have it
+	transport string // in lower case; "": it is not known
+	instance  string // +sip.instance; "": it does not say
+	regID     string // reg-id, likewise
+	seconds   int    // below 0: it does not say
+}
+
+// readContact reads one value of a Contact header field. Its key is "" if it is none, as
+// is that of *.
+func readContact(value string) (c registerContact) {
+	_, u, params := nameAddr(value)
+	c = registerContact{key: contactKey(u), uri: bareURI(u), seconds: -1}
+	p := splitURI(u)
+	c.transport = p.transport()
+	c.instance, _ = param(params, "+sip.instance")
+	c.regID, _ = param(params, "reg-id")
+	if own, ok := param(params, "expires"); ok {
+		c.seconds = seconds(own, -1)
+	}
+	return c
+}
+
+// another reports whether o is surely of another binding than c, though their keys are
+// the same: of another flow of the same phone (RFC 5626 §6), or over another transport
+// (RFC 3261 §19.1.4). What one of them does not say tells nothing.
+func (c *registerContact) another(o *registerContact) bool {
+	differ := func(a, b string) bool { return a != "" && b != "" && a != b }
+	return differ(c.instance, o.instance) || differ(c.regID, o.regID) || differ(c.transport, o.transport)
 }
 
 // readRegister reads the head of a REGISTER; an empty one asks for nothing.
@@ -32,19 +58,11 @@ func readRegister(head string) *registerRequest {
 			r.seconds = seconds(value, -1)
 		case is(name, "Contact"):
 			for v := range list(value) {
-				_, u, params := nameAddr(v)
-				key := contactKey(u)
-				if u == "*" {
-					star = true
+				c := readContact(v)
+				star = star || c.uri == "*"
+				if c.key != "" && len(r.contacts) < maxContacts {
+					r.contacts = append(r.contacts, c)
 				}
-				if key == "" || len(r.contacts) == maxContacts {
-					continue
-				}
-				c := registerContact{key: key, uri: bareURI(u), seconds: -1}
-				if p, ok := param(params, "expires"); ok {
-					c.seconds = seconds(p, -1)
-				}
-				r.contacts = append(r.contacts, c)
 			}
 		}
 	}
@@ -52,31 +70,48 @@ func readRegister(head string) *registerRequest {
 	return r
 }
 
-// asked returns for how long a contact is to be bound; below 0: it does not say.
-func (r *registerRequest) asked(key string) int {
-	i := slices.IndexFunc(r.contacts, func(c registerContact) bool { return c.key == key })
-	switch {
-	case i < 0:
-		return -1
-	case r.contacts[i].seconds >= 0:
-		return r.contacts[i].seconds
+// asked returns for how long the binding of a contact is to last; below 0: it does not
+// say. Where one REGISTER binds and unbinds contacts with the same key, as a phone does
+// that changes its transport, the contact is the one that is bound.
+func (r *registerRequest) asked(c *registerContact) int {
+	asked := -1
+	for i := range r.contacts {
+		o := &r.contacts[i]
+		if o.key != c.key {
+			continue
+		}
+		n := o.seconds
+		if n < 0 {
+			n = r.seconds
+		}
+		switch {
+		case n != 0:
+			return n
+		case !o.another(c):
+			asked = 0
+		}
 	}
-	return r.seconds
+	return asked
 }
 
 // removes reports whether a contact is to be unbound. That it stands in the response
 // all the same changes nothing.
-func (r *registerRequest) removes(key string) bool { return r.all || r.asked(key) == 0 }
+func (r *registerRequest) removes(c *registerContact) bool { return r.all || r.asked(c) == 0 }
+
+// names reports whether the REGISTER is about a contact.
+func (r *registerRequest) names(key string) bool {
+	return slices.ContainsFunc(r.contacts, func(c registerContact) bool { return c.key == key })
+}
 
 // adds reports whether a contact is to be bound.
 func (r *registerRequest) adds() bool {
-	return slices.ContainsFunc(r.contacts, func(c registerContact) bool { return !r.removes(c.key) })
+	return slices.ContainsFunc(r.contacts, func(c registerContact) bool { return !r.removes(&c) })
 }
 
 // expires returns for how many seconds a contact is bound: as the response says of it,
 // or of all, or as the REGISTER asked; each may be below 0.
-func (r *registerRequest) expires(key string, own, all int) int {
-	for _, n := range []int{own, all, r.asked(key)} {
+func (r *registerRequest) expires(c *registerContact, own, all int) int {
+	for _, n := range []int{own, all, r.asked(c)} {
 		if n >= 0 {
 			return n
 		}
