@@ -175,8 +175,11 @@ func (d *directory) calling(m *Message, from, preferred, account, contact string
 	if e, ok := d.at(f, m.At); ok && (a.User == "" || a.User == e.User) {
 		return e, true
 	}
-	if e, ok := d.at(parseURI(preferred), m.At); ok && (a.User == "" || a.User == e.User) {
-		return e, true
+	for v := range list(preferred) {
+		_, u, _ := nameAddr(v)
+		if e, ok := d.at(parseURI(u), m.At); ok && (a.User == "" || a.User == e.User) {
+			return e, true
+		}
 	}
 	if e, ok := d.bound(contact, m.At); ok && (a.User == "" || a.User == e.User) {
 		return e, true

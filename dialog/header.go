@@ -100,6 +100,14 @@ func list(value string) iter.Seq[string] {
 	}
 }
 
+// firstOf returns the first element of a comma-separated value, "" if it has none.
+func firstOf(value string) string {
+	for v := range list(value) {
+		return v
+	}
+	return ""
+}
+
 // span returns the length of s up to the first of the stop bytes outside of
 // quoted strings and angle brackets.
 func span(s, stop string) int {

@@ -29,6 +29,18 @@ func privateParty(remotePartyID string) bool {
 	return strings.EqualFold(privacy, "full") || strings.EqualFold(privacy, "uri")
 }
 
+// callingParty returns the value of a Remote-Party-ID that is about who calls, "" if
+// there is none: others are about who is called (draft-ietf-sip-privacy-01 §6.3).
+func callingParty(remotePartyID string) string {
+	for v := range list(remotePartyID) {
+		_, _, params := nameAddr(v)
+		if party, ok := param(params, "party"); !ok || !strings.EqualFold(party, "called") {
+			return v
+		}
+	}
+	return ""
+}
+
 // anonymous reports whether u hides who calls (RFC 3323 §4.1.1.3).
 func anonymous(u uri) bool {
 	return strings.EqualFold(u.user, anonymousUser) || strings.EqualFold(u.host, "anonymous.invalid")

@@ -66,7 +66,11 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 		case is(name, "P-Asserted-Identity"):
 			identified = trusted
 		case is(name, "P-Preferred-Identity"):
-			preferred = value
+			if preferred == "" {
+				preferred = value
+			} else {
+				preferred += "," + value // there may be two (RFC 3325 §9.2)
+			}
 		case is(name, "Privacy"):
 			f.private = f.private || private(value)
 		case is(name, "Authorization"), is(name, "Proxy-Authorization"):
@@ -76,7 +80,7 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 			}
 		case is(name, "Diversion"):
 			if f.diversion == "" && trusted {
-				f.diversion = value
+				f.diversion = firstOf(value)
 			}
 		case is(name, "History-Info"):
 			history = trusted
@@ -90,8 +94,10 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 			f.agent = value
 		case is(name, "Remote-Party-ID"):
 			if trusted {
-				remote = value
-				f.private = f.private || privateParty(value)
+				if v := callingParty(value); v != "" {
+					remote = v
+					f.private = f.private || privateParty(v)
+				}
 			}
 		case is(name, "Session-ID"):
 			k.session = value
@@ -157,7 +163,6 @@ func (t *Tracker) read(m *Message, k *links) (f facts, ext Extension, ok bool) {
 		ext, ok = t.names.called(m, u)
 	case m.Src == Edge:
 		_, contact, _ = nameAddr(contact)
-		_, preferred, _ = nameAddr(preferred)
 		ext, ok = t.names.calling(m, fromURI, preferred, account, contact)
 		if ok && f.num != ext.User && !f.hidden && account != "" && t.names.kind(f.num, m.At) != "" {
 			f.num, f.name = ext.User, "" // it is not whose number it shows

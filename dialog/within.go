@@ -64,7 +64,7 @@ func (t *Tracker) connected(l *leg, m *Message) {
 		return
 	}
 	_, u := assertedIdentity(m.Head)
-	party := header(m.Head, "Remote-Party-ID")
+	party := firstOf(header(m.Head, "Remote-Party-ID"))
 	if !t.config.IgnorePrivacy && privateParty(party) {
 		return
 	}
