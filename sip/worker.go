@@ -445,8 +445,8 @@ func (w *worker) proxy(now instant, p *packet, key serverKey) {
 		w.refuse(p, &fault{483, "Too Many Hops"}, "")
 		return
 	}
-	if m.has(hProxyRequire) {
-		w.refuse(p, &fault{420, "Bad Extension"}, w.unsupported(m))
+	if tags := unsupported(m); tags != "" {
+		w.refuse(p, &fault{420, "Bad Extension"}, "Unsupported: "+tags+"\r\n")
 		return
 	}
 	if w.hop.draining.Load() && m.initial() && m.is("INVITE") {
@@ -490,14 +490,19 @@ func (w *worker) forUs(m *message) bool {
 }
 
 // unsupported lists every tag of Proxy-Require: we know none (RFC 3261 §16.3 item 5).
-func (w *worker) unsupported(m *message) string {
+// A Proxy-Require without a tag asks for nothing.
+func unsupported(m *message) string {
 	var tags []string
 	for i := range m.fields {
 		if f := &m.fields[i]; f.name == hProxyRequire {
-			tags = append(tags, strings.Join(strings.Fields(string(m.text(f.value))), " "))
+			for tag := range strings.SplitSeq(string(m.text(f.value)), ",") {
+				if tag = strings.TrimSpace(tag); tag != "" {
+					tags = append(tags, tag)
+				}
+			}
 		}
 	}
-	return "Unsupported: " + strings.Join(tags, ", ") + "\r\n"
+	return strings.Join(tags, ", ")
 }
 
 // forwardACK sends on the ACK of a 2xx, which is a request without a
