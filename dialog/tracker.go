@@ -296,7 +296,7 @@ func (t *Tracker) observe(m *Message) {
 	}
 	c := t.find(m)
 	switch {
-	case m.Method == "INVITE" && m.Request() && m.ToTag == "":
+	case m.Method == "INVITE" && m.Request() && m.ToTag == "" && !c.untagged(m):
 		c = t.invite(c, m)
 	case c == nil:
 		return
@@ -329,6 +329,14 @@ func (t *Tracker) observe(m *Message) {
 			t.schedule(c)
 		}
 	}
+}
+
+// untagged reports whether the INVITE m is a re-INVITE although it has no To tag: of a
+// dialog whose other end has given itself none (RFC 3261 §12.1.1, RFC 2543).
+func (c *call) untagged(m *Message) bool {
+	return c != nil && slices.ContainsFunc(c.legs, func(l *leg) bool {
+		return l.state == talking && l.toTag == "" && !l.cut && l.callID == m.CallID && m.CSeq > l.cseq && l.inDialog(m)
+	})
 }
 
 // find returns the live call that has m's Call-ID, brought up to m's time; nil
