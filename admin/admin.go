@@ -277,7 +277,7 @@ func (s *Server) guarded(refuse refusal, h http.Handler) http.Handler {
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusForbidden, "a page of another origin may not change anything here")
 	}))
-	return s.recovered(refuse, bounded(refuse, sameOrigin.Handler(h)))
+	return s.recovered(refuse, bounded(refuse, legible(refuse, sameOrigin.Handler(h))))
 }
 
 // maxBody is the size in bytes of the largest request body that is taken.

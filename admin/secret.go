@@ -11,7 +11,7 @@ func (s *Server) rotateSecret(ctx context.Context, in *struct {
 	ID      string `path:"id"`
 	IfMatch string `header:"If-Match" doc:"The ETag that it must have still"`
 }) (*asked, error) {
-	old, err := revision(in.IfMatch)
+	old, err := s.revision(ctx, in.ID, in.IfMatch)
 	if err != nil {
 		return nil, s.problem(err)
 	}

@@ -323,6 +323,9 @@ func (s *Server) listTokens(_ context.Context, in *struct {
 	Cursor string `query:"cursor" doc:"next of the page before"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 }) (*listed[Token], error) {
+	if err := checkCursor(in.Cursor); err != nil {
+		return nil, err
+	}
 	return page(s.tokens.all(), in.Cursor, in.Limit, func(t Token) string { return placeOf(t.Created, t.ID) }), nil
 }
 

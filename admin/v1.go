@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,6 +117,21 @@ func page[T any](items []T, cursor string, limit int, place func(T) string) *lis
 // placeOf sorts as text like the time, then the id.
 func placeOf(t time.Time, id string) string { return fmt.Sprintf("%016x-%s", t.UnixMicro(), id) }
 
+// checkCursor refuses a cursor that is no place: the page behind it would be empty, or
+// the first one again.
+func checkCursor(cursor string) error {
+	const digits = len("00063f3c0b1d2a40") // see placeOf
+	if cursor == "" {
+		return nil
+	}
+	if len(cursor) > digits+1 && cursor[digits] == '-' {
+		if _, err := strconv.ParseInt(cursor[:digits], 16, 64); err == nil {
+			return nil
+		}
+	}
+	return unprocessable("query.cursor", "is none: take next of the page before")
+}
+
 // A change is what a client may set in a subscription. What it leaves out
 // stays, or has its default in a new one. What it may be, notify knows.
 type change struct {
@@ -214,16 +230,53 @@ func answer(sub notify.Subscription) *asked {
 	return &asked{ETag: `"` + strconv.FormatUint(sub.Revision, 10) + `"`, Body: sub}
 }
 
-// revision is the one that an If-Match names, or 0 if any will do.
-func revision(ifMatch string) (uint64, error) {
+// revision is the one of a subscription that an If-Match names, or 0 if any will do. Of
+// several it is the one that the subscription has.
+func (s *Server) revision(ctx context.Context, id, ifMatch string) (uint64, error) {
 	if ifMatch == "" || ifMatch == "*" {
 		return 0, nil
 	}
-	n, err := strconv.ParseUint(strings.Trim(ifMatch, `"`), 10, 64)
-	if err != nil || n == 0 {
-		return 0, notify.ErrConflict // no ETag of ours
+	tags := entityTags(ifMatch)
+	if len(tags) > 1 {
+		sub, err := s.subscription(ctx, id)
+		if err != nil {
+			return 0, err
+		}
+		own := strconv.FormatUint(sub.Revision, 10)
+		if !slices.Contains(tags, own) {
+			return 0, notify.ErrConflict
+		}
+		tags = []string{own}
 	}
-	return n, nil
+	if len(tags) == 1 {
+		if n, err := strconv.ParseUint(tags[0], 10, 64); err == nil && n != 0 {
+			return n, nil
+		}
+	}
+	return 0, notify.ErrConflict // no ETag of ours
+}
+
+// entityTags returns the tags of an If-Match without their quotes (RFC 9110 §13.1.1).
+// A weak one, which never matches there, keeps its mark. A comma may be in a tag.
+func entityTags(ifMatch string) (tags []string) {
+	for rest := strings.TrimSpace(ifMatch); rest != ""; {
+		n := strings.IndexByte(rest, ',')
+		if strings.HasPrefix(rest, `"`) {
+			if end := strings.IndexByte(rest[1:], '"'); end >= 0 {
+				if n = strings.IndexByte(rest[end+2:], ','); n >= 0 {
+					n += end + 2
+				}
+			}
+		}
+		if n < 0 {
+			n = len(rest)
+		}
+		if tag := strings.Trim(strings.TrimSpace(rest[:n]), `"`); tag != "" {
+			tags = append(tags, tag)
+		}
+		rest = strings.TrimSpace(rest[min(n+1, len(rest)):])
+	}
+	return tags
 }
 
 func (s *Server) listSubscriptions(ctx context.Context, in *struct {
@@ -233,7 +286,7 @@ func (s *Server) listSubscriptions(ctx context.Context, in *struct {
 	Type      string `query:"type" doc:"That name this event type"`
 	Active    string `query:"active" enum:"true,false" doc:"That are, or are not, active"`
 }) (*listed[notify.Subscription], error) {
-	if err := checkType(in.Type); err != nil {
+	if err := cmp.Or(checkType(in.Type), checkCursor(in.Cursor)); err != nil {
 		return nil, err
 	}
 	who := accessOf(ctx)
@@ -277,7 +330,7 @@ func (s *Server) changeSubscription(ctx context.Context, in *struct {
 	IfMatch string `header:"If-Match" doc:"The ETag that it must have still"`
 	Body    change
 }) (*asked, error) {
-	old, err := revision(in.IfMatch)
+	old, err := s.revision(ctx, in.ID, in.IfMatch)
 	if err != nil {
 		return nil, s.problem(err)
 	}
@@ -292,7 +345,7 @@ func (s *Server) deleteSubscription(ctx context.Context, in *struct {
 	ID      string `path:"id"`
 	IfMatch string `header:"If-Match" doc:"The ETag that it must have still"`
 }) (*struct{}, error) {
-	old, err := revision(in.IfMatch)
+	old, err := s.revision(ctx, in.ID, in.IfMatch)
 	if err != nil {
 		return nil, s.problem(err)
 	}
@@ -307,6 +360,9 @@ func (s *Server) listCalls(ctx context.Context, in *struct {
 	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Extension string `query:"extension" doc:"In which this extension takes part"`
 }) (*listed[Call], error) {
+	if err := checkCursor(in.Cursor); err != nil {
+		return nil, err
+	}
 	live, err := s.liveCalls(ctx)
 	if err != nil {
 		return nil, s.problem(err)
