@@ -233,15 +233,9 @@ func (t *Tracker) fate(l *leg, m *Message) {
 	if r == nil || m.Src != PBX {
 		return
 	}
-	line, _, _ := strings.Cut(strings.TrimLeft(m.Body, "\r\n"), "\n")
-	rest, ok := strings.CutPrefix(line, "SIP/2.0 ")
-	if !ok {
-		return
-	}
-	code, phrase, _ := strings.Cut(strings.TrimRight(rest, "\r"), " ")
-	n, err := strconv.Atoi(code)
+	n, phrase := readStatusLine(m.Body)
 	switch {
-	case err != nil || n < 100 || n > 699:
+	case n == 0:
 	case n < 200:
 		r.begun = true
 	case n < 300 && !r.begun && r.replaces == "" && freeSWITCH(m) && t.names.phone(r.ext): // only a phone is called
@@ -249,6 +243,23 @@ func (t *Tracker) fate(l *leg, m *Message) {
 	default:
 		t.settle(r, m.At, n, clone(phrase))
 	}
+}
+
+// readStatusLine reads the status line that a message/sipfrag begins with: its version
+// has no case (RFC 3261 §7.1), and there may be spaces too many. The code is 0 if there
+// is none.
+func readStatusLine(sipfrag string) (code int, phrase string) {
+	line, _, _ := strings.Cut(strings.TrimLeft(sipfrag, " \t\r\n"), "\n")
+	version, rest, _ := strings.Cut(strings.TrimRight(line, " \t\r"), " ")
+	if !strings.EqualFold(version, "SIP/2.0") {
+		return 0, ""
+	}
+	text, phrase, _ := strings.Cut(strings.TrimLeft(rest, " "), " ")
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 100 || n > 699 {
+		return 0, ""
+	}
+	return n, strings.TrimLeft(phrase, " ")
 }
 
 // freeSWITCH reports whether a message comes from a FreeSWITCH, by its User-Agent or by
