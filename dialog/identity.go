@@ -41,9 +41,11 @@ func callingParty(remotePartyID string) string {
 	return ""
 }
 
-// anonymous reports whether u hides who calls (RFC 3323 §4.1.1.3).
+// anonymous reports whether u does not show who calls: as the caller wants it (RFC 3323
+// §4.1.1.3), or as a network before does not know it (3GPP TS 23.003 §13.6, §13.7).
 func anonymous(u uri) bool {
-	return strings.EqualFold(u.user, anonymousUser) || strings.EqualFold(u.host, "anonymous.invalid")
+	return strings.EqualFold(u.user, anonymousUser) || strings.EqualFold(u.user, "unavailable") ||
+		u.host == "anonymous.invalid" || u.host == "unknown.invalid"
 }
 
 // assertedIdentity reads the values of P-Asserted-Identity, of which there may be
