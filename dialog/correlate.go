@@ -575,7 +575,7 @@ const alike = 6
 func tail(number string) string { return number[max(0, len(number)-alike):] }
 
 // telling reports whether a number can tell who calls.
-func telling(number string) bool { return number != "" && !strings.EqualFold(number, "anonymous") }
+func telling(number string) bool { return number != "" && !anonymousNumber(number) }
 
 // number returns a number that can tell who calls, or "".
 func number(s string) string {

@@ -44,8 +44,12 @@ func callingParty(remotePartyID string) string {
 // anonymous reports whether u does not show who calls: as the caller wants it (RFC 3323
 // §4.1.1.3), or as a network before does not know it (3GPP TS 23.003 §13.6, §13.7).
 func anonymous(u uri) bool {
-	return strings.EqualFold(u.user, anonymousUser) || strings.EqualFold(u.user, "unavailable") ||
-		u.host == "anonymous.invalid" || u.host == "unknown.invalid"
+	return anonymousNumber(u.user) || u.host == "anonymous.invalid" || u.host == "unknown.invalid"
+}
+
+// anonymousNumber reports whether the user of a URI says that it is nobody's.
+func anonymousNumber(user string) bool {
+	return strings.EqualFold(user, anonymousUser) || strings.EqualFold(user, "unavailable")
 }
 
 // assertedIdentity reads the values of P-Asserted-Identity, of which there may be
