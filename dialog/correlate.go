@@ -412,8 +412,8 @@ func (t *Tracker) byNumbers(i *incoming) (v verdict) {
 			}
 		}
 	}
-	if l := t.movedTo(nil, i.called, i.At); l != nil {
-		weigh(l, dialedFits)
+	if l, f := t.movedTo(nil, i.called, i.At); l != nil {
+		weigh(l, f)
 	}
 	if shown := i.links.numbers[fromField]; shown == i.called || t.names.kind(shown, i.At) == "" {
 		for _, l := range t.byNumber[tail(i.called)] {

@@ -69,30 +69,36 @@ func (t *Tracker) moves(l *leg, m *Message) {
 }
 
 // movedTo returns the leg that was refused with 3xx a moment ago, in a call or in
-// any if c is nil, and one of whose Contacts names the number called; nil: none, or legs of
-// several calls.
-func (t *Tracker) movedTo(c *call, called string, now time.Time) (found *leg) {
+// any if c is nil, and one of whose Contacts names the number called, and how well it
+// does; nil: none, or legs of several calls.
+func (t *Tracker) movedTo(c *call, called string, now time.Time) (found *leg, best fit) {
 	for _, l := range t.moved {
-		switch {
-		case called == "" || !l.movesTo(called) || now.Sub(l.ended) > progressed || !l.call.live() || c != nil && l.call != c:
+		switch f := l.movesTo(called); {
+		case called == "" || f == noFit || f < best || now.Sub(l.ended) > progressed || !l.call.live() || c != nil && l.call != c:
+		case f > best:
+			found, best = l, f
 		case found != nil && found.call != l.call:
-			return nil
-		default:
+			found = nil
+		case found != nil:
 			found = l
 		}
 	}
-	return found
+	return found, best
 }
 
-// movesTo reports whether a Contact of the 3xx that refused a leg names the number. A
-// phone may name several, of which the PBX tries one after the other.
-func (l *leg) movesTo(number string) bool {
+// movesTo returns how well a Contact of the 3xx that refused a leg names the number: the
+// PBX may take a prefix off, or put one on. A phone may name several, of which the PBX
+// tries one after the other.
+func (l *leg) movesTo(number string) (best fit) {
 	for user := range strings.SplitSeq(l.movedTo, "\n") {
-		if user == number {
-			return true
+		switch {
+		case user == number:
+			return dialedFits
+		case alikeNumbers(user, number):
+			best = dialedAlike
 		}
 	}
-	return false
+	return best
 }
 
 // contest finds the call that fits an INVITE best, if it is only one.

@@ -34,7 +34,7 @@ func (t *Tracker) sentOn(c *call, i *incoming, f *facts, r *refer) (ext Extensio
 			return t.names.home(Extension{User: clone(ext.User)}, uri{}), true
 		}
 	}
-	if l := t.movedTo(c, i.called, i.At); l != nil && l.party != nil {
+	if l, _ := t.movedTo(c, i.called, i.At); l != nil && l.party != nil {
 		return l.party.ext, true // its phone has named whom the PBX now calls
 	}
 	if r != nil && r.leg.party != nil {
