@@ -75,6 +75,9 @@ func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
 	cfg := defaults()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}
 	cfg.SIP.Register = sip.Register(fc.Register)
+	for _, source := range fc.PBXSources {
+		cfg.SIP.PBXSources = append(cfg.SIP.PBXSources, cidr{source})
+	}
 	cfg.Calls.AddCID = fc.AddCID
 	cfg.Store.Dir = dir
 	cfg.Store.Sync = syncEvery(24 * time.Hour)                   // a sync each tenth of a virtual second would take long
@@ -96,14 +99,14 @@ func (h *wholeHop) start(fc flowtest.Config, cfg config, js jetstream.JetStream)
 	t, original := h.t, cfg
 	h.peers = map[string]*siptest.PacketConn{}
 	network := siptest.NewNetwork()
-	for _, p := range flowtest.Peers {
+	for _, p := range slices.Concat(flowtest.Peers, flowtest.PBXAddresses) {
 		c, err := network.Packet(p.Addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		h.peers[p.Name] = c
 		switch {
-		case p.Side == dialog.PBX:
+		case p.Name == "pbx":
 			cfg.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: p.Addr}}
 		case p.Trunk != "":
 			cfg.Trunk = append(cfg.Trunk, trunkConfig{Name: p.Trunk, Sources: []cidr{{netip.PrefixFrom(p.Addr.Addr(), 32)}}})

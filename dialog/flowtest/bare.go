@@ -91,6 +91,7 @@ func (b *bare) Send(from Peer, msg []byte) error {
 	if err != nil {
 		return err
 	}
+	from = b.sees(from)
 	p := &passage{from: from, in: m, branch: m.branch()}
 	switch {
 	case m.status() != 0:
@@ -110,16 +111,17 @@ func (b *bare) Send(from Peer, msg []byte) error {
 		}
 	case from.Side == dialog.Edge:
 		p.to = peer("pbx")
+		if to, ok := at(m.uri()); ok && peer(to.Name).Side == dialog.PBX {
+			p.to = b.sees(to) // within a dialog
+		}
 	case b.registration(m) != nil:
 		p.to = b.registration(m).from
 	default:
-		_, host := userHost(m.uri())
-		addr, err := netip.ParseAddrPort(host)
-		i := slices.IndexFunc(Peers, func(p Peer) bool { return p.Addr == addr })
-		if err != nil || i < 0 {
+		to, ok := at(m.uri())
+		if !ok {
 			return fmt.Errorf("no peer is at %s", m.uri())
 		}
-		p.to = Peers[i]
+		p.to = to
 	}
 	if !b.absorbs(p) {
 		b.passing = append(b.passing, p)
@@ -142,8 +144,24 @@ func (b *bare) absorbs(p *passage) bool {
 	return false
 }
 
-func peer(name string) Peer {
-	return Peers[slices.IndexFunc(Peers, func(p Peer) bool { return p.Name == name })]
+// at returns the peer at the address that a URI has.
+func at(uri string) (Peer, bool) {
+	_, host := userHost(uri)
+	addr, err := netip.ParseAddrPort(host)
+	if err != nil {
+		return Peer{}, false
+	}
+	return peerBy(func(p Peer) bool { return p.Addr == addr })
+}
+
+// sees returns a peer as the hop takes it: at an address of the PBX that the config
+// does not have it is on the edge side.
+func (b *bare) sees(p Peer) Peer {
+	configured := func(s netip.Prefix) bool { return s.Contains(p.Addr.Addr()) }
+	if p.Side == dialog.PBX && p.Name != "pbx" && !slices.ContainsFunc(b.config.PBXSources, configured) {
+		p.Side = dialog.Edge
+	}
+	return p
 }
 
 // sent finds the request that left for a peer with a branch of ours.

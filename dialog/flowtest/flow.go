@@ -21,6 +21,11 @@
 // pbx (192.0.2.1). bellhop is 192.0.2.5. All ports are 5060, all transport
 // is UDP, and the domain of the PBX is pbx.example.
 //
+// The PBX has two more addresses, which take the place of pbx in a section: pbx:5080
+// is its second port (192.0.2.1:5080), pbx2 its second address (192.0.2.2). What it
+// sends from there has that address in Via and Contact; its dialogs and registrations
+// are the same. bellhop takes them for a phone's unless pbx_sources has them.
+//
 // # Messages that a peer sends
 //
 // A message is a start line, header fields and, after an empty line, a body,
@@ -87,11 +92,13 @@
 //	rec_id = X-Rec            and callback_id, tag, callapi_id
 //	correlate = session-id, numbers
 //	privacy = respect         the default; or ignore
+//	pbx_sources = 192.0.2.1/32, 192.0.2.2/32    none is the default
 //	opt_in = ringing, hold, resume, transfer, registered, unregistered
 package flowtest
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -121,6 +128,8 @@ type Config struct {
 	AddCID   bool
 	Dialog   dialog.Config
 	OptIn    []dialog.Type // of the events that subscriptions have to name: which are listed
+
+	PBXSources []netip.Prefix // further addresses that bellhop takes for the PBX's
 }
 
 // optIn are the events that are sent only to subscriptions that name them.
@@ -285,6 +294,14 @@ func (c *Config) set(key, value string) (err error) {
 		d.Tag = value
 	case "callapi_id":
 		d.CallAPIID = value
+	case "pbx_sources":
+		for text := range strings.SplitSeq(value, ",") {
+			source, err := netip.ParsePrefix(strings.TrimSpace(text))
+			if err != nil {
+				return err
+			}
+			c.PBXSources = append(c.PBXSources, source)
+		}
 	case "privacy":
 		d.IgnorePrivacy = value == "ignore"
 	case "opt_in":

@@ -92,9 +92,9 @@ func (p *player) step(s Step) error {
 		if err != nil {
 			return err
 		}
-		return p.hop.Send(p.rig.agents[s.From].Peer, msg)
+		return p.hop.Send(peer(s.From), msg)
 	case Expect:
-		msg, err := p.hop.Receive(p.rig.agents[s.To].Peer, s.Text)
+		msg, err := p.hop.Receive(peer(s.To), s.Text)
 		if err != nil {
 			return err
 		}

@@ -32,6 +32,13 @@ var Peers = []Peer{
 	{Name: "pbx", Addr: netip.MustParseAddrPort("192.0.2.1:5060"), Side: dialog.PBX},
 }
 
+// PBXAddresses are further addresses of the PBX: the peer pbx sends from them, and is
+// sent to. bellhop takes them for the PBX's if [Config.PBXSources] has them.
+var PBXAddresses = []Peer{
+	{Name: "pbx:5080", Addr: netip.MustParseAddrPort("192.0.2.1:5080"), Side: dialog.PBX},
+	{Name: "pbx2", Addr: netip.MustParseAddrPort("192.0.2.2:5060"), Side: dialog.PBX},
+}
+
 // Bellhop is where bellhop listens.
 var Bellhop = netip.MustParseAddrPort("192.0.2.5:5060")
 
@@ -39,7 +46,23 @@ var Bellhop = netip.MustParseAddrPort("192.0.2.5:5060")
 const Domain = "pbx.example"
 
 func known(name string) bool {
-	return slices.ContainsFunc(Peers, func(p Peer) bool { return p.Name == name })
+	_, ok := peerBy(func(p Peer) bool { return p.Name == name })
+	return ok
+}
+
+// peer returns the peer, or the address of the PBX, with a name that is known.
+func peer(name string) Peer {
+	p, _ := peerBy(func(p Peer) bool { return p.Name == name })
+	return p
+}
+
+// peerBy returns the first of all peers and addresses of the PBX that fits.
+func peerBy(fits func(Peer) bool) (Peer, bool) {
+	all := slices.Concat(Peers, PBXAddresses)
+	if i := slices.IndexFunc(all, fits); i >= 0 {
+		return all[i], true
+	}
+	return Peer{}, false
 }
 
 // A Rig is the peers of one flow. It composes what they send, out of what a
@@ -108,9 +131,20 @@ func (r *Rig) next() int {
 	return r.last
 }
 
+// agent returns the peer with a name. The PBX is one peer at each of its addresses.
+func (r *Rig) agent(name string) *agent {
+	p := peer(name)
+	if p.Side != dialog.PBX {
+		return r.agents[name]
+	}
+	a := r.agents["pbx"]
+	a.Addr = p.Addr
+	return a
+}
+
 // Compose returns the message that a Send or Forward step sends.
 func (r *Rig) Compose(s Step) ([]byte, error) {
-	a := r.agents[s.From]
+	a := r.agent(s.From)
 	if strings.TrimSpace(s.Text) == "" {
 		if a.last == nil {
 			return nil, fmt.Errorf("%s has sent nothing that it could send again", s.From)
@@ -155,7 +189,7 @@ func (r *Rig) Receive(to string, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	a := r.agents[to]
+	a := r.agent(to)
 	a.heard = append(a.heard, m)
 	if m.status() != 0 {
 		a.receiveResponse(m)
