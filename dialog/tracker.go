@@ -515,7 +515,8 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	if l.origin == PBX {
 		t.callsBack(l, ext)
 		t.learnNumber(l, &i)
-		l.stranger = c.caller != nil && l.num != c.caller.num && !c.caller.numbered(l.num) && t.names.kind(l.num, m.At) != ""
+		kind := t.names.kind(l.num, m.At) // a queue, menu or conference calls for the caller
+		l.stranger = c.caller != nil && l.num != c.caller.num && !c.caller.numbered(l.num) && kind != "" && !kind.hosts()
 	}
 	switch {
 	case isExt && l.origin == Edge:
