@@ -94,6 +94,9 @@ type call struct {
 	wasBridged bool
 	pickedUp   bool          // the caller talks with a phone whose leg is of another call
 	talked     time.Duration // how long callees were up before
+
+	lastTalker Extension // who talked last of the called parties that are forgotten; without a user: nobody
+	shown      string    // the caller's number on the first leg to a trunk that is forgotten; "": there was none
 }
 
 // A leg is one INVITE dialog, or the attempt at one, on one side of the PBX.
@@ -907,6 +910,10 @@ func (c *call) called(l *leg) *Extension {
 	if p := c.talker(); p != nil {
 		return &p.ext
 	}
+	if c.lastTalker.User != "" {
+		talked := c.lastTalker
+		return &talked
+	}
 	var one *party
 	several := false
 	for _, p := range c.parties {
@@ -948,6 +955,9 @@ func (c *call) outside(l *leg) bool {
 
 // shownOutside returns the caller's number on the leg to a trunk.
 func (c *call) shownOutside() string {
+	if c.shown != "" {
+		return c.shown
+	}
 	for _, l := range c.legs {
 		if l.origin == PBX && l.trunk {
 			return l.num

@@ -109,6 +109,8 @@ func (c *call) fields(s *scribe) {
 	keepFlag(s, "was_bridged", &c.wasBridged)
 	keepFlag(s, "picked_up", &c.pickedUp)
 	keepNumber(s, "talked", &c.talked)
+	keepExtension(s, "last_talker", "last_talker_domain", &c.lastTalker)
+	keepText(s, "shown", &c.shown)
 
 	// After the legs and parties that the call has come those that it has
 	// forgotten but for what they tell.

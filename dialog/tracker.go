@@ -716,6 +716,12 @@ func (t *Tracker) advance(c *call, now time.Time) {
 // the last one.
 func (t *Tracker) drop(l *leg) {
 	c := l.call
+	if p := c.talker(); p != nil && p.over {
+		c.lastTalker = p.ext
+	}
+	if l.origin == PBX && l.trunk && c.shown == "" {
+		c.shown = clone(l.num)
+	}
 	c.legs = slices.DeleteFunc(c.legs, func(o *leg) bool { return o == l })
 	c.parties = slices.DeleteFunc(c.parties, func(p *party) bool {
 		return !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.has(p) })
