@@ -535,14 +535,16 @@ func (l *leg) ringsDialed() bool {
 // calls, is not answered yet, and something was heard of the call lately; or is
 // alone in the call, as one who waits in a queue, hears a menu or was left by the
 // other; or was referred a moment ago. A queue may still call its agents in the
-// moment in which the first of them answers.
+// moment in which the first of them answers, and while who has sent the caller there
+// has not left.
 func (t *Tracker) inHands(l *leg, now time.Time) bool {
 	c := l.call
 	switch l.state {
 	case calling, ringing:
 		return l.origin == Edge && now.Sub(c.heard) <= progressed
 	case talking:
-		return !c.talksBeside(l) || l.host != nil && now.Sub(c.bridged) <= forkGap || t.referred(c, now) != nil
+		waits := l.host != nil && (now.Sub(c.bridged) <= forkGap || !l.host.over && c.bridged.IsZero() && !c.wasBridged)
+		return !c.talksBeside(l) || waits || t.referred(c, now) != nil
 	}
 	return false
 }
