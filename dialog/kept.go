@@ -552,7 +552,13 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 		p.over = true
 		p.outcome = outcome{e.Status, e.SipCode, e.SipReason, e.Q850, e.HangupBy, e.Elsewhere}
 		for _, l := range c.legs {
-			if l.state != over && (l.party == p || l.host == p) && !l.outlasts(p) {
+			switch {
+			case l.state == over || l.party != p && l.host != p:
+			case l.outlasts(p):
+				if l.host == p {
+					l.host = nil // its turn alone is over
+				}
+			default:
 				l.state, l.ended, l.by, l.refer, l.earlier = over, at, e.HangupBy, nil, nil
 				t.unreach(l)
 				if l.origin == PBX && e.Elsewhere && !l.canceled {
@@ -595,6 +601,7 @@ func (t *Tracker) relivedParty(c *call, e *Event) *party {
 	c.parties = append(c.parties, p)
 	if hosted {
 		l.host, p.kind = p, t.names.declared[p.ext.User]
+		c.awaitAgent()
 	} else {
 		l.party = p
 	}

@@ -109,12 +109,17 @@ func (t *Tracker) beginHost(r *refer, l *leg, ext Extension, kind Kind, number s
 		}
 		t.endHost(o, at, outcome{status: Answered, by: by})
 	}
+	c.awaitAgent()
+	l.host = p
+	t.dial(p, DialIn, at)
+}
+
+// awaitAgent notes that a turn of a host begins: who talks now is none of its agents.
+func (c *call) awaitAgent() {
 	for _, o := range c.legs {
 		o.noAgent = o.noAgent || o.origin == PBX && o.state == talking
 	}
 	c.bridged, c.wasBridged, c.pickedUp, c.talked = time.Time{}, false, false, 0
-	l.host = p
-	t.dial(p, DialIn, at)
 }
 
 // notReferred ends the turn that the REFER r has begun, as the PBX has since reported
