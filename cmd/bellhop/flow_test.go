@@ -152,11 +152,15 @@ func (h *wholeHop) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	var c struct {
 		Data struct {
-			EventID string `json:"event_id"`
+			EventID   string `json:"event_id"`
+			Extension string `json:"extension"`
 		} `json:"data"`
 	}
 	if err := json.Unmarshal(b, &c); err != nil {
 		return nil, err
+	}
+	if c.Data.Extension == "" {
+		h.t.Errorf("a callback does not say of which extension it is: %s", b)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
