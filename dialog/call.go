@@ -610,6 +610,9 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 		t.endParty(p, l, at, o)
 	}
 	if p := l.host; p != nil && !p.over && !c.hostElsewhere(l) {
+		if l == p.first && l.origin == PBX { // who is called on its leg is the host's caller
+			o.by = o.by.reversed()
+		}
 		t.endHost(p, at, o)
 	}
 }
@@ -618,12 +621,7 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 // leg.
 func (t *Tracker) endParty(p *party, l *leg, at time.Time, o outcome) {
 	if p == l.call.back { // who is called on its leg is the caller
-		switch o.by {
-		case ByCaller:
-			o.by = ByCallee
-		case ByCallee:
-			o.by = ByCaller
-		}
+		o.by = o.by.reversed()
 		if p.answered.IsZero() {
 			o.status = l.call.calleesSay()
 		}

@@ -15,6 +15,17 @@ type outcome struct {
 	elsewhere bool
 }
 
+// reversed returns who ended the call as seen by the other end of the leg.
+func (by HangupBy) reversed() HangupBy {
+	switch by {
+	case ByCaller:
+		return ByCallee
+	case ByCallee:
+		return ByCaller
+	}
+	return by
+}
+
 // weight orders what several legs say: of the devices of a party, and of the
 // callees of a caller, the heaviest word counts.
 var weight = map[Status]int{
@@ -187,17 +198,31 @@ func (l *leg) unanswered() Status {
 // and CANCEL. A caller that was gone before, as one who has transferred the call, is
 // not who waits for the callee.
 func (c *call) callerLeft(callee *leg) bool {
-	l, by := c.caller, ByCaller
-	if l == nil && c.back != nil { // the PBX called the caller
-		l, by = c.back.first, ByCallee
-	}
+	l := c.caller
 	switch {
-	case l == nil:
-		return false
+	case l == nil || !l.ended.IsZero() && l.ended.Before(callee.began):
+		return c.partnerLeft(callee)
 	case l.origin == Edge && l.canceled && l.answered.IsZero():
 		return !l.canceledAt.After(callee.canceledAt)
 	}
-	return l.state == over && l.by == by && !l.ended.Before(callee.began) && !l.ended.After(callee.canceledAt)
+	return l.state == over && l.by == ByCaller && !l.ended.After(callee.canceledAt)
+}
+
+// partnerLeft reports whether the phone for which the PBX rings the callee hung up
+// between the callee's INVITE and CANCEL: the PBX called that phone first, as for a
+// callback, or its caller has sent it on. A phone that has sent the other end on by a
+// REFER waits for nobody.
+func (c *call) partnerLeft(callee *leg) (left bool) {
+	for _, o := range c.legs {
+		switch {
+		case o == callee || o.origin != PBX || o.answered.IsZero() || !o.answered.Before(callee.began):
+		case o.state == talking || o.ended.After(callee.canceledAt):
+			return false // the PBX rings the callee for it still
+		case o.by == ByCallee && !o.refers && !o.ended.Before(callee.began):
+			left = true
+		}
+	}
+	return left
 }
 
 // judgeFinal says what a refused leg means. The PBX's final to the caller says
