@@ -54,6 +54,12 @@ func (a *aliases) owner(number string) string {
 	return user
 }
 
+// shownAs reports whether a number is the extension's own: its name, or what the PBX shows
+// for it.
+func (d *directory) shownAs(user, number string) bool {
+	return number == user || d.aliases.owner(number) == user
+}
+
 // owned returns the extension that the PBX shows a number for, if it is another
 // name; else one without a user.
 func (d *directory) owned(number string) Extension {

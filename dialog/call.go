@@ -860,7 +860,7 @@ func (p *party) rawNumber() string {
 // the PBX has hidden that leg behind another Call-ID, what the number says.
 func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 	if caller == nil || l.stranger {
-		switch own, o := t.names.owned(l.num), l.calledFor(); {
+		switch own, o := t.names.owned(l.num), t.calledFor(l); {
 		case o != nil:
 			e.CallerExtension = &o.ext
 		case own.User != "":
@@ -876,7 +876,7 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 	if caller.trunk {
 		e.CalledDID = cmp.Or(caller.did, caller.called)
 	}
-	if caller.withheld && !l.withheld && l.num == caller.number { // the PBX has not passed the wish on
+	if caller.withheld && !l.withheld && caller.numbered(l.num) { // the PBX has not passed the wish on
 		e.CallerNum, e.CallerName, e.CallerE164, e.CallerNumRaw, e.Privacy = anonymousUser, anonymousName, "", "", true
 	}
 	if e.Diversion == "" {

@@ -83,8 +83,8 @@ func (l *leg) silentUntil() time.Time { return l.answered.Add(progressed) }
 
 // calledFor returns the party that the PBX has called before for whom it shows on
 // leg l as the caller: the extension of l itself. nil: there is none.
-func (l *leg) calledFor() *party {
-	if l.party == nil || l.num != l.party.ext.User {
+func (t *Tracker) calledFor(l *leg) *party {
+	if l.party == nil || !t.names.shownAs(l.party.ext.User, l.num) {
 		return nil
 	}
 	for _, o := range l.call.legs {

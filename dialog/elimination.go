@@ -132,7 +132,7 @@ func (x *contest) verdict() verdict {
 
 // byElimination looks for the one call that the INVITE can be of, if it shows no
 // number or one that is nobody's here: the caller is anonymous, the PBX calls an
-// extension otherwise than it logs in, or shows a trunk a number of the company's.
+// extension otherwise than it logs in, or shows a number of the company's.
 func (t *Tracker) byElimination(i *incoming) verdict {
 	hidden := true
 	for _, number := range i.links.numbers {
@@ -140,6 +140,9 @@ func (t *Tracker) byElimination(i *incoming) verdict {
 			continue
 		}
 		hidden = false
+		if kind := t.names.declared[number]; i.ext && (kind == Queue || kind == IVR) {
+			return t.byHost(i, number)
+		}
 		if number == i.called || t.explains(number, i.At) {
 			return verdict{}
 		}
@@ -165,17 +168,18 @@ func (t *Tracker) byElimination(i *incoming) verdict {
 		return verdict{}
 	case hidden:
 		each(keyHidden, func(l *leg) { t.enterHidden(&x, i, l) })
-	case internal:
+	default:
 		each(keyOpen, func(l *leg) {
-			if t.nameless(l, i.At) && !digits(l.party.ext.User) {
+			switch {
+			case l.call.shows(i):
+				t.enterOpen(&x, i, l)
+			case internal && t.nameless(l, i.At) && !digits(l.party.ext.User):
 				t.enterOpen(&x, i, l)
 				if l.awaitsLeg(i) {
 					x.rival = l.call
 				}
 			}
 		})
-	default:
-		return verdict{}
 	}
 	if scanned > maxScanned {
 		return verdict{}
@@ -187,10 +191,22 @@ func (t *Tracker) byElimination(i *incoming) verdict {
 			}
 		}
 	}
+	var known contest // of extensions for which the PBX has shown another number before
 	for _, d := range t.dialers {
 		l := d.leg
-		if i.At.Sub(d.at) > prompt || l.state != calling && l.state != ringing || l.call.rings() || !slices.Contains(l.call.legs, l) {
+		if i.At.Sub(d.at) > prompt || !l.waits() || l.state == talking && !hidden || !slices.Contains(l.call.legs, l) {
 			continue
+		}
+		if i.Trunk == "" && !hidden && l.call.forks(i) && l.call.shows(i) {
+			x.enter(l.call, 2)
+			continue
+		}
+		if l.call.rings() {
+			continue
+		}
+		field := &x
+		if internal && !t.nameless(l, i.At) {
+			field = &known
 		}
 		switch {
 		case i.Trunk != "":
@@ -201,15 +217,62 @@ func (t *Tracker) byElimination(i *incoming) verdict {
 		case hidden && (l.dialed(i) || !t.settled(l, i.At)):
 			x.enter(l.call, 1) // the PBX may hide the number of one who shows it
 			x.rival = l.call
-		case hidden || !t.nameless(l, i.At):
+		case hidden || internal && !t.mayShow(l, i.At):
 		case l.dialed(i):
-			x.enter(l.call, 2)
-		case !t.settled(l, i.At):
+			field.enter(l.call, 2)
+		case internal && !t.settled(l, i.At): // a number of the company's may be shown to anybody
+			field.enter(l.call, 1)
+			field.rival = l.call
+		}
+	}
+	if x.call == nil && x.rival == nil {
+		return known.verdict()
+	}
+	return x.verdict()
+}
+
+// mayShow reports whether the PBX may show an internal number that is nobody's here for the
+// extension that calls on leg l: its number is not known, or it is named otherwise.
+func (t *Tracker) mayShow(l *leg, now time.Time) bool {
+	p := l.party
+	return t.nameless(l, now) || p != nil && p.flow == Out && !digits(p.ext.User) && t.names.registered(p.ext.User, now)
+}
+
+// byHost looks for the call of an INVITE that shows the number of a queue or a menu: of
+// the only caller who waits there, or, if nobody calls it, of the only phone that the PBX
+// has called in its name.
+func (t *Tracker) byHost(i *incoming, number string) verdict {
+	var x contest
+	called := false
+	for n, l := range t.byNumber[keyOpen] {
+		if n >= maxScanned {
+			return verdict{}
+		}
+		if p := l.host; p != nil && !p.over && p.ext.User == number {
+			if called = true; t.inHands(l, i.At) {
+				x.enter(l.call, 1)
+			}
+		}
+	}
+	for _, l := range t.byNumber[tail(number)] {
+		if !called && l.origin == PBX && l.num == number && l.state == talking && l.call.caller == nil && !l.call.talksBeside(l) {
 			x.enter(l.call, 1)
-			x.rival = l.call
 		}
 	}
 	return x.verdict()
+}
+
+// shows reports whether the PBX has shown the number that the INVITE shows on another
+// leg of the call.
+func (c *call) shows(i *incoming) bool {
+	number := i.links.numbers[identity]
+	return telling(number) && slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX && o.num == number })
+}
+
+// waits reports whether the caller on leg l waits for the PBX: it is not answered yet, or
+// the PBX itself has answered it in the name of a queue or a menu.
+func (l *leg) waits() bool {
+	return l.state == calling || l.state == ringing || l.state == talking && l.host != nil && l.host.kind != Conference
 }
 
 // explains reports whether a number is somebody's whose legs are known by it.
@@ -358,9 +421,10 @@ func (t *Tracker) reachCaller(l *leg) {
 // tell. A caller whose number is not shown there is found as one who hides it.
 func (t *Tracker) reachCalled(l *leg, i *incoming) {
 	c := l.call
-	switch {
-	case c.backs(l):
+	if c.backs(l) {
 		t.alsoReach(l, keyBack)
+	}
+	switch {
 	case c.caller == nil && len(c.legs) == 1:
 		t.alsoReach(l, l.num)
 	case c.caller != nil && i.ext && !slices.ContainsFunc(i.links.numbers[:], telling):

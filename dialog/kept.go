@@ -469,7 +469,7 @@ func (t *Tracker) adopt(c *call) {
 	for _, l := range c.legs {
 		if l.state != over {
 			t.reach(l, l.number)
-			if l.origin == Edge && l.state < challenged {
+			if l.origin == Edge && l.waits() {
 				t.dialers = append(t.dialers, dialer{l, l.heard})
 			}
 		} else if l.movedTo != "" {

@@ -516,14 +516,14 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		t.callsBack(l, ext)
 		t.learnNumber(l, &i)
 		kind := t.names.kind(l.num, m.At) // a queue, menu or conference calls for the caller
-		l.stranger = c.caller != nil && l.num != c.caller.num && !c.caller.numbered(l.num) && kind != "" && !kind.hosts()
+		l.stranger = c.caller != nil && !i.eliminated && l.num != c.caller.num && !c.caller.numbered(l.num) && kind != "" && !kind.hosts()
 	}
 	switch {
 	case isExt && l.origin == Edge:
 		t.join(l, ext, Out)
-	case isExt && c.caller == nil && len(c.legs) == 1 && l.num == ext.User:
+	case isExt && c.caller == nil && len(c.legs) == 1 && t.names.shownAs(ext.User, l.num):
 		t.callBack(l, ext)
-	case isExt && c.callsBack(ext) && l.num == ext.User:
+	case isExt && c.callsBack(ext) && t.names.shownAs(ext.User, l.num):
 		l.party = c.back
 	case isExt:
 		t.join(l, ext, In)
