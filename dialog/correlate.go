@@ -45,7 +45,8 @@ type incoming struct {
 
 	diversion string // the number that sent the call on
 
-	eliminated bool // no number told whose the INVITE is
+	eliminated bool   // no number told whose the INVITE is
+	refer      *refer // that the INVITE follows; nil: none, or not known
 }
 
 // methods reads the words of the configuration.
@@ -233,10 +234,37 @@ func (t *Tracker) byTransfer(i *incoming) (v verdict) {
 			v, followed = verdict{r.leg.call, exact}, r
 		}
 	}
-	if followed != nil && i.links.referredBy == "" {
-		return t.followsRefer(i, followed)
+	if followed != nil {
+		i.refer = followed
+		if c := t.connectsOther(i, followed); c != nil {
+			return verdict{c, exact}
+		}
+		if i.links.referredBy == "" {
+			return t.followsRefer(i, followed)
+		}
 	}
 	return v
+}
+
+// connectsOther returns the other call that the REFER r sends on, if the phone that sent it
+// talks with nobody of its own call: it has picked up a call, or taken one that was
+// parked. The number that the INVITE shows tells whose it is. nil: it is r's own call.
+func (t *Tracker) connectsOther(i *incoming, r *refer) *call {
+	if i.Src != PBX || len(r.leg.call.legs) > 1 {
+		return nil
+	}
+	var others contest
+	for _, number := range i.links.numbers {
+		if !telling(number) || r.leg.numbered(number) {
+			continue
+		}
+		for _, l := range t.byNumber[tail(number)] {
+			if l.numbered(number) && l.state == talking && l.call != r.leg.call && !l.call.talksBeside(l) {
+				others.enter(l.call, 1)
+			}
+		}
+	}
+	return others.verdict().call
 }
 
 // followsRefer decides whether an INVITE to whom the REFER r names is because of it, if

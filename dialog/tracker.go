@@ -487,6 +487,10 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
 	l.numE164, l.calledE164 = t.e164(l.num, m.At), t.e164(l.called, m.At)
 	r := t.referred(c, m.At)
+	if o := i.refer; o != nil && o.leg.call != c && strings.HasPrefix(joined, "replaces") {
+		r = o // of a phone that has picked the call up
+		t.leavePickup(c, o)
+	}
 	if r != nil {
 		l.referredTo = r.to
 		if m.Src == PBX {

@@ -111,6 +111,15 @@ func (c *call) bridgeElsewhere(l *leg) {
 	c.pickedUp = !l.noAgent
 }
 
+// leavePickup notes that the phone that had picked up the call c has sent it on by the
+// REFER r: from when that was sent it no longer talks with the caller.
+func (t *Tracker) leavePickup(c *call, r *refer) {
+	if c.pickedUp {
+		c.pickedUp = false
+		c.unbridge(r.at)
+	}
+}
+
 func (c *call) unbridge(at time.Time) {
 	agent := func(l *leg) bool { return l.origin == PBX && l.state == talking && !l.noAgent }
 	if !c.bridged.IsZero() && !c.pickedUp && !slices.ContainsFunc(c.legs, agent) {
