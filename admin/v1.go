@@ -152,6 +152,7 @@ type change struct {
 	FlowCase       *string           `json:"flow_case,omitempty" doc:"lower (default) or upper"`
 	StatusWords    *string           `json:"status_words,omitempty" doc:"unified: only ANSWER and UNKNOWN at hangup"`
 	Group          *string           `json:"group,omitempty" doc:"one or each. cti: a call that rings at several extensions is one call (default with extension_regex), or each extension's is its own"`
+	FollowURLs     *bool             `json:"follow_urls,omitempty" doc:"cti: answer and hangup go to the onAnswer and onHangup URLs that the XML answer to their newCall names"`
 	LiveTTL        *string           `json:"live_ttl,omitempty" doc:"How long a dial or answer is worth delivering: 60s by default"`
 	Timeout        *string           `json:"timeout,omitempty" doc:"Of one attempt: 5s, for records 15s, by default"`
 	MaxInFlight    *int              `json:"max_in_flight,omitempty" doc:"Callbacks under way at a time: 4 by default"`
@@ -191,6 +192,7 @@ func (c *change) apply(s *notify.Subscription) error {
 	set(&s.FlowCase, c.FlowCase)
 	set(&s.StatusWords, c.StatusWords)
 	set(&s.Group, c.Group)
+	set(&s.FollowURLs, c.FollowURLs)
 	set(&s.MaxInFlight, c.MaxInFlight)
 	if err := setDuration(&s.LiveTTL, c.LiveTTL, "live_ttl"); err != nil {
 		return err

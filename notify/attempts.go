@@ -104,6 +104,8 @@ type recorded struct {
 	ByHand    bool        `json:"by_hand"`
 	Request   *Request    `json:"request"`
 	Answer    *Answer     `json:"answer"`
+	OnAnswer  string      `json:"on_answer"` // of a newCall: see callURLs; never shown
+	OnHangup  string      `json:"on_hangup"`
 }
 
 func (l *recorded) attempt() Attempt {
@@ -136,6 +138,7 @@ type trace struct {
 	word   string
 	next   time.Time
 	byHand bool
+	logged bool // the delivery log has it
 }
 
 // asks notes what is sent.
@@ -210,6 +213,10 @@ func (a *attempt) append(dst []byte) []byte {
 	if a.status != 0 {
 		a.appendAnswer(&w)
 	}
+	if onAnswer, onHangup := a.urls.texts(); a.urls != nil {
+		raw(&w, "on_answer", onAnswer)
+		raw(&w, "on_hangup", onHangup)
+	}
 	return append(w.b, '}')
 }
 
@@ -217,7 +224,9 @@ func (a *attempt) appendRequest(w *objectWriter) {
 	w.key("request")
 	w.b = append(w.b, '{')
 	raw(w, "method", a.sub.Method)
-	if a.sub.Method == http.MethodGet || isTemplate(a.sub.URL) {
+	if a.named != nil {
+		raw(w, "url", maskURL(a.to))
+	} else if a.sub.Method == http.MethodGet || isTemplate(a.sub.URL) {
 		raw(w, "url", a.to.String())
 	} else {
 		raw(w, "url", a.sub.URL)
@@ -260,7 +269,11 @@ func (a *attempt) appendAnswer(w *objectWriter) {
 	if begun {
 		w.b = append(w.b, '}')
 	}
-	if len(a.answer) > 0 {
+	switch {
+	case len(a.answer) == 0:
+	case a.sub.followsURLs() && isNewCall(a.kind):
+		raw(w, "body", maskAnswer(a.answer))
+	default:
 		raw(w, "body", a.answer)
 	}
 	w.yes("cut", a.cut)
@@ -328,7 +341,7 @@ func (a *attempt) weight() int { return recordWeight + len(a.payload) + len(a.an
 // add has an attempt written, unless it is not known of which event: that is gone.
 // It never blocks: the oldest make room.
 func (r *recorder) add(a *attempt) {
-	if a.id == "" {
+	if a.id == "" || a.logged {
 		return
 	}
 	r.mu.Lock()
@@ -398,9 +411,10 @@ func (n *Notifier) recordEnd(d *delivery, o outcome) {
 }
 
 // atOnce reports whether an attempt is the only one of its delivery, as far as
-// is known. A newCall that is replayed is found by itself: see checkOwed.
+// is known. A newCall that is replayed is found by itself: see checkOwed. So is one
+// whose receiver named URLs: see lastURLs.
 func (a *attempt) atOnce() bool {
-	return a.number == 1 && a.word == Delivered && !a.byHand && !(a.replay && a.party != "")
+	return a.number == 1 && a.word == Delivered && !a.byHand && !(a.replay && a.party != "") && a.urls == nil
 }
 
 // startRecording has attempts written until the returned func is called, and

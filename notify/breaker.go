@@ -110,6 +110,8 @@ func (b *breaker) probing() bool {
 func (d *delivery) blocked() bool {
 	t := d.lane.target
 	switch {
+	case !t.shut() && !t.open(), d.exempt():
+		return false
 	case t.shut():
 		return d != t.endpoint.probe
 	case t.open():
@@ -148,6 +150,8 @@ func (q *lanes) learn(now time.Time, a *attempt) (probe bool) {
 		t.probe = nil
 	}
 	switch {
+	case a.named != nil:
+		q.learnNamed(now, a, ofEndpoint, ofTarget)
 	case a.outcome == delivered:
 		q.succeeded(now, t, e)
 	case a.outcome == refused:
@@ -412,7 +416,7 @@ func pickProbe(targets iter.Seq[*target]) (best *delivery) {
 	for t := range targets {
 		for _, l := range t.lanes {
 			d := l.queue[0]
-			if d.state != resting || d.patient {
+			if d.state != resting || d.patient || d.exempt() {
 				continue
 			}
 			if best == nil || cmp.Or(

@@ -25,6 +25,10 @@ type handed struct {
 	Subscription string `json:"subscription"`
 	Lane         string `json:"lane"`
 	Seq          uint64 `json:"seq"` // of the event in its log
+
+	OnAnswer string `json:"on_answer,omitempty"` // of a newCall: see callURLs
+	OnHangup string `json:"on_hangup,omitempty"`
+	Named    bool   `json:"named,omitempty"` // it went to such a URL
 }
 
 // Redeliver makes one attempt at a delivery now, whatever became of it before:
@@ -53,7 +57,9 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	a := n.attemptByHand(ctx, &s, e, d.seq)
 	n.record.add(a)
 	if a.outcome == delivered {
-		word, _ := json.Marshal(handed{s.ID, laneOf(e), d.seq}) // of strings and a number
+		h := handed{Subscription: s.ID, Lane: laneOf(e), Seq: d.seq, Named: a.named != nil}
+		h.OnAnswer, h.OnHangup = a.urls.texts()
+		word, _ := json.Marshal(h) // of strings, a number and a bool
 		if err := n.js.Conn().Publish(handedSubject, word); err != nil {
 			n.log.Warn("what was delivered by hand may be delivered again", "subscriber", s.ID, "event", e.ID, "err", err)
 		}
@@ -68,8 +74,9 @@ func (n *Notifier) attemptByHand(ctx context.Context, s *Subscription, e *dialog
 		delivery: &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At},
 		sub:      s, url: u, signer: newSigner(s), body: e,
 	}
+	a.byHand = true
 	n.sender.attempt(ctx, n, a)
-	a.byHand, a.word = true, Failed
+	a.word = Failed
 	if a.outcome == delivered {
 		a.word = Delivered
 	}
@@ -92,7 +99,7 @@ func (w *worker) hear(m *nats.Msg) {
 		w.log.Error("what was delivered by hand cannot be read", "subject", m.Subject, "err", err)
 		return
 	}
-	w.lanes.handed(time.Now(), h.Subscription, h.Lane, h.Seq)
+	w.lanes.handed(time.Now(), h)
 }
 
 // A Trial is what came of sending a sample.

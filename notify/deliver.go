@@ -253,7 +253,7 @@ func (w *worker) took(a *attempt) {
 		w.stats.failed.Add(1)
 		w.log.Debug("attempt failed", "subscriber", a.sub.ID, "event", a.seq, "type", a.kind, "err", a.detail)
 	}
-	if a.outcome == refused {
+	if a.outcome == refused && a.named == nil {
 		w.disable(a.sub, "the receiver answered 410 Gone")
 	}
 	now, t := time.Now(), a.lane.target

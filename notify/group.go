@@ -184,9 +184,9 @@ func (t *target) concludesGroup(d *delivery, o outcome) {
 	case d.kind == dialog.Hangup:
 		delete(t.calls, groupKey(d.lane))
 	case o == delivered:
-		t.setCall(groupKey(d.lane), newCall{d.seq, begun})
+		t.setCall(groupKey(d.lane), newCall{d.seq, begun, d.urls})
 	default:
-		t.setCall(groupKey(d.lane), newCall{d.seq, undelivered})
+		t.setCall(groupKey(d.lane), newCall{seq: d.seq, state: undelivered})
 	}
 }
 

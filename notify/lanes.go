@@ -85,9 +85,10 @@ type delivery struct {
 	inGroup   bool // its party may be one of a group: see joinGroup
 	postponed bool // it has waited for other events of its call, and will not again
 
-	party  string // of a dialect whose receiver keeps calls: whose newCall this is, or depends on; "": of none
-	unsure bool   // this process has not met the newCall
-	why    string // it ended as it did; "": an attempt tells, or the outcome does
+	party  string    // of a dialect whose receiver keeps calls: whose newCall this is, or depends on; "": of none
+	unsure bool      // this process has not met the newCall
+	urls   *callURLs // of a newCall: what its receiver named; nil: nothing
+	why    string    // it ended as it did; "": an attempt tells, or the outcome does
 
 	dirty, telling, told bool // the outbox must be told; is being told; was told
 }
@@ -192,6 +193,10 @@ type attempt struct {
 	ours       bool          // it failed before the receiver was asked
 	retryAfter time.Duration // what the receiver asked for
 	newCall    newCall       // the last of a group of its call that ended
+	own        newCall       // of its party; zero: not known
+	named      *url.URL      // where it went, as the receiver asked for; nil: to the subscription's URL
+	urls       *callURLs     // that the answer to a newCall names; nil: none
+	found      *callURLs     // what the delivery log has of its newCall, if that was looked up
 	patience   bool          // it may be postponed
 	notBefore  time.Time     // nothing was sent: other events of the call may follow until then; zero: it is not postponed
 
@@ -274,6 +279,9 @@ func (q *lanes) subscribe(s Subscription, failing time.Time) {
 		}
 		if s.URL != t.sub.URL {
 			t.failing = time.Time{}
+		}
+		if !s.since().Equal(t.sub.since()) {
+			t.forgetURLs()
 		}
 	}
 	edited := t != nil && (s.URL != t.sub.URL || s.Revision != t.sub.Revision)
@@ -622,6 +630,7 @@ func (q *lanes) turn(now time.Time, e *endpoint, t *target) *attempt {
 	if t.sub.groups() {
 		a.newCall = t.calls[groupKey(d.lane)]
 	}
+	a.own = t.calls[d.party]
 	return a
 }
 
@@ -631,6 +640,7 @@ func (q *lanes) done(now time.Time, a *attempt) {
 	t.sending--
 	e.sending--
 	probe := q.learn(now, a)
+	t.learnURLs(a)
 	switch {
 	case a.outcome == waiting && d.handed:
 		q.end(d, delivered)
@@ -642,7 +652,7 @@ func (q *lanes) done(now time.Time, a *attempt) {
 		q.failed(now, a, probe)
 	default:
 		q.end(d, a.outcome)
-		if a.outcome == refused && a.sub == t.sub && !t.gone {
+		if a.outcome == refused && a.sub == t.sub && a.named == nil && !t.gone {
 			q.cancel(t)
 		}
 	}
@@ -652,23 +662,25 @@ func (q *lanes) done(now time.Time, a *attempt) {
 
 // handed takes a delivery that was delivered by hand: it is over, if it waited.
 // An attempt at it that is under way is heard out. It is a success at the
-// endpoint as any other.
-func (q *lanes) handed(now time.Time, subscription, name string, seq uint64) {
-	t := q.targets[subscription]
+// endpoint as any other, unless it went where the receiver of its newCall asked for.
+func (q *lanes) handed(now time.Time, h handed) {
+	t, urls := q.targets[h.Subscription], newCallURLs(h.OnAnswer, h.OnHangup)
 	if t == nil {
 		return
 	}
-	if l := t.lanes[name]; l != nil {
-		if i := slices.IndexFunc(l.queue, func(d *delivery) bool { return d.seq == seq }); i >= 0 {
+	if l := t.lanes[h.Lane]; l != nil {
+		if i := slices.IndexFunc(l.queue, func(d *delivery) bool { return d.seq == h.Seq }); i >= 0 {
 			d := l.queue[i]
-			d.handed = true
+			d.handed, d.urls = true, urls
 			if d.state != sending {
 				q.end(d, delivered)
 			}
 		}
 	}
-	t.begins(seq)
-	q.succeeded(now, t, t.endpoint)
+	t.begins(h.Seq, urls)
+	if !h.Named {
+		q.succeeded(now, t, t.endpoint)
+	}
 	q.enlist(t)
 }
 

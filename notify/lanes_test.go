@@ -21,6 +21,11 @@ type stage struct {
 	posts      bool     // the outbox takes what it is told
 }
 
+// handed is what was delivered by hand, to the URL of a subscription.
+func (s *stage) handed(now time.Time, subscription, lane string, seq uint64) {
+	s.lanes.handed(now, handed{Subscription: subscription, Lane: lane, Seq: seq})
+}
+
 func newStage(t *testing.T, subs ...Subscription) *stage {
 	s := &stage{T: t, start: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), posts: true}
 	s.now = s.start

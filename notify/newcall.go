@@ -34,6 +34,7 @@ const (
 type newCall struct {
 	seq   uint64 // of its event in the log
 	state newCallState
+	urls  *callURLs // that its receiver named; nil: none
 }
 
 type newCallState uint8
@@ -82,7 +83,7 @@ func (t *target) follow(d *delivery) {
 	case !isNewCall(d.kind):
 		d.unsure = !known
 	case !known || c.state == owed:
-		t.setCall(d.party, newCall{d.seq, owed})
+		t.setCall(d.party, newCall{seq: d.seq, state: owed})
 	}
 }
 
@@ -103,17 +104,18 @@ func (t *target) concludes(d *delivery, o outcome) {
 		delete(t.calls, d.party)
 	case !isNewCall(d.kind):
 	case o == delivered:
-		t.setCall(d.party, newCall{d.seq, begun})
+		t.setCall(d.party, newCall{d.seq, begun, d.urls})
 	case t.calls[d.party].state != begun:
-		t.setCall(d.party, newCall{d.seq, undelivered})
+		t.setCall(d.party, newCall{seq: d.seq, state: undelivered})
 	}
 }
 
-// begins notes that the newCall at a place of the log was delivered after all.
-func (t *target) begins(seq uint64) {
+// begins notes that the newCall at a place of the log was delivered after all, and the
+// URLs that its receiver named.
+func (t *target) begins(seq uint64, urls *callURLs) {
 	for party, c := range t.calls {
 		if c.seq == seq {
-			t.calls[party] = newCall{seq, begun}
+			t.calls[party] = newCall{seq, begun, urls}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,11 +21,15 @@ import (
 type keeper struct {
 	mu    sync.Mutex
 	away  bool            // it answers 503
+	down  string          // a host to which no connection is made
 	slow  bool            // it takes what it is sent, and does not answer
 	known map[string]bool // calls
 	log   []string        // what it has taken, and what it has refused
 	twice int             // the status for a newCall that it knows
 	forms []url.Values    // what it has taken
+
+	answer func(*http.Request, url.Values) (int, string) // another answer, unless its status is 0; nil: none has
+	urls   []string                                      // the event, URL and status of each request, if answer is set
 }
 
 func (k *keeper) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -33,6 +38,10 @@ func (k *keeper) RoundTrip(req *http.Request) (*http.Response, error) {
 	r.form, _ = url.ParseQuery(string(b))
 	call, event := r.form.Get("callId"), r.form.Get("event")
 	k.mu.Lock()
+	if k.down != "" && req.URL.Host == k.down {
+		k.mu.Unlock()
+		return nil, &connectError{error: errors.New("connection refused")}
+	}
 	status, body := 200, "{}"
 	switch {
 	case k.away:
@@ -43,6 +52,12 @@ func (k *keeper) RoundTrip(req *http.Request) (*http.Response, error) {
 		k.known[call] = true
 	case call != "" && !k.known[call]:
 		status, body = 422, `{"error":"No such call_id `+call+`"}`
+	}
+	if k.answer != nil {
+		if s, b := k.answer(req, r.form); s != 0 {
+			status, body = s, b
+		}
+		k.urls = append(k.urls, strings.TrimSuffix(fmt.Sprint(event, " ", req.URL, " ", status), " 200"))
 	}
 	name := call[max(0, len(call)-2):] + " " + event
 	if status == 200 {

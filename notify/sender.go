@@ -93,6 +93,7 @@ func (s *sender) attempt(ctx context.Context, n *Notifier, a *attempt) {
 	if alreadyExists(a.sub, a.kind, res.StatusCode, a.answer) {
 		a.outcome = delivered
 	}
+	n.keepURLs(ctx, a)
 	a.detail, a.fault = res.Status, badStatus
 	if res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusServiceUnavailable {
 		a.retryAfter = retryAfter(res.Header.Get("Retry-After"), time.Now())
@@ -168,6 +169,10 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 			return nil, err
 		}
 	}
+	named, err := n.namedURL(ctx, a, e, group)
+	if err != nil {
+		return nil, err
+	}
 	v := newView(e, a.sub)
 	v.group = group
 	if err := n.number(ctx, &v); err != nil {
@@ -178,6 +183,8 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 	u := a.url
 	template := isTemplate(a.sub.URL)
 	switch {
+	case named != nil:
+		u, a.named = named, named
 	case template:
 		var err error
 		if u, err = v.expand(a.url); err != nil {
@@ -208,8 +215,10 @@ func (n *Notifier) request(ctx context.Context, a *attempt) (*http.Request, erro
 		req.Header["Idempotency-Key"] = nil // not sent: tells net/http that a kept connection which turns out closed is no failure
 	}
 	a.sign(req, payload, time.Now())
-	for name, value := range a.sub.Headers {
-		req.Header[name] = []string{value}
+	if named == nil || endpointKey(named) == endpointKey(a.url) {
+		for name, value := range a.sub.Headers { // often credentials, of that endpoint alone
+			req.Header[name] = []string{value}
+		}
 	}
 	a.asks(e, req, payload)
 	return req, nil

@@ -61,6 +61,7 @@ type Subscription struct {
 	FlowCase    string   `json:"flow_case,omitempty"`     // lower (default) or upper
 	StatusWords string   `json:"status_words,omitempty"`  // unified: at hangup only ANSWER and UNKNOWN
 	Group       string   `json:"group,omitempty"`         // cti: one or each; empty: one with ExtensionRegex, else each
+	FollowURLs  bool     `json:"follow_urls,omitempty"`   // cti: answer and hangup go to the URLs that the answer to their newCall names
 	LiveTTL     Duration `json:"live_ttl,omitempty"`      // 0: 60 s
 	Timeout     Duration `json:"timeout,omitempty"`       // of one attempt; 0: 5 s live, 15 s record
 	MaxInFlight int      `json:"max_in_flight,omitempty"` // 0: 4

@@ -37,6 +37,7 @@ type exported struct {
 	FlowCase       string            `toml:"flow_case,omitempty"`
 	StatusWords    string            `toml:"status_words,omitempty"`
 	Group          string            `toml:"group,omitempty"`
+	FollowURLs     bool              `toml:"follow_urls,omitempty"`
 	LiveTTL        string            `toml:"live_ttl,omitempty"`
 	Timeout        string            `toml:"timeout,omitempty"`
 	MaxInFlight    int               `toml:"max_in_flight,omitzero"`
@@ -49,7 +50,8 @@ func export(w io.Writer, subs []notify.Subscription, ids bool) error {
 		e := exported{
 			ID: sub.ID, Extension: sub.Extension, ExtensionRegex: sub.ExtensionRegex, Types: sub.Types, URL: sub.URL,
 			Method: sub.Method, Dialect: string(sub.Dialect), Note: sub.Note, TLSCA: sub.TLSCA, TLSCert: sub.TLSCert,
-			Extended: sub.Extended, FlowCase: sub.FlowCase, StatusWords: sub.StatusWords, Group: sub.Group, MaxInFlight: sub.MaxInFlight, Headers: sub.Headers,
+			Extended: sub.Extended, FlowCase: sub.FlowCase, StatusWords: sub.StatusWords, Group: sub.Group, FollowURLs: sub.FollowURLs,
+			MaxInFlight: sub.MaxInFlight, Headers: sub.Headers,
 		}
 		usual := notify.NewSubscription()
 		if e.Method == usual.Method {
@@ -362,7 +364,7 @@ func suggested(near string) string {
 // headers, of which they may read the names.
 var settable = []string{
 	"extension", "extension_regex", "types", "url", "method", "dialect", "active", "note", "headers", "tls_ca", "tls_cert",
-	"extended", "flow_case", "status_words", "group", "live_ttl", "timeout", "max_in_flight",
+	"extended", "flow_case", "status_words", "group", "follow_urls", "live_ttl", "timeout", "max_in_flight",
 }
 
 // withheldFields are those that nobody may read.

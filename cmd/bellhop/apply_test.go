@@ -192,7 +192,7 @@ func TestExportIsApplied(t *testing.T) {
 			s.URL, s.Method, s.Dialect, s.Active = "https://crm.example/{?CallID}", "GET", notify.Telphin, false
 			s.Note = "Zoë's \"note\"\\\n# none"
 			s.Headers = map[string]string{"X-Api-Key": ""}
-			s.Extended, s.FlowCase = true, "upper"
+			s.Extended, s.FlowCase, s.Group, s.FollowURLs = true, "upper", "each", true
 			s.LiveTTL, s.Timeout, s.MaxInFlight = notify.Duration(9e10), notify.Duration(5e8), 9
 		}),
 	}

@@ -26,6 +26,7 @@ type subscriptionConfig struct {
 	FlowCase       string                  `toml:"flow_case"`
 	StatusWords    string                  `toml:"status_words"`
 	Group          string                  `toml:"group"`
+	FollowURLs     bool                    `toml:"follow_urls"`
 	LiveTTL        duration                `toml:"live_ttl"`
 	Timeout        duration                `toml:"timeout"`
 	MaxInFlight    int                     `toml:"max_in_flight"`
@@ -56,6 +57,7 @@ func (c *subscriptionConfig) subscription(i int) notify.Subscription {
 		FlowCase:       c.FlowCase,
 		StatusWords:    c.StatusWords,
 		Group:          c.Group,
+		FollowURLs:     c.FollowURLs,
 		LiveTTL:        notify.Duration(c.LiveTTL),
 		Timeout:        notify.Duration(c.Timeout),
 		MaxInFlight:    c.MaxInFlight,

@@ -249,7 +249,7 @@ b"""`, []string{
 			`c:10:17: subscription.max_in_flight: must be between 1 and 100`,
 			`c:11:11: subscription.headers: must not set Host`,
 			`c:11:35: subscription.headers.X-Key: environment variable "BELLHOP_TEST_UNSET" is not set`,
-			`c:12:1: subscription.password: unknown key: known here are extension, extension_regex, types, url, method, dialect, active, note, headers, secret, old_secret, tls_ca, tls_cert, tls_key, extended, flow_case, status_words, group, live_ttl, timeout, max_in_flight`,
+			`c:12:1: subscription.password: unknown key: known here are extension, extension_regex, types, url, method, dialect, active, note, headers, secret, old_secret, tls_ca, tls_cert, tls_key, extended, flow_case, status_words, group, follow_urls, live_ttl, timeout, max_in_flight`,
 			`c:13:1: subscription.extension: is missing: name an extension, or give extension_regex`,
 			`c:14:9: subscription.types: want an array, not a string: write ["hangup"]`,
 			`c:15:7: subscription.url: want a string, not a number`,
@@ -352,6 +352,7 @@ extended = true
 flow_case = "upper"
 status_words = "unified"
 group = "each"
+follow_urls = true
 live_ttl = "30s"
 timeout = "500ms"
 max_in_flight = 7
@@ -366,7 +367,7 @@ old_secret = "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 		{Extension: "101", Types: []string{"hangup"}, URL: "http://crm.example/", Method: "POST", Dialect: "json", Active: true, Declared: "[[subscription]] 1"},
 		{ExtensionRegex: "1..", Types: []string{"dial-in", "answer"}, URL: "http://crm.example/x?y=z", Method: "GET", Dialect: "telphin", Note: "a note",
 			Headers: map[string]string{"Authorization": "Bearer from env"},
-			Secret:  secret, OldSecret: "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r", Extended: true, FlowCase: "upper", StatusWords: "unified", Group: "each",
+			Secret:  secret, OldSecret: "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r", Extended: true, FlowCase: "upper", StatusWords: "unified", Group: "each", FollowURLs: true,
 			LiveTTL: notify.Duration(30 * time.Second), Timeout: notify.Duration(500 * time.Millisecond), MaxInFlight: 7, Declared: "[[subscription]] 2"},
 	}
 	if d := cmp.Diff(want, declared(c)); d != "" {

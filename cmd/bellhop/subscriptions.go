@@ -121,6 +121,8 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	f.Bool("extended", false, "telphin: send what the originals did not know, too")
 	f.String("flow-case", "", "the `case` of in and out: lower (default) or upper")
 	f.String("status-words", "", "with the `words` unified: at hangup only ANSWER and UNKNOWN")
+	f.String("group", "", "cti: how many `calls` one that rings at several extensions is: one or each")
+	f.Bool("follow-urls", false, "cti: send answer and hangup to the URLs that the answer to their newCall names")
 	f.String("live-ttl", "", "how `long` a dial or answer is worth delivering, like 60s")
 	f.String("timeout", "", "how `long` an attempt may take, like 5s")
 	f.Int("max-in-flight", 0, "how many callbacks may be under way at a time")
@@ -129,6 +131,7 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	complete(cmd, "dialect", "json", "cloudevents", "telphin", "unified", "cti")
 	complete(cmd, "flow-case", "lower", "upper")
 	complete(cmd, "status-words", "unified")
+	complete(cmd, "group", "one", "each")
 	for _, name := range []string{"tls-ca", "tls-cert", "tls-key"} {
 		cmd.MarkFlagFilename(name, "pem", "crt", "key")
 	}
@@ -139,11 +142,11 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 			field, text := strings.ReplaceAll(flag.Name, "-", "_"), flag.Value.String()
 			var err error
 			switch flag.Name {
-			case "extension", "extension-regex", "url", "method", "dialect", "note", "flow-case", "status-words", "live-ttl", "timeout":
+			case "extension", "extension-regex", "url", "method", "dialect", "note", "flow-case", "status-words", "group", "live-ttl", "timeout":
 				body[field] = text
 			case "type":
 				body["types"], err = f.GetStringSlice(flag.Name)
-			case "active", "extended":
+			case "active", "extended", "follow-urls":
 				body[field] = text == "true"
 			case "max-in-flight":
 				body[field], err = f.GetInt(flag.Name)

@@ -38,8 +38,8 @@ func TestRequests(t *testing.T) {
 			"{\n  \"events\": 0\n}\n",
 		},
 		{
-			"subscriptions edit a --secret env:A_SECRET --tls-ca ca.pem --tls-cert= --header X:file:key --max-in-flight 3 --extended", `{"id": "a", "headers": {"X": "", "Y": ""}}`,
-			`PATCH /v1/subscriptions/a {"extended":true,"headers":{"X":"of a file","Y":""},"max_in_flight":3,"secret":"of the environment","tls_ca":"the CA","tls_cert":""}`,
+			"subscriptions edit a --secret env:A_SECRET --tls-ca ca.pem --tls-cert= --header X:file:key --max-in-flight 3 --extended --group each --follow-urls", `{"id": "a", "headers": {"X": "", "Y": ""}}`,
+			`PATCH /v1/subscriptions/a {"extended":true,"follow_urls":true,"group":"each","headers":{"X":"of a file","Y":""},"max_in_flight":3,"secret":"of the environment","tls_ca":"the CA","tls_cert":""}`,
 			"subscription a is changed\n",
 		},
 		{

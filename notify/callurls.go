@@ -1,0 +1,346 @@
+package notify
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"html"
+	"io"
+	"net/url"
+	"regexp"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// A receiver that was written for sipgate's push API answers a newCall with XML:
+//
+//	<Response onAnswer="https://crm.example/taken?call=1" onHangup="https://crm.example/over?call=1"/>
+//
+// If the subscription has FollowURLs, answer and hangup of that call go to these URLs,
+// each event to one URL only: to the subscription's if none is named. Order, retries
+// and signature are the same. The answer of the attempt that delivered the newCall
+// counts, and if it was delivered more than once, the last one.
+//
+// The delivery log keeps the URLs, in the record of that attempt, which is written
+// before the newCall counts as delivered. A process that has not made that attempt finds
+// them there. They are of no use any more once the subscription has changed in what it
+// asks for, or its URL.
+//
+// Such a URL is no more than any URL of a subscription: the egress guard is asked for
+// each connection, and no redirect is followed. The header fields of the subscription
+// are sent only to the endpoint of its own URL. A URL that fails does not open the
+// circuit breaker of the subscription, nor one of an endpoint that is not its own.
+
+// callURLs are the URLs that a receiver has named for what follows a newCall. nil
+// names none, and so does a nil URL.
+type callURLs struct {
+	answer, hangup *url.URL
+}
+
+// of returns the URL for events of a type; nil: none is named.
+func (u *callURLs) of(t dialog.Type) *url.URL {
+	switch {
+	case u == nil:
+		return nil
+	case t == dialog.Answer:
+		return u.answer
+	case t == dialog.Hangup:
+		return u.hangup
+	}
+	return nil
+}
+
+// texts are the URLs as text; "" for each that is not named.
+func (u *callURLs) texts() (onAnswer, onHangup string) {
+	if u == nil {
+		return "", ""
+	}
+	if u.answer != nil {
+		onAnswer = u.answer.String()
+	}
+	if u.hangup != nil {
+		onHangup = u.hangup.String()
+	}
+	return onAnswer, onHangup
+}
+
+// newCallURLs reads what texts wrote.
+func newCallURLs(onAnswer, onHangup string) *callURLs {
+	if onAnswer == "" && onHangup == "" {
+		return nil
+	}
+	u := new(callURLs)
+	if onAnswer != "" {
+		u.answer, _ = url.Parse(onAnswer) // readCallURLs has parsed both
+	}
+	if onHangup != "" {
+		u.hangup, _ = url.Parse(onHangup)
+	}
+	return u
+}
+
+// followsURLs reports whether s allows its receiver to name URLs.
+func (s *Subscription) followsURLs() bool { return s.FollowURLs && s.Dialect == CTI }
+
+// byteOrderMark may stand before a document in UTF-8.
+var byteOrderMark = []byte("\ufeff")
+
+// readCallURLs reads the URLs of the XML that answers a newCall; nil: it names none.
+// What is not XML with the root Response, which most receivers send, names none. The
+// error says why a URL is not used, and is not the end of the other one.
+func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
+	if !bytes.Contains(answer, []byte("<Response")) {
+		return nil, nil
+	}
+	if cut {
+		return nil, fmt.Errorf("read XML answer: it is longer than %d bytes, or did not come within %v", maxAnswer, bodyTime)
+	}
+	root, err := readRoot(bytes.TrimPrefix(answer, byteOrderMark))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read XML answer: %w", err)
+	case root.Name != xml.Name{Local: "Response"}:
+		return nil, nil
+	}
+	var u callURLs
+	var wrong []error
+	seen := make(map[string]bool)
+	for _, attr := range root.Attr {
+		name := attr.Name.Local
+		if attr.Name.Space != "" || name != "onAnswer" && name != "onHangup" || attr.Value == "" {
+			continue
+		}
+		if seen[name] {
+			return nil, fmt.Errorf("read XML answer: %s is there twice", name)
+		}
+		seen[name] = true
+		to, err := checkCallURL(attr.Value)
+		switch {
+		case err != nil:
+			wrong = append(wrong, fmt.Errorf("%s %s", name, err.Why))
+		case name == "onAnswer":
+			u.answer = to
+		default:
+			u.hangup = to
+		}
+	}
+	if u == (callURLs{}) {
+		return nil, errors.Join(wrong...)
+	}
+	return &u, errors.Join(wrong...)
+}
+
+// readRoot reads a whole XML document, without a document type, and returns the
+// beginning of its root.
+func readRoot(document []byte) (root xml.StartElement, err error) {
+	d := xml.NewDecoder(bytes.NewReader(document))
+	for depth, roots := 0, 0; ; {
+		token, err := d.Token()
+		if err == io.EOF && roots == 1 {
+			return root, nil
+		}
+		if err != nil {
+			return root, err
+		}
+		switch t := token.(type) {
+		case xml.StartElement:
+			if depth == 0 {
+				roots++
+				root = t.Copy()
+			}
+			depth++
+		case xml.EndElement:
+			depth--
+		case xml.CharData:
+			if depth == 0 && len(bytes.TrimSpace(t)) > 0 {
+				return root, errors.New("there is text outside of the root")
+			}
+		case xml.Directive:
+			return root, errors.New("it has a document type")
+		}
+		if roots > 1 {
+			return root, errors.New("it has more than one root")
+		}
+	}
+}
+
+// checkCallURL checks a URL that a receiver has named as that of a subscription is
+// checked. It may not be a template.
+func checkCallURL(s string) (*url.URL, *Invalid) {
+	if isTemplate(s) {
+		return nil, &Invalid{"url", "has braces: percent-encode them"}
+	}
+	if err := checkURL(&Subscription{URL: s}); err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, &Invalid{"url", "cannot be parsed"}
+	}
+	return u, nil
+}
+
+// keepURLs notes in an attempt that has delivered a newCall which URLs its receiver has
+// named, and has the delivery log keep them before anything is made of the attempt. If
+// the store does not take them in time, they are written as any record is.
+func (n *Notifier) keepURLs(ctx context.Context, a *attempt) {
+	if !a.sub.followsURLs() || !isNewCall(a.kind) || a.seq == 0 || judge(a.status) != delivered {
+		return
+	}
+	urls, err := readCallURLs(a.answer, a.cut)
+	if err != nil {
+		n.log.Warn("URL of the receiver ignored", "subscriber", a.sub.ID, "event", a.id, "err", err)
+	}
+	if a.urls = urls; urls == nil || a.id == "" {
+		return
+	}
+	a.number, a.word, a.took = a.tries, Delivered, time.Since(a.began)
+	page := recordPage{wave: []*attempt{a}}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), waveTimeout)
+	defer cancel()
+	for _, record := range page.write() {
+		if _, err := n.js.PublishMsg(ctx, record.message); err != nil {
+			n.log.Warn("URLs of the receiver are not in the delivery log yet", "subscriber", a.sub.ID, "event", a.id, "err", err)
+			return
+		}
+	}
+	a.logged = true
+}
+
+// namedURL returns the URL that the receiver has named for an answer or hangup; nil:
+// it has named none. It looks into the delivery log if this process has not delivered
+// the newCall. The error is of the store.
+func (n *Notifier) namedURL(ctx context.Context, a *attempt, e *dialog.Event, g *group) (*url.URL, error) {
+	if !a.sub.followsURLs() || e.Party == "" || isNewCall(e.Type) || a.seq == 0 {
+		return nil, nil
+	}
+	c, id := a.own, dialog.EventID(e.Party, newCallType(e.Flow))
+	if g != nil {
+		c, id = newCall{}, g.first.ID
+		if a.newCall.seq == g.seq {
+			c = a.newCall
+		}
+	}
+	if c.state != begun {
+		var err error
+		if c.urls, err = n.lastURLs(ctx, a.sub, id); err != nil {
+			return nil, err
+		}
+		a.found = c.urls
+	}
+	return c.urls.of(e.Type), nil
+}
+
+// lastURLs returns what the receiver of a newCall named when it was last delivered, as
+// far as the delivery log has it; nil: nothing.
+func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string) (urls *callURLs, err error) {
+	own := between([]string{attemptSubject(s.ID, newCall)}, time.Time{})
+	err = readAll(ctx, n.attempts, own, func(m jetstream.Msg) error {
+		all, err := unpack(m.Data())
+		for _, l := range all {
+			if l.Outcome == Delivered {
+				urls = newCallURLs(l.OnAnswer, l.OnHangup)
+			}
+			if time.UnixMicro(l.At).Before(s.since()) {
+				urls = nil
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read bellhop_attempts: %w", err)
+	}
+	return urls, nil
+}
+
+// learnURLs takes what an attempt has learned of the URLs of its party.
+func (t *target) learnURLs(a *attempt) {
+	switch d := a.delivery; {
+	case isNewCall(d.kind):
+		if a.outcome == delivered {
+			d.urls = a.urls
+		}
+	case a.found != nil && d.party != "" && !d.inGroup && t.calls[d.party].state != begun:
+		t.setCall(d.party, newCall{state: begun, urls: a.found})
+	}
+}
+
+// forgetURLs forgets all that was named: the subscription is not the same any more.
+func (t *target) forgetURLs() {
+	for key, c := range t.calls {
+		c.urls = nil
+		t.calls[key] = c
+	}
+}
+
+// namedFor returns the URL that the receiver has named for d, as far as t knows: an
+// attempt may find another.
+func (t *target) namedFor(d *delivery) *url.URL {
+	if !t.sub.followsURLs() || isNewCall(d.kind) {
+		return nil
+	}
+	c, known := t.calls[d.party]
+	if !known && t.sub.groups() {
+		c = t.calls[groupKey(d.lane)]
+	}
+	return c.urls.of(d.kind)
+}
+
+// exempt reports whether d goes to a URL of which no open circuit breaker says anything.
+func (d *delivery) exempt() bool {
+	t := d.lane.target
+	u := t.namedFor(d)
+	return u != nil && (!t.shut() || endpointKey(u) != t.endpoint.key)
+}
+
+// learnNamed counts an attempt at a URL that the receiver has named. It says nothing of
+// the subscription's own URL, and of its endpoint only if that is the same.
+func (q *lanes) learnNamed(now time.Time, a *attempt, ofEndpoint, ofTarget bool) {
+	e, t := a.endpoint, a.lane.target
+	if ofTarget {
+		t.next = now.Add(firstProbe)
+	}
+	switch {
+	case endpointKey(a.named) != e.key:
+		if ofEndpoint {
+			e.next = now.Add(firstProbe)
+		}
+	case a.status != 0:
+		q.answered(now, t, e)
+	case a.outcome == waiting && a.fault == noConnection && !a.ours:
+		q.blameEndpoint(now, a, ofEndpoint)
+	case ofEndpoint && e.open():
+		e.missed(now, a.detail, a.retryAfter)
+	}
+}
+
+// maskURL is a URL as it is shown: its query may be secret.
+func maskURL(u *url.URL) string {
+	masked := *u
+	if masked.RawQuery != "" {
+		masked.RawQuery = redacted
+	}
+	return masked.String()
+}
+
+// namedAttribute is an attribute of the XML that names a URL.
+var namedAttribute = regexp.MustCompile(`(onAnswer|onHangup)(\s*=\s*)("[^"]*"?|'[^']*'?)`)
+
+// maskAnswer is the answer to a newCall as it is recorded: the URLs that it names are
+// masked.
+func maskAnswer(answer []byte) []byte {
+	return namedAttribute.ReplaceAllFunc(answer, func(attribute []byte) []byte {
+		part := namedAttribute.FindSubmatch(attribute)
+		shown := redacted
+		u, err := url.Parse(html.UnescapeString(string(bytes.Trim(part[3], `"'`))))
+		if err == nil && u.User == nil && u.Opaque == "" {
+			shown = html.EscapeString(maskURL(u))
+		}
+		return fmt.Appendf(nil, `%s%s"%s"`, part[1], part[2], shown)
+	})
+}
