@@ -187,7 +187,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), gate: newGate(c.Strained), conns: newConns(c.Log), lines: newLines(), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
+	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), gate: newGate(c.Strained), conns: newConns(c.Log), lines: newLines(c.Notifier), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
 	kv, err := openTokens(ctx, js, c.Replicas)
 	if err != nil {
 		return nil, fmt.Errorf("bucket bellhop_tokens: %w", err)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"bellhop/dialog"
 )
 
 // TestCallbacksAndAPIHaveTheSameFields holds the names in the callbacks of the dialect
@@ -26,12 +28,10 @@ func TestCallbacksAndAPIHaveTheSameFields(t *testing.T) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		api = append(api, name)
 	}
-	// The number of an extension is allotted when a callback needs it. The time as a
-	// person reads it is beside the data of a callback.
-	onlyCallbacks := []string{"called_extension_id", "caller_extension_id"}
+	// The time as a person reads it is beside the data of a callback.
 	onlyAPI := []string{"timestamp"}
 	for _, name := range callbacks {
-		if !slices.Contains(api, name) && !slices.Contains(onlyCallbacks, name) {
+		if !slices.Contains(api, name) {
 			t.Errorf("the API does not have %s", name)
 		}
 	}
@@ -39,5 +39,39 @@ func TestCallbacksAndAPIHaveTheSameFields(t *testing.T) {
 		if !slices.Contains(callbacks, name) && !slices.Contains(onlyAPI, name) {
 			t.Errorf("callbacks do not have %s", name)
 		}
+	}
+}
+
+// TestEventsHaveNumbers: an event has the numbers of its extensions as soon as these are
+// allotted, and to read it allots none.
+func TestEventsHaveNumbers(t *testing.T) {
+	r := newRig(t, Config{})
+	e := event(1, "101")
+	e.CallerExtension, e.CalledExtension = &dialog.Extension{User: "101"}, &dialog.Extension{User: "102", Domain: "pbx.example"}
+	r.say(e)
+	want := func(caller, called any) {
+		t.Helper()
+		got := r.want(200, "GET", "/v1/events", nil)["items"].([]any)[0].(object)
+		if got["caller_extension_id"] != caller || got["called_extension_id"] != called {
+			t.Errorf("the numbers are %v and %v, want %v and %v", got["caller_extension_id"], got["called_extension_id"], caller, called)
+		}
+	}
+	want(nil, nil)
+	if all, err := r.notifier.Numbers(t.Context()); len(all) != 0 || err != nil {
+		t.Fatal(all, err)
+	}
+	called, err := r.notifier.NumberExtension(t.Context(), "102")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(nil, float64(called))
+	caller, err := r.notifier.NumberExtension(t.Context(), "101")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(float64(caller), float64(called))
+	f := r.follow("?since=2020-01-01T00:00:00Z")
+	if b := f.next(); b.data["caller_extension_id"] != float64(caller) || b.data["called_extension_id"] != float64(called) {
+		t.Errorf("the stream has %v", b.data)
 	}
 }

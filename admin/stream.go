@@ -322,21 +322,38 @@ const (
 )
 
 // lines are events as JSON, by their ids: each is written once for all who read
-// it.
-type lines struct{ kept *lru.Cache[string, []byte] }
+// it, and anew when its extensions have got numbers since.
+type lines struct {
+	kept   *lru.Cache[string, eventLine]
+	number func(user string) uint64 // allots none
+}
 
-func newLines() lines { return lines{newCache[string, []byte](maxLines)} }
+type eventLine struct {
+	text []byte
+	ids  extensionIDs
+}
+
+func newLines(n *notify.Notifier) lines {
+	return lines{newCache[string, eventLine](maxLines), n.KnownNumber}
+}
 
 // of is the JSON of an event, on one line that has no end.
 func (l lines) of(e *dialog.Event) []byte {
-	if text, ok := l.kept.Get(e.ID); ok {
-		return text
+	var ids extensionIDs
+	if e.CallerExtension != nil {
+		ids.caller = l.number(e.CallerExtension.User)
+	}
+	if e.CalledExtension != nil {
+		ids.called = l.number(e.CalledExtension.User)
+	}
+	if kept, ok := l.kept.Get(e.ID); ok && kept.ids == ids {
+		return kept.text
 	}
 	var b bytes.Buffer
-	line(&b, eventOf(*e))
+	line(&b, eventOf(*e, ids))
 	text := bytes.TrimRight(b.Bytes(), "\n")
 	if len(text) <= maxLine {
-		l.kept.Add(e.ID, text)
+		l.kept.Add(e.ID, eventLine{text, ids})
 	}
 	return text
 }

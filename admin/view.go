@@ -37,6 +37,9 @@ type Event struct {
 	ANI             string `json:"ani,omitempty"`
 	Tag             string `json:"tag,omitempty"`
 
+	CallerExtensionID uint64 `json:"caller_extension_id,omitempty" doc:"Its number, once a callback has needed one"`
+	CalledExtensionID uint64 `json:"called_extension_id,omitempty" doc:"Its number, once a callback has needed one"`
+
 	Duration          *int64 `json:"duration,omitempty" doc:"At a hangup: time talked"`
 	RingDuration      int64  `json:"ring_duration,omitempty"`
 	SetupTime         int64  `json:"setup_time,omitempty"`
@@ -70,7 +73,11 @@ type Event struct {
 	Headers          map[string]string `json:"headers,omitempty"`
 }
 
-func eventOf(e dialog.Event) Event {
+// An extensionIDs is the numbers of the extensions of an event; 0: none is allotted
+// yet.
+type extensionIDs struct{ caller, called uint64 }
+
+func eventOf(e dialog.Event, ids extensionIDs) Event {
 	v := Event{
 		EventID:   e.ID,
 		EventType: string(e.Type),
@@ -97,6 +104,9 @@ func eventOf(e dialog.Event) Event {
 		RemoteNumber:    e.RemoteNumber,
 		ANI:             e.ANI,
 		Tag:             e.Tag,
+
+		CallerExtensionID: ids.caller,
+		CalledExtensionID: ids.called,
 
 		RingDuration:      e.RingDuration.Microseconds(),
 		SetupTime:         e.SetupTime.Microseconds(),

@@ -282,6 +282,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 		{"subscriptions", func(ctx context.Context) error { return n.registry.watch(ctx, true) }},
 		{"standings", func(ctx context.Context) error { return n.standings.watch(ctx, true) }},
 		{"write standings", n.standings.write},
+		{"extensions", n.numbers.watch},
 		{"deliver", n.deliverInTurn},
 	}
 	ended := make(chan struct{})

@@ -16,3 +16,22 @@ func (n *Notifier) Numbers(ctx context.Context) (map[string]uint64, error) {
 	})
 	return all, err
 }
+
+// KnownNumber returns the number of an extension, and allots none; 0 if none is
+// allotted, or this node has not heard of it yet. It reads memory alone.
+func (n *Notifier) KnownNumber(user string) uint64 {
+	n.numbers.mu.RLock()
+	defer n.numbers.mu.RUnlock()
+	return n.numbers.known[user]
+}
+
+// watch keeps all numbers that any node has allotted in memory, until ctx ends: who
+// reads events must not ask the store for each name.
+func (x *numbers) watch(ctx context.Context) error {
+	return watch(ctx, x.kv, true, func(e jetstream.KeyValueEntry) error {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.known[string(e.Value())] = e.Revision()
+		return nil
+	})
+}
