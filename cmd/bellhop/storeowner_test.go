@@ -176,8 +176,10 @@ func TestSharedBucketIsRefused(t *testing.T) {
 	}
 }
 
-// TestStreamOfAnother: a stream of a name of bellhop's that bellhop has not made is
-// left alone, and the error says what to do. So is one of a newer version.
+// TestStreamOfAnother: another program has made a stream or a bucket with a name that
+// bellhop uses, or a stream that takes bellhop's subjects. bellhop does not start, changes
+// nothing in that stream, and its error says what to do. The same holds for a stream that
+// a newer version of bellhop has made.
 func TestStreamOfAnother(t *testing.T) {
 	newer := map[string]string{storeMark: "3"}
 	for _, tt := range []struct {
