@@ -24,6 +24,7 @@ const (
 	connIdle    = 90 * time.Second // for which a connection is kept
 	maxIdle     = 1000             // connections kept
 	connBuffers = 4 << 10          // bytes that a connection reads and writes at once
+	strayTime   = 10 * time.Minute // for which no connection is kept to a receiver that has sent an answer too many
 
 	handshakeTime = 5 * time.Second
 )
@@ -37,13 +38,18 @@ const (
 // next one: bytes that belong to no request (RFC 9112 §9.2, §6.3) are looked for
 // before a kept connection is used, and skipped before the status line of the next
 // answer.
+//
+// A whole answer too many that comes once the next request is written cannot be told
+// from the answer to that request. A receiver that sends one does so again, and often in
+// time to be noticed: then no connection to it is kept for a while.
 type conns struct {
 	dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	config *tls.Config // nil: requests are of http URLs, else of https URLs
 
 	mu     sync.Mutex
-	idle   map[string][]*conn // by address, the last used last
-	kept   int                // all of them
+	idle   map[string][]*conn   // by address, the last used last
+	kept   int                  // all of them
+	stray  map[string]time.Time // when a receiver was last seen to send an answer too many, by address
 	closed bool
 }
 
@@ -59,7 +65,7 @@ type conn struct {
 }
 
 func newConns(dial func(ctx context.Context, network, address string) (net.Conn, error), config *tls.Config) *conns {
-	return &conns{dial: dial, config: config, idle: make(map[string][]*conn)}
+	return &conns{dial: dial, config: config, idle: make(map[string][]*conn), stray: make(map[string]time.Time)}
 }
 
 // connectError says that no connection was made.
@@ -110,8 +116,12 @@ func (cs *conns) take(ctx context.Context, req *http.Request) (*conn, error) {
 		address = net.JoinHostPort(host, "80")
 	}
 	for c := cs.takeIdle(address); c != nil; c = cs.takeIdle(address) {
-		if !c.unread() {
+		switch {
+		case cs.distrusts(address):
+		case !c.unread():
 			return c, nil
+		case c.answersAgain():
+			cs.distrust(address)
 		}
 		c.Close()
 	}
@@ -131,6 +141,37 @@ func (c *conn) unread() bool {
 		}
 	}
 	return unread(c.Conn)
+}
+
+// answersAgain reports whether what is unread has the beginning of an answer.
+func (c *conn) answersAgain() bool {
+	c.SetReadDeadline(time.Now().Add(bodyTime)) // a part of a record of TLS may be all that there is
+	c.r.Peek(1)
+	b, _ := c.r.Peek(c.r.Buffered())
+	return statusLine.Match(b)
+}
+
+// distrust notes that the receiver at an address sends answers too many.
+func (cs *conns) distrust(address string) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if len(cs.stray) >= maxIdle {
+		clear(cs.stray)
+	}
+	cs.stray[address] = time.Now()
+}
+
+// distrusts reports whether the receiver at an address was seen to send answers too
+// many.
+func (cs *conns) distrusts(address string) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	at, seen := cs.stray[address]
+	if seen && time.Since(at) >= strayTime {
+		delete(cs.stray, address)
+		seen = false
+	}
+	return seen
 }
 
 // takeIdle returns the kept connection that was used last; nil: there is none.
@@ -199,9 +240,13 @@ func (cs *conns) forget(c *conn) (was bool) {
 // keep keeps a connection for the next request.
 func (cs *conns) keep(c *conn) {
 	c.used = true
+	if c.r.Buffered() > 0 && c.answersAgain() {
+		cs.distrust(c.address)
+	}
+	distrusted := cs.distrusts(c.address)
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if cs.closed || cs.kept >= maxIdle || len(cs.idle[c.address]) >= endpointSlots || c.r.Buffered() > 0 {
+	if cs.closed || distrusted || cs.kept >= maxIdle || len(cs.idle[c.address]) >= endpointSlots || c.r.Buffered() > 0 {
 		c.Close()
 		return
 	}

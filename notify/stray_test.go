@@ -197,8 +197,60 @@ func TestUnreadBytes(t *testing.T) {
 				if dialed != 2 {
 					t.Errorf("%d connections were made, want 2", dialed)
 				}
+				if runtime.GOOS == "linux" && cs.distrusts(first.address) != (name == "an answer") {
+					t.Errorf("the receiver is distrusted: %v", cs.distrusts(first.address))
+				}
 			})
 		}
+	}
+}
+
+// An answer too many that comes once the next request is written is taken for the answer
+// to that. So a receiver that was seen to send one gets one request on a connection, for a
+// while; others do not.
+func TestAnswersTooMany(t *testing.T) {
+	const ok, late = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+	for _, tt := range []struct {
+		name  string
+		first string // what it answers first
+		want  string // to the third request
+	}{
+		{"another answer", ok + late, "200 ok"},
+		{"the same again", ok + ok, "200 ok"},
+		{"a line, and another answer", ok + "\r\n\r\nHTTP/1.0 100 Continue\r\n", "200 ok"},
+		{"a line", ok + "\r\n", "400 "},
+		{"a page", ok + "<p>HTTP/1.1 is spoken here", "400 "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := &peer{t: t, scripts: []func(net.Conn, *bufio.Reader){talk(tt.first), talk(ok, late, late), talk(ok, ok, ok, ok)}}
+				cs := newConns(p.dial, nil)
+				defer cs.close()
+				for i, want := range []string{"200 ok", "200 ok", tt.want} {
+					wantAnswer(t, cs, i, want)
+				}
+				if tt.want != "200 ok" {
+					return
+				}
+				dials := func(url string, want int) {
+					t.Helper()
+					dialed := p.dialed
+					for range 3 {
+						if status, _, err := postTo(t.Context(), cs, url); status != 200 || err != nil {
+							t.Error(status, err)
+						}
+					}
+					if p.dialed -= dialed; p.dialed != want {
+						t.Errorf("%d connections to %s were made, want %d", p.dialed, url, want)
+					}
+					p.dialed += dialed
+				}
+				dials("http://crm.example/hook", 3)
+				dials("http://other.example/hook", 1)
+				time.Sleep(strayTime)
+				dials("http://crm.example/hook", 1)
+			})
+		})
 	}
 }
 
