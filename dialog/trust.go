@@ -154,6 +154,7 @@ func (t *Tracker) accepted(l *leg, m *Message) {
 	if peer := m.originator(); m.Origin() == Edge && m.Src == PBX && peer.IsValid() && l.byPhone(m) {
 		l.peer = peer
 	}
+	l.doubt = nil // both ends are there: one has asked, and the other has accepted it
 	switch m.Method {
 	case "INVITE", "UPDATE":
 		if m.Src == PBX {
