@@ -615,9 +615,11 @@ func (c *call) leg(origin Side, m *Message) *leg {
 	return nil
 }
 
-// learn gives a leg that only the log knew the transaction of its INVITE.
+// learn gives a leg that only the log knew the transaction of its INVITE, when that
+// comes again or is canceled, by who sent it. The transaction itself was lost: a response
+// with its tags is of a re-INVITE.
 func (l *leg) learn(m *Message) {
-	if l.branch == "" && l.cut && l.state < talking {
+	if l.branch == "" && l.cut && l.state < talking && m.Request() && (m.trusted() || l.ownHost(m.From)) {
 		l.branch, l.cseq = clone(m.Branch), m.CSeq
 	}
 }

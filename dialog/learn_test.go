@@ -1,0 +1,63 @@
+package dialog
+
+import (
+	"testing"
+	"time"
+)
+
+// TestRefusedReINVITEAfterRestart: a leg that only the log knows has rung when bellhop was
+// restarted, and was answered since. A refused re-INVITE in its dialog is no response to
+// its INVITE: the call goes on until its BYE.
+func TestRefusedReINVITEAfterRestart(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		l      *line
+		status int
+	}{
+		{"the callee is busy with an offer", callee(), 491},
+		{"the callee does not take the offer", callee(), 488},
+		{"the PBX fails", caller(), 500},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := tt.l
+			l.peer = phoneAddr
+			old := New(testConfig())
+			log := append(old.Observe(l.invite()), old.Observe(l.response(180))...)
+			tracker := New(testConfig())
+			if err := tracker.Restore("", nil, log); err != nil {
+				t.Fatal(err)
+			}
+			m := during(l.later(time.Minute), "INVITE", true, phoneAddr, 12, "z9hG4bK-x")
+			said := append(tracker.Observe(m), tracker.Observe(answer(m, tt.status, 0))...)
+			if len(said) > 0 {
+				t.Errorf("the re-INVITE says %+v", said)
+			}
+			said = tracker.Observe(during(l.later(time.Minute), "BYE", true, phoneAddr, 13, "z9hG4bK-y"))
+			if len(said) != 1 || said[0].Type != Hangup {
+				t.Errorf("the BYE says %+v, want a hangup", said)
+			}
+		})
+	}
+}
+
+// TestForgedCANCELAfterRestart: nor does a stranger's CANCEL keep the caller's own from
+// ending such a leg.
+func TestForgedCANCELAfterRestart(t *testing.T) {
+	l := caller()
+	l.peer = phoneAddr
+	old := New(testConfig())
+	log := append(old.Observe(l.invite()), old.Observe(l.response(180))...)
+	tracker := New(testConfig())
+	if err := tracker.Restore("", nil, log); err != nil {
+		t.Fatal(err)
+	}
+	forged := l.later(time.Second).cancel()
+	forged.From, forged.Branch = strangerAddr, "z9hG4bK-forged"
+	if said := tracker.Observe(forged); len(said) > 0 {
+		t.Errorf("the stranger's CANCEL says %+v", said)
+	}
+	said := tracker.Observe(l.later(time.Second).cancel())
+	if len(said) != 1 || said[0].Type != Hangup || said[0].Status != Canceled {
+		t.Errorf("the caller's CANCEL says %+v, want a hangup", said)
+	}
+}
