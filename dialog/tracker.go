@@ -616,10 +616,10 @@ func (c *call) leg(origin Side, m *Message) *leg {
 }
 
 // learn gives a leg that only the log knew the transaction of its INVITE, when that
-// comes again or is canceled, by who sent it. The transaction itself was lost: a response
-// with its tags is of a re-INVITE.
+// comes again or is canceled, by who sent it. Of a final response other than 2xx it learns
+// nothing: a lost transaction gets none, so that is a re-INVITE's.
 func (l *leg) learn(m *Message) {
-	if l.branch == "" && l.cut && l.state < talking && m.Request() && (m.trusted() || l.ownHost(m.From)) {
+	if l.branch == "" && l.cut && l.state < talking && m.Status < 300 && (!m.Request() || m.trusted() || l.ownHost(m.From)) {
 		l.branch, l.cseq = clone(m.Branch), m.CSeq
 	}
 }
