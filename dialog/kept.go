@@ -519,6 +519,9 @@ func (t *Tracker) relive(calls map[string]*call, e *Event) {
 		if p.rang.IsZero() {
 			p.rang = at
 		}
+		if !p.left.IsZero() && p.left.Before(at) { // another phone was rung since
+			p.left = at
+		}
 	case Answer:
 		if !p.answered.IsZero() {
 			return

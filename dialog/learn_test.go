@@ -61,3 +61,27 @@ func TestForgedCANCELAfterRestart(t *testing.T) {
 		t.Errorf("the caller's CANCEL says %+v, want a hangup", said)
 	}
 }
+
+// TestRungAfterTheRecord: one phone of an extension has refused when the record was
+// written, and the log tells that another rang since. The hangup has no negative times.
+func TestRungAfterTheRecord(t *testing.T) {
+	tracker := New(testConfig())
+	tracker.Changed(start)
+	a, b, c := caller(), callee(), callee()
+	c.callID, c.from, c.branch = "c@pbx", "f3", "z9hG4bK3"
+	tracker.Observe(a.invite())
+	tracker.Observe(a.response(180))
+	tracker.Observe(b.invite())
+	tracker.Observe(b.later(5 * time.Millisecond).response(486))
+	records := tracker.Changed(start.Add(time.Hour))
+	log := tracker.Observe(c.later(8 * time.Millisecond).invite())
+	log = append(log, tracker.Observe(c.later(40*time.Millisecond).response(180))...)
+	fresh := New(testConfig())
+	if err := fresh.Restore("", records, log); err != nil {
+		t.Fatal(err)
+	}
+	said := fresh.Advance(start.Add(time.Second))
+	if len(said) != 1 || said[0].Type != Hangup || said[0].RingDuration < 0 {
+		t.Errorf("got %+v, want one hangup", said)
+	}
+}
