@@ -38,6 +38,9 @@ func (w *worker) addBinding(p *packet, r *routing) {
 				user = string(text[strings.IndexByte(string(text), ':')+1:])
 				user = user[:strings.LastIndexByte(user, '@')+1]
 			}
+			if strings.Count(user, "@") > 1 {
+				return // no element behind us would read it as we do
+			}
 			open, shut := "", ""
 			if bare {
 				open, shut = "<", ">"
@@ -102,6 +105,7 @@ func (w *worker) restoreContacts(p *packet) {
 // reports whether the Contact stays in the list.
 func (w *worker) restoreContact(m *message, one span, own []ownContact) bool {
 	uri, _, ok := nameAddr(m.b, one)
+	uri = trimmed(m.b, uri)
 	var u msg.Uri
 	if !ok || parseURI(string(m.text(uri)), &u) != nil {
 		return true
@@ -162,10 +166,9 @@ func (w *worker) contacts(m *message, do func(uri span, bare bool)) {
 			if end < 0 {
 				return
 			}
-			uri, _, ok := nameAddr(m.b, trimmed(m.b, span{v.from, end}))
-			uri = trimmed(m.b, uri)
-			if ok && string(m.text(uri)) != "*" {
-				do(uri, uri.from == 0 || m.b[uri.from-1] != '<')
+			raw, _, ok := nameAddr(m.b, trimmed(m.b, span{v.from, end}))
+			if uri := trimmed(m.b, raw); ok && string(m.text(uri)) != "*" {
+				do(uri, raw.from == 0 || m.b[raw.from-1] != '<')
 			}
 			v.from = skipSpace(m.b, end+1, v.to)
 		}

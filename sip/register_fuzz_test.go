@@ -1,0 +1,62 @@
+package sip
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// FuzzContacts: whatever stands in the Contacts of a REGISTER, a PBX that lists what it
+// got has the phone see the URIs that it wrote, and nothing around them changes.
+func FuzzContacts(f *testing.F) {
+	f.Add("<sip:101@10.0.0.5>;expires=0, <sip:101@10.0.0.6;transport=tcp>;q=0.3", "*")
+	f.Add(`"A, \"B\" <c>; d" <sip:101@10.0.0.5;ob>;+sip.instance="<urn:uuid:1, 2>"`, "sip:101@10.0.0.5 ;expires=1")
+	f.Add("<tel:1>,<sips:a@[::1]:1>,<mailto:a@b> , <sip:a@b;bellhop=x>,", "\r\n <sip:192.0.2.1;bellhop=AAAA>")
+	f.Add(`"`, `<sip:a@b`)
+	f.Add("<tel:>,<sip:0@[000]00>,<>,>", "< sip:0;Bellhop >")
+	f.Add("<sip:0@[]@>", "0")
+	w, _ := bare(f, func(c *Config) { c.Register = RegisterContact })
+	const fields = "Via: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1\r\nFrom: <sip:101@a>;tag=1\r\nTo: <sip:101@a>\r\nCall-ID: 1\r\nCSeq: 1 REGISTER\r\n"
+	contacts := func(m *message) (lines string, uris []string) {
+		for i := range m.fields {
+			if c := &m.fields[i]; c.name == hContact {
+				lines += string(m.text(c.line))
+			}
+		}
+		w.contacts(m, func(uri span, _ bool) { uris = append(uris, string(m.text(uri))) })
+		return lines, uris
+	}
+	f.Fuzz(func(t *testing.T, one, two string) {
+		p := w.comes([]byte("REGISTER sip:a SIP/2.0\r\n"+fields+"Contact: "+one+"\r\nm: "+two+"\r\n\r\n"), barePhone)
+		if p == nil || p.msg.fault != nil {
+			return
+		}
+		wrote, was := contacts(&p.msg)
+		r, fault := w.route(p)
+		if fault != nil {
+			return
+		}
+		out := bytes.Clone(w.forwarded(p, &r, w.appendBranch(nil, 1, 2)))
+		var sent message
+		if !sent.index(out, false) || sent.fault != nil {
+			t.Fatalf("%q, %q became\n%q: %v", one, two, out, sent.fault)
+		}
+		listed, _ := contacts(&sent)
+		q := w.comes([]byte("SIP/2.0 200 OK\r\n"+fields+listed+"\r\n"), barePBX)
+		if q == nil || q.msg.fault != nil {
+			t.Fatalf("%q, %q cannot be listed: %q", one, two, listed)
+		}
+		w.answered = out
+		w.restoreContacts(q)
+		w.answered = nil
+		back, is := contacts(&q.msg)
+		if !slices.Equal(is, was) {
+			t.Fatalf("%q, %q came back as %q, want %q", one, two, is, was)
+		}
+		plain := strings.NewReplacer("<", "", ">", "")
+		if plain.Replace(back) != plain.Replace(wrote) {
+			t.Fatalf("%q came back as %q", wrote, back)
+		}
+	})
+}
