@@ -92,7 +92,7 @@ func (t *Tracker) movedTo(c *call, called string, now time.Time) (found *leg, be
 func (l *leg) movesTo(number string) (best fit) {
 	for user := range strings.SplitSeq(l.movedTo, "\n") {
 		switch {
-		case user == number:
+		case user == number, sameNumber(user, number):
 			return dialedFits
 		case alikeNumbers(user, number):
 			best = dialedAlike
