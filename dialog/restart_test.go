@@ -159,7 +159,13 @@ func TestRestartedFromTheLog(t *testing.T) {
 						continue // what ended it was seen before the restart, and told later
 					}
 					goesOn := func(o dialog.Event) bool { return o.Call == e.Call && o.Type != dialog.DialIn }
-					if want.Flow == dialog.Out && !slices.ContainsFunc(hop.said[asked:before], goesOn) {
+					rings := func(o dialog.Event) bool { // its phone's answer is lost, as is the transaction
+						return o.Call == e.Call && o.Type == dialog.DialIn && o.Leg.Origin == dialog.PBX &&
+							!slices.ContainsFunc(hop.said[:before], func(a dialog.Event) bool {
+								return a.Party == o.Party && (a.Type == dialog.Answer || a.Type == dialog.Hangup)
+							})
+					}
+					if want.Flow == dialog.Out && (!slices.ContainsFunc(hop.said[asked:before], goesOn) || slices.ContainsFunc(hop.said[:before], rings)) {
 						want.CalledExtension = got.CalledExtension // whom a REFER just before leads to, and whether it will, no event tells
 					}
 					if !got.Recovered {
