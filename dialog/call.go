@@ -84,6 +84,7 @@ type call struct {
 	caller  *leg   // the first leg of the edge side; nil if none was seen
 	callees Status // heaviest word of the callees' legs that are over
 	back    *party // that the PBX calls back; nil: this is no callback
+	handed  string // Call-ID of another call's dialog that a phone has sent on to this call; "": none
 	leaving *party // it has left, and what became of its REFER is not known yet; nil: none
 	joined  string // how the last leg was found to be the call's; "": none was
 
@@ -162,6 +163,7 @@ type leg struct {
 	number     string    // under which it is in the tracker's byNumber; "": it is not
 	also       []string  // further numbers, and keys, under which it is there
 	contested  bool      // a leg to whom the caller dialed was joined to no call, as it could be of several
+	forsaken   time.Time // when the phone hung up that another call handed on to the callee
 	movedTo    string    // users of the Contacts of the 3xx that refused it, one a line; "": none did
 }
 
@@ -581,6 +583,7 @@ func (t *Tracker) end(l *leg, at time.Time, o outcome) {
 	}
 	l.state, l.ended, l.by, l.refer, l.earlier = over, at, o.by, nil, nil
 	t.unreach(l)
+	t.forsake(l)
 	c := l.call
 	if l.origin == PBX && !c.backs(l) {
 		if calleeWeight(o.status) > calleeWeight(c.callees) {

@@ -200,12 +200,39 @@ func (l *leg) unanswered() Status {
 func (c *call) callerLeft(callee *leg) bool {
 	l := c.caller
 	switch {
+	case !callee.forsaken.IsZero() && callee.canceledAt.Sub(callee.forsaken) <= slowPickupGap:
+		return true
 	case l == nil || !l.ended.IsZero() && l.ended.Before(callee.began):
 		return c.partnerLeft(callee)
 	case l.origin == Edge && l.canceled && l.answered.IsZero():
 		return !l.canceledAt.After(callee.canceledAt)
 	}
 	return l.state == over && l.by == ByCaller && !l.ended.After(callee.canceledAt)
+}
+
+// handOn notes that the REFER r has its phone's other call, which r names by Replaces, go on
+// with who is in the call of r.
+func (t *Tracker) handOn(r *refer) {
+	c := t.byCallID[r.replaces]
+	if c == nil || r.replaces == "" || c == r.leg.call {
+		return
+	}
+	r.leg.call.handed = r.replaces
+}
+
+// forsake notes that the phone of leg l has hung up: a callee that rings for it in another
+// call, which was handed on to it, is waited for by nobody.
+func (t *Tracker) forsake(l *leg) {
+	c := t.byCallID[l.call.handed]
+	if c == nil || l.call.handed == "" || l.refers || l.origin == Edge && l.by != ByCaller || l.origin == PBX && l.by != ByCallee {
+		return
+	}
+	for _, o := range c.legs {
+		if o.origin == PBX && o.state < challenged {
+			o.forsaken = l.ended
+			t.touch(c)
+		}
+	}
 }
 
 // partnerLeft reports whether the phone for which the PBX rings the callee hung up

@@ -325,6 +325,7 @@ func (t *Tracker) transferred(r *refer, at time.Time, code int, phrase string, s
 	switch {
 	case code/100 == 2:
 		t.leaveHost(r)
+		t.handOn(r)
 	case code != 0:
 		defer t.notReferred(r, at, code, phrase)
 	}
