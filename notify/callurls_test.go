@@ -190,7 +190,7 @@ func TestFollowURLs(t *testing.T) {
 		{"the last attempt that delivered it counts", func(s *kept) {
 			s.say(1, 0)
 			time.Sleep(time.Second)
-			s.keeper.answer = naming("http://crm/by-hand/")
+			s.keeper.set(func() { s.keeper.answer = naming("http://crm/by-hand/") })
 			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(1)[0].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
 			}
@@ -524,11 +524,13 @@ func TestFollowURLsAreNoLeak(t *testing.T) {
 			s.say(1, i)
 		}
 		time.Sleep(time.Second)
-		for event, want := range map[string]string{"newCall": "of the subscription", "answer": "of the subscription", "hangup": ""} {
-			if keys[event] != want || !signed[event] {
-				t.Errorf("%s has the header %q, want %q; signed: %v", event, keys[event], want, signed[event])
+		s.keeper.set(func() {
+			for event, want := range map[string]string{"newCall": "of the subscription", "answer": "of the subscription", "hangup": ""} {
+				if keys[event] != want || !signed[event] {
+					t.Errorf("%s has the header %q, want %q; signed: %v", event, keys[event], want, signed[event])
+				}
 			}
-		}
+		})
 		for i, want := range []string{"http://crm/hook", "http://crm:80/taken?[redacted]", "https://crm/over?[redacted]"} {
 			d, err := s.Delivery(s.Context(), deliveryID(partyEvents(1)[i].ID, s.id))
 			if err != nil || len(d.Attempts) != 1 {
