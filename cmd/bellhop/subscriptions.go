@@ -121,7 +121,7 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	f.Bool("extended", false, "telphin: send what the originals did not know, too")
 	f.String("flow-case", "", "the `case` of in and out: lower (default) or upper")
 	f.String("status-words", "", "with the `words` unified: at hangup only ANSWER and UNKNOWN")
-	f.String("group", "", "cti: how many `calls` one that rings at several extensions is: one or each")
+	f.String("group", "", "cti: the `word` one or each: a call that rings at several extensions is one call, or one for each")
 	f.Bool("follow-urls", false, "cti: send answer and hangup to the URLs that the answer to their newCall names")
 	f.String("live-ttl", "", "how `long` a dial or answer is worth delivering, like 60s")
 	f.String("timeout", "", "how `long` an attempt may take, like 5s")
