@@ -537,11 +537,15 @@ func (t *Tracker) callsFor(l *leg, now time.Time) bool {
 }
 
 // showsAgain reports whether the PBX now shows a number that it shows on leg l alone,
-// whose phone was answered just now. Many calls may show a number of the company's:
-// Asterisk sends the second INVITE 2 to 5 ms after the answer, 43 ms on a machine with a
-// load of 5 (December 2026).
+// whose phone was answered just now. Asterisk sends the second INVITE 2 to 5 ms after the
+// answer, 43 ms on a machine with a load of 5 (December 2026). Many calls may show a
+// number of the company's: that counts for a shorter time.
 func (t *Tracker) showsAgain(l *leg, i *incoming, number string) bool {
-	return l.num == number && i.At.Sub(l.answered) <= prompt && t.showsAlone(l)
+	gap := prompt
+	if t.names.kind(number, i.At) == "" {
+		gap = forkGap
+	}
+	return l.num == number && i.At.Sub(l.answered) <= gap && t.showsAlone(l)
 }
 
 // showsAlone reports whether the PBX shows the caller's number of leg l, which is in a
