@@ -228,6 +228,9 @@ func (t *Tracker) byElimination(i *incoming) verdict {
 	if x.call == nil && x.rival == nil {
 		return known.verdict()
 	}
+	if known.best == 2 { // a caller has dialed exactly this extension
+		x.rival = known.call
+	}
 	return x.verdict()
 }
 
