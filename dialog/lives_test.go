@@ -263,7 +263,7 @@ func (w *world) dialog(l *life, tag string, m *Message) {
 	counts := m.Origin() == PBX || by == l.peer || m.Trunk != ""
 	usage := m.Method == "INVITE" || m.Method == "UPDATE" || m.Method == "INFO" || m.Method == "BYE"
 	gone := m.Status == 481 && !m.Own && usage
-	accepted := m.Status/100 == 2 && !m.Own && (m.Src == PBX || m.From.Addr() == l.peer.Addr())
+	accepted := m.Status/100 == 2 && !m.Own && m.Method != "OPTIONS" && (m.Src == PBX || m.From.Addr() == l.peer.Addr())
 	switch {
 	case m.Request():
 		end, sender := "caller", m.FromTag+" "+m.ToTag
