@@ -245,8 +245,10 @@ func (t *Tracker) response(l *leg, m *Message) {
 	case calling, ringing:
 	}
 	if m.ToTag != "" && l.toTag != m.ToTag && (l.toTag == "" || m.Status >= 200) {
+		if l.toTag != "" {
+			l.nearSeq, l.farSeq = 0, 0 // each dialog counts for itself (RFC 3261 §12.2.1.1)
+		}
 		l.toTag = clone(m.ToTag)
-		l.nearSeq, l.farSeq = 0, 0 // each dialog counts for itself (RFC 3261 §12.2.1.1)
 	}
 	switch {
 	case m.Status == 100:

@@ -233,6 +233,9 @@ func (w *world) response(l *life, m *Message) {
 		l.state, l.heard = ringing, m.At
 	case m.Status < 300:
 		l.state, l.answered = talking, m.At
+		if l.line.origin == PBX && m.Src == Edge && !m.Own {
+			l.peer = m.From
+		}
 		for _, p := range l.parties {
 			p.answered = true
 		}
