@@ -75,6 +75,45 @@ type line struct {
 // natted has the phone write a Contact that nobody can connect to.
 func natted(p *peer) string { return "Contact: <sip:101@10.0.0.5:5060;transport=tcp>" }
 
+// registers has a phone register for a user, and returns the Path of that.
+func (s *scene) registers(phone *peer, user string) (path string) {
+	s.t.Helper()
+	aor := "<sip:" + user + "@pbx.example>"
+	phone.sends(phone.request("REGISTER", "sip:pbx.example", "From: "+aor+";tag=r", "To: "+aor, natted(phone)))
+	got := s.pbx.gets("the REGISTER goes on", "REGISTER")
+	path = got.one("Path")
+	s.pbx.replies(got, "200 OK", "Path: "+path, natted(phone))
+	phone.gets("registered", "SIP/2.0 200")
+	return path
+}
+
+// rings has the PBX call a phone over TCP that has registered.
+func (s *scene) rings() (phone *peer, invite, got text) {
+	s.t.Helper()
+	phone = s.tcp(phoneAt.Addr())
+	phone.name = "phone"
+	path := s.registers(phone, "101")
+	invite = s.pbx.request("INVITE", "sip:101@10.0.0.5:5060;transport=tcp", "From: <sip:5551234@pbx.example>;tag=pbx", "To: <sip:101@pbx.example>", "Route: "+path)
+	s.pbx.sends(invite)
+	return phone, invite, phone.gets("the call comes in", "INVITE")
+}
+
+// meets sends a request and gets a response with a status.
+func (p *peer) meets(m text, status int) {
+	p.s.t.Helper()
+	p.sends(m)
+	p.gets("the response to "+m.method(), fmt.Sprint("SIP/2.0 ", status))
+}
+
+// asks sends a request, which another peer gets and answers, and gets a response with a
+// status.
+func (p *peer) asks(other *peer, m text, answer string, status int) {
+	p.s.t.Helper()
+	p.sends(m)
+	other.replies(other.gets("the request", m.method()), answer)
+	p.gets("the response to "+m.method(), fmt.Sprint("SIP/2.0 ", status))
+}
+
 // dialsOut sets up a call of a phone over TCP.
 func (s *scene) dialsOut() line {
 	s.t.Helper()
@@ -95,16 +134,7 @@ func (s *scene) dialsOut() line {
 func (s *scene) dialsIn() line {
 	s.t.Helper()
 	f := s.follow()
-	phone := s.tcp(phoneAt.Addr())
-	phone.name = "phone"
-	phone.sends(phone.request("REGISTER", "sip:pbx.example", "To: <sip:101@pbx.example>", natted(phone)))
-	got := s.pbx.gets("the REGISTER goes on", "REGISTER")
-	path := "Path: " + got.one("Path")
-	s.pbx.replies(got, "200 OK", path, natted(phone))
-	phone.gets("registered", "SIP/2.0 200")
-	invite := s.pbx.request("INVITE", "sip:101@10.0.0.5:5060;transport=tcp", "From: <sip:5551234@pbx.example>;tag=pbx", "To: <sip:101@pbx.example>", "Route: "+got.one("Path"))
-	s.pbx.sends(invite)
-	rings := phone.gets("the call comes in", "INVITE")
+	phone, _, rings := s.rings()
 	phone.replies(rings, "200 OK", natted(phone))
 	ok := s.pbx.gets("answer", "SIP/2.0 200")
 	s.pbx.sends(s.pbx.within(ok, "ACK"))
@@ -137,10 +167,7 @@ func (l *line) returns() *peer {
 func (l *line) registersAgain() *peer {
 	l.s.t.Helper()
 	again := l.s.tcp(phoneAt.Addr())
-	again.sends(again.request("REGISTER", "sip:pbx.example", "To: <sip:101@pbx.example>", natted(again)))
-	got := l.pbx.gets("the REGISTER goes on", "REGISTER")
-	l.pbx.replies(got, "200 OK", "Path: "+got.one("Path"), natted(again))
-	again.gets("registered", "SIP/2.0 200")
+	l.s.registers(again, "101")
 	return again
 }
 
@@ -156,12 +183,9 @@ func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
 		{"the PBX's, to a flow that is gone", func(l *line) {
 			l.goes()
 			bye := l.request(l.pbx, "BYE")
-			l.pbx.sends(bye)
-			l.pbx.gets("refused", "SIP/2.0 430")
-			l.pbx.sends(bye)
-			l.pbx.gets("again", "SIP/2.0 430")
-			l.pbx.sends(l.request(l.pbx, "BYE"))
-			l.pbx.gets("and a new one", "SIP/2.0 430")
+			l.pbx.meets(bye, 430)
+			l.pbx.meets(bye, 430)
+			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
 		}, byPBX},
 		{"the PBX's, behind requests that were refused", func(l *line) {
 			l.goes()
@@ -174,26 +198,20 @@ func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
 				}
 			}
 			l.wants("none of them ends it", 1)
-			l.pbx.sends(l.request(l.pbx, "BYE"))
-			l.pbx.gets("refused", "SIP/2.0 430")
+			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
 		}, byPBX},
 		{"the PBX's, when bellhop has restarted", func(l *line) {
 			l.s.stop()
 			l.s.again()
 			l.phone.forgets()
-			l.pbx.sends(l.request(l.pbx, "BYE"))
-			l.pbx.gets("refused", "SIP/2.0 430")
+			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
 		}, byPBX},
 		{"the PBX's, with no hop left", func(l *line) {
-			l.pbx.sends(l.request(l.pbx, "BYE", "Max-Forwards: 0"))
-			l.pbx.gets("refused", "SIP/2.0 483")
-			l.pbx.sends(l.request(l.pbx, "BYE"))
-			l.phone.replies(l.phone.gets("goes on", "BYE"), "481 No Such Call")
-			l.pbx.gets("answer", "SIP/2.0 481")
+			l.pbx.meets(l.request(l.pbx, "BYE", "Max-Forwards: 0"), 483)
+			l.pbx.asks(l.phone, l.request(l.pbx, "BYE"), "481 No Such Call", 481)
 		}, byPBX},
 		{"the PBX's, malformed", func(l *line) {
-			l.pbx.sends(l.request(l.pbx, "BYE", "Max-Forwards: 256"))
-			l.pbx.gets("refused", "SIP/2.0 400")
+			l.pbx.meets(l.request(l.pbx, "BYE", "Max-Forwards: 256"), 400)
 		}, byPBX},
 		{"the PBX's, while the phone only goes", func(l *line) {
 			l.pbx.sends(l.request(l.pbx, "BYE"))
@@ -203,53 +221,35 @@ func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
 			l.pbx.forgets()
 		}, byPBX},
 		{"the PBX's, answered 500", func(l *line) {
-			l.pbx.sends(l.request(l.pbx, "BYE"))
-			l.phone.replies(l.phone.gets("it arrives", "BYE"), "500 Server Error")
-			l.pbx.gets("answer", "SIP/2.0 500")
+			l.pbx.asks(l.phone, l.request(l.pbx, "BYE"), "500 Server Error", 500)
 		}, byPBX},
 		{"the phone's, with no hop left", func(l *line) {
-			l.phone.sends(l.request(l.phone, "BYE", "Max-Forwards: 0"))
-			l.phone.gets("refused", "SIP/2.0 483")
-			l.phone.sends(l.request(l.phone, "BYE"))
-			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "200 OK")
-			l.phone.gets("answer", "SIP/2.0 200")
+			l.phone.meets(l.request(l.phone, "BYE", "Max-Forwards: 0"), 483)
+			l.phone.asks(l.pbx, l.request(l.phone, "BYE"), "200 OK", 200)
 		}, byPhone},
 		{"the phone's, with no hop left, after two hours", func(l *line) {
 			l.s.after(30 * time.Minute)
 			for range 4 {
-				l.phone.sends(l.request(l.phone, "OPTIONS"))
-				l.pbx.replies(l.pbx.gets("in the call", "OPTIONS"), "200 OK")
-				l.phone.gets("answer", "SIP/2.0 200")
+				l.phone.asks(l.pbx, l.request(l.phone, "OPTIONS"), "200 OK", 200)
 				l.s.after(30 * time.Minute)
 			}
-			l.phone.sends(l.request(l.phone, "BYE", "Max-Forwards: 0"))
-			l.phone.gets("refused", "SIP/2.0 483")
+			l.phone.meets(l.request(l.phone, "BYE", "Max-Forwards: 0"), 483)
 		}, byPhone},
 		{"the phone's, without a length", func(l *line) {
 			bye := l.request(l.phone, "BYE")
-			l.phone.sends(bye.with("Content-Length: 0\r\n", ""))
-			l.phone.gets("refused", "SIP/2.0 400")
+			l.phone.meets(bye.with("Content-Length: 0\r\n", ""), 400)
 		}, byPhone},
 		{"the phone's, with an extension that nobody knows", func(l *line) {
-			l.phone.sends(l.request(l.phone, "BYE", "Proxy-Require: x"))
-			l.phone.gets("refused", "SIP/2.0 420")
+			l.phone.meets(l.request(l.phone, "BYE", "Proxy-Require: x"), 420)
 		}, byPhone},
 		{"the phone's, challenged", func(l *line) {
 			bye := l.request(l.phone, "BYE")
-			l.phone.sends(bye)
-			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "407 Proxy Authentication Required")
-			l.phone.gets("challenge", "SIP/2.0 407")
-			l.phone.sends(l.request(l.phone, "BYE", "Proxy-Authorization: Digest x"))
-			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "200 OK")
-			l.phone.gets("answer", "SIP/2.0 200")
+			l.phone.asks(l.pbx, bye, "407 Proxy Authentication Required", 407)
+			l.phone.asks(l.pbx, l.request(l.phone, "BYE", "Proxy-Authorization: Digest x"), "200 OK", 200)
 		}, byPhone},
 		{"the phone's, answered 503", func(l *line) {
-			l.phone.sends(l.request(l.phone, "BYE"))
-			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "503 Service Unavailable")
-			l.phone.gets("answer", "SIP/2.0 500")
-			l.pbx.sends(l.request(l.pbx, "BYE"))
-			l.phone.replies(l.phone.gets("the PBX hangs up too", "BYE"), "481 No Such Call")
-			l.pbx.gets("answer", "SIP/2.0 481")
+			l.phone.asks(l.pbx, l.request(l.phone, "BYE"), "503 Service Unavailable", 500)
+			l.pbx.asks(l.phone, l.request(l.pbx, "BYE"), "481 No Such Call", 481)
 		}, byPhone},
 		{"the phone's, not answered", func(l *line) {
 			l.phone.sends(l.request(l.phone, "BYE"))
@@ -266,19 +266,15 @@ func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
 		{"the phone's, on a new connection", func(l *line) {
 			l.goes()
 			again := l.s.tcp(phoneAt.Addr())
-			again.sends(l.request(l.phone, "BYE"))
-			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "200 OK")
-			again.gets("answer", "SIP/2.0 200")
+			again.asks(l.pbx, l.request(l.phone, "BYE"), "200 OK", 200)
 		}, byPhone},
 		{"the phone's, with no hop left, on a new connection, after a restart", func(l *line) {
 			l.s.stop()
 			l.s.again()
 			l.phone.forgets()
 			again := l.s.tcp(phoneAt.Addr())
-			again.sends(l.request(l.phone, "BYE", "Max-Forwards: 0"))
-			again.gets("refused", "SIP/2.0 483")
-			l.pbx.sends(l.request(l.pbx, "BYE"))
-			l.pbx.gets("refused", "SIP/2.0 430")
+			again.meets(l.request(l.phone, "BYE", "Max-Forwards: 0"), 483)
+			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
 		}, ""},
 		{"the PBX's, behind a re-INVITE that is not answered", func(l *line) {
 			l.pbx.sends(l.request(l.pbx, "INVITE"))
@@ -286,8 +282,7 @@ func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
 			l.goes()
 			l.s.after(5 * time.Second)
 			l.pbx.gets("told to wait", "SIP/2.0 100")
-			l.pbx.sends(l.request(l.pbx, "BYE"))
-			l.pbx.gets("refused", "SIP/2.0 430")
+			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
 			l.s.after(40 * time.Second)
 			l.pbx.forgets()
 		}, byPBX},
@@ -304,32 +299,25 @@ func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
 			l.goes()
 			l.pbx.replies(got, "200 OK")
 			l.s.after(time.Second)
-			l.pbx.sends(l.request(l.pbx, "BYE"))
-			l.pbx.gets("refused", "SIP/2.0 430")
+			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
 		}, byPBX},
 		{"the PBX's, with an extension that nobody knows", func(l *line) {
-			l.pbx.sends(l.request(l.pbx, "BYE", "Proxy-Require: x"))
-			l.pbx.gets("refused", "SIP/2.0 420")
+			l.pbx.meets(l.request(l.pbx, "BYE", "Proxy-Require: x"), 420)
 		}, byPBX},
 		{"the PBX's, with a Route that is not ours", func(l *line) {
-			l.pbx.sends(l.request(l.pbx, "BYE", "Route: <sip:xx@192.0.2.1:5060;lr>"))
-			l.pbx.gets("refused", "SIP/2.0 403")
+			l.pbx.meets(l.request(l.pbx, "BYE", "Route: <sip:xx@192.0.2.1:5060;lr>"), 403)
 		}, byPBX},
 		{"the PBX's, to what is no URI", func(l *line) {
-			l.pbx.sends(l.request(l.pbx, "BYE").with("BYE sip:", "BYE sip:a<b>"))
-			l.pbx.gets("refused", "SIP/2.0 400")
+			l.pbx.meets(l.request(l.pbx, "BYE").with("BYE sip:", "BYE sip:a<b>"), 400)
 		}, byPBX},
 		{"the phone's, with a Route to elsewhere", func(l *line) {
-			l.phone.sends(l.request(l.phone, "BYE").with("\r\nFrom: ", "\r\nRoute: <sip:203.0.113.5;lr>\r\nFrom: "))
-			l.phone.gets("refused", "SIP/2.0 403")
+			l.phone.meets(l.request(l.phone, "BYE").with("\r\nFrom: ", "\r\nRoute: <sip:203.0.113.5;lr>\r\nFrom: "), 403)
 		}, byPhone},
 		{"the phone's, with a Route that cannot be read", func(l *line) {
-			l.phone.sends(l.request(l.phone, "BYE", "Route: <sip:xx"))
-			l.phone.gets("refused", "SIP/2.0 400")
+			l.phone.meets(l.request(l.phone, "BYE", "Route: <sip:xx"), 400)
 		}, byPhone},
 		{"the phone's, with two lengths", func(l *line) {
-			l.phone.sends(l.request(l.phone, "BYE").with("Content-Length: 0", "Content-Length: 0\r\nl: 0"))
-			l.phone.gets("refused", "SIP/2.0 400")
+			l.phone.meets(l.request(l.phone, "BYE").with("Content-Length: 0", "Content-Length: 0\r\nl: 0"), 400)
 		}, byPhone},
 		{"the phone's, and it is gone at once", func(l *line) {
 			l.phone.write([]byte(l.request(l.phone, "BYE")))
@@ -339,15 +327,11 @@ func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
 		}, byPhone},
 		{"the phone's, refused, when it has registered after a restart", func(l *line) {
 			again := l.returns()
-			again.sends(l.request(l.phone, "BYE"))
-			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "503 Service Unavailable")
-			again.gets("answer", "SIP/2.0 500")
+			again.asks(l.pbx, l.request(l.phone, "BYE"), "503 Service Unavailable", 500)
 		}, byPhone},
 		{"the phone's, of which the PBX knows nothing, when it has registered after a restart", func(l *line) {
 			again := l.returns()
-			again.sends(l.request(l.phone, "BYE"))
-			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "481 No Such Call")
-			again.gets("answer", "SIP/2.0 481")
+			again.asks(l.pbx, l.request(l.phone, "BYE"), "481 No Such Call", 481)
 		}, byPhone},
 		{"the phone's, not answered, when it has registered after a restart", func(l *line) {
 			again := l.returns()
@@ -358,22 +342,16 @@ func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
 		{"a stranger's, with all that is in the phone's, refused", func(l *line) {
 			l.phone.forgets()
 			stranger := l.s.tcp(otherAt.Addr())
-			stranger.sends(l.request(l.phone, "BYE", "Max-Forwards: 0"))
-			stranger.gets("refused", "SIP/2.0 483")
-			stranger.sends(l.request(l.phone, "BYE"))
-			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "403 Forbidden")
-			stranger.gets("answer", "SIP/2.0 403")
+			stranger.meets(l.request(l.phone, "BYE", "Max-Forwards: 0"), 483)
+			stranger.asks(l.pbx, l.request(l.phone, "BYE"), "403 Forbidden", 403)
 			l.wants("it ends nothing", 1)
-			l.pbx.sends(l.request(l.pbx, "BYE"))
-			l.phone.replies(l.phone.gets("it arrives", "BYE"), "200 OK")
-			l.pbx.gets("answer", "SIP/2.0 200")
+			l.pbx.asks(l.phone, l.request(l.pbx, "BYE"), "200 OK", 200)
 		}, byPBX},
 		{"both at once, over a flow that is gone", func(l *line) {
 			l.phone.sends(l.request(l.phone, "BYE"))
 			got := l.pbx.gets("goes on", "BYE")
 			l.goes()
-			l.pbx.sends(l.request(l.pbx, "BYE"))
-			l.pbx.gets("refused", "SIP/2.0 430")
+			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
 			l.pbx.replies(got, "481 No Such Call")
 		}, byPhone},
 	} {
@@ -421,20 +399,6 @@ func (f *follower) restarts() {
 	}
 }
 
-// rings has the PBX call a phone over TCP, which rings unless its flow is gone before.
-func (s *scene) rings(f *follower) (phone *peer, invite, got text) {
-	s.t.Helper()
-	phone = s.tcp(phoneAt.Addr())
-	phone.name = "phone"
-	phone.sends(phone.request("REGISTER", "sip:pbx.example", "To: <sip:101@pbx.example>", natted(phone)))
-	register := s.pbx.gets("the REGISTER goes on", "REGISTER")
-	s.pbx.replies(register, "200 OK", "Path: "+register.one("Path"), natted(phone))
-	phone.gets("registered", "SIP/2.0 200")
-	invite = s.pbx.request("INVITE", "sip:101@10.0.0.5:5060;transport=tcp", "From: <sip:5551234@pbx.example>;tag=pbx", "To: <sip:101@pbx.example>", "Route: "+register.one("Path"))
-	s.pbx.sends(invite)
-	return phone, invite, phone.gets("the call comes in", "INVITE")
-}
-
 // TestACallThatRingsEndsOnceWithoutItsFlow: the connection of the phone goes, or bellhop
 // restarts, before the call is answered.
 func TestACallThatRingsEndsOnceWithoutItsFlow(t *testing.T) {
@@ -444,7 +408,7 @@ func TestACallThatRingsEndsOnceWithoutItsFlow(t *testing.T) {
 		want string
 	}{
 		{"called, and canceled when it is gone", func(s *scene, f *follower) {
-			phone, invite, got := s.rings(f)
+			phone, invite, got := s.rings()
 			phone.replies(got, "180 Ringing")
 			s.pbx.gets("it rings", "SIP/2.0 180")
 			phone.close()
@@ -454,13 +418,13 @@ func TestACallThatRingsEndsOnceWithoutItsFlow(t *testing.T) {
 			s.pbx.acks(invite, s.pbx.gets("at once, as nobody answers any more", "SIP/2.0 487"))
 		}, "dial-in 101, hangup 101 NOANSWER by system"},
 		{"called, and gone before it rings", func(s *scene, f *follower) {
-			phone, invite, _ := s.rings(f)
+			phone, invite, _ := s.rings()
 			phone.close()
 			s.after(40 * time.Second)
 			s.pbx.acks(invite, s.pbx.last("the end", "SIP/2.0 100"))
 		}, "dial-in 101, hangup 101 CHANUNAVAIL by system"},
 		{"called, and gone before the INVITE", func(s *scene, f *follower) {
-			phone, invite, got := s.rings(f)
+			phone, invite, got := s.rings()
 			phone.replies(got, "486 Busy Here")
 			s.pbx.acks(invite, s.pbx.gets("busy", "SIP/2.0 486"))
 			phone.close()
@@ -470,7 +434,7 @@ func TestACallThatRingsEndsOnceWithoutItsFlow(t *testing.T) {
 			s.pbx.acks(again, s.pbx.gets("refused", "SIP/2.0 430"))
 		}, "dial-in 101, hangup 101 BUSY by callee"},
 		{"called, and canceled after a restart", func(s *scene, f *follower) {
-			phone, invite, got := s.rings(f)
+			phone, invite, got := s.rings()
 			phone.replies(got, "180 Ringing")
 			s.pbx.gets("it rings", "SIP/2.0 180")
 			f.restarts()
@@ -478,14 +442,13 @@ func TestACallThatRingsEndsOnceWithoutItsFlow(t *testing.T) {
 			s.pbx.gets("no flow to take it to", "SIP/2.0 430")
 		}, "dial-in 101, hangup 101 NOANSWER by system"},
 		{"answered, and gone before the ACK", func(s *scene, f *follower) {
-			phone, _, got := s.rings(f)
+			phone, _, got := s.rings()
 			phone.replies(got, "200 OK", natted(phone))
 			ok := s.pbx.gets("answer", "SIP/2.0 200")
 			phone.close()
 			s.after(time.Second)
 			s.pbx.sends(s.pbx.within(ok, "ACK"))
-			s.pbx.sends(s.pbx.within(ok, "BYE"))
-			s.pbx.gets("refused", "SIP/2.0 430")
+			s.pbx.meets(s.pbx.within(ok, "BYE"), 430)
 		}, "dial-in 101, answer 101, hangup 101 ANSWER by caller"},
 		{"calls, and gone before the answer", func(s *scene, f *follower) {
 			phone := s.tcp(phoneAt.Addr())
@@ -498,8 +461,7 @@ func TestACallThatRingsEndsOnceWithoutItsFlow(t *testing.T) {
 				s.pbx.replies(got, "200 OK")
 				s.after(4 * time.Second)
 			}
-			s.pbx.sends(s.pbx.back(got, "BYE"))
-			s.pbx.gets("refused", "SIP/2.0 430")
+			s.pbx.meets(s.pbx.back(got, "BYE"), 430)
 		}, "dial-out 101, answer 101, hangup 101 ANSWER by callee"},
 		{"calls, and gone before it is refused", func(s *scene, f *follower) {
 			phone := s.tcp(phoneAt.Addr())
@@ -565,29 +527,23 @@ func TestACallEndsOnceWhenThePBXIsGone(t *testing.T) {
 			s.pbx.hangs()
 			s.after(0)
 			s.pbx.forgets()
-			s.phone.sends(s.phone.within(c.ok, "BYE"))
-			s.pbx.replies(s.pbx.gets("on a new one", "BYE"), "200 OK")
-			s.phone.gets("answer", "SIP/2.0 200")
+			s.phone.asks(s.pbx, s.phone.within(c.ok, "BYE"), "200 OK", 200)
 		}, "hangup 101 ANSWER by caller"},
 		{"all of it, and the phone hangs up", func(s *scene, c call) {
 			s.pbx.close()
 			s.after(0)
 			s.pbx.forgets()
-			s.phone.sends(s.phone.within(c.ok, "BYE"))
-			s.phone.gets("answer", "SIP/2.0 500")
-			s.phone.sends(s.phone.within(c.ok, "BYE"))
-			s.phone.gets("again", "SIP/2.0 500")
+			s.phone.meets(s.phone.within(c.ok, "BYE"), 500)
+			s.phone.meets(s.phone.within(c.ok, "BYE"), 500)
 		}, "hangup 101 ANSWER by caller"},
 		{"all of it, and the phone asks first", func(s *scene, c call) {
 			s.pbx.close()
 			s.after(0)
 			s.pbx.forgets()
 			for _, method := range []string{"INFO", "UPDATE", "OPTIONS"} {
-				s.phone.sends(s.phone.within(c.ok, method))
-				s.phone.gets("answer", "SIP/2.0 500")
+				s.phone.meets(s.phone.within(c.ok, method), 500)
 			}
-			s.phone.sends(s.phone.within(c.ok, "BYE"))
-			s.phone.gets("answer", "SIP/2.0 500")
+			s.phone.meets(s.phone.within(c.ok, "BYE"), 500)
 		}, "hangup 101 ANSWER by caller"},
 		{"the connection, behind the BYE", func(s *scene, c call) {
 			s.phone.sends(s.phone.within(c.ok, "BYE"))
@@ -608,9 +564,7 @@ func TestACallEndsOnceWhenThePBXIsGone(t *testing.T) {
 			s.stop()
 			s.again()
 			s.pbx.forgets()
-			s.phone.sends(s.phone.within(c.ok, "BYE"))
-			s.pbx.replies(s.pbx.gets("on a new one", "BYE"), "200 OK")
-			s.phone.gets("answer", "SIP/2.0 200")
+			s.phone.asks(s.pbx, s.phone.within(c.ok, "BYE"), "200 OK", 200)
 		}, "hangup 101 ANSWER by caller"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -637,27 +591,20 @@ func TestACallOfAnOlderVersionEndsOnce(t *testing.T) {
 	}{
 		{"the PBX hangs up", func(l *line, old func(text) text) {
 			bye := old(l.request(l.pbx, "BYE"))
-			l.pbx.sends(bye)
-			l.pbx.gets("refused", "SIP/2.0 430")
-			l.pbx.sends(bye)
-			l.pbx.gets("again", "SIP/2.0 430")
+			l.pbx.meets(bye, 430)
+			l.pbx.meets(bye, 430)
 		}, "hangup 101 ANSWER by callee"},
 		{"the PBX asks and hangs up", func(l *line, old func(text) text) {
-			l.pbx.sends(old(l.request(l.pbx, "UPDATE")))
-			l.pbx.gets("refused", "SIP/2.0 430")
-			l.pbx.sends(old(l.request(l.pbx, "BYE")))
-			l.pbx.gets("refused", "SIP/2.0 430")
+			l.pbx.meets(old(l.request(l.pbx, "UPDATE")), 430)
+			l.pbx.meets(old(l.request(l.pbx, "BYE")), 430)
 		}, "hangup 101 ANSWER by callee"},
 		{"the phone hangs up on a new connection", func(l *line, old func(text) text) {
 			again := l.s.tcp(phoneAt.Addr())
-			again.sends(old(l.request(l.phone, "BYE")))
-			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "200 OK")
-			again.gets("answer", "SIP/2.0 200")
+			again.asks(l.pbx, old(l.request(l.phone, "BYE")), "200 OK", 200)
 		}, "hangup 101 ANSWER by caller"},
 		{"the phone registers, and its BYE has no hop left", func(l *line, old func(text) text) {
 			again := l.registersAgain()
-			again.sends(old(l.request(l.phone, "BYE", "Max-Forwards: 0")))
-			again.gets("refused", "SIP/2.0 483")
+			again.meets(old(l.request(l.phone, "BYE", "Max-Forwards: 0")), 483)
 		}, "hangup 101 ANSWER by caller"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -704,14 +651,10 @@ func TestBothEndsHangUpWhenOneIsGone(t *testing.T) {
 						m = m.with("\r\nVia: ", "\r\n"+via+"Via: ").with(from, to)
 						s.pbx.sends(m)
 					}
-					b.sends(b.request("REGISTER", "sip:pbx.example", "From: <sip:102@pbx.example>;tag=r", natted(b)))
-					register := s.pbx.gets("the REGISTER goes on", "REGISTER")
-					s.pbx.replies(register, "200 OK", "Path: "+register.one("Path"), natted(b))
-					b.gets("registered", "SIP/2.0 200")
-
+					path := s.registers(b, "102")
 					a.sends(a.invite(natted(a)))
 					got := s.pbx.gets("the INVITE goes on", "INVITE")
-					pass(got, "INVITE sip:102@pbx.example", "INVITE sip:102@10.0.0.5:5060;transport=tcp", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pass\r\nRoute: "+register.one("Path")+"\r\n")
+					pass(got, "INVITE sip:102@pbx.example", "INVITE sip:102@10.0.0.5:5060;transport=tcp", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pass\r\nRoute: "+path+"\r\n")
 					invite := b.gets("and on", "INVITE")
 					b.replies(invite, "200 OK", natted(b))
 					ok := s.pbx.gets("answer", "SIP/2.0 200")
