@@ -356,7 +356,8 @@ func (s *Server) trusted(h http.Handler) http.Handler {
 }
 
 // bounded answers 413 to a body of more than maxBody bytes. It reads on, for a
-// megabyte at most: a client that is still writing would not see the answer.
+// megabyte at most: a client that is still writing would not see the answer. h gets the
+// body without a byte order mark (RFC 8259 §8.1).
 func bounded(refuse refusal, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
@@ -367,11 +368,14 @@ func bounded(refuse refusal, h http.Handler) http.Handler {
 			io.CopyN(io.Discard, r.Body, 1<<20)
 			refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("a body has at most %d bytes", maxBody))
 		default:
-			r.Body = io.NopCloser(bytes.NewReader(body))
+			r.Body = io.NopCloser(bytes.NewReader(bytes.TrimPrefix(body, byteOrderMark)))
 			h.ServeHTTP(w, r)
 		}
 	})
 }
+
+// byteOrderMark is what some clients begin a body in UTF-8 with.
+var byteOrderMark = []byte("\uFEFF")
 
 // trimmed accepts a slash at the end of every path, and refuses what a mux would
 // redirect to a tidier path: a client of an API does not follow.
