@@ -301,13 +301,7 @@ func TestFollowURLs(t *testing.T) {
 		{"the subscription fails meanwhile", func(s *kept) {
 			s.say(1, 0)
 			s.failing("/hook", 500)
-			for i := range 10 {
-				s.say(i+10, 0)
-			}
-			time.Sleep(10 * time.Second)
-			if sub, err := s.Subscription(s.id); sub.State != StatePaused || err != nil {
-				s.Errorf("the subscription is %s, %v", sub.State, err)
-			}
+			s.pauses()
 			s.say(1, 1)
 			s.again()
 			s.say(1, 2)
@@ -338,13 +332,7 @@ func TestFollowURLs(t *testing.T) {
 			s.say(2, 0)
 			s.went(newCallAtHook, newCallAtHook)
 			s.down("crm")
-			for i := range 10 {
-				s.say(i+10, 0)
-			}
-			time.Sleep(5 * time.Second)
-			if sub, err := s.Subscription(s.id); sub.State != StatePaused || err != nil {
-				s.Errorf("the subscription is %s, %v", sub.State, err)
-			}
+			s.pauses()
 			s.say(1, 2)
 			s.went(elsewhere)
 			s.again()
@@ -387,10 +375,22 @@ func (s *kept) failing(path string, status int) {
 	})
 }
 
+// pauses says newCalls until the subscription, which fails, is paused.
+func (s *kept) pauses() {
+	for i := range 10 {
+		s.say(i+10, 0)
+	}
+	time.Sleep(10 * time.Second)
+	if sub, err := s.Subscription(s.id); sub.State != StatePaused || err != nil {
+		s.Errorf("the subscription is %s, %v", sub.State, err)
+	}
+}
+
 // down has no connection made to a host.
 func (s *kept) down(host string) { s.keeper.set(func() { s.keeper.down = host }) }
 
-// What rings at several is one call, and its newCall is the one whose answer counts.
+// TestFollowURLsOfGroup: a call that rings at several extensions has one newCall, and the
+// URLs of its answer hold for all of them.
 func TestFollowURLsOfGroup(t *testing.T) {
 	const over = "hangup http://crm/over?c=11&key=hidden"
 	for _, tt := range []struct {
@@ -503,8 +503,8 @@ func TestFollowURLsAndBreakers(t *testing.T) {
 	}
 }
 
-// What is secret in the URLs is not shown, and header fields of the subscription stay
-// with its endpoint. All is signed.
+// TestFollowURLsAreNoLeak: the delivery log masks the queries of the URLs, the header
+// fields of the subscription go only to its own endpoint, and each request is signed.
 func TestFollowURLsAreNoLeak(t *testing.T) {
 	keeping(t, 422, func(t *testing.T, s *kept) {
 		keys, signed := map[string]string{}, map[string]bool{}
