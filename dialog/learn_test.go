@@ -5,6 +5,18 @@ import (
 	"time"
 )
 
+// rungBeforeRestart returns a Tracker that knows from the log alone that a leg has rung.
+func rungBeforeRestart(t *testing.T, l *line) *Tracker {
+	t.Helper()
+	l.peer = phoneAddr
+	old, tracker := New(testConfig()), New(testConfig())
+	log := append(old.Observe(l.invite()), old.Observe(l.response(180))...)
+	if err := tracker.Restore("", nil, log); err != nil {
+		t.Fatal(err)
+	}
+	return tracker
+}
+
 // TestRefusedReINVITEAfterRestart: a leg that only the log knows has rung when bellhop was
 // restarted, and was answered since. A refused re-INVITE in its dialog is no response to
 // its INVITE: the call goes on until its BYE.
@@ -20,13 +32,7 @@ func TestRefusedReINVITEAfterRestart(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := tt.l
-			l.peer = phoneAddr
-			old := New(testConfig())
-			log := append(old.Observe(l.invite()), old.Observe(l.response(180))...)
-			tracker := New(testConfig())
-			if err := tracker.Restore("", nil, log); err != nil {
-				t.Fatal(err)
-			}
+			tracker := rungBeforeRestart(t, l)
 			m := during(l.later(time.Minute), "INVITE", true, phoneAddr, 12, "z9hG4bK-x")
 			said := append(tracker.Observe(m), tracker.Observe(answer(m, tt.status, 0))...)
 			if len(said) > 0 {
@@ -40,17 +46,11 @@ func TestRefusedReINVITEAfterRestart(t *testing.T) {
 	}
 }
 
-// TestForgedCANCELAfterRestart: nor does a stranger's CANCEL keep the caller's own from
-// ending such a leg.
+// TestForgedCANCELAfterRestart: a stranger's CANCEL does not keep the caller's own CANCEL
+// from ending such a leg.
 func TestForgedCANCELAfterRestart(t *testing.T) {
 	l := caller()
-	l.peer = phoneAddr
-	old := New(testConfig())
-	log := append(old.Observe(l.invite()), old.Observe(l.response(180))...)
-	tracker := New(testConfig())
-	if err := tracker.Restore("", nil, log); err != nil {
-		t.Fatal(err)
-	}
+	tracker := rungBeforeRestart(t, l)
 	forged := l.later(time.Second).cancel()
 	forged.From, forged.Branch = strangerAddr, "z9hG4bK-forged"
 	if said := tracker.Observe(forged); len(said) > 0 {
