@@ -126,8 +126,9 @@ func unwrap(contentType, body string) (kind, text string) {
 	return kind, text
 }
 
-// textPart returns the part of a body with several parts that is told: plain text, else
-// a text of another kind, else a part that wraps one, else the first that is not told.
+// textPart chooses one part of a multipart body for the event: the first plain text, else
+// the first text of another kind, else the first part that wraps a text, else the first
+// report or secret, whose text the caller leaves out.
 func textPart(contentType, body string) (kind, text string, ok bool) {
 	best := 0
 	for head, part := range parts(contentType, body) {

@@ -91,8 +91,8 @@ func (s *Subscription) followsURLs() bool { return s.FollowURLs && s.Dialect == 
 var byteOrderMark = []byte("\ufeff")
 
 // readCallURLs reads the URLs of the XML that answers a newCall; nil: it names none.
-// What is not XML with the root Response, which most receivers send, names none. The
-// error says why a URL is not used, and is not the end of the other one.
+// An answer without XML, as most receivers give it, names none. The error says why one
+// URL is not used; the other may still be.
 func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 	if !bytes.Contains(answer, []byte("<Response")) {
 		return nil, nil

@@ -88,8 +88,8 @@ var nextPort atomic.Uint32
 func init() { nextPort.Store(uint32(os.Getpid())) }
 
 // freePort returns a port that is free over UDP and TCP, and that no other test
-// has. It is below those that a kernel chooses for whoever names none, so it stays
-// free until somebody listens there.
+// has. The kernel gives ports from 32768 on to sockets that ask for none, so the port
+// stays free until the test listens there.
 func freePort(t *testing.T, ip string) netip.AddrPort {
 	t.Helper()
 	const first, ports = 10000, 20000

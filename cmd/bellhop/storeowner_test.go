@@ -177,9 +177,9 @@ func TestSharedBucketIsRefused(t *testing.T) {
 }
 
 // TestStreamOfAnother: another program has made a stream or a bucket with a name that
-// bellhop uses, or a stream that takes bellhop's subjects. bellhop does not start, changes
-// nothing in that stream, and its error says what to do. The same holds for a stream that
-// a newer version of bellhop has made.
+// bellhop uses, or a stream that takes bellhop's subjects. bellhop does not start and
+// leaves that stream as it is; its error says what to do. bellhop treats a stream of a
+// newer version of itself in the same way.
 func TestStreamOfAnother(t *testing.T) {
 	newer := map[string]string{storeMark: "3"}
 	for _, tt := range []struct {

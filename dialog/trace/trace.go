@@ -60,7 +60,7 @@ type Recorder struct {
 	bytes   int
 	swept   time.Time
 
-	unsaidBytes int // of bytes, what is of unsaid
+	unsaidBytes int // the bytes of the calls in unsaid
 	panics      uint64
 
 	// Panicked is told of a panic, after everything was forgotten; nil: nobody is.
