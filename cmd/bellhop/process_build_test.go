@@ -10,19 +10,32 @@ import (
 // programDir is the folder of the program; TestMain makes and removes it.
 var programDir string
 
-// buildProgram builds the bellhop that tests start as processes of their own,
-// once, and without the race detector: such a process is judged by what it does,
-// and a race inside a library would end it with a failure that is not ours. The
-// tests of the packages run with the detector.
-var buildProgram = sync.OnceValues(func() (output []byte, err error) {
-	return exec.Command("go", "build", "-race=false", "-o", programDir, ".").CombinedOutput()
-})
+// buildProgram and buildNATS build the bellhop and the NATS server that tests start as
+// processes of their own, once, and without the race detector: such a process is judged
+// by what it does, and a race inside a library would end it with a failure that is not
+// ours. The tests of the packages run with the detector.
+var (
+	buildProgram = builder(".")
+	buildNATS    = builder("github.com/nats-io/nats-server/v2")
+)
+
+// builder returns a func that builds the program of a package once.
+func builder(pkg string) func() (output []byte, err error) {
+	return sync.OnceValues(func() ([]byte, error) {
+		return exec.Command("go", "build", "-race=false", "-o", programDir, pkg).CombinedOutput()
+	})
+}
 
 // program returns the path of bellhop, which it builds if no test has yet.
-func program(t testing.TB) string {
+func program(t testing.TB) string { return built(t, "bellhop", buildProgram) }
+
+// natsServer returns the path of the NATS server, likewise.
+func natsServer(t testing.TB) string { return built(t, "nats-server", buildNATS) }
+
+func built(t testing.TB, name string, build func() (output []byte, err error)) string {
 	t.Helper()
-	if output, err := buildProgram(); err != nil {
-		t.Fatalf("build bellhop: %v\n%s", err, output)
+	if output, err := build(); err != nil {
+		t.Fatalf("build %s: %v\n%s", name, err, output)
 	}
-	return filepath.Join(programDir, "bellhop")
+	return filepath.Join(programDir, name)
 }

@@ -7,12 +7,13 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -49,24 +50,28 @@ func copyStore(to, from string) error {
 	})
 }
 
-// startNATS starts a NATS server as others run one.
+// startNATS starts a NATS server as others run one, in a process of its own: streams that
+// several nodes make at once are a data race in it.
 func startNATS(t *testing.T, dir string) (url string, js jetstream.JetStream) {
 	t.Helper()
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: dir})
-	if err != nil {
-		t.Fatal(err)
+	at := freePort(t, "127.0.0.1")
+	url = "nats://" + at.String()
+	p := launch(t, "nats-server", exec.Command(natsServer(t), "-js", "-sd", dir, "-a", at.Addr().String(), "-p", fmt.Sprint(at.Port())))
+	for began := time.Now(); ; <-time.After(10 * time.Millisecond) {
+		nc, err := nats.Connect(url)
+		if err == nil {
+			t.Cleanup(nc.Close)
+			return url, must[jetstream.JetStream](t)(jetstream.New(nc))
+		}
+		select {
+		case <-p.done:
+			t.Fatalf("the server ended: %v", p.err)
+		default:
+		}
+		if time.Since(began) > patience {
+			t.Fatalf("the server does not start: %v", err)
+		}
 	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(patience) {
-		t.Fatal("the server does not start")
-	}
-	nc, err := nats.Connect(srv.ClientURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	return srv.ClientURL(), must[jetstream.JetStream](t)(jetstream.New(nc))
 }
 
 // sharedStore starts a NATS server that has an older store, and returns the config of
