@@ -154,23 +154,24 @@ type Config struct {
 
 // A Server answers the HTTP API.
 type Server struct {
-	config   Config
-	log      *slog.Logger
-	js       jetstream.JetStream
-	tokens   *tokens
-	auditLog jetstream.Stream
-	lines    lines
-	failures failures // to say who one is
-	streams  *streams
-	gate     *gate
-	conns    *conns
-	panics   atomic.Uint64 // of handlers
-	started  time.Time
-	muxes    []*routes
-	pages    *routes
-	sessions sessions
-	tests    tests
-	handler  http.Handler
+	config     Config
+	log        *slog.Logger
+	js         jetstream.JetStream
+	tokens     *tokens
+	auditLog   jetstream.Stream
+	lines      lines
+	failures   failures // to say who one is
+	streams    *streams
+	gate       *gate // for requests that read
+	streamGate *gate // for requests that open a stream
+	conns      *conns
+	panics     atomic.Uint64 // of handlers
+	started    time.Time
+	muxes      []*routes
+	pages      *routes
+	sessions   sessions
+	tests      tests
+	handler    http.Handler
 
 	guessable bool // the token of the config might be found by trying
 }
@@ -187,7 +188,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), gate: newGate(c.Strained), conns: newConns(c.Log), lines: newLines(c.Notifier), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
+	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), gate: newGate(c.Strained), streamGate: newGate(nil), conns: newConns(c.Log), lines: newLines(c.Notifier), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
 	kv, err := openTokens(ctx, js, c.Replicas)
 	if err != nil {
 		return nil, fmt.Errorf("bucket bellhop_tokens: %w", err)

@@ -4,13 +4,16 @@ import (
 	"context"
 	"net/http"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 )
 
 // Reading the API takes what SIP leaves: requests that read are served one at a
 // time, and under strain with a pause before each. The others wait for their turn;
-// beyond these numbers, in all and with one token, a request is answered 503.
+// beyond these numbers, in all and with one token, a request is answered 503. Requests
+// that open a stream have a gate of their own, which does not pause: opening costs
+// little, and pages that wait would keep streams out.
 const (
 	maxWaiting   = 32
 	maxWaitingOf = 24
@@ -122,7 +125,11 @@ func (s *Server) inTurn(refuse refusal, next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		leave, ok := s.gate.enter(r.Context(), accessOf(r.Context()).id)
+		gate := s.gate
+		if opensStream(r) {
+			gate = s.streamGate
+		}
+		leave, ok := gate.enter(r.Context(), accessOf(r.Context()).id)
 		if !ok {
 			w.Header().Set("Retry-After", "1")
 			refuse(w, http.StatusServiceUnavailable, "too many requests wait: calls come first")
@@ -132,6 +139,12 @@ func (s *Server) inTurn(refuse refusal, next http.Handler) http.Handler {
 		defer time.AfterFunc(longTurn, leave).Stop()
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), turnKey{}, leave)))
 	})
+}
+
+// opensStream reports whether r asks for the event stream, or for a live part of a page.
+func opensStream(r *http.Request) bool {
+	return accepts(r.Header.Get("Accept"), streamType) &&
+		(r.URL.Path == "/v1/events" || strings.HasPrefix(r.URL.Path, "/live/"))
 }
 
 // yield has other goroutines run after each sliceOf events, the first being 1.

@@ -109,6 +109,36 @@ func TestTooManyReaders(t *testing.T) {
 	})
 }
 
+// Pages that wait keep no stream out, and a stream that opens waits for no strain.
+func TestStreamsOpenBesidePages(t *testing.T) {
+	for _, tt := range []struct {
+		path, accept string
+		opens        bool
+	}{
+		{"/v1/events", streamType, true},
+		{"/v1/events", streamType + "; q=0.9, */*", true},
+		{"/live/calls", streamType, true},
+		{"/v1/events", "application/json", false},
+		{"/v1/events", "", false},
+		{"/v1/calls", streamType, false},
+	} {
+		t.Run(tt.path+" "+tt.accept, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &Server{gate: newGate(func() bool { return true }), streamGate: newGate(nil)}
+				s.gate.all = maxWaiting
+				h := s.inTurn(problem, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+				r := httptest.NewRequest("GET", tt.path, nil)
+				r.Header.Set("Accept", tt.accept)
+				w, begin := httptest.NewRecorder(), time.Now()
+				h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, &access{id: "a"})))
+				if opened := w.Code == 200; opened != tt.opens || time.Since(begin) != 0 {
+					t.Errorf("answered %d after %v", w.Code, time.Since(begin))
+				}
+			})
+		})
+	}
+}
+
 // A reader that waits for something else loses its turn; one that gives up takes none.
 func TestTurnsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -31,7 +31,7 @@ func (s *Server) metrics() http.Handler {
 	}, func() float64 { _, refused := s.conns.count(); return float64(refused) }))
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "bellhop_admin_requests_refused_total", Help: "Requests to the admin API that were answered 503 because too many waited.",
-	}, func() float64 { return float64(s.gate.refusals()) }))
+	}, func() float64 { return float64(s.gate.refusals() + s.streamGate.refusals()) }))
 	r.MustRegister(notifierMetrics{s.config.Notifier})
 	r.MustRegister(s.config.Collectors...)
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorLog: promLog{s}})

@@ -19,7 +19,7 @@ type strain struct {
 // looks no more, and costs nothing.
 const (
 	strainTick  = 10 * time.Millisecond
-	slowTimer   = 5 * time.Millisecond
+	slowTimer   = 2 * time.Millisecond
 	strainFor   = time.Second
 	strainAsked = 2 * time.Second
 )
