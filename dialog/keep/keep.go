@@ -75,34 +75,34 @@ type Keeper struct {
 	log    *slog.Logger
 	nc     *nats.Conn
 	bucket jetstream.KeyValue
-	last   uint64        // place of the last message that the stream is known to have
-	some   chan struct{} // has room for one: there is something to write
+	lastRevision   uint64        // place of the last message that the stream is known to have
+	wake   chan struct{} // has room for one: there is something to write
 
 	mu      sync.Mutex
-	waiting map[string]*change // by call
-	stored  map[string]uint64  // calls that the bucket has, or may have: no record that counts is before that place of the bucket
-	upTo    int64              // place: what the log says up to there is in the bucket or waiting
-	written int64              // place: what the log says up to there is in the bucket; unmarked: no mark is
-	ends    []logEnd           // of the last moments, oldest first
+	pending map[string]*change // by call
+	revisions  map[string]uint64  // calls that the bucket has, or may have: no record that counts is before that place of the bucket
+	coveredPosition    int64              // place: what the log says up to there is in the bucket or waiting
+	writtenPosition int64              // place: what the log says up to there is in the bucket; unmarked: no mark is
+	logEnds    []logEnd           // of the last moments, oldest first
 	dropped uint64
 
 	refresher refresher // of Run, and of Load before it
 }
 
 // unmarked is before every place of the log.
-const unmarked = -1
+const noPosition = -1
 
 // A logEnd is how far the log went at a time.
 type logEnd struct {
 	at    time.Time
-	place int64
+	position int64
 }
 
 // A change waits to be written.
 type change struct {
-	record []byte    // nil: the call is over
+	snapshot []byte    // nil: the call is over
 	at     time.Time // events up to then must be in the log first
-	since  int64     // place: what the log says up to there is in the bucket
+	coveredPosition  int64     // place: what the log says up to there is in the bucket
 }
 
 const bucketName = "bellhop_calls"
@@ -126,9 +126,9 @@ func openBucket(ctx context.Context, js jetstream.JetStream, c Config) (jetstrea
 func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Keeper, error) {
 	k := &Keeper{
 		config: c, log: c.Log, nc: js.Conn(),
-		some:    make(chan struct{}, 1),
-		waiting: make(map[string]*change),
-		stored:  make(map[string]uint64),
+		wake:    make(chan struct{}, 1),
+		pending: make(map[string]*change),
+		revisions:  make(map[string]uint64),
 	}
 	if k.log == nil {
 		k.log = slog.Default()
@@ -150,7 +150,7 @@ type Mark struct {
 
 // overlap is how much earlier than needed the log is read from a time on: times in
 // it are the store's, and calls do not change in the very order of their times.
-const overlap = 5 * time.Second
+const clockSkew = 5 * time.Second
 
 // Load reads the calls of this node, and from where on the log is to be read
 // beside them. A place beyond LogEnd is taken for that: the log was lost, or its
@@ -161,11 +161,11 @@ func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, mark Mark, er
 		return nil, mark, fmt.Errorf("bucket %s: %w", bucketName, err)
 	}
 	if s, ok := status.(*jetstream.KeyValueBucketStatus); ok {
-		k.last = s.StreamInfo().State.LastSeq
-		k.refresher.end = k.last + 1
+		k.lastRevision = s.StreamInfo().State.LastSeq
+		k.refresher.nextRevision = k.lastRevision + 1
 	}
 	prefix := k.callKey("")
-	w, err := k.bucket.WatchFiltered(ctx, []string{prefix + "*", k.markKey()}, jetstream.IgnoreDeletes())
+	w, err := k.bucket.WatchFiltered(ctx, []string{prefix + "*", k.checkpointKey()}, jetstream.IgnoreDeletes())
 	if err != nil {
 		return nil, mark, fmt.Errorf("bucket %s: %w", bucketName, err)
 	}
@@ -180,25 +180,25 @@ func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, mark Mark, er
 		switch {
 		case e == nil:
 			mark.After = min(mark.After, k.config.LogEnd())
-			if k.upTo, k.written = unmarked, unmarked; mark.Kept && mark.Since.IsZero() {
-				k.upTo, k.written = int64(mark.After), int64(mark.After)
+			if k.coveredPosition, k.writtenPosition = noPosition, noPosition; mark.Kept && mark.Since.IsZero() {
+				k.coveredPosition, k.writtenPosition = int64(mark.After), int64(mark.After)
 			}
-			k.refresher.marked = k.refresher.floor
-			return k.counting(calls), mark, nil
-		case e.Key() == k.markKey():
-			if mark, k.refresher.floor, err = readMark(string(e.Value())); err != nil {
+			k.refresher.storedFloor = k.refresher.floor
+			return k.dropBelowFloor(calls), mark, nil
+		case e.Key() == k.checkpointKey():
+			if mark, k.refresher.floor, err = parseCheckpoint(string(e.Value())); err != nil {
 				return nil, mark, fmt.Errorf("bucket %s: %s: %w", bucketName, e.Key(), err)
 			}
 		default:
 			id := strings.TrimPrefix(e.Key(), prefix)
 			calls = append(calls, dialog.Change{Call: id, Record: e.Value()})
-			k.stored[id] = e.Revision()
+			k.revisions[id] = e.Revision()
 		}
 	}
 }
 
 func (k *Keeper) callKey(id string) string { return "call." + k.config.Node + "." + id }
-func (k *Keeper) markKey() string          { return "mark." + k.config.Node }
+func (k *Keeper) checkpointKey() string          { return "mark." + k.config.Node }
 
 // Put has changes written that were collected at now. They are all there are up to
 // upTo: with them, and those that were put before, the bucket has what the log said
@@ -206,27 +206,27 @@ func (k *Keeper) markKey() string          { return "mark." + k.config.Node }
 func (k *Keeper) Put(changes []dialog.Change, now, upTo time.Time) {
 	end := k.config.LogEnd()
 	k.mu.Lock()
-	k.upTo = max(k.upTo, 0)
+	k.coveredPosition = max(k.coveredPosition, 0)
 	for _, c := range changes {
-		w := k.waiting[c.Call]
-		since := k.upTo
+		w := k.pending[c.Call]
+		since := k.coveredPosition
 		if w != nil {
-			since = w.since
+			since = w.coveredPosition
 		}
-		if _, stored := k.stored[c.Call]; c.Record == nil && !stored {
-			delete(k.waiting, c.Call) // it comes and goes unwritten
+		if _, stored := k.revisions[c.Call]; c.Record == nil && !stored {
+			delete(k.pending, c.Call) // it comes and goes unwritten
 			continue
 		}
-		k.waiting[c.Call] = &change{c.Record, now, since}
+		k.pending[c.Call] = &change{c.Record, now, since}
 	}
-	k.ends = append(k.ends, logEnd{now, int64(end)})
-	for len(k.ends) > 0 && !k.ends[0].at.After(upTo) {
-		k.upTo = max(k.upTo, k.ends[0].place)
-		k.ends = k.ends[1:]
+	k.logEnds = append(k.logEnds, logEnd{now, int64(end)})
+	for len(k.logEnds) > 0 && !k.logEnds[0].at.After(upTo) {
+		k.coveredPosition = max(k.coveredPosition, k.logEnds[0].position)
+		k.logEnds = k.logEnds[1:]
 	}
 	k.mu.Unlock()
 	select {
-	case k.some <- struct{}{}:
+	case k.wake <- struct{}{}:
 	default:
 	}
 }
@@ -235,15 +235,15 @@ func (k *Keeper) Put(changes []dialog.Change, now, upTo time.Time) {
 func (k *Keeper) Waiting() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return len(k.waiting)
+	return len(k.pending)
 }
 
 const (
-	look       = 50 * time.Millisecond  // between two looks at whether the log has come so far
-	markEvery  = time.Second            // the mark alone is written no more often
-	errorPause = 250 * time.Millisecond // after what failed
-	ending     = 2 * time.Second        // for what is left at the end
-	waveSize   = 500                    // messages that are written before an answer is waited for
+	pollInterval       = 50 * time.Millisecond  // between two looks at whether the log has come so far
+	checkpointInterval  = time.Second            // the mark alone is written no more often
+	retryDelay = 250 * time.Millisecond // after what failed
+	drainTimeout     = 2 * time.Second        // for what is left at the end
+	batchSize   = 500                    // messages that are written before an answer is waited for
 )
 
 // Run writes until ctx ends, and then what is left, for 2 s at most; nothing if the
@@ -256,20 +256,20 @@ func (k *Keeper) Run(ctx context.Context) error {
 			cancel()
 			return
 		}
-		time.AfterFunc(ending, cancel)
+		time.AfterFunc(drainTimeout, cancel)
 	})()
 	failing := false
 	var marked time.Time
 	for {
-		wave, mark := k.next()
-		refresh := mark > unmarked && ctx.Err() == nil && k.refreshDue(time.Now())
+		wave, mark := k.collectBatch()
+		refresh := mark > noPosition && ctx.Err() == nil && k.startDueRefresh(time.Now())
 		switch {
 		case !refresh && len(wave) == 0 && k.Waiting() > 0:
-			pause(last, look) // the log is behind
-		case !refresh && len(wave) == 0 && (mark <= k.mark() || time.Since(marked) < markEvery):
-			next := time.NewTimer(time.Until(k.refresher.due))
+			sleepContext(last, pollInterval) // the log is behind
+		case !refresh && len(wave) == 0 && (mark <= k.readWrittenPosition() || time.Since(marked) < checkpointInterval):
+			next := time.NewTimer(time.Until(k.refresher.nextRefresh))
 			select {
-			case <-k.some:
+			case <-k.wake:
 			case <-next.C:
 			case <-ctx.Done():
 				next.Stop()
@@ -278,7 +278,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			next.Stop()
 			continue
 		default:
-			err := k.contained(last, wave, mark)
+			err := k.writeBatchRecovered(last, wave, mark)
 			marked = time.Now()
 			if err == nil {
 				if failing {
@@ -291,7 +291,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 				k.log.Warn("the store does not take live calls", "calls", k.Waiting(), "err", err)
 			}
 			failing = true
-			pause(last, errorPause)
+			sleepContext(last, retryDelay)
 		}
 		if last.Err() != nil {
 			if n := k.Waiting(); n > 0 {
@@ -302,60 +302,60 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
-func (k *Keeper) mark() int64 {
+func (k *Keeper) readWrittenPosition() int64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.written
+	return k.writtenPosition
 }
 
 // A note is one call's change on its way.
-type note struct {
+type callChange struct {
 	call string
 	*change
 }
 
 // next returns what can be written now, and up to where the bucket has then what
 // the log says.
-func (k *Keeper) next() (wave []note, mark int64) {
+func (k *Keeper) collectBatch() (wave []callChange, mark int64) {
 	oldest, unsaid := k.config.Unsaid()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	mark = k.upTo
-	for call, c := range k.waiting {
-		if len(wave) < waveSize && (!unsaid || c.at.Before(oldest)) {
-			wave = append(wave, note{call, c})
-			if _, stored := k.stored[call]; !stored {
-				k.stored[call] = k.last + 1
+	mark = k.coveredPosition
+	for call, c := range k.pending {
+		if len(wave) < batchSize && (!unsaid || c.at.Before(oldest)) {
+			wave = append(wave, callChange{call, c})
+			if _, stored := k.revisions[call]; !stored {
+				k.revisions[call] = k.lastRevision + 1
 			}
 		} else {
-			mark = min(mark, c.since)
+			mark = min(mark, c.coveredPosition)
 		}
 	}
-	return wave, max(mark, k.written)
+	return wave, max(mark, k.writtenPosition)
 }
 
 // contained is write, but for a panic: then what the wave has is dropped, and the
 // process lives.
-func (k *Keeper) contained(ctx context.Context, wave []note, mark int64) (err error) {
+func (k *Keeper) writeBatchRecovered(ctx context.Context, wave []callChange, mark int64) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			k.log.Error("panic recovered: this is a bug", "part", "keep", "err", fmt.Sprint(v), "stack", string(debug.Stack()))
 			err = fmt.Errorf("panic: %v", v)
-			k.drop(wave)
+			k.dropBatch(wave)
 			k.refresher.stale = nil // until the next refresh
 		}
 	}()
-	return k.write(ctx, wave, mark)
+	return k.writeBatch(ctx, wave, mark)
 }
 
 // drop forgets the changes of a wave, and counts those that nothing newer has
 // replaced.
-func (k *Keeper) drop(wave []note) {
+func (k *Keeper) dropBatch(wave []callChange) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, n := range wave {
-		if k.waiting[n.call] == n.change {
-			delete(k.waiting, n.call)
+		if k.pending[n.call] == n.change {
+			delete(k.pending, n.call)
 			k.dropped++
 		}
 	}
@@ -371,22 +371,22 @@ func (k *Keeper) Dropped() uint64 {
 
 // write writes a wave and the mark, and waits for the answer to the mark: the
 // stream takes what comes before it first.
-func (k *Keeper) write(ctx context.Context, wave []note, mark int64) error {
-	again, err := k.readStale(ctx)
+func (k *Keeper) writeBatch(ctx context.Context, wave []callChange, mark int64) error {
+	again, err := k.readStaleSnapshots(ctx)
 	if err != nil {
 		return err
 	}
 	wave = append(again, wave...) // what is newer goes behind
 	sent := uint64(0)
 	for _, n := range wave {
-		m := &nats.Msg{Subject: k.subject(k.callKey(n.call)), Data: n.record}
-		if n.record == nil {
-			m.Header = gone
+		m := &nats.Msg{Subject: k.messageSubject(k.callKey(n.call)), Data: n.snapshot}
+		if n.snapshot == nil {
+			m.Header = purgeHeader
 		}
 		err := k.nc.PublishMsg(m)
 		if errors.Is(err, nats.ErrMaxPayload) { // it will never fit
-			k.log.Error("a live call is too large to be kept", "call", n.call, "bytes", len(n.record))
-			k.drop([]note{n})
+			k.log.Error("a live call is too large to be kept", "call", n.call, "bytes", len(n.snapshot))
+			k.dropBatch([]callChange{n})
 			continue
 		}
 		if err != nil {
@@ -394,45 +394,45 @@ func (k *Keeper) write(ctx context.Context, wave []note, mark int64) error {
 		}
 		sent++
 	}
-	last, err := k.answered(ctx, &nats.Msg{Subject: k.subject(k.markKey()), Data: markText(mark, k.refresher.floor)})
+	last, err := k.publishAcked(ctx, &nats.Msg{Subject: k.messageSubject(k.checkpointKey()), Data: formatCheckpoint(mark, k.refresher.floor)})
 	if err != nil {
 		return err
 	}
-	if before := k.last; before > 0 && last < before+sent+1 {
-		k.last = last
+	if before := k.lastRevision; before > 0 && last < before+sent+1 {
+		k.lastRevision = last
 		return fmt.Errorf("bucket %s took %d of %d", bucketName, last-before, sent+1)
 	}
-	before := k.last
-	k.last = last
+	before := k.lastRevision
+	k.lastRevision = last
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.written = mark
-	k.refreshed(len(again))
+	k.writtenPosition = mark
+	k.finishStale(len(again))
 	for _, n := range wave {
-		if n.record != nil {
-			k.stored[n.call] = before + 1
+		if n.snapshot != nil {
+			k.revisions[n.call] = before + 1
 		}
-		if k.waiting[n.call] == n.change {
-			delete(k.waiting, n.call)
+		if k.pending[n.call] == n.change {
+			delete(k.pending, n.call)
 		}
-		if n.record == nil && k.waiting[n.call] == nil {
-			delete(k.stored, n.call)
+		if n.snapshot == nil && k.pending[n.call] == nil {
+			delete(k.revisions, n.call)
 		}
 	}
 	return nil
 }
 
 // gone is the header of the marker that takes a call out of the bucket.
-var gone = nats.Header{
+var purgeHeader = nats.Header{
 	"KV-Operation":         {"PURGE"},
 	jetstream.MsgRollup:    {jetstream.MsgRollupSubject},
-	jetstream.MsgTTLHeader: {markerTTL.String()},
+	jetstream.MsgTTLHeader: {purgeMarkerTTL.String()},
 }
 
-func (k *Keeper) subject(key string) string { return "$KV." + bucketName + "." + key }
+func (k *Keeper) messageSubject(key string) string { return "$KV." + bucketName + "." + key }
 
 // answered publishes a message, and returns its place in the stream.
-func (k *Keeper) answered(ctx context.Context, m *nats.Msg) (uint64, error) {
+func (k *Keeper) publishAcked(ctx context.Context, m *nats.Msg) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	reply, err := k.nc.RequestMsgWithContext(ctx, m)
@@ -455,7 +455,7 @@ func (k *Keeper) answered(ctx context.Context, m *nats.Msg) (uint64, error) {
 }
 
 // pause sleeps until d has passed or ctx ends.
-func pause(ctx context.Context, d time.Duration) {
+func sleepContext(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

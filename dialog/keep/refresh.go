@@ -20,76 +20,76 @@ import (
 // marker expires, with time to spare for a store that is slow.
 const (
 	refreshEvery = 3 * time.Minute
-	markerTTL    = 10 * time.Minute
+	purgeMarkerTTL    = 10 * time.Minute
 )
 
 // A refresher knows which records are to be written again, and how far the floor of
 // this node can rise then. All of it but stale are places of the bucket.
 type refresher struct {
 	floor  uint64    // no record before it counts
-	marked uint64    // the floor that the mark has
-	rising uint64    // the floor when no call of stale is left
-	end    uint64    // behind the last message that was known at the last refresh
+	storedFloor uint64    // the floor that the mark has
+	nextFloor uint64    // the floor when no call of stale is left
+	nextRevision    uint64    // behind the last message that was known at the last refresh
 	stale  []string  // calls whose records are to be written again
-	due    time.Time // when the next refresh begins
+	nextRefresh    time.Time // when the next refresh begins
 }
 
 // refreshDue reports whether a refresh is under way or the mark lacks its floor, and
 // begins a refresh that is due.
-func (k *Keeper) refreshDue(now time.Time) bool {
+func (k *Keeper) startDueRefresh(now time.Time) bool {
 	r := &k.refresher
-	if len(r.stale) > 0 || r.floor > r.marked {
+	if len(r.stale) > 0 || r.floor > r.storedFloor {
 		return true
 	}
-	if now.Before(r.due) {
+	if now.Before(r.nextRefresh) {
 		return false
 	}
-	r.due = now.Add(refreshEvery)
-	r.rising, r.end = r.end, k.last+1
+	r.nextRefresh = now.Add(refreshEvery)
+	r.nextFloor, r.nextRevision = r.nextRevision, k.lastRevision+1
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for call, place := range k.stored {
-		if place < r.rising {
+	for call, place := range k.revisions {
+		if place < r.nextFloor {
 			r.stale = append(r.stale, call)
 		}
 	}
 	if len(r.stale) == 0 {
-		r.floor = max(r.floor, r.rising)
+		r.floor = max(r.floor, r.nextFloor)
 	}
-	return r.floor > r.marked || len(r.stale) > 0
+	return r.floor > r.storedFloor || len(r.stale) > 0
 }
 
 // readStale returns the records of the next stale calls as the bucket has them.
-func (k *Keeper) readStale(ctx context.Context) (again []note, err error) {
-	for _, call := range k.refresher.stale[:min(len(k.refresher.stale), waveSize)] {
-		record, err := k.readRecord(ctx, call)
+func (k *Keeper) readStaleSnapshots(ctx context.Context) (again []callChange, err error) {
+	for _, call := range k.refresher.stale[:min(len(k.refresher.stale), batchSize)] {
+		record, err := k.readSnapshot(ctx, call)
 		if err != nil {
 			return nil, err
 		}
-		again = append(again, note{call, &change{record: record}})
+		again = append(again, callChange{call, &change{snapshot: record}})
 	}
 	return again, nil
 }
 
 // refreshed notes that the records of so many stale calls are written, and the mark
 // with the floor. The caller holds mu.
-func (k *Keeper) refreshed(n int) {
+func (k *Keeper) finishStale(n int) {
 	r := &k.refresher
-	r.marked = r.floor
+	r.storedFloor = r.floor
 	if n == 0 {
 		return
 	}
 	if r.stale = slices.Delete(r.stale, 0, n); len(r.stale) == 0 {
-		r.floor = max(r.floor, r.rising)
+		r.floor = max(r.floor, r.nextFloor)
 	}
 }
 
 // readRecord returns the record that the bucket has of a call; nil: it has none. The
 // leader of the stream is asked: another server may have an older one.
-func (k *Keeper) readRecord(ctx context.Context, call string) ([]byte, error) {
+func (k *Keeper) readSnapshot(ctx context.Context, call string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	ask := fmt.Appendf(nil, `{"last_by_subj":%q}`, k.subject(k.callKey(call)))
+	ask := fmt.Appendf(nil, `{"last_by_subj":%q}`, k.messageSubject(k.callKey(call)))
 	reply, err := k.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET.KV_"+bucketName, ask)
 	if err != nil {
 		return nil, fmt.Errorf("read call %s from bucket %s: %w", call, bucketName, err)
@@ -122,19 +122,19 @@ func (k *Keeper) Floored() bool { return k.refresher.floor > 0 }
 
 // counting returns the calls that Load has read but for those before the floor,
 // which are over: these are taken out of the bucket again.
-func (k *Keeper) counting(calls []dialog.Change) []dialog.Change {
+func (k *Keeper) dropBelowFloor(calls []dialog.Change) []dialog.Change {
 	return slices.DeleteFunc(calls, func(c dialog.Change) bool {
-		if k.stored[c.Call] >= k.refresher.floor {
+		if k.revisions[c.Call] >= k.refresher.floor {
 			return false
 		}
-		k.waiting[c.Call] = &change{since: max(k.upTo, 0)}
+		k.pending[c.Call] = &change{coveredPosition: max(k.coveredPosition, 0)}
 		return true
 	})
 }
 
 // markText is the mark as the bucket has it: a place of the log and, behind a space,
 // the floor.
-func markText(place int64, floor uint64) []byte {
+func formatCheckpoint(place int64, floor uint64) []byte {
 	text := strconv.AppendInt(nil, place, 10)
 	if floor > 0 {
 		text = strconv.AppendUint(append(text, ' '), floor, 10)
@@ -143,7 +143,7 @@ func markText(place int64, floor uint64) []byte {
 }
 
 // readMark reads a mark. An older version wrote no floor, or a time alone.
-func readMark(text string) (m Mark, floor uint64, err error) {
+func parseCheckpoint(text string) (m Mark, floor uint64, err error) {
 	m.Kept = true
 	place, behind, floored := strings.Cut(text, " ")
 	if floored {
@@ -155,6 +155,6 @@ func readMark(text string) (m Mark, floor uint64, err error) {
 		return m, floor, nil
 	}
 	m.Since, err = time.Parse(time.RFC3339Nano, text)
-	m.Since = m.Since.Add(-overlap)
+	m.Since = m.Since.Add(-clockSkew)
 	return m, 0, err
 }
