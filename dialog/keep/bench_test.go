@@ -67,7 +67,7 @@ func BenchmarkStoreCall(b *testing.B) {
 			now := time.Now()
 			changes := t.Changed(now)
 			k.Put(changes, now, now)
-			for k.Waiting() > 0 {
+			for k.Pending() > 0 {
 				time.Sleep(20 * time.Microsecond)
 			}
 			b.StopTimer()
@@ -92,7 +92,7 @@ func BenchmarkLoadCalls(b *testing.B) {
 			now := time.Now()
 			k.Put(t.Changed(now), now, now)
 			begin := time.Now()
-			for k.Waiting() > 0 {
+			for k.Pending() > 0 {
 				time.Sleep(time.Millisecond)
 			}
 			b.Logf("%d calls written in %v", calls, time.Since(begin).Round(time.Millisecond))
@@ -104,7 +104,7 @@ func BenchmarkLoadCalls(b *testing.B) {
 		begin := time.Now()
 		js, closeStore := openStore(b, dir)
 		opened := time.Since(begin)
-		k, err := Open(b.Context(), js, Config{Node: "n1", Unsaid: (&fakeLog{}).oldestUnpublished, LogEnd: (&fakeLog{}).logEnd})
+		k, err := Open(b.Context(), js, Config{Node: "n1", OldestUnpublished: (&fakeLog{}).oldestUnpublished, LogEnd: (&fakeLog{}).logEnd})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -60,7 +60,7 @@ type Config struct {
 
 	// Unsaid returns when the oldest event that is not in the log yet was observed,
 	// on the clock of Put; false if there is none.
-	Unsaid func() (time.Time, bool)
+	OldestUnpublished func() (time.Time, bool)
 
 	// LogEnd returns the place of the last event that is known to be in the log.
 	LogEnd func() uint64
@@ -142,10 +142,10 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Keeper, error
 
 // A Mark says from where on the log may say what the bucket does not have. The
 // zero Mark means that nothing was ever kept.
-type Mark struct {
-	Kept  bool
-	After uint64    // a place in the log: from the next on
-	Since time.Time // an older version marked a time of the store instead; else zero
+type Checkpoint struct {
+	Exists  bool
+	Position uint64    // a place in the log: from the next on
+	Time time.Time // an older version marked a time of the store instead; else zero
 }
 
 // overlap is how much earlier than needed the log is read from a time on: times in
@@ -155,7 +155,7 @@ const clockSkew = 5 * time.Second
 // Load reads the calls of this node, and from where on the log is to be read
 // beside them. A place beyond LogEnd is taken for that: the log was lost, or its
 // end was. It is called once, before Put.
-func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, mark Mark, err error) {
+func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, mark Checkpoint, err error) {
 	status, err := k.bucket.Status(ctx)
 	if err != nil {
 		return nil, mark, fmt.Errorf("bucket %s: %w", bucketName, err)
@@ -179,9 +179,9 @@ func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, mark Mark, er
 		}
 		switch {
 		case e == nil:
-			mark.After = min(mark.After, k.config.LogEnd())
-			if k.coveredPosition, k.writtenPosition = noPosition, noPosition; mark.Kept && mark.Since.IsZero() {
-				k.coveredPosition, k.writtenPosition = int64(mark.After), int64(mark.After)
+			mark.Position = min(mark.Position, k.config.LogEnd())
+			if k.coveredPosition, k.writtenPosition = noPosition, noPosition; mark.Exists && mark.Time.IsZero() {
+				k.coveredPosition, k.writtenPosition = int64(mark.Position), int64(mark.Position)
 			}
 			k.refresher.storedFloor = k.refresher.floor
 			return k.dropBelowFloor(calls), mark, nil
@@ -232,7 +232,7 @@ func (k *Keeper) Put(changes []dialog.Change, now, upTo time.Time) {
 }
 
 // Waiting is how many changes are not in the bucket yet.
-func (k *Keeper) Waiting() int {
+func (k *Keeper) Pending() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return len(k.pending)
@@ -264,7 +264,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		wave, mark := k.collectBatch()
 		refresh := mark > noPosition && ctx.Err() == nil && k.startDueRefresh(time.Now())
 		switch {
-		case !refresh && len(wave) == 0 && k.Waiting() > 0:
+		case !refresh && len(wave) == 0 && k.Pending() > 0:
 			sleepContext(last, pollInterval) // the log is behind
 		case !refresh && len(wave) == 0 && (mark <= k.readWrittenPosition() || time.Since(marked) < checkpointInterval):
 			next := time.NewTimer(time.Until(k.refresher.nextRefresh))
@@ -288,13 +288,13 @@ func (k *Keeper) Run(ctx context.Context) error {
 				continue
 			}
 			if !failing && last.Err() == nil {
-				k.log.Warn("the store does not take live calls", "calls", k.Waiting(), "err", err)
+				k.log.Warn("the store does not take live calls", "calls", k.Pending(), "err", err)
 			}
 			failing = true
 			sleepContext(last, retryDelay)
 		}
 		if last.Err() != nil {
-			if n := k.Waiting(); n > 0 {
+			if n := k.Pending(); n > 0 {
 				k.log.Error("live calls are lost: the store did not take them", "calls", n)
 			}
 			return nil
@@ -317,7 +317,7 @@ type callChange struct {
 // next returns what can be written now, and up to where the bucket has then what
 // the log says.
 func (k *Keeper) collectBatch() (wave []callChange, mark int64) {
-	oldest, unsaid := k.config.Unsaid()
+	oldest, unsaid := k.config.OldestUnpublished()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	mark = k.coveredPosition

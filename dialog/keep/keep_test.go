@@ -89,9 +89,9 @@ func (l *fakeLog) oldestUnpublished() (time.Time, bool) {
 }
 
 // open opens a keeper that has loaded what there is, and runs it until stop.
-func openKeeper(t testing.TB, js jetstream.JetStream, l *fakeLog) (k *Keeper, calls []string, mark Mark, stop func()) {
+func openKeeper(t testing.TB, js jetstream.JetStream, l *fakeLog) (k *Keeper, calls []string, mark Checkpoint, stop func()) {
 	t.Helper()
-	k, err := Open(t.Context(), js, Config{Node: "n1", Unsaid: l.oldestUnpublished, LogEnd: l.logEnd, Log: slog.New(slog.DiscardHandler)})
+	k, err := Open(t.Context(), js, Config{Node: "n1", OldestUnpublished: l.oldestUnpublished, LogEnd: l.logEnd, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestLiveCallsSurviveRestart(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		l := &fakeLog{end: 7}
 		k, calls, mark, stop := openKeeper(t, js, l)
-		if len(calls) > 0 || mark != (Mark{}) {
+		if len(calls) > 0 || mark != (Checkpoint{}) {
 			t.Errorf("a new store has %q, and the log is read from %v", calls, mark)
 		}
 		now := time.Now()
@@ -149,7 +149,7 @@ func TestLiveCallsSurviveRestart(t *testing.T) {
 		if want := []string{"a 1", "b 2"}; !slices.Equal(calls, want) {
 			t.Errorf("got %q, want %q", calls, want)
 		}
-		if want := (Mark{Kept: true, After: 7}); mark != want {
+		if want := (Checkpoint{Exists: true, Position: 7}); mark != want {
 			t.Errorf("the log is read from %v, want %v", mark, want)
 		}
 		stop()
@@ -165,11 +165,11 @@ func TestNodesLoadTheirOwnCalls(t *testing.T) {
 		k, _, _, stop := openKeeper(t, js, &fakeLog{})
 		k.Put([]dialog.Change{snapshotOf("a", "1")}, time.Now(), time.Now())
 		stop()
-		other, err := Open(t.Context(), js, Config{Node: "n", Unsaid: (&fakeLog{}).oldestUnpublished, LogEnd: (&fakeLog{}).logEnd})
+		other, err := Open(t.Context(), js, Config{Node: "n", OldestUnpublished: (&fakeLog{}).oldestUnpublished, LogEnd: (&fakeLog{}).logEnd})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if calls, mark, err := other.Load(t.Context()); len(calls) > 0 || mark != (Mark{}) || err != nil {
+		if calls, mark, err := other.Load(t.Context()); len(calls) > 0 || mark != (Checkpoint{}) || err != nil {
 			t.Errorf("got %v, %v, %v of another node's", calls, mark, err)
 		}
 	})
@@ -191,15 +191,15 @@ func TestChangeWaitsForItsEvents(t *testing.T) {
 		time.Sleep(time.Minute)
 		k.Put([]dialog.Change{snapshotOf("b", "2")}, time.Now(), time.Now())
 		time.Sleep(time.Minute)
-		if n := k.Waiting(); n != 2 {
+		if n := k.Pending(); n != 2 {
 			t.Errorf("%d changes wait, want 2", n)
 		}
-		reader, err := Open(t.Context(), js, Config{Node: "n1", Unsaid: l.oldestUnpublished, LogEnd: l.logEnd})
+		reader, err := Open(t.Context(), js, Config{Node: "n1", OldestUnpublished: l.oldestUnpublished, LogEnd: l.logEnd})
 		if err != nil {
 			t.Fatal(err)
 		}
 		calls, mark, err := reader.Load(t.Context())
-		if len(calls) != 1 || calls[0].Call != "a" || mark != (Mark{Kept: true, After: 3}) || err != nil {
+		if len(calls) != 1 || calls[0].Call != "a" || mark != (Checkpoint{Exists: true, Position: 3}) || err != nil {
 			t.Errorf("the bucket has %v, and the log is read from %v; %v", calls, mark, err)
 		}
 		l.setEnd(9)
@@ -207,7 +207,7 @@ func TestChangeWaitsForItsEvents(t *testing.T) {
 		l.setOldestUnpublished(time.Time{})
 		time.Sleep(time.Second)
 		calls, mark, err = reader.Load(t.Context())
-		if len(calls) != 1 || calls[0].Call != "b" || string(calls[0].Record) != "2" || mark != (Mark{Kept: true, After: 9}) || err != nil {
+		if len(calls) != 1 || calls[0].Call != "b" || string(calls[0].Record) != "2" || mark != (Checkpoint{Exists: true, Position: 9}) || err != nil {
 			t.Errorf("the bucket has %v, and the log is read from %v; %v", calls, mark, err)
 		}
 		stop()
@@ -228,26 +228,26 @@ func TestLoadReadsOldCheckpoints(t *testing.T) {
 			t.Fatal(err)
 		}
 		k, _, mark, stop := openKeeper(t, js, l)
-		if want := (Mark{Kept: true, Since: time.Date(2026, 11, 30, 20, 12, 48, 5e8, time.UTC)}); mark != want {
+		if want := (Checkpoint{Exists: true, Time: time.Date(2026, 11, 30, 20, 12, 48, 5e8, time.UTC)}); mark != want {
 			t.Errorf("of an older version's mark the log is read from %v, want %v", mark, want)
 		}
 		k.Put([]dialog.Change{snapshotOf("a", "1")}, time.Now(), time.Now())
 		stop()
 		_, _, mark, stop = openKeeper(t, js, l)
-		if want := (Mark{Kept: true, After: 41}); mark != want {
+		if want := (Checkpoint{Exists: true, Position: 41}); mark != want {
 			t.Errorf("then the log is read from %v, want %v", mark, want)
 		}
 		stop()
 		l.setEnd(12)
 		k, _, mark, stop = openKeeper(t, js, l)
-		if want := (Mark{Kept: true, After: 12}); mark != want {
+		if want := (Checkpoint{Exists: true, Position: 12}); mark != want {
 			t.Errorf("a log that ends before the mark is read from %v, want %v", mark, want)
 		}
 		l.setEnd(13)
 		k.Put([]dialog.Change{snapshotOf("a", "2")}, time.Now(), time.Now())
 		stop()
 		_, _, mark, stop = openKeeper(t, js, l)
-		if want := (Mark{Kept: true, After: 13}); mark != want {
+		if want := (Checkpoint{Exists: true, Position: 13}); mark != want {
 			t.Errorf("and then from %v, want %v", mark, want)
 		}
 		stop()
@@ -270,7 +270,7 @@ func TestPutNeverBlocksWithoutStore(t *testing.T) {
 		}
 		k.Put([]dialog.Change{endOf("kept")}, time.Now(), time.Now())
 		time.Sleep(time.Minute)
-		if n := k.Waiting(); n < 1 || n > 3 {
+		if n := k.Pending(); n < 1 || n > 3 {
 			t.Errorf("%d changes wait", n)
 		}
 		before := time.Now()
@@ -347,7 +347,7 @@ func TestTooLargeSnapshotIsDropped(t *testing.T) {
 		k, _, _, stop := openKeeper(t, js, &fakeLog{})
 		k.Put([]dialog.Change{snapshotOf("a", "1"), snapshotOf("large", strings.Repeat("x", 2<<20)), snapshotOf("b", "1")}, time.Now(), time.Now())
 		time.Sleep(time.Second)
-		if n := k.Waiting(); n != 0 || k.Dropped() != 1 {
+		if n := k.Pending(); n != 0 || k.Dropped() != 1 {
 			t.Errorf("%d changes wait, %d are dropped; want 0 and 1", n, k.Dropped())
 		}
 		k.Put([]dialog.Change{snapshotOf("large", "2")}, time.Now(), time.Now())
@@ -374,7 +374,7 @@ func TestPanicDropsOneBatch(t *testing.T) {
 		}
 		k.Put([]dialog.Change{snapshotOf("good", "1")}, time.Now(), time.Now())
 		time.Sleep(time.Second)
-		if n := k.Waiting(); n != 0 || k.Dropped() != 1 {
+		if n := k.Pending(); n != 0 || k.Dropped() != 1 {
 			t.Errorf("%d changes wait, %d are dropped; want 0 and 1", n, k.Dropped())
 		}
 	})

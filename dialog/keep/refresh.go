@@ -118,7 +118,7 @@ func (k *Keeper) readSnapshot(ctx context.Context, call string) ([]byte, error) 
 // Floored reports whether the mark that Load has read has a floor. Older versions
 // marked none: after a crash the bucket may have calls again whose hangups are in the
 // log before the place of the mark. It must not be called after Run has begun.
-func (k *Keeper) Floored() bool { return k.refresher.floor > 0 }
+func (k *Keeper) HasFloor() bool { return k.refresher.floor > 0 }
 
 // counting returns the calls that Load has read but for those before the floor,
 // which are over: these are taken out of the bucket again.
@@ -143,18 +143,18 @@ func formatCheckpoint(place int64, floor uint64) []byte {
 }
 
 // readMark reads a mark. An older version wrote no floor, or a time alone.
-func parseCheckpoint(text string) (m Mark, floor uint64, err error) {
-	m.Kept = true
+func parseCheckpoint(text string) (m Checkpoint, floor uint64, err error) {
+	m.Exists = true
 	place, behind, floored := strings.Cut(text, " ")
 	if floored {
 		if floor, err = strconv.ParseUint(behind, 10, 64); err != nil {
 			return m, 0, err
 		}
 	}
-	if m.After, err = strconv.ParseUint(place, 10, 64); err == nil {
+	if m.Position, err = strconv.ParseUint(place, 10, 64); err == nil {
 		return m, floor, nil
 	}
-	m.Since, err = time.Parse(time.RFC3339Nano, text)
-	m.Since = m.Since.Add(-clockSkew)
+	m.Time, err = time.Parse(time.RFC3339Nano, text)
+	m.Time = m.Time.Add(-clockSkew)
 	return m, 0, err
 }

@@ -76,7 +76,7 @@ func TestFloorSparesOtherNodes(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
 		l := &fakeLog{}
-		other, err := Open(t.Context(), js, Config{Node: "n2", Unsaid: l.oldestUnpublished, LogEnd: l.logEnd})
+		other, err := Open(t.Context(), js, Config{Node: "n2", OldestUnpublished: l.oldestUnpublished, LogEnd: l.logEnd})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func TestCheckpointTextRoundTrips(t *testing.T) {
 			t.Errorf("mark is %q, want %q", got, tt.text)
 		}
 		m, floor, err := parseCheckpoint(tt.text)
-		if err != nil || m != (Mark{Kept: true, After: uint64(tt.place)}) || floor != tt.floor {
+		if err != nil || m != (Checkpoint{Exists: true, Position: uint64(tt.place)}) || floor != tt.floor {
 			t.Errorf("%q is read as %+v, %d, %v", tt.text, m, floor, err)
 		}
 	}
