@@ -9,8 +9,8 @@ import (
 	"bellhop/dialog"
 )
 
-// invited shows a tracker n calls from 101 to 102 that are up, and calls each when
-// they have rung and when they are answered.
+// playCalls shows t n calls from 101 to 102, from the INVITE to the BYE. It calls each
+// three times: when all ring, when all are answered, when all have ended.
 func playCalls(t *dialog.Tracker, n int, each func()) {
 	at := time.Now()
 	const head = "Via: SIP/2.0/UDP 192.0.2.11:5060;branch=z9hG4bK1;rport\r\nMax-Forwards: 70\r\nFrom: \"Alice\" <sip:101@pbx.example>;tag=f\r\n" +
@@ -48,9 +48,8 @@ func newTracker() *dialog.Tracker {
 	return t
 }
 
-// BenchmarkKept is what it costs to keep a call: to write down that it rings,
-// that it is answered and that it is over. The time is that of all parts, the
-// server's too; 50 calls share a wave.
+// BenchmarkStoreCall measures the three writes of a call: ringing, answered, ended.
+// The time includes the NATS server's; 50 calls share a batch.
 func BenchmarkStoreCall(b *testing.B) {
 	js, closeStore := openStore(b, b.TempDir())
 	defer closeStore()
@@ -79,7 +78,7 @@ func BenchmarkStoreCall(b *testing.B) {
 	b.ReportMetric(float64(written)/float64(b.N), "bytes/op")
 }
 
-// BenchmarkRestart is a start with 50,000 calls that are up.
+// BenchmarkLoadCalls measures a start with 50,000 live calls.
 func BenchmarkLoadCalls(b *testing.B) {
 	const calls = 50_000
 	dir := b.TempDir()
@@ -117,7 +116,7 @@ func BenchmarkLoadCalls(b *testing.B) {
 		if err := fresh.Restore("", changes, nil); err != nil {
 			b.Fatal(err)
 		}
-		b.Logf("store open after %v, calls read after %v, taken up after %v", opened.Round(time.Millisecond), loaded.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
+		b.Logf("store open after %v, calls read after %v, restored after %v", opened.Round(time.Millisecond), loaded.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
 		closeStore()
 	}
 }

@@ -12,13 +12,13 @@ import (
 	"bellhop/dialog"
 )
 
-// TestEndedCallsStayEnded: whenever the process is killed, and however long it is
-// down, the next one finds the calls that were up and no other, also when it is
-// killed soon itself.
+// TestEndedCallsStayEnded kills the process at different times and leaves it down for
+// different times. Each next process must load the live calls and no ended one, also
+// if it is killed soon after its start.
 func TestEndedCallsStayEnded(t *testing.T) {
 	for _, after := range []time.Duration{5 * time.Second, 40 * time.Second, 11 * time.Minute, time.Hour} {
 		for _, down := range []time.Duration{0, time.Minute, 2 * time.Hour} {
-			t.Run(fmt.Sprintf("killed %v after, down for %v", after, down), func(t *testing.T) {
+			t.Run(fmt.Sprintf("killed after %v, down for %v", after, down), func(t *testing.T) {
 				runVirtual(t, func(t *testing.T, dir string) {
 					js, closeStore := openStore(t, dir)
 					l := &fakeLog{}
@@ -59,7 +59,8 @@ func TestEndedCallsStayEnded(t *testing.T) {
 	}
 }
 
-// killed returns a directory with the store as a server leaves it that is killed.
+// copyCrashedStore copies the files of a running server: the store as a kill of the
+// server would leave it.
 func copyCrashedStore(t *testing.T, dir string) (crashed string) {
 	t.Helper()
 	synctest.Wait()
@@ -70,7 +71,7 @@ func copyCrashedStore(t *testing.T, dir string) (crashed string) {
 	return crashed
 }
 
-// TestFloorOfAnother: a node's floor is for its own records.
+// TestFloorSparesOtherNodes: the floor of a node covers its own snapshots only.
 func TestFloorSparesOtherNodes(t *testing.T) {
 	runVirtual(t, func(t *testing.T, dir string) {
 		js, closeStore := openStore(t, dir)
@@ -94,24 +95,25 @@ func TestFloorSparesOtherNodes(t *testing.T) {
 	})
 }
 
-// TestMarkText: a mark is read as it was written.
+// TestCheckpointTextRoundTrips formats checkpoints, parses them again, and parses
+// texts that are malformed.
 func TestCheckpointTextRoundTrips(t *testing.T) {
 	for _, tt := range []struct {
-		place int64
-		floor uint64
-		text  string
+		position int64
+		floor    uint64
+		text     string
 	}{{0, 0, "0"}, {7, 0, "7"}, {7, 12, "7 12"}} {
-		if got := string(formatCheckpoint(tt.place, tt.floor)); got != tt.text {
-			t.Errorf("mark is %q, want %q", got, tt.text)
+		if got := string(formatCheckpoint(tt.position, tt.floor)); got != tt.text {
+			t.Errorf("checkpoint is %q, want %q", got, tt.text)
 		}
-		m, floor, err := parseCheckpoint(tt.text)
-		if err != nil || m != (Checkpoint{Exists: true, Position: uint64(tt.place)}) || floor != tt.floor {
-			t.Errorf("%q is read as %+v, %d, %v", tt.text, m, floor, err)
+		c, floor, err := parseCheckpoint(tt.text)
+		if err != nil || c != (Checkpoint{Exists: true, Position: uint64(tt.position)}) || floor != tt.floor {
+			t.Errorf("%q is parsed as %+v, %d, %v", tt.text, c, floor, err)
 		}
 	}
 	for _, text := range []string{"", "x", "7 ", "7 x", "7 1 2"} {
 		if _, _, err := parseCheckpoint(text); err == nil {
-			t.Errorf("%q is read", text)
+			t.Errorf("malformed checkpoint %q is accepted", text)
 		}
 	}
 }
