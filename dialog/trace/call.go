@@ -28,7 +28,7 @@ type End struct {
 	Calls   bool // it sent the first request that it has part in
 }
 
-func (e *End) is(trunk string, at netip.AddrPort) bool {
+func (e *End) matches(trunk string, at netip.AddrPort) bool {
 	return e.Trunk == trunk && (trunk != "" || e.Address == at)
 }
 
@@ -78,7 +78,7 @@ func (m *Message) Summary() string {
 }
 
 // label is what a ladder's arrow says.
-func (m *Message) label() string {
+func (m *Message) arrowLabel() string {
 	label := m.Method
 	if m.Status != 0 {
 		label = m.Summary()
@@ -90,10 +90,10 @@ func (m *Message) label() string {
 }
 
 // sdp reports whether the message describes media.
-func (m *Message) sdp() bool { return strings.HasPrefix(m.Body, "v=") }
+func (m *Message) hasSDP() bool { return strings.HasPrefix(m.Body, "v=") }
 
 // method returns the name of a method without the memory of the message.
-func method(name string) string {
+func methodName(name string) string {
 	for _, m := range [...]string{"INVITE", "ACK", "BYE", "CANCEL", "PRACK", "UPDATE", "INFO", "REFER", "NOTIFY", "SUBSCRIBE", "MESSAGE", "OPTIONS"} {
 		if m == name {
 			return m
@@ -105,27 +105,27 @@ func method(name string) string {
 // maxName is the longest name in bytes.
 const maxName = 64
 
-func cutName(name string) string {
+func truncateName(name string) string {
 	return strings.Clone(name[:min(len(name), maxName)])
 }
 
 // name is what the first message of a leg calls its end: the user in From of who
 // calls, and of who is called the one who registered, or the user in To.
-func name(m *dialog.Message, calls bool) string {
+func initialName(m *dialog.Message, calls bool) string {
 	if calls {
-		return cutName(user(m.Head, "from", 'f'))
+		return truncateName(headerUser(m.Head, "from", 'f'))
 	}
 	if aor, _, _ := strings.Cut(m.AOR, "@"); aor != "" {
-		return cutName(aor)
+		return truncateName(aor)
 	}
-	return cutName(user(m.Head, "to", 't'))
+	return truncateName(headerUser(m.Head, "to", 't'))
 }
 
 // user is the user of the URI in a header field.
-func user(head, name string, short byte) string {
+func headerUser(head, name string, short byte) string {
 	for line := range strings.SplitSeq(head, "\r\n") {
 		field, value, _ := strings.Cut(line, ":")
-		if field == "" || !is(field, name, short) {
+		if field == "" || !isField(field, name, short) {
 			continue
 		}
 		_, uri, _ := strings.Cut(value[strings.LastIndexByte(value, '<')+1:], ":")
@@ -152,13 +152,13 @@ type column struct {
 // A ladder is how a call is drawn: who calls on the left, the PBX in the middle,
 // who is called on the right.
 type ladder struct {
-	columns []column
-	at      []int // the column of each end
-	hop     []int // bellhop's, as each end sees it; the PBX's is -1
+	columns      []column
+	endColumns   []int // the column of each end
+	proxyColumns []int // bellhop's, as each end sees it; the PBX's is -1
 }
 
-func (c *Call) ladder() ladder {
-	l := ladder{at: make([]int, len(c.Ends)), hop: make([]int, len(c.Ends))}
+func (c *Call) buildLadder() ladder {
+	l := ladder{endColumns: make([]int, len(c.Ends)), proxyColumns: make([]int, len(c.Ends))}
 	put := func(end int, name, address string) int {
 		l.columns = append(l.columns, column{end, name, address})
 		return len(l.columns) - 1
@@ -182,7 +182,7 @@ func (c *Call) ladder() ladder {
 		if name == "" {
 			name, address = address, ""
 		}
-		l.at[i] = put(i, name, address)
+		l.endColumns[i] = put(i, name, address)
 	}
 	left, right := side(true), side(false)
 	for _, i := range left {
@@ -193,15 +193,15 @@ func (c *Call) ladder() ladder {
 		h = hop()
 	}
 	for _, i := range left {
-		l.hop[i] = h
+		l.proxyColumns[i] = h
 	}
 	end(0)
-	l.hop[0] = -1
+	l.proxyColumns[0] = -1
 	if len(right) > 0 {
 		h = hop()
 	}
 	for _, i := range right {
-		l.hop[i] = h
+		l.proxyColumns[i] = h
 		end(i)
 	}
 	return l
@@ -209,9 +209,9 @@ func (c *Call) ladder() ladder {
 
 // path is the columns that a message's arrow begins and ends at, and the ones of
 // bellhop that it passes.
-func (l *ladder) path(m *Message) (from, to int, through []int) {
-	from, to = l.at[m.Sender], l.at[m.Receiver]
-	near, far := l.hop[m.Sender], l.hop[m.Receiver]
+func (l *ladder) arrowPath(m *Message) (from, to int, through []int) {
+	from, to = l.endColumns[m.Sender], l.endColumns[m.Receiver]
+	near, far := l.proxyColumns[m.Sender], l.proxyColumns[m.Receiver]
 	if near < 0 {
 		near = far
 	}

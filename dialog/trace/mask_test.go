@@ -31,7 +31,7 @@ func TestSecretsAreMasked(t *testing.T) {
 		{"keys that are pressed", "INFO a\r\nc: application/dtmf-relay\r\n\r\n", "Signal=5\r\nDuration=160", "INFO a\r\nc: application/dtmf-relay\r\n\r\nxxxxxxxx\r\nxxxxxxxxxxxx"},
 		{"nothing", "INVITE sip:1@b SIP/2.0\r\nAllow: INVITE\r\nSubject: Authorization: Digest x\r\n\r\n", "v=0\r\n", "INVITE sip:1@b SIP/2.0\r\nAllow: INVITE\r\nSubject: Authorization: Digest x\r\n\r\nv=0\r\n"},
 	} {
-		head, body := masked(tt.head, tt.body, false)
+		head, body := maskMessage(tt.head, tt.body, false)
 		if got := head + body; got != tt.want {
 			t.Errorf("%s:\ngot  %q\nwant %q", tt.name, got, tt.want)
 		}
@@ -40,7 +40,7 @@ func TestSecretsAreMasked(t *testing.T) {
 
 // TestMaskingIsSafe holds masking to its word for anything that may come: it
 // does not panic, and lengths and lines are as they were.
-func TestMaskingIsSafe(t *testing.T) {
+func TestMaskingKeepsLengths(t *testing.T) {
 	pieces := []string{"Authorization:", "Digest ", "response=\"", "\"", ",", "\\", "\r\n", "\n", " ", "\t", "sip:", "a", ":", "@", "=", "Identity:", "a=crypto:", "inline:", "k=", "c: application/dtmf", "y:"}
 	check := func(picks []byte, split uint8) bool {
 		var b strings.Builder
@@ -49,7 +49,7 @@ func TestMaskingIsSafe(t *testing.T) {
 		}
 		text := b.String()
 		n := min(int(split), len(text))
-		head, body := masked(text[:n], text[n:], split%2 == 0)
+		head, body := maskMessage(text[:n], text[n:], split%2 == 0)
 		return len(head) == n && len(head)+len(body) == len(text) && strings.Count(head+body, "\n") == strings.Count(text, "\n")
 	}
 	if err := quick.Check(check, &quick.Config{MaxCount: 5000}); err != nil {
@@ -62,15 +62,15 @@ func TestMaskingIsSafe(t *testing.T) {
 func TestMaskingIsLinear(t *testing.T) {
 	for _, piece := range []string{"@", "sip:a:b@", ":", "\"", ",", "a=", "\n ", "Authorization:", "?", "<@", "?a=b&", "sip:", "\n\n", "kpm"} {
 		head := "A\r\nX-Token: Digest " + strings.Repeat(piece, 1<<20/len(piece))
-		masked(head, head, false)
-		masked("A\r\nc: multipart/mixed;boundary=b\r\n", strings.Repeat("--b\r\n"+piece, 1<<19/len(piece)), false)
-		masked("A\r\nc: message/sipfrag\r\n", head, false)
+		maskMessage(head, head, false)
+		maskMessage("A\r\nc: multipart/mixed;boundary=b\r\n", strings.Repeat("--b\r\n"+piece, 1<<19/len(piece)), false)
+		maskMessage("A\r\nc: message/sipfrag\r\n", head, false)
 	}
 }
 
 // TestWhatHasNoSecretIsNotCopied: that is most of what comes.
-func TestWhatHasNoSecretIsNotCopied(t *testing.T) {
-	if n := testing.AllocsPerRun(100, func() { masked(plainINVITE, sdp, false) }); n != 0 {
+func TestTextWithoutSecretIsNotCopied(t *testing.T) {
+	if n := testing.AllocsPerRun(100, func() { maskMessage(plainINVITE, sdp, false) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -82,9 +82,9 @@ const plainINVITE = "INVITE sip:102@pbx.example SIP/2.0\r\nVia: SIP/2.0/UDP 192.
 	"Contact: <sip:101@192.0.2.11:5060>\r\nUser-Agent: Phone/1.0\r\nAllow: INVITE, ACK, CANCEL, BYE, OPTIONS, NOTIFY, REFER, UPDATE\r\n" +
 	"Supported: replaces, timer\r\nContent-Type: application/sdp\r\nContent-Length: 230\r\n\r\n"
 
-func BenchmarkMask(b *testing.B) {
+func BenchmarkMaskMessage(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		masked(plainINVITE, sdp, false)
+		maskMessage(plainINVITE, sdp, false)
 	}
 }

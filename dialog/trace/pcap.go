@@ -6,7 +6,7 @@ import (
 )
 
 // linkRaw is LINKTYPE_RAW: each packet begins with its IP header.
-const linkRaw = 101
+const linkTypeRaw = 101
 
 // PCAP is the messages as a capture file of the classic format, each in one IP
 // packet with the addresses and ports that it came with: what bellhop received,
@@ -19,7 +19,7 @@ func (c *Call) PCAP() []byte {
 	b = binary.LittleEndian.AppendUint16(b, 4)
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
 	b = binary.LittleEndian.AppendUint32(b, 1<<16)
-	b = binary.LittleEndian.AppendUint32(b, linkRaw)
+	b = binary.LittleEndian.AppendUint32(b, linkTypeRaw)
 	sent := map[[2]netip.AddrPort]uint32{} // bytes of a stream in one direction
 	for i := range c.Messages {
 		m := &c.Messages[i]
@@ -27,17 +27,17 @@ func (c *Call) PCAP() []byte {
 		if m.Own {
 			from, to = m.Local, m.To
 		}
-		from, to = alike(from, to)
+		from, to = unifyFamilies(from, to)
 		text := m.Text()
 		var segment []byte
 		if m.Stream {
 			way, back := [2]netip.AddrPort{from, to}, [2]netip.AddrPort{to, from}
-			segment = tcp(from, to, 1+sent[way], 1+sent[back], text)
+			segment = tcpSegment(from, to, 1+sent[way], 1+sent[back], text)
 			sent[way] += uint32(len(text))
 		} else {
-			segment = udp(from, to, text)
+			segment = udpDatagram(from, to, text)
 		}
-		packet := ip(from.Addr(), to.Addr(), m.Stream, uint16(i), segment)
+		packet := ipPacket(from.Addr(), to.Addr(), m.Stream, uint16(i), segment)
 		b = binary.LittleEndian.AppendUint32(b, uint32(m.At.Unix()))
 		b = binary.LittleEndian.AppendUint32(b, uint32(m.At.Nanosecond()/1000))
 		b = binary.LittleEndian.AppendUint32(b, uint32(len(packet)))
@@ -49,7 +49,7 @@ func (c *Call) PCAP() []byte {
 
 // alike gives two addresses one family: a socket on [::] hears IPv4 too. One
 // that is not known is 0.0.0.0.
-func alike(a, b netip.AddrPort) (netip.AddrPort, netip.AddrPort) {
+func unifyFamilies(a, b netip.AddrPort) (netip.AddrPort, netip.AddrPort) {
 	known := func(p netip.AddrPort) netip.Addr {
 		if !p.IsValid() {
 			return netip.IPv4Unspecified()
@@ -71,7 +71,7 @@ const (
 	protoUDP = 17
 )
 
-func ip(from, to netip.Addr, stream bool, id uint16, payload []byte) []byte {
+func ipPacket(from, to netip.Addr, stream bool, id uint16, payload []byte) []byte {
 	proto := byte(protoUDP)
 	if stream {
 		proto = protoTCP
@@ -93,13 +93,13 @@ func ip(from, to netip.Addr, stream bool, id uint16, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-func udp(from, to netip.AddrPort, text string) []byte {
+func udpDatagram(from, to netip.AddrPort, text string) []byte {
 	b := make([]byte, 0, 8+len(text))
 	b = binary.BigEndian.AppendUint16(b, from.Port())
 	b = binary.BigEndian.AppendUint16(b, to.Port())
 	b = binary.BigEndian.AppendUint16(b, uint16(8+len(text)))
 	b = append(append(b, 0, 0), text...)
-	sum := checksum(b, pseudo(from.Addr(), to.Addr(), protoUDP, len(b)))
+	sum := checksum(b, pseudoHeaderSum(from.Addr(), to.Addr(), protoUDP, len(b)))
 	if sum == 0 {
 		sum = 0xffff // RFC 768: 0 means none
 	}
@@ -107,7 +107,7 @@ func udp(from, to netip.AddrPort, text string) []byte {
 	return b
 }
 
-func tcp(from, to netip.AddrPort, seq, ack uint32, text string) []byte {
+func tcpSegment(from, to netip.AddrPort, seq, ack uint32, text string) []byte {
 	b := make([]byte, 0, 20+len(text))
 	b = binary.BigEndian.AppendUint16(b, from.Port())
 	b = binary.BigEndian.AppendUint16(b, to.Port())
@@ -115,17 +115,17 @@ func tcp(from, to netip.AddrPort, seq, ack uint32, text string) []byte {
 	b = binary.BigEndian.AppendUint32(b, ack)
 	b = append(b, 5<<4, 0x18, 0xff, 0xff, 0, 0, 0, 0) // ACK, PSH
 	b = append(b, text...)
-	binary.BigEndian.PutUint16(b[16:], checksum(b, pseudo(from.Addr(), to.Addr(), protoTCP, len(b))))
+	binary.BigEndian.PutUint16(b[16:], checksum(b, pseudoHeaderSum(from.Addr(), to.Addr(), protoTCP, len(b))))
 	return b
 }
 
 // pseudo is the sum of the header that UDP and TCP checksums begin with: RFC
 // 768, RFC 9293 §3.1, RFC 8200 §8.1.
-func pseudo(from, to netip.Addr, proto byte, length int) uint32 {
-	return sum(from.AsSlice()) + sum(to.AsSlice()) + uint32(proto) + uint32(length)
+func pseudoHeaderSum(from, to netip.Addr, proto byte, length int) uint32 {
+	return sumWords(from.AsSlice()) + sumWords(to.AsSlice()) + uint32(proto) + uint32(length)
 }
 
-func sum(b []byte) (s uint32) {
+func sumWords(b []byte) (s uint32) {
 	for ; len(b) > 1; b = b[2:] {
 		s += uint32(b[0])<<8 | uint32(b[1])
 	}
@@ -137,7 +137,7 @@ func sum(b []byte) (s uint32) {
 
 // checksum is the Internet checksum of b behind what was summed already (RFC 1071).
 func checksum(b []byte, before uint32) uint16 {
-	s := before + sum(b)
+	s := before + sumWords(b)
 	for s > 0xffff {
 		s = s>>16 + s&0xffff
 	}

@@ -12,8 +12,8 @@ import (
 // spacing is how far the columns of a ladder in text stand apart; before is the
 // room for the time.
 const (
-	spacing = 16
-	before  = 12
+	columnSpacing = 16
+	timeWidth     = 12
 )
 
 // Text draws a call for a terminal: the ladder, then each message as the flow
@@ -24,7 +24,7 @@ func (c *Call) Text() string {
 	if len(c.Messages) == 0 {
 		return b.String()
 	}
-	l := c.ladder()
+	l := c.buildLadder()
 	c.drawText(&b, &l)
 	b.WriteByte('\n')
 	var at time.Duration
@@ -48,24 +48,24 @@ type Shown struct {
 
 // Shown returns all messages of a call.
 func (c *Call) Shown() []Shown {
-	l := c.ladder()
+	l := c.buildLadder()
 	all := make([]Shown, len(c.Messages))
 	for i := range c.Messages {
 		m := &c.Messages[i]
-		from, to, _ := l.path(m)
+		from, to, _ := l.arrowPath(m)
 		all[i] = Shown{
-			After: m.After, Summary: printable(m.Summary()), Text: m.shown(),
-			From: printable(l.columns[from].name), To: printable(l.columns[to].name),
+			After: m.After, Summary: replaceUnprintable(m.Summary()), Text: m.printableText(),
+			From: replaceUnprintable(l.columns[from].name), To: replaceUnprintable(l.columns[to].name),
 		}
 	}
 	return all
 }
 
-func (m *Message) shown() string {
+func (m *Message) printableText() string {
 	var b strings.Builder
 	text := strings.TrimRight(strings.ReplaceAll(m.Text(), "\r\n", "\n"), "\n")
 	for line := range strings.SplitSeq(text, "\n") {
-		b.WriteString(printable(line) + "\n")
+		b.WriteString(replaceUnprintable(line) + "\n")
 	}
 	if m.Cut {
 		b.WriteString("…\n")
@@ -86,15 +86,15 @@ func (c *Call) title() string {
 }
 
 func (c *Call) drawText(b *strings.Builder, l *ladder) {
-	width := before + len(l.columns)*spacing
-	center := func(col int) int { return before + col*spacing + spacing/2 }
+	width := timeWidth + len(l.columns)*columnSpacing
+	center := func(col int) int { return timeWidth + col*columnSpacing + columnSpacing/2 }
 	row := func() []rune { return []rune(strings.Repeat(" ", width)) }
 	flush := func(r []rune) { b.WriteString(strings.TrimRight(string(r), " ") + "\n") }
 
 	names, addresses := row(), row()
 	for i, col := range l.columns {
-		write(names, center(i), col.name, spacing-1)
-		write(addresses, center(i), strings.TrimSuffix(col.address, ":5060"), spacing-1)
+		writeCentered(names, center(i), col.name, columnSpacing-1)
+		writeCentered(addresses, center(i), strings.TrimSuffix(col.address, ":5060"), columnSpacing-1)
 	}
 	flush(names)
 	flush(addresses)
@@ -102,7 +102,7 @@ func (c *Call) drawText(b *strings.Builder, l *ladder) {
 		m := &c.Messages[i]
 		r := row()
 		copy(r, []rune(fmt.Sprintf("%9.3fs", m.After.Seconds())))
-		from, to, through := l.path(m)
+		from, to, through := l.arrowPath(m)
 		x, y := min(center(from), center(to)), max(center(from), center(to))
 		for i := x + 1; i < y; i++ {
 			r[i] = '─'
@@ -118,33 +118,33 @@ func (c *Call) drawText(b *strings.Builder, l *ladder) {
 		} else {
 			r[x+1] = '◀'
 		}
-		label := m.label()
-		if m.sdp() {
+		label := m.arrowLabel()
+		if m.hasSDP() {
 			label += " SDP"
 		}
-		mark(r, x, y, center(from), label)
+		drawLabel(r, x, y, center(from), label)
 		flush(r)
 	}
 }
 
 // mark writes a label onto an arrow from x to y: beside the sender if there is
 // room before bellhop, else in the middle.
-func mark(r []rune, x, y, sender int, label string) {
-	label = printable(label)
-	room := spacing - 4
-	at := sender + spacing/2
+func drawLabel(r []rune, x, y, sender int, label string) {
+	label = replaceUnprintable(label)
+	room := columnSpacing - 4
+	at := sender + columnSpacing/2
 	if sender == y {
-		at = sender - spacing/2
+		at = sender - columnSpacing/2
 	}
-	if utf8.RuneCountInString(label) > room && y-x > spacing {
+	if utf8.RuneCountInString(label) > room && y-x > columnSpacing {
 		room, at = y-x-4, (x+y)/2
 	}
-	write(r, at, label, room)
+	writeCentered(r, at, label, room)
 }
 
 // write puts text into a row around the place at, no longer than room.
-func write(r []rune, at int, text string, room int) {
-	t := []rune(printable(text))
+func writeCentered(r []rune, at int, text string, room int) {
+	t := []rune(replaceUnprintable(text))
 	if len(t) > room {
 		t = append(t[:room-1], '…')
 	}
@@ -154,6 +154,6 @@ func write(r []rune, at int, text string, room int) {
 
 // printable takes out of a line what is no character to be seen, see
 // [dialog.Printable]. A tab is a space.
-func printable(line string) string {
+func replaceUnprintable(line string) string {
 	return dialog.Printable(strings.ReplaceAll(line, "\t", " "), '\uFFFD')
 }

@@ -38,30 +38,30 @@ import (
 )
 
 const (
-	maxMessages = 256       // of a call
-	maxEnds     = 32        // of a call
-	maxCall     = 256 << 10 // bytes of a call
-	maxMessage  = 16 << 10  // bytes of a message
-	maxBody     = 8 << 10   // bytes of a body: more are not shown
-	maxBytes    = 64 << 20  // in all
-	maxUnsaid   = 1 << 20   // bytes of the calls of which no event was said
+	maxMessages       = 256       // of a call
+	maxEnds           = 32        // of a call
+	maxCallBytes      = 256 << 10 // bytes of a call
+	maxMessageBytes   = 16 << 10  // bytes of a message
+	maxBodyBytes      = 8 << 10   // bytes of a body: more are not shown
+	maxTotalBytes     = 64 << 20  // in all
+	maxEventlessBytes = 1 << 20   // bytes of the calls of which no event was said
 
-	sweepEvery = 10 * time.Second
+	sweepInterval = 10 * time.Second
 )
 
 // A Recorder keeps the messages of the last calls. It belongs to the tracker's
 // goroutine.
 type Recorder struct {
-	size    int                // calls of each kind; 0: nothing is kept
-	up      map[string]*record // calls that are up, by id
-	over    *finished
-	unsaid  *finished          // over, and no event was said of them
-	callIDs map[string]*record // all, by the Call-IDs of their legs
-	bytes   int
-	swept   time.Time
+	maxCalls  int                // calls of each kind; 0: nothing is kept
+	live      map[string]*record // calls that are up, by id
+	ended     *endedCalls
+	eventless *endedCalls        // over, and no event was said of them
+	byCallID  map[string]*record // all, by the Call-IDs of their legs
+	bytes     int
+	lastSweep time.Time
 
-	unsaidBytes int // the bytes of the calls in unsaid
-	panics      uint64
+	eventlessBytes int // the bytes of the calls in unsaid
+	panics         uint64
 
 	// Panicked is told of a panic, after everything was forgotten; nil: nobody is.
 	// It belongs to the tracker's goroutine, too.
@@ -72,139 +72,139 @@ type Recorder struct {
 // [dialog.Message.At] until [Recorder.Call] returns it.
 type record struct {
 	Call
-	in    *finished // nil: it is up
-	said  bool      // there was an event of it
-	bytes int
+	list     *endedCalls // nil: it is up
+	hasEvent bool        // there was an event of it
+	bytes    int
 }
 
 // finished are calls that are over, in the order of their ends. They are never
 // looked up in a way that would change it.
-type finished = simplelru.LRU[string, *record]
+type endedCalls = simplelru.LRU[string, *record]
 
 // New returns a Recorder of so many calls.
 func New(calls int) *Recorder {
 	const unbounded = 1 << 30                                    // see fit
 	over, _ := simplelru.NewLRU[string, *record](unbounded, nil) // fails only without a size
 	unsaid, _ := simplelru.NewLRU[string, *record](unbounded, nil)
-	return &Recorder{size: calls, up: map[string]*record{}, over: over, unsaid: unsaid, callIDs: map[string]*record{}}
+	return &Recorder{maxCalls: calls, live: map[string]*record{}, ended: over, eventless: unsaid, byCallID: map[string]*record{}}
 }
 
 // Configure changes how many calls are kept; 0: none.
 func (r *Recorder) Configure(calls int) {
-	r.size = calls
-	r.fit()
+	r.maxCalls = calls
+	r.evictExcess()
 	if calls > 0 {
 		return
 	}
-	for _, c := range r.up {
-		r.forget(c)
+	for _, c := range r.live {
+		r.evictCall(c)
 	}
 }
 
 // fit forgets calls that are over until there are no more than may be.
-func (r *Recorder) fit() {
-	for r.over.Len() > r.size {
-		r.forgetOldest(r.over)
+func (r *Recorder) evictExcess() {
+	for r.ended.Len() > r.maxCalls {
+		r.evictOldest(r.ended)
 	}
-	for r.unsaid.Len() > (r.size+3)/4 || r.unsaidBytes > maxUnsaid {
-		r.forgetOldest(r.unsaid)
+	for r.eventless.Len() > (r.maxCalls+3)/4 || r.eventlessBytes > maxEventlessBytes {
+		r.evictOldest(r.eventless)
 	}
 }
 
-func (r *Recorder) forgetOldest(from *finished) {
+func (r *Recorder) evictOldest(from *endedCalls) {
 	_, c, _ := from.GetOldest()
-	r.forget(c)
+	r.evictCall(c)
 }
 
 // forget gives the memory of a call back.
-func (r *Recorder) forget(c *record) {
-	r.take(c)
+func (r *Recorder) evictCall(c *record) {
+	r.removeFromList(c)
 	r.bytes -= c.bytes
 	for _, l := range c.Legs {
-		if r.callIDs[l.CallID] == c {
-			delete(r.callIDs, l.CallID)
+		if r.byCallID[l.CallID] == c {
+			delete(r.byCallID, l.CallID)
 		}
 	}
 }
 
 // take takes a call from among those that it is in.
-func (r *Recorder) take(c *record) {
-	if c.in == nil {
-		delete(r.up, c.ID)
+func (r *Recorder) removeFromList(c *record) {
+	if c.list == nil {
+		delete(r.live, c.ID)
 		return
 	}
-	c.in.Remove(c.ID)
-	if c.in == r.unsaid {
-		r.unsaidBytes -= c.bytes
+	c.list.Remove(c.ID)
+	if c.list == r.eventless {
+		r.eventlessBytes -= c.bytes
 	}
 }
 
 // put moves a call to where it belongs.
-func (r *Recorder) put(c *record, up bool) {
-	to := r.unsaid
+func (r *Recorder) moveToList(c *record, up bool) {
+	to := r.eventless
 	switch {
 	case up:
 		to = nil
-	case c.said:
-		to = r.over
+	case c.hasEvent:
+		to = r.ended
 	}
-	if to == c.in {
+	if to == c.list {
 		return
 	}
-	r.take(c)
-	c.in = to
+	r.removeFromList(c)
+	c.list = to
 	if up {
-		r.up[c.ID] = c
+		r.live[c.ID] = c
 		return
 	}
 	to.Add(c.ID, c)
-	if to == r.unsaid {
-		r.unsaidBytes += c.bytes
+	if to == r.eventless {
+		r.eventlessBytes += c.bytes
 	}
-	r.fit()
+	r.evictExcess()
 }
 
 // Observe shows t a message, keeps it if it is a call's, and returns what t
 // says.
 func (r *Recorder) Observe(t *dialog.Tracker, m dialog.Message) []dialog.Event {
-	if r.size == 0 {
+	if r.maxCalls == 0 {
 		return t.Observe(m)
 	}
 	id, _ := t.CallOf(m.CallID)
 	said := t.Observe(m)
-	r.guard(func() { r.keep(t, id, &m, said) })
+	r.recoverPanic(func() { r.recordMessage(t, id, &m, said) })
 	return said
 }
 
 // keep keeps a message, which t has observed and which was of the call with the id
 // before.
-func (r *Recorder) keep(t *dialog.Tracker, id string, m *dialog.Message, said []dialog.Event) {
+func (r *Recorder) recordMessage(t *dialog.Tracker, id string, m *dialog.Message, said []dialog.Event) {
 	now, up := t.CallOf(m.CallID)
 	if now != "" {
 		id = now // else it was a call until this message
 	}
-	if c := r.record(t, id, up, m); c != nil {
-		r.put(c, true) // or it would make room for its own message
-		r.add(t, c, m)
-		r.hear(said)
+	if c := r.findOrCreateRecord(t, id, up, m); c != nil {
+		r.moveToList(c, true) // or it would make room for its own message
+		r.addMessage(t, c, m)
+		r.applyEvents(said)
 		if len(c.Messages) > 0 {
-			r.put(c, up)
+			r.moveToList(c, up)
 		} else {
-			r.forget(c)
+			r.evictCall(c)
 		}
 	}
 }
 
 // guard calls f. If f panics, it is counted, all that is kept is forgotten, as it
 // may be damaged, and Panicked is told. Events and calls are not touched.
-func (r *Recorder) guard(f func()) {
+func (r *Recorder) recoverPanic(f func()) {
 	defer func() {
 		reason := recover()
 		if reason == nil {
 			return
 		}
 		panics, panicked := r.panics+1, r.Panicked
-		*r = *New(r.size)
+		*r = *New(r.maxCalls)
 		r.panics, r.Panicked = panics, panicked
 		if panicked != nil {
 			panicked(reason, debug.Stack())
@@ -219,11 +219,11 @@ func (r *Recorder) Panics() uint64 { return r.panics }
 // Advance has t do what is due, and returns what t says.
 func (r *Recorder) Advance(t *dialog.Tracker, now time.Time) []dialog.Event {
 	said := t.Advance(now)
-	r.guard(func() {
-		r.hear(said)
+	r.recoverPanic(func() {
+		r.applyEvents(said)
 		for i := range said {
-			if c := r.find(said[i].Call); c != nil {
-				r.put(c, c.isUp(t))
+			if c := r.findRecord(said[i].Call); c != nil {
+				r.moveToList(c, c.isLive(t))
 			}
 		}
 	})
@@ -232,55 +232,55 @@ func (r *Recorder) Advance(t *dialog.Tracker, now time.Time) []dialog.Event {
 
 // record returns the record of the call with the id, or of one that had the
 // message's Call-ID. Of a call that is up it makes one, if there is room.
-func (r *Recorder) record(t *dialog.Tracker, id string, up bool, m *dialog.Message) *record {
+func (r *Recorder) findOrCreateRecord(t *dialog.Tracker, id string, up bool, m *dialog.Message) *record {
 	if id == "" {
-		return r.callIDs[m.CallID]
+		return r.byCallID[m.CallID]
 	}
-	if c := r.find(id); c != nil || !up {
+	if c := r.findRecord(id); c != nil || !up {
 		return c
 	}
-	if len(r.up) >= r.size {
-		r.sweep(t, m.At, nil)
+	if len(r.live) >= r.maxCalls {
+		r.sweepEnded(t, m.At, nil)
 	}
-	if len(r.up) >= r.size || !r.room(t, recordBytes, m.At, nil) {
+	if len(r.live) >= r.maxCalls || !r.makeRoom(t, recordBytes, m.At, nil) {
 		return nil
 	}
 	c := &record{Call: Call{
 		ID: strings.Clone(id), Began: m.At,
-		Ends: []End{{Name: "pbx", Side: dialog.PBX}}, Messages: make([]Message, 0, few),
+		Ends: []End{{Name: "pbx", Side: dialog.PBX}}, Messages: make([]Message, 0, initialMessages),
 	}}
 	c.bytes = recordBytes
 	r.bytes += recordBytes
-	r.up[c.ID] = c
+	r.live[c.ID] = c
 	return c
 }
 
-func (r *Recorder) find(id string) *record {
-	if c := r.up[id]; c != nil {
+func (r *Recorder) findRecord(id string) *record {
+	if c := r.live[id]; c != nil {
 		return c
 	}
-	if c, ok := r.over.Peek(id); ok {
+	if c, ok := r.ended.Peek(id); ok {
 		return c
 	}
-	c, _ := r.unsaid.Peek(id)
+	c, _ := r.eventless.Peek(id)
 	return c
 }
 
 // sweep looks for calls that ended without a message, but for one: their time
 // was over.
-func (r *Recorder) sweep(t *dialog.Tracker, now time.Time, but *record) {
-	if now.Sub(r.swept) < sweepEvery {
+func (r *Recorder) sweepEnded(t *dialog.Tracker, now time.Time, but *record) {
+	if now.Sub(r.lastSweep) < sweepInterval {
 		return
 	}
-	r.swept = now
-	for _, c := range r.up {
-		if c != but && !c.isUp(t) {
-			r.put(c, false)
+	r.lastSweep = now
+	for _, c := range r.live {
+		if c != but && !c.isLive(t) {
+			r.moveToList(c, false)
 		}
 	}
 }
 
-func (c *record) isUp(t *dialog.Tracker) bool {
+func (c *record) isLive(t *dialog.Tracker) bool {
 	return slices.ContainsFunc(c.Legs, func(l Leg) bool {
 		id, up := t.CallOf(l.CallID)
 		return up && id == c.ID
@@ -289,16 +289,16 @@ func (c *record) isUp(t *dialog.Tracker) bool {
 
 // room makes room for n bytes, and reports false if there is none. One call does
 // not make room: it is for that.
-func (r *Recorder) room(t *dialog.Tracker, n int, now time.Time, but *record) bool {
-	for r.bytes+n > maxBytes {
-		if r.unsaid.Len() == 0 && r.over.Len() == 0 {
-			r.sweep(t, now, but)
+func (r *Recorder) makeRoom(t *dialog.Tracker, n int, now time.Time, but *record) bool {
+	for r.bytes+n > maxTotalBytes {
+		if r.eventless.Len() == 0 && r.ended.Len() == 0 {
+			r.sweepEnded(t, now, but)
 		}
 		switch {
-		case r.unsaid.Len() > 0:
-			r.forgetOldest(r.unsaid)
-		case r.over.Len() > 0:
-			r.forgetOldest(r.over)
+		case r.eventless.Len() > 0:
+			r.evictOldest(r.eventless)
+		case r.ended.Len() > 0:
+			r.evictOldest(r.ended)
 		default:
 			return false
 		}
@@ -310,53 +310,53 @@ func (r *Recorder) room(t *dialog.Tracker, n int, now time.Time, but *record) bo
 // list of them grows ahead; of a leg with its end likewise; and what the maps
 // take.
 const (
-	recordBytes  = int(unsafe.Sizeof(record{})) + few*messageBytes + 512
-	few          = 8 // messages that a call has room for from the start
-	messageBytes = 2 * int(unsafe.Sizeof(Message{}))
-	legBytes     = 2*int(unsafe.Sizeof(Leg{})+unsafe.Sizeof(End{})) + 256
+	recordBytes     = int(unsafe.Sizeof(record{})) + initialMessages*messageBytes + 512
+	initialMessages = 8 // messages that a call has room for from the start
+	messageBytes    = 2 * int(unsafe.Sizeof(Message{}))
+	legBytes        = 2*int(unsafe.Sizeof(Leg{})+unsafe.Sizeof(End{})) + 256
 )
 
 // add keeps a message of a call.
-func (r *Recorder) add(t *dialog.Tracker, c *record, m *dialog.Message) {
+func (r *Recorder) addMessage(t *dialog.Tracker, c *record, m *dialog.Message) {
 	head, body := m.Head, m.Body
-	cut := len(head)+len(body) > maxMessage || len(body) >= maxBody
+	cut := len(head)+len(body) > maxMessageBytes || len(body) >= maxBodyBytes
 	if cut {
-		head = head[:min(len(head), maxMessage)]
-		body = body[:min(len(body), maxMessage-len(head))]
+		head = head[:min(len(head), maxMessageBytes)]
+		body = body[:min(len(body), maxMessageBytes-len(head))]
 	}
 	// An allocation is up to an eighth larger than what was asked for.
 	n := (len(head)+len(body))*9/8 + messageBytes
-	leg, known := c.leg(m)
+	leg, known := c.findLeg(m)
 	if !known {
 		n += legBytes + len(m.CallID) + maxName
 	}
-	if len(c.Messages) >= maxMessages || !known && len(c.Ends) > maxEnds || c.bytes+n > maxCall || !r.room(t, n, m.At, c) {
+	if len(c.Messages) >= maxMessages || !known && len(c.Ends) > maxEnds || c.bytes+n > maxCallBytes || !r.makeRoom(t, n, m.At, c) {
 		c.LeftOut++
 		return
 	}
 	if !known {
-		leg = c.newLeg(m)
-		r.callIDs[c.Legs[leg].CallID] = c
+		leg = c.addLeg(m)
+		r.byCallID[c.Legs[leg].CallID] = c
 	}
 	c.bytes += n
 	r.bytes += n
 	k := Message{
-		At: m.At, Leg: leg, Method: method(m.Method), Status: m.Status,
+		At: m.At, Leg: leg, Method: methodName(m.Method), Status: m.Status,
 		Own: m.Own, Kept: m.Status == 100 && !m.Own, Cut: cut,
 		From: m.From, To: m.To, Local: m.Local, Stream: m.Stream,
 	}
-	k.Sender, k.Receiver = c.end(m, m.Src, m.From), c.end(m, m.Dst, m.To)
-	k.Head, k.Body = masked(head, body, cut)
+	k.Sender, k.Receiver = c.findEnd(m, m.Src, m.From), c.findEnd(m, m.Dst, m.To)
+	k.Head, k.Body = maskMessage(head, body, cut)
 	c.Messages = append(c.Messages, k)
 }
 
 // leg finds the leg of a message: its Call-ID, and the end that is not the PBX.
-func (c *record) leg(m *dialog.Message) (leg int, known bool) {
-	at := far(m)
+func (c *record) findLeg(m *dialog.Message) (leg int, known bool) {
+	at := edgeAddress(m)
 	for i := range c.Legs {
 		l := &c.Legs[i]
 		within := l.End == 0 && !at.IsValid() // the PBX
-		if l.CallID == m.CallID && (within || l.End != 0 && c.Ends[l.End].is(m.Trunk, at)) {
+		if l.CallID == m.CallID && (within || l.End != 0 && c.Ends[l.End].matches(m.Trunk, at)) {
 			return i, true
 		}
 	}
@@ -365,7 +365,7 @@ func (c *record) leg(m *dialog.Message) (leg int, known bool) {
 
 // far is the address of the end of m that is not the PBX; if neither is, of who
 // is called; if both are, it is none.
-func far(m *dialog.Message) netip.AddrPort {
+func edgeAddress(m *dialog.Message) netip.AddrPort {
 	switch {
 	case m.Src == dialog.PBX && m.Dst == dialog.PBX:
 		return netip.AddrPort{}
@@ -376,20 +376,20 @@ func far(m *dialog.Message) netip.AddrPort {
 }
 
 // asker is the address of who sent the request.
-func asker(m *dialog.Message) netip.AddrPort {
+func requestSender(m *dialog.Message) netip.AddrPort {
 	if m.Request() {
 		return m.From
 	}
 	return m.To
 }
 
-func (c *record) newLeg(m *dialog.Message) int {
+func (c *record) addLeg(m *dialog.Message) int {
 	l := Leg{CallID: strings.Clone(m.CallID), Origin: m.Origin()}
-	if at := far(m); at.IsValid() {
-		l.End = c.endAt(m.Trunk, at, at == asker(m))
+	if at := edgeAddress(m); at.IsValid() {
+		l.End = c.findEdgeEnd(m.Trunk, at, at == requestSender(m))
 		e := &c.Ends[l.End]
 		if e.Name == "" {
-			e.Name = name(m, at == asker(m))
+			e.Name = initialName(m, at == requestSender(m))
 		}
 	}
 	c.Legs = append(c.Legs, l)
@@ -397,24 +397,24 @@ func (c *record) newLeg(m *dialog.Message) int {
 }
 
 // end returns the end of a call where somebody on a side is.
-func (c *record) end(m *dialog.Message, side dialog.Side, at netip.AddrPort) int {
+func (c *record) findEnd(m *dialog.Message, side dialog.Side, at netip.AddrPort) int {
 	if side == dialog.PBX {
 		if e := &c.Ends[0]; !e.Address.IsValid() {
 			e.Address = at
 		}
 		return 0
 	}
-	if at != far(m) {
-		return c.endAt("", at, at == asker(m))
+	if at != edgeAddress(m) {
+		return c.findEdgeEnd("", at, at == requestSender(m))
 	}
-	return c.endAt(m.Trunk, at, at == asker(m))
+	return c.findEdgeEnd(m.Trunk, at, at == requestSender(m))
 }
 
 // endAt returns the end with a trunk's name, or with an address on the edge
 // side.
-func (c *record) endAt(trunk string, at netip.AddrPort, calls bool) int {
+func (c *record) findEdgeEnd(trunk string, at netip.AddrPort, calls bool) int {
 	for i := range c.Ends[1:] {
-		if c.Ends[i+1].is(trunk, at) {
+		if c.Ends[i+1].matches(trunk, at) {
 			return i + 1
 		}
 	}
@@ -425,28 +425,28 @@ func (c *record) endAt(trunk string, at netip.AddrPort, calls bool) int {
 // hear notes which calls there were events of, and takes the names of
 // extensions from them: of who calls from a dial-out, and of who is called from a
 // dial-in, which is said of the newest leg.
-func (r *Recorder) hear(said []dialog.Event) {
+func (r *Recorder) applyEvents(said []dialog.Event) {
 	for i := range said {
 		e := &said[i]
-		c := r.find(e.Call)
+		c := r.findRecord(e.Call)
 		if c == nil {
 			continue
 		}
-		c.said = true
+		c.hasEvent = true
 		switch e.Type {
 		case dialog.DialOut:
-			c.name(e, dialog.Edge)
+			c.nameEnd(e, dialog.Edge)
 		case dialog.DialIn:
-			c.name(e, dialog.PBX)
+			c.nameEnd(e, dialog.PBX)
 		}
 	}
 }
 
-func (c *record) name(e *dialog.Event, origin dialog.Side) {
+func (c *record) nameEnd(e *dialog.Event, origin dialog.Side) {
 	for _, l := range slices.Backward(c.Legs) {
 		if l.CallID == e.Leg.CallID && l.Origin == origin && l.End != 0 {
 			if end := &c.Ends[l.End]; end.Trunk == "" {
-				end.Name = cutName(e.Extension.User)
+				end.Name = truncateName(e.Extension.User)
 			}
 			return
 		}
@@ -455,17 +455,17 @@ func (c *record) name(e *dialog.Event, origin dialog.Side) {
 
 // Call returns what is kept of a call. It shares no memory that will change.
 func (r *Recorder) Call(t *dialog.Tracker, id string) (out Call, ok bool) {
-	r.guard(func() { out, ok = r.call(t, id) })
+	r.recoverPanic(func() { out, ok = r.copyCall(t, id) })
 	return out, ok
 }
 
-func (r *Recorder) call(t *dialog.Tracker, id string) (out Call, ok bool) {
-	c := r.find(id)
+func (r *Recorder) copyCall(t *dialog.Tracker, id string) (out Call, ok bool) {
+	c := r.findRecord(id)
 	if c == nil {
 		return Call{}, false
 	}
 	out = c.Call
-	out.Up = c.isUp(t)
+	out.Up = c.isLive(t)
 	out.Ends, out.Legs, out.Messages = slices.Clone(c.Ends), slices.Clone(c.Legs), slices.Clone(c.Messages)
 	// Workers do not wait for each other: those of two legs may have crossed.
 	slices.SortStableFunc(out.Messages, func(a, b Message) int { return a.At.Compare(b.At) })
