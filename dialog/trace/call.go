@@ -47,8 +47,8 @@ type Message struct {
 	Method string // of the request, or the CSeq method of a response
 	Status int    // 0 in a request
 	Own    bool   // an answer of bellhop's own, in place of the sender's
-	Kept   bool   // bellhop did not send it on
-	Cut    bool   // its text is longer
+	Absorbed   bool   // bellhop did not send it on
+	Truncated    bool   // its text is longer
 
 	Sender, Receiver int // the ends
 
@@ -62,7 +62,7 @@ type Message struct {
 // Text is the message as it came, but for its secrets.
 func (m *Message) Text() string {
 	head := m.Head
-	if !m.Cut && !strings.HasSuffix(head, "\r\n\r\n") {
+	if !m.Truncated && !strings.HasSuffix(head, "\r\n\r\n") {
 		head += "\r\n\r\n"
 	}
 	return head + m.Body
@@ -227,7 +227,7 @@ func (l *ladder) arrowPath(m *Message) (from, to int, through []int) {
 	switch {
 	case m.Own:
 		return far, to, nil
-	case m.Kept:
+	case m.Absorbed:
 		return from, near, nil
 	case near == far:
 		return from, to, []int{near}

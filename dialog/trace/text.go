@@ -28,7 +28,7 @@ func (c *Call) Text() string {
 	c.drawText(&b, &l)
 	b.WriteByte('\n')
 	var at time.Duration
-	for _, s := range c.Shown() {
+	for _, s := range c.DisplayMessages() {
 		if wait := (s.After - at).Round(time.Microsecond); wait > 0 {
 			fmt.Fprintf(&b, "-- after %v --\n", wait)
 			at = s.After
@@ -40,20 +40,20 @@ func (c *Call) Text() string {
 
 // A Shown is a message as a person reads it: what a terminal would obey is taken
 // out.
-type Shown struct {
+type DisplayMessage struct {
 	After         time.Duration // the call's first message
 	From, To      string        // between whom its arrow is
 	Summary, Text string        // each line of the text ends with \n
 }
 
 // Shown returns all messages of a call.
-func (c *Call) Shown() []Shown {
+func (c *Call) DisplayMessages() []DisplayMessage {
 	l := c.buildLadder()
-	all := make([]Shown, len(c.Messages))
+	all := make([]DisplayMessage, len(c.Messages))
 	for i := range c.Messages {
 		m := &c.Messages[i]
 		from, to, _ := l.arrowPath(m)
-		all[i] = Shown{
+		all[i] = DisplayMessage{
 			After: m.After, Summary: replaceUnprintable(m.Summary()), Text: m.printableText(),
 			From: replaceUnprintable(l.columns[from].name), To: replaceUnprintable(l.columns[to].name),
 		}
@@ -67,7 +67,7 @@ func (m *Message) printableText() string {
 	for line := range strings.SplitSeq(text, "\n") {
 		b.WriteString(replaceUnprintable(line) + "\n")
 	}
-	if m.Cut {
+	if m.Truncated {
 		b.WriteString("…\n")
 	}
 	return b.String()

@@ -65,7 +65,7 @@ type Recorder struct {
 
 	// Panicked is told of a panic, after everything was forgotten; nil: nobody is.
 	// It belongs to the tracker's goroutine, too.
-	Panicked func(reason any, stack []byte)
+	OnPanic func(reason any, stack []byte)
 }
 
 // A record is a call that is kept. Its times are on the clock of
@@ -203,9 +203,9 @@ func (r *Recorder) recoverPanic(f func()) {
 		if reason == nil {
 			return
 		}
-		panics, panicked := r.panics+1, r.Panicked
+		panics, panicked := r.panics+1, r.OnPanic
 		*r = *New(r.maxCalls)
-		r.panics, r.Panicked = panics, panicked
+		r.panics, r.OnPanic = panics, panicked
 		if panicked != nil {
 			panicked(reason, debug.Stack())
 		}
@@ -342,7 +342,7 @@ func (r *Recorder) addMessage(t *dialog.Tracker, c *record, m *dialog.Message) {
 	r.bytes += n
 	k := Message{
 		At: m.At, Leg: leg, Method: methodName(m.Method), Status: m.Status,
-		Own: m.Own, Kept: m.Status == 100 && !m.Own, Cut: cut,
+		Own: m.Own, Absorbed: m.Status == 100 && !m.Own, Truncated: cut,
 		From: m.From, To: m.To, Local: m.Local, Stream: m.Stream,
 	}
 	k.Sender, k.Receiver = c.findEnd(m, m.Src, m.From), c.findEnd(m, m.Dst, m.To)

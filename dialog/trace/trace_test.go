@@ -280,15 +280,15 @@ func TestLeftOutMessagesAreCounted(t *testing.T) {
 	r.observe(long.request("INVITE"))
 	id, _ := r.tracker.CallOf("long")
 	c := r.wantRecorded(id)
-	if m := c.Messages[0]; !m.Cut || len(m.Text()) != maxMessageBytes {
-		t.Errorf("cut %v, %d bytes", m.Cut, len(m.Text()))
+	if m := c.Messages[0]; !m.Truncated || len(m.Text()) != maxMessageBytes {
+		t.Errorf("cut %v, %d bytes", m.Truncated, len(m.Text()))
 	}
 	body := callerLeg("body")
 	body.body = strings.Repeat("x", maxBodyBytes)
 	r.observe(body.request("INVITE"))
 	other, _ := r.tracker.CallOf("body")
-	if m := r.wantRecorded(other).Messages[0]; !m.Cut || len(m.Body) != maxBodyBytes {
-		t.Errorf("cut %v, %d bytes of body", m.Cut, len(m.Body))
+	if m := r.wantRecorded(other).Messages[0]; !m.Truncated || len(m.Body) != maxBodyBytes {
+		t.Errorf("cut %v, %d bytes of body", m.Truncated, len(m.Body))
 	}
 	r.observe(body.response("INVITE", 486))
 	for range 40 {
@@ -569,7 +569,7 @@ func TestRecorderRecoversFromPanics(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newTestRecorder(t, 10)
 			var stacks [][]byte
-			r.Recorder.Panicked = func(_ any, stack []byte) { stacks = append(stacks, stack) }
+			r.Recorder.OnPanic = func(_ any, stack []byte) { stacks = append(stacks, stack) }
 			r.observe(callerLeg("up").request("INVITE"))
 			breakIt(r)
 			said := len(r.events)
