@@ -8,58 +8,59 @@ import (
 	"bellhop/dialog"
 )
 
-// A Call is what is kept of one.
+// A Call is a recorded call.
 type Call struct {
 	ID       string
-	Began    time.Time // its first message that is kept
-	Up       bool
-	Ends     []End // the PBX first
+	Began    time.Time // time of the first recorded message
+	Up       bool      // live: it has not ended
+	Ends     []End     // the first is the PBX
 	Legs     []Leg
 	Messages []Message
-	LeftOut  int // messages that are not kept
+	LeftOut  int // number of messages that are not recorded
 }
 
-// An End is somebody whom bellhop talks to in a call.
+// An End is a party of a call that bellhop exchanges messages with: the PBX, a phone or
+// a trunk.
 type End struct {
-	Name    string // the extension or number, or the trunk's
-	Trunk   string // the name of the [[trunk]] that it is; "": it is none
+	Name    string // extension, number, or name of the trunk; "": unknown
+	Trunk   string // name of the [[trunk]] in the config; "": no trunk
 	Address netip.AddrPort
 	Side    dialog.Side
-	Calls   bool // it sent the first request that it has part in
+	Calls   bool // it sent the first request that it takes part in
 }
 
 func (e *End) matches(trunk string, at netip.AddrPort) bool {
 	return e.Trunk == trunk && (trunk != "" || e.Address == at)
 }
 
-// A Leg is the messages with one Call-ID between one end and the PBX.
+// A Leg is the exchange of messages with one Call-ID between one end and the PBX.
 type Leg struct {
 	CallID string
 	Origin dialog.Side
-	End    int // 0: both ends are the PBX
+	End    int // index in Call.Ends; 0: the PBX, at both ends
 }
 
 // A Message is one message of a call.
 type Message struct {
-	At     time.Time     // by the wall clock of that moment
-	After  time.Duration // the call's first message that is kept, also if the clock was set between
-	Leg    int
-	Method string // of the request, or the CSeq method of a response
-	Status int    // 0 in a request
-	Own    bool   // an answer of bellhop's own, in place of the sender's
-	Absorbed   bool   // bellhop did not send it on
-	Truncated    bool   // its text is longer
+	At        time.Time     // wall clock time of arrival
+	After     time.Duration // time since the first recorded message of the call, unaffected by changes of the clock
+	Leg       int           // index in Call.Legs
+	Method    string        // of the request, or the CSeq method of a response
+	Status    int           // 0 in a request
+	Own       bool          // bellhop's own response, in place of the sender's
+	Absorbed  bool          // bellhop did not forward it
+	Truncated bool          // the text is the beginning of a longer one
 
-	Sender, Receiver int // the ends
+	Sender, Receiver int // indexes in Call.Ends
 
-	From, To netip.AddrPort // their addresses
-	Local    netip.AddrPort // where bellhop received it; if Own: where it sent it from
+	From, To netip.AddrPort // addresses of Sender and Receiver
+	Local    netip.AddrPort // bellhop's address that received it; if Own: that sent it
 	Stream   bool           // over TCP
 
-	Head, Body string
+	Head, Body string // with secrets masked
 }
 
-// Text is the message as it came, but for its secrets.
+// Text returns the message as received, with secrets masked.
 func (m *Message) Text() string {
 	head := m.Head
 	if !m.Truncated && !strings.HasSuffix(head, "\r\n\r\n") {
@@ -68,7 +69,7 @@ func (m *Message) Text() string {
 	return head + m.Body
 }
 
-// Summary is its start line without the version.
+// Summary returns the start line without the SIP version.
 func (m *Message) Summary() string {
 	line, _, _ := strings.Cut(m.Head, "\r\n")
 	if m.Status != 0 {
@@ -77,7 +78,7 @@ func (m *Message) Summary() string {
 	return strings.TrimSuffix(line, " SIP/2.0")
 }
 
-// label is what a ladder's arrow says.
+// arrowLabel returns the label of the message's arrow in a ladder.
 func (m *Message) arrowLabel() string {
 	label := m.Method
 	if m.Status != 0 {
@@ -89,10 +90,11 @@ func (m *Message) arrowLabel() string {
 	return label
 }
 
-// sdp reports whether the message describes media.
+// hasSDP reports whether the body of the message is SDP.
 func (m *Message) hasSDP() bool { return strings.HasPrefix(m.Body, "v=") }
 
-// method returns the name of a method without the memory of the message.
+// methodName returns the name of a method in memory of its own: name may be part of a
+// message, which would stay in memory with it.
 func methodName(name string) string {
 	for _, m := range [...]string{"INVITE", "ACK", "BYE", "CANCEL", "PRACK", "UPDATE", "INFO", "REFER", "NOTIFY", "SUBSCRIBE", "MESSAGE", "OPTIONS"} {
 		if m == name {
@@ -102,15 +104,16 @@ func methodName(name string) string {
 	return strings.Clone(name[:min(len(name), maxName)])
 }
 
-// maxName is the longest name in bytes.
+// maxName is the length of the longest name, in bytes.
 const maxName = 64
 
+// truncateName returns a copy of at most maxName bytes of name.
 func truncateName(name string) string {
 	return strings.Clone(name[:min(len(name), maxName)])
 }
 
-// name is what the first message of a leg calls its end: the user in From of who
-// calls, and of who is called the one who registered, or the user in To.
+// initialName returns the name of an end after the first message of its leg: the user
+// in From for a caller; for a callee the user of its registration, else the user in To.
 func initialName(m *dialog.Message, calls bool) string {
 	if calls {
 		return truncateName(headerUser(m.Head, "from", 'f'))
@@ -121,7 +124,8 @@ func initialName(m *dialog.Message, calls bool) string {
 	return truncateName(headerUser(m.Head, "to", 't'))
 }
 
-// user is the user of the URI in a header field.
+// headerUser returns the user of the URI in the first header field called name, or
+// short in its compact form; "" if there is none.
 func headerUser(head, name string, short byte) string {
 	for line := range strings.SplitSeq(head, "\r\n") {
 		field, value, _ := strings.Cut(line, ":")
@@ -141,22 +145,23 @@ func headerUser(head, name string, short byte) string {
 	return ""
 }
 
-// A column is a line of a ladder: an end, or bellhop, which stands at both sides
-// of the PBX when there are ends at both.
+// A column is a lifeline of a ladder: an end, or bellhop. There are two columns of
+// bellhop if there are ends on both sides of the PBX.
 type column struct {
-	end     int // -1: bellhop
+	end     int // index in Call.Ends; -1: bellhop
 	name    string
 	address string
 }
 
-// A ladder is how a call is drawn: who calls on the left, the PBX in the middle,
-// who is called on the right.
+// A ladder is the layout of a ladder diagram: callers on the left, the PBX in the
+// middle, callees on the right.
 type ladder struct {
 	columns      []column
 	endColumns   []int // the column of each end
-	proxyColumns []int // bellhop's, as each end sees it; the PBX's is -1
+	proxyColumns []int // the column of bellhop next to each end; -1 for the PBX
 }
 
+// buildLadder returns the layout of the call.
 func (c *Call) buildLadder() ladder {
 	l := ladder{endColumns: make([]int, len(c.Ends)), proxyColumns: make([]int, len(c.Ends))}
 	put := func(end int, name, address string) int {
@@ -207,8 +212,8 @@ func (c *Call) buildLadder() ladder {
 	return l
 }
 
-// path is the columns that a message's arrow begins and ends at, and the ones of
-// bellhop that it passes.
+// arrowPath returns the columns at which the arrow of m begins and ends, and the
+// columns of bellhop that it crosses.
 func (l *ladder) arrowPath(m *Message) (from, to int, through []int) {
 	from, to = l.endColumns[m.Sender], l.endColumns[m.Receiver]
 	near, far := l.proxyColumns[m.Sender], l.proxyColumns[m.Receiver]

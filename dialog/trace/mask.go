@@ -6,35 +6,35 @@ import (
 	"bellhop/dialog"
 )
 
-// What is masked is who could be impersonated, or listened to, with it:
+// This file masks everything that would let a reader impersonate a party or decrypt
+// its media:
 //
-//   - of Digest credentials and challenges, all but what names account, realm,
-//     target and way of reckoning; of other schemes that are known, all behind
-//     their names; else all
-//   - header fields whose names speak of tokens, keys, secrets, passwords, PINs,
-//     digits, signatures, cookies or authentication, Identity (RFC 8224), and
-//     what has [dialog.Credentials]
-//   - passwords in URIs, and such header fields in them
+//   - Digest credentials and challenges, except the parameters in publicParams; of the
+//     schemes Basic, Bearer, NTLM and Negotiate everything after the scheme; the whole
+//     value of any other scheme
+//   - header fields with a name of tokens, keys, secrets, passwords, PINs, digits,
+//     signatures, cookies or authentication; Identity (RFC 8224); the header fields of
+//     [dialog.Credentials]
+//   - passwords in URIs, and such header fields in URIs
 //   - in SDP the keys of a=crypto, a=key-mgmt and k=, and a=ice-pwd
-//   - bodies with [dialog.SecretBody], as of keys that were pressed: they may be
-//     a PIN
+//   - bodies of a [dialog.SecretBody] type, such as DTMF digits, which may be a PIN
 //
-// Parts of multipart bodies, and messages in bodies, are masked as messages are.
-// A body of which it is in doubt what it is, as its Content-Type is missing,
-// malformed or doubled or its boundary is not there, is masked as a whole, and so
-// is one that is encoded.
+// Parts of multipart bodies and messages within bodies are masked like messages. A body
+// is masked as a whole if it is encoded, or if its type is in doubt because the
+// Content-Type is missing, malformed or repeated or has no boundary.
 
-// plain are the Digest parameters that are no secret (RFC 7616, RFC 3310).
+// publicParams are the Digest parameters that are not secret (RFC 7616, RFC 3310).
 var publicParams = []string{"username", "realm", "uri", "algorithm", "qop", "nc", "stale", "domain", "charset", "userhash"}
 
-// A masker masks a text in place. The text is copied only if there is something
-// to mask.
+// A masker masks ranges of a text. It copies the text only if there is something to
+// mask.
 type masker struct {
 	text   string
-	masked []byte // nil: nothing was masked yet
+	masked []byte // copy of text with secrets masked; nil: nothing is masked yet
 }
 
-// hide masks what is between from and to, but for quotes and line ends.
+// maskRange replaces the bytes text[from:to] with x, except leading blanks, quotes and
+// line ends.
 func (k *masker) maskRange(from, to int) {
 	for from < to && (k.text[from] == ' ' || k.text[from] == '\t') {
 		from++
@@ -52,19 +52,21 @@ func (k *masker) maskRange(from, to int) {
 	}
 }
 
-// masked returns a message without its secrets. If there are none and it is
-// whole, the memory is the message's.
-func maskMessage(head, body string, cut bool) (string, string) {
+// maskMessage returns head and body with secrets masked. truncated says that they are
+// parts of a longer message. The results share memory with head and body if there are no
+// secrets and the message is not truncated.
+func maskMessage(head, body string, truncated bool) (string, string) {
 	h, b := masker{text: head}, masker{text: body}
 	content := h.maskHeaders(0, len(head), true)
 	b.maskEntity(content, 0, len(body), 0)
-	if h.masked == nil && b.masked == nil && !cut {
+	if h.masked == nil && b.masked == nil && !truncated {
 		return head, body
 	}
-	// Both get memory of their own, or the message's would stay.
+	// Both are copied: a reference to one would keep the whole message in memory.
 	return h.copyText(), b.copyText()
 }
 
+// copyText returns the masked text in memory of its own.
 func (k *masker) copyText() string {
 	if k.masked == nil {
 		return strings.Clone(k.text)
@@ -72,15 +74,15 @@ func (k *masker) copyText() string {
 	return string(k.masked)
 }
 
-// A content is what a header section says of the body behind it.
+// A bodyType is the description of a body in the header section before it.
 type bodyType struct {
 	contentType string // the value of Content-Type
-	count       int    // how many of these there are
-	encoded     bool   // the body is not as its type is written
+	count       int    // number of Content-Type fields
+	encoded     bool   // the body has a content or transfer encoding
 }
 
-// section masks the header section between from and to, which begins with a start
-// line if first says so.
+// maskHeaders masks the header section text[from:to] and returns the type of the body
+// after it. first says that the section begins with a start line.
 func (k *masker) maskHeaders(from, to int, first bool) (c bodyType) {
 	for from < to {
 		end := from + lineLength(k.text[from:to])
@@ -96,7 +98,8 @@ func (k *masker) maskHeaders(from, to int, first bool) (c bodyType) {
 	return c
 }
 
-// field masks the value, between from and to, of a header field.
+// maskField masks the value text[from:to] of the header field called name, and
+// records in c what it says of the body.
 func (k *masker) maskField(c *bodyType, name string, from, to int) {
 	if name = strings.Trim(name, " \t"); name == "" {
 		k.maskRange(from, to)
@@ -119,10 +122,10 @@ func (k *masker) maskField(c *bodyType, name string, from, to int) {
 	}
 }
 
-// maxDepth is how deep bodies may be in each other before all is masked.
+// maxDepth is how deeply bodies may be nested; deeper ones are masked as a whole.
 const maxDepth = 4
 
-// entity masks the body between from and to.
+// maskEntity masks the body text[from:to] of the type c.
 func (k *masker) maskEntity(c bodyType, from, to, depth int) {
 	kind, ok := parseMediaType(c.contentType)
 	switch {
@@ -139,13 +142,14 @@ func (k *masker) maskEntity(c bodyType, from, to, depth int) {
 	}
 }
 
-// message masks a header section and the body behind it.
+// maskNestedMessage masks a header section and the body after it. startLine says that
+// a start line may come first.
 func (k *masker) maskNestedMessage(from, to, depth int, startLine bool) {
 	head := from
 	for head < to && (head == from || k.text[head-1] != '\n' || k.text[head] != '\r' && k.text[head] != '\n') {
 		head += lineLength(k.text[head:to])
 	}
-	if startLine { // or a header field: it may be a part of a message
+	if startLine { // a message/sipfrag may lack the start line
 		line := k.text[from : from+lineLength(k.text[from:to])]
 		name, _, _ := strings.Cut(line, ":")
 		startLine = strings.ContainsAny(strings.TrimRight(name, " \t"), " \t")
@@ -156,15 +160,15 @@ func (k *masker) maskNestedMessage(from, to, depth int, startLine bool) {
 	}
 }
 
-// multipart masks the parts of a body (RFC 2046 §5.1). What is before the first
-// and behind the last is masked too.
+// maskMultipart masks the parts of a multipart body (RFC 2046 §5.1). The preamble
+// before the first part and the epilogue after the last are masked as a whole.
 func (k *masker) maskMultipart(kind string, from, to, depth int) {
 	boundary, ok := parseBoundary(kind)
 	if !ok {
 		k.maskRange(from, to)
 		return
 	}
-	part := -1 // where one begins; -1: in none
+	part := -1 // start of the current part; -1: none
 	for at := from; at < to; {
 		end := at + lineLength(k.text[at:to])
 		rest, found := strings.CutPrefix(k.text[at:end], boundary)
@@ -187,7 +191,7 @@ func (k *masker) maskMultipart(kind string, from, to, depth int) {
 	}
 }
 
-// part masks a part of a multipart body: one that begins with an empty line has
+// maskPart masks a part of a multipart body. A part that begins with an empty line has
 // no header section.
 func (k *masker) maskPart(from, to, depth int) {
 	if line := k.text[from : from+lineLength(k.text[from:to])]; strings.TrimRight(line, "\r\n") == "" {
@@ -197,13 +201,13 @@ func (k *masker) maskPart(from, to, depth int) {
 	k.maskNestedMessage(from, to, depth, false)
 }
 
-// mediaType is the type and subtype that a Content-Type names, and whether it is
+// parseMediaType returns the type/subtype of a Content-Type value, and whether it is
 // well-formed.
 func parseMediaType(value string) (kind string, ok bool) {
 	kind, _, _ = strings.Cut(value, ";")
 	kind = strings.TrimSpace(kind)
 	if strings.ContainsAny(kind, " \t\r\n") {
-		kind = strings.Join(strings.Fields(kind), "") // RFC 3261 allows it around the slash
+		kind = strings.Join(strings.Fields(kind), "") // RFC 3261 §25.1 allows blanks around the slash
 	}
 	first, second, _ := strings.Cut(kind, "/")
 	return kind, isToken(first) && isToken(second)
@@ -218,8 +222,9 @@ func isToken(s string) bool {
 	return s != ""
 }
 
-// boundaryOf is what each part begins with, and whether a Content-Type says so,
-// once and without escapes.
+// parseBoundary returns the line before each part of a multipart body, after its
+// Content-Type value. It fails if there is no boundary parameter, if there are two, or if
+// it is malformed or has escapes.
 func parseBoundary(value string) (boundary string, ok bool) {
 	_, params, _ := strings.Cut(value, ";")
 	for param := range strings.SplitSeq(params, ";") {
@@ -241,7 +246,8 @@ func parseBoundary(value string) (boundary string, ok bool) {
 	return boundary, boundary != ""
 }
 
-// is reports whether a header field is called name, or, for short, by one letter.
+// isField reports whether a header field name is name, or short, its compact form.
+// Letter case does not matter. short 0 means that there is no compact form.
 func isField(field, name string, short byte) bool {
 	if field[0]|0x20 != name[0] && field[0]|0x20 != short {
 		return false
@@ -250,7 +256,7 @@ func isField(field, name string, short byte) bool {
 	return strings.EqualFold(field, name) || len(field) == 1 && field[0]|0x20 == short
 }
 
-// lineEnd returns the length of the line that t begins with, with its end.
+// lineLength returns the length of the first line of t, including its line end.
 func lineLength(t string) int {
 	if n := strings.IndexByte(t, '\n'); n >= 0 {
 		return n + 1
@@ -258,15 +264,15 @@ func lineLength(t string) int {
 	return len(t)
 }
 
-// hasScheme reports whether the value of a header field begins with the name of an
+// isAuthField reports whether the value of the header field called name begins with an
 // authentication scheme (RFC 3261 §22).
 func isAuthField(name string) bool {
 	return len(name) > 12 && (isField(name, "authorization", 0) || isField(name, "proxy-authorization", 0) || isField(name, "www-authenticate", 0) || isField(name, "proxy-authenticate", 0))
 }
 
-// The words of telling are in the names of header fields that hold a secret, by
-// their first letters: anywhere, or if short only where a word of the name begins
-// or ends.
+// secretWords are words in the names of header fields that hold a secret, by first
+// letter. A word of up to three letters counts only at the start or the end of a word of
+// the name, a longer one anywhere.
 var secretWords = [128][]string{
 	'a': {"auth", "api-key", "apikey"},
 	'b': {"bearer"},
@@ -282,7 +288,7 @@ var secretWords = [128][]string{
 	't': {"token"},
 }
 
-// tells reports whether a header field of that name holds a secret.
+// isSecretName reports whether the header field called name holds a secret.
 func isSecretName(name string) bool {
 	for i := range len(name) {
 		if name[i] >= 128 {
@@ -300,13 +306,15 @@ func isSecretName(name string) bool {
 
 func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
 
-// begins reports whether s begins with prefix, which is lower case, in any case.
+// hasPrefixFold reports whether s begins with prefix, ignoring letter case. prefix is in
+// lower case and has two bytes or more.
 func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && s[0]|0x20 == prefix[0] && s[1]|0x20 == prefix[1] && strings.EqualFold(s[:len(prefix)], prefix)
 }
 
-// credentials masks the value between from and to: all behind the name of a
-// scheme that is known; of Digest, the values of the parameters that are not plain.
+// maskCredentials masks the value text[from:to] of a header field with credentials or
+// a challenge: everything after a known scheme, or the secret parameters of Digest. The
+// whole value is masked if the scheme is unknown.
 func (k *masker) maskCredentials(from, to int) {
 	for from < to && (k.text[from] == ' ' || k.text[from] == '\t') {
 		from++
@@ -323,8 +331,8 @@ func (k *masker) maskCredentials(from, to int) {
 	}
 }
 
-// digest masks the parameters between from and to. Behind one that is malformed,
-// all is masked: what seems to be a name may be a value.
+// maskDigest masks the secret parameters in text[from:to]. Everything after a malformed
+// parameter is masked, because an apparent name may be part of a value.
 func (k *masker) maskDigest(from, to int) {
 	t := k.text
 	for from < to {
@@ -353,8 +361,8 @@ func (k *masker) maskDigest(from, to int) {
 	}
 }
 
-// isWhole reports whether the value of a parameter is one quoted string or a token,
-// and no two parameters that a lost quote has joined.
+// isSingleValue reports whether the value of a parameter is one quoted string or one
+// token. It is not if a missing quote has joined two parameters.
 func isSingleValue(value string) bool {
 	inner, quoted := strings.CutPrefix(value, `"`)
 	if !quoted {
@@ -380,8 +388,9 @@ func isPublicParam(name string) bool {
 	return false
 }
 
-// uris masks in URIs what stands between the user and the @, and header fields
-// that hold a secret. A URI in angle brackets may have what no URI has.
+// maskURIs masks passwords, between the user and the @, and secret header fields in all
+// URIs in text[from:to]. Within angle brackets, characters that a URI may not have are
+// taken as part of it.
 func (k *masker) maskURIs(from, to int) {
 	for from < to {
 		at := strings.IndexAny(k.text[from:to], "@?")
@@ -406,7 +415,7 @@ func (k *masker) maskURIs(from, to int) {
 	}
 }
 
-// uri masks the secrets of the URI between from and to, or of several.
+// maskURI masks the secrets of the URI, or of several joined ones, in text[from:to].
 func (k *masker) maskURI(from, to int) {
 	text := k.text[from:to]
 	if scheme := findSchemeEnd(text); scheme >= 0 {
@@ -433,8 +442,8 @@ func (k *masker) maskURI(from, to int) {
 	}
 }
 
-// schemeEnd is where the first URI with a scheme that may have a password goes on
-// behind that; -1: there is none.
+// findSchemeEnd returns the index after the scheme and colon of the first URI in text
+// whose scheme allows a password, or -1.
 func findSchemeEnd(text string) int {
 	for i := 0; i < len(text); i++ {
 		colon := strings.IndexByte(text[i:], ':')
@@ -451,7 +460,7 @@ func findSchemeEnd(text string) int {
 	return -1
 }
 
-// delimits reports whether c stands around URIs, and not in them.
+// isDelimiter reports whether c ends a URI that is not in angle brackets.
 func isDelimiter(c byte) bool {
 	switch c {
 	case '<', '>', '"', ' ', '\t', '\r', '\n':
@@ -460,8 +469,9 @@ func isDelimiter(c byte) bool {
 	return false
 }
 
-// body masks the keys in SDP, wherever in a body between from and to it stands, and
-// keys that were pressed. A body that speaks of KPML is masked as a whole.
+// maskBody masks keys in lines of SDP, DTMF digits in lines of "Signal=", and secrets in
+// URIs, anywhere in the body text[from:to]. A body that contains "kpml" is masked as a
+// whole.
 func (k *masker) maskBody(from, to int) {
 	t := k.text
 	if strings.Contains(t[from:to], "kpml") {

@@ -8,10 +8,10 @@ import (
 // linkRaw is LINKTYPE_RAW: each packet begins with its IP header.
 const linkTypeRaw = 101
 
-// PCAP is the messages as a capture file of the classic format, each in one IP
-// packet with the addresses and ports that it came with: what bellhop received,
-// and what it said itself. Of a TCP stream only the segments with these
-// messages are there, numbered as if nothing else had been sent.
+// PCAP returns the messages as a capture file in the classic format. Each message is
+// one IP packet, with the addresses and ports at which bellhop received it or, if Own,
+// sent it. A TCP stream consists of the segments with these messages only, numbered as
+// if nothing else had been sent.
 func (c *Call) PCAP() []byte {
 	b := make([]byte, 0, 24+len(c.Messages)*1500)
 	b = binary.LittleEndian.AppendUint32(b, 0xa1b2c3d4) // times are in microseconds
@@ -20,7 +20,7 @@ func (c *Call) PCAP() []byte {
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
 	b = binary.LittleEndian.AppendUint32(b, 1<<16)
 	b = binary.LittleEndian.AppendUint32(b, linkTypeRaw)
-	sent := map[[2]netip.AddrPort]uint32{} // bytes of a stream in one direction
+	sent := map[[2]netip.AddrPort]uint32{} // bytes by sender and receiver of a stream
 	for i := range c.Messages {
 		m := &c.Messages[i]
 		from, to := m.From, m.Local
@@ -31,9 +31,9 @@ func (c *Call) PCAP() []byte {
 		text := m.Text()
 		var segment []byte
 		if m.Stream {
-			way, back := [2]netip.AddrPort{from, to}, [2]netip.AddrPort{to, from}
-			segment = tcpSegment(from, to, 1+sent[way], 1+sent[back], text)
-			sent[way] += uint32(len(text))
+			forward, reverse := [2]netip.AddrPort{from, to}, [2]netip.AddrPort{to, from}
+			segment = tcpSegment(from, to, 1+sent[forward], 1+sent[reverse], text)
+			sent[forward] += uint32(len(text))
 		} else {
 			segment = udpDatagram(from, to, text)
 		}
@@ -47,8 +47,8 @@ func (c *Call) PCAP() []byte {
 	return b
 }
 
-// alike gives two addresses one family: a socket on [::] hears IPv4 too. One
-// that is not known is 0.0.0.0.
+// unifyFamilies converts two addresses to the same family: they differ for a socket on
+// [::], which also receives IPv4. An unknown address becomes 0.0.0.0.
 func unifyFamilies(a, b netip.AddrPort) (netip.AddrPort, netip.AddrPort) {
 	known := func(p netip.AddrPort) netip.Addr {
 		if !p.IsValid() {
@@ -71,6 +71,7 @@ const (
 	protoUDP = 17
 )
 
+// ipPacket returns payload with an IPv4 or IPv6 header; stream means TCP, else UDP.
 func ipPacket(from, to netip.Addr, stream bool, id uint16, payload []byte) []byte {
 	proto := byte(protoUDP)
 	if stream {
@@ -93,6 +94,7 @@ func ipPacket(from, to netip.Addr, stream bool, id uint16, payload []byte) []byt
 	return append(b, payload...)
 }
 
+// udpDatagram returns text with a UDP header.
 func udpDatagram(from, to netip.AddrPort, text string) []byte {
 	b := make([]byte, 0, 8+len(text))
 	b = binary.BigEndian.AppendUint16(b, from.Port())
@@ -107,6 +109,7 @@ func udpDatagram(from, to netip.AddrPort, text string) []byte {
 	return b
 }
 
+// tcpSegment returns text with a TCP header.
 func tcpSegment(from, to netip.AddrPort, seq, ack uint32, text string) []byte {
 	b := make([]byte, 0, 20+len(text))
 	b = binary.BigEndian.AppendUint16(b, from.Port())
@@ -119,12 +122,13 @@ func tcpSegment(from, to netip.AddrPort, seq, ack uint32, text string) []byte {
 	return b
 }
 
-// pseudo is the sum of the header that UDP and TCP checksums begin with: RFC
-// 768, RFC 9293 §3.1, RFC 8200 §8.1.
+// pseudoHeaderSum returns the sum of the pseudo-header that UDP and TCP checksums
+// cover: RFC 768, RFC 9293 §3.1, RFC 8200 §8.1.
 func pseudoHeaderSum(from, to netip.Addr, proto byte, length int) uint32 {
 	return sumWords(from.AsSlice()) + sumWords(to.AsSlice()) + uint32(proto) + uint32(length)
 }
 
+// sumWords returns the sum of b as big-endian 16-bit words.
 func sumWords(b []byte) (s uint32) {
 	for ; len(b) > 1; b = b[2:] {
 		s += uint32(b[0])<<8 | uint32(b[1])
@@ -135,7 +139,8 @@ func sumWords(b []byte) (s uint32) {
 	return s
 }
 
-// checksum is the Internet checksum of b behind what was summed already (RFC 1071).
+// checksum returns the Internet checksum of b and of words with the sum before
+// (RFC 1071).
 func checksum(b []byte, before uint32) uint16 {
 	s := before + sumWords(b)
 	for s > 0xffff {

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// Places in a drawing, in pixels.
+// Sizes and positions in a drawing, in pixels.
 const (
-	timeWidthPx     = 92  // for the times
-	columnSpacingPx = 168 // columns
-	marginPx        = 84  // from the last column to the edge
-	headTop         = 64  // of the heads of the columns
+	timeWidthPx     = 92  // width of the times on the left
+	columnSpacingPx = 168 // distance of two columns
+	marginPx        = 84  // from the outermost columns to the edges
+	headTop         = 64  // y of the heads of the columns
 	headHeight      = 46
 	headWidth       = 136
 	firstRow        = headTop + headHeight + 40
@@ -19,8 +19,8 @@ const (
 	pauseHeight     = 30
 )
 
-// The colors follow the reader's theme. All that is drawn has a class, so that a
-// page that has the drawing in it may color it otherwise.
+// svgStyle colors a drawing in the reader's light or dark theme. Each element has a
+// class, so that a page with an inline drawing can style it differently.
 const svgStyle = `
 .ladder{--paper:#fff;--ink:#1f2328;--faint:#656d76;--line:#d0d7de;--head:#f6f8fa;--request:#0969da;--trying:#6e7781;--ringing:#9a6700;--success:#1a7f37;--redirect:#8250df;--failure:#cf222e;--own:#bc4c00;background:var(--paper);font:13px ui-sans-serif,system-ui,"Segoe UI",Helvetica,Arial,"DejaVu Sans",sans-serif}
 @media (prefers-color-scheme:dark){.ladder{--paper:#0d1117;--ink:#e6edf3;--faint:#8d96a0;--line:#30363d;--head:#161b22;--request:#58a6ff;--trying:#8b949e;--ringing:#d29922;--success:#3fb950;--redirect:#bc8cff;--failure:#ff7b72;--own:#f0883e}}
@@ -45,10 +45,10 @@ const svgStyle = `
 a:hover .row,a:focus-visible .row{fill-opacity:.08}
 `
 
-// SVG draws a call as a picture. What came off the wire is text in it, and
-// nothing else; there is no script, and it loads nothing. Each message is a link
-// to links and its place in the call, which is for the page that the picture is
-// in; "": to nowhere.
+// SVG draws a call as a picture. Content from the network appears in it as escaped
+// text only; the picture has no script and loads nothing. Each message links to the URL
+// links followed by its index in the call, in the parent of the frame that shows the
+// picture. With links "" there are no links.
 func (c *Call) SVG(links string) string {
 	var b strings.Builder
 	l := c.buildLadder()
@@ -63,7 +63,7 @@ func (c *Call) SVG(links string) string {
 	height := bottom + 20
 	role := "img"
 	if links != "" {
-		role = "group" // in an img nothing can be chosen
+		role = "group" // assistive technology ignores links in an img
 	}
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" class="ladder" role="%s" width="%d" height="%d" viewBox="0 0 %[2]d %[3]d">`, role, width, height)
 	fmt.Fprintf(&b, `<title>%s</title><style>%s</style>`, escapeXML(c.title()), svgStyle)
@@ -107,13 +107,13 @@ func (c *Call) SVG(links string) string {
 	return b.String()
 }
 
-// pause reports whether there is a second or more before a message: that is
-// shown.
+// hasPauseBefore reports whether message i follows its predecessor after a second or
+// more. The drawing shows that as a gap.
 func (c *Call) hasPauseBefore(i int) bool {
 	return i > 0 && (c.Messages[i].After-c.Messages[i-1].After).Seconds() >= 1
 }
 
-// heading is who calls whom.
+// parties returns the heading of the drawing: callers → callees.
 func (c *Call) parties(l *ladder) string {
 	var left, right []string
 	for _, col := range l.columns {
@@ -130,6 +130,8 @@ func (c *Call) parties(l *ladder) string {
 	return heading
 }
 
+// drawArrow draws one message: time, arrow, label, and a dot at each column of bellhop
+// that the arrow crosses.
 func (c *Call) drawArrow(b *strings.Builder, m *Message, x func(int) int, y, from, to int, through []int) {
 	x1, x2, dir := x(from), x(to), 1
 	if x2 < x1 {
@@ -151,7 +153,7 @@ func (c *Call) drawArrow(b *strings.Builder, m *Message, x func(int) int, y, fro
 	b.WriteString("</g>")
 }
 
-// tone is the class by which a message is colored.
+// colorClass returns the CSS class that colors the message.
 func (m *Message) colorClass() string {
 	switch s := m.Status; {
 	case m.Own:
@@ -170,6 +172,7 @@ func (m *Message) colorClass() string {
 	return "failure"
 }
 
+// truncateText returns s without unprintable characters, truncated to room characters.
 func truncateText(s string, room int) string {
 	r := []rune(replaceUnprintable(s))
 	if len(r) > room {
@@ -178,7 +181,7 @@ func truncateText(s string, room int) string {
 	return string(r)
 }
 
-// escaped makes text that may stand in XML of what came off the wire.
+// escapeXML returns s escaped for XML, without unprintable characters.
 func escapeXML(s string) string {
 	var b strings.Builder
 	xml.EscapeText(&b, []byte(replaceUnprintable(s)))

@@ -9,15 +9,15 @@ import (
 	"bellhop/dialog"
 )
 
-// spacing is how far the columns of a ladder in text stand apart; before is the
-// room for the time.
+// Sizes of a ladder in text, in characters: the distance of two columns, and the width
+// of the times on the left.
 const (
 	columnSpacing = 16
 	timeWidth     = 12
 )
 
-// Text draws a call for a terminal: the ladder, then each message as the flow
-// files have it. What a terminal would obey is taken out.
+// Text draws a call for a terminal: the ladder, then each message in the format of the
+// flow files. Control characters are replaced.
 func (c *Call) Text() string {
 	var b strings.Builder
 	b.WriteString(c.title() + "\n\n")
@@ -38,15 +38,14 @@ func (c *Call) Text() string {
 	return b.String()
 }
 
-// A Shown is a message as a person reads it: what a terminal would obey is taken
-// out.
+// A DisplayMessage is a message as a person reads it, with control characters replaced.
 type DisplayMessage struct {
-	After         time.Duration // the call's first message
-	From, To      string        // between whom its arrow is
+	After         time.Duration // time since the first message of the call
+	From, To      string        // names of the columns at the ends of its arrow
 	Summary, Text string        // each line of the text ends with \n
 }
 
-// Shown returns all messages of a call.
+// DisplayMessages returns all recorded messages of a call.
 func (c *Call) DisplayMessages() []DisplayMessage {
 	l := c.buildLadder()
 	all := make([]DisplayMessage, len(c.Messages))
@@ -61,6 +60,8 @@ func (c *Call) DisplayMessages() []DisplayMessage {
 	return all
 }
 
+// printableText returns the text with line ends \n and control characters replaced.
+// A truncated text ends with a line "…".
 func (m *Message) printableText() string {
 	var b strings.Builder
 	text := strings.TrimRight(strings.ReplaceAll(m.Text(), "\r\n", "\n"), "\n")
@@ -73,7 +74,7 @@ func (m *Message) printableText() string {
 	return b.String()
 }
 
-// title says which call it is, and what of it is missing.
+// title returns the id and the time of a call, and how many messages are left out.
 func (c *Call) title() string {
 	s := fmt.Sprintf("call %s, %s", c.ID, c.Began.UTC().Format("2006-01-02 15:04:05.000 MST"))
 	if c.Up {
@@ -85,6 +86,7 @@ func (c *Call) title() string {
 	return s
 }
 
+// drawText writes the ladder: names, addresses, then one line per message.
 func (c *Call) drawText(b *strings.Builder, l *ladder) {
 	width := timeWidth + len(l.columns)*columnSpacing
 	center := func(col int) int { return timeWidth + col*columnSpacing + columnSpacing/2 }
@@ -127,8 +129,8 @@ func (c *Call) drawText(b *strings.Builder, l *ladder) {
 	}
 }
 
-// mark writes a label onto an arrow from x to y: beside the sender if there is
-// room before bellhop, else in the middle.
+// drawLabel writes a label onto the arrow from x to y: beside the sender if it fits
+// between the sender and bellhop, else in the middle of the arrow.
 func drawLabel(r []rune, x, y, sender int, label string) {
 	label = replaceUnprintable(label)
 	room := columnSpacing - 4
@@ -142,7 +144,8 @@ func drawLabel(r []rune, x, y, sender int, label string) {
 	writeCentered(r, at, label, room)
 }
 
-// write puts text into a row around the place at, no longer than room.
+// writeCentered writes text into a row, centered at the index at. A text longer than
+// room is truncated.
 func writeCentered(r []rune, at int, text string, room int) {
 	t := []rune(replaceUnprintable(text))
 	if len(t) > room {
@@ -152,8 +155,8 @@ func writeCentered(r []rune, at int, text string, room int) {
 	copy(r[from:], t)
 }
 
-// printable takes out of a line what is no character to be seen, see
-// [dialog.Printable]. A tab is a space.
+// replaceUnprintable replaces the characters of a line that are not printable, see
+// [dialog.Printable], and tabs with spaces.
 func replaceUnprintable(line string) string {
 	return dialog.Printable(strings.ReplaceAll(line, "\t", " "), '\uFFFD')
 }
