@@ -12,8 +12,8 @@ import (
 	"bellhop/dialog"
 )
 
-// A carrier is a message in which a secret travels: S is the secret, which begins
-// and ends with a digit.
+// A secretCarrier is a message with a secret. S stands for the secret, which begins and
+// ends with a digit.
 type secretCarrier struct{ name, head, body string }
 
 func carrierInBody(contentType, body string) secretCarrier {
@@ -106,7 +106,7 @@ func allCarriers() []secretCarrier {
 	return all
 }
 
-// Wherever a secret travels, it is in no form of a trace.
+// TestNoSecretIsShown: a secret appears in no form of a recorded call, wherever it was.
 func TestNoSecretIsShown(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for _, c := range allCarriers() {
@@ -123,7 +123,7 @@ func TestNoSecretIsShown(t *testing.T) {
 		kept := &record{Call: Call{ID: "c", Ends: []End{{Name: "pbx", Side: dialog.PBX}}}}
 		r.addMessage(nil, kept, &m)
 		if len(kept.Messages) != 1 {
-			t.Fatalf("%s: not kept", c.name)
+			t.Fatalf("%s: not recorded", c.name)
 		}
 		call, message := &kept.Call, &kept.Messages[0]
 		for form, text := range map[string]string{
@@ -136,7 +136,7 @@ func TestNoSecretIsShown(t *testing.T) {
 	}
 }
 
-// withSecret puts a secret where S stands alone.
+// insertSecret replaces each S that is a word of its own with secret.
 func insertSecret(text, secret string) string {
 	var b bytes.Buffer
 	for i := range len(text) {
@@ -150,7 +150,7 @@ func insertSecret(text, secret string) string {
 	return b.String()
 }
 
-// What is no secret is shown.
+// TestPublicTextIsNotMasked: text that is not secret stays as it was received.
 func TestPublicTextIsNotMasked(t *testing.T) {
 	for _, c := range []secretCarrier{
 		carrierInBody("application/sdp", sdp),

@@ -17,7 +17,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the ladders in testdata")
 
-// TestText compares a ladder with the one that was looked at.
+// TestTextMatchesGoldenLadder compares a ladder with the reviewed one in testdata.
 func TestTextMatchesGoldenLadder(t *testing.T) {
 	r := newTestRecorder(t, 10)
 	a, b := callerLeg("one"), calleeLeg("two", cid)
@@ -40,7 +40,8 @@ func TestTextMatchesGoldenLadder(t *testing.T) {
 
 const attackText = `<img src=x onerror=alert(1)>`
 
-// hostile is a call in which everything that can be is hostile.
+// recordHostileCall records a call with markup and control characters wherever a peer
+// can put them.
 func recordHostileCall(t *testing.T) Call {
 	r := newTestRecorder(t, 10)
 	a := callerLeg("one")
@@ -61,8 +62,8 @@ func recordHostileCall(t *testing.T) Call {
 	return c
 }
 
-// TestAPictureIsInert holds a picture of what is hostile to well-formed XML with
-// nothing in it but what draws, and the links that are asked for.
+// TestPictureIsInert: the picture of a hostile call is well-formed XML with drawing
+// elements only, and with the requested links.
 func TestPictureIsInert(t *testing.T) {
 	draws := map[string]string{
 		"a": "href target", "svg": "xmlns class role width height viewBox", "title": "", "style": "", "g": "class",
@@ -84,7 +85,7 @@ func TestPictureIsInert(t *testing.T) {
 		case xml.StartElement:
 			attributes, ok := draws[e.Name.Local]
 			if !ok {
-				t.Errorf("there is a <%s>", e.Name.Local)
+				t.Errorf("the picture has a <%s>", e.Name.Local)
 			}
 			for _, a := range e.Attr {
 				if !strings.Contains(" "+attributes+" ", " "+a.Name.Local+" ") {
@@ -100,18 +101,18 @@ func TestPictureIsInert(t *testing.T) {
 		case xml.CharData:
 			texts += string(e)
 		case xml.Comment, xml.ProcInst, xml.Directive:
-			t.Errorf("there is a %T", e)
+			t.Errorf("the picture has a %T", e)
 		}
 	}
 	if links != len(c.Messages) || strings.Contains(c.SVG(""), "<a ") {
-		t.Errorf("%d links of %d messages, or some where there are to be none", links, len(c.Messages))
+		t.Errorf("%d links for %d messages, or links although none are wanted", links, len(c.Messages))
 	}
 	if !strings.Contains(texts, attackText) {
-		t.Error("the name that was to be shown is not")
+		t.Error("the display name is not shown")
 	}
 	for _, bad := range []string{"\x1b", "\x00", "\u202e", attackText, "<script"} {
 		if strings.Contains(picture, bad) {
-			t.Errorf("%q is in it", bad)
+			t.Errorf("the picture contains %q", bad)
 		}
 	}
 }
@@ -120,12 +121,12 @@ func TestTextHasNoControlCharacters(t *testing.T) {
 	c := recordHostileCall(t)
 	for _, r := range c.Text() {
 		if r < ' ' && r != '\n' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x202e {
-			t.Errorf("%q is in it", r)
+			t.Errorf("the text contains %q", r)
 		}
 	}
 }
 
-// TestLadders draws what is not a plain call: none may fail.
+// TestUnusualLaddersAreDrawn draws calls that are not from a phone to a phone.
 func TestUnusualLaddersAreDrawn(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -134,7 +135,7 @@ func TestUnusualLaddersAreDrawn(t *testing.T) {
 	}{
 		{"no callee", func(r *testRecorder) { r.observe(callerLeg("one").request("INVITE")) }, "101 bellhop pbx"},
 		{"no caller", func(r *testRecorder) { r.observe(calleeLeg("one", "").request("INVITE")) }, "pbx bellhop 102"},
-		{"to itself", func(r *testRecorder) {
+		{"PBX to itself", func(r *testRecorder) {
 			m := calleeLeg("one", "").request("INVITE")
 			m.Dst, m.To = dialog.PBX, pbxAt
 			r.observe(m)
@@ -184,7 +185,7 @@ func TestUnusualLaddersAreDrawn(t *testing.T) {
 	empty.PCAP()
 }
 
-// A packet is one of a capture file, taken apart again.
+// A packet is a parsed packet of a capture file.
 type packet struct {
 	usec     int64
 	from, to netip.AddrPort
@@ -193,7 +194,7 @@ type packet struct {
 	text     string
 }
 
-// parse reads a capture file, and fails where Wireshark would complain.
+// parseCapture parses a capture file. It fails the test where Wireshark would warn.
 func parseCapture(t *testing.T, b []byte) (ps []packet) {
 	t.Helper()
 	le, be := binary.LittleEndian, binary.BigEndian
@@ -255,7 +256,8 @@ func parseCapture(t *testing.T, b []byte) (ps []packet) {
 	return ps
 }
 
-// ones is the ones' complement sum of b, reckoned in another way than checksum.
+// onesComplementSum returns the ones' complement sum of b, computed in another way than
+// checksum does.
 func onesComplementSum(b []byte) (s uint16) {
 	for i := range b {
 		v := uint16(b[i])
@@ -263,7 +265,7 @@ func onesComplementSum(b []byte) (s uint16) {
 			v <<= 8
 		}
 		if s += v; s < v {
-			s++ // the carry comes round
+			s++ // end-around carry
 		}
 	}
 	return s
@@ -296,15 +298,15 @@ func TestCaptureHoldsTheMessages(t *testing.T) {
 		if !p.stream {
 			continue
 		}
-		way, back := fmt.Sprint(p.from, p.to), fmt.Sprint(p.to, p.from)
-		if p.seq != next[way]+1 || p.ack != next[back]+1 {
-			t.Errorf("packet %d has the numbers %d and %d, want %d and %d", i, p.seq, p.ack, next[way]+1, next[back]+1)
+		forward, reverse := fmt.Sprint(p.from, p.to), fmt.Sprint(p.to, p.from)
+		if p.seq != next[forward]+1 || p.ack != next[reverse]+1 {
+			t.Errorf("packet %d has sequence numbers %d and %d, want %d and %d", i, p.seq, p.ack, next[forward]+1, next[reverse]+1)
 		}
-		next[way] += uint32(len(p.text))
+		next[forward] += uint32(len(p.text))
 	}
 }
 
-// TestAChecksumOfZero: in UDP that would mean that there is none.
+// TestZeroChecksumIsSentAsOnes: a UDP checksum of 0 would mean no checksum.
 func TestZeroChecksumIsSentAsOnes(t *testing.T) {
 	c := Call{Ends: []End{{}}, Messages: []Message{{From: phoneAt, Local: hopAt}}}
 	for i := range 1 << 16 {
@@ -327,7 +329,7 @@ func TestCaptureMixesAddressFamilies(t *testing.T) {
 		for _, c.Messages[0].Stream = range []bool{false, true} {
 			p := parseCapture(t, c.PCAP())[0]
 			if p.from.String() != tt.wantFrom || p.to.String() != tt.wantLocal {
-				t.Errorf("%s to %s is %s to %s", tt.from, tt.local, p.from, p.to)
+				t.Errorf("%s to %s is captured as %s to %s", tt.from, tt.local, p.from, p.to)
 			}
 		}
 	}

@@ -24,7 +24,7 @@ var (
 
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// A rig is a Recorder with its tracker.
+// A testRecorder is a Recorder with its tracker and a virtual clock.
 type testRecorder struct {
 	*testing.T
 	*Recorder
@@ -38,21 +38,21 @@ func newTestRecorder(t *testing.T, calls int) *testRecorder {
 	return &testRecorder{T: t, Recorder: New(calls), tracker: tracker, now: start}
 }
 
-// sees shows a message, 10 ms after the one before.
+// observe shows a message to the Recorder, 10 ms after the previous one.
 func (r *testRecorder) observe(m dialog.Message) {
 	r.now = r.now.Add(10 * time.Millisecond)
 	m.At = r.now
 	r.events = append(r.events, r.Recorder.Observe(r.tracker, m)...)
 }
 
-// A dialogue is one leg between somebody and the PBX.
+// A testLeg composes the messages of one leg between an end and the PBX.
 type testLeg struct {
 	origin dialog.Side
 	callID string
 	at     netip.AddrPort
-	from   string // From without its tag
+	from   string // From header field, without tag
 	to     string
-	head   string // more header fields of each message
+	head   string // further header fields of each message
 	body   string
 	cid    string
 	stream bool
@@ -95,14 +95,15 @@ func callerLeg(callID string) testLeg {
 	return testLeg{origin: dialog.Edge, callID: callID, at: phoneAt, from: "\"Alice\" <sip:101@pbx.example>", to: "<sip:102@pbx.example>"}
 }
 
-// callee is the leg that a B2BUA makes of a caller's, whose id it passes on.
+// calleeLeg is the leg that a B2BUA creates for a caller's leg. cid is the X-CID that it
+// passes on.
 func calleeLeg(callID, cid string) testLeg {
 	return testLeg{origin: dialog.PBX, callID: callID, at: bobAt, from: "<sip:101@192.0.2.1>", to: "<sip:102@192.0.2.12>", cid: cid}
 }
 
 const cid = "0123456789abcdef0123456789abcdef"
 
-// call plays a call of two legs and returns its id.
+// playCall plays a call of two legs, from the INVITE to the BYE, and returns its id.
 func (r *testRecorder) playCall(a, b testLeg) string {
 	a.cid, b.cid = cid, cid
 	for _, m := range []dialog.Message{
@@ -120,7 +121,7 @@ func (r *testRecorder) wantRecorded(id string) Call {
 	r.Helper()
 	c, ok := r.Recorder.Call(r.tracker, id)
 	if !ok {
-		r.Fatalf("nothing is kept of call %s", id)
+		r.Fatalf("call %s is not recorded", id)
 	}
 	return c
 }
@@ -128,7 +129,7 @@ func (r *testRecorder) wantRecorded(id string) Call {
 func (r *testRecorder) wantNotRecorded(id string) {
 	r.Helper()
 	if _, ok := r.Recorder.Call(r.tracker, id); ok {
-		r.Errorf("call %s is still kept", id)
+		r.Errorf("call %s is still recorded", id)
 	}
 }
 
@@ -171,9 +172,9 @@ func TestChallengeBelongsToTheNextCall(t *testing.T) {
 	a := callerLeg("one")
 	r.observe(a.request("INVITE"))
 	r.observe(a.response("INVITE", 401))
-	r.observe(a.request("ACK")) // the tracker has forgotten the attempt
+	r.observe(a.request("ACK")) // the tracker has dropped the challenged attempt
 	if _, up := r.tracker.CallOf("one"); up || len(r.live) != 0 || r.eventless.Len() != 1 {
-		t.Errorf("%d calls are up, %d were attempts", len(r.live), r.eventless.Len())
+		t.Errorf("%d calls are live, %d ended without an event", len(r.live), r.eventless.Len())
 	}
 	again := a.request("INVITE")
 	again.CSeq, again.Branch = 2, "z9hG4bK2"
@@ -182,10 +183,10 @@ func TestChallengeBelongsToTheNextCall(t *testing.T) {
 	id, _ := r.tracker.CallOf("one")
 	c := r.wantRecorded(id)
 	if len(c.Messages) != 4 || len(c.Legs) != 1 || !c.Up || r.eventless.Len() != 0 {
-		t.Errorf("%d messages, %d legs, up %v", len(c.Messages), len(c.Legs), c.Up)
+		t.Errorf("%d messages, %d legs, live %v", len(c.Messages), len(c.Legs), c.Up)
 	}
 	if text := c.Messages[3].Text(); strings.Contains(text, "5ec2e7") || !strings.Contains(text, `response="xxxxxx"`) {
-		t.Errorf("kept is %s", text)
+		t.Errorf("the response is not masked in\n%s", text)
 	}
 }
 
@@ -204,13 +205,13 @@ func TestOldestEndedCallIsEvicted(t *testing.T) {
 		if i < 2 {
 			r.wantNotRecorded(id)
 		} else if n := len(r.wantRecorded(id).Messages); n != 4 {
-			t.Errorf("%d messages are kept of call %d", n, i)
+			t.Errorf("call %d has %d messages", i, n)
 		}
 	}
 	if len(r.byCallID) != 3 || len(r.live) != 0 {
 		t.Errorf("%d Call-IDs and %d live calls are known", len(r.byCallID), len(r.live))
 	}
-	// Scanners push nobody out.
+	// Calls of scanners evict no call with events.
 	for i := range 100 {
 		a := callerLeg(fmt.Sprint("scan", i))
 		r.observe(a.request("INVITE"))
@@ -218,7 +219,7 @@ func TestOldestEndedCallIsEvicted(t *testing.T) {
 	}
 	r.wantRecorded(ids[2])
 	if r.eventless.Len() != 1 || len(r.byCallID) != 4 {
-		t.Errorf("%d attempts and %d Call-IDs are known", r.eventless.Len(), len(r.byCallID))
+		t.Errorf("%d calls without events and %d Call-IDs are known", r.eventless.Len(), len(r.byCallID))
 	}
 	r.Configure(1)
 	r.wantNotRecorded(ids[3])
@@ -227,11 +228,11 @@ func TestOldestEndedCallIsEvicted(t *testing.T) {
 	r.Configure(0)
 	r.wantNotRecorded(ids[4])
 	if r.bytes != 0 || len(r.byCallID) != 0 || len(r.live) != 0 {
-		t.Errorf("%d bytes, %d Call-IDs and %d live calls are known of nothing", r.bytes, len(r.byCallID), len(r.live))
+		t.Errorf("%d bytes, %d Call-IDs and %d live calls are left after Configure(0)", r.bytes, len(r.byCallID), len(r.live))
 	}
 	r.observe(callerLeg("off").request("INVITE"))
 	if len(r.live) != 0 {
-		t.Error("a call is kept, though none is to be")
+		t.Error("a call is recorded after Configure(0)")
 	}
 }
 
@@ -246,7 +247,7 @@ func TestLiveCallIsNeverEvicted(t *testing.T) {
 	r.wantRecorded(ids[0])
 	r.wantRecorded(ids[1])
 	r.wantNotRecorded(ids[2])
-	// They ended, and neither a message nor an event said so: their places are free.
+	// They ended at a deadline, without a message or an event: their places are free.
 	r.now = r.now.Add(time.Hour)
 	r.Recorder.Advance(r.tracker, r.now)
 	if len(r.live) != 2 {
@@ -264,12 +265,12 @@ func TestCallEndsAtItsDeadline(t *testing.T) {
 	a := callerLeg("one")
 	r.observe(a.request("INVITE"))
 	r.observe(a.response("INVITE", 100))
-	if said := r.Recorder.Advance(r.tracker, r.now.Add(time.Second)); len(said) != 1 || len(r.live) != 1 {
-		t.Fatalf("%v was said, %d calls are up", said, len(r.live))
+	if events := r.Recorder.Advance(r.tracker, r.now.Add(time.Second)); len(events) != 1 || len(r.live) != 1 {
+		t.Fatalf("events %v, %d live calls", events, len(r.live))
 	}
-	said := r.Recorder.Advance(r.tracker, r.now.Add(time.Hour))
-	if len(said) != 1 || len(r.live) != 0 || r.ended.Len() != 1 || r.wantRecorded(said[0].Call).Up {
-		t.Errorf("%v was said, %d calls are up, %d over", said, len(r.live), r.ended.Len())
+	events := r.Recorder.Advance(r.tracker, r.now.Add(time.Hour))
+	if len(events) != 1 || len(r.live) != 0 || r.ended.Len() != 1 || r.wantRecorded(events[0].Call).Up {
+		t.Errorf("events %v, %d live calls, %d ended", events, len(r.live), r.ended.Len())
 	}
 }
 
@@ -306,7 +307,7 @@ func TestLeftOutMessagesAreCounted(t *testing.T) {
 	}
 }
 
-// TestEndsAreBounded: whoever knows a Call-ID can send with it from anywhere.
+// TestEndsAreBounded: a sender that knows a Call-ID can use it from many addresses.
 func TestEndsAreBounded(t *testing.T) {
 	r := newTestRecorder(t, 2)
 	r.observe(callerLeg("one").request("INVITE"))
@@ -323,8 +324,8 @@ func TestEndsAreBounded(t *testing.T) {
 	}
 }
 
-// TestAStragglerKeepsItsCall: when memory is full, the oldest call that is over
-// makes no room for a message of its own.
+// TestLateMessageEvictsAnotherCall: when memory is full, a message of the oldest ended
+// call evicts another call, not its own.
 func TestLateMessageEvictsAnotherCall(t *testing.T) {
 	r := newTestRecorder(t, 2)
 	a, b := callerLeg("one"), callerLeg("two")
@@ -350,7 +351,7 @@ func TestMessagesAreSortedByTime(t *testing.T) {
 	r := newTestRecorder(t, 2)
 	r.observe(callerLeg("one").request("INVITE"))
 	r.observe(callerLeg("one").response("INVITE", 180))
-	r.now = r.now.Add(-15 * time.Millisecond) // another worker was slower
+	r.now = r.now.Add(-15 * time.Millisecond) // it was observed later than its successor
 	r.observe(callerLeg("one").response("INVITE", 100))
 	id, _ := r.tracker.CallOf("one")
 	if c := r.wantRecorded(id); c.Messages[1].Status != 100 || c.Messages[2].Status != 180 {
@@ -358,8 +359,8 @@ func TestMessagesAreSortedByTime(t *testing.T) {
 	}
 }
 
-// TestScannersTakeLittle has attempts that are challenged, with long messages: few of
-// the ladders are kept, and no call's goes for them.
+// TestScannersUseLittleMemory records attempts with long messages that are challenged:
+// few of them stay, and they evict no call with events.
 func TestScannersUseLittleMemory(t *testing.T) {
 	r := newTestRecorder(t, 1000)
 	r.observe(callerLeg("real").request("INVITE"))
@@ -379,20 +380,20 @@ func TestScannersUseLittleMemory(t *testing.T) {
 		r.observe(a.response("INVITE", 401))
 		r.observe(a.request("ACK"))
 		if n := unsaid(); n > maxEventlessBytes || n != r.eventlessBytes {
-			t.Fatalf("%d bytes are of %d attempts, %d are counted", n, r.eventless.Len(), r.eventlessBytes)
+			t.Fatalf("%d bytes in %d attempts, %d are counted", n, r.eventless.Len(), r.eventlessBytes)
 		}
 	}
 	if unsaid() < maxEventlessBytes*9/10 {
-		t.Errorf("%d bytes are of attempts, want nearly %d", unsaid(), maxEventlessBytes)
+		t.Errorf("%d bytes in attempts, want nearly %d", unsaid(), maxEventlessBytes)
 	}
 	r.wantRecorded(id)
 	r.Configure(0)
 	if r.eventlessBytes != 0 {
-		t.Errorf("%d bytes are counted of nothing", r.eventlessBytes)
+		t.Errorf("%d bytes are counted after Configure(0)", r.eventlessBytes)
 	}
 }
 
-// TestMemoryIsBounded fills a Recorder with the worst there is, and measures.
+// TestMemoryIsBounded fills a Recorder with long messages and measures the heap.
 func TestMemoryIsBounded(t *testing.T) {
 	r := newTestRecorder(t, 1000)
 	before := heapBytes()
@@ -408,9 +409,9 @@ func TestMemoryIsBounded(t *testing.T) {
 			r.observe(a.response("INVITE", 486))
 		}
 	}
-	took := heapBytes() - before - 8<<20 // of which the tracker has some
+	took := heapBytes() - before - 8<<20 // an allowance for the tracker's memory
 	if r.bytes > maxTotalBytes || r.bytes < maxTotalBytes*9/10 || took > maxTotalBytes {
-		t.Errorf("%d bytes are counted, %d were taken, %d is the bound", r.bytes, took, maxTotalBytes)
+		t.Errorf("%d bytes are counted, the heap grew by %d, the bound is %d", r.bytes, took, maxTotalBytes)
 	}
 	sum := 0
 	for _, c := range r.live {
@@ -420,7 +421,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		sum += c.bytes
 	}
 	if sum != r.bytes {
-		t.Errorf("%d bytes are counted of calls that have %d", r.bytes, sum)
+		t.Errorf("the calls have %d bytes, counted are %d", sum, r.bytes)
 	}
 	t.Logf("%d calls up, %d over: %d bytes counted, %d taken; a message is %d and its text", len(r.live), r.ended.Len(), r.bytes, took, unsafe.Sizeof(Message{}))
 	runtime.KeepAlive(r)
@@ -446,8 +447,8 @@ func TestReturnedCallDoesNotChange(t *testing.T) {
 	}
 }
 
-// TestASecretIsGone: nothing that is kept holds on to the memory of a message that
-// had a secret, or was too long.
+// TestSecretLeavesMemory: no record refers to the memory of a message that had a secret
+// or was too long.
 func TestSecretLeavesMemory(t *testing.T) {
 	for name, more := range map[string]string{
 		"credentials": "Authorization: Digest username=\"101\", response=\"5ec2e7\"\r\n",
@@ -475,7 +476,7 @@ func TestSecretLeavesMemory(t *testing.T) {
 			t.Errorf("%s: the message is still in memory", name)
 		}
 		if len(r.live) != 1 {
-			t.Errorf("%s: %d calls are kept", name, len(r.live))
+			t.Errorf("%s: %d calls are recorded", name, len(r.live))
 		}
 	}
 }
@@ -490,16 +491,16 @@ func TestEndsAreNamedFromHeaders(t *testing.T) {
 	} {
 		m := &dialog.Message{Head: tt.head}
 		if from, to := initialName(m, true), initialName(m, false); from != tt.from || to != tt.to {
-			t.Errorf("%q is from %q to %q, want %q and %q", tt.head, from, to, tt.from, tt.to)
+			t.Errorf("%q names %q and %q, want %q and %q", tt.head, from, to, tt.from, tt.to)
 		}
 	}
 	if got := initialName(&dialog.Message{AOR: "102@pbx.example", Head: "A\r\nTo: <sip:x@y>\r\n"}, false); got != "102" {
-		t.Errorf("who registered is called %q", got)
+		t.Errorf("a registered callee is named %q", got)
 	}
 }
 
-// TestClockIsSet: a message tells what the clock showed when it came. Their order,
-// and how long after the first each came, do not depend on it.
+// TestOrderSurvivesClockChange: the time of a message is the wall clock's at its arrival.
+// The order of messages, and their times after the first one, do not depend on it.
 func TestOrderSurvivesClockChange(t *testing.T) {
 	r, a := newTestRecorder(t, 1), callerLeg("one")
 	r.observe(a.request("INVITE"))
@@ -509,7 +510,7 @@ func TestOrderSurvivesClockChange(t *testing.T) {
 	}
 	set(a.response("INVITE", 180), 5*time.Hour)
 	set(a.response("INVITE", 200), -time.Hour)
-	crossed := a.request("ACK") // observed after the 200, and received before
+	crossed := a.request("ACK") // observed after the 200 and received before it
 	crossed.WallOffset, r.now = -time.Hour, r.now.Add(-15*time.Millisecond)
 	r.observe(crossed)
 	c, ok := r.Call(r.tracker, r.events[0].Call)
@@ -526,8 +527,8 @@ func TestOrderSurvivesClockChange(t *testing.T) {
 	}
 }
 
-// BenchmarkRecord records the messages of calls of two legs, without the
-// tracker; the times are per message.
+// BenchmarkRecordMessage records the messages of calls of two legs without a tracker.
+// The times are per message.
 func BenchmarkRecordMessage(b *testing.B) {
 	x, y := callerLeg("one"), calleeLeg("two", cid)
 	x.head = "Max-Forwards: 70\r\nContact: <sip:101@192.0.2.11:5060>\r\nUser-Agent: Phone/1.0\r\nAllow: INVITE, ACK, CANCEL, BYE, OPTIONS\r\nSupported: replaces, timer\r\n"
@@ -545,7 +546,7 @@ func BenchmarkRecordMessage(b *testing.B) {
 	b.ReportAllocs()
 	n := 0
 	for b.Loop() {
-		id := fmt.Sprint(n / len(ms)) // and a Call-ID of each leg
+		id := fmt.Sprint(n / len(ms)) // used for the Call-ID of each leg too
 		m := &ms[n%len(ms)]
 		c := r.findOrCreateRecord(tracker, id, true, m)
 		r.addMessage(tracker, c, m)
@@ -556,7 +557,8 @@ func BenchmarkRecordMessage(b *testing.B) {
 	}
 }
 
-// A bug of the recorder costs what it has kept, and no event.
+// TestRecorderRecoversFromPanics: a panic of the Recorder discards its records and loses
+// no event.
 func TestRecorderRecoversFromPanics(t *testing.T) {
 	for name, breakIt := range map[string]func(*testRecorder){
 		"a message": func(r *testRecorder) { r.Recorder.live = nil },
@@ -577,14 +579,14 @@ func TestRecorderRecoversFromPanics(t *testing.T) {
 			r.playCall(callerLeg("a"), calleeLeg("b", cid))
 			whole.playCall(callerLeg("a"), calleeLeg("b", cid))
 			if len(r.events)-said != len(whole.events) || len(whole.events) == 0 {
-				t.Errorf("%d events were said, want %d", len(r.events)-said, len(whole.events))
+				t.Errorf("%d events were emitted, want %d", len(r.events)-said, len(whole.events))
 			}
 			if len(stacks) != 1 || r.Recorder.Panics() != 1 || !strings.Contains(string(stacks[0]), "trace.go") {
-				t.Errorf("%d panics are told, %d counted", len(stacks), r.Recorder.Panics())
+				t.Errorf("%d calls of OnPanic, %d panics counted", len(stacks), r.Recorder.Panics())
 			}
 			id := r.playCall(callerLeg("c"), calleeLeg("d", cid))
 			if c, ok := r.Recorder.Call(r.tracker, id); !ok || len(c.Messages) == 0 {
-				t.Error("nothing is recorded any more")
+				t.Error("calls after the panic are not recorded")
 			}
 		})
 	}
