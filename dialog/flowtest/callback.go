@@ -17,9 +17,9 @@ type callback struct {
 }
 
 // readCallbacks reads a callback section.
-func readCallbacks(text string) (lines []callback, err error) {
+func parseCallbacks(text string) (lines []callback, err error) {
 	for line := range strings.Lines(text) {
-		words, err := split(line)
+		words, err := splitWords(line)
 		if err != nil {
 			return nil, err
 		}
@@ -43,7 +43,7 @@ func readCallbacks(text string) (lines []callback, err error) {
 }
 
 // split parts a line at spaces, but for those in quotes.
-func split(line string) (words []string, err error) {
+func splitWords(line string) (words []string, err error) {
 	line = strings.TrimSpace(line)
 	for line != "" {
 		n := strings.IndexByte(line, ' ')
@@ -79,7 +79,7 @@ func (c callback) String() string {
 }
 
 // usual are the fields that -update writes for a line that is new.
-var usual = map[dialog.Type][]string{
+var defaultFields = map[dialog.Type][]string{
 	dialog.DialOut:    {"CallerIDNum", "CalledNumber"},
 	dialog.DialIn:     {"CallerIDNum", "CalledNumber"},
 	dialog.Ringing:    {"CallFlow"},
@@ -95,14 +95,14 @@ var usual = map[dialog.Type][]string{
 }
 
 // A teller puts events into words.
-type teller struct {
+type eventFormatter struct {
 	began          time.Time
 	calls, parties []string
 	seq            map[string]int
 }
 
 // number gives an event's call and party their numbers.
-func (t *teller) number(e dialog.Event) {
+func (t *eventFormatter) assignNumbers(e dialog.Event) {
 	if !slices.Contains(t.calls, e.Call) {
 		t.calls = append(t.calls, e.Call)
 	}
@@ -112,7 +112,7 @@ func (t *teller) number(e dialog.Event) {
 }
 
 // hear checks what holds for any event: numbers without gaps.
-func (t *teller) hear(e dialog.Event) error {
+func (t *eventFormatter) checkSequence(e dialog.Event) error {
 	if t.seq == nil {
 		t.seq = map[string]int{}
 	}
@@ -124,7 +124,7 @@ func (t *teller) hear(e dialog.Event) error {
 }
 
 // field returns what an event says in a field, and "" if it does not know.
-func (t *teller) field(e dialog.Event, name string) (string, error) {
+func (t *eventFormatter) fieldText(e dialog.Event, name string) (string, error) {
 	switch name {
 	case "Call":
 		return strconv.Itoa(slices.Index(t.calls, e.Call) + 1), nil
@@ -147,15 +147,15 @@ func (t *teller) field(e dialog.Event, name string) (string, error) {
 	case "CalledNumberRaw":
 		return e.CalledNumberRaw, nil
 	case "Privacy":
-		return yes(e.Privacy), nil
+		return formatTrue(e.Privacy), nil
 	case "CallerExtension":
-		return user(e.CallerExtension), nil
+		return userOf(e.CallerExtension), nil
 	case "Distributor":
-		return user(e.Distributor), nil
+		return userOf(e.Distributor), nil
 	case "CalledNumber":
 		return e.CalledNumber, nil
 	case "CalledExtension":
-		return user(e.CalledExtension), nil
+		return userOf(e.CalledExtension), nil
 	case "CalledDID":
 		return e.CalledDID, nil
 	case "CallAPIID":
@@ -173,11 +173,11 @@ func (t *teller) field(e dialog.Event, name string) (string, error) {
 	case "ANI":
 		return e.ANI, nil
 	case "Transfered":
-		return yes(e.Transferred), nil
+		return formatTrue(e.Transferred), nil
 	case "Bridged":
-		return yesNo(e.Bridged), nil
+		return formatOptionalBool(e.Bridged), nil
 	case "BridgedDuration":
-		return duration(e.BridgedFor), nil
+		return formatDuration(e.BridgedFor), nil
 	case "RemoteNumber":
 		return e.RemoteNumber, nil
 	case "OtherCallID":
@@ -188,25 +188,25 @@ func (t *teller) field(e dialog.Event, name string) (string, error) {
 	case "Correlation":
 		return e.Correlation, nil
 	case "Recovered":
-		return yes(e.Recovered), nil
+		return formatTrue(e.Recovered), nil
 	case "Duration":
-		return duration(e.Duration), nil
+		return formatDuration(e.Duration), nil
 	case "RingDuration":
-		return duration(e.RingDuration), nil
+		return formatDuration(e.RingDuration), nil
 	case "SetupTime":
-		return duration(e.SetupTime), nil
+		return formatDuration(e.SetupTime), nil
 	case "SipCode":
-		return number(e.SipCode), nil
+		return formatNumber(e.SipCode), nil
 	case "SipReason":
 		return e.SipReason, nil
 	case "Q850":
-		return number(e.Q850), nil
+		return formatNumber(e.Q850), nil
 	case "HangupBy":
 		return string(e.HangupBy), nil
 	case "AnsweredElsewhere":
-		return yes(e.Elsewhere), nil
+		return formatTrue(e.Elsewhere), nil
 	case "Missed":
-		return yesNo(e.Missed), nil
+		return formatOptionalBool(e.Missed), nil
 	case "UserAgent":
 		return e.UserAgent, nil
 	case "Verstat":
@@ -228,12 +228,12 @@ func (t *teller) field(e dialog.Event, name string) (string, error) {
 }
 
 // compare says in what an event is not what a line says.
-func (t *teller) compare(e dialog.Event, want callback) error {
+func (t *eventFormatter) compareEvent(e dialog.Event, want callback) error {
 	if string(e.Type) != want.typ || e.Extension.User != want.ext {
-		return fmt.Errorf("got %s\nwant %s", t.line(e, nil), want)
+		return fmt.Errorf("got %s\nwant %s", t.formatEvent(e, nil), want)
 	}
 	for _, f := range want.fields {
-		got, err := t.field(e, f.name)
+		got, err := t.fieldText(e, f.name)
 		if err != nil {
 			return err
 		}
@@ -246,14 +246,14 @@ func (t *teller) compare(e dialog.Event, want callback) error {
 
 // line writes an event with the fields called names; nil: with the usual ones
 // that it knows.
-func (t *teller) line(e dialog.Event, names []string) callback {
+func (t *eventFormatter) formatEvent(e dialog.Event, names []string) callback {
 	c := callback{typ: string(e.Type), ext: e.Extension.User}
 	known := names == nil
 	if known {
-		names = usual[e.Type]
+		names = defaultFields[e.Type]
 	}
 	for _, name := range names {
-		value, _ := t.field(e, name)
+		value, _ := t.fieldText(e, name)
 		if value != "" || !known {
 			c.fields = append(c.fields, field{name, value})
 		}
@@ -261,28 +261,28 @@ func (t *teller) line(e dialog.Event, names []string) callback {
 	return c
 }
 
-func user(e *dialog.Extension) string {
+func userOf(e *dialog.Extension) string {
 	if e == nil {
 		return ""
 	}
 	return e.User
 }
 
-func duration(d time.Duration) string {
+func formatDuration(d time.Duration) string {
 	if d == 0 {
 		return ""
 	}
 	return d.String()
 }
 
-func number(n int) string {
+func formatNumber(n int) string {
 	if n == 0 {
 		return ""
 	}
 	return strconv.Itoa(n)
 }
 
-func yesNo(b *bool) string {
+func formatOptionalBool(b *bool) string {
 	if b == nil {
 		return ""
 	}
@@ -292,7 +292,7 @@ func yesNo(b *bool) string {
 	return "yes"
 }
 
-func yes(b bool) string {
+func formatTrue(b bool) string {
 	if b {
 		return "yes"
 	}

@@ -133,22 +133,22 @@ type Config struct {
 }
 
 // optIn are the events that are sent only to subscriptions that name them.
-var optIn = []dialog.Type{
+var optInTypes = []dialog.Type{
 	dialog.Ringing, dialog.Hold, dialog.Resume, dialog.Transfer, dialog.Registered, dialog.Unregistered,
 }
 
 // lists reports whether events of that type are listed.
-func (c *Config) lists(typ dialog.Type) bool {
-	return !slices.Contains(optIn, typ) || slices.Contains(c.OptIn, typ)
+func (c *Config) listsType(typ dialog.Type) bool {
+	return !slices.Contains(optInTypes, typ) || slices.Contains(c.OptIn, typ)
 }
 
 // A Step is one section.
 type Step struct {
-	Do       Action
-	From, To string        // of a message: a peer's name, or "bellhop"
-	Text     string        // of a message: as written
-	After    time.Duration // of Wait
-	Step     time.Duration // of SetClock: how far forward; below zero: back
+	Action      Action
+	From, To    string        // of a message: a peer's name, or "bellhop"
+	Text        string        // of a message: as written
+	After       time.Duration // of Wait
+	ClockChange time.Duration // of SetClock: how far forward; below zero: back
 
 	section int // in the archive
 }
@@ -200,7 +200,7 @@ func Parse(name string, data []byte) (*Flow, error) {
 	}
 	for i, section := range f.archive.Files {
 		if section.Name == "config" {
-			if err := f.Config.read(string(section.Data)); err != nil {
+			if err := f.Config.parseSettings(string(section.Data)); err != nil {
 				return nil, err
 			}
 			continue
@@ -219,42 +219,42 @@ func parseStep(name, text string) (s Step, err error) {
 	words := strings.Fields(name)
 	switch {
 	case name == "callback":
-		return Step{Do: Callback, Text: text}, nil
+		return Step{Action: Callback, Text: text}, nil
 	case len(words) == 2 && words[0] == "after":
-		s.Do = Wait
+		s.Action = Wait
 		s.After, err = time.ParseDuration(words[1])
 		return s, err
 	case len(words) == 2 && words[0] == "clock":
-		s.Do = SetClock
-		s.Step, err = time.ParseDuration(words[1])
+		s.Action = SetClock
+		s.ClockChange, err = time.ParseDuration(words[1])
 		return s, err
 	case len(words) != 3:
-	case words[0] == "bellhop" && words[1] == "->" && known(words[2]):
-		return Step{Do: Expect, From: words[0], To: words[2], Text: text}, nil
-	case words[2] == "bellhop" && words[1] == "->" && known(words[0]):
-		return Step{Do: Send, From: words[0], To: words[2], Text: text}, nil
+	case words[0] == "bellhop" && words[1] == "->" && isPeerName(words[2]):
+		return Step{Action: Expect, From: words[0], To: words[2], Text: text}, nil
+	case words[2] == "bellhop" && words[1] == "->" && isPeerName(words[0]):
+		return Step{Action: Send, From: words[0], To: words[2], Text: text}, nil
 	case name == "pbx => bellhop":
-		return Step{Do: Forward, From: words[0], To: words[2], Text: text}, nil
+		return Step{Action: Forward, From: words[0], To: words[2], Text: text}, nil
 	}
 	return s, fmt.Errorf("no step is called %q", name)
 }
 
 // read takes the settings of a config section.
-func (c *Config) read(text string) error {
+func (c *Config) parseSettings(text string) error {
 	for line := range strings.Lines(text) {
 		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
 		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 		if key == "" && !ok {
 			continue
 		}
-		if err := c.set(key, value); err != nil {
+		if err := c.applySetting(key, value); err != nil {
 			return fmt.Errorf("config %s: %w", key, err)
 		}
 	}
 	return nil
 }
 
-func (c *Config) set(key, value string) (err error) {
+func (c *Config) applySetting(key, value string) (err error) {
 	d := &c.Dialog
 	word, rest, _ := strings.Cut(key, " ")
 	switch word {
@@ -307,7 +307,7 @@ func (c *Config) set(key, value string) (err error) {
 	case "opt_in":
 		for name := range strings.SplitSeq(value, ",") {
 			typ := dialog.Type(strings.TrimSpace(name))
-			if !slices.Contains(optIn, typ) {
+			if !slices.Contains(optInTypes, typ) {
 				return fmt.Errorf("%s is no event that subscriptions have to name", typ)
 			}
 			c.OptIn = append(c.OptIn, typ)

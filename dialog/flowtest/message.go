@@ -17,7 +17,7 @@ type field struct{ name, value string }
 
 // parse reads a message, or the part of one that a section gives. Lines end
 // with LF or CRLF.
-func parse(text string) (*message, error) {
+func parseMessage(text string) (*message, error) {
 	text = strings.ReplaceAll(text, "\r\n", "\n")
 	head, body, _ := strings.Cut(text, "\n\n")
 	m := &message{body: strings.ReplaceAll(body, "\n", "\r\n")}
@@ -62,38 +62,38 @@ func (m *message) clone() *message {
 	return &c
 }
 
-var compact = map[string]string{
+var compactNames = map[string]string{
 	"c": "content-type", "f": "from", "i": "call-id", "k": "supported", "l": "content-length", "m": "contact",
 	"r": "refer-to", "s": "subject", "t": "to", "v": "via", "x": "session-expires",
 }
 
-func same(a, b string) bool {
+func sameField(a, b string) bool {
 	a, b = strings.ToLower(a), strings.ToLower(b)
-	if long, ok := compact[a]; ok {
+	if long, ok := compactNames[a]; ok {
 		a = long
 	}
-	if long, ok := compact[b]; ok {
+	if long, ok := compactNames[b]; ok {
 		b = long
 	}
 	return a == b
 }
 
 // get returns the first value of a header field, or "".
-func (m *message) get(name string) string {
+func (m *message) fieldValue(name string) string {
 	for _, f := range m.fields {
-		if same(f.name, name) {
+		if sameField(f.name, name) {
 			return f.value
 		}
 	}
 	return ""
 }
 
-func (m *message) has(name string) bool { return len(m.all(name)) > 0 }
+func (m *message) hasField(name string) bool { return len(m.fieldValues(name)) > 0 }
 
 // all returns the values of a header field, those in one line apart.
-func (m *message) all(name string) (values []string) {
+func (m *message) fieldValues(name string) (values []string) {
 	for _, f := range m.fields {
-		if same(f.name, name) {
+		if sameField(f.name, name) {
 			for v := range strings.SplitSeq(f.value, ",") {
 				values = append(values, strings.TrimSpace(v))
 			}
@@ -103,31 +103,31 @@ func (m *message) all(name string) (values []string) {
 }
 
 // set replaces the first value of a header field.
-func (m *message) set(name, value string) {
+func (m *message) setField(name, value string) {
 	for i, f := range m.fields {
-		if same(f.name, name) {
+		if sameField(f.name, name) {
 			m.fields[i].value = value
 			return
 		}
 	}
-	m.add(name, value)
+	m.addField(name, value)
 }
 
-func (m *message) add(name string, values ...string) {
+func (m *message) addField(name string, values ...string) {
 	for _, v := range values {
 		m.fields = append(m.fields, field{name, v})
 	}
 }
 
 // push puts a header field in front of all others.
-func (m *message) push(name, value string) {
+func (m *message) prependField(name, value string) {
 	m.fields = append([]field{{name, value}}, m.fields...)
 }
 
 // pop removes the first value of a header field.
-func (m *message) pop(name string) {
+func (m *message) removeFirstValue(name string) {
 	for i, f := range m.fields {
-		if !same(f.name, name) {
+		if !sameField(f.name, name) {
 			continue
 		}
 		if _, rest, more := strings.Cut(f.value, ","); more {
@@ -153,7 +153,7 @@ func (m *message) status() int {
 // method returns the method of a request, and the CSeq's of a response.
 func (m *message) method() string {
 	if m.status() != 0 {
-		_, method, _ := strings.Cut(m.get("CSeq"), " ")
+		_, method, _ := strings.Cut(m.fieldValue("CSeq"), " ")
 		return method
 	}
 	method, _, _ := strings.Cut(m.start, " ")
@@ -161,7 +161,7 @@ func (m *message) method() string {
 }
 
 // uri returns the Request-URI, and "" if there is none.
-func (m *message) uri() string {
+func (m *message) requestURI() string {
 	words := strings.Fields(m.start)
 	if m.status() != 0 || len(words) < 2 {
 		return ""
@@ -170,19 +170,19 @@ func (m *message) uri() string {
 }
 
 func (m *message) cseq() int {
-	number, _, _ := strings.Cut(m.get("CSeq"), " ")
+	number, _, _ := strings.Cut(m.fieldValue("CSeq"), " ")
 	n, _ := strconv.Atoi(number)
 	return n
 }
 
 // branch returns the branch of the topmost Via.
-func (m *message) branch() string { return param(m.get("Via"), "branch") }
+func (m *message) branch() string { return headerParam(m.fieldValue("Via"), "branch") }
 
-func (m *message) fromTag() string { return param(m.get("From"), "tag") }
-func (m *message) toTag() string   { return param(m.get("To"), "tag") }
+func (m *message) fromTag() string { return headerParam(m.fieldValue("From"), "tag") }
+func (m *message) toTag() string   { return headerParam(m.fieldValue("To"), "tag") }
 
 // param returns a header field parameter.
-func param(value, name string) string {
+func headerParam(value, name string) string {
 	if _, after, ok := strings.Cut(value, ">"); ok {
 		value = after
 	}
@@ -195,7 +195,7 @@ func param(value, name string) string {
 }
 
 // address returns the URI of a name-addr or addr-spec.
-func address(value string) string {
+func addressURI(value string) string {
 	if _, after, ok := strings.Cut(value, "<"); ok {
 		uri, _, _ := strings.Cut(after, ">")
 		return uri
@@ -215,8 +215,8 @@ func userHost(uri string) (user, host string) {
 }
 
 // tagged returns value with a tag: its own, or else the one given.
-func tagged(value, tag string) string {
-	if tag == "" || param(value, "tag") != "" {
+func withTag(value, tag string) string {
+	if tag == "" || headerParam(value, "tag") != "" {
 		return value
 	}
 	return value + ";tag=" + tag

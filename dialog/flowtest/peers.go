@@ -45,19 +45,19 @@ var Bellhop = netip.MustParseAddrPort("192.0.2.5:5060")
 // Domain is the PBX's.
 const Domain = "pbx.example"
 
-func known(name string) bool {
-	_, ok := peerBy(func(p Peer) bool { return p.Name == name })
+func isPeerName(name string) bool {
+	_, ok := findPeer(func(p Peer) bool { return p.Name == name })
 	return ok
 }
 
 // peer returns the peer, or the address of the PBX, with a name that is known.
-func peer(name string) Peer {
-	p, _ := peerBy(func(p Peer) bool { return p.Name == name })
+func peerByName(name string) Peer {
+	p, _ := findPeer(func(p Peer) bool { return p.Name == name })
 	return p
 }
 
 // peerBy returns the first of all peers and addresses of the PBX that fits.
-func peerBy(fits func(Peer) bool) (Peer, bool) {
+func findPeer(fits func(Peer) bool) (Peer, bool) {
 	all := slices.Concat(Peers, PBXAddresses)
 	if i := slices.IndexFunc(all, fits); i >= 0 {
 		return all[i], true
@@ -67,57 +67,57 @@ func peerBy(fits func(Peer) bool) (Peer, bool) {
 
 // A Rig is the peers of one flow. It composes what they send, out of what a
 // section gives and what they have sent and received before.
-type Rig struct {
-	agents map[string]*agent
-	last   int // number of the last tag, branch or Call-ID
-	cid    string
+type peerSet struct {
+	agents     map[string]*userAgent
+	lastNumber int // number of the last tag, branch or Call-ID
+	cid        string
 }
 
 // NewRig returns peers that know nothing of each other yet.
-func NewRig() *Rig {
-	r := &Rig{agents: map[string]*agent{}}
+func newPeerSet() *peerSet {
+	r := &peerSet{agents: map[string]*userAgent{}}
 	for _, p := range Peers {
-		r.agents[p.Name] = &agent{Peer: p, rig: r}
+		r.agents[p.Name] = &userAgent{Peer: p, peers: r}
 	}
 	return r
 }
 
 // An agent is a peer and what it remembers.
-type agent struct {
+type userAgent struct {
 	Peer
-	rig      *Rig
-	dialogs  []*leg
-	sent     []*exchange // requests
-	received []*exchange // requests
-	heard    []*message  // all that was received
-	last     []byte      // last that was sent
-	address  string      // the contact it has registered last
-	bindings []binding   // of a registrar
+	peers             *peerSet
+	dialogs           []*dialogState
+	sentRequests      []*transaction // requests
+	receivedRequests  []*transaction // requests
+	receivedMessages  []*message     // all that was received
+	lastSent          []byte         // last that was sent
+	registeredContact string         // the contact it has registered last
+	bindings          []binding      // of a registrar
 }
 
 // A leg is a dialog of an agent, or an attempt at one, or a registration.
-type leg struct {
+type dialogState struct {
 	method           string // that began it
 	callID           string
 	local, remote    string // From and To as this agent writes them, with tags if known
-	target           string // remote
-	routes           []string
-	cseq             int      // last that was sent
-	invite           *message // last INVITE that was sent
-	final            *message // its final response
+	remoteTarget     string // remote
+	routeSet         []string
+	lastCSeq         int      // last that was sent
+	lastInvite       *message // last INVITE that was sent
+	finalResponse    *message // its final response
 	acked            bool
 	challenge        *message // 401 or 407 not yet replied to
 	confirmed, ended bool
 }
 
-func (l *leg) localTag() string  { return param(l.local, "tag") }
-func (l *leg) remoteTag() string { return param(l.remote, "tag") }
+func (l *dialogState) localTag() string  { return headerParam(l.local, "tag") }
+func (l *dialogState) remoteTag() string { return headerParam(l.remote, "tag") }
 
 // An exchange is a request and the leg it belongs to.
-type exchange struct {
-	request *message
-	leg     *leg
-	final   bool // it has its final response
+type transaction struct {
+	request   *message
+	dialog    *dialogState
+	completed bool // it has its final response
 }
 
 type binding struct {
@@ -126,14 +126,14 @@ type binding struct {
 	path         []string
 }
 
-func (r *Rig) next() int {
-	r.last++
-	return r.last
+func (r *peerSet) nextNumber() int {
+	r.lastNumber++
+	return r.lastNumber
 }
 
 // agent returns the peer with a name. The PBX is one peer at each of its addresses.
-func (r *Rig) agent(name string) *agent {
-	p := peer(name)
+func (r *peerSet) findAgent(name string) *userAgent {
+	p := peerByName(name)
 	if p.Side != dialog.PBX {
 		return r.agents[name]
 	}
@@ -143,13 +143,13 @@ func (r *Rig) agent(name string) *agent {
 }
 
 // Compose returns the message that a Send or Forward step sends.
-func (r *Rig) Compose(s Step) ([]byte, error) {
-	a := r.agent(s.From)
+func (r *peerSet) composeStep(s Step) ([]byte, error) {
+	a := r.findAgent(s.From)
 	if strings.TrimSpace(s.Text) == "" {
-		if a.last == nil {
+		if a.lastSent == nil {
 			return nil, fmt.Errorf("%s has sent nothing that it could send again", s.From)
 		}
-		return a.last, nil
+		return a.lastSent, nil
 	}
 	text := strings.ReplaceAll(s.Text, "{cid}", r.cid)
 	for i, b := range r.agents["pbx"].bindings {
@@ -163,47 +163,47 @@ func (r *Rig) Compose(s Step) ([]byte, error) {
 			text = strings.ReplaceAll(text, "{"+name+"}", a.dialogs[n-1].callID)
 		}
 	}
-	given, err := parse(strings.TrimSuffix(text, "\n"))
+	given, err := parseMessage(strings.TrimSuffix(text, "\n"))
 	if err != nil {
 		return nil, err
 	}
 	var m *message
 	switch {
-	case s.Do == Forward:
-		m, err = a.forward(given)
+	case s.Action == Forward:
+		m, err = a.forwardAsProxy(given)
 	case given.status() != 0:
-		m, err = a.respond(given)
+		m, err = a.completeResponse(given)
 	default:
-		m, err = a.request(given)
+		m, err = a.completeRequest(given)
 	}
 	if err != nil {
 		return nil, err
 	}
-	a.last = m.bytes()
-	return a.last, nil
+	a.lastSent = m.bytes()
+	return a.lastSent, nil
 }
 
 // Receive tells the rig what bellhop has sent to a peer.
-func (r *Rig) Receive(to string, raw []byte) error {
-	m, err := parse(string(raw))
+func (r *peerSet) receiveMessage(to string, raw []byte) error {
+	m, err := parseMessage(string(raw))
 	if err != nil {
 		return err
 	}
-	a := r.agent(to)
-	a.heard = append(a.heard, m)
+	a := r.findAgent(to)
+	a.receivedMessages = append(a.receivedMessages, m)
 	if m.status() != 0 {
 		a.receiveResponse(m)
 		return nil
 	}
-	if v := m.get("X-CID"); v != "" && a.Side == dialog.PBX {
+	if v := m.fieldValue("X-CID"); v != "" && a.Side == dialog.PBX {
 		r.cid = v
 	}
 	a.receiveRequest(m)
 	return nil
 }
 
-func (a *agent) receiveRequest(m *message) {
-	for _, e := range a.received {
+func (a *userAgent) receiveRequest(m *message) {
+	for _, e := range a.receivedRequests {
 		if e.request.branch() == m.branch() && e.request.method() == m.method() {
 			return // a retransmission
 		}
@@ -211,29 +211,29 @@ func (a *agent) receiveRequest(m *message) {
 	if m.method() == "ACK" {
 		return
 	}
-	l := a.legOf(m.get("Call-ID"), m.toTag(), m.fromTag())
+	l := a.findDialogByTags(m.fieldValue("Call-ID"), m.toTag(), m.fromTag())
 	switch {
 	case m.toTag() == "" && (m.method() == "INVITE" || m.method() == "SUBSCRIBE"):
-		l = &leg{
-			method: m.method(),
-			callID: m.get("Call-ID"),
-			local:  tagged(m.get("To"), fmt.Sprintf("%s-%d", a.Name, a.rig.next())),
-			remote: m.get("From"),
-			target: address(m.get("Contact")),
-			routes: m.all("Record-Route"),
-			cseq:   100,
+		l = &dialogState{
+			method:       m.method(),
+			callID:       m.fieldValue("Call-ID"),
+			local:        withTag(m.fieldValue("To"), fmt.Sprintf("%s-%d", a.Name, a.peers.nextNumber())),
+			remote:       m.fieldValue("From"),
+			remoteTarget: addressURI(m.fieldValue("Contact")),
+			routeSet:     m.fieldValues("Record-Route"),
+			lastCSeq:     100,
 		}
 		a.dialogs = append(a.dialogs, l)
 	case l != nil && m.method() == "BYE":
 		l.ended = true
-	case l != nil && m.method() == "INVITE" && m.has("Contact"):
-		l.target = address(m.get("Contact"))
+	case l != nil && m.method() == "INVITE" && m.hasField("Contact"):
+		l.remoteTarget = addressURI(m.fieldValue("Contact"))
 	}
-	a.received = append(a.received, &exchange{request: m, leg: l})
+	a.receivedRequests = append(a.receivedRequests, &transaction{request: m, dialog: l})
 }
 
 // legOf finds a dialog by its tags.
-func (a *agent) legOf(callID, localTag, remoteTag string) *leg {
+func (a *userAgent) findDialogByTags(callID, localTag, remoteTag string) *dialogState {
 	for _, l := range slices.Backward(a.dialogs) {
 		if l.callID == callID && l.localTag() == localTag && l.remoteTag() == remoteTag {
 			return l
@@ -242,34 +242,34 @@ func (a *agent) legOf(callID, localTag, remoteTag string) *leg {
 	return nil
 }
 
-func (a *agent) receiveResponse(m *message) {
-	for _, e := range slices.Backward(a.sent) {
+func (a *userAgent) receiveResponse(m *message) {
+	for _, e := range slices.Backward(a.sentRequests) {
 		if e.request.branch() != m.branch() || e.request.method() != m.method() {
 			continue
 		}
-		status, l := m.status(), e.leg
-		e.final = status >= 200
+		status, l := m.status(), e.dialog
+		e.completed = status >= 200
 		switch {
 		case l == nil:
 		case status == 401 || status == 407:
 			l.challenge = m
 			if m.method() == "INVITE" {
-				l.final, l.acked = m, false
+				l.finalResponse, l.acked = m, false
 			}
-		case m.method() == l.method && l.opens():
-			a.invited(l, m)
+		case m.method() == l.method && l.opensDialog():
+			a.updateDialog(l, m)
 		}
 		return
 	}
 }
 
 // opens reports whether what began the leg opens a dialog.
-func (l *leg) opens() bool { return l.method == "INVITE" || l.method == "SUBSCRIBE" }
+func (l *dialogState) opensDialog() bool { return l.method == "INVITE" || l.method == "SUBSCRIBE" }
 
 // invited takes note of a response to an INVITE, or to a SUBSCRIBE.
-func (a *agent) invited(l *leg, m *message) {
+func (a *userAgent) updateDialog(l *dialogState, m *message) {
 	if m.status() >= 300 {
-		l.final, l.acked, l.ended = m, false, !l.confirmed
+		l.finalResponse, l.acked, l.ended = m, false, !l.confirmed
 		return
 	}
 	if m.status() == 100 || m.toTag() == "" {
@@ -282,108 +282,108 @@ func (a *agent) invited(l *leg, m *message) {
 		a.dialogs = append(a.dialogs, l)
 	}
 	if m.status() >= 200 {
-		l.final, l.acked, l.confirmed = m, false, true
+		l.finalResponse, l.acked, l.confirmed = m, false, true
 	}
-	l.remote = m.get("To")
-	if m.has("Contact") {
-		l.target = address(m.get("Contact"))
+	l.remote = m.fieldValue("To")
+	if m.hasField("Contact") {
+		l.remoteTarget = addressURI(m.fieldValue("Contact"))
 	}
-	if m.has("Record-Route") && !opened { // RFC 3261 §12.2: the route set stays
-		l.routes = m.all("Record-Route")
-		slices.Reverse(l.routes)
+	if m.hasField("Record-Route") && !opened { // RFC 3261 §12.2: the route set stays
+		l.routeSet = m.fieldValues("Record-Route")
+		slices.Reverse(l.routeSet)
 	}
 }
 
 // request completes a request that the agent sends.
-func (a *agent) request(m *message) (*message, error) {
-	method, uri := m.method(), m.uri()
-	l := a.find(m)
+func (a *userAgent) completeRequest(m *message) (*message, error) {
+	method, uri := m.method(), m.requestURI()
+	l := a.findDialogOf(m)
 	var given *message
 	switch {
 	case method == "ACK" || method == "CANCEL":
 		if l == nil {
 			return nil, fmt.Errorf("%s has no INVITE that this %s fits", a.Name, method)
 		}
-		given = a.hopByHop(m, l)
+		given = a.completeHopByHop(m, l)
 		if given != nil {
 			return given, nil
 		}
-	case l == nil && m.has("Call-ID") && m.fromTag() != "" && m.toTag() != "": // somebody else's dialog
-		l = a.begin(m)
+	case l == nil && m.hasField("Call-ID") && m.fromTag() != "" && m.toTag() != "": // somebody else's dialog
+		l = a.beginDialog(m)
 	case l == nil && slices.Contains([]string{"BYE", "UPDATE", "PRACK"}, method):
 		return nil, fmt.Errorf("%s has no dialog that this %s fits", a.Name, method)
 	case l == nil:
-		l = a.begin(m)
+		l = a.beginDialog(m)
 	}
 	if uri == "" {
-		uri = l.target
+		uri = l.remoteTarget
 	}
 	if uri == "" {
 		return nil, fmt.Errorf("%s does not know where to send this %s: give its Request-URI", a.Name, method)
 	}
-	cseq := l.cseq + 1
+	cseq := l.lastCSeq + 1
 	if method == "ACK" {
-		cseq = l.final.cseq()
+		cseq = l.finalResponse.cseq()
 	} else {
-		l.cseq = max(l.cseq+1, m.cseq())
+		l.lastCSeq = max(l.lastCSeq+1, m.cseq())
 	}
 	d := &message{start: fmt.Sprintf("%s %s SIP/2.0", method, uri)}
-	d.add("Via", fmt.Sprintf("SIP/2.0/UDP %s;branch=z9hG4bK-%s-%d;rport", a.Addr, a.Name, a.rig.next()))
-	d.add("Max-Forwards", "70")
-	d.add("Route", a.routes(l, uri)...)
-	d.add("From", l.local)
-	d.add("To", l.remote)
-	d.add("Call-ID", l.callID)
-	d.add("CSeq", fmt.Sprintf("%d %s", cseq, method))
+	d.addField("Via", fmt.Sprintf("SIP/2.0/UDP %s;branch=z9hG4bK-%s-%d;rport", a.Addr, a.Name, a.peers.nextNumber()))
+	d.addField("Max-Forwards", "70")
+	d.addField("Route", a.findRoutes(l, uri)...)
+	d.addField("From", l.local)
+	d.addField("To", l.remote)
+	d.addField("Call-ID", l.callID)
+	d.addField("CSeq", fmt.Sprintf("%d %s", cseq, method))
 	if slices.Contains([]string{"INVITE", "REGISTER", "SUBSCRIBE", "UPDATE", "REFER", "NOTIFY"}, method) {
-		d.add("Contact", "<"+a.contact()+">")
+		d.addField("Contact", "<"+a.contactURI()+">")
 	}
 	if method == "REGISTER" {
-		d.add("Expires", "3600")
+		d.addField("Expires", "3600")
 	}
 	if l.challenge != nil && method != "ACK" {
-		d.add(a.credentials(l, method, uri))
+		d.addField(a.answerChallenge(l, method, uri))
 		l.challenge = nil
 	}
 	if method == "INVITE" {
-		d.body = a.sdp()
+		d.body = a.sdpBody()
 	}
-	m = complete(d, m)
+	m = mergeMessage(d, m)
 	switch method {
 	case "REGISTER":
-		if c := address(m.get("Contact")); c != "*" {
-			a.address = c
+		if c := addressURI(m.fieldValue("Contact")); c != "*" {
+			a.registeredContact = c
 		}
 	case "INVITE":
-		l.invite, l.final, l.acked = m, nil, false
+		l.lastInvite, l.finalResponse, l.acked = m, nil, false
 	case "ACK":
 		l.acked = true
 		return m, nil
 	case "BYE":
 		l.ended = true
 	}
-	a.sent = append(a.sent, &exchange{request: m, leg: l})
+	a.sentRequests = append(a.sentRequests, &transaction{request: m, dialog: l})
 	return m, nil
 }
 
 // begin makes the leg that a request begins.
-func (a *agent) begin(m *message) *leg {
-	uri := m.uri()
+func (a *userAgent) beginDialog(m *message) *dialogState {
+	uri := m.requestURI()
 	if uri == "" && m.method() == "REGISTER" {
 		uri = "sip:" + Domain
 	}
-	l := &leg{method: m.method(), target: uri, callID: m.get("Call-ID"), local: m.get("From"), remote: m.get("To")}
+	l := &dialogState{method: m.method(), remoteTarget: uri, callID: m.fieldValue("Call-ID"), local: m.fieldValue("From"), remote: m.fieldValue("To")}
 	if l.callID == "" {
-		l.callID = fmt.Sprintf("%d-%s@%s", a.rig.next(), a.Name, a.Addr.Addr())
+		l.callID = fmt.Sprintf("%d-%s@%s", a.peers.nextNumber(), a.Name, a.Addr.Addr())
 	}
 	if l.local == "" {
-		l.local = a.from()
+		l.local = a.defaultFrom()
 	}
-	l.local = tagged(l.local, fmt.Sprintf("%s-%d", a.Name, a.rig.next()))
+	l.local = withTag(l.local, fmt.Sprintf("%s-%d", a.Name, a.peers.nextNumber()))
 	if l.remote == "" {
 		l.remote = "<" + uri + ">"
 		if m.method() == "REGISTER" {
-			l.remote = a.from()
+			l.remote = a.defaultFrom()
 		}
 	}
 	a.dialogs = append(a.dialogs, l)
@@ -391,11 +391,11 @@ func (a *agent) begin(m *message) *leg {
 }
 
 // from is the address of record; a PBX calls in the name of its last caller.
-func (a *agent) from() string {
+func (a *userAgent) defaultFrom() string {
 	if a.Side == dialog.PBX {
-		for _, e := range slices.Backward(a.received) {
+		for _, e := range slices.Backward(a.receivedRequests) {
 			if e.request.method() == "INVITE" || e.request.method() == "MESSAGE" {
-				from, _, _ := strings.Cut(e.request.get("From"), ";tag=")
+				from, _, _ := strings.Cut(e.request.fieldValue("From"), ";tag=")
 				return from
 			}
 		}
@@ -407,9 +407,9 @@ func (a *agent) from() string {
 	return "<sip:" + a.User + "@" + Domain + ">"
 }
 
-func (a *agent) contact() string {
-	if a.address != "" {
-		return a.address
+func (a *userAgent) contactURI() string {
+	if a.registeredContact != "" {
+		return a.registeredContact
 	}
 	if a.User == "" {
 		return "sip:" + a.Addr.String()
@@ -419,9 +419,9 @@ func (a *agent) contact() string {
 
 // routes is a dialog's route set, or the Path of a registered contact. A hop of
 // the agent's own, which stands for a proxy too, is behind it.
-func (a *agent) routes(l *leg, uri string) []string {
+func (a *userAgent) findRoutes(l *dialogState, uri string) []string {
 	if l.confirmed || l.remoteTag() != "" {
-		set := l.routes
+		set := l.routeSet
 		for len(set) > 0 && strings.Contains(set[0], "<sip:"+a.Addr.String()) {
 			set = set[1:]
 		}
@@ -436,9 +436,9 @@ func (a *agent) routes(l *leg, uri string) []string {
 }
 
 // find returns the leg that a request continues, and nil if it begins one.
-func (a *agent) find(m *message) *leg {
-	method, uri, callID, tag := m.method(), m.uri(), m.get("Call-ID"), m.toTag()
-	fits := func(l *leg) bool {
+func (a *userAgent) findDialogOf(m *message) *dialogState {
+	method, uri, callID, tag := m.method(), m.requestURI(), m.fieldValue("Call-ID"), m.toTag()
+	fits := func(l *dialogState) bool {
 		if callID != "" && callID != l.callID || tag != "" && tag != l.remoteTag() {
 			return false
 		}
@@ -448,28 +448,28 @@ func (a *agent) find(m *message) *leg {
 			if l.method != "INVITE" || l.ended {
 				return false
 			}
-			return l.challenge != nil && at(l.invite.uri()) || l.confirmed && at(l.target)
+			return l.challenge != nil && at(l.lastInvite.requestURI()) || l.confirmed && at(l.remoteTarget)
 		case "ACK":
-			return l.final != nil && (at(l.target) || at(l.invite.uri()))
+			return l.finalResponse != nil && (at(l.remoteTarget) || at(l.lastInvite.requestURI()))
 		case "CANCEL":
-			return l.invite != nil && l.final == nil && at(l.invite.uri())
+			return l.lastInvite != nil && l.finalResponse == nil && at(l.lastInvite.requestURI())
 		case "REGISTER":
 			return l.method == method
 		case "BYE", "UPDATE", "INFO", "PRACK", "REFER":
-			return l.method == "INVITE" && l.remoteTag() != "" && at(l.target)
+			return l.method == "INVITE" && l.remoteTag() != "" && at(l.remoteTarget)
 		case "OPTIONS":
 			return uri == "" && l.method == "INVITE" && l.remoteTag() != ""
 		case "NOTIFY":
-			return l.opens() && l.remoteTag() != "" && at(l.target)
+			return l.opensDialog() && l.remoteTag() != "" && at(l.remoteTarget)
 		case "SUBSCRIBE":
-			if l.method == "INVITE" && l.remoteTag() != "" && at(l.target) {
+			if l.method == "INVITE" && l.remoteTag() != "" && at(l.remoteTarget) {
 				return uri == "" // a refresh of what REFER began
 			}
 			return l.method == method && (l.challenge != nil || l.confirmed && uri == "")
 		}
 		return l.method == method && l.challenge != nil
 	}
-	var stale *leg
+	var stale *dialogState
 	for _, l := range slices.Backward(a.dialogs) {
 		if !fits(l) {
 			continue
@@ -486,89 +486,89 @@ func (a *agent) find(m *message) *leg {
 
 // hopByHop completes a CANCEL, or the ACK of a refused INVITE; nil for the ACK
 // of a 2xx, which is a request of the dialog.
-func (a *agent) hopByHop(m *message, l *leg) *message {
-	if m.method() == "ACK" && l.final.status() < 300 {
+func (a *userAgent) completeHopByHop(m *message, l *dialogState) *message {
+	if m.method() == "ACK" && l.finalResponse.status() < 300 {
 		return nil
 	}
-	d := &message{start: fmt.Sprintf("%s %s SIP/2.0", m.method(), l.invite.uri())}
-	d.add("Via", l.invite.all("Via")[0])
-	d.add("Max-Forwards", "70")
-	d.add("Route", l.invite.all("Route")...)
-	d.add("From", l.invite.get("From"))
-	d.add("To", l.invite.get("To"))
+	d := &message{start: fmt.Sprintf("%s %s SIP/2.0", m.method(), l.lastInvite.requestURI())}
+	d.addField("Via", l.lastInvite.fieldValues("Via")[0])
+	d.addField("Max-Forwards", "70")
+	d.addField("Route", l.lastInvite.fieldValues("Route")...)
+	d.addField("From", l.lastInvite.fieldValue("From"))
+	d.addField("To", l.lastInvite.fieldValue("To"))
 	if m.method() == "ACK" {
-		d.set("To", l.final.get("To"))
+		d.setField("To", l.finalResponse.fieldValue("To"))
 		l.acked = true
 	}
-	d.add("Call-ID", l.callID)
-	d.add("CSeq", fmt.Sprintf("%d %s", l.invite.cseq(), m.method()))
-	d = complete(d, m)
+	d.addField("Call-ID", l.callID)
+	d.addField("CSeq", fmt.Sprintf("%d %s", l.lastInvite.cseq(), m.method()))
+	d = mergeMessage(d, m)
 	if m.method() == "CANCEL" {
-		a.sent = append(a.sent, &exchange{request: d})
+		a.sentRequests = append(a.sentRequests, &transaction{request: d})
 	}
 	return d
 }
 
 // respond completes a response that the agent sends.
-func (a *agent) respond(m *message) (*message, error) {
-	e := a.answers(m)
+func (a *userAgent) completeResponse(m *message) (*message, error) {
+	e := a.findAnsweredRequest(m)
 	if e == nil {
 		return nil, fmt.Errorf("%s has received no request that %q answers", a.Name, m.start)
 	}
 	q, status := e.request, m.status()
 	for i := range m.fields {
-		m.fields[i].value = strings.ReplaceAll(m.fields[i].value, "{via}", q.get("Via"))
+		m.fields[i].value = strings.ReplaceAll(m.fields[i].value, "{via}", q.fieldValue("Via"))
 	}
 	d := &message{start: m.start}
-	d.add("Via", q.all("Via")...)
+	d.addField("Via", q.fieldValues("Via")...)
 	if slices.Contains([]string{"INVITE", "UPDATE", "SUBSCRIBE"}, q.method()) && status > 100 && status < 300 {
-		d.add("Record-Route", q.all("Record-Route")...)
-		d.add("Contact", "<"+a.contact()+">")
+		d.addField("Record-Route", q.fieldValues("Record-Route")...)
+		d.addField("Contact", "<"+a.contactURI()+">")
 	}
-	d.add("From", q.get("From"))
-	to := q.get("To")
+	d.addField("From", q.fieldValue("From"))
+	to := q.fieldValue("To")
 	switch {
 	case status == 100:
-	case e.leg != nil:
-		to = tagged(to, e.leg.localTag())
+	case e.dialog != nil:
+		to = withTag(to, e.dialog.localTag())
 	default:
-		to = tagged(to, fmt.Sprintf("%s-%d", a.Name, a.rig.next()))
+		to = withTag(to, fmt.Sprintf("%s-%d", a.Name, a.peers.nextNumber()))
 	}
-	d.add("To", to)
-	d.add("Call-ID", q.get("Call-ID"))
-	d.add("CSeq", q.get("CSeq"))
+	d.addField("To", to)
+	d.addField("Call-ID", q.fieldValue("Call-ID"))
+	d.addField("CSeq", q.fieldValue("CSeq"))
 	switch {
 	case status == 401:
-		d.add("WWW-Authenticate", fmt.Sprintf(`Digest realm="%s", nonce="%d", algorithm=MD5, qop="auth"`, Domain, a.rig.next()))
+		d.addField("WWW-Authenticate", fmt.Sprintf(`Digest realm="%s", nonce="%d", algorithm=MD5, qop="auth"`, Domain, a.peers.nextNumber()))
 	case status == 407:
-		d.add("Proxy-Authenticate", fmt.Sprintf(`Digest realm="%s", nonce="%d", algorithm=MD5, qop="auth"`, Domain, a.rig.next()))
+		d.addField("Proxy-Authenticate", fmt.Sprintf(`Digest realm="%s", nonce="%d", algorithm=MD5, qop="auth"`, Domain, a.peers.nextNumber()))
 	case status/100 == 2 && q.method() == "REGISTER":
-		a.bind(q, d)
+		a.updateBindings(q, d)
 	case status/100 == 2 && q.method() == "INVITE":
-		d.body = a.sdp()
+		d.body = a.sdpBody()
 	}
-	m = complete(d, m)
-	e.final = e.final || status >= 200
-	if l := e.leg; l != nil && q.method() == l.method && status/100 == 2 {
+	m = mergeMessage(d, m)
+	e.completed = e.completed || status >= 200
+	if l := e.dialog; l != nil && q.method() == l.method && status/100 == 2 {
 		if l.localTag() != m.toTag() { // another fork's
 			other := *l
 			l = &other
 			a.dialogs = append(a.dialogs, l)
 		}
-		l.local, l.confirmed = m.get("To"), true
+		l.local, l.confirmed = m.fieldValue("To"), true
 	}
 	return m, nil
 }
 
 // answers finds the request that a response answers.
-func (a *agent) answers(m *message) *exchange {
-	var stale *exchange
-	for _, e := range slices.Backward(a.received) {
+func (a *userAgent) findAnsweredRequest(m *message) *transaction {
+	var stale *transaction
+	for _, e := range slices.Backward(a.receivedRequests) {
 		switch {
-		case m.has("Call-ID") && m.get("Call-ID") != e.request.get("Call-ID"):
-		case m.has("CSeq") && m.get("CSeq") != e.request.get("CSeq"):
+		case m.hasField("Call-ID") && m.fieldValue("Call-ID") != e.request.fieldValue("Call-ID"):
+		case m.hasField("CSeq") && m.fieldValue("CSeq") != e.request.fieldValue("CSeq"):
 		case m.status() < 200 && e.request.method() != "INVITE":
-		case !e.final:
+		case !e.completed:
 			return e
 		case stale == nil:
 			stale = e
@@ -578,36 +578,36 @@ func (a *agent) answers(m *message) *exchange {
 }
 
 // bind keeps what a REGISTER binds, and lists it in the response.
-func (a *agent) bind(q, d *message) {
-	aor := address(q.get("To"))
+func (a *userAgent) updateBindings(q, d *message) {
+	aor := addressURI(q.fieldValue("To"))
 	expires := 3600
-	if n, err := strconv.Atoi(q.get("Expires")); err == nil {
+	if n, err := strconv.Atoi(q.fieldValue("Expires")); err == nil {
 		expires = n
 	}
-	for _, c := range q.all("Contact") {
+	for _, c := range q.fieldValues("Contact") {
 		left := expires
-		if n, err := strconv.Atoi(param(c, "expires")); err == nil {
+		if n, err := strconv.Atoi(headerParam(c, "expires")); err == nil {
 			left = n
 		}
 		a.bindings = slices.DeleteFunc(a.bindings, func(b binding) bool {
-			return b.aor == aor && (c == "*" || b.contact == address(c))
+			return b.aor == aor && (c == "*" || b.contact == addressURI(c))
 		})
 		if left > 0 && c != "*" {
-			a.bindings = append(a.bindings, binding{contact: address(c), aor: aor, expires: left, path: q.all("Path")})
+			a.bindings = append(a.bindings, binding{contact: addressURI(c), aor: aor, expires: left, path: q.fieldValues("Path")})
 		}
 	}
 	for _, b := range a.bindings {
 		if b.aor == aor {
-			d.add("Contact", fmt.Sprintf("<%s>;expires=%d", b.contact, b.expires))
+			d.addField("Contact", fmt.Sprintf("<%s>;expires=%d", b.contact, b.expires))
 		}
 	}
-	d.add("Path", q.all("Path")...)
+	d.addField("Path", q.fieldValues("Path")...)
 }
 
 // forward passes on what the agent, a proxy, has received.
-func (a *agent) forward(m *message) (*message, error) {
+func (a *userAgent) forwardAsProxy(m *message) (*message, error) {
 	kind := func(h *message) bool {
-		if m.has("Call-ID") && m.get("Call-ID") != h.get("Call-ID") || m.has("CSeq") && m.get("CSeq") != h.get("CSeq") {
+		if m.hasField("Call-ID") && m.fieldValue("Call-ID") != h.fieldValue("Call-ID") || m.hasField("CSeq") && m.fieldValue("CSeq") != h.fieldValue("CSeq") {
 			return false
 		}
 		if m.status() != 0 {
@@ -616,7 +616,7 @@ func (a *agent) forward(m *message) (*message, error) {
 		return h.status() == 0 && h.method() == m.method()
 	}
 	var source *message
-	for _, h := range slices.Backward(a.heard) {
+	for _, h := range slices.Backward(a.receivedMessages) {
 		if kind(h) {
 			source = h
 			break
@@ -627,61 +627,61 @@ func (a *agent) forward(m *message) (*message, error) {
 	}
 	d := source.clone()
 	if d.status() != 0 {
-		d.pop("Via")
-		for _, e := range a.received {
+		d.removeFirstValue("Via")
+		for _, e := range a.receivedRequests {
 			if e.request.branch() == d.branch() && e.request.method() == d.method() {
-				e.final = e.final || d.status() >= 200
+				e.completed = e.completed || d.status() >= 200
 			}
 		}
-		return complete(d, m), nil
+		return mergeMessage(d, m), nil
 	}
-	uri := m.uri()
+	uri := m.requestURI()
 	if uri == "" {
-		uri = d.uri()
+		uri = d.requestURI()
 	}
 	d.start = fmt.Sprintf("%s %s SIP/2.0", d.method(), uri)
-	hops, _ := strconv.Atoi(d.get("Max-Forwards"))
-	d.set("Max-Forwards", strconv.Itoa(hops-1))
-	if address(d.get("Route")) == a.ownRoute() {
-		d.pop("Route")
+	hops, _ := strconv.Atoi(d.fieldValue("Max-Forwards"))
+	d.setField("Max-Forwards", strconv.Itoa(hops-1))
+	if addressURI(d.fieldValue("Route")) == a.ownRoute() {
+		d.removeFirstValue("Route")
 	}
 	if d.toTag() == "" {
-		for _, route := range slices.Backward(a.routes(&leg{}, uri)) {
-			d.push("Route", route)
+		for _, route := range slices.Backward(a.findRoutes(&dialogState{}, uri)) {
+			d.prependField("Route", route)
 		}
-		d.push("Record-Route", "<"+a.ownRoute()+">")
+		d.prependField("Record-Route", "<"+a.ownRoute()+">")
 	}
-	d.push("Via", fmt.Sprintf("SIP/2.0/UDP %s;branch=z9hG4bK-%s-%d", a.Addr, a.Name, a.rig.next()))
-	m = complete(d, m)
-	var l *leg
+	d.prependField("Via", fmt.Sprintf("SIP/2.0/UDP %s;branch=z9hG4bK-%s-%d", a.Addr, a.Name, a.peers.nextNumber()))
+	m = mergeMessage(d, m)
+	var l *dialogState
 	if m.method() == "INVITE" && m.toTag() == "" {
-		l = &leg{method: "INVITE", callID: m.get("Call-ID"), local: m.get("From"), remote: m.get("To"), target: uri, invite: m, ended: true}
+		l = &dialogState{method: "INVITE", callID: m.fieldValue("Call-ID"), local: m.fieldValue("From"), remote: m.fieldValue("To"), remoteTarget: uri, lastInvite: m, ended: true}
 		a.dialogs = append(a.dialogs, l)
 	}
-	a.sent = append(a.sent, &exchange{request: m, leg: l})
+	a.sentRequests = append(a.sentRequests, &transaction{request: m, dialog: l})
 	return m, nil
 }
 
-func (a *agent) ownRoute() string { return "sip:" + a.Addr.String() + ";lr" }
+func (a *userAgent) ownRoute() string { return "sip:" + a.Addr.String() + ";lr" }
 
 // credentials replies to a challenge. Nobody checks the digest.
-func (a *agent) credentials(l *leg, method, uri string) (name, value string) {
-	name, challenge := "Authorization", l.challenge.get("WWW-Authenticate")
+func (a *userAgent) answerChallenge(l *dialogState, method, uri string) (name, value string) {
+	name, challenge := "Authorization", l.challenge.fieldValue("WWW-Authenticate")
 	if l.challenge.status() == 407 {
-		name, challenge = "Proxy-Authorization", l.challenge.get("Proxy-Authenticate")
+		name, challenge = "Proxy-Authorization", l.challenge.fieldValue("Proxy-Authenticate")
 	}
-	account, _ := userHost(address(l.local))
+	account, _ := userHost(addressURI(l.local))
 	if account == "anonymous" {
 		account = a.User
 	}
 	_, nonce, _ := strings.Cut(challenge, `nonce="`)
 	nonce, _, _ = strings.Cut(nonce, `"`)
 	return name, fmt.Sprintf(`Digest username="%s", realm="%s", nonce="%s", uri="%s", qop=auth, nc=00000001, cnonce="%s", response="%032x", algorithm=MD5`,
-		account, Domain, nonce, uri, method, a.rig.next())
+		account, Domain, nonce, uri, method, a.peers.nextNumber())
 }
 
 // sdp is one audio stream at the agent's address.
-func (a *agent) sdp() string {
+func (a *userAgent) sdpBody() string {
 	ip := a.Addr.Addr()
 	return fmt.Sprintf("v=0\r\no=- 1 1 IN IP4 %s\r\ns=-\r\nc=IN IP4 %s\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n", ip, ip)
 }
@@ -690,25 +690,25 @@ func (a *agent) sdp() string {
 // draft stands unless given has it too; one that is given without a value is left
 // out. A From or To that is given without a
 // tag gets the draft's.
-func complete(draft, given *message) *message {
+func mergeMessage(draft, given *message) *message {
 	m := &message{start: draft.start, body: given.body}
 	if len(strings.Fields(given.start)) > 1 {
 		m.start = given.start
 	}
 	for _, f := range draft.fields {
 		switch {
-		case same(f.name, "Content-Type"), same(f.name, "Content-Length"):
+		case sameField(f.name, "Content-Type"), sameField(f.name, "Content-Length"):
 			if given.body != "" {
 				continue
 			}
-		case !given.has(f.name):
-		case m.has(f.name):
+		case !given.hasField(f.name):
+		case m.hasField(f.name):
 			continue
 		default:
 			for _, g := range given.fields {
-				if same(g.name, f.name) {
-					if same(f.name, "From") || same(f.name, "To") {
-						g.value = tagged(g.value, param(f.value, "tag"))
+				if sameField(g.name, f.name) {
+					if sameField(f.name, "From") || sameField(f.name, "To") {
+						g.value = withTag(g.value, headerParam(f.value, "tag"))
 					}
 					m.fields = append(m.fields, g)
 				}
@@ -718,19 +718,19 @@ func complete(draft, given *message) *message {
 		m.fields = append(m.fields, f)
 	}
 	for _, g := range given.fields {
-		if !draft.has(g.name) {
+		if !draft.hasField(g.name) {
 			m.fields = append(m.fields, g)
 		}
 	}
 	m.fields = slices.DeleteFunc(m.fields, func(f field) bool { return f.value == "" })
-	if m.body == "" && given.get("Content-Length") != "0" {
+	if m.body == "" && given.fieldValue("Content-Length") != "0" {
 		m.body = draft.body
-		if m.body != "" && !m.has("Content-Type") {
-			m.add("Content-Type", "application/sdp")
+		if m.body != "" && !m.hasField("Content-Type") {
+			m.addField("Content-Type", "application/sdp")
 		}
 	}
-	if !m.has("Content-Length") {
-		m.add("Content-Length", strconv.Itoa(len(m.body)))
+	if !m.hasField("Content-Length") {
+		m.addField("Content-Length", strconv.Itoa(len(m.body)))
 	}
 	return m
 }
