@@ -40,15 +40,15 @@ type relayedMessage struct {
 	answered       bool   // by the hop itself
 }
 
-// NewBare returns a Hop that is a tracker and nothing else. Its messages leave
+// NewTrackerHop returns a Hop that is a tracker and nothing else. Its messages leave
 // only where a flow says so: it proves what is said, not what is sent.
-func NewBare(c Config) Hop {
-	return NewReplaced(c, func(t *dialog.Tracker) *dialog.Tracker { return t })
+func NewTrackerHop(c Config) Hop {
+	return NewTrackerHopWith(c, func(t *dialog.Tracker) *dialog.Tracker { return t })
 }
 
-// NewReplaced is as NewBare, with a tracker that may change: before it is shown
+// NewTrackerHopWith is as NewTrackerHop, with a tracker that may change: before it is shown
 // a message, or that time passes, before says which it is from here on.
-func NewReplaced(c Config, before func(*dialog.Tracker) *dialog.Tracker) Hop {
+func NewTrackerHopWith(c Config, before func(*dialog.Tracker) *dialog.Tracker) Hop {
 	return &trackerHop{
 		config:        c,
 		tracker:       dialog.New(c.Dialog),
