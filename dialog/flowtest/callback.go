@@ -10,13 +10,13 @@ import (
 	"bellhop/dialog"
 )
 
-// A callback is one line of a callback section.
+// A callback is one line of a callback section: an expected event.
 type callback struct {
 	typ, ext string
 	fields   []field
 }
 
-// readCallbacks reads a callback section.
+// parseCallbacks parses a callback section.
 func parseCallbacks(text string) (lines []callback, err error) {
 	for line := range strings.Lines(text) {
 		words, err := splitWords(line)
@@ -27,13 +27,13 @@ func parseCallbacks(text string) (lines []callback, err error) {
 			continue
 		}
 		if len(words) < 2 {
-			return nil, fmt.Errorf("callback %q has no extension", line)
+			return nil, fmt.Errorf("parse callback %q: no extension", line)
 		}
 		c := callback{typ: words[0], ext: words[1]}
 		for _, w := range words[2:] {
 			key, value, ok := strings.Cut(w, "=")
 			if !ok {
-				return nil, fmt.Errorf("callback %q: %q is no Field=value", line, w)
+				return nil, fmt.Errorf("parse callback %q: %q is not Field=value", line, w)
 			}
 			c.fields = append(c.fields, field{key, value})
 		}
@@ -42,7 +42,8 @@ func parseCallbacks(text string) (lines []callback, err error) {
 	return lines, nil
 }
 
-// split parts a line at spaces, but for those in quotes.
+// splitWords splits a line at spaces, except those in quoted values. It removes the
+// quotes.
 func splitWords(line string) (words []string, err error) {
 	line = strings.TrimSpace(line)
 	for line != "" {
@@ -78,7 +79,7 @@ func (c callback) String() string {
 	return b.String()
 }
 
-// usual are the fields that -update writes for a line that is new.
+// defaultFields are the fields that -update writes for a new line, by event type.
 var defaultFields = map[dialog.Type][]string{
 	dialog.DialOut:    {"CallerIDNum", "CalledNumber"},
 	dialog.DialIn:     {"CallerIDNum", "CalledNumber"},
@@ -94,14 +95,16 @@ var defaultFields = map[dialog.Type][]string{
 	dialog.Unregistered: {"Domain", "EventTime"},
 }
 
-// A teller puts events into words.
+// An eventFormatter formats events as callback lines, and compares them with lines. It
+// numbers calls and parties in the order of their first events.
 type eventFormatter struct {
 	began          time.Time
 	calls, parties []string
 	seq            map[string]int
 }
 
-// number gives an event's call and party their numbers.
+// assignNumbers assigns the next numbers to the call and the party of an event, if they
+// have none.
 func (t *eventFormatter) assignNumbers(e dialog.Event) {
 	if !slices.Contains(t.calls, e.Call) {
 		t.calls = append(t.calls, e.Call)
@@ -111,19 +114,20 @@ func (t *eventFormatter) assignNumbers(e dialog.Event) {
 	}
 }
 
-// hear checks what holds for any event: numbers without gaps.
+// checkSequence checks that the events of each call are numbered from 1 without gaps.
 func (t *eventFormatter) checkSequence(e dialog.Event) error {
 	if t.seq == nil {
 		t.seq = map[string]int{}
 	}
 	t.seq[e.Call]++
 	if e.Seq != t.seq[e.Call] {
-		return fmt.Errorf("%s of %s has number %d, want %d", e.Type, e.Extension.User, e.Seq, t.seq[e.Call])
+		return fmt.Errorf("%s of %s has sequence number %d, want %d", e.Type, e.Extension.User, e.Seq, t.seq[e.Call])
 	}
 	return nil
 }
 
-// field returns what an event says in a field, and "" if it does not know.
+// fieldText returns the value of an event field as a callback line has it; "" if the
+// field is absent. An unknown field name is an error.
 func (t *eventFormatter) fieldText(e dialog.Event, name string) (string, error) {
 	switch name {
 	case "Call":
@@ -224,10 +228,11 @@ func (t *eventFormatter) fieldText(e dialog.Event, name string) (string, error) 
 	if strings.HasPrefix(name, "X-") {
 		return "", nil
 	}
-	return "", fmt.Errorf("no field is called %s", name)
+	return "", fmt.Errorf("unknown field %s", name)
 }
 
-// compare says in what an event is not what a line says.
+// compareEvent returns the first difference between an event and a callback line as an
+// error, or nil.
 func (t *eventFormatter) compareEvent(e dialog.Event, want callback) error {
 	if string(e.Type) != want.typ || e.Extension.User != want.ext {
 		return fmt.Errorf("got %s\nwant %s", t.formatEvent(e, nil), want)
@@ -244,17 +249,17 @@ func (t *eventFormatter) compareEvent(e dialog.Event, want callback) error {
 	return nil
 }
 
-// line writes an event with the fields called names; nil: with the usual ones
-// that it knows.
+// formatEvent returns the callback line of an event with the named fields. With names
+// nil, these are the default fields of its type that are present.
 func (t *eventFormatter) formatEvent(e dialog.Event, names []string) callback {
 	c := callback{typ: string(e.Type), ext: e.Extension.User}
-	known := names == nil
-	if known {
+	useDefaults := names == nil
+	if useDefaults {
 		names = defaultFields[e.Type]
 	}
 	for _, name := range names {
 		value, _ := t.fieldText(e, name)
-		if value != "" || !known {
+		if value != "" || !useDefaults {
 			c.fields = append(c.fields, field{name, value})
 		}
 	}

@@ -10,16 +10,16 @@ import (
 	"bellhop/dialog"
 )
 
-// A Peer is who bellhop talks to.
+// A Peer is a phone, a trunk or the PBX that bellhop exchanges messages with.
 type Peer struct {
 	Name  string
 	Addr  netip.AddrPort
 	Side  dialog.Side
-	User  string // of its address of record
-	Trunk string // name of the [[trunk]] it is
+	User  string // user of its address of record
+	Trunk string // name of the [[trunk]] in the config; "": no trunk
 }
 
-// Peers are those that a flow can name.
+// Peers are the peers that a flow can name.
 var Peers = []Peer{
 	{Name: "phone", Addr: netip.MustParseAddrPort("192.0.2.11:5060"), Side: dialog.Edge, User: "101"},
 	{Name: "bob", Addr: netip.MustParseAddrPort("192.0.2.12:5060"), Side: dialog.Edge, User: "102"},
@@ -32,31 +32,33 @@ var Peers = []Peer{
 	{Name: "pbx", Addr: netip.MustParseAddrPort("192.0.2.1:5060"), Side: dialog.PBX},
 }
 
-// PBXAddresses are further addresses of the PBX: the peer pbx sends from them, and is
-// sent to. bellhop takes them for the PBX's if [Config.PBXSources] has them.
+// PBXAddresses are further addresses at which the peer pbx sends and receives. bellhop
+// takes them for the PBX if [Config.PBXSources] has them.
 var PBXAddresses = []Peer{
 	{Name: "pbx:5080", Addr: netip.MustParseAddrPort("192.0.2.1:5080"), Side: dialog.PBX},
 	{Name: "pbx2", Addr: netip.MustParseAddrPort("192.0.2.2:5060"), Side: dialog.PBX},
 }
 
-// Bellhop is where bellhop listens.
+// Bellhop is the address of bellhop.
 var Bellhop = netip.MustParseAddrPort("192.0.2.5:5060")
 
-// Domain is the PBX's.
+// Domain is the SIP domain of the PBX.
 const Domain = "pbx.example"
 
+// isPeerName reports whether name is a peer or an address of the PBX.
 func isPeerName(name string) bool {
 	_, ok := findPeer(func(p Peer) bool { return p.Name == name })
 	return ok
 }
 
-// peer returns the peer, or the address of the PBX, with a name that is known.
+// peerByName returns the peer, or the address of the PBX, called name. The name must
+// exist.
 func peerByName(name string) Peer {
 	p, _ := findPeer(func(p Peer) bool { return p.Name == name })
 	return p
 }
 
-// peerBy returns the first of all peers and addresses of the PBX that fits.
+// findPeer returns the first peer or address of the PBX that fits.
 func findPeer(fits func(Peer) bool) (Peer, bool) {
 	all := slices.Concat(Peers, PBXAddresses)
 	if i := slices.IndexFunc(all, fits); i >= 0 {
@@ -65,15 +67,15 @@ func findPeer(fits func(Peer) bool) (Peer, bool) {
 	return Peer{}, false
 }
 
-// A Rig is the peers of one flow. It composes what they send, out of what a
-// section gives and what they have sent and received before.
+// A peerSet is the peers of one flow. It completes the messages that they send, from the
+// text of a section and from the messages sent and received before.
 type peerSet struct {
 	agents     map[string]*userAgent
-	lastNumber int // number of the last tag, branch or Call-ID
-	cid        string
+	lastNumber int    // number of the last tag, branch or Call-ID
+	cid        string // X-CID that the PBX received last
 }
 
-// NewRig returns peers that know nothing of each other yet.
+// newPeerSet returns peers without dialogs, transactions and registrations.
 func newPeerSet() *peerSet {
 	r := &peerSet{agents: map[string]*userAgent{}}
 	for _, p := range Peers {
@@ -82,42 +84,42 @@ func newPeerSet() *peerSet {
 	return r
 }
 
-// An agent is a peer and what it remembers.
+// A userAgent is a peer with its dialogs, transactions and messages.
 type userAgent struct {
 	Peer
 	peers             *peerSet
 	dialogs           []*dialogState
 	sentRequests      []*transaction // requests
 	receivedRequests  []*transaction // requests
-	receivedMessages  []*message     // all that was received
-	lastSent          []byte         // last that was sent
-	registeredContact string         // the contact it has registered last
-	bindings          []binding      // of a registrar
+	receivedMessages  []*message     // requests and responses
+	lastSent          []byte         // last message sent
+	registeredContact string         // the one registered last; "": none
+	bindings          []binding      // contacts that are bound, if it is the PBX
 }
 
-// A leg is a dialog of an agent, or an attempt at one, or a registration.
+// A dialogState is a dialog of a user agent, an attempt to begin one, or a registration.
 type dialogState struct {
-	method           string // that began it
+	method           string // of the request that began it
 	callID           string
-	local, remote    string // From and To as this agent writes them, with tags if known
-	remoteTarget     string // remote
+	local, remote    string // From and To of requests of this user agent, with tags if known
+	remoteTarget     string // URI for requests within the dialog
 	routeSet         []string
-	lastCSeq         int      // last that was sent
-	lastInvite       *message // last INVITE that was sent
-	finalResponse    *message // its final response
+	lastCSeq         int      // of the last request sent
+	lastInvite       *message // last INVITE sent
+	finalResponse    *message // of lastInvite; nil: none yet
 	acked            bool
-	challenge        *message // 401 or 407 not yet replied to
+	challenge        *message // 401 or 407 without a request with credentials after it
 	confirmed, ended bool
 }
 
 func (l *dialogState) localTag() string  { return headerParam(l.local, "tag") }
 func (l *dialogState) remoteTag() string { return headerParam(l.remote, "tag") }
 
-// An exchange is a request and the leg it belongs to.
+// A transaction is a request with its dialog.
 type transaction struct {
 	request   *message
 	dialog    *dialogState
-	completed bool // it has its final response
+	completed bool // there is a final response
 }
 
 type binding struct {
@@ -126,12 +128,14 @@ type binding struct {
 	path         []string
 }
 
+// nextNumber returns a number for a new tag, branch or Call-ID.
 func (r *peerSet) nextNumber() int {
 	r.lastNumber++
 	return r.lastNumber
 }
 
-// agent returns the peer with a name. The PBX is one peer at each of its addresses.
+// findAgent returns the peer called name. The addresses of the PBX are one peer, which
+// from then on sends from the named address.
 func (r *peerSet) findAgent(name string) *userAgent {
 	p := peerByName(name)
 	if p.Side != dialog.PBX {
@@ -142,12 +146,12 @@ func (r *peerSet) findAgent(name string) *userAgent {
 	return a
 }
 
-// Compose returns the message that a Send or Forward step sends.
+// composeStep returns the complete message that a Send or Forward step sends.
 func (r *peerSet) composeStep(s Step) ([]byte, error) {
 	a := r.findAgent(s.From)
 	if strings.TrimSpace(s.Text) == "" {
 		if a.lastSent == nil {
-			return nil, fmt.Errorf("%s has sent nothing that it could send again", s.From)
+			return nil, fmt.Errorf("repeat message: %s has sent none", s.From)
 		}
 		return a.lastSent, nil
 	}
@@ -183,7 +187,7 @@ func (r *peerSet) composeStep(s Step) ([]byte, error) {
 	return a.lastSent, nil
 }
 
-// Receive tells the rig what bellhop has sent to a peer.
+// receiveMessage updates the peer called to with a message from bellhop.
 func (r *peerSet) receiveMessage(to string, raw []byte) error {
 	m, err := parseMessage(string(raw))
 	if err != nil {
@@ -202,6 +206,7 @@ func (r *peerSet) receiveMessage(to string, raw []byte) error {
 	return nil
 }
 
+// receiveRequest adds the transaction of a request, and the dialog that it begins.
 func (a *userAgent) receiveRequest(m *message) {
 	for _, e := range a.receivedRequests {
 		if e.request.branch() == m.branch() && e.request.method() == m.method() {
@@ -232,7 +237,7 @@ func (a *userAgent) receiveRequest(m *message) {
 	a.receivedRequests = append(a.receivedRequests, &transaction{request: m, dialog: l})
 }
 
-// legOf finds a dialog by its tags.
+// findDialogByTags returns the newest dialog with the Call-ID and tags, or nil.
 func (a *userAgent) findDialogByTags(callID, localTag, remoteTag string) *dialogState {
 	for _, l := range slices.Backward(a.dialogs) {
 		if l.callID == callID && l.localTag() == localTag && l.remoteTag() == remoteTag {
@@ -242,6 +247,7 @@ func (a *userAgent) findDialogByTags(callID, localTag, remoteTag string) *dialog
 	return nil
 }
 
+// receiveResponse updates the transaction and the dialog of a response.
 func (a *userAgent) receiveResponse(m *message) {
 	for _, e := range slices.Backward(a.sentRequests) {
 		if e.request.branch() != m.branch() || e.request.method() != m.method() {
@@ -263,10 +269,10 @@ func (a *userAgent) receiveResponse(m *message) {
 	}
 }
 
-// opens reports whether what began the leg opens a dialog.
+// opensDialog reports whether the request that began l opens a dialog.
 func (l *dialogState) opensDialog() bool { return l.method == "INVITE" || l.method == "SUBSCRIBE" }
 
-// invited takes note of a response to an INVITE, or to a SUBSCRIBE.
+// updateDialog updates a dialog with a response to the INVITE or SUBSCRIBE of it.
 func (a *userAgent) updateDialog(l *dialogState, m *message) {
 	if m.status() >= 300 {
 		l.finalResponse, l.acked, l.ended = m, false, !l.confirmed
@@ -276,7 +282,7 @@ func (a *userAgent) updateDialog(l *dialogState, m *message) {
 		return
 	}
 	opened := l.confirmed
-	if l.confirmed && l.remoteTag() != m.toTag() { // another fork's
+	if l.confirmed && l.remoteTag() != m.toTag() { // of another branch of a fork
 		other := *l
 		l, opened = &other, false
 		a.dialogs = append(a.dialogs, l)
@@ -294,7 +300,7 @@ func (a *userAgent) updateDialog(l *dialogState, m *message) {
 	}
 }
 
-// request completes a request that the agent sends.
+// completeRequest returns the request that the user agent sends for the given part m.
 func (a *userAgent) completeRequest(m *message) (*message, error) {
 	method, uri := m.method(), m.requestURI()
 	l := a.findDialogOf(m)
@@ -302,16 +308,16 @@ func (a *userAgent) completeRequest(m *message) (*message, error) {
 	switch {
 	case method == "ACK" || method == "CANCEL":
 		if l == nil {
-			return nil, fmt.Errorf("%s has no INVITE that this %s fits", a.Name, method)
+			return nil, fmt.Errorf("send %[2]s: %[1]s has no INVITE that it belongs to", a.Name, method)
 		}
 		given = a.completeHopByHop(m, l)
 		if given != nil {
 			return given, nil
 		}
-	case l == nil && m.hasField("Call-ID") && m.fromTag() != "" && m.toTag() != "": // somebody else's dialog
+	case l == nil && m.hasField("Call-ID") && m.fromTag() != "" && m.toTag() != "": // a dialog of another peer
 		l = a.beginDialog(m)
 	case l == nil && slices.Contains([]string{"BYE", "UPDATE", "PRACK"}, method):
-		return nil, fmt.Errorf("%s has no dialog that this %s fits", a.Name, method)
+		return nil, fmt.Errorf("send %[2]s: %[1]s has no dialog that it belongs to", a.Name, method)
 	case l == nil:
 		l = a.beginDialog(m)
 	}
@@ -319,7 +325,7 @@ func (a *userAgent) completeRequest(m *message) (*message, error) {
 		uri = l.remoteTarget
 	}
 	if uri == "" {
-		return nil, fmt.Errorf("%s does not know where to send this %s: give its Request-URI", a.Name, method)
+		return nil, fmt.Errorf("send %[2]s: %[1]s has no target for it: add a Request-URI", a.Name, method)
 	}
 	cseq := l.lastCSeq + 1
 	if method == "ACK" {
@@ -366,7 +372,7 @@ func (a *userAgent) completeRequest(m *message) (*message, error) {
 	return m, nil
 }
 
-// begin makes the leg that a request begins.
+// beginDialog adds the dialog that a request begins.
 func (a *userAgent) beginDialog(m *message) *dialogState {
 	uri := m.requestURI()
 	if uri == "" && m.method() == "REGISTER" {
@@ -390,7 +396,8 @@ func (a *userAgent) beginDialog(m *message) *dialogState {
 	return l
 }
 
-// from is the address of record; a PBX calls in the name of its last caller.
+// defaultFrom returns the From of a request that gives none: the address of record. The
+// PBX uses the From of the last INVITE or MESSAGE that it received.
 func (a *userAgent) defaultFrom() string {
 	if a.Side == dialog.PBX {
 		for _, e := range slices.Backward(a.receivedRequests) {
@@ -407,6 +414,7 @@ func (a *userAgent) defaultFrom() string {
 	return "<sip:" + a.User + "@" + Domain + ">"
 }
 
+// contactURI returns the URI for a Contact of the user agent.
 func (a *userAgent) contactURI() string {
 	if a.registeredContact != "" {
 		return a.registeredContact
@@ -417,8 +425,9 @@ func (a *userAgent) contactURI() string {
 	return "sip:" + a.User + "@" + a.Addr.String()
 }
 
-// routes is a dialog's route set, or the Path of a registered contact. A hop of
-// the agent's own, which stands for a proxy too, is behind it.
+// findRoutes returns the Route values for a request to uri: the route set of a dialog, or
+// the Path of a registered contact. Leading routes to the user agent itself, from its
+// time as a proxy, are left out.
 func (a *userAgent) findRoutes(l *dialogState, uri string) []string {
 	if l.confirmed || l.remoteTag() != "" {
 		set := l.routeSet
@@ -435,7 +444,7 @@ func (a *userAgent) findRoutes(l *dialogState, uri string) []string {
 	return nil
 }
 
-// find returns the leg that a request continues, and nil if it begins one.
+// findDialogOf returns the dialog that a request belongs to, or nil if it begins one.
 func (a *userAgent) findDialogOf(m *message) *dialogState {
 	method, uri, callID, tag := m.method(), m.requestURI(), m.fieldValue("Call-ID"), m.toTag()
 	fits := func(l *dialogState) bool {
@@ -463,7 +472,7 @@ func (a *userAgent) findDialogOf(m *message) *dialogState {
 			return l.opensDialog() && l.remoteTag() != "" && at(l.remoteTarget)
 		case "SUBSCRIBE":
 			if l.method == "INVITE" && l.remoteTag() != "" && at(l.remoteTarget) {
-				return uri == "" // a refresh of what REFER began
+				return uri == "" // refreshes the subscription of a REFER
 			}
 			return l.method == method && (l.challenge != nil || l.confirmed && uri == "")
 		}
@@ -484,8 +493,8 @@ func (a *userAgent) findDialogOf(m *message) *dialogState {
 	return stale
 }
 
-// hopByHop completes a CANCEL, or the ACK of a refused INVITE; nil for the ACK
-// of a 2xx, which is a request of the dialog.
+// completeHopByHop returns the CANCEL, or the ACK of a rejected INVITE, for the given
+// part m. It returns nil for the ACK of a 2xx, which is a request within the dialog.
 func (a *userAgent) completeHopByHop(m *message, l *dialogState) *message {
 	if m.method() == "ACK" && l.finalResponse.status() < 300 {
 		return nil
@@ -509,11 +518,11 @@ func (a *userAgent) completeHopByHop(m *message, l *dialogState) *message {
 	return d
 }
 
-// respond completes a response that the agent sends.
+// completeResponse returns the response that the user agent sends for the given part m.
 func (a *userAgent) completeResponse(m *message) (*message, error) {
 	e := a.findAnsweredRequest(m)
 	if e == nil {
-		return nil, fmt.Errorf("%s has received no request that %q answers", a.Name, m.start)
+		return nil, fmt.Errorf("send %[2]q: %[1]s has received no request for it", a.Name, m.start)
 	}
 	q, status := e.request, m.status()
 	for i := range m.fields {
@@ -550,7 +559,7 @@ func (a *userAgent) completeResponse(m *message) (*message, error) {
 	m = mergeMessage(d, m)
 	e.completed = e.completed || status >= 200
 	if l := e.dialog; l != nil && q.method() == l.method && status/100 == 2 {
-		if l.localTag() != m.toTag() { // another fork's
+		if l.localTag() != m.toTag() { // of another branch of a fork
 			other := *l
 			l = &other
 			a.dialogs = append(a.dialogs, l)
@@ -560,7 +569,7 @@ func (a *userAgent) completeResponse(m *message) (*message, error) {
 	return m, nil
 }
 
-// answers finds the request that a response answers.
+// findAnsweredRequest returns the transaction that a response answers, or nil.
 func (a *userAgent) findAnsweredRequest(m *message) *transaction {
 	var stale *transaction
 	for _, e := range slices.Backward(a.receivedRequests) {
@@ -577,7 +586,8 @@ func (a *userAgent) findAnsweredRequest(m *message) *transaction {
 	return stale
 }
 
-// bind keeps what a REGISTER binds, and lists it in the response.
+// updateBindings applies the REGISTER q to the bindings, and lists those of its address
+// of record in the response d.
 func (a *userAgent) updateBindings(q, d *message) {
 	aor := addressURI(q.fieldValue("To"))
 	expires := 3600
@@ -604,7 +614,8 @@ func (a *userAgent) updateBindings(q, d *message) {
 	d.addField("Path", q.fieldValues("Path")...)
 }
 
-// forward passes on what the agent, a proxy, has received.
+// forwardAsProxy returns the received message that m describes, changed as a proxy
+// changes it.
 func (a *userAgent) forwardAsProxy(m *message) (*message, error) {
 	kind := func(h *message) bool {
 		if m.hasField("Call-ID") && m.fieldValue("Call-ID") != h.fieldValue("Call-ID") || m.hasField("CSeq") && m.fieldValue("CSeq") != h.fieldValue("CSeq") {
@@ -623,7 +634,7 @@ func (a *userAgent) forwardAsProxy(m *message) (*message, error) {
 		}
 	}
 	if source == nil {
-		return nil, fmt.Errorf("%s has nothing like %q to pass on", a.Name, m.start)
+		return nil, fmt.Errorf("forward %[2]q: %[1]s has received no such message", a.Name, m.start)
 	}
 	d := source.clone()
 	if d.status() != 0 {
@@ -664,7 +675,8 @@ func (a *userAgent) forwardAsProxy(m *message) (*message, error) {
 
 func (a *userAgent) ownRoute() string { return "sip:" + a.Addr.String() + ";lr" }
 
-// credentials replies to a challenge. Nobody checks the digest.
+// answerChallenge returns the header field with credentials for the challenge of l. The
+// digest is not computed.
 func (a *userAgent) answerChallenge(l *dialogState, method, uri string) (name, value string) {
 	name, challenge := "Authorization", l.challenge.fieldValue("WWW-Authenticate")
 	if l.challenge.status() == 407 {
@@ -680,16 +692,15 @@ func (a *userAgent) answerChallenge(l *dialogState, method, uri string) (name, v
 		account, Domain, nonce, uri, method, a.peers.nextNumber())
 }
 
-// sdp is one audio stream at the agent's address.
+// sdpBody returns a session description with one audio stream.
 func (a *userAgent) sdpBody() string {
 	ip := a.Addr.Addr()
 	return fmt.Sprintf("v=0\r\no=- 1 1 IN IP4 %s\r\ns=-\r\nc=IN IP4 %s\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n", ip, ip)
 }
 
-// complete fills in what given leaves out of draft: each header field of the
-// draft stands unless given has it too; one that is given without a value is left
-// out. A From or To that is given without a
-// tag gets the draft's.
+// mergeMessage returns draft with the start line, header fields and body of given in
+// place of its own. A header field that given has without a value is left out. A From or
+// To of given without a tag gets the tag of draft.
 func mergeMessage(draft, given *message) *message {
 	m := &message{start: draft.start, body: given.body}
 	if len(strings.Fields(given.start)) > 1 {

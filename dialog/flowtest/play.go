@@ -11,33 +11,34 @@ import (
 	"bellhop/dialog"
 )
 
-// A Hop is what a flow is played against.
+// A Hop is the SIP hop that a flow is played against: bellhop's proxy with its tracker,
+// or the tracker alone.
 type Hop interface {
-	// Send delivers a message from a peer. When it returns, all that the
-	// message causes at this instant has happened.
+	// Send delivers a message from a peer. It returns after everything that the
+	// message causes without the passing of time.
 	Send(from Peer, msg []byte) error
 
-	// Receive returns the oldest message to a peer that was not yet received.
-	// want is the section that expects it, for a hop that has to be told.
+	// Receive returns the oldest unread message to a peer. want is the text of
+	// the section that expects it; a hop without a proxy builds the message from it.
 	Receive(to Peer, want string) ([]byte, error)
 
-	// Unread returns the messages that were sent to peers and not received.
+	// Unread returns the messages to peers that Receive has not returned.
 	Unread() []string
 
-	// Sleep lets time pass, and all that happens in it.
+	// Sleep lets d pass, with everything that becomes due meanwhile.
 	Sleep(d time.Duration)
 
-	// SetClock sets the wall clock forward by so much; below zero: back.
+	// SetClock sets the wall clock forward; a negative by sets it back.
 	SetClock(by time.Duration)
 
-	// Events returns what was said since it was last called.
+	// Events returns the events emitted since the previous call of Events.
 	Events() []dialog.Event
 
-	// Now is the time at the hop, on a clock that nobody sets.
+	// Now returns the time at the hop, on a clock that SetClock does not change.
 	Now() time.Time
 }
 
-// Play plays a flow, and fails the test where it goes another way.
+// Play plays a flow against h, and fails the test at the first difference.
 func Play(t testing.TB, f *Flow, h Hop) {
 	t.Helper()
 	p := newPlayer(f, h)
@@ -46,7 +47,8 @@ func Play(t testing.TB, f *Flow, h Hop) {
 	}
 }
 
-// Rewrite plays a flow and returns its file with the callbacks as they came.
+// Rewrite plays a flow and returns its file with the callback sections rewritten to the
+// events that h emitted.
 func Rewrite(f *Flow, h Hop) ([]byte, error) {
 	p := newPlayer(f, h)
 	p.update = true
@@ -56,12 +58,13 @@ func Rewrite(f *Flow, h Hop) ([]byte, error) {
 	return txtar.Format(f.archive), nil
 }
 
+// A player plays one flow against a Hop.
 type player struct {
 	flow      *Flow
 	peers     *peerSet
 	hop       Hop
 	formatter eventFormatter
-	update    bool
+	update    bool // rewrite callback sections instead of comparing them
 }
 
 func newPlayer(f *Flow, h Hop) *player {
@@ -80,7 +83,7 @@ func (p *player) playSteps() error {
 	}
 	events, err := p.nextEvents()
 	if err == nil && len(events) > 0 {
-		err = fmt.Errorf("%s: at the end: nobody expected %s", p.flow.Name, p.formatter.formatEvent(events[0], nil))
+		err = fmt.Errorf("%s: at the end: unexpected event %s", p.flow.Name, p.formatter.formatEvent(events[0], nil))
 	}
 	return err
 }
@@ -114,18 +117,19 @@ func (p *player) playStep(s Step) error {
 		p.hop.SetClock(s.ClockChange)
 		return nil
 	}
-	return fmt.Errorf("a step does nothing: %v", s) // unreachable: Parse makes no others
+	return fmt.Errorf("play step %v: unknown action", s) // unreachable: Parse makes no others
 }
 
-// quiet checks that no message was left unexpected.
+// checkNoMessages checks that no unexpected message was sent.
 func (p *player) checkNoMessages() error {
 	if rest := p.hop.Unread(); len(rest) > 0 {
-		return fmt.Errorf("nobody expected\n%s", strings.Join(rest, "\n"))
+		return fmt.Errorf("unexpected message\n%s", strings.Join(rest, "\n"))
 	}
 	return nil
 }
 
-// expect compares a message with what of it matters.
+// checkMessage compares a message with an expectation: the start line, the listed header
+// fields, and the body if there is one.
 func (p *player) checkMessage(msg []byte, text string) error {
 	got, err := parseMessage(string(msg))
 	if err != nil {
@@ -147,7 +151,7 @@ func (p *player) checkMessage(msg []byte, text string) error {
 	for _, f := range want.fields {
 		switch value := got.fieldValue(f.name); {
 		case !got.hasField(f.name):
-			return fmt.Errorf("%q lacks %s", got.start, f.name)
+			return fmt.Errorf("%q has no %s", got.start, f.name)
 		case f.value != "*" && f.value != value:
 			return fmt.Errorf("%s: got %q, want %q", f.name, value, f.value)
 		}
@@ -158,7 +162,8 @@ func (p *player) checkMessage(msg []byte, text string) error {
 	return nil
 }
 
-// events returns what was said, without what this flow does not list.
+// nextEvents returns the events since its previous call, without those of types that
+// this flow does not list.
 func (p *player) nextEvents() (events []dialog.Event, err error) {
 	for _, e := range p.hop.Events() {
 		if err := p.formatter.checkSequence(e); err != nil {
@@ -172,6 +177,7 @@ func (p *player) nextEvents() (events []dialog.Event, err error) {
 	return events, nil
 }
 
+// checkCallbacks compares the events since the previous callback section with this one.
 func (p *player) checkCallbacks(s Step) error {
 	got, err := p.nextEvents()
 	if err != nil {
@@ -187,20 +193,20 @@ func (p *player) checkCallbacks(s Step) error {
 	}
 	for i, e := range got {
 		if i == len(want) {
-			return fmt.Errorf("nobody expected %s", p.formatter.formatEvent(e, nil))
+			return fmt.Errorf("unexpected event %s", p.formatter.formatEvent(e, nil))
 		}
 		if err := p.formatter.compareEvent(e, want[i]); err != nil {
 			return err
 		}
 	}
 	if len(got) < len(want) {
-		return fmt.Errorf("nobody said %s", want[len(got)])
+		return fmt.Errorf("missing event %s", want[len(got)])
 	}
 	return nil
 }
 
-// rewrite puts the callbacks that came into the section, each with the fields
-// that the line in its place had.
+// rewriteSection replaces the lines of a callback section with the events got. A line
+// keeps its fields if it has the same type as the event in its place.
 func (p *player) rewriteSection(s Step, got []dialog.Event, want []callback) {
 	var b strings.Builder
 	for i, e := range got {

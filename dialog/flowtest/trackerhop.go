@@ -13,97 +13,99 @@ import (
 	"bellhop/dialog"
 )
 
-// A bare hop is the tracker alone. It forwards what a flow says is forwarded,
-// and makes of its own what else the flow says bellhop sends; of a proxy it has
-// only what the peers need to go on.
+// A trackerHop is a [Hop] with a tracker but without a proxy. It forwards the messages
+// that the flow expects to be forwarded, and creates the other messages that the flow
+// expects from bellhop. It imitates as much of a proxy as the peers need.
 type trackerHop struct {
 	config        Config
 	tracker       *dialog.Tracker
 	nextTracker   func(*dialog.Tracker) *dialog.Tracker
 	now           time.Time
-	wallOffset    time.Duration // the wall clock is
+	wallOffset    time.Duration // of the wall clock from now
 	events        []dialog.Event
-	pending       []*relayedMessage // received and not yet forwarded
+	pending       []*relayedMessage // received, not yet forwarded
 	forwarded     []*relayedMessage
-	registrations map[string]*relayedMessage // the REGISTER, by the token in its Path or Contact
-	boundContacts []boundContact             // of those whose token is in the Contact
+	registrations map[string]*relayedMessage // REGISTER requests by the token in their Path or Contact
+	boundContacts []boundContact             // Contacts of phones that were replaced with a token
 }
 
-// A boundContact is the Contact of a phone that has registered; its place makes its token.
+// A boundContact is the Contact of a registered phone. Its token is "c" and its index in
+// trackerHop.boundContacts.
 type boundContact struct{ peer, uri string }
 
-// A passage is a message on its way through the hop.
+// A relayedMessage is a message that the hop has received, and forwarded or not.
 type relayedMessage struct {
 	from, to       Peer
 	received, sent *message
-	branch         string // of the request as it came in
-	answered       bool   // by the hop itself
+	branch         string // of the request as received
+	answered       bool   // the hop itself has answered it
 }
 
-// NewTrackerHop returns a Hop that is a tracker and nothing else. Its messages leave
-// only where a flow says so: it proves what is said, not what is sent.
+// NewTrackerHop returns a Hop that is a tracker without a proxy. It sends a message only
+// where the flow expects one: so a flow tests the events, not the messages sent.
 func NewTrackerHop(c Config) Hop {
 	return NewTrackerHopWith(c, func(t *dialog.Tracker) *dialog.Tracker { return t })
 }
 
-// NewTrackerHopWith is as NewTrackerHop, with a tracker that may change: before it is shown
-// a message, or that time passes, before says which it is from here on.
-func NewTrackerHopWith(c Config, before func(*dialog.Tracker) *dialog.Tracker) Hop {
+// NewTrackerHopWith returns a [NewTrackerHop] that can replace its tracker. Before each
+// message, and before time passes, nextTracker gets the current tracker and returns the
+// one to use from then on.
+func NewTrackerHopWith(c Config, nextTracker func(*dialog.Tracker) *dialog.Tracker) Hop {
 	return &trackerHop{
 		config:        c,
 		tracker:       dialog.New(c.Dialog),
-		nextTracker:   before,
+		nextTracker:   nextTracker,
 		now:           time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 		registrations: map[string]*relayedMessage{},
 	}
 }
 
-func (b *trackerHop) Now() time.Time { return b.now }
+func (h *trackerHop) Now() time.Time { return h.now }
 
-func (b *trackerHop) SetClock(by time.Duration) { b.wallOffset += by }
+func (h *trackerHop) SetClock(by time.Duration) { h.wallOffset += by }
 
-func (b *trackerHop) Unread() []string { return nil }
+func (h *trackerHop) Unread() []string { return nil }
 
-func (b *trackerHop) Events() (said []dialog.Event) {
-	said, b.events = b.events, nil
-	return said
+func (h *trackerHop) Events() (events []dialog.Event) {
+	events, h.events = h.events, nil
+	return events
 }
 
-func (b *trackerHop) Sleep(d time.Duration) {
-	until := b.now.Add(d)
-	b.tracker = b.nextTracker(b.tracker)
+func (h *trackerHop) Sleep(d time.Duration) {
+	until := h.now.Add(d)
+	h.tracker = h.nextTracker(h.tracker)
 	for {
-		next, ok := b.tracker.Next()
+		next, ok := h.tracker.Next()
 		if !ok || next.After(until) {
 			break
 		}
-		if next.After(b.now) {
-			b.now = next
+		if next.After(h.now) {
+			h.now = next
 		}
-		b.tracker.SetClock(b.now, b.wallOffset)
-		b.events = append(b.events, b.tracker.Advance(b.now)...)
+		h.tracker.SetClock(h.now, h.wallOffset)
+		h.events = append(h.events, h.tracker.Advance(h.now)...)
 	}
-	b.now = until
+	h.now = until
 }
 
-func (b *trackerHop) Send(from Peer, msg []byte) error {
+func (h *trackerHop) Send(from Peer, msg []byte) error {
 	m, err := parseMessage(string(msg))
 	if err != nil {
 		return err
 	}
-	from = b.classifyPeer(from)
+	from = h.classifyPeer(from)
 	p := &relayedMessage{from: from, received: m, branch: m.branch()}
 	switch {
 	case m.status() != 0:
-		q := b.findForwarded(from, m.branch())
+		q := h.findForwarded(from, m.branch())
 		if q == nil {
-			return fmt.Errorf("%q answers nothing", m.start)
+			return fmt.Errorf("send %q: it answers no request", m.start)
 		}
 		p.to, p.branch = q.from, q.branch
-		if m.method() == "REGISTER" && m.status()/100 == 2 && b.config.Register == "contact" {
-			b.rewriteContacts(m, func(uri string) string {
-				if i, ok := b.findBoundContact(uri); ok {
-					return b.boundContacts[i].uri
+		if m.method() == "REGISTER" && m.status()/100 == 2 && h.config.Register == "contact" {
+			h.rewriteContacts(m, func(uri string) string {
+				if i, ok := h.findBoundContact(uri); ok {
+					return h.boundContacts[i].uri
 				}
 				return uri
 			})
@@ -112,31 +114,31 @@ func (b *trackerHop) Send(from Peer, msg []byte) error {
 	case from.Side == dialog.Edge:
 		p.to = peerByName("pbx")
 		if to, ok := peerAt(m.requestURI()); ok && peerByName(to.Name).Side == dialog.PBX {
-			p.to = b.classifyPeer(to) // within a dialog
+			p.to = h.classifyPeer(to) // within a dialog
 		}
-	case b.findRegistration(m) != nil:
-		p.to = b.findRegistration(m).from
+	case h.findRegistration(m) != nil:
+		p.to = h.findRegistration(m).from
 	default:
 		to, ok := peerAt(m.requestURI())
 		if !ok {
-			return fmt.Errorf("no peer is at %s", m.requestURI())
+			return fmt.Errorf("send %q: no peer has the address %s", m.start, m.requestURI())
 		}
 		p.to = to
 	}
-	if !b.isAbsorbed(p) {
-		b.pending = append(b.pending, p)
+	if !h.isAbsorbed(p) {
+		h.pending = append(h.pending, p)
 	}
-	b.observeMessage(p, msg, false)
+	h.observeMessage(p, msg, false)
 	return nil
 }
 
-// absorbs reports whether a proxy keeps p: a 100, the response to a CANCEL, the
-// ACK of a refused INVITE, and what it has had before.
-func (b *trackerHop) isAbsorbed(p *relayedMessage) bool {
+// isAbsorbed reports whether a proxy does not forward p: a 100, the response to a CANCEL,
+// the ACK of a rejected INVITE, or a retransmission.
+func (h *trackerHop) isAbsorbed(p *relayedMessage) bool {
 	if p.received.status() != 0 {
 		return p.received.status() == 100 || p.received.method() == "CANCEL"
 	}
-	for _, q := range b.forwarded {
+	for _, q := range h.forwarded {
 		if q.from.Name == p.from.Name && q.branch == p.branch && q.received.status() == 0 {
 			return p.received.method() == "ACK" || p.received.method() == q.received.method()
 		}
@@ -144,7 +146,7 @@ func (b *trackerHop) isAbsorbed(p *relayedMessage) bool {
 	return false
 }
 
-// at returns the peer at the address that a URI has.
+// peerAt returns the peer with the address in a URI.
 func peerAt(uri string) (Peer, bool) {
 	_, host := userHost(uri)
 	addr, err := netip.ParseAddrPort(host)
@@ -154,19 +156,20 @@ func peerAt(uri string) (Peer, bool) {
 	return findPeer(func(p Peer) bool { return p.Addr == addr })
 }
 
-// sees returns a peer as the hop takes it: at an address of the PBX that the config
-// does not have it is on the edge side.
-func (b *trackerHop) classifyPeer(p Peer) Peer {
+// classifyPeer returns p with the side that bellhop assigns to it: a further address of
+// the PBX is on the edge side unless the config lists it in pbx_sources.
+func (h *trackerHop) classifyPeer(p Peer) Peer {
 	configured := func(s netip.Prefix) bool { return s.Contains(p.Addr.Addr()) }
-	if p.Side == dialog.PBX && p.Name != "pbx" && !slices.ContainsFunc(b.config.PBXSources, configured) {
+	if p.Side == dialog.PBX && p.Name != "pbx" && !slices.ContainsFunc(h.config.PBXSources, configured) {
 		p.Side = dialog.Edge
 	}
 	return p
 }
 
-// sent finds the request that left for a peer with a branch of ours.
-func (b *trackerHop) findForwarded(to Peer, branch string) *relayedMessage {
-	for _, p := range slices.Backward(b.forwarded) {
+// findForwarded returns the request that the hop has forwarded to a peer with the given
+// branch, or nil.
+func (h *trackerHop) findForwarded(to Peer, branch string) *relayedMessage {
+	for _, p := range slices.Backward(h.forwarded) {
 		if p.to.Name == to.Name && p.sent.status() == 0 && p.sent.branch() == branch {
 			return p
 		}
@@ -174,13 +177,14 @@ func (b *trackerHop) findForwarded(to Peer, branch string) *relayedMessage {
 	return nil
 }
 
-// observe shows the tracker a message as the hop would.
-func (b *trackerHop) observeMessage(p *relayedMessage, raw []byte, own bool) {
+// observeMessage shows a message to the tracker, as bellhop would. own says that the hop
+// has created it.
+func (h *trackerHop) observeMessage(p *relayedMessage, raw []byte, own bool) {
 	head, body, _ := strings.Cut(string(raw), "\r\n\r\n")
 	m := p.received
 	o := dialog.Message{
-		At:         b.now,
-		WallOffset: b.wallOffset,
+		At:         h.now,
+		WallOffset: h.wallOffset,
 
 		Src:    p.from.Side,
 		Dst:    p.to.Side,
@@ -201,36 +205,36 @@ func (b *trackerHop) observeMessage(p *relayedMessage, raw []byte, own bool) {
 	if p.from.Side == dialog.PBX {
 		o.Trunk = p.to.Trunk
 	}
-	if r := b.findRegistration(m); r != nil {
+	if r := h.findRegistration(m); r != nil {
 		user, host := userHost(addressURI(r.received.fieldValue("To")))
 		o.AOR = user + "@" + host
 	}
 	if m.status() == 0 && m.method() == "INVITE" && m.toTag() == "" {
 		o.CID = m.fieldValue("X-CID")
-		if b.config.AddCID && p.to.Side == dialog.PBX {
+		if h.config.AddCID && p.to.Side == dialog.PBX {
 			o.CID = correlationID(m)
 		}
 	}
-	b.tracker = b.nextTracker(b.tracker)
-	b.events = append(b.events, b.tracker.Observe(o)...)
+	h.tracker = h.nextTracker(h.tracker)
+	h.events = append(h.events, h.tracker.Observe(o)...)
 }
 
-// registration is the REGISTER whose token a request of the PBX bears: in its
-// Route, out of the Path, or in its Request-URI, out of the Contact.
-func (b *trackerHop) findRegistration(m *message) *relayedMessage {
+// findRegistration returns the REGISTER whose token is in a request of the PBX, or nil.
+// The token is in the Route, from a Path, or in the Request-URI, from a Contact.
+func (h *trackerHop) findRegistration(m *message) *relayedMessage {
 	for _, uri := range []string{addressURI(m.fieldValue("Route")), m.requestURI()} {
 		if token, host := userHost(uri); host == Bellhop.String() {
-			return b.registrations[token]
+			return h.registrations[token]
 		}
 	}
 	return nil
 }
 
-// inBrackets finds the SIP URIs in the angle brackets of a Contact.
+// bracketedURI matches a SIP URI in angle brackets.
 var bracketedURI = regexp.MustCompile(`<sip:[^>]*>`)
 
-// contacts puts what change returns in the place of each URI in the Contacts of m.
-func (b *trackerHop) rewriteContacts(m *message, change func(uri string) string) {
+// rewriteContacts replaces each URI in the Contacts of m with change of it.
+func (h *trackerHop) rewriteContacts(m *message, change func(uri string) string) {
 	for i, f := range m.fields {
 		if sameField(f.name, "Contact") {
 			m.fields[i].value = bracketedURI.ReplaceAllStringFunc(f.value, func(s string) string {
@@ -240,17 +244,19 @@ func (b *trackerHop) rewriteContacts(m *message, change func(uri string) string)
 	}
 }
 
-// place returns where the Contact is among those bound whose token a URI has.
-func (b *trackerHop) findBoundContact(uri string) (i int, ok bool) {
+// findBoundContact returns the index in boundContacts of the Contact whose token is in a
+// URI.
+func (h *trackerHop) findBoundContact(uri string) (i int, ok bool) {
 	token, host := userHost(uri)
 	if host != Bellhop.String() || !strings.HasPrefix(token, "c") {
 		return 0, false
 	}
 	i, err := strconv.Atoi(token[1:])
-	return i, err == nil && i < len(b.boundContacts)
+	return i, err == nil && i < len(h.boundContacts)
 }
 
-// cid is the correlation id of an INVITE: its own, or one that stands for it.
+// correlationID returns the X-CID of an INVITE, or one derived from its Call-ID and From
+// tag.
 func correlationID(m *message) string {
 	if v := m.fieldValue("X-CID"); v != "" {
 		return v
@@ -259,30 +265,30 @@ func correlationID(m *message) string {
 	return fmt.Sprintf("%x", sum[:16])
 }
 
-func (b *trackerHop) Receive(to Peer, want string) ([]byte, error) {
+func (h *trackerHop) Receive(to Peer, want string) ([]byte, error) {
 	w, err := parseMessage(want)
 	if err != nil {
 		return nil, err
 	}
-	for i, p := range b.pending {
+	for i, p := range h.pending {
 		if p.to.Name != to.Name || !matchesExpected(p.received, w) {
 			continue
 		}
-		b.pending = slices.Delete(b.pending, i, i+1)
-		p.sent = b.forwardMessage(p)
+		h.pending = slices.Delete(h.pending, i, i+1)
+		p.sent = h.forwardMessage(p)
 		if p.received.status() == 503 {
 			p.sent.start = w.start // RFC 3261 §16.7 step 6
 		}
-		b.forwarded = append(b.forwarded, p)
+		h.forwarded = append(h.forwarded, p)
 		return p.sent.bytes(), nil
 	}
 	if w.status() != 0 {
-		return b.createResponse(to, w)
+		return h.createResponse(to, w)
 	}
-	return b.createRequest(to, w)
+	return h.createRequest(to, w)
 }
 
-// alike reports whether m, forwarded, is what w expects.
+// matchesExpected reports whether m, when forwarded, is the message that w describes.
 func matchesExpected(m, w *message) bool {
 	if w.hasField("CSeq") && w.fieldValue("CSeq") != m.fieldValue("CSeq") {
 		return false
@@ -293,18 +299,18 @@ func matchesExpected(m, w *message) bool {
 	return m.status() == w.status() || m.status() == 503 && w.status() == 500
 }
 
-// forward changes a message as a proxy does.
-func (b *trackerHop) forwardMessage(p *relayedMessage) *message {
+// forwardMessage returns the message that a proxy would send for p.
+func (h *trackerHop) forwardMessage(p *relayedMessage) *message {
 	m := p.received.clone()
 	if m.status() != 0 {
 		m.removeFirstValue("Via")
 		return m
 	}
-	n := strconv.Itoa(len(b.forwarded))
+	n := strconv.Itoa(len(h.forwarded))
 	hops, _ := strconv.Atoi(m.fieldValue("Max-Forwards"))
 	m.setField("Max-Forwards", strconv.Itoa(hops-1))
-	if i, ok := b.findBoundContact(m.requestURI()); ok {
-		m.start = strings.Replace(m.start, m.requestURI(), b.boundContacts[i].uri, 1)
+	if i, ok := h.findBoundContact(m.requestURI()); ok {
+		m.start = strings.Replace(m.start, m.requestURI(), h.boundContacts[i].uri, 1)
 	}
 	for {
 		if _, host := userHost(addressURI(m.fieldValue("Route"))); host != Bellhop.String() {
@@ -314,29 +320,29 @@ func (b *trackerHop) forwardMessage(p *relayedMessage) *message {
 	}
 	uri := "sip:t" + n + "@" + Bellhop.String() + ";lr"
 	switch {
-	case m.method() == "REGISTER" && b.config.Register == "path":
-		b.registrations["t"+n] = p
+	case m.method() == "REGISTER" && h.config.Register == "path":
+		h.registrations["t"+n] = p
 		m.prependField("Path", "<"+uri+">")
-	case m.method() == "REGISTER" && b.config.Register == "contact":
-		b.rewriteContacts(m, func(uri string) string {
+	case m.method() == "REGISTER" && h.config.Register == "contact":
+		h.rewriteContacts(m, func(uri string) string {
 			c := boundContact{p.from.Name, uri}
-			i := slices.Index(b.boundContacts, c)
+			i := slices.Index(h.boundContacts, c)
 			if i < 0 {
-				i, b.boundContacts = len(b.boundContacts), append(b.boundContacts, c)
+				i, h.boundContacts = len(h.boundContacts), append(h.boundContacts, c)
 			}
 			token := fmt.Sprint("c", i)
-			b.registrations[token] = p
+			h.registrations[token] = p
 			return "sip:" + token + "@" + Bellhop.String()
 		})
 	case m.method() == "INVITE":
 		m.prependField("Record-Route", "<"+uri+">")
-		if b.config.AddCID && p.to.Side == dialog.PBX && m.toTag() == "" && !m.hasField("X-CID") {
+		if h.config.AddCID && p.to.Side == dialog.PBX && m.toTag() == "" && !m.hasField("X-CID") {
 			m.addField("X-CID", correlationID(m))
 		}
 	}
 	branch := "z9hG4bK-hop-" + n
 	if m.method() == "CANCEL" || m.method() == "ACK" {
-		for _, q := range b.forwarded { // of its INVITE, if that has the same
+		for _, q := range h.forwarded { // the branch of the INVITE that it belongs to
 			if q.branch == p.branch && q.sent.method() == "INVITE" && q.sent.status() == 0 {
 				branch = q.sent.branch()
 			}
@@ -346,10 +352,10 @@ func (b *trackerHop) forwardMessage(p *relayedMessage) *message {
 	return m
 }
 
-// answer makes a response of the hop's own to the newest request of a peer that
-// it fits.
-func (b *trackerHop) createResponse(to Peer, w *message) ([]byte, error) {
-	for _, p := range slices.Backward(slices.Concat(b.forwarded, b.pending)) {
+// createResponse creates a response of the hop itself to the newest request of a peer
+// that it can answer, and shows it to the tracker.
+func (h *trackerHop) createResponse(to Peer, w *message) ([]byte, error) {
+	for _, p := range slices.Backward(slices.Concat(h.forwarded, h.pending)) {
 		q := p.received
 		if p.from.Name != to.Name || q.status() != 0 || q.method() == "ACK" || p.answered {
 			continue
@@ -368,15 +374,16 @@ func (b *trackerHop) createResponse(to Peer, w *message) ([]byte, error) {
 		m.addField("Call-ID", q.fieldValue("Call-ID"))
 		m.addField("CSeq", q.fieldValue("CSeq"))
 		m.addField("Content-Length", "0")
-		b.observeMessage(&relayedMessage{from: p.to, to: to, received: m, branch: p.branch}, m.bytes(), true)
+		h.observeMessage(&relayedMessage{from: p.to, to: to, received: m, branch: p.branch}, m.bytes(), true)
 		return m.bytes(), nil
 	}
-	return nil, fmt.Errorf("%s has sent no request that %q answers", to.Name, w.start)
+	return nil, fmt.Errorf("create %q: %s has sent no request for it", w.start, to.Name)
 }
 
-// ask makes a request of the hop's own: an INVITE again, or its ACK or CANCEL.
-func (b *trackerHop) createRequest(to Peer, w *message) ([]byte, error) {
-	for _, p := range slices.Backward(b.forwarded) {
+// createRequest creates a request of the hop itself: a retransmission of an INVITE, or
+// its ACK or CANCEL.
+func (h *trackerHop) createRequest(to Peer, w *message) ([]byte, error) {
+	for _, p := range slices.Backward(h.forwarded) {
 		if p.to.Name != to.Name || p.sent.status() != 0 || p.sent.method() != "INVITE" && p.sent.method() != w.method() {
 			continue
 		}
@@ -393,5 +400,5 @@ func (b *trackerHop) createRequest(to Peer, w *message) ([]byte, error) {
 		}
 		return m.bytes(), nil
 	}
-	return nil, fmt.Errorf("%s is sent no %s", to.Name, w.method())
+	return nil, fmt.Errorf("create %s: no INVITE was forwarded to %s", w.method(), to.Name)
 }
