@@ -48,10 +48,12 @@ type PacketConn struct {
 
 // ListenPacket opens a socket. An address in use is refused with EADDRINUSE, as by the
 // kernel.
-func (n *Network) ListenPacket(addr netip.AddrPort) (sip.PacketConn, error) { return n.Packet(addr) }
+func (n *Network) ListenPacket(addr netip.AddrPort) (sip.PacketConn, error) {
+	return n.ListenPacketConn(addr)
+}
 
-// Packet opens a socket like [Network.ListenPacket], and returns its concrete type.
-func (n *Network) Packet(addr netip.AddrPort) (*PacketConn, error) {
+// ListenPacketConn opens a socket like [Network.ListenPacket], and returns its concrete type.
+func (n *Network) ListenPacketConn(addr netip.AddrPort) (*PacketConn, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.packets[addr] != nil {

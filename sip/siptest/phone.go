@@ -82,9 +82,9 @@ func (p *Phone) Dial(number string) *Call {
 	return &Call{p, p.ua.sendInvite(p.proxy, parseURI(to), from, to, nil, sdpOffer)}
 }
 
-// Ringing waits for the first 18x, and reports whether it came before a final response and
+// WaitRinging waits for the first 18x, and reports whether it came before a final response and
 // before the end of ctx. A final response that it has received is lost for Wait.
-func (c *Call) Ringing(ctx context.Context) bool {
+func (c *Call) WaitRinging(ctx context.Context) bool {
 	for {
 		select {
 		case m := <-c.invite.tx.responses:
