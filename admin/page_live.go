@@ -205,7 +205,7 @@ func (s *Server) eventsData(r *http.Request) (any, error) {
 type callView struct {
 	ID       string
 	Events   []*dialog.Event
-	Messages []trace.Shown // of its ladder, if there is one
+	Messages []trace.DisplayMessage // of its ladder, if there is one
 }
 
 // Linked is that of [eventsView]: this is the call.
@@ -228,7 +228,7 @@ func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		if ok {
-			v.Messages = c.Shown()
+			v.Messages = c.DisplayMessages()
 		}
 	}
 	return s.show(w, r, "call", "/calls", "Call", v)

@@ -73,7 +73,7 @@ func traceOf(c *trace.Call) Trace {
 			Time: m.At.UTC(), Leg: m.Leg,
 			From: addressOf(m.From), To: addressOf(m.To), Through: addressOf(m.Local), Transport: "udp",
 			Sender: m.Sender, Receiver: m.Receiver, Own: m.Own,
-			Method: m.Method, Status: m.Status, Summary: m.Summary(), Text: m.Text(), Cut: m.Cut,
+			Method: m.Method, Status: m.Status, Summary: m.Summary(), Text: m.Text(), Cut: m.Truncated,
 		}
 		if m.Stream {
 			t.Transport = "tcp"
@@ -82,7 +82,7 @@ func traceOf(c *trace.Call) Trace {
 		switch {
 		case m.Own:
 			from, t.From, t.Through = "bellhop", t.Through, ""
-		case m.Kept:
+		case m.Absorbed:
 			to, t.To, t.Through = "bellhop", t.Through, ""
 		}
 		t.Direction = from + "-" + to

@@ -32,8 +32,8 @@ func tracedCall(_ context.Context, id string) (trace.Call, bool, error) {
 		Ends: []trace.End{{Name: "pbx", Address: pbx, Side: dialog.PBX}, {Name: "<101>", Address: phone, Side: dialog.Edge, Calls: true}},
 		Legs: []trace.Leg{{CallID: "a@b", Origin: dialog.Edge, End: 1}},
 		Messages: []trace.Message{
-			{At: at, Method: "INVITE", Sender: 1, From: phone, To: pbx, Local: hop, Head: "INVITE sip:102@pbx SIP/2.0\r\n\r\n", Body: "v=0", Cut: true},
-			{At: at.Add(time.Second), After: time.Second, Method: "INVITE", Status: 100, Kept: true, Receiver: 1, From: pbx, To: phone, Local: hop, Stream: true, Head: "SIP/2.0 100 Trying\r\n\r\n"},
+			{At: at, Method: "INVITE", Sender: 1, From: phone, To: pbx, Local: hop, Head: "INVITE sip:102@pbx SIP/2.0\r\n\r\n", Body: "v=0", Truncated: true},
+			{At: at.Add(time.Second), After: time.Second, Method: "INVITE", Status: 100, Absorbed: true, Receiver: 1, From: pbx, To: phone, Local: hop, Stream: true, Head: "SIP/2.0 100 Trying\r\n\r\n"},
 			{At: at.Add(time.Minute), After: time.Minute, Method: "INVITE", Status: 408, Own: true, Receiver: 1, From: pbx, To: phone, Local: hop, Head: "SIP/2.0 408 Request Timeout\r\n\r\n"},
 		},
 	}, true, nil

@@ -61,11 +61,11 @@ func TestRestartedFlows(t *testing.T) {
 		}
 		t.Run(f.Name, func(t *testing.T) {
 			t.Parallel()
-			whole := &listener{Hop: flowtest.NewBare(f.Config)}
+			whole := &listener{Hop: flowtest.NewTrackerHop(f.Config)}
 			flowtest.Play(t, f, whole)
 			for n := 1; ; n++ {
 				shown, kept := 0, map[string]dialog.Change{}
-				hop := &listener{Hop: flowtest.NewReplaced(f.Config, func(old *dialog.Tracker) *dialog.Tracker {
+				hop := &listener{Hop: flowtest.NewTrackerHopWith(f.Config, func(old *dialog.Tracker) *dialog.Tracker {
 					keep(kept, old.Changed(end))
 					if shown++; shown != n || len(kept) == 0 {
 						return old
@@ -107,13 +107,13 @@ func TestRestartedFromTheLog(t *testing.T) {
 		}
 		t.Run(f.Name, func(t *testing.T) {
 			t.Parallel()
-			whole := &listener{Hop: flowtest.NewBare(f.Config)}
+			whole := &listener{Hop: flowtest.NewTrackerHop(f.Config)}
 			flowtest.Play(t, f, whole)
 			for n := 1; ; n++ {
 				shown, before, asked := 0, 0, 0
 				var restarted time.Time
 				var hop *listener
-				hop = &listener{Hop: flowtest.NewReplaced(f.Config, func(old *dialog.Tracker) *dialog.Tracker {
+				hop = &listener{Hop: flowtest.NewTrackerHopWith(f.Config, func(old *dialog.Tracker) *dialog.Tracker {
 					if shown++; shown != n {
 						return old
 					}

@@ -199,7 +199,7 @@ func (s *scene) add(p *peer) *peer {
 
 // udp opens a socket.
 func (s *scene) udp(at netip.AddrPort) *peer {
-	c, err := s.net.Packet(at)
+	c, err := s.net.ListenPacketConn(at)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -158,7 +158,7 @@ func TestBranchesOfRFC2543(t *testing.T) { // RFC 3261 §17.2.3, §8.1.1.7; row 
 func TestTheSocketThatWasAsked(t *testing.T) { // RFC 3581 §4, row 32
 	second := netip.MustParseAddrPort("192.0.2.3:5080")
 	play(t, func(s *scene) {
-		c, _ := s.net.Packet(otherAt)
+		c, _ := s.net.ListenPacketConn(otherAt)
 		defer c.Close()
 		for i, at := range []netip.AddrPort{hopAt, second, hopAt, second} {
 			sent := s.phone.request("MESSAGE", "sip:102@pbx.example", "Via: SIP/2.0/UDP 192.0.2.102:5062;branch=z9hG4bK-x"+string(rune('a'+i)))

@@ -97,7 +97,7 @@ var demoCalls = []demoCall{
 	{
 		title: "101 calls 102, and gives up while it rings",
 		then: func(ctx context.Context, c *siptest.Call) error {
-			if !c.Ringing(ctx) {
+			if !c.WaitRinging(ctx) {
 				return errors.New("the phone did not ring")
 			}
 			select {

@@ -100,7 +100,7 @@ func (h *wholeHop) start(fc flowtest.Config, cfg config, js jetstream.JetStream)
 	h.peers = map[string]*siptest.PacketConn{}
 	network := siptest.NewNetwork()
 	for _, p := range slices.Concat(flowtest.Peers, flowtest.PBXAddresses) {
-		c, err := network.Packet(p.Addr)
+		c, err := network.ListenPacketConn(p.Addr)
 		if err != nil {
 			t.Fatal(err)
 		}

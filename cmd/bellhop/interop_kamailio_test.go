@@ -115,7 +115,7 @@ func (g *gang) gives(number string) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c := g.phones["alice"].Dial(number)
-	if !c.Ringing(ctx) {
+	if !c.WaitRinging(ctx) {
 		g.s.t.Fatal("the phone did not ring")
 	}
 	<-time.After(300 * time.Millisecond)

@@ -91,7 +91,7 @@ func newMutator(t testing.TB, seed uint64) *mutator {
 		if err != nil {
 			t.Fatal(err)
 		}
-		flowtest.Play(t, f, &sampling{Hop: flowtest.NewBare(f.Config), to: m})
+		flowtest.Play(t, f, &sampling{Hop: flowtest.NewTrackerHop(f.Config), to: m})
 	}
 	for _, dir := range []string{"rfc4475", "rfc5118", "rfc3665"} {
 		m.addFolder(t, dir)

@@ -323,7 +323,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 // takeUp returns a tracker that goes on with the calls that were up when this
 // node stopped, and what keeps them.
 func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream, clock func() (time.Time, time.Duration), n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
-	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, Unsaid: n.Unsaid, LogEnd: n.LogEnd, Log: log})
+	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, OldestUnpublished: n.Unsaid, LogEnd: n.LogEnd, Log: log})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -331,12 +331,12 @@ func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream
 	if err != nil {
 		return nil, nil, err
 	}
-	q := notify.Query{Since: mark.Since, Limit: 1000}
-	if mark.Since.IsZero() {
-		q.Place = mark.After + 1
+	q := notify.Query{Since: mark.Time, Limit: 1000}
+	if mark.Time.IsZero() {
+		q.Place = mark.Position + 1
 	}
 	var events []dialog.Event
-	for ; mark.Kept; q.After = events[len(events)-1].ID {
+	for ; mark.Exists; q.After = events[len(events)-1].ID {
 		some, more, err := n.Events(ctx, q)
 		if err != nil {
 			return nil, nil, err
@@ -348,7 +348,7 @@ func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream
 			break
 		}
 	}
-	if !k.Floored() {
+	if !k.HasFloor() {
 		if events, err = withHangups(ctx, n, calls, events); err != nil {
 			return nil, nil, err
 		}

@@ -336,7 +336,7 @@ func TestNothingEndsTheStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(start(func(ctx context.Context) { n.Run(ctx) }))
-	keeper, err := keep.Open(t.Context(), js, keep.Config{Node: "N", Unsaid: n.Unsaid, LogEnd: n.LogEnd, Log: quiet()})
+	keeper, err := keep.Open(t.Context(), js, keep.Config{Node: "N", OldestUnpublished: n.Unsaid, LogEnd: n.LogEnd, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -419,7 +419,7 @@ func TestNothingEndsTheStore(t *testing.T) {
 	observe(dialog.Message{Src: dialog.Edge, Dst: dialog.PBX, Method: "INVITE", CallID: "good", FromTag: "1", Branch: "b", Head: "INVITE sip:2@pbx SIP/2.0\r\nFrom: <sip:1@pbx>\r\nTo: <sip:2@pbx>\r\n"})
 	observe(dialog.Message{Src: dialog.PBX, Dst: dialog.Edge, Method: "INVITE", Status: 486, CallID: "good", FromTag: "1", ToTag: "2", Branch: "b", Head: "SIP/2.0 486 Busy Here\r\nFrom: <sip:1@pbx>\r\nTo: <sip:2@pbx>\r\n"})
 	deadline := time.Now().Add(patience)
-	for (n.Stats().Unsaid > 0 || keeper.Waiting() > 0) && time.Now().Before(deadline) {
+	for (n.Stats().Unsaid > 0 || keeper.Pending() > 0) && time.Now().Before(deadline) {
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-t.Context().Done():
@@ -428,7 +428,7 @@ func TestNothingEndsTheStore(t *testing.T) {
 	if s := n.Stats(); s.Unsaid > 0 || s.Said == 0 || s.Dropped > 0 || s.Panics > 0 {
 		t.Errorf("%d events published, %d unpublished, %d dropped, %d panics", s.Said, s.Unsaid, s.Dropped, s.Panics)
 	}
-	if w := keeper.Waiting(); w > 0 {
+	if w := keeper.Pending(); w > 0 {
 		t.Errorf("%d live calls are not kept", w)
 	}
 	events, _, err := n.Events(t.Context(), notify.Query{Extension: "1@pbx", Limit: 10})

@@ -82,7 +82,7 @@ func upgradeAll(t *testing.T, dir string) {
 	cfg.Store.Sync = syncEvery(24 * time.Hour)
 	cfg.Notify.KeepEvents = duration(200 * 365 * 24 * time.Hour) // the server tells ages by the machine's clock
 	for _, p := range flowtest.Peers {
-		peers[p.Name] = must[*siptest.PacketConn](t)(network.Packet(p.Addr))
+		peers[p.Name] = must[*siptest.PacketConn](t)(network.ListenPacketConn(p.Addr))
 		if p.Side == dialog.PBX {
 			cfg.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: p.Addr}}
 		}

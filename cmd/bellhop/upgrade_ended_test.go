@@ -63,7 +63,7 @@ func TestEndedCallsOfOlderStores(t *testing.T) {
 			if got := len(tracker.Calls()); got != tt.want {
 				t.Errorf("%d calls are taken up, want %d", got, tt.want)
 			}
-			if k.Waiting() == 0 && tt.want == 0 {
+			if k.Pending() == 0 && tt.want == 0 {
 				t.Error("the record stays in the bucket")
 			}
 		})

@@ -10,16 +10,16 @@ import (
 	"bellhop/dialog"
 )
 
-// A callback is one line of a callback section.
+// A callback is one line of a callback section: an expected event.
 type callback struct {
 	typ, ext string
 	fields   []field
 }
 
-// readCallbacks reads a callback section.
-func readCallbacks(text string) (lines []callback, err error) {
+// parseCallbacks parses a callback section.
+func parseCallbacks(text string) (lines []callback, err error) {
 	for line := range strings.Lines(text) {
-		words, err := split(line)
+		words, err := splitWords(line)
 		if err != nil {
 			return nil, err
 		}
@@ -27,13 +27,13 @@ func readCallbacks(text string) (lines []callback, err error) {
 			continue
 		}
 		if len(words) < 2 {
-			return nil, fmt.Errorf("callback %q has no extension", line)
+			return nil, fmt.Errorf("parse callback %q: no extension", line)
 		}
 		c := callback{typ: words[0], ext: words[1]}
 		for _, w := range words[2:] {
 			key, value, ok := strings.Cut(w, "=")
 			if !ok {
-				return nil, fmt.Errorf("callback %q: %q is no Field=value", line, w)
+				return nil, fmt.Errorf("parse callback %q: %q is not Field=value", line, w)
 			}
 			c.fields = append(c.fields, field{key, value})
 		}
@@ -42,8 +42,9 @@ func readCallbacks(text string) (lines []callback, err error) {
 	return lines, nil
 }
 
-// split parts a line at spaces, but for those in quotes.
-func split(line string) (words []string, err error) {
+// splitWords splits a line at spaces, except those in quoted values. It removes the
+// quotes.
+func splitWords(line string) (words []string, err error) {
 	line = strings.TrimSpace(line)
 	for line != "" {
 		n := strings.IndexByte(line, ' ')
@@ -78,8 +79,8 @@ func (c callback) String() string {
 	return b.String()
 }
 
-// usual are the fields that -update writes for a line that is new.
-var usual = map[dialog.Type][]string{
+// defaultFields are the fields that -update writes for a new line, by event type.
+var defaultFields = map[dialog.Type][]string{
 	dialog.DialOut:    {"CallerIDNum", "CalledNumber"},
 	dialog.DialIn:     {"CallerIDNum", "CalledNumber"},
 	dialog.Ringing:    {"CallFlow"},
@@ -94,15 +95,17 @@ var usual = map[dialog.Type][]string{
 	dialog.Unregistered: {"Domain", "EventTime"},
 }
 
-// A teller puts events into words.
-type teller struct {
+// An eventFormatter formats events as callback lines, and compares them with lines. It
+// numbers calls and parties in the order of their first events.
+type eventFormatter struct {
 	began          time.Time
 	calls, parties []string
 	seq            map[string]int
 }
 
-// number gives an event's call and party their numbers.
-func (t *teller) number(e dialog.Event) {
+// assignNumbers assigns the next numbers to the call and the party of an event, if they
+// have none.
+func (t *eventFormatter) assignNumbers(e dialog.Event) {
 	if !slices.Contains(t.calls, e.Call) {
 		t.calls = append(t.calls, e.Call)
 	}
@@ -111,20 +114,21 @@ func (t *teller) number(e dialog.Event) {
 	}
 }
 
-// hear checks what holds for any event: numbers without gaps.
-func (t *teller) hear(e dialog.Event) error {
+// checkSequence checks that the events of each call are numbered from 1 without gaps.
+func (t *eventFormatter) checkSequence(e dialog.Event) error {
 	if t.seq == nil {
 		t.seq = map[string]int{}
 	}
 	t.seq[e.Call]++
 	if e.Seq != t.seq[e.Call] {
-		return fmt.Errorf("%s of %s has number %d, want %d", e.Type, e.Extension.User, e.Seq, t.seq[e.Call])
+		return fmt.Errorf("%s of %s has sequence number %d, want %d", e.Type, e.Extension.User, e.Seq, t.seq[e.Call])
 	}
 	return nil
 }
 
-// field returns what an event says in a field, and "" if it does not know.
-func (t *teller) field(e dialog.Event, name string) (string, error) {
+// fieldText returns the value of an event field as a callback line has it; "" if the
+// field is absent. An unknown field name is an error.
+func (t *eventFormatter) fieldText(e dialog.Event, name string) (string, error) {
 	switch name {
 	case "Call":
 		return strconv.Itoa(slices.Index(t.calls, e.Call) + 1), nil
@@ -147,15 +151,15 @@ func (t *teller) field(e dialog.Event, name string) (string, error) {
 	case "CalledNumberRaw":
 		return e.CalledNumberRaw, nil
 	case "Privacy":
-		return yes(e.Privacy), nil
+		return formatTrue(e.Privacy), nil
 	case "CallerExtension":
-		return user(e.CallerExtension), nil
+		return userOf(e.CallerExtension), nil
 	case "Distributor":
-		return user(e.Distributor), nil
+		return userOf(e.Distributor), nil
 	case "CalledNumber":
 		return e.CalledNumber, nil
 	case "CalledExtension":
-		return user(e.CalledExtension), nil
+		return userOf(e.CalledExtension), nil
 	case "CalledDID":
 		return e.CalledDID, nil
 	case "CallAPIID":
@@ -173,11 +177,11 @@ func (t *teller) field(e dialog.Event, name string) (string, error) {
 	case "ANI":
 		return e.ANI, nil
 	case "Transfered":
-		return yes(e.Transferred), nil
+		return formatTrue(e.Transferred), nil
 	case "Bridged":
-		return yesNo(e.Bridged), nil
+		return formatOptionalBool(e.Bridged), nil
 	case "BridgedDuration":
-		return duration(e.BridgedFor), nil
+		return formatDuration(e.BridgedFor), nil
 	case "RemoteNumber":
 		return e.RemoteNumber, nil
 	case "OtherCallID":
@@ -188,25 +192,25 @@ func (t *teller) field(e dialog.Event, name string) (string, error) {
 	case "Correlation":
 		return e.Correlation, nil
 	case "Recovered":
-		return yes(e.Recovered), nil
+		return formatTrue(e.Recovered), nil
 	case "Duration":
-		return duration(e.Duration), nil
+		return formatDuration(e.Duration), nil
 	case "RingDuration":
-		return duration(e.RingDuration), nil
+		return formatDuration(e.RingDuration), nil
 	case "SetupTime":
-		return duration(e.SetupTime), nil
+		return formatDuration(e.SetupTime), nil
 	case "SipCode":
-		return number(e.SipCode), nil
+		return formatNumber(e.SipCode), nil
 	case "SipReason":
 		return e.SipReason, nil
 	case "Q850":
-		return number(e.Q850), nil
+		return formatNumber(e.Q850), nil
 	case "HangupBy":
 		return string(e.HangupBy), nil
 	case "AnsweredElsewhere":
-		return yes(e.Elsewhere), nil
+		return formatTrue(e.Elsewhere), nil
 	case "Missed":
-		return yesNo(e.Missed), nil
+		return formatOptionalBool(e.Missed), nil
 	case "UserAgent":
 		return e.UserAgent, nil
 	case "Verstat":
@@ -224,16 +228,17 @@ func (t *teller) field(e dialog.Event, name string) (string, error) {
 	if strings.HasPrefix(name, "X-") {
 		return "", nil
 	}
-	return "", fmt.Errorf("no field is called %s", name)
+	return "", fmt.Errorf("unknown field %s", name)
 }
 
-// compare says in what an event is not what a line says.
-func (t *teller) compare(e dialog.Event, want callback) error {
+// compareEvent returns the first difference between an event and a callback line as an
+// error, or nil.
+func (t *eventFormatter) compareEvent(e dialog.Event, want callback) error {
 	if string(e.Type) != want.typ || e.Extension.User != want.ext {
-		return fmt.Errorf("got %s\nwant %s", t.line(e, nil), want)
+		return fmt.Errorf("got %s\nwant %s", t.formatEvent(e, nil), want)
 	}
 	for _, f := range want.fields {
-		got, err := t.field(e, f.name)
+		got, err := t.fieldText(e, f.name)
 		if err != nil {
 			return err
 		}
@@ -244,45 +249,45 @@ func (t *teller) compare(e dialog.Event, want callback) error {
 	return nil
 }
 
-// line writes an event with the fields called names; nil: with the usual ones
-// that it knows.
-func (t *teller) line(e dialog.Event, names []string) callback {
+// formatEvent returns the callback line of an event with the named fields. With names
+// nil, these are the default fields of its type that are present.
+func (t *eventFormatter) formatEvent(e dialog.Event, names []string) callback {
 	c := callback{typ: string(e.Type), ext: e.Extension.User}
-	known := names == nil
-	if known {
-		names = usual[e.Type]
+	useDefaults := names == nil
+	if useDefaults {
+		names = defaultFields[e.Type]
 	}
 	for _, name := range names {
-		value, _ := t.field(e, name)
-		if value != "" || !known {
+		value, _ := t.fieldText(e, name)
+		if value != "" || !useDefaults {
 			c.fields = append(c.fields, field{name, value})
 		}
 	}
 	return c
 }
 
-func user(e *dialog.Extension) string {
+func userOf(e *dialog.Extension) string {
 	if e == nil {
 		return ""
 	}
 	return e.User
 }
 
-func duration(d time.Duration) string {
+func formatDuration(d time.Duration) string {
 	if d == 0 {
 		return ""
 	}
 	return d.String()
 }
 
-func number(n int) string {
+func formatNumber(n int) string {
 	if n == 0 {
 		return ""
 	}
 	return strconv.Itoa(n)
 }
 
-func yesNo(b *bool) string {
+func formatOptionalBool(b *bool) string {
 	if b == nil {
 		return ""
 	}
@@ -292,7 +297,7 @@ func yesNo(b *bool) string {
 	return "yes"
 }
 
-func yes(b bool) string {
+func formatTrue(b bool) string {
 	if b {
 		return "yes"
 	}

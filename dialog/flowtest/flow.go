@@ -1,17 +1,17 @@
 // Package flowtest plays call flows: ladder diagrams in text files.
 //
-// A flow is a txtar archive. The comment on top says in plain words what
+// A flow is a txtar archive. The comment at the top describes in plain words what
 // happens. Each section is one step, and steps run from top to bottom:
 //
-//	-- phone -> bellhop --    a message that a peer sends
-//	-- bellhop -> pbx --      a message that bellhop sends, and what of it matters
-//	-- pbx => bellhop --      the PBX passes on, as a proxy, what it has received
-//	-- callback --            the events said since the last callback section
+//	-- phone -> bellhop --    a peer sends this message
+//	-- bellhop -> pbx --      bellhop has sent this message: only the parts to check
+//	-- pbx => bellhop --      the PBX, as a proxy, forwards a message that it has received
+//	-- callback --            the events since the previous callback section
 //	-- after 200ms --         time passes
-//	-- clock +1h --           somebody sets the wall clock forward, or back
-//	-- config --              settings, before all steps
+//	-- clock +1h --           the wall clock is set forward, or back with -1h
+//	-- config --              settings for the whole flow
 //
-// What is not listed must not happen: neither a message nor a callback.
+// A message or an event that no section expects is an error.
 //
 // # Peers
 //
@@ -21,10 +21,11 @@
 // pbx (192.0.2.1). bellhop is 192.0.2.5. All ports are 5060, all transport
 // is UDP, and the domain of the PBX is pbx.example.
 //
-// The PBX has two more addresses, which take the place of pbx in a section: pbx:5080
-// is its second port (192.0.2.1:5080), pbx2 its second address (192.0.2.2). What it
-// sends from there has that address in Via and Contact; its dialogs and registrations
-// are the same. bellhop takes them for a phone's unless pbx_sources has them.
+// The PBX has two more addresses, which can stand in a section in place of pbx: pbx:5080
+// is its second port (192.0.2.1:5080), pbx2 its second address (192.0.2.2). Messages
+// from there have that address in Via and Contact; the PBX has the same dialogs and
+// registrations at all its addresses. bellhop takes the further addresses for phones
+// unless pbx_sources lists them.
 //
 // # Messages that a peer sends
 //
@@ -32,67 +33,72 @@
 // without the section's last line end. An INVITE and its 2xx have an SDP body
 // unless they say Content-Length: 0.
 //
-// What a message leaves out the rig fills in, so that it is valid; what it gives is
-// sent as given, and a header field that it gives without a value is not sent. A
-// start line may be a method alone. An empty section sends the
-// peer's last message again. The Contact of a phone is the one that it registered
-// last.
+// A missing header field is filled in, so that the message is valid. A given header field
+// is sent as given, and one without a value is not sent at all. A start line may be a
+// method alone. An empty section sends the peer's last message again. The Contact of a
+// phone is the one that it registered last.
 //
-// A request continues the newest dialog or transaction of its peer that it fits:
-// BYE, UPDATE, INFO and the like a dialog, OPTIONS without a Request-URI too, ACK an INVITE with a final response,
-// CANCEL one without. An INVITE is a re-INVITE if its Request-URI is the target
-// of an answered dialog, or left out; after a 401 or 407 it repeats the one that
-// was challenged, with credentials; otherwise it begins a dialog. If a peer has
-// several, the Request-URI, a Call-ID or a To tag says which is meant. A request with
-// a Call-ID and both tags may be of a dialog that is not the peer's.
+// A request belongs to the newest matching dialog or transaction of its peer:
 //
-// A response answers the newest request its peer has received and not yet
-// answered with a final response; 1xx only an INVITE. A CSeq or Call-ID says
-// which if that is not meant. A repeated final is written again in full with its
-// CSeq.
+//   - BYE, UPDATE, INFO and the like, and OPTIONS without a Request-URI, belong to a dialog.
+//   - ACK belongs to an INVITE with a final response, CANCEL to one without.
+//   - An INVITE is a re-INVITE if its Request-URI is the target of an answered dialog or
+//     is missing. After a 401 or 407 it repeats the challenged INVITE with credentials.
+//     Otherwise it begins a dialog.
 //
-// The PBX routes a request to a registered contact by the Path it has stored.
-// As a proxy (=>) it takes the newest request with the same method, or the newest
-// response with the same status, and changes what a proxy changes, and what the
-// section gives.
+// If several match, a Request-URI, a Call-ID or a To tag selects one. A request with a
+// Call-ID and both tags may belong to a dialog of another peer.
 //
-// {cid} stands for the X-CID that the PBX received last; {contact} for the
-// contact that it bound last, {contact1} for the first of those that are bound, and so
-// on; {phone} for the Call-ID
-// of the newest dialog of that peer, and so for each peer. In a response {via} stands
-// for the topmost Via of the request.
+// A response answers the newest request that its peer has received and not answered with
+// a final response; a 1xx answers an INVITE only. A CSeq or Call-ID selects another
+// request. To repeat a final response, write it again in full, with its CSeq.
+//
+// The PBX routes a request to a registered contact by the stored Path. As a proxy (=>) it
+// forwards the newest request with the same method, or the newest response with the same
+// status. It changes the header fields that a proxy changes, and those in the section.
+//
+// Placeholders in a message:
+//
+//	{cid}         the X-CID that the PBX received last
+//	{contact}     the contact that the PBX bound last
+//	{contact1}    the first contact that is bound; {contact2} the second, and so on
+//	{phone}       the Call-ID of the newest dialog of phone; so for each peer
+//	{via}         in a response: the topmost Via of its request
 //
 // # Messages that bellhop sends
 //
-// The start line is compared if it is more than a method or a status, then each
-// header field that is listed; * matches any value. The body is compared if there
-// is one.
+// The start line is compared in full if it is more than a method or a status. Each listed
+// header field is compared; * matches any value. The body is compared if there is one.
 //
 // # Callbacks
 //
-// A line is a type, an extension, and fields by their names in the event
-// reference: "hangup 101 CallStatus=BUSY Duration=2s". A value with spaces is
-// quoted; a field that must be absent is written Field= with nothing after it.
-// Call=1 is the first call that the flow's events told of, Party=2 the second
-// party, and OtherCallID counts as Call does; EventTime is the time since the
-// flow began, by the wall clock. Whatever a line does not list is not compared. Events that
-// subscriptions have to name are left out, and not counted, unless the config's
-// opt_in names them. With -update the lines are rewritten as they came.
+// A line is an event type, an extension, and fields by their names in the event
+// reference: "hangup 101 CallStatus=BUSY Duration=2s". Fields that a line does not list
+// are not compared. A value with spaces is quoted; a field that must be absent is
+// written Field= with nothing after it.
+//
+// Calls and parties are numbered in the order of their first events: Call=1 is the first
+// call, Party=2 the second party, and OtherCallID has the number of a call. EventTime is
+// the time since the start of the flow, on the wall clock.
+//
+// Opt-in events, which subscriptions must name to get them, are neither expected nor
+// counted unless opt_in in the config names them. With -update the lines are rewritten
+// to the actual events.
 //
 // # Config
 //
-//	register = none           none, path or contact; none is the default
+//	register = none           or path, contact; none is the default
 //	add_cid = true            the default
-//	pattern = ^[0-9]{2,5}$    the default; nothing after = means none
+//	pattern = ^[0-9]{2,5}$    the default; an empty value means no pattern
 //	learn = true              the default
 //	max_duration = 4h         the default
 //	status 603 = BUSY
-//	extension 600 = queue 5551600    and its public numbers, if it has any
+//	extension 600 = queue 5551600    kind and public numbers, if any
 //	headers = X-One, X-Two
-//	rec_id = X-Rec            and callback_id, tag, callapi_id
+//	rec_id = X-Rec            likewise callback_id, tag, callapi_id
 //	correlate = session-id, numbers
-//	privacy = respect         the default; or ignore
-//	pbx_sources = 192.0.2.1/32, 192.0.2.2/32    none is the default
+//	privacy = respect         or ignore; respect is the default
+//	pbx_sources = 192.0.2.1/32, 192.0.2.2/32    empty by default
 //	opt_in = ringing, hold, resume, transfer, registered, unregistered
 package flowtest
 
@@ -112,9 +118,9 @@ import (
 	"bellhop/dialog"
 )
 
-// A Flow is a flow file.
+// A Flow is a parsed flow file.
 type Flow struct {
-	Name    string // of the file, without its extension
+	Name    string // of the file, without the file name extension
 	Comment string
 	Config  Config
 	Steps   []Step
@@ -122,50 +128,50 @@ type Flow struct {
 	archive *txtar.Archive
 }
 
-// Config is what a flow sets.
+// Config is the settings of a flow.
 type Config struct {
 	Register string // "none", "path" or "contact"
 	AddCID   bool
 	Dialog   dialog.Config
-	OptIn    []dialog.Type // of the events that subscriptions have to name: which are listed
+	OptIn    []dialog.Type // opt-in events that the flow expects
 
-	PBXSources []netip.Prefix // further addresses that bellhop takes for the PBX's
+	PBXSources []netip.Prefix // further addresses that bellhop takes for the PBX
 }
 
-// optIn are the events that are sent only to subscriptions that name them.
-var optIn = []dialog.Type{
+// optInTypes are the types of events that only subscriptions naming them get.
+var optInTypes = []dialog.Type{
 	dialog.Ringing, dialog.Hold, dialog.Resume, dialog.Transfer, dialog.Registered, dialog.Unregistered,
 }
 
-// lists reports whether events of that type are listed.
-func (c *Config) lists(typ dialog.Type) bool {
-	return !slices.Contains(optIn, typ) || slices.Contains(c.OptIn, typ)
+// listsType reports whether callback sections of the flow list events of the type.
+func (c *Config) listsType(typ dialog.Type) bool {
+	return !slices.Contains(optInTypes, typ) || slices.Contains(c.OptIn, typ)
 }
 
-// A Step is one section.
+// A Step is one section of a flow.
 type Step struct {
-	Do       Action
-	From, To string        // of a message: a peer's name, or "bellhop"
-	Text     string        // of a message: as written
-	After    time.Duration // of Wait
-	Step     time.Duration // of SetClock: how far forward; below zero: back
+	Action      Action
+	From, To    string        // sender and receiver of a message: a peer's name, or "bellhop"
+	Text        string        // the text of a message or of callbacks, as written
+	After       time.Duration // how long Wait waits
+	ClockChange time.Duration // how far SetClock sets the clock forward; negative: back
 
-	section int // in the archive
+	section int // index of the section in the archive
 }
 
-// Action says what a step does.
+// An Action is the kind of a step.
 type Action int
 
 const (
 	Send     Action = iota + 1 // a peer sends Text
-	Forward                    // the PBX passes on, as a proxy; Text says what it changes
+	Forward                    // the PBX, as a proxy, forwards a message; Text lists its changes
 	Expect                     // bellhop has sent Text
-	Callback                   // events were said
+	Callback                   // Text lists the events that were emitted
 	Wait                       // time passes
 	SetClock                   // the wall clock is set
 )
 
-// Load parses the flow at path.
+// Load reads and parses the flow file at path.
 func Load(path string) (*Flow, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -179,7 +185,7 @@ func Load(path string) (*Flow, error) {
 	return f, nil
 }
 
-// Parse reads a flow.
+// Parse parses the flow in data, called name.
 func Parse(name string, data []byte) (*Flow, error) {
 	f := &Flow{
 		Name:    name,
@@ -196,11 +202,11 @@ func Parse(name string, data []byte) (*Flow, error) {
 	}
 	f.Comment = strings.TrimSpace(string(f.archive.Comment))
 	if f.Comment == "" {
-		return nil, fmt.Errorf("no comment says what happens")
+		return nil, fmt.Errorf("parse flow: no comment before the first section: describe what happens")
 	}
 	for i, section := range f.archive.Files {
 		if section.Name == "config" {
-			if err := f.Config.read(string(section.Data)); err != nil {
+			if err := f.Config.parseSettings(string(section.Data)); err != nil {
 				return nil, err
 			}
 			continue
@@ -215,46 +221,48 @@ func Parse(name string, data []byte) (*Flow, error) {
 	return f, nil
 }
 
+// parseStep parses the section called name.
 func parseStep(name, text string) (s Step, err error) {
 	words := strings.Fields(name)
 	switch {
 	case name == "callback":
-		return Step{Do: Callback, Text: text}, nil
+		return Step{Action: Callback, Text: text}, nil
 	case len(words) == 2 && words[0] == "after":
-		s.Do = Wait
+		s.Action = Wait
 		s.After, err = time.ParseDuration(words[1])
 		return s, err
 	case len(words) == 2 && words[0] == "clock":
-		s.Do = SetClock
-		s.Step, err = time.ParseDuration(words[1])
+		s.Action = SetClock
+		s.ClockChange, err = time.ParseDuration(words[1])
 		return s, err
 	case len(words) != 3:
-	case words[0] == "bellhop" && words[1] == "->" && known(words[2]):
-		return Step{Do: Expect, From: words[0], To: words[2], Text: text}, nil
-	case words[2] == "bellhop" && words[1] == "->" && known(words[0]):
-		return Step{Do: Send, From: words[0], To: words[2], Text: text}, nil
+	case words[0] == "bellhop" && words[1] == "->" && isPeerName(words[2]):
+		return Step{Action: Expect, From: words[0], To: words[2], Text: text}, nil
+	case words[2] == "bellhop" && words[1] == "->" && isPeerName(words[0]):
+		return Step{Action: Send, From: words[0], To: words[2], Text: text}, nil
 	case name == "pbx => bellhop":
-		return Step{Do: Forward, From: words[0], To: words[2], Text: text}, nil
+		return Step{Action: Forward, From: words[0], To: words[2], Text: text}, nil
 	}
-	return s, fmt.Errorf("no step is called %q", name)
+	return s, fmt.Errorf("parse step: unknown kind %q", name)
 }
 
-// read takes the settings of a config section.
-func (c *Config) read(text string) error {
+// parseSettings applies the lines of a config section.
+func (c *Config) parseSettings(text string) error {
 	for line := range strings.Lines(text) {
 		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
 		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 		if key == "" && !ok {
 			continue
 		}
-		if err := c.set(key, value); err != nil {
-			return fmt.Errorf("config %s: %w", key, err)
+		if err := c.applySetting(key, value); err != nil {
+			return fmt.Errorf("parse config %s: %w", key, err)
 		}
 	}
 	return nil
 }
 
-func (c *Config) set(key, value string) (err error) {
+// applySetting sets one setting. A key may have an argument after a space.
+func (c *Config) applySetting(key, value string) (err error) {
 	d := &c.Dialog
 	word, rest, _ := strings.Cut(key, " ")
 	switch word {
@@ -307,13 +315,13 @@ func (c *Config) set(key, value string) (err error) {
 	case "opt_in":
 		for name := range strings.SplitSeq(value, ",") {
 			typ := dialog.Type(strings.TrimSpace(name))
-			if !slices.Contains(optIn, typ) {
-				return fmt.Errorf("%s is no event that subscriptions have to name", typ)
+			if !slices.Contains(optInTypes, typ) {
+				return fmt.Errorf("%s is not an opt-in event", typ)
 			}
 			c.OptIn = append(c.OptIn, typ)
 		}
 	default:
-		err = fmt.Errorf("no such setting")
+		err = fmt.Errorf("unknown setting")
 	}
 	return err
 }

@@ -26,10 +26,10 @@ func TestFlows(t *testing.T) {
 		}
 		t.Run(f.Name, func(t *testing.T) {
 			if !*update {
-				Play(t, f, NewBare(f.Config))
+				Play(t, f, NewTrackerHop(f.Config))
 				return
 			}
-			data, err := Rewrite(f, NewBare(f.Config))
+			data, err := Rewrite(f, NewTrackerHop(f.Config))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// A message is a SIP message as text.
+// A message is a SIP message, or the part of one in a flow file.
 type message struct {
 	start  string
 	fields []field
@@ -15,9 +15,9 @@ type message struct {
 
 type field struct{ name, value string }
 
-// parse reads a message, or the part of one that a section gives. Lines end
+// parseMessage parses a SIP message, or the part of one in a section of a flow. Lines end
 // with LF or CRLF.
-func parse(text string) (*message, error) {
+func parseMessage(text string) (*message, error) {
 	text = strings.ReplaceAll(text, "\r\n", "\n")
 	head, body, _ := strings.Cut(text, "\n\n")
 	m := &message{body: strings.ReplaceAll(body, "\n", "\r\n")}
@@ -28,23 +28,24 @@ func parse(text string) (*message, error) {
 		}
 		if line[0] == ' ' || line[0] == '\t' {
 			if len(m.fields) == 0 {
-				return nil, fmt.Errorf("%q continues nothing", line)
+				return nil, fmt.Errorf("parse message: %q continues no header field", line)
 			}
 			m.fields[len(m.fields)-1].value += "\r\n" + line
 			continue
 		}
 		name, value, ok := strings.Cut(line, ":")
 		if !ok {
-			return nil, fmt.Errorf("%q is no header field", line)
+			return nil, fmt.Errorf("parse message: header field %q has no colon", line)
 		}
 		m.fields = append(m.fields, field{strings.TrimSpace(name), strings.TrimSpace(value)})
 	}
 	if m.start == "" {
-		return nil, fmt.Errorf("no start line")
+		return nil, fmt.Errorf("parse message: no start line")
 	}
 	return m, nil
 }
 
+// bytes returns the message as sent on the wire.
 func (m *message) bytes() []byte {
 	var b strings.Builder
 	b.WriteString(m.start + "\r\n")
@@ -55,45 +56,49 @@ func (m *message) bytes() []byte {
 	return []byte(b.String())
 }
 
-// clone copies m, so that changing the copy leaves m as it is.
+// clone returns a copy of m that can be changed without changing m.
 func (m *message) clone() *message {
 	c := *m
 	c.fields = append([]field(nil), m.fields...)
 	return &c
 }
 
-var compact = map[string]string{
+// compactNames are the long names of header fields by their compact forms.
+var compactNames = map[string]string{
 	"c": "content-type", "f": "from", "i": "call-id", "k": "supported", "l": "content-length", "m": "contact",
 	"r": "refer-to", "s": "subject", "t": "to", "v": "via", "x": "session-expires",
 }
 
-func same(a, b string) bool {
+// sameField reports whether two header field names are the same, ignoring letter case
+// and with compact forms expanded.
+func sameField(a, b string) bool {
 	a, b = strings.ToLower(a), strings.ToLower(b)
-	if long, ok := compact[a]; ok {
+	if long, ok := compactNames[a]; ok {
 		a = long
 	}
-	if long, ok := compact[b]; ok {
+	if long, ok := compactNames[b]; ok {
 		b = long
 	}
 	return a == b
 }
 
-// get returns the first value of a header field, or "".
-func (m *message) get(name string) string {
+// fieldValue returns the value of the first header field called name, or "".
+func (m *message) fieldValue(name string) string {
 	for _, f := range m.fields {
-		if same(f.name, name) {
+		if sameField(f.name, name) {
 			return f.value
 		}
 	}
 	return ""
 }
 
-func (m *message) has(name string) bool { return len(m.all(name)) > 0 }
+func (m *message) hasField(name string) bool { return len(m.fieldValues(name)) > 0 }
 
-// all returns the values of a header field, those in one line apart.
-func (m *message) all(name string) (values []string) {
+// fieldValues returns all values of a header field. Values in one line are separated by
+// commas.
+func (m *message) fieldValues(name string) (values []string) {
 	for _, f := range m.fields {
-		if same(f.name, name) {
+		if sameField(f.name, name) {
 			for v := range strings.SplitSeq(f.value, ",") {
 				values = append(values, strings.TrimSpace(v))
 			}
@@ -102,32 +107,32 @@ func (m *message) all(name string) (values []string) {
 	return values
 }
 
-// set replaces the first value of a header field.
-func (m *message) set(name, value string) {
+// setField replaces the value of the first header field called name, or adds one.
+func (m *message) setField(name, value string) {
 	for i, f := range m.fields {
-		if same(f.name, name) {
+		if sameField(f.name, name) {
 			m.fields[i].value = value
 			return
 		}
 	}
-	m.add(name, value)
+	m.addField(name, value)
 }
 
-func (m *message) add(name string, values ...string) {
+func (m *message) addField(name string, values ...string) {
 	for _, v := range values {
 		m.fields = append(m.fields, field{name, v})
 	}
 }
 
-// push puts a header field in front of all others.
-func (m *message) push(name, value string) {
+// prependField inserts a header field before all others.
+func (m *message) prependField(name, value string) {
 	m.fields = append([]field{{name, value}}, m.fields...)
 }
 
-// pop removes the first value of a header field.
-func (m *message) pop(name string) {
+// removeFirstValue removes the first of the values of a header field.
+func (m *message) removeFirstValue(name string) {
 	for i, f := range m.fields {
-		if !same(f.name, name) {
+		if !sameField(f.name, name) {
 			continue
 		}
 		if _, rest, more := strings.Cut(f.value, ","); more {
@@ -150,18 +155,18 @@ func (m *message) status() int {
 	return n
 }
 
-// method returns the method of a request, and the CSeq's of a response.
+// method returns the method of a request, or the CSeq method of a response.
 func (m *message) method() string {
 	if m.status() != 0 {
-		_, method, _ := strings.Cut(m.get("CSeq"), " ")
+		_, method, _ := strings.Cut(m.fieldValue("CSeq"), " ")
 		return method
 	}
 	method, _, _ := strings.Cut(m.start, " ")
 	return method
 }
 
-// uri returns the Request-URI, and "" if there is none.
-func (m *message) uri() string {
+// requestURI returns the Request-URI, or "" if there is none.
+func (m *message) requestURI() string {
 	words := strings.Fields(m.start)
 	if m.status() != 0 || len(words) < 2 {
 		return ""
@@ -169,20 +174,21 @@ func (m *message) uri() string {
 	return words[1]
 }
 
+// cseq returns the CSeq number.
 func (m *message) cseq() int {
-	number, _, _ := strings.Cut(m.get("CSeq"), " ")
+	number, _, _ := strings.Cut(m.fieldValue("CSeq"), " ")
 	n, _ := strconv.Atoi(number)
 	return n
 }
 
 // branch returns the branch of the topmost Via.
-func (m *message) branch() string { return param(m.get("Via"), "branch") }
+func (m *message) branch() string { return headerParam(m.fieldValue("Via"), "branch") }
 
-func (m *message) fromTag() string { return param(m.get("From"), "tag") }
-func (m *message) toTag() string   { return param(m.get("To"), "tag") }
+func (m *message) fromTag() string { return headerParam(m.fieldValue("From"), "tag") }
+func (m *message) toTag() string   { return headerParam(m.fieldValue("To"), "tag") }
 
-// param returns a header field parameter.
-func param(value, name string) string {
+// headerParam returns the value of a parameter in a header field value, or "".
+func headerParam(value, name string) string {
 	if _, after, ok := strings.Cut(value, ">"); ok {
 		value = after
 	}
@@ -194,8 +200,8 @@ func param(value, name string) string {
 	return ""
 }
 
-// address returns the URI of a name-addr or addr-spec.
-func address(value string) string {
+// addressURI returns the URI of a name-addr or addr-spec.
+func addressURI(value string) string {
 	if _, after, ok := strings.Cut(value, "<"); ok {
 		uri, _, _ := strings.Cut(after, ">")
 		return uri
@@ -214,9 +220,9 @@ func userHost(uri string) (user, host string) {
 	return "", rest
 }
 
-// tagged returns value with a tag: its own, or else the one given.
-func tagged(value, tag string) string {
-	if tag == "" || param(value, "tag") != "" {
+// withTag returns a From or To value with its own tag or, if it has none, with tag.
+func withTag(value, tag string) string {
+	if tag == "" || headerParam(value, "tag") != "" {
 		return value
 	}
 	return value + ";tag=" + tag

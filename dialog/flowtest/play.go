@@ -11,127 +11,131 @@ import (
 	"bellhop/dialog"
 )
 
-// A Hop is what a flow is played against.
+// A Hop is the SIP hop that a flow is played against: bellhop's proxy with its tracker,
+// or the tracker alone.
 type Hop interface {
-	// Send delivers a message from a peer. When it returns, all that the
-	// message causes at this instant has happened.
+	// Send delivers a message from a peer. It returns after everything that the
+	// message causes without the passing of time.
 	Send(from Peer, msg []byte) error
 
-	// Receive returns the oldest message to a peer that was not yet received.
-	// want is the section that expects it, for a hop that has to be told.
+	// Receive returns the oldest unread message to a peer. want is the text of
+	// the section that expects it; a hop without a proxy builds the message from it.
 	Receive(to Peer, want string) ([]byte, error)
 
-	// Unread returns the messages that were sent to peers and not received.
+	// Unread returns the messages to peers that Receive has not returned.
 	Unread() []string
 
-	// Sleep lets time pass, and all that happens in it.
+	// Sleep lets d pass, with everything that becomes due meanwhile.
 	Sleep(d time.Duration)
 
-	// SetClock sets the wall clock forward by so much; below zero: back.
+	// SetClock sets the wall clock forward; a negative by sets it back.
 	SetClock(by time.Duration)
 
-	// Events returns what was said since it was last called.
+	// Events returns the events emitted since the previous call of Events.
 	Events() []dialog.Event
 
-	// Now is the time at the hop, on a clock that nobody sets.
+	// Now returns the time at the hop, on a clock that SetClock does not change.
 	Now() time.Time
 }
 
-// Play plays a flow, and fails the test where it goes another way.
+// Play plays a flow against h, and fails the test at the first difference.
 func Play(t testing.TB, f *Flow, h Hop) {
 	t.Helper()
 	p := newPlayer(f, h)
-	if err := p.play(); err != nil {
+	if err := p.playSteps(); err != nil {
 		t.Error(err)
 	}
 }
 
-// Rewrite plays a flow and returns its file with the callbacks as they came.
+// Rewrite plays a flow and returns its file with the callback sections rewritten to the
+// events that h emitted.
 func Rewrite(f *Flow, h Hop) ([]byte, error) {
 	p := newPlayer(f, h)
 	p.update = true
-	if err := p.play(); err != nil {
+	if err := p.playSteps(); err != nil {
 		return nil, err
 	}
 	return txtar.Format(f.archive), nil
 }
 
+// A player plays one flow against a Hop.
 type player struct {
-	flow   *Flow
-	rig    *Rig
-	hop    Hop
-	tell   teller
-	update bool
+	flow      *Flow
+	peers     *peerSet
+	hop       Hop
+	formatter eventFormatter
+	update    bool // rewrite callback sections instead of comparing them
 }
 
 func newPlayer(f *Flow, h Hop) *player {
-	return &player{flow: f, rig: NewRig(), hop: h, tell: teller{began: h.Now()}}
+	return &player{flow: f, peers: newPeerSet(), hop: h, formatter: eventFormatter{began: h.Now()}}
 }
 
-func (p *player) play() error {
+func (p *player) playSteps() error {
 	for _, s := range p.flow.Steps {
-		if err := p.step(s); err != nil {
+		if err := p.playStep(s); err != nil {
 			name := p.flow.archive.Files[s.section].Name
-			return fmt.Errorf("%s: section %d, %s at %s: %w", p.flow.Name, s.section+1, name, p.hop.Now().Sub(p.tell.began), err)
+			return fmt.Errorf("%s: section %d, %s at %s: %w", p.flow.Name, s.section+1, name, p.hop.Now().Sub(p.formatter.began), err)
 		}
 	}
-	if err := p.quiet(); err != nil {
+	if err := p.checkNoMessages(); err != nil {
 		return fmt.Errorf("%s: at the end: %w", p.flow.Name, err)
 	}
-	events, err := p.events()
+	events, err := p.nextEvents()
 	if err == nil && len(events) > 0 {
-		err = fmt.Errorf("%s: at the end: nobody expected %s", p.flow.Name, p.tell.line(events[0], nil))
+		err = fmt.Errorf("%s: at the end: unexpected event %s", p.flow.Name, p.formatter.formatEvent(events[0], nil))
 	}
 	return err
 }
 
-func (p *player) step(s Step) error {
-	switch s.Do {
+func (p *player) playStep(s Step) error {
+	switch s.Action {
 	case Send, Forward:
-		msg, err := p.rig.Compose(s)
+		msg, err := p.peers.composeStep(s)
 		if err != nil {
 			return err
 		}
-		return p.hop.Send(peer(s.From), msg)
+		return p.hop.Send(peerByName(s.From), msg)
 	case Expect:
-		msg, err := p.hop.Receive(peer(s.To), s.Text)
+		msg, err := p.hop.Receive(peerByName(s.To), s.Text)
 		if err != nil {
 			return err
 		}
-		if err := p.expect(msg, s.Text); err != nil {
+		if err := p.checkMessage(msg, s.Text); err != nil {
 			return err
 		}
-		return p.rig.Receive(s.To, msg)
+		return p.peers.receiveMessage(s.To, msg)
 	case Callback:
-		return p.callbacks(s)
+		return p.checkCallbacks(s)
 	case Wait:
-		if err := p.quiet(); err != nil {
+		if err := p.checkNoMessages(); err != nil {
 			return err
 		}
 		p.hop.Sleep(s.After)
 		return nil
 	case SetClock:
-		p.hop.SetClock(s.Step)
+		p.hop.SetClock(s.ClockChange)
 		return nil
 	}
-	return fmt.Errorf("a step does nothing: %v", s) // unreachable: Parse makes no others
+	return fmt.Errorf("play step %v: unknown action", s) // unreachable: Parse makes no others
 }
 
-// quiet checks that no message was left unexpected.
-func (p *player) quiet() error {
+// checkNoMessages checks that no unexpected message was sent.
+func (p *player) checkNoMessages() error {
 	if rest := p.hop.Unread(); len(rest) > 0 {
-		return fmt.Errorf("nobody expected\n%s", strings.Join(rest, "\n"))
+		return fmt.Errorf("unexpected message\n%s", strings.Join(rest, "\n"))
 	}
 	return nil
 }
 
-// expect compares a message with what of it matters.
-func (p *player) expect(msg []byte, text string) error {
-	got, err := parse(string(msg))
+// checkMessage compares a message with an expectation: the start line, the listed header
+// fields, and the body if there is one.
+func (p *player) checkMessage(msg []byte, text string) error {
+	got, err := parseMessage(string(msg))
 	if err != nil {
 		return err
 	}
-	want, err := parse(text)
+	want, err := parseMessage(text)
 	if err != nil {
 		return err
 	}
@@ -145,9 +149,9 @@ func (p *player) expect(msg []byte, text string) error {
 		return fmt.Errorf("got %q, want %q", got.start, want.start)
 	}
 	for _, f := range want.fields {
-		switch value := got.get(f.name); {
-		case !got.has(f.name):
-			return fmt.Errorf("%q lacks %s", got.start, f.name)
+		switch value := got.fieldValue(f.name); {
+		case !got.hasField(f.name):
+			return fmt.Errorf("%q has no %s", got.start, f.name)
 		case f.value != "*" && f.value != value:
 			return fmt.Errorf("%s: got %q, want %q", f.name, value, f.value)
 		}
@@ -158,50 +162,52 @@ func (p *player) expect(msg []byte, text string) error {
 	return nil
 }
 
-// events returns what was said, without what this flow does not list.
-func (p *player) events() (events []dialog.Event, err error) {
+// nextEvents returns the events since its previous call, without those of types that
+// this flow does not list.
+func (p *player) nextEvents() (events []dialog.Event, err error) {
 	for _, e := range p.hop.Events() {
-		if err := p.tell.hear(e); err != nil {
+		if err := p.formatter.checkSequence(e); err != nil {
 			return nil, err
 		}
-		if p.flow.Config.lists(e.Type) {
-			p.tell.number(e)
+		if p.flow.Config.listsType(e.Type) {
+			p.formatter.assignNumbers(e)
 			events = append(events, e)
 		}
 	}
 	return events, nil
 }
 
-func (p *player) callbacks(s Step) error {
-	got, err := p.events()
+// checkCallbacks compares the events since the previous callback section with this one.
+func (p *player) checkCallbacks(s Step) error {
+	got, err := p.nextEvents()
 	if err != nil {
 		return err
 	}
-	want, err := readCallbacks(s.Text)
+	want, err := parseCallbacks(s.Text)
 	if err != nil {
 		return err
 	}
 	if p.update {
-		p.rewrite(s, got, want)
+		p.rewriteSection(s, got, want)
 		return nil
 	}
 	for i, e := range got {
 		if i == len(want) {
-			return fmt.Errorf("nobody expected %s", p.tell.line(e, nil))
+			return fmt.Errorf("unexpected event %s", p.formatter.formatEvent(e, nil))
 		}
-		if err := p.tell.compare(e, want[i]); err != nil {
+		if err := p.formatter.compareEvent(e, want[i]); err != nil {
 			return err
 		}
 	}
 	if len(got) < len(want) {
-		return fmt.Errorf("nobody said %s", want[len(got)])
+		return fmt.Errorf("missing event %s", want[len(got)])
 	}
 	return nil
 }
 
-// rewrite puts the callbacks that came into the section, each with the fields
-// that the line in its place had.
-func (p *player) rewrite(s Step, got []dialog.Event, want []callback) {
+// rewriteSection replaces the lines of a callback section with the events got. A line
+// keeps its fields if it has the same type as the event in its place.
+func (p *player) rewriteSection(s Step, got []dialog.Event, want []callback) {
 	var b strings.Builder
 	for i, e := range got {
 		var names []string
@@ -210,7 +216,7 @@ func (p *player) rewrite(s Step, got []dialog.Event, want []callback) {
 				names = append(names, f.name)
 			}
 		}
-		fmt.Fprintln(&b, p.tell.line(e, names))
+		fmt.Fprintln(&b, p.formatter.formatEvent(e, names))
 	}
 	p.flow.archive.Files[s.section].Data = []byte(b.String())
 }

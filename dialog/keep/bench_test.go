@@ -9,9 +9,9 @@ import (
 	"bellhop/dialog"
 )
 
-// invited shows a tracker n calls from 101 to 102 that are up, and calls each when
-// they have rung and when they are answered.
-func invited(t *dialog.Tracker, n int, each func()) {
+// playCalls shows t n calls from 101 to 102, from the INVITE to the BYE. It calls each
+// three times: when all ring, when all are answered, when all have ended.
+func playCalls(t *dialog.Tracker, n int, each func()) {
 	at := time.Now()
 	const head = "Via: SIP/2.0/UDP 192.0.2.11:5060;branch=z9hG4bK1;rport\r\nMax-Forwards: 70\r\nFrom: \"Alice\" <sip:101@pbx.example>;tag=f\r\n" +
 		"To: <sip:102@pbx.example>\r\nContact: <sip:101@192.0.2.11:5060>\r\nUser-Agent: Phone/1.0\r\n"
@@ -48,13 +48,12 @@ func newTracker() *dialog.Tracker {
 	return t
 }
 
-// BenchmarkKept is what it costs to keep a call: to write down that it rings,
-// that it is answered and that it is over. The time is that of all parts, the
-// server's too; 50 calls share a wave.
-func BenchmarkKept(b *testing.B) {
+// BenchmarkStoreCall measures the three writes of a call: ringing, answered, ended.
+// The time includes the NATS server's; 50 calls share a batch.
+func BenchmarkStoreCall(b *testing.B) {
 	js, closeStore := openStore(b, b.TempDir())
 	defer closeStore()
-	k, _, _, stop := open(b, js, &log{})
+	k, _, _, stop := openKeeper(b, js, &fakeLog{})
 	defer stop()
 	b.ReportAllocs()
 	written := 0
@@ -62,12 +61,12 @@ func BenchmarkKept(b *testing.B) {
 	for range (b.N + 49) / 50 {
 		b.StopTimer()
 		t := newTracker()
-		invited(t, 50, func() {
+		playCalls(t, 50, func() {
 			b.StartTimer()
 			now := time.Now()
 			changes := t.Changed(now)
 			k.Put(changes, now, now)
-			for k.Waiting() > 0 {
+			for k.Pending() > 0 {
 				time.Sleep(20 * time.Microsecond)
 			}
 			b.StopTimer()
@@ -79,20 +78,20 @@ func BenchmarkKept(b *testing.B) {
 	b.ReportMetric(float64(written)/float64(b.N), "bytes/op")
 }
 
-// BenchmarkRestart is a start with 50,000 calls that are up.
-func BenchmarkRestart(b *testing.B) {
+// BenchmarkLoadCalls measures a start with 50,000 live calls.
+func BenchmarkLoadCalls(b *testing.B) {
 	const calls = 50_000
 	dir := b.TempDir()
 	js, closeStore := openStore(b, dir)
-	k, _, _, stop := open(b, js, &log{})
+	k, _, _, stop := openKeeper(b, js, &fakeLog{})
 	t := newTracker()
 	all := 0
-	invited(t, calls, func() {
+	playCalls(t, calls, func() {
 		if all++; all == 2 {
 			now := time.Now()
 			k.Put(t.Changed(now), now, now)
 			begin := time.Now()
-			for k.Waiting() > 0 {
+			for k.Pending() > 0 {
 				time.Sleep(time.Millisecond)
 			}
 			b.Logf("%d calls written in %v", calls, time.Since(begin).Round(time.Millisecond))
@@ -104,7 +103,7 @@ func BenchmarkRestart(b *testing.B) {
 		begin := time.Now()
 		js, closeStore := openStore(b, dir)
 		opened := time.Since(begin)
-		k, err := Open(b.Context(), js, Config{Node: "n1", Unsaid: (&log{}).oldest, LogEnd: (&log{}).logEnd})
+		k, err := Open(b.Context(), js, Config{Node: "n1", OldestUnpublished: (&fakeLog{}).oldestUnpublished, LogEnd: (&fakeLog{}).logEnd})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -117,7 +116,7 @@ func BenchmarkRestart(b *testing.B) {
 		if err := fresh.Restore("", changes, nil); err != nil {
 			b.Fatal(err)
 		}
-		b.Logf("store open after %v, calls read after %v, taken up after %v", opened.Round(time.Millisecond), loaded.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
+		b.Logf("store open after %v, calls read after %v, restored after %v", opened.Round(time.Millisecond), loaded.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
 		closeStore()
 	}
 }

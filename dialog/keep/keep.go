@@ -1,39 +1,41 @@
-// Package keep keeps the live calls of a tracker in a store, so that they outlive
-// the process.
+// Package keep stores snapshots of live calls, so that a tracker can restore them
+// after a restart of the process.
 //
-// A [Keeper] is given what changed, and writes it to a JetStream bucket behind the
-// calls: it never makes who follows them wait. At the start, what is in the
-// bucket and what the event log says beside it is what the tracker goes on from.
+// A [Keeper] takes the changes of the tracker and writes them to a JetStream bucket
+// in the background: it never makes the tracker wait. At the start, the tracker is
+// restored from the bucket and from the events that the event log has beyond it.
 //
 // # Order
 //
-// A change is written when the log has the events that were said before it. So
-// the bucket never knows more than the log: a call is taken out of it when its
-// hangups are in the log.
+// A change is written only after the event log has acknowledged the events before
+// it. So the bucket is never ahead of the event log: a call is removed from the
+// bucket only when its hangups are in the log.
 //
-// # What a crash loses
+// # Crashes
 //
-// Nothing that the log says. What the bucket does not have yet, at most a moment's
-// changes, the log has: Load says from where on it is to be read. That is a place
-// in the log, not a time: clocks are set. A power cut loses what the store had not
-// synced, of either.
+// A crash loses nothing that is in the event log. Changes that are not in the bucket
+// yet, as a rule less than a second's, are rebuilt from the log: the checkpoint that
+// Load returns is the position to read it from. It is a position and not a time,
+// because clocks are set. A power cut loses what the store had not synced, of the
+// bucket and of the log alike.
 //
-// # Calls that are over
+// # Ended calls
 //
-// A call that is over leaves a marker in its place, which expires. The record before
-// it may still be in a file of the store, and a server that was killed finds it
-// again once the marker is gone. So the mark of a node has a floor too: no record
-// before it counts. The records of live calls that have not changed for some minutes
-// are written again, and the floor rises.
+// An ended call leaves a purge marker in the bucket, which expires. The snapshot
+// before the marker may still be in a file of the store, and a server that was
+// killed finds it again once the marker is gone. The checkpoint of a node therefore
+// has a floor too: a snapshot with a revision below the floor is of an ended call.
+// Snapshots of live calls that have not changed for some minutes are written again,
+// which gives them a new revision, and then the floor rises.
 //
 // # Memory
 //
-// While the store is slow or gone, the newest record of each live call waits, and
-// the names of those that are over and in the bucket.
+// While the store is slow or unreachable, a Keeper holds the newest snapshot of each
+// live call, and the ids of the ended calls that are still in the bucket.
 //
 // # Nodes
 //
-// Nodes that share a store share the bucket; each takes up its own calls.
+// Nodes that share a store share the bucket. Each node restores its own calls only.
 package keep
 
 import (
@@ -53,63 +55,64 @@ import (
 	"bellhop/dialog"
 )
 
-// Config says where calls are kept.
+// Config is the configuration of a [Keeper].
 type Config struct {
-	Node     string // names this process among those that share the store, for good; letters, digits and -
-	Replicas int    // 0 is 1
+	Node     string // unique id of this process among those that share the store, the same after a restart; letters, digits and -
+	Replicas int    // copies of the bucket in a cluster; 0 means 1
 
-	// Unsaid returns when the oldest event that is not in the log yet was observed,
-	// on the clock of Put; false if there is none.
-	Unsaid func() (time.Time, bool)
+	// OldestUnpublished returns the time of the oldest event that the event log has
+	// not acknowledged, on the clock of Put; false if there is none.
+	OldestUnpublished func() (time.Time, bool)
 
-	// LogEnd returns the place of the last event that is known to be in the log.
+	// LogEnd returns the position of the last event that the event log has
+	// acknowledged.
 	LogEnd func() uint64
 
 	Log *slog.Logger // nil: slog.Default()
 }
 
-// A Keeper keeps live calls. Put and Run may be called from different
+// A Keeper stores snapshots of live calls. Put and Run may be called from different
 // goroutines.
 type Keeper struct {
-	config Config
-	log    *slog.Logger
-	nc     *nats.Conn
-	bucket jetstream.KeyValue
-	last   uint64        // place of the last message that the stream is known to have
-	some   chan struct{} // has room for one: there is something to write
+	config       Config
+	log          *slog.Logger
+	nc           *nats.Conn
+	bucket       jetstream.KeyValue
+	lastRevision uint64        // the newest revision that the bucket is known to have
+	wake         chan struct{} // one buffered value: changes are pending
 
-	mu      sync.Mutex
-	waiting map[string]*change // by call
-	stored  map[string]uint64  // calls that the bucket has, or may have: no record that counts is before that place of the bucket
-	upTo    int64              // place: what the log says up to there is in the bucket or waiting
-	written int64              // place: what the log says up to there is in the bucket; unmarked: no mark is
-	ends    []logEnd           // of the last moments, oldest first
-	dropped uint64
+	mu              sync.Mutex
+	pending         map[string]*change // changes that are not in the bucket yet, by call
+	revisions       map[string]uint64  // by call in the bucket, or perhaps in it: its snapshot has this revision or a later one
+	coveredPosition int64              // position in the event log: bucket and pending changes cover the log up to it
+	writtenPosition int64              // position in the event log: the bucket alone covers the log up to it; noPosition: no checkpoint is written
+	logEnds         []logEnd           // at the Puts that are later than upTo of the last one, oldest first
+	dropped         uint64
 
-	refresher refresher // of Run, and of Load before it
+	refresher refresher // used by Load, then by Run only
 }
 
-// unmarked is before every place of the log.
-const unmarked = -1
+// noPosition is a position before the first of the event log.
+const noPosition = -1
 
-// A logEnd is how far the log went at a time.
+// A logEnd is the position of the last event in the event log at a time.
 type logEnd struct {
-	at    time.Time
-	place int64
+	at       time.Time
+	position int64
 }
 
-// A change waits to be written.
+// A change is a pending write of one call.
 type change struct {
-	record []byte    // nil: the call is over
-	at     time.Time // events up to then must be in the log first
-	since  int64     // place: what the log says up to there is in the bucket
+	snapshot        []byte    // nil: the call ended
+	at              time.Time // the event log must have the events up to this time before the change is written
+	coveredPosition int64     // position in the event log: without this change the bucket covers the log up to here only
 }
 
 const bucketName = "bellhop_calls"
 
-// openBucket opens the bucket of live calls: for each its last record, under
-// call.<node>.<call>, and for each node what of the log is in the records, under
-// mark.<node>. A call that is over leaves a marker that goes by itself.
+// openBucket opens the bucket, creating it if it is missing. The key
+// call.<node>.<call> has the last snapshot of a live call, the key mark.<node> the
+// checkpoint of a node. The purge marker of an ended call expires by itself.
 func openBucket(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket:         bucketName,
@@ -117,57 +120,58 @@ func openBucket(ctx context.Context, js jetstream.JetStream, c Config) (jetstrea
 		History:        1,
 		Storage:        jetstream.FileStorage,
 		Replicas:       max(1, c.Replicas),
-		LimitMarkerTTL: time.Second, // markers of purges may go by themselves
+		LimitMarkerTTL: time.Second, // lets purge markers have a TTL of their own
 	})
 }
 
-// Open opens the bucket, creating it if it is missing. The Keeper holds nothing
-// that must be closed.
+// Open returns a Keeper of the bucket, which it creates if it is missing. The Keeper
+// need not be closed.
 func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Keeper, error) {
 	k := &Keeper{
 		config: c, log: c.Log, nc: js.Conn(),
-		some:    make(chan struct{}, 1),
-		waiting: make(map[string]*change),
-		stored:  make(map[string]uint64),
+		wake:      make(chan struct{}, 1),
+		pending:   make(map[string]*change),
+		revisions: make(map[string]uint64),
 	}
 	if k.log == nil {
 		k.log = slog.Default()
 	}
 	var err error
 	if k.bucket, err = openBucket(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("bucket %s: %w", bucketName, err)
+		return nil, fmt.Errorf("open bucket %s: %w", bucketName, err)
 	}
 	return k, nil
 }
 
-// A Mark says from where on the log may say what the bucket does not have. The
-// zero Mark means that nothing was ever kept.
-type Mark struct {
-	Kept  bool
-	After uint64    // a place in the log: from the next on
-	Since time.Time // an older version marked a time of the store instead; else zero
+// A Checkpoint is the position in the event log up to which the bucket has
+// everything. The zero Checkpoint means that nothing was ever stored.
+type Checkpoint struct {
+	Exists   bool
+	Position uint64    // of the last event that the bucket covers: the log is read from the next one on
+	Time     time.Time // read the log from this time of the store on: older versions wrote no position; zero: use Position
 }
 
-// overlap is how much earlier than needed the log is read from a time on: times in
-// it are the store's, and calls do not change in the very order of their times.
-const overlap = 5 * time.Second
+// clockSkew is subtracted from the time in a checkpoint of an older version. Times in
+// the event log are the store's, and calls do not change in the exact order of their
+// times.
+const clockSkew = 5 * time.Second
 
-// Load reads the calls of this node, and from where on the log is to be read
-// beside them. A place beyond LogEnd is taken for that: the log was lost, or its
-// end was. It is called once, before Put.
-func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, mark Mark, err error) {
+// Load returns the calls of this node, and the checkpoint from which the event log
+// must be read to complete them. A checkpoint beyond LogEnd, as after the loss of
+// the log or of its end, is returned as LogEnd. Load is called once, before Put.
+func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, checkpoint Checkpoint, err error) {
 	status, err := k.bucket.Status(ctx)
 	if err != nil {
-		return nil, mark, fmt.Errorf("bucket %s: %w", bucketName, err)
+		return nil, checkpoint, fmt.Errorf("load bucket %s: %w", bucketName, err)
 	}
 	if s, ok := status.(*jetstream.KeyValueBucketStatus); ok {
-		k.last = s.StreamInfo().State.LastSeq
-		k.refresher.end = k.last + 1
+		k.lastRevision = s.StreamInfo().State.LastSeq
+		k.refresher.nextRevision = k.lastRevision + 1
 	}
 	prefix := k.callKey("")
-	w, err := k.bucket.WatchFiltered(ctx, []string{prefix + "*", k.markKey()}, jetstream.IgnoreDeletes())
+	w, err := k.bucket.WatchFiltered(ctx, []string{prefix + "*", k.checkpointKey()}, jetstream.IgnoreDeletes())
 	if err != nil {
-		return nil, mark, fmt.Errorf("bucket %s: %w", bucketName, err)
+		return nil, checkpoint, fmt.Errorf("load bucket %s: %w", bucketName, err)
 	}
 	defer w.Stop()
 	for {
@@ -175,101 +179,103 @@ func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, mark Mark, er
 		select {
 		case e = <-w.Updates():
 		case <-ctx.Done():
-			return nil, mark, fmt.Errorf("bucket %s: %w", bucketName, ctx.Err())
+			return nil, checkpoint, fmt.Errorf("load bucket %s: %w", bucketName, ctx.Err())
 		}
 		switch {
 		case e == nil:
-			mark.After = min(mark.After, k.config.LogEnd())
-			if k.upTo, k.written = unmarked, unmarked; mark.Kept && mark.Since.IsZero() {
-				k.upTo, k.written = int64(mark.After), int64(mark.After)
+			checkpoint.Position = min(checkpoint.Position, k.config.LogEnd())
+			if k.coveredPosition, k.writtenPosition = noPosition, noPosition; checkpoint.Exists && checkpoint.Time.IsZero() {
+				k.coveredPosition, k.writtenPosition = int64(checkpoint.Position), int64(checkpoint.Position)
 			}
-			k.refresher.marked = k.refresher.floor
-			return k.counting(calls), mark, nil
-		case e.Key() == k.markKey():
-			if mark, k.refresher.floor, err = readMark(string(e.Value())); err != nil {
-				return nil, mark, fmt.Errorf("bucket %s: %s: %w", bucketName, e.Key(), err)
+			k.refresher.storedFloor = k.refresher.floor
+			return k.dropBelowFloor(calls), checkpoint, nil
+		case e.Key() == k.checkpointKey():
+			if checkpoint, k.refresher.floor, err = parseCheckpoint(string(e.Value())); err != nil {
+				return nil, checkpoint, fmt.Errorf("load bucket %s: %s: %w", bucketName, e.Key(), err)
 			}
 		default:
 			id := strings.TrimPrefix(e.Key(), prefix)
 			calls = append(calls, dialog.Change{Call: id, Record: e.Value()})
-			k.stored[id] = e.Revision()
+			k.revisions[id] = e.Revision()
 		}
 	}
 }
 
 func (k *Keeper) callKey(id string) string { return "call." + k.config.Node + "." + id }
-func (k *Keeper) markKey() string          { return "mark." + k.config.Node }
+func (k *Keeper) checkpointKey() string    { return "mark." + k.config.Node }
 
-// Put has changes written that were collected at now. They are all there are up to
-// upTo: with them, and those that were put before, the bucket has what the log said
-// by then. Both are on the clock of [dialog.Message.At]. It never blocks.
+// Put enqueues changes that were collected from the tracker at now. The changes of
+// this Put and of those before it are complete up to upTo: with them, the bucket
+// covers the event log as it was at upTo. Both times are on the clock of
+// [dialog.Message.At]. Put never waits for the store.
 func (k *Keeper) Put(changes []dialog.Change, now, upTo time.Time) {
 	end := k.config.LogEnd()
 	k.mu.Lock()
-	k.upTo = max(k.upTo, 0)
+	k.coveredPosition = max(k.coveredPosition, 0)
 	for _, c := range changes {
-		w := k.waiting[c.Call]
-		since := k.upTo
+		w := k.pending[c.Call]
+		since := k.coveredPosition
 		if w != nil {
-			since = w.since
+			since = w.coveredPosition
 		}
-		if _, stored := k.stored[c.Call]; c.Record == nil && !stored {
-			delete(k.waiting, c.Call) // it comes and goes unwritten
+		if _, stored := k.revisions[c.Call]; c.Record == nil && !stored {
+			delete(k.pending, c.Call) // it began and ended before a snapshot was written
 			continue
 		}
-		k.waiting[c.Call] = &change{c.Record, now, since}
+		k.pending[c.Call] = &change{c.Record, now, since}
 	}
-	k.ends = append(k.ends, logEnd{now, int64(end)})
-	for len(k.ends) > 0 && !k.ends[0].at.After(upTo) {
-		k.upTo = max(k.upTo, k.ends[0].place)
-		k.ends = k.ends[1:]
+	k.logEnds = append(k.logEnds, logEnd{now, int64(end)})
+	for len(k.logEnds) > 0 && !k.logEnds[0].at.After(upTo) {
+		k.coveredPosition = max(k.coveredPosition, k.logEnds[0].position)
+		k.logEnds = k.logEnds[1:]
 	}
 	k.mu.Unlock()
 	select {
-	case k.some <- struct{}{}:
+	case k.wake <- struct{}{}:
 	default:
 	}
 }
 
-// Waiting is how many changes are not in the bucket yet.
-func (k *Keeper) Waiting() int {
+// Pending returns the number of changes that are not in the bucket yet.
+func (k *Keeper) Pending() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return len(k.waiting)
+	return len(k.pending)
 }
 
 const (
-	look       = 50 * time.Millisecond  // between two looks at whether the log has come so far
-	markEvery  = time.Second            // the mark alone is written no more often
-	errorPause = 250 * time.Millisecond // after what failed
-	ending     = 2 * time.Second        // for what is left at the end
-	waveSize   = 500                    // messages that are written before an answer is waited for
+	pollInterval       = 50 * time.Millisecond  // between two checks whether the event log has acknowledged more
+	checkpointInterval = time.Second            // the least time between two writes of the checkpoint alone
+	retryDelay         = 250 * time.Millisecond // after a write that failed
+	drainTimeout       = 2 * time.Second        // for the pending changes after the end of Run's context
+	batchSize          = 500                    // most changes before one acknowledgement
 )
 
-// Run writes until ctx ends, and then what is left, for 2 s at most; nothing if the
-// store is not connected then.
+// Run writes changes to the bucket until ctx ends. Then it writes the pending changes,
+// for 2 s at most, and not at all if the store is not connected. It retries a write
+// that fails, and always returns nil.
 func (k *Keeper) Run(ctx context.Context) error {
-	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	drainCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {
 		if !k.nc.IsConnected() {
 			cancel()
 			return
 		}
-		time.AfterFunc(ending, cancel)
+		time.AfterFunc(drainTimeout, cancel)
 	})()
 	failing := false
-	var marked time.Time
+	var lastWrite time.Time
 	for {
-		wave, mark := k.next()
-		refresh := mark > unmarked && ctx.Err() == nil && k.refreshDue(time.Now())
+		batch, position := k.collectBatch()
+		refresh := position > noPosition && ctx.Err() == nil && k.startDueRefresh(time.Now())
 		switch {
-		case !refresh && len(wave) == 0 && k.Waiting() > 0:
-			pause(last, look) // the log is behind
-		case !refresh && len(wave) == 0 && (mark <= k.mark() || time.Since(marked) < markEvery):
-			next := time.NewTimer(time.Until(k.refresher.due))
+		case !refresh && len(batch) == 0 && k.Pending() > 0:
+			sleepContext(drainCtx, pollInterval) // the event log lacks events before the changes
+		case !refresh && len(batch) == 0 && (position <= k.readWrittenPosition() || time.Since(lastWrite) < checkpointInterval):
+			next := time.NewTimer(time.Until(k.refresher.nextRefresh))
 			select {
-			case <-k.some:
+			case <-k.wake:
 			case <-next.C:
 			case <-ctx.Done():
 				next.Stop()
@@ -278,115 +284,117 @@ func (k *Keeper) Run(ctx context.Context) error {
 			next.Stop()
 			continue
 		default:
-			err := k.contained(last, wave, mark)
-			marked = time.Now()
+			err := k.writeBatchRecovered(drainCtx, batch, position)
+			lastWrite = time.Now()
 			if err == nil {
 				if failing {
-					k.log.Info("the store takes live calls again")
+					k.log.Info("call snapshots stored again")
 				}
 				failing = false
 				continue
 			}
-			if !failing && last.Err() == nil {
-				k.log.Warn("the store does not take live calls", "calls", k.Waiting(), "err", err)
+			if !failing && drainCtx.Err() == nil {
+				k.log.Warn("call snapshots not stored", "calls", k.Pending(), "err", err)
 			}
 			failing = true
-			pause(last, errorPause)
+			sleepContext(drainCtx, retryDelay)
 		}
-		if last.Err() != nil {
-			if n := k.Waiting(); n > 0 {
-				k.log.Error("live calls are lost: the store did not take them", "calls", n)
+		if drainCtx.Err() != nil {
+			if n := k.Pending(); n > 0 {
+				k.log.Error("call snapshots lost at shutdown", "calls", n)
 			}
 			return nil
 		}
 	}
 }
 
-func (k *Keeper) mark() int64 {
+// readWrittenPosition returns the position in the checkpoint of the bucket.
+func (k *Keeper) readWrittenPosition() int64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.written
+	return k.writtenPosition
 }
 
-// A note is one call's change on its way.
-type note struct {
+// A callChange is a change with its call, as part of a batch.
+type callChange struct {
 	call string
 	*change
 }
 
-// next returns what can be written now, and up to where the bucket has then what
-// the log says.
-func (k *Keeper) next() (wave []note, mark int64) {
-	oldest, unsaid := k.config.Unsaid()
+// collectBatch returns the changes that can be written now, and the position up to
+// which the bucket covers the event log after that.
+func (k *Keeper) collectBatch() (batch []callChange, position int64) {
+	oldest, unpublished := k.config.OldestUnpublished()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	mark = k.upTo
-	for call, c := range k.waiting {
-		if len(wave) < waveSize && (!unsaid || c.at.Before(oldest)) {
-			wave = append(wave, note{call, c})
-			if _, stored := k.stored[call]; !stored {
-				k.stored[call] = k.last + 1
+	position = k.coveredPosition
+	for call, c := range k.pending {
+		if len(batch) < batchSize && (!unpublished || c.at.Before(oldest)) {
+			batch = append(batch, callChange{call, c})
+			if _, stored := k.revisions[call]; !stored {
+				k.revisions[call] = k.lastRevision + 1
 			}
 		} else {
-			mark = min(mark, c.since)
+			position = min(position, c.coveredPosition)
 		}
 	}
-	return wave, max(mark, k.written)
+	return batch, max(position, k.writtenPosition)
 }
 
-// contained is write, but for a panic: then what the wave has is dropped, and the
-// process lives.
-func (k *Keeper) contained(ctx context.Context, wave []note, mark int64) (err error) {
+// writeBatchRecovered calls writeBatch. If that panics, the batch is dropped and
+// counted, and the panic is returned as an error.
+func (k *Keeper) writeBatchRecovered(ctx context.Context, batch []callChange, position int64) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			k.log.Error("panic recovered: this is a bug", "part", "keep", "err", fmt.Sprint(v), "stack", string(debug.Stack()))
 			err = fmt.Errorf("panic: %v", v)
-			k.drop(wave)
-			k.refresher.stale = nil // until the next refresh
+			k.dropBatch(batch)
+			k.refresher.stale = nil // the next refresh lists them again
 		}
 	}()
-	return k.write(ctx, wave, mark)
+	return k.writeBatch(ctx, batch, position)
 }
 
-// drop forgets the changes of a wave, and counts those that nothing newer has
-// replaced.
-func (k *Keeper) drop(wave []note) {
+// dropBatch removes the changes of a batch from the pending ones and counts them as
+// dropped, except those that a newer change has replaced.
+func (k *Keeper) dropBatch(batch []callChange) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, n := range wave {
-		if k.waiting[n.call] == n.change {
-			delete(k.waiting, n.call)
+	for _, n := range batch {
+		if k.pending[n.call] == n.change {
+			delete(k.pending, n.call)
 			k.dropped++
 		}
 	}
 }
 
-// Dropped is how many changes were lost, because they are too large for the store
-// or to a bug. The next change of a call replaces one that was.
+// Dropped returns the number of changes that were lost, because they were too large
+// for the store or because of a bug. A later change of the same call is stored again.
 func (k *Keeper) Dropped() uint64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.dropped
 }
 
-// write writes a wave and the mark, and waits for the answer to the mark: the
-// stream takes what comes before it first.
-func (k *Keeper) write(ctx context.Context, wave []note, mark int64) error {
-	again, err := k.readStale(ctx)
+// writeBatch publishes the next stale snapshots, a batch and the checkpoint, and
+// waits for the acknowledgement of the checkpoint only: the stream stores messages of
+// one connection in order. The revisions show whether it has stored all of them.
+func (k *Keeper) writeBatch(ctx context.Context, batch []callChange, position int64) error {
+	refreshed, err := k.readStaleSnapshots(ctx)
 	if err != nil {
 		return err
 	}
-	wave = append(again, wave...) // what is newer goes behind
+	batch = append(refreshed, batch...) // a newer snapshot of the same call must come last
 	sent := uint64(0)
-	for _, n := range wave {
-		m := &nats.Msg{Subject: k.subject(k.callKey(n.call)), Data: n.record}
-		if n.record == nil {
-			m.Header = gone
+	for _, n := range batch {
+		m := &nats.Msg{Subject: k.messageSubject(k.callKey(n.call)), Data: n.snapshot}
+		if n.snapshot == nil {
+			m.Header = purgeHeader
 		}
 		err := k.nc.PublishMsg(m)
-		if errors.Is(err, nats.ErrMaxPayload) { // it will never fit
-			k.log.Error("a live call is too large to be kept", "call", n.call, "bytes", len(n.record))
-			k.drop([]note{n})
+		if errors.Is(err, nats.ErrMaxPayload) { // a retry would fail too
+			k.log.Error("call snapshot dropped: too large for the store", "call", n.call, "bytes", len(n.snapshot))
+			k.dropBatch([]callChange{n})
 			continue
 		}
 		if err != nil {
@@ -394,50 +402,51 @@ func (k *Keeper) write(ctx context.Context, wave []note, mark int64) error {
 		}
 		sent++
 	}
-	last, err := k.answered(ctx, &nats.Msg{Subject: k.subject(k.markKey()), Data: markText(mark, k.refresher.floor)})
+	last, err := k.publishAcked(ctx, &nats.Msg{Subject: k.messageSubject(k.checkpointKey()), Data: formatCheckpoint(position, k.refresher.floor)})
 	if err != nil {
 		return err
 	}
-	if before := k.last; before > 0 && last < before+sent+1 {
-		k.last = last
-		return fmt.Errorf("bucket %s took %d of %d", bucketName, last-before, sent+1)
+	previous := k.lastRevision
+	k.lastRevision = last
+	if previous > 0 && last < previous+sent+1 {
+		return fmt.Errorf("write bucket %s: stored %d of %d messages", bucketName, last-previous, sent+1)
 	}
-	before := k.last
-	k.last = last
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.written = mark
-	k.refreshed(len(again))
-	for _, n := range wave {
-		if n.record != nil {
-			k.stored[n.call] = before + 1
+	k.writtenPosition = position
+	k.finishStale(len(refreshed))
+	for _, n := range batch {
+		if n.snapshot != nil {
+			k.revisions[n.call] = previous + 1
 		}
-		if k.waiting[n.call] == n.change {
-			delete(k.waiting, n.call)
+		if k.pending[n.call] == n.change {
+			delete(k.pending, n.call)
 		}
-		if n.record == nil && k.waiting[n.call] == nil {
-			delete(k.stored, n.call)
+		if n.snapshot == nil && k.pending[n.call] == nil {
+			delete(k.revisions, n.call)
 		}
 	}
 	return nil
 }
 
-// gone is the header of the marker that takes a call out of the bucket.
-var gone = nats.Header{
+// purgeHeader is the header of the purge marker that removes a call from the bucket.
+var purgeHeader = nats.Header{
 	"KV-Operation":         {"PURGE"},
 	jetstream.MsgRollup:    {jetstream.MsgRollupSubject},
-	jetstream.MsgTTLHeader: {markerTTL.String()},
+	jetstream.MsgTTLHeader: {purgeMarkerTTL.String()},
 }
 
-func (k *Keeper) subject(key string) string { return "$KV." + bucketName + "." + key }
+// messageSubject returns the NATS subject of a key of the bucket.
+func (k *Keeper) messageSubject(key string) string { return "$KV." + bucketName + "." + key }
 
-// answered publishes a message, and returns its place in the stream.
-func (k *Keeper) answered(ctx context.Context, m *nats.Msg) (uint64, error) {
+// publishAcked publishes a message to the bucket, waits up to 5 s for the
+// acknowledgement and returns the revision of the message.
+func (k *Keeper) publishAcked(ctx context.Context, m *nats.Msg) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	reply, err := k.nc.RequestMsgWithContext(ctx, m)
 	if err != nil {
-		return 0, fmt.Errorf("bucket %s: %w", bucketName, err)
+		return 0, fmt.Errorf("write bucket %s: %w", bucketName, err)
 	}
 	var ack struct {
 		Error *jetstream.APIError `json:"error"`
@@ -445,17 +454,17 @@ func (k *Keeper) answered(ctx context.Context, m *nats.Msg) (uint64, error) {
 	}
 	switch err := json.Unmarshal(reply.Data, &ack); {
 	case err != nil:
-		return 0, fmt.Errorf("bucket %s: %w", bucketName, err)
+		return 0, fmt.Errorf("write bucket %s: %w", bucketName, err)
 	case ack.Error != nil:
-		return 0, fmt.Errorf("bucket %s: %w", bucketName, ack.Error)
+		return 0, fmt.Errorf("write bucket %s: %w", bucketName, ack.Error)
 	case ack.Seq == 0:
-		return 0, errors.New("bucket " + bucketName + ": the answer names no place")
+		return 0, fmt.Errorf("write bucket %s: acknowledgement without a revision", bucketName)
 	}
 	return ack.Seq, nil
 }
 
-// pause sleeps until d has passed or ctx ends.
-func pause(ctx context.Context, d time.Duration) {
+// sleepContext sleeps until d has passed or ctx ends.
+func sleepContext(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

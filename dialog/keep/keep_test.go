@@ -23,7 +23,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	ats.Register() // before any bubble: the server's clock would be of the first
+	ats.Register() // before any synctest bubble: else the server's clock would belong to the first one
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }
 
@@ -32,7 +32,7 @@ func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{
 		ServerName: "bellhop", DontListen: true, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true,
-		SyncInterval: 24 * time.Hour, // a sync each tenth of a virtual second would take long
+		SyncInterval: 24 * time.Hour, // syncing every virtual 0.1 s would make the tests slow
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -56,46 +56,47 @@ func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 	}
 }
 
-// A log is the event log as far as a keeper sees it.
-type log struct {
-	mu     sync.Mutex
-	unsaid time.Time // zero: everything is said
-	end    uint64
+// A fakeLog is the event log as a Keeper sees it.
+type fakeLog struct {
+	mu          sync.Mutex
+	unpublished time.Time // of the oldest unpublished event; zero: all are published
+	end         uint64
 }
 
-// grow lets the log go as far as a place.
-func (l *log) grow(end uint64) {
+// setEnd sets the position of the last event.
+func (l *fakeLog) setEnd(end uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.end = end
 }
 
-func (l *log) logEnd() uint64 {
+func (l *fakeLog) logEnd() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.end
 }
 
-func (l *log) set(unsaid time.Time) {
+func (l *fakeLog) setOldestUnpublished(unsaid time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.unsaid = unsaid
+	l.unpublished = unsaid
 }
 
-func (l *log) oldest() (time.Time, bool) {
+func (l *fakeLog) oldestUnpublished() (time.Time, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.unsaid, !l.unsaid.IsZero()
+	return l.unpublished, !l.unpublished.IsZero()
 }
 
-// open opens a keeper that has loaded what there is, and runs it until stop.
-func open(t testing.TB, js jetstream.JetStream, l *log) (k *Keeper, calls []string, mark Mark, stop func()) {
+// openKeeper opens a Keeper, loads its calls and runs it until stop. calls are "id
+// snapshot", sorted.
+func openKeeper(t testing.TB, js jetstream.JetStream, l *fakeLog) (k *Keeper, calls []string, checkpoint Checkpoint, stop func()) {
 	t.Helper()
-	k, err := Open(t.Context(), js, Config{Node: "n1", Unsaid: l.oldest, LogEnd: l.logEnd, Log: slog.New(slog.DiscardHandler)})
+	k, err := Open(t.Context(), js, Config{Node: "n1", OldestUnpublished: l.oldestUnpublished, LogEnd: l.logEnd, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	changes, mark, err := k.Load(t.Context())
+	changes, checkpoint, err := k.Load(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,191 +111,193 @@ func open(t testing.TB, js jetstream.JetStream, l *log) (k *Keeper, calls []stri
 			t.Error(err)
 		}
 	})
-	return k, calls, mark, func() { cancel(); run.Wait() }
+	return k, calls, checkpoint, func() { cancel(); run.Wait() }
 }
 
-func is(call, record string) dialog.Change { return dialog.Change{Call: call, Record: []byte(record)} }
-func over(call string) dialog.Change       { return dialog.Change{Call: call} }
+func snapshotOf(call, record string) dialog.Change {
+	return dialog.Change{Call: call, Record: []byte(record)}
+}
+func endOf(call string) dialog.Change { return dialog.Change{Call: call} }
 
-// virtual runs f in virtual time, with a directory for a store.
-func virtual(t *testing.T, f func(t *testing.T, dir string)) {
+// runVirtual runs f in virtual time, with an empty directory for a store.
+func runVirtual(t *testing.T, f func(t *testing.T, dir string)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) { f(t, dir) })
 }
 
-// TestKept: the next process finds the calls that were not over, each as it was
-// last, and from where on the log is to be read: its end, as it was known at the
-// time up to which all changes were put.
-func TestKept(t *testing.T) {
-	virtual(t, func(t *testing.T, dir string) {
+// TestLiveCallsSurviveRestart: the next process loads the newest snapshot of each live
+// call. The checkpoint is the end of the log at the time up to which the changes were
+// complete.
+func TestLiveCallsSurviveRestart(t *testing.T) {
+	runVirtual(t, func(t *testing.T, dir string) {
 		js, closeStore := openStore(t, dir)
-		l := &log{end: 7}
-		k, calls, mark, stop := open(t, js, l)
-		if len(calls) > 0 || mark != (Mark{}) {
-			t.Errorf("a new store has %q, and the log is read from %v", calls, mark)
+		l := &fakeLog{end: 7}
+		k, calls, checkpoint, stop := openKeeper(t, js, l)
+		if len(calls) > 0 || checkpoint != (Checkpoint{}) {
+			t.Errorf("a new store has %q, and the log is read from %v", calls, checkpoint)
 		}
 		now := time.Now()
-		k.Put([]dialog.Change{is("a", "1"), is("b", "1"), is("c", "1")}, now, now.Add(-time.Second))
+		k.Put([]dialog.Change{snapshotOf("a", "1"), snapshotOf("b", "1"), snapshotOf("c", "1")}, now, now.Add(-time.Second))
 		synctest.Wait()
 		time.Sleep(time.Second)
-		l.grow(9)
+		l.setEnd(9)
 		now = time.Now()
-		k.Put([]dialog.Change{is("b", "2"), over("c"), is("d", "1")}, now, now.Add(-time.Second))
-		k.Put([]dialog.Change{over("d"), over("e")}, now, now.Add(-time.Second))
+		k.Put([]dialog.Change{snapshotOf("b", "2"), endOf("c"), snapshotOf("d", "1")}, now, now.Add(-time.Second))
+		k.Put([]dialog.Change{endOf("d"), endOf("e")}, now, now.Add(-time.Second))
 		stop()
 		closeStore()
 
 		js, closeStore = openStore(t, dir)
-		_, calls, mark, stop = open(t, js, l)
+		_, calls, checkpoint, stop = openKeeper(t, js, l)
 		if want := []string{"a 1", "b 2"}; !slices.Equal(calls, want) {
 			t.Errorf("got %q, want %q", calls, want)
 		}
-		if want := (Mark{Kept: true, After: 7}); mark != want {
-			t.Errorf("the log is read from %v, want %v", mark, want)
+		if want := (Checkpoint{Exists: true, Position: 7}); checkpoint != want {
+			t.Errorf("the log is read from %v, want %v", checkpoint, want)
 		}
 		stop()
 		closeStore()
 	})
 }
 
-// TestNodesKeepTheirOwn: nodes share the bucket, and take up their own calls.
-func TestNodesKeepTheirOwn(t *testing.T) {
-	virtual(t, func(t *testing.T, dir string) {
+// TestNodesLoadTheirOwnCalls: nodes share the bucket, and each loads its own calls only.
+func TestNodesLoadTheirOwnCalls(t *testing.T) {
+	runVirtual(t, func(t *testing.T, dir string) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		k, _, _, stop := open(t, js, &log{})
-		k.Put([]dialog.Change{is("a", "1")}, time.Now(), time.Now())
+		k, _, _, stop := openKeeper(t, js, &fakeLog{})
+		k.Put([]dialog.Change{snapshotOf("a", "1")}, time.Now(), time.Now())
 		stop()
-		other, err := Open(t.Context(), js, Config{Node: "n", Unsaid: (&log{}).oldest, LogEnd: (&log{}).logEnd})
+		other, err := Open(t.Context(), js, Config{Node: "n", OldestUnpublished: (&fakeLog{}).oldestUnpublished, LogEnd: (&fakeLog{}).logEnd})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if calls, mark, err := other.Load(t.Context()); len(calls) > 0 || mark != (Mark{}) || err != nil {
-			t.Errorf("got %v, %v, %v of another node's", calls, mark, err)
+		if calls, checkpoint, err := other.Load(t.Context()); len(calls) > 0 || checkpoint != (Checkpoint{}) || err != nil {
+			t.Errorf("got %v, %v, %v of another node's", calls, checkpoint, err)
 		}
 	})
 }
 
-// TestLogGoesFirst: what a call has become is written when the log has what was
-// said of it. Until then the mark stays.
-func TestLogGoesFirst(t *testing.T) {
-	virtual(t, func(t *testing.T, dir string) {
+// TestChangeWaitsForItsEvents: a change is written once the event log has acknowledged
+// the events before it. Until then the checkpoint stays.
+func TestChangeWaitsForItsEvents(t *testing.T) {
+	runVirtual(t, func(t *testing.T, dir string) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		l := &log{end: 3}
-		k, _, _, stop := open(t, js, l)
-		k.Put([]dialog.Change{is("a", "1")}, time.Now(), time.Now())
+		l := &fakeLog{end: 3}
+		k, _, _, stop := openKeeper(t, js, l)
+		k.Put([]dialog.Change{snapshotOf("a", "1")}, time.Now(), time.Now())
 		time.Sleep(time.Second)
-		l.set(time.Now())
-		l.grow(5)
-		k.Put([]dialog.Change{over("a"), is("b", "1")}, time.Now(), time.Now())
+		l.setOldestUnpublished(time.Now())
+		l.setEnd(5)
+		k.Put([]dialog.Change{endOf("a"), snapshotOf("b", "1")}, time.Now(), time.Now())
 		time.Sleep(time.Minute)
-		k.Put([]dialog.Change{is("b", "2")}, time.Now(), time.Now())
+		k.Put([]dialog.Change{snapshotOf("b", "2")}, time.Now(), time.Now())
 		time.Sleep(time.Minute)
-		if n := k.Waiting(); n != 2 {
-			t.Errorf("%d changes wait, want 2", n)
+		if n := k.Pending(); n != 2 {
+			t.Errorf("%d changes are pending, want 2", n)
 		}
-		reader, err := Open(t.Context(), js, Config{Node: "n1", Unsaid: l.oldest, LogEnd: l.logEnd})
+		reader, err := Open(t.Context(), js, Config{Node: "n1", OldestUnpublished: l.oldestUnpublished, LogEnd: l.logEnd})
 		if err != nil {
 			t.Fatal(err)
 		}
-		calls, mark, err := reader.Load(t.Context())
-		if len(calls) != 1 || calls[0].Call != "a" || mark != (Mark{Kept: true, After: 3}) || err != nil {
-			t.Errorf("the bucket has %v, and the log is read from %v; %v", calls, mark, err)
+		calls, checkpoint, err := reader.Load(t.Context())
+		if len(calls) != 1 || calls[0].Call != "a" || checkpoint != (Checkpoint{Exists: true, Position: 3}) || err != nil {
+			t.Errorf("the bucket has %v, and the log is read from %v; %v", calls, checkpoint, err)
 		}
-		l.grow(9)
+		l.setEnd(9)
 		k.Put(nil, time.Now(), time.Now())
-		l.set(time.Time{})
+		l.setOldestUnpublished(time.Time{})
 		time.Sleep(time.Second)
-		calls, mark, err = reader.Load(t.Context())
-		if len(calls) != 1 || calls[0].Call != "b" || string(calls[0].Record) != "2" || mark != (Mark{Kept: true, After: 9}) || err != nil {
-			t.Errorf("the bucket has %v, and the log is read from %v; %v", calls, mark, err)
+		calls, checkpoint, err = reader.Load(t.Context())
+		if len(calls) != 1 || calls[0].Call != "b" || string(calls[0].Record) != "2" || checkpoint != (Checkpoint{Exists: true, Position: 9}) || err != nil {
+			t.Errorf("the bucket has %v, and the log is read from %v; %v", calls, checkpoint, err)
 		}
 		stop()
 	})
 }
 
-// TestMarks: a mark that an older version wrote is a time, from which the log is
-// read; the next is a place again. One behind the end of the log, as when the log
-// was lost, is the end.
-func TestMarks(t *testing.T) {
-	virtual(t, func(t *testing.T, dir string) {
+// TestLoadReadsOldCheckpoints: a checkpoint of an older version is a time; the next one
+// is a position again. A checkpoint beyond the end of the log, as after the loss of the
+// log, is read as the end.
+func TestLoadReadsOldCheckpoints(t *testing.T) {
+	runVirtual(t, func(t *testing.T, dir string) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		l := &log{end: 41}
-		k, _, _, stop := open(t, js, l)
+		l := &fakeLog{end: 41}
+		k, _, _, stop := openKeeper(t, js, l)
 		stop()
-		if _, err := k.bucket.PutString(t.Context(), k.markKey(), "2026-11-30T20:12:53.5Z"); err != nil {
+		if _, err := k.bucket.PutString(t.Context(), k.checkpointKey(), "2026-11-30T20:12:53.5Z"); err != nil {
 			t.Fatal(err)
 		}
-		k, _, mark, stop := open(t, js, l)
-		if want := (Mark{Kept: true, Since: time.Date(2026, 11, 30, 20, 12, 48, 5e8, time.UTC)}); mark != want {
-			t.Errorf("of an older version's mark the log is read from %v, want %v", mark, want)
+		k, _, checkpoint, stop := openKeeper(t, js, l)
+		if want := (Checkpoint{Exists: true, Time: time.Date(2026, 11, 30, 20, 12, 48, 5e8, time.UTC)}); checkpoint != want {
+			t.Errorf("with a checkpoint of an older version the log is read from %v, want %v", checkpoint, want)
 		}
-		k.Put([]dialog.Change{is("a", "1")}, time.Now(), time.Now())
+		k.Put([]dialog.Change{snapshotOf("a", "1")}, time.Now(), time.Now())
 		stop()
-		_, _, mark, stop = open(t, js, l)
-		if want := (Mark{Kept: true, After: 41}); mark != want {
-			t.Errorf("then the log is read from %v, want %v", mark, want)
+		_, _, checkpoint, stop = openKeeper(t, js, l)
+		if want := (Checkpoint{Exists: true, Position: 41}); checkpoint != want {
+			t.Errorf("then the log is read from %v, want %v", checkpoint, want)
 		}
 		stop()
-		l.grow(12)
-		k, _, mark, stop = open(t, js, l)
-		if want := (Mark{Kept: true, After: 12}); mark != want {
-			t.Errorf("a log that ends before the mark is read from %v, want %v", mark, want)
+		l.setEnd(12)
+		k, _, checkpoint, stop = openKeeper(t, js, l)
+		if want := (Checkpoint{Exists: true, Position: 12}); checkpoint != want {
+			t.Errorf("a log that ends before the checkpoint is read from %v, want %v", checkpoint, want)
 		}
-		l.grow(13)
-		k.Put([]dialog.Change{is("a", "2")}, time.Now(), time.Now())
+		l.setEnd(13)
+		k.Put([]dialog.Change{snapshotOf("a", "2")}, time.Now(), time.Now())
 		stop()
-		_, _, mark, stop = open(t, js, l)
-		if want := (Mark{Kept: true, After: 13}); mark != want {
-			t.Errorf("and then from %v, want %v", mark, want)
+		_, _, checkpoint, stop = openKeeper(t, js, l)
+		if want := (Checkpoint{Exists: true, Position: 13}); checkpoint != want {
+			t.Errorf("and then from %v, want %v", checkpoint, want)
 		}
 		stop()
 	})
 }
 
-// TestStoreGone: while the store is gone nobody waits, and what waits is bounded
-// by the live calls.
-func TestStoreGone(t *testing.T) {
-	virtual(t, func(t *testing.T, dir string) {
+// TestPutNeverBlocksWithoutStore: while the store is unreachable, Put does not block,
+// and the number of pending changes is bounded by the number of live calls.
+func TestPutNeverBlocksWithoutStore(t *testing.T) {
+	runVirtual(t, func(t *testing.T, dir string) {
 		js, closeStore := openStore(t, dir)
-		k, _, _, stop := open(t, js, &log{})
-		k.Put([]dialog.Change{is("kept", "1")}, time.Now(), time.Now())
+		k, _, _, stop := openKeeper(t, js, &fakeLog{})
+		k.Put([]dialog.Change{snapshotOf("kept", "1")}, time.Now(), time.Now())
 		time.Sleep(time.Second)
 		closeStore()
 		for i := range 10_000 {
 			id := fmt.Sprint(i)
-			k.Put([]dialog.Change{is(id, "1")}, time.Now(), time.Now())
-			k.Put([]dialog.Change{over(id)}, time.Now(), time.Now())
+			k.Put([]dialog.Change{snapshotOf(id, "1")}, time.Now(), time.Now())
+			k.Put([]dialog.Change{endOf(id)}, time.Now(), time.Now())
 		}
-		k.Put([]dialog.Change{over("kept")}, time.Now(), time.Now())
+		k.Put([]dialog.Change{endOf("kept")}, time.Now(), time.Now())
 		time.Sleep(time.Minute)
-		if n := k.Waiting(); n < 1 || n > 3 {
-			t.Errorf("%d changes wait", n)
+		if n := k.Pending(); n < 1 || n > 3 {
+			t.Errorf("%d changes are pending, want 1 to 3", n)
 		}
 		before := time.Now()
 		stop()
-		if took := time.Since(before); took > ending+time.Second {
-			t.Errorf("it took %v to give up", took)
+		if took := time.Since(before); took > drainTimeout+time.Second {
+			t.Errorf("Run took %v to end", took)
 		}
 	})
 }
 
-// TestBucketStaysSmall: of 10,000 calls that are over nothing is left but a small
-// file.
+// TestBucketStaysSmall: 10,000 ended calls leave one small file and no message but the
+// checkpoint.
 func TestBucketStaysSmall(t *testing.T) {
-	virtual(t, func(t *testing.T, dir string) {
+	runVirtual(t, func(t *testing.T, dir string) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		k, _, _, stop := open(t, js, &log{})
+		k, _, _, stop := openKeeper(t, js, &fakeLog{})
 		record := strings.Repeat("x", 2048)
 		most := int64(0)
 		for i := 0; i < 10_000; i += 100 {
 			for _, put := range []func(id string) dialog.Change{
-				func(id string) dialog.Change { return is(id, record) },
-				func(id string) dialog.Change { return is(id, record) },
-				over,
+				func(id string) dialog.Change { return snapshotOf(id, record) },
+				func(id string) dialog.Change { return snapshotOf(id, record) },
+				endOf,
 			} {
 				var changes []dialog.Change
 				for j := range 100 {
@@ -303,30 +306,30 @@ func TestBucketStaysSmall(t *testing.T) {
 				k.Put(changes, time.Now(), time.Now())
 				time.Sleep(time.Second)
 			}
-			most = max(most, size(t, dir))
+			most = max(most, sizeOfFiles(t, dir))
 		}
-		time.Sleep(markerTTL + time.Minute)
+		time.Sleep(purgeMarkerTTL + time.Minute)
 		s, err := js.Stream(t.Context(), "KV_"+bucketName)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if n := s.CachedInfo().State.Msgs; n != 1 {
-			t.Errorf("the bucket has %d messages, want the mark alone", n)
+			t.Errorf("the bucket has %d messages, want the checkpoint alone", n)
 		}
 		stop()
-		t.Logf("%d bytes at most, %d at the end", most, size(t, dir))
+		t.Logf("%d bytes at most, %d at the end", most, sizeOfFiles(t, dir))
 		if most > 16<<20 {
 			t.Errorf("the store had %d bytes", most)
 		}
 	})
 }
 
-// size is how many bytes the files in dir have.
-func size(t *testing.T, dir string) (n int64) {
+// sizeOfFiles returns the total size of the files in dir, in bytes.
+func sizeOfFiles(t *testing.T, dir string) (n int64) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
-			return nil // files come and go
+			return nil // the server creates and removes files meanwhile
 		}
 		if info, err := d.Info(); err == nil {
 			n += info.Size()
@@ -339,43 +342,44 @@ func size(t *testing.T, dir string) (n int64) {
 	return n
 }
 
-// TestTooLarge has a call that no store takes cost no other.
-func TestTooLarge(t *testing.T) {
-	virtual(t, func(t *testing.T, dir string) {
+// TestTooLargeSnapshotIsDropped: a snapshot over the size limit of the store delays no
+// other call, and the next snapshot of its call is stored.
+func TestTooLargeSnapshotIsDropped(t *testing.T) {
+	runVirtual(t, func(t *testing.T, dir string) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		k, _, _, stop := open(t, js, &log{})
-		k.Put([]dialog.Change{is("a", "1"), is("large", strings.Repeat("x", 2<<20)), is("b", "1")}, time.Now(), time.Now())
+		k, _, _, stop := openKeeper(t, js, &fakeLog{})
+		k.Put([]dialog.Change{snapshotOf("a", "1"), snapshotOf("large", strings.Repeat("x", 2<<20)), snapshotOf("b", "1")}, time.Now(), time.Now())
 		time.Sleep(time.Second)
-		if n := k.Waiting(); n != 0 || k.Dropped() != 1 {
-			t.Errorf("%d changes wait, %d are dropped; want 0 and 1", n, k.Dropped())
+		if n := k.Pending(); n != 0 || k.Dropped() != 1 {
+			t.Errorf("%d changes are pending, %d are dropped; want 0 and 1", n, k.Dropped())
 		}
-		k.Put([]dialog.Change{is("large", "2")}, time.Now(), time.Now())
+		k.Put([]dialog.Change{snapshotOf("large", "2")}, time.Now(), time.Now())
 		time.Sleep(time.Second)
 		stop()
-		_, calls, _, stop := open(t, js, &log{})
+		_, calls, _, stop := openKeeper(t, js, &fakeLog{})
 		defer stop()
 		if want := []string{"a 1", "b 1", "large 2"}; !slices.Equal(calls, want) {
-			t.Errorf("kept are %v, want %v", calls, want)
+			t.Errorf("loaded calls are %v, want %v", calls, want)
 		}
 	})
 }
 
-// TestPanic has a panic cost the changes that are being written.
-func TestPanic(t *testing.T) {
-	virtual(t, func(t *testing.T, dir string) {
+// TestPanicDropsOneBatch: a panic in a write drops the changes of its batch only.
+func TestPanicDropsOneBatch(t *testing.T) {
+	runVirtual(t, func(t *testing.T, dir string) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		k, _, _, stop := open(t, js, &log{})
+		k, _, _, stop := openKeeper(t, js, &fakeLog{})
 		defer stop()
-		bad := []note{{"bad", nil}} // a change that is none
-		if err := k.contained(t.Context(), bad, 1); err == nil || !strings.Contains(err.Error(), "panic") {
-			t.Errorf("a panic is %v", err)
+		bad := []callChange{{"bad", nil}} // a nil change, which panics
+		if err := k.writeBatchRecovered(t.Context(), bad, 1); err == nil || !strings.Contains(err.Error(), "panic") {
+			t.Errorf("a panic is returned as %v", err)
 		}
-		k.Put([]dialog.Change{is("good", "1")}, time.Now(), time.Now())
+		k.Put([]dialog.Change{snapshotOf("good", "1")}, time.Now(), time.Now())
 		time.Sleep(time.Second)
-		if n := k.Waiting(); n != 0 || k.Dropped() != 1 {
-			t.Errorf("%d changes wait, %d are dropped; want 0 and 1", n, k.Dropped())
+		if n := k.Pending(); n != 0 || k.Dropped() != 1 {
+			t.Errorf("%d changes are pending, %d are dropped; want 0 and 1", n, k.Dropped())
 		}
 	})
 }

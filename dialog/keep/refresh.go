@@ -15,82 +15,85 @@ import (
 	"bellhop/dialog"
 )
 
-// A record that has not changed is written again after one to two times
-// refreshEvery. So the floor passes a record of a call that is over before its
-// marker expires, with time to spare for a store that is slow.
+// A snapshot that does not change is written again after one to two times
+// refreshEvery. So the floor passes the last snapshot of an ended call before its
+// purge marker expires, with time to spare for a slow store.
 const (
-	refreshEvery = 3 * time.Minute
-	markerTTL    = 10 * time.Minute
+	refreshEvery   = 3 * time.Minute
+	purgeMarkerTTL = 10 * time.Minute
 )
 
-// A refresher knows which records are to be written again, and how far the floor of
-// this node can rise then. All of it but stale are places of the bucket.
+// A refresher holds the stale snapshots, which must be written again, and the floor
+// of this node: see the package comment. Floors and revisions are of the bucket.
 type refresher struct {
-	floor  uint64    // no record before it counts
-	marked uint64    // the floor that the mark has
-	rising uint64    // the floor when no call of stale is left
-	end    uint64    // behind the last message that was known at the last refresh
-	stale  []string  // calls whose records are to be written again
-	due    time.Time // when the next refresh begins
+	floor        uint64    // a snapshot with a revision below it is of an ended call
+	storedFloor  uint64    // the floor in the checkpoint of the bucket
+	nextFloor    uint64    // the floor once all stale snapshots are written again
+	nextRevision uint64    // at the start of the last refresh, the revision after the newest known one
+	stale        []string  // ids of the calls whose snapshots must be written again
+	nextRefresh  time.Time // when the next refresh starts
 }
 
-// refreshDue reports whether a refresh is under way or the mark lacks its floor, and
-// begins a refresh that is due.
-func (k *Keeper) refreshDue(now time.Time) bool {
+// startDueRefresh starts a refresh if one is due. It reports whether there is
+// something to write: stale snapshots, or a floor that the checkpoint lacks.
+func (k *Keeper) startDueRefresh(now time.Time) bool {
 	r := &k.refresher
-	if len(r.stale) > 0 || r.floor > r.marked {
+	if len(r.stale) > 0 || r.floor > r.storedFloor {
 		return true
 	}
-	if now.Before(r.due) {
+	if now.Before(r.nextRefresh) {
 		return false
 	}
-	r.due = now.Add(refreshEvery)
-	r.rising, r.end = r.end, k.last+1
+	r.nextRefresh = now.Add(refreshEvery)
+	r.nextFloor, r.nextRevision = r.nextRevision, k.lastRevision+1
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for call, place := range k.stored {
-		if place < r.rising {
+	for call, revision := range k.revisions {
+		if revision < r.nextFloor {
 			r.stale = append(r.stale, call)
 		}
 	}
 	if len(r.stale) == 0 {
-		r.floor = max(r.floor, r.rising)
+		r.floor = max(r.floor, r.nextFloor)
 	}
-	return r.floor > r.marked || len(r.stale) > 0
+	return r.floor > r.storedFloor || len(r.stale) > 0
 }
 
-// readStale returns the records of the next stale calls as the bucket has them.
-func (k *Keeper) readStale(ctx context.Context) (again []note, err error) {
-	for _, call := range k.refresher.stale[:min(len(k.refresher.stale), waveSize)] {
-		record, err := k.readRecord(ctx, call)
+// readStaleSnapshots reads the next stale snapshots from the bucket, at most
+// batchSize.
+func (k *Keeper) readStaleSnapshots(ctx context.Context) (snapshots []callChange, err error) {
+	for _, call := range k.refresher.stale[:min(len(k.refresher.stale), batchSize)] {
+		snapshot, err := k.readSnapshot(ctx, call)
 		if err != nil {
 			return nil, err
 		}
-		again = append(again, note{call, &change{record: record}})
+		snapshots = append(snapshots, callChange{call, &change{snapshot: snapshot}})
 	}
-	return again, nil
+	return snapshots, nil
 }
 
-// refreshed notes that the records of so many stale calls are written, and the mark
-// with the floor. The caller holds mu.
-func (k *Keeper) refreshed(n int) {
+// finishStale removes the first n stale calls, whose snapshots are in the bucket now.
+// The checkpoint was written with them, so the floor in it is stored too. The caller
+// holds mu.
+func (k *Keeper) finishStale(n int) {
 	r := &k.refresher
-	r.marked = r.floor
+	r.storedFloor = r.floor
 	if n == 0 {
 		return
 	}
 	if r.stale = slices.Delete(r.stale, 0, n); len(r.stale) == 0 {
-		r.floor = max(r.floor, r.rising)
+		r.floor = max(r.floor, r.nextFloor)
 	}
 }
 
-// readRecord returns the record that the bucket has of a call; nil: it has none. The
-// leader of the stream is asked: another server may have an older one.
-func (k *Keeper) readRecord(ctx context.Context, call string) ([]byte, error) {
+// readSnapshot returns the snapshot of a call in the bucket, or nil if there is none.
+// It asks the leader of the stream, because another server may have an older one. It
+// waits 5 s at most.
+func (k *Keeper) readSnapshot(ctx context.Context, call string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	ask := fmt.Appendf(nil, `{"last_by_subj":%q}`, k.subject(k.callKey(call)))
-	reply, err := k.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET.KV_"+bucketName, ask)
+	request := fmt.Appendf(nil, `{"last_by_subj":%q}`, k.messageSubject(k.callKey(call)))
+	reply, err := k.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET.KV_"+bucketName, request)
 	if err != nil {
 		return nil, fmt.Errorf("read call %s from bucket %s: %w", call, bucketName, err)
 	}
@@ -115,46 +118,48 @@ func (k *Keeper) readRecord(ctx context.Context, call string) ([]byte, error) {
 	return answer.Message.Data, nil
 }
 
-// Floored reports whether the mark that Load has read has a floor. Older versions
-// marked none: after a crash the bucket may have calls again whose hangups are in the
-// log before the place of the mark. It must not be called after Run has begun.
-func (k *Keeper) Floored() bool { return k.refresher.floor > 0 }
+// HasFloor reports whether the checkpoint that Load has read has a floor. Older
+// versions wrote none. Without a floor, the bucket may have ended calls again after a
+// crash, whose hangups are in the event log before the position of the checkpoint.
+// HasFloor must not be called after Run has begun.
+func (k *Keeper) HasFloor() bool { return k.refresher.floor > 0 }
 
-// counting returns the calls that Load has read but for those before the floor,
-// which are over: these are taken out of the bucket again.
-func (k *Keeper) counting(calls []dialog.Change) []dialog.Change {
+// dropBelowFloor removes from calls those below the floor, which have ended, and
+// enqueues their removal from the bucket.
+func (k *Keeper) dropBelowFloor(calls []dialog.Change) []dialog.Change {
 	return slices.DeleteFunc(calls, func(c dialog.Change) bool {
-		if k.stored[c.Call] >= k.refresher.floor {
+		if k.revisions[c.Call] >= k.refresher.floor {
 			return false
 		}
-		k.waiting[c.Call] = &change{since: max(k.upTo, 0)}
+		k.pending[c.Call] = &change{coveredPosition: max(k.coveredPosition, 0)}
 		return true
 	})
 }
 
-// markText is the mark as the bucket has it: a place of the log and, behind a space,
-// the floor.
-func markText(place int64, floor uint64) []byte {
-	text := strconv.AppendInt(nil, place, 10)
+// formatCheckpoint returns a checkpoint as the bucket has it: the position in the
+// event log and, after a space, the floor if it is not 0.
+func formatCheckpoint(position int64, floor uint64) []byte {
+	text := strconv.AppendInt(nil, position, 10)
 	if floor > 0 {
 		text = strconv.AppendUint(append(text, ' '), floor, 10)
 	}
 	return text
 }
 
-// readMark reads a mark. An older version wrote no floor, or a time alone.
-func readMark(text string) (m Mark, floor uint64, err error) {
-	m.Kept = true
-	place, behind, floored := strings.Cut(text, " ")
-	if floored {
-		if floor, err = strconv.ParseUint(behind, 10, 64); err != nil {
-			return m, 0, err
+// parseCheckpoint parses a checkpoint of the bucket. Older versions wrote no floor,
+// or only a time.
+func parseCheckpoint(text string) (c Checkpoint, floor uint64, err error) {
+	c.Exists = true
+	position, floorText, hasFloor := strings.Cut(text, " ")
+	if hasFloor {
+		if floor, err = strconv.ParseUint(floorText, 10, 64); err != nil {
+			return c, 0, err
 		}
 	}
-	if m.After, err = strconv.ParseUint(place, 10, 64); err == nil {
-		return m, floor, nil
+	if c.Position, err = strconv.ParseUint(position, 10, 64); err == nil {
+		return c, floor, nil
 	}
-	m.Since, err = time.Parse(time.RFC3339Nano, text)
-	m.Since = m.Since.Add(-overlap)
-	return m, 0, err
+	c.Time, err = time.Parse(time.RFC3339Nano, text)
+	c.Time = c.Time.Add(-clockSkew)
+	return c, 0, err
 }

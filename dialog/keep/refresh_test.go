@@ -12,44 +12,44 @@ import (
 	"bellhop/dialog"
 )
 
-// TestEndedCallsStayEnded: whenever the process is killed, and however long it is
-// down, the next one finds the calls that were up and no other, also when it is
-// killed soon itself.
+// TestEndedCallsStayEnded kills the process at different times and leaves it down for
+// different times. Each next process must load the live calls and no ended one, also
+// if it is killed soon after its start.
 func TestEndedCallsStayEnded(t *testing.T) {
 	for _, after := range []time.Duration{5 * time.Second, 40 * time.Second, 11 * time.Minute, time.Hour} {
 		for _, down := range []time.Duration{0, time.Minute, 2 * time.Hour} {
-			t.Run(fmt.Sprintf("killed %v after, down for %v", after, down), func(t *testing.T) {
-				virtual(t, func(t *testing.T, dir string) {
+			t.Run(fmt.Sprintf("killed after %v, down for %v", after, down), func(t *testing.T) {
+				runVirtual(t, func(t *testing.T, dir string) {
 					js, closeStore := openStore(t, dir)
-					l := &log{}
-					k, _, _, stop := open(t, js, l)
+					l := &fakeLog{}
+					k, _, _, stop := openKeeper(t, js, l)
 					put := func(changes ...dialog.Change) {
 						k.Put(changes, time.Now(), time.Now())
 						time.Sleep(2 * time.Second)
 					}
-					put(is("long", "1"))
-					put(is("long", "2"), is("changing", "1"))
+					put(snapshotOf("long", "1"))
+					put(snapshotOf("long", "2"), snapshotOf("changing", "1"))
 					for i := range 40 {
 						id := fmt.Sprint("short", i)
-						put(is(id, "1"))
-						put(is(id, "2"))
-						put(over(id))
-						put(is("changing", fmt.Sprint(i)))
+						put(snapshotOf(id, "1"))
+						put(snapshotOf(id, "2"))
+						put(endOf(id))
+						put(snapshotOf("changing", fmt.Sprint(i)))
 					}
 					time.Sleep(after)
 					want := []string{"changing 39", "long 2"}
-					crashed := killed(t, dir)
+					crashed := copyCrashedStore(t, dir)
 					stop()
 					closeStore()
 					for _, lived := range []time.Duration{5 * time.Second, 15 * time.Second, time.Hour} {
 						time.Sleep(down)
 						js, closeStore = openStore(t, crashed)
-						_, calls, _, stop := open(t, js, l)
+						_, calls, _, stop := openKeeper(t, js, l)
 						if !slices.Equal(calls, want) {
 							t.Errorf("calls are %q, want %q", calls, want)
 						}
 						time.Sleep(lived)
-						crashed = killed(t, crashed)
+						crashed = copyCrashedStore(t, crashed)
 						stop()
 						closeStore()
 					}
@@ -59,8 +59,9 @@ func TestEndedCallsStayEnded(t *testing.T) {
 	}
 }
 
-// killed returns a directory with the store as a server leaves it that is killed.
-func killed(t *testing.T, dir string) (crashed string) {
+// copyCrashedStore copies the files of a running server: the store as a kill of the
+// server would leave it.
+func copyCrashedStore(t *testing.T, dir string) (crashed string) {
 	t.Helper()
 	synctest.Wait()
 	crashed = filepath.Join(t.TempDir(), "store")
@@ -70,21 +71,21 @@ func killed(t *testing.T, dir string) (crashed string) {
 	return crashed
 }
 
-// TestFloorOfAnother: a node's floor is for its own records.
-func TestFloorOfAnother(t *testing.T) {
-	virtual(t, func(t *testing.T, dir string) {
+// TestFloorSparesOtherNodes: the floor of a node covers its own snapshots only.
+func TestFloorSparesOtherNodes(t *testing.T) {
+	runVirtual(t, func(t *testing.T, dir string) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		l := &log{}
-		other, err := Open(t.Context(), js, Config{Node: "n2", Unsaid: l.oldest, LogEnd: l.logEnd})
+		l := &fakeLog{}
+		other, err := Open(t.Context(), js, Config{Node: "n2", OldestUnpublished: l.oldestUnpublished, LogEnd: l.logEnd})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := other.bucket.PutString(t.Context(), other.callKey("theirs"), "1"); err != nil {
 			t.Fatal(err)
 		}
-		k, _, _, stop := open(t, js, l)
-		k.Put([]dialog.Change{is("ours", "1")}, time.Now(), time.Now())
+		k, _, _, stop := openKeeper(t, js, l)
+		k.Put([]dialog.Change{snapshotOf("ours", "1")}, time.Now(), time.Now())
 		time.Sleep(time.Hour)
 		stop()
 		calls, _, err := other.Load(t.Context())
@@ -94,24 +95,25 @@ func TestFloorOfAnother(t *testing.T) {
 	})
 }
 
-// TestMarkText: a mark is read as it was written.
-func TestMarkText(t *testing.T) {
+// TestCheckpointTextRoundTrips formats checkpoints, parses them again, and parses
+// texts that are malformed.
+func TestCheckpointTextRoundTrips(t *testing.T) {
 	for _, tt := range []struct {
-		place int64
-		floor uint64
-		text  string
+		position int64
+		floor    uint64
+		text     string
 	}{{0, 0, "0"}, {7, 0, "7"}, {7, 12, "7 12"}} {
-		if got := string(markText(tt.place, tt.floor)); got != tt.text {
-			t.Errorf("mark is %q, want %q", got, tt.text)
+		if got := string(formatCheckpoint(tt.position, tt.floor)); got != tt.text {
+			t.Errorf("checkpoint is %q, want %q", got, tt.text)
 		}
-		m, floor, err := readMark(tt.text)
-		if err != nil || m != (Mark{Kept: true, After: uint64(tt.place)}) || floor != tt.floor {
-			t.Errorf("%q is read as %+v, %d, %v", tt.text, m, floor, err)
+		c, floor, err := parseCheckpoint(tt.text)
+		if err != nil || c != (Checkpoint{Exists: true, Position: uint64(tt.position)}) || floor != tt.floor {
+			t.Errorf("%q is parsed as %+v, %d, %v", tt.text, c, floor, err)
 		}
 	}
 	for _, text := range []string{"", "x", "7 ", "7 x", "7 1 2"} {
-		if _, _, err := readMark(text); err == nil {
-			t.Errorf("%q is read", text)
+		if _, _, err := parseCheckpoint(text); err == nil {
+			t.Errorf("malformed checkpoint %q is accepted", text)
 		}
 	}
 }

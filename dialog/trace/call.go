@@ -8,67 +8,68 @@ import (
 	"bellhop/dialog"
 )
 
-// A Call is what is kept of one.
+// A Call is a recorded call.
 type Call struct {
 	ID       string
-	Began    time.Time // its first message that is kept
-	Up       bool
-	Ends     []End // the PBX first
+	Began    time.Time // time of the first recorded message
+	Up       bool      // live: it has not ended
+	Ends     []End     // the first is the PBX
 	Legs     []Leg
 	Messages []Message
-	LeftOut  int // messages that are not kept
+	LeftOut  int // number of messages that are not recorded
 }
 
-// An End is somebody whom bellhop talks to in a call.
+// An End is a party of a call that bellhop exchanges messages with: the PBX, a phone or
+// a trunk.
 type End struct {
-	Name    string // the extension or number, or the trunk's
-	Trunk   string // the name of the [[trunk]] that it is; "": it is none
+	Name    string // extension, number, or name of the trunk; "": unknown
+	Trunk   string // name of the [[trunk]] in the config; "": no trunk
 	Address netip.AddrPort
 	Side    dialog.Side
-	Calls   bool // it sent the first request that it has part in
+	Calls   bool // it sent the first request that it takes part in
 }
 
-func (e *End) is(trunk string, at netip.AddrPort) bool {
+func (e *End) matches(trunk string, at netip.AddrPort) bool {
 	return e.Trunk == trunk && (trunk != "" || e.Address == at)
 }
 
-// A Leg is the messages with one Call-ID between one end and the PBX.
+// A Leg is the exchange of messages with one Call-ID between one end and the PBX.
 type Leg struct {
 	CallID string
 	Origin dialog.Side
-	End    int // 0: both ends are the PBX
+	End    int // index in Call.Ends; 0: the PBX, at both ends
 }
 
 // A Message is one message of a call.
 type Message struct {
-	At     time.Time     // by the wall clock of that moment
-	After  time.Duration // the call's first message that is kept, also if the clock was set between
-	Leg    int
-	Method string // of the request, or the CSeq method of a response
-	Status int    // 0 in a request
-	Own    bool   // an answer of bellhop's own, in place of the sender's
-	Kept   bool   // bellhop did not send it on
-	Cut    bool   // its text is longer
+	At        time.Time     // wall clock time of arrival
+	After     time.Duration // time since the first recorded message of the call, unaffected by changes of the clock
+	Leg       int           // index in Call.Legs
+	Method    string        // of the request, or the CSeq method of a response
+	Status    int           // 0 in a request
+	Own       bool          // bellhop's own response, in place of the sender's
+	Absorbed  bool          // bellhop did not forward it
+	Truncated bool          // the text is the beginning of a longer one
 
-	Sender, Receiver int // the ends
+	Sender, Receiver int // indexes in Call.Ends
 
-	From, To netip.AddrPort // their addresses
-	Local    netip.AddrPort // where bellhop received it; if Own: where it sent it from
+	From, To netip.AddrPort // addresses of Sender and Receiver
+	Local    netip.AddrPort // bellhop's address that received it; if Own: that sent it
 	Stream   bool           // over TCP
 
-	Head, Body string
+	Head, Body string // with secrets masked
 }
 
-// Text is the message as it came, but for its secrets.
+// Text returns the message as received, with secrets masked.
 func (m *Message) Text() string {
 	head := m.Head
-	if !m.Cut && !strings.HasSuffix(head, "\r\n\r\n") {
+	if !m.Truncated && !strings.HasSuffix(head, "\r\n\r\n") {
 		head += "\r\n\r\n"
 	}
 	return head + m.Body
 }
 
-// Summary is its start line without the version.
+// Summary returns the start line without the SIP version.
 func (m *Message) Summary() string {
 	line, _, _ := strings.Cut(m.Head, "\r\n")
 	if m.Status != 0 {
@@ -77,8 +78,8 @@ func (m *Message) Summary() string {
 	return strings.TrimSuffix(line, " SIP/2.0")
 }
 
-// label is what a ladder's arrow says.
-func (m *Message) label() string {
+// arrowLabel returns the label of the message's arrow in a ladder.
+func (m *Message) arrowLabel() string {
 	label := m.Method
 	if m.Status != 0 {
 		label = m.Summary()
@@ -89,11 +90,12 @@ func (m *Message) label() string {
 	return label
 }
 
-// sdp reports whether the message describes media.
-func (m *Message) sdp() bool { return strings.HasPrefix(m.Body, "v=") }
+// hasSDP reports whether the body of the message is SDP.
+func (m *Message) hasSDP() bool { return strings.HasPrefix(m.Body, "v=") }
 
-// method returns the name of a method without the memory of the message.
-func method(name string) string {
+// methodName returns the name of a method in memory of its own: name may be part of a
+// message, which would stay in memory with it.
+func methodName(name string) string {
 	for _, m := range [...]string{"INVITE", "ACK", "BYE", "CANCEL", "PRACK", "UPDATE", "INFO", "REFER", "NOTIFY", "SUBSCRIBE", "MESSAGE", "OPTIONS"} {
 		if m == name {
 			return m
@@ -102,30 +104,32 @@ func method(name string) string {
 	return strings.Clone(name[:min(len(name), maxName)])
 }
 
-// maxName is the longest name in bytes.
+// maxName is the length of the longest name, in bytes.
 const maxName = 64
 
-func cutName(name string) string {
+// truncateName returns a copy of at most maxName bytes of name.
+func truncateName(name string) string {
 	return strings.Clone(name[:min(len(name), maxName)])
 }
 
-// name is what the first message of a leg calls its end: the user in From of who
-// calls, and of who is called the one who registered, or the user in To.
-func name(m *dialog.Message, calls bool) string {
+// initialName returns the name of an end after the first message of its leg: the user
+// in From for a caller; for a callee the user of its registration, else the user in To.
+func initialName(m *dialog.Message, calls bool) string {
 	if calls {
-		return cutName(user(m.Head, "from", 'f'))
+		return truncateName(headerUser(m.Head, "from", 'f'))
 	}
 	if aor, _, _ := strings.Cut(m.AOR, "@"); aor != "" {
-		return cutName(aor)
+		return truncateName(aor)
 	}
-	return cutName(user(m.Head, "to", 't'))
+	return truncateName(headerUser(m.Head, "to", 't'))
 }
 
-// user is the user of the URI in a header field.
-func user(head, name string, short byte) string {
+// headerUser returns the user of the URI in the first header field called name, or
+// short in its compact form; "" if there is none.
+func headerUser(head, name string, short byte) string {
 	for line := range strings.SplitSeq(head, "\r\n") {
 		field, value, _ := strings.Cut(line, ":")
-		if field == "" || !is(field, name, short) {
+		if field == "" || !isField(field, name, short) {
 			continue
 		}
 		_, uri, _ := strings.Cut(value[strings.LastIndexByte(value, '<')+1:], ":")
@@ -141,24 +145,25 @@ func user(head, name string, short byte) string {
 	return ""
 }
 
-// A column is a line of a ladder: an end, or bellhop, which stands at both sides
-// of the PBX when there are ends at both.
+// A column is a lifeline of a ladder: an end, or bellhop. There are two columns of
+// bellhop if there are ends on both sides of the PBX.
 type column struct {
-	end     int // -1: bellhop
+	end     int // index in Call.Ends; -1: bellhop
 	name    string
 	address string
 }
 
-// A ladder is how a call is drawn: who calls on the left, the PBX in the middle,
-// who is called on the right.
+// A ladder is the layout of a ladder diagram: callers on the left, the PBX in the
+// middle, callees on the right.
 type ladder struct {
-	columns []column
-	at      []int // the column of each end
-	hop     []int // bellhop's, as each end sees it; the PBX's is -1
+	columns      []column
+	endColumns   []int // the column of each end
+	proxyColumns []int // the column of bellhop next to each end; -1 for the PBX
 }
 
-func (c *Call) ladder() ladder {
-	l := ladder{at: make([]int, len(c.Ends)), hop: make([]int, len(c.Ends))}
+// buildLadder returns the layout of the call.
+func (c *Call) buildLadder() ladder {
+	l := ladder{endColumns: make([]int, len(c.Ends)), proxyColumns: make([]int, len(c.Ends))}
 	put := func(end int, name, address string) int {
 		l.columns = append(l.columns, column{end, name, address})
 		return len(l.columns) - 1
@@ -182,7 +187,7 @@ func (c *Call) ladder() ladder {
 		if name == "" {
 			name, address = address, ""
 		}
-		l.at[i] = put(i, name, address)
+		l.endColumns[i] = put(i, name, address)
 	}
 	left, right := side(true), side(false)
 	for _, i := range left {
@@ -193,25 +198,25 @@ func (c *Call) ladder() ladder {
 		h = hop()
 	}
 	for _, i := range left {
-		l.hop[i] = h
+		l.proxyColumns[i] = h
 	}
 	end(0)
-	l.hop[0] = -1
+	l.proxyColumns[0] = -1
 	if len(right) > 0 {
 		h = hop()
 	}
 	for _, i := range right {
-		l.hop[i] = h
+		l.proxyColumns[i] = h
 		end(i)
 	}
 	return l
 }
 
-// path is the columns that a message's arrow begins and ends at, and the ones of
-// bellhop that it passes.
-func (l *ladder) path(m *Message) (from, to int, through []int) {
-	from, to = l.at[m.Sender], l.at[m.Receiver]
-	near, far := l.hop[m.Sender], l.hop[m.Receiver]
+// arrowPath returns the columns at which the arrow of m begins and ends, and the
+// columns of bellhop that it crosses.
+func (l *ladder) arrowPath(m *Message) (from, to int, through []int) {
+	from, to = l.endColumns[m.Sender], l.endColumns[m.Receiver]
+	near, far := l.proxyColumns[m.Sender], l.proxyColumns[m.Receiver]
 	if near < 0 {
 		near = far
 	}
@@ -227,7 +232,7 @@ func (l *ladder) path(m *Message) (from, to int, through []int) {
 	switch {
 	case m.Own:
 		return far, to, nil
-	case m.Kept:
+	case m.Absorbed:
 		return from, near, nil
 	case near == far:
 		return from, to, []int{near}

@@ -12,20 +12,20 @@ import (
 	"bellhop/dialog"
 )
 
-// A carrier is a message in which a secret travels: S is the secret, which begins
-// and ends with a digit.
-type carrier struct{ name, head, body string }
+// A secretCarrier is a message with a secret. S stands for the secret, which begins and
+// ends with a digit.
+type secretCarrier struct{ name, head, body string }
 
-func bodyOf(contentType, body string) carrier {
-	return carrier{contentType, "INFO sip:102@pbx SIP/2.0\r\nContent-Type: " + contentType + "\r\n", body}
+func carrierInBody(contentType, body string) secretCarrier {
+	return secretCarrier{contentType, "INFO sip:102@pbx SIP/2.0\r\nContent-Type: " + contentType + "\r\n", body}
 }
 
-func field(line string) carrier {
-	return carrier{line, "INVITE sip:102@pbx SIP/2.0\r\nTo: <sip:102@pbx>\r\n" + line + "\r\nMax-Forwards: 70\r\n", ""}
+func carrierInField(line string) secretCarrier {
+	return secretCarrier{line, "INVITE sip:102@pbx SIP/2.0\r\nTo: <sip:102@pbx>\r\n" + line + "\r\nMax-Forwards: 70\r\n", ""}
 }
 
-func carriers() []carrier {
-	all := []carrier{
+func allCarriers() []secretCarrier {
+	all := []secretCarrier{
 		{"request URI", "INVITE sip:102:S@pbx SIP/2.0\r\n", ""},
 		{"no Content-Type", "INFO sip:102@pbx SIP/2.0\r\n", "Signal=S"},
 		{"empty Content-Type", "INFO sip:102@pbx SIP/2.0\r\nContent-Type:\r\n", "S"},
@@ -41,31 +41,31 @@ func carriers() []carrier {
 		"application/vnd.nortelnetworks.digits ; version=\"1", "application/kpml-request+xml", "application/KPML-Response+XML;charset=utf-8",
 		"application/dtmf-relay, text/plain", "application", "dtmf", "/", "text/", "te(x)t/plain", "application/jwt", "text/plain\r\n /x",
 	} {
-		all = append(all, bodyOf(kind, "Signal=S\r\nDuration=160\r\n"), bodyOf(kind, "S"))
+		all = append(all, carrierInBody(kind, "Signal=S\r\nDuration=160\r\n"), carrierInBody(kind, "S"))
 	}
 	all = append(all,
-		bodyOf("text/plain", "Signal=S\r\nDuration=160"),
-		bodyOf("text/plain", " signal = S"),
-		bodyOf("application/xml", `<kpml-response xmlns="urn:ietf:params:xml:ns:kpml-response" code="200" digits="S"/>`),
-		bodyOf("application/sdp", "v=0\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:S|2^20\r\n"),
-		bodyOf("application/sdp", "v=0\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 INLINE:S\r\n"),
-		bodyOf("application/sdp", "v=0\r\n a=key-mgmt:mikey S\r\n"),
-		bodyOf("application/sdp", "v=0\r\nk=clear:S\r\na=ice-pwd:S\r\n"),
-		bodyOf("text/plain", "call sip:bob:S@home"),
-		bodyOf("application/dialog-info+xml", `<target uri="sips:bob:S@home"/>`),
-		bodyOf("message/sipfrag", "SIP/2.0 200 OK\r\nX-Pin: S\r\n"),
-		bodyOf("message/sipfrag", "X-Pin: S\r\n"),
-		bodyOf("message/sip", "INFO sip:1@b SIP/2.0\r\nAuthorization: Digest response=\"S\"\r\nc: application/dtmf\r\n\r\nS"),
-		bodyOf("message/sip", "INFO sip:1@b SIP/2.0\r\nVia: x\r\n\r\nS"),
-		bodyOf("multipart/mixed", "--b\r\nContent-Type: application/dtmf\r\n\r\nS\r\n--b--"),
-		bodyOf("multipart/mixed;boundary=", "--b\r\nContent-Type: text/plain\r\n\r\nS\r\n--b--"),
-		bodyOf("multipart/mixed;boundary=\"b", "--b\r\nContent-Type: text/plain\r\n\r\nS\r\n--b--"),
-		bodyOf("multipart/mixed;boundary=b;boundary=c", "--b\r\nContent-Type: text/plain\r\n\r\nS\r\n--b--"),
-		bodyOf("multipart/mixed;boundary=other", "--b\r\nContent-Type: text/plain\r\n\r\nS\r\n--b--"),
-		bodyOf("multipart/mixed;boundary=b", "S\r\n--b\r\nContent-Type: text/plain\r\n\r\nx\r\n--b--\r\nS"),
-		bodyOf("multipart/mixed;boundary=b", "--b\r\nContent-Type: text/plain\r\n\r\nx\r\n--b--\r\n--b\r\nContent-Type: text/plain\r\n\r\nS"),
-		bodyOf("multipart/mixed;boundary=b", "--b\r\n\r\nS\r\n--b--"),
-		bodyOf("multipart/mixed;boundary=b", "--b\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: base64\r\n\r\nS\r\n--b--"),
+		carrierInBody("text/plain", "Signal=S\r\nDuration=160"),
+		carrierInBody("text/plain", " signal = S"),
+		carrierInBody("application/xml", `<kpml-response xmlns="urn:ietf:params:xml:ns:kpml-response" code="200" digits="S"/>`),
+		carrierInBody("application/sdp", "v=0\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:S|2^20\r\n"),
+		carrierInBody("application/sdp", "v=0\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 INLINE:S\r\n"),
+		carrierInBody("application/sdp", "v=0\r\n a=key-mgmt:mikey S\r\n"),
+		carrierInBody("application/sdp", "v=0\r\nk=clear:S\r\na=ice-pwd:S\r\n"),
+		carrierInBody("text/plain", "call sip:bob:S@home"),
+		carrierInBody("application/dialog-info+xml", `<target uri="sips:bob:S@home"/>`),
+		carrierInBody("message/sipfrag", "SIP/2.0 200 OK\r\nX-Pin: S\r\n"),
+		carrierInBody("message/sipfrag", "X-Pin: S\r\n"),
+		carrierInBody("message/sip", "INFO sip:1@b SIP/2.0\r\nAuthorization: Digest response=\"S\"\r\nc: application/dtmf\r\n\r\nS"),
+		carrierInBody("message/sip", "INFO sip:1@b SIP/2.0\r\nVia: x\r\n\r\nS"),
+		carrierInBody("multipart/mixed", "--b\r\nContent-Type: application/dtmf\r\n\r\nS\r\n--b--"),
+		carrierInBody("multipart/mixed;boundary=", "--b\r\nContent-Type: text/plain\r\n\r\nS\r\n--b--"),
+		carrierInBody("multipart/mixed;boundary=\"b", "--b\r\nContent-Type: text/plain\r\n\r\nS\r\n--b--"),
+		carrierInBody("multipart/mixed;boundary=b;boundary=c", "--b\r\nContent-Type: text/plain\r\n\r\nS\r\n--b--"),
+		carrierInBody("multipart/mixed;boundary=other", "--b\r\nContent-Type: text/plain\r\n\r\nS\r\n--b--"),
+		carrierInBody("multipart/mixed;boundary=b", "S\r\n--b\r\nContent-Type: text/plain\r\n\r\nx\r\n--b--\r\nS"),
+		carrierInBody("multipart/mixed;boundary=b", "--b\r\nContent-Type: text/plain\r\n\r\nx\r\n--b--\r\n--b\r\nContent-Type: text/plain\r\n\r\nS"),
+		carrierInBody("multipart/mixed;boundary=b", "--b\r\n\r\nS\r\n--b--"),
+		carrierInBody("multipart/mixed;boundary=b", "--b\r\nContent-Type: text/plain\r\nContent-Transfer-Encoding: base64\r\n\r\nS\r\n--b--"),
 	)
 	for _, part := range []string{
 		"Content-Type: application/dtmf-relay\r\n\r\nSignal=S", "c: APPLICATION/vnd.nortelnetworks.digits;version=1\r\n\r\nd=S",
@@ -76,16 +76,16 @@ func carriers() []carrier {
 		"Content-Type: multipart/alternative; boundary=inner\r\n\r\n--outer\r\nc: text/plain\r\n\r\nS\r\n--outer--",
 	} {
 		for _, param := range []string{"boundary=b", "Boundary = \"b\"", "type=x; boundary=b; z=1", "\r\n boundary=b"} {
-			all = append(all, bodyOf("multipart/mixed; "+param, "--b\r\nContent-Type: text/plain\r\n\r\nhello\r\n--b\r\n"+part+"\r\n--b--\r\n"))
+			all = append(all, carrierInBody("multipart/mixed; "+param, "--b\r\nContent-Type: text/plain\r\n\r\nhello\r\n--b\r\n"+part+"\r\n--b--\r\n"))
 		}
-		all = append(all, bodyOf("MULTIPART/Mixed;boundary=b", "--b\n"+strings.ReplaceAll(part, "\r\n", "\n")))
+		all = append(all, carrierInBody("MULTIPART/Mixed;boundary=b", "--b\n"+strings.ReplaceAll(part, "\r\n", "\n")))
 	}
 	for _, name := range []string{
 		"X-Pin", "X-PIN-Code", "X-UserPin", "X-Pass", "X-Passcode", "X-Passphrase", "X-Password", "Password", "X-Key", "X-Api-Key", "x-apikey", "X-JWT", "X-My-Jwt",
 		"X-Signature", "X-Sig", "X-Hmac", "X-Auth-Token", "X-Client-Secret", "X-OTP", "X-Digits", "X-DTMF", "Cookie", "Set-Cookie", "X-Bellhop-Trunk", "x-bellhop-TRUNK",
 		"Identity", "y", "Authentication-Info", "X-Credentials", "P-DTMF-Digits", "X-Cvv", "X-Session-Key",
 	} {
-		all = append(all, field(name+": S"), field(name+" : two S words"), field(name+":\r\n S"), field(strings.ToUpper(name)+": \"S"))
+		all = append(all, carrierInField(name+": S"), carrierInField(name+" : two S words"), carrierInField(name+":\r\n S"), carrierInField(strings.ToUpper(name)+": \"S"))
 	}
 	for _, name := range []string{"Authorization", "Proxy-Authorization", "WWW-Authenticate", "Proxy-Authenticate"} {
 		for _, value := range []string{
@@ -93,7 +93,7 @@ func carriers() []carrier {
 			"Digest realm=pbx\" response=\"S\"", "Digest realm=\"a\\\", response=S\"", "Basic S", "Bearer S", "Unknown S", "S", "Digest S", "Digest\r\n response=\"S\"", "1234 S",
 			"Digest realm=\"pbx\"S", "Digest username=\"x,response=S",
 		} {
-			all = append(all, field(name+": "+value))
+			all = append(all, carrierInField(name+": "+value))
 		}
 	}
 	for _, uri := range []string{
@@ -101,29 +101,29 @@ func carriers() []carrier {
 		"Refer-To: <sip:b@c?Replaces=x&Authorization=S&y=z>", "Refer-To: <sip:b@c?X%2DPin=S>", "Alert-Info: <http://bob:S@c/x>", "To: <sip:bob:a S@c>", "From: \"x<\" sip:bob:S@c",
 		"Call-Info: <https://bob:S@c>", "Contact: sip:a@h,sip:bob:S@c",
 	} {
-		all = append(all, field(uri))
+		all = append(all, carrierInField(uri))
 	}
 	return all
 }
 
-// Wherever a secret travels, it is in no form of a trace.
+// TestNoSecretIsShown: a secret appears in no form of a recorded call, wherever it was.
 func TestNoSecretIsShown(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	for _, c := range carriers() {
+	for _, c := range allCarriers() {
 		secret := fmt.Sprintf("%d%x%d", 1+random.IntN(9), random.Uint64()|1<<63, 1+random.IntN(9))
 		m := dialog.Message{
 			At: time.Unix(1, 0), Method: "INFO", CallID: "c", Src: dialog.Edge, Dst: dialog.PBX,
 			From: netip.MustParseAddrPort("192.0.2.1:5060"), To: netip.MustParseAddrPort("192.0.2.2:5060"),
-			Head: withSecret(c.head, secret) + "\r\n", Body: withSecret(c.body, secret),
+			Head: insertSecret(c.head, secret) + "\r\n", Body: insertSecret(c.body, secret),
 		}
 		if !strings.Contains(m.Head+m.Body, secret) {
 			t.Fatalf("%s: no secret", c.name)
 		}
 		r := New(1)
 		kept := &record{Call: Call{ID: "c", Ends: []End{{Name: "pbx", Side: dialog.PBX}}}}
-		r.add(nil, kept, &m)
+		r.addMessage(nil, kept, &m)
 		if len(kept.Messages) != 1 {
-			t.Fatalf("%s: not kept", c.name)
+			t.Fatalf("%s: not recorded", c.name)
 		}
 		call, message := &kept.Call, &kept.Messages[0]
 		for form, text := range map[string]string{
@@ -136,8 +136,8 @@ func TestNoSecretIsShown(t *testing.T) {
 	}
 }
 
-// withSecret puts a secret where S stands alone.
-func withSecret(text, secret string) string {
+// insertSecret replaces each S that is a word of its own with secret.
+func insertSecret(text, secret string) string {
 	var b bytes.Buffer
 	for i := range len(text) {
 		letter := func(i int) bool { return i >= 0 && i < len(text) && isLetter(text[i]) }
@@ -150,19 +150,19 @@ func withSecret(text, secret string) string {
 	return b.String()
 }
 
-// What is no secret is shown.
-func TestWhatIsShown(t *testing.T) {
-	for _, c := range []carrier{
-		bodyOf("application/sdp", sdp),
+// TestPublicTextIsNotMasked: text that is not secret stays as it was received.
+func TestPublicTextIsNotMasked(t *testing.T) {
+	for _, c := range []secretCarrier{
+		carrierInBody("application/sdp", sdp),
 		{"SDP without a type", "INVITE sip:1@b SIP/2.0\r\n", sdp},
-		bodyOf("text/plain;charset=utf-8", "hello: see sip:102@pbx"),
-		bodyOf("application/dialog-info+xml", `<dialog id="1"><target uri="sip:102@pbx"/></dialog>`),
-		bodyOf("message/sipfrag;version=2.0", "SIP/2.0 200 OK\r\n"),
-		bodyOf("multipart/mixed; boundary=\"b\"", "--b\r\nContent-Type: application/sdp\r\n\r\n"+sdp+"\r\n--b\r\nContent-Type: text/plain\r\n\r\nhello\r\n--b--\r\n"),
-		field("Shipment: x"), field("Path: <sip:p;lr>"), field("Privacy: id"), field("P-Asserted-Identity: <sip:1@a>"), field("Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKpin"),
-		field("Refer-To: <sip:b@c?Replaces=x%3Bto-tag%3D1>"), field("Subject: what?"),
+		carrierInBody("text/plain;charset=utf-8", "hello: see sip:102@pbx"),
+		carrierInBody("application/dialog-info+xml", `<dialog id="1"><target uri="sip:102@pbx"/></dialog>`),
+		carrierInBody("message/sipfrag;version=2.0", "SIP/2.0 200 OK\r\n"),
+		carrierInBody("multipart/mixed; boundary=\"b\"", "--b\r\nContent-Type: application/sdp\r\n\r\n"+sdp+"\r\n--b\r\nContent-Type: text/plain\r\n\r\nhello\r\n--b--\r\n"),
+		carrierInField("Shipment: x"), carrierInField("Path: <sip:p;lr>"), carrierInField("Privacy: id"), carrierInField("P-Asserted-Identity: <sip:1@a>"), carrierInField("Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKpin"),
+		carrierInField("Refer-To: <sip:b@c?Replaces=x%3Bto-tag%3D1>"), carrierInField("Subject: what?"),
 	} {
-		head, body := masked(c.head, c.body, false)
+		head, body := maskMessage(c.head, c.body, false)
 		if head != c.head || body != c.body {
 			t.Errorf("%s:\n%s%s", c.name, head, body)
 		}

@@ -17,12 +17,12 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the ladders in testdata")
 
-// TestText compares a ladder with the one that was looked at.
-func TestText(t *testing.T) {
-	r := newRig(t, 10)
-	a, b := caller("one"), callee("two", cid)
+// TestTextMatchesGoldenLadder compares a ladder with the reviewed one in testdata.
+func TestTextMatchesGoldenLadder(t *testing.T) {
+	r := newTestRecorder(t, 10)
+	a, b := callerLeg("one"), calleeLeg("two", cid)
 	a.body = sdp
-	c := r.kept(r.call(a, b))
+	c := r.wantRecorded(r.playCall(a, b))
 	const file = "testdata/call.txt"
 	if *update {
 		if err := os.WriteFile(file, []byte(c.Text()), 0o644); err != nil {
@@ -38,38 +38,39 @@ func TestText(t *testing.T) {
 	}
 }
 
-const attack = `<img src=x onerror=alert(1)>`
+const attackText = `<img src=x onerror=alert(1)>`
 
-// hostile is a call in which everything that can be is hostile.
-func hostile(t *testing.T) Call {
-	r := newRig(t, 10)
-	a := caller("one")
-	a.from = `"` + attack + `" <sip:` + "\x1b]0;x\x07\u202e\xff\"'&lt;]]>-->" + `@pbx.example>`
+// recordHostileCall records a call with markup and control characters wherever a peer
+// can put them.
+func recordHostileCall(t *testing.T) Call {
+	r := newTestRecorder(t, 10)
+	a := callerLeg("one")
+	a.from = `"` + attackText + `" <sip:` + "\x1b]0;x\x07\u202e\xff\"'&lt;]]>-->" + `@pbx.example>`
 	a.head = "X: </svg><script>alert(1)</script>\x1b[2J\r\n"
-	r.sees(a.request("INVITE"))
+	r.observe(a.request("INVITE"))
 	m := a.response("INVITE", 180)
-	m.Head = strings.Replace(m.Head, "Ringing", attack+"\x1b[31m\x00", 1)
-	r.sees(m)
+	m.Head = strings.Replace(m.Head, "Ringing", attackText+"\x1b[31m\x00", 1)
+	r.observe(m)
 	odd := a.request(`INFO`)
-	odd.Method = attack
-	odd.Head = attack + " sip:x SIP/2.0\r\n" + odd.Head
-	r.sees(odd)
+	odd.Method = attackText
+	odd.Head = attackText + " sip:x SIP/2.0\r\n" + odd.Head
+	r.observe(odd)
 	id, _ := r.tracker.CallOf("one")
-	c := r.kept(id)
-	c.Ends[1].Name = attack + c.Ends[1].Name
+	c := r.wantRecorded(id)
+	c.Ends[1].Name = attackText + c.Ends[1].Name
 	c.Ends[0].Name = `"/><script>`
 	return c
 }
 
-// TestAPictureIsInert holds a picture of what is hostile to well-formed XML with
-// nothing in it but what draws, and the links that are asked for.
-func TestAPictureIsInert(t *testing.T) {
+// TestPictureIsInert: the picture of a hostile call is well-formed XML with drawing
+// elements only, and with the requested links.
+func TestPictureIsInert(t *testing.T) {
 	draws := map[string]string{
 		"a": "href target", "svg": "xmlns class role width height viewBox", "title": "", "style": "", "g": "class",
 		"rect": "class x y width height rx", "text": "class x y", "path": "class d", "circle": "class cx cy r", "tspan": "class dx",
 	}
-	c := hostile(t)
-	picture := c.SVG(`/"` + attack)
+	c := recordHostileCall(t)
+	picture := c.SVG(`/"` + attackText)
 	d := xml.NewDecoder(strings.NewReader(picture))
 	texts, links := "", 0
 	for {
@@ -84,14 +85,14 @@ func TestAPictureIsInert(t *testing.T) {
 		case xml.StartElement:
 			attributes, ok := draws[e.Name.Local]
 			if !ok {
-				t.Errorf("there is a <%s>", e.Name.Local)
+				t.Errorf("the picture has a <%s>", e.Name.Local)
 			}
 			for _, a := range e.Attr {
 				if !strings.Contains(" "+attributes+" ", " "+a.Name.Local+" ") {
 					t.Errorf("<%s> has a %s", e.Name.Local, a.Name.Local)
 				}
 				if a.Name.Local == "href" {
-					if want := fmt.Sprintf(`/"%s%d`, attack, links); a.Value != want {
+					if want := fmt.Sprintf(`/"%s%d`, attackText, links); a.Value != want {
 						t.Errorf("it links to %q, want %q", a.Value, want)
 					}
 					links++
@@ -100,70 +101,70 @@ func TestAPictureIsInert(t *testing.T) {
 		case xml.CharData:
 			texts += string(e)
 		case xml.Comment, xml.ProcInst, xml.Directive:
-			t.Errorf("there is a %T", e)
+			t.Errorf("the picture has a %T", e)
 		}
 	}
 	if links != len(c.Messages) || strings.Contains(c.SVG(""), "<a ") {
-		t.Errorf("%d links of %d messages, or some where there are to be none", links, len(c.Messages))
+		t.Errorf("%d links for %d messages, or links although none are wanted", links, len(c.Messages))
 	}
-	if !strings.Contains(texts, attack) {
-		t.Error("the name that was to be shown is not")
+	if !strings.Contains(texts, attackText) {
+		t.Error("the display name is not shown")
 	}
-	for _, bad := range []string{"\x1b", "\x00", "\u202e", attack, "<script"} {
+	for _, bad := range []string{"\x1b", "\x00", "\u202e", attackText, "<script"} {
 		if strings.Contains(picture, bad) {
-			t.Errorf("%q is in it", bad)
+			t.Errorf("the picture contains %q", bad)
 		}
 	}
 }
 
-func TestATerminalIsNotSteered(t *testing.T) {
-	c := hostile(t)
+func TestTextHasNoControlCharacters(t *testing.T) {
+	c := recordHostileCall(t)
 	for _, r := range c.Text() {
 		if r < ' ' && r != '\n' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x202e {
-			t.Errorf("%q is in it", r)
+			t.Errorf("the text contains %q", r)
 		}
 	}
 }
 
-// TestLadders draws what is not a plain call: none may fail.
-func TestLadders(t *testing.T) {
+// TestUnusualLaddersAreDrawn draws calls that are not from a phone to a phone.
+func TestUnusualLaddersAreDrawn(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		see     func(*rig)
+		see     func(*testRecorder)
 		columns string
 	}{
-		{"no callee", func(r *rig) { r.sees(caller("one").request("INVITE")) }, "101 bellhop pbx"},
-		{"no caller", func(r *rig) { r.sees(callee("one", "").request("INVITE")) }, "pbx bellhop 102"},
-		{"to itself", func(r *rig) {
-			m := callee("one", "").request("INVITE")
+		{"no callee", func(r *testRecorder) { r.observe(callerLeg("one").request("INVITE")) }, "101 bellhop pbx"},
+		{"no caller", func(r *testRecorder) { r.observe(calleeLeg("one", "").request("INVITE")) }, "pbx bellhop 102"},
+		{"PBX to itself", func(r *testRecorder) {
+			m := calleeLeg("one", "").request("INVITE")
 			m.Dst, m.To = dialog.PBX, pbxAt
-			r.sees(m)
-			r.sees(m)
-			if n := len(r.callIDs["one"].Legs); n != 1 {
+			r.observe(m)
+			r.observe(m)
+			if n := len(r.byCallID["one"].Legs); n != 1 {
 				t.Errorf("%d legs from the PBX to itself", n)
 			}
 		}, "bellhop pbx"},
-		{"past the PBX", func(r *rig) {
-			r.sees(caller("one").request("INVITE"))
-			m := caller("one").request("BYE")
+		{"past the PBX", func(r *testRecorder) {
+			r.observe(callerLeg("one").request("INVITE"))
+			m := callerLeg("one").request("BYE")
 			m.Dst, m.To = dialog.Edge, bobAt
-			r.sees(m)
+			r.observe(m)
 		}, "101 bellhop pbx bellhop 102"},
-		{"a trunk", func(r *rig) {
-			m := caller("one").request("INVITE")
+		{"a trunk", func(r *testRecorder) {
+			m := callerLeg("one").request("INVITE")
 			m.Trunk = "carrier"
-			r.sees(m)
-			m = caller("one").response("INVITE", 180)
+			r.observe(m)
+			m = callerLeg("one").response("INVITE", 180)
 			m.Trunk, m.To = "carrier", bobAt
-			r.sees(m)
+			r.observe(m)
 		}, "carrier bellhop pbx"},
 	} {
-		r := newRig(t, 10)
+		r := newTestRecorder(t, 10)
 		tt.see(r)
 		id, _ := r.tracker.CallOf("one")
-		c := r.kept(id)
+		c := r.wantRecorded(id)
 		var names []string
-		l := c.ladder()
+		l := c.buildLadder()
 		for _, col := range l.columns {
 			names = append(names, col.name)
 		}
@@ -184,7 +185,7 @@ func TestLadders(t *testing.T) {
 	empty.PCAP()
 }
 
-// A packet is one of a capture file, taken apart again.
+// A packet is a parsed packet of a capture file.
 type packet struct {
 	usec     int64
 	from, to netip.AddrPort
@@ -193,8 +194,8 @@ type packet struct {
 	text     string
 }
 
-// parse reads a capture file, and fails where Wireshark would complain.
-func parse(t *testing.T, b []byte) (ps []packet) {
+// parseCapture parses a capture file. It fails the test where Wireshark would warn.
+func parseCapture(t *testing.T, b []byte) (ps []packet) {
 	t.Helper()
 	le, be := binary.LittleEndian, binary.BigEndian
 	if le.Uint32(b) != 0xa1b2c3d4 || le.Uint16(b[4:]) != 2 || le.Uint16(b[6:]) != 4 || le.Uint32(b[20:]) != 101 {
@@ -213,7 +214,7 @@ func parse(t *testing.T, b []byte) (ps []packet) {
 		var rest, pseudo []byte
 		switch ip[0] >> 4 {
 		case 4:
-			if ones(ip[:20]) != 0xffff || int(be.Uint16(ip[2:])) != len(ip) {
+			if onesComplementSum(ip[:20]) != 0xffff || int(be.Uint16(ip[2:])) != len(ip) {
 				t.Errorf("IP header % x of %d bytes", ip[:20], len(ip))
 			}
 			src, _ = netip.AddrFromSlice(ip[12:16])
@@ -231,7 +232,7 @@ func parse(t *testing.T, b []byte) (ps []packet) {
 		}
 		pseudo = append(pseudo, 0, proto)
 		pseudo = be.AppendUint16(pseudo, uint16(len(rest)))
-		if ones(append(pseudo, rest...)) != 0xffff {
+		if onesComplementSum(append(pseudo, rest...)) != 0xffff {
 			t.Errorf("the checksum over %s to %s is wrong", src, dst)
 		}
 		p.from, p.to = netip.AddrPortFrom(src, be.Uint16(rest)), netip.AddrPortFrom(dst, be.Uint16(rest[2:]))
@@ -255,31 +256,32 @@ func parse(t *testing.T, b []byte) (ps []packet) {
 	return ps
 }
 
-// ones is the ones' complement sum of b, reckoned in another way than checksum.
-func ones(b []byte) (s uint16) {
+// onesComplementSum returns the ones' complement sum of b, computed in another way than
+// checksum does.
+func onesComplementSum(b []byte) (s uint16) {
 	for i := range b {
 		v := uint16(b[i])
 		if i%2 == 0 {
 			v <<= 8
 		}
 		if s += v; s < v {
-			s++ // the carry comes round
+			s++ // end-around carry
 		}
 	}
 	return s
 }
 
-func TestCapture(t *testing.T) {
-	r := newRig(t, 10)
-	a, b := caller("one"), callee("two", cid)
+func TestCaptureHoldsTheMessages(t *testing.T) {
+	r := newTestRecorder(t, 10)
+	a, b := callerLeg("one"), calleeLeg("two", cid)
 	a.stream = true
 	a.body = "odd"
-	id := r.call(a, b)
+	id := r.playCall(a, b)
 	own := a.message("BYE", 486, false)
 	own.Own = true
-	r.sees(own)
-	c := r.kept(id)
-	ps := parse(t, c.PCAP())
+	r.observe(own)
+	c := r.wantRecorded(id)
+	ps := parseCapture(t, c.PCAP())
 	if len(ps) != len(c.Messages) {
 		t.Fatalf("%d packets of %d messages", len(ps), len(c.Messages))
 	}
@@ -296,28 +298,28 @@ func TestCapture(t *testing.T) {
 		if !p.stream {
 			continue
 		}
-		way, back := fmt.Sprint(p.from, p.to), fmt.Sprint(p.to, p.from)
-		if p.seq != next[way]+1 || p.ack != next[back]+1 {
-			t.Errorf("packet %d has the numbers %d and %d, want %d and %d", i, p.seq, p.ack, next[way]+1, next[back]+1)
+		forward, reverse := fmt.Sprint(p.from, p.to), fmt.Sprint(p.to, p.from)
+		if p.seq != next[forward]+1 || p.ack != next[reverse]+1 {
+			t.Errorf("packet %d has sequence numbers %d and %d, want %d and %d", i, p.seq, p.ack, next[forward]+1, next[reverse]+1)
 		}
-		next[way] += uint32(len(p.text))
+		next[forward] += uint32(len(p.text))
 	}
 }
 
-// TestAChecksumOfZero: in UDP that would mean that there is none.
-func TestAChecksumOfZero(t *testing.T) {
+// TestZeroChecksumIsSentAsOnes: a UDP checksum of 0 would mean no checksum.
+func TestZeroChecksumIsSentAsOnes(t *testing.T) {
 	c := Call{Ends: []End{{}}, Messages: []Message{{From: phoneAt, Local: hopAt}}}
 	for i := range 1 << 16 {
 		c.Messages[0].Head = string([]byte{byte(i >> 8), byte(i)})
 		if b := c.PCAP(); b[24+16+26] == 0xff && b[24+16+27] == 0xff {
-			parse(t, b)
+			parseCapture(t, b)
 			return
 		}
 	}
 	t.Error("no text has the checksum 0xffff")
 }
 
-func TestCaptureOfAnyFamily(t *testing.T) {
+func TestCaptureMixesAddressFamilies(t *testing.T) {
 	for _, tt := range []struct{ from, local, wantFrom, wantLocal string }{
 		{"[2001:db8::1]:5060", "[2001:db8::5]:5060", "[2001:db8::1]:5060", "[2001:db8::5]:5060"},
 		{"192.0.2.9:5062", "[::]:5060", "192.0.2.9:5062", "0.0.0.0:5060"},
@@ -325,9 +327,9 @@ func TestCaptureOfAnyFamily(t *testing.T) {
 	} {
 		c := Call{Ends: []End{{}}, Messages: []Message{{From: netip.MustParseAddrPort(tt.from), Local: netip.MustParseAddrPort(tt.local), Head: "x"}}}
 		for _, c.Messages[0].Stream = range []bool{false, true} {
-			p := parse(t, c.PCAP())[0]
+			p := parseCapture(t, c.PCAP())[0]
 			if p.from.String() != tt.wantFrom || p.to.String() != tt.wantLocal {
-				t.Errorf("%s to %s is %s to %s", tt.from, tt.local, p.from, p.to)
+				t.Errorf("%s to %s is captured as %s to %s", tt.from, tt.local, p.from, p.to)
 			}
 		}
 	}

@@ -6,111 +6,114 @@ import (
 	"bellhop/dialog"
 )
 
-// What is masked is who could be impersonated, or listened to, with it:
+// This file masks everything that would let a reader impersonate a party or decrypt
+// its media:
 //
-//   - of Digest credentials and challenges, all but what names account, realm,
-//     target and way of reckoning; of other schemes that are known, all behind
-//     their names; else all
-//   - header fields whose names speak of tokens, keys, secrets, passwords, PINs,
-//     digits, signatures, cookies or authentication, Identity (RFC 8224), and
-//     what has [dialog.Credentials]
-//   - passwords in URIs, and such header fields in them
+//   - Digest credentials and challenges, except the parameters in publicParams; of the
+//     schemes Basic, Bearer, NTLM and Negotiate everything after the scheme; the whole
+//     value of any other scheme
+//   - header fields with a name of tokens, keys, secrets, passwords, PINs, digits,
+//     signatures, cookies or authentication; Identity (RFC 8224); the header fields of
+//     [dialog.Credentials]
+//   - passwords in URIs, and such header fields in URIs
 //   - in SDP the keys of a=crypto, a=key-mgmt and k=, and a=ice-pwd
-//   - bodies with [dialog.SecretBody], as of keys that were pressed: they may be
-//     a PIN
+//   - bodies of a [dialog.SecretBody] type, such as DTMF digits, which may be a PIN
 //
-// Parts of multipart bodies, and messages in bodies, are masked as messages are.
-// A body of which it is in doubt what it is, as its Content-Type is missing,
-// malformed or doubled or its boundary is not there, is masked as a whole, and so
-// is one that is encoded.
+// Parts of multipart bodies and messages within bodies are masked like messages. A body
+// is masked as a whole if it is encoded, or if its type is in doubt because the
+// Content-Type is missing, malformed or repeated or has no boundary.
 
-// plain are the Digest parameters that are no secret (RFC 7616, RFC 3310).
-var plain = []string{"username", "realm", "uri", "algorithm", "qop", "nc", "stale", "domain", "charset", "userhash"}
+// publicParams are the Digest parameters that are not secret (RFC 7616, RFC 3310).
+var publicParams = []string{"username", "realm", "uri", "algorithm", "qop", "nc", "stale", "domain", "charset", "userhash"}
 
-// A masker masks a text in place. The text is copied only if there is something
-// to mask.
+// A masker masks ranges of a text. It copies the text only if there is something to
+// mask.
 type masker struct {
-	text string
-	b    []byte // nil: nothing was masked yet
+	text   string
+	masked []byte // copy of text with secrets masked; nil: nothing is masked yet
 }
 
-// hide masks what is between from and to, but for quotes and line ends.
-func (k *masker) hide(from, to int) {
+// maskRange replaces the bytes text[from:to] with x, except leading blanks, quotes and
+// line ends.
+func (k *masker) maskRange(from, to int) {
 	for from < to && (k.text[from] == ' ' || k.text[from] == '\t') {
 		from++
 	}
 	if from == to {
 		return
 	}
-	if k.b == nil {
-		k.b = []byte(k.text)
+	if k.masked == nil {
+		k.masked = []byte(k.text)
 	}
 	for i := from; i < to; i++ {
 		if c := k.text[i]; c != '"' && c != '\r' && c != '\n' {
-			k.b[i] = 'x'
+			k.masked[i] = 'x'
 		}
 	}
 }
 
-// masked returns a message without its secrets. If there are none and it is
-// whole, the memory is the message's.
-func masked(head, body string, cut bool) (string, string) {
+// maskMessage returns head and body with secrets masked. truncated says that they are
+// parts of a longer message. The results share memory with head and body if there are no
+// secrets and the message is not truncated.
+func maskMessage(head, body string, truncated bool) (string, string) {
 	h, b := masker{text: head}, masker{text: body}
-	content := h.section(0, len(head), true)
-	b.entity(content, 0, len(body), 0)
-	if h.b == nil && b.b == nil && !cut {
+	content := h.maskHeaders(0, len(head), true)
+	b.maskEntity(content, 0, len(body), 0)
+	if h.masked == nil && b.masked == nil && !truncated {
 		return head, body
 	}
-	// Both get memory of their own, or the message's would stay.
-	return h.copied(), b.copied()
+	// Both are copied: a reference to one would keep the whole message in memory.
+	return h.copyText(), b.copyText()
 }
 
-func (k *masker) copied() string {
-	if k.b == nil {
+// copyText returns the masked text in memory of its own.
+func (k *masker) copyText() string {
+	if k.masked == nil {
 		return strings.Clone(k.text)
 	}
-	return string(k.b)
+	return string(k.masked)
 }
 
-// A content is what a header section says of the body behind it.
-type content struct {
-	kind    string // the value of Content-Type
-	kinds   int    // how many of these there are
-	encoded bool   // the body is not as its type is written
+// A bodyType is the description of a body in the header section before it.
+type bodyType struct {
+	contentType string // the value of Content-Type
+	count       int    // number of Content-Type fields
+	encoded     bool   // the body has a content or transfer encoding
 }
 
-// section masks the header section between from and to, which begins with a start
-// line if first says so.
-func (k *masker) section(from, to int, first bool) (c content) {
+// maskHeaders masks the header section text[from:to] and returns the type of the body
+// after it. first says that the section begins with a start line.
+func (k *masker) maskHeaders(from, to int, first bool) (c bodyType) {
 	for from < to {
-		end := from + lineEnd(k.text[from:to])
+		end := from + lineLength(k.text[from:to])
 		for end < to && !first && (k.text[end] == ' ' || k.text[end] == '\t') { // folded
-			end += lineEnd(k.text[end:to])
+			end += lineLength(k.text[end:to])
 		}
 		if colon := strings.IndexByte(k.text[from:end], ':'); colon > 0 && !first {
-			k.field(&c, k.text[from:from+colon], from+colon+1, end)
+			k.maskField(&c, k.text[from:from+colon], from+colon+1, end)
 		}
-		k.uris(from, end)
+		k.maskURIs(from, end)
 		from, first = end, false
 	}
 	return c
 }
 
-// field masks the value, between from and to, of a header field.
-func (k *masker) field(c *content, name string, from, to int) {
+// maskField masks the value text[from:to] of the header field called name, and
+// records in c what it says of the body.
+func (k *masker) maskField(c *bodyType, name string, from, to int) {
 	if name = strings.Trim(name, " \t"); name == "" {
-		k.hide(from, to)
+		k.maskRange(from, to)
 		return
 	}
 	switch {
-	case hasScheme(name):
-		k.credentials(from, to)
-	case tells(name), is(name, "identity", 'y'), dialog.Credentials(name):
-		k.hide(from, to)
-	case is(name, "content-type", 'c'):
-		c.kind = k.text[from:to]
-		c.kinds++
-	case is(name, "content-encoding", 'e'), is(name, "content-transfer-encoding", 0):
+	case isAuthField(name):
+		k.maskCredentials(from, to)
+	case isSecretName(name), isField(name, "identity", 'y'), dialog.Credentials(name):
+		k.maskRange(from, to)
+	case isField(name, "content-type", 'c'):
+		c.contentType = k.text[from:to]
+		c.count++
+	case isField(name, "content-encoding", 'e'), isField(name, "content-transfer-encoding", 0):
 		switch value := strings.TrimSpace(k.text[from:to]); {
 		case strings.EqualFold(value, "identity"), strings.EqualFold(value, "7bit"), strings.EqualFold(value, "8bit"), strings.EqualFold(value, "binary"):
 		default:
@@ -119,91 +122,92 @@ func (k *masker) field(c *content, name string, from, to int) {
 	}
 }
 
-// maxDepth is how deep bodies may be in each other before all is masked.
+// maxDepth is how deeply bodies may be nested; deeper ones are masked as a whole.
 const maxDepth = 4
 
-// entity masks the body between from and to.
-func (k *masker) entity(c content, from, to, depth int) {
-	kind, ok := mediaType(c.kind)
+// maskEntity masks the body text[from:to] of the type c.
+func (k *masker) maskEntity(c bodyType, from, to, depth int) {
+	kind, ok := parseMediaType(c.contentType)
 	switch {
-	case c.kinds == 0 && begins(k.text[from:to], "v=") && !c.encoded:
-		k.body(from, to) // SDP
-	case c.kinds != 1, !ok, c.encoded, depth > maxDepth, dialog.SecretBody(kind):
-		k.hide(from, to)
-	case begins(kind, "multipart/"):
-		k.multipart(c.kind, from, to, depth)
-	case begins(kind, "message/"):
-		k.message(from, to, depth, true)
+	case c.count == 0 && hasPrefixFold(k.text[from:to], "v=") && !c.encoded:
+		k.maskBody(from, to) // SDP
+	case c.count != 1, !ok, c.encoded, depth > maxDepth, dialog.SecretBody(kind):
+		k.maskRange(from, to)
+	case hasPrefixFold(kind, "multipart/"):
+		k.maskMultipart(c.contentType, from, to, depth)
+	case hasPrefixFold(kind, "message/"):
+		k.maskNestedMessage(from, to, depth, true)
 	default:
-		k.body(from, to)
+		k.maskBody(from, to)
 	}
 }
 
-// message masks a header section and the body behind it.
-func (k *masker) message(from, to, depth int, startLine bool) {
+// maskNestedMessage masks a header section and the body after it. startLine says that
+// a start line may come first.
+func (k *masker) maskNestedMessage(from, to, depth int, startLine bool) {
 	head := from
 	for head < to && (head == from || k.text[head-1] != '\n' || k.text[head] != '\r' && k.text[head] != '\n') {
-		head += lineEnd(k.text[head:to])
+		head += lineLength(k.text[head:to])
 	}
-	if startLine { // or a header field: it may be a part of a message
-		line := k.text[from : from+lineEnd(k.text[from:to])]
+	if startLine { // a message/sipfrag may lack the start line
+		line := k.text[from : from+lineLength(k.text[from:to])]
 		name, _, _ := strings.Cut(line, ":")
 		startLine = strings.ContainsAny(strings.TrimRight(name, " \t"), " \t")
 	}
-	c := k.section(from, head, startLine)
+	c := k.maskHeaders(from, head, startLine)
 	if head < to {
-		k.entity(c, head+lineEnd(k.text[head:to]), to, depth+1)
+		k.maskEntity(c, head+lineLength(k.text[head:to]), to, depth+1)
 	}
 }
 
-// multipart masks the parts of a body (RFC 2046 §5.1). What is before the first
-// and behind the last is masked too.
-func (k *masker) multipart(kind string, from, to, depth int) {
-	boundary, ok := boundaryOf(kind)
+// maskMultipart masks the parts of a multipart body (RFC 2046 §5.1). The preamble
+// before the first part and the epilogue after the last are masked as a whole.
+func (k *masker) maskMultipart(kind string, from, to, depth int) {
+	boundary, ok := parseBoundary(kind)
 	if !ok {
-		k.hide(from, to)
+		k.maskRange(from, to)
 		return
 	}
-	part := -1 // where one begins; -1: in none
+	part := -1 // start of the current part; -1: none
 	for at := from; at < to; {
-		end := at + lineEnd(k.text[at:to])
+		end := at + lineLength(k.text[at:to])
 		rest, found := strings.CutPrefix(k.text[at:end], boundary)
 		closes := strings.HasPrefix(rest, "--")
 		if rest = strings.TrimRight(strings.TrimPrefix(rest, "--"), " \t\r\n"); found && rest == "" {
 			if part >= 0 {
-				k.part(part, at, depth)
+				k.maskPart(part, at, depth)
 			}
 			if part = end; closes {
-				k.hide(end, to)
+				k.maskRange(end, to)
 				return
 			}
 		} else if part < 0 {
-			k.hide(at, end)
+			k.maskRange(at, end)
 		}
 		at = end
 	}
 	if part >= 0 {
-		k.part(part, to, depth)
+		k.maskPart(part, to, depth)
 	}
 }
 
-// part masks a part of a multipart body: one that begins with an empty line has
+// maskPart masks a part of a multipart body. A part that begins with an empty line has
 // no header section.
-func (k *masker) part(from, to, depth int) {
-	if line := k.text[from : from+lineEnd(k.text[from:to])]; strings.TrimRight(line, "\r\n") == "" {
-		k.entity(content{}, from+len(line), to, depth+1)
+func (k *masker) maskPart(from, to, depth int) {
+	if line := k.text[from : from+lineLength(k.text[from:to])]; strings.TrimRight(line, "\r\n") == "" {
+		k.maskEntity(bodyType{}, from+len(line), to, depth+1)
 		return
 	}
-	k.message(from, to, depth, false)
+	k.maskNestedMessage(from, to, depth, false)
 }
 
-// mediaType is the type and subtype that a Content-Type names, and whether it is
+// parseMediaType returns the type/subtype of a Content-Type value, and whether it is
 // well-formed.
-func mediaType(value string) (kind string, ok bool) {
+func parseMediaType(value string) (kind string, ok bool) {
 	kind, _, _ = strings.Cut(value, ";")
 	kind = strings.TrimSpace(kind)
 	if strings.ContainsAny(kind, " \t\r\n") {
-		kind = strings.Join(strings.Fields(kind), "") // RFC 3261 allows it around the slash
+		kind = strings.Join(strings.Fields(kind), "") // RFC 3261 §25.1 allows blanks around the slash
 	}
 	first, second, _ := strings.Cut(kind, "/")
 	return kind, isToken(first) && isToken(second)
@@ -218,9 +222,10 @@ func isToken(s string) bool {
 	return s != ""
 }
 
-// boundaryOf is what each part begins with, and whether a Content-Type says so,
-// once and without escapes.
-func boundaryOf(value string) (boundary string, ok bool) {
+// parseBoundary returns the line before each part of a multipart body, after its
+// Content-Type value. It fails if there is no boundary parameter, if there are two, or if
+// it is malformed or has escapes.
+func parseBoundary(value string) (boundary string, ok bool) {
 	_, params, _ := strings.Cut(value, ";")
 	for param := range strings.SplitSeq(params, ";") {
 		name, value, _ := strings.Cut(param, "=")
@@ -241,8 +246,9 @@ func boundaryOf(value string) (boundary string, ok bool) {
 	return boundary, boundary != ""
 }
 
-// is reports whether a header field is called name, or, for short, by one letter.
-func is(field, name string, short byte) bool {
+// isField reports whether a header field name is name, or short, its compact form.
+// Letter case does not matter. short 0 means that there is no compact form.
+func isField(field, name string, short byte) bool {
 	if field[0]|0x20 != name[0] && field[0]|0x20 != short {
 		return false
 	}
@@ -250,24 +256,24 @@ func is(field, name string, short byte) bool {
 	return strings.EqualFold(field, name) || len(field) == 1 && field[0]|0x20 == short
 }
 
-// lineEnd returns the length of the line that t begins with, with its end.
-func lineEnd(t string) int {
+// lineLength returns the length of the first line of t, including its line end.
+func lineLength(t string) int {
 	if n := strings.IndexByte(t, '\n'); n >= 0 {
 		return n + 1
 	}
 	return len(t)
 }
 
-// hasScheme reports whether the value of a header field begins with the name of an
+// isAuthField reports whether the value of the header field called name begins with an
 // authentication scheme (RFC 3261 §22).
-func hasScheme(name string) bool {
-	return len(name) > 12 && (is(name, "authorization", 0) || is(name, "proxy-authorization", 0) || is(name, "www-authenticate", 0) || is(name, "proxy-authenticate", 0))
+func isAuthField(name string) bool {
+	return len(name) > 12 && (isField(name, "authorization", 0) || isField(name, "proxy-authorization", 0) || isField(name, "www-authenticate", 0) || isField(name, "proxy-authenticate", 0))
 }
 
-// The words of telling are in the names of header fields that hold a secret, by
-// their first letters: anywhere, or if short only where a word of the name begins
-// or ends.
-var telling = [128][]string{
+// secretWords are words in the names of header fields that hold a secret, by first
+// letter. A word of up to three letters counts only at the start or the end of a word of
+// the name, a longer one anywhere.
+var secretWords = [128][]string{
 	'a': {"auth", "api-key", "apikey"},
 	'b': {"bearer"},
 	'c': {"cookie", "credential", "cvv", "cvc"},
@@ -282,15 +288,15 @@ var telling = [128][]string{
 	't': {"token"},
 }
 
-// tells reports whether a header field of that name holds a secret.
-func tells(name string) bool {
+// isSecretName reports whether the header field called name holds a secret.
+func isSecretName(name string) bool {
 	for i := range len(name) {
 		if name[i] >= 128 {
 			continue
 		}
-		for _, word := range telling[name[i]|0x20] {
+		for _, word := range secretWords[name[i]|0x20] {
 			rest := name[i:]
-			if begins(rest, word) && (len(word) > 3 || i == 0 || !isLetter(name[i-1]) || len(rest) == len(word) || !isLetter(rest[len(word)])) {
+			if hasPrefixFold(rest, word) && (len(word) > 3 || i == 0 || !isLetter(name[i-1]) || len(rest) == len(word) || !isLetter(rest[len(word)])) {
 				return true
 			}
 		}
@@ -300,14 +306,16 @@ func tells(name string) bool {
 
 func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
 
-// begins reports whether s begins with prefix, which is lower case, in any case.
-func begins(s, prefix string) bool {
+// hasPrefixFold reports whether s begins with prefix, ignoring letter case. prefix is in
+// lower case and has two bytes or more.
+func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && s[0]|0x20 == prefix[0] && s[1]|0x20 == prefix[1] && strings.EqualFold(s[:len(prefix)], prefix)
 }
 
-// credentials masks the value between from and to: all behind the name of a
-// scheme that is known; of Digest, the values of the parameters that are not plain.
-func (k *masker) credentials(from, to int) {
+// maskCredentials masks the value text[from:to] of a header field with credentials or
+// a challenge: everything after a known scheme, or the secret parameters of Digest. The
+// whole value is masked if the scheme is unknown.
+func (k *masker) maskCredentials(from, to int) {
 	for from < to && (k.text[from] == ' ' || k.text[from] == '\t') {
 		from++
 	}
@@ -315,17 +323,17 @@ func (k *masker) credentials(from, to int) {
 	rest := from + len(scheme)
 	switch {
 	case strings.EqualFold(scheme, "Digest"):
-		k.digest(rest, to)
+		k.maskDigest(rest, to)
 	case strings.EqualFold(scheme, "Basic"), strings.EqualFold(scheme, "Bearer"), strings.EqualFold(scheme, "NTLM"), strings.EqualFold(scheme, "Negotiate"):
-		k.hide(rest, to)
+		k.maskRange(rest, to)
 	default:
-		k.hide(from, to)
+		k.maskRange(from, to)
 	}
 }
 
-// digest masks the parameters between from and to. Behind one that is malformed,
-// all is masked: what seems to be a name may be a value.
-func (k *masker) digest(from, to int) {
+// maskDigest masks the secret parameters in text[from:to]. Everything after a malformed
+// parameter is masked, because an apparent name may be part of a value.
+func (k *masker) maskDigest(from, to int) {
 	t := k.text
 	for from < to {
 		end := from
@@ -342,20 +350,20 @@ func (k *masker) digest(from, to int) {
 		name, value, ok := strings.Cut(t[from:end], "=")
 		switch {
 		case !ok:
-			k.hide(from, end)
-		case !isPlain(strings.TrimSpace(name)):
-			k.hide(end-len(value), end)
-		case !isWhole(strings.TrimSpace(value)):
-			k.hide(end-len(value), to)
+			k.maskRange(from, end)
+		case !isPublicParam(strings.TrimSpace(name)):
+			k.maskRange(end-len(value), end)
+		case !isSingleValue(strings.TrimSpace(value)):
+			k.maskRange(end-len(value), to)
 			return
 		}
 		from = end + 1
 	}
 }
 
-// isWhole reports whether the value of a parameter is one quoted string or a token,
-// and no two parameters that a lost quote has joined.
-func isWhole(value string) bool {
+// isSingleValue reports whether the value of a parameter is one quoted string or one
+// token. It is not if a missing quote has joined two parameters.
+func isSingleValue(value string) bool {
 	inner, quoted := strings.CutPrefix(value, `"`)
 	if !quoted {
 		return strings.IndexByte(value, '"') < 0
@@ -371,8 +379,8 @@ func isWhole(value string) bool {
 	return false
 }
 
-func isPlain(name string) bool {
-	for _, p := range plain {
+func isPublicParam(name string) bool {
+	for _, p := range publicParams {
 		if strings.EqualFold(p, name) {
 			return true
 		}
@@ -380,9 +388,10 @@ func isPlain(name string) bool {
 	return false
 }
 
-// uris masks in URIs what stands between the user and the @, and header fields
-// that hold a secret. A URI in angle brackets may have what no URI has.
-func (k *masker) uris(from, to int) {
+// maskURIs masks passwords, between the user and the @, and secret header fields in all
+// URIs in text[from:to]. Within angle brackets, characters that a URI may not have are
+// taken as part of it.
+func (k *masker) maskURIs(from, to int) {
 	for from < to {
 		at := strings.IndexAny(k.text[from:to], "@?")
 		if at < 0 {
@@ -394,25 +403,25 @@ func (k *masker) uris(from, to int) {
 		if lt := strings.LastIndexByte(k.text[from:at], '<'); lt >= 0 && strings.IndexByte(k.text[from+lt:at], '>') < 0 {
 			start, angled = from+lt+1, true
 		}
-		for start > from && !angled && !delimits(k.text[start-1]) {
+		for start > from && !angled && !isDelimiter(k.text[start-1]) {
 			start--
 		}
 		end := at
-		for end < to && !(angled && k.text[end] == '>') && (angled || !delimits(k.text[end])) {
+		for end < to && !(angled && k.text[end] == '>') && (angled || !isDelimiter(k.text[end])) {
 			end++
 		}
-		k.uri(start, end)
+		k.maskURI(start, end)
 		from = max(end, at+1)
 	}
 }
 
-// uri masks the secrets of the URI between from and to, or of several.
-func (k *masker) uri(from, to int) {
+// maskURI masks the secrets of the URI, or of several joined ones, in text[from:to].
+func (k *masker) maskURI(from, to int) {
 	text := k.text[from:to]
-	if scheme := schemeEnd(text); scheme >= 0 {
+	if scheme := findSchemeEnd(text); scheme >= 0 {
 		if at := strings.LastIndexByte(text, '@'); at > scheme {
 			if colon := strings.IndexByte(text[scheme:at], ':'); colon >= 0 {
-				k.hide(from+scheme+colon+1, from+at)
+				k.maskRange(from+scheme+colon+1, from+at)
 			}
 		}
 	}
@@ -423,8 +432,8 @@ func (k *masker) uri(from, to int) {
 		if next >= 0 {
 			field = field[:next]
 		}
-		if name, value, ok := strings.Cut(field, "="); ok && (tells(name) || strings.IndexByte(name, '%') >= 0) {
-			k.hide(from+q+1+len(field)-len(value), from+q+1+len(field))
+		if name, value, ok := strings.Cut(field, "="); ok && (isSecretName(name) || strings.IndexByte(name, '%') >= 0) {
+			k.maskRange(from+q+1+len(field)-len(value), from+q+1+len(field))
 		}
 		if next < 0 {
 			return
@@ -433,9 +442,9 @@ func (k *masker) uri(from, to int) {
 	}
 }
 
-// schemeEnd is where the first URI with a scheme that may have a password goes on
-// behind that; -1: there is none.
-func schemeEnd(text string) int {
+// findSchemeEnd returns the index after the scheme and colon of the first URI in text
+// whose scheme allows a password, or -1.
+func findSchemeEnd(text string) int {
 	for i := 0; i < len(text); i++ {
 		colon := strings.IndexByte(text[i:], ':')
 		if colon < 0 {
@@ -451,8 +460,8 @@ func schemeEnd(text string) int {
 	return -1
 }
 
-// delimits reports whether c stands around URIs, and not in them.
-func delimits(c byte) bool {
+// isDelimiter reports whether c ends a URI that is not in angle brackets.
+func isDelimiter(c byte) bool {
 	switch c {
 	case '<', '>', '"', ' ', '\t', '\r', '\n':
 		return true
@@ -460,36 +469,37 @@ func delimits(c byte) bool {
 	return false
 }
 
-// body masks the keys in SDP, wherever in a body between from and to it stands, and
-// keys that were pressed. A body that speaks of KPML is masked as a whole.
-func (k *masker) body(from, to int) {
+// maskBody masks keys in lines of SDP, DTMF digits in lines of "Signal=", and secrets in
+// URIs, anywhere in the body text[from:to]. A body that contains "kpml" is masked as a
+// whole.
+func (k *masker) maskBody(from, to int) {
 	t := k.text
 	if strings.Contains(t[from:to], "kpml") {
-		k.hide(from, to)
+		k.maskRange(from, to)
 		return
 	}
 	for from < to {
-		end := from + lineEnd(t[from:to])
+		end := from + lineLength(t[from:to])
 		line := t[from:end]
 		if trimmed := strings.TrimLeft(line, " \t"); trimmed != line {
 			from, line = end-len(trimmed), trimmed
 		}
 		switch {
-		case begins(line, "k="):
-			k.hide(from+len("k="), end)
-		case begins(line, "signal") && strings.HasPrefix(strings.TrimLeft(line[len("signal"):], " \t"), "="):
-			k.hide(from+strings.IndexByte(line, '=')+1, end)
-		case !begins(line, "a="):
-		case begins(line[2:], "crypto:"):
+		case hasPrefixFold(line, "k="):
+			k.maskRange(from+len("k="), end)
+		case hasPrefixFold(line, "signal") && strings.HasPrefix(strings.TrimLeft(line[len("signal"):], " \t"), "="):
+			k.maskRange(from+strings.IndexByte(line, '=')+1, end)
+		case !hasPrefixFold(line, "a="):
+		case hasPrefixFold(line[2:], "crypto:"):
 			at := len("a=crypto:")
 			if i := strings.Index(line, "inline:"); i > 0 {
 				at = i + len("inline:")
 			}
-			k.hide(from+at, end)
-		case begins(line[2:], "ice-pwd:"), begins(line[2:], "key-mgmt:"):
-			k.hide(from+strings.IndexByte(line, ':')+1, end)
+			k.maskRange(from+at, end)
+		case hasPrefixFold(line[2:], "ice-pwd:"), hasPrefixFold(line[2:], "key-mgmt:"):
+			k.maskRange(from+strings.IndexByte(line, ':')+1, end)
 		}
-		k.uris(from, end)
+		k.maskURIs(from, end)
 		from = end
 	}
 }

@@ -6,12 +6,12 @@ import (
 )
 
 // linkRaw is LINKTYPE_RAW: each packet begins with its IP header.
-const linkRaw = 101
+const linkTypeRaw = 101
 
-// PCAP is the messages as a capture file of the classic format, each in one IP
-// packet with the addresses and ports that it came with: what bellhop received,
-// and what it said itself. Of a TCP stream only the segments with these
-// messages are there, numbered as if nothing else had been sent.
+// PCAP returns the messages as a capture file in the classic format. Each message is
+// one IP packet, with the addresses and ports at which bellhop received it or, if Own,
+// sent it. A TCP stream consists of the segments with these messages only, numbered as
+// if nothing else had been sent.
 func (c *Call) PCAP() []byte {
 	b := make([]byte, 0, 24+len(c.Messages)*1500)
 	b = binary.LittleEndian.AppendUint32(b, 0xa1b2c3d4) // times are in microseconds
@@ -19,25 +19,25 @@ func (c *Call) PCAP() []byte {
 	b = binary.LittleEndian.AppendUint16(b, 4)
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
 	b = binary.LittleEndian.AppendUint32(b, 1<<16)
-	b = binary.LittleEndian.AppendUint32(b, linkRaw)
-	sent := map[[2]netip.AddrPort]uint32{} // bytes of a stream in one direction
+	b = binary.LittleEndian.AppendUint32(b, linkTypeRaw)
+	sent := map[[2]netip.AddrPort]uint32{} // bytes by sender and receiver of a stream
 	for i := range c.Messages {
 		m := &c.Messages[i]
 		from, to := m.From, m.Local
 		if m.Own {
 			from, to = m.Local, m.To
 		}
-		from, to = alike(from, to)
+		from, to = unifyFamilies(from, to)
 		text := m.Text()
 		var segment []byte
 		if m.Stream {
-			way, back := [2]netip.AddrPort{from, to}, [2]netip.AddrPort{to, from}
-			segment = tcp(from, to, 1+sent[way], 1+sent[back], text)
-			sent[way] += uint32(len(text))
+			forward, reverse := [2]netip.AddrPort{from, to}, [2]netip.AddrPort{to, from}
+			segment = tcpSegment(from, to, 1+sent[forward], 1+sent[reverse], text)
+			sent[forward] += uint32(len(text))
 		} else {
-			segment = udp(from, to, text)
+			segment = udpDatagram(from, to, text)
 		}
-		packet := ip(from.Addr(), to.Addr(), m.Stream, uint16(i), segment)
+		packet := ipPacket(from.Addr(), to.Addr(), m.Stream, uint16(i), segment)
 		b = binary.LittleEndian.AppendUint32(b, uint32(m.At.Unix()))
 		b = binary.LittleEndian.AppendUint32(b, uint32(m.At.Nanosecond()/1000))
 		b = binary.LittleEndian.AppendUint32(b, uint32(len(packet)))
@@ -47,9 +47,9 @@ func (c *Call) PCAP() []byte {
 	return b
 }
 
-// alike gives two addresses one family: a socket on [::] hears IPv4 too. One
-// that is not known is 0.0.0.0.
-func alike(a, b netip.AddrPort) (netip.AddrPort, netip.AddrPort) {
+// unifyFamilies converts two addresses to the same family: they differ for a socket on
+// [::], which also receives IPv4. An unknown address becomes 0.0.0.0.
+func unifyFamilies(a, b netip.AddrPort) (netip.AddrPort, netip.AddrPort) {
 	known := func(p netip.AddrPort) netip.Addr {
 		if !p.IsValid() {
 			return netip.IPv4Unspecified()
@@ -71,7 +71,8 @@ const (
 	protoUDP = 17
 )
 
-func ip(from, to netip.Addr, stream bool, id uint16, payload []byte) []byte {
+// ipPacket returns payload with an IPv4 or IPv6 header; stream means TCP, else UDP.
+func ipPacket(from, to netip.Addr, stream bool, id uint16, payload []byte) []byte {
 	proto := byte(protoUDP)
 	if stream {
 		proto = protoTCP
@@ -93,13 +94,14 @@ func ip(from, to netip.Addr, stream bool, id uint16, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-func udp(from, to netip.AddrPort, text string) []byte {
+// udpDatagram returns text with a UDP header.
+func udpDatagram(from, to netip.AddrPort, text string) []byte {
 	b := make([]byte, 0, 8+len(text))
 	b = binary.BigEndian.AppendUint16(b, from.Port())
 	b = binary.BigEndian.AppendUint16(b, to.Port())
 	b = binary.BigEndian.AppendUint16(b, uint16(8+len(text)))
 	b = append(append(b, 0, 0), text...)
-	sum := checksum(b, pseudo(from.Addr(), to.Addr(), protoUDP, len(b)))
+	sum := checksum(b, pseudoHeaderSum(from.Addr(), to.Addr(), protoUDP, len(b)))
 	if sum == 0 {
 		sum = 0xffff // RFC 768: 0 means none
 	}
@@ -107,7 +109,8 @@ func udp(from, to netip.AddrPort, text string) []byte {
 	return b
 }
 
-func tcp(from, to netip.AddrPort, seq, ack uint32, text string) []byte {
+// tcpSegment returns text with a TCP header.
+func tcpSegment(from, to netip.AddrPort, seq, ack uint32, text string) []byte {
 	b := make([]byte, 0, 20+len(text))
 	b = binary.BigEndian.AppendUint16(b, from.Port())
 	b = binary.BigEndian.AppendUint16(b, to.Port())
@@ -115,17 +118,18 @@ func tcp(from, to netip.AddrPort, seq, ack uint32, text string) []byte {
 	b = binary.BigEndian.AppendUint32(b, ack)
 	b = append(b, 5<<4, 0x18, 0xff, 0xff, 0, 0, 0, 0) // ACK, PSH
 	b = append(b, text...)
-	binary.BigEndian.PutUint16(b[16:], checksum(b, pseudo(from.Addr(), to.Addr(), protoTCP, len(b))))
+	binary.BigEndian.PutUint16(b[16:], checksum(b, pseudoHeaderSum(from.Addr(), to.Addr(), protoTCP, len(b))))
 	return b
 }
 
-// pseudo is the sum of the header that UDP and TCP checksums begin with: RFC
-// 768, RFC 9293 §3.1, RFC 8200 §8.1.
-func pseudo(from, to netip.Addr, proto byte, length int) uint32 {
-	return sum(from.AsSlice()) + sum(to.AsSlice()) + uint32(proto) + uint32(length)
+// pseudoHeaderSum returns the sum of the pseudo-header that UDP and TCP checksums
+// cover: RFC 768, RFC 9293 §3.1, RFC 8200 §8.1.
+func pseudoHeaderSum(from, to netip.Addr, proto byte, length int) uint32 {
+	return sumWords(from.AsSlice()) + sumWords(to.AsSlice()) + uint32(proto) + uint32(length)
 }
 
-func sum(b []byte) (s uint32) {
+// sumWords returns the sum of b as big-endian 16-bit words.
+func sumWords(b []byte) (s uint32) {
 	for ; len(b) > 1; b = b[2:] {
 		s += uint32(b[0])<<8 | uint32(b[1])
 	}
@@ -135,9 +139,10 @@ func sum(b []byte) (s uint32) {
 	return s
 }
 
-// checksum is the Internet checksum of b behind what was summed already (RFC 1071).
+// checksum returns the Internet checksum of b and of words with the sum before
+// (RFC 1071).
 func checksum(b []byte, before uint32) uint16 {
-	s := before + sum(b)
+	s := before + sumWords(b)
 	for s > 0xffff {
 		s = s>>16 + s&0xffff
 	}

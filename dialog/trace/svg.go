@@ -6,22 +6,22 @@ import (
 	"strings"
 )
 
-// Places in a drawing, in pixels.
+// Sizes and positions in a drawing, in pixels.
 const (
-	gutter    = 92  // for the times
-	between   = 168 // columns
-	margin    = 84  // from the last column to the edge
-	top       = 64  // of the heads of the columns
-	headHigh  = 46
-	headWide  = 136
-	firstRow  = top + headHigh + 40
-	rowHigh   = 36
-	dayChange = 30
+	timeWidthPx     = 92  // width of the times on the left
+	columnSpacingPx = 168 // distance of two columns
+	marginPx        = 84  // from the outermost columns to the edges
+	headTop         = 64  // y of the heads of the columns
+	headHeight      = 46
+	headWidth       = 136
+	firstRow        = headTop + headHeight + 40
+	rowHeight       = 36
+	pauseHeight     = 30
 )
 
-// The colors follow the reader's theme. All that is drawn has a class, so that a
-// page that has the drawing in it may color it otherwise.
-const style = `
+// svgStyle colors a drawing in the reader's light or dark theme. Each element has a
+// class, so that a page with an inline drawing can style it differently.
+const svgStyle = `
 .ladder{--paper:#fff;--ink:#1f2328;--faint:#656d76;--line:#d0d7de;--head:#f6f8fa;--request:#0969da;--trying:#6e7781;--ringing:#9a6700;--success:#1a7f37;--redirect:#8250df;--failure:#cf222e;--own:#bc4c00;background:var(--paper);font:13px ui-sans-serif,system-ui,"Segoe UI",Helvetica,Arial,"DejaVu Sans",sans-serif}
 @media (prefers-color-scheme:dark){.ladder{--paper:#0d1117;--ink:#e6edf3;--faint:#8d96a0;--line:#30363d;--head:#161b22;--request:#58a6ff;--trying:#8b949e;--ringing:#d29922;--success:#3fb950;--redirect:#bc8cff;--failure:#ff7b72;--own:#f0883e}}
 .paper{fill:var(--paper)}
@@ -45,76 +45,76 @@ const style = `
 a:hover .row,a:focus-visible .row{fill-opacity:.08}
 `
 
-// SVG draws a call as a picture. What came off the wire is text in it, and
-// nothing else; there is no script, and it loads nothing. Each message is a link
-// to links and its place in the call, which is for the page that the picture is
-// in; "": to nowhere.
+// SVG draws a call as a picture. Content from the network appears in it as escaped
+// text only; the picture has no script and loads nothing. Each message links to the URL
+// links followed by its index in the call, in the parent of the frame that shows the
+// picture. With links "" there are no links.
 func (c *Call) SVG(links string) string {
 	var b strings.Builder
-	l := c.ladder()
-	width := gutter + (len(l.columns)-1)*between + margin + margin
-	x := func(col int) int { return gutter + margin + col*between }
-	bottom := firstRow + len(c.Messages)*rowHigh
+	l := c.buildLadder()
+	width := timeWidthPx + (len(l.columns)-1)*columnSpacingPx + marginPx + marginPx
+	x := func(col int) int { return timeWidthPx + marginPx + col*columnSpacingPx }
+	bottom := firstRow + len(c.Messages)*rowHeight
 	for i := range c.Messages {
-		if c.pause(i) {
-			bottom += dayChange
+		if c.hasPauseBefore(i) {
+			bottom += pauseHeight
 		}
 	}
 	height := bottom + 20
 	role := "img"
 	if links != "" {
-		role = "group" // in an img nothing can be chosen
+		role = "group" // assistive technology ignores links in an img
 	}
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" class="ladder" role="%s" width="%d" height="%d" viewBox="0 0 %[2]d %[3]d">`, role, width, height)
-	fmt.Fprintf(&b, `<title>%s</title><style>%s</style>`, escaped(c.title()), style)
+	fmt.Fprintf(&b, `<title>%s</title><style>%s</style>`, escapeXML(c.title()), svgStyle)
 	fmt.Fprintf(&b, `<rect class="paper" width="%d" height="%d"/>`, width, height)
-	fmt.Fprintf(&b, `<text class="title" x="20" y="30">%s</text>`, escaped(c.heading(&l)))
-	fmt.Fprintf(&b, `<text class="note" x="20" y="49">%s</text>`, escaped(c.title()))
+	fmt.Fprintf(&b, `<text class="title" x="20" y="30">%s</text>`, escapeXML(c.parties(&l)))
+	fmt.Fprintf(&b, `<text class="note" x="20" y="49">%s</text>`, escapeXML(c.title()))
 	for i, col := range l.columns {
-		class, y := "end", top+28
+		class, y := "end", headTop+28
 		if col.end < 0 {
 			class = "hop"
 		}
 		if col.address != "" {
-			y = top + 20
+			y = headTop + 20
 		}
 		fmt.Fprintf(&b, `<g class="%s"><path class="life" d="M%d %dV%d"/><rect class="head" x="%d" y="%d" width="%d" height="%d" rx="8"/>`,
-			class, x(i), top+headHigh, bottom-8, x(i)-headWide/2, top, headWide, headHigh)
-		fmt.Fprintf(&b, `<text class="name" x="%d" y="%d">%s</text>`, x(i), y, escaped(short(col.name, 15)))
+			class, x(i), headTop+headHeight, bottom-8, x(i)-headWidth/2, headTop, headWidth, headHeight)
+		fmt.Fprintf(&b, `<text class="name" x="%d" y="%d">%s</text>`, x(i), y, escapeXML(truncateText(col.name, 15)))
 		if col.address != "" {
-			fmt.Fprintf(&b, `<text class="address" x="%d" y="%d">%s</text>`, x(i), top+36, escaped(short(col.address, 23)))
+			fmt.Fprintf(&b, `<text class="address" x="%d" y="%d">%s</text>`, x(i), headTop+36, escapeXML(truncateText(col.address, 23)))
 		}
 		b.WriteString("</g>")
 	}
 	y := firstRow
 	for i := range c.Messages {
 		m := &c.Messages[i]
-		if c.pause(i) {
-			fmt.Fprintf(&b, `<path class="gap" d="M%d %dH%d"/>`, gutter, y-10, width-24)
-			y += dayChange
+		if c.hasPauseBefore(i) {
+			fmt.Fprintf(&b, `<path class="gap" d="M%d %dH%d"/>`, timeWidthPx, y-10, width-24)
+			y += pauseHeight
 		}
-		from, to, through := l.path(m)
+		from, to, through := l.arrowPath(m)
 		if links != "" {
-			fmt.Fprintf(&b, `<a href="%s%d" target="_parent"><rect class="row" y="%d" width="%d" height="%d"/>`, escaped(links), i, y-rowHigh+10, width, rowHigh)
+			fmt.Fprintf(&b, `<a href="%s%d" target="_parent"><rect class="row" y="%d" width="%d" height="%d"/>`, escapeXML(links), i, y-rowHeight+10, width, rowHeight)
 		}
-		c.arrow(&b, m, x, y, from, to, through)
+		c.drawArrow(&b, m, x, y, from, to, through)
 		if links != "" {
 			b.WriteString("</a>")
 		}
-		y += rowHigh
+		y += rowHeight
 	}
 	b.WriteString("</svg>\n")
 	return b.String()
 }
 
-// pause reports whether there is a second or more before a message: that is
-// shown.
-func (c *Call) pause(i int) bool {
+// hasPauseBefore reports whether message i follows its predecessor after a second or
+// more. The drawing shows that as a gap.
+func (c *Call) hasPauseBefore(i int) bool {
 	return i > 0 && (c.Messages[i].After-c.Messages[i-1].After).Seconds() >= 1
 }
 
-// heading is who calls whom.
-func (c *Call) heading(l *ladder) string {
+// parties returns the heading of the drawing: callers → callees.
+func (c *Call) parties(l *ladder) string {
 	var left, right []string
 	for _, col := range l.columns {
 		if col.end > 0 && c.Ends[col.end].Calls {
@@ -123,25 +123,27 @@ func (c *Call) heading(l *ladder) string {
 			right = append(right, col.name)
 		}
 	}
-	heading := short(strings.Join(left, ", "), 60)
+	heading := truncateText(strings.Join(left, ", "), 60)
 	if len(right) > 0 {
-		heading += " → " + short(strings.Join(right, ", "), 60)
+		heading += " → " + truncateText(strings.Join(right, ", "), 60)
 	}
 	return heading
 }
 
-func (c *Call) arrow(b *strings.Builder, m *Message, x func(int) int, y, from, to int, through []int) {
+// drawArrow draws one message: time, arrow, label, and a dot at each column of bellhop
+// that the arrow crosses.
+func (c *Call) drawArrow(b *strings.Builder, m *Message, x func(int) int, y, from, to int, through []int) {
 	x1, x2, dir := x(from), x(to), 1
 	if x2 < x1 {
 		dir = -1
 	}
-	fmt.Fprintf(b, `<g class="%s"><title>%s</title>`, m.tone(), escaped(m.Summary()))
-	fmt.Fprintf(b, `<text class="time" x="%d" y="%d">%.3f s</text>`, gutter-10, y+4, m.After.Seconds())
+	fmt.Fprintf(b, `<g class="%s"><title>%s</title>`, m.colorClass(), escapeXML(m.Summary()))
+	fmt.Fprintf(b, `<text class="time" x="%d" y="%d">%.3f s</text>`, timeWidthPx-10, y+4, m.After.Seconds())
 	fmt.Fprintf(b, `<path class="arrow" d="M%d %dH%d"/>`, x1, y, x2-dir*7)
 	fmt.Fprintf(b, `<path class="tip" d="M%d %dl%d -5v10z"/>`, x2, y, -dir*9)
 	room := max(x1-x2, x2-x1)/8 - 4
-	fmt.Fprintf(b, `<text class="label" x="%d" y="%d">%s`, (x1+x2)/2, y-8, escaped(short(m.label(), room)))
-	if m.sdp() {
+	fmt.Fprintf(b, `<text class="label" x="%d" y="%d">%s`, (x1+x2)/2, y-8, escapeXML(truncateText(m.arrowLabel(), room)))
+	if m.hasSDP() {
 		b.WriteString(`<tspan class="sdp" dx="6">SDP</tspan>`)
 	}
 	b.WriteString("</text>")
@@ -151,8 +153,8 @@ func (c *Call) arrow(b *strings.Builder, m *Message, x func(int) int, y, from, t
 	b.WriteString("</g>")
 }
 
-// tone is the class by which a message is colored.
-func (m *Message) tone() string {
+// colorClass returns the CSS class that colors the message.
+func (m *Message) colorClass() string {
 	switch s := m.Status; {
 	case m.Own:
 		return "own"
@@ -170,17 +172,18 @@ func (m *Message) tone() string {
 	return "failure"
 }
 
-func short(s string, room int) string {
-	r := []rune(printable(s))
+// truncateText returns s without unprintable characters, truncated to room characters.
+func truncateText(s string, room int) string {
+	r := []rune(replaceUnprintable(s))
 	if len(r) > room {
 		r = append(r[:max(room-1, 0)], '…')
 	}
 	return string(r)
 }
 
-// escaped makes text that may stand in XML of what came off the wire.
-func escaped(s string) string {
+// escapeXML returns s escaped for XML, without unprintable characters.
+func escapeXML(s string) string {
 	var b strings.Builder
-	xml.EscapeText(&b, []byte(printable(s)))
+	xml.EscapeText(&b, []byte(replaceUnprintable(s)))
 	return b.String()
 }

@@ -9,26 +9,26 @@ import (
 	"bellhop/dialog"
 )
 
-// spacing is how far the columns of a ladder in text stand apart; before is the
-// room for the time.
+// Sizes of a ladder in text, in characters: the distance of two columns, and the width
+// of the times on the left.
 const (
-	spacing = 16
-	before  = 12
+	columnSpacing = 16
+	timeWidth     = 12
 )
 
-// Text draws a call for a terminal: the ladder, then each message as the flow
-// files have it. What a terminal would obey is taken out.
+// Text draws a call for a terminal: the ladder, then each message in the format of the
+// flow files. Control characters are replaced.
 func (c *Call) Text() string {
 	var b strings.Builder
 	b.WriteString(c.title() + "\n\n")
 	if len(c.Messages) == 0 {
 		return b.String()
 	}
-	l := c.ladder()
+	l := c.buildLadder()
 	c.drawText(&b, &l)
 	b.WriteByte('\n')
 	var at time.Duration
-	for _, s := range c.Shown() {
+	for _, s := range c.DisplayMessages() {
 		if wait := (s.After - at).Round(time.Microsecond); wait > 0 {
 			fmt.Fprintf(&b, "-- after %v --\n", wait)
 			at = s.After
@@ -38,42 +38,43 @@ func (c *Call) Text() string {
 	return b.String()
 }
 
-// A Shown is a message as a person reads it: what a terminal would obey is taken
-// out.
-type Shown struct {
-	After         time.Duration // the call's first message
-	From, To      string        // between whom its arrow is
+// A DisplayMessage is a message as a person reads it, with control characters replaced.
+type DisplayMessage struct {
+	After         time.Duration // time since the first message of the call
+	From, To      string        // names of the columns at the ends of its arrow
 	Summary, Text string        // each line of the text ends with \n
 }
 
-// Shown returns all messages of a call.
-func (c *Call) Shown() []Shown {
-	l := c.ladder()
-	all := make([]Shown, len(c.Messages))
+// DisplayMessages returns all recorded messages of a call.
+func (c *Call) DisplayMessages() []DisplayMessage {
+	l := c.buildLadder()
+	all := make([]DisplayMessage, len(c.Messages))
 	for i := range c.Messages {
 		m := &c.Messages[i]
-		from, to, _ := l.path(m)
-		all[i] = Shown{
-			After: m.After, Summary: printable(m.Summary()), Text: m.shown(),
-			From: printable(l.columns[from].name), To: printable(l.columns[to].name),
+		from, to, _ := l.arrowPath(m)
+		all[i] = DisplayMessage{
+			After: m.After, Summary: replaceUnprintable(m.Summary()), Text: m.printableText(),
+			From: replaceUnprintable(l.columns[from].name), To: replaceUnprintable(l.columns[to].name),
 		}
 	}
 	return all
 }
 
-func (m *Message) shown() string {
+// printableText returns the text with line ends \n and control characters replaced.
+// A truncated text ends with a line "…".
+func (m *Message) printableText() string {
 	var b strings.Builder
 	text := strings.TrimRight(strings.ReplaceAll(m.Text(), "\r\n", "\n"), "\n")
 	for line := range strings.SplitSeq(text, "\n") {
-		b.WriteString(printable(line) + "\n")
+		b.WriteString(replaceUnprintable(line) + "\n")
 	}
-	if m.Cut {
+	if m.Truncated {
 		b.WriteString("…\n")
 	}
 	return b.String()
 }
 
-// title says which call it is, and what of it is missing.
+// title returns the id and the time of a call, and how many messages are left out.
 func (c *Call) title() string {
 	s := fmt.Sprintf("call %s, %s", c.ID, c.Began.UTC().Format("2006-01-02 15:04:05.000 MST"))
 	if c.Up {
@@ -85,16 +86,17 @@ func (c *Call) title() string {
 	return s
 }
 
+// drawText writes the ladder: names, addresses, then one line per message.
 func (c *Call) drawText(b *strings.Builder, l *ladder) {
-	width := before + len(l.columns)*spacing
-	center := func(col int) int { return before + col*spacing + spacing/2 }
+	width := timeWidth + len(l.columns)*columnSpacing
+	center := func(col int) int { return timeWidth + col*columnSpacing + columnSpacing/2 }
 	row := func() []rune { return []rune(strings.Repeat(" ", width)) }
 	flush := func(r []rune) { b.WriteString(strings.TrimRight(string(r), " ") + "\n") }
 
 	names, addresses := row(), row()
 	for i, col := range l.columns {
-		write(names, center(i), col.name, spacing-1)
-		write(addresses, center(i), strings.TrimSuffix(col.address, ":5060"), spacing-1)
+		writeCentered(names, center(i), col.name, columnSpacing-1)
+		writeCentered(addresses, center(i), strings.TrimSuffix(col.address, ":5060"), columnSpacing-1)
 	}
 	flush(names)
 	flush(addresses)
@@ -102,7 +104,7 @@ func (c *Call) drawText(b *strings.Builder, l *ladder) {
 		m := &c.Messages[i]
 		r := row()
 		copy(r, []rune(fmt.Sprintf("%9.3fs", m.After.Seconds())))
-		from, to, through := l.path(m)
+		from, to, through := l.arrowPath(m)
 		x, y := min(center(from), center(to)), max(center(from), center(to))
 		for i := x + 1; i < y; i++ {
 			r[i] = '─'
@@ -118,33 +120,34 @@ func (c *Call) drawText(b *strings.Builder, l *ladder) {
 		} else {
 			r[x+1] = '◀'
 		}
-		label := m.label()
-		if m.sdp() {
+		label := m.arrowLabel()
+		if m.hasSDP() {
 			label += " SDP"
 		}
-		mark(r, x, y, center(from), label)
+		drawLabel(r, x, y, center(from), label)
 		flush(r)
 	}
 }
 
-// mark writes a label onto an arrow from x to y: beside the sender if there is
-// room before bellhop, else in the middle.
-func mark(r []rune, x, y, sender int, label string) {
-	label = printable(label)
-	room := spacing - 4
-	at := sender + spacing/2
+// drawLabel writes a label onto the arrow from x to y: beside the sender if it fits
+// between the sender and bellhop, else in the middle of the arrow.
+func drawLabel(r []rune, x, y, sender int, label string) {
+	label = replaceUnprintable(label)
+	room := columnSpacing - 4
+	at := sender + columnSpacing/2
 	if sender == y {
-		at = sender - spacing/2
+		at = sender - columnSpacing/2
 	}
-	if utf8.RuneCountInString(label) > room && y-x > spacing {
+	if utf8.RuneCountInString(label) > room && y-x > columnSpacing {
 		room, at = y-x-4, (x+y)/2
 	}
-	write(r, at, label, room)
+	writeCentered(r, at, label, room)
 }
 
-// write puts text into a row around the place at, no longer than room.
-func write(r []rune, at int, text string, room int) {
-	t := []rune(printable(text))
+// writeCentered writes text into a row, centered at the index at. A text longer than
+// room is truncated.
+func writeCentered(r []rune, at int, text string, room int) {
+	t := []rune(replaceUnprintable(text))
 	if len(t) > room {
 		t = append(t[:room-1], '…')
 	}
@@ -152,8 +155,8 @@ func write(r []rune, at int, text string, room int) {
 	copy(r[from:], t)
 }
 
-// printable takes out of a line what is no character to be seen, see
-// [dialog.Printable]. A tab is a space.
-func printable(line string) string {
+// replaceUnprintable replaces the characters of a line that are not printable, see
+// [dialog.Printable], and tabs with spaces.
+func replaceUnprintable(line string) string {
 	return dialog.Printable(strings.ReplaceAll(line, "\t", " "), '\uFFFD')
 }

@@ -1,27 +1,29 @@
-// Package trace keeps the messages of the last calls, and draws them as ladders.
+// Package trace records the SIP messages of the last calls, and draws each call as
+// a ladder diagram.
 //
-// A [Recorder] stands before the tracker, and so behind the way of the messages:
-// what it shows is what was observed. Each message is kept as bellhop received
-// it. What it sends on is the same, but for its own Via, Record-Route and the
-// like. Of bellhop's own messages only the answers are seen that it gives in place
-// of somebody who gave none. A CANCEL and the ACK of a refusal are drawn to the
-// other end, though each hop sends its own.
+// A [Recorder] receives each message together with the tracker, after the proxy has
+// handled it: it records what was observed, and delays no message. Each message is
+// recorded as bellhop received it. The forwarded message is the same, except for
+// bellhop's own Via, Record-Route and the like. Of the messages that bellhop creates
+// itself, only its own responses in place of a silent party are recorded. A CANCEL
+// and the ACK of a rejected INVITE are drawn from end to end, although each hop sends
+// its own.
 //
 // # Secrets
 //
-// They are masked before a message is kept: see mask. An x stands for each
-// byte, so that lengths are as they were.
+// Secrets are masked before a message is stored: see mask.go. Each byte of a secret
+// is replaced by an x, so that lengths stay the same.
 //
 // # Memory
 //
-// Calls that are up are kept, [Recorder.Configure] says how many, and as many
-// that are over: they make room, the oldest first. While as many are up, new
-// ones are not recorded. Calls of which no event was said, which is all that a
-// scanner gets, have a room of their own, a quarter as large and of 1 MiB at
-// most, and push nobody out. Of a call the first 256 messages are kept, 256 KiB
-// of them and 32 ends, and of a message 16 KiB. All together is at most 64 MiB:
-// when that is full, those that are over go first, and then messages are left
-// out. What is left out is counted.
+// A Recorder holds a configured number of live calls and the same number of ended
+// calls, of which the oldest is evicted first. While the number of live calls is
+// reached, new calls are not recorded. Calls without any event, which is all that a
+// scanner causes, have a list of their own: a quarter as many, 1 MiB at most, and
+// they evict no other call. A call has at most 256 messages, 256 KiB and 32 ends, a
+// message at most 16 KiB. All calls together have at most 64 MiB: when that is full,
+// ended calls are evicted first, and then messages are left out. A call counts the
+// messages that are left out.
 package trace
 
 import (
@@ -38,174 +40,177 @@ import (
 )
 
 const (
-	maxMessages = 256       // of a call
-	maxEnds     = 32        // of a call
-	maxCall     = 256 << 10 // bytes of a call
-	maxMessage  = 16 << 10  // bytes of a message
-	maxBody     = 8 << 10   // bytes of a body: more are not shown
-	maxBytes    = 64 << 20  // in all
-	maxUnsaid   = 1 << 20   // bytes of the calls of which no event was said
+	maxMessages       = 256       // per call
+	maxEnds           = 32        // per call, besides the PBX
+	maxCallBytes      = 256 << 10 // per call
+	maxMessageBytes   = 16 << 10  // per message, head and body
+	maxBodyBytes      = 8 << 10   // per body: longer ones are truncated
+	maxTotalBytes     = 64 << 20  // of all calls
+	maxEventlessBytes = 1 << 20   // of all calls without any event
 
-	sweepEvery = 10 * time.Second
+	sweepInterval = 10 * time.Second
 )
 
-// A Recorder keeps the messages of the last calls. It belongs to the tracker's
-// goroutine.
+// A Recorder records the messages of the last calls. It must be used from the
+// tracker's goroutine only.
 type Recorder struct {
-	size    int                // calls of each kind; 0: nothing is kept
-	up      map[string]*record // calls that are up, by id
-	over    *finished
-	unsaid  *finished          // over, and no event was said of them
-	callIDs map[string]*record // all, by the Call-IDs of their legs
-	bytes   int
-	swept   time.Time
+	maxCalls  int                // live calls, and as many ended ones; 0: nothing is recorded
+	live      map[string]*record // by call id
+	ended     *endedCalls        // with events
+	eventless *endedCalls        // ended, without any event
+	byCallID  map[string]*record // all calls, by the Call-IDs of their legs
+	bytes     int                // memory of all calls
+	lastSweep time.Time
 
-	unsaidBytes int // the bytes of the calls in unsaid
-	panics      uint64
+	eventlessBytes int // memory of the calls in eventless
+	panics         uint64
 
-	// Panicked is told of a panic, after everything was forgotten; nil: nobody is.
-	// It belongs to the tracker's goroutine, too.
-	Panicked func(reason any, stack []byte)
+	// OnPanic, if not nil, is called in the tracker's goroutine after a panic of the
+	// Recorder, when all records are discarded.
+	OnPanic func(reason any, stack []byte)
 }
 
-// A record is a call that is kept. Its times are on the clock of
-// [dialog.Message.At] until [Recorder.Call] returns it.
+// A record is a recorded call. Its times are on the clock of [dialog.Message.At]:
+// [Recorder.Call] returns a copy with wall clock times.
 type record struct {
 	Call
-	in    *finished // nil: it is up
-	said  bool      // there was an event of it
-	bytes int
+	list     *endedCalls // that the call is in; nil: the call is live
+	hasEvent bool        // the tracker has emitted an event of the call
+	bytes    int
 }
 
-// finished are calls that are over, in the order of their ends. They are never
-// looked up in a way that would change it.
-type finished = simplelru.LRU[string, *record]
+// endedCalls are ended calls in the order of their ends. Lookups use Peek, which
+// keeps that order.
+type endedCalls = simplelru.LRU[string, *record]
 
-// New returns a Recorder of so many calls.
+// New returns a Recorder of so many live calls, and as many ended ones.
 func New(calls int) *Recorder {
-	const unbounded = 1 << 30                                    // see fit
-	over, _ := simplelru.NewLRU[string, *record](unbounded, nil) // fails only without a size
-	unsaid, _ := simplelru.NewLRU[string, *record](unbounded, nil)
-	return &Recorder{size: calls, up: map[string]*record{}, over: over, unsaid: unsaid, callIDs: map[string]*record{}}
+	const unbounded = 1 << 30                                     // evictExcess bounds the lists
+	ended, _ := simplelru.NewLRU[string, *record](unbounded, nil) // an error means a size of 0
+	eventless, _ := simplelru.NewLRU[string, *record](unbounded, nil)
+	return &Recorder{maxCalls: calls, live: map[string]*record{}, ended: ended, eventless: eventless, byCallID: map[string]*record{}}
 }
 
-// Configure changes how many calls are kept; 0: none.
+// Configure sets the number of live calls, and of ended ones, that are recorded. With
+// 0, all records are discarded and nothing is recorded.
 func (r *Recorder) Configure(calls int) {
-	r.size = calls
-	r.fit()
+	r.maxCalls = calls
+	r.evictExcess()
 	if calls > 0 {
 		return
 	}
-	for _, c := range r.up {
-		r.forget(c)
+	for _, c := range r.live {
+		r.evictCall(c)
 	}
 }
 
-// fit forgets calls that are over until there are no more than may be.
-func (r *Recorder) fit() {
-	for r.over.Len() > r.size {
-		r.forgetOldest(r.over)
+// evictExcess evicts ended calls until their lists are within their limits.
+func (r *Recorder) evictExcess() {
+	for r.ended.Len() > r.maxCalls {
+		r.evictOldest(r.ended)
 	}
-	for r.unsaid.Len() > (r.size+3)/4 || r.unsaidBytes > maxUnsaid {
-		r.forgetOldest(r.unsaid)
+	for r.eventless.Len() > (r.maxCalls+3)/4 || r.eventlessBytes > maxEventlessBytes {
+		r.evictOldest(r.eventless)
 	}
 }
 
-func (r *Recorder) forgetOldest(from *finished) {
+func (r *Recorder) evictOldest(from *endedCalls) {
 	_, c, _ := from.GetOldest()
-	r.forget(c)
+	r.evictCall(c)
 }
 
-// forget gives the memory of a call back.
-func (r *Recorder) forget(c *record) {
-	r.take(c)
+// evictCall removes a call and all references to it.
+func (r *Recorder) evictCall(c *record) {
+	r.removeFromList(c)
 	r.bytes -= c.bytes
 	for _, l := range c.Legs {
-		if r.callIDs[l.CallID] == c {
-			delete(r.callIDs, l.CallID)
+		if r.byCallID[l.CallID] == c {
+			delete(r.byCallID, l.CallID)
 		}
 	}
 }
 
-// take takes a call from among those that it is in.
-func (r *Recorder) take(c *record) {
-	if c.in == nil {
-		delete(r.up, c.ID)
+// removeFromList removes a call from the live calls or from the list that it is in.
+func (r *Recorder) removeFromList(c *record) {
+	if c.list == nil {
+		delete(r.live, c.ID)
 		return
 	}
-	c.in.Remove(c.ID)
-	if c.in == r.unsaid {
-		r.unsaidBytes -= c.bytes
+	c.list.Remove(c.ID)
+	if c.list == r.eventless {
+		r.eventlessBytes -= c.bytes
 	}
 }
 
-// put moves a call to where it belongs.
-func (r *Recorder) put(c *record, up bool) {
-	to := r.unsaid
+// moveToList moves a call to the live calls if up, else to the list of ended calls
+// that it belongs to.
+func (r *Recorder) moveToList(c *record, up bool) {
+	to := r.eventless
 	switch {
 	case up:
 		to = nil
-	case c.said:
-		to = r.over
+	case c.hasEvent:
+		to = r.ended
 	}
-	if to == c.in {
+	if to == c.list {
 		return
 	}
-	r.take(c)
-	c.in = to
+	r.removeFromList(c)
+	c.list = to
 	if up {
-		r.up[c.ID] = c
+		r.live[c.ID] = c
 		return
 	}
 	to.Add(c.ID, c)
-	if to == r.unsaid {
-		r.unsaidBytes += c.bytes
+	if to == r.eventless {
+		r.eventlessBytes += c.bytes
 	}
-	r.fit()
+	r.evictExcess()
 }
 
-// Observe shows t a message, keeps it if it is a call's, and returns what t
-// says.
+// Observe passes a message to t, records it if it belongs to a call, and returns the
+// events that t emits.
 func (r *Recorder) Observe(t *dialog.Tracker, m dialog.Message) []dialog.Event {
-	if r.size == 0 {
+	if r.maxCalls == 0 {
 		return t.Observe(m)
 	}
 	id, _ := t.CallOf(m.CallID)
-	said := t.Observe(m)
-	r.guard(func() { r.keep(t, id, &m, said) })
-	return said
+	events := t.Observe(m)
+	r.recoverPanic(func() { r.recordMessage(t, id, &m, events) })
+	return events
 }
 
-// keep keeps a message, which t has observed and which was of the call with the id
-// before.
-func (r *Recorder) keep(t *dialog.Tracker, id string, m *dialog.Message, said []dialog.Event) {
+// recordMessage records a message that t has observed. id is the call of its Call-ID
+// before that, or "".
+func (r *Recorder) recordMessage(t *dialog.Tracker, id string, m *dialog.Message, events []dialog.Event) {
 	now, up := t.CallOf(m.CallID)
 	if now != "" {
-		id = now // else it was a call until this message
+		id = now // else this message has ended the call
 	}
-	if c := r.record(t, id, up, m); c != nil {
-		r.put(c, true) // or it would make room for its own message
-		r.add(t, c, m)
-		r.hear(said)
+	if c := r.findOrCreateRecord(t, id, up, m); c != nil {
+		r.moveToList(c, true) // else addMessage could evict the call itself
+		r.addMessage(t, c, m)
+		r.applyEvents(events)
 		if len(c.Messages) > 0 {
-			r.put(c, up)
+			r.moveToList(c, up)
 		} else {
-			r.forget(c)
+			r.evictCall(c)
 		}
 	}
 }
 
-// guard calls f. If f panics, it is counted, all that is kept is forgotten, as it
-// may be damaged, and Panicked is told. Events and calls are not touched.
-func (r *Recorder) guard(f func()) {
+// recoverPanic calls f. If f panics, the panic is counted, all records are discarded,
+// as they may be damaged, and OnPanic is called. The tracker and its events are not
+// affected.
+func (r *Recorder) recoverPanic(f func()) {
 	defer func() {
 		reason := recover()
 		if reason == nil {
 			return
 		}
-		panics, panicked := r.panics+1, r.Panicked
-		*r = *New(r.size)
-		r.panics, r.Panicked = panics, panicked
+		panics, panicked := r.panics+1, r.OnPanic
+		*r = *New(r.maxCalls)
+		r.panics, r.OnPanic = panics, panicked
 		if panicked != nil {
 			panicked(reason, debug.Stack())
 		}
@@ -213,92 +218,94 @@ func (r *Recorder) guard(f func()) {
 	f()
 }
 
-// Panics returns how often the Recorder has forgotten everything because of a bug.
+// Panics returns the number of panics after which all records were discarded.
 func (r *Recorder) Panics() uint64 { return r.panics }
 
-// Advance has t do what is due, and returns what t says.
+// Advance advances t to now, and returns the events that t emits.
 func (r *Recorder) Advance(t *dialog.Tracker, now time.Time) []dialog.Event {
-	said := t.Advance(now)
-	r.guard(func() {
-		r.hear(said)
-		for i := range said {
-			if c := r.find(said[i].Call); c != nil {
-				r.put(c, c.isUp(t))
+	events := t.Advance(now)
+	r.recoverPanic(func() {
+		r.applyEvents(events)
+		for i := range events {
+			if c := r.findRecord(events[i].Call); c != nil {
+				r.moveToList(c, c.isLive(t))
 			}
 		}
 	})
-	return said
+	return events
 }
 
-// record returns the record of the call with the id, or of one that had the
-// message's Call-ID. Of a call that is up it makes one, if there is room.
-func (r *Recorder) record(t *dialog.Tracker, id string, up bool, m *dialog.Message) *record {
+// findOrCreateRecord returns the record of the call with the id. With id "" it returns
+// the record that has the Call-ID of m. If up, it creates a missing record. It returns
+// nil if there is no record, or no room for one.
+func (r *Recorder) findOrCreateRecord(t *dialog.Tracker, id string, up bool, m *dialog.Message) *record {
 	if id == "" {
-		return r.callIDs[m.CallID]
+		return r.byCallID[m.CallID]
 	}
-	if c := r.find(id); c != nil || !up {
+	if c := r.findRecord(id); c != nil || !up {
 		return c
 	}
-	if len(r.up) >= r.size {
-		r.sweep(t, m.At, nil)
+	if len(r.live) >= r.maxCalls {
+		r.sweepEnded(t, m.At, nil)
 	}
-	if len(r.up) >= r.size || !r.room(t, recordBytes, m.At, nil) {
+	if len(r.live) >= r.maxCalls || !r.makeRoom(t, recordBytes, m.At, nil) {
 		return nil
 	}
 	c := &record{Call: Call{
 		ID: strings.Clone(id), Began: m.At,
-		Ends: []End{{Name: "pbx", Side: dialog.PBX}}, Messages: make([]Message, 0, few),
+		Ends: []End{{Name: "pbx", Side: dialog.PBX}}, Messages: make([]Message, 0, initialMessages),
 	}}
 	c.bytes = recordBytes
 	r.bytes += recordBytes
-	r.up[c.ID] = c
+	r.live[c.ID] = c
 	return c
 }
 
-func (r *Recorder) find(id string) *record {
-	if c := r.up[id]; c != nil {
+func (r *Recorder) findRecord(id string) *record {
+	if c := r.live[id]; c != nil {
 		return c
 	}
-	if c, ok := r.over.Peek(id); ok {
+	if c, ok := r.ended.Peek(id); ok {
 		return c
 	}
-	c, _ := r.unsaid.Peek(id)
+	c, _ := r.eventless.Peek(id)
 	return c
 }
 
-// sweep looks for calls that ended without a message, but for one: their time
-// was over.
-func (r *Recorder) sweep(t *dialog.Tracker, now time.Time, but *record) {
-	if now.Sub(r.swept) < sweepEvery {
+// sweepEnded moves calls that ended at a deadline, without a message, from the live
+// calls to the ended ones. It does nothing more than once in sweepInterval, and leaves
+// the call except alone.
+func (r *Recorder) sweepEnded(t *dialog.Tracker, now time.Time, except *record) {
+	if now.Sub(r.lastSweep) < sweepInterval {
 		return
 	}
-	r.swept = now
-	for _, c := range r.up {
-		if c != but && !c.isUp(t) {
-			r.put(c, false)
+	r.lastSweep = now
+	for _, c := range r.live {
+		if c != except && !c.isLive(t) {
+			r.moveToList(c, false)
 		}
 	}
 }
 
-func (c *record) isUp(t *dialog.Tracker) bool {
+func (c *record) isLive(t *dialog.Tracker) bool {
 	return slices.ContainsFunc(c.Legs, func(l Leg) bool {
 		id, up := t.CallOf(l.CallID)
 		return up && id == c.ID
 	})
 }
 
-// room makes room for n bytes, and reports false if there is none. One call does
-// not make room: it is for that.
-func (r *Recorder) room(t *dialog.Tracker, n int, now time.Time, but *record) bool {
-	for r.bytes+n > maxBytes {
-		if r.unsaid.Len() == 0 && r.over.Len() == 0 {
-			r.sweep(t, now, but)
+// makeRoom evicts ended calls until there is room for n bytes, and reports whether
+// there is. The call except, which the room is for, is not evicted.
+func (r *Recorder) makeRoom(t *dialog.Tracker, n int, now time.Time, except *record) bool {
+	for r.bytes+n > maxTotalBytes {
+		if r.eventless.Len() == 0 && r.ended.Len() == 0 {
+			r.sweepEnded(t, now, except)
 		}
 		switch {
-		case r.unsaid.Len() > 0:
-			r.forgetOldest(r.unsaid)
-		case r.over.Len() > 0:
-			r.forgetOldest(r.over)
+		case r.eventless.Len() > 0:
+			r.evictOldest(r.eventless)
+		case r.ended.Len() > 0:
+			r.evictOldest(r.ended)
 		default:
 			return false
 		}
@@ -306,66 +313,68 @@ func (r *Recorder) room(t *dialog.Tracker, n int, now time.Time, but *record) bo
 	return true
 }
 
-// Memory that is counted beside a text: of a message twice its size, as the
-// list of them grows ahead; of a leg with its end likewise; and what the maps
-// take.
+// The memory that is counted besides texts. A message or a leg with its end counts
+// twice its size, because append grows a slice ahead of need. The constants added are
+// for the entries of maps.
 const (
-	recordBytes  = int(unsafe.Sizeof(record{})) + few*messageBytes + 512
-	few          = 8 // messages that a call has room for from the start
-	messageBytes = 2 * int(unsafe.Sizeof(Message{}))
-	legBytes     = 2*int(unsafe.Sizeof(Leg{})+unsafe.Sizeof(End{})) + 256
+	recordBytes     = int(unsafe.Sizeof(record{})) + initialMessages*messageBytes + 512
+	initialMessages = 8 // capacity for messages in a new record
+	messageBytes    = 2 * int(unsafe.Sizeof(Message{}))
+	legBytes        = 2*int(unsafe.Sizeof(Leg{})+unsafe.Sizeof(End{})) + 256
 )
 
-// add keeps a message of a call.
-func (r *Recorder) add(t *dialog.Tracker, c *record, m *dialog.Message) {
+// addMessage adds a message to a call, or counts it as left out if a limit is reached.
+func (r *Recorder) addMessage(t *dialog.Tracker, c *record, m *dialog.Message) {
 	head, body := m.Head, m.Body
-	cut := len(head)+len(body) > maxMessage || len(body) >= maxBody
+	cut := len(head)+len(body) > maxMessageBytes || len(body) >= maxBodyBytes
 	if cut {
-		head = head[:min(len(head), maxMessage)]
-		body = body[:min(len(body), maxMessage-len(head))]
+		head = head[:min(len(head), maxMessageBytes)]
+		body = body[:min(len(body), maxMessageBytes-len(head))]
 	}
-	// An allocation is up to an eighth larger than what was asked for.
+	// An allocation is up to an eighth larger than requested.
 	n := (len(head)+len(body))*9/8 + messageBytes
-	leg, known := c.leg(m)
+	leg, known := c.findLeg(m)
 	if !known {
 		n += legBytes + len(m.CallID) + maxName
 	}
-	if len(c.Messages) >= maxMessages || !known && len(c.Ends) > maxEnds || c.bytes+n > maxCall || !r.room(t, n, m.At, c) {
+	if len(c.Messages) >= maxMessages || !known && len(c.Ends) > maxEnds || c.bytes+n > maxCallBytes || !r.makeRoom(t, n, m.At, c) {
 		c.LeftOut++
 		return
 	}
 	if !known {
-		leg = c.newLeg(m)
-		r.callIDs[c.Legs[leg].CallID] = c
+		leg = c.addLeg(m)
+		r.byCallID[c.Legs[leg].CallID] = c
 	}
 	c.bytes += n
 	r.bytes += n
 	k := Message{
-		At: m.At, Leg: leg, Method: method(m.Method), Status: m.Status,
-		Own: m.Own, Kept: m.Status == 100 && !m.Own, Cut: cut,
+		At: m.At, Leg: leg, Method: methodName(m.Method), Status: m.Status,
+		Own: m.Own, Absorbed: m.Status == 100 && !m.Own, Truncated: cut,
 		From: m.From, To: m.To, Local: m.Local, Stream: m.Stream,
 	}
-	k.Sender, k.Receiver = c.end(m, m.Src, m.From), c.end(m, m.Dst, m.To)
-	k.Head, k.Body = masked(head, body, cut)
+	k.Sender, k.Receiver = c.findEnd(m, m.Src, m.From), c.findEnd(m, m.Dst, m.To)
+	k.Head, k.Body = maskMessage(head, body, cut)
 	c.Messages = append(c.Messages, k)
 }
 
-// leg finds the leg of a message: its Call-ID, and the end that is not the PBX.
-func (c *record) leg(m *dialog.Message) (leg int, known bool) {
-	at := far(m)
+// findLeg returns the leg of a message: the one with its Call-ID and with its end that
+// is not the PBX.
+func (c *record) findLeg(m *dialog.Message) (leg int, known bool) {
+	at := edgeAddress(m)
 	for i := range c.Legs {
 		l := &c.Legs[i]
 		within := l.End == 0 && !at.IsValid() // the PBX
-		if l.CallID == m.CallID && (within || l.End != 0 && c.Ends[l.End].is(m.Trunk, at)) {
+		if l.CallID == m.CallID && (within || l.End != 0 && c.Ends[l.End].matches(m.Trunk, at)) {
 			return i, true
 		}
 	}
 	return 0, false
 }
 
-// far is the address of the end of m that is not the PBX; if neither is, of who
-// is called; if both are, it is none.
-func far(m *dialog.Message) netip.AddrPort {
+// edgeAddress returns the address of the end of m that is not the PBX. If neither end
+// is the PBX, it returns the address of the receiver of the request; if both are, the
+// zero AddrPort.
+func edgeAddress(m *dialog.Message) netip.AddrPort {
 	switch {
 	case m.Src == dialog.PBX && m.Dst == dialog.PBX:
 		return netip.AddrPort{}
@@ -375,46 +384,48 @@ func far(m *dialog.Message) netip.AddrPort {
 	return m.From
 }
 
-// asker is the address of who sent the request.
-func asker(m *dialog.Message) netip.AddrPort {
+// requestSender returns the address of the end that sent the request that m is, or
+// that m answers.
+func requestSender(m *dialog.Message) netip.AddrPort {
 	if m.Request() {
 		return m.From
 	}
 	return m.To
 }
 
-func (c *record) newLeg(m *dialog.Message) int {
+func (c *record) addLeg(m *dialog.Message) int {
 	l := Leg{CallID: strings.Clone(m.CallID), Origin: m.Origin()}
-	if at := far(m); at.IsValid() {
-		l.End = c.endAt(m.Trunk, at, at == asker(m))
+	if at := edgeAddress(m); at.IsValid() {
+		l.End = c.findEdgeEnd(m.Trunk, at, at == requestSender(m))
 		e := &c.Ends[l.End]
 		if e.Name == "" {
-			e.Name = name(m, at == asker(m))
+			e.Name = initialName(m, at == requestSender(m))
 		}
 	}
 	c.Legs = append(c.Legs, l)
 	return len(c.Legs) - 1
 }
 
-// end returns the end of a call where somebody on a side is.
-func (c *record) end(m *dialog.Message, side dialog.Side, at netip.AddrPort) int {
+// findEnd returns the index of the end with the side and address, and adds a missing
+// one.
+func (c *record) findEnd(m *dialog.Message, side dialog.Side, at netip.AddrPort) int {
 	if side == dialog.PBX {
 		if e := &c.Ends[0]; !e.Address.IsValid() {
 			e.Address = at
 		}
 		return 0
 	}
-	if at != far(m) {
-		return c.endAt("", at, at == asker(m))
+	if at != edgeAddress(m) {
+		return c.findEdgeEnd("", at, at == requestSender(m))
 	}
-	return c.endAt(m.Trunk, at, at == asker(m))
+	return c.findEdgeEnd(m.Trunk, at, at == requestSender(m))
 }
 
-// endAt returns the end with a trunk's name, or with an address on the edge
-// side.
-func (c *record) endAt(trunk string, at netip.AddrPort, calls bool) int {
+// findEdgeEnd returns the index of the end of a trunk or, if trunk is "", of an address
+// on the edge side. It adds a missing one.
+func (c *record) findEdgeEnd(trunk string, at netip.AddrPort, calls bool) int {
 	for i := range c.Ends[1:] {
-		if c.Ends[i+1].is(trunk, at) {
+		if c.Ends[i+1].matches(trunk, at) {
 			return i + 1
 		}
 	}
@@ -422,52 +433,53 @@ func (c *record) endAt(trunk string, at netip.AddrPort, calls bool) int {
 	return len(c.Ends) - 1
 }
 
-// hear notes which calls there were events of, and takes the names of
-// extensions from them: of who calls from a dial-out, and of who is called from a
-// dial-in, which is said of the newest leg.
-func (r *Recorder) hear(said []dialog.Event) {
-	for i := range said {
-		e := &said[i]
-		c := r.find(e.Call)
+// applyEvents marks the calls that have events, and names ends after the extensions in
+// them: the caller's end after that of a dial-out, the callee's after that of a dial-in.
+func (r *Recorder) applyEvents(events []dialog.Event) {
+	for i := range events {
+		e := &events[i]
+		c := r.findRecord(e.Call)
 		if c == nil {
 			continue
 		}
-		c.said = true
+		c.hasEvent = true
 		switch e.Type {
 		case dialog.DialOut:
-			c.name(e, dialog.Edge)
+			c.nameEnd(e, dialog.Edge)
 		case dialog.DialIn:
-			c.name(e, dialog.PBX)
+			c.nameEnd(e, dialog.PBX)
 		}
 	}
 }
 
-func (c *record) name(e *dialog.Event, origin dialog.Side) {
+// nameEnd names the end of the newest leg of e that began on the side origin after the
+// extension of e. Trunks keep their names.
+func (c *record) nameEnd(e *dialog.Event, origin dialog.Side) {
 	for _, l := range slices.Backward(c.Legs) {
 		if l.CallID == e.Leg.CallID && l.Origin == origin && l.End != 0 {
 			if end := &c.Ends[l.End]; end.Trunk == "" {
-				end.Name = cutName(e.Extension.User)
+				end.Name = truncateName(e.Extension.User)
 			}
 			return
 		}
 	}
 }
 
-// Call returns what is kept of a call. It shares no memory that will change.
+// Call returns a recorded call. The Call shares no memory that will change.
 func (r *Recorder) Call(t *dialog.Tracker, id string) (out Call, ok bool) {
-	r.guard(func() { out, ok = r.call(t, id) })
+	r.recoverPanic(func() { out, ok = r.copyCall(t, id) })
 	return out, ok
 }
 
-func (r *Recorder) call(t *dialog.Tracker, id string) (out Call, ok bool) {
-	c := r.find(id)
+func (r *Recorder) copyCall(t *dialog.Tracker, id string) (out Call, ok bool) {
+	c := r.findRecord(id)
 	if c == nil {
 		return Call{}, false
 	}
 	out = c.Call
-	out.Up = c.isUp(t)
+	out.Up = c.isLive(t)
 	out.Ends, out.Legs, out.Messages = slices.Clone(c.Ends), slices.Clone(c.Legs), slices.Clone(c.Messages)
-	// Workers do not wait for each other: those of two legs may have crossed.
+	// The workers of two legs run in parallel, so messages may be observed out of order.
 	slices.SortStableFunc(out.Messages, func(a, b Message) int { return a.At.Compare(b.At) })
 	var first time.Time
 	for i := range out.Messages {

@@ -13,39 +13,39 @@ import (
 	"bellhop/sip"
 )
 
-// An Agent is one end of SIP over UDP: it sends requests and repeats them until
-// they are answered, and hands on those it gets. It knows as much of RFC 3261
+// A userAgent sends and receives SIP over UDP. It retransmits its requests until the first
+// response, and calls handleRequest for received ones. It implements as much of RFC 3261
 // as a demonstration on a network without loss needs.
-type Agent struct {
+type userAgent struct {
 	Addr netip.AddrPort
 
-	conn    sip.PacketConn
-	handle  func(*Request)
-	parser  *msg.Parser
-	run     sync.WaitGroup
-	done    chan struct{}
-	mu      sync.Mutex
-	waiting map[string]chan *msg.Response // by branch and CSeq method
-	seen    map[string]*Request           // by branch and method: repetitions get the last response again
+	conn             sip.PacketConn
+	handleRequest    func(*Request)
+	parser           *msg.Parser
+	goroutines       sync.WaitGroup
+	done             chan struct{}
+	mu               sync.Mutex
+	responseChans    map[string]chan *msg.Response // of client transactions, by branch and CSeq method
+	receivedRequests map[string]*Request           // by branch and method: a retransmission gets the last response again
 }
 
 var serial atomic.Uint64
 
-// unique makes a token nobody else made in this process.
-func unique() string { return fmt.Sprintf("%x-%x", time.Now().UnixNano()&0xffffffff, serial.Add(1)) }
+// newToken returns a token that is unique in this process.
+func newToken() string { return fmt.Sprintf("%x-%x", time.Now().UnixNano()&0xffffffff, serial.Add(1)) }
 
-// newAgent reads conn until Close and calls handle, from one goroutine, for
-// each request that is no repetition.
-func newAgent(conn sip.PacketConn, handle func(*Request)) *Agent {
-	a := &Agent{
-		conn:    conn,
-		handle:  handle,
-		done:    make(chan struct{}),
-		waiting: map[string]chan *msg.Response{},
-		seen:    map[string]*Request{},
+// newUserAgent returns a user agent that reads conn until Close. It calls handle, from one
+// goroutine, for each request that is not a retransmission.
+func newUserAgent(conn sip.PacketConn, handle func(*Request)) *userAgent {
+	a := &userAgent{
+		conn:             conn,
+		handleRequest:    handle,
+		done:             make(chan struct{}),
+		responseChans:    map[string]chan *msg.Response{},
+		receivedRequests: map[string]*Request{},
 	}
 	a.Addr, _ = netip.ParseAddrPort(conn.LocalAddr().String())
-	known := map[string]msg.HeaderParser{} // the others stay as they came
+	known := map[string]msg.HeaderParser{} // other header fields are not parsed
 	for name, p := range msg.DefaultHeadersParser() {
 		switch name {
 		case "via", "v", "from", "f", "to", "t", "call-id", "i", "cseq", "content-length", "l":
@@ -53,18 +53,18 @@ func newAgent(conn sip.PacketConn, handle func(*Request)) *Agent {
 		}
 	}
 	a.parser = msg.NewParser(msg.WithHeadersParsers(known))
-	a.run.Go(a.read)
+	a.goroutines.Go(a.readMessages)
 	return a
 }
 
-// Close ends the agent and waits for its goroutines.
-func (a *Agent) Close() {
+// Close closes the socket and waits for the goroutines of the user agent.
+func (a *userAgent) Close() {
 	close(a.done)
 	a.conn.Close()
-	a.run.Wait()
+	a.goroutines.Wait()
 }
 
-func (a *Agent) read() {
+func (a *userAgent) readMessages() {
 	buf := make([]byte, 65535)
 	for {
 		n, from, err := a.conn.ReadFromUDPAddrPort(buf)
@@ -82,59 +82,60 @@ func (a *Agent) read() {
 		}
 		switch m := m.(type) {
 		case *msg.Response:
-			a.answered(m)
+			a.dispatchResponse(m)
 		case *msg.Request:
-			a.asked(m, from)
+			a.dispatchRequest(m, from)
 		}
 	}
 }
 
-func (a *Agent) answered(m *msg.Response) {
+func (a *userAgent) dispatchResponse(m *msg.Response) {
 	if m.Via() == nil || m.CSeq() == nil {
 		return
 	}
 	branch, _ := m.Via().Params.Get("branch")
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c := a.waiting[branch+string(m.CSeq().MethodName)]; c != nil {
+	if c := a.responseChans[branch+string(m.CSeq().MethodName)]; c != nil {
 		select {
 		case c <- m:
-		default: // more than anyone waits for
+		default: // the client transaction has stopped reading
 		}
 	}
 }
 
-func (a *Agent) asked(m *msg.Request, from netip.AddrPort) {
+func (a *userAgent) dispatchRequest(m *msg.Request, from netip.AddrPort) {
 	if m.Via() == nil || m.CSeq() == nil || m.CallID() == nil || m.From() == nil || m.To() == nil {
 		return
 	}
 	branch, _ := m.Via().Params.Get("branch")
 	key := branch + string(m.Method)
 	a.mu.Lock()
-	if r := a.seen[key]; r != nil {
-		last := r.last
+	if r := a.receivedRequests[key]; r != nil {
+		last := r.lastResponse
 		a.mu.Unlock()
 		if last != nil {
 			a.conn.WriteToUDPAddrPort(last, from)
 		}
 		return
 	}
-	r := &Request{Request: m, agent: a, from: from, tag: unique()}
-	a.seen[key] = r
+	r := &Request{Request: m, ua: a, from: from, toTag: newToken()}
+	a.receivedRequests[key] = r
 	a.mu.Unlock()
-	a.handle(r)
+	a.handleRequest(r)
 }
 
-// A Request is one that an agent got.
+// A Request is a request that a user agent has received.
 type Request struct {
 	*msg.Request
-	agent *Agent
-	from  netip.AddrPort
-	tag   string
-	last  []byte // under agent.mu
+	ua           *userAgent
+	from         netip.AddrPort
+	toTag        string
+	lastResponse []byte // guarded by ua.mu
 }
 
-// Reply answers the request. extra are header lines and body, "" for none.
+// Reply sends a response. extra is further header lines, an empty line and a body; each
+// may be missing.
 func (r *Request) Reply(status int, phrase, extra string) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "SIP/2.0 %d %s\r\n", status, phrase)
@@ -142,20 +143,20 @@ func (r *Request) Reply(status int, phrase, extra string) {
 		for _, h := range r.GetHeaders(name) {
 			fmt.Fprintf(&b, "%s: %s", h.Name(), h.Value())
 			if _, tagged := r.To().Params.Get("tag"); name == "To" && !tagged && status > 100 {
-				b.WriteString(";tag=" + r.tag)
+				b.WriteString(";tag=" + r.toTag)
 			}
 			b.WriteString("\r\n")
 		}
 	}
-	b.WriteString(withLength(extra))
-	r.agent.mu.Lock()
-	r.last = []byte(b.String())
-	r.agent.mu.Unlock()
-	r.agent.conn.WriteToUDPAddrPort(r.last, r.from)
+	b.WriteString(addContentLength(extra))
+	r.ua.mu.Lock()
+	r.lastResponse = []byte(b.String())
+	r.ua.mu.Unlock()
+	r.ua.conn.WriteToUDPAddrPort(r.lastResponse, r.from)
 }
 
-// withLength puts Content-Length between header lines and body.
-func withLength(extra string) string {
+// addContentLength returns extra with a Content-Length after its header lines.
+func addContentLength(extra string) string {
 	head, body, _ := strings.Cut(extra, "\r\n\r\n")
 	if head != "" {
 		head = strings.TrimSuffix(head, "\r\n") + "\r\n"
@@ -163,21 +164,22 @@ func withLength(extra string) string {
 	return fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", head, len(body), body)
 }
 
-// A sent request waits for its responses.
-type sent struct {
+// A clientTransaction is a request that was sent, with the responses to it.
+type clientTransaction struct {
 	responses chan *msg.Response
 	branch    string
-	forget    func()
+	stop      func()
 }
 
-// send sends a request to an address and repeats it until something answers.
-// head is the request without Via and Content-Length.
-func (a *Agent) send(to netip.AddrPort, branch, start, head string) *sent {
+// sendRequest sends a request to an address, and retransmits it until the first response;
+// an ACK is sent once and returns nil. With branch "" a new branch is used. head is the
+// header lines and the body, without Via, Max-Forwards and Content-Length.
+func (a *userAgent) sendRequest(to netip.AddrPort, branch, start, head string) *clientTransaction {
 	method, _, _ := strings.Cut(start, " ")
 	if branch == "" {
-		branch = "z9hG4bK-" + unique()
+		branch = "z9hG4bK-" + newToken()
 	}
-	text := []byte(fmt.Sprintf("%s SIP/2.0\r\nVia: SIP/2.0/UDP %s;branch=%s;rport\r\nMax-Forwards: 70\r\n%s", start, a.Addr, branch, withLength(head)))
+	text := []byte(fmt.Sprintf("%s SIP/2.0\r\nVia: SIP/2.0/UDP %s;branch=%s;rport\r\nMax-Forwards: 70\r\n%s", start, a.Addr, branch, addContentLength(head)))
 	if method == "ACK" {
 		a.conn.WriteToUDPAddrPort(text, to)
 		return nil
@@ -186,22 +188,22 @@ func (a *Agent) send(to netip.AddrPort, branch, start, head string) *sent {
 	in := make(chan *msg.Response, 16)
 	out := make(chan *msg.Response, 16)
 	a.mu.Lock()
-	a.waiting[key] = in
+	a.responseChans[key] = in
 	a.mu.Unlock()
 	stop := make(chan struct{})
-	a.run.Go(func() {
-		pause := 500 * time.Millisecond
-		again := time.NewTimer(pause)
-		defer again.Stop()
+	a.goroutines.Go(func() {
+		interval := 500 * time.Millisecond
+		timer := time.NewTimer(interval)
+		defer timer.Stop()
 		for {
 			select {
 			case m := <-in:
-				again.Stop()
+				timer.Stop()
 				out <- m
-			case <-again.C:
+			case <-timer.C:
 				a.conn.WriteToUDPAddrPort(text, to)
-				pause *= 2
-				again.Reset(pause)
+				interval *= 2
+				timer.Reset(interval)
 			case <-stop:
 				return
 			case <-a.done:
@@ -210,18 +212,18 @@ func (a *Agent) send(to netip.AddrPort, branch, start, head string) *sent {
 		}
 	})
 	a.conn.WriteToUDPAddrPort(text, to)
-	return &sent{responses: out, branch: branch, forget: sync.OnceFunc(func() {
+	return &clientTransaction{responses: out, branch: branch, stop: sync.OnceFunc(func() {
 		close(stop)
 		a.mu.Lock()
-		delete(a.waiting, key)
+		delete(a.responseChans, key)
 		a.mu.Unlock()
 	})}
 }
 
-// final waits for the final response; nil if the agent is closed or none comes
-// in half a minute.
-func (a *Agent) final(s *sent) *msg.Response {
-	defer s.forget()
+// waitFinal waits for the final response and ends the transaction. It returns nil if the
+// user agent is closed, or if no final response comes within 32 s.
+func (a *userAgent) waitFinal(s *clientTransaction) *msg.Response {
+	defer s.stop()
 	limit := time.NewTimer(32 * time.Second)
 	defer limit.Stop()
 	for {
@@ -238,16 +240,16 @@ func (a *Agent) final(s *sent) *msg.Response {
 	}
 }
 
-// header returns the values of a header field, one string each, as they came.
-func header(m msg.Message, name string) (values []string) {
+// headerValues returns the values of all header fields called name, as received.
+func headerValues(m msg.Message, name string) (values []string) {
 	for _, h := range m.GetHeaders(name) {
 		values = append(values, h.Value())
 	}
 	return values
 }
 
-// routes writes Route lines, in order or reversed.
-func routes(values []string, reverse bool) string {
+// routeLines returns Route header lines with the values, in order or reversed.
+func routeLines(values []string, reverse bool) string {
 	var b strings.Builder
 	for i := range values {
 		v := values[i]
@@ -259,8 +261,8 @@ func routes(values []string, reverse bool) string {
 	return b.String()
 }
 
-// uriOf is the URI in a Contact or To value.
-func uriOf(value string) string {
+// parseURI returns the URI in a Contact or To value.
+func parseURI(value string) string {
 	if _, rest, ok := strings.Cut(value, "<"); ok {
 		uri, _, _ := strings.Cut(rest, ">")
 		return uri
@@ -269,8 +271,8 @@ func uriOf(value string) string {
 	return strings.TrimSpace(uri)
 }
 
-// userOf is the user part of a URI.
-func userOf(uri string) string {
+// parseUser returns the user part of a URI, or "".
+func parseUser(uri string) string {
 	_, rest, _ := strings.Cut(uri, ":")
 	user, _, ok := strings.Cut(rest, "@")
 	if !ok {

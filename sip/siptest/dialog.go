@@ -8,103 +8,106 @@ import (
 	msg "github.com/emiago/sipgo/sip"
 )
 
-// A session is one end of a dialog (RFC 3261 §12).
-type session struct {
-	agent  *Agent
-	callID string
-	local  string // From or To value with our tag
-	remote string // the other's, with its tag once it has one
-	target string // URI of the other end
-	routes []string
-	first  netip.AddrPort // where requests are sent
-	cseq   int
+// A dialog is a dialog as one of its ends sees it (RFC 3261 §12).
+type dialog struct {
+	ua           *userAgent
+	callID       string
+	local        string // From or To value of this end, with its tag
+	remote       string // From or To value of the other end, with its tag once there is one
+	remoteTarget string // URI for requests to the other end
+	routeSet     []string
+	nextHop      netip.AddrPort // address to which requests are sent
+	cseq         int
 }
 
-// invite is an INVITE that this end sent.
-type invite struct {
-	session
-	sent   *sent
-	route  string // Route lines
-	target string // Request-URI
+// An outgoingInvite is an INVITE that this end has sent, with the dialog that it begins.
+type outgoingInvite struct {
+	dialog
+	tx         *clientTransaction
+	routeLines string // Route header lines
+	requestURI string // Request-URI
 }
 
-// call sends an INVITE. route are the Route values to send it along.
-func (a *Agent) call(first netip.AddrPort, target, from, to string, route []string, extra string) *invite {
-	i := &invite{
-		session: session{agent: a, callID: unique() + "@" + a.Addr.Addr().String(), local: from + ";tag=" + unique(), remote: to, first: first, cseq: 1},
-		route:   routes(route, false),
-		target:  target,
+// sendInvite sends an INVITE to nextHop. route is its Route values; extra is further
+// header lines, an empty line and a body.
+func (a *userAgent) sendInvite(nextHop netip.AddrPort, target, from, to string, route []string, extra string) *outgoingInvite {
+	i := &outgoingInvite{
+		dialog:     dialog{ua: a, callID: newToken() + "@" + a.Addr.Addr().String(), local: from + ";tag=" + newToken(), remote: to, nextHop: nextHop, cseq: 1},
+		routeLines: routeLines(route, false),
+		requestURI: target,
 	}
-	i.sent = a.send(first, "", "INVITE "+target, i.fields("INVITE", i.route)+a.contact(from)+extra)
+	i.tx = a.sendRequest(nextHop, "", "INVITE "+target, i.headerLines("INVITE", i.routeLines)+a.contactLine(from)+extra)
 	return i
 }
 
-// contact is a Contact line of the agent for the user of a From or To value.
-func (a *Agent) contact(value string) string {
-	return fmt.Sprintf("Contact: <sip:%s@%s>\r\n", userOf(uriOf(value)), a.Addr)
+// contactLine returns a Contact header line for the user in a From or To value.
+func (a *userAgent) contactLine(value string) string {
+	return fmt.Sprintf("Contact: <sip:%s@%s>\r\n", parseUser(parseURI(value)), a.Addr)
 }
 
-func (s *session) fields(method, route string) string {
-	return fmt.Sprintf("%sFrom: %s\r\nTo: %s\r\nCall-ID: %s\r\nCSeq: %d %s\r\n", route, s.local, s.remote, s.callID, s.cseq, method)
+// headerLines returns the given Route lines and the header lines of a dialog for a
+// request.
+func (d *dialog) headerLines(method, route string) string {
+	return fmt.Sprintf("%sFrom: %s\r\nTo: %s\r\nCall-ID: %s\r\nCSeq: %d %s\r\n", route, d.local, d.remote, d.callID, d.cseq, method)
 }
 
-// cancel gives the call up.
-func (i *invite) cancel() {
-	s := i.agent.send(i.first, i.sent.branch, "CANCEL "+i.target, i.fields("CANCEL", i.route))
-	i.agent.run.Go(func() { i.agent.final(s) })
+// sendCancel sends a CANCEL for the INVITE. It does not wait for the response.
+func (i *outgoingInvite) sendCancel() {
+	s := i.ua.sendRequest(i.nextHop, i.tx.branch, "CANCEL "+i.requestURI, i.headerLines("CANCEL", i.routeLines))
+	i.ua.goroutines.Go(func() { i.ua.waitFinal(s) })
 }
 
-// acknowledge sends the ACK of a final response and, after a 2xx, makes the
-// dialog of it.
-func (i *invite) acknowledge(m *msg.Response) {
-	to := header(m, "To")[0]
+// sendAck sends the ACK of a final response. A 2xx completes the dialog: its remote tag,
+// remote target and route set.
+func (i *outgoingInvite) sendAck(m *msg.Response) {
+	to := headerValues(m, "To")[0]
 	if m.StatusCode >= 300 {
-		s := i.session
+		s := i.dialog
 		s.remote = to
-		i.agent.send(i.first, i.sent.branch, "ACK "+i.target, s.fields("ACK", i.route))
+		i.ua.sendRequest(i.nextHop, i.tx.branch, "ACK "+i.requestURI, s.headerLines("ACK", i.routeLines))
 		return
 	}
 	i.remote = to
-	i.session.target = i.target
-	if c := header(m, "Contact"); len(c) > 0 {
-		i.session.target = uriOf(c[0])
+	i.dialog.remoteTarget = i.requestURI
+	if c := headerValues(m, "Contact"); len(c) > 0 {
+		i.dialog.remoteTarget = parseURI(c[0])
 	}
-	rr := split(header(m, "Record-Route"))
-	for n := len(rr) - 1; n >= 0; n-- {
-		i.routes = append(i.routes, rr[n])
+	recordRoutes := splitValues(headerValues(m, "Record-Route"))
+	for n := len(recordRoutes) - 1; n >= 0; n-- {
+		i.routeSet = append(i.routeSet, recordRoutes[n])
 	}
-	i.agent.send(i.first, "", "ACK "+i.session.target, i.fields("ACK", routes(i.routes, false)))
+	i.ua.sendRequest(i.nextHop, "", "ACK "+i.dialog.remoteTarget, i.headerLines("ACK", routeLines(i.routeSet, false)))
 }
 
-// accepted is the dialog of an INVITE that this end answered.
-func (a *Agent) accepted(r *Request, first netip.AddrPort) *session {
-	to := header(r, "To")[0]
+// newDialog returns the dialog of an INVITE that this end accepts.
+func (a *userAgent) newDialog(r *Request, nextHop netip.AddrPort) *dialog {
+	to := headerValues(r, "To")[0]
 	if _, tagged := r.To().Params.Get("tag"); !tagged {
-		to += ";tag=" + r.tag
+		to += ";tag=" + r.toTag
 	}
-	s := &session{
-		agent:  a,
-		callID: r.CallID().Value(),
-		local:  to,
-		remote: header(r, "From")[0],
-		routes: split(header(r, "Record-Route")),
-		first:  first,
+	s := &dialog{
+		ua:       a,
+		callID:   r.CallID().Value(),
+		local:    to,
+		remote:   headerValues(r, "From")[0],
+		routeSet: splitValues(headerValues(r, "Record-Route")),
+		nextHop:  nextHop,
 	}
-	s.target = uriOf(s.remote)
-	if c := header(r, "Contact"); len(c) > 0 {
-		s.target = uriOf(c[0])
+	s.remoteTarget = parseURI(s.remote)
+	if c := headerValues(r, "Contact"); len(c) > 0 {
+		s.remoteTarget = parseURI(c[0])
 	}
 	return s
 }
 
-// bye ends the dialog and waits until the other end has said so.
-func (s *session) bye() *msg.Response {
-	s.cseq++
-	return s.agent.final(s.agent.send(s.first, "", "BYE "+s.target, s.fields("BYE", routes(s.routes, false))))
+// sendBye sends a BYE and waits for the final response; nil means that none came.
+func (d *dialog) sendBye() *msg.Response {
+	d.cseq++
+	return d.ua.waitFinal(d.ua.sendRequest(d.nextHop, "", "BYE "+d.remoteTarget, d.headerLines("BYE", routeLines(d.routeSet, false))))
 }
 
-// split takes apart the values that share a line.
-func split(lines []string) (values []string) {
+// splitValues splits header field values at commas.
+func splitValues(lines []string) (values []string) {
 	for _, l := range lines {
 		for v := range strings.SplitSeq(l, ",") {
 			values = append(values, strings.TrimSpace(v))

@@ -1,5 +1,5 @@
-// Package siptest helps to test what speaks SIP: a network in memory, for
-// virtual time, and a small PBX and phones that speak over any network.
+// Package siptest has helpers for tests with SIP: a network in memory, for virtual time,
+// and a small PBX and phones that use any network.
 package siptest
 
 import (
@@ -14,8 +14,8 @@ import (
 	"bellhop/sip"
 )
 
-// A Network is a network in memory: datagrams and streams arrive at once, in
-// order. It fits into a synctest bubble: whoever waits on it waits durably.
+// A Network is a network in memory. Datagrams and streams arrive at once and in order. In
+// a synctest bubble, a goroutine that waits for it is durably blocked.
 type Network struct {
 	mu        sync.Mutex
 	packets   map[netip.AddrPort]*PacketConn
@@ -28,8 +28,9 @@ func NewNetwork() *Network {
 	return &Network{packets: map[netip.AddrPort]*PacketConn{}, listeners: map[netip.AddrPort]*listener{}, lastPort: 40000}
 }
 
-// queued is how many datagrams wait in a socket before further ones are lost.
-const queued = 1 << 12
+// queueSize is the number of unread datagrams of a socket after which further ones are
+// lost.
+const queueSize = 1 << 12
 
 type datagram struct {
 	b    []byte
@@ -45,23 +46,25 @@ type PacketConn struct {
 	once   sync.Once
 }
 
-// ListenPacket opens a socket. An address that is taken is refused as the
-// kernel does.
-func (n *Network) ListenPacket(addr netip.AddrPort) (sip.PacketConn, error) { return n.Packet(addr) }
+// ListenPacket opens a socket. An address in use is refused with EADDRINUSE, as by the
+// kernel.
+func (n *Network) ListenPacket(addr netip.AddrPort) (sip.PacketConn, error) {
+	return n.ListenPacketConn(addr)
+}
 
-// Packet is ListenPacket with its own type.
-func (n *Network) Packet(addr netip.AddrPort) (*PacketConn, error) {
+// ListenPacketConn opens a socket like [Network.ListenPacket], and returns its concrete type.
+func (n *Network) ListenPacketConn(addr netip.AddrPort) (*PacketConn, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.packets[addr] != nil {
 		return nil, os.NewSyscallError("bind", syscall.EADDRINUSE)
 	}
-	c := &PacketConn{net: n, addr: addr, in: make(chan datagram, queued), closed: make(chan struct{})}
+	c := &PacketConn{net: n, addr: addr, in: make(chan datagram, queueSize), closed: make(chan struct{})}
 	n.packets[addr] = c
 	return c, nil
 }
 
-// ReadFromUDPAddrPort waits for a datagram.
+// ReadFromUDPAddrPort waits for a datagram and reads it.
 func (c *PacketConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	select {
 	case d := <-c.in:
@@ -71,8 +74,8 @@ func (c *PacketConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) 
 	}
 }
 
-// WriteToUDPAddrPort sends a datagram. To an address where nobody listens it
-// fails as a connected socket would.
+// WriteToUDPAddrPort sends a datagram. To an address without a socket it fails with
+// ECONNREFUSED, as a connected socket would.
 func (c *PacketConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	c.net.mu.Lock()
 	peer := c.net.packets[to]
@@ -87,7 +90,7 @@ func (c *PacketConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error
 	return len(b), nil
 }
 
-// TryRead returns a datagram that is there already.
+// TryRead returns the next datagram without waiting; ok is false if there is none.
 func (c *PacketConn) TryRead() (b []byte, from netip.AddrPort, ok bool) {
 	select {
 	case d := <-c.in:
@@ -97,10 +100,10 @@ func (c *PacketConn) TryRead() (b []byte, from netip.AddrPort, ok bool) {
 	}
 }
 
-// LocalAddr is the address bound to.
+// LocalAddr returns the address that the socket is bound to.
 func (c *PacketConn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.addr) }
 
-// Close frees the address.
+// Close closes the socket and frees its address.
 func (c *PacketConn) Close() error {
 	c.once.Do(func() {
 		c.net.mu.Lock()
@@ -111,6 +114,7 @@ func (c *PacketConn) Close() error {
 	return nil
 }
 
+// A listener is a stream listener of a [Network].
 type listener struct {
 	net    *Network
 	addr   netip.AddrPort
@@ -131,7 +135,8 @@ func (n *Network) Listen(addr netip.AddrPort) (net.Listener, error) {
 	return l, nil
 }
 
-// Dial opens a stream to a listener, from a free port of local.
+// Dial opens a stream to a listener, from a free port of local. It waits up to 5 s for
+// Accept.
 func (n *Network) Dial(local netip.Addr, to netip.AddrPort) (net.Conn, error) {
 	n.mu.Lock()
 	l := n.listeners[to]
@@ -149,7 +154,7 @@ func (n *Network) Dial(local netip.Addr, to netip.AddrPort) (net.Conn, error) {
 	case <-l.closed:
 		return nil, refused
 	case <-time.After(5 * time.Second):
-		return nil, errors.New("connect: nobody accepts")
+		return nil, errors.New("connect: not accepted within 5 s")
 	}
 }
 
@@ -174,7 +179,7 @@ func (l *listener) Close() error {
 	return nil
 }
 
-// conn is one end of a pipe with addresses.
+// A conn is one end of a pipe, with addresses.
 type conn struct {
 	net.Conn
 	local, peer netip.AddrPort

@@ -13,161 +13,163 @@ import (
 // is two dialogs with Call-IDs of their own, as in Asterisk. It stores Path
 // (RFC 3327) and passes X-CID on.
 type PBX struct {
-	agent *Agent
+	ua *userAgent
 
 	mu       sync.Mutex
-	bindings map[string]binding  // by user
-	calls    map[string]*bridged // by Call-ID of either dialog, and by branch of the INVITE that came
+	bindings map[string]binding      // by user
+	calls    map[string]*bridgedCall // by Call-ID of either dialog, and by branch of the incoming INVITE
 }
 
+// A binding is a registered Contact with its Path.
 type binding struct {
-	contact string
-	path    []string
-	from    netip.AddrPort // who brought the REGISTER
+	contact  string
+	routeSet []string
+	nextHop  netip.AddrPort // sender of the REGISTER
 }
 
-// bridged is a call: the INVITE that came, and the one that was sent for it.
-type bridged struct {
-	in   *Request
-	out  *invite
-	a, b *session // the dialogs, once it is answered
+// A bridgedCall is a call: the incoming INVITE and the one sent to the called phone.
+type bridgedCall struct {
+	incoming                   *Request
+	outgoing                   *outgoingInvite
+	callerDialog, calleeDialog *dialog // nil until the call is answered
 }
 
-// NewPBX makes a PBX on a socket, which Close closes.
+// NewPBX starts a PBX on a socket. Close closes the socket.
 func NewPBX(conn sip.PacketConn) *PBX {
-	p := &PBX{bindings: map[string]binding{}, calls: map[string]*bridged{}}
-	p.agent = newAgent(conn, p.asked)
+	p := &PBX{bindings: map[string]binding{}, calls: map[string]*bridgedCall{}}
+	p.ua = newUserAgent(conn, p.handleRequest)
 	return p
 }
 
-// Addr is where the PBX listens.
-func (p *PBX) Addr() netip.AddrPort { return p.agent.Addr }
+// Addr returns the address that the PBX listens on.
+func (p *PBX) Addr() netip.AddrPort { return p.ua.Addr }
 
-// Close ends it without a word to its calls.
-func (p *PBX) Close() { p.agent.Close() }
+// Close stops the PBX. It sends no BYE for its calls.
+func (p *PBX) Close() { p.ua.Close() }
 
-func (p *PBX) asked(r *Request) {
+func (p *PBX) handleRequest(r *Request) {
 	switch r.Method {
 	case "REGISTER":
-		p.register(r)
+		p.handleRegister(r)
 	case "INVITE":
-		p.invited(r)
+		p.handleInvite(r)
 	case "CANCEL":
-		p.canceled(r)
+		p.handleCancel(r)
 	case "ACK":
 	case "BYE":
-		p.hungUp(r)
+		p.handleBye(r)
 	default:
 		r.Reply(200, "OK", "")
 	}
 }
 
-func (p *PBX) register(r *Request) {
-	contacts := header(r, "Contact")
+func (p *PBX) handleRegister(r *Request) {
+	contacts := headerValues(r, "Contact")
 	if len(contacts) == 0 {
 		r.Reply(400, "No Contact", "")
 		return
 	}
 	p.mu.Lock()
-	p.bindings[userOf(uriOf(header(r, "To")[0]))] = binding{uriOf(contacts[0]), split(header(r, "Path")), r.from}
+	p.bindings[parseUser(parseURI(headerValues(r, "To")[0]))] = binding{parseURI(contacts[0]), splitValues(headerValues(r, "Path")), r.from}
 	p.mu.Unlock()
 	var extra strings.Builder
-	for _, v := range header(r, "Path") {
+	for _, v := range headerValues(r, "Path") {
 		extra.WriteString("Path: " + v + "\r\n")
 	}
 	fmt.Fprintf(&extra, "Contact: %s\r\n", contacts[0])
 	r.Reply(200, "OK", extra.String())
 }
 
-func (p *PBX) invited(r *Request) {
+func (p *PBX) handleInvite(r *Request) {
 	r.Reply(100, "Trying", "")
 	p.mu.Lock()
-	b, known := p.bindings[userOf(r.Recipient.String())]
+	b, known := p.bindings[parseUser(r.Recipient.String())]
 	p.mu.Unlock()
 	if !known {
 		r.Reply(404, "Not Found", "")
 		return
 	}
-	extra := offer
-	for _, v := range header(r, "X-CID") {
+	extra := sdpOffer
+	for _, v := range headerValues(r, "X-CID") {
 		extra = "X-CID: " + v + "\r\n" + extra
 	}
-	from, _, _ := strings.Cut(header(r, "From")[0], ";tag=")
-	c := &bridged{in: r}
-	c.out = p.agent.call(b.from, b.contact, from, "<"+b.contact+">", b.path, extra)
+	from, _, _ := strings.Cut(headerValues(r, "From")[0], ";tag=")
+	c := &bridgedCall{incoming: r}
+	c.outgoing = p.ua.sendInvite(b.nextHop, b.contact, from, "<"+b.contact+">", b.routeSet, extra)
 	branch, _ := r.Via().Params.Get("branch")
 	p.mu.Lock()
 	p.calls[branch] = c
-	p.calls[c.out.callID] = c
+	p.calls[c.outgoing.callID] = c
 	p.calls[r.CallID().Value()] = c
 	p.mu.Unlock()
-	p.agent.run.Go(func() { p.bridge(c) })
+	p.ua.goroutines.Go(func() { p.relayResponses(c) })
 }
 
-// bridge passes the responses of the called phone to the caller.
-func (p *PBX) bridge(c *bridged) {
-	defer c.out.sent.forget()
-	contact := fmt.Sprintf("Contact: <sip:%s>\r\n", p.agent.Addr)
+// relayResponses relays the responses of the called phone to the caller, up to the final
+// one.
+func (p *PBX) relayResponses(c *bridgedCall) {
+	defer c.outgoing.tx.stop()
+	contact := fmt.Sprintf("Contact: <sip:%s>\r\n", p.ua.Addr)
 	for {
 		select {
-		case m := <-c.out.sent.responses:
+		case m := <-c.outgoing.tx.responses:
 			switch {
 			case m.StatusCode == 100:
 			case m.StatusCode < 200:
-				c.in.Reply(int(m.StatusCode), m.Reason, contact)
+				c.incoming.Reply(int(m.StatusCode), m.Reason, contact)
 			case m.StatusCode < 300:
-				c.out.acknowledge(m)
+				c.outgoing.sendAck(m)
 				p.mu.Lock()
-				c.a, c.b = p.agent.accepted(c.in, c.in.from), &c.out.session
+				c.callerDialog, c.calleeDialog = p.ua.newDialog(c.incoming, c.incoming.from), &c.outgoing.dialog
 				p.mu.Unlock()
-				c.in.Reply(200, "OK", contact+offer)
+				c.incoming.Reply(200, "OK", contact+sdpOffer)
 				return
 			default:
-				c.out.acknowledge(m)
-				c.in.Reply(int(m.StatusCode), m.Reason, "")
-				p.forget(c)
+				c.outgoing.sendAck(m)
+				c.incoming.Reply(int(m.StatusCode), m.Reason, "")
+				p.removeCall(c)
 				return
 			}
-		case <-p.agent.done:
+		case <-p.ua.done:
 			return
 		}
 	}
 }
 
-func (p *PBX) canceled(r *Request) {
+func (p *PBX) handleCancel(r *Request) {
 	r.Reply(200, "OK", "")
 	branch, _ := r.Via().Params.Get("branch")
 	p.mu.Lock()
 	c := p.calls[branch]
 	p.mu.Unlock()
 	if c != nil {
-		c.out.cancel()
+		c.outgoing.sendCancel()
 	}
 }
 
-func (p *PBX) hungUp(r *Request) {
+func (p *PBX) handleBye(r *Request) {
 	id := r.CallID().Value()
 	p.mu.Lock()
 	c := p.calls[id]
 	p.mu.Unlock()
-	if c == nil || c.a == nil {
+	if c == nil || c.callerDialog == nil {
 		r.Reply(481, "Call Does Not Exist", "")
 		return
 	}
 	r.Reply(200, "OK", "")
-	p.forget(c)
-	other := c.a
-	if id == c.a.callID {
-		other = c.b
+	p.removeCall(c)
+	other := c.callerDialog
+	if id == c.callerDialog.callID {
+		other = c.calleeDialog
 	}
-	p.agent.run.Go(func() { other.bye() })
+	p.ua.goroutines.Go(func() { other.sendBye() })
 }
 
-func (p *PBX) forget(c *bridged) {
-	branch, _ := c.in.Via().Params.Get("branch")
+func (p *PBX) removeCall(c *bridgedCall) {
+	branch, _ := c.incoming.Via().Params.Get("branch")
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.calls, branch)
-	delete(p.calls, c.out.callID)
-	delete(p.calls, c.in.CallID().Value())
+	delete(p.calls, c.outgoing.callID)
+	delete(p.calls, c.incoming.CallID().Value())
 }

@@ -10,19 +10,20 @@ import (
 	"bellhop/sip"
 )
 
-// offer is a session description that nobody sends media for.
-const offer = "Content-Type: application/sdp\r\n\r\nv=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\na=sendrecv\r\n"
+// sdpOffer is a Content-Type line and a session description. No media is ever sent for
+// it.
+const sdpOffer = "Content-Type: application/sdp\r\n\r\nv=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\na=sendrecv\r\n"
 
-// A Behavior is what a phone does when it is called.
+// A Behavior is the reaction of a phone to incoming calls.
 type Behavior struct {
-	Busy   bool          // 486 in place of 200, at once if Answer is 0
-	Answer time.Duration // 200 after ringing so long; 0: it rings until the caller gives up
+	Busy   bool          // send 486 instead of 200; at once if Answer is 0
+	Answer time.Duration // ring this long, then send 200; 0: ring until the caller gives up
 }
 
-// A Phone is an extension's phone: it registers, calls and is called. Its
-// methods wait until what they ask for is done.
+// A Phone is a phone of one extension. It registers, places calls and receives calls. Its
+// methods wait for the responses to the requests that they send.
 type Phone struct {
-	agent *Agent
+	ua    *userAgent
 	proxy netip.AddrPort
 	name  string // display name
 	user  string
@@ -30,64 +31,63 @@ type Phone struct {
 	mu       sync.Mutex
 	behavior Behavior
 	ringing  *Request
-	talking  map[string]*session // by Call-ID
+	dialogs  map[string]*dialog // by Call-ID
 }
 
-// NewPhone makes a phone that sends everything to proxy. conn is its socket,
-// which Close closes.
+// NewPhone starts a phone that sends all requests to proxy. Close closes its socket conn.
 func NewPhone(conn sip.PacketConn, proxy netip.AddrPort, user, name string) *Phone {
-	p := &Phone{proxy: proxy, name: name, user: user, talking: map[string]*session{}}
-	p.agent = newAgent(conn, p.asked)
+	p := &Phone{proxy: proxy, name: name, user: user, dialogs: map[string]*dialog{}}
+	p.ua = newUserAgent(conn, p.handleRequest)
 	return p
 }
 
-// Close hangs the phone up without a word.
-func (p *Phone) Close() { p.agent.Close() }
+// Close stops the phone. It sends no BYE for its calls.
+func (p *Phone) Close() { p.ua.Close() }
 
-// Behave says what the phone does with calls from now on.
+// Behave sets the reaction of the phone to further incoming calls.
 func (p *Phone) Behave(b Behavior) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.behavior = b
 }
 
-func (p *Phone) aor() string { return fmt.Sprintf("<sip:%s@%s>", p.user, p.proxy) }
+func (p *Phone) addressOfRecord() string { return fmt.Sprintf("<sip:%s@%s>", p.user, p.proxy) }
 
-// Register registers the phone for an hour.
+// Register registers the phone for an hour and waits for the response.
 func (p *Phone) Register() error {
-	a := p.agent
+	a := p.ua
 	head := fmt.Sprintf("From: %s;tag=%s\r\nTo: %s\r\nCall-ID: %s\r\nCSeq: 1 REGISTER\r\nContact: <sip:%s@%s>;expires=3600\r\n",
-		p.aor(), unique(), p.aor(), unique(), p.user, a.Addr)
-	m := a.final(a.send(p.proxy, "", "REGISTER sip:"+p.proxy.String(), head))
+		p.addressOfRecord(), newToken(), p.addressOfRecord(), newToken(), p.user, a.Addr)
+	m := a.waitFinal(a.sendRequest(p.proxy, "", "REGISTER sip:"+p.proxy.String(), head))
 	if m == nil {
-		return fmt.Errorf("phone %s: REGISTER was not answered", p.user)
+		return fmt.Errorf("register phone %s: no response", p.user)
 	}
 	if m.StatusCode != 200 {
-		return fmt.Errorf("phone %s: REGISTER was answered %d %s", p.user, m.StatusCode, m.Reason)
+		return fmt.Errorf("register phone %s: response %d %s", p.user, m.StatusCode, m.Reason)
 	}
 	return nil
 }
 
-// A Call is a call that a phone placed.
+// A Call is a call that a phone has placed.
 type Call struct {
-	phone *Phone
-	of    *invite
+	phone  *Phone
+	invite *outgoingInvite
 }
 
-// Dial calls a number. The call must be ended by Wait with a failure, or by
-// Hangup after Wait with a 2xx.
+// Dial sends an INVITE to a number. The caller must call Wait and, if that returns a 2xx,
+// end the call with Hangup.
 func (p *Phone) Dial(number string) *Call {
 	to := fmt.Sprintf("<sip:%s@%s>", number, p.proxy)
-	from := fmt.Sprintf("%q %s", p.name, p.aor())
-	return &Call{p, p.agent.call(p.proxy, uriOf(to), from, to, nil, offer)}
+	from := fmt.Sprintf("%q %s", p.name, p.addressOfRecord())
+	return &Call{p, p.ua.sendInvite(p.proxy, parseURI(to), from, to, nil, sdpOffer)}
 }
 
-// Ringing waits for the first 18x and reports whether it came before a final
-// response and before ctx ended. The final response is lost to Wait.
-func (c *Call) Ringing(ctx context.Context) bool {
+// WaitRinging waits for the first 18x, and reports whether it came before a final response and
+// before the end of ctx. A final response that it has received is lost for Wait.
+func (c *Call) WaitRinging(ctx context.Context) bool {
 	for {
 		select {
-		case m := <-c.of.sent.responses:
+		case m := <-c.invite.tx.responses:
 			if m.StatusCode >= 180 {
 				return m.StatusCode < 200
 			}
@@ -97,15 +97,15 @@ func (c *Call) Ringing(ctx context.Context) bool {
 	}
 }
 
-// Wait waits for the final response, acknowledges it and returns its status; 0
-// when ctx ends first.
+// Wait waits for the final response, sends the ACK and returns the status, or 0 if ctx
+// ends first.
 func (c *Call) Wait(ctx context.Context) int {
-	defer c.of.sent.forget()
+	defer c.invite.tx.stop()
 	for {
 		select {
-		case m := <-c.of.sent.responses:
+		case m := <-c.invite.tx.responses:
 			if m.StatusCode >= 200 {
-				c.of.acknowledge(m)
+				c.invite.sendAck(m)
 				return int(m.StatusCode)
 			}
 		case <-ctx.Done():
@@ -114,23 +114,23 @@ func (c *Call) Wait(ctx context.Context) int {
 	}
 }
 
-// Cancel gives the call up; Wait says how that ended.
-func (c *Call) Cancel() { c.of.cancel() }
+// Cancel sends a CANCEL. Wait then returns the status of the call.
+func (c *Call) Cancel() { c.invite.sendCancel() }
 
-// Hangup ends an answered call.
+// Hangup ends an answered call with a BYE, and waits for the response.
 func (c *Call) Hangup() error {
-	m := c.of.bye()
+	m := c.invite.sendBye()
 	if m == nil || m.StatusCode != 200 {
-		return fmt.Errorf("phone %s: BYE was not answered with 200", c.phone.user)
+		return fmt.Errorf("hang up phone %s: no 200 response to the BYE", c.phone.user)
 	}
 	return nil
 }
 
-// asked handles a request to the phone.
-func (p *Phone) asked(r *Request) {
+// handleRequest answers a request to the phone.
+func (p *Phone) handleRequest(r *Request) {
 	switch r.Method {
 	case "INVITE":
-		p.called(r)
+		p.handleInvite(r)
 	case "CANCEL":
 		r.Reply(200, "OK", "")
 		p.mu.Lock()
@@ -143,8 +143,8 @@ func (p *Phone) asked(r *Request) {
 	case "ACK":
 	case "BYE":
 		p.mu.Lock()
-		_, known := p.talking[r.CallID().Value()]
-		delete(p.talking, r.CallID().Value())
+		_, known := p.dialogs[r.CallID().Value()]
+		delete(p.dialogs, r.CallID().Value())
 		p.mu.Unlock()
 		if !known {
 			r.Reply(481, "Call Does Not Exist", "")
@@ -156,7 +156,7 @@ func (p *Phone) asked(r *Request) {
 	}
 }
 
-func (p *Phone) called(r *Request) {
+func (p *Phone) handleInvite(r *Request) {
 	p.mu.Lock()
 	b := p.behavior
 	atOnce := b.Busy && b.Answer == 0
@@ -168,17 +168,17 @@ func (p *Phone) called(r *Request) {
 		r.Reply(486, "Busy Here", "")
 		return
 	}
-	contact := fmt.Sprintf("Contact: <sip:%s@%s>\r\n", p.user, p.agent.Addr)
+	contact := fmt.Sprintf("Contact: <sip:%s@%s>\r\n", p.user, p.ua.Addr)
 	r.Reply(180, "Ringing", contact)
 	if b.Answer == 0 {
 		return
 	}
-	p.agent.run.Go(func() {
+	p.ua.goroutines.Go(func() {
 		t := time.NewTimer(b.Answer)
 		defer t.Stop()
 		select {
 		case <-t.C:
-		case <-p.agent.done:
+		case <-p.ua.done:
 			return
 		}
 		p.mu.Lock()
@@ -186,7 +186,7 @@ func (p *Phone) called(r *Request) {
 		if answer {
 			p.ringing = nil
 			if !b.Busy {
-				p.talking[r.CallID().Value()] = p.agent.accepted(r, p.proxy)
+				p.dialogs[r.CallID().Value()] = p.ua.newDialog(r, p.proxy)
 			}
 		}
 		p.mu.Unlock()
@@ -194,7 +194,7 @@ func (p *Phone) called(r *Request) {
 		case answer && b.Busy:
 			r.Reply(486, "Busy Here", "")
 		case answer:
-			r.Reply(200, "OK", contact+offer)
+			r.Reply(200, "OK", contact+sdpOffer)
 		}
 	})
 }
