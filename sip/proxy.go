@@ -1,117 +1,552 @@
+// Package sip forwards every SIP message faithfully, and shows each to whoever
+// watches.
+//
+// A [Hop] stands between the edge side, phones and trunks, and the PBX side.
+// It is a transaction-stateful proxy (RFC 3261 §16, with RFC 3581, 4320, 5393,
+// 5658 and 6026). What it forwards are the bytes that came: it adds a Via, a
+// Record-Route and what the registration mode asks for, counts Max-Forwards
+// down, takes its own Route off, and touches nothing else.
+//
+// # Order and waiting
+//
+// A message goes to the worker that its Call-ID hashes to; a worker owns its
+// transactions and timers and does one thing at a time, so the messages of a
+// call keep their order. Nothing on the way of a message waits for a disk, a
+// peer or another call: a full queue drops and counts. New requests of unknown
+// sources wait until those of known ones are done, and are dropped first; known
+// are the PBX, trunks, and who got a 2xx to a REGISTER or INVITE within the hour.
+//
+// # Memory
+//
+// Live transactions only, and these have a bound: see [Stats]. After a final
+// response one keeps what a retransmission needs. Requests within a dialog are routed by what they
+// carry: a token in our Record-Route and Path URIs, authenticated with
+// [Config.Key]. A process that has just started routes the BYE of a call that
+// an earlier one set up.
+//
+// # Panics
+//
+// A panic costs the message that caused it, or the connection it came on when
+// that cannot be read further, and is logged and counted.
+//
+// # Reflection
+//
+// A source over UDP may be forged. Until it proves that it gets our responses,
+// an INVITE brings it each response of the PBX once, two repetitions of a 2xx,
+// and of our own responses and of repetitions no more bytes than it sent.
 package sip
 
-import "bellhop/dialog"
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 
-// proxied is one request on its way through: the response context of RFC 3261
-// §16.6–16.7, with the server transaction towards the sender and the client
-// transaction towards the next hop.
-type proxied struct {
-	w      *worker
-	server serverTx
-	client clientTx
+	"bellhop/dialog"
+)
 
-	canceled   bool   // the sender gave up
-	authorized bool   // the request has credentials
-	within     bool   // it is within a dialog
-	path       bool   // it makes a binding, with our Path
-	reason     []byte // header fields of its CANCEL that CANCEL passes on
-
-	// What an observer is told with each response.
-	branch   string
-	src, dst dialog.Side
-	trunk    string
+// A Hop is a running proxy. Make one with [Listen].
+type Hop struct {
+	cfg       Config
+	log       *slog.Logger
+	epoch     time.Time
+	salt      uint32       // in every branch: tells our transactions from those of a process before us
+	seed      maphash.Seed // of loop hashes: secret, so that no response can be forged
+	listeners []*listener
+	names     map[hostPort]bool // what names us in a URI
+	workers   []*worker
+	streams   *streams
+	pbx       []*pbx
+	secret    [32]byte      // in the keys of server transactions
+	known     *sources      // whose REGISTER or INVITE was accepted
+	phones    *sources      // whose REGISTER was accepted
+	proved    *sources      // that cannot be forged: they know what a response said
+	crowded   chan struct{} // see Crowded
+	draining  atomic.Bool
+	stats     counters
+	run       sync.WaitGroup
 }
 
-// response sends a response on, RFC 3261 §16.7. A 100 is hop by hop, and sofia-sip
-// gives it our Via alone. A final response that has no other Via gets those of the
-// request back: whose it is our branch has told. It is observed first: what it causes, as on another leg of
-// the call, comes after it.
-func (t *proxied) response(now instant, c *clientTx, m *message, p *packet) {
-	if t.w.hop.cfg.Register == RegisterContact && m.status/100 == 2 && m.is("REGISTER") {
-		t.w.restoreContacts(p)
+// A pbx is one configured PBX.
+type pbx struct {
+	addr   Addr
+	id     pbxID
+	shared bool        // bellhop is reached at the same address: not all that comes from there is the PBX's
+	down   atomic.Bool // said so by its silence to OPTIONS; never set of a single one
+
+	diagnosis diagnosis
+}
+
+type hostPort struct {
+	host string
+	port int
+}
+
+// A listener is one address we are reached at.
+type listener struct {
+	hop    *Hop
+	nth    uint8 // place among the listeners
+	proto  Proto
+	addr   netip.AddrPort // as bound
+	local  netip.AddrPort // as reached from the PBX
+	sentBy string         // host:port in our Via
+	uri    string         // host:port;transport=… in our URIs
+	packet PacketConn     // UDP
+	stream net.Listener   // TCP
+}
+
+// Stats are counts since the start.
+type Stats struct {
+	Received     uint64 `json:"received"`     // messages that were SIP
+	Malformed    uint64 `json:"malformed"`    // refused or dropped for their syntax
+	Stray        uint64 `json:"stray"`        // responses to nothing
+	Dropped      uint64 `json:"dropped"`      // for a full queue
+	Unobserved   uint64 `json:"unobserved"`   // forwarded, but the watcher's queue was full
+	Shed         uint64 `json:"shed"`         // new requests dropped or refused: transactions held all the memory they may
+	Withheld     uint64 `json:"withheld"`     // responses not sent to sources over UDP that have not proved to be there
+	Refused      uint64 `json:"refused"`      // connections refused for their number
+	Panics       uint64 `json:"panics"`       // messages that were lost to a bug
+	Transactions int64  `json:"transactions"` // alive now
+	Streams      int64  `json:"streams"`      // connections open now
+}
+
+type counters struct {
+	received, malformed, stray, dropped, unobserved, panics atomic.Uint64
+	shed, withheld, refused                                 atomic.Uint64
+	transactions                                            atomic.Int64
+}
+
+// Stats returns the counts. It may be called at any time.
+func (h *Hop) Stats() Stats {
+	return Stats{
+		Received:     h.stats.received.Load(),
+		Malformed:    h.stats.malformed.Load(),
+		Stray:        h.stats.stray.Load(),
+		Dropped:      h.stats.dropped.Load(),
+		Unobserved:   h.stats.unobserved.Load(),
+		Shed:         h.stats.shed.Load(),
+		Withheld:     h.stats.withheld.Load(),
+		Refused:      h.stats.refused.Load(),
+		Panics:       h.stats.panics.Load(),
+		Transactions: h.stats.transactions.Load(),
+		Streams:      h.streams.n.Load(),
 	}
-	t.w.observeResponse(t, p)
-	t.w.diagnose(now, t, m)
-	if m.status >= 200 {
-		t.reason = t.w.forget(t.reason)
-		t.w.remember(now, t, m)
+}
+
+// Listen opens the listeners. Nothing is read before [Hop.Run].
+func Listen(cfg Config) (*Hop, error) {
+	if len(cfg.Key) < 32 {
+		return nil, errors.New("sip: the key has fewer than 32 bytes")
 	}
-	if m.status > 100 && (t.w.answered != nil || m.hasNextVia()) {
-		if m.is("BYE") && (m.status/100 == 2 || m.status == 481) {
-			t.w.oldDialogs.end(m.text(m.callID))
+	if len(cfg.Listen) == 0 || len(cfg.PBX) == 0 {
+		return nil, errors.New("sip: a listener and a PBX are needed")
+	}
+	h := &Hop{cfg: cfg, log: cfg.Log, epoch: time.Now(), seed: maphash.MakeSeed(), names: map[hostPort]bool{}}
+	if h.log == nil {
+		h.log = slog.Default()
+	}
+	if h.cfg.Net == nil {
+		h.cfg.Net = machine{}
+	}
+	if h.cfg.Workers <= 0 {
+		h.cfg.Workers = runtime.GOMAXPROCS(0)
+	}
+	var salt [4]byte
+	rand.Read(salt[:])
+	h.salt = binary.BigEndian.Uint32(salt[:])
+	rand.Read(h.secret[:])
+	h.known, h.phones, h.proved = newSources(rememberSource), newSources(rememberPhone), newSources(rememberSource)
+	h.crowded = make(chan struct{}, 1)
+	for _, a := range cfg.PBX {
+		h.pbx = append(h.pbx, &pbx{addr: a, id: newPBXID(a)})
+	}
+	for _, a := range cfg.Listen {
+		l, err := h.listen(a)
+		if err != nil {
+			h.Close()
+			return nil, err
 		}
-		b, status := t.w.upstream(p, t.server.back)
-		t.server.respond(now, status, b)
+		h.listeners = append(h.listeners, l)
 	}
-	if m.status < 200 && t.canceled {
-		t.sendCancel(now)
+	for _, p := range h.pbx {
+		p.shared = h.livesAt(p.addr.Addr())
+		if h.listenerFor(p.addr.Proto, p.addr.Addr(), nil) == nil {
+			h.Close()
+			return nil, fmt.Errorf("sip: the PBX is %s, but nothing listens on %s: it could not send us requests of its own", p.addr, p.addr.Proto)
+		}
+	}
+	h.streams = newStreams(h)
+	for i := range h.cfg.Workers {
+		h.workers = append(h.workers, newWorker(h, i))
+	}
+	return h, nil
+}
+
+func (h *Hop) listen(a Addr) (*listener, error) {
+	l := &listener{hop: h, nth: uint8(len(h.listeners)), proto: a.Proto}
+	switch a.Proto {
+	case UDP:
+		c, err := h.cfg.Net.ListenPacket(a.AddrPort)
+		if err != nil {
+			return nil, listenError(a, err)
+		}
+		l.packet = c
+		l.addr = addrPort(c.LocalAddr())
+	case TCP:
+		c, err := h.cfg.Net.Listen(a.AddrPort)
+		if err != nil {
+			return nil, listenError(a, err)
+		}
+		l.stream = c
+		l.addr = addrPort(c.Addr())
+	}
+	l.local = netip.AddrPortFrom(h.reachable(l.addr.Addr()), l.addr.Port())
+	name := HostPort{Host: host(l.local.Addr()), Port: l.addr.Port()}
+	h.name(name)
+	if ad := h.cfg.Advertise; ad.Host != "" {
+		name.Host = ad.Host
+		if ad.Port != 0 {
+			name.Port = ad.Port
+		}
+		h.name(name)
+	}
+	l.sentBy = name.String()
+	l.uri = l.sentBy
+	if l.proto == TCP {
+		l.uri += ";transport=tcp"
+	}
+	return l, nil
+}
+
+func listenError(a Addr, err error) error {
+	if isInUse(err) {
+		return fmt.Errorf("cannot listen on %s: the port is in use by another process", a)
+	}
+	return fmt.Errorf("cannot listen on %s: %w", a, err)
+}
+
+// reachable is the address others know a listener by: for 0.0.0.0 the one that
+// this machine uses towards the PBX.
+func (h *Hop) reachable(ip netip.Addr) netip.Addr {
+	if !ip.IsUnspecified() {
+		return ip
+	}
+	c, err := net.Dial("udp", h.cfg.PBX[0].AddrPort.String()) // sends nothing
+	if err != nil {
+		return ip
+	}
+	defer c.Close()
+	return addrPort(c.LocalAddr()).Addr()
+}
+
+func (h *Hop) name(n HostPort) {
+	h.names[hostPort{strings.ToLower(strings.Trim(n.Host, "[]")), int(n.Port)}] = true
+}
+
+// named reports whether host and port, as in a URI, are ours.
+func (h *Hop) named(host string, port int) bool {
+	if port == 0 {
+		port = 5060
+	}
+	return h.names[hostPort{strings.ToLower(strings.Trim(host, "[]")), port}]
+}
+
+// Addrs are the addresses listened on, ports resolved.
+func (h *Hop) Addrs() []Addr {
+	var as []Addr
+	for _, l := range h.listeners {
+		as = append(as, Addr{l.proto, l.addr})
+	}
+	return as
+}
+
+// Run forwards until ctx ends. Then it closes the listeners and all streams,
+// and returns when every goroutine of the hop has ended.
+func (h *Hop) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, w := range h.workers {
+		h.run.Go(func() { w.run(ctx) })
+	}
+	for _, l := range h.listeners {
+		switch l.proto {
+		case UDP:
+			h.run.Go(func() { h.readPackets(ctx, l) })
+		case TCP:
+			h.run.Go(func() { h.streams.accept(ctx, l) })
+		}
+	}
+	<-ctx.Done()
+	h.Close()
+	h.streams.close()
+	h.run.Wait()
+	return nil
+}
+
+// Drain refuses new calls with 503 from now on, and returns when no
+// transaction is under way any more or ctx ends.
+func (h *Hop) Drain(ctx context.Context) {
+	h.draining.Store(true)
+	for h.stats.transactions.Load() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 }
 
-// failed answers in the place of a next hop that did not.
-func (t *proxied) failed(now instant, c *clientTx, why failure) {
-	if why != rangOut || c.canceled {
-		t.reason = t.w.forget(t.reason)
-	}
-	switch {
-	case why == rangOut && !c.canceled:
-		t.sendCancel(now)
-	case why == unreachable && t.canceled:
-		t.answer(now, 487, "Request Terminated") // what cannot get there is the CANCEL
-	case why == unreachable:
-		// A transport error counts as 503, and 503 leaves as 500 (RFC 3261 §16.7, §16.9).
-		t.answer(now, 500, "Next Hop Unreachable")
-	case why == rangOut && t.canceled:
-		t.reason = t.w.forget(t.reason)
-		t.answer(now, 487, "Request Terminated")
-		c.end()
-	case !t.server.invite:
-		// RFC 4320 §4.1: the sender has timed out too; a 408 would come too late.
-		t.server.end()
+// Crowded tells that a worker's queue is a quarter full: more processors would
+// help. It holds one value at most, and nothing waits for it to be read.
+func (h *Hop) Crowded() <-chan struct{} { return h.crowded }
+
+func (h *Hop) crowd() {
+	select {
+	case h.crowded <- struct{}{}:
 	default:
-		t.answer(now, 408, "Request Timeout")
-		c.end()
 	}
 }
 
-// cancel takes the sender's CANCEL (RFC 3261 §16.10): it goes on once the next
-// hop has been heard. The final response still comes from there, and may be a 2xx.
-func (t *proxied) cancel(now instant, m *message) {
-	if t.canceled || t.client.state != clientCalling && t.client.state != clientProceeding {
-		return
-	}
-	t.canceled = true
-	t.reason = t.w.keep(nil, cancelFields(m, t.w.hop.cfg.StripIdentity && t.src == edgeSide && t.trunk == ""))
-	if t.client.state == clientProceeding {
-		t.sendCancel(now)
+// recovers, deferred, has a panic cost no more than what its function was at.
+func (h *Hop) recovers(what string) {
+	if r := recover(); r != nil {
+		h.panicked(what, r)
 	}
 }
 
-// sendCancel sends CANCEL downstream, once, and gives the final response 64*T1
-// to come (RFC 3261 §9.1).
-func (t *proxied) sendCancel(now instant) {
-	c := &t.client
-	if c.canceled || c.state != clientProceeding {
-		return
-	}
-	c.canceled = true
-	c.giveUp = now + timerB
-	t.w.wheel.start(&c.timer, c.giveUp)
-	k := &clientTx{w: t.w, id: c.id, hash: c.hash, to: c.to, cancel: true, request: t.w.keep(nil, t.w.cancelFor(c.request, t.reason))}
-	t.reason = t.w.forget(t.reason)
-	k.begin(now)
+func (h *Hop) panicked(what string, r any) {
+	h.stats.panics.Add(1)
+	h.log.Error("panic", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
-// answer sends a final response of our own.
-func (t *proxied) answer(now instant, status int, phrase string) {
-	b := t.w.answerTo(t.client.request, status, phrase)
-	t.w.observeOwn(t, b)
-	t.server.respond(now, status, b)
+// Reachable reports whether a PBX is there to send calls to.
+func (h *Hop) Reachable() bool {
+	_, ok := h.alive()
+	return ok
 }
 
-// tryingDue says 100 when the next hop took its time (RFC 3261 §16.2).
-func (t *proxied) tryingDue() {
-	if t.server.last == nil {
-		t.server.respond(t.w.now(), 100, t.w.answerTo(t.client.request, 100, "Trying"))
+// Close frees the listeners. A Hop that runs does so itself.
+func (h *Hop) Close() {
+	for _, l := range h.listeners {
+		if l.packet != nil {
+			l.packet.Close()
+		}
+		if l.stream != nil {
+			l.stream.Close()
+		}
 	}
+}
+
+// now is the time since the hop began.
+func (h *Hop) now() instant { return instant(time.Since(h.epoch)) }
+
+// Clock reads the steady clock that messages are stamped with, see
+// [dialog.Message], and how far the wall clock is ahead of it. The steady clock
+// begins as the wall clock in Listen; nobody sets it. It may be called from any
+// goroutine.
+func (h *Hop) Clock() (now time.Time, wallOffset time.Duration) {
+	wall := time.Now() // it reads both clocks
+	since := wall.Sub(h.epoch)
+	if h.cfg.Wall != nil {
+		wall = h.cfg.Wall()
+	}
+	return h.epoch.Add(since), time.Duration(wall.UnixNano()-h.epoch.UnixNano()) - since
+}
+
+// sideOf says which side the message p came from. Phones may share the address of a
+// PBX that is reached over UDP, as behind one NAT: a connection from there on which
+// one registers is theirs.
+func (h *Hop) sideOf(p *packet) dialog.Side {
+	for _, pbx := range h.pbx {
+		if !pbx.sends(p.on.proto, p.peer) {
+			continue
+		}
+		if p.conn != nil && pbx.addr.Proto == UDP {
+			if p.msg.request() && p.msg.is("REGISTER") {
+				p.conn.phones = true
+			}
+			if p.conn.phones {
+				continue
+			}
+		}
+		return pbxSide
+	}
+	return h.sourceSide(p.peer)
+}
+
+// sideAt says which side an address is on that requests are sent to.
+func (h *Hop) sideAt(a Addr) dialog.Side {
+	for _, p := range h.pbx {
+		if p.addr.Proto == a.Proto && (p.addr.AddrPort == a.AddrPort || a.Proto == TCP && p.addr.Addr() == a.Addr()) {
+			return pbxSide
+		}
+	}
+	return h.sourceSide(a.AddrPort)
+}
+
+func (h *Hop) sourceSide(peer netip.AddrPort) dialog.Side {
+	for _, s := range h.cfg.PBXSources {
+		if s.Contains(peer.Addr()) {
+			return pbxSide
+		}
+	}
+	return edgeSide
+}
+
+// livesAt reports whether bellhop listens at an address.
+func (h *Hop) livesAt(ip netip.Addr) bool {
+	for _, l := range h.listeners {
+		own := l.addr.Addr()
+		if own == ip || l.local.Addr() == ip || own.IsUnspecified() && ip.IsLoopback() {
+			return true
+		}
+	}
+	return false
+}
+
+// pbxHost reports whether a PBX lives at that address, on whatever port.
+func (h *Hop) pbxHost(ip netip.Addr) bool {
+	for _, p := range h.pbx {
+		if p.addr.Addr() == ip {
+			return true
+		}
+	}
+	for _, s := range h.cfg.PBXSources {
+		if s.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// trunkAt is the [Trunk] that a peer belongs to, nil if none.
+func (h *Hop) trunkAt(ip netip.Addr) *Trunk {
+	for i := range h.cfg.Trunks {
+		for _, s := range h.cfg.Trunks[i].Sources {
+			if s.Contains(ip) {
+				return &h.cfg.Trunks[i]
+			}
+		}
+	}
+	return nil
+}
+
+// sends reports whether what comes from a peer is from this PBX. It is known by its
+// address, whatever transport it sends a request over: some choose another than the
+// one they are reached by, as for a large one (RFC 3261 §18.1.1). A source port is
+// looked at where others may send from the address too: over UDP unless the PBX is
+// reached over TCP, and where bellhop has the same address.
+func (p *pbx) sends(proto Proto, peer netip.AddrPort) bool {
+	switch {
+	case p.addr.AddrPort == peer:
+		return true
+	case p.addr.Addr() != peer.Addr():
+		return false
+	case p.shared:
+		return p.addr.Proto == TCP && proto == TCP
+	}
+	return p.addr.Proto == TCP || proto == TCP
+}
+
+// namesPBX returns the configured PBX at an address, nil if there is none. A URI
+// seldom says which transport; the configuration does.
+func (h *Hop) namesPBX(a Addr) (found *pbx) {
+	for _, p := range h.pbx {
+		if p.addr.AddrPort == a.AddrPort {
+			if p.addr.Proto == a.Proto {
+				return p
+			}
+			found = p
+		}
+	}
+	return found
+}
+
+// alive is the first PBX that answers.
+func (h *Hop) alive() (*pbx, bool) {
+	for _, p := range h.pbx {
+		if !p.down.Load() {
+			return p, true
+		}
+	}
+	return nil, false
+}
+
+// listensAt reports whether a message to an address would come back to us.
+func (h *Hop) listensAt(a netip.AddrPort) bool {
+	for _, l := range h.listeners {
+		own := l.addr.Addr()
+		if l.addr.Port() == a.Port() && (own == a.Addr() || l.local.Addr() == a.Addr() || own.IsUnspecified() && a.Addr().IsLoopback()) {
+			return true
+		}
+	}
+	return false
+}
+
+// listenerFor picks the listener to reach an address from: the one the message
+// came on when it can, else the first that speaks the transport and is of the
+// address's kind.
+func (h *Hop) listenerFor(proto Proto, ip netip.Addr, came *listener) *listener {
+	if came != nil && came.proto == proto && came.reaches(ip) {
+		return came
+	}
+	for _, l := range h.listeners {
+		if l.proto == proto && l.reaches(ip) {
+			return l
+		}
+	}
+	return nil
+}
+
+// reaches reports whether packets from l can get to ip: the same family, and
+// loopback only to loopback.
+func (l *listener) reaches(ip netip.Addr) bool {
+	own := l.addr.Addr()
+	return own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
+}
+
+// udpListener is the listener that a flow names: by its place and port or,
+// where the configuration has changed, by its port.
+func (h *Hop) udpListener(fl flow, came *listener) *listener {
+	ip := fl.peer.Addr()
+	var found *listener
+	for _, l := range h.listeners {
+		if l.proto != UDP || l.addr.Port() != fl.port || !l.reaches(ip) {
+			continue
+		}
+		if l.nth == fl.nth {
+			return l
+		}
+		if found == nil {
+			found = l
+		}
+	}
+	if found != nil {
+		return found
+	}
+	return h.listenerFor(UDP, ip, came)
+}
+
+// addrPort is the address in a net.Addr, IPv4 as IPv4.
+func addrPort(a net.Addr) netip.AddrPort {
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return unmapped(ap)
+}
+
+func unmapped(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
