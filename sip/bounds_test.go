@@ -107,8 +107,8 @@ func TestAFloodIsBoundedAndOver(t *testing.T) {
 		w.passes(time.Second)
 		spare = max(spare, w.spareBytes)
 	}
-	if w.held != 0 || len(w.servers.m) != 0 || len(w.clients.m) != 0 || w.wheel.n != 0 {
-		t.Errorf("%d bytes, %d and %d transactions and %d timers are left", w.held, len(w.servers.m), len(w.clients.m), w.wheel.n)
+	if w.held != 0 || len(w.servers.m) != 0 || len(w.clients.m) != 0 || w.wheel.count != 0 {
+		t.Errorf("%d bytes, %d and %d transactions and %d timers are left", w.held, len(w.servers.m), len(w.clients.m), w.wheel.count)
 	}
 	if spare == 0 || spare > maxSpareBytes || w.spareBytes != 0 {
 		t.Errorf("%d bytes were spare at most, and %d are at rest", spare, w.spareBytes)

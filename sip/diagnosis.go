@@ -123,18 +123,18 @@ func (h *Hop) Degraded() (why []string) {
 }
 
 // diagnose looks at a response of a PBX to a request of a phone.
-func (w *worker) diagnose(now instant, t *proxied, m *message) {
+func (w *worker) diagnose(now instant, t *responseContext, m *message) {
 	if m.status == 100 || t.src != edgeSide || t.dst != pbxSide || t.trunk != "" {
 		return
 	}
 	if m.status == 403 || m.status == 404 || m.status == 482 {
-		w.hop.diagnoseSource(now, t.server.back.peer(), m.status == 482)
+		w.hop.diagnoseSource(now, t.server.upstream.peer(), m.status == 482)
 	}
 	register := m.is("REGISTER")
 	if !register && !t.server.invite {
 		return
 	}
-	pbx := w.hop.pbxAt(t.client.to.peer())
+	pbx := w.hop.pbxAt(t.client.nextHop.peer())
 	if pbx == nil {
 		return
 	}
@@ -146,7 +146,7 @@ func (w *worker) diagnose(now instant, t *proxied, m *message) {
 }
 
 // diagnoseRegister: one that knows its users asks each for a password, or registers it.
-func (w *worker) diagnoseRegister(now instant, t *proxied, m *message, pbx *pbx) {
+func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, pbx *pbx) {
 	d := &pbx.diagnosis
 	switch {
 	case m.status/100 == 2, m.status == 401, m.status == 407:
@@ -155,14 +155,14 @@ func (w *worker) diagnoseRegister(now instant, t *proxied, m *message, pbx *pbx)
 			set(&d.asks)
 		}
 		d.clear(registerNotAsked, "")
-	case m.status == 404 && !t.authorized && !d.registers.Load():
+	case m.status == 404 && !t.hasCredentials && !d.registers.Load():
 		w.hop.note(now, pbx, registerNotAsked, w.aor(m))
 	}
 	if m.status/100 != 2 {
 		return
 	}
-	w.hop.phones.add(t.server.back.peer().Addr(), now)
-	if !t.path {
+	w.hop.phones.add(t.server.upstream.peer().Addr(), now)
+	if !t.hasOurPath {
 		return
 	}
 	switch {
@@ -178,13 +178,13 @@ func (w *worker) diagnoseRegister(now instant, t *proxied, m *message, pbx *pbx)
 
 // diagnoseInvite: one that takes calls and asks no phone for a password is free to say
 // 404 to a wrong number. So it is to who is no registered phone's address.
-func (w *worker) diagnoseInvite(now instant, t *proxied, m *message, pbx *pbx) {
-	d, ip := &pbx.diagnosis, t.server.back.peer().Addr()
+func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx *pbx) {
+	d, ip := &pbx.diagnosis, t.server.upstream.peer().Addr()
 	switch {
-	case t.within:
+	case t.inDialog:
 		return // a PBX that restarted
 	case m.status == 404:
-		if !t.authorized && (d.challenges.Load() || d.asks.Load() && !d.accepts.Load()) && w.hop.phones.has(ip, now) {
+		if !t.hasCredentials && (d.challenges.Load() || d.asks.Load() && !d.accepts.Load()) && w.hop.phones.has(ip, now) {
 			w.hop.note(now, pbx, inviteNotAsked, ip.String())
 		}
 		return
@@ -194,7 +194,7 @@ func (w *worker) diagnoseInvite(now instant, t *proxied, m *message, pbx *pbx) {
 		set(&d.accepts)
 		known := w.hop.phones.has(ip, now)
 		switch {
-		case t.authorized:
+		case t.hasCredentials:
 		case known:
 			set(&d.trusts)
 			if d.challenges.Load() {

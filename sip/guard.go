@@ -84,11 +84,11 @@ func (w *worker) proven(to way) bool {
 
 // remember notes who got a 2xx. That to a REGISTER proves that the source is
 // there: its credentials answer a challenge.
-func (w *worker) remember(now instant, t *proxied, m *message) {
+func (w *worker) remember(now instant, t *responseContext, m *message) {
 	if t.src != edgeSide || m.status/100 != 2 {
 		return
 	}
-	ip := t.server.back.peer().Addr()
+	ip := t.server.upstream.peer().Addr()
 	switch {
 	case m.is("REGISTER"):
 		w.hop.known.add(ip, now)
@@ -114,10 +114,10 @@ func (h *Hop) rememberBinding(p *packet, t *token) {
 // comes from where the INVITE came from, with the To tag of that response.
 func (w *worker) proveByACK(now instant, s *serverTx, p *packet) {
 	ip := p.peer.Addr()
-	if s.state != serverCompleted || p.conn != nil || ip != s.back.to.Addr() || w.hop.proved.has(ip, now) {
+	if s.state != serverCompleted || p.conn != nil || ip != s.upstream.to.Addr() || w.hop.proved.has(ip, now) {
 		return
 	}
-	w.aux.index(s.last, false)
+	w.aux.index(s.lastResponse, false)
 	if tag := w.aux.text(w.aux.toTag); len(tag) > 0 && bytes.Equal(tag, p.msg.text(p.msg.toTag)) {
 		w.hop.proved.add(ip, now)
 	}

@@ -30,28 +30,28 @@ func (w *worker) observe(p *packet, r *routing, trunk string) {
 }
 
 // observeResponse shows a response to the watcher, as it came.
-func (w *worker) observeResponse(t *proxied, p *packet) {
+func (w *worker) observeResponse(t *responseContext, p *packet) {
 	if w.hop.cfg.Watch == nil {
 		return
 	}
 	o := w.observation(&p.msg, p.at)
-	t.fill(&o)
+	t.fillObservation(&o)
 	o.From = p.peer
 	o.Local, o.Stream = local(p.on, p.conn)
 	w.watch(o)
 }
 
 // observeOwn shows a response that is our own.
-func (w *worker) observeOwn(t *proxied, b []byte) {
+func (w *worker) observeOwn(t *responseContext, b []byte) {
 	if w.hop.cfg.Watch == nil {
 		return
 	}
 	w.aux.index(b, false)
 	o := w.observation(&w.aux, w.now())
-	t.fill(&o)
+	t.fillObservation(&o)
 	o.Own = true
-	o.From = t.client.to.to
-	o.Local, o.Stream = local(t.server.back.on, t.server.back.conn)
+	o.From = t.client.nextHop.to
+	o.Local, o.Stream = local(t.server.upstream.on, t.server.upstream.conn)
 	w.watch(o)
 }
 
@@ -67,14 +67,14 @@ func (w *worker) observeRefused(p *packet, dst dialog.Side, f *fault, extra stri
 			dst = edgeSide
 		}
 	}
-	t := &proxied{w: w, src: p.side, dst: dst, branch: string(p.msg.text(p.msg.via.branch))}
-	t.server.back = w.back(p)
+	t := &responseContext{worker: w, src: p.side, dst: dst, branch: string(p.msg.text(p.msg.via.branch))}
+	t.server.upstream = w.back(p)
 	w.observe(p, &routing{dst: t.dst}, "")
 	w.observeOwn(t, w.reply(p, f.status, f.phrase, extra))
 }
 
-func (t *proxied) fill(o *dialog.Message) {
-	o.Src, o.Dst, o.To, o.Trunk, o.Branch = t.dst, t.src, t.server.back.peer(), t.trunk, t.branch
+func (t *responseContext) fillObservation(o *dialog.Message) {
+	o.Src, o.Dst, o.To, o.Trunk, o.Branch = t.dst, t.src, t.server.upstream.peer(), t.trunk, t.branch
 }
 
 // local is our end of what a message came on, or leaves on.

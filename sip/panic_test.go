@@ -11,7 +11,7 @@ func TestAPanicCostsOneMessage(t *testing.T) {
 	w, out := bare(t, nil)
 	message := strings.Replace(typicalINVITE, "INVITE", "MESSAGE", -1)
 	p := w.comes([]byte(message), barePhone)
-	w.servers.put(w.serverKey(&p.msg, p.msg.methodName()), &serverTx{last: []byte("x")}) // it belongs to no worker: to answer it panics
+	w.servers.put(w.serverKey(&p.msg, p.msg.methodName()), &serverTx{lastResponse: []byte("x")}) // it belongs to no worker: to answer it panics
 	w.handle(input{packet: p})
 	if got := w.hop.Stats().Panics; got != 1 {
 		t.Fatalf("%d panics are counted", got)
@@ -27,7 +27,7 @@ func TestAPanicOfATimerCostsThisTimer(t *testing.T) {
 	var as []*alarm
 	for range 3 {
 		a := newAlarm()
-		w.wheel.start(&a.timer, w.now()+tick)
+		w.wheel.start(&a.timer, w.now()+tickLength)
 		as = append(as, a)
 	}
 	as[1].then = func(instant) { panic("a bug") }

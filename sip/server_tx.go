@@ -9,21 +9,21 @@ package sip
 //	                                   └──H──▶ gone
 //	others      proceeding ──final─▶ completed ──J──▶ gone
 type serverTx struct {
-	w     *worker
+	worker     *worker
 	key   serverKey
 	state serverState
-	back  way
+	upstream  way
 
 	invite bool
-	last   []byte // latest response that a retransmitted request is answered with
-	credit int    // bytes that came, less those that were sent back
-	twos   uint8  // repetitions of a 2xx that were sent
-	rang   bool   // a 1xx was sent: the client repeats its INVITE no more
+	lastResponse   []byte // latest response that a retransmitted request is answered with
+	creditBytes int    // bytes that came, less those that were sent back
+	repeated2xx   uint8  // repetitions of a 2xx that were sent
+	sent1xx   bool   // a 1xx was sent: the client repeats its INVITE no more
 
 	timer   timer
-	pause   instant // before the next retransmission of last: Timer G
-	giveUp  instant // Timer H
-	context *proxied
+	retransmitAfter   instant // before the next retransmission of last: Timer G
+	ackDeadline  instant // Timer H
+	context *responseContext
 }
 
 type serverState uint8
@@ -33,76 +33,76 @@ const (
 	serverAccepted                      // INVITE: a 2xx was sent; the UAS repeats it, not we
 	serverCompleted                     // a final response was sent; INVITE: not yet acknowledged
 	serverConfirmed                     // INVITE: acknowledged; further ACKs are absorbed
-	serverGone
+	serverTerminated
 )
 
 // begin enters the transaction into the worker's table. size is that of the
 // request.
-func (s *serverTx) begin(w *worker, key serverKey, back way, invite bool, size int) {
-	s.w, s.key, s.back, s.invite, s.credit = w, key, back, invite, size
+func (s *serverTx) start(w *worker, key serverKey, back way, invite bool, size int) {
+	s.worker, s.key, s.upstream, s.invite, s.creditBytes = w, key, back, invite, size
 	s.timer.owner = s
 	w.servers.put(key, s)
 	w.held += transactionSize
 }
 
 // repeated answers a retransmission of the request.
-func (s *serverTx) repeated(p *packet) {
-	s.credit += len(p.buf)
+func (s *serverTx) handleRetransmission(p *packet) {
+	s.creditBytes += len(p.buf)
 	switch s.state {
 	case serverProceeding, serverCompleted:
-		if s.last != nil {
-			s.send(s.last, false)
+		if s.lastResponse != nil {
+			s.sendWithinCredit(s.lastResponse, false)
 		}
-	case serverAccepted, serverConfirmed, serverGone:
+	case serverAccepted, serverConfirmed, serverTerminated:
 		// The 2xx is the UAS's to repeat; after an ACK nothing is asked for.
 	}
 }
 
 // respond sends a response and takes the state it brings. b is only used
 // during the call.
-func (s *serverTx) respond(now instant, status int, b []byte) {
-	owed := s.state == serverProceeding && status > 100 && (status < 300 || s.rang)
+func (s *serverTx) sendResponse(now instant, status int, b []byte) {
+	owed := s.state == serverProceeding && status > 100 && (status < 300 || s.sent1xx)
 	switch {
 	case s.state == serverAccepted && status/100 == 2:
 		// Another 2xx of a forked INVITE, or the same again: the first ones may
 		// have been lost.
-		if owed = s.twos < maxTwos; owed {
-			s.twos++
+		if owed = s.repeated2xx < maxRepeated2xx; owed {
+			s.repeated2xx++
 		}
 	case s.state != serverProceeding:
 		return
 	case status < 200:
-		s.keep(b)
+		s.retainResponse(b)
 	case s.invite && status < 300:
 		s.state = serverAccepted
-		s.last = s.w.forget(s.last)
-		s.w.wheel.start(&s.timer, now+timerL)
+		s.lastResponse = s.worker.forget(s.lastResponse)
+		s.worker.wheel.start(&s.timer, now+timerL)
 	case s.invite:
 		s.state = serverCompleted
-		s.keep(b)
-		s.giveUp = now + timerH
-		s.pause = t1
-		if s.back.reliable() {
-			s.w.wheel.start(&s.timer, s.giveUp)
+		s.retainResponse(b)
+		s.ackDeadline = now + timerH
+		s.retransmitAfter = t1
+		if s.upstream.reliable() {
+			s.worker.wheel.start(&s.timer, s.ackDeadline)
 		} else {
-			s.w.wheel.start(&s.timer, now+s.pause)
+			s.worker.wheel.start(&s.timer, now+s.retransmitAfter)
 		}
-	case s.back.reliable():
-		s.end()
+	case s.upstream.reliable():
+		s.terminate()
 	default:
 		s.state = serverCompleted
-		s.keep(b)
-		s.w.wheel.start(&s.timer, now+timerJ)
+		s.retainResponse(b)
+		s.worker.wheel.start(&s.timer, now+timerJ)
 	}
-	s.send(b, owed)
+	s.sendWithinCredit(b, owed)
 }
 
-func (s *serverTx) keep(b []byte) { s.last = s.w.keep(s.last, b) }
+func (s *serverTx) retainResponse(b []byte) { s.lastResponse = s.worker.keep(s.lastResponse, b) }
 
 // maxTwos is how many times the PBX may repeat a 2xx to a source that has not
 // proved to be there. It took the call, and a 2xx that is lost ends it; all
 // eleven of RFC 3261 §13.3.1.4 would be a reflection.
-const maxTwos = 2
+const maxRepeated2xx = 2
 
 // send sends a response. An INVITE with a forged source must not bring more bytes
 // there than it had: until the source has proved to be there, all responses
@@ -110,63 +110,63 @@ const maxTwos = 2
 // larger waits for the next repetition of the INVITE. An owed response is sent all
 // the same, once: a 1xx or 2xx, because the PBX has taken the call, and what follows
 // a 1xx, because no repetition of the INVITE will come.
-func (s *serverTx) send(b []byte, owed bool) {
-	if s.invite && !owed && s.credit < len(b) && !s.w.proven(s.back) {
-		s.w.hop.stats.withheld.Add(1)
+func (s *serverTx) sendWithinCredit(b []byte, owed bool) {
+	if s.invite && !owed && s.creditBytes < len(b) && !s.worker.proven(s.upstream) {
+		s.worker.hop.stats.withheld.Add(1)
 		return
 	}
-	s.rang = s.rang || s.state == serverProceeding
-	s.credit -= len(b)
-	s.w.send(s.back, b, 0)
+	s.sent1xx = s.sent1xx || s.state == serverProceeding
+	s.creditBytes -= len(b)
+	s.worker.send(s.upstream, b, 0)
 }
 
 // acknowledged takes the ACK of a final response other than 2xx and reports
 // whether the ACK was for this transaction: one of a 2xx is not.
-func (s *serverTx) acknowledged(now instant) bool {
+func (s *serverTx) handleACK(now instant) bool {
 	switch s.state {
 	case serverCompleted:
 		s.state = serverConfirmed
-		s.last = s.w.forget(s.last)
-		if s.back.reliable() {
-			s.end()
+		s.lastResponse = s.worker.forget(s.lastResponse)
+		if s.upstream.reliable() {
+			s.terminate()
 		} else {
-			s.w.wheel.start(&s.timer, now+timerI)
+			s.worker.wheel.start(&s.timer, now+timerI)
 		}
 		return true
 	case serverConfirmed, serverProceeding:
 		return true
-	case serverAccepted, serverGone:
+	case serverAccepted, serverTerminated:
 	}
 	return false
 }
 
 // due does what the deadline asks for.
-func (s *serverTx) due(now instant) {
+func (s *serverTx) handleTimer(now instant) {
 	switch s.state {
 	case serverProceeding:
-		s.context.tryingDue()
+		s.context.sendTrying()
 	case serverCompleted:
-		if !s.invite || now >= s.giveUp {
-			s.end()
+		if !s.invite || now >= s.ackDeadline {
+			s.terminate()
 			return
 		}
-		s.send(s.last, false)
-		s.pause = min(2*s.pause, t2)
-		s.w.wheel.start(&s.timer, min(now+s.pause, s.giveUp))
+		s.sendWithinCredit(s.lastResponse, false)
+		s.retransmitAfter = min(2*s.retransmitAfter, t2)
+		s.worker.wheel.start(&s.timer, min(now+s.retransmitAfter, s.ackDeadline))
 	case serverAccepted, serverConfirmed:
-		s.end()
-	case serverGone:
+		s.terminate()
+	case serverTerminated:
 	}
 }
 
 // end takes the transaction out of the worker's table.
-func (s *serverTx) end() {
-	if s.state == serverGone {
+func (s *serverTx) terminate() {
+	if s.state == serverTerminated {
 		return
 	}
-	s.state = serverGone
-	s.w.wheel.stop(&s.timer)
-	s.w.servers.remove(s.key)
-	s.w.held -= transactionSize
-	s.last, s.context = s.w.forget(s.last), nil
+	s.state = serverTerminated
+	s.worker.wheel.stop(&s.timer)
+	s.worker.servers.remove(s.key)
+	s.worker.held -= transactionSize
+	s.lastResponse, s.context = s.worker.forget(s.lastResponse), nil
 }

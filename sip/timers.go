@@ -22,5 +22,5 @@ const (
 
 	// trying is how long the next hop has for a response of its own before we
 	// say 100 (RFC 3261 §16.2: within 200 ms).
-	trying = instant(150 * time.Millisecond)
+	tryingDelay = instant(150 * time.Millisecond)
 )

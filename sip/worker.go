@@ -284,7 +284,7 @@ func (w *worker) arm() {
 
 func (w *worker) handle(in input) {
 	now := w.now()
-	if w.wheel.n == 0 {
+	if w.wheel.count == 0 {
 		w.wheel.advance(now)
 	}
 	if in.packet == nil {
@@ -316,7 +316,7 @@ func (w *worker) timers() {
 	defer func() {
 		if r := recover(); r != nil {
 			w.panicked("timer", r)
-			w.wheel.done -= tick
+			w.wheel.firedUntil -= tickLength
 		}
 	}()
 	w.wheel.advance(w.now())
@@ -340,7 +340,7 @@ func (w *worker) failed(now instant, id uint64) {
 // say. It ends a probe, though, and a new request if another PBX answers: its sender
 // is told at once that it may try again.
 func (w *worker) final(c *clientTx) bool {
-	if _, proxied := c.user.(*proxied); c.to.reliable() || !proxied {
+	if _, proxied := c.user.(*responseContext); c.nextHop.reliable() || !proxied {
 		return true
 	}
 	w.aux.index(c.request, false)
@@ -349,7 +349,7 @@ func (w *worker) final(c *clientTx) bool {
 	}
 	var here, others bool
 	for _, p := range w.hop.pbx {
-		if p.addr.Proto == UDP && p.addr.AddrPort == c.to.to {
+		if p.addr.Proto == UDP && p.addr.AddrPort == c.nextHop.to {
 			here = true
 		} else if !p.down.Load() {
 			others = true
@@ -372,12 +372,12 @@ func (w *worker) request(now instant, p *packet) {
 	key := w.serverKey(m, m.methodName())
 	if s := w.servers.m[key]; s != nil {
 		if !m.is("ACK") {
-			s.repeated(p)
+			s.handleRetransmission(p)
 			return
 		}
 		w.proveByACK(now, s, p)
-		if t := s.context; s.acknowledged(now) {
-			w.observe(p, &routing{dst: t.dst, to: t.client.to}, t.trunk)
+		if t := s.context; s.handleACK(now) {
+			w.observe(p, &routing{dst: t.dst, to: t.client.nextHop}, t.trunk)
 			return
 		}
 	}
@@ -467,19 +467,19 @@ func (w *worker) proxy(now instant, p *packet, key serverKey) {
 	w.branch = w.appendBranch(w.branch[:0], id, hash)
 	out := w.forwarded(p, &r, w.branch)
 
-	t := &proxied{w: w, src: p.side, dst: r.dst, trunk: w.trunkOf(p, &r), authorized: m.has(hAuthorization), within: !m.initial()}
-	t.path = w.hop.cfg.paths() && r.dst == pbxSide && m.is("REGISTER") && m.binds()
+	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.trunkOf(p, &r), hasCredentials: m.has(hAuthorization), inDialog: !m.initial()}
+	t.hasOurPath = w.hop.cfg.paths() && r.dst == pbxSide && m.is("REGISTER") && m.binds()
 	t.server.context = t
-	t.server.begin(w, key, w.back(p), m.is("INVITE"), len(p.buf))
+	t.server.start(w, key, w.back(p), m.is("INVITE"), len(p.buf))
 	if w.hop.cfg.Watch != nil {
 		t.branch = string(m.text(m.via.branch))
 	}
-	t.client = clientTx{w: w, user: t, id: id, hash: hash, to: r.to, invite: t.server.invite, request: w.keep(nil, out)}
+	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.to, invite: t.server.invite, request: w.keep(nil, out)}
 	if t.server.invite {
-		w.wheel.start(&t.server.timer, now+trying)
+		w.wheel.start(&t.server.timer, now+tryingDelay)
 	}
 	w.observe(p, &r, t.trunk)
-	t.client.begin(now)
+	t.client.start(now)
 }
 
 // forUs reports whether an OPTIONS asks about the hop itself. One to a Contact that we
@@ -555,11 +555,11 @@ func (w *worker) cancel(now instant, p *packet, key serverKey) {
 		return
 	}
 	k := &serverTx{}
-	k.begin(w, key, w.back(p), false, len(p.buf))
-	k.respond(now, 200, w.reply(p, 200, "OK", ""))
+	k.start(w, key, w.back(p), false, len(p.buf))
+	k.sendResponse(now, 200, w.reply(p, 200, "OK", ""))
 	if t := s.context; t != nil {
-		w.observe(p, &routing{dst: t.dst, to: t.client.to}, t.trunk)
-		t.cancel(now, m)
+		w.observe(p, &routing{dst: t.dst, to: t.client.nextHop}, t.trunk)
+		t.cancelInvite(now, m)
 	}
 }
 
@@ -593,11 +593,11 @@ func (w *worker) response(now instant, p *packet) {
 	if m.is("CANCEL") {
 		c = w.cancels.m[id]
 	}
-	if c == nil || c.hash != hash || m.is("INVITE") != (c.invite) && !c.cancel {
+	if c == nil || c.loopHash != hash || m.is("INVITE") != (c.invite) && !c.cancel {
 		w.hop.stats.stray.Add(1)
 		return
 	}
-	c.receive(now, m, p)
+	c.handleResponse(now, m, p)
 }
 
 // refuse answers a request that is not sent on, without state: a repetition is
