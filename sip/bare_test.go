@@ -76,17 +76,17 @@ func bare(tb testing.TB, change func(*Config)) (*worker, *sink) {
 // no SIP.
 func (w *worker) comes(b []byte, from netip.AddrPort) *packet {
 	p := newPacket(b)
-	p.on, p.peer, p.at = w.hop.listeners[0], from, w.now()
+	p.listener, p.peer, p.receivedAt = w.proxy.listeners[0], from, w.now()
 	if !p.msg.index(p.buf, false) {
-		p.done()
+		p.release()
 		return nil
 	}
-	p.side = w.hop.sideOf(p)
+	p.side = w.proxy.sideOf(p)
 	return p
 }
 
 // passes lets the hop's clock run.
 func (w *worker) passes(d time.Duration) {
-	w.hop.epoch = w.hop.epoch.Add(-d)
+	w.proxy.epoch = w.proxy.epoch.Add(-d)
 	w.wheel.advance(w.now())
 }

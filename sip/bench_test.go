@@ -87,7 +87,7 @@ func benchmarkCall(b *testing.B, watched bool) {
 			from = barePhone
 		}
 		began := time.Now()
-		w.handle(input{packet: w.comes(m, from)})
+		w.handleItem(workItem{packet: w.comes(m, from)})
 		inside += time.Since(began)
 		for len(watch) > 0 {
 			<-watch
@@ -95,7 +95,7 @@ func benchmarkCall(b *testing.B, watched bool) {
 	}
 	invite, buf := []byte(typicalINVITE), []byte(nil)
 	respond := func(status, more string) {
-		m := &w.aux
+		m := &w.scratch
 		m.index(out.last, false)
 		buf = append(buf[:0], status...)
 		for i := range m.fields {
@@ -143,7 +143,7 @@ func benchmarkCall(b *testing.B, watched bool) {
 		w.passes(time.Millisecond)
 	}
 	one()
-	if out.n != 6 || !bytes.HasPrefix(out.last, []byte("SIP/2.0 200")) || w.hop.stats.transactions.Load() != 0 {
+	if out.n != 6 || !bytes.HasPrefix(out.last, []byte("SIP/2.0 200")) || w.proxy.stats.transactions.Load() != 0 {
 		b.Fatalf("%d messages left, the last is\n%s", out.n, out.last)
 	}
 	b.ReportAllocs()

@@ -34,7 +34,7 @@ func TestTheMemoryOfTransactionsIsBounded(t *testing.T) {
 	w, out := bare(t, func(c *Config) {
 		c.Trunks = []Trunk{{Name: "carrier", Sources: []netip.Prefix{netip.PrefixFrom(bareTrunk.Addr(), 32)}}}
 	})
-	w.hop.known.add(otherBare.Addr(), w.now())
+	w.proxy.known.add(otherBare.Addr(), w.now())
 	n := 0
 	for _, tt := range []struct {
 		held int // percent
@@ -56,10 +56,10 @@ func TestTheMemoryOfTransactionsIsBounded(t *testing.T) {
 		{101, "", otherBare, refused},
 	} {
 		n++
-		kept := w.held
-		w.held = w.maxHeld / 100 * tt.held
+		kept := w.heldBytes
+		w.heldBytes = w.maxHeldBytes / 100 * tt.held
 		out.last, out.to = nil, netip.AddrPort{}
-		w.handle(input{packet: w.comes(numbered("MESSAGE", n, tt.more), tt.from)})
+		w.handleItem(workItem{packet: w.comes(numbered("MESSAGE", n, tt.more), tt.from)})
 		got := dropped
 		switch {
 		case bytes.HasPrefix(out.last, []byte("SIP/2.0 503")) && bytes.Contains(out.last, []byte("\r\nRetry-After: ")):
@@ -70,9 +70,9 @@ func TestTheMemoryOfTransactionsIsBounded(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("at %d %% a request from %v with To %q is %s, want %s", tt.held, tt.from, tt.more, got, tt.want)
 		}
-		w.held += kept - w.maxHeld/100*tt.held
+		w.heldBytes += kept - w.maxHeldBytes/100*tt.held
 	}
-	if got := w.hop.Stats().Shed; got != 6 {
+	if got := w.proxy.Stats().Shed; got != 6 {
 		t.Errorf("%d requests are counted as shed, want 6", got)
 	}
 }
@@ -83,35 +83,35 @@ var otherBare = netip.MustParseAddrPort("192.0.2.102:5062")
 // given back.
 func TestAFloodIsBoundedAndOver(t *testing.T) {
 	w, out := bare(t, nil)
-	w.maxHeld = 1 << 20
+	w.maxHeldBytes = 1 << 20
 	pad := strings.Repeat("x", 3000)
 	spare := 0
 	for n := range 4000 {
 		forwarded := out.n
-		w.handle(input{packet: w.comes(bytes.Replace(numbered("INVITE", n, ""), []byte("Call-ID"), []byte("Subject: "+pad+"\r\nCall-ID"), 1), barePhone)})
+		w.handleItem(workItem{packet: w.comes(bytes.Replace(numbered("INVITE", n, ""), []byte("Call-ID"), []byte("Subject: "+pad+"\r\nCall-ID"), 1), barePhone)})
 		if out.n > forwarded && n%2 == 0 {
 			var m message
 			m.index(out.last, false)
 			b := w.appendReply(nil, &m, 0, 401, "Unauthorized", "WWW-Authenticate: Digest\r\n")
-			w.handle(input{packet: w.comes(b, barePBX)})
+			w.handleItem(workItem{packet: w.comes(b, barePBX)})
 		}
-		if w.held > w.maxHeld {
-			t.Fatalf("%d bytes are held after %d INVITEs, at most %d may be", w.held, n, w.maxHeld)
+		if w.heldBytes > w.maxHeldBytes {
+			t.Fatalf("%d bytes are held after %d INVITEs, at most %d may be", w.heldBytes, n, w.maxHeldBytes)
 		}
-		spare = max(spare, w.spareBytes)
+		spare = max(spare, w.freeBytes)
 	}
-	if w.hop.Stats().Shed == 0 || w.held < w.maxHeld/2 {
-		t.Errorf("the flood was too small: %d bytes are held", w.held)
+	if w.proxy.Stats().Shed == 0 || w.heldBytes < w.maxHeldBytes/2 {
+		t.Errorf("the flood was too small: %d bytes are held", w.heldBytes)
 	}
 	for range 300 {
 		w.passes(time.Second)
-		spare = max(spare, w.spareBytes)
+		spare = max(spare, w.freeBytes)
 	}
-	if w.held != 0 || len(w.servers.m) != 0 || len(w.clients.m) != 0 || w.wheel.count != 0 {
-		t.Errorf("%d bytes, %d and %d transactions and %d timers are left", w.held, len(w.servers.m), len(w.clients.m), w.wheel.count)
+	if w.heldBytes != 0 || len(w.serverTxs.m) != 0 || len(w.clientTxs.m) != 0 || w.wheel.count != 0 {
+		t.Errorf("%d bytes, %d and %d transactions and %d timers are left", w.heldBytes, len(w.serverTxs.m), len(w.clientTxs.m), w.wheel.count)
 	}
-	if spare == 0 || spare > maxSpareBytes || w.spareBytes != 0 {
-		t.Errorf("%d bytes were spare at most, and %d are at rest", spare, w.spareBytes)
+	if spare == 0 || spare > maxFreeBytes || w.freeBytes != 0 {
+		t.Errorf("%d bytes were spare at most, and %d are at rest", spare, w.freeBytes)
 	}
 }
 
@@ -123,20 +123,20 @@ func TestALargeInviteLeavesLittle(t *testing.T) {
 	long := strings.Repeat("b", 6000)
 	invite := bytes.Replace(numbered("INVITE", 1, ""), []byte("Call-ID"), []byte(pad+"Call-ID"), 1)
 	invite = bytes.Replace(invite, []byte("z9hG4bK-1"), []byte("z9hG4bK"+long), 1)
-	w.handle(input{packet: w.comes(invite, barePhone)})
-	if w.held < len(invite) {
-		t.Fatalf("%d bytes are held", w.held)
+	w.handleItem(workItem{packet: w.comes(invite, barePhone)})
+	if w.heldBytes < len(invite) {
+		t.Fatalf("%d bytes are held", w.heldBytes)
 	}
 	var m message
 	m.index(out.last, false)
-	w.handle(input{packet: w.comes(w.appendReply(nil, &m, 0, 401, "Unauthorized", ""), barePBX)})
+	w.handleItem(workItem{packet: w.comes(w.appendReply(nil, &m, 0, 401, "Unauthorized", ""), barePBX)})
 	response := len(out.last)
-	if want := response + 2*transactionSize + 1024; w.held > want {
-		t.Errorf("%d bytes are held after a response of %d, want %d at most", w.held, response, want)
+	if want := response + 2*transactionSize + 1024; w.heldBytes > want {
+		t.Errorf("%d bytes are held after a response of %d, want %d at most", w.heldBytes, response, want)
 	}
-	w.handle(input{packet: w.comes(numberedACK(invite), barePhone)})
-	if want := 2*transactionSize + 1024; w.held > want {
-		t.Errorf("%d bytes are held after the ACK, want %d at most", w.held, want)
+	w.handleItem(workItem{packet: w.comes(numberedACK(invite), barePhone)})
+	if want := 2*transactionSize + 1024; w.heldBytes > want {
+		t.Errorf("%d bytes are held after the ACK, want %d at most", w.heldBytes, want)
 	}
 }
 
@@ -168,7 +168,7 @@ func TestTheWatcherIsShownABoundedNumberOfBytes(t *testing.T) {
 }
 
 func TestATableGivesMemoryBack(t *testing.T) {
-	var tab table[uint64, *int]
+	var tab shrinkingMap[uint64, *int]
 	heap := func() uint64 {
 		runtime.GC()
 		var m runtime.MemStats
@@ -202,24 +202,24 @@ func TestTheQueueHasRoomForDialogs(t *testing.T) {
 		size int
 		want [3]int // strangers' requests, then known ones, then those within dialogs
 	}{
-		{"messages", 500, [3]int{maxStrangers, maxQueue / 10 * 9, maxQueue - maxQueue/10*9}},
-		{"bytes", 40000, [3]int{maxQueueBytes / 2 / 40000, maxQueueBytes/10*9/40000 - maxQueueBytes/2/40000, maxQueueBytes/40000 - maxQueueBytes/10*9/40000}},
+		{"messages", 500, [3]int{maxQueuedStrangers, maxQueuedItems / 10 * 9, maxQueuedItems - maxQueuedItems/10*9}},
+		{"bytes", 40000, [3]int{maxQueuedBytes / 2 / 40000, maxQueuedBytes/10*9/40000 - maxQueuedBytes/2/40000, maxQueuedBytes/40000 - maxQueuedBytes/10*9/40000}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w, _ := bare(t, nil)
-			w.hop.known.add(otherBare.Addr(), w.now())
+			w.proxy.known.add(otherBare.Addr(), w.now())
 			fill := func(from netip.AddrPort, more string) (n int) {
 				for {
 					p := w.comes(numbered("MESSAGE", 1, more), from)
 					p.buf = append(make([]byte, 0, tt.size), p.buf...)
-					if !w.queue(input{packet: p}, w.hop.rank(p)) {
+					if !w.enqueue(workItem{packet: p}, w.proxy.priorityOf(p)) {
 						return n
 					}
 					n++
 				}
 			}
 			got := [3]int{fill(barePhone, "")}
-			if len(w.hop.Crowded()) != 1 {
+			if len(w.proxy.Crowded()) != 1 {
 				t.Error("a queue that is full for strangers is no crowd")
 			}
 			got[1], got[2] = fill(otherBare, ""), fill(otherBare, ";tag=x")
@@ -229,16 +229,16 @@ func TestTheQueueHasRoomForDialogs(t *testing.T) {
 			if got != tt.want {
 				t.Errorf("%d messages found room, want %d", got, tt.want)
 			}
-			if bytes := w.waiting.Load(); bytes > maxQueueBytes {
+			if bytes := w.queuedBytes.Load(); bytes > maxQueuedBytes {
 				t.Errorf("%d bytes wait", bytes)
 			}
 		})
 	}
 	w, _ := bare(t, nil)
-	for range maxQueue/8 - 1 {
-		w.queue(input{packet: w.comes(numbered("MESSAGE", 1, ""), barePhone)}, fromKnown)
+	for range maxQueuedItems/8 - 1 {
+		w.enqueue(workItem{packet: w.comes(numbered("MESSAGE", 1, ""), barePhone)}, fromKnown)
 	}
-	if len(w.hop.Crowded()) != 0 {
+	if len(w.proxy.Crowded()) != 0 {
 		t.Error("a few messages are a crowd")
 	}
 }
@@ -247,9 +247,9 @@ func TestTheQueueHasRoomForDialogs(t *testing.T) {
 // latter unseen while the transactions hold most of the memory they may.
 func TestStrangersWait(t *testing.T) {
 	w, out := bare(t, nil)
-	h := w.hop
+	h := w.proxy
 	h.known.add(otherBare.Addr(), w.now())
-	w.waiting.Add(1) // something waits
+	w.queuedBytes.Add(1) // something waits
 	h.datagram(h.listeners[0], numbered("MESSAGE", 1, ""), barePhone, true)
 	h.datagram(h.listeners[0], numbered("MESSAGE", 2, ""), otherBare, true)
 	h.datagram(h.listeners[0], numbered("MESSAGE", 3, ""), barePBX, true)
@@ -268,11 +268,11 @@ func TestStrangersWait(t *testing.T) {
 	if got := strings.Join(order, " "); got != "2 3 4 1" {
 		t.Errorf("the order is %s, want 2 3 4 1", got)
 	}
-	w.held = w.maxHeld
-	w.measure(w.now())
+	w.heldBytes = w.maxHeldBytes
+	w.updateShedding(w.now())
 	h.datagram(h.listeners[0], numbered("MESSAGE", 5, ""), barePhone, false)
-	if h.Stats().Shed != 1 || len(w.strange) != 0 {
-		t.Errorf("%d requests are shed, %d wait", h.Stats().Shed, len(w.strange))
+	if h.Stats().Shed != 1 || len(w.strangerQueue) != 0 {
+		t.Errorf("%d requests are shed, %d wait", h.Stats().Shed, len(w.strangerQueue))
 	}
 }
 
@@ -280,8 +280,8 @@ func TestStrangersWait(t *testing.T) {
 // between the two; one that is for no INVITE goes on.
 func TestCancelStaysBehindItsInvite(t *testing.T) {
 	w, out := bare(t, nil)
-	h := w.hop
-	w.waiting.Add(1) // something waits
+	h := w.proxy
+	w.queuedBytes.Add(1) // something waits
 	h.datagram(h.listeners[0], numbered("INVITE", 1, ""), barePhone, true)
 	h.known.add(barePhone.Addr(), w.now())
 	h.datagram(h.listeners[0], numbered("CANCEL", 1, ""), barePhone, true)
@@ -307,31 +307,31 @@ func TestCancelStaysBehindItsInvite(t *testing.T) {
 // A stream whose message finds no room waits, and is woken when there is some.
 func TestAStreamWaitsForRoom(t *testing.T) {
 	w, _ := bare(t, nil)
-	packet := func() input {
+	packet := func() workItem {
 		p := w.comes(numbered("MESSAGE", 1, ""), barePhone)
 		p.buf = make([]byte, 0, 60000)
-		return input{packet: p}
+		return workItem{packet: p}
 	}
-	for w.queue(packet(), fromStranger) {
+	for w.enqueue(packet(), fromStranger) {
 	}
 	gone := make(chan struct{})
 	close(gone)
-	if w.wait(packet(), fromStranger, gone) {
+	if w.enqueueWaiting(packet(), fromStranger, gone) {
 		t.Error("a stream that has ended found room")
 	}
 	const streams = 8
 	found := make(chan bool)
 	for range streams {
-		go func() { found <- w.wait(packet(), fromStranger, nil) }()
+		go func() { found <- w.enqueueWaiting(packet(), fromStranger, nil) }()
 	}
 	for range streams {
 		for done := false; !done; {
 			select {
 			case done = <-found:
-			case in := <-w.strange: // as run does
-				w.waiting.Add(-in.cost())
-				if w.blocked.Load() > 0 {
-					w.wake()
+			case in := <-w.strangerQueue: // as run does
+				w.queuedBytes.Add(-in.queuedSize())
+				if w.blockedStreams.Load() > 0 {
+					w.wakeBlocked()
 				}
 			}
 		}
@@ -348,7 +348,7 @@ func TestServerKeys(t *testing.T) {
 		if !m.index([]byte(b), false) {
 			t.Fatal("no SIP")
 		}
-		return w.serverKey(&m, m.methodName())
+		return w.makeServerKey(&m, m.methodName())
 	}
 	invite := typicalINVITE
 	is := map[serverKey]string{}
@@ -373,7 +373,7 @@ func TestServerKeys(t *testing.T) {
 	other, _ := bare(t, nil)
 	var m message
 	m.index([]byte(invite), false)
-	if other.serverKey(&m, m.methodName()) == key(invite) {
+	if other.makeServerKey(&m, m.methodName()) == key(invite) {
 		t.Error("two processes make one key")
 	}
 }
@@ -455,18 +455,18 @@ func BenchmarkDribble(b *testing.B) {
 func dribbled(tb testing.TB, w *worker, m []byte) {
 	tb.Helper()
 	c := &dribble{b: m}
-	s := w.hop.streams.add(c, barePhone, w.hop.listeners[1])
+	s := w.proxy.streams.add(c, barePhone, w.proxy.listeners[1])
 	s.read(c, nil)
 	s.close()
-	if len(w.strange) != 1 {
-		tb.Fatalf("%d messages came", len(w.strange))
+	if len(w.strangerQueue) != 1 {
+		tb.Fatalf("%d messages came", len(w.strangerQueue))
 	}
-	in := <-w.strange
-	w.waiting.Add(-in.cost())
+	in := <-w.strangerQueue
+	w.queuedBytes.Add(-in.queuedSize())
 	if p := in.packet; !bytes.Equal(p.msg.b, m) || p.msg.fault != nil {
 		tb.Fatalf("it came with %v, and %d bytes of %d", p.msg.fault, len(p.msg.b), len(m))
 	}
-	in.packet.done()
+	in.packet.release()
 }
 
 // A message that comes byte by byte is the same as at once. BenchmarkDribble
@@ -476,7 +476,7 @@ func TestADribbledMessage(t *testing.T) {
 	for _, body := range []int{0, 30000, 60000} {
 		dribbled(t, w, large(body))
 	}
-	if n := w.hop.streams.reads.Load(); n != 0 {
+	if n := w.proxy.streams.reads.Load(); n != 0 {
 		t.Errorf("%d bytes of read buffers are still counted", n)
 	}
 }
@@ -484,15 +484,15 @@ func TestADribbledMessage(t *testing.T) {
 // The buffers of slow peers have a bound together.
 func TestReadBuffersAreBounded(t *testing.T) {
 	w, _ := bare(t, nil)
-	w.hop.streams.reads.Store(allReads - 8<<10)
+	w.proxy.streams.reads.Store(allReads - 8<<10)
 	c := &dribble{b: large(60000)}
-	s := w.hop.streams.add(c, barePhone, w.hop.listeners[1])
+	s := w.proxy.streams.add(c, barePhone, w.proxy.listeners[1])
 	s.read(c, nil)
 	s.close()
-	if len(w.strange) != 0 {
+	if len(w.strangerQueue) != 0 {
 		t.Error("a message came for which there was no room")
 	}
-	if n := w.hop.streams.reads.Load(); n != allReads-8<<10 {
+	if n := w.proxy.streams.reads.Load(); n != allReads-8<<10 {
 		t.Errorf("%d bytes are counted after it", n)
 	}
 }

@@ -15,7 +15,7 @@ type clientTx struct {
 	user  transactionUser // nil: nobody wants to hear of it
 	id    uint64
 	state clientState
-	nextHop    way
+	nextHop    destination
 
 	invite  bool
 	loopHash    uint32 // loop hash in the branch: no stranger knows it
@@ -62,9 +62,9 @@ const (
 // that no answer is earlier than they are.
 func (c *clientTx) start(now instant) {
 	c.timer.owner = c
-	c.worker.add(c)
+	c.worker.addClientTx(c)
 	c.underWay = true
-	c.worker.hop.stats.transactions.Add(1)
+	c.worker.proxy.stats.transactions.Add(1)
 	c.retransmitAfter = t1
 	c.deadline = now + timerB
 	if c.nextHop.reliable() {
@@ -72,7 +72,7 @@ func (c *clientTx) start(now instant) {
 	} else {
 		c.worker.wheel.start(&c.timer, now+c.retransmitAfter)
 	}
-	if !c.worker.send(c.nextHop, c.request, c.id) {
+	if !c.worker.sendMessage(c.nextHop, c.request, c.id) {
 		c.fail(now, unreachable)
 	}
 }
@@ -88,7 +88,7 @@ func (c *clientTx) handleResponse(now instant, m *message, p *packet) {
 		}
 	case clientCompleted:
 		if c.invite && m.status >= 300 {
-			c.worker.send(c.nextHop, c.ack, 0)
+			c.worker.sendMessage(c.nextHop, c.ack, 0)
 		}
 	case clientTerminated:
 	}
@@ -97,8 +97,8 @@ func (c *clientTx) handleResponse(now instant, m *message, p *packet) {
 func (c *clientTx) advanceState(now instant, m *message, p *packet) {
 	user := c.user // a transaction on a stream ends with its final response
 	if sent := c.request; m.status >= 200 {
-		c.request, c.worker.answered = nil, sent
-		defer func() { c.worker.answered = c.worker.forget(sent) }()
+		c.request, c.worker.answeredRequest = nil, sent
+		defer func() { c.worker.answeredRequest = c.worker.releaseCopy(sent) }()
 	}
 	switch {
 	case m.status < 200:
@@ -113,8 +113,8 @@ func (c *clientTx) advanceState(now instant, m *message, p *packet) {
 		c.worker.wheel.start(&c.timer, now+timerL)
 	case c.invite:
 		c.state = clientCompleted
-		c.ack = c.worker.keep(nil, c.worker.ackFor(c.worker.answered, m))
-		c.worker.send(c.nextHop, c.ack, 0)
+		c.ack = c.worker.retainCopy(nil, c.worker.ackFor(c.worker.answeredRequest, m))
+		c.worker.sendMessage(c.nextHop, c.ack, 0)
 		c.absorbRepetitions(now, timerD)
 	default:
 		c.state = clientCompleted
@@ -164,7 +164,7 @@ func (c *clientTx) retransmitRequest(now instant) {
 		c.retransmitAfter = t2
 	}
 	c.worker.wheel.start(&c.timer, min(now+c.retransmitAfter, c.deadline))
-	if !c.worker.send(c.nextHop, c.request, c.id) {
+	if !c.worker.sendMessage(c.nextHop, c.request, c.id) {
 		c.fail(now, unreachable)
 	}
 }
@@ -191,7 +191,7 @@ func (c *clientTx) fail(now instant, why failureReason) {
 func (c *clientTx) markSettled() {
 	if c.underWay {
 		c.underWay = false
-		c.worker.hop.stats.transactions.Add(-1)
+		c.worker.proxy.stats.transactions.Add(-1)
 	}
 }
 
@@ -200,6 +200,6 @@ func (c *clientTx) terminate() {
 	c.state = clientTerminated
 	c.markSettled()
 	c.worker.wheel.stop(&c.timer)
-	c.worker.remove(c)
-	c.request, c.ack, c.user = c.worker.forget(c.request), c.worker.forget(c.ack), nil
+	c.worker.removeClientTx(c)
+	c.request, c.ack, c.user = c.worker.releaseCopy(c.request), c.worker.releaseCopy(c.ack), nil
 }

@@ -128,13 +128,13 @@ func (w *worker) diagnose(now instant, t *responseContext, m *message) {
 		return
 	}
 	if m.status == 403 || m.status == 404 || m.status == 482 {
-		w.hop.diagnoseSource(now, t.server.upstream.peer(), m.status == 482)
+		w.proxy.diagnoseSource(now, t.server.upstream.peer(), m.status == 482)
 	}
 	register := m.is("REGISTER")
 	if !register && !t.server.invite {
 		return
 	}
-	pbx := w.hop.pbxAt(t.client.nextHop.peer())
+	pbx := w.proxy.pbxAt(t.client.nextHop.peer())
 	if pbx == nil {
 		return
 	}
@@ -156,12 +156,12 @@ func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, p
 		}
 		d.clear(registerNotAsked, "")
 	case m.status == 404 && !t.hasCredentials && !d.registers.Load():
-		w.hop.note(now, pbx, registerNotAsked, w.aor(m))
+		w.proxy.note(now, pbx, registerNotAsked, w.aor(m))
 	}
 	if m.status/100 != 2 {
 		return
 	}
-	w.hop.phones.add(t.server.upstream.peer().Addr(), now)
+	w.proxy.phones.add(t.server.upstream.peer().Addr(), now)
 	if !t.hasOurPath {
 		return
 	}
@@ -172,7 +172,7 @@ func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, p
 			d.clear(pathIgnored, w.aor(m))
 		}
 	case !d.usesPath.Load() || d.knowsPath.Load():
-		w.hop.note(now, pbx, pathIgnored, w.aor(m))
+		w.proxy.note(now, pbx, pathIgnored, w.aor(m))
 	}
 }
 
@@ -184,15 +184,15 @@ func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx
 	case t.inDialog:
 		return // a PBX that restarted
 	case m.status == 404:
-		if !t.hasCredentials && (d.challenges.Load() || d.asks.Load() && !d.accepts.Load()) && w.hop.phones.has(ip, now) {
-			w.hop.note(now, pbx, inviteNotAsked, ip.String())
+		if !t.hasCredentials && (d.challenges.Load() || d.asks.Load() && !d.accepts.Load()) && w.proxy.phones.has(ip, now) {
+			w.proxy.note(now, pbx, inviteNotAsked, ip.String())
 		}
 		return
 	case m.status == 401 || m.status == 407:
 		set(&d.challenges)
 	case takes(m.status):
 		set(&d.accepts)
-		known := w.hop.phones.has(ip, now)
+		known := w.proxy.phones.has(ip, now)
 		switch {
 		case t.hasCredentials:
 		case known:
@@ -203,7 +203,7 @@ func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx
 				d.clear(strangerTaken, "") // it asks nobody who calls
 			}
 		case d.challenges.Load() || d.asks.Load() && !d.trusts.Load():
-			w.hop.note(now, pbx, strangerTaken, ip.String())
+			w.proxy.note(now, pbx, strangerTaken, ip.String())
 		}
 	}
 	if d.found[inviteNotAsked].Load() != nil {
@@ -234,7 +234,7 @@ func (h *Hop) cameAlongPath(p *packet) {
 func (h *Hop) calledUs(p *packet) {
 	m := &p.msg
 	if pbx := h.pbxAt(p.peer); pbx != nil && m.initial() && m.is("INVITE") && h.cfg.Register != RegisterNone {
-		h.note(p.at, pbx, bindingLost, string(m.text(m.uri)))
+		h.note(p.receivedAt, pbx, bindingLost, string(m.text(m.uri)))
 	}
 }
 
@@ -271,8 +271,8 @@ func (h *Hop) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 // by bellhop's own address it is a phone's.
 func (h *Hop) diagnosePhone(p *packet) {
 	for _, pbx := range h.pbx {
-		if pbx.shared && pbx.addr.Addr() == p.peer.Addr() && pbx.sends(p.on.proto, p.peer) {
-			h.note(p.at, pbx, phoneTaken, p.peer.Addr().String())
+		if pbx.shared && pbx.addr.Addr() == p.peer.Addr() && pbx.sends(p.listener.proto, p.peer) {
+			h.note(p.receivedAt, pbx, phoneTaken, p.peer.Addr().String())
 			return
 		}
 	}

@@ -6,7 +6,7 @@ import "net/netip"
 // transactions, timers that are set, and bytes.
 func (h *Hop) Held() (n int) {
 	for _, w := range h.workers {
-		n += len(w.servers.m) + len(w.clients.m) + len(w.cancels.m) + w.wheel.count + w.held
+		n += len(w.serverTxs.m) + len(w.clientTxs.m) + len(w.cancelTxs.m) + w.wheel.count + w.heldBytes
 	}
 	return n
 }

@@ -72,7 +72,7 @@ func leaves(t *testing.T, w *worker, p *packet) {
 		return
 	}
 	if !m.request() {
-		w.upstream(p, way{})
+		w.upstream(p, destination{})
 		return
 	}
 	if m.maxFwd == 0 {
@@ -124,7 +124,7 @@ func FuzzRoute(f *testing.F) {
 	f.Add("<sip:192.0.2.2:5060>,<sip:192.0.2.1>", "", "sip:TOKEN@192.0.2.1;lr")
 	f.Add("<sip:TOKEN@192.0.2.1;lr>,<sip:10.0.0.1;lr>", "", "sip:192.0.2.1;bellhop=TOKEN")
 	w, _ := bare(f, nil)
-	tok := string(w.seal.sealRoute(nil, token{flow: flow{proto: UDP, port: 5060, peer: barePhone}}, []byte("1"), []byte("1")))
+	tok := string(w.sealer.sealRoute(nil, token{flow: flow{proto: UDP, port: 5060, peer: barePhone}}, []byte("1"), []byte("1")))
 	f.Fuzz(func(t *testing.T, one, two, uri string) {
 		b := "BYE " + uri + " SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1\r\nRoute: " + one + "\r\nFrom: a;tag=1\r\nRoute: " + two +
 			"\r\nTo: b;tag=2\r\nCall-ID: 1\r\nCSeq: 1 BYE\r\n\r\n"
@@ -218,7 +218,7 @@ func FuzzStream(f *testing.F) {
 		f.Add([]byte(s+"OPTIONS sip:a SIP/2.0\r\nContent-Length: -1\r\n\r\n"+s), []byte{3, 100, 7})
 	}
 	w, _ := bare(f, nil)
-	w.hop.known.add(barePhone.Addr(), w.now()) // all its messages are in one queue
+	w.proxy.known.add(barePhone.Addr(), w.now()) // all its messages are in one queue
 	f.Fuzz(func(t *testing.T, b, cuts []byte) {
 		if len(b) > 8<<10 {
 			return
@@ -234,7 +234,7 @@ func FuzzStream(f *testing.F) {
 // are none, and returns the messages.
 func streamed(w *worker, b, cuts []byte) (messages []string) {
 	ours, theirs := net.Pipe()
-	s := w.hop.streams.add(ours, barePhone, w.hop.listeners[1])
+	s := w.proxy.streams.add(ours, barePhone, w.proxy.listeners[1])
 	served := make(chan struct{})
 	go func() {
 		s.serve(ours, nil)
@@ -260,18 +260,18 @@ func streamed(w *worker, b, cuts []byte) (messages []string) {
 			b = b[n:]
 		}
 	}()
-	took := func(in input) {
-		w.waiting.Add(-in.cost())
+	took := func(in workItem) {
+		w.queuedBytes.Add(-in.queuedSize())
 		messages = append(messages, string(in.packet.buf))
-		in.packet.done()
+		in.packet.release()
 	}
 	for {
 		select {
-		case in := <-w.in:
+		case in := <-w.queue:
 			took(in)
 		case <-served:
-			for len(w.in) > 0 {
-				took(<-w.in)
+			for len(w.queue) > 0 {
+				took(<-w.queue)
 			}
 			return messages
 		}

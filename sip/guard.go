@@ -9,19 +9,19 @@ import (
 // transactions, and bytes that are sent to an address they only claim.
 
 // shedLog is the least time between two log lines of a worker about requests shed.
-const shedLog = instant(60e9)
+const shedLogInterval = instant(60e9)
 
 // measure notes whether four fifths of the memory that transactions may hold are
 // taken: from then on the new requests of strangers are dropped.
-func (w *worker) measure(now instant) {
-	full := w.held >= w.maxHeld/10*8
-	if full == w.full.Load() {
+func (w *worker) updateShedding(now instant) {
+	full := w.heldBytes >= w.maxHeldBytes/10*8
+	if full == w.shedding.Load() {
 		return
 	}
-	w.full.Store(full)
-	if full && (now-w.warned >= shedLog || w.warned == 0) {
-		w.warned = now
-		w.hop.log.Warn("new requests of unknown sources shed: transactions hold most of the memory they may", "worker", w.index, "bytes", w.held, "limit", w.maxHeld)
+	w.shedding.Store(full)
+	if full && (now-w.shedLoggedAt >= shedLogInterval || w.shedLoggedAt == 0) {
+		w.shedLoggedAt = now
+		w.proxy.log.Warn("new requests of unknown sources shed: transactions hold most of the memory they may", "worker", w.index, "bytes", w.heldBytes, "limit", w.maxHeldBytes)
 	}
 }
 
@@ -29,15 +29,15 @@ func (w *worker) measure(now instant) {
 // memory are taken, new requests of strangers are dropped, and at 90 % those that
 // say they are within a dialog: a To tag is easily made up. At 95 % the new
 // requests of known sources are refused with f; theirs within a dialog always go.
-func (w *worker) admit(now instant, p *packet) (f *fault, ok bool) {
-	if w.held < w.maxHeld/10*8 {
+func (w *worker) admitRequest(now instant, p *packet) (f *fault, ok bool) {
+	if w.heldBytes < w.maxHeldBytes/10*8 {
 		return nil, true
 	}
-	known := w.hop.knows(now, p)
+	known := w.proxy.isKnown(now, p)
 	switch {
-	case !p.msg.initial() && (known || w.held < w.maxHeld/10*9):
+	case !p.msg.initial() && (known || w.heldBytes < w.maxHeldBytes/10*9):
 		return nil, true
-	case known && w.held < w.maxHeld/100*95:
+	case known && w.heldBytes < w.maxHeldBytes/100*95:
 		return nil, true
 	case known:
 		return overloaded, false
@@ -49,19 +49,19 @@ var overloaded = &fault{503, "Overloaded"}
 
 // knows reports whether a request comes from the PBX, from a trunk, or from an
 // address whose REGISTER or INVITE was accepted within the hour.
-func (h *Hop) knows(now instant, p *packet) bool {
+func (h *Hop) isKnown(now instant, p *packet) bool {
 	ip := p.peer.Addr()
-	return p.side == pbxSide || h.known.has(ip, now) || h.trusted(ip)
+	return p.side == pbxSide || h.known.has(ip, now) || h.isConfigured(ip)
 }
 
 // rank says how long p may wait. A CANCEL waits as long as its INVITE, so that
 // they keep their order.
-func (h *Hop) rank(p *packet) rank {
+func (h *Hop) priorityOf(p *packet) priority {
 	m := &p.msg
 	if !m.request() {
 		return inDialog
 	}
-	switch known, initial := h.knows(p.at, p), m.initial(); {
+	switch known, initial := h.isKnown(p.receivedAt, p), m.initial(); {
 	case known && !initial:
 		return inDialog
 	case known || !initial:
@@ -72,29 +72,29 @@ func (h *Hop) rank(p *packet) rank {
 
 // trusted reports whether the configuration names an address: as the PBX's, or
 // as a trunk's.
-func (h *Hop) trusted(ip netip.Addr) bool { return h.pbxHost(ip) || h.trunkAt(ip) != nil }
+func (h *Hop) isConfigured(ip netip.Addr) bool { return h.pbxHost(ip) || h.trunkAt(ip) != nil }
 
 // proven reports whether who is at the other end has proved to be there: by a
 // connection, or by something that only a response can have told him. PBX and
 // trunks need not.
-func (w *worker) proven(to way) bool {
-	ip := to.to.Addr()
-	return to.conn != nil || w.hop.proved.has(ip, w.now()) || w.hop.trusted(ip)
+func (w *worker) isProven(to destination) bool {
+	ip := to.addr.Addr()
+	return to.conn != nil || w.proxy.proved.has(ip, w.now()) || w.proxy.isConfigured(ip)
 }
 
 // remember notes who got a 2xx. That to a REGISTER proves that the source is
 // there: its credentials answer a challenge.
-func (w *worker) remember(now instant, t *responseContext, m *message) {
+func (w *worker) rememberAccepted(now instant, t *responseContext, m *message) {
 	if t.src != edgeSide || m.status/100 != 2 {
 		return
 	}
 	ip := t.server.upstream.peer().Addr()
 	switch {
 	case m.is("REGISTER"):
-		w.hop.known.add(ip, now)
-		w.hop.proved.add(ip, now)
+		w.proxy.known.add(ip, now)
+		w.proxy.proved.add(ip, now)
 	case m.is("INVITE"):
-		w.hop.known.add(ip, now)
+		w.proxy.known.add(ip, now)
 	}
 }
 
@@ -104,9 +104,9 @@ func (w *worker) remember(now instant, t *responseContext, m *message) {
 // phone is there, says who had proved to be there before.
 func (h *Hop) rememberBinding(p *packet, t *token) {
 	if ip := t.flow.peer.Addr(); p.side == pbxSide && ip.IsValid() {
-		h.known.add(ip, p.at)
-		h.phones.add(ip, p.at)
-		h.proved.add(ip, p.at)
+		h.known.add(ip, p.receivedAt)
+		h.phones.add(ip, p.receivedAt)
+		h.proved.add(ip, p.receivedAt)
 	}
 }
 
@@ -114,12 +114,12 @@ func (h *Hop) rememberBinding(p *packet, t *token) {
 // comes from where the INVITE came from, with the To tag of that response.
 func (w *worker) proveByACK(now instant, s *serverTx, p *packet) {
 	ip := p.peer.Addr()
-	if s.state != serverCompleted || p.conn != nil || ip != s.upstream.to.Addr() || w.hop.proved.has(ip, now) {
+	if s.state != serverCompleted || p.conn != nil || ip != s.upstream.addr.Addr() || w.proxy.proved.has(ip, now) {
 		return
 	}
-	w.aux.index(s.lastResponse, false)
-	if tag := w.aux.text(w.aux.toTag); len(tag) > 0 && bytes.Equal(tag, p.msg.text(p.msg.toTag)) {
-		w.hop.proved.add(ip, now)
+	w.scratch.index(s.lastResponse, false)
+	if tag := w.scratch.text(w.scratch.toTag); len(tag) > 0 && bytes.Equal(tag, p.msg.text(p.msg.toTag)) {
+		w.proxy.proved.add(ip, now)
 	}
 }
 
@@ -128,13 +128,13 @@ func (w *worker) proveByACK(now instant, s *serverTx, p *packet) {
 // when routing has taken our own Routes off.
 func (w *worker) proveByRoute(now instant, p *packet) {
 	ip := p.peer.Addr()
-	if p.side != edgeSide || p.conn != nil || w.hop.proved.has(ip, now) {
+	if p.side != edgeSide || p.conn != nil || w.proxy.proved.has(ip, now) {
 		return
 	}
-	for i := range w.routeBuf {
-		if r := &w.routeBuf[i]; r.field < 0 && r.uri.User != "" {
-			if t, ok := w.seal.openRoute(r.uri.User, &p.msg); ok && !t.unbound && t.flow.peer.Addr() == ip {
-				w.hop.proved.add(ip, now)
+	for i := range w.routeValues {
+		if r := &w.routeValues[i]; r.field < 0 && r.uri.User != "" {
+			if t, ok := w.sealer.openRoute(r.uri.User, &p.msg); ok && !t.unbound && t.flow.peer.Addr() == ip {
+				w.proxy.proved.add(ip, now)
 				return
 			}
 		}
@@ -143,28 +143,28 @@ func (w *worker) proveByRoute(now instant, p *packet) {
 
 // A table is a map that gives memory back: once it holds little of what it
 // held, it is made anew.
-type table[K comparable, V any] struct {
+type shrinkingMap[K comparable, V any] struct {
 	m    map[K]V
-	most int // entries since m was made
+	peakLen int // entries since m was made
 }
 
-func (t *table[K, V]) put(k K, v V) {
+func (t *shrinkingMap[K, V]) put(k K, v V) {
 	if t.m == nil {
 		t.m = make(map[K]V)
 	}
 	t.m[k] = v
-	t.most = max(t.most, len(t.m))
+	t.peakLen = max(t.peakLen, len(t.m))
 }
 
-func (t *table[K, V]) remove(k K) {
+func (t *shrinkingMap[K, V]) remove(k K) {
 	delete(t.m, k)
 	n := len(t.m)
-	if t.most < 4096 || n > t.most/8 {
+	if t.peakLen < 4096 || n > t.peakLen/8 {
 		return
 	}
 	m := make(map[K]V, n)
 	for k, v := range t.m {
 		m[k] = v
 	}
-	t.m, t.most = m, n
+	t.m, t.peakLen = m, n
 }

@@ -88,7 +88,7 @@ func FuzzNextHop(f *testing.F) {
 		})
 		show := func(from netip.AddrPort, b string) {
 			if p := w.comes([]byte(b), from); p != nil {
-				w.message(w.now(), p)
+				w.handleMessage(w.now(), p)
 			}
 		}
 		initial := func(from netip.AddrPort, uri, call, more string) {
@@ -104,10 +104,10 @@ func FuzzNextHop(f *testing.F) {
 		tokens[2] = net.gave(t)
 		initial(profile, "sip:101@"+barePhone.String(), "c3", "")
 		tokens[3] = net.gave(t)
-		path := string(w.seal.seal(nil, token{use: inPath, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x"}))
+		path := string(w.sealer.seal(nil, token{use: inPath, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x"}))
 		tokens[4] = "<sip:" + path + "@192.0.2.1;lr>"
-		tokens[5] = "<sip:" + string(w.seal.seal(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, called, 0}})) + "@192.0.2.1;lr>"
-		tokens[6] = string(w.seal.seal(nil, token{use: inContact, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x sip:102@" + called.String()}))
+		tokens[5] = "<sip:" + string(w.sealer.seal(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, called, 0}})) + "@192.0.2.1;lr>"
+		tokens[6] = string(w.sealer.seal(nil, token{use: inContact, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x sip:102@" + called.String()}))
 		for i, tok := range tokens {
 			routes = strings.ReplaceAll(routes, "T"+strconv.Itoa(i), tok)
 			user := strings.TrimSuffix(strings.TrimPrefix(tok, "<"), ">")
@@ -140,13 +140,13 @@ func FuzzNextHop(f *testing.F) {
 				t.Errorf("a request of %s leaves for %s:\n%q", from, d.to, d.b)
 			}
 		}
-		w.hop.streams.close()
+		w.proxy.streams.close()
 		for len(net.dialed) > 0 {
 			if to := <-net.dialed; to != registrar && !(call == "c1" && to.Addr() == called.Addr()) {
 				t.Errorf("a connection is opened to %s", to)
 			}
 		}
-		if n := w.hop.stats.panics.Load(); n > 0 {
+		if n := w.proxy.stats.panics.Load(); n > 0 {
 			t.Error("a panic")
 		}
 	})
@@ -156,7 +156,7 @@ func FuzzNextHop(f *testing.F) {
 // the PBX, or a trunk.
 func TestMappedAddresses(t *testing.T) {
 	w, _ := bare(t, nil)
-	w.hop.listeners[0].addr = netip.AddrPortFrom(netip.IPv6Unspecified(), bareHop.Port()) // IPv4 too, as the system has it
+	w.proxy.listeners[0].addr = netip.AddrPortFrom(netip.IPv6Unspecified(), bareHop.Port()) // IPv4 too, as the system has it
 	p := w.comes(numbered("MESSAGE", 1, ""), barePBX)
 	for uri, want := range map[string]*fault{
 		"sip:x@[::ffff:0.0.0.0]:9":   notAllowed,
@@ -172,7 +172,7 @@ func TestMappedAddresses(t *testing.T) {
 			t.Fatalf("%s is no address", uri)
 		}
 		if r, f := w.toEdge(p, routing{}, a); f != want {
-			t.Errorf("%s leads to %v, %v, want %v", uri, r.to.to, f, want)
+			t.Errorf("%s leads to %v, %v, want %v", uri, r.to.addr, f, want)
 		}
 	}
 }

@@ -12,53 +12,53 @@ const maxBody = 8 << 10
 
 // observe shows a request to the watcher, as it came, with what routing found out.
 func (w *worker) observe(p *packet, r *routing, trunk string) {
-	if w.hop.cfg.Watch == nil {
+	if w.proxy.cfg.Watch == nil {
 		return
 	}
 	m := &p.msg
-	o := w.observation(m, p.at)
-	o.Src, o.Dst, o.From, o.To, o.Trunk, o.AOR = p.side, r.dst, p.peer, r.to.to, trunk, r.aor
-	o.Local, o.Stream = local(p.on, p.conn)
+	o := w.observation(m, p.receivedAt)
+	o.Src, o.Dst, o.From, o.To, o.Trunk, o.AOR = p.side, r.dst, p.peer, r.to.addr, trunk, r.aor
+	o.Local, o.Stream = local(p.listener, p.conn)
 	o.Branch = o.Head[m.via.branch.from:m.via.branch.to]
 	if f := m.first(hXCID); f != nil {
-		o.CID = w.seal.openCID(m.text(f.value))
+		o.CID = w.sealer.openCID(m.text(f.value))
 	}
 	if o.CID == "" && r.dst == pbxSide && m.initial() && m.is("INVITE") && w.addsCID(p, r) {
-		o.CID = string(w.seal.newCID(w.tmp[:0], m.text(m.callID), m.text(m.fromTag))[:cidLen])
+		o.CID = string(w.sealer.newCID(w.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))[:cidLen])
 	}
 	w.watch(o)
 }
 
 // observeResponse shows a response to the watcher, as it came.
 func (w *worker) observeResponse(t *responseContext, p *packet) {
-	if w.hop.cfg.Watch == nil {
+	if w.proxy.cfg.Watch == nil {
 		return
 	}
-	o := w.observation(&p.msg, p.at)
+	o := w.observation(&p.msg, p.receivedAt)
 	t.fillObservation(&o)
 	o.From = p.peer
-	o.Local, o.Stream = local(p.on, p.conn)
+	o.Local, o.Stream = local(p.listener, p.conn)
 	w.watch(o)
 }
 
 // observeOwn shows a response that is our own.
 func (w *worker) observeOwn(t *responseContext, b []byte) {
-	if w.hop.cfg.Watch == nil {
+	if w.proxy.cfg.Watch == nil {
 		return
 	}
-	w.aux.index(b, false)
-	o := w.observation(&w.aux, w.now())
+	w.scratch.index(b, false)
+	o := w.observation(&w.scratch, w.now())
 	t.fillObservation(&o)
 	o.Own = true
-	o.From = t.client.nextHop.to
-	o.Local, o.Stream = local(t.server.upstream.on, t.server.upstream.conn)
+	o.From = t.client.nextHop.addr
+	o.Local, o.Stream = local(t.server.upstream.listener, t.server.upstream.conn)
 	w.watch(o)
 }
 
 // observeRefused shows a request that is not sent on, and our answer to it. dst is the
 // side that it was to go to; 0: the other one than that it came from.
 func (w *worker) observeRefused(p *packet, dst dialog.Side, f *fault, extra string) {
-	if w.hop.cfg.Watch == nil {
+	if w.proxy.cfg.Watch == nil {
 		return
 	}
 	if dst == 0 {
@@ -68,7 +68,7 @@ func (w *worker) observeRefused(p *packet, dst dialog.Side, f *fault, extra stri
 		}
 	}
 	t := &responseContext{worker: w, src: p.side, dst: dst, branch: string(p.msg.text(p.msg.via.branch))}
-	t.server.upstream = w.back(p)
+	t.server.upstream = w.responseDestination(p)
 	w.observe(p, &routing{dst: t.dst}, "")
 	w.observeOwn(t, w.reply(p, f.status, f.phrase, extra))
 }
@@ -89,11 +89,11 @@ func local(on *listener, conn *stream) (at netip.AddrPort, isStream bool) {
 // of it share. It reads the wall clock, which somebody may have set since the
 // message came a moment ago.
 func (w *worker) observation(m *message, at instant) dialog.Message {
-	_, offset := w.hop.Clock()
+	_, offset := w.proxy.Clock()
 	text := string(m.b[:min(len(m.b), m.head+maxBody)])
 	cut := func(s span) string { return text[s.from:s.to] }
 	return dialog.Message{
-		At:         w.hop.epoch.Add(time.Duration(at)),
+		At:         w.proxy.epoch.Add(time.Duration(at)),
 		WallOffset: offset,
 		Method:     cut(m.cseqMet),
 		Status:     m.status,
@@ -111,13 +111,13 @@ func (w *worker) observation(m *message, at instant) dialog.Message {
 const maxWatched = 32 << 20
 
 func (w *worker) watch(o dialog.Message) {
-	if len(w.hop.cfg.Watch)*(len(o.Head)+len(o.Body)) > maxWatched {
-		w.hop.stats.unobserved.Add(1)
+	if len(w.proxy.cfg.Watch)*(len(o.Head)+len(o.Body)) > maxWatched {
+		w.proxy.stats.unobserved.Add(1)
 		return
 	}
 	select {
-	case w.hop.cfg.Watch <- o:
+	case w.proxy.cfg.Watch <- o:
 	default:
-		w.hop.stats.unobserved.Add(1)
+		w.proxy.stats.unobserved.Add(1)
 	}
 }

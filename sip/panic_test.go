@@ -11,12 +11,12 @@ func TestAPanicCostsOneMessage(t *testing.T) {
 	w, out := bare(t, nil)
 	message := strings.Replace(typicalINVITE, "INVITE", "MESSAGE", -1)
 	p := w.comes([]byte(message), barePhone)
-	w.servers.put(w.serverKey(&p.msg, p.msg.methodName()), &serverTx{lastResponse: []byte("x")}) // it belongs to no worker: to answer it panics
-	w.handle(input{packet: p})
-	if got := w.hop.Stats().Panics; got != 1 {
+	w.serverTxs.put(w.makeServerKey(&p.msg, p.msg.methodName()), &serverTx{lastResponse: []byte("x")}) // it belongs to no worker: to answer it panics
+	w.handleItem(workItem{packet: p})
+	if got := w.proxy.Stats().Panics; got != 1 {
 		t.Fatalf("%d panics are counted", got)
 	}
-	w.handle(input{packet: w.comes([]byte(strings.Replace(message, "z9hG4bK-0", "z9hG4bK-1", 1)), barePhone)})
+	w.handleItem(workItem{packet: w.comes([]byte(strings.Replace(message, "z9hG4bK-0", "z9hG4bK-1", 1)), barePhone)})
 	if out.n != 1 || out.to != barePBX {
 		t.Errorf("the next message did not go on")
 	}
@@ -31,15 +31,15 @@ func TestAPanicOfATimerCostsThisTimer(t *testing.T) {
 		as = append(as, a)
 	}
 	as[1].then = func(instant) { panic("a bug") }
-	w.hop.epoch = w.hop.epoch.Add(-time.Second)
-	w.timers()
-	w.timers()
+	w.proxy.epoch = w.proxy.epoch.Add(-time.Second)
+	w.fireTimers()
+	w.fireTimers()
 	for i, a := range as {
 		if len(a.fired) != 1 {
 			t.Errorf("timer %d fired %d times", i, len(a.fired))
 		}
 	}
-	if got := w.hop.Stats().Panics; got != 1 {
+	if got := w.proxy.Stats().Panics; got != 1 {
 		t.Errorf("%d panics are counted", got)
 	}
 }
@@ -47,7 +47,7 @@ func TestAPanicOfATimerCostsThisTimer(t *testing.T) {
 // A bug that a datagram meets before it is with a worker costs that datagram.
 func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 	w, _ := bare(t, nil)
-	h, l := w.hop, w.hop.listeners[0]
+	h, l := w.proxy, w.proxy.listeners[0]
 	invite := []byte(typicalINVITE)
 	workers := h.workers
 	h.workers = nil // who owns a message cannot be told: to ask panics
@@ -58,7 +58,7 @@ func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 		t.Fatalf("%d panics are counted, want 2", got)
 	}
 	h.datagram(l, invite, barePhone, false)
-	if len(w.strange) != 1 {
+	if len(w.strangerQueue) != 1 {
 		t.Errorf("the next message did not come")
 	}
 	l.packet = breaking{}
@@ -86,7 +86,7 @@ func (breaking) Close() error        { return nil }
 // read behind it, and else the stream.
 func TestAPanicOnAStream(t *testing.T) {
 	w, _ := bare(t, nil)
-	h := w.hop
+	h := w.proxy
 	workers := h.workers
 	message := strings.Replace(strings.Replace(typicalINVITE, "INVITE", "MESSAGE", -1), "Content-Length: 181", "Content-Length: 0", 1)
 	message = message[:strings.Index(message, "\r\n\r\n")+4]

@@ -23,10 +23,10 @@ type probe struct {
 
 // probe begins to ask the PBXs that fall to this worker.
 func (w *worker) probe() {
-	if w.index != 0 || len(w.hop.pbx) < 2 {
+	if w.index != 0 || len(w.proxy.pbx) < 2 {
 		return
 	}
-	for _, p := range w.hop.pbx {
+	for _, p := range w.proxy.pbx {
 		b := &probe{worker: w, pbx: p}
 		b.timer.owner = b
 		b.handleTimer(w.now())
@@ -43,17 +43,17 @@ func (b *probe) handleTimer(now instant) {
 		return
 	}
 	w, a := b.worker, b.pbx.addr
-	l := w.hop.listenerFor(a.Proto, a.Addr(), nil)
-	to := way{on: l, to: a.AddrPort}
+	l := w.proxy.listenerFor(a.Proto, a.Addr(), nil)
+	to := destination{listener: l, addr: a.AddrPort}
 	if a.Proto == TCP {
-		to.conn = w.hop.streams.to(a.AddrPort, l)
+		to.conn = w.proxy.streams.to(a.AddrPort, l)
 	}
 	b.sent++
-	c := &clientTx{worker: w, user: b, id: w.newID(), nextHop: to}
+	c := &clientTx{worker: w, user: b, id: w.newTxID(), nextHop: to}
 	branch := w.appendBranch(nil, c.id, c.loopHash)
-	c.request = w.keep(nil, fmt.Appendf(nil, "OPTIONS sip:%s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
+	c.request = w.retainCopy(nil, fmt.Appendf(nil, "OPTIONS sip:%s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
 		"From: <sip:%s>;tag=%x\r\nTo: <sip:%s>\r\nCall-ID: probe-%08x-%d\r\nCSeq: %d OPTIONS\r\nContent-Length: 0\r\n\r\n",
-		a.AddrPort, l.proto.via(), l.sentBy, branch, l.sentBy, c.id, a.AddrPort, w.hop.salt, w.index, b.sent))
+		a.AddrPort, l.proto.via(), l.sentBy, branch, l.sentBy, c.id, a.AddrPort, w.proxy.salt, w.index, b.sent))
 	b.awaited = c
 	b.worker.wheel.start(&b.timer, now+probeTimeout)
 	c.start(now)
@@ -76,6 +76,6 @@ func (b *probe) handleAnswer(now instant, down bool) {
 
 func (b *probe) setDown(down bool) {
 	if b.pbx.down.Swap(down) != down {
-		b.worker.hop.log.Warn("PBX changed", "pbx", b.pbx.addr, "down", down)
+		b.worker.proxy.log.Warn("PBX changed", "pbx", b.pbx.addr, "down", down)
 	}
 }

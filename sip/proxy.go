@@ -369,7 +369,7 @@ func (h *Hop) Clock() (now time.Time, wallOffset time.Duration) {
 // one registers is theirs.
 func (h *Hop) sideOf(p *packet) dialog.Side {
 	for _, pbx := range h.pbx {
-		if !pbx.sends(p.on.proto, p.peer) {
+		if !pbx.sends(p.listener.proto, p.peer) {
 			continue
 		}
 		if p.conn != nil && pbx.addr.Proto == UDP {

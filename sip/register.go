@@ -14,12 +14,12 @@ const contactParam = "bellhop"
 // addBinding makes calls to a phone that registers come back through us: by
 // Path (RFC 3327 §5.2), or by a Contact of ours.
 func (w *worker) addBinding(p *packet, r *routing) {
-	m, s := &p.msg, &w.splice
+	m, s := &p.msg, &w.edits
 	fl := r.edge
 	if r.byURI {
 		fl = flow{}
 	}
-	switch w.hop.cfg.Register {
+	switch w.proxy.cfg.Register {
 	case RegisterNone:
 	case RegisterContact:
 		aor := w.aor(m)
@@ -29,10 +29,10 @@ func (w *worker) addBinding(p *packet, r *routing) {
 			if parseURI(string(text), &u) != nil {
 				return
 			}
-			if t, ok := w.seal.open(value(&u, contactParam), inContact); ok && strings.HasPrefix(t.text, aor+" ") {
+			if t, ok := w.sealer.open(value(&u, contactParam), inContact); ok && strings.HasPrefix(t.text, aor+" ") {
 				return // another phone's, as the PBX has listed it
 			}
-			w.tmp = w.seal.seal(w.tmp[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
+			w.tmpBuf = w.sealer.seal(w.tmpBuf[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
 			user := ""
 			if u.User != "" {
 				user = string(text[strings.IndexByte(string(text), ':')+1:])
@@ -45,15 +45,15 @@ func (w *worker) addBinding(p *packet, r *routing) {
 			if bare {
 				open, shut = "<", ">"
 			}
-			s.replace(uri, open, "sip:", user, r.to.on.uri, ";", contactParam, "=", string(w.tmp), shut)
+			s.replace(uri, open, "sip:", user, r.to.listener.uri, ";", contactParam, "=", string(w.tmpBuf), shut)
 		})
 	default:
 		at := m.first(hVia).line.from
 		if f := m.first(hPath); f != nil {
 			at = f.line.from
 		}
-		w.tmp = w.seal.seal(w.tmp[:0], token{flow: fl, use: inPath, text: w.aor(m)})
-		s.insert(at, "Path: <sip:", string(w.tmp), "@", r.to.on.uri, ";lr>\r\n")
+		w.tmpBuf = w.sealer.seal(w.tmpBuf[:0], token{flow: fl, use: inPath, text: w.aor(m)})
+		s.insert(at, "Path: <sip:", string(w.tmpBuf), "@", r.to.listener.uri, ";lr>\r\n")
 		// A registrar refuses Path from one that does not say it knows it.
 		s.insert(m.first(hVia).line.from, "Supported: path\r\n")
 	}
@@ -66,7 +66,7 @@ func (w *worker) addBinding(p *packet, r *routing) {
 // take it for the new one. One from another host is of a phone that happens to have the
 // same Contact behind another NAT: it stays as the PBX lists it.
 func (w *worker) restoreContacts(p *packet) {
-	m, s := &p.msg, &w.splice
+	m, s := &p.msg, &w.edits
 	own := w.ownContacts()
 	s.reset()
 	for i := range m.fields {
@@ -95,8 +95,8 @@ func (w *worker) restoreContacts(p *packet) {
 		}
 	}
 	if len(s.edits) > 0 {
-		w.tmp = s.apply(w.tmp[:0], m.b)
-		p.buf = append(p.buf[:0], w.tmp...)
+		w.tmpBuf = s.apply(w.tmpBuf[:0], m.b)
+		p.buf = append(p.buf[:0], w.tmpBuf...)
 		m.index(p.buf, p.conn != nil)
 	}
 }
@@ -111,7 +111,7 @@ func (w *worker) restoreContact(m *message, one span, own []ownContact) bool {
 		return true
 	}
 	text := value(&u, contactParam)
-	t, ok := w.seal.open(text, inContact)
+	t, ok := w.sealer.open(text, inContact)
 	if !ok {
 		return true
 	}
@@ -121,7 +121,7 @@ func (w *worker) restoreContact(m *message, one span, own []ownContact) bool {
 			return o.host != t.flow.peer.Addr()
 		}
 	}
-	w.splice.replace(uri, wrote)
+	w.edits.replace(uri, wrote)
 	return true
 }
 
@@ -134,18 +134,18 @@ type ownContact struct {
 
 // ownContacts returns the Contacts of the REGISTER whose 2xx is handled.
 func (w *worker) ownContacts() (own []ownContact) {
-	if w.answered == nil {
+	if w.answeredRequest == nil {
 		return nil
 	}
-	m := &w.aux
-	m.index(w.answered, false)
+	m := &w.scratch
+	m.index(w.answeredRequest, false)
 	w.contacts(m, func(uri span, _ bool) {
 		var u msg.Uri
 		if parseURI(string(m.text(uri)), &u) != nil {
 			return
 		}
 		text := value(&u, contactParam)
-		if t, ok := w.seal.open(text, inContact); ok {
+		if t, ok := w.sealer.open(text, inContact); ok {
 			_, wrote, _ := strings.Cut(t.text, " ")
 			own = append(own, ownContact{wrote, text, t.flow.peer.Addr()})
 		}

@@ -47,9 +47,9 @@ func FuzzContacts(f *testing.F) {
 		if q == nil || q.msg.fault != nil {
 			t.Fatalf("%q, %q cannot be listed: %q", one, two, listed)
 		}
-		w.answered = out
+		w.answeredRequest = out
 		w.restoreContacts(q)
-		w.answered = nil
+		w.answeredRequest = nil
 		back, is := contacts(&q.msg)
 		if !slices.Equal(is, was) {
 			t.Fatalf("%q, %q came back as %q, want %q", one, two, is, was)

@@ -27,16 +27,16 @@ type responseContext struct {
 // request back: whose it is our branch has told. It is observed first: what it causes, as on another leg of
 // the call, comes after it.
 func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p *packet) {
-	if t.worker.hop.cfg.Register == RegisterContact && m.status/100 == 2 && m.is("REGISTER") {
+	if t.worker.proxy.cfg.Register == RegisterContact && m.status/100 == 2 && m.is("REGISTER") {
 		t.worker.restoreContacts(p)
 	}
 	t.worker.observeResponse(t, p)
 	t.worker.diagnose(now, t, m)
 	if m.status >= 200 {
-		t.cancelFields = t.worker.forget(t.cancelFields)
-		t.worker.remember(now, t, m)
+		t.cancelFields = t.worker.releaseCopy(t.cancelFields)
+		t.worker.rememberAccepted(now, t, m)
 	}
-	if m.status > 100 && (t.worker.answered != nil || m.hasNextVia()) {
+	if m.status > 100 && (t.worker.answeredRequest != nil || m.hasNextVia()) {
 		if m.is("BYE") && (m.status/100 == 2 || m.status == 481) {
 			t.worker.oldDialogs.end(m.text(m.callID))
 		}
@@ -51,7 +51,7 @@ func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p
 // failed answers in the place of a next hop that did not.
 func (t *responseContext) handleFailure(now instant, c *clientTx, why failureReason) {
 	if why != ringTimeout || c.canceled {
-		t.cancelFields = t.worker.forget(t.cancelFields)
+		t.cancelFields = t.worker.releaseCopy(t.cancelFields)
 	}
 	switch {
 	case why == ringTimeout && !c.canceled:
@@ -62,7 +62,7 @@ func (t *responseContext) handleFailure(now instant, c *clientTx, why failureRea
 		// A transport error counts as 503, and 503 leaves as 500 (RFC 3261 §16.7, §16.9).
 		t.sendOwnFinal(now, 500, "Next Hop Unreachable")
 	case why == ringTimeout && t.canceled:
-		t.cancelFields = t.worker.forget(t.cancelFields)
+		t.cancelFields = t.worker.releaseCopy(t.cancelFields)
 		t.sendOwnFinal(now, 487, "Request Terminated")
 		c.terminate()
 	case !t.server.invite:
@@ -81,7 +81,7 @@ func (t *responseContext) cancelInvite(now instant, m *message) {
 		return
 	}
 	t.canceled = true
-	t.cancelFields = t.worker.keep(nil, cancelFields(m, t.worker.hop.cfg.StripIdentity && t.src == edgeSide && t.trunk == ""))
+	t.cancelFields = t.worker.retainCopy(nil, cancelFields(m, t.worker.proxy.cfg.StripIdentity && t.src == edgeSide && t.trunk == ""))
 	if t.client.state == clientProceeding {
 		t.sendCancel(now)
 	}
@@ -97,8 +97,8 @@ func (t *responseContext) sendCancel(now instant) {
 	c.canceled = true
 	c.deadline = now + timerB
 	t.worker.wheel.start(&c.timer, c.deadline)
-	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.keep(nil, t.worker.cancelFor(c.request, t.cancelFields))}
-	t.cancelFields = t.worker.forget(t.cancelFields)
+	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.retainCopy(nil, t.worker.cancelFor(c.request, t.cancelFields))}
+	t.cancelFields = t.worker.releaseCopy(t.cancelFields)
 	k.start(now)
 }
 

@@ -22,7 +22,7 @@ const branchLen = len(cookie) + 2 + 8 + 1 + 12 + 1 + 8
 
 func (w *worker) appendBranch(dst []byte, id uint64, hash uint32) []byte {
 	dst = append(dst, cookie+"bh"...)
-	dst = appendHex(dst, uint64(w.hop.salt), 8)
+	dst = appendHex(dst, uint64(w.proxy.salt), 8)
 	dst = append(dst, '.')
 	dst = appendHex(dst, id, 12)
 	dst = append(dst, '.')
@@ -99,7 +99,7 @@ func (w *worker) looped(m *message, hash uint32) bool {
 			}
 			v = v[at:]
 			if len(v) >= branchLen {
-				if _, h, ok := w.hop.openBranch(v[:branchLen]); ok && h == hash {
+				if _, h, ok := w.proxy.openBranch(v[:branchLen]); ok && h == hash {
 					return true
 				}
 			}
@@ -151,9 +151,9 @@ func sameHost(h []byte, ip netip.Addr) bool {
 // forwarded splices the request as it leaves (RFC 3261 §16.6). The edits of
 // routing are in w.splice already. The result is valid until the next message.
 func (w *worker) forwarded(p *packet, r *routing, branch []byte) []byte {
-	m, s := &p.msg, &w.splice
+	m, s := &p.msg, &w.edits
 	top := m.first(hVia).line.from
-	s.insert(top, "Via: SIP/2.0/", r.to.on.proto.via(), " ", r.to.on.sentBy, ";branch=", string(branch), "\r\n")
+	s.insert(top, "Via: SIP/2.0/", r.to.listener.proto.via(), " ", r.to.listener.sentBy, ";branch=", string(branch), "\r\n")
 	fixVia(s, m, p.peer)
 	if m.maxFwd < 0 {
 		s.insert(top, "Max-Forwards: 70\r\n")
@@ -166,15 +166,15 @@ func (w *worker) forwarded(p *packet, r *routing, branch []byte) []byte {
 	if r.dst == pbxSide && m.initial() {
 		switch {
 		case m.is("INVITE") && w.addsCID(p, r):
-			s.insert(top, "X-CID: ", string(w.seal.newCID(w.tmp[:0], m.text(m.callID), m.text(m.fromTag))), "\r\n")
+			s.insert(top, "X-CID: ", string(w.sealer.newCID(w.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))), "\r\n")
 		case m.is("REGISTER"):
 			w.addBinding(p, r)
 		}
 	}
 	w.applyTrust(p, r)
 	w.addLength(m, r.to)
-	w.out = s.apply(w.out[:0], m.b)
-	return w.out
+	w.outBuf = s.apply(w.outBuf[:0], m.b)
+	return w.outBuf
 }
 
 // trunkMark is the header field by which the PBX knows that a request comes from a
@@ -185,8 +185,8 @@ const trunkMark = "X-Bellhop-Trunk"
 // and takes off what only a trusted peer may say of a caller: the PBX trusted its
 // network before we stood in it.
 func (w *worker) applyTrust(p *packet, r *routing) {
-	m, s := &p.msg, &w.splice
-	strip := w.hop.cfg.StripIdentity && r.stranger
+	m, s := &p.msg, &w.edits
+	strip := w.proxy.cfg.StripIdentity && r.stranger
 	for i := range m.fields {
 		switch f := &m.fields[i]; f.name {
 		case hTrunkMark:
@@ -196,7 +196,7 @@ func (w *worker) applyTrust(p *packet, r *routing) {
 				s.remove(f.line)
 			}
 		case hXCID:
-			if strip && w.seal.openCID(m.text(f.value)) == "" {
+			if strip && w.sealer.openCID(m.text(f.value)) == "" {
 				s.remove(f.line)
 			}
 		}
@@ -210,14 +210,14 @@ func (w *worker) applyTrust(p *packet, r *routing) {
 // none, or one that a stranger has made up.
 func (w *worker) addsCID(p *packet, r *routing) bool {
 	f := p.msg.first(hXCID)
-	return w.hop.cfg.AddCID && (f == nil || w.hop.cfg.StripIdentity && r.stranger && w.seal.openCID(p.msg.text(f.value)) == "")
+	return w.proxy.cfg.AddCID && (f == nil || w.proxy.cfg.StripIdentity && r.stranger && w.sealer.openCID(p.msg.text(f.value)) == "")
 }
 
 // addLength gives a message that leaves on a stream the Content-Length that a
 // datagram may lack (RFC 3261 §18.3).
-func (w *worker) addLength(m *message, to way) {
+func (w *worker) addLength(m *message, to destination) {
 	if to.reliable() && m.length < 0 {
-		w.splice.insert(int32(m.head-2), "Content-Length: ", strconv.Itoa(len(m.b)-m.head), "\r\n")
+		w.edits.insert(int32(m.head-2), "Content-Length: ", strconv.Itoa(len(m.b)-m.head), "\r\n")
 	}
 }
 
@@ -234,16 +234,16 @@ func recordRouted(m *message) bool {
 // addRecordRoute puts our Record-Route on top: one, or two when the request
 // leaves another way than it came (RFC 5658).
 func (w *worker) addRecordRoute(p *packet, r *routing) {
-	m, s := &p.msg, &w.splice
+	m, s := &p.msg, &w.edits
 	at := m.first(hVia).line.from
 	if f := m.first(hRecordRoute); f != nil {
 		at = f.line.from
 	}
-	w.tmp = w.seal.sealRoute(w.tmp[:0], w.routeToken(p, r), m.text(m.callID), m.text(m.fromTag))
-	user := string(w.tmp)
-	s.insert(at, "Record-Route: <sip:", user, "@", r.to.on.uri, ";lr>\r\n")
-	if r.to.on != p.on {
-		s.insert(at, "Record-Route: <sip:", user, "@", p.on.uri, ";lr>\r\n")
+	w.tmpBuf = w.sealer.sealRoute(w.tmpBuf[:0], w.routeToken(p, r), m.text(m.callID), m.text(m.fromTag))
+	user := string(w.tmpBuf)
+	s.insert(at, "Record-Route: <sip:", user, "@", r.to.listener.uri, ";lr>\r\n")
+	if r.to.listener != p.listener {
+		s.insert(at, "Record-Route: <sip:", user, "@", p.listener.uri, ";lr>\r\n")
 	}
 }
 
@@ -265,7 +265,7 @@ func (w *worker) routeToken(p *packet, r *routing) token {
 			}
 		case r.dst == edgeSide:
 			// The PBX has put none of its own on top of ours: it stays out.
-			before, ok := w.seal.openRoute(top.User, &p.msg)
+			before, ok := w.sealer.openRoute(top.User, &p.msg)
 			t.direct = ok && !before.unbound
 		}
 	}
@@ -303,11 +303,11 @@ func (w *worker) bindNextRoute(m *message) {
 			if above.Host == "" || w.namesPBX(&above) != nil {
 				continue
 			}
-			if t, ok := w.seal.openRoute(u.User, m); ok && !t.fromPBX && !t.unbound {
+			if t, ok := w.sealer.openRoute(u.User, m); ok && !t.fromPBX && !t.unbound {
 				t.next = newRouteID(&above)
-				w.tmp = w.seal.sealRoute(w.tmp[:0], t, m.text(m.callID), m.text(m.fromTag))
+				w.tmpBuf = w.sealer.sealRoute(w.tmpBuf[:0], t, m.text(m.callID), m.text(m.fromTag))
 				from := uri.from + int32(bytes.IndexByte(m.text(uri), ':')) + 1
-				w.splice.replace(span{from, from + int32(len(u.User))}, string(w.tmp))
+				w.edits.replace(span{from, from + int32(len(u.User))}, string(w.tmpBuf))
 			}
 		}
 	}
@@ -326,18 +326,18 @@ func (w *worker) headURI(m *message, v span, u *msg.Uri) bool {
 func (w *worker) pbxOf(p *packet) (id pbxID, target Addr) {
 	contact, known := w.contactAddr(&p.msg)
 	known = known && !p.msg.hasNextVia()
-	if pbx := w.hop.namesPBX(contact); known && pbx != nil {
+	if pbx := w.proxy.namesPBX(contact); known && pbx != nil {
 		return pbx.id, Addr{}
 	}
-	if known && w.hop.pbxHost(contact.Addr()) {
+	if known && w.proxy.pbxHost(contact.Addr()) {
 		return id, contact
 	}
-	for _, pbx := range w.hop.pbx {
-		if pbx.sends(p.on.proto, p.peer) {
+	for _, pbx := range w.proxy.pbx {
+		if pbx.sends(p.listener.proto, p.peer) {
 			return pbx.id, Addr{}
 		}
 	}
-	return id, Addr{p.on.proto, p.peer}
+	return id, Addr{p.listener.proto, p.peer}
 }
 
 // contactAddr is the address in the first Contact of m.
@@ -356,8 +356,8 @@ func (w *worker) contactAddr(m *message) (a Addr, ok bool) {
 // upstream splices a response as it goes on to a sender: without our Via, and a 503 as a
 // 500 (RFC 3261 §16.7 items 3 and 6). If no Via is left, it gets those of the request
 // that it answers. It returns the status it leaves with.
-func (w *worker) upstream(p *packet, to way) ([]byte, int) {
-	m, s := &p.msg, &w.splice
+func (w *worker) upstream(p *packet, to destination) ([]byte, int) {
+	m, s := &p.msg, &w.edits
 	s.reset()
 	status := m.status
 	if status == 503 {
@@ -374,11 +374,11 @@ func (w *worker) upstream(p *packet, to way) ([]byte, int) {
 		s.remove(span{f.value.from, i})
 	} else {
 		s.remove(f.line)
-		if w.answered != nil && !m.hasNextVia() {
-			w.aux.index(w.answered, false)
-			top := w.aux.first(hVia)
-			for v := w.aux.after(top); v != nil; v = w.aux.after(v) {
-				s.insert(f.line.from, string(w.aux.text(v.line)))
+		if w.answeredRequest != nil && !m.hasNextVia() {
+			w.scratch.index(w.answeredRequest, false)
+			top := w.scratch.first(hVia)
+			for v := w.scratch.after(top); v != nil; v = w.scratch.after(v) {
+				s.insert(f.line.from, string(w.scratch.text(v.line)))
 			}
 		}
 	}
@@ -386,29 +386,29 @@ func (w *worker) upstream(p *packet, to way) ([]byte, int) {
 		w.bindNextRoute(m)
 	}
 	w.addLength(m, to)
-	w.out = s.apply(w.out[:0], m.b)
-	return w.out, status
+	w.outBuf = s.apply(w.outBuf[:0], m.b)
+	return w.outBuf, status
 }
 
 // reply makes a response of our own to the request of p (RFC 3261 §8.2.6).
 // extra holds whole header field lines. The result is valid until the next message.
 func (w *worker) reply(p *packet, status int, phrase, extra string) []byte {
-	w.splice.reset()
+	w.edits.reset()
 	if p.msg.via.ok {
-		fixVia(&w.splice, &p.msg, p.peer)
+		fixVia(&w.edits, &p.msg, p.peer)
 	}
-	w.tmp = w.splice.apply(w.tmp[:0], p.msg.b)
-	w.aux.index(w.tmp, false)
-	w.out = w.appendReply(w.out[:0], &w.aux, 0, status, phrase, extra)
-	return w.out
+	w.tmpBuf = w.edits.apply(w.tmpBuf[:0], p.msg.b)
+	w.scratch.index(w.tmpBuf, false)
+	w.outBuf = w.appendReply(w.outBuf[:0], &w.scratch, 0, status, phrase, extra)
+	return w.outBuf
 }
 
 // answerTo makes a response of our own to a request that was forwarded: our
 // Via, the first, is left out.
 func (w *worker) answerTo(sent []byte, status int, phrase string) []byte {
-	w.aux.index(sent, false)
-	w.out = w.appendReply(w.out[:0], &w.aux, 1, status, phrase, "")
-	return w.out
+	w.scratch.index(sent, false)
+	w.outBuf = w.appendReply(w.outBuf[:0], &w.scratch, 1, status, phrase, "")
+	return w.outBuf
 }
 
 func (w *worker) appendReply(dst []byte, m *message, skipVias, status int, phrase, extra string) []byte {
@@ -452,16 +452,16 @@ func (w *worker) appendReply(dst []byte, m *message, skipVias, status int, phras
 // ownTag is the To tag of our own responses: the same for each repetition of a
 // request, so that the ACK of a response we keep no state for is recognised.
 func (w *worker) ownTag(m *message) []byte {
-	sum := w.seal.sign(8, []byte("tag"), m.text(m.callID), []byte{0}, m.text(m.fromTag))
-	return hex.AppendEncode(w.tag[:0], sum)
+	sum := w.sealer.sign(8, []byte("tag"), m.text(m.callID), []byte{0}, m.text(m.fromTag))
+	return hex.AppendEncode(w.tagBuf[:0], sum)
 }
 
 // ackFor makes the ACK of a final response other than 2xx: hop by hop, with
 // the one Via and the Route of the INVITE (RFC 3261 §17.1.1.3).
 func (w *worker) ackFor(invite []byte, response *message) []byte {
-	m := &w.aux
+	m := &w.scratch
 	m.index(invite, false)
-	dst := w.hopByHop(w.out[:0], m, "ACK")
+	dst := w.hopByHop(w.outBuf[:0], m, "ACK")
 	dst = append(dst, response.text(response.first(hTo).line)...)
 	dst = append(dst, m.text(m.first(hFrom).line)...)
 	return append(dst, "Content-Length: 0\r\n\r\n"...)
@@ -469,9 +469,9 @@ func (w *worker) ackFor(invite []byte, response *message) []byte {
 
 // cancelFor makes the CANCEL of a forwarded INVITE (RFC 3261 §9.1).
 func (w *worker) cancelFor(invite, fields []byte) []byte {
-	m := &w.aux
+	m := &w.scratch
 	m.index(invite, false)
-	dst := w.hopByHop(w.out[:0], m, "CANCEL")
+	dst := w.hopByHop(w.outBuf[:0], m, "CANCEL")
 	dst = append(dst, m.text(m.first(hTo).line)...)
 	dst = append(dst, m.text(m.first(hFrom).line)...)
 	dst = append(dst, fields...)

@@ -18,26 +18,26 @@ const (
 
 // A way is how a message leaves: from one of our listeners, to an address, and
 // on a stream if it is one.
-type way struct {
-	on   *listener
-	to   netip.AddrPort
+type destination struct {
+	listener   *listener
+	addr   netip.AddrPort
 	conn *stream // nil over UDP
 }
 
-func (w way) reliable() bool { return w.conn != nil }
+func (w destination) reliable() bool { return w.conn != nil }
 
 // peer is the address of who gets what leaves. On a stream it need not be the
 // one in to, which is where another is opened when that has ended.
-func (w way) peer() netip.AddrPort {
+func (w destination) peer() netip.AddrPort {
 	if w.conn != nil {
 		return w.conn.peer
 	}
-	return w.to
+	return w.addr
 }
 
 // routing is the answer to where a request goes.
 type routing struct {
-	to    way
+	to    destination
 	dst   dialog.Side
 	edge  flow   // to the peer on the edge side, for Record-Route and Path
 	byURI bool   // edge says at which host the peer is, and URIs where there
@@ -70,9 +70,9 @@ var (
 // needs to know is in the message (RFC 5626 §5.3).
 func (w *worker) route(p *packet) (r routing, f *fault) {
 	m := &p.msg
-	w.splice.reset()
+	w.edits.reset()
 	if p.side == edgeSide {
-		r.trunk = w.hop.trunkAt(p.peer.Addr())
+		r.trunk = w.proxy.trunkAt(p.peer.Addr())
 		r.stranger = r.trunk == nil
 	}
 	var uri msg.Uri
@@ -93,7 +93,7 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 		case has(&uri, "lr") && uri.User != "":
 			// A strict router put our own Record-Route here; what it was meant
 			// for is the last Route (RFC 3261 §16.4).
-			t, ok := w.seal.openRoute(uri.User, m)
+			t, ok := w.sealer.openRoute(uri.User, m)
 			if !ok {
 				return r, forged
 			}
@@ -103,26 +103,26 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 			}
 			last := rs[len(rs)-1]
 			rs = rs[:len(rs)-1]
-			w.splice.replace(m.uri, string(m.text(last.text)))
+			w.edits.replace(m.uri, string(m.text(last.text)))
 			w.removeRoute(m, last)
 			target = last.uri
 		case has(&uri, contactParam):
-			t, ok := w.seal.open(value(&uri, contactParam), inContact)
+			t, ok := w.sealer.open(value(&uri, contactParam), inContact)
 			if !ok {
 				return r, forged
 			}
 			tokens.add(t)
-			w.hop.rememberBinding(p, &t)
+			w.proxy.rememberBinding(p, &t)
 			aor, to, _ := strings.Cut(t.text, " ")
 			r.aor = aor
-			w.splice.replace(m.uri, to)
+			w.edits.replace(m.uri, to)
 			target = msg.Uri{}
 			if f := parseURI(to, &target); f != nil {
 				return r, f
 			}
 		case has(&uri, "maddr"):
 			to := withoutMaddr(string(m.text(m.uri)), uri.Port)
-			w.splice.replace(m.uri, to)
+			w.edits.replace(m.uri, to)
 			target = msg.Uri{}
 			if f := parseURI(to, &target); f != nil {
 				return r, f
@@ -131,15 +131,15 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 	}
 	for len(rs) > 0 && w.ours(&rs[0].uri) {
 		if u := rs[0].uri.User; u != "" {
-			t, ok := w.seal.openRoute(u, m)
+			t, ok := w.sealer.openRoute(u, m)
 			if !ok {
-				if t, ok = w.seal.open(u, inPath); ok {
+				if t, ok = w.sealer.open(u, inPath); ok {
 					r.aor = t.text
 					if p.side == pbxSide {
-						w.hop.cameAlongPath(p)
-						w.hop.rememberBinding(p, &t)
+						w.proxy.cameAlongPath(p)
+						w.proxy.rememberBinding(p, &t)
 					} else if t.flow.peer != p.peer { // only a registrar sends along it
-						w.hop.diagnoseSource(p.at, p.peer, true)
+						w.proxy.diagnoseSource(p.receivedAt, p.peer, true)
 					}
 				}
 			}
@@ -219,12 +219,12 @@ func (w *worker) fromEdge(p *packet, r routing, next *msg.Uri, routed bool, toke
 // allOpen reports whether each Route of m that names us has a token of m's dialog.
 // One that has none would lead back to us through a PBX that is a proxy.
 func (w *worker) allOpen(m *message) bool {
-	for i := range w.routeBuf {
-		r := &w.routeBuf[i]
+	for i := range w.routeValues {
+		r := &w.routeValues[i]
 		if r.field < 0 || !w.ours(&r.uri) {
 			continue // taken off, or another's
 		}
-		if _, ok := w.seal.openRoute(r.uri.User, m); !ok {
+		if _, ok := w.sealer.openRoute(r.uri.User, m); !ok {
 			return false
 		}
 	}
@@ -237,15 +237,15 @@ func (w *worker) namesPBX(u *msg.Uri) *pbx {
 	if !ok {
 		return nil
 	}
-	return w.hop.namesPBX(a)
+	return w.proxy.namesPBX(a)
 }
 
 // toDialogPBX sends a request within a dialog to the PBX that the dialog is with.
 func (w *worker) toDialogPBX(p *packet, r routing, next *msg.Uri, t *token) (routing, *fault) {
-	if t.fromPBX && !t.direct && t.target.IsValid() && w.hop.pbxHost(t.target.Addr()) {
+	if t.fromPBX && !t.direct && t.target.IsValid() && w.proxy.pbxHost(t.target.Addr()) {
 		return w.over(p, r, t.target)
 	}
-	for _, pbx := range w.hop.pbx {
+	for _, pbx := range w.proxy.pbx {
 		if pbx.id == t.pbx {
 			return w.toPBX(p, r, pbx)
 		}
@@ -257,7 +257,7 @@ func (w *worker) toDialogPBX(p *packet, r routing, next *msg.Uri, t *token) (rou
 }
 
 func (w *worker) toAnyPBX(p *packet, r routing) (routing, *fault) {
-	pbx, ok := w.hop.alive()
+	pbx, ok := w.proxy.alive()
 	if !ok {
 		return r, noPBX
 	}
@@ -284,8 +284,8 @@ func (w *worker) toOtherEnd(p *packet, r routing, next *msg.Uri, t *token) (rout
 // the flow.
 func (w *worker) believed(u *msg.Uri, fl flow) Addr {
 	if a, ok := addrOf(u); ok {
-		trunk := w.hop.trunkAt(a.Addr())
-		if a.Addr() == fl.peer.Addr() || trunk != nil && trunk == w.hop.trunkAt(fl.peer.Addr()) {
+		trunk := w.proxy.trunkAt(a.Addr())
+		if a.Addr() == fl.peer.Addr() || trunk != nil && trunk == w.proxy.trunkAt(fl.peer.Addr()) {
 			return a
 		}
 	}
@@ -301,13 +301,13 @@ func (w *worker) fromEdgeUnbound(p *packet, r routing, next *msg.Uri, tokens *ta
 		return w.overFlow(p, r, nil)
 	}
 	a, known := addrOf(next)
-	pbx := w.hop.namesPBX(a)
+	pbx := w.proxy.namesPBX(a)
 	switch {
 	case pbx != nil:
 		return w.toPBX(p, r, pbx)
 	case !known || w.ours(next):
 		return w.toAnyPBX(p, r)
-	case w.hop.pbxHost(a.Addr()):
+	case w.proxy.pbxHost(a.Addr()):
 		return w.over(p, r, a)
 	}
 	r.dst = edgeSide
@@ -327,7 +327,7 @@ func (w *worker) fromPBX(p *packet, r routing, next *msg.Uri, t token) (routing,
 		r.edge = t.flow
 		return w.overFlow(p, r, next)
 	case w.ours(next):
-		w.hop.calledUs(p)
+		w.proxy.calledUs(p)
 		return r, noBinding
 	case t.byURI && (!t.fromPBX || passedOn):
 		r.edge, r.byURI = t.flow, true
@@ -339,15 +339,15 @@ func (w *worker) fromPBX(p *packet, r routing, next *msg.Uri, t token) (routing,
 	if !ok {
 		return r, notResolved
 	}
-	if pbx := w.hop.namesPBX(a); pbx != nil {
+	if pbx := w.proxy.namesPBX(a); pbx != nil {
 		a = pbx.addr
 	}
-	if r.dst = w.hop.sideAt(a); r.dst == pbxSide {
+	if r.dst = w.proxy.sideAt(a); r.dst == pbxSide {
 		return w.over(p, r, a)
 	}
 	r, f := w.toEdge(p, r, a)
 	if f == nil {
-		r.edge, r.byURI = flow{proto: a.Proto, nth: r.to.on.nth, port: r.to.on.addr.Port(), peer: a.AddrPort}, true
+		r.edge, r.byURI = flow{proto: a.Proto, nth: r.to.listener.nth, port: r.to.listener.addr.Port(), peer: a.AddrPort}, true
 	}
 	return r, f
 }
@@ -365,11 +365,11 @@ func passedOn(m *message) bool {
 // toEdge sends to an address on the edge side that a URI names. It may not be one
 // of this machine's own, unless the sender or a trunk is there too.
 func (w *worker) toEdge(p *packet, r routing, a Addr) (routing, *fault) {
-	if w.hop.listensAt(a.AddrPort) {
+	if w.proxy.listensAt(a.AddrPort) {
 		return r, noBinding
 	}
 	ip := a.Addr()
-	if ip.IsUnspecified() || ip.IsMulticast() || inward(ip) && !inward(p.peer.Addr()) && w.hop.trunkAt(ip) == nil {
+	if ip.IsUnspecified() || ip.IsMulticast() || inward(ip) && !inward(p.peer.Addr()) && w.proxy.trunkAt(ip) == nil {
 		return r, notAllowed
 	}
 	return w.over(p, r, a)
@@ -386,17 +386,17 @@ func (w *worker) overFlow(p *packet, r routing, uri *msg.Uri) (routing, *fault) 
 	fl := r.edge
 	switch fl.proto {
 	case UDP:
-		r.to = way{on: w.hop.udpListener(fl, p.on), to: fl.peer}
-		if r.to.on == nil {
+		r.to = destination{listener: w.proxy.udpListener(fl, p.listener), addr: fl.peer}
+		if r.to.listener == nil {
 			return r, noTransport
 		}
-		if w.hop.listensAt(fl.peer) {
+		if w.proxy.listensAt(fl.peer) {
 			return r, noBinding
 		}
 		return r, nil
 	case TCP:
-		if c := w.hop.streams.find(fl.peer, fl.conn); c != nil {
-			r.to = way{on: c.on, to: fl.peer, conn: c}
+		if c := w.proxy.streams.find(fl.peer, fl.conn); c != nil {
+			r.to = destination{listener: c.on, addr: fl.peer, conn: c}
 			return r, nil
 		}
 		if uri == nil {
@@ -411,13 +411,13 @@ func (w *worker) overFlow(p *packet, r routing, uri *msg.Uri) (routing, *fault) 
 
 // over sends to an address.
 func (w *worker) over(p *packet, r routing, a Addr) (routing, *fault) {
-	l := w.hop.listenerFor(a.Proto, a.Addr(), p.on)
+	l := w.proxy.listenerFor(a.Proto, a.Addr(), p.listener)
 	if l == nil {
 		return r, noTransport
 	}
-	r.to = way{on: l, to: a.AddrPort}
+	r.to = destination{listener: l, addr: a.AddrPort}
 	if a.Proto == TCP {
-		r.to.conn = w.hop.streams.to(a.AddrPort, l)
+		r.to.conn = w.proxy.streams.to(a.AddrPort, l)
 	}
 	return r, nil
 }
@@ -426,7 +426,7 @@ func (w *worker) over(p *packet, r routing, a Addr) (routing, *fault) {
 // it: the peer is not the client itself, or does not hear where it sends from.
 func (w *worker) flowOf(p *packet) (fl flow, byURI bool) {
 	m := &p.msg
-	fl = flow{proto: p.on.proto, nth: p.on.nth, port: p.on.addr.Port(), peer: p.peer}
+	fl = flow{proto: p.listener.proto, nth: p.listener.nth, port: p.listener.addr.Port(), peer: p.peer}
 	if p.conn != nil {
 		fl.conn = p.conn.id
 	}
@@ -457,7 +457,7 @@ type routeValue struct {
 
 // routes reads all Route values, the ones that share a field too.
 func (w *worker) routes(m *message) ([]routeValue, *fault) {
-	w.routeBuf = w.routeBuf[:0]
+	w.routeValues = w.routeValues[:0]
 	for i := range m.fields {
 		f := &m.fields[i]
 		if f.name != hRoute {
@@ -470,18 +470,18 @@ func (w *worker) routes(m *message) ([]routeValue, *fault) {
 			}
 			one := trimmed(m.b, span{v.from, end})
 			uri, _, ok := nameAddr(m.b, one)
-			if !ok || len(w.routeBuf) >= maxRoutes {
+			if !ok || len(w.routeValues) >= maxRoutes {
 				return nil, badRoute
 			}
 			r := routeValue{text: uri, value: one, field: i}
 			if parseURI(string(m.text(uri)), &r.uri) != nil {
 				return nil, badRoute
 			}
-			w.routeBuf = append(w.routeBuf, r)
+			w.routeValues = append(w.routeValues, r)
 			v.from = skipSpace(m.b, end+1, v.to)
 		}
 	}
-	return w.routeBuf, nil
+	return w.routeValues, nil
 }
 
 // endOfValue returns where the first of several comma-separated values ends,
@@ -520,7 +520,7 @@ func (w *worker) removeRoute(m *message, r routeValue) {
 	f := &m.fields[r.field]
 	v := r.value
 	if left := w.routeLeft(r.field); left == 1 {
-		w.splice.remove(f.line)
+		w.edits.remove(f.line)
 		w.dropFieldEdits(f.line)
 	} else {
 		if v.to < f.value.to {
@@ -531,15 +531,15 @@ func (w *worker) removeRoute(m *message, r routeValue) {
 				v.from--
 			}
 		}
-		w.splice.remove(v)
+		w.edits.remove(v)
 	}
 	w.routeGone(r)
 }
 
 // routeLeft counts the values of a field that were not removed.
 func (w *worker) routeLeft(field int) (n int) {
-	for i := range w.routeBuf {
-		if w.routeBuf[i].field == field {
+	for i := range w.routeValues {
+		if w.routeValues[i].field == field {
 			n++
 		}
 	}
@@ -547,38 +547,38 @@ func (w *worker) routeLeft(field int) (n int) {
 }
 
 func (w *worker) routeGone(r routeValue) {
-	for i := range w.routeBuf {
-		if w.routeBuf[i].value == r.value {
-			w.routeBuf[i].field = -1
+	for i := range w.routeValues {
+		if w.routeValues[i].value == r.value {
+			w.routeValues[i].field = -1
 		}
 	}
 }
 
 // dropFieldEdits forgets the edits inside a field that is removed as a whole.
 func (w *worker) dropFieldEdits(line span) {
-	keep := w.splice.edits[:0]
-	for _, e := range w.splice.edits {
+	keep := w.edits.edits[:0]
+	for _, e := range w.edits.edits {
 		if e.at >= line.from && e.at < line.to && (span{e.at, e.end}) != line {
 			continue
 		}
 		keep = append(keep, e)
 	}
-	w.splice.edits = keep
+	w.edits.edits = keep
 }
 
 // strictRoute puts the next Route into the Request-URI and the Request-URI
 // behind the last Route, for a next hop of RFC 2543.
 func (w *worker) strictRoute(m *message, rs []routeValue) {
 	uri := string(m.text(m.uri))
-	for i, e := range w.splice.edits { // it may have been replaced already
+	for i, e := range w.edits.edits { // it may have been replaced already
 		if e.at == m.uri.from && e.end == m.uri.to {
-			uri = string(w.splice.text[e.from:e.to])
-			w.splice.edits = append(w.splice.edits[:i], w.splice.edits[i+1:]...)
+			uri = string(w.edits.text[e.from:e.to])
+			w.edits.edits = append(w.edits.edits[:i], w.edits.edits[i+1:]...)
 			break
 		}
 	}
-	w.splice.insert(m.fields[rs[len(rs)-1].field].line.to, "Route: <", uri, ">\r\n")
-	w.splice.replace(m.uri, string(m.text(rs[0].text)))
+	w.edits.insert(m.fields[rs[len(rs)-1].field].line.to, "Route: <", uri, ">\r\n")
+	w.edits.replace(m.uri, string(m.text(rs[0].text)))
 	w.removeRoute(m, rs[0])
 }
 
@@ -690,5 +690,5 @@ func (w *worker) ours(u *msg.Uri) bool {
 	if v := value(u, "maddr"); v != "" {
 		h = v
 	}
-	return w.hop.named(h, u.Port)
+	return w.proxy.named(h, u.Port)
 }

@@ -12,7 +12,7 @@ type serverTx struct {
 	worker     *worker
 	key   serverKey
 	state serverState
-	upstream  way
+	upstream  destination
 
 	invite bool
 	lastResponse   []byte // latest response that a retransmitted request is answered with
@@ -38,11 +38,11 @@ const (
 
 // begin enters the transaction into the worker's table. size is that of the
 // request.
-func (s *serverTx) start(w *worker, key serverKey, back way, invite bool, size int) {
+func (s *serverTx) start(w *worker, key serverKey, back destination, invite bool, size int) {
 	s.worker, s.key, s.upstream, s.invite, s.creditBytes = w, key, back, invite, size
 	s.timer.owner = s
-	w.servers.put(key, s)
-	w.held += transactionSize
+	w.serverTxs.put(key, s)
+	w.heldBytes += transactionSize
 }
 
 // repeated answers a retransmission of the request.
@@ -75,7 +75,7 @@ func (s *serverTx) sendResponse(now instant, status int, b []byte) {
 		s.retainResponse(b)
 	case s.invite && status < 300:
 		s.state = serverAccepted
-		s.lastResponse = s.worker.forget(s.lastResponse)
+		s.lastResponse = s.worker.releaseCopy(s.lastResponse)
 		s.worker.wheel.start(&s.timer, now+timerL)
 	case s.invite:
 		s.state = serverCompleted
@@ -97,7 +97,7 @@ func (s *serverTx) sendResponse(now instant, status int, b []byte) {
 	s.sendWithinCredit(b, owed)
 }
 
-func (s *serverTx) retainResponse(b []byte) { s.lastResponse = s.worker.keep(s.lastResponse, b) }
+func (s *serverTx) retainResponse(b []byte) { s.lastResponse = s.worker.retainCopy(s.lastResponse, b) }
 
 // maxTwos is how many times the PBX may repeat a 2xx to a source that has not
 // proved to be there. It took the call, and a 2xx that is lost ends it; all
@@ -111,13 +111,13 @@ const maxRepeated2xx = 2
 // the same, once: a 1xx or 2xx, because the PBX has taken the call, and what follows
 // a 1xx, because no repetition of the INVITE will come.
 func (s *serverTx) sendWithinCredit(b []byte, owed bool) {
-	if s.invite && !owed && s.creditBytes < len(b) && !s.worker.proven(s.upstream) {
-		s.worker.hop.stats.withheld.Add(1)
+	if s.invite && !owed && s.creditBytes < len(b) && !s.worker.isProven(s.upstream) {
+		s.worker.proxy.stats.withheld.Add(1)
 		return
 	}
 	s.sent1xx = s.sent1xx || s.state == serverProceeding
 	s.creditBytes -= len(b)
-	s.worker.send(s.upstream, b, 0)
+	s.worker.sendMessage(s.upstream, b, 0)
 }
 
 // acknowledged takes the ACK of a final response other than 2xx and reports
@@ -126,7 +126,7 @@ func (s *serverTx) handleACK(now instant) bool {
 	switch s.state {
 	case serverCompleted:
 		s.state = serverConfirmed
-		s.lastResponse = s.worker.forget(s.lastResponse)
+		s.lastResponse = s.worker.releaseCopy(s.lastResponse)
 		if s.upstream.reliable() {
 			s.terminate()
 		} else {
@@ -166,7 +166,7 @@ func (s *serverTx) terminate() {
 	}
 	s.state = serverTerminated
 	s.worker.wheel.stop(&s.timer)
-	s.worker.servers.remove(s.key)
-	s.worker.held -= transactionSize
-	s.lastResponse, s.context = s.worker.forget(s.lastResponse), nil
+	s.worker.serverTxs.remove(s.key)
+	s.worker.heldBytes -= transactionSize
+	s.lastResponse, s.context = s.worker.releaseCopy(s.lastResponse), nil
 }

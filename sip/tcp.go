@@ -202,7 +202,7 @@ func (ss *streams) admit(peer netip.AddrPort) bool {
 	switch ip := peer.Addr(); {
 	case all > 0 && ss.n.Load() >= int64(all):
 		ss.refuse(ip, "guard.all_connections", all)
-	case each > 0 && ss.perPeer[ip] >= each && !ss.hop.trusted(ip):
+	case each > 0 && ss.perPeer[ip] >= each && !ss.hop.isConfigured(ip):
 		ss.refuse(ip, "guard.connections", each)
 	default:
 		ss.n.Add(1)
@@ -358,7 +358,7 @@ func (s *stream) write(c net.Conn) {
 		select {
 		case o := <-s.out:
 			var last bool
-			if cap(buf) > maxPooled {
+			if cap(buf) > maxPooledBuffer {
 				buf = nil
 			}
 			buf, ids, last = s.gather(o, buf[:0], ids[:0])
@@ -485,7 +485,7 @@ func (s *stream) read(c net.Conn, first []byte) {
 			p := newPacket(rest[:whole])
 			p.msg, m = m, message{fields: p.msg.fields}
 			p.msg.fit(p.buf, true)
-			p.on, p.conn, p.peer, p.at, p.last = s.on, s, s.peer, at, !sane
+			p.listener, p.conn, p.peer, p.receivedAt, p.endsStream = s.on, s, s.peer, at, !sane
 			s.hand(p, known)
 			if !sane {
 				<-s.done // the worker answers and ends the stream
@@ -538,10 +538,10 @@ func (s *stream) hand(p *packet, known bool) {
 	defer s.of.hop.recovers("message")
 	if !known {
 		s.of.hop.stats.malformed.Add(1)
-		p.done()
+		p.release()
 		return
 	}
-	if p.last {
+	if p.endsStream {
 		defer func() {
 			if r := recover(); r != nil {
 				s.close()

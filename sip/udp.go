@@ -82,10 +82,10 @@ func (h *Hop) datagram(l *listener, b []byte, from netip.AddrPort, alone bool) {
 		return // a keep-alive
 	}
 	p := newPacket(b)
-	p.on, p.peer, p.at = l, unmapped(from), h.now()
+	p.listener, p.peer, p.receivedAt = l, unmapped(from), h.now()
 	if !p.msg.index(p.buf, false) {
 		h.stats.malformed.Add(1)
-		p.done()
+		p.release()
 		return
 	}
 	h.dispatch(p, alone)
@@ -128,27 +128,27 @@ func (h *Hop) dispatch(p *packet, alone bool) {
 	w := h.owner(&p.msg)
 	if w == nil {
 		h.stats.stray.Add(1)
-		p.done()
+		p.release()
 		return
 	}
-	in := input{packet: p}
-	if alone && w.atOnce(in) {
+	in := workItem{packet: p}
+	if alone && w.tryInline(in) {
 		return
 	}
-	r := h.rank(p)
-	if r == fromStranger && w.full.Load() {
+	r := h.priorityOf(p)
+	if r == fromStranger && w.shedding.Load() {
 		h.stats.shed.Add(1)
-		p.done()
+		p.release()
 		return
 	}
-	if w.queue(in, r) {
+	if w.enqueue(in, r) {
 		return
 	}
-	if p.conn != nil && w.wait(in, r, p.conn.done) { // the sender can be made to wait
+	if p.conn != nil && w.enqueueWaiting(in, r, p.conn.done) { // the sender can be made to wait
 		return
 	}
 	h.stats.dropped.Add(1)
-	p.done()
+	p.release()
 }
 
 // owner is the worker whose message m is: of a request by its Call-ID; of a
@@ -209,7 +209,7 @@ func (h *Hop) failed(id uint64) {
 	if id == 0 {
 		return
 	}
-	if !h.workers[id%uint64(len(h.workers))].queue(input{failed: id}, inDialog) {
+	if !h.workers[id%uint64(len(h.workers))].enqueue(workItem{failedTx: id}, inDialog) {
 		h.stats.dropped.Add(1) // Timers B and F will tell
 	}
 }
