@@ -46,11 +46,11 @@ func BenchmarkSplice(b *testing.B) {
 	branch := w.appendBranch(nil, 1, 2)
 	b.ReportAllocs()
 	for b.Loop() {
-		r, f := w.route(p)
+		r, f := w.routeRequest(p)
 		if f != nil {
 			b.Fatal(f)
 		}
-		w.forwarded(p, &r, branch)
+		w.rewriteRequest(p, &r, branch)
 	}
 }
 

@@ -34,7 +34,7 @@ func TestTheMemoryOfTransactionsIsBounded(t *testing.T) {
 	w, out := bare(t, func(c *Config) {
 		c.Trunks = []Trunk{{Name: "carrier", Sources: []netip.Prefix{netip.PrefixFrom(bareTrunk.Addr(), 32)}}}
 	})
-	w.proxy.known.add(otherBare.Addr(), w.now())
+	w.proxy.acceptedSources.add(otherBare.Addr(), w.now())
 	n := 0
 	for _, tt := range []struct {
 		held int // percent
@@ -92,7 +92,7 @@ func TestAFloodIsBoundedAndOver(t *testing.T) {
 		if out.n > forwarded && n%2 == 0 {
 			var m message
 			m.index(out.last, false)
-			b := w.appendReply(nil, &m, 0, 401, "Unauthorized", "WWW-Authenticate: Digest\r\n")
+			b := w.appendResponse(nil, &m, 0, 401, "Unauthorized", "WWW-Authenticate: Digest\r\n")
 			w.handleItem(workItem{packet: w.comes(b, barePBX)})
 		}
 		if w.heldBytes > w.maxHeldBytes {
@@ -129,7 +129,7 @@ func TestALargeInviteLeavesLittle(t *testing.T) {
 	}
 	var m message
 	m.index(out.last, false)
-	w.handleItem(workItem{packet: w.comes(w.appendReply(nil, &m, 0, 401, "Unauthorized", ""), barePBX)})
+	w.handleItem(workItem{packet: w.comes(w.appendResponse(nil, &m, 0, 401, "Unauthorized", ""), barePBX)})
 	response := len(out.last)
 	if want := response + 2*transactionSize + 1024; w.heldBytes > want {
 		t.Errorf("%d bytes are held after a response of %d, want %d at most", w.heldBytes, response, want)
@@ -207,7 +207,7 @@ func TestTheQueueHasRoomForDialogs(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w, _ := bare(t, nil)
-			w.proxy.known.add(otherBare.Addr(), w.now())
+			w.proxy.acceptedSources.add(otherBare.Addr(), w.now())
 			fill := func(from netip.AddrPort, more string) (n int) {
 				for {
 					p := w.comes(numbered("MESSAGE", 1, more), from)
@@ -248,12 +248,12 @@ func TestTheQueueHasRoomForDialogs(t *testing.T) {
 func TestStrangersWait(t *testing.T) {
 	w, out := bare(t, nil)
 	h := w.proxy
-	h.known.add(otherBare.Addr(), w.now())
+	h.acceptedSources.add(otherBare.Addr(), w.now())
 	w.queuedBytes.Add(1) // something waits
-	h.datagram(h.listeners[0], numbered("MESSAGE", 1, ""), barePhone, true)
-	h.datagram(h.listeners[0], numbered("MESSAGE", 2, ""), otherBare, true)
-	h.datagram(h.listeners[0], numbered("MESSAGE", 3, ""), barePBX, true)
-	h.datagram(h.listeners[0], numbered("MESSAGE", 4, ";tag=x"), barePhone, true)
+	h.handleDatagram(h.listeners[0], numbered("MESSAGE", 1, ""), barePhone, true)
+	h.handleDatagram(h.listeners[0], numbered("MESSAGE", 2, ""), otherBare, true)
+	h.handleDatagram(h.listeners[0], numbered("MESSAGE", 3, ""), barePBX, true)
+	h.handleDatagram(h.listeners[0], numbered("MESSAGE", 4, ";tag=x"), barePhone, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
 	var order []string
@@ -270,7 +270,7 @@ func TestStrangersWait(t *testing.T) {
 	}
 	w.heldBytes = w.maxHeldBytes
 	w.updateShedding(w.now())
-	h.datagram(h.listeners[0], numbered("MESSAGE", 5, ""), barePhone, false)
+	h.handleDatagram(h.listeners[0], numbered("MESSAGE", 5, ""), barePhone, false)
 	if h.Stats().Shed != 1 || len(w.strangerQueue) != 0 {
 		t.Errorf("%d requests are shed, %d wait", h.Stats().Shed, len(w.strangerQueue))
 	}
@@ -282,10 +282,10 @@ func TestCancelStaysBehindItsInvite(t *testing.T) {
 	w, out := bare(t, nil)
 	h := w.proxy
 	w.queuedBytes.Add(1) // something waits
-	h.datagram(h.listeners[0], numbered("INVITE", 1, ""), barePhone, true)
-	h.known.add(barePhone.Addr(), w.now())
-	h.datagram(h.listeners[0], numbered("CANCEL", 1, ""), barePhone, true)
-	h.datagram(h.listeners[0], numbered("CANCEL", 2, ""), barePhone, true)
+	h.handleDatagram(h.listeners[0], numbered("INVITE", 1, ""), barePhone, true)
+	h.acceptedSources.add(barePhone.Addr(), w.now())
+	h.handleDatagram(h.listeners[0], numbered("CANCEL", 1, ""), barePhone, true)
+	h.handleDatagram(h.listeners[0], numbered("CANCEL", 2, ""), barePhone, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
 	var order []string
@@ -379,7 +379,7 @@ func TestServerKeys(t *testing.T) {
 }
 
 func TestSources(t *testing.T) {
-	s := newSources(rememberSource)
+	s := newSources(acceptedLifetime)
 	ip := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}) }
 	now := instant(time.Second)
 	const some = 1000
@@ -391,19 +391,19 @@ func TestSources(t *testing.T) {
 			t.Fatalf("%v: %v", ip(n), n >= some)
 		}
 	}
-	if !s.has(ip(1), now+rememberSource-instant(time.Second)) || s.has(ip(1), now+rememberSource) {
+	if !s.has(ip(1), now+acceptedLifetime-instant(time.Second)) || s.has(ip(1), now+acceptedLifetime) {
 		t.Error("it is not an hour that an address is remembered")
 	}
-	s.add(ip(1), now+rememberSource/2)
-	if !s.has(ip(1), now+rememberSource) {
+	s.add(ip(1), now+acceptedLifetime/2)
+	if !s.has(ip(1), now+acceptedLifetime) {
 		t.Error("an address that is added again is not remembered longer")
 	}
 	for n := range 1 << 20 { // a flood evicts the oldest, and needs no memory
-		s.add(ip(n), now+rememberSource)
+		s.add(ip(n), now+acceptedLifetime)
 	}
 	found := 0
 	for n := range 1 << 20 {
-		if s.has(ip(n), now+rememberSource) {
+		if s.has(ip(n), now+acceptedLifetime) {
 			found++
 		}
 	}

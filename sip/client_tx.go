@@ -113,7 +113,7 @@ func (c *clientTx) advanceState(now instant, m *message, p *packet) {
 		c.worker.wheel.start(&c.timer, now+timerL)
 	case c.invite:
 		c.state = clientCompleted
-		c.ack = c.worker.retainCopy(nil, c.worker.ackFor(c.worker.answeredRequest, m))
+		c.ack = c.worker.retainCopy(nil, c.worker.makeACK(c.worker.answeredRequest, m))
 		c.worker.sendMessage(c.nextHop, c.ack, 0)
 		c.absorbRepetitions(now, timerD)
 	default:

@@ -89,7 +89,7 @@ func (p Proto) String() string {
 }
 
 // via is the transport's name in a Via header field.
-func (p Proto) via() string {
+func (p Proto) viaName() string {
 	if p == TCP {
 		return "TCP"
 	}
@@ -160,15 +160,15 @@ func (h *HostPort) UnmarshalText(b []byte) error {
 		return nil
 	}
 	if ip, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
-		*h = HostPort{Host: host(ip)}
+		*h = HostPort{Host: uriHost(ip)}
 		return nil
 	}
 	name, port, found := strings.Cut(s, ":")
 	if ap, err := netip.ParseAddrPort(s); err == nil {
-		*h = HostPort{Host: host(ap.Addr()), Port: ap.Port()}
+		*h = HostPort{Host: uriHost(ap.Addr()), Port: ap.Port()}
 		return nil
 	}
-	if !validHost(name) {
+	if !isHostName(name) {
 		return fmt.Errorf("advertise %q is not host[:port]", s)
 	}
 	h.Host, h.Port = name, 0
@@ -183,14 +183,14 @@ func (h *HostPort) UnmarshalText(b []byte) error {
 }
 
 // host writes an address as the host part of a URI: IPv6 in brackets.
-func host(ip netip.Addr) string {
+func uriHost(ip netip.Addr) string {
 	if ip.Is4() {
 		return ip.String()
 	}
 	return "[" + ip.String() + "]"
 }
 
-func validHost(s string) bool {
+func isHostName(s string) bool {
 	if s == "" || len(s) > 253 {
 		return false
 	}

@@ -66,7 +66,7 @@ func explain(s symptom, pbx *pbx, who string) string {
 	case inviteNotAsked:
 		return fmt.Sprintf("PBX %s answers an INVITE of the phone at %s with 404 and asks for no password: %s", pbx.addr, who, trunkByAddress)
 	case unknownPort:
-		if pbx.shared {
+		if pbx.sharesOurAddr {
 			return fmt.Sprintf("requests from %s are taken for a phone's: if the PBX %s sends from there too, have it send from that port alone, or give it an address that bellhop does not have, such as 127.0.0.2", who, pbx.addr)
 		}
 		return fmt.Sprintf("requests from %s are refused as a phone's: if the PBX %s sends from there too, as an external profile of FreeSWITCH does, set sip.pbx_sources = [%q]", who, pbx.addr, pbx.addr.Addr())
@@ -83,7 +83,7 @@ func explain(s symptom, pbx *pbx, who string) string {
 }
 
 // note records that a symptom showed at who, and logs it at most once an hour.
-func (h *Hop) note(now instant, pbx *pbx, s symptom, who string) {
+func (h *Hop) noteSymptom(now instant, pbx *pbx, s symptom, who string) {
 	d := &pbx.diagnosis
 	who = strings.Clone(cmp.Or(who[:min(len(who), maxWho)], "a phone"))
 	d.found[s].Store(&finding{who, now})
@@ -156,12 +156,12 @@ func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, p
 		}
 		d.clear(registerNotAsked, "")
 	case m.status == 404 && !t.hasCredentials && !d.registers.Load():
-		w.proxy.note(now, pbx, registerNotAsked, w.aor(m))
+		w.proxy.noteSymptom(now, pbx, registerNotAsked, w.registeredAOR(m))
 	}
 	if m.status/100 != 2 {
 		return
 	}
-	w.proxy.phones.add(t.server.upstream.peer().Addr(), now)
+	w.proxy.phoneSources.add(t.server.upstream.peer().Addr(), now)
 	if !t.hasOurPath {
 		return
 	}
@@ -169,10 +169,10 @@ func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, p
 	case m.has(hPath) || listsPath(m.b[:m.head]):
 		set(&d.knowsPath)
 		if d.found[pathIgnored].Load() != nil {
-			d.clear(pathIgnored, w.aor(m))
+			d.clear(pathIgnored, w.registeredAOR(m))
 		}
 	case !d.usesPath.Load() || d.knowsPath.Load():
-		w.proxy.note(now, pbx, pathIgnored, w.aor(m))
+		w.proxy.noteSymptom(now, pbx, pathIgnored, w.registeredAOR(m))
 	}
 }
 
@@ -184,15 +184,15 @@ func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx
 	case t.inDialog:
 		return // a PBX that restarted
 	case m.status == 404:
-		if !t.hasCredentials && (d.challenges.Load() || d.asks.Load() && !d.accepts.Load()) && w.proxy.phones.has(ip, now) {
-			w.proxy.note(now, pbx, inviteNotAsked, ip.String())
+		if !t.hasCredentials && (d.challenges.Load() || d.asks.Load() && !d.accepts.Load()) && w.proxy.phoneSources.has(ip, now) {
+			w.proxy.noteSymptom(now, pbx, inviteNotAsked, ip.String())
 		}
 		return
 	case m.status == 401 || m.status == 407:
 		set(&d.challenges)
 	case takes(m.status):
 		set(&d.accepts)
-		known := w.proxy.phones.has(ip, now)
+		known := w.proxy.phoneSources.has(ip, now)
 		switch {
 		case t.hasCredentials:
 		case known:
@@ -203,7 +203,7 @@ func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx
 				d.clear(strangerTaken, "") // it asks nobody who calls
 			}
 		case d.challenges.Load() || d.asks.Load() && !d.trusts.Load():
-			w.proxy.note(now, pbx, strangerTaken, ip.String())
+			w.proxy.noteSymptom(now, pbx, strangerTaken, ip.String())
 		}
 	}
 	if d.found[inviteNotAsked].Load() != nil {
@@ -218,7 +218,7 @@ func takes(status int) bool {
 
 // cameAlongPath notes that a request of a PBX had our Path: it stores it, though it
 // may not say so, as RFC 3327 §5.3 wants.
-func (h *Hop) cameAlongPath(p *packet) {
+func (h *Hop) notePathUse(p *packet) {
 	pbx := h.pbxAt(p.peer)
 	if pbx == nil {
 		return
@@ -231,10 +231,10 @@ func (h *Hop) cameAlongPath(p *packet) {
 }
 
 // calledUs notes that a PBX calls our own address: it names no phone.
-func (h *Hop) calledUs(p *packet) {
+func (h *Hop) noteCallToUs(p *packet) {
 	m := &p.msg
 	if pbx := h.pbxAt(p.peer); pbx != nil && m.initial() && m.is("INVITE") && h.cfg.Register != RegisterNone {
-		h.note(p.receivedAt, pbx, bindingLost, string(m.text(m.uri)))
+		h.noteSymptom(p.receivedAt, pbx, bindingLost, string(m.text(m.uri)))
 	}
 }
 
@@ -260,8 +260,8 @@ func (h *Hop) pbxAt(a netip.AddrPort) (found *pbx) {
 // address, or bellhop is at it.
 func (h *Hop) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 	for _, pbx := range h.pbx {
-		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.shared && !h.phones.has(source.Addr(), now)) {
-			h.note(now, pbx, unknownPort, source.String())
+		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !h.phoneSources.has(source.Addr(), now)) {
+			h.noteSymptom(now, pbx, unknownPort, source.String())
 			return
 		}
 	}
@@ -271,15 +271,15 @@ func (h *Hop) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 // by bellhop's own address it is a phone's.
 func (h *Hop) diagnosePhone(p *packet) {
 	for _, pbx := range h.pbx {
-		if pbx.shared && pbx.addr.Addr() == p.peer.Addr() && pbx.sends(p.listener.proto, p.peer) {
-			h.note(p.receivedAt, pbx, phoneTaken, p.peer.Addr().String())
+		if pbx.sharesOurAddr && pbx.addr.Addr() == p.peer.Addr() && pbx.isSource(p.listener.proto, p.peer) {
+			h.noteSymptom(p.receivedAt, pbx, phoneTaken, p.peer.Addr().String())
 			return
 		}
 	}
 }
 
 // paths reports whether REGISTERs get our Path.
-func (c *Config) paths() bool { return c.Register == RegisterPath || c.Register == "" }
+func (c *Config) addsPath() bool { return c.Register == RegisterPath || c.Register == "" }
 
 // fieldNamed returns the values of the header fields of a message with one of these
 // names, which are in lower case. It is for fields that the index does not know.

@@ -14,13 +14,13 @@ func (h *Hop) Held() (n int) {
 // Token is one of our Record-Route tokens for no flow in particular, made with
 // a key.
 func Token(key []byte) string {
-	return string(newSealer(key).seal(nil, token{use: inRoute}))
+	return string(newSealer(key).sealToken(nil, token{use: inRoute}))
 }
 
 // OldToken is the Record-Route token of version 1 for a phone over TCP.
 func OldToken(key []byte, listener uint8, port uint16, phone netip.AddrPort, conn uint32) string {
-	return string(newSealer(key).seal(nil, token{use: inRoute, flow: flow{TCP, listener, port, phone, conn}}))
+	return string(newSealer(key).sealToken(nil, token{use: inRoute, flow: flow{TCP, listener, port, phone, conn}}))
 }
 
 // Prove notes that a source has proved to be there, as a REGISTER does.
-func (h *Hop) Prove(ip netip.Addr) { h.proved.add(ip, h.now()) }
+func (h *Hop) Prove(ip netip.Addr) { h.provenSources.add(ip, h.now()) }

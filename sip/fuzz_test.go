@@ -67,22 +67,22 @@ func leaves(t *testing.T, w *worker, p *packet) {
 	m := &p.msg
 	if m.fault != nil {
 		if m.answerable() {
-			w.reply(p, m.fault.status, m.fault.phrase, "")
+			w.makeResponse(p, m.fault.status, m.fault.phrase, "")
 		}
 		return
 	}
 	if !m.request() {
-		w.upstream(p, destination{})
+		w.rewriteResponse(p, destination{})
 		return
 	}
 	if m.maxFwd == 0 {
 		return
 	}
-	r, fault := w.route(p)
+	r, fault := w.routeRequest(p)
 	if fault != nil {
 		return
 	}
-	out := bytes.Clone(w.forwarded(p, &r, w.appendBranch(nil, 1, 2)))
+	out := bytes.Clone(w.rewriteRequest(p, &r, w.appendBranch(nil, 1, 2)))
 	var next message
 	if len(out) > maxMessage || m.has(hVia) && countVias(m) >= maxRoutes {
 		return // it grew beyond the bounds
@@ -110,9 +110,9 @@ func leaves(t *testing.T, w *worker, p *packet) {
 	if got := countVias(&next); got != countVias(m)+1 {
 		t.Fatalf("%d Vias after %d", got, countVias(m))
 	}
-	w.answerTo(out, 500, "x")
-	w.ackFor(out, &next)
-	w.cancelFor(out, cancelFields(m, true))
+	w.makeResponseTo(out, 500, "x")
+	w.makeACK(out, &next)
+	w.makeCancel(out, cancelFields(m, true))
 }
 
 // FuzzRoute: whatever stands in Route and Request-URI, what leaves has the
@@ -124,7 +124,7 @@ func FuzzRoute(f *testing.F) {
 	f.Add("<sip:192.0.2.2:5060>,<sip:192.0.2.1>", "", "sip:TOKEN@192.0.2.1;lr")
 	f.Add("<sip:TOKEN@192.0.2.1;lr>,<sip:10.0.0.1;lr>", "", "sip:192.0.2.1;bellhop=TOKEN")
 	w, _ := bare(f, nil)
-	tok := string(w.sealer.sealRoute(nil, token{flow: flow{proto: UDP, port: 5060, peer: barePhone}}, []byte("1"), []byte("1")))
+	tok := string(w.sealer.sealRouteToken(nil, token{flow: flow{proto: UDP, listenerPort: 5060, peer: barePhone}}, []byte("1"), []byte("1")))
 	f.Fuzz(func(t *testing.T, one, two, uri string) {
 		b := "BYE " + uri + " SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1\r\nRoute: " + one + "\r\nFrom: a;tag=1\r\nRoute: " + two +
 			"\r\nTo: b;tag=2\r\nCall-ID: 1\r\nCSeq: 1 BYE\r\n\r\n"
@@ -139,11 +139,11 @@ func FuzzRoute(f *testing.F) {
 				return
 			}
 			was := string(p.msg.text(p.msg.uri))
-			r, f := w.route(p)
+			r, f := w.routeRequest(p)
 			if f != nil {
 				continue
 			}
-			out := bytes.Clone(w.forwarded(p, &r, w.appendBranch(nil, 1, 2)))
+			out := bytes.Clone(w.rewriteRequest(p, &r, w.appendBranch(nil, 1, 2)))
 			var next message
 			if !next.index(out, false) || next.fault != nil {
 				t.Fatalf("%q became\n%q: %v", b, out, next.fault)
@@ -177,9 +177,9 @@ func among(all, some []string) bool {
 }
 
 func texts(w *worker, m *message) (uris []string, fault bool) {
-	rs, f := w.routes(m)
+	rs, f := w.readRoutes(m)
 	for _, r := range rs {
-		uris = append(uris, string(m.text(r.text)))
+		uris = append(uris, string(m.text(r.uriText)))
 	}
 	return uris, f != nil
 }
@@ -187,24 +187,24 @@ func texts(w *worker, m *message) (uris []string, fault bool) {
 // FuzzToken: no text but what was sealed opens, and none panics.
 func FuzzToken(f *testing.F) {
 	s := newSealer(testKey)
-	f.Add(string(s.sealRoute(nil, token{flow: flow{UDP, 0, 5060, barePhone, 7}, target: Addr{UDP, barePBX}}, []byte("call"), []byte("tag"))), "call", "tag")
-	f.Add(string(s.seal(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, barePhone, 7}})), "", "")
-	f.Add(string(s.seal(nil, token{use: inPath, text: "101@pbx.example"})), "", "")
+	f.Add(string(s.sealRouteToken(nil, token{flow: flow{UDP, 0, 5060, barePhone, 7}, target: Addr{UDP, barePBX}}, []byte("call"), []byte("tag"))), "call", "tag")
+	f.Add(string(s.sealToken(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, barePhone, 7}})), "", "")
+	f.Add(string(s.sealToken(nil, token{use: inPath, text: "101@pbx.example"})), "", "")
 	f.Add("AXI", "", "")
 	f.Fuzz(func(t *testing.T, text, callID, tag string) {
 		s.openCID([]byte(text))
-		for _, u := range []use{inRoute, inPath, inContact} {
-			tok, ok := s.open(text, u)
+		for _, u := range []tokenUse{inRoute, inPath, inContact} {
+			tok, ok := s.openToken(text, u)
 			if !ok {
 				continue
 			}
-			if again, ok := s.open(string(s.seal(nil, tok)), u); !ok || again != tok {
+			if again, ok := s.openToken(string(s.sealToken(nil, tok)), u); !ok || again != tok {
 				t.Fatalf("%q opens as %+v, and sealed again as %+v", text, tok, again)
 			}
 		}
 		m := requestWithin(callID, tag, "x")
-		if tok, ok := s.openRoute(text, m); ok && !tok.unbound {
-			if again, ok := s.openRoute(string(s.sealRoute(nil, tok, m.text(m.callID), m.text(m.fromTag))), m); !ok || again != tok {
+		if tok, ok := s.openRouteToken(text, m); ok && !tok.unbound {
+			if again, ok := s.openRouteToken(string(s.sealRouteToken(nil, tok, m.text(m.callID), m.text(m.fromTag))), m); !ok || again != tok {
 				t.Fatalf("%q opens as %+v, and sealed again as %+v", text, tok, again)
 			}
 		}
@@ -218,7 +218,7 @@ func FuzzStream(f *testing.F) {
 		f.Add([]byte(s+"OPTIONS sip:a SIP/2.0\r\nContent-Length: -1\r\n\r\n"+s), []byte{3, 100, 7})
 	}
 	w, _ := bare(f, nil)
-	w.proxy.known.add(barePhone.Addr(), w.now()) // all its messages are in one queue
+	w.proxy.acceptedSources.add(barePhone.Addr(), w.now()) // all its messages are in one queue
 	f.Fuzz(func(t *testing.T, b, cuts []byte) {
 		if len(b) > 8<<10 {
 			return

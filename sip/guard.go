@@ -51,7 +51,7 @@ var overloaded = &fault{503, "Overloaded"}
 // address whose REGISTER or INVITE was accepted within the hour.
 func (h *Hop) isKnown(now instant, p *packet) bool {
 	ip := p.peer.Addr()
-	return p.side == pbxSide || h.known.has(ip, now) || h.isConfigured(ip)
+	return p.side == pbxSide || h.acceptedSources.has(ip, now) || h.isConfigured(ip)
 }
 
 // rank says how long p may wait. A CANCEL waits as long as its INVITE, so that
@@ -72,14 +72,14 @@ func (h *Hop) priorityOf(p *packet) priority {
 
 // trusted reports whether the configuration names an address: as the PBX's, or
 // as a trunk's.
-func (h *Hop) isConfigured(ip netip.Addr) bool { return h.pbxHost(ip) || h.trunkAt(ip) != nil }
+func (h *Hop) isConfigured(ip netip.Addr) bool { return h.isPBXHost(ip) || h.trunkAt(ip) != nil }
 
 // proven reports whether who is at the other end has proved to be there: by a
 // connection, or by something that only a response can have told him. PBX and
 // trunks need not.
 func (w *worker) isProven(to destination) bool {
 	ip := to.addr.Addr()
-	return to.conn != nil || w.proxy.proved.has(ip, w.now()) || w.proxy.isConfigured(ip)
+	return to.conn != nil || w.proxy.provenSources.has(ip, w.now()) || w.proxy.isConfigured(ip)
 }
 
 // remember notes who got a 2xx. That to a REGISTER proves that the source is
@@ -91,10 +91,10 @@ func (w *worker) rememberAccepted(now instant, t *responseContext, m *message) {
 	ip := t.server.upstream.peer().Addr()
 	switch {
 	case m.is("REGISTER"):
-		w.proxy.known.add(ip, now)
-		w.proxy.proved.add(ip, now)
+		w.proxy.acceptedSources.add(ip, now)
+		w.proxy.provenSources.add(ip, now)
 	case m.is("INVITE"):
-		w.proxy.known.add(ip, now)
+		w.proxy.acceptedSources.add(ip, now)
 	}
 }
 
@@ -104,9 +104,9 @@ func (w *worker) rememberAccepted(now instant, t *responseContext, m *message) {
 // phone is there, says who had proved to be there before.
 func (h *Hop) rememberBinding(p *packet, t *token) {
 	if ip := t.flow.peer.Addr(); p.side == pbxSide && ip.IsValid() {
-		h.known.add(ip, p.receivedAt)
-		h.phones.add(ip, p.receivedAt)
-		h.proved.add(ip, p.receivedAt)
+		h.acceptedSources.add(ip, p.receivedAt)
+		h.phoneSources.add(ip, p.receivedAt)
+		h.provenSources.add(ip, p.receivedAt)
 	}
 }
 
@@ -114,12 +114,12 @@ func (h *Hop) rememberBinding(p *packet, t *token) {
 // comes from where the INVITE came from, with the To tag of that response.
 func (w *worker) proveByACK(now instant, s *serverTx, p *packet) {
 	ip := p.peer.Addr()
-	if s.state != serverCompleted || p.conn != nil || ip != s.upstream.addr.Addr() || w.proxy.proved.has(ip, now) {
+	if s.state != serverCompleted || p.conn != nil || ip != s.upstream.addr.Addr() || w.proxy.provenSources.has(ip, now) {
 		return
 	}
 	w.scratch.index(s.lastResponse, false)
 	if tag := w.scratch.text(w.scratch.toTag); len(tag) > 0 && bytes.Equal(tag, p.msg.text(p.msg.toTag)) {
-		w.proxy.proved.add(ip, now)
+		w.proxy.provenSources.add(ip, now)
 	}
 }
 
@@ -128,13 +128,13 @@ func (w *worker) proveByACK(now instant, s *serverTx, p *packet) {
 // when routing has taken our own Routes off.
 func (w *worker) proveByRoute(now instant, p *packet) {
 	ip := p.peer.Addr()
-	if p.side != edgeSide || p.conn != nil || w.proxy.proved.has(ip, now) {
+	if p.side != edgeSide || p.conn != nil || w.proxy.provenSources.has(ip, now) {
 		return
 	}
 	for i := range w.routeValues {
 		if r := &w.routeValues[i]; r.field < 0 && r.uri.User != "" {
-			if t, ok := w.sealer.openRoute(r.uri.User, &p.msg); ok && !t.unbound && t.flow.peer.Addr() == ip {
-				w.proxy.proved.add(ip, now)
+			if t, ok := w.sealer.openRouteToken(r.uri.User, &p.msg); ok && !t.unbound && t.flow.peer.Addr() == ip {
+				w.proxy.provenSources.add(ip, now)
 				return
 			}
 		}

@@ -104,10 +104,10 @@ func FuzzNextHop(f *testing.F) {
 		tokens[2] = net.gave(t)
 		initial(profile, "sip:101@"+barePhone.String(), "c3", "")
 		tokens[3] = net.gave(t)
-		path := string(w.sealer.seal(nil, token{use: inPath, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x"}))
+		path := string(w.sealer.sealToken(nil, token{use: inPath, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x"}))
 		tokens[4] = "<sip:" + path + "@192.0.2.1;lr>"
-		tokens[5] = "<sip:" + string(w.sealer.seal(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, called, 0}})) + "@192.0.2.1;lr>"
-		tokens[6] = string(w.sealer.seal(nil, token{use: inContact, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x sip:102@" + called.String()}))
+		tokens[5] = "<sip:" + string(w.sealer.sealToken(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, called, 0}})) + "@192.0.2.1;lr>"
+		tokens[6] = string(w.sealer.sealToken(nil, token{use: inContact, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x sip:102@" + called.String()}))
 		for i, tok := range tokens {
 			routes = strings.ReplaceAll(routes, "T"+strconv.Itoa(i), tok)
 			user := strings.TrimSuffix(strings.TrimPrefix(tok, "<"), ">")
@@ -159,20 +159,20 @@ func TestMappedAddresses(t *testing.T) {
 	w.proxy.listeners[0].addr = netip.AddrPortFrom(netip.IPv6Unspecified(), bareHop.Port()) // IPv4 too, as the system has it
 	p := w.comes(numbered("MESSAGE", 1, ""), barePBX)
 	for uri, want := range map[string]*fault{
-		"sip:x@[::ffff:0.0.0.0]:9":   notAllowed,
-		"sip:x@[::ffff:127.0.0.1]:9": notAllowed,
+		"sip:x@[::ffff:0.0.0.0]:9":   nextHopNotAllowed,
+		"sip:x@[::ffff:127.0.0.1]:9": nextHopNotAllowed,
 		"sip:x@[::ffff:" + bareHop.Addr().String() + "]:" + strconv.Itoa(int(bareHop.Port())): noBinding,
 	} {
 		var u msg.Uri
 		if f := parseURI(uri, &u); f != nil {
 			t.Fatalf("%s: %v", uri, f)
 		}
-		a, ok := addrOf(&u)
+		a, ok := uriAddr(&u)
 		if !ok {
 			t.Fatalf("%s is no address", uri)
 		}
-		if r, f := w.toEdge(p, routing{}, a); f != want {
-			t.Errorf("%s leads to %v, %v, want %v", uri, r.to.addr, f, want)
+		if r, f := w.routeToEdge(p, routeDecision{}, a); f != want {
+			t.Errorf("%s leads to %v, %v, want %v", uri, r.nextHop.addr, f, want)
 		}
 	}
 }

@@ -11,20 +11,20 @@ import (
 const maxBody = 8 << 10
 
 // observe shows a request to the watcher, as it came, with what routing found out.
-func (w *worker) observe(p *packet, r *routing, trunk string) {
+func (w *worker) observe(p *packet, r *routeDecision, trunk string) {
 	if w.proxy.cfg.Watch == nil {
 		return
 	}
 	m := &p.msg
 	o := w.observation(m, p.receivedAt)
-	o.Src, o.Dst, o.From, o.To, o.Trunk, o.AOR = p.side, r.dst, p.peer, r.to.addr, trunk, r.aor
+	o.Src, o.Dst, o.From, o.To, o.Trunk, o.AOR = p.side, r.dst, p.peer, r.nextHop.addr, trunk, r.aor
 	o.Local, o.Stream = local(p.listener, p.conn)
 	o.Branch = o.Head[m.via.branch.from:m.via.branch.to]
 	if f := m.first(hXCID); f != nil {
 		o.CID = w.sealer.openCID(m.text(f.value))
 	}
 	if o.CID == "" && r.dst == pbxSide && m.initial() && m.is("INVITE") && w.addsCID(p, r) {
-		o.CID = string(w.sealer.newCID(w.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))[:cidLen])
+		o.CID = string(w.sealer.appendCID(w.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))[:cidLen])
 	}
 	w.watch(o)
 }
@@ -69,8 +69,8 @@ func (w *worker) observeRefused(p *packet, dst dialog.Side, f *fault, extra stri
 	}
 	t := &responseContext{worker: w, src: p.side, dst: dst, branch: string(p.msg.text(p.msg.via.branch))}
 	t.server.upstream = w.responseDestination(p)
-	w.observe(p, &routing{dst: t.dst}, "")
-	w.observeOwn(t, w.reply(p, f.status, f.phrase, extra))
+	w.observe(p, &routeDecision{dst: t.dst}, "")
+	w.observeOwn(t, w.makeResponse(p, f.status, f.phrase, extra))
 }
 
 func (t *responseContext) fillObservation(o *dialog.Message) {

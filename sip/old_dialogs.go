@@ -11,7 +11,7 @@ type Dialog struct {
 type oldDialogs map[string][]string
 
 // has reports whether m belongs to one of them.
-func (o oldDialogs) has(m *message) bool {
+func (o oldDialogs) contains(m *message) bool {
 	if len(o) == 0 {
 		return false
 	}
@@ -24,7 +24,7 @@ func (o oldDialogs) has(m *message) bool {
 }
 
 // end forgets the dialogs of a Call-ID, whose BYE was answered.
-func (o oldDialogs) end(callID []byte) {
+func (o oldDialogs) remove(callID []byte) {
 	if len(o) > 0 {
 		delete(o, string(callID))
 	}
@@ -34,7 +34,7 @@ func (o oldDialogs) end(callID []byte) {
 // they are its own, open in these alone, until they end. It is called before Run.
 func (h *Hop) TakeUp(dialogs []Dialog) {
 	for _, d := range dialogs {
-		w := h.workerOf([]byte(d.CallID))
+		w := h.workerOfCallID([]byte(d.CallID))
 		if w.oldDialogs == nil {
 			w.oldDialogs = oldDialogs{}
 		}

@@ -51,18 +51,18 @@ func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 	invite := []byte(typicalINVITE)
 	workers := h.workers
 	h.workers = nil // who owns a message cannot be told: to ask panics
-	h.datagram(l, invite, barePhone, false)
-	h.unsent(w.appendOwn(invite))
+	h.handleDatagram(l, invite, barePhone, false)
+	h.reportUnsent(w.appendOwn(invite))
 	h.workers = workers
 	if got := h.Stats().Panics; got != 2 {
 		t.Fatalf("%d panics are counted, want 2", got)
 	}
-	h.datagram(l, invite, barePhone, false)
+	h.handleDatagram(l, invite, barePhone, false)
 	if len(w.strangerQueue) != 1 {
 		t.Errorf("the next message did not come")
 	}
 	l.packet = breaking{}
-	if h.receive(l); h.Stats().Panics != 3 {
+	if h.receiveDatagrams(l); h.Stats().Panics != 3 {
 		t.Errorf("%d panics are counted, want 3", h.Stats().Panics)
 	}
 }

@@ -61,28 +61,28 @@ type Hop struct {
 	cfg       Config
 	log       *slog.Logger
 	epoch     time.Time
-	salt      uint32       // in every branch: tells our transactions from those of a process before us
-	seed      maphash.Seed // of loop hashes: secret, so that no response can be forged
+	branchSalt      uint32       // in every branch: tells our transactions from those of a process before us
+	hashSeed      maphash.Seed // of loop hashes: secret, so that no response can be forged
 	listeners []*listener
-	names     map[hostPort]bool // what names us in a URI
+	ownNames     map[hostPort]bool // what names us in a URI
 	workers   []*worker
 	streams   *streams
 	pbx       []*pbx
-	secret    [32]byte      // in the keys of server transactions
-	known     *sources      // whose REGISTER or INVITE was accepted
-	phones    *sources      // whose REGISTER was accepted
-	proved    *sources      // that cannot be forged: they know what a response said
-	crowded   chan struct{} // see Crowded
+	serverKeySecret    [32]byte      // in the keys of server transactions
+	acceptedSources     *sourceSet      // whose REGISTER or INVITE was accepted
+	phoneSources    *sourceSet      // whose REGISTER was accepted
+	provenSources    *sourceSet      // that cannot be forged: they know what a response said
+	backlog   chan struct{} // see Crowded
 	draining  atomic.Bool
 	stats     counters
-	run       sync.WaitGroup
+	goroutines       sync.WaitGroup
 }
 
 // A pbx is one configured PBX.
 type pbx struct {
 	addr   Addr
 	id     pbxID
-	shared bool        // bellhop is reached at the same address: not all that comes from there is the PBX's
+	sharesOurAddr bool        // bellhop is reached at the same address: not all that comes from there is the PBX's
 	down   atomic.Bool // said so by its silence to OPTIONS; never set of a single one
 
 	diagnosis diagnosis
@@ -95,8 +95,8 @@ type hostPort struct {
 
 // A listener is one address we are reached at.
 type listener struct {
-	hop    *Hop
-	nth    uint8 // place among the listeners
+	proxy    *Hop
+	index    uint8 // place among the listeners
 	proto  Proto
 	addr   netip.AddrPort // as bound
 	local  netip.AddrPort // as reached from the PBX
@@ -152,27 +152,27 @@ func Listen(cfg Config) (*Hop, error) {
 	if len(cfg.Listen) == 0 || len(cfg.PBX) == 0 {
 		return nil, errors.New("sip: a listener and a PBX are needed")
 	}
-	h := &Hop{cfg: cfg, log: cfg.Log, epoch: time.Now(), seed: maphash.MakeSeed(), names: map[hostPort]bool{}}
+	h := &Hop{cfg: cfg, log: cfg.Log, epoch: time.Now(), hashSeed: maphash.MakeSeed(), ownNames: map[hostPort]bool{}}
 	if h.log == nil {
 		h.log = slog.Default()
 	}
 	if h.cfg.Net == nil {
-		h.cfg.Net = machine{}
+		h.cfg.Net = systemNetwork{}
 	}
 	if h.cfg.Workers <= 0 {
 		h.cfg.Workers = runtime.GOMAXPROCS(0)
 	}
 	var salt [4]byte
 	rand.Read(salt[:])
-	h.salt = binary.BigEndian.Uint32(salt[:])
-	rand.Read(h.secret[:])
-	h.known, h.phones, h.proved = newSources(rememberSource), newSources(rememberPhone), newSources(rememberSource)
-	h.crowded = make(chan struct{}, 1)
+	h.branchSalt = binary.BigEndian.Uint32(salt[:])
+	rand.Read(h.serverKeySecret[:])
+	h.acceptedSources, h.phoneSources, h.provenSources = newSources(acceptedLifetime), newSources(phoneLifetime), newSources(acceptedLifetime)
+	h.backlog = make(chan struct{}, 1)
 	for _, a := range cfg.PBX {
 		h.pbx = append(h.pbx, &pbx{addr: a, id: newPBXID(a)})
 	}
 	for _, a := range cfg.Listen {
-		l, err := h.listen(a)
+		l, err := h.openListener(a)
 		if err != nil {
 			h.Close()
 			return nil, err
@@ -180,7 +180,7 @@ func Listen(cfg Config) (*Hop, error) {
 		h.listeners = append(h.listeners, l)
 	}
 	for _, p := range h.pbx {
-		p.shared = h.livesAt(p.addr.Addr())
+		p.sharesOurAddr = h.listensOnHost(p.addr.Addr())
 		if h.listenerFor(p.addr.Proto, p.addr.Addr(), nil) == nil {
 			h.Close()
 			return nil, fmt.Errorf("sip: the PBX is %s, but nothing listens on %s: it could not send us requests of its own", p.addr, p.addr.Proto)
@@ -193,8 +193,8 @@ func Listen(cfg Config) (*Hop, error) {
 	return h, nil
 }
 
-func (h *Hop) listen(a Addr) (*listener, error) {
-	l := &listener{hop: h, nth: uint8(len(h.listeners)), proto: a.Proto}
+func (h *Hop) openListener(a Addr) (*listener, error) {
+	l := &listener{proxy: h, index: uint8(len(h.listeners)), proto: a.Proto}
 	switch a.Proto {
 	case UDP:
 		c, err := h.cfg.Net.ListenPacket(a.AddrPort)
@@ -202,24 +202,24 @@ func (h *Hop) listen(a Addr) (*listener, error) {
 			return nil, listenError(a, err)
 		}
 		l.packet = c
-		l.addr = addrPort(c.LocalAddr())
+		l.addr = addrPortOf(c.LocalAddr())
 	case TCP:
 		c, err := h.cfg.Net.Listen(a.AddrPort)
 		if err != nil {
 			return nil, listenError(a, err)
 		}
 		l.stream = c
-		l.addr = addrPort(c.Addr())
+		l.addr = addrPortOf(c.Addr())
 	}
-	l.local = netip.AddrPortFrom(h.reachable(l.addr.Addr()), l.addr.Port())
-	name := HostPort{Host: host(l.local.Addr()), Port: l.addr.Port()}
-	h.name(name)
+	l.local = netip.AddrPortFrom(h.reachableAddr(l.addr.Addr()), l.addr.Port())
+	name := HostPort{Host: uriHost(l.local.Addr()), Port: l.addr.Port()}
+	h.addOwnName(name)
 	if ad := h.cfg.Advertise; ad.Host != "" {
 		name.Host = ad.Host
 		if ad.Port != 0 {
 			name.Port = ad.Port
 		}
-		h.name(name)
+		h.addOwnName(name)
 	}
 	l.sentBy = name.String()
 	l.uri = l.sentBy
@@ -238,7 +238,7 @@ func listenError(a Addr, err error) error {
 
 // reachable is the address others know a listener by: for 0.0.0.0 the one that
 // this machine uses towards the PBX.
-func (h *Hop) reachable(ip netip.Addr) netip.Addr {
+func (h *Hop) reachableAddr(ip netip.Addr) netip.Addr {
 	if !ip.IsUnspecified() {
 		return ip
 	}
@@ -247,19 +247,19 @@ func (h *Hop) reachable(ip netip.Addr) netip.Addr {
 		return ip
 	}
 	defer c.Close()
-	return addrPort(c.LocalAddr()).Addr()
+	return addrPortOf(c.LocalAddr()).Addr()
 }
 
-func (h *Hop) name(n HostPort) {
-	h.names[hostPort{strings.ToLower(strings.Trim(n.Host, "[]")), int(n.Port)}] = true
+func (h *Hop) addOwnName(n HostPort) {
+	h.ownNames[hostPort{strings.ToLower(strings.Trim(n.Host, "[]")), int(n.Port)}] = true
 }
 
 // named reports whether host and port, as in a URI, are ours.
-func (h *Hop) named(host string, port int) bool {
+func (h *Hop) isOwnName(host string, port int) bool {
 	if port == 0 {
 		port = 5060
 	}
-	return h.names[hostPort{strings.ToLower(strings.Trim(host, "[]")), port}]
+	return h.ownNames[hostPort{strings.ToLower(strings.Trim(host, "[]")), port}]
 }
 
 // Addrs are the addresses listened on, ports resolved.
@@ -277,20 +277,20 @@ func (h *Hop) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for _, w := range h.workers {
-		h.run.Go(func() { w.run(ctx) })
+		h.goroutines.Go(func() { w.run(ctx) })
 	}
 	for _, l := range h.listeners {
 		switch l.proto {
 		case UDP:
-			h.run.Go(func() { h.readPackets(ctx, l) })
+			h.goroutines.Go(func() { h.readPackets(ctx, l) })
 		case TCP:
-			h.run.Go(func() { h.streams.accept(ctx, l) })
+			h.goroutines.Go(func() { h.streams.accept(ctx, l) })
 		}
 	}
 	<-ctx.Done()
 	h.Close()
 	h.streams.close()
-	h.run.Wait()
+	h.goroutines.Wait()
 	return nil
 }
 
@@ -309,30 +309,30 @@ func (h *Hop) Drain(ctx context.Context) {
 
 // Crowded tells that a worker's queue is a quarter full: more processors would
 // help. It holds one value at most, and nothing waits for it to be read.
-func (h *Hop) Crowded() <-chan struct{} { return h.crowded }
+func (h *Hop) Crowded() <-chan struct{} { return h.backlog }
 
-func (h *Hop) crowd() {
+func (h *Hop) signalBacklog() {
 	select {
-	case h.crowded <- struct{}{}:
+	case h.backlog <- struct{}{}:
 	default:
 	}
 }
 
 // recovers, deferred, has a panic cost no more than what its function was at.
-func (h *Hop) recovers(what string) {
+func (h *Hop) recoverPanic(what string) {
 	if r := recover(); r != nil {
-		h.panicked(what, r)
+		h.logPanic(what, r)
 	}
 }
 
-func (h *Hop) panicked(what string, r any) {
+func (h *Hop) logPanic(what string, r any) {
 	h.stats.panics.Add(1)
 	h.log.Error("panic", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
 // Reachable reports whether a PBX is there to send calls to.
 func (h *Hop) Reachable() bool {
-	_, ok := h.alive()
+	_, ok := h.firstAlivePBX()
 	return ok
 }
 
@@ -369,7 +369,7 @@ func (h *Hop) Clock() (now time.Time, wallOffset time.Duration) {
 // one registers is theirs.
 func (h *Hop) sideOf(p *packet) dialog.Side {
 	for _, pbx := range h.pbx {
-		if !pbx.sends(p.listener.proto, p.peer) {
+		if !pbx.isSource(p.listener.proto, p.peer) {
 			continue
 		}
 		if p.conn != nil && pbx.addr.Proto == UDP {
@@ -405,7 +405,7 @@ func (h *Hop) sourceSide(peer netip.AddrPort) dialog.Side {
 }
 
 // livesAt reports whether bellhop listens at an address.
-func (h *Hop) livesAt(ip netip.Addr) bool {
+func (h *Hop) listensOnHost(ip netip.Addr) bool {
 	for _, l := range h.listeners {
 		own := l.addr.Addr()
 		if own == ip || l.local.Addr() == ip || own.IsUnspecified() && ip.IsLoopback() {
@@ -416,7 +416,7 @@ func (h *Hop) livesAt(ip netip.Addr) bool {
 }
 
 // pbxHost reports whether a PBX lives at that address, on whatever port.
-func (h *Hop) pbxHost(ip netip.Addr) bool {
+func (h *Hop) isPBXHost(ip netip.Addr) bool {
 	for _, p := range h.pbx {
 		if p.addr.Addr() == ip {
 			return true
@@ -447,13 +447,13 @@ func (h *Hop) trunkAt(ip netip.Addr) *Trunk {
 // one they are reached by, as for a large one (RFC 3261 §18.1.1). A source port is
 // looked at where others may send from the address too: over UDP unless the PBX is
 // reached over TCP, and where bellhop has the same address.
-func (p *pbx) sends(proto Proto, peer netip.AddrPort) bool {
+func (p *pbx) isSource(proto Proto, peer netip.AddrPort) bool {
 	switch {
 	case p.addr.AddrPort == peer:
 		return true
 	case p.addr.Addr() != peer.Addr():
 		return false
-	case p.shared:
+	case p.sharesOurAddr:
 		return p.addr.Proto == TCP && proto == TCP
 	}
 	return p.addr.Proto == TCP || proto == TCP
@@ -461,7 +461,7 @@ func (p *pbx) sends(proto Proto, peer netip.AddrPort) bool {
 
 // namesPBX returns the configured PBX at an address, nil if there is none. A URI
 // seldom says which transport; the configuration does.
-func (h *Hop) namesPBX(a Addr) (found *pbx) {
+func (h *Hop) pbxOfAddr(a Addr) (found *pbx) {
 	for _, p := range h.pbx {
 		if p.addr.AddrPort == a.AddrPort {
 			if p.addr.Proto == a.Proto {
@@ -474,7 +474,7 @@ func (h *Hop) namesPBX(a Addr) (found *pbx) {
 }
 
 // alive is the first PBX that answers.
-func (h *Hop) alive() (*pbx, bool) {
+func (h *Hop) firstAlivePBX() (*pbx, bool) {
 	for _, p := range h.pbx {
 		if !p.down.Load() {
 			return p, true
@@ -498,11 +498,11 @@ func (h *Hop) listensAt(a netip.AddrPort) bool {
 // came on when it can, else the first that speaks the transport and is of the
 // address's kind.
 func (h *Hop) listenerFor(proto Proto, ip netip.Addr, came *listener) *listener {
-	if came != nil && came.proto == proto && came.reaches(ip) {
+	if came != nil && came.proto == proto && came.canReach(ip) {
 		return came
 	}
 	for _, l := range h.listeners {
-		if l.proto == proto && l.reaches(ip) {
+		if l.proto == proto && l.canReach(ip) {
 			return l
 		}
 	}
@@ -511,21 +511,21 @@ func (h *Hop) listenerFor(proto Proto, ip netip.Addr, came *listener) *listener 
 
 // reaches reports whether packets from l can get to ip: the same family, and
 // loopback only to loopback.
-func (l *listener) reaches(ip netip.Addr) bool {
+func (l *listener) canReach(ip netip.Addr) bool {
 	own := l.addr.Addr()
 	return own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
 }
 
 // udpListener is the listener that a flow names: by its place and port or,
 // where the configuration has changed, by its port.
-func (h *Hop) udpListener(fl flow, came *listener) *listener {
+func (h *Hop) listenerOfFlow(fl flow, came *listener) *listener {
 	ip := fl.peer.Addr()
 	var found *listener
 	for _, l := range h.listeners {
-		if l.proto != UDP || l.addr.Port() != fl.port || !l.reaches(ip) {
+		if l.proto != UDP || l.addr.Port() != fl.listenerPort || !l.canReach(ip) {
 			continue
 		}
-		if l.nth == fl.nth {
+		if l.index == fl.listenerIndex {
 			return l
 		}
 		if found == nil {
@@ -539,14 +539,14 @@ func (h *Hop) udpListener(fl flow, came *listener) *listener {
 }
 
 // addrPort is the address in a net.Addr, IPv4 as IPv4.
-func addrPort(a net.Addr) netip.AddrPort {
+func addrPortOf(a net.Addr) netip.AddrPort {
 	ap, err := netip.ParseAddrPort(a.String())
 	if err != nil {
 		return netip.AddrPort{}
 	}
-	return unmapped(ap)
+	return unmapAddr(ap)
 }
 
-func unmapped(ap netip.AddrPort) netip.AddrPort {
+func unmapAddr(ap netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }

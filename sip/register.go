@@ -13,26 +13,26 @@ const contactParam = "bellhop"
 
 // addBinding makes calls to a phone that registers come back through us: by
 // Path (RFC 3327 §5.2), or by a Contact of ours.
-func (w *worker) addBinding(p *packet, r *routing) {
+func (w *worker) addBinding(p *packet, r *routeDecision) {
 	m, s := &p.msg, &w.edits
-	fl := r.edge
+	fl := r.edgeFlow
 	if r.byURI {
 		fl = flow{}
 	}
 	switch w.proxy.cfg.Register {
 	case RegisterNone:
 	case RegisterContact:
-		aor := w.aor(m)
-		w.contacts(m, func(uri span, bare bool) {
+		aor := w.registeredAOR(m)
+		w.eachContact(m, func(uri span, bare bool) {
 			var u msg.Uri
 			text := m.text(uri)
 			if parseURI(string(text), &u) != nil {
 				return
 			}
-			if t, ok := w.sealer.open(value(&u, contactParam), inContact); ok && strings.HasPrefix(t.text, aor+" ") {
+			if t, ok := w.sealer.openToken(paramValue(&u, contactParam), inContact); ok && strings.HasPrefix(t.text, aor+" ") {
 				return // another phone's, as the PBX has listed it
 			}
-			w.tmpBuf = w.sealer.seal(w.tmpBuf[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
+			w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
 			user := ""
 			if u.User != "" {
 				user = string(text[strings.IndexByte(string(text), ':')+1:])
@@ -45,15 +45,15 @@ func (w *worker) addBinding(p *packet, r *routing) {
 			if bare {
 				open, shut = "<", ">"
 			}
-			s.replace(uri, open, "sip:", user, r.to.listener.uri, ";", contactParam, "=", string(w.tmpBuf), shut)
+			s.replace(uri, open, "sip:", user, r.nextHop.listener.uri, ";", contactParam, "=", string(w.tmpBuf), shut)
 		})
 	default:
 		at := m.first(hVia).line.from
 		if f := m.first(hPath); f != nil {
 			at = f.line.from
 		}
-		w.tmpBuf = w.sealer.seal(w.tmpBuf[:0], token{flow: fl, use: inPath, text: w.aor(m)})
-		s.insert(at, "Path: <sip:", string(w.tmpBuf), "@", r.to.listener.uri, ";lr>\r\n")
+		w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inPath, text: w.registeredAOR(m)})
+		s.insert(at, "Path: <sip:", string(w.tmpBuf), "@", r.nextHop.listener.uri, ";lr>\r\n")
 		// A registrar refuses Path from one that does not say it knows it.
 		s.insert(m.first(hVia).line.from, "Supported: path\r\n")
 	}
@@ -76,11 +76,11 @@ func (w *worker) restoreContacts(p *packet) {
 		}
 		kept := int32(-1) // end of the last value that stays
 		for v := f.value; v.from < v.to; {
-			end := endOfValue(m.b, v)
+			end := valueEnd(m.b, v)
 			if end < 0 {
 				break
 			}
-			one, next := trimmed(m.b, span{v.from, end}), skipSpace(m.b, end+1, v.to)
+			one, next := trimSpan(m.b, span{v.from, end}), skipSpace(m.b, end+1, v.to)
 			switch {
 			case w.restoreContact(m, one, own):
 				kept = one.to
@@ -105,13 +105,13 @@ func (w *worker) restoreContacts(p *packet) {
 // reports whether the Contact stays in the list.
 func (w *worker) restoreContact(m *message, one span, own []ownContact) bool {
 	uri, _, ok := nameAddr(m.b, one)
-	uri = trimmed(m.b, uri)
+	uri = trimSpan(m.b, uri)
 	var u msg.Uri
 	if !ok || parseURI(string(m.text(uri)), &u) != nil {
 		return true
 	}
-	text := value(&u, contactParam)
-	t, ok := w.sealer.open(text, inContact)
+	text := paramValue(&u, contactParam)
+	t, ok := w.sealer.openToken(text, inContact)
 	if !ok {
 		return true
 	}
@@ -139,13 +139,13 @@ func (w *worker) ownContacts() (own []ownContact) {
 	}
 	m := &w.scratch
 	m.index(w.answeredRequest, false)
-	w.contacts(m, func(uri span, _ bool) {
+	w.eachContact(m, func(uri span, _ bool) {
 		var u msg.Uri
 		if parseURI(string(m.text(uri)), &u) != nil {
 			return
 		}
-		text := value(&u, contactParam)
-		if t, ok := w.sealer.open(text, inContact); ok {
+		text := paramValue(&u, contactParam)
+		if t, ok := w.sealer.openToken(text, inContact); ok {
 			_, wrote, _ := strings.Cut(t.text, " ")
 			own = append(own, ownContact{wrote, text, t.flow.peer.Addr()})
 		}
@@ -155,19 +155,19 @@ func (w *worker) ownContacts() (own []ownContact) {
 
 // contacts calls do with each URI in the Contact fields; bare says that no
 // angle brackets stand around it.
-func (w *worker) contacts(m *message, do func(uri span, bare bool)) {
+func (w *worker) eachContact(m *message, do func(uri span, bare bool)) {
 	for i := range m.fields {
 		f := &m.fields[i]
 		if f.name != hContact {
 			continue
 		}
 		for v := f.value; v.from < v.to; {
-			end := endOfValue(m.b, v)
+			end := valueEnd(m.b, v)
 			if end < 0 {
 				return
 			}
-			raw, _, ok := nameAddr(m.b, trimmed(m.b, span{v.from, end}))
-			if uri := trimmed(m.b, raw); ok && string(m.text(uri)) != "*" {
+			raw, _, ok := nameAddr(m.b, trimSpan(m.b, span{v.from, end}))
+			if uri := trimSpan(m.b, raw); ok && string(m.text(uri)) != "*" {
 				do(uri, raw.from == 0 || m.b[raw.from-1] != '<')
 			}
 			v.from = skipSpace(m.b, end+1, v.to)
@@ -176,7 +176,7 @@ func (w *worker) contacts(m *message, do func(uri span, bare bool)) {
 }
 
 // aor is user@host of the To of a REGISTER, "" if it has no such URI.
-func (w *worker) aor(m *message) string {
+func (w *worker) registeredAOR(m *message) string {
 	uri, _, ok := nameAddr(m.b, m.to)
 	var u msg.Uri
 	if !ok || parseURI(string(m.text(uri)), &u) != nil || u.User == "" {

@@ -24,7 +24,7 @@ func FuzzContacts(f *testing.F) {
 				lines += string(m.text(c.line))
 			}
 		}
-		w.contacts(m, func(uri span, _ bool) { uris = append(uris, string(m.text(uri))) })
+		w.eachContact(m, func(uri span, _ bool) { uris = append(uris, string(m.text(uri))) })
 		return lines, uris
 	}
 	f.Fuzz(func(t *testing.T, one, two string) {
@@ -33,11 +33,11 @@ func FuzzContacts(f *testing.F) {
 			return
 		}
 		wrote, was := contacts(&p.msg)
-		r, fault := w.route(p)
+		r, fault := w.routeRequest(p)
 		if fault != nil {
 			return
 		}
-		out := bytes.Clone(w.forwarded(p, &r, w.appendBranch(nil, 1, 2)))
+		out := bytes.Clone(w.rewriteRequest(p, &r, w.appendBranch(nil, 1, 2)))
 		var sent message
 		if !sent.index(out, false) || sent.fault != nil {
 			t.Fatalf("%q, %q became\n%q: %v", one, two, out, sent.fault)

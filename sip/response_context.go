@@ -38,9 +38,9 @@ func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p
 	}
 	if m.status > 100 && (t.worker.answeredRequest != nil || m.hasNextVia()) {
 		if m.is("BYE") && (m.status/100 == 2 || m.status == 481) {
-			t.worker.oldDialogs.end(m.text(m.callID))
+			t.worker.oldDialogs.remove(m.text(m.callID))
 		}
-		b, status := t.worker.upstream(p, t.server.upstream)
+		b, status := t.worker.rewriteResponse(p, t.server.upstream)
 		t.server.sendResponse(now, status, b)
 	}
 	if m.status < 200 && t.canceled {
@@ -97,14 +97,14 @@ func (t *responseContext) sendCancel(now instant) {
 	c.canceled = true
 	c.deadline = now + timerB
 	t.worker.wheel.start(&c.timer, c.deadline)
-	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.retainCopy(nil, t.worker.cancelFor(c.request, t.cancelFields))}
+	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.retainCopy(nil, t.worker.makeCancel(c.request, t.cancelFields))}
 	t.cancelFields = t.worker.releaseCopy(t.cancelFields)
 	k.start(now)
 }
 
 // answer sends a final response of our own.
 func (t *responseContext) sendOwnFinal(now instant, status int, phrase string) {
-	b := t.worker.answerTo(t.client.request, status, phrase)
+	b := t.worker.makeResponseTo(t.client.request, status, phrase)
 	t.worker.observeOwn(t, b)
 	t.server.sendResponse(now, status, b)
 }
@@ -112,6 +112,6 @@ func (t *responseContext) sendOwnFinal(now instant, status int, phrase string) {
 // tryingDue says 100 when the next hop took its time (RFC 3261 §16.2).
 func (t *responseContext) sendTrying() {
 	if t.server.lastResponse == nil {
-		t.server.sendResponse(t.worker.now(), 100, t.worker.answerTo(t.client.request, 100, "Trying"))
+		t.server.sendResponse(t.worker.now(), 100, t.worker.makeResponseTo(t.client.request, 100, "Trying"))
 	}
 }

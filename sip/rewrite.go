@@ -22,7 +22,7 @@ const branchLen = len(cookie) + 2 + 8 + 1 + 12 + 1 + 8
 
 func (w *worker) appendBranch(dst []byte, id uint64, hash uint32) []byte {
 	dst = append(dst, cookie+"bh"...)
-	dst = appendHex(dst, uint64(w.proxy.salt), 8)
+	dst = appendHex(dst, uint64(w.proxy.branchSalt), 8)
 	dst = append(dst, '.')
 	dst = appendHex(dst, id, 12)
 	dst = append(dst, '.')
@@ -38,7 +38,7 @@ func (h *Hop) openBranch(b []byte) (id uint64, hash uint32, ok bool) {
 	salt, ok1 := readHex(b[:8])
 	id, ok2 := readHex(b[9:21])
 	sum, ok3 := readHex(b[22:])
-	return id, uint32(sum), ok1 && ok2 && ok3 && uint32(salt) == h.salt
+	return id, uint32(sum), ok1 && ok2 && ok3 && uint32(salt) == h.branchSalt
 }
 
 const hexDigits = "0123456789abcdef"
@@ -86,7 +86,7 @@ func (w *worker) loopHash(m *message) uint32 {
 }
 
 // looped reports whether this very request has been here before.
-func (w *worker) looped(m *message, hash uint32) bool {
+func (w *worker) isLoop(m *message, hash uint32) bool {
 	for i := range m.fields {
 		f := &m.fields[i]
 		if f.name != hVia {
@@ -133,13 +133,13 @@ func fixVia(s *splice, m *message, peer netip.AddrPort) {
 		}
 		return
 	}
-	if v.hasRport || !sameHost(m.text(v.host), ip) {
+	if v.hasRport || !isHost(m.text(v.host), ip) {
 		s.insert(v.value.to, ";received=", ip.String())
 	}
 }
 
 // sameHost reports whether a sent-by host is that address.
-func sameHost(h []byte, ip netip.Addr) bool {
+func isHost(h []byte, ip netip.Addr) bool {
 	var buf [64]byte
 	if ip.Is4() {
 		return bytes.Equal(ip.AppendTo(buf[:0]), h)
@@ -150,29 +150,29 @@ func sameHost(h []byte, ip netip.Addr) bool {
 
 // forwarded splices the request as it leaves (RFC 3261 §16.6). The edits of
 // routing are in w.splice already. The result is valid until the next message.
-func (w *worker) forwarded(p *packet, r *routing, branch []byte) []byte {
+func (w *worker) rewriteRequest(p *packet, r *routeDecision, branch []byte) []byte {
 	m, s := &p.msg, &w.edits
 	top := m.first(hVia).line.from
-	s.insert(top, "Via: SIP/2.0/", r.to.listener.proto.via(), " ", r.to.listener.sentBy, ";branch=", string(branch), "\r\n")
+	s.insert(top, "Via: SIP/2.0/", r.nextHop.listener.proto.viaName(), " ", r.nextHop.listener.sentBy, ";branch=", string(branch), "\r\n")
 	fixVia(s, m, p.peer)
 	if m.maxFwd < 0 {
 		s.insert(top, "Max-Forwards: 70\r\n")
 	} else {
 		s.replace(m.first(hMaxForwards).value, strconv.Itoa(m.maxFwd-1))
 	}
-	if recordRouted(m) {
+	if needsRecordRoute(m) {
 		w.addRecordRoute(p, r)
 	}
 	if r.dst == pbxSide && m.initial() {
 		switch {
 		case m.is("INVITE") && w.addsCID(p, r):
-			s.insert(top, "X-CID: ", string(w.sealer.newCID(w.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))), "\r\n")
+			s.insert(top, "X-CID: ", string(w.sealer.appendCID(w.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))), "\r\n")
 		case m.is("REGISTER"):
 			w.addBinding(p, r)
 		}
 	}
 	w.applyTrust(p, r)
-	w.addLength(m, r.to)
+	w.addContentLength(m, r.nextHop)
 	w.outBuf = s.apply(w.outBuf[:0], m.b)
 	return w.outBuf
 }
@@ -184,7 +184,7 @@ const trunkMark = "X-Bellhop-Trunk"
 // applyTrust marks what comes from a trunk, takes such a mark off everything else,
 // and takes off what only a trusted peer may say of a caller: the PBX trusted its
 // network before we stood in it.
-func (w *worker) applyTrust(p *packet, r *routing) {
+func (w *worker) applyTrust(p *packet, r *routeDecision) {
 	m, s := &p.msg, &w.edits
 	strip := w.proxy.cfg.StripIdentity && r.stranger
 	for i := range m.fields {
@@ -208,14 +208,14 @@ func (w *worker) applyTrust(p *packet, r *routing) {
 
 // addsCID reports whether an INVITE towards the PBX gets an X-CID of ours: it has
 // none, or one that a stranger has made up.
-func (w *worker) addsCID(p *packet, r *routing) bool {
+func (w *worker) addsCID(p *packet, r *routeDecision) bool {
 	f := p.msg.first(hXCID)
 	return w.proxy.cfg.AddCID && (f == nil || w.proxy.cfg.StripIdentity && r.stranger && w.sealer.openCID(p.msg.text(f.value)) == "")
 }
 
 // addLength gives a message that leaves on a stream the Content-Length that a
 // datagram may lack (RFC 3261 §18.3).
-func (w *worker) addLength(m *message, to destination) {
+func (w *worker) addContentLength(m *message, to destination) {
 	if to.reliable() && m.length < 0 {
 		w.edits.insert(int32(m.head-2), "Content-Length: ", strconv.Itoa(len(m.b)-m.head), "\r\n")
 	}
@@ -223,7 +223,7 @@ func (w *worker) addLength(m *message, to destination) {
 
 // recordRouted reports whether the request gets our Record-Route: all that
 // open a dialog, refresh one, or are unknown to us (RFC 3261 §16.6 item 4).
-func recordRouted(m *message) bool {
+func needsRecordRoute(m *message) bool {
 	switch string(m.methodName()) {
 	case "REGISTER", "ACK", "CANCEL", "BYE", "OPTIONS", "MESSAGE", "PUBLISH", "PRACK", "INFO":
 		return false
@@ -233,39 +233,39 @@ func recordRouted(m *message) bool {
 
 // addRecordRoute puts our Record-Route on top: one, or two when the request
 // leaves another way than it came (RFC 5658).
-func (w *worker) addRecordRoute(p *packet, r *routing) {
+func (w *worker) addRecordRoute(p *packet, r *routeDecision) {
 	m, s := &p.msg, &w.edits
 	at := m.first(hVia).line.from
 	if f := m.first(hRecordRoute); f != nil {
 		at = f.line.from
 	}
-	w.tmpBuf = w.sealer.sealRoute(w.tmpBuf[:0], w.routeToken(p, r), m.text(m.callID), m.text(m.fromTag))
+	w.tmpBuf = w.sealer.sealRouteToken(w.tmpBuf[:0], w.routeToken(p, r), m.text(m.callID), m.text(m.fromTag))
 	user := string(w.tmpBuf)
-	s.insert(at, "Record-Route: <sip:", user, "@", r.to.listener.uri, ";lr>\r\n")
-	if r.to.listener != p.listener {
+	s.insert(at, "Record-Route: <sip:", user, "@", r.nextHop.listener.uri, ";lr>\r\n")
+	if r.nextHop.listener != p.listener {
 		s.insert(at, "Record-Route: <sip:", user, "@", p.listener.uri, ";lr>\r\n")
 	}
 }
 
 // routeToken is what the Record-Route of a request says of its dialog: the flow on
 // the edge side, and the PBX.
-func (w *worker) routeToken(p *packet, r *routing) token {
-	t := token{use: inRoute, flow: r.edge, byURI: r.byURI, pbx: r.pbx}
+func (w *worker) routeToken(p *packet, r *routeDecision) token {
+	t := token{use: inRoute, flow: r.edgeFlow, byURI: r.byURI, pbx: r.pbx}
 	if p.side == edgeSide {
 		return t
 	}
 	t.fromPBX = true
-	t.pbx, t.target = w.pbxOf(p)
+	t.pbx, t.target = w.dialogPBX(p)
 	var top msg.Uri
-	if f := p.msg.first(hRecordRoute); f != nil && w.headURI(&p.msg, f.value, &top) {
+	if f := p.msg.first(hRecordRoute); f != nil && w.readURI(&p.msg, f.value, &top) {
 		switch {
-		case !w.ours(&top):
-			if w.namesPBX(&top) == nil {
+		case !w.namesUs(&top):
+			if w.pbxOfURI(&top) == nil {
 				t.next = newRouteID(&top)
 			}
 		case r.dst == edgeSide:
 			// The PBX has put none of its own on top of ours: it stays out.
-			before, ok := w.sealer.openRoute(top.User, &p.msg)
+			before, ok := w.sealer.openRouteToken(top.User, &p.msg)
 			t.direct = ok && !before.unbound
 		}
 	}
@@ -276,7 +276,7 @@ func (w *worker) routeToken(p *packet, r *routing) token {
 // PBX's follows ours in the caller's requests, if that names no configured PBX (RFC
 // 3261 §16.7 item 8). Without it, any Route could be put behind ours.
 func (w *worker) bindNextRoute(m *message) {
-	if f := m.first(hRecordRoute); f == nil || endOfValue(m.b, f.value) == f.value.to && m.after(f) == nil {
+	if f := m.first(hRecordRoute); f == nil || valueEnd(m.b, f.value) == f.value.to && m.after(f) == nil {
 		return // ours alone: the PBX is none that stays in by a Route
 	}
 	var above msg.Uri // the value before; that which follows in the caller's Routes
@@ -286,26 +286,26 @@ func (w *worker) bindNextRoute(m *message) {
 			continue
 		}
 		for v := f.value; v.from < v.to; {
-			end := endOfValue(m.b, v)
+			end := valueEnd(m.b, v)
 			if end < 0 {
 				return
 			}
-			uri, _, ok := nameAddr(m.b, trimmed(m.b, span{v.from, end}))
+			uri, _, ok := nameAddr(m.b, trimSpan(m.b, span{v.from, end}))
 			var u msg.Uri
 			if !ok || parseURI(string(m.text(uri)), &u) != nil {
 				return
 			}
 			v.from = skipSpace(m.b, end+1, v.to)
-			if !w.ours(&u) {
+			if !w.namesUs(&u) {
 				above = u
 				continue
 			}
-			if above.Host == "" || w.namesPBX(&above) != nil {
+			if above.Host == "" || w.pbxOfURI(&above) != nil {
 				continue
 			}
-			if t, ok := w.sealer.openRoute(u.User, m); ok && !t.fromPBX && !t.unbound {
+			if t, ok := w.sealer.openRouteToken(u.User, m); ok && !t.fromPBX && !t.unbound {
 				t.next = newRouteID(&above)
-				w.tmpBuf = w.sealer.sealRoute(w.tmpBuf[:0], t, m.text(m.callID), m.text(m.fromTag))
+				w.tmpBuf = w.sealer.sealRouteToken(w.tmpBuf[:0], t, m.text(m.callID), m.text(m.fromTag))
 				from := uri.from + int32(bytes.IndexByte(m.text(uri), ':')) + 1
 				w.edits.replace(span{from, from + int32(len(u.User))}, string(w.tmpBuf))
 			}
@@ -314,7 +314,7 @@ func (w *worker) bindNextRoute(m *message) {
 }
 
 // headURI reads the URI of the name-addr that v begins with.
-func (w *worker) headURI(m *message, v span, u *msg.Uri) bool {
+func (w *worker) readURI(m *message, v span, u *msg.Uri) bool {
 	uri, _, ok := nameAddr(m.b, v)
 	return ok && parseURI(string(m.text(uri)), u) == nil
 }
@@ -323,17 +323,17 @@ func (w *worker) headURI(m *message, v span, u *msg.Uri) bool {
 // to go to: a configured one, or else an address of its own. The Contact decides,
 // if it is the PBX's: that of a PBX that is a proxy is the caller's. Then the source
 // of p decides.
-func (w *worker) pbxOf(p *packet) (id pbxID, target Addr) {
+func (w *worker) dialogPBX(p *packet) (id pbxID, target Addr) {
 	contact, known := w.contactAddr(&p.msg)
 	known = known && !p.msg.hasNextVia()
-	if pbx := w.proxy.namesPBX(contact); known && pbx != nil {
+	if pbx := w.proxy.pbxOfAddr(contact); known && pbx != nil {
 		return pbx.id, Addr{}
 	}
-	if known && w.proxy.pbxHost(contact.Addr()) {
+	if known && w.proxy.isPBXHost(contact.Addr()) {
 		return id, contact
 	}
 	for _, pbx := range w.proxy.pbx {
-		if pbx.sends(p.listener.proto, p.peer) {
+		if pbx.isSource(p.listener.proto, p.peer) {
 			return pbx.id, Addr{}
 		}
 	}
@@ -347,16 +347,16 @@ func (w *worker) contactAddr(m *message) (a Addr, ok bool) {
 		return a, false
 	}
 	var u msg.Uri
-	if !w.headURI(m, f.value, &u) {
+	if !w.readURI(m, f.value, &u) {
 		return a, false
 	}
-	return addrOf(&u)
+	return uriAddr(&u)
 }
 
 // upstream splices a response as it goes on to a sender: without our Via, and a 503 as a
 // 500 (RFC 3261 §16.7 items 3 and 6). If no Via is left, it gets those of the request
 // that it answers. It returns the status it leaves with.
-func (w *worker) upstream(p *packet, to destination) ([]byte, int) {
+func (w *worker) rewriteResponse(p *packet, to destination) ([]byte, int) {
 	m, s := &p.msg, &w.edits
 	s.reset()
 	status := m.status
@@ -382,36 +382,36 @@ func (w *worker) upstream(p *packet, to destination) ([]byte, int) {
 			}
 		}
 	}
-	if p.side == pbxSide && m.status > 100 && m.status < 300 && recordRouted(m) {
+	if p.side == pbxSide && m.status > 100 && m.status < 300 && needsRecordRoute(m) {
 		w.bindNextRoute(m)
 	}
-	w.addLength(m, to)
+	w.addContentLength(m, to)
 	w.outBuf = s.apply(w.outBuf[:0], m.b)
 	return w.outBuf, status
 }
 
 // reply makes a response of our own to the request of p (RFC 3261 §8.2.6).
 // extra holds whole header field lines. The result is valid until the next message.
-func (w *worker) reply(p *packet, status int, phrase, extra string) []byte {
+func (w *worker) makeResponse(p *packet, status int, phrase, extra string) []byte {
 	w.edits.reset()
 	if p.msg.via.ok {
 		fixVia(&w.edits, &p.msg, p.peer)
 	}
 	w.tmpBuf = w.edits.apply(w.tmpBuf[:0], p.msg.b)
 	w.scratch.index(w.tmpBuf, false)
-	w.outBuf = w.appendReply(w.outBuf[:0], &w.scratch, 0, status, phrase, extra)
+	w.outBuf = w.appendResponse(w.outBuf[:0], &w.scratch, 0, status, phrase, extra)
 	return w.outBuf
 }
 
 // answerTo makes a response of our own to a request that was forwarded: our
 // Via, the first, is left out.
-func (w *worker) answerTo(sent []byte, status int, phrase string) []byte {
+func (w *worker) makeResponseTo(sent []byte, status int, phrase string) []byte {
 	w.scratch.index(sent, false)
-	w.outBuf = w.appendReply(w.outBuf[:0], &w.scratch, 1, status, phrase, "")
+	w.outBuf = w.appendResponse(w.outBuf[:0], &w.scratch, 1, status, phrase, "")
 	return w.outBuf
 }
 
-func (w *worker) appendReply(dst []byte, m *message, skipVias, status int, phrase, extra string) []byte {
+func (w *worker) appendResponse(dst []byte, m *message, skipVias, status int, phrase, extra string) []byte {
 	dst = append(dst, "SIP/2.0 "...)
 	dst = strconv.AppendInt(dst, int64(status), 10)
 	dst = append(dst, ' ')
@@ -452,26 +452,26 @@ func (w *worker) appendReply(dst []byte, m *message, skipVias, status int, phras
 // ownTag is the To tag of our own responses: the same for each repetition of a
 // request, so that the ACK of a response we keep no state for is recognised.
 func (w *worker) ownTag(m *message) []byte {
-	sum := w.sealer.sign(8, []byte("tag"), m.text(m.callID), []byte{0}, m.text(m.fromTag))
+	sum := w.sealer.computeMAC(8, []byte("tag"), m.text(m.callID), []byte{0}, m.text(m.fromTag))
 	return hex.AppendEncode(w.tagBuf[:0], sum)
 }
 
 // ackFor makes the ACK of a final response other than 2xx: hop by hop, with
 // the one Via and the Route of the INVITE (RFC 3261 §17.1.1.3).
-func (w *worker) ackFor(invite []byte, response *message) []byte {
+func (w *worker) makeACK(invite []byte, response *message) []byte {
 	m := &w.scratch
 	m.index(invite, false)
-	dst := w.hopByHop(w.outBuf[:0], m, "ACK")
+	dst := w.appendHopByHop(w.outBuf[:0], m, "ACK")
 	dst = append(dst, response.text(response.first(hTo).line)...)
 	dst = append(dst, m.text(m.first(hFrom).line)...)
 	return append(dst, "Content-Length: 0\r\n\r\n"...)
 }
 
 // cancelFor makes the CANCEL of a forwarded INVITE (RFC 3261 §9.1).
-func (w *worker) cancelFor(invite, fields []byte) []byte {
+func (w *worker) makeCancel(invite, fields []byte) []byte {
 	m := &w.scratch
 	m.index(invite, false)
-	dst := w.hopByHop(w.outBuf[:0], m, "CANCEL")
+	dst := w.appendHopByHop(w.outBuf[:0], m, "CANCEL")
 	dst = append(dst, m.text(m.first(hTo).line)...)
 	dst = append(dst, m.text(m.first(hFrom).line)...)
 	dst = append(dst, fields...)
@@ -480,7 +480,7 @@ func (w *worker) cancelFor(invite, fields []byte) []byte {
 
 // hopByHop appends the start line and the fields that ACK and CANCEL take over
 // from the INVITE they belong to.
-func (w *worker) hopByHop(dst []byte, m *message, method string) []byte {
+func (w *worker) appendHopByHop(dst []byte, m *message, method string) []byte {
 	dst = append(dst, method...)
 	dst = append(dst, ' ')
 	dst = append(dst, m.text(m.uri)...)

@@ -36,10 +36,10 @@ func (w destination) peer() netip.AddrPort {
 }
 
 // routing is the answer to where a request goes.
-type routing struct {
-	to    destination
+type routeDecision struct {
+	nextHop    destination
 	dst   dialog.Side
-	edge  flow   // to the peer on the edge side, for Record-Route and Path
+	edgeFlow  flow   // to the peer on the edge side, for Record-Route and Path
 	byURI bool   // edge says at which host the peer is, and URIs where there
 	pbx   pbxID  // the PBX that an edge-side request goes to
 	aor   string // who registered the binding that the request is sent to
@@ -51,16 +51,16 @@ type routing struct {
 // Faults of routing. A next hop that cannot be reached counts as 503, which
 // leaves as 500 (RFC 3261 §16.7, §16.9).
 var (
-	forged      = &fault{403, "Forged Route"}
-	notOurs     = &fault{403, "Route Not Allowed"}
+	forgedRoute      = &fault{403, "Forged Route"}
+	routeNotAllowed     = &fault{403, "Route Not Allowed"}
 	badURI      = &fault{400, "Malformed Request-URI"}
 	badRoute    = &fault{400, "Malformed Route"}
 	noBinding   = &fault{404, "Not Found"}
-	notResolved = &fault{500, "Next Hop Is Not An Address"}
+	hostNotResolved = &fault{500, "Next Hop Is Not An Address"}
 	noTransport = &fault{500, "No Transport To Next Hop"}
 	noPBX       = &fault{500, "No PBX Answers"}
-	flowGone    = &fault{430, "Flow Failed"}
-	notAllowed  = &fault{403, "Next Hop Not Allowed"}
+	flowFailed    = &fault{430, "Flow Failed"}
+	nextHopNotAllowed  = &fault{403, "Next Hop Not Allowed"}
 )
 
 // route decides where the request of p goes, RFC 3261 §16.4–16.6, and notes in
@@ -68,7 +68,7 @@ var (
 // the Request-URI is changed where a strict router or our Contact token asks
 // for it. Nothing is looked up but the listeners and open connections: what it
 // needs to know is in the message (RFC 5626 §5.3).
-func (w *worker) route(p *packet) (r routing, f *fault) {
+func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 	m := &p.msg
 	w.edits.reset()
 	if p.side == edgeSide {
@@ -80,22 +80,22 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 	if foreign != nil && foreign != badScheme {
 		return r, foreign
 	}
-	rs, f := w.routes(m)
+	rs, f := w.readRoutes(m)
 	if f != nil {
 		return r, f
 	}
-	var tokens taken
+	var tokens poppedTokens
 	target := uri
-	if w.ours(&uri) {
+	if w.namesUs(&uri) {
 		switch {
 		case strings.Contains(uri.User, "@"):
 			return r, badURI
-		case has(&uri, "lr") && uri.User != "":
+		case hasParam(&uri, "lr") && uri.User != "":
 			// A strict router put our own Record-Route here; what it was meant
 			// for is the last Route (RFC 3261 §16.4).
-			t, ok := w.sealer.openRoute(uri.User, m)
+			t, ok := w.sealer.openRouteToken(uri.User, m)
 			if !ok {
-				return r, forged
+				return r, forgedRoute
 			}
 			tokens.add(t)
 			if len(rs) == 0 {
@@ -103,13 +103,13 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 			}
 			last := rs[len(rs)-1]
 			rs = rs[:len(rs)-1]
-			w.edits.replace(m.uri, string(m.text(last.text)))
+			w.edits.replace(m.uri, string(m.text(last.uriText)))
 			w.removeRoute(m, last)
 			target = last.uri
-		case has(&uri, contactParam):
-			t, ok := w.sealer.open(value(&uri, contactParam), inContact)
+		case hasParam(&uri, contactParam):
+			t, ok := w.sealer.openToken(paramValue(&uri, contactParam), inContact)
 			if !ok {
-				return r, forged
+				return r, forgedRoute
 			}
 			tokens.add(t)
 			w.proxy.rememberBinding(p, &t)
@@ -120,8 +120,8 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 			if f := parseURI(to, &target); f != nil {
 				return r, f
 			}
-		case has(&uri, "maddr"):
-			to := withoutMaddr(string(m.text(m.uri)), uri.Port)
+		case hasParam(&uri, "maddr"):
+			to := stripMaddr(string(m.text(m.uri)), uri.Port)
 			w.edits.replace(m.uri, to)
 			target = msg.Uri{}
 			if f := parseURI(to, &target); f != nil {
@@ -129,14 +129,14 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 			}
 		}
 	}
-	for len(rs) > 0 && w.ours(&rs[0].uri) {
+	for len(rs) > 0 && w.namesUs(&rs[0].uri) {
 		if u := rs[0].uri.User; u != "" {
-			t, ok := w.sealer.openRoute(u, m)
+			t, ok := w.sealer.openRouteToken(u, m)
 			if !ok {
-				if t, ok = w.sealer.open(u, inPath); ok {
+				if t, ok = w.sealer.openToken(u, inPath); ok {
 					r.aor = t.text
 					if p.side == pbxSide {
-						w.proxy.cameAlongPath(p)
+						w.proxy.notePathUse(p)
 						w.proxy.rememberBinding(p, &t)
 					} else if t.flow.peer != p.peer { // only a registrar sends along it
 						w.proxy.diagnoseSource(p.receivedAt, p.peer, true)
@@ -144,7 +144,7 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 				}
 			}
 			if !ok {
-				return r, forged
+				return r, forgedRoute
 			}
 			tokens.add(t)
 		}
@@ -154,31 +154,31 @@ func (w *worker) route(p *packet) (r routing, f *fault) {
 	next := &target
 	if len(rs) > 0 {
 		next = &rs[0].uri
-		if !has(next, "lr") {
+		if !hasParam(next, "lr") {
 			// The next hop is a strict router: RFC 3261 §16.6 item 6.
 			if foreign != nil {
 				return r, foreign // no Route can be made of it
 			}
-			w.strictRoute(m, rs)
+			w.applyStrictRoute(m, rs)
 		}
 	}
 	if p.side == edgeSide {
 		r.aor = "" // the PBX alone says whom a binding belongs to
-		return w.fromEdge(p, r, next, len(rs) > 0, &tokens)
+		return w.routeFromEdge(p, r, next, len(rs) > 0, &tokens)
 	}
 	if foreign != nil && len(rs) == 0 && !tokens.last.flow.peer.IsValid() {
 		return r, foreign // it alone would say where to
 	}
-	return w.fromPBX(p, r, next, tokens.last)
+	return w.routeFromPBX(p, r, next, tokens.last)
 }
 
 // taken are the tokens of the Routes that were taken off a request.
-type taken struct {
+type poppedTokens struct {
 	first, last token
 	n           int
 }
 
-func (t *taken) add(k token) {
+func (t *poppedTokens) add(k token) {
 	if t.n++; t.n == 1 {
 		t.first = k
 	}
@@ -189,42 +189,42 @@ func (t *taken) add(k token) {
 // Request-URI chooses another next hop, within a dialog neither: they are what a
 // stranger can write. Only where the PBX has left a dialog to its two ends does a
 // request go to the other end, at the address to which the PBX sent the INVITE.
-func (w *worker) fromEdge(p *packet, r routing, next *msg.Uri, routed bool, tokens *taken) (routing, *fault) {
+func (w *worker) routeFromEdge(p *packet, r routeDecision, next *msg.Uri, routed bool, tokens *poppedTokens) (routeDecision, *fault) {
 	r.dst = pbxSide
-	r.edge, r.byURI = w.flowOf(p)
+	r.edgeFlow, r.byURI = w.flowOf(p)
 	within := tokens.last.use == inRoute && !p.msg.initial()
 	switch {
-	case within && tokens.last.unbound && w.oldDialogs.has(&p.msg):
-		return w.fromEdgeUnbound(p, r, next, tokens)
-	case !p.msg.initial() && !w.allOpen(&p.msg):
-		return r, forged
+	case within && tokens.last.unbound && w.oldDialogs.contains(&p.msg):
+		return w.routeUnboundFromEdge(p, r, next, tokens)
+	case !p.msg.initial() && !w.allRoutesOpen(&p.msg):
+		return r, forgedRoute
 	case within && !tokens.last.unbound:
 		if (tokens.first.direct || tokens.last.direct) && tokens.first != tokens.last && tokens.last.flow.peer != p.peer {
-			return w.toOtherEnd(p, r, next, &tokens.last)
+			return w.routeToOtherEnd(p, r, next, &tokens.last)
 		}
-		if t := &tokens.first; routed && w.namesPBX(next) == nil && (t.next == routeID{} || t.next != newRouteID(next)) {
-			return r, notOurs
+		if t := &tokens.first; routed && w.pbxOfURI(next) == nil && (t.next == routeID{} || t.next != newRouteID(next)) {
+			return r, routeNotAllowed
 		}
-		return w.toDialogPBX(p, r, next, &tokens.first)
+		return w.routeToDialogPBX(p, r, next, &tokens.first)
 	case !routed:
-		return w.toAnyPBX(p, r)
+		return w.routeToAnyPBX(p, r)
 	}
-	pbx := w.namesPBX(next)
+	pbx := w.pbxOfURI(next)
 	if pbx == nil || !p.msg.initial() {
-		return r, notOurs // within a dialog a PBX that is a proxy would follow the URI anywhere
+		return r, routeNotAllowed // within a dialog a PBX that is a proxy would follow the URI anywhere
 	}
-	return w.toPBX(p, r, pbx)
+	return w.routeToPBX(p, r, pbx)
 }
 
 // allOpen reports whether each Route of m that names us has a token of m's dialog.
 // One that has none would lead back to us through a PBX that is a proxy.
-func (w *worker) allOpen(m *message) bool {
+func (w *worker) allRoutesOpen(m *message) bool {
 	for i := range w.routeValues {
 		r := &w.routeValues[i]
-		if r.field < 0 || !w.ours(&r.uri) {
+		if r.field < 0 || !w.namesUs(&r.uri) {
 			continue // taken off, or another's
 		}
-		if _, ok := w.sealer.openRoute(r.uri.User, m); !ok {
+		if _, ok := w.sealer.openRouteToken(r.uri.User, m); !ok {
 			return false
 		}
 	}
@@ -232,58 +232,58 @@ func (w *worker) allOpen(m *message) bool {
 }
 
 // namesPBX returns the configured PBX that a URI names, nil if it names none.
-func (w *worker) namesPBX(u *msg.Uri) *pbx {
-	a, ok := addrOf(u)
+func (w *worker) pbxOfURI(u *msg.Uri) *pbx {
+	a, ok := uriAddr(u)
 	if !ok {
 		return nil
 	}
-	return w.proxy.namesPBX(a)
+	return w.proxy.pbxOfAddr(a)
 }
 
 // toDialogPBX sends a request within a dialog to the PBX that the dialog is with.
-func (w *worker) toDialogPBX(p *packet, r routing, next *msg.Uri, t *token) (routing, *fault) {
-	if t.fromPBX && !t.direct && t.target.IsValid() && w.proxy.pbxHost(t.target.Addr()) {
-		return w.over(p, r, t.target)
+func (w *worker) routeToDialogPBX(p *packet, r routeDecision, next *msg.Uri, t *token) (routeDecision, *fault) {
+	if t.fromPBX && !t.direct && t.target.IsValid() && w.proxy.isPBXHost(t.target.Addr()) {
+		return w.routeToAddr(p, r, t.target)
 	}
 	for _, pbx := range w.proxy.pbx {
 		if pbx.id == t.pbx {
-			return w.toPBX(p, r, pbx)
+			return w.routeToPBX(p, r, pbx)
 		}
 	}
-	if pbx := w.namesPBX(next); pbx != nil { // the dialog's is not in the configuration any more
-		return w.toPBX(p, r, pbx)
+	if pbx := w.pbxOfURI(next); pbx != nil { // the dialog's is not in the configuration any more
+		return w.routeToPBX(p, r, pbx)
 	}
-	return w.toAnyPBX(p, r)
+	return w.routeToAnyPBX(p, r)
 }
 
-func (w *worker) toAnyPBX(p *packet, r routing) (routing, *fault) {
-	pbx, ok := w.proxy.alive()
+func (w *worker) routeToAnyPBX(p *packet, r routeDecision) (routeDecision, *fault) {
+	pbx, ok := w.proxy.firstAlivePBX()
 	if !ok {
 		return r, noPBX
 	}
-	return w.toPBX(p, r, pbx)
+	return w.routeToPBX(p, r, pbx)
 }
 
-func (w *worker) toPBX(p *packet, r routing, pbx *pbx) (routing, *fault) {
+func (w *worker) routeToPBX(p *packet, r routeDecision, pbx *pbx) (routeDecision, *fault) {
 	r.pbx = pbx.id
-	return w.over(p, r, pbx.addr)
+	return w.routeToAddr(p, r, pbx.addr)
 }
 
 // toOtherEnd sends a request within a dialog that the PBX is not in to the other
 // end: t is the token of the Record-Route between the PBX and that end.
-func (w *worker) toOtherEnd(p *packet, r routing, next *msg.Uri, t *token) (routing, *fault) {
-	r.dst, r.edge, r.byURI = edgeSide, t.flow, t.byURI
+func (w *worker) routeToOtherEnd(p *packet, r routeDecision, next *msg.Uri, t *token) (routeDecision, *fault) {
+	r.dst, r.edgeFlow, r.byURI = edgeSide, t.flow, t.byURI
 	if t.byURI {
-		return w.toEdge(p, r, w.believed(next, t.flow))
+		return w.routeToEdge(p, r, w.limitTarget(next, t.flow))
 	}
-	return w.overFlow(p, r, nil)
+	return w.routeOverFlow(p, r, nil)
 }
 
 // believed is where a URI leads whose author the PBX has not vouched for: to where
 // it says if that is at the flow's host, or at the same trunk; else to the peer of
 // the flow.
-func (w *worker) believed(u *msg.Uri, fl flow) Addr {
-	if a, ok := addrOf(u); ok {
+func (w *worker) limitTarget(u *msg.Uri, fl flow) Addr {
+	if a, ok := uriAddr(u); ok {
 		trunk := w.proxy.trunkAt(a.Addr())
 		if a.Addr() == fl.peer.Addr() || trunk != nil && trunk == w.proxy.trunkAt(fl.peer.Addr()) {
 			return a
@@ -294,24 +294,24 @@ func (w *worker) believed(u *msg.Uri, fl flow) Addr {
 
 // fromEdgeUnbound routes a request with tokens of version 1 in a dialog that was
 // up when this process began, as the build did that made them.
-func (w *worker) fromEdgeUnbound(p *packet, r routing, next *msg.Uri, tokens *taken) (routing, *fault) {
+func (w *worker) routeUnboundFromEdge(p *packet, r routeDecision, next *msg.Uri, tokens *poppedTokens) (routeDecision, *fault) {
 	last := &tokens.last
 	if last.flow.peer.IsValid() && last.flow != tokens.first.flow && last.flow.peer != p.peer {
-		r.dst, r.edge = edgeSide, last.flow
-		return w.overFlow(p, r, nil)
+		r.dst, r.edgeFlow = edgeSide, last.flow
+		return w.routeOverFlow(p, r, nil)
 	}
-	a, known := addrOf(next)
-	pbx := w.proxy.namesPBX(a)
+	a, known := uriAddr(next)
+	pbx := w.proxy.pbxOfAddr(a)
 	switch {
 	case pbx != nil:
-		return w.toPBX(p, r, pbx)
-	case !known || w.ours(next):
-		return w.toAnyPBX(p, r)
-	case w.proxy.pbxHost(a.Addr()):
-		return w.over(p, r, a)
+		return w.routeToPBX(p, r, pbx)
+	case !known || w.namesUs(next):
+		return w.routeToAnyPBX(p, r)
+	case w.proxy.isPBXHost(a.Addr()):
+		return w.routeToAddr(p, r, a)
 	}
 	r.dst = edgeSide
-	return w.toEdge(p, r, a)
+	return w.routeToEdge(p, r, a)
 }
 
 // fromPBX routes what the PBX sends: over the flow our token names, else by
@@ -319,41 +319,41 @@ func (w *worker) fromEdgeUnbound(p *packet, r routing, next *msg.Uri, tokens *ta
 // the other end has chosen. It is believed of one that the PBX has called itself; of
 // one that has called the PBX, or to whom the PBX, a proxy, only passes on what comes
 // from the edge side, not farther than its host.
-func (w *worker) fromPBX(p *packet, r routing, next *msg.Uri, t token) (routing, *fault) {
+func (w *worker) routeFromPBX(p *packet, r routeDecision, next *msg.Uri, t token) (routeDecision, *fault) {
 	r.dst = edgeSide
-	passedOn := !p.msg.initial() && passedOn(&p.msg)
+	passedOn := !p.msg.initial() && passedBefore(&p.msg)
 	switch {
 	case t.flow.peer.IsValid() && !t.byURI:
-		r.edge = t.flow
-		return w.overFlow(p, r, next)
-	case w.ours(next):
-		w.proxy.calledUs(p)
+		r.edgeFlow = t.flow
+		return w.routeOverFlow(p, r, next)
+	case w.namesUs(next):
+		w.proxy.noteCallToUs(p)
 		return r, noBinding
 	case t.byURI && (!t.fromPBX || passedOn):
-		r.edge, r.byURI = t.flow, true
-		return w.toEdge(p, r, w.believed(next, t.flow))
+		r.edgeFlow, r.byURI = t.flow, true
+		return w.routeToEdge(p, r, w.limitTarget(next, t.flow))
 	case passedOn && t.use != inRoute:
-		return r, notAllowed
+		return r, nextHopNotAllowed
 	}
-	a, ok := addrOf(next)
+	a, ok := uriAddr(next)
 	if !ok {
-		return r, notResolved
+		return r, hostNotResolved
 	}
-	if pbx := w.proxy.namesPBX(a); pbx != nil {
+	if pbx := w.proxy.pbxOfAddr(a); pbx != nil {
 		a = pbx.addr
 	}
 	if r.dst = w.proxy.sideAt(a); r.dst == pbxSide {
-		return w.over(p, r, a)
+		return w.routeToAddr(p, r, a)
 	}
-	r, f := w.toEdge(p, r, a)
+	r, f := w.routeToEdge(p, r, a)
 	if f == nil {
-		r.edge, r.byURI = flow{proto: a.Proto, nth: r.to.listener.nth, port: r.to.listener.addr.Port(), peer: a.AddrPort}, true
+		r.edgeFlow, r.byURI = flow{proto: a.Proto, listenerIndex: r.nextHop.listener.index, listenerPort: r.nextHop.listener.addr.Port(), peer: a.AddrPort}, true
 	}
 	return r, f
 }
 
 // passedOn reports whether m has been here before: a Via below the topmost is ours.
-func passedOn(m *message) bool {
+func passedBefore(m *message) bool {
 	for i := range m.fields {
 		if f := &m.fields[i]; f.name == hVia && bytes.Contains(m.text(f.value), []byte(cookie+"bh")) {
 			return true
@@ -364,30 +364,30 @@ func passedOn(m *message) bool {
 
 // toEdge sends to an address on the edge side that a URI names. It may not be one
 // of this machine's own, unless the sender or a trunk is there too.
-func (w *worker) toEdge(p *packet, r routing, a Addr) (routing, *fault) {
+func (w *worker) routeToEdge(p *packet, r routeDecision, a Addr) (routeDecision, *fault) {
 	if w.proxy.listensAt(a.AddrPort) {
 		return r, noBinding
 	}
 	ip := a.Addr()
-	if ip.IsUnspecified() || ip.IsMulticast() || inward(ip) && !inward(p.peer.Addr()) && w.proxy.trunkAt(ip) == nil {
-		return r, notAllowed
+	if ip.IsUnspecified() || ip.IsMulticast() || isLocalOnly(ip) && !isLocalOnly(p.peer.Addr()) && w.proxy.trunkAt(ip) == nil {
+		return r, nextHopNotAllowed
 	}
-	return w.over(p, r, a)
+	return w.routeToAddr(p, r, a)
 }
 
 // inward reports whether an address is not to be reached from other networks:
 // loopback, or link-local.
-func inward(ip netip.Addr) bool { return ip.IsLoopback() || ip.IsLinkLocalUnicast() }
+func isLocalOnly(ip netip.Addr) bool { return ip.IsLoopback() || ip.IsLinkLocalUnicast() }
 
 // overFlow sends to the peer of a flow the way it came (RFC 5626 §5.3). When its
 // stream is gone another may be opened to the same address, at the port that
 // the URI names; nil: none is.
-func (w *worker) overFlow(p *packet, r routing, uri *msg.Uri) (routing, *fault) {
-	fl := r.edge
+func (w *worker) routeOverFlow(p *packet, r routeDecision, uri *msg.Uri) (routeDecision, *fault) {
+	fl := r.edgeFlow
 	switch fl.proto {
 	case UDP:
-		r.to = destination{listener: w.proxy.udpListener(fl, p.listener), addr: fl.peer}
-		if r.to.listener == nil {
+		r.nextHop = destination{listener: w.proxy.listenerOfFlow(fl, p.listener), addr: fl.peer}
+		if r.nextHop.listener == nil {
 			return r, noTransport
 		}
 		if w.proxy.listensAt(fl.peer) {
@@ -395,29 +395,29 @@ func (w *worker) overFlow(p *packet, r routing, uri *msg.Uri) (routing, *fault) 
 		}
 		return r, nil
 	case TCP:
-		if c := w.proxy.streams.find(fl.peer, fl.conn); c != nil {
-			r.to = destination{listener: c.on, addr: fl.peer, conn: c}
+		if c := w.proxy.streams.find(fl.peer, fl.connID); c != nil {
+			r.nextHop = destination{listener: c.on, addr: fl.peer, conn: c}
 			return r, nil
 		}
 		if uri == nil {
-			return r, flowGone
+			return r, flowFailed
 		}
-		if a, ok := addrOf(uri); ok && a.Proto == TCP && a.Addr() == fl.peer.Addr() {
-			return w.toEdge(p, r, a)
+		if a, ok := uriAddr(uri); ok && a.Proto == TCP && a.Addr() == fl.peer.Addr() {
+			return w.routeToEdge(p, r, a)
 		}
 	}
-	return r, flowGone
+	return r, flowFailed
 }
 
 // over sends to an address.
-func (w *worker) over(p *packet, r routing, a Addr) (routing, *fault) {
+func (w *worker) routeToAddr(p *packet, r routeDecision, a Addr) (routeDecision, *fault) {
 	l := w.proxy.listenerFor(a.Proto, a.Addr(), p.listener)
 	if l == nil {
 		return r, noTransport
 	}
-	r.to = destination{listener: l, addr: a.AddrPort}
+	r.nextHop = destination{listener: l, addr: a.AddrPort}
 	if a.Proto == TCP {
-		r.to.conn = w.proxy.streams.to(a.AddrPort, l)
+		r.nextHop.conn = w.proxy.streams.to(a.AddrPort, l)
 	}
 	return r, nil
 }
@@ -426,16 +426,16 @@ func (w *worker) over(p *packet, r routing, a Addr) (routing, *fault) {
 // it: the peer is not the client itself, or does not hear where it sends from.
 func (w *worker) flowOf(p *packet) (fl flow, byURI bool) {
 	m := &p.msg
-	fl = flow{proto: p.listener.proto, nth: p.listener.nth, port: p.listener.addr.Port(), peer: p.peer}
+	fl = flow{proto: p.listener.proto, listenerIndex: p.listener.index, listenerPort: p.listener.addr.Port(), peer: p.peer}
 	if p.conn != nil {
-		fl.conn = p.conn.id
+		fl.connID = p.conn.id
 	}
-	symmetric := p.conn != nil || m.via.hasRport || sentBy(m) == p.peer
+	symmetric := p.conn != nil || m.via.hasRport || sentByAddr(m) == p.peer
 	return fl, m.hasNextVia() || !symmetric
 }
 
 // sentBy is the address in the topmost Via; invalid if it is a name.
-func sentBy(m *message) netip.AddrPort {
+func sentByAddr(m *message) netip.AddrPort {
 	ip, err := netip.ParseAddr(strings.Trim(string(m.text(m.via.host)), "[]"))
 	if err != nil {
 		return netip.AddrPort{}
@@ -450,13 +450,13 @@ func sentBy(m *message) netip.AddrPort {
 // A routeValue is one value of a Route header field.
 type routeValue struct {
 	uri   msg.Uri
-	text  span // the URI's text
+	uriText  span // the URI's text
 	value span // the value, without the commas around it
 	field int  // index in message.fields
 }
 
 // routes reads all Route values, the ones that share a field too.
-func (w *worker) routes(m *message) ([]routeValue, *fault) {
+func (w *worker) readRoutes(m *message) ([]routeValue, *fault) {
 	w.routeValues = w.routeValues[:0]
 	for i := range m.fields {
 		f := &m.fields[i]
@@ -464,16 +464,16 @@ func (w *worker) routes(m *message) ([]routeValue, *fault) {
 			continue
 		}
 		for v := f.value; v.from < v.to; {
-			end := endOfValue(m.b, v)
+			end := valueEnd(m.b, v)
 			if end < 0 {
 				return nil, badRoute
 			}
-			one := trimmed(m.b, span{v.from, end})
+			one := trimSpan(m.b, span{v.from, end})
 			uri, _, ok := nameAddr(m.b, one)
 			if !ok || len(w.routeValues) >= maxRoutes {
 				return nil, badRoute
 			}
-			r := routeValue{text: uri, value: one, field: i}
+			r := routeValue{uriText: uri, value: one, field: i}
 			if parseURI(string(m.text(uri)), &r.uri) != nil {
 				return nil, badRoute
 			}
@@ -486,7 +486,7 @@ func (w *worker) routes(m *message) ([]routeValue, *fault) {
 
 // endOfValue returns where the first of several comma-separated values ends,
 // or -1 when its quotes do not pair.
-func endOfValue(b []byte, v span) int32 {
+func valueEnd(b []byte, v span) int32 {
 	for i := v.from; i < v.to; i++ {
 		switch b[i] {
 		case '"':
@@ -504,7 +504,7 @@ func endOfValue(b []byte, v span) int32 {
 	return v.to
 }
 
-func trimmed(b []byte, v span) span {
+func trimSpan(b []byte, v span) span {
 	for v.from < v.to && isSpace(b[v.from]) {
 		v.from++
 	}
@@ -519,7 +519,7 @@ func trimmed(b []byte, v span) span {
 func (w *worker) removeRoute(m *message, r routeValue) {
 	f := &m.fields[r.field]
 	v := r.value
-	if left := w.routeLeft(r.field); left == 1 {
+	if left := w.countRoutes(r.field); left == 1 {
 		w.edits.remove(f.line)
 		w.dropFieldEdits(f.line)
 	} else {
@@ -533,11 +533,11 @@ func (w *worker) removeRoute(m *message, r routeValue) {
 		}
 		w.edits.remove(v)
 	}
-	w.routeGone(r)
+	w.markRouteRemoved(r)
 }
 
 // routeLeft counts the values of a field that were not removed.
-func (w *worker) routeLeft(field int) (n int) {
+func (w *worker) countRoutes(field int) (n int) {
 	for i := range w.routeValues {
 		if w.routeValues[i].field == field {
 			n++
@@ -546,7 +546,7 @@ func (w *worker) routeLeft(field int) (n int) {
 	return n
 }
 
-func (w *worker) routeGone(r routeValue) {
+func (w *worker) markRouteRemoved(r routeValue) {
 	for i := range w.routeValues {
 		if w.routeValues[i].value == r.value {
 			w.routeValues[i].field = -1
@@ -558,7 +558,7 @@ func (w *worker) routeGone(r routeValue) {
 func (w *worker) dropFieldEdits(line span) {
 	keep := w.edits.edits[:0]
 	for _, e := range w.edits.edits {
-		if e.at >= line.from && e.at < line.to && (span{e.at, e.end}) != line {
+		if e.from >= line.from && e.from < line.to && (span{e.from, e.to}) != line {
 			continue
 		}
 		keep = append(keep, e)
@@ -568,23 +568,23 @@ func (w *worker) dropFieldEdits(line span) {
 
 // strictRoute puts the next Route into the Request-URI and the Request-URI
 // behind the last Route, for a next hop of RFC 2543.
-func (w *worker) strictRoute(m *message, rs []routeValue) {
+func (w *worker) applyStrictRoute(m *message, rs []routeValue) {
 	uri := string(m.text(m.uri))
 	for i, e := range w.edits.edits { // it may have been replaced already
-		if e.at == m.uri.from && e.end == m.uri.to {
-			uri = string(w.edits.text[e.from:e.to])
+		if e.from == m.uri.from && e.to == m.uri.to {
+			uri = string(w.edits.text[e.textFrom:e.textTo])
 			w.edits.edits = append(w.edits.edits[:i], w.edits.edits[i+1:]...)
 			break
 		}
 	}
 	w.edits.insert(m.fields[rs[len(rs)-1].field].line.to, "Route: <", uri, ">\r\n")
-	w.edits.replace(m.uri, string(m.text(rs[0].text)))
+	w.edits.replace(m.uri, string(m.text(rs[0].uriText)))
 	w.removeRoute(m, rs[0])
 }
 
 // withoutMaddr takes maddr, and the port and transport that go with it, off a
 // URI whose maddr is ours (RFC 3261 §16.4).
-func withoutMaddr(uri string, port int) string {
+func stripMaddr(uri string, port int) string {
 	at := strings.LastIndexByte(uri, '@') + 1 // a user may have semicolons
 	parts := strings.Split(uri[at:], ";")
 	keep := parts[:1]
@@ -619,14 +619,14 @@ func parseURI(s string, u *msg.Uri) *fault {
 	if u.Scheme != "tel" && (u.Host == "" || len(u.Headers) > 0 || u.Port < 0 || u.Port > 65535 || strings.ContainsAny(u.Host, " \t<>\"?&=@")) {
 		return badURI
 	}
-	if u.Port == 0 && u.Scheme != "tel" && namesPort(s) {
+	if u.Port == 0 && u.Scheme != "tel" && hasPort(s) {
 		return badURI // port 0 is none (RFC 6335 §6): to take 5060 for it would be a guess
 	}
 	return nil
 }
 
 // namesPort reports whether a sip or sips URI has a port.
-func namesPort(uri string) bool {
+func hasPort(uri string) bool {
 	_, hostport, _ := strings.Cut(uri, ":")
 	hostport = hostport[strings.LastIndexByte(hostport, '@')+1:]
 	if end := strings.IndexAny(hostport, ";?"); end >= 0 {
@@ -637,9 +637,9 @@ func namesPort(uri string) bool {
 
 // addrOf is the address a URI names, by maddr or host, port and transport.
 // Names are none.
-func addrOf(u *msg.Uri) (Addr, bool) {
+func uriAddr(u *msg.Uri) (Addr, bool) {
 	h := u.Host
-	if v := value(u, "maddr"); v != "" {
+	if v := paramValue(u, "maddr"); v != "" {
 		h = v
 	}
 	ip, err := netip.ParseAddr(strings.Trim(h, "[]"))
@@ -647,7 +647,7 @@ func addrOf(u *msg.Uri) (Addr, bool) {
 		return Addr{}, false
 	}
 	a := Addr{Proto: UDP}
-	switch t := value(u, "transport"); {
+	switch t := paramValue(u, "transport"); {
 	case strings.EqualFold(t, "tcp"):
 		a.Proto = TCP
 	case t != "" && !strings.EqualFold(t, "udp"):
@@ -662,7 +662,7 @@ func addrOf(u *msg.Uri) (Addr, bool) {
 }
 
 // has reports whether a URI has a parameter; its name is compared without case.
-func has(u *msg.Uri, param string) bool {
+func hasParam(u *msg.Uri, param string) bool {
 	for _, kv := range u.UriParams {
 		if equalFold(kv.K, param) {
 			return true
@@ -672,7 +672,7 @@ func has(u *msg.Uri, param string) bool {
 }
 
 // value is the value of a URI parameter, "" if it has none.
-func value(u *msg.Uri, param string) string {
+func paramValue(u *msg.Uri, param string) string {
 	for _, kv := range u.UriParams {
 		if equalFold(kv.K, param) {
 			return kv.V
@@ -682,13 +682,13 @@ func value(u *msg.Uri, param string) string {
 }
 
 // ours reports whether a URI names one of our listeners, or us by maddr.
-func (w *worker) ours(u *msg.Uri) bool {
+func (w *worker) namesUs(u *msg.Uri) bool {
 	if u.Scheme != "sip" && u.Scheme != "sips" {
 		return false
 	}
 	h := u.Host
-	if v := value(u, "maddr"); v != "" {
+	if v := paramValue(u, "maddr"); v != "" {
 		h = v
 	}
-	return w.proxy.named(h, u.Port)
+	return w.proxy.isOwnName(h, u.Port)
 }

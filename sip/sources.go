@@ -16,8 +16,8 @@ const (
 // How long an address stays in a set after it was added last. Phones renew their
 // registration within a day.
 const (
-	rememberSource = instant(3600e9)
-	rememberPhone  = instant(24 * 3600e9)
+	acceptedLifetime = instant(3600e9)
+	phoneLifetime  = instant(24 * 3600e9)
 )
 
 // sources is a bounded set of addresses that all workers share. Each address
@@ -26,42 +26,42 @@ const (
 // second it was added. A stranger is taken for a member by chance in one of
 // half a billion lookups; the seed is secret, so nobody can choose such an
 // address, nor one that evicts another.
-type sources struct {
-	keep instant
+type sourceSet struct {
+	lifetime instant
 	seed maphash.Seed
-	slot []atomic.Uint64
+	slots []atomic.Uint64
 }
 
-func newSources(keep instant) *sources {
-	return &sources{keep: keep, seed: maphash.MakeSeed(), slot: make([]atomic.Uint64, sourceBuckets*sourceWays)}
+func newSources(keep instant) *sourceSet {
+	return &sourceSet{lifetime: keep, seed: maphash.MakeSeed(), slots: make([]atomic.Uint64, sourceBuckets*sourceWays)}
 }
 
 // find returns the bucket of an address, and what its slots hold in their
 // upper half.
-func (s *sources) find(ip netip.Addr) (bucket []atomic.Uint64, tag uint64) {
+func (s *sourceSet) findBucket(ip netip.Addr) (bucket []atomic.Uint64, tag uint64) {
 	b := ip.As16()
 	sum := maphash.Bytes(s.seed, b[:])
 	i := sum % sourceBuckets // of the lower half
-	return s.slot[i*sourceWays:][:sourceWays], sum &^ (1<<32 - 1)
+	return s.slots[i*sourceWays:][:sourceWays], sum &^ (1<<32 - 1)
 }
 
-func second(now instant) uint64 { return uint64(now/1e9) + 1 }
+func secondOf(now instant) uint64 { return uint64(now/1e9) + 1 }
 
 // has reports whether an address was added within the time.
-func (s *sources) has(ip netip.Addr, now instant) bool {
-	bucket, tag := s.find(ip)
+func (s *sourceSet) has(ip netip.Addr, now instant) bool {
+	bucket, tag := s.findBucket(ip)
 	for i := range bucket {
 		if v := bucket[i].Load(); v&^(1<<32-1) == tag && v != 0 {
-			return instant(second(now)-v&(1<<32-1))*1e9 < s.keep
+			return instant(secondOf(now)-v&(1<<32-1))*1e9 < s.lifetime
 		}
 	}
 	return false
 }
 
 // add puts an address into the set, or renews it.
-func (s *sources) add(ip netip.Addr, now instant) {
-	bucket, tag := s.find(ip)
-	at, oldest := second(now), 0
+func (s *sourceSet) add(ip netip.Addr, now instant) {
+	bucket, tag := s.findBucket(ip)
+	at, oldest := secondOf(now), 0
 	for i := range bucket {
 		v := bucket[i].Load()
 		if v&^(1<<32-1) == tag && v != 0 {

@@ -5,14 +5,14 @@ import "slices"
 // A splice is a list of edits to a message: what is not edited leaves as it
 // came, byte for byte. It is used again and again by the worker that owns it.
 type splice struct {
-	edits []edit
+	edits []spliceEdit
 	text  []byte // what is inserted, all edits' after each other
 }
 
 // An edit replaces the bytes from at to end by text[from:to].
-type edit struct {
-	at, end  int32
-	from, to int32
+type spliceEdit struct {
+	from, to  int32
+	textFrom, textTo int32
 }
 
 func (s *splice) reset() {
@@ -27,7 +27,7 @@ func (s *splice) replace(v span, text ...string) {
 	for _, t := range text {
 		s.text = append(s.text, t...)
 	}
-	s.edits = append(s.edits, edit{v.from, v.to, n, int32(len(s.text))})
+	s.edits = append(s.edits, spliceEdit{v.from, v.to, n, int32(len(s.text))})
 }
 
 // insert puts text before the byte at.
@@ -38,14 +38,14 @@ func (s *splice) remove(v span) { s.replace(v) }
 
 // apply appends b, edited, to dst.
 func (s *splice) apply(dst, b []byte) []byte {
-	slices.SortStableFunc(s.edits, func(a, b edit) int { return int(a.at - b.at) })
+	slices.SortStableFunc(s.edits, func(a, b spliceEdit) int { return int(a.from - b.from) })
 	pos := int32(0)
 	for _, e := range s.edits {
-		if e.at > pos { // not where text was removed before
-			dst = append(dst, b[pos:e.at]...)
+		if e.from > pos { // not where text was removed before
+			dst = append(dst, b[pos:e.from]...)
 		}
-		dst = append(dst, s.text[e.from:e.to]...)
-		pos = max(pos, e.end)
+		dst = append(dst, s.text[e.textFrom:e.textTo]...)
+		pos = max(pos, e.to)
 	}
 	return append(dst, b[pos:]...)
 }

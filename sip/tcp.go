@@ -113,7 +113,7 @@ func (ss *streams) add(c net.Conn, peer netip.AddrPort, l *listener) *stream {
 		out: make(chan outgoing, outQueue), done: make(chan struct{}),
 	}
 	if c != nil {
-		s.local = addrPort(c.LocalAddr())
+		s.local = addrPortOf(c.LocalAddr())
 	}
 	ss.open.Store(peer, s)
 	return s
@@ -127,7 +127,7 @@ func (ss *streams) start(f func()) bool {
 		return false
 	}
 	ss.run.Go(func() {
-		defer ss.hop.recovers("stream")
+		defer ss.hop.recoverPanic("stream")
 		f()
 	})
 	return true
@@ -149,7 +149,7 @@ func (ss *streams) accept(ctx context.Context, l *listener) {
 			}
 			continue
 		}
-		peer := addrPort(c.RemoteAddr())
+		peer := addrPortOf(c.RemoteAddr())
 		if !ss.admit(peer) {
 			c.Close()
 			continue
@@ -308,7 +308,7 @@ func (s *stream) dial() {
 		s.refuse()
 		return
 	}
-	s.local = addrPort(c.LocalAddr())
+	s.local = addrPortOf(c.LocalAddr())
 	s.mu.Lock()
 	s.conn = c
 	s.mu.Unlock()
@@ -326,12 +326,12 @@ func (s *stream) serve(c net.Conn, first []byte) {
 	var writer sync.WaitGroup
 	writer.Go(func() {
 		defer s.close()
-		defer s.of.hop.recovers("stream")
+		defer s.of.hop.recoverPanic("stream")
 		s.write(c)
 	})
 	func() {
 		defer s.close()
-		defer s.of.hop.recovers("stream")
+		defer s.of.hop.recoverPanic("stream")
 		s.read(c, first)
 	}()
 	writer.Wait()
@@ -343,7 +343,7 @@ func (s *stream) refuse() {
 	for {
 		select {
 		case o := <-s.out:
-			s.of.hop.failed(o.id)
+			s.of.hop.reportFailedTx(o.id)
 		default:
 			return
 		}
@@ -373,7 +373,7 @@ func (s *stream) write(c net.Conn) {
 			s.close()
 			if err != nil {
 				for _, id := range ids {
-					s.of.hop.failed(id)
+					s.of.hop.reportFailedTx(id)
 				}
 			}
 			return
@@ -535,7 +535,7 @@ func (p *pinger) end(now instant) bool {
 // hand hands a message on. A panic costs this one only, unless the stream cannot
 // be read behind it.
 func (s *stream) hand(p *packet, known bool) {
-	defer s.of.hop.recovers("message")
+	defer s.of.hop.recoverPanic("message")
 	if !known {
 		s.of.hop.stats.malformed.Add(1)
 		p.release()

@@ -36,7 +36,7 @@ import (
 // Version 1 in a Record-Route is from builds that bound nothing.
 type token struct {
 	flow flow
-	use  use
+	use  tokenUse
 	text string // path: the AOR that registered; contact: the Contact's own URI
 
 	// Of a Record-Route only.
@@ -51,12 +51,12 @@ type token struct {
 
 // use says in which header field a token stands. One is never good for
 // another.
-type use byte
+type tokenUse byte
 
 const (
-	inRoute   use = 'r' // Record-Route
-	inPath    use = 'p' // Path of a REGISTER
-	inContact use = 'c' // Contact of a REGISTER, rewritten
+	inRoute   tokenUse = 'r' // Record-Route
+	inPath    tokenUse = 'p' // Path of a REGISTER
+	inContact tokenUse = 'c' // Contact of a REGISTER, rewritten
 )
 
 // A pbxID names a configured PBX: a hash of its text in the configuration, so that
@@ -82,10 +82,10 @@ func newRouteID(u *msg.Uri) (id routeID) {
 // for a stream, on which connection. The zero flow is none: the URI decides.
 type flow struct {
 	proto Proto
-	nth   uint8  // the listener's place among ours
-	port  uint16 // the listener's
+	listenerIndex   uint8  // the listener's place among ours
+	listenerPort  uint16 // the listener's
 	peer  netip.AddrPort
-	conn  uint32 // number of the connection
+	connID  uint32 // number of the connection
 }
 
 const (
@@ -100,7 +100,7 @@ const (
 )
 
 // encoding is strict: a token has one text only.
-var encoding = base64.RawURLEncoding.Strict()
+var tokenEncoding = base64.RawURLEncoding.Strict()
 
 // A sealer makes and opens tokens. It belongs to one worker.
 type sealer struct {
@@ -116,7 +116,7 @@ func newSealer(key []byte) *sealer {
 }
 
 // sign returns the first n bytes of the MAC over parts, valid until the next call.
-func (s *sealer) sign(n int, parts ...[]byte) []byte {
+func (s *sealer) computeMAC(n int, parts ...[]byte) []byte {
 	s.mac.Reset()
 	for _, p := range parts {
 		s.mac.Write(p)
@@ -127,39 +127,39 @@ func (s *sealer) sign(n int, parts ...[]byte) []byte {
 
 // signBound returns the MAC of a Record-Route token of the dialog that Call-ID and
 // tag name, valid until the next call. The lengths keep the three parts apart.
-func (s *sealer) signBound(b, callID, tag []byte) []byte {
+func (s *sealer) computeBoundMAC(b, callID, tag []byte) []byte {
 	binary.BigEndian.PutUint32(s.lengths[:], uint32(len(b)))
 	binary.BigEndian.PutUint32(s.lengths[4:], uint32(len(callID)))
-	return s.sign(macLen, b, callID, tag, s.lengths[:])
+	return s.computeMAC(macLen, b, callID, tag, s.lengths[:])
 }
 
 // seal appends the text of a Path or Contact token to dst.
-func (s *sealer) seal(dst []byte, t token) []byte {
+func (s *sealer) sealToken(dst []byte, t token) []byte {
 	b := append(s.buf[:0], unboundVersion, byte(t.use))
-	b = t.flow.append(b)
+	b = t.flow.appendTo(b)
 	b = append(b, t.text...)
-	b = append(b, s.sign(macLen, b)...)
+	b = append(b, s.computeMAC(macLen, b)...)
 	s.buf = b
-	return encoding.AppendEncode(dst, b)
+	return tokenEncoding.AppendEncode(dst, b)
 }
 
 // sealRoute appends the text of a Record-Route token to dst. It is bound to the
 // dialog that Call-ID and From tag name.
-func (s *sealer) sealRoute(dst []byte, t token, callID, fromTag []byte) []byte {
-	flags := flag(t.fromPBX, flagFromPBX) | flag(t.direct, flagDirect) | flag(t.byURI, flagByURI) | flag(t.next != routeID{}, flagNext)
+func (s *sealer) sealRouteToken(dst []byte, t token, callID, fromTag []byte) []byte {
+	flags := flagIf(t.fromPBX, flagFromPBX) | flagIf(t.direct, flagDirect) | flagIf(t.byURI, flagByURI) | flagIf(t.next != routeID{}, flagNext)
 	b := append(s.buf[:0], boundVersion, byte(inRoute), flags)
-	b = t.flow.append(b)
+	b = t.flow.appendTo(b)
 	b = append(b, t.pbx[:]...)
 	if t.next != (routeID{}) {
 		b = append(b, t.next[:]...)
 	}
-	b = t.target.append(b)
-	b = append(b, s.signBound(b, callID, fromTag)...)
+	b = t.target.appendTo(b)
+	b = append(b, s.computeBoundMAC(b, callID, fromTag)...)
 	s.buf = b
-	return encoding.AppendEncode(dst, b)
+	return tokenEncoding.AppendEncode(dst, b)
 }
 
-func flag(set bool, bit byte) byte {
+func flagIf(set bool, bit byte) byte {
 	if set {
 		return bit
 	}
@@ -167,13 +167,13 @@ func flag(set bool, bit byte) byte {
 }
 
 // open reads a Path or Contact token, and reports whether it is one of ours.
-func (s *sealer) open(text string, u use) (t token, ok bool) {
-	b, mac, ok := s.decode(text)
-	if !ok || len(b) < 2 || b[0] != unboundVersion || b[1] != byte(u) || !hmac.Equal(mac, s.sign(macLen, b)) {
+func (s *sealer) openToken(text string, u tokenUse) (t token, ok bool) {
+	b, mac, ok := s.decodeToken(text)
+	if !ok || len(b) < 2 || b[0] != unboundVersion || b[1] != byte(u) || !hmac.Equal(mac, s.computeMAC(macLen, b)) {
 		return token{}, false
 	}
 	t.use = u
-	if b, ok = t.flow.read(b[2:]); !ok {
+	if b, ok = t.flow.readFrom(b[2:]); !ok {
 		return token{}, false
 	}
 	t.text = string(b)
@@ -182,24 +182,24 @@ func (s *sealer) open(text string, u use) (t token, ok bool) {
 
 // openRoute reads the Record-Route token in a Route of m, and reports whether it
 // is one of ours that was given out in m's dialog, or one of version 1.
-func (s *sealer) openRoute(text string, m *message) (t token, ok bool) {
-	b, mac, ok := s.decode(text)
+func (s *sealer) openRouteToken(text string, m *message) (t token, ok bool) {
+	b, mac, ok := s.decodeToken(text)
 	if !ok || len(b) < 3 || b[1] != byte(inRoute) {
 		return token{}, false
 	}
 	if b[0] == unboundVersion {
-		t, ok = s.open(text, inRoute)
+		t, ok = s.openToken(text, inRoute)
 		t.unbound = true
 		return t, ok
 	}
 	callID, flags := m.text(m.callID), b[2]
 	if b[0] != boundVersion ||
-		!hmac.Equal(mac, s.signBound(b, callID, m.text(m.fromTag))) && !hmac.Equal(mac, s.signBound(b, callID, m.text(m.toTag))) {
+		!hmac.Equal(mac, s.computeBoundMAC(b, callID, m.text(m.fromTag))) && !hmac.Equal(mac, s.computeBoundMAC(b, callID, m.text(m.toTag))) {
 		return token{}, false
 	}
 	t.use = inRoute
 	t.fromPBX, t.direct, t.byURI = flags&flagFromPBX != 0, flags&flagDirect != 0, flags&flagByURI != 0
-	if b, ok = t.flow.read(b[3:]); !ok || len(b) < len(t.pbx) {
+	if b, ok = t.flow.readFrom(b[3:]); !ok || len(b) < len(t.pbx) {
 		return token{}, false
 	}
 	t.pbx, b = pbxID(b), b[len(t.pbx):]
@@ -215,8 +215,8 @@ func (s *sealer) openRoute(text string, m *message) (t token, ok bool) {
 
 // decode returns what the MAC of a token covers, and the MAC, valid until the next
 // call.
-func (s *sealer) decode(text string) (b, mac []byte, ok bool) {
-	b, err := encoding.AppendDecode(s.buf[:0], []byte(text))
+func (s *sealer) decodeToken(text string) (b, mac []byte, ok bool) {
+	b, err := tokenEncoding.AppendDecode(s.buf[:0], []byte(text))
 	s.buf = b[:0]
 	if err != nil || len(b) < macLen {
 		return nil, nil, false
@@ -225,21 +225,21 @@ func (s *sealer) decode(text string) (b, mac []byte, ok bool) {
 }
 
 // append writes a flow as it stands in a token.
-func (f flow) append(b []byte) []byte {
-	b = append(b, byte(f.proto), f.nth)
-	b = binary.BigEndian.AppendUint16(b, f.port)
+func (f flow) appendTo(b []byte) []byte {
+	b = append(b, byte(f.proto), f.listenerIndex)
+	b = binary.BigEndian.AppendUint16(b, f.listenerPort)
 	b = binary.BigEndian.AppendUint16(b, f.peer.Port())
 	b = appendIP(b, f.peer.Addr())
-	return binary.BigEndian.AppendUint32(b, f.conn)
+	return binary.BigEndian.AppendUint32(b, f.connID)
 }
 
 // read reads the flow that b begins with, and returns the rest of b.
-func (f *flow) read(b []byte) (rest []byte, ok bool) {
+func (f *flow) readFrom(b []byte) (rest []byte, ok bool) {
 	if len(b) < 7 {
 		return nil, false
 	}
-	f.proto, f.nth = Proto(b[0]), b[1]
-	f.port = binary.BigEndian.Uint16(b[2:])
+	f.proto, f.listenerIndex = Proto(b[0]), b[1]
+	f.listenerPort = binary.BigEndian.Uint16(b[2:])
 	port, n := binary.BigEndian.Uint16(b[4:]), int(b[6])
 	if b = b[7:]; len(b) < n+4 {
 		return nil, false
@@ -249,12 +249,12 @@ func (f *flow) read(b []byte) (rest []byte, ok bool) {
 	} else {
 		*f = flow{}
 	}
-	f.conn = binary.BigEndian.Uint32(b[n:])
+	f.connID = binary.BigEndian.Uint32(b[n:])
 	return b[n+4:], true
 }
 
 // append writes an address as it stands in a token: nothing of the zero one.
-func (a Addr) append(b []byte) []byte {
+func (a Addr) appendTo(b []byte) []byte {
 	if !a.IsValid() {
 		return b
 	}
@@ -293,11 +293,11 @@ const cidLen = 32
 
 // newCID appends an X-CID value for the attempt that Call-ID and From tag
 // name. Every node makes the same one.
-func (s *sealer) newCID(dst, callID, fromTag []byte) []byte {
-	id := s.sign(cidLen/2, []byte("cid"), callID, []byte{0}, fromTag)
+func (s *sealer) appendCID(dst, callID, fromTag []byte) []byte {
+	id := s.computeMAC(cidLen/2, []byte("cid"), callID, []byte{0}, fromTag)
 	start := len(dst)
 	dst = hex.AppendEncode(dst, id)
-	return hex.AppendEncode(dst, s.sign(8, []byte("x-cid"), dst[start:]))
+	return hex.AppendEncode(dst, s.computeMAC(8, []byte("x-cid"), dst[start:]))
 }
 
 // openCID returns the id in an X-CID value, or "" when it is none of ours.
@@ -306,7 +306,7 @@ func (s *sealer) openCID(v []byte) string {
 		return ""
 	}
 	var want [16]byte
-	hex.Encode(want[:], s.sign(8, []byte("x-cid"), v[:cidLen]))
+	hex.Encode(want[:], s.computeMAC(8, []byte("x-cid"), v[:cidLen]))
 	if !hmac.Equal(want[:], v[cidLen:]) {
 		return ""
 	}

@@ -11,13 +11,13 @@ import (
 )
 
 // machine is the [Network] of the machine we run on.
-type machine struct{}
+type systemNetwork struct{}
 
 // receiveBuffer is what is asked of the kernel for a UDP socket: calls are lost
 // to a full one while the processor is half idle.
-const receiveBuffer = 4 << 20
+const receiveBufferSize = 4 << 20
 
-func (machine) ListenPacket(addr netip.AddrPort) (PacketConn, error) {
+func (systemNetwork) ListenPacket(addr netip.AddrPort) (PacketConn, error) {
 	c, err := net.ListenUDP(udpNetwork(addr.Addr()), net.UDPAddrFromAddrPort(addr))
 	if err != nil {
 		return nil, err
@@ -25,11 +25,11 @@ func (machine) ListenPacket(addr netip.AddrPort) (PacketConn, error) {
 	return newPacketConn(c)
 }
 
-func (machine) Listen(addr netip.AddrPort) (net.Listener, error) {
+func (systemNetwork) Listen(addr netip.AddrPort) (net.Listener, error) {
 	return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
 }
 
-func (machine) Dial(local netip.Addr, addr netip.AddrPort) (net.Conn, error) {
+func (systemNetwork) Dial(local netip.Addr, addr netip.AddrPort) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTimeout}
 	if !local.IsUnspecified() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
@@ -54,27 +54,27 @@ func isUnreachable(err error) bool {
 // readPackets hands each datagram to its worker until the socket is closed.
 func (h *Hop) readPackets(ctx context.Context, l *listener) {
 	for {
-		err := h.receive(l)
+		err := h.receiveDatagrams(l)
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return
 		}
 		// An ICMP error of something sent earlier, or a passing shortage:
 		// the socket lives on.
-		if !h.sendErrors(l) {
+		if !h.drainErrorQueue(l) {
 			time.Sleep(time.Millisecond)
 		}
 	}
 }
 
 // receive hands datagrams on until the socket fails, or one panics.
-func (h *Hop) receive(l *listener) error {
-	defer h.recovers("socket")
-	return receive(l.packet, func(b []byte, from netip.AddrPort, alone bool) { h.datagram(l, b, from, alone) })
+func (h *Hop) receiveDatagrams(l *listener) error {
+	defer h.recoverPanic("socket")
+	return receiveDatagrams(l.packet, func(b []byte, from netip.AddrPort, alone bool) { h.handleDatagram(l, b, from, alone) })
 }
 
 // datagram indexes a datagram and hands it on. A panic costs this one only.
-func (h *Hop) datagram(l *listener, b []byte, from netip.AddrPort, alone bool) {
-	defer h.recovers("datagram")
+func (h *Hop) handleDatagram(l *listener, b []byte, from netip.AddrPort, alone bool) {
+	defer h.recoverPanic("datagram")
 	for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
 		b = b[2:] // RFC 3261 §7.5
 	}
@@ -82,7 +82,7 @@ func (h *Hop) datagram(l *listener, b []byte, from netip.AddrPort, alone bool) {
 		return // a keep-alive
 	}
 	p := newPacket(b)
-	p.listener, p.peer, p.receivedAt = l, unmapped(from), h.now()
+	p.listener, p.peer, p.receivedAt = l, unmapAddr(from), h.now()
 	if !p.msg.index(p.buf, false) {
 		h.stats.malformed.Add(1)
 		p.release()
@@ -92,15 +92,15 @@ func (h *Hop) datagram(l *listener, b []byte, from netip.AddrPort, alone bool) {
 }
 
 // A receiver is a PacketConn that has a quicker way to receive.
-type receiver interface {
-	receive(take func(b []byte, from netip.AddrPort, alone bool)) error
+type batchReceiver interface {
+	receiveBatches(take func(b []byte, from netip.AddrPort, alone bool)) error
 }
 
 // receive shows take every datagram that comes, until the socket fails. The
 // bytes are good until take returns. alone says that few others wait behind it.
-func receive(c PacketConn, take func(b []byte, from netip.AddrPort, alone bool)) error {
-	if r, ok := c.(receiver); ok {
-		return r.receive(take)
+func receiveDatagrams(c PacketConn, take func(b []byte, from netip.AddrPort, alone bool)) error {
+	if r, ok := c.(batchReceiver); ok {
+		return r.receiveBatches(take)
 	}
 	buf := make([]byte, maxMessage+1)
 	for {
@@ -109,12 +109,12 @@ func receive(c PacketConn, take func(b []byte, from netip.AddrPort, alone bool))
 		if err != nil {
 			return err
 		}
-		take(buf[:n], from, time.Since(before) > idleRead)
+		take(buf[:n], from, time.Since(before) > emptySocketRead)
 	}
 }
 
 // idleRead is how long a read takes that found the socket empty and waited.
-const idleRead = 10 * time.Microsecond
+const emptySocketRead = 10 * time.Microsecond
 
 // dispatch hands p, which is indexed, to the worker its Call-ID hashes to. A
 // datagram for a full queue is dropped; a stream waits.
@@ -125,7 +125,7 @@ const idleRead = 10 * time.Microsecond
 func (h *Hop) dispatch(p *packet, alone bool) {
 	h.stats.received.Add(1)
 	p.side = h.sideOf(p)
-	w := h.owner(&p.msg)
+	w := h.workerFor(&p.msg)
 	if w == nil {
 		h.stats.stray.Add(1)
 		p.release()
@@ -154,10 +154,10 @@ func (h *Hop) dispatch(p *packet, alone bool) {
 // owner is the worker whose message m is: of a request by its Call-ID; of a
 // response by our branch, which the same worker made. It is nil for a response
 // to nothing of ours.
-func (h *Hop) owner(m *message) *worker {
+func (h *Hop) workerFor(m *message) *worker {
 	n := uint64(len(h.workers))
 	if m.request() {
-		return h.workerOf(m.text(m.callID))
+		return h.workerOfCallID(m.text(m.callID))
 	}
 	id, _, ok := h.openBranch(m.text(m.via.branch))
 	if !ok {
@@ -167,14 +167,14 @@ func (h *Hop) owner(m *message) *worker {
 }
 
 // workerOf is the worker that has the requests of a Call-ID.
-func (h *Hop) workerOf(callID []byte) *worker {
-	return h.workers[maphash.Bytes(h.seed, callID)%uint64(len(h.workers))]
+func (h *Hop) workerOfCallID(callID []byte) *worker {
+	return h.workers[maphash.Bytes(h.hashSeed, callID)%uint64(len(h.workers))]
 }
 
 // write sends one datagram. With the error queue on, a call may return the
 // error of an earlier datagram without sending: it is made again. If the network
 // says no each time, the datagram is lost, as others are that leave.
-func (l *listener) write(b []byte, to netip.AddrPort) (err error) {
+func (l *listener) writeDatagram(b []byte, to netip.AddrPort) (err error) {
 	if l.packet == nil {
 		return net.ErrClosed
 	}
@@ -182,10 +182,10 @@ func (l *listener) write(b []byte, to netip.AddrPort) (err error) {
 		if _, err = l.packet.WriteToUDPAddrPort(b, to); err == nil {
 			return nil
 		}
-		l.hop.sendErrors(l)
+		l.proxy.drainErrorQueue(l)
 	}
 	if isUnreachable(err) {
-		l.hop.unsent(b)
+		l.proxy.reportUnsent(b)
 		return nil
 	}
 	return err
@@ -193,19 +193,19 @@ func (l *listener) write(b []byte, to netip.AddrPort) (err error) {
 
 // unsent tells the worker whose request b was that it did not arrive. b is the
 // beginning of the datagram, as the error message quotes it.
-func (h *Hop) unsent(b []byte) {
-	defer h.recovers("error queue")
+func (h *Hop) reportUnsent(b []byte) {
+	defer h.recoverPanic("error queue")
 	var m message
 	if !m.index(b, false) || !m.request() || !m.via.ok {
 		return
 	}
 	if id, _, ok := h.openBranch(m.text(m.via.branch)); ok {
-		h.failed(id)
+		h.reportFailedTx(id)
 	}
 }
 
 // failed tells the worker that the request of a client transaction did not go out.
-func (h *Hop) failed(id uint64) {
+func (h *Hop) reportFailedTx(id uint64) {
 	if id == 0 {
 		return
 	}

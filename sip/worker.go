@@ -143,7 +143,7 @@ func newWorker(h *Hop, index int) *worker {
 		sealer:    newSealer(h.cfg.Key),
 		timer:   time.NewTimer(time.Hour),
 	}
-	w.hash.SetSeed(h.seed)
+	w.hash.SetSeed(h.hashSeed)
 	return w
 }
 
@@ -228,7 +228,7 @@ func (w *worker) enqueue(in workItem, r priority) bool {
 	cost := in.queuedSize()
 	bytes, count := w.queuedBytes.Add(cost), len(w.queue)+len(w.strangerQueue)
 	if bytes > maxQueuedBytes/8 || count >= maxQueuedItems/8 {
-		w.proxy.crowd()
+		w.proxy.signalBacklog()
 	}
 	q, room := w.queue, bytes <= maxQueuedBytes
 	switch r {
@@ -358,7 +358,7 @@ func (w *worker) endsTransaction(c *clientTx) bool {
 	return here && others
 }
 
-func (w *worker) logPanic(what string, r any) { w.proxy.panicked(what, r) }
+func (w *worker) logPanic(what string, r any) { w.proxy.logPanic(what, r) }
 
 // request handles a request: one seen before, an ACK, a CANCEL, or one to
 // send on.
@@ -377,7 +377,7 @@ func (w *worker) handleRequest(now instant, p *packet) {
 		}
 		w.proveByACK(now, s, p)
 		if t := s.context; s.handleACK(now) {
-			w.observe(p, &routing{dst: t.dst, to: t.client.nextHop}, t.trunk)
+			w.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
 			return
 		}
 	}
@@ -407,7 +407,7 @@ type serverKey [16]byte
 // serverKey makes the key of the server transaction that a request with this
 // method belongs to. ACK belongs to the INVITE; CANCEL is on its own.
 func (w *worker) makeServerKey(m *message, method []byte) serverKey {
-	k := append(w.keyBuf[:0], w.proxy.secret[:]...)
+	k := append(w.keyBuf[:0], w.proxy.serverKeySecret[:]...)
 	if m.via.modern(m.b) {
 		k = append(k, m.text(m.via.branch)...)
 		k = append(k, 0)
@@ -454,27 +454,27 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 		return
 	}
 	hash := w.loopHash(m)
-	if w.looped(m, hash) {
+	if w.isLoop(m, hash) {
 		w.refuseRequest(p, &fault{482, "Loop Detected"}, "")
 		return
 	}
-	r, f := w.route(p)
+	r, f := w.routeRequest(p)
 	if f != nil {
 		w.refuseTowards(p, r.dst, f, "")
 		return
 	}
 	id := w.newTxID()
 	w.branchBuf = w.appendBranch(w.branchBuf[:0], id, hash)
-	out := w.forwarded(p, &r, w.branchBuf)
+	out := w.rewriteRequest(p, &r, w.branchBuf)
 
 	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.trunkName(p, &r), hasCredentials: m.has(hAuthorization), inDialog: !m.initial()}
-	t.hasOurPath = w.proxy.cfg.paths() && r.dst == pbxSide && m.is("REGISTER") && m.binds()
+	t.hasOurPath = w.proxy.cfg.addsPath() && r.dst == pbxSide && m.is("REGISTER") && m.binds()
 	t.server.context = t
 	t.server.start(w, key, w.responseDestination(p), m.is("INVITE"), len(p.buf))
 	if w.proxy.cfg.Watch != nil {
 		t.branch = string(m.text(m.via.branch))
 	}
-	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.to, invite: t.server.invite, request: w.retainCopy(nil, out)}
+	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, invite: t.server.invite, request: w.retainCopy(nil, out)}
 	if t.server.invite {
 		w.wheel.start(&t.server.timer, now+tryingDelay)
 	}
@@ -486,7 +486,7 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 // have rewritten asks about a phone, also if the phone's Contact has no user.
 func (w *worker) asksUs(m *message) bool {
 	var u msg.Uri
-	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.ours(&u) && !has(&u, contactParam) && !m.has(hRoute)
+	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.namesUs(&u) && !hasParam(&u, contactParam) && !m.has(hRoute)
 }
 
 // unsupported lists every tag of Proxy-Require: we know none (RFC 3261 §16.3 item 5).
@@ -514,10 +514,10 @@ func (w *worker) forwardACK(now instant, p *packet) {
 		return
 	}
 	hash := w.loopHash(m)
-	if w.looped(m, hash) {
+	if w.isLoop(m, hash) {
 		return
 	}
-	r, f := w.route(p)
+	r, f := w.routeRequest(p)
 	if f != nil {
 		return
 	}
@@ -527,14 +527,14 @@ func (w *worker) forwardACK(now instant, p *packet) {
 
 // stateless sends a request on without a transaction. Its branch follows from
 // the one it came with, so that retransmissions get the same (RFC 3261 §16.11).
-func (w *worker) forwardStateless(p *packet, r *routing, hash uint32) {
+func (w *worker) forwardStateless(p *packet, r *routeDecision, hash uint32) {
 	m := &p.msg
 	w.hash.Reset()
 	w.hash.Write(m.text(m.via.value))
 	w.hash.Write(m.text(m.callID))
 	w.branchBuf = w.appendBranch(w.branchBuf[:0], w.hash.Sum64()&(1<<48-1), hash)
 	w.observe(p, r, w.trunkName(p, r))
-	w.sendMessage(r.to, w.forwarded(p, r, w.branchBuf), 0)
+	w.sendMessage(r.nextHop, w.rewriteRequest(p, r, w.branchBuf), 0)
 }
 
 // cancel answers a CANCEL and takes it to the INVITE it is for, RFC 3261
@@ -546,7 +546,7 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 		if m.maxFwd == 0 || w.requeueCancel(p) {
 			return
 		}
-		r, f := w.route(p)
+		r, f := w.routeRequest(p)
 		if f != nil {
 			w.refuseTowards(p, r.dst, f, "")
 			return
@@ -556,9 +556,9 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 	}
 	k := &serverTx{}
 	k.start(w, key, w.responseDestination(p), false, len(p.buf))
-	k.sendResponse(now, 200, w.reply(p, 200, "OK", ""))
+	k.sendResponse(now, 200, w.makeResponse(p, 200, "OK", ""))
 	if t := s.context; t != nil {
-		w.observe(p, &routing{dst: t.dst, to: t.client.nextHop}, t.trunk)
+		w.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
 		t.cancelInvite(now, m)
 	}
 }
@@ -628,13 +628,13 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 // hasRoute reports whether a Route of m has a token that we gave out in its dialog: its
 // sender is no stranger there, however long the call lasts.
 func (w *worker) hasOwnRoute(m *message) bool {
-	rs, f := w.routes(m)
+	rs, f := w.readRoutes(m)
 	if f != nil {
 		return false
 	}
 	for i := range rs {
-		if u := &rs[i].uri; u.User != "" && w.ours(u) {
-			if t, ok := w.sealer.openRoute(u.User, m); ok && (!t.unbound || w.oldDialogs.has(m)) {
+		if u := &rs[i].uri; u.User != "" && w.namesUs(u) {
+			if t, ok := w.sealer.openRouteToken(u.User, m); ok && (!t.unbound || w.oldDialogs.contains(m)) {
 				return true
 			}
 		}
@@ -645,7 +645,7 @@ func (w *worker) hasOwnRoute(m *message) bool {
 // answer sends a response of our own. To an INVITE of a source that has not
 // proved to be there it sends none that is larger than the INVITE.
 func (w *worker) sendOwnResponse(p *packet, status int, phrase, extra string) {
-	to, b := w.responseDestination(p), w.reply(p, status, phrase, extra)
+	to, b := w.responseDestination(p), w.makeResponse(p, status, phrase, extra)
 	if p.msg.is("INVITE") && len(b) > len(p.buf) && !w.isProven(to) {
 		w.proxy.stats.withheld.Add(1)
 		return
@@ -674,7 +674,7 @@ func (w *worker) responseDestination(p *packet) destination {
 // came from, at the port of sent-by, and nowhere else (RFC 3261 §18.2.2).
 func (w *worker) sendMessage(to destination, b []byte, id uint64) bool {
 	if to.conn == nil {
-		return to.listener.write(b, to.addr) == nil
+		return to.listener.writeDatagram(b, to.addr) == nil
 	}
 	return to.conn.send(b, id) || w.proxy.streams.to(to.addr, to.listener).send(b, id)
 }
@@ -730,10 +730,10 @@ func (w *worker) releaseCopy(b []byte) []byte {
 }
 
 // trunkOf is the name of the trunk that a request comes from or goes to, "" if none.
-func (w *worker) trunkName(p *packet, r *routing) string {
+func (w *worker) trunkName(p *packet, r *routeDecision) string {
 	t := r.trunk
 	if r.dst == edgeSide {
-		t = w.proxy.trunkAt(r.to.addr.Addr())
+		t = w.proxy.trunkAt(r.nextHop.addr.Addr())
 	} else if p.side == pbxSide {
 		t = w.proxy.trunkAt(p.peer.Addr())
 	}
