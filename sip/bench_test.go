@@ -118,10 +118,10 @@ func benchmarkCall(b *testing.B, watched bool) {
 	within := func(method string, n int) []byte {
 		m.index(answer, false)
 		request = fmt.Appendf(request[:0], "%s sip:102@192.0.2.2:5060 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK%s%08x;rport\r\nMax-Forwards: 70\r\nRoute: %s\r\n",
-			method, method, serial, m.text(m.first(hRecordRoute).value))
-		request = append(request, m.text(m.first(hFrom).line)...)
-		request = append(request, m.text(m.first(hTo).line)...)
-		request = append(request, m.text(m.first(hCallID).line)...)
+			method, method, serial, m.text(m.firstField(hRecordRoute).value))
+		request = append(request, m.text(m.firstField(hFrom).line)...)
+		request = append(request, m.text(m.firstField(hTo).line)...)
+		request = append(request, m.text(m.firstField(hCallID).line)...)
 		return fmt.Appendf(request, "CSeq: %d %s\r\nContent-Length: 0\r\n\r\n", n, method)
 	}
 	template := bytes.Clone(invite)

@@ -151,16 +151,16 @@ func TestTheWatcherIsShownABoundedNumberOfBytes(t *testing.T) {
 	w, _ := bare(t, func(c *Config) { c.Watch = watch })
 	small, large := dialog.Message{Head: strings.Repeat("x", 2<<10)}, dialog.Message{Head: strings.Repeat("x", 57<<10)}
 	for range cap(watch) {
-		w.watch(large)
+		w.sendObservation(large)
 	}
-	if n := len(watch) * len(large.Head); n > maxWatched+len(large.Head) || n < maxWatched {
+	if n := len(watch) * len(large.Head); n > maxObservedBytes+len(large.Head) || n < maxObservedBytes {
 		t.Errorf("%d bytes wait", n)
 	}
 	for len(watch) > 0 {
 		<-watch
 	}
 	for range cap(watch) {
-		w.watch(small)
+		w.sendObservation(small)
 	}
 	if len(watch) != cap(watch) {
 		t.Errorf("only %d of %d small messages wait", len(watch), cap(watch))
@@ -455,8 +455,8 @@ func BenchmarkDribble(b *testing.B) {
 func dribbled(tb testing.TB, w *worker, m []byte) {
 	tb.Helper()
 	c := &dribble{b: m}
-	s := w.proxy.streams.add(c, barePhone, w.proxy.listeners[1])
-	s.read(c, nil)
+	s := w.proxy.streams.addStream(c, barePhone, w.proxy.listeners[1])
+	s.readMessages(c, nil)
 	s.close()
 	if len(w.strangerQueue) != 1 {
 		tb.Fatalf("%d messages came", len(w.strangerQueue))
@@ -476,7 +476,7 @@ func TestADribbledMessage(t *testing.T) {
 	for _, body := range []int{0, 30000, 60000} {
 		dribbled(t, w, large(body))
 	}
-	if n := w.proxy.streams.reads.Load(); n != 0 {
+	if n := w.proxy.streams.largeReadBytes.Load(); n != 0 {
 		t.Errorf("%d bytes of read buffers are still counted", n)
 	}
 }
@@ -484,15 +484,15 @@ func TestADribbledMessage(t *testing.T) {
 // The buffers of slow peers have a bound together.
 func TestReadBuffersAreBounded(t *testing.T) {
 	w, _ := bare(t, nil)
-	w.proxy.streams.reads.Store(allReads - 8<<10)
+	w.proxy.streams.largeReadBytes.Store(maxLargeReadBytes - 8<<10)
 	c := &dribble{b: large(60000)}
-	s := w.proxy.streams.add(c, barePhone, w.proxy.listeners[1])
-	s.read(c, nil)
+	s := w.proxy.streams.addStream(c, barePhone, w.proxy.listeners[1])
+	s.readMessages(c, nil)
 	s.close()
 	if len(w.strangerQueue) != 0 {
 		t.Error("a message came for which there was no room")
 	}
-	if n := w.proxy.streams.reads.Load(); n != allReads-8<<10 {
+	if n := w.proxy.streams.largeReadBytes.Load(); n != maxLargeReadBytes-8<<10 {
 		t.Errorf("%d bytes are counted after it", n)
 	}
 }

@@ -17,19 +17,19 @@ type symptom uint8
 
 const (
 	pathIgnored      symptom = iota // a binding is kept without our Path
-	registerNotAsked                // a REGISTER is refused with 404, without a challenge
-	inviteNotAsked                  // an INVITE of a phone is
+	registerUnchallenged                // a REGISTER is refused with 404, without a challenge
+	inviteUnchallenged                  // an INVITE of a phone is
 	unknownPort                     // what comes from the PBX's host, but not from its port, is refused
-	strangerTaken                   // a stranger's INVITE is accepted without a challenge
+	strangerAccepted                   // a stranger's INVITE is accepted without a challenge
 	bindingLost                     // it calls a phone at our address, without our Path or Contact
-	phoneTaken                      // a phone at its address and bellhop's is taken for it
-	symptoms                        // how many there are
+	phoneTakenForPBX                      // a phone at its address and bellhop's is taken for it
+	symptomCount                        // how many there are
 )
 
 const (
-	symptomLog = instant(3600e9)      // least time between two log lines of a PBX and symptom
-	symptomFor = instant(24 * 3600e9) // how long one counts after it showed last
-	maxWho     = 100                  // bytes of whom it showed at
+	symptomLogInterval = instant(3600e9)      // least time between two log lines of a PBX and symptom
+	symptomLifetime = instant(24 * 3600e9) // how long one counts after it showed last
+	maxSubjectLen     = 100                  // bytes of whom it showed at
 )
 
 const trunkByAddress = "if it is an Asterisk, it takes bellhop's address for a trunk: leave match = with bellhop's address out of every type = identify section " +
@@ -37,43 +37,43 @@ const trunkByAddress = "if it is an Asterisk, it takes bellhop's address for a t
 
 // A diagnosis is what is known of the setup of one PBX. Workers share it.
 type diagnosis struct {
-	found  [symptoms]atomic.Pointer[finding] // the last one; nil: none
-	logged [symptoms]atomic.Int64            // instant; 0: never
+	findings  [symptomCount]atomic.Pointer[finding] // the last one; nil: none
+	loggedAt [symptomCount]atomic.Int64            // instant; 0: never
 
 	registers  atomic.Bool // it registered a phone, or asked one for its password
-	asks       atomic.Bool // it asked for the password of a REGISTER
+	challengesRegister       atomic.Bool // it asked for the password of a REGISTER
 	knowsPath  atomic.Bool // it has said that it stores Path
 	usesPath   atomic.Bool // a request came along a Path
-	challenges atomic.Bool // it asked for the password of an INVITE
-	accepts    atomic.Bool // it took the call of a phone
-	trusts     atomic.Bool // it took that of a phone which had not sent a password
+	challengesInvite atomic.Bool // it asked for the password of an INVITE
+	acceptsInvite    atomic.Bool // it took the call of a phone
+	acceptsUnproved     atomic.Bool // it took that of a phone which had not sent a password
 }
 
 // A finding says at whom a symptom showed, and when.
 type finding struct {
-	who string
+	subject string
 	at  instant
 }
 
 // explain says what a symptom means, and what to do.
-func explain(s symptom, pbx *pbx, who string) string {
+func explainSymptom(s symptom, pbx *pbx, who string) string {
 	switch s {
 	case pathIgnored:
 		return fmt.Sprintf("PBX %s ignores Path: it registered %s without, so its calls to that phone go past bellhop and cause no events: "+
 			"in Asterisk set support_path = yes in every aor; with a PBX that knows no Path set sip.register = \"contact\"", pbx.addr, who)
-	case registerNotAsked:
+	case registerUnchallenged:
 		return fmt.Sprintf("PBX %s answers the REGISTER of %s with 404 and asks for no password: %s", pbx.addr, who, trunkByAddress)
-	case inviteNotAsked:
+	case inviteUnchallenged:
 		return fmt.Sprintf("PBX %s answers an INVITE of the phone at %s with 404 and asks for no password: %s", pbx.addr, who, trunkByAddress)
 	case unknownPort:
 		if pbx.sharesOurAddr {
 			return fmt.Sprintf("requests from %s are taken for a phone's: if the PBX %s sends from there too, have it send from that port alone, or give it an address that bellhop does not have, such as 127.0.0.2", who, pbx.addr)
 		}
 		return fmt.Sprintf("requests from %s are refused as a phone's: if the PBX %s sends from there too, as an external profile of FreeSWITCH does, set sip.pbx_sources = [%q]", who, pbx.addr, pbx.addr.Addr())
-	case phoneTaken:
+	case phoneTakenForPBX:
 		return fmt.Sprintf("a REGISTER from %s is refused because it is taken for one of the PBX %s, which has the same address as bellhop: phones there cannot use TCP: "+
 			"give the PBX an address that bellhop does not have, such as 127.0.0.2", who, pbx.addr)
-	case strangerTaken:
+	case strangerAccepted:
 		return fmt.Sprintf("PBX %s took a call of %s, which is no [[trunk]] and where no phone has registered, without asking for a password: %s; if it is a carrier, make it a [[trunk]] with a secret", pbx.addr, who, trunkByAddress)
 	case bindingLost:
 		return fmt.Sprintf("PBX %s calls %s, which is bellhop itself: it has put bellhop's address into the phone's Contact and forgotten its Path: "+
@@ -85,26 +85,26 @@ func explain(s symptom, pbx *pbx, who string) string {
 // note records that a symptom showed at who, and logs it at most once an hour.
 func (h *Hop) noteSymptom(now instant, pbx *pbx, s symptom, who string) {
 	d := &pbx.diagnosis
-	who = strings.Clone(cmp.Or(who[:min(len(who), maxWho)], "a phone"))
-	d.found[s].Store(&finding{who, now})
-	last := d.logged[s].Load()
-	if last != 0 && now-instant(last) < symptomLog || !d.logged[s].CompareAndSwap(last, int64(max(now, 1))) {
+	who = strings.Clone(cmp.Or(who[:min(len(who), maxSubjectLen)], "a phone"))
+	d.findings[s].Store(&finding{who, now})
+	last := d.loggedAt[s].Load()
+	if last != 0 && now-instant(last) < symptomLogInterval || !d.loggedAt[s].CompareAndSwap(last, int64(max(now, 1))) {
 		return
 	}
-	h.log.Warn("PBX misconfigured", "pbx", pbx.addr.String(), "why", explain(s, pbx, who))
+	h.log.Warn("PBX misconfigured", "pbx", pbx.addr.String(), "why", explainSymptom(s, pbx, who))
 }
 
 // set stores true, once: workers share the cache line.
-func set(b *atomic.Bool) {
+func setOnce(b *atomic.Bool) {
 	if !b.Load() {
 		b.Store(true)
 	}
 }
 
 // clear takes a symptom back if it showed last at who; "" is whoever it was.
-func (d *diagnosis) clear(s symptom, who string) {
-	if p := d.found[s].Load(); p != nil && (who == "" || p.who == who[:min(len(who), maxWho)]) {
-		d.found[s].CompareAndSwap(p, nil)
+func (d *diagnosis) clearSymptom(s symptom, who string) {
+	if p := d.findings[s].Load(); p != nil && (who == "" || p.subject == who[:min(len(who), maxSubjectLen)]) {
+		d.findings[s].CompareAndSwap(p, nil)
 	}
 }
 
@@ -113,9 +113,9 @@ func (d *diagnosis) clear(s symptom, who string) {
 func (h *Hop) Degraded() (why []string) {
 	for _, pbx := range h.pbx {
 		d := &pbx.diagnosis
-		for s := range symptoms {
-			if f := d.found[s].Load(); f != nil && h.now()-f.at < symptomFor {
-				why = append(why, explain(s, pbx, f.who))
+		for s := range symptomCount {
+			if f := d.findings[s].Load(); f != nil && h.now()-f.at < symptomLifetime {
+				why = append(why, explainSymptom(s, pbx, f.subject))
 			}
 		}
 	}
@@ -130,7 +130,7 @@ func (w *worker) diagnose(now instant, t *responseContext, m *message) {
 	if m.status == 403 || m.status == 404 || m.status == 482 {
 		w.proxy.diagnoseSource(now, t.server.upstream.peer(), m.status == 482)
 	}
-	register := m.is("REGISTER")
+	register := m.isMethod("REGISTER")
 	if !register && !t.server.invite {
 		return
 	}
@@ -150,13 +150,13 @@ func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, p
 	d := &pbx.diagnosis
 	switch {
 	case m.status/100 == 2, m.status == 401, m.status == 407:
-		set(&d.registers)
+		setOnce(&d.registers)
 		if m.status >= 400 {
-			set(&d.asks)
+			setOnce(&d.challengesRegister)
 		}
-		d.clear(registerNotAsked, "")
+		d.clearSymptom(registerUnchallenged, "")
 	case m.status == 404 && !t.hasCredentials && !d.registers.Load():
-		w.proxy.noteSymptom(now, pbx, registerNotAsked, w.registeredAOR(m))
+		w.proxy.noteSymptom(now, pbx, registerUnchallenged, w.registeredAOR(m))
 	}
 	if m.status/100 != 2 {
 		return
@@ -166,10 +166,10 @@ func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, p
 		return
 	}
 	switch {
-	case m.has(hPath) || listsPath(m.b[:m.head]):
-		set(&d.knowsPath)
-		if d.found[pathIgnored].Load() != nil {
-			d.clear(pathIgnored, w.registeredAOR(m))
+	case m.hasField(hPath) || listsPath(m.b[:m.headLen]):
+		setOnce(&d.knowsPath)
+		if d.findings[pathIgnored].Load() != nil {
+			d.clearSymptom(pathIgnored, w.registeredAOR(m))
 		}
 	case !d.usesPath.Load() || d.knowsPath.Load():
 		w.proxy.noteSymptom(now, pbx, pathIgnored, w.registeredAOR(m))
@@ -184,35 +184,35 @@ func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx
 	case t.inDialog:
 		return // a PBX that restarted
 	case m.status == 404:
-		if !t.hasCredentials && (d.challenges.Load() || d.asks.Load() && !d.accepts.Load()) && w.proxy.phoneSources.has(ip, now) {
-			w.proxy.noteSymptom(now, pbx, inviteNotAsked, ip.String())
+		if !t.hasCredentials && (d.challengesInvite.Load() || d.challengesRegister.Load() && !d.acceptsInvite.Load()) && w.proxy.phoneSources.has(ip, now) {
+			w.proxy.noteSymptom(now, pbx, inviteUnchallenged, ip.String())
 		}
 		return
 	case m.status == 401 || m.status == 407:
-		set(&d.challenges)
-	case takes(m.status):
-		set(&d.accepts)
+		setOnce(&d.challengesInvite)
+	case acceptsCall(m.status):
+		setOnce(&d.acceptsInvite)
 		known := w.proxy.phoneSources.has(ip, now)
 		switch {
 		case t.hasCredentials:
 		case known:
-			set(&d.trusts)
-			if d.challenges.Load() {
-				d.clear(strangerTaken, ip.String())
+			setOnce(&d.acceptsUnproved)
+			if d.challengesInvite.Load() {
+				d.clearSymptom(strangerAccepted, ip.String())
 			} else {
-				d.clear(strangerTaken, "") // it asks nobody who calls
+				d.clearSymptom(strangerAccepted, "") // it asks nobody who calls
 			}
-		case d.challenges.Load() || d.asks.Load() && !d.trusts.Load():
-			w.proxy.noteSymptom(now, pbx, strangerTaken, ip.String())
+		case d.challengesInvite.Load() || d.challengesRegister.Load() && !d.acceptsUnproved.Load():
+			w.proxy.noteSymptom(now, pbx, strangerAccepted, ip.String())
 		}
 	}
-	if d.found[inviteNotAsked].Load() != nil {
-		d.clear(inviteNotAsked, ip.String())
+	if d.findings[inviteUnchallenged].Load() != nil {
+		d.clearSymptom(inviteUnchallenged, ip.String())
 	}
 }
 
 // takes reports whether a PBX that gives an INVITE this status has called somebody.
-func takes(status int) bool {
+func acceptsCall(status int) bool {
 	return 180 <= status && status < 300 || status == 486 || status == 600 || status == 603
 }
 
@@ -224,16 +224,16 @@ func (h *Hop) notePathUse(p *packet) {
 		return
 	}
 	d := &pbx.diagnosis
-	set(&d.usesPath)
+	setOnce(&d.usesPath)
 	if !d.knowsPath.Load() {
-		d.clear(pathIgnored, "")
+		d.clearSymptom(pathIgnored, "")
 	}
 }
 
 // calledUs notes that a PBX calls our own address: it names no phone.
 func (h *Hop) noteCallToUs(p *packet) {
 	m := &p.msg
-	if pbx := h.pbxAt(p.peer); pbx != nil && m.initial() && m.is("INVITE") && h.cfg.Register != RegisterNone {
+	if pbx := h.pbxAt(p.peer); pbx != nil && m.initial() && m.isMethod("INVITE") && h.cfg.Register != RegisterNone {
 		h.noteSymptom(p.receivedAt, pbx, bindingLost, string(m.text(m.uri)))
 	}
 }
@@ -272,7 +272,7 @@ func (h *Hop) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 func (h *Hop) diagnosePhone(p *packet) {
 	for _, pbx := range h.pbx {
 		if pbx.sharesOurAddr && pbx.addr.Addr() == p.peer.Addr() && pbx.isSource(p.listener.proto, p.peer) {
-			h.noteSymptom(p.receivedAt, pbx, phoneTaken, p.peer.Addr().String())
+			h.noteSymptom(p.receivedAt, pbx, phoneTakenForPBX, p.peer.Addr().String())
 			return
 		}
 	}
@@ -283,7 +283,7 @@ func (c *Config) addsPath() bool { return c.Register == RegisterPath || c.Regist
 
 // fieldNamed returns the values of the header fields of a message with one of these
 // names, which are in lower case. It is for fields that the index does not know.
-func fieldNamed(head []byte, names ...string) (values [][]byte) {
+func fieldValues(head []byte, names ...string) (values [][]byte) {
 	if end := bytes.Index(head, crlfcrlf); end >= 0 {
 		head = head[:end]
 	}
@@ -303,7 +303,7 @@ func fieldNamed(head []byte, names ...string) (values [][]byte) {
 
 // listsPath reports whether the sender of a response says that it knows Path.
 func listsPath(head []byte) bool {
-	for _, v := range fieldNamed(head, "supported", "k") {
+	for _, v := range fieldValues(head, "supported", "k") {
 		for tag := range bytes.SplitSeq(v, []byte(",")) {
 			if equalFold(bytes.TrimSpace(tag), "path") {
 				return true
@@ -315,11 +315,11 @@ func listsPath(head []byte) bool {
 
 // binds reports whether a REGISTER makes or renews a binding: none does that asks for
 // the bindings, or ends them.
-func (m *message) binds() bool {
-	if !m.has(hContact) {
+func (m *message) makesBinding() bool {
+	if !m.hasField(hContact) {
 		return false
 	}
-	for _, v := range fieldNamed(m.b[:m.head], "expires") {
+	for _, v := range fieldValues(m.b[:m.headLen], "expires") {
 		if string(v) == "0" {
 			return false
 		}

@@ -50,8 +50,8 @@ func FuzzIndex(f *testing.F) {
 // within fails the test if a span of m is not within it, or is the wrong way
 // round.
 func within(t *testing.T, m *message) {
-	spans := []span{m.method, m.uri, m.callID, m.cseqMet, m.from, m.to, m.fromTag, m.toTag,
-		m.via.value, m.via.proto, m.via.host, m.via.branch, m.via.rport, m.via.received, {int32(m.head), int32(len(m.b))}}
+	spans := []span{m.method, m.uri, m.callID, m.cseqMethod, m.from, m.to, m.fromTag, m.toTag,
+		m.via.value, m.via.proto, m.via.host, m.via.branch, m.via.rport, m.via.received, {int32(m.headLen), int32(len(m.b))}}
 	for _, f := range m.fields {
 		spans = append(spans, f.line, f.value)
 	}
@@ -71,11 +71,11 @@ func leaves(t *testing.T, w *worker, p *packet) {
 		}
 		return
 	}
-	if !m.request() {
+	if !m.isRequest() {
 		w.rewriteResponse(p, destination{})
 		return
 	}
-	if m.maxFwd == 0 {
+	if m.maxForwards == 0 {
 		return
 	}
 	r, fault := w.routeRequest(p)
@@ -84,7 +84,7 @@ func leaves(t *testing.T, w *worker, p *packet) {
 	}
 	out := bytes.Clone(w.rewriteRequest(p, &r, w.appendBranch(nil, 1, 2)))
 	var next message
-	if len(out) > maxMessage || m.has(hVia) && countVias(m) >= maxRoutes {
+	if len(out) > maxMessage || m.hasField(hVia) && countVias(m) >= maxRoutes {
 		return // it grew beyond the bounds
 	}
 	if !next.index(out, false) || next.fault != nil && next.fault.phrase != "Too Many Header Fields" && next.fault.phrase != "Header Field Too Long" && next.fault != badSyntax {
@@ -98,13 +98,13 @@ func leaves(t *testing.T, w *worker, p *packet) {
 		"Call-ID":  {m.text(m.callID), next.text(next.callID)},
 		"From tag": {m.text(m.fromTag), next.text(next.fromTag)},
 		"To tag":   {m.text(m.toTag), next.text(next.toTag)},
-		"body":     {m.b[m.head:], next.b[next.head:]},
+		"body":     {m.b[m.headLen:], next.b[next.headLen:]},
 	} {
 		if !bytes.Equal(pair[0], pair[1]) {
 			t.Fatalf("%s is %q, then %q in\n%q", what, pair[0], pair[1], out)
 		}
 	}
-	if next.cseq != m.cseq || m.maxFwd > 0 && next.maxFwd != m.maxFwd-1 || m.maxFwd < 0 && next.maxFwd != 70 {
+	if next.cseq != m.cseq || m.maxForwards > 0 && next.maxForwards != m.maxForwards-1 || m.maxForwards < 0 && next.maxForwards != 70 {
 		t.Fatalf("CSeq or Max-Forwards is wrong in\n%q", out)
 	}
 	if got := countVias(&next); got != countVias(m)+1 {
@@ -234,7 +234,7 @@ func FuzzStream(f *testing.F) {
 // are none, and returns the messages.
 func streamed(w *worker, b, cuts []byte) (messages []string) {
 	ours, theirs := net.Pipe()
-	s := w.proxy.streams.add(ours, barePhone, w.proxy.listeners[1])
+	s := w.proxy.streams.addStream(ours, barePhone, w.proxy.listeners[1])
 	served := make(chan struct{})
 	go func() {
 		s.serve(ours, nil)

@@ -58,7 +58,7 @@ func (h *Hop) isKnown(now instant, p *packet) bool {
 // they keep their order.
 func (h *Hop) priorityOf(p *packet) priority {
 	m := &p.msg
-	if !m.request() {
+	if !m.isRequest() {
 		return inDialog
 	}
 	switch known, initial := h.isKnown(p.receivedAt, p), m.initial(); {
@@ -90,10 +90,10 @@ func (w *worker) rememberAccepted(now instant, t *responseContext, m *message) {
 	}
 	ip := t.server.upstream.peer().Addr()
 	switch {
-	case m.is("REGISTER"):
+	case m.isMethod("REGISTER"):
 		w.proxy.acceptedSources.add(ip, now)
 		w.proxy.provenSources.add(ip, now)
-	case m.is("INVITE"):
+	case m.isMethod("INVITE"):
 		w.proxy.acceptedSources.add(ip, now)
 	}
 }

@@ -9,9 +9,9 @@ import (
 // malformed.
 const (
 	maxMessage = 65535
-	maxLine    = 8 << 10 // one header field, folds included
-	maxStart   = 2 << 10 // start line; the Request-URI is most of it
-	maxHeaders = 256
+	maxFieldLen    = 8 << 10 // one header field, folds included
+	maxStartLine   = 2 << 10 // start line; the Request-URI is most of it
+	maxHeaderFields = 256
 	maxRoutes  = 64 // Via and Route header fields, each
 )
 
@@ -22,10 +22,10 @@ func (s span) empty() bool        { return s.from == s.to }
 func (s span) of(b []byte) []byte { return b[s.from:s.to] }
 
 // A name is a header field the hop has to know. All others pass unread.
-type name uint8
+type fieldName uint8
 
 const (
-	unknown name = iota
+	otherField fieldName = iota
 	hVia
 	hFrom
 	hTo
@@ -45,17 +45,17 @@ const (
 	hDiversion
 	hAuthorization // also Proxy-Authorization
 	hAuthSource    // X-AUTH-IP, X-AUTH-PORT
-	names          // how many there are
+	fieldNameCount          // how many there are
 )
 
 // single marks the fields of which a message has at most one. Two of one kind
 // are how an element behind us would be made to read another message than we
 // do.
-var single = [names]bool{hFrom: true, hTo: true, hCallID: true, hCSeq: true, hMaxForwards: true, hContentLength: true}
+var singleFields = [fieldNameCount]bool{hFrom: true, hTo: true, hCallID: true, hCSeq: true, hMaxForwards: true, hContentLength: true}
 
 // A field is one header field line, with its folds.
 type field struct {
-	name  name
+	name  fieldName
 	line  span // from the name to behind the CRLF
 	value span // trimmed; folds are still in it
 }
@@ -77,16 +77,16 @@ var (
 	badHops    = &fault{400, "Malformed Max-Forwards"}
 )
 
-func malformed(what string) *fault { return &fault{400, what} }
+func malformedFault(what string) *fault { return &fault{400, what} }
 
 // A message is a SIP message in the bytes it came in, and where in them the
 // things are that a proxy needs. It changes nothing and keeps no copy.
 type message struct {
 	b      []byte // head and body; octets behind the body are cut off
-	head   int    // length of start line and header section, the empty line included
-	length int    // Content-Length; -1 if there is none
+	headLen   int    // length of start line and header section, the empty line included
+	contentLength int    // Content-Length; -1 if there is none
 	fault  *fault // what is wrong with it; nil if nothing is
-	unsure bool   // others may read another dialog or method in it than we do
+	ambiguous bool   // others may read another dialog or method in it than we do
 
 	method span // of a request
 	uri    span
@@ -97,22 +97,22 @@ type message struct {
 	via     viaValue // the topmost
 	callID  span
 	cseq    uint32
-	cseqMet span // method in CSeq
+	cseqMethod span // method in CSeq
 	from    span // value of From
 	to      span
 	fromTag span // empty if there is none
 	toTag   span
-	maxFwd  int // -1 if there is none
+	maxForwards  int // -1 if there is none
 }
 
-func (m *message) request() bool       { return m.status == 0 }
-func (m *message) is(meth string) bool { return string(m.methodName()) == meth }
+func (m *message) isRequest() bool       { return m.status == 0 }
+func (m *message) isMethod(meth string) bool { return string(m.methodName()) == meth }
 func (m *message) text(s span) []byte  { return m.b[s.from:s.to] }
-func (m *message) methodName() []byte  { return m.text(m.cseqMet) }
+func (m *message) methodName() []byte  { return m.text(m.cseqMethod) }
 func (m *message) initial() bool       { return m.toTag.empty() }
-func (m *message) first(n name) *field { return m.next(n, 0) }
-func (m *message) has(n name) bool     { return m.first(n) != nil }
-func (m *message) answerable() bool    { return m.request() && m.via.ok && !m.is("ACK") }
+func (m *message) firstField(n fieldName) *field { return m.nextField(n, 0) }
+func (m *message) hasField(n fieldName) bool     { return m.firstField(n) != nil }
+func (m *message) answerable() bool    { return m.isRequest() && m.via.ok && !m.isMethod("ACK") }
 
 // hasNextVia reports whether a Via stands behind the topmost.
 func (m *message) hasNextVia() bool {
@@ -129,15 +129,15 @@ func (m *message) hasNextVia() bool {
 
 // wrong notes a fault; the first one found is the one that is told. Only one of a
 // body's length or of Max-Forwards leaves it certain what the message is.
-func (m *message) wrong(f *fault) {
-	m.unsure = m.unsure || f != badLength && f != noLength && f != twoLengths && f != badHops
+func (m *message) noteFault(f *fault) {
+	m.ambiguous = m.ambiguous || f != badLength && f != noLength && f != twoLengths && f != badHops
 	if m.fault == nil {
 		m.fault = f
 	}
 }
 
 // next returns the first field of that name at or behind index i of fields.
-func (m *message) next(n name, i int) *field {
+func (m *message) nextField(n fieldName, i int) *field {
 	for ; i < len(m.fields); i++ {
 		if m.fields[i].name == n {
 			return &m.fields[i]
@@ -147,10 +147,10 @@ func (m *message) next(n name, i int) *field {
 }
 
 // after returns the next field of the same name, nil if there is none.
-func (m *message) after(f *field) *field {
+func (m *message) fieldAfter(f *field) *field {
 	for i := range m.fields {
 		if &m.fields[i] == f {
-			return m.next(f.name, i+1)
+			return m.nextField(f.name, i+1)
 		}
 	}
 	return nil
@@ -168,42 +168,42 @@ func (m *message) after(f *field) *field {
 // stream says that b came from a stream and Content-Length was used to cut it.
 func (m *message) index(b []byte, stream bool) bool {
 	ok := m.indexHead(b)
-	m.fit(b, stream)
+	m.cutBody(b, stream)
 	return ok
 }
 
 // indexHead reads the header section of b into m: all that index does but for
 // the body, which may be still to come. [message.fit] does the rest.
 func (m *message) indexHead(b []byte) bool {
-	*m = message{b: b, length: -1, maxFwd: -1, fields: m.fields[:0]}
+	*m = message{b: b, contentLength: -1, maxForwards: -1, fields: m.fields[:0]}
 	end := bytes.Index(b, crlfcrlf)
 	if end < 0 {
 		end = len(b)
-		m.wrong(malformed("No End Of Header Section"))
-		m.head = end
+		m.noteFault(malformedFault("No End Of Header Section"))
+		m.headLen = end
 	} else {
 		end += 2
-		m.head = end + 2
+		m.headLen = end + 2
 	}
 	head := b[:end]
 	if nul := bytes.IndexByte(head, 0); nul >= 0 && !quotedNUL(head) {
-		m.wrong(malformed("NUL In Header Section"))
+		m.noteFault(malformedFault("NUL In Header Section"))
 	}
 	eol := bytes.Index(head, crlf)
 	if eol < 0 {
 		return false
 	}
-	ok := m.startLine(head[:eol])
+	ok := m.indexStartLine(head[:eol])
 	lines := 0
 	for pos := eol + 2; pos < end; {
-		next := m.line(head, pos)
-		if lines++; lines > maxHeaders {
-			m.wrong(malformed("Too Many Header Fields"))
+		next := m.indexField(head, pos)
+		if lines++; lines > maxHeaderFields {
+			m.noteFault(malformedFault("Too Many Header Fields"))
 			break
 		}
 		pos = next
 	}
-	m.check()
+	m.checkFields()
 	return ok
 }
 
@@ -226,12 +226,12 @@ var (
 
 // startLine reads the request line or status line and reports whether it is
 // one of SIP.
-func (m *message) startLine(l []byte) bool {
-	if len(l) > maxStart || bytes.IndexByte(l, '\n') >= 0 || bytes.IndexByte(l, '\r') >= 0 {
-		m.wrong(badSyntax)
+func (m *message) indexStartLine(l []byte) bool {
+	if len(l) > maxStartLine || bytes.IndexByte(l, '\n') >= 0 || bytes.IndexByte(l, '\r') >= 0 {
+		m.noteFault(badSyntax)
 	}
 	if len(l) >= 8 && equalFold(l[:4], "sip/") {
-		return m.statusLine(l)
+		return m.indexStatusLine(l)
 	}
 	sp := bytes.IndexByte(l, ' ')
 	last := bytes.LastIndexByte(bytes.TrimRight(l, " "), ' ')
@@ -239,31 +239,31 @@ func (m *message) startLine(l []byte) bool {
 		return false
 	}
 	m.method = span{0, int32(sp)}
-	m.cseqMet = m.method // until CSeq is read and found equal
+	m.cseqMethod = m.method // until CSeq is read and found equal
 	m.uri = span{int32(sp + 1), int32(last)}
 	v := l[last+1:]
 	switch {
 	case len(v) > 4 && equalFold(v[:4], "sip/") && !equalFold(v, "sip/2.0"):
 		if len(bytes.TrimRight(v, " ")) != len(v) {
-			m.wrong(malformed("Malformed Request-Line"))
+			m.noteFault(malformedFault("Malformed Request-Line"))
 		}
-		m.wrong(badVersion)
+		m.noteFault(badVersion)
 	case !equalFold(v, "sip/2.0"):
 		if !bytes.HasPrefix(bytes.ToUpper(v), version) {
 			return false
 		}
-		m.wrong(malformed("Malformed Request-Line"))
+		m.noteFault(malformedFault("Malformed Request-Line"))
 	}
 	uri := m.text(m.uri)
 	if len(uri) == 0 || bytes.IndexByte(uri, ' ') >= 0 || bytes.IndexByte(uri, '\t') >= 0 || uri[0] == '<' {
-		m.wrong(malformed("Malformed Request-URI"))
+		m.noteFault(malformedFault("Malformed Request-URI"))
 	}
 	return true
 }
 
 // statusLine reads a status line. RFC 3665 §3.9 has two spaces in one; so may
 // others.
-func (m *message) statusLine(l []byte) bool {
+func (m *message) indexStatusLine(l []byte) bool {
 	if !equalFold(l[:7], "sip/2.0") || l[7] != ' ' {
 		return false
 	}
@@ -271,7 +271,7 @@ func (m *message) statusLine(l []byte) bool {
 	if len(l) < 3 || len(l) > 3 && l[3] != ' ' {
 		return false
 	}
-	code, ok := number(l[:3], 699)
+	code, ok := parseNumber(l[:3], 699)
 	if !ok || code < 100 {
 		return false
 	}
@@ -281,39 +281,39 @@ func (m *message) statusLine(l []byte) bool {
 
 // line reads the header field that begins at pos, and returns where the next
 // begins.
-func (m *message) line(head []byte, pos int) int {
+func (m *message) indexField(head []byte, pos int) int {
 	end := pos
 	for {
 		nl := bytes.IndexByte(head[end:], '\n')
 		if nl < 0 {
-			m.wrong(badSyntax)
+			m.noteFault(badSyntax)
 			return len(head)
 		}
 		if nl == 0 || head[end+nl-1] != '\r' || bytes.IndexByte(head[end:end+nl-1], '\r') >= 0 {
-			m.wrong(malformed("Bare CR Or LF In Header Section"))
+			m.noteFault(malformedFault("Bare CR Or LF In Header Section"))
 		}
 		end += nl + 1
 		if end >= len(head) || head[end] != ' ' && head[end] != '\t' {
 			break
 		}
 	}
-	if end-pos > maxLine {
-		m.wrong(malformed("Header Field Too Long"))
+	if end-pos > maxFieldLen {
+		m.noteFault(malformedFault("Header Field Too Long"))
 		return end
 	}
 	l := head[pos:end]
 	colon := bytes.IndexByte(l, ':')
 	if colon < 0 {
-		m.wrong(malformed("Header Field Without Colon"))
+		m.noteFault(malformedFault("Header Field Without Colon"))
 		return end
 	}
 	n := bytes.TrimRight(l[:colon], " \t")
 	if len(n) == 0 || !isToken(n) {
-		m.wrong(malformed("Malformed Header Field Name"))
+		m.noteFault(malformedFault("Malformed Header Field Name"))
 		return end
 	}
-	k := nameOf(n)
-	if k == unknown {
+	k := lookUpFieldName(n)
+	if k == otherField {
 		return end
 	}
 	v := span{int32(pos + colon + 1), int32(end)}
@@ -329,15 +329,15 @@ func (m *message) line(head []byte, pos int) int {
 
 // check reads the fields that every message has (RFC 3261 §8.1.1, §16.3) and
 // notes what is wrong with them.
-func (m *message) check() {
-	var seen [names]int
+func (m *message) checkFields() {
+	var seen [fieldNameCount]int
 	for i := range m.fields {
 		f := &m.fields[i]
-		if seen[f.name]++; seen[f.name] > 1 && single[f.name] {
+		if seen[f.name]++; seen[f.name] > 1 && singleFields[f.name] {
 			if f.name == hContentLength {
-				m.wrong(twoLengths)
+				m.noteFault(twoLengths)
 			} else {
-				m.wrong(malformed("Doubled Header Field"))
+				m.noteFault(malformedFault("Doubled Header Field"))
 			}
 			continue
 		}
@@ -349,60 +349,60 @@ func (m *message) check() {
 			}
 		case hFrom:
 			m.from = f.value
-			m.fromTag = m.tag(f.value)
+			m.fromTag = m.readTag(f.value)
 		case hTo:
 			m.to = f.value
-			m.toTag = m.tag(f.value)
+			m.toTag = m.readTag(f.value)
 		case hCallID:
 			m.callID = f.value
 			if len(v) == 0 || bytes.ContainsAny(v, " \t\r\n") {
-				m.wrong(malformed("Malformed Call-ID"))
+				m.noteFault(malformedFault("Malformed Call-ID"))
 			}
 		case hCSeq:
 			m.readCSeq(f.value)
 		case hMaxForwards:
-			n, ok := number(v, 255)
+			n, ok := parseNumber(v, 255)
 			if !ok {
-				m.wrong(badHops)
+				m.noteFault(badHops)
 				continue
 			}
-			m.maxFwd = n
+			m.maxForwards = n
 		case hContentLength:
-			n, ok := number(v, math.MaxInt32)
+			n, ok := parseNumber(v, math.MaxInt32)
 			if !ok {
-				m.wrong(badLength)
+				m.noteFault(badLength)
 				continue
 			}
-			m.length = n
+			m.contentLength = n
 		}
 	}
 	switch {
-	case seen[hVia] == 0 || !m.via.ok || m.via.bad:
-		m.wrong(malformed("Missing Or Malformed Via"))
+	case seen[hVia] == 0 || !m.via.ok || m.via.malformed:
+		m.noteFault(malformedFault("Missing Or Malformed Via"))
 	case seen[hFrom] == 0:
-		m.wrong(malformed("Missing From"))
+		m.noteFault(malformedFault("Missing From"))
 	case seen[hTo] == 0:
-		m.wrong(malformed("Missing To"))
+		m.noteFault(malformedFault("Missing To"))
 	case seen[hCallID] == 0:
-		m.wrong(malformed("Missing Call-ID"))
+		m.noteFault(malformedFault("Missing Call-ID"))
 	case seen[hCSeq] == 0:
-		m.wrong(malformed("Missing CSeq"))
+		m.noteFault(malformedFault("Missing CSeq"))
 	case seen[hVia] > maxRoutes || seen[hRoute] > maxRoutes || seen[hRecordRoute] > maxRoutes:
-		m.wrong(malformed("Too Many Hops Listed"))
+		m.noteFault(malformedFault("Too Many Hops Listed"))
 	}
 }
 
 // fit says where the message is, head and body, once all of it has come. What
 // is wrong with the body's length is noted behind all other faults.
-func (m *message) fit(b []byte, stream bool) {
+func (m *message) cutBody(b []byte, stream bool) {
 	m.b = b
-	switch body := len(m.b) - m.head; {
-	case m.length > body:
-		m.wrong(badLength)
-	case m.length >= 0:
-		m.b = m.b[:m.head+m.length] // RFC 3261 §18.3: what is behind it is not of this message
+	switch body := len(m.b) - m.headLen; {
+	case m.contentLength > body:
+		m.noteFault(badLength)
+	case m.contentLength >= 0:
+		m.b = m.b[:m.headLen+m.contentLength] // RFC 3261 §18.3: what is behind it is not of this message
 	case stream:
-		m.b = m.b[:m.head]
+		m.b = m.b[:m.headLen]
 	}
 }
 
@@ -412,43 +412,43 @@ func (m *message) readCSeq(v span) {
 	for i < len(b) && b[i] >= '0' && b[i] <= '9' {
 		i++
 	}
-	n, ok := number(b[:i], math.MaxUint32)
+	n, ok := parseNumber(b[:i], math.MaxUint32)
 	j := i
 	for j < len(b) && isSpace(b[j]) {
 		j++
 	}
 	met := span{v.from + int32(j), v.to}
 	if !ok || i == j || !isToken(m.text(met)) {
-		m.wrong(malformed("Malformed CSeq"))
+		m.noteFault(malformedFault("Malformed CSeq"))
 		return
 	}
 	m.cseq = uint32(n)
-	if m.request() && !bytes.Equal(m.text(met), m.text(m.method)) {
-		m.wrong(malformed("CSeq Method Mismatch"))
+	if m.isRequest() && !bytes.Equal(m.text(met), m.text(m.method)) {
+		m.noteFault(malformedFault("CSeq Method Mismatch"))
 		return
 	}
-	m.cseqMet = met
+	m.cseqMethod = met
 }
 
 // tag returns the tag parameter of a From or To value.
-func (m *message) tag(v span) span {
-	_, params, ok := nameAddr(m.b, v)
+func (m *message) readTag(v span) span {
+	_, params, ok := splitNameAddr(m.b, v)
 	if !ok {
-		m.wrong(malformed("Malformed From Or To"))
+		m.noteFault(malformedFault("Malformed From Or To"))
 		return span{}
 	}
-	t, _ := param(m.b, params, "tag")
+	t, _ := findParam(m.b, params, "tag")
 	return t
 }
 
 // nameAddr finds the URI and the header parameters in a name-addr or
 // addr-spec, RFC 3261 §20.10: without angle brackets every parameter is the
 // header's. ok is false when quotes or brackets do not pair.
-func nameAddr(b []byte, v span) (uri, params span, ok bool) {
+func splitNameAddr(b []byte, v span) (uri, params span, ok bool) {
 	for i := v.from; i < v.to; i++ {
 		switch b[i] {
 		case '"':
-			if i = quoted(b, i, v.to); i < 0 {
+			if i = closingQuote(b, i, v.to); i < 0 {
 				return span{}, span{}, false
 			}
 		case '<':
@@ -465,7 +465,7 @@ func nameAddr(b []byte, v span) (uri, params span, ok bool) {
 }
 
 // quoted returns the index of the quote that closes the one at b[i], or -1.
-func quoted(b []byte, i, end int32) int32 {
+func closingQuote(b []byte, i, end int32) int32 {
 	for i++; i < end; i++ {
 		switch b[i] {
 		case '\\':
@@ -480,7 +480,7 @@ func quoted(b []byte, i, end int32) int32 {
 // param finds a parameter in ";a=b;c" and returns its value, and whether it is
 // there at all. Names are compared without case; white space around them, and
 // quotes around the value, are not part of either.
-func param(b []byte, v span, want string) (value span, found bool) {
+func findParam(b []byte, v span, want string) (value span, found bool) {
 	for i := v.from; i < v.to; {
 		if b[i] != ';' && !isSpace(b[i]) {
 			i++
@@ -499,7 +499,7 @@ func param(b []byte, v span, want string) (value span, found bool) {
 			i = skipSpace(b, i+1, v.to)
 			val = span{i, i}
 			if i < v.to && b[i] == '"' {
-				q := quoted(b, i, v.to)
+				q := closingQuote(b, i, v.to)
 				if q < 0 {
 					return span{}, false
 				}
@@ -530,7 +530,7 @@ func skipSpace(b []byte, i, end int32) int32 {
 }
 
 // number reads decimal digits, at most max.
-func number(b []byte, max int) (int, bool) {
+func parseNumber(b []byte, max int) (int, bool) {
 	if len(b) == 0 {
 		return 0, false
 	}
@@ -586,7 +586,7 @@ func equalFold[T string | []byte](b T, lower string) bool {
 }
 
 // nameOf tells a header field's name, long or compact (RFC 3261 §7.3.3).
-func nameOf(n []byte) name {
+func lookUpFieldName(n []byte) fieldName {
 	switch len(n) {
 	case 1:
 		switch n[0] | 0x20 {
@@ -603,38 +603,38 @@ func nameOf(n []byte) name {
 		case 'l':
 			return hContentLength
 		}
-		return unknown
+		return otherField
 	case 2:
-		return named(n, "to", hTo)
+		return matchName(n, "to", hTo)
 	case 3:
-		return named(n, "via", hVia)
+		return matchName(n, "via", hVia)
 	case 4:
-		return named(n, "from", hFrom) + named(n, "cseq", hCSeq) + named(n, "path", hPath)
+		return matchName(n, "from", hFrom) + matchName(n, "cseq", hCSeq) + matchName(n, "path", hPath)
 	case 5:
-		return named(n, "route", hRoute) + named(n, "x-cid", hXCID)
+		return matchName(n, "route", hRoute) + matchName(n, "x-cid", hXCID)
 	case 7:
-		return named(n, "call-id", hCallID) + named(n, "contact", hContact)
+		return matchName(n, "call-id", hCallID) + matchName(n, "contact", hContact)
 	case 9:
-		return named(n, "diversion", hDiversion) + named(n, "x-auth-ip", hAuthSource)
+		return matchName(n, "diversion", hDiversion) + matchName(n, "x-auth-ip", hAuthSource)
 	case 11:
-		return named(n, "x-auth-port", hAuthSource)
+		return matchName(n, "x-auth-port", hAuthSource)
 	case 12:
-		return named(n, "max-forwards", hMaxForwards) + named(n, "record-route", hRecordRoute)
+		return matchName(n, "max-forwards", hMaxForwards) + matchName(n, "record-route", hRecordRoute)
 	case 13:
-		return named(n, "proxy-require", hProxyRequire) + named(n, "authorization", hAuthorization)
+		return matchName(n, "proxy-require", hProxyRequire) + matchName(n, "authorization", hAuthorization)
 	case 14:
-		return named(n, "content-length", hContentLength)
+		return matchName(n, "content-length", hContentLength)
 	case 15:
-		return named(n, "x-bellhop-trunk", hTrunkMark) + named(n, "remote-party-id", hRemotePartyID)
+		return matchName(n, "x-bellhop-trunk", hTrunkMark) + matchName(n, "remote-party-id", hRemotePartyID)
 	case 19:
-		return named(n, "p-asserted-identity", hAssertedIdentity) + named(n, "proxy-authorization", hAuthorization)
+		return matchName(n, "p-asserted-identity", hAssertedIdentity) + matchName(n, "proxy-authorization", hAuthorization)
 	}
-	return unknown
+	return otherField
 }
 
-func named(n []byte, lower string, k name) name {
+func matchName(n []byte, lower string, k fieldName) fieldName {
 	if equalFold(n, lower) {
 		return k
 	}
-	return unknown
+	return otherField
 }

@@ -40,8 +40,8 @@ func (s *sieve) gave(tb testing.TB) string {
 	tb.Helper()
 	var m message
 	for i := len(s.sent) - 1; i >= 0; i-- {
-		if s.sent[i].request && m.index(s.sent[i].b, false) && m.has(hRecordRoute) {
-			return string(m.text(m.first(hRecordRoute).value))
+		if s.sent[i].request && m.index(s.sent[i].b, false) && m.hasField(hRecordRoute) {
+			return string(m.text(m.firstField(hRecordRoute).value))
 		}
 	}
 	tb.Fatal("nothing was record-routed")

@@ -8,7 +8,7 @@ import (
 )
 
 // maxBody is how much of a body an observer is shown.
-const maxBody = 8 << 10
+const maxObservedBody = 8 << 10
 
 // observe shows a request to the watcher, as it came, with what routing found out.
 func (w *worker) observe(p *packet, r *routeDecision, trunk string) {
@@ -16,17 +16,17 @@ func (w *worker) observe(p *packet, r *routeDecision, trunk string) {
 		return
 	}
 	m := &p.msg
-	o := w.observation(m, p.receivedAt)
+	o := w.makeObservation(m, p.receivedAt)
 	o.Src, o.Dst, o.From, o.To, o.Trunk, o.AOR = p.side, r.dst, p.peer, r.nextHop.addr, trunk, r.aor
-	o.Local, o.Stream = local(p.listener, p.conn)
+	o.Local, o.Stream = localEnd(p.listener, p.conn)
 	o.Branch = o.Head[m.via.branch.from:m.via.branch.to]
-	if f := m.first(hXCID); f != nil {
+	if f := m.firstField(hXCID); f != nil {
 		o.CID = w.sealer.openCID(m.text(f.value))
 	}
-	if o.CID == "" && r.dst == pbxSide && m.initial() && m.is("INVITE") && w.addsCID(p, r) {
+	if o.CID == "" && r.dst == pbxSide && m.initial() && m.isMethod("INVITE") && w.addsCID(p, r) {
 		o.CID = string(w.sealer.appendCID(w.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))[:cidLen])
 	}
-	w.watch(o)
+	w.sendObservation(o)
 }
 
 // observeResponse shows a response to the watcher, as it came.
@@ -34,11 +34,11 @@ func (w *worker) observeResponse(t *responseContext, p *packet) {
 	if w.proxy.cfg.Watch == nil {
 		return
 	}
-	o := w.observation(&p.msg, p.receivedAt)
+	o := w.makeObservation(&p.msg, p.receivedAt)
 	t.fillObservation(&o)
 	o.From = p.peer
-	o.Local, o.Stream = local(p.listener, p.conn)
-	w.watch(o)
+	o.Local, o.Stream = localEnd(p.listener, p.conn)
+	w.sendObservation(o)
 }
 
 // observeOwn shows a response that is our own.
@@ -47,12 +47,12 @@ func (w *worker) observeOwn(t *responseContext, b []byte) {
 		return
 	}
 	w.scratch.index(b, false)
-	o := w.observation(&w.scratch, w.now())
+	o := w.makeObservation(&w.scratch, w.now())
 	t.fillObservation(&o)
 	o.Own = true
 	o.From = t.client.nextHop.addr
-	o.Local, o.Stream = local(t.server.upstream.listener, t.server.upstream.conn)
-	w.watch(o)
+	o.Local, o.Stream = localEnd(t.server.upstream.listener, t.server.upstream.conn)
+	w.sendObservation(o)
 }
 
 // observeRefused shows a request that is not sent on, and our answer to it. dst is the
@@ -78,7 +78,7 @@ func (t *responseContext) fillObservation(o *dialog.Message) {
 }
 
 // local is our end of what a message came on, or leaves on.
-func local(on *listener, conn *stream) (at netip.AddrPort, isStream bool) {
+func localEnd(on *listener, conn *stream) (at netip.AddrPort, isStream bool) {
 	if conn != nil {
 		return conn.local, true
 	}
@@ -88,30 +88,30 @@ func local(on *listener, conn *stream) (at netip.AddrPort, isStream bool) {
 // observation copies what a watcher may keep: one allocation that all strings
 // of it share. It reads the wall clock, which somebody may have set since the
 // message came a moment ago.
-func (w *worker) observation(m *message, at instant) dialog.Message {
+func (w *worker) makeObservation(m *message, at instant) dialog.Message {
 	_, offset := w.proxy.Clock()
-	text := string(m.b[:min(len(m.b), m.head+maxBody)])
+	text := string(m.b[:min(len(m.b), m.headLen+maxObservedBody)])
 	cut := func(s span) string { return text[s.from:s.to] }
 	return dialog.Message{
 		At:         w.proxy.epoch.Add(time.Duration(at)),
 		WallOffset: offset,
-		Method:     cut(m.cseqMet),
+		Method:     cut(m.cseqMethod),
 		Status:     m.status,
 		CallID:     cut(m.callID),
 		CSeq:       m.cseq,
 		FromTag:    cut(m.fromTag),
 		ToTag:      cut(m.toTag),
-		Head:       text[:m.head],
-		Body:       text[m.head:],
+		Head:       text[:m.headLen],
+		Body:       text[m.headLen:],
 	}
 }
 
 // maxWatched bounds the bytes that wait for the watcher: a message is queued only
 // while as many of its size as wait already are no more.
-const maxWatched = 32 << 20
+const maxObservedBytes = 32 << 20
 
-func (w *worker) watch(o dialog.Message) {
-	if len(w.proxy.cfg.Watch)*(len(o.Head)+len(o.Body)) > maxWatched {
+func (w *worker) sendObservation(o dialog.Message) {
+	if len(w.proxy.cfg.Watch)*(len(o.Head)+len(o.Body)) > maxObservedBytes {
 		w.proxy.stats.unobserved.Add(1)
 		return
 	}

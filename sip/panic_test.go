@@ -92,27 +92,27 @@ func TestAPanicOnAStream(t *testing.T) {
 	message = message[:strings.Index(message, "\r\n\r\n")+4]
 	h.workers = nil
 	c := &dribble{b: []byte(message + message + "x")}
-	s := h.streams.add(c, barePhone, h.listeners[1])
+	s := h.streams.addStream(c, barePhone, h.listeners[1])
 	s.serve(c, nil)
 	if got := h.Stats().Panics; got != 2 {
 		t.Errorf("%d panics are counted, want one for each message", got)
 	}
 	bad := strings.Replace(message, "Content-Length: 0", "Content-Length: -1", 1)
 	c = &dribble{b: []byte(bad)}
-	h.streams.add(c, barePhone, h.listeners[1]).serve(c, nil) // it ends
+	h.streams.addStream(c, barePhone, h.listeners[1]).serve(c, nil) // it ends
 	if got := h.Stats().Panics; got != 3 {
 		t.Errorf("%d panics are counted, want 3", got)
 	}
 	h.workers = workers
-	s = h.streams.add(breaking{}, barePhone, h.listeners[1])
+	s = h.streams.addStream(breaking{}, barePhone, h.listeners[1])
 	s.serve(breaking{}, nil)
 	if got := h.Stats().Panics; got != 4 {
 		t.Errorf("%d panics are counted, want 4", got)
 	}
-	s = h.streams.add(breaking{}, barePhone, h.listeners[1])
-	s.send([]byte("x"), 0)
+	s = h.streams.addStream(breaking{}, barePhone, h.listeners[1])
+	s.queueMessage([]byte("x"), 0)
 	s.serve(&dribble{Conn: breaking{}}, nil)
-	if h.streams.find(barePhone, 0) != nil {
+	if h.streams.findStream(barePhone, 0) != nil {
 		t.Error("a stream that broke is still open")
 	}
 }

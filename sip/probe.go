@@ -22,7 +22,7 @@ type probe struct {
 }
 
 // probe begins to ask the PBXs that fall to this worker.
-func (w *worker) probe() {
+func (w *worker) startProbes() {
 	if w.index != 0 || len(w.proxy.pbx) < 2 {
 		return
 	}
@@ -46,7 +46,7 @@ func (b *probe) handleTimer(now instant) {
 	l := w.proxy.listenerFor(a.Proto, a.Addr(), nil)
 	to := destination{listener: l, addr: a.AddrPort}
 	if a.Proto == TCP {
-		to.conn = w.proxy.streams.to(a.AddrPort, l)
+		to.conn = w.proxy.streams.openTo(a.AddrPort, l)
 	}
 	b.sent++
 	c := &clientTx{worker: w, user: b, id: w.newTxID(), nextHop: to}

@@ -66,7 +66,7 @@ type Hop struct {
 	listeners []*listener
 	ownNames     map[hostPort]bool // what names us in a URI
 	workers   []*worker
-	streams   *streams
+	streams   *streamTable
 	pbx       []*pbx
 	serverKeySecret    [32]byte      // in the keys of server transactions
 	acceptedSources     *sourceSet      // whose REGISTER or INVITE was accepted
@@ -140,7 +140,7 @@ func (h *Hop) Stats() Stats {
 		Refused:      h.stats.refused.Load(),
 		Panics:       h.stats.panics.Load(),
 		Transactions: h.stats.transactions.Load(),
-		Streams:      h.streams.n.Load(),
+		Streams:      h.streams.count.Load(),
 	}
 }
 
@@ -284,7 +284,7 @@ func (h *Hop) Run(ctx context.Context) error {
 		case UDP:
 			h.goroutines.Go(func() { h.readPackets(ctx, l) })
 		case TCP:
-			h.goroutines.Go(func() { h.streams.accept(ctx, l) })
+			h.goroutines.Go(func() { h.streams.acceptConns(ctx, l) })
 		}
 	}
 	<-ctx.Done()
@@ -373,10 +373,10 @@ func (h *Hop) sideOf(p *packet) dialog.Side {
 			continue
 		}
 		if p.conn != nil && pbx.addr.Proto == UDP {
-			if p.msg.request() && p.msg.is("REGISTER") {
-				p.conn.phones = true
+			if p.msg.isRequest() && p.msg.isMethod("REGISTER") {
+				p.conn.hasPhones = true
 			}
-			if p.conn.phones {
+			if p.conn.hasPhones {
 				continue
 			}
 		}

@@ -48,14 +48,14 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 			s.replace(uri, open, "sip:", user, r.nextHop.listener.uri, ";", contactParam, "=", string(w.tmpBuf), shut)
 		})
 	default:
-		at := m.first(hVia).line.from
-		if f := m.first(hPath); f != nil {
+		at := m.firstField(hVia).line.from
+		if f := m.firstField(hPath); f != nil {
 			at = f.line.from
 		}
 		w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inPath, text: w.registeredAOR(m)})
 		s.insert(at, "Path: <sip:", string(w.tmpBuf), "@", r.nextHop.listener.uri, ";lr>\r\n")
 		// A registrar refuses Path from one that does not say it knows it.
-		s.insert(m.first(hVia).line.from, "Supported: path\r\n")
+		s.insert(m.firstField(hVia).line.from, "Supported: path\r\n")
 	}
 }
 
@@ -104,7 +104,7 @@ func (w *worker) restoreContacts(p *packet) {
 // restoreContact notes the edit that puts the phone's own URI back into one Contact, and
 // reports whether the Contact stays in the list.
 func (w *worker) restoreContact(m *message, one span, own []ownContact) bool {
-	uri, _, ok := nameAddr(m.b, one)
+	uri, _, ok := splitNameAddr(m.b, one)
 	uri = trimSpan(m.b, uri)
 	var u msg.Uri
 	if !ok || parseURI(string(m.text(uri)), &u) != nil {
@@ -166,7 +166,7 @@ func (w *worker) eachContact(m *message, do func(uri span, bare bool)) {
 			if end < 0 {
 				return
 			}
-			raw, _, ok := nameAddr(m.b, trimSpan(m.b, span{v.from, end}))
+			raw, _, ok := splitNameAddr(m.b, trimSpan(m.b, span{v.from, end}))
 			if uri := trimSpan(m.b, raw); ok && string(m.text(uri)) != "*" {
 				do(uri, raw.from == 0 || m.b[raw.from-1] != '<')
 			}
@@ -177,7 +177,7 @@ func (w *worker) eachContact(m *message, do func(uri span, bare bool)) {
 
 // aor is user@host of the To of a REGISTER, "" if it has no such URI.
 func (w *worker) registeredAOR(m *message) string {
-	uri, _, ok := nameAddr(m.b, m.to)
+	uri, _, ok := splitNameAddr(m.b, m.to)
 	var u msg.Uri
 	if !ok || parseURI(string(m.text(uri)), &u) != nil || u.User == "" {
 		return ""

@@ -27,7 +27,7 @@ type responseContext struct {
 // request back: whose it is our branch has told. It is observed first: what it causes, as on another leg of
 // the call, comes after it.
 func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p *packet) {
-	if t.worker.proxy.cfg.Register == RegisterContact && m.status/100 == 2 && m.is("REGISTER") {
+	if t.worker.proxy.cfg.Register == RegisterContact && m.status/100 == 2 && m.isMethod("REGISTER") {
 		t.worker.restoreContacts(p)
 	}
 	t.worker.observeResponse(t, p)
@@ -37,7 +37,7 @@ func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p
 		t.worker.rememberAccepted(now, t, m)
 	}
 	if m.status > 100 && (t.worker.answeredRequest != nil || m.hasNextVia()) {
-		if m.is("BYE") && (m.status/100 == 2 || m.status == 481) {
+		if m.isMethod("BYE") && (m.status/100 == 2 || m.status == 481) {
 			t.worker.oldDialogs.remove(m.text(m.callID))
 		}
 		b, status := t.worker.rewriteResponse(p, t.server.upstream)

@@ -152,22 +152,22 @@ func isHost(h []byte, ip netip.Addr) bool {
 // routing are in w.splice already. The result is valid until the next message.
 func (w *worker) rewriteRequest(p *packet, r *routeDecision, branch []byte) []byte {
 	m, s := &p.msg, &w.edits
-	top := m.first(hVia).line.from
+	top := m.firstField(hVia).line.from
 	s.insert(top, "Via: SIP/2.0/", r.nextHop.listener.proto.viaName(), " ", r.nextHop.listener.sentBy, ";branch=", string(branch), "\r\n")
 	fixVia(s, m, p.peer)
-	if m.maxFwd < 0 {
+	if m.maxForwards < 0 {
 		s.insert(top, "Max-Forwards: 70\r\n")
 	} else {
-		s.replace(m.first(hMaxForwards).value, strconv.Itoa(m.maxFwd-1))
+		s.replace(m.firstField(hMaxForwards).value, strconv.Itoa(m.maxForwards-1))
 	}
 	if needsRecordRoute(m) {
 		w.addRecordRoute(p, r)
 	}
 	if r.dst == pbxSide && m.initial() {
 		switch {
-		case m.is("INVITE") && w.addsCID(p, r):
+		case m.isMethod("INVITE") && w.addsCID(p, r):
 			s.insert(top, "X-CID: ", string(w.sealer.appendCID(w.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))), "\r\n")
-		case m.is("REGISTER"):
+		case m.isMethod("REGISTER"):
 			w.addBinding(p, r)
 		}
 	}
@@ -202,22 +202,22 @@ func (w *worker) applyTrust(p *packet, r *routeDecision) {
 		}
 	}
 	if r.trunk != nil && r.trunk.Secret != "" && r.dst == pbxSide {
-		s.insert(m.first(hVia).line.from, trunkMark, ": ", r.trunk.Secret, "\r\n")
+		s.insert(m.firstField(hVia).line.from, trunkMark, ": ", r.trunk.Secret, "\r\n")
 	}
 }
 
 // addsCID reports whether an INVITE towards the PBX gets an X-CID of ours: it has
 // none, or one that a stranger has made up.
 func (w *worker) addsCID(p *packet, r *routeDecision) bool {
-	f := p.msg.first(hXCID)
+	f := p.msg.firstField(hXCID)
 	return w.proxy.cfg.AddCID && (f == nil || w.proxy.cfg.StripIdentity && r.stranger && w.sealer.openCID(p.msg.text(f.value)) == "")
 }
 
 // addLength gives a message that leaves on a stream the Content-Length that a
 // datagram may lack (RFC 3261 §18.3).
 func (w *worker) addContentLength(m *message, to destination) {
-	if to.reliable() && m.length < 0 {
-		w.edits.insert(int32(m.head-2), "Content-Length: ", strconv.Itoa(len(m.b)-m.head), "\r\n")
+	if to.reliable() && m.contentLength < 0 {
+		w.edits.insert(int32(m.headLen-2), "Content-Length: ", strconv.Itoa(len(m.b)-m.headLen), "\r\n")
 	}
 }
 
@@ -235,8 +235,8 @@ func needsRecordRoute(m *message) bool {
 // leaves another way than it came (RFC 5658).
 func (w *worker) addRecordRoute(p *packet, r *routeDecision) {
 	m, s := &p.msg, &w.edits
-	at := m.first(hVia).line.from
-	if f := m.first(hRecordRoute); f != nil {
+	at := m.firstField(hVia).line.from
+	if f := m.firstField(hRecordRoute); f != nil {
 		at = f.line.from
 	}
 	w.tmpBuf = w.sealer.sealRouteToken(w.tmpBuf[:0], w.routeToken(p, r), m.text(m.callID), m.text(m.fromTag))
@@ -257,7 +257,7 @@ func (w *worker) routeToken(p *packet, r *routeDecision) token {
 	t.fromPBX = true
 	t.pbx, t.target = w.dialogPBX(p)
 	var top msg.Uri
-	if f := p.msg.first(hRecordRoute); f != nil && w.readURI(&p.msg, f.value, &top) {
+	if f := p.msg.firstField(hRecordRoute); f != nil && w.readURI(&p.msg, f.value, &top) {
 		switch {
 		case !w.namesUs(&top):
 			if w.pbxOfURI(&top) == nil {
@@ -276,7 +276,7 @@ func (w *worker) routeToken(p *packet, r *routeDecision) token {
 // PBX's follows ours in the caller's requests, if that names no configured PBX (RFC
 // 3261 §16.7 item 8). Without it, any Route could be put behind ours.
 func (w *worker) bindNextRoute(m *message) {
-	if f := m.first(hRecordRoute); f == nil || valueEnd(m.b, f.value) == f.value.to && m.after(f) == nil {
+	if f := m.firstField(hRecordRoute); f == nil || valueEnd(m.b, f.value) == f.value.to && m.fieldAfter(f) == nil {
 		return // ours alone: the PBX is none that stays in by a Route
 	}
 	var above msg.Uri // the value before; that which follows in the caller's Routes
@@ -290,7 +290,7 @@ func (w *worker) bindNextRoute(m *message) {
 			if end < 0 {
 				return
 			}
-			uri, _, ok := nameAddr(m.b, trimSpan(m.b, span{v.from, end}))
+			uri, _, ok := splitNameAddr(m.b, trimSpan(m.b, span{v.from, end}))
 			var u msg.Uri
 			if !ok || parseURI(string(m.text(uri)), &u) != nil {
 				return
@@ -315,7 +315,7 @@ func (w *worker) bindNextRoute(m *message) {
 
 // headURI reads the URI of the name-addr that v begins with.
 func (w *worker) readURI(m *message, v span, u *msg.Uri) bool {
-	uri, _, ok := nameAddr(m.b, v)
+	uri, _, ok := splitNameAddr(m.b, v)
 	return ok && parseURI(string(m.text(uri)), u) == nil
 }
 
@@ -342,7 +342,7 @@ func (w *worker) dialogPBX(p *packet) (id pbxID, target Addr) {
 
 // contactAddr is the address in the first Contact of m.
 func (w *worker) contactAddr(m *message) (a Addr, ok bool) {
-	f := m.first(hContact)
+	f := m.firstField(hContact)
 	if f == nil {
 		return a, false
 	}
@@ -364,7 +364,7 @@ func (w *worker) rewriteResponse(p *packet, to destination) ([]byte, int) {
 		status = 500
 		s.replace(span{8, int32(bytes.Index(m.b, crlf))}, "500 Server Internal Error")
 	}
-	f := m.first(hVia)
+	f := m.firstField(hVia)
 	if end := m.via.value.to; end < f.value.to {
 		// Another value stands behind ours in the same field.
 		i := end
@@ -376,8 +376,8 @@ func (w *worker) rewriteResponse(p *packet, to destination) ([]byte, int) {
 		s.remove(f.line)
 		if w.answeredRequest != nil && !m.hasNextVia() {
 			w.scratch.index(w.answeredRequest, false)
-			top := w.scratch.first(hVia)
-			for v := w.scratch.after(top); v != nil; v = w.scratch.after(v) {
+			top := w.scratch.firstField(hVia)
+			for v := w.scratch.fieldAfter(top); v != nil; v = w.scratch.fieldAfter(v) {
 				s.insert(f.line.from, string(w.scratch.text(v.line)))
 			}
 		}
@@ -417,7 +417,7 @@ func (w *worker) appendResponse(dst []byte, m *message, skipVias, status int, ph
 	dst = append(dst, ' ')
 	dst = append(dst, phrase...)
 	dst = append(dst, "\r\n"...)
-	var seen [names]bool
+	var seen [fieldNameCount]bool
 	for i := range m.fields {
 		f := &m.fields[i]
 		switch f.name {
@@ -462,8 +462,8 @@ func (w *worker) makeACK(invite []byte, response *message) []byte {
 	m := &w.scratch
 	m.index(invite, false)
 	dst := w.appendHopByHop(w.outBuf[:0], m, "ACK")
-	dst = append(dst, response.text(response.first(hTo).line)...)
-	dst = append(dst, m.text(m.first(hFrom).line)...)
+	dst = append(dst, response.text(response.firstField(hTo).line)...)
+	dst = append(dst, m.text(m.firstField(hFrom).line)...)
 	return append(dst, "Content-Length: 0\r\n\r\n"...)
 }
 
@@ -472,8 +472,8 @@ func (w *worker) makeCancel(invite, fields []byte) []byte {
 	m := &w.scratch
 	m.index(invite, false)
 	dst := w.appendHopByHop(w.outBuf[:0], m, "CANCEL")
-	dst = append(dst, m.text(m.first(hTo).line)...)
-	dst = append(dst, m.text(m.first(hFrom).line)...)
+	dst = append(dst, m.text(m.firstField(hTo).line)...)
+	dst = append(dst, m.text(m.firstField(hFrom).line)...)
 	dst = append(dst, fields...)
 	return append(dst, "Content-Length: 0\r\n\r\n"...)
 }
@@ -485,14 +485,14 @@ func (w *worker) appendHopByHop(dst []byte, m *message, method string) []byte {
 	dst = append(dst, ' ')
 	dst = append(dst, m.text(m.uri)...)
 	dst = append(dst, " SIP/2.0\r\n"...)
-	dst = append(dst, m.text(m.first(hVia).line)...)
+	dst = append(dst, m.text(m.firstField(hVia).line)...)
 	for i := range m.fields {
 		if f := &m.fields[i]; f.name == hRoute {
 			dst = append(dst, m.text(f.line)...)
 		}
 	}
 	dst = append(dst, "Max-Forwards: 70\r\n"...)
-	dst = append(dst, m.text(m.first(hCallID).line)...)
+	dst = append(dst, m.text(m.firstField(hCallID).line)...)
 	dst = append(dst, "CSeq: "...)
 	dst = strconv.AppendUint(dst, uint64(m.cseq), 10)
 	dst = append(dst, ' ')
@@ -514,5 +514,5 @@ func cancelFields(m *message, strip bool) []byte {
 		keep = append(keep, m.b[pos:f.line.from]...)
 		pos = f.line.to
 	}
-	return append(keep, m.b[pos:m.head-2]...)
+	return append(keep, m.b[pos:m.headLen-2]...)
 }

@@ -395,8 +395,8 @@ func (w *worker) routeOverFlow(p *packet, r routeDecision, uri *msg.Uri) (routeD
 		}
 		return r, nil
 	case TCP:
-		if c := w.proxy.streams.find(fl.peer, fl.connID); c != nil {
-			r.nextHop = destination{listener: c.on, addr: fl.peer, conn: c}
+		if c := w.proxy.streams.findStream(fl.peer, fl.connID); c != nil {
+			r.nextHop = destination{listener: c.listener, addr: fl.peer, conn: c}
 			return r, nil
 		}
 		if uri == nil {
@@ -417,7 +417,7 @@ func (w *worker) routeToAddr(p *packet, r routeDecision, a Addr) (routeDecision,
 	}
 	r.nextHop = destination{listener: l, addr: a.AddrPort}
 	if a.Proto == TCP {
-		r.nextHop.conn = w.proxy.streams.to(a.AddrPort, l)
+		r.nextHop.conn = w.proxy.streams.openTo(a.AddrPort, l)
 	}
 	return r, nil
 }
@@ -469,7 +469,7 @@ func (w *worker) readRoutes(m *message) ([]routeValue, *fault) {
 				return nil, badRoute
 			}
 			one := trimSpan(m.b, span{v.from, end})
-			uri, _, ok := nameAddr(m.b, one)
+			uri, _, ok := splitNameAddr(m.b, one)
 			if !ok || len(w.routeValues) >= maxRoutes {
 				return nil, badRoute
 			}
@@ -490,7 +490,7 @@ func valueEnd(b []byte, v span) int32 {
 	for i := v.from; i < v.to; i++ {
 		switch b[i] {
 		case '"':
-			if i = quoted(b, i, v.to); i < 0 {
+			if i = closingQuote(b, i, v.to); i < 0 {
 				return -1
 			}
 		case '<':

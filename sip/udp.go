@@ -156,7 +156,7 @@ func (h *Hop) dispatch(p *packet, alone bool) {
 // to nothing of ours.
 func (h *Hop) workerFor(m *message) *worker {
 	n := uint64(len(h.workers))
-	if m.request() {
+	if m.isRequest() {
 		return h.workerOfCallID(m.text(m.callID))
 	}
 	id, _, ok := h.openBranch(m.text(m.via.branch))
@@ -196,7 +196,7 @@ func (l *listener) writeDatagram(b []byte, to netip.AddrPort) (err error) {
 func (h *Hop) reportUnsent(b []byte) {
 	defer h.recoverPanic("error queue")
 	var m message
-	if !m.index(b, false) || !m.request() || !m.via.ok {
+	if !m.index(b, false) || !m.isRequest() || !m.via.ok {
 		return
 	}
 	if id, _, ok := h.openBranch(m.text(m.via.branch)); ok {

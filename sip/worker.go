@@ -123,7 +123,7 @@ func newPacket(b []byte) *packet {
 // back; one that was very large is left to the collector.
 func (p *packet) release() {
 	if p.endsStream {
-		p.conn.finish()
+		p.conn.closeWhenWritten()
 	}
 	if cap(p.buf) > maxPooledBuffer {
 		return
@@ -153,7 +153,7 @@ func (w *worker) now() instant { return w.proxy.now() }
 func (w *worker) run(ctx context.Context) {
 	defer w.timer.Stop()
 	w.mu.Lock()
-	w.probe()
+	w.startProbes()
 	w.resetTimer()
 	w.mu.Unlock()
 	for {
@@ -303,7 +303,7 @@ func (w *worker) handleMessage(now instant, p *packet) {
 		}
 		p.release()
 	}()
-	if p.msg.request() {
+	if p.msg.isRequest() {
 		w.handleRequest(now, p)
 	} else {
 		w.handleResponse(now, p)
@@ -371,7 +371,7 @@ func (w *worker) handleRequest(now instant, p *packet) {
 	}
 	key := w.makeServerKey(m, m.methodName())
 	if s := w.serverTxs.m[key]; s != nil {
-		if !m.is("ACK") {
+		if !m.isMethod("ACK") {
 			s.handleRetransmission(p)
 			return
 		}
@@ -382,9 +382,9 @@ func (w *worker) handleRequest(now instant, p *packet) {
 		}
 	}
 	switch {
-	case m.is("ACK"):
+	case m.isMethod("ACK"):
 		w.forwardACK(now, p)
-	case m.is("CANCEL"):
+	case m.isMethod("CANCEL"):
 		w.handleCancel(now, p, key)
 	default:
 		if f, ok := w.admitRequest(now, p); !ok {
@@ -408,7 +408,7 @@ type serverKey [16]byte
 // method belongs to. ACK belongs to the INVITE; CANCEL is on its own.
 func (w *worker) makeServerKey(m *message, method []byte) serverKey {
 	k := append(w.keyBuf[:0], w.proxy.serverKeySecret[:]...)
-	if m.via.modern(m.b) {
+	if m.via.hasCookie(m.b) {
 		k = append(k, m.text(m.via.branch)...)
 		k = append(k, 0)
 		k = append(k, m.text(m.via.host)...)
@@ -437,11 +437,11 @@ func (w *worker) makeServerKey(m *message, method []byte) serverKey {
 // proxy sends a new request on, RFC 3261 §16.3–16.6.
 func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	m := &p.msg
-	if m.is("OPTIONS") && w.asksUs(m) {
+	if m.isMethod("OPTIONS") && w.asksUs(m) {
 		w.sendOwnResponse(p, 200, "OK", "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n")
 		return
 	}
-	if m.maxFwd == 0 {
+	if m.maxForwards == 0 {
 		w.refuseRequest(p, &fault{483, "Too Many Hops"}, "")
 		return
 	}
@@ -449,7 +449,7 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 		w.refuseRequest(p, &fault{420, "Bad Extension"}, "Unsupported: "+tags+"\r\n")
 		return
 	}
-	if w.proxy.draining.Load() && m.initial() && m.is("INVITE") {
+	if w.proxy.draining.Load() && m.initial() && m.isMethod("INVITE") {
 		w.refuseRequest(p, &fault{503, "Going Down"}, "Retry-After: 5\r\n")
 		return
 	}
@@ -467,10 +467,10 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	w.branchBuf = w.appendBranch(w.branchBuf[:0], id, hash)
 	out := w.rewriteRequest(p, &r, w.branchBuf)
 
-	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.trunkName(p, &r), hasCredentials: m.has(hAuthorization), inDialog: !m.initial()}
-	t.hasOurPath = w.proxy.cfg.addsPath() && r.dst == pbxSide && m.is("REGISTER") && m.binds()
+	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.trunkName(p, &r), hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
+	t.hasOurPath = w.proxy.cfg.addsPath() && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
 	t.server.context = t
-	t.server.start(w, key, w.responseDestination(p), m.is("INVITE"), len(p.buf))
+	t.server.start(w, key, w.responseDestination(p), m.isMethod("INVITE"), len(p.buf))
 	if w.proxy.cfg.Watch != nil {
 		t.branch = string(m.text(m.via.branch))
 	}
@@ -486,7 +486,7 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 // have rewritten asks about a phone, also if the phone's Contact has no user.
 func (w *worker) asksUs(m *message) bool {
 	var u msg.Uri
-	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.namesUs(&u) && !hasParam(&u, contactParam) && !m.has(hRoute)
+	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.namesUs(&u) && !hasParam(&u, contactParam) && !m.hasField(hRoute)
 }
 
 // unsupported lists every tag of Proxy-Require: we know none (RFC 3261 §16.3 item 5).
@@ -510,7 +510,7 @@ func unsupportedTags(m *message) string {
 // and forgot is ours; nobody is told of one that cannot go on.
 func (w *worker) forwardACK(now instant, p *packet) {
 	m := &p.msg
-	if m.maxFwd == 0 || string(m.text(m.toTag)) == string(w.ownTag(m)) {
+	if m.maxForwards == 0 || string(m.text(m.toTag)) == string(w.ownTag(m)) {
 		return
 	}
 	hash := w.loopHash(m)
@@ -543,7 +543,7 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 	m := &p.msg
 	s := w.serverTxs.m[w.makeServerKey(m, []byte("INVITE"))]
 	if s == nil {
-		if m.maxFwd == 0 || w.requeueCancel(p) {
+		if m.maxForwards == 0 || w.requeueCancel(p) {
 			return
 		}
 		r, f := w.routeRequest(p)
@@ -590,10 +590,10 @@ func (w *worker) handleResponse(now instant, p *packet) {
 	}
 	id, hash, _ := w.proxy.openBranch(m.text(m.via.branch))
 	c := w.clientTxs.m[id]
-	if m.is("CANCEL") {
+	if m.isMethod("CANCEL") {
 		c = w.cancelTxs.m[id]
 	}
-	if c == nil || c.loopHash != hash || m.is("INVITE") != (c.invite) && !c.cancel {
+	if c == nil || c.loopHash != hash || m.isMethod("INVITE") != (c.invite) && !c.cancel {
 		w.proxy.stats.stray.Add(1)
 		return
 	}
@@ -613,13 +613,13 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 	if !m.answerable() {
 		return
 	}
-	if !m.unsure && (!m.initial() || m.is("CANCEL")) && (w.proxy.isKnown(p.receivedAt, p) || w.hasOwnRoute(m)) {
+	if !m.ambiguous && (!m.initial() || m.isMethod("CANCEL")) && (w.proxy.isKnown(p.receivedAt, p) || w.hasOwnRoute(m)) {
 		w.observeRefused(p, dst, f, extra)
 	}
 	if f.status == 403 && p.side == edgeSide {
 		w.proxy.diagnoseSource(p.receivedAt, p.peer, true)
 	}
-	if p.side == pbxSide && m.is("REGISTER") {
+	if p.side == pbxSide && m.isMethod("REGISTER") {
 		w.proxy.diagnosePhone(p)
 	}
 	w.sendOwnResponse(p, f.status, f.phrase, extra)
@@ -646,7 +646,7 @@ func (w *worker) hasOwnRoute(m *message) bool {
 // proved to be there it sends none that is larger than the INVITE.
 func (w *worker) sendOwnResponse(p *packet, status int, phrase, extra string) {
 	to, b := w.responseDestination(p), w.makeResponse(p, status, phrase, extra)
-	if p.msg.is("INVITE") && len(b) > len(p.buf) && !w.isProven(to) {
+	if p.msg.isMethod("INVITE") && len(b) > len(p.buf) && !w.isProven(to) {
 		w.proxy.stats.withheld.Add(1)
 		return
 	}
@@ -676,7 +676,7 @@ func (w *worker) sendMessage(to destination, b []byte, id uint64) bool {
 	if to.conn == nil {
 		return to.listener.writeDatagram(b, to.addr) == nil
 	}
-	return to.conn.send(b, id) || w.proxy.streams.to(to.addr, to.listener).send(b, id)
+	return to.conn.queueMessage(b, id) || w.proxy.streams.openTo(to.addr, to.listener).queueMessage(b, id)
 }
 
 // Memory that messages were kept in serves for others: sizes are multiples of
