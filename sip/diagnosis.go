@@ -83,7 +83,7 @@ func explainSymptom(s symptom, pbx *pbx, who string) string {
 }
 
 // note records that a symptom showed at who, and logs it at most once an hour.
-func (h *Hop) noteSymptom(now instant, pbx *pbx, s symptom, who string) {
+func (h *Proxy) noteSymptom(now instant, pbx *pbx, s symptom, who string) {
 	d := &pbx.diagnosis
 	who = strings.Clone(cmp.Or(who[:min(len(who), maxSubjectLen)], "a phone"))
 	d.findings[s].Store(&finding{who, now})
@@ -110,7 +110,7 @@ func (d *diagnosis) clearSymptom(s symptom, who string) {
 
 // Degraded returns what seems wrong with the setup of the PBXs, in sentences that say
 // what to do: with it calls fail, or cause no events. It may be called at any time.
-func (h *Hop) Degraded() (why []string) {
+func (h *Proxy) Degraded() (why []string) {
 	for _, pbx := range h.pbx {
 		d := &pbx.diagnosis
 		for s := range symptomCount {
@@ -218,7 +218,7 @@ func acceptsCall(status int) bool {
 
 // cameAlongPath notes that a request of a PBX had our Path: it stores it, though it
 // may not say so, as RFC 3327 §5.3 wants.
-func (h *Hop) notePathUse(p *packet) {
+func (h *Proxy) notePathUse(p *packet) {
 	pbx := h.pbxAt(p.peer)
 	if pbx == nil {
 		return
@@ -231,7 +231,7 @@ func (h *Hop) notePathUse(p *packet) {
 }
 
 // calledUs notes that a PBX calls our own address: it names no phone.
-func (h *Hop) noteCallToUs(p *packet) {
+func (h *Proxy) noteCallToUs(p *packet) {
 	m := &p.msg
 	if pbx := h.pbxAt(p.peer); pbx != nil && m.initial() && m.isMethod("INVITE") && h.cfg.Register != RegisterNone {
 		h.noteSymptom(p.receivedAt, pbx, bindingLost, string(m.text(m.uri)))
@@ -239,7 +239,7 @@ func (h *Hop) noteCallToUs(p *packet) {
 }
 
 // pbxAt returns the PBX at an address: of several the one at its port; nil if none is.
-func (h *Hop) pbxAt(a netip.AddrPort) (found *pbx) {
+func (h *Proxy) pbxAt(a netip.AddrPort) (found *pbx) {
 	if len(h.pbx) == 1 {
 		return h.pbx[0] // whatever address of its own it uses
 	}
@@ -258,7 +258,7 @@ func (h *Hop) pbxAt(a netip.AddrPort) (found *pbx) {
 // it comes from its address, but not from its port. sure says that no phone would be
 // refused so; else it may as well be one, where phones have registered from that
 // address, or bellhop is at it.
-func (h *Hop) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
+func (h *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 	for _, pbx := range h.pbx {
 		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !h.phoneSources.has(source.Addr(), now)) {
 			h.noteSymptom(now, pbx, unknownPort, source.String())
@@ -269,7 +269,7 @@ func (h *Hop) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 
 // diagnosePhone looks at a REGISTER of a PBX that leads nowhere: where the PBX is known
 // by bellhop's own address it is a phone's.
-func (h *Hop) diagnosePhone(p *packet) {
+func (h *Proxy) diagnosePhone(p *packet) {
 	for _, pbx := range h.pbx {
 		if pbx.sharesOurAddr && pbx.addr.Addr() == p.peer.Addr() && pbx.isSource(p.listener.proto, p.peer) {
 			h.noteSymptom(p.receivedAt, pbx, phoneTakenForPBX, p.peer.Addr().String())

@@ -4,7 +4,7 @@ import "net/netip"
 
 // Held counts what the workers of a hop that does not run any more still hold:
 // transactions, timers that are set, and bytes.
-func (h *Hop) Held() (n int) {
+func (h *Proxy) Held() (n int) {
 	for _, w := range h.workers {
 		n += len(w.serverTxs.m) + len(w.clientTxs.m) + len(w.cancelTxs.m) + w.wheel.count + w.heldBytes
 	}
@@ -23,4 +23,4 @@ func OldToken(key []byte, listener uint8, port uint16, phone netip.AddrPort, con
 }
 
 // Prove notes that a source has proved to be there, as a REGISTER does.
-func (h *Hop) Prove(ip netip.Addr) { h.provenSources.add(ip, h.now()) }
+func (h *Proxy) Prove(ip netip.Addr) { h.provenSources.add(ip, h.now()) }

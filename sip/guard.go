@@ -49,14 +49,14 @@ var overloaded = &fault{503, "Overloaded"}
 
 // knows reports whether a request comes from the PBX, from a trunk, or from an
 // address whose REGISTER or INVITE was accepted within the hour.
-func (h *Hop) isKnown(now instant, p *packet) bool {
+func (h *Proxy) isKnown(now instant, p *packet) bool {
 	ip := p.peer.Addr()
 	return p.side == pbxSide || h.acceptedSources.has(ip, now) || h.isConfigured(ip)
 }
 
 // rank says how long p may wait. A CANCEL waits as long as its INVITE, so that
 // they keep their order.
-func (h *Hop) priorityOf(p *packet) priority {
+func (h *Proxy) priorityOf(p *packet) priority {
 	m := &p.msg
 	if !m.isRequest() {
 		return inDialog
@@ -72,7 +72,7 @@ func (h *Hop) priorityOf(p *packet) priority {
 
 // trusted reports whether the configuration names an address: as the PBX's, or
 // as a trunk's.
-func (h *Hop) isConfigured(ip netip.Addr) bool { return h.isPBXHost(ip) || h.trunkAt(ip) != nil }
+func (h *Proxy) isConfigured(ip netip.Addr) bool { return h.isPBXHost(ip) || h.trunkAt(ip) != nil }
 
 // proven reports whether who is at the other end has proved to be there: by a
 // connection, or by something that only a response can have told him. PBX and
@@ -102,7 +102,7 @@ func (w *worker) rememberAccepted(now instant, t *responseContext, m *message) {
 // into a REGISTER, and the PBX has it because it accepted that: after a restart of
 // bellhop its first request to a phone, such as the OPTIONS by which it sees whether the
 // phone is there, says who had proved to be there before.
-func (h *Hop) rememberBinding(p *packet, t *token) {
+func (h *Proxy) rememberBinding(p *packet, t *token) {
 	if ip := t.flow.peer.Addr(); p.side == pbxSide && ip.IsValid() {
 		h.acceptedSources.add(ip, p.receivedAt)
 		h.phoneSources.add(ip, p.receivedAt)

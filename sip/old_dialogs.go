@@ -32,7 +32,7 @@ func (o oldDialogs) remove(callID []byte) {
 
 // TakeUp says which dialogs are up. Tokens of version 1, which say of no dialog that
 // they are its own, open in these alone, until they end. It is called before Run.
-func (h *Hop) TakeUp(dialogs []Dialog) {
+func (h *Proxy) TakeUp(dialogs []Dialog) {
 	for _, d := range dialogs {
 		w := h.workerOfCallID([]byte(d.CallID))
 		if w.oldDialogs == nil {

@@ -1,7 +1,7 @@
 // Package sip forwards every SIP message faithfully, and shows each to whoever
 // watches.
 //
-// A [Hop] stands between the edge side, phones and trunks, and the PBX side.
+// A [Proxy] stands between the edge side, phones and trunks, and the PBX side.
 // It is a transaction-stateful proxy (RFC 3261 §16, with RFC 3581, 4320, 5393,
 // 5658 and 6026). What it forwards are the bytes that came: it adds a Via, a
 // Record-Route and what the registration mode asks for, counts Max-Forwards
@@ -56,8 +56,8 @@ import (
 	"bellhop/dialog"
 )
 
-// A Hop is a running proxy. Make one with [Listen].
-type Hop struct {
+// A Proxy is a running proxy. Make one with [Listen].
+type Proxy struct {
 	cfg       Config
 	log       *slog.Logger
 	epoch     time.Time
@@ -95,7 +95,7 @@ type hostPort struct {
 
 // A listener is one address we are reached at.
 type listener struct {
-	proxy    *Hop
+	proxy    *Proxy
 	index    uint8 // place among the listeners
 	proto  Proto
 	addr   netip.AddrPort // as bound
@@ -128,7 +128,7 @@ type counters struct {
 }
 
 // Stats returns the counts. It may be called at any time.
-func (h *Hop) Stats() Stats {
+func (h *Proxy) Stats() Stats {
 	return Stats{
 		Received:     h.stats.received.Load(),
 		Malformed:    h.stats.malformed.Load(),
@@ -144,15 +144,15 @@ func (h *Hop) Stats() Stats {
 	}
 }
 
-// Listen opens the listeners. Nothing is read before [Hop.Run].
-func Listen(cfg Config) (*Hop, error) {
+// Listen opens the listeners. Nothing is read before [Proxy.Run].
+func Listen(cfg Config) (*Proxy, error) {
 	if len(cfg.Key) < 32 {
 		return nil, errors.New("sip: the key has fewer than 32 bytes")
 	}
 	if len(cfg.Listen) == 0 || len(cfg.PBX) == 0 {
 		return nil, errors.New("sip: a listener and a PBX are needed")
 	}
-	h := &Hop{cfg: cfg, log: cfg.Log, epoch: time.Now(), hashSeed: maphash.MakeSeed(), ownNames: map[hostPort]bool{}}
+	h := &Proxy{cfg: cfg, log: cfg.Log, epoch: time.Now(), hashSeed: maphash.MakeSeed(), ownNames: map[hostPort]bool{}}
 	if h.log == nil {
 		h.log = slog.Default()
 	}
@@ -193,7 +193,7 @@ func Listen(cfg Config) (*Hop, error) {
 	return h, nil
 }
 
-func (h *Hop) openListener(a Addr) (*listener, error) {
+func (h *Proxy) openListener(a Addr) (*listener, error) {
 	l := &listener{proxy: h, index: uint8(len(h.listeners)), proto: a.Proto}
 	switch a.Proto {
 	case UDP:
@@ -238,7 +238,7 @@ func listenError(a Addr, err error) error {
 
 // reachable is the address others know a listener by: for 0.0.0.0 the one that
 // this machine uses towards the PBX.
-func (h *Hop) reachableAddr(ip netip.Addr) netip.Addr {
+func (h *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
 	if !ip.IsUnspecified() {
 		return ip
 	}
@@ -250,12 +250,12 @@ func (h *Hop) reachableAddr(ip netip.Addr) netip.Addr {
 	return addrPortOf(c.LocalAddr()).Addr()
 }
 
-func (h *Hop) addOwnName(n HostPort) {
+func (h *Proxy) addOwnName(n HostPort) {
 	h.ownNames[hostPort{strings.ToLower(strings.Trim(n.Host, "[]")), int(n.Port)}] = true
 }
 
 // named reports whether host and port, as in a URI, are ours.
-func (h *Hop) isOwnName(host string, port int) bool {
+func (h *Proxy) isOwnName(host string, port int) bool {
 	if port == 0 {
 		port = 5060
 	}
@@ -263,7 +263,7 @@ func (h *Hop) isOwnName(host string, port int) bool {
 }
 
 // Addrs are the addresses listened on, ports resolved.
-func (h *Hop) Addrs() []Addr {
+func (h *Proxy) Addrs() []Addr {
 	var as []Addr
 	for _, l := range h.listeners {
 		as = append(as, Addr{l.proto, l.addr})
@@ -273,7 +273,7 @@ func (h *Hop) Addrs() []Addr {
 
 // Run forwards until ctx ends. Then it closes the listeners and all streams,
 // and returns when every goroutine of the hop has ended.
-func (h *Hop) Run(ctx context.Context) error {
+func (h *Proxy) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for _, w := range h.workers {
@@ -296,7 +296,7 @@ func (h *Hop) Run(ctx context.Context) error {
 
 // Drain refuses new calls with 503 from now on, and returns when no
 // transaction is under way any more or ctx ends.
-func (h *Hop) Drain(ctx context.Context) {
+func (h *Proxy) Drain(ctx context.Context) {
 	h.draining.Store(true)
 	for h.stats.transactions.Load() > 0 {
 		select {
@@ -309,9 +309,9 @@ func (h *Hop) Drain(ctx context.Context) {
 
 // Crowded tells that a worker's queue is a quarter full: more processors would
 // help. It holds one value at most, and nothing waits for it to be read.
-func (h *Hop) Crowded() <-chan struct{} { return h.backlog }
+func (h *Proxy) Crowded() <-chan struct{} { return h.backlog }
 
-func (h *Hop) signalBacklog() {
+func (h *Proxy) signalBacklog() {
 	select {
 	case h.backlog <- struct{}{}:
 	default:
@@ -319,25 +319,25 @@ func (h *Hop) signalBacklog() {
 }
 
 // recovers, deferred, has a panic cost no more than what its function was at.
-func (h *Hop) recoverPanic(what string) {
+func (h *Proxy) recoverPanic(what string) {
 	if r := recover(); r != nil {
 		h.logPanic(what, r)
 	}
 }
 
-func (h *Hop) logPanic(what string, r any) {
+func (h *Proxy) logPanic(what string, r any) {
 	h.stats.panics.Add(1)
 	h.log.Error("panic", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
 // Reachable reports whether a PBX is there to send calls to.
-func (h *Hop) Reachable() bool {
+func (h *Proxy) Reachable() bool {
 	_, ok := h.firstAlivePBX()
 	return ok
 }
 
-// Close frees the listeners. A Hop that runs does so itself.
-func (h *Hop) Close() {
+// Close frees the listeners. A Proxy that runs does so itself.
+func (h *Proxy) Close() {
 	for _, l := range h.listeners {
 		if l.packet != nil {
 			l.packet.Close()
@@ -349,13 +349,13 @@ func (h *Hop) Close() {
 }
 
 // now is the time since the hop began.
-func (h *Hop) now() instant { return instant(time.Since(h.epoch)) }
+func (h *Proxy) now() instant { return instant(time.Since(h.epoch)) }
 
 // Clock reads the steady clock that messages are stamped with, see
 // [dialog.Message], and how far the wall clock is ahead of it. The steady clock
 // begins as the wall clock in Listen; nobody sets it. It may be called from any
 // goroutine.
-func (h *Hop) Clock() (now time.Time, wallOffset time.Duration) {
+func (h *Proxy) Clock() (now time.Time, wallOffset time.Duration) {
 	wall := time.Now() // it reads both clocks
 	since := wall.Sub(h.epoch)
 	if h.cfg.Wall != nil {
@@ -367,7 +367,7 @@ func (h *Hop) Clock() (now time.Time, wallOffset time.Duration) {
 // sideOf says which side the message p came from. Phones may share the address of a
 // PBX that is reached over UDP, as behind one NAT: a connection from there on which
 // one registers is theirs.
-func (h *Hop) sideOf(p *packet) dialog.Side {
+func (h *Proxy) sideOf(p *packet) dialog.Side {
 	for _, pbx := range h.pbx {
 		if !pbx.isSource(p.listener.proto, p.peer) {
 			continue
@@ -386,7 +386,7 @@ func (h *Hop) sideOf(p *packet) dialog.Side {
 }
 
 // sideAt says which side an address is on that requests are sent to.
-func (h *Hop) sideAt(a Addr) dialog.Side {
+func (h *Proxy) sideAt(a Addr) dialog.Side {
 	for _, p := range h.pbx {
 		if p.addr.Proto == a.Proto && (p.addr.AddrPort == a.AddrPort || a.Proto == TCP && p.addr.Addr() == a.Addr()) {
 			return pbxSide
@@ -395,7 +395,7 @@ func (h *Hop) sideAt(a Addr) dialog.Side {
 	return h.sourceSide(a.AddrPort)
 }
 
-func (h *Hop) sourceSide(peer netip.AddrPort) dialog.Side {
+func (h *Proxy) sourceSide(peer netip.AddrPort) dialog.Side {
 	for _, s := range h.cfg.PBXSources {
 		if s.Contains(peer.Addr()) {
 			return pbxSide
@@ -405,7 +405,7 @@ func (h *Hop) sourceSide(peer netip.AddrPort) dialog.Side {
 }
 
 // livesAt reports whether bellhop listens at an address.
-func (h *Hop) listensOnHost(ip netip.Addr) bool {
+func (h *Proxy) listensOnHost(ip netip.Addr) bool {
 	for _, l := range h.listeners {
 		own := l.addr.Addr()
 		if own == ip || l.local.Addr() == ip || own.IsUnspecified() && ip.IsLoopback() {
@@ -416,7 +416,7 @@ func (h *Hop) listensOnHost(ip netip.Addr) bool {
 }
 
 // pbxHost reports whether a PBX lives at that address, on whatever port.
-func (h *Hop) isPBXHost(ip netip.Addr) bool {
+func (h *Proxy) isPBXHost(ip netip.Addr) bool {
 	for _, p := range h.pbx {
 		if p.addr.Addr() == ip {
 			return true
@@ -431,7 +431,7 @@ func (h *Hop) isPBXHost(ip netip.Addr) bool {
 }
 
 // trunkAt is the [Trunk] that a peer belongs to, nil if none.
-func (h *Hop) trunkAt(ip netip.Addr) *Trunk {
+func (h *Proxy) trunkAt(ip netip.Addr) *Trunk {
 	for i := range h.cfg.Trunks {
 		for _, s := range h.cfg.Trunks[i].Sources {
 			if s.Contains(ip) {
@@ -461,7 +461,7 @@ func (p *pbx) isSource(proto Proto, peer netip.AddrPort) bool {
 
 // namesPBX returns the configured PBX at an address, nil if there is none. A URI
 // seldom says which transport; the configuration does.
-func (h *Hop) pbxOfAddr(a Addr) (found *pbx) {
+func (h *Proxy) pbxOfAddr(a Addr) (found *pbx) {
 	for _, p := range h.pbx {
 		if p.addr.AddrPort == a.AddrPort {
 			if p.addr.Proto == a.Proto {
@@ -474,7 +474,7 @@ func (h *Hop) pbxOfAddr(a Addr) (found *pbx) {
 }
 
 // alive is the first PBX that answers.
-func (h *Hop) firstAlivePBX() (*pbx, bool) {
+func (h *Proxy) firstAlivePBX() (*pbx, bool) {
 	for _, p := range h.pbx {
 		if !p.down.Load() {
 			return p, true
@@ -484,7 +484,7 @@ func (h *Hop) firstAlivePBX() (*pbx, bool) {
 }
 
 // listensAt reports whether a message to an address would come back to us.
-func (h *Hop) listensAt(a netip.AddrPort) bool {
+func (h *Proxy) listensAt(a netip.AddrPort) bool {
 	for _, l := range h.listeners {
 		own := l.addr.Addr()
 		if l.addr.Port() == a.Port() && (own == a.Addr() || l.local.Addr() == a.Addr() || own.IsUnspecified() && a.Addr().IsLoopback()) {
@@ -497,7 +497,7 @@ func (h *Hop) listensAt(a netip.AddrPort) bool {
 // listenerFor picks the listener to reach an address from: the one the message
 // came on when it can, else the first that speaks the transport and is of the
 // address's kind.
-func (h *Hop) listenerFor(proto Proto, ip netip.Addr, came *listener) *listener {
+func (h *Proxy) listenerFor(proto Proto, ip netip.Addr, came *listener) *listener {
 	if came != nil && came.proto == proto && came.canReach(ip) {
 		return came
 	}
@@ -518,7 +518,7 @@ func (l *listener) canReach(ip netip.Addr) bool {
 
 // udpListener is the listener that a flow names: by its place and port or,
 // where the configuration has changed, by its port.
-func (h *Hop) listenerOfFlow(fl flow, came *listener) *listener {
+func (h *Proxy) listenerOfFlow(fl flow, came *listener) *listener {
 	ip := fl.peer.Addr()
 	var found *listener
 	for _, l := range h.listeners {

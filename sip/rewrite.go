@@ -30,7 +30,7 @@ func (w *worker) appendBranch(dst []byte, id uint64, hash uint32) []byte {
 }
 
 // openBranch reads a branch that this process made.
-func (h *Hop) openBranch(b []byte) (id uint64, hash uint32, ok bool) {
+func (h *Proxy) openBranch(b []byte) (id uint64, hash uint32, ok bool) {
 	if len(b) != branchLen || string(b[:len(cookie)+2]) != cookie+"bh" {
 		return 0, 0, false
 	}

@@ -36,7 +36,7 @@ var key = bytes.Repeat([]byte("k"), 32)
 type scene struct {
 	t     *testing.T
 	net   *siptest.Network
-	hop   *sip.Hop
+	hop   *sip.Proxy
 	log   *bytes.Buffer
 	watch chan dialog.Message
 	peers []*peer

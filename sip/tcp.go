@@ -32,7 +32,7 @@ const (
 
 // streams are the open connections. Workers look them up without a lock.
 type streamTable struct {
-	proxy    *Hop
+	proxy    *Proxy
 	byPeer   sync.Map     // netip.AddrPort of the peer → *stream
 	count      atomic.Int64 // connections, the silent ones too
 	largeReadBytes  atomic.Int64 // bytes of the buffers to read into that are large
@@ -46,7 +46,7 @@ type streamTable struct {
 	closed  bool
 }
 
-func newStreams(h *Hop) *streamTable {
+func newStreams(h *Proxy) *streamTable {
 	return &streamTable{proxy: h, perPeer: map[netip.Addr]int{}, silentConns: map[net.Conn]bool{}, refusedAt: map[netip.Addr]time.Time{}}
 }
 

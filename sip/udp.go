@@ -52,7 +52,7 @@ func isUnreachable(err error) bool {
 }
 
 // readPackets hands each datagram to its worker until the socket is closed.
-func (h *Hop) readPackets(ctx context.Context, l *listener) {
+func (h *Proxy) readPackets(ctx context.Context, l *listener) {
 	for {
 		err := h.receiveDatagrams(l)
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
@@ -67,13 +67,13 @@ func (h *Hop) readPackets(ctx context.Context, l *listener) {
 }
 
 // receive hands datagrams on until the socket fails, or one panics.
-func (h *Hop) receiveDatagrams(l *listener) error {
+func (h *Proxy) receiveDatagrams(l *listener) error {
 	defer h.recoverPanic("socket")
 	return receiveDatagrams(l.packet, func(b []byte, from netip.AddrPort, alone bool) { h.handleDatagram(l, b, from, alone) })
 }
 
 // datagram indexes a datagram and hands it on. A panic costs this one only.
-func (h *Hop) handleDatagram(l *listener, b []byte, from netip.AddrPort, alone bool) {
+func (h *Proxy) handleDatagram(l *listener, b []byte, from netip.AddrPort, alone bool) {
 	defer h.recoverPanic("datagram")
 	for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
 		b = b[2:] // RFC 3261 §7.5
@@ -122,7 +122,7 @@ const emptySocketRead = 10 * time.Microsecond
 // alone says that there is no backlog: then the worker may do p at once, on
 // this goroutine. Messages that come thick and fast are queued, so that several
 // workers share them.
-func (h *Hop) dispatch(p *packet, alone bool) {
+func (h *Proxy) dispatch(p *packet, alone bool) {
 	h.stats.received.Add(1)
 	p.side = h.sideOf(p)
 	w := h.workerFor(&p.msg)
@@ -154,7 +154,7 @@ func (h *Hop) dispatch(p *packet, alone bool) {
 // owner is the worker whose message m is: of a request by its Call-ID; of a
 // response by our branch, which the same worker made. It is nil for a response
 // to nothing of ours.
-func (h *Hop) workerFor(m *message) *worker {
+func (h *Proxy) workerFor(m *message) *worker {
 	n := uint64(len(h.workers))
 	if m.isRequest() {
 		return h.workerOfCallID(m.text(m.callID))
@@ -167,7 +167,7 @@ func (h *Hop) workerFor(m *message) *worker {
 }
 
 // workerOf is the worker that has the requests of a Call-ID.
-func (h *Hop) workerOfCallID(callID []byte) *worker {
+func (h *Proxy) workerOfCallID(callID []byte) *worker {
 	return h.workers[maphash.Bytes(h.hashSeed, callID)%uint64(len(h.workers))]
 }
 
@@ -193,7 +193,7 @@ func (l *listener) writeDatagram(b []byte, to netip.AddrPort) (err error) {
 
 // unsent tells the worker whose request b was that it did not arrive. b is the
 // beginning of the datagram, as the error message quotes it.
-func (h *Hop) reportUnsent(b []byte) {
+func (h *Proxy) reportUnsent(b []byte) {
 	defer h.recoverPanic("error queue")
 	var m message
 	if !m.index(b, false) || !m.isRequest() || !m.via.ok {
@@ -205,7 +205,7 @@ func (h *Hop) reportUnsent(b []byte) {
 }
 
 // failed tells the worker that the request of a client transaction did not go out.
-func (h *Hop) reportFailedTx(id uint64) {
+func (h *Proxy) reportFailedTx(id uint64) {
 	if id == 0 {
 		return
 	}

@@ -177,7 +177,7 @@ func (s *udpSocket) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
 
 // sendErrors empties the socket's error queue and tells the transactions whose
 // requests are in it. It reports whether there was any.
-func (h *Hop) drainErrorQueue(l *listener) (found bool) {
+func (h *Proxy) drainErrorQueue(l *listener) (found bool) {
 	s, ok := l.packet.(*udpSocket)
 	if !ok {
 		return false

@@ -48,7 +48,7 @@ const maxHeldPerWorker = 96 << 20
 // message nor behind it has the worker do it at once (see [worker.atOnce]).
 // Whoever has the turn has all state below it.
 type worker struct {
-	proxy     *Hop
+	proxy     *Proxy
 	index   int
 	queue      chan workItem
 	strangerQueue chan workItem    // the new requests of strangers
@@ -132,7 +132,7 @@ func (p *packet) release() {
 	packetPool.Put(p)
 }
 
-func newWorker(h *Hop, index int) *worker {
+func newWorker(h *Proxy, index int) *worker {
 	w := &worker{
 		proxy:     h,
 		index:   index,

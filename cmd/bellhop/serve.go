@@ -219,7 +219,7 @@ func (s *service) run(ctx context.Context) error {
 // message to the follower's tracker, whose events go to the notifier, and its
 // calls to the keeper.
 type rooms struct {
-	hop      *sip.Hop
+	hop      *sip.Proxy
 	follower *follower
 	keeper   *keep.Keeper
 	notifier *notify.Notifier
