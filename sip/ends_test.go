@@ -617,7 +617,7 @@ func TestACallOfAnOlderVersionEndsOnce(t *testing.T) {
 				for _, d := range l.tracker.Dialogs() {
 					up = append(up, sip.Dialog{CallID: d.CallID, Tag: d.FromTag})
 				}
-				s.hop.TakeUp(up)
+				s.hop.RestoreDialogs(up)
 				tt.play(&l, func(m text) text {
 					for _, r := range m.all("Route") {
 						m = m.with("Route: "+r+"\r\n", "")

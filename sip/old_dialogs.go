@@ -30,9 +30,9 @@ func (o oldDialogs) remove(callID []byte) {
 	}
 }
 
-// TakeUp says which dialogs are up. Tokens of version 1, which say of no dialog that
+// RestoreDialogs says which dialogs are up. Tokens of version 1, which say of no dialog that
 // they are its own, open in these alone, until they end. It is called before Run.
-func (h *Proxy) TakeUp(dialogs []Dialog) {
+func (h *Proxy) RestoreDialogs(dialogs []Dialog) {
 	for _, d := range dialogs {
 		w := h.workerOfCallID([]byte(d.CallID))
 		if w.oldDialogs == nil {

@@ -366,7 +366,7 @@ func TestCallsAndBindingsOutliveTheUpgrade(t *testing.T) {
 	within := []string{"Call-ID: old", "From: <sip:101@pbx.example>;tag=up", "To: <sip:102@pbx.example>;tag=x"}
 	play(t, func(s *scene) {
 		other := s.udp(otherAt)
-		s.hop.TakeUp([]sip.Dialog{{CallID: "old", Tag: "up"}, {CallID: "old", Tag: "up2"}})
+		s.hop.RestoreDialogs([]sip.Dialog{{CallID: "old", Tag: "up"}, {CallID: "old", Tag: "up2"}})
 		for _, tt := range []struct {
 			from, to *peer
 			uri      string

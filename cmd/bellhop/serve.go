@@ -315,7 +315,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 	for _, l := range t.Dialogs() {
 		up = append(up, sip.Dialog{CallID: l.CallID, Tag: l.FromTag})
 	}
-	hop.TakeUp(up)
+	hop.RestoreDialogs(up)
 	f := newFollower(t, trace.New(cfg.Calls.Trace), watch, hop.Clock, n, k, w.prompt, log)
 	return &rooms{hop: hop, follower: f, keeper: k, notifier: n, node: node, log: log}, nil
 }
