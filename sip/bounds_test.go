@@ -219,7 +219,7 @@ func TestTheQueueHasRoomForDialogs(t *testing.T) {
 				}
 			}
 			got := [3]int{fill(barePhone, "")}
-			if len(w.proxy.Crowded()) != 1 {
+			if len(w.proxy.Backlog()) != 1 {
 				t.Error("a queue that is full for strangers is no crowd")
 			}
 			got[1], got[2] = fill(otherBare, ""), fill(otherBare, ";tag=x")
@@ -238,7 +238,7 @@ func TestTheQueueHasRoomForDialogs(t *testing.T) {
 	for range maxQueuedItems/8 - 1 {
 		w.enqueue(workItem{packet: w.comes(numbered("MESSAGE", 1, ""), barePhone)}, fromKnown)
 	}
-	if len(w.proxy.Crowded()) != 0 {
+	if len(w.proxy.Backlog()) != 0 {
 		t.Error("a few messages are a crowd")
 	}
 }

@@ -307,9 +307,9 @@ func (h *Proxy) Drain(ctx context.Context) {
 	}
 }
 
-// Crowded tells that a worker's queue is a quarter full: more processors would
+// Backlog tells that a worker's queue is a quarter full: more processors would
 // help. It holds one value at most, and nothing waits for it to be read.
-func (h *Proxy) Crowded() <-chan struct{} { return h.backlog }
+func (h *Proxy) Backlog() <-chan struct{} { return h.backlog }
 
 func (h *Proxy) signalBacklog() {
 	select {

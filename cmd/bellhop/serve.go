@@ -68,7 +68,7 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 	beside, stopBeside := context.WithCancel(ctx)
 	defer stopBeside()
 	var helpers sync.WaitGroup
-	helpers.Go(func() { s.processors.fit(beside, s.hop.Crowded()) })
+	helpers.Go(func() { s.processors.fit(beside, s.hop.Backlog()) })
 	helpers.Go(func() { s.strain.run(beside) })
 	helpers.Go(func() { giveBack(beside) })
 	helpers.Go(func() {
