@@ -330,8 +330,8 @@ func (h *Proxy) logPanic(what string, r any) {
 	h.log.Error("panic", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
-// Reachable reports whether a PBX is there to send calls to.
-func (h *Proxy) Reachable() bool {
+// PBXReachable reports whether a PBX is there to send calls to.
+func (h *Proxy) PBXReachable() bool {
 	_, ok := h.firstAlivePBX()
 	return ok
 }

@@ -449,7 +449,7 @@ func TestTheFirstPBXThatAnswers(t *testing.T) { // a PBX that does not answer OP
 		s.after(4 * time.Second)
 		s.phone.sends(s.phone.request("MESSAGE", "sip:102@pbx.example"))
 		s.phone.gets("neither", "SIP/2.0 500")
-		if s.hop.Reachable() {
+		if s.hop.PBXReachable() {
 			t.Error("no PBX is reachable")
 		}
 		s.after(6 * time.Second)

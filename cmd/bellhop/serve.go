@@ -633,7 +633,7 @@ func (s *service) unready() []string {
 	if s.stopping.Load() {
 		why = append(why, "stopping: new calls are refused")
 	}
-	if !s.hop.Reachable() {
+	if !s.hop.PBXReachable() {
 		why = append(why, "no PBX answers OPTIONS")
 	}
 	if err := s.mender.ailing(); err != nil {
