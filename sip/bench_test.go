@@ -66,7 +66,7 @@ func benchmarkCall(b *testing.B, watched bool) {
 	watch := make(chan dialog.Message, 16)
 	w, out := bare(b, func(c *Config) {
 		if watched {
-			c.Watch = watch
+			c.Observations = watch
 		}
 	})
 	serial := 0

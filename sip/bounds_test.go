@@ -148,7 +148,7 @@ func numberedACK(invite []byte) []byte {
 // What waits for the watcher is bounded in bytes: of large messages fewer.
 func TestTheWatcherIsShownABoundedNumberOfBytes(t *testing.T) {
 	watch := make(chan dialog.Message, 1<<14)
-	w, _ := bare(t, func(c *Config) { c.Watch = watch })
+	w, _ := bare(t, func(c *Config) { c.Observations = watch })
 	small, large := dialog.Message{Head: strings.Repeat("x", 2<<10)}, dialog.Message{Head: strings.Repeat("x", 57<<10)}
 	for range cap(watch) {
 		w.sendObservation(large)

@@ -32,9 +32,9 @@ type Config struct {
 	// cuts every live call and binding off.
 	Key []byte
 
-	// Watch is told of every message; nil: nobody. The hop never waits for it:
+	// Observations is told of every message; nil: nobody. The hop never waits for it:
 	// when it is full, the message is counted as unobserved.
-	Watch chan<- dialog.Message
+	Observations chan<- dialog.Message
 
 	Workers int              // 0: one per CPU
 	Log     *slog.Logger     // nil: slog.Default()

@@ -216,5 +216,5 @@ func TestGarbageLeavesNothingBehind(t *testing.T) { // nothing that arrives grow
 		if n := s.hop.Held(); n != 0 {
 			t.Errorf("%d transactions and timers are held", n)
 		}
-	}, func(c *sip.Config) { c.Watch = nil })
+	}, func(c *sip.Config) { c.Observations = nil })
 }

@@ -12,7 +12,7 @@ const maxObservedBody = 8 << 10
 
 // observe shows a request to the watcher, as it came, with what routing found out.
 func (w *worker) observe(p *packet, r *routeDecision, trunk string) {
-	if w.proxy.cfg.Watch == nil {
+	if w.proxy.cfg.Observations == nil {
 		return
 	}
 	m := &p.msg
@@ -31,7 +31,7 @@ func (w *worker) observe(p *packet, r *routeDecision, trunk string) {
 
 // observeResponse shows a response to the watcher, as it came.
 func (w *worker) observeResponse(t *responseContext, p *packet) {
-	if w.proxy.cfg.Watch == nil {
+	if w.proxy.cfg.Observations == nil {
 		return
 	}
 	o := w.makeObservation(&p.msg, p.receivedAt)
@@ -43,7 +43,7 @@ func (w *worker) observeResponse(t *responseContext, p *packet) {
 
 // observeOwn shows a response that is our own.
 func (w *worker) observeOwn(t *responseContext, b []byte) {
-	if w.proxy.cfg.Watch == nil {
+	if w.proxy.cfg.Observations == nil {
 		return
 	}
 	w.scratch.index(b, false)
@@ -58,7 +58,7 @@ func (w *worker) observeOwn(t *responseContext, b []byte) {
 // observeRefused shows a request that is not sent on, and our answer to it. dst is the
 // side that it was to go to; 0: the other one than that it came from.
 func (w *worker) observeRefused(p *packet, dst dialog.Side, f *fault, extra string) {
-	if w.proxy.cfg.Watch == nil {
+	if w.proxy.cfg.Observations == nil {
 		return
 	}
 	if dst == 0 {
@@ -111,12 +111,12 @@ func (w *worker) makeObservation(m *message, at instant) dialog.Message {
 const maxObservedBytes = 32 << 20
 
 func (w *worker) sendObservation(o dialog.Message) {
-	if len(w.proxy.cfg.Watch)*(len(o.Head)+len(o.Body)) > maxObservedBytes {
+	if len(w.proxy.cfg.Observations)*(len(o.Head)+len(o.Body)) > maxObservedBytes {
 		w.proxy.stats.unobserved.Add(1)
 		return
 	}
 	select {
-	case w.proxy.cfg.Watch <- o:
+	case w.proxy.cfg.Observations <- o:
 	default:
 		w.proxy.stats.unobserved.Add(1)
 	}

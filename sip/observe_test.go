@@ -164,7 +164,7 @@ func TestAWatcherThatDoesNotLookHoldsNobodyUp(t *testing.T) { // DESIGN §3.4: o
 			s.phone.gets("answer", "SIP/2.0 200")
 		}
 		equal(t, "unobserved", fmt.Sprint(s.hop.Stats().Unobserved), "20")
-	}, func(c *sip.Config) { c.Watch = blind })
+	}, func(c *sip.Config) { c.Observations = blind })
 }
 
 func TestTheNameWeAdvertise(t *testing.T) { // DESIGN §4.2: sip.advertise
@@ -289,7 +289,7 @@ func TestCausesAreSeenFirst(t *testing.T) {
 		if !slices.Equal(left, want) {
 			t.Errorf("got  %q\nwant %q", left, want)
 		}
-	}, func(c *sip.Config) { c.Net = witnessed{c.Net, c.Watch, &left} })
+	}, func(c *sip.Config) { c.Net = witnessed{c.Net, c.Observations, &left} })
 }
 
 func TestAWatcherIsToldTheAddresses(t *testing.T) {

@@ -77,7 +77,7 @@ func begin(t *testing.T, changes ...func(*sip.Config)) *scene {
 		Listen:  []sip.Addr{{Proto: sip.UDP, AddrPort: hopAt}, {Proto: sip.TCP, AddrPort: hopAt}},
 		PBX:     []sip.Addr{{Proto: sip.UDP, AddrPort: pbxAt}},
 		Key:     key,
-		Watch:   s.watch,
+		Observations:   s.watch,
 		Workers: 2,
 		Log:     slog.New(slog.NewTextHandler(s.log, nil)),
 		Net:     s.net,

@@ -471,7 +471,7 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	t.hasOurPath = w.proxy.cfg.addsPath() && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
 	t.server.context = t
 	t.server.start(w, key, w.responseDestination(p), m.isMethod("INVITE"), len(p.buf))
-	if w.proxy.cfg.Watch != nil {
+	if w.proxy.cfg.Observations != nil {
 		t.branch = string(m.text(m.via.branch))
 	}
 	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, invite: t.server.invite, request: w.retainCopy(nil, out)}
