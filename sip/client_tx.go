@@ -11,24 +11,24 @@ package sip
 //	          completed accepted    gone
 //	others      calling ──1xx──▶ proceeding ──final──▶ completed ──K──▶ gone
 type clientTx struct {
-	worker     *worker
-	user  transactionUser // nil: nobody wants to hear of it
-	id    uint64
-	state clientState
-	nextHop    destination
+	worker  *worker
+	user    transactionUser // nil: nobody wants to hear of it
+	id      uint64
+	state   clientState
+	nextHop destination
 
-	invite  bool
-	loopHash    uint32 // loop hash in the branch: no stranger knows it
-	cancel  bool   // this is the CANCEL of the INVITE with the same id
-	request []byte // as sent; nil once nothing is made from it any more
-	ack     []byte // of a 3xx‥6xx to INVITE
+	invite   bool
+	loopHash uint32 // loop hash in the branch: no stranger knows it
+	cancel   bool   // this is the CANCEL of the INVITE with the same id
+	request  []byte // as sent; nil once nothing is made from it any more
+	ack      []byte // of a 3xx‥6xx to INVITE
 
 	canceled bool // we sent CANCEL
-	underWay  bool // counted as under way
+	underWay bool // counted as under way
 
-	timer  timer
-	retransmitAfter  instant // before the next retransmission: Timers A and E
-	deadline instant // Timers B and F; C while proceeding
+	timer           timer
+	retransmitAfter instant // before the next retransmission: Timers A and E
+	deadline        instant // Timers B and F; C while proceeding
 }
 
 type clientState uint8
@@ -54,8 +54,8 @@ type failureReason uint8
 
 const (
 	timedOut    failureReason = iota + 1 // Timer B or F
-	unreachable                    // the transport says so
-	ringTimeout                        // Timer C, or silence after our CANCEL
+	unreachable                          // the transport says so
+	ringTimeout                          // Timer C, or silence after our CANCEL
 )
 
 // begin sends the request. The timers run before the first byte leaves, so

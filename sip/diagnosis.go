@@ -16,20 +16,20 @@ import (
 type symptom uint8
 
 const (
-	pathIgnored      symptom = iota // a binding is kept without our Path
+	pathIgnored          symptom = iota // a binding is kept without our Path
 	registerUnchallenged                // a REGISTER is refused with 404, without a challenge
 	inviteUnchallenged                  // an INVITE of a phone is
-	unknownPort                     // what comes from the PBX's host, but not from its port, is refused
-	strangerAccepted                   // a stranger's INVITE is accepted without a challenge
-	bindingLost                     // it calls a phone at our address, without our Path or Contact
-	phoneTakenForPBX                      // a phone at its address and bellhop's is taken for it
+	unknownPort                         // what comes from the PBX's host, but not from its port, is refused
+	strangerAccepted                    // a stranger's INVITE is accepted without a challenge
+	bindingLost                         // it calls a phone at our address, without our Path or Contact
+	phoneTakenForPBX                    // a phone at its address and bellhop's is taken for it
 	symptomCount                        // how many there are
 )
 
 const (
 	symptomLogInterval = instant(3600e9)      // least time between two log lines of a PBX and symptom
-	symptomLifetime = instant(24 * 3600e9) // how long one counts after it showed last
-	maxSubjectLen     = 100                  // bytes of whom it showed at
+	symptomLifetime    = instant(24 * 3600e9) // how long one counts after it showed last
+	maxSubjectLen      = 100                  // bytes of whom it showed at
 )
 
 const trunkByAddress = "if it is an Asterisk, it takes bellhop's address for a trunk: leave match = with bellhop's address out of every type = identify section " +
@@ -37,22 +37,22 @@ const trunkByAddress = "if it is an Asterisk, it takes bellhop's address for a t
 
 // A diagnosis is what is known of the setup of one PBX. Workers share it.
 type diagnosis struct {
-	findings  [symptomCount]atomic.Pointer[finding] // the last one; nil: none
+	findings [symptomCount]atomic.Pointer[finding] // the last one; nil: none
 	loggedAt [symptomCount]atomic.Int64            // instant; 0: never
 
-	registers  atomic.Bool // it registered a phone, or asked one for its password
-	challengesRegister       atomic.Bool // it asked for the password of a REGISTER
-	knowsPath  atomic.Bool // it has said that it stores Path
-	usesPath   atomic.Bool // a request came along a Path
-	challengesInvite atomic.Bool // it asked for the password of an INVITE
-	acceptsInvite    atomic.Bool // it took the call of a phone
-	acceptsUnproved     atomic.Bool // it took that of a phone which had not sent a password
+	registers          atomic.Bool // it registered a phone, or asked one for its password
+	challengesRegister atomic.Bool // it asked for the password of a REGISTER
+	knowsPath          atomic.Bool // it has said that it stores Path
+	usesPath           atomic.Bool // a request came along a Path
+	challengesInvite   atomic.Bool // it asked for the password of an INVITE
+	acceptsInvite      atomic.Bool // it took the call of a phone
+	acceptsUnproved    atomic.Bool // it took that of a phone which had not sent a password
 }
 
 // A finding says at whom a symptom showed, and when.
 type finding struct {
 	subject string
-	at  instant
+	at      instant
 }
 
 // explain says what a symptom means, and what to do.

@@ -144,7 +144,7 @@ func (w *worker) proveByRoute(now instant, p *packet) {
 // A table is a map that gives memory back: once it holds little of what it
 // held, it is made anew.
 type shrinkingMap[K comparable, V any] struct {
-	m    map[K]V
+	m       map[K]V
 	peakLen int // entries since m was made
 }
 

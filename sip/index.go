@@ -8,11 +8,11 @@ import (
 // Limits of what is taken for a message. A message beyond one of them is
 // malformed.
 const (
-	maxMessage = 65535
-	maxFieldLen    = 8 << 10 // one header field, folds included
-	maxStartLine   = 2 << 10 // start line; the Request-URI is most of it
+	maxMessage      = 65535
+	maxFieldLen     = 8 << 10 // one header field, folds included
+	maxStartLine    = 2 << 10 // start line; the Request-URI is most of it
 	maxHeaderFields = 256
-	maxRoutes  = 64 // Via and Route header fields, each
+	maxRoutes       = 64 // Via and Route header fields, each
 )
 
 // A span is a range of a message's bytes.
@@ -45,7 +45,7 @@ const (
 	hDiversion
 	hAuthorization // also Proxy-Authorization
 	hAuthSource    // X-AUTH-IP, X-AUTH-PORT
-	fieldNameCount          // how many there are
+	fieldNameCount // how many there are
 )
 
 // single marks the fields of which a message has at most one. Two of one kind
@@ -82,11 +82,11 @@ func malformedFault(what string) *fault { return &fault{400, what} }
 // A message is a SIP message in the bytes it came in, and where in them the
 // things are that a proxy needs. It changes nothing and keeps no copy.
 type message struct {
-	b      []byte // head and body; octets behind the body are cut off
-	headLen   int    // length of start line and header section, the empty line included
+	b             []byte // head and body; octets behind the body are cut off
+	headLen       int    // length of start line and header section, the empty line included
 	contentLength int    // Content-Length; -1 if there is none
-	fault  *fault // what is wrong with it; nil if nothing is
-	ambiguous bool   // others may read another dialog or method in it than we do
+	fault         *fault // what is wrong with it; nil if nothing is
+	ambiguous     bool   // others may read another dialog or method in it than we do
 
 	method span // of a request
 	uri    span
@@ -94,25 +94,25 @@ type message struct {
 
 	fields []field // those with a name, in order
 
-	via     viaValue // the topmost
-	callID  span
-	cseq    uint32
-	cseqMethod span // method in CSeq
-	from    span // value of From
-	to      span
-	fromTag span // empty if there is none
-	toTag   span
-	maxForwards  int // -1 if there is none
+	via         viaValue // the topmost
+	callID      span
+	cseq        uint32
+	cseqMethod  span // method in CSeq
+	from        span // value of From
+	to          span
+	fromTag     span // empty if there is none
+	toTag       span
+	maxForwards int // -1 if there is none
 }
 
-func (m *message) isRequest() bool       { return m.status == 0 }
-func (m *message) isMethod(meth string) bool { return string(m.methodName()) == meth }
-func (m *message) text(s span) []byte  { return m.b[s.from:s.to] }
-func (m *message) methodName() []byte  { return m.text(m.cseqMethod) }
-func (m *message) initial() bool       { return m.toTag.empty() }
+func (m *message) isRequest() bool               { return m.status == 0 }
+func (m *message) isMethod(meth string) bool     { return string(m.methodName()) == meth }
+func (m *message) text(s span) []byte            { return m.b[s.from:s.to] }
+func (m *message) methodName() []byte            { return m.text(m.cseqMethod) }
+func (m *message) initial() bool                 { return m.toTag.empty() }
 func (m *message) firstField(n fieldName) *field { return m.nextField(n, 0) }
 func (m *message) hasField(n fieldName) bool     { return m.firstField(n) != nil }
-func (m *message) answerable() bool    { return m.isRequest() && m.via.ok && !m.isMethod("ACK") }
+func (m *message) answerable() bool              { return m.isRequest() && m.via.ok && !m.isMethod("ACK") }
 
 // hasNextVia reports whether a Via stands behind the topmost.
 func (m *message) hasNextVia() bool {

@@ -7,17 +7,17 @@ import (
 
 // Pauses of the OPTIONS to each of several PBXs.
 const (
-	probeInterval  = instant(10 * time.Second)
-	probeTimeout = instant(4 * time.Second)
+	probeInterval = instant(10 * time.Second)
+	probeTimeout  = instant(4 * time.Second)
 )
 
 // A probe asks one of several PBXs with OPTIONS whether it is there. A single
 // PBX is not asked: there is no other to go to.
 type probe struct {
-	worker     *worker
-	pbx   *pbx
-	timer timer
-	sent     int
+	worker  *worker
+	pbx     *pbx
+	timer   timer
+	sent    int
 	awaited *clientTx // nil when no answer is awaited
 }
 

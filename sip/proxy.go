@@ -58,32 +58,32 @@ import (
 
 // A Proxy is a running proxy. Make one with [Listen].
 type Proxy struct {
-	cfg       Config
-	log       *slog.Logger
-	epoch     time.Time
+	cfg             Config
+	log             *slog.Logger
+	epoch           time.Time
 	branchSalt      uint32       // in every branch: tells our transactions from those of a process before us
-	hashSeed      maphash.Seed // of loop hashes: secret, so that no response can be forged
-	listeners []*listener
-	ownNames     map[hostPort]bool // what names us in a URI
-	workers   []*worker
-	streams   *streamTable
-	pbx       []*pbx
-	serverKeySecret    [32]byte      // in the keys of server transactions
-	acceptedSources     *sourceSet      // whose REGISTER or INVITE was accepted
-	phoneSources    *sourceSet      // whose REGISTER was accepted
-	provenSources    *sourceSet      // that cannot be forged: they know what a response said
-	backlog   chan struct{} // see Crowded
-	draining  atomic.Bool
-	stats     counters
-	goroutines       sync.WaitGroup
+	hashSeed        maphash.Seed // of loop hashes: secret, so that no response can be forged
+	listeners       []*listener
+	ownNames        map[hostPort]bool // what names us in a URI
+	workers         []*worker
+	streams         *streamTable
+	pbx             []*pbx
+	serverKeySecret [32]byte      // in the keys of server transactions
+	acceptedSources *sourceSet    // whose REGISTER or INVITE was accepted
+	phoneSources    *sourceSet    // whose REGISTER was accepted
+	provenSources   *sourceSet    // that cannot be forged: they know what a response said
+	backlog         chan struct{} // see Crowded
+	draining        atomic.Bool
+	stats           counters
+	goroutines      sync.WaitGroup
 }
 
 // A pbx is one configured PBX.
 type pbx struct {
-	addr   Addr
-	id     pbxID
+	addr          Addr
+	id            pbxID
 	sharesOurAddr bool        // bellhop is reached at the same address: not all that comes from there is the PBX's
-	down   atomic.Bool // said so by its silence to OPTIONS; never set of a single one
+	down          atomic.Bool // said so by its silence to OPTIONS; never set of a single one
 
 	diagnosis diagnosis
 }
@@ -95,8 +95,8 @@ type hostPort struct {
 
 // A listener is one address we are reached at.
 type listener struct {
-	proxy    *Proxy
-	index    uint8 // place among the listeners
+	proxy  *Proxy
+	index  uint8 // place among the listeners
 	proto  Proto
 	addr   netip.AddrPort // as bound
 	local  netip.AddrPort // as reached from the PBX

@@ -6,15 +6,15 @@ import "bellhop/dialog"
 // §16.6–16.7, with the server transaction towards the sender and the client
 // transaction towards the next hop.
 type responseContext struct {
-	worker      *worker
+	worker *worker
 	server serverTx
 	client clientTx
 
-	canceled   bool   // the sender gave up
+	canceled       bool   // the sender gave up
 	hasCredentials bool   // the request has credentials
-	inDialog     bool   // it is within a dialog
-	hasOurPath       bool   // it makes a binding, with our Path
-	cancelFields     []byte // header fields of its CANCEL that CANCEL passes on
+	inDialog       bool   // it is within a dialog
+	hasOurPath     bool   // it makes a binding, with our Path
+	cancelFields   []byte // header fields of its CANCEL that CANCEL passes on
 
 	// What an observer is told with each response.
 	branch   string

@@ -74,13 +74,13 @@ func playUnproved(t *testing.T, script func(s *scene), changes ...func(*sip.Conf
 func begin(t *testing.T, changes ...func(*sip.Config)) *scene {
 	s := &scene{t: t, net: siptest.NewNetwork(), log: &bytes.Buffer{}, watch: make(chan dialog.Message, 1<<14)}
 	cfg := sip.Config{
-		Listen:  []sip.Addr{{Proto: sip.UDP, AddrPort: hopAt}, {Proto: sip.TCP, AddrPort: hopAt}},
-		PBX:     []sip.Addr{{Proto: sip.UDP, AddrPort: pbxAt}},
-		Key:     key,
-		Observations:   s.watch,
-		Workers: 2,
-		Log:     slog.New(slog.NewTextHandler(s.log, nil)),
-		Net:     s.net,
+		Listen:       []sip.Addr{{Proto: sip.UDP, AddrPort: hopAt}, {Proto: sip.TCP, AddrPort: hopAt}},
+		PBX:          []sip.Addr{{Proto: sip.UDP, AddrPort: pbxAt}},
+		Key:          key,
+		Observations: s.watch,
+		Workers:      2,
+		Log:          slog.New(slog.NewTextHandler(s.log, nil)),
+		Net:          s.net,
 	}
 	for _, change := range changes {
 		change(&cfg)

@@ -19,9 +19,9 @@ const (
 // A way is how a message leaves: from one of our listeners, to an address, and
 // on a stream if it is one.
 type destination struct {
-	listener   *listener
-	addr   netip.AddrPort
-	conn *stream // nil over UDP
+	listener *listener
+	addr     netip.AddrPort
+	conn     *stream // nil over UDP
 }
 
 func (w destination) reliable() bool { return w.conn != nil }
@@ -37,12 +37,12 @@ func (w destination) peer() netip.AddrPort {
 
 // routing is the answer to where a request goes.
 type routeDecision struct {
-	nextHop    destination
-	dst   dialog.Side
-	edgeFlow  flow   // to the peer on the edge side, for Record-Route and Path
-	byURI bool   // edge says at which host the peer is, and URIs where there
-	pbx   pbxID  // the PBX that an edge-side request goes to
-	aor   string // who registered the binding that the request is sent to
+	nextHop  destination
+	dst      dialog.Side
+	edgeFlow flow   // to the peer on the edge side, for Record-Route and Path
+	byURI    bool   // edge says at which host the peer is, and URIs where there
+	pbx      pbxID  // the PBX that an edge-side request goes to
+	aor      string // who registered the binding that the request is sent to
 
 	trunk    *Trunk // that the request comes from, nil if none
 	stranger bool   // the request comes from neither PBX nor trunk
@@ -51,16 +51,16 @@ type routeDecision struct {
 // Faults of routing. A next hop that cannot be reached counts as 503, which
 // leaves as 500 (RFC 3261 §16.7, §16.9).
 var (
-	forgedRoute      = &fault{403, "Forged Route"}
-	routeNotAllowed     = &fault{403, "Route Not Allowed"}
-	badURI      = &fault{400, "Malformed Request-URI"}
-	badRoute    = &fault{400, "Malformed Route"}
-	noBinding   = &fault{404, "Not Found"}
-	hostNotResolved = &fault{500, "Next Hop Is Not An Address"}
-	noTransport = &fault{500, "No Transport To Next Hop"}
-	noPBX       = &fault{500, "No PBX Answers"}
-	flowFailed    = &fault{430, "Flow Failed"}
-	nextHopNotAllowed  = &fault{403, "Next Hop Not Allowed"}
+	forgedRoute       = &fault{403, "Forged Route"}
+	routeNotAllowed   = &fault{403, "Route Not Allowed"}
+	badURI            = &fault{400, "Malformed Request-URI"}
+	badRoute          = &fault{400, "Malformed Route"}
+	noBinding         = &fault{404, "Not Found"}
+	hostNotResolved   = &fault{500, "Next Hop Is Not An Address"}
+	noTransport       = &fault{500, "No Transport To Next Hop"}
+	noPBX             = &fault{500, "No PBX Answers"}
+	flowFailed        = &fault{430, "Flow Failed"}
+	nextHopNotAllowed = &fault{403, "Next Hop Not Allowed"}
 )
 
 // route decides where the request of p goes, RFC 3261 §16.4–16.6, and notes in
@@ -449,10 +449,10 @@ func sentByAddr(m *message) netip.AddrPort {
 
 // A routeValue is one value of a Route header field.
 type routeValue struct {
-	uri   msg.Uri
-	uriText  span // the URI's text
-	value span // the value, without the commas around it
-	field int  // index in message.fields
+	uri     msg.Uri
+	uriText span // the URI's text
+	value   span // the value, without the commas around it
+	field   int  // index in message.fields
 }
 
 // routes reads all Route values, the ones that share a field too.

@@ -9,21 +9,21 @@ package sip
 //	                                   └──H──▶ gone
 //	others      proceeding ──final─▶ completed ──J──▶ gone
 type serverTx struct {
-	worker     *worker
-	key   serverKey
-	state serverState
-	upstream  destination
+	worker   *worker
+	key      serverKey
+	state    serverState
+	upstream destination
 
-	invite bool
-	lastResponse   []byte // latest response that a retransmitted request is answered with
-	creditBytes int    // bytes that came, less those that were sent back
-	repeated2xx   uint8  // repetitions of a 2xx that were sent
-	sent1xx   bool   // a 1xx was sent: the client repeats its INVITE no more
+	invite       bool
+	lastResponse []byte // latest response that a retransmitted request is answered with
+	creditBytes  int    // bytes that came, less those that were sent back
+	repeated2xx  uint8  // repetitions of a 2xx that were sent
+	sent1xx      bool   // a 1xx was sent: the client repeats its INVITE no more
 
-	timer   timer
-	retransmitAfter   instant // before the next retransmission of last: Timer G
-	ackDeadline  instant // Timer H
-	context *responseContext
+	timer           timer
+	retransmitAfter instant // before the next retransmission of last: Timer G
+	ackDeadline     instant // Timer H
+	context         *responseContext
 }
 
 type serverState uint8

@@ -17,7 +17,7 @@ const (
 // registration within a day.
 const (
 	acceptedLifetime = instant(3600e9)
-	phoneLifetime  = instant(24 * 3600e9)
+	phoneLifetime    = instant(24 * 3600e9)
 )
 
 // sources is a bounded set of addresses that all workers share. Each address
@@ -28,8 +28,8 @@ const (
 // address, nor one that evicts another.
 type sourceSet struct {
 	lifetime instant
-	seed maphash.Seed
-	slots []atomic.Uint64
+	seed     maphash.Seed
+	slots    []atomic.Uint64
 }
 
 func newSources(keep instant) *sourceSet {

@@ -11,7 +11,7 @@ type splice struct {
 
 // An edit replaces the bytes from at to end by text[from:to].
 type spliceEdit struct {
-	from, to  int32
+	from, to         int32
 	textFrom, textTo int32
 }
 

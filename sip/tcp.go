@@ -14,36 +14,36 @@ import (
 
 // Bounds of streams.
 const (
-	dialTimeout  = 5 * time.Second
-	writeTimeout = 5 * time.Second
-	lingerTime   = time.Second      // for a peer that goes on sending after our last words
-	firstByteTimeout    = 10 * time.Second // after the connection came
-	messageTimeout = 30 * time.Second // after a message's first byte
-	idleTimeout         = 3605 * time.Second
+	dialTimeout        = 5 * time.Second
+	writeTimeout       = 5 * time.Second
+	lingerTime         = time.Second      // for a peer that goes on sending after our last words
+	firstByteTimeout   = 10 * time.Second // after the connection came
+	messageTimeout     = 30 * time.Second // after a message's first byte
+	idleTimeout        = 3605 * time.Second
 	maxOutMessages     = 256                             // messages that wait for a slow peer
-	maxOutBytes     = 1 << 20                         // bytes of them
+	maxOutBytes        = 1 << 20                         // bytes of them
 	smallReadBuffer    = 512                             // first size of a buffer to read into
-	freeReadBuffer    = 4 << 10                         // size that every connection may have
-	maxLargeReadBytes     = 64 << 20                        // bytes of the buffers that are larger, together
-	maxPingGap      = instant(250 * time.Millisecond) // longest pause between the two CRLFs of a ping
-	refusalLogInterval   = time.Minute
-	maxRefusedAddrs = 1024 // addresses whose refusal was logged
+	freeReadBuffer     = 4 << 10                         // size that every connection may have
+	maxLargeReadBytes  = 64 << 20                        // bytes of the buffers that are larger, together
+	maxPingGap         = instant(250 * time.Millisecond) // longest pause between the two CRLFs of a ping
+	refusalLogInterval = time.Minute
+	maxRefusedAddrs    = 1024 // addresses whose refusal was logged
 )
 
 // streams are the open connections. Workers look them up without a lock.
 type streamTable struct {
-	proxy    *Proxy
-	byPeer   sync.Map     // netip.AddrPort of the peer → *stream
-	count      atomic.Int64 // connections, the silent ones too
-	largeReadBytes  atomic.Int64 // bytes of the buffers to read into that are large
-	lastID atomic.Uint32
-	goroutines    sync.WaitGroup
+	proxy          *Proxy
+	byPeer         sync.Map     // netip.AddrPort of the peer → *stream
+	count          atomic.Int64 // connections, the silent ones too
+	largeReadBytes atomic.Int64 // bytes of the buffers to read into that are large
+	lastID         atomic.Uint32
+	goroutines     sync.WaitGroup
 
-	mu      sync.Mutex
-	perPeer map[netip.Addr]int
-	silentConns  map[net.Conn]bool        // accepted, and nothing came yet
-	refusedAt map[netip.Addr]time.Time // when it was logged that a connection was refused
-	closed  bool
+	mu          sync.Mutex
+	perPeer     map[netip.Addr]int
+	silentConns map[net.Conn]bool        // accepted, and nothing came yet
+	refusedAt   map[netip.Addr]time.Time // when it was logged that a connection was refused
+	closed      bool
 }
 
 func newStreams(h *Proxy) *streamTable {
@@ -53,15 +53,15 @@ func newStreams(h *Proxy) *streamTable {
 // A stream is one connection: one goroutine reads it, another writes what
 // workers queue.
 type stream struct {
-	table    *streamTable
-	id    uint32
-	listener    *listener
-	peer  netip.AddrPort
-	local netip.AddrPort // once the connection is open
-	outQueue   chan outgoing
-	outBytes atomic.Int64 // in out
-	done  chan struct{}
-	closeOnce   sync.Once
+	table     *streamTable
+	id        uint32
+	listener  *listener
+	peer      netip.AddrPort
+	local     netip.AddrPort // once the connection is open
+	outQueue  chan outgoing
+	outBytes  atomic.Int64 // in out
+	done      chan struct{}
+	closeOnce sync.Once
 
 	hasPhones bool // a phone registered on it; only the goroutine that reads uses it
 
@@ -512,10 +512,10 @@ func (s *stream) readMessages(c net.Conn, first []byte) {
 // send to keep a NAT binding, is ignored as one before a start line (RFC 3261 §7.5).
 // The zero pinger has seen no CRLF.
 type pingDetector struct {
-	seenCRLF  bool    // one CRLF has come, a second would make a ping
-	crlfAt     instant // when that one was whole
-	inCRLF bool    // a CR has come whose LF has not
-	crAt  instant // when it came
+	seenCRLF bool    // one CRLF has come, a second would make a ping
+	crlfAt   instant // when that one was whole
+	inCRLF   bool    // a CR has come whose LF has not
+	crAt     instant // when it came
 }
 
 // begin takes the CR of a CRLF; a second call before end changes nothing.

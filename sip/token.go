@@ -81,11 +81,11 @@ func newRouteID(u *msg.Uri) (id routeID) {
 // A flow is a way to a peer: over which of our sockets, to what address, and
 // for a stream, on which connection. The zero flow is none: the URI decides.
 type flow struct {
-	proto Proto
-	listenerIndex   uint8  // the listener's place among ours
+	proto         Proto
+	listenerIndex uint8  // the listener's place among ours
 	listenerPort  uint16 // the listener's
-	peer  netip.AddrPort
-	connID  uint32 // number of the connection
+	peer          netip.AddrPort
+	connID        uint32 // number of the connection
 }
 
 const (

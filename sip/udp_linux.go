@@ -50,8 +50,8 @@ type datagramBatch struct {
 		n uint32
 	}
 	iovec [receiveBatch]unix.Iovec
-	from [receiveBatch]unix.RawSockaddrInet6 // or RawSockaddrInet4, which is shorter
-	buf  [receiveBatch][maxMessage + 1]byte
+	from  [receiveBatch]unix.RawSockaddrInet6 // or RawSockaddrInet4, which is shorter
+	buf   [receiveBatch][maxMessage + 1]byte
 }
 
 // receive shows take every datagram that comes, until the socket fails. It
@@ -121,11 +121,11 @@ func writePort(p *uint16, port uint16) {
 
 // A sending is one datagram on its way into the kernel.
 type sendCall struct {
-	b    []byte
-	to   unix.RawSockaddrInet6 // or RawSockaddrInet4
-	size uintptr               // of to
-	err  syscall.Errno
-	trySend  func(fd uintptr) (done bool)
+	b       []byte
+	to      unix.RawSockaddrInet6 // or RawSockaddrInet4
+	size    uintptr               // of to
+	err     syscall.Errno
+	trySend func(fd uintptr) (done bool)
 }
 
 var sendCalls = sync.Pool{New: func() any {

@@ -5,7 +5,7 @@ import "bytes"
 // A viaValue is one value of a Via header field (RFC 3261 §20.42), as places
 // in the message it stands in.
 type viaValue struct {
-	ok  bool // sent-by is known: it can be answered
+	ok        bool // sent-by is known: it can be answered
 	malformed bool // the syntax is not RFC 3261's all the same
 
 	value  span // all of it, up to the comma or the end of the field

@@ -6,8 +6,8 @@ import "math/bits"
 type instant int64
 
 const (
-	tickLength  = instant(10e6) // 10 ms: no SIP timer is finer
-	slotCount = 4096          // 41 s: all timers but C are reached in one turn
+	tickLength = instant(10e6) // 10 ms: no SIP timer is finer
+	slotCount  = 4096          // 41 s: all timers but C are reached in one turn
 )
 
 // A timer is one deadline of whoever owns it, on one wheel at most.
@@ -16,17 +16,17 @@ type timer struct {
 	owner      interface{ handleTimer(now instant) }
 	next, prev *timer
 	slot       int32
-	running        bool
+	running    bool
 }
 
 // A wheel holds the timers of one worker. A timer fires at the first tick at
 // or behind its deadline. Setting and stopping one costs the same however many
 // there are.
 type wheel struct {
-	slots [slotCount]*timer
-	occupied [slotCount / 64]uint64 // which slots hold a timer
-	firedUntil instant            // all ticks up to and including it have fired
-	count    int
+	slots      [slotCount]*timer
+	occupied   [slotCount / 64]uint64 // which slots hold a timer
+	firedUntil instant                // all ticks up to and including it have fired
+	count      int
 }
 
 // start sets t to fire at the deadline, whatever it was set to before.

@@ -20,10 +20,10 @@ import (
 // BYE's place. New requests of strangers have a queue of their own, which is
 // served when the other is empty, and half of the bytes.
 const (
-	maxQueuedItems      = 8192
-	maxQueuedStrangers  = 8192
-	maxQueuedBytes = 16 << 20
-	maxPooledBuffer     = 4 << 10 // larger buffers do not go back to the pool
+	maxQueuedItems     = 8192
+	maxQueuedStrangers = 8192
+	maxQueuedBytes     = 16 << 20
+	maxPooledBuffer    = 4 << 10 // larger buffers do not go back to the pool
 )
 
 // A rank says what waits longer, and is dropped first.
@@ -31,8 +31,8 @@ type priority uint8
 
 const (
 	inDialog     priority = iota // a response, or a request of a known source within a dialog
-	fromKnown                // its new request, or a stranger's that says it is within a dialog
-	fromStranger             // any other
+	fromKnown                    // its new request, or a stranger's that says it is within a dialog
+	fromStranger                 // any other
 )
 
 // maxHeld is how much memory the transactions of all workers may hold for each
@@ -48,36 +48,36 @@ const maxHeldPerWorker = 96 << 20
 // message nor behind it has the worker do it at once (see [worker.atOnce]).
 // Whoever has the turn has all state below it.
 type worker struct {
-	proxy     *Proxy
-	index   int
-	queue      chan workItem
-	strangerQueue chan workItem    // the new requests of strangers
-	queuedBytes atomic.Int64  // bytes of the inputs that are queued or were taken out and not done
-	shedding    atomic.Bool   // strangers' new requests are shed
+	proxy          *Proxy
+	index          int
+	queue          chan workItem
+	strangerQueue  chan workItem // the new requests of strangers
+	queuedBytes    atomic.Int64  // bytes of the inputs that are queued or were taken out and not done
+	shedding       atomic.Bool   // strangers' new requests are shed
 	blockedStreams atomic.Int32  // streams that wait for room in the queue
-	roomFreed    chan struct{} // wakes one of them
+	roomFreed      chan struct{} // wakes one of them
 
 	mu sync.Mutex // only run ever waits for it
 
-	serverTxs shrinkingMap[serverKey, *serverTx]
-	clientTxs shrinkingMap[uint64, *clientTx]
-	cancelTxs shrinkingMap[uint64, *clientTx] // the CANCELs, by the id of their INVITE
-	lastTxID  uint64
+	serverTxs    shrinkingMap[serverKey, *serverTx]
+	clientTxs    shrinkingMap[uint64, *clientTx]
+	cancelTxs    shrinkingMap[uint64, *clientTx] // the CANCELs, by the id of their INVITE
+	lastTxID     uint64
 	heldBytes    int     // bytes under the transactions
 	maxHeldBytes int     // bound of held
-	shedLoggedAt  instant // when it was logged last that new requests are shed
-	wheel   wheel
-	timer   *time.Timer
+	shedLoggedAt instant // when it was logged last that new requests are shed
+	wheel        wheel
+	timer        *time.Timer
 	timerSetTo   instant // what timer is set to; 0: not
 
-	oldDialogs oldDialogs
-	answeredRequest   []byte // the request, as sent, whose final response is handled; nil: none is
+	oldDialogs      oldDialogs
+	answeredRequest []byte // the request, as sent, whose final response is handled; nil: none is
 
 	// Scratch, good until the next message.
-	sealer     *sealer
-	hash     maphash.Hash
-	edits   splice
-	scratch      message
+	sealer      *sealer
+	hash        maphash.Hash
+	edits       splice
+	scratch     message
 	routeValues []routeValue
 	outBuf      []byte
 	tmpBuf      []byte
@@ -85,26 +85,26 @@ type worker struct {
 	keyBuf      []byte
 	branchBuf   []byte
 
-	freeBuffers      [maxFreeBuffer / bufferStep][][]byte // memory that messages were kept in, by its size
-	freeBytes int
+	freeBuffers [maxFreeBuffer / bufferStep][][]byte // memory that messages were kept in, by its size
+	freeBytes   int
 }
 
 // An input is what a worker is told: a message came, or one could not be sent.
 type workItem struct {
-	packet *packet
+	packet   *packet
 	failedTx uint64 // id of the client transaction; packet is nil
 }
 
 // A packet is a message that came, and how it did. Its buffer goes back to a
 // pool after the worker is done: who keeps bytes of it copies them.
 type packet struct {
-	msg  message
-	buf  []byte
+	msg        message
+	buf        []byte
 	listener   *listener
-	conn *stream // nil over UDP
-	peer netip.AddrPort
-	side dialog.Side
-	receivedAt   instant
+	conn       *stream // nil over UDP
+	peer       netip.AddrPort
+	side       dialog.Side
+	receivedAt instant
 	endsStream bool // the stream cannot be read behind this message: it ends
 
 	requeued bool // a CANCEL that was put behind the new requests of strangers
@@ -134,14 +134,14 @@ func (p *packet) release() {
 
 func newWorker(h *Proxy, index int) *worker {
 	w := &worker{
-		proxy:     h,
-		index:   index,
-		queue:      make(chan workItem, maxQueuedItems),
+		proxy:         h,
+		index:         index,
+		queue:         make(chan workItem, maxQueuedItems),
 		strangerQueue: make(chan workItem, maxQueuedStrangers),
-		roomFreed:    make(chan struct{}, 1),
-		maxHeldBytes: maxHeldPerWorker * max(h.cfg.Workers, 2) / h.cfg.Workers,
-		sealer:    newSealer(h.cfg.Key),
-		timer:   time.NewTimer(time.Hour),
+		roomFreed:     make(chan struct{}, 1),
+		maxHeldBytes:  maxHeldPerWorker * max(h.cfg.Workers, 2) / h.cfg.Workers,
+		sealer:        newSealer(h.cfg.Key),
+		timer:         time.NewTimer(time.Hour),
 	}
 	w.hash.SetSeed(h.hashSeed)
 	return w
@@ -684,7 +684,7 @@ func (w *worker) sendMessage(to destination, b []byte, id uint64) bool {
 // is left to the collector, as is what is beyond maxSpareBytes in all. A worker
 // without a transaction has none.
 const (
-	bufferStep      = 256
+	bufferStep    = 256
 	maxFreeBuffer = 4 << 10
 	maxFreeBytes  = 1 << 20
 )
