@@ -1,65 +1,69 @@
 package sip
 
-// A clientTx is one client transaction (RFC 3261 §17.1, RFC 6026 §8): towards
-// the next hop it repeats the request until it is heard, and acknowledges
-// failures.
+// clientTx is one client transaction (RFC 3261 §17.1, RFC 6026 §8). It retransmits the
+// request until the next hop answers, and acknowledges failures of an INVITE.
 //
 //	INVITE      calling ──1xx──▶ proceeding
 //	               ├──────┬──────────┤
 //	             3xx‥6xx  2xx        B, C
 //	               ▼      ▼          ▼
-//	          completed accepted    gone
-//	others      calling ──1xx──▶ proceeding ──final──▶ completed ──K──▶ gone
+//	          completed accepted    terminated
+//	others      calling ──1xx──▶ proceeding ──final──▶ completed ──K──▶ terminated
 type clientTx struct {
 	worker  *worker
-	user    transactionUser // nil: nobody wants to hear of it
+	user    transactionUser // nil: responses are dropped
 	id      uint64
 	state   clientState
 	nextHop destination
 
 	invite   bool
-	loopHash uint32 // loop hash in the branch: no stranger knows it
-	cancel   bool   // this is the CANCEL of the INVITE with the same id
-	request  []byte // as sent; nil once nothing is made from it any more
-	ack      []byte // of a 3xx‥6xx to INVITE
+	loopHash uint32 // secret part of the branch; a forged response does not have it
+	cancel   bool   // the transaction is the CANCEL of the INVITE with the same id
+	request  []byte // as sent; nil after the final response
+	ack      []byte // ACK of a 3xx‥6xx to INVITE, for retransmissions
 
-	canceled bool // we sent CANCEL
-	underWay bool // counted as under way
+	canceled bool // a CANCEL was sent
+	underWay bool // counted in Stats.Transactions
 
 	timer           timer
-	retransmitAfter instant // before the next retransmission: Timers A and E
+	retransmitAfter instant // wait before the next retransmission: Timers A and E
 	deadline        instant // Timers B and F; C while proceeding
 }
 
+// clientState is a state of the diagram at clientTx.
 type clientState uint8
 
 const (
-	clientCalling    clientState = iota // sent, nothing heard
-	clientProceeding                    // a provisional response was heard
-	clientAccepted                      // INVITE: a 2xx was heard; more may follow
-	clientCompleted                     // a final response was heard; its repetitions are absorbed
+	clientCalling    clientState = iota // request sent, no response yet
+	clientProceeding                    // a provisional response was received
+	clientAccepted                      // INVITE: a 2xx was received; more may follow
+	clientCompleted                     // a final response was received; repetitions are absorbed
 	clientTerminated
 )
 
-// A transactionUser is told what becomes of a request it sent (RFC 3261 §5).
+// transactionUser is the owner of a client transaction (RFC 3261 §5): it gets the
+// responses or the failure.
 type transactionUser interface {
-	// response is called for each response that is news: no repetition but of a 2xx to INVITE.
+	// handleResponse is called for each new response. Repetitions are left out, except
+	// those of a 2xx to INVITE.
 	handleResponse(now instant, c *clientTx, m *message, p *packet)
-	// failed is called at most once, when no final response will come.
+	// handleFailure is called at most once for a timeout or a transport error, when no
+	// final response will come. After ringTimeout the transaction goes on until the user
+	// terminates it.
 	handleFailure(now instant, c *clientTx, why failureReason)
 }
 
-// failure is why a request got no final response.
+// failureReason tells why a request gets no final response.
 type failureReason uint8
 
 const (
 	timedOut    failureReason = iota + 1 // Timer B or F
-	unreachable                          // the transport says so
-	ringTimeout                          // Timer C, or silence after our CANCEL
+	unreachable                          // the transport reports an error
+	ringTimeout                          // Timer C, or no final response after our CANCEL
 )
 
-// begin sends the request. The timers run before the first byte leaves, so
-// that no answer is earlier than they are.
+// start sends the request. The timers are set before the first byte leaves, so that no
+// response can come before they run.
 func (c *clientTx) start(now instant) {
 	c.timer.owner = c
 	c.worker.addClientTx(c)
@@ -77,7 +81,7 @@ func (c *clientTx) start(now instant) {
 	}
 }
 
-// receive takes a response to the request.
+// handleResponse handles a response to the request.
 func (c *clientTx) handleResponse(now instant, m *message, p *packet) {
 	switch c.state {
 	case clientCalling, clientProceeding:
@@ -94,8 +98,10 @@ func (c *clientTx) handleResponse(now instant, m *message, p *packet) {
 	}
 }
 
+// advanceState moves the transaction to the state that a first final or provisional
+// response brings, and passes the response to the user.
 func (c *clientTx) advanceState(now instant, m *message, p *packet) {
-	user := c.user // a transaction on a stream ends with its final response
+	user := c.user // on a stream the final response terminates the transaction and clears c.user
 	if sent := c.request; m.status >= 200 {
 		c.request, c.worker.answeredRequest = nil, sent
 		defer func() { c.worker.answeredRequest = c.worker.releaseCopy(sent) }()
@@ -128,8 +134,8 @@ func (c *clientTx) advanceState(now instant, m *message, p *packet) {
 	}
 }
 
-// wait keeps the transaction for that long to absorb repetitions; on a stream
-// there are none.
+// absorbRepetitions keeps the transaction for the given time, so that repetitions of the
+// final response find it. On a stream there are none, and it ends at once.
 func (c *clientTx) absorbRepetitions(now, long instant) {
 	if c.nextHop.reliable() {
 		c.terminate()
@@ -138,7 +144,8 @@ func (c *clientTx) absorbRepetitions(now, long instant) {
 	c.worker.wheel.start(&c.timer, now+long)
 }
 
-// due does what the deadline asks for.
+// handleTimer retransmits the request, reports a timeout or ends the transaction, as the
+// state asks for.
 func (c *clientTx) handleTimer(now instant) {
 	switch c.state {
 	case clientCalling, clientProceeding:
@@ -156,8 +163,8 @@ func (c *clientTx) handleTimer(now instant) {
 	}
 }
 
-// again repeats the request: Timer A doubles without bound, Timer E up to T2
-// and stays there once a provisional response was heard.
+// retransmitRequest sends the request again. Timer A doubles without bound. Timer E
+// doubles up to T2, and is T2 after a provisional response.
 func (c *clientTx) retransmitRequest(now instant) {
 	c.retransmitAfter *= 2
 	if !c.invite && (c.retransmitAfter > t2 || c.state == clientProceeding) {
@@ -169,14 +176,15 @@ func (c *clientTx) retransmitRequest(now instant) {
 	}
 }
 
-// fail ends the transaction without a final response.
+// fail reports to the user that no final response will come, and terminates the
+// transaction. After ringTimeout the user decides: it may send CANCEL and wait further,
+// or terminate.
 func (c *clientTx) fail(now instant, why failureReason) {
 	if c.state != clientCalling && c.state != clientProceeding {
 		return
 	}
 	user := c.user
 	if why == ringTimeout {
-		// The user may send CANCEL and go on waiting: it ends the transaction.
 		user.handleFailure(now, c, why)
 		return
 	}
@@ -187,7 +195,7 @@ func (c *clientTx) fail(now instant, why failureReason) {
 	c.terminate()
 }
 
-// settled counts the transaction as not under way any more.
+// markSettled takes the transaction out of Stats.Transactions.
 func (c *clientTx) markSettled() {
 	if c.underWay {
 		c.underWay = false
@@ -195,7 +203,7 @@ func (c *clientTx) markSettled() {
 	}
 }
 
-// end takes the transaction out of the worker's table.
+// terminate removes the transaction from the worker's table and releases its messages.
 func (c *clientTx) terminate() {
 	c.state = clientTerminated
 	c.markSettled()

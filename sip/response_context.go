@@ -2,30 +2,33 @@ package sip
 
 import "bellhop/dialog"
 
-// proxied is one request on its way through: the response context of RFC 3261
-// §16.6–16.7, with the server transaction towards the sender and the client
-// transaction towards the next hop.
+// responseContext is one request on its way through the proxy (RFC 3261 §16.6–16.7): its
+// server transaction towards the sender and its client transaction towards the next hop.
 type responseContext struct {
 	worker *worker
 	server serverTx
 	client clientTx
 
-	canceled       bool   // the sender gave up
-	hasCredentials bool   // the request has credentials
-	inDialog       bool   // it is within a dialog
-	hasOurPath     bool   // it makes a binding, with our Path
-	cancelFields   []byte // header fields of its CANCEL that CANCEL passes on
+	canceled       bool   // the sender sent CANCEL
+	hasCredentials bool   // the request has Authorization or Proxy-Authorization
+	inDialog       bool   // the request has a To tag
+	hasOurPath     bool   // a REGISTER that makes a binding and carries our Path
+	cancelFields   []byte // header fields of the received CANCEL that our CANCEL repeats
 
-	// What an observer is told with each response.
+	// The fields below go into the observation of each response.
 	branch   string
 	src, dst dialog.Side
 	trunk    string
 }
 
-// response sends a response on, RFC 3261 §16.7. A 100 is hop by hop, and sofia-sip
-// gives it our Via alone. A final response that has no other Via gets those of the
-// request back: whose it is our branch has told. It is observed first: what it causes, as on another leg of
-// the call, comes after it.
+// handleResponse forwards a response of the next hop (RFC 3261 §16.7).
+//
+// A 100 is not forwarded: it is hop by hop. sofia-sip copies our Via alone into some
+// responses. A final response without a second Via is forwarded all the same: our branch
+// names its request, and rewriteResponse puts the Vias of that request back.
+//
+// The response is observed before it is sent, so that every message it causes, on
+// another leg of the call too, is observed after it.
 func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p *packet) {
 	if t.worker.proxy.cfg.Register == RegisterContact && m.status/100 == 2 && m.isMethod("REGISTER") {
 		t.worker.restoreContacts(p)
@@ -48,7 +51,7 @@ func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p
 	}
 }
 
-// failed answers in the place of a next hop that did not.
+// handleFailure answers the sender when the next hop gives no final response.
 func (t *responseContext) handleFailure(now instant, c *clientTx, why failureReason) {
 	if why != ringTimeout || c.canceled {
 		t.cancelFields = t.worker.releaseCopy(t.cancelFields)
@@ -57,7 +60,7 @@ func (t *responseContext) handleFailure(now instant, c *clientTx, why failureRea
 	case why == ringTimeout && !c.canceled:
 		t.sendCancel(now)
 	case why == unreachable && t.canceled:
-		t.sendOwnFinal(now, 487, "Request Terminated") // what cannot get there is the CANCEL
+		t.sendOwnFinal(now, 487, "Request Terminated") // the CANCEL cannot be sent either
 	case why == unreachable:
 		// A transport error counts as 503, and 503 leaves as 500 (RFC 3261 §16.7, §16.9).
 		t.sendOwnFinal(now, 500, "Next Hop Unreachable")
@@ -66,7 +69,7 @@ func (t *responseContext) handleFailure(now instant, c *clientTx, why failureRea
 		t.sendOwnFinal(now, 487, "Request Terminated")
 		c.terminate()
 	case !t.server.invite:
-		// RFC 4320 §4.1: the sender has timed out too; a 408 would come too late.
+		// RFC 4320 §4.1: no 408 to a non-INVITE request; the sender has timed out too.
 		t.server.terminate()
 	default:
 		t.sendOwnFinal(now, 408, "Request Timeout")
@@ -74,8 +77,9 @@ func (t *responseContext) handleFailure(now instant, c *clientTx, why failureRea
 	}
 }
 
-// cancel takes the sender's CANCEL (RFC 3261 §16.10): it goes on once the next
-// hop has been heard. The final response still comes from there, and may be a 2xx.
+// cancelInvite handles the sender's CANCEL (RFC 3261 §16.10). Our own CANCEL waits for
+// the first provisional response of the next hop. The final response still comes from
+// the next hop and may be a 2xx.
 func (t *responseContext) cancelInvite(now instant, m *message) {
 	if t.canceled || t.client.state != clientCalling && t.client.state != clientProceeding {
 		return
@@ -87,8 +91,8 @@ func (t *responseContext) cancelInvite(now instant, m *message) {
 	}
 }
 
-// sendCancel sends CANCEL downstream, once, and gives the final response 64*T1
-// to come (RFC 3261 §9.1).
+// sendCancel sends CANCEL to the next hop, at most once, and waits 64*T1 for the final
+// response (RFC 3261 §9.1).
 func (t *responseContext) sendCancel(now instant) {
 	c := &t.client
 	if c.canceled || c.state != clientProceeding {
@@ -102,14 +106,15 @@ func (t *responseContext) sendCancel(now instant) {
 	k.start(now)
 }
 
-// answer sends a final response of our own.
+// sendOwnFinal sends a final response that the proxy makes itself.
 func (t *responseContext) sendOwnFinal(now instant, status int, phrase string) {
 	b := t.worker.makeResponseTo(t.client.request, status, phrase)
 	t.worker.observeOwn(t, b)
 	t.server.sendResponse(now, status, b)
 }
 
-// tryingDue says 100 when the next hop took its time (RFC 3261 §16.2).
+// sendTrying sends 100 if no response has been sent yet (RFC 3261 §16.2). It is called
+// tryingDelay after the INVITE.
 func (t *responseContext) sendTrying() {
 	if t.server.lastResponse == nil {
 		t.server.sendResponse(t.worker.now(), 100, t.worker.makeResponseTo(t.client.request, 100, "Trying"))

@@ -1,13 +1,13 @@
 package sip
 
-// A serverTx is one server transaction (RFC 3261 §17.2, RFC 6026 §8): towards
-// whoever sent the request it absorbs retransmissions and repeats responses.
+// serverTx is one server transaction (RFC 3261 §17.2, RFC 6026 §8). It absorbs
+// retransmissions of the request and repeats the response.
 //
-//	INVITE      proceeding ──2xx──▶ accepted ──L──▶ gone
+//	INVITE      proceeding ──2xx──▶ accepted ──L──▶ terminated
 //	                │
-//	                └───3xx‥6xx──▶ completed ──ACK──▶ confirmed ──I──▶ gone
-//	                                   └──H──▶ gone
-//	others      proceeding ──final─▶ completed ──J──▶ gone
+//	                └───3xx‥6xx──▶ completed ──ACK──▶ confirmed ──I──▶ terminated
+//	                                   └──H──▶ terminated
+//	others      proceeding ──final─▶ completed ──J──▶ terminated
 type serverTx struct {
 	worker   *worker
 	key      serverKey
@@ -15,37 +15,38 @@ type serverTx struct {
 	upstream destination
 
 	invite       bool
-	lastResponse []byte // latest response that a retransmitted request is answered with
-	creditBytes  int    // bytes that came, less those that were sent back
+	lastResponse []byte // answers a retransmitted request; nil: none is sent
+	creditBytes  int    // bytes received less bytes sent back, see sendWithinCredit
 	repeated2xx  uint8  // repetitions of a 2xx that were sent
-	sent1xx      bool   // a 1xx was sent: the client repeats its INVITE no more
+	sent1xx      bool   // a 1xx was sent: the client stops retransmitting its INVITE
 
 	timer           timer
-	retransmitAfter instant // before the next retransmission of last: Timer G
+	retransmitAfter instant // wait before the next retransmission of lastResponse: Timer G
 	ackDeadline     instant // Timer H
 	context         *responseContext
 }
 
+// serverState is a state of the diagram at serverTx.
 type serverState uint8
 
 const (
-	serverProceeding serverState = iota // nothing final was sent
-	serverAccepted                      // INVITE: a 2xx was sent; the UAS repeats it, not we
-	serverCompleted                     // a final response was sent; INVITE: not yet acknowledged
-	serverConfirmed                     // INVITE: acknowledged; further ACKs are absorbed
+	serverProceeding serverState = iota // no final response was sent
+	serverAccepted                      // INVITE: a 2xx was sent; the UAS repeats it, not the proxy
+	serverCompleted                     // a final response was sent; INVITE: a 3xx‥6xx without ACK so far
+	serverConfirmed                     // INVITE: the ACK has come; further ACKs are absorbed
 	serverTerminated
 )
 
-// begin enters the transaction into the worker's table. size is that of the
-// request.
-func (s *serverTx) start(w *worker, key serverKey, back destination, invite bool, size int) {
-	s.worker, s.key, s.upstream, s.invite, s.creditBytes = w, key, back, invite, size
+// start puts the transaction into the worker's table. size is the size of the request in
+// bytes.
+func (s *serverTx) start(w *worker, key serverKey, upstream destination, invite bool, size int) {
+	s.worker, s.key, s.upstream, s.invite, s.creditBytes = w, key, upstream, invite, size
 	s.timer.owner = s
 	w.serverTxs.put(key, s)
 	w.heldBytes += transactionSize
 }
 
-// repeated answers a retransmission of the request.
+// handleRetransmission answers a retransmission of the request.
 func (s *serverTx) handleRetransmission(p *packet) {
 	s.creditBytes += len(p.buf)
 	switch s.state {
@@ -54,18 +55,16 @@ func (s *serverTx) handleRetransmission(p *packet) {
 			s.sendWithinCredit(s.lastResponse, false)
 		}
 	case serverAccepted, serverConfirmed, serverTerminated:
-		// The 2xx is the UAS's to repeat; after an ACK nothing is asked for.
+		// The UAS repeats a 2xx; after the ACK no response is due.
 	}
 }
 
-// respond sends a response and takes the state it brings. b is only used
-// during the call.
+// sendResponse sends a response and moves to the state it brings. b is not kept.
 func (s *serverTx) sendResponse(now instant, status int, b []byte) {
 	owed := s.state == serverProceeding && status > 100 && (status < 300 || s.sent1xx)
 	switch {
 	case s.state == serverAccepted && status/100 == 2:
-		// Another 2xx of a forked INVITE, or the same again: the first ones may
-		// have been lost.
+		// A 2xx of another fork, or a repetition: the first may have been lost.
 		if owed = s.repeated2xx < maxRepeated2xx; owed {
 			s.repeated2xx++
 		}
@@ -99,17 +98,19 @@ func (s *serverTx) sendResponse(now instant, status int, b []byte) {
 
 func (s *serverTx) retainResponse(b []byte) { s.lastResponse = s.worker.retainCopy(s.lastResponse, b) }
 
-// maxTwos is how many times the PBX may repeat a 2xx to a source that has not
-// proved to be there. It took the call, and a 2xx that is lost ends it; all
-// eleven of RFC 3261 §13.3.1.4 would be a reflection.
+// maxRepeated2xx is how many repetitions of a 2xx go to a source that has not proved its
+// address. One 2xx alone may be lost, and with it the call. All eleven repetitions of
+// RFC 3261 §13.3.1.4 would amplify a reflection.
 const maxRepeated2xx = 2
 
-// send sends a response. An INVITE with a forged source must not bring more bytes
-// there than it had: until the source has proved to be there, all responses
-// together are no larger than the INVITE and its repetitions, and a failure that is
-// larger waits for the next repetition of the INVITE. An owed response is sent all
-// the same, once: a 1xx or 2xx, because the PBX has taken the call, and what follows
-// a 1xx, because no repetition of the INVITE will come.
+// sendWithinCredit sends a response, unless it would reflect more bytes to a forged
+// source than the source sent.
+//
+// Until the source has proved its address, all responses to an INVITE together are no
+// larger than the INVITE and its retransmissions. A larger failure waits for the next
+// retransmission. An owed response is always sent, once: a 1xx or 2xx, because the PBX
+// has taken the call, and the final response after a 1xx, because the client retransmits
+// its INVITE no more.
 func (s *serverTx) sendWithinCredit(b []byte, owed bool) {
 	if s.invite && !owed && s.creditBytes < len(b) && !s.worker.isProven(s.upstream) {
 		s.worker.proxy.stats.withheld.Add(1)
@@ -120,8 +121,8 @@ func (s *serverTx) sendWithinCredit(b []byte, owed bool) {
 	s.worker.sendMessage(s.upstream, b, 0)
 }
 
-// acknowledged takes the ACK of a final response other than 2xx and reports
-// whether the ACK was for this transaction: one of a 2xx is not.
+// handleACK handles an ACK with the transaction's branch, and reports whether the
+// transaction absorbs it. The ACK of a 2xx is not absorbed: it goes on to the UAS.
 func (s *serverTx) handleACK(now instant) bool {
 	switch s.state {
 	case serverCompleted:
@@ -140,7 +141,8 @@ func (s *serverTx) handleACK(now instant) bool {
 	return false
 }
 
-// due does what the deadline asks for.
+// handleTimer sends 100, retransmits the final response or ends the transaction, as the
+// state asks for.
 func (s *serverTx) handleTimer(now instant) {
 	switch s.state {
 	case serverProceeding:
@@ -159,7 +161,7 @@ func (s *serverTx) handleTimer(now instant) {
 	}
 }
 
-// end takes the transaction out of the worker's table.
+// terminate removes the transaction from the worker's table and releases its response.
 func (s *serverTx) terminate() {
 	if s.state == serverTerminated {
 		return

@@ -2,15 +2,15 @@ package sip
 
 import "math/bits"
 
-// instant is a time in nanoseconds since the hop began.
+// instant is a time in nanoseconds since the proxy was made.
 type instant int64
 
 const (
 	tickLength = instant(10e6) // 10 ms: no SIP timer is finer
-	slotCount  = 4096          // 41 s: all timers but C are reached in one turn
+	slotCount  = 4096          // 41 s: every timer but Timer C fires within one turn
 )
 
-// A timer is one deadline of whoever owns it, on one wheel at most.
+// timer is one deadline. It is on one wheel at most.
 type timer struct {
 	at         instant
 	owner      interface{ handleTimer(now instant) }
@@ -19,17 +19,16 @@ type timer struct {
 	running    bool
 }
 
-// A wheel holds the timers of one worker. A timer fires at the first tick at
-// or behind its deadline. Setting and stopping one costs the same however many
-// there are.
+// wheel holds the timers of one worker. A timer fires at the first tick at or after its
+// deadline. Starting and stopping a timer takes constant time.
 type wheel struct {
 	slots      [slotCount]*timer
-	occupied   [slotCount / 64]uint64 // which slots hold a timer
+	occupied   [slotCount / 64]uint64 // one bit for each slot that holds a timer
 	firedUntil instant                // all ticks up to and including it have fired
 	count      int
 }
 
-// start sets t to fire at the deadline, whatever it was set to before.
+// start sets t to fire at the given time. A deadline set before is replaced.
 func (w *wheel) start(t *timer, at instant) {
 	w.stop(t)
 	at = (at + tickLength - 1) / tickLength * tickLength
@@ -48,7 +47,7 @@ func (w *wheel) start(t *timer, at instant) {
 	w.count++
 }
 
-// stop makes t not fire.
+// stop takes t off the wheel. A timer that is not running stays as it is.
 func (w *wheel) stop(t *timer) {
 	if !t.running {
 		return
@@ -65,8 +64,8 @@ func (w *wheel) stop(t *timer) {
 	w.count--
 }
 
-// next returns the tick of the next slot that holds a timer. It may be a turn
-// early for a timer further than a turn away.
+// next returns the tick of the next slot that holds a timer, and false if there is none.
+// For a timer more than one turn away the tick may be whole turns too early.
 func (w *wheel) next() (instant, bool) {
 	if w.count == 0 {
 		return 0, false
@@ -86,10 +85,10 @@ func (w *wheel) next() (instant, bool) {
 			return w.firedUntil + instant(d+1)*tickLength, true
 		}
 	}
-	return 0, false // unreachable: n counts what busy shows
+	return 0, false // unreachable: count is the number of timers in occupied slots
 }
 
-// advance fires what is due at now.
+// advance fires the timers that are due at now.
 func (w *wheel) advance(now instant) {
 	for {
 		at, ok := w.next()
@@ -102,7 +101,7 @@ func (w *wheel) advance(now instant) {
 			if t.at <= at {
 				w.stop(t)
 				t.owner.handleTimer(at)
-				// What fired may have changed the list: begin again.
+				// handleTimer may have changed the list: start again.
 				next = w.slots[at/tickLength%slotCount]
 			}
 			t = next
