@@ -15,10 +15,11 @@ import (
 	msg "github.com/emiago/sipgo/sip"
 )
 
-// Bounds of what may wait for a worker: messages, and the bytes of their
-// buffers. A tenth is kept for what is within a dialog, so that a flood takes no
-// BYE's place. New requests of strangers have a queue of their own, which is
-// served when the other is empty, and half of the bytes.
+// Limits of a worker's queues, in messages and in bytes of their buffers.
+//
+// A tenth is reserved for requests within a dialog and for responses, so that a flood
+// displaces no BYE. New requests of unknown sources have a queue of their own, which is
+// served while the other is empty and may take half of the bytes.
 const (
 	maxQueuedItems     = 8192
 	maxQueuedStrangers = 8192
@@ -26,54 +27,56 @@ const (
 	maxPooledBuffer    = 4 << 10 // larger buffers do not go back to the pool
 )
 
-// A rank says what waits longer, and is dropped first.
+// priority is the order of work under load: a higher value waits longer and is dropped
+// first.
 type priority uint8
 
 const (
 	inDialog     priority = iota // a response, or a request of a known source within a dialog
-	fromKnown                    // its new request, or a stranger's that says it is within a dialog
-	fromStranger                 // any other
+	fromKnown                    // a new request of a known source, or any source's request with a To tag
+	fromStranger                 // a new request of an unknown source
 )
 
-// maxHeld is how much memory the transactions of all workers may hold for each
-// worker, of which there are counted at least two: that of 2,500 calls a second
-// and processor. See [worker.admit].
+// maxHeldPerWorker is the limit of the bytes that transactions hold: the limit of all
+// workers together is this for each, and at least twice this. It is the memory of 2,500
+// calls a second on each processor. See [worker.admitRequest].
 const maxHeldPerWorker = 96 << 20
 
-// A worker owns the transactions of the calls whose Call-ID hashes to it, and
-// does one thing at a time.
+// worker owns the transactions of the calls whose Call-ID hashes to it. It handles one
+// message or timer at a time.
 //
-// What waits in its queue the goroutine of run does. To wake it costs as much
-// as to forward a message: so a reader that finds neither work before its
-// message nor behind it has the worker do it at once (see [worker.atOnce]).
-// Whoever has the turn has all state below it.
+// The goroutine of run handles queued work items. To wake it costs as much as to forward
+// a message. A reader that finds no queued work, and reads no backlog from its socket,
+// therefore handles its message inline (see [worker.tryInline]).
+//
+// mu guards the fields below it.
 type worker struct {
 	proxy          *Proxy
 	index          int
 	queue          chan workItem
-	strangerQueue  chan workItem // the new requests of strangers
-	queuedBytes    atomic.Int64  // bytes of the inputs that are queued or were taken out and not done
-	shedding       atomic.Bool   // strangers' new requests are shed
+	strangerQueue  chan workItem // new requests of unknown sources
+	queuedBytes    atomic.Int64  // bytes of work items that are queued or being handled
+	shedding       atomic.Bool   // new requests of unknown sources are dropped
 	blockedStreams atomic.Int32  // streams that wait for room in the queue
-	roomFreed      chan struct{} // wakes one of them
+	roomFreed      chan struct{} // wakes one blocked stream
 
-	mu sync.Mutex // only run ever waits for it
+	mu sync.Mutex // only run waits for it; readers use TryLock
 
 	serverTxs    shrinkingMap[serverKey, *serverTx]
 	clientTxs    shrinkingMap[uint64, *clientTx]
-	cancelTxs    shrinkingMap[uint64, *clientTx] // the CANCELs, by the id of their INVITE
+	cancelTxs    shrinkingMap[uint64, *clientTx] // CANCEL transactions, by the id of their INVITE
 	lastTxID     uint64
-	heldBytes    int     // bytes under the transactions
-	maxHeldBytes int     // bound of held
-	shedLoggedAt instant // when it was logged last that new requests are shed
+	heldBytes    int     // bytes that the transactions hold
+	maxHeldBytes int     // limit of heldBytes
+	shedLoggedAt instant // time of the last log line about shed requests
 	wheel        wheel
 	timer        *time.Timer
-	timerSetTo   instant // what timer is set to; 0: not
+	timerSetTo   instant // when timer fires; 0: it is not set
 
 	oldDialogs      oldDialogs
-	answeredRequest []byte // the request, as sent, whose final response is handled; nil: none is
+	answeredRequest []byte // request, as sent, whose final response is being handled; else nil
 
-	// Scratch, good until the next message.
+	// Scratch memory, valid until the next message.
 	sealer      *sealer
 	hash        maphash.Hash
 	edits       splice
@@ -85,18 +88,18 @@ type worker struct {
 	keyBuf      []byte
 	branchBuf   []byte
 
-	freeBuffers [maxFreeBuffer / bufferStep][][]byte // memory that messages were kept in, by its size
+	freeBuffers [maxFreeBuffer / bufferStep][][]byte // released buffers for reuse, by size
 	freeBytes   int
 }
 
-// An input is what a worker is told: a message came, or one could not be sent.
+// workItem is one unit of work: a received message, or a request that could not be sent.
 type workItem struct {
 	packet   *packet
-	failedTx uint64 // id of the client transaction; packet is nil
+	failedTx uint64 // id of the client transaction whose request failed; packet is nil
 }
 
-// A packet is a message that came, and how it did. Its buffer goes back to a
-// pool after the worker is done: who keeps bytes of it copies them.
+// packet is a received message and its origin. Its buffer returns to packetPool when the
+// worker has handled it; bytes that are kept longer must be copied.
 type packet struct {
 	msg        message
 	buf        []byte
@@ -105,9 +108,9 @@ type packet struct {
 	peer       netip.AddrPort
 	side       dialog.Side
 	receivedAt instant
-	endsStream bool // the stream cannot be read behind this message: it ends
+	endsStream bool // the stream cannot be read behind this message and is closed
 
-	requeued bool // a CANCEL that was put behind the new requests of strangers
+	requeued bool // a CANCEL that was moved behind the new requests of unknown sources
 }
 
 var packetPool = sync.Pool{New: func() any { return new(packet) }}
@@ -119,8 +122,8 @@ func newPacket(b []byte) *packet {
 	return p
 }
 
-// done ends the stream if it cannot be read further, and gives the packet
-// back; one that was very large is left to the collector.
+// release returns the packet to the pool, and closes the stream if the packet ends it. A
+// packet with a large buffer is left to the garbage collector.
 func (p *packet) release() {
 	if p.endsStream {
 		p.conn.closeWhenWritten()
@@ -132,6 +135,7 @@ func (p *packet) release() {
 	packetPool.Put(p)
 }
 
+// newWorker returns the worker with that index. Its goroutine is started by Run.
 func newWorker(h *Proxy, index int) *worker {
 	w := &worker{
 		proxy:         h,
@@ -149,7 +153,8 @@ func newWorker(h *Proxy, index int) *worker {
 
 func (w *worker) now() instant { return w.proxy.now() }
 
-// run handles messages and timers until ctx ends.
+// run handles messages and timers until ctx ends. New requests of unknown sources wait
+// until the other queue is empty.
 func (w *worker) run(ctx context.Context) {
 	defer w.timer.Stop()
 	w.mu.Lock()
@@ -179,7 +184,7 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
-// take does an input of a queue.
+// handleQueued handles a work item from a queue.
 func (w *worker) handleQueued(in workItem) {
 	cost := in.queuedSize()
 	w.mu.Lock()
@@ -192,7 +197,7 @@ func (w *worker) handleQueued(in workItem) {
 	}
 }
 
-// tick does what is due.
+// handleDueTimers fires the due timers and sets the next one.
 func (w *worker) handleDueTimers() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -202,8 +207,8 @@ func (w *worker) handleDueTimers() {
 	w.resetTimer()
 }
 
-// atOnce does an input on the goroutine of the caller, and reports false if
-// the worker has other work. It never waits.
+// tryInline handles a work item on the goroutine of the caller. It never waits: it
+// returns false if the worker has queued work or is busy.
 func (w *worker) tryInline(in workItem) bool {
 	if w.queuedBytes.Load() > 0 || !w.mu.TryLock() {
 		return false
@@ -214,7 +219,7 @@ func (w *worker) tryInline(in workItem) bool {
 	return true
 }
 
-// cost is how much memory an input takes up in a queue.
+// queuedSize returns the bytes that a work item takes up in a queue, at least 1.
 func (in workItem) queuedSize() int64 {
 	if in.packet == nil {
 		return 1
@@ -222,8 +227,8 @@ func (in workItem) queuedSize() int64 {
 	return int64(max(cap(in.packet.buf), 1))
 }
 
-// queue puts an input behind the others of its rank, and reports false if there
-// is no room.
+// enqueue adds a work item to the queue of its priority, and returns false if there is
+// no room.
 func (w *worker) enqueue(in workItem, r priority) bool {
 	cost := in.queuedSize()
 	bytes, count := w.queuedBytes.Add(cost), len(w.queue)+len(w.strangerQueue)
@@ -248,8 +253,8 @@ func (w *worker) enqueue(in workItem, r priority) bool {
 	return false
 }
 
-// wait queues an input as soon as there is room, and reports false if done is
-// closed first.
+// enqueueWaiting adds a work item to the queue as soon as there is room. It returns
+// false if done is closed first.
 func (w *worker) enqueueWaiting(in workItem, r priority, done <-chan struct{}) bool {
 	w.blockedStreams.Add(1)
 	defer w.blockedStreams.Add(-1)
@@ -263,8 +268,8 @@ func (w *worker) enqueueWaiting(in workItem, r priority, done <-chan struct{}) b
 	return true
 }
 
-// wake has one stream that waits for room look again. It is called after each
-// input, so one at a time is enough.
+// wakeBlocked wakes one stream that waits for room in the queue. It is called after each
+// work item, so one stream at a time is enough.
 func (w *worker) wakeBlocked() {
 	select {
 	case w.roomFreed <- struct{}{}:
@@ -272,7 +277,8 @@ func (w *worker) wakeBlocked() {
 	}
 }
 
-// arm sets the one real timer to the wheel's next tick.
+// resetTimer sets the worker's timer to the next tick at which a timer of the wheel is
+// due.
 func (w *worker) resetTimer() {
 	at, ok := w.wheel.next()
 	if !ok || w.timerSetTo != 0 && w.timerSetTo <= at {
@@ -282,6 +288,7 @@ func (w *worker) resetTimer() {
 	w.timer.Reset(time.Duration(at - w.now()))
 }
 
+// handleItem handles a work item. The caller holds mu.
 func (w *worker) handleItem(in workItem) {
 	now := w.now()
 	if w.wheel.count == 0 {
@@ -295,7 +302,8 @@ func (w *worker) handleItem(in workItem) {
 	w.updateShedding(now)
 }
 
-// message handles one message. A panic costs this message only.
+// handleMessage handles one message and releases its packet. A panic is logged and costs
+// this message only.
 func (w *worker) handleMessage(now instant, p *packet) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -310,8 +318,8 @@ func (w *worker) handleMessage(now instant, p *packet) {
 	}
 }
 
-// timers does what is due. A panic costs the timer that caused it: the others
-// of its tick are still due.
+// fireTimers fires the due timers. A panic costs the timer that caused it: the others of
+// its tick stay due.
 func (w *worker) fireTimers() {
 	defer func() {
 		if r := recover(); r != nil {
@@ -322,7 +330,7 @@ func (w *worker) fireTimers() {
 	w.wheel.advance(w.now())
 }
 
-// failed takes the news that a request did not go out.
+// handleSendFailure handles a transport error of the request of a client transaction.
 func (w *worker) handleSendFailure(now instant, id uint64) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -334,13 +342,14 @@ func (w *worker) handleSendFailure(now instant, id uint64) {
 	}
 }
 
-// final reports whether the transport's word that the request of c did not arrive
-// ends c. That of a stream does. An ICMP error does not: whoever restarts is there
-// before Timer B, so the datagram counts as lost, and is repeated as Timers A and E
-// say. It ends a probe, though, and a new request if another PBX answers: its sender
-// is told at once that it may try again.
+// endsTransaction reports whether a transport error of the request of c ends c.
+//
+// An error of a stream does. An ICMP error does not: a next hop that restarts is back
+// before Timer B, so the datagram counts as lost, and Timers A and E retransmit it. An
+// ICMP error does end a probe, and a new request while another PBX answers: its sender
+// gets a failure at once and can try again.
 func (w *worker) endsTransaction(c *clientTx) bool {
-	if _, proxied := c.user.(*responseContext); c.nextHop.reliable() || !proxied {
+	if _, forwarded := c.user.(*responseContext); c.nextHop.reliable() || !forwarded {
 		return true
 	}
 	w.scratch.index(c.request, false)
@@ -360,8 +369,8 @@ func (w *worker) endsTransaction(c *clientTx) bool {
 
 func (w *worker) logPanic(what string, r any) { w.proxy.logPanic(what, r) }
 
-// request handles a request: one seen before, an ACK, a CANCEL, or one to
-// send on.
+// handleRequest handles a request: a retransmission, an ACK, a CANCEL, or a new request
+// to forward.
 func (w *worker) handleRequest(now instant, p *packet) {
 	m := &p.msg
 	if m.fault != nil {
@@ -398,14 +407,15 @@ func (w *worker) handleRequest(now instant, p *packet) {
 	}
 }
 
-// A serverKey names a server transaction: 128 bits of a SHA-256 over a secret
-// of the process and what RFC 3261 §17.2.3 compares. Nobody finds two requests
-// with one key but by some 2^64 tries against this process, and what a
-// transaction keeps does not grow with what its request is named.
+// serverKey identifies a server transaction: 128 bits of a SHA-256 over a secret of the
+// process and the fields that RFC 3261 §17.2.3 compares. Its size does not depend on the
+// request. To find two requests with the same key takes about 2^64 tries against this
+// process.
 type serverKey [16]byte
 
-// serverKey makes the key of the server transaction that a request with this
-// method belongs to. ACK belongs to the INVITE; CANCEL is on its own.
+// makeServerKey returns the key of the server transaction that a request with the given
+// method belongs to. An ACK belongs to its INVITE. A CANCEL has a transaction of its
+// own.
 func (w *worker) makeServerKey(m *message, method []byte) serverKey {
 	k := append(w.keyBuf[:0], w.proxy.serverKeySecret[:]...)
 	if m.via.hasCookie(m.b) {
@@ -434,7 +444,7 @@ func (w *worker) makeServerKey(m *message, method []byte) serverKey {
 	return serverKey(sum[:16])
 }
 
-// proxy sends a new request on, RFC 3261 §16.3–16.6.
+// forwardRequest forwards a new request (RFC 3261 §16.3–16.6), or answers it itself.
 func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	m := &p.msg
 	if m.isMethod("OPTIONS") && w.asksUs(m) {
@@ -482,15 +492,16 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	t.client.start(now)
 }
 
-// forUs reports whether an OPTIONS asks about the hop itself. One to a Contact that we
-// have rewritten asks about a phone, also if the phone's Contact has no user.
+// asksUs reports whether an OPTIONS is addressed to the proxy itself. One to a Contact
+// that the proxy has rewritten is addressed to a phone, even if the phone's Contact has
+// no user.
 func (w *worker) asksUs(m *message) bool {
 	var u msg.Uri
 	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.namesUs(&u) && !hasParam(&u, contactParam) && !m.hasField(hRoute)
 }
 
-// unsupported lists every tag of Proxy-Require: we know none (RFC 3261 §16.3 item 5).
-// A Proxy-Require without a tag asks for nothing.
+// unsupportedTags lists every option tag of Proxy-Require: the proxy supports none (RFC
+// 3261 §16.3 item 5). A Proxy-Require without a tag requires nothing.
 func unsupportedTags(m *message) string {
 	var tags []string
 	for i := range m.fields {
@@ -505,9 +516,9 @@ func unsupportedTags(m *message) string {
 	return strings.Join(tags, ", ")
 }
 
-// forwardACK sends on the ACK of a 2xx, which is a request without a
-// transaction (RFC 3261 §17.1, §13.2.2.4). The ACK of a response that we made
-// and forgot is ours; nobody is told of one that cannot go on.
+// forwardACK forwards the ACK of a 2xx, which has no transaction (RFC 3261 §17.1,
+// §13.2.2.4). The ACK of a final response that the proxy made without state is absorbed.
+// An ACK that cannot be routed is dropped: an ACK is never answered.
 func (w *worker) forwardACK(now instant, p *packet) {
 	m := &p.msg
 	if m.maxForwards == 0 || string(m.text(m.toTag)) == string(w.ownTag(m)) {
@@ -525,8 +536,8 @@ func (w *worker) forwardACK(now instant, p *packet) {
 	w.forwardStateless(p, &r, hash)
 }
 
-// stateless sends a request on without a transaction. Its branch follows from
-// the one it came with, so that retransmissions get the same (RFC 3261 §16.11).
+// forwardStateless forwards a request without a transaction. Its branch is a function of
+// the Via it came with, so that retransmissions get the same branch (RFC 3261 §16.11).
 func (w *worker) forwardStateless(p *packet, r *routeDecision, hash uint32) {
 	m := &p.msg
 	w.hash.Reset()
@@ -537,8 +548,8 @@ func (w *worker) forwardStateless(p *packet, r *routeDecision, hash uint32) {
 	w.sendMessage(r.nextHop, w.rewriteRequest(p, r, w.branchBuf), 0)
 }
 
-// cancel answers a CANCEL and takes it to the INVITE it is for, RFC 3261
-// §9.2, §16.10. One that is for none goes on without state.
+// handleCancel answers a CANCEL and cancels its INVITE (RFC 3261 §9.2, §16.10). A CANCEL
+// without an INVITE is forwarded without state.
 func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 	m := &p.msg
 	s := w.serverTxs.m[w.makeServerKey(m, []byte("INVITE"))]
@@ -563,9 +574,9 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 	}
 }
 
-// requeue puts a CANCEL for no INVITE behind the new requests of strangers, once,
-// and reports whether it has: its INVITE may wait there, as its source was no
-// known one yet when that came.
+// requeueCancel moves a CANCEL without an INVITE behind the new requests of unknown
+// sources, once, and reports whether it did. The INVITE may wait there: its source may
+// have become known only after it came.
 func (w *worker) requeueCancel(p *packet) bool {
 	if p.requeued || len(w.strangerQueue) == 0 {
 		return false
@@ -580,8 +591,8 @@ func (w *worker) requeueCancel(p *packet) bool {
 	return false
 }
 
-// response takes a response to the client transaction it is for. One that is
-// for none is dropped (RFC 6026 §8.9, RFC 3261 §18.1.2).
+// handleResponse passes a response to its client transaction. A response without one is
+// dropped (RFC 6026 §8.9, RFC 3261 §18.1.2).
 func (w *worker) handleResponse(now instant, p *packet) {
 	m := &p.msg
 	if m.fault != nil {
@@ -600,14 +611,17 @@ func (w *worker) handleResponse(now instant, p *packet) {
 	c.handleResponse(now, m, p)
 }
 
-// refuse answers a request that is not sent on, without state: a repetition is
-// refused again, and the ACK is known by the To tag. One within a dialog is observed
-// all the same: with a BYE its sender has left (RFC 3261 §15.1.1), whether or not it
-// finds its way. So is a CANCEL, which may be all that is heard of a call that rang when
-// bellhop restarted. A stranger's is not: it ends nothing unless the PBX accepts it.
+// refuseRequest answers a request that is not forwarded. It keeps no state: a
+// retransmission is refused again, and the ACK is recognized by its To tag. See
+// refuseTowards.
 func (w *worker) refuseRequest(p *packet, f *fault, extra string) { w.refuseTowards(p, 0, f, extra) }
 
-// refuseTo refuses a request that was to go to the side dst; 0: it is not known.
+// refuseTowards refuses a request that was to go to the side dst; 0 is unknown.
+//
+// A refused request within a dialog is observed: the sender of a BYE has left the dialog
+// even if the BYE reaches nobody (RFC 3261 §15.1.1). A refused CANCEL is observed too:
+// it may be the only trace of a call that rang when bellhop restarted. Requests of
+// unknown sources are not observed: they end nothing unless the PBX accepts them.
 func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra string) {
 	m := &p.msg
 	if !m.answerable() {
@@ -625,8 +639,9 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 	w.sendOwnResponse(p, f.status, f.phrase, extra)
 }
 
-// hasRoute reports whether a Route of m has a token that we gave out in its dialog: its
-// sender is no stranger there, however long the call lasts.
+// hasOwnRoute reports whether a Route of m carries a token that the proxy issued in the
+// dialog of m. The sender of such a request is known in that dialog, however long the
+// call lasts.
 func (w *worker) hasOwnRoute(m *message) bool {
 	rs, f := w.readRoutes(m)
 	if f != nil {
@@ -642,8 +657,9 @@ func (w *worker) hasOwnRoute(m *message) bool {
 	return false
 }
 
-// answer sends a response of our own. To an INVITE of a source that has not
-// proved to be there it sends none that is larger than the INVITE.
+// sendOwnResponse sends a response that the proxy makes itself, without state. To an
+// INVITE of a source that has not proved its address it sends no response that is larger
+// than the INVITE.
 func (w *worker) sendOwnResponse(p *packet, status int, phrase, extra string) {
 	to, b := w.responseDestination(p), w.makeResponse(p, status, phrase, extra)
 	if p.msg.isMethod("INVITE") && len(b) > len(p.buf) && !w.isProven(to) {
@@ -653,8 +669,9 @@ func (w *worker) sendOwnResponse(p *packet, status int, phrase, extra string) {
 	w.sendMessage(to, b, 0)
 }
 
-// back is the way of the responses to p: on its connection, or to where it came
-// from, at the port that rport or sent-by says (RFC 3261 §18.2.2, RFC 3581 §4).
+// responseDestination returns where responses to p go: to its connection, or to its
+// source address, at the port that rport or sent-by names (RFC 3261 §18.2.2, RFC 3581
+// §4).
 func (w *worker) responseDestination(p *packet) destination {
 	v := &p.msg.via
 	to := p.peer
@@ -668,30 +685,31 @@ func (w *worker) responseDestination(p *packet) destination {
 	return destination{listener: p.listener, addr: to, conn: p.conn}
 }
 
-// send writes b and reports whether the transport took it. id names the client
-// transaction to tell when it turns out later that it did not go. When the
-// stream is gone, another is opened: a response then goes to where its request
-// came from, at the port of sent-by, and nowhere else (RFC 3261 §18.2.2).
-func (w *worker) sendMessage(to destination, b []byte, id uint64) bool {
+// sendMessage sends b and reports whether the transport accepted it. tx is the id of the
+// client transaction that gets a later transport error; 0 is none.
+//
+// If the stream is closed, another one is opened to the same address. For a response
+// that is the source address of its request, at the port of sent-by, and no other (RFC
+// 3261 §18.2.2).
+func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
 	if to.conn == nil {
 		return to.listener.writeDatagram(b, to.addr) == nil
 	}
-	return to.conn.queueMessage(b, id) || w.proxy.streams.openTo(to.addr, to.listener).queueMessage(b, id)
+	return to.conn.queueMessage(b, tx) || w.proxy.streams.openTo(to.addr, to.listener).queueMessage(b, tx)
 }
 
-// Memory that messages were kept in serves for others: sizes are multiples of
-// spareStep, up to maxSpareBuffer; a larger message has memory of its own, which
-// is left to the collector, as is what is beyond maxSpareBytes in all. A worker
-// without a transaction has none.
+// Limits of the buffers that a worker keeps for reuse. Their sizes are multiples of
+// bufferStep up to maxFreeBuffer. Larger buffers, and those beyond maxFreeBytes in all,
+// are left to the garbage collector. A worker without transactions keeps none.
 const (
 	bufferStep    = 256
 	maxFreeBuffer = 4 << 10
 	maxFreeBytes  = 1 << 20
 )
 
-// keep copies b into old, if that is large enough and no waste, or into memory
-// that was kept in before. What a transaction keeps is from here, and goes back
-// with forget: it is counted.
+// retainCopy copies b into old, if old is large enough and not wastefully large, else
+// into a free or new buffer. Messages that transactions keep are retained here: their
+// bytes count in heldBytes until releaseCopy.
 func (w *worker) retainCopy(old, b []byte) []byte {
 	if c := cap(old); old != nil && len(b) <= c && c <= max(2*len(b), bufferStep) {
 		return append(old[:0], b...)
@@ -712,7 +730,7 @@ func (w *worker) retainCopy(old, b []byte) []byte {
 	return append(make([]byte, 0, size), b...)
 }
 
-// forget takes the memory of a kept message back. It returns nil.
+// releaseCopy frees a buffer of retainCopy. It always returns nil.
 func (w *worker) releaseCopy(b []byte) []byte {
 	size := cap(b)
 	w.heldBytes -= size
@@ -729,7 +747,7 @@ func (w *worker) releaseCopy(b []byte) []byte {
 	return nil
 }
 
-// trunkOf is the name of the trunk that a request comes from or goes to, "" if none.
+// trunkName returns the name of the trunk that a request comes from or goes to, or "".
 func (w *worker) trunkName(p *packet, r *routeDecision) string {
 	t := r.trunk
 	if r.dst == edgeSide {
@@ -743,16 +761,18 @@ func (w *worker) trunkName(p *packet, r *routeDecision) string {
 	return t.Name
 }
 
-// newID numbers client transactions so that the id tells the worker.
+// newTxID returns the next id of a client transaction. The id modulo the number of
+// workers is the index of the worker.
 func (w *worker) newTxID() uint64 {
 	w.lastTxID++
 	return (w.lastTxID*uint64(len(w.proxy.workers)) + uint64(w.index)) & (1<<48 - 1)
 }
 
-// transactionSize is about what a server or client transaction takes up beside
-// the messages it keeps.
+// transactionSize is about the bytes that a server or client transaction takes up,
+// without the messages it retains.
 const transactionSize = 384
 
+// addClientTx puts c into its table and counts its memory.
 func (w *worker) addClientTx(c *clientTx) {
 	w.heldBytes += transactionSize
 	if c.cancel {
@@ -762,6 +782,7 @@ func (w *worker) addClientTx(c *clientTx) {
 	w.clientTxs.put(c.id, c)
 }
 
+// removeClientTx removes c, unless its id belongs to another transaction by now.
 func (w *worker) removeClientTx(c *clientTx) {
 	t := &w.clientTxs
 	if c.cancel {
