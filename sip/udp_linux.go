@@ -12,21 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A udpSocket makes the system calls of its messages itself. They never wait,
-// but the scheduler takes every system call for one that may, and has a thread
-// of its own keep watch meanwhile: with a few thousand messages a second that
-// thread costs as much as an eighth of all work.
+// udpSocket makes its system calls without the Go scheduler. They never block, but the
+// scheduler assumes that any system call may, and has its monitor thread watch them. At
+// a few thousand messages a second that thread takes up to an eighth of all processor
+// time.
 type udpSocket struct {
 	*net.UDPConn
 	raw syscall.RawConn
 	v4  bool // of family AF_INET, not AF_INET6
 }
 
-// batch is how many datagrams one system call may receive. Fewer are no backlog.
+// receiveBatch is the largest number of datagrams that one system call receives. A call
+// that returns fewer has emptied the socket: there is no backlog.
 const receiveBatch = 16
 
-// newPacketConn asks for a large receive buffer and for the error queue: without
-// it nobody tells an unconnected socket that a port is closed.
+// newPacketConn requests a large receive buffer and turns the error queue on. Without
+// the error queue, an unconnected socket gets no report of a closed port.
 func newPacketConn(c *net.UDPConn) (PacketConn, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -43,7 +44,8 @@ func newPacketConn(c *net.UDPConn) (PacketConn, error) {
 	return &udpSocket{UDPConn: c, raw: raw, v4: addrPortOf(c.LocalAddr()).Addr().Is4()}, nil
 }
 
-// incoming is what the kernel fills: struct mmsghdr and what it points to.
+// datagramBatch is the memory that recvmmsg fills: struct mmsghdr and the memory it
+// points to.
 type datagramBatch struct {
 	head [receiveBatch]struct {
 		unix.Msghdr
@@ -54,10 +56,9 @@ type datagramBatch struct {
 	buf   [receiveBatch][maxMessage + 1]byte
 }
 
-// receive shows take every datagram that comes, until the socket fails. It
-// holds the socket open all the while, so that readiness that was noticed is
-// never lost between two reads.
-func (s *udpSocket) receiveBatches(take func(b []byte, from netip.AddrPort, alone bool)) error {
+// receiveBatches calls handle for every datagram until the socket fails. It holds the
+// socket for reading all the time, so that no readiness event is lost between two reads.
+func (s *udpSocket) receiveBatches(handle func(b []byte, from netip.AddrPort, idle bool)) error {
 	in := new(datagramBatch)
 	for i := range in.head {
 		h := &in.head[i]
@@ -85,10 +86,10 @@ func (s *udpSocket) receiveBatches(take func(b []byte, from netip.AddrPort, alon
 				return true
 			}
 			for i := range in.head[:n] {
-				take(in.buf[i][:in.head[i].n], in.peerAddr(i), n < receiveBatch)
+				handle(in.buf[i][:in.head[i].n], in.peerAddr(i), n < receiveBatch)
 			}
 			if n < receiveBatch {
-				return false // the socket is empty; what comes from now on wakes us
+				return false // the socket is empty: the next datagram wakes this goroutine
 			}
 		}
 	})
@@ -98,7 +99,7 @@ func (s *udpSocket) receiveBatches(take func(b []byte, from netip.AddrPort, alon
 	return err
 }
 
-// peer is where datagram i came from.
+// peerAddr returns the source address of datagram i.
 func (in *datagramBatch) peerAddr(i int) netip.AddrPort {
 	if in.from[i].Family == unix.AF_INET {
 		from := (*unix.RawSockaddrInet4)(unsafe.Pointer(&in.from[i]))
@@ -112,14 +113,15 @@ func (in *datagramBatch) peerAddr(i int) netip.AddrPort {
 	return netip.AddrPortFrom(ip, readPort(&from.Port))
 }
 
-// port reads a port that is in the order of the network.
+// readPort reads a port in network byte order.
 func readPort(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(p))[:]) }
 
+// writePort writes a port in network byte order.
 func writePort(p *uint16, port uint16) {
 	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(p))[:], port)
 }
 
-// A sending is one datagram on its way into the kernel.
+// sendCall is one sendto system call and its arguments.
 type sendCall struct {
 	b       []byte
 	to      unix.RawSockaddrInet6 // or RawSockaddrInet4
@@ -128,12 +130,15 @@ type sendCall struct {
 	trySend func(fd uintptr) (done bool)
 }
 
+// sendCalls are reused: each has its trySend bound once, so that a write allocates
+// nothing.
 var sendCalls = sync.Pool{New: func() any {
 	s := new(sendCall)
 	s.trySend = s.send
 	return s
 }}
 
+// send makes the system call. It returns false if the socket is not ready to send.
 func (s *sendCall) send(fd uintptr) (done bool) {
 	for {
 		_, _, s.err = syscall.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(s.b))), uintptr(len(s.b)),
@@ -144,8 +149,7 @@ func (s *sendCall) send(fd uintptr) (done bool) {
 	}
 }
 
-// WriteToUDPAddrPort sends one datagram. It may be called from several
-// goroutines.
+// WriteToUDPAddrPort sends one datagram. It may be called from several goroutines.
 func (s *udpSocket) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	ip := to.Addr()
 	if ip.Zone() != "" || s.v4 && !ip.Is4() {
@@ -175,8 +179,8 @@ func (s *udpSocket) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
 	return len(b), nil
 }
 
-// sendErrors empties the socket's error queue and tells the transactions whose
-// requests are in it. It reports whether there was any.
+// drainErrorQueue empties the socket's error queue and informs the transactions of the
+// requests in it. It reports whether there was an error.
 func (h *Proxy) drainErrorQueue(l *listener) (found bool) {
 	s, ok := l.packet.(*udpSocket)
 	if !ok {

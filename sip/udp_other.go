@@ -9,5 +9,5 @@ func newPacketConn(c *net.UDPConn) (PacketConn, error) {
 	return c, nil
 }
 
-// drainErrorQueue has nothing to read here: a closed port shows by Timer B.
+// drainErrorQueue does nothing on this system: Timer B or F reports a closed port.
 func (h *Proxy) drainErrorQueue(*listener) bool { return false }
