@@ -1,39 +1,41 @@
-// Package sip forwards every SIP message faithfully, and shows each to whoever
-// watches.
+// Package sip forwards SIP messages between phones and a PBX, and passes a copy of each to
+// an observer.
 //
-// A [Proxy] stands between the edge side, phones and trunks, and the PBX side.
-// It is a transaction-stateful proxy (RFC 3261 §16, with RFC 3581, 4320, 5393,
-// 5658 and 6026). What it forwards are the bytes that came: it adds a Via, a
-// Record-Route and what the registration mode asks for, counts Max-Forwards
-// down, takes its own Route off, and touches nothing else.
+// A [Proxy] has two sides: the edge side, with phones and trunks, and the PBX side. It is
+// a transaction-stateful proxy (RFC 3261 §16, with RFC 3581, 4320, 5393, 5658 and 6026).
+// It forwards the bytes that it received. It adds a Via, a Record-Route and the header
+// fields of the registration mode, decrements Max-Forwards, removes its own Route, and
+// changes nothing else.
 //
 // # Order and waiting
 //
-// A message goes to the worker that its Call-ID hashes to; a worker owns its
-// transactions and timers and does one thing at a time, so the messages of a
-// call keep their order. Nothing on the way of a message waits for a disk, a
-// peer or another call: a full queue drops and counts. New requests of unknown
-// sources wait until those of known ones are done, and are dropped first; known
-// are the PBX, trunks, and who got a 2xx to a REGISTER or INVITE within the hour.
+// A worker owns the transactions and timers of the calls whose Call-ID hashes to it, and
+// handles one message or timer at a time. The messages of a call therefore keep their
+// order. No message waits for a disk, a peer or another call: a message for a full queue
+// is dropped and counted.
+//
+// Known sources are the PBX, trunks, and addresses that got a 2xx to a REGISTER or INVITE
+// within the last hour. New requests of unknown sources wait until those of known sources
+// are handled, and are dropped first.
 //
 // # Memory
 //
-// Live transactions only, and these have a bound: see [Stats]. After a final
-// response one keeps what a retransmission needs. Requests within a dialog are routed by what they
-// carry: a token in our Record-Route and Path URIs, authenticated with
-// [Config.Key]. A process that has just started routes the BYE of a call that
-// an earlier one set up.
+// A Proxy keeps live transactions only, within a limit: see [Stats]. After a final
+// response a transaction keeps what a retransmission needs. Requests within a dialog are
+// routed by a token in our Record-Route and Path URIs, authenticated with [Config.Key].
+// A process that has just started routes the BYE of a call that an earlier one set up.
 //
 // # Panics
 //
-// A panic costs the message that caused it, or the connection it came on when
-// that cannot be read further, and is logged and counted.
+// A panic is logged and counted. It costs the message that caused it, or the connection
+// if nothing can be read behind that message.
 //
 // # Reflection
 //
-// A source over UDP may be forged. Until it proves that it gets our responses,
-// an INVITE brings it each response of the PBX once, two repetitions of a 2xx,
-// and of our own responses and of repetitions no more bytes than it sent.
+// The source address of a UDP datagram may be forged. Until a source proves that it gets
+// our responses, its INVITE causes at most each response of the PBX once, two repetitions
+// of a 2xx, and no more bytes of our own responses and of other repetitions than the
+// source sent.
 package sip
 
 import (
@@ -56,69 +58,71 @@ import (
 	"bellhop/dialog"
 )
 
-// A Proxy is a running proxy. Make one with [Listen].
+// A Proxy forwards SIP between the edge side and the PBX side. Make one with [Listen].
 type Proxy struct {
 	cfg             Config
 	log             *slog.Logger
 	epoch           time.Time
-	branchSalt      uint32       // in every branch: tells our transactions from those of a process before us
-	hashSeed        maphash.Seed // of loop hashes: secret, so that no response can be forged
+	branchSalt      uint32       // part of every branch: tells our transactions from those of an earlier process
+	hashSeed        maphash.Seed // of loop hashes; secret, so that no response can be forged
 	listeners       []*listener
-	ownNames        map[hostPort]bool // what names us in a URI
+	ownNames        map[hostPort]bool // hosts and ports that name the proxy in a URI
 	workers         []*worker
 	streams         *streamTable
 	pbx             []*pbx
-	serverKeySecret [32]byte      // in the keys of server transactions
-	acceptedSources *sourceSet    // whose REGISTER or INVITE was accepted
-	phoneSources    *sourceSet    // whose REGISTER was accepted
-	provenSources   *sourceSet    // that cannot be forged: they know what a response said
-	backlog         chan struct{} // see Crowded
+	serverKeySecret [32]byte      // part of the keys of server transactions
+	acceptedSources *sourceSet    // sources whose REGISTER or INVITE was accepted
+	phoneSources    *sourceSet    // sources whose REGISTER was accepted
+	provenSources   *sourceSet    // sources that have proved their address: they know the content of a response
+	backlog         chan struct{} // see Backlog
 	draining        atomic.Bool
 	stats           counters
 	goroutines      sync.WaitGroup
 }
 
-// A pbx is one configured PBX.
+// pbx is one configured PBX.
 type pbx struct {
 	addr          Addr
 	id            pbxID
-	sharesOurAddr bool        // bellhop is reached at the same address: not all that comes from there is the PBX's
-	down          atomic.Bool // said so by its silence to OPTIONS; never set of a single one
+	sharesOurAddr bool        // the proxy has the same IP address, so phones may send from it too
+	down          atomic.Bool // it did not answer OPTIONS, or answered 503; never set for a single PBX
 
 	diagnosis diagnosis
 }
 
+// hostPort is a host and port as a URI names them, in lower case and without brackets.
 type hostPort struct {
 	host string
 	port int
 }
 
-// A listener is one address we are reached at.
+// listener is one address that the proxy listens on.
 type listener struct {
 	proxy  *Proxy
-	index  uint8 // place among the listeners
+	index  uint8 // position in the configuration
 	proto  Proto
 	addr   netip.AddrPort // as bound
-	local  netip.AddrPort // as reached from the PBX
+	local  netip.AddrPort // as the PBX reaches it
 	sentBy string         // host:port in our Via
 	uri    string         // host:port;transport=… in our URIs
 	packet PacketConn     // UDP
 	stream net.Listener   // TCP
 }
 
-// Stats are counts since the start.
+// Stats are counts since the start of the proxy, except Transactions and Streams, which
+// are current.
 type Stats struct {
-	Received     uint64 `json:"received"`     // messages that were SIP
-	Malformed    uint64 `json:"malformed"`    // refused or dropped for their syntax
-	Stray        uint64 `json:"stray"`        // responses to nothing
-	Dropped      uint64 `json:"dropped"`      // for a full queue
-	Unobserved   uint64 `json:"unobserved"`   // forwarded, but the watcher's queue was full
-	Shed         uint64 `json:"shed"`         // new requests dropped or refused: transactions held all the memory they may
-	Withheld     uint64 `json:"withheld"`     // responses not sent to sources over UDP that have not proved to be there
-	Refused      uint64 `json:"refused"`      // connections refused for their number
-	Panics       uint64 `json:"panics"`       // messages that were lost to a bug
-	Transactions int64  `json:"transactions"` // alive now
-	Streams      int64  `json:"streams"`      // connections open now
+	Received     uint64 `json:"received"`     // SIP messages
+	Malformed    uint64 `json:"malformed"`    // messages refused or dropped for their syntax
+	Stray        uint64 `json:"stray"`        // responses without a transaction
+	Dropped      uint64 `json:"dropped"`      // messages dropped because a queue was full
+	Unobserved   uint64 `json:"unobserved"`   // messages forwarded while the observation channel was full
+	Shed         uint64 `json:"shed"`         // new requests dropped or refused because transactions held too much memory
+	Withheld     uint64 `json:"withheld"`     // responses not sent to UDP sources that have not proved their address
+	Refused      uint64 `json:"refused"`      // connections refused because there were too many
+	Panics       uint64 `json:"panics"`       // messages lost to a bug
+	Transactions int64  `json:"transactions"` // client transactions without a final response
+	Streams      int64  `json:"streams"`      // open connections
 }
 
 type counters struct {
@@ -127,7 +131,7 @@ type counters struct {
 	transactions                                            atomic.Int64
 }
 
-// Stats returns the counts. It may be called at any time.
+// Stats returns the current counts. It may be called from any goroutine at any time.
 func (h *Proxy) Stats() Stats {
 	return Stats{
 		Received:     h.stats.received.Load(),
@@ -193,6 +197,7 @@ func Listen(cfg Config) (*Proxy, error) {
 	return h, nil
 }
 
+// openListener opens the socket of one configured address.
 func (h *Proxy) openListener(a Addr) (*listener, error) {
 	l := &listener{proxy: h, index: uint8(len(h.listeners)), proto: a.Proto}
 	switch a.Proto {
@@ -229,6 +234,7 @@ func (h *Proxy) openListener(a Addr) (*listener, error) {
 	return l, nil
 }
 
+// listenError returns the error for a socket that cannot be opened.
 func listenError(a Addr, err error) error {
 	if isInUse(err) {
 		return fmt.Errorf("cannot listen on %s: the port is in use by another process", a)
@@ -236,8 +242,8 @@ func listenError(a Addr, err error) error {
 	return fmt.Errorf("cannot listen on %s: %w", a, err)
 }
 
-// reachable is the address others know a listener by: for 0.0.0.0 the one that
-// this machine uses towards the PBX.
+// reachableAddr returns the address at which others reach a listener. For an unspecified
+// address such as 0.0.0.0 it is the one that this machine uses towards the PBX.
 func (h *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
 	if !ip.IsUnspecified() {
 		return ip
@@ -250,11 +256,13 @@ func (h *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
 	return addrPortOf(c.LocalAddr()).Addr()
 }
 
+// addOwnName adds a host and port to the names of the proxy.
 func (h *Proxy) addOwnName(n HostPort) {
 	h.ownNames[hostPort{strings.ToLower(strings.Trim(n.Host, "[]")), int(n.Port)}] = true
 }
 
-// named reports whether host and port, as in a URI, are ours.
+// isOwnName reports whether a URI with this host and port names the proxy. Port 0 is
+// 5060.
 func (h *Proxy) isOwnName(host string, port int) bool {
 	if port == 0 {
 		port = 5060
@@ -262,7 +270,7 @@ func (h *Proxy) isOwnName(host string, port int) bool {
 	return h.ownNames[hostPort{strings.ToLower(strings.Trim(host, "[]")), port}]
 }
 
-// Addrs are the addresses listened on, ports resolved.
+// Addrs returns the addresses listened on, with the ports that the system chose.
 func (h *Proxy) Addrs() []Addr {
 	var as []Addr
 	for _, l := range h.listeners {
@@ -271,8 +279,8 @@ func (h *Proxy) Addrs() []Addr {
 	return as
 }
 
-// Run forwards until ctx ends. Then it closes the listeners and all streams,
-// and returns when every goroutine of the hop has ended.
+// Run forwards messages until ctx ends. It then closes the listeners and all streams,
+// and returns when every goroutine of the proxy has ended.
 func (h *Proxy) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -294,8 +302,8 @@ func (h *Proxy) Run(ctx context.Context) error {
 	return nil
 }
 
-// Drain refuses new calls with 503 from now on, and returns when no
-// transaction is under way any more or ctx ends.
+// Drain refuses new calls with 503 from now on. It returns when no transaction is under
+// way or ctx ends.
 func (h *Proxy) Drain(ctx context.Context) {
 	h.draining.Store(true)
 	for h.stats.transactions.Load() > 0 {
@@ -307,10 +315,12 @@ func (h *Proxy) Drain(ctx context.Context) {
 	}
 }
 
-// Backlog tells that a worker's queue is a quarter full: more processors would
-// help. It holds one value at most, and nothing waits for it to be read.
+// Backlog returns a channel that receives a value when the queues of a worker are an
+// eighth full: more processors would help. It holds at most one value, and nothing waits
+// for it to be read.
 func (h *Proxy) Backlog() <-chan struct{} { return h.backlog }
 
+// signalBacklog puts a value into the channel of Backlog if it is empty.
 func (h *Proxy) signalBacklog() {
 	select {
 	case h.backlog <- struct{}{}:
@@ -318,25 +328,27 @@ func (h *Proxy) signalBacklog() {
 	}
 }
 
-// recovers, deferred, has a panic cost no more than what its function was at.
+// recoverPanic, when deferred, recovers a panic, logs it and counts it. what names the
+// work that is lost.
 func (h *Proxy) recoverPanic(what string) {
 	if r := recover(); r != nil {
 		h.logPanic(what, r)
 	}
 }
 
+// logPanic logs and counts a recovered panic r.
 func (h *Proxy) logPanic(what string, r any) {
 	h.stats.panics.Add(1)
 	h.log.Error("panic", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
-// PBXReachable reports whether a PBX is there to send calls to.
+// PBXReachable reports whether a PBX is up. A single PBX always counts as up.
 func (h *Proxy) PBXReachable() bool {
 	_, ok := h.firstAlivePBX()
 	return ok
 }
 
-// Close frees the listeners. A Proxy that runs does so itself.
+// Close closes the listeners. Run does so itself when it ends.
 func (h *Proxy) Close() {
 	for _, l := range h.listeners {
 		if l.packet != nil {
@@ -348,13 +360,12 @@ func (h *Proxy) Close() {
 	}
 }
 
-// now is the time since the hop began.
+// now returns the time since the proxy was made.
 func (h *Proxy) now() instant { return instant(time.Since(h.epoch)) }
 
-// Clock reads the steady clock that messages are stamped with, see
-// [dialog.Message], and how far the wall clock is ahead of it. The steady clock
-// begins as the wall clock in Listen; nobody sets it. It may be called from any
-// goroutine.
+// Clock returns the steady clock by which messages are stamped (see [dialog.Message]),
+// and how far the wall clock is ahead of it. The steady clock starts as the wall clock
+// in Listen and is never adjusted. Clock may be called from any goroutine.
 func (h *Proxy) Clock() (now time.Time, wallOffset time.Duration) {
 	wall := time.Now() // it reads both clocks
 	since := wall.Sub(h.epoch)
@@ -364,9 +375,9 @@ func (h *Proxy) Clock() (now time.Time, wallOffset time.Duration) {
 	return h.epoch.Add(since), time.Duration(wall.UnixNano()-h.epoch.UnixNano()) - since
 }
 
-// sideOf says which side the message p came from. Phones may share the address of a
-// PBX that is reached over UDP, as behind one NAT: a connection from there on which
-// one registers is theirs.
+// sideOf returns the side that the message p came from. Phones may share the address of
+// a PBX that is reached over UDP, for example behind one NAT: a connection from that
+// address on which a phone registers is on the edge side.
 func (h *Proxy) sideOf(p *packet) dialog.Side {
 	for _, pbx := range h.pbx {
 		if !pbx.isSource(p.listener.proto, p.peer) {
@@ -385,7 +396,7 @@ func (h *Proxy) sideOf(p *packet) dialog.Side {
 	return h.sourceSide(p.peer)
 }
 
-// sideAt says which side an address is on that requests are sent to.
+// sideAt returns the side of an address that requests are sent to.
 func (h *Proxy) sideAt(a Addr) dialog.Side {
 	for _, p := range h.pbx {
 		if p.addr.Proto == a.Proto && (p.addr.AddrPort == a.AddrPort || a.Proto == TCP && p.addr.Addr() == a.Addr()) {
@@ -395,6 +406,8 @@ func (h *Proxy) sideAt(a Addr) dialog.Side {
 	return h.sourceSide(a.AddrPort)
 }
 
+// sourceSide returns the PBX side for addresses in Config.PBXSources, else the edge
+// side.
 func (h *Proxy) sourceSide(peer netip.AddrPort) dialog.Side {
 	for _, s := range h.cfg.PBXSources {
 		if s.Contains(peer.Addr()) {
@@ -404,7 +417,7 @@ func (h *Proxy) sourceSide(peer netip.AddrPort) dialog.Side {
 	return edgeSide
 }
 
-// livesAt reports whether bellhop listens at an address.
+// listensOnHost reports whether the proxy listens on an IP address, on any port.
 func (h *Proxy) listensOnHost(ip netip.Addr) bool {
 	for _, l := range h.listeners {
 		own := l.addr.Addr()
@@ -415,7 +428,7 @@ func (h *Proxy) listensOnHost(ip netip.Addr) bool {
 	return false
 }
 
-// pbxHost reports whether a PBX lives at that address, on whatever port.
+// isPBXHost reports whether a PBX is configured at an IP address, on any port.
 func (h *Proxy) isPBXHost(ip netip.Addr) bool {
 	for _, p := range h.pbx {
 		if p.addr.Addr() == ip {
@@ -430,7 +443,7 @@ func (h *Proxy) isPBXHost(ip netip.Addr) bool {
 	return false
 }
 
-// trunkAt is the [Trunk] that a peer belongs to, nil if none.
+// trunkAt returns the trunk that an address belongs to, or nil.
 func (h *Proxy) trunkAt(ip netip.Addr) *Trunk {
 	for i := range h.cfg.Trunks {
 		for _, s := range h.cfg.Trunks[i].Sources {
@@ -442,11 +455,12 @@ func (h *Proxy) trunkAt(ip netip.Addr) *Trunk {
 	return nil
 }
 
-// sends reports whether what comes from a peer is from this PBX. It is known by its
-// address, whatever transport it sends a request over: some choose another than the
-// one they are reached by, as for a large one (RFC 3261 §18.1.1). A source port is
-// looked at where others may send from the address too: over UDP unless the PBX is
-// reached over TCP, and where bellhop has the same address.
+// isSource reports whether a message from peer comes from this PBX.
+//
+// The IP address decides, whatever transport the PBX is configured with: some PBXs
+// choose another one, for a large request for example (RFC 3261 §18.1.1). The source
+// port must match as well where other senders may have the same address: over UDP unless
+// the PBX is reached over TCP, and where the proxy has the address too.
 func (p *pbx) isSource(proto Proto, peer netip.AddrPort) bool {
 	switch {
 	case p.addr.AddrPort == peer:
@@ -459,8 +473,8 @@ func (p *pbx) isSource(proto Proto, peer netip.AddrPort) bool {
 	return p.addr.Proto == TCP || proto == TCP
 }
 
-// namesPBX returns the configured PBX at an address, nil if there is none. A URI
-// seldom says which transport; the configuration does.
+// pbxOfAddr returns the configured PBX at an address, or nil. One with the same
+// transport is preferred: a URI seldom names the transport, the configuration does.
 func (h *Proxy) pbxOfAddr(a Addr) (found *pbx) {
 	for _, p := range h.pbx {
 		if p.addr.AddrPort == a.AddrPort {
@@ -473,7 +487,7 @@ func (h *Proxy) pbxOfAddr(a Addr) (found *pbx) {
 	return found
 }
 
-// alive is the first PBX that answers.
+// firstAlivePBX returns the first PBX that answers.
 func (h *Proxy) firstAlivePBX() (*pbx, bool) {
 	for _, p := range h.pbx {
 		if !p.down.Load() {
@@ -483,7 +497,7 @@ func (h *Proxy) firstAlivePBX() (*pbx, bool) {
 	return nil, false
 }
 
-// listensAt reports whether a message to an address would come back to us.
+// listensAt reports whether a message to an address would come back to the proxy.
 func (h *Proxy) listensAt(a netip.AddrPort) bool {
 	for _, l := range h.listeners {
 		own := l.addr.Addr()
@@ -494,9 +508,9 @@ func (h *Proxy) listensAt(a netip.AddrPort) bool {
 	return false
 }
 
-// listenerFor picks the listener to reach an address from: the one the message
-// came on when it can, else the first that speaks the transport and is of the
-// address's kind.
+// listenerFor returns the listener from which to reach an address: came, on which the
+// message was received, if it can, else the first with the right transport and address
+// family. It returns nil if there is none.
 func (h *Proxy) listenerFor(proto Proto, ip netip.Addr, came *listener) *listener {
 	if came != nil && came.proto == proto && came.canReach(ip) {
 		return came
@@ -509,15 +523,15 @@ func (h *Proxy) listenerFor(proto Proto, ip netip.Addr, came *listener) *listene
 	return nil
 }
 
-// reaches reports whether packets from l can get to ip: the same family, and
-// loopback only to loopback.
+// canReach reports whether packets from l can reach ip: the address families are the
+// same, and a loopback address reaches loopback only.
 func (l *listener) canReach(ip netip.Addr) bool {
 	own := l.addr.Addr()
 	return own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
 }
 
-// udpListener is the listener that a flow names: by its place and port or,
-// where the configuration has changed, by its port.
+// listenerOfFlow returns the UDP listener that a flow names: by index and port or, after
+// a change of the configuration, by port alone.
 func (h *Proxy) listenerOfFlow(fl flow, came *listener) *listener {
 	ip := fl.peer.Addr()
 	var found *listener
@@ -538,7 +552,7 @@ func (h *Proxy) listenerOfFlow(fl flow, came *listener) *listener {
 	return h.listenerFor(UDP, ip, came)
 }
 
-// addrPort is the address in a net.Addr, IPv4 as IPv4.
+// addrPortOf returns the address in a net.Addr; an IPv4-mapped address becomes IPv4.
 func addrPortOf(a net.Addr) netip.AddrPort {
 	ap, err := netip.ParseAddrPort(a.String())
 	if err != nil {
@@ -547,6 +561,7 @@ func addrPortOf(a net.Addr) netip.AddrPort {
 	return unmapAddr(ap)
 }
 
+// unmapAddr turns an IPv4-mapped IPv6 address into IPv4.
 func unmapAddr(ap netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
