@@ -21,7 +21,7 @@ func (w *worker) updateShedding(now instant) {
 	w.shedding.Store(full)
 	if full && (now-w.shedLoggedAt >= shedLogInterval || w.shedLoggedAt == 0) {
 		w.shedLoggedAt = now
-		w.proxy.log.Warn("new requests of unknown sources shed: transactions hold most of the memory they may", "worker", w.index, "bytes", w.heldBytes, "limit", w.maxHeldBytes)
+		w.proxy.log.Warn("new requests of unknown sources shed", "worker", w.index, "held_bytes", w.heldBytes, "limit_bytes", w.maxHeldBytes)
 	}
 }
 

@@ -76,6 +76,6 @@ func (b *probe) handleAnswer(now instant, down bool) {
 
 func (b *probe) setDown(down bool) {
 	if b.pbx.down.Swap(down) != down {
-		b.worker.proxy.log.Warn("PBX changed", "pbx", b.pbx.addr, "down", down)
+		b.worker.proxy.log.Warn("PBX state changed", "pbx", b.pbx.addr, "down", down)
 	}
 }

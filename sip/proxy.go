@@ -151,10 +151,10 @@ func (h *Proxy) Stats() Stats {
 // Listen opens the listeners. Nothing is read before [Proxy.Run].
 func Listen(cfg Config) (*Proxy, error) {
 	if len(cfg.Key) < 32 {
-		return nil, errors.New("sip: the key has fewer than 32 bytes")
+		return nil, fmt.Errorf("sip: key has %d bytes: use at least 32", len(cfg.Key))
 	}
 	if len(cfg.Listen) == 0 || len(cfg.PBX) == 0 {
-		return nil, errors.New("sip: a listener and a PBX are needed")
+		return nil, errors.New("sip: no listener or no PBX: configure at least one of each")
 	}
 	h := &Proxy{cfg: cfg, log: cfg.Log, epoch: time.Now(), hashSeed: maphash.MakeSeed(), ownNames: map[hostPort]bool{}}
 	if h.log == nil {
@@ -187,7 +187,7 @@ func Listen(cfg Config) (*Proxy, error) {
 		p.sharesOurAddr = h.listensOnHost(p.addr.Addr())
 		if h.listenerFor(p.addr.Proto, p.addr.Addr(), nil) == nil {
 			h.Close()
-			return nil, fmt.Errorf("sip: the PBX is %s, but nothing listens on %s: it could not send us requests of its own", p.addr, p.addr.Proto)
+			return nil, fmt.Errorf("sip: no listener can reach PBX %s: add a %s listener of its address family", p.addr, p.addr.Proto)
 		}
 	}
 	h.streams = newStreams(h)
@@ -339,7 +339,7 @@ func (h *Proxy) recoverPanic(what string) {
 // logPanic logs and counts a recovered panic r.
 func (h *Proxy) logPanic(what string, r any) {
 	h.stats.panics.Add(1)
-	h.log.Error("panic", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
+	h.log.Error("panic recovered", "part", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
 // PBXReachable reports whether a PBX is up. A single PBX always counts as up.

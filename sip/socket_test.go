@@ -222,16 +222,16 @@ func TestWhatCannotBeListenedTo(t *testing.T) {
 		cfg  sip.Config
 		want string
 	}{
-		{"no key", sip.Config{Listen: []sip.Addr{udp}, PBX: []sip.Addr{udp}, Key: []byte("short")}, "sip: the key has fewer than 32 bytes"},
-		{"no listener", sip.Config{PBX: []sip.Addr{udp}, Key: key}, "sip: a listener and a PBX are needed"},
-		{"no PBX", sip.Config{Listen: []sip.Addr{udp}, Key: key}, "sip: a listener and a PBX are needed"},
+		{"no key", sip.Config{Listen: []sip.Addr{udp}, PBX: []sip.Addr{udp}, Key: []byte("short")}, "sip: key has 5 bytes: use at least 32"},
+		{"no listener", sip.Config{PBX: []sip.Addr{udp}, Key: key}, "sip: no listener or no PBX: configure at least one of each"},
+		{"no PBX", sip.Config{Listen: []sip.Addr{udp}, Key: key}, "sip: no listener or no PBX: configure at least one of each"},
 		{
 			"a PBX over TCP and no TCP", sip.Config{Listen: []sip.Addr{udp}, PBX: []sip.Addr{{Proto: sip.TCP, AddrPort: pbx}}, Key: key},
-			"sip: the PBX is tcp://127.0.0.1:5070, but nothing listens on tcp: it could not send us requests of its own",
+			"sip: no listener can reach PBX tcp://127.0.0.1:5070: add a tcp listener of its address family",
 		},
 		{
 			"a PBX over IPv6 and no IPv6", sip.Config{Listen: []sip.Addr{udp, tcp}, PBX: []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("[2001:db8::1]:5060")}}, Key: key},
-			"sip: the PBX is udp://[2001:db8::1]:5060, but nothing listens on udp: it could not send us requests of its own",
+			"sip: no listener can reach PBX udp://[2001:db8::1]:5060: add a udp listener of its address family",
 		},
 		{
 			"an address of others", sip.Config{Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.1:5060")}}, PBX: []sip.Addr{udp}, Key: key},

@@ -142,7 +142,7 @@ func (ss *streamTable) acceptConns(ctx context.Context, l *listener) {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
-			ss.proxy.log.Warn("cannot accept a connection", "listener", l.sentBy, "err", err)
+			ss.proxy.log.Warn("connection not accepted", "listener", l.sentBy, "err", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(100 * time.Millisecond):
@@ -303,7 +303,7 @@ func (s *stream) dialPeer() {
 	defer s.close()
 	c, err := s.table.proxy.cfg.Net.Dial(s.listener.addr.Addr(), s.peer)
 	if err != nil {
-		s.table.proxy.log.Info("cannot connect", "peer", s.peer, "err", err)
+		s.table.proxy.log.Info("connection failed", "peer", s.peer, "err", err)
 		s.close()
 		s.failQueued()
 		return
