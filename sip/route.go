@@ -16,40 +16,42 @@ const (
 	pbxSide  = dialog.PBX
 )
 
-// A way is how a message leaves: from one of our listeners, to an address, and
-// on a stream if it is one.
+// destination is where a message is sent: from one of our listeners, to an address, and
+// over a stream if the transport has connections.
 type destination struct {
 	listener *listener
 	addr     netip.AddrPort
 	conn     *stream // nil over UDP
 }
 
-func (w destination) reliable() bool { return w.conn != nil }
+// reliable reports whether the transport is a stream: nothing is retransmitted.
+func (d destination) reliable() bool { return d.conn != nil }
 
-// peer is the address of who gets what leaves. On a stream it need not be the
-// one in to, which is where another is opened when that has ended.
-func (w destination) peer() netip.AddrPort {
-	if w.conn != nil {
-		return w.conn.peer
+// peer returns the address of the peer that receives the message. On a stream it may
+// differ from addr, to which a new stream is opened when the old one has ended.
+func (d destination) peer() netip.AddrPort {
+	if d.conn != nil {
+		return d.conn.peer
 	}
-	return w.addr
+	return d.addr
 }
 
-// routing is the answer to where a request goes.
+// routeDecision is where a request goes, and what its Record-Route, Path and observation
+// need to know about that.
 type routeDecision struct {
 	nextHop  destination
 	dst      dialog.Side
-	edgeFlow flow   // to the peer on the edge side, for Record-Route and Path
-	byURI    bool   // edge says at which host the peer is, and URIs where there
-	pbx      pbxID  // the PBX that an edge-side request goes to
-	aor      string // who registered the binding that the request is sent to
+	edgeFlow flow // to the peer on the edge side, for Record-Route and Path
+	byURI    bool // edgeFlow gives only the peer's host; the URI gives the port
+	pbx      pbxID // PBX that an edge-side request goes to
+	aor      string // address-of-record of the binding that the request is sent to
 
-	trunk    *Trunk // that the request comes from, nil if none
-	stranger bool   // the request comes from neither PBX nor trunk
+	trunk    *Trunk // trunk that the request comes from, or nil
+	stranger bool // the request comes from neither PBX nor trunk
 }
 
-// Faults of routing. A next hop that cannot be reached counts as 503, which
-// leaves as 500 (RFC 3261 §16.7, §16.9).
+// Responses to requests that cannot be routed. An unreachable next hop counts as 503, which
+// is forwarded as 500 (RFC 3261 §16.7, §16.9).
 var (
 	forgedRoute       = &fault{403, "Forged Route"}
 	routeNotAllowed   = &fault{403, "Route Not Allowed"}
@@ -63,11 +65,12 @@ var (
 	nextHopNotAllowed = &fault{403, "Next Hop Not Allowed"}
 )
 
-// route decides where the request of p goes, RFC 3261 §16.4–16.6, and notes in
-// w.splice what that changes in it: our own Route values are taken off, and
-// the Request-URI is changed where a strict router or our Contact token asks
-// for it. Nothing is looked up but the listeners and open connections: what it
-// needs to know is in the message (RFC 5626 §5.3).
+// routeRequest decides where the request of p goes (RFC 3261 §16.4–16.6). It notes the
+// edits in w.edits: our own Route values are removed, and the Request-URI is replaced
+// where a strict router or our Contact token requires it.
+//
+// It looks up nothing but listeners and open connections: everything else is in the
+// message (RFC 5626 §5.3).
 func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 	m := &p.msg
 	w.edits.reset()
@@ -91,8 +94,8 @@ func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 		case strings.Contains(uri.User, "@"):
 			return r, badURI
 		case hasParam(&uri, "lr") && uri.User != "":
-			// A strict router put our own Record-Route here; what it was meant
-			// for is the last Route (RFC 3261 §16.4).
+			// A strict router has put our Record-Route into the Request-URI; the
+			// original Request-URI is the last Route (RFC 3261 §16.4).
 			t, ok := w.sealer.openRouteToken(uri.User, m)
 			if !ok {
 				return r, forgedRoute
@@ -138,7 +141,7 @@ func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 					if p.side == pbxSide {
 						w.proxy.notePathUse(p)
 						w.proxy.rememberBinding(p, &t)
-					} else if t.flow.peer != p.peer { // only a registrar sends along it
+					} else if t.flow.peer != p.peer { // only a registrar uses a Path
 						w.proxy.diagnoseSource(p.receivedAt, p.peer, true)
 					}
 				}
@@ -157,27 +160,28 @@ func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 		if !hasParam(next, "lr") {
 			// The next hop is a strict router: RFC 3261 §16.6 item 6.
 			if foreign != nil {
-				return r, foreign // no Route can be made of it
+				return r, foreign // applyStrictRoute cannot make a Route of it
 			}
 			w.applyStrictRoute(m, rs)
 		}
 	}
 	if p.side == edgeSide {
-		r.aor = "" // the PBX alone says whom a binding belongs to
+		r.aor = "" // only the PBX names the binding of a request
 		return w.routeFromEdge(p, r, next, len(rs) > 0, &tokens)
 	}
 	if foreign != nil && len(rs) == 0 && !tokens.last.flow.peer.IsValid() {
-		return r, foreign // it alone would say where to
+		return r, foreign // nothing else names a next hop
 	}
 	return w.routeFromPBX(p, r, next, tokens.last)
 }
 
-// taken are the tokens of the Routes that were taken off a request.
+// poppedTokens are the tokens of the own Routes that were removed from a request.
 type poppedTokens struct {
 	first, last token
 	n           int
 }
 
+// add notes the next removed token.
 func (t *poppedTokens) add(k token) {
 	if t.n++; t.n == 1 {
 		t.first = k
@@ -185,10 +189,12 @@ func (t *poppedTokens) add(k token) {
 	t.last = k
 }
 
-// fromEdge routes what phones and trunks send: to the PBX. Neither Route nor
-// Request-URI chooses another next hop, within a dialog neither: they are what a
-// stranger can write. Only where the PBX has left a dialog to its two ends does a
-// request go to the other end, at the address to which the PBX sent the INVITE.
+// routeFromEdge routes a request of a phone or trunk: to the PBX.
+//
+// Neither Route nor Request-URI can choose another next hop, within a dialog neither,
+// because any stranger can write them. The one exception is a dialog that the PBX has
+// left to its two ends: a request in it goes to the other end, at the address to which
+// the PBX sent the INVITE.
 func (w *worker) routeFromEdge(p *packet, r routeDecision, next *msg.Uri, routed bool, tokens *poppedTokens) (routeDecision, *fault) {
 	r.dst = pbxSide
 	r.edgeFlow, r.byURI = w.flowOf(p)
@@ -211,18 +217,18 @@ func (w *worker) routeFromEdge(p *packet, r routeDecision, next *msg.Uri, routed
 	}
 	pbx := w.pbxOfURI(next)
 	if pbx == nil || !p.msg.initial() {
-		return r, routeNotAllowed // within a dialog a PBX that is a proxy would follow the URI anywhere
+		return r, routeNotAllowed // within a dialog, a PBX that is a proxy would follow any URI
 	}
 	return w.routeToPBX(p, r, pbx)
 }
 
-// allOpen reports whether each Route of m that names us has a token of m's dialog.
-// One that has none would lead back to us through a PBX that is a proxy.
+// allRoutesOpen reports whether each remaining Route of m that names us has a token of
+// m's dialog. A Route without one would lead back to us through a PBX that is a proxy.
 func (w *worker) allRoutesOpen(m *message) bool {
 	for i := range w.routeValues {
 		r := &w.routeValues[i]
 		if r.field < 0 || !w.namesUs(&r.uri) {
-			continue // taken off, or another's
+			continue // removed, or not ours
 		}
 		if _, ok := w.sealer.openRouteToken(r.uri.User, m); !ok {
 			return false
@@ -231,7 +237,7 @@ func (w *worker) allRoutesOpen(m *message) bool {
 	return true
 }
 
-// namesPBX returns the configured PBX that a URI names, nil if it names none.
+// pbxOfURI returns the configured PBX that a URI names, or nil.
 func (w *worker) pbxOfURI(u *msg.Uri) *pbx {
 	a, ok := uriAddr(u)
 	if !ok {
@@ -240,7 +246,7 @@ func (w *worker) pbxOfURI(u *msg.Uri) *pbx {
 	return w.proxy.pbxOfAddr(a)
 }
 
-// toDialogPBX sends a request within a dialog to the PBX that the dialog is with.
+// routeToDialogPBX sends a request within a dialog to the PBX of that dialog.
 func (w *worker) routeToDialogPBX(p *packet, r routeDecision, next *msg.Uri, t *token) (routeDecision, *fault) {
 	if t.fromPBX && !t.direct && t.target.IsValid() && w.proxy.isPBXHost(t.target.Addr()) {
 		return w.routeToAddr(p, r, t.target)
@@ -250,12 +256,13 @@ func (w *worker) routeToDialogPBX(p *packet, r routeDecision, next *msg.Uri, t *
 			return w.routeToPBX(p, r, pbx)
 		}
 	}
-	if pbx := w.pbxOfURI(next); pbx != nil { // the dialog's is not in the configuration any more
+	if pbx := w.pbxOfURI(next); pbx != nil { // the dialog's PBX is no longer configured
 		return w.routeToPBX(p, r, pbx)
 	}
 	return w.routeToAnyPBX(p, r)
 }
 
+// routeToAnyPBX sends a request to the first PBX that answers.
 func (w *worker) routeToAnyPBX(p *packet, r routeDecision) (routeDecision, *fault) {
 	pbx, ok := w.proxy.firstAlivePBX()
 	if !ok {
@@ -264,13 +271,14 @@ func (w *worker) routeToAnyPBX(p *packet, r routeDecision) (routeDecision, *faul
 	return w.routeToPBX(p, r, pbx)
 }
 
+// routeToPBX sends a request to a configured PBX.
 func (w *worker) routeToPBX(p *packet, r routeDecision, pbx *pbx) (routeDecision, *fault) {
 	r.pbx = pbx.id
 	return w.routeToAddr(p, r, pbx.addr)
 }
 
-// toOtherEnd sends a request within a dialog that the PBX is not in to the other
-// end: t is the token of the Record-Route between the PBX and that end.
+// routeToOtherEnd sends a request within a dialog that the PBX has left to the other end
+// of the dialog. t is the token of the Record-Route between the PBX and that end.
 func (w *worker) routeToOtherEnd(p *packet, r routeDecision, next *msg.Uri, t *token) (routeDecision, *fault) {
 	r.dst, r.edgeFlow, r.byURI = edgeSide, t.flow, t.byURI
 	if t.byURI {
@@ -279,9 +287,9 @@ func (w *worker) routeToOtherEnd(p *packet, r routeDecision, next *msg.Uri, t *t
 	return w.routeOverFlow(p, r, nil)
 }
 
-// believed is where a URI leads whose author the PBX has not vouched for: to where
-// it says if that is at the flow's host, or at the same trunk; else to the peer of
-// the flow.
+// limitTarget returns the address that a URI names if it is at the flow's host or at the
+// flow's trunk, else the peer of the flow. It is for URIs that the PBX has not vouched
+// for.
 func (w *worker) limitTarget(u *msg.Uri, fl flow) Addr {
 	if a, ok := uriAddr(u); ok {
 		trunk := w.proxy.trunkAt(a.Addr())
@@ -292,8 +300,8 @@ func (w *worker) limitTarget(u *msg.Uri, fl flow) Addr {
 	return Addr{fl.proto, fl.peer}
 }
 
-// fromEdgeUnbound routes a request with tokens of version 1 in a dialog that was
-// up when this process began, as the build did that made them.
+// routeUnboundFromEdge routes a request with tokens of version 1 in a dialog that was up
+// when this process started. It routes as the version did that made those tokens.
 func (w *worker) routeUnboundFromEdge(p *packet, r routeDecision, next *msg.Uri, tokens *poppedTokens) (routeDecision, *fault) {
 	last := &tokens.last
 	if last.flow.peer.IsValid() && last.flow != tokens.first.flow && last.flow.peer != p.peer {
@@ -314,11 +322,13 @@ func (w *worker) routeUnboundFromEdge(p *packet, r routeDecision, next *msg.Uri,
 	return w.routeToEdge(p, r, a)
 }
 
-// fromPBX routes what the PBX sends: over the flow our token names, else by
-// Route, else by the Request-URI. Within a dialog the URI is the remote target, which
-// the other end has chosen. It is believed of one that the PBX has called itself; of
-// one that has called the PBX, or to whom the PBX, a proxy, only passes on what comes
-// from the edge side, not farther than its host.
+// routeFromPBX routes a request of the PBX: over the flow in our token, else by Route,
+// else by the Request-URI.
+//
+// Within a dialog the Request-URI is the remote target, chosen by the other end. It is
+// followed without limit only if the PBX has called that end. If that end has called the
+// PBX, or if the PBX is a proxy that passes on a request of the edge side, the request
+// goes no farther than the end's host.
 func (w *worker) routeFromPBX(p *packet, r routeDecision, next *msg.Uri, t token) (routeDecision, *fault) {
 	r.dst = edgeSide
 	passedOn := !p.msg.initial() && passedBefore(&p.msg)
@@ -352,7 +362,8 @@ func (w *worker) routeFromPBX(p *packet, r routeDecision, next *msg.Uri, t token
 	return r, f
 }
 
-// passedOn reports whether m has been here before: a Via below the topmost is ours.
+// passedBefore reports whether m has passed this proxy before: a Via below the topmost
+// is ours.
 func passedBefore(m *message) bool {
 	for i := range m.fields {
 		if f := &m.fields[i]; f.name == hVia && bytes.Contains(m.text(f.value), []byte(cookie+"bh")) {
@@ -362,8 +373,8 @@ func passedBefore(m *message) bool {
 	return false
 }
 
-// toEdge sends to an address on the edge side that a URI names. It may not be one
-// of this machine's own, unless the sender or a trunk is there too.
+// routeToEdge sends a request to an edge-side address that a URI names. An address of
+// this machine is refused unless the sender or a trunk is on this machine too.
 func (w *worker) routeToEdge(p *packet, r routeDecision, a Addr) (routeDecision, *fault) {
 	if w.proxy.listensAt(a.AddrPort) {
 		return r, noBinding
@@ -375,13 +386,13 @@ func (w *worker) routeToEdge(p *packet, r routeDecision, a Addr) (routeDecision,
 	return w.routeToAddr(p, r, a)
 }
 
-// inward reports whether an address is not to be reached from other networks:
-// loopback, or link-local.
+// isLocalOnly reports whether an address cannot be reached from other networks: loopback
+// or link-local.
 func isLocalOnly(ip netip.Addr) bool { return ip.IsLoopback() || ip.IsLinkLocalUnicast() }
 
-// overFlow sends to the peer of a flow the way it came (RFC 5626 §5.3). When its
-// stream is gone another may be opened to the same address, at the port that
-// the URI names; nil: none is.
+// routeOverFlow sends a request to the peer of r.edgeFlow, over the flow's listener or
+// connection (RFC 5626 §5.3). If the connection is closed, another one may be opened to
+// the same host at the port that uri names; with a nil uri the flow has failed.
 func (w *worker) routeOverFlow(p *packet, r routeDecision, uri *msg.Uri) (routeDecision, *fault) {
 	fl := r.edgeFlow
 	switch fl.proto {
@@ -409,7 +420,8 @@ func (w *worker) routeOverFlow(p *packet, r routeDecision, uri *msg.Uri) (routeD
 	return r, flowFailed
 }
 
-// over sends to an address.
+// routeToAddr sends a request to an address, and opens a stream for TCP if there is
+// none.
 func (w *worker) routeToAddr(p *packet, r routeDecision, a Addr) (routeDecision, *fault) {
 	l := w.proxy.listenerFor(a.Proto, a.Addr(), p.listener)
 	if l == nil {
@@ -422,8 +434,9 @@ func (w *worker) routeToAddr(p *packet, r routeDecision, a Addr) (routeDecision,
 	return r, nil
 }
 
-// flowOf is the flow on which p came. byURI says that requests do not go back over
-// it: the peer is not the client itself, or does not hear where it sends from.
+// flowOf returns the flow on which p was received. byURI reports that requests cannot go
+// back over it: the peer is a proxy in front of the client, or does not receive at the
+// address it sends from.
 func (w *worker) flowOf(p *packet) (fl flow, byURI bool) {
 	m := &p.msg
 	fl = flow{proto: p.listener.proto, listenerIndex: p.listener.index, listenerPort: p.listener.addr.Port(), peer: p.peer}
@@ -434,7 +447,7 @@ func (w *worker) flowOf(p *packet) (fl flow, byURI bool) {
 	return fl, m.hasNextVia() || !symmetric
 }
 
-// sentBy is the address in the topmost Via; invalid if it is a name.
+// sentByAddr returns the address in the topmost Via; it is invalid if sent-by is a name.
 func sentByAddr(m *message) netip.AddrPort {
 	ip, err := netip.ParseAddr(strings.Trim(string(m.text(m.via.host)), "[]"))
 	if err != nil {
@@ -447,15 +460,15 @@ func sentByAddr(m *message) netip.AddrPort {
 	return netip.AddrPortFrom(ip, uint16(port))
 }
 
-// A routeValue is one value of a Route header field.
+// routeValue is one value of a Route header field.
 type routeValue struct {
 	uri     msg.Uri
-	uriText span // the URI's text
-	value   span // the value, without the commas around it
-	field   int  // index in message.fields
+	uriText span // the URI as written
+	value   span // whole value, without the commas around it
+	field   int // index in message.fields; -1 once removed
 }
 
-// routes reads all Route values, the ones that share a field too.
+// readRoutes reads all Route values, also several in one field, into w.routeValues.
 func (w *worker) readRoutes(m *message) ([]routeValue, *fault) {
 	w.routeValues = w.routeValues[:0]
 	for i := range m.fields {
@@ -484,8 +497,8 @@ func (w *worker) readRoutes(m *message) ([]routeValue, *fault) {
 	return w.routeValues, nil
 }
 
-// endOfValue returns where the first of several comma-separated values ends,
-// or -1 when its quotes do not pair.
+// valueEnd returns the index behind the first of several comma-separated values, or -1
+// if a quote is not closed.
 func valueEnd(b []byte, v span) int32 {
 	for i := v.from; i < v.to; i++ {
 		switch b[i] {
@@ -504,6 +517,7 @@ func valueEnd(b []byte, v span) int32 {
 	return v.to
 }
 
+// trimSpan returns v without white space at its ends.
 func trimSpan(b []byte, v span) span {
 	for v.from < v.to && isSpace(b[v.from]) {
 		v.from++
@@ -514,8 +528,8 @@ func trimSpan(b []byte, v span) span {
 	return v
 }
 
-// removeRoute takes one value out: the whole field when it is alone in it,
-// else with the comma behind it, or before it if it is the last.
+// removeRoute removes one Route value: the whole field if it is the last value in it,
+// else the value with one neighboring comma.
 func (w *worker) removeRoute(m *message, r routeValue) {
 	f := &m.fields[r.field]
 	v := r.value
@@ -536,7 +550,7 @@ func (w *worker) removeRoute(m *message, r routeValue) {
 	w.markRouteRemoved(r)
 }
 
-// routeLeft counts the values of a field that were not removed.
+// countRoutes returns how many values of a field are not removed.
 func (w *worker) countRoutes(field int) (n int) {
 	for i := range w.routeValues {
 		if w.routeValues[i].field == field {
@@ -546,6 +560,7 @@ func (w *worker) countRoutes(field int) (n int) {
 	return n
 }
 
+// markRouteRemoved sets field to -1 in the entry of r in w.routeValues.
 func (w *worker) markRouteRemoved(r routeValue) {
 	for i := range w.routeValues {
 		if w.routeValues[i].value == r.value {
@@ -554,7 +569,7 @@ func (w *worker) markRouteRemoved(r routeValue) {
 	}
 }
 
-// dropFieldEdits forgets the edits inside a field that is removed as a whole.
+// dropFieldEdits discards the edits within a header field that is removed as a whole.
 func (w *worker) dropFieldEdits(line span) {
 	keep := w.edits.edits[:0]
 	for _, e := range w.edits.edits {
@@ -566,8 +581,8 @@ func (w *worker) dropFieldEdits(line span) {
 	w.edits.edits = keep
 }
 
-// strictRoute puts the next Route into the Request-URI and the Request-URI
-// behind the last Route, for a next hop of RFC 2543.
+// applyStrictRoute moves the next Route into the Request-URI, and the Request-URI behind
+// the last Route, for a strict router (RFC 3261 §16.6 item 6).
 func (w *worker) applyStrictRoute(m *message, rs []routeValue) {
 	uri := string(m.text(m.uri))
 	for i, e := range w.edits.edits { // it may have been replaced already
@@ -582,10 +597,10 @@ func (w *worker) applyStrictRoute(m *message, rs []routeValue) {
 	w.removeRoute(m, rs[0])
 }
 
-// withoutMaddr takes maddr, and the port and transport that go with it, off a
-// URI whose maddr is ours (RFC 3261 §16.4).
+// stripMaddr removes maddr, and the port and transport that go with it, from a URI whose
+// maddr names us (RFC 3261 §16.4).
 func stripMaddr(uri string, port int) string {
-	at := strings.LastIndexByte(uri, '@') + 1 // a user may have semicolons
+	at := strings.LastIndexByte(uri, '@') + 1 // the user part may contain semicolons
 	parts := strings.Split(uri[at:], ";")
 	keep := parts[:1]
 	if port != 5060 {
@@ -600,14 +615,14 @@ func stripMaddr(uri string, port int) string {
 	return uri[:at] + strings.Join(keep, ";")
 }
 
-// parseURI reads a URI with sipgo's parser. A scheme that is not sip, sips or
-// tel is refused, and so are header fields in a URI: an element behind us must
-// not make a Route of them (RFC 3261 §19.1.5).
+// parseURI reads a URI with sipgo's parser. It accepts the schemes sip, sips and tel. It
+// refuses header fields in a URI: the next element could make a Route of them (RFC 3261
+// §19.1.5).
 func parseURI(s string, u *msg.Uri) *fault {
 	scheme, _, found := strings.Cut(s, ":")
 	switch {
 	case strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '\x7f' || r == '<' || r == '>' || r == '"' }):
-		return badURI // where it may come to stand, as a Request-URI, it would be cut apart
+		return badURI // as a Request-URI it would be cut into pieces
 	case !found || !isToken([]byte(scheme)):
 		return badURI
 	case !strings.EqualFold(scheme, "sip") && !strings.EqualFold(scheme, "sips") && !strings.EqualFold(scheme, "tel"):
@@ -620,12 +635,12 @@ func parseURI(s string, u *msg.Uri) *fault {
 		return badURI
 	}
 	if u.Port == 0 && u.Scheme != "tel" && hasPort(s) {
-		return badURI // port 0 is none (RFC 6335 §6): to take 5060 for it would be a guess
+		return badURI // port 0 is reserved (RFC 6335 §6), and 5060 would be a guess
 	}
 	return nil
 }
 
-// namesPort reports whether a sip or sips URI has a port.
+// hasPort reports whether a sip or sips URI contains a port.
 func hasPort(uri string) bool {
 	_, hostport, _ := strings.Cut(uri, ":")
 	hostport = hostport[strings.LastIndexByte(hostport, '@')+1:]
@@ -635,8 +650,8 @@ func hasPort(uri string) bool {
 	return strings.Contains(hostport[strings.LastIndexByte(hostport, ']')+1:], ":")
 }
 
-// addrOf is the address a URI names, by maddr or host, port and transport.
-// Names are none.
+// uriAddr returns the address that a URI names by maddr or host, port and transport. It
+// returns false for host names and other transports.
 func uriAddr(u *msg.Uri) (Addr, bool) {
 	h := u.Host
 	if v := paramValue(u, "maddr"); v != "" {
@@ -657,11 +672,11 @@ func uriAddr(u *msg.Uri) (Addr, bool) {
 	if port == 0 {
 		port = 5060
 	}
-	a.AddrPort = netip.AddrPortFrom(ip.Unmap(), uint16(port)) // ::ffff:0.0.0.0 is no other host than 0.0.0.0
+	a.AddrPort = netip.AddrPortFrom(ip.Unmap(), uint16(port)) // ::ffff:0.0.0.0 is the host 0.0.0.0
 	return a, true
 }
 
-// has reports whether a URI has a parameter; its name is compared without case.
+// hasParam reports whether a URI has a parameter. Names are compared without case.
 func hasParam(u *msg.Uri, param string) bool {
 	for _, kv := range u.UriParams {
 		if equalFold(kv.K, param) {
@@ -671,7 +686,7 @@ func hasParam(u *msg.Uri, param string) bool {
 	return false
 }
 
-// value is the value of a URI parameter, "" if it has none.
+// paramValue returns the value of a URI parameter, or "".
 func paramValue(u *msg.Uri, param string) string {
 	for _, kv := range u.UriParams {
 		if equalFold(kv.K, param) {
@@ -681,7 +696,7 @@ func paramValue(u *msg.Uri, param string) string {
 	return ""
 }
 
-// ours reports whether a URI names one of our listeners, or us by maddr.
+// namesUs reports whether a URI names one of our listeners, by host or by maddr.
 func (w *worker) namesUs(u *msg.Uri) bool {
 	if u.Scheme != "sip" && u.Scheme != "sips" {
 		return false
