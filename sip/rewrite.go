@@ -10,16 +10,17 @@ import (
 	msg "github.com/emiago/sipgo/sip"
 )
 
-// This file writes messages: those that are forwarded, spliced from the bytes
-// they came in, and the few that are our own.
+// This file writes messages: forwarded ones, edited in the bytes they came in, and the few
+// that the proxy makes itself.
 
-// A branch of ours is 41 bytes: cookie, "bh", the process's salt, the id of the
-// client transaction and the loop hash. It is unique in space and time, and
-// cannot be guessed (RFC 3261 §16.6 item 8).
+// branchLen is the length of our branches: cookie, "bh", the salt of the process, the id of
+// the client transaction and the loop hash. A branch is unique in space and time and cannot
+// be guessed (RFC 3261 §16.6 item 8).
 //
 //	z9hG4bKbh 1f2e3d4c . 00000001a2b3 . 9c8d7e6f
 const branchLen = len(cookie) + 2 + 8 + 1 + 12 + 1 + 8
 
+// appendBranch appends the branch of a client transaction to dst. hash is its loop hash.
 func (w *worker) appendBranch(dst []byte, id uint64, hash uint32) []byte {
 	dst = append(dst, cookie+"bh"...)
 	dst = appendHex(dst, uint64(w.proxy.branchSalt), 8)
@@ -29,7 +30,7 @@ func (w *worker) appendBranch(dst []byte, id uint64, hash uint32) []byte {
 	return appendHex(dst, uint64(hash), 8)
 }
 
-// openBranch reads a branch that this process made.
+// openBranch reads a branch that this process made; ok is false for any other.
 func (h *Proxy) openBranch(b []byte) (id uint64, hash uint32, ok bool) {
 	if len(b) != branchLen || string(b[:len(cookie)+2]) != cookie+"bh" {
 		return 0, 0, false
@@ -43,6 +44,7 @@ func (h *Proxy) openBranch(b []byte) (id uint64, hash uint32, ok bool) {
 
 const hexDigits = "0123456789abcdef"
 
+// appendHex appends the n low hex digits of v to dst.
 func appendHex(dst []byte, v uint64, n int) []byte {
 	for i := n - 1; i >= 0; i-- {
 		dst = append(dst, hexDigits[v>>(4*i)&15])
@@ -50,6 +52,7 @@ func appendHex(dst []byte, v uint64, n int) []byte {
 	return dst
 }
 
+// readHex reads lower-case hex digits.
 func readHex(b []byte) (v uint64, ok bool) {
 	for _, c := range b {
 		switch {
@@ -64,8 +67,9 @@ func readHex(b []byte) (v uint64, ok bool) {
 	return v, true
 }
 
-// loopHash covers what decides where a request goes: a request that comes back
-// with the same hash is in a loop, one with another is a spiral (RFC 5393 §4.2).
+// loopHash hashes everything that decides where a request goes. A request that comes
+// back with the same hash is in a loop; one with another hash is in a spiral (RFC 5393
+// §4.2).
 func (w *worker) loopHash(m *message) uint32 {
 	h := &w.hash
 	h.Reset()
@@ -85,7 +89,8 @@ func (w *worker) loopHash(m *message) uint32 {
 	return uint32(h.Sum64())
 }
 
-// looped reports whether this very request has been here before.
+// isLoop reports whether a Via of m is ours and has this loop hash: the same request has
+// passed before.
 func (w *worker) isLoop(m *message, hash uint32) bool {
 	for i := range m.fields {
 		f := &m.fields[i]
@@ -109,9 +114,9 @@ func (w *worker) isLoop(m *message, hash uint32) bool {
 	return false
 }
 
-// fixVia notes the edits to the topmost Via that tell where the request really
-// came from: received when it differs from sent-by, received and rport when
-// rport was asked for (RFC 3261 §18.2.1, RFC 3581 §4).
+// fixVia notes the edits that write the source address into the topmost Via: received if
+// it differs from sent-by, and both received and rport if the request has rport (RFC
+// 3261 §18.2.1, RFC 3581 §4).
 func fixVia(s *splice, m *message, peer netip.AddrPort) {
 	v := &m.via
 	ip := peer.Addr()
@@ -138,7 +143,7 @@ func fixVia(s *splice, m *message, peer netip.AddrPort) {
 	}
 }
 
-// sameHost reports whether a sent-by host is that address.
+// isHost reports whether the host h of a Via is the address ip.
 func isHost(h []byte, ip netip.Addr) bool {
 	var buf [64]byte
 	if ip.Is4() {
@@ -148,8 +153,8 @@ func isHost(h []byte, ip netip.Addr) bool {
 	return err == nil && got == ip
 }
 
-// forwarded splices the request as it leaves (RFC 3261 §16.6). The edits of
-// routing are in w.splice already. The result is valid until the next message.
+// rewriteRequest returns the request as it is forwarded (RFC 3261 §16.6). routeRequest
+// has noted its edits in w.edits before. The result is valid until the next message.
 func (w *worker) rewriteRequest(p *packet, r *routeDecision, branch []byte) []byte {
 	m, s := &p.msg, &w.edits
 	top := m.firstField(hVia).line.from
@@ -177,13 +182,13 @@ func (w *worker) rewriteRequest(p *packet, r *routeDecision, branch []byte) []by
 	return w.outBuf
 }
 
-// trunkMark is the header field by which the PBX knows that a request comes from a
-// configured trunk: its value is the trunk's secret.
+// trunkMark is the header field that tells the PBX that a request comes from a
+// configured trunk. Its value is the trunk's secret.
 const trunkMark = "X-Bellhop-Trunk"
 
-// applyTrust marks what comes from a trunk, takes such a mark off everything else,
-// and takes off what only a trusted peer may say of a caller: the PBX trusted its
-// network before we stood in it.
+// applyTrust adds trunkMark to requests of trunks and removes it from all others. From
+// requests of strangers it also removes the header fields that only a trusted peer may
+// set, as the PBX trusted its network before the proxy stood in front of it.
 func (w *worker) applyTrust(p *packet, r *routeDecision) {
 	m, s := &p.msg, &w.edits
 	strip := w.proxy.cfg.StripIdentity && r.stranger
@@ -206,23 +211,23 @@ func (w *worker) applyTrust(p *packet, r *routeDecision) {
 	}
 }
 
-// addsCID reports whether an INVITE towards the PBX gets an X-CID of ours: it has
-// none, or one that a stranger has made up.
+// addsCID reports whether an INVITE towards the PBX gets an X-CID of ours: it has none,
+// or a stranger has made one up.
 func (w *worker) addsCID(p *packet, r *routeDecision) bool {
 	f := p.msg.firstField(hXCID)
 	return w.proxy.cfg.AddCID && (f == nil || w.proxy.cfg.StripIdentity && r.stranger && w.sealer.openCID(p.msg.text(f.value)) == "")
 }
 
-// addLength gives a message that leaves on a stream the Content-Length that a
-// datagram may lack (RFC 3261 §18.3).
+// addContentLength adds the Content-Length to a message that leaves on a stream without
+// one. A datagram may lack it, a message on a stream may not (RFC 3261 §18.3).
 func (w *worker) addContentLength(m *message, to destination) {
 	if to.reliable() && m.contentLength < 0 {
 		w.edits.insert(int32(m.headLen-2), "Content-Length: ", strconv.Itoa(len(m.b)-m.headLen), "\r\n")
 	}
 }
 
-// recordRouted reports whether the request gets our Record-Route: all that
-// open a dialog, refresh one, or are unknown to us (RFC 3261 §16.6 item 4).
+// needsRecordRoute reports whether a request gets our Record-Route: it does if its
+// method opens a dialog, refreshes one, or is unknown to us (RFC 3261 §16.6 item 4).
 func needsRecordRoute(m *message) bool {
 	switch string(m.methodName()) {
 	case "REGISTER", "ACK", "CANCEL", "BYE", "OPTIONS", "MESSAGE", "PUBLISH", "PRACK", "INFO":
@@ -231,8 +236,8 @@ func needsRecordRoute(m *message) bool {
 	return true
 }
 
-// addRecordRoute puts our Record-Route on top: one, or two when the request
-// leaves another way than it came (RFC 5658).
+// addRecordRoute puts our Record-Route on top. A request that leaves from another
+// listener than it came to gets two (RFC 5658).
 func (w *worker) addRecordRoute(p *packet, r *routeDecision) {
 	m, s := &p.msg, &w.edits
 	at := m.firstField(hVia).line.from
@@ -247,8 +252,8 @@ func (w *worker) addRecordRoute(p *packet, r *routeDecision) {
 	}
 }
 
-// routeToken is what the Record-Route of a request says of its dialog: the flow on
-// the edge side, and the PBX.
+// routeToken returns the token of a request's Record-Route: the flow on the edge side
+// and the PBX of its dialog.
 func (w *worker) routeToken(p *packet, r *routeDecision) token {
 	t := token{use: inRoute, flow: r.edgeFlow, byURI: r.byURI, pbx: r.pbx}
 	if p.side == edgeSide {
@@ -264,7 +269,7 @@ func (w *worker) routeToken(p *packet, r *routeDecision) token {
 				t.next = newRouteID(&top)
 			}
 		case r.dst == edgeSide:
-			// The PBX has put none of its own on top of ours: it stays out.
+			// The PBX has added no Record-Route on top of ours: it leaves the dialog.
 			before, ok := w.sealer.openRouteToken(top.User, &p.msg)
 			t.direct = ok && !before.unbound
 		}
@@ -272,14 +277,15 @@ func (w *worker) routeToken(p *packet, r *routeDecision) token {
 	return t
 }
 
-// bindNextRoute has our Record-Route in a response of the PBX say which Route of the
-// PBX's follows ours in the caller's requests, if that names no configured PBX (RFC
-// 3261 §16.7 item 8). Without it, any Route could be put behind ours.
+// bindNextRoute edits our Record-Route in a response of the PBX: its token then names
+// the Route of the PBX that follows ours in the caller's requests, unless that is a
+// configured PBX (RFC 3261 §16.7 item 8). Without this binding a caller could put any
+// Route behind ours.
 func (w *worker) bindNextRoute(m *message) {
 	if f := m.firstField(hRecordRoute); f == nil || valueEnd(m.b, f.value) == f.value.to && m.fieldAfter(f) == nil {
-		return // ours alone: the PBX is none that stays in by a Route
+		return // ours alone: the PBX has added no Record-Route
 	}
-	var above msg.Uri // the value before; that which follows in the caller's Routes
+	var above msg.Uri // the previous value: in the caller's Routes it follows ours
 	for i := range m.fields {
 		f := &m.fields[i]
 		if f.name != hRecordRoute {
@@ -313,16 +319,18 @@ func (w *worker) bindNextRoute(m *message) {
 	}
 }
 
-// headURI reads the URI of the name-addr that v begins with.
+// readURI parses the URI of the name-addr at the start of v into u, and reports whether
+// it is valid.
 func (w *worker) readURI(m *message, v span, u *msg.Uri) bool {
 	uri, _, ok := splitNameAddr(m.b, v)
 	return ok && parseURI(string(m.text(uri)), u) == nil
 }
 
-// pbxOf is the PBX that requests within the dialog of p, which the PBX has sent, are
-// to go to: a configured one, or else an address of its own. The Contact decides,
-// if it is the PBX's: that of a PBX that is a proxy is the caller's. Then the source
-// of p decides.
+// dialogPBX returns the PBX for requests within the dialog of p, which the PBX has sent:
+// the id of a configured PBX, or else an address.
+//
+// The Contact decides if it is the PBX's own. A PBX that is a proxy forwards the
+// caller's Contact; then the source of p decides.
 func (w *worker) dialogPBX(p *packet) (id pbxID, target Addr) {
 	contact, known := w.contactAddr(&p.msg)
 	known = known && !p.msg.hasNextVia()
@@ -340,7 +348,7 @@ func (w *worker) dialogPBX(p *packet) (id pbxID, target Addr) {
 	return id, Addr{p.listener.proto, p.peer}
 }
 
-// contactAddr is the address in the first Contact of m.
+// contactAddr returns the address in the first Contact of m.
 func (w *worker) contactAddr(m *message) (a Addr, ok bool) {
 	f := m.firstField(hContact)
 	if f == nil {
@@ -353,9 +361,10 @@ func (w *worker) contactAddr(m *message) (a Addr, ok bool) {
 	return uriAddr(&u)
 }
 
-// upstream splices a response as it goes on to a sender: without our Via, and a 503 as a
-// 500 (RFC 3261 §16.7 items 3 and 6). If no Via is left, it gets those of the request
-// that it answers. It returns the status it leaves with.
+// rewriteResponse returns the response of p as it is forwarded, and its status: without
+// our Via, and a 503 as a 500 (RFC 3261 §16.7 items 3 and 6). A response without another
+// Via gets the Vias of the request it answers. The result is valid until the next
+// message.
 func (w *worker) rewriteResponse(p *packet, to destination) ([]byte, int) {
 	m, s := &p.msg, &w.edits
 	s.reset()
@@ -366,7 +375,7 @@ func (w *worker) rewriteResponse(p *packet, to destination) ([]byte, int) {
 	}
 	f := m.firstField(hVia)
 	if end := m.via.value.to; end < f.value.to {
-		// Another value stands behind ours in the same field.
+		// The same field has another value behind ours.
 		i := end
 		for i < f.value.to && (m.b[i] == ',' || isSpace(m.b[i])) {
 			i++
@@ -390,8 +399,9 @@ func (w *worker) rewriteResponse(p *packet, to destination) ([]byte, int) {
 	return w.outBuf, status
 }
 
-// reply makes a response of our own to the request of p (RFC 3261 §8.2.6).
-// extra holds whole header field lines. The result is valid until the next message.
+// makeResponse returns a response of the proxy itself to the request of p (RFC 3261
+// §8.2.6). extra holds whole header field lines. The result is valid until the next
+// message.
 func (w *worker) makeResponse(p *packet, status int, phrase, extra string) []byte {
 	w.edits.reset()
 	if p.msg.via.ok {
@@ -403,14 +413,16 @@ func (w *worker) makeResponse(p *packet, status int, phrase, extra string) []byt
 	return w.outBuf
 }
 
-// answerTo makes a response of our own to a request that was forwarded: our
-// Via, the first, is left out.
+// makeResponseTo returns a response of the proxy itself to a request that was forwarded.
+// Our Via, the topmost in sent, is left out. The result is valid until the next message.
 func (w *worker) makeResponseTo(sent []byte, status int, phrase string) []byte {
 	w.scratch.index(sent, false)
 	w.outBuf = w.appendResponse(w.outBuf[:0], &w.scratch, 1, status, phrase, "")
 	return w.outBuf
 }
 
+// appendResponse appends a response to m without a body to dst. It copies Via, From, To,
+// Call-ID and CSeq, without the first skipVias Via fields.
 func (w *worker) appendResponse(dst []byte, m *message, skipVias, status int, phrase, extra string) []byte {
 	dst = append(dst, "SIP/2.0 "...)
 	dst = strconv.AppendInt(dst, int64(status), 10)
@@ -449,15 +461,16 @@ func (w *worker) appendResponse(dst []byte, m *message, skipVias, status int, ph
 	return append(dst, "Content-Length: 0\r\n\r\n"...)
 }
 
-// ownTag is the To tag of our own responses: the same for each repetition of a
-// request, so that the ACK of a response we keep no state for is recognised.
+// ownTag returns the To tag of the proxy's own responses. It is the same for each
+// retransmission of a request, so that the proxy recognizes the ACK of a response that
+// it sent without state.
 func (w *worker) ownTag(m *message) []byte {
 	sum := w.sealer.computeMAC(8, []byte("tag"), m.text(m.callID), []byte{0}, m.text(m.fromTag))
 	return hex.AppendEncode(w.tagBuf[:0], sum)
 }
 
-// ackFor makes the ACK of a final response other than 2xx: hop by hop, with
-// the one Via and the Route of the INVITE (RFC 3261 §17.1.1.3).
+// makeACK returns the ACK of a final response other than 2xx. It is hop by hop and has
+// the topmost Via and the Routes of the INVITE (RFC 3261 §17.1.1.3).
 func (w *worker) makeACK(invite []byte, response *message) []byte {
 	m := &w.scratch
 	m.index(invite, false)
@@ -467,7 +480,8 @@ func (w *worker) makeACK(invite []byte, response *message) []byte {
 	return append(dst, "Content-Length: 0\r\n\r\n"...)
 }
 
-// cancelFor makes the CANCEL of a forwarded INVITE (RFC 3261 §9.1).
+// makeCancel returns the CANCEL of a forwarded INVITE (RFC 3261 §9.1). fields are
+// further header field lines.
 func (w *worker) makeCancel(invite, fields []byte) []byte {
 	m := &w.scratch
 	m.index(invite, false)
@@ -478,8 +492,8 @@ func (w *worker) makeCancel(invite, fields []byte) []byte {
 	return append(dst, "Content-Length: 0\r\n\r\n"...)
 }
 
-// hopByHop appends the start line and the fields that ACK and CANCEL take over
-// from the INVITE they belong to.
+// appendHopByHop appends the start line and the header fields that ACK and CANCEL copy
+// from their INVITE to dst.
 func (w *worker) appendHopByHop(dst []byte, m *message, method string) []byte {
 	dst = append(dst, method...)
 	dst = append(dst, ' ')
@@ -500,9 +514,9 @@ func (w *worker) appendHopByHop(dst []byte, m *message, method string) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// cancelFields returns the fields of a received CANCEL that go on with ours:
-// all that the hop has no part in, Reason above all (RFC 3326 §2). strip takes off
-// what a stranger may not say.
+// cancelFields returns the header field lines of a received CANCEL that our CANCEL
+// repeats: those that the index does not name, Reason above all (RFC 3326 §2), and
+// credentials. strip removes the fields that strangers may not set.
 func cancelFields(m *message, strip bool) []byte {
 	var keep []byte
 	pos := int32(bytes.Index(m.b, crlf) + 2)

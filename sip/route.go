@@ -41,13 +41,13 @@ func (d destination) peer() netip.AddrPort {
 type routeDecision struct {
 	nextHop  destination
 	dst      dialog.Side
-	edgeFlow flow // to the peer on the edge side, for Record-Route and Path
-	byURI    bool // edgeFlow gives only the peer's host; the URI gives the port
-	pbx      pbxID // PBX that an edge-side request goes to
+	edgeFlow flow   // to the peer on the edge side, for Record-Route and Path
+	byURI    bool   // edgeFlow gives only the peer's host; the URI gives the port
+	pbx      pbxID  // PBX that an edge-side request goes to
 	aor      string // address-of-record of the binding that the request is sent to
 
 	trunk    *Trunk // trunk that the request comes from, or nil
-	stranger bool // the request comes from neither PBX nor trunk
+	stranger bool   // the request comes from neither PBX nor trunk
 }
 
 // Responses to requests that cannot be routed. An unreachable next hop counts as 503, which
@@ -465,7 +465,7 @@ type routeValue struct {
 	uri     msg.Uri
 	uriText span // the URI as written
 	value   span // whole value, without the commas around it
-	field   int // index in message.fields; -1 once removed
+	field   int  // index in message.fields; -1 once removed
 }
 
 // readRoutes reads all Route values, also several in one field, into w.routeValues.
