@@ -5,14 +5,15 @@ import (
 	"net/netip"
 )
 
-// This file bounds what strangers can have of the hop: memory for their
-// transactions, and bytes that are sent to an address they only claim.
+// This file limits what unknown sources can take: memory for their transactions, and bytes
+// sent to an address that they may have forged.
 
-// shedLog is the least time between two log lines of a worker about requests shed.
+// shedLogInterval is the shortest time between two log lines of one worker about shed
+// requests.
 const shedLogInterval = instant(60e9)
 
-// measure notes whether four fifths of the memory that transactions may hold are
-// taken: from then on the new requests of strangers are dropped.
+// updateShedding turns shedding on or off: new requests of unknown sources are dropped
+// while transactions hold at least 80 % of their memory limit.
 func (w *worker) updateShedding(now instant) {
 	full := w.heldBytes >= w.maxHeldBytes/10*8
 	if full == w.shedding.Load() {
@@ -25,10 +26,13 @@ func (w *worker) updateShedding(now instant) {
 	}
 }
 
-// admit reports whether a request may have a transaction. When four fifths of the
-// memory are taken, new requests of strangers are dropped, and at 90 % those that
-// say they are within a dialog: a To tag is easily made up. At 95 % the new
-// requests of known sources are refused with f; theirs within a dialog always go.
+// admitRequest reports whether a request may start a transaction; a request that is not
+// ok is answered with f, or dropped if f is nil.
+//
+// From 80 % of the memory limit on, new requests of unknown sources are dropped; from 90
+// % on, also their requests within a dialog, because a To tag is easily made up. From 95
+// % on, new requests of known sources are refused. Requests of known sources within a
+// dialog are always admitted.
 func (w *worker) admitRequest(now instant, p *packet) (f *fault, ok bool) {
 	if w.heldBytes < w.maxHeldBytes/10*8 {
 		return nil, true
@@ -45,17 +49,19 @@ func (w *worker) admitRequest(now instant, p *packet) (f *fault, ok bool) {
 	return nil, false
 }
 
+// overloaded answers new requests of known sources when transactions hold too much
+// memory.
 var overloaded = &fault{503, "Overloaded"}
 
-// knows reports whether a request comes from the PBX, from a trunk, or from an
-// address whose REGISTER or INVITE was accepted within the hour.
+// isKnown reports whether a request comes from the PBX, from a trunk, or from an address
+// whose REGISTER or INVITE was accepted within the last hour.
 func (h *Proxy) isKnown(now instant, p *packet) bool {
 	ip := p.peer.Addr()
 	return p.side == pbxSide || h.acceptedSources.has(ip, now) || h.isConfigured(ip)
 }
 
-// rank says how long p may wait. A CANCEL waits as long as its INVITE, so that
-// they keep their order.
+// priorityOf returns the priority of p. A CANCEL has the priority of its INVITE, so that
+// both keep their order.
 func (h *Proxy) priorityOf(p *packet) priority {
 	m := &p.msg
 	if !m.isRequest() {
@@ -70,20 +76,18 @@ func (h *Proxy) priorityOf(p *packet) priority {
 	return fromStranger
 }
 
-// trusted reports whether the configuration names an address: as the PBX's, or
-// as a trunk's.
+// isConfigured reports whether an address is configured as the PBX's or a trunk's.
 func (h *Proxy) isConfigured(ip netip.Addr) bool { return h.isPBXHost(ip) || h.trunkAt(ip) != nil }
 
-// proven reports whether who is at the other end has proved to be there: by a
-// connection, or by something that only a response can have told him. PBX and
-// trunks need not.
+// isProven reports whether the peer has proved that it receives at its address: it has a
+// connection, or it knew the content of a response. PBX and trunks need no proof.
 func (w *worker) isProven(to destination) bool {
 	ip := to.addr.Addr()
 	return to.conn != nil || w.proxy.provenSources.has(ip, w.now()) || w.proxy.isConfigured(ip)
 }
 
-// remember notes who got a 2xx. That to a REGISTER proves that the source is
-// there: its credentials answer a challenge.
+// rememberAccepted notes the source of a request that got a 2xx as known. A 2xx to a
+// REGISTER also proves the source's address: its credentials answer a challenge.
 func (w *worker) rememberAccepted(now instant, t *responseContext, m *message) {
 	if t.src != edgeSide || m.status/100 != 2 {
 		return
@@ -98,10 +102,10 @@ func (w *worker) rememberAccepted(now instant, t *responseContext, m *message) {
 	}
 }
 
-// rememberBinding notes whose binding a request of the PBX is sent to. Its token went
-// into a REGISTER, and the PBX has it because it accepted that: after a restart of
-// bellhop its first request to a phone, such as the OPTIONS by which it sees whether the
-// phone is there, says who had proved to be there before.
+// rememberBinding notes the address in the token of a binding as known and proven, when
+// the PBX sends a request to that binding. The PBX has the token because it accepted a
+// REGISTER with it. After a restart of bellhop, the first request of the PBX to a phone,
+// such as a periodic OPTIONS, thus restores what an earlier process knew.
 func (h *Proxy) rememberBinding(p *packet, t *token) {
 	if ip := t.flow.peer.Addr(); p.side == pbxSide && ip.IsValid() {
 		h.acceptedSources.add(ip, p.receivedAt)
@@ -110,8 +114,8 @@ func (h *Proxy) rememberBinding(p *packet, t *token) {
 	}
 }
 
-// proveByACK takes the ACK of the failure that s sent last for a proof if it
-// comes from where the INVITE came from, with the To tag of that response.
+// proveByACK accepts the ACK of a failure as proof of its source's address, if the ACK
+// comes from the address of the INVITE and has the To tag of the failure.
 func (w *worker) proveByACK(now instant, s *serverTx, p *packet) {
 	ip := p.peer.Addr()
 	if s.state != serverCompleted || p.conn != nil || ip != s.upstream.addr.Addr() || w.proxy.provenSources.has(ip, now) {
@@ -123,9 +127,9 @@ func (w *worker) proveByACK(now instant, s *serverTx, p *packet) {
 	}
 }
 
-// proveByRoute takes the ACK of a 2xx for a proof if it has our Record-Route
-// back, made for this very address: only the response told it. It is called
-// when routing has taken our own Routes off.
+// proveByRoute accepts the ACK of a 2xx as proof of its source's address, if it returns
+// our Record-Route token for this address: only the response contained it. It is called
+// after routing has removed our Routes.
 func (w *worker) proveByRoute(now instant, p *packet) {
 	ip := p.peer.Addr()
 	if p.side != edgeSide || p.conn != nil || w.proxy.provenSources.has(ip, now) {
@@ -141,11 +145,11 @@ func (w *worker) proveByRoute(now instant, p *packet) {
 	}
 }
 
-// A table is a map that gives memory back: once it holds little of what it
-// held, it is made anew.
+// shrinkingMap is a map that frees memory: when it has shrunk to an eighth, it is copied
+// into a new map.
 type shrinkingMap[K comparable, V any] struct {
 	m       map[K]V
-	peakLen int // entries since m was made
+	peakLen int // largest length since m was made
 }
 
 func (t *shrinkingMap[K, V]) put(k K, v V) {

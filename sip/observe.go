@@ -7,10 +7,10 @@ import (
 	"bellhop/dialog"
 )
 
-// maxBody is how much of a body an observer is shown.
+// maxObservedBody is the number of bytes of a body that an observation contains.
 const maxObservedBody = 8 << 10
 
-// observe shows a request to the watcher, as it came, with what routing found out.
+// observe sends an observation of a request as it was received, with its routing.
 func (w *worker) observe(p *packet, r *routeDecision, trunk string) {
 	if w.proxy.cfg.Observations == nil {
 		return
@@ -29,7 +29,7 @@ func (w *worker) observe(p *packet, r *routeDecision, trunk string) {
 	w.sendObservation(o)
 }
 
-// observeResponse shows a response to the watcher, as it came.
+// observeResponse sends an observation of a response as it was received.
 func (w *worker) observeResponse(t *responseContext, p *packet) {
 	if w.proxy.cfg.Observations == nil {
 		return
@@ -41,7 +41,7 @@ func (w *worker) observeResponse(t *responseContext, p *packet) {
 	w.sendObservation(o)
 }
 
-// observeOwn shows a response that is our own.
+// observeOwn sends an observation of a response that the proxy makes itself.
 func (w *worker) observeOwn(t *responseContext, b []byte) {
 	if w.proxy.cfg.Observations == nil {
 		return
@@ -55,8 +55,9 @@ func (w *worker) observeOwn(t *responseContext, b []byte) {
 	w.sendObservation(o)
 }
 
-// observeRefused shows a request that is not sent on, and our answer to it. dst is the
-// side that it was to go to; 0: the other one than that it came from.
+// observeRefused sends observations of a request that is not forwarded and of the
+// proxy's response to it. dst is the side that the request was to go to; 0 stands for
+// the side opposite to its sender's.
 func (w *worker) observeRefused(p *packet, dst dialog.Side, f *fault, extra string) {
 	if w.proxy.cfg.Observations == nil {
 		return
@@ -73,11 +74,14 @@ func (w *worker) observeRefused(p *packet, dst dialog.Side, f *fault, extra stri
 	w.observeOwn(t, w.makeResponse(p, f.status, f.phrase, extra))
 }
 
+// fillObservation sets the fields of an observation that all responses to one request
+// share.
 func (t *responseContext) fillObservation(o *dialog.Message) {
 	o.Src, o.Dst, o.To, o.Trunk, o.Branch = t.dst, t.src, t.server.upstream.peer(), t.trunk, t.branch
 }
 
-// local is our end of what a message came on, or leaves on.
+// localEnd returns the proxy's own address on a listener or connection, and whether it
+// is a stream.
 func localEnd(on *listener, conn *stream) (at netip.AddrPort, isStream bool) {
 	if conn != nil {
 		return conn.local, true
@@ -85,9 +89,9 @@ func localEnd(on *listener, conn *stream) (at netip.AddrPort, isStream bool) {
 	return on.local, false
 }
 
-// observation copies what a watcher may keep: one allocation that all strings
-// of it share. It reads the wall clock, which somebody may have set since the
-// message came a moment ago.
+// makeObservation copies a message for the observer, in one allocation that all its
+// strings share. It reads the wall clock again, because somebody may have set it since
+// the message was received.
 func (w *worker) makeObservation(m *message, at instant) dialog.Message {
 	_, offset := w.proxy.Clock()
 	text := string(m.b[:min(len(m.b), m.headLen+maxObservedBody)])
@@ -106,10 +110,12 @@ func (w *worker) makeObservation(m *message, at instant) dialog.Message {
 	}
 }
 
-// maxWatched bounds the bytes that wait for the watcher: a message is queued only
-// while as many of its size as wait already are no more.
+// maxObservedBytes limits the bytes that wait for the observer. Their number is
+// estimated: all waiting messages count as large as the one to be added.
 const maxObservedBytes = 32 << 20
 
+// sendObservation sends an observation without waiting. If too many are waiting, it is
+// dropped and counted as unobserved.
 func (w *worker) sendObservation(o dialog.Message) {
 	if len(w.proxy.cfg.Observations)*(len(o.Head)+len(o.Body)) > maxObservedBytes {
 		w.proxy.stats.unobserved.Add(1)

@@ -5,23 +5,24 @@ import (
 	"time"
 )
 
-// Pauses of the OPTIONS to each of several PBXs.
+// The times of the OPTIONS to each of several PBXs.
 const (
 	probeInterval = instant(10 * time.Second)
 	probeTimeout  = instant(4 * time.Second)
 )
 
-// A probe asks one of several PBXs with OPTIONS whether it is there. A single
-// PBX is not asked: there is no other to go to.
+// probe sends OPTIONS to one of several PBXs to see whether it is up. A single PBX is
+// not probed: there is no other to send calls to.
 type probe struct {
 	worker  *worker
 	pbx     *pbx
 	timer   timer
 	sent    int
-	awaited *clientTx // nil when no answer is awaited
+	awaited *clientTx // OPTIONS without a response so far, or nil
 }
 
-// probe begins to ask the PBXs that fall to this worker.
+// startProbes starts a probe for each PBX. Only the first worker probes, and only if
+// there are several PBXs.
 func (w *worker) startProbes() {
 	if w.index != 0 || len(w.proxy.pbx) < 2 {
 		return
@@ -33,7 +34,8 @@ func (w *worker) startProbes() {
 	}
 }
 
-// due asks, or takes silence for an answer.
+// handleTimer sends the next OPTIONS. If the last one has no response yet, the PBX
+// counts as down instead.
 func (b *probe) handleTimer(now instant) {
 	if b.awaited != nil {
 		b.awaited.terminate()
@@ -59,7 +61,8 @@ func (b *probe) handleTimer(now instant) {
 	c.start(now)
 }
 
-// response: whatever it says, the PBX is there; but one that says 503 wants no calls.
+// handleResponse handles the final response to an OPTIONS: any response means that the
+// PBX is up, except 503, with which it refuses calls.
 func (b *probe) handleResponse(now instant, c *clientTx, m *message, p *packet) {
 	if m.status >= 200 {
 		b.handleAnswer(now, m.status == 503)
@@ -68,12 +71,14 @@ func (b *probe) handleResponse(now instant, c *clientTx, m *message, p *packet) 
 
 func (b *probe) handleFailure(now instant, c *clientTx, why failureReason) { b.handleAnswer(now, true) }
 
+// handleAnswer notes the state of the PBX and schedules the next OPTIONS.
 func (b *probe) handleAnswer(now instant, down bool) {
 	b.awaited = nil
 	b.setDown(down)
 	b.worker.wheel.start(&b.timer, now+probeInterval)
 }
 
+// setDown stores whether the PBX is down, and logs a change.
 func (b *probe) setDown(down bool) {
 	if b.pbx.down.Swap(down) != down {
 		b.worker.proxy.log.Warn("PBX state changed", "pbx", b.pbx.addr, "down", down)
