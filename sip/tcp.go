@@ -12,71 +12,72 @@ import (
 	"time"
 )
 
-// Bounds of streams.
+// Limits of streams.
 const (
 	dialTimeout        = 5 * time.Second
 	writeTimeout       = 5 * time.Second
-	lingerTime         = time.Second      // for a peer that goes on sending after our last words
-	firstByteTimeout   = 10 * time.Second // after the connection came
-	messageTimeout     = 30 * time.Second // after a message's first byte
-	idleTimeout        = 3605 * time.Second
+	lingerTime         = time.Second                     // how long the peer may go on sending after our last message
+	firstByteTimeout   = 10 * time.Second                // from the connection to its first byte
+	messageTimeout     = 30 * time.Second                // from the first byte of a message to its last
+	idleTimeout        = 3605 * time.Second              // without a byte between messages
 	maxOutMessages     = 256                             // messages that wait for a slow peer
-	maxOutBytes        = 1 << 20                         // bytes of them
-	smallReadBuffer    = 512                             // first size of a buffer to read into
+	maxOutBytes        = 1 << 20                         // bytes of these messages
+	smallReadBuffer    = 512                             // first size of a read buffer
 	freeReadBuffer     = 4 << 10                         // size that every connection may have
-	maxLargeReadBytes  = 64 << 20                        // bytes of the buffers that are larger, together
-	maxPingGap         = instant(250 * time.Millisecond) // longest pause between the two CRLFs of a ping
+	maxLargeReadBytes  = 64 << 20                        // bytes of all read buffers beyond that size
+	maxPingGap         = instant(250 * time.Millisecond) // longest time between the two CRLFs of a ping
 	refusalLogInterval = time.Minute
-	maxRefusedAddrs    = 1024 // addresses whose refusal was logged
+	maxRefusedAddrs    = 1024 // addresses whose refusal was logged within refusalLogInterval
 )
 
-// streams are the open connections. Workers look them up without a lock.
+// streamTable holds the open connections. Workers look them up without a lock.
 type streamTable struct {
 	proxy          *Proxy
 	byPeer         sync.Map     // netip.AddrPort of the peer → *stream
-	count          atomic.Int64 // connections, the silent ones too
-	largeReadBytes atomic.Int64 // bytes of the buffers to read into that are large
+	count          atomic.Int64 // connections, including those that have sent nothing
+	largeReadBytes atomic.Int64 // see maxLargeReadBytes
 	lastID         atomic.Uint32
 	goroutines     sync.WaitGroup
 
 	mu          sync.Mutex
 	perPeer     map[netip.Addr]int
-	silentConns map[net.Conn]bool        // accepted, and nothing came yet
-	refusedAt   map[netip.Addr]time.Time // when it was logged that a connection was refused
+	silentConns map[net.Conn]bool        // accepted, without a first byte so far
+	refusedAt   map[netip.Addr]time.Time // time of the last log line about a refused connection
 	closed      bool
 }
 
+// newStreams returns an empty table.
 func newStreams(h *Proxy) *streamTable {
 	return &streamTable{proxy: h, perPeer: map[netip.Addr]int{}, silentConns: map[net.Conn]bool{}, refusedAt: map[netip.Addr]time.Time{}}
 }
 
-// A stream is one connection: one goroutine reads it, another writes what
+// stream is one connection. One goroutine reads it; another writes the messages that
 // workers queue.
 type stream struct {
 	table     *streamTable
 	id        uint32
 	listener  *listener
 	peer      netip.AddrPort
-	local     netip.AddrPort // once the connection is open
+	local     netip.AddrPort // set once the connection is open
 	outQueue  chan outgoing
-	outBytes  atomic.Int64 // in out
+	outBytes  atomic.Int64 // bytes in outQueue
 	done      chan struct{}
 	closeOnce sync.Once
 
-	hasPhones bool // a phone registered on it; only the goroutine that reads uses it
+	hasPhones bool // a phone has registered on it; used by the reading goroutine only
 
 	mu   sync.Mutex
-	conn net.Conn // nil while it is being opened
+	conn net.Conn // nil until it is open
 }
 
-// outgoing is one message to write. id names the client transaction to tell
-// when it cannot be. Without bytes it ends the stream.
+// outgoing is one message to write. tx is the client transaction that is informed if it
+// cannot be written. Without bytes it closes the stream.
 type outgoing struct {
 	b  []byte
 	tx uint64
 }
 
-// find returns the open stream to a peer; id 0 is any.
+// findStream returns the open stream to a peer, or nil. id 0 matches any stream.
 func (ss *streamTable) findStream(peer netip.AddrPort, id uint32) *stream {
 	v, ok := ss.byPeer.Load(peer)
 	if !ok {
@@ -88,8 +89,8 @@ func (ss *streamTable) findStream(peer netip.AddrPort, id uint32) *stream {
 	return nil
 }
 
-// to returns the stream to a peer, and begins to open one if there is none:
-// what is sent meanwhile waits in its queue.
+// openTo returns the stream to a peer. If there is none, it starts to open one: messages
+// wait in its queue until then.
 func (ss *streamTable) openTo(peer netip.AddrPort, l *listener) *stream {
 	if s := ss.findStream(peer, 0); s != nil {
 		return s
@@ -107,6 +108,8 @@ func (ss *streamTable) openTo(peer netip.AddrPort, l *listener) *stream {
 	return s
 }
 
+// addStream adds a stream to the table; c is nil if its connection is still to be
+// opened.
 func (ss *streamTable) addStream(c net.Conn, peer netip.AddrPort, l *listener) *stream {
 	s := &stream{
 		table: ss, id: ss.lastID.Add(1), listener: l, peer: peer, conn: c,
@@ -119,7 +122,8 @@ func (ss *streamTable) addStream(c net.Conn, peer netip.AddrPort, l *listener) *
 	return s
 }
 
-// start runs f unless the hop is closing. A panic costs what f was for.
+// startGoroutine runs f in a goroutine, or returns false if the table is closed. A panic
+// of f is logged and ends f only.
 func (ss *streamTable) startGoroutine(f func()) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -133,8 +137,8 @@ func (ss *streamTable) startGoroutine(f func()) bool {
 	return true
 }
 
-// accept takes connections until the listener is closed. An error such as too
-// many open files passes.
+// acceptConns accepts connections until the listener is closed. Any other error, such as
+// too many open files, is logged, and accepting goes on after 100 ms.
 func (ss *streamTable) acceptConns(ctx context.Context, l *listener) {
 	for {
 		c, err := l.stream.Accept()
@@ -164,8 +168,8 @@ func (ss *streamTable) acceptConns(ctx context.Context, l *listener) {
 	}
 }
 
-// serve waits for the first byte of a connection. Only then is it a stream: one
-// that says nothing, as a health check, costs next to nothing.
+// serveConn waits for the first byte of a connection and only then makes a stream of it.
+// A connection that sends nothing, such as a health check's, takes little memory.
 func (ss *streamTable) serveConn(c net.Conn, peer netip.AddrPort, l *listener) {
 	defer c.Close()
 	if !ss.markSilent(c, true) {
@@ -180,8 +184,8 @@ func (ss *streamTable) serveConn(c net.Conn, peer netip.AddrPort, l *listener) {
 	ss.addStream(c, peer, l).serve(c, first[:])
 }
 
-// silence notes whether nothing came on a connection yet, so that close ends it
-// too. It reports false when the hop is closing.
+// markSilent notes whether a connection has sent nothing so far, so that close can close
+// it too. It returns false if the table is closed.
 func (ss *streamTable) markSilent(c net.Conn, silent bool) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -193,8 +197,8 @@ func (ss *streamTable) markSilent(c net.Conn, silent bool) bool {
 	return !ss.closed
 }
 
-// admit counts a connection and reports whether it may stay. PBX and trunks may
-// have any number, up to the bound of all.
+// admitConn counts a connection and reports whether it may stay. The limit for one
+// address does not apply to PBX and trunks, the limit of all connections does.
 func (ss *streamTable) admitConn(peer netip.AddrPort) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -212,8 +216,8 @@ func (ss *streamTable) admitConn(peer netip.AddrPort) bool {
 	return false
 }
 
-// refuse counts a connection that may not stay, and logs it once a minute for
-// each address. It is called under mu.
+// refuseConn counts a refused connection, and logs it at most once a minute for each
+// address. The caller holds mu.
 func (ss *streamTable) refuseConn(ip netip.Addr, key string, limit int) {
 	ss.proxy.stats.refused.Add(1)
 	now := time.Now()
@@ -234,6 +238,7 @@ func (ss *streamTable) refuseConn(ip netip.Addr, key string, limit int) {
 	ss.proxy.log.Warn("connection refused", "source", ip, "limit", key, "connections", limit)
 }
 
+// releaseConn uncounts a connection that admitConn has counted.
 func (ss *streamTable) releaseConn(peer netip.AddrPort) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -243,7 +248,7 @@ func (ss *streamTable) releaseConn(peer netip.AddrPort) {
 	}
 }
 
-// close ends all streams and waits for their goroutines.
+// close closes all streams and waits for their goroutines.
 func (ss *streamTable) close() {
 	ss.mu.Lock()
 	ss.closed = true
@@ -258,7 +263,8 @@ func (ss *streamTable) close() {
 	ss.goroutines.Wait()
 }
 
-// send queues a copy of b and reports whether there was room.
+// queueMessage queues a copy of b and reports whether there was room. A stream without
+// room is closed: its peer does not read.
 func (s *stream) queueMessage(b []byte, id uint64) bool {
 	select {
 	case <-s.done:
@@ -272,11 +278,11 @@ func (s *stream) queueMessage(b []byte, id uint64) bool {
 		default:
 		}
 	}
-	s.close() // a peer that does not read
+	s.close()
 	return false
 }
 
-// finish ends the stream once what is queued is written.
+// closeWhenWritten closes the stream after the queued messages are written.
 func (s *stream) closeWhenWritten() {
 	select {
 	case s.outQueue <- outgoing{}:
@@ -285,7 +291,7 @@ func (s *stream) closeWhenWritten() {
 	}
 }
 
-// close ends the stream; nobody finds it any more.
+// close closes the stream and removes it from the table.
 func (s *stream) close() {
 	s.closeOnce.Do(func() {
 		s.table.byPeer.CompareAndDelete(s.peer, s)
@@ -298,7 +304,7 @@ func (s *stream) close() {
 	})
 }
 
-// dial opens the connection, then serves it.
+// dialPeer opens the connection and serves it.
 func (s *stream) dialPeer() {
 	defer s.close()
 	c, err := s.table.proxy.cfg.Net.Dial(s.listener.addr.Addr(), s.peer)
@@ -320,8 +326,8 @@ func (s *stream) dialPeer() {
 	s.serve(c, nil)
 }
 
-// serve reads and writes until the stream ends. first is what was read already.
-// A panic ends the stream.
+// serve reads and writes until the stream is closed. first holds bytes that were read
+// before. A panic closes the stream.
 func (s *stream) serve(c net.Conn, first []byte) {
 	var writer sync.WaitGroup
 	writer.Go(func() {
@@ -338,7 +344,8 @@ func (s *stream) serve(c net.Conn, first []byte) {
 	s.failQueued()
 }
 
-// refuse tells the transactions whose requests are still in the queue.
+// failQueued informs the transactions whose requests are still queued that they were not
+// sent.
 func (s *stream) failQueued() {
 	for {
 		select {
@@ -350,7 +357,8 @@ func (s *stream) failQueued() {
 	}
 }
 
-// write writes what is queued; messages that wait together leave together.
+// writeQueued writes queued messages until the stream is closed. Messages that wait
+// together are written together.
 func (s *stream) writeQueued(c net.Conn) {
 	var buf []byte
 	var ids []uint64
@@ -383,8 +391,9 @@ func (s *stream) writeQueued(c net.Conn) {
 	}
 }
 
-// linger says that nothing more is written, and throws away what the peer is
-// still sending: to close at once would take our last words from it.
+// linger closes the connection for writing, and discards for lingerTime what the peer
+// still sends. Closing at once would reset the connection, and the peer could lose our
+// last message.
 func linger(c net.Conn) {
 	if h, ok := c.(interface{ CloseWrite() error }); ok {
 		h.CloseWrite()
@@ -393,7 +402,8 @@ func linger(c net.Conn) {
 	}
 }
 
-// gather takes o and what waits behind it. last says that the stream ends there.
+// gatherQueued appends o and the queued messages to buf, up to about maxMessage bytes.
+// last reports that the stream is to be closed behind them.
 func (s *stream) gatherQueued(o outgoing, buf []byte, ids []uint64) (_ []byte, _ []uint64, last bool) {
 	for o.b != nil {
 		buf, ids = append(buf, o.b...), append(ids, o.tx)
@@ -415,18 +425,18 @@ var (
 	ping = []byte("\r\n\r\n")
 )
 
-// read cuts the stream into messages (RFC 3261 §18.3) and hands them on. Each
-// byte is searched once for the end of a header section, and each header section
-// is indexed once, however small the pieces in which they come.
+// readMessages cuts the stream into messages (RFC 3261 §18.3) and dispatches them. Each
+// byte is searched once for the end of a header section, and each header section is
+// indexed once, even if it arrives byte by byte.
 func (s *stream) readMessages(c net.Conn, first []byte) {
 	h := s.table.proxy
 	buf := append(make([]byte, 0, smallReadBuffer), first...)
 	defer func() { s.table.resizeReadBuffer(cap(buf), 0) }()
 	var m message
-	var known bool  // m is SIP
-	var sane bool   // whole is the length of the message, else of its head
-	var whole int   // 0: the header section is not whole yet
-	var scanned int // bytes in which no end of it is
+	var known bool  // m is a SIP message
+	var sane bool   // whole is the length of the message; else of its header section
+	var whole int   // 0: the header section is incomplete
+	var scanned int // bytes without the end of a header section
 	var pings pingDetector
 	deadline := time.Now().Add(idleTimeout)
 	if first != nil {
@@ -488,7 +498,7 @@ func (s *stream) readMessages(c net.Conn, first []byte) {
 			p.listener, p.conn, p.peer, p.receivedAt, p.endsStream = s.listener, s, s.peer, at, !sane
 			s.dispatchMessage(p, known)
 			if !sane {
-				<-s.done // the worker answers and ends the stream
+				<-s.done // the worker answers and closes the stream
 				return
 			}
 			rest, whole = rest[whole:], 0
@@ -507,33 +517,33 @@ func (s *stream) readMessages(c net.Conn, first []byte) {
 	}
 }
 
-// A pinger finds the pings between the messages of a stream: two CRLFs, one right
-// behind the other (RFC 5626 §3.5.1). A single CRLF now and then, which some clients
-// send to keep a NAT binding, is ignored as one before a start line (RFC 3261 §7.5).
-// The zero pinger has seen no CRLF.
+// pingDetector finds pings between the messages of a stream: two CRLFs, one right behind
+// the other (RFC 5626 §3.5.1). A single CRLF, which some clients send to keep a NAT
+// binding, is ignored like one before a start line (RFC 3261 §7.5). The zero
+// pingDetector has seen no CRLF.
 type pingDetector struct {
-	seenCRLF bool    // one CRLF has come, a second would make a ping
-	crlfAt   instant // when that one was whole
-	inCRLF   bool    // a CR has come whose LF has not
-	crAt     instant // when it came
+	seenCRLF bool    // one CRLF has come; a second one makes a ping
+	crlfAt   instant // time of its LF
+	inCRLF   bool    // a CR has come, its LF has not
+	crAt     instant // time of that CR
 }
 
-// begin takes the CR of a CRLF; a second call before end changes nothing.
+// beginCRLF notes the CR of a CRLF. Calls before the next endCRLF have no effect.
 func (p *pingDetector) beginCRLF(now instant) {
 	if !p.inCRLF {
 		p.inCRLF, p.crAt = true, now
 	}
 }
 
-// end takes the LF of a CRLF, and reports whether a ping is whole.
+// endCRLF notes the LF of a CRLF, and reports whether it completes a ping.
 func (p *pingDetector) endCRLF(now instant) bool {
 	ping := p.seenCRLF && p.crAt-p.crlfAt <= maxPingGap
 	*p = pingDetector{seenCRLF: !ping, crlfAt: now}
 	return ping
 }
 
-// hand hands a message on. A panic costs this one only, unless the stream cannot
-// be read behind it.
+// dispatchMessage dispatches a message, or drops it if it is not SIP. A panic costs this
+// message only, and closes the stream if nothing can be read behind it.
 func (s *stream) dispatchMessage(p *packet, known bool) {
 	defer s.table.proxy.recoverPanic("message")
 	if !known {
@@ -552,10 +562,10 @@ func (s *stream) dispatchMessage(p *packet, known bool) {
 	s.table.proxy.dispatch(p, false)
 }
 
-// count notes that a buffer to read into has another size, and reports whether
-// it may.
-func (ss *streamTable) resizeReadBuffer(was, is int) bool {
-	more := int64(max(is-freeReadBuffer, 0) - max(was-freeReadBuffer, 0))
+// resizeReadBuffer counts the change of a read buffer's size, and reports whether the
+// limit of all buffers allows it.
+func (ss *streamTable) resizeReadBuffer(from, to int) bool {
+	more := int64(max(to-freeReadBuffer, 0) - max(from-freeReadBuffer, 0))
 	if ss.largeReadBytes.Add(more) > maxLargeReadBytes && more > 0 {
 		ss.largeReadBytes.Add(-more)
 		return false
@@ -563,10 +573,10 @@ func (ss *streamTable) resizeReadBuffer(was, is int) bool {
 	return true
 }
 
-// measure returns the length of the message whose header section is m, and
-// whether it can be told at all. If not, the stream cannot be read further and
-// the header section is all there is to answer. On a stream every message has a
-// Content-Length (RFC 3261 §20.14); only a response that has no body may lack it.
+// messageLength returns the length of the message whose header section is m, and whether
+// it is certain. If it is not, the stream cannot be read further, and the header section
+// is all there is to answer. Every message on a stream has a Content-Length (RFC 3261
+// §20.14); only a response without a body may lack it.
 func messageLength(m *message) (whole int, sane bool) {
 	lengths := 0
 	for i := range m.fields {
@@ -585,7 +595,7 @@ func messageLength(m *message) (whole int, sane bool) {
 	return whole, true
 }
 
-// namesBody reports whether a header section has a Content-Type, as that of every
+// hasContentType reports whether a header section has a Content-Type, as that of every
 // message with a body does (RFC 3261 §20.15).
 func hasContentType(head []byte) bool {
 	for line := range bytes.Lines(head) {
