@@ -9,107 +9,113 @@ import (
 	"sync/atomic"
 )
 
-// This file finds signs that a PBX is set up so that calls fail, or go past the hop:
-// none of it is an error of one message, and nobody would see why.
+// This file detects a PBX that is configured in a way that calls fail or bypass the proxy.
+// No single message shows an error, so an operator would not find the cause.
 
-// A symptom is a misconfiguration that shows in what a PBX answers.
+// symptom is a misconfiguration of a PBX that shows in its messages.
 type symptom uint8
 
 const (
-	pathIgnored          symptom = iota // a binding is kept without our Path
-	registerUnchallenged                // a REGISTER is refused with 404, without a challenge
-	inviteUnchallenged                  // an INVITE of a phone is
-	unknownPort                         // what comes from the PBX's host, but not from its port, is refused
-	strangerAccepted                    // a stranger's INVITE is accepted without a challenge
+	pathIgnored          symptom = iota // it stores a binding without our Path
+	registerUnchallenged                // it refuses a REGISTER with 404, without a challenge
+	inviteUnchallenged                  // it refuses an INVITE of a phone with 404, without a challenge
+	unknownPort                         // requests from its address, but from another port, are refused
+	strangerAccepted                    // it accepts an unknown source's INVITE without a challenge
 	bindingLost                         // it calls a phone at our address, without our Path or Contact
-	phoneTakenForPBX                    // a phone at its address and bellhop's is taken for it
-	symptomCount                        // how many there are
+	phoneTakenForPBX                    // a phone with the same address as it and bellhop is taken for it
+	symptomCount                        // number of symptoms
 )
 
 const (
-	symptomLogInterval = instant(3600e9)      // least time between two log lines of a PBX and symptom
-	symptomLifetime    = instant(24 * 3600e9) // how long one counts after it showed last
-	maxSubjectLen      = 100                  // bytes of whom it showed at
+	symptomLogInterval = instant(3600e9)      // shortest time between two log lines for a PBX and symptom
+	symptomLifetime    = instant(24 * 3600e9) // how long a symptom counts after it last showed
+	maxSubjectLen      = 100                  // bytes of a finding's subject
 )
 
-const trunkByAddress = "if it is an Asterisk, it takes bellhop's address for a trunk: leave match = with bellhop's address out of every type = identify section " +
-	"(match_header = X-Bellhop-Trunk: SECRET knows the trunk), and set endpoint_identifier_order = header,username,auth_username"
+// trunkByAddress is the remedy for an Asterisk that identifies bellhop as a trunk.
+const trunkByAddress = "if it is an Asterisk, it takes bellhop's address for a trunk: remove match = with bellhop's address from every type = identify section " +
+	"(match_header = X-Bellhop-Trunk: SECRET identifies the trunk), and set endpoint_identifier_order = header,username,auth_username"
 
-// A diagnosis is what is known of the setup of one PBX. Workers share it.
+// diagnosis is what the messages of one PBX have shown of its configuration. Workers
+// share it.
 type diagnosis struct {
-	findings [symptomCount]atomic.Pointer[finding] // the last one; nil: none
-	loggedAt [symptomCount]atomic.Int64            // instant; 0: never
+	findings [symptomCount]atomic.Pointer[finding] // the latest of each symptom; nil: none
+	loggedAt [symptomCount]atomic.Int64            // instant of the last log line; 0: none
 
-	registers          atomic.Bool // it registered a phone, or asked one for its password
-	challengesRegister atomic.Bool // it asked for the password of a REGISTER
-	knowsPath          atomic.Bool // it has said that it stores Path
-	usesPath           atomic.Bool // a request came along a Path
-	challengesInvite   atomic.Bool // it asked for the password of an INVITE
-	acceptsInvite      atomic.Bool // it took the call of a phone
-	acceptsUnproved    atomic.Bool // it took that of a phone which had not sent a password
+	registers          atomic.Bool // it registered a phone, or challenged its REGISTER
+	challengesRegister atomic.Bool // it challenged a REGISTER
+	knowsPath          atomic.Bool // it stated that it stores Path
+	usesPath           atomic.Bool // it sent a request along a Path
+	challengesInvite   atomic.Bool // it challenged an INVITE
+	acceptsInvite      atomic.Bool // it accepted an INVITE of a phone
+	acceptsWithoutAuth atomic.Bool // it accepted an INVITE of a registered phone without credentials
 }
 
-// A finding says at whom a symptom showed, and when.
+// finding is the address or user at which a symptom last showed, and the time.
 type finding struct {
 	subject string
 	at      instant
 }
 
-// explain says what a symptom means, and what to do.
-func explainSymptom(s symptom, pbx *pbx, who string) string {
+// explainSymptom describes a symptom and its remedy to an operator. subject is where it
+// showed.
+func explainSymptom(s symptom, pbx *pbx, subject string) string {
 	switch s {
 	case pathIgnored:
-		return fmt.Sprintf("PBX %s ignores Path: it registered %s without, so its calls to that phone go past bellhop and cause no events: "+
-			"in Asterisk set support_path = yes in every aor; with a PBX that knows no Path set sip.register = \"contact\"", pbx.addr, who)
+		return fmt.Sprintf("PBX %s ignores Path: it registered %s without our Path, so its calls to that phone bypass bellhop and cause no events: "+
+			"in Asterisk set support_path = yes in every aor; for a PBX without Path set sip.register = \"contact\"", pbx.addr, subject)
 	case registerUnchallenged:
-		return fmt.Sprintf("PBX %s answers the REGISTER of %s with 404 and asks for no password: %s", pbx.addr, who, trunkByAddress)
+		return fmt.Sprintf("PBX %s answers the REGISTER of %s with 404 instead of asking for a password: %s", pbx.addr, subject, trunkByAddress)
 	case inviteUnchallenged:
-		return fmt.Sprintf("PBX %s answers an INVITE of the phone at %s with 404 and asks for no password: %s", pbx.addr, who, trunkByAddress)
+		return fmt.Sprintf("PBX %s answers an INVITE of the phone at %s with 404 instead of asking for a password: %s", pbx.addr, subject, trunkByAddress)
 	case unknownPort:
 		if pbx.sharesOurAddr {
-			return fmt.Sprintf("requests from %s are taken for a phone's: if the PBX %s sends from there too, have it send from that port alone, or give it an address that bellhop does not have, such as 127.0.0.2", who, pbx.addr)
+			return fmt.Sprintf("requests from %s are taken for a phone's: if PBX %s sends from there too, have it send from that port alone, or give it an address that bellhop does not have, such as 127.0.0.2", subject, pbx.addr)
 		}
-		return fmt.Sprintf("requests from %s are refused as a phone's: if the PBX %s sends from there too, as an external profile of FreeSWITCH does, set sip.pbx_sources = [%q]", who, pbx.addr, pbx.addr.Addr())
+		return fmt.Sprintf("requests from %s are refused as a phone's: if PBX %s sends from there too, as an external profile of FreeSWITCH does, set sip.pbx_sources = [%q]", subject, pbx.addr, pbx.addr.Addr())
 	case phoneTakenForPBX:
 		return fmt.Sprintf("a REGISTER from %s is refused because it is taken for one of the PBX %s, which has the same address as bellhop: phones there cannot use TCP: "+
-			"give the PBX an address that bellhop does not have, such as 127.0.0.2", who, pbx.addr)
+			"give the PBX an address that bellhop does not have, such as 127.0.0.2", subject, pbx.addr)
 	case strangerAccepted:
-		return fmt.Sprintf("PBX %s took a call of %s, which is no [[trunk]] and where no phone has registered, without asking for a password: %s; if it is a carrier, make it a [[trunk]] with a secret", pbx.addr, who, trunkByAddress)
+		return fmt.Sprintf("PBX %s took a call of %s, which is no [[trunk]] and where no phone has registered, without asking for a password: %s; if it is a carrier, make it a [[trunk]] with a secret", pbx.addr, subject, trunkByAddress)
 	case bindingLost:
-		return fmt.Sprintf("PBX %s calls %s, which is bellhop itself: it has put bellhop's address into the phone's Contact and forgotten its Path: "+
-			"in Asterisk leave rewrite_contact off, in FreeSWITCH leave out sip-force-contact", pbx.addr, who)
+		return fmt.Sprintf("PBX %s calls %s, which is bellhop itself: it has replaced the phone's Contact with bellhop's address and lost the phone's Path: "+
+			"in Asterisk set rewrite_contact = no, in FreeSWITCH remove sip-force-contact", pbx.addr, subject)
 	}
 	return ""
 }
 
-// note records that a symptom showed at who, and logs it at most once an hour.
-func (h *Proxy) noteSymptom(now instant, pbx *pbx, s symptom, who string) {
+// noteSymptom records that a symptom showed at subject, and logs it at most once an
+// hour.
+func (h *Proxy) noteSymptom(now instant, pbx *pbx, s symptom, subject string) {
 	d := &pbx.diagnosis
-	who = strings.Clone(cmp.Or(who[:min(len(who), maxSubjectLen)], "a phone"))
-	d.findings[s].Store(&finding{who, now})
+	subject = strings.Clone(cmp.Or(subject[:min(len(subject), maxSubjectLen)], "a phone"))
+	d.findings[s].Store(&finding{subject, now})
 	last := d.loggedAt[s].Load()
 	if last != 0 && now-instant(last) < symptomLogInterval || !d.loggedAt[s].CompareAndSwap(last, int64(max(now, 1))) {
 		return
 	}
-	h.log.Warn("PBX misconfigured", "pbx", pbx.addr.String(), "why", explainSymptom(s, pbx, who))
+	h.log.Warn("PBX misconfigured", "pbx", pbx.addr.String(), "why", explainSymptom(s, pbx, subject))
 }
 
-// set stores true, once: workers share the cache line.
+// setOnce stores true if b is false. It writes only once, because workers share the
+// cache line.
 func setOnce(b *atomic.Bool) {
 	if !b.Load() {
 		b.Store(true)
 	}
 }
 
-// clear takes a symptom back if it showed last at who; "" is whoever it was.
-func (d *diagnosis) clearSymptom(s symptom, who string) {
-	if p := d.findings[s].Load(); p != nil && (who == "" || p.subject == who[:min(len(who), maxSubjectLen)]) {
+// clearSymptom removes a symptom if it last showed at subject; "" stands for any
+// subject.
+func (d *diagnosis) clearSymptom(s symptom, subject string) {
+	if p := d.findings[s].Load(); p != nil && (subject == "" || p.subject == subject[:min(len(subject), maxSubjectLen)]) {
 		d.findings[s].CompareAndSwap(p, nil)
 	}
 }
 
-// Degraded returns what seems wrong with the setup of the PBXs, in sentences that say
-// what to do: with it calls fail, or cause no events. It may be called at any time.
+// Degraded returns a sentence for each detected misconfiguration of a PBX, with its
+// remedy. It is empty if there is none. It may be called from any goroutine at any time.
 func (h *Proxy) Degraded() (why []string) {
 	for _, pbx := range h.pbx {
 		d := &pbx.diagnosis
@@ -122,7 +128,7 @@ func (h *Proxy) Degraded() (why []string) {
 	return why
 }
 
-// diagnose looks at a response of a PBX to a request of a phone.
+// diagnose examines a response of a PBX to a request of a phone.
 func (w *worker) diagnose(now instant, t *responseContext, m *message) {
 	if m.status == 100 || t.src != edgeSide || t.dst != pbxSide || t.trunk != "" {
 		return
@@ -145,7 +151,8 @@ func (w *worker) diagnose(now instant, t *responseContext, m *message) {
 	}
 }
 
-// diagnoseRegister: one that knows its users asks each for a password, or registers it.
+// diagnoseRegister examines the response to a REGISTER. A PBX that knows its users
+// challenges or registers each of them.
 func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, pbx *pbx) {
 	d := &pbx.diagnosis
 	switch {
@@ -176,13 +183,14 @@ func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, p
 	}
 }
 
-// diagnoseInvite: one that takes calls and asks no phone for a password is free to say
-// 404 to a wrong number. So it is to who is no registered phone's address.
+// diagnoseInvite examines the response to an INVITE. A 404 is suspicious only from a PBX
+// that challenges, and only to a registered phone's address: other PBXs answer a wrong
+// number with it.
 func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx *pbx) {
 	d, ip := &pbx.diagnosis, t.server.upstream.peer().Addr()
 	switch {
 	case t.inDialog:
-		return // a PBX that restarted
+		return // a restarted PBX does not know the dialog
 	case m.status == 404:
 		if !t.hasCredentials && (d.challengesInvite.Load() || d.challengesRegister.Load() && !d.acceptsInvite.Load()) && w.proxy.phoneSources.has(ip, now) {
 			w.proxy.noteSymptom(now, pbx, inviteUnchallenged, ip.String())
@@ -196,13 +204,13 @@ func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx
 		switch {
 		case t.hasCredentials:
 		case known:
-			setOnce(&d.acceptsUnproved)
+			setOnce(&d.acceptsWithoutAuth)
 			if d.challengesInvite.Load() {
 				d.clearSymptom(strangerAccepted, ip.String())
 			} else {
-				d.clearSymptom(strangerAccepted, "") // it asks nobody who calls
+				d.clearSymptom(strangerAccepted, "") // it challenges no caller
 			}
-		case d.challengesInvite.Load() || d.challengesRegister.Load() && !d.acceptsUnproved.Load():
+		case d.challengesInvite.Load() || d.challengesRegister.Load() && !d.acceptsWithoutAuth.Load():
 			w.proxy.noteSymptom(now, pbx, strangerAccepted, ip.String())
 		}
 	}
@@ -211,13 +219,14 @@ func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx
 	}
 }
 
-// takes reports whether a PBX that gives an INVITE this status has called somebody.
+// acceptsCall reports whether a response to an INVITE shows that the PBX has called
+// somebody.
 func acceptsCall(status int) bool {
 	return 180 <= status && status < 300 || status == 486 || status == 600 || status == 603
 }
 
-// cameAlongPath notes that a request of a PBX had our Path: it stores it, though it
-// may not say so, as RFC 3327 §5.3 wants.
+// notePathUse notes that a PBX sent a request along our Path: it stores Path, even if it
+// does not state so in its 2xx as RFC 3327 §5.3 demands.
 func (h *Proxy) notePathUse(p *packet) {
 	pbx := h.pbxAt(p.peer)
 	if pbx == nil {
@@ -230,7 +239,7 @@ func (h *Proxy) notePathUse(p *packet) {
 	}
 }
 
-// calledUs notes that a PBX calls our own address: it names no phone.
+// noteCallToUs notes that a PBX calls our own address, which names no phone.
 func (h *Proxy) noteCallToUs(p *packet) {
 	m := &p.msg
 	if pbx := h.pbxAt(p.peer); pbx != nil && m.initial() && m.isMethod("INVITE") && h.cfg.Register != RegisterNone {
@@ -238,10 +247,11 @@ func (h *Proxy) noteCallToUs(p *packet) {
 	}
 }
 
-// pbxAt returns the PBX at an address: of several the one at its port; nil if none is.
+// pbxAt returns the PBX at an address, or nil. Of several at one IP address, the one at
+// that port is preferred. A single PBX matches any address.
 func (h *Proxy) pbxAt(a netip.AddrPort) (found *pbx) {
 	if len(h.pbx) == 1 {
-		return h.pbx[0] // whatever address of its own it uses
+		return h.pbx[0] // it may send from another address of its own
 	}
 	for _, p := range h.pbx {
 		if p.addr.AddrPort == a {
@@ -254,10 +264,10 @@ func (h *Proxy) pbxAt(a netip.AddrPort) (found *pbx) {
 	return found
 }
 
-// diagnoseSource looks at a request of a phone that is refused: it may be the PBX's, if
-// it comes from its address, but not from its port. sure says that no phone would be
-// refused so; else it may as well be one, where phones have registered from that
-// address, or bellhop is at it.
+// diagnoseSource examines a request that was refused as a phone's: it may be the PBX's,
+// if it comes from the PBX's address and another port. sure excludes that a phone sent
+// it. Otherwise no finding is made if a phone has registered from that address, or
+// bellhop has the address too.
 func (h *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 	for _, pbx := range h.pbx {
 		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !h.phoneSources.has(source.Addr(), now)) {
@@ -267,8 +277,8 @@ func (h *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 	}
 }
 
-// diagnosePhone looks at a REGISTER of a PBX that leads nowhere: where the PBX is known
-// by bellhop's own address it is a phone's.
+// diagnosePhone examines a REGISTER of the PBX side that was refused. If the PBX has the
+// same address as bellhop, a phone there has sent it.
 func (h *Proxy) diagnosePhone(p *packet) {
 	for _, pbx := range h.pbx {
 		if pbx.sharesOurAddr && pbx.addr.Addr() == p.peer.Addr() && pbx.isSource(p.listener.proto, p.peer) {
@@ -278,11 +288,11 @@ func (h *Proxy) diagnosePhone(p *packet) {
 	}
 }
 
-// paths reports whether REGISTERs get our Path.
+// addsPath reports whether REGISTERs get our Path.
 func (c *Config) addsPath() bool { return c.Register == RegisterPath || c.Register == "" }
 
-// fieldNamed returns the values of the header fields of a message with one of these
-// names, which are in lower case. It is for fields that the index does not know.
+// fieldValues returns the values of the header fields with one of these names, in lower
+// case. It is for header fields that the index does not know.
 func fieldValues(head []byte, names ...string) (values [][]byte) {
 	if end := bytes.Index(head, crlfcrlf); end >= 0 {
 		head = head[:end]
@@ -301,7 +311,7 @@ func fieldValues(head []byte, names ...string) (values [][]byte) {
 	return values
 }
 
-// listsPath reports whether the sender of a response says that it knows Path.
+// listsPath reports whether the Supported of a response lists Path.
 func listsPath(head []byte) bool {
 	for _, v := range fieldValues(head, "supported", "k") {
 		for tag := range bytes.SplitSeq(v, []byte(",")) {
@@ -313,8 +323,8 @@ func listsPath(head []byte) bool {
 	return false
 }
 
-// binds reports whether a REGISTER makes or renews a binding: none does that asks for
-// the bindings, or ends them.
+// makesBinding reports whether a REGISTER makes or renews a binding. One that queries or
+// removes bindings does not.
 func (m *message) makesBinding() bool {
 	if !m.hasField(hContact) {
 		return false
