@@ -5,8 +5,7 @@ import (
 	"math"
 )
 
-// Limits of what is taken for a message. A message beyond one of them is
-// malformed.
+// Limits of a message. A message beyond one of them is malformed.
 const (
 	maxMessage      = 65535
 	maxFieldLen     = 8 << 10 // one header field, folds included
@@ -15,13 +14,13 @@ const (
 	maxRoutes       = 64 // Via and Route header fields, each
 )
 
-// A span is a range of a message's bytes.
+// span is a range of a message's bytes.
 type span struct{ from, to int32 }
 
 func (s span) empty() bool        { return s.from == s.to }
 func (s span) of(b []byte) []byte { return b[s.from:s.to] }
 
-// A name is a header field the hop has to know. All others pass unread.
+// fieldName is a header field that the proxy reads. All others are forwarded unread.
 type fieldName uint8
 
 const (
@@ -45,23 +44,21 @@ const (
 	hDiversion
 	hAuthorization // also Proxy-Authorization
 	hAuthSource    // X-AUTH-IP, X-AUTH-PORT
-	fieldNameCount // how many there are
+	fieldNameCount // number of names
 )
 
-// single marks the fields of which a message has at most one. Two of one kind
-// are how an element behind us would be made to read another message than we
-// do.
+// singleFields are the header fields that a message may have at most once. With two of
+// them, the next element could be made to read another message than the proxy does.
 var singleFields = [fieldNameCount]bool{hFrom: true, hTo: true, hCallID: true, hCSeq: true, hMaxForwards: true, hContentLength: true}
 
-// A field is one header field line, with its folds.
+// field is one header field line, with its continuation lines.
 type field struct {
 	name  fieldName
-	line  span // from the name to behind the CRLF
-	value span // trimmed; folds are still in it
+	line  span // from the name to behind the final CRLF
+	value span // without white space at its ends; continuation lines are included
 }
 
-// A fault is what is wrong with a request: the status and phrase it is
-// answered with.
+// fault is the error in a request: status and reason phrase of the response to it.
 type fault struct {
 	status int
 	phrase string
@@ -77,24 +74,25 @@ var (
 	badHops    = &fault{400, "Malformed Max-Forwards"}
 )
 
+// malformedFault returns a 400 with the given phrase.
 func malformedFault(what string) *fault { return &fault{400, what} }
 
-// A message is a SIP message in the bytes it came in, and where in them the
-// things are that a proxy needs. It changes nothing and keeps no copy.
+// message is an index of a SIP message: the bytes as received, and the places of the
+// parts that a proxy needs. It changes nothing and copies nothing.
 type message struct {
-	b             []byte // head and body; octets behind the body are cut off
-	headLen       int    // length of start line and header section, the empty line included
+	b             []byte // header section and body; bytes behind the body are cut off
+	headLen       int    // length of start line and header section, with the empty line
 	contentLength int    // Content-Length; -1 if there is none
-	fault         *fault // what is wrong with it; nil if nothing is
-	ambiguous     bool   // others may read another dialog or method in it than we do
+	fault         *fault // first error found; nil if there is none
+	ambiguous     bool   // other elements may read another dialog or method in it
 
 	method span // of a request
 	uri    span
 	status int // of a response; 0 in a request
 
-	fields []field // those with a name, in order
+	fields []field // named header fields, in order
 
-	via         viaValue // the topmost
+	via         viaValue // topmost Via
 	callID      span
 	cseq        uint32
 	cseqMethod  span // method in CSeq
@@ -114,7 +112,7 @@ func (m *message) firstField(n fieldName) *field { return m.nextField(n, 0) }
 func (m *message) hasField(n fieldName) bool     { return m.firstField(n) != nil }
 func (m *message) answerable() bool              { return m.isRequest() && m.via.ok && !m.isMethod("ACK") }
 
-// hasNextVia reports whether a Via stands behind the topmost.
+// hasNextVia reports whether there is a Via below the topmost.
 func (m *message) hasNextVia() bool {
 	vias := 0
 	for i := range m.fields {
@@ -127,8 +125,8 @@ func (m *message) hasNextVia() bool {
 	return false
 }
 
-// wrong notes a fault; the first one found is the one that is told. Only one of a
-// body's length or of Max-Forwards leaves it certain what the message is.
+// noteFault records an error; only the first is kept. Every error but one in
+// Content-Length or Max-Forwards makes the message ambiguous.
 func (m *message) noteFault(f *fault) {
 	m.ambiguous = m.ambiguous || f != badLength && f != noLength && f != twoLengths && f != badHops
 	if m.fault == nil {
@@ -136,7 +134,8 @@ func (m *message) noteFault(f *fault) {
 	}
 }
 
-// next returns the first field of that name at or behind index i of fields.
+// nextField returns the first field with that name at or after index i of fields, or
+// nil.
 func (m *message) nextField(n fieldName, i int) *field {
 	for ; i < len(m.fields); i++ {
 		if m.fields[i].name == n {
@@ -146,7 +145,7 @@ func (m *message) nextField(n fieldName, i int) *field {
 	return nil
 }
 
-// after returns the next field of the same name, nil if there is none.
+// fieldAfter returns the next field with the same name as f, or nil.
 func (m *message) fieldAfter(f *field) *field {
 	for i := range m.fields {
 		if &m.fields[i] == f {
@@ -156,24 +155,24 @@ func (m *message) fieldAfter(f *field) *field {
 	return nil
 }
 
-// index reads b into m and reports whether b is SIP at all. It makes one pass
-// over the header section and allocates nothing once m.fields has grown.
+// index reads b into m and reports whether b is SIP at all. It makes one pass over the
+// header section, and allocates nothing once m.fields has grown.
 //
-// It is strict where an element behind us might read the message differently
-// than we do (RFC 3261 §7.3.1, §18.3, §25.1): line ends, doubled fields,
-// lengths. What only others have to understand it does not look at.
-// What is wrong is left in m.fault; the rest is filled in as far as it goes,
-// so that a bad request can be answered, and a stream read on behind it.
+// It is strict where the next element might read the message differently (RFC 3261
+// §7.3.1, §18.3, §25.1): line ends, doubled fields, lengths. It does not look at parts
+// that only other elements need to understand. An error is left in m.fault, and the rest
+// is filled in as far as possible, so that a bad request can be answered and a stream
+// read further.
 //
-// stream says that b came from a stream and Content-Length was used to cut it.
+// stream reports that b came from a stream and was cut by its Content-Length.
 func (m *message) index(b []byte, stream bool) bool {
 	ok := m.indexHead(b)
 	m.cutBody(b, stream)
 	return ok
 }
 
-// indexHead reads the header section of b into m: all that index does but for
-// the body, which may be still to come. [message.fit] does the rest.
+// indexHead reads the header section of b into m. The body may still be to come;
+// [message.cutBody] completes the index.
 func (m *message) indexHead(b []byte) bool {
 	*m = message{b: b, contentLength: -1, maxForwards: -1, fields: m.fields[:0]}
 	end := bytes.Index(b, crlfcrlf)
@@ -207,8 +206,8 @@ func (m *message) indexHead(b []byte) bool {
 	return ok
 }
 
-// quotedNUL reports whether every NUL in b is a quoted-pair (RFC 3261 §25.1):
-// the only place where one may stand.
+// quotedNUL reports whether every NUL in b is a quoted-pair, the only valid place of one
+// (RFC 3261 §25.1).
 func quotedNUL(b []byte) bool {
 	for i, c := range b {
 		if c == 0 && (i == 0 || b[i-1] != '\\') {
@@ -224,8 +223,8 @@ var (
 	version  = []byte("SIP/2.0")
 )
 
-// startLine reads the request line or status line and reports whether it is
-// one of SIP.
+// indexStartLine reads the request line or status line, and reports whether it is one of
+// SIP.
 func (m *message) indexStartLine(l []byte) bool {
 	if len(l) > maxStartLine || bytes.IndexByte(l, '\n') >= 0 || bytes.IndexByte(l, '\r') >= 0 {
 		m.noteFault(badSyntax)
@@ -261,8 +260,8 @@ func (m *message) indexStartLine(l []byte) bool {
 	return true
 }
 
-// statusLine reads a status line. RFC 3665 §3.9 has two spaces in one; so may
-// others.
+// indexStatusLine reads a status line, and reports whether it is one of SIP. More than
+// one space before the status is accepted: RFC 3665 §3.9 has an example.
 func (m *message) indexStatusLine(l []byte) bool {
 	if !equalFold(l[:7], "sip/2.0") || l[7] != ' ' {
 		return false
@@ -279,8 +278,7 @@ func (m *message) indexStatusLine(l []byte) bool {
 	return true
 }
 
-// line reads the header field that begins at pos, and returns where the next
-// begins.
+// indexField reads the header field at pos and returns where the next one begins.
 func (m *message) indexField(head []byte, pos int) int {
 	end := pos
 	for {
@@ -327,8 +325,8 @@ func (m *message) indexField(head []byte, pos int) int {
 	return end
 }
 
-// check reads the fields that every message has (RFC 3261 §8.1.1, §16.3) and
-// notes what is wrong with them.
+// checkFields reads the fields that every message must have (RFC 3261 §8.1.1, §16.3),
+// and records their errors.
 func (m *message) checkFields() {
 	var seen [fieldNameCount]int
 	for i := range m.fields {
@@ -392,20 +390,21 @@ func (m *message) checkFields() {
 	}
 }
 
-// fit says where the message is, head and body, once all of it has come. What
-// is wrong with the body's length is noted behind all other faults.
+// cutBody sets b to the whole message, header section and body, and cuts off the bytes
+// behind the body. An error of the body's length is recorded after all others.
 func (m *message) cutBody(b []byte, stream bool) {
 	m.b = b
 	switch body := len(m.b) - m.headLen; {
 	case m.contentLength > body:
 		m.noteFault(badLength)
 	case m.contentLength >= 0:
-		m.b = m.b[:m.headLen+m.contentLength] // RFC 3261 §18.3: what is behind it is not of this message
+		m.b = m.b[:m.headLen+m.contentLength] // RFC 3261 §18.3: bytes behind the body are not part of the message
 	case stream:
 		m.b = m.b[:m.headLen]
 	}
 }
 
+// readCSeq reads the number and the method of a CSeq value.
 func (m *message) readCSeq(v span) {
 	b := m.text(v)
 	i := 0
@@ -430,7 +429,7 @@ func (m *message) readCSeq(v span) {
 	m.cseqMethod = met
 }
 
-// tag returns the tag parameter of a From or To value.
+// readTag returns the tag parameter of a From or To value.
 func (m *message) readTag(v span) span {
 	_, params, ok := splitNameAddr(m.b, v)
 	if !ok {
@@ -441,9 +440,9 @@ func (m *message) readTag(v span) span {
 	return t
 }
 
-// nameAddr finds the URI and the header parameters in a name-addr or
-// addr-spec, RFC 3261 §20.10: without angle brackets every parameter is the
-// header's. ok is false when quotes or brackets do not pair.
+// splitNameAddr returns the URI and the header parameters of a name-addr or addr-spec.
+// Without angle brackets all parameters belong to the header field (RFC 3261 §20.10). ok
+// is false if a quote or bracket is not closed.
 func splitNameAddr(b []byte, v span) (uri, params span, ok bool) {
 	for i := v.from; i < v.to; i++ {
 		switch b[i] {
@@ -464,7 +463,7 @@ func splitNameAddr(b []byte, v span) (uri, params span, ok bool) {
 	return v, span{v.to, v.to}, v.from < v.to
 }
 
-// quoted returns the index of the quote that closes the one at b[i], or -1.
+// closingQuote returns the index of the quote that closes the one at b[i], or -1.
 func closingQuote(b []byte, i, end int32) int32 {
 	for i++; i < end; i++ {
 		switch b[i] {
@@ -477,9 +476,9 @@ func closingQuote(b []byte, i, end int32) int32 {
 	return -1
 }
 
-// param finds a parameter in ";a=b;c" and returns its value, and whether it is
-// there at all. Names are compared without case; white space around them, and
-// quotes around the value, are not part of either.
+// findParam finds a parameter in ";a=b;c". It returns its value, and whether the
+// parameter is there. want is in lower case, and names are compared without case. White
+// space, and the quotes around a value, are left out.
 func findParam(b []byte, v span, want string) (value span, found bool) {
 	for i := v.from; i < v.to; {
 		if b[i] != ';' && !isSpace(b[i]) {
@@ -522,6 +521,7 @@ func findParam(b []byte, v span, want string) (value span, found bool) {
 	return span{}, false
 }
 
+// skipSpace returns the index of the first byte that is not white space, at most end.
 func skipSpace(b []byte, i, end int32) int32 {
 	for i < end && isSpace(b[i]) {
 		i++
@@ -529,7 +529,8 @@ func skipSpace(b []byte, i, end int32) int32 {
 	return i
 }
 
-// number reads decimal digits, at most max.
+// parseNumber reads decimal digits. It returns false for anything else, and for a number
+// above max.
 func parseNumber(b []byte, max int) (int, bool) {
 	if len(b) == 0 {
 		return 0, false
@@ -548,7 +549,7 @@ func parseNumber(b []byte, max int) (int, bool) {
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
 
-// tokenChar holds the characters of a token, RFC 3261 §25.1.
+// tokenChar marks the characters of a token (RFC 3261 §25.1).
 var tokenChar = func() (t [256]bool) {
 	for c := range t {
 		t[c] = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
@@ -568,7 +569,7 @@ func isToken(b []byte) bool {
 	return len(b) > 0
 }
 
-// equalFold compares b with lower, which is lower-case ASCII.
+// equalFold compares b with lower without case. lower is lower-case ASCII.
 func equalFold[T string | []byte](b T, lower string) bool {
 	if len(b) != len(lower) {
 		return false
@@ -585,7 +586,8 @@ func equalFold[T string | []byte](b T, lower string) bool {
 	return true
 }
 
-// nameOf tells a header field's name, long or compact (RFC 3261 §7.3.3).
+// lookUpFieldName returns the header field with this long or compact name (RFC 3261
+// §7.3.3), or otherField.
 func lookUpFieldName(n []byte) fieldName {
 	switch len(n) {
 	case 1:
@@ -632,6 +634,7 @@ func lookUpFieldName(n []byte) fieldName {
 	return otherField
 }
 
+// matchName returns k if n is the name lower, else otherField.
 func matchName(n []byte, lower string, k fieldName) fieldName {
 	if equalFold(n, lower) {
 		return k

@@ -7,12 +7,11 @@ import (
 	msg "github.com/emiago/sipgo/sip"
 )
 
-// contactParam is the URI parameter that carries our token in a Contact that
-// was rewritten.
+// contactParam is the URI parameter of a rewritten Contact that holds our token.
 const contactParam = "bellhop"
 
-// addBinding makes calls to a phone that registers come back through us: by
-// Path (RFC 3327 §5.2), or by a Contact of ours.
+// addBinding edits a REGISTER so that calls to the phone come back through the proxy: by
+// Path (RFC 3327 §5.2), or by a rewritten Contact.
 func (w *worker) addBinding(p *packet, r *routeDecision) {
 	m, s := &p.msg, &w.edits
 	fl := r.edgeFlow
@@ -30,7 +29,7 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 				return
 			}
 			if t, ok := w.sealer.openToken(paramValue(&u, contactParam), inContact); ok && strings.HasPrefix(t.text, aor+" ") {
-				return // another phone's, as the PBX has listed it
+				return // another phone's Contact, as the PBX lists it
 			}
 			w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
 			user := ""
@@ -39,7 +38,7 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 				user = user[:strings.LastIndexByte(user, '@')+1]
 			}
 			if strings.Count(user, "@") > 1 {
-				return // no element behind us would read it as we do
+				return // other elements would read the URI differently
 			}
 			open, shut := "", ""
 			if bare {
@@ -54,17 +53,18 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 		}
 		w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inPath, text: w.registeredAOR(m)})
 		s.insert(at, "Path: <sip:", string(w.tmpBuf), "@", r.nextHop.listener.uri, ";lr>\r\n")
-		// A registrar refuses Path from one that does not say it knows it.
+		// A registrar refuses Path from a client that does not support it.
 		s.insert(m.firstField(hVia).line.from, "Supported: path\r\n")
 	}
 }
 
 // restoreContacts puts the Contacts that the phones wrote back into the 2xx of p to a
-// REGISTER. It is called before the 2xx is observed: the directory of registrations
-// knows bindings by these Contacts, as the phones do. A binding of a Contact of this
-// REGISTER that another flow from the same host made is left out, as the phone would
-// take it for the new one. One from another host is of a phone that happens to have the
-// same Contact behind another NAT: it stays as the PBX lists it.
+// REGISTER. It is called before the 2xx is observed, because the observer knows bindings
+// by these Contacts, as the phones do.
+//
+// A binding of the same Contact that another flow from the same host made is removed
+// from the list: the phone would take it for the new one. The same Contact from another
+// host is another phone's behind another NAT, and stays as the PBX lists it.
 func (w *worker) restoreContacts(p *packet) {
 	m, s := &p.msg, &w.edits
 	own := w.ownContacts()
@@ -125,14 +125,14 @@ func (w *worker) restoreContact(m *message, one span, own []ownContact) bool {
 	return true
 }
 
-// An ownContact is a Contact of the REGISTER that is answered.
+// ownContact is a Contact of the REGISTER that is answered.
 type ownContact struct {
 	uri   string // as the phone wrote it
-	token string // that the PBX got for it
+	token string // token that the proxy put into it
 	host  netip.Addr
 }
 
-// ownContacts returns the Contacts of the REGISTER whose 2xx is handled.
+// ownContacts returns the Contacts of the REGISTER whose 2xx is being handled.
 func (w *worker) ownContacts() (own []ownContact) {
 	if w.answeredRequest == nil {
 		return nil
@@ -153,8 +153,8 @@ func (w *worker) ownContacts() (own []ownContact) {
 	return own
 }
 
-// contacts calls do with each URI in the Contact fields; bare says that no
-// angle brackets stand around it.
+// eachContact calls do with each URI in the Contact fields. bare reports that no angle
+// brackets are around it.
 func (w *worker) eachContact(m *message, do func(uri span, bare bool)) {
 	for i := range m.fields {
 		f := &m.fields[i]
@@ -175,7 +175,7 @@ func (w *worker) eachContact(m *message, do func(uri span, bare bool)) {
 	}
 }
 
-// aor is user@host of the To of a REGISTER, "" if it has no such URI.
+// registeredAOR returns user@host of the To of a REGISTER, or "" if it has no such URI.
 func (w *worker) registeredAOR(m *message) string {
 	uri, _, ok := splitNameAddr(m.b, m.to)
 	var u msg.Uri

@@ -2,25 +2,25 @@ package sip
 
 import "bytes"
 
-// A viaValue is one value of a Via header field (RFC 3261 §20.42), as places
-// in the message it stands in.
+// viaValue is one value of a Via header field (RFC 3261 §20.42), as places in its
+// message.
 type viaValue struct {
-	ok        bool // sent-by is known: it can be answered
-	malformed bool // the syntax is not RFC 3261's all the same
+	ok        bool // sent-by is readable, so a response can be sent
+	malformed bool // the syntax breaks RFC 3261, even if ok
 
-	value  span // all of it, up to the comma or the end of the field
-	proto  span // UDP, TCP, …; the peer's word
+	value  span // whole value, up to the comma or the end of the field
+	proto  span // UDP, TCP, …, as the peer wrote it
 	host   span
 	port   int // 0 if it names none
 	branch span
 
-	rport    span // the value; empty if it has none
+	rport    span // value of rport; empty if it has none
 	hasRport bool
 	received span
 }
 
-// parseVia reads the first value in the Via field value v. It is lenient about
-// white space, as RFC 3261 §25.1 is, and about parameters it does not need.
+// parseVia reads the first value of the Via field value v. It accepts white space where
+// RFC 3261 §25.1 does, and does not check parameters that the proxy does not need.
 func parseVia(b []byte, v span) (r viaValue) {
 	r.value = v
 	i := v.from
@@ -79,7 +79,7 @@ func parseVia(b []byte, v span) (r viaValue) {
 	return r
 }
 
-// sentBy reads host [ ":" port ] and returns where it ends.
+// readSentBy reads host [ ":" port ] and returns where it ends.
 func (r *viaValue) readSentBy(b []byte, i, end int32) (int32, bool) {
 	start := i
 	if i < end && b[i] == '[' {
@@ -114,10 +114,11 @@ func (r *viaValue) readSentBy(b []byte, i, end int32) (int32, bool) {
 	return skipSpace(b, i, end), true
 }
 
-// cookie begins every branch of RFC 3261; one without it, or with nothing
-// behind it, is matched by the rules of RFC 2543 (RFC 3261 §17.2.3).
+// cookie begins every branch of RFC 3261. A branch without it, or with nothing behind
+// it, is matched by the rules of RFC 2543 (RFC 3261 §17.2.3).
 const cookie = "z9hG4bK"
 
+// hasCookie reports whether the branch is one of RFC 3261.
 func (r *viaValue) hasCookie(b []byte) bool {
 	return len(r.branch.of(b)) > len(cookie) && equalFold(b[r.branch.from:r.branch.from+int32(len(cookie))], "z9hg4bk")
 }
