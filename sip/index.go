@@ -54,7 +54,7 @@ var singleFields = [fieldNameCount]bool{hFrom: true, hTo: true, hCallID: true, h
 // field is one header field line, with its continuation lines.
 type field struct {
 	name  fieldName
-	line  span // from the name to behind the final CRLF
+	line  span // from the name up to and including the final CRLF
 	value span // without white space at its ends; continuation lines are included
 }
 
@@ -80,7 +80,7 @@ func malformedFault(what string) *fault { return &fault{400, what} }
 // message is an index of a SIP message: the bytes as received, and the places of the
 // parts that a proxy needs. It changes nothing and copies nothing.
 type message struct {
-	b             []byte // header section and body; bytes behind the body are cut off
+	b             []byte // header section and body; bytes after the body are cut off
 	headLen       int    // length of start line and header section, with the empty line
 	contentLength int    // Content-Length; -1 if there is none
 	fault         *fault // first error found; nil if there is none
@@ -391,14 +391,14 @@ func (m *message) checkFields() {
 }
 
 // cutBody sets b to the whole message, header section and body, and cuts off the bytes
-// behind the body. An error of the body's length is recorded after all others.
+// after the body. An error of the body's length is recorded after all others.
 func (m *message) cutBody(b []byte, stream bool) {
 	m.b = b
 	switch body := len(m.b) - m.headLen; {
 	case m.contentLength > body:
 		m.noteFault(badLength)
 	case m.contentLength >= 0:
-		m.b = m.b[:m.headLen+m.contentLength] // RFC 3261 §18.3: bytes behind the body are not part of the message
+		m.b = m.b[:m.headLen+m.contentLength] // RFC 3261 §18.3: bytes after the body are not part of the message
 	case stream:
 		m.b = m.b[:m.headLen]
 	}

@@ -28,7 +28,7 @@
 // # Panics
 //
 // A panic is logged and counted. It costs the message that caused it, or the connection
-// if nothing can be read behind that message.
+// if nothing can be read after that message.
 //
 // # Reflection
 //

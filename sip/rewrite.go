@@ -280,7 +280,7 @@ func (w *worker) routeToken(p *packet, r *routeDecision) token {
 // bindNextRoute edits our Record-Route in a response of the PBX: its token then names
 // the Route of the PBX that follows ours in the caller's requests, unless that is a
 // configured PBX (RFC 3261 §16.7 item 8). Without this binding a caller could put any
-// Route behind ours.
+// Route after ours.
 func (w *worker) bindNextRoute(m *message) {
 	if f := m.firstField(hRecordRoute); f == nil || valueEnd(m.b, f.value) == f.value.to && m.fieldAfter(f) == nil {
 		return // ours alone: the PBX has added no Record-Route
@@ -375,7 +375,7 @@ func (w *worker) rewriteResponse(p *packet, to destination) ([]byte, int) {
 	}
 	f := m.firstField(hVia)
 	if end := m.via.value.to; end < f.value.to {
-		// The same field has another value behind ours.
+		// The same field has another value after ours.
 		i := end
 		for i < f.value.to && (m.b[i] == ',' || isSpace(m.b[i])) {
 			i++

@@ -497,7 +497,7 @@ func (w *worker) readRoutes(m *message) ([]routeValue, *fault) {
 	return w.routeValues, nil
 }
 
-// valueEnd returns the index behind the first of several comma-separated values, or -1
+// valueEnd returns the index after the first of several comma-separated values, or -1
 // if a quote is not closed.
 func valueEnd(b []byte, v span) int32 {
 	for i := v.from; i < v.to; i++ {
@@ -581,7 +581,7 @@ func (w *worker) dropFieldEdits(line span) {
 	w.edits.edits = keep
 }
 
-// applyStrictRoute moves the next Route into the Request-URI, and the Request-URI behind
+// applyStrictRoute moves the next Route into the Request-URI, and the Request-URI after
 // the last Route, for a strict router (RFC 3261 §16.6 item 6).
 func (w *worker) applyStrictRoute(m *message, rs []routeValue) {
 	uri := string(m.text(m.uri))

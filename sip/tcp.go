@@ -403,7 +403,7 @@ func linger(c net.Conn) {
 }
 
 // gatherQueued appends o and the queued messages to buf, up to about maxMessage bytes.
-// last reports that the stream is to be closed behind them.
+// last reports that the stream is to be closed after them.
 func (s *stream) gatherQueued(o outgoing, buf []byte, ids []uint64) (_ []byte, _ []uint64, last bool) {
 	for o.b != nil {
 		buf, ids = append(buf, o.b...), append(ids, o.tx)
@@ -517,7 +517,7 @@ func (s *stream) readMessages(c net.Conn, first []byte) {
 	}
 }
 
-// pingDetector finds pings between the messages of a stream: two CRLFs, one right behind
+// pingDetector finds pings between the messages of a stream: two CRLFs, one directly after
 // the other (RFC 5626 §3.5.1). A single CRLF, which some clients send to keep a NAT
 // binding, is ignored like one before a start line (RFC 3261 §7.5). The zero
 // pingDetector has seen no CRLF.
@@ -543,7 +543,7 @@ func (p *pingDetector) endCRLF(now instant) bool {
 }
 
 // dispatchMessage dispatches a message, or drops it if it is not SIP. A panic costs this
-// message only, and closes the stream if nothing can be read behind it.
+// message only, and closes the stream if nothing can be read after it.
 func (s *stream) dispatchMessage(p *packet, known bool) {
 	defer s.table.proxy.recoverPanic("message")
 	if !known {

@@ -43,7 +43,7 @@ type token struct {
 	byURI   bool    // the URI gives the address on the edge side, limited to the flow's host (see limitTarget)
 	pbx     pbxID   // PBX of the dialog; zero: target is its address
 	target  Addr    // address of the PBX, if it is not a configured one
-	next    routeID // Route behind ours that leads into the PBX; zero: a configured PBX
+	next    routeID // Route after ours that leads into the PBX; zero: a configured PBX
 	fromPBX bool    // the PBX sent the request
 	direct  bool    // the PBX sent the request and left the dialog: later requests go from phone to phone
 	unbound bool    // version 1: valid only in a call that was up before the upgrade

@@ -114,7 +114,7 @@ func (r *viaValue) readSentBy(b []byte, i, end int32) (int32, bool) {
 	return skipSpace(b, i, end), true
 }
 
-// cookie begins every branch of RFC 3261. A branch without it, or with nothing behind
+// cookie begins every branch of RFC 3261. A branch without it, or with nothing after
 // it, is matched by the rules of RFC 2543 (RFC 3261 §17.2.3).
 const cookie = "z9hG4bK"
 

@@ -108,9 +108,9 @@ type packet struct {
 	peer       netip.AddrPort
 	side       dialog.Side
 	receivedAt instant
-	endsStream bool // the stream cannot be read behind this message and is closed
+	endsStream bool // the stream cannot be read after this message and is closed
 
-	requeued bool // a CANCEL that was moved behind the new requests of unknown sources
+	requeued bool // a CANCEL that was moved after the new requests of unknown sources
 }
 
 var packetPool = sync.Pool{New: func() any { return new(packet) }}
@@ -574,7 +574,7 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 	}
 }
 
-// requeueCancel moves a CANCEL without an INVITE behind the new requests of unknown
+// requeueCancel moves a CANCEL without an INVITE after the new requests of unknown
 // sources, once, and reports whether it did. The INVITE may wait there: its source may
 // have become known only after it came.
 func (w *worker) requeueCancel(p *packet) bool {
