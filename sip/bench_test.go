@@ -41,8 +41,8 @@ func BenchmarkIndex(b *testing.B) {
 
 // BenchmarkSplice routes a typical INVITE and writes it as it leaves.
 func BenchmarkSplice(b *testing.B) {
-	w, _ := bare(b, nil)
-	p := w.comes([]byte(typicalINVITE), barePhone)
+	w, _ := newBareWorker(b, nil)
+	p := w.receivePacket([]byte(typicalINVITE), barePhone)
 	branch := w.appendBranch(nil, 1, 2)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -64,7 +64,7 @@ func BenchmarkCall(b *testing.B) {
 
 func benchmarkCall(b *testing.B, watched bool) {
 	watch := make(chan dialog.Message, 16)
-	w, out := bare(b, func(c *Config) {
+	w, out := newBareWorker(b, func(c *Config) {
 		if watched {
 			c.Observations = watch
 		}
@@ -87,7 +87,7 @@ func benchmarkCall(b *testing.B, watched bool) {
 			from = barePhone
 		}
 		began := time.Now()
-		w.handleItem(workItem{packet: w.comes(m, from)})
+		w.handleItem(workItem{packet: w.receivePacket(m, from)})
 		inside += time.Since(began)
 		for len(watch) > 0 {
 			<-watch
@@ -140,11 +140,11 @@ func benchmarkCall(b *testing.B, watched bool) {
 		send(within("BYE", 103), true)
 		respond("SIP/2.0 200 OK\r\n", "Content-Length: 0\r\n\r\n")
 		send(buf, false)
-		w.passes(time.Millisecond)
+		w.advanceClock(time.Millisecond)
 	}
 	one()
-	if out.n != 6 || !bytes.HasPrefix(out.last, []byte("SIP/2.0 200")) || w.proxy.stats.transactions.Load() != 0 {
-		b.Fatalf("%d messages left, the last is\n%s", out.n, out.last)
+	if out.count != 6 || !bytes.HasPrefix(out.last, []byte("SIP/2.0 200")) || w.proxy.stats.transactions.Load() != 0 {
+		b.Fatalf("%d messages left, the last is\n%s", out.count, out.last)
 	}
 	b.ReportAllocs()
 	inside = 0

@@ -21,7 +21,7 @@ import (
 var bareTrunk = netip.MustParseAddrPort("192.0.2.200:5060")
 
 // numbered is a request of its own transaction and dialog.
-func numbered(method string, n int, more string) []byte {
+func numberedRequest(method string, n int, more string) []byte {
 	return fmt.Appendf(nil, "%s sip:102@pbx.example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK-%d;rport\r\n"+
 		"From: <sip:101@pbx.example.com>;tag=%d\r\nTo: <sip:102@pbx.example.com>%s\r\nCall-ID: %d@192.0.2.101\r\nCSeq: 1 %s\r\n\r\n", method, n, n, more, n, method)
 }
@@ -31,7 +31,7 @@ func numbered(method string, n int, more string) []byte {
 // dialog goes on.
 func TestTheMemoryOfTransactionsIsBounded(t *testing.T) {
 	const dropped, refused, forwarded = "dropped", "refused", "forwarded"
-	w, out := bare(t, func(c *Config) {
+	w, out := newBareWorker(t, func(c *Config) {
 		c.Trunks = []Trunk{{Name: "carrier", Sources: []netip.Prefix{netip.PrefixFrom(bareTrunk.Addr(), 32)}}}
 	})
 	w.proxy.acceptedSources.add(otherBare.Addr(), w.now())
@@ -59,7 +59,7 @@ func TestTheMemoryOfTransactionsIsBounded(t *testing.T) {
 		kept := w.heldBytes
 		w.heldBytes = w.maxHeldBytes / 100 * tt.held
 		out.last, out.to = nil, netip.AddrPort{}
-		w.handleItem(workItem{packet: w.comes(numbered("MESSAGE", n, tt.more), tt.from)})
+		w.handleItem(workItem{packet: w.receivePacket(numberedRequest("MESSAGE", n, tt.more), tt.from)})
 		got := dropped
 		switch {
 		case bytes.HasPrefix(out.last, []byte("SIP/2.0 503")) && bytes.Contains(out.last, []byte("\r\nRetry-After: ")):
@@ -82,18 +82,18 @@ var otherBare = netip.MustParseAddrPort("192.0.2.102:5062")
 // Nobody can make the transactions hold more than their bound, and all of it is
 // given back.
 func TestAFloodIsBoundedAndOver(t *testing.T) {
-	w, out := bare(t, nil)
+	w, out := newBareWorker(t, nil)
 	w.maxHeldBytes = 1 << 20
 	pad := strings.Repeat("x", 3000)
 	spare := 0
 	for n := range 4000 {
-		forwarded := out.n
-		w.handleItem(workItem{packet: w.comes(bytes.Replace(numbered("INVITE", n, ""), []byte("Call-ID"), []byte("Subject: "+pad+"\r\nCall-ID"), 1), barePhone)})
-		if out.n > forwarded && n%2 == 0 {
+		forwarded := out.count
+		w.handleItem(workItem{packet: w.receivePacket(bytes.Replace(numberedRequest("INVITE", n, ""), []byte("Call-ID"), []byte("Subject: "+pad+"\r\nCall-ID"), 1), barePhone)})
+		if out.count > forwarded && n%2 == 0 {
 			var m message
 			m.index(out.last, false)
 			b := w.appendResponse(nil, &m, 0, 401, "Unauthorized", "WWW-Authenticate: Digest\r\n")
-			w.handleItem(workItem{packet: w.comes(b, barePBX)})
+			w.handleItem(workItem{packet: w.receivePacket(b, barePBX)})
 		}
 		if w.heldBytes > w.maxHeldBytes {
 			t.Fatalf("%d bytes are held after %d INVITEs, at most %d may be", w.heldBytes, n, w.maxHeldBytes)
@@ -104,7 +104,7 @@ func TestAFloodIsBoundedAndOver(t *testing.T) {
 		t.Errorf("the flood was too small: %d bytes are held", w.heldBytes)
 	}
 	for range 300 {
-		w.passes(time.Second)
+		w.advanceClock(time.Second)
 		spare = max(spare, w.freeBytes)
 	}
 	if w.heldBytes != 0 || len(w.serverTxs.m) != 0 || len(w.clientTxs.m) != 0 || w.wheel.count != 0 {
@@ -118,23 +118,23 @@ func TestAFloodIsBoundedAndOver(t *testing.T) {
 // A transaction keeps no more of a request than a retransmission needs: an
 // INVITE of 57 KB that was challenged leaves its response and its ACK.
 func TestALargeInviteLeavesLittle(t *testing.T) {
-	w, out := bare(t, nil)
+	w, out := newBareWorker(t, nil)
 	pad := strings.Repeat("Subject: "+strings.Repeat("x", 6000)+"\r\n", 9)
 	long := strings.Repeat("b", 6000)
-	invite := bytes.Replace(numbered("INVITE", 1, ""), []byte("Call-ID"), []byte(pad+"Call-ID"), 1)
+	invite := bytes.Replace(numberedRequest("INVITE", 1, ""), []byte("Call-ID"), []byte(pad+"Call-ID"), 1)
 	invite = bytes.Replace(invite, []byte("z9hG4bK-1"), []byte("z9hG4bK"+long), 1)
-	w.handleItem(workItem{packet: w.comes(invite, barePhone)})
+	w.handleItem(workItem{packet: w.receivePacket(invite, barePhone)})
 	if w.heldBytes < len(invite) {
 		t.Fatalf("%d bytes are held", w.heldBytes)
 	}
 	var m message
 	m.index(out.last, false)
-	w.handleItem(workItem{packet: w.comes(w.appendResponse(nil, &m, 0, 401, "Unauthorized", ""), barePBX)})
+	w.handleItem(workItem{packet: w.receivePacket(w.appendResponse(nil, &m, 0, 401, "Unauthorized", ""), barePBX)})
 	response := len(out.last)
 	if want := response + 2*transactionSize + 1024; w.heldBytes > want {
 		t.Errorf("%d bytes are held after a response of %d, want %d at most", w.heldBytes, response, want)
 	}
-	w.handleItem(workItem{packet: w.comes(numberedACK(invite), barePhone)})
+	w.handleItem(workItem{packet: w.receivePacket(numberedACK(invite), barePhone)})
 	if want := 2*transactionSize + 1024; w.heldBytes > want {
 		t.Errorf("%d bytes are held after the ACK, want %d at most", w.heldBytes, want)
 	}
@@ -148,7 +148,7 @@ func numberedACK(invite []byte) []byte {
 // What waits for the watcher is bounded in bytes: of large messages fewer.
 func TestTheWatcherIsShownABoundedNumberOfBytes(t *testing.T) {
 	watch := make(chan dialog.Message, 1<<14)
-	w, _ := bare(t, func(c *Config) { c.Observations = watch })
+	w, _ := newBareWorker(t, func(c *Config) { c.Observations = watch })
 	small, large := dialog.Message{Head: strings.Repeat("x", 2<<10)}, dialog.Message{Head: strings.Repeat("x", 57<<10)}
 	for range cap(watch) {
 		w.sendObservation(large)
@@ -206,11 +206,11 @@ func TestTheQueueHasRoomForDialogs(t *testing.T) {
 		{"bytes", 40000, [3]int{maxQueuedBytes / 2 / 40000, maxQueuedBytes/10*9/40000 - maxQueuedBytes/2/40000, maxQueuedBytes/40000 - maxQueuedBytes/10*9/40000}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w, _ := bare(t, nil)
+			w, _ := newBareWorker(t, nil)
 			w.proxy.acceptedSources.add(otherBare.Addr(), w.now())
 			fill := func(from netip.AddrPort, more string) (n int) {
 				for {
-					p := w.comes(numbered("MESSAGE", 1, more), from)
+					p := w.receivePacket(numberedRequest("MESSAGE", 1, more), from)
 					p.buf = append(make([]byte, 0, tt.size), p.buf...)
 					if !w.enqueue(workItem{packet: p}, w.proxy.priorityOf(p)) {
 						return n
@@ -234,9 +234,9 @@ func TestTheQueueHasRoomForDialogs(t *testing.T) {
 			}
 		})
 	}
-	w, _ := bare(t, nil)
+	w, _ := newBareWorker(t, nil)
 	for range maxQueuedItems/8 - 1 {
-		w.enqueue(workItem{packet: w.comes(numbered("MESSAGE", 1, ""), barePhone)}, fromKnown)
+		w.enqueue(workItem{packet: w.receivePacket(numberedRequest("MESSAGE", 1, ""), barePhone)}, fromKnown)
 	}
 	if len(w.proxy.Backlog()) != 0 {
 		t.Error("a few messages are a crowd")
@@ -246,18 +246,18 @@ func TestTheQueueHasRoomForDialogs(t *testing.T) {
 // A worker does what known sources begin before what strangers do, and drops the
 // latter unseen while the transactions hold most of the memory they may.
 func TestStrangersWait(t *testing.T) {
-	w, out := bare(t, nil)
+	w, out := newBareWorker(t, nil)
 	h := w.proxy
 	h.acceptedSources.add(otherBare.Addr(), w.now())
 	w.queuedBytes.Add(1) // something waits
-	h.handleDatagram(h.listeners[0], numbered("MESSAGE", 1, ""), barePhone, true)
-	h.handleDatagram(h.listeners[0], numbered("MESSAGE", 2, ""), otherBare, true)
-	h.handleDatagram(h.listeners[0], numbered("MESSAGE", 3, ""), barePBX, true)
-	h.handleDatagram(h.listeners[0], numbered("MESSAGE", 4, ";tag=x"), barePhone, true)
+	h.handleDatagram(h.listeners[0], numberedRequest("MESSAGE", 1, ""), barePhone, true)
+	h.handleDatagram(h.listeners[0], numberedRequest("MESSAGE", 2, ""), otherBare, true)
+	h.handleDatagram(h.listeners[0], numberedRequest("MESSAGE", 3, ""), barePBX, true)
+	h.handleDatagram(h.listeners[0], numberedRequest("MESSAGE", 4, ";tag=x"), barePhone, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
 	var order []string
-	out.took = func(b []byte) {
+	out.onWrite = func(b []byte) {
 		order = append(order, string(b[bytes.Index(b, []byte("Call-ID: "))+9:][:1]))
 		if len(order) == 4 {
 			cancel()
@@ -270,7 +270,7 @@ func TestStrangersWait(t *testing.T) {
 	}
 	w.heldBytes = w.maxHeldBytes
 	w.updateShedding(w.now())
-	h.handleDatagram(h.listeners[0], numbered("MESSAGE", 5, ""), barePhone, false)
+	h.handleDatagram(h.listeners[0], numberedRequest("MESSAGE", 5, ""), barePhone, false)
 	if h.Stats().Shed != 1 || len(w.strangerQueue) != 0 {
 		t.Errorf("%d requests are shed, %d wait", h.Stats().Shed, len(w.strangerQueue))
 	}
@@ -279,17 +279,17 @@ func TestStrangersWait(t *testing.T) {
 // A CANCEL does not overtake its INVITE where its source becomes a known one
 // between the two; one that is for no INVITE goes on.
 func TestCancelStaysBehindItsInvite(t *testing.T) {
-	w, out := bare(t, nil)
+	w, out := newBareWorker(t, nil)
 	h := w.proxy
 	w.queuedBytes.Add(1) // something waits
-	h.handleDatagram(h.listeners[0], numbered("INVITE", 1, ""), barePhone, true)
+	h.handleDatagram(h.listeners[0], numberedRequest("INVITE", 1, ""), barePhone, true)
 	h.acceptedSources.add(barePhone.Addr(), w.now())
-	h.handleDatagram(h.listeners[0], numbered("CANCEL", 1, ""), barePhone, true)
-	h.handleDatagram(h.listeners[0], numbered("CANCEL", 2, ""), barePhone, true)
+	h.handleDatagram(h.listeners[0], numberedRequest("CANCEL", 1, ""), barePhone, true)
+	h.handleDatagram(h.listeners[0], numberedRequest("CANCEL", 2, ""), barePhone, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
 	var order []string
-	out.took = func(b []byte) {
+	out.onWrite = func(b []byte) {
 		line, _, _ := bytes.Cut(b, crlf)
 		order = append(order, string(line))
 		if len(order) == 3 {
@@ -306,9 +306,9 @@ func TestCancelStaysBehindItsInvite(t *testing.T) {
 
 // A stream whose message finds no room waits, and is woken when there is some.
 func TestAStreamWaitsForRoom(t *testing.T) {
-	w, _ := bare(t, nil)
+	w, _ := newBareWorker(t, nil)
 	packet := func() workItem {
-		p := w.comes(numbered("MESSAGE", 1, ""), barePhone)
+		p := w.receivePacket(numberedRequest("MESSAGE", 1, ""), barePhone)
 		p.buf = make([]byte, 0, 60000)
 		return workItem{packet: p}
 	}
@@ -341,7 +341,7 @@ func TestAStreamWaitsForRoom(t *testing.T) {
 // A response cannot be bound to an INVITE by anything that is as long as what
 // the INVITE says: keys have one size, whatever is in the Via.
 func TestServerKeys(t *testing.T) {
-	w, _ := bare(t, nil)
+	w, _ := newBareWorker(t, nil)
 	key := func(b string) serverKey {
 		t.Helper()
 		var m message
@@ -370,7 +370,7 @@ func TestServerKeys(t *testing.T) {
 	if key(strings.ReplaceAll(invite, "INVITE", "ACK")) != key(invite) {
 		t.Error("an ACK does not belong to its INVITE")
 	}
-	other, _ := bare(t, nil)
+	other, _ := newBareWorker(t, nil)
 	var m message
 	m.index([]byte(invite), false)
 	if other.makeServerKey(&m, m.methodName()) == key(invite) {
@@ -413,12 +413,12 @@ func TestSources(t *testing.T) {
 }
 
 // dribble is a connection that brings one byte a read.
-type dribble struct {
+type byteWiseConn struct {
 	net.Conn
 	b []byte
 }
 
-func (d *dribble) Read(b []byte) (int, error) {
+func (d *byteWiseConn) Read(b []byte) (int, error) {
 	if len(d.b) == 0 {
 		return 0, io.EOF
 	}
@@ -426,14 +426,14 @@ func (d *dribble) Read(b []byte) (int, error) {
 	d.b = d.b[1:]
 	return 1, nil
 }
-func (d *dribble) SetReadDeadline(time.Time) error { return nil }
-func (d *dribble) LocalAddr() net.Addr             { return net.TCPAddrFromAddrPort(bareHop) }
-func (d *dribble) Close() error                    { return nil }
+func (d *byteWiseConn) SetReadDeadline(time.Time) error { return nil }
+func (d *byteWiseConn) LocalAddr() net.Addr             { return net.TCPAddrFromAddrPort(bareProxy) }
+func (d *byteWiseConn) Close() error                    { return nil }
 
 // large is a message of 60 KB with a body of that many bytes.
-func large(body int) []byte {
+func largeMessage(body int) []byte {
 	lines := (60000 - body) / 250
-	return fmt.Appendf(nil, "%s%sContent-Length: %d\r\n\r\n%s", bytes.TrimSuffix(numbered("MESSAGE", 1, ""), []byte("\r\n")),
+	return fmt.Appendf(nil, "%s%sContent-Length: %d\r\n\r\n%s", bytes.TrimSuffix(numberedRequest("MESSAGE", 1, ""), []byte("\r\n")),
 		strings.Repeat("X: "+strings.Repeat("x", 245)+"\r\n", lines), body, strings.Repeat("b", body))
 }
 
@@ -441,20 +441,20 @@ func large(body int) []byte {
 func BenchmarkDribble(b *testing.B) {
 	for _, body := range []int{0, 30000, 60000} {
 		b.Run(fmt.Sprintf("body=%d", body), func(b *testing.B) {
-			w, _ := bare(b, nil)
-			m := large(body)
+			w, _ := newBareWorker(b, nil)
+			m := largeMessage(body)
 			b.SetBytes(int64(len(m)))
 			for b.Loop() {
-				dribbled(b, w, m)
+				readByteWise(b, w, m)
 			}
 		})
 	}
 }
 
 // dribbled reads a message and takes it out of the queue.
-func dribbled(tb testing.TB, w *worker, m []byte) {
+func readByteWise(tb testing.TB, w *worker, m []byte) {
 	tb.Helper()
-	c := &dribble{b: m}
+	c := &byteWiseConn{b: m}
 	s := w.proxy.streams.addStream(c, barePhone, w.proxy.listeners[1])
 	s.readMessages(c, nil)
 	s.close()
@@ -472,9 +472,9 @@ func dribbled(tb testing.TB, w *worker, m []byte) {
 // A message that comes byte by byte is the same as at once. BenchmarkDribble
 // shows that it costs no more than the reads.
 func TestADribbledMessage(t *testing.T) {
-	w, _ := bare(t, nil)
+	w, _ := newBareWorker(t, nil)
 	for _, body := range []int{0, 30000, 60000} {
-		dribbled(t, w, large(body))
+		readByteWise(t, w, largeMessage(body))
 	}
 	if n := w.proxy.streams.largeReadBytes.Load(); n != 0 {
 		t.Errorf("%d bytes of read buffers are still counted", n)
@@ -483,9 +483,9 @@ func TestADribbledMessage(t *testing.T) {
 
 // The buffers of slow peers have a bound together.
 func TestReadBuffersAreBounded(t *testing.T) {
-	w, _ := bare(t, nil)
+	w, _ := newBareWorker(t, nil)
 	w.proxy.streams.largeReadBytes.Store(maxLargeReadBytes - 8<<10)
-	c := &dribble{b: large(60000)}
+	c := &byteWiseConn{b: largeMessage(60000)}
 	s := w.proxy.streams.addStream(c, barePhone, w.proxy.listeners[1])
 	s.readMessages(c, nil)
 	s.close()

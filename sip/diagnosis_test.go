@@ -118,7 +118,7 @@ func TestAMisconfiguredPBXIsNoticed(t *testing.T) {
 	} {
 		for _, tcp := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/tcp=%v", tt.name, tcp), func(t *testing.T) {
-				play(t, func(s *scene) {
+				runScenario(t, func(s *testbed) {
 					var route string
 					for i, l := range tt.lines {
 						what := fmt.Sprintf("line %d", i)
@@ -132,31 +132,31 @@ func TestAMisconfiguredPBXIsNoticed(t *testing.T) {
 							fields = append(fields, rest)
 						}
 						if method == "NOTIFY" {
-							s.pbx.sends(s.pbx.request("NOTIFY", "sip:101@192.0.2.101:5062", "Route: "+route))
-							s.phone.replies(s.phone.gets(what, "NOTIFY"), "200 OK")
-							s.pbx.gets(what, "SIP/2.0 200")
+							s.pbx.send(s.pbx.newRequest("NOTIFY", "sip:101@192.0.2.101:5062", "Route: "+route))
+							s.phone.respond(s.phone.expect(what, "NOTIFY"), "200 OK")
+							s.pbx.expect(what, "SIP/2.0 200")
 						} else {
-							sent := s.phone.request(method, "sip:102@pbx.example", fields...)
+							sent := s.phone.newRequest(method, "sip:102@pbx.example", fields...)
 							if rest == "no Contact" {
-								sent = sent.with("Contact: "+s.phone.contact()+"\r\n", "")
+								sent = sent.replaced("Contact: "+s.phone.contact()+"\r\n", "")
 							}
-							s.phone.sends(sent)
-							got := s.pbx.gets(what, method)
-							if got.one("Path") != "" {
-								route = got.one("Path")
+							s.phone.send(sent)
+							got := s.pbx.expect(what, method)
+							if got.fieldValue("Path") != "" {
+								route = got.fieldValue("Path")
 							}
 							var answer []string
 							for _, f := range l.fields {
-								answer = append(answer, strings.Replace(f, path, got.one("Path"), 1))
+								answer = append(answer, strings.Replace(f, path, got.fieldValue("Path"), 1))
 							}
-							s.pbx.replies(got, l.answer, answer...)
-							back := s.phone.gets(what, "SIP/2.0 "+l.answer[:3])
+							s.pbx.respond(got, l.answer, answer...)
+							back := s.phone.expect(what, "SIP/2.0 "+l.answer[:3])
 							if method == "INVITE" && l.answer[0] > '2' {
-								s.pbx.gets(what, "ACK")
-								s.phone.acks(sent, back)
+								s.pbx.expect(what, "ACK")
+								s.phone.sendACK(sent, back)
 							}
 						}
-						why := s.hop.Degraded()
+						why := s.proxy.Degraded()
 						if l.degraded == "" && len(why) > 0 || l.degraded != "" && (len(why) != 1 || !strings.Contains(why[0], l.degraded)) {
 							t.Errorf("%s: degraded is %q, want %q", what, why, l.degraded)
 						}
@@ -173,65 +173,65 @@ func TestAMisconfiguredPBXIsNoticed(t *testing.T) {
 
 // TestAStrangersCallThatRings: nobody has to answer it.
 func TestAStrangersCallThatRings(t *testing.T) {
-	play(t, func(s *scene) {
-		s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example"))
-		s.pbx.replies(s.pbx.gets("sent on", "REGISTER"), "401 Unauthorized")
-		s.phone.gets("answer", "SIP/2.0 401")
-		invite, got := s.invited()
-		s.pbx.replies(got, "100 Trying")
-		equal(t, "at 100", strings.Join(s.hop.Degraded(), "|"), "")
-		s.pbx.replies(got, "180 Ringing")
-		s.phone.gets("ringing", "SIP/2.0 180")
-		if why := strings.Join(s.hop.Degraded(), "|"); !strings.Contains(why, "took a call of 192.0.2.101") {
+	runScenario(t, func(s *testbed) {
+		s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example"))
+		s.pbx.respond(s.pbx.expect("sent on", "REGISTER"), "401 Unauthorized")
+		s.phone.expect("answer", "SIP/2.0 401")
+		invite, got := s.sendInvite()
+		s.pbx.respond(got, "100 Trying")
+		assertEqual(t, "at 100", strings.Join(s.proxy.Degraded(), "|"), "")
+		s.pbx.respond(got, "180 Ringing")
+		s.phone.expect("ringing", "SIP/2.0 180")
+		if why := strings.Join(s.proxy.Degraded(), "|"); !strings.Contains(why, "took a call of 192.0.2.101") {
 			t.Errorf("degraded is %q", why)
 		}
-		s.pbx.replies(got, "487 Request Terminated")
-		s.pbx.gets("acknowledged", "ACK")
-		s.phone.acks(invite, s.phone.gets("the end", "SIP/2.0 487"))
+		s.pbx.respond(got, "487 Request Terminated")
+		s.pbx.expect("acknowledged", "ACK")
+		s.phone.sendACK(invite, s.phone.expect("the end", "SIP/2.0 487"))
 	})
 }
 
 // TestOnlyAPathOfOursCanBeIgnored: in other modes a PBX owes none.
 func TestOnlyAPathOfOursCanBeIgnored(t *testing.T) {
 	for _, mode := range []sip.Register{sip.RegisterContact, sip.RegisterNone} {
-		play(t, func(s *scene) {
-			s.registered()
-			equal(t, string(mode), strings.Join(s.hop.Degraded(), "|"), "")
-		}, register(mode))
+		runScenario(t, func(s *testbed) {
+			s.registerPhone()
+			assertEqual(t, string(mode), strings.Join(s.proxy.Degraded(), "|"), "")
+		}, withRegister(mode))
 	}
-	play(t, func(s *scene) { // a trunk's 404 is a number that nobody has
-		trunk := s.udp(netip.MustParseAddrPort("198.51.100.9:5060"))
-		invite := trunk.invite()
-		trunk.sends(trunk.request("REGISTER", "sip:pbx.example"))
-		s.pbx.replies(s.pbx.gets("sent on", "REGISTER"), "404 Not Found")
-		trunk.gets("answer", "SIP/2.0 404")
-		trunk.sends(invite)
-		s.pbx.replies(s.pbx.gets("sent on", "INVITE"), "404 Not Found")
-		trunk.acks(invite, trunk.gets("answer", "SIP/2.0 404"))
-		equal(t, "a trunk", strings.Join(s.hop.Degraded(), "|"), "")
+	runScenario(t, func(s *testbed) { // a trunk's 404 is a number that nobody has
+		trunk := s.addUDPPeer(netip.MustParseAddrPort("198.51.100.9:5060"))
+		invite := trunk.newInvite()
+		trunk.send(trunk.newRequest("REGISTER", "sip:pbx.example"))
+		s.pbx.respond(s.pbx.expect("sent on", "REGISTER"), "404 Not Found")
+		trunk.expect("answer", "SIP/2.0 404")
+		trunk.send(invite)
+		s.pbx.respond(s.pbx.expect("sent on", "INVITE"), "404 Not Found")
+		trunk.sendACK(invite, trunk.expect("answer", "SIP/2.0 404"))
+		assertEqual(t, "a trunk", strings.Join(s.proxy.Degraded(), "|"), "")
 	}, func(c *sip.Config) {
-		c.Trunks = []sip.Trunk{{Name: "carrier", Sources: prefixes("198.51.100.9/32")}}
+		c.Trunks = []sip.Trunk{{Name: "carrier", Sources: parsePrefixes("198.51.100.9/32")}}
 	})
 }
 
 // TestEachPBXHasItsOwnDiagnosis: of two, one ignores Path.
 func TestEachPBXHasItsOwnDiagnosis(t *testing.T) {
 	secondAt := netip.MustParseAddrPort("192.0.2.12:5060")
-	play(t, func(s *scene) {
-		second := s.pbxs[1]
-		s.pbx.replies(s.pbx.gets("a probe", "OPTIONS"), "200 OK")
-		second.replies(second.gets("a probe", "OPTIONS"), "200 OK")
-		s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example"))
-		got := s.pbx.gets("to the first", "REGISTER")
-		s.pbx.replies(got, "200 OK", "Path: "+got.one("Path"))
-		s.phone.gets("answer", "SIP/2.0 200")
-		s.after(10 * time.Second)
-		second.replies(second.gets("a probe", "OPTIONS"), "200 OK")
-		s.pbx.replies(s.pbx.gets("a probe", "OPTIONS"), "503 Service Unavailable")
-		s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example"))
-		second.replies(second.gets("to the second", "REGISTER"), "200 OK")
-		s.phone.gets("answer", "SIP/2.0 200")
-		if why := s.hop.Degraded(); len(why) != 1 || !strings.HasPrefix(why[0], "PBX udp://192.0.2.12:5060 ignores Path") {
+	runScenario(t, func(s *testbed) {
+		second := s.allPBXs[1]
+		s.pbx.respond(s.pbx.expect("a probe", "OPTIONS"), "200 OK")
+		second.respond(second.expect("a probe", "OPTIONS"), "200 OK")
+		s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example"))
+		got := s.pbx.expect("to the first", "REGISTER")
+		s.pbx.respond(got, "200 OK", "Path: "+got.fieldValue("Path"))
+		s.phone.expect("answer", "SIP/2.0 200")
+		s.advance(10 * time.Second)
+		second.respond(second.expect("a probe", "OPTIONS"), "200 OK")
+		s.pbx.respond(s.pbx.expect("a probe", "OPTIONS"), "503 Service Unavailable")
+		s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example"))
+		second.respond(second.expect("to the second", "REGISTER"), "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
+		if why := s.proxy.Degraded(); len(why) != 1 || !strings.HasPrefix(why[0], "PBX udp://192.0.2.12:5060 ignores Path") {
 			t.Errorf("degraded is %q", why)
 		}
 	}, func(c *sip.Config) {
@@ -242,17 +242,17 @@ func TestEachPBXHasItsOwnDiagnosis(t *testing.T) {
 // TestAPBXThatLosesBindings: it has replaced the Contact, and has no Path.
 func TestAPBXThatLosesBindings(t *testing.T) {
 	for _, mode := range []sip.Register{sip.RegisterPath, sip.RegisterContact, sip.RegisterNone} {
-		play(t, func(s *scene) {
-			s.pbx.sends(s.pbx.request("MESSAGE", "sip:101@192.0.2.1:5060")) // FreeSWITCH sends back one for nobody
-			s.pbx.gets("it names no phone", "SIP/2.0 404")
-			equal(t, string(mode), strings.Join(s.hop.Degraded(), "|"), "")
-			invite := s.pbx.request("INVITE", "sip:101@192.0.2.1:5060;fs_nat=yes")
-			s.pbx.sends(invite)
-			s.pbx.acks(invite, s.pbx.gets("it names no phone", "SIP/2.0 404"))
-			if why := strings.Join(s.hop.Degraded(), "|"); strings.Contains(why, "calls sip:101@192.0.2.1:5060;fs_nat=yes, which is bellhop itself") != (mode != sip.RegisterNone) {
+		runScenario(t, func(s *testbed) {
+			s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:101@192.0.2.1:5060")) // FreeSWITCH sends back one for nobody
+			s.pbx.expect("it names no phone", "SIP/2.0 404")
+			assertEqual(t, string(mode), strings.Join(s.proxy.Degraded(), "|"), "")
+			invite := s.pbx.newRequest("INVITE", "sip:101@192.0.2.1:5060;fs_nat=yes")
+			s.pbx.send(invite)
+			s.pbx.sendACK(invite, s.pbx.expect("it names no phone", "SIP/2.0 404"))
+			if why := strings.Join(s.proxy.Degraded(), "|"); strings.Contains(why, "calls sip:101@192.0.2.1:5060;fs_nat=yes, which is bellhop itself") != (mode != sip.RegisterNone) {
 				t.Errorf("%s: degraded is %q", mode, why)
 			}
-		}, register(mode))
+		}, withRegister(mode))
 	}
 }
 
@@ -277,97 +277,97 @@ func TestAnotherPortOfThePBXIsNamed(t *testing.T) {
 		{"a phone's challenge", "401 Unauthorized", nil, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
-				own := s.udp(external)
+			runScenario(t, func(s *testbed) {
+				own := s.addUDPPeer(external)
 				if tt.phone {
-					own.sends(own.request("REGISTER", "sip:pbx.example"))
-					got := s.pbx.gets("sent on", "REGISTER")
-					s.pbx.replies(got, "200 OK", "Path: "+got.one("Path"))
-					own.gets("answer", "SIP/2.0 200")
+					own.send(own.newRequest("REGISTER", "sip:pbx.example"))
+					got := s.pbx.expect("sent on", "REGISTER")
+					s.pbx.respond(got, "200 OK", "Path: "+got.fieldValue("Path"))
+					own.expect("answer", "SIP/2.0 200")
 				}
-				invite := own.request("INVITE", "sip:5559999@198.51.100.9", tt.lines...)
-				own.sends(invite)
+				invite := own.newRequest("INVITE", "sip:5559999@198.51.100.9", tt.lines...)
+				own.send(invite)
 				if tt.status == "" {
-					own.gets("refused", "SIP/2.0 403")
+					own.expect("refused", "SIP/2.0 403")
 				} else {
-					s.pbx.replies(s.pbx.gets("as a phone's", "INVITE"), tt.status)
-					s.pbx.gets("acknowledged", "ACK")
-					own.acks(invite, own.gets("answer", "SIP/2.0 "+tt.status[:3]))
+					s.pbx.respond(s.pbx.expect("as a phone's", "INVITE"), tt.status)
+					s.pbx.expect("acknowledged", "ACK")
+					own.sendACK(invite, own.expect("answer", "SIP/2.0 "+tt.status[:3]))
 				}
-				why := strings.Join(s.hop.Degraded(), "|")
+				why := strings.Join(s.proxy.Degraded(), "|")
 				if got := strings.Contains(why, "192.0.2.2:5080") && strings.Contains(why, `sip.pbx_sources = ["192.0.2.2"]`); got != tt.want || !tt.want && why != "" {
 					t.Errorf("degraded is %q", why)
 				}
-				s.after(24 * time.Hour)
-				equal(t, "a day later", strings.Join(s.hop.Degraded(), "|"), "")
+				s.advance(24 * time.Hour)
+				assertEqual(t, "a day later", strings.Join(s.proxy.Degraded(), "|"), "")
 			})
 		})
 	}
-	play(t, func(s *scene) { // as told
-		own := s.udp(external)
-		carrier := s.udp(netip.MustParseAddrPort("198.51.100.9:5060"))
-		own.sends(own.request("MESSAGE", "sip:5559999@198.51.100.9", "Route: <sip:198.51.100.9;lr>"))
-		carrier.replies(carrier.gets("goes out", "MESSAGE"), "200 OK")
-		own.gets("answer", "SIP/2.0 200")
-		equal(t, "degraded", strings.Join(s.hop.Degraded(), "|"), "")
-	}, func(c *sip.Config) { c.PBXSources = prefixes("192.0.2.2") })
-	play(t, func(s *scene) { // on bellhop's own machine anybody may be refused by the PBX
-		phone := s.udp(netip.MustParseAddrPort("192.0.2.1:40000"))
-		phone.sends(phone.request("MESSAGE", "sip:102@pbx.example"))
-		s.pbx.replies(s.pbx.gets("sent on", "MESSAGE"), "403 Forbidden")
-		phone.gets("answer", "SIP/2.0 403")
-		equal(t, "degraded", strings.Join(s.hop.Degraded(), "|"), "")
-		phone.sends(phone.request("MESSAGE", "sip:5559999@198.51.100.9", "Route: <sip:198.51.100.9;lr>"))
-		phone.gets("but no phone has such a Route", "SIP/2.0 403")
-		if why := s.hop.Degraded(); len(why) != 1 || !strings.Contains(why[0], "192.0.2.1:40000") {
+	runScenario(t, func(s *testbed) { // as told
+		own := s.addUDPPeer(external)
+		carrier := s.addUDPPeer(netip.MustParseAddrPort("198.51.100.9:5060"))
+		own.send(own.newRequest("MESSAGE", "sip:5559999@198.51.100.9", "Route: <sip:198.51.100.9;lr>"))
+		carrier.respond(carrier.expect("goes out", "MESSAGE"), "200 OK")
+		own.expect("answer", "SIP/2.0 200")
+		assertEqual(t, "degraded", strings.Join(s.proxy.Degraded(), "|"), "")
+	}, func(c *sip.Config) { c.PBXSources = parsePrefixes("192.0.2.2") })
+	runScenario(t, func(s *testbed) { // on bellhop's own machine anybody may be refused by the PBX
+		phone := s.addUDPPeer(netip.MustParseAddrPort("192.0.2.1:40000"))
+		phone.send(phone.newRequest("MESSAGE", "sip:102@pbx.example"))
+		s.pbx.respond(s.pbx.expect("sent on", "MESSAGE"), "403 Forbidden")
+		phone.expect("answer", "SIP/2.0 403")
+		assertEqual(t, "degraded", strings.Join(s.proxy.Degraded(), "|"), "")
+		phone.send(phone.newRequest("MESSAGE", "sip:5559999@198.51.100.9", "Route: <sip:198.51.100.9;lr>"))
+		phone.expect("but no phone has such a Route", "SIP/2.0 403")
+		if why := s.proxy.Degraded(); len(why) != 1 || !strings.Contains(why[0], "192.0.2.1:40000") {
 			t.Errorf("degraded is %q", why)
 		}
 	}, func(c *sip.Config) {
 		c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.1:5070")}}
 	})
-	play(t, func(s *scene) { // a stranger names nobody
-		s.phone.sends(s.phone.request("MESSAGE", "sip:5559999@198.51.100.9", "Route: <sip:198.51.100.9;lr>"))
-		s.phone.gets("refused", "SIP/2.0 403")
-		equal(t, "degraded", strings.Join(s.hop.Degraded(), "|"), "")
+	runScenario(t, func(s *testbed) { // a stranger names nobody
+		s.phone.send(s.phone.newRequest("MESSAGE", "sip:5559999@198.51.100.9", "Route: <sip:198.51.100.9;lr>"))
+		s.phone.expect("refused", "SIP/2.0 403")
+		assertEqual(t, "degraded", strings.Join(s.proxy.Degraded(), "|"), "")
 	})
 }
 
 // TestAPBXThatAsksNoCallerForAPassword takes the calls of phones that registered with an
 // earlier process, or long ago: they are no strangers.
 func TestAPBXThatAsksNoCallerForAPassword(t *testing.T) {
-	register := func(s *scene, phone *peer) {
+	register := func(s *testbed, phone *peer) {
 		t.Helper()
-		phone.sends(phone.request("REGISTER", "sip:pbx.example"))
-		s.pbx.replies(s.pbx.gets("sent on", "REGISTER"), "401 Unauthorized", "WWW-Authenticate: Digest realm=\"x\", nonce=\"1\"")
-		phone.gets("challenge", "SIP/2.0 401")
-		phone.sends(phone.request("REGISTER", "sip:pbx.example", "Authorization: Digest username=\"x\""))
-		got := s.pbx.gets("sent on", "REGISTER")
-		s.pbx.replies(got, "200 OK", "Path: "+got.one("Path"))
-		phone.gets("answer", "SIP/2.0 200")
+		phone.send(phone.newRequest("REGISTER", "sip:pbx.example"))
+		s.pbx.respond(s.pbx.expect("sent on", "REGISTER"), "401 Unauthorized", "WWW-Authenticate: Digest realm=\"x\", nonce=\"1\"")
+		phone.expect("challenge", "SIP/2.0 401")
+		phone.send(phone.newRequest("REGISTER", "sip:pbx.example", "Authorization: Digest username=\"x\""))
+		got := s.pbx.expect("sent on", "REGISTER")
+		s.pbx.respond(got, "200 OK", "Path: "+got.fieldValue("Path"))
+		phone.expect("answer", "SIP/2.0 200")
 	}
-	call := func(s *scene, phone *peer) {
+	call := func(s *testbed, phone *peer) {
 		t.Helper()
-		phone.sends(phone.invite())
-		s.pbx.replies(s.pbx.gets("sent on", "INVITE"), "200 OK")
-		phone.gets("answer", "SIP/2.0 200")
+		phone.send(phone.newInvite())
+		s.pbx.respond(s.pbx.expect("sent on", "INVITE"), "200 OK")
+		phone.expect("answer", "SIP/2.0 200")
 	}
-	play(t, func(s *scene) {
-		other := s.udp(otherAt)
+	runScenario(t, func(s *testbed) {
+		other := s.addUDPPeer(otherAt)
 		register(s, s.phone)
 		call(s, other) // which registered with an earlier process
-		if why := strings.Join(s.hop.Degraded(), "|"); !strings.Contains(why, "took a call of 192.0.2.102") {
+		if why := strings.Join(s.proxy.Degraded(), "|"); !strings.Contains(why, "took a call of 192.0.2.102") {
 			t.Errorf("degraded is %q", why)
 		}
 		call(s, s.phone)
-		equal(t, "a phone is not asked either", strings.Join(s.hop.Degraded(), "|"), "")
+		assertEqual(t, "a phone is not asked either", strings.Join(s.proxy.Degraded(), "|"), "")
 		call(s, other)
-		equal(t, "nor is the other", strings.Join(s.hop.Degraded(), "|"), "")
+		assertEqual(t, "nor is the other", strings.Join(s.proxy.Degraded(), "|"), "")
 	})
-	play(t, func(s *scene) {
+	runScenario(t, func(s *testbed) {
 		register(s, s.phone)
-		s.after(23 * time.Hour)
+		s.advance(23 * time.Hour)
 		call(s, s.phone)
-		equal(t, "nearly a day later", strings.Join(s.hop.Degraded(), "|"), "")
+		assertEqual(t, "nearly a day later", strings.Join(s.proxy.Degraded(), "|"), "")
 	})
 }
 
@@ -375,20 +375,20 @@ func TestAPBXThatAsksNoCallerForAPassword(t *testing.T) {
 // phone's, unless it is that of its own.
 func TestAPBXOnBellhopsMachineSendsFromAnotherPort(t *testing.T) {
 	for _, own := range []bool{false, true} {
-		play(t, func(s *scene) {
-			phone := s.udp(netip.MustParseAddrPort("192.0.2.1:40000"))
-			phone.sends(phone.request("REGISTER", "sip:pbx.example"))
-			got := s.pbx.gets("sent on", "REGISTER")
-			s.pbx.replies(got, "200 OK", "Path: "+got.one("Path"))
-			phone.gets("answer", "SIP/2.0 200")
+		runScenario(t, func(s *testbed) {
+			phone := s.addUDPPeer(netip.MustParseAddrPort("192.0.2.1:40000"))
+			phone.send(phone.newRequest("REGISTER", "sip:pbx.example"))
+			got := s.pbx.expect("sent on", "REGISTER")
+			s.pbx.respond(got, "200 OK", "Path: "+got.fieldValue("Path"))
+			phone.expect("answer", "SIP/2.0 200")
 			from := phone
 			if !own {
-				from = s.udp(netip.MustParseAddrPort("192.0.2.1:5080"))
+				from = s.addUDPPeer(netip.MustParseAddrPort("192.0.2.1:5080"))
 			}
-			from.sends(from.request("NOTIFY", "sip:101@192.0.2.1:40000", "Route: "+got.one("Path")))
-			s.pbx.replies(s.pbx.gets("as a phone's", "NOTIFY"), "481 Subscription Does Not Exist")
-			from.gets("answer", "SIP/2.0 481")
-			why := strings.Join(s.hop.Degraded(), "|")
+			from.send(from.newRequest("NOTIFY", "sip:101@192.0.2.1:40000", "Route: "+got.fieldValue("Path")))
+			s.pbx.respond(s.pbx.expect("as a phone's", "NOTIFY"), "481 Subscription Does Not Exist")
+			from.expect("answer", "SIP/2.0 481")
+			why := strings.Join(s.proxy.Degraded(), "|")
 			if named := strings.Contains(why, "from 192.0.2.1:5080 are taken for a phone's") && strings.Contains(why, "127.0.0.2"); named == own || own && why != "" {
 				t.Errorf("along the sender's own Path %v: degraded is %q", own, why)
 			}
@@ -403,12 +403,12 @@ func TestAPBXOnBellhopsMachineSendsFromAnotherPort(t *testing.T) {
 func TestAPhoneIsTakenForAPBX(t *testing.T) {
 	for _, at := range []string{"192.0.2.1", "192.0.2.2"} {
 		for _, uri := range []string{"sip:pbx.example", "sip:192.0.2.1"} {
-			play(t, func(s *scene) {
-				phone := s.tcp(netip.MustParseAddr(at))
-				phone.sends(phone.request("REGISTER", uri))
-				got := phone.gets("leads nowhere", "SIP/2.0 ")
-				why := strings.Join(s.hop.Degraded(), "|")
-				want := at == hopAt.Addr().String()
+			runScenario(t, func(s *testbed) {
+				phone := s.dialTCPPeer(netip.MustParseAddr(at))
+				phone.send(phone.newRequest("REGISTER", uri))
+				got := phone.expect("leads nowhere", "SIP/2.0 ")
+				why := strings.Join(s.proxy.Degraded(), "|")
+				want := at == proxyAt.Addr().String()
 				if strings.Contains(why, "a REGISTER from 192.0.2.1 is refused") != want || !want && why != "" || strings.HasPrefix(string(got), "SIP/2.0 200") {
 					t.Errorf("PBX at %s, REGISTER %s: %.30q, degraded is %q", at, uri, got, why)
 				}

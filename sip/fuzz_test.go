@@ -24,8 +24,8 @@ func FuzzIndex(f *testing.F) {
 	for _, s := range seeds {
 		f.Add([]byte(s))
 	}
-	w, _ := bare(f, func(c *Config) { c.AddCID = true })
-	contact, _ := bare(f, func(c *Config) { c.Register = RegisterContact })
+	w, _ := newBareWorker(f, func(c *Config) { c.AddCID = true })
+	contact, _ := newBareWorker(f, func(c *Config) { c.Register = RegisterContact })
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > maxMessage {
 			return
@@ -35,12 +35,12 @@ func FuzzIndex(f *testing.F) {
 			if !m.index(bytes.Clone(b), stream) {
 				continue
 			}
-			within(t, &m)
+			checkSpans(t, &m)
 		}
 		for _, w := range []*worker{w, contact} {
 			for _, from := range []netip.AddrPort{barePhone, barePBX} {
-				if p := w.comes(b, from); p != nil {
-					leaves(t, w, p)
+				if p := w.receivePacket(b, from); p != nil {
+					forwardPacket(t, w, p)
 				}
 			}
 		}
@@ -49,7 +49,7 @@ func FuzzIndex(f *testing.F) {
 
 // within fails the test if a span of m is not within it, or is the wrong way
 // round.
-func within(t *testing.T, m *message) {
+func checkSpans(t *testing.T, m *message) {
 	spans := []span{m.method, m.uri, m.callID, m.cseqMethod, m.from, m.to, m.fromTag, m.toTag,
 		m.via.value, m.via.proto, m.via.host, m.via.branch, m.via.rport, m.via.received, {int32(m.headLen), int32(len(m.b))}}
 	for _, f := range m.fields {
@@ -63,7 +63,7 @@ func within(t *testing.T, m *message) {
 }
 
 // leaves sends on what has come, if it may, and reads what left.
-func leaves(t *testing.T, w *worker, p *packet) {
+func forwardPacket(t *testing.T, w *worker, p *packet) {
 	m := &p.msg
 	if m.fault != nil {
 		if m.answerable() {
@@ -123,18 +123,18 @@ func FuzzRoute(f *testing.F) {
 	f.Add("<sip:192.0.2.1;lr>,<sip:192.0.2.2;lr> ,\r\n <sip:a>", "<sip:192.0.2.1>,", "tel:1")
 	f.Add("<sip:192.0.2.2:5060>,<sip:192.0.2.1>", "", "sip:TOKEN@192.0.2.1;lr")
 	f.Add("<sip:TOKEN@192.0.2.1;lr>,<sip:10.0.0.1;lr>", "", "sip:192.0.2.1;bellhop=TOKEN")
-	w, _ := bare(f, nil)
+	w, _ := newBareWorker(f, nil)
 	tok := string(w.sealer.sealRouteToken(nil, token{flow: flow{proto: UDP, listenerPort: 5060, peer: barePhone}}, []byte("1"), []byte("1")))
 	f.Fuzz(func(t *testing.T, one, two, uri string) {
 		b := "BYE " + uri + " SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1\r\nRoute: " + one + "\r\nFrom: a;tag=1\r\nRoute: " + two +
 			"\r\nTo: b;tag=2\r\nCall-ID: 1\r\nCSeq: 1 BYE\r\n\r\n"
 		b = strings.ReplaceAll(b, "TOKEN", tok)
 		for _, from := range []netip.AddrPort{barePhone, barePBX} {
-			p := w.comes([]byte(b), from)
+			p := w.receivePacket([]byte(b), from)
 			if p == nil || p.msg.fault != nil {
 				return
 			}
-			came, fault := texts(w, &p.msg)
+			came, fault := routeTexts(w, &p.msg)
 			if fault {
 				return
 			}
@@ -148,18 +148,18 @@ func FuzzRoute(f *testing.F) {
 			if !next.index(out, false) || next.fault != nil {
 				t.Fatalf("%q became\n%q: %v", b, out, next.fault)
 			}
-			left, fault := texts(w, &next)
+			left, fault := routeTexts(w, &next)
 			if fault {
 				t.Fatalf("%q became\n%q", b, out)
 			}
 			is := string(next.text(next.uri))
 			if len(left) > 0 && is != was && slices.Contains(came, is) {
 				// A strict router before us, behind us, or both.
-				if among(came, left[:len(left)-1]) {
+				if isRun(came, left[:len(left)-1]) {
 					continue
 				}
 			}
-			if !among(came, left) {
+			if !isRun(came, left) {
 				t.Fatalf("Routes %q became %q", came, left)
 			}
 		}
@@ -167,7 +167,7 @@ func FuzzRoute(f *testing.F) {
 }
 
 // among reports whether some are a run of all.
-func among(all, some []string) bool {
+func isRun(all, some []string) bool {
 	for i := 0; i+len(some) <= len(all); i++ {
 		if slices.Equal(all[i:i+len(some)], some) {
 			return true
@@ -176,7 +176,7 @@ func among(all, some []string) bool {
 	return false
 }
 
-func texts(w *worker, m *message) (uris []string, fault bool) {
+func routeTexts(w *worker, m *message) (uris []string, fault bool) {
 	rs, f := w.readRoutes(m)
 	for _, r := range rs {
 		uris = append(uris, string(m.text(r.uriText)))
@@ -217,14 +217,14 @@ func FuzzStream(f *testing.F) {
 		f.Add([]byte(s+"\r\n\r\n"+s), []byte{1})
 		f.Add([]byte(s+"OPTIONS sip:a SIP/2.0\r\nContent-Length: -1\r\n\r\n"+s), []byte{3, 100, 7})
 	}
-	w, _ := bare(f, nil)
+	w, _ := newBareWorker(f, nil)
 	w.proxy.acceptedSources.add(barePhone.Addr(), w.now()) // all its messages are in one queue
 	f.Fuzz(func(t *testing.T, b, cuts []byte) {
 		if len(b) > 8<<10 {
 			return
 		}
-		want := streamed(w, b, nil)
-		if got := streamed(w, b, cuts); !slices.Equal(got, want) {
+		want := readStream(w, b, nil)
+		if got := readStream(w, b, cuts); !slices.Equal(got, want) {
 			t.Fatalf("cut by %v it is %q, at once %q", cuts, got, want)
 		}
 	})
@@ -232,7 +232,7 @@ func FuzzStream(f *testing.F) {
 
 // streamed reads b from a stream in pieces of those sizes, all at once if there
 // are none, and returns the messages.
-func streamed(w *worker, b, cuts []byte) (messages []string) {
+func readStream(w *worker, b, cuts []byte) (messages []string) {
 	ours, theirs := net.Pipe()
 	s := w.proxy.streams.addStream(ours, barePhone, w.proxy.listeners[1])
 	served := make(chan struct{})

@@ -8,23 +8,23 @@ import (
 )
 
 func TestAPanicCostsOneMessage(t *testing.T) {
-	w, out := bare(t, nil)
+	w, out := newBareWorker(t, nil)
 	message := strings.Replace(typicalINVITE, "INVITE", "MESSAGE", -1)
-	p := w.comes([]byte(message), barePhone)
+	p := w.receivePacket([]byte(message), barePhone)
 	w.serverTxs.put(w.makeServerKey(&p.msg, p.msg.methodName()), &serverTx{lastResponse: []byte("x")}) // it belongs to no worker: to answer it panics
 	w.handleItem(workItem{packet: p})
 	if got := w.proxy.Stats().Panics; got != 1 {
 		t.Fatalf("%d panics are counted", got)
 	}
-	w.handleItem(workItem{packet: w.comes([]byte(strings.Replace(message, "z9hG4bK-0", "z9hG4bK-1", 1)), barePhone)})
-	if out.n != 1 || out.to != barePBX {
+	w.handleItem(workItem{packet: w.receivePacket([]byte(strings.Replace(message, "z9hG4bK-0", "z9hG4bK-1", 1)), barePhone)})
+	if out.count != 1 || out.to != barePBX {
 		t.Errorf("the next message did not go on")
 	}
 }
 
 func TestAPanicOfATimerCostsThisTimer(t *testing.T) {
-	w, _ := bare(t, nil)
-	var as []*alarm
+	w, _ := newBareWorker(t, nil)
+	var as []*testTimer
 	for range 3 {
 		a := newAlarm()
 		w.wheel.start(&a.timer, w.now()+tickLength)
@@ -46,13 +46,13 @@ func TestAPanicOfATimerCostsThisTimer(t *testing.T) {
 
 // A bug that a datagram meets before it is with a worker costs that datagram.
 func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
-	w, _ := bare(t, nil)
+	w, _ := newBareWorker(t, nil)
 	h, l := w.proxy, w.proxy.listeners[0]
 	invite := []byte(typicalINVITE)
 	workers := h.workers
 	h.workers = nil // who owns a message cannot be told: to ask panics
 	h.handleDatagram(l, invite, barePhone, false)
-	h.reportUnsent(w.appendOwn(invite))
+	h.reportUnsent(w.addOwnVia(invite))
 	h.workers = workers
 	if got := h.Stats().Panics; got != 2 {
 		t.Fatalf("%d panics are counted, want 2", got)
@@ -61,57 +61,57 @@ func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 	if len(w.strangerQueue) != 1 {
 		t.Errorf("the next message did not come")
 	}
-	l.packet = breaking{}
+	l.packet = panickingConn{}
 	if h.receiveDatagrams(l); h.Stats().Panics != 3 {
 		t.Errorf("%d panics are counted, want 3", h.Stats().Panics)
 	}
 }
 
 // appendOwn is a request with our own Via.
-func (w *worker) appendOwn(request []byte) []byte {
+func (w *worker) addOwnVia(request []byte) []byte {
 	via := "Via: SIP/2.0/UDP 192.0.2.1;branch=" + string(w.appendBranch(nil, 1, 2)) + "\r\n"
 	return []byte(strings.Replace(string(request), "Via: ", via+"Via: ", 1))
 }
 
 // breaking is a socket or a connection of which every use panics.
-type breaking struct {
+type panickingConn struct {
 	PacketConn
 	net.Conn
 }
 
-func (breaking) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(bareHop) }
-func (breaking) Close() error        { return nil }
+func (panickingConn) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(bareProxy) }
+func (panickingConn) Close() error        { return nil }
 
 // A bug that a message on a stream meets costs the message if the stream can be
 // read behind it, and else the stream.
 func TestAPanicOnAStream(t *testing.T) {
-	w, _ := bare(t, nil)
+	w, _ := newBareWorker(t, nil)
 	h := w.proxy
 	workers := h.workers
 	message := strings.Replace(strings.Replace(typicalINVITE, "INVITE", "MESSAGE", -1), "Content-Length: 181", "Content-Length: 0", 1)
 	message = message[:strings.Index(message, "\r\n\r\n")+4]
 	h.workers = nil
-	c := &dribble{b: []byte(message + message + "x")}
+	c := &byteWiseConn{b: []byte(message + message + "x")}
 	s := h.streams.addStream(c, barePhone, h.listeners[1])
 	s.serve(c, nil)
 	if got := h.Stats().Panics; got != 2 {
 		t.Errorf("%d panics are counted, want one for each message", got)
 	}
 	bad := strings.Replace(message, "Content-Length: 0", "Content-Length: -1", 1)
-	c = &dribble{b: []byte(bad)}
+	c = &byteWiseConn{b: []byte(bad)}
 	h.streams.addStream(c, barePhone, h.listeners[1]).serve(c, nil) // it ends
 	if got := h.Stats().Panics; got != 3 {
 		t.Errorf("%d panics are counted, want 3", got)
 	}
 	h.workers = workers
-	s = h.streams.addStream(breaking{}, barePhone, h.listeners[1])
-	s.serve(breaking{}, nil)
+	s = h.streams.addStream(panickingConn{}, barePhone, h.listeners[1])
+	s.serve(panickingConn{}, nil)
 	if got := h.Stats().Panics; got != 4 {
 		t.Errorf("%d panics are counted, want 4", got)
 	}
-	s = h.streams.addStream(breaking{}, barePhone, h.listeners[1])
+	s = h.streams.addStream(panickingConn{}, barePhone, h.listeners[1])
 	s.queueMessage([]byte("x"), 0)
-	s.serve(&dribble{Conn: breaking{}}, nil)
+	s.serve(&byteWiseConn{Conn: panickingConn{}}, nil)
 	if h.streams.findStream(barePhone, 0) != nil {
 		t.Error("a stream that broke is still open")
 	}

@@ -16,7 +16,7 @@ func FuzzContacts(f *testing.F) {
 	f.Add(`"`, `<sip:a@b`)
 	f.Add("<tel:>,<sip:0@[000]00>,<>,>", "< sip:0;Bellhop >")
 	f.Add("<sip:0@[]@>", "0")
-	w, _ := bare(f, func(c *Config) { c.Register = RegisterContact })
+	w, _ := newBareWorker(f, func(c *Config) { c.Register = RegisterContact })
 	const fields = "Via: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1\r\nFrom: <sip:101@a>;tag=1\r\nTo: <sip:101@a>\r\nCall-ID: 1\r\nCSeq: 1 REGISTER\r\n"
 	contacts := func(m *message) (lines string, uris []string) {
 		for i := range m.fields {
@@ -28,7 +28,7 @@ func FuzzContacts(f *testing.F) {
 		return lines, uris
 	}
 	f.Fuzz(func(t *testing.T, one, two string) {
-		p := w.comes([]byte("REGISTER sip:a SIP/2.0\r\n"+fields+"Contact: "+one+"\r\nm: "+two+"\r\n\r\n"), barePhone)
+		p := w.receivePacket([]byte("REGISTER sip:a SIP/2.0\r\n"+fields+"Contact: "+one+"\r\nm: "+two+"\r\n\r\n"), barePhone)
 		if p == nil || p.msg.fault != nil {
 			return
 		}
@@ -43,7 +43,7 @@ func FuzzContacts(f *testing.F) {
 			t.Fatalf("%q, %q became\n%q: %v", one, two, out, sent.fault)
 		}
 		listed, _ := contacts(&sent)
-		q := w.comes([]byte("SIP/2.0 200 OK\r\n"+fields+listed+"\r\n"), barePBX)
+		q := w.receivePacket([]byte("SIP/2.0 200 OK\r\n"+fields+listed+"\r\n"), barePBX)
 		if q == nil || q.msg.fault != nil {
 			t.Fatalf("%q, %q cannot be listed: %q", one, two, listed)
 		}

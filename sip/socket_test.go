@@ -18,7 +18,7 @@ import (
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 
 // socket is a real UDP socket on loopback, closed with the test.
-func socket(t *testing.T) (*net.UDPConn, netip.AddrPort) {
+func openSocket(t *testing.T) (*net.UDPConn, netip.AddrPort) {
 	t.Helper()
 	c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(loopback))
 	if err != nil {
@@ -29,12 +29,12 @@ func socket(t *testing.T) (*net.UDPConn, netip.AddrPort) {
 }
 
 // onLoopback starts a hop on real sockets and returns its UDP and TCP address.
-func onLoopback(t *testing.T, pbx sip.Addr) (udp, tcp netip.AddrPort) {
+func startOnLoopback(t *testing.T, pbx sip.Addr) (udp, tcp netip.AddrPort) {
 	t.Helper()
-	return onLoopbackAt(t, loopback, pbx)
+	return startOnLoopbackAt(t, loopback, pbx)
 }
 
-func onLoopbackAt(t *testing.T, at netip.AddrPort, pbx sip.Addr) (udp, tcp netip.AddrPort) {
+func startOnLoopbackAt(t *testing.T, at netip.AddrPort, pbx sip.Addr) (udp, tcp netip.AddrPort) {
 	t.Helper()
 	hop, err := sip.Listen(sip.Config{
 		Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: at}, {Proto: sip.TCP, AddrPort: at}},
@@ -56,7 +56,7 @@ func onLoopbackAt(t *testing.T, at netip.AddrPort, pbx sip.Addr) (udp, tcp netip
 }
 
 // awaits reads one datagram that begins with start.
-func awaits(t *testing.T, c *net.UDPConn, what, start string) (text, netip.AddrPort) {
+func expectDatagram(t *testing.T, c *net.UDPConn, what, start string) (text, netip.AddrPort) {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(5 * time.Minute))
 	buf := make([]byte, 65536)
@@ -70,71 +70,71 @@ func awaits(t *testing.T, c *net.UDPConn, what, start string) (text, netip.AddrP
 // TestAPBXThatRestartsGetsTheCall: its port is closed when the INVITE comes, and open
 // when Timer A repeats it. In between the error queue says that nobody is there.
 func TestAPBXThatRestartsGetsTheCall(t *testing.T) { // RFC 3261 §17.1.1.2
-	pbx, at := socket(t)
+	pbx, at := openSocket(t)
 	pbx.Close()
-	hop, _ := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
-	c, own := socket(t)
+	hop, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	c, own := openSocket(t)
 	phone := &peer{proto: "UDP", addr: own}
-	invite := phone.invite()
+	invite := phone.newInvite()
 	c.WriteToUDPAddrPort([]byte(invite), hop)
-	awaits(t, c, "the caller is told to wait, and nothing else", "SIP/2.0 100")
+	expectDatagram(t, c, "the caller is told to wait, and nothing else", "SIP/2.0 100")
 	pbx, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { pbx.Close() })
 	called := &peer{proto: "UDP", addr: at, name: "pbx"}
-	got, from := awaits(t, pbx, "Timer A", "INVITE")
-	pbx.WriteToUDPAddrPort([]byte(called.answer(got, "486 Busy Here")), from)
-	failure, _ := awaits(t, c, "the end", "SIP/2.0 486")
-	c.WriteToUDPAddrPort([]byte(again(invite, "ACK", failure.one("To"))), hop)
-	awaits(t, pbx, "acknowledged", "ACK")
+	got, from := expectDatagram(t, pbx, "Timer A", "INVITE")
+	pbx.WriteToUDPAddrPort([]byte(called.newResponse(got, "486 Busy Here")), from)
+	failure, _ := expectDatagram(t, c, "the end", "SIP/2.0 486")
+	c.WriteToUDPAddrPort([]byte(inTransaction(invite, "ACK", failure.fieldValue("To"))), hop)
+	expectDatagram(t, pbx, "acknowledged", "ACK")
 }
 
 func TestAPhoneThatIsGoneHarmsNobody(t *testing.T) { // errors of responses are no errors of requests
-	pbx, at := socket(t)
-	hop, _ := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
-	gone, was := socket(t)
+	pbx, at := openSocket(t)
+	hop, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	gone, was := openSocket(t)
 	left := &peer{proto: "UDP", addr: was}
-	c, own := socket(t)
+	c, own := openSocket(t)
 	phone := &peer{proto: "UDP", addr: own}
 	called := &peer{proto: "UDP", addr: at, name: "pbx"}
-	gone.WriteToUDPAddrPort([]byte(left.request("MESSAGE", "sip:102@pbx.example")), hop)
-	first, from := awaits(t, pbx, "sent on", "MESSAGE")
+	gone.WriteToUDPAddrPort([]byte(left.newRequest("MESSAGE", "sip:102@pbx.example")), hop)
+	first, from := expectDatagram(t, pbx, "sent on", "MESSAGE")
 	gone.Close()
-	pbx.WriteToUDPAddrPort([]byte(called.answer(first, "200 OK")), from)
+	pbx.WriteToUDPAddrPort([]byte(called.newResponse(first, "200 OK")), from)
 	for range 20 {
-		c.WriteToUDPAddrPort([]byte(phone.request("MESSAGE", "sip:102@pbx.example")), hop)
-		got, _ := awaits(t, pbx, "sent on", "MESSAGE")
-		pbx.WriteToUDPAddrPort([]byte(called.answer(got, "200 OK")), from)
-		awaits(t, c, "answer", "SIP/2.0 200")
-		pbx.WriteToUDPAddrPort([]byte(called.answer(first, "200 OK")), from)
+		c.WriteToUDPAddrPort([]byte(phone.newRequest("MESSAGE", "sip:102@pbx.example")), hop)
+		got, _ := expectDatagram(t, pbx, "sent on", "MESSAGE")
+		pbx.WriteToUDPAddrPort([]byte(called.newResponse(got, "200 OK")), from)
+		expectDatagram(t, c, "answer", "SIP/2.0 200")
+		pbx.WriteToUDPAddrPort([]byte(called.newResponse(first, "200 OK")), from)
 	}
 }
 
 func TestLargeDatagrams(t *testing.T) { // RFC 3261 §18.1.1, row 34: up to 65,535 bytes both ways
-	pbx, at := socket(t)
-	hop, _ := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
-	c, own := socket(t)
+	pbx, at := openSocket(t)
+	hop, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	c, own := openSocket(t)
 	phone := &peer{proto: "UDP", addr: own}
 	called := &peer{proto: "UDP", addr: at, name: "pbx"}
 	for _, size := range []int{1200, 1400, 9000, 60000, 64000} {
 		body := string(bytes.Repeat([]byte{'x', 0, '\r', 0xff}, size/4))
-		c.WriteToUDPAddrPort([]byte(phone.request("MESSAGE", "sip:102@pbx.example", "", body)), hop)
-		got, from := awaits(t, pbx, "sent on", "MESSAGE")
+		c.WriteToUDPAddrPort([]byte(phone.newRequest("MESSAGE", "sip:102@pbx.example", "", body)), hop)
+		got, from := expectDatagram(t, pbx, "sent on", "MESSAGE")
 		if got.body() != body {
 			t.Errorf("a body of %d bytes did not arrive as it left", size)
 		}
-		pbx.WriteToUDPAddrPort([]byte(called.answer(got, "200 OK", "", body)), from)
-		if back, _ := awaits(t, c, "answer", "SIP/2.0 200"); back.body() != body {
+		pbx.WriteToUDPAddrPort([]byte(called.newResponse(got, "200 OK", "", body)), from)
+		if back, _ := expectDatagram(t, c, "answer", "SIP/2.0 200"); back.body() != body {
 			t.Errorf("a body of %d bytes did not come back as it left", size)
 		}
 	}
 }
 
 func TestConnectionsComeAndGo(t *testing.T) { // nothing is left when clients vanish at any moment
-	pbx, at := socket(t)
-	_, hop := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	pbx, at := openSocket(t)
+	_, hop := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
 	called := &peer{proto: "UDP", addr: at, name: "pbx"}
 	go func() { // answers all
 		buf := make([]byte, 65536)
@@ -144,13 +144,13 @@ func TestConnectionsComeAndGo(t *testing.T) { // nothing is left when clients va
 				return
 			}
 			if m := text(buf[:n]); strings.HasPrefix(string(m), "MESSAGE") {
-				pbx.WriteToUDPAddrPort([]byte(called.answer(m, "200 OK")), from)
+				pbx.WriteToUDPAddrPort([]byte(called.newResponse(m, "200 OK")), from)
 			}
 		}
 	}()
 	var messages []text
 	for range 40 * 5 {
-		messages = append(messages, (&peer{proto: "TCP", addr: at}).request("MESSAGE", "sip:102@pbx.example"))
+		messages = append(messages, (&peer{proto: "TCP", addr: at}).newRequest("MESSAGE", "sip:102@pbx.example"))
 	}
 	var clients sync.WaitGroup
 	for i := range 40 {
@@ -181,14 +181,14 @@ func TestConnectionsComeAndGo(t *testing.T) { // nothing is left when clients va
 }
 
 func TestTheLastWordsOnAStreamArrive(t *testing.T) { // RFC 3261 §18.3, row 5: 400, then closed
-	_, at := socket(t)
-	_, hop := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	_, at := openSocket(t)
+	_, hop := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
 	c, err := net.Dial("tcp", hop.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	bad := (&peer{proto: "TCP", addr: at}).request("MESSAGE", "sip:102@pbx.example").with("Content-Length: 0", "Content-Length: 1\r\nl: 2")
+	bad := (&peer{proto: "TCP", addr: at}).newRequest("MESSAGE", "sip:102@pbx.example").replaced("Content-Length: 0", "Content-Length: 1\r\nl: 2")
 	for _, b := range []byte(bad + bad) {
 		if _, err := c.Write([]byte{b}); err != nil {
 			t.Fatal(err)
@@ -203,7 +203,7 @@ func TestTheLastWordsOnAStreamArrive(t *testing.T) { // RFC 3261 §18.3, row 5: 
 }
 
 func TestAPortInUse(t *testing.T) {
-	_, at := socket(t)
+	_, at := openSocket(t)
 	_, err := sip.Listen(sip.Config{
 		Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: at}},
 		PBX:    []sip.Addr{{Proto: sip.UDP, AddrPort: at}},
@@ -244,7 +244,7 @@ func TestWhatCannotBeListenedTo(t *testing.T) {
 				hop.Close()
 				t.Fatal("it listens")
 			}
-			equal(t, "error", err.Error(), tt.want)
+			assertEqual(t, "error", err.Error(), tt.want)
 		})
 	}
 }

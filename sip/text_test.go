@@ -10,7 +10,7 @@ import (
 type text string
 
 // start is the start line.
-func (m text) start() string {
+func (m text) startLine() string {
 	l, _, _ := strings.Cut(string(m), "\r\n")
 	return l
 }
@@ -21,14 +21,14 @@ func (m text) body() string {
 	return b
 }
 
-func (m text) lines() []string {
+func (m text) headerLines() []string {
 	head, _, _ := strings.Cut(string(m), "\r\n\r\n")
 	return strings.Split(head, "\r\n")[1:]
 }
 
 // all returns the values of a header field, one string for each line.
-func (m text) all(name string) (values []string) {
-	for _, l := range m.lines() {
+func (m text) fieldValues(name string) (values []string) {
+	for _, l := range m.headerLines() {
 		if n, v, ok := strings.Cut(l, ":"); ok && strings.EqualFold(strings.TrimSpace(n), name) {
 			values = append(values, strings.TrimSpace(v))
 		}
@@ -37,36 +37,36 @@ func (m text) all(name string) (values []string) {
 }
 
 // one returns the first value of a header field, "" if there is none.
-func (m text) one(name string) string {
-	if v := m.all(name); len(v) > 0 {
+func (m text) fieldValue(name string) string {
+	if v := m.fieldValues(name); len(v) > 0 {
 		return v[0]
 	}
 	return ""
 }
 
 // uri is the Request-URI.
-func (m text) uri() string { return strings.Split(m.start(), " ")[1] }
+func (m text) requestURI() string { return strings.Split(m.startLine(), " ")[1] }
 
 func (m text) method() string {
-	_, method, _ := strings.Cut(m.one("CSeq"), " ")
+	_, method, _ := strings.Cut(m.fieldValue("CSeq"), " ")
 	return method
 }
 
 // branch is the branch of the topmost Via.
-func (m text) branch() string {
-	_, v, _ := strings.Cut(m.one("Via"), ";branch=")
+func (m text) viaBranch() string {
+	_, v, _ := strings.Cut(m.fieldValue("Via"), ";branch=")
 	v, _, _ = strings.Cut(v, ";")
 	return v
 }
 
 // toTag is the tag in To, "" if it has none.
 func (m text) toTag() string {
-	_, v, _ := strings.Cut(m.one("To"), ";tag=")
+	_, v, _ := strings.Cut(m.fieldValue("To"), ";tag=")
 	return v
 }
 
 // with is m with one occurrence of old replaced, which must be there.
-func (m text) with(old, new string) text {
+func (m text) replaced(old, new string) text {
 	if !strings.Contains(string(m), old) {
 		panic(fmt.Sprintf("%q is not in\n%s", old, m))
 	}
@@ -76,7 +76,7 @@ func (m text) with(old, new string) text {
 // compose writes a message: start line, the fields by default, and lines. A
 // line takes the place of the default of its name; one without a value takes
 // the default away. Behind an empty line stands the body.
-func compose(start string, defaults []string, lines []string) text {
+func composeMessage(start string, defaults []string, lines []string) text {
 	var b strings.Builder
 	b.WriteString(start + "\r\n")
 	body := ""
@@ -128,7 +128,7 @@ func compose(start string, defaults []string, lines []string) text {
 }
 
 // bracketed is the URI in a name-addr.
-func bracketed(v string) string {
+func bracketedURI(v string) string {
 	_, v, _ = strings.Cut(v, "<")
 	v, _, _ = strings.Cut(v, ">")
 	return v

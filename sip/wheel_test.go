@@ -7,28 +7,28 @@ import (
 )
 
 // alarm notes when it fired.
-type alarm struct {
+type testTimer struct {
 	timer timer
 	fired []instant
 	then  func(now instant)
 }
 
-func (a *alarm) handleTimer(now instant) {
+func (a *testTimer) handleTimer(now instant) {
 	a.fired = append(a.fired, now)
 	if a.then != nil {
 		a.then(now)
 	}
 }
 
-func newAlarm() *alarm {
-	a := &alarm{}
+func newAlarm() *testTimer {
+	a := &testTimer{}
 	a.timer.owner = a
 	return a
 }
 
 // drive advances as a worker does: to the next tick that the wheel names, or
 // to end.
-func drive(w *wheel, end instant) {
+func advanceWheel(w *wheel, end instant) {
 	for {
 		at, ok := w.next()
 		if !ok || at > end {
@@ -47,10 +47,10 @@ func TestTimersFireAtTheFirstTickBehindTheirDeadline(t *testing.T) {
 			w.advance(start)
 			a := newAlarm()
 			w.start(&a.timer, start+after)
-			drive(w, start+after+2*slotCount*tickLength)
+			advanceWheel(w, start+after+2*slotCount*tickLength)
 			want := (start + after + tickLength - 1) / tickLength * tickLength
-			if want <= w0(start) {
-				want = w0(start) + tickLength
+			if want <= tickAt(start) {
+				want = tickAt(start) + tickLength
 			}
 			if len(a.fired) != 1 || a.fired[0] != want {
 				t.Errorf("from %d after %d: fired at %d, want %d", start, after, a.fired, want)
@@ -63,13 +63,13 @@ func TestTimersFireAtTheFirstTickBehindTheirDeadline(t *testing.T) {
 }
 
 // w0 is the last tick at start.
-func w0(start instant) instant { return start / tickLength * tickLength }
+func tickAt(start instant) instant { return start / tickLength * tickLength }
 
 func TestManyTimersFireInOrder(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	w := &wheel{}
 	now := instant(0)
-	pending := map[*alarm]instant{}
+	pending := map[*testTimer]instant{}
 	for round := range 2000 {
 		for range r.IntN(5) {
 			a := newAlarm()
@@ -124,7 +124,7 @@ func TestATimerThatFiresMaySetAndStopOthers(t *testing.T) {
 	w.start(&victim.timer, tickLength)
 	w.start(&other.timer, 5*tickLength)
 	w.start(&again.timer, tickLength)
-	drive(w, 10*slotCount*tickLength)
+	advanceWheel(w, 10*slotCount*tickLength)
 	if got, want := fmt.Sprint(len(again.fired), len(victim.fired), len(other.fired), w.count), "5 0 5 0"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -132,7 +132,7 @@ func TestATimerThatFiresMaySetAndStopOthers(t *testing.T) {
 
 func TestAWheelThatWakesLateFiresAllOfIt(t *testing.T) {
 	w := &wheel{}
-	var as []*alarm
+	var as []*testTimer
 	for i := range 100 {
 		a := newAlarm()
 		w.start(&a.timer, instant(i)*slotCount*tickLength/7)

@@ -23,7 +23,7 @@ import (
 
 // Who stands where. The hop listens on UDP and TCP.
 var (
-	hopAt   = netip.MustParseAddrPort("192.0.2.1:5060")
+	proxyAt = netip.MustParseAddrPort("192.0.2.1:5060")
 	pbxAt   = netip.MustParseAddrPort("192.0.2.2:5060")
 	phoneAt = netip.MustParseAddrPort("192.0.2.101:5062")
 	otherAt = netip.MustParseAddrPort("192.0.2.102:5062") // another phone
@@ -33,51 +33,51 @@ var key = bytes.Repeat([]byte("k"), 32)
 
 // A scene is a hop in virtual time between a phone and a PBX, on a network in
 // memory. Messages arrive at once.
-type scene struct {
-	t     *testing.T
-	net   *siptest.Network
-	hop   *sip.Proxy
-	log   *bytes.Buffer
-	watch chan dialog.Message
-	peers []*peer
-	stop  func()
+type testbed struct {
+	t            *testing.T
+	net          *siptest.Network
+	proxy        *sip.Proxy
+	log          *bytes.Buffer
+	observations chan dialog.Message
+	peers        []*peer
+	stop         func()
 
 	phone, pbx *peer
-	pbxs       []*peer // all of them; several are asked with OPTIONS all the time
+	allPBXs    []*peer // all of them; several are asked with OPTIONS all the time
 
-	again func() // starts a new hop of the same configuration
+	restartProxy func() // starts a new hop of the same configuration
 }
 
 // play runs a script. After it everything must come to rest: five minutes
 // later no transaction and no timer is left, and nothing has panicked. The phone has
 // proved to be there, as one that registers has.
-func play(t *testing.T, script func(s *scene), changes ...func(*sip.Config)) {
+func runScenario(t *testing.T, script func(s *testbed), changes ...func(*sip.Config)) {
 	t.Helper()
-	playUnproved(t, func(s *scene) {
-		s.hop.Prove(phoneAt.Addr())
+	runUnproven(t, func(s *testbed) {
+		s.proxy.Prove(phoneAt.Addr())
 		script(s)
 	}, changes...)
 }
 
 // playUnproved is play, but nobody has proved to be there.
-func playUnproved(t *testing.T, script func(s *scene), changes ...func(*sip.Config)) {
+func runUnproven(t *testing.T, script func(s *testbed), changes ...func(*sip.Config)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := begin(t, changes...)
-		defer s.leave()
+		s := newTestbed(t, changes...)
+		defer s.closeAll()
 		script(s)
-		s.rests()
+		s.checkAtRest()
 	})
 }
 
 // begin makes the scene within a bubble.
-func begin(t *testing.T, changes ...func(*sip.Config)) *scene {
-	s := &scene{t: t, net: siptest.NewNetwork(), log: &bytes.Buffer{}, watch: make(chan dialog.Message, 1<<14)}
+func newTestbed(t *testing.T, changes ...func(*sip.Config)) *testbed {
+	s := &testbed{t: t, net: siptest.NewNetwork(), log: &bytes.Buffer{}, observations: make(chan dialog.Message, 1<<14)}
 	cfg := sip.Config{
-		Listen:       []sip.Addr{{Proto: sip.UDP, AddrPort: hopAt}, {Proto: sip.TCP, AddrPort: hopAt}},
+		Listen:       []sip.Addr{{Proto: sip.UDP, AddrPort: proxyAt}, {Proto: sip.TCP, AddrPort: proxyAt}},
 		PBX:          []sip.Addr{{Proto: sip.UDP, AddrPort: pbxAt}},
 		Key:          key,
-		Observations: s.watch,
+		Observations: s.observations,
 		Workers:      2,
 		Log:          slog.New(slog.NewTextHandler(s.log, nil)),
 		Net:          s.net,
@@ -85,23 +85,23 @@ func begin(t *testing.T, changes ...func(*sip.Config)) *scene {
 	for _, change := range changes {
 		change(&cfg)
 	}
-	s.phone = s.udp(phoneAt)
+	s.phone = s.addUDPPeer(phoneAt)
 	s.phone.name = "phone"
 	for _, p := range cfg.PBX {
-		open := s.udp
+		open := s.addUDPPeer
 		if p.Proto == sip.TCP {
-			open = s.tcpListener
+			open = s.addTCPListener
 		}
-		s.pbxs = append(s.pbxs, open(p.AddrPort))
+		s.allPBXs = append(s.allPBXs, open(p.AddrPort))
 	}
-	s.pbx = s.pbxs[0]
+	s.pbx = s.allPBXs[0]
 	s.pbx.name = "pbx"
-	s.raise(cfg)
+	s.startProxy(cfg)
 	return s
 }
 
 // raise starts a hop.
-func (s *scene) raise(cfg sip.Config) {
+func (s *testbed) startProxy(cfg sip.Config) {
 	hop, err := sip.Listen(cfg)
 	if err != nil {
 		s.t.Fatal(err)
@@ -109,8 +109,8 @@ func (s *scene) raise(cfg sip.Config) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var run sync.WaitGroup
 	run.Go(func() { hop.Run(ctx) })
-	s.hop = hop
-	s.again = func() { s.raise(cfg) }
+	s.proxy = hop
+	s.restartProxy = func() { s.startProxy(cfg) }
 	s.stop = sync.OnceFunc(func() {
 		cancel()
 		run.Wait()
@@ -118,23 +118,23 @@ func (s *scene) raise(cfg sip.Config) {
 }
 
 // rests ends the scene.
-func (s *scene) rests() {
+func (s *testbed) checkAtRest() {
 	s.t.Helper()
-	s.after(5 * time.Minute)
-	if n := s.hop.Stats().Transactions; n != 0 && len(s.pbxs) == 1 {
+	s.advance(5 * time.Minute)
+	if n := s.proxy.Stats().Transactions; n != 0 && len(s.allPBXs) == 1 {
 		s.t.Errorf("%d transactions are counted as under way at the end", n)
 	}
 	s.stop()
-	if n := s.hop.Held(); n != 0 && len(s.pbxs) == 1 {
+	if n := s.proxy.Held(); n != 0 && len(s.allPBXs) == 1 {
 		s.t.Errorf("%d transactions and timers are left at the end", n)
 	}
-	if n := s.hop.Stats().Panics; n != 0 {
+	if n := s.proxy.Stats().Panics; n != 0 {
 		s.t.Errorf("%d panics: %s", n, s.log)
 	}
 }
 
 // leave stops the hop and closes every peer.
-func (s *scene) leave() {
+func (s *testbed) closeAll() {
 	s.stop()
 	for _, p := range s.peers {
 		p.close()
@@ -142,34 +142,34 @@ func (s *scene) leave() {
 }
 
 // after lets time pass.
-func (s *scene) after(d time.Duration) {
+func (s *testbed) advance(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
 // invited has the phone send an INVITE that reaches the PBX: as it left, and as
 // it came.
-func (s *scene) invited() (invite, got text) {
+func (s *testbed) sendInvite() (invite, got text) {
 	s.t.Helper()
-	invite = s.phone.invite()
-	s.phone.sends(invite)
-	return invite, s.pbx.gets("the INVITE goes on", "INVITE")
+	invite = s.phone.newInvite()
+	s.phone.send(invite)
+	return invite, s.pbx.expect("the INVITE goes on", "INVITE")
 }
 
 // registered has the phone register: from then on it has proved to be there.
-func (s *scene) registered() {
+func (s *testbed) registerPhone() {
 	s.t.Helper()
-	s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example"))
-	s.pbx.replies(s.pbx.gets("the REGISTER goes on", "REGISTER"), "200 OK")
-	s.phone.gets("the answer comes back", "SIP/2.0 200")
+	s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example"))
+	s.pbx.respond(s.pbx.expect("the REGISTER goes on", "REGISTER"), "200 OK")
+	s.phone.expect("the answer comes back", "SIP/2.0 200")
 }
 
 // quiet says that nobody gets anything.
-func (s *scene) quiet(why string) {
+func (s *testbed) expectNothing(why string) {
 	s.t.Helper()
 	synctest.Wait()
 	for _, p := range s.peers {
-		if m, ok := p.next(); ok {
+		if m, ok := p.nextMessage(); ok {
 			s.t.Fatalf("%s: %s got\n%s", why, p.name, m)
 		}
 	}
@@ -177,20 +177,20 @@ func (s *scene) quiet(why string) {
 
 // A peer is one socket address that speaks SIP: a phone, a PBX, a trunk.
 type peer struct {
-	s     *scene
-	name  string
-	addr  netip.AddrPort
-	proto string // as in a Via
-	hop   netip.AddrPort
-	from  netip.AddrPort // where the last message came from, over UDP
+	s          *testbed
+	name       string
+	addr       netip.AddrPort
+	proto      string // as in a Via
+	proxyAddr  netip.AddrPort
+	lastSource netip.AddrPort // where the last message came from, over UDP
 
-	next  func() (text, bool) // what has arrived, if anything
-	write func(b []byte)
-	close func()
-	hangs func() // closes the connection, not the listener
+	nextMessage func() (text, bool) // what has arrived, if anything
+	write       func(b []byte)
+	close       func()
+	closeConn   func() // closes the connection, not the listener
 }
 
-func (s *scene) add(p *peer) *peer {
+func (s *testbed) addPeer(p *peer) *peer {
 	p.s = s
 	p.name = p.addr.String()
 	s.peers = append(s.peers, p)
@@ -198,42 +198,42 @@ func (s *scene) add(p *peer) *peer {
 }
 
 // udp opens a socket.
-func (s *scene) udp(at netip.AddrPort) *peer {
+func (s *testbed) addUDPPeer(at netip.AddrPort) *peer {
 	c, err := s.net.Packet(at)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	p := s.add(&peer{addr: at, proto: "UDP", hop: hopAt})
-	p.next = func() (text, bool) {
+	p := s.addPeer(&peer{addr: at, proto: "UDP", proxyAddr: proxyAt})
+	p.nextMessage = func() (text, bool) {
 		b, from, ok := c.TryRead()
-		p.from = from
+		p.lastSource = from
 		return text(b), ok
 	}
-	p.write = func(b []byte) { c.WriteToUDPAddrPort(b, p.hop) }
+	p.write = func(b []byte) { c.WriteToUDPAddrPort(b, p.proxyAddr) }
 	p.close = func() { c.Close() }
 	return p
 }
 
 // tcp opens a connection to the hop.
-func (s *scene) tcp(from netip.Addr) *peer {
-	c, err := s.net.Dial(from, hopAt)
+func (s *testbed) dialTCPPeer(from netip.Addr) *peer {
+	c, err := s.net.Dial(from, proxyAt)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	in := &inbox{}
-	go in.read(c)
+	go in.readConn(c)
 	local, _ := netip.ParseAddrPort(c.LocalAddr().String())
-	return s.add(&peer{
+	return s.addPeer(&peer{
 		addr: local, proto: "TCP",
-		next:  in.next,
-		write: func(b []byte) { c.Write(b) },
-		close: func() { c.Close() },
+		nextMessage: in.cutMessage,
+		write:       func(b []byte) { c.Write(b) },
+		close:       func() { c.Close() },
 	})
 }
 
 // tcpListener is a peer that is connected to. It writes on the connection that
 // was opened last.
-func (s *scene) tcpListener(at netip.AddrPort) *peer {
+func (s *testbed) addTCPListener(at netip.AddrPort) *peer {
 	l, err := s.net.Listen(at)
 	if err != nil {
 		s.t.Fatal(err)
@@ -250,7 +250,7 @@ func (s *scene) tcpListener(at netip.AddrPort) *peer {
 			mu.Lock()
 			last = c
 			mu.Unlock()
-			go in.read(c)
+			go in.readConn(c)
 		}
 	}()
 	current := func() net.Conn {
@@ -258,11 +258,11 @@ func (s *scene) tcpListener(at netip.AddrPort) *peer {
 		defer mu.Unlock()
 		return last
 	}
-	return s.add(&peer{
+	return s.addPeer(&peer{
 		addr: at, proto: "TCP",
-		next:  in.next,
-		write: func(b []byte) { current().Write(b) },
-		hangs: func() { current().Close() },
+		nextMessage: in.cutMessage,
+		write:       func(b []byte) { current().Write(b) },
+		closeConn:   func() { current().Close() },
 		close: func() {
 			l.Close()
 			if c := current(); c != nil {
@@ -279,7 +279,7 @@ type inbox struct {
 	eof bool
 }
 
-func (in *inbox) read(c net.Conn) {
+func (in *inbox) readConn(c net.Conn) {
 	buf := make([]byte, 4096)
 	for {
 		n, err := c.Read(buf)
@@ -294,7 +294,7 @@ func (in *inbox) read(c net.Conn) {
 }
 
 // next cuts off one message, or the CRLFs in front of it.
-func (in *inbox) next() (text, bool) {
+func (in *inbox) cutMessage() (text, bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	n := len(in.b) - len(bytes.TrimLeft(in.b, "\r\n"))
@@ -308,7 +308,7 @@ func (in *inbox) next() (text, bool) {
 			return "", false
 		}
 		m := text(in.b[:end+4])
-		length, _ := strconv.Atoi(cmp.Or(m.one("Content-Length"), m.one("l")))
+		length, _ := strconv.Atoi(cmp.Or(m.fieldValue("Content-Length"), m.fieldValue("l")))
 		if n = end + 4 + length; n > len(in.b) {
 			return "", false
 		}
@@ -319,7 +319,7 @@ func (in *inbox) next() (text, bool) {
 }
 
 // sends writes messages to the hop, each on its own.
-func (p *peer) sends(messages ...text) {
+func (p *peer) send(messages ...text) {
 	for _, m := range messages {
 		p.write([]byte(m))
 		synctest.Wait()
@@ -328,10 +328,10 @@ func (p *peer) sends(messages ...text) {
 
 // gets takes the next message that arrived. Its start line must begin with
 // start; what says what must be true.
-func (p *peer) gets(what, start string) text {
+func (p *peer) expect(what, start string) text {
 	p.s.t.Helper()
 	synctest.Wait()
-	m, ok := p.next()
+	m, ok := p.nextMessage()
 	if !ok {
 		p.s.t.Fatalf("%s: %s got nothing, want %s", what, p.name, start)
 	}
@@ -344,9 +344,9 @@ func (p *peer) gets(what, start string) text {
 var serial int
 
 // request writes a request of a new dialog by p. See compose for lines.
-func (p *peer) request(method, uri string, lines ...string) text {
+func (p *peer) newRequest(method, uri string, lines ...string) text {
 	serial++
-	return compose(method+" "+uri+" SIP/2.0", []string{
+	return composeMessage(method+" "+uri+" SIP/2.0", []string{
 		fmt.Sprintf("Via: SIP/2.0/%s %s;branch=z9hG4bK-%d;rport", p.proto, p.addr, serial),
 		"Max-Forwards: 70",
 		fmt.Sprintf("From: <sip:101@pbx.example>;tag=from%d", serial),
@@ -364,14 +364,14 @@ func (p *peer) contact() string {
 	return fmt.Sprintf("<sip:%s>", p.addr)
 }
 
-func (p *peer) invite(lines ...string) text {
-	return p.request("INVITE", "sip:102@pbx.example", lines...)
+func (p *peer) newInvite(lines ...string) text {
+	return p.newRequest("INVITE", "sip:102@pbx.example", lines...)
 }
 
 // answer writes a response of p to a request.
-func (p *peer) answer(request text, status string, lines ...string) text {
+func (p *peer) newResponse(request text, status string, lines ...string) text {
 	fields := []string{}
-	for _, l := range request.lines() {
+	for _, l := range request.headerLines() {
 		n, _, _ := strings.Cut(l, ":")
 		switch strings.ToLower(n) {
 		case "via", "v", "record-route", "from", "f", "call-id", "i", "cseq":
@@ -383,47 +383,47 @@ func (p *peer) answer(request text, status string, lines ...string) text {
 			fields = append(fields, l)
 		}
 	}
-	return compose("SIP/2.0 "+status, append(fields, "Contact: "+p.contact()), lines)
+	return composeMessage("SIP/2.0 "+status, append(fields, "Contact: "+p.contact()), lines)
 }
 
 // replies answers a request.
-func (p *peer) replies(request text, status string, lines ...string) {
-	p.sends(p.answer(request, status, lines...))
+func (p *peer) respond(request text, status string, lines ...string) {
+	p.send(p.newResponse(request, status, lines...))
 }
 
 // again is a request of the transaction that request opened: its ACK of a
 // failure, or its CANCEL.
-func again(request text, method, to string, lines ...string) text {
-	fields := []string{"Via: " + request.one("Via"), "Max-Forwards: 70"}
-	for _, r := range request.all("Route") {
+func inTransaction(request text, method, to string, lines ...string) text {
+	fields := []string{"Via: " + request.fieldValue("Via"), "Max-Forwards: 70"}
+	for _, r := range request.fieldValues("Route") {
 		fields = append(fields, "Route: "+r)
 	}
-	return compose(method+" "+request.uri()+" SIP/2.0", append(fields,
-		"From: "+request.one("From"),
-		"To: "+cmp.Or(to, request.one("To")),
-		"Call-ID: "+request.one("Call-ID"),
-		"CSeq: "+strings.Fields(request.one("CSeq"))[0]+" "+method,
+	return composeMessage(method+" "+request.requestURI()+" SIP/2.0", append(fields,
+		"From: "+request.fieldValue("From"),
+		"To: "+cmp.Or(to, request.fieldValue("To")),
+		"Call-ID: "+request.fieldValue("Call-ID"),
+		"CSeq: "+strings.Fields(request.fieldValue("CSeq"))[0]+" "+method,
 	), lines)
 }
 
 // cancels gives an INVITE up.
-func (p *peer) cancels(invite text, lines ...string) {
-	p.sends(again(invite, "CANCEL", "", lines...))
+func (p *peer) sendCancel(invite text, lines ...string) {
+	p.send(inTransaction(invite, "CANCEL", "", lines...))
 }
 
 // acks acknowledges a failure.
-func (p *peer) acks(invite, failure text) {
-	p.sends(again(invite, "ACK", failure.one("To")))
+func (p *peer) sendACK(invite, failure text) {
+	p.send(inTransaction(invite, "ACK", failure.fieldValue("To")))
 }
 
 // within is a request of the caller in the dialog that a 2xx opened.
-func (p *peer) within(ok text, method string, lines ...string) text {
+func (p *peer) callerRequest(ok text, method string, lines ...string) text {
 	serial++
 	fields := []string{
 		fmt.Sprintf("Via: SIP/2.0/%s %s;branch=z9hG4bK-%d;rport", p.proto, p.addr, serial),
 		"Max-Forwards: 70",
 	}
-	rr := values(ok.all("Record-Route"))
+	rr := splitValues(ok.fieldValues("Record-Route"))
 	slices.Reverse(rr)
 	for _, r := range rr {
 		fields = append(fields, "Route: "+r)
@@ -432,10 +432,10 @@ func (p *peer) within(ok text, method string, lines ...string) text {
 	if method != "ACK" {
 		n = serial + 1
 	}
-	return compose(method+" "+bracketed(ok.one("Contact"))+" SIP/2.0", append(fields,
-		"From: "+ok.one("From"),
-		"To: "+ok.one("To"),
-		"Call-ID: "+ok.one("Call-ID"),
+	return composeMessage(method+" "+bracketedURI(ok.fieldValue("Contact"))+" SIP/2.0", append(fields,
+		"From: "+ok.fieldValue("From"),
+		"To: "+ok.fieldValue("To"),
+		"Call-ID: "+ok.fieldValue("Call-ID"),
 		fmt.Sprintf("CSeq: %d %s", n, method),
 		"Contact: "+p.contact(),
 	), lines)
@@ -443,26 +443,26 @@ func (p *peer) within(ok text, method string, lines ...string) text {
 
 // back is a request of the called end in the dialog that its 2xx to invite
 // opened.
-func (p *peer) back(invite text, method string, lines ...string) text {
+func (p *peer) calleeRequest(invite text, method string, lines ...string) text {
 	serial++
 	fields := []string{
 		fmt.Sprintf("Via: SIP/2.0/%s %s;branch=z9hG4bK-%d;rport", p.proto, p.addr, serial),
 		"Max-Forwards: 70",
 	}
-	for _, r := range values(invite.all("Record-Route")) {
+	for _, r := range splitValues(invite.fieldValues("Record-Route")) {
 		fields = append(fields, "Route: "+r)
 	}
-	return compose(method+" "+bracketed(invite.one("Contact"))+" SIP/2.0", append(fields,
-		"From: "+invite.one("To")+";tag=to-"+p.name,
-		"To: "+invite.one("From"),
-		"Call-ID: "+invite.one("Call-ID"),
+	return composeMessage(method+" "+bracketedURI(invite.fieldValue("Contact"))+" SIP/2.0", append(fields,
+		"From: "+invite.fieldValue("To")+";tag=to-"+p.name,
+		"To: "+invite.fieldValue("From"),
+		"Call-ID: "+invite.fieldValue("Call-ID"),
 		fmt.Sprintf("CSeq: %d %s", serial+1, method),
 		"Contact: "+p.contact(),
 	), lines)
 }
 
 // values takes apart the values that share a line.
-func values(lines []string) (vs []string) {
+func splitValues(lines []string) (vs []string) {
 	for _, l := range lines {
 		for v := range strings.SplitSeq(l, ",") {
 			vs = append(vs, strings.TrimSpace(v))
@@ -479,15 +479,15 @@ type call struct {
 }
 
 // calls sets up a call from p to callee and acknowledges it.
-func (p *peer) calls(callee *peer, lines ...string) call {
+func (p *peer) setUpCall(callee *peer, lines ...string) call {
 	p.s.t.Helper()
-	c := call{sent: p.invite(lines...)}
-	p.sends(c.sent)
-	c.invite = callee.gets("the INVITE goes on", "INVITE ")
-	callee.replies(c.invite, "200 OK")
-	c.ok = p.gets("the answer comes back", "SIP/2.0 200")
-	p.sends(p.within(c.ok, "ACK"))
-	callee.gets("the ACK goes end to end", "ACK ")
+	c := call{sent: p.newInvite(lines...)}
+	p.send(c.sent)
+	c.invite = callee.expect("the INVITE goes on", "INVITE ")
+	callee.respond(c.invite, "200 OK")
+	c.ok = p.expect("the answer comes back", "SIP/2.0 200")
+	p.send(p.callerRequest(c.ok, "ACK"))
+	callee.expect("the ACK goes end to end", "ACK ")
 	return c
 }
 
@@ -498,11 +498,11 @@ func oneWorker(c *sip.Config) { c.Workers = 1 }
 
 func pbxOverTCP(c *sip.Config) { c.PBX[0].Proto = sip.TCP }
 
-func register(r sip.Register) func(*sip.Config) {
+func withRegister(r sip.Register) func(*sip.Config) {
 	return func(c *sip.Config) { c.Register = r }
 }
 
-func equal(t *testing.T, what, got, want string) {
+func assertEqual(t *testing.T, what, got, want string) {
 	t.Helper()
 	if got != want {
 		t.Errorf("%s:\n got %q\nwant %q", what, got, want)
@@ -510,16 +510,16 @@ func equal(t *testing.T, what, got, want string) {
 }
 
 // forgets throws away what p has got so far.
-func (p *peer) forgets() {
+func (p *peer) discardReceived() {
 	synctest.Wait()
 	for {
-		if _, ok := p.next(); !ok {
+		if _, ok := p.nextMessage(); !ok {
 			return
 		}
 	}
 }
 
-func prefixes(list ...string) (ps []netip.Prefix) {
+func parsePrefixes(list ...string) (ps []netip.Prefix) {
 	for _, p := range list {
 		if !strings.Contains(p, "/") {
 			p += "/32"
@@ -530,11 +530,11 @@ func prefixes(list ...string) (ps []netip.Prefix) {
 }
 
 // last is the latest message p has got; those before it are forgotten.
-func (p *peer) last(what, start string) text {
+func (p *peer) expectLast(what, start string) text {
 	p.s.t.Helper()
-	m := p.gets(what, start)
+	m := p.expect(what, start)
 	for {
-		next, ok := p.next()
+		next, ok := p.nextMessage()
 		if !ok {
 			return m
 		}

@@ -1,0 +1,96 @@
+package sip
+
+import (
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// Tests of what is inside the hop drive a worker by hand: nothing runs, and
+// the network is a sink.
+
+var (
+	bareProxy = netip.MustParseAddrPort("192.0.2.1:5060")
+	barePBX   = netip.MustParseAddrPort("192.0.2.2:5060")
+	barePhone = netip.MustParseAddrPort("192.0.2.101:5062")
+)
+
+// sink is a network, and its only socket: it keeps the last datagram.
+type recordingSocket struct {
+	last    []byte
+	to      netip.AddrPort
+	count   int
+	onWrite func(b []byte) // called with each; nil: nothing is
+}
+
+func (s *recordingSocket) ListenPacket(netip.AddrPort) (PacketConn, error) { return s, nil }
+func (s *recordingSocket) Listen(addr netip.AddrPort) (net.Listener, error) {
+	return closedListener{addr}, nil
+}
+func (s *recordingSocket) Dial(netip.Addr, netip.AddrPort) (net.Conn, error) {
+	return nil, net.ErrClosed
+}
+func (s *recordingSocket) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(bareProxy) }
+func (s *recordingSocket) Close() error        { return nil }
+func (s *recordingSocket) ReadFromUDPAddrPort([]byte) (int, netip.AddrPort, error) {
+	return 0, netip.AddrPort{}, io.EOF
+}
+func (s *recordingSocket) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	s.last, s.to = append(s.last[:0], b...), to
+	s.count++
+	if s.onWrite != nil {
+		s.onWrite(b)
+	}
+	return len(b), nil
+}
+
+type closedListener struct{ addr netip.AddrPort }
+
+func (l closedListener) Accept() (net.Conn, error) { return nil, net.ErrClosed }
+func (l closedListener) Close() error              { return nil }
+func (l closedListener) Addr() net.Addr            { return net.TCPAddrFromAddrPort(l.addr) }
+
+// bare is a worker of a hop that does not run.
+func newBareWorker(tb testing.TB, change func(*Config)) (*worker, *recordingSocket) {
+	tb.Helper()
+	s := &recordingSocket{}
+	cfg := Config{
+		Listen:  []Addr{{UDP, bareProxy}, {TCP, bareProxy}},
+		PBX:     []Addr{{UDP, barePBX}},
+		Key:     testKey,
+		Workers: 1,
+		Log:     slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Net:     s,
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	h, err := Listen(cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { h.workers[0].timer.Stop() })
+	return h.workers[0], s
+}
+
+// comes indexes a datagram as it does when it comes from a peer, nil if it is
+// no SIP.
+func (w *worker) receivePacket(b []byte, from netip.AddrPort) *packet {
+	p := newPacket(b)
+	p.listener, p.peer, p.receivedAt = w.proxy.listeners[0], from, w.now()
+	if !p.msg.index(p.buf, false) {
+		p.release()
+		return nil
+	}
+	p.side = w.proxy.sideOf(p)
+	return p
+}
+
+// passes lets the hop's clock run.
+func (w *worker) advanceClock(d time.Duration) {
+	w.proxy.epoch = w.proxy.epoch.Add(-d)
+	w.wheel.advance(w.now())
+}
