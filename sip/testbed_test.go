@@ -21,7 +21,7 @@ import (
 	"bellhop/sip/siptest"
 )
 
-// Who stands where. The hop listens on UDP and TCP.
+// The addresses of the testbed. The proxy listens on UDP and TCP.
 var (
 	proxyAt = netip.MustParseAddrPort("192.0.2.1:5060")
 	pbxAt   = netip.MustParseAddrPort("192.0.2.2:5060")
@@ -31,7 +31,7 @@ var (
 
 var key = bytes.Repeat([]byte("k"), 32)
 
-// A scene is a hop in virtual time between a phone and a PBX, on a network in
+// A testbed is a proxy in virtual time between a phone and a PBX, on a network in
 // memory. Messages arrive at once.
 type testbed struct {
 	t            *testing.T
@@ -43,14 +43,14 @@ type testbed struct {
 	stop         func()
 
 	phone, pbx *peer
-	allPBXs    []*peer // all of them; several are asked with OPTIONS all the time
+	allPBXs    []*peer // several PBXs get OPTIONS all the time
 
-	restartProxy func() // starts a new hop of the same configuration
+	restartProxy func() // starts a new proxy with the same configuration
 }
 
-// play runs a script. After it everything must come to rest: five minutes
-// later no transaction and no timer is left, and nothing has panicked. The phone has
-// proved to be there, as one that registers has.
+// runScenario runs a script on a testbed. At its end the proxy must come to rest: five
+// minutes later no transaction and no timer is left, and nothing has panicked. The phone
+// has proved its address, as a registered one has.
 func runScenario(t *testing.T, script func(s *testbed), changes ...func(*sip.Config)) {
 	t.Helper()
 	runUnproven(t, func(s *testbed) {
@@ -59,7 +59,7 @@ func runScenario(t *testing.T, script func(s *testbed), changes ...func(*sip.Con
 	}, changes...)
 }
 
-// playUnproved is play, but nobody has proved to be there.
+// runUnproven is runScenario with no proven source.
 func runUnproven(t *testing.T, script func(s *testbed), changes ...func(*sip.Config)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -70,7 +70,8 @@ func runUnproven(t *testing.T, script func(s *testbed), changes ...func(*sip.Con
 	})
 }
 
-// begin makes the scene within a bubble.
+// newTestbed returns a testbed with a running proxy. It must be called in a synctest
+// bubble.
 func newTestbed(t *testing.T, changes ...func(*sip.Config)) *testbed {
 	s := &testbed{t: t, net: siptest.NewNetwork(), log: &bytes.Buffer{}, observations: make(chan dialog.Message, 1<<14)}
 	cfg := sip.Config{
@@ -100,7 +101,7 @@ func newTestbed(t *testing.T, changes ...func(*sip.Config)) *testbed {
 	return s
 }
 
-// raise starts a hop.
+// startProxy starts a proxy.
 func (s *testbed) startProxy(cfg sip.Config) {
 	hop, err := sip.Listen(cfg)
 	if err != nil {
@@ -117,7 +118,7 @@ func (s *testbed) startProxy(cfg sip.Config) {
 	})
 }
 
-// rests ends the scene.
+// checkAtRest stops the proxy after five minutes and checks that it has nothing left.
 func (s *testbed) checkAtRest() {
 	s.t.Helper()
 	s.advance(5 * time.Minute)
@@ -133,7 +134,7 @@ func (s *testbed) checkAtRest() {
 	}
 }
 
-// leave stops the hop and closes every peer.
+// closeAll stops the proxy and closes every peer.
 func (s *testbed) closeAll() {
 	s.stop()
 	for _, p := range s.peers {
@@ -141,14 +142,14 @@ func (s *testbed) closeAll() {
 	}
 }
 
-// after lets time pass.
+// advance lets the time d pass.
 func (s *testbed) advance(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// invited has the phone send an INVITE that reaches the PBX: as it left, and as
-// it came.
+// sendInvite sends an INVITE from the phone to the PBX. It returns the INVITE as sent
+// and as received.
 func (s *testbed) sendInvite() (invite, got text) {
 	s.t.Helper()
 	invite = s.phone.newInvite()
@@ -156,7 +157,7 @@ func (s *testbed) sendInvite() (invite, got text) {
 	return invite, s.pbx.expect("the INVITE goes on", "INVITE")
 }
 
-// registered has the phone register: from then on it has proved to be there.
+// registerPhone registers the phone, which proves its address.
 func (s *testbed) registerPhone() {
 	s.t.Helper()
 	s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example"))
@@ -164,7 +165,7 @@ func (s *testbed) registerPhone() {
 	s.phone.expect("the answer comes back", "SIP/2.0 200")
 }
 
-// quiet says that nobody gets anything.
+// expectNothing checks that no peer receives anything.
 func (s *testbed) expectNothing(why string) {
 	s.t.Helper()
 	synctest.Wait()
@@ -175,16 +176,16 @@ func (s *testbed) expectNothing(why string) {
 	}
 }
 
-// A peer is one socket address that speaks SIP: a phone, a PBX, a trunk.
+// A peer is one socket address that speaks SIP: a phone, a PBX or a trunk.
 type peer struct {
 	s          *testbed
 	name       string
 	addr       netip.AddrPort
 	proto      string // as in a Via
 	proxyAddr  netip.AddrPort
-	lastSource netip.AddrPort // where the last message came from, over UDP
+	lastSource netip.AddrPort // source of the last message, over UDP
 
-	nextMessage func() (text, bool) // what has arrived, if anything
+	nextMessage func() (text, bool) // returns the next message that has arrived, if any
 	write       func(b []byte)
 	close       func()
 	closeConn   func() // closes the connection, not the listener
@@ -197,7 +198,7 @@ func (s *testbed) addPeer(p *peer) *peer {
 	return p
 }
 
-// udp opens a socket.
+// addUDPPeer opens a UDP socket.
 func (s *testbed) addUDPPeer(at netip.AddrPort) *peer {
 	c, err := s.net.Packet(at)
 	if err != nil {
@@ -214,7 +215,7 @@ func (s *testbed) addUDPPeer(at netip.AddrPort) *peer {
 	return p
 }
 
-// tcp opens a connection to the hop.
+// dialTCPPeer opens a TCP connection to the proxy.
 func (s *testbed) dialTCPPeer(from netip.Addr) *peer {
 	c, err := s.net.Dial(from, proxyAt)
 	if err != nil {
@@ -231,8 +232,8 @@ func (s *testbed) dialTCPPeer(from netip.Addr) *peer {
 	})
 }
 
-// tcpListener is a peer that is connected to. It writes on the connection that
-// was opened last.
+// addTCPListener adds a peer that the proxy connects to. It writes on the connection
+// that was opened last.
 func (s *testbed) addTCPListener(at netip.AddrPort) *peer {
 	l, err := s.net.Listen(at)
 	if err != nil {
@@ -272,7 +273,7 @@ func (s *testbed) addTCPListener(at netip.AddrPort) *peer {
 	})
 }
 
-// An inbox is what came over streams.
+// An inbox holds the bytes that came over streams.
 type inbox struct {
 	mu  sync.Mutex
 	b   []byte
@@ -293,7 +294,7 @@ func (in *inbox) readConn(c net.Conn) {
 	}
 }
 
-// next cuts off one message, or the CRLFs in front of it.
+// cutMessage removes one message, or the CRLFs in front of it, from the inbox.
 func (in *inbox) cutMessage() (text, bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -318,7 +319,7 @@ func (in *inbox) cutMessage() (text, bool) {
 	return m, true
 }
 
-// sends writes messages to the hop, each on its own.
+// send writes messages to the proxy, one after the other.
 func (p *peer) send(messages ...text) {
 	for _, m := range messages {
 		p.write([]byte(m))
@@ -326,8 +327,8 @@ func (p *peer) send(messages ...text) {
 	}
 }
 
-// gets takes the next message that arrived. Its start line must begin with
-// start; what says what must be true.
+// expect returns the next message that has arrived. Its start line must begin with
+// start. what describes the expectation in a failure.
 func (p *peer) expect(what, start string) text {
 	p.s.t.Helper()
 	synctest.Wait()
@@ -343,7 +344,7 @@ func (p *peer) expect(what, start string) text {
 
 var serial int
 
-// request writes a request of a new dialog by p. See compose for lines.
+// newRequest returns a request of p in a new dialog. See composeMessage for lines.
 func (p *peer) newRequest(method, uri string, lines ...string) text {
 	serial++
 	return composeMessage(method+" "+uri+" SIP/2.0", []string{
@@ -368,7 +369,7 @@ func (p *peer) newInvite(lines ...string) text {
 	return p.newRequest("INVITE", "sip:102@pbx.example", lines...)
 }
 
-// answer writes a response of p to a request.
+// newResponse returns a response of p to a request.
 func (p *peer) newResponse(request text, status string, lines ...string) text {
 	fields := []string{}
 	for _, l := range request.headerLines() {
@@ -386,13 +387,13 @@ func (p *peer) newResponse(request text, status string, lines ...string) text {
 	return composeMessage("SIP/2.0 "+status, append(fields, "Contact: "+p.contact()), lines)
 }
 
-// replies answers a request.
+// respond sends a response to a request.
 func (p *peer) respond(request text, status string, lines ...string) {
 	p.send(p.newResponse(request, status, lines...))
 }
 
-// again is a request of the transaction that request opened: its ACK of a
-// failure, or its CANCEL.
+// inTransaction returns another request of a request's transaction: the ACK of a
+// failure, or a CANCEL.
 func inTransaction(request text, method, to string, lines ...string) text {
 	fields := []string{"Via: " + request.fieldValue("Via"), "Max-Forwards: 70"}
 	for _, r := range request.fieldValues("Route") {
@@ -406,17 +407,17 @@ func inTransaction(request text, method, to string, lines ...string) text {
 	), lines)
 }
 
-// cancels gives an INVITE up.
+// sendCancel cancels an INVITE.
 func (p *peer) sendCancel(invite text, lines ...string) {
 	p.send(inTransaction(invite, "CANCEL", "", lines...))
 }
 
-// acks acknowledges a failure.
+// sendACK acknowledges a failure.
 func (p *peer) sendACK(invite, failure text) {
 	p.send(inTransaction(invite, "ACK", failure.fieldValue("To")))
 }
 
-// within is a request of the caller in the dialog that a 2xx opened.
+// callerRequest returns a request of the caller in the dialog that the 2xx ok opened.
 func (p *peer) callerRequest(ok text, method string, lines ...string) text {
 	serial++
 	fields := []string{
@@ -441,7 +442,7 @@ func (p *peer) callerRequest(ok text, method string, lines ...string) text {
 	), lines)
 }
 
-// back is a request of the called end in the dialog that its 2xx to invite
+// calleeRequest returns a request of the callee in the dialog that its 2xx to invite
 // opened.
 func (p *peer) calleeRequest(invite text, method string, lines ...string) text {
 	serial++
@@ -461,7 +462,7 @@ func (p *peer) calleeRequest(invite text, method string, lines ...string) text {
 	), lines)
 }
 
-// values takes apart the values that share a line.
+// splitValues splits lines of comma-separated values.
 func splitValues(lines []string) (vs []string) {
 	for _, l := range lines {
 		for v := range strings.SplitSeq(l, ",") {
@@ -471,14 +472,14 @@ func splitValues(lines []string) (vs []string) {
 	return vs
 }
 
-// A call is one that was answered.
+// A call is an answered call.
 type call struct {
-	sent   text // the INVITE as the caller wrote it
-	invite text // as it arrived
-	ok     text // the 200 as the caller got it
+	sent   text // INVITE as the caller sent it
+	invite text // INVITE as the callee received it
+	ok     text // 200 as the caller received it
 }
 
-// calls sets up a call from p to callee and acknowledges it.
+// setUpCall sets up a call from p to callee and acknowledges it.
 func (p *peer) setUpCall(callee *peer, lines ...string) call {
 	p.s.t.Helper()
 	c := call{sent: p.newInvite(lines...)}
@@ -491,9 +492,9 @@ func (p *peer) setUpCall(callee *peer, lines ...string) call {
 	return c
 }
 
-// Changes of the hop's configuration.
+// Changes of the proxy's configuration.
 
-// oneWorker keeps the order of different calls too.
+// oneWorker keeps the messages of different calls in order too.
 func oneWorker(c *sip.Config) { c.Workers = 1 }
 
 func pbxOverTCP(c *sip.Config) { c.PBX[0].Proto = sip.TCP }
@@ -509,7 +510,7 @@ func assertEqual(t *testing.T, what, got, want string) {
 	}
 }
 
-// forgets throws away what p has got so far.
+// discardReceived discards the messages that p has received so far.
 func (p *peer) discardReceived() {
 	synctest.Wait()
 	for {
@@ -529,7 +530,8 @@ func parsePrefixes(list ...string) (ps []netip.Prefix) {
 	return ps
 }
 
-// last is the latest message p has got; those before it are forgotten.
+// expectLast returns the latest message that p has received, and discards those before
+// it.
 func (p *peer) expectLast(what, start string) text {
 	p.s.t.Helper()
 	m := p.expect(what, start)
