@@ -9,9 +9,9 @@ import (
 	"bellhop/sip"
 )
 
-// TestXAuthIP: FreeSWITCH judges a caller by it if a proxy sent it, and the proxy passes
+// TestStripsXAuthFieldsOfStrangers: FreeSWITCH judges a caller by it if a proxy sent it, and the proxy passes
 // what anybody wrote. It is taken off what strangers send, and nobody else.
-func TestXAuthIP(t *testing.T) {
+func TestStripsXAuthFieldsOfStrangers(t *testing.T) {
 	trunkAt := netip.MustParseAddrPort("198.51.100.9:5060")
 	fields := []string{"X-AUTH-IP: 127.0.0.1", "X-AUTH-PORT: 5060", "X-Auth-Token: t"}
 	check := func(t *testing.T, got text, kept bool) {

@@ -29,7 +29,7 @@ func numberedRequest(method string, n int, more string) []byte {
 // When the memory of the transactions is nearly used up, strangers' new requests
 // are dropped; at last those of known sources are refused. What is within a
 // dialog goes on.
-func TestTheMemoryOfTransactionsIsBounded(t *testing.T) {
+func TestTransactionMemoryIsLimited(t *testing.T) {
 	const dropped, refused, forwarded = "dropped", "refused", "forwarded"
 	w, out := newBareWorker(t, func(c *Config) {
 		c.Trunks = []Trunk{{Name: "carrier", Sources: []netip.Prefix{netip.PrefixFrom(bareTrunk.Addr(), 32)}}}
@@ -81,7 +81,7 @@ var otherBare = netip.MustParseAddrPort("192.0.2.102:5062")
 
 // Nobody can make the transactions hold more than their bound, and all of it is
 // given back.
-func TestAFloodIsBoundedAndOver(t *testing.T) {
+func TestFloodStaysWithinMemoryLimit(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	w.maxHeldBytes = 1 << 20
 	pad := strings.Repeat("x", 3000)
@@ -117,7 +117,7 @@ func TestAFloodIsBoundedAndOver(t *testing.T) {
 
 // A transaction keeps no more of a request than a retransmission needs: an
 // INVITE of 57 KB that was challenged leaves its response and its ACK.
-func TestALargeInviteLeavesLittle(t *testing.T) {
+func TestLargeInviteReleasesItsMemory(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	pad := strings.Repeat("Subject: "+strings.Repeat("x", 6000)+"\r\n", 9)
 	long := strings.Repeat("b", 6000)
@@ -146,7 +146,7 @@ func numberedACK(invite []byte) []byte {
 }
 
 // What waits for the watcher is bounded in bytes: of large messages fewer.
-func TestTheWatcherIsShownABoundedNumberOfBytes(t *testing.T) {
+func TestObservationsAreLimitedInBytes(t *testing.T) {
 	watch := make(chan dialog.Message, 1<<14)
 	w, _ := newBareWorker(t, func(c *Config) { c.Observations = watch })
 	small, large := dialog.Message{Head: strings.Repeat("x", 2<<10)}, dialog.Message{Head: strings.Repeat("x", 57<<10)}
@@ -167,7 +167,7 @@ func TestTheWatcherIsShownABoundedNumberOfBytes(t *testing.T) {
 	}
 }
 
-func TestATableGivesMemoryBack(t *testing.T) {
+func TestShrinkingMapFreesMemory(t *testing.T) {
 	var tab shrinkingMap[uint64, *int]
 	heap := func() uint64 {
 		runtime.GC()
@@ -196,7 +196,7 @@ func TestATableGivesMemoryBack(t *testing.T) {
 
 // A full queue drops what strangers begin, then what known sources begin, and
 // last what is within a dialog; from an eighth on the hop says that it is crowded.
-func TestTheQueueHasRoomForDialogs(t *testing.T) {
+func TestFullQueueDropsStrangersFirst(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		size int
@@ -245,7 +245,7 @@ func TestTheQueueHasRoomForDialogs(t *testing.T) {
 
 // A worker does what known sources begin before what strangers do, and drops the
 // latter unseen while the transactions hold most of the memory they may.
-func TestStrangersWait(t *testing.T) {
+func TestStrangersWaitForKnownSources(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	h := w.proxy
 	h.acceptedSources.add(otherBare.Addr(), w.now())
@@ -278,7 +278,7 @@ func TestStrangersWait(t *testing.T) {
 
 // A CANCEL does not overtake its INVITE where its source becomes a known one
 // between the two; one that is for no INVITE goes on.
-func TestCancelStaysBehindItsInvite(t *testing.T) {
+func TestCancelDoesNotOvertakeItsInvite(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	h := w.proxy
 	w.queuedBytes.Add(1) // something waits
@@ -340,7 +340,7 @@ func TestAStreamWaitsForRoom(t *testing.T) {
 
 // A response cannot be bound to an INVITE by anything that is as long as what
 // the INVITE says: keys have one size, whatever is in the Via.
-func TestServerKeys(t *testing.T) {
+func TestServerKeysHaveOneSize(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	key := func(b string) serverKey {
 		t.Helper()
@@ -378,7 +378,7 @@ func TestServerKeys(t *testing.T) {
 	}
 }
 
-func TestSources(t *testing.T) {
+func TestSourceSetExpiresAndEvicts(t *testing.T) {
 	s := newSources(acceptedLifetime)
 	ip := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}) }
 	now := instant(time.Second)
@@ -471,7 +471,7 @@ func readByteWise(tb testing.TB, w *worker, m []byte) {
 
 // A message that comes byte by byte is the same as at once. BenchmarkDribble
 // shows that it costs no more than the reads.
-func TestADribbledMessage(t *testing.T) {
+func TestMessageArrivesByteByByte(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	for _, body := range []int{0, 30000, 60000} {
 		readByteWise(t, w, largeMessage(body))
@@ -482,7 +482,7 @@ func TestADribbledMessage(t *testing.T) {
 }
 
 // The buffers of slow peers have a bound together.
-func TestReadBuffersAreBounded(t *testing.T) {
+func TestReadBuffersAreLimitedTogether(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	w.proxy.streams.largeReadBytes.Store(maxLargeReadBytes - 8<<10)
 	c := &byteWiseConn{b: largeMessage(60000)}

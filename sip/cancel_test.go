@@ -33,7 +33,7 @@ func TestCancelWhileItRings(t *testing.T) { // RFC 3261 §9, §16.10
 	})
 }
 
-func TestCancelBeforeAnythingIsHeard(t *testing.T) { // RFC 3261 §9.1
+func TestCancelBeforeTheFirstResponse(t *testing.T) { // RFC 3261 §9.1
 	runScenario(t, func(s *testbed) {
 		invite, got := s.sendInvite()
 		s.phone.sendCancel(invite)
@@ -70,7 +70,7 @@ func TestCancelTwice(t *testing.T) { // RFC 3261 §17.2.2: CANCEL has a transact
 	})
 }
 
-func TestCancelLosesTheRace(t *testing.T) { // RFC 3261 §16.7 item 5, row 23
+func TestCancelLosesToARacing2xx(t *testing.T) { // RFC 3261 §16.7 item 5, row 23
 	runScenario(t, func(s *testbed) {
 		invite, got := s.sendInvite()
 		s.pbx.respond(got, "180 Ringing")
@@ -101,7 +101,7 @@ func TestCancelAfterTheAnswerChangesNothing(t *testing.T) { // RFC 3261 §9.2
 	})
 }
 
-func TestACancelForNothingGoesOn(t *testing.T) { // RFC 3261 §16.10
+func TestCancelWithoutAnInviteIsForwarded(t *testing.T) { // RFC 3261 §16.10
 	runScenario(t, func(s *testbed) {
 		s.phone.sendCancel(s.phone.newInvite(), "Reason: Q.850;cause=16")
 		cancel := s.pbx.expect("without state", "CANCEL sip:102@pbx.example")
@@ -133,7 +133,7 @@ func TestASilentPBXAfterCancelIs487(t *testing.T) { // RFC 3261 §9.1: 64*T1 aft
 	})
 }
 
-func TestA18xAfterCancelDoesNotHoldTheCallUp(t *testing.T) { // RFC 3261 §9.1
+func Test18xAfterCancelDoesNotExtendTheCall(t *testing.T) { // RFC 3261 §9.1
 	runScenario(t, func(s *testbed) {
 		invite, got := s.sendInvite()
 		s.pbx.respond(got, "180 Ringing")

@@ -125,7 +125,7 @@ func TestTortureMessagesOverTCP(t *testing.T) {
 
 // Messages of our own with the same promises, so that they hold where the
 // collections are not.
-func TestTheFateOfOddMessages(t *testing.T) {
+func TestOddMessagesAreAnsweredOrForwarded(t *testing.T) {
 	message := "MESSAGE sip:102@pbx.example SIP/2.0"
 	for _, tt := range []struct {
 		name, fate string

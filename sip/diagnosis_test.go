@@ -12,7 +12,7 @@ import (
 
 // A play of registrations and calls; each line is what a phone sends, and what the PBX
 // answers. degraded is what the hop then says, by a word of it; "" is nothing.
-func TestAMisconfiguredPBXIsNoticed(t *testing.T) {
+func TestMisconfiguredPBXIsReported(t *testing.T) {
 	const (
 		path  = "PATH" // stands for the Path that came
 		trunk = "takes bellhop's address for a trunk"
@@ -171,8 +171,8 @@ func TestAMisconfiguredPBXIsNoticed(t *testing.T) {
 	}
 }
 
-// TestAStrangersCallThatRings: nobody has to answer it.
-func TestAStrangersCallThatRings(t *testing.T) {
+// TestRingingCallOfAStrangerIsReported: nobody has to answer it.
+func TestRingingCallOfAStrangerIsReported(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example"))
 		s.pbx.respond(s.pbx.expect("sent on", "REGISTER"), "401 Unauthorized")
@@ -239,8 +239,8 @@ func TestEachPBXHasItsOwnDiagnosis(t *testing.T) {
 	})
 }
 
-// TestAPBXThatLosesBindings: it has replaced the Contact, and has no Path.
-func TestAPBXThatLosesBindings(t *testing.T) {
+// TestPBXThatLosesBindingsIsReported: it has replaced the Contact, and has no Path.
+func TestPBXThatLosesBindingsIsReported(t *testing.T) {
 	for _, mode := range []sip.Register{sip.RegisterPath, sip.RegisterContact, sip.RegisterNone} {
 		runScenario(t, func(s *testbed) {
 			s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:101@192.0.2.1:5060")) // FreeSWITCH sends back one for nobody
@@ -256,9 +256,9 @@ func TestAPBXThatLosesBindings(t *testing.T) {
 	}
 }
 
-// TestAnotherPortOfThePBXIsNamed: what comes from there counts as a phone's, until the
+// TestRequestsFromAnotherPBXPortAreReported: what comes from there counts as a phone's, until the
 // configuration says otherwise.
-func TestAnotherPortOfThePBXIsNamed(t *testing.T) {
+func TestRequestsFromAnotherPBXPortAreReported(t *testing.T) {
 	external := netip.MustParseAddrPort("192.0.2.2:5080")
 	for _, tt := range []struct {
 		name   string
@@ -332,9 +332,9 @@ func TestAnotherPortOfThePBXIsNamed(t *testing.T) {
 	})
 }
 
-// TestAPBXThatAsksNoCallerForAPassword takes the calls of phones that registered with an
+// TestPBXThatChallengesNoCallerIsNotReported takes the calls of phones that registered with an
 // earlier process, or long ago: they are no strangers.
-func TestAPBXThatAsksNoCallerForAPassword(t *testing.T) {
+func TestPBXThatChallengesNoCallerIsNotReported(t *testing.T) {
 	register := func(s *testbed, phone *peer) {
 		t.Helper()
 		phone.send(phone.newRequest("REGISTER", "sip:pbx.example"))
@@ -371,9 +371,9 @@ func TestAPBXThatAsksNoCallerForAPassword(t *testing.T) {
 	})
 }
 
-// TestAPBXOnBellhopsMachineSendsFromAnotherPort: what has a Path of a registration is no
+// TestAnotherPortOnBellhopsMachineIsReported: what has a Path of a registration is no
 // phone's, unless it is that of its own.
-func TestAPBXOnBellhopsMachineSendsFromAnotherPort(t *testing.T) {
+func TestAnotherPortOnBellhopsMachineIsReported(t *testing.T) {
 	for _, own := range []bool{false, true} {
 		runScenario(t, func(s *testbed) {
 			phone := s.addUDPPeer(netip.MustParseAddrPort("192.0.2.1:40000"))
@@ -398,9 +398,9 @@ func TestAPBXOnBellhopsMachineSendsFromAnotherPort(t *testing.T) {
 	}
 }
 
-// TestAPhoneIsTakenForAPBX on bellhop's own machine, where the PBX is known by its address
+// TestPhoneTakenForAPBXIsReported on bellhop's own machine, where the PBX is known by its address
 // alone over TCP.
-func TestAPhoneIsTakenForAPBX(t *testing.T) {
+func TestPhoneTakenForAPBXIsReported(t *testing.T) {
 	for _, at := range []string{"192.0.2.1", "192.0.2.2"} {
 		for _, uri := range []string{"sip:pbx.example", "sip:192.0.2.1"} {
 			runScenario(t, func(s *testbed) {

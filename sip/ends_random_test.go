@@ -218,9 +218,9 @@ func (w *randomCall) setUp(out bool) (end func()) {
 	return func() { pbx.send(w.within(pbx, "BYE")) }
 }
 
-// TestWhateverHappensToACallEachPartyHangsUpOnce plays calls at random, each of which
+// TestRandomCallsEndOncePerParty plays calls at random, each of which
 // the PBX ends at last, in its own name.
-func TestWhateverHappensToACallEachPartyHangsUpOnce(t *testing.T) {
+func TestRandomCallsEndOncePerParty(t *testing.T) {
 	n := 100
 	if testing.Short() {
 		n = 20

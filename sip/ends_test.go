@@ -171,9 +171,9 @@ func (l *phoneCall) registersAgain() *peer {
 	return again
 }
 
-// TestACallEndsOnceHoweverItsBYEFares: the BYE of either end is refused, lost,
+// TestCallEndsOnceWhateverHappensToItsBYE: the BYE of either end is refused, lost,
 // challenged, or repeated. Each party hangs up once, and nobody is left on the phone.
-func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
+func TestCallEndsOnceWhateverHappensToItsBYE(t *testing.T) { // RFC 3261 §15
 	const byPBX, byPhone = "hangup 101 ANSWER by other", "hangup 101 ANSWER by self"
 	for _, tt := range []struct {
 		name string
@@ -399,9 +399,9 @@ func (f *callFollower) restartAll() {
 	}
 }
 
-// TestACallThatRingsEndsOnceWithoutItsFlow: the connection of the phone goes, or bellhop
+// TestRingingCallEndsOnceWithoutItsFlow: the connection of the phone goes, or bellhop
 // restarts, before the call is answered.
-func TestACallThatRingsEndsOnceWithoutItsFlow(t *testing.T) {
+func TestRingingCallEndsOnceWithoutItsFlow(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		play func(s *testbed, f *callFollower)
@@ -515,9 +515,9 @@ func TestACallThatRingsEndsOnceWithoutItsFlow(t *testing.T) {
 	}
 }
 
-// TestACallEndsOnceWhenThePBXIsGone: the PBX is reached over TCP, and its connection is
+// TestCallEndsOnceWithoutItsPBX: the PBX is reached over TCP, and its connection is
 // gone, or it is.
-func TestACallEndsOnceWhenThePBXIsGone(t *testing.T) {
+func TestCallEndsOnceWithoutItsPBX(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		play func(s *testbed, c call)
@@ -581,9 +581,9 @@ func TestACallEndsOnceWhenThePBXIsGone(t *testing.T) {
 	}
 }
 
-// TestACallOfAnOlderVersionEndsOnce: bellhop is upgraded in a call whose Routes have
+// TestCallOfAnOlderVersionEndsOnce: bellhop is upgraded in a call whose Routes have
 // tokens of version 1. The connection that they name is gone.
-func TestACallOfAnOlderVersionEndsOnce(t *testing.T) {
+func TestCallOfAnOlderVersionEndsOnce(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		play func(l *phoneCall, old func(bye text) text)
@@ -632,10 +632,10 @@ func TestACallOfAnOlderVersionEndsOnce(t *testing.T) {
 	}
 }
 
-// TestBothEndsHangUpWhenOneIsGone: the PBX is a proxy, which stays in the dialog or
+// TestBothEndsHangUpWhenOneIsUnreachable: the PBX is a proxy, which stays in the dialog or
 // leaves it to its ends. The flow of the caller is gone when the called phone hangs up,
 // or the other way round.
-func TestBothEndsHangUpWhenOneIsGone(t *testing.T) {
+func TestBothEndsHangUpWhenOneIsUnreachable(t *testing.T) {
 	const mine = "Record-Route: <sip:192.0.2.2:5060;lr>\r\n"
 	for _, stays := range []bool{true, false} {
 		for _, caller := range []bool{true, false} {

@@ -22,7 +22,7 @@ func bytesFor(p *peer) (n int) {
 // An INVITE with a forged source brings no more bytes to that address than it
 // had. Of a PBX that takes the call of a stranger two repetitions of its 2xx are
 // passed on beyond that.
-func TestNoReflection(t *testing.T) {
+func TestForgedSourceGetsNoMoreBytesThanSent(t *testing.T) {
 	body := strings.Repeat("a=candidate\r\n", 60)
 	for _, tt := range []struct {
 		name   string
@@ -86,7 +86,7 @@ func TestALargeFailureWaitsForTheNextInvite(t *testing.T) {
 
 // A client that has a 1xx repeats its INVITE no more: the failure that follows is not
 // withheld, however large it is.
-func TestAFailureBehindA1xxIsSent(t *testing.T) {
+func TestFailureAfterA1xxIsSent(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		wait func(s *testbed, got text)
@@ -115,7 +115,7 @@ func TestAFailureBehindA1xxIsSent(t *testing.T) {
 // Whoever acknowledges with a To tag that only the response told is there:
 // failures are repeated to him from then on. A To tag he made up proves nothing,
 // nor does an ACK from another address.
-func TestWhatProvesASource(t *testing.T) {
+func TestACKProvesItsSourceAddress(t *testing.T) {
 	repeated := func(s *testbed, phone *peer) (n int) {
 		phone.send(phone.newInvite("X-Longer: " + strings.Repeat("x", 600)))
 		s.pbx.respond(s.pbx.expect("the INVITE goes on", "INVITE"), "404 Not Found", "X-Long: "+strings.Repeat("x", 400))
@@ -207,7 +207,7 @@ func TestWhatProvesASource(t *testing.T) {
 }
 
 // Our own refusals of an INVITE are no larger than it.
-func TestARefusalIsNoReflection(t *testing.T) {
+func TestRefusalIsNoLargerThanItsInvite(t *testing.T) {
 	runUnproven(t, func(s *testbed) {
 		invite := s.phone.newInvite("Proxy-Require: "+strings.Repeat("a,", 400)+"a").replaced("Max-Forwards: 70\r\n", "")
 		s.phone.send(invite)

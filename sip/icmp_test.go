@@ -10,9 +10,9 @@ import (
 
 // The network in memory fails a datagram to a closed port at once, as ICMP does.
 
-// TestAClosedPortIsALostDatagram: whoever is away for a moment is there at the next
+// TestClosedPortCountsAsLostDatagram: whoever is away for a moment is there at the next
 // repetition; only Timers B and F end it.
-func TestAClosedPortIsALostDatagram(t *testing.T) { // RFC 3261 §17.1.1.2, §17.1.2.2; RFC 4320 §4.1
+func TestClosedPortCountsAsLostDatagram(t *testing.T) { // RFC 3261 §17.1.1.2, §17.1.2.2; RFC 4320 §4.1
 	t.Run("an INVITE until Timer B", func(t *testing.T) {
 		runScenario(t, func(s *testbed) {
 			s.pbx.close()
@@ -94,8 +94,8 @@ func TestAClosedPortIsALostDatagram(t *testing.T) { // RFC 3261 §17.1.1.2, §17
 	})
 }
 
-// TestAClosedPortWithAnotherPBX: the sender of a new request may try again at once.
-func TestAClosedPortWithAnotherPBX(t *testing.T) {
+// TestClosedPortFailsAtOnceWithAnotherPBX: the sender of a new request may try again at once.
+func TestClosedPortFailsAtOnceWithAnotherPBX(t *testing.T) {
 	secondAt := netip.MustParseAddrPort("192.0.2.12:5060")
 	runScenario(t, func(s *testbed) {
 		second := s.allPBXs[1]

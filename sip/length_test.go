@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// TestARequestWithoutALengthIsRefused: where a body ends on a stream only
+// TestRequestWithoutContentLengthIsRefused: where a body ends on a stream only
 // Content-Length says. A request without it is no half message to send on.
-func TestARequestWithoutALengthIsRefused(t *testing.T) { // RFC 3261 §18.3, §20.14
+func TestRequestWithoutContentLengthIsRefused(t *testing.T) { // RFC 3261 §18.3, §20.14
 	sdp := "v=0\r\no=- 7 7 IN IP4 192.0.2.101\r\ns=-\r\nt=0 0\r\n"
 	without := func(m text) text {
 		return m.replaced(fmt.Sprintf("Content-Length: %d\r\n", len(m.body())), "")
@@ -72,8 +72,8 @@ func TestARequestWithoutALengthIsRefused(t *testing.T) { // RFC 3261 §18.3, §2
 	})
 }
 
-// TestAResponseWithoutALength: that of one without a body is known all the same.
-func TestAResponseWithoutALength(t *testing.T) {
+// TestBodylessResponseNeedsNoContentLength: that of one without a body is known all the same.
+func TestBodylessResponseNeedsNoContentLength(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		invite, got := s.sendInvite()
 		s.pbx.send(s.pbx.newResponse(got, "180 Ringing").replaced("Content-Length: 0\r\n", "") + s.pbx.newResponse(got, "183 Session Progress").replaced("Content-Length: 0\r\n", ""))
@@ -94,8 +94,8 @@ func TestAResponseWithoutALength(t *testing.T) {
 	}, pbxOverTCP, oneWorker)
 }
 
-// TestASingleCRLFIsNoPing: two CRLFs right behind each other are one.
-func TestASingleCRLFIsNoPing(t *testing.T) { // RFC 5626 §3.5.1, RFC 3261 §7.5
+// TestSingleCRLFIsNoPing: two CRLFs right behind each other are one.
+func TestSingleCRLFIsNoPing(t *testing.T) { // RFC 5626 §3.5.1, RFC 3261 §7.5
 	for _, tt := range []struct {
 		name   string
 		pieces string // apart by commas; a number is a pause in milliseconds
@@ -150,9 +150,9 @@ func TestASingleCRLFIsNoPing(t *testing.T) { // RFC 5626 §3.5.1, RFC 3261 §7.5
 	}
 }
 
-// TestGarbageInAHead: what cannot be read is refused for itself, whatever the pieces
+// TestGarbageInAHeaderSectionIsRefused: what cannot be read is refused for itself, whatever the pieces
 // it comes in; on a stream what is behind it is read all the same.
-func TestGarbageInAHead(t *testing.T) { // RFC 3261 §7.3.1, §25.1
+func TestGarbageInAHeaderSectionIsRefused(t *testing.T) { // RFC 3261 §7.3.1, §25.1
 	for _, tt := range []struct{ name, line string }{
 		{"a line without a colon", "Warning - this is no header field"},
 		{"a name in UTF-8", "X-Grüße: ja"},

@@ -154,7 +154,7 @@ func FuzzNextHop(f *testing.F) {
 
 // An IPv4 address that is written as an IPv6 one is still what it is: this machine,
 // the PBX, or a trunk.
-func TestMappedAddresses(t *testing.T) {
+func TestMappedAddressesCountAsIPv4(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	w.proxy.listeners[0].addr = netip.AddrPortFrom(netip.IPv6Unspecified(), bareProxy.Port()) // IPv4 too, as the system has it
 	p := w.receivePacket(numberedRequest("MESSAGE", 1, ""), barePBX)

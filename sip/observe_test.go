@@ -52,7 +52,7 @@ func (s *testbed) expectObservations(want ...string) {
 	}
 }
 
-func TestAWatcherSeesACallOnce(t *testing.T) {
+func TestObservesEachMessageOfACallOnce(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		invite := s.phone.newInvite("From: <sip:101@pbx.example>;tag=a", "", "v=0")
 		s.phone.send(invite, invite)
@@ -76,7 +76,7 @@ func TestAWatcherSeesACallOnce(t *testing.T) {
 	})
 }
 
-func TestAWatcherSeesWhatThePBXDoes(t *testing.T) {
+func TestObservesRequestsOfThePBX(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		invite := s.pbx.newRequest("INVITE", "sip:101@192.0.2.101:5062", "From: <sip:5551234@pbx.example>;tag=b")
 		s.pbx.send(invite)
@@ -91,7 +91,7 @@ func TestAWatcherSeesWhatThePBXDoes(t *testing.T) {
 	})
 }
 
-func TestAWatcherSeesWhatWeSayOurselves(t *testing.T) {
+func TestObservesOwnResponses(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newInvite("From: <sip:101@pbx.example>;tag=a"))
 		s.advance(33 * time.Second)
@@ -109,7 +109,7 @@ func TestAWatcherSeesWhatWeSayOurselves(t *testing.T) {
 	})
 }
 
-func TestTheBranchOfAMessageIsThatOfTheSender(t *testing.T) {
+func TestObservationHasTheSendersBranch(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		for _, via := range []string{"branch=z9hG4bKx", "branch=1", "rport"} {
 			s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example", "Via: SIP/2.0/UDP 192.0.2.101:5062;"+via))
@@ -122,7 +122,7 @@ func TestTheBranchOfAMessageIsThatOfTheSender(t *testing.T) {
 	})
 }
 
-func TestACorrelationIDIsAddedOnceAndKnownAgain(t *testing.T) { // DESIGN §3.2
+func TestCorrelationIDIsAddedOnceAndRecognized(t *testing.T) { // DESIGN §3.2
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newInvite())
 		got := s.pbx.expect("the INVITE goes on", "INVITE")
@@ -155,7 +155,7 @@ func TestACorrelationIDIsAddedOnceAndKnownAgain(t *testing.T) { // DESIGN §3.2
 	}, func(c *sip.Config) { c.AddCID = true }, withRegister(sip.RegisterNone))
 }
 
-func TestAWatcherThatDoesNotLookHoldsNobodyUp(t *testing.T) { // DESIGN §3.4: observations never block
+func TestFullObservationChannelDelaysNothing(t *testing.T) { // DESIGN §3.4: observations never block
 	blind := make(chan dialog.Message)
 	runScenario(t, func(s *testbed) {
 		for range 10 {
@@ -167,7 +167,7 @@ func TestAWatcherThatDoesNotLookHoldsNobodyUp(t *testing.T) { // DESIGN §3.4: o
 	}, func(c *sip.Config) { c.Observations = blind })
 }
 
-func TestTheNameWeAdvertise(t *testing.T) { // DESIGN §4.2: sip.advertise
+func TestAdvertisedNameIsUsed(t *testing.T) { // DESIGN §4.2: sip.advertise
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("OPTIONS", "sip:sip.example.com:5066"))
 		s.phone.expect("it is ours", "SIP/2.0 200")
@@ -185,7 +185,7 @@ func TestTheNameWeAdvertise(t *testing.T) { // DESIGN §4.2: sip.advertise
 	}, func(c *sip.Config) { c.Advertise = sip.HostPort{Host: "sip.example.com", Port: 5066} })
 }
 
-func TestAddressesAreReadAsTheyAreWritten(t *testing.T) {
+func TestAddressesRoundTripAsText(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"udp://192.0.2.1:5070", "udp://192.0.2.1:5070"},
 		{"tcp://192.0.2.1", "tcp://192.0.2.1:5060"},
@@ -233,7 +233,7 @@ func TestAddressesAreReadAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-func TestAHopOnAllAddressesNamesItselfByOne(t *testing.T) {
+func TestUnspecifiedListenerNamesOneAddress(t *testing.T) {
 	pbx, at := openSocket(t)
 	hop, _ := startOnLoopbackAt(t, netip.MustParseAddrPort("0.0.0.0:0"), sip.Addr{Proto: sip.UDP, AddrPort: at})
 	c, own := openSocket(t)
@@ -267,9 +267,9 @@ func (c countingConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, erro
 	return c.PacketConn.WriteToUDPAddrPort(b, to)
 }
 
-// TestCausesAreSeenFirst: what a message causes elsewhere, as a PBX's INVITE to
+// TestObservesCausesBeforeEffects: what a message causes elsewhere, as a PBX's INVITE to
 // the callee, is seen after it, because it is seen before it leaves.
-func TestCausesAreSeenFirst(t *testing.T) {
+func TestObservesCausesBeforeEffects(t *testing.T) {
 	var left []string
 	runScenario(t, func(s *testbed) {
 		invite := s.phone.newInvite()
@@ -292,7 +292,7 @@ func TestCausesAreSeenFirst(t *testing.T) {
 	}, func(c *sip.Config) { c.Net = countingNetwork{c.Net, c.Observations, &left} })
 }
 
-func TestAWatcherIsToldTheAddresses(t *testing.T) {
+func TestObservationHasTheAddresses(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		see := func(m dialog.Message) string {
 			return fmt.Sprintf("%s %d: %s to %s at %s %v", m.Method, m.Status, m.From, m.To, m.Local, m.Stream)
@@ -316,9 +316,9 @@ func TestAWatcherIsToldTheAddresses(t *testing.T) {
 	}, oneWorker)
 }
 
-// TestAWatcherSeesWhenTheClockIsSet: messages are stamped by a clock that nobody
+// TestObservationHasTheWallClockOffset: messages are stamped by a clock that nobody
 // sets, and say how far the wall clock is ahead of it; so does Clock.
-func TestAWatcherSeesWhenTheClockIsSet(t *testing.T) {
+func TestObservationHasTheWallClockOffset(t *testing.T) {
 	var ahead time.Duration
 	wall := func() time.Time { return time.Now().Add(ahead) }
 	runScenario(t, func(s *testbed) {

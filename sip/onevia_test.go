@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// TestAProvisionalResponseCountsWhateverViasFollow: our branch tells whose it is. It
+// TestProvisionalResponseCountsWithAnyVias: our branch tells whose it is. It
 // stops Timers A and B and lets a CANCEL go, whether it is sent on or not.
-func TestAProvisionalResponseCountsWhateverViasFollow(t *testing.T) { // RFC 3261 §16.7 item 1, §17.1.1.2, §9.1
+func TestProvisionalResponseCountsWithAnyVias(t *testing.T) { // RFC 3261 §16.7 item 1, §17.1.1.2, §9.1
 	vias := func(m text, with func(own, phones string) string) text {
 		v := m.fieldValues("Via")
 		return m.replaced("Via: "+v[1]+"\r\n", "").replaced("Via: "+v[0]+"\r\n", with(v[0], v[1]))
@@ -66,9 +66,9 @@ func TestAProvisionalResponseCountsWhateverViasFollow(t *testing.T) { // RFC 326
 	}
 }
 
-// TestATryingOfEachLeg: the PBX calls two devices of a group; each leg's 100 has our Via
+// TestTryingWithOneViaOnEachLeg: the PBX calls two devices of a group; each leg's 100 has our Via
 // alone, and both are given up before anybody rings.
-func TestATryingOfEachLeg(t *testing.T) {
+func TestTryingWithOneViaOnEachLeg(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		other := s.addUDPPeer(otherAt)
 		devices := []*peer{s.phone, other}
@@ -96,9 +96,9 @@ func TestATryingOfEachLeg(t *testing.T) {
 	})
 }
 
-// TestATryingThenRingingOfSeveral: a PBX that forks itself answers with several To tags
+// TestTryingWithOneViaBeforeSeveralRing: a PBX that forks itself answers with several To tags
 // behind its bare 100; one CANCEL ends them all.
-func TestATryingThenRingingOfSeveral(t *testing.T) { // RFC 3261 §9.1, §16.7
+func TestTryingWithOneViaBeforeSeveralRing(t *testing.T) { // RFC 3261 §9.1, §16.7
 	for _, tcp := range []bool{false, true} {
 		script := func(s *testbed) {
 			invite, got := s.sendInvite()
@@ -126,9 +126,9 @@ func TestATryingThenRingingOfSeveral(t *testing.T) { // RFC 3261 §9.1, §16.7
 	}
 }
 
-// TestATryingOfAnotherRequest: the bare 100 of a request that is no INVITE slows its
+// TestTryingWithOneViaToAnotherRequest: the bare 100 of a request that is no INVITE slows its
 // repetitions down, and its final response still comes back.
-func TestATryingOfAnotherRequest(t *testing.T) { // RFC 3261 §17.1.2.2
+func TestTryingWithOneViaToAnotherRequest(t *testing.T) { // RFC 3261 §17.1.2.2
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example"))
 		got := s.pbx.expect("goes on", "MESSAGE")
@@ -142,9 +142,9 @@ func TestATryingOfAnotherRequest(t *testing.T) { // RFC 3261 §17.1.2.2
 	})
 }
 
-// TestAFinalResponseWithoutAnotherVia: it ends its transaction, and the sender gets it
+// TestFinalResponseGetsTheViasBack: it ends its transaction, and the sender gets it
 // with the Vias of its request.
-func TestAFinalResponseWithoutAnotherVia(t *testing.T) {
+func TestFinalResponseGetsTheViasBack(t *testing.T) {
 	strip := func(m, request text) text {
 		for _, v := range request.fieldValues("Via")[1:] {
 			m = m.replaced("Via: "+v+"\r\n", "")

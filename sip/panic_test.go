@@ -84,7 +84,7 @@ func (panickingConn) Close() error        { return nil }
 
 // A bug that a message on a stream meets costs the message if the stream can be
 // read behind it, and else the stream.
-func TestAPanicOnAStream(t *testing.T) {
+func TestPanicOnAStreamCostsOneMessage(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	h := w.proxy
 	workers := h.workers

@@ -8,10 +8,10 @@ import (
 	"bellhop/sip"
 )
 
-// TestAPBXIsKnownByItsAddressOnEachTransport: many send some requests over another
+// TestPBXIsRecognizedByAddressOnEachTransport: many send some requests over another
 // transport than the one they are reached by. Taken for the edge side's, they would
 // go back to the PBX.
-func TestAPBXIsKnownByItsAddressOnEachTransport(t *testing.T) { // RFC 3261 §18.1.1
+func TestPBXIsRecognizedByAddressOnEachTransport(t *testing.T) { // RFC 3261 §18.1.1
 	goesOut := func(t *testing.T, s *testbed, from *peer) {
 		t.Helper()
 		callee := s.addUDPPeer(otherAt)
@@ -62,8 +62,8 @@ func TestAPBXIsKnownByItsAddressOnEachTransport(t *testing.T) { // RFC 3261 §18
 	})
 }
 
-// TestPhonesMayShareThePBXsAddress: behind one NAT, or on one machine.
-func TestPhonesMayShareThePBXsAddress(t *testing.T) {
+// TestPhonesMayHaveThePBXsAddress: behind one NAT, or on one machine.
+func TestPhonesMayHaveThePBXsAddress(t *testing.T) {
 	t.Run("behind one NAT, over TCP", func(t *testing.T) {
 		runScenario(t, func(s *testbed) {
 			phone := s.dialTCPPeer(pbxAt.Addr())

@@ -6,9 +6,9 @@ import (
 	"bellhop/sip"
 )
 
-// TestAPortThatNoAddressHas: it is refused where it is read, and nothing is sent to
+// TestPortOutOfRangeIsRefused: it is refused where it is read, and nothing is sent to
 // what is left of it.
-func TestAPortThatNoAddressHas(t *testing.T) { // RFC 6335 §6
+func TestPortOutOfRangeIsRefused(t *testing.T) { // RFC 6335 §6
 	for _, port := range []string{"0", "00", "65536", "70000", "131125", "4294972356", "18446744073709556676", "-1"} {
 		t.Run(port, func(t *testing.T) {
 			runScenario(t, func(s *testbed) {

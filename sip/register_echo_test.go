@@ -36,9 +36,9 @@ func listAsSent(got []string) []string { return got }
 // elsewhere is a phone at the hop's address for phones behind another NAT.
 var elsewhereAt = netip.MustParseAddrPort("198.51.100.7:5062")
 
-// TestTheListOfContactsIsThePhones: what the PBX lists in its 2xx comes back as the
+// TestContactsComeBackAsThePhoneWroteThem: what the PBX lists in its 2xx comes back as the
 // phones wrote it, whatever the PBX repeats.
-func TestTheListOfContactsIsThePhones(t *testing.T) { // RFC 3261 §10.3 step 8
+func TestContactsComeBackAsThePhoneWroteThem(t *testing.T) { // RFC 3261 §10.3 step 8
 	const desk = "<sip:101@10.0.0.5:5062>"
 	for _, tt := range []struct {
 		name    string
@@ -83,10 +83,10 @@ func (s *testbed) listedContacts() (contacts string) {
 	return contacts
 }
 
-// TestAnOlderFlowOfAContactIsNotListed: a phone registers the same Contact on a new
+// TestOlderBindingOfAContactIsNotListed: a phone registers the same Contact on a new
 // connection. The PBX keeps the binding of the old one until that expires, and lists it
 // before, between and after; the phone would take it for its own.
-func TestAnOlderFlowOfAContactIsNotListed(t *testing.T) {
+func TestOlderBindingOfAContactIsNotListed(t *testing.T) {
 	const desk, mobile = "<sip:101@10.0.0.5:5062>", "<sip:101@10.0.0.6:5062>"
 	for _, tt := range []struct {
 		name string
@@ -122,10 +122,10 @@ func TestAnOlderFlowOfAContactIsNotListed(t *testing.T) {
 	}
 }
 
-// TestTheSameContactElsewhere: two phones of one address of record have the same Contact
+// TestSameContactBehindAnotherNATStays: two phones of one address of record have the same Contact
 // behind different NATs. That one signs off does not sign the other off, and what the
 // list says of the other can be sent back as it is.
-func TestTheSameContactElsewhere(t *testing.T) {
+func TestSameContactBehindAnotherNATStays(t *testing.T) {
 	const both = "<sip:101@10.0.0.5:5062>"
 	runScenario(t, func(s *testbed) {
 		other := s.addUDPPeer(elsewhereAt)
@@ -147,9 +147,9 @@ func TestTheSameContactElsewhere(t *testing.T) {
 	}, withRegister(sip.RegisterContact))
 }
 
-// TestAContactOfAnotherNodeIsRestored: the nodes of a cluster have one key, and bellhop
+// TestContactOfAnotherNodeIsRestored: the nodes of a cluster have one key, and bellhop
 // may have listened elsewhere before.
-func TestAContactOfAnotherNodeIsRestored(t *testing.T) {
+func TestContactOfAnotherNodeIsRestored(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		got := s.phone.registerContacts(func(got []string) []string {
 			return []string{strings.Replace(got[0], proxyAt.String(), "192.0.2.9:5070", 1), "<sip:102@192.0.2.9:5070;bellhop=AAAA>"}

@@ -53,7 +53,7 @@ func TestRegisterByPath(t *testing.T) { // RFC 3327 §5.2, row 38
 	}
 }
 
-func TestAPathOfOthersStays(t *testing.T) { // RFC 3327 §5.2
+func TestOtherPathValuesStay(t *testing.T) { // RFC 3327 §5.2
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example", "Path: <sip:edge.example;lr>"))
 		got := s.pbx.expect("sent on", "REGISTER")
@@ -112,7 +112,7 @@ func TestRegisterByContact(t *testing.T) { // row 38: for PBXs without Path
 	}
 }
 
-func TestSeveralContacts(t *testing.T) {
+func TestRegisterRewritesSeveralContacts(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example",
 			"Contact: <sip:101@10.0.0.5>, <mailto:a@b>;q=0.1 , \"x\" <sip:101@10.0.0.6>", "m: <sip:101@10.0.0.7>"))
@@ -129,7 +129,7 @@ func TestSeveralContacts(t *testing.T) {
 	}, withRegister(sip.RegisterContact))
 }
 
-func TestRegisterUntouched(t *testing.T) {
+func TestModeNoneLeavesRegisterUnchanged(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example", "Contact: <sip:101@192.0.2.101:5062>"))
 		got := s.pbx.expect("sent on", "REGISTER")

@@ -130,7 +130,7 @@ func TestACallersTokensDoNotLeadPastThePBX(t *testing.T) { // the PBX is a proxy
 	})
 }
 
-func TestADialogThatThePBXHasLeftGoesToItsOtherEnd(t *testing.T) {
+func TestDialogThePBXHasLeftReachesItsOtherEnd(t *testing.T) {
 	for _, tt := range []struct {
 		contact string // of who is called, as it answers
 		goesTo  string // the BYE of the caller; "" if to nobody
@@ -200,9 +200,9 @@ func TestADialogStaysWithItsPBX(t *testing.T) {
 	})
 }
 
-// TestAPBXThatIsAProxyIsNoWayAround: it follows Route and Request-URI wherever they
+// TestPBXProxyOpensNoOtherNextHop: it follows Route and Request-URI wherever they
 // lead, and so would send a stranger's request where he likes, or back to bellhop.
-func TestAPBXThatIsAProxyIsNoWayAround(t *testing.T) {
+func TestPBXProxyOpensNoOtherNextHop(t *testing.T) {
 	const pbx = "<sip:192.0.2.2;lr>"
 	runScenario(t, func(s *testbed) {
 		stranger := s.addUDPPeer(strangerAt)
@@ -319,7 +319,7 @@ func TestACallersContactLeadsNoFartherThanItsHost(t *testing.T) {
 	}
 }
 
-func TestACallersContactIsNotThePBXs(t *testing.T) { // of a PBX that is a proxy, and on whose host a caller is
+func TestCallersContactIsNotTakenForThePBX(t *testing.T) { // of a PBX that is a proxy, and on whose host a caller is
 	runScenario(t, func(s *testbed) {
 		caller := s.addUDPPeer(netip.MustParseAddrPort("192.0.2.2:5099"))
 		c := s.pbx.newRequest("INVITE", "sip:101@192.0.2.101:5062", "Contact: <sip:102@192.0.2.2:5099>", "Record-Route: <sip:192.0.2.2;lr>").
@@ -406,7 +406,7 @@ func TestCallsAndBindingsOutliveTheUpgrade(t *testing.T) {
 	}, func(c *sip.Config) { c.Register = sip.RegisterContact })
 }
 
-func TestTheSecretOfATrunkMarksItsRequestsAlone(t *testing.T) {
+func TestTrunkSecretMarksOnlyItsRequests(t *testing.T) {
 	const mark = "X-Bellhop-Trunk"
 	trunkAt := netip.MustParseAddrPort("198.51.100.9:5060")
 	runScenario(t, func(s *testbed) {
@@ -439,7 +439,7 @@ func TestTheSecretOfATrunkMarksItsRequestsAlone(t *testing.T) {
 	})
 }
 
-func TestAStrangersIdentityIsNotSentOn(t *testing.T) {
+func TestIdentityFieldsOfStrangersAreRemoved(t *testing.T) {
 	trunkAt := netip.MustParseAddrPort("198.51.100.9:5060")
 	identity := []string{
 		"P-Asserted-Identity: \"Boss\" <sip:100@pbx.example>,\r\n\t<tel:100>", "p-asserted-identity: <sip:1@x>", "Remote-Party-ID: <sip:100@x>;screen=yes",

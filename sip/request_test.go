@@ -10,7 +10,7 @@ import (
 	"bellhop/sip"
 )
 
-func TestMaxForwards(t *testing.T) { // RFC 3261 §16.3 item 3, §16.6 item 3
+func TestMaxForwardsIsDecremented(t *testing.T) { // RFC 3261 §16.3 item 3, §16.6 item 3
 	for _, tt := range []struct {
 		is, want string
 		refused  bool
@@ -35,7 +35,7 @@ func TestMaxForwards(t *testing.T) { // RFC 3261 §16.3 item 3, §16.6 item 3
 	}
 }
 
-func TestWhatIsRefused(t *testing.T) { // rows 3–8, 11
+func TestInvalidRequestsAreRefused(t *testing.T) { // rows 3–8, 11
 	invite := "INVITE sip:102@pbx.example SIP/2.0"
 	for _, tt := range []struct {
 		name, old, new, want string
@@ -90,7 +90,7 @@ func TestWhatIsRefused(t *testing.T) { // rows 3–8, 11
 	}
 }
 
-func TestWhatPasses(t *testing.T) { // row 1: what only others have to understand is not looked at
+func TestUnusualRequestsAreForwarded(t *testing.T) { // row 1: what only others have to understand is not looked at
 	invite := "INVITE sip:102@pbx.example SIP/2.0"
 	for _, tt := range []struct {
 		name, old, new string
@@ -127,7 +127,7 @@ func TestWhatPasses(t *testing.T) { // row 1: what only others have to understan
 	}
 }
 
-func TestMethodsArePassedAsTheyAre(t *testing.T) { // rows 2, 16, 40; RFC 3261 §7.1
+func TestMethodsAreForwardedUnchanged(t *testing.T) { // rows 2, 16, 40; RFC 3261 §7.1
 	for _, tt := range []struct {
 		method   string
 		recorded bool
@@ -151,7 +151,7 @@ func TestMethodsArePassedAsTheyAre(t *testing.T) { // rows 2, 16, 40; RFC 3261 �
 	}
 }
 
-func TestAPBXThatSendsTheCallBackUnchanged(t *testing.T) { // RFC 3261 §16.3 item 4
+func TestCallSentBackUnchangedIsALoop(t *testing.T) { // RFC 3261 §16.3 item 4
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newInvite())
 		got := s.pbx.expect("the INVITE goes on", "INVITE")
@@ -164,7 +164,7 @@ func TestAPBXThatSendsTheCallBackUnchanged(t *testing.T) { // RFC 3261 §16.3 it
 	})
 }
 
-func TestALoopIsRefusedASpiralPasses(t *testing.T) { // RFC 3261 §16.3 item 4, RFC 5393 §4.2
+func TestLoopIsRefusedAndSpiralForwarded(t *testing.T) { // RFC 3261 §16.3 item 4, RFC 5393 §4.2
 	runScenario(t, func(s *testbed) {
 		other := s.addUDPPeer(otherAt)
 		// From the PBX: the Request-URI says where to, so that nothing else changes.
@@ -185,7 +185,7 @@ func TestALoopIsRefusedASpiralPasses(t *testing.T) { // RFC 3261 §16.3 item 4, 
 	})
 }
 
-func TestMergedRequestsAreNoError(t *testing.T) { // RFC 3261 §16.3: it is the UAS's to say 482
+func TestMergedRequestsAreForwarded(t *testing.T) { // RFC 3261 §16.3: it is the UAS's to say 482
 	runScenario(t, func(s *testbed) {
 		sent := s.phone.newRequest("MESSAGE", "sip:102@pbx.example")
 		fork := sent.replaced("branch=z9hG4bK", "branch=z9hG4bK-fork")
@@ -197,7 +197,7 @@ func TestMergedRequestsAreNoError(t *testing.T) { // RFC 3261 §16.3: it is the 
 	})
 }
 
-func TestOPTIONS(t *testing.T) { // RFC 3261 §11; a userless one that names us is ours
+func TestOPTIONSToTheProxyIsAnswered(t *testing.T) { // RFC 3261 §11; a userless one that names us is ours
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("OPTIONS", "sip:192.0.2.1"))
 		s.phone.expect("we are here", "SIP/2.0 200")
@@ -212,7 +212,7 @@ func TestOPTIONS(t *testing.T) { // RFC 3261 §11; a userless one that names us 
 	})
 }
 
-func TestDrain(t *testing.T) { // row 45: never for in-dialog requests
+func TestDrainRefusesNewCalls(t *testing.T) { // row 45: never for in-dialog requests
 	runScenario(t, func(s *testbed) {
 		c := s.phone.setUpCall(s.pbx)
 		s.phone.send(s.phone.newInvite())
@@ -258,7 +258,7 @@ func TestDrain(t *testing.T) { // row 45: never for in-dialog requests
 	})
 }
 
-func TestTrunksAreNamed(t *testing.T) {
+func TestObservationNamesTheTrunk(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		carrier := s.addUDPPeer(otherAt)
 		invite := carrier.newInvite()

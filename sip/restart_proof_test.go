@@ -7,11 +7,11 @@ import (
 	"bellhop/sip"
 )
 
-// TestABindingProvesAfterARestart: the PBX asks a registered phone whether it is there,
+// TestBindingProvesItsAddressAfterARestart: the PBX asks a registered phone whether it is there,
 // along the Path or by the Contact that it got from the process before. From then on the
 // phone's first INVITE gets its large challenge at once, whatever the phone answers. A
 // stranger's waits, and a phone proves nothing for others with a token of its own.
-func TestABindingProvesAfterARestart(t *testing.T) {
+func TestBindingProvesItsAddressAfterARestart(t *testing.T) {
 	for _, mode := range []sip.Register{sip.RegisterPath, sip.RegisterContact} {
 		t.Run(string(mode), func(t *testing.T) {
 			runUnproven(t, func(s *testbed) {

@@ -11,7 +11,7 @@ import (
 	"bellhop/sip"
 )
 
-func TestRouteOfOurs(t *testing.T) { // RFC 3261 §16.4, row 13
+func TestOwnRouteIsRemoved(t *testing.T) { // RFC 3261 §16.4, row 13
 	const us, us2, pbx = "<sip:192.0.2.1;lr>", "<sip:192.0.2.1:5060;transport=tcp;lr>", "<sip:192.0.2.2:5060;lr;x=1>"
 	own := "<sip:" + sip.Token(key) + "@192.0.2.1:5060;lr>"
 	for _, tt := range []struct {
@@ -51,7 +51,7 @@ func TestRouteOfOurs(t *testing.T) { // RFC 3261 §16.4, row 13
 	}
 }
 
-func TestWhatRouteIsRefused(t *testing.T) { // DESIGN §6: no open relay
+func TestForeignAndForgedRoutesAreRefused(t *testing.T) { // DESIGN §6: no open relay
 	for _, tt := range []struct {
 		name, method string
 		lines        []string
@@ -96,7 +96,7 @@ func TestAnInitialRequestGoesToThePBXWhateverItsURI(t *testing.T) { // no open r
 	})
 }
 
-func TestTheMaddrThatIsOursIsTakenOff(t *testing.T) { // RFC 3261 §16.4
+func TestOwnMaddrIsRemoved(t *testing.T) { // RFC 3261 §16.4
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("MESSAGE", "sip:a;b=c@pbx.example:5060;MADDR=192.0.2.1;transport=udp;x=y"))
 		s.pbx.respond(s.pbx.expect("sent on", "MESSAGE sip:a;b=c@pbx.example:5060;x=y SIP/2.0"), "200 OK")
@@ -116,7 +116,7 @@ func TestTheMaddrThatIsOursIsTakenOff(t *testing.T) { // RFC 3261 §16.4
 	})
 }
 
-func TestAStrictRouterBehindUs(t *testing.T) { // RFC 3261 §16.6 item 6
+func TestStrictRouterAsNextHop(t *testing.T) { // RFC 3261 §16.6 item 6
 	for _, tt := range []struct {
 		name   string
 		routes []string
@@ -143,7 +143,7 @@ func TestAStrictRouterBehindUs(t *testing.T) { // RFC 3261 §16.6 item 6
 	}
 }
 
-func TestAStrictRouterBeforeUs(t *testing.T) { // RFC 3261 §16.4
+func TestStrictRouterAsSender(t *testing.T) { // RFC 3261 §16.4
 	runScenario(t, func(s *testbed) {
 		c := s.phone.setUpCall(s.pbx)
 		ours := bracketedURI(c.ok.fieldValue("Record-Route"))
@@ -174,7 +174,7 @@ func TestAStrictRouterBeforeUs(t *testing.T) { // RFC 3261 §16.4
 
 // In-dialog requests.
 
-func TestACallBothWays(t *testing.T) { // rows 13, 16, 37; RFC 5658
+func TestRequestsFromBothEndsOfACall(t *testing.T) { // rows 13, 16, 37; RFC 5658
 	phoneOn := func(tcp bool) func(s *testbed) *peer {
 		return func(s *testbed) *peer {
 			if tcp {
@@ -242,7 +242,7 @@ func TestACallBothWays(t *testing.T) { // rows 13, 16, 37; RFC 5658
 	}
 }
 
-func TestAHopWithTwoAddresses(t *testing.T) { // rows 16, 32, 37; RFC 5658
+func TestTwoListenersAddTwoRecordRoutes(t *testing.T) { // rows 16, 32, 37; RFC 5658
 	for _, tt := range []struct{ name, outside, phone string }{
 		{"another port", "192.0.2.1:5080", "192.0.2.102:5062"},
 		{"the same port", "203.0.113.1:5060", "203.0.113.102:5062"},
@@ -294,7 +294,7 @@ func TestAPhoneBehindANATIsReachedWhereItSendsFrom(t *testing.T) { // RFC 5626 �
 	})
 }
 
-func TestAProxyBeforeUsIsReachedByItsRoute(t *testing.T) { // RFC 3261 §16.12: the Contact is not ours to keep
+func TestProxyOnTheEdgeSideIsReachedByItsRoute(t *testing.T) { // RFC 3261 §16.12: the Contact is not ours to keep
 	runScenario(t, func(s *testbed) {
 		edge := s.addUDPPeer(otherAt)
 		invite := s.phone.newInvite("Record-Route: <sip:192.0.2.102:5062;lr>").
@@ -312,7 +312,7 @@ func TestAProxyBeforeUsIsReachedByItsRoute(t *testing.T) { // RFC 3261 §16.12: 
 	})
 }
 
-func TestAPBXThatRecordRoutes(t *testing.T) { // DESIGN §6
+func TestPBXWithItsOwnRecordRoute(t *testing.T) { // DESIGN §6
 	runScenario(t, func(s *testbed) {
 		inner := netip.MustParseAddrPort("198.51.100.20:5080") // a media server behind it
 		_, got := s.sendInvite()
@@ -326,7 +326,7 @@ func TestAPBXThatRecordRoutes(t *testing.T) { // DESIGN §6
 	})
 }
 
-func TestAPBXThatOnlyRedirectsTheDialog(t *testing.T) { // a PBX that is a proxy and does not stay
+func TestPBXThatRedirectsTheDialog(t *testing.T) { // a PBX that is a proxy and does not stay
 	runScenario(t, func(s *testbed) {
 		other := s.addUDPPeer(otherAt)
 		s.phone.send(s.phone.newInvite())
@@ -364,7 +364,7 @@ func TestANewProcessRoutesTheBYE(t *testing.T) { // DESIGN §3.5: in-dialog rout
 
 // What the PBX sends.
 
-func TestWhatThePBXSendsGoesWhereItSays(t *testing.T) { // rows 13, 41
+func TestRequestsOfThePBXFollowRouteAndURI(t *testing.T) { // rows 13, 41
 	runScenario(t, func(s *testbed) {
 		for _, tt := range []struct {
 			uri   string
@@ -394,7 +394,7 @@ func TestWhatThePBXSendsGoesWhereItSays(t *testing.T) { // rows 13, 41
 	})
 }
 
-func TestWhoIsThePBXSide(t *testing.T) { // DESIGN §4.2: sip.pbx and sip.pbx_sources
+func TestPBXSideIsRecognizedByAddress(t *testing.T) { // DESIGN §4.2: sip.pbx and sip.pbx_sources
 	runScenario(t, func(s *testbed) {
 		node := s.addUDPPeer(netip.MustParseAddrPort("198.51.100.20:5080"))
 		node.send(node.newRequest("MESSAGE", "sip:101@192.0.2.101:5062"))
@@ -410,7 +410,7 @@ func TestWhoIsThePBXSide(t *testing.T) { // DESIGN §4.2: sip.pbx and sip.pbx_so
 
 // Several PBXs.
 
-func TestTheFirstPBXThatAnswers(t *testing.T) { // a PBX that does not answer OPTIONS gets no calls
+func TestCallsGoToTheFirstPBXThatAnswers(t *testing.T) { // a PBX that does not answer OPTIONS gets no calls
 	secondAt := netip.MustParseAddrPort("192.0.2.12:5060")
 	runScenario(t, func(s *testbed) {
 		second := s.allPBXs[1]

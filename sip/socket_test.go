@@ -91,7 +91,7 @@ func TestAPBXThatRestartsGetsTheCall(t *testing.T) { // RFC 3261 §17.1.1.2
 	expectDatagram(t, pbx, "acknowledged", "ACK")
 }
 
-func TestAPhoneThatIsGoneHarmsNobody(t *testing.T) { // errors of responses are no errors of requests
+func TestUnreachablePhoneHarmsNoOtherCall(t *testing.T) { // errors of responses are no errors of requests
 	pbx, at := openSocket(t)
 	hop, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
 	gone, was := openSocket(t)
@@ -112,7 +112,7 @@ func TestAPhoneThatIsGoneHarmsNobody(t *testing.T) { // errors of responses are 
 	}
 }
 
-func TestLargeDatagrams(t *testing.T) { // RFC 3261 §18.1.1, row 34: up to 65,535 bytes both ways
+func TestLargeDatagramsAreForwarded(t *testing.T) { // RFC 3261 §18.1.1, row 34: up to 65,535 bytes both ways
 	pbx, at := openSocket(t)
 	hop, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
 	c, own := openSocket(t)
@@ -180,7 +180,7 @@ func TestConnectionsComeAndGo(t *testing.T) { // nothing is left when clients va
 	clients.Wait()
 }
 
-func TestTheLastWordsOnAStreamArrive(t *testing.T) { // RFC 3261 §18.3, row 5: 400, then closed
+func TestLastResponseOnAStreamArrives(t *testing.T) { // RFC 3261 §18.3, row 5: 400, then closed
 	_, at := openSocket(t)
 	_, hop := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
 	c, err := net.Dial("tcp", hop.String())
@@ -202,7 +202,7 @@ func TestTheLastWordsOnAStreamArrive(t *testing.T) { // RFC 3261 §18.3, row 5: 
 	}
 }
 
-func TestAPortInUse(t *testing.T) {
+func TestPortInUseIsReported(t *testing.T) {
 	_, at := openSocket(t)
 	_, err := sip.Listen(sip.Config{
 		Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: at}},
@@ -214,7 +214,7 @@ func TestAPortInUse(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeListenedTo(t *testing.T) {
+func TestListenReportsBadConfiguration(t *testing.T) {
 	udp, tcp := sip.Addr{Proto: sip.UDP, AddrPort: loopback}, sip.Addr{Proto: sip.TCP, AddrPort: loopback}
 	pbx := netip.MustParseAddrPort("127.0.0.1:5070")
 	for _, tt := range []struct {

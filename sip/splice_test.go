@@ -2,7 +2,7 @@ package sip
 
 import "testing"
 
-func TestSplice(t *testing.T) {
+func TestSpliceAppliesEditsInOrder(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		edit func(s *splice)

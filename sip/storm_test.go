@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// TestAStormPasses plays phones and a PBX that say anything at any time: when
+// TestRandomMessagesLeaveNothingBehind plays phones and a PBX that say anything at any time: when
 // all is said nothing is left, and nothing has panicked.
-func TestAStormPasses(t *testing.T) {
+func TestRandomMessagesLeaveNothingBehind(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			if seed%2 == 0 {

@@ -11,7 +11,7 @@ import (
 	"bellhop/sip"
 )
 
-func TestStreamFraming(t *testing.T) { // RFC 3261 §7.5, §18.3; row 35
+func TestStreamIsCutIntoMessages(t *testing.T) { // RFC 3261 §7.5, §18.3; row 35
 	runScenario(t, func(s *testbed) {
 		phone := s.dialTCPPeer(phoneAt.Addr())
 		message := func(body string) text {
@@ -42,7 +42,7 @@ func TestStreamFraming(t *testing.T) { // RFC 3261 §7.5, §18.3; row 35
 	}, oneWorker)
 }
 
-func TestPing(t *testing.T) { // RFC 5626 §3.5.1, row 35
+func TestPingGetsAPong(t *testing.T) { // RFC 5626 §3.5.1, row 35
 	runScenario(t, func(s *testbed) {
 		phone := s.dialTCPPeer(phoneAt.Addr())
 		phone.send("\r\n\r\n")
@@ -88,7 +88,7 @@ func TestAStreamThatCannotBeReadFurtherIsClosed(t *testing.T) { // RFC 3261 §18
 	}
 }
 
-func TestAStreamGoesOnBehindABadMessage(t *testing.T) { // RFC 3261 §18.3: the length is known
+func TestStreamGoesOnAfterABadMessage(t *testing.T) { // RFC 3261 §18.3: the length is known
 	runScenario(t, func(s *testbed) {
 		phone := s.dialTCPPeer(phoneAt.Addr())
 		bad := phone.newRequest("MESSAGE", "sip:102@pbx.example", "", "a body").replaced("From:", "X-From:")
@@ -101,7 +101,7 @@ func TestAStreamGoesOnBehindABadMessage(t *testing.T) { // RFC 3261 §18.3: the 
 	}, oneWorker)
 }
 
-func TestOversizeOnAStream(t *testing.T) { // bounds
+func TestOversizeMessageClosesTheStream(t *testing.T) { // bounds
 	runScenario(t, func(s *testbed) {
 		phone := s.dialTCPPeer(phoneAt.Addr())
 		go phone.write([]byte("MESSAGE sip:102@pbx.example SIP/2.0\r\n" + strings.Repeat("X: "+strings.Repeat("x", 1000)+"\r\n", 70)))
@@ -148,7 +148,7 @@ func TestASlowStreamIsClosed(t *testing.T) { // proxy.md §3: slowloris
 	})
 }
 
-func TestTooManyConnectionsOfOneAddress(t *testing.T) {
+func TestConnectionsOfOneAddressAreLimited(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		var open []*peer
 		for range 64 {
@@ -172,7 +172,7 @@ func TestTooManyConnectionsOfOneAddress(t *testing.T) {
 
 // PBX and trunk may have any number of connections, up to the bound of all. One
 // on which nothing came yet counts.
-func TestTheConnectionsOfPBXAndTrunk(t *testing.T) {
+func TestPBXAndTrunkHaveNoConnectionLimit(t *testing.T) {
 	trunk := netip.MustParseAddr("192.0.2.200")
 	runScenario(t, func(s *testbed) {
 		for range 3 {
@@ -200,7 +200,7 @@ func TestTheConnectionsOfPBXAndTrunk(t *testing.T) {
 }
 
 // Silent connections are closed with the hop, and not waited for.
-func TestASilentConnectionEndsWithTheHop(t *testing.T) {
+func TestSilentConnectionEndsWithTheProxy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestbed(t)
 		s.dialTCPPeer(phoneAt.Addr())
@@ -214,7 +214,7 @@ func TestASilentConnectionEndsWithTheHop(t *testing.T) {
 	})
 }
 
-func TestAPeerThatDoesNotReadHoldsNobodyUp(t *testing.T) { // one bounded writer per connection
+func TestPeerThatDoesNotReadDelaysNoOther(t *testing.T) { // one bounded writer per connection
 	runScenario(t, func(s *testbed) {
 		c, err := s.net.Dial(phoneAt.Addr(), proxyAt)
 		if err != nil {
@@ -255,7 +255,7 @@ func TestRequestsGoToAClientOverItsOwnConnection(t *testing.T) { // RFC 5626 §5
 	})
 }
 
-func TestAClientThatListensIsConnectedToWhenItsConnectionIsGone(t *testing.T) { // RFC 3261 §18.1.1
+func TestListeningClientIsConnectedToAgain(t *testing.T) { // RFC 3261 §18.1.1
 	runScenario(t, func(s *testbed) {
 		phone := s.dialTCPPeer(phoneAt.Addr())
 		listening := s.addTCPListener(phoneAt)
@@ -275,7 +275,7 @@ func TestAClientThatListensIsConnectedToWhenItsConnectionIsGone(t *testing.T) { 
 	})
 }
 
-func TestAResponseWhoseConnectionIsGone(t *testing.T) { // RFC 3261 §18.2.2, row 36
+func TestResponseOpensANewConnection(t *testing.T) { // RFC 3261 §18.2.2, row 36
 	runScenario(t, func(s *testbed) {
 		phone := s.dialTCPPeer(phoneAt.Addr())
 		l := s.addTCPListener(phoneAt)
@@ -294,7 +294,7 @@ func TestAResponseWhoseConnectionIsGone(t *testing.T) { // RFC 3261 §18.2.2, ro
 	})
 }
 
-func TestUDPToTCPGivesTheBodyALength(t *testing.T) { // RFC 3261 §18.3: over a stream it is needed
+func TestForwardingToTCPAddsContentLength(t *testing.T) { // RFC 3261 §18.3: over a stream it is needed
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example", "", "hello").replaced("Content-Length: 5\r\n", ""))
 		got := s.pbx.expect("sent on", "MESSAGE")
@@ -332,7 +332,7 @@ func TestAPBXOverTCPIsConnectedToOnce(t *testing.T) {
 	}, pbxOverTCP)
 }
 
-func TestThePBXNamesATransport(t *testing.T) { // RFC 3261 §18.1.1, §19.1.5
+func TestTransportOfThePBXIsFollowed(t *testing.T) { // RFC 3261 §18.1.1, §19.1.5
 	runScenario(t, func(s *testbed) {
 		other := s.addTCPListener(otherAt)
 		s.pbx.send(s.pbx.newRequest("INVITE", "sip:102@192.0.2.102:5062;transport=TCP"))
@@ -350,7 +350,7 @@ func TestThePBXNamesATransport(t *testing.T) { // RFC 3261 §18.1.1, §19.1.5
 	})
 }
 
-func TestAPBXThatDoesNotAcceptIsGivenUp(t *testing.T) { // row 25
+func TestPBXThatDoesNotAcceptTimesOut(t *testing.T) { // row 25
 	runScenario(t, func(s *testbed) {
 		s.pbx.close()
 		l, err := s.net.Listen(pbxAt) // and never accepts
@@ -371,7 +371,7 @@ func TestAPBXThatDoesNotAcceptIsGivenUp(t *testing.T) { // row 25
 	}, pbxOverTCP)
 }
 
-func TestItStopsWhateverIsUnderWay(t *testing.T) { // Run returns when every goroutine has ended
+func TestStopsWithTransactionsUnderWay(t *testing.T) { // Run returns when every goroutine has ended
 	runScenario(t, func(s *testbed) {
 		open := s.dialTCPPeer(phoneAt.Addr())
 		half := s.dialTCPPeer(phoneAt.Addr())
@@ -421,7 +421,7 @@ func TestAPBXThatChangesConnectionsIsFollowed(t *testing.T) { // RFC 3261 §18: 
 	}, pbxOverTCP)
 }
 
-func TestOverTCPThePBXIsToldByItsAddress(t *testing.T) { // DESIGN §4.2, §6
+func TestPBXOverTCPIsRecognizedByAddress(t *testing.T) { // DESIGN §4.2, §6
 	runScenario(t, func(s *testbed) {
 		own := s.dialTCPPeer(pbxAt.Addr()) // from whatever port
 		own.send(own.newRequest("MESSAGE", "sip:101@192.0.2.101:5062"))

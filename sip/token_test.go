@@ -109,7 +109,7 @@ func TestRouteTokensOpenInTheirDialogAlone(t *testing.T) {
 	}
 }
 
-func TestOnlyOurCorrelationIDsAreTaken(t *testing.T) {
+func TestOnlyOwnCorrelationIDsAreAccepted(t *testing.T) {
 	s := newSealer(testKey)
 	cid := s.appendCID(nil, []byte("call"), []byte("tag"))
 	if got, want := s.openCID(cid), string(cid[:cidLen]); got != want || len(got) != 32 {

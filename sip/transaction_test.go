@@ -9,7 +9,7 @@ import (
 // ms is a tick of the hop's clock.
 const ms = time.Millisecond
 
-func TestACallGoesThrough(t *testing.T) { // RFC 3261 §16
+func TestCallIsForwarded(t *testing.T) { // RFC 3261 §16
 	runScenario(t, func(s *testbed) {
 		invite := s.phone.newInvite()
 		s.phone.send(invite)
@@ -37,7 +37,7 @@ func TestACallGoesThrough(t *testing.T) { // RFC 3261 §16
 
 // Towards the next hop: client transactions.
 
-func TestAnINVITEIsRepeatedUntilTimerB(t *testing.T) { // RFC 3261 §17.1.1.2: Timers A and B
+func TestINVITEIsRetransmittedUntilTimerB(t *testing.T) { // RFC 3261 §17.1.1.2: Timers A and B
 	runScenario(t, func(s *testbed) {
 		invite := s.phone.newInvite()
 		s.phone.send(invite)
@@ -80,7 +80,7 @@ func TestA1xxStopsTimersAAndB(t *testing.T) { // RFC 3261 §17.1.1.2
 	})
 }
 
-func TestTimerCEndsACallThatRingsForEver(t *testing.T) { // RFC 3261 §16.6 item 11, §16.8
+func TestTimerCEndsARingingCall(t *testing.T) { // RFC 3261 §16.6 item 11, §16.8
 	runScenario(t, func(s *testbed) {
 		invite, got := s.sendInvite()
 		s.pbx.respond(got, "180 Ringing")
@@ -190,7 +190,7 @@ func TestA2xxIsForwardedEachTime(t *testing.T) { // RFC 6026 §7–8: Timers L a
 	})
 }
 
-func TestAnotherRequestIsRepeatedUntilTimerF(t *testing.T) { // RFC 3261 §17.1.2.2: Timers E and F; RFC 4320 §4.1
+func TestNonINVITEIsRetransmittedUntilTimerF(t *testing.T) { // RFC 3261 §17.1.2.2: Timers E and F; RFC 4320 §4.1
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example"))
 		first := s.pbx.expect("it goes on", "MESSAGE")
@@ -209,7 +209,7 @@ func TestAnotherRequestIsRepeatedUntilTimerF(t *testing.T) { // RFC 3261 §17.1.
 	})
 }
 
-func TestAfterA1xxAnotherRequestIsRepeatedSlowly(t *testing.T) { // RFC 3261 §17.1.2.2
+func TestNonINVITEIsRetransmittedSlowlyAfter1xx(t *testing.T) { // RFC 3261 §17.1.2.2
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("SUBSCRIBE", "sip:102@pbx.example"))
 		got := s.pbx.expect("it goes on", "SUBSCRIBE")
@@ -226,7 +226,7 @@ func TestAfterA1xxAnotherRequestIsRepeatedSlowly(t *testing.T) { // RFC 3261 §1
 	})
 }
 
-func TestAFinalResponseIsToldOnce(t *testing.T) { // RFC 3261 §17.1.2.2: Timer K; §17.2.2: Timer J
+func TestFinalResponseIsForwardedOnce(t *testing.T) { // RFC 3261 §17.1.2.2: Timer K; §17.2.2: Timer J
 	runScenario(t, func(s *testbed) {
 		message := s.phone.newRequest("MESSAGE", "sip:102@pbx.example")
 		s.phone.send(message)
@@ -248,7 +248,7 @@ func TestAFinalResponseIsToldOnce(t *testing.T) { // RFC 3261 §17.1.2.2: Timer 
 }
 
 // A sender that gives up behind our own CANCEL leaves nothing: play looks for it.
-func TestACancelBehindTimerC(t *testing.T) {
+func TestCancelAfterTimerCLeavesNothing(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		invite, got := s.sendInvite()
 		s.pbx.respond(got, "180 Ringing")
@@ -264,7 +264,7 @@ func TestACancelBehindTimerC(t *testing.T) {
 
 // Towards the sender: server transactions.
 
-func TestTryingIsSaidWhenThePBXIsSlow(t *testing.T) { // RFC 3261 §16.2, §17.2.1
+func TestTryingIsSentWhenThePBXIsSlow(t *testing.T) { // RFC 3261 §16.2, §17.2.1
 	runScenario(t, func(s *testbed) {
 		s.registerPhone()
 		invite, got := s.sendInvite()
@@ -287,7 +287,7 @@ func TestTryingIsSaidWhenThePBXIsSlow(t *testing.T) { // RFC 3261 §16.2, §17.2
 	})
 }
 
-func TestTryingIsNotSaidWhenThePBXIsQuick(t *testing.T) { // RFC 3261 §17.2.1
+func TestTryingIsNotSentWhenThePBXIsQuick(t *testing.T) { // RFC 3261 §17.2.1
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newInvite())
 		got := s.pbx.expect("the INVITE goes on", "INVITE")
@@ -301,7 +301,7 @@ func TestTryingIsNotSaidWhenThePBXIsQuick(t *testing.T) { // RFC 3261 §17.2.1
 	})
 }
 
-func TestAFailureIsRepeatedUntilItIsAcknowledged(t *testing.T) { // RFC 3261 §17.2.1: Timers G and H
+func TestFailureIsRetransmittedUntilACK(t *testing.T) { // RFC 3261 §17.2.1: Timers G and H
 	runScenario(t, func(s *testbed) {
 		s.registerPhone()
 		invite := s.phone.newInvite()
@@ -324,7 +324,7 @@ func TestAFailureIsRepeatedUntilItIsAcknowledged(t *testing.T) { // RFC 3261 §1
 	})
 }
 
-func TestAnAcknowledgedFailureIsOver(t *testing.T) { // RFC 3261 §17.2.1: Timer I
+func TestAcknowledgedFailureIsNotRetransmitted(t *testing.T) { // RFC 3261 §17.2.1: Timer I
 	runScenario(t, func(s *testbed) {
 		invite := s.phone.newInvite()
 		s.phone.send(invite)
@@ -340,7 +340,7 @@ func TestAnAcknowledgedFailureIsOver(t *testing.T) { // RFC 3261 §17.2.1: Timer
 	})
 }
 
-func TestALateACKGoesOn(t *testing.T) { // RFC 3261 §13.2.2.4, row 28
+func TestLateACKIsForwarded(t *testing.T) { // RFC 3261 §13.2.2.4, row 28
 	runScenario(t, func(s *testbed) {
 		_, got := s.sendInvite()
 		s.pbx.respond(got, "200 OK")
@@ -351,7 +351,7 @@ func TestALateACKGoesOn(t *testing.T) { // RFC 3261 §13.2.2.4, row 28
 	})
 }
 
-func TestAnACKWithTheBranchOfItsINVITEGoesOn(t *testing.T) { // RFC 3261 §17.1.1.3, row 28
+func TestACKWithTheBranchOfItsINVITEIsForwarded(t *testing.T) { // RFC 3261 §17.1.1.3, row 28
 	runScenario(t, func(s *testbed) {
 		invite, got := s.sendInvite()
 		s.pbx.respond(got, "200 OK")
@@ -386,7 +386,7 @@ func TestAnACKIsNeverAnswered(t *testing.T) { // RFC 3261 §17.1
 
 // Failures of the next hop.
 
-func TestADeadPBXOverTCPIsToldAtOnce(t *testing.T) { // RFC 3261 §16.9, row 25
+func TestUnreachablePBXOverTCPFailsAtOnce(t *testing.T) { // RFC 3261 §16.9, row 25
 	runScenario(t, func(s *testbed) {
 		s.pbx.close()
 		invite := s.phone.newInvite()
@@ -437,7 +437,7 @@ func TestStrayResponsesAreDropped(t *testing.T) { // RFC 3261 §18.1.2, RFC 6026
 
 // Over TCP nothing is repeated.
 
-func TestOverTCPNothingIsRepeated(t *testing.T) { // RFC 3261 §17: A, D, E, G, I, J, K are 0 or off
+func TestNothingIsRetransmittedOverTCP(t *testing.T) { // RFC 3261 §17: A, D, E, G, I, J, K are 0 or off
 	runScenario(t, func(s *testbed) {
 		phone := s.dialTCPPeer(phoneAt.Addr())
 		invite := phone.newInvite()
@@ -463,7 +463,7 @@ func TestOverTCPNothingIsRepeated(t *testing.T) { // RFC 3261 §17: A, D, E, G, 
 	}, pbxOverTCP)
 }
 
-func TestOverTCPTimerBStillRuns(t *testing.T) { // RFC 3261 §17.1.1.2
+func TestTimerBRunsOverTCP(t *testing.T) { // RFC 3261 §17.1.1.2
 	runScenario(t, func(s *testbed) {
 		invite := s.phone.newInvite()
 		s.phone.send(invite)

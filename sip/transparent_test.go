@@ -136,7 +136,7 @@ func checkRequestUnchanged(t *testing.T, sent []byte, cid bool) {
 	}, func(c *sip.Config) { c.AddCID = cid })
 }
 
-func TestRequestsLeaveAsTheyCameOverTCP(t *testing.T) { // RFC 3261 §16.6, row 15
+func TestRequestsLeaveUnchangedOverTCP(t *testing.T) { // RFC 3261 §16.6, row 15
 	for name, m := range weird {
 		if sent := wireForm(m); fieldNamed(sent, "(content-length|l)") {
 			t.Run(name, func(t *testing.T) {
@@ -280,7 +280,7 @@ func wireForm(s string) []byte {
 	return []byte(strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\n", "\r\n"))
 }
 
-func TestRequestsLeaveAsTheyCame(t *testing.T) { // RFC 3261 §16.6, row 15; DESIGN §3.2
+func TestRequestsLeaveUnchanged(t *testing.T) { // RFC 3261 §16.6, row 15; DESIGN §3.2
 	for name, m := range weird {
 		for _, cid := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, cid %v", name, cid), func(t *testing.T) { checkRequestUnchanged(t, wireForm(m), cid) })
@@ -405,7 +405,7 @@ Content-Length: 0
 `,
 }
 
-func TestResponsesComeBackAsTheyWere(t *testing.T) { // RFC 3261 §16.7, row 15
+func TestResponsesComeBackUnchanged(t *testing.T) { // RFC 3261 §16.7, row 15
 	for name, m := range odd {
 		t.Run(name, func(t *testing.T) { checkResponseUnchanged(t, wireForm(m)) })
 	}
@@ -450,7 +450,7 @@ func readCorpus(t *testing.T, folder string) map[string][]byte {
 	return found
 }
 
-func TestTheMessagesOfRFC3665(t *testing.T) {
+func TestMessagesOfRFC3665AreUnchanged(t *testing.T) {
 	for name, m := range readCorpus(t, "rfc3665") {
 		t.Run(name, func(t *testing.T) {
 			if bytes.HasPrefix(m, []byte("SIP/2.0")) {
@@ -466,6 +466,6 @@ func TestTheMessagesOfRFC3665(t *testing.T) {
 	}
 }
 
-func TestAStatusLineWithTwoSpaces(t *testing.T) { // RFC 3665 §3.9 has one
+func TestStatusLineWithTwoSpacesIsAccepted(t *testing.T) { // RFC 3665 §3.9 has one
 	checkResponseUnchanged(t, wireForm(strings.Replace(odd["overloaded"], "SIP/2.0 503", "SIP/2.0  486", 1)))
 }

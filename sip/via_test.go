@@ -8,7 +8,7 @@ import (
 	"bellhop/sip"
 )
 
-func TestWhereResponsesGo(t *testing.T) { // RFC 3261 §18.2.1–18.2.2, RFC 3581 §4
+func TestResponsesFollowViaAndSource(t *testing.T) { // RFC 3261 §18.2.1–18.2.2, RFC 3581 §4
 	natAt := netip.MustParseAddrPort("198.51.100.7:31000")
 	for _, tt := range []struct {
 		name string
@@ -97,7 +97,7 @@ func TestWhereResponsesGo(t *testing.T) { // RFC 3261 §18.2.1–18.2.2, RFC 358
 	}
 }
 
-func TestAFoldInTheVia(t *testing.T) { // RFC 3261 §7.3.1
+func TestFoldedViaIsRead(t *testing.T) { // RFC 3261 §7.3.1
 	runScenario(t, func(s *testbed) {
 		sent := s.phone.newRequest("MESSAGE", "sip:102@pbx.example").replaced(";branch=", "\r\n ;branch\r\n\t=")
 		s.phone.send(sent)
@@ -113,7 +113,7 @@ func TestAFoldInTheVia(t *testing.T) { // RFC 3261 §7.3.1
 	})
 }
 
-func TestAResponseWithItsViasInOneLine(t *testing.T) { // RFC 3261 §7.3.1, §16.7 item 3
+func TestResponseWithSeveralViasInOneLine(t *testing.T) { // RFC 3261 §7.3.1, §16.7 item 3
 	runScenario(t, func(s *testbed) {
 		for _, sep := range []string{",", ", ", " ,\r\n  ", ",\r\n\t"} {
 			s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example"))
@@ -128,7 +128,7 @@ func TestAResponseWithItsViasInOneLine(t *testing.T) { // RFC 3261 §7.3.1, §16
 	})
 }
 
-func TestBranchesOfRFC2543(t *testing.T) { // RFC 3261 §17.2.3, §8.1.1.7; row 33
+func TestBranchesOfRFC2543AreMatched(t *testing.T) { // RFC 3261 §17.2.3, §8.1.1.7; row 33
 	for _, branch := range []string{"", ";branch=1", ";branch=z9hG4bK", ";branch="} {
 		t.Run(branch, func(t *testing.T) {
 			runScenario(t, func(s *testbed) {
@@ -155,7 +155,7 @@ func TestBranchesOfRFC2543(t *testing.T) { // RFC 3261 §17.2.3, §8.1.1.7; row 
 	}
 }
 
-func TestTheSocketThatWasAsked(t *testing.T) { // RFC 3581 §4, row 32
+func TestResponseLeavesFromTheSocketAsked(t *testing.T) { // RFC 3581 §4, row 32
 	second := netip.MustParseAddrPort("192.0.2.3:5080")
 	runScenario(t, func(s *testbed) {
 		c, _ := s.net.Packet(otherAt)
@@ -173,7 +173,7 @@ func TestTheSocketThatWasAsked(t *testing.T) { // RFC 3581 §4, row 32
 	})
 }
 
-func TestIPv6(t *testing.T) { // RFC 3261 §18.2.1, RFC 5118 §4.5
+func TestIPv6CallIsForwarded(t *testing.T) { // RFC 3261 §18.2.1, RFC 5118 §4.5
 	hop6, pbx6 := netip.MustParseAddrPort("[2001:db8::1]:5060"), netip.MustParseAddrPort("[2001:db8::2]:5060")
 	phone6 := netip.MustParseAddrPort("[2001:db8::101]:5062")
 	runScenario(t, func(s *testbed) {

@@ -39,7 +39,7 @@ func advanceWheel(w *wheel, end instant) {
 	}
 }
 
-func TestTimersFireAtTheFirstTickBehindTheirDeadline(t *testing.T) {
+func TestTimersFireAtTheFirstTickAfterTheirDeadline(t *testing.T) {
 	const second = instant(1e9)
 	for _, start := range []instant{0, 3, tickLength - 1, tickLength, 100 * second, 3600*second + 7} {
 		for _, after := range []instant{0, 1, tickLength - 1, tickLength, tickLength + 1, second / 2, 32 * second, 40 * second, slotCount*tickLength - 1, slotCount * tickLength, slotCount*tickLength + 1, 185 * second, 4000 * second} {
@@ -130,7 +130,7 @@ func TestATimerThatFiresMaySetAndStopOthers(t *testing.T) {
 	}
 }
 
-func TestAWheelThatWakesLateFiresAllOfIt(t *testing.T) {
+func TestLateWheelFiresAllDueTimers(t *testing.T) {
 	w := &wheel{}
 	var as []*testTimer
 	for i := range 100 {
