@@ -9,8 +9,8 @@ import (
 	"bellhop/sip"
 )
 
-// TestStripsXAuthFieldsOfStrangers: FreeSWITCH judges a caller by it if a proxy sent it, and the proxy passes
-// what anybody wrote. It is taken off what strangers send, and nobody else.
+// FreeSWITCH judges a caller by X-AUTH-IP if a proxy sends it. The proxy must therefore
+// remove it from requests of strangers, and from no others.
 func TestStripsXAuthFieldsOfStrangers(t *testing.T) {
 	trunkAt := netip.MustParseAddrPort("198.51.100.9:5060")
 	fields := []string{"X-AUTH-IP: 127.0.0.1", "X-AUTH-PORT: 5060", "X-Auth-Token: t"}

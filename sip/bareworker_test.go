@@ -18,12 +18,12 @@ var (
 	barePhone = netip.MustParseAddrPort("192.0.2.101:5062")
 )
 
-// sink is a network, and its only socket: it keeps the last datagram.
+// recordingSocket is a Network and its only socket. It keeps the last datagram sent.
 type recordingSocket struct {
 	last    []byte
 	to      netip.AddrPort
 	count   int
-	onWrite func(b []byte) // called with each; nil: nothing is
+	onWrite func(b []byte) // called with each datagram, if not nil
 }
 
 func (s *recordingSocket) ListenPacket(netip.AddrPort) (PacketConn, error) { return s, nil }
@@ -47,13 +47,15 @@ func (s *recordingSocket) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, 
 	return len(b), nil
 }
 
+// closedListener is a TCP listener that accepts nothing.
 type closedListener struct{ addr netip.AddrPort }
 
 func (l closedListener) Accept() (net.Conn, error) { return nil, net.ErrClosed }
 func (l closedListener) Close() error              { return nil }
 func (l closedListener) Addr() net.Addr            { return net.TCPAddrFromAddrPort(l.addr) }
 
-// bare is a worker of a hop that does not run.
+// newBareWorker returns a worker of a proxy that does not run, and the socket it sends
+// on.
 func newBareWorker(tb testing.TB, change func(*Config)) (*worker, *recordingSocket) {
 	tb.Helper()
 	s := &recordingSocket{}
@@ -76,8 +78,8 @@ func newBareWorker(tb testing.TB, change func(*Config)) (*worker, *recordingSock
 	return h.workers[0], s
 }
 
-// comes indexes a datagram as it does when it comes from a peer, nil if it is
-// no SIP.
+// receivePacket indexes a datagram as if it came from a peer. It returns nil if the
+// datagram is not SIP.
 func (w *worker) receivePacket(b []byte, from netip.AddrPort) *packet {
 	p := newPacket(b)
 	p.listener, p.peer, p.receivedAt = w.proxy.listeners[0], from, w.now()
@@ -89,7 +91,7 @@ func (w *worker) receivePacket(b []byte, from netip.AddrPort) *packet {
 	return p
 }
 
-// passes lets the hop's clock run.
+// advanceClock moves the proxy's clock forward by d and fires the due timers.
 func (w *worker) advanceClock(d time.Duration) {
 	w.proxy.epoch = w.proxy.epoch.Add(-d)
 	w.wheel.advance(w.now())

@@ -39,7 +39,7 @@ func BenchmarkIndex(b *testing.B) {
 	}
 }
 
-// BenchmarkSplice routes a typical INVITE and writes it as it leaves.
+// BenchmarkSplice routes a typical INVITE and writes it as it is forwarded.
 func BenchmarkSplice(b *testing.B) {
 	w, _ := newBareWorker(b, nil)
 	p := w.receivePacket([]byte(typicalINVITE), barePhone)
@@ -54,8 +54,9 @@ func BenchmarkSplice(b *testing.B) {
 	}
 }
 
-// BenchmarkCall takes a call of six messages through a worker, without sockets
-// and at 1,000 calls a second, so that the tails of 32 seconds are there.
+// BenchmarkCall handles the six messages of a call in a worker, without sockets. Its
+// clock makes 1,000 calls a second, so that transactions of the last 32 seconds are in
+// memory.
 func BenchmarkCall(b *testing.B) {
 	for _, watched := range []bool{false, true} {
 		b.Run(fmt.Sprintf("watched=%v", watched), func(b *testing.B) { benchmarkCall(b, watched) })

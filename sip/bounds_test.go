@@ -20,15 +20,15 @@ import (
 // once its REGISTER was accepted.
 var bareTrunk = netip.MustParseAddrPort("192.0.2.200:5060")
 
-// numbered is a request of its own transaction and dialog.
+// numberedRequest returns a request with a transaction and dialog of its own.
 func numberedRequest(method string, n int, more string) []byte {
 	return fmt.Appendf(nil, "%s sip:102@pbx.example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK-%d;rport\r\n"+
 		"From: <sip:101@pbx.example.com>;tag=%d\r\nTo: <sip:102@pbx.example.com>%s\r\nCall-ID: %d@192.0.2.101\r\nCSeq: 1 %s\r\n\r\n", method, n, n, more, n, method)
 }
 
-// When the memory of the transactions is nearly used up, strangers' new requests
-// are dropped; at last those of known sources are refused. What is within a
-// dialog goes on.
+// When transactions hold most of their memory limit, new requests of strangers are
+// dropped; with still more, those of known sources are refused. Requests within a dialog
+// are always forwarded.
 func TestTransactionMemoryIsLimited(t *testing.T) {
 	const dropped, refused, forwarded = "dropped", "refused", "forwarded"
 	w, out := newBareWorker(t, func(c *Config) {
@@ -79,8 +79,8 @@ func TestTransactionMemoryIsLimited(t *testing.T) {
 
 var otherBare = netip.MustParseAddrPort("192.0.2.102:5062")
 
-// Nobody can make the transactions hold more than their bound, and all of it is
-// given back.
+// No flood can make the transactions hold more than their limit, and all memory is
+// released afterwards.
 func TestFloodStaysWithinMemoryLimit(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	w.maxHeldBytes = 1 << 20
@@ -115,8 +115,8 @@ func TestFloodStaysWithinMemoryLimit(t *testing.T) {
 	}
 }
 
-// A transaction keeps no more of a request than a retransmission needs: an
-// INVITE of 57 KB that was challenged leaves its response and its ACK.
+// A transaction keeps no more of a request than a retransmission needs: of a challenged
+// INVITE of 57 KB only the response and the ACK.
 func TestLargeInviteReleasesItsMemory(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	pad := strings.Repeat("Subject: "+strings.Repeat("x", 6000)+"\r\n", 9)
@@ -145,7 +145,7 @@ func numberedACK(invite []byte) []byte {
 	return bytes.Replace(b, []byte("1 INVITE"), []byte("1 ACK"), 1)
 }
 
-// What waits for the watcher is bounded in bytes: of large messages fewer.
+// Waiting observations are limited in bytes: the larger they are, the fewer may wait.
 func TestObservationsAreLimitedInBytes(t *testing.T) {
 	watch := make(chan dialog.Message, 1<<14)
 	w, _ := newBareWorker(t, func(c *Config) { c.Observations = watch })
@@ -194,8 +194,9 @@ func TestShrinkingMapFreesMemory(t *testing.T) {
 	}
 }
 
-// A full queue drops what strangers begin, then what known sources begin, and
-// last what is within a dialog; from an eighth on the hop says that it is crowded.
+// A full queue drops new requests of strangers first, then new requests of known
+// sources, and last what is within a dialog. From an eighth on, the proxy signals a
+// backlog.
 func TestFullQueueDropsStrangersFirst(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -243,8 +244,8 @@ func TestFullQueueDropsStrangersFirst(t *testing.T) {
 	}
 }
 
-// A worker does what known sources begin before what strangers do, and drops the
-// latter unseen while the transactions hold most of the memory they may.
+// A worker handles new requests of known sources before those of strangers. It drops the
+// latter unread while the transactions hold most of their memory limit.
 func TestStrangersWaitForKnownSources(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	h := w.proxy
@@ -276,8 +277,8 @@ func TestStrangersWaitForKnownSources(t *testing.T) {
 	}
 }
 
-// A CANCEL does not overtake its INVITE where its source becomes a known one
-// between the two; one that is for no INVITE goes on.
+// A CANCEL does not overtake its INVITE if its source becomes known between the two. A
+// CANCEL without an INVITE is forwarded.
 func TestCancelDoesNotOvertakeItsInvite(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	h := w.proxy
@@ -304,7 +305,8 @@ func TestCancelDoesNotOvertakeItsInvite(t *testing.T) {
 	}
 }
 
-// A stream whose message finds no room waits, and is woken when there is some.
+// A stream whose message finds no room in the queue waits, and is woken when there is
+// room.
 func TestAStreamWaitsForRoom(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	packet := func() workItem {
@@ -338,9 +340,9 @@ func TestAStreamWaitsForRoom(t *testing.T) {
 	}
 }
 
-// A response cannot be bound to an INVITE by anything that is as long as what
-// the INVITE says: keys have one size, whatever is in the Via.
-func TestServerKeysHaveOneSize(t *testing.T) {
+// Different transactions have different keys, and no two processes make the same key.
+// All keys have one size, however long the Via is.
+func TestServerKeysDistinguishTransactions(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	key := func(b string) serverKey {
 		t.Helper()
@@ -412,7 +414,7 @@ func TestSourceSetExpiresAndEvicts(t *testing.T) {
 	}
 }
 
-// dribble is a connection that brings one byte a read.
+// byteWiseConn is a connection that returns one byte for each read.
 type byteWiseConn struct {
 	net.Conn
 	b []byte
@@ -430,14 +432,14 @@ func (d *byteWiseConn) SetReadDeadline(time.Time) error { return nil }
 func (d *byteWiseConn) LocalAddr() net.Addr             { return net.TCPAddrFromAddrPort(bareProxy) }
 func (d *byteWiseConn) Close() error                    { return nil }
 
-// large is a message of 60 KB with a body of that many bytes.
+// largeMessage returns a message of 60 KB with a body of the given size.
 func largeMessage(body int) []byte {
 	lines := (60000 - body) / 250
 	return fmt.Appendf(nil, "%s%sContent-Length: %d\r\n\r\n%s", bytes.TrimSuffix(numberedRequest("MESSAGE", 1, ""), []byte("\r\n")),
 		strings.Repeat("X: "+strings.Repeat("x", 245)+"\r\n", lines), body, strings.Repeat("b", body))
 }
 
-// BenchmarkDribble reads a message of 60 KB that comes byte by byte.
+// BenchmarkDribble reads a message of 60 KB that arrives byte by byte.
 func BenchmarkDribble(b *testing.B) {
 	for _, body := range []int{0, 30000, 60000} {
 		b.Run(fmt.Sprintf("body=%d", body), func(b *testing.B) {
@@ -451,7 +453,7 @@ func BenchmarkDribble(b *testing.B) {
 	}
 }
 
-// dribbled reads a message and takes it out of the queue.
+// readByteWise reads a message byte by byte and takes it out of the queue.
 func readByteWise(tb testing.TB, w *worker, m []byte) {
 	tb.Helper()
 	c := &byteWiseConn{b: m}
@@ -469,8 +471,8 @@ func readByteWise(tb testing.TB, w *worker, m []byte) {
 	in.packet.release()
 }
 
-// A message that comes byte by byte is the same as at once. BenchmarkDribble
-// shows that it costs no more than the reads.
+// A message that arrives byte by byte is read like one that arrives at once.
+// BenchmarkDribble shows that it costs no more than the reads.
 func TestMessageArrivesByteByByte(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	for _, body := range []int{0, 30000, 60000} {
@@ -481,7 +483,7 @@ func TestMessageArrivesByteByByte(t *testing.T) {
 	}
 }
 
-// The buffers of slow peers have a bound together.
+// The read buffers of slow peers have a common limit.
 func TestReadBuffersAreLimitedTogether(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	w.proxy.streams.largeReadBytes.Store(maxLargeReadBytes - 8<<10)

@@ -88,7 +88,7 @@ func TestTheValidResponsesOfRFC4475(t *testing.T) { // §3.1.1.12, §3.1.1.13
 	}
 }
 
-// alive says that a hop still answers.
+// checkAlive checks that the proxy still answers.
 func (s *testbed) checkAlive() {
 	s.t.Helper()
 	for _, p := range s.peers {
@@ -123,8 +123,8 @@ func TestTortureMessagesOverTCP(t *testing.T) {
 	}
 }
 
-// Messages of our own with the same promises, so that they hold where the
-// collections are not.
+// These messages of our own check the same promises as the message collections, which
+// may be missing.
 func TestOddMessagesAreAnsweredOrForwarded(t *testing.T) {
 	message := "MESSAGE sip:102@pbx.example SIP/2.0"
 	for _, tt := range []struct {

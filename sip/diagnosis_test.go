@@ -10,8 +10,9 @@ import (
 	"bellhop/sip"
 )
 
-// A play of registrations and calls; each line is what a phone sends, and what the PBX
-// answers. degraded is what the hop then says, by a word of it; "" is nothing.
+// Each case is a sequence of registrations and calls; each line is a request of a phone
+// and the response of the PBX. degraded is a part of what Degraded then returns; "" is
+// nothing.
 func TestMisconfiguredPBXIsReported(t *testing.T) {
 	const (
 		path  = "PATH" // stands for the Path that came
@@ -171,7 +172,7 @@ func TestMisconfiguredPBXIsReported(t *testing.T) {
 	}
 }
 
-// TestRingingCallOfAStrangerIsReported: nobody has to answer it.
+// A call that only rings is reported too: the PBX has accepted it.
 func TestRingingCallOfAStrangerIsReported(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example"))
@@ -191,7 +192,7 @@ func TestRingingCallOfAStrangerIsReported(t *testing.T) {
 	})
 }
 
-// TestOnlyAPathOfOursCanBeIgnored: in other modes a PBX owes none.
+// In the modes without our Path, a PBX that returns no Path is not reported.
 func TestOnlyAPathOfOursCanBeIgnored(t *testing.T) {
 	for _, mode := range []sip.Register{sip.RegisterContact, sip.RegisterNone} {
 		runScenario(t, func(s *testbed) {
@@ -214,7 +215,7 @@ func TestOnlyAPathOfOursCanBeIgnored(t *testing.T) {
 	})
 }
 
-// TestEachPBXHasItsOwnDiagnosis: of two, one ignores Path.
+// Of two PBXs, only the one that ignores Path is reported.
 func TestEachPBXHasItsOwnDiagnosis(t *testing.T) {
 	secondAt := netip.MustParseAddrPort("192.0.2.12:5060")
 	runScenario(t, func(s *testbed) {
@@ -239,7 +240,7 @@ func TestEachPBXHasItsOwnDiagnosis(t *testing.T) {
 	})
 }
 
-// TestPBXThatLosesBindingsIsReported: it has replaced the Contact, and has no Path.
+// The PBX has replaced the Contact by our address and lost our Path.
 func TestPBXThatLosesBindingsIsReported(t *testing.T) {
 	for _, mode := range []sip.Register{sip.RegisterPath, sip.RegisterContact, sip.RegisterNone} {
 		runScenario(t, func(s *testbed) {
@@ -256,8 +257,8 @@ func TestPBXThatLosesBindingsIsReported(t *testing.T) {
 	}
 }
 
-// TestRequestsFromAnotherPBXPortAreReported: what comes from there counts as a phone's, until the
-// configuration says otherwise.
+// A request from another port of the PBX counts as a phone's, unless pbx_sources names
+// the address.
 func TestRequestsFromAnotherPBXPortAreReported(t *testing.T) {
 	external := netip.MustParseAddrPort("192.0.2.2:5080")
 	for _, tt := range []struct {
@@ -332,8 +333,8 @@ func TestRequestsFromAnotherPBXPortAreReported(t *testing.T) {
 	})
 }
 
-// TestPBXThatChallengesNoCallerIsNotReported takes the calls of phones that registered with an
-// earlier process, or long ago: they are no strangers.
+// The PBX accepts calls of phones that registered with an earlier process, or long ago:
+// they are no strangers.
 func TestPBXThatChallengesNoCallerIsNotReported(t *testing.T) {
 	register := func(s *testbed, phone *peer) {
 		t.Helper()
@@ -371,8 +372,8 @@ func TestPBXThatChallengesNoCallerIsNotReported(t *testing.T) {
 	})
 }
 
-// TestAnotherPortOnBellhopsMachineIsReported: what has a Path of a registration is no
-// phone's, unless it is that of its own.
+// A request with the Path of a registration is not a phone's, unless the Path is of the
+// phone's own registration.
 func TestAnotherPortOnBellhopsMachineIsReported(t *testing.T) {
 	for _, own := range []bool{false, true} {
 		runScenario(t, func(s *testbed) {
@@ -398,8 +399,8 @@ func TestAnotherPortOnBellhopsMachineIsReported(t *testing.T) {
 	}
 }
 
-// TestPhoneTakenForAPBXIsReported on bellhop's own machine, where the PBX is known by its address
-// alone over TCP.
+// Over TCP the PBX is recognized by its address alone. A phone on bellhop's own machine
+// has the same address.
 func TestPhoneTakenForAPBXIsReported(t *testing.T) {
 	for _, at := range []string{"192.0.2.1", "192.0.2.2"} {
 		for _, uri := range []string{"sip:pbx.example", "sip:192.0.2.1"} {

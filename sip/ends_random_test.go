@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A walk is a call to which anything happens: its messages are refused, lost, forged,
-// and answered with anything, its connections go and come, and bellhop restarts.
+// A randomCall is a call with random events: messages are refused, lost, forged or
+// answered in any way, connections open and close, and bellhop restarts.
 type randomCall struct {
 	*callFollower
 	r      *rand.Rand
@@ -28,14 +28,15 @@ type randomCall struct {
 	phoned []text                                                // that the PBX has
 }
 
+// logStep notes an event for the report of a failure.
 func (w *randomCall) logStep(format string, args ...any) {
 	w.steps = append(w.steps, fmt.Sprintf(format, args...))
 }
 
-// one picks a word.
+// pickWord returns one of the words at random.
 func (w *randomCall) pickWord(words ...string) string { return words[w.r.IntN(len(words))] }
 
-// connects has the phone come to an address of its own, and register or not.
+// connectPhone gives the phone a new address and, if register is true, registers it.
 func (w *randomCall) connectPhone(register bool) {
 	w.logStep("the phone comes, registers %v", register)
 	w.open, w.own = true, register
@@ -65,14 +66,14 @@ func (w *randomCall) connectPhone(register bool) {
 	w.drainPeers()
 }
 
-// goes closes the phone's flow.
+// closeFlow closes the phone's flow.
 func (w *randomCall) closeFlow() {
 	w.logStep("the phone goes")
 	w.phone.close()
 	w.open = false
 }
 
-// drain takes what has arrived at both ends.
+// drainPeers collects the messages that have arrived at both ends.
 func (w *randomCall) drainPeers() {
 	synctest.Wait()
 	take := func(p *peer, into *[]text) {
@@ -86,7 +87,7 @@ func (w *randomCall) drainPeers() {
 	take(w.s.pbx, &w.phoned)
 }
 
-// lets has an end answer what it was asked, or not.
+// answerOrNot lets an end answer the requests it has received, or leave them unanswered.
 func (w *randomCall) answerOrNot(p *peer, asked *[]text) {
 	for _, m := range *asked {
 		status := w.pickWord("200 OK", "200 OK", "481 x", "401 x", "407 x", "500 x", "503 x", "408 x", "")
@@ -98,7 +99,7 @@ func (w *randomCall) answerOrNot(p *peer, asked *[]text) {
 	*asked = nil
 }
 
-// twisted is a request in the dialog with something wrong, or nothing.
+// alteredRequest returns a request in the dialog, with or without one error.
 func (w *randomCall) alteredRequest(from *peer) text {
 	method := w.pickWord("BYE", "BYE", "INVITE", "UPDATE", "INFO", "OPTIONS", "REFER", "NOTIFY")
 	twist := w.pickWord("", "", "", "Max-Forwards: 0", "Max-Forwards: 256", "Proxy-Require: x", "Route: <sip:x@192.0.2.1:5060;lr>", "Route:", "no length", "Max-Forwards: x")
@@ -115,6 +116,7 @@ func (w *randomCall) alteredRequest(from *peer) text {
 	return w.within(from, method, "Refer-To: <sip:103@pbx.example>", "Event: refer", twist)
 }
 
+// takeStep makes one random event happen.
 func (w *randomCall) takeStep() {
 	switch n := w.r.IntN(12); {
 	case n < 3:
@@ -159,7 +161,7 @@ func (w *randomCall) takeStep() {
 	}
 }
 
-// begins sets the call up, as far as it gets, and returns how the PBX ends it.
+// setUp sets the call up, as far as it gets. end ends it from the PBX.
 func (w *randomCall) setUp(out bool) (end func()) {
 	pbx := w.s.pbx
 	if out {
@@ -218,8 +220,7 @@ func (w *randomCall) setUp(out bool) (end func()) {
 	return func() { pbx.send(w.within(pbx, "BYE")) }
 }
 
-// TestRandomCallsEndOncePerParty plays calls at random, each of which
-// the PBX ends at last, in its own name.
+// Each party of a random call hangs up exactly once. The PBX ends every call at last.
 func TestRandomCallsEndOncePerParty(t *testing.T) {
 	n := 100
 	if testing.Short() {

@@ -13,7 +13,7 @@ import (
 	"bellhop/sip"
 )
 
-// A follower shows a tracker what the watcher of a scene is shown.
+// A callFollower passes the observations of a testbed to a tracker.
 type callFollower struct {
 	s       *testbed
 	tracker *dialog.Tracker
@@ -45,7 +45,7 @@ func (f *callFollower) noteEvents(events []dialog.Event) {
 	}
 }
 
-// read shows what there is, and lets the tracker know what time it is.
+// readObservations passes the waiting observations to the tracker and advances its time.
 func (f *callFollower) readObservations() {
 	f.s.advance(0)
 	for len(f.s.observations) > 0 {
@@ -54,7 +54,8 @@ func (f *callFollower) readObservations() {
 	f.noteEvents(f.tracker.Advance(time.Now()))
 }
 
-// wants says what was said since it was called last, and which dialogs are up.
+// expectEvents checks the events since its last call, and the number of dialogs that are
+// up.
 func (f *callFollower) expectEvents(what string, up int, said ...string) {
 	f.s.t.Helper()
 	f.readObservations()
@@ -65,17 +66,17 @@ func (f *callFollower) expectEvents(what string, up int, said ...string) {
 	f.said = nil
 }
 
-// A line is a call that is up, between a phone over TCP and the PBX.
+// A phoneCall is a call between a phone over TCP and the PBX.
 type phoneCall struct {
 	*callFollower
 	phone, pbx *peer
 	request    func(from *peer, method string, lines ...string) text // within the dialog
 }
 
-// natted has the phone write a Contact that nobody can connect to.
+// contactBehindNAT returns a Contact of the phone to which nobody can connect.
 func contactBehindNAT(p *peer) string { return "Contact: <sip:101@10.0.0.5:5060;transport=tcp>" }
 
-// registers has a phone register for a user, and returns the Path of that.
+// registerUser registers a phone for a user and returns the Path of the binding.
 func (s *testbed) registerUser(phone *peer, user string) (path string) {
 	s.t.Helper()
 	aor := "<sip:" + user + "@pbx.example>"
@@ -87,7 +88,7 @@ func (s *testbed) registerUser(phone *peer, user string) (path string) {
 	return path
 }
 
-// rings has the PBX call a phone over TCP that has registered.
+// ringPhone calls a registered phone over TCP from the PBX, until it rings.
 func (s *testbed) ringPhone() (phone *peer, invite, got text) {
 	s.t.Helper()
 	phone = s.dialTCPPeer(phoneAt.Addr())
@@ -98,15 +99,15 @@ func (s *testbed) ringPhone() (phone *peer, invite, got text) {
 	return phone, invite, phone.expect("the call comes in", "INVITE")
 }
 
-// meets sends a request and gets a response with a status.
+// sendExpectingStatus sends a request and checks the status of the response.
 func (p *peer) sendExpectingStatus(m text, status int) {
 	p.s.t.Helper()
 	p.send(m)
 	p.expect("the response to "+m.method(), fmt.Sprint("SIP/2.0 ", status))
 }
 
-// asks sends a request, which another peer gets and answers, and gets a response with a
-// status.
+// sendThrough sends a request that another peer receives and answers, and checks the
+// status of the response.
 func (p *peer) sendThrough(other *peer, m text, answer string, status int) {
 	p.s.t.Helper()
 	p.send(m)
@@ -114,7 +115,7 @@ func (p *peer) sendThrough(other *peer, m text, answer string, status int) {
 	p.expect("the response to "+m.method(), fmt.Sprint("SIP/2.0 ", status))
 }
 
-// dialsOut sets up a call of a phone over TCP.
+// callOut sets up a call from a phone over TCP.
 func (s *testbed) callOut() phoneCall {
 	s.t.Helper()
 	f := s.followCalls()
@@ -130,7 +131,7 @@ func (s *testbed) callOut() phoneCall {
 	}}
 }
 
-// dialsIn sets up a call of the PBX to a phone over TCP that has registered.
+// callIn sets up a call from the PBX to a registered phone over TCP.
 func (s *testbed) callIn() phoneCall {
 	s.t.Helper()
 	f := s.followCalls()
@@ -148,14 +149,14 @@ func (s *testbed) callIn() phoneCall {
 	}}
 }
 
-// goes closes the phone's connection.
+// closeConn closes the phone's connection.
 func (l *phoneCall) closeConn() {
 	l.phone.close()
 	l.s.advance(0)
 	l.phone.discardReceived()
 }
 
-// returns restarts bellhop and has the phone connect and register again.
+// restartAndRegister restarts bellhop. The phone then connects and registers again.
 func (l *phoneCall) restartAndRegister() *peer {
 	l.s.t.Helper()
 	l.restartAll()
@@ -163,7 +164,7 @@ func (l *phoneCall) restartAndRegister() *peer {
 	return l.registersAgain()
 }
 
-// registersAgain has the phone connect and register again.
+// registersAgain lets the phone connect and register again.
 func (l *phoneCall) registersAgain() *peer {
 	l.s.t.Helper()
 	again := l.s.dialTCPPeer(phoneAt.Addr())
@@ -171,8 +172,8 @@ func (l *phoneCall) registersAgain() *peer {
 	return again
 }
 
-// TestCallEndsOnceWhateverHappensToItsBYE: the BYE of either end is refused, lost,
-// challenged, or repeated. Each party hangs up once, and nobody is left on the phone.
+// The BYE of either end is refused, lost, challenged or repeated. Each party hangs up
+// exactly once, and no call stays up.
 func TestCallEndsOnceWhateverHappensToItsBYE(t *testing.T) { // RFC 3261 §15
 	const byPBX, byPhone = "hangup 101 ANSWER by other", "hangup 101 ANSWER by self"
 	for _, tt := range []struct {
@@ -381,7 +382,7 @@ func TestCallEndsOnceWhateverHappensToItsBYE(t *testing.T) { // RFC 3261 §15
 	}
 }
 
-// restarts takes down bellhop and what follows its calls, and sets both up again.
+// restartAll stops bellhop and the tracker, and starts both again.
 func (f *callFollower) restartAll() {
 	f.s.t.Helper()
 	f.readObservations()
@@ -399,8 +400,7 @@ func (f *callFollower) restartAll() {
 	}
 }
 
-// TestRingingCallEndsOnceWithoutItsFlow: the connection of the phone goes, or bellhop
-// restarts, before the call is answered.
+// The phone's connection closes, or bellhop restarts, before the call is answered.
 func TestRingingCallEndsOnceWithoutItsFlow(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -515,8 +515,7 @@ func TestRingingCallEndsOnceWithoutItsFlow(t *testing.T) {
 	}
 }
 
-// TestCallEndsOnceWithoutItsPBX: the PBX is reached over TCP, and its connection is
-// gone, or it is.
+// The PBX is reached over TCP. Its connection closes, or the PBX is gone.
 func TestCallEndsOnceWithoutItsPBX(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -581,8 +580,8 @@ func TestCallEndsOnceWithoutItsPBX(t *testing.T) {
 	}
 }
 
-// TestCallOfAnOlderVersionEndsOnce: bellhop is upgraded in a call whose Routes have
-// tokens of version 1. The connection that they name is gone.
+// bellhop is upgraded during a call whose Routes have tokens of version 1. The
+// connection that they name is closed.
 func TestCallOfAnOlderVersionEndsOnce(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -632,9 +631,8 @@ func TestCallOfAnOlderVersionEndsOnce(t *testing.T) {
 	}
 }
 
-// TestBothEndsHangUpWhenOneIsUnreachable: the PBX is a proxy, which stays in the dialog or
-// leaves it to its ends. The flow of the caller is gone when the called phone hangs up,
-// or the other way round.
+// The PBX is a proxy that stays in the dialog or leaves it. The caller's flow is closed
+// when the called phone hangs up, or the other way round.
 func TestBothEndsHangUpWhenOneIsUnreachable(t *testing.T) {
 	const mine = "Record-Route: <sip:192.0.2.2:5060;lr>\r\n"
 	for _, stays := range []bool{true, false} {

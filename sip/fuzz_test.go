@@ -18,8 +18,8 @@ var seeds = []string{
 	"\r\n\r\n\x00 : \r\r\n",
 }
 
-// FuzzIndex: reading a message never panics and stays within it, and what is
-// accepted and sent on is accepted as the same by another hop.
+// FuzzIndex checks that indexing never panics and stays within the message, and that
+// another proxy reads a forwarded message in the same way.
 func FuzzIndex(f *testing.F) {
 	for _, s := range seeds {
 		f.Add([]byte(s))
@@ -47,8 +47,7 @@ func FuzzIndex(f *testing.F) {
 	})
 }
 
-// within fails the test if a span of m is not within it, or is the wrong way
-// round.
+// checkSpans fails the test if a span of m is reversed or outside the message.
 func checkSpans(t *testing.T, m *message) {
 	spans := []span{m.method, m.uri, m.callID, m.cseqMethod, m.from, m.to, m.fromTag, m.toTag,
 		m.via.value, m.via.proto, m.via.host, m.via.branch, m.via.rport, m.via.received, {int32(m.headLen), int32(len(m.b))}}
@@ -62,7 +61,7 @@ func checkSpans(t *testing.T, m *message) {
 	}
 }
 
-// leaves sends on what has come, if it may, and reads what left.
+// forwardPacket forwards a packet, if it is valid, and indexes the result.
 func forwardPacket(t *testing.T, w *worker, p *packet) {
 	m := &p.msg
 	if m.fault != nil {
@@ -115,8 +114,8 @@ func forwardPacket(t *testing.T, w *worker, p *packet) {
 	w.makeCancel(out, cancelFields(m, true))
 }
 
-// FuzzRoute: whatever stands in Route and Request-URI, what leaves has the
-// Routes that came, but for those that were taken off at either end.
+// FuzzRoute checks that a forwarded request has the Routes that it came with, whatever
+// they and the Request-URI contain, without those removed at either end.
 func FuzzRoute(f *testing.F) {
 	f.Add("<sip:192.0.2.1;lr>", "<sip:192.0.2.2;lr>", "sip:102@pbx.example")
 	f.Add(`"a, \"b" <sip:192.0.2.1;lr>;x="y,z" , <sip:192.0.2.1:5060;transport=tcp>`, "sip:192.0.2.2", "sip:102@pbx.example;maddr=192.0.2.1")
@@ -166,7 +165,7 @@ func FuzzRoute(f *testing.F) {
 	})
 }
 
-// among reports whether some are a run of all.
+// isRun reports whether some is a contiguous part of all.
 func isRun(all, some []string) bool {
 	for i := 0; i+len(some) <= len(all); i++ {
 		if slices.Equal(all[i:i+len(some)], some) {
@@ -184,7 +183,7 @@ func routeTexts(w *worker, m *message) (uris []string, fault bool) {
 	return uris, f != nil
 }
 
-// FuzzToken: no text but what was sealed opens, and none panics.
+// FuzzToken checks that only sealed tokens open, and that no text panics.
 func FuzzToken(f *testing.F) {
 	s := newSealer(testKey)
 	f.Add(string(s.sealRouteToken(nil, token{flow: flow{UDP, 0, 5060, barePhone, 7}, target: Addr{UDP, barePBX}}, []byte("call"), []byte("tag"))), "call", "tag")
@@ -211,7 +210,7 @@ func FuzzToken(f *testing.F) {
 	})
 }
 
-// FuzzStream: the messages in a stream do not depend on how it is cut.
+// FuzzStream checks that the messages in a stream do not depend on how it is cut.
 func FuzzStream(f *testing.F) {
 	for _, s := range seeds {
 		f.Add([]byte(s+"\r\n\r\n"+s), []byte{1})
@@ -230,8 +229,8 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
-// streamed reads b from a stream in pieces of those sizes, all at once if there
-// are none, and returns the messages.
+// readStream reads b from a stream in pieces of the given sizes, or in one piece, and
+// returns the messages.
 func readStream(w *worker, b, cuts []byte) (messages []string) {
 	ours, theirs := net.Pipe()
 	s := w.proxy.streams.addStream(ours, barePhone, w.proxy.listeners[1])

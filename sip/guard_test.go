@@ -8,7 +8,7 @@ import (
 	"bellhop/sip"
 )
 
-// bytesFor counts the bytes that a peer has got and not looked at yet.
+// bytesFor counts the bytes that a peer has received and not read yet.
 func bytesFor(p *peer) (n int) {
 	for {
 		m, ok := p.nextMessage()
@@ -19,9 +19,8 @@ func bytesFor(p *peer) (n int) {
 	}
 }
 
-// An INVITE with a forged source brings no more bytes to that address than it
-// had. Of a PBX that takes the call of a stranger two repetitions of its 2xx are
-// passed on beyond that.
+// An INVITE with a forged source brings no more bytes to that address than it had. If
+// the PBX accepts the call, two repetitions of its 2xx go beyond that.
 func TestForgedSourceGetsNoMoreBytesThanSent(t *testing.T) {
 	body := strings.Repeat("a=candidate\r\n", 60)
 	for _, tt := range []struct {
@@ -61,8 +60,8 @@ func TestForgedSourceGetsNoMoreBytesThanSent(t *testing.T) {
 	}
 }
 
-// A failure that is larger than the INVITE waits for the next repetition of the
-// INVITE. All responses together stay within the bytes that came.
+// A failure that is larger than the INVITE waits for the next retransmission of the
+// INVITE. All responses together stay within the bytes received.
 func TestALargeFailureWaitsForTheNextInvite(t *testing.T) {
 	runUnproven(t, func(s *testbed) {
 		invite := s.phone.newInvite()
@@ -84,8 +83,8 @@ func TestALargeFailureWaitsForTheNextInvite(t *testing.T) {
 	})
 }
 
-// A client that has a 1xx repeats its INVITE no more: the failure that follows is not
-// withheld, however large it is.
+// A client that has received a 1xx retransmits its INVITE no more. The failure that
+// follows is sent, however large it is.
 func TestFailureAfterA1xxIsSent(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -112,9 +111,9 @@ func TestFailureAfterA1xxIsSent(t *testing.T) {
 	}
 }
 
-// Whoever acknowledges with a To tag that only the response told is there:
-// failures are repeated to him from then on. A To tag he made up proves nothing,
-// nor does an ACK from another address.
+// An ACK with the To tag of our response proves its source's address: failures are
+// retransmitted to it from then on. An invented To tag proves nothing, nor does an ACK
+// from another address.
 func TestACKProvesItsSourceAddress(t *testing.T) {
 	repeated := func(s *testbed, phone *peer) (n int) {
 		phone.send(phone.newInvite("X-Longer: " + strings.Repeat("x", 600)))
@@ -206,7 +205,7 @@ func TestACKProvesItsSourceAddress(t *testing.T) {
 	})
 }
 
-// Our own refusals of an INVITE are no larger than it.
+// Our own refusal of an INVITE is no larger than the INVITE.
 func TestRefusalIsNoLargerThanItsInvite(t *testing.T) {
 	runUnproven(t, func(s *testbed) {
 		invite := s.phone.newInvite("Proxy-Require: "+strings.Repeat("a,", 400)+"a").replaced("Max-Forwards: 70\r\n", "")

@@ -10,8 +10,8 @@ import (
 
 // The network in memory fails a datagram to a closed port at once, as ICMP does.
 
-// TestClosedPortCountsAsLostDatagram: whoever is away for a moment is there at the next
-// repetition; only Timers B and F end it.
+// A peer that is away for a moment gets the next retransmission. Only Timers B and F end
+// the request.
 func TestClosedPortCountsAsLostDatagram(t *testing.T) { // RFC 3261 §17.1.1.2, §17.1.2.2; RFC 4320 §4.1
 	t.Run("an INVITE until Timer B", func(t *testing.T) {
 		runScenario(t, func(s *testbed) {
@@ -94,7 +94,7 @@ func TestClosedPortCountsAsLostDatagram(t *testing.T) { // RFC 3261 §17.1.1.2, 
 	})
 }
 
-// TestClosedPortFailsAtOnceWithAnotherPBX: the sender of a new request may try again at once.
+// With another PBX up, the sender of a new request can try again at once.
 func TestClosedPortFailsAtOnceWithAnotherPBX(t *testing.T) {
 	secondAt := netip.MustParseAddrPort("192.0.2.12:5060")
 	runScenario(t, func(s *testbed) {

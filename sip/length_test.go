@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestRequestWithoutContentLengthIsRefused: where a body ends on a stream only
-// Content-Length says. A request without it is no half message to send on.
+// On a stream, only Content-Length marks the end of a body. A request without it is
+// refused, not forwarded in part.
 func TestRequestWithoutContentLengthIsRefused(t *testing.T) { // RFC 3261 §18.3, §20.14
 	sdp := "v=0\r\no=- 7 7 IN IP4 192.0.2.101\r\ns=-\r\nt=0 0\r\n"
 	without := func(m text) text {
@@ -72,7 +72,7 @@ func TestRequestWithoutContentLengthIsRefused(t *testing.T) { // RFC 3261 §18.3
 	})
 }
 
-// TestBodylessResponseNeedsNoContentLength: that of one without a body is known all the same.
+// The length of a response without a body is known without Content-Length.
 func TestBodylessResponseNeedsNoContentLength(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		invite, got := s.sendInvite()
@@ -94,7 +94,7 @@ func TestBodylessResponseNeedsNoContentLength(t *testing.T) {
 	}, pbxOverTCP, oneWorker)
 }
 
-// TestSingleCRLFIsNoPing: two CRLFs right behind each other are one.
+// A ping is two CRLFs, one directly after the other.
 func TestSingleCRLFIsNoPing(t *testing.T) { // RFC 5626 §3.5.1, RFC 3261 §7.5
 	for _, tt := range []struct {
 		name   string
@@ -150,8 +150,8 @@ func TestSingleCRLFIsNoPing(t *testing.T) { // RFC 5626 §3.5.1, RFC 3261 §7.5
 	}
 }
 
-// TestGarbageInAHeaderSectionIsRefused: what cannot be read is refused for itself, whatever the pieces
-// it comes in; on a stream what is behind it is read all the same.
+// An unreadable message is refused alone, whatever pieces it arrives in. On a stream the
+// messages after it are still read.
 func TestGarbageInAHeaderSectionIsRefused(t *testing.T) { // RFC 3261 §7.3.1, §25.1
 	for _, tt := range []struct{ name, line string }{
 		{"a line without a colon", "Warning - this is no header field"},

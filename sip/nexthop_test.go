@@ -11,8 +11,7 @@ import (
 	msg "github.com/emiago/sipgo/sip"
 )
 
-// A sieve is a network that keeps where every datagram went and every connection
-// was opened to.
+// recordingNetwork keeps every datagram sent and the address of every connection opened.
 type recordingNetwork struct {
 	recordingSocket
 	sent   []sentDatagram
@@ -35,7 +34,7 @@ func (s *recordingNetwork) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int,
 	return len(b), nil
 }
 
-// gave returns the Record-Route that the last request got.
+// lastRecordRoute returns the Record-Route of the last request that has one.
 func (s *recordingNetwork) lastRecordRoute(tb testing.TB) string {
 	tb.Helper()
 	var m message
@@ -48,10 +47,10 @@ func (s *recordingNetwork) lastRecordRoute(tb testing.TB) string {
 	return ""
 }
 
-// FuzzNextHop: whatever a peer on the edge side writes into Route, Request-URI,
-// Contact and tags, with whatever tokens of ours in it, a request of its leaves for
-// the PBX, for a trunk, or for the other end of a dialog that the PBX has left, and
-// a response for where its request came from.
+// FuzzNextHop checks where messages of the edge side go, whatever they have in Route,
+// Request-URI, Contact and tags, and whatever tokens of ours: a request to the PBX, to a
+// trunk, or to the other end of a dialog that the PBX has left; a response to the source
+// of its request.
 func FuzzNextHop(f *testing.F) {
 	var (
 		stranger  = netip.MustParseAddrPort("198.51.100.66:5060")
@@ -152,8 +151,8 @@ func FuzzNextHop(f *testing.F) {
 	})
 }
 
-// An IPv4 address that is written as an IPv6 one is still what it is: this machine,
-// the PBX, or a trunk.
+// An IPv4-mapped IPv6 address is treated as the IPv4 address: of this machine, the PBX
+// or a trunk.
 func TestMappedAddressesCountAsIPv4(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	w.proxy.listeners[0].addr = netip.AddrPortFrom(netip.IPv6Unspecified(), bareProxy.Port()) // IPv4 too, as the system has it

@@ -12,7 +12,7 @@ import (
 	"bellhop/sip"
 )
 
-// saw takes what the watcher was shown, a line for each message.
+// takeObservations returns the waiting observations, one line for each message.
 func (s *testbed) takeObservations() (lines []string) {
 	s.advance(0)
 	for len(s.observations) > 0 {
@@ -29,7 +29,8 @@ func (s *testbed) takeObservations() (lines []string) {
 	return lines
 }
 
-// end is the end that is not the PBX; where both are not, who answers.
+// farEnd returns the peer of a message that is not the PBX; if neither is, the one that
+// answers.
 func farEnd(m dialog.Message) netip.AddrPort {
 	if m.Request() && m.Dst == dialog.Edge || !m.Request() && m.Src != dialog.Edge {
 		return m.To
@@ -243,8 +244,7 @@ func TestUnspecifiedListenerNamesOneAddress(t *testing.T) {
 	assertEqual(t, "Via", got.fieldValue("Via")[:len(want)], want)
 }
 
-// A witnessed network notes how much a watcher had been shown when a packet
-// left.
+// countingNetwork notes how many observations were waiting when each packet was sent.
 type countingNetwork struct {
 	sip.Network
 	watch chan<- dialog.Message
@@ -267,8 +267,8 @@ func (c countingConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, erro
 	return c.PacketConn.WriteToUDPAddrPort(b, to)
 }
 
-// TestObservesCausesBeforeEffects: what a message causes elsewhere, as a PBX's INVITE to
-// the callee, is seen after it, because it is seen before it leaves.
+// A message is observed before it is forwarded, and so before the messages it causes,
+// such as the PBX's INVITE to the callee.
 func TestObservesCausesBeforeEffects(t *testing.T) {
 	var left []string
 	runScenario(t, func(s *testbed) {
@@ -316,8 +316,8 @@ func TestObservationHasTheAddresses(t *testing.T) {
 	}, oneWorker)
 }
 
-// TestObservationHasTheWallClockOffset: messages are stamped by a clock that nobody
-// sets, and say how far the wall clock is ahead of it; so does Clock.
+// Messages are stamped by a clock that is never adjusted, with the offset of the wall
+// clock. Clock returns the same.
 func TestObservationHasTheWallClockOffset(t *testing.T) {
 	var ahead time.Duration
 	wall := func() time.Time { return time.Now().Add(ahead) }
