@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// TestProvisionalResponseCountsWithAnyVias: our branch tells whose it is. It
-// stops Timers A and B and lets a CANCEL go, whether it is sent on or not.
+// A provisional response belongs to the request with our branch, whatever Vias follow.
+// It stops Timers A and B and releases a waiting CANCEL, whether or not it is forwarded.
 func TestProvisionalResponseCountsWithAnyVias(t *testing.T) { // RFC 3261 §16.7 item 1, §17.1.1.2, §9.1
 	vias := func(m text, with func(own, phones string) string) text {
 		v := m.fieldValues("Via")
@@ -66,8 +66,8 @@ func TestProvisionalResponseCountsWithAnyVias(t *testing.T) { // RFC 3261 §16.7
 	}
 }
 
-// TestTryingWithOneViaOnEachLeg: the PBX calls two devices of a group; each leg's 100 has our Via
-// alone, and both are given up before anybody rings.
+// The PBX calls two devices of a group. The 100 of each leg has our Via alone, and both
+// legs are canceled before they ring.
 func TestTryingWithOneViaOnEachLeg(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		other := s.addUDPPeer(otherAt)
@@ -96,8 +96,8 @@ func TestTryingWithOneViaOnEachLeg(t *testing.T) {
 	})
 }
 
-// TestTryingWithOneViaBeforeSeveralRing: a PBX that forks itself answers with several To tags
-// behind its bare 100; one CANCEL ends them all.
+// A PBX that forks itself sends a 100 with our Via alone, then responses with several To
+// tags. One CANCEL ends them all.
 func TestTryingWithOneViaBeforeSeveralRing(t *testing.T) { // RFC 3261 §9.1, §16.7
 	for _, tcp := range []bool{false, true} {
 		script := func(s *testbed) {
@@ -126,8 +126,8 @@ func TestTryingWithOneViaBeforeSeveralRing(t *testing.T) { // RFC 3261 §9.1, §
 	}
 }
 
-// TestTryingWithOneViaToAnotherRequest: the bare 100 of a request that is no INVITE slows its
-// repetitions down, and its final response still comes back.
+// A 100 with our Via alone slows the retransmissions of a non-INVITE request. Its final
+// response still comes back.
 func TestTryingWithOneViaToAnotherRequest(t *testing.T) { // RFC 3261 §17.1.2.2
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example"))
@@ -142,8 +142,8 @@ func TestTryingWithOneViaToAnotherRequest(t *testing.T) { // RFC 3261 §17.1.2.2
 	})
 }
 
-// TestFinalResponseGetsTheViasBack: it ends its transaction, and the sender gets it
-// with the Vias of its request.
+// A final response with our Via alone ends its transaction. The sender gets it with the
+// Vias of its request.
 func TestFinalResponseGetsTheViasBack(t *testing.T) {
 	strip := func(m, request text) text {
 		for _, v := range request.fieldValues("Via")[1:] {

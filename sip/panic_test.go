@@ -44,7 +44,7 @@ func TestAPanicOfATimerCostsThisTimer(t *testing.T) {
 	}
 }
 
-// A bug that a datagram meets before it is with a worker costs that datagram.
+// A panic while a datagram is read, before a worker has it, costs that datagram.
 func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	h, l := w.proxy, w.proxy.listeners[0]
@@ -67,13 +67,13 @@ func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 	}
 }
 
-// appendOwn is a request with our own Via.
+// addOwnVia returns a request with a Via of ours on top.
 func (w *worker) addOwnVia(request []byte) []byte {
 	via := "Via: SIP/2.0/UDP 192.0.2.1;branch=" + string(w.appendBranch(nil, 1, 2)) + "\r\n"
 	return []byte(strings.Replace(string(request), "Via: ", via+"Via: ", 1))
 }
 
-// breaking is a socket or a connection of which every use panics.
+// panickingConn is a socket or connection that panics on every use.
 type panickingConn struct {
 	PacketConn
 	net.Conn
@@ -82,8 +82,8 @@ type panickingConn struct {
 func (panickingConn) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(bareProxy) }
 func (panickingConn) Close() error        { return nil }
 
-// A bug that a message on a stream meets costs the message if the stream can be
-// read behind it, and else the stream.
+// A panic while a message of a stream is handled costs that message. It closes the
+// stream if nothing can be read after it.
 func TestPanicOnAStreamCostsOneMessage(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	h := w.proxy

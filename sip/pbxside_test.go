@@ -8,9 +8,8 @@ import (
 	"bellhop/sip"
 )
 
-// TestPBXIsRecognizedByAddressOnEachTransport: many send some requests over another
-// transport than the one they are reached by. Taken for the edge side's, they would
-// go back to the PBX.
+// Many PBXs send some requests over another transport than the one they are reached by.
+// Taken for the edge side's, such a request would go back to the PBX.
 func TestPBXIsRecognizedByAddressOnEachTransport(t *testing.T) { // RFC 3261 §18.1.1
 	goesOut := func(t *testing.T, s *testbed, from *peer) {
 		t.Helper()
@@ -62,7 +61,7 @@ func TestPBXIsRecognizedByAddressOnEachTransport(t *testing.T) { // RFC 3261 §1
 	})
 }
 
-// TestPhonesMayHaveThePBXsAddress: behind one NAT, or on one machine.
+// Phones may have the PBX's address, behind one NAT or on one machine.
 func TestPhonesMayHaveThePBXsAddress(t *testing.T) {
 	t.Run("behind one NAT, over TCP", func(t *testing.T) {
 		runScenario(t, func(s *testbed) {

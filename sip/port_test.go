@@ -6,8 +6,7 @@ import (
 	"bellhop/sip"
 )
 
-// TestPortOutOfRangeIsRefused: it is refused where it is read, and nothing is sent to
-// what is left of it.
+// A port that is 0, negative or above 65535 is refused. Nothing is sent to a truncated port.
 func TestPortOutOfRangeIsRefused(t *testing.T) { // RFC 6335 §6
 	for _, port := range []string{"0", "00", "65536", "70000", "131125", "4294972356", "18446744073709556676", "-1"} {
 		t.Run(port, func(t *testing.T) {

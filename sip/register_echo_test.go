@@ -9,8 +9,8 @@ import (
 	"bellhop/sip"
 )
 
-// registers has p register with these Contacts, has the PBX answer with those that
-// lists returns for what it got, and returns the Contacts of the answer.
+// registerContacts registers Contacts. The PBX answers with those that lists returns for
+// the Contacts it received. The result is the Contacts that come back.
 func (p *peer) registerContacts(lists func(got []string) []string, contacts ...string) []string {
 	p.s.t.Helper()
 	lines := []string{"To: <sip:101@pbx.example>"}
@@ -30,14 +30,14 @@ func (p *peer) registerContacts(lists func(got []string) []string, contacts ...s
 	return p.expect("the answer comes back", "SIP/2.0 200").fieldValues("Contact")
 }
 
-// echo lists what the PBX got.
+// listAsSent lists the Contacts as the PBX received them.
 func listAsSent(got []string) []string { return got }
 
 // elsewhere is a phone at the hop's address for phones behind another NAT.
 var elsewhereAt = netip.MustParseAddrPort("198.51.100.7:5062")
 
-// TestContactsComeBackAsThePhoneWroteThem: what the PBX lists in its 2xx comes back as the
-// phones wrote it, whatever the PBX repeats.
+// The Contacts in the PBX's 2xx come back as the phones wrote them, whatever the PBX
+// lists.
 func TestContactsComeBackAsThePhoneWroteThem(t *testing.T) { // RFC 3261 §10.3 step 8
 	const desk = "<sip:101@10.0.0.5:5062>"
 	for _, tt := range []struct {
@@ -72,7 +72,7 @@ func TestContactsComeBackAsThePhoneWroteThem(t *testing.T) { // RFC 3261 §10.3 
 	}
 }
 
-// listed is the Contacts of the latest 2xx to a REGISTER that the watcher was shown.
+// listedContacts returns the Contacts of the last observed 2xx to a REGISTER.
 func (s *testbed) listedContacts() (contacts string) {
 	s.advance(0)
 	for len(s.observations) > 0 {
@@ -83,9 +83,9 @@ func (s *testbed) listedContacts() (contacts string) {
 	return contacts
 }
 
-// TestOlderBindingOfAContactIsNotListed: a phone registers the same Contact on a new
-// connection. The PBX keeps the binding of the old one until that expires, and lists it
-// before, between and after; the phone would take it for its own.
+// A phone registers the same Contact on a new connection. The PBX keeps the binding of
+// the old connection until it expires, and lists it before, between and after the new
+// one; the phone would take it for its own.
 func TestOlderBindingOfAContactIsNotListed(t *testing.T) {
 	const desk, mobile = "<sip:101@10.0.0.5:5062>", "<sip:101@10.0.0.6:5062>"
 	for _, tt := range []struct {
@@ -122,9 +122,9 @@ func TestOlderBindingOfAContactIsNotListed(t *testing.T) {
 	}
 }
 
-// TestSameContactBehindAnotherNATStays: two phones of one address of record have the same Contact
-// behind different NATs. That one signs off does not sign the other off, and what the
-// list says of the other can be sent back as it is.
+// Two phones of one address-of-record have the same Contact behind different NATs. When
+// one unregisters, the other stays registered, and the Contact listed for the other can
+// be sent back as it is.
 func TestSameContactBehindAnotherNATStays(t *testing.T) {
 	const both = "<sip:101@10.0.0.5:5062>"
 	runScenario(t, func(s *testbed) {
@@ -147,8 +147,8 @@ func TestSameContactBehindAnotherNATStays(t *testing.T) {
 	}, withRegister(sip.RegisterContact))
 }
 
-// TestContactOfAnotherNodeIsRestored: the nodes of a cluster have one key, and bellhop
-// may have listened elsewhere before.
+// The nodes of a cluster share one key, so a Contact that another node or an earlier
+// configuration has written is restored too.
 func TestContactOfAnotherNodeIsRestored(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		got := s.phone.registerContacts(func(got []string) []string {

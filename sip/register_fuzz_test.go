@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// FuzzContacts: whatever stands in the Contacts of a REGISTER, a PBX that lists what it
-// got has the phone see the URIs that it wrote, and nothing around them changes.
+// FuzzContacts checks that a phone sees the URIs that it wrote when the PBX lists the
+// Contacts it received, whatever they contain, and that nothing around the URIs changes.
 func FuzzContacts(f *testing.F) {
 	f.Add("<sip:101@10.0.0.5>;expires=0, <sip:101@10.0.0.6;transport=tcp>;q=0.3", "*")
 	f.Add(`"A, \"B\" <c>; d" <sip:101@10.0.0.5;ob>;+sip.instance="<urn:uuid:1, 2>"`, "sip:101@10.0.0.5 ;expires=1")

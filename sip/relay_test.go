@@ -14,8 +14,8 @@ var (
 	victimAt   = netip.MustParseAddrPort("203.0.113.66:5060") // no peer of any call
 )
 
-// challenged has a stranger send an INVITE without credentials, which the PBX
-// refuses with a copy of our Record-Route.
+// challengeStranger sends an INVITE without credentials from a stranger. The PBX refuses
+// it, with a copy of our Record-Route.
 func (s *testbed) challengeStranger(stranger *peer) (refusal text) {
 	s.t.Helper()
 	invite := stranger.newInvite("Content-Type: application/sdp", "", strings.Repeat("a=candidate\r\n", 20))
@@ -200,8 +200,8 @@ func TestADialogStaysWithItsPBX(t *testing.T) {
 	})
 }
 
-// TestPBXProxyOpensNoOtherNextHop: it follows Route and Request-URI wherever they
-// lead, and so would send a stranger's request where he likes, or back to bellhop.
+// A PBX that is a proxy follows Route and Request-URI anywhere. Without our checks it
+// would send a stranger's request to any address, or back to bellhop.
 func TestPBXProxyOpensNoOtherNextHop(t *testing.T) {
 	const pbx = "<sip:192.0.2.2;lr>"
 	runScenario(t, func(s *testbed) {

@@ -287,8 +287,8 @@ func TestObservationNamesTheTrunk(t *testing.T) {
 	})
 }
 
-// TestAnySchemeGoesToThePBX: bellhop need not understand what only the PBX has to
-// route (RFC 5031: an emergency service is urn:service:sos).
+// bellhop forwards URI schemes that only the PBX can route (RFC 5031: urn:service:sos is
+// an emergency service).
 func TestAnySchemeGoesToThePBX(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		for _, uri := range []string{"urn:service:sos", "urn:service:sos.police", "im:bob@pbx.example", "pres:bob@pbx.example", "nobodyKnowsThisScheme:totally(opaque)", "http://example.com"} {

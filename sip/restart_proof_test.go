@@ -7,10 +7,10 @@ import (
 	"bellhop/sip"
 )
 
-// TestBindingProvesItsAddressAfterARestart: the PBX asks a registered phone whether it is there,
-// along the Path or by the Contact that it got from the process before. From then on the
-// phone's first INVITE gets its large challenge at once, whatever the phone answers. A
-// stranger's waits, and a phone proves nothing for others with a token of its own.
+// After a restart the PBX sends OPTIONS to a registered phone, by the Path or Contact of
+// the earlier process. From then on the phone's first INVITE gets its large challenge at
+// once, whatever the phone answers. A stranger's challenge waits. A phone proves no
+// address but its own with its token.
 func TestBindingProvesItsAddressAfterARestart(t *testing.T) {
 	for _, mode := range []sip.Register{sip.RegisterPath, sip.RegisterContact} {
 		t.Run(string(mode), func(t *testing.T) {

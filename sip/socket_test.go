@@ -17,7 +17,7 @@ import (
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 
-// socket is a real UDP socket on loopback, closed with the test.
+// openSocket returns a real UDP socket on loopback. It is closed with the test.
 func openSocket(t *testing.T) (*net.UDPConn, netip.AddrPort) {
 	t.Helper()
 	c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(loopback))
@@ -28,7 +28,7 @@ func openSocket(t *testing.T) (*net.UDPConn, netip.AddrPort) {
 	return c, c.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
-// onLoopback starts a hop on real sockets and returns its UDP and TCP address.
+// startOnLoopback starts a proxy on real sockets and returns its UDP and TCP address.
 func startOnLoopback(t *testing.T, pbx sip.Addr) (udp, tcp netip.AddrPort) {
 	t.Helper()
 	return startOnLoopbackAt(t, loopback, pbx)
@@ -55,7 +55,7 @@ func startOnLoopbackAt(t *testing.T, at netip.AddrPort, pbx sip.Addr) (udp, tcp 
 	return hop.Addrs()[0].AddrPort, hop.Addrs()[1].AddrPort
 }
 
-// awaits reads one datagram that begins with start.
+// expectDatagram reads one datagram, which must begin with start.
 func expectDatagram(t *testing.T, c *net.UDPConn, what, start string) (text, netip.AddrPort) {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(5 * time.Minute))
@@ -67,8 +67,8 @@ func expectDatagram(t *testing.T, c *net.UDPConn, what, start string) (text, net
 	return text(buf[:n]), from
 }
 
-// TestAPBXThatRestartsGetsTheCall: its port is closed when the INVITE comes, and open
-// when Timer A repeats it. In between the error queue says that nobody is there.
+// The PBX's port is closed when the INVITE comes, and open when Timer A retransmits it.
+// In between, the error queue reports the closed port.
 func TestAPBXThatRestartsGetsTheCall(t *testing.T) { // RFC 3261 §17.1.1.2
 	pbx, at := openSocket(t)
 	pbx.Close()

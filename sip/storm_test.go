@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestRandomMessagesLeaveNothingBehind plays phones and a PBX that say anything at any time: when
-// all is said nothing is left, and nothing has panicked.
+// Phones and a PBX send any message at any time. At the end nothing is left, and nothing
+// has panicked.
 func TestRandomMessagesLeaveNothingBehind(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

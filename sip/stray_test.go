@@ -22,8 +22,8 @@ func TestResponseWithoutAnotherVia(t *testing.T) { // RFC 3261 §16.7 item 3
 	})
 }
 
-// TestATryingWithoutAnotherVia: every 100 of sofia-sip has the topmost Via alone. It
-// stops the repetitions, and lets a CANCEL go, all the same.
+// Every 100 of sofia-sip has the topmost Via alone. It stops the retransmissions and
+// releases a waiting CANCEL all the same.
 func TestATryingWithoutAnotherVia(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		invite, got := s.sendInvite()

@@ -170,8 +170,8 @@ func TestConnectionsOfOneAddressAreLimited(t *testing.T) {
 	}, func(c *sip.Config) { c.Connections = 64 })
 }
 
-// PBX and trunk may have any number of connections, up to the bound of all. One
-// on which nothing came yet counts.
+// PBX and trunk may have any number of connections, up to the limit of all connections.
+// A connection without a first byte counts.
 func TestPBXAndTrunkHaveNoConnectionLimit(t *testing.T) {
 	trunk := netip.MustParseAddr("192.0.2.200")
 	runScenario(t, func(s *testbed) {
@@ -199,7 +199,7 @@ func TestPBXAndTrunkHaveNoConnectionLimit(t *testing.T) {
 	})
 }
 
-// Silent connections are closed with the hop, and not waited for.
+// Silent connections are closed with the proxy, and it does not wait for them.
 func TestSilentConnectionEndsWithTheProxy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newTestbed(t)

@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// text is a SIP message as it is on the wire.
+// text is a SIP message as bytes on the wire.
 type text string
 
-// start is the start line.
+// startLine returns the start line.
 func (m text) startLine() string {
 	l, _, _ := strings.Cut(string(m), "\r\n")
 	return l
 }
 
-// body is what stands behind the header section.
+// body returns the bytes after the header section.
 func (m text) body() string {
 	_, b, _ := strings.Cut(string(m), "\r\n\r\n")
 	return b
@@ -26,7 +26,7 @@ func (m text) headerLines() []string {
 	return strings.Split(head, "\r\n")[1:]
 }
 
-// all returns the values of a header field, one string for each line.
+// fieldValues returns the values of a header field, one string for each line.
 func (m text) fieldValues(name string) (values []string) {
 	for _, l := range m.headerLines() {
 		if n, v, ok := strings.Cut(l, ":"); ok && strings.EqualFold(strings.TrimSpace(n), name) {
@@ -36,7 +36,7 @@ func (m text) fieldValues(name string) (values []string) {
 	return values
 }
 
-// one returns the first value of a header field, "" if there is none.
+// fieldValue returns the first value of a header field, or "".
 func (m text) fieldValue(name string) string {
 	if v := m.fieldValues(name); len(v) > 0 {
 		return v[0]
@@ -44,7 +44,7 @@ func (m text) fieldValue(name string) string {
 	return ""
 }
 
-// uri is the Request-URI.
+// requestURI returns the Request-URI.
 func (m text) requestURI() string { return strings.Split(m.startLine(), " ")[1] }
 
 func (m text) method() string {
@@ -52,20 +52,21 @@ func (m text) method() string {
 	return method
 }
 
-// branch is the branch of the topmost Via.
+// viaBranch returns the branch of the topmost Via.
 func (m text) viaBranch() string {
 	_, v, _ := strings.Cut(m.fieldValue("Via"), ";branch=")
 	v, _, _ = strings.Cut(v, ";")
 	return v
 }
 
-// toTag is the tag in To, "" if it has none.
+// toTag returns the tag in To, or "".
 func (m text) toTag() string {
 	_, v, _ := strings.Cut(m.fieldValue("To"), ";tag=")
 	return v
 }
 
-// with is m with one occurrence of old replaced, which must be there.
+// replaced returns m with the first old replaced by new. It panics if m does not contain
+// old.
 func (m text) replaced(old, new string) text {
 	if !strings.Contains(string(m), old) {
 		panic(fmt.Sprintf("%q is not in\n%s", old, m))
@@ -73,9 +74,9 @@ func (m text) replaced(old, new string) text {
 	return text(strings.Replace(string(m), old, new, 1))
 }
 
-// compose writes a message: start line, the fields by default, and lines. A
-// line takes the place of the default of its name; one without a value takes
-// the default away. Behind an empty line stands the body.
+// composeMessage returns a message of a start line, the default header fields, and
+// lines. A line replaces the default of its name; a line without a value removes it.
+// Lines after an empty one are the body.
 func composeMessage(start string, defaults []string, lines []string) text {
 	var b strings.Builder
 	b.WriteString(start + "\r\n")
@@ -127,7 +128,7 @@ func composeMessage(start string, defaults []string, lines []string) text {
 	return text(b.String() + "\r\n" + body)
 }
 
-// bracketed is the URI in a name-addr.
+// bracketedURI returns the URI in a name-addr.
 func bracketedURI(v string) string {
 	_, v, _ = strings.Cut(v, "<")
 	v, _, _ = strings.Cut(v, ">")

@@ -49,7 +49,7 @@ func TestTokensOpenAsTheyWereSealed(t *testing.T) {
 	}
 }
 
-// requestWithin is a request within a dialog.
+// requestWithin returns a request within a dialog.
 func requestWithin(callID, fromTag, toTag string) *message {
 	m := new(message)
 	m.index([]byte("BYE sip:a SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a>;tag="+fromTag+"\r\nTo: <sip:b>;tag="+toTag+

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// ms is a tick of the hop's clock.
+// ms is a tick of the proxy's clock.
 const ms = time.Millisecond
 
 func TestCallIsForwarded(t *testing.T) { // RFC 3261 §16
@@ -247,7 +247,8 @@ func TestFinalResponseIsForwardedOnce(t *testing.T) { // RFC 3261 §17.1.2.2: Ti
 	})
 }
 
-// A sender that gives up behind our own CANCEL leaves nothing: play looks for it.
+// A sender that cancels after our own CANCEL leaves nothing behind: runScenario checks
+// that.
 func TestCancelAfterTimerCLeavesNothing(t *testing.T) {
 	runScenario(t, func(s *testbed) {
 		invite, got := s.sendInvite()

@@ -17,9 +17,9 @@ import (
 // What leaves is what came, but for the edits that DESIGN §3.2 names. These
 // tests undo exactly those edits and compare bytes.
 
-// undo is the request as it must have come for got to be forwarded. It takes
-// our fields out of got, which must be there exactly once and where they
-// belong, and puts back what was changed in place.
+// undoEdits returns the request that must have been received for got to be forwarded. It
+// removes our fields from got, which must be there exactly once and in place, and
+// restores the values that were changed.
 func undoEdits(t *testing.T, sent, got []byte, cid bool) []byte {
 	t.Helper()
 	b := got
@@ -68,7 +68,7 @@ func headerSection(b []byte) []byte {
 	return b
 }
 
-// topVia is the first Via line with its folds.
+// topVia returns the first Via line with its continuation lines.
 func topVia(b []byte) []byte {
 	return regexp.MustCompile(`(?i)\r\n(via|v)[ \t]*:([^\r]|\r\n[ \t])*`).Find(headerSection(b))
 }
@@ -83,7 +83,7 @@ func toTagged(b []byte) bool {
 	return regexp.MustCompile(`(?i)\r\n(to|t)[ \t]*:([^\r]|\r\n[ \t])*;\s*tag\s*=`).Match(headerSection(b))
 }
 
-// raiseMaxForwards puts the value that was sent in the place of one less.
+// raiseMaxForwards restores the Max-Forwards that was sent; got must have one less.
 func raiseMaxForwards(t *testing.T, sent, got []byte) []byte {
 	t.Helper()
 	was, is := maxForwards.FindSubmatch(headerSection(sent)), maxForwards.FindSubmatchIndex(headerSection(got))
@@ -98,7 +98,7 @@ func raiseMaxForwards(t *testing.T, sent, got []byte) []byte {
 	return append(append(append([]byte(nil), got[:is[4]]...), was[2]...), got[is[5]:]...)
 }
 
-// same fails the test if two messages differ, and shows where.
+// assertSame fails the test if two messages differ, and shows the first difference.
 func assertSame(t *testing.T, what string, got, want []byte) {
 	t.Helper()
 	if bytes.Equal(got, want) {
@@ -112,7 +112,7 @@ func assertSame(t *testing.T, what string, got, want []byte) {
 	t.Errorf("%s differs at byte %d of %d (want %d):\n got …%q…\nwant …%q…", what, i, len(got), len(want), near(got), near(want))
 }
 
-// cutToLength is a datagram without what stands behind its body.
+// cutToLength returns a datagram without the bytes after its body.
 func cutToLength(b []byte) []byte {
 	m := regexp.MustCompile(`(?i)\r\n(?:content-length|l)[ \t]*:\s*(\d+)`).FindSubmatch(headerSection(b))
 	if m == nil {
@@ -122,7 +122,7 @@ func cutToLength(b []byte) []byte {
 	return b[:min(len(b), len(headerSection(b))+n)]
 }
 
-// straight sends a request through a hop and compares what arrives.
+// checkRequestUnchanged sends a request through a proxy and compares the result with it.
 func checkRequestUnchanged(t *testing.T, sent []byte, cid bool) {
 	t.Helper()
 	runScenario(t, func(s *testbed) {
@@ -274,8 +274,7 @@ okMESSAGE sip:103@pbx.example SIP/2.0
 `,
 }
 
-// wire writes a message of this file as it is on the wire: all its lines end
-// in CRLF.
+// wireForm returns a message of this file with CRLF line ends.
 func wireForm(s string) []byte {
 	return []byte(strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\n", "\r\n"))
 }
@@ -288,9 +287,9 @@ func TestRequestsLeaveUnchanged(t *testing.T) { // RFC 3261 §16.6, row 15; DESI
 	}
 }
 
-// answered sends a request of the response's method through a hop and lets the
-// PBX answer with response, whose Vias are replaced by those the request had.
-// What comes back must be response, without our Via.
+// checkResponseUnchanged sends a request through a proxy, and lets the PBX answer with
+// response, whose Vias are replaced by the request's. The response must come back the
+// same, without our Via.
 func checkResponseUnchanged(t *testing.T, response []byte) {
 	t.Helper()
 	runScenario(t, func(s *testbed) {
@@ -411,8 +410,8 @@ func TestResponsesComeBackUnchanged(t *testing.T) { // RFC 3261 §16.7, row 15
 	}
 }
 
-// corpora is where collections of messages of others are, if they are there at
-// all: a folder shared/corpora beside or above the repository.
+// corpusFolder returns the folder of foreign message collections, if it exists:
+// shared/corpora beside or above the repository.
 func corpusFolder() string {
 	dir, err := os.Getwd()
 	for err == nil {
@@ -428,7 +427,7 @@ func corpusFolder() string {
 	return ""
 }
 
-// collection reads the messages under a folder of corpora.
+// readCorpus reads the messages in a folder of the corpus.
 func readCorpus(t *testing.T, folder string) map[string][]byte {
 	found := map[string][]byte{}
 	root := corpusFolder()

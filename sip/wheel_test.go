@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// alarm notes when it fired.
+// testTimer notes when it fired.
 type testTimer struct {
 	timer timer
 	fired []instant
@@ -26,8 +26,7 @@ func newAlarm() *testTimer {
 	return a
 }
 
-// drive advances as a worker does: to the next tick that the wheel names, or
-// to end.
+// advanceWheel advances the wheel as a worker does: to the next due tick, or to end.
 func advanceWheel(w *wheel, end instant) {
 	for {
 		at, ok := w.next()
@@ -62,7 +61,7 @@ func TestTimersFireAtTheFirstTickAfterTheirDeadline(t *testing.T) {
 	}
 }
 
-// w0 is the last tick at start.
+// tickAt returns the last tick at or before start.
 func tickAt(start instant) instant { return start / tickLength * tickLength }
 
 func TestManyTimersFireInOrder(t *testing.T) {
