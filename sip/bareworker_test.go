@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Tests of what is inside the hop drive a worker by hand: nothing runs, and
-// the network is a sink.
+// Tests inside the package drive a worker by hand: the proxy does not run, and its network
+// only records.
 
 var (
 	bareProxy = netip.MustParseAddrPort("192.0.2.1:5060")

@@ -203,8 +203,8 @@ func TestFullQueueDropsStrangersFirst(t *testing.T) {
 		size int
 		want [3]int // strangers' requests, then known ones, then those within dialogs
 	}{
-		{"messages", 500, [3]int{maxQueuedStrangers, maxQueuedItems / 10 * 9, maxQueuedItems - maxQueuedItems/10*9}},
-		{"bytes", 40000, [3]int{maxQueuedBytes / 2 / 40000, maxQueuedBytes/10*9/40000 - maxQueuedBytes/2/40000, maxQueuedBytes/40000 - maxQueuedBytes/10*9/40000}},
+		{"limit of messages", 500, [3]int{maxQueuedStrangers, maxQueuedItems / 10 * 9, maxQueuedItems - maxQueuedItems/10*9}},
+		{"limit of bytes", 40000, [3]int{maxQueuedBytes / 2 / 40000, maxQueuedBytes/10*9/40000 - maxQueuedBytes/2/40000, maxQueuedBytes/40000 - maxQueuedBytes/10*9/40000}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w, _ := newBareWorker(t, nil)

@@ -9,8 +9,8 @@ import (
 	"bellhop/sip"
 )
 
-// What becomes of the torture messages, over UDP: a status is what the sender
-// is told, "on" that the PBX gets it, "silence" that nobody gets anything.
+// fates are the expected results of the torture messages over UDP: a status is the response
+// to the sender, "on" means forwarded to the PBX, "silence" means that nothing is sent.
 var fates = map[string]map[string]string{
 	"rfc4475": {
 		"badaspec": "400 on", "badbranch": "on", "baddate": "on", "baddn": "400 on", "badinv01": "400 on", "badvers": "505",

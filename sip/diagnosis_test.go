@@ -200,7 +200,7 @@ func TestOnlyAPathOfOursCanBeIgnored(t *testing.T) {
 			assertEqual(t, string(mode), strings.Join(s.proxy.Degraded(), "|"), "")
 		}, withRegister(mode))
 	}
-	runScenario(t, func(s *testbed) { // a trunk's 404 is a number that nobody has
+	runScenario(t, func(s *testbed) { // a 404 to a trunk means a wrong number
 		trunk := s.addUDPPeer(netip.MustParseAddrPort("198.51.100.9:5060"))
 		invite := trunk.newInvite()
 		trunk.send(trunk.newRequest("REGISTER", "sip:pbx.example"))
@@ -244,7 +244,7 @@ func TestEachPBXHasItsOwnDiagnosis(t *testing.T) {
 func TestPBXThatLosesBindingsIsReported(t *testing.T) {
 	for _, mode := range []sip.Register{sip.RegisterPath, sip.RegisterContact, sip.RegisterNone} {
 		runScenario(t, func(s *testbed) {
-			s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:101@192.0.2.1:5060")) // FreeSWITCH sends back one for nobody
+			s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:101@192.0.2.1:5060")) // FreeSWITCH sends back a MESSAGE to an unknown user
 			s.pbx.expect("it names no phone", "SIP/2.0 404")
 			assertEqual(t, string(mode), strings.Join(s.proxy.Degraded(), "|"), "")
 			invite := s.pbx.newRequest("INVITE", "sip:101@192.0.2.1:5060;fs_nat=yes")
@@ -304,7 +304,7 @@ func TestRequestsFromAnotherPBXPortAreReported(t *testing.T) {
 			})
 		})
 	}
-	runScenario(t, func(s *testbed) { // as told
+	runScenario(t, func(s *testbed) { // with the remedy in place
 		own := s.addUDPPeer(external)
 		carrier := s.addUDPPeer(netip.MustParseAddrPort("198.51.100.9:5060"))
 		own.send(own.newRequest("MESSAGE", "sip:5559999@198.51.100.9", "Route: <sip:198.51.100.9;lr>"))
@@ -312,7 +312,7 @@ func TestRequestsFromAnotherPBXPortAreReported(t *testing.T) {
 		own.expect("answer", "SIP/2.0 200")
 		assertEqual(t, "degraded", strings.Join(s.proxy.Degraded(), "|"), "")
 	}, func(c *sip.Config) { c.PBXSources = parsePrefixes("192.0.2.2") })
-	runScenario(t, func(s *testbed) { // on bellhop's own machine anybody may be refused by the PBX
+	runScenario(t, func(s *testbed) { // on bellhop's own machine, a 403 of the PBX is no sign
 		phone := s.addUDPPeer(netip.MustParseAddrPort("192.0.2.1:40000"))
 		phone.send(phone.newRequest("MESSAGE", "sip:102@pbx.example"))
 		s.pbx.respond(s.pbx.expect("sent on", "MESSAGE"), "403 Forbidden")
@@ -326,7 +326,7 @@ func TestRequestsFromAnotherPBXPortAreReported(t *testing.T) {
 	}, func(c *sip.Config) {
 		c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.1:5070")}}
 	})
-	runScenario(t, func(s *testbed) { // a stranger names nobody
+	runScenario(t, func(s *testbed) { // a stranger causes no finding
 		s.phone.send(s.phone.newRequest("MESSAGE", "sip:5559999@198.51.100.9", "Route: <sip:198.51.100.9;lr>"))
 		s.phone.expect("refused", "SIP/2.0 403")
 		assertEqual(t, "degraded", strings.Join(s.proxy.Degraded(), "|"), "")

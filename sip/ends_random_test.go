@@ -17,15 +17,15 @@ type randomCall struct {
 	r      *rand.Rand
 	tcp    bool
 	phone  *peer
-	open   bool   // the phone's flow is
-	came   int    // how often the phone has come
-	own    bool   // its flow is that of the call, or has registered since and since bellhop started
-	left   string // who has sent a BYE that must have ended the call; "": nobody
+	open   bool   // the phone's flow is open
+	came   int    // number of the phone's connections
+	own    bool   // the flow is that of the call, or has registered since then and since the start of bellhop
+	left   string // party whose BYE must have ended the call; "": none
 	path   string
 	steps  []string
-	within func(from *peer, method string, lines ...string) text // nil: not answered
-	asked  []text                                                // requests that the phone has got, not answered
-	phoned []text                                                // that the PBX has
+	within func(from *peer, method string, lines ...string) text // nil: the call is not answered
+	asked  []text                                                // requests that the phone has received and not answered
+	phoned []text                                                // requests that the PBX has received and not answered
 }
 
 // logStep notes an event for the report of a failure.

@@ -457,7 +457,7 @@ func TestRingingCallEndsOnceWithoutItsFlow(t *testing.T) {
 			s.pbx.respond(got, "180 Ringing")
 			phone.close()
 			s.advance(time.Second)
-			for range 4 { // nobody acknowledges it
+			for range 4 { // without an ACK
 				s.pbx.respond(got, "200 OK")
 				s.advance(4 * time.Second)
 			}

@@ -29,10 +29,10 @@ func TestForgedSourceGetsNoMoreBytesThanSent(t *testing.T) {
 		lines  []string
 		after  time.Duration // the PBX answers
 	}{
-		{"challenge", "401 Unauthorized", []string{`WWW-Authenticate: Digest realm="a", nonce="` + strings.Repeat("n", 64) + `"`}, 0},
+		{"a challenge", "401 Unauthorized", []string{`WWW-Authenticate: Digest realm="a", nonce="` + strings.Repeat("n", 64) + `"`}, 0},
 		{"challenge behind a 100", "407 Proxy Authentication Required", nil, 200 * ms},
-		{"answer", "200 OK", nil, 0},
-		{"silence", "", nil, 0},
+		{"an answered call", "200 OK", nil, 0},
+		{"no response", "", nil, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			runUnproven(t, func(s *testbed) {
@@ -141,7 +141,7 @@ func TestACKProvesItsSourceAddress(t *testing.T) {
 		first  func(s *testbed)
 		proves bool
 	}{
-		{"nothing", func(s *testbed) {}, false},
+		{"no proof", func(s *testbed) {}, false},
 		{"ACK of a failure", func(s *testbed) { s.phone.sendACK(failure(s)) }, true},
 		{"ACK with another tag", func(s *testbed) {
 			invite, f := failure(s)
@@ -194,7 +194,7 @@ func TestACKProvesItsSourceAddress(t *testing.T) {
 			}
 		}, oneWorker)
 	})
-	t.Run("trunk", func(t *testing.T) {
+	t.Run("a trunk needs no proof", func(t *testing.T) {
 		runUnproven(t, func(s *testbed) {
 			if n := repeated(s, s.phone); n == 0 {
 				s.t.Error("the failure is not repeated to a trunk")

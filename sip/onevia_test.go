@@ -22,7 +22,7 @@ func TestProvisionalResponseCountsWithAnyVias(t *testing.T) { // RFC 3261 §16.7
 		{"another's", func(own, _ string) string {
 			return "Via: " + own + "\r\nVia: SIP/2.0/UDP 203.0.113.9;branch=z9hG4bK-x\r\n"
 		}},
-		{"garbage", func(own, _ string) string { return "v: " + own + "\r\nVia: garbage\r\n" }},
+		{"an unreadable Via", func(own, _ string) string { return "v: " + own + "\r\nVia: garbage\r\n" }},
 		{"ours twice", func(own, _ string) string { return "Via: " + own + "\r\nVia: " + own + "\r\n" }},
 	} {
 		for _, status := range []string{"100 Trying", "180 Ringing", "183 Session Progress", "199 Early Dialog Terminated"} {

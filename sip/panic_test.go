@@ -50,7 +50,7 @@ func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 	h, l := w.proxy, w.proxy.listeners[0]
 	invite := []byte(typicalINVITE)
 	workers := h.workers
-	h.workers = nil // who owns a message cannot be told: to ask panics
+	h.workers = nil // finding the worker of a message panics
 	h.handleDatagram(l, invite, barePhone, false)
 	h.reportUnsent(w.addOwnVia(invite))
 	h.workers = workers

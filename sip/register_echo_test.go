@@ -33,7 +33,7 @@ func (p *peer) registerContacts(lists func(got []string) []string, contacts ...s
 // listAsSent lists the Contacts as the PBX received them.
 func listAsSent(got []string) []string { return got }
 
-// elsewhere is a phone at the hop's address for phones behind another NAT.
+// elsewhereAt is the address of a phone behind another NAT.
 var elsewhereAt = netip.MustParseAddrPort("198.51.100.7:5062")
 
 // The Contacts in the PBX's 2xx come back as the phones wrote them, whatever the PBX
@@ -93,13 +93,13 @@ func TestOlderBindingOfAContactIsNotListed(t *testing.T) {
 		list string // older, newer and other stand for the Contacts
 		want string
 	}{
-		{"in front", "older;expires=9, newer;expires=60", desk + ";expires=60"},
-		{"behind", "newer;expires=60 , older;expires=9", desk + ";expires=60"},
-		{"between", "other;expires=5, older;expires=9, newer;expires=60", mobile + ";expires=5, " + desk + ";expires=60"},
-		{"twice at the end", "newer;expires=60, older;expires=9, older;expires=8", desk + ";expires=60"},
-		{"twice in front", "older;expires=9,older;expires=8,newer;expires=60", desk + ";expires=60"},
+		{"older one in front", "older;expires=9, newer;expires=60", desk + ";expires=60"},
+		{"older one last", "newer;expires=60 , older;expires=9", desk + ";expires=60"},
+		{"older one between", "other;expires=5, older;expires=9, newer;expires=60", mobile + ";expires=5, " + desk + ";expires=60"},
+		{"older one twice at the end", "newer;expires=60, older;expires=9, older;expires=8", desk + ";expires=60"},
+		{"older one twice in front", "older;expires=9,older;expires=8,newer;expires=60", desk + ";expires=60"},
 		{"in a line of its own", "older;expires=9|newer;expires=60|older;expires=8", desk + ";expires=60"},
-		{"alone", "older;expires=9", ""},
+		{"older one alone", "older;expires=9", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			runScenario(t, func(s *testbed) {

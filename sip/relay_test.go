@@ -132,8 +132,8 @@ func TestACallersTokensDoNotLeadPastThePBX(t *testing.T) { // the PBX is a proxy
 
 func TestDialogThePBXHasLeftReachesItsOtherEnd(t *testing.T) {
 	for _, tt := range []struct {
-		contact string // of who is called, as it answers
-		goesTo  string // the BYE of the caller; "" if to nobody
+		contact string // Contact in the 2xx of the called phone
+		goesTo  string // receiver of the caller's BYE; "": none
 	}{
 		{"sip:102@192.0.2.102:5062", "192.0.2.102:5062"},
 		{"sip:102@192.0.2.102:6000", "192.0.2.102:6000"},  // another port of the same host
@@ -319,7 +319,7 @@ func TestACallersContactLeadsNoFartherThanItsHost(t *testing.T) {
 	}
 }
 
-func TestCallersContactIsNotTakenForThePBX(t *testing.T) { // of a PBX that is a proxy, and on whose host a caller is
+func TestCallersContactIsNotTakenForThePBX(t *testing.T) { // the PBX is a proxy, and the caller is on its host
 	runScenario(t, func(s *testbed) {
 		caller := s.addUDPPeer(netip.MustParseAddrPort("192.0.2.2:5099"))
 		c := s.pbx.newRequest("INVITE", "sip:101@192.0.2.101:5062", "Contact: <sip:102@192.0.2.2:5099>", "Record-Route: <sip:192.0.2.2;lr>").
@@ -380,7 +380,7 @@ func TestCallsAndBindingsOutliveTheUpgrade(t *testing.T) {
 			{s.pbx, s.phone, "sip:101@10.0.0.7", append(within, "Route: <sip:"+oldPhone+ours)},
 			{s.pbx, s.phone, "sip:101@10.0.0.7", []string{"Route: <sip:" + oldPath + ours}},
 			{s.pbx, s.phone, "sip:101@192.0.2.1;bellhop=" + oldContact, nil},
-			// Dialogs other than calls, a subscription's for example, nobody has kept.
+			// Dialogs other than calls, a subscription's for example, are not restored.
 			{s.phone, s.pbx, "sip:102@192.0.2.2:5060", []string{"To: <sip:102@pbx.example>;tag=x", "Route: <sip:" + oldPhone + ours}},
 			{s.pbx, s.phone, "sip:101@10.0.0.7", []string{"To: <sip:102@pbx.example>;tag=x", "Route: <sip:" + oldPhone + ours}},
 		} {

@@ -90,7 +90,7 @@ func TestInvalidRequestsAreRefused(t *testing.T) { // rows 3–8, 11
 	}
 }
 
-func TestUnusualRequestsAreForwarded(t *testing.T) { // row 1: what only others have to understand is not looked at
+func TestUnusualRequestsAreForwarded(t *testing.T) { // row 1: parts that only others need to understand are not checked
 	invite := "INVITE sip:102@pbx.example SIP/2.0"
 	for _, tt := range []struct {
 		name, old, new string
@@ -167,7 +167,7 @@ func TestCallSentBackUnchangedIsALoop(t *testing.T) { // RFC 3261 §16.3 item 4
 func TestLoopIsRefusedAndSpiralForwarded(t *testing.T) { // RFC 3261 §16.3 item 4, RFC 5393 §4.2
 	runScenario(t, func(s *testbed) {
 		other := s.addUDPPeer(otherAt)
-		// From the PBX: the Request-URI says where to, so that nothing else changes.
+		// From the PBX: the Request-URI is the next hop, so that nothing else changes.
 		sent := s.pbx.newRequest("MESSAGE", "sip:102@192.0.2.102:5062")
 		s.pbx.send(sent)
 		got := other.expect("it goes on", "MESSAGE sip:102@192.0.2.102:5062")
@@ -185,7 +185,7 @@ func TestLoopIsRefusedAndSpiralForwarded(t *testing.T) { // RFC 3261 §16.3 item
 	})
 }
 
-func TestMergedRequestsAreForwarded(t *testing.T) { // RFC 3261 §16.3: it is the UAS's to say 482
+func TestMergedRequestsAreForwarded(t *testing.T) { // RFC 3261 §16.3: only the UAS sends 482
 	runScenario(t, func(s *testbed) {
 		sent := s.phone.newRequest("MESSAGE", "sip:102@pbx.example")
 		fork := sent.replaced("branch=z9hG4bK", "branch=z9hG4bK-fork")

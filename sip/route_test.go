@@ -19,8 +19,8 @@ func TestOwnRouteIsRemoved(t *testing.T) { // RFC 3261 §16.4, row 13
 		routes []string
 		want   []string
 	}{
-		{"none", nil, nil},
-		{"one", []string{us}, nil},
+		{"no Route", nil, nil},
+		{"one Route", []string{us}, nil},
 		{"one with a token", []string{own}, nil},
 		{"two lines", []string{own, us2}, nil},
 		{"two in one line", []string{us + "," + own}, nil},
@@ -106,7 +106,7 @@ func TestOwnMaddrIsRemoved(t *testing.T) { // RFC 3261 §16.4
 		assertEqual(t, "Route", got.fieldValue("Route"), "<sip:102@pbx.example>")
 		s.pbx.respond(got, "200 OK")
 		s.phone.expect("answer", "SIP/2.0 200")
-		// From the PBX, what is left says where to: not to our port.
+		// From the PBX, the rest of the URI is the next hop, without our port.
 		edge := s.addUDPPeer(netip.MustParseAddrPort("192.0.2.103:5060"))
 		s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:101@192.0.2.103:5080;maddr=192.0.2.1"))
 		edge.respond(edge.expect("sent on", "MESSAGE sip:101@192.0.2.103 SIP/2.0"), "200 OK")
@@ -432,7 +432,7 @@ func TestCallsGoToTheFirstPBXThatAnswers(t *testing.T) { // a PBX that does not 
 		goesTo(s.pbx)
 		s.advance(10 * time.Second)
 		probed(second, "200 OK")
-		s.pbx.expectLast("a probe", "OPTIONS") // and says nothing
+		s.pbx.expectLast("a probe", "OPTIONS") // and does not answer
 		s.advance(4*time.Second - 10*ms)
 		s.pbx.discardReceived() // Timer E
 		goesTo(s.pbx)

@@ -65,7 +65,7 @@ func TestAStreamThatCannotBeReadFurtherIsClosed(t *testing.T) { // RFC 3261 §18
 	}{
 		{"two Content-Lengths", "Content-Length: 0", "Content-Length: 0\r\nl: 5", "SIP/2.0 400"},
 		{"the same one twice", "Content-Length: 0", "Content-Length: 0\r\nContent-Length: 0", "SIP/2.0 400"},
-		{"negative", "Content-Length: 0", "Content-Length: -999", "SIP/2.0 400"},
+		{"negative Content-Length", "Content-Length: 0", "Content-Length: -999", "SIP/2.0 400"},
 		{"no number", "Content-Length: 0", "Content-Length: many", "SIP/2.0 400"},
 		{"too large", "Content-Length: 0", "Content-Length: 65536", "SIP/2.0 400"},
 		{"it wraps", "Content-Length: 0", "Content-Length: 4294967296", "SIP/2.0 400"},
