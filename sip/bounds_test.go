@@ -381,7 +381,7 @@ func TestServerKeysDistinguishTransactions(t *testing.T) {
 }
 
 func TestSourceSetExpiresAndEvicts(t *testing.T) {
-	s := newSources(acceptedLifetime)
+	s := newSourceSet(acceptedLifetime)
 	ip := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}) }
 	now := instant(time.Second)
 	const some = 1000

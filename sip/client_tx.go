@@ -144,8 +144,8 @@ func (c *clientTx) absorbRepetitions(now, long instant) {
 	c.worker.wheel.start(&c.timer, now+long)
 }
 
-// handleTimer retransmits the request, reports a timeout or ends the transaction, as the
-// state asks for.
+// handleTimer retransmits the request, reports a timeout or ends the transaction,
+// depending on the state.
 func (c *clientTx) handleTimer(now instant) {
 	switch c.state {
 	case clientCalling, clientProceeding:

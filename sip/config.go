@@ -45,7 +45,7 @@ type Config struct {
 	AllConnections int // limit of all TCP connections; 0: no limit
 }
 
-// A Trunk is a carrier: addresses on the edge side that are no extensions.
+// A Trunk is a carrier: edge-side addresses that are never extensions.
 type Trunk struct {
 	Name    string
 	Sources []netip.Prefix

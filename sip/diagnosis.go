@@ -183,9 +183,9 @@ func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, p
 	}
 }
 
-// diagnoseInvite examines the response to an INVITE. A 404 is suspicious only from a PBX
-// that challenges, and only to a registered phone's address: other PBXs answer a wrong
-// number with it.
+// diagnoseInvite examines the response to an INVITE. A 404 is a sign only from a PBX
+// that challenges phones, and only if a phone has registered from the address of the
+// INVITE. Other PBXs answer a wrong number with 404.
 func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx *pbx) {
 	d, ip := &pbx.diagnosis, t.server.upstream.peer().Addr()
 	switch {
@@ -264,10 +264,10 @@ func (h *Proxy) pbxAt(a netip.AddrPort) (found *pbx) {
 	return found
 }
 
-// diagnoseSource examines a request that was refused as a phone's: it may be the PBX's,
-// if it comes from the PBX's address and another port. sure excludes that a phone sent
-// it. Otherwise no finding is made if a phone has registered from that address, or
-// bellhop has the address too.
+// diagnoseSource examines a request that was refused as a phone's. It may be the PBX's,
+// if it comes from the PBX's IP address and another port. sure means that no phone would
+// have sent such a request. Otherwise nothing is noted if a phone has registered from
+// that address, or if bellhop has the address too.
 func (h *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 	for _, pbx := range h.pbx {
 		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !h.phoneSources.has(source.Addr(), now)) {
@@ -277,8 +277,8 @@ func (h *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 	}
 }
 
-// diagnosePhone examines a REGISTER of the PBX side that was refused. If the PBX has the
-// same address as bellhop, a phone there has sent it.
+// diagnosePhone examines a REGISTER that was taken for the PBX's and refused. If the PBX
+// has the same IP address as bellhop, a phone at that address has sent it.
 func (h *Proxy) diagnosePhone(p *packet) {
 	for _, pbx := range h.pbx {
 		if pbx.sharesOurAddr && pbx.addr.Addr() == p.peer.Addr() && pbx.isSource(p.listener.proto, p.peer) {

@@ -170,7 +170,7 @@ func Listen(cfg Config) (*Proxy, error) {
 	rand.Read(salt[:])
 	h.branchSalt = binary.BigEndian.Uint32(salt[:])
 	rand.Read(h.serverKeySecret[:])
-	h.acceptedSources, h.phoneSources, h.provenSources = newSources(acceptedLifetime), newSources(phoneLifetime), newSources(acceptedLifetime)
+	h.acceptedSources, h.phoneSources, h.provenSources = newSourceSet(acceptedLifetime), newSourceSet(phoneLifetime), newSourceSet(acceptedLifetime)
 	h.backlog = make(chan struct{}, 1)
 	for _, a := range cfg.PBX {
 		h.pbx = append(h.pbx, &pbx{addr: a, id: newPBXID(a)})
@@ -190,7 +190,7 @@ func Listen(cfg Config) (*Proxy, error) {
 			return nil, fmt.Errorf("sip: no listener can reach PBX %s: add a %s listener of its address family", p.addr, p.addr.Proto)
 		}
 	}
-	h.streams = newStreams(h)
+	h.streams = newStreamTable(h)
 	for i := range h.cfg.Workers {
 		h.workers = append(h.workers, newWorker(h, i))
 	}

@@ -141,8 +141,8 @@ func (s *serverTx) handleACK(now instant) bool {
 	return false
 }
 
-// handleTimer sends 100, retransmits the final response or ends the transaction, as the
-// state asks for.
+// handleTimer sends 100, retransmits the final response or ends the transaction,
+// depending on the state.
 func (s *serverTx) handleTimer(now instant) {
 	switch s.state {
 	case serverProceeding:

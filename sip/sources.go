@@ -33,8 +33,8 @@ type sourceSet struct {
 	slots    []atomic.Uint64
 }
 
-// newSources returns an empty set whose addresses expire after lifetime.
-func newSources(lifetime instant) *sourceSet {
+// newSourceSet returns an empty set whose addresses expire after lifetime.
+func newSourceSet(lifetime instant) *sourceSet {
 	return &sourceSet{lifetime: lifetime, seed: maphash.MakeSeed(), slots: make([]atomic.Uint64, sourceBuckets*sourceWays)}
 }
 

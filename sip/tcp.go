@@ -46,8 +46,8 @@ type streamTable struct {
 	closed      bool
 }
 
-// newStreams returns an empty table.
-func newStreams(h *Proxy) *streamTable {
+// newStreamTable returns an empty streamTable.
+func newStreamTable(h *Proxy) *streamTable {
 	return &streamTable{proxy: h, perPeer: map[netip.Addr]int{}, silentConns: map[net.Conn]bool{}, refusedAt: map[netip.Addr]time.Time{}}
 }
 

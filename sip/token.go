@@ -59,8 +59,8 @@ const (
 	inContact tokenUse = 'c' // Contact of a REGISTER, rewritten
 )
 
-// pbxID identifies a configured PBX by a hash of its address. It stays the same when
-// other PBXs are added or removed.
+// pbxID is a hash of a PBX's configured address. It stays the same when other PBXs are
+// added or removed.
 type pbxID [8]byte
 
 // newPBXID returns the id of a PBX with a configured address.
@@ -70,7 +70,7 @@ func newPBXID(a Addr) (id pbxID) {
 	return id
 }
 
-// routeID identifies the host and port of a Route by a hash.
+// routeID is a hash of the host and port of a Route.
 type routeID [8]byte
 
 // newRouteID returns the id of the Route with URI u.
