@@ -64,10 +64,10 @@ func BenchmarkCall(b *testing.B) {
 }
 
 func benchmarkCall(b *testing.B, watched bool) {
-	watch := make(chan dialog.Message, 16)
+	observations := make(chan dialog.Message, 16)
 	w, out := newBareWorker(b, func(c *Config) {
 		if watched {
-			c.Observations = watch
+			c.Observations = observations
 		}
 	})
 	serial := 0
@@ -90,8 +90,8 @@ func benchmarkCall(b *testing.B, watched bool) {
 		began := time.Now()
 		w.handleItem(workItem{packet: w.receivePacket(m, from)})
 		inside += time.Since(began)
-		for len(watch) > 0 {
-			<-watch
+		for len(observations) > 0 {
+			<-observations
 		}
 	}
 	invite, buf := []byte(typicalINVITE), []byte(nil)

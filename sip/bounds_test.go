@@ -147,23 +147,23 @@ func numberedACK(invite []byte) []byte {
 
 // Waiting observations are limited in bytes: the larger they are, the fewer may wait.
 func TestObservationsAreLimitedInBytes(t *testing.T) {
-	watch := make(chan dialog.Message, 1<<14)
-	w, _ := newBareWorker(t, func(c *Config) { c.Observations = watch })
+	observations := make(chan dialog.Message, 1<<14)
+	w, _ := newBareWorker(t, func(c *Config) { c.Observations = observations })
 	small, large := dialog.Message{Head: strings.Repeat("x", 2<<10)}, dialog.Message{Head: strings.Repeat("x", 57<<10)}
-	for range cap(watch) {
+	for range cap(observations) {
 		w.sendObservation(large)
 	}
-	if n := len(watch) * len(large.Head); n > maxObservedBytes+len(large.Head) || n < maxObservedBytes {
+	if n := len(observations) * len(large.Head); n > maxObservedBytes+len(large.Head) || n < maxObservedBytes {
 		t.Errorf("%d bytes wait", n)
 	}
-	for len(watch) > 0 {
-		<-watch
+	for len(observations) > 0 {
+		<-observations
 	}
-	for range cap(watch) {
+	for range cap(observations) {
 		w.sendObservation(small)
 	}
-	if len(watch) != cap(watch) {
-		t.Errorf("only %d of %d small messages wait", len(watch), cap(watch))
+	if len(observations) != cap(observations) {
+		t.Errorf("only %d of %d small messages wait", len(observations), cap(observations))
 	}
 }
 

@@ -236,18 +236,18 @@ func TestAddressesRoundTripAsText(t *testing.T) {
 
 func TestUnspecifiedListenerNamesOneAddress(t *testing.T) {
 	pbx, at := openSocket(t)
-	hop, _ := startOnLoopbackAt(t, netip.MustParseAddrPort("0.0.0.0:0"), sip.Addr{Proto: sip.UDP, AddrPort: at})
+	proxy, _ := startOnLoopbackAt(t, netip.MustParseAddrPort("0.0.0.0:0"), sip.Addr{Proto: sip.UDP, AddrPort: at})
 	c, own := openSocket(t)
-	c.WriteToUDPAddrPort([]byte((&peer{proto: "UDP", addr: own}).newRequest("MESSAGE", "sip:102@pbx.example")), netip.AddrPortFrom(loopback.Addr(), hop.Port()))
+	c.WriteToUDPAddrPort([]byte((&peer{proto: "UDP", addr: own}).newRequest("MESSAGE", "sip:102@pbx.example")), netip.AddrPortFrom(loopback.Addr(), proxy.Port()))
 	got, _ := expectDatagram(t, pbx, "sent on", "MESSAGE")
-	want := fmt.Sprintf("SIP/2.0/UDP 127.0.0.1:%d;", hop.Port())
+	want := fmt.Sprintf("SIP/2.0/UDP 127.0.0.1:%d;", proxy.Port())
 	assertEqual(t, "Via", got.fieldValue("Via")[:len(want)], want)
 }
 
 // countingNetwork notes how many observations were waiting when each packet was sent.
 type countingNetwork struct {
 	sip.Network
-	watch chan<- dialog.Message
+	observations chan<- dialog.Message
 	left  *[]string
 }
 
@@ -263,7 +263,7 @@ type countingConn struct {
 
 func (c countingConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	line, _, _ := strings.Cut(string(b), "\r\n")
-	*c.left = append(*c.left, fmt.Sprintf("%d seen, %s", len(c.watch), line))
+	*c.left = append(*c.left, fmt.Sprintf("%d seen, %s", len(c.observations), line))
 	return c.PacketConn.WriteToUDPAddrPort(b, to)
 }
 

@@ -36,7 +36,7 @@ func startOnLoopback(t *testing.T, pbx sip.Addr) (udp, tcp netip.AddrPort) {
 
 func startOnLoopbackAt(t *testing.T, at netip.AddrPort, pbx sip.Addr) (udp, tcp netip.AddrPort) {
 	t.Helper()
-	hop, err := sip.Listen(sip.Config{
+	proxy, err := sip.Listen(sip.Config{
 		Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: at}, {Proto: sip.TCP, AddrPort: at}},
 		PBX:    []sip.Addr{pbx},
 		Key:    key,
@@ -47,12 +47,12 @@ func startOnLoopbackAt(t *testing.T, at netip.AddrPort, pbx sip.Addr) (udp, tcp 
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var run sync.WaitGroup
-	run.Go(func() { hop.Run(ctx) })
+	run.Go(func() { proxy.Run(ctx) })
 	t.Cleanup(func() {
 		cancel()
 		run.Wait()
 	})
-	return hop.Addrs()[0].AddrPort, hop.Addrs()[1].AddrPort
+	return proxy.Addrs()[0].AddrPort, proxy.Addrs()[1].AddrPort
 }
 
 // expectDatagram reads one datagram, which must begin with start.
@@ -72,11 +72,11 @@ func expectDatagram(t *testing.T, c *net.UDPConn, what, start string) (text, net
 func TestAPBXThatRestartsGetsTheCall(t *testing.T) { // RFC 3261 §17.1.1.2
 	pbx, at := openSocket(t)
 	pbx.Close()
-	hop, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	proxy, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
 	c, own := openSocket(t)
 	phone := &peer{proto: "UDP", addr: own}
 	invite := phone.newInvite()
-	c.WriteToUDPAddrPort([]byte(invite), hop)
+	c.WriteToUDPAddrPort([]byte(invite), proxy)
 	expectDatagram(t, c, "the caller is told to wait, and nothing else", "SIP/2.0 100")
 	pbx, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
 	if err != nil {
@@ -87,24 +87,24 @@ func TestAPBXThatRestartsGetsTheCall(t *testing.T) { // RFC 3261 §17.1.1.2
 	got, from := expectDatagram(t, pbx, "Timer A", "INVITE")
 	pbx.WriteToUDPAddrPort([]byte(called.newResponse(got, "486 Busy Here")), from)
 	failure, _ := expectDatagram(t, c, "the end", "SIP/2.0 486")
-	c.WriteToUDPAddrPort([]byte(inTransaction(invite, "ACK", failure.fieldValue("To"))), hop)
+	c.WriteToUDPAddrPort([]byte(inTransaction(invite, "ACK", failure.fieldValue("To"))), proxy)
 	expectDatagram(t, pbx, "acknowledged", "ACK")
 }
 
 func TestUnreachablePhoneHarmsNoOtherCall(t *testing.T) { // errors of responses are no errors of requests
 	pbx, at := openSocket(t)
-	hop, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	proxy, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
 	gone, was := openSocket(t)
 	left := &peer{proto: "UDP", addr: was}
 	c, own := openSocket(t)
 	phone := &peer{proto: "UDP", addr: own}
 	called := &peer{proto: "UDP", addr: at, name: "pbx"}
-	gone.WriteToUDPAddrPort([]byte(left.newRequest("MESSAGE", "sip:102@pbx.example")), hop)
+	gone.WriteToUDPAddrPort([]byte(left.newRequest("MESSAGE", "sip:102@pbx.example")), proxy)
 	first, from := expectDatagram(t, pbx, "sent on", "MESSAGE")
 	gone.Close()
 	pbx.WriteToUDPAddrPort([]byte(called.newResponse(first, "200 OK")), from)
 	for range 20 {
-		c.WriteToUDPAddrPort([]byte(phone.newRequest("MESSAGE", "sip:102@pbx.example")), hop)
+		c.WriteToUDPAddrPort([]byte(phone.newRequest("MESSAGE", "sip:102@pbx.example")), proxy)
 		got, _ := expectDatagram(t, pbx, "sent on", "MESSAGE")
 		pbx.WriteToUDPAddrPort([]byte(called.newResponse(got, "200 OK")), from)
 		expectDatagram(t, c, "answer", "SIP/2.0 200")
@@ -114,13 +114,13 @@ func TestUnreachablePhoneHarmsNoOtherCall(t *testing.T) { // errors of responses
 
 func TestLargeDatagramsAreForwarded(t *testing.T) { // RFC 3261 §18.1.1, row 34: up to 65,535 bytes both ways
 	pbx, at := openSocket(t)
-	hop, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	proxy, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
 	c, own := openSocket(t)
 	phone := &peer{proto: "UDP", addr: own}
 	called := &peer{proto: "UDP", addr: at, name: "pbx"}
 	for _, size := range []int{1200, 1400, 9000, 60000, 64000} {
 		body := string(bytes.Repeat([]byte{'x', 0, '\r', 0xff}, size/4))
-		c.WriteToUDPAddrPort([]byte(phone.newRequest("MESSAGE", "sip:102@pbx.example", "", body)), hop)
+		c.WriteToUDPAddrPort([]byte(phone.newRequest("MESSAGE", "sip:102@pbx.example", "", body)), proxy)
 		got, from := expectDatagram(t, pbx, "sent on", "MESSAGE")
 		if got.body() != body {
 			t.Errorf("a body of %d bytes did not arrive as it left", size)
@@ -134,7 +134,7 @@ func TestLargeDatagramsAreForwarded(t *testing.T) { // RFC 3261 §18.1.1, row 34
 
 func TestConnectionsComeAndGo(t *testing.T) { // nothing is left when clients vanish at any moment
 	pbx, at := openSocket(t)
-	_, hop := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	_, proxy := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
 	called := &peer{proto: "UDP", addr: at, name: "pbx"}
 	go func() { // answers all
 		buf := make([]byte, 65536)
@@ -156,7 +156,7 @@ func TestConnectionsComeAndGo(t *testing.T) { // nothing is left when clients va
 	for i := range 40 {
 		mine := messages[5*i : 5*i+5]
 		clients.Go(func() {
-			c, err := net.Dial("tcp", hop.String())
+			c, err := net.Dial("tcp", proxy.String())
 			if err != nil {
 				t.Error(err)
 				return
@@ -182,8 +182,8 @@ func TestConnectionsComeAndGo(t *testing.T) { // nothing is left when clients va
 
 func TestLastResponseOnAStreamArrives(t *testing.T) { // RFC 3261 §18.3, row 5: 400, then closed
 	_, at := openSocket(t)
-	_, hop := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
-	c, err := net.Dial("tcp", hop.String())
+	_, proxy := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	c, err := net.Dial("tcp", proxy.String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,9 +239,9 @@ func TestListenReportsBadConfiguration(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			hop, err := sip.Listen(tt.cfg)
+			proxy, err := sip.Listen(tt.cfg)
 			if err == nil {
-				hop.Close()
+				proxy.Close()
 				t.Fatal("it listens")
 			}
 			assertEqual(t, "error", err.Error(), tt.want)

@@ -208,7 +208,7 @@ func TestSilentConnectionEndsWithTheProxy(t *testing.T) {
 		began := time.Now()
 		s.stop()
 		if took := time.Since(began); took != 0 {
-			t.Errorf("the hop took %v to end", took)
+			t.Errorf("the proxy took %v to end", took)
 		}
 		s.closeAll()
 	})

@@ -103,14 +103,14 @@ func newTestbed(t *testing.T, changes ...func(*sip.Config)) *testbed {
 
 // startProxy starts a proxy.
 func (s *testbed) startProxy(cfg sip.Config) {
-	hop, err := sip.Listen(cfg)
+	proxy, err := sip.Listen(cfg)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var run sync.WaitGroup
-	run.Go(func() { hop.Run(ctx) })
-	s.proxy = hop
+	run.Go(func() { proxy.Run(ctx) })
+	s.proxy = proxy
 	s.restartProxy = func() { s.startProxy(cfg) }
 	s.stop = sync.OnceFunc(func() {
 		cancel()

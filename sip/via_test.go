@@ -174,11 +174,11 @@ func TestResponseLeavesFromTheSocketAsked(t *testing.T) { // RFC 3581 §4, row 3
 }
 
 func TestIPv6CallIsForwarded(t *testing.T) { // RFC 3261 §18.2.1, RFC 5118 §4.5
-	hop6, pbx6 := netip.MustParseAddrPort("[2001:db8::1]:5060"), netip.MustParseAddrPort("[2001:db8::2]:5060")
+	proxy6, pbx6 := netip.MustParseAddrPort("[2001:db8::1]:5060"), netip.MustParseAddrPort("[2001:db8::2]:5060")
 	phone6 := netip.MustParseAddrPort("[2001:db8::101]:5062")
 	runScenario(t, func(s *testbed) {
 		phone := s.addUDPPeer(phone6)
-		s.pbx.proxyAddr, phone.proxyAddr = hop6, hop6
+		s.pbx.proxyAddr, phone.proxyAddr = proxy6, proxy6
 		for _, tt := range []struct{ via, seen string }{
 			{"[2001:db8::101]:5062;branch=z9hG4bK1", ""},
 			{"[2001:DB8:0::101]:5062;branch=z9hG4bK2", ""},
@@ -202,7 +202,7 @@ func TestIPv6CallIsForwarded(t *testing.T) { // RFC 3261 §18.2.1, RFC 5118 §4.
 		phone.respond(phone.expect("a BYE comes back", "BYE sip:[2001:db8::101]:5062"), "200 OK")
 		s.pbx.expect("answer", "SIP/2.0 200")
 	}, func(c *sip.Config) {
-		c.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: hop6}}
+		c.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: proxy6}}
 		c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: pbx6}}
 	})
 }
