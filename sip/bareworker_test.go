@@ -70,12 +70,12 @@ func newBareWorker(tb testing.TB, change func(*Config)) (*worker, *recordingSock
 	if change != nil {
 		change(&cfg)
 	}
-	h, err := Listen(cfg)
+	px, err := Listen(cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { h.workers[0].timer.Stop() })
-	return h.workers[0], s
+	tb.Cleanup(func() { px.workers[0].timer.Stop() })
+	return px.workers[0], s
 }
 
 // receivePacket indexes a datagram as if it came from a peer. It returns nil if the

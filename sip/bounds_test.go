@@ -248,13 +248,13 @@ func TestFullQueueDropsStrangersFirst(t *testing.T) {
 // latter unread while the transactions hold most of their memory limit.
 func TestStrangersWaitForKnownSources(t *testing.T) {
 	w, out := newBareWorker(t, nil)
-	h := w.proxy
-	h.acceptedSources.add(otherBare.Addr(), w.now())
+	px := w.proxy
+	px.acceptedSources.add(otherBare.Addr(), w.now())
 	w.queuedBytes.Add(1) // something waits
-	h.handleDatagram(h.listeners[0], numberedRequest("MESSAGE", 1, ""), barePhone, true)
-	h.handleDatagram(h.listeners[0], numberedRequest("MESSAGE", 2, ""), otherBare, true)
-	h.handleDatagram(h.listeners[0], numberedRequest("MESSAGE", 3, ""), barePBX, true)
-	h.handleDatagram(h.listeners[0], numberedRequest("MESSAGE", 4, ";tag=x"), barePhone, true)
+	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 1, ""), barePhone, true)
+	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 2, ""), otherBare, true)
+	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 3, ""), barePBX, true)
+	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 4, ";tag=x"), barePhone, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
 	var order []string
@@ -271,9 +271,9 @@ func TestStrangersWaitForKnownSources(t *testing.T) {
 	}
 	w.heldBytes = w.maxHeldBytes
 	w.updateShedding(w.now())
-	h.handleDatagram(h.listeners[0], numberedRequest("MESSAGE", 5, ""), barePhone, false)
-	if h.Stats().Shed != 1 || len(w.strangerQueue) != 0 {
-		t.Errorf("%d requests are shed, %d wait", h.Stats().Shed, len(w.strangerQueue))
+	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 5, ""), barePhone, false)
+	if px.Stats().Shed != 1 || len(w.strangerQueue) != 0 {
+		t.Errorf("%d requests are shed, %d wait", px.Stats().Shed, len(w.strangerQueue))
 	}
 }
 
@@ -281,12 +281,12 @@ func TestStrangersWaitForKnownSources(t *testing.T) {
 // CANCEL without an INVITE is forwarded.
 func TestCancelDoesNotOvertakeItsInvite(t *testing.T) {
 	w, out := newBareWorker(t, nil)
-	h := w.proxy
+	px := w.proxy
 	w.queuedBytes.Add(1) // something waits
-	h.handleDatagram(h.listeners[0], numberedRequest("INVITE", 1, ""), barePhone, true)
-	h.acceptedSources.add(barePhone.Addr(), w.now())
-	h.handleDatagram(h.listeners[0], numberedRequest("CANCEL", 1, ""), barePhone, true)
-	h.handleDatagram(h.listeners[0], numberedRequest("CANCEL", 2, ""), barePhone, true)
+	px.handleDatagram(px.listeners[0], numberedRequest("INVITE", 1, ""), barePhone, true)
+	px.acceptedSources.add(barePhone.Addr(), w.now())
+	px.handleDatagram(px.listeners[0], numberedRequest("CANCEL", 1, ""), barePhone, true)
+	px.handleDatagram(px.listeners[0], numberedRequest("CANCEL", 2, ""), barePhone, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
 	var order []string

@@ -87,7 +87,7 @@ func explainSymptom(s symptom, pbx *pbx, subject string) string {
 
 // noteSymptom records that a symptom showed at subject, and logs it at most once an
 // hour.
-func (h *Proxy) noteSymptom(now instant, pbx *pbx, s symptom, subject string) {
+func (px *Proxy) noteSymptom(now instant, pbx *pbx, s symptom, subject string) {
 	d := &pbx.diagnosis
 	subject = strings.Clone(cmp.Or(subject[:min(len(subject), maxSubjectLen)], "a phone"))
 	d.findings[s].Store(&finding{subject, now})
@@ -95,7 +95,7 @@ func (h *Proxy) noteSymptom(now instant, pbx *pbx, s symptom, subject string) {
 	if last != 0 && now-instant(last) < symptomLogInterval || !d.loggedAt[s].CompareAndSwap(last, int64(max(now, 1))) {
 		return
 	}
-	h.log.Warn("PBX misconfigured", "pbx", pbx.addr.String(), "why", explainSymptom(s, pbx, subject))
+	px.log.Warn("PBX misconfigured", "pbx", pbx.addr.String(), "why", explainSymptom(s, pbx, subject))
 }
 
 // setOnce stores true if b is false. It writes only once, because workers share the
@@ -116,11 +116,11 @@ func (d *diagnosis) clearSymptom(s symptom, subject string) {
 
 // Degraded returns a sentence for each detected misconfiguration of a PBX, with its
 // remedy. It is empty if there is none. It may be called from any goroutine at any time.
-func (h *Proxy) Degraded() (why []string) {
-	for _, pbx := range h.pbx {
+func (px *Proxy) Degraded() (why []string) {
+	for _, pbx := range px.pbx {
 		d := &pbx.diagnosis
 		for s := range symptomCount {
-			if f := d.findings[s].Load(); f != nil && h.now()-f.at < symptomLifetime {
+			if f := d.findings[s].Load(); f != nil && px.now()-f.at < symptomLifetime {
 				why = append(why, explainSymptom(s, pbx, f.subject))
 			}
 		}
@@ -227,8 +227,8 @@ func acceptsCall(status int) bool {
 
 // notePathUse notes that a PBX sent a request along our Path: it stores Path, even if it
 // does not state so in its 2xx as RFC 3327 §5.3 demands.
-func (h *Proxy) notePathUse(p *packet) {
-	pbx := h.pbxAt(p.peer)
+func (px *Proxy) notePathUse(p *packet) {
+	pbx := px.pbxAt(p.peer)
 	if pbx == nil {
 		return
 	}
@@ -240,20 +240,20 @@ func (h *Proxy) notePathUse(p *packet) {
 }
 
 // noteCallToUs notes that a PBX calls our own address, which names no phone.
-func (h *Proxy) noteCallToUs(p *packet) {
+func (px *Proxy) noteCallToUs(p *packet) {
 	m := &p.msg
-	if pbx := h.pbxAt(p.peer); pbx != nil && m.initial() && m.isMethod("INVITE") && h.cfg.Register != RegisterNone {
-		h.noteSymptom(p.receivedAt, pbx, bindingLost, string(m.text(m.uri)))
+	if pbx := px.pbxAt(p.peer); pbx != nil && m.initial() && m.isMethod("INVITE") && px.cfg.Register != RegisterNone {
+		px.noteSymptom(p.receivedAt, pbx, bindingLost, string(m.text(m.uri)))
 	}
 }
 
 // pbxAt returns the PBX at an address, or nil. Of several at one IP address, the one at
 // that port is preferred. A single PBX matches any address.
-func (h *Proxy) pbxAt(a netip.AddrPort) (found *pbx) {
-	if len(h.pbx) == 1 {
-		return h.pbx[0] // it may send from another address of its own
+func (px *Proxy) pbxAt(a netip.AddrPort) (found *pbx) {
+	if len(px.pbx) == 1 {
+		return px.pbx[0] // it may send from another address of its own
 	}
-	for _, p := range h.pbx {
+	for _, p := range px.pbx {
 		if p.addr.AddrPort == a {
 			return p
 		}
@@ -268,10 +268,10 @@ func (h *Proxy) pbxAt(a netip.AddrPort) (found *pbx) {
 // if it comes from the PBX's IP address and another port. sure means that no phone would
 // have sent such a request. Otherwise nothing is noted if a phone has registered from
 // that address, or if bellhop has the address too.
-func (h *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
-	for _, pbx := range h.pbx {
-		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !h.phoneSources.has(source.Addr(), now)) {
-			h.noteSymptom(now, pbx, unknownPort, source.String())
+func (px *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
+	for _, pbx := range px.pbx {
+		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !px.phoneSources.has(source.Addr(), now)) {
+			px.noteSymptom(now, pbx, unknownPort, source.String())
 			return
 		}
 	}
@@ -279,10 +279,10 @@ func (h *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 
 // diagnosePhone examines a REGISTER that was taken for the PBX's and refused. If the PBX
 // has the same IP address as bellhop, a phone at that address has sent it.
-func (h *Proxy) diagnosePhone(p *packet) {
-	for _, pbx := range h.pbx {
+func (px *Proxy) diagnosePhone(p *packet) {
+	for _, pbx := range px.pbx {
 		if pbx.sharesOurAddr && pbx.addr.Addr() == p.peer.Addr() && pbx.isSource(p.listener.proto, p.peer) {
-			h.noteSymptom(p.receivedAt, pbx, phoneTakenForPBX, p.peer.Addr().String())
+			px.noteSymptom(p.receivedAt, pbx, phoneTakenForPBX, p.peer.Addr().String())
 			return
 		}
 	}

@@ -7,12 +7,12 @@ import "hash/maphash"
 //
 // idle reports that the socket has no backlog. The worker may then handle p inline, on
 // this goroutine. Messages in a backlog are queued, so that several workers share them.
-func (h *Proxy) dispatch(p *packet, idle bool) {
-	h.stats.received.Add(1)
-	p.side = h.sideOf(p)
-	w := h.workerFor(&p.msg)
+func (px *Proxy) dispatch(p *packet, idle bool) {
+	px.stats.received.Add(1)
+	p.side = px.sideOf(p)
+	w := px.workerFor(&p.msg)
 	if w == nil {
-		h.stats.stray.Add(1)
+		px.stats.stray.Add(1)
 		p.release()
 		return
 	}
@@ -20,9 +20,9 @@ func (h *Proxy) dispatch(p *packet, idle bool) {
 	if idle && w.tryInline(in) {
 		return
 	}
-	r := h.priorityOf(p)
+	r := px.priorityOf(p)
 	if r == fromStranger && w.shedding.Load() {
-		h.stats.shed.Add(1)
+		px.stats.shed.Add(1)
 		p.release()
 		return
 	}
@@ -32,37 +32,37 @@ func (h *Proxy) dispatch(p *packet, idle bool) {
 	if p.conn != nil && w.enqueueWaiting(in, r, p.conn.done) { // the sender can be made to wait
 		return
 	}
-	h.stats.dropped.Add(1)
+	px.stats.dropped.Add(1)
 	p.release()
 }
 
 // workerFor returns the worker of a message. A request belongs to the worker of its
 // Call-ID. A response belongs to the worker whose id is in our branch; nil if the branch
 // is not ours.
-func (h *Proxy) workerFor(m *message) *worker {
-	n := uint64(len(h.workers))
+func (px *Proxy) workerFor(m *message) *worker {
+	n := uint64(len(px.workers))
 	if m.isRequest() {
-		return h.workerOfCallID(m.text(m.callID))
+		return px.workerOfCallID(m.text(m.callID))
 	}
-	id, _, ok := h.openBranch(m.text(m.via.branch))
+	id, _, ok := px.openBranch(m.text(m.via.branch))
 	if !ok {
 		return nil
 	}
-	return h.workers[id%n]
+	return px.workers[id%n]
 }
 
 // workerOfCallID returns the worker that handles the requests with a Call-ID.
-func (h *Proxy) workerOfCallID(callID []byte) *worker {
-	return h.workers[maphash.Bytes(h.hashSeed, callID)%uint64(len(h.workers))]
+func (px *Proxy) workerOfCallID(callID []byte) *worker {
+	return px.workers[maphash.Bytes(px.hashSeed, callID)%uint64(len(px.workers))]
 }
 
 // reportFailedTx informs the worker of a client transaction that its request could not
 // be sent. id 0 is none.
-func (h *Proxy) reportFailedTx(id uint64) {
+func (px *Proxy) reportFailedTx(id uint64) {
 	if id == 0 {
 		return
 	}
-	if !h.workers[id%uint64(len(h.workers))].enqueue(workItem{failedTx: id}, inDialog) {
-		h.stats.dropped.Add(1) // Timer B or F ends the transaction
+	if !px.workers[id%uint64(len(px.workers))].enqueue(workItem{failedTx: id}, inDialog) {
+		px.stats.dropped.Add(1) // Timer B or F ends the transaction
 	}
 }

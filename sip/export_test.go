@@ -4,8 +4,8 @@ import "net/netip"
 
 // Held counts what the workers of a stopped proxy still hold: transactions, running
 // timers and bytes.
-func (h *Proxy) Held() (n int) {
-	for _, w := range h.workers {
+func (px *Proxy) Held() (n int) {
+	for _, w := range px.workers {
 		n += len(w.serverTxs.m) + len(w.clientTxs.m) + len(w.cancelTxs.m) + w.wheel.count + w.heldBytes
 	}
 	return n
@@ -22,4 +22,4 @@ func OldToken(key []byte, listener uint8, port uint16, phone netip.AddrPort, con
 }
 
 // Prove notes a source's address as proven, as an accepted REGISTER does.
-func (h *Proxy) Prove(ip netip.Addr) { h.provenSources.add(ip, h.now()) }
+func (px *Proxy) Prove(ip netip.Addr) { px.provenSources.add(ip, px.now()) }

@@ -55,19 +55,19 @@ var overloaded = &fault{503, "Overloaded"}
 
 // isKnown reports whether a request comes from the PBX, from a trunk, or from an address
 // whose REGISTER or INVITE was accepted within the last hour.
-func (h *Proxy) isKnown(now instant, p *packet) bool {
+func (px *Proxy) isKnown(now instant, p *packet) bool {
 	ip := p.peer.Addr()
-	return p.side == pbxSide || h.acceptedSources.has(ip, now) || h.isConfigured(ip)
+	return p.side == pbxSide || px.acceptedSources.has(ip, now) || px.isConfigured(ip)
 }
 
 // priorityOf returns the priority of p. A CANCEL has the priority of its INVITE, so that
 // both keep their order.
-func (h *Proxy) priorityOf(p *packet) priority {
+func (px *Proxy) priorityOf(p *packet) priority {
 	m := &p.msg
 	if !m.isRequest() {
 		return inDialog
 	}
-	switch known, initial := h.isKnown(p.receivedAt, p), m.initial(); {
+	switch known, initial := px.isKnown(p.receivedAt, p), m.initial(); {
 	case known && !initial:
 		return inDialog
 	case known || !initial:
@@ -77,7 +77,7 @@ func (h *Proxy) priorityOf(p *packet) priority {
 }
 
 // isConfigured reports whether an address is configured as the PBX's or a trunk's.
-func (h *Proxy) isConfigured(ip netip.Addr) bool { return h.isPBXHost(ip) || h.trunkAt(ip) != nil }
+func (px *Proxy) isConfigured(ip netip.Addr) bool { return px.isPBXHost(ip) || px.trunkAt(ip) != nil }
 
 // isProven reports whether the peer has proved that it receives at its address: it has a
 // connection, or it knew the content of a response. PBX and trunks need no proof.
@@ -106,11 +106,11 @@ func (w *worker) rememberAccepted(now instant, t *responseContext, m *message) {
 // the PBX sends a request to that binding. The PBX has the token because it accepted a
 // REGISTER with it. After a restart of bellhop, the first request of the PBX to a phone,
 // such as a periodic OPTIONS, thus restores what an earlier process knew.
-func (h *Proxy) rememberBinding(p *packet, t *token) {
+func (px *Proxy) rememberBinding(p *packet, t *token) {
 	if ip := t.flow.peer.Addr(); p.side == pbxSide && ip.IsValid() {
-		h.acceptedSources.add(ip, p.receivedAt)
-		h.phoneSources.add(ip, p.receivedAt)
-		h.provenSources.add(ip, p.receivedAt)
+		px.acceptedSources.add(ip, p.receivedAt)
+		px.phoneSources.add(ip, p.receivedAt)
+		px.provenSources.add(ip, p.receivedAt)
 	}
 }
 

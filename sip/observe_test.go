@@ -248,7 +248,7 @@ func TestUnspecifiedListenerNamesOneAddress(t *testing.T) {
 type countingNetwork struct {
 	sip.Network
 	observations chan<- dialog.Message
-	left  *[]string
+	left         *[]string
 }
 
 func (n countingNetwork) ListenPacket(a netip.AddrPort) (sip.PacketConn, error) {

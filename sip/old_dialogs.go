@@ -33,9 +33,9 @@ func (o oldDialogs) remove(callID []byte) {
 // RestoreDialogs sets the dialogs that are up at the start. Tokens of version 1, which
 // are bound to no dialog, are valid in these dialogs alone, until they end. It must be
 // called before Run.
-func (h *Proxy) RestoreDialogs(dialogs []Dialog) {
+func (px *Proxy) RestoreDialogs(dialogs []Dialog) {
 	for _, d := range dialogs {
-		w := h.workerOfCallID([]byte(d.CallID))
+		w := px.workerOfCallID([]byte(d.CallID))
 		if w.oldDialogs == nil {
 			w.oldDialogs = oldDialogs{}
 		}

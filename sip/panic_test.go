@@ -47,23 +47,23 @@ func TestAPanicOfATimerCostsThisTimer(t *testing.T) {
 // A panic while a datagram is read, before a worker has it, costs that datagram.
 func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
-	h, l := w.proxy, w.proxy.listeners[0]
+	px, l := w.proxy, w.proxy.listeners[0]
 	invite := []byte(typicalINVITE)
-	workers := h.workers
-	h.workers = nil // finding the worker of a message panics
-	h.handleDatagram(l, invite, barePhone, false)
-	h.reportUnsent(w.addOwnVia(invite))
-	h.workers = workers
-	if got := h.Stats().Panics; got != 2 {
+	workers := px.workers
+	px.workers = nil // finding the worker of a message panics
+	px.handleDatagram(l, invite, barePhone, false)
+	px.reportUnsent(w.addOwnVia(invite))
+	px.workers = workers
+	if got := px.Stats().Panics; got != 2 {
 		t.Fatalf("%d panics are counted, want 2", got)
 	}
-	h.handleDatagram(l, invite, barePhone, false)
+	px.handleDatagram(l, invite, barePhone, false)
 	if len(w.strangerQueue) != 1 {
 		t.Errorf("the next message did not come")
 	}
 	l.packet = panickingConn{}
-	if h.receiveDatagrams(l); h.Stats().Panics != 3 {
-		t.Errorf("%d panics are counted, want 3", h.Stats().Panics)
+	if px.receiveDatagrams(l); px.Stats().Panics != 3 {
+		t.Errorf("%d panics are counted, want 3", px.Stats().Panics)
 	}
 }
 
@@ -86,33 +86,33 @@ func (panickingConn) Close() error        { return nil }
 // stream if nothing can be read after it.
 func TestPanicOnAStreamCostsOneMessage(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
-	h := w.proxy
-	workers := h.workers
+	px := w.proxy
+	workers := px.workers
 	message := strings.Replace(strings.Replace(typicalINVITE, "INVITE", "MESSAGE", -1), "Content-Length: 181", "Content-Length: 0", 1)
 	message = message[:strings.Index(message, "\r\n\r\n")+4]
-	h.workers = nil
+	px.workers = nil
 	c := &byteWiseConn{b: []byte(message + message + "x")}
-	s := h.streams.addStream(c, barePhone, h.listeners[1])
+	s := px.streams.addStream(c, barePhone, px.listeners[1])
 	s.serve(c, nil)
-	if got := h.Stats().Panics; got != 2 {
+	if got := px.Stats().Panics; got != 2 {
 		t.Errorf("%d panics are counted, want one for each message", got)
 	}
 	bad := strings.Replace(message, "Content-Length: 0", "Content-Length: -1", 1)
 	c = &byteWiseConn{b: []byte(bad)}
-	h.streams.addStream(c, barePhone, h.listeners[1]).serve(c, nil) // it ends
-	if got := h.Stats().Panics; got != 3 {
+	px.streams.addStream(c, barePhone, px.listeners[1]).serve(c, nil) // it ends
+	if got := px.Stats().Panics; got != 3 {
 		t.Errorf("%d panics are counted, want 3", got)
 	}
-	h.workers = workers
-	s = h.streams.addStream(panickingConn{}, barePhone, h.listeners[1])
+	px.workers = workers
+	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners[1])
 	s.serve(panickingConn{}, nil)
-	if got := h.Stats().Panics; got != 4 {
+	if got := px.Stats().Panics; got != 4 {
 		t.Errorf("%d panics are counted, want 4", got)
 	}
-	s = h.streams.addStream(panickingConn{}, barePhone, h.listeners[1])
+	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners[1])
 	s.queueMessage([]byte("x"), 0)
 	s.serve(&byteWiseConn{Conn: panickingConn{}}, nil)
-	if h.streams.findStream(barePhone, 0) != nil {
+	if px.streams.findStream(barePhone, 0) != nil {
 		t.Error("a stream that broke is still open")
 	}
 }

@@ -132,19 +132,19 @@ type counters struct {
 }
 
 // Stats returns the current counts. It may be called from any goroutine at any time.
-func (h *Proxy) Stats() Stats {
+func (px *Proxy) Stats() Stats {
 	return Stats{
-		Received:     h.stats.received.Load(),
-		Malformed:    h.stats.malformed.Load(),
-		Stray:        h.stats.stray.Load(),
-		Dropped:      h.stats.dropped.Load(),
-		Unobserved:   h.stats.unobserved.Load(),
-		Shed:         h.stats.shed.Load(),
-		Withheld:     h.stats.withheld.Load(),
-		Refused:      h.stats.refused.Load(),
-		Panics:       h.stats.panics.Load(),
-		Transactions: h.stats.transactions.Load(),
-		Streams:      h.streams.count.Load(),
+		Received:     px.stats.received.Load(),
+		Malformed:    px.stats.malformed.Load(),
+		Stray:        px.stats.stray.Load(),
+		Dropped:      px.stats.dropped.Load(),
+		Unobserved:   px.stats.unobserved.Load(),
+		Shed:         px.stats.shed.Load(),
+		Withheld:     px.stats.withheld.Load(),
+		Refused:      px.stats.refused.Load(),
+		Panics:       px.stats.panics.Load(),
+		Transactions: px.stats.transactions.Load(),
+		Streams:      px.streams.count.Load(),
 	}
 }
 
@@ -156,75 +156,75 @@ func Listen(cfg Config) (*Proxy, error) {
 	if len(cfg.Listen) == 0 || len(cfg.PBX) == 0 {
 		return nil, errors.New("sip: no listener or no PBX: configure at least one of each")
 	}
-	h := &Proxy{cfg: cfg, log: cfg.Log, epoch: time.Now(), hashSeed: maphash.MakeSeed(), ownNames: map[hostPort]bool{}}
-	if h.log == nil {
-		h.log = slog.Default()
+	px := &Proxy{cfg: cfg, log: cfg.Log, epoch: time.Now(), hashSeed: maphash.MakeSeed(), ownNames: map[hostPort]bool{}}
+	if px.log == nil {
+		px.log = slog.Default()
 	}
-	if h.cfg.Net == nil {
-		h.cfg.Net = systemNetwork{}
+	if px.cfg.Net == nil {
+		px.cfg.Net = systemNetwork{}
 	}
-	if h.cfg.Workers <= 0 {
-		h.cfg.Workers = runtime.GOMAXPROCS(0)
+	if px.cfg.Workers <= 0 {
+		px.cfg.Workers = runtime.GOMAXPROCS(0)
 	}
 	var salt [4]byte
 	rand.Read(salt[:])
-	h.branchSalt = binary.BigEndian.Uint32(salt[:])
-	rand.Read(h.serverKeySecret[:])
-	h.acceptedSources, h.phoneSources, h.provenSources = newSourceSet(acceptedLifetime), newSourceSet(phoneLifetime), newSourceSet(acceptedLifetime)
-	h.backlog = make(chan struct{}, 1)
+	px.branchSalt = binary.BigEndian.Uint32(salt[:])
+	rand.Read(px.serverKeySecret[:])
+	px.acceptedSources, px.phoneSources, px.provenSources = newSourceSet(acceptedLifetime), newSourceSet(phoneLifetime), newSourceSet(acceptedLifetime)
+	px.backlog = make(chan struct{}, 1)
 	for _, a := range cfg.PBX {
-		h.pbx = append(h.pbx, &pbx{addr: a, id: newPBXID(a)})
+		px.pbx = append(px.pbx, &pbx{addr: a, id: newPBXID(a)})
 	}
 	for _, a := range cfg.Listen {
-		l, err := h.openListener(a)
+		l, err := px.openListener(a)
 		if err != nil {
-			h.Close()
+			px.Close()
 			return nil, err
 		}
-		h.listeners = append(h.listeners, l)
+		px.listeners = append(px.listeners, l)
 	}
-	for _, p := range h.pbx {
-		p.sharesOurAddr = h.listensOnHost(p.addr.Addr())
-		if h.listenerFor(p.addr.Proto, p.addr.Addr(), nil) == nil {
-			h.Close()
+	for _, p := range px.pbx {
+		p.sharesOurAddr = px.listensOnHost(p.addr.Addr())
+		if px.listenerFor(p.addr.Proto, p.addr.Addr(), nil) == nil {
+			px.Close()
 			return nil, fmt.Errorf("sip: no listener can reach PBX %s: add a %s listener of its address family", p.addr, p.addr.Proto)
 		}
 	}
-	h.streams = newStreamTable(h)
-	for i := range h.cfg.Workers {
-		h.workers = append(h.workers, newWorker(h, i))
+	px.streams = newStreamTable(px)
+	for i := range px.cfg.Workers {
+		px.workers = append(px.workers, newWorker(px, i))
 	}
-	return h, nil
+	return px, nil
 }
 
 // openListener opens the socket of one configured address.
-func (h *Proxy) openListener(a Addr) (*listener, error) {
-	l := &listener{proxy: h, index: uint8(len(h.listeners)), proto: a.Proto}
+func (px *Proxy) openListener(a Addr) (*listener, error) {
+	l := &listener{proxy: px, index: uint8(len(px.listeners)), proto: a.Proto}
 	switch a.Proto {
 	case UDP:
-		c, err := h.cfg.Net.ListenPacket(a.AddrPort)
+		c, err := px.cfg.Net.ListenPacket(a.AddrPort)
 		if err != nil {
 			return nil, listenError(a, err)
 		}
 		l.packet = c
 		l.addr = addrPortOf(c.LocalAddr())
 	case TCP:
-		c, err := h.cfg.Net.Listen(a.AddrPort)
+		c, err := px.cfg.Net.Listen(a.AddrPort)
 		if err != nil {
 			return nil, listenError(a, err)
 		}
 		l.stream = c
 		l.addr = addrPortOf(c.Addr())
 	}
-	l.local = netip.AddrPortFrom(h.reachableAddr(l.addr.Addr()), l.addr.Port())
+	l.local = netip.AddrPortFrom(px.reachableAddr(l.addr.Addr()), l.addr.Port())
 	name := HostPort{Host: uriHost(l.local.Addr()), Port: l.addr.Port()}
-	h.addOwnName(name)
-	if ad := h.cfg.Advertise; ad.Host != "" {
+	px.addOwnName(name)
+	if ad := px.cfg.Advertise; ad.Host != "" {
 		name.Host = ad.Host
 		if ad.Port != 0 {
 			name.Port = ad.Port
 		}
-		h.addOwnName(name)
+		px.addOwnName(name)
 	}
 	l.sentBy = name.String()
 	l.uri = l.sentBy
@@ -244,11 +244,11 @@ func listenError(a Addr, err error) error {
 
 // reachableAddr returns the address at which others reach a listener. For an unspecified
 // address such as 0.0.0.0 it is the one that this machine uses towards the PBX.
-func (h *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
+func (px *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
 	if !ip.IsUnspecified() {
 		return ip
 	}
-	c, err := net.Dial("udp", h.cfg.PBX[0].AddrPort.String()) // sends nothing
+	c, err := net.Dial("udp", px.cfg.PBX[0].AddrPort.String()) // sends nothing
 	if err != nil {
 		return ip
 	}
@@ -257,23 +257,23 @@ func (h *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
 }
 
 // addOwnName adds a host and port to the names of the proxy.
-func (h *Proxy) addOwnName(n HostPort) {
-	h.ownNames[hostPort{strings.ToLower(strings.Trim(n.Host, "[]")), int(n.Port)}] = true
+func (px *Proxy) addOwnName(n HostPort) {
+	px.ownNames[hostPort{strings.ToLower(strings.Trim(n.Host, "[]")), int(n.Port)}] = true
 }
 
 // isOwnName reports whether a URI with this host and port names the proxy. Port 0 is
 // 5060.
-func (h *Proxy) isOwnName(host string, port int) bool {
+func (px *Proxy) isOwnName(host string, port int) bool {
 	if port == 0 {
 		port = 5060
 	}
-	return h.ownNames[hostPort{strings.ToLower(strings.Trim(host, "[]")), port}]
+	return px.ownNames[hostPort{strings.ToLower(strings.Trim(host, "[]")), port}]
 }
 
 // Addrs returns the addresses listened on, with the ports that the system chose.
-func (h *Proxy) Addrs() []Addr {
+func (px *Proxy) Addrs() []Addr {
 	var as []Addr
-	for _, l := range h.listeners {
+	for _, l := range px.listeners {
 		as = append(as, Addr{l.proto, l.addr})
 	}
 	return as
@@ -281,32 +281,32 @@ func (h *Proxy) Addrs() []Addr {
 
 // Run forwards messages until ctx ends. It then closes the listeners and all streams,
 // and returns when every goroutine of the proxy has ended.
-func (h *Proxy) Run(ctx context.Context) error {
+func (px *Proxy) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for _, w := range h.workers {
-		h.goroutines.Go(func() { w.run(ctx) })
+	for _, w := range px.workers {
+		px.goroutines.Go(func() { w.run(ctx) })
 	}
-	for _, l := range h.listeners {
+	for _, l := range px.listeners {
 		switch l.proto {
 		case UDP:
-			h.goroutines.Go(func() { h.readPackets(ctx, l) })
+			px.goroutines.Go(func() { px.readPackets(ctx, l) })
 		case TCP:
-			h.goroutines.Go(func() { h.streams.acceptConns(ctx, l) })
+			px.goroutines.Go(func() { px.streams.acceptConns(ctx, l) })
 		}
 	}
 	<-ctx.Done()
-	h.Close()
-	h.streams.close()
-	h.goroutines.Wait()
+	px.Close()
+	px.streams.close()
+	px.goroutines.Wait()
 	return nil
 }
 
 // Drain refuses new calls with 503 from now on. It returns when no transaction is under
 // way or ctx ends.
-func (h *Proxy) Drain(ctx context.Context) {
-	h.draining.Store(true)
-	for h.stats.transactions.Load() > 0 {
+func (px *Proxy) Drain(ctx context.Context) {
+	px.draining.Store(true)
+	for px.stats.transactions.Load() > 0 {
 		select {
 		case <-ctx.Done():
 			return
@@ -318,39 +318,39 @@ func (h *Proxy) Drain(ctx context.Context) {
 // Backlog returns a channel that receives a value when the queues of a worker are an
 // eighth full: more processors would help. It holds at most one value, and nothing waits
 // for it to be read.
-func (h *Proxy) Backlog() <-chan struct{} { return h.backlog }
+func (px *Proxy) Backlog() <-chan struct{} { return px.backlog }
 
 // signalBacklog puts a value into the channel of Backlog if it is empty.
-func (h *Proxy) signalBacklog() {
+func (px *Proxy) signalBacklog() {
 	select {
-	case h.backlog <- struct{}{}:
+	case px.backlog <- struct{}{}:
 	default:
 	}
 }
 
 // recoverPanic, when deferred, recovers a panic, logs it and counts it. what names the
 // work that is lost.
-func (h *Proxy) recoverPanic(what string) {
+func (px *Proxy) recoverPanic(what string) {
 	if r := recover(); r != nil {
-		h.logPanic(what, r)
+		px.logPanic(what, r)
 	}
 }
 
 // logPanic logs and counts a recovered panic r.
-func (h *Proxy) logPanic(what string, r any) {
-	h.stats.panics.Add(1)
-	h.log.Error("panic recovered", "part", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
+func (px *Proxy) logPanic(what string, r any) {
+	px.stats.panics.Add(1)
+	px.log.Error("panic recovered", "part", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
 // PBXReachable reports whether a PBX is up. A single PBX always counts as up.
-func (h *Proxy) PBXReachable() bool {
-	_, ok := h.firstAlivePBX()
+func (px *Proxy) PBXReachable() bool {
+	_, ok := px.firstAlivePBX()
 	return ok
 }
 
 // Close closes the listeners. Run does so itself when it ends.
-func (h *Proxy) Close() {
-	for _, l := range h.listeners {
+func (px *Proxy) Close() {
+	for _, l := range px.listeners {
 		if l.packet != nil {
 			l.packet.Close()
 		}
@@ -361,25 +361,25 @@ func (h *Proxy) Close() {
 }
 
 // now returns the time since the proxy was made.
-func (h *Proxy) now() instant { return instant(time.Since(h.epoch)) }
+func (px *Proxy) now() instant { return instant(time.Since(px.epoch)) }
 
 // Clock returns the steady clock by which messages are stamped (see [dialog.Message]),
 // and how far the wall clock is ahead of it. The steady clock starts as the wall clock
 // in Listen and is never adjusted. Clock may be called from any goroutine.
-func (h *Proxy) Clock() (now time.Time, wallOffset time.Duration) {
+func (px *Proxy) Clock() (now time.Time, wallOffset time.Duration) {
 	wall := time.Now() // it reads both clocks
-	since := wall.Sub(h.epoch)
-	if h.cfg.Wall != nil {
-		wall = h.cfg.Wall()
+	since := wall.Sub(px.epoch)
+	if px.cfg.Wall != nil {
+		wall = px.cfg.Wall()
 	}
-	return h.epoch.Add(since), time.Duration(wall.UnixNano()-h.epoch.UnixNano()) - since
+	return px.epoch.Add(since), time.Duration(wall.UnixNano()-px.epoch.UnixNano()) - since
 }
 
 // sideOf returns the side that the message p came from. Phones may share the address of
 // a PBX that is reached over UDP, for example behind one NAT: a connection from that
 // address on which a phone registers is on the edge side.
-func (h *Proxy) sideOf(p *packet) dialog.Side {
-	for _, pbx := range h.pbx {
+func (px *Proxy) sideOf(p *packet) dialog.Side {
+	for _, pbx := range px.pbx {
 		if !pbx.isSource(p.listener.proto, p.peer) {
 			continue
 		}
@@ -393,23 +393,23 @@ func (h *Proxy) sideOf(p *packet) dialog.Side {
 		}
 		return pbxSide
 	}
-	return h.sourceSide(p.peer)
+	return px.sourceSide(p.peer)
 }
 
 // sideAt returns the side of an address that requests are sent to.
-func (h *Proxy) sideAt(a Addr) dialog.Side {
-	for _, p := range h.pbx {
+func (px *Proxy) sideAt(a Addr) dialog.Side {
+	for _, p := range px.pbx {
 		if p.addr.Proto == a.Proto && (p.addr.AddrPort == a.AddrPort || a.Proto == TCP && p.addr.Addr() == a.Addr()) {
 			return pbxSide
 		}
 	}
-	return h.sourceSide(a.AddrPort)
+	return px.sourceSide(a.AddrPort)
 }
 
 // sourceSide returns the PBX side for addresses in Config.PBXSources, else the edge
 // side.
-func (h *Proxy) sourceSide(peer netip.AddrPort) dialog.Side {
-	for _, s := range h.cfg.PBXSources {
+func (px *Proxy) sourceSide(peer netip.AddrPort) dialog.Side {
+	for _, s := range px.cfg.PBXSources {
 		if s.Contains(peer.Addr()) {
 			return pbxSide
 		}
@@ -418,8 +418,8 @@ func (h *Proxy) sourceSide(peer netip.AddrPort) dialog.Side {
 }
 
 // listensOnHost reports whether the proxy listens on an IP address, on any port.
-func (h *Proxy) listensOnHost(ip netip.Addr) bool {
-	for _, l := range h.listeners {
+func (px *Proxy) listensOnHost(ip netip.Addr) bool {
+	for _, l := range px.listeners {
 		own := l.addr.Addr()
 		if own == ip || l.local.Addr() == ip || own.IsUnspecified() && ip.IsLoopback() {
 			return true
@@ -429,13 +429,13 @@ func (h *Proxy) listensOnHost(ip netip.Addr) bool {
 }
 
 // isPBXHost reports whether a PBX is configured at an IP address, on any port.
-func (h *Proxy) isPBXHost(ip netip.Addr) bool {
-	for _, p := range h.pbx {
+func (px *Proxy) isPBXHost(ip netip.Addr) bool {
+	for _, p := range px.pbx {
 		if p.addr.Addr() == ip {
 			return true
 		}
 	}
-	for _, s := range h.cfg.PBXSources {
+	for _, s := range px.cfg.PBXSources {
 		if s.Contains(ip) {
 			return true
 		}
@@ -444,11 +444,11 @@ func (h *Proxy) isPBXHost(ip netip.Addr) bool {
 }
 
 // trunkAt returns the trunk that an address belongs to, or nil.
-func (h *Proxy) trunkAt(ip netip.Addr) *Trunk {
-	for i := range h.cfg.Trunks {
-		for _, s := range h.cfg.Trunks[i].Sources {
+func (px *Proxy) trunkAt(ip netip.Addr) *Trunk {
+	for i := range px.cfg.Trunks {
+		for _, s := range px.cfg.Trunks[i].Sources {
 			if s.Contains(ip) {
-				return &h.cfg.Trunks[i]
+				return &px.cfg.Trunks[i]
 			}
 		}
 	}
@@ -475,8 +475,8 @@ func (p *pbx) isSource(proto Proto, peer netip.AddrPort) bool {
 
 // pbxOfAddr returns the configured PBX at an address, or nil. One with the same
 // transport is preferred: a URI seldom names the transport, the configuration does.
-func (h *Proxy) pbxOfAddr(a Addr) (found *pbx) {
-	for _, p := range h.pbx {
+func (px *Proxy) pbxOfAddr(a Addr) (found *pbx) {
+	for _, p := range px.pbx {
 		if p.addr.AddrPort == a.AddrPort {
 			if p.addr.Proto == a.Proto {
 				return p
@@ -488,8 +488,8 @@ func (h *Proxy) pbxOfAddr(a Addr) (found *pbx) {
 }
 
 // firstAlivePBX returns the first PBX that answers.
-func (h *Proxy) firstAlivePBX() (*pbx, bool) {
-	for _, p := range h.pbx {
+func (px *Proxy) firstAlivePBX() (*pbx, bool) {
+	for _, p := range px.pbx {
 		if !p.down.Load() {
 			return p, true
 		}
@@ -498,8 +498,8 @@ func (h *Proxy) firstAlivePBX() (*pbx, bool) {
 }
 
 // listensAt reports whether a message to an address would come back to the proxy.
-func (h *Proxy) listensAt(a netip.AddrPort) bool {
-	for _, l := range h.listeners {
+func (px *Proxy) listensAt(a netip.AddrPort) bool {
+	for _, l := range px.listeners {
 		own := l.addr.Addr()
 		if l.addr.Port() == a.Port() && (own == a.Addr() || l.local.Addr() == a.Addr() || own.IsUnspecified() && a.Addr().IsLoopback()) {
 			return true
@@ -511,11 +511,11 @@ func (h *Proxy) listensAt(a netip.AddrPort) bool {
 // listenerFor returns the listener from which to reach an address: came, on which the
 // message was received, if it can, else the first with the right transport and address
 // family. It returns nil if there is none.
-func (h *Proxy) listenerFor(proto Proto, ip netip.Addr, came *listener) *listener {
+func (px *Proxy) listenerFor(proto Proto, ip netip.Addr, came *listener) *listener {
 	if came != nil && came.proto == proto && came.canReach(ip) {
 		return came
 	}
-	for _, l := range h.listeners {
+	for _, l := range px.listeners {
 		if l.proto == proto && l.canReach(ip) {
 			return l
 		}
@@ -532,10 +532,10 @@ func (l *listener) canReach(ip netip.Addr) bool {
 
 // listenerOfFlow returns the UDP listener that a flow names: by index and port or, after
 // a change of the configuration, by port alone.
-func (h *Proxy) listenerOfFlow(fl flow, came *listener) *listener {
+func (px *Proxy) listenerOfFlow(fl flow, came *listener) *listener {
 	ip := fl.peer.Addr()
 	var found *listener
-	for _, l := range h.listeners {
+	for _, l := range px.listeners {
 		if l.proto != UDP || l.addr.Port() != fl.listenerPort || !l.canReach(ip) {
 			continue
 		}
@@ -549,7 +549,7 @@ func (h *Proxy) listenerOfFlow(fl flow, came *listener) *listener {
 	if found != nil {
 		return found
 	}
-	return h.listenerFor(UDP, ip, came)
+	return px.listenerFor(UDP, ip, came)
 }
 
 // addrPortOf returns the address in a net.Addr; an IPv4-mapped address becomes IPv4.

@@ -31,7 +31,7 @@ func (w *worker) appendBranch(dst []byte, id uint64, hash uint32) []byte {
 }
 
 // openBranch reads a branch that this process made; ok is false for any other.
-func (h *Proxy) openBranch(b []byte) (id uint64, hash uint32, ok bool) {
+func (px *Proxy) openBranch(b []byte) (id uint64, hash uint32, ok bool) {
 	if len(b) != branchLen || string(b[:len(cookie)+2]) != cookie+"bh" {
 		return 0, 0, false
 	}
@@ -39,7 +39,7 @@ func (h *Proxy) openBranch(b []byte) (id uint64, hash uint32, ok bool) {
 	salt, ok1 := readHex(b[:8])
 	id, ok2 := readHex(b[9:21])
 	sum, ok3 := readHex(b[22:])
-	return id, uint32(sum), ok1 && ok2 && ok3 && uint32(salt) == h.branchSalt
+	return id, uint32(sum), ok1 && ok2 && ok3 && uint32(salt) == px.branchSalt
 }
 
 const hexDigits = "0123456789abcdef"

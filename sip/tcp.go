@@ -47,8 +47,8 @@ type streamTable struct {
 }
 
 // newStreamTable returns an empty streamTable.
-func newStreamTable(h *Proxy) *streamTable {
-	return &streamTable{proxy: h, perPeer: map[netip.Addr]int{}, silentConns: map[net.Conn]bool{}, refusedAt: map[netip.Addr]time.Time{}}
+func newStreamTable(px *Proxy) *streamTable {
+	return &streamTable{proxy: px, perPeer: map[netip.Addr]int{}, silentConns: map[net.Conn]bool{}, refusedAt: map[netip.Addr]time.Time{}}
 }
 
 // stream is one connection. One goroutine reads it; another writes the messages that
@@ -429,7 +429,7 @@ var (
 // byte is searched once for the end of a header section, and each header section is
 // indexed once, even if it arrives byte by byte.
 func (s *stream) readMessages(c net.Conn, first []byte) {
-	h := s.table.proxy
+	px := s.table.proxy
 	buf := append(make([]byte, 0, smallReadBuffer), first...)
 	defer func() { s.table.resizeReadBuffer(cap(buf), 0) }()
 	var m message
@@ -458,7 +458,7 @@ func (s *stream) readMessages(c net.Conn, first []byte) {
 			deadline = time.Now().Add(messageTimeout)
 		}
 		buf = buf[:len(buf)+n]
-		at := h.now()
+		at := px.now()
 		rest := buf
 		for {
 			if whole == 0 {

@@ -54,15 +54,15 @@ func isUnreachable(err error) bool {
 
 // readPackets passes the datagrams of a listener to the workers until the socket is
 // closed.
-func (h *Proxy) readPackets(ctx context.Context, l *listener) {
+func (px *Proxy) readPackets(ctx context.Context, l *listener) {
 	for {
-		err := h.receiveDatagrams(l)
+		err := px.receiveDatagrams(l)
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return
 		}
 		// An ICMP error for an earlier datagram, or a temporary lack of resources: the
 		// socket stays usable.
-		if !h.drainErrorQueue(l) {
+		if !px.drainErrorQueue(l) {
 			time.Sleep(time.Millisecond)
 		}
 	}
@@ -70,14 +70,14 @@ func (h *Proxy) readPackets(ctx context.Context, l *listener) {
 
 // receiveDatagrams passes datagrams on until the socket fails or the handling of one
 // panics.
-func (h *Proxy) receiveDatagrams(l *listener) error {
-	defer h.recoverPanic("socket")
-	return receiveDatagrams(l.packet, func(b []byte, from netip.AddrPort, idle bool) { h.handleDatagram(l, b, from, idle) })
+func (px *Proxy) receiveDatagrams(l *listener) error {
+	defer px.recoverPanic("socket")
+	return receiveDatagrams(l.packet, func(b []byte, from netip.AddrPort, idle bool) { px.handleDatagram(l, b, from, idle) })
 }
 
 // handleDatagram indexes a datagram and dispatches it. A panic costs this datagram only.
-func (h *Proxy) handleDatagram(l *listener, b []byte, from netip.AddrPort, idle bool) {
-	defer h.recoverPanic("datagram")
+func (px *Proxy) handleDatagram(l *listener, b []byte, from netip.AddrPort, idle bool) {
+	defer px.recoverPanic("datagram")
 	for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
 		b = b[2:] // RFC 3261 §7.5
 	}
@@ -85,13 +85,13 @@ func (h *Proxy) handleDatagram(l *listener, b []byte, from netip.AddrPort, idle 
 		return // a keep-alive
 	}
 	p := newPacket(b)
-	p.listener, p.peer, p.receivedAt = l, unmapAddr(from), h.now()
+	p.listener, p.peer, p.receivedAt = l, unmapAddr(from), px.now()
 	if !p.msg.index(p.buf, false) {
-		h.stats.malformed.Add(1)
+		px.stats.malformed.Add(1)
 		p.release()
 		return
 	}
-	h.dispatch(p, idle)
+	px.dispatch(p, idle)
 }
 
 // batchReceiver is a PacketConn that receives several datagrams with one system call.
@@ -143,13 +143,13 @@ func (l *listener) writeDatagram(b []byte, to netip.AddrPort) (err error) {
 
 // reportUnsent informs the worker of an undelivered request. b is the start of its
 // datagram, as the ICMP error quotes it.
-func (h *Proxy) reportUnsent(b []byte) {
-	defer h.recoverPanic("error queue")
+func (px *Proxy) reportUnsent(b []byte) {
+	defer px.recoverPanic("error queue")
 	var m message
 	if !m.index(b, false) || !m.isRequest() || !m.via.ok {
 		return
 	}
-	if id, _, ok := h.openBranch(m.text(m.via.branch)); ok {
-		h.reportFailedTx(id)
+	if id, _, ok := px.openBranch(m.text(m.via.branch)); ok {
+		px.reportFailedTx(id)
 	}
 }

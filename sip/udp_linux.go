@@ -181,7 +181,7 @@ func (s *udpSocket) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
 
 // drainErrorQueue empties the socket's error queue and informs the transactions of the
 // requests in it. It reports whether there was an error.
-func (h *Proxy) drainErrorQueue(l *listener) (found bool) {
+func (px *Proxy) drainErrorQueue(l *listener) (found bool) {
 	s, ok := l.packet.(*udpSocket)
 	if !ok {
 		return false
@@ -195,7 +195,7 @@ func (h *Proxy) drainErrorQueue(l *listener) (found bool) {
 				return
 			}
 			found = true
-			h.reportUnsent(quoted[:n])
+			px.reportUnsent(quoted[:n])
 		}
 	})
 	return found

@@ -136,18 +136,18 @@ func (p *packet) release() {
 }
 
 // newWorker returns the worker with that index. Its goroutine is started by Run.
-func newWorker(h *Proxy, index int) *worker {
+func newWorker(px *Proxy, index int) *worker {
 	w := &worker{
-		proxy:         h,
+		proxy:         px,
 		index:         index,
 		queue:         make(chan workItem, maxQueuedItems),
 		strangerQueue: make(chan workItem, maxQueuedStrangers),
 		roomFreed:     make(chan struct{}, 1),
-		maxHeldBytes:  maxHeldPerWorker * max(h.cfg.Workers, 2) / h.cfg.Workers,
-		sealer:        newSealer(h.cfg.Key),
+		maxHeldBytes:  maxHeldPerWorker * max(px.cfg.Workers, 2) / px.cfg.Workers,
+		sealer:        newSealer(px.cfg.Key),
 		timer:         time.NewTimer(time.Hour),
 	}
-	w.hash.SetSeed(h.hashSeed)
+	w.hash.SetSeed(px.hashSeed)
 	return w
 }
 
