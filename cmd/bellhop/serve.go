@@ -257,7 +257,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 
 		StripIdentity: cfg.SIP.StripIdentity,
 		Key:           key,
-		Observations:         watch,
+		Observations:  watch,
 		Log:           log,
 		Net:           w.network,
 		Wall:          w.wall,
