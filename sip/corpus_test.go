@@ -73,7 +73,7 @@ func TestTortureMessagesOverUDP(t *testing.T) { // RFC 4475, RFC 5118
 	}
 }
 
-func TestTheBinaryBodyOfRFC4475(t *testing.T) { // mpart01: its Route is a stranger's, so that without it the body can be seen
+func TestTheBinaryBodyOfRFC4475(t *testing.T) { // mpart01: without its foreign Route the message is forwarded, and its body can be checked
 	if m, ok := readCorpus(t, "rfc4475")["mpart01"]; ok {
 		checkRequestUnchanged(t, bytes.Replace(m, []byte("Route: <sip:127.0.0.1:5080>\r\n"), nil, 1), true)
 	}
@@ -180,7 +180,7 @@ func TestOddMessagesAreAnsweredOrForwarded(t *testing.T) {
 	}
 }
 
-func TestGarbageLeavesNothingBehind(t *testing.T) { // nothing that arrives grows us without bound
+func TestGarbageLeavesNothingBehind(t *testing.T) { // no message makes the memory grow without limit
 	runScenario(t, func(s *testbed) {
 		before := s.proxy.Stats()
 		n := 0

@@ -23,7 +23,7 @@ type callFollower struct {
 
 func (s *testbed) followCalls() *callFollower {
 	f := &callFollower{s: s, tracker: newTracker(), kept: map[string]dialog.Change{}}
-	f.tracker.Changed(time.Now()) // what becomes of calls is kept from now on
+	f.tracker.Changed(time.Now()) // changes of calls are recorded from now on
 	return f
 }
 

@@ -153,7 +153,7 @@ func FuzzRoute(f *testing.F) {
 			}
 			is := string(next.text(next.uri))
 			if len(left) > 0 && is != was && slices.Contains(came, is) {
-				// A strict router before us, behind us, or both.
+				// The sender, the next hop or both are strict routers.
 				if isRun(came, left[:len(left)-1]) {
 					continue
 				}

@@ -172,7 +172,7 @@ func TestACKProvesItsSourceAddress(t *testing.T) {
 			}, oneWorker)
 		})
 	}
-	// Who gets responses elsewhere cannot prove it for another address.
+	// A source that gets its responses elsewhere cannot prove another address.
 	t.Run("ACK with a forged source", func(t *testing.T) {
 		runUnproven(t, func(s *testbed) {
 			victim := s.addUDPPeer(otherAt)

@@ -61,7 +61,7 @@ func TestClosedPortCountsAsLostDatagram(t *testing.T) { // RFC 3261 §17.1.1.2, 
 			phone.expect("its ACK", "ACK")
 		})
 	})
-	t.Run("while it rings", func(t *testing.T) { // a CANCEL that does not arrive is no end of the INVITE
+	t.Run("while it rings", func(t *testing.T) { // a CANCEL that does not arrive does not end the INVITE
 		runScenario(t, func(s *testbed) {
 			invite, got := s.sendInvite()
 			s.pbx.respond(got, "180 Ringing")

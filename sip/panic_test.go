@@ -11,7 +11,7 @@ func TestAPanicCostsOneMessage(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	message := strings.Replace(typicalINVITE, "INVITE", "MESSAGE", -1)
 	p := w.receivePacket([]byte(message), barePhone)
-	w.serverTxs.put(w.makeServerKey(&p.msg, p.msg.methodName()), &serverTx{lastResponse: []byte("x")}) // it belongs to no worker: to answer it panics
+	w.serverTxs.put(w.makeServerKey(&p.msg, p.msg.methodName()), &serverTx{lastResponse: []byte("x")}) // it belongs to no worker: answering it panics
 	w.handleItem(workItem{packet: p})
 	if got := w.proxy.Stats().Panics; got != 1 {
 		t.Fatalf("%d panics are counted", got)

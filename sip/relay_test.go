@@ -216,7 +216,7 @@ func TestPBXProxyOpensNoOtherNextHop(t *testing.T) {
 			stranger.send(stranger.newRequest("MESSAGE", "sip:x@203.0.113.66", "Route: "+routes, "To: <sip:x@x>;tag=any"))
 			stranger.expect("refused", "SIP/2.0 403")
 		}
-		// The PBX lets anybody call, and passes on what it gets.
+		// The PBX accepts any caller and forwards its requests.
 		invite := stranger.newInvite()
 		stranger.send(invite)
 		got := s.pbx.expect("the INVITE goes on", "INVITE")

@@ -197,7 +197,7 @@ func TestMergedRequestsAreForwarded(t *testing.T) { // RFC 3261 §16.3: only the
 	})
 }
 
-func TestOPTIONSToTheProxyIsAnswered(t *testing.T) { // RFC 3261 §11; a userless one that names us is ours
+func TestOPTIONSToTheProxyIsAnswered(t *testing.T) { // RFC 3261 §11; the proxy answers one without a user that names it
 	runScenario(t, func(s *testbed) {
 		s.phone.send(s.phone.newRequest("OPTIONS", "sip:192.0.2.1"))
 		s.phone.expect("we are here", "SIP/2.0 200")

@@ -238,7 +238,7 @@ func TestRequestsGoToAClientOverItsOwnConnection(t *testing.T) { // RFC 5626 §5
 		other.send(other.newRequest("OPTIONS", "sip:192.0.2.1"))
 		other.expect("another client of the same address", "SIP/2.0 200")
 		phone := s.dialTCPPeer(phoneAt.Addr())
-		// Its Contact is where it cannot be reached.
+		// Its Contact names an address where it cannot be reached.
 		invite := phone.newInvite("Contact: <sip:101@10.0.0.5:5060;transport=tcp>", "Via: SIP/2.0/TCP 10.0.0.5:5060;branch=z9hG4bK-nat")
 		phone.send(invite)
 		got := s.pbx.expect("the INVITE goes on", "INVITE")

@@ -14,8 +14,8 @@ import (
 	"bellhop/sip"
 )
 
-// What leaves is what came, but for the edits that DESIGN §3.2 names. These
-// tests undo exactly those edits and compare bytes.
+// A message leaves as it came, except for the edits that DESIGN §3.2 names. These tests undo
+// exactly those edits and compare bytes.
 
 // undoEdits returns the request that must have been received for got to be forwarded. It
 // removes our fields from got, which must be there exactly once and in place, and
@@ -52,7 +52,7 @@ func undoEdits(t *testing.T, sent, got []byte, cid bool) []byte {
 	if method == "INVITE" && cid && !toTagged(sent) {
 		cut("X-CID", `X-CID: [0-9a-f]{48}`, true)
 	}
-	// received and rport: the rig sends from an address that no Via names.
+	// received and rport: the test sends from an address that no Via names.
 	if was := regexp.MustCompile(`;received=[^;,\s]+`).Find(topVia(sent)); was != nil {
 		b = bytes.Replace(b, []byte(";received="+phoneAt.Addr().String()), was, 1)
 	} else {
@@ -456,7 +456,7 @@ func TestMessagesOfRFC3665AreUnchanged(t *testing.T) {
 				checkResponseUnchanged(t, m)
 				return
 			}
-			// A Route of others would be refused from a phone.
+			// A foreign Route of a phone would be refused.
 			m = regexp.MustCompile(`\r\nRoute:([^\r]|\r\n[ \t])*`).ReplaceAll(m, nil)
 			for _, cid := range []bool{false, true} {
 				checkRequestUnchanged(t, m, cid)

@@ -88,7 +88,7 @@ func TestResponsesFollowViaAndSource(t *testing.T) { // RFC 3261 §18.2.1–18.2
 				s.pbx.respond(got, "200 OK")
 				answer := to.expect("answer", "SIP/2.0 200")
 				assertEqual(t, "the Via comes back", strings.Join(answer.fieldValues("Via"), "|"), tt.seen)
-				// What we say ourselves goes the same way.
+				// Our own responses go to the same address.
 				from.send(from.newRequest("MESSAGE", "sip:102@pbx.example", "Via: "+strings.ReplaceAll(tt.via, "z9hG4bK1", "z9hG4bK3"), "Max-Forwards: 0"))
 				refused := to.expect("refused", "SIP/2.0 483")
 				assertEqual(t, "the Via comes back", strings.Join(refused.fieldValues("Via"), "|"), strings.ReplaceAll(tt.seen, "z9hG4bK1", "z9hG4bK3"))
@@ -107,7 +107,7 @@ func TestFoldedViaIsRead(t *testing.T) { // RFC 3261 §7.3.1
 		}
 		s.phone.send(sent)
 		s.expectNothing("the branch is known")
-		// The answer has it folded too.
+		// The response has the folded Via too.
 		s.pbx.send(text("SIP/2.0 200 OK\r\n" + strings.Join(got.headerLines(), "\r\n") + "\r\n\r\n"))
 		s.phone.expect("answer", "SIP/2.0 200")
 	})
