@@ -39,23 +39,24 @@ func BenchmarkIndex(b *testing.B) {
 	}
 }
 
-// BenchmarkSplice routes a typical INVITE and writes it as it leaves.
+// BenchmarkSplice routes a typical INVITE and writes it as it is forwarded.
 func BenchmarkSplice(b *testing.B) {
-	w, _ := bare(b, nil)
-	p := w.comes([]byte(typicalINVITE), barePhone)
+	w, _ := newBareWorker(b, nil)
+	p := w.receivePacket([]byte(typicalINVITE), barePhone)
 	branch := w.appendBranch(nil, 1, 2)
 	b.ReportAllocs()
 	for b.Loop() {
-		r, f := w.route(p)
+		r, f := w.routeRequest(p)
 		if f != nil {
 			b.Fatal(f)
 		}
-		w.forwarded(p, &r, branch)
+		w.rewriteRequest(p, &r, branch)
 	}
 }
 
-// BenchmarkCall takes a call of six messages through a worker, without sockets
-// and at 1,000 calls a second, so that the tails of 32 seconds are there.
+// BenchmarkCall handles the six messages of a call in a worker, without sockets. Its
+// clock makes 1,000 calls a second, so that transactions of the last 32 seconds are in
+// memory.
 func BenchmarkCall(b *testing.B) {
 	for _, watched := range []bool{false, true} {
 		b.Run(fmt.Sprintf("watched=%v", watched), func(b *testing.B) { benchmarkCall(b, watched) })
@@ -63,10 +64,10 @@ func BenchmarkCall(b *testing.B) {
 }
 
 func benchmarkCall(b *testing.B, watched bool) {
-	watch := make(chan dialog.Message, 16)
-	w, out := bare(b, func(c *Config) {
+	observations := make(chan dialog.Message, 16)
+	w, out := newBareWorker(b, func(c *Config) {
 		if watched {
-			c.Watch = watch
+			c.Observations = observations
 		}
 	})
 	serial := 0
@@ -87,15 +88,15 @@ func benchmarkCall(b *testing.B, watched bool) {
 			from = barePhone
 		}
 		began := time.Now()
-		w.handle(input{packet: w.comes(m, from)})
+		w.handleItem(workItem{packet: w.receivePacket(m, from)})
 		inside += time.Since(began)
-		for len(watch) > 0 {
-			<-watch
+		for len(observations) > 0 {
+			<-observations
 		}
 	}
 	invite, buf := []byte(typicalINVITE), []byte(nil)
 	respond := func(status, more string) {
-		m := &w.aux
+		m := &w.scratch
 		m.index(out.last, false)
 		buf = append(buf[:0], status...)
 		for i := range m.fields {
@@ -118,10 +119,10 @@ func benchmarkCall(b *testing.B, watched bool) {
 	within := func(method string, n int) []byte {
 		m.index(answer, false)
 		request = fmt.Appendf(request[:0], "%s sip:102@192.0.2.2:5060 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK%s%08x;rport\r\nMax-Forwards: 70\r\nRoute: %s\r\n",
-			method, method, serial, m.text(m.first(hRecordRoute).value))
-		request = append(request, m.text(m.first(hFrom).line)...)
-		request = append(request, m.text(m.first(hTo).line)...)
-		request = append(request, m.text(m.first(hCallID).line)...)
+			method, method, serial, m.text(m.firstField(hRecordRoute).value))
+		request = append(request, m.text(m.firstField(hFrom).line)...)
+		request = append(request, m.text(m.firstField(hTo).line)...)
+		request = append(request, m.text(m.firstField(hCallID).line)...)
 		return fmt.Appendf(request, "CSeq: %d %s\r\nContent-Length: 0\r\n\r\n", n, method)
 	}
 	template := bytes.Clone(invite)
@@ -140,11 +141,11 @@ func benchmarkCall(b *testing.B, watched bool) {
 		send(within("BYE", 103), true)
 		respond("SIP/2.0 200 OK\r\n", "Content-Length: 0\r\n\r\n")
 		send(buf, false)
-		w.passes(time.Millisecond)
+		w.advanceClock(time.Millisecond)
 	}
 	one()
-	if out.n != 6 || !bytes.HasPrefix(out.last, []byte("SIP/2.0 200")) || w.hop.stats.transactions.Load() != 0 {
-		b.Fatalf("%d messages left, the last is\n%s", out.n, out.last)
+	if out.count != 6 || !bytes.HasPrefix(out.last, []byte("SIP/2.0 200")) || w.proxy.stats.transactions.Load() != 0 {
+		b.Fatalf("%d messages left, the last is\n%s", out.count, out.last)
 	}
 	b.ReportAllocs()
 	inside = 0

@@ -20,21 +20,21 @@ import (
 // once its REGISTER was accepted.
 var bareTrunk = netip.MustParseAddrPort("192.0.2.200:5060")
 
-// numbered is a request of its own transaction and dialog.
-func numbered(method string, n int, more string) []byte {
+// numberedRequest returns a request with a transaction and dialog of its own.
+func numberedRequest(method string, n int, more string) []byte {
 	return fmt.Appendf(nil, "%s sip:102@pbx.example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK-%d;rport\r\n"+
 		"From: <sip:101@pbx.example.com>;tag=%d\r\nTo: <sip:102@pbx.example.com>%s\r\nCall-ID: %d@192.0.2.101\r\nCSeq: 1 %s\r\n\r\n", method, n, n, more, n, method)
 }
 
-// When the memory of the transactions is nearly used up, strangers' new requests
-// are dropped; at last those of known sources are refused. What is within a
-// dialog goes on.
-func TestTheMemoryOfTransactionsIsBounded(t *testing.T) {
+// When transactions hold most of their memory limit, new requests of strangers are
+// dropped; with still more, those of known sources are refused. Requests within a dialog
+// are always forwarded.
+func TestTransactionMemoryIsLimited(t *testing.T) {
 	const dropped, refused, forwarded = "dropped", "refused", "forwarded"
-	w, out := bare(t, func(c *Config) {
+	w, out := newBareWorker(t, func(c *Config) {
 		c.Trunks = []Trunk{{Name: "carrier", Sources: []netip.Prefix{netip.PrefixFrom(bareTrunk.Addr(), 32)}}}
 	})
-	w.hop.known.add(otherBare.Addr(), w.now())
+	w.proxy.acceptedSources.add(otherBare.Addr(), w.now())
 	n := 0
 	for _, tt := range []struct {
 		held int // percent
@@ -56,10 +56,10 @@ func TestTheMemoryOfTransactionsIsBounded(t *testing.T) {
 		{101, "", otherBare, refused},
 	} {
 		n++
-		kept := w.held
-		w.held = w.maxHeld / 100 * tt.held
+		kept := w.heldBytes
+		w.heldBytes = w.maxHeldBytes / 100 * tt.held
 		out.last, out.to = nil, netip.AddrPort{}
-		w.handle(input{packet: w.comes(numbered("MESSAGE", n, tt.more), tt.from)})
+		w.handleItem(workItem{packet: w.receivePacket(numberedRequest("MESSAGE", n, tt.more), tt.from)})
 		got := dropped
 		switch {
 		case bytes.HasPrefix(out.last, []byte("SIP/2.0 503")) && bytes.Contains(out.last, []byte("\r\nRetry-After: ")):
@@ -70,73 +70,73 @@ func TestTheMemoryOfTransactionsIsBounded(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("at %d %% a request from %v with To %q is %s, want %s", tt.held, tt.from, tt.more, got, tt.want)
 		}
-		w.held += kept - w.maxHeld/100*tt.held
+		w.heldBytes += kept - w.maxHeldBytes/100*tt.held
 	}
-	if got := w.hop.Stats().Shed; got != 6 {
+	if got := w.proxy.Stats().Shed; got != 6 {
 		t.Errorf("%d requests are counted as shed, want 6", got)
 	}
 }
 
 var otherBare = netip.MustParseAddrPort("192.0.2.102:5062")
 
-// Nobody can make the transactions hold more than their bound, and all of it is
-// given back.
-func TestAFloodIsBoundedAndOver(t *testing.T) {
-	w, out := bare(t, nil)
-	w.maxHeld = 1 << 20
+// No flood can make the transactions hold more than their limit, and all memory is
+// released afterwards.
+func TestFloodStaysWithinMemoryLimit(t *testing.T) {
+	w, out := newBareWorker(t, nil)
+	w.maxHeldBytes = 1 << 20
 	pad := strings.Repeat("x", 3000)
 	spare := 0
 	for n := range 4000 {
-		forwarded := out.n
-		w.handle(input{packet: w.comes(bytes.Replace(numbered("INVITE", n, ""), []byte("Call-ID"), []byte("Subject: "+pad+"\r\nCall-ID"), 1), barePhone)})
-		if out.n > forwarded && n%2 == 0 {
+		forwarded := out.count
+		w.handleItem(workItem{packet: w.receivePacket(bytes.Replace(numberedRequest("INVITE", n, ""), []byte("Call-ID"), []byte("Subject: "+pad+"\r\nCall-ID"), 1), barePhone)})
+		if out.count > forwarded && n%2 == 0 {
 			var m message
 			m.index(out.last, false)
-			b := w.appendReply(nil, &m, 0, 401, "Unauthorized", "WWW-Authenticate: Digest\r\n")
-			w.handle(input{packet: w.comes(b, barePBX)})
+			b := w.appendResponse(nil, &m, 0, 401, "Unauthorized", "WWW-Authenticate: Digest\r\n")
+			w.handleItem(workItem{packet: w.receivePacket(b, barePBX)})
 		}
-		if w.held > w.maxHeld {
-			t.Fatalf("%d bytes are held after %d INVITEs, at most %d may be", w.held, n, w.maxHeld)
+		if w.heldBytes > w.maxHeldBytes {
+			t.Fatalf("%d bytes are held after %d INVITEs, at most %d may be", w.heldBytes, n, w.maxHeldBytes)
 		}
-		spare = max(spare, w.spareBytes)
+		spare = max(spare, w.freeBytes)
 	}
-	if w.hop.Stats().Shed == 0 || w.held < w.maxHeld/2 {
-		t.Errorf("the flood was too small: %d bytes are held", w.held)
+	if w.proxy.Stats().Shed == 0 || w.heldBytes < w.maxHeldBytes/2 {
+		t.Errorf("the flood was too small: %d bytes are held", w.heldBytes)
 	}
 	for range 300 {
-		w.passes(time.Second)
-		spare = max(spare, w.spareBytes)
+		w.advanceClock(time.Second)
+		spare = max(spare, w.freeBytes)
 	}
-	if w.held != 0 || len(w.servers.m) != 0 || len(w.clients.m) != 0 || w.wheel.n != 0 {
-		t.Errorf("%d bytes, %d and %d transactions and %d timers are left", w.held, len(w.servers.m), len(w.clients.m), w.wheel.n)
+	if w.heldBytes != 0 || len(w.serverTxs.m) != 0 || len(w.clientTxs.m) != 0 || w.wheel.count != 0 {
+		t.Errorf("%d bytes, %d and %d transactions and %d timers are left", w.heldBytes, len(w.serverTxs.m), len(w.clientTxs.m), w.wheel.count)
 	}
-	if spare == 0 || spare > maxSpareBytes || w.spareBytes != 0 {
-		t.Errorf("%d bytes were spare at most, and %d are at rest", spare, w.spareBytes)
+	if spare == 0 || spare > maxFreeBytes || w.freeBytes != 0 {
+		t.Errorf("%d bytes were spare at most, and %d are at rest", spare, w.freeBytes)
 	}
 }
 
-// A transaction keeps no more of a request than a retransmission needs: an
-// INVITE of 57 KB that was challenged leaves its response and its ACK.
-func TestALargeInviteLeavesLittle(t *testing.T) {
-	w, out := bare(t, nil)
+// A transaction keeps no more of a request than a retransmission needs: of a challenged
+// INVITE of 57 KB only the response and the ACK.
+func TestLargeInviteReleasesItsMemory(t *testing.T) {
+	w, out := newBareWorker(t, nil)
 	pad := strings.Repeat("Subject: "+strings.Repeat("x", 6000)+"\r\n", 9)
 	long := strings.Repeat("b", 6000)
-	invite := bytes.Replace(numbered("INVITE", 1, ""), []byte("Call-ID"), []byte(pad+"Call-ID"), 1)
+	invite := bytes.Replace(numberedRequest("INVITE", 1, ""), []byte("Call-ID"), []byte(pad+"Call-ID"), 1)
 	invite = bytes.Replace(invite, []byte("z9hG4bK-1"), []byte("z9hG4bK"+long), 1)
-	w.handle(input{packet: w.comes(invite, barePhone)})
-	if w.held < len(invite) {
-		t.Fatalf("%d bytes are held", w.held)
+	w.handleItem(workItem{packet: w.receivePacket(invite, barePhone)})
+	if w.heldBytes < len(invite) {
+		t.Fatalf("%d bytes are held", w.heldBytes)
 	}
 	var m message
 	m.index(out.last, false)
-	w.handle(input{packet: w.comes(w.appendReply(nil, &m, 0, 401, "Unauthorized", ""), barePBX)})
+	w.handleItem(workItem{packet: w.receivePacket(w.appendResponse(nil, &m, 0, 401, "Unauthorized", ""), barePBX)})
 	response := len(out.last)
-	if want := response + 2*transactionSize + 1024; w.held > want {
-		t.Errorf("%d bytes are held after a response of %d, want %d at most", w.held, response, want)
+	if want := response + 2*transactionSize + 1024; w.heldBytes > want {
+		t.Errorf("%d bytes are held after a response of %d, want %d at most", w.heldBytes, response, want)
 	}
-	w.handle(input{packet: w.comes(numberedACK(invite), barePhone)})
-	if want := 2*transactionSize + 1024; w.held > want {
-		t.Errorf("%d bytes are held after the ACK, want %d at most", w.held, want)
+	w.handleItem(workItem{packet: w.receivePacket(numberedACK(invite), barePhone)})
+	if want := 2*transactionSize + 1024; w.heldBytes > want {
+		t.Errorf("%d bytes are held after the ACK, want %d at most", w.heldBytes, want)
 	}
 }
 
@@ -145,30 +145,30 @@ func numberedACK(invite []byte) []byte {
 	return bytes.Replace(b, []byte("1 INVITE"), []byte("1 ACK"), 1)
 }
 
-// What waits for the watcher is bounded in bytes: of large messages fewer.
-func TestTheWatcherIsShownABoundedNumberOfBytes(t *testing.T) {
-	watch := make(chan dialog.Message, 1<<14)
-	w, _ := bare(t, func(c *Config) { c.Watch = watch })
+// Waiting observations are limited in bytes: the larger they are, the fewer may wait.
+func TestObservationsAreLimitedInBytes(t *testing.T) {
+	observations := make(chan dialog.Message, 1<<14)
+	w, _ := newBareWorker(t, func(c *Config) { c.Observations = observations })
 	small, large := dialog.Message{Head: strings.Repeat("x", 2<<10)}, dialog.Message{Head: strings.Repeat("x", 57<<10)}
-	for range cap(watch) {
-		w.watch(large)
+	for range cap(observations) {
+		w.sendObservation(large)
 	}
-	if n := len(watch) * len(large.Head); n > maxWatched+len(large.Head) || n < maxWatched {
+	if n := len(observations) * len(large.Head); n > maxObservedBytes+len(large.Head) || n < maxObservedBytes {
 		t.Errorf("%d bytes wait", n)
 	}
-	for len(watch) > 0 {
-		<-watch
+	for len(observations) > 0 {
+		<-observations
 	}
-	for range cap(watch) {
-		w.watch(small)
+	for range cap(observations) {
+		w.sendObservation(small)
 	}
-	if len(watch) != cap(watch) {
-		t.Errorf("only %d of %d small messages wait", len(watch), cap(watch))
+	if len(observations) != cap(observations) {
+		t.Errorf("only %d of %d small messages wait", len(observations), cap(observations))
 	}
 }
 
-func TestATableGivesMemoryBack(t *testing.T) {
-	var tab table[uint64, *int]
+func TestShrinkingMapFreesMemory(t *testing.T) {
+	var tab shrinkingMap[uint64, *int]
 	heap := func() uint64 {
 		runtime.GC()
 		var m runtime.MemStats
@@ -194,32 +194,33 @@ func TestATableGivesMemoryBack(t *testing.T) {
 	}
 }
 
-// A full queue drops what strangers begin, then what known sources begin, and
-// last what is within a dialog; from an eighth on the hop says that it is crowded.
-func TestTheQueueHasRoomForDialogs(t *testing.T) {
+// A full queue drops new requests of strangers first, then new requests of known
+// sources, and last what is within a dialog. From an eighth on, the proxy signals a
+// backlog.
+func TestFullQueueDropsStrangersFirst(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		size int
 		want [3]int // strangers' requests, then known ones, then those within dialogs
 	}{
-		{"messages", 500, [3]int{maxStrangers, maxQueue / 10 * 9, maxQueue - maxQueue/10*9}},
-		{"bytes", 40000, [3]int{maxQueueBytes / 2 / 40000, maxQueueBytes/10*9/40000 - maxQueueBytes/2/40000, maxQueueBytes/40000 - maxQueueBytes/10*9/40000}},
+		{"limit of messages", 500, [3]int{maxQueuedStrangers, maxQueuedItems / 10 * 9, maxQueuedItems - maxQueuedItems/10*9}},
+		{"limit of bytes", 40000, [3]int{maxQueuedBytes / 2 / 40000, maxQueuedBytes/10*9/40000 - maxQueuedBytes/2/40000, maxQueuedBytes/40000 - maxQueuedBytes/10*9/40000}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w, _ := bare(t, nil)
-			w.hop.known.add(otherBare.Addr(), w.now())
+			w, _ := newBareWorker(t, nil)
+			w.proxy.acceptedSources.add(otherBare.Addr(), w.now())
 			fill := func(from netip.AddrPort, more string) (n int) {
 				for {
-					p := w.comes(numbered("MESSAGE", 1, more), from)
+					p := w.receivePacket(numberedRequest("MESSAGE", 1, more), from)
 					p.buf = append(make([]byte, 0, tt.size), p.buf...)
-					if !w.queue(input{packet: p}, w.hop.rank(p)) {
+					if !w.enqueue(workItem{packet: p}, w.proxy.priorityOf(p)) {
 						return n
 					}
 					n++
 				}
 			}
 			got := [3]int{fill(barePhone, "")}
-			if len(w.hop.Crowded()) != 1 {
+			if len(w.proxy.Backlog()) != 1 {
 				t.Error("a queue that is full for strangers is no crowd")
 			}
 			got[1], got[2] = fill(otherBare, ""), fill(otherBare, ";tag=x")
@@ -229,35 +230,35 @@ func TestTheQueueHasRoomForDialogs(t *testing.T) {
 			if got != tt.want {
 				t.Errorf("%d messages found room, want %d", got, tt.want)
 			}
-			if bytes := w.waiting.Load(); bytes > maxQueueBytes {
+			if bytes := w.queuedBytes.Load(); bytes > maxQueuedBytes {
 				t.Errorf("%d bytes wait", bytes)
 			}
 		})
 	}
-	w, _ := bare(t, nil)
-	for range maxQueue/8 - 1 {
-		w.queue(input{packet: w.comes(numbered("MESSAGE", 1, ""), barePhone)}, fromKnown)
+	w, _ := newBareWorker(t, nil)
+	for range maxQueuedItems/8 - 1 {
+		w.enqueue(workItem{packet: w.receivePacket(numberedRequest("MESSAGE", 1, ""), barePhone)}, fromKnown)
 	}
-	if len(w.hop.Crowded()) != 0 {
+	if len(w.proxy.Backlog()) != 0 {
 		t.Error("a few messages are a crowd")
 	}
 }
 
-// A worker does what known sources begin before what strangers do, and drops the
-// latter unseen while the transactions hold most of the memory they may.
-func TestStrangersWait(t *testing.T) {
-	w, out := bare(t, nil)
-	h := w.hop
-	h.known.add(otherBare.Addr(), w.now())
-	w.waiting.Add(1) // something waits
-	h.datagram(h.listeners[0], numbered("MESSAGE", 1, ""), barePhone, true)
-	h.datagram(h.listeners[0], numbered("MESSAGE", 2, ""), otherBare, true)
-	h.datagram(h.listeners[0], numbered("MESSAGE", 3, ""), barePBX, true)
-	h.datagram(h.listeners[0], numbered("MESSAGE", 4, ";tag=x"), barePhone, true)
+// A worker handles new requests of known sources before those of strangers. It drops the
+// latter unread while the transactions hold most of their memory limit.
+func TestStrangersWaitForKnownSources(t *testing.T) {
+	w, out := newBareWorker(t, nil)
+	px := w.proxy
+	px.acceptedSources.add(otherBare.Addr(), w.now())
+	w.queuedBytes.Add(1) // something waits
+	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 1, ""), barePhone, true)
+	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 2, ""), otherBare, true)
+	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 3, ""), barePBX, true)
+	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 4, ";tag=x"), barePhone, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
 	var order []string
-	out.took = func(b []byte) {
+	out.onWrite = func(b []byte) {
 		order = append(order, string(b[bytes.Index(b, []byte("Call-ID: "))+9:][:1]))
 		if len(order) == 4 {
 			cancel()
@@ -268,28 +269,28 @@ func TestStrangersWait(t *testing.T) {
 	if got := strings.Join(order, " "); got != "2 3 4 1" {
 		t.Errorf("the order is %s, want 2 3 4 1", got)
 	}
-	w.held = w.maxHeld
-	w.measure(w.now())
-	h.datagram(h.listeners[0], numbered("MESSAGE", 5, ""), barePhone, false)
-	if h.Stats().Shed != 1 || len(w.strange) != 0 {
-		t.Errorf("%d requests are shed, %d wait", h.Stats().Shed, len(w.strange))
+	w.heldBytes = w.maxHeldBytes
+	w.updateShedding(w.now())
+	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 5, ""), barePhone, false)
+	if px.Stats().Shed != 1 || len(w.strangerQueue) != 0 {
+		t.Errorf("%d requests are shed, %d wait", px.Stats().Shed, len(w.strangerQueue))
 	}
 }
 
-// A CANCEL does not overtake its INVITE where its source becomes a known one
-// between the two; one that is for no INVITE goes on.
-func TestCancelStaysBehindItsInvite(t *testing.T) {
-	w, out := bare(t, nil)
-	h := w.hop
-	w.waiting.Add(1) // something waits
-	h.datagram(h.listeners[0], numbered("INVITE", 1, ""), barePhone, true)
-	h.known.add(barePhone.Addr(), w.now())
-	h.datagram(h.listeners[0], numbered("CANCEL", 1, ""), barePhone, true)
-	h.datagram(h.listeners[0], numbered("CANCEL", 2, ""), barePhone, true)
+// A CANCEL does not overtake its INVITE if its source becomes known between the two. A
+// CANCEL without an INVITE is forwarded.
+func TestCancelDoesNotOvertakeItsInvite(t *testing.T) {
+	w, out := newBareWorker(t, nil)
+	px := w.proxy
+	w.queuedBytes.Add(1) // something waits
+	px.handleDatagram(px.listeners[0], numberedRequest("INVITE", 1, ""), barePhone, true)
+	px.acceptedSources.add(barePhone.Addr(), w.now())
+	px.handleDatagram(px.listeners[0], numberedRequest("CANCEL", 1, ""), barePhone, true)
+	px.handleDatagram(px.listeners[0], numberedRequest("CANCEL", 2, ""), barePhone, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
 	var order []string
-	out.took = func(b []byte) {
+	out.onWrite = func(b []byte) {
 		line, _, _ := bytes.Cut(b, crlf)
 		order = append(order, string(line))
 		if len(order) == 3 {
@@ -304,51 +305,52 @@ func TestCancelStaysBehindItsInvite(t *testing.T) {
 	}
 }
 
-// A stream whose message finds no room waits, and is woken when there is some.
+// A stream whose message finds no room in the queue waits, and is woken when there is
+// room.
 func TestAStreamWaitsForRoom(t *testing.T) {
-	w, _ := bare(t, nil)
-	packet := func() input {
-		p := w.comes(numbered("MESSAGE", 1, ""), barePhone)
+	w, _ := newBareWorker(t, nil)
+	packet := func() workItem {
+		p := w.receivePacket(numberedRequest("MESSAGE", 1, ""), barePhone)
 		p.buf = make([]byte, 0, 60000)
-		return input{packet: p}
+		return workItem{packet: p}
 	}
-	for w.queue(packet(), fromStranger) {
+	for w.enqueue(packet(), fromStranger) {
 	}
 	gone := make(chan struct{})
 	close(gone)
-	if w.wait(packet(), fromStranger, gone) {
+	if w.enqueueWaiting(packet(), fromStranger, gone) {
 		t.Error("a stream that has ended found room")
 	}
 	const streams = 8
 	found := make(chan bool)
 	for range streams {
-		go func() { found <- w.wait(packet(), fromStranger, nil) }()
+		go func() { found <- w.enqueueWaiting(packet(), fromStranger, nil) }()
 	}
 	for range streams {
 		for done := false; !done; {
 			select {
 			case done = <-found:
-			case in := <-w.strange: // as run does
-				w.waiting.Add(-in.cost())
-				if w.blocked.Load() > 0 {
-					w.wake()
+			case in := <-w.strangerQueue: // as run does
+				w.queuedBytes.Add(-in.queuedSize())
+				if w.blockedStreams.Load() > 0 {
+					w.wakeBlocked()
 				}
 			}
 		}
 	}
 }
 
-// A response cannot be bound to an INVITE by anything that is as long as what
-// the INVITE says: keys have one size, whatever is in the Via.
-func TestServerKeys(t *testing.T) {
-	w, _ := bare(t, nil)
+// Different transactions have different keys, and no two processes make the same key.
+// All keys have one size, however long the Via is.
+func TestServerKeysDistinguishTransactions(t *testing.T) {
+	w, _ := newBareWorker(t, nil)
 	key := func(b string) serverKey {
 		t.Helper()
 		var m message
 		if !m.index([]byte(b), false) {
 			t.Fatal("no SIP")
 		}
-		return w.serverKey(&m, m.methodName())
+		return w.makeServerKey(&m, m.methodName())
 	}
 	invite := typicalINVITE
 	is := map[serverKey]string{}
@@ -370,16 +372,16 @@ func TestServerKeys(t *testing.T) {
 	if key(strings.ReplaceAll(invite, "INVITE", "ACK")) != key(invite) {
 		t.Error("an ACK does not belong to its INVITE")
 	}
-	other, _ := bare(t, nil)
+	other, _ := newBareWorker(t, nil)
 	var m message
 	m.index([]byte(invite), false)
-	if other.serverKey(&m, m.methodName()) == key(invite) {
+	if other.makeServerKey(&m, m.methodName()) == key(invite) {
 		t.Error("two processes make one key")
 	}
 }
 
-func TestSources(t *testing.T) {
-	s := newSources(rememberSource)
+func TestSourceSetExpiresAndEvicts(t *testing.T) {
+	s := newSourceSet(acceptedLifetime)
 	ip := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}) }
 	now := instant(time.Second)
 	const some = 1000
@@ -391,19 +393,19 @@ func TestSources(t *testing.T) {
 			t.Fatalf("%v: %v", ip(n), n >= some)
 		}
 	}
-	if !s.has(ip(1), now+rememberSource-instant(time.Second)) || s.has(ip(1), now+rememberSource) {
+	if !s.has(ip(1), now+acceptedLifetime-instant(time.Second)) || s.has(ip(1), now+acceptedLifetime) {
 		t.Error("it is not an hour that an address is remembered")
 	}
-	s.add(ip(1), now+rememberSource/2)
-	if !s.has(ip(1), now+rememberSource) {
+	s.add(ip(1), now+acceptedLifetime/2)
+	if !s.has(ip(1), now+acceptedLifetime) {
 		t.Error("an address that is added again is not remembered longer")
 	}
 	for n := range 1 << 20 { // a flood evicts the oldest, and needs no memory
-		s.add(ip(n), now+rememberSource)
+		s.add(ip(n), now+acceptedLifetime)
 	}
 	found := 0
 	for n := range 1 << 20 {
-		if s.has(ip(n), now+rememberSource) {
+		if s.has(ip(n), now+acceptedLifetime) {
 			found++
 		}
 	}
@@ -412,13 +414,13 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// dribble is a connection that brings one byte a read.
-type dribble struct {
+// byteWiseConn is a connection that returns one byte for each read.
+type byteWiseConn struct {
 	net.Conn
 	b []byte
 }
 
-func (d *dribble) Read(b []byte) (int, error) {
+func (d *byteWiseConn) Read(b []byte) (int, error) {
 	if len(d.b) == 0 {
 		return 0, io.EOF
 	}
@@ -426,73 +428,73 @@ func (d *dribble) Read(b []byte) (int, error) {
 	d.b = d.b[1:]
 	return 1, nil
 }
-func (d *dribble) SetReadDeadline(time.Time) error { return nil }
-func (d *dribble) LocalAddr() net.Addr             { return net.TCPAddrFromAddrPort(bareHop) }
-func (d *dribble) Close() error                    { return nil }
+func (d *byteWiseConn) SetReadDeadline(time.Time) error { return nil }
+func (d *byteWiseConn) LocalAddr() net.Addr             { return net.TCPAddrFromAddrPort(bareProxy) }
+func (d *byteWiseConn) Close() error                    { return nil }
 
-// large is a message of 60 KB with a body of that many bytes.
-func large(body int) []byte {
+// largeMessage returns a message of 60 KB with a body of the given size.
+func largeMessage(body int) []byte {
 	lines := (60000 - body) / 250
-	return fmt.Appendf(nil, "%s%sContent-Length: %d\r\n\r\n%s", bytes.TrimSuffix(numbered("MESSAGE", 1, ""), []byte("\r\n")),
+	return fmt.Appendf(nil, "%s%sContent-Length: %d\r\n\r\n%s", bytes.TrimSuffix(numberedRequest("MESSAGE", 1, ""), []byte("\r\n")),
 		strings.Repeat("X: "+strings.Repeat("x", 245)+"\r\n", lines), body, strings.Repeat("b", body))
 }
 
-// BenchmarkDribble reads a message of 60 KB that comes byte by byte.
+// BenchmarkDribble reads a message of 60 KB that arrives byte by byte.
 func BenchmarkDribble(b *testing.B) {
 	for _, body := range []int{0, 30000, 60000} {
 		b.Run(fmt.Sprintf("body=%d", body), func(b *testing.B) {
-			w, _ := bare(b, nil)
-			m := large(body)
+			w, _ := newBareWorker(b, nil)
+			m := largeMessage(body)
 			b.SetBytes(int64(len(m)))
 			for b.Loop() {
-				dribbled(b, w, m)
+				readByteWise(b, w, m)
 			}
 		})
 	}
 }
 
-// dribbled reads a message and takes it out of the queue.
-func dribbled(tb testing.TB, w *worker, m []byte) {
+// readByteWise reads a message byte by byte and takes it out of the queue.
+func readByteWise(tb testing.TB, w *worker, m []byte) {
 	tb.Helper()
-	c := &dribble{b: m}
-	s := w.hop.streams.add(c, barePhone, w.hop.listeners[1])
-	s.read(c, nil)
+	c := &byteWiseConn{b: m}
+	s := w.proxy.streams.addStream(c, barePhone, w.proxy.listeners[1])
+	s.readMessages(c, nil)
 	s.close()
-	if len(w.strange) != 1 {
-		tb.Fatalf("%d messages came", len(w.strange))
+	if len(w.strangerQueue) != 1 {
+		tb.Fatalf("%d messages came", len(w.strangerQueue))
 	}
-	in := <-w.strange
-	w.waiting.Add(-in.cost())
+	in := <-w.strangerQueue
+	w.queuedBytes.Add(-in.queuedSize())
 	if p := in.packet; !bytes.Equal(p.msg.b, m) || p.msg.fault != nil {
 		tb.Fatalf("it came with %v, and %d bytes of %d", p.msg.fault, len(p.msg.b), len(m))
 	}
-	in.packet.done()
+	in.packet.release()
 }
 
-// A message that comes byte by byte is the same as at once. BenchmarkDribble
-// shows that it costs no more than the reads.
-func TestADribbledMessage(t *testing.T) {
-	w, _ := bare(t, nil)
+// A message that arrives byte by byte is read like one that arrives at once.
+// BenchmarkDribble shows that it costs no more than the reads.
+func TestMessageArrivesByteByByte(t *testing.T) {
+	w, _ := newBareWorker(t, nil)
 	for _, body := range []int{0, 30000, 60000} {
-		dribbled(t, w, large(body))
+		readByteWise(t, w, largeMessage(body))
 	}
-	if n := w.hop.streams.reads.Load(); n != 0 {
+	if n := w.proxy.streams.largeReadBytes.Load(); n != 0 {
 		t.Errorf("%d bytes of read buffers are still counted", n)
 	}
 }
 
-// The buffers of slow peers have a bound together.
-func TestReadBuffersAreBounded(t *testing.T) {
-	w, _ := bare(t, nil)
-	w.hop.streams.reads.Store(allReads - 8<<10)
-	c := &dribble{b: large(60000)}
-	s := w.hop.streams.add(c, barePhone, w.hop.listeners[1])
-	s.read(c, nil)
+// The read buffers of slow peers have a common limit.
+func TestReadBuffersAreLimitedTogether(t *testing.T) {
+	w, _ := newBareWorker(t, nil)
+	w.proxy.streams.largeReadBytes.Store(maxLargeReadBytes - 8<<10)
+	c := &byteWiseConn{b: largeMessage(60000)}
+	s := w.proxy.streams.addStream(c, barePhone, w.proxy.listeners[1])
+	s.readMessages(c, nil)
 	s.close()
-	if len(w.strange) != 0 {
+	if len(w.strangerQueue) != 0 {
 		t.Error("a message came for which there was no room")
 	}
-	if n := w.hop.streams.reads.Load(); n != allReads-8<<10 {
+	if n := w.proxy.streams.largeReadBytes.Load(); n != maxLargeReadBytes-8<<10 {
 		t.Errorf("%d bytes are counted after it", n)
 	}
 }

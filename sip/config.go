@@ -12,55 +12,56 @@ import (
 	"bellhop/dialog"
 )
 
-// Config says where the hop stands and whom it stands between.
+// Config is the configuration of a [Proxy].
 type Config struct {
 	Listen     []Addr         // at least one
-	Advertise  HostPort       // how others reach us; empty: as listened on
+	Advertise  HostPort       // how others reach the proxy; empty: the listener's address
 	PBX        []Addr         // at least one; more than one: the first that answers OPTIONS
-	PBXSources []netip.Prefix // further sources that are the PBX side
-	Register   Register       // how calls to phones come back through us; "" is RegisterPath
-	AddCID     bool           // X-CID on INVITEs towards the PBX that have none
+	PBXSources []netip.Prefix // further source addresses on the PBX side
+	Register   Register       // how calls to phones come back through the proxy; "" is RegisterPath
+	AddCID     bool           // add X-CID to INVITEs towards the PBX that have none
 	Trunks     []Trunk
 
-	// StripIdentity takes P-Asserted-Identity, Remote-Party-ID, Diversion, an X-CID
-	// that is none of ours, and X-AUTH-IP and X-AUTH-PORT, which FreeSWITCH believes
-	// of a proxy, off requests of peers that are neither PBX nor trunk.
+	// StripIdentity removes P-Asserted-Identity, Remote-Party-ID, Diversion, any X-CID
+	// that is not ours, X-AUTH-IP and X-AUTH-PORT from requests of peers that are
+	// neither PBX nor trunk. FreeSWITCH trusts the last two when a proxy sends them.
 	StripIdentity bool
 
-	// Key authenticates Route and Path tokens and X-CID. It is at least 32
-	// bytes, and the same in every node and after every restart: another key
-	// cuts every live call and binding off.
+	// Key authenticates Route and Path tokens and X-CID. It is at least 32 bytes long,
+	// and the same in every node and after every restart: another key cuts off every
+	// live call and binding.
 	Key []byte
 
-	// Watch is told of every message; nil: nobody. The hop never waits for it:
-	// when it is full, the message is counted as unobserved.
-	Watch chan<- dialog.Message
+	// Observations gets a copy of every message; nil: no copies. The proxy never waits
+	// for it: if it is full, the message is forwarded and counted as unobserved.
+	Observations chan<- dialog.Message
 
 	Workers int              // 0: one per CPU
 	Log     *slog.Logger     // nil: slog.Default()
-	Net     Network          // nil: the machine's
-	Wall    func() time.Time // the wall clock, for tests that set it; nil: time.Now
+	Net     Network          // nil: the operating system's
+	Wall    func() time.Time // the wall clock; nil: time.Now. Tests set it
 
-	Connections    int // over TCP from one address that is neither PBX nor trunk; 0: any number
-	AllConnections int // over TCP, in all; 0: any number
+	Connections    int // limit of TCP connections from one address that is neither PBX nor trunk; 0: no limit
+	AllConnections int // limit of all TCP connections; 0: no limit
 }
 
-// A Trunk is a carrier: edge-side addresses that are no extension's.
+// A Trunk is a carrier: edge-side addresses that are never extensions.
 type Trunk struct {
 	Name    string
 	Sources []netip.Prefix
-	Secret  string // value of X-Bellhop-Trunk on its requests to the PBX; "": they get none
+	Secret  string // value of X-Bellhop-Trunk in its requests to the PBX; "": no such field
 }
 
-// Register says how calls to phones come back through bellhop.
+// Register is how calls to phones come back through the proxy.
 type Register string
 
 const (
 	RegisterPath    Register = "path"    // add Path to REGISTER (RFC 3327)
 	RegisterContact Register = "contact" // rewrite Contact, for PBXs without Path
-	RegisterNone    Register = "none"    // the PBX sends them to us by its own configuration
+	RegisterNone    Register = "none"    // change nothing: the PBX is configured to send calls to the proxy
 )
 
+// UnmarshalText accepts the three values of Register.
 func (r *Register) UnmarshalText(b []byte) error {
 	switch v := Register(b); v {
 	case RegisterPath, RegisterContact, RegisterNone:
@@ -70,7 +71,7 @@ func (r *Register) UnmarshalText(b []byte) error {
 	return fmt.Errorf(`register is "path", "contact" or "none", not %q`, b)
 }
 
-// Proto is a transport: what a listener speaks and a Via names.
+// Proto is a transport protocol.
 type Proto uint8
 
 const (
@@ -88,8 +89,8 @@ func (p Proto) String() string {
 	return "unknown"
 }
 
-// via is the transport's name in a Via header field.
-func (p Proto) via() string {
+// viaName returns the transport's name in a Via header field.
+func (p Proto) viaName() string {
 	if p == TCP {
 		return "TCP"
 	}
@@ -102,6 +103,7 @@ type Addr struct {
 	netip.AddrPort
 }
 
+// String returns the form that UnmarshalText reads.
 func (a Addr) String() string { return a.Proto.String() + "://" + a.AddrPort.String() }
 
 // UnmarshalText reads proto://address:port; port 5060 may be left out. The
@@ -139,12 +141,13 @@ func (a *Addr) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// A HostPort is a host name or address with an optional port.
+// A HostPort is a host name or an IP address, with an optional port.
 type HostPort struct {
 	Host string
 	Port uint16 // 0: the listener's own
 }
 
+// String returns the form that UnmarshalText reads.
 func (h HostPort) String() string {
 	if h.Port == 0 {
 		return h.Host
@@ -160,15 +163,15 @@ func (h *HostPort) UnmarshalText(b []byte) error {
 		return nil
 	}
 	if ip, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
-		*h = HostPort{Host: host(ip)}
+		*h = HostPort{Host: uriHost(ip)}
 		return nil
 	}
 	name, port, found := strings.Cut(s, ":")
 	if ap, err := netip.ParseAddrPort(s); err == nil {
-		*h = HostPort{Host: host(ap.Addr()), Port: ap.Port()}
+		*h = HostPort{Host: uriHost(ap.Addr()), Port: ap.Port()}
 		return nil
 	}
-	if !validHost(name) {
+	if !isHostName(name) {
 		return fmt.Errorf("advertise %q is not host[:port]", s)
 	}
 	h.Host, h.Port = name, 0
@@ -182,15 +185,16 @@ func (h *HostPort) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// host writes an address as the host part of a URI: IPv6 in brackets.
-func host(ip netip.Addr) string {
+// uriHost returns an address as the host part of a URI: IPv6 in brackets.
+func uriHost(ip netip.Addr) string {
 	if ip.Is4() {
 		return ip.String()
 	}
 	return "[" + ip.String() + "]"
 }
 
-func validHost(s string) bool {
+// isHostName reports whether s can be a host name: letters, digits, "-" and ".".
+func isHostName(s string) bool {
 	if s == "" || len(s) > 253 {
 		return false
 	}
@@ -204,14 +208,14 @@ func validHost(s string) bool {
 	return true
 }
 
-// Network opens sockets. Tests bring one of their own, in memory.
+// Network opens sockets. Tests use an implementation in memory.
 type Network interface {
 	ListenPacket(addr netip.AddrPort) (PacketConn, error)
 	Listen(addr netip.AddrPort) (net.Listener, error)
 	Dial(local netip.Addr, addr netip.AddrPort) (net.Conn, error)
 }
 
-// PacketConn is the part of *net.UDPConn that the hop uses.
+// PacketConn is the part of *net.UDPConn that the proxy uses.
 type PacketConn interface {
 	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
 	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)

@@ -9,8 +9,8 @@ import (
 	"bellhop/sip"
 )
 
-// What becomes of the torture messages, over UDP: a status is what the sender
-// is told, "on" that the PBX gets it, "silence" that nobody gets anything.
+// fates are the expected results of the torture messages over UDP: a status is the response
+// to the sender, "on" means forwarded to the PBX, "silence" means that nothing is sent.
 var fates = map[string]map[string]string{
 	"rfc4475": {
 		"badaspec": "400 on", "badbranch": "on", "baddate": "on", "baddn": "400 on", "badinv01": "400 on", "badvers": "505",
@@ -31,76 +31,76 @@ var fates = map[string]map[string]string{
 
 func TestTortureMessagesOverUDP(t *testing.T) { // RFC 4475, RFC 5118
 	for folder, fates := range fates {
-		for name, m := range collection(t, folder) {
+		for name, m := range readCorpus(t, folder) {
 			if fates[name] == "on" {
-				t.Run(name+" with X-CID", func(t *testing.T) { straight(t, m, true) })
+				t.Run(name+" with X-CID", func(t *testing.T) { checkRequestUnchanged(t, m, true) })
 			}
 			t.Run(name, func(t *testing.T) {
 				want := fates[name]
 				if want == "" {
 					t.Fatal("nobody said what becomes of it")
 				}
-				play(t, func(s *scene) {
+				runScenario(t, func(s *testbed) {
 					// Responses go to the port in the topmost Via.
 					sent := map[*peer]bool{s.phone: true}
 					for _, port := range []uint16{5060, 5050, 5070, 4097} {
-						sent[s.udp(netip.AddrPortFrom(phoneAt.Addr(), port))] = true
+						sent[s.addUDPPeer(netip.AddrPortFrom(phoneAt.Addr(), port))] = true
 					}
-					s.phone.sends(text(m))
+					s.phone.send(text(m))
 					fate := "silence"
-					if got, ok := s.pbx.next(); ok {
+					if got, ok := s.pbx.nextMessage(); ok {
 						fate = "on"
 						if !strings.Contains(want, "400") {
-							same(t, "what went on", undo(t, m, []byte(got), false), cutToLength(m))
+							assertSame(t, "what went on", undoEdits(t, m, []byte(got), false), cutToLength(m))
 						}
 						if got.method() != "ACK" {
-							s.pbx.replies(got, "404 Not Found")
+							s.pbx.respond(got, "404 Not Found")
 						}
 					} else {
 						for p := range sent {
-							if got, ok := p.next(); ok {
-								fate = strings.Fields(got.start())[1]
+							if got, ok := p.nextMessage(); ok {
+								fate = strings.Fields(got.startLine())[1]
 							}
 						}
 					}
 					if !strings.Contains(want, fate) {
 						t.Errorf("%s: want %s", fate, want)
 					}
-					s.alive()
+					s.checkAlive()
 				})
 			})
 		}
 	}
 }
 
-func TestTheBinaryBodyOfRFC4475(t *testing.T) { // mpart01: its Route is a stranger's, so that without it the body can be seen
-	if m, ok := collection(t, "rfc4475")["mpart01"]; ok {
-		straight(t, bytes.Replace(m, []byte("Route: <sip:127.0.0.1:5080>\r\n"), nil, 1), true)
+func TestTheBinaryBodyOfRFC4475(t *testing.T) { // mpart01: without its foreign Route the message is forwarded, and its body can be checked
+	if m, ok := readCorpus(t, "rfc4475")["mpart01"]; ok {
+		checkRequestUnchanged(t, bytes.Replace(m, []byte("Route: <sip:127.0.0.1:5080>\r\n"), nil, 1), true)
 	}
 }
 
 func TestTheValidResponsesOfRFC4475(t *testing.T) { // §3.1.1.12, §3.1.1.13
-	all := collection(t, "rfc4475")
+	all := readCorpus(t, "rfc4475")
 	for _, name := range []string{"unreason", "noreason"} {
 		if m, ok := all[name]; ok {
-			t.Run(name, func(t *testing.T) { answered(t, m) })
+			t.Run(name, func(t *testing.T) { checkResponseUnchanged(t, m) })
 		}
 	}
 }
 
-// alive says that a hop still answers.
-func (s *scene) alive() {
+// checkAlive checks that the proxy still answers.
+func (s *testbed) checkAlive() {
 	s.t.Helper()
 	for _, p := range s.peers {
-		p.forgets()
+		p.discardReceived()
 	}
-	s.phone.sends(s.phone.request("OPTIONS", "sip:192.0.2.1"))
-	s.phone.gets("alive", "SIP/2.0 200")
+	s.phone.send(s.phone.newRequest("OPTIONS", "sip:192.0.2.1"))
+	s.phone.expect("alive", "SIP/2.0 200")
 }
 
 func TestTortureMessagesOverTCP(t *testing.T) {
 	for _, folder := range []string{"rfc4475", "rfc5118", "rfc3665"} {
-		all := collection(t, folder)
+		all := readCorpus(t, folder)
 		for how, write := range map[string]func(p *peer, b []byte){
 			"at once": func(p *peer, b []byte) { p.write(b) },
 			"byte by byte": func(p *peer, b []byte) {
@@ -110,11 +110,11 @@ func TestTortureMessagesOverTCP(t *testing.T) {
 			},
 		} {
 			t.Run(folder+" "+how, func(t *testing.T) {
-				play(t, func(s *scene) {
+				runScenario(t, func(s *testbed) {
 					for _, m := range all {
-						p := s.tcp(phoneAt.Addr())
+						p := s.dialTCPPeer(phoneAt.Addr())
 						write(p, m)
-						s.alive()
+						s.checkAlive()
 						p.close()
 					}
 				})
@@ -123,78 +123,78 @@ func TestTortureMessagesOverTCP(t *testing.T) {
 	}
 }
 
-// Messages of our own with the same promises, so that they hold where the
-// collections are not.
-func TestTheFateOfOddMessages(t *testing.T) {
+// These messages of our own check the same promises as the message collections, which
+// may be missing.
+func TestOddMessagesAreAnsweredOrForwarded(t *testing.T) {
 	message := "MESSAGE sip:102@pbx.example SIP/2.0"
 	for _, tt := range []struct {
 		name, fate string
 		sent       func(m text) text
 	}{
-		{"a branch that is the cookie only", "on", func(m text) text { return m.with(m.branch(), "z9hG4bK") }},
-		{"a response to nothing", "silence", func(m text) text { return m.with(message, "SIP/2.0 200 OK") }},
+		{"a branch that is the cookie only", "on", func(m text) text { return m.replaced(m.viaBranch(), "z9hG4bK") }},
+		{"a response to nothing", "silence", func(m text) text { return m.replaced(message, "SIP/2.0 200 OK") }},
 		{"a response with our name in its Via", "silence", func(m text) text {
-			return m.with(message, "SIP/2.0 200 OK").with("192.0.2.101:5062", "192.0.2.1:5060")
+			return m.replaced(message, "SIP/2.0 200 OK").replaced("192.0.2.101:5062", "192.0.2.1:5060")
 		}},
 		{"a response to a broadcast", "silence", func(m text) text {
-			return m.with(message, "SIP/2.0 200 OK").with("192.0.2.101:5062", "255.255.255.255")
+			return m.replaced(message, "SIP/2.0 200 OK").replaced("192.0.2.101:5062", "255.255.255.255")
 		}},
-		{"a status code of ten digits", "silence", func(m text) text { return m.with(message, "SIP/2.0 4294967301 better not break the receiver") }},
-		{"a status code of two digits", "silence", func(m text) text { return m.with(message, "SIP/2.0 20 OK") }},
+		{"a status code of ten digits", "silence", func(m text) text { return m.replaced(message, "SIP/2.0 4294967301 better not break the receiver") }},
+		{"a status code of two digits", "silence", func(m text) text { return m.replaced(message, "SIP/2.0 20 OK") }},
 		{"a response with a CSeq too large", "silence", func(m text) text {
-			return m.with(message, "SIP/2.0 503 Service Unavailable").with("CSeq: 1", "CSeq: 9292394834772304023312")
+			return m.replaced(message, "SIP/2.0 503 Service Unavailable").replaced("CSeq: 1", "CSeq: 9292394834772304023312")
 		}},
 		{"a second request behind the body", "on", func(m text) text { return m + m }},
-		{"space behind the version", "400", func(m text) text { return m.with(message, message+"  ") }},
-		{"a start line of one word", "silence", func(m text) text { return m.with(message, "MESSAGE") }},
-		{"no start line", "silence", func(m text) text { return m.with(message+"\r\n", "") }},
-		{"HTTP", "silence", func(m text) text { return m.with(message, "GET / HTTP/1.1") }},
+		{"space behind the version", "400", func(m text) text { return m.replaced(message, message+"  ") }},
+		{"a start line of one word", "silence", func(m text) text { return m.replaced(message, "MESSAGE") }},
+		{"no start line", "silence", func(m text) text { return m.replaced(message+"\r\n", "") }},
+		{"HTTP", "silence", func(m text) text { return m.replaced(message, "GET / HTTP/1.1") }},
 		{"no end of the header section", "400", func(m text) text { return text(strings.TrimSuffix(string(m), "\r\n")) }},
 		{"LFs for line ends", "silence", func(m text) text { return text(strings.ReplaceAll(string(m), "\r\n", "\n")) }},
-		{"no Via", "silence", func(m text) text { return m.with("Via:", "X-Via:") }},
-		{"a Via without a transport", "silence", func(m text) text { return m.with("SIP/2.0/UDP ", "SIP/2.0 ") }},
-		{"a Via of another version", "400", func(m text) text { return m.with("SIP/2.0/UDP ", "SIP/3.0/UDP ") }},
-		{"a Via without a host", "silence", func(m text) text { return m.with("UDP 192.0.2.101:5062", "UDP ") }},
-		{"a port that is none", "silence", func(m text) text { return m.with("192.0.2.101:5062", "192.0.2.101:65536") }},
-		{"a Via with a hole", "400", func(m text) text { return m.with(";branch", ";;branch") }},
-		{"a contact that opens and does not close", "on", func(m text) text { return m.with("Contact: <", "Contact: \"") }},
-		{"a bad display name in To", "on", func(m text) text { return m.with("To: <", "To: Bell, Alexander <") }},
+		{"no Via", "silence", func(m text) text { return m.replaced("Via:", "X-Via:") }},
+		{"a Via without a transport", "silence", func(m text) text { return m.replaced("SIP/2.0/UDP ", "SIP/2.0 ") }},
+		{"a Via of another version", "400", func(m text) text { return m.replaced("SIP/2.0/UDP ", "SIP/3.0/UDP ") }},
+		{"a Via without a host", "silence", func(m text) text { return m.replaced("UDP 192.0.2.101:5062", "UDP ") }},
+		{"a port that is none", "silence", func(m text) text { return m.replaced("192.0.2.101:5062", "192.0.2.101:65536") }},
+		{"a Via with a hole", "400", func(m text) text { return m.replaced(";branch", ";;branch") }},
+		{"a contact that opens and does not close", "on", func(m text) text { return m.replaced("Contact: <", "Contact: \"") }},
+		{"a bad display name in To", "on", func(m text) text { return m.replaced("To: <", "To: Bell, Alexander <") }},
 		{"nothing but CRLFs", "silence", func(m text) text { return "\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n" }},
 		{"CRLFs before it", "on", func(m text) text { return "\r\n\r\n" + m }},
 		{"65,535 NULs", "silence", func(m text) text { return text(bytes.Repeat([]byte{0}, 65535)) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
-				s.phone.sends(tt.sent(s.phone.request("MESSAGE", "sip:102@pbx.example")))
+			runScenario(t, func(s *testbed) {
+				s.phone.send(tt.sent(s.phone.newRequest("MESSAGE", "sip:102@pbx.example")))
 				fate := "silence"
-				if got, ok := s.pbx.next(); ok {
+				if got, ok := s.pbx.nextMessage(); ok {
 					fate = "on"
-					s.pbx.replies(got, "200 OK")
-				} else if got, ok := s.phone.next(); ok {
-					fate = strings.Fields(got.start())[1]
+					s.pbx.respond(got, "200 OK")
+				} else if got, ok := s.phone.nextMessage(); ok {
+					fate = strings.Fields(got.startLine())[1]
 				}
-				equal(t, "fate", fate, tt.fate)
-				s.alive()
+				assertEqual(t, "fate", fate, tt.fate)
+				s.checkAlive()
 			})
 		})
 	}
 }
 
-func TestGarbageLeavesNothingBehind(t *testing.T) { // nothing that arrives grows us without bound
-	play(t, func(s *scene) {
-		before := s.hop.Stats()
+func TestGarbageLeavesNothingBehind(t *testing.T) { // no message makes the memory grow without limit
+	runScenario(t, func(s *testbed) {
+		before := s.proxy.Stats()
 		n := 0
 		for i := range 1000 {
-			m := s.phone.request("MESSAGE", "sip:102@pbx.example")
+			m := s.phone.newRequest("MESSAGE", "sip:102@pbx.example")
 			for _, bad := range []text{
-				m.with("From:", "X-From:"),
-				m.with("MESSAGE sip", "MESSAGE <sip"),
-				m.with("Max-Forwards: 70", "Max-Forwards: 0"),
-				m.with("Contact:", "Proxy-Require: x\r\nContact:"),
-				m.with("Contact:", "Route: <sip:x@192.0.2.1;lr>\r\nContact:"),
-				m.with("MESSAGE sip:102@pbx.example SIP/2.0", "SIP/2.0 200 OK"),
-				m.with("MESSAGE sip:102@pbx.example", "ACK sip:102@pbx.example").with("1 MESSAGE", "1 ACK"),
-				m.with("MESSAGE sip:102@pbx.example", "OPTIONS sip:192.0.2.1").with("1 MESSAGE", "1 OPTIONS"),
+				m.replaced("From:", "X-From:"),
+				m.replaced("MESSAGE sip", "MESSAGE <sip"),
+				m.replaced("Max-Forwards: 70", "Max-Forwards: 0"),
+				m.replaced("Contact:", "Proxy-Require: x\r\nContact:"),
+				m.replaced("Contact:", "Route: <sip:x@192.0.2.1;lr>\r\nContact:"),
+				m.replaced("MESSAGE sip:102@pbx.example SIP/2.0", "SIP/2.0 200 OK"),
+				m.replaced("MESSAGE sip:102@pbx.example", "ACK sip:102@pbx.example").replaced("1 MESSAGE", "1 ACK"),
+				m.replaced("MESSAGE sip:102@pbx.example", "OPTIONS sip:192.0.2.1").replaced("1 MESSAGE", "1 OPTIONS"),
 				m[:20+i%100],
 				text(strings.Repeat(string(rune('a'+i%26)), i)),
 			} {
@@ -202,19 +202,19 @@ func TestGarbageLeavesNothingBehind(t *testing.T) { // nothing that arrives grow
 				n++
 			}
 			if i%100 == 0 {
-				s.phone.forgets()
-				s.pbx.forgets()
+				s.phone.discardReceived()
+				s.pbx.discardReceived()
 			}
 		}
-		s.phone.forgets()
-		s.pbx.forgets()
-		after := s.hop.Stats()
+		s.phone.discardReceived()
+		s.pbx.discardReceived()
+		after := s.proxy.Stats()
 		if n != 10000 || after.Transactions != before.Transactions || after.Dropped != 0 || after.Streams != 0 {
 			t.Errorf("after %d messages: %+v", n, after)
 		}
 		s.stop()
-		if n := s.hop.Held(); n != 0 {
+		if n := s.proxy.Held(); n != 0 {
 			t.Errorf("%d transactions and timers are held", n)
 		}
-	}, func(c *sip.Config) { c.Watch = nil })
+	}, func(c *sip.Config) { c.Observations = nil })
 }

@@ -10,73 +10,74 @@ import (
 	"time"
 )
 
-// A walk is a call to which anything happens: its messages are refused, lost, forged,
-// and answered with anything, its connections go and come, and bellhop restarts.
-type walk struct {
-	*follower
+// A randomCall is a call with random events: messages are refused, lost, forged or
+// answered in any way, connections open and close, and bellhop restarts.
+type randomCall struct {
+	*callFollower
 	r      *rand.Rand
 	tcp    bool
 	phone  *peer
-	open   bool   // the phone's flow is
-	came   int    // how often the phone has come
-	own    bool   // its flow is that of the call, or has registered since and since bellhop started
-	left   string // who has sent a BYE that must have ended the call; "": nobody
+	open   bool   // the phone's flow is open
+	came   int    // number of the phone's connections
+	own    bool   // the flow is that of the call, or has registered since then and since the start of bellhop
+	left   string // party whose BYE must have ended the call; "": none
 	path   string
 	steps  []string
-	within func(from *peer, method string, lines ...string) text // nil: not answered
-	asked  []text                                                // requests that the phone has got, not answered
-	phoned []text                                                // that the PBX has
+	within func(from *peer, method string, lines ...string) text // nil: the call is not answered
+	asked  []text                                                // requests that the phone has received and not answered
+	phoned []text                                                // requests that the PBX has received and not answered
 }
 
-func (w *walk) did(format string, args ...any) {
+// logStep notes an event for the report of a failure.
+func (w *randomCall) logStep(format string, args ...any) {
 	w.steps = append(w.steps, fmt.Sprintf(format, args...))
 }
 
-// one picks a word.
-func (w *walk) one(words ...string) string { return words[w.r.IntN(len(words))] }
+// pickWord returns one of the words at random.
+func (w *randomCall) pickWord(words ...string) string { return words[w.r.IntN(len(words))] }
 
-// connects has the phone come to an address of its own, and register or not.
-func (w *walk) connects(register bool) {
-	w.did("the phone comes, registers %v", register)
+// connectPhone gives the phone a new address and, if register is true, registers it.
+func (w *randomCall) connectPhone(register bool) {
+	w.logStep("the phone comes, registers %v", register)
 	w.open, w.own = true, register
 	w.came++
 	if w.phone != nil {
 		w.phone.close()
 	}
 	if w.tcp {
-		w.phone = w.s.tcp(phoneAt.Addr())
+		w.phone = w.s.dialTCPPeer(phoneAt.Addr())
 	} else {
-		w.phone = w.s.udp(netip.AddrPortFrom(phoneAt.Addr(), uint16(20000+len(w.steps))))
+		w.phone = w.s.addUDPPeer(netip.AddrPortFrom(phoneAt.Addr(), uint16(20000+len(w.steps))))
 	}
 	w.phone.name = "phone"
 	if !register {
 		return
 	}
-	w.phone.sends(w.phone.request("REGISTER", "sip:pbx.example", "To: <sip:101@pbx.example>"))
-	w.read()
-	w.drain()
+	w.phone.send(w.phone.newRequest("REGISTER", "sip:pbx.example", "To: <sip:101@pbx.example>"))
+	w.readObservations()
+	w.drainPeers()
 	for _, m := range w.phoned {
 		if m.method() == "REGISTER" {
-			w.path = m.one("Path")
-			w.s.pbx.replies(m, "200 OK", "Path: "+w.path)
+			w.path = m.fieldValue("Path")
+			w.s.pbx.respond(m, "200 OK", "Path: "+w.path)
 		}
 	}
 	w.phoned = nil
-	w.drain()
+	w.drainPeers()
 }
 
-// goes closes the phone's flow.
-func (w *walk) goes() {
-	w.did("the phone goes")
+// closeFlow closes the phone's flow.
+func (w *randomCall) closeFlow() {
+	w.logStep("the phone goes")
 	w.phone.close()
 	w.open = false
 }
 
-// drain takes what has arrived at both ends.
-func (w *walk) drain() {
+// drainPeers collects the messages that have arrived at both ends.
+func (w *randomCall) drainPeers() {
 	synctest.Wait()
 	take := func(p *peer, into *[]text) {
-		for m, ok := p.next(); ok; m, ok = p.next() {
+		for m, ok := p.nextMessage(); ok; m, ok = p.nextMessage() {
 			if !strings.HasPrefix(string(m), "SIP/2.0 ") && strings.Contains(string(m), "SIP/2.0\r\n") && m.method() != "ACK" {
 				*into = append(*into, m)
 			}
@@ -86,28 +87,28 @@ func (w *walk) drain() {
 	take(w.s.pbx, &w.phoned)
 }
 
-// lets has an end answer what it was asked, or not.
-func (w *walk) lets(p *peer, asked *[]text) {
+// answerOrNot lets an end answer the requests it has received, or leave them unanswered.
+func (w *randomCall) answerOrNot(p *peer, asked *[]text) {
 	for _, m := range *asked {
-		status := w.one("200 OK", "200 OK", "481 x", "401 x", "407 x", "500 x", "503 x", "408 x", "")
-		w.did("%s answers %s %s", p.name, m.method(), status)
+		status := w.pickWord("200 OK", "200 OK", "481 x", "401 x", "407 x", "500 x", "503 x", "408 x", "")
+		w.logStep("%s answers %s %s", p.name, m.method(), status)
 		if status != "" {
-			p.sends(p.answer(m, status))
+			p.send(p.newResponse(m, status))
 		}
 	}
 	*asked = nil
 }
 
-// twisted is a request in the dialog with something wrong, or nothing.
-func (w *walk) twisted(from *peer) text {
-	method := w.one("BYE", "BYE", "INVITE", "UPDATE", "INFO", "OPTIONS", "REFER", "NOTIFY")
-	twist := w.one("", "", "", "Max-Forwards: 0", "Max-Forwards: 256", "Proxy-Require: x", "Route: <sip:x@192.0.2.1:5060;lr>", "Route:", "no length", "Max-Forwards: x")
-	w.did("%s asks %s %s", from.name, method, twist)
+// alteredRequest returns a request in the dialog, with or without one error.
+func (w *randomCall) alteredRequest(from *peer) text {
+	method := w.pickWord("BYE", "BYE", "INVITE", "UPDATE", "INFO", "OPTIONS", "REFER", "NOTIFY")
+	twist := w.pickWord("", "", "", "Max-Forwards: 0", "Max-Forwards: 256", "Proxy-Require: x", "Route: <sip:x@192.0.2.1:5060;lr>", "Route:", "no length", "Max-Forwards: x")
+	w.logStep("%s asks %s %s", from.name, method, twist)
 	if method == "BYE" && (from == w.s.pbx || w.own && w.open && !strings.HasPrefix(twist, "Route: ")) {
 		w.left = from.name
 	}
 	if twist == "no length" {
-		return w.within(from, method, "Refer-To: <sip:103@pbx.example>", "Event: refer").with("Content-Length: 0\r\n", "")
+		return w.within(from, method, "Refer-To: <sip:103@pbx.example>", "Event: refer").replaced("Content-Length: 0\r\n", "")
 	}
 	if twist == "" {
 		twist = "X-Twist: none"
@@ -115,112 +116,112 @@ func (w *walk) twisted(from *peer) text {
 	return w.within(from, method, "Refer-To: <sip:103@pbx.example>", "Event: refer", twist)
 }
 
-func (w *walk) step() {
+// takeStep makes one random event happen.
+func (w *randomCall) takeStep() {
 	switch n := w.r.IntN(12); {
 	case n < 3:
-		m := w.twisted(w.phone)
-		w.phone.sends(m)
-		if w.tcp && m.one("Content-Length") == "" {
+		m := w.alteredRequest(w.phone)
+		w.phone.send(m)
+		if w.tcp && m.fieldValue("Content-Length") == "" {
 			w.open = false // bellhop cannot read further
 		}
 	case n < 6:
-		w.s.pbx.sends(w.twisted(w.s.pbx))
+		w.s.pbx.send(w.alteredRequest(w.s.pbx))
 	case n == 6:
-		w.goes()
+		w.closeFlow()
 	case n == 7:
-		w.connects(w.r.IntN(2) == 0)
+		w.connectPhone(w.r.IntN(2) == 0)
 	case n == 8:
-		w.did("bellhop restarts")
-		w.restarts()
+		w.logStep("bellhop restarts")
+		w.restartAll()
 		w.open, w.own = w.open && !w.tcp, w.came == 1
 	case n == 9:
 		left := w.left
-		stranger := w.s.udp(netip.AddrPortFrom(otherAt.Addr(), uint16(30000+len(w.steps))))
-		m := w.twisted(w.phone)
-		w.did("a stranger sends it")
-		stranger.sends(m)
+		stranger := w.s.addUDPPeer(netip.AddrPortFrom(otherAt.Addr(), uint16(30000+len(w.steps))))
+		m := w.alteredRequest(w.phone)
+		w.logStep("a stranger sends it")
+		stranger.send(m)
 		w.left = left
 	default:
 		d := []time.Duration{time.Millisecond, time.Second, 40 * time.Second}[w.r.IntN(3)]
-		w.did("after %v", d)
-		w.s.after(d)
+		w.logStep("after %v", d)
+		w.s.advance(d)
 	}
-	w.drain()
+	w.drainPeers()
 	if w.r.IntN(4) > 0 {
-		w.lets(w.phone, &w.asked)
+		w.answerOrNot(w.phone, &w.asked)
 	}
 	if w.r.IntN(4) > 0 {
-		w.lets(w.s.pbx, &w.phoned)
+		w.answerOrNot(w.s.pbx, &w.phoned)
 	}
-	w.drain()
-	w.read()
+	w.drainPeers()
+	w.readObservations()
 	if up := len(w.tracker.Dialogs()); w.left != "" && up != 0 {
 		w.s.t.Errorf("%s has left, and %d dialogs are up", w.left, up)
 	}
 }
 
-// begins sets the call up, as far as it gets, and returns how the PBX ends it.
-func (w *walk) begins(out bool) (end func()) {
+// setUp sets the call up, as far as it gets. end ends it from the PBX.
+func (w *randomCall) setUp(out bool) (end func()) {
 	pbx := w.s.pbx
 	if out {
-		invite := w.phone.invite()
-		w.phone.sends(invite)
-		got := pbx.gets("the INVITE goes on", "INVITE")
-		pbx.replies(got, "180 Ringing")
+		invite := w.phone.newInvite()
+		w.phone.send(invite)
+		got := pbx.expect("the INVITE goes on", "INVITE")
+		pbx.respond(got, "180 Ringing")
 		if w.r.IntN(3) == 0 {
-			w.goes()
+			w.closeFlow()
 		}
 		switch w.r.IntN(4) {
 		case 0:
-			w.did("the phone cancels")
-			w.phone.cancels(invite)
-			return func() { pbx.replies(got, "487 Request Terminated") }
+			w.logStep("the phone cancels")
+			w.phone.sendCancel(invite)
+			return func() { pbx.respond(got, "487 Request Terminated") }
 		case 1:
-			return func() { pbx.replies(got, w.one("486 Busy Here", "503 x", "401 x")) }
+			return func() { pbx.respond(got, w.pickWord("486 Busy Here", "503 x", "401 x")) }
 		}
-		ok := pbx.answer(got, "200 OK")
-		pbx.sends(ok)
+		ok := pbx.newResponse(got, "200 OK")
+		pbx.send(ok)
 		w.within = func(from *peer, method string, lines ...string) text {
 			if from == pbx {
-				return from.back(got, method, lines...)
+				return from.calleeRequest(got, method, lines...)
 			}
-			return from.within(ok, method, lines...)
+			return from.callerRequest(ok, method, lines...)
 		}
 	} else {
-		invite := pbx.request("INVITE", "sip:101@10.0.0.5:5060;transport=tcp", "From: <sip:5551234@pbx.example>;tag=pbx", "To: <sip:101@pbx.example>", "Route: "+w.path)
-		pbx.sends(invite)
-		got := w.phone.gets("the call comes in", "INVITE")
-		w.phone.replies(got, "180 Ringing")
+		invite := pbx.newRequest("INVITE", "sip:101@10.0.0.5:5060;transport=tcp", "From: <sip:5551234@pbx.example>;tag=pbx", "To: <sip:101@pbx.example>", "Route: "+w.path)
+		pbx.send(invite)
+		got := w.phone.expect("the call comes in", "INVITE")
+		w.phone.respond(got, "180 Ringing")
 		switch w.r.IntN(3) {
 		case 0:
-			w.did("it only rings")
+			w.logStep("it only rings")
 			if w.r.IntN(2) == 0 {
-				w.goes()
+				w.closeFlow()
 			}
 			if w.r.IntN(2) == 0 {
-				w.restarts()
-				w.did("bellhop restarts")
+				w.restartAll()
+				w.logStep("bellhop restarts")
 			}
-			return func() { pbx.cancels(invite) }
+			return func() { pbx.sendCancel(invite) }
 		}
-		answer := w.phone.answer(got, "200 OK")
-		w.phone.sends(answer)
+		answer := w.phone.newResponse(got, "200 OK")
+		w.phone.send(answer)
 		if w.r.IntN(3) == 0 {
-			w.goes()
+			w.closeFlow()
 		}
 		w.within = func(from *peer, method string, lines ...string) text {
 			if from == pbx {
-				return from.within(answer, method, lines...)
+				return from.callerRequest(answer, method, lines...)
 			}
-			return from.back(got, method, lines...)
+			return from.calleeRequest(got, method, lines...)
 		}
 	}
-	return func() { pbx.sends(w.within(pbx, "BYE")) }
+	return func() { pbx.send(w.within(pbx, "BYE")) }
 }
 
-// TestWhateverHappensToACallEachPartyHangsUpOnce plays calls at random, each of which
-// the PBX ends at last, in its own name.
-func TestWhateverHappensToACallEachPartyHangsUpOnce(t *testing.T) {
+// Each party of a random call hangs up exactly once. The PBX ends every call at last.
+func TestRandomCallsEndOncePerParty(t *testing.T) {
 	n := 100
 	if testing.Short() {
 		n = 20
@@ -228,24 +229,24 @@ func TestWhateverHappensToACallEachPartyHangsUpOnce(t *testing.T) {
 	for seed := range n {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := begin(t)
-				defer s.leave()
-				w := &walk{follower: s.follow(), r: rand.New(rand.NewPCG(uint64(seed), 1))}
+				s := newTestbed(t)
+				defer s.closeAll()
+				w := &randomCall{callFollower: s.followCalls(), r: rand.New(rand.NewPCG(uint64(seed), 1))}
 				w.tcp = w.r.IntN(3) > 0
-				w.connects(true)
-				end := w.begins(w.r.IntN(2) == 0)
-				w.drain()
-				w.read()
+				w.connectPhone(true)
+				end := w.setUp(w.r.IntN(2) == 0)
+				w.drainPeers()
+				w.readObservations()
 				if w.within != nil {
 					for range 1 + w.r.IntN(8) {
-						w.step()
+						w.takeStep()
 					}
 				}
-				w.did("the PBX ends it")
+				w.logStep("the PBX ends it")
 				end()
-				s.after(10 * time.Minute)
-				w.drain()
-				w.read()
+				s.advance(10 * time.Minute)
+				w.drainPeers()
+				w.readObservations()
 				dials, hangups := map[string]int{}, map[string]int{}
 				for _, e := range w.said {
 					switch words := strings.Fields(e); words[0] {

@@ -13,17 +13,17 @@ import (
 	"bellhop/sip"
 )
 
-// A follower shows a tracker what the watcher of a scene is shown.
-type follower struct {
-	s       *scene
+// A callFollower passes the observations of a testbed to a tracker.
+type callFollower struct {
+	s       *testbed
 	tracker *dialog.Tracker
 	kept    map[string]dialog.Change // the calls that are up, as they are stored
 	said    []string
 }
 
-func (s *scene) follow() *follower {
-	f := &follower{s: s, tracker: newTracker(), kept: map[string]dialog.Change{}}
-	f.tracker.Changed(time.Now()) // what becomes of calls is kept from now on
+func (s *testbed) followCalls() *callFollower {
+	f := &callFollower{s: s, tracker: newTracker(), kept: map[string]dialog.Change{}}
+	f.tracker.Changed(time.Now()) // changes of calls are recorded from now on
 	return f
 }
 
@@ -31,7 +31,7 @@ func newTracker() *dialog.Tracker {
 	return dialog.New(dialog.Config{Pattern: regexp.MustCompile(`^[0-9]{3}$`), Learn: true})
 }
 
-func (f *follower) say(events []dialog.Event) {
+func (f *callFollower) noteEvents(events []dialog.Event) {
 	for _, e := range events {
 		line := fmt.Sprint(e.Type, " ", e.Extension.User)
 		if e.Type == dialog.Hangup {
@@ -45,323 +45,324 @@ func (f *follower) say(events []dialog.Event) {
 	}
 }
 
-// read shows what there is, and lets the tracker know what time it is.
-func (f *follower) read() {
-	f.s.after(0)
-	for len(f.s.watch) > 0 {
-		f.say(f.tracker.Observe(<-f.s.watch))
+// readObservations passes the waiting observations to the tracker and advances its time.
+func (f *callFollower) readObservations() {
+	f.s.advance(0)
+	for len(f.s.observations) > 0 {
+		f.noteEvents(f.tracker.Observe(<-f.s.observations))
 	}
-	f.say(f.tracker.Advance(time.Now()))
+	f.noteEvents(f.tracker.Advance(time.Now()))
 }
 
-// wants says what was said since it was called last, and which dialogs are up.
-func (f *follower) wants(what string, up int, said ...string) {
+// expectEvents checks the events since its last call, and the number of dialogs that are
+// up.
+func (f *callFollower) expectEvents(what string, up int, said ...string) {
 	f.s.t.Helper()
-	f.read()
-	equal(f.s.t, what, strings.Join(f.said, ", "), strings.Join(said, ", "))
+	f.readObservations()
+	assertEqual(f.s.t, what, strings.Join(f.said, ", "), strings.Join(said, ", "))
 	if n := len(f.tracker.Dialogs()); n != up {
 		f.s.t.Errorf("%s: %d dialogs are up, want %d", what, n, up)
 	}
 	f.said = nil
 }
 
-// A line is a call that is up, between a phone over TCP and the PBX.
-type line struct {
-	*follower
+// A phoneCall is a call between a phone over TCP and the PBX.
+type phoneCall struct {
+	*callFollower
 	phone, pbx *peer
 	request    func(from *peer, method string, lines ...string) text // within the dialog
 }
 
-// natted has the phone write a Contact that nobody can connect to.
-func natted(p *peer) string { return "Contact: <sip:101@10.0.0.5:5060;transport=tcp>" }
+// contactBehindNAT returns a Contact of the phone to which nobody can connect.
+func contactBehindNAT(p *peer) string { return "Contact: <sip:101@10.0.0.5:5060;transport=tcp>" }
 
-// registers has a phone register for a user, and returns the Path of that.
-func (s *scene) registers(phone *peer, user string) (path string) {
+// registerUser registers a phone for a user and returns the Path of the binding.
+func (s *testbed) registerUser(phone *peer, user string) (path string) {
 	s.t.Helper()
 	aor := "<sip:" + user + "@pbx.example>"
-	phone.sends(phone.request("REGISTER", "sip:pbx.example", "From: "+aor+";tag=r", "To: "+aor, natted(phone)))
-	got := s.pbx.gets("the REGISTER goes on", "REGISTER")
-	path = got.one("Path")
-	s.pbx.replies(got, "200 OK", "Path: "+path, natted(phone))
-	phone.gets("registered", "SIP/2.0 200")
+	phone.send(phone.newRequest("REGISTER", "sip:pbx.example", "From: "+aor+";tag=r", "To: "+aor, contactBehindNAT(phone)))
+	got := s.pbx.expect("the REGISTER goes on", "REGISTER")
+	path = got.fieldValue("Path")
+	s.pbx.respond(got, "200 OK", "Path: "+path, contactBehindNAT(phone))
+	phone.expect("registered", "SIP/2.0 200")
 	return path
 }
 
-// rings has the PBX call a phone over TCP that has registered.
-func (s *scene) rings() (phone *peer, invite, got text) {
+// ringPhone calls a registered phone over TCP from the PBX, until it rings.
+func (s *testbed) ringPhone() (phone *peer, invite, got text) {
 	s.t.Helper()
-	phone = s.tcp(phoneAt.Addr())
+	phone = s.dialTCPPeer(phoneAt.Addr())
 	phone.name = "phone"
-	path := s.registers(phone, "101")
-	invite = s.pbx.request("INVITE", "sip:101@10.0.0.5:5060;transport=tcp", "From: <sip:5551234@pbx.example>;tag=pbx", "To: <sip:101@pbx.example>", "Route: "+path)
-	s.pbx.sends(invite)
-	return phone, invite, phone.gets("the call comes in", "INVITE")
+	path := s.registerUser(phone, "101")
+	invite = s.pbx.newRequest("INVITE", "sip:101@10.0.0.5:5060;transport=tcp", "From: <sip:5551234@pbx.example>;tag=pbx", "To: <sip:101@pbx.example>", "Route: "+path)
+	s.pbx.send(invite)
+	return phone, invite, phone.expect("the call comes in", "INVITE")
 }
 
-// meets sends a request and gets a response with a status.
-func (p *peer) meets(m text, status int) {
+// sendExpectingStatus sends a request and checks the status of the response.
+func (p *peer) sendExpectingStatus(m text, status int) {
 	p.s.t.Helper()
-	p.sends(m)
-	p.gets("the response to "+m.method(), fmt.Sprint("SIP/2.0 ", status))
+	p.send(m)
+	p.expect("the response to "+m.method(), fmt.Sprint("SIP/2.0 ", status))
 }
 
-// asks sends a request, which another peer gets and answers, and gets a response with a
-// status.
-func (p *peer) asks(other *peer, m text, answer string, status int) {
+// sendThrough sends a request that another peer receives and answers, and checks the
+// status of the response.
+func (p *peer) sendThrough(other *peer, m text, answer string, status int) {
 	p.s.t.Helper()
-	p.sends(m)
-	other.replies(other.gets("the request", m.method()), answer)
-	p.gets("the response to "+m.method(), fmt.Sprint("SIP/2.0 ", status))
+	p.send(m)
+	other.respond(other.expect("the request", m.method()), answer)
+	p.expect("the response to "+m.method(), fmt.Sprint("SIP/2.0 ", status))
 }
 
-// dialsOut sets up a call of a phone over TCP.
-func (s *scene) dialsOut() line {
+// callOut sets up a call from a phone over TCP.
+func (s *testbed) callOut() phoneCall {
 	s.t.Helper()
-	f := s.follow()
-	phone := s.tcp(phoneAt.Addr())
+	f := s.followCalls()
+	phone := s.dialTCPPeer(phoneAt.Addr())
 	phone.name = "phone"
-	c := phone.calls(s.pbx, natted(phone))
-	f.wants("the call", 1, "dial-out 101", "answer 101")
-	return line{f, phone, s.pbx, func(from *peer, method string, lines ...string) text {
+	c := phone.setUpCall(s.pbx, contactBehindNAT(phone))
+	f.expectEvents("the call", 1, "dial-out 101", "answer 101")
+	return phoneCall{f, phone, s.pbx, func(from *peer, method string, lines ...string) text {
 		if from == s.pbx {
-			return from.back(c.invite, method, lines...)
+			return from.calleeRequest(c.invite, method, lines...)
 		}
-		return from.within(c.ok, method, lines...)
+		return from.callerRequest(c.ok, method, lines...)
 	}}
 }
 
-// dialsIn sets up a call of the PBX to a phone over TCP that has registered.
-func (s *scene) dialsIn() line {
+// callIn sets up a call from the PBX to a registered phone over TCP.
+func (s *testbed) callIn() phoneCall {
 	s.t.Helper()
-	f := s.follow()
-	phone, _, rings := s.rings()
-	phone.replies(rings, "200 OK", natted(phone))
-	ok := s.pbx.gets("answer", "SIP/2.0 200")
-	s.pbx.sends(s.pbx.within(ok, "ACK"))
-	phone.gets("its ACK", "ACK")
-	f.wants("the call", 1, "dial-in 101", "answer 101")
-	return line{f, phone, s.pbx, func(from *peer, method string, lines ...string) text {
+	f := s.followCalls()
+	phone, _, rings := s.ringPhone()
+	phone.respond(rings, "200 OK", contactBehindNAT(phone))
+	ok := s.pbx.expect("answer", "SIP/2.0 200")
+	s.pbx.send(s.pbx.callerRequest(ok, "ACK"))
+	phone.expect("its ACK", "ACK")
+	f.expectEvents("the call", 1, "dial-in 101", "answer 101")
+	return phoneCall{f, phone, s.pbx, func(from *peer, method string, lines ...string) text {
 		if from == s.pbx {
-			return from.within(ok, method, lines...)
+			return from.callerRequest(ok, method, lines...)
 		}
-		return from.back(rings, method, lines...)
+		return from.calleeRequest(rings, method, lines...)
 	}}
 }
 
-// goes closes the phone's connection.
-func (l *line) goes() {
+// closeConn closes the phone's connection.
+func (l *phoneCall) closeConn() {
 	l.phone.close()
-	l.s.after(0)
-	l.phone.forgets()
+	l.s.advance(0)
+	l.phone.discardReceived()
 }
 
-// returns restarts bellhop and has the phone connect and register again.
-func (l *line) returns() *peer {
+// restartAndRegister restarts bellhop. The phone then connects and registers again.
+func (l *phoneCall) restartAndRegister() *peer {
 	l.s.t.Helper()
-	l.restarts()
-	l.phone.forgets()
+	l.restartAll()
+	l.phone.discardReceived()
 	return l.registersAgain()
 }
 
-// registersAgain has the phone connect and register again.
-func (l *line) registersAgain() *peer {
+// registersAgain lets the phone connect and register again.
+func (l *phoneCall) registersAgain() *peer {
 	l.s.t.Helper()
-	again := l.s.tcp(phoneAt.Addr())
-	l.s.registers(again, "101")
+	again := l.s.dialTCPPeer(phoneAt.Addr())
+	l.s.registerUser(again, "101")
 	return again
 }
 
-// TestACallEndsOnceHoweverItsBYEFares: the BYE of either end is refused, lost,
-// challenged, or repeated. Each party hangs up once, and nobody is left on the phone.
-func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
+// The BYE of either end is refused, lost, challenged or repeated. Each party hangs up
+// exactly once, and no call stays up.
+func TestCallEndsOnceWhateverHappensToItsBYE(t *testing.T) { // RFC 3261 §15
 	const byPBX, byPhone = "hangup 101 ANSWER by other", "hangup 101 ANSWER by self"
 	for _, tt := range []struct {
 		name string
-		play func(l *line)
+		play func(l *phoneCall)
 		want string // "": nothing
 	}{
-		{"the PBX's, to a flow that is gone", func(l *line) {
-			l.goes()
+		{"the PBX's, to a flow that is gone", func(l *phoneCall) {
+			l.closeConn()
 			bye := l.request(l.pbx, "BYE")
-			l.pbx.meets(bye, 430)
-			l.pbx.meets(bye, 430)
-			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
+			l.pbx.sendExpectingStatus(bye, 430)
+			l.pbx.sendExpectingStatus(bye, 430)
+			l.pbx.sendExpectingStatus(l.request(l.pbx, "BYE"), 430)
 		}, byPBX},
-		{"the PBX's, behind requests that were refused", func(l *line) {
-			l.goes()
+		{"the PBX's, behind requests that were refused", func(l *phoneCall) {
+			l.closeConn()
 			for _, method := range []string{"INVITE", "UPDATE", "INFO", "REFER", "NOTIFY", "MESSAGE", "OPTIONS"} {
 				m := l.request(l.pbx, method, "Refer-To: <sip:102@pbx.example>", "Event: refer")
-				l.pbx.sends(m)
-				answer := l.pbx.gets(method, "SIP/2.0 430")
+				l.pbx.send(m)
+				answer := l.pbx.expect(method, "SIP/2.0 430")
 				if method == "INVITE" {
-					l.pbx.acks(m, answer)
+					l.pbx.sendACK(m, answer)
 				}
 			}
-			l.wants("none of them ends it", 1)
-			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
+			l.expectEvents("none of them ends it", 1)
+			l.pbx.sendExpectingStatus(l.request(l.pbx, "BYE"), 430)
 		}, byPBX},
-		{"the PBX's, when bellhop has restarted", func(l *line) {
+		{"the PBX's, when bellhop has restarted", func(l *phoneCall) {
 			l.s.stop()
-			l.s.again()
-			l.phone.forgets()
-			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
+			l.s.restartProxy()
+			l.phone.discardReceived()
+			l.pbx.sendExpectingStatus(l.request(l.pbx, "BYE"), 430)
 		}, byPBX},
-		{"the PBX's, with no hop left", func(l *line) {
-			l.pbx.meets(l.request(l.pbx, "BYE", "Max-Forwards: 0"), 483)
-			l.pbx.asks(l.phone, l.request(l.pbx, "BYE"), "481 No Such Call", 481)
+		{"the PBX's, with no hop left", func(l *phoneCall) {
+			l.pbx.sendExpectingStatus(l.request(l.pbx, "BYE", "Max-Forwards: 0"), 483)
+			l.pbx.sendThrough(l.phone, l.request(l.pbx, "BYE"), "481 No Such Call", 481)
 		}, byPBX},
-		{"the PBX's, malformed", func(l *line) {
-			l.pbx.meets(l.request(l.pbx, "BYE", "Max-Forwards: 256"), 400)
+		{"the PBX's, malformed", func(l *phoneCall) {
+			l.pbx.sendExpectingStatus(l.request(l.pbx, "BYE", "Max-Forwards: 256"), 400)
 		}, byPBX},
-		{"the PBX's, while the phone only goes", func(l *line) {
-			l.pbx.sends(l.request(l.pbx, "BYE"))
-			l.phone.gets("it arrives", "BYE")
-			l.goes()
-			l.s.after(40 * time.Second)
-			l.pbx.forgets()
+		{"the PBX's, while the phone only goes", func(l *phoneCall) {
+			l.pbx.send(l.request(l.pbx, "BYE"))
+			l.phone.expect("it arrives", "BYE")
+			l.closeConn()
+			l.s.advance(40 * time.Second)
+			l.pbx.discardReceived()
 		}, byPBX},
-		{"the PBX's, answered 500", func(l *line) {
-			l.pbx.asks(l.phone, l.request(l.pbx, "BYE"), "500 Server Error", 500)
+		{"the PBX's, answered 500", func(l *phoneCall) {
+			l.pbx.sendThrough(l.phone, l.request(l.pbx, "BYE"), "500 Server Error", 500)
 		}, byPBX},
-		{"the phone's, with no hop left", func(l *line) {
-			l.phone.meets(l.request(l.phone, "BYE", "Max-Forwards: 0"), 483)
-			l.phone.asks(l.pbx, l.request(l.phone, "BYE"), "200 OK", 200)
+		{"the phone's, with no hop left", func(l *phoneCall) {
+			l.phone.sendExpectingStatus(l.request(l.phone, "BYE", "Max-Forwards: 0"), 483)
+			l.phone.sendThrough(l.pbx, l.request(l.phone, "BYE"), "200 OK", 200)
 		}, byPhone},
-		{"the phone's, with no hop left, after two hours", func(l *line) {
-			l.s.after(30 * time.Minute)
+		{"the phone's, with no hop left, after two hours", func(l *phoneCall) {
+			l.s.advance(30 * time.Minute)
 			for range 4 {
-				l.phone.asks(l.pbx, l.request(l.phone, "OPTIONS"), "200 OK", 200)
-				l.s.after(30 * time.Minute)
+				l.phone.sendThrough(l.pbx, l.request(l.phone, "OPTIONS"), "200 OK", 200)
+				l.s.advance(30 * time.Minute)
 			}
-			l.phone.meets(l.request(l.phone, "BYE", "Max-Forwards: 0"), 483)
+			l.phone.sendExpectingStatus(l.request(l.phone, "BYE", "Max-Forwards: 0"), 483)
 		}, byPhone},
-		{"the phone's, without a length", func(l *line) {
+		{"the phone's, without a length", func(l *phoneCall) {
 			bye := l.request(l.phone, "BYE")
-			l.phone.meets(bye.with("Content-Length: 0\r\n", ""), 400)
+			l.phone.sendExpectingStatus(bye.replaced("Content-Length: 0\r\n", ""), 400)
 		}, byPhone},
-		{"the phone's, with an extension that nobody knows", func(l *line) {
-			l.phone.meets(l.request(l.phone, "BYE", "Proxy-Require: x"), 420)
+		{"the phone's, with an extension that nobody knows", func(l *phoneCall) {
+			l.phone.sendExpectingStatus(l.request(l.phone, "BYE", "Proxy-Require: x"), 420)
 		}, byPhone},
-		{"the phone's, challenged", func(l *line) {
+		{"the phone's, challenged", func(l *phoneCall) {
 			bye := l.request(l.phone, "BYE")
-			l.phone.asks(l.pbx, bye, "407 Proxy Authentication Required", 407)
-			l.phone.asks(l.pbx, l.request(l.phone, "BYE", "Proxy-Authorization: Digest x"), "200 OK", 200)
+			l.phone.sendThrough(l.pbx, bye, "407 Proxy Authentication Required", 407)
+			l.phone.sendThrough(l.pbx, l.request(l.phone, "BYE", "Proxy-Authorization: Digest x"), "200 OK", 200)
 		}, byPhone},
-		{"the phone's, answered 503", func(l *line) {
-			l.phone.asks(l.pbx, l.request(l.phone, "BYE"), "503 Service Unavailable", 500)
-			l.pbx.asks(l.phone, l.request(l.pbx, "BYE"), "481 No Such Call", 481)
+		{"the phone's, answered 503", func(l *phoneCall) {
+			l.phone.sendThrough(l.pbx, l.request(l.phone, "BYE"), "503 Service Unavailable", 500)
+			l.pbx.sendThrough(l.phone, l.request(l.pbx, "BYE"), "481 No Such Call", 481)
 		}, byPhone},
-		{"the phone's, not answered", func(l *line) {
-			l.phone.sends(l.request(l.phone, "BYE"))
-			l.s.after(40 * time.Second)
-			l.pbx.forgets()
-			l.phone.forgets()
+		{"the phone's, not answered", func(l *phoneCall) {
+			l.phone.send(l.request(l.phone, "BYE"))
+			l.s.advance(40 * time.Second)
+			l.pbx.discardReceived()
+			l.phone.discardReceived()
 		}, byPhone},
-		{"the phone's, not answered, and then it goes", func(l *line) {
-			l.phone.sends(l.request(l.phone, "BYE"))
-			l.goes()
-			l.s.after(40 * time.Second)
-			l.pbx.forgets()
+		{"the phone's, not answered, and then it goes", func(l *phoneCall) {
+			l.phone.send(l.request(l.phone, "BYE"))
+			l.closeConn()
+			l.s.advance(40 * time.Second)
+			l.pbx.discardReceived()
 		}, byPhone},
-		{"the phone's, on a new connection", func(l *line) {
-			l.goes()
-			again := l.s.tcp(phoneAt.Addr())
-			again.asks(l.pbx, l.request(l.phone, "BYE"), "200 OK", 200)
+		{"the phone's, on a new connection", func(l *phoneCall) {
+			l.closeConn()
+			again := l.s.dialTCPPeer(phoneAt.Addr())
+			again.sendThrough(l.pbx, l.request(l.phone, "BYE"), "200 OK", 200)
 		}, byPhone},
-		{"the phone's, with no hop left, on a new connection, after a restart", func(l *line) {
+		{"the phone's, with no hop left, on a new connection, after a restart", func(l *phoneCall) {
 			l.s.stop()
-			l.s.again()
-			l.phone.forgets()
-			again := l.s.tcp(phoneAt.Addr())
-			again.meets(l.request(l.phone, "BYE", "Max-Forwards: 0"), 483)
-			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
+			l.s.restartProxy()
+			l.phone.discardReceived()
+			again := l.s.dialTCPPeer(phoneAt.Addr())
+			again.sendExpectingStatus(l.request(l.phone, "BYE", "Max-Forwards: 0"), 483)
+			l.pbx.sendExpectingStatus(l.request(l.pbx, "BYE"), 430)
 		}, ""},
-		{"the PBX's, behind a re-INVITE that is not answered", func(l *line) {
-			l.pbx.sends(l.request(l.pbx, "INVITE"))
-			l.phone.gets("it arrives", "INVITE")
-			l.goes()
-			l.s.after(5 * time.Second)
-			l.pbx.gets("told to wait", "SIP/2.0 100")
-			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
-			l.s.after(40 * time.Second)
-			l.pbx.forgets()
+		{"the PBX's, behind a re-INVITE that is not answered", func(l *phoneCall) {
+			l.pbx.send(l.request(l.pbx, "INVITE"))
+			l.phone.expect("it arrives", "INVITE")
+			l.closeConn()
+			l.s.advance(5 * time.Second)
+			l.pbx.expect("told to wait", "SIP/2.0 100")
+			l.pbx.sendExpectingStatus(l.request(l.pbx, "BYE"), 430)
+			l.s.advance(40 * time.Second)
+			l.pbx.discardReceived()
 		}, byPBX},
-		{"none, behind a re-INVITE that is not answered", func(l *line) {
-			l.pbx.sends(l.request(l.pbx, "INVITE"))
-			l.phone.gets("it arrives", "INVITE")
-			l.goes()
-			l.s.after(80 * time.Second)
-			l.pbx.last("told to wait, then 408", "SIP/2.0 100")
+		{"none, behind a re-INVITE that is not answered", func(l *phoneCall) {
+			l.pbx.send(l.request(l.pbx, "INVITE"))
+			l.phone.expect("it arrives", "INVITE")
+			l.closeConn()
+			l.s.advance(80 * time.Second)
+			l.pbx.expectLast("told to wait, then 408", "SIP/2.0 100")
 		}, "hangup 101 ANSWER by system"},
-		{"the PBX's, behind its answer to a re-INVITE", func(l *line) {
-			l.phone.sends(l.request(l.phone, "INVITE"))
-			got := l.pbx.gets("goes on", "INVITE")
-			l.goes()
-			l.pbx.replies(got, "200 OK")
-			l.s.after(time.Second)
-			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
+		{"the PBX's, behind its answer to a re-INVITE", func(l *phoneCall) {
+			l.phone.send(l.request(l.phone, "INVITE"))
+			got := l.pbx.expect("goes on", "INVITE")
+			l.closeConn()
+			l.pbx.respond(got, "200 OK")
+			l.s.advance(time.Second)
+			l.pbx.sendExpectingStatus(l.request(l.pbx, "BYE"), 430)
 		}, byPBX},
-		{"the PBX's, with an extension that nobody knows", func(l *line) {
-			l.pbx.meets(l.request(l.pbx, "BYE", "Proxy-Require: x"), 420)
+		{"the PBX's, with an extension that nobody knows", func(l *phoneCall) {
+			l.pbx.sendExpectingStatus(l.request(l.pbx, "BYE", "Proxy-Require: x"), 420)
 		}, byPBX},
-		{"the PBX's, with a Route that is not ours", func(l *line) {
-			l.pbx.meets(l.request(l.pbx, "BYE", "Route: <sip:xx@192.0.2.1:5060;lr>"), 403)
+		{"the PBX's, with a Route that is not ours", func(l *phoneCall) {
+			l.pbx.sendExpectingStatus(l.request(l.pbx, "BYE", "Route: <sip:xx@192.0.2.1:5060;lr>"), 403)
 		}, byPBX},
-		{"the PBX's, to what is no URI", func(l *line) {
-			l.pbx.meets(l.request(l.pbx, "BYE").with("BYE sip:", "BYE sip:a<b>"), 400)
+		{"the PBX's, to what is no URI", func(l *phoneCall) {
+			l.pbx.sendExpectingStatus(l.request(l.pbx, "BYE").replaced("BYE sip:", "BYE sip:a<b>"), 400)
 		}, byPBX},
-		{"the phone's, with a Route to elsewhere", func(l *line) {
-			l.phone.meets(l.request(l.phone, "BYE").with("\r\nFrom: ", "\r\nRoute: <sip:203.0.113.5;lr>\r\nFrom: "), 403)
+		{"the phone's, with a Route to elsewhere", func(l *phoneCall) {
+			l.phone.sendExpectingStatus(l.request(l.phone, "BYE").replaced("\r\nFrom: ", "\r\nRoute: <sip:203.0.113.5;lr>\r\nFrom: "), 403)
 		}, byPhone},
-		{"the phone's, with a Route that cannot be read", func(l *line) {
-			l.phone.meets(l.request(l.phone, "BYE", "Route: <sip:xx"), 400)
+		{"the phone's, with a Route that cannot be read", func(l *phoneCall) {
+			l.phone.sendExpectingStatus(l.request(l.phone, "BYE", "Route: <sip:xx"), 400)
 		}, byPhone},
-		{"the phone's, with two lengths", func(l *line) {
-			l.phone.meets(l.request(l.phone, "BYE").with("Content-Length: 0", "Content-Length: 0\r\nl: 0"), 400)
+		{"the phone's, with two lengths", func(l *phoneCall) {
+			l.phone.sendExpectingStatus(l.request(l.phone, "BYE").replaced("Content-Length: 0", "Content-Length: 0\r\nl: 0"), 400)
 		}, byPhone},
-		{"the phone's, and it is gone at once", func(l *line) {
+		{"the phone's, and it is gone at once", func(l *phoneCall) {
 			l.phone.write([]byte(l.request(l.phone, "BYE")))
 			l.phone.close()
-			l.pbx.replies(l.pbx.gets("goes on", "BYE"), "200 OK")
-			l.phone.forgets()
+			l.pbx.respond(l.pbx.expect("goes on", "BYE"), "200 OK")
+			l.phone.discardReceived()
 		}, byPhone},
-		{"the phone's, refused, when it has registered after a restart", func(l *line) {
-			again := l.returns()
-			again.asks(l.pbx, l.request(l.phone, "BYE"), "503 Service Unavailable", 500)
+		{"the phone's, refused, when it has registered after a restart", func(l *phoneCall) {
+			again := l.restartAndRegister()
+			again.sendThrough(l.pbx, l.request(l.phone, "BYE"), "503 Service Unavailable", 500)
 		}, byPhone},
-		{"the phone's, of which the PBX knows nothing, when it has registered after a restart", func(l *line) {
-			again := l.returns()
-			again.asks(l.pbx, l.request(l.phone, "BYE"), "481 No Such Call", 481)
+		{"the phone's, of which the PBX knows nothing, when it has registered after a restart", func(l *phoneCall) {
+			again := l.restartAndRegister()
+			again.sendThrough(l.pbx, l.request(l.phone, "BYE"), "481 No Such Call", 481)
 		}, byPhone},
-		{"the phone's, not answered, when it has registered after a restart", func(l *line) {
-			again := l.returns()
-			again.sends(l.request(l.phone, "BYE"))
-			l.s.after(40 * time.Second)
-			l.pbx.forgets()
+		{"the phone's, not answered, when it has registered after a restart", func(l *phoneCall) {
+			again := l.restartAndRegister()
+			again.send(l.request(l.phone, "BYE"))
+			l.s.advance(40 * time.Second)
+			l.pbx.discardReceived()
 		}, byPhone},
-		{"a stranger's, with all that is in the phone's, refused", func(l *line) {
-			l.phone.forgets()
-			stranger := l.s.tcp(otherAt.Addr())
-			stranger.meets(l.request(l.phone, "BYE", "Max-Forwards: 0"), 483)
-			stranger.asks(l.pbx, l.request(l.phone, "BYE"), "403 Forbidden", 403)
-			l.wants("it ends nothing", 1)
-			l.pbx.asks(l.phone, l.request(l.pbx, "BYE"), "200 OK", 200)
+		{"a stranger's, with all that is in the phone's, refused", func(l *phoneCall) {
+			l.phone.discardReceived()
+			stranger := l.s.dialTCPPeer(otherAt.Addr())
+			stranger.sendExpectingStatus(l.request(l.phone, "BYE", "Max-Forwards: 0"), 483)
+			stranger.sendThrough(l.pbx, l.request(l.phone, "BYE"), "403 Forbidden", 403)
+			l.expectEvents("it ends nothing", 1)
+			l.pbx.sendThrough(l.phone, l.request(l.pbx, "BYE"), "200 OK", 200)
 		}, byPBX},
-		{"both at once, over a flow that is gone", func(l *line) {
-			l.phone.sends(l.request(l.phone, "BYE"))
-			got := l.pbx.gets("goes on", "BYE")
-			l.goes()
-			l.pbx.meets(l.request(l.pbx, "BYE"), 430)
-			l.pbx.replies(got, "481 No Such Call")
+		{"both at once, over a flow that is gone", func(l *phoneCall) {
+			l.phone.send(l.request(l.phone, "BYE"))
+			got := l.pbx.expect("goes on", "BYE")
+			l.closeConn()
+			l.pbx.sendExpectingStatus(l.request(l.pbx, "BYE"), 430)
+			l.pbx.respond(got, "481 No Such Call")
 		}, byPhone},
 	} {
 		for _, in := range []bool{false, true} {
 			t.Run(tt.name+map[bool]string{false: ", out", true: ", in"}[in], func(t *testing.T) {
-				play(t, func(s *scene) {
-					l := s.dialsOut
+				runScenario(t, func(s *testbed) {
+					l := s.callOut
 					self, other := "caller", "callee"
 					if in {
-						l = s.dialsIn
+						l = s.callIn
 						self, other = other, self
 					}
 					up := l()
@@ -371,20 +372,20 @@ func TestACallEndsOnceHoweverItsBYEFares(t *testing.T) { // RFC 3261 §15
 						want = byPBX
 					}
 					want = strings.NewReplacer("self", self, "other", other).Replace(want)
-					up.wants("the end", 0, want)
-					s.after(5 * time.Minute)
-					s.pbx.forgets()
-					up.wants("nothing follows", 0)
+					up.expectEvents("the end", 0, want)
+					s.advance(5 * time.Minute)
+					s.pbx.discardReceived()
+					up.expectEvents("nothing follows", 0)
 				})
 			})
 		}
 	}
 }
 
-// restarts takes down bellhop and what follows its calls, and sets both up again.
-func (f *follower) restarts() {
+// restartAll stops bellhop and the tracker, and starts both again.
+func (f *callFollower) restartAll() {
 	f.s.t.Helper()
-	f.read()
+	f.readObservations()
 	f.s.stop()
 	for _, c := range f.tracker.Changed(time.Now()) {
 		f.kept[c.Call] = c
@@ -392,297 +393,294 @@ func (f *follower) restarts() {
 			delete(f.kept, c.Call)
 		}
 	}
-	f.s.again()
+	f.s.restartProxy()
 	f.tracker = newTracker()
 	if err := f.tracker.Restore("", slices.Collect(maps.Values(f.kept)), nil); err != nil {
 		f.s.t.Fatal(err)
 	}
 }
 
-// TestACallThatRingsEndsOnceWithoutItsFlow: the connection of the phone goes, or bellhop
-// restarts, before the call is answered.
-func TestACallThatRingsEndsOnceWithoutItsFlow(t *testing.T) {
+// The phone's connection closes, or bellhop restarts, before the call is answered.
+func TestRingingCallEndsOnceWithoutItsFlow(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		play func(s *scene, f *follower)
+		play func(s *testbed, f *callFollower)
 		want string
 	}{
-		{"called, and canceled when it is gone", func(s *scene, f *follower) {
-			phone, invite, got := s.rings()
-			phone.replies(got, "180 Ringing")
-			s.pbx.gets("it rings", "SIP/2.0 180")
+		{"called, and canceled when it is gone", func(s *testbed, f *callFollower) {
+			phone, invite, got := s.ringPhone()
+			phone.respond(got, "180 Ringing")
+			s.pbx.expect("it rings", "SIP/2.0 180")
 			phone.close()
-			s.after(time.Second)
-			s.pbx.cancels(invite)
-			s.pbx.gets("taken", "SIP/2.0 200")
-			s.pbx.acks(invite, s.pbx.gets("at once, as nobody answers any more", "SIP/2.0 487"))
+			s.advance(time.Second)
+			s.pbx.sendCancel(invite)
+			s.pbx.expect("taken", "SIP/2.0 200")
+			s.pbx.sendACK(invite, s.pbx.expect("at once, as nobody answers any more", "SIP/2.0 487"))
 		}, "dial-in 101, hangup 101 NOANSWER by system"},
-		{"called, and gone before it rings", func(s *scene, f *follower) {
-			phone, invite, _ := s.rings()
+		{"called, and gone before it rings", func(s *testbed, f *callFollower) {
+			phone, invite, _ := s.ringPhone()
 			phone.close()
-			s.after(40 * time.Second)
-			s.pbx.acks(invite, s.pbx.last("the end", "SIP/2.0 100"))
+			s.advance(40 * time.Second)
+			s.pbx.sendACK(invite, s.pbx.expectLast("the end", "SIP/2.0 100"))
 		}, "dial-in 101, hangup 101 CHANUNAVAIL by system"},
-		{"called, and gone before the INVITE", func(s *scene, f *follower) {
-			phone, invite, got := s.rings()
-			phone.replies(got, "486 Busy Here")
-			s.pbx.acks(invite, s.pbx.gets("busy", "SIP/2.0 486"))
+		{"called, and gone before the INVITE", func(s *testbed, f *callFollower) {
+			phone, invite, got := s.ringPhone()
+			phone.respond(got, "486 Busy Here")
+			s.pbx.sendACK(invite, s.pbx.expect("busy", "SIP/2.0 486"))
 			phone.close()
-			s.after(time.Second)
-			again := invite.with("Call-ID: ", "Call-ID: again-").with("branch=", "branch=z9hG4bKagain")
-			s.pbx.sends(again)
-			s.pbx.acks(again, s.pbx.gets("refused", "SIP/2.0 430"))
+			s.advance(time.Second)
+			again := invite.replaced("Call-ID: ", "Call-ID: again-").replaced("branch=", "branch=z9hG4bKagain")
+			s.pbx.send(again)
+			s.pbx.sendACK(again, s.pbx.expect("refused", "SIP/2.0 430"))
 		}, "dial-in 101, hangup 101 BUSY by callee"},
-		{"called, and canceled after a restart", func(s *scene, f *follower) {
-			phone, invite, got := s.rings()
-			phone.replies(got, "180 Ringing")
-			s.pbx.gets("it rings", "SIP/2.0 180")
-			f.restarts()
-			s.pbx.cancels(invite)
-			s.pbx.gets("no flow to take it to", "SIP/2.0 430")
+		{"called, and canceled after a restart", func(s *testbed, f *callFollower) {
+			phone, invite, got := s.ringPhone()
+			phone.respond(got, "180 Ringing")
+			s.pbx.expect("it rings", "SIP/2.0 180")
+			f.restartAll()
+			s.pbx.sendCancel(invite)
+			s.pbx.expect("no flow to take it to", "SIP/2.0 430")
 		}, "dial-in 101, hangup 101 NOANSWER by system"},
-		{"answered, and gone before the ACK", func(s *scene, f *follower) {
-			phone, _, got := s.rings()
-			phone.replies(got, "200 OK", natted(phone))
-			ok := s.pbx.gets("answer", "SIP/2.0 200")
+		{"answered, and gone before the ACK", func(s *testbed, f *callFollower) {
+			phone, _, got := s.ringPhone()
+			phone.respond(got, "200 OK", contactBehindNAT(phone))
+			ok := s.pbx.expect("answer", "SIP/2.0 200")
 			phone.close()
-			s.after(time.Second)
-			s.pbx.sends(s.pbx.within(ok, "ACK"))
-			s.pbx.meets(s.pbx.within(ok, "BYE"), 430)
+			s.advance(time.Second)
+			s.pbx.send(s.pbx.callerRequest(ok, "ACK"))
+			s.pbx.sendExpectingStatus(s.pbx.callerRequest(ok, "BYE"), 430)
 		}, "dial-in 101, answer 101, hangup 101 ANSWER by caller"},
-		{"calls, and gone before the answer", func(s *scene, f *follower) {
-			phone := s.tcp(phoneAt.Addr())
-			phone.sends(phone.invite(natted(phone)))
-			got := s.pbx.gets("the INVITE goes on", "INVITE")
-			s.pbx.replies(got, "180 Ringing")
+		{"calls, and gone before the answer", func(s *testbed, f *callFollower) {
+			phone := s.dialTCPPeer(phoneAt.Addr())
+			phone.send(phone.newInvite(contactBehindNAT(phone)))
+			got := s.pbx.expect("the INVITE goes on", "INVITE")
+			s.pbx.respond(got, "180 Ringing")
 			phone.close()
-			s.after(time.Second)
-			for range 4 { // nobody acknowledges it
-				s.pbx.replies(got, "200 OK")
-				s.after(4 * time.Second)
+			s.advance(time.Second)
+			for range 4 { // without an ACK
+				s.pbx.respond(got, "200 OK")
+				s.advance(4 * time.Second)
 			}
-			s.pbx.meets(s.pbx.back(got, "BYE"), 430)
+			s.pbx.sendExpectingStatus(s.pbx.calleeRequest(got, "BYE"), 430)
 		}, "dial-out 101, answer 101, hangup 101 ANSWER by callee"},
-		{"calls, and gone before it is refused", func(s *scene, f *follower) {
-			phone := s.tcp(phoneAt.Addr())
-			phone.sends(phone.invite(natted(phone)))
-			got := s.pbx.gets("the INVITE goes on", "INVITE")
-			s.pbx.replies(got, "180 Ringing")
+		{"calls, and gone before it is refused", func(s *testbed, f *callFollower) {
+			phone := s.dialTCPPeer(phoneAt.Addr())
+			phone.send(phone.newInvite(contactBehindNAT(phone)))
+			got := s.pbx.expect("the INVITE goes on", "INVITE")
+			s.pbx.respond(got, "180 Ringing")
 			phone.close()
-			s.after(time.Second)
-			s.pbx.replies(got, "486 Busy Here")
-			s.pbx.gets("acknowledged", "ACK")
+			s.advance(time.Second)
+			s.pbx.respond(got, "486 Busy Here")
+			s.pbx.expect("acknowledged", "ACK")
 		}, "dial-out 101, hangup 101 BUSY by callee"},
-		{"calls, gives up on another connection", func(s *scene, f *follower) {
-			phone := s.tcp(phoneAt.Addr())
-			invite := phone.invite(natted(phone))
-			phone.sends(invite)
-			got := s.pbx.gets("the INVITE goes on", "INVITE")
-			s.pbx.replies(got, "180 Ringing")
+		{"calls, gives up on another connection", func(s *testbed, f *callFollower) {
+			phone := s.dialTCPPeer(phoneAt.Addr())
+			invite := phone.newInvite(contactBehindNAT(phone))
+			phone.send(invite)
+			got := s.pbx.expect("the INVITE goes on", "INVITE")
+			s.pbx.respond(got, "180 Ringing")
 			phone.close()
-			again := s.tcp(phoneAt.Addr())
-			again.cancels(invite)
-			again.gets("taken", "SIP/2.0 200")
-			s.pbx.replies(s.pbx.gets("goes on", "CANCEL"), "200 OK")
-			s.pbx.replies(got, "487 Request Terminated")
-			s.pbx.gets("acknowledged", "ACK")
+			again := s.dialTCPPeer(phoneAt.Addr())
+			again.sendCancel(invite)
+			again.expect("taken", "SIP/2.0 200")
+			s.pbx.respond(s.pbx.expect("goes on", "CANCEL"), "200 OK")
+			s.pbx.respond(got, "487 Request Terminated")
+			s.pbx.expect("acknowledged", "ACK")
 		}, "dial-out 101, hangup 101 CANCEL by caller"},
-		{"calls, gives up after a restart", func(s *scene, f *follower) {
-			phone := s.tcp(phoneAt.Addr())
-			invite := phone.invite(natted(phone))
-			phone.sends(invite)
-			got := s.pbx.gets("the INVITE goes on", "INVITE")
-			s.pbx.replies(got, "180 Ringing")
-			phone.gets("rings", "SIP/2.0 180")
-			f.restarts()
-			phone.forgets()
-			again := s.tcp(phoneAt.Addr())
-			again.cancels(invite)
-			s.pbx.replies(s.pbx.gets("goes on", "CANCEL"), "200 OK")
-			s.pbx.replies(got, "487 Request Terminated")
+		{"calls, gives up after a restart", func(s *testbed, f *callFollower) {
+			phone := s.dialTCPPeer(phoneAt.Addr())
+			invite := phone.newInvite(contactBehindNAT(phone))
+			phone.send(invite)
+			got := s.pbx.expect("the INVITE goes on", "INVITE")
+			s.pbx.respond(got, "180 Ringing")
+			phone.expect("rings", "SIP/2.0 180")
+			f.restartAll()
+			phone.discardReceived()
+			again := s.dialTCPPeer(phoneAt.Addr())
+			again.sendCancel(invite)
+			s.pbx.respond(s.pbx.expect("goes on", "CANCEL"), "200 OK")
+			s.pbx.respond(got, "487 Request Terminated")
 		}, "dial-out 101, hangup 101 CANCEL by caller"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
-				f := s.follow()
+			runScenario(t, func(s *testbed) {
+				f := s.followCalls()
 				tt.play(s, f)
-				f.wants("the end", 0, strings.Split(tt.want, ", ")...)
-				s.after(5 * time.Minute)
-				s.pbx.forgets()
-				f.wants("nothing follows", 0)
+				f.expectEvents("the end", 0, strings.Split(tt.want, ", ")...)
+				s.advance(5 * time.Minute)
+				s.pbx.discardReceived()
+				f.expectEvents("nothing follows", 0)
 			})
 		})
 	}
 }
 
-// TestACallEndsOnceWhenThePBXIsGone: the PBX is reached over TCP, and its connection is
-// gone, or it is.
-func TestACallEndsOnceWhenThePBXIsGone(t *testing.T) {
+// The PBX is reached over TCP. Its connection closes, or the PBX is gone.
+func TestCallEndsOnceWithoutItsPBX(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		play func(s *scene, c call)
+		play func(s *testbed, c call)
 		want string
 	}{
-		{"the connection, and the phone hangs up", func(s *scene, c call) {
-			s.pbx.hangs()
-			s.after(0)
-			s.pbx.forgets()
-			s.phone.asks(s.pbx, s.phone.within(c.ok, "BYE"), "200 OK", 200)
+		{"the connection, and the phone hangs up", func(s *testbed, c call) {
+			s.pbx.closeConn()
+			s.advance(0)
+			s.pbx.discardReceived()
+			s.phone.sendThrough(s.pbx, s.phone.callerRequest(c.ok, "BYE"), "200 OK", 200)
 		}, "hangup 101 ANSWER by caller"},
-		{"all of it, and the phone hangs up", func(s *scene, c call) {
+		{"all of it, and the phone hangs up", func(s *testbed, c call) {
 			s.pbx.close()
-			s.after(0)
-			s.pbx.forgets()
-			s.phone.meets(s.phone.within(c.ok, "BYE"), 500)
-			s.phone.meets(s.phone.within(c.ok, "BYE"), 500)
+			s.advance(0)
+			s.pbx.discardReceived()
+			s.phone.sendExpectingStatus(s.phone.callerRequest(c.ok, "BYE"), 500)
+			s.phone.sendExpectingStatus(s.phone.callerRequest(c.ok, "BYE"), 500)
 		}, "hangup 101 ANSWER by caller"},
-		{"all of it, and the phone asks first", func(s *scene, c call) {
+		{"all of it, and the phone asks first", func(s *testbed, c call) {
 			s.pbx.close()
-			s.after(0)
-			s.pbx.forgets()
+			s.advance(0)
+			s.pbx.discardReceived()
 			for _, method := range []string{"INFO", "UPDATE", "OPTIONS"} {
-				s.phone.meets(s.phone.within(c.ok, method), 500)
+				s.phone.sendExpectingStatus(s.phone.callerRequest(c.ok, method), 500)
 			}
-			s.phone.meets(s.phone.within(c.ok, "BYE"), 500)
+			s.phone.sendExpectingStatus(s.phone.callerRequest(c.ok, "BYE"), 500)
 		}, "hangup 101 ANSWER by caller"},
-		{"the connection, behind the BYE", func(s *scene, c call) {
-			s.phone.sends(s.phone.within(c.ok, "BYE"))
-			s.pbx.gets("it arrives", "BYE")
-			s.pbx.hangs()
-			s.after(40 * time.Second)
-			s.pbx.forgets()
-			s.phone.forgets()
+		{"the connection, behind the BYE", func(s *testbed, c call) {
+			s.phone.send(s.phone.callerRequest(c.ok, "BYE"))
+			s.pbx.expect("it arrives", "BYE")
+			s.pbx.closeConn()
+			s.advance(40 * time.Second)
+			s.pbx.discardReceived()
+			s.phone.discardReceived()
 		}, "hangup 101 ANSWER by caller"},
-		{"all of it, and the phone too", func(s *scene, c call) {
+		{"all of it, and the phone too", func(s *testbed, c call) {
 			s.pbx.close()
 			s.phone.close()
-			s.after(4*time.Hour - time.Minute)
-			s.pbx.forgets()
-			s.after(time.Minute)
+			s.advance(4*time.Hour - time.Minute)
+			s.pbx.discardReceived()
+			s.advance(time.Minute)
 		}, "hangup 101 UNKNOWN by system"},
-		{"the connection, and bellhop restarts", func(s *scene, c call) {
+		{"the connection, and bellhop restarts", func(s *testbed, c call) {
 			s.stop()
-			s.again()
-			s.pbx.forgets()
-			s.phone.asks(s.pbx, s.phone.within(c.ok, "BYE"), "200 OK", 200)
+			s.restartProxy()
+			s.pbx.discardReceived()
+			s.phone.sendThrough(s.pbx, s.phone.callerRequest(c.ok, "BYE"), "200 OK", 200)
 		}, "hangup 101 ANSWER by caller"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
-				f := s.follow()
-				c := s.phone.calls(s.pbx)
-				f.wants("the call", 1, "dial-out 101", "answer 101")
+			runScenario(t, func(s *testbed) {
+				f := s.followCalls()
+				c := s.phone.setUpCall(s.pbx)
+				f.expectEvents("the call", 1, "dial-out 101", "answer 101")
 				tt.play(s, c)
-				f.wants("the end", 0, tt.want)
-				s.after(5 * time.Minute)
-				f.wants("nothing follows", 0)
+				f.expectEvents("the end", 0, tt.want)
+				s.advance(5 * time.Minute)
+				f.expectEvents("nothing follows", 0)
 			}, pbxOverTCP)
 		})
 	}
 }
 
-// TestACallOfAnOlderVersionEndsOnce: bellhop is upgraded in a call whose Routes have
-// tokens of version 1. The connection that they name is gone.
-func TestACallOfAnOlderVersionEndsOnce(t *testing.T) {
+// bellhop is upgraded during a call whose Routes have tokens of version 1. The
+// connection that they name is closed.
+func TestCallOfAnOlderVersionEndsOnce(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		play func(l *line, old func(bye text) text)
+		play func(l *phoneCall, old func(bye text) text)
 		want string
 	}{
-		{"the PBX hangs up", func(l *line, old func(text) text) {
+		{"the PBX hangs up", func(l *phoneCall, old func(text) text) {
 			bye := old(l.request(l.pbx, "BYE"))
-			l.pbx.meets(bye, 430)
-			l.pbx.meets(bye, 430)
+			l.pbx.sendExpectingStatus(bye, 430)
+			l.pbx.sendExpectingStatus(bye, 430)
 		}, "hangup 101 ANSWER by callee"},
-		{"the PBX asks and hangs up", func(l *line, old func(text) text) {
-			l.pbx.meets(old(l.request(l.pbx, "UPDATE")), 430)
-			l.pbx.meets(old(l.request(l.pbx, "BYE")), 430)
+		{"the PBX asks and hangs up", func(l *phoneCall, old func(text) text) {
+			l.pbx.sendExpectingStatus(old(l.request(l.pbx, "UPDATE")), 430)
+			l.pbx.sendExpectingStatus(old(l.request(l.pbx, "BYE")), 430)
 		}, "hangup 101 ANSWER by callee"},
-		{"the phone hangs up on a new connection", func(l *line, old func(text) text) {
-			again := l.s.tcp(phoneAt.Addr())
-			again.asks(l.pbx, old(l.request(l.phone, "BYE")), "200 OK", 200)
+		{"the phone hangs up on a new connection", func(l *phoneCall, old func(text) text) {
+			again := l.s.dialTCPPeer(phoneAt.Addr())
+			again.sendThrough(l.pbx, old(l.request(l.phone, "BYE")), "200 OK", 200)
 		}, "hangup 101 ANSWER by caller"},
-		{"the phone registers, and its BYE has no hop left", func(l *line, old func(text) text) {
+		{"the phone registers, and its BYE has no hop left", func(l *phoneCall, old func(text) text) {
 			again := l.registersAgain()
-			again.meets(old(l.request(l.phone, "BYE", "Max-Forwards: 0")), 483)
+			again.sendExpectingStatus(old(l.request(l.phone, "BYE", "Max-Forwards: 0")), 483)
 		}, "hangup 101 ANSWER by caller"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
-				l := s.dialsOut()
-				token := "Route: <sip:" + sip.OldToken(key, 1, hopAt.Port(), l.phone.addr, 1) + "@192.0.2.1:5060;lr>"
-				l.restarts()
-				l.phone.forgets()
+			runScenario(t, func(s *testbed) {
+				l := s.callOut()
+				token := "Route: <sip:" + sip.OldToken(key, 1, proxyAt.Port(), l.phone.addr, 1) + "@192.0.2.1:5060;lr>"
+				l.restartAll()
+				l.phone.discardReceived()
 				var up []sip.Dialog
 				for _, d := range l.tracker.Dialogs() {
 					up = append(up, sip.Dialog{CallID: d.CallID, Tag: d.FromTag})
 				}
-				s.hop.TakeUp(up)
+				s.proxy.RestoreDialogs(up)
 				tt.play(&l, func(m text) text {
-					for _, r := range m.all("Route") {
-						m = m.with("Route: "+r+"\r\n", "")
+					for _, r := range m.fieldValues("Route") {
+						m = m.replaced("Route: "+r+"\r\n", "")
 					}
-					return m.with("\r\nFrom: ", "\r\n"+token+"\r\nFrom: ")
+					return m.replaced("\r\nFrom: ", "\r\n"+token+"\r\nFrom: ")
 				})
-				l.wants("the end", 0, tt.want)
-				s.after(5 * time.Minute)
-				l.wants("nothing follows", 0)
+				l.expectEvents("the end", 0, tt.want)
+				s.advance(5 * time.Minute)
+				l.expectEvents("nothing follows", 0)
 			})
 		})
 	}
 }
 
-// TestBothEndsHangUpWhenOneIsGone: the PBX is a proxy, which stays in the dialog or
-// leaves it to its ends. The flow of the caller is gone when the called phone hangs up,
-// or the other way round.
-func TestBothEndsHangUpWhenOneIsGone(t *testing.T) {
+// The PBX is a proxy that stays in the dialog or leaves it. The caller's flow is closed
+// when the called phone hangs up, or the other way round.
+func TestBothEndsHangUpWhenOneIsUnreachable(t *testing.T) {
 	const mine = "Record-Route: <sip:192.0.2.2:5060;lr>\r\n"
 	for _, stays := range []bool{true, false} {
 		for _, caller := range []bool{true, false} {
 			t.Run(fmt.Sprintf("stays=%v, the caller is gone=%v", stays, caller), func(t *testing.T) {
-				play(t, func(s *scene) {
-					f := s.follow()
-					a, b := s.tcp(phoneAt.Addr()), s.tcp(otherAt.Addr())
+				runScenario(t, func(s *testbed) {
+					f := s.followCalls()
+					a, b := s.dialTCPPeer(phoneAt.Addr()), s.dialTCPPeer(otherAt.Addr())
 					a.name, b.name = "caller", "called"
 					pass := func(m text, from, to, via string) {
 						if stays && via != "" && m.method() == "INVITE" {
 							via = mine + via
 						}
-						m = m.with("\r\nVia: ", "\r\n"+via+"Via: ").with(from, to)
-						s.pbx.sends(m)
+						m = m.replaced("\r\nVia: ", "\r\n"+via+"Via: ").replaced(from, to)
+						s.pbx.send(m)
 					}
-					path := s.registers(b, "102")
-					a.sends(a.invite(natted(a)))
-					got := s.pbx.gets("the INVITE goes on", "INVITE")
+					path := s.registerUser(b, "102")
+					a.send(a.newInvite(contactBehindNAT(a)))
+					got := s.pbx.expect("the INVITE goes on", "INVITE")
 					pass(got, "INVITE sip:102@pbx.example", "INVITE sip:102@10.0.0.5:5060;transport=tcp", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pass\r\nRoute: "+path+"\r\n")
-					invite := b.gets("and on", "INVITE")
-					b.replies(invite, "200 OK", natted(b))
-					ok := s.pbx.gets("answer", "SIP/2.0 200")
-					s.pbx.sends(ok.with("Via: "+ok.one("Via")+"\r\n", ""))
-					answer := a.gets("answer", "SIP/2.0 200")
-					f.wants("the call", 2, "dial-in 102", "answer 102", "dial-out 101", "answer 101")
+					invite := b.expect("and on", "INVITE")
+					b.respond(invite, "200 OK", contactBehindNAT(b))
+					ok := s.pbx.expect("answer", "SIP/2.0 200")
+					s.pbx.send(ok.replaced("Via: "+ok.fieldValue("Via")+"\r\n", ""))
+					answer := a.expect("answer", "SIP/2.0 200")
+					f.expectEvents("the call", 2, "dial-in 102", "answer 102", "dial-out 101", "answer 101")
 
 					leaves, gone, by := b, a, "callee"
-					bye := b.back(invite, "BYE")
+					bye := b.calleeRequest(invite, "BYE")
 					if !caller {
 						leaves, gone, by = a, b, "caller"
-						bye = a.within(answer, "BYE")
+						bye = a.callerRequest(answer, "BYE")
 					}
 					gone.close()
-					s.after(time.Second)
-					leaves.sends(bye)
+					s.advance(time.Second)
+					leaves.send(bye)
 					if stays {
-						got := s.pbx.gets("the BYE goes on", "BYE")
-						s.pbx.sends(got.with("\r\nVia: ", "\r\nVia: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-bye\r\nVia: ").with("Route: <sip:192.0.2.2:5060;lr>\r\n", ""))
-						refusal := s.pbx.gets("refused", "SIP/2.0 430")
-						s.pbx.sends(refusal.with("Via: "+refusal.one("Via")+"\r\n", ""))
+						got := s.pbx.expect("the BYE goes on", "BYE")
+						s.pbx.send(got.replaced("\r\nVia: ", "\r\nVia: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-bye\r\nVia: ").replaced("Route: <sip:192.0.2.2:5060;lr>\r\n", ""))
+						refusal := s.pbx.expect("refused", "SIP/2.0 430")
+						s.pbx.send(refusal.replaced("Via: "+refusal.fieldValue("Via")+"\r\n", ""))
 					}
-					leaves.gets("refused", "SIP/2.0 430")
-					f.read()
+					leaves.expect("refused", "SIP/2.0 430")
+					f.readObservations()
 					slices.Sort(f.said)
-					f.wants("the end", 0, "hangup 101 ANSWER by "+by, "hangup 102 ANSWER by "+by)
-					s.after(5 * time.Minute)
-					f.wants("nothing follows", 0)
+					f.expectEvents("the end", 0, "hangup 101 ANSWER by "+by, "hangup 102 ANSWER by "+by)
+					s.advance(5 * time.Minute)
+					f.expectEvents("nothing follows", 0)
 				})
 			})
 		}

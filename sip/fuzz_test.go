@@ -18,14 +18,14 @@ var seeds = []string{
 	"\r\n\r\n\x00 : \r\r\n",
 }
 
-// FuzzIndex: reading a message never panics and stays within it, and what is
-// accepted and sent on is accepted as the same by another hop.
+// FuzzIndex checks that indexing never panics and stays within the message, and that
+// another proxy reads a forwarded message in the same way.
 func FuzzIndex(f *testing.F) {
 	for _, s := range seeds {
 		f.Add([]byte(s))
 	}
-	w, _ := bare(f, func(c *Config) { c.AddCID = true })
-	contact, _ := bare(f, func(c *Config) { c.Register = RegisterContact })
+	w, _ := newBareWorker(f, func(c *Config) { c.AddCID = true })
+	contact, _ := newBareWorker(f, func(c *Config) { c.Register = RegisterContact })
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > maxMessage {
 			return
@@ -35,23 +35,22 @@ func FuzzIndex(f *testing.F) {
 			if !m.index(bytes.Clone(b), stream) {
 				continue
 			}
-			within(t, &m)
+			checkSpans(t, &m)
 		}
 		for _, w := range []*worker{w, contact} {
 			for _, from := range []netip.AddrPort{barePhone, barePBX} {
-				if p := w.comes(b, from); p != nil {
-					leaves(t, w, p)
+				if p := w.receivePacket(b, from); p != nil {
+					forwardPacket(t, w, p)
 				}
 			}
 		}
 	})
 }
 
-// within fails the test if a span of m is not within it, or is the wrong way
-// round.
-func within(t *testing.T, m *message) {
-	spans := []span{m.method, m.uri, m.callID, m.cseqMet, m.from, m.to, m.fromTag, m.toTag,
-		m.via.value, m.via.proto, m.via.host, m.via.branch, m.via.rport, m.via.received, {int32(m.head), int32(len(m.b))}}
+// checkSpans fails the test if a span of m is reversed or outside the message.
+func checkSpans(t *testing.T, m *message) {
+	spans := []span{m.method, m.uri, m.callID, m.cseqMethod, m.from, m.to, m.fromTag, m.toTag,
+		m.via.value, m.via.proto, m.via.host, m.via.branch, m.via.rport, m.via.received, {int32(m.headLen), int32(len(m.b))}}
 	for _, f := range m.fields {
 		spans = append(spans, f.line, f.value)
 	}
@@ -62,29 +61,29 @@ func within(t *testing.T, m *message) {
 	}
 }
 
-// leaves sends on what has come, if it may, and reads what left.
-func leaves(t *testing.T, w *worker, p *packet) {
+// forwardPacket forwards a packet, if it is valid, and indexes the result.
+func forwardPacket(t *testing.T, w *worker, p *packet) {
 	m := &p.msg
 	if m.fault != nil {
 		if m.answerable() {
-			w.reply(p, m.fault.status, m.fault.phrase, "")
+			w.makeResponse(p, m.fault.status, m.fault.phrase, "")
 		}
 		return
 	}
-	if !m.request() {
-		w.upstream(p, way{})
+	if !m.isRequest() {
+		w.rewriteResponse(p, destination{})
 		return
 	}
-	if m.maxFwd == 0 {
+	if m.maxForwards == 0 {
 		return
 	}
-	r, fault := w.route(p)
+	r, fault := w.routeRequest(p)
 	if fault != nil {
 		return
 	}
-	out := bytes.Clone(w.forwarded(p, &r, w.appendBranch(nil, 1, 2)))
+	out := bytes.Clone(w.rewriteRequest(p, &r, w.appendBranch(nil, 1, 2)))
 	var next message
-	if len(out) > maxMessage || m.has(hVia) && countVias(m) >= maxRoutes {
+	if len(out) > maxMessage || m.hasField(hVia) && countVias(m) >= maxRoutes {
 		return // it grew beyond the bounds
 	}
 	if !next.index(out, false) || next.fault != nil && next.fault.phrase != "Too Many Header Fields" && next.fault.phrase != "Header Field Too Long" && next.fault != badSyntax {
@@ -98,76 +97,76 @@ func leaves(t *testing.T, w *worker, p *packet) {
 		"Call-ID":  {m.text(m.callID), next.text(next.callID)},
 		"From tag": {m.text(m.fromTag), next.text(next.fromTag)},
 		"To tag":   {m.text(m.toTag), next.text(next.toTag)},
-		"body":     {m.b[m.head:], next.b[next.head:]},
+		"body":     {m.b[m.headLen:], next.b[next.headLen:]},
 	} {
 		if !bytes.Equal(pair[0], pair[1]) {
 			t.Fatalf("%s is %q, then %q in\n%q", what, pair[0], pair[1], out)
 		}
 	}
-	if next.cseq != m.cseq || m.maxFwd > 0 && next.maxFwd != m.maxFwd-1 || m.maxFwd < 0 && next.maxFwd != 70 {
+	if next.cseq != m.cseq || m.maxForwards > 0 && next.maxForwards != m.maxForwards-1 || m.maxForwards < 0 && next.maxForwards != 70 {
 		t.Fatalf("CSeq or Max-Forwards is wrong in\n%q", out)
 	}
 	if got := countVias(&next); got != countVias(m)+1 {
 		t.Fatalf("%d Vias after %d", got, countVias(m))
 	}
-	w.answerTo(out, 500, "x")
-	w.ackFor(out, &next)
-	w.cancelFor(out, cancelFields(m, true))
+	w.makeResponseTo(out, 500, "x")
+	w.makeACK(out, &next)
+	w.makeCancel(out, cancelFields(m, true))
 }
 
-// FuzzRoute: whatever stands in Route and Request-URI, what leaves has the
-// Routes that came, but for those that were taken off at either end.
+// FuzzRoute checks that a forwarded request has the Routes that it came with, whatever
+// they and the Request-URI contain, without those removed at either end.
 func FuzzRoute(f *testing.F) {
 	f.Add("<sip:192.0.2.1;lr>", "<sip:192.0.2.2;lr>", "sip:102@pbx.example")
 	f.Add(`"a, \"b" <sip:192.0.2.1;lr>;x="y,z" , <sip:192.0.2.1:5060;transport=tcp>`, "sip:192.0.2.2", "sip:102@pbx.example;maddr=192.0.2.1")
 	f.Add("<sip:192.0.2.1;lr>,<sip:192.0.2.2;lr> ,\r\n <sip:a>", "<sip:192.0.2.1>,", "tel:1")
 	f.Add("<sip:192.0.2.2:5060>,<sip:192.0.2.1>", "", "sip:TOKEN@192.0.2.1;lr")
 	f.Add("<sip:TOKEN@192.0.2.1;lr>,<sip:10.0.0.1;lr>", "", "sip:192.0.2.1;bellhop=TOKEN")
-	w, _ := bare(f, nil)
-	tok := string(w.seal.sealRoute(nil, token{flow: flow{proto: UDP, port: 5060, peer: barePhone}}, []byte("1"), []byte("1")))
+	w, _ := newBareWorker(f, nil)
+	tok := string(w.sealer.sealRouteToken(nil, token{flow: flow{proto: UDP, listenerPort: 5060, peer: barePhone}}, []byte("1"), []byte("1")))
 	f.Fuzz(func(t *testing.T, one, two, uri string) {
 		b := "BYE " + uri + " SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1\r\nRoute: " + one + "\r\nFrom: a;tag=1\r\nRoute: " + two +
 			"\r\nTo: b;tag=2\r\nCall-ID: 1\r\nCSeq: 1 BYE\r\n\r\n"
 		b = strings.ReplaceAll(b, "TOKEN", tok)
 		for _, from := range []netip.AddrPort{barePhone, barePBX} {
-			p := w.comes([]byte(b), from)
+			p := w.receivePacket([]byte(b), from)
 			if p == nil || p.msg.fault != nil {
 				return
 			}
-			came, fault := texts(w, &p.msg)
+			came, fault := routeTexts(w, &p.msg)
 			if fault {
 				return
 			}
 			was := string(p.msg.text(p.msg.uri))
-			r, f := w.route(p)
+			r, f := w.routeRequest(p)
 			if f != nil {
 				continue
 			}
-			out := bytes.Clone(w.forwarded(p, &r, w.appendBranch(nil, 1, 2)))
+			out := bytes.Clone(w.rewriteRequest(p, &r, w.appendBranch(nil, 1, 2)))
 			var next message
 			if !next.index(out, false) || next.fault != nil {
 				t.Fatalf("%q became\n%q: %v", b, out, next.fault)
 			}
-			left, fault := texts(w, &next)
+			left, fault := routeTexts(w, &next)
 			if fault {
 				t.Fatalf("%q became\n%q", b, out)
 			}
 			is := string(next.text(next.uri))
 			if len(left) > 0 && is != was && slices.Contains(came, is) {
-				// A strict router before us, behind us, or both.
-				if among(came, left[:len(left)-1]) {
+				// The sender, the next hop or both are strict routers.
+				if isRun(came, left[:len(left)-1]) {
 					continue
 				}
 			}
-			if !among(came, left) {
+			if !isRun(came, left) {
 				t.Fatalf("Routes %q became %q", came, left)
 			}
 		}
 	})
 }
 
-// among reports whether some are a run of all.
-func among(all, some []string) bool {
+// isRun reports whether some is a contiguous part of all.
+func isRun(all, some []string) bool {
 	for i := 0; i+len(some) <= len(all); i++ {
 		if slices.Equal(all[i:i+len(some)], some) {
 			return true
@@ -176,65 +175,65 @@ func among(all, some []string) bool {
 	return false
 }
 
-func texts(w *worker, m *message) (uris []string, fault bool) {
-	rs, f := w.routes(m)
+func routeTexts(w *worker, m *message) (uris []string, fault bool) {
+	rs, f := w.readRoutes(m)
 	for _, r := range rs {
-		uris = append(uris, string(m.text(r.text)))
+		uris = append(uris, string(m.text(r.uriText)))
 	}
 	return uris, f != nil
 }
 
-// FuzzToken: no text but what was sealed opens, and none panics.
+// FuzzToken checks that only sealed tokens open, and that no text panics.
 func FuzzToken(f *testing.F) {
 	s := newSealer(testKey)
-	f.Add(string(s.sealRoute(nil, token{flow: flow{UDP, 0, 5060, barePhone, 7}, target: Addr{UDP, barePBX}}, []byte("call"), []byte("tag"))), "call", "tag")
-	f.Add(string(s.seal(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, barePhone, 7}})), "", "")
-	f.Add(string(s.seal(nil, token{use: inPath, text: "101@pbx.example"})), "", "")
+	f.Add(string(s.sealRouteToken(nil, token{flow: flow{UDP, 0, 5060, barePhone, 7}, target: Addr{UDP, barePBX}}, []byte("call"), []byte("tag"))), "call", "tag")
+	f.Add(string(s.sealToken(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, barePhone, 7}})), "", "")
+	f.Add(string(s.sealToken(nil, token{use: inPath, text: "101@pbx.example"})), "", "")
 	f.Add("AXI", "", "")
 	f.Fuzz(func(t *testing.T, text, callID, tag string) {
 		s.openCID([]byte(text))
-		for _, u := range []use{inRoute, inPath, inContact} {
-			tok, ok := s.open(text, u)
+		for _, u := range []tokenUse{inRoute, inPath, inContact} {
+			tok, ok := s.openToken(text, u)
 			if !ok {
 				continue
 			}
-			if again, ok := s.open(string(s.seal(nil, tok)), u); !ok || again != tok {
+			if again, ok := s.openToken(string(s.sealToken(nil, tok)), u); !ok || again != tok {
 				t.Fatalf("%q opens as %+v, and sealed again as %+v", text, tok, again)
 			}
 		}
 		m := requestWithin(callID, tag, "x")
-		if tok, ok := s.openRoute(text, m); ok && !tok.unbound {
-			if again, ok := s.openRoute(string(s.sealRoute(nil, tok, m.text(m.callID), m.text(m.fromTag))), m); !ok || again != tok {
+		if tok, ok := s.openRouteToken(text, m); ok && !tok.unbound {
+			if again, ok := s.openRouteToken(string(s.sealRouteToken(nil, tok, m.text(m.callID), m.text(m.fromTag))), m); !ok || again != tok {
 				t.Fatalf("%q opens as %+v, and sealed again as %+v", text, tok, again)
 			}
 		}
 	})
 }
 
-// FuzzStream: the messages in a stream do not depend on how it is cut.
+// FuzzStream checks that the messages in a stream do not depend on how it is cut.
 func FuzzStream(f *testing.F) {
 	for _, s := range seeds {
 		f.Add([]byte(s+"\r\n\r\n"+s), []byte{1})
 		f.Add([]byte(s+"OPTIONS sip:a SIP/2.0\r\nContent-Length: -1\r\n\r\n"+s), []byte{3, 100, 7})
 	}
-	w, _ := bare(f, nil)
-	w.hop.known.add(barePhone.Addr(), w.now()) // all its messages are in one queue
+	w, _ := newBareWorker(f, nil)
+	w.proxy.acceptedSources.add(barePhone.Addr(), w.now()) // all its messages are in one queue
 	f.Fuzz(func(t *testing.T, b, cuts []byte) {
 		if len(b) > 8<<10 {
 			return
 		}
-		want := streamed(w, b, nil)
-		if got := streamed(w, b, cuts); !slices.Equal(got, want) {
+		want := readStream(w, b, nil)
+		if got := readStream(w, b, cuts); !slices.Equal(got, want) {
 			t.Fatalf("cut by %v it is %q, at once %q", cuts, got, want)
 		}
 	})
 }
 
-// streamed reads b from a stream in pieces of those sizes, all at once if there
-// are none, and returns the messages.
-func streamed(w *worker, b, cuts []byte) (messages []string) {
+// readStream reads b from a stream in pieces of the given sizes, or in one piece, and
+// returns the messages.
+func readStream(w *worker, b, cuts []byte) (messages []string) {
 	ours, theirs := net.Pipe()
-	s := w.hop.streams.add(ours, barePhone, w.hop.listeners[1])
+	s := w.proxy.streams.addStream(ours, barePhone, w.proxy.listeners[1])
 	served := make(chan struct{})
 	go func() {
 		s.serve(ours, nil)
@@ -260,18 +259,18 @@ func streamed(w *worker, b, cuts []byte) (messages []string) {
 			b = b[n:]
 		}
 	}()
-	took := func(in input) {
-		w.waiting.Add(-in.cost())
+	took := func(in workItem) {
+		w.queuedBytes.Add(-in.queuedSize())
 		messages = append(messages, string(in.packet.buf))
-		in.packet.done()
+		in.packet.release()
 	}
 	for {
 		select {
-		case in := <-w.in:
+		case in := <-w.queue:
 			took(in)
 		case <-served:
-			for len(w.in) > 0 {
-				took(<-w.in)
+			for len(w.queue) > 0 {
+				took(<-w.queue)
 			}
 			return messages
 		}

@@ -5,39 +5,43 @@ import (
 	"net/netip"
 )
 
-// This file bounds what strangers can have of the hop: memory for their
-// transactions, and bytes that are sent to an address they only claim.
+// This file limits what unknown sources can take: memory for their transactions, and bytes
+// sent to an address that they may have forged.
 
-// shedLog is the least time between two log lines of a worker about requests shed.
-const shedLog = instant(60e9)
+// shedLogInterval is the shortest time between two log lines of one worker about shed
+// requests.
+const shedLogInterval = instant(60e9)
 
-// measure notes whether four fifths of the memory that transactions may hold are
-// taken: from then on the new requests of strangers are dropped.
-func (w *worker) measure(now instant) {
-	full := w.held >= w.maxHeld/10*8
-	if full == w.full.Load() {
+// updateShedding turns shedding on or off: new requests of unknown sources are dropped
+// while transactions hold at least 80 % of their memory limit.
+func (w *worker) updateShedding(now instant) {
+	full := w.heldBytes >= w.maxHeldBytes/10*8
+	if full == w.shedding.Load() {
 		return
 	}
-	w.full.Store(full)
-	if full && (now-w.warned >= shedLog || w.warned == 0) {
-		w.warned = now
-		w.hop.log.Warn("new requests of unknown sources shed: transactions hold most of the memory they may", "worker", w.index, "bytes", w.held, "limit", w.maxHeld)
+	w.shedding.Store(full)
+	if full && (now-w.shedLoggedAt >= shedLogInterval || w.shedLoggedAt == 0) {
+		w.shedLoggedAt = now
+		w.proxy.log.Warn("new requests of unknown sources shed", "worker", w.index, "held_bytes", w.heldBytes, "limit_bytes", w.maxHeldBytes)
 	}
 }
 
-// admit reports whether a request may have a transaction. When four fifths of the
-// memory are taken, new requests of strangers are dropped, and at 90 % those that
-// say they are within a dialog: a To tag is easily made up. At 95 % the new
-// requests of known sources are refused with f; theirs within a dialog always go.
-func (w *worker) admit(now instant, p *packet) (f *fault, ok bool) {
-	if w.held < w.maxHeld/10*8 {
+// admitRequest reports whether a request may start a transaction; a request that is not
+// ok is answered with f, or dropped if f is nil.
+//
+// From 80 % of the memory limit on, new requests of unknown sources are dropped; from 90
+// % on, also their requests within a dialog, because a To tag is easily made up. From 95
+// % on, new requests of known sources are refused. Requests of known sources within a
+// dialog are always admitted.
+func (w *worker) admitRequest(now instant, p *packet) (f *fault, ok bool) {
+	if w.heldBytes < w.maxHeldBytes/10*8 {
 		return nil, true
 	}
-	known := w.hop.knows(now, p)
+	known := w.proxy.isKnown(now, p)
 	switch {
-	case !p.msg.initial() && (known || w.held < w.maxHeld/10*9):
+	case !p.msg.initial() && (known || w.heldBytes < w.maxHeldBytes/10*9):
 		return nil, true
-	case known && w.held < w.maxHeld/100*95:
+	case known && w.heldBytes < w.maxHeldBytes/100*95:
 		return nil, true
 	case known:
 		return overloaded, false
@@ -45,23 +49,25 @@ func (w *worker) admit(now instant, p *packet) (f *fault, ok bool) {
 	return nil, false
 }
 
+// overloaded answers new requests of known sources when transactions hold too much
+// memory.
 var overloaded = &fault{503, "Overloaded"}
 
-// knows reports whether a request comes from the PBX, from a trunk, or from an
-// address whose REGISTER or INVITE was accepted within the hour.
-func (h *Hop) knows(now instant, p *packet) bool {
+// isKnown reports whether a request comes from the PBX, from a trunk, or from an address
+// whose REGISTER or INVITE was accepted within the last hour.
+func (px *Proxy) isKnown(now instant, p *packet) bool {
 	ip := p.peer.Addr()
-	return p.side == pbxSide || h.known.has(ip, now) || h.trusted(ip)
+	return p.side == pbxSide || px.acceptedSources.has(ip, now) || px.isConfigured(ip)
 }
 
-// rank says how long p may wait. A CANCEL waits as long as its INVITE, so that
-// they keep their order.
-func (h *Hop) rank(p *packet) rank {
+// priorityOf returns the priority of p. A CANCEL has the priority of its INVITE, so that
+// both keep their order.
+func (px *Proxy) priorityOf(p *packet) priority {
 	m := &p.msg
-	if !m.request() {
+	if !m.isRequest() {
 		return inDialog
 	}
-	switch known, initial := h.knows(p.at, p), m.initial(); {
+	switch known, initial := px.isKnown(p.receivedAt, p), m.initial(); {
 	case known && !initial:
 		return inDialog
 	case known || !initial:
@@ -70,101 +76,99 @@ func (h *Hop) rank(p *packet) rank {
 	return fromStranger
 }
 
-// trusted reports whether the configuration names an address: as the PBX's, or
-// as a trunk's.
-func (h *Hop) trusted(ip netip.Addr) bool { return h.pbxHost(ip) || h.trunkAt(ip) != nil }
+// isConfigured reports whether an address is configured as the PBX's or a trunk's.
+func (px *Proxy) isConfigured(ip netip.Addr) bool { return px.isPBXHost(ip) || px.trunkAt(ip) != nil }
 
-// proven reports whether who is at the other end has proved to be there: by a
-// connection, or by something that only a response can have told him. PBX and
-// trunks need not.
-func (w *worker) proven(to way) bool {
-	ip := to.to.Addr()
-	return to.conn != nil || w.hop.proved.has(ip, w.now()) || w.hop.trusted(ip)
+// isProven reports whether the peer has proved that it receives at its address: it has a
+// connection, or it knew the content of a response. PBX and trunks need no proof.
+func (w *worker) isProven(to destination) bool {
+	ip := to.addr.Addr()
+	return to.conn != nil || w.proxy.provenSources.has(ip, w.now()) || w.proxy.isConfigured(ip)
 }
 
-// remember notes who got a 2xx. That to a REGISTER proves that the source is
-// there: its credentials answer a challenge.
-func (w *worker) remember(now instant, t *proxied, m *message) {
+// rememberAccepted notes the source of a request that got a 2xx as known. A 2xx to a
+// REGISTER also proves the source's address: its credentials answer a challenge.
+func (w *worker) rememberAccepted(now instant, t *responseContext, m *message) {
 	if t.src != edgeSide || m.status/100 != 2 {
 		return
 	}
-	ip := t.server.back.peer().Addr()
+	ip := t.server.upstream.peer().Addr()
 	switch {
-	case m.is("REGISTER"):
-		w.hop.known.add(ip, now)
-		w.hop.proved.add(ip, now)
-	case m.is("INVITE"):
-		w.hop.known.add(ip, now)
+	case m.isMethod("REGISTER"):
+		w.proxy.acceptedSources.add(ip, now)
+		w.proxy.provenSources.add(ip, now)
+	case m.isMethod("INVITE"):
+		w.proxy.acceptedSources.add(ip, now)
 	}
 }
 
-// rememberBinding notes whose binding a request of the PBX is sent to. Its token went
-// into a REGISTER, and the PBX has it because it accepted that: after a restart of
-// bellhop its first request to a phone, such as the OPTIONS by which it sees whether the
-// phone is there, says who had proved to be there before.
-func (h *Hop) rememberBinding(p *packet, t *token) {
+// rememberBinding notes the address in the token of a binding as known and proven, when
+// the PBX sends a request to that binding. The PBX has the token because it accepted a
+// REGISTER with it. After a restart of bellhop, the first request of the PBX to a phone,
+// such as a periodic OPTIONS, thus restores what an earlier process knew.
+func (px *Proxy) rememberBinding(p *packet, t *token) {
 	if ip := t.flow.peer.Addr(); p.side == pbxSide && ip.IsValid() {
-		h.known.add(ip, p.at)
-		h.phones.add(ip, p.at)
-		h.proved.add(ip, p.at)
+		px.acceptedSources.add(ip, p.receivedAt)
+		px.phoneSources.add(ip, p.receivedAt)
+		px.provenSources.add(ip, p.receivedAt)
 	}
 }
 
-// proveByACK takes the ACK of the failure that s sent last for a proof if it
-// comes from where the INVITE came from, with the To tag of that response.
+// proveByACK accepts the ACK of a failure as proof of its source's address, if the ACK
+// comes from the address of the INVITE and has the To tag of the failure.
 func (w *worker) proveByACK(now instant, s *serverTx, p *packet) {
 	ip := p.peer.Addr()
-	if s.state != serverCompleted || p.conn != nil || ip != s.back.to.Addr() || w.hop.proved.has(ip, now) {
+	if s.state != serverCompleted || p.conn != nil || ip != s.upstream.addr.Addr() || w.proxy.provenSources.has(ip, now) {
 		return
 	}
-	w.aux.index(s.last, false)
-	if tag := w.aux.text(w.aux.toTag); len(tag) > 0 && bytes.Equal(tag, p.msg.text(p.msg.toTag)) {
-		w.hop.proved.add(ip, now)
+	w.scratch.index(s.lastResponse, false)
+	if tag := w.scratch.text(w.scratch.toTag); len(tag) > 0 && bytes.Equal(tag, p.msg.text(p.msg.toTag)) {
+		w.proxy.provenSources.add(ip, now)
 	}
 }
 
-// proveByRoute takes the ACK of a 2xx for a proof if it has our Record-Route
-// back, made for this very address: only the response told it. It is called
-// when routing has taken our own Routes off.
+// proveByRoute accepts the ACK of a 2xx as proof of its source's address, if it returns
+// our Record-Route token for this address: only the response contained it. It is called
+// after routing has removed our Routes.
 func (w *worker) proveByRoute(now instant, p *packet) {
 	ip := p.peer.Addr()
-	if p.side != edgeSide || p.conn != nil || w.hop.proved.has(ip, now) {
+	if p.side != edgeSide || p.conn != nil || w.proxy.provenSources.has(ip, now) {
 		return
 	}
-	for i := range w.routeBuf {
-		if r := &w.routeBuf[i]; r.field < 0 && r.uri.User != "" {
-			if t, ok := w.seal.openRoute(r.uri.User, &p.msg); ok && !t.unbound && t.flow.peer.Addr() == ip {
-				w.hop.proved.add(ip, now)
+	for i := range w.routeValues {
+		if r := &w.routeValues[i]; r.field < 0 && r.uri.User != "" {
+			if t, ok := w.sealer.openRouteToken(r.uri.User, &p.msg); ok && !t.unbound && t.flow.peer.Addr() == ip {
+				w.proxy.provenSources.add(ip, now)
 				return
 			}
 		}
 	}
 }
 
-// A table is a map that gives memory back: once it holds little of what it
-// held, it is made anew.
-type table[K comparable, V any] struct {
-	m    map[K]V
-	most int // entries since m was made
+// shrinkingMap is a map that frees memory: when it has shrunk to an eighth, it is copied
+// into a new map.
+type shrinkingMap[K comparable, V any] struct {
+	m       map[K]V
+	peakLen int // largest length since m was made
 }
 
-func (t *table[K, V]) put(k K, v V) {
+func (t *shrinkingMap[K, V]) put(k K, v V) {
 	if t.m == nil {
 		t.m = make(map[K]V)
 	}
 	t.m[k] = v
-	t.most = max(t.most, len(t.m))
+	t.peakLen = max(t.peakLen, len(t.m))
 }
 
-func (t *table[K, V]) remove(k K) {
+func (t *shrinkingMap[K, V]) remove(k K) {
 	delete(t.m, k)
 	n := len(t.m)
-	if t.most < 4096 || n > t.most/8 {
+	if t.peakLen < 4096 || n > t.peakLen/8 {
 		return
 	}
 	m := make(map[K]V, n)
 	for k, v := range t.m {
 		m[k] = v
 	}
-	t.m, t.most = m, n
+	t.m, t.peakLen = m, n
 }

@@ -5,27 +5,26 @@ import (
 	"math"
 )
 
-// Limits of what is taken for a message. A message beyond one of them is
-// malformed.
+// Limits of a message. A message beyond one of them is malformed.
 const (
-	maxMessage = 65535
-	maxLine    = 8 << 10 // one header field, folds included
-	maxStart   = 2 << 10 // start line; the Request-URI is most of it
-	maxHeaders = 256
-	maxRoutes  = 64 // Via and Route header fields, each
+	maxMessage      = 65535
+	maxFieldLen     = 8 << 10 // one header field, folds included
+	maxStartLine    = 2 << 10 // start line; the Request-URI is most of it
+	maxHeaderFields = 256
+	maxRoutes       = 64 // Via and Route header fields, each
 )
 
-// A span is a range of a message's bytes.
+// span is a range of a message's bytes.
 type span struct{ from, to int32 }
 
 func (s span) empty() bool        { return s.from == s.to }
 func (s span) of(b []byte) []byte { return b[s.from:s.to] }
 
-// A name is a header field the hop has to know. All others pass unread.
-type name uint8
+// fieldName is a header field that the proxy reads. All others are forwarded unread.
+type fieldName uint8
 
 const (
-	unknown name = iota
+	otherField fieldName = iota
 	hVia
 	hFrom
 	hTo
@@ -45,23 +44,21 @@ const (
 	hDiversion
 	hAuthorization // also Proxy-Authorization
 	hAuthSource    // X-AUTH-IP, X-AUTH-PORT
-	names          // how many there are
+	fieldNameCount // number of names
 )
 
-// single marks the fields of which a message has at most one. Two of one kind
-// are how an element behind us would be made to read another message than we
-// do.
-var single = [names]bool{hFrom: true, hTo: true, hCallID: true, hCSeq: true, hMaxForwards: true, hContentLength: true}
+// singleFields are the header fields that a message may have at most once. With two of
+// them, the next element could be made to read another message than the proxy does.
+var singleFields = [fieldNameCount]bool{hFrom: true, hTo: true, hCallID: true, hCSeq: true, hMaxForwards: true, hContentLength: true}
 
-// A field is one header field line, with its folds.
+// field is one header field line, with its continuation lines.
 type field struct {
-	name  name
-	line  span // from the name to behind the CRLF
-	value span // trimmed; folds are still in it
+	name  fieldName
+	line  span // from the name up to and including the final CRLF
+	value span // without white space at its ends; continuation lines are included
 }
 
-// A fault is what is wrong with a request: the status and phrase it is
-// answered with.
+// fault is the error in a request: status and reason phrase of the response to it.
 type fault struct {
 	status int
 	phrase string
@@ -77,44 +74,45 @@ var (
 	badHops    = &fault{400, "Malformed Max-Forwards"}
 )
 
-func malformed(what string) *fault { return &fault{400, what} }
+// malformedFault returns a 400 with the given phrase.
+func malformedFault(what string) *fault { return &fault{400, what} }
 
-// A message is a SIP message in the bytes it came in, and where in them the
-// things are that a proxy needs. It changes nothing and keeps no copy.
+// message is an index of a SIP message: the bytes as received, and the places of the
+// parts that a proxy needs. It changes nothing and copies nothing.
 type message struct {
-	b      []byte // head and body; octets behind the body are cut off
-	head   int    // length of start line and header section, the empty line included
-	length int    // Content-Length; -1 if there is none
-	fault  *fault // what is wrong with it; nil if nothing is
-	unsure bool   // others may read another dialog or method in it than we do
+	b             []byte // header section and body; bytes after the body are cut off
+	headLen       int    // length of start line and header section, with the empty line
+	contentLength int    // Content-Length; -1 if there is none
+	fault         *fault // first error found; nil if there is none
+	ambiguous     bool   // other elements may read another dialog or method in it
 
 	method span // of a request
 	uri    span
 	status int // of a response; 0 in a request
 
-	fields []field // those with a name, in order
+	fields []field // named header fields, in order
 
-	via     viaValue // the topmost
-	callID  span
-	cseq    uint32
-	cseqMet span // method in CSeq
-	from    span // value of From
-	to      span
-	fromTag span // empty if there is none
-	toTag   span
-	maxFwd  int // -1 if there is none
+	via         viaValue // topmost Via
+	callID      span
+	cseq        uint32
+	cseqMethod  span // method in CSeq
+	from        span // value of From
+	to          span
+	fromTag     span // empty if there is none
+	toTag       span
+	maxForwards int // -1 if there is none
 }
 
-func (m *message) request() bool       { return m.status == 0 }
-func (m *message) is(meth string) bool { return string(m.methodName()) == meth }
-func (m *message) text(s span) []byte  { return m.b[s.from:s.to] }
-func (m *message) methodName() []byte  { return m.text(m.cseqMet) }
-func (m *message) initial() bool       { return m.toTag.empty() }
-func (m *message) first(n name) *field { return m.next(n, 0) }
-func (m *message) has(n name) bool     { return m.first(n) != nil }
-func (m *message) answerable() bool    { return m.request() && m.via.ok && !m.is("ACK") }
+func (m *message) isRequest() bool               { return m.status == 0 }
+func (m *message) isMethod(meth string) bool     { return string(m.methodName()) == meth }
+func (m *message) text(s span) []byte            { return m.b[s.from:s.to] }
+func (m *message) methodName() []byte            { return m.text(m.cseqMethod) }
+func (m *message) initial() bool                 { return m.toTag.empty() }
+func (m *message) firstField(n fieldName) *field { return m.nextField(n, 0) }
+func (m *message) hasField(n fieldName) bool     { return m.firstField(n) != nil }
+func (m *message) answerable() bool              { return m.isRequest() && m.via.ok && !m.isMethod("ACK") }
 
-// hasNextVia reports whether a Via stands behind the topmost.
+// hasNextVia reports whether there is a Via below the topmost.
 func (m *message) hasNextVia() bool {
 	vias := 0
 	for i := range m.fields {
@@ -127,17 +125,18 @@ func (m *message) hasNextVia() bool {
 	return false
 }
 
-// wrong notes a fault; the first one found is the one that is told. Only one of a
-// body's length or of Max-Forwards leaves it certain what the message is.
-func (m *message) wrong(f *fault) {
-	m.unsure = m.unsure || f != badLength && f != noLength && f != twoLengths && f != badHops
+// noteFault records an error; only the first is kept. Every error but one in
+// Content-Length or Max-Forwards makes the message ambiguous.
+func (m *message) noteFault(f *fault) {
+	m.ambiguous = m.ambiguous || f != badLength && f != noLength && f != twoLengths && f != badHops
 	if m.fault == nil {
 		m.fault = f
 	}
 }
 
-// next returns the first field of that name at or behind index i of fields.
-func (m *message) next(n name, i int) *field {
+// nextField returns the first field with that name at or after index i of fields, or
+// nil.
+func (m *message) nextField(n fieldName, i int) *field {
 	for ; i < len(m.fields); i++ {
 		if m.fields[i].name == n {
 			return &m.fields[i]
@@ -146,69 +145,69 @@ func (m *message) next(n name, i int) *field {
 	return nil
 }
 
-// after returns the next field of the same name, nil if there is none.
-func (m *message) after(f *field) *field {
+// fieldAfter returns the next field with the same name as f, or nil.
+func (m *message) fieldAfter(f *field) *field {
 	for i := range m.fields {
 		if &m.fields[i] == f {
-			return m.next(f.name, i+1)
+			return m.nextField(f.name, i+1)
 		}
 	}
 	return nil
 }
 
-// index reads b into m and reports whether b is SIP at all. It makes one pass
-// over the header section and allocates nothing once m.fields has grown.
+// index reads b into m and reports whether b is SIP at all. It makes one pass over the
+// header section, and allocates nothing once m.fields has grown.
 //
-// It is strict where an element behind us might read the message differently
-// than we do (RFC 3261 §7.3.1, §18.3, §25.1): line ends, doubled fields,
-// lengths. What only others have to understand it does not look at.
-// What is wrong is left in m.fault; the rest is filled in as far as it goes,
-// so that a bad request can be answered, and a stream read on behind it.
+// It is strict where the next element might read the message differently (RFC 3261
+// §7.3.1, §18.3, §25.1): line ends, doubled fields, lengths. It does not look at parts
+// that only other elements need to understand. An error is left in m.fault, and the rest
+// is filled in as far as possible, so that a bad request can be answered and a stream
+// read further.
 //
-// stream says that b came from a stream and Content-Length was used to cut it.
+// stream reports that b came from a stream and was cut by its Content-Length.
 func (m *message) index(b []byte, stream bool) bool {
 	ok := m.indexHead(b)
-	m.fit(b, stream)
+	m.cutBody(b, stream)
 	return ok
 }
 
-// indexHead reads the header section of b into m: all that index does but for
-// the body, which may be still to come. [message.fit] does the rest.
+// indexHead reads the header section of b into m. The body may still be to come;
+// [message.cutBody] completes the index.
 func (m *message) indexHead(b []byte) bool {
-	*m = message{b: b, length: -1, maxFwd: -1, fields: m.fields[:0]}
+	*m = message{b: b, contentLength: -1, maxForwards: -1, fields: m.fields[:0]}
 	end := bytes.Index(b, crlfcrlf)
 	if end < 0 {
 		end = len(b)
-		m.wrong(malformed("No End Of Header Section"))
-		m.head = end
+		m.noteFault(malformedFault("No End Of Header Section"))
+		m.headLen = end
 	} else {
 		end += 2
-		m.head = end + 2
+		m.headLen = end + 2
 	}
 	head := b[:end]
 	if nul := bytes.IndexByte(head, 0); nul >= 0 && !quotedNUL(head) {
-		m.wrong(malformed("NUL In Header Section"))
+		m.noteFault(malformedFault("NUL In Header Section"))
 	}
 	eol := bytes.Index(head, crlf)
 	if eol < 0 {
 		return false
 	}
-	ok := m.startLine(head[:eol])
+	ok := m.indexStartLine(head[:eol])
 	lines := 0
 	for pos := eol + 2; pos < end; {
-		next := m.line(head, pos)
-		if lines++; lines > maxHeaders {
-			m.wrong(malformed("Too Many Header Fields"))
+		next := m.indexField(head, pos)
+		if lines++; lines > maxHeaderFields {
+			m.noteFault(malformedFault("Too Many Header Fields"))
 			break
 		}
 		pos = next
 	}
-	m.check()
+	m.checkFields()
 	return ok
 }
 
-// quotedNUL reports whether every NUL in b is a quoted-pair (RFC 3261 §25.1):
-// the only place where one may stand.
+// quotedNUL reports whether every NUL in b is a quoted-pair, the only valid place of one
+// (RFC 3261 §25.1).
 func quotedNUL(b []byte) bool {
 	for i, c := range b {
 		if c == 0 && (i == 0 || b[i-1] != '\\') {
@@ -224,14 +223,14 @@ var (
 	version  = []byte("SIP/2.0")
 )
 
-// startLine reads the request line or status line and reports whether it is
-// one of SIP.
-func (m *message) startLine(l []byte) bool {
-	if len(l) > maxStart || bytes.IndexByte(l, '\n') >= 0 || bytes.IndexByte(l, '\r') >= 0 {
-		m.wrong(badSyntax)
+// indexStartLine reads the request line or status line, and reports whether it is one of
+// SIP.
+func (m *message) indexStartLine(l []byte) bool {
+	if len(l) > maxStartLine || bytes.IndexByte(l, '\n') >= 0 || bytes.IndexByte(l, '\r') >= 0 {
+		m.noteFault(badSyntax)
 	}
 	if len(l) >= 8 && equalFold(l[:4], "sip/") {
-		return m.statusLine(l)
+		return m.indexStatusLine(l)
 	}
 	sp := bytes.IndexByte(l, ' ')
 	last := bytes.LastIndexByte(bytes.TrimRight(l, " "), ' ')
@@ -239,31 +238,31 @@ func (m *message) startLine(l []byte) bool {
 		return false
 	}
 	m.method = span{0, int32(sp)}
-	m.cseqMet = m.method // until CSeq is read and found equal
+	m.cseqMethod = m.method // until CSeq is read and found equal
 	m.uri = span{int32(sp + 1), int32(last)}
 	v := l[last+1:]
 	switch {
 	case len(v) > 4 && equalFold(v[:4], "sip/") && !equalFold(v, "sip/2.0"):
 		if len(bytes.TrimRight(v, " ")) != len(v) {
-			m.wrong(malformed("Malformed Request-Line"))
+			m.noteFault(malformedFault("Malformed Request-Line"))
 		}
-		m.wrong(badVersion)
+		m.noteFault(badVersion)
 	case !equalFold(v, "sip/2.0"):
 		if !bytes.HasPrefix(bytes.ToUpper(v), version) {
 			return false
 		}
-		m.wrong(malformed("Malformed Request-Line"))
+		m.noteFault(malformedFault("Malformed Request-Line"))
 	}
 	uri := m.text(m.uri)
 	if len(uri) == 0 || bytes.IndexByte(uri, ' ') >= 0 || bytes.IndexByte(uri, '\t') >= 0 || uri[0] == '<' {
-		m.wrong(malformed("Malformed Request-URI"))
+		m.noteFault(malformedFault("Malformed Request-URI"))
 	}
 	return true
 }
 
-// statusLine reads a status line. RFC 3665 §3.9 has two spaces in one; so may
-// others.
-func (m *message) statusLine(l []byte) bool {
+// indexStatusLine reads a status line, and reports whether it is one of SIP. More than
+// one space before the status is accepted: RFC 3665 §3.9 has an example.
+func (m *message) indexStatusLine(l []byte) bool {
 	if !equalFold(l[:7], "sip/2.0") || l[7] != ' ' {
 		return false
 	}
@@ -271,7 +270,7 @@ func (m *message) statusLine(l []byte) bool {
 	if len(l) < 3 || len(l) > 3 && l[3] != ' ' {
 		return false
 	}
-	code, ok := number(l[:3], 699)
+	code, ok := parseNumber(l[:3], 699)
 	if !ok || code < 100 {
 		return false
 	}
@@ -279,41 +278,40 @@ func (m *message) statusLine(l []byte) bool {
 	return true
 }
 
-// line reads the header field that begins at pos, and returns where the next
-// begins.
-func (m *message) line(head []byte, pos int) int {
+// indexField reads the header field at pos and returns where the next one begins.
+func (m *message) indexField(head []byte, pos int) int {
 	end := pos
 	for {
 		nl := bytes.IndexByte(head[end:], '\n')
 		if nl < 0 {
-			m.wrong(badSyntax)
+			m.noteFault(badSyntax)
 			return len(head)
 		}
 		if nl == 0 || head[end+nl-1] != '\r' || bytes.IndexByte(head[end:end+nl-1], '\r') >= 0 {
-			m.wrong(malformed("Bare CR Or LF In Header Section"))
+			m.noteFault(malformedFault("Bare CR Or LF In Header Section"))
 		}
 		end += nl + 1
 		if end >= len(head) || head[end] != ' ' && head[end] != '\t' {
 			break
 		}
 	}
-	if end-pos > maxLine {
-		m.wrong(malformed("Header Field Too Long"))
+	if end-pos > maxFieldLen {
+		m.noteFault(malformedFault("Header Field Too Long"))
 		return end
 	}
 	l := head[pos:end]
 	colon := bytes.IndexByte(l, ':')
 	if colon < 0 {
-		m.wrong(malformed("Header Field Without Colon"))
+		m.noteFault(malformedFault("Header Field Without Colon"))
 		return end
 	}
 	n := bytes.TrimRight(l[:colon], " \t")
 	if len(n) == 0 || !isToken(n) {
-		m.wrong(malformed("Malformed Header Field Name"))
+		m.noteFault(malformedFault("Malformed Header Field Name"))
 		return end
 	}
-	k := nameOf(n)
-	if k == unknown {
+	k := lookUpFieldName(n)
+	if k == otherField {
 		return end
 	}
 	v := span{int32(pos + colon + 1), int32(end)}
@@ -327,17 +325,17 @@ func (m *message) line(head []byte, pos int) int {
 	return end
 }
 
-// check reads the fields that every message has (RFC 3261 §8.1.1, §16.3) and
-// notes what is wrong with them.
-func (m *message) check() {
-	var seen [names]int
+// checkFields reads the fields that every message must have (RFC 3261 §8.1.1, §16.3),
+// and records their errors.
+func (m *message) checkFields() {
+	var seen [fieldNameCount]int
 	for i := range m.fields {
 		f := &m.fields[i]
-		if seen[f.name]++; seen[f.name] > 1 && single[f.name] {
+		if seen[f.name]++; seen[f.name] > 1 && singleFields[f.name] {
 			if f.name == hContentLength {
-				m.wrong(twoLengths)
+				m.noteFault(twoLengths)
 			} else {
-				m.wrong(malformed("Doubled Header Field"))
+				m.noteFault(malformedFault("Doubled Header Field"))
 			}
 			continue
 		}
@@ -349,106 +347,107 @@ func (m *message) check() {
 			}
 		case hFrom:
 			m.from = f.value
-			m.fromTag = m.tag(f.value)
+			m.fromTag = m.readTag(f.value)
 		case hTo:
 			m.to = f.value
-			m.toTag = m.tag(f.value)
+			m.toTag = m.readTag(f.value)
 		case hCallID:
 			m.callID = f.value
 			if len(v) == 0 || bytes.ContainsAny(v, " \t\r\n") {
-				m.wrong(malformed("Malformed Call-ID"))
+				m.noteFault(malformedFault("Malformed Call-ID"))
 			}
 		case hCSeq:
 			m.readCSeq(f.value)
 		case hMaxForwards:
-			n, ok := number(v, 255)
+			n, ok := parseNumber(v, 255)
 			if !ok {
-				m.wrong(badHops)
+				m.noteFault(badHops)
 				continue
 			}
-			m.maxFwd = n
+			m.maxForwards = n
 		case hContentLength:
-			n, ok := number(v, math.MaxInt32)
+			n, ok := parseNumber(v, math.MaxInt32)
 			if !ok {
-				m.wrong(badLength)
+				m.noteFault(badLength)
 				continue
 			}
-			m.length = n
+			m.contentLength = n
 		}
 	}
 	switch {
-	case seen[hVia] == 0 || !m.via.ok || m.via.bad:
-		m.wrong(malformed("Missing Or Malformed Via"))
+	case seen[hVia] == 0 || !m.via.ok || m.via.malformed:
+		m.noteFault(malformedFault("Missing Or Malformed Via"))
 	case seen[hFrom] == 0:
-		m.wrong(malformed("Missing From"))
+		m.noteFault(malformedFault("Missing From"))
 	case seen[hTo] == 0:
-		m.wrong(malformed("Missing To"))
+		m.noteFault(malformedFault("Missing To"))
 	case seen[hCallID] == 0:
-		m.wrong(malformed("Missing Call-ID"))
+		m.noteFault(malformedFault("Missing Call-ID"))
 	case seen[hCSeq] == 0:
-		m.wrong(malformed("Missing CSeq"))
+		m.noteFault(malformedFault("Missing CSeq"))
 	case seen[hVia] > maxRoutes || seen[hRoute] > maxRoutes || seen[hRecordRoute] > maxRoutes:
-		m.wrong(malformed("Too Many Hops Listed"))
+		m.noteFault(malformedFault("Too Many Hops Listed"))
 	}
 }
 
-// fit says where the message is, head and body, once all of it has come. What
-// is wrong with the body's length is noted behind all other faults.
-func (m *message) fit(b []byte, stream bool) {
+// cutBody sets b to the whole message, header section and body, and cuts off the bytes
+// after the body. An error of the body's length is recorded after all others.
+func (m *message) cutBody(b []byte, stream bool) {
 	m.b = b
-	switch body := len(m.b) - m.head; {
-	case m.length > body:
-		m.wrong(badLength)
-	case m.length >= 0:
-		m.b = m.b[:m.head+m.length] // RFC 3261 §18.3: what is behind it is not of this message
+	switch body := len(m.b) - m.headLen; {
+	case m.contentLength > body:
+		m.noteFault(badLength)
+	case m.contentLength >= 0:
+		m.b = m.b[:m.headLen+m.contentLength] // RFC 3261 §18.3: bytes after the body are not part of the message
 	case stream:
-		m.b = m.b[:m.head]
+		m.b = m.b[:m.headLen]
 	}
 }
 
+// readCSeq reads the number and the method of a CSeq value.
 func (m *message) readCSeq(v span) {
 	b := m.text(v)
 	i := 0
 	for i < len(b) && b[i] >= '0' && b[i] <= '9' {
 		i++
 	}
-	n, ok := number(b[:i], math.MaxUint32)
+	n, ok := parseNumber(b[:i], math.MaxUint32)
 	j := i
 	for j < len(b) && isSpace(b[j]) {
 		j++
 	}
 	met := span{v.from + int32(j), v.to}
 	if !ok || i == j || !isToken(m.text(met)) {
-		m.wrong(malformed("Malformed CSeq"))
+		m.noteFault(malformedFault("Malformed CSeq"))
 		return
 	}
 	m.cseq = uint32(n)
-	if m.request() && !bytes.Equal(m.text(met), m.text(m.method)) {
-		m.wrong(malformed("CSeq Method Mismatch"))
+	if m.isRequest() && !bytes.Equal(m.text(met), m.text(m.method)) {
+		m.noteFault(malformedFault("CSeq Method Mismatch"))
 		return
 	}
-	m.cseqMet = met
+	m.cseqMethod = met
 }
 
-// tag returns the tag parameter of a From or To value.
-func (m *message) tag(v span) span {
-	_, params, ok := nameAddr(m.b, v)
+// readTag returns the tag parameter of a From or To value.
+func (m *message) readTag(v span) span {
+	_, params, ok := splitNameAddr(m.b, v)
 	if !ok {
-		m.wrong(malformed("Malformed From Or To"))
+		m.noteFault(malformedFault("Malformed From Or To"))
 		return span{}
 	}
-	t, _ := param(m.b, params, "tag")
+	t, _ := findParam(m.b, params, "tag")
 	return t
 }
 
-// nameAddr finds the URI and the header parameters in a name-addr or
-// addr-spec, RFC 3261 §20.10: without angle brackets every parameter is the
-// header's. ok is false when quotes or brackets do not pair.
-func nameAddr(b []byte, v span) (uri, params span, ok bool) {
+// splitNameAddr returns the URI and the header parameters of a name-addr or addr-spec.
+// Without angle brackets all parameters belong to the header field (RFC 3261 §20.10). ok
+// is false if a quote or bracket is not closed.
+func splitNameAddr(b []byte, v span) (uri, params span, ok bool) {
 	for i := v.from; i < v.to; i++ {
 		switch b[i] {
 		case '"':
-			if i = quoted(b, i, v.to); i < 0 {
+			if i = closingQuote(b, i, v.to); i < 0 {
 				return span{}, span{}, false
 			}
 		case '<':
@@ -464,8 +463,8 @@ func nameAddr(b []byte, v span) (uri, params span, ok bool) {
 	return v, span{v.to, v.to}, v.from < v.to
 }
 
-// quoted returns the index of the quote that closes the one at b[i], or -1.
-func quoted(b []byte, i, end int32) int32 {
+// closingQuote returns the index of the quote that closes the one at b[i], or -1.
+func closingQuote(b []byte, i, end int32) int32 {
 	for i++; i < end; i++ {
 		switch b[i] {
 		case '\\':
@@ -477,10 +476,10 @@ func quoted(b []byte, i, end int32) int32 {
 	return -1
 }
 
-// param finds a parameter in ";a=b;c" and returns its value, and whether it is
-// there at all. Names are compared without case; white space around them, and
-// quotes around the value, are not part of either.
-func param(b []byte, v span, want string) (value span, found bool) {
+// findParam finds a parameter in ";a=b;c". It returns its value, and whether the
+// parameter is there. want is in lower case, and names are compared without case. White
+// space, and the quotes around a value, are left out.
+func findParam(b []byte, v span, want string) (value span, found bool) {
 	for i := v.from; i < v.to; {
 		if b[i] != ';' && !isSpace(b[i]) {
 			i++
@@ -499,7 +498,7 @@ func param(b []byte, v span, want string) (value span, found bool) {
 			i = skipSpace(b, i+1, v.to)
 			val = span{i, i}
 			if i < v.to && b[i] == '"' {
-				q := quoted(b, i, v.to)
+				q := closingQuote(b, i, v.to)
 				if q < 0 {
 					return span{}, false
 				}
@@ -522,6 +521,7 @@ func param(b []byte, v span, want string) (value span, found bool) {
 	return span{}, false
 }
 
+// skipSpace returns the index of the first byte that is not white space, at most end.
 func skipSpace(b []byte, i, end int32) int32 {
 	for i < end && isSpace(b[i]) {
 		i++
@@ -529,8 +529,9 @@ func skipSpace(b []byte, i, end int32) int32 {
 	return i
 }
 
-// number reads decimal digits, at most max.
-func number(b []byte, max int) (int, bool) {
+// parseNumber reads decimal digits. It returns false for anything else, and for a number
+// above max.
+func parseNumber(b []byte, max int) (int, bool) {
 	if len(b) == 0 {
 		return 0, false
 	}
@@ -548,7 +549,7 @@ func number(b []byte, max int) (int, bool) {
 
 func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
 
-// tokenChar holds the characters of a token, RFC 3261 §25.1.
+// tokenChar marks the characters of a token (RFC 3261 §25.1).
 var tokenChar = func() (t [256]bool) {
 	for c := range t {
 		t[c] = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
@@ -568,7 +569,7 @@ func isToken(b []byte) bool {
 	return len(b) > 0
 }
 
-// equalFold compares b with lower, which is lower-case ASCII.
+// equalFold compares b with lower without case. lower is lower-case ASCII.
 func equalFold[T string | []byte](b T, lower string) bool {
 	if len(b) != len(lower) {
 		return false
@@ -585,8 +586,9 @@ func equalFold[T string | []byte](b T, lower string) bool {
 	return true
 }
 
-// nameOf tells a header field's name, long or compact (RFC 3261 §7.3.3).
-func nameOf(n []byte) name {
+// lookUpFieldName returns the header field with this long or compact name (RFC 3261
+// §7.3.3), or otherField.
+func lookUpFieldName(n []byte) fieldName {
 	switch len(n) {
 	case 1:
 		switch n[0] | 0x20 {
@@ -603,38 +605,39 @@ func nameOf(n []byte) name {
 		case 'l':
 			return hContentLength
 		}
-		return unknown
+		return otherField
 	case 2:
-		return named(n, "to", hTo)
+		return matchName(n, "to", hTo)
 	case 3:
-		return named(n, "via", hVia)
+		return matchName(n, "via", hVia)
 	case 4:
-		return named(n, "from", hFrom) + named(n, "cseq", hCSeq) + named(n, "path", hPath)
+		return matchName(n, "from", hFrom) + matchName(n, "cseq", hCSeq) + matchName(n, "path", hPath)
 	case 5:
-		return named(n, "route", hRoute) + named(n, "x-cid", hXCID)
+		return matchName(n, "route", hRoute) + matchName(n, "x-cid", hXCID)
 	case 7:
-		return named(n, "call-id", hCallID) + named(n, "contact", hContact)
+		return matchName(n, "call-id", hCallID) + matchName(n, "contact", hContact)
 	case 9:
-		return named(n, "diversion", hDiversion) + named(n, "x-auth-ip", hAuthSource)
+		return matchName(n, "diversion", hDiversion) + matchName(n, "x-auth-ip", hAuthSource)
 	case 11:
-		return named(n, "x-auth-port", hAuthSource)
+		return matchName(n, "x-auth-port", hAuthSource)
 	case 12:
-		return named(n, "max-forwards", hMaxForwards) + named(n, "record-route", hRecordRoute)
+		return matchName(n, "max-forwards", hMaxForwards) + matchName(n, "record-route", hRecordRoute)
 	case 13:
-		return named(n, "proxy-require", hProxyRequire) + named(n, "authorization", hAuthorization)
+		return matchName(n, "proxy-require", hProxyRequire) + matchName(n, "authorization", hAuthorization)
 	case 14:
-		return named(n, "content-length", hContentLength)
+		return matchName(n, "content-length", hContentLength)
 	case 15:
-		return named(n, "x-bellhop-trunk", hTrunkMark) + named(n, "remote-party-id", hRemotePartyID)
+		return matchName(n, "x-bellhop-trunk", hTrunkMark) + matchName(n, "remote-party-id", hRemotePartyID)
 	case 19:
-		return named(n, "p-asserted-identity", hAssertedIdentity) + named(n, "proxy-authorization", hAuthorization)
+		return matchName(n, "p-asserted-identity", hAssertedIdentity) + matchName(n, "proxy-authorization", hAuthorization)
 	}
-	return unknown
+	return otherField
 }
 
-func named(n []byte, lower string, k name) name {
+// matchName returns k if n is the name lower, else otherField.
+func matchName(n []byte, lower string, k fieldName) fieldName {
 	if equalFold(n, lower) {
 		return k
 	}
-	return unknown
+	return otherField
 }

@@ -7,28 +7,28 @@ import (
 	"time"
 )
 
-// TestARequestWithoutALengthIsRefused: where a body ends on a stream only
-// Content-Length says. A request without it is no half message to send on.
-func TestARequestWithoutALengthIsRefused(t *testing.T) { // RFC 3261 §18.3, §20.14
+// On a stream, only Content-Length marks the end of a body. A request without it is
+// refused, not forwarded in part.
+func TestRequestWithoutContentLengthIsRefused(t *testing.T) { // RFC 3261 §18.3, §20.14
 	sdp := "v=0\r\no=- 7 7 IN IP4 192.0.2.101\r\ns=-\r\nt=0 0\r\n"
 	without := func(m text) text {
-		return m.with(fmt.Sprintf("Content-Length: %d\r\n", len(m.body())), "")
+		return m.replaced(fmt.Sprintf("Content-Length: %d\r\n", len(m.body())), "")
 	}
 	for _, tt := range []struct {
 		name    string
 		request func(p *peer) text
 	}{
-		{"an INVITE with a body", func(p *peer) text { return p.invite("Content-Type: application/sdp", "", sdp) }},
-		{"an INVITE without one", func(p *peer) text { return p.invite() }},
+		{"an INVITE with a body", func(p *peer) text { return p.newInvite("Content-Type: application/sdp", "", sdp) }},
+		{"an INVITE without one", func(p *peer) text { return p.newInvite() }},
 		{"a MESSAGE whose text looks like a request", func(p *peer) text {
-			return p.request("MESSAGE", "sip:102@pbx.example", "c: text/plain", "", "BYE sip:102@pbx.example SIP/2.0\r\n\r\n")
+			return p.newRequest("MESSAGE", "sip:102@pbx.example", "c: text/plain", "", "BYE sip:102@pbx.example SIP/2.0\r\n\r\n")
 		}},
-		{"a REGISTER", func(p *peer) text { return p.request("REGISTER", "sip:pbx.example") }},
+		{"a REGISTER", func(p *peer) text { return p.newRequest("REGISTER", "sip:pbx.example") }},
 	} {
 		for _, dribble := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/dribbled=%v", tt.name, dribble), func(t *testing.T) {
-				play(t, func(s *scene) {
-					phone := s.tcp(phoneAt.Addr())
+				runScenario(t, func(s *testbed) {
+					phone := s.dialTCPPeer(phoneAt.Addr())
 					m := without(tt.request(phone))
 					if dribble {
 						for _, b := range []byte(m[:len(m)-len(m.body())]) {
@@ -36,66 +36,66 @@ func TestARequestWithoutALengthIsRefused(t *testing.T) { // RFC 3261 §18.3, §2
 						}
 						go phone.write([]byte(m.body()))
 					} else {
-						phone.sends(m)
+						phone.send(m)
 					}
-					phone.gets("refused", "SIP/2.0 400 Missing Content-Length")
-					phone.gets("what is behind it cannot be read", "<closed>")
-					s.quiet("nothing goes on")
+					phone.expect("refused", "SIP/2.0 400 Missing Content-Length")
+					phone.expect("what is behind it cannot be read", "<closed>")
+					s.expectNothing("nothing goes on")
 				})
 			})
 		}
 	}
 	t.Run("from the PBX", func(t *testing.T) {
-		play(t, func(s *scene) {
-			own := s.tcp(pbxAt.Addr())
-			own.sends(without(own.request("INVITE", "sip:101@192.0.2.101:5062", "Content-Type: application/sdp", "", sdp)))
-			own.gets("refused", "SIP/2.0 400 Missing Content-Length")
-			own.gets("and closed", "<closed>")
-			s.quiet("the phone gets nothing")
+		runScenario(t, func(s *testbed) {
+			own := s.dialTCPPeer(pbxAt.Addr())
+			own.send(without(own.newRequest("INVITE", "sip:101@192.0.2.101:5062", "Content-Type: application/sdp", "", sdp)))
+			own.expect("refused", "SIP/2.0 400 Missing Content-Length")
+			own.expect("and closed", "<closed>")
+			s.expectNothing("the phone gets nothing")
 		}, pbxOverTCP)
 	})
 	t.Run("an ACK", func(t *testing.T) { // it is never answered
-		play(t, func(s *scene) {
-			phone := s.tcp(phoneAt.Addr())
-			phone.sends(without(phone.request("ACK", "sip:102@pbx.example")))
-			phone.gets("closed", "<closed>")
-			s.quiet("it does not go on")
+		runScenario(t, func(s *testbed) {
+			phone := s.dialTCPPeer(phoneAt.Addr())
+			phone.send(without(phone.newRequest("ACK", "sip:102@pbx.example")))
+			phone.expect("closed", "<closed>")
+			s.expectNothing("it does not go on")
 		})
 	})
 	t.Run("over UDP the datagram ends it", func(t *testing.T) {
-		play(t, func(s *scene) {
-			s.phone.sends(without(s.phone.request("MESSAGE", "sip:102@pbx.example", "Content-Type: text/plain", "", "hello")))
-			got := s.pbx.gets("goes on", "MESSAGE")
-			equal(t, "body", got.body(), "hello")
-			s.pbx.replies(got, "200 OK")
+		runScenario(t, func(s *testbed) {
+			s.phone.send(without(s.phone.newRequest("MESSAGE", "sip:102@pbx.example", "Content-Type: text/plain", "", "hello")))
+			got := s.pbx.expect("goes on", "MESSAGE")
+			assertEqual(t, "body", got.body(), "hello")
+			s.pbx.respond(got, "200 OK")
 		})
 	})
 }
 
-// TestAResponseWithoutALength: that of one without a body is known all the same.
-func TestAResponseWithoutALength(t *testing.T) {
-	play(t, func(s *scene) {
-		invite, got := s.invited()
-		s.pbx.sends(s.pbx.answer(got, "180 Ringing").with("Content-Length: 0\r\n", "") + s.pbx.answer(got, "183 Session Progress").with("Content-Length: 0\r\n", ""))
-		s.phone.gets("no Content-Type: no body", "SIP/2.0 180")
-		s.phone.gets("and what is behind it is read", "SIP/2.0 183")
+// The length of a response without a body is known without Content-Length.
+func TestBodylessResponseNeedsNoContentLength(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		invite, got := s.sendInvite()
+		s.pbx.send(s.pbx.newResponse(got, "180 Ringing").replaced("Content-Length: 0\r\n", "") + s.pbx.newResponse(got, "183 Session Progress").replaced("Content-Length: 0\r\n", ""))
+		s.phone.expect("no Content-Type: no body", "SIP/2.0 180")
+		s.phone.expect("and what is behind it is read", "SIP/2.0 183")
 		for _, name := range []string{"Content-Type", "c", "CONTENT-TYPE "} {
-			s.pbx.sends(s.pbx.answer(got, "200 OK", name+": application/sdp", "", "v=0\r\n").with("Content-Length: 5\r\n", ""))
-			s.pbx.gets("nobody knows where it ends", "<closed>")
-			s.pbx.forgets()
-			s.quiet("half a 200 is none")
-			s.phone.sends(s.phone.request("OPTIONS", "sip:102@pbx.example"))
-			s.pbx.replies(s.pbx.gets("over a new connection", "OPTIONS"), "200 OK")
-			s.phone.gets("answer", "SIP/2.0 200")
+			s.pbx.send(s.pbx.newResponse(got, "200 OK", name+": application/sdp", "", "v=0\r\n").replaced("Content-Length: 5\r\n", ""))
+			s.pbx.expect("nobody knows where it ends", "<closed>")
+			s.pbx.discardReceived()
+			s.expectNothing("half a 200 is none")
+			s.phone.send(s.phone.newRequest("OPTIONS", "sip:102@pbx.example"))
+			s.pbx.respond(s.pbx.expect("over a new connection", "OPTIONS"), "200 OK")
+			s.phone.expect("answer", "SIP/2.0 200")
 		}
-		s.pbx.replies(got, "486 Busy Here")
-		s.pbx.gets("acknowledged", "ACK")
-		s.phone.acks(invite, s.phone.gets("the call has its end", "SIP/2.0 486"))
+		s.pbx.respond(got, "486 Busy Here")
+		s.pbx.expect("acknowledged", "ACK")
+		s.phone.sendACK(invite, s.phone.expect("the call has its end", "SIP/2.0 486"))
 	}, pbxOverTCP, oneWorker)
 }
 
-// TestASingleCRLFIsNoPing: two CRLFs right behind each other are one.
-func TestASingleCRLFIsNoPing(t *testing.T) { // RFC 5626 §3.5.1, RFC 3261 §7.5
+// A ping is two CRLFs, one directly after the other.
+func TestSingleCRLFIsNoPing(t *testing.T) { // RFC 5626 §3.5.1, RFC 3261 §7.5
 	for _, tt := range []struct {
 		name   string
 		pieces string // apart by commas; a number is a pause in milliseconds
@@ -120,12 +120,12 @@ func TestASingleCRLFIsNoPing(t *testing.T) { // RFC 5626 §3.5.1, RFC 3261 §7.5
 		{"pings around a message at once", "RNRNMRNRN", 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
-				phone := s.tcp(phoneAt.Addr())
+			runScenario(t, func(s *testbed) {
+				phone := s.dialTCPPeer(phoneAt.Addr())
 				pongs, answers := 0, 0
 				hears := func() {
-					s.after(0)
-					for m, ok := phone.next(); ok; m, ok = phone.next() {
+					s.advance(0)
+					for m, ok := phone.nextMessage(); ok; m, ok = phone.nextMessage() {
 						if strings.HasPrefix(string(m), "SIP/2.0 200") {
 							answers++
 						} else {
@@ -136,23 +136,23 @@ func TestASingleCRLFIsNoPing(t *testing.T) { // RFC 5626 §3.5.1, RFC 3261 §7.5
 				for piece := range strings.SplitSeq(tt.pieces, ",") {
 					var pause int
 					if n, _ := fmt.Sscan(piece, &pause); n == 1 {
-						s.after(time.Duration(pause) * ms)
+						s.advance(time.Duration(pause) * ms)
 						continue
 					}
-					options := string(phone.request("OPTIONS", "sip:192.0.2.1"))
-					phone.sends(text(strings.NewReplacer("R", "\r", "N", "\n", "M", options).Replace(piece)))
+					options := string(phone.newRequest("OPTIONS", "sip:192.0.2.1"))
+					phone.send(text(strings.NewReplacer("R", "\r", "N", "\n", "M", options).Replace(piece)))
 					hears()
 				}
-				equal(t, "pongs", fmt.Sprint(pongs), fmt.Sprint(tt.pongs))
-				equal(t, "answers", fmt.Sprint(answers), fmt.Sprint(strings.Count(tt.pieces, "M")))
+				assertEqual(t, "pongs", fmt.Sprint(pongs), fmt.Sprint(tt.pongs))
+				assertEqual(t, "answers", fmt.Sprint(answers), fmt.Sprint(strings.Count(tt.pieces, "M")))
 			})
 		})
 	}
 }
 
-// TestGarbageInAHead: what cannot be read is refused for itself, whatever the pieces
-// it comes in; on a stream what is behind it is read all the same.
-func TestGarbageInAHead(t *testing.T) { // RFC 3261 §7.3.1, §25.1
+// An unreadable message is refused alone, whatever pieces it arrives in. On a stream the
+// messages after it are still read.
+func TestGarbageInAHeaderSectionIsRefused(t *testing.T) { // RFC 3261 §7.3.1, §25.1
 	for _, tt := range []struct{ name, line string }{
 		{"a line without a colon", "Warning - this is no header field"},
 		{"a name in UTF-8", "X-Grüße: ja"},
@@ -161,18 +161,18 @@ func TestGarbageInAHead(t *testing.T) { // RFC 3261 §7.3.1, §25.1
 		{"a space in the name", "X Y: z"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
-				s.phone.sends(s.phone.invite(tt.line))
-				s.phone.gets("UDP", "SIP/2.0 400")
-				s.pbx.sends(s.pbx.request("INVITE", "sip:101@192.0.2.101:5062", tt.line))
-				s.pbx.gets("from the PBX too", "SIP/2.0 400")
-				phone := s.tcp(otherAt.Addr())
-				for _, b := range []byte(phone.invite(tt.line, "", "a body") + phone.request("OPTIONS", "sip:192.0.2.1")) {
+			runScenario(t, func(s *testbed) {
+				s.phone.send(s.phone.newInvite(tt.line))
+				s.phone.expect("UDP", "SIP/2.0 400")
+				s.pbx.send(s.pbx.newRequest("INVITE", "sip:101@192.0.2.101:5062", tt.line))
+				s.pbx.expect("from the PBX too", "SIP/2.0 400")
+				phone := s.dialTCPPeer(otherAt.Addr())
+				for _, b := range []byte(phone.newInvite(tt.line, "", "a body") + phone.newRequest("OPTIONS", "sip:192.0.2.1")) {
 					phone.write([]byte{b})
 				}
-				phone.gets("TCP", "SIP/2.0 400")
-				phone.gets("and read on", "SIP/2.0 200")
-				s.quiet("nothing goes on")
+				phone.expect("TCP", "SIP/2.0 400")
+				phone.expect("and read on", "SIP/2.0 200")
+				s.expectNothing("nothing goes on")
 			}, oneWorker)
 		})
 	}

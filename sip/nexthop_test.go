@@ -11,47 +11,46 @@ import (
 	msg "github.com/emiago/sipgo/sip"
 )
 
-// A sieve is a network that keeps where every datagram went and every connection
-// was opened to.
-type sieve struct {
-	sink
-	sent   []departure
+// recordingNetwork keeps every datagram sent and the address of every connection opened.
+type recordingNetwork struct {
+	recordingSocket
+	sent   []sentDatagram
 	dialed chan netip.AddrPort
 }
 
-type departure struct {
+type sentDatagram struct {
 	to      netip.AddrPort
 	request bool
 	b       []byte
 }
 
-func (s *sieve) ListenPacket(netip.AddrPort) (PacketConn, error) { return s, nil }
-func (s *sieve) Dial(_ netip.Addr, to netip.AddrPort) (net.Conn, error) {
+func (s *recordingNetwork) ListenPacket(netip.AddrPort) (PacketConn, error) { return s, nil }
+func (s *recordingNetwork) Dial(_ netip.Addr, to netip.AddrPort) (net.Conn, error) {
 	s.dialed <- to
 	return nil, net.ErrClosed
 }
-func (s *sieve) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
-	s.sent = append(s.sent, departure{to, !bytes.HasPrefix(b, []byte("SIP/2.0 ")), bytes.Clone(b)})
+func (s *recordingNetwork) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	s.sent = append(s.sent, sentDatagram{to, !bytes.HasPrefix(b, []byte("SIP/2.0 ")), bytes.Clone(b)})
 	return len(b), nil
 }
 
-// gave returns the Record-Route that the last request got.
-func (s *sieve) gave(tb testing.TB) string {
+// lastRecordRoute returns the Record-Route of the last request that has one.
+func (s *recordingNetwork) lastRecordRoute(tb testing.TB) string {
 	tb.Helper()
 	var m message
 	for i := len(s.sent) - 1; i >= 0; i-- {
-		if s.sent[i].request && m.index(s.sent[i].b, false) && m.has(hRecordRoute) {
-			return string(m.text(m.first(hRecordRoute).value))
+		if s.sent[i].request && m.index(s.sent[i].b, false) && m.hasField(hRecordRoute) {
+			return string(m.text(m.firstField(hRecordRoute).value))
 		}
 	}
 	tb.Fatal("nothing was record-routed")
 	return ""
 }
 
-// FuzzNextHop: whatever a peer on the edge side writes into Route, Request-URI,
-// Contact and tags, with whatever tokens of ours in it, a request of its leaves for
-// the PBX, for a trunk, or for the other end of a dialog that the PBX has left, and
-// a response for where its request came from.
+// FuzzNextHop checks where messages of the edge side go, whatever they have in Route,
+// Request-URI, Contact and tags, and whatever tokens of ours: a request to the PBX, to a
+// trunk, or to the other end of a dialog that the PBX has left; a response to the source
+// of its request.
 func FuzzNextHop(f *testing.F) {
 	var (
 		stranger  = netip.MustParseAddrPort("198.51.100.66:5060")
@@ -79,16 +78,16 @@ func FuzzNextHop(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, routes, uri, method string, bits uint8) {
-		net := &sieve{dialed: make(chan netip.AddrPort, 64)}
-		w, _ := bare(t, func(c *Config) {
+		net := &recordingNetwork{dialed: make(chan netip.AddrPort, 64)}
+		w, _ := newBareWorker(t, func(c *Config) {
 			c.Net = net
 			c.PBX = append(c.PBX, Addr{TCP, registrar})
 			c.PBXSources = []netip.Prefix{netip.MustParsePrefix("192.0.2.2/32")}
 			c.Trunks = []Trunk{{Name: "carrier", Sources: []netip.Prefix{netip.MustParsePrefix("198.51.100.9/32")}}}
 		})
 		show := func(from netip.AddrPort, b string) {
-			if p := w.comes([]byte(b), from); p != nil {
-				w.message(w.now(), p)
+			if p := w.receivePacket([]byte(b), from); p != nil {
+				w.handleMessage(w.now(), p)
 			}
 		}
 		initial := func(from netip.AddrPort, uri, call, more string) {
@@ -97,17 +96,17 @@ func FuzzNextHop(f *testing.F) {
 		}
 		tokens := make([]string, 7)
 		initial(stranger, "sip:102@pbx.example", "c0", "")
-		tokens[0] = net.gave(t)
+		tokens[0] = net.lastRecordRoute(t)
 		initial(barePhone, "sip:102@pbx.example", "c1", "")
-		tokens[1] = net.gave(t)
+		tokens[1] = net.lastRecordRoute(t)
 		initial(barePBX, "sip:102@"+called.String(), "c1", "Record-Route: "+tokens[1]+"\r\n")
-		tokens[2] = net.gave(t)
+		tokens[2] = net.lastRecordRoute(t)
 		initial(profile, "sip:101@"+barePhone.String(), "c3", "")
-		tokens[3] = net.gave(t)
-		path := string(w.seal.seal(nil, token{use: inPath, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x"}))
+		tokens[3] = net.lastRecordRoute(t)
+		path := string(w.sealer.sealToken(nil, token{use: inPath, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x"}))
 		tokens[4] = "<sip:" + path + "@192.0.2.1;lr>"
-		tokens[5] = "<sip:" + string(w.seal.seal(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, called, 0}})) + "@192.0.2.1;lr>"
-		tokens[6] = string(w.seal.seal(nil, token{use: inContact, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x sip:102@" + called.String()}))
+		tokens[5] = "<sip:" + string(w.sealer.sealToken(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, called, 0}})) + "@192.0.2.1;lr>"
+		tokens[6] = string(w.sealer.sealToken(nil, token{use: inContact, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x sip:102@" + called.String()}))
 		for i, tok := range tokens {
 			routes = strings.ReplaceAll(routes, "T"+strconv.Itoa(i), tok)
 			user := strings.TrimSuffix(strings.TrimPrefix(tok, "<"), ">")
@@ -140,39 +139,39 @@ func FuzzNextHop(f *testing.F) {
 				t.Errorf("a request of %s leaves for %s:\n%q", from, d.to, d.b)
 			}
 		}
-		w.hop.streams.close()
+		w.proxy.streams.close()
 		for len(net.dialed) > 0 {
 			if to := <-net.dialed; to != registrar && !(call == "c1" && to.Addr() == called.Addr()) {
 				t.Errorf("a connection is opened to %s", to)
 			}
 		}
-		if n := w.hop.stats.panics.Load(); n > 0 {
+		if n := w.proxy.stats.panics.Load(); n > 0 {
 			t.Error("a panic")
 		}
 	})
 }
 
-// An IPv4 address that is written as an IPv6 one is still what it is: this machine,
-// the PBX, or a trunk.
-func TestMappedAddresses(t *testing.T) {
-	w, _ := bare(t, nil)
-	w.hop.listeners[0].addr = netip.AddrPortFrom(netip.IPv6Unspecified(), bareHop.Port()) // IPv4 too, as the system has it
-	p := w.comes(numbered("MESSAGE", 1, ""), barePBX)
+// An IPv4-mapped IPv6 address is treated as the IPv4 address: of this machine, the PBX
+// or a trunk.
+func TestMappedAddressesCountAsIPv4(t *testing.T) {
+	w, _ := newBareWorker(t, nil)
+	w.proxy.listeners[0].addr = netip.AddrPortFrom(netip.IPv6Unspecified(), bareProxy.Port()) // IPv4 too, as the system has it
+	p := w.receivePacket(numberedRequest("MESSAGE", 1, ""), barePBX)
 	for uri, want := range map[string]*fault{
-		"sip:x@[::ffff:0.0.0.0]:9":   notAllowed,
-		"sip:x@[::ffff:127.0.0.1]:9": notAllowed,
-		"sip:x@[::ffff:" + bareHop.Addr().String() + "]:" + strconv.Itoa(int(bareHop.Port())): noBinding,
+		"sip:x@[::ffff:0.0.0.0]:9":   nextHopNotAllowed,
+		"sip:x@[::ffff:127.0.0.1]:9": nextHopNotAllowed,
+		"sip:x@[::ffff:" + bareProxy.Addr().String() + "]:" + strconv.Itoa(int(bareProxy.Port())): noBinding,
 	} {
 		var u msg.Uri
 		if f := parseURI(uri, &u); f != nil {
 			t.Fatalf("%s: %v", uri, f)
 		}
-		a, ok := addrOf(&u)
+		a, ok := uriAddr(&u)
 		if !ok {
 			t.Fatalf("%s is no address", uri)
 		}
-		if r, f := w.toEdge(p, routing{}, a); f != want {
-			t.Errorf("%s leads to %v, %v, want %v", uri, r.to.to, f, want)
+		if r, f := w.routeToEdge(p, routeDecision{}, a); f != want {
+			t.Errorf("%s leads to %v, %v, want %v", uri, r.nextHop.addr, f, want)
 		}
 	}
 }

@@ -12,11 +12,11 @@ import (
 	"bellhop/sip"
 )
 
-// saw takes what the watcher was shown, a line for each message.
-func (s *scene) saw() (lines []string) {
-	s.after(0)
-	for len(s.watch) > 0 {
-		m := <-s.watch
+// takeObservations returns the waiting observations, one line for each message.
+func (s *testbed) takeObservations() (lines []string) {
+	s.advance(0)
+	for len(s.observations) > 0 {
+		m := <-s.observations
 		what := m.Method
 		if !m.Request() {
 			what = fmt.Sprintf("%d %s", m.Status, m.Method)
@@ -24,22 +24,23 @@ func (s *scene) saw() (lines []string) {
 		if m.Own {
 			what += " of our own"
 		}
-		lines = append(lines, fmt.Sprintf("%s: %s to %s, peer %s, tags %s %s, body %d", what, m.Src, m.Dst, end(m), m.FromTag, m.ToTag, len(m.Body)))
+		lines = append(lines, fmt.Sprintf("%s: %s to %s, peer %s, tags %s %s, body %d", what, m.Src, m.Dst, farEnd(m), m.FromTag, m.ToTag, len(m.Body)))
 	}
 	return lines
 }
 
-// end is the end that is not the PBX; where both are not, who answers.
-func end(m dialog.Message) netip.AddrPort {
+// farEnd returns the peer of a message that is not the PBX; if neither is, the one that
+// answers.
+func farEnd(m dialog.Message) netip.AddrPort {
 	if m.Request() && m.Dst == dialog.Edge || !m.Request() && m.Src != dialog.Edge {
 		return m.To
 	}
 	return m.From
 }
 
-func (s *scene) wantSaw(want ...string) {
+func (s *testbed) expectObservations(want ...string) {
 	s.t.Helper()
-	got := s.saw()
+	got := s.takeObservations()
 	for i := range max(len(got), len(want)) {
 		g, w := "nothing", "nothing"
 		if i < len(got) {
@@ -48,23 +49,23 @@ func (s *scene) wantSaw(want ...string) {
 		if i < len(want) {
 			w = want[i]
 		}
-		equal(s.t, fmt.Sprintf("message %d", i), g, w)
+		assertEqual(s.t, fmt.Sprintf("message %d", i), g, w)
 	}
 }
 
-func TestAWatcherSeesACallOnce(t *testing.T) {
-	play(t, func(s *scene) {
-		invite := s.phone.invite("From: <sip:101@pbx.example>;tag=a", "", "v=0")
-		s.phone.sends(invite, invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
-		s.pbx.replies(got, "100 Trying")
-		s.pbx.replies(got, "180 Ringing")
-		s.phone.cancels(invite)
-		s.phone.cancels(invite)
-		s.pbx.replies(got, "487 Request Terminated")
-		s.pbx.replies(got, "487 Request Terminated")
-		s.phone.acks(invite, s.phone.last("the end", "SIP/2.0 180"))
-		s.wantSaw(
+func TestObservesEachMessageOfACallOnce(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		invite := s.phone.newInvite("From: <sip:101@pbx.example>;tag=a", "", "v=0")
+		s.phone.send(invite, invite)
+		got := s.pbx.expect("the INVITE goes on", "INVITE")
+		s.pbx.respond(got, "100 Trying")
+		s.pbx.respond(got, "180 Ringing")
+		s.phone.sendCancel(invite)
+		s.phone.sendCancel(invite)
+		s.pbx.respond(got, "487 Request Terminated")
+		s.pbx.respond(got, "487 Request Terminated")
+		s.phone.sendACK(invite, s.phone.expectLast("the end", "SIP/2.0 180"))
+		s.expectObservations(
 			"INVITE: edge to pbx, peer 192.0.2.101:5062, tags a , body 3",
 			"100 INVITE: pbx to edge, peer 192.0.2.101:5062, tags a , body 0",
 			"180 INVITE: pbx to edge, peer 192.0.2.101:5062, tags a to-pbx, body 0",
@@ -72,18 +73,18 @@ func TestAWatcherSeesACallOnce(t *testing.T) {
 			"487 INVITE: pbx to edge, peer 192.0.2.101:5062, tags a to-pbx, body 0",
 			"ACK: edge to pbx, peer 192.0.2.101:5062, tags a to-pbx, body 0",
 		)
-		s.pbx.forgets()
+		s.pbx.discardReceived()
 	})
 }
 
-func TestAWatcherSeesWhatThePBXDoes(t *testing.T) {
-	play(t, func(s *scene) {
-		invite := s.pbx.request("INVITE", "sip:101@192.0.2.101:5062", "From: <sip:5551234@pbx.example>;tag=b")
-		s.pbx.sends(invite)
-		got := s.phone.gets("a call comes in", "INVITE")
-		s.phone.replies(got, "486 Busy Here")
-		s.pbx.acks(invite, s.pbx.gets("busy", "SIP/2.0 486"))
-		s.wantSaw(
+func TestObservesRequestsOfThePBX(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		invite := s.pbx.newRequest("INVITE", "sip:101@192.0.2.101:5062", "From: <sip:5551234@pbx.example>;tag=b")
+		s.pbx.send(invite)
+		got := s.phone.expect("a call comes in", "INVITE")
+		s.phone.respond(got, "486 Busy Here")
+		s.pbx.sendACK(invite, s.pbx.expect("busy", "SIP/2.0 486"))
+		s.expectObservations(
 			"INVITE: pbx to edge, peer 192.0.2.101:5062, tags b , body 0",
 			"486 INVITE: edge to pbx, peer 192.0.2.101:5062, tags b to-phone, body 0",
 			"ACK: pbx to edge, peer 192.0.2.101:5062, tags b to-phone, body 0",
@@ -91,101 +92,101 @@ func TestAWatcherSeesWhatThePBXDoes(t *testing.T) {
 	})
 }
 
-func TestAWatcherSeesWhatWeSayOurselves(t *testing.T) {
-	play(t, func(s *scene) {
-		s.phone.sends(s.phone.invite("From: <sip:101@pbx.example>;tag=a"))
-		s.after(33 * time.Second)
-		saw := s.saw()
+func TestObservesOwnResponses(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		s.phone.send(s.phone.newInvite("From: <sip:101@pbx.example>;tag=a"))
+		s.advance(33 * time.Second)
+		saw := s.takeObservations()
 		if len(saw) != 2 {
 			t.Fatalf("saw %q", saw)
 		}
 		var tag string
-		s.phone.last("timeout", "SIP/2.0 100")
+		s.phone.expectLast("timeout", "SIP/2.0 100")
 		fmt.Sscanf(saw[1], "408 INVITE of our own: pbx to edge, peer 192.0.2.101:5062, tags a %s body 0", &tag)
 		if tag == "" {
 			t.Errorf("saw %q", saw[1])
 		}
-		s.pbx.forgets()
+		s.pbx.discardReceived()
 	})
 }
 
-func TestTheBranchOfAMessageIsThatOfTheSender(t *testing.T) {
-	play(t, func(s *scene) {
+func TestObservationHasTheSendersBranch(t *testing.T) {
+	runScenario(t, func(s *testbed) {
 		for _, via := range []string{"branch=z9hG4bKx", "branch=1", "rport"} {
-			s.phone.sends(s.phone.request("MESSAGE", "sip:102@pbx.example", "Via: SIP/2.0/UDP 192.0.2.101:5062;"+via))
-			s.pbx.replies(s.pbx.gets("sent on", "MESSAGE"), "200 OK")
-			s.after(0)
+			s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example", "Via: SIP/2.0/UDP 192.0.2.101:5062;"+via))
+			s.pbx.respond(s.pbx.expect("sent on", "MESSAGE"), "200 OK")
+			s.advance(0)
 			want := map[string]string{"branch=z9hG4bKx": "z9hG4bKx", "branch=1": "1", "rport": ""}[via]
-			equal(t, "request", (<-s.watch).Branch, want)
-			equal(t, "response", (<-s.watch).Branch, want)
+			assertEqual(t, "request", (<-s.observations).Branch, want)
+			assertEqual(t, "response", (<-s.observations).Branch, want)
 		}
 	})
 }
 
-func TestACorrelationIDIsAddedOnceAndKnownAgain(t *testing.T) { // DESIGN §3.2
-	play(t, func(s *scene) {
-		s.phone.sends(s.phone.invite())
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
-		cid := got.one("X-CID")
+func TestCorrelationIDIsAddedOnceAndRecognized(t *testing.T) { // DESIGN §3.2
+	runScenario(t, func(s *testbed) {
+		s.phone.send(s.phone.newInvite())
+		got := s.pbx.expect("the INVITE goes on", "INVITE")
+		cid := got.fieldValue("X-CID")
 		if len(cid) != 48 {
 			t.Fatalf("X-CID: %q", cid)
 		}
-		s.pbx.replies(got, "200 OK")
-		s.pbx.sends(s.pbx.request("INVITE", "sip:102@192.0.2.101:5062", "X-CID: "+cid))
-		called := s.phone.last("passed on by the PBX", "SIP/2.0 200")
-		equal(t, "it stays as it is", called.one("X-CID"), cid)
-		s.phone.replies(called, "200 OK")
-		s.pbx.sends(s.pbx.request("INVITE", "sip:102@192.0.2.101:5062", "X-CID: "+cid[:40]+"00000000"))
-		forged := s.phone.gets("a forged one", "INVITE")
-		s.phone.replies(forged, "200 OK")
-		s.after(0)
+		s.pbx.respond(got, "200 OK")
+		s.pbx.send(s.pbx.newRequest("INVITE", "sip:102@192.0.2.101:5062", "X-CID: "+cid))
+		called := s.phone.expectLast("passed on by the PBX", "SIP/2.0 200")
+		assertEqual(t, "it stays as it is", called.fieldValue("X-CID"), cid)
+		s.phone.respond(called, "200 OK")
+		s.pbx.send(s.pbx.newRequest("INVITE", "sip:102@192.0.2.101:5062", "X-CID: "+cid[:40]+"00000000"))
+		forged := s.phone.expect("a forged one", "INVITE")
+		s.phone.respond(forged, "200 OK")
+		s.advance(0)
 		var cids []string
-		for len(s.watch) > 0 {
-			if m := <-s.watch; m.Request() {
+		for len(s.observations) > 0 {
+			if m := <-s.observations; m.Request() {
 				cids = append(cids, m.CID)
 			}
 		}
-		equal(t, "ids", fmt.Sprintf("%q", cids), fmt.Sprintf("%q", []string{cid[:32], cid[:32], ""}))
-		s.pbx.forgets()
-		c := s.phone.calls(s.pbx)
-		s.phone.sends(s.phone.within(c.ok, "INVITE"))
-		again := s.pbx.gets("a re-INVITE", "INVITE")
-		equal(t, "has none", again.one("X-CID"), "")
-		s.pbx.replies(again, "200 OK")
-	}, func(c *sip.Config) { c.AddCID = true }, register(sip.RegisterNone))
+		assertEqual(t, "ids", fmt.Sprintf("%q", cids), fmt.Sprintf("%q", []string{cid[:32], cid[:32], ""}))
+		s.pbx.discardReceived()
+		c := s.phone.setUpCall(s.pbx)
+		s.phone.send(s.phone.callerRequest(c.ok, "INVITE"))
+		again := s.pbx.expect("a re-INVITE", "INVITE")
+		assertEqual(t, "has none", again.fieldValue("X-CID"), "")
+		s.pbx.respond(again, "200 OK")
+	}, func(c *sip.Config) { c.AddCID = true }, withRegister(sip.RegisterNone))
 }
 
-func TestAWatcherThatDoesNotLookHoldsNobodyUp(t *testing.T) { // DESIGN §3.4: observations never block
+func TestFullObservationChannelDelaysNothing(t *testing.T) { // DESIGN §3.4: observations never block
 	blind := make(chan dialog.Message)
-	play(t, func(s *scene) {
+	runScenario(t, func(s *testbed) {
 		for range 10 {
-			s.phone.sends(s.phone.request("MESSAGE", "sip:102@pbx.example"))
-			s.pbx.replies(s.pbx.gets("sent on", "MESSAGE"), "200 OK")
-			s.phone.gets("answer", "SIP/2.0 200")
+			s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example"))
+			s.pbx.respond(s.pbx.expect("sent on", "MESSAGE"), "200 OK")
+			s.phone.expect("answer", "SIP/2.0 200")
 		}
-		equal(t, "unobserved", fmt.Sprint(s.hop.Stats().Unobserved), "20")
-	}, func(c *sip.Config) { c.Watch = blind })
+		assertEqual(t, "unobserved", fmt.Sprint(s.proxy.Stats().Unobserved), "20")
+	}, func(c *sip.Config) { c.Observations = blind })
 }
 
-func TestTheNameWeAdvertise(t *testing.T) { // DESIGN §4.2: sip.advertise
-	play(t, func(s *scene) {
-		s.phone.sends(s.phone.request("OPTIONS", "sip:sip.example.com:5066"))
-		s.phone.gets("it is ours", "SIP/2.0 200")
-		s.phone.sends(s.phone.request("OPTIONS", "sip:SIP.example.COM:5066"))
-		s.phone.gets("in any case", "SIP/2.0 200")
-		s.phone.sends(s.phone.request("SUBSCRIBE", "sip:102@pbx.example", "Route: <sip:sip.example.com:5066;lr>"))
-		got := s.pbx.gets("its Route is ours", "SUBSCRIBE")
-		equal(t, "Via", got.one("Via")[:len("SIP/2.0/UDP sip.example.com:5066;")], "SIP/2.0/UDP sip.example.com:5066;")
-		s.pbx.replies(got, "200 OK")
-		ok := s.phone.gets("answer", "SIP/2.0 200")
-		s.phone.sends(s.phone.within(ok, "SUBSCRIBE"))
-		got = s.pbx.gets("within the dialog", "SUBSCRIBE")
-		equal(t, "Route", got.one("Route"), "")
-		s.pbx.replies(got, "200 OK")
+func TestAdvertisedNameIsUsed(t *testing.T) { // DESIGN §4.2: sip.advertise
+	runScenario(t, func(s *testbed) {
+		s.phone.send(s.phone.newRequest("OPTIONS", "sip:sip.example.com:5066"))
+		s.phone.expect("it is ours", "SIP/2.0 200")
+		s.phone.send(s.phone.newRequest("OPTIONS", "sip:SIP.example.COM:5066"))
+		s.phone.expect("in any case", "SIP/2.0 200")
+		s.phone.send(s.phone.newRequest("SUBSCRIBE", "sip:102@pbx.example", "Route: <sip:sip.example.com:5066;lr>"))
+		got := s.pbx.expect("its Route is ours", "SUBSCRIBE")
+		assertEqual(t, "Via", got.fieldValue("Via")[:len("SIP/2.0/UDP sip.example.com:5066;")], "SIP/2.0/UDP sip.example.com:5066;")
+		s.pbx.respond(got, "200 OK")
+		ok := s.phone.expect("answer", "SIP/2.0 200")
+		s.phone.send(s.phone.callerRequest(ok, "SUBSCRIBE"))
+		got = s.pbx.expect("within the dialog", "SUBSCRIBE")
+		assertEqual(t, "Route", got.fieldValue("Route"), "")
+		s.pbx.respond(got, "200 OK")
 	}, func(c *sip.Config) { c.Advertise = sip.HostPort{Host: "sip.example.com", Port: 5066} })
 }
 
-func TestAddressesAreReadAsTheyAreWritten(t *testing.T) {
+func TestAddressesRoundTripAsText(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"udp://192.0.2.1:5070", "udp://192.0.2.1:5070"},
 		{"tcp://192.0.2.1", "tcp://192.0.2.1:5060"},
@@ -206,7 +207,7 @@ func TestAddressesAreReadAsTheyAreWritten(t *testing.T) {
 		} else {
 			got = a.String()
 		}
-		equal(t, tt.in, got, tt.want)
+		assertEqual(t, tt.in, got, tt.want)
 	}
 	for _, tt := range []struct{ in, want string }{
 		{"", ""},
@@ -225,7 +226,7 @@ func TestAddressesAreReadAsTheyAreWritten(t *testing.T) {
 		} else {
 			got = h.String()
 		}
-		equal(t, tt.in, got, tt.want)
+		assertEqual(t, tt.in, got, tt.want)
 	}
 	var r sip.Register
 	if err := r.UnmarshalText([]byte("contacts")); err == nil || err.Error() != `register is "path", "contact" or "none", not "contacts"` {
@@ -233,53 +234,52 @@ func TestAddressesAreReadAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-func TestAHopOnAllAddressesNamesItselfByOne(t *testing.T) {
-	pbx, at := socket(t)
-	hop, _ := onLoopbackAt(t, netip.MustParseAddrPort("0.0.0.0:0"), sip.Addr{Proto: sip.UDP, AddrPort: at})
-	c, own := socket(t)
-	c.WriteToUDPAddrPort([]byte((&peer{proto: "UDP", addr: own}).request("MESSAGE", "sip:102@pbx.example")), netip.AddrPortFrom(loopback.Addr(), hop.Port()))
-	got, _ := awaits(t, pbx, "sent on", "MESSAGE")
-	want := fmt.Sprintf("SIP/2.0/UDP 127.0.0.1:%d;", hop.Port())
-	equal(t, "Via", got.one("Via")[:len(want)], want)
+func TestUnspecifiedListenerNamesOneAddress(t *testing.T) {
+	pbx, at := openSocket(t)
+	proxy, _ := startOnLoopbackAt(t, netip.MustParseAddrPort("0.0.0.0:0"), sip.Addr{Proto: sip.UDP, AddrPort: at})
+	c, own := openSocket(t)
+	c.WriteToUDPAddrPort([]byte((&peer{proto: "UDP", addr: own}).newRequest("MESSAGE", "sip:102@pbx.example")), netip.AddrPortFrom(loopback.Addr(), proxy.Port()))
+	got, _ := expectDatagram(t, pbx, "sent on", "MESSAGE")
+	want := fmt.Sprintf("SIP/2.0/UDP 127.0.0.1:%d;", proxy.Port())
+	assertEqual(t, "Via", got.fieldValue("Via")[:len(want)], want)
 }
 
-// A witnessed network notes how much a watcher had been shown when a packet
-// left.
-type witnessed struct {
+// countingNetwork notes how many observations were waiting when each packet was sent.
+type countingNetwork struct {
 	sip.Network
-	watch chan<- dialog.Message
-	left  *[]string
+	observations chan<- dialog.Message
+	left         *[]string
 }
 
-func (n witnessed) ListenPacket(a netip.AddrPort) (sip.PacketConn, error) {
+func (n countingNetwork) ListenPacket(a netip.AddrPort) (sip.PacketConn, error) {
 	c, err := n.Network.ListenPacket(a)
-	return witnessedConn{c, n}, err
+	return countingConn{c, n}, err
 }
 
-type witnessedConn struct {
+type countingConn struct {
 	sip.PacketConn
-	witnessed
+	countingNetwork
 }
 
-func (c witnessedConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+func (c countingConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	line, _, _ := strings.Cut(string(b), "\r\n")
-	*c.left = append(*c.left, fmt.Sprintf("%d seen, %s", len(c.watch), line))
+	*c.left = append(*c.left, fmt.Sprintf("%d seen, %s", len(c.observations), line))
 	return c.PacketConn.WriteToUDPAddrPort(b, to)
 }
 
-// TestCausesAreSeenFirst: what a message causes elsewhere, as a PBX's INVITE to
-// the callee, is seen after it, because it is seen before it leaves.
-func TestCausesAreSeenFirst(t *testing.T) {
+// A message is observed before it is forwarded, and so before the messages it causes,
+// such as the PBX's INVITE to the callee.
+func TestObservesCausesBeforeEffects(t *testing.T) {
 	var left []string
-	play(t, func(s *scene) {
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
-		s.pbx.replies(got, "180 Ringing")
-		s.phone.gets("it rings", "SIP/2.0 180")
-		s.pbx.replies(got, "486 Busy Here")
-		s.phone.acks(invite, s.phone.gets("busy", "SIP/2.0 486"))
-		s.pbx.gets("our ACK", "ACK")
+	runScenario(t, func(s *testbed) {
+		invite := s.phone.newInvite()
+		s.phone.send(invite)
+		got := s.pbx.expect("the INVITE goes on", "INVITE")
+		s.pbx.respond(got, "180 Ringing")
+		s.phone.expect("it rings", "SIP/2.0 180")
+		s.pbx.respond(got, "486 Busy Here")
+		s.phone.sendACK(invite, s.phone.expect("busy", "SIP/2.0 486"))
+		s.pbx.expect("our ACK", "ACK")
 		want := []string{
 			"1 seen, INVITE sip:102@pbx.example SIP/2.0",
 			"2 seen, SIP/2.0 180 Ringing",
@@ -289,64 +289,64 @@ func TestCausesAreSeenFirst(t *testing.T) {
 		if !slices.Equal(left, want) {
 			t.Errorf("got  %q\nwant %q", left, want)
 		}
-	}, func(c *sip.Config) { c.Net = witnessed{c.Net, c.Watch, &left} })
+	}, func(c *sip.Config) { c.Net = countingNetwork{c.Net, c.Observations, &left} })
 }
 
-func TestAWatcherIsToldTheAddresses(t *testing.T) {
-	play(t, func(s *scene) {
+func TestObservationHasTheAddresses(t *testing.T) {
+	runScenario(t, func(s *testbed) {
 		see := func(m dialog.Message) string {
 			return fmt.Sprintf("%s %d: %s to %s at %s %v", m.Method, m.Status, m.From, m.To, m.Local, m.Stream)
 		}
-		phone := s.tcp(phoneAt.Addr())
-		phone.sends(phone.request("INVITE", "sip:102@pbx.example").with(phone.addr.String(), netip.AddrPortFrom(phone.addr.Addr(), 5060).String()))
-		s.pbx.replies(s.pbx.gets("the INVITE goes on", "INVITE"), "486 Busy Here")
-		s.after(0)
-		m := <-s.watch
-		equal(t, "request over TCP", see(m), fmt.Sprintf("INVITE 0: %s to %s at %s true", m.From, pbxAt, hopAt))
-		equal(t, "its response", see(<-s.watch), fmt.Sprintf("INVITE 486: %s to %s at %s false", pbxAt, m.From, hopAt))
+		phone := s.dialTCPPeer(phoneAt.Addr())
+		phone.send(phone.newRequest("INVITE", "sip:102@pbx.example").replaced(phone.addr.String(), netip.AddrPortFrom(phone.addr.Addr(), 5060).String()))
+		s.pbx.respond(s.pbx.expect("the INVITE goes on", "INVITE"), "486 Busy Here")
+		s.advance(0)
+		m := <-s.observations
+		assertEqual(t, "request over TCP", see(m), fmt.Sprintf("INVITE 0: %s to %s at %s true", m.From, pbxAt, proxyAt))
+		assertEqual(t, "its response", see(<-s.observations), fmt.Sprintf("INVITE 486: %s to %s at %s false", pbxAt, m.From, proxyAt))
 
-		s.phone.sends(s.phone.invite())
-		s.after(33 * time.Second)
-		m = <-s.watch
-		equal(t, "over UDP", see(m), fmt.Sprintf("INVITE 0: %s to %s at %s false", phoneAt, pbxAt, hopAt))
-		m = <-s.watch
-		equal(t, "our own", see(m), fmt.Sprintf("INVITE 408: %s to %s at %s false", pbxAt, phoneAt, hopAt))
-		s.pbx.forgets()
-		s.phone.forgets()
+		s.phone.send(s.phone.newInvite())
+		s.advance(33 * time.Second)
+		m = <-s.observations
+		assertEqual(t, "over UDP", see(m), fmt.Sprintf("INVITE 0: %s to %s at %s false", phoneAt, pbxAt, proxyAt))
+		m = <-s.observations
+		assertEqual(t, "our own", see(m), fmt.Sprintf("INVITE 408: %s to %s at %s false", pbxAt, phoneAt, proxyAt))
+		s.pbx.discardReceived()
+		s.phone.discardReceived()
 	}, oneWorker)
 }
 
-// TestAWatcherSeesWhenTheClockIsSet: messages are stamped by a clock that nobody
-// sets, and say how far the wall clock is ahead of it; so does Clock.
-func TestAWatcherSeesWhenTheClockIsSet(t *testing.T) {
+// Messages are stamped by a clock that is never adjusted, with the offset of the wall
+// clock. Clock returns the same.
+func TestObservationHasTheWallClockOffset(t *testing.T) {
 	var ahead time.Duration
 	wall := func() time.Time { return time.Now().Add(ahead) }
-	play(t, func(s *scene) {
+	runScenario(t, func(s *testbed) {
 		began := time.Now()
 		want := func(what string, at, offset time.Duration) {
 			t.Helper()
-			s.after(0)
-			for len(s.watch) > 0 {
-				if m := <-s.watch; m.At.Sub(began) != at || m.WallOffset != offset {
+			s.advance(0)
+			for len(s.observations) > 0 {
+				if m := <-s.observations; m.At.Sub(began) != at || m.WallOffset != offset {
 					t.Errorf("%s: %s %d was at %v, and the wall clock ahead by %v; want %v, %v", what, m.Method, m.Status, m.At.Sub(began), m.WallOffset, at, offset)
 				}
 			}
-			now, got := s.hop.Clock()
+			now, got := s.proxy.Clock()
 			if !now.Equal(time.Now()) || got != offset {
 				t.Errorf("%s: it is %v, and the wall clock ahead by %v; want %v, %v", what, now, got, time.Now(), offset)
 			}
 		}
-		invite, got := s.invited()
+		invite, got := s.sendInvite()
 		want("never set", 0, 0)
-		s.after(100 * time.Millisecond)
+		s.advance(100 * time.Millisecond)
 		ahead = 5 * time.Hour
-		s.pbx.replies(got, "180 Ringing")
+		s.pbx.respond(got, "180 Ringing")
 		want("set forward", 100*time.Millisecond, ahead)
-		s.after(100 * time.Millisecond)
+		s.advance(100 * time.Millisecond)
 		ahead = -time.Hour
-		s.pbx.replies(got, "486 Busy Here")
+		s.pbx.respond(got, "486 Busy Here")
 		want("set back", 200*time.Millisecond, ahead)
-		s.phone.acks(invite, s.phone.last("the end", "SIP/2.0 180"))
-		s.pbx.forgets()
+		s.phone.sendACK(invite, s.phone.expectLast("the end", "SIP/2.0 180"))
+		s.pbx.discardReceived()
 	}, func(c *sip.Config) { c.Wall = wall })
 }

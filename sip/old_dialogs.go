@@ -1,17 +1,17 @@
 package sip
 
-// A Dialog is one that was up when this process began.
+// A Dialog is a dialog that was up when this process started.
 type Dialog struct {
 	CallID string
-	Tag    string // of one of its ends
+	Tag    string // tag of one of its ends
 }
 
-// oldDialogs are the dialogs of a worker in which tokens of version 1 open, by
-// Call-ID. A build that made tokens of version 1 has left them.
+// oldDialogs are a worker's dialogs, by Call-ID, in which tokens of version 1 are valid.
+// They began under an earlier version of bellhop, which made such tokens.
 type oldDialogs map[string][]string
 
-// has reports whether m belongs to one of them.
-func (o oldDialogs) has(m *message) bool {
+// contains reports whether m belongs to one of the dialogs.
+func (o oldDialogs) contains(m *message) bool {
 	if len(o) == 0 {
 		return false
 	}
@@ -23,18 +23,19 @@ func (o oldDialogs) has(m *message) bool {
 	return false
 }
 
-// end forgets the dialogs of a Call-ID, whose BYE was answered.
-func (o oldDialogs) end(callID []byte) {
+// remove removes the dialogs of a Call-ID, after a BYE was answered.
+func (o oldDialogs) remove(callID []byte) {
 	if len(o) > 0 {
 		delete(o, string(callID))
 	}
 }
 
-// TakeUp says which dialogs are up. Tokens of version 1, which say of no dialog that
-// they are its own, open in these alone, until they end. It is called before Run.
-func (h *Hop) TakeUp(dialogs []Dialog) {
+// RestoreDialogs sets the dialogs that are up at the start. Tokens of version 1, which
+// are bound to no dialog, are valid in these dialogs alone, until they end. It must be
+// called before Run.
+func (px *Proxy) RestoreDialogs(dialogs []Dialog) {
 	for _, d := range dialogs {
-		w := h.workerOf([]byte(d.CallID))
+		w := px.workerOfCallID([]byte(d.CallID))
 		if w.oldDialogs == nil {
 			w.oldDialogs = oldDialogs{}
 		}

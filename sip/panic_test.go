@@ -8,111 +8,111 @@ import (
 )
 
 func TestAPanicCostsOneMessage(t *testing.T) {
-	w, out := bare(t, nil)
+	w, out := newBareWorker(t, nil)
 	message := strings.Replace(typicalINVITE, "INVITE", "MESSAGE", -1)
-	p := w.comes([]byte(message), barePhone)
-	w.servers.put(w.serverKey(&p.msg, p.msg.methodName()), &serverTx{last: []byte("x")}) // it belongs to no worker: to answer it panics
-	w.handle(input{packet: p})
-	if got := w.hop.Stats().Panics; got != 1 {
+	p := w.receivePacket([]byte(message), barePhone)
+	w.serverTxs.put(w.makeServerKey(&p.msg, p.msg.methodName()), &serverTx{lastResponse: []byte("x")}) // it belongs to no worker: answering it panics
+	w.handleItem(workItem{packet: p})
+	if got := w.proxy.Stats().Panics; got != 1 {
 		t.Fatalf("%d panics are counted", got)
 	}
-	w.handle(input{packet: w.comes([]byte(strings.Replace(message, "z9hG4bK-0", "z9hG4bK-1", 1)), barePhone)})
-	if out.n != 1 || out.to != barePBX {
+	w.handleItem(workItem{packet: w.receivePacket([]byte(strings.Replace(message, "z9hG4bK-0", "z9hG4bK-1", 1)), barePhone)})
+	if out.count != 1 || out.to != barePBX {
 		t.Errorf("the next message did not go on")
 	}
 }
 
 func TestAPanicOfATimerCostsThisTimer(t *testing.T) {
-	w, _ := bare(t, nil)
-	var as []*alarm
+	w, _ := newBareWorker(t, nil)
+	var as []*testTimer
 	for range 3 {
 		a := newAlarm()
-		w.wheel.start(&a.timer, w.now()+tick)
+		w.wheel.start(&a.timer, w.now()+tickLength)
 		as = append(as, a)
 	}
 	as[1].then = func(instant) { panic("a bug") }
-	w.hop.epoch = w.hop.epoch.Add(-time.Second)
-	w.timers()
-	w.timers()
+	w.proxy.epoch = w.proxy.epoch.Add(-time.Second)
+	w.fireTimers()
+	w.fireTimers()
 	for i, a := range as {
 		if len(a.fired) != 1 {
 			t.Errorf("timer %d fired %d times", i, len(a.fired))
 		}
 	}
-	if got := w.hop.Stats().Panics; got != 1 {
+	if got := w.proxy.Stats().Panics; got != 1 {
 		t.Errorf("%d panics are counted", got)
 	}
 }
 
-// A bug that a datagram meets before it is with a worker costs that datagram.
+// A panic while a datagram is read, before a worker has it, costs that datagram.
 func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
-	w, _ := bare(t, nil)
-	h, l := w.hop, w.hop.listeners[0]
+	w, _ := newBareWorker(t, nil)
+	px, l := w.proxy, w.proxy.listeners[0]
 	invite := []byte(typicalINVITE)
-	workers := h.workers
-	h.workers = nil // who owns a message cannot be told: to ask panics
-	h.datagram(l, invite, barePhone, false)
-	h.unsent(w.appendOwn(invite))
-	h.workers = workers
-	if got := h.Stats().Panics; got != 2 {
+	workers := px.workers
+	px.workers = nil // finding the worker of a message panics
+	px.handleDatagram(l, invite, barePhone, false)
+	px.reportUnsent(w.addOwnVia(invite))
+	px.workers = workers
+	if got := px.Stats().Panics; got != 2 {
 		t.Fatalf("%d panics are counted, want 2", got)
 	}
-	h.datagram(l, invite, barePhone, false)
-	if len(w.strange) != 1 {
+	px.handleDatagram(l, invite, barePhone, false)
+	if len(w.strangerQueue) != 1 {
 		t.Errorf("the next message did not come")
 	}
-	l.packet = breaking{}
-	if h.receive(l); h.Stats().Panics != 3 {
-		t.Errorf("%d panics are counted, want 3", h.Stats().Panics)
+	l.packet = panickingConn{}
+	if px.receiveDatagrams(l); px.Stats().Panics != 3 {
+		t.Errorf("%d panics are counted, want 3", px.Stats().Panics)
 	}
 }
 
-// appendOwn is a request with our own Via.
-func (w *worker) appendOwn(request []byte) []byte {
+// addOwnVia returns a request with a Via of ours on top.
+func (w *worker) addOwnVia(request []byte) []byte {
 	via := "Via: SIP/2.0/UDP 192.0.2.1;branch=" + string(w.appendBranch(nil, 1, 2)) + "\r\n"
 	return []byte(strings.Replace(string(request), "Via: ", via+"Via: ", 1))
 }
 
-// breaking is a socket or a connection of which every use panics.
-type breaking struct {
+// panickingConn is a socket or connection that panics on every use.
+type panickingConn struct {
 	PacketConn
 	net.Conn
 }
 
-func (breaking) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(bareHop) }
-func (breaking) Close() error        { return nil }
+func (panickingConn) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(bareProxy) }
+func (panickingConn) Close() error        { return nil }
 
-// A bug that a message on a stream meets costs the message if the stream can be
-// read behind it, and else the stream.
-func TestAPanicOnAStream(t *testing.T) {
-	w, _ := bare(t, nil)
-	h := w.hop
-	workers := h.workers
+// A panic while a message of a stream is handled costs that message. It closes the
+// stream if nothing can be read after it.
+func TestPanicOnAStreamCostsOneMessage(t *testing.T) {
+	w, _ := newBareWorker(t, nil)
+	px := w.proxy
+	workers := px.workers
 	message := strings.Replace(strings.Replace(typicalINVITE, "INVITE", "MESSAGE", -1), "Content-Length: 181", "Content-Length: 0", 1)
 	message = message[:strings.Index(message, "\r\n\r\n")+4]
-	h.workers = nil
-	c := &dribble{b: []byte(message + message + "x")}
-	s := h.streams.add(c, barePhone, h.listeners[1])
+	px.workers = nil
+	c := &byteWiseConn{b: []byte(message + message + "x")}
+	s := px.streams.addStream(c, barePhone, px.listeners[1])
 	s.serve(c, nil)
-	if got := h.Stats().Panics; got != 2 {
+	if got := px.Stats().Panics; got != 2 {
 		t.Errorf("%d panics are counted, want one for each message", got)
 	}
 	bad := strings.Replace(message, "Content-Length: 0", "Content-Length: -1", 1)
-	c = &dribble{b: []byte(bad)}
-	h.streams.add(c, barePhone, h.listeners[1]).serve(c, nil) // it ends
-	if got := h.Stats().Panics; got != 3 {
+	c = &byteWiseConn{b: []byte(bad)}
+	px.streams.addStream(c, barePhone, px.listeners[1]).serve(c, nil) // it ends
+	if got := px.Stats().Panics; got != 3 {
 		t.Errorf("%d panics are counted, want 3", got)
 	}
-	h.workers = workers
-	s = h.streams.add(breaking{}, barePhone, h.listeners[1])
-	s.serve(breaking{}, nil)
-	if got := h.Stats().Panics; got != 4 {
+	px.workers = workers
+	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners[1])
+	s.serve(panickingConn{}, nil)
+	if got := px.Stats().Panics; got != 4 {
 		t.Errorf("%d panics are counted, want 4", got)
 	}
-	s = h.streams.add(breaking{}, barePhone, h.listeners[1])
-	s.send([]byte("x"), 0)
-	s.serve(&dribble{Conn: breaking{}}, nil)
-	if h.streams.find(barePhone, 0) != nil {
+	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners[1])
+	s.queueMessage([]byte("x"), 0)
+	s.serve(&byteWiseConn{Conn: panickingConn{}}, nil)
+	if px.streams.findStream(barePhone, 0) != nil {
 		t.Error("a stream that broke is still open")
 	}
 }

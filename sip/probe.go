@@ -5,77 +5,82 @@ import (
 	"time"
 )
 
-// Pauses of the OPTIONS to each of several PBXs.
+// The times of the OPTIONS to each of several PBXs.
 const (
-	probeEvery  = instant(10 * time.Second)
-	probeAnswer = instant(4 * time.Second)
+	probeInterval = instant(10 * time.Second)
+	probeTimeout  = instant(4 * time.Second)
 )
 
-// A probe asks one of several PBXs with OPTIONS whether it is there. A single
-// PBX is not asked: there is no other to go to.
+// probe sends OPTIONS to one of several PBXs to see whether it is up. A single PBX is
+// not probed: there is no other to send calls to.
 type probe struct {
-	w     *worker
-	pbx   *pbx
-	timer timer
-	n     int
-	asked *clientTx // nil when no answer is awaited
+	worker  *worker
+	pbx     *pbx
+	timer   timer
+	sent    int
+	awaited *clientTx // OPTIONS without a response so far, or nil
 }
 
-// probe begins to ask the PBXs that fall to this worker.
-func (w *worker) probe() {
-	if w.index != 0 || len(w.hop.pbx) < 2 {
+// startProbes starts a probe for each PBX. Only the first worker probes, and only if
+// there are several PBXs.
+func (w *worker) startProbes() {
+	if w.index != 0 || len(w.proxy.pbx) < 2 {
 		return
 	}
-	for _, p := range w.hop.pbx {
-		b := &probe{w: w, pbx: p}
+	for _, p := range w.proxy.pbx {
+		b := &probe{worker: w, pbx: p}
 		b.timer.owner = b
-		b.due(w.now())
+		b.handleTimer(w.now())
 	}
 }
 
-// due asks, or takes silence for an answer.
-func (b *probe) due(now instant) {
-	if b.asked != nil {
-		b.asked.end()
-		b.asked = nil
-		b.say(true)
-		b.w.wheel.start(&b.timer, now+probeEvery-probeAnswer)
+// handleTimer sends the next OPTIONS. If the last one has no response yet, the PBX
+// counts as down instead.
+func (b *probe) handleTimer(now instant) {
+	if b.awaited != nil {
+		b.awaited.terminate()
+		b.awaited = nil
+		b.setDown(true)
+		b.worker.wheel.start(&b.timer, now+probeInterval-probeTimeout)
 		return
 	}
-	w, a := b.w, b.pbx.addr
-	l := w.hop.listenerFor(a.Proto, a.Addr(), nil)
-	to := way{on: l, to: a.AddrPort}
+	w, a := b.worker, b.pbx.addr
+	l := w.proxy.listenerFor(a.Proto, a.Addr(), nil)
+	to := destination{listener: l, addr: a.AddrPort}
 	if a.Proto == TCP {
-		to.conn = w.hop.streams.to(a.AddrPort, l)
+		to.conn = w.proxy.streams.openTo(a.AddrPort, l)
 	}
-	b.n++
-	c := &clientTx{w: w, user: b, id: w.newID(), to: to}
-	branch := w.appendBranch(nil, c.id, c.hash)
-	c.request = w.keep(nil, fmt.Appendf(nil, "OPTIONS sip:%s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
+	b.sent++
+	c := &clientTx{worker: w, user: b, id: w.newTxID(), nextHop: to}
+	branch := w.appendBranch(nil, c.id, c.loopHash)
+	c.request = w.retainCopy(nil, fmt.Appendf(nil, "OPTIONS sip:%s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
 		"From: <sip:%s>;tag=%x\r\nTo: <sip:%s>\r\nCall-ID: probe-%08x-%d\r\nCSeq: %d OPTIONS\r\nContent-Length: 0\r\n\r\n",
-		a.AddrPort, l.proto.via(), l.sentBy, branch, l.sentBy, c.id, a.AddrPort, w.hop.salt, w.index, b.n))
-	b.asked = c
-	b.w.wheel.start(&b.timer, now+probeAnswer)
-	c.begin(now)
+		a.AddrPort, l.proto.viaName(), l.sentBy, branch, l.sentBy, c.id, a.AddrPort, w.proxy.branchSalt, w.index, b.sent))
+	b.awaited = c
+	b.worker.wheel.start(&b.timer, now+probeTimeout)
+	c.start(now)
 }
 
-// response: whatever it says, the PBX is there; but one that says 503 wants no calls.
-func (b *probe) response(now instant, c *clientTx, m *message, p *packet) {
+// handleResponse handles the final response to an OPTIONS: any response means that the
+// PBX is up, except 503, with which it refuses calls.
+func (b *probe) handleResponse(now instant, c *clientTx, m *message, p *packet) {
 	if m.status >= 200 {
-		b.heard(now, m.status == 503)
+		b.handleAnswer(now, m.status == 503)
 	}
 }
 
-func (b *probe) failed(now instant, c *clientTx, why failure) { b.heard(now, true) }
+func (b *probe) handleFailure(now instant, c *clientTx, why failureReason) { b.handleAnswer(now, true) }
 
-func (b *probe) heard(now instant, down bool) {
-	b.asked = nil
-	b.say(down)
-	b.w.wheel.start(&b.timer, now+probeEvery)
+// handleAnswer notes the state of the PBX and schedules the next OPTIONS.
+func (b *probe) handleAnswer(now instant, down bool) {
+	b.awaited = nil
+	b.setDown(down)
+	b.worker.wheel.start(&b.timer, now+probeInterval)
 }
 
-func (b *probe) say(down bool) {
+// setDown stores whether the PBX is down, and logs a change.
+func (b *probe) setDown(down bool) {
 	if b.pbx.down.Swap(down) != down {
-		b.w.hop.log.Warn("PBX changed", "pbx", b.pbx.addr, "down", down)
+		b.worker.proxy.log.Warn("PBX state changed", "pbx", b.pbx.addr, "down", down)
 	}
 }

@@ -7,66 +7,66 @@ import (
 	msg "github.com/emiago/sipgo/sip"
 )
 
-// contactParam is the URI parameter that carries our token in a Contact that
-// was rewritten.
+// contactParam is the URI parameter of a rewritten Contact that holds our token.
 const contactParam = "bellhop"
 
-// addBinding makes calls to a phone that registers come back through us: by
-// Path (RFC 3327 §5.2), or by a Contact of ours.
-func (w *worker) addBinding(p *packet, r *routing) {
-	m, s := &p.msg, &w.splice
-	fl := r.edge
+// addBinding edits a REGISTER so that calls to the phone come back through the proxy: by
+// Path (RFC 3327 §5.2), or by a rewritten Contact.
+func (w *worker) addBinding(p *packet, r *routeDecision) {
+	m, s := &p.msg, &w.edits
+	fl := r.edgeFlow
 	if r.byURI {
 		fl = flow{}
 	}
-	switch w.hop.cfg.Register {
+	switch w.proxy.cfg.Register {
 	case RegisterNone:
 	case RegisterContact:
-		aor := w.aor(m)
-		w.contacts(m, func(uri span, bare bool) {
+		aor := w.registeredAOR(m)
+		w.eachContact(m, func(uri span, bare bool) {
 			var u msg.Uri
 			text := m.text(uri)
 			if parseURI(string(text), &u) != nil {
 				return
 			}
-			if t, ok := w.seal.open(value(&u, contactParam), inContact); ok && strings.HasPrefix(t.text, aor+" ") {
-				return // another phone's, as the PBX has listed it
+			if t, ok := w.sealer.openToken(paramValue(&u, contactParam), inContact); ok && strings.HasPrefix(t.text, aor+" ") {
+				return // another phone's Contact, as the PBX lists it
 			}
-			w.tmp = w.seal.seal(w.tmp[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
+			w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
 			user := ""
 			if u.User != "" {
 				user = string(text[strings.IndexByte(string(text), ':')+1:])
 				user = user[:strings.LastIndexByte(user, '@')+1]
 			}
 			if strings.Count(user, "@") > 1 {
-				return // no element behind us would read it as we do
+				return // other elements would read the URI differently
 			}
 			open, shut := "", ""
 			if bare {
 				open, shut = "<", ">"
 			}
-			s.replace(uri, open, "sip:", user, r.to.on.uri, ";", contactParam, "=", string(w.tmp), shut)
+			s.replace(uri, open, "sip:", user, r.nextHop.listener.uri, ";", contactParam, "=", string(w.tmpBuf), shut)
 		})
 	default:
-		at := m.first(hVia).line.from
-		if f := m.first(hPath); f != nil {
+		at := m.firstField(hVia).line.from
+		if f := m.firstField(hPath); f != nil {
 			at = f.line.from
 		}
-		w.tmp = w.seal.seal(w.tmp[:0], token{flow: fl, use: inPath, text: w.aor(m)})
-		s.insert(at, "Path: <sip:", string(w.tmp), "@", r.to.on.uri, ";lr>\r\n")
-		// A registrar refuses Path from one that does not say it knows it.
-		s.insert(m.first(hVia).line.from, "Supported: path\r\n")
+		w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inPath, text: w.registeredAOR(m)})
+		s.insert(at, "Path: <sip:", string(w.tmpBuf), "@", r.nextHop.listener.uri, ";lr>\r\n")
+		// A registrar refuses Path from a client that does not support it.
+		s.insert(m.firstField(hVia).line.from, "Supported: path\r\n")
 	}
 }
 
 // restoreContacts puts the Contacts that the phones wrote back into the 2xx of p to a
-// REGISTER. It is called before the 2xx is observed: the directory of registrations
-// knows bindings by these Contacts, as the phones do. A binding of a Contact of this
-// REGISTER that another flow from the same host made is left out, as the phone would
-// take it for the new one. One from another host is of a phone that happens to have the
-// same Contact behind another NAT: it stays as the PBX lists it.
+// REGISTER. It is called before the 2xx is observed, because the observer knows bindings
+// by these Contacts, as the phones do.
+//
+// A binding of the same Contact that another flow from the same host made is removed
+// from the list: the phone would take it for the new one. The same Contact from another
+// host is another phone's behind another NAT, and stays as the PBX lists it.
 func (w *worker) restoreContacts(p *packet) {
-	m, s := &p.msg, &w.splice
+	m, s := &p.msg, &w.edits
 	own := w.ownContacts()
 	s.reset()
 	for i := range m.fields {
@@ -76,11 +76,11 @@ func (w *worker) restoreContacts(p *packet) {
 		}
 		kept := int32(-1) // end of the last value that stays
 		for v := f.value; v.from < v.to; {
-			end := endOfValue(m.b, v)
+			end := valueEnd(m.b, v)
 			if end < 0 {
 				break
 			}
-			one, next := trimmed(m.b, span{v.from, end}), skipSpace(m.b, end+1, v.to)
+			one, next := trimSpan(m.b, span{v.from, end}), skipSpace(m.b, end+1, v.to)
 			switch {
 			case w.restoreContact(m, one, own):
 				kept = one.to
@@ -95,8 +95,8 @@ func (w *worker) restoreContacts(p *packet) {
 		}
 	}
 	if len(s.edits) > 0 {
-		w.tmp = s.apply(w.tmp[:0], m.b)
-		p.buf = append(p.buf[:0], w.tmp...)
+		w.tmpBuf = s.apply(w.tmpBuf[:0], m.b)
+		p.buf = append(p.buf[:0], w.tmpBuf...)
 		m.index(p.buf, p.conn != nil)
 	}
 }
@@ -104,14 +104,14 @@ func (w *worker) restoreContacts(p *packet) {
 // restoreContact notes the edit that puts the phone's own URI back into one Contact, and
 // reports whether the Contact stays in the list.
 func (w *worker) restoreContact(m *message, one span, own []ownContact) bool {
-	uri, _, ok := nameAddr(m.b, one)
-	uri = trimmed(m.b, uri)
+	uri, _, ok := splitNameAddr(m.b, one)
+	uri = trimSpan(m.b, uri)
 	var u msg.Uri
 	if !ok || parseURI(string(m.text(uri)), &u) != nil {
 		return true
 	}
-	text := value(&u, contactParam)
-	t, ok := w.seal.open(text, inContact)
+	text := paramValue(&u, contactParam)
+	t, ok := w.sealer.openToken(text, inContact)
 	if !ok {
 		return true
 	}
@@ -121,31 +121,31 @@ func (w *worker) restoreContact(m *message, one span, own []ownContact) bool {
 			return o.host != t.flow.peer.Addr()
 		}
 	}
-	w.splice.replace(uri, wrote)
+	w.edits.replace(uri, wrote)
 	return true
 }
 
-// An ownContact is a Contact of the REGISTER that is answered.
+// ownContact is a Contact of the REGISTER that is answered.
 type ownContact struct {
 	uri   string // as the phone wrote it
-	token string // that the PBX got for it
+	token string // token that the proxy put into it
 	host  netip.Addr
 }
 
-// ownContacts returns the Contacts of the REGISTER whose 2xx is handled.
+// ownContacts returns the Contacts of the REGISTER whose 2xx is being handled.
 func (w *worker) ownContacts() (own []ownContact) {
-	if w.answered == nil {
+	if w.answeredRequest == nil {
 		return nil
 	}
-	m := &w.aux
-	m.index(w.answered, false)
-	w.contacts(m, func(uri span, _ bool) {
+	m := &w.scratch
+	m.index(w.answeredRequest, false)
+	w.eachContact(m, func(uri span, _ bool) {
 		var u msg.Uri
 		if parseURI(string(m.text(uri)), &u) != nil {
 			return
 		}
-		text := value(&u, contactParam)
-		if t, ok := w.seal.open(text, inContact); ok {
+		text := paramValue(&u, contactParam)
+		if t, ok := w.sealer.openToken(text, inContact); ok {
 			_, wrote, _ := strings.Cut(t.text, " ")
 			own = append(own, ownContact{wrote, text, t.flow.peer.Addr()})
 		}
@@ -153,21 +153,21 @@ func (w *worker) ownContacts() (own []ownContact) {
 	return own
 }
 
-// contacts calls do with each URI in the Contact fields; bare says that no
-// angle brackets stand around it.
-func (w *worker) contacts(m *message, do func(uri span, bare bool)) {
+// eachContact calls do with each URI in the Contact fields. bare reports that no angle
+// brackets are around it.
+func (w *worker) eachContact(m *message, do func(uri span, bare bool)) {
 	for i := range m.fields {
 		f := &m.fields[i]
 		if f.name != hContact {
 			continue
 		}
 		for v := f.value; v.from < v.to; {
-			end := endOfValue(m.b, v)
+			end := valueEnd(m.b, v)
 			if end < 0 {
 				return
 			}
-			raw, _, ok := nameAddr(m.b, trimmed(m.b, span{v.from, end}))
-			if uri := trimmed(m.b, raw); ok && string(m.text(uri)) != "*" {
+			raw, _, ok := splitNameAddr(m.b, trimSpan(m.b, span{v.from, end}))
+			if uri := trimSpan(m.b, raw); ok && string(m.text(uri)) != "*" {
 				do(uri, raw.from == 0 || m.b[raw.from-1] != '<')
 			}
 			v.from = skipSpace(m.b, end+1, v.to)
@@ -175,9 +175,9 @@ func (w *worker) contacts(m *message, do func(uri span, bare bool)) {
 	}
 }
 
-// aor is user@host of the To of a REGISTER, "" if it has no such URI.
-func (w *worker) aor(m *message) string {
-	uri, _, ok := nameAddr(m.b, m.to)
+// registeredAOR returns user@host of the To of a REGISTER, or "" if it has no such URI.
+func (w *worker) registeredAOR(m *message) string {
+	uri, _, ok := splitNameAddr(m.b, m.to)
 	var u msg.Uri
 	if !ok || parseURI(string(m.text(uri)), &u) != nil || u.User == "" {
 		return ""

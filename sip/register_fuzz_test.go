@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// FuzzContacts: whatever stands in the Contacts of a REGISTER, a PBX that lists what it
-// got has the phone see the URIs that it wrote, and nothing around them changes.
+// FuzzContacts checks that a phone sees the URIs that it wrote when the PBX lists the
+// Contacts it received, whatever they contain, and that nothing around the URIs changes.
 func FuzzContacts(f *testing.F) {
 	f.Add("<sip:101@10.0.0.5>;expires=0, <sip:101@10.0.0.6;transport=tcp>;q=0.3", "*")
 	f.Add(`"A, \"B\" <c>; d" <sip:101@10.0.0.5;ob>;+sip.instance="<urn:uuid:1, 2>"`, "sip:101@10.0.0.5 ;expires=1")
@@ -16,7 +16,7 @@ func FuzzContacts(f *testing.F) {
 	f.Add(`"`, `<sip:a@b`)
 	f.Add("<tel:>,<sip:0@[000]00>,<>,>", "< sip:0;Bellhop >")
 	f.Add("<sip:0@[]@>", "0")
-	w, _ := bare(f, func(c *Config) { c.Register = RegisterContact })
+	w, _ := newBareWorker(f, func(c *Config) { c.Register = RegisterContact })
 	const fields = "Via: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1\r\nFrom: <sip:101@a>;tag=1\r\nTo: <sip:101@a>\r\nCall-ID: 1\r\nCSeq: 1 REGISTER\r\n"
 	contacts := func(m *message) (lines string, uris []string) {
 		for i := range m.fields {
@@ -24,32 +24,32 @@ func FuzzContacts(f *testing.F) {
 				lines += string(m.text(c.line))
 			}
 		}
-		w.contacts(m, func(uri span, _ bool) { uris = append(uris, string(m.text(uri))) })
+		w.eachContact(m, func(uri span, _ bool) { uris = append(uris, string(m.text(uri))) })
 		return lines, uris
 	}
 	f.Fuzz(func(t *testing.T, one, two string) {
-		p := w.comes([]byte("REGISTER sip:a SIP/2.0\r\n"+fields+"Contact: "+one+"\r\nm: "+two+"\r\n\r\n"), barePhone)
+		p := w.receivePacket([]byte("REGISTER sip:a SIP/2.0\r\n"+fields+"Contact: "+one+"\r\nm: "+two+"\r\n\r\n"), barePhone)
 		if p == nil || p.msg.fault != nil {
 			return
 		}
 		wrote, was := contacts(&p.msg)
-		r, fault := w.route(p)
+		r, fault := w.routeRequest(p)
 		if fault != nil {
 			return
 		}
-		out := bytes.Clone(w.forwarded(p, &r, w.appendBranch(nil, 1, 2)))
+		out := bytes.Clone(w.rewriteRequest(p, &r, w.appendBranch(nil, 1, 2)))
 		var sent message
 		if !sent.index(out, false) || sent.fault != nil {
 			t.Fatalf("%q, %q became\n%q: %v", one, two, out, sent.fault)
 		}
 		listed, _ := contacts(&sent)
-		q := w.comes([]byte("SIP/2.0 200 OK\r\n"+fields+listed+"\r\n"), barePBX)
+		q := w.receivePacket([]byte("SIP/2.0 200 OK\r\n"+fields+listed+"\r\n"), barePBX)
 		if q == nil || q.msg.fault != nil {
 			t.Fatalf("%q, %q cannot be listed: %q", one, two, listed)
 		}
-		w.answered = out
+		w.answeredRequest = out
 		w.restoreContacts(q)
-		w.answered = nil
+		w.answeredRequest = nil
 		back, is := contacts(&q.msg)
 		if !slices.Equal(is, was) {
 			t.Fatalf("%q, %q came back as %q, want %q", one, two, is, was)

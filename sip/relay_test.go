@@ -14,20 +14,20 @@ var (
 	victimAt   = netip.MustParseAddrPort("203.0.113.66:5060") // no peer of any call
 )
 
-// challenged has a stranger send an INVITE without credentials, which the PBX
-// refuses with a copy of our Record-Route.
-func (s *scene) challenged(stranger *peer) (refusal text) {
+// challengeStranger sends an INVITE without credentials from a stranger. The PBX refuses
+// it, with a copy of our Record-Route.
+func (s *testbed) challengeStranger(stranger *peer) (refusal text) {
 	s.t.Helper()
-	invite := stranger.invite("Content-Type: application/sdp", "", strings.Repeat("a=candidate\r\n", 20))
-	stranger.sends(invite)
-	got := s.pbx.gets("the INVITE goes on", "INVITE")
-	s.pbx.replies(got, "401 Unauthorized")
-	s.pbx.gets("its ACK", "ACK")
-	refusal = stranger.gets("the PBX's refusal", "SIP/2.0 401")
-	if refusal.one("Record-Route") == "" {
+	invite := stranger.newInvite("Content-Type: application/sdp", "", strings.Repeat("a=candidate\r\n", 20))
+	stranger.send(invite)
+	got := s.pbx.expect("the INVITE goes on", "INVITE")
+	s.pbx.respond(got, "401 Unauthorized")
+	s.pbx.expect("its ACK", "ACK")
+	refusal = stranger.expect("the PBX's refusal", "SIP/2.0 401")
+	if refusal.fieldValue("Record-Route") == "" {
 		s.t.Fatal("the refusal has no Record-Route")
 	}
-	stranger.acks(invite, refusal)
+	stranger.sendACK(invite, refusal)
 	return refusal
 }
 
@@ -39,32 +39,32 @@ func TestARefusedStrangerChoosesNoNextHop(t *testing.T) {
 		for _, method := range []string{"MESSAGE", "INVITE", "BYE", "NOTIFY", "OPTIONS", "ACK"} {
 			for _, routes := range []string{"", ", <sip:" + target + ";lr>", ", <sip:" + target + ">"} {
 				t.Run(method+" "+target+" "+fmt.Sprint(len(routes)), func(t *testing.T) {
-					play(t, func(s *scene) {
-						stranger := s.udp(strangerAt)
-						s.udp(victimAt)
-						s.tcpListener(netip.MustParseAddrPort("203.0.113.66:5060"))
-						s.tcpListener(netip.MustParseAddrPort("192.0.2.2:22"))
-						refusal := s.challenged(stranger)
+					runScenario(t, func(s *testbed) {
+						stranger := s.addUDPPeer(strangerAt)
+						s.addUDPPeer(victimAt)
+						s.addTCPListener(netip.MustParseAddrPort("203.0.113.66:5060"))
+						s.addTCPListener(netip.MustParseAddrPort("192.0.2.2:22"))
+						refusal := s.challengeStranger(stranger)
 						uri := "sip:x@" + target
-						m := stranger.within(refusal.with("Contact:", "Contact: <"+uri+">\r\nX-Contact:"), method, "Route: "+refusal.one("Record-Route")+routes)
-						stranger.sends(m)
+						m := stranger.callerRequest(refusal.replaced("Contact:", "Contact: <"+uri+">\r\nX-Contact:"), method, "Route: "+refusal.fieldValue("Record-Route")+routes)
+						stranger.send(m)
 						if routes != "" && target != "192.0.2.1:5060" { // a Route of ours is taken off
 							if method != "ACK" {
-								stranger.gets("refused", "SIP/2.0 403 Route Not Allowed")
+								stranger.expect("refused", "SIP/2.0 403 Route Not Allowed")
 							}
-							s.quiet("and nobody hears of it")
+							s.expectNothing("and nobody hears of it")
 							return
 						}
-						got := s.pbx.gets("it goes to the PBX", method)
+						got := s.pbx.expect("it goes to the PBX", method)
 						if method != "ACK" {
-							s.pbx.replies(got, "481 Call/Transaction Does Not Exist")
-							stranger.gets("the PBX's answer", "SIP/2.0 481")
+							s.pbx.respond(got, "481 Call/Transaction Does Not Exist")
+							stranger.expect("the PBX's answer", "SIP/2.0 481")
 						}
 						if method == "INVITE" {
-							s.pbx.gets("its ACK", "ACK")
+							s.pbx.expect("its ACK", "ACK")
 						}
-						s.pbx.forgets()
-						s.quiet("and nobody else hears of it")
+						s.pbx.discardReceived()
+						s.expectNothing("and nobody else hears of it")
 					})
 				})
 			}
@@ -73,67 +73,67 @@ func TestARefusedStrangerChoosesNoNextHop(t *testing.T) {
 }
 
 func TestATokenOpensInItsOwnDialogAlone(t *testing.T) {
-	play(t, func(s *scene) {
-		c := s.phone.calls(s.pbx)
-		stranger := s.udp(strangerAt)
-		token := "Route: " + c.ok.one("Record-Route")
+	runScenario(t, func(s *testbed) {
+		c := s.phone.setUpCall(s.pbx)
+		stranger := s.addUDPPeer(strangerAt)
+		token := "Route: " + c.ok.fieldValue("Record-Route")
 		for _, m := range []text{
-			stranger.request("MESSAGE", "sip:102@pbx.example", token),
-			stranger.request("MESSAGE", "sip:102@pbx.example", token, "To: <sip:102@pbx.example>;tag=x"),
-			stranger.within(c.ok, "MESSAGE", "Call-ID: another"),
-			stranger.within(c.ok, "MESSAGE", "From: <sip:101@pbx.example>;tag=another"),
+			stranger.newRequest("MESSAGE", "sip:102@pbx.example", token),
+			stranger.newRequest("MESSAGE", "sip:102@pbx.example", token, "To: <sip:102@pbx.example>;tag=x"),
+			stranger.callerRequest(c.ok, "MESSAGE", "Call-ID: another"),
+			stranger.callerRequest(c.ok, "MESSAGE", "From: <sip:101@pbx.example>;tag=another"),
 		} {
-			stranger.sends(m)
-			stranger.gets("refused", "SIP/2.0 403 Forged Route")
+			stranger.send(m)
+			stranger.expect("refused", "SIP/2.0 403 Forged Route")
 		}
-		s.quiet("nothing is sent on")
-		stranger.sends(stranger.within(c.ok, "MESSAGE", "To: <sip:102@pbx.example>;tag=another"))
-		s.pbx.replies(s.pbx.gets("another branch of a fork is the PBX's to know", "MESSAGE"), "481 No Such Call")
-		stranger.gets("answer", "SIP/2.0 481")
+		s.expectNothing("nothing is sent on")
+		stranger.send(stranger.callerRequest(c.ok, "MESSAGE", "To: <sip:102@pbx.example>;tag=another"))
+		s.pbx.respond(s.pbx.expect("another branch of a fork is the PBX's to know", "MESSAGE"), "481 No Such Call")
+		stranger.expect("answer", "SIP/2.0 481")
 	})
 }
 
 func TestACallersTokensDoNotLeadPastThePBX(t *testing.T) { // the PBX is a proxy that stays in the dialog
-	play(t, func(s *scene) {
-		other := s.udp(otherAt)
-		s.phone.sends(s.phone.invite())
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
-		s.pbx.sends(got.with("INVITE sip:102@pbx.example", "INVITE sip:102@192.0.2.102:5062").
-			with("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:").
-			with("Record-Route:", "Record-Route: <sip:192.0.2.2;lr>\r\nRecord-Route:"))
-		called := other.gets("the PBX sends it to the other phone", "INVITE sip:102@192.0.2.102:5062")
-		routes := called.all("Record-Route")
-		equal(t, "Record-Routes", fmt.Sprint(len(routes)), "3")
-		other.replies(called, "200 OK")
-		ok := s.pbx.gets("answer", "SIP/2.0 200")
-		s.pbx.sends(ok.with("Via: "+ok.one("Via")+"\r\n", ""))
-		answer := s.phone.gets("answer", "SIP/2.0 200")
+	runScenario(t, func(s *testbed) {
+		other := s.addUDPPeer(otherAt)
+		s.phone.send(s.phone.newInvite())
+		got := s.pbx.expect("the INVITE goes on", "INVITE")
+		s.pbx.send(got.replaced("INVITE sip:102@pbx.example", "INVITE sip:102@192.0.2.102:5062").
+			replaced("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:").
+			replaced("Record-Route:", "Record-Route: <sip:192.0.2.2;lr>\r\nRecord-Route:"))
+		called := other.expect("the PBX sends it to the other phone", "INVITE sip:102@192.0.2.102:5062")
+		routes := called.fieldValues("Record-Route")
+		assertEqual(t, "Record-Routes", fmt.Sprint(len(routes)), "3")
+		other.respond(called, "200 OK")
+		ok := s.pbx.expect("answer", "SIP/2.0 200")
+		s.pbx.send(ok.replaced("Via: "+ok.fieldValue("Via")+"\r\n", ""))
+		answer := s.phone.expect("answer", "SIP/2.0 200")
 		for _, route := range []string{
 			routes[2] + "," + routes[0], // without the PBX's
 			routes[0],
 			routes[0] + "," + routes[2],
 		} {
-			s.phone.sends(s.phone.within(answer, "INFO", "Route: "+route))
-			s.pbx.replies(s.pbx.gets("it goes to the PBX", "INFO"), "404 Not Found")
-			s.phone.gets("answer", "SIP/2.0 404")
-			s.quiet("and not past it")
+			s.phone.send(s.phone.callerRequest(answer, "INFO", "Route: "+route))
+			s.pbx.respond(s.pbx.expect("it goes to the PBX", "INFO"), "404 Not Found")
+			s.phone.expect("answer", "SIP/2.0 404")
+			s.expectNothing("and not past it")
 		}
-		s.phone.sends(s.phone.within(answer, "BYE"))
-		bye := s.pbx.gets("by the PBX's Route", "BYE")
-		equal(t, "Route", strings.Join(bye.all("Route"), "|"), "<sip:192.0.2.2;lr>|"+routes[0])
-		s.pbx.sends(bye.with("Route: <sip:192.0.2.2;lr>\r\n", "").
-			with("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx2\r\nVia:"))
-		other.replies(other.gets("from the PBX", "BYE"), "200 OK")
-		ok = s.pbx.gets("answer", "SIP/2.0 200")
-		s.pbx.sends(ok.with("Via: "+ok.one("Via")+"\r\n", ""))
-		s.phone.gets("answer", "SIP/2.0 200")
+		s.phone.send(s.phone.callerRequest(answer, "BYE"))
+		bye := s.pbx.expect("by the PBX's Route", "BYE")
+		assertEqual(t, "Route", strings.Join(bye.fieldValues("Route"), "|"), "<sip:192.0.2.2;lr>|"+routes[0])
+		s.pbx.send(bye.replaced("Route: <sip:192.0.2.2;lr>\r\n", "").
+			replaced("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx2\r\nVia:"))
+		other.respond(other.expect("from the PBX", "BYE"), "200 OK")
+		ok = s.pbx.expect("answer", "SIP/2.0 200")
+		s.pbx.send(ok.replaced("Via: "+ok.fieldValue("Via")+"\r\n", ""))
+		s.phone.expect("answer", "SIP/2.0 200")
 	})
 }
 
-func TestADialogThatThePBXHasLeftGoesToItsOtherEnd(t *testing.T) {
+func TestDialogThePBXHasLeftReachesItsOtherEnd(t *testing.T) {
 	for _, tt := range []struct {
-		contact string // of who is called, as it answers
-		goesTo  string // the BYE of the caller; "" if to nobody
+		contact string // Contact in the 2xx of the called phone
+		goesTo  string // receiver of the caller's BYE; "": none
 	}{
 		{"sip:102@192.0.2.102:5062", "192.0.2.102:5062"},
 		{"sip:102@192.0.2.102:6000", "192.0.2.102:6000"},  // another port of the same host
@@ -141,30 +141,30 @@ func TestADialogThatThePBXHasLeftGoesToItsOtherEnd(t *testing.T) {
 		{"sip:102@phone.example", "192.0.2.102:5062"},
 	} {
 		t.Run(tt.contact, func(t *testing.T) {
-			play(t, func(s *scene) {
-				other := s.udp(otherAt)
-				s.udp(victimAt)
-				port := s.udp(netip.MustParseAddrPort("192.0.2.102:6000"))
-				s.phone.sends(s.phone.invite())
-				got := s.pbx.gets("the INVITE goes on", "INVITE")
-				s.pbx.sends(got.with("INVITE sip:102@pbx.example", "INVITE sip:102@192.0.2.102:5062").
-					with("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:"))
-				called := other.gets("the PBX sends it to the other phone", "INVITE sip:102@192.0.2.102:5062")
-				other.replies(called, "200 OK", "Contact: <"+tt.contact+">")
-				ok := s.pbx.gets("answer", "SIP/2.0 200")
-				s.pbx.sends(ok.with("Via: "+ok.one("Via")+"\r\n", ""))
-				answer := s.phone.gets("answer", "SIP/2.0 200")
-				s.phone.sends(s.phone.within(answer, "BYE"))
+			runScenario(t, func(s *testbed) {
+				other := s.addUDPPeer(otherAt)
+				s.addUDPPeer(victimAt)
+				port := s.addUDPPeer(netip.MustParseAddrPort("192.0.2.102:6000"))
+				s.phone.send(s.phone.newInvite())
+				got := s.pbx.expect("the INVITE goes on", "INVITE")
+				s.pbx.send(got.replaced("INVITE sip:102@pbx.example", "INVITE sip:102@192.0.2.102:5062").
+					replaced("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:"))
+				called := other.expect("the PBX sends it to the other phone", "INVITE sip:102@192.0.2.102:5062")
+				other.respond(called, "200 OK", "Contact: <"+tt.contact+">")
+				ok := s.pbx.expect("answer", "SIP/2.0 200")
+				s.pbx.send(ok.replaced("Via: "+ok.fieldValue("Via")+"\r\n", ""))
+				answer := s.phone.expect("answer", "SIP/2.0 200")
+				s.phone.send(s.phone.callerRequest(answer, "BYE"))
 				to := other
 				if tt.goesTo == port.addr.String() {
 					to = port
 				}
-				to.replies(to.gets("the caller hangs up", "BYE "+tt.contact), "200 OK")
-				s.phone.gets("answer", "SIP/2.0 200")
-				other.sends(other.back(called, "BYE"))
-				s.phone.replies(s.phone.gets("the one called hangs up", "BYE"), "200 OK")
-				other.gets("answer", "SIP/2.0 200")
-				s.quiet("that was all")
+				to.respond(to.expect("the caller hangs up", "BYE "+tt.contact), "200 OK")
+				s.phone.expect("answer", "SIP/2.0 200")
+				other.send(other.calleeRequest(called, "BYE"))
+				s.phone.respond(s.phone.expect("the one called hangs up", "BYE"), "200 OK")
+				other.expect("answer", "SIP/2.0 200")
+				s.expectNothing("that was all")
 			})
 		})
 	}
@@ -173,113 +173,115 @@ func TestADialogThatThePBXHasLeftGoesToItsOtherEnd(t *testing.T) {
 func TestADialogStaysWithItsPBX(t *testing.T) {
 	secondAt := netip.MustParseAddrPort("192.0.2.12:5060")
 	profileAt := netip.MustParseAddrPort("192.0.2.2:5080") // another SIP port of the first
-	play(t, func(s *scene) {
-		second, profile := s.pbxs[1], s.udp(profileAt)
-		for _, p := range s.pbxs {
-			p.replies(p.gets("a probe", "OPTIONS"), "200 OK")
+	runScenario(t, func(s *testbed) {
+		second, profile := s.allPBXs[1], s.addUDPPeer(profileAt)
+		for _, p := range s.allPBXs {
+			p.respond(p.expect("a probe", "OPTIONS"), "200 OK")
 		}
 		for _, pbx := range []*peer{second, profile} {
-			c := pbx.request("INVITE", "sip:101@192.0.2.101:5062")
-			pbx.sends(c)
-			invite := s.phone.gets("the PBX calls", "INVITE")
-			s.phone.replies(invite, "200 OK")
-			ok := pbx.gets("answer", "SIP/2.0 200")
-			pbx.sends(pbx.within(ok, "ACK"))
-			s.phone.gets("its ACK", "ACK")
-			bye := s.phone.back(invite, "BYE")
-			for _, uri := range []string{bye.uri(), "sip:pbx@pbx.example", "sips:pbx@192.0.2.2", "sip:pbx@192.0.2.2:22;transport=tcp"} {
-				s.phone.sends(s.phone.back(invite, "INFO").with("INFO "+bye.uri(), "INFO "+uri))
-				pbx.replies(pbx.gets("whatever the Request-URI says", "INFO "+uri), "200 OK")
-				s.phone.gets("answer", "SIP/2.0 200")
+			c := pbx.newRequest("INVITE", "sip:101@192.0.2.101:5062")
+			pbx.send(c)
+			invite := s.phone.expect("the PBX calls", "INVITE")
+			s.phone.respond(invite, "200 OK")
+			ok := pbx.expect("answer", "SIP/2.0 200")
+			pbx.send(pbx.callerRequest(ok, "ACK"))
+			s.phone.expect("its ACK", "ACK")
+			bye := s.phone.calleeRequest(invite, "BYE")
+			for _, uri := range []string{bye.requestURI(), "sip:pbx@pbx.example", "sips:pbx@192.0.2.2", "sip:pbx@192.0.2.2:22;transport=tcp"} {
+				s.phone.send(s.phone.calleeRequest(invite, "INFO").replaced("INFO "+bye.requestURI(), "INFO "+uri))
+				pbx.respond(pbx.expect("whatever the Request-URI says", "INFO "+uri), "200 OK")
+				s.phone.expect("answer", "SIP/2.0 200")
 			}
-			s.quiet("no other PBX hears of it")
+			s.expectNothing("no other PBX hears of it")
 		}
 	}, func(c *sip.Config) {
 		c.PBX = append(c.PBX, sip.Addr{Proto: sip.UDP, AddrPort: secondAt})
-		c.PBXSources = prefixes("192.0.2.2/32")
+		c.PBXSources = parsePrefixes("192.0.2.2/32")
 	})
 }
 
-// TestAPBXThatIsAProxyIsNoWayAround: it follows Route and Request-URI wherever they
-// lead, and so would send a stranger's request where he likes, or back to bellhop.
-func TestAPBXThatIsAProxyIsNoWayAround(t *testing.T) {
+// A PBX that is a proxy follows Route and Request-URI anywhere. Without our checks it
+// would send a stranger's request to any address, or back to bellhop.
+func TestPBXProxyOpensNoOtherNextHop(t *testing.T) {
 	const pbx = "<sip:192.0.2.2;lr>"
-	play(t, func(s *scene) {
-		stranger := s.udp(strangerAt)
-		s.udp(victimAt)
+	runScenario(t, func(s *testbed) {
+		stranger := s.addUDPPeer(strangerAt)
+		s.addUDPPeer(victimAt)
 		for _, routes := range []string{
 			"<sip:192.0.2.1;lr>, " + pbx + ", <sip:192.0.2.1;lr>",
 			"<sip:192.0.2.1;lr>, " + pbx,
 			pbx,
 			pbx + ", <sip:203.0.113.66;lr>",
 		} {
-			stranger.sends(stranger.request("MESSAGE", "sip:x@203.0.113.66", "Route: "+routes, "To: <sip:x@x>;tag=any"))
-			stranger.gets("refused", "SIP/2.0 403")
+			stranger.send(stranger.newRequest("MESSAGE", "sip:x@203.0.113.66", "Route: "+routes, "To: <sip:x@x>;tag=any"))
+			stranger.expect("refused", "SIP/2.0 403")
 		}
-		// The PBX lets anybody call, and passes on what it gets.
-		invite := stranger.invite()
-		stranger.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
-		ok := s.pbx.answer(got, "200 OK")
-		ok = ok.with("Record-Route:", "Record-Route: "+pbx+"\r\nRecord-Route:")
-		s.pbx.sends(ok)
-		answer := stranger.gets("answer", "SIP/2.0 200")
-		token := answer.all("Record-Route")[1]
+		// The PBX accepts any caller and forwards its requests.
+		invite := stranger.newInvite()
+		stranger.send(invite)
+		got := s.pbx.expect("the INVITE goes on", "INVITE")
+		ok := s.pbx.newResponse(got, "200 OK")
+		ok = ok.replaced("Record-Route:", "Record-Route: "+pbx+"\r\nRecord-Route:")
+		s.pbx.send(ok)
+		answer := stranger.expect("answer", "SIP/2.0 200")
+		token := answer.fieldValues("Record-Route")[1]
 		for _, routes := range []string{token + ", " + pbx + ", <sip:192.0.2.1;lr>", token + ", <sip:203.0.113.66;lr>"} {
-			stranger.sends(stranger.within(answer, "INFO", "Route: "+routes))
-			stranger.gets("refused", "SIP/2.0 403")
+			stranger.send(stranger.callerRequest(answer, "INFO", "Route: "+routes))
+			stranger.expect("refused", "SIP/2.0 403")
 		}
-		s.quiet("nothing was sent on")
-		bounced := stranger.within(answer, "INFO", "Route: "+token+", "+pbx).with("INFO sip:192.0.2.2:5060", "INFO sip:x@203.0.113.66:5060")
-		stranger.sends(bounced)
-		back := s.pbx.gets("by the PBX's Route", "INFO")
-		s.pbx.sends(back.with("Route: "+pbx+"\r\n", "").with("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:"))
-		s.pbx.gets("the PBX sends it back", "SIP/2.0 403")
-		refused := s.pbx.answer(back, "403 Forbidden")
-		s.pbx.sends(refused)
-		stranger.gets("refused", "SIP/2.0 403")
-		s.quiet("nobody else hears of it")
+		s.expectNothing("nothing was sent on")
+		bounced := stranger.callerRequest(answer, "INFO", "Route: "+token+", "+pbx).replaced("INFO sip:192.0.2.2:5060", "INFO sip:x@203.0.113.66:5060")
+		stranger.send(bounced)
+		back := s.pbx.expect("by the PBX's Route", "INFO")
+		s.pbx.send(back.replaced("Route: "+pbx+"\r\n", "").replaced("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:"))
+		s.pbx.expect("the PBX sends it back", "SIP/2.0 403")
+		refused := s.pbx.newResponse(back, "403 Forbidden")
+		s.pbx.send(refused)
+		stranger.expect("refused", "SIP/2.0 403")
+		s.expectNothing("nobody else hears of it")
 	})
 }
 
 func TestARouteOfThePBXsOwnIsFollowed(t *testing.T) { // also one that names it otherwise than the configuration
 	for _, own := range []string{"<sip:192.0.2.2;lr>", "<sip:sip.pbx.example;lr;did=1>", "<sip:198.51.100.77:5080;lr>"} {
 		t.Run(own, func(t *testing.T) {
-			play(t, func(s *scene) {
-				invite := s.phone.invite()
-				s.phone.sends(invite)
-				got := s.pbx.gets("the INVITE goes on", "INVITE")
-				s.pbx.sends(s.pbx.answer(got, "200 OK").with("Record-Route:", "Record-Route: "+own+"\r\nRecord-Route:"))
-				ok := s.phone.gets("answer", "SIP/2.0 200")
-				s.phone.sends(s.phone.within(ok, "ACK"))
-				ack := s.pbx.gets("its ACK", "ACK")
-				equal(t, "Route", ack.one("Route"), own)
-				s.phone.sends(s.phone.within(ok, "INFO").with("Route: "+own, "Route: <sip:203.0.113.66;lr>"))
-				s.phone.gets("no other Route", "SIP/2.0 403")
-				s.pbx.sends(s.pbx.back(got, "BYE"))
-				s.phone.replies(s.phone.gets("from the PBX", "BYE"), "200 OK")
-				s.pbx.gets("answer", "SIP/2.0 200")
+			runScenario(t, func(s *testbed) {
+				invite := s.phone.newInvite()
+				s.phone.send(invite)
+				got := s.pbx.expect("the INVITE goes on", "INVITE")
+				s.pbx.send(s.pbx.newResponse(got, "200 OK").replaced("Record-Route:", "Record-Route: "+own+"\r\nRecord-Route:"))
+				ok := s.phone.expect("answer", "SIP/2.0 200")
+				s.phone.send(s.phone.callerRequest(ok, "ACK"))
+				ack := s.pbx.expect("its ACK", "ACK")
+				assertEqual(t, "Route", ack.fieldValue("Route"), own)
+				s.phone.send(s.phone.callerRequest(ok, "INFO").replaced("Route: "+own, "Route: <sip:203.0.113.66;lr>"))
+				s.phone.expect("no other Route", "SIP/2.0 403")
+				s.pbx.send(s.pbx.calleeRequest(got, "BYE"))
+				s.phone.respond(s.phone.expect("from the PBX", "BYE"), "200 OK")
+				s.pbx.expect("answer", "SIP/2.0 200")
 
-				s.pbx.sends(s.pbx.request("INVITE", "sip:101@192.0.2.101:5062", "Record-Route: "+own).
-					with("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:"))
-				called := s.phone.gets("the PBX calls", "INVITE")
-				s.phone.replies(called, "200 OK")
-				s.pbx.gets("answer", "SIP/2.0 200")
-				s.phone.sends(s.phone.back(called, "BYE"))
-				bye := s.pbx.gets("the phone hangs up", "BYE")
-				equal(t, "Route", bye.one("Route"), own)
-				s.pbx.replies(bye, "200 OK")
-				s.phone.gets("answer", "SIP/2.0 200")
-				s.phone.sends(s.phone.back(called, "INFO").with("Route: "+own, "Route: <sip:203.0.113.66;lr>"))
-				s.phone.gets("no other Route", "SIP/2.0 403")
-				s.quiet("that was all")
+				s.pbx.send(s.pbx.newRequest("INVITE", "sip:101@192.0.2.101:5062", "Record-Route: "+own).
+					replaced("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:"))
+				called := s.phone.expect("the PBX calls", "INVITE")
+				s.phone.respond(called, "200 OK")
+				s.pbx.expect("answer", "SIP/2.0 200")
+				s.phone.send(s.phone.calleeRequest(called, "BYE"))
+				bye := s.pbx.expect("the phone hangs up", "BYE")
+				assertEqual(t, "Route", bye.fieldValue("Route"), own)
+				s.pbx.respond(bye, "200 OK")
+				s.phone.expect("answer", "SIP/2.0 200")
+				s.phone.send(s.phone.calleeRequest(called, "INFO").replaced("Route: "+own, "Route: <sip:203.0.113.66;lr>"))
+				s.phone.expect("no other Route", "SIP/2.0 403")
+				s.expectNothing("that was all")
 			})
 		})
 	}
 }
 
 func TestACallersContactLeadsNoFartherThanItsHost(t *testing.T) {
-	trunks := func(c *sip.Config) { c.Trunks = []sip.Trunk{{Name: "carrier", Sources: prefixes("198.51.100.0/28")}} }
+	trunks := func(c *sip.Config) {
+		c.Trunks = []sip.Trunk{{Name: "carrier", Sources: parsePrefixes("198.51.100.0/28")}}
+	}
 	trunkAt, gateway := netip.MustParseAddrPort("198.51.100.9:5060"), netip.MustParseAddrPort("198.51.100.10:5070")
 	for _, tt := range []struct {
 		name    string
@@ -295,48 +297,48 @@ func TestACallersContactLeadsNoFartherThanItsHost(t *testing.T) {
 		{"another host than the trunk's", trunkAt, "sip:x@203.0.113.66:5060", trunkAt},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
+			runScenario(t, func(s *testbed) {
 				peers := map[netip.AddrPort]*peer{}
 				for _, at := range []netip.AddrPort{strangerAt, netip.MustParseAddrPort("198.51.100.66:6000"), victimAt, trunkAt, gateway} {
-					peers[at] = s.udp(at)
+					peers[at] = s.addUDPPeer(at)
 				}
 				from := peers[tt.from]
-				invite := from.invite("Contact: <"+tt.contact+">").
-					with("Via:", "Via: SIP/2.0/UDP "+tt.from.String()+";branch=z9hG4bK-edge\r\nVia:") // behind a proxy
-				from.sends(invite)
-				got := s.pbx.gets("the INVITE goes on", "INVITE")
-				s.pbx.replies(got, "200 OK")
-				from.gets("answer", "SIP/2.0 200")
-				s.pbx.sends(s.pbx.back(got, "BYE"))
+				invite := from.newInvite("Contact: <"+tt.contact+">").
+					replaced("Via:", "Via: SIP/2.0/UDP "+tt.from.String()+";branch=z9hG4bK-edge\r\nVia:") // behind a proxy
+				from.send(invite)
+				got := s.pbx.expect("the INVITE goes on", "INVITE")
+				s.pbx.respond(got, "200 OK")
+				from.expect("answer", "SIP/2.0 200")
+				s.pbx.send(s.pbx.calleeRequest(got, "BYE"))
 				to := peers[tt.want]
-				to.replies(to.gets("the BYE", "BYE "+tt.contact), "200 OK")
-				s.pbx.gets("answer", "SIP/2.0 200")
-				s.quiet("nobody else hears of it")
+				to.respond(to.expect("the BYE", "BYE "+tt.contact), "200 OK")
+				s.pbx.expect("answer", "SIP/2.0 200")
+				s.expectNothing("nobody else hears of it")
 			}, trunks)
 		})
 	}
 }
 
-func TestACallersContactIsNotThePBXs(t *testing.T) { // of a PBX that is a proxy, and on whose host a caller is
-	play(t, func(s *scene) {
-		caller := s.udp(netip.MustParseAddrPort("192.0.2.2:5099"))
-		c := s.pbx.request("INVITE", "sip:101@192.0.2.101:5062", "Contact: <sip:102@192.0.2.2:5099>", "Record-Route: <sip:192.0.2.2;lr>").
-			with("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:")
-		s.pbx.sends(c)
-		invite := s.phone.gets("the PBX calls", "INVITE")
-		s.phone.replies(invite, "200 OK")
-		s.pbx.gets("answer", "SIP/2.0 200")
-		s.phone.sends(s.phone.back(invite, "BYE"))
-		s.pbx.replies(s.pbx.gets("by the PBX's Route", "BYE sip:102@192.0.2.2:5099"), "200 OK")
-		s.phone.gets("answer", "SIP/2.0 200")
-		if m, ok := caller.next(); ok {
+func TestCallersContactIsNotTakenForThePBX(t *testing.T) { // the PBX is a proxy, and the caller is on its host
+	runScenario(t, func(s *testbed) {
+		caller := s.addUDPPeer(netip.MustParseAddrPort("192.0.2.2:5099"))
+		c := s.pbx.newRequest("INVITE", "sip:101@192.0.2.101:5062", "Contact: <sip:102@192.0.2.2:5099>", "Record-Route: <sip:192.0.2.2;lr>").
+			replaced("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:")
+		s.pbx.send(c)
+		invite := s.phone.expect("the PBX calls", "INVITE")
+		s.phone.respond(invite, "200 OK")
+		s.pbx.expect("answer", "SIP/2.0 200")
+		s.phone.send(s.phone.calleeRequest(invite, "BYE"))
+		s.pbx.respond(s.pbx.expect("by the PBX's Route", "BYE sip:102@192.0.2.2:5099"), "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
+		if m, ok := caller.nextMessage(); ok {
 			t.Errorf("past the PBX, the caller got %s", m)
 		}
 	})
 }
 
 func TestNoURIOfThePBXLeadsIntoThisMachine(t *testing.T) {
-	play(t, func(s *scene) {
+	runScenario(t, func(s *testbed) {
 		for uri, want := range map[string]string{
 			"sip:x@127.0.0.1:5062":                   "403 Next Hop Not Allowed",
 			"sip:x@127.0.0.1:6379;transport=tcp":     "403 Next Hop Not Allowed",
@@ -345,10 +347,10 @@ func TestNoURIOfThePBXLeadsIntoThisMachine(t *testing.T) {
 			"sip:x@0.0.0.0:5062":                     "403 Next Hop Not Allowed",
 			"sip:x@192.0.2.1:5060":                   "404 Not Found",
 		} {
-			s.pbx.sends(s.pbx.request("MESSAGE", uri))
-			s.pbx.gets(uri, "SIP/2.0 "+want)
+			s.pbx.send(s.pbx.newRequest("MESSAGE", uri))
+			s.pbx.expect(uri, "SIP/2.0 "+want)
 		}
-		s.quiet("nothing is sent")
+		s.expectNothing("nothing is sent")
 	})
 }
 
@@ -364,9 +366,9 @@ const (
 func TestCallsAndBindingsOutliveTheUpgrade(t *testing.T) {
 	const ours = "@192.0.2.1:5060;lr>"
 	within := []string{"Call-ID: old", "From: <sip:101@pbx.example>;tag=up", "To: <sip:102@pbx.example>;tag=x"}
-	play(t, func(s *scene) {
-		other := s.udp(otherAt)
-		s.hop.TakeUp([]sip.Dialog{{CallID: "old", Tag: "up"}, {CallID: "old", Tag: "up2"}})
+	runScenario(t, func(s *testbed) {
+		other := s.addUDPPeer(otherAt)
+		s.proxy.RestoreDialogs([]sip.Dialog{{CallID: "old", Tag: "up"}, {CallID: "old", Tag: "up2"}})
 		for _, tt := range []struct {
 			from, to *peer
 			uri      string
@@ -378,66 +380,66 @@ func TestCallsAndBindingsOutliveTheUpgrade(t *testing.T) {
 			{s.pbx, s.phone, "sip:101@10.0.0.7", append(within, "Route: <sip:"+oldPhone+ours)},
 			{s.pbx, s.phone, "sip:101@10.0.0.7", []string{"Route: <sip:" + oldPath + ours}},
 			{s.pbx, s.phone, "sip:101@192.0.2.1;bellhop=" + oldContact, nil},
-			// Dialogs other than calls, a subscription's for example, nobody has kept.
+			// Dialogs other than calls, a subscription's for example, are not restored.
 			{s.phone, s.pbx, "sip:102@192.0.2.2:5060", []string{"To: <sip:102@pbx.example>;tag=x", "Route: <sip:" + oldPhone + ours}},
 			{s.pbx, s.phone, "sip:101@10.0.0.7", []string{"To: <sip:102@pbx.example>;tag=x", "Route: <sip:" + oldPhone + ours}},
 		} {
-			tt.from.sends(tt.from.request("INFO", tt.uri, tt.lines...))
-			tt.to.replies(tt.to.gets(fmt.Sprint(tt.lines), "INFO"), "200 OK")
-			tt.from.gets("answer", "SIP/2.0 200")
+			tt.from.send(tt.from.newRequest("INFO", tt.uri, tt.lines...))
+			tt.to.respond(tt.to.expect(fmt.Sprint(tt.lines), "INFO"), "200 OK")
+			tt.from.expect("answer", "SIP/2.0 200")
 		}
 		past := append(within, "Route: <sip:"+oldPhone+ours+", <sip:"+oldOther+ours)
-		bye := s.phone.request("BYE", "sip:102@192.0.2.102:5062", past...)
-		s.phone.sends(bye)
-		other.replies(other.gets("the call ends", "BYE"), "200 OK")
-		s.phone.gets("answer", "SIP/2.0 200")
+		bye := s.phone.newRequest("BYE", "sip:102@192.0.2.102:5062", past...)
+		s.phone.send(bye)
+		other.respond(other.expect("the call ends", "BYE"), "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
 		for _, m := range []text{
-			s.phone.request("INFO", "sip:102@192.0.2.102:5062", past...),
-			s.phone.request("INFO", "sip:102@192.0.2.102:5062", past...).with("Call-ID: old", "Call-ID: new"),
+			s.phone.newRequest("INFO", "sip:102@192.0.2.102:5062", past...),
+			s.phone.newRequest("INFO", "sip:102@192.0.2.102:5062", past...).replaced("Call-ID: old", "Call-ID: new"),
 		} {
-			s.phone.sends(m)
-			s.pbx.replies(s.pbx.gets("the tokens of a call that is over open nothing", "INFO"), "481 No Such Call")
-			s.phone.gets("answer", "SIP/2.0 481")
+			s.phone.send(m)
+			s.pbx.respond(s.pbx.expect("the tokens of a call that is over open nothing", "INFO"), "481 No Such Call")
+			s.phone.expect("answer", "SIP/2.0 481")
 		}
-		s.phone.sends(s.phone.request("INFO", "sip:102@192.0.2.102:5062", append(within, "Route: <sip:"+oldPhone+ours+",<sip:203.0.113.66;lr>")...))
-		s.phone.gets("refused", "SIP/2.0 403 Route Not Allowed")
+		s.phone.send(s.phone.newRequest("INFO", "sip:102@192.0.2.102:5062", append(within, "Route: <sip:"+oldPhone+ours+",<sip:203.0.113.66;lr>")...))
+		s.phone.expect("refused", "SIP/2.0 403 Route Not Allowed")
 	}, func(c *sip.Config) { c.Register = sip.RegisterContact })
 }
 
-func TestTheSecretOfATrunkMarksItsRequestsAlone(t *testing.T) {
+func TestTrunkSecretMarksOnlyItsRequests(t *testing.T) {
 	const mark = "X-Bellhop-Trunk"
 	trunkAt := netip.MustParseAddrPort("198.51.100.9:5060")
-	play(t, func(s *scene) {
-		trunk := s.udp(trunkAt)
+	runScenario(t, func(s *testbed) {
+		trunk := s.addUDPPeer(trunkAt)
 		for _, forged := range [][]string{nil, {mark + ": the secret of the carrier"}, {"x-bellhop-TRUNK : a\r\n b", mark + ": guess"}} {
 			for _, method := range []string{"INVITE", "MESSAGE", "BYE"} {
 				for _, tt := range []struct {
 					from *peer
 					want string
 				}{{trunk, "the-secret-of-the-carrier"}, {s.phone, ""}} {
-					m := tt.from.request(method, "sip:102@pbx.example", forged...)
-					tt.from.sends(m)
-					got := s.pbx.gets("sent on", method)
-					equal(t, mark+" of "+tt.from.name, strings.Join(got.all(mark), "|"), tt.want)
-					s.pbx.replies(got, "404 Not Found")
-					s.pbx.forgets()
-					answer := tt.from.gets("answer", "SIP/2.0 404")
+					m := tt.from.newRequest(method, "sip:102@pbx.example", forged...)
+					tt.from.send(m)
+					got := s.pbx.expect("sent on", method)
+					assertEqual(t, mark+" of "+tt.from.name, strings.Join(got.fieldValues(mark), "|"), tt.want)
+					s.pbx.respond(got, "404 Not Found")
+					s.pbx.discardReceived()
+					answer := tt.from.expect("answer", "SIP/2.0 404")
 					if method == "INVITE" {
-						tt.from.acks(m, answer)
+						tt.from.sendACK(m, answer)
 					}
 				}
 			}
 		}
-		s.pbx.sends(s.pbx.request("MESSAGE", "sip:101@192.0.2.101:5062", mark+": the-secret-of-the-carrier"))
-		got := s.phone.gets("from the PBX", "MESSAGE")
-		equal(t, "what a phone sees of the secret", got.one(mark), "")
-		s.phone.replies(got, "200 OK")
+		s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:101@192.0.2.101:5062", mark+": the-secret-of-the-carrier"))
+		got := s.phone.expect("from the PBX", "MESSAGE")
+		assertEqual(t, "what a phone sees of the secret", got.fieldValue(mark), "")
+		s.phone.respond(got, "200 OK")
 	}, func(c *sip.Config) {
-		c.Trunks = []sip.Trunk{{Name: "carrier", Sources: prefixes("198.51.100.9/32"), Secret: "the-secret-of-the-carrier"}}
+		c.Trunks = []sip.Trunk{{Name: "carrier", Sources: parsePrefixes("198.51.100.9/32"), Secret: "the-secret-of-the-carrier"}}
 	})
 }
 
-func TestAStrangersIdentityIsNotSentOn(t *testing.T) {
+func TestIdentityFieldsOfStrangersAreRemoved(t *testing.T) {
 	trunkAt := netip.MustParseAddrPort("198.51.100.9:5060")
 	identity := []string{
 		"P-Asserted-Identity: \"Boss\" <sip:100@pbx.example>,\r\n\t<tel:100>", "p-asserted-identity: <sip:1@x>", "Remote-Party-ID: <sip:100@x>;screen=yes",
@@ -446,30 +448,30 @@ func TestAStrangersIdentityIsNotSentOn(t *testing.T) {
 	}
 	for _, strip := range []bool{true, false} {
 		t.Run(fmt.Sprint(strip), func(t *testing.T) {
-			play(t, func(s *scene) {
-				trunk := s.udp(trunkAt)
+			runScenario(t, func(s *testbed) {
+				trunk := s.addUDPPeer(trunkAt)
 				for _, from := range []*peer{trunk, s.phone} {
-					invite := from.invite(identity...)
-					from.sends(invite)
-					got := s.pbx.gets("sent on", "INVITE")
+					invite := from.newInvite(identity...)
+					from.send(invite)
+					got := s.pbx.expect("sent on", "INVITE")
 					kept := from == trunk || !strip
-					equal(t, "X-AUTH-IPX", got.one("X-AUTH-IPX"), "other")
+					assertEqual(t, "X-AUTH-IPX", got.fieldValue("X-AUTH-IPX"), "other")
 					for _, name := range []string{"P-Asserted-Identity", "Remote-Party-ID", "Diversion", "X-AUTH-IP", "X-AUTH-PORT"} {
-						if has := got.one(name) != ""; has != kept {
+						if has := got.fieldValue(name) != ""; has != kept {
 							t.Errorf("%s of %s is there: %v", name, from.name, has)
 						}
 					}
-					if cid := got.all("X-CID"); len(cid) != 1 || (cid[0] == "made-up") != kept {
+					if cid := got.fieldValues("X-CID"); len(cid) != 1 || (cid[0] == "made-up") != kept {
 						t.Errorf("X-CID of %s: %q", from.name, cid)
 					}
-					equal(t, "P-Preferred-Identity, which the PBX checks", got.one("P-Preferred-Identity"), "<sip:101@pbx.example>")
-					s.pbx.replies(got, "404 Not Found")
-					s.pbx.forgets()
-					from.acks(invite, from.gets("answer", "SIP/2.0 404"))
+					assertEqual(t, "P-Preferred-Identity, which the PBX checks", got.fieldValue("P-Preferred-Identity"), "<sip:101@pbx.example>")
+					s.pbx.respond(got, "404 Not Found")
+					s.pbx.discardReceived()
+					from.sendACK(invite, from.expect("answer", "SIP/2.0 404"))
 				}
 			}, func(c *sip.Config) {
 				c.AddCID, c.StripIdentity = true, strip
-				c.Trunks = []sip.Trunk{{Name: "carrier", Sources: prefixes("198.51.100.9/32")}}
+				c.Trunks = []sip.Trunk{{Name: "carrier", Sources: parsePrefixes("198.51.100.9/32")}}
 			})
 		})
 	}

@@ -10,7 +10,7 @@ import (
 	"bellhop/sip"
 )
 
-func TestMaxForwards(t *testing.T) { // RFC 3261 §16.3 item 3, §16.6 item 3
+func TestMaxForwardsIsDecremented(t *testing.T) { // RFC 3261 §16.3 item 3, §16.6 item 3
 	for _, tt := range []struct {
 		is, want string
 		refused  bool
@@ -20,22 +20,22 @@ func TestMaxForwards(t *testing.T) { // RFC 3261 §16.3 item 3, §16.6 item 3
 		{"0\r\nMax-Forwards: 70", "400", true},
 	} {
 		t.Run(tt.is, func(t *testing.T) {
-			play(t, func(s *scene) {
-				s.phone.sends(s.phone.request("MESSAGE", "sip:102@pbx.example", "Max-Forwards: "+tt.is))
+			runScenario(t, func(s *testbed) {
+				s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example", "Max-Forwards: "+tt.is))
 				if tt.refused {
-					s.phone.gets("refused", "SIP/2.0 "+tt.want)
-					s.quiet("and not sent on")
+					s.phone.expect("refused", "SIP/2.0 "+tt.want)
+					s.expectNothing("and not sent on")
 					return
 				}
-				got := s.pbx.gets("sent on", "MESSAGE")
-				equal(t, "Max-Forwards", strings.Join(got.all("Max-Forwards"), " "), tt.want)
-				s.pbx.replies(got, "200 OK")
+				got := s.pbx.expect("sent on", "MESSAGE")
+				assertEqual(t, "Max-Forwards", strings.Join(got.fieldValues("Max-Forwards"), " "), tt.want)
+				s.pbx.respond(got, "200 OK")
 			})
 		})
 	}
 }
 
-func TestWhatIsRefused(t *testing.T) { // rows 3–8, 11
+func TestInvalidRequestsAreRefused(t *testing.T) { // rows 3–8, 11
 	invite := "INVITE sip:102@pbx.example SIP/2.0"
 	for _, tt := range []struct {
 		name, old, new, want string
@@ -75,22 +75,22 @@ func TestWhatIsRefused(t *testing.T) { // rows 3–8, 11
 		{"100 Routes", "Contact: ", strings.Repeat("Route: <sip:192.0.2.1;lr>\r\n", 33) + "Route: " + strings.Repeat("<sip:192.0.2.1;lr>,", 66) + "<sip:192.0.2.2;lr>\r\nContact: ", "400"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
-				s.phone.sends(s.phone.invite().with(tt.old, tt.new))
-				got := s.phone.gets("refused", "SIP/2.0 "+tt.want)
+			runScenario(t, func(s *testbed) {
+				s.phone.send(s.phone.newInvite().replaced(tt.old, tt.new))
+				got := s.phone.expect("refused", "SIP/2.0 "+tt.want)
 				if tt.want == "505" {
-					equal(t, "it is SIP/2.0 that we speak", got.start(), "SIP/2.0 505 Version Not Supported")
+					assertEqual(t, "it is SIP/2.0 that we speak", got.startLine(), "SIP/2.0 505 Version Not Supported")
 				}
 				if tt.want == "420" {
-					equal(t, "all of them", got.one("Unsupported"), "foo, bar, baz")
+					assertEqual(t, "all of them", got.fieldValue("Unsupported"), "foo, bar, baz")
 				}
-				s.quiet("and not sent on")
+				s.expectNothing("and not sent on")
 			})
 		})
 	}
 }
 
-func TestWhatPasses(t *testing.T) { // row 1: what only others have to understand is not looked at
+func TestUnusualRequestsAreForwarded(t *testing.T) { // row 1: parts that only others need to understand are not checked
 	invite := "INVITE sip:102@pbx.example SIP/2.0"
 	for _, tt := range []struct {
 		name, old, new string
@@ -113,21 +113,21 @@ func TestWhatPasses(t *testing.T) { // row 1: what only others have to understan
 		{"octets that are no UTF-8", "Contact: ", "Subject: \xff\xfe\r\nContact: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
-				sent := s.phone.invite().with(tt.old, tt.new)
-				s.phone.sends(sent)
-				got := s.pbx.gets("sent on", "INVITE ")
-				equal(t, "request line", got.start(), sent.start())
+			runScenario(t, func(s *testbed) {
+				sent := s.phone.newInvite().replaced(tt.old, tt.new)
+				s.phone.send(sent)
+				got := s.pbx.expect("sent on", "INVITE ")
+				assertEqual(t, "request line", got.startLine(), sent.startLine())
 				if tt.old == "Contact: " && !strings.Contains(string(got), tt.new) {
 					t.Errorf("what went on is\n%s", got)
 				}
-				s.pbx.replies(got, "404 Not Found")
+				s.pbx.respond(got, "404 Not Found")
 			})
 		})
 	}
 }
 
-func TestMethodsArePassedAsTheyAre(t *testing.T) { // rows 2, 16, 40; RFC 3261 §7.1
+func TestMethodsAreForwardedUnchanged(t *testing.T) { // rows 2, 16, 40; RFC 3261 §7.1
 	for _, tt := range []struct {
 		method   string
 		recorded bool
@@ -137,171 +137,171 @@ func TestMethodsArePassedAsTheyAre(t *testing.T) { // rows 2, 16, 40; RFC 3261 �
 		{"REGISTER", false}, {"MESSAGE", false}, {"OPTIONS", false}, {"PUBLISH", false}, {"INFO", false}, {"PRACK", false}, {"BYE", false},
 	} {
 		t.Run(tt.method, func(t *testing.T) {
-			play(t, func(s *scene) {
-				s.phone.sends(s.phone.request(tt.method, "sip:102@pbx.example", "RSeq: 1", "RAck: 776656 1 INVITE"))
-				got := s.pbx.gets("sent on", tt.method+" sip:102@pbx.example SIP/2.0")
-				if got := len(got.all("Record-Route")) == 1; got != tt.recorded {
+			runScenario(t, func(s *testbed) {
+				s.phone.send(s.phone.newRequest(tt.method, "sip:102@pbx.example", "RSeq: 1", "RAck: 776656 1 INVITE"))
+				got := s.pbx.expect("sent on", tt.method+" sip:102@pbx.example SIP/2.0")
+				if got := len(got.fieldValues("Record-Route")) == 1; got != tt.recorded {
 					t.Errorf("Record-Route: %v, want %v", got, tt.recorded)
 				}
-				equal(t, "RAck", got.one("RAck"), "776656 1 INVITE")
-				s.pbx.replies(got, "404 Not Found")
-				s.phone.gets("answer", "SIP/2.0 404")
+				assertEqual(t, "RAck", got.fieldValue("RAck"), "776656 1 INVITE")
+				s.pbx.respond(got, "404 Not Found")
+				s.phone.expect("answer", "SIP/2.0 404")
 			})
 		})
 	}
 }
 
-func TestAPBXThatSendsTheCallBackUnchanged(t *testing.T) { // RFC 3261 §16.3 item 4
-	play(t, func(s *scene) {
-		s.phone.sends(s.phone.invite())
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
-		s.pbx.replies(got, "100 Trying")
-		s.pbx.sends(got.with("Via:", "Via: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK-pbx\r\nVia:"))
-		s.pbx.gets("a loop", "SIP/2.0 482")
-		s.pbx.replies(got, "482 Loop Detected")
-		s.pbx.gets("acknowledged", "ACK")
-		s.phone.forgets()
+func TestCallSentBackUnchangedIsALoop(t *testing.T) { // RFC 3261 §16.3 item 4
+	runScenario(t, func(s *testbed) {
+		s.phone.send(s.phone.newInvite())
+		got := s.pbx.expect("the INVITE goes on", "INVITE")
+		s.pbx.respond(got, "100 Trying")
+		s.pbx.send(got.replaced("Via:", "Via: SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK-pbx\r\nVia:"))
+		s.pbx.expect("a loop", "SIP/2.0 482")
+		s.pbx.respond(got, "482 Loop Detected")
+		s.pbx.expect("acknowledged", "ACK")
+		s.phone.discardReceived()
 	})
 }
 
-func TestALoopIsRefusedASpiralPasses(t *testing.T) { // RFC 3261 §16.3 item 4, RFC 5393 §4.2
-	play(t, func(s *scene) {
-		other := s.udp(otherAt)
-		// From the PBX: the Request-URI says where to, so that nothing else changes.
-		sent := s.pbx.request("MESSAGE", "sip:102@192.0.2.102:5062")
-		s.pbx.sends(sent)
-		got := other.gets("it goes on", "MESSAGE sip:102@192.0.2.102:5062")
-		loop := got.with("Via:", "Via: SIP/2.0/UDP 192.0.2.102:5062;branch=z9hG4bK-other\r\nVia:")
-		other.sends(loop)
-		other.gets("the same again", "SIP/2.0 482")
-		spiral := loop.with("z9hG4bK-other", "z9hG4bK-another").with("MESSAGE sip:102@192.0.2.102:5062", "MESSAGE sip:103@pbx.example")
-		other.sends(spiral)
-		again := s.pbx.gets("another Request-URI is a spiral", "MESSAGE sip:103@pbx.example")
-		equal(t, "Vias", fmt.Sprint(len(again.all("Via"))), "4")
-		s.pbx.replies(again, "200 OK")
-		other.gets("the answer goes round", "SIP/2.0 200")
-		other.replies(got, "200 OK")
-		s.pbx.gets("the answer", "SIP/2.0 200")
+func TestLoopIsRefusedAndSpiralForwarded(t *testing.T) { // RFC 3261 §16.3 item 4, RFC 5393 §4.2
+	runScenario(t, func(s *testbed) {
+		other := s.addUDPPeer(otherAt)
+		// From the PBX: the Request-URI is the next hop, so that nothing else changes.
+		sent := s.pbx.newRequest("MESSAGE", "sip:102@192.0.2.102:5062")
+		s.pbx.send(sent)
+		got := other.expect("it goes on", "MESSAGE sip:102@192.0.2.102:5062")
+		loop := got.replaced("Via:", "Via: SIP/2.0/UDP 192.0.2.102:5062;branch=z9hG4bK-other\r\nVia:")
+		other.send(loop)
+		other.expect("the same again", "SIP/2.0 482")
+		spiral := loop.replaced("z9hG4bK-other", "z9hG4bK-another").replaced("MESSAGE sip:102@192.0.2.102:5062", "MESSAGE sip:103@pbx.example")
+		other.send(spiral)
+		again := s.pbx.expect("another Request-URI is a spiral", "MESSAGE sip:103@pbx.example")
+		assertEqual(t, "Vias", fmt.Sprint(len(again.fieldValues("Via"))), "4")
+		s.pbx.respond(again, "200 OK")
+		other.expect("the answer goes round", "SIP/2.0 200")
+		other.respond(got, "200 OK")
+		s.pbx.expect("the answer", "SIP/2.0 200")
 	})
 }
 
-func TestMergedRequestsAreNoError(t *testing.T) { // RFC 3261 §16.3: it is the UAS's to say 482
-	play(t, func(s *scene) {
-		sent := s.phone.request("MESSAGE", "sip:102@pbx.example")
-		fork := sent.with("branch=z9hG4bK", "branch=z9hG4bK-fork")
-		s.phone.sends(sent, fork)
-		s.pbx.replies(s.pbx.gets("one", "MESSAGE"), "200 OK")
-		s.pbx.replies(s.pbx.gets("the other", "MESSAGE"), "482 Loop Detected")
-		s.phone.gets("one", "SIP/2.0 200")
-		s.phone.gets("the other", "SIP/2.0 482")
+func TestMergedRequestsAreForwarded(t *testing.T) { // RFC 3261 §16.3: only the UAS sends 482
+	runScenario(t, func(s *testbed) {
+		sent := s.phone.newRequest("MESSAGE", "sip:102@pbx.example")
+		fork := sent.replaced("branch=z9hG4bK", "branch=z9hG4bK-fork")
+		s.phone.send(sent, fork)
+		s.pbx.respond(s.pbx.expect("one", "MESSAGE"), "200 OK")
+		s.pbx.respond(s.pbx.expect("the other", "MESSAGE"), "482 Loop Detected")
+		s.phone.expect("one", "SIP/2.0 200")
+		s.phone.expect("the other", "SIP/2.0 482")
 	})
 }
 
-func TestOPTIONS(t *testing.T) { // RFC 3261 §11; a userless one that names us is ours
-	play(t, func(s *scene) {
-		s.phone.sends(s.phone.request("OPTIONS", "sip:192.0.2.1"))
-		s.phone.gets("we are here", "SIP/2.0 200")
-		s.pbx.sends(s.pbx.request("OPTIONS", "sip:192.0.2.1:5060;transport=udp"))
-		s.pbx.gets("for the PBX too", "SIP/2.0 200")
-		s.phone.sends(s.phone.request("OPTIONS", "sip:102@192.0.2.1"))
-		s.pbx.replies(s.pbx.gets("one with a user goes on", "OPTIONS sip:102@192.0.2.1"), "200 OK")
-		s.phone.gets("answer", "SIP/2.0 200")
-		s.phone.sends(s.phone.request("OPTIONS", "sip:pbx.example"))
-		s.pbx.replies(s.pbx.gets("and one for another", "OPTIONS sip:pbx.example"), "200 OK")
-		s.phone.gets("answer", "SIP/2.0 200")
+func TestOPTIONSToTheProxyIsAnswered(t *testing.T) { // RFC 3261 §11; the proxy answers one without a user that names it
+	runScenario(t, func(s *testbed) {
+		s.phone.send(s.phone.newRequest("OPTIONS", "sip:192.0.2.1"))
+		s.phone.expect("we are here", "SIP/2.0 200")
+		s.pbx.send(s.pbx.newRequest("OPTIONS", "sip:192.0.2.1:5060;transport=udp"))
+		s.pbx.expect("for the PBX too", "SIP/2.0 200")
+		s.phone.send(s.phone.newRequest("OPTIONS", "sip:102@192.0.2.1"))
+		s.pbx.respond(s.pbx.expect("one with a user goes on", "OPTIONS sip:102@192.0.2.1"), "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
+		s.phone.send(s.phone.newRequest("OPTIONS", "sip:pbx.example"))
+		s.pbx.respond(s.pbx.expect("and one for another", "OPTIONS sip:pbx.example"), "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
 	})
 }
 
-func TestDrain(t *testing.T) { // row 45: never for in-dialog requests
-	play(t, func(s *scene) {
-		c := s.phone.calls(s.pbx)
-		s.phone.sends(s.phone.invite())
-		ringing := s.pbx.gets("another call", "INVITE")
-		s.pbx.replies(ringing, "180 Ringing")
-		s.phone.gets("ringing", "SIP/2.0 180")
+func TestDrainRefusesNewCalls(t *testing.T) { // row 45: never for in-dialog requests
+	runScenario(t, func(s *testbed) {
+		c := s.phone.setUpCall(s.pbx)
+		s.phone.send(s.phone.newInvite())
+		ringing := s.pbx.expect("another call", "INVITE")
+		s.pbx.respond(ringing, "180 Ringing")
+		s.phone.expect("ringing", "SIP/2.0 180")
 		drained := make(chan time.Time, 1)
 		go func() {
-			s.hop.Drain(context.Background())
+			s.proxy.Drain(context.Background())
 			drained <- time.Now()
 		}()
-		s.after(ms)
-		invite := s.phone.invite()
-		s.phone.sends(invite)
-		refused := s.phone.gets("no new calls", "SIP/2.0 503")
-		equal(t, "come back later", refused.one("Retry-After"), "5")
-		s.phone.acks(invite, refused)
-		s.phone.sends(s.phone.within(c.ok, "INVITE"))
-		again := s.pbx.gets("a re-INVITE passes", "INVITE")
-		s.pbx.replies(again, "488 Not Acceptable Here")
-		s.pbx.gets("acknowledged", "ACK")
-		s.phone.gets("answer", "SIP/2.0 488")
-		s.phone.sends(s.phone.within(c.ok, "BYE"))
-		s.pbx.replies(s.pbx.gets("a BYE passes", "BYE"), "200 OK")
-		s.phone.gets("answer", "SIP/2.0 200")
-		s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example"))
-		s.pbx.replies(s.pbx.gets("a REGISTER passes", "REGISTER"), "200 OK")
-		s.phone.gets("answer", "SIP/2.0 200")
-		s.after(20 * time.Second)
+		s.advance(ms)
+		invite := s.phone.newInvite()
+		s.phone.send(invite)
+		refused := s.phone.expect("no new calls", "SIP/2.0 503")
+		assertEqual(t, "come back later", refused.fieldValue("Retry-After"), "5")
+		s.phone.sendACK(invite, refused)
+		s.phone.send(s.phone.callerRequest(c.ok, "INVITE"))
+		again := s.pbx.expect("a re-INVITE passes", "INVITE")
+		s.pbx.respond(again, "488 Not Acceptable Here")
+		s.pbx.expect("acknowledged", "ACK")
+		s.phone.expect("answer", "SIP/2.0 488")
+		s.phone.send(s.phone.callerRequest(c.ok, "BYE"))
+		s.pbx.respond(s.pbx.expect("a BYE passes", "BYE"), "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
+		s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example"))
+		s.pbx.respond(s.pbx.expect("a REGISTER passes", "REGISTER"), "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
+		s.advance(20 * time.Second)
 		select {
 		case <-drained:
 			t.Error("drained while a call rings")
 		default:
 		}
-		s.pbx.replies(ringing, "200 OK")
-		s.after(50 * ms)
+		s.pbx.respond(ringing, "200 OK")
+		s.advance(50 * ms)
 		select {
 		case <-drained:
 		default:
 			t.Error("not drained though nothing is under way")
 		}
-		s.phone.forgets()
+		s.phone.discardReceived()
 	})
 }
 
-func TestTrunksAreNamed(t *testing.T) {
-	play(t, func(s *scene) {
-		carrier := s.udp(otherAt)
-		invite := carrier.invite()
-		carrier.sends(invite)
-		got := s.pbx.gets("the INVITE goes on", "INVITE")
-		s.pbx.replies(got, "404 Not Found")
-		s.pbx.forgets()
-		carrier.acks(invite, carrier.gets("answer", "SIP/2.0 404"))
-		s.pbx.sends(s.pbx.request("MESSAGE", "sip:0049@192.0.2.102:5062"))
-		carrier.replies(carrier.gets("out", "MESSAGE"), "200 OK")
-		s.pbx.gets("answer", "SIP/2.0 200")
-		s.phone.sends(s.phone.request("MESSAGE", "sip:0049@pbx.example"))
-		s.pbx.replies(s.pbx.gets("no trunk", "MESSAGE"), "200 OK")
-		s.after(0)
+func TestObservationNamesTheTrunk(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		carrier := s.addUDPPeer(otherAt)
+		invite := carrier.newInvite()
+		carrier.send(invite)
+		got := s.pbx.expect("the INVITE goes on", "INVITE")
+		s.pbx.respond(got, "404 Not Found")
+		s.pbx.discardReceived()
+		carrier.sendACK(invite, carrier.expect("answer", "SIP/2.0 404"))
+		s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:0049@192.0.2.102:5062"))
+		carrier.respond(carrier.expect("out", "MESSAGE"), "200 OK")
+		s.pbx.expect("answer", "SIP/2.0 200")
+		s.phone.send(s.phone.newRequest("MESSAGE", "sip:0049@pbx.example"))
+		s.pbx.respond(s.pbx.expect("no trunk", "MESSAGE"), "200 OK")
+		s.advance(0)
 		want := map[string]string{"INVITE": "carrier", "ACK": "carrier"}
-		for len(s.watch) > 0 {
-			m := <-s.watch
+		for len(s.observations) > 0 {
+			m := <-s.observations
 			trunk := want[m.Method]
-			if end(m) == otherAt {
+			if farEnd(m) == otherAt {
 				trunk = "carrier"
 			}
-			equal(t, m.Method+" of "+end(m).String(), m.Trunk, trunk)
+			assertEqual(t, m.Method+" of "+farEnd(m).String(), m.Trunk, trunk)
 		}
 	}, func(c *sip.Config) {
-		c.Trunks = []sip.Trunk{{Name: "carrier", Sources: prefixes("192.0.2.102/32")}}
+		c.Trunks = []sip.Trunk{{Name: "carrier", Sources: parsePrefixes("192.0.2.102/32")}}
 	})
 }
 
-// TestAnySchemeGoesToThePBX: bellhop need not understand what only the PBX has to
-// route (RFC 5031: an emergency service is urn:service:sos).
+// bellhop forwards URI schemes that only the PBX can route (RFC 5031: urn:service:sos is
+// an emergency service).
 func TestAnySchemeGoesToThePBX(t *testing.T) {
-	play(t, func(s *scene) {
+	runScenario(t, func(s *testbed) {
 		for _, uri := range []string{"urn:service:sos", "urn:service:sos.police", "im:bob@pbx.example", "pres:bob@pbx.example", "nobodyKnowsThisScheme:totally(opaque)", "http://example.com"} {
 			for _, lines := range [][]string{nil, {"Route: <sip:192.0.2.1;lr>"}, {"Route: <sip:192.0.2.1;lr>, <sip:192.0.2.2;lr>"}} {
-				s.phone.sends(s.phone.request("MESSAGE", uri, lines...))
-				s.pbx.replies(s.pbx.gets(uri, "MESSAGE "+uri+" SIP/2.0"), "200 OK")
-				s.phone.gets("answer", "SIP/2.0 200")
+				s.phone.send(s.phone.newRequest("MESSAGE", uri, lines...))
+				s.pbx.respond(s.pbx.expect(uri, "MESSAGE "+uri+" SIP/2.0"), "200 OK")
+				s.phone.expect("answer", "SIP/2.0 200")
 			}
-			s.pbx.sends(s.pbx.request("MESSAGE", uri))
-			s.pbx.gets("from the PBX it says nothing of where to", "SIP/2.0 416")
-			s.pbx.sends(s.pbx.request("MESSAGE", uri, "Route: <sip:192.0.2.101:5062;lr>"))
-			s.phone.replies(s.phone.gets("but by its Route", "MESSAGE "+uri), "200 OK")
-			s.pbx.gets("answer", "SIP/2.0 200")
+			s.pbx.send(s.pbx.newRequest("MESSAGE", uri))
+			s.pbx.expect("from the PBX it says nothing of where to", "SIP/2.0 416")
+			s.pbx.send(s.pbx.newRequest("MESSAGE", uri, "Route: <sip:192.0.2.101:5062;lr>"))
+			s.phone.respond(s.phone.expect("but by its Route", "MESSAGE "+uri), "200 OK")
+			s.pbx.expect("answer", "SIP/2.0 200")
 		}
 	})
 }

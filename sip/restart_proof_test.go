@@ -7,51 +7,51 @@ import (
 	"bellhop/sip"
 )
 
-// TestABindingProvesAfterARestart: the PBX asks a registered phone whether it is there,
-// along the Path or by the Contact that it got from the process before. From then on the
-// phone's first INVITE gets its large challenge at once, whatever the phone answers. A
-// stranger's waits, and a phone proves nothing for others with a token of its own.
-func TestABindingProvesAfterARestart(t *testing.T) {
+// After a restart the PBX sends OPTIONS to a registered phone, by the Path or Contact of
+// the earlier process. From then on the phone's first INVITE gets its large challenge at
+// once, whatever the phone answers. A stranger's challenge waits. A phone proves no
+// address but its own with its token.
+func TestBindingProvesItsAddressAfterARestart(t *testing.T) {
 	for _, mode := range []sip.Register{sip.RegisterPath, sip.RegisterContact} {
 		t.Run(string(mode), func(t *testing.T) {
-			playUnproved(t, func(s *scene) {
-				other := s.udp(otherAt)
-				s.phone.sends(s.phone.request("REGISTER", "sip:pbx.example", "To: <sip:101@pbx.example>"))
-				got := s.pbx.gets("the REGISTER goes on", "REGISTER")
-				s.pbx.replies(got, "200 OK", "Path: "+got.one("Path"))
-				s.phone.gets("registered", "SIP/2.0 200")
+			runUnproven(t, func(s *testbed) {
+				other := s.addUDPPeer(otherAt)
+				s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example", "To: <sip:101@pbx.example>"))
+				got := s.pbx.expect("the REGISTER goes on", "REGISTER")
+				s.pbx.respond(got, "200 OK", "Path: "+got.fieldValue("Path"))
+				s.phone.expect("registered", "SIP/2.0 200")
 				s.stop()
-				s.again()
+				s.restartProxy()
 				asks := func(from *peer) {
 					if mode == sip.RegisterContact {
-						from.sends(from.request("OPTIONS", bracketed(got.one("Contact"))))
+						from.send(from.newRequest("OPTIONS", bracketedURI(got.fieldValue("Contact"))))
 					} else {
-						from.sends(from.request("OPTIONS", "sip:101@192.0.2.101:5062", "Route: "+got.one("Path")))
+						from.send(from.newRequest("OPTIONS", "sip:101@192.0.2.101:5062", "Route: "+got.fieldValue("Path")))
 					}
 				}
 				challenged := func(from *peer) text {
-					invite := from.invite()
-					from.sends(invite)
-					s.pbx.replies(s.pbx.gets("the INVITE goes on", "INVITE"), "401 Unauthorized", "X-Long: "+strings.Repeat("x", 400))
-					s.pbx.gets("acknowledged", "ACK")
+					invite := from.newInvite()
+					from.send(invite)
+					s.pbx.respond(s.pbx.expect("the INVITE goes on", "INVITE"), "401 Unauthorized", "X-Long: "+strings.Repeat("x", 400))
+					s.pbx.expect("acknowledged", "ACK")
 					return invite
 				}
 				asks(other) // leads to the PBX, or is refused
-				s.pbx.forgets()
-				other.forgets()
+				s.pbx.discardReceived()
+				other.discardReceived()
 				invite := challenged(s.phone)
-				s.quiet("nobody has said yet that the phone is there")
-				s.phone.sends(invite)
-				s.after(0)
-				s.phone.forgets()
+				s.expectNothing("nobody has said yet that the phone is there")
+				s.phone.send(invite)
+				s.advance(0)
+				s.phone.discardReceived()
 
 				asks(s.pbx)
-				s.phone.gets("the PBX asks", "OPTIONS")
+				s.phone.expect("the PBX asks", "OPTIONS")
 				invite = challenged(s.phone)
-				s.phone.acks(invite, s.phone.gets("at once", "SIP/2.0 401"))
+				s.phone.sendACK(invite, s.phone.expect("at once", "SIP/2.0 401"))
 				challenged(other)
-				s.quiet("a stranger's waits")
-			}, register(mode))
+				s.expectNothing("a stranger's waits")
+			}, withRegister(mode))
 		})
 	}
 }

@@ -17,8 +17,8 @@ import (
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 
-// socket is a real UDP socket on loopback, closed with the test.
-func socket(t *testing.T) (*net.UDPConn, netip.AddrPort) {
+// openSocket returns a real UDP socket on loopback. It is closed with the test.
+func openSocket(t *testing.T) (*net.UDPConn, netip.AddrPort) {
 	t.Helper()
 	c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(loopback))
 	if err != nil {
@@ -28,15 +28,15 @@ func socket(t *testing.T) (*net.UDPConn, netip.AddrPort) {
 	return c, c.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
-// onLoopback starts a hop on real sockets and returns its UDP and TCP address.
-func onLoopback(t *testing.T, pbx sip.Addr) (udp, tcp netip.AddrPort) {
+// startOnLoopback starts a proxy on real sockets and returns its UDP and TCP address.
+func startOnLoopback(t *testing.T, pbx sip.Addr) (udp, tcp netip.AddrPort) {
 	t.Helper()
-	return onLoopbackAt(t, loopback, pbx)
+	return startOnLoopbackAt(t, loopback, pbx)
 }
 
-func onLoopbackAt(t *testing.T, at netip.AddrPort, pbx sip.Addr) (udp, tcp netip.AddrPort) {
+func startOnLoopbackAt(t *testing.T, at netip.AddrPort, pbx sip.Addr) (udp, tcp netip.AddrPort) {
 	t.Helper()
-	hop, err := sip.Listen(sip.Config{
+	proxy, err := sip.Listen(sip.Config{
 		Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: at}, {Proto: sip.TCP, AddrPort: at}},
 		PBX:    []sip.Addr{pbx},
 		Key:    key,
@@ -47,16 +47,16 @@ func onLoopbackAt(t *testing.T, at netip.AddrPort, pbx sip.Addr) (udp, tcp netip
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var run sync.WaitGroup
-	run.Go(func() { hop.Run(ctx) })
+	run.Go(func() { proxy.Run(ctx) })
 	t.Cleanup(func() {
 		cancel()
 		run.Wait()
 	})
-	return hop.Addrs()[0].AddrPort, hop.Addrs()[1].AddrPort
+	return proxy.Addrs()[0].AddrPort, proxy.Addrs()[1].AddrPort
 }
 
-// awaits reads one datagram that begins with start.
-func awaits(t *testing.T, c *net.UDPConn, what, start string) (text, netip.AddrPort) {
+// expectDatagram reads one datagram, which must begin with start.
+func expectDatagram(t *testing.T, c *net.UDPConn, what, start string) (text, netip.AddrPort) {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(5 * time.Minute))
 	buf := make([]byte, 65536)
@@ -67,74 +67,74 @@ func awaits(t *testing.T, c *net.UDPConn, what, start string) (text, netip.AddrP
 	return text(buf[:n]), from
 }
 
-// TestAPBXThatRestartsGetsTheCall: its port is closed when the INVITE comes, and open
-// when Timer A repeats it. In between the error queue says that nobody is there.
+// The PBX's port is closed when the INVITE comes, and open when Timer A retransmits it.
+// In between, the error queue reports the closed port.
 func TestAPBXThatRestartsGetsTheCall(t *testing.T) { // RFC 3261 §17.1.1.2
-	pbx, at := socket(t)
+	pbx, at := openSocket(t)
 	pbx.Close()
-	hop, _ := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
-	c, own := socket(t)
+	proxy, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	c, own := openSocket(t)
 	phone := &peer{proto: "UDP", addr: own}
-	invite := phone.invite()
-	c.WriteToUDPAddrPort([]byte(invite), hop)
-	awaits(t, c, "the caller is told to wait, and nothing else", "SIP/2.0 100")
+	invite := phone.newInvite()
+	c.WriteToUDPAddrPort([]byte(invite), proxy)
+	expectDatagram(t, c, "the caller is told to wait, and nothing else", "SIP/2.0 100")
 	pbx, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { pbx.Close() })
 	called := &peer{proto: "UDP", addr: at, name: "pbx"}
-	got, from := awaits(t, pbx, "Timer A", "INVITE")
-	pbx.WriteToUDPAddrPort([]byte(called.answer(got, "486 Busy Here")), from)
-	failure, _ := awaits(t, c, "the end", "SIP/2.0 486")
-	c.WriteToUDPAddrPort([]byte(again(invite, "ACK", failure.one("To"))), hop)
-	awaits(t, pbx, "acknowledged", "ACK")
+	got, from := expectDatagram(t, pbx, "Timer A", "INVITE")
+	pbx.WriteToUDPAddrPort([]byte(called.newResponse(got, "486 Busy Here")), from)
+	failure, _ := expectDatagram(t, c, "the end", "SIP/2.0 486")
+	c.WriteToUDPAddrPort([]byte(inTransaction(invite, "ACK", failure.fieldValue("To"))), proxy)
+	expectDatagram(t, pbx, "acknowledged", "ACK")
 }
 
-func TestAPhoneThatIsGoneHarmsNobody(t *testing.T) { // errors of responses are no errors of requests
-	pbx, at := socket(t)
-	hop, _ := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
-	gone, was := socket(t)
+func TestUnreachablePhoneHarmsNoOtherCall(t *testing.T) { // errors of responses are no errors of requests
+	pbx, at := openSocket(t)
+	proxy, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	gone, was := openSocket(t)
 	left := &peer{proto: "UDP", addr: was}
-	c, own := socket(t)
+	c, own := openSocket(t)
 	phone := &peer{proto: "UDP", addr: own}
 	called := &peer{proto: "UDP", addr: at, name: "pbx"}
-	gone.WriteToUDPAddrPort([]byte(left.request("MESSAGE", "sip:102@pbx.example")), hop)
-	first, from := awaits(t, pbx, "sent on", "MESSAGE")
+	gone.WriteToUDPAddrPort([]byte(left.newRequest("MESSAGE", "sip:102@pbx.example")), proxy)
+	first, from := expectDatagram(t, pbx, "sent on", "MESSAGE")
 	gone.Close()
-	pbx.WriteToUDPAddrPort([]byte(called.answer(first, "200 OK")), from)
+	pbx.WriteToUDPAddrPort([]byte(called.newResponse(first, "200 OK")), from)
 	for range 20 {
-		c.WriteToUDPAddrPort([]byte(phone.request("MESSAGE", "sip:102@pbx.example")), hop)
-		got, _ := awaits(t, pbx, "sent on", "MESSAGE")
-		pbx.WriteToUDPAddrPort([]byte(called.answer(got, "200 OK")), from)
-		awaits(t, c, "answer", "SIP/2.0 200")
-		pbx.WriteToUDPAddrPort([]byte(called.answer(first, "200 OK")), from)
+		c.WriteToUDPAddrPort([]byte(phone.newRequest("MESSAGE", "sip:102@pbx.example")), proxy)
+		got, _ := expectDatagram(t, pbx, "sent on", "MESSAGE")
+		pbx.WriteToUDPAddrPort([]byte(called.newResponse(got, "200 OK")), from)
+		expectDatagram(t, c, "answer", "SIP/2.0 200")
+		pbx.WriteToUDPAddrPort([]byte(called.newResponse(first, "200 OK")), from)
 	}
 }
 
-func TestLargeDatagrams(t *testing.T) { // RFC 3261 §18.1.1, row 34: up to 65,535 bytes both ways
-	pbx, at := socket(t)
-	hop, _ := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
-	c, own := socket(t)
+func TestLargeDatagramsAreForwarded(t *testing.T) { // RFC 3261 §18.1.1, row 34: up to 65,535 bytes both ways
+	pbx, at := openSocket(t)
+	proxy, _ := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	c, own := openSocket(t)
 	phone := &peer{proto: "UDP", addr: own}
 	called := &peer{proto: "UDP", addr: at, name: "pbx"}
 	for _, size := range []int{1200, 1400, 9000, 60000, 64000} {
 		body := string(bytes.Repeat([]byte{'x', 0, '\r', 0xff}, size/4))
-		c.WriteToUDPAddrPort([]byte(phone.request("MESSAGE", "sip:102@pbx.example", "", body)), hop)
-		got, from := awaits(t, pbx, "sent on", "MESSAGE")
+		c.WriteToUDPAddrPort([]byte(phone.newRequest("MESSAGE", "sip:102@pbx.example", "", body)), proxy)
+		got, from := expectDatagram(t, pbx, "sent on", "MESSAGE")
 		if got.body() != body {
 			t.Errorf("a body of %d bytes did not arrive as it left", size)
 		}
-		pbx.WriteToUDPAddrPort([]byte(called.answer(got, "200 OK", "", body)), from)
-		if back, _ := awaits(t, c, "answer", "SIP/2.0 200"); back.body() != body {
+		pbx.WriteToUDPAddrPort([]byte(called.newResponse(got, "200 OK", "", body)), from)
+		if back, _ := expectDatagram(t, c, "answer", "SIP/2.0 200"); back.body() != body {
 			t.Errorf("a body of %d bytes did not come back as it left", size)
 		}
 	}
 }
 
 func TestConnectionsComeAndGo(t *testing.T) { // nothing is left when clients vanish at any moment
-	pbx, at := socket(t)
-	_, hop := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	pbx, at := openSocket(t)
+	_, proxy := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
 	called := &peer{proto: "UDP", addr: at, name: "pbx"}
 	go func() { // answers all
 		buf := make([]byte, 65536)
@@ -144,19 +144,19 @@ func TestConnectionsComeAndGo(t *testing.T) { // nothing is left when clients va
 				return
 			}
 			if m := text(buf[:n]); strings.HasPrefix(string(m), "MESSAGE") {
-				pbx.WriteToUDPAddrPort([]byte(called.answer(m, "200 OK")), from)
+				pbx.WriteToUDPAddrPort([]byte(called.newResponse(m, "200 OK")), from)
 			}
 		}
 	}()
 	var messages []text
 	for range 40 * 5 {
-		messages = append(messages, (&peer{proto: "TCP", addr: at}).request("MESSAGE", "sip:102@pbx.example"))
+		messages = append(messages, (&peer{proto: "TCP", addr: at}).newRequest("MESSAGE", "sip:102@pbx.example"))
 	}
 	var clients sync.WaitGroup
 	for i := range 40 {
 		mine := messages[5*i : 5*i+5]
 		clients.Go(func() {
-			c, err := net.Dial("tcp", hop.String())
+			c, err := net.Dial("tcp", proxy.String())
 			if err != nil {
 				t.Error(err)
 				return
@@ -180,15 +180,15 @@ func TestConnectionsComeAndGo(t *testing.T) { // nothing is left when clients va
 	clients.Wait()
 }
 
-func TestTheLastWordsOnAStreamArrive(t *testing.T) { // RFC 3261 §18.3, row 5: 400, then closed
-	_, at := socket(t)
-	_, hop := onLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
-	c, err := net.Dial("tcp", hop.String())
+func TestLastResponseOnAStreamArrives(t *testing.T) { // RFC 3261 §18.3, row 5: 400, then closed
+	_, at := openSocket(t)
+	_, proxy := startOnLoopback(t, sip.Addr{Proto: sip.UDP, AddrPort: at})
+	c, err := net.Dial("tcp", proxy.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	bad := (&peer{proto: "TCP", addr: at}).request("MESSAGE", "sip:102@pbx.example").with("Content-Length: 0", "Content-Length: 1\r\nl: 2")
+	bad := (&peer{proto: "TCP", addr: at}).newRequest("MESSAGE", "sip:102@pbx.example").replaced("Content-Length: 0", "Content-Length: 1\r\nl: 2")
 	for _, b := range []byte(bad + bad) {
 		if _, err := c.Write([]byte{b}); err != nil {
 			t.Fatal(err)
@@ -202,8 +202,8 @@ func TestTheLastWordsOnAStreamArrive(t *testing.T) { // RFC 3261 §18.3, row 5: 
 	}
 }
 
-func TestAPortInUse(t *testing.T) {
-	_, at := socket(t)
+func TestPortInUseIsReported(t *testing.T) {
+	_, at := openSocket(t)
 	_, err := sip.Listen(sip.Config{
 		Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: at}},
 		PBX:    []sip.Addr{{Proto: sip.UDP, AddrPort: at}},
@@ -214,7 +214,7 @@ func TestAPortInUse(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeListenedTo(t *testing.T) {
+func TestListenReportsBadConfiguration(t *testing.T) {
 	udp, tcp := sip.Addr{Proto: sip.UDP, AddrPort: loopback}, sip.Addr{Proto: sip.TCP, AddrPort: loopback}
 	pbx := netip.MustParseAddrPort("127.0.0.1:5070")
 	for _, tt := range []struct {
@@ -222,16 +222,16 @@ func TestWhatCannotBeListenedTo(t *testing.T) {
 		cfg  sip.Config
 		want string
 	}{
-		{"no key", sip.Config{Listen: []sip.Addr{udp}, PBX: []sip.Addr{udp}, Key: []byte("short")}, "sip: the key has fewer than 32 bytes"},
-		{"no listener", sip.Config{PBX: []sip.Addr{udp}, Key: key}, "sip: a listener and a PBX are needed"},
-		{"no PBX", sip.Config{Listen: []sip.Addr{udp}, Key: key}, "sip: a listener and a PBX are needed"},
+		{"no key", sip.Config{Listen: []sip.Addr{udp}, PBX: []sip.Addr{udp}, Key: []byte("short")}, "sip: key has 5 bytes: use at least 32"},
+		{"no listener", sip.Config{PBX: []sip.Addr{udp}, Key: key}, "sip: no listener or no PBX: configure at least one of each"},
+		{"no PBX", sip.Config{Listen: []sip.Addr{udp}, Key: key}, "sip: no listener or no PBX: configure at least one of each"},
 		{
 			"a PBX over TCP and no TCP", sip.Config{Listen: []sip.Addr{udp}, PBX: []sip.Addr{{Proto: sip.TCP, AddrPort: pbx}}, Key: key},
-			"sip: the PBX is tcp://127.0.0.1:5070, but nothing listens on tcp: it could not send us requests of its own",
+			"sip: no listener can reach PBX tcp://127.0.0.1:5070: add a tcp listener of its address family",
 		},
 		{
 			"a PBX over IPv6 and no IPv6", sip.Config{Listen: []sip.Addr{udp, tcp}, PBX: []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("[2001:db8::1]:5060")}}, Key: key},
-			"sip: the PBX is udp://[2001:db8::1]:5060, but nothing listens on udp: it could not send us requests of its own",
+			"sip: no listener can reach PBX udp://[2001:db8::1]:5060: add a udp listener of its address family",
 		},
 		{
 			"an address of others", sip.Config{Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.1:5060")}}, PBX: []sip.Addr{udp}, Key: key},
@@ -239,12 +239,12 @@ func TestWhatCannotBeListenedTo(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			hop, err := sip.Listen(tt.cfg)
+			proxy, err := sip.Listen(tt.cfg)
 			if err == nil {
-				hop.Close()
+				proxy.Close()
 				t.Fatal("it listens")
 			}
-			equal(t, "error", err.Error(), tt.want)
+			assertEqual(t, "error", err.Error(), tt.want)
 		})
 	}
 }

@@ -2,50 +2,51 @@ package sip
 
 import "slices"
 
-// A splice is a list of edits to a message: what is not edited leaves as it
-// came, byte for byte. It is used again and again by the worker that owns it.
+// splice is a list of edits to a message. Bytes that no edit covers leave as they came.
+// A worker reuses one splice for all its messages.
 type splice struct {
-	edits []edit
-	text  []byte // what is inserted, all edits' after each other
+	edits []spliceEdit
+	text  []byte // inserted text of all edits, concatenated
 }
 
-// An edit replaces the bytes from at to end by text[from:to].
-type edit struct {
-	at, end  int32
-	from, to int32
+// spliceEdit replaces the bytes from:to of the message by text[textFrom:textTo].
+type spliceEdit struct {
+	from, to         int32
+	textFrom, textTo int32
 }
 
+// reset removes all edits.
 func (s *splice) reset() {
 	s.edits = s.edits[:0]
 	s.text = s.text[:0]
 }
 
-// replace puts text in the place of v. Edits of one place come out in the
-// order they were made in.
+// replace puts text in the place of v. Edits at the same place are applied in the order
+// of the calls.
 func (s *splice) replace(v span, text ...string) {
 	n := int32(len(s.text))
 	for _, t := range text {
 		s.text = append(s.text, t...)
 	}
-	s.edits = append(s.edits, edit{v.from, v.to, n, int32(len(s.text))})
+	s.edits = append(s.edits, spliceEdit{v.from, v.to, n, int32(len(s.text))})
 }
 
-// insert puts text before the byte at.
+// insert puts text before the byte at index at.
 func (s *splice) insert(at int32, text ...string) { s.replace(span{at, at}, text...) }
 
-// remove takes v out.
+// remove deletes v.
 func (s *splice) remove(v span) { s.replace(v) }
 
-// apply appends b, edited, to dst.
+// apply appends b with the edits to dst.
 func (s *splice) apply(dst, b []byte) []byte {
-	slices.SortStableFunc(s.edits, func(a, b edit) int { return int(a.at - b.at) })
+	slices.SortStableFunc(s.edits, func(a, b spliceEdit) int { return int(a.from - b.from) })
 	pos := int32(0)
 	for _, e := range s.edits {
-		if e.at > pos { // not where text was removed before
-			dst = append(dst, b[pos:e.at]...)
+		if e.from > pos { // else an earlier edit has removed these bytes
+			dst = append(dst, b[pos:e.from]...)
 		}
-		dst = append(dst, s.text[e.from:e.to]...)
-		pos = max(pos, e.end)
+		dst = append(dst, s.text[e.textFrom:e.textTo]...)
+		pos = max(pos, e.to)
 	}
 	return append(dst, b[pos:]...)
 }

@@ -2,15 +2,15 @@ package sip
 
 import "testing"
 
-func TestSplice(t *testing.T) {
+func TestSpliceAppliesEditsInOrder(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		edit func(s *splice)
 		want string
 	}{
-		{"nothing", func(*splice) {}, "0123456789"},
-		{"insert", func(s *splice) { s.insert(4, "a"); s.insert(4, "b") }, "0123ab456789"},
-		{"replace", func(s *splice) { s.replace(span{2, 5}, "a") }, "01a56789"},
+		{"no edit", func(*splice) {}, "0123456789"},
+		{"two insertions", func(s *splice) { s.insert(4, "a"); s.insert(4, "b") }, "0123ab456789"},
+		{"one replacement", func(s *splice) { s.replace(span{2, 5}, "a") }, "01a56789"},
 		{"insert, then remove behind it", func(s *splice) { s.insert(4, "a"); s.remove(span{4, 6}) }, "0123a6789"},
 		{"remove, then insert before it", func(s *splice) { s.remove(span{4, 6}); s.insert(4, "a") }, "0123a6789"}, // a Route for a strict router, where our own was the last
 		{"remove at the end", func(s *splice) { s.remove(span{8, 10}) }, "01234567"},

@@ -12,73 +12,74 @@ import (
 	"time"
 )
 
-// Bounds of streams.
+// Limits of streams.
 const (
-	dialTimeout  = 5 * time.Second
-	writeTimeout = 5 * time.Second
-	lingerTime   = time.Second      // for a peer that goes on sending after our last words
-	firstByte    = 10 * time.Second // after the connection came
-	wholeMessage = 30 * time.Second // after a message's first byte
-	idle         = 3605 * time.Second
-	outQueue     = 256                             // messages that wait for a slow peer
-	outBytes     = 1 << 20                         // bytes of them
-	smallRead    = 512                             // first size of a buffer to read into
-	largeRead    = 4 << 10                         // size that every connection may have
-	allReads     = 64 << 20                        // bytes of the buffers that are larger, together
-	pingGap      = instant(250 * time.Millisecond) // longest pause between the two CRLFs of a ping
-	refusalLog   = time.Minute
-	refusalsKept = 1024 // addresses whose refusal was logged
+	dialTimeout        = 5 * time.Second
+	writeTimeout       = 5 * time.Second
+	lingerTime         = time.Second                     // how long the peer may go on sending after our last message
+	firstByteTimeout   = 10 * time.Second                // from the connection to its first byte
+	messageTimeout     = 30 * time.Second                // from the first byte of a message to its last
+	idleTimeout        = 3605 * time.Second              // without a byte between messages
+	maxOutMessages     = 256                             // messages that wait for a slow peer
+	maxOutBytes        = 1 << 20                         // bytes of these messages
+	smallReadBuffer    = 512                             // first size of a read buffer
+	freeReadBuffer     = 4 << 10                         // size that every connection may have
+	maxLargeReadBytes  = 64 << 20                        // bytes of all read buffers beyond that size
+	maxPingGap         = instant(250 * time.Millisecond) // longest time between the two CRLFs of a ping
+	refusalLogInterval = time.Minute
+	maxRefusedAddrs    = 1024 // addresses whose refusal was logged within refusalLogInterval
 )
 
-// streams are the open connections. Workers look them up without a lock.
-type streams struct {
-	hop    *Hop
-	open   sync.Map     // netip.AddrPort of the peer → *stream
-	n      atomic.Int64 // connections, the silent ones too
-	reads  atomic.Int64 // bytes of the buffers to read into that are large
-	lastID atomic.Uint32
-	run    sync.WaitGroup
+// streamTable holds the open connections. Workers look them up without a lock.
+type streamTable struct {
+	proxy          *Proxy
+	byPeer         sync.Map     // netip.AddrPort of the peer → *stream
+	count          atomic.Int64 // connections, including those that have sent nothing
+	largeReadBytes atomic.Int64 // see maxLargeReadBytes
+	lastID         atomic.Uint32
+	goroutines     sync.WaitGroup
 
-	mu      sync.Mutex
-	perPeer map[netip.Addr]int
-	silent  map[net.Conn]bool        // accepted, and nothing came yet
-	refused map[netip.Addr]time.Time // when it was logged that a connection was refused
-	closed  bool
+	mu          sync.Mutex
+	perPeer     map[netip.Addr]int
+	silentConns map[net.Conn]bool        // accepted, without a first byte so far
+	refusedAt   map[netip.Addr]time.Time // time of the last log line about a refused connection
+	closed      bool
 }
 
-func newStreams(h *Hop) *streams {
-	return &streams{hop: h, perPeer: map[netip.Addr]int{}, silent: map[net.Conn]bool{}, refused: map[netip.Addr]time.Time{}}
+// newStreamTable returns an empty streamTable.
+func newStreamTable(px *Proxy) *streamTable {
+	return &streamTable{proxy: px, perPeer: map[netip.Addr]int{}, silentConns: map[net.Conn]bool{}, refusedAt: map[netip.Addr]time.Time{}}
 }
 
-// A stream is one connection: one goroutine reads it, another writes what
+// stream is one connection. One goroutine reads it; another writes the messages that
 // workers queue.
 type stream struct {
-	of    *streams
-	id    uint32
-	on    *listener
-	peer  netip.AddrPort
-	local netip.AddrPort // once the connection is open
-	out   chan outgoing
-	bytes atomic.Int64 // in out
-	done  chan struct{}
-	end   sync.Once
+	table     *streamTable
+	id        uint32
+	listener  *listener
+	peer      netip.AddrPort
+	local     netip.AddrPort // set once the connection is open
+	outQueue  chan outgoing
+	outBytes  atomic.Int64 // bytes in outQueue
+	done      chan struct{}
+	closeOnce sync.Once
 
-	phones bool // a phone registered on it; only the goroutine that reads uses it
+	hasPhones bool // a phone has registered on it; used by the reading goroutine only
 
 	mu   sync.Mutex
-	conn net.Conn // nil while it is being opened
+	conn net.Conn // nil until it is open
 }
 
-// outgoing is one message to write. id names the client transaction to tell
-// when it cannot be. Without bytes it ends the stream.
+// outgoing is one message to write. tx is the client transaction that is informed if it
+// cannot be written. Without bytes it closes the stream.
 type outgoing struct {
 	b  []byte
-	id uint64
+	tx uint64
 }
 
-// find returns the open stream to a peer; id 0 is any.
-func (ss *streams) find(peer netip.AddrPort, id uint32) *stream {
-	v, ok := ss.open.Load(peer)
+// findStream returns the open stream to a peer, or nil. id 0 matches any stream.
+func (ss *streamTable) findStream(peer netip.AddrPort, id uint32) *stream {
+	v, ok := ss.byPeer.Load(peer)
 	if !ok {
 		return nil
 	}
@@ -88,207 +89,212 @@ func (ss *streams) find(peer netip.AddrPort, id uint32) *stream {
 	return nil
 }
 
-// to returns the stream to a peer, and begins to open one if there is none:
-// what is sent meanwhile waits in its queue.
-func (ss *streams) to(peer netip.AddrPort, l *listener) *stream {
-	if s := ss.find(peer, 0); s != nil {
+// openTo returns the stream to a peer. If there is none, it starts to open one: messages
+// wait in its queue until then.
+func (ss *streamTable) openTo(peer netip.AddrPort, l *listener) *stream {
+	if s := ss.findStream(peer, 0); s != nil {
 		return s
 	}
-	s := ss.add(nil, peer, l)
-	if !ss.admit(peer) {
+	s := ss.addStream(nil, peer, l)
+	if !ss.admitConn(peer) {
 		s.close()
-	} else if !ss.start(func() {
-		defer ss.leave(peer)
-		s.dial()
+	} else if !ss.startGoroutine(func() {
+		defer ss.releaseConn(peer)
+		s.dialPeer()
 	}) {
-		ss.leave(peer)
+		ss.releaseConn(peer)
 		s.close()
 	}
 	return s
 }
 
-func (ss *streams) add(c net.Conn, peer netip.AddrPort, l *listener) *stream {
+// addStream adds a stream to the table; c is nil if its connection is still to be
+// opened.
+func (ss *streamTable) addStream(c net.Conn, peer netip.AddrPort, l *listener) *stream {
 	s := &stream{
-		of: ss, id: ss.lastID.Add(1), on: l, peer: peer, conn: c,
-		out: make(chan outgoing, outQueue), done: make(chan struct{}),
+		table: ss, id: ss.lastID.Add(1), listener: l, peer: peer, conn: c,
+		outQueue: make(chan outgoing, maxOutMessages), done: make(chan struct{}),
 	}
 	if c != nil {
-		s.local = addrPort(c.LocalAddr())
+		s.local = addrPortOf(c.LocalAddr())
 	}
-	ss.open.Store(peer, s)
+	ss.byPeer.Store(peer, s)
 	return s
 }
 
-// start runs f unless the hop is closing. A panic costs what f was for.
-func (ss *streams) start(f func()) bool {
+// startGoroutine runs f in a goroutine, or returns false if the table is closed. A panic
+// of f is logged and ends f only.
+func (ss *streamTable) startGoroutine(f func()) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	if ss.closed {
 		return false
 	}
-	ss.run.Go(func() {
-		defer ss.hop.recovers("stream")
+	ss.goroutines.Go(func() {
+		defer ss.proxy.recoverPanic("stream")
 		f()
 	})
 	return true
 }
 
-// accept takes connections until the listener is closed. An error such as too
-// many open files passes.
-func (ss *streams) accept(ctx context.Context, l *listener) {
+// acceptConns accepts connections until the listener is closed. Any other error, such as
+// too many open files, is logged, and accepting goes on after 100 ms.
+func (ss *streamTable) acceptConns(ctx context.Context, l *listener) {
 	for {
 		c, err := l.stream.Accept()
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
-			ss.hop.log.Warn("cannot accept a connection", "listener", l.sentBy, "err", err)
+			ss.proxy.log.Warn("connection not accepted", "listener", l.sentBy, "err", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(100 * time.Millisecond):
 			}
 			continue
 		}
-		peer := addrPort(c.RemoteAddr())
-		if !ss.admit(peer) {
+		peer := addrPortOf(c.RemoteAddr())
+		if !ss.admitConn(peer) {
 			c.Close()
 			continue
 		}
-		if !ss.start(func() {
-			defer ss.leave(peer)
-			ss.serve(c, peer, l)
+		if !ss.startGoroutine(func() {
+			defer ss.releaseConn(peer)
+			ss.serveConn(c, peer, l)
 		}) {
-			ss.leave(peer)
+			ss.releaseConn(peer)
 			c.Close()
 		}
 	}
 }
 
-// serve waits for the first byte of a connection. Only then is it a stream: one
-// that says nothing, as a health check, costs next to nothing.
-func (ss *streams) serve(c net.Conn, peer netip.AddrPort, l *listener) {
+// serveConn waits for the first byte of a connection and only then makes a stream of it.
+// A connection that sends nothing, such as a health check's, takes little memory.
+func (ss *streamTable) serveConn(c net.Conn, peer netip.AddrPort, l *listener) {
 	defer c.Close()
-	if !ss.silence(c, true) {
+	if !ss.markSilent(c, true) {
 		return
 	}
-	c.SetReadDeadline(time.Now().Add(firstByte))
+	c.SetReadDeadline(time.Now().Add(firstByteTimeout))
 	var first [1]byte
 	n, _ := c.Read(first[:])
-	if ss.silence(c, false); n == 0 {
+	if ss.markSilent(c, false); n == 0 {
 		return
 	}
-	ss.add(c, peer, l).serve(c, first[:])
+	ss.addStream(c, peer, l).serve(c, first[:])
 }
 
-// silence notes whether nothing came on a connection yet, so that close ends it
-// too. It reports false when the hop is closing.
-func (ss *streams) silence(c net.Conn, silent bool) bool {
+// markSilent notes whether a connection has sent nothing so far, so that close can close
+// it too. It returns false if the table is closed.
+func (ss *streamTable) markSilent(c net.Conn, silent bool) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	if silent {
-		ss.silent[c] = true
+		ss.silentConns[c] = true
 	} else {
-		delete(ss.silent, c)
+		delete(ss.silentConns, c)
 	}
 	return !ss.closed
 }
 
-// admit counts a connection and reports whether it may stay. PBX and trunks may
-// have any number, up to the bound of all.
-func (ss *streams) admit(peer netip.AddrPort) bool {
+// admitConn counts a connection and reports whether it may stay. The limit for one
+// address does not apply to PBX and trunks, the limit of all connections does.
+func (ss *streamTable) admitConn(peer netip.AddrPort) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	each, all := ss.hop.cfg.Connections, ss.hop.cfg.AllConnections
+	each, all := ss.proxy.cfg.Connections, ss.proxy.cfg.AllConnections
 	switch ip := peer.Addr(); {
-	case all > 0 && ss.n.Load() >= int64(all):
-		ss.refuse(ip, "guard.all_connections", all)
-	case each > 0 && ss.perPeer[ip] >= each && !ss.hop.trusted(ip):
-		ss.refuse(ip, "guard.connections", each)
+	case all > 0 && ss.count.Load() >= int64(all):
+		ss.refuseConn(ip, "guard.all_connections", all)
+	case each > 0 && ss.perPeer[ip] >= each && !ss.proxy.isConfigured(ip):
+		ss.refuseConn(ip, "guard.connections", each)
 	default:
-		ss.n.Add(1)
+		ss.count.Add(1)
 		ss.perPeer[ip]++
 		return true
 	}
 	return false
 }
 
-// refuse counts a connection that may not stay, and logs it once a minute for
-// each address. It is called under mu.
-func (ss *streams) refuse(ip netip.Addr, key string, limit int) {
-	ss.hop.stats.refused.Add(1)
+// refuseConn counts a refused connection, and logs it at most once a minute for each
+// address. The caller holds mu.
+func (ss *streamTable) refuseConn(ip netip.Addr, key string, limit int) {
+	ss.proxy.stats.refused.Add(1)
 	now := time.Now()
-	if at, told := ss.refused[ip]; told && now.Sub(at) < refusalLog {
+	if at, told := ss.refusedAt[ip]; told && now.Sub(at) < refusalLogInterval {
 		return
 	}
-	if len(ss.refused) >= refusalsKept {
-		for ip, at := range ss.refused {
-			if now.Sub(at) >= refusalLog {
-				delete(ss.refused, ip)
+	if len(ss.refusedAt) >= maxRefusedAddrs {
+		for ip, at := range ss.refusedAt {
+			if now.Sub(at) >= refusalLogInterval {
+				delete(ss.refusedAt, ip)
 			}
 		}
-		if len(ss.refused) >= refusalsKept {
+		if len(ss.refusedAt) >= maxRefusedAddrs {
 			return
 		}
 	}
-	ss.refused[ip] = now
-	ss.hop.log.Warn("connection refused", "source", ip, "limit", key, "connections", limit)
+	ss.refusedAt[ip] = now
+	ss.proxy.log.Warn("connection refused", "source", ip, "limit", key, "connections", limit)
 }
 
-func (ss *streams) leave(peer netip.AddrPort) {
+// releaseConn uncounts a connection that admitConn has counted.
+func (ss *streamTable) releaseConn(peer netip.AddrPort) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	ss.n.Add(-1)
+	ss.count.Add(-1)
 	if ss.perPeer[peer.Addr()]--; ss.perPeer[peer.Addr()] == 0 {
 		delete(ss.perPeer, peer.Addr())
 	}
 }
 
-// close ends all streams and waits for their goroutines.
-func (ss *streams) close() {
+// close closes all streams and waits for their goroutines.
+func (ss *streamTable) close() {
 	ss.mu.Lock()
 	ss.closed = true
-	for c := range ss.silent {
+	for c := range ss.silentConns {
 		c.Close()
 	}
 	ss.mu.Unlock()
-	ss.open.Range(func(_, v any) bool {
+	ss.byPeer.Range(func(_, v any) bool {
 		v.(*stream).close()
 		return true
 	})
-	ss.run.Wait()
+	ss.goroutines.Wait()
 }
 
-// send queues a copy of b and reports whether there was room.
-func (s *stream) send(b []byte, id uint64) bool {
+// queueMessage queues a copy of b and reports whether there was room. A stream without
+// room is closed: its peer does not read.
+func (s *stream) queueMessage(b []byte, id uint64) bool {
 	select {
 	case <-s.done:
 		return false
 	default:
 	}
-	if s.bytes.Add(int64(len(b))) <= outBytes {
+	if s.outBytes.Add(int64(len(b))) <= maxOutBytes {
 		select {
-		case s.out <- outgoing{append([]byte(nil), b...), id}:
+		case s.outQueue <- outgoing{append([]byte(nil), b...), id}:
 			return true
 		default:
 		}
 	}
-	s.close() // a peer that does not read
+	s.close()
 	return false
 }
 
-// finish ends the stream once what is queued is written.
-func (s *stream) finish() {
+// closeWhenWritten closes the stream after the queued messages are written.
+func (s *stream) closeWhenWritten() {
 	select {
-	case s.out <- outgoing{}:
+	case s.outQueue <- outgoing{}:
 	default:
 		s.close()
 	}
 }
 
-// close ends the stream; nobody finds it any more.
+// close closes the stream and removes it from the table.
 func (s *stream) close() {
-	s.end.Do(func() {
-		s.of.open.CompareAndDelete(s.peer, s)
+	s.closeOnce.Do(func() {
+		s.table.byPeer.CompareAndDelete(s.peer, s)
 		close(s.done)
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -298,17 +304,17 @@ func (s *stream) close() {
 	})
 }
 
-// dial opens the connection, then serves it.
-func (s *stream) dial() {
+// dialPeer opens the connection and serves it.
+func (s *stream) dialPeer() {
 	defer s.close()
-	c, err := s.of.hop.cfg.Net.Dial(s.on.addr.Addr(), s.peer)
+	c, err := s.table.proxy.cfg.Net.Dial(s.listener.addr.Addr(), s.peer)
 	if err != nil {
-		s.of.hop.log.Info("cannot connect", "peer", s.peer, "err", err)
+		s.table.proxy.log.Info("connection failed", "peer", s.peer, "err", err)
 		s.close()
-		s.refuse()
+		s.failQueued()
 		return
 	}
-	s.local = addrPort(c.LocalAddr())
+	s.local = addrPortOf(c.LocalAddr())
 	s.mu.Lock()
 	s.conn = c
 	s.mu.Unlock()
@@ -320,48 +326,50 @@ func (s *stream) dial() {
 	s.serve(c, nil)
 }
 
-// serve reads and writes until the stream ends. first is what was read already.
-// A panic ends the stream.
+// serve reads and writes until the stream is closed. first holds bytes that were read
+// before. A panic closes the stream.
 func (s *stream) serve(c net.Conn, first []byte) {
 	var writer sync.WaitGroup
 	writer.Go(func() {
 		defer s.close()
-		defer s.of.hop.recovers("stream")
-		s.write(c)
+		defer s.table.proxy.recoverPanic("stream")
+		s.writeQueued(c)
 	})
 	func() {
 		defer s.close()
-		defer s.of.hop.recovers("stream")
-		s.read(c, first)
+		defer s.table.proxy.recoverPanic("stream")
+		s.readMessages(c, first)
 	}()
 	writer.Wait()
-	s.refuse()
+	s.failQueued()
 }
 
-// refuse tells the transactions whose requests are still in the queue.
-func (s *stream) refuse() {
+// failQueued informs the transactions whose requests are still queued that they were not
+// sent.
+func (s *stream) failQueued() {
 	for {
 		select {
-		case o := <-s.out:
-			s.of.hop.failed(o.id)
+		case o := <-s.outQueue:
+			s.table.proxy.reportFailedTx(o.tx)
 		default:
 			return
 		}
 	}
 }
 
-// write writes what is queued; messages that wait together leave together.
-func (s *stream) write(c net.Conn) {
+// writeQueued writes queued messages until the stream is closed. Messages that wait
+// together are written together.
+func (s *stream) writeQueued(c net.Conn) {
 	var buf []byte
 	var ids []uint64
 	for {
 		select {
-		case o := <-s.out:
+		case o := <-s.outQueue:
 			var last bool
-			if cap(buf) > maxPooled {
+			if cap(buf) > maxPooledBuffer {
 				buf = nil
 			}
-			buf, ids, last = s.gather(o, buf[:0], ids[:0])
+			buf, ids, last = s.gatherQueued(o, buf[:0], ids[:0])
 			c.SetWriteDeadline(time.Now().Add(writeTimeout))
 			_, err := c.Write(buf)
 			if err == nil && !last {
@@ -373,7 +381,7 @@ func (s *stream) write(c net.Conn) {
 			s.close()
 			if err != nil {
 				for _, id := range ids {
-					s.of.hop.failed(id)
+					s.table.proxy.reportFailedTx(id)
 				}
 			}
 			return
@@ -383,8 +391,9 @@ func (s *stream) write(c net.Conn) {
 	}
 }
 
-// linger says that nothing more is written, and throws away what the peer is
-// still sending: to close at once would take our last words from it.
+// linger closes the connection for writing, and discards for lingerTime what the peer
+// still sends. Closing at once would reset the connection, and the peer could lose our
+// last message.
 func linger(c net.Conn) {
 	if h, ok := c.(interface{ CloseWrite() error }); ok {
 		h.CloseWrite()
@@ -393,16 +402,17 @@ func linger(c net.Conn) {
 	}
 }
 
-// gather takes o and what waits behind it. last says that the stream ends there.
-func (s *stream) gather(o outgoing, buf []byte, ids []uint64) (_ []byte, _ []uint64, last bool) {
+// gatherQueued appends o and the queued messages to buf, up to about maxMessage bytes.
+// last reports that the stream is to be closed after them.
+func (s *stream) gatherQueued(o outgoing, buf []byte, ids []uint64) (_ []byte, _ []uint64, last bool) {
 	for o.b != nil {
-		buf, ids = append(buf, o.b...), append(ids, o.id)
-		s.bytes.Add(-int64(len(o.b)))
+		buf, ids = append(buf, o.b...), append(ids, o.tx)
+		s.outBytes.Add(-int64(len(o.b)))
 		if len(buf) >= maxMessage {
 			return buf, ids, false
 		}
 		select {
-		case o = <-s.out:
+		case o = <-s.outQueue:
 		default:
 			return buf, ids, false
 		}
@@ -415,27 +425,27 @@ var (
 	ping = []byte("\r\n\r\n")
 )
 
-// read cuts the stream into messages (RFC 3261 §18.3) and hands them on. Each
-// byte is searched once for the end of a header section, and each header section
-// is indexed once, however small the pieces in which they come.
-func (s *stream) read(c net.Conn, first []byte) {
-	h := s.of.hop
-	buf := append(make([]byte, 0, smallRead), first...)
-	defer func() { s.of.count(cap(buf), 0) }()
+// readMessages cuts the stream into messages (RFC 3261 §18.3) and dispatches them. Each
+// byte is searched once for the end of a header section, and each header section is
+// indexed once, even if it arrives byte by byte.
+func (s *stream) readMessages(c net.Conn, first []byte) {
+	px := s.table.proxy
+	buf := append(make([]byte, 0, smallReadBuffer), first...)
+	defer func() { s.table.resizeReadBuffer(cap(buf), 0) }()
 	var m message
-	var known bool  // m is SIP
-	var sane bool   // whole is the length of the message, else of its head
-	var whole int   // 0: the header section is not whole yet
-	var scanned int // bytes in which no end of it is
-	var pings pinger
-	deadline := time.Now().Add(idle)
+	var known bool  // m is a SIP message
+	var sane bool   // whole is the length of the message; else of its header section
+	var whole int   // 0: the header section is incomplete
+	var scanned int // bytes without the end of a header section
+	var pings pingDetector
+	deadline := time.Now().Add(idleTimeout)
 	if first != nil {
-		deadline = time.Now().Add(wholeMessage)
+		deadline = time.Now().Add(messageTimeout)
 	}
 	for {
 		c.SetReadDeadline(deadline)
 		if len(buf) == cap(buf) {
-			if len(buf) > maxMessage || !s.of.count(cap(buf), 2*cap(buf)) {
+			if len(buf) > maxMessage || !s.table.resizeReadBuffer(cap(buf), 2*cap(buf)) {
 				return
 			}
 			buf = append(make([]byte, 0, 2*cap(buf)), buf...)
@@ -445,21 +455,21 @@ func (s *stream) read(c net.Conn, first []byte) {
 			return
 		}
 		if len(buf) == 0 {
-			deadline = time.Now().Add(wholeMessage)
+			deadline = time.Now().Add(messageTimeout)
 		}
 		buf = buf[:len(buf)+n]
-		at := h.now()
+		at := px.now()
 		rest := buf
 		for {
 			if whole == 0 {
 				for len(rest) > 0 && rest[0] == '\r' {
-					pings.begin(at)
+					pings.beginCRLF(at)
 					if !bytes.HasPrefix(rest, crlf) {
 						break
 					}
 					rest, scanned = rest[2:], 0
-					if pings.end(at) {
-						s.send(pong, 0)
+					if pings.endCRLF(at) {
+						s.queueMessage(pong, 0)
 					}
 				}
 				end := bytes.Index(rest[scanned:], ping)
@@ -471,9 +481,9 @@ func (s *stream) read(c net.Conn, first []byte) {
 					break
 				}
 				end += scanned + len(ping)
-				pings, scanned = pinger{}, 0
+				pings, scanned = pingDetector{}, 0
 				known = m.indexHead(rest[:end])
-				whole, sane = measure(&m)
+				whole, sane = messageLength(&m)
 				start, _, _ := bytes.Cut(rest, crlf)
 				if !known && (!sane || !bytes.Contains(start, version)) {
 					return
@@ -484,64 +494,64 @@ func (s *stream) read(c net.Conn, first []byte) {
 			}
 			p := newPacket(rest[:whole])
 			p.msg, m = m, message{fields: p.msg.fields}
-			p.msg.fit(p.buf, true)
-			p.on, p.conn, p.peer, p.at, p.last = s.on, s, s.peer, at, !sane
-			s.hand(p, known)
+			p.msg.cutBody(p.buf, true)
+			p.listener, p.conn, p.peer, p.receivedAt, p.endsStream = s.listener, s, s.peer, at, !sane
+			s.dispatchMessage(p, known)
 			if !sane {
-				<-s.done // the worker answers and ends the stream
+				<-s.done // the worker answers and closes the stream
 				return
 			}
 			rest, whole = rest[whole:], 0
-			deadline = time.Now().Add(wholeMessage)
+			deadline = time.Now().Add(messageTimeout)
 		}
 		if len(rest) < len(buf) {
 			buf = buf[:copy(buf, rest)]
 		}
 		if len(buf) == 0 {
-			deadline = time.Now().Add(idle)
-			if cap(buf) > largeRead {
-				s.of.count(cap(buf), smallRead)
-				buf = make([]byte, 0, smallRead)
+			deadline = time.Now().Add(idleTimeout)
+			if cap(buf) > freeReadBuffer {
+				s.table.resizeReadBuffer(cap(buf), smallReadBuffer)
+				buf = make([]byte, 0, smallReadBuffer)
 			}
 		}
 	}
 }
 
-// A pinger finds the pings between the messages of a stream: two CRLFs, one right
-// behind the other (RFC 5626 §3.5.1). A single CRLF now and then, which some clients
-// send to keep a NAT binding, is ignored as one before a start line (RFC 3261 §7.5).
-// The zero pinger has seen no CRLF.
-type pinger struct {
-	first  bool    // one CRLF has come, a second would make a ping
-	at     instant // when that one was whole
-	within bool    // a CR has come whose LF has not
-	since  instant // when it came
+// pingDetector finds pings between the messages of a stream: two CRLFs, one directly after
+// the other (RFC 5626 §3.5.1). A single CRLF, which some clients send to keep a NAT
+// binding, is ignored like one before a start line (RFC 3261 §7.5). The zero
+// pingDetector has seen no CRLF.
+type pingDetector struct {
+	seenCRLF bool    // one CRLF has come; a second one makes a ping
+	crlfAt   instant // time of its LF
+	inCRLF   bool    // a CR has come, its LF has not
+	crAt     instant // time of that CR
 }
 
-// begin takes the CR of a CRLF; a second call before end changes nothing.
-func (p *pinger) begin(now instant) {
-	if !p.within {
-		p.within, p.since = true, now
+// beginCRLF notes the CR of a CRLF. Calls before the next endCRLF have no effect.
+func (p *pingDetector) beginCRLF(now instant) {
+	if !p.inCRLF {
+		p.inCRLF, p.crAt = true, now
 	}
 }
 
-// end takes the LF of a CRLF, and reports whether a ping is whole.
-func (p *pinger) end(now instant) bool {
-	ping := p.first && p.since-p.at <= pingGap
-	*p = pinger{first: !ping, at: now}
+// endCRLF notes the LF of a CRLF, and reports whether it completes a ping.
+func (p *pingDetector) endCRLF(now instant) bool {
+	ping := p.seenCRLF && p.crAt-p.crlfAt <= maxPingGap
+	*p = pingDetector{seenCRLF: !ping, crlfAt: now}
 	return ping
 }
 
-// hand hands a message on. A panic costs this one only, unless the stream cannot
-// be read behind it.
-func (s *stream) hand(p *packet, known bool) {
-	defer s.of.hop.recovers("message")
+// dispatchMessage dispatches a message, or drops it if it is not SIP. A panic costs this
+// message only, and closes the stream if nothing can be read after it.
+func (s *stream) dispatchMessage(p *packet, known bool) {
+	defer s.table.proxy.recoverPanic("message")
 	if !known {
-		s.of.hop.stats.malformed.Add(1)
-		p.done()
+		s.table.proxy.stats.malformed.Add(1)
+		p.release()
 		return
 	}
-	if p.last {
+	if p.endsStream {
 		defer func() {
 			if r := recover(); r != nil {
 				s.close()
@@ -549,45 +559,45 @@ func (s *stream) hand(p *packet, known bool) {
 			}
 		}()
 	}
-	s.of.hop.dispatch(p, false)
+	s.table.proxy.dispatch(p, false)
 }
 
-// count notes that a buffer to read into has another size, and reports whether
-// it may.
-func (ss *streams) count(was, is int) bool {
-	more := int64(max(is-largeRead, 0) - max(was-largeRead, 0))
-	if ss.reads.Add(more) > allReads && more > 0 {
-		ss.reads.Add(-more)
+// resizeReadBuffer counts the change of a read buffer's size, and reports whether the
+// limit of all buffers allows it.
+func (ss *streamTable) resizeReadBuffer(from, to int) bool {
+	more := int64(max(to-freeReadBuffer, 0) - max(from-freeReadBuffer, 0))
+	if ss.largeReadBytes.Add(more) > maxLargeReadBytes && more > 0 {
+		ss.largeReadBytes.Add(-more)
 		return false
 	}
 	return true
 }
 
-// measure returns the length of the message whose header section is m, and
-// whether it can be told at all. If not, the stream cannot be read further and
-// the header section is all there is to answer. On a stream every message has a
-// Content-Length (RFC 3261 §20.14); only a response that has no body may lack it.
-func measure(m *message) (whole int, sane bool) {
+// messageLength returns the length of the message whose header section is m, and whether
+// it is certain. If it is not, the stream cannot be read further, and the header section
+// is all there is to answer. Every message on a stream has a Content-Length (RFC 3261
+// §20.14); only a response without a body may lack it.
+func messageLength(m *message) (whole int, sane bool) {
 	lengths := 0
 	for i := range m.fields {
 		if m.fields[i].name == hContentLength {
 			lengths++
 		}
 	}
-	if lengths == 0 && (m.request() || namesBody(m.b[:m.head])) {
-		m.wrong(noLength)
-		return m.head, false
+	if lengths == 0 && (m.isRequest() || hasContentType(m.b[:m.headLen])) {
+		m.noteFault(noLength)
+		return m.headLen, false
 	}
-	whole = m.head + max(m.length, 0)
-	if lengths > 1 || lengths == 1 && m.length < 0 || whole > maxMessage {
-		return m.head, false
+	whole = m.headLen + max(m.contentLength, 0)
+	if lengths > 1 || lengths == 1 && m.contentLength < 0 || whole > maxMessage {
+		return m.headLen, false
 	}
 	return whole, true
 }
 
-// namesBody reports whether a header section has a Content-Type, as that of every
+// hasContentType reports whether a header section has a Content-Type, as that of every
 // message with a body does (RFC 3261 §20.15).
-func namesBody(head []byte) bool {
+func hasContentType(head []byte) bool {
 	for line := range bytes.Lines(head) {
 		n, _, _ := bytes.Cut(line, []byte(":"))
 		if n = bytes.TrimRight(n, " \t"); equalFold(n, "content-type") || equalFold(n, "c") {

@@ -6,29 +6,29 @@ import (
 	"strings"
 )
 
-// text is a SIP message as it is on the wire.
+// text is a SIP message as bytes on the wire.
 type text string
 
-// start is the start line.
-func (m text) start() string {
+// startLine returns the start line.
+func (m text) startLine() string {
 	l, _, _ := strings.Cut(string(m), "\r\n")
 	return l
 }
 
-// body is what stands behind the header section.
+// body returns the bytes after the header section.
 func (m text) body() string {
 	_, b, _ := strings.Cut(string(m), "\r\n\r\n")
 	return b
 }
 
-func (m text) lines() []string {
+func (m text) headerLines() []string {
 	head, _, _ := strings.Cut(string(m), "\r\n\r\n")
 	return strings.Split(head, "\r\n")[1:]
 }
 
-// all returns the values of a header field, one string for each line.
-func (m text) all(name string) (values []string) {
-	for _, l := range m.lines() {
+// fieldValues returns the values of a header field, one string for each line.
+func (m text) fieldValues(name string) (values []string) {
+	for _, l := range m.headerLines() {
 		if n, v, ok := strings.Cut(l, ":"); ok && strings.EqualFold(strings.TrimSpace(n), name) {
 			values = append(values, strings.TrimSpace(v))
 		}
@@ -36,47 +36,48 @@ func (m text) all(name string) (values []string) {
 	return values
 }
 
-// one returns the first value of a header field, "" if there is none.
-func (m text) one(name string) string {
-	if v := m.all(name); len(v) > 0 {
+// fieldValue returns the first value of a header field, or "".
+func (m text) fieldValue(name string) string {
+	if v := m.fieldValues(name); len(v) > 0 {
 		return v[0]
 	}
 	return ""
 }
 
-// uri is the Request-URI.
-func (m text) uri() string { return strings.Split(m.start(), " ")[1] }
+// requestURI returns the Request-URI.
+func (m text) requestURI() string { return strings.Split(m.startLine(), " ")[1] }
 
 func (m text) method() string {
-	_, method, _ := strings.Cut(m.one("CSeq"), " ")
+	_, method, _ := strings.Cut(m.fieldValue("CSeq"), " ")
 	return method
 }
 
-// branch is the branch of the topmost Via.
-func (m text) branch() string {
-	_, v, _ := strings.Cut(m.one("Via"), ";branch=")
+// viaBranch returns the branch of the topmost Via.
+func (m text) viaBranch() string {
+	_, v, _ := strings.Cut(m.fieldValue("Via"), ";branch=")
 	v, _, _ = strings.Cut(v, ";")
 	return v
 }
 
-// toTag is the tag in To, "" if it has none.
+// toTag returns the tag in To, or "".
 func (m text) toTag() string {
-	_, v, _ := strings.Cut(m.one("To"), ";tag=")
+	_, v, _ := strings.Cut(m.fieldValue("To"), ";tag=")
 	return v
 }
 
-// with is m with one occurrence of old replaced, which must be there.
-func (m text) with(old, new string) text {
+// replaced returns m with the first old replaced by new. It panics if m does not contain
+// old.
+func (m text) replaced(old, new string) text {
 	if !strings.Contains(string(m), old) {
 		panic(fmt.Sprintf("%q is not in\n%s", old, m))
 	}
 	return text(strings.Replace(string(m), old, new, 1))
 }
 
-// compose writes a message: start line, the fields by default, and lines. A
-// line takes the place of the default of its name; one without a value takes
-// the default away. Behind an empty line stands the body.
-func compose(start string, defaults []string, lines []string) text {
+// composeMessage returns a message of a start line, the default header fields, and
+// lines. A line replaces the default of its name; a line without a value removes it.
+// Lines after an empty one are the body.
+func composeMessage(start string, defaults []string, lines []string) text {
 	var b strings.Builder
 	b.WriteString(start + "\r\n")
 	body := ""
@@ -127,8 +128,8 @@ func compose(start string, defaults []string, lines []string) text {
 	return text(b.String() + "\r\n" + body)
 }
 
-// bracketed is the URI in a name-addr.
-func bracketed(v string) string {
+// bracketedURI returns the URI in a name-addr.
+func bracketedURI(v string) string {
 	_, v, _ = strings.Cut(v, "<")
 	v, _, _ = strings.Cut(v, ">")
 	return v

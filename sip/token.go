@@ -14,18 +14,17 @@ import (
 	msg "github.com/emiago/sipgo/sip"
 )
 
-// A token is what bellhop writes into its own Record-Route, Path and Contact
-// URIs so that a request that comes back finds its way in a process that
-// remembers nothing: the flow to the peer on the edge side (RFC 5626 §5.3) and,
-// within a dialog, the PBX. It is authenticated, so nobody but us chooses a next
-// hop with it.
+// token is the routing state that the proxy writes into its own Record-Route, Path and
+// Contact URIs: the flow to the peer on the edge side (RFC 5626 §5.3) and, within a
+// dialog, the PBX. A process that has just started routes by it. A MAC authenticates it,
+// so that nobody else chooses a next hop with it.
 //
-// A Record-Route token is bound to its dialog: the MAC covers the Call-ID and the
-// From tag of the request that got it, neither of which is in the token. It opens
-// in requests of that dialog alone, from either end.
+// A Record-Route token is bound to its dialog: the MAC covers the Call-ID and the From
+// tag of the request that got it, neither of which is in the token. It opens in requests
+// of that dialog alone, from either end.
 //
-// On the wire, before base64url, in Path and Contact (version 1) and in
-// Record-Route (version 2):
+// The encoding before base64url is version 1 in Path and Contact, and version 2 in
+// Record-Route:
 //
 //	version | use | proto | listener | local port | peer port | peer address | connection | text | mac
 //	      1 |   1 |     1 |        1 |          2 |         2 |  1 + 4 or 16 |          4 |  ... |   8
@@ -33,59 +32,63 @@ import (
 //	version | use | flags | proto | listener | local port | peer port | peer address | connection | pbx | next | target | mac
 //	      1 |   1 |     1 |     1 |        1 |          2 |         2 |  1 + 4 or 16 |          4 |   8 | 0, 8 |    ... |   8
 //
-// Version 1 in a Record-Route is from builds that bound nothing.
+// Record-Route tokens of version 1 come from earlier versions of bellhop, which bound
+// them to no dialog.
 type token struct {
 	flow flow
-	use  use
-	text string // path: the AOR that registered; contact: the Contact's own URI
+	use  tokenUse
+	text string // Path: the address-of-record; Contact: that and the phone's own URI
 
-	// Of a Record-Route only.
-	byURI   bool    // the URI says where to on the edge side, as far as it is believed; the flow says at which host
-	pbx     pbxID   // the PBX of the dialog; zero: target says where it is
-	target  Addr    // where the PBX is, if not at a configured address
-	next    routeID // the Route behind ours that leads into the PBX; zero: one that names a configured PBX
+	// The fields below are of Record-Route tokens only.
+	byURI   bool    // the URI gives the address on the edge side, limited to the flow's host (see limitTarget)
+	pbx     pbxID   // PBX of the dialog; zero: target is its address
+	target  Addr    // address of the PBX, if it is not a configured one
+	next    routeID // Route after ours that leads into the PBX; zero: a configured PBX
 	fromPBX bool    // the PBX sent the request
-	direct  bool    // and stays out of the dialog: requests within it go from phone to phone
-	unbound bool    // version 1: good in a live call that began before the upgrade
+	direct  bool    // the PBX sent the request and left the dialog: later requests go from phone to phone
+	unbound bool    // version 1: valid only in a call that was up before the upgrade
 }
 
-// use says in which header field a token stands. One is never good for
-// another.
-type use byte
+// tokenUse is the header field in which a token stands. A token is valid in that field
+// only.
+type tokenUse byte
 
 const (
-	inRoute   use = 'r' // Record-Route
-	inPath    use = 'p' // Path of a REGISTER
-	inContact use = 'c' // Contact of a REGISTER, rewritten
+	inRoute   tokenUse = 'r' // Record-Route
+	inPath    tokenUse = 'p' // Path of a REGISTER
+	inContact tokenUse = 'c' // Contact of a REGISTER, rewritten
 )
 
-// A pbxID names a configured PBX: a hash of its text in the configuration, so that
-// it stays the same when others come or go.
+// pbxID is a hash of a PBX's configured address. It stays the same when other PBXs are
+// added or removed.
 type pbxID [8]byte
 
+// newPBXID returns the id of a PBX with a configured address.
 func newPBXID(a Addr) (id pbxID) {
 	sum := sha256.Sum256([]byte(a.String()))
 	copy(id[:], sum[:])
 	return id
 }
 
-// A routeID stands for the host and port of a Route.
+// routeID is a hash of the host and port of a Route.
 type routeID [8]byte
 
+// newRouteID returns the id of the Route with URI u.
 func newRouteID(u *msg.Uri) (id routeID) {
 	sum := sha256.Sum256([]byte(strings.ToLower(u.Host) + ":" + strconv.Itoa(u.Port)))
 	copy(id[:], sum[:])
 	return id
 }
 
-// A flow is a way to a peer: over which of our sockets, to what address, and
-// for a stream, on which connection. The zero flow is none: the URI decides.
+// flow is the connection or socket pair over which a peer is reached: our listener, the
+// peer's address and, for a stream, the connection. The zero flow is none: the URI
+// decides.
 type flow struct {
-	proto Proto
-	nth   uint8  // the listener's place among ours
-	port  uint16 // the listener's
-	peer  netip.AddrPort
-	conn  uint32 // number of the connection
+	proto         Proto
+	listenerIndex uint8  // position of the listener in the configuration
+	listenerPort  uint16 // port of the listener
+	peer          netip.AddrPort
+	connID        uint32 // number of the connection; 0 over UDP
 }
 
 const (
@@ -99,24 +102,26 @@ const (
 	flagNext    = 1 << 3
 )
 
-// encoding is strict: a token has one text only.
-var encoding = base64.RawURLEncoding.Strict()
+// tokenEncoding is strict, so that each token has exactly one text.
+var tokenEncoding = base64.RawURLEncoding.Strict()
 
-// A sealer makes and opens tokens. It belongs to one worker.
+// sealer makes and opens tokens. It belongs to one worker and is not safe for concurrent
+// use.
 type sealer struct {
 	mac hash.Hash
 	sum []byte
 	buf []byte
 
-	lengths [8]byte // of what signBound covers
+	lengths [8]byte // input of computeBoundMAC
 }
 
+// newSealer returns a sealer with a key of at least 32 bytes.
 func newSealer(key []byte) *sealer {
 	return &sealer{mac: hmac.New(sha256.New, key), sum: make([]byte, 0, sha256.Size), buf: make([]byte, 0, 256)}
 }
 
-// sign returns the first n bytes of the MAC over parts, valid until the next call.
-func (s *sealer) sign(n int, parts ...[]byte) []byte {
+// computeMAC returns the first n bytes of the MAC over parts, valid until the next call.
+func (s *sealer) computeMAC(n int, parts ...[]byte) []byte {
 	s.mac.Reset()
 	for _, p := range parts {
 		s.mac.Write(p)
@@ -125,81 +130,84 @@ func (s *sealer) sign(n int, parts ...[]byte) []byte {
 	return s.sum[:n]
 }
 
-// signBound returns the MAC of a Record-Route token of the dialog that Call-ID and
-// tag name, valid until the next call. The lengths keep the three parts apart.
-func (s *sealer) signBound(b, callID, tag []byte) []byte {
+// computeBoundMAC returns the MAC of a Record-Route token b in the dialog of callID and
+// tag, valid until the next call. The MAC covers the lengths too, which keep the three
+// parts apart.
+func (s *sealer) computeBoundMAC(b, callID, tag []byte) []byte {
 	binary.BigEndian.PutUint32(s.lengths[:], uint32(len(b)))
 	binary.BigEndian.PutUint32(s.lengths[4:], uint32(len(callID)))
-	return s.sign(macLen, b, callID, tag, s.lengths[:])
+	return s.computeMAC(macLen, b, callID, tag, s.lengths[:])
 }
 
-// seal appends the text of a Path or Contact token to dst.
-func (s *sealer) seal(dst []byte, t token) []byte {
+// sealToken appends the text of a Path or Contact token to dst.
+func (s *sealer) sealToken(dst []byte, t token) []byte {
 	b := append(s.buf[:0], unboundVersion, byte(t.use))
-	b = t.flow.append(b)
+	b = t.flow.appendTo(b)
 	b = append(b, t.text...)
-	b = append(b, s.sign(macLen, b)...)
+	b = append(b, s.computeMAC(macLen, b)...)
 	s.buf = b
-	return encoding.AppendEncode(dst, b)
+	return tokenEncoding.AppendEncode(dst, b)
 }
 
-// sealRoute appends the text of a Record-Route token to dst. It is bound to the
-// dialog that Call-ID and From tag name.
-func (s *sealer) sealRoute(dst []byte, t token, callID, fromTag []byte) []byte {
-	flags := flag(t.fromPBX, flagFromPBX) | flag(t.direct, flagDirect) | flag(t.byURI, flagByURI) | flag(t.next != routeID{}, flagNext)
+// sealRouteToken appends the text of a Record-Route token to dst, bound to the dialog of
+// callID and fromTag.
+func (s *sealer) sealRouteToken(dst []byte, t token, callID, fromTag []byte) []byte {
+	flags := flagIf(t.fromPBX, flagFromPBX) | flagIf(t.direct, flagDirect) | flagIf(t.byURI, flagByURI) | flagIf(t.next != routeID{}, flagNext)
 	b := append(s.buf[:0], boundVersion, byte(inRoute), flags)
-	b = t.flow.append(b)
+	b = t.flow.appendTo(b)
 	b = append(b, t.pbx[:]...)
 	if t.next != (routeID{}) {
 		b = append(b, t.next[:]...)
 	}
-	b = t.target.append(b)
-	b = append(b, s.signBound(b, callID, fromTag)...)
+	b = t.target.appendTo(b)
+	b = append(b, s.computeBoundMAC(b, callID, fromTag)...)
 	s.buf = b
-	return encoding.AppendEncode(dst, b)
+	return tokenEncoding.AppendEncode(dst, b)
 }
 
-func flag(set bool, bit byte) byte {
+// flagIf returns bit if set is true, else 0.
+func flagIf(set bool, bit byte) byte {
 	if set {
 		return bit
 	}
 	return 0
 }
 
-// open reads a Path or Contact token, and reports whether it is one of ours.
-func (s *sealer) open(text string, u use) (t token, ok bool) {
-	b, mac, ok := s.decode(text)
-	if !ok || len(b) < 2 || b[0] != unboundVersion || b[1] != byte(u) || !hmac.Equal(mac, s.sign(macLen, b)) {
+// openToken reads a Path or Contact token; ok reports whether it is one of ours for that
+// use.
+func (s *sealer) openToken(text string, u tokenUse) (t token, ok bool) {
+	b, mac, ok := s.decodeToken(text)
+	if !ok || len(b) < 2 || b[0] != unboundVersion || b[1] != byte(u) || !hmac.Equal(mac, s.computeMAC(macLen, b)) {
 		return token{}, false
 	}
 	t.use = u
-	if b, ok = t.flow.read(b[2:]); !ok {
+	if b, ok = t.flow.readFrom(b[2:]); !ok {
 		return token{}, false
 	}
 	t.text = string(b)
 	return t, true
 }
 
-// openRoute reads the Record-Route token in a Route of m, and reports whether it
-// is one of ours that was given out in m's dialog, or one of version 1.
-func (s *sealer) openRoute(text string, m *message) (t token, ok bool) {
-	b, mac, ok := s.decode(text)
+// openRouteToken reads the Record-Route token in a Route of m; ok reports whether it is
+// one of ours that was issued in m's dialog, or one of version 1.
+func (s *sealer) openRouteToken(text string, m *message) (t token, ok bool) {
+	b, mac, ok := s.decodeToken(text)
 	if !ok || len(b) < 3 || b[1] != byte(inRoute) {
 		return token{}, false
 	}
 	if b[0] == unboundVersion {
-		t, ok = s.open(text, inRoute)
+		t, ok = s.openToken(text, inRoute)
 		t.unbound = true
 		return t, ok
 	}
 	callID, flags := m.text(m.callID), b[2]
 	if b[0] != boundVersion ||
-		!hmac.Equal(mac, s.signBound(b, callID, m.text(m.fromTag))) && !hmac.Equal(mac, s.signBound(b, callID, m.text(m.toTag))) {
+		!hmac.Equal(mac, s.computeBoundMAC(b, callID, m.text(m.fromTag))) && !hmac.Equal(mac, s.computeBoundMAC(b, callID, m.text(m.toTag))) {
 		return token{}, false
 	}
 	t.use = inRoute
 	t.fromPBX, t.direct, t.byURI = flags&flagFromPBX != 0, flags&flagDirect != 0, flags&flagByURI != 0
-	if b, ok = t.flow.read(b[3:]); !ok || len(b) < len(t.pbx) {
+	if b, ok = t.flow.readFrom(b[3:]); !ok || len(b) < len(t.pbx) {
 		return token{}, false
 	}
 	t.pbx, b = pbxID(b), b[len(t.pbx):]
@@ -213,10 +221,10 @@ func (s *sealer) openRoute(text string, m *message) (t token, ok bool) {
 	return t, ok
 }
 
-// decode returns what the MAC of a token covers, and the MAC, valid until the next
-// call.
-func (s *sealer) decode(text string) (b, mac []byte, ok bool) {
-	b, err := encoding.AppendDecode(s.buf[:0], []byte(text))
+// decodeToken splits a token into the bytes that its MAC covers, and the MAC. Both are
+// valid until the next call.
+func (s *sealer) decodeToken(text string) (b, mac []byte, ok bool) {
+	b, err := tokenEncoding.AppendDecode(s.buf[:0], []byte(text))
 	s.buf = b[:0]
 	if err != nil || len(b) < macLen {
 		return nil, nil, false
@@ -224,22 +232,22 @@ func (s *sealer) decode(text string) (b, mac []byte, ok bool) {
 	return b[:len(b)-macLen], b[len(b)-macLen:], true
 }
 
-// append writes a flow as it stands in a token.
-func (f flow) append(b []byte) []byte {
-	b = append(b, byte(f.proto), f.nth)
-	b = binary.BigEndian.AppendUint16(b, f.port)
+// appendTo appends the encoding of a flow in a token to b.
+func (f flow) appendTo(b []byte) []byte {
+	b = append(b, byte(f.proto), f.listenerIndex)
+	b = binary.BigEndian.AppendUint16(b, f.listenerPort)
 	b = binary.BigEndian.AppendUint16(b, f.peer.Port())
 	b = appendIP(b, f.peer.Addr())
-	return binary.BigEndian.AppendUint32(b, f.conn)
+	return binary.BigEndian.AppendUint32(b, f.connID)
 }
 
-// read reads the flow that b begins with, and returns the rest of b.
-func (f *flow) read(b []byte) (rest []byte, ok bool) {
+// readFrom reads the flow at the start of b, and returns the rest of b.
+func (f *flow) readFrom(b []byte) (rest []byte, ok bool) {
 	if len(b) < 7 {
 		return nil, false
 	}
-	f.proto, f.nth = Proto(b[0]), b[1]
-	f.port = binary.BigEndian.Uint16(b[2:])
+	f.proto, f.listenerIndex = Proto(b[0]), b[1]
+	f.listenerPort = binary.BigEndian.Uint16(b[2:])
 	port, n := binary.BigEndian.Uint16(b[4:]), int(b[6])
 	if b = b[7:]; len(b) < n+4 {
 		return nil, false
@@ -249,12 +257,13 @@ func (f *flow) read(b []byte) (rest []byte, ok bool) {
 	} else {
 		*f = flow{}
 	}
-	f.conn = binary.BigEndian.Uint32(b[n:])
+	f.connID = binary.BigEndian.Uint32(b[n:])
 	return b[n+4:], true
 }
 
-// append writes an address as it stands in a token: nothing of the zero one.
-func (a Addr) append(b []byte) []byte {
+// appendTo appends the encoding of an address in a token to b; the zero address has
+// none.
+func (a Addr) appendTo(b []byte) []byte {
 	if !a.IsValid() {
 		return b
 	}
@@ -263,7 +272,7 @@ func (a Addr) append(b []byte) []byte {
 	return appendIP(b, a.Addr())
 }
 
-// readAddr reads the address that b is.
+// readAddr reads the encoded address that fills b; an empty b is the zero address.
 func readAddr(b []byte) (a Addr, ok bool) {
 	if len(b) == 0 {
 		return Addr{}, true
@@ -275,6 +284,7 @@ func readAddr(b []byte) (a Addr, ok bool) {
 	return Addr{Proto(b[0]), netip.AddrPortFrom(ip, binary.BigEndian.Uint16(b[1:]))}, found && len(b) == 4+int(b[3])
 }
 
+// appendIP appends an IP address with its length in front to b.
 func appendIP(b []byte, ip netip.Addr) []byte {
 	switch {
 	case ip.Is4():
@@ -287,26 +297,26 @@ func appendIP(b []byte, ip netip.Addr) []byte {
 	return append(b, 0)
 }
 
-// An X-CID value is a correlation id, 32 hex digits, and 16 more that prove it
-// is one of ours: only those correlate.
+// cidLen is the length of the correlation id in an X-CID value, in hex digits. 16 more
+// digits authenticate it: only our own values correlate.
 const cidLen = 32
 
-// newCID appends an X-CID value for the attempt that Call-ID and From tag
-// name. Every node makes the same one.
-func (s *sealer) newCID(dst, callID, fromTag []byte) []byte {
-	id := s.sign(cidLen/2, []byte("cid"), callID, []byte{0}, fromTag)
+// appendCID appends the X-CID value of the INVITE with this Call-ID and From tag to dst.
+// All nodes make the same value.
+func (s *sealer) appendCID(dst, callID, fromTag []byte) []byte {
+	id := s.computeMAC(cidLen/2, []byte("cid"), callID, []byte{0}, fromTag)
 	start := len(dst)
 	dst = hex.AppendEncode(dst, id)
-	return hex.AppendEncode(dst, s.sign(8, []byte("x-cid"), dst[start:]))
+	return hex.AppendEncode(dst, s.computeMAC(8, []byte("x-cid"), dst[start:]))
 }
 
-// openCID returns the id in an X-CID value, or "" when it is none of ours.
+// openCID returns the correlation id in an X-CID value, or "" if the value is not ours.
 func (s *sealer) openCID(v []byte) string {
 	if len(v) != cidLen+16 {
 		return ""
 	}
 	var want [16]byte
-	hex.Encode(want[:], s.sign(8, []byte("x-cid"), v[:cidLen]))
+	hex.Encode(want[:], s.computeMAC(8, []byte("x-cid"), v[:cidLen]))
 	if !hmac.Equal(want[:], v[cidLen:]) {
 		return ""
 	}

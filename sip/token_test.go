@@ -15,20 +15,20 @@ func TestTokensOpenAsTheyWereSealed(t *testing.T) {
 		{use: inPath, flow: flow{TCP, 255, 1, netip.MustParseAddrPort("[2001:db8::1]:1"), 1<<32 - 1}, text: "101@pbx.example"},
 		{use: inContact, text: "101@pbx.example sip:101@10.0.0.5;transport=udp"},
 	} {
-		text := string(s.seal(nil, tok))
-		got, ok := s.open(text, tok.use)
+		text := string(s.sealToken(nil, tok))
+		got, ok := s.openToken(text, tok.use)
 		if !ok || got != tok {
 			t.Errorf("got %+v %v, want %+v", got, ok, tok)
 		}
 		if strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			t.Errorf("%s does not fit into a user part", text)
 		}
-		for _, u := range []use{inRoute, inPath, inContact} {
-			if _, ok := s.open(text, u); ok != (u == tok.use) {
+		for _, u := range []tokenUse{inRoute, inPath, inContact} {
+			if _, ok := s.openToken(text, u); ok != (u == tok.use) {
 				t.Errorf("a token for %c is good for %c: %v", tok.use, u, ok)
 			}
 		}
-		if _, ok := newSealer(bytes.Repeat([]byte("x"), 32)).open(text, tok.use); ok {
+		if _, ok := newSealer(bytes.Repeat([]byte("x"), 32)).openToken(text, tok.use); ok {
 			t.Error("another key opens it")
 		}
 		for i := range text {
@@ -38,18 +38,18 @@ func TestTokensOpenAsTheyWereSealed(t *testing.T) {
 					continue
 				}
 				forged[i] = c
-				if got, ok := s.open(string(forged), tok.use); ok {
+				if got, ok := s.openToken(string(forged), tok.use); ok {
 					t.Errorf("with %q at %d it opens as %+v", c, i, got)
 				}
 			}
-			if _, ok := s.open(text[:i], tok.use); ok {
+			if _, ok := s.openToken(text[:i], tok.use); ok {
 				t.Errorf("%d characters of it are enough", i)
 			}
 		}
 	}
 }
 
-// requestWithin is a request within a dialog.
+// requestWithin returns a request within a dialog.
 func requestWithin(callID, fromTag, toTag string) *message {
 	m := new(message)
 	m.index([]byte("BYE sip:a SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a>;tag="+fromTag+"\r\nTo: <sip:b>;tag="+toTag+
@@ -68,7 +68,7 @@ func TestRouteTokensOpenInTheirDialogAlone(t *testing.T) {
 		{byURI: true, next: routeID{2}},
 	} {
 		tok.use = inRoute
-		text := string(s.sealRoute(nil, tok, []byte("call"), []byte("from")))
+		text := string(s.sealRouteToken(nil, tok, []byte("call"), []byte("from")))
 		for _, tt := range []struct {
 			m    *message
 			want bool
@@ -80,17 +80,17 @@ func TestRouteTokensOpenInTheirDialogAlone(t *testing.T) {
 			{requestWithin("callf", "rom", "to"), false},
 			{requestWithin("CALL", "from", "to"), false},
 		} {
-			got, ok := s.openRoute(text, tt.m)
+			got, ok := s.openRouteToken(text, tt.m)
 			if ok != tt.want || ok && got != tok {
 				t.Errorf("in %q it opens: %v, as %+v, want %+v", tt.m.b, ok, got, tok)
 			}
 		}
 		m := requestWithin("call", "from", "to")
-		if _, ok := newSealer(bytes.Repeat([]byte("x"), 32)).openRoute(text, m); ok {
+		if _, ok := newSealer(bytes.Repeat([]byte("x"), 32)).openRouteToken(text, m); ok {
 			t.Error("another key opens it")
 		}
-		for _, u := range []use{inRoute, inPath, inContact} {
-			if _, ok := s.open(text, u); ok {
+		for _, u := range []tokenUse{inRoute, inPath, inContact} {
+			if _, ok := s.openToken(text, u); ok {
 				t.Errorf("it opens outside of a dialog, for %c", u)
 			}
 		}
@@ -98,20 +98,20 @@ func TestRouteTokensOpenInTheirDialogAlone(t *testing.T) {
 			for _, c := range []byte{'A', 'B', '_', '=', '\n'} {
 				forged := []byte(text)
 				forged[i] = c
-				if got, ok := s.openRoute(string(forged), m); ok && string(forged) != text {
+				if got, ok := s.openRouteToken(string(forged), m); ok && string(forged) != text {
 					t.Errorf("with %q at %d it opens as %+v", c, i, got)
 				}
 			}
-			if _, ok := s.openRoute(text[:i], m); ok {
+			if _, ok := s.openRouteToken(text[:i], m); ok {
 				t.Errorf("%d characters of it are enough", i)
 			}
 		}
 	}
 }
 
-func TestOnlyOurCorrelationIDsAreTaken(t *testing.T) {
+func TestOnlyOwnCorrelationIDsAreAccepted(t *testing.T) {
 	s := newSealer(testKey)
-	cid := s.newCID(nil, []byte("call"), []byte("tag"))
+	cid := s.appendCID(nil, []byte("call"), []byte("tag"))
 	if got, want := s.openCID(cid), string(cid[:cidLen]); got != want || len(got) != 32 {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -127,7 +127,7 @@ func TestOnlyOurCorrelationIDsAreTaken(t *testing.T) {
 			t.Errorf("%q is taken for %q", no, got)
 		}
 	}
-	if other := s.newCID(nil, []byte("cal"), []byte("ltag")); bytes.Equal(other, cid) {
+	if other := s.appendCID(nil, []byte("cal"), []byte("ltag")); bytes.Equal(other, cid) {
 		t.Error("two attempts have the same id")
 	}
 }

@@ -14,18 +14,18 @@ import (
 	"bellhop/sip"
 )
 
-// What leaves is what came, but for the edits that DESIGN §3.2 names. These
-// tests undo exactly those edits and compare bytes.
+// A message leaves as it came, except for the edits that DESIGN §3.2 names. These tests undo
+// exactly those edits and compare bytes.
 
-// undo is the request as it must have come for got to be forwarded. It takes
-// our fields out of got, which must be there exactly once and where they
-// belong, and puts back what was changed in place.
-func undo(t *testing.T, sent, got []byte, cid bool) []byte {
+// undoEdits returns the request that must have been received for got to be forwarded. It
+// removes our fields from got, which must be there exactly once and in place, and
+// restores the values that were changed.
+func undoEdits(t *testing.T, sent, got []byte, cid bool) []byte {
 	t.Helper()
 	b := got
 	cut := func(name, pattern string, must bool) {
 		t.Helper()
-		at := regexp.MustCompile(`\r\n` + pattern + `\r\n`).FindIndex(head(b))
+		at := regexp.MustCompile(`\r\n` + pattern + `\r\n`).FindIndex(headerSection(b))
 		switch {
 		case at != nil:
 			b = append(append([]byte(nil), b[:at[0]]...), b[at[1]-2:]...)
@@ -52,7 +52,7 @@ func undo(t *testing.T, sent, got []byte, cid bool) []byte {
 	if method == "INVITE" && cid && !toTagged(sent) {
 		cut("X-CID", `X-CID: [0-9a-f]{48}`, true)
 	}
-	// received and rport: the rig sends from an address that no Via names.
+	// received and rport: the test sends from an address that no Via names.
 	if was := regexp.MustCompile(`;received=[^;,\s]+`).Find(topVia(sent)); was != nil {
 		b = bytes.Replace(b, []byte(";received="+phoneAt.Addr().String()), was, 1)
 	} else {
@@ -61,32 +61,32 @@ func undo(t *testing.T, sent, got []byte, cid bool) []byte {
 	return regexp.MustCompile(`rport=\d+`).ReplaceAll(b, []byte("rport"))
 }
 
-func head(b []byte) []byte {
+func headerSection(b []byte) []byte {
 	if i := bytes.Index(b, []byte("\r\n\r\n")); i >= 0 {
 		return b[:i+4]
 	}
 	return b
 }
 
-// topVia is the first Via line with its folds.
+// topVia returns the first Via line with its continuation lines.
 func topVia(b []byte) []byte {
-	return regexp.MustCompile(`(?i)\r\n(via|v)[ \t]*:([^\r]|\r\n[ \t])*`).Find(head(b))
+	return regexp.MustCompile(`(?i)\r\n(via|v)[ \t]*:([^\r]|\r\n[ \t])*`).Find(headerSection(b))
 }
 
 var maxForwards = regexp.MustCompile(`(?i)(\r\nmax-forwards[ \t]*:\s*)(\d+)`)
 
 func fieldNamed(b []byte, name string) bool {
-	return regexp.MustCompile(`(?i)\r\n` + name + `[ \t]*:`).Match(head(b))
+	return regexp.MustCompile(`(?i)\r\n` + name + `[ \t]*:`).Match(headerSection(b))
 }
 
 func toTagged(b []byte) bool {
-	return regexp.MustCompile(`(?i)\r\n(to|t)[ \t]*:([^\r]|\r\n[ \t])*;\s*tag\s*=`).Match(head(b))
+	return regexp.MustCompile(`(?i)\r\n(to|t)[ \t]*:([^\r]|\r\n[ \t])*;\s*tag\s*=`).Match(headerSection(b))
 }
 
-// raiseMaxForwards puts the value that was sent in the place of one less.
+// raiseMaxForwards restores the Max-Forwards that was sent; got must have one less.
 func raiseMaxForwards(t *testing.T, sent, got []byte) []byte {
 	t.Helper()
-	was, is := maxForwards.FindSubmatch(head(sent)), maxForwards.FindSubmatchIndex(head(got))
+	was, is := maxForwards.FindSubmatch(headerSection(sent)), maxForwards.FindSubmatchIndex(headerSection(got))
 	if was == nil || is == nil {
 		t.Fatalf("no Max-Forwards in\n%s", got)
 	}
@@ -98,8 +98,8 @@ func raiseMaxForwards(t *testing.T, sent, got []byte) []byte {
 	return append(append(append([]byte(nil), got[:is[4]]...), was[2]...), got[is[5]:]...)
 }
 
-// same fails the test if two messages differ, and shows where.
-func same(t *testing.T, what string, got, want []byte) {
+// assertSame fails the test if two messages differ, and shows the first difference.
+func assertSame(t *testing.T, what string, got, want []byte) {
 	t.Helper()
 	if bytes.Equal(got, want) {
 		return
@@ -112,39 +112,39 @@ func same(t *testing.T, what string, got, want []byte) {
 	t.Errorf("%s differs at byte %d of %d (want %d):\n got …%q…\nwant …%q…", what, i, len(got), len(want), near(got), near(want))
 }
 
-// cutToLength is a datagram without what stands behind its body.
+// cutToLength returns a datagram without the bytes after its body.
 func cutToLength(b []byte) []byte {
-	m := regexp.MustCompile(`(?i)\r\n(?:content-length|l)[ \t]*:\s*(\d+)`).FindSubmatch(head(b))
+	m := regexp.MustCompile(`(?i)\r\n(?:content-length|l)[ \t]*:\s*(\d+)`).FindSubmatch(headerSection(b))
 	if m == nil {
 		return b
 	}
 	n, _ := strconv.Atoi(string(m[1]))
-	return b[:min(len(b), len(head(b))+n)]
+	return b[:min(len(b), len(headerSection(b))+n)]
 }
 
-// straight sends a request through a hop and compares what arrives.
-func straight(t *testing.T, sent []byte, cid bool) {
+// checkRequestUnchanged sends a request through a proxy and compares the result with it.
+func checkRequestUnchanged(t *testing.T, sent []byte, cid bool) {
 	t.Helper()
-	play(t, func(s *scene) {
-		s.udp(netip.AddrPortFrom(phoneAt.Addr(), 5060))
-		s.phone.sends(text(sent))
-		got, ok := s.pbx.next()
+	runScenario(t, func(s *testbed) {
+		s.addUDPPeer(netip.AddrPortFrom(phoneAt.Addr(), 5060))
+		s.phone.send(text(sent))
+		got, ok := s.pbx.nextMessage()
 		if !ok {
 			s.t.Fatalf("it was not sent on:\n%s", sent)
 		}
-		same(s.t, "what went on", undo(s.t, sent, []byte(got), cid), cutToLength(sent))
+		assertSame(s.t, "what went on", undoEdits(s.t, sent, []byte(got), cid), cutToLength(sent))
 	}, func(c *sip.Config) { c.AddCID = cid })
 }
 
-func TestRequestsLeaveAsTheyCameOverTCP(t *testing.T) { // RFC 3261 §16.6, row 15
+func TestRequestsLeaveUnchangedOverTCP(t *testing.T) { // RFC 3261 §16.6, row 15
 	for name, m := range weird {
-		if sent := wire(m); fieldNamed(sent, "(content-length|l)") {
+		if sent := wireForm(m); fieldNamed(sent, "(content-length|l)") {
 			t.Run(name, func(t *testing.T) {
-				play(t, func(s *scene) {
-					phone := s.tcp(phoneAt.Addr())
-					phone.sends(text(cutToLength(sent)))
-					got := s.pbx.gets("sent on", "")
-					same(s.t, "what went on", undo(s.t, sent, []byte(got), false), cutToLength(sent))
+				runScenario(t, func(s *testbed) {
+					phone := s.dialTCPPeer(phoneAt.Addr())
+					phone.send(text(cutToLength(sent)))
+					got := s.pbx.expect("sent on", "")
+					assertSame(s.t, "what went on", undoEdits(s.t, sent, []byte(got), false), cutToLength(sent))
 				}, pbxOverTCP)
 			})
 		}
@@ -274,68 +274,67 @@ okMESSAGE sip:103@pbx.example SIP/2.0
 `,
 }
 
-// wire writes a message of this file as it is on the wire: all its lines end
-// in CRLF.
-func wire(s string) []byte {
+// wireForm returns a message of this file with CRLF line ends.
+func wireForm(s string) []byte {
 	return []byte(strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\n", "\r\n"))
 }
 
-func TestRequestsLeaveAsTheyCame(t *testing.T) { // RFC 3261 §16.6, row 15; DESIGN §3.2
+func TestRequestsLeaveUnchanged(t *testing.T) { // RFC 3261 §16.6, row 15; DESIGN §3.2
 	for name, m := range weird {
 		for _, cid := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, cid %v", name, cid), func(t *testing.T) { straight(t, wire(m), cid) })
+			t.Run(fmt.Sprintf("%s, cid %v", name, cid), func(t *testing.T) { checkRequestUnchanged(t, wireForm(m), cid) })
 		}
 	}
 }
 
-// answered sends a request of the response's method through a hop and lets the
-// PBX answer with response, whose Vias are replaced by those the request had.
-// What comes back must be response, without our Via.
-func answered(t *testing.T, response []byte) {
+// checkResponseUnchanged sends a request through a proxy, and lets the PBX answer with
+// response, whose Vias are replaced by the request's. The response must come back the
+// same, without our Via.
+func checkResponseUnchanged(t *testing.T, response []byte) {
 	t.Helper()
-	play(t, func(s *scene) {
+	runScenario(t, func(s *testbed) {
 		method := text(response).method()
-		if m := regexp.MustCompile(`(?i)\r\ncseq[ \t]*:\s*\d+\s+(\S+)`).FindSubmatch(head(response)); m != nil {
+		if m := regexp.MustCompile(`(?i)\r\ncseq[ \t]*:\s*\d+\s+(\S+)`).FindSubmatch(headerSection(response)); m != nil {
 			method = string(m[1])
 		}
 		uri := "sip:102@pbx.example"
-		request := s.phone.request(method, uri, "Via: SIP/2.0/UDP 192.0.2.101:5062 ; branch=z9hG4bK-t")
+		request := s.phone.newRequest(method, uri, "Via: SIP/2.0/UDP 192.0.2.101:5062 ; branch=z9hG4bK-t")
 		if method == "CANCEL" || method == "ACK" {
 			return // hop by hop, or never answered
 		}
-		s.phone.sends(request)
-		got := s.pbx.gets("sent on", method+" ")
+		s.phone.send(request)
+		got := s.pbx.expect("sent on", method+" ")
 		via := regexp.MustCompile(`(?i)\r\n(via|v)[ \t]*:([^\r]|\r\n[ \t])*`)
-		at := via.FindIndex(head(response))
+		at := via.FindIndex(headerSection(response))
 		if at == nil {
 			s.t.Fatalf("no Via in\n%s", response)
 		}
-		theirs := via.ReplaceAll(head(response)[at[1]:], nil)
+		theirs := via.ReplaceAll(headerSection(response)[at[1]:], nil)
 		make := func(vias ...string) []byte {
 			b := append([]byte(nil), response[:at[0]]...)
 			for _, v := range vias {
 				b = append(b, "\r\nVia: "+v...)
 			}
 			b = append(b, theirs...)
-			return append(b, response[len(head(response)):]...)
+			return append(b, response[len(headerSection(response)):]...)
 		}
-		vias := got.all("Via")
-		s.pbx.sends(text(make(vias...)))
+		vias := got.fieldValues("Via")
+		s.pbx.send(text(make(vias...)))
 		want := make(vias[1:]...)
 		if bytes.HasPrefix(want, []byte("SIP/2.0 503 ")) {
 			line, _, _ := bytes.Cut(want, []byte("\r\n"))
 			want = append([]byte("SIP/2.0 500 Server Internal Error"), want[len(line):]...)
 		}
 		if bytes.HasPrefix(want, []byte("SIP/2.0 100")) {
-			if m, ok := s.phone.next(); ok {
+			if m, ok := s.phone.nextMessage(); ok {
 				s.t.Errorf("a 100 goes one hop, but the phone got\n%s", m)
 			}
 			return
 		}
-		back := s.phone.gets("the answer", "")
-		same(s.t, "what came back", []byte(back), cutToLength(want))
-		if s.pbx.forgets(); len(want) > 8 && want[8] > '2' && method == "INVITE" {
-			s.phone.acks(request, text(back))
+		back := s.phone.expect("the answer", "")
+		assertSame(s.t, "what came back", []byte(back), cutToLength(want))
+		if s.pbx.discardReceived(); len(want) > 8 && want[8] > '2' && method == "INVITE" {
+			s.phone.sendACK(request, text(back))
 		}
 	})
 }
@@ -405,15 +404,15 @@ Content-Length: 0
 `,
 }
 
-func TestResponsesComeBackAsTheyWere(t *testing.T) { // RFC 3261 §16.7, row 15
+func TestResponsesComeBackUnchanged(t *testing.T) { // RFC 3261 §16.7, row 15
 	for name, m := range odd {
-		t.Run(name, func(t *testing.T) { answered(t, wire(m)) })
+		t.Run(name, func(t *testing.T) { checkResponseUnchanged(t, wireForm(m)) })
 	}
 }
 
-// corpora is where collections of messages of others are, if they are there at
-// all: a folder shared/corpora beside or above the repository.
-func corpora() string {
+// corpusFolder returns the folder of foreign message collections, if it exists:
+// shared/corpora beside or above the repository.
+func corpusFolder() string {
 	dir, err := os.Getwd()
 	for err == nil {
 		c := filepath.Join(dir, "shared", "corpora")
@@ -428,10 +427,10 @@ func corpora() string {
 	return ""
 }
 
-// collection reads the messages under a folder of corpora.
-func collection(t *testing.T, folder string) map[string][]byte {
+// readCorpus reads the messages in a folder of the corpus.
+func readCorpus(t *testing.T, folder string) map[string][]byte {
 	found := map[string][]byte{}
-	root := corpora()
+	root := corpusFolder()
 	if root == "" {
 		return found
 	}
@@ -450,22 +449,22 @@ func collection(t *testing.T, folder string) map[string][]byte {
 	return found
 }
 
-func TestTheMessagesOfRFC3665(t *testing.T) {
-	for name, m := range collection(t, "rfc3665") {
+func TestMessagesOfRFC3665AreUnchanged(t *testing.T) {
+	for name, m := range readCorpus(t, "rfc3665") {
 		t.Run(name, func(t *testing.T) {
 			if bytes.HasPrefix(m, []byte("SIP/2.0")) {
-				answered(t, m)
+				checkResponseUnchanged(t, m)
 				return
 			}
-			// A Route of others would be refused from a phone.
+			// A foreign Route of a phone would be refused.
 			m = regexp.MustCompile(`\r\nRoute:([^\r]|\r\n[ \t])*`).ReplaceAll(m, nil)
 			for _, cid := range []bool{false, true} {
-				straight(t, m, cid)
+				checkRequestUnchanged(t, m, cid)
 			}
 		})
 	}
 }
 
-func TestAStatusLineWithTwoSpaces(t *testing.T) { // RFC 3665 §3.9 has one
-	answered(t, wire(strings.Replace(odd["overloaded"], "SIP/2.0 503", "SIP/2.0  486", 1)))
+func TestStatusLineWithTwoSpacesIsAccepted(t *testing.T) { // RFC 3665 §3.9 has one
+	checkResponseUnchanged(t, wireForm(strings.Replace(odd["overloaded"], "SIP/2.0 503", "SIP/2.0  486", 1)))
 }

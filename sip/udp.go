@@ -3,21 +3,21 @@ package sip
 import (
 	"context"
 	"errors"
-	"hash/maphash"
 	"net"
 	"net/netip"
 	"syscall"
 	"time"
 )
 
-// machine is the [Network] of the machine we run on.
-type machine struct{}
+// systemNetwork is the [Network] of the operating system.
+type systemNetwork struct{}
 
-// receiveBuffer is what is asked of the kernel for a UDP socket: calls are lost
-// to a full one while the processor is half idle.
-const receiveBuffer = 4 << 20
+// receiveBufferSize is the kernel receive buffer that is requested for a UDP socket, in
+// bytes. With a small one, calls are lost to a full buffer while the processor is half
+// idle.
+const receiveBufferSize = 4 << 20
 
-func (machine) ListenPacket(addr netip.AddrPort) (PacketConn, error) {
+func (systemNetwork) ListenPacket(addr netip.AddrPort) (PacketConn, error) {
 	c, err := net.ListenUDP(udpNetwork(addr.Addr()), net.UDPAddrFromAddrPort(addr))
 	if err != nil {
 		return nil, err
@@ -25,11 +25,11 @@ func (machine) ListenPacket(addr netip.AddrPort) (PacketConn, error) {
 	return newPacketConn(c)
 }
 
-func (machine) Listen(addr netip.AddrPort) (net.Listener, error) {
+func (systemNetwork) Listen(addr netip.AddrPort) (net.Listener, error) {
 	return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
 }
 
-func (machine) Dial(local netip.Addr, addr netip.AddrPort) (net.Conn, error) {
+func (systemNetwork) Dial(local netip.Addr, addr netip.AddrPort) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTimeout}
 	if !local.IsUnspecified() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
@@ -46,35 +46,38 @@ func udpNetwork(ip netip.Addr) string {
 
 func isInUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
 
-// isUnreachable reports whether err is what ICMP or ARP said of a destination.
+// isUnreachable reports whether err says that a destination cannot be reached, as ICMP
+// or ARP report it.
 func isUnreachable(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH)
 }
 
-// readPackets hands each datagram to its worker until the socket is closed.
-func (h *Hop) readPackets(ctx context.Context, l *listener) {
+// readPackets passes the datagrams of a listener to the workers until the socket is
+// closed.
+func (px *Proxy) readPackets(ctx context.Context, l *listener) {
 	for {
-		err := h.receive(l)
+		err := px.receiveDatagrams(l)
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return
 		}
-		// An ICMP error of something sent earlier, or a passing shortage:
-		// the socket lives on.
-		if !h.sendErrors(l) {
+		// An ICMP error for an earlier datagram, or a temporary lack of resources: the
+		// socket stays usable.
+		if !px.drainErrorQueue(l) {
 			time.Sleep(time.Millisecond)
 		}
 	}
 }
 
-// receive hands datagrams on until the socket fails, or one panics.
-func (h *Hop) receive(l *listener) error {
-	defer h.recovers("socket")
-	return receive(l.packet, func(b []byte, from netip.AddrPort, alone bool) { h.datagram(l, b, from, alone) })
+// receiveDatagrams passes datagrams on until the socket fails or the handling of one
+// panics.
+func (px *Proxy) receiveDatagrams(l *listener) error {
+	defer px.recoverPanic("socket")
+	return receiveDatagrams(l.packet, func(b []byte, from netip.AddrPort, idle bool) { px.handleDatagram(l, b, from, idle) })
 }
 
-// datagram indexes a datagram and hands it on. A panic costs this one only.
-func (h *Hop) datagram(l *listener, b []byte, from netip.AddrPort, alone bool) {
-	defer h.recovers("datagram")
+// handleDatagram indexes a datagram and dispatches it. A panic costs this datagram only.
+func (px *Proxy) handleDatagram(l *listener, b []byte, from netip.AddrPort, idle bool) {
+	defer px.recoverPanic("datagram")
 	for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
 		b = b[2:] // RFC 3261 §7.5
 	}
@@ -82,25 +85,25 @@ func (h *Hop) datagram(l *listener, b []byte, from netip.AddrPort, alone bool) {
 		return // a keep-alive
 	}
 	p := newPacket(b)
-	p.on, p.peer, p.at = l, unmapped(from), h.now()
+	p.listener, p.peer, p.receivedAt = l, unmapAddr(from), px.now()
 	if !p.msg.index(p.buf, false) {
-		h.stats.malformed.Add(1)
-		p.done()
+		px.stats.malformed.Add(1)
+		p.release()
 		return
 	}
-	h.dispatch(p, alone)
+	px.dispatch(p, idle)
 }
 
-// A receiver is a PacketConn that has a quicker way to receive.
-type receiver interface {
-	receive(take func(b []byte, from netip.AddrPort, alone bool)) error
+// batchReceiver is a PacketConn that receives several datagrams with one system call.
+type batchReceiver interface {
+	receiveBatches(handle func(b []byte, from netip.AddrPort, idle bool)) error
 }
 
-// receive shows take every datagram that comes, until the socket fails. The
-// bytes are good until take returns. alone says that few others wait behind it.
-func receive(c PacketConn, take func(b []byte, from netip.AddrPort, alone bool)) error {
-	if r, ok := c.(receiver); ok {
-		return r.receive(take)
+// receiveDatagrams calls handle for every datagram until the socket fails. b is valid
+// until handle returns. idle reports that few other datagrams wait in the socket.
+func receiveDatagrams(c PacketConn, handle func(b []byte, from netip.AddrPort, idle bool)) error {
+	if r, ok := c.(batchReceiver); ok {
+		return r.receiveBatches(handle)
 	}
 	buf := make([]byte, maxMessage+1)
 	for {
@@ -109,72 +112,19 @@ func receive(c PacketConn, take func(b []byte, from netip.AddrPort, alone bool))
 		if err != nil {
 			return err
 		}
-		take(buf[:n], from, time.Since(before) > idleRead)
+		handle(buf[:n], from, time.Since(before) > emptySocketRead)
 	}
 }
 
-// idleRead is how long a read takes that found the socket empty and waited.
-const idleRead = 10 * time.Microsecond
+// emptySocketRead is the duration above which a read has waited for a datagram: the
+// socket was empty.
+const emptySocketRead = 10 * time.Microsecond
 
-// dispatch hands p, which is indexed, to the worker its Call-ID hashes to. A
-// datagram for a full queue is dropped; a stream waits.
-//
-// alone says that there is no backlog: then the worker may do p at once, on
-// this goroutine. Messages that come thick and fast are queued, so that several
-// workers share them.
-func (h *Hop) dispatch(p *packet, alone bool) {
-	h.stats.received.Add(1)
-	p.side = h.sideOf(p)
-	w := h.owner(&p.msg)
-	if w == nil {
-		h.stats.stray.Add(1)
-		p.done()
-		return
-	}
-	in := input{packet: p}
-	if alone && w.atOnce(in) {
-		return
-	}
-	r := h.rank(p)
-	if r == fromStranger && w.full.Load() {
-		h.stats.shed.Add(1)
-		p.done()
-		return
-	}
-	if w.queue(in, r) {
-		return
-	}
-	if p.conn != nil && w.wait(in, r, p.conn.done) { // the sender can be made to wait
-		return
-	}
-	h.stats.dropped.Add(1)
-	p.done()
-}
-
-// owner is the worker whose message m is: of a request by its Call-ID; of a
-// response by our branch, which the same worker made. It is nil for a response
-// to nothing of ours.
-func (h *Hop) owner(m *message) *worker {
-	n := uint64(len(h.workers))
-	if m.request() {
-		return h.workerOf(m.text(m.callID))
-	}
-	id, _, ok := h.openBranch(m.text(m.via.branch))
-	if !ok {
-		return nil
-	}
-	return h.workers[id%n]
-}
-
-// workerOf is the worker that has the requests of a Call-ID.
-func (h *Hop) workerOf(callID []byte) *worker {
-	return h.workers[maphash.Bytes(h.seed, callID)%uint64(len(h.workers))]
-}
-
-// write sends one datagram. With the error queue on, a call may return the
-// error of an earlier datagram without sending: it is made again. If the network
-// says no each time, the datagram is lost, as others are that leave.
-func (l *listener) write(b []byte, to netip.AddrPort) (err error) {
+// writeDatagram sends one datagram. The socket's error queue is on, so a write may
+// return the error of an earlier datagram and send nothing: it is tried up to three
+// times. If the destination is unreachable each time, the datagram counts as lost, and
+// the transaction of its request is informed. Any other error is returned.
+func (l *listener) writeDatagram(b []byte, to netip.AddrPort) (err error) {
 	if l.packet == nil {
 		return net.ErrClosed
 	}
@@ -182,34 +132,24 @@ func (l *listener) write(b []byte, to netip.AddrPort) (err error) {
 		if _, err = l.packet.WriteToUDPAddrPort(b, to); err == nil {
 			return nil
 		}
-		l.hop.sendErrors(l)
+		l.proxy.drainErrorQueue(l)
 	}
 	if isUnreachable(err) {
-		l.hop.unsent(b)
+		l.proxy.reportUnsent(b)
 		return nil
 	}
 	return err
 }
 
-// unsent tells the worker whose request b was that it did not arrive. b is the
-// beginning of the datagram, as the error message quotes it.
-func (h *Hop) unsent(b []byte) {
-	defer h.recovers("error queue")
+// reportUnsent informs the worker of an undelivered request. b is the start of its
+// datagram, as the ICMP error quotes it.
+func (px *Proxy) reportUnsent(b []byte) {
+	defer px.recoverPanic("error queue")
 	var m message
-	if !m.index(b, false) || !m.request() || !m.via.ok {
+	if !m.index(b, false) || !m.isRequest() || !m.via.ok {
 		return
 	}
-	if id, _, ok := h.openBranch(m.text(m.via.branch)); ok {
-		h.failed(id)
-	}
-}
-
-// failed tells the worker that the request of a client transaction did not go out.
-func (h *Hop) failed(id uint64) {
-	if id == 0 {
-		return
-	}
-	if !h.workers[id%uint64(len(h.workers))].queue(input{failed: id}, inDialog) {
-		h.stats.dropped.Add(1) // Timers B and F will tell
+	if id, _, ok := px.openBranch(m.text(m.via.branch)); ok {
+		px.reportFailedTx(id)
 	}
 }

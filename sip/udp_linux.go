@@ -12,60 +12,61 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A udpSocket makes the system calls of its messages itself. They never wait,
-// but the scheduler takes every system call for one that may, and has a thread
-// of its own keep watch meanwhile: with a few thousand messages a second that
-// thread costs as much as an eighth of all work.
+// udpSocket makes its system calls without the Go scheduler. They never block, but the
+// scheduler assumes that any system call may, and has its monitor thread watch them. At
+// a few thousand messages a second that thread takes up to an eighth of all processor
+// time.
 type udpSocket struct {
 	*net.UDPConn
 	raw syscall.RawConn
 	v4  bool // of family AF_INET, not AF_INET6
 }
 
-// batch is how many datagrams one system call may receive. Fewer are no backlog.
-const batch = 16
+// receiveBatch is the largest number of datagrams that one system call receives. A call
+// that returns fewer has emptied the socket: there is no backlog.
+const receiveBatch = 16
 
-// newPacketConn asks for a large receive buffer and for the error queue: without
-// it nobody tells an unconnected socket that a port is closed.
+// newPacketConn requests a large receive buffer and turns the error queue on. Without
+// the error queue, an unconnected socket gets no report of a closed port.
 func newPacketConn(c *net.UDPConn) (PacketConn, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
 	raw.Control(func(fd uintptr) {
-		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
-			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBufferSize) != nil {
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBufferSize)
 		}
-		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, receiveBuffer/4)
+		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, receiveBufferSize/4)
 		unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_RECVERR, 1)
 		unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_RECVERR, 1)
 	})
-	return &udpSocket{UDPConn: c, raw: raw, v4: addrPort(c.LocalAddr()).Addr().Is4()}, nil
+	return &udpSocket{UDPConn: c, raw: raw, v4: addrPortOf(c.LocalAddr()).Addr().Is4()}, nil
 }
 
-// incoming is what the kernel fills: struct mmsghdr and what it points to.
-type incoming struct {
-	head [batch]struct {
+// datagramBatch is the memory that recvmmsg fills: struct mmsghdr and the memory it
+// points to.
+type datagramBatch struct {
+	head [receiveBatch]struct {
 		unix.Msghdr
 		n uint32
 	}
-	part [batch]unix.Iovec
-	from [batch]unix.RawSockaddrInet6 // or RawSockaddrInet4, which is shorter
-	buf  [batch][maxMessage + 1]byte
+	iovec [receiveBatch]unix.Iovec
+	from  [receiveBatch]unix.RawSockaddrInet6 // or RawSockaddrInet4, which is shorter
+	buf   [receiveBatch][maxMessage + 1]byte
 }
 
-// receive shows take every datagram that comes, until the socket fails. It
-// holds the socket open all the while, so that readiness that was noticed is
-// never lost between two reads.
-func (s *udpSocket) receive(take func(b []byte, from netip.AddrPort, alone bool)) error {
-	in := new(incoming)
+// receiveBatches calls handle for every datagram until the socket fails. It holds the
+// socket for reading all the time, so that no readiness event is lost between two reads.
+func (s *udpSocket) receiveBatches(handle func(b []byte, from netip.AddrPort, idle bool)) error {
+	in := new(datagramBatch)
 	for i := range in.head {
 		h := &in.head[i]
 		h.Name = (*byte)(unsafe.Pointer(&in.from[i]))
-		h.Iov = &in.part[i]
+		h.Iov = &in.iovec[i]
 		h.SetIovlen(1)
-		in.part[i].Base = &in.buf[i][0]
-		in.part[i].SetLen(len(in.buf[i]))
+		in.iovec[i].Base = &in.buf[i][0]
+		in.iovec[i].SetLen(len(in.buf[i]))
 	}
 	var failed syscall.Errno
 	err := s.raw.Read(func(fd uintptr) (done bool) {
@@ -73,7 +74,7 @@ func (s *udpSocket) receive(take func(b []byte, from netip.AddrPort, alone bool)
 			for i := range in.head {
 				in.head[i].Namelen = unix.SizeofSockaddrInet6
 			}
-			n, _, errno := syscall.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.head)), batch, unix.MSG_DONTWAIT, 0, 0)
+			n, _, errno := syscall.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.head)), receiveBatch, unix.MSG_DONTWAIT, 0, 0)
 			switch errno {
 			case 0:
 			case unix.EAGAIN:
@@ -85,10 +86,10 @@ func (s *udpSocket) receive(take func(b []byte, from netip.AddrPort, alone bool)
 				return true
 			}
 			for i := range in.head[:n] {
-				take(in.buf[i][:in.head[i].n], in.peer(i), n < batch)
+				handle(in.buf[i][:in.head[i].n], in.peerAddr(i), n < receiveBatch)
 			}
-			if n < batch {
-				return false // the socket is empty; what comes from now on wakes us
+			if n < receiveBatch {
+				return false // the socket is empty: the next datagram wakes this goroutine
 			}
 		}
 	})
@@ -98,43 +99,47 @@ func (s *udpSocket) receive(take func(b []byte, from netip.AddrPort, alone bool)
 	return err
 }
 
-// peer is where datagram i came from.
-func (in *incoming) peer(i int) netip.AddrPort {
+// peerAddr returns the source address of datagram i.
+func (in *datagramBatch) peerAddr(i int) netip.AddrPort {
 	if in.from[i].Family == unix.AF_INET {
 		from := (*unix.RawSockaddrInet4)(unsafe.Pointer(&in.from[i]))
-		return netip.AddrPortFrom(netip.AddrFrom4(from.Addr), port(&from.Port))
+		return netip.AddrPortFrom(netip.AddrFrom4(from.Addr), readPort(&from.Port))
 	}
 	from := &in.from[i]
 	ip := netip.AddrFrom16(from.Addr)
 	if from.Scope_id != 0 {
 		ip = ip.WithZone(strconv.FormatUint(uint64(from.Scope_id), 10))
 	}
-	return netip.AddrPortFrom(ip, port(&from.Port))
+	return netip.AddrPortFrom(ip, readPort(&from.Port))
 }
 
-// port reads a port that is in the order of the network.
-func port(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(p))[:]) }
+// readPort reads a port in network byte order.
+func readPort(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(p))[:]) }
 
-func setPort(p *uint16, port uint16) {
+// writePort writes a port in network byte order.
+func writePort(p *uint16, port uint16) {
 	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(p))[:], port)
 }
 
-// A sending is one datagram on its way into the kernel.
-type sending struct {
-	b    []byte
-	to   unix.RawSockaddrInet6 // or RawSockaddrInet4
-	size uintptr               // of to
-	err  syscall.Errno
-	try  func(fd uintptr) (done bool)
+// sendCall is one sendto system call and its arguments.
+type sendCall struct {
+	b       []byte
+	to      unix.RawSockaddrInet6 // or RawSockaddrInet4
+	size    uintptr               // of to
+	err     syscall.Errno
+	trySend func(fd uintptr) (done bool)
 }
 
-var sendings = sync.Pool{New: func() any {
-	s := new(sending)
-	s.try = s.send
+// sendCalls are reused: each has its trySend bound once, so that a write allocates
+// nothing.
+var sendCalls = sync.Pool{New: func() any {
+	s := new(sendCall)
+	s.trySend = s.send
 	return s
 }}
 
-func (s *sending) send(fd uintptr) (done bool) {
+// send makes the system call. It returns false if the socket is not ready to send.
+func (s *sendCall) send(fd uintptr) (done bool) {
 	for {
 		_, _, s.err = syscall.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(s.b))), uintptr(len(s.b)),
 			unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(&s.to)), s.size)
@@ -144,27 +149,26 @@ func (s *sending) send(fd uintptr) (done bool) {
 	}
 }
 
-// WriteToUDPAddrPort sends one datagram. It may be called from several
-// goroutines.
+// WriteToUDPAddrPort sends one datagram. It may be called from several goroutines.
 func (s *udpSocket) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	ip := to.Addr()
 	if ip.Zone() != "" || s.v4 && !ip.Is4() {
 		return s.UDPConn.WriteToUDPAddrPort(b, to)
 	}
-	out := sendings.Get().(*sending)
-	defer sendings.Put(out)
+	out := sendCalls.Get().(*sendCall)
+	defer sendCalls.Put(out)
 	out.b = b
 	if s.v4 {
 		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&out.to))
 		*sa = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: ip.As4()}
-		setPort(&sa.Port, to.Port())
+		writePort(&sa.Port, to.Port())
 		out.size = unix.SizeofSockaddrInet4
 	} else {
 		out.to = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: ip.As16()}
-		setPort(&out.to.Port, to.Port())
+		writePort(&out.to.Port, to.Port())
 		out.size = unix.SizeofSockaddrInet6
 	}
-	err := s.raw.Write(out.try)
+	err := s.raw.Write(out.trySend)
 	out.b = nil
 	if err == nil && out.err != 0 {
 		err = out.err
@@ -175,9 +179,9 @@ func (s *udpSocket) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
 	return len(b), nil
 }
 
-// sendErrors empties the socket's error queue and tells the transactions whose
-// requests are in it. It reports whether there was any.
-func (h *Hop) sendErrors(l *listener) (found bool) {
+// drainErrorQueue empties the socket's error queue and informs the transactions of the
+// requests in it. It reports whether there was an error.
+func (px *Proxy) drainErrorQueue(l *listener) (found bool) {
 	s, ok := l.packet.(*udpSocket)
 	if !ok {
 		return false
@@ -191,7 +195,7 @@ func (h *Hop) sendErrors(l *listener) (found bool) {
 				return
 			}
 			found = true
-			h.unsent(quoted[:n])
+			px.reportUnsent(quoted[:n])
 		}
 	})
 	return found

@@ -5,9 +5,9 @@ package sip
 import "net"
 
 func newPacketConn(c *net.UDPConn) (PacketConn, error) {
-	c.SetReadBuffer(receiveBuffer)
+	c.SetReadBuffer(receiveBufferSize)
 	return c, nil
 }
 
-// sendErrors has nothing to read here: a closed port shows by Timer B.
-func (h *Hop) sendErrors(*listener) bool { return false }
+// drainErrorQueue does nothing on this system: Timer B or F reports a closed port.
+func (px *Proxy) drainErrorQueue(*listener) bool { return false }

@@ -2,25 +2,25 @@ package sip
 
 import "bytes"
 
-// A viaValue is one value of a Via header field (RFC 3261 §20.42), as places
-// in the message it stands in.
+// viaValue is one value of a Via header field (RFC 3261 §20.42), as places in its
+// message.
 type viaValue struct {
-	ok  bool // sent-by is known: it can be answered
-	bad bool // the syntax is not RFC 3261's all the same
+	ok        bool // sent-by is readable, so a response can be sent
+	malformed bool // the syntax breaks RFC 3261, even if ok
 
-	value  span // all of it, up to the comma or the end of the field
-	proto  span // UDP, TCP, …; the peer's word
+	value  span // whole value, up to the comma or the end of the field
+	proto  span // UDP, TCP, …, as the peer wrote it
 	host   span
 	port   int // 0 if it names none
 	branch span
 
-	rport    span // the value; empty if it has none
+	rport    span // value of rport; empty if it has none
 	hasRport bool
 	received span
 }
 
-// parseVia reads the first value in the Via field value v. It is lenient about
-// white space, as RFC 3261 §25.1 is, and about parameters it does not need.
+// parseVia reads the first value of the Via field value v. It accepts white space where
+// RFC 3261 §25.1 does, and does not check parameters that the proxy does not need.
 func parseVia(b []byte, v span) (r viaValue) {
 	r.value = v
 	i := v.from
@@ -35,7 +35,7 @@ func parseVia(b []byte, v span) (r viaValue) {
 		case word.empty(), n == 0 && !equalFold(word.of(b), "sip"):
 			return r
 		case n == 1:
-			r.bad = string(word.of(b)) != "2.0"
+			r.malformed = string(word.of(b)) != "2.0"
 		case n == 2:
 			r.proto = word
 			if i == v.to || !isSpace(b[i]) {
@@ -50,15 +50,15 @@ func parseVia(b []byte, v span) (r viaValue) {
 			i++
 		}
 	}
-	if i, r.ok = r.sentBy(b, i, v.to); !r.ok {
+	if i, r.ok = r.readSentBy(b, i, v.to); !r.ok {
 		return r
 	}
 	params := span{i, i}
 	for i < v.to && b[i] != ',' {
 		if b[i] == '"' {
-			q := quoted(b, i, v.to)
+			q := closingQuote(b, i, v.to)
 			if q < 0 {
-				r.bad = true
+				r.malformed = true
 				return r
 			}
 			i = q
@@ -71,16 +71,16 @@ func parseVia(b []byte, v span) (r viaValue) {
 		r.value.to--
 	}
 	if p := bytes.TrimSpace(params.of(b)); len(p) > 0 && (p[0] != ';' || bytes.Contains(p, []byte(";;"))) {
-		r.bad = true
+		r.malformed = true
 	}
-	r.branch, _ = param(b, params, "branch")
-	r.rport, r.hasRport = param(b, params, "rport")
-	r.received, _ = param(b, params, "received")
+	r.branch, _ = findParam(b, params, "branch")
+	r.rport, r.hasRport = findParam(b, params, "rport")
+	r.received, _ = findParam(b, params, "received")
 	return r
 }
 
-// sentBy reads host [ ":" port ] and returns where it ends.
-func (r *viaValue) sentBy(b []byte, i, end int32) (int32, bool) {
+// readSentBy reads host [ ":" port ] and returns where it ends.
+func (r *viaValue) readSentBy(b []byte, i, end int32) (int32, bool) {
 	start := i
 	if i < end && b[i] == '[' {
 		n := bytes.IndexByte(b[i:end], ']')
@@ -104,7 +104,7 @@ func (r *viaValue) sentBy(b []byte, i, end int32) (int32, bool) {
 		for k < end && b[k] >= '0' && b[k] <= '9' {
 			k++
 		}
-		n, ok := number(b[j:k], 65535)
+		n, ok := parseNumber(b[j:k], 65535)
 		if !ok || n == 0 {
 			return i, false
 		}
@@ -114,10 +114,11 @@ func (r *viaValue) sentBy(b []byte, i, end int32) (int32, bool) {
 	return skipSpace(b, i, end), true
 }
 
-// cookie begins every branch of RFC 3261; one without it, or with nothing
-// behind it, is matched by the rules of RFC 2543 (RFC 3261 §17.2.3).
+// cookie begins every branch of RFC 3261. A branch without it, or with nothing after
+// it, is matched by the rules of RFC 2543 (RFC 3261 §17.2.3).
 const cookie = "z9hG4bK"
 
-func (r *viaValue) modern(b []byte) bool {
+// hasCookie reports whether the branch is one of RFC 3261.
+func (r *viaValue) hasCookie(b []byte) bool {
 	return len(r.branch.of(b)) > len(cookie) && equalFold(b[r.branch.from:r.branch.from+int32(len(cookie))], "z9hg4bk")
 }

@@ -8,7 +8,7 @@ import (
 	"bellhop/sip"
 )
 
-func TestWhereResponsesGo(t *testing.T) { // RFC 3261 §18.2.1–18.2.2, RFC 3581 §4
+func TestResponsesFollowViaAndSource(t *testing.T) { // RFC 3261 §18.2.1–18.2.2, RFC 3581 §4
 	natAt := netip.MustParseAddrPort("198.51.100.7:31000")
 	for _, tt := range []struct {
 		name string
@@ -72,98 +72,98 @@ func TestWhereResponsesGo(t *testing.T) { // RFC 3261 §18.2.1–18.2.2, RFC 358
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			play(t, func(s *scene) {
+			runScenario(t, func(s *testbed) {
 				from := s.phone
 				if tt.from != phoneAt {
-					from = s.udp(tt.from)
+					from = s.addUDPPeer(tt.from)
 				}
 				to := from
 				if tt.to != tt.from {
-					to = s.udp(tt.to)
+					to = s.addUDPPeer(tt.to)
 				}
-				sent := from.request("MESSAGE", "sip:102@pbx.example", "Via: "+tt.via)
-				from.sends(sent)
-				got := s.pbx.gets("sent on", "MESSAGE")
-				equal(t, "the Via of the sender", strings.Join(got.all("Via")[1:], "|"), tt.seen)
-				s.pbx.replies(got, "200 OK")
-				answer := to.gets("answer", "SIP/2.0 200")
-				equal(t, "the Via comes back", strings.Join(answer.all("Via"), "|"), tt.seen)
-				// What we say ourselves goes the same way.
-				from.sends(from.request("MESSAGE", "sip:102@pbx.example", "Via: "+strings.ReplaceAll(tt.via, "z9hG4bK1", "z9hG4bK3"), "Max-Forwards: 0"))
-				refused := to.gets("refused", "SIP/2.0 483")
-				equal(t, "the Via comes back", strings.Join(refused.all("Via"), "|"), strings.ReplaceAll(tt.seen, "z9hG4bK1", "z9hG4bK3"))
+				sent := from.newRequest("MESSAGE", "sip:102@pbx.example", "Via: "+tt.via)
+				from.send(sent)
+				got := s.pbx.expect("sent on", "MESSAGE")
+				assertEqual(t, "the Via of the sender", strings.Join(got.fieldValues("Via")[1:], "|"), tt.seen)
+				s.pbx.respond(got, "200 OK")
+				answer := to.expect("answer", "SIP/2.0 200")
+				assertEqual(t, "the Via comes back", strings.Join(answer.fieldValues("Via"), "|"), tt.seen)
+				// Our own responses go to the same address.
+				from.send(from.newRequest("MESSAGE", "sip:102@pbx.example", "Via: "+strings.ReplaceAll(tt.via, "z9hG4bK1", "z9hG4bK3"), "Max-Forwards: 0"))
+				refused := to.expect("refused", "SIP/2.0 483")
+				assertEqual(t, "the Via comes back", strings.Join(refused.fieldValues("Via"), "|"), strings.ReplaceAll(tt.seen, "z9hG4bK1", "z9hG4bK3"))
 			})
 		})
 	}
 }
 
-func TestAFoldInTheVia(t *testing.T) { // RFC 3261 §7.3.1
-	play(t, func(s *scene) {
-		sent := s.phone.request("MESSAGE", "sip:102@pbx.example").with(";branch=", "\r\n ;branch\r\n\t=")
-		s.phone.sends(sent)
-		got := s.pbx.gets("sent on", "MESSAGE")
+func TestFoldedViaIsRead(t *testing.T) { // RFC 3261 §7.3.1
+	runScenario(t, func(s *testbed) {
+		sent := s.phone.newRequest("MESSAGE", "sip:102@pbx.example").replaced(";branch=", "\r\n ;branch\r\n\t=")
+		s.phone.send(sent)
+		got := s.pbx.expect("sent on", "MESSAGE")
 		if !strings.Contains(string(got), "Via: SIP/2.0/UDP 192.0.2.101:5062\r\n ;branch\r\n\t=z9hG4bK") {
 			t.Errorf("what went on is\n%s", got)
 		}
-		s.phone.sends(sent)
-		s.quiet("the branch is known")
-		// The answer has it folded too.
-		s.pbx.sends(text("SIP/2.0 200 OK\r\n" + strings.Join(got.lines(), "\r\n") + "\r\n\r\n"))
-		s.phone.gets("answer", "SIP/2.0 200")
+		s.phone.send(sent)
+		s.expectNothing("the branch is known")
+		// The response has the folded Via too.
+		s.pbx.send(text("SIP/2.0 200 OK\r\n" + strings.Join(got.headerLines(), "\r\n") + "\r\n\r\n"))
+		s.phone.expect("answer", "SIP/2.0 200")
 	})
 }
 
-func TestAResponseWithItsViasInOneLine(t *testing.T) { // RFC 3261 §7.3.1, §16.7 item 3
-	play(t, func(s *scene) {
+func TestResponseWithSeveralViasInOneLine(t *testing.T) { // RFC 3261 §7.3.1, §16.7 item 3
+	runScenario(t, func(s *testbed) {
 		for _, sep := range []string{",", ", ", " ,\r\n  ", ",\r\n\t"} {
-			s.phone.sends(s.phone.request("MESSAGE", "sip:102@pbx.example"))
-			got := s.pbx.gets("sent on", "MESSAGE")
-			vias := got.all("Via")
-			answer := s.pbx.answer(got, "200 OK")
+			s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example"))
+			got := s.pbx.expect("sent on", "MESSAGE")
+			vias := got.fieldValues("Via")
+			answer := s.pbx.newResponse(got, "200 OK")
 			answer = text(strings.Replace(string(answer), vias[0]+"\r\nVia: "+vias[1], vias[0]+sep+vias[1], 1))
-			s.pbx.sends(answer)
-			back := s.phone.gets("answer", "SIP/2.0 200")
-			equal(t, "the Via that is left", strings.Join(back.all("Via"), "|"), vias[1])
+			s.pbx.send(answer)
+			back := s.phone.expect("answer", "SIP/2.0 200")
+			assertEqual(t, "the Via that is left", strings.Join(back.fieldValues("Via"), "|"), vias[1])
 		}
 	})
 }
 
-func TestBranchesOfRFC2543(t *testing.T) { // RFC 3261 §17.2.3, §8.1.1.7; row 33
+func TestBranchesOfRFC2543AreMatched(t *testing.T) { // RFC 3261 §17.2.3, §8.1.1.7; row 33
 	for _, branch := range []string{"", ";branch=1", ";branch=z9hG4bK", ";branch="} {
 		t.Run(branch, func(t *testing.T) {
-			play(t, func(s *scene) {
-				invite := s.phone.invite("Via: SIP/2.0/UDP 192.0.2.101:5062"+branch, "From: <sip:101@pbx.example>")
-				s.phone.sends(invite, invite)
-				got := s.pbx.gets("the INVITE goes on", "INVITE")
-				s.quiet("once")
-				another := invite.with("CSeq: 1 ", "CSeq: 2 ")
-				s.phone.sends(another)
-				s.pbx.replies(s.pbx.gets("another CSeq is another request", "INVITE"), "500 Server Internal Error")
-				s.pbx.gets("acknowledged", "ACK")
-				s.phone.acks(another, s.phone.gets("refused", "SIP/2.0 500"))
-				s.pbx.replies(got, "180 Ringing")
-				s.phone.gets("ringing", "SIP/2.0 180")
-				s.phone.cancels(invite)
-				s.phone.gets("CANCEL finds it", "SIP/2.0 200")
-				s.pbx.replies(s.pbx.gets("it goes on", "CANCEL"), "200 OK")
-				s.pbx.replies(got, "487 Request Terminated")
-				s.pbx.gets("acknowledged", "ACK")
-				s.phone.acks(invite, s.phone.gets("the end", "SIP/2.0 487"))
-				s.quiet("the ACK finds it too")
+			runScenario(t, func(s *testbed) {
+				invite := s.phone.newInvite("Via: SIP/2.0/UDP 192.0.2.101:5062"+branch, "From: <sip:101@pbx.example>")
+				s.phone.send(invite, invite)
+				got := s.pbx.expect("the INVITE goes on", "INVITE")
+				s.expectNothing("once")
+				another := invite.replaced("CSeq: 1 ", "CSeq: 2 ")
+				s.phone.send(another)
+				s.pbx.respond(s.pbx.expect("another CSeq is another request", "INVITE"), "500 Server Internal Error")
+				s.pbx.expect("acknowledged", "ACK")
+				s.phone.sendACK(another, s.phone.expect("refused", "SIP/2.0 500"))
+				s.pbx.respond(got, "180 Ringing")
+				s.phone.expect("ringing", "SIP/2.0 180")
+				s.phone.sendCancel(invite)
+				s.phone.expect("CANCEL finds it", "SIP/2.0 200")
+				s.pbx.respond(s.pbx.expect("it goes on", "CANCEL"), "200 OK")
+				s.pbx.respond(got, "487 Request Terminated")
+				s.pbx.expect("acknowledged", "ACK")
+				s.phone.sendACK(invite, s.phone.expect("the end", "SIP/2.0 487"))
+				s.expectNothing("the ACK finds it too")
 			})
 		})
 	}
 }
 
-func TestTheSocketThatWasAsked(t *testing.T) { // RFC 3581 §4, row 32
+func TestResponseLeavesFromTheSocketAsked(t *testing.T) { // RFC 3581 §4, row 32
 	second := netip.MustParseAddrPort("192.0.2.3:5080")
-	play(t, func(s *scene) {
+	runScenario(t, func(s *testbed) {
 		c, _ := s.net.ListenPacketConn(otherAt)
 		defer c.Close()
-		for i, at := range []netip.AddrPort{hopAt, second, hopAt, second} {
-			sent := s.phone.request("MESSAGE", "sip:102@pbx.example", "Via: SIP/2.0/UDP 192.0.2.102:5062;branch=z9hG4bK-x"+string(rune('a'+i)))
+		for i, at := range []netip.AddrPort{proxyAt, second, proxyAt, second} {
+			sent := s.phone.newRequest("MESSAGE", "sip:102@pbx.example", "Via: SIP/2.0/UDP 192.0.2.102:5062;branch=z9hG4bK-x"+string(rune('a'+i)))
 			c.WriteToUDPAddrPort([]byte(sent), at)
-			s.pbx.replies(s.pbx.gets("sent on", "MESSAGE"), "200 OK")
+			s.pbx.respond(s.pbx.expect("sent on", "MESSAGE"), "200 OK")
 			if _, from, ok := c.TryRead(); !ok || from != at {
 				t.Errorf("asked %s, answered from %s", at, from)
 			}
@@ -173,12 +173,12 @@ func TestTheSocketThatWasAsked(t *testing.T) { // RFC 3581 §4, row 32
 	})
 }
 
-func TestIPv6(t *testing.T) { // RFC 3261 §18.2.1, RFC 5118 §4.5
-	hop6, pbx6 := netip.MustParseAddrPort("[2001:db8::1]:5060"), netip.MustParseAddrPort("[2001:db8::2]:5060")
+func TestIPv6CallIsForwarded(t *testing.T) { // RFC 3261 §18.2.1, RFC 5118 §4.5
+	proxy6, pbx6 := netip.MustParseAddrPort("[2001:db8::1]:5060"), netip.MustParseAddrPort("[2001:db8::2]:5060")
 	phone6 := netip.MustParseAddrPort("[2001:db8::101]:5062")
-	play(t, func(s *scene) {
-		phone := s.udp(phone6)
-		s.pbx.hop, phone.hop = hop6, hop6
+	runScenario(t, func(s *testbed) {
+		phone := s.addUDPPeer(phone6)
+		s.pbx.proxyAddr, phone.proxyAddr = proxy6, proxy6
 		for _, tt := range []struct{ via, seen string }{
 			{"[2001:db8::101]:5062;branch=z9hG4bK1", ""},
 			{"[2001:DB8:0::101]:5062;branch=z9hG4bK2", ""},
@@ -191,18 +191,18 @@ func TestIPv6(t *testing.T) { // RFC 3261 §18.2.1, RFC 5118 §4.5
 			if tt.seen == "" {
 				tt.seen = tt.via
 			}
-			phone.sends(phone.request("MESSAGE", "sip:102@pbx.example", "Via: SIP/2.0/UDP "+tt.via))
-			got := s.pbx.gets("sent on", "MESSAGE")
-			equal(t, "Via", got.all("Via")[1], "SIP/2.0/UDP "+tt.seen)
-			s.pbx.replies(got, "200 OK")
-			phone.gets("answer", "SIP/2.0 200")
+			phone.send(phone.newRequest("MESSAGE", "sip:102@pbx.example", "Via: SIP/2.0/UDP "+tt.via))
+			got := s.pbx.expect("sent on", "MESSAGE")
+			assertEqual(t, "Via", got.fieldValues("Via")[1], "SIP/2.0/UDP "+tt.seen)
+			s.pbx.respond(got, "200 OK")
+			phone.expect("answer", "SIP/2.0 200")
 		}
-		c := phone.calls(s.pbx)
-		s.pbx.sends(s.pbx.back(c.invite, "BYE"))
-		phone.replies(phone.gets("a BYE comes back", "BYE sip:[2001:db8::101]:5062"), "200 OK")
-		s.pbx.gets("answer", "SIP/2.0 200")
+		c := phone.setUpCall(s.pbx)
+		s.pbx.send(s.pbx.calleeRequest(c.invite, "BYE"))
+		phone.respond(phone.expect("a BYE comes back", "BYE sip:[2001:db8::101]:5062"), "200 OK")
+		s.pbx.expect("answer", "SIP/2.0 200")
 	}, func(c *sip.Config) {
-		c.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: hop6}}
+		c.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: proxy6}}
 		c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: pbx6}}
 	})
 }

@@ -2,113 +2,112 @@ package sip
 
 import "math/bits"
 
-// instant is a time in nanoseconds since the hop began.
+// instant is a time in nanoseconds since the proxy was made.
 type instant int64
 
 const (
-	tick  = instant(10e6) // 10 ms: no SIP timer is finer
-	slots = 4096          // 41 s: all timers but C are reached in one turn
+	tickLength = instant(10e6) // 10 ms: no SIP timer is finer
+	slotCount  = 4096          // 41 s: every timer but Timer C fires within one turn
 )
 
-// A timer is one deadline of whoever owns it, on one wheel at most.
+// timer is one deadline. It is on one wheel at most.
 type timer struct {
 	at         instant
-	owner      interface{ due(now instant) }
+	owner      interface{ handleTimer(now instant) }
 	next, prev *timer
 	slot       int32
-	set        bool
+	running    bool
 }
 
-// A wheel holds the timers of one worker. A timer fires at the first tick at
-// or behind its deadline. Setting and stopping one costs the same however many
-// there are.
+// wheel holds the timers of one worker. A timer fires at the first tick at or after its
+// deadline. Starting and stopping a timer takes constant time.
 type wheel struct {
-	slot [slots]*timer
-	busy [slots / 64]uint64 // which slots hold a timer
-	done instant            // all ticks up to and including it have fired
-	n    int
+	slots      [slotCount]*timer
+	occupied   [slotCount / 64]uint64 // one bit for each slot that holds a timer
+	firedUntil instant                // all ticks up to and including it have fired
+	count      int
 }
 
-// start sets t to fire at the deadline, whatever it was set to before.
+// start sets t to fire at the given time. A deadline set before is replaced.
 func (w *wheel) start(t *timer, at instant) {
 	w.stop(t)
-	at = (at + tick - 1) / tick * tick
-	if at <= w.done {
-		at = w.done + tick
+	at = (at + tickLength - 1) / tickLength * tickLength
+	if at <= w.firedUntil {
+		at = w.firedUntil + tickLength
 	}
 	t.at = at
-	t.slot = int32(at / tick % slots)
-	t.next, t.prev = w.slot[t.slot], nil
+	t.slot = int32(at / tickLength % slotCount)
+	t.next, t.prev = w.slots[t.slot], nil
 	if t.next != nil {
 		t.next.prev = t
 	}
-	w.slot[t.slot] = t
-	w.busy[t.slot/64] |= 1 << (t.slot % 64)
-	t.set = true
-	w.n++
+	w.slots[t.slot] = t
+	w.occupied[t.slot/64] |= 1 << (t.slot % 64)
+	t.running = true
+	w.count++
 }
 
-// stop makes t not fire.
+// stop takes t off the wheel. A timer that is not running stays as it is.
 func (w *wheel) stop(t *timer) {
-	if !t.set {
+	if !t.running {
 		return
 	}
 	if t.prev != nil {
 		t.prev.next = t.next
-	} else if w.slot[t.slot] = t.next; t.next == nil {
-		w.busy[t.slot/64] &^= 1 << (t.slot % 64)
+	} else if w.slots[t.slot] = t.next; t.next == nil {
+		w.occupied[t.slot/64] &^= 1 << (t.slot % 64)
 	}
 	if t.next != nil {
 		t.next.prev = t.prev
 	}
-	t.next, t.prev, t.set = nil, nil, false
-	w.n--
+	t.next, t.prev, t.running = nil, nil, false
+	w.count--
 }
 
-// next returns the tick of the next slot that holds a timer. It may be a turn
-// early for a timer further than a turn away.
+// next returns the tick of the next slot that holds a timer, and false if there is none.
+// For a timer more than one turn away the tick may be whole turns too early.
 func (w *wheel) next() (instant, bool) {
-	if w.n == 0 {
+	if w.count == 0 {
 		return 0, false
 	}
-	first := int(w.done/tick+1) % slots
-	for i := 0; i <= slots/64; i++ {
-		word := (first/64 + i) % (slots / 64)
-		b := w.busy[word]
+	first := int(w.firedUntil/tickLength+1) % slotCount
+	for i := 0; i <= slotCount/64; i++ {
+		word := (first/64 + i) % (slotCount / 64)
+		b := w.occupied[word]
 		switch i {
 		case 0:
 			b &= ^uint64(0) << (first % 64)
-		case slots / 64:
+		case slotCount / 64:
 			b &= 1<<(first%64) - 1
 		}
 		if b != 0 {
-			d := (word*64 + bits.TrailingZeros64(b) - first + slots) % slots
-			return w.done + instant(d+1)*tick, true
+			d := (word*64 + bits.TrailingZeros64(b) - first + slotCount) % slotCount
+			return w.firedUntil + instant(d+1)*tickLength, true
 		}
 	}
-	return 0, false // unreachable: n counts what busy shows
+	return 0, false // unreachable: count is the number of timers in occupied slots
 }
 
-// advance fires what is due at now.
+// advance fires the timers that are due at now.
 func (w *wheel) advance(now instant) {
 	for {
 		at, ok := w.next()
 		if !ok || at > now {
 			break
 		}
-		w.done = at
-		for t := w.slot[at/tick%slots]; t != nil; {
+		w.firedUntil = at
+		for t := w.slots[at/tickLength%slotCount]; t != nil; {
 			next := t.next
 			if t.at <= at {
 				w.stop(t)
-				t.owner.due(at)
-				// What fired may have changed the list: begin again.
-				next = w.slot[at/tick%slots]
+				t.owner.handleTimer(at)
+				// handleTimer may have changed the list: start again.
+				next = w.slots[at/tickLength%slotCount]
 			}
 			t = next
 		}
 	}
-	if last := now / tick * tick; last > w.done {
-		w.done = last
+	if last := now / tickLength * tickLength; last > w.firedUntil {
+		w.firedUntil = last
 	}
 }

@@ -15,163 +15,168 @@ import (
 	msg "github.com/emiago/sipgo/sip"
 )
 
-// Bounds of what may wait for a worker: messages, and the bytes of their
-// buffers. A tenth is kept for what is within a dialog, so that a flood takes no
-// BYE's place. New requests of strangers have a queue of their own, which is
-// served when the other is empty, and half of the bytes.
-const (
-	maxQueue      = 8192
-	maxStrangers  = 8192
-	maxQueueBytes = 16 << 20
-	maxPooled     = 4 << 10 // larger buffers do not go back to the pool
-)
-
-// A rank says what waits longer, and is dropped first.
-type rank uint8
-
-const (
-	inDialog     rank = iota // a response, or a request of a known source within a dialog
-	fromKnown                // its new request, or a stranger's that says it is within a dialog
-	fromStranger             // any other
-)
-
-// maxHeld is how much memory the transactions of all workers may hold for each
-// worker, of which there are counted at least two: that of 2,500 calls a second
-// and processor. See [worker.admit].
-const maxHeld = 96 << 20
-
-// A worker owns the transactions of the calls whose Call-ID hashes to it, and
-// does one thing at a time.
+// Limits of a worker's queues, in messages and in bytes of their buffers.
 //
-// What waits in its queue the goroutine of run does. To wake it costs as much
-// as to forward a message: so a reader that finds neither work before its
-// message nor behind it has the worker do it at once (see [worker.atOnce]).
-// Whoever has the turn has all state below it.
+// A tenth is reserved for requests within a dialog and for responses, so that a flood
+// displaces no BYE. New requests of unknown sources have a queue of their own, which is
+// served while the other is empty and may take half of the bytes.
+const (
+	maxQueuedItems     = 8192
+	maxQueuedStrangers = 8192
+	maxQueuedBytes     = 16 << 20
+	maxPooledBuffer    = 4 << 10 // larger buffers do not go back to the pool
+)
+
+// priority is the order of work under load: a higher value waits longer and is dropped
+// first.
+type priority uint8
+
+const (
+	inDialog     priority = iota // a response, or a request of a known source within a dialog
+	fromKnown                    // a new request of a known source, or any source's request with a To tag
+	fromStranger                 // a new request of an unknown source
+)
+
+// maxHeldPerWorker is the limit of the bytes that transactions hold: the limit of all
+// workers together is this for each, and at least twice this. It is the memory of 2,500
+// calls a second on each processor. See [worker.admitRequest].
+const maxHeldPerWorker = 96 << 20
+
+// worker owns the transactions of the calls whose Call-ID hashes to it. It handles one
+// message or timer at a time.
+//
+// The goroutine of run handles queued work items. To wake it costs as much as to forward
+// a message. A reader that finds no queued work, and reads no backlog from its socket,
+// therefore handles its message inline (see [worker.tryInline]).
+//
+// mu guards the fields below it.
 type worker struct {
-	hop     *Hop
-	index   int
-	in      chan input
-	strange chan input    // the new requests of strangers
-	waiting atomic.Int64  // bytes of the inputs that are queued or were taken out and not done
-	full    atomic.Bool   // strangers' new requests are shed
-	blocked atomic.Int32  // streams that wait for room in the queue
-	room    chan struct{} // wakes one of them
+	proxy          *Proxy
+	index          int
+	queue          chan workItem
+	strangerQueue  chan workItem // new requests of unknown sources
+	queuedBytes    atomic.Int64  // bytes of work items that are queued or being handled
+	shedding       atomic.Bool   // new requests of unknown sources are dropped
+	blockedStreams atomic.Int32  // streams that wait for room in the queue
+	roomFreed      chan struct{} // wakes one blocked stream
 
-	turn sync.Mutex // only run ever waits for it
+	mu sync.Mutex // only run waits for it; readers use TryLock
 
-	servers table[serverKey, *serverTx]
-	clients table[uint64, *clientTx]
-	cancels table[uint64, *clientTx] // the CANCELs, by the id of their INVITE
-	lastID  uint64
-	held    int     // bytes under the transactions
-	maxHeld int     // bound of held
-	warned  instant // when it was logged last that new requests are shed
-	wheel   wheel
-	timer   *time.Timer
-	armed   instant // what timer is set to; 0: not
+	serverTxs    shrinkingMap[serverKey, *serverTx]
+	clientTxs    shrinkingMap[uint64, *clientTx]
+	cancelTxs    shrinkingMap[uint64, *clientTx] // CANCEL transactions, by the id of their INVITE
+	lastTxID     uint64
+	heldBytes    int     // bytes that the transactions hold
+	maxHeldBytes int     // limit of heldBytes
+	shedLoggedAt instant // time of the last log line about shed requests
+	wheel        wheel
+	timer        *time.Timer
+	timerSetTo   instant // when timer fires; 0: it is not set
 
-	oldDialogs oldDialogs
-	answered   []byte // the request, as sent, whose final response is handled; nil: none is
+	oldDialogs      oldDialogs
+	answeredRequest []byte // request, as sent, whose final response is being handled; else nil
 
-	// Scratch, good until the next message.
-	seal     *sealer
-	hash     maphash.Hash
-	splice   splice
-	aux      message
-	routeBuf []routeValue
-	out      []byte
-	tmp      []byte
-	tag      [16]byte
-	key      []byte
-	branch   []byte
+	// Scratch memory, valid until the next message.
+	sealer      *sealer
+	hash        maphash.Hash
+	edits       splice
+	scratch     message
+	routeValues []routeValue
+	outBuf      []byte
+	tmpBuf      []byte
+	tagBuf      [16]byte
+	keyBuf      []byte
+	branchBuf   []byte
 
-	spare      [maxSpareBuffer / spareStep][][]byte // memory that messages were kept in, by its size
-	spareBytes int
+	freeBuffers [maxFreeBuffer / bufferStep][][]byte // released buffers for reuse, by size
+	freeBytes   int
 }
 
-// An input is what a worker is told: a message came, or one could not be sent.
-type input struct {
-	packet *packet
-	failed uint64 // id of the client transaction; packet is nil
+// workItem is one unit of work: a received message, or a request that could not be sent.
+type workItem struct {
+	packet   *packet
+	failedTx uint64 // id of the client transaction whose request failed; packet is nil
 }
 
-// A packet is a message that came, and how it did. Its buffer goes back to a
-// pool after the worker is done: who keeps bytes of it copies them.
+// packet is a received message and its origin. Its buffer returns to packetPool when the
+// worker has handled it; bytes that are kept longer must be copied.
 type packet struct {
-	msg  message
-	buf  []byte
-	on   *listener
-	conn *stream // nil over UDP
-	peer netip.AddrPort
-	side dialog.Side
-	at   instant
-	last bool // the stream cannot be read behind this message: it ends
+	msg        message
+	buf        []byte
+	listener   *listener
+	conn       *stream // nil over UDP
+	peer       netip.AddrPort
+	side       dialog.Side
+	receivedAt instant
+	endsStream bool // the stream cannot be read after this message and is closed
 
-	behind bool // a CANCEL that was put behind the new requests of strangers
+	requeued bool // a CANCEL that was moved after the new requests of unknown sources
 }
 
-var packets = sync.Pool{New: func() any { return new(packet) }}
+var packetPool = sync.Pool{New: func() any { return new(packet) }}
 
 // newPacket copies b into a packet from the pool.
 func newPacket(b []byte) *packet {
-	p := packets.Get().(*packet)
+	p := packetPool.Get().(*packet)
 	p.buf = append(p.buf[:0], b...)
 	return p
 }
 
-// done ends the stream if it cannot be read further, and gives the packet
-// back; one that was very large is left to the collector.
-func (p *packet) done() {
-	if p.last {
-		p.conn.finish()
+// release returns the packet to the pool, and closes the stream if the packet ends it. A
+// packet with a large buffer is left to the garbage collector.
+func (p *packet) release() {
+	if p.endsStream {
+		p.conn.closeWhenWritten()
 	}
-	if cap(p.buf) > maxPooled {
+	if cap(p.buf) > maxPooledBuffer {
 		return
 	}
 	*p = packet{buf: p.buf, msg: message{fields: p.msg.fields}}
-	packets.Put(p)
+	packetPool.Put(p)
 }
 
-func newWorker(h *Hop, index int) *worker {
+// newWorker returns the worker with that index. Its goroutine is started by Run.
+func newWorker(px *Proxy, index int) *worker {
 	w := &worker{
-		hop:     h,
-		index:   index,
-		in:      make(chan input, maxQueue),
-		strange: make(chan input, maxStrangers),
-		room:    make(chan struct{}, 1),
-		maxHeld: maxHeld * max(h.cfg.Workers, 2) / h.cfg.Workers,
-		seal:    newSealer(h.cfg.Key),
-		timer:   time.NewTimer(time.Hour),
+		proxy:         px,
+		index:         index,
+		queue:         make(chan workItem, maxQueuedItems),
+		strangerQueue: make(chan workItem, maxQueuedStrangers),
+		roomFreed:     make(chan struct{}, 1),
+		maxHeldBytes:  maxHeldPerWorker * max(px.cfg.Workers, 2) / px.cfg.Workers,
+		sealer:        newSealer(px.cfg.Key),
+		timer:         time.NewTimer(time.Hour),
 	}
-	w.hash.SetSeed(h.seed)
+	w.hash.SetSeed(px.hashSeed)
 	return w
 }
 
-func (w *worker) now() instant { return w.hop.now() }
+func (w *worker) now() instant { return w.proxy.now() }
 
-// run handles messages and timers until ctx ends.
+// run handles messages and timers until ctx ends. New requests of unknown sources wait
+// until the other queue is empty.
 func (w *worker) run(ctx context.Context) {
 	defer w.timer.Stop()
-	w.turn.Lock()
-	w.probe()
-	w.arm()
-	w.turn.Unlock()
+	w.mu.Lock()
+	w.startProbes()
+	w.resetTimer()
+	w.mu.Unlock()
 	for {
 		select {
-		case in := <-w.in:
-			w.take(in)
+		case in := <-w.queue:
+			w.handleQueued(in)
 		case <-w.timer.C:
-			w.tick()
+			w.handleDueTimers()
 		case <-ctx.Done():
 			return
 		default:
 			select {
-			case in := <-w.in:
-				w.take(in)
-			case in := <-w.strange:
-				w.take(in)
+			case in := <-w.queue:
+				w.handleQueued(in)
+			case in := <-w.strangerQueue:
+				w.handleQueued(in)
 			case <-w.timer.C:
-				w.tick()
+				w.handleDueTimers()
 			case <-ctx.Done():
 				return
 			}
@@ -179,63 +184,63 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
-// take does an input of a queue.
-func (w *worker) take(in input) {
-	cost := in.cost()
-	w.turn.Lock()
-	w.handle(in)
-	w.arm()
-	w.turn.Unlock()
-	w.waiting.Add(-cost)
-	if w.blocked.Load() > 0 {
-		w.wake()
+// handleQueued handles a work item from a queue.
+func (w *worker) handleQueued(in workItem) {
+	cost := in.queuedSize()
+	w.mu.Lock()
+	w.handleItem(in)
+	w.resetTimer()
+	w.mu.Unlock()
+	w.queuedBytes.Add(-cost)
+	if w.blockedStreams.Load() > 0 {
+		w.wakeBlocked()
 	}
 }
 
-// tick does what is due.
-func (w *worker) tick() {
-	w.turn.Lock()
-	defer w.turn.Unlock()
-	w.armed = 0
-	w.timers()
-	w.measure(w.now())
-	w.arm()
+// handleDueTimers fires the due timers and sets the next one.
+func (w *worker) handleDueTimers() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timerSetTo = 0
+	w.fireTimers()
+	w.updateShedding(w.now())
+	w.resetTimer()
 }
 
-// atOnce does an input on the goroutine of the caller, and reports false if
-// the worker has other work. It never waits.
-func (w *worker) atOnce(in input) bool {
-	if w.waiting.Load() > 0 || !w.turn.TryLock() {
+// tryInline handles a work item on the goroutine of the caller. It never waits: it
+// returns false if the worker has queued work or is busy.
+func (w *worker) tryInline(in workItem) bool {
+	if w.queuedBytes.Load() > 0 || !w.mu.TryLock() {
 		return false
 	}
-	defer w.turn.Unlock()
-	w.handle(in)
-	w.arm()
+	defer w.mu.Unlock()
+	w.handleItem(in)
+	w.resetTimer()
 	return true
 }
 
-// cost is how much memory an input takes up in a queue.
-func (in input) cost() int64 {
+// queuedSize returns the bytes that a work item takes up in a queue, at least 1.
+func (in workItem) queuedSize() int64 {
 	if in.packet == nil {
 		return 1
 	}
 	return int64(max(cap(in.packet.buf), 1))
 }
 
-// queue puts an input behind the others of its rank, and reports false if there
-// is no room.
-func (w *worker) queue(in input, r rank) bool {
-	cost := in.cost()
-	bytes, count := w.waiting.Add(cost), len(w.in)+len(w.strange)
-	if bytes > maxQueueBytes/8 || count >= maxQueue/8 {
-		w.hop.crowd()
+// enqueue adds a work item to the queue of its priority, and returns false if there is
+// no room.
+func (w *worker) enqueue(in workItem, r priority) bool {
+	cost := in.queuedSize()
+	bytes, count := w.queuedBytes.Add(cost), len(w.queue)+len(w.strangerQueue)
+	if bytes > maxQueuedBytes/8 || count >= maxQueuedItems/8 {
+		w.proxy.signalBacklog()
 	}
-	q, room := w.in, bytes <= maxQueueBytes
+	q, room := w.queue, bytes <= maxQueuedBytes
 	switch r {
 	case fromKnown:
-		room = bytes <= maxQueueBytes/10*9 && len(q) < maxQueue/10*9
+		room = bytes <= maxQueuedBytes/10*9 && len(q) < maxQueuedItems/10*9
 	case fromStranger:
-		q, room = w.strange, bytes <= maxQueueBytes/2
+		q, room = w.strangerQueue, bytes <= maxQueuedBytes/2
 	}
 	if room {
 		select {
@@ -244,18 +249,18 @@ func (w *worker) queue(in input, r rank) bool {
 		default:
 		}
 	}
-	w.waiting.Add(-cost)
+	w.queuedBytes.Add(-cost)
 	return false
 }
 
-// wait queues an input as soon as there is room, and reports false if done is
-// closed first.
-func (w *worker) wait(in input, r rank, done <-chan struct{}) bool {
-	w.blocked.Add(1)
-	defer w.blocked.Add(-1)
-	for !w.queue(in, r) {
+// enqueueWaiting adds a work item to the queue as soon as there is room. It returns
+// false if done is closed first.
+func (w *worker) enqueueWaiting(in workItem, r priority, done <-chan struct{}) bool {
+	w.blockedStreams.Add(1)
+	defer w.blockedStreams.Add(-1)
+	for !w.enqueue(in, r) {
 		select {
-		case <-w.room:
+		case <-w.roomFreed:
 		case <-done:
 			return false
 		}
@@ -263,93 +268,97 @@ func (w *worker) wait(in input, r rank, done <-chan struct{}) bool {
 	return true
 }
 
-// wake has one stream that waits for room look again. It is called after each
-// input, so one at a time is enough.
-func (w *worker) wake() {
+// wakeBlocked wakes one stream that waits for room in the queue. It is called after each
+// work item, so one stream at a time is enough.
+func (w *worker) wakeBlocked() {
 	select {
-	case w.room <- struct{}{}:
+	case w.roomFreed <- struct{}{}:
 	default:
 	}
 }
 
-// arm sets the one real timer to the wheel's next tick.
-func (w *worker) arm() {
+// resetTimer sets the worker's timer to the next tick at which a timer of the wheel is
+// due.
+func (w *worker) resetTimer() {
 	at, ok := w.wheel.next()
-	if !ok || w.armed != 0 && w.armed <= at {
+	if !ok || w.timerSetTo != 0 && w.timerSetTo <= at {
 		return
 	}
-	w.armed = at
+	w.timerSetTo = at
 	w.timer.Reset(time.Duration(at - w.now()))
 }
 
-func (w *worker) handle(in input) {
+// handleItem handles a work item. The caller holds mu.
+func (w *worker) handleItem(in workItem) {
 	now := w.now()
-	if w.wheel.n == 0 {
+	if w.wheel.count == 0 {
 		w.wheel.advance(now)
 	}
 	if in.packet == nil {
-		w.failed(now, in.failed)
+		w.handleSendFailure(now, in.failedTx)
 		return
 	}
-	w.message(now, in.packet)
-	w.measure(now)
+	w.handleMessage(now, in.packet)
+	w.updateShedding(now)
 }
 
-// message handles one message. A panic costs this message only.
-func (w *worker) message(now instant, p *packet) {
+// handleMessage handles one message and releases its packet. A panic is logged and costs
+// this message only.
+func (w *worker) handleMessage(now instant, p *packet) {
 	defer func() {
 		if r := recover(); r != nil {
-			w.panicked("message", r)
+			w.logPanic("message", r)
 		}
-		p.done()
+		p.release()
 	}()
-	if p.msg.request() {
-		w.request(now, p)
+	if p.msg.isRequest() {
+		w.handleRequest(now, p)
 	} else {
-		w.response(now, p)
+		w.handleResponse(now, p)
 	}
 }
 
-// timers does what is due. A panic costs the timer that caused it: the others
-// of its tick are still due.
-func (w *worker) timers() {
+// fireTimers fires the due timers. A panic costs the timer that caused it: the others of
+// its tick stay due.
+func (w *worker) fireTimers() {
 	defer func() {
 		if r := recover(); r != nil {
-			w.panicked("timer", r)
-			w.wheel.done -= tick
+			w.logPanic("timer", r)
+			w.wheel.firedUntil -= tickLength
 		}
 	}()
 	w.wheel.advance(w.now())
 }
 
-// failed takes the news that a request did not go out.
-func (w *worker) failed(now instant, id uint64) {
+// handleSendFailure handles a transport error of the request of a client transaction.
+func (w *worker) handleSendFailure(now instant, id uint64) {
 	defer func() {
 		if r := recover(); r != nil {
-			w.panicked("failure", r)
+			w.logPanic("failure", r)
 		}
 	}()
-	if c := w.clients.m[id]; c != nil && w.final(c) {
+	if c := w.clientTxs.m[id]; c != nil && w.endsTransaction(c) {
 		c.fail(now, unreachable)
 	}
 }
 
-// final reports whether the transport's word that the request of c did not arrive
-// ends c. That of a stream does. An ICMP error does not: whoever restarts is there
-// before Timer B, so the datagram counts as lost, and is repeated as Timers A and E
-// say. It ends a probe, though, and a new request if another PBX answers: its sender
-// is told at once that it may try again.
-func (w *worker) final(c *clientTx) bool {
-	if _, proxied := c.user.(*proxied); c.to.reliable() || !proxied {
+// endsTransaction reports whether a transport error of the request of c ends c.
+//
+// An error of a stream does. An ICMP error does not: a next hop that restarts is back
+// before Timer B, so the datagram counts as lost, and Timers A and E retransmit it. An
+// ICMP error does end a probe, and a new request while another PBX answers: its sender
+// gets a failure at once and can try again.
+func (w *worker) endsTransaction(c *clientTx) bool {
+	if _, forwarded := c.user.(*responseContext); c.nextHop.reliable() || !forwarded {
 		return true
 	}
-	w.aux.index(c.request, false)
-	if !w.aux.initial() {
+	w.scratch.index(c.request, false)
+	if !w.scratch.initial() {
 		return false
 	}
 	var here, others bool
-	for _, p := range w.hop.pbx {
-		if p.addr.Proto == UDP && p.addr.AddrPort == c.to.to {
+	for _, p := range w.proxy.pbx {
+		if p.addr.Proto == UDP && p.addr.AddrPort == c.nextHop.addr {
 			here = true
 		} else if !p.down.Load() {
 			others = true
@@ -358,57 +367,58 @@ func (w *worker) final(c *clientTx) bool {
 	return here && others
 }
 
-func (w *worker) panicked(what string, r any) { w.hop.panicked(what, r) }
+func (w *worker) logPanic(what string, r any) { w.proxy.logPanic(what, r) }
 
-// request handles a request: one seen before, an ACK, a CANCEL, or one to
-// send on.
-func (w *worker) request(now instant, p *packet) {
+// handleRequest handles a request: a retransmission, an ACK, a CANCEL, or a new request
+// to forward.
+func (w *worker) handleRequest(now instant, p *packet) {
 	m := &p.msg
 	if m.fault != nil {
-		w.hop.stats.malformed.Add(1)
-		w.refuse(p, m.fault, "")
+		w.proxy.stats.malformed.Add(1)
+		w.refuseRequest(p, m.fault, "")
 		return
 	}
-	key := w.serverKey(m, m.methodName())
-	if s := w.servers.m[key]; s != nil {
-		if !m.is("ACK") {
-			s.repeated(p)
+	key := w.makeServerKey(m, m.methodName())
+	if s := w.serverTxs.m[key]; s != nil {
+		if !m.isMethod("ACK") {
+			s.handleRetransmission(p)
 			return
 		}
 		w.proveByACK(now, s, p)
-		if t := s.context; s.acknowledged(now) {
-			w.observe(p, &routing{dst: t.dst, to: t.client.to}, t.trunk)
+		if t := s.context; s.handleACK(now) {
+			w.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
 			return
 		}
 	}
 	switch {
-	case m.is("ACK"):
+	case m.isMethod("ACK"):
 		w.forwardACK(now, p)
-	case m.is("CANCEL"):
-		w.cancel(now, p, key)
+	case m.isMethod("CANCEL"):
+		w.handleCancel(now, p, key)
 	default:
-		if f, ok := w.admit(now, p); !ok {
-			w.hop.stats.shed.Add(1)
+		if f, ok := w.admitRequest(now, p); !ok {
+			w.proxy.stats.shed.Add(1)
 			if f != nil {
-				w.refuse(p, f, "Retry-After: 5\r\n")
+				w.refuseRequest(p, f, "Retry-After: 5\r\n")
 			}
 			return
 		}
-		w.proxy(now, p, key)
+		w.forwardRequest(now, p, key)
 	}
 }
 
-// A serverKey names a server transaction: 128 bits of a SHA-256 over a secret
-// of the process and what RFC 3261 §17.2.3 compares. Nobody finds two requests
-// with one key but by some 2^64 tries against this process, and what a
-// transaction keeps does not grow with what its request is named.
+// serverKey identifies a server transaction: 128 bits of a SHA-256 over a secret of the
+// process and the fields that RFC 3261 §17.2.3 compares. Its size does not depend on the
+// request. To find two requests with the same key takes about 2^64 tries against this
+// process.
 type serverKey [16]byte
 
-// serverKey makes the key of the server transaction that a request with this
-// method belongs to. ACK belongs to the INVITE; CANCEL is on its own.
-func (w *worker) serverKey(m *message, method []byte) serverKey {
-	k := append(w.key[:0], w.hop.secret[:]...)
-	if m.via.modern(m.b) {
+// makeServerKey returns the key of the server transaction that a request with the given
+// method belongs to. An ACK belongs to its INVITE. A CANCEL has a transaction of its
+// own.
+func (w *worker) makeServerKey(m *message, method []byte) serverKey {
+	k := append(w.keyBuf[:0], w.proxy.serverKeySecret[:]...)
+	if m.via.hasCookie(m.b) {
 		k = append(k, m.text(m.via.branch)...)
 		k = append(k, 0)
 		k = append(k, m.text(m.via.host)...)
@@ -429,69 +439,70 @@ func (w *worker) serverKey(m *message, method []byte) serverKey {
 	} else {
 		k = append(k, method...)
 	}
-	w.key = k
+	w.keyBuf = k
 	sum := sha256.Sum256(k)
 	return serverKey(sum[:16])
 }
 
-// proxy sends a new request on, RFC 3261 §16.3–16.6.
-func (w *worker) proxy(now instant, p *packet, key serverKey) {
+// forwardRequest forwards a new request (RFC 3261 §16.3–16.6), or answers it itself.
+func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	m := &p.msg
-	if m.is("OPTIONS") && w.forUs(m) {
-		w.answer(p, 200, "OK", "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n")
+	if m.isMethod("OPTIONS") && w.asksUs(m) {
+		w.sendOwnResponse(p, 200, "OK", "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n")
 		return
 	}
-	if m.maxFwd == 0 {
-		w.refuse(p, &fault{483, "Too Many Hops"}, "")
+	if m.maxForwards == 0 {
+		w.refuseRequest(p, &fault{483, "Too Many Hops"}, "")
 		return
 	}
-	if tags := unsupported(m); tags != "" {
-		w.refuse(p, &fault{420, "Bad Extension"}, "Unsupported: "+tags+"\r\n")
+	if tags := unsupportedTags(m); tags != "" {
+		w.refuseRequest(p, &fault{420, "Bad Extension"}, "Unsupported: "+tags+"\r\n")
 		return
 	}
-	if w.hop.draining.Load() && m.initial() && m.is("INVITE") {
-		w.refuse(p, &fault{503, "Going Down"}, "Retry-After: 5\r\n")
+	if w.proxy.draining.Load() && m.initial() && m.isMethod("INVITE") {
+		w.refuseRequest(p, &fault{503, "Going Down"}, "Retry-After: 5\r\n")
 		return
 	}
 	hash := w.loopHash(m)
-	if w.looped(m, hash) {
-		w.refuse(p, &fault{482, "Loop Detected"}, "")
+	if w.isLoop(m, hash) {
+		w.refuseRequest(p, &fault{482, "Loop Detected"}, "")
 		return
 	}
-	r, f := w.route(p)
+	r, f := w.routeRequest(p)
 	if f != nil {
-		w.refuseTo(p, r.dst, f, "")
+		w.refuseTowards(p, r.dst, f, "")
 		return
 	}
-	id := w.newID()
-	w.branch = w.appendBranch(w.branch[:0], id, hash)
-	out := w.forwarded(p, &r, w.branch)
+	id := w.newTxID()
+	w.branchBuf = w.appendBranch(w.branchBuf[:0], id, hash)
+	out := w.rewriteRequest(p, &r, w.branchBuf)
 
-	t := &proxied{w: w, src: p.side, dst: r.dst, trunk: w.trunkOf(p, &r), authorized: m.has(hAuthorization), within: !m.initial()}
-	t.path = w.hop.cfg.paths() && r.dst == pbxSide && m.is("REGISTER") && m.binds()
+	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.trunkName(p, &r), hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
+	t.hasOurPath = w.proxy.cfg.addsPath() && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
 	t.server.context = t
-	t.server.begin(w, key, w.back(p), m.is("INVITE"), len(p.buf))
-	if w.hop.cfg.Watch != nil {
+	t.server.start(w, key, w.responseDestination(p), m.isMethod("INVITE"), len(p.buf))
+	if w.proxy.cfg.Observations != nil {
 		t.branch = string(m.text(m.via.branch))
 	}
-	t.client = clientTx{w: w, user: t, id: id, hash: hash, to: r.to, invite: t.server.invite, request: w.keep(nil, out)}
+	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, invite: t.server.invite, request: w.retainCopy(nil, out)}
 	if t.server.invite {
-		w.wheel.start(&t.server.timer, now+trying)
+		w.wheel.start(&t.server.timer, now+tryingDelay)
 	}
 	w.observe(p, &r, t.trunk)
-	t.client.begin(now)
+	t.client.start(now)
 }
 
-// forUs reports whether an OPTIONS asks about the hop itself. One to a Contact that we
-// have rewritten asks about a phone, also if the phone's Contact has no user.
-func (w *worker) forUs(m *message) bool {
+// asksUs reports whether an OPTIONS is addressed to the proxy itself. One to a Contact
+// that the proxy has rewritten is addressed to a phone, even if the phone's Contact has
+// no user.
+func (w *worker) asksUs(m *message) bool {
 	var u msg.Uri
-	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.ours(&u) && !has(&u, contactParam) && !m.has(hRoute)
+	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.namesUs(&u) && !hasParam(&u, contactParam) && !m.hasField(hRoute)
 }
 
-// unsupported lists every tag of Proxy-Require: we know none (RFC 3261 §16.3 item 5).
-// A Proxy-Require without a tag asks for nothing.
-func unsupported(m *message) string {
+// unsupportedTags lists every option tag of Proxy-Require: the proxy supports none (RFC
+// 3261 §16.3 item 5). A Proxy-Require without a tag requires nothing.
+func unsupportedTags(m *message) string {
 	var tags []string
 	for i := range m.fields {
 		if f := &m.fields[i]; f.name == hProxyRequire {
@@ -505,136 +516,140 @@ func unsupported(m *message) string {
 	return strings.Join(tags, ", ")
 }
 
-// forwardACK sends on the ACK of a 2xx, which is a request without a
-// transaction (RFC 3261 §17.1, §13.2.2.4). The ACK of a response that we made
-// and forgot is ours; nobody is told of one that cannot go on.
+// forwardACK forwards the ACK of a 2xx, which has no transaction (RFC 3261 §17.1,
+// §13.2.2.4). The ACK of a final response that the proxy made without state is absorbed.
+// An ACK that cannot be routed is dropped: an ACK is never answered.
 func (w *worker) forwardACK(now instant, p *packet) {
 	m := &p.msg
-	if m.maxFwd == 0 || string(m.text(m.toTag)) == string(w.ownTag(m)) {
+	if m.maxForwards == 0 || string(m.text(m.toTag)) == string(w.ownTag(m)) {
 		return
 	}
 	hash := w.loopHash(m)
-	if w.looped(m, hash) {
+	if w.isLoop(m, hash) {
 		return
 	}
-	r, f := w.route(p)
+	r, f := w.routeRequest(p)
 	if f != nil {
 		return
 	}
 	w.proveByRoute(now, p)
-	w.stateless(p, &r, hash)
+	w.forwardStateless(p, &r, hash)
 }
 
-// stateless sends a request on without a transaction. Its branch follows from
-// the one it came with, so that retransmissions get the same (RFC 3261 §16.11).
-func (w *worker) stateless(p *packet, r *routing, hash uint32) {
+// forwardStateless forwards a request without a transaction. Its branch is a function of
+// the Via it came with, so that retransmissions get the same branch (RFC 3261 §16.11).
+func (w *worker) forwardStateless(p *packet, r *routeDecision, hash uint32) {
 	m := &p.msg
 	w.hash.Reset()
 	w.hash.Write(m.text(m.via.value))
 	w.hash.Write(m.text(m.callID))
-	w.branch = w.appendBranch(w.branch[:0], w.hash.Sum64()&(1<<48-1), hash)
-	w.observe(p, r, w.trunkOf(p, r))
-	w.send(r.to, w.forwarded(p, r, w.branch), 0)
+	w.branchBuf = w.appendBranch(w.branchBuf[:0], w.hash.Sum64()&(1<<48-1), hash)
+	w.observe(p, r, w.trunkName(p, r))
+	w.sendMessage(r.nextHop, w.rewriteRequest(p, r, w.branchBuf), 0)
 }
 
-// cancel answers a CANCEL and takes it to the INVITE it is for, RFC 3261
-// §9.2, §16.10. One that is for none goes on without state.
-func (w *worker) cancel(now instant, p *packet, key serverKey) {
+// handleCancel answers a CANCEL and cancels its INVITE (RFC 3261 §9.2, §16.10). A CANCEL
+// without an INVITE is forwarded without state.
+func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 	m := &p.msg
-	s := w.servers.m[w.serverKey(m, []byte("INVITE"))]
+	s := w.serverTxs.m[w.makeServerKey(m, []byte("INVITE"))]
 	if s == nil {
-		if m.maxFwd == 0 || w.requeue(p) {
+		if m.maxForwards == 0 || w.requeueCancel(p) {
 			return
 		}
-		r, f := w.route(p)
+		r, f := w.routeRequest(p)
 		if f != nil {
-			w.refuseTo(p, r.dst, f, "")
+			w.refuseTowards(p, r.dst, f, "")
 			return
 		}
-		w.stateless(p, &r, w.loopHash(m))
+		w.forwardStateless(p, &r, w.loopHash(m))
 		return
 	}
 	k := &serverTx{}
-	k.begin(w, key, w.back(p), false, len(p.buf))
-	k.respond(now, 200, w.reply(p, 200, "OK", ""))
+	k.start(w, key, w.responseDestination(p), false, len(p.buf))
+	k.sendResponse(now, 200, w.makeResponse(p, 200, "OK", ""))
 	if t := s.context; t != nil {
-		w.observe(p, &routing{dst: t.dst, to: t.client.to}, t.trunk)
-		t.cancel(now, m)
+		w.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
+		t.cancelInvite(now, m)
 	}
 }
 
-// requeue puts a CANCEL for no INVITE behind the new requests of strangers, once,
-// and reports whether it has: its INVITE may wait there, as its source was no
-// known one yet when that came.
-func (w *worker) requeue(p *packet) bool {
-	if p.behind || len(w.strange) == 0 {
+// requeueCancel moves a CANCEL without an INVITE after the new requests of unknown
+// sources, once, and reports whether it did. The INVITE may wait there: its source may
+// have become known only after it came.
+func (w *worker) requeueCancel(p *packet) bool {
+	if p.requeued || len(w.strangerQueue) == 0 {
 		return false
 	}
 	q := newPacket(p.buf)
 	q.msg.index(q.buf, p.conn != nil)
-	q.on, q.conn, q.peer, q.side, q.at, q.behind = p.on, p.conn, p.peer, p.side, p.at, true
-	if w.queue(input{packet: q}, fromStranger) {
+	q.listener, q.conn, q.peer, q.side, q.receivedAt, q.requeued = p.listener, p.conn, p.peer, p.side, p.receivedAt, true
+	if w.enqueue(workItem{packet: q}, fromStranger) {
 		return true
 	}
-	q.done()
+	q.release()
 	return false
 }
 
-// response takes a response to the client transaction it is for. One that is
-// for none is dropped (RFC 6026 §8.9, RFC 3261 §18.1.2).
-func (w *worker) response(now instant, p *packet) {
+// handleResponse passes a response to its client transaction. A response without one is
+// dropped (RFC 6026 §8.9, RFC 3261 §18.1.2).
+func (w *worker) handleResponse(now instant, p *packet) {
 	m := &p.msg
 	if m.fault != nil {
-		w.hop.stats.malformed.Add(1)
+		w.proxy.stats.malformed.Add(1)
 		return
 	}
-	id, hash, _ := w.hop.openBranch(m.text(m.via.branch))
-	c := w.clients.m[id]
-	if m.is("CANCEL") {
-		c = w.cancels.m[id]
+	id, hash, _ := w.proxy.openBranch(m.text(m.via.branch))
+	c := w.clientTxs.m[id]
+	if m.isMethod("CANCEL") {
+		c = w.cancelTxs.m[id]
 	}
-	if c == nil || c.hash != hash || m.is("INVITE") != (c.invite) && !c.cancel {
-		w.hop.stats.stray.Add(1)
+	if c == nil || c.loopHash != hash || m.isMethod("INVITE") != (c.invite) && !c.cancel {
+		w.proxy.stats.stray.Add(1)
 		return
 	}
-	c.receive(now, m, p)
+	c.handleResponse(now, m, p)
 }
 
-// refuse answers a request that is not sent on, without state: a repetition is
-// refused again, and the ACK is known by the To tag. One within a dialog is observed
-// all the same: with a BYE its sender has left (RFC 3261 §15.1.1), whether or not it
-// finds its way. So is a CANCEL, which may be all that is heard of a call that rang when
-// bellhop restarted. A stranger's is not: it ends nothing unless the PBX accepts it.
-func (w *worker) refuse(p *packet, f *fault, extra string) { w.refuseTo(p, 0, f, extra) }
+// refuseRequest answers a request that is not forwarded. It keeps no state: a
+// retransmission is refused again, and the ACK is recognized by its To tag. See
+// refuseTowards.
+func (w *worker) refuseRequest(p *packet, f *fault, extra string) { w.refuseTowards(p, 0, f, extra) }
 
-// refuseTo refuses a request that was to go to the side dst; 0: it is not known.
-func (w *worker) refuseTo(p *packet, dst dialog.Side, f *fault, extra string) {
+// refuseTowards refuses a request that was to go to the side dst; 0 is unknown.
+//
+// A refused request within a dialog is observed: the sender of a BYE has left the dialog
+// even if the BYE reaches nobody (RFC 3261 §15.1.1). A refused CANCEL is observed too:
+// it may be the only trace of a call that rang when bellhop restarted. Requests of
+// unknown sources are not observed: they end nothing unless the PBX accepts them.
+func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra string) {
 	m := &p.msg
 	if !m.answerable() {
 		return
 	}
-	if !m.unsure && (!m.initial() || m.is("CANCEL")) && (w.hop.knows(p.at, p) || w.hasRoute(m)) {
+	if !m.ambiguous && (!m.initial() || m.isMethod("CANCEL")) && (w.proxy.isKnown(p.receivedAt, p) || w.hasOwnRoute(m)) {
 		w.observeRefused(p, dst, f, extra)
 	}
 	if f.status == 403 && p.side == edgeSide {
-		w.hop.diagnoseSource(p.at, p.peer, true)
+		w.proxy.diagnoseSource(p.receivedAt, p.peer, true)
 	}
-	if p.side == pbxSide && m.is("REGISTER") {
-		w.hop.diagnosePhone(p)
+	if p.side == pbxSide && m.isMethod("REGISTER") {
+		w.proxy.diagnosePhone(p)
 	}
-	w.answer(p, f.status, f.phrase, extra)
+	w.sendOwnResponse(p, f.status, f.phrase, extra)
 }
 
-// hasRoute reports whether a Route of m has a token that we gave out in its dialog: its
-// sender is no stranger there, however long the call lasts.
-func (w *worker) hasRoute(m *message) bool {
-	rs, f := w.routes(m)
+// hasOwnRoute reports whether a Route of m carries a token that the proxy issued in the
+// dialog of m. The sender of such a request is known in that dialog, however long the
+// call lasts.
+func (w *worker) hasOwnRoute(m *message) bool {
+	rs, f := w.readRoutes(m)
 	if f != nil {
 		return false
 	}
 	for i := range rs {
-		if u := &rs[i].uri; u.User != "" && w.ours(u) {
-			if t, ok := w.seal.openRoute(u.User, m); ok && (!t.unbound || w.oldDialogs.has(m)) {
+		if u := &rs[i].uri; u.User != "" && w.namesUs(u) {
+			if t, ok := w.sealer.openRouteToken(u.User, m); ok && (!t.unbound || w.oldDialogs.contains(m)) {
 				return true
 			}
 		}
@@ -642,20 +657,22 @@ func (w *worker) hasRoute(m *message) bool {
 	return false
 }
 
-// answer sends a response of our own. To an INVITE of a source that has not
-// proved to be there it sends none that is larger than the INVITE.
-func (w *worker) answer(p *packet, status int, phrase, extra string) {
-	to, b := w.back(p), w.reply(p, status, phrase, extra)
-	if p.msg.is("INVITE") && len(b) > len(p.buf) && !w.proven(to) {
-		w.hop.stats.withheld.Add(1)
+// sendOwnResponse sends a response that the proxy makes itself, without state. To an
+// INVITE of a source that has not proved its address it sends no response that is larger
+// than the INVITE.
+func (w *worker) sendOwnResponse(p *packet, status int, phrase, extra string) {
+	to, b := w.responseDestination(p), w.makeResponse(p, status, phrase, extra)
+	if p.msg.isMethod("INVITE") && len(b) > len(p.buf) && !w.isProven(to) {
+		w.proxy.stats.withheld.Add(1)
 		return
 	}
-	w.send(to, b, 0)
+	w.sendMessage(to, b, 0)
 }
 
-// back is the way of the responses to p: on its connection, or to where it came
-// from, at the port that rport or sent-by says (RFC 3261 §18.2.2, RFC 3581 §4).
-func (w *worker) back(p *packet) way {
+// responseDestination returns where responses to p go: to its connection, or to its
+// source address, at the port that rport or sent-by names (RFC 3261 §18.2.2, RFC 3581
+// §4).
+func (w *worker) responseDestination(p *packet) destination {
 	v := &p.msg.via
 	to := p.peer
 	if !v.hasRport || p.conn != nil {
@@ -665,77 +682,78 @@ func (w *worker) back(p *packet) way {
 		}
 		to = netip.AddrPortFrom(p.peer.Addr(), uint16(port))
 	}
-	return way{on: p.on, to: to, conn: p.conn}
+	return destination{listener: p.listener, addr: to, conn: p.conn}
 }
 
-// send writes b and reports whether the transport took it. id names the client
-// transaction to tell when it turns out later that it did not go. When the
-// stream is gone, another is opened: a response then goes to where its request
-// came from, at the port of sent-by, and nowhere else (RFC 3261 §18.2.2).
-func (w *worker) send(to way, b []byte, id uint64) bool {
+// sendMessage sends b and reports whether the transport accepted it. tx is the id of the
+// client transaction that gets a later transport error; 0 is none.
+//
+// If the stream is closed, another one is opened to the same address. For a response
+// that is the source address of its request, at the port of sent-by, and no other (RFC
+// 3261 §18.2.2).
+func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
 	if to.conn == nil {
-		return to.on.write(b, to.to) == nil
+		return to.listener.writeDatagram(b, to.addr) == nil
 	}
-	return to.conn.send(b, id) || w.hop.streams.to(to.to, to.on).send(b, id)
+	return to.conn.queueMessage(b, tx) || w.proxy.streams.openTo(to.addr, to.listener).queueMessage(b, tx)
 }
 
-// Memory that messages were kept in serves for others: sizes are multiples of
-// spareStep, up to maxSpareBuffer; a larger message has memory of its own, which
-// is left to the collector, as is what is beyond maxSpareBytes in all. A worker
-// without a transaction has none.
+// Limits of the buffers that a worker keeps for reuse. Their sizes are multiples of
+// bufferStep up to maxFreeBuffer. Larger buffers, and those beyond maxFreeBytes in all,
+// are left to the garbage collector. A worker without transactions keeps none.
 const (
-	spareStep      = 256
-	maxSpareBuffer = 4 << 10
-	maxSpareBytes  = 1 << 20
+	bufferStep    = 256
+	maxFreeBuffer = 4 << 10
+	maxFreeBytes  = 1 << 20
 )
 
-// keep copies b into old, if that is large enough and no waste, or into memory
-// that was kept in before. What a transaction keeps is from here, and goes back
-// with forget: it is counted.
-func (w *worker) keep(old, b []byte) []byte {
-	if c := cap(old); old != nil && len(b) <= c && c <= max(2*len(b), spareStep) {
+// retainCopy copies b into old, if old is large enough and not wastefully large, else
+// into a free or new buffer. Messages that transactions keep are retained here: their
+// bytes count in heldBytes until releaseCopy.
+func (w *worker) retainCopy(old, b []byte) []byte {
+	if c := cap(old); old != nil && len(b) <= c && c <= max(2*len(b), bufferStep) {
 		return append(old[:0], b...)
 	}
-	w.forget(old)
+	w.releaseCopy(old)
 	size := max(len(b), 1)
-	if size <= maxSpareBuffer {
-		size = (size + spareStep - 1) / spareStep * spareStep
-		if s := &w.spare[size/spareStep-1]; len(*s) > 0 {
+	if size <= maxFreeBuffer {
+		size = (size + bufferStep - 1) / bufferStep * bufferStep
+		if s := &w.freeBuffers[size/bufferStep-1]; len(*s) > 0 {
 			old = (*s)[len(*s)-1]
 			*s = (*s)[:len(*s)-1]
-			w.spareBytes -= size
-			w.held += size
+			w.freeBytes -= size
+			w.heldBytes += size
 			return append(old[:0], b...)
 		}
 	}
-	w.held += size
+	w.heldBytes += size
 	return append(make([]byte, 0, size), b...)
 }
 
-// forget takes the memory of a kept message back. It returns nil.
-func (w *worker) forget(b []byte) []byte {
+// releaseCopy frees a buffer of retainCopy. It always returns nil.
+func (w *worker) releaseCopy(b []byte) []byte {
 	size := cap(b)
-	w.held -= size
-	if w.held == 0 {
-		clear(w.spare[:])
-		w.spareBytes = 0
+	w.heldBytes -= size
+	if w.heldBytes == 0 {
+		clear(w.freeBuffers[:])
+		w.freeBytes = 0
 		return nil
 	}
-	if 0 < size && size <= maxSpareBuffer && w.spareBytes+size <= maxSpareBytes {
-		s := &w.spare[size/spareStep-1]
+	if 0 < size && size <= maxFreeBuffer && w.freeBytes+size <= maxFreeBytes {
+		s := &w.freeBuffers[size/bufferStep-1]
 		*s = append(*s, b)
-		w.spareBytes += size
+		w.freeBytes += size
 	}
 	return nil
 }
 
-// trunkOf is the name of the trunk that a request comes from or goes to, "" if none.
-func (w *worker) trunkOf(p *packet, r *routing) string {
+// trunkName returns the name of the trunk that a request comes from or goes to, or "".
+func (w *worker) trunkName(p *packet, r *routeDecision) string {
 	t := r.trunk
 	if r.dst == edgeSide {
-		t = w.hop.trunkAt(r.to.to.Addr())
+		t = w.proxy.trunkAt(r.nextHop.addr.Addr())
 	} else if p.side == pbxSide {
-		t = w.hop.trunkAt(p.peer.Addr())
+		t = w.proxy.trunkAt(p.peer.Addr())
 	}
 	if t == nil {
 		return ""
@@ -743,32 +761,35 @@ func (w *worker) trunkOf(p *packet, r *routing) string {
 	return t.Name
 }
 
-// newID numbers client transactions so that the id tells the worker.
-func (w *worker) newID() uint64 {
-	w.lastID++
-	return (w.lastID*uint64(len(w.hop.workers)) + uint64(w.index)) & (1<<48 - 1)
+// newTxID returns the next id of a client transaction. The id modulo the number of
+// workers is the index of the worker.
+func (w *worker) newTxID() uint64 {
+	w.lastTxID++
+	return (w.lastTxID*uint64(len(w.proxy.workers)) + uint64(w.index)) & (1<<48 - 1)
 }
 
-// transactionSize is about what a server or client transaction takes up beside
-// the messages it keeps.
+// transactionSize is about the bytes that a server or client transaction takes up,
+// without the messages it retains.
 const transactionSize = 384
 
-func (w *worker) add(c *clientTx) {
-	w.held += transactionSize
+// addClientTx puts c into its table and counts its memory.
+func (w *worker) addClientTx(c *clientTx) {
+	w.heldBytes += transactionSize
 	if c.cancel {
-		w.cancels.put(c.id, c)
+		w.cancelTxs.put(c.id, c)
 		return
 	}
-	w.clients.put(c.id, c)
+	w.clientTxs.put(c.id, c)
 }
 
-func (w *worker) remove(c *clientTx) {
-	t := &w.clients
+// removeClientTx removes c, unless its id belongs to another transaction by now.
+func (w *worker) removeClientTx(c *clientTx) {
+	t := &w.clientTxs
 	if c.cancel {
-		t = &w.cancels
+		t = &w.cancelTxs
 	}
 	if t.m[c.id] == c {
 		t.remove(c.id)
-		w.held -= transactionSize
+		w.heldBytes -= transactionSize
 	}
 }

@@ -21,7 +21,7 @@ func followerMetrics(f *follower) []prometheus.Collector {
 }
 
 // hopMetrics are the hop's counts at /metrics.
-func hopMetrics(h *sip.Hop) []prometheus.Collector {
+func hopMetrics(h *sip.Proxy) []prometheus.Collector {
 	counter := func(name, help string, read func(sip.Stats) uint64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "bellhop", Subsystem: "sip", Name: name, Help: help},
 			func() float64 { return float64(read(h.Stats())) })

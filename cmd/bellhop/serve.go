@@ -68,7 +68,7 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 	beside, stopBeside := context.WithCancel(ctx)
 	defer stopBeside()
 	var helpers sync.WaitGroup
-	helpers.Go(func() { s.processors.fit(beside, s.hop.Crowded()) })
+	helpers.Go(func() { s.processors.fit(beside, s.hop.Backlog()) })
 	helpers.Go(func() { s.strain.run(beside) })
 	helpers.Go(func() { giveBack(beside) })
 	helpers.Go(func() {
@@ -219,7 +219,7 @@ func (s *service) run(ctx context.Context) error {
 // message to the follower's tracker, whose events go to the notifier, and its
 // calls to the keeper.
 type rooms struct {
-	hop      *sip.Hop
+	hop      *sip.Proxy
 	follower *follower
 	keeper   *keep.Keeper
 	notifier *notify.Notifier
@@ -257,7 +257,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 
 		StripIdentity: cfg.SIP.StripIdentity,
 		Key:           key,
-		Watch:         watch,
+		Observations:  watch,
 		Log:           log,
 		Net:           w.network,
 		Wall:          w.wall,
@@ -315,7 +315,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 	for _, l := range t.Dialogs() {
 		up = append(up, sip.Dialog{CallID: l.CallID, Tag: l.FromTag})
 	}
-	hop.TakeUp(up)
+	hop.RestoreDialogs(up)
 	f := newFollower(t, trace.New(cfg.Calls.Trace), watch, hop.Clock, n, k, w.prompt, log)
 	return &rooms{hop: hop, follower: f, keeper: k, notifier: n, node: node, log: log}, nil
 }
@@ -633,7 +633,7 @@ func (s *service) unready() []string {
 	if s.stopping.Load() {
 		why = append(why, "stopping: new calls are refused")
 	}
-	if !s.hop.Reachable() {
+	if !s.hop.PBXReachable() {
 		why = append(why, "no PBX answers OPTIONS")
 	}
 	if err := s.mender.ailing(); err != nil {

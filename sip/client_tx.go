@@ -1,0 +1,213 @@
+package sip
+
+// clientTx is one client transaction (RFC 3261 §17.1, RFC 6026 §8). It retransmits the
+// request until the next hop answers, and acknowledges failures of an INVITE.
+//
+//	INVITE      calling ──1xx──▶ proceeding
+//	               ├──────┬──────────┤
+//	             3xx‥6xx  2xx        B, C
+//	               ▼      ▼          ▼
+//	          completed accepted    terminated
+//	others      calling ──1xx──▶ proceeding ──final──▶ completed ──K──▶ terminated
+type clientTx struct {
+	worker  *worker
+	user    transactionUser // nil: responses are dropped
+	id      uint64
+	state   clientState
+	nextHop destination
+
+	invite   bool
+	loopHash uint32 // secret part of the branch; a forged response does not have it
+	cancel   bool   // the transaction is the CANCEL of the INVITE with the same id
+	request  []byte // as sent; nil after the final response
+	ack      []byte // ACK of a 3xx‥6xx to INVITE, for retransmissions
+
+	canceled bool // a CANCEL was sent
+	underWay bool // counted in Stats.Transactions
+
+	timer           timer
+	retransmitAfter instant // wait before the next retransmission: Timers A and E
+	deadline        instant // Timers B and F; C while proceeding
+}
+
+// clientState is a state of the diagram at clientTx.
+type clientState uint8
+
+const (
+	clientCalling    clientState = iota // request sent, no response yet
+	clientProceeding                    // a provisional response was received
+	clientAccepted                      // INVITE: a 2xx was received; more may follow
+	clientCompleted                     // a final response was received; repetitions are absorbed
+	clientTerminated
+)
+
+// transactionUser is the owner of a client transaction (RFC 3261 §5): it gets the
+// responses or the failure.
+type transactionUser interface {
+	// handleResponse is called for each new response. Repetitions are left out, except
+	// those of a 2xx to INVITE.
+	handleResponse(now instant, c *clientTx, m *message, p *packet)
+	// handleFailure is called at most once for a timeout or a transport error, when no
+	// final response will come. After ringTimeout the transaction goes on until the user
+	// terminates it.
+	handleFailure(now instant, c *clientTx, why failureReason)
+}
+
+// failureReason tells why a request gets no final response.
+type failureReason uint8
+
+const (
+	timedOut    failureReason = iota + 1 // Timer B or F
+	unreachable                          // the transport reports an error
+	ringTimeout                          // Timer C, or no final response after our CANCEL
+)
+
+// start sends the request. The timers are set before the first byte leaves, so that no
+// response can come before they run.
+func (c *clientTx) start(now instant) {
+	c.timer.owner = c
+	c.worker.addClientTx(c)
+	c.underWay = true
+	c.worker.proxy.stats.transactions.Add(1)
+	c.retransmitAfter = t1
+	c.deadline = now + timerB
+	if c.nextHop.reliable() {
+		c.worker.wheel.start(&c.timer, c.deadline)
+	} else {
+		c.worker.wheel.start(&c.timer, now+c.retransmitAfter)
+	}
+	if !c.worker.sendMessage(c.nextHop, c.request, c.id) {
+		c.fail(now, unreachable)
+	}
+}
+
+// handleResponse handles a response to the request.
+func (c *clientTx) handleResponse(now instant, m *message, p *packet) {
+	switch c.state {
+	case clientCalling, clientProceeding:
+		c.advanceState(now, m, p)
+	case clientAccepted:
+		if m.status/100 == 2 {
+			c.user.handleResponse(now, c, m, p)
+		}
+	case clientCompleted:
+		if c.invite && m.status >= 300 {
+			c.worker.sendMessage(c.nextHop, c.ack, 0)
+		}
+	case clientTerminated:
+	}
+}
+
+// advanceState moves the transaction to the state that a first final or provisional
+// response brings, and passes the response to the user.
+func (c *clientTx) advanceState(now instant, m *message, p *packet) {
+	user := c.user // on a stream the final response terminates the transaction and clears c.user
+	if sent := c.request; m.status >= 200 {
+		c.request, c.worker.answeredRequest = nil, sent
+		defer func() { c.worker.answeredRequest = c.worker.releaseCopy(sent) }()
+	}
+	switch {
+	case m.status < 200:
+		first := c.state == clientCalling
+		c.state = clientProceeding
+		if c.invite && !c.canceled && (first || m.status > 100) {
+			c.deadline = now + timerC
+			c.worker.wheel.start(&c.timer, c.deadline)
+		}
+	case c.invite && m.status < 300:
+		c.state = clientAccepted
+		c.worker.wheel.start(&c.timer, now+timerL)
+	case c.invite:
+		c.state = clientCompleted
+		c.ack = c.worker.retainCopy(nil, c.worker.makeACK(c.worker.answeredRequest, m))
+		c.worker.sendMessage(c.nextHop, c.ack, 0)
+		c.absorbRepetitions(now, timerD)
+	default:
+		c.state = clientCompleted
+		c.absorbRepetitions(now, timerK)
+	}
+	if m.status >= 200 {
+		c.markSettled()
+	}
+	if user != nil {
+		user.handleResponse(now, c, m, p)
+	}
+}
+
+// absorbRepetitions keeps the transaction for the given time, so that repetitions of the
+// final response find it. On a stream there are none, and it ends at once.
+func (c *clientTx) absorbRepetitions(now, long instant) {
+	if c.nextHop.reliable() {
+		c.terminate()
+		return
+	}
+	c.worker.wheel.start(&c.timer, now+long)
+}
+
+// handleTimer retransmits the request, reports a timeout or ends the transaction,
+// depending on the state.
+func (c *clientTx) handleTimer(now instant) {
+	switch c.state {
+	case clientCalling, clientProceeding:
+		switch {
+		case now < c.deadline:
+			c.retransmitRequest(now)
+		case c.invite && c.state == clientProceeding:
+			c.fail(now, ringTimeout)
+		default:
+			c.fail(now, timedOut)
+		}
+	case clientAccepted, clientCompleted:
+		c.terminate()
+	case clientTerminated:
+	}
+}
+
+// retransmitRequest sends the request again. Timer A doubles without bound. Timer E
+// doubles up to T2, and is T2 after a provisional response.
+func (c *clientTx) retransmitRequest(now instant) {
+	c.retransmitAfter *= 2
+	if !c.invite && (c.retransmitAfter > t2 || c.state == clientProceeding) {
+		c.retransmitAfter = t2
+	}
+	c.worker.wheel.start(&c.timer, min(now+c.retransmitAfter, c.deadline))
+	if !c.worker.sendMessage(c.nextHop, c.request, c.id) {
+		c.fail(now, unreachable)
+	}
+}
+
+// fail reports to the user that no final response will come, and terminates the
+// transaction. After ringTimeout the user decides: it may send CANCEL and wait further,
+// or terminate.
+func (c *clientTx) fail(now instant, why failureReason) {
+	if c.state != clientCalling && c.state != clientProceeding {
+		return
+	}
+	user := c.user
+	if why == ringTimeout {
+		user.handleFailure(now, c, why)
+		return
+	}
+	c.state = clientTerminated
+	if user != nil {
+		user.handleFailure(now, c, why)
+	}
+	c.terminate()
+}
+
+// markSettled takes the transaction out of Stats.Transactions.
+func (c *clientTx) markSettled() {
+	if c.underWay {
+		c.underWay = false
+		c.worker.proxy.stats.transactions.Add(-1)
+	}
+}
+
+// terminate removes the transaction from the worker's table and releases its messages.
+func (c *clientTx) terminate() {
+	c.state = clientTerminated
+	c.markSettled()
+	c.worker.wheel.stop(&c.timer)
+	c.worker.removeClientTx(c)
+	c.request, c.ack, c.user = c.worker.releaseCopy(c.request), c.worker.releaseCopy(c.ack), nil
+}

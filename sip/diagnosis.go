@@ -1,0 +1,345 @@
+package sip
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+)
+
+// This file detects a PBX that is configured in a way that calls fail or bypass the proxy.
+// No single message shows an error, so an operator would not find the cause.
+
+// symptom is a misconfiguration of a PBX that shows in its messages.
+type symptom uint8
+
+const (
+	pathIgnored          symptom = iota // it stores a binding without our Path
+	registerUnchallenged                // it refuses a REGISTER with 404, without a challenge
+	inviteUnchallenged                  // it refuses an INVITE of a phone with 404, without a challenge
+	unknownPort                         // requests from its address, but from another port, are refused
+	strangerAccepted                    // it accepts an unknown source's INVITE without a challenge
+	bindingLost                         // it calls a phone at our address, without our Path or Contact
+	phoneTakenForPBX                    // a phone with the same address as it and bellhop is taken for it
+	symptomCount                        // number of symptoms
+)
+
+const (
+	symptomLogInterval = instant(3600e9)      // shortest time between two log lines for a PBX and symptom
+	symptomLifetime    = instant(24 * 3600e9) // how long a symptom counts after it last showed
+	maxSubjectLen      = 100                  // bytes of a finding's subject
+)
+
+// trunkByAddress is the remedy for an Asterisk that identifies bellhop as a trunk.
+const trunkByAddress = "if it is an Asterisk, it takes bellhop's address for a trunk: remove match = with bellhop's address from every type = identify section " +
+	"(match_header = X-Bellhop-Trunk: SECRET identifies the trunk), and set endpoint_identifier_order = header,username,auth_username"
+
+// diagnosis is what the messages of one PBX have shown of its configuration. Workers
+// share it.
+type diagnosis struct {
+	findings [symptomCount]atomic.Pointer[finding] // the latest of each symptom; nil: none
+	loggedAt [symptomCount]atomic.Int64            // instant of the last log line; 0: none
+
+	registers          atomic.Bool // it registered a phone, or challenged its REGISTER
+	challengesRegister atomic.Bool // it challenged a REGISTER
+	knowsPath          atomic.Bool // it stated that it stores Path
+	usesPath           atomic.Bool // it sent a request along a Path
+	challengesInvite   atomic.Bool // it challenged an INVITE
+	acceptsInvite      atomic.Bool // it accepted an INVITE of a phone
+	acceptsWithoutAuth atomic.Bool // it accepted an INVITE of a registered phone without credentials
+}
+
+// finding is the address or user at which a symptom last showed, and the time.
+type finding struct {
+	subject string
+	at      instant
+}
+
+// explainSymptom describes a symptom and its remedy to an operator. subject is where it
+// showed.
+func explainSymptom(s symptom, pbx *pbx, subject string) string {
+	switch s {
+	case pathIgnored:
+		return fmt.Sprintf("PBX %s ignores Path: it registered %s without our Path, so its calls to that phone bypass bellhop and cause no events: "+
+			"in Asterisk set support_path = yes in every aor; for a PBX without Path set sip.register = \"contact\"", pbx.addr, subject)
+	case registerUnchallenged:
+		return fmt.Sprintf("PBX %s answers the REGISTER of %s with 404 instead of asking for a password: %s", pbx.addr, subject, trunkByAddress)
+	case inviteUnchallenged:
+		return fmt.Sprintf("PBX %s answers an INVITE of the phone at %s with 404 instead of asking for a password: %s", pbx.addr, subject, trunkByAddress)
+	case unknownPort:
+		if pbx.sharesOurAddr {
+			return fmt.Sprintf("requests from %s are taken for a phone's: if PBX %s sends from there too, have it send from that port alone, or give it an address that bellhop does not have, such as 127.0.0.2", subject, pbx.addr)
+		}
+		return fmt.Sprintf("requests from %s are refused as a phone's: if PBX %s sends from there too, as an external profile of FreeSWITCH does, set sip.pbx_sources = [%q]", subject, pbx.addr, pbx.addr.Addr())
+	case phoneTakenForPBX:
+		return fmt.Sprintf("a REGISTER from %s is refused because it is taken for one of the PBX %s, which has the same address as bellhop: phones there cannot use TCP: "+
+			"give the PBX an address that bellhop does not have, such as 127.0.0.2", subject, pbx.addr)
+	case strangerAccepted:
+		return fmt.Sprintf("PBX %s took a call of %s, which is no [[trunk]] and where no phone has registered, without asking for a password: %s; if it is a carrier, make it a [[trunk]] with a secret", pbx.addr, subject, trunkByAddress)
+	case bindingLost:
+		return fmt.Sprintf("PBX %s calls %s, which is bellhop itself: it has replaced the phone's Contact with bellhop's address and lost the phone's Path: "+
+			"in Asterisk set rewrite_contact = no, in FreeSWITCH remove sip-force-contact", pbx.addr, subject)
+	}
+	return ""
+}
+
+// noteSymptom records that a symptom showed at subject, and logs it at most once an
+// hour.
+func (px *Proxy) noteSymptom(now instant, pbx *pbx, s symptom, subject string) {
+	d := &pbx.diagnosis
+	subject = strings.Clone(cmp.Or(subject[:min(len(subject), maxSubjectLen)], "a phone"))
+	d.findings[s].Store(&finding{subject, now})
+	last := d.loggedAt[s].Load()
+	if last != 0 && now-instant(last) < symptomLogInterval || !d.loggedAt[s].CompareAndSwap(last, int64(max(now, 1))) {
+		return
+	}
+	px.log.Warn("PBX misconfigured", "pbx", pbx.addr.String(), "why", explainSymptom(s, pbx, subject))
+}
+
+// setOnce stores true if b is false. It writes only once, because workers share the
+// cache line.
+func setOnce(b *atomic.Bool) {
+	if !b.Load() {
+		b.Store(true)
+	}
+}
+
+// clearSymptom removes a symptom if it last showed at subject; "" stands for any
+// subject.
+func (d *diagnosis) clearSymptom(s symptom, subject string) {
+	if p := d.findings[s].Load(); p != nil && (subject == "" || p.subject == subject[:min(len(subject), maxSubjectLen)]) {
+		d.findings[s].CompareAndSwap(p, nil)
+	}
+}
+
+// Degraded returns a sentence for each detected misconfiguration of a PBX, with its
+// remedy. It is empty if there is none. It may be called from any goroutine at any time.
+func (px *Proxy) Degraded() (why []string) {
+	for _, pbx := range px.pbx {
+		d := &pbx.diagnosis
+		for s := range symptomCount {
+			if f := d.findings[s].Load(); f != nil && px.now()-f.at < symptomLifetime {
+				why = append(why, explainSymptom(s, pbx, f.subject))
+			}
+		}
+	}
+	return why
+}
+
+// diagnose examines a response of a PBX to a request of a phone.
+func (w *worker) diagnose(now instant, t *responseContext, m *message) {
+	if m.status == 100 || t.src != edgeSide || t.dst != pbxSide || t.trunk != "" {
+		return
+	}
+	if m.status == 403 || m.status == 404 || m.status == 482 {
+		w.proxy.diagnoseSource(now, t.server.upstream.peer(), m.status == 482)
+	}
+	register := m.isMethod("REGISTER")
+	if !register && !t.server.invite {
+		return
+	}
+	pbx := w.proxy.pbxAt(t.client.nextHop.peer())
+	if pbx == nil {
+		return
+	}
+	if register {
+		w.diagnoseRegister(now, t, m, pbx)
+	} else {
+		w.diagnoseInvite(now, t, m, pbx)
+	}
+}
+
+// diagnoseRegister examines the response to a REGISTER. A PBX that knows its users
+// challenges or registers each of them.
+func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, pbx *pbx) {
+	d := &pbx.diagnosis
+	switch {
+	case m.status/100 == 2, m.status == 401, m.status == 407:
+		setOnce(&d.registers)
+		if m.status >= 400 {
+			setOnce(&d.challengesRegister)
+		}
+		d.clearSymptom(registerUnchallenged, "")
+	case m.status == 404 && !t.hasCredentials && !d.registers.Load():
+		w.proxy.noteSymptom(now, pbx, registerUnchallenged, w.registeredAOR(m))
+	}
+	if m.status/100 != 2 {
+		return
+	}
+	w.proxy.phoneSources.add(t.server.upstream.peer().Addr(), now)
+	if !t.hasOurPath {
+		return
+	}
+	switch {
+	case m.hasField(hPath) || listsPath(m.b[:m.headLen]):
+		setOnce(&d.knowsPath)
+		if d.findings[pathIgnored].Load() != nil {
+			d.clearSymptom(pathIgnored, w.registeredAOR(m))
+		}
+	case !d.usesPath.Load() || d.knowsPath.Load():
+		w.proxy.noteSymptom(now, pbx, pathIgnored, w.registeredAOR(m))
+	}
+}
+
+// diagnoseInvite examines the response to an INVITE. A 404 is a sign only from a PBX
+// that challenges phones, and only if a phone has registered from the address of the
+// INVITE. Other PBXs answer a wrong number with 404.
+func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx *pbx) {
+	d, ip := &pbx.diagnosis, t.server.upstream.peer().Addr()
+	switch {
+	case t.inDialog:
+		return // a restarted PBX does not know the dialog
+	case m.status == 404:
+		if !t.hasCredentials && (d.challengesInvite.Load() || d.challengesRegister.Load() && !d.acceptsInvite.Load()) && w.proxy.phoneSources.has(ip, now) {
+			w.proxy.noteSymptom(now, pbx, inviteUnchallenged, ip.String())
+		}
+		return
+	case m.status == 401 || m.status == 407:
+		setOnce(&d.challengesInvite)
+	case acceptsCall(m.status):
+		setOnce(&d.acceptsInvite)
+		known := w.proxy.phoneSources.has(ip, now)
+		switch {
+		case t.hasCredentials:
+		case known:
+			setOnce(&d.acceptsWithoutAuth)
+			if d.challengesInvite.Load() {
+				d.clearSymptom(strangerAccepted, ip.String())
+			} else {
+				d.clearSymptom(strangerAccepted, "") // it challenges no caller
+			}
+		case d.challengesInvite.Load() || d.challengesRegister.Load() && !d.acceptsWithoutAuth.Load():
+			w.proxy.noteSymptom(now, pbx, strangerAccepted, ip.String())
+		}
+	}
+	if d.findings[inviteUnchallenged].Load() != nil {
+		d.clearSymptom(inviteUnchallenged, ip.String())
+	}
+}
+
+// acceptsCall reports whether a response to an INVITE shows that the PBX has called
+// somebody.
+func acceptsCall(status int) bool {
+	return 180 <= status && status < 300 || status == 486 || status == 600 || status == 603
+}
+
+// notePathUse notes that a PBX sent a request along our Path: it stores Path, even if it
+// does not state so in its 2xx as RFC 3327 §5.3 demands.
+func (px *Proxy) notePathUse(p *packet) {
+	pbx := px.pbxAt(p.peer)
+	if pbx == nil {
+		return
+	}
+	d := &pbx.diagnosis
+	setOnce(&d.usesPath)
+	if !d.knowsPath.Load() {
+		d.clearSymptom(pathIgnored, "")
+	}
+}
+
+// noteCallToUs notes that a PBX calls our own address, which names no phone.
+func (px *Proxy) noteCallToUs(p *packet) {
+	m := &p.msg
+	if pbx := px.pbxAt(p.peer); pbx != nil && m.initial() && m.isMethod("INVITE") && px.cfg.Register != RegisterNone {
+		px.noteSymptom(p.receivedAt, pbx, bindingLost, string(m.text(m.uri)))
+	}
+}
+
+// pbxAt returns the PBX at an address, or nil. Of several at one IP address, the one at
+// that port is preferred. A single PBX matches any address.
+func (px *Proxy) pbxAt(a netip.AddrPort) (found *pbx) {
+	if len(px.pbx) == 1 {
+		return px.pbx[0] // it may send from another address of its own
+	}
+	for _, p := range px.pbx {
+		if p.addr.AddrPort == a {
+			return p
+		}
+		if found == nil && p.addr.Addr() == a.Addr() {
+			found = p
+		}
+	}
+	return found
+}
+
+// diagnoseSource examines a request that was refused as a phone's. It may be the PBX's,
+// if it comes from the PBX's IP address and another port. sure means that no phone would
+// have sent such a request. Otherwise nothing is noted if a phone has registered from
+// that address, or if bellhop has the address too.
+func (px *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
+	for _, pbx := range px.pbx {
+		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !px.phoneSources.has(source.Addr(), now)) {
+			px.noteSymptom(now, pbx, unknownPort, source.String())
+			return
+		}
+	}
+}
+
+// diagnosePhone examines a REGISTER that was taken for the PBX's and refused. If the PBX
+// has the same IP address as bellhop, a phone at that address has sent it.
+func (px *Proxy) diagnosePhone(p *packet) {
+	for _, pbx := range px.pbx {
+		if pbx.sharesOurAddr && pbx.addr.Addr() == p.peer.Addr() && pbx.isSource(p.listener.proto, p.peer) {
+			px.noteSymptom(p.receivedAt, pbx, phoneTakenForPBX, p.peer.Addr().String())
+			return
+		}
+	}
+}
+
+// addsPath reports whether REGISTERs get our Path.
+func (c *Config) addsPath() bool { return c.Register == RegisterPath || c.Register == "" }
+
+// fieldValues returns the values of the header fields with one of these names, in lower
+// case. It is for header fields that the index does not know.
+func fieldValues(head []byte, names ...string) (values [][]byte) {
+	if end := bytes.Index(head, crlfcrlf); end >= 0 {
+		head = head[:end]
+	}
+	for line := range bytes.Lines(head) {
+		n, v, found := bytes.Cut(line, []byte(":"))
+		if !found {
+			continue
+		}
+		for _, name := range names {
+			if equalFold(bytes.TrimRight(n, " \t"), name) {
+				values = append(values, bytes.TrimSpace(v))
+			}
+		}
+	}
+	return values
+}
+
+// listsPath reports whether the Supported of a response lists Path.
+func listsPath(head []byte) bool {
+	for _, v := range fieldValues(head, "supported", "k") {
+		for tag := range bytes.SplitSeq(v, []byte(",")) {
+			if equalFold(bytes.TrimSpace(tag), "path") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// makesBinding reports whether a REGISTER makes or renews a binding. One that queries or
+// removes bindings does not.
+func (m *message) makesBinding() bool {
+	if !m.hasField(hContact) {
+		return false
+	}
+	for _, v := range fieldValues(m.b[:m.headLen], "expires") {
+		if string(v) == "0" {
+			return false
+		}
+	}
+	for i := range m.fields {
+		if f := &m.fields[i]; f.name == hContact {
+			if v := m.text(f.value); string(v) == "*" || bytes.Contains(bytes.ToLower(v), []byte("expires=0")) {
+				return false
+			}
+		}
+	}
+	return true
+}

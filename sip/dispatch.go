@@ -1,0 +1,68 @@
+package sip
+
+import "hash/maphash"
+
+// dispatch passes an indexed packet to its worker. If the queue is full, a datagram is
+// dropped and counted; a stream waits.
+//
+// idle reports that the socket has no backlog. The worker may then handle p inline, on
+// this goroutine. Messages in a backlog are queued, so that several workers share them.
+func (px *Proxy) dispatch(p *packet, idle bool) {
+	px.stats.received.Add(1)
+	p.side = px.sideOf(p)
+	w := px.workerFor(&p.msg)
+	if w == nil {
+		px.stats.stray.Add(1)
+		p.release()
+		return
+	}
+	in := workItem{packet: p}
+	if idle && w.tryInline(in) {
+		return
+	}
+	r := px.priorityOf(p)
+	if r == fromStranger && w.shedding.Load() {
+		px.stats.shed.Add(1)
+		p.release()
+		return
+	}
+	if w.enqueue(in, r) {
+		return
+	}
+	if p.conn != nil && w.enqueueWaiting(in, r, p.conn.done) { // the sender can be made to wait
+		return
+	}
+	px.stats.dropped.Add(1)
+	p.release()
+}
+
+// workerFor returns the worker of a message. A request belongs to the worker of its
+// Call-ID. A response belongs to the worker whose id is in our branch; nil if the branch
+// is not ours.
+func (px *Proxy) workerFor(m *message) *worker {
+	n := uint64(len(px.workers))
+	if m.isRequest() {
+		return px.workerOfCallID(m.text(m.callID))
+	}
+	id, _, ok := px.openBranch(m.text(m.via.branch))
+	if !ok {
+		return nil
+	}
+	return px.workers[id%n]
+}
+
+// workerOfCallID returns the worker that handles the requests with a Call-ID.
+func (px *Proxy) workerOfCallID(callID []byte) *worker {
+	return px.workers[maphash.Bytes(px.hashSeed, callID)%uint64(len(px.workers))]
+}
+
+// reportFailedTx informs the worker of a client transaction that its request could not
+// be sent. id 0 is none.
+func (px *Proxy) reportFailedTx(id uint64) {
+	if id == 0 {
+		return
+	}
+	if !px.workers[id%uint64(len(px.workers))].enqueue(workItem{failedTx: id}, inDialog) {
+		px.stats.dropped.Add(1) // Timer B or F ends the transaction
+	}
+}

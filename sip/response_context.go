@@ -1,0 +1,122 @@
+package sip
+
+import "bellhop/dialog"
+
+// responseContext is one request on its way through the proxy (RFC 3261 §16.6–16.7): its
+// server transaction towards the sender and its client transaction towards the next hop.
+type responseContext struct {
+	worker *worker
+	server serverTx
+	client clientTx
+
+	canceled       bool   // the sender sent CANCEL
+	hasCredentials bool   // the request has Authorization or Proxy-Authorization
+	inDialog       bool   // the request has a To tag
+	hasOurPath     bool   // a REGISTER that makes a binding and carries our Path
+	cancelFields   []byte // header fields of the received CANCEL that our CANCEL repeats
+
+	// The fields below go into the observation of each response.
+	branch   string
+	src, dst dialog.Side
+	trunk    string
+}
+
+// handleResponse forwards a response of the next hop (RFC 3261 §16.7).
+//
+// A 100 is not forwarded: it is hop by hop. sofia-sip copies our Via alone into some
+// responses. A final response without a second Via is forwarded all the same: our branch
+// names its request, and rewriteResponse puts the Vias of that request back.
+//
+// The response is observed before it is sent, so that every message it causes, on
+// another leg of the call too, is observed after it.
+func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p *packet) {
+	if t.worker.proxy.cfg.Register == RegisterContact && m.status/100 == 2 && m.isMethod("REGISTER") {
+		t.worker.restoreContacts(p)
+	}
+	t.worker.observeResponse(t, p)
+	t.worker.diagnose(now, t, m)
+	if m.status >= 200 {
+		t.cancelFields = t.worker.releaseCopy(t.cancelFields)
+		t.worker.rememberAccepted(now, t, m)
+	}
+	if m.status > 100 && (t.worker.answeredRequest != nil || m.hasNextVia()) {
+		if m.isMethod("BYE") && (m.status/100 == 2 || m.status == 481) {
+			t.worker.oldDialogs.remove(m.text(m.callID))
+		}
+		b, status := t.worker.rewriteResponse(p, t.server.upstream)
+		t.server.sendResponse(now, status, b)
+	}
+	if m.status < 200 && t.canceled {
+		t.sendCancel(now)
+	}
+}
+
+// handleFailure answers the sender when the next hop gives no final response.
+func (t *responseContext) handleFailure(now instant, c *clientTx, why failureReason) {
+	if why != ringTimeout || c.canceled {
+		t.cancelFields = t.worker.releaseCopy(t.cancelFields)
+	}
+	switch {
+	case why == ringTimeout && !c.canceled:
+		t.sendCancel(now)
+	case why == unreachable && t.canceled:
+		t.sendOwnFinal(now, 487, "Request Terminated") // the CANCEL cannot be sent either
+	case why == unreachable:
+		// A transport error counts as 503, and 503 leaves as 500 (RFC 3261 §16.7, §16.9).
+		t.sendOwnFinal(now, 500, "Next Hop Unreachable")
+	case why == ringTimeout && t.canceled:
+		t.cancelFields = t.worker.releaseCopy(t.cancelFields)
+		t.sendOwnFinal(now, 487, "Request Terminated")
+		c.terminate()
+	case !t.server.invite:
+		// RFC 4320 §4.1: no 408 to a non-INVITE request; the sender has timed out too.
+		t.server.terminate()
+	default:
+		t.sendOwnFinal(now, 408, "Request Timeout")
+		c.terminate()
+	}
+}
+
+// cancelInvite handles the sender's CANCEL (RFC 3261 §16.10). Our own CANCEL waits for
+// the first provisional response of the next hop. The final response still comes from
+// the next hop and may be a 2xx.
+func (t *responseContext) cancelInvite(now instant, m *message) {
+	if t.canceled || t.client.state != clientCalling && t.client.state != clientProceeding {
+		return
+	}
+	t.canceled = true
+	t.cancelFields = t.worker.retainCopy(nil, cancelFields(m, t.worker.proxy.cfg.StripIdentity && t.src == edgeSide && t.trunk == ""))
+	if t.client.state == clientProceeding {
+		t.sendCancel(now)
+	}
+}
+
+// sendCancel sends CANCEL to the next hop, at most once, and waits 64*T1 for the final
+// response (RFC 3261 §9.1).
+func (t *responseContext) sendCancel(now instant) {
+	c := &t.client
+	if c.canceled || c.state != clientProceeding {
+		return
+	}
+	c.canceled = true
+	c.deadline = now + timerB
+	t.worker.wheel.start(&c.timer, c.deadline)
+	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.retainCopy(nil, t.worker.makeCancel(c.request, t.cancelFields))}
+	t.cancelFields = t.worker.releaseCopy(t.cancelFields)
+	k.start(now)
+}
+
+// sendOwnFinal sends a final response that the proxy makes itself.
+func (t *responseContext) sendOwnFinal(now instant, status int, phrase string) {
+	b := t.worker.makeResponseTo(t.client.request, status, phrase)
+	t.worker.observeOwn(t, b)
+	t.server.sendResponse(now, status, b)
+}
+
+// sendTrying sends 100 if no response has been sent yet (RFC 3261 §16.2). It is called
+// tryingDelay after the INVITE.
+func (t *responseContext) sendTrying() {
+	if t.server.lastResponse == nil {
+		t.server.sendResponse(t.worker.now(), 100, t.worker.makeResponseTo(t.client.request, 100, "Trying"))
+	}
+}

@@ -1,0 +1,174 @@
+package sip
+
+// serverTx is one server transaction (RFC 3261 §17.2, RFC 6026 §8). It absorbs
+// retransmissions of the request and repeats the response.
+//
+//	INVITE      proceeding ──2xx──▶ accepted ──L──▶ terminated
+//	                │
+//	                └───3xx‥6xx──▶ completed ──ACK──▶ confirmed ──I──▶ terminated
+//	                                   └──H──▶ terminated
+//	others      proceeding ──final─▶ completed ──J──▶ terminated
+type serverTx struct {
+	worker   *worker
+	key      serverKey
+	state    serverState
+	upstream destination
+
+	invite       bool
+	lastResponse []byte // answers a retransmitted request; nil: none is sent
+	creditBytes  int    // bytes received less bytes sent back, see sendWithinCredit
+	repeated2xx  uint8  // repetitions of a 2xx that were sent
+	sent1xx      bool   // a 1xx was sent: the client stops retransmitting its INVITE
+
+	timer           timer
+	retransmitAfter instant // wait before the next retransmission of lastResponse: Timer G
+	ackDeadline     instant // Timer H
+	context         *responseContext
+}
+
+// serverState is a state of the diagram at serverTx.
+type serverState uint8
+
+const (
+	serverProceeding serverState = iota // no final response was sent
+	serverAccepted                      // INVITE: a 2xx was sent; the UAS repeats it, not the proxy
+	serverCompleted                     // a final response was sent; INVITE: a 3xx‥6xx without ACK so far
+	serverConfirmed                     // INVITE: the ACK has come; further ACKs are absorbed
+	serverTerminated
+)
+
+// start puts the transaction into the worker's table. size is the size of the request in
+// bytes.
+func (s *serverTx) start(w *worker, key serverKey, upstream destination, invite bool, size int) {
+	s.worker, s.key, s.upstream, s.invite, s.creditBytes = w, key, upstream, invite, size
+	s.timer.owner = s
+	w.serverTxs.put(key, s)
+	w.heldBytes += transactionSize
+}
+
+// handleRetransmission answers a retransmission of the request.
+func (s *serverTx) handleRetransmission(p *packet) {
+	s.creditBytes += len(p.buf)
+	switch s.state {
+	case serverProceeding, serverCompleted:
+		if s.lastResponse != nil {
+			s.sendWithinCredit(s.lastResponse, false)
+		}
+	case serverAccepted, serverConfirmed, serverTerminated:
+		// The UAS repeats a 2xx; after the ACK no response is due.
+	}
+}
+
+// sendResponse sends a response and moves to the state it brings. b is not kept.
+func (s *serverTx) sendResponse(now instant, status int, b []byte) {
+	owed := s.state == serverProceeding && status > 100 && (status < 300 || s.sent1xx)
+	switch {
+	case s.state == serverAccepted && status/100 == 2:
+		// A 2xx of another fork, or a repetition: the first may have been lost.
+		if owed = s.repeated2xx < maxRepeated2xx; owed {
+			s.repeated2xx++
+		}
+	case s.state != serverProceeding:
+		return
+	case status < 200:
+		s.retainResponse(b)
+	case s.invite && status < 300:
+		s.state = serverAccepted
+		s.lastResponse = s.worker.releaseCopy(s.lastResponse)
+		s.worker.wheel.start(&s.timer, now+timerL)
+	case s.invite:
+		s.state = serverCompleted
+		s.retainResponse(b)
+		s.ackDeadline = now + timerH
+		s.retransmitAfter = t1
+		if s.upstream.reliable() {
+			s.worker.wheel.start(&s.timer, s.ackDeadline)
+		} else {
+			s.worker.wheel.start(&s.timer, now+s.retransmitAfter)
+		}
+	case s.upstream.reliable():
+		s.terminate()
+	default:
+		s.state = serverCompleted
+		s.retainResponse(b)
+		s.worker.wheel.start(&s.timer, now+timerJ)
+	}
+	s.sendWithinCredit(b, owed)
+}
+
+func (s *serverTx) retainResponse(b []byte) { s.lastResponse = s.worker.retainCopy(s.lastResponse, b) }
+
+// maxRepeated2xx is how many repetitions of a 2xx go to a source that has not proved its
+// address. One 2xx alone may be lost, and with it the call. All eleven repetitions of
+// RFC 3261 §13.3.1.4 would amplify a reflection.
+const maxRepeated2xx = 2
+
+// sendWithinCredit sends a response, unless it would reflect more bytes to a forged
+// source than the source sent.
+//
+// Until the source has proved its address, all responses to an INVITE together are no
+// larger than the INVITE and its retransmissions. A larger failure waits for the next
+// retransmission. An owed response is always sent, once: a 1xx or 2xx, because the PBX
+// has taken the call, and the final response after a 1xx, because the client retransmits
+// its INVITE no more.
+func (s *serverTx) sendWithinCredit(b []byte, owed bool) {
+	if s.invite && !owed && s.creditBytes < len(b) && !s.worker.isProven(s.upstream) {
+		s.worker.proxy.stats.withheld.Add(1)
+		return
+	}
+	s.sent1xx = s.sent1xx || s.state == serverProceeding
+	s.creditBytes -= len(b)
+	s.worker.sendMessage(s.upstream, b, 0)
+}
+
+// handleACK handles an ACK with the transaction's branch, and reports whether the
+// transaction absorbs it. The ACK of a 2xx is not absorbed: it goes on to the UAS.
+func (s *serverTx) handleACK(now instant) bool {
+	switch s.state {
+	case serverCompleted:
+		s.state = serverConfirmed
+		s.lastResponse = s.worker.releaseCopy(s.lastResponse)
+		if s.upstream.reliable() {
+			s.terminate()
+		} else {
+			s.worker.wheel.start(&s.timer, now+timerI)
+		}
+		return true
+	case serverConfirmed, serverProceeding:
+		return true
+	case serverAccepted, serverTerminated:
+	}
+	return false
+}
+
+// handleTimer sends 100, retransmits the final response or ends the transaction,
+// depending on the state.
+func (s *serverTx) handleTimer(now instant) {
+	switch s.state {
+	case serverProceeding:
+		s.context.sendTrying()
+	case serverCompleted:
+		if !s.invite || now >= s.ackDeadline {
+			s.terminate()
+			return
+		}
+		s.sendWithinCredit(s.lastResponse, false)
+		s.retransmitAfter = min(2*s.retransmitAfter, t2)
+		s.worker.wheel.start(&s.timer, min(now+s.retransmitAfter, s.ackDeadline))
+	case serverAccepted, serverConfirmed:
+		s.terminate()
+	case serverTerminated:
+	}
+}
+
+// terminate removes the transaction from the worker's table and releases its response.
+func (s *serverTx) terminate() {
+	if s.state == serverTerminated {
+		return
+	}
+	s.state = serverTerminated
+	s.worker.wheel.stop(&s.timer)
+	s.worker.serverTxs.remove(s.key)
+	s.worker.heldBytes -= transactionSize
+	s.lastResponse, s.context = s.worker.releaseCopy(s.lastResponse), nil
+}
