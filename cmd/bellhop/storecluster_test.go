@@ -56,7 +56,7 @@ func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js = must[jetstream.JetStream](t)(jetstream.New(nc))
+	js = must[jetstream.JetStream](t)(jetstream.New(nc, jetstream.WithDefaultTimeout(patience)))
 	for begin := time.Now(); ; sleep(t.Context(), 50*time.Millisecond) {
 		_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "READY", Replicas: 3})
 		if err == nil {

@@ -61,7 +61,7 @@ func startNATS(t *testing.T, dir string) (url string, js jetstream.JetStream) {
 		nc, err := nats.Connect(url)
 		if err == nil {
 			t.Cleanup(nc.Close)
-			return url, must[jetstream.JetStream](t)(jetstream.New(nc))
+			return url, must[jetstream.JetStream](t)(jetstream.New(nc, jetstream.WithDefaultTimeout(patience)))
 		}
 		select {
 		case <-p.done:
@@ -213,7 +213,7 @@ func embedded(t *testing.T, dir string) (*migration, func()) {
 		t.Fatal(err)
 	}
 	nc := must[*nats.Conn](t)(connectStore(c, m, quiet()))
-	js := must[jetstream.JetStream](t)(jetstream.New(nc))
+	js := must[jetstream.JetStream](t)(jetstream.New(nc, jetstream.WithDefaultTimeout(patience)))
 	return &migration{js: js, config: c, embedded: true, check: m.check, log: quiet(), stalled: patience}, func() {
 		nc.Close()
 		m.stop()

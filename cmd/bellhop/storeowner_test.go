@@ -256,7 +256,7 @@ func TestOlderBuildRuns(t *testing.T) {
 	want := snapshotOf(t, js)
 	nc := must[*nats.Conn](t)(connectStore(c, nil, quiet()))
 	defer nc.Close()
-	g := &migration{js: must[jetstream.JetStream](t)(jetstream.New(nc)), config: c, log: quiet(), stalled: patience}
+	g := &migration{js: must[jetstream.JetStream](t)(jetstream.New(nc, jetstream.WithDefaultTimeout(patience))), config: c, log: quiet(), stalled: patience}
 	wantError(t, g.run(t.Context()), "older build", "stop")
 	wantUntouched(t, js, want)
 	if err := watch.Stop(); err != nil {
@@ -274,7 +274,7 @@ func TestOlderBuildComesBack(t *testing.T) {
 	nc := must[*nats.Conn](t)(connectStore(c, nil, quiet()))
 	defer nc.Close()
 	late := 0
-	g := &migration{js: must[jetstream.JetStream](t)(jetstream.New(nc)), config: c, log: quiet(), stalled: patience}
+	g := &migration{js: must[jetstream.JetStream](t)(jetstream.New(nc, jetstream.WithDefaultTimeout(patience))), config: c, log: quiet(), stalled: patience}
 	g.between = func(step string) {
 		if !strings.HasPrefix(step, "promote bellhop_") && !strings.HasPrefix(step, "delete") && step != "finish" {
 			return
