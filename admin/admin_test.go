@@ -592,9 +592,10 @@ func TestMetrics(t *testing.T) {
 	for _, want := range []string{
 		"\nbellhop_sip_messages_total 7\n",
 		"\nbellhop_subscriptions 1\n",
-		"\nbellhop_events_said_total 0\n",
+		"\nbellhop_events_published_total 0\n",
+		"\nbellhop_subscriptions_disabled 0\n",
 		"\nbellhop_deliveries_total{outcome=\"delivered\"} 0\n",
-		"\nbellhop_delivery_attempts_unrecorded_total 0\n",
+		"\nbellhop_delivery_log_dropped_total 0\n",
 		"\nbellhop_build_info{version=\"v0\"} 1\n",
 		"\nprocess_open_fds ",
 		"\ngo_goroutines ",

@@ -179,10 +179,10 @@ func TestStatus(t *testing.T) {
 	}
 	want := object{
 		"version": "v0", "node": "ONE", "started": got["started"], "uptime": got["uptime"],
-		"delivers": false, "ready": true, "reasons": []any{}, "degraded": []any{}, "store": object{"ok": true, "losses": []any{}},
+		"delivering": false, "ready": true, "reasons": []any{}, "degraded": []any{}, "store": object{"ok": true, "losses": []any{}},
 		"calls": 2.0, "streams": 1.0, "attempts_suppressed": 7.0,
 		"subscriptions": object{"all": 2.0, "active": 1.0, "paused": 0.0, "disabled": 1.0},
-		"events":        object{"said": 2.0, "dropped": 0.0, "unsaid": 0.0},
+		"events":        object{"published": 2.0, "dropped": 0.0, "unpublished": 0.0},
 		"deliveries":    object{"pending": 0.0, "delivered": 0.0, "expired": 0.0, "refused": 0.0, "canceled": 0.0, "failed_attempts": 0.0},
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -196,7 +196,7 @@ func TestStatus(t *testing.T) {
 	}
 	failing, reasons = errors.New("the tracker is busy"), []string{"draining"}
 	got = r.want(200, "GET", "/v1/status", nil)
-	if got["delivers"] != true || got["ready"] != false || !cmp.Equal(got["reasons"], []any{"draining"}) || got["calls"] != nil {
+	if got["delivering"] != true || got["ready"] != false || !cmp.Equal(got["reasons"], []any{"draining"}) || got["calls"] != nil {
 		t.Errorf("got %v", got)
 	}
 	r.store.Close()

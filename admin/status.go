@@ -9,14 +9,14 @@ import (
 
 // A Status is how a bellhop is. Counts of what was are since its start.
 type Status struct {
-	Version  string    `json:"version"`
-	Node     string    `json:"node,omitempty" doc:"Its name among those that share the store"`
-	Started  time.Time `json:"started"`
-	Uptime   int64     `json:"uptime" doc:"Seconds"`
-	Delivers bool      `json:"delivers" doc:"This node makes the callbacks: of those that share a store, one does"`
-	Ready    bool      `json:"ready"`
-	Reasons  []string  `json:"reasons" nullable:"false" doc:"Why it is not ready"`
-	Degraded []string  `json:"degraded" nullable:"false" doc:"What is wrong although it does its work"`
+	Version    string    `json:"version"`
+	Node       string    `json:"node,omitempty" doc:"Its name among those that share the store"`
+	Started    time.Time `json:"started"`
+	Uptime     int64     `json:"uptime" doc:"Seconds"`
+	Delivering bool      `json:"delivering" doc:"This node sends the callbacks; of the nodes that share a store, one does"`
+	Ready      bool      `json:"ready"`
+	Reasons    []string  `json:"reasons" nullable:"false" doc:"Why it is not ready"`
+	Degraded   []string  `json:"degraded" nullable:"false" doc:"What is wrong although it does its work"`
 
 	Store struct {
 		OK  bool   `json:"ok"`
@@ -38,9 +38,9 @@ type Status struct {
 	} `json:"subscriptions"`
 
 	Events struct {
-		Said    uint64 `json:"said" doc:"Written to the event log"`
-		Dropped uint64 `json:"dropped" doc:"That found no room while the store was slow or gone"`
-		Unsaid  int    `json:"unsaid" doc:"That wait to be written"`
+		Published   uint64 `json:"published" doc:"Events written to the event log"`
+		Dropped     uint64 `json:"dropped" doc:"Events lost because the buffer was full while the store was slow or down"`
+		Unpublished int    `json:"unpublished" doc:"Events waiting to be written to the event log"`
 	} `json:"events"`
 
 	Deliveries struct {
@@ -57,14 +57,14 @@ type Status struct {
 func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Status }, error) {
 	n := s.config.Notifier
 	out := &struct{ Body Status }{Status{
-		Version:  s.config.Version,
-		Node:     s.config.Node,
-		Started:  s.started.UTC().Truncate(time.Second),
-		Uptime:   int64(time.Since(s.started).Seconds()),
-		Delivers: n.Delivers(),
-		Reasons:  append([]string{}, s.reasons()...),
-		Degraded: append([]string{}, s.degraded()...),
-		Streams:  s.streams.count(),
+		Version:    s.config.Version,
+		Node:       s.config.Node,
+		Started:    s.started.UTC().Truncate(time.Second),
+		Uptime:     int64(time.Since(s.started).Seconds()),
+		Delivering: n.Delivers(),
+		Reasons:    append([]string{}, s.reasons()...),
+		Degraded:   append([]string{}, s.degraded()...),
+		Streams:    s.streams.count(),
 	}}
 	v := &out.Body
 	if s.config.Suppressed != nil {
@@ -93,7 +93,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 		}
 	}
 	stats := n.Stats()
-	v.Events.Said, v.Events.Dropped, v.Events.Unsaid = stats.Said, stats.Dropped, stats.Unsaid
+	v.Events.Published, v.Events.Dropped, v.Events.Unpublished = stats.Said, stats.Dropped, stats.Unsaid
 	d := &v.Deliveries
 	d.Pending, d.Failed = stats.Pending, stats.Failed
 	d.Delivered, d.Expired, d.Refused, d.Canceled = stats.Delivered, stats.Expired, stats.Refused, stats.Canceled
