@@ -147,9 +147,9 @@ func (rs *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // lacking says what a token lacks that may not use a route.
 var lacking = map[right]string{
-	toAdminister: "this needs a token of scope admin",
-	toWrite:      "this token may only read",
-	toReadAll:    "this concerns all extensions: it needs a token that is bound to none",
+	toAdminister: "use a token with scope admin",
+	toWrite:      "this token is read-only: use one with scope write",
+	toReadAll:    "this token is bound to extensions: use one that is not",
 }
 
 // admit answers 401 to nobody, and 429 to who asks too often. Others are in the
@@ -162,13 +162,13 @@ func (s *Server) admit(find func(*http.Request, time.Time) (*access, bool), refu
 		who, ok := find(r, now)
 		switch {
 		case !ok:
-			tooMany(w, s.failures.of(peerOf(r)), now, refuse, "too many requests from this address had no token, or a wrong one")
+			tooMany(w, s.failures.of(peerOf(r)), now, refuse, "too many requests from this address without a valid token: wait as long as Retry-After says")
 		case who == nil:
 			w.Header().Set("WWW-Authenticate", `Bearer realm="bellhop"`)
-			refuse(w, http.StatusUnauthorized, "send a token as Authorization: Bearer; the first is in admin.token of the config, or in the file admin.token of store.dir")
+			refuse(w, http.StatusUnauthorized, "send a valid token as Authorization: Bearer TOKEN; the first one is admin.token in the config, or the file admin.token in store.dir")
 		default:
 			if !who.limit.AllowN(now, 1) {
-				tooMany(w, who.limit, now, refuse, "too many requests with this token")
+				tooMany(w, who.limit, now, refuse, "too many requests with this token: wait as long as Retry-After says")
 				return
 			}
 			showLimit(w, who.limit, now)

@@ -276,7 +276,7 @@ func (s *Server) routes() http.Handler {
 func (s *Server) guarded(refuse refusal, h http.Handler) http.Handler {
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		refuse(w, http.StatusForbidden, "a page of another origin may not change anything here")
+		refuse(w, http.StatusForbidden, "cross-origin request denied: send changes from bellhop's own page or from an API client")
 	}))
 	return s.recovered(refuse, bounded(refuse, legible(refuse, sameOrigin.Handler(h))))
 }
@@ -286,7 +286,7 @@ const maxBody = 64 << 10
 
 func apiConfig(version string) huma.Config {
 	c := huma.DefaultConfig("bellhop", version)
-	c.Info.Description = "Subscriptions to what happens to the extensions of a PBX, and what happened."
+	c.Info.Description = "Manage webhook subscriptions to the extensions of a PBX, and read calls, events and deliveries."
 	c.Info.License = &huma.License{Name: "Apache 2.0", Identifier: "Apache-2.0"}
 	c.Servers = []*huma.Server{{URL: "/"}} // where the description is read
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", "", nil
@@ -364,10 +364,10 @@ func bounded(refuse refusal, h http.Handler) http.Handler {
 		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 		switch {
 		case err != nil:
-			refuse(w, http.StatusBadRequest, "the body cannot be read")
+			refuse(w, http.StatusBadRequest, "the body cannot be read: send it whole, within 15 s")
 		case len(body) > maxBody:
 			io.CopyN(io.Discard, r.Body, 1<<20)
-			refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("a body has at most %d bytes", maxBody))
+			refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is too large: send at most %d bytes", maxBody))
 		default:
 			r.Body = io.NopCloser(bytes.NewReader(bytes.TrimPrefix(body, byteOrderMark)))
 			h.ServeHTTP(w, r)
@@ -390,7 +390,7 @@ func trimmed(h http.Handler) http.Handler {
 			r = &r2
 		}
 		if escaped := r.URL.EscapedPath(); path.Clean(escaped) != escaped {
-			problem(w, http.StatusNotFound, "the path has an empty segment, or one that is . or ..")
+			problem(w, http.StatusNotFound, "the path has an empty, . or .. segment: remove it")
 			return
 		}
 		h.ServeHTTP(w, r)
@@ -402,7 +402,7 @@ func trimmed(h http.Handler) http.Handler {
 // if the path has one, 422 if the query does.
 func shortNames(next http.Handler) http.Handler {
 	long := func(name string) bool { return len(name) > dialog.MaxName }
-	const detail = "a name has at most 256 bytes"
+	const detail = "name too long: at most 256 bytes"
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if slices.ContainsFunc(segments(r.URL), long) {
 			problem(w, http.StatusNotFound, detail)

@@ -19,11 +19,11 @@ import (
 // redelivery or replay. The JSON form is stored: fields are only ever added.
 type Entry struct {
 	At     time.Time `json:"at"`
-	By     string    `json:"by" doc:"The id of the token, or config"`
-	Did    string    `json:"did" doc:"The operationId of what was done"`
-	ID     string    `json:"id" doc:"Of what it was done to"`
-	Before any       `json:"before,omitempty" doc:"As it was, without secrets and the values of headers"`
-	After  any       `json:"after,omitempty" doc:"As it is since"`
+	By     string    `json:"by" doc:"ID of the token that made the request; config for the token of the config file"`
+	Did    string    `json:"did" doc:"operationId of the request"`
+	ID     string    `json:"id" doc:"ID of the subscription, delivery or token"`
+	Before any       `json:"before,omitempty" doc:"The object before the change, without secrets and header values"`
+	After  any       `json:"after,omitempty" doc:"The object after the change, without secrets and header values"`
 }
 
 // openAudit opens the audit log.
@@ -102,7 +102,7 @@ func masked(sub notify.Subscription) notify.Subscription {
 // listAudit reads from the end of the log; its cursor is the place of the last
 // entry of the page before.
 func (s *Server) listAudit(ctx context.Context, in *struct {
-	Cursor string `query:"cursor" doc:"next of the page before"`
+	Cursor string `query:"cursor" doc:"next from the previous page"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 }) (*listed[Entry], error) {
 	info, err := s.auditLog.Info(ctx)
@@ -113,7 +113,7 @@ func (s *Server) listAudit(ctx context.Context, in *struct {
 	if in.Cursor != "" {
 		before, err := strconv.ParseUint(in.Cursor, 10, 64)
 		if err != nil {
-			return nil, unprocessable("query.cursor", "is not the next of a page")
+			return nil, unprocessable("query.cursor", "unknown cursor; use next from the previous page")
 		}
 		next = min(next, before)
 	}

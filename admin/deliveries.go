@@ -10,30 +10,30 @@ import (
 
 // A Delivery is a [notify.Delivery] as the API shows it.
 type Delivery struct {
-	ID           string     `json:"id" doc:"Its webhook-id"`
+	ID           string     `json:"id" doc:"The webhook-id of its requests"`
 	Subscription string     `json:"subscription_id"`
 	Event        string     `json:"event_id"`
 	Type         string     `json:"event_type"`
-	Timestamp    time.Time  `json:"timestamp" doc:"Of the event"`
+	Timestamp    time.Time  `json:"timestamp" doc:"Time of the event"`
 	Call         string     `json:"call_id,omitempty"`
-	Extension    string     `json:"extension,omitempty" doc:"With its domain, if known"`
+	Extension    string     `json:"extension,omitempty" doc:"Extension of the event, with its domain if known"`
 	State        string     `json:"state" enum:"waiting,delivered,expired,refused,canceled"`
-	Next         *time.Time `json:"next_attempt,omitempty" doc:"If it waits for one; not before its turn has come, nor while the subscription is paused"`
-	Attempts     []Attempt  `json:"attempts" nullable:"false" doc:"The oldest first"`
+	Next         *time.Time `json:"next_attempt,omitempty" doc:"Time of the next attempt of a waiting delivery; later if the queue of its call or a pause holds it back"`
+	Attempts     []Attempt  `json:"attempts" nullable:"false" doc:"Oldest first"`
 }
 
 // An Attempt is a [notify.Attempt] as the API shows it.
 type Attempt struct {
-	Number   int             `json:"number,omitempty" doc:"1, 2, 3 and so on; left out if none was made, or by hand"`
-	At       time.Time       `json:"at" doc:"When it began"`
-	Duration int64           `json:"duration" doc:"Microseconds"`
-	Status   int             `json:"status,omitempty" doc:"Of HTTP; left out if no answer came"`
-	Error    string          `json:"error,omitempty" doc:"Why it failed"`
-	Outcome  string          `json:"outcome" enum:"waiting,delivered,expired,refused,canceled,failed" doc:"How the delivery stood after it; failed: as before"`
-	Next     *time.Time      `json:"next_attempt,omitempty" doc:"When the next was due"`
-	ByHand   bool            `json:"by_hand,omitempty"`
-	Request  *notify.Request `json:"request,omitempty" doc:"What was sent, or would have been if there had been a connection"`
-	Answer   *notify.Answer  `json:"answer,omitempty" doc:"What came back"`
+	Number   int             `json:"number,omitempty" doc:"1, 2, 3 and so on; absent for a redelivery, and if no request was sent"`
+	At       time.Time       `json:"at" doc:"Start of the attempt"`
+	Duration int64           `json:"duration" doc:"Duration in microseconds"`
+	Status   int             `json:"status,omitempty" doc:"HTTP status; absent if no response came"`
+	Error    string          `json:"error,omitempty" doc:"Reason of the failure"`
+	Outcome  string          `json:"outcome" enum:"waiting,delivered,expired,refused,canceled,failed" doc:"State of the delivery after this attempt; failed: a redelivery that failed and left the state unchanged"`
+	Next     *time.Time      `json:"next_attempt,omitempty" doc:"Time at which the next attempt was due"`
+	ByHand   bool            `json:"by_hand,omitempty" doc:"Sent by redeliver, not by the retry schedule"`
+	Request  *notify.Request `json:"request,omitempty" doc:"The request, also if no connection could be made"`
+	Answer   *notify.Answer  `json:"answer,omitempty" doc:"The response"`
 }
 
 func deliveryOf(d notify.Delivery) Delivery {
@@ -57,8 +57,8 @@ func attemptOf(a notify.Attempt) Attempt {
 // A DeliveryFilter says which deliveries a client asks for. It is exported because
 // huma looks into no other embedded struct.
 type DeliveryFilter struct {
-	State  string `query:"state" enum:"waiting,delivered,expired,refused,canceled" doc:"That stand so"`
-	Cursor string `query:"cursor" doc:"next of the page before"`
+	State  string `query:"state" enum:"waiting,delivered,expired,refused,canceled" doc:"Only deliveries in this state"`
+	Cursor string `query:"cursor" doc:"next from the previous page"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
 }
 
@@ -139,7 +139,7 @@ func (s *Server) delivery(ctx context.Context, id string) (notify.Delivery, erro
 }
 
 func (s *Server) getDelivery(ctx context.Context, in *struct {
-	ID string `path:"id" doc:"Its webhook-id"`
+	ID string `path:"id" doc:"The webhook-id of the delivery"`
 }) (*struct{ Body Delivery }, error) {
 	d, err := s.delivery(ctx, in.ID)
 	if err != nil {
@@ -149,7 +149,7 @@ func (s *Server) getDelivery(ctx context.Context, in *struct {
 }
 
 func (s *Server) redeliver(ctx context.Context, in *struct {
-	ID string `path:"id" doc:"Its webhook-id"`
+	ID string `path:"id" doc:"The webhook-id of the delivery"`
 }) (*struct{ Body Attempt }, error) {
 	a, err := s.deliverAgain(ctx, in.ID)
 	if err != nil {
@@ -158,7 +158,7 @@ func (s *Server) redeliver(ctx context.Context, in *struct {
 	return &struct{ Body Attempt }{attemptOf(a)}, nil
 }
 
-var errNoReceiver = errors.New("the subscription of the delivery was deleted: it can be sent nowhere")
+var errNoReceiver = errors.New("the subscription of the delivery was deleted: there is nowhere to send it")
 
 // deliverAgain makes an attempt for who makes the request of ctx, see
 // [notify.Notifier.Redeliver].
@@ -183,8 +183,8 @@ func (s *Server) deliverAgain(ctx context.Context, id string) (notify.Attempt, e
 
 // A Trial is a [notify.Trial] as the API shows it.
 type Trial struct {
-	Type string `json:"type" doc:"As the subscription names it"`
-	ID   string `json:"id" doc:"The webhook-id"`
+	Type string `json:"type" doc:"Event type, as in the subscription"`
+	ID   string `json:"id" doc:"The webhook-id of the request"`
 	Attempt
 }
 

@@ -42,7 +42,7 @@ type target struct{ extension, regex string }
 var everybody = target{regex: ".*"}
 
 // errShared refuses to change one entry and with it others.
-var errShared = errors.New("this is one of several types of a subscription: change it at /v1/subscriptions, or delete this one and make another")
+var errShared = errors.New("this event shares a subscription with others: change it at /v1/subscriptions, or delete this event and create another")
 
 // errLast ends an edit that leaves nothing.
 var errLast = errors.New("the subscription has no other type")

@@ -132,7 +132,7 @@ func (s *Server) inTurn(refuse refusal, next http.Handler) http.Handler {
 		leave, ok := gate.enter(r.Context(), accessOf(r.Context()).id)
 		if !ok {
 			w.Header().Set("Retry-After", "1")
-			refuse(w, http.StatusServiceUnavailable, "too many requests wait: calls come first")
+			refuse(w, http.StatusServiceUnavailable, "too many requests are waiting, and calls go first: try again")
 			return
 		}
 		defer leave()

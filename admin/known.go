@@ -33,7 +33,7 @@ func (s *Server) liveCalls(ctx context.Context) ([]dialog.Call, error) {
 }
 
 func (s *Server) getCall(ctx context.Context, in *struct {
-	ID string `path:"id" doc:"Its call_id"`
+	ID string `path:"id" doc:"The call_id of the call"`
 }) (*struct{ Body Call }, error) {
 	live, err := s.liveCalls(ctx)
 	if err != nil {
@@ -41,7 +41,7 @@ func (s *Server) getCall(ctx context.Context, in *struct {
 	}
 	i := slices.IndexFunc(live, func(c dialog.Call) bool { return c.ID == in.ID })
 	if i < 0 {
-		return nil, huma.Error404NotFound("no such live call")
+		return nil, huma.Error404NotFound("no such live call: ended calls are in /v1/events")
 	}
 	return &struct{ Body Call }{callOf(live[i])}, nil
 }
@@ -49,14 +49,14 @@ func (s *Server) getCall(ctx context.Context, in *struct {
 // An Extension is what is known of one.
 type Extension struct {
 	Extension  string    `json:"extension"`
-	Domain     string    `json:"domain,omitempty" doc:"In which it registers, or was last seen"`
+	Domain     string    `json:"domain,omitempty" doc:"Domain in which it registers, or was last seen"`
 	Kind       string    `json:"kind" enum:"phone,queue,ivr,conference"`
-	ID         uint64    `json:"id,omitempty" doc:"The number that callbacks give it, if one has needed it"`
-	Declared   bool      `json:"declared" doc:"The config file names it"`
+	ID         uint64    `json:"id,omitempty" doc:"Number of the extension in callbacks; absent until a callback has needed one"`
+	Declared   bool      `json:"declared" doc:"Declared in the config file"`
 	Registered bool      `json:"registered"`
-	Contacts   []Contact `json:"contacts" nullable:"false" doc:"Where it is registered, as the PBX says, as far as this node has seen it"`
-	Busy       bool      `json:"busy" doc:"It takes part in a live call"`
-	Calls      []string  `json:"calls" nullable:"false" doc:"The call_ids of these"`
+	Contacts   []Contact `json:"contacts" nullable:"false" doc:"Registered contacts, as the PBX confirmed them to this node"`
+	Busy       bool      `json:"busy" doc:"Takes part in a live call"`
+	Calls      []string  `json:"calls" nullable:"false" doc:"call_id of each of its live calls"`
 }
 
 // A Contact is a [dialog.Contact] as the API shows it.
@@ -133,10 +133,10 @@ func (s *Server) extend(ctx context.Context, known []dialog.Known, numbers map[s
 }
 
 func (s *Server) listExtensions(ctx context.Context, in *struct {
-	Cursor     string `query:"cursor" doc:"next of the page before"`
+	Cursor     string `query:"cursor" doc:"next from the previous page"`
 	Limit      int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	Registered string `query:"registered" enum:"true,false" doc:"That are, or are not, registered"`
-	Busy       string `query:"busy" enum:"true,false" doc:"That do, or do not, take part in a live call"`
+	Registered string `query:"registered" enum:"true,false" doc:"Only registered, or only unregistered, extensions"`
+	Busy       string `query:"busy" enum:"true,false" doc:"Only extensions with, or only those without, a live call"`
 }) (*listed[*Extension], error) {
 	all, err := s.knownExtensions(ctx)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 func legible(refuse refusal, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
-			refuse(w, http.StatusBadRequest, "the query cannot be read: percent-encode what has a meaning of its own in it, such as % and ;")
+			refuse(w, http.StatusBadRequest, "malformed query: percent-encode special characters such as % and ;")
 			return
 		}
 		kind, params, some := strings.Cut(r.Header.Get("Content-Type"), ";")

@@ -44,8 +44,8 @@ func TestQueryWithASlip(t *testing.T) {
 		r.wantProblem(400, "", "GET", path, nil)
 	}
 	const events = "/uapi/extensions/@me/1001/phoneCallEvents/"
-	r.wantJSON(400, `{"error":{"code":"request_invalid","message":"the query cannot be read: percent-encode what has a meaning of its own in it, such as % and ;"}}`, "DELETE", events+"?filterValue=%", nil)
-	r.wantJSON(400, `{"message":"the query cannot be read: percent-encode what has a meaning of its own in it, such as % and ;"}`, "DELETE", "/extension/@1001/event/?name=%", nil)
+	r.wantJSON(400, `{"error":{"code":"request_invalid","message":"malformed query: percent-encode special characters such as % and ;"}}`, "DELETE", events+"?filterValue=%", nil)
+	r.wantJSON(400, `{"message":"malformed query: percent-encode special characters such as % and ;"}`, "DELETE", "/extension/@1001/event/?name=%", nil)
 	if ids, _ := r.ids("/v1/subscriptions?extension=1001&cursor="); len(ids) != 1 {
 		t.Errorf("left are %v", ids)
 	}

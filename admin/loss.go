@@ -8,13 +8,13 @@ import (
 // A Loss is a run of records of the store that cannot be read, because a file of it
 // is damaged or gone.
 type Loss struct {
-	Stream   string    `json:"stream" doc:"The stream of the store that had them"`
-	What     string    `json:"what" doc:"What a record is"`
-	Records  uint64    `json:"records" doc:"How many; of other streams than bellhop_events, bellhop_attempts, bellhop_audit and KV_bellhop_extensions some may have been out of use"`
-	From     time.Time `json:"from,omitzero" doc:"The time of the last record before them"`
-	To       time.Time `json:"to,omitzero" doc:"The time of the first record after them"`
-	Found    time.Time `json:"found"`
-	Restored bool      `json:"restored" doc:"What they held is there again: from the snapshot, or from the file key"`
+	Stream   string    `json:"stream" doc:"Stream of the store that held the records"`
+	What     string    `json:"what" doc:"Kind of the records"`
+	Records  uint64    `json:"records" doc:"Number of records. Except in bellhop_events, bellhop_attempts, bellhop_audit and KV_bellhop_extensions, some may have been obsolete"`
+	From     time.Time `json:"from,omitzero" doc:"Time of the last record before the gap"`
+	To       time.Time `json:"to,omitzero" doc:"Time of the first record after the gap"`
+	Found    time.Time `json:"found" doc:"Time at which bellhop found the loss"`
+	Restored bool      `json:"restored" doc:"Content restored from the snapshot or from the key file"`
 }
 
 func (l Loss) String() string {

@@ -49,7 +49,7 @@ func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := r.ParseMultipartForm(maxBody); err != nil && err != http.ErrNotMultipart {
-		telphinRefuse(w, http.StatusBadRequest, "the form cannot be read")
+		telphinRefuse(w, http.StatusBadRequest, "malformed form")
 		return
 	}
 	id, secret, basic := r.BasicAuth()
@@ -65,7 +65,7 @@ func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
 	who, ok := s.identify(r, secret, now)
 	switch {
 	case !ok:
-		tooMany(w, s.failures.of(peerOf(r)), now, telphinRefuse, "too many requests from this address had a wrong secret")
+		tooMany(w, s.failures.of(peerOf(r)), now, telphinRefuse, "too many requests from this address with a wrong secret: wait as long as Retry-After says")
 	case who == nil, !isClient(who, id), s.tokens.grants.behind(sum, now) != sum: // an access token gets no other
 		w.Header().Set("WWW-Authenticate", `Basic realm="bellhop"`)
 		telphinRefuse(w, http.StatusUnauthorized, "")

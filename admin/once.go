@@ -47,12 +47,12 @@ func (as *answers) once(h http.Handler) http.Handler {
 			return
 		}
 		if len(key) > maxKey {
-			as.refuse(w, http.StatusBadRequest, fmt.Sprintf("an Idempotency-Key has at most %d bytes", maxKey))
+			as.refuse(w, http.StatusBadRequest, fmt.Sprintf("Idempotency-Key too long: at most %d bytes", maxKey))
 			return
 		}
 		body, err := io.ReadAll(r.Body) // which is in memory
 		if err != nil {
-			as.refuse(w, http.StatusBadRequest, "the body cannot be read")
+			as.refuse(w, http.StatusBadRequest, "the body cannot be read: send it whole, within 15 s")
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
@@ -62,7 +62,7 @@ func (as *answers) once(h http.Handler) http.Handler {
 		k, first := as.take(who, key, request, time.Now())
 		switch {
 		case k.request != request:
-			as.refuse(w, http.StatusUnprocessableEntity, "this Idempotency-Key was sent with another request: a new request has a new key")
+			as.refuse(w, http.StatusUnprocessableEntity, "this Idempotency-Key belongs to another request: use a new key")
 		case first:
 			defer func() { as.settle(who, key, k) }() // also when h panics
 			var answer recorded
@@ -72,7 +72,7 @@ func (as *answers) once(h http.Handler) http.Handler {
 			k.answer.writeTo(w)
 		case k.answer.status == 0:
 			w.Header().Set("Retry-After", "1")
-			as.refuse(w, http.StatusConflict, "the first request with this Idempotency-Key is still under way")
+			as.refuse(w, http.StatusConflict, "the first request with this Idempotency-Key is still in progress: try again")
 		default:
 			k.answer.writeTo(w)
 		}

@@ -96,20 +96,20 @@ func (s *Server) refusal(err error) (status int, detail string) {
 		return http.StatusServiceUnavailable, err.Error()
 	}
 	if failed(err) {
-		s.log.Error("page fails", "err", err)
+		s.log.Error("page request failed", "err", err)
 	}
-	return http.StatusServiceUnavailable, "It cannot be done now: the log of bellhop says why."
+	return http.StatusServiceUnavailable, "The store is not writable, or bellhop is too busy; see /readyz."
 }
 
 var (
-	errNoPage  = errors.New("there is no such page")
-	errBadForm = errors.New("the form cannot be read")
+	errNoPage  = errors.New("no such page")
+	errBadForm = errors.New("the form is malformed: reload the page and try again")
 )
 
 // refusePage is a [refusal] that a person reads.
 func refusePage(w http.ResponseWriter, status int, detail string) {
 	if detail == "" {
-		detail = "This cannot be shown."
+		detail = "This page cannot be shown."
 	}
 	writePage(w, status, look.Whole("refused", look.View{Title: http.StatusText(status), Data: detail}))
 }

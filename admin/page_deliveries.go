@@ -86,7 +86,7 @@ func (s *Server) urlOf(ctx context.Context, d notify.Delivery) string {
 	}
 	sub, err := s.subscription(ctx, d.Subscription)
 	if err != nil {
-		return "a subscription that is gone"
+		return "(deleted subscription)"
 	}
 	return sub.URL
 }
@@ -171,7 +171,7 @@ func (f *replayFields) time(field, text string) (t time.Time) {
 	}
 	t, err := time.Parse(formTime, text)
 	if err != nil {
-		f.Errors[field] = "is no time such as 2027-01-31 09:30"
+		f.Errors[field] = "must be a time such as 2027-01-31 09:30"
 	}
 	return t
 }

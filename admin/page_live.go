@@ -278,14 +278,14 @@ func (s *Server) healthData(r *http.Request) (any, error) {
 	stats := s.config.Notifier.Stats()
 	count := func(n uint64) string { return fmt.Sprint(n) }
 	v := healthView{Reasons: s.reasons(), Degraded: s.degraded(), Tiles: []tile{
-		{Name: "Calls up", Value: fmt.Sprint(len(calls))},
-		{Name: "Events said", Value: count(stats.Said), About: "since the start"},
-		{Name: "Delivered", Value: count(stats.Delivered), About: "callbacks answered 2xx"},
-		{Name: "Waiting", Value: fmt.Sprint(stats.Pending), About: "callbacks under way or to be tried again"},
-		{Name: "Attempts failed", Value: count(stats.Failed), About: "and tried again"},
-		{Name: "Expired", Value: count(stats.Expired), About: "callbacks no longer worth sending", Bad: stats.Expired > 0},
-		{Name: "Refused", Value: count(stats.Refused), About: "by receivers that answered 410", Bad: stats.Refused > 0},
-		{Name: "Events dropped", Value: count(stats.Dropped), About: "the store was slow or gone", Bad: stats.Dropped > 0},
+		{Name: "Live calls", Value: fmt.Sprint(len(calls))},
+		{Name: "Events published", Value: count(stats.Said), About: "since the start"},
+		{Name: "Delivered", Value: count(stats.Delivered), About: "callbacks answered with 2xx"},
+		{Name: "Waiting", Value: fmt.Sprint(stats.Pending), About: "callbacks queued, in flight or due for a retry"},
+		{Name: "Failed attempts", Value: count(stats.Failed), About: "to be retried"},
+		{Name: "Expired", Value: count(stats.Expired), About: "callbacks not delivered in time", Bad: stats.Expired > 0},
+		{Name: "Refused", Value: count(stats.Refused), About: "callbacks answered with 410 Gone", Bad: stats.Refused > 0},
+		{Name: "Events dropped", Value: count(stats.Dropped), About: "lost while the store was slow or down", Bad: stats.Dropped > 0},
 	}}
 	for _, sub := range s.config.Notifier.Subscriptions() {
 		if sub.State != notify.StateActive {

@@ -65,7 +65,7 @@ func (s *Server) entered(next http.Handler) http.Handler {
 		case who != nil && who.limit.AllowN(now, 1):
 			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, who)))
 		case who != nil:
-			tooMany(w, who.limit, now, refusePage, "That was too much at once: wait a moment.")
+			tooMany(w, who.limit, now, refusePage, "Too many requests: wait a moment and reload the page.")
 		case r.Header.Get("HX-Request") != "":
 			w.Header().Set("HX-Redirect", "/login")
 			w.WriteHeader(http.StatusUnauthorized)
@@ -96,10 +96,10 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	who, ok := s.identify(r, token, now)
 	switch {
 	case !ok:
-		tooMany(w, s.failures.of(peerOf(r)), now, refuseLogin, "Too many wrong tokens came from this address: wait a moment.")
+		tooMany(w, s.failures.of(peerOf(r)), now, refuseLogin, "Too many wrong tokens from this address: wait a moment and try again.")
 		return
 	case who == nil:
-		refuseLogin(w, http.StatusUnauthorized, "This token is not known, or no longer good.")
+		refuseLogin(w, http.StatusUnauthorized, "Unknown or expired token.")
 		return
 	}
 	s.forget(r)

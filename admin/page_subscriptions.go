@@ -70,7 +70,7 @@ func (s *Server) extensionPage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) patternsPage(w http.ResponseWriter, r *http.Request) error {
-	return s.show(w, r, "extension", "/", "Expressions", s.table(r.Context(), ""))
+	return s.show(w, r, "extension", "/", "Patterns", s.table(r.Context(), ""))
 }
 
 // A home is the first page.
@@ -267,7 +267,7 @@ func (s *Server) blame(f *form, err error) error {
 	case errors.Is(err, notify.ErrLimit), errors.Is(err, errNotYours):
 		f.Errors = map[string]string{"extension": err.Error()}
 	case errors.Is(err, notify.ErrConflict):
-		f.Problem = err.Error() + " meanwhile: close this, and look again"
+		f.Problem = err.Error() + ": close this form and open it again"
 	case errors.Is(err, notify.ErrDeclared):
 		f.Problem = err.Error()
 	default:

@@ -116,11 +116,11 @@ func TestSigningIn(t *testing.T) {
 	}
 	v.gets(401, "POST", "/subscriptions", url.Values{"url": {"http://x"}})
 	v.gets(200, "GET", "/login", nil, `name="token"`)
-	v.gets(401, "POST", "/login", url.Values{"token": {"wrong"}}, "This token is not known")
-	v.gets(401, "POST", "/login", url.Values{}, "This token is not known")
+	v.gets(401, "POST", "/login", url.Values{"token": {"wrong"}}, "Unknown or expired token")
+	v.gets(401, "POST", "/login", url.Values{}, "Unknown or expired token")
 
 	v = r.visit()
-	v.sees("/", "Three steps to the first callback", "Sign out")
+	v.sees("/", "Three steps to your first callback", "Sign out")
 	if resp, _ := v.send("GET", "/login", nil); resp.StatusCode != 303 {
 		t.Errorf("the door to who is in: %d", resp.StatusCode)
 	}
@@ -423,7 +423,7 @@ func TestPageOfTheBound(t *testing.T) {
 	}
 	client, _ := r.newToken(object{"scope": "write", "extensions": []string{"101"}})
 	v := client.visit()
-	v.lacks(v.sees("/", "101"), "102", "Expressions", "/tokens", "/health")
+	v.lacks(v.sees("/", "101"), "102", "Patterns", "/tokens", "/health")
 	v.lacks(v.sees("/calls", "555", "from101"), "102", "777", "from102")
 	v.lacks(v.sees("/events?type=hangup", "from101", `href="/events?extension=&amp;type=hangup&amp;paused=1"`, `sse-connect="/live/events?extension=&amp;type=hangup"`), "from102")
 	v.lacks(v.sees("/events?type=hangup&paused=1", "from101", `href="/events?extension=&amp;type=hangup"`), "/live/")
@@ -520,12 +520,12 @@ func TestDeliveriesOnThePage(t *testing.T) {
 	r := newRig(t, Config{}, loopback)
 	at, status := r.deliver()
 	v := r.visit()
-	v.sees("/deliveries", "Nobody is subscribed")
+	v.sees("/deliveries", "No subscriptions yet")
 	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", at+"/cb", "headers", object{"X-Key": "hush"}))["id"].(string)
-	v.sees("/deliveries?state=expired", "Nothing is expired")
-	v.sees("/deliveries?state=lost", "Nothing was sent yet")
+	v.sees("/deliveries?state=expired", "No expired deliveries")
+	v.sees("/deliveries?state=lost", "No deliveries yet")
 	v.gets(400, "GET", "/deliveries?cursor=x", nil)
-	v.sees("/deliveries?extension=nobody", "Nobody is subscribed")
+	v.sees("/deliveries?extension=nobody", "No subscriptions yet")
 	status.Store(500)
 	r.notifier.Say(hangup("e1"))
 	path := "/deliveries/e1-" + sub
@@ -537,11 +537,11 @@ func TestDeliveriesOnThePage(t *testing.T) {
 	v.sees("/deliveries?extension=1001&state=waiting", path, "/live/deliveries?extension=1001&amp;state=waiting", "/deliveries?extension=1001&amp;state=expired")
 	html := v.sees(path, "Redeliver now", "500 Internal Server Error", "POST "+at+"/cb", "X-Key: [redacted]", "EventType=hangup", "hello")
 	v.lacks(html, "hush")
-	v.gets(200, "POST", path+"/redeliver", nil, "By hand", `class="state failed"`)
+	v.gets(200, "POST", path+"/redeliver", nil, "<b>Redelivery</b>", `class="state failed"`)
 	status.Store(204)
-	v.gets(200, "POST", path+"/redeliver", nil, "By hand", `class="state delivered"`)
+	v.gets(200, "POST", path+"/redeliver", nil, "<b>Redelivery</b>", `class="state delivered"`)
 	r.until("/v1"+path, is("delivered", 3))
-	v.gets(200, "POST", "/subscriptions/"+sub+"/test", nil, "Tested", "HTTP 204", "<h3>hangup</h3>")
+	v.gets(200, "POST", "/subscriptions/"+sub+"/test", nil, "Test results", "HTTP 204", "<h3>hangup</h3>")
 	v.gets(404, "GET", "/deliveries/x", nil)
 	v.gets(404, "POST", "/deliveries/x/redeliver", nil)
 	r.want(204, "DELETE", "/v1/subscriptions/"+sub, nil)
@@ -557,12 +557,12 @@ func TestReplayOnThePage(t *testing.T) {
 	r.wait("it is delivered", func() bool { return r.notifier.Stats().Delivered == 1 })
 	path := "/subscriptions/" + sub + "/replay"
 	before := time.Now().Add(-2 * time.Hour).UTC().Format(formTime)
-	v.sees(path, `id="from" name="from" value="2`, "is sent to "+at+" once more")
-	v.gets(422, "POST", path, url.Values{"from": {"<yesterday>"}, "to": {"x"}}, `id="from-error">is no time`, `id="to-error">is no time`, `value="&lt;yesterday&gt;"`)
+	v.sees(path, `id="from" name="from" value="2`, "Send all events of this period to "+at+" again?")
+	v.gets(422, "POST", path, url.Values{"from": {"<yesterday>"}, "to": {"x"}}, `id="from-error">must be a time`, `id="to-error">must be a time`, `value="&lt;yesterday&gt;"`)
 	v.gets(422, "POST", path, nil, `id="from-error">from is missing`)
 	v.gets(422, "POST", path, url.Values{"from": {before}, "to": {before}}, `id="from-error">from is not before to`)
-	v.gets(200, "POST", path, url.Values{"from": {"2001-01-01 00:00"}, "to": {"2001-01-02 00:00"}}, "Nothing was said in that time")
-	v.gets(200, "POST", path, url.Values{"from": {before}}, "still wait: <b>1</b>")
+	v.gets(200, "POST", path, url.Values{"from": {"2001-01-01 00:00"}, "to": {"2001-01-02 00:00"}}, "No events to resend")
+	v.gets(200, "POST", path, url.Values{"from": {before}}, "Events to resend: <b>1</b>")
 	r.wait("it is delivered again", func() bool { return r.notifier.Stats().Delivered == 2 })
 	r.want(200, "PATCH", "/v1"+strings.TrimSuffix(path, "/replay"), object{"active": false})
 	v.gets(422, "POST", path, url.Values{"from": {before}}, `role="alert">the subscription is switched off`)
@@ -576,7 +576,7 @@ func TestRotatingOnThePage(t *testing.T) {
 	made := r.want(201, "POST", "/v1/subscriptions", subscription())
 	path := "/subscriptions/" + made["id"].(string)
 	v.sees(path, `hx-post="`+path+`/rotate-secret"`)
-	html := v.gets(200, "POST", path+"/rotate-secret", nil, "It is shown this once")
+	html := v.gets(200, "POST", path+"/rotate-secret", nil, "it is not shown again")
 	fresh := regexp.MustCompile(`whsec_[^<]+`).FindString(html)
 	if fresh == "" || fresh == made["secret"] {
 		t.Errorf("the secret is %q after %q", fresh, made["secret"])
@@ -588,11 +588,11 @@ func TestRotatingOnThePage(t *testing.T) {
 func TestTokensOnThePage(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
-	v.sees("/tokens", "There is only the first token")
+	v.sees("/tokens", "No tokens yet")
 	v.sees("/tokens/new", `value="read" checked`)
-	v.gets(422, "POST", "/tokens", url.Values{"scope": {"root"}, "expires": {"soon"}, "note": {strings.Repeat("x", 1001)}}, "is read, write or admin", "is no day", "is longer than")
-	v.gets(422, "POST", "/tokens", url.Values{"scope": {"admin"}, "extensions": {"101"}}, `id="extensions-error">an admin`)
-	v.gets(422, "POST", "/tokens", url.Values{"scope": {"read"}, "expires": {"2001-01-31"}}, "is over already")
+	v.gets(422, "POST", "/tokens", url.Values{"scope": {"root"}, "expires": {"soon"}, "note": {strings.Repeat("x", 1001)}}, "choose read, write or admin", "must be a day", "must be at most 1000 bytes")
+	v.gets(422, "POST", "/tokens", url.Values{"scope": {"admin"}, "extensions": {"101"}}, `id="extensions-error">must be empty with scope admin`)
+	v.gets(422, "POST", "/tokens", url.Values{"scope": {"read"}, "expires": {"2001-01-31"}}, "must be in the future")
 	html := v.gets(200, "POST", "/tokens", url.Values{"scope": {"write"}, "extensions": {"101, 102"}, "note": {"CRM"}, "expires": {"2999-01-31"}}, "bh_")
 	secret := regexp.MustCompile(`bh_[\w-]+`).FindString(html)
 	made := r.want(200, "GET", "/v1/tokens", nil)["items"].([]any)[0].(object)
@@ -601,7 +601,7 @@ func TestTokensOnThePage(t *testing.T) {
 	}
 	r.as(secret).want(200, "GET", "/v1/subscriptions", nil)
 	v.lacks(v.sees("/tokens", "CRM", "101, 102"), secret)
-	v.gets(200, "POST", "/tokens/"+made["id"].(string)+"/revoke", nil, "There is only the first token")
+	v.gets(200, "POST", "/tokens/"+made["id"].(string)+"/revoke", nil, "No tokens yet")
 	v.gets(200, "POST", "/tokens/"+made["id"].(string)+"/revoke", nil) // somebody else was faster
 	r.as(secret).want(401, "GET", "/v1/subscriptions", nil)
 }
@@ -671,7 +671,7 @@ func TestLive(t *testing.T) {
 	client, id := r.newToken(object{"scope": "read", "extensions": []string{"101"}})
 	v := client.visit()
 	next := v.listen("/live/events?type=hangup")
-	if html := next(); !strings.Contains(html, "No event in the log fits") {
+	if html := next(); !strings.Contains(html, "No event matches this filter") {
 		t.Errorf("first comes %s", html)
 	}
 	for i, user := range []string{"102", "101"} {

@@ -30,21 +30,21 @@ func (f *tokenFields) token() (t Token) {
 	f.Errors = make(map[string]string)
 	t = Token{Note: f.Note, Scope: Scope(f.Scope)}
 	if len(f.Note) > 1000 {
-		f.Errors["note"] = "is longer than 1000 bytes"
+		f.Errors["note"] = "must be at most 1000 bytes long"
 	}
 	if t.Scope != Read && t.Scope != Write && t.Scope != Admin {
-		f.Errors["scope"] = "is read, write or admin"
+		f.Errors["scope"] = "choose read, write or admin"
 	}
 	for name := range strings.FieldsFuncSeq(f.Extensions, func(r rune) bool { return r == ',' || r == ' ' }) {
 		t.Extensions = append(t.Extensions, name)
 	}
 	if len(t.Extensions) > 100 {
-		f.Errors["extensions"] = "are more than 100"
+		f.Errors["extensions"] = "must be at most 100"
 	}
 	if f.Expires != "" {
 		var err error
 		if t.Expires, err = time.Parse(time.DateOnly, f.Expires); err != nil {
-			f.Errors["expires"] = "is no day such as 2027-01-31"
+			f.Errors["expires"] = "must be a day such as 2027-01-31"
 		}
 	}
 	if field, why := t.check(); why != "" && f.Errors[field] == "" {

@@ -23,7 +23,7 @@ func (s *Server) recovered(refuse refusal, h http.Handler) http.Handler {
 				panic(http.ErrAbortHandler) // which net/http does not log
 			}
 			clear(w.Header())
-			refuse(w, http.StatusInternalServerError, "bellhop made a mistake: its log says which")
+			refuse(w, http.StatusInternalServerError, "internal error in bellhop: see its log")
 		}()
 		h.ServeHTTP(watched, r)
 	})

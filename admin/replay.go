@@ -8,14 +8,14 @@ import (
 // A Replay is what a client asks to be delivered again. What it may be, notify
 // knows.
 type Replay struct {
-	From  time.Time `json:"from,omitzero" doc:"What was said then or later"`
-	To    time.Time `json:"to,omitzero" doc:"And before this; now, if it is left out"`
-	Types []string  `json:"types,omitempty" nullable:"false" doc:"Of these types; those of the subscription, if it is left out"`
+	From  time.Time `json:"from,omitzero" doc:"Start of the time range: events published then or later"`
+	To    time.Time `json:"to,omitzero" doc:"End of the time range, not included; default now"`
+	Types []string  `json:"types,omitempty" nullable:"false" doc:"Only these event types; default those of the subscription"`
 }
 
 // A Replayed says what came of that.
 type Replayed struct {
-	Events int `json:"events" doc:"How many are delivered again, but for those that still wait to be delivered"`
+	Events int `json:"events" doc:"Number of events in the time range; those still waiting are not sent twice"`
 }
 
 func (s *Server) replay(ctx context.Context, in *struct {

@@ -9,7 +9,7 @@ import (
 // rotateSecret answers with the subscription and its new secret.
 func (s *Server) rotateSecret(ctx context.Context, in *struct {
 	ID      string `path:"id"`
-	IfMatch string `header:"If-Match" doc:"The ETag that it must have still"`
+	IfMatch string `header:"If-Match" doc:"Rotate only if the subscription still has this ETag"`
 }) (*asked, error) {
 	old, err := s.revision(ctx, in.ID, in.IfMatch)
 	if err != nil {

@@ -10,28 +10,28 @@ import (
 // A Status is how a bellhop is. Counts of what was are since its start.
 type Status struct {
 	Version    string    `json:"version"`
-	Node       string    `json:"node,omitempty" doc:"Its name among those that share the store"`
+	Node       string    `json:"node,omitempty" doc:"Name of this node among those that share the store"`
 	Started    time.Time `json:"started"`
-	Uptime     int64     `json:"uptime" doc:"Seconds"`
+	Uptime     int64     `json:"uptime" doc:"Seconds since the start"`
 	Delivering bool      `json:"delivering" doc:"This node sends the callbacks; of the nodes that share a store, one does"`
 	Ready      bool      `json:"ready"`
-	Reasons    []string  `json:"reasons" nullable:"false" doc:"Why it is not ready"`
-	Degraded   []string  `json:"degraded" nullable:"false" doc:"What is wrong although it does its work"`
+	Reasons    []string  `json:"reasons" nullable:"false" doc:"Reasons why the node is not ready"`
+	Degraded   []string  `json:"degraded" nullable:"false" doc:"Problems that do not keep the node from its work"`
 
 	Store struct {
 		OK  bool   `json:"ok"`
-		Why string `json:"why,omitempty" doc:"What is wrong with it"`
+		Why string `json:"why,omitempty" doc:"Problem of the store"`
 
-		Losses []Loss `json:"losses" nullable:"false" doc:"Records lost to damage, the newest finding first"`
+		Losses []Loss `json:"losses" nullable:"false" doc:"Records lost to damage, last found first"`
 	} `json:"store"`
 
-	Calls   *int `json:"calls" doc:"Live ones; null: the tracker is too busy to say"`
-	Streams int  `json:"streams" doc:"Clients that follow the events"`
+	Calls   *int `json:"calls" doc:"Number of live calls; null while the tracker is too busy to count them"`
+	Streams int  `json:"streams" doc:"Number of open event streams"`
 
-	Suppressed uint64 `json:"attempts_suppressed" doc:"Calls of unregistered sources that the PBX refused before a phone rang and that were too many to be told"`
+	Suppressed uint64 `json:"attempts_suppressed" doc:"Calls of unregistered sources that the PBX refused before a phone rang, and for which no events were published because they were too many"`
 
 	Subscriptions struct {
-		All      int `json:"all"`
+		All      int `json:"all" doc:"Number of subscriptions in any state"`
 		Active   int `json:"active"`
 		Paused   int `json:"paused"`
 		Disabled int `json:"disabled"`
@@ -44,12 +44,12 @@ type Status struct {
 	} `json:"events"`
 
 	Deliveries struct {
-		Pending   int    `json:"pending" doc:"That have not ended"`
+		Pending   int    `json:"pending" doc:"Deliveries waiting, due or in flight"`
 		Delivered uint64 `json:"delivered"`
 		Expired   uint64 `json:"expired"`
 		Refused   uint64 `json:"refused"`
 		Canceled  uint64 `json:"canceled"`
-		Failed    uint64 `json:"failed_attempts" doc:"Attempts that were not the end of their delivery"`
+		Failed    uint64 `json:"failed_attempts" doc:"Failed attempts after which the delivery was still pending"`
 	} `json:"deliveries"`
 }
 

@@ -210,15 +210,15 @@ const streamType = "text/event-stream"
 func eventStream(api huma.API, op huma.Operation) huma.Operation {
 	events := api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[list[Event]](), true, "")
 	op.Responses = map[string]*huma.Response{"200": {
-		Description: "A page of the log, or with Accept: text/event-stream all of it as it grows",
+		Description: "A page of the event log; with Accept: text/event-stream, the event log as it grows",
 		Content: map[string]*huma.MediaType{
 			"application/json": {Schema: events},
 			streamType: {Schema: &huma.Schema{Type: huma.TypeString, Description: "Server-sent events: " +
-				"id is the event_id, event the event_type, data an item of the list on one line. " +
-				"Without since or Last-Event-ID it begins now. It has no end, and no limit. " +
-				"Events that come soon after another are written together, a quarter of a second later at most, 2 s while calls need the machine. " +
-				"After 15 s without an event there is a comment. A client that does not read for 10 s is disconnected, " +
-				"and so is the slowest one when more than 64 MiB wait to be read by all together: it resumes with Last-Event-ID."}},
+				"id is the event_id, event the event_type, data one item of the list on a line. " +
+				"Without since or Last-Event-ID the stream starts now. It has no end, and ignores limit. " +
+				"Events are sent in batches, at most 250 ms late, or 2 s while calls need the processor. " +
+				"A comment is sent after 15 s without an event. A client that does not read for 10 s is disconnected, " +
+				"and so is the slowest client when more than 64 MiB are buffered for all of them; resume with Last-Event-ID."}},
 		},
 	}}
 	return op
@@ -228,14 +228,14 @@ func eventStream(api huma.API, op huma.Operation) huma.Operation {
 type answered struct{ Body func(huma.Context) }
 
 func (s *Server) listEvents(ctx context.Context, in *struct {
-	Since     string `query:"since" doc:"Events said at this RFC 3339 time or later, or after the event with this id"`
-	Extension string `query:"extension"`
-	Type      string `query:"type"`
-	Call      string `query:"call" doc:"Of this call_id"`
+	Since     string `query:"since" doc:"Only events published at this RFC 3339 time or later, or after the event with this id"`
+	Extension string `query:"extension" doc:"Only events of this extension: 101, or 101@pbx.example"`
+	Type      string `query:"type" doc:"Only events of this type"`
+	Call      string `query:"call" doc:"Only events of the call with this call_id"`
 	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 
 	Accept      string `header:"Accept" hidden:"true"`
-	LastEventID string `header:"Last-Event-ID" doc:"Of a stream: events after that with this id; goes before since"`
+	LastEventID string `header:"Last-Event-ID" doc:"Streams only: start after the event with this id; overrides since"`
 }) (*answered, error) {
 	if err := checkType(in.Type); err != nil {
 		return nil, err
@@ -374,14 +374,14 @@ func (s *Server) followEvents(ctx context.Context, q notify.Query, last string) 
 	token := accessOf(ctx).id
 	if !s.streams.take(token) {
 		return nil, huma.ErrorWithHeaders(
-			huma.Error503ServiceUnavailable(fmt.Sprintf("at most %d clients follow the events, %d with one token", maxStreams, maxOfToken)),
+			huma.Error503ServiceUnavailable(fmt.Sprintf("too many event streams: at most %d, and %d with one token", maxStreams, maxOfToken)),
 			http.Header{"Retry-After": {streamsFull}})
 	}
 	tail, err := s.config.Notifier.Tail(ctx, q)
 	if err != nil {
 		s.streams.give(token)
 		if last != "" && errors.Is(err, notify.ErrNoEvent) {
-			return nil, unprocessable("header.Last-Event-ID", "is not the id of an event in the log")
+			return nil, unprocessable("header.Last-Event-ID", "is not the id of an event in the event log")
 		}
 		return nil, s.problem(err)
 	}

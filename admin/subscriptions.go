@@ -8,7 +8,7 @@ import (
 )
 
 // errNotYours refuses a subscription that its maker could not see.
-var errNotYours = errors.New("this token is bound to extensions: it makes subscriptions to these alone, by their names")
+var errNotYours = errors.New("this token is bound to extensions: subscribe to one of these, by name")
 
 // subscribe makes a subscription for who makes the request of ctx.
 func (s *Server) subscribe(ctx context.Context, sub notify.Subscription) (notify.Subscription, error) {

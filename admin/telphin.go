@@ -134,7 +134,7 @@ func (s *Server) telphinAnswer(w http.ResponseWriter, r *http.Request) (status i
 	case !who.may(asks):
 		return 0, nil, &telphinError{http.StatusForbidden, lacking[asks]}
 	case to != everybody && !who.sees(to.extension):
-		return 0, nil, &telphinError{http.StatusForbidden, "this token is not for this extension"}
+		return 0, nil, &telphinError{http.StatusForbidden, "this token is not bound to this extension: use another token"}
 	}
 	var allow string
 	switch {
@@ -210,7 +210,7 @@ var errTelphinPath = &telphinError{http.StatusNotFound, http.StatusText(http.Sta
 func (s *Server) telphinExtension(ctx context.Context, id string) (string, error) {
 	name, named := strings.CutPrefix(id, "@")
 	if err := validExtension(name); err != nil || strings.HasPrefix(name, "@") || named && (name == "me" || name == "self") {
-		return "", &telphinError{http.StatusBadRequest, "name the extension by its id, as @200, or as 0003*210"}
+		return "", &telphinError{http.StatusBadRequest, "name the extension by its id, or by its name such as @200 or 0003*210"}
 	}
 	n, err := strconv.ParseUint(name, 10, 63)
 	if named || err != nil || strconv.FormatUint(n, 10) != name {
@@ -229,7 +229,7 @@ func (s *Server) telphinExtension(ctx context.Context, id string) (string, error
 		return "", err
 	}
 	if known != 0 || slices.ContainsFunc(s.config.Notifier.Subscriptions(), func(sub notify.Subscription) bool { return sub.Extension == name }) {
-		return "", &telphinError{http.StatusBadRequest, fmt.Sprintf("%s is the id of the extension %s and the name of another: write @%s or @%s", name, numbered, numbered, name)}
+		return "", &telphinError{http.StatusBadRequest, fmt.Sprintf("%s is the id of extension %s and the name of another: use @%s or @%s", name, numbered, numbered, name)}
 	}
 	return numbered, nil
 }
@@ -292,7 +292,7 @@ func (c *telphinChange) apply(sub *notify.Subscription, s *Server) error {
 			return &telphinError{http.StatusBadRequest, "event_type must be dial-in, dial-out, hangup, answer, message-in, message-out or voicemail"}
 		}
 		if strings.HasPrefix(*c.EventType, "message-") && s.kind(sub.Extension) != dialog.Phone {
-			return &telphinError{http.StatusBadRequest, "event_type " + *c.EventType + " is for extensions that are phones"}
+			return &telphinError{http.StatusBadRequest, "event_type " + *c.EventType + " requires an extension of type phone"}
 		}
 		if left := without(sub.Types, *c.EventType); len(sub.Types) == 0 || len(left) > 0 {
 			sub.Types = []string{*c.EventType}
@@ -351,7 +351,7 @@ func (s *Server) telphinUpdate(r *http.Request, e entry) (int, any, error) {
 
 func (s *Server) telphinDeleteAll(r *http.Request, to target) (int, any, error) {
 	if !bareRequest(r) {
-		return 0, nil, &telphinError{http.StatusBadRequest, "a request to delete all has no query and no body: to delete one, put its id into the path"}
+		return 0, nil, &telphinError{http.StatusBadRequest, "to delete one event, put its id into the path; to delete all, send no query and no body"}
 	}
 	_, err := s.dropAll(r.Context(), s.entries(r.Context(), to, telphinTypes))
 	return http.StatusNoContent, nil, err
@@ -368,11 +368,11 @@ func (s *Server) telphinProblem(w http.ResponseWriter, err error) {
 	case errors.As(err, &invalid):
 		telphinRefuse(w, http.StatusBadRequest, invalid.Field+" "+invalid.Why)
 	case errors.Is(err, notify.ErrNotFound):
-		telphinRefuse(w, http.StatusNotFound, "there is no event with this id")
+		telphinRefuse(w, http.StatusNotFound, "no such event")
 	case errors.As(err, new(*errTooMuch)):
 		telphinRefuse(w, http.StatusBadRequest, err.Error())
 	case errors.Is(err, notify.ErrLimit):
-		telphinRefuse(w, http.StatusBadRequest, err.Error()+" (notify.max_subscriptions in the config)")
+		telphinRefuse(w, http.StatusBadRequest, err.Error()+" (set by notify.max_subscriptions in the config)")
 	case errors.Is(err, errNotYours):
 		telphinRefuse(w, http.StatusForbidden, err.Error())
 	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errShared), errors.Is(err, notify.ErrConflict):
@@ -381,6 +381,6 @@ func (s *Server) telphinProblem(w http.ResponseWriter, err error) {
 		if failed(err) {
 			s.log.Error("admin request failed", "err", err)
 		}
-		telphinRefuse(w, http.StatusInternalServerError, "it cannot be done now: the log of bellhop says why")
+		telphinRefuse(w, http.StatusInternalServerError, "the store is not writable, or bellhop is too busy; see /readyz")
 	}
 }

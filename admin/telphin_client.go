@@ -59,7 +59,7 @@ func (s *Server) telphinClient(r *http.Request, rest []string) (any, error) {
 	case err != nil:
 		return nil, err
 	case e == nil:
-		return nil, &telphinError{http.StatusNotFound, "there is no extension with this id"}
+		return nil, &telphinError{http.StatusNotFound, "no such extension"}
 	}
 	return s.telphinExtensionOf(r.Context(), e)
 }
@@ -69,11 +69,11 @@ func (s *Server) telphinClient(r *http.Request, rest []string) (any, error) {
 func (s *Server) telphinExtensions(ctx context.Context, q url.Values) ([]telphinExtension, error) {
 	page, ok := whole(q, "page", 1, 1<<30, 1)
 	if !ok {
-		return nil, &telphinError{http.StatusBadRequest, "page is a number from 1 on"}
+		return nil, &telphinError{http.StatusBadRequest, "page must be a number, at least 1"}
 	}
 	size, ok := whole(q, "per_page", 1, 1<<30, maxPerPage)
 	if !ok {
-		return nil, &telphinError{http.StatusBadRequest, "per_page is a number from 1 on"}
+		return nil, &telphinError{http.StatusBadRequest, "per_page must be a number, at least 1"}
 	}
 	size = min(size, maxPerPage)
 	all, err := s.knownExtensions(ctx)
@@ -102,7 +102,7 @@ const maxPerPage = 1000
 
 // errTwoEvents refuses a number that two events of an extension have: the chance of
 // that is 1 in 2^27.
-var errTwoEvents = &telphinError{http.StatusConflict, "two events have this id: use /v1/subscriptions"}
+var errTwoEvents = &telphinError{http.StatusConflict, "two events have this id: use /v1/subscriptions instead"}
 
 // theEntry returns the only one of some entries.
 func theEntry(es []entry) (entry, error) {

@@ -35,13 +35,13 @@ const (
 // changes.
 type Token struct {
 	ID         string    `json:"id"`
-	Secret     string    `json:"token,omitempty" doc:"To be sent as Authorization: Bearer; shown when it is made, and never again"`
+	Secret     string    `json:"token,omitempty" doc:"Secret to send as Authorization: Bearer TOKEN; returned only when the token is created"`
 	Note       string    `json:"note,omitempty"`
 	Scope      Scope     `json:"scope" enum:"read,write,admin"`
-	Extensions []string  `json:"extensions,omitempty" nullable:"false" doc:"It sees these alone; without, all"`
-	Expires    time.Time `json:"expires,omitzero" doc:"Without, it is good until it is revoked"`
+	Extensions []string  `json:"extensions,omitempty" nullable:"false" doc:"Extensions the token is bound to; absent: all extensions"`
+	Expires    time.Time `json:"expires,omitzero" doc:"Absent: valid until revoked"`
 	Created    time.Time `json:"created"`
-	LastUsed   time.Time `json:"last_used,omitzero" doc:"To the minute"`
+	LastUsed   time.Time `json:"last_used,omitzero" doc:"Time of the last request, accurate to a minute"`
 }
 
 // A stored token is the JSON of the bucket: fields are only ever added. It has
@@ -55,7 +55,7 @@ type stored struct {
 
 var (
 	errNoToken    = errors.New("no such token")
-	errManyTokens = fmt.Errorf("there are %d tokens, and more there cannot be: revoke some", maxTokens)
+	errManyTokens = fmt.Errorf("the limit of %d tokens is reached: revoke some", maxTokens)
 )
 
 const (
@@ -320,7 +320,7 @@ type oneToken struct {
 }
 
 func (s *Server) listTokens(_ context.Context, in *struct {
-	Cursor string `query:"cursor" doc:"next of the page before"`
+	Cursor string `query:"cursor" doc:"next from the previous page"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 }) (*listed[Token], error) {
 	if err := checkCursor(in.Cursor); err != nil {
@@ -332,22 +332,22 @@ func (s *Server) listTokens(_ context.Context, in *struct {
 // A newToken is what a client may say of one.
 type newToken struct {
 	Note       string    `json:"note,omitempty" maxLength:"1000"`
-	Scope      Scope     `json:"scope" enum:"read,write,admin" doc:"read may GET; write may change subscriptions and have callbacks sent, too; admin may do all"`
-	Extensions []string  `json:"extensions,omitempty" nullable:"false" minItems:"1" maxItems:"100" doc:"It sees, and changes, what is of these alone: 101 is the user 101 whatever its domain"`
-	Expires    time.Time `json:"expires,omitzero" doc:"From then on it is good for nothing"`
+	Scope      Scope     `json:"scope" enum:"read,write,admin" doc:"read: GET only; write: also change subscriptions and resend deliveries; admin: everything"`
+	Extensions []string  `json:"extensions,omitempty" nullable:"false" minItems:"1" maxItems:"100" doc:"Bind the token to these extensions: it sees and changes nothing else. 101 is user 101 of any domain, 101@pbx.example of that one"`
+	Expires    time.Time `json:"expires,omitzero" doc:"Time from which the token is rejected; absent: never"`
 }
 
 // check says what is wrong with a new token, and with which field.
 func (t *Token) check() (field, why string) {
 	switch {
 	case t.Scope == Admin && t.Extensions != nil:
-		return "extensions", "an admin concerns himself with all extensions: leave them out, or choose another scope"
+		return "extensions", "must be empty with scope admin: leave them out, or choose another scope"
 	case slices.ContainsFunc(t.Extensions, func(e string) bool {
 		return e == "" || len(e) > dialog.MaxName || strings.ContainsFunc(e, func(r rune) bool { return r <= ' ' || r == 0x7f })
 	}):
-		return "extensions", "an extension is written like 101 or 101@pbx.example, with 256 bytes at most"
+		return "extensions", "must be names such as 101 or 101@pbx.example, of at most 256 bytes"
 	case !t.Expires.IsZero() && !t.Expires.After(time.Now()):
-		return "expires", "is over already"
+		return "expires", "must be in the future"
 	}
 	return "", ""
 }

@@ -28,7 +28,7 @@ func (e *errTooMuch) Error() string        { return e.text }
 func (e *errTooMuch) Is(target error) bool { return target == notify.ErrLimit }
 
 // errManyTests refuses a test while others of the token are under way.
-var errManyTests = fmt.Errorf("at most %d tests or redeliveries are under way with one token: wait for one to end", maxTestsOf)
+var errManyTests = fmt.Errorf("at most %d tests and redeliveries may run at a time with one token: wait for one to end", maxTestsOf)
 
 // mayHave returns an error if a token, by its id, has no room for a subscription:
 // a new one, or one that changes.
@@ -45,9 +45,9 @@ func (s *Server) mayHave(token string, sub *notify.Subscription) error {
 	}
 	switch {
 	case count >= maxSubscriptionsOf:
-		return &errTooMuch{fmt.Sprintf("this token has %d subscriptions, and may have no more: delete some, or use another token", count)}
+		return &errTooMuch{fmt.Sprintf("this token has reached its limit of %d subscriptions: delete some, or use another token", count)}
 	case sub.ExtensionRegex != "" && cost > maxProgramsOf:
-		return &errTooMuch{fmt.Sprintf("the extension_regex of this token's subscriptions have %d instructions together, and may have %d: delete some, or repeat less", cost, maxProgramsOf)}
+		return &errTooMuch{fmt.Sprintf("the extension_regex of this token's subscriptions compile to %d instructions, more than %d: delete some, or use fewer repetitions", cost, maxProgramsOf)}
 	}
 	return nil
 }
@@ -56,7 +56,7 @@ func (s *Server) mayHave(token string, sub *notify.Subscription) error {
 // large a program.
 func tooComplex(expr string) error {
 	if size := programSize(expr); size > maxProgram {
-		return &notify.Invalid{Field: "extension_regex", Why: fmt.Sprintf("is too complex: its program has about %d instructions, and may have %d: repeat less", size, maxProgram)}
+		return &notify.Invalid{Field: "extension_regex", Why: fmt.Sprintf("is too complex: it compiles to about %d instructions, more than %d: use fewer repetitions", size, maxProgram)}
 	}
 	return nil
 }

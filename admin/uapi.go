@@ -50,7 +50,7 @@ func badRequest(code, message string) *uapiError {
 }
 
 var (
-	errUAPIType    = badRequest("pce_type_invalid", "the type of an event is 0 (dial-in), 1 (dial-out), 2 (hangup), 3 (answer of an incoming call) or 4 (answer of an outgoing call)")
+	errUAPIType    = badRequest("pce_type_invalid", "type must be 0 (dial-in), 1 (dial-out), 2 (hangup), 3 (answer of an incoming call) or 4 (answer of an outgoing call)")
 	errUAPINewType = badRequest("pcet_type_invalid", errUAPIType.message)
 	errUAPIID      = badRequest("pce_id_invalid", "the extension has no event with this id and type")
 )
@@ -134,7 +134,7 @@ func (s *Server) uapiAnswer(r *http.Request) (any, error) {
 	case !who.may(asks):
 		return nil, &uapiError{http.StatusForbidden, "access_denied", lacking[asks]}
 	case !who.sees(u.extension):
-		return nil, &uapiError{http.StatusForbidden, "access_denied", "this token is not for this extension"}
+		return nil, &uapiError{http.StatusForbidden, "access_denied", "this token is not bound to this extension: use another token"}
 	}
 	switch r.Method {
 	case http.MethodPost:
@@ -146,21 +146,21 @@ func (s *Server) uapiAnswer(r *http.Request) (any, error) {
 	case http.MethodDelete:
 		return s.uapiDelete(u)
 	}
-	return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "events take GET, POST, PUT and DELETE"}
+	return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "method not implemented: use GET, POST, PUT or DELETE"}
 }
 
 // uapiRequestOf takes a path apart.
 func uapiRequestOf(r *http.Request) (*uapiRequest, error) {
 	path := segments(r.URL)
 	if len(path) < 5 || path[1] != "extensions" || path[4] != "phoneCallEvents" {
-		return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "of the UnifiedAPI there is /uapi/extensions/{userId}/{extension}/phoneCallEvents, and no more"}
+		return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "not implemented: of the UnifiedAPI, bellhop has /uapi/extensions/{userId}/{extension}/phoneCallEvents only"}
 	}
 	u := &uapiRequest{Request: r, user: path[2], extension: path[3]}
 	if u.user == "" || u.user[0] == '@' && !slices.Contains([]string{"@me", "@viewer", "@owner"}, u.user) {
-		return nil, badRequest("user_invalid", "the user is @me, @viewer, @owner or an id")
+		return nil, badRequest("user_invalid", "the user must be @me, @viewer, @owner or an id")
 	}
 	if strings.HasPrefix(u.extension, "@") {
-		return nil, badRequest("extension_invalid", "name the extension, as in 210 or 0003*210")
+		return nil, badRequest("extension_invalid", "name the extension, for example 210 or 0003*210")
 	}
 	if err := validExtension(u.extension); err != nil {
 		return nil, err
@@ -217,9 +217,9 @@ func (s *Server) uapiEntry(u *uapiRequest) (entry, error) {
 	case err != nil:
 		return entry{}, err
 	case u.id == "":
-		return entry{}, badRequest("pce_id_invalid", "name the event by its id")
+		return entry{}, badRequest("pce_id_invalid", "put the id of the event into the path")
 	case len(es) > 1:
-		return entry{}, badRequest("pce_id_invalid", "events of several types have this id: name the type before it")
+		return entry{}, badRequest("pce_id_invalid", "several events have this id: put the type before the id in the path")
 	}
 	return es[0], nil
 }
@@ -234,7 +234,7 @@ func (s *Server) uapiCreate(u *uapiRequest) (any, error) {
 	case !ok:
 		return nil, errUAPINewType
 	case u.id != "" && u.typ != nil:
-		return nil, badRequest("pce_id_invalid", "a new event is given an id, and brings none")
+		return nil, badRequest("pce_id_invalid", "a new event must have no id: the server assigns it")
 	case u.typ == nil && (u.id != "" || u.malformed != nil): // no type is written like that
 		return nil, errUAPINewType
 	case u.malformed != nil:
@@ -242,7 +242,7 @@ func (s *Server) uapiCreate(u *uapiRequest) (any, error) {
 	case u.typ == nil:
 		u.typ = uapiType(typ)
 	case given && typ != u.typ.name:
-		return nil, badRequest("pcet_type_invalid", "the type in the path is another than that in the body")
+		return nil, badRequest("pcet_type_invalid", "the types in the path and in the body differ")
 	}
 	if u.typ == nil {
 		return nil, errUAPINewType
@@ -283,7 +283,7 @@ func (s *Server) uapiDelete(u *uapiRequest) (any, error) {
 	var es []entry
 	if u.id == "" && u.malformed == nil {
 		if !bareRequest(u.Request) {
-			return nil, badRequest("pce_id_invalid", "a request to delete many has no query and no body: to delete one, put its id into the path")
+			return nil, badRequest("pce_id_invalid", "to delete one event, put its id into the path; to delete all, send no query and no body")
 		}
 		es, _ = s.uapiEntries(u)
 	} else {
@@ -361,15 +361,15 @@ func uapiQueryOf(v url.Values) (q uapiQuery, err error) {
 	q.by, q.value = v.Get("filterBy"), v.Get("filterValue")
 	var ok bool
 	if q.count, ok = whole(v, "count", 1, 4999, 20); !ok {
-		return q, badRequest("count_invalid", "count is between 1 and 4999")
+		return q, badRequest("count_invalid", "count must be between 1 and 4999")
 	}
 	if q.start, ok = whole(v, "startIndex", 0, 5000, 0); !ok {
-		return q, badRequest("startindex_invalid", "startIndex is between 0 and 5000")
+		return q, badRequest("startindex_invalid", "startIndex must be between 0 and 5000")
 	}
 	var event phoneCallEvent
 	known := event.fields()
 	if _, ok := known[q.by].(string); q.by != "" && !ok || q.by == "" && v.Has("filterValue") {
-		return q, badRequest("filterby_invalid", "filterBy is id, method, modified, note, status, type or url")
+		return q, badRequest("filterby_invalid", "filterBy must be id, method, modified, note, status, type or url")
 	}
 	if q.by != "" && !v.Has("filterValue") {
 		return q, badRequest("filtervalue_invalid", "filterValue is missing")
@@ -379,7 +379,7 @@ func uapiQueryOf(v url.Values) (q uapiQuery, err error) {
 	}
 	for _, name := range q.fields {
 		if _, ok := known[name]; !ok {
-			return q, badRequest("fields_invalid", "fields are id, links, method, modified, note, status, type and url, with commas between them")
+			return q, badRequest("fields_invalid", "fields must be a comma-separated list of id, links, method, modified, note, status, type and url")
 		}
 	}
 	// The official client misspells the key.
@@ -388,7 +388,7 @@ func uapiQueryOf(v url.Values) (q uapiQuery, err error) {
 	case "desc", "descending":
 		q.descending = true
 	default:
-		return q, badRequest("sortorder_invalid", "sortOrder is asc or desc")
+		return q, badRequest("sortorder_invalid", "sortOrder must be asc or desc")
 	}
 	return q, nil
 }
@@ -504,11 +504,11 @@ func (f uapiFields) apply(sub *notify.Subscription) error {
 	case ok && method == "1":
 		sub.Method = http.MethodPost
 	default:
-		return badRequest("pce_method_invalid", "method is 0 (GET) or 1 (POST)")
+		return badRequest("pce_method_invalid", "method must be 0 (GET) or 1 (POST)")
 	}
 	switch address, given, ok := f.text("url"); {
 	case !ok:
-		return badRequest("pce_url_invalid", "url is a string")
+		return badRequest("pce_url_invalid", "url must be a string")
 	case given:
 		sub.URL = address
 	}
@@ -517,11 +517,11 @@ func (f uapiFields) apply(sub *notify.Subscription) error {
 	case ok && (status == "0" || status == "1"):
 		sub.Active = status == "1"
 	default:
-		return badRequest("pce_status_invalid", "status is 0 (disabled) or 1 (enabled)")
+		return badRequest("pce_status_invalid", "status must be 0 (disabled) or 1 (enabled)")
 	}
 	switch note, given, ok := f.text("note"); {
 	case !ok:
-		return badRequest("request_invalid", "note is a string")
+		return badRequest("request_invalid", "note must be a string")
 	case given:
 		sub.Note = note
 	}
@@ -546,10 +546,10 @@ func (s *Server) uapiProblem(err error) *uapiError {
 	case errors.As(err, new(*errTooMuch)):
 		return &uapiError{http.StatusForbidden, "access_denied", err.Error()}
 	case errors.Is(err, notify.ErrLimit):
-		return &uapiError{http.StatusForbidden, "access_denied", err.Error() + " (notify.max_subscriptions in the config)"}
+		return &uapiError{http.StatusForbidden, "access_denied", err.Error() + " (set by notify.max_subscriptions in the config)"}
 	}
 	if failed(err) {
 		s.log.Error("admin request failed", "err", err)
 	}
-	return &uapiError{http.StatusInternalServerError, "internal_server_error", "it cannot be done now: the log of bellhop says why"}
+	return &uapiError{http.StatusInternalServerError, "internal_server_error", "the store is not writable, or bellhop is too busy; see /readyz"}
 }

@@ -24,30 +24,30 @@ func (s *Server) register(v1 *routes, api huma.API) {
 		v1.rights[method+" "+path] = asks
 		return describe(asks, id, method, path, status, summary, also...)
 	}
-	huma.Register(api, operation(toRead, "list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, the oldest first"), s.listSubscriptions)
-	huma.Register(api, operation(toWrite, "create-subscription", "POST", "/v1/subscriptions", 201, "Subscribe"), s.createSubscription)
-	huma.Register(api, operation(toRead, "get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Read a subscription"), s.getSubscription)
+	huma.Register(api, operation(toRead, "list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, oldest first"), s.listSubscriptions)
+	huma.Register(api, operation(toWrite, "create-subscription", "POST", "/v1/subscriptions", 201, "Create a subscription"), s.createSubscription)
+	huma.Register(api, operation(toRead, "get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Get a subscription"), s.getSubscription)
 	huma.Register(api, operation(toWrite, "change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription", 409, 412), s.changeSubscription)
-	huma.Register(api, operation(toWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Unsubscribe", 409, 412), s.deleteSubscription)
-	huma.Register(api, operation(toWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Make a new secret, and show it this once; the one before signs too for 24 hours", 412), s.rotateSecret)
-	huma.Register(api, operation(toWrite, "test-subscription", "POST", "/v1/subscriptions/{id}/test", 200, "Send a sample of each subscribed type now, and show what came back"), s.testSubscription)
-	huma.Register(api, operation(toWrite, "replay", "POST", "/v1/subscriptions/{id}/replay", 202, "Deliver again what was said in a time, each with the webhook-id that it had"), s.replay)
-	huma.Register(api, operation(toRead, "list-subscription-deliveries", "GET", "/v1/subscriptions/{id}/deliveries", 200, "Read what a subscription was sent, the newest first"), s.listDeliveriesOf)
-	huma.Register(api, operation(toRead, "list-deliveries", "GET", "/v1/deliveries", 200, "Read the delivery log: what waits, and then what is over, each the newest first"), s.listDeliveries)
-	huma.Register(api, operation(toRead, "get-delivery", "GET", "/v1/deliveries/{id}", 200, "Read a delivery"), s.getDelivery)
-	huma.Register(api, operation(toWrite, "redeliver", "POST", "/v1/deliveries/{id}/redeliver", 200, "Make an attempt now, whatever became of the delivery, and show what came back"), s.redeliver)
-	huma.Register(api, operation(toRead, "list-calls", "GET", "/v1/calls", 200, "List the live calls, the oldest first"), s.listCalls)
-	huma.Register(api, operation(toRead, "get-call", "GET", "/v1/calls/{id}", 200, "Read a live call"), s.getCall)
-	huma.Register(api, traceOperation(api, operation(toReadAll, "trace-call", "GET", "/v1/calls/{id}/trace", 200, "Read the messages of a call, or see its ladder")), s.traceCall)
-	huma.Register(api, eventStream(api, operation(toRead, "list-events", "GET", "/v1/events", 200, "Read the event log, the oldest first, or follow it")), s.listEvents)
-	huma.Register(api, operation(toRead, "list-extensions", "GET", "/v1/extensions", 200, "List the extensions that are known"), s.listExtensions)
-	huma.Register(api, operation(toRead, "get-extension", "GET", "/v1/extensions/{extension}", 200, "Read what is known of an extension"), s.getExtension)
-	huma.Register(api, operation(toReadAll, "get-status", "GET", "/v1/status", 200, "Read how this bellhop is"), s.getStatus)
-	huma.Register(api, operation(toAdminister, "list-tokens", "GET", "/v1/tokens", 200, "List tokens, the oldest first"), s.listTokens)
-	huma.Register(api, operation(toAdminister, "create-token", "POST", "/v1/tokens", 201, "Make a token, and show it this once"), s.createToken)
-	huma.Register(api, operation(toAdminister, "get-token", "GET", "/v1/tokens/{id}", 200, "Read of a token"), s.getToken)
+	huma.Register(api, operation(toWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Delete a subscription", 409, 412), s.deleteSubscription)
+	huma.Register(api, operation(toWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Rotate the signing secret: the response shows the new one, and for 24 hours callbacks are signed with the old one too", 412), s.rotateSecret)
+	huma.Register(api, operation(toWrite, "test-subscription", "POST", "/v1/subscriptions/{id}/test", 200, "Send a sample callback of each subscribed event type now, and return the responses"), s.testSubscription)
+	huma.Register(api, operation(toWrite, "replay", "POST", "/v1/subscriptions/{id}/replay", 202, "Replay a time range: deliver its events again, each with its original webhook-id"), s.replay)
+	huma.Register(api, operation(toRead, "list-subscription-deliveries", "GET", "/v1/subscriptions/{id}/deliveries", 200, "List the deliveries of a subscription, newest first"), s.listDeliveriesOf)
+	huma.Register(api, operation(toRead, "list-deliveries", "GET", "/v1/deliveries", 200, "List deliveries: the waiting ones, then the ended ones, each newest first"), s.listDeliveries)
+	huma.Register(api, operation(toRead, "get-delivery", "GET", "/v1/deliveries/{id}", 200, "Get a delivery"), s.getDelivery)
+	huma.Register(api, operation(toWrite, "redeliver", "POST", "/v1/deliveries/{id}/redeliver", 200, "Redeliver now, whatever the state of the delivery, and return the response"), s.redeliver)
+	huma.Register(api, operation(toRead, "list-calls", "GET", "/v1/calls", 200, "List live calls, oldest first"), s.listCalls)
+	huma.Register(api, operation(toRead, "get-call", "GET", "/v1/calls/{id}", 200, "Get a live call"), s.getCall)
+	huma.Register(api, traceOperation(api, operation(toReadAll, "trace-call", "GET", "/v1/calls/{id}/trace", 200, "Get the SIP messages of a call, or its ladder diagram")), s.traceCall)
+	huma.Register(api, eventStream(api, operation(toRead, "list-events", "GET", "/v1/events", 200, "List events, oldest first, or stream them as they are published")), s.listEvents)
+	huma.Register(api, operation(toRead, "list-extensions", "GET", "/v1/extensions", 200, "List known extensions"), s.listExtensions)
+	huma.Register(api, operation(toRead, "get-extension", "GET", "/v1/extensions/{extension}", 200, "Get an extension"), s.getExtension)
+	huma.Register(api, operation(toReadAll, "get-status", "GET", "/v1/status", 200, "Get the status of this node"), s.getStatus)
+	huma.Register(api, operation(toAdminister, "list-tokens", "GET", "/v1/tokens", 200, "List tokens, oldest first"), s.listTokens)
+	huma.Register(api, operation(toAdminister, "create-token", "POST", "/v1/tokens", 201, "Create a token; only this response shows its secret"), s.createToken)
+	huma.Register(api, operation(toAdminister, "get-token", "GET", "/v1/tokens/{id}", 200, "Get a token"), s.getToken)
 	huma.Register(api, operation(toAdminister, "revoke-token", "DELETE", "/v1/tokens/{id}", 204, "Revoke a token"), s.revokeToken)
-	huma.Register(api, operation(toAdminister, "list-audit", "GET", "/v1/audit", 200, "Read what was changed over the API, and by whom, the newest first"), s.listAudit)
+	huma.Register(api, operation(toAdminister, "list-audit", "GET", "/v1/audit", 200, "List changes made over the API, newest first"), s.listAudit)
 }
 
 // describe returns the description of a route: its errors are those of its kind,
@@ -71,7 +71,7 @@ func describe(asks right, id, method, path string, status int, summary string, a
 		op.Errors = append(op.Errors, http.StatusConflict)
 		op.Parameters = append(op.Parameters, &huma.Param{
 			Name: "Idempotency-Key", In: "header",
-			Description: "Any text, for example a UUID: if a request with it has succeeded in the last 24 hours, a repetition changes nothing and has the same answer",
+			Description: "Any text, for example a UUID. Repeating a request that succeeded with this key in the last 24 hours changes nothing and returns the same response",
 			Schema:      &huma.Schema{Type: huma.TypeString, MaxLength: &limit},
 		})
 	}
@@ -80,16 +80,16 @@ func describe(asks right, id, method, path string, status int, summary string, a
 
 // asking says in the description of a route whom it is for.
 var asking = map[right]string{
-	toAdminister: "For tokens of scope admin.",
-	toRead:       "For tokens of any scope. One that is bound to extensions sees what is of these.",
-	toWrite:      "For tokens of scope write or admin. To one that is bound to extensions, what is of others is not there.",
-	toReadAll:    "For tokens that are bound to no extension.",
+	toAdminister: "Requires a token with scope admin.",
+	toRead:       "Requires a token of any scope. A token bound to extensions sees only those.",
+	toWrite:      "Requires a token with scope write or admin. A token bound to extensions gets 404 for anything of another extension.",
+	toReadAll:    "Requires a token that is not bound to extensions.",
 }
 
 // A list is one page of many.
 type list[T any] struct {
 	Items []T    `json:"items" nullable:"false"`
-	Next  string `json:"next" doc:"Where the next page begins; empty: there is none"`
+	Next  string `json:"next" doc:"Cursor of the next page; empty on the last page"`
 }
 
 type listed[T any] struct{ Body list[T] }
@@ -129,33 +129,33 @@ func checkCursor(cursor string) error {
 			return nil
 		}
 	}
-	return unprocessable("query.cursor", "is none: take next of the page before")
+	return unprocessable("query.cursor", "unknown cursor; use next from the previous page")
 }
 
 // A change is what a client may set in a subscription. What it leaves out
 // stays, or has its default in a new one. What it may be, notify knows.
 type change struct {
-	Extension      *string           `json:"extension,omitempty" doc:"101 is the user 101 whatever its domain, 101@pbx.example that user in that domain"`
-	ExtensionRegex *string           `json:"extension_regex,omitempty" doc:"Instead of extension: an RE2 expression that matches the whole of it"`
-	Types          []string          `json:"types,omitempty" nullable:"false" doc:"dial-in, dial-out, answer (or answer-in, answer-out), hangup, and so on"`
-	URL            *string           `json:"url,omitempty" doc:"http or https; with variables of RFC 6570, the fields of the dialect"`
-	Method         *string           `json:"method,omitempty" enum:"GET,POST,PUT" doc:"POST by default"`
-	Dialect        *string           `json:"dialect,omitempty" enum:"unified,telphin,cti,json,cloudevents" doc:"json by default"`
-	Active         *bool             `json:"active,omitempty" doc:"true by default"`
+	Extension      *string           `json:"extension,omitempty" doc:"101 is user 101 of any domain, 101@pbx.example of that domain only"`
+	ExtensionRegex *string           `json:"extension_regex,omitempty" doc:"Instead of extension: an RE2 regular expression that matches the whole extension"`
+	Types          []string          `json:"types,omitempty" nullable:"false" doc:"Event types: dial-in, dial-out, answer (or answer-in, answer-out), hangup and others"`
+	URL            *string           `json:"url,omitempty" doc:"Request URL, http or https; may contain RFC 6570 variables named like the fields of the dialect"`
+	Method         *string           `json:"method,omitempty" enum:"GET,POST,PUT" doc:"HTTP method; default POST"`
+	Dialect        *string           `json:"dialect,omitempty" enum:"unified,telphin,cti,json,cloudevents" doc:"Format of the callbacks; default json"`
+	Active         *bool             `json:"active,omitempty" doc:"false switches callbacks off; default true"`
 	Note           *string           `json:"note,omitempty"`
-	Headers        map[string]string `json:"headers,omitempty" nullable:"false" doc:"Sent with every callback, and never shown again; an empty value keeps the one there is"`
-	TLSCA          *string           `json:"tls_ca,omitempty" doc:"PEM: the CAs of which one must have signed the receiver's certificate, in place of those that the machine trusts"`
-	TLSCert        *string           `json:"tls_cert,omitempty" doc:"PEM: the certificate, and those between it and its CA, by which bellhop is known to the receiver"`
-	TLSKey         *string           `json:"tls_key,omitempty" writeOnly:"true" doc:"PEM: the key of tls_cert, never shown again; it goes when tls_cert is emptied"`
-	Secret         *string           `json:"secret,omitempty" writeOnly:"true" doc:"Signs callbacks: whsec_ and the base64 of 24 to 64 bytes; made if none is given. A change is a rotation"`
-	Extended       *bool             `json:"extended,omitempty" doc:"telphin: send what the originals did not know, too"`
-	FlowCase       *string           `json:"flow_case,omitempty" doc:"lower (default) or upper"`
-	StatusWords    *string           `json:"status_words,omitempty" doc:"unified: only ANSWER and UNKNOWN at hangup"`
-	Group          *string           `json:"group,omitempty" doc:"one or each. cti: a call that rings at several extensions is one call (default with extension_regex), or each extension's is its own"`
-	FollowURLs     *bool             `json:"follow_urls,omitempty" doc:"cti: answer and hangup go to the onAnswer and onHangup URLs that the XML answer to their newCall names"`
-	LiveTTL        *string           `json:"live_ttl,omitempty" doc:"How long a dial or answer is worth delivering: 60s by default"`
-	Timeout        *string           `json:"timeout,omitempty" doc:"Of one attempt: 5s, for records 15s, by default"`
-	MaxInFlight    *int              `json:"max_in_flight,omitempty" doc:"Callbacks under way at a time: 4 by default"`
+	Headers        map[string]string `json:"headers,omitempty" nullable:"false" doc:"Header fields sent with every callback. Their values are never returned; an empty value keeps the stored one"`
+	TLSCA          *string           `json:"tls_ca,omitempty" doc:"PEM: trust these CAs for the receiver's certificate, instead of the system's"`
+	TLSCert        *string           `json:"tls_cert,omitempty" doc:"PEM: client certificate that bellhop presents to the receiver, followed by its intermediates"`
+	TLSKey         *string           `json:"tls_key,omitempty" writeOnly:"true" doc:"PEM: private key of tls_cert. Never returned; deleted when tls_cert is set to the empty string"`
+	Secret         *string           `json:"secret,omitempty" writeOnly:"true" doc:"Signing secret: whsec_ followed by the base64 of 24 to 64 bytes; generated if absent. A change rotates it"`
+	Extended       *bool             `json:"extended,omitempty" doc:"telphin: also send fields that the original API does not have"`
+	FlowCase       *string           `json:"flow_case,omitempty" doc:"Case of the call flow, in or out: lower (default) or upper"`
+	StatusWords    *string           `json:"status_words,omitempty" doc:"unified: send only the statuses ANSWER and UNKNOWN at hangup"`
+	Group          *string           `json:"group,omitempty" doc:"cti: one reports a call that rings several extensions as one call (default with extension_regex), each as one call per extension"`
+	FollowURLs     *bool             `json:"follow_urls,omitempty" doc:"cti: send answer and hangup to the onAnswer and onHangup URLs of the XML response to newCall"`
+	LiveTTL        *string           `json:"live_ttl,omitempty" doc:"Stop retrying dial, answer and ringing callbacks after this long; default 60s"`
+	Timeout        *string           `json:"timeout,omitempty" doc:"Timeout of one attempt; default 5s, and 15s for hangup, message and other record events"`
+	MaxInFlight    *int              `json:"max_in_flight,omitempty" doc:"Maximum number of requests in flight; default 4"`
 }
 
 // apply makes the change. Its error is a [notify.Invalid].
@@ -216,7 +216,7 @@ func setDuration(to *notify.Duration, text *string, field string) error {
 		return nil
 	}
 	if err := to.UnmarshalText([]byte(*text)); err != nil {
-		return &notify.Invalid{Field: field, Why: "is not a duration: write it like 500ms or 30s"}
+		return &notify.Invalid{Field: field, Why: "is not a duration: use a value such as 500ms or 30s"}
 	}
 	return nil
 }
@@ -282,11 +282,11 @@ func entityTags(ifMatch string) (tags []string) {
 }
 
 func (s *Server) listSubscriptions(ctx context.Context, in *struct {
-	Cursor    string `query:"cursor" doc:"next of the page before"`
+	Cursor    string `query:"cursor" doc:"next from the previous page"`
 	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	Extension string `query:"extension" doc:"Of this extension, by its exact name"`
-	Type      string `query:"type" doc:"That name this event type"`
-	Active    string `query:"active" enum:"true,false" doc:"That are, or are not, active"`
+	Extension string `query:"extension" doc:"Only subscriptions to exactly this extension"`
+	Type      string `query:"type" doc:"Only subscriptions whose types contain this one"`
+	Active    string `query:"active" enum:"true,false" doc:"Only active, or only inactive, subscriptions"`
 }) (*listed[notify.Subscription], error) {
 	if err := cmp.Or(checkType(in.Type), checkCursor(in.Cursor)); err != nil {
 		return nil, err
@@ -329,7 +329,7 @@ func (s *Server) getSubscription(ctx context.Context, in *struct {
 
 func (s *Server) changeSubscription(ctx context.Context, in *struct {
 	ID      string `path:"id"`
-	IfMatch string `header:"If-Match" doc:"The ETag that it must have still"`
+	IfMatch string `header:"If-Match" doc:"Apply the change only if the subscription still has this ETag"`
 	Body    change
 }) (*asked, error) {
 	old, err := s.revision(ctx, in.ID, in.IfMatch)
@@ -345,7 +345,7 @@ func (s *Server) changeSubscription(ctx context.Context, in *struct {
 
 func (s *Server) deleteSubscription(ctx context.Context, in *struct {
 	ID      string `path:"id"`
-	IfMatch string `header:"If-Match" doc:"The ETag that it must have still"`
+	IfMatch string `header:"If-Match" doc:"Apply the change only if the subscription still has this ETag"`
 }) (*struct{}, error) {
 	old, err := s.revision(ctx, in.ID, in.IfMatch)
 	if err != nil {
@@ -358,7 +358,7 @@ func (s *Server) deleteSubscription(ctx context.Context, in *struct {
 }
 
 func (s *Server) listCalls(ctx context.Context, in *struct {
-	Cursor    string `query:"cursor" doc:"next of the page before"`
+	Cursor    string `query:"cursor" doc:"next from the previous page"`
 	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Extension string `query:"extension" doc:"In which this extension takes part"`
 }) (*listed[Call], error) {
@@ -422,16 +422,16 @@ func (s *Server) problem(err error) error {
 	case errors.Is(err, notify.ErrConflict):
 		return huma.Error412PreconditionFailed(err.Error())
 	case errors.Is(err, notify.ErrLimit):
-		return huma.Error409Conflict(err.Error() + " (notify.max_subscriptions in the config)")
+		return huma.Error409Conflict(err.Error() + " (set by notify.max_subscriptions in the config)")
 	case errors.Is(err, notify.ErrEventGone):
-		return huma.Error409Conflict(err.Error() + " (notify.keep_events in the config)")
+		return huma.Error409Conflict(err.Error() + " (kept for notify.keep_events, see the config)")
 	case errors.Is(err, notify.ErrCursor):
-		return unprocessable("query.cursor", "is none: take next of the page before")
+		return unprocessable("query.cursor", "unknown cursor; use next from the previous page")
 	case errors.Is(err, notify.ErrNoEvent):
-		return unprocessable("query.since", "is neither an RFC 3339 time like 2026-01-31T09:00:00Z nor the id of an event in the log")
+		return unprocessable("query.since", "is neither an RFC 3339 time such as 2026-01-31T09:00:00Z nor the id of an event in the event log")
 	}
 	if failed(err) {
 		s.log.Error("admin request failed", "err", err)
 	}
-	return huma.Error503ServiceUnavailable("it cannot be done now: the log of bellhop says why")
+	return huma.Error503ServiceUnavailable("the store is not writable, or bellhop is too busy; see /readyz")
 }

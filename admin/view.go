@@ -14,19 +14,19 @@ type Event struct {
 	EventID   string    `json:"event_id"`
 	EventType string    `json:"event_type"`
 	EventTime int64     `json:"event_time"`
-	Timestamp time.Time `json:"timestamp" doc:"event_time as a person reads it"`
-	Extension string    `json:"extension" doc:"Whose event it is"`
-	Domain    string    `json:"domain,omitempty" doc:"Of the extension"`
-	CallID    string    `json:"call_id,omitempty" doc:"The same for all legs"`
-	Sequence  int       `json:"sequence,omitempty" doc:"1, 2, 3 and so on within the call"`
-	SubCallID string    `json:"sub_call_id,omitempty" doc:"The extension's one turn in the call"`
+	Timestamp time.Time `json:"timestamp" doc:"event_time in RFC 3339"`
+	Extension string    `json:"extension" doc:"Extension of the event"`
+	Domain    string    `json:"domain,omitempty" doc:"Domain of the extension"`
+	CallID    string    `json:"call_id,omitempty" doc:"Call of the event; the same for all its legs"`
+	Sequence  int       `json:"sequence,omitempty" doc:"Number of the event within its call: 1, 2, 3 and so on"`
+	SubCallID string    `json:"sub_call_id,omitempty" doc:"The extension's part in the call; another one if it rings again"`
 
-	CallFlow        string `json:"call_flow,omitempty" doc:"in or out"`
+	CallFlow        string `json:"call_flow,omitempty" doc:"Direction seen from the extension: in or out"`
 	CallStatus      string `json:"call_status,omitempty"`
 	CallerIDNum     string `json:"caller_id_num,omitempty"`
 	CallerIDName    string `json:"caller_id_name,omitempty"`
 	CallerExtension string `json:"caller_extension,omitempty"`
-	CalledNumber    string `json:"called_number,omitempty" doc:"As dialed"`
+	CalledNumber    string `json:"called_number,omitempty" doc:"Number as dialed"`
 	CalledExtension string `json:"called_extension,omitempty"`
 	CalledDID       string `json:"called_did,omitempty"`
 	CallAPIID       string `json:"callapi_id,omitempty"`
@@ -37,23 +37,23 @@ type Event struct {
 	ANI             string `json:"ani,omitempty"`
 	Tag             string `json:"tag,omitempty"`
 
-	CallerExtensionID uint64 `json:"caller_extension_id,omitempty" doc:"Its number, once a callback has needed one"`
-	CalledExtensionID uint64 `json:"called_extension_id,omitempty" doc:"Its number, once a callback has needed one"`
+	CallerExtensionID uint64 `json:"caller_extension_id,omitempty" doc:"Number of the extension in callbacks; absent until a callback has needed one"`
+	CalledExtensionID uint64 `json:"called_extension_id,omitempty" doc:"Number of the extension in callbacks; absent until a callback has needed one"`
 
-	Duration          *int64 `json:"duration,omitempty" doc:"At a hangup: time talked"`
+	Duration          *int64 `json:"duration,omitempty" doc:"Talk time in microseconds; on hangup"`
 	RingDuration      int64  `json:"ring_duration,omitempty"`
 	SetupTime         int64  `json:"setup_time,omitempty"`
 	RecID             string `json:"rec_id,omitempty"`
 	SIPCode           int    `json:"sip_code,omitempty"`
 	SIPReason         string `json:"sip_reason,omitempty"`
 	Q850              int    `json:"q850,omitempty"`
-	HangupBy          string `json:"hangup_by,omitempty" doc:"caller, callee or system"`
+	HangupBy          string `json:"hangup_by,omitempty" doc:"Party that hung up: caller, callee or system"`
 	AnsweredElsewhere bool   `json:"answered_elsewhere,omitempty"`
 	Missed            *bool  `json:"missed,omitempty"`
 	Transferred       bool   `json:"transferred,omitempty"`
 	Bridged           *bool  `json:"bridged,omitempty"`
 	BridgedDuration   int64  `json:"bridged_duration,omitempty"`
-	Recovered         bool   `json:"recovered,omitempty" doc:"Said from what was kept over a restart"`
+	Recovered         bool   `json:"recovered,omitempty" doc:"Published from stored state after a restart"`
 	Correlation       string `json:"correlation,omitempty"`
 	UserAgent         string `json:"user_agent,omitempty"`
 	Verstat           string `json:"verstat,omitempty"`
@@ -61,15 +61,15 @@ type Event struct {
 	MessageText       string `json:"message_text,omitempty"`
 	ContentType       string `json:"content_type,omitempty"`
 
-	SubscriptionID    string `json:"subscription_id,omitempty" doc:"At subscription-state: of which it tells"`
-	SubscriptionState string `json:"subscription_state,omitempty" doc:"paused, resumed or disabled"`
-	Why               string `json:"why,omitempty" doc:"It is paused or disabled"`
+	SubscriptionID    string `json:"subscription_id,omitempty" doc:"On subscription-state: the subscription that changed"`
+	SubscriptionState string `json:"subscription_state,omitempty" doc:"On subscription-state: paused, resumed or disabled"`
+	Why               string `json:"why,omitempty" doc:"On subscription-state: reason of the pause or disabling"`
 
 	CallerNumberE164 string            `json:"caller_number_e164,omitempty"`
 	CalledNumberE164 string            `json:"called_number_e164,omitempty"`
-	CallerIDNumRaw   string            `json:"caller_id_num_raw,omitempty" doc:"As it is written in the message, if otherwise"`
-	CalledNumberRaw  string            `json:"called_number_raw,omitempty" doc:"As it is written in the message, if otherwise"`
-	Privacy          bool              `json:"privacy,omitempty" doc:"The caller asks that its number is not shown"`
+	CallerIDNumRaw   string            `json:"caller_id_num_raw,omitempty" doc:"Number as in the SIP message, if that differs"`
+	CalledNumberRaw  string            `json:"called_number_raw,omitempty" doc:"Number as in the SIP message, if that differs"`
+	Privacy          bool              `json:"privacy,omitempty" doc:"The caller asks for its number to be withheld"`
 	Headers          map[string]string `json:"headers,omitempty"`
 }
 
@@ -160,7 +160,7 @@ func userOf(e *dialog.Extension) string {
 // A Call is a [dialog.Call] as the API shows it.
 type Call struct {
 	ID       string     `json:"call_id"`
-	State    string     `json:"state" doc:"calling, ringing or talking"`
+	State    string     `json:"state" doc:"State of the call: calling, ringing or talking"`
 	Since    time.Time  `json:"since"`
 	Answered *time.Time `json:"answered,omitempty"`
 	Parties  []Party    `json:"parties" nullable:"false"`
@@ -171,11 +171,11 @@ type Party struct {
 	ID           string     `json:"sub_call_id"`
 	Extension    string     `json:"extension"`
 	Domain       string     `json:"domain,omitempty"`
-	Flow         string     `json:"call_flow" doc:"in or out"`
-	Status       string     `json:"call_status" doc:"CALLING or ANSWER; once it is over, that of its hangup"`
+	Flow         string     `json:"call_flow" doc:"Direction seen from the extension: in or out"`
+	Status       string     `json:"call_status" doc:"CALLING or ANSWER; after the hangup, the status of the hangup"`
 	Since        time.Time  `json:"since"`
 	Answered     *time.Time `json:"answered,omitempty"`
-	Over         bool       `json:"over,omitempty" doc:"It has had its hangup"`
+	Over         bool       `json:"over,omitempty" doc:"The hangup of this party was published"`
 	CallerNum    string     `json:"caller_id_num,omitempty"`
 	CallerName   string     `json:"caller_id_name,omitempty"`
 	CalledNumber string     `json:"called_number,omitempty"`

@@ -73,7 +73,7 @@
   function live(is) {
     for (const mark of document.querySelectorAll(".live")) {
       mark.classList.toggle("lost", !is);
-      mark.textContent = is ? "live" : "not live: bellhop does not answer";
+      mark.textContent = is ? "live" : "not live: bellhop is not responding";
     }
   }
   document.body.addEventListener("htmx:sseOpen", () => live(true));
@@ -115,9 +115,9 @@
   document.body.addEventListener("htmx:responseError", e => {
     const answer = new DOMParser().parseFromString(e.detail.xhr.responseText, "text/html");
     const refusal = answer.getElementById("refusal");
-    say(refusal ? refusal.textContent : "That failed: " + e.detail.xhr.status);
+    say(refusal ? refusal.textContent : "Request failed: HTTP " + e.detail.xhr.status);
   });
-  document.body.addEventListener("htmx:sendError", () => say("bellhop does not answer."));
+  document.body.addEventListener("htmx:sendError", () => say("bellhop is not responding."));
 
   localize(document);
 })();
