@@ -81,13 +81,13 @@ var rules = map[string]string{
 }
 
 // rights are what the routes of all muxes ask for, by pattern.
-func (s *Server) rights() map[string]right {
-	all := make(map[string]right)
+func (s *Server) rights() map[string]permission {
+	all := make(map[string]permission)
 	for _, rs := range s.muxes {
-		maps.Copy(all, rs.rights)
+		maps.Copy(all, rs.permissions)
 	}
 	delete(all, "/") // TestMetricsAreNotForTheBound
-	for pattern := range s.pages.rights {
+	for pattern := range s.pages.permissions {
 		delete(all, pattern) // TestWhoMaySeeWhat
 	}
 	return all
@@ -115,7 +115,7 @@ func TestWhoMayWhat(t *testing.T) {
 	rights := r.server.rights()
 	for pattern, asks := range rights {
 		_, known := rules[pattern]
-		if known == slices.Contains(opened, pattern) || (asks == open) == known {
+		if known == slices.Contains(opened, pattern) || (asks == permitAll) == known {
 			t.Errorf("%s: this test does not know whom it is for", pattern)
 		}
 	}
@@ -188,7 +188,7 @@ func TestWhoMayWhat(t *testing.T) {
 }
 
 func TestEveryRouteSaysWhatItAsksFor(t *testing.T) {
-	rs := new(Server).newRoutes(problem)
+	rs := new(Server).newMux(writeProblem)
 	defer func() {
 		if recover() == nil {
 			t.Error("a route was added that says nothing")
@@ -213,11 +213,11 @@ func TestMay(t *testing.T) {
 		{&access{scope: Write, extensions: []string{"101"}}, true, true, false, false, false},
 		{&access{scope: Admin, extensions: []string{"101"}}, true, true, false, false, false},
 	} {
-		if !tt.who.may(open) {
+		if !tt.who.permits(permitAll) {
 			t.Errorf("%+v may not even what is open", tt.who)
 		}
-		for do, want := range map[right]bool{toRead: tt.read, toWrite: tt.write, toReadAll: tt.readAll, toAdminister: tt.administer, right(99): tt.x} {
-			if got := tt.who.may(do); got != want {
+		for do, want := range map[permission]bool{permitRead: tt.read, permitWrite: tt.write, permitReadAll: tt.readAll, permitAdmin: tt.administer, permission(99): tt.x} {
+			if got := tt.who.permits(do); got != want {
 				t.Errorf("%+v may(%d) = %v, want %v", tt.who, do, got, want)
 			}
 		}
@@ -247,12 +247,12 @@ func TestSees(t *testing.T) {
 		{[]string{"0003*210"}, "0003x210", false},
 		{[]string{"102", "101"}, "101", true},
 	} {
-		if got := (&access{scope: Read, extensions: tt.bound}).sees(tt.extension); got != tt.want {
+		if got := (&access{scope: Read, extensions: tt.bound}).canSee(tt.extension); got != tt.want {
 			t.Errorf("bound to %q, sees(%q) = %v", tt.bound, tt.extension, got)
 		}
 	}
 	var nobody *access
-	if nobody.sees("101") || nobody.sees("") {
+	if nobody.canSee("101") || nobody.canSee("") {
 		t.Error("nobody sees something")
 	}
 }

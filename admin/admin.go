@@ -157,27 +157,27 @@ type Server struct {
 	config     Config
 	log        *slog.Logger
 	js         jetstream.JetStream
-	tokens     *tokens
+	tokens     *tokenStore
 	auditLog   jetstream.Stream
-	lines      lines
-	failures   failures // to say who one is
-	streams    *streams
+	lines      lineCache
+	failures   failureLimits // to say who one is
+	streams    *streamRegistry
 	gate       *gate // for requests that read
 	streamGate *gate // for requests that open a stream
-	conns      *conns
+	conns      *connLimiter
 	panics     atomic.Uint64 // of handlers
 	started    time.Time
-	muxes      []*routes
-	pages      *routes
-	sessions   sessions
-	tests      tests
+	muxes      []*permissionMux
+	pages      *permissionMux
+	sessions   sessionStore
+	tests      testLimiter
 	handler    http.Handler
 
-	guessable bool // the token of the config might be found by trying
+	configTokenGuessable bool // the token of the config might be found by trying
 }
 
 // unguessable is how long a token must be that nobody finds by trying.
-const unguessable = 32
+const minSecretLength = 32
 
 // Open returns a Server that keeps its tokens and the audit log in the store,
 // and reads the tokens. It panics if two of the collectors have a name in common.
@@ -188,19 +188,19 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), gate: newGate(c.Strained), streamGate: newGate(nil), conns: newConns(c.Log), lines: newLines(c.Notifier), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
-	kv, err := openTokens(ctx, js, c.Replicas)
+	s := &Server{config: c, log: c.Log, js: js, failures: newFailureLimits(), streams: newStreamRegistry(), gate: newGate(c.Strained), streamGate: newGate(nil), conns: newConnLimiter(c.Log), lines: newLineCache(c.Notifier), started: time.Now(), sessions: newSessionStore(), configTokenGuessable: len(c.Token) < minSecretLength}
+	kv, err := openTokenBucket(ctx, js, c.Replicas)
 	if err != nil {
 		return nil, fmt.Errorf("bucket bellhop_tokens: %w", err)
 	}
-	if s.auditLog, err = openAudit(ctx, js, c); err != nil {
+	if s.auditLog, err = openAuditLog(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("audit log bellhop_audit: %w", err)
 	}
-	s.tokens = newTokens(kv, s.log, c.Token)
-	if err := s.tokens.load(ctx); err != nil {
+	s.tokens = newTokenStore(kv, s.log, c.Token)
+	if err := s.tokens.loadAll(ctx); err != nil {
 		return nil, err
 	}
-	s.handler = s.routes()
+	s.handler = s.buildHandler()
 	return s, nil
 }
 
@@ -210,7 +210,7 @@ func (s *Server) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := s.watchTokens(ctx); err != nil && ctx.Err() == nil {
 			s.log.Error("admin begins anew", "part", "tokens", "err", err)
-			pause(ctx, time.Second)
+			sleepContext(ctx, time.Second)
 		}
 	}
 }
@@ -223,11 +223,11 @@ func (s *Server) watchTokens(ctx context.Context) (err error) {
 			err = fmt.Errorf("watch tokens: panic: %v\n%s", reason, debug.Stack())
 		}
 	}()
-	return s.tokens.watch(ctx, true)
+	return s.tokens.watchBucket(ctx, true)
 }
 
 // pause sleeps until d has passed or ctx ends.
-func pause(ctx context.Context, d time.Duration) {
+func sleepContext(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -238,7 +238,7 @@ func pause(ctx context.Context, d time.Duration) {
 
 // newCache returns a cache of what was used last. It panics if the size is not
 // above zero.
-func newCache[K comparable, V any](size int) *lru.Cache[K, V] {
+func newLRU[K comparable, V any](size int) *lru.Cache[K, V] {
 	cache, err := lru.New[K, V](size)
 	if err != nil {
 		panic(err)
@@ -247,44 +247,44 @@ func newCache[K comparable, V any](size int) *lru.Cache[K, V] {
 }
 
 // routes returns the whole API.
-func (s *Server) routes() http.Handler {
-	v1 := s.newRoutes(problem)
-	api := humago.New(v1, apiConfig(s.config.Version))
-	s.register(v1, api)
+func (s *Server) buildHandler() http.Handler {
+	v1 := s.newMux(writeProblem)
+	api := humago.New(v1, newAPIConfig(s.config.Version))
+	s.registerV1(v1, api)
 	description, err := json.Marshal(api.OpenAPI())
 	if err != nil {
 		panic(err) // it is made of strings
 	}
-	admitted := s.admit(s.byBearer, problem, s.inTurn(problem, newAnswers(problem).once(shortNames(v1))))
+	admitted := s.authenticate(s.identifyByBearer, writeProblem, s.queueReads(writeProblem, newIdempotencyCache(writeProblem).answerOnce(limitNames(v1))))
 
-	all := s.newRoutes(problem)
-	all.handle("/v1/", open, admitted)
-	all.handle("/v1", open, admitted)
-	all.handle("GET /healthz", open, http.HandlerFunc(s.healthz))
-	all.handle("GET /readyz", open, http.HandlerFunc(s.readyz))
-	all.handle("GET /metrics", open, s.trusted(s.metrics()))
-	all.handle("GET /openapi.json", open, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	all := s.newMux(writeProblem)
+	all.handle("/v1/", permitAll, admitted)
+	all.handle("/v1", permitAll, admitted)
+	all.handle("GET /healthz", permitAll, http.HandlerFunc(s.serveHealthz))
+	all.handle("GET /readyz", permitAll, http.HandlerFunc(s.serveReadyz))
+	all.handle("GET /metrics", permitAll, s.requireTrusted(s.metricsHandler()))
+	all.handle("GET /openapi.json", permitAll, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		w.Write(description)
 	}))
-	s.registerPage(all)
-	return throughProxies(s.config.TrustedProxies, s.dialects(s.guarded(problem, trimmed(all))))
+	s.registerPages(all)
+	return resolveProxies(s.config.TrustedProxies, s.serveDialects(s.guardHandler(writeProblem, trimSlash(all))))
 }
 
 // guarded has h serve what is not too large, and asks for no change on behalf of
 // a page of another origin. A panic of h is answered.
-func (s *Server) guarded(refuse refusal, h http.Handler) http.Handler {
+func (s *Server) guardHandler(refuse errorWriter, h http.Handler) http.Handler {
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusForbidden, "cross-origin request denied: send changes from bellhop's own page or from an API client")
 	}))
-	return s.recovered(refuse, bounded(refuse, legible(refuse, sameOrigin.Handler(h))))
+	return s.recoverPanics(refuse, limitBody(refuse, normalizeRequest(refuse, sameOrigin.Handler(h))))
 }
 
 // maxBody is the size in bytes of the largest request body that is taken.
 const maxBody = 64 << 10
 
-func apiConfig(version string) huma.Config {
+func newAPIConfig(version string) huma.Config {
 	c := huma.DefaultConfig("bellhop", version)
 	c.Info.Description = "Manage webhook subscriptions to the extensions of a PBX, and read calls, events and deliveries."
 	c.Info.License = &huma.License{Name: "Apache 2.0", Identifier: "Apache-2.0"}
@@ -293,12 +293,12 @@ func apiConfig(version string) huma.Config {
 	c.RejectUnknownQueryParameters = true // a slip in a filter must not become everything
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
 	c.Security = []map[string][]string{{"token": {}}}
-	c.Transformers = []huma.Transformer{withoutValues}
+	c.Transformers = []huma.Transformer{dropErrorValues}
 	return c
 }
 
 // withoutValues takes what was sent out of a problem: it may be secret.
-func withoutValues(_ huma.Context, _ string, v any) (any, error) {
+func dropErrorValues(_ huma.Context, _ string, v any) (any, error) {
 	if m, ok := v.(*huma.ErrorModel); ok {
 		for _, e := range m.Errors {
 			e.Value = nil
@@ -322,32 +322,32 @@ func (s *Server) HTTPServer() *http.Server {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
-	h.ConnState = s.conns.changed
-	h.RegisterOnShutdown(s.streams.end)
+	h.ConnState = s.conns.stateChanged
+	h.RegisterOnShutdown(s.streams.closeAll)
 	return h
 }
 
 // trusts reports whether a request comes from this machine, or has a token that
 // may read all.
-func (s *Server) trusts(r *http.Request) bool {
-	if fromHere(r) {
+func (s *Server) isTrusted(r *http.Request) bool {
+	if isLocalRequest(r) {
 		return true
 	}
-	token := bearer(r)
+	token := bearerToken(r)
 	if token == "" {
 		return false
 	}
-	who, _ := s.identify(r, token, time.Now())
-	return who.may(toReadAll)
+	who, _ := s.identifyToken(r, token, time.Now())
+	return who.permits(permitReadAll)
 }
 
 // trusted has h serve who is on this machine, or may read all.
-func (s *Server) trusted(h http.Handler) http.Handler {
-	elsewhere := s.newRoutes(problem)
-	elsewhere.handle("/", toReadAll, h)
-	admitted := s.admit(s.byBearer, problem, elsewhere)
+func (s *Server) requireTrusted(h http.Handler) http.Handler {
+	elsewhere := s.newMux(writeProblem)
+	elsewhere.handle("/", permitReadAll, h)
+	admitted := s.authenticate(s.identifyByBearer, writeProblem, elsewhere)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if fromHere(r) {
+		if isLocalRequest(r) {
 			w.Header().Set("Cache-Control", "no-store")
 			h.ServeHTTP(w, r)
 			return
@@ -359,7 +359,7 @@ func (s *Server) trusted(h http.Handler) http.Handler {
 // bounded answers 413 to a body of more than maxBody bytes. It reads on, for a
 // megabyte at most: a client that is still writing would not see the answer. h gets the
 // body without a byte order mark (RFC 8259 §8.1).
-func bounded(refuse refusal, h http.Handler) http.Handler {
+func limitBody(refuse errorWriter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 		switch {
@@ -380,7 +380,7 @@ var byteOrderMark = []byte("\uFEFF")
 
 // trimmed accepts a slash at the end of every path, and refuses what a mux would
 // redirect to a tidier path: a client of an API does not follow.
-func trimmed(h http.Handler) http.Handler {
+func trimSlash(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if short := strings.TrimRight(r.URL.Path, "/"); short != "" && short != r.URL.Path {
@@ -390,7 +390,7 @@ func trimmed(h http.Handler) http.Handler {
 			r = &r2
 		}
 		if escaped := r.URL.EscapedPath(); path.Clean(escaped) != escaped {
-			problem(w, http.StatusNotFound, "the path has an empty, . or .. segment: remove it")
+			writeProblem(w, http.StatusNotFound, "the path has an empty, . or .. segment: remove it")
 			return
 		}
 		h.ServeHTTP(w, r)
@@ -400,17 +400,17 @@ func trimmed(h http.Handler) http.Handler {
 // shortNames refuses requests with a name that no extension, call, event or
 // subscription can have, before it becomes a subject or a key of the store: 404
 // if the path has one, 422 if the query does.
-func shortNames(next http.Handler) http.Handler {
+func limitNames(next http.Handler) http.Handler {
 	long := func(name string) bool { return len(name) > dialog.MaxName }
 	const detail = "name too long: at most 256 bytes"
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if slices.ContainsFunc(segments(r.URL), long) {
-			problem(w, http.StatusNotFound, detail)
+		if slices.ContainsFunc(pathSegments(r.URL), long) {
+			writeProblem(w, http.StatusNotFound, detail)
 			return
 		}
 		for key, values := range r.URL.Query() {
 			if slices.ContainsFunc(values, long) {
-				writeProblem(w, huma.ErrorModel{
+				writeProblemModel(w, huma.ErrorModel{
 					Status: http.StatusUnprocessableEntity, Title: http.StatusText(http.StatusUnprocessableEntity), Detail: "validation failed",
 					Errors: []*huma.ErrorDetail{{Location: "query." + key, Message: detail}},
 				})
@@ -421,25 +421,25 @@ func shortNames(next http.Handler) http.Handler {
 	})
 }
 
-func problem(w http.ResponseWriter, status int, detail string) {
-	writeProblem(w, huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail})
+func writeProblem(w http.ResponseWriter, status int, detail string) {
+	writeProblemModel(w, huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail})
 }
 
-func writeProblem(w http.ResponseWriter, p huma.ErrorModel) {
+func writeProblemModel(w http.ResponseWriter, p huma.ErrorModel) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
 	json.NewEncoder(w).Encode(p)
 }
 
 // healthz says that the process answers.
-func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) serveHealthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
 
 // readyz says whether it does its work, and if not, why. What it does although it
 // is degraded is no reason to take it out of service: that is 200.
-func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
-	reasons := s.reasons()
+func (s *Server) serveReadyz(w http.ResponseWriter, r *http.Request) {
+	reasons := s.readinessReasons()
 	var body struct {
 		Ready    bool     `json:"ready"`
 		Reasons  []string `json:"reasons,omitempty"`
@@ -450,13 +450,13 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusServiceUnavailable
 	}
 	degraded := s.degraded()
-	if len(reasons)+len(degraded) > 0 && s.trusts(r) {
+	if len(reasons)+len(degraded) > 0 && s.isTrusted(r) {
 		body.Reasons, body.Degraded = reasons, degraded
 	}
 	writeJSON(w, status, body)
 }
 
-func (s *Server) reasons() (reasons []string) {
+func (s *Server) readinessReasons() (reasons []string) {
 	if s.config.Ready != nil {
 		reasons = s.config.Ready()
 	}

@@ -27,7 +27,7 @@ type Entry struct {
 }
 
 // openAudit opens the audit log.
-func openAudit(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
+func openAuditLog(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:     "bellhop_audit",
 		Subjects: []string{auditSubject},
@@ -42,14 +42,14 @@ const auditSubject = "bellhop.audit"
 // audit writes down what who makes the request of ctx has done. What was before
 // and is after is as the API shows it; nil: it was not, or is not. What the store
 // does not take is in the process's log at least.
-func (s *Server) audit(ctx context.Context, did, id string, before, after any) {
+func (s *Server) recordAudit(ctx context.Context, did, id string, before, after any) {
 	e := Entry{At: time.Now().UTC(), By: "nobody", Did: did, ID: id, Before: before, After: after}
 	if who := accessOf(ctx); who != nil {
 		e.By = who.id
 	}
 	attrs := []any{"by", e.By, "did", did, "id", id}
 	if before != nil && after != nil {
-		attrs = append(attrs, "changed", changed(before, after))
+		attrs = append(attrs, "changed", changedFields(before, after))
 	}
 	s.log.Info("audit", attrs...)
 
@@ -65,9 +65,9 @@ func (s *Server) audit(ctx context.Context, did, id string, before, after any) {
 }
 
 // changed names the fields in which two JSON objects differ.
-func changed(before, after any) []string {
+func changedFields(before, after any) []string {
 	var fields []string
-	a, b := fieldsOf(before), fieldsOf(after)
+	a, b := jsonFields(before), jsonFields(after)
 	for name := range a {
 		if !reflect.DeepEqual(a[name], b[name]) {
 			fields = append(fields, name)
@@ -82,14 +82,14 @@ func changed(before, after any) []string {
 	return fields
 }
 
-func fieldsOf(v any) (fields map[string]any) {
+func jsonFields(v any) (fields map[string]any) {
 	b, _ := json.Marshal(v)
 	json.Unmarshal(b, &fields)
 	return fields
 }
 
 // masked is a subscription as the audit log shows it.
-func masked(sub notify.Subscription) notify.Subscription {
+func maskSecrets(sub notify.Subscription) notify.Subscription {
 	sub.Secret, sub.OldSecret, sub.TLSKey = "", "", ""
 	headers := make(map[string]string, len(sub.Headers))
 	for name := range sub.Headers {
@@ -104,10 +104,10 @@ func masked(sub notify.Subscription) notify.Subscription {
 func (s *Server) listAudit(ctx context.Context, in *struct {
 	Cursor string `query:"cursor" doc:"next from the previous page"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-}) (*listed[Entry], error) {
+}) (*listResponse[Entry], error) {
 	info, err := s.auditLog.Info(ctx)
 	if err != nil {
-		return nil, s.problem(fmt.Errorf("read bellhop_audit: %w", err))
+		return nil, s.apiError(fmt.Errorf("read bellhop_audit: %w", err))
 	}
 	first, next := info.State.FirstSeq, info.State.LastSeq+1
 	if in.Cursor != "" {
@@ -117,7 +117,7 @@ func (s *Server) listAudit(ctx context.Context, in *struct {
 		}
 		next = min(next, before)
 	}
-	var out listed[Entry]
+	var out listResponse[Entry]
 	out.Body.Items = []Entry{}
 	for ; next > max(1, first); next-- {
 		if len(out.Body.Items) == in.Limit {
@@ -133,7 +133,7 @@ func (s *Server) listAudit(ctx context.Context, in *struct {
 			err = json.Unmarshal(m.Data, &e)
 		}
 		if err != nil {
-			return nil, s.problem(fmt.Errorf("read bellhop_audit %d: %w", next-1, err))
+			return nil, s.apiError(fmt.Errorf("read bellhop_audit %d: %w", next-1, err))
 		}
 		out.Body.Items = append(out.Body.Items, e)
 	}

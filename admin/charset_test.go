@@ -23,8 +23,8 @@ func encode1251(text string) string {
 }
 
 func TestWindows1251(t *testing.T) {
-	if len(upper1251) != 128 || string(fromWindows1251([]byte("\xa8\xb9\xc0\xef\xff\x98x"))) != "Ё№Апя\uFFFDx" {
-		t.Fatalf("%d characters, %q", len(upper1251), fromWindows1251([]byte("\xa8\xb9\xc0\xef\xff\x98x")))
+	if len(upper1251) != 128 || string(decodeWindows1251([]byte("\xa8\xb9\xc0\xef\xff\x98x"))) != "Ё№Апя\uFFFDx" {
+		t.Fatalf("%d characters, %q", len(upper1251), decodeWindows1251([]byte("\xa8\xb9\xc0\xef\xff\x98x")))
 	}
 	r := newRig(t, Config{})
 	const address, note = "http://crm.example/hook?who=%DE", "звонок № 7 — «Ёж»"

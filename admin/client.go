@@ -12,17 +12,17 @@ import (
 // no forwarding header fields. If these are malformed, or contradict each other,
 // the request stays as it is: whoever sent it, see fromHere, it does not come
 // from this machine.
-func throughProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
+func resolveProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
 	if len(trusted) == 0 {
 		return h
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if client, ok := clientOf(r, trusted); ok {
+		if client, ok := forwardedClient(r, trusted); ok {
 			r2 := *r
 			r2.RemoteAddr = netip.AddrPortFrom(client, 0).String()
 			r2.Header = r.Header.Clone()
 			for name := range r.Header {
-				if forwards(name) {
+				if isForwardingHeader(name) {
 					r2.Header.Del(name)
 				}
 			}
@@ -34,9 +34,9 @@ func throughProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
 
 // clientOf returns the address of the client for which trusted proxies forward a
 // request: the last that is not a trusted proxy's, or the first if all are.
-func clientOf(r *http.Request, trusted []netip.Prefix) (client netip.Addr, ok bool) {
+func forwardedClient(r *http.Request, trusted []netip.Prefix) (client netip.Addr, ok bool) {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || !contains(trusted, peer.Addr()) {
+	if err != nil || !containsAddr(trusted, peer.Addr()) {
 		return client, false
 	}
 	var found []netip.Addr // by each of the header fields
@@ -48,10 +48,10 @@ func clientOf(r *http.Request, trusted []netip.Prefix) (client netip.Addr, ok bo
 			continue
 		}
 		for i, text := range slices.Backward(way) {
-			if client, ok = hopAddr(text); !ok {
+			if client, ok = parseHopAddr(text); !ok {
 				return client, false
 			}
-			if i == 0 || !contains(trusted, client) {
+			if i == 0 || !containsAddr(trusted, client) {
 				break
 			}
 		}
@@ -85,7 +85,7 @@ func forwardedFor(values []string) []string {
 
 // hopAddr reads an address with or without a port, an IPv6 one with or without
 // brackets.
-func hopAddr(text string) (netip.Addr, bool) {
+func parseHopAddr(text string) (netip.Addr, bool) {
 	text = strings.TrimSpace(text)
 	if at, err := netip.ParseAddrPort(text); err == nil {
 		return at.Addr().Unmap(), true
@@ -97,14 +97,14 @@ func hopAddr(text string) (netip.Addr, bool) {
 	return ip.Unmap(), err == nil
 }
 
-func contains(prefixes []netip.Prefix, ip netip.Addr) bool {
+func containsAddr(prefixes []netip.Prefix, ip netip.Addr) bool {
 	ip = ip.Unmap().WithZone("")
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
 // forwards reports whether a header field says that a request was forwarded. The
 // name is in canonical form.
-func forwards(name string) bool {
+func isForwardingHeader(name string) bool {
 	switch name {
 	case "Forwarded", "Via", "X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip", "X-Envoy-External-Address":
 		return true
@@ -114,13 +114,13 @@ func forwards(name string) bool {
 
 // fromHere reports whether a request comes from this machine, and not through a
 // proxy on it.
-func fromHere(r *http.Request) bool {
+func isLocalRequest(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !peer.Addr().Unmap().IsLoopback() {
 		return false
 	}
 	for name := range r.Header {
-		if forwards(name) {
+		if isForwardingHeader(name) {
 			return false
 		}
 	}

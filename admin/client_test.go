@@ -92,7 +92,7 @@ func TestClientOf(t *testing.T) {
 		for i := 0; i < len(tt.header); i += 2 {
 			req.Header.Add(tt.header[i], tt.header[i+1])
 		}
-		got, ok := clientOf(req, trusted)
+		got, ok := forwardedClient(req, trusted)
 		if ok != (tt.want != "") || ok && got.String() != tt.want {
 			t.Errorf("%s from %s: %v %v, want %q", tt.header, tt.peer, got, ok, tt.want)
 		}
@@ -102,7 +102,7 @@ func TestClientOf(t *testing.T) {
 // Each client behind a trusted proxy has its own failures.
 func TestFailuresBehindAProxy(t *testing.T) {
 	r := newRig(t, Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
-	shut(r.server.failures.of(netip.MustParseAddr("203.0.113.9")))
+	shut(r.server.failures.limiterOf(netip.MustParseAddr("203.0.113.9")))
 	for client, want := range map[string]int{"203.0.113.9": 429, "203.0.113.8": 401} {
 		resp, _ := r.do("GET", "/v1/calls", nil, "Authorization", "Bearer guess", "X-Forwarded-For", client)
 		if resp.StatusCode != want {

@@ -15,43 +15,43 @@ import (
 // elsewhere than this machine, and how many from one address elsewhere (of IPv6,
 // one network). So an operator on the machine is always served.
 const (
-	maxConns       = 1024
-	maxConnsRemote = 768
-	maxConnsOf     = 256
+	maxConns           = 1024
+	maxConnsRemote     = 768
+	maxConnsPerNetwork = 256
 )
 
 // connBuffer is how many bytes the kernel keeps of what a client does not read.
-const connBuffer = 256 << 10
+const connWriteBuffer = 256 << 10
 
 // refusedEvery is how often it is logged at most that connections are refused.
-const refusedEvery = 10 * time.Second
+const refusalLogInterval = 10 * time.Second
 
 // conns are the open connections to the API.
-type conns struct {
+type connLimiter struct {
 	log *slog.Logger
 
-	mu      sync.Mutex
-	open    map[net.Conn]netip.Addr
-	of      map[netip.Addr]int // of those from elsewhere
-	remote  int
-	refused uint64
-	logged  time.Time
+	mu         sync.Mutex
+	open       map[net.Conn]netip.Addr
+	perNetwork map[netip.Addr]int // of those from elsewhere
+	remote     int
+	refused    uint64
+	lastLogged time.Time
 }
 
-func newConns(log *slog.Logger) *conns {
-	return &conns{log: log, open: make(map[net.Conn]netip.Addr), of: make(map[netip.Addr]int)}
+func newConnLimiter(log *slog.Logger) *connLimiter {
+	return &connLimiter{log: log, open: make(map[net.Conn]netip.Addr), perNetwork: make(map[netip.Addr]int)}
 }
 
 // admit counts a connection, and reports whether there is room for it.
-func (cs *conns) admit(c net.Conn) bool {
-	peer := networkOf(addrOf(c))
+func (cs *connLimiter) admit(c net.Conn) bool {
+	peer := networkOf(connAddr(c))
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	remote := !peer.IsLoopback()
-	if len(cs.open) >= maxConns || remote && (cs.remote >= maxConnsRemote || cs.of[peer] >= maxConnsOf) {
+	if len(cs.open) >= maxConns || remote && (cs.remote >= maxConnsRemote || cs.perNetwork[peer] >= maxConnsPerNetwork) {
 		cs.refused++
-		if now := time.Now(); now.Sub(cs.logged) >= refusedEvery {
-			cs.logged = now
+		if now := time.Now(); now.Sub(cs.lastLogged) >= refusalLogInterval {
+			cs.lastLogged = now
 			cs.log.Warn("admin connection refused: too many are open", "peer", c.RemoteAddr().String(), "open", len(cs.open), "refused", cs.refused)
 		}
 		return false
@@ -59,13 +59,13 @@ func (cs *conns) admit(c net.Conn) bool {
 	cs.open[c] = peer
 	if remote {
 		cs.remote++
-		cs.of[peer]++
+		cs.perNetwork[peer]++
 	}
 	return true
 }
 
 // changed is the ConnState of the server: it counts closed connections no more.
-func (cs *conns) changed(c net.Conn, state http.ConnState) {
+func (cs *connLimiter) stateChanged(c net.Conn, state http.ConnState) {
 	if state != http.StateClosed && state != http.StateHijacked {
 		return
 	}
@@ -77,19 +77,19 @@ func (cs *conns) changed(c net.Conn, state http.ConnState) {
 		return
 	}
 	cs.remote--
-	if cs.of[peer]--; cs.of[peer] == 0 {
-		delete(cs.of, peer)
+	if cs.perNetwork[peer]--; cs.perNetwork[peer] == 0 {
+		delete(cs.perNetwork, peer)
 	}
 }
 
 // count returns how many connections are open, and how many were refused.
-func (cs *conns) count() (open int, refused uint64) {
+func (cs *connLimiter) count() (open int, refused uint64) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	return len(cs.open), cs.refused
 }
 
-func addrOf(c net.Conn) netip.Addr {
+func connAddr(c net.Conn) netip.Addr {
 	peer, _ := netip.ParseAddrPort(c.RemoteAddr().String())
 	return peer.Addr()
 }
@@ -98,7 +98,7 @@ func addrOf(c net.Conn) netip.Addr {
 // 503 to the others.
 type boundedListener struct {
 	net.Listener
-	conns *conns
+	conns *connLimiter
 }
 
 // Listener returns a listener of l's connections, as many as there may be at a
@@ -112,8 +112,8 @@ func (l boundedListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if l.conns.admit(c) {
-			if tcp, ok := underTLS(c).(*net.TCPConn); ok {
-				tcp.SetWriteBuffer(connBuffer)
+			if tcp, ok := unwrapTLS(c).(*net.TCPConn); ok {
+				tcp.SetWriteBuffer(connWriteBuffer)
 			}
 			return c, nil
 		}
@@ -122,24 +122,24 @@ func (l boundedListener) Accept() (net.Conn, error) {
 }
 
 // underTLS is the connection that c has under TLS, if it is one of TLS.
-func underTLS(c net.Conn) net.Conn {
+func unwrapTLS(c net.Conn) net.Conn {
 	if c, ok := c.(*tls.Conn); ok {
 		return c.NetConn()
 	}
 	return c
 }
 
-const fullAnswer = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/problem+json\r\nContent-Length: 91\r\n\r\n" +
+const tooManyConnsResponse = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/problem+json\r\nContent-Length: 91\r\n\r\n" +
 	`{"title":"Service Unavailable","status":503,"detail":"too many connections: wait a moment"}`
 
 // refuseConn closes a connection, without TLS after an answer. It waits for
 // nobody.
 func refuseConn(c net.Conn) {
-	if plain := underTLS(c); plain != c {
+	if plain := unwrapTLS(c); plain != c {
 		plain.Close()
 		return
 	}
 	c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
-	io.WriteString(c, fullAnswer) // the buffer of a new connection has room for it
+	io.WriteString(c, tooManyConnsResponse) // the buffer of a new connection has room for it
 	c.Close()
 }

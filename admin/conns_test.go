@@ -43,24 +43,24 @@ func TestConnectionsAreBounded(t *testing.T) {
 		return admitted
 	}
 	before, _ := cs.count() // of the rig
-	one := open("192.0.2.1", maxConnsOf)
-	open("192.0.2.2", maxConnsOf)
-	v6 := open("2001:db8::1", maxConnsOf)
+	one := open("192.0.2.1", maxConnsPerNetwork)
+	open("192.0.2.2", maxConnsPerNetwork)
+	v6 := open("2001:db8::1", maxConnsPerNetwork)
 	open("2001:db8::2", 0) // the same network
 	open("192.0.2.3", 0)   // all that is for others is taken
 	here := open("127.0.0.1", maxConns-maxConnsRemote-before)
 	for _, p := range append(one, v6...) {
-		cs.changed(p, http.StateActive)
-		cs.changed(p, http.StateClosed)
-		cs.changed(p, http.StateClosed)
+		cs.stateChanged(p, http.StateActive)
+		cs.stateChanged(p, http.StateClosed)
+		cs.stateChanged(p, http.StateClosed)
 	}
-	open("192.0.2.3", maxConnsOf)
-	open("192.0.2.1", maxConnsOf)
+	open("192.0.2.3", maxConnsPerNetwork)
+	open("192.0.2.1", maxConnsPerNetwork)
 	for _, p := range here {
-		cs.changed(p, http.StateClosed)
+		cs.stateChanged(p, http.StateClosed)
 	}
-	if n, refused := cs.count(); n != before+maxConnsRemote || refused == 0 || len(cs.of) != 3 {
-		t.Errorf("%d are open, %d were refused, %d addresses are known", n, refused, len(cs.of))
+	if n, refused := cs.count(); n != before+maxConnsRemote || refused == 0 || len(cs.perNetwork) != 3 {
+		t.Errorf("%d are open, %d were refused, %d addresses are known", n, refused, len(cs.perNetwork))
 	}
 }
 
@@ -68,7 +68,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 func TestRefusedConnection(t *testing.T) {
 	r := newRig(t, Config{})
 	cs := r.server.conns
-	for range maxConnsOf {
+	for range maxConnsPerNetwork {
 		cs.admit(connFrom(t, "192.0.2.1"))
 	}
 	listener := make(pipeListener, 2)

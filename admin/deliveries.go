@@ -65,22 +65,22 @@ type DeliveryFilter struct {
 // seesDelivery reports whether who makes the request of ctx may know of a
 // delivery: one that is bound, if of its subscription and of the extension whose
 // event it is.
-func (s *Server) seesDelivery(ctx context.Context, d notify.Delivery) bool {
+func (s *Server) canSeeDelivery(ctx context.Context, d notify.Delivery) bool {
 	who := accessOf(ctx)
-	if who.sees("") {
+	if who.canSee("") {
 		return true
 	}
-	_, err := s.subscription(ctx, d.Subscription)
-	return err == nil && who.sees(d.Extension)
+	_, err := s.visibleSubscription(ctx, d.Subscription)
+	return err == nil && who.canSee(d.Extension)
 }
 
 // deliveries reads those of some subscriptions that who asks may know of.
-func (s *Server) deliveries(ctx context.Context, subscriptions []string, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
+func (s *Server) visibleDeliveries(ctx context.Context, subscriptions []string, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
 	all, next, err := s.config.Notifier.Deliveries(ctx, notify.DeliveryQuery{
 		Subscriptions: subscriptions, State: in.State, Cursor: in.Cursor, Limit: in.Limit,
 	})
 	for _, d := range all {
-		if s.seesDelivery(ctx, d) {
+		if s.canSeeDelivery(ctx, d) {
 			seen = append(seen, d)
 		}
 	}
@@ -88,26 +88,26 @@ func (s *Server) deliveries(ctx context.Context, subscriptions []string, in Deli
 }
 
 // allDeliveries is deliveries, of all subscriptions.
-func (s *Server) allDeliveries(ctx context.Context, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
+func (s *Server) allVisibleDeliveries(ctx context.Context, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
 	who := accessOf(ctx)
-	if who.sees("") {
-		return s.deliveries(ctx, nil, in)
+	if who.canSee("") {
+		return s.visibleDeliveries(ctx, nil, in)
 	}
 	mine := []string{}
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if who.sees(sub.Extension) {
+		if who.canSee(sub.Extension) {
 			mine = append(mine, sub.ID)
 		}
 	}
-	return s.deliveries(ctx, mine, in)
+	return s.visibleDeliveries(ctx, mine, in)
 }
 
 // listOf is an answer with deliveries.
-func (s *Server) listOf(seen []notify.Delivery, next string, err error) (*listed[Delivery], error) {
+func (s *Server) respondDeliveries(seen []notify.Delivery, next string, err error) (*listResponse[Delivery], error) {
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	var out listed[Delivery]
+	var out listResponse[Delivery]
 	out.Body.Next, out.Body.Items = next, []Delivery{}
 	for _, d := range seen {
 		out.Body.Items = append(out.Body.Items, deliveryOf(d))
@@ -115,24 +115,24 @@ func (s *Server) listOf(seen []notify.Delivery, next string, err error) (*listed
 	return &out, nil
 }
 
-func (s *Server) listDeliveries(ctx context.Context, in *DeliveryFilter) (*listed[Delivery], error) {
-	return s.listOf(s.allDeliveries(ctx, *in))
+func (s *Server) listDeliveries(ctx context.Context, in *DeliveryFilter) (*listResponse[Delivery], error) {
+	return s.respondDeliveries(s.allVisibleDeliveries(ctx, *in))
 }
 
 func (s *Server) listDeliveriesOf(ctx context.Context, in *struct {
 	ID string `path:"id"`
 	DeliveryFilter
-}) (*listed[Delivery], error) {
-	if _, err := s.subscription(ctx, in.ID); err != nil {
-		return nil, s.problem(err)
+}) (*listResponse[Delivery], error) {
+	if _, err := s.visibleSubscription(ctx, in.ID); err != nil {
+		return nil, s.apiError(err)
 	}
-	return s.listOf(s.deliveries(ctx, []string{in.ID}, in.DeliveryFilter))
+	return s.respondDeliveries(s.visibleDeliveries(ctx, []string{in.ID}, in.DeliveryFilter))
 }
 
 // delivery returns one that who makes the request of ctx may know of.
-func (s *Server) delivery(ctx context.Context, id string) (notify.Delivery, error) {
+func (s *Server) visibleDelivery(ctx context.Context, id string) (notify.Delivery, error) {
 	d, err := s.config.Notifier.Delivery(ctx, id)
-	if err == nil && !s.seesDelivery(ctx, d) {
+	if err == nil && !s.canSeeDelivery(ctx, d) {
 		return notify.Delivery{}, notify.ErrNoDelivery
 	}
 	return d, err
@@ -141,9 +141,9 @@ func (s *Server) delivery(ctx context.Context, id string) (notify.Delivery, erro
 func (s *Server) getDelivery(ctx context.Context, in *struct {
 	ID string `path:"id" doc:"The webhook-id of the delivery"`
 }) (*struct{ Body Delivery }, error) {
-	d, err := s.delivery(ctx, in.ID)
+	d, err := s.visibleDelivery(ctx, in.ID)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	return &struct{ Body Delivery }{deliveryOf(d)}, nil
 }
@@ -151,9 +151,9 @@ func (s *Server) getDelivery(ctx context.Context, in *struct {
 func (s *Server) redeliver(ctx context.Context, in *struct {
 	ID string `path:"id" doc:"The webhook-id of the delivery"`
 }) (*struct{ Body Attempt }, error) {
-	a, err := s.deliverAgain(ctx, in.ID)
+	a, err := s.redeliverNow(ctx, in.ID)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	return &struct{ Body Attempt }{attemptOf(a)}, nil
 }
@@ -162,11 +162,11 @@ var errNoReceiver = errors.New("the subscription of the delivery was deleted: th
 
 // deliverAgain makes an attempt for who makes the request of ctx, see
 // [notify.Notifier.Redeliver].
-func (s *Server) deliverAgain(ctx context.Context, id string) (notify.Attempt, error) {
-	if _, err := s.delivery(ctx, id); err != nil {
+func (s *Server) redeliverNow(ctx context.Context, id string) (notify.Attempt, error) {
+	if _, err := s.visibleDelivery(ctx, id); err != nil {
 		return notify.Attempt{}, err
 	}
-	end, err := s.tests.begin(ctx)
+	end, err := s.tests.startTest(ctx)
 	if err != nil {
 		return notify.Attempt{}, err
 	}
@@ -176,7 +176,7 @@ func (s *Server) deliverAgain(ctx context.Context, id string) (notify.Attempt, e
 	case errors.Is(err, notify.ErrNotFound):
 		err = errNoReceiver
 	case err == nil:
-		s.audit(ctx, "redeliver", id, nil, nil)
+		s.recordAudit(ctx, "redeliver", id, nil, nil)
 	}
 	return a, err
 }
@@ -190,12 +190,12 @@ type Trial struct {
 
 func (s *Server) testSubscription(ctx context.Context, in *struct {
 	ID string `path:"id"`
-}) (*listed[Trial], error) {
-	trials, err := s.try(ctx, in.ID)
+}) (*listResponse[Trial], error) {
+	trials, err := s.sendSamples(ctx, in.ID)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	var out listed[Trial]
+	var out listResponse[Trial]
 	out.Body.Items = make([]Trial, len(trials))
 	for i, t := range trials {
 		out.Body.Items[i] = Trial{t.Type, t.ID, attemptOf(t.Attempt)}
@@ -204,18 +204,18 @@ func (s *Server) testSubscription(ctx context.Context, in *struct {
 }
 
 // try sends samples for who makes the request of ctx, see [notify.Notifier.Test].
-func (s *Server) try(ctx context.Context, id string) ([]notify.Trial, error) {
-	if _, err := s.subscription(ctx, id); err != nil {
+func (s *Server) sendSamples(ctx context.Context, id string) ([]notify.Trial, error) {
+	if _, err := s.visibleSubscription(ctx, id); err != nil {
 		return nil, err
 	}
-	end, err := s.tests.begin(ctx)
+	end, err := s.tests.startTest(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
 	trials, err := s.config.Notifier.Test(ctx, id)
 	if err == nil {
-		s.audit(ctx, "test-subscription", id, nil, nil)
+		s.recordAudit(ctx, "test-subscription", id, nil, nil)
 	}
 	return trials, err
 }

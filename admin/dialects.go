@@ -22,33 +22,33 @@ import (
 // one, and deleted one by one. The last takes the subscription with it.
 
 // An entryType is one type of event as a dialect has it.
-type entryType struct {
+type dialectType struct {
 	name string // in the dialect
 	word string // of [notify.Subscription.Types]
 }
 
 // An entry is a subscription in one of its types.
-type entry struct {
-	entryType
+type dialectEvent struct {
+	dialectType
 	sub   notify.Subscription
 	place int  // of the type among those of the dialect
 	sole  bool // the subscription has no other type
 }
 
 // A target is what subscriptions are to: an extension, or an expression.
-type target struct{ extension, regex string }
+type extensionSelector struct{ extension, regex string }
 
 // everybody is what the Telphin dialect calls all phones.
-var everybody = target{regex: ".*"}
+var allExtensions = extensionSelector{regex: ".*"}
 
 // errShared refuses to change one entry and with it others.
-var errShared = errors.New("this event shares a subscription with others: change it at /v1/subscriptions, or delete this event and create another")
+var errSharedSubscription = errors.New("this event shares a subscription with others: change it at /v1/subscriptions, or delete this event and create another")
 
 // errLast ends an edit that leaves nothing.
-var errLast = errors.New("the subscription has no other type")
+var errLastType = errors.New("the subscription has no other type")
 
 // atoms are the types that a word of a subscription stands for.
-func atoms(word string) []string {
+func expandType(word string) []string {
 	if word == string(dialog.Answer) {
 		return []string{"answer-in", "answer-out"}
 	}
@@ -56,11 +56,11 @@ func atoms(word string) []string {
 }
 
 // without is what remains of types when word is taken out.
-func without(types []string, word string) (left []string) {
-	gone := atoms(word)
+func removeType(types []string, word string) (left []string) {
+	gone := expandType(word)
 	for _, t := range types {
-		kept := slices.DeleteFunc(atoms(t), func(a string) bool { return slices.Contains(gone, a) })
-		if len(kept) == len(atoms(t)) {
+		kept := slices.DeleteFunc(expandType(t), func(a string) bool { return slices.Contains(gone, a) })
+		if len(kept) == len(expandType(t)) {
 			kept = []string{t}
 		}
 		left = append(left, kept...)
@@ -69,11 +69,11 @@ func without(types []string, word string) (left []string) {
 }
 
 // entriesOf are the entries of a subscription in a dialect.
-func entriesOf(sub notify.Subscription, types []entryType) (es []entry) {
+func dialectEventsOf(sub notify.Subscription, types []dialectType) (es []dialectEvent) {
 	for place, t := range types {
-		left := without(sub.Types, t.word)
+		left := removeType(sub.Types, t.word)
 		if !slices.Equal(left, sub.Types) {
-			es = append(es, entry{t, sub, place, len(left) == 0})
+			es = append(es, dialectEvent{t, sub, place, len(left) == 0})
 		}
 	}
 	return es
@@ -81,20 +81,20 @@ func entriesOf(sub notify.Subscription, types []entryType) (es []entry) {
 
 // entries are those of a dialect to one target, of the oldest subscription first,
 // that who makes the request of ctx may know of.
-func (s *Server) entries(ctx context.Context, to target, types []entryType) (es []entry) {
+func (s *Server) visibleDialectEvents(ctx context.Context, to extensionSelector, types []dialectType) (es []dialectEvent) {
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if (target{sub.Extension, sub.ExtensionRegex}) == to && accessOf(ctx).sees(sub.Extension) {
-			es = append(es, entriesOf(sub, types)...)
+		if (extensionSelector{sub.Extension, sub.ExtensionRegex}) == to && accessOf(ctx).canSee(sub.Extension) {
+			es = append(es, dialectEventsOf(sub, types)...)
 		}
 	}
 	return es
 }
 
 // change changes the subscription of an entry, unless that has other types too.
-func (s *Server) change(ctx context.Context, e entry, change func(*notify.Subscription) error) (entry, error) {
-	sub, err := s.edit(ctx, e.sub.ID, 0, func(sub *notify.Subscription) error {
-		if len(without(sub.Types, e.word)) > 0 {
-			return errShared
+func (s *Server) changeDialectEvent(ctx context.Context, e dialectEvent, change func(*notify.Subscription) error) (dialectEvent, error) {
+	sub, err := s.editSubscription(ctx, e.sub.ID, 0, func(sub *notify.Subscription) error {
+		if len(removeType(sub.Types, e.word)) > 0 {
+			return errSharedSubscription
 		}
 		return change(sub)
 	})
@@ -104,44 +104,44 @@ func (s *Server) change(ctx context.Context, e entry, change func(*notify.Subscr
 
 // drop takes an entry out of its subscription, or the subscription away if there
 // is no other.
-func (s *Server) drop(ctx context.Context, e entry) (err error) {
+func (s *Server) removeDialectEvent(ctx context.Context, e dialectEvent) (err error) {
 	for range 20 {
-		if err = s.dropOnce(ctx, e); err != notify.ErrConflict {
+		if err = s.removeDialectEventOnce(ctx, e); err != notify.ErrConflict {
 			return err
 		}
-		pause(ctx, 100*time.Millisecond) // another node's change is soon heard of
+		sleepContext(ctx, 100*time.Millisecond) // another node's change is soon heard of
 	}
 	return err
 }
 
 // dropOnce is drop, but returns [notify.ErrConflict] if the subscription changes
 // meanwhile.
-func (s *Server) dropOnce(ctx context.Context, e entry) error {
+func (s *Server) removeDialectEventOnce(ctx context.Context, e dialectEvent) error {
 	var last uint64
-	_, err := s.edit(ctx, e.sub.ID, 0, func(sub *notify.Subscription) error {
-		left := without(sub.Types, e.word)
+	_, err := s.editSubscription(ctx, e.sub.ID, 0, func(sub *notify.Subscription) error {
+		left := removeType(sub.Types, e.word)
 		switch {
 		case slices.Equal(left, sub.Types):
 			return notify.ErrNotFound // any more
 		case len(left) == 0:
 			last = sub.Revision
-			return errLast
+			return errLastType
 		}
 		sub.Types = left
 		return nil
 	})
-	if err == errLast {
-		return s.unsubscribe(ctx, e.sub.ID, last)
+	if err == errLastType {
+		return s.removeSubscription(ctx, e.sub.ID, last)
 	}
 	return err
 }
 
 // dropAll takes away what can be, and returns it. That nothing could be because
 // the config declares it is an error.
-func (s *Server) dropAll(ctx context.Context, es []entry) (dropped []entry, err error) {
+func (s *Server) removeDialectEvents(ctx context.Context, es []dialectEvent) (dropped []dialectEvent, err error) {
 	var declared error
 	for _, e := range es {
-		switch err := s.drop(ctx, e); {
+		switch err := s.removeDialectEvent(ctx, e); {
 		case errors.Is(err, notify.ErrDeclared):
 			declared = err
 		case errors.Is(err, notify.ErrNotFound): // gone since
@@ -158,16 +158,16 @@ func (s *Server) dropAll(ctx context.Context, es []entry) (dropped []entry, err 
 }
 
 // askedBy is what a request asks for.
-func askedBy(r *http.Request) right {
+func requiredPermission(r *http.Request) permission {
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		return toRead
+		return permitRead
 	}
-	return toWrite
+	return permitWrite
 }
 
 // bareRequest reports whether a request says nothing but its path. One to delete
 // many must be bare: who says more means something else.
-func bareRequest(r *http.Request) bool {
+func isBareRequest(r *http.Request) bool {
 	body, err := io.ReadAll(r.Body) // which is in memory
 	return r.URL.RawQuery == "" && err == nil && len(strings.TrimSpace(string(body))) == 0
 }
@@ -175,18 +175,18 @@ func bareRequest(r *http.Request) bool {
 // dialects serves the paths of the two dialects, and has next serve the others.
 // It takes paths as they are: nothing that a client wrote into one, as a slash, is
 // tidied away, and one slash at the end means nothing.
-func (s *Server) dialects(next http.Handler) http.Handler {
-	api := func(find func(*http.Request, time.Time) (*access, bool), refuse refusal, h http.HandlerFunc) http.Handler {
-		return s.guarded(refuse, s.admit(find, refuse, s.inTurn(refuse, inUTF8(h))))
+func (s *Server) serveDialects(next http.Handler) http.Handler {
+	api := func(find func(*http.Request, time.Time) (*access, bool), refuse errorWriter, h http.HandlerFunc) http.Handler {
+		return s.guardHandler(refuse, s.authenticate(find, refuse, s.queueReads(refuse, decodeCharset(h))))
 	}
-	uapi := api(s.byBearerOrPair, uapiRefuse, s.uapi)
-	telphin := api(s.byBearer, telphinRefuse, s.telphin)
-	token := s.guarded(telphinRefuse, http.HandlerFunc(s.oauthToken))
+	uapi := api(s.identifyByBearerOrCookies, writeUAPIError, s.serveUAPI)
+	telphin := api(s.identifyByBearer, writeTelphinError, s.serveTelphin)
+	token := s.guardHandler(writeTelphinError, http.HandlerFunc(s.serveOAuthToken))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := next
-		if path := segments(r.URL); path[0] == "uapi" {
+		if path := pathSegments(r.URL); path[0] == "uapi" {
 			h = uapi
-		} else if path, ok := telphinPath(path); ok {
+		} else if path, ok := trimTelphinPrefix(path); ok {
 			h = telphin
 			if len(path) == 2 && path[0] == "oauth" && (path[1] == "token" || path[1] == "token.php") {
 				h = token // UnifiedAPI's own client asks for the second
@@ -198,7 +198,7 @@ func (s *Server) dialects(next http.Handler) http.Handler {
 }
 
 // segments splits a path at its slashes.
-func segments(u *url.URL) []string {
+func pathSegments(u *url.URL) []string {
 	path := strings.TrimPrefix(u.EscapedPath(), "/")
 	all := strings.Split(strings.TrimSuffix(path, "/"), "/")
 	for i, segment := range all {
@@ -211,7 +211,7 @@ func segments(u *url.URL) []string {
 
 // validExtension says what is wrong with the name of an extension, as notify
 // does.
-func validExtension(name string) error {
+func checkExtension(name string) error {
 	sub := notify.Subscription{Extension: name, Types: []string{string(dialog.Hangup)}, URL: "http://any"}
 	return sub.Validate()
 }

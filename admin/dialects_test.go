@@ -91,7 +91,7 @@ func TestWithout(t *testing.T) {
 		{[]string{"answer", "answer-in"}, "answer-in", []string{"answer-out"}},
 		{[]string{"ringing", "ringing"}, "ringing", nil},
 	} {
-		if got := without(tt.types, tt.word); !slices.Equal(got, tt.want) {
+		if got := removeType(tt.types, tt.word); !slices.Equal(got, tt.want) {
 			t.Errorf("%v without %s is %v, want %v", tt.types, tt.word, got, tt.want)
 		}
 	}
@@ -306,7 +306,7 @@ func TestDialectsOfOtherOrigins(t *testing.T) {
 func TestDialectsLimits(t *testing.T) {
 	r := newRig(t, Config{})
 	client, _ := r.newToken(object{"scope": "read"})
-	limit := r.server.tokens.find(client.token, time.Now()).limit
+	limit := r.server.tokens.findAccess(client.token, time.Now()).limit
 	limit.SetBurst(1)
 	limit.SetLimit(1e-9)
 	client.want(200, "GET", "/limit/", nil)
@@ -390,7 +390,7 @@ func FuzzDialects(f *testing.F) {
 	}
 	c, js := onStore(f, Config{})
 	s := openServer(f, js, c)
-	s.tokens.find(testToken, time.Now()).limit.SetLimit(rate.Inf)
+	s.tokens.findAccess(testToken, time.Now()).limit.SetLimit(rate.Inf)
 	h := s.Handler()
 	var kept four
 	f.Fuzz(func(t *testing.T, method, path, body string) {

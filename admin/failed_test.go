@@ -20,7 +20,7 @@ func TestWhoLeavesCausesNoFailure(t *testing.T) {
 		{fmt.Errorf("read bellhop_audit: %w", context.DeadlineExceeded), true},
 		{errors.New("no space left on device"), true},
 	} {
-		if got := failed(tt.err); got != tt.want {
+		if got := isFailure(tt.err); got != tt.want {
 			t.Errorf("%v: %v, want %v", tt.err, got, tt.want)
 		}
 	}
@@ -46,7 +46,7 @@ func TestWhoLeavesCausesNoFailure(t *testing.T) {
 			return err
 		},
 	} {
-		if err := read(r.notifier); err != nil && failed(err) {
+		if err := read(r.notifier); err != nil && isFailure(err) {
 			t.Errorf("%s: a client that leaves is a failure: %v", name, err)
 		}
 	}

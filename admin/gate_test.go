@@ -14,7 +14,7 @@ import (
 // gated returns what asks a server whose requests take as long as work does.
 func gated(strained func() bool, work func(context.Context)) func(method, token string) *httptest.ResponseRecorder {
 	s := &Server{gate: newGate(strained)}
-	h := s.inTurn(problem, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { work(r.Context()) }))
+	h := s.queueReads(writeProblem, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { work(r.Context()) }))
 	return func(method, token string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(method, "/", nil)
@@ -93,9 +93,9 @@ func TestTooManyReaders(t *testing.T) {
 			}
 		}
 		come(1, "a") // has its turn
-		come(maxWaitingOf, "a")
+		come(maxWaitingPerToken, "a")
 		refused("a")
-		come(maxWaiting-maxWaitingOf, "b")
+		come(maxWaiting-maxWaitingPerToken, "b")
 		refused("b")
 		refused("c")
 		close(done)
@@ -125,8 +125,8 @@ func TestStreamsOpenBesidePages(t *testing.T) {
 		t.Run(tt.path+" "+tt.accept, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &Server{gate: newGate(func() bool { return true }), streamGate: newGate(nil)}
-				s.gate.all = maxWaiting
-				h := s.inTurn(problem, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+				s.gate.waitingTotal = maxWaiting
+				h := s.queueReads(writeProblem, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 				r := httptest.NewRequest("GET", tt.path, nil)
 				r.Header.Set("Accept", tt.accept)
 				w, begin := httptest.NewRecorder(), time.Now()
@@ -155,8 +155,8 @@ func TestTurnsEnd(t *testing.T) {
 		synctest.Wait()
 		begin := time.Now()
 		ask("GET", "a")
-		if took := time.Since(begin); took != longTurn {
-			t.Errorf("another was served after %v, want %v", took, longTurn)
+		if took := time.Since(begin); took != maxTurn {
+			t.Errorf("another was served after %v, want %v", took, maxTurn)
 		}
 		stop()
 		all.Wait()
@@ -164,7 +164,7 @@ func TestTurnsEnd(t *testing.T) {
 		// A stream gives up its turn when it begins.
 		streamed := make(chan struct{})
 		ask = gated(nil, func(ctx context.Context) {
-			leaveTurn(ctx)
+			releaseTurn(ctx)
 			<-streamed
 		})
 		begin = time.Now()
@@ -179,16 +179,16 @@ func TestTurnsEnd(t *testing.T) {
 		all.Wait()
 
 		g := newGate(nil)
-		leave, _ := g.enter(t.Context(), "a")
+		leave, _ := g.acquire(t.Context(), "a")
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, ok := g.enter(gone, "a"); ok {
+		if _, ok := g.acquire(gone, "a"); ok {
 			t.Error("who is gone is served")
 		}
 		leave()
 		leave()
-		if _, ok := g.enter(t.Context(), "a"); !ok || g.all != 0 || len(g.waiting) != 0 || g.refusals() != 0 {
-			t.Errorf("afterwards %d wait, %v, %d refused", g.all, g.waiting, g.refusals())
+		if _, ok := g.acquire(t.Context(), "a"); !ok || g.waitingTotal != 0 || len(g.waiting) != 0 || g.refusedCount() != 0 {
+			t.Errorf("afterwards %d wait, %v, %d refused", g.waitingTotal, g.waiting, g.refusedCount())
 		}
 	})
 }
@@ -199,17 +199,17 @@ func TestStrain(t *testing.T) {
 	var strained atomic.Bool
 	r := newRig(t, Config{Strained: strained.Load})
 	g := r.server.gate
-	if g.pace(gather) != gather {
+	if g.pace(batchDelay) != batchDelay {
 		t.Error("streams rest longer without strain")
 	}
 	strained.Store(true)
-	if g.pace(gather) != 2*time.Second {
-		t.Errorf("streams rest %v under strain", g.pace(gather))
+	if g.pace(batchDelay) != 2*time.Second {
+		t.Errorf("streams rest %v under strain", g.pace(batchDelay))
 	}
 	r.want(200, "GET", "/v1/status", nil) // seldom, but it is
 
 	g.mu.Lock()
-	g.all += maxWaiting
+	g.waitingTotal += maxWaiting
 	g.mu.Unlock()
 	r.wantProblem(503, "", "GET", "/v1/events", nil)
 	r.wantTelphin(503, "GET", "/extension/101/event/", nil)
@@ -224,10 +224,10 @@ func TestStrain(t *testing.T) {
 	}
 	r.want(201, "POST", "/extension/101/event/", object{"url": "http://a.example/", "event_type": "hangup"})
 	g.mu.Lock()
-	g.all -= maxWaiting
+	g.waitingTotal -= maxWaiting
 	g.mu.Unlock()
 	r.want(200, "GET", "/v1/calls", nil)
-	if g.refusals() != 4 {
-		t.Errorf("%d were refused, want 4", g.refusals())
+	if g.refusedCount() != 4 {
+		t.Errorf("%d were refused, want 4", g.refusedCount())
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 // liveCalls returns the live calls that the request may know of, with the parties
 // that it may.
-func (s *Server) liveCalls(ctx context.Context) ([]dialog.Call, error) {
+func (s *Server) visibleCalls(ctx context.Context) ([]dialog.Call, error) {
 	if s.config.Calls == nil {
 		return nil, nil
 	}
@@ -25,7 +25,7 @@ func (s *Server) liveCalls(ctx context.Context) ([]dialog.Call, error) {
 	who := accessOf(ctx)
 	calls := make([]dialog.Call, 0, len(live))
 	for _, c := range live {
-		if c.Parties = who.parties(c.Parties); len(c.Parties) > 0 || who.extensions == nil {
+		if c.Parties = who.visibleParties(c.Parties); len(c.Parties) > 0 || who.extensions == nil {
 			calls = append(calls, c)
 		}
 	}
@@ -35,9 +35,9 @@ func (s *Server) liveCalls(ctx context.Context) ([]dialog.Call, error) {
 func (s *Server) getCall(ctx context.Context, in *struct {
 	ID string `path:"id" doc:"The call_id of the call"`
 }) (*struct{ Body Call }, error) {
-	live, err := s.liveCalls(ctx)
+	live, err := s.visibleCalls(ctx)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	i := slices.IndexFunc(live, func(c dialog.Call) bool { return c.ID == in.ID })
 	if i < 0 {
@@ -82,10 +82,10 @@ func extensionOf(k dialog.Known) *Extension {
 }
 
 // extensions are some, by user.
-type extensions map[string]*Extension
+type extensionMap map[string]*Extension
 
 // of returns the extension of a user, as a phone if it was not known.
-func (es extensions) of(user string) *Extension {
+func (es extensionMap) entryOf(user string) *Extension {
 	e, ok := es[user]
 	if !ok {
 		e = extensionOf(dialog.Known{Extension: dialog.Extension{User: user}, Kind: dialog.Phone})
@@ -96,15 +96,15 @@ func (es extensions) of(user string) *Extension {
 
 // extend adds to what the tracker knows what numbers and live calls tell. If a user
 // is named, calls tell of that one only.
-func (s *Server) extend(ctx context.Context, known []dialog.Known, numbers map[string]uint64, user string) (extensions, error) {
-	es := make(extensions)
+func (s *Server) mergeExtensions(ctx context.Context, known []dialog.Known, numbers map[string]uint64, user string) (extensionMap, error) {
+	es := make(extensionMap)
 	for _, k := range known {
 		es[k.User] = extensionOf(k)
 	}
 	for name, number := range numbers {
-		es.of(name).ID = number
+		es.entryOf(name).ID = number
 	}
-	live, err := s.liveCalls(ctx)
+	live, err := s.visibleCalls(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +113,7 @@ func (s *Server) extend(ctx context.Context, known []dialog.Known, numbers map[s
 			if p.Over || user != "" && p.Extension.User != user {
 				continue
 			}
-			e := es.of(p.Extension.User)
+			e := es.entryOf(p.Extension.User)
 			if e.Domain == "" {
 				e.Domain = p.Extension.Domain
 			}
@@ -125,7 +125,7 @@ func (s *Server) extend(ctx context.Context, known []dialog.Known, numbers map[s
 	}
 	who := accessOf(ctx)
 	for name, e := range es {
-		if !who.sees(dialog.Extension{User: name, Domain: e.Domain}.String()) {
+		if !who.canSee(dialog.Extension{User: name, Domain: e.Domain}.String()) {
 			delete(es, name)
 		}
 	}
@@ -137,15 +137,15 @@ func (s *Server) listExtensions(ctx context.Context, in *struct {
 	Limit      int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Registered string `query:"registered" enum:"true,false" doc:"Only registered, or only unregistered, extensions"`
 	Busy       string `query:"busy" enum:"true,false" doc:"Only extensions with, or only those without, a live call"`
-}) (*listed[*Extension], error) {
+}) (*listResponse[*Extension], error) {
 	all, err := s.knownExtensions(ctx)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	all = slices.DeleteFunc(all, func(e *Extension) bool {
 		return in.Registered != "" && e.Registered != (in.Registered == "true") || in.Busy != "" && e.Busy != (in.Busy == "true")
 	})
-	return page(all, in.Cursor, in.Limit, func(e *Extension) string { return e.Extension }), nil
+	return pageAfter(all, in.Cursor, in.Limit, func(e *Extension) string { return e.Extension }), nil
 }
 
 // knownExtensions returns the extensions that are known and that the request may
@@ -162,7 +162,7 @@ func (s *Server) knownExtensions(ctx context.Context) ([]*Extension, error) {
 	if err != nil {
 		return nil, err
 	}
-	es, err := s.extend(ctx, known, numbers, "")
+	es, err := s.mergeExtensions(ctx, known, numbers, "")
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +175,7 @@ func (s *Server) getExtension(ctx context.Context, in *struct {
 	e, err := s.knownExtension(ctx, in.Extension)
 	switch {
 	case err != nil:
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	case e == nil:
 		return nil, huma.Error404NotFound("no such extension")
 	}
@@ -202,12 +202,12 @@ func (s *Server) knownExtension(ctx context.Context, name string) (*Extension, e
 	} else if number > 0 {
 		numbers[user] = number
 	}
-	es, err := s.extend(ctx, known, numbers, user)
+	es, err := s.mergeExtensions(ctx, known, numbers, user)
 	if err != nil {
 		return nil, err
 	}
 	e, ok := es[user]
-	if !ok || !named(dialog.Extension{User: user, Domain: e.Domain}, name) {
+	if !ok || !matchesName(dialog.Extension{User: user, Domain: e.Domain}, name) {
 		return nil, nil
 	}
 	return e, nil

@@ -23,15 +23,15 @@ const (
 const maxPeers = 10_000
 
 // failures counts the failures of each address.
-type failures struct {
+type failureLimits struct {
 	peers *lru.Cache[netip.Addr, *rate.Limiter]
 }
 
-func newFailures() failures {
-	return failures{newCache[netip.Addr, *rate.Limiter](maxPeers)}
+func newFailureLimits() failureLimits {
+	return failureLimits{newLRU[netip.Addr, *rate.Limiter](maxPeers)}
 }
 
-func (f failures) of(peer netip.Addr) *rate.Limiter {
+func (f failureLimits) limiterOf(peer netip.Addr) *rate.Limiter {
 	if l, ok := f.peers.Get(peer); ok {
 		return l
 	}
@@ -43,17 +43,17 @@ func (f failures) of(peer netip.Addr) *rate.Limiter {
 }
 
 // tooMany answers 429, and says how long to wait.
-func tooMany(w http.ResponseWriter, l *rate.Limiter, now time.Time, refuse refusal, detail string) {
-	showLimit(w, l, now)
-	wait := until(l, 1, now)
+func writeTooMany(w http.ResponseWriter, l *rate.Limiter, now time.Time, refuse errorWriter, detail string) {
+	setRateHeaders(w, l, now)
+	wait := timeUntil(l, 1, now)
 	w.Header().Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(wait.Seconds())))))
 	refuse(w, http.StatusTooManyRequests, detail)
 }
 
 // showLimit says in an answer how many more requests there may be now, and when
 // there may be as many as ever.
-func showLimit(w http.ResponseWriter, l *rate.Limiter, now time.Time) {
-	full := now.Add(until(l, l.Burst(), now))
+func setRateHeaders(w http.ResponseWriter, l *rate.Limiter, now time.Time) {
+	full := now.Add(timeUntil(l, l.Burst(), now))
 	h := w.Header()
 	h.Set("X-RateLimit-Limit", strconv.Itoa(l.Burst()))
 	h.Set("X-RateLimit-Remaining", strconv.Itoa(max(0, int(l.TokensAt(now)))))
@@ -61,6 +61,6 @@ func showLimit(w http.ResponseWriter, l *rate.Limiter, now time.Time) {
 }
 
 // until is the time in which l has n to spend.
-func until(l *rate.Limiter, n int, now time.Time) time.Duration {
+func timeUntil(l *rate.Limiter, n int, now time.Time) time.Duration {
 	return time.Duration((float64(n) - l.TokensAt(now)) / float64(l.Limit()) * float64(time.Second))
 }

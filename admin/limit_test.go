@@ -30,7 +30,7 @@ func TestTokenLimit(t *testing.T) {
 		t.Errorf("the answer has %v", resp.Header)
 	}
 
-	limit := r.server.tokens.find(client.token, time.Now()).limit
+	limit := r.server.tokens.findAccess(client.token, time.Now()).limit
 	shut(limit)
 	resp, out := client.do("GET", "/v1/subscriptions", nil)
 	wait, err := strconv.Atoi(resp.Header.Get("Retry-After"))
@@ -52,7 +52,7 @@ func TestWrongTokens(t *testing.T) {
 			t.Fatalf("guess %d: %d", i, w.Code)
 		}
 	}
-	limit := r.server.failures.of(netip.MustParseAddr("192.0.2.1"))
+	limit := r.server.failures.limiterOf(netip.MustParseAddr("192.0.2.1"))
 	shut(limit)
 	for _, tt := range []struct {
 		peer, path, token string
@@ -77,16 +77,16 @@ func TestWrongTokens(t *testing.T) {
 	}
 	unready := r.another(false)
 	unready.config.Ready = func() []string { return []string{"draining"} }
-	shut(unready.failures.of(netip.MustParseAddr("192.0.2.1")))
+	shut(unready.failures.limiterOf(netip.MustParseAddr("192.0.2.1")))
 	for _, token := range []string{"guess", testToken} {
 		if w := from(unready, guesser, "GET", "/readyz", token); strings.Contains(w.Body.String(), "draining") {
 			t.Errorf("/readyz tells that %q is the token", token)
 		}
 	}
 
-	long := openServer(t, r.js, Config{Token: strings.Repeat("x", unguessable), Notifier: r.notifier})
-	shut(long.failures.of(netip.MustParseAddr("192.0.2.1")))
-	if w := from(long, guesser, "GET", "/v1/calls", strings.Repeat("x", unguessable)); w.Code != 200 {
+	long := openServer(t, r.js, Config{Token: strings.Repeat("x", minSecretLength), Notifier: r.notifier})
+	shut(long.failures.limiterOf(netip.MustParseAddr("192.0.2.1")))
+	if w := from(long, guesser, "GET", "/v1/calls", strings.Repeat("x", minSecretLength)); w.Code != 200 {
 		t.Errorf("who has a token that nobody can guess is shut out by who guesses: %d", w.Code)
 	}
 }
@@ -101,15 +101,15 @@ func TestRightTokenIsNoFailure(t *testing.T) {
 }
 
 func TestFailuresAreBounded(t *testing.T) {
-	f := newFailures()
+	f := newFailureLimits()
 	ip := netip.MustParseAddr("10.0.0.0")
-	first := f.of(ip)
-	if f.of(ip) != first {
+	first := f.limiterOf(ip)
+	if f.limiterOf(ip) != first {
 		t.Error("an address has two limits")
 	}
 	for range maxPeers + 10 {
 		ip = ip.Next()
-		f.of(ip)
+		f.limiterOf(ip)
 	}
 	if n := f.peers.Len(); n != maxPeers {
 		t.Errorf("%d addresses are kept, want %d", n, maxPeers)
@@ -127,7 +127,7 @@ func TestPeerOf(t *testing.T) {
 	} {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.RemoteAddr = peer
-		if got := peerOf(r).String(); got != want {
+		if got := peerNetwork(r).String(); got != want {
 			t.Errorf("%s: %s, want %s", peer, got, want)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 // metrics answers with the configured collectors, the Notifier's counts, and
 // what is known of the process.
-func (s *Server) metrics() http.Handler {
+func (s *Server) metricsHandler() http.Handler {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -31,15 +31,15 @@ func (s *Server) metrics() http.Handler {
 	}, func() float64 { _, refused := s.conns.count(); return float64(refused) }))
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "bellhop_admin_requests_refused_total", Help: "Requests to the admin API that were answered 503 because too many waited.",
-	}, func() float64 { return float64(s.gate.refusals() + s.streamGate.refusals()) }))
+	}, func() float64 { return float64(s.gate.refusedCount() + s.streamGate.refusedCount()) }))
 	r.MustRegister(notifierMetrics{s.config.Notifier})
 	r.MustRegister(s.config.Collectors...)
-	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorLog: promLog{s}})
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorLog: metricsLog{s}})
 }
 
-type promLog struct{ s *Server }
+type metricsLog struct{ s *Server }
 
-func (l promLog) Println(v ...any) { l.s.log.Warn("metrics fail", "err", v) }
+func (l metricsLog) Println(v ...any) { l.s.log.Warn("metrics fail", "err", v) }
 
 // notifierMetrics shows the Stats of a Notifier.
 type notifierMetrics struct{ n *notify.Notifier }

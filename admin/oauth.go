@@ -11,30 +11,30 @@ import (
 
 const (
 	maxGrants = 100       // access tokens of one API token: the newest ones
-	grantFor  = time.Hour // an access token is good
+	grantTTL  = time.Hour // an access token is good
 )
 
 // grants are the access tokens that were given for API tokens (RFC 6749 §4.4).
 // They are in memory, by their hashes: after a restart clients ask for new ones.
-type grants struct {
-	kept *owned[sum] // the hash of the API token, for what that is good, as long as it is
+type grantStore struct {
+	byHash *ownerCache[secretHash] // the hash of the API token, for what that is good, as long as it is
 }
 
-func newGrants() grants { return grants{newOwned[sum](maxGrants)} }
+func newGrantStore() grantStore { return grantStore{newOwnerCache[secretHash](maxGrants)} }
 
 // give makes an access token for the API token with an id and a hash.
-func (g grants) give(id string, token sum, now time.Time) string {
+func (g grantStore) issue(id string, token secretHash, now time.Time) string {
 	var key [32]byte
 	rand.Read(key[:]) // never fails
 	secret := base64.RawURLEncoding.EncodeToString(key[:])
-	g.kept.add(id, sha256.Sum256([]byte(secret)), token, now, now.Add(grantFor))
+	g.byHash.add(id, sha256.Sum256([]byte(secret)), token, now, now.Add(grantTTL))
 	return secret
 }
 
 // behind returns the hash of the API token that an access token stands for. What
 // is no access token, or none any more, stands for itself.
-func (g grants) behind(sum [sha256.Size]byte, now time.Time) [sha256.Size]byte {
-	if token, ok := g.kept.get(sum, now); ok {
+func (g grantStore) apiTokenHash(sum [sha256.Size]byte, now time.Time) [sha256.Size]byte {
+	if token, ok := g.byHash.get(sum, now); ok {
 		return token
 	}
 	return sum
@@ -42,14 +42,14 @@ func (g grants) behind(sum [sha256.Size]byte, now time.Time) [sha256.Size]byte {
 
 // oauthToken gives an access token to who has the id and the secret of an API
 // token: in the form, of either kind, in the query, or as Authorization: Basic.
-func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
+func (s *Server) serveOAuthToken(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		telphinRefuse(w, http.StatusMethodNotAllowed, "")
+		writeTelphinError(w, http.StatusMethodNotAllowed, "")
 		return
 	}
 	if err := r.ParseMultipartForm(maxBody); err != nil && err != http.ErrNotMultipart {
-		telphinRefuse(w, http.StatusBadRequest, "malformed form")
+		writeTelphinError(w, http.StatusBadRequest, "malformed form")
 		return
 	}
 	id, secret, basic := r.BasicAuth()
@@ -57,24 +57,24 @@ func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
 		id, secret = r.Form.Get("client_id"), r.Form.Get("client_secret")
 	}
 	if r.Form.Get("grant_type") != "client_credentials" {
-		telphinRefuse(w, http.StatusBadRequest, "grant_type must be client_credentials")
+		writeTelphinError(w, http.StatusBadRequest, "grant_type must be client_credentials")
 		return
 	}
 	secret = strings.TrimSpace(secret)
 	now, sum := time.Now(), sha256.Sum256([]byte(secret))
-	who, ok := s.identify(r, secret, now)
+	who, ok := s.identifyToken(r, secret, now)
 	switch {
 	case !ok:
-		tooMany(w, s.failures.of(peerOf(r)), now, telphinRefuse, "too many requests from this address with a wrong secret: wait as long as Retry-After says")
-	case who == nil, !isClient(who, id), s.tokens.grants.behind(sum, now) != sum: // an access token gets no other
+		writeTooMany(w, s.failures.limiterOf(peerNetwork(r)), now, writeTelphinError, "too many requests from this address with a wrong secret: wait as long as Retry-After says")
+	case who == nil, !isClient(who, id), s.tokens.grants.apiTokenHash(sum, now) != sum: // an access token gets no other
 		w.Header().Set("WWW-Authenticate", `Basic realm="bellhop"`)
-		telphinRefuse(w, http.StatusUnauthorized, "")
+		writeTelphinError(w, http.StatusUnauthorized, "")
 	default:
 		writeJSON(w, http.StatusOK, struct {
 			Token   string `json:"access_token"`
 			Type    string `json:"token_type"`
 			Seconds int    `json:"expires_in"`
-		}{s.tokens.grants.give(who.id, sum, now), "Bearer", int(grantFor.Seconds())})
+		}{s.tokens.grants.issue(who.id, sum, now), "Bearer", int(grantTTL.Seconds())})
 	}
 }
 

@@ -12,42 +12,42 @@ import (
 )
 
 const (
-	maxAnswers = 1000           // of one token that are kept: the last ones
-	keepAnswer = 24 * time.Hour // at most
-	maxKey     = 255            // bytes of an Idempotency-Key
+	maxCachedResponses = 1000           // of one token that are kept: the last ones
+	responseTTL        = 24 * time.Hour // at most
+	maxIdempotencyKey  = 255            // bytes of an Idempotency-Key
 )
 
 // answers are those to requests with an Idempotency-Key, in memory, with the
 // secrets that were in them. Only who has had one gets it again.
-type answers struct {
-	refuse refusal
+type idempotencyCache struct {
+	refuse errorWriter
 
-	mu   sync.Mutex
-	kept *owned[kept] // by who asked, and the key
+	mu        sync.Mutex
+	responses *ownerCache[cachedResponse] // by who asked, and the key
 }
 
 // A kept answer is one that was given, or will be.
-type kept struct {
+type cachedResponse struct {
 	request [sha256.Size]byte
 	at      time.Time
-	answer  recorded // its status is 0 while the request is under way
+	answer  recordedResponse // its status is 0 while the request is under way
 }
 
-func newAnswers(refuse refusal) *answers {
-	return &answers{refuse: refuse, kept: newOwned[kept](maxAnswers)}
+func newIdempotencyCache(refuse errorWriter) *idempotencyCache {
+	return &idempotencyCache{refuse: refuse, responses: newOwnerCache[cachedResponse](maxCachedResponses)}
 }
 
 // once has h answer a POST with an Idempotency-Key once: a repetition has the
 // same answer, if that was a success. After a failure it is made anew.
-func (as *answers) once(h http.Handler) http.Handler {
+func (as *idempotencyCache) answerOnce(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Header.Get("Idempotency-Key")
 		if key == "" || r.Method != http.MethodPost {
 			h.ServeHTTP(w, r)
 			return
 		}
-		if len(key) > maxKey {
-			as.refuse(w, http.StatusBadRequest, fmt.Sprintf("Idempotency-Key too long: at most %d bytes", maxKey))
+		if len(key) > maxIdempotencyKey {
+			as.refuse(w, http.StatusBadRequest, fmt.Sprintf("Idempotency-Key too long: at most %d bytes", maxIdempotencyKey))
 			return
 		}
 		body, err := io.ReadAll(r.Body) // which is in memory
@@ -59,13 +59,13 @@ func (as *answers) once(h http.Handler) http.Handler {
 		request := sha256.Sum256(fmt.Appendf(nil, "%s\n%s", r.URL.RequestURI(), body))
 
 		who := accessOf(r.Context()).id
-		k, first := as.take(who, key, request, time.Now())
+		k, first := as.reserve(who, key, request, time.Now())
 		switch {
 		case k.request != request:
 			as.refuse(w, http.StatusUnprocessableEntity, "this Idempotency-Key belongs to another request: use a new key")
 		case first:
-			defer func() { as.settle(who, key, k) }() // also when h panics
-			var answer recorded
+			defer func() { as.finish(who, key, k) }() // also when h panics
+			var answer recordedResponse
 			h.ServeHTTP(&answer, r)
 			answer.WriteHeader(http.StatusOK) // unless it has
 			k.answer = answer
@@ -81,59 +81,59 @@ func (as *answers) once(h http.Handler) http.Handler {
 
 // take returns what is kept for a key, or keeps that its first request is under
 // way.
-func (as *answers) take(who, key string, request sum, now time.Time) (k kept, first bool) {
+func (as *idempotencyCache) reserve(who, key string, request secretHash, now time.Time) (k cachedResponse, first bool) {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	name := nameOf(who, key)
-	if k, ok := as.kept.get(name, now); ok {
+	name := responseKey(who, key)
+	if k, ok := as.responses.get(name, now); ok {
 		return k, false
 	}
-	k = kept{request: request, at: now}
-	as.kept.add(who, name, k, now, now.Add(keepAnswer))
+	k = cachedResponse{request: request, at: now}
+	as.responses.add(who, name, k, now, now.Add(responseTTL))
 	return k, true
 }
 
 // nameOf is under what the answer to who asked with a key is kept.
-func nameOf(who, key string) sum { return sha256.Sum256([]byte(who + " " + key)) }
+func responseKey(who, key string) secretHash { return sha256.Sum256([]byte(who + " " + key)) }
 
 // settle keeps a success, and forgets a failure.
-func (as *answers) settle(who, key string, k kept) {
+func (as *idempotencyCache) finish(who, key string, k cachedResponse) {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	name := nameOf(who, key)
-	as.kept.remove(name)
+	name := responseKey(who, key)
+	as.responses.remove(name)
 	if k.answer.status/100 == 2 {
-		as.kept.add(who, name, k, k.at, k.at.Add(keepAnswer))
+		as.responses.add(who, name, k, k.at, k.at.Add(responseTTL))
 	}
 }
 
 // A recorded response is written later, or again.
-type recorded struct {
+type recordedResponse struct {
 	header http.Header
 	status int
 	body   []byte
 }
 
-func (r *recorded) Header() http.Header {
+func (r *recordedResponse) Header() http.Header {
 	if r.header == nil {
 		r.header = http.Header{}
 	}
 	return r.header
 }
 
-func (r *recorded) WriteHeader(status int) {
+func (r *recordedResponse) WriteHeader(status int) {
 	if r.status == 0 {
 		r.status = status
 	}
 }
 
-func (r *recorded) Write(b []byte) (int, error) {
+func (r *recordedResponse) Write(b []byte) (int, error) {
 	r.WriteHeader(http.StatusOK)
 	r.body = append(r.body, b...)
 	return len(b), nil
 }
 
-func (r *recorded) writeTo(w http.ResponseWriter) {
+func (r *recordedResponse) writeTo(w http.ResponseWriter) {
 	maps.Copy(w.Header(), r.header)
 	w.WriteHeader(r.status)
 	w.Write(r.body)

@@ -46,7 +46,7 @@ func TestOnce(t *testing.T) {
 	r.wantProblem(422, "", "POST", "/v1/subscriptions", with(subscription(), "url", "ftp://x"), "Idempotency-Key", "k2")
 	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "1002"), "Idempotency-Key", "k2")
 
-	r.wantProblem(400, "", "POST", "/v1/subscriptions", subscription(), "Idempotency-Key", strings.Repeat("k", maxKey+1))
+	r.wantProblem(400, "", "POST", "/v1/subscriptions", subscription(), "Idempotency-Key", strings.Repeat("k", maxIdempotencyKey+1))
 	r.want(200, "GET", "/v1/subscriptions", nil, key...) // needs none
 	r.as("").wantProblem(401, "", "POST", "/v1/subscriptions", subscription(), key...)
 }
@@ -62,7 +62,7 @@ func post(h http.Handler, key string) *httptest.ResponseRecorder {
 
 func TestOnceWhileUnderWay(t *testing.T) {
 	begun, end := make(chan bool), make(chan bool)
-	h := newAnswers(problem).once(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := newIdempotencyCache(writeProblem).answerOnce(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		begun <- true
 		<-end
 		w.WriteHeader(201)
@@ -84,7 +84,7 @@ func TestOnceWhileUnderWay(t *testing.T) {
 
 func TestOnceAfterAPanic(t *testing.T) {
 	calls := 0
-	h := newAnswers(problem).once(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := newIdempotencyCache(writeProblem).answerOnce(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(200)
 		if calls++; calls == 1 {
 			panic(http.ErrAbortHandler)
@@ -100,25 +100,25 @@ func TestOnceAfterAPanic(t *testing.T) {
 }
 
 func TestAnswersAreBounded(t *testing.T) {
-	as := newAnswers(problem)
+	as := newIdempotencyCache(writeProblem)
 	now := time.Now()
 	request := sha256.Sum256(nil)
-	k, _ := as.take("a", "k", request, now)
+	k, _ := as.reserve("a", "k", request, now)
 	k.answer.WriteHeader(201)
-	as.settle("a", "k", k)
-	if _, first := as.take("a", "k", request, now.Add(keepAnswer-1)); first {
+	as.finish("a", "k", k)
+	if _, first := as.reserve("a", "k", request, now.Add(responseTTL-1)); first {
 		t.Error("an answer is forgotten before its time")
 	}
-	if _, first := as.take("a", "k", request, now.Add(keepAnswer)); !first {
+	if _, first := as.reserve("a", "k", request, now.Add(responseTTL)); !first {
 		t.Error("an answer is kept over its time")
 	}
-	for i := range maxAnswers + 10 {
-		as.take("b", fmt.Sprint(i), request, now)
+	for i := range maxCachedResponses + 10 {
+		as.reserve("b", fmt.Sprint(i), request, now)
 	}
-	if n := as.kept.len(); n != maxAnswers+1 {
-		t.Errorf("%d answers are kept, want %d", n, maxAnswers+1)
+	if n := as.responses.len(); n != maxCachedResponses+1 {
+		t.Errorf("%d answers are kept, want %d", n, maxCachedResponses+1)
 	}
-	if _, first := as.take("a", "k", request, now.Add(keepAnswer)); first {
+	if _, first := as.reserve("a", "k", request, now.Add(responseTTL)); first {
 		t.Error("one token has pushed out the answer of another")
 	}
 }

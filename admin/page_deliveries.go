@@ -54,7 +54,7 @@ func (s *Server) deliveriesData(r *http.Request) (any, error) {
 	}
 	var of []string // subscriptions
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if accessOf(r.Context()).sees(sub.Extension) && (v.Extension == "" || v.Extension == sub.Extension) {
+		if accessOf(r.Context()).canSee(sub.Extension) && (v.Extension == "" || v.Extension == sub.Extension) {
 			of = append(of, sub.ID)
 		}
 	}
@@ -64,27 +64,27 @@ func (s *Server) deliveriesData(r *http.Request) (any, error) {
 	var err error
 	switch {
 	case v.Extension == "": // also of subscriptions that are gone
-		seen, v.More, err = s.allDeliveries(r.Context(), filter)
+		seen, v.More, err = s.allVisibleDeliveries(r.Context(), filter)
 	case v.Subscribed:
-		seen, v.More, err = s.deliveries(r.Context(), of, filter)
+		seen, v.More, err = s.visibleDeliveries(r.Context(), of, filter)
 	}
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range seen {
-		v.Items = append(v.Items, deliveryRow{d, s.urlOf(r.Context(), d), lastOf(d)})
+		v.Items = append(v.Items, deliveryRow{d, s.deliveryURL(r.Context(), d), lastResult(d)})
 	}
 	return v, nil
 }
 
 // urlOf is where a delivery was sent, or is to be.
-func (s *Server) urlOf(ctx context.Context, d notify.Delivery) string {
+func (s *Server) deliveryURL(ctx context.Context, d notify.Delivery) string {
 	for _, a := range slices.Backward(d.Attempts) {
 		if a.Request != nil {
 			return a.Request.URL
 		}
 	}
-	sub, err := s.subscription(ctx, d.Subscription)
+	sub, err := s.visibleSubscription(ctx, d.Subscription)
 	if err != nil {
 		return "(deleted subscription)"
 	}
@@ -92,7 +92,7 @@ func (s *Server) urlOf(ctx context.Context, d notify.Delivery) string {
 }
 
 // lastOf says shortly what came of the last attempt.
-func lastOf(d notify.Delivery) string {
+func lastResult(d notify.Delivery) string {
 	if len(d.Attempts) == 0 {
 		return ""
 	}
@@ -111,18 +111,18 @@ type deliveryView struct {
 }
 
 func (s *Server) deliveryData(r *http.Request) (any, error) {
-	d, err := s.delivery(r.Context(), r.PathValue("id"))
-	return deliveryView{d, s.urlOf(r.Context(), d)}, err
+	d, err := s.visibleDelivery(r.Context(), r.PathValue("id"))
+	return deliveryView{d, s.deliveryURL(r.Context(), d)}, err
 }
 
 // redeliverFromPage makes an attempt now, and answers with the delivery as it is
 // then.
 func (s *Server) redeliverFromPage(w http.ResponseWriter, r *http.Request) error {
-	a, err := s.deliverAgain(r.Context(), r.PathValue("id"))
+	a, err := s.redeliverNow(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	d, err := s.delivery(r.Context(), r.PathValue("id"))
+	d, err := s.visibleDelivery(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -132,11 +132,11 @@ func (s *Server) redeliverFromPage(w http.ResponseWriter, r *http.Request) error
 			d.State = a.Outcome
 		}
 	}
-	return s.showPart(w, r, http.StatusOK, "delivery", deliveryView{d, s.urlOf(r.Context(), d)})
+	return s.showPart(w, r, http.StatusOK, "delivery", deliveryView{d, s.deliveryURL(r.Context(), d)})
 }
 
 func (s *Server) testFromPage(w http.ResponseWriter, r *http.Request) error {
-	trials, err := s.try(r.Context(), r.PathValue("id"))
+	trials, err := s.sendSamples(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ type replayFields struct {
 const formTime = "2006-01-02 15:04"
 
 func (s *Server) replayForm(w http.ResponseWriter, r *http.Request) error {
-	sub, err := s.subscription(r.Context(), r.PathValue("id"))
+	sub, err := s.visibleSubscription(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func (s *Server) replayForm(w http.ResponseWriter, r *http.Request) error {
 }
 
 // time reads what is filled in at a field, or notes what is wrong with it.
-func (f *replayFields) time(field, text string) (t time.Time) {
+func (f *replayFields) parseTimeField(field, text string) (t time.Time) {
 	if text == "" {
 		return t
 	}
@@ -177,7 +177,7 @@ func (f *replayFields) time(field, text string) (t time.Time) {
 }
 
 func (s *Server) replayFromForm(w http.ResponseWriter, r *http.Request) error {
-	sub, err := s.subscription(r.Context(), r.PathValue("id"))
+	sub, err := s.visibleSubscription(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -185,9 +185,9 @@ func (s *Server) replayFromForm(w http.ResponseWriter, r *http.Request) error {
 		Sub: sub, Errors: make(map[string]string),
 		From: strings.TrimSpace(r.PostFormValue("from")), To: strings.TrimSpace(r.PostFormValue("to")),
 	}
-	what := Replay{From: f.time("from", f.From), To: f.time("to", f.To)}
+	what := Replay{From: f.parseTimeField("from", f.From), To: f.parseTimeField("to", f.To)}
 	if len(f.Errors) == 0 {
-		events, err := s.sayAgain(r.Context(), sub.ID, what)
+		events, err := s.replayRange(r.Context(), sub.ID, what)
 		var invalid *notify.Invalid
 		switch {
 		case err == nil:

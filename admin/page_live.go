@@ -11,42 +11,42 @@ import (
 	"strings"
 	"time"
 
-	look "bellhop/admin/page"
+	ui "bellhop/admin/page"
 	"bellhop/dialog"
 	"bellhop/dialog/trace"
 	"bellhop/notify"
 )
 
 const (
-	lookEvery    = time.Second            // also when no event is said: not all that is shown is one
-	lookAgain    = 250 * time.Millisecond // at the earliest
-	latestEvents = 100
-	latestEnds   = 10
+	refreshInterval    = time.Second            // also when no event is said: not all that is shown is one
+	minRefreshInterval = 250 * time.Millisecond // at the earliest
+	maxLatestEvents    = 100
+	maxEndedCalls      = 10
 )
 
 var errManyStreams = errors.New("too many pages are open: close some")
 
 // whole makes a handler of what a page is made of.
-func (s *Server) whole(name, at, title string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
+func (s *Server) wholePage(name, at, title string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		d, err := data(r)
 		if err != nil {
 			return err
 		}
-		return s.show(w, r, name, at, title, d)
+		return s.showPage(w, r, name, at, title, d)
 	}
 }
 
 // live makes a handler of what a part of a page is made of: whenever that
 // changes, it is sent again, as HTML, in an event named part. It ends with the
 // session.
-func (s *Server) live(part string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
+func (s *Server) livePart(part string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		who := accessOf(r.Context())
-		if !s.streams.take(who.id) {
+		if !s.streams.acquireSlot(who.id) {
 			return errManyStreams
 		}
-		defer s.streams.give(who.id)
+		defer s.streams.releaseSlot(who.id)
 		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Among: who.extensions})
 		if err != nil {
 			return err
@@ -54,18 +54,18 @@ func (s *Server) live(part string, data func(*http.Request) (any, error)) func(h
 		defer tail.Close()
 		ctx, stop := context.WithCancel(r.Context())
 		defer stop()
-		defer context.AfterFunc(s.streams.ending, stop)()
-		q := s.streams.newQueue(w)
+		defer context.AfterFunc(s.streams.closing, stop)()
+		q := s.streams.newBuffer(w)
 		defer q.remove()
 		if err := q.rc.SetReadDeadline(time.Time{}); err != nil { // that of the server is of requests that end
 			return err
 		}
 		w.Header().Set("Content-Type", streamType)
 		w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
-		leaveTurn(ctx)
+		releaseTurn(ctx)
 		var shown string // the tag of what is
-		for wrote := (time.Time{}); ctx.Err() == nil && s.inSession(r, time.Now()) != nil; {
-			html, err := s.render(r, part, data)
+		for wrote := (time.Time{}); ctx.Err() == nil && s.sessionAccess(r, time.Now()) != nil; {
+			html, err := s.renderPart(r, part, data)
 			if err != nil {
 				if ctx.Err() == nil {
 					s.log.Warn("a page is not live", "part", part, "err", err)
@@ -73,9 +73,9 @@ func (s *Server) live(part string, data func(*http.Request) (any, error)) func(h
 				return nil // it asks again
 			}
 			var message []byte
-			if look.Tag(html) != shown {
-				shown, message = look.Tag(html), partEvent(html)
-			} else if time.Since(wrote) >= s.streams.quiet {
+			if ui.Tag(html) != shown {
+				shown, message = ui.Tag(html), encodePart(html)
+			} else if time.Since(wrote) >= s.streams.keepAlive {
 				message = []byte(":\n\n")
 			}
 			if message != nil {
@@ -84,8 +84,8 @@ func (s *Server) live(part string, data func(*http.Request) (any, error)) func(h
 				}
 				wrote = time.Now()
 			}
-			pause(ctx, s.gate.pace(lookAgain))
-			waiting, cancel := context.WithTimeout(ctx, lookEvery-lookAgain)
+			sleepContext(ctx, s.gate.pace(minRefreshInterval))
+			waiting, cancel := context.WithTimeout(ctx, refreshInterval-minRefreshInterval)
 			tail.Next(waiting)
 			cancel()
 		}
@@ -94,7 +94,7 @@ func (s *Server) live(part string, data func(*http.Request) (any, error)) func(h
 }
 
 // render makes a part of a page, while not too many others do.
-func (s *Server) render(r *http.Request, part string, data func(*http.Request) (any, error)) ([]byte, error) {
+func (s *Server) renderPart(r *http.Request, part string, data func(*http.Request) (any, error)) ([]byte, error) {
 	select {
 	case s.streams.renders <- struct{}{}:
 		defer func() { <-s.streams.renders }()
@@ -105,13 +105,13 @@ func (s *Server) render(r *http.Request, part string, data func(*http.Request) (
 	if err != nil {
 		return nil, err
 	}
-	return look.Part(part, s.viewOf(r, "", "", d)), nil
+	return ui.Part(part, s.viewOf(r, "", "", d)), nil
 }
 
 // partEvent writes HTML as an event named part, whose id is its tag.
-func partEvent(html []byte) []byte {
+func encodePart(html []byte) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "event: part\nid: %s\n", look.Tag(html))
+	fmt.Fprintf(&b, "event: part\nid: %s\n", ui.Tag(html))
 	for line := range bytes.Lines(html) {
 		b.WriteString("data: ")
 		b.Write(bytes.TrimRight(line, "\r\n"))
@@ -135,7 +135,7 @@ type callsView struct {
 }
 
 func (s *Server) callsData(r *http.Request) (any, error) {
-	calls, err := s.liveCalls(r.Context())
+	calls, err := s.visibleCalls(r.Context())
 	if err != nil {
 		return nil, err
 	}
@@ -155,14 +155,14 @@ func (s *Server) callsData(r *http.Request) (any, error) {
 		}
 		v.Live = append(v.Live, l)
 	}
-	ends, err := s.latest(r.Context(), notify.Query{Type: string(dialog.Hangup), Limit: 4 * latestEnds})
+	ends, err := s.readLatest(r.Context(), notify.Query{Type: string(dialog.Hangup), Limit: 4 * maxEndedCalls})
 	if err != nil {
 		return nil, err
 	}
 	seen := make(map[string]bool)
 	for _, e := range ends {
 		up := slices.ContainsFunc(calls, func(c dialog.Call) bool { return c.ID == e.Call })
-		if !up && !seen[e.Call] && len(v.Ended) < latestEnds {
+		if !up && !seen[e.Call] && len(v.Ended) < maxEndedCalls {
 			v.Ended = append(v.Ended, e)
 		}
 		seen[e.Call] = true
@@ -171,7 +171,7 @@ func (s *Server) callsData(r *http.Request) (any, error) {
 }
 
 // latest reads the newest events that who makes the request of ctx sees.
-func (s *Server) latest(ctx context.Context, q notify.Query) ([]dialog.Event, error) {
+func (s *Server) readLatest(ctx context.Context, q notify.Query) ([]dialog.Event, error) {
 	q.Among = accessOf(ctx).extensions
 	return s.config.Notifier.Latest(ctx, q)
 }
@@ -198,7 +198,7 @@ func (s *Server) eventsData(r *http.Request) (any, error) {
 		v.Type = q.Get("type")
 	}
 	var err error
-	v.Events, err = s.latest(r.Context(), notify.Query{Extension: v.Extension, Type: v.Type, Limit: latestEvents})
+	v.Events, err = s.readLatest(r.Context(), notify.Query{Extension: v.Extension, Type: v.Type, Limit: maxLatestEvents})
 	return v, err
 }
 
@@ -222,7 +222,7 @@ func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
 	if len(v.Events) == 0 {
 		return errNoPage
 	}
-	if who.may(toReadAll) && s.config.Trace != nil {
+	if who.permits(permitReadAll) && s.config.Trace != nil {
 		c, ok, err := s.config.Trace(r.Context(), v.ID)
 		if err != nil {
 			return err
@@ -231,18 +231,18 @@ func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
 			v.Messages = c.Shown()
 		}
 	}
-	return s.show(w, r, "call", "/calls", "Call", v)
+	return s.showPage(w, r, "call", "/calls", "Call", v)
 }
 
 // ladder answers with the messages of a call: drawn, for the call's page, or in
 // another form.
-func (s *Server) ladder(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) showLadder(w http.ResponseWriter, r *http.Request) error {
 	as := r.URL.Query().Get("as")
 	if as != "text" && as != "pcap" {
 		as = "svg"
 	}
 	id := r.PathValue("id")
-	out, err := s.draw(r.Context(), id, as, "/calls/"+url.PathEscape(id)+"#m")
+	out, err := s.renderTrace(r.Context(), id, as, "/calls/"+url.PathEscape(id)+"#m")
 	if err != nil {
 		return err
 	}
@@ -271,13 +271,13 @@ type tile struct {
 }
 
 func (s *Server) healthData(r *http.Request) (any, error) {
-	calls, err := s.liveCalls(r.Context())
+	calls, err := s.visibleCalls(r.Context())
 	if err != nil {
 		return nil, err
 	}
 	stats := s.config.Notifier.Stats()
 	count := func(n uint64) string { return fmt.Sprint(n) }
-	v := healthView{Reasons: s.reasons(), Degraded: s.degraded(), Tiles: []tile{
+	v := healthView{Reasons: s.readinessReasons(), Degraded: s.degraded(), Tiles: []tile{
 		{Name: "Live calls", Value: fmt.Sprint(len(calls))},
 		{Name: "Events published", Value: count(stats.Said), About: "since the start"},
 		{Name: "Delivered", Value: count(stats.Delivered), About: "callbacks answered with 2xx"},

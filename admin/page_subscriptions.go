@@ -19,12 +19,12 @@ import (
 // first are those that are said to whoever does not ask for more: an extension
 // has a row for each, subscribed to or not.
 var (
-	usualTypes = []string{"dial-in", "dial-out", "answer-in", "answer-out", "hangup", "message-in", "message-out", "voicemail"}
-	shownTypes = append(slices.Clone(usualTypes), "ringing", "hold", "resume", "transfer", "registered", "unregistered", "subscription-state")
+	defaultTypes = []string{"dial-in", "dial-out", "answer-in", "answer-out", "hangup", "message-in", "message-out", "voicemail"}
+	shownTypes   = append(slices.Clone(defaultTypes), "ringing", "hold", "resume", "transfer", "registered", "unregistered", "subscription-state")
 )
 
 // A table is the subscriptions of an extension, or those with expressions.
-type table struct {
+type subscriptionTable struct {
 	Name     string // of the extension
 	Patterns bool   // instead
 	Rows     []notify.Subscription
@@ -32,7 +32,7 @@ type table struct {
 }
 
 // Query is what a form begins with.
-func (t table) Query() string {
+func (t subscriptionTable) Query() string {
 	if t.Patterns {
 		return "patterns=1"
 	}
@@ -40,12 +40,12 @@ func (t table) Query() string {
 }
 
 // table reads what who makes the request of ctx sees. Name "" is expressions.
-func (s *Server) table(ctx context.Context, name string) table {
+func (s *Server) readTable(ctx context.Context, name string) subscriptionTable {
 	who := accessOf(ctx)
-	t := table{Name: name, Patterns: name == ""}
+	t := subscriptionTable{Name: name, Patterns: name == ""}
 	has := make(map[string]bool)
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if sub.Extension != name || !who.sees(sub.Extension) {
+		if sub.Extension != name || !who.canSee(sub.Extension) {
 			continue
 		}
 		t.Rows = append(t.Rows, sub)
@@ -53,7 +53,7 @@ func (s *Server) table(ctx context.Context, name string) table {
 			has[typ] = true
 		}
 	}
-	for _, typ := range usualTypes {
+	for _, typ := range defaultTypes {
 		if !t.Patterns && !has[typ] && !(has["answer"] && strings.HasPrefix(typ, "answer-")) {
 			t.Missing = append(t.Missing, typ)
 		}
@@ -63,18 +63,18 @@ func (s *Server) table(ctx context.Context, name string) table {
 
 func (s *Server) extensionPage(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
-	if !accessOf(r.Context()).sees(name) {
+	if !accessOf(r.Context()).canSee(name) {
 		return errNoPage
 	}
-	return s.show(w, r, "extension", "/", name, s.table(r.Context(), name))
+	return s.showPage(w, r, "extension", "/", name, s.readTable(r.Context(), name))
 }
 
 func (s *Server) patternsPage(w http.ResponseWriter, r *http.Request) error {
-	return s.show(w, r, "extension", "/", "Patterns", s.table(r.Context(), ""))
+	return s.showPage(w, r, "extension", "/", "Patterns", s.readTable(r.Context(), ""))
 }
 
 // A home is the first page.
-type home struct {
+type homeView struct {
 	Extensions []extensionRow
 	Patterns   int // subscriptions with expressions
 
@@ -105,10 +105,10 @@ func (s *Server) extensionsData(r *http.Request) (any, error) {
 	for _, name := range who.extensions {
 		of(name)
 	}
-	h := home{}
+	h := homeView{}
 	for _, sub := range s.config.Notifier.Subscriptions() {
 		switch {
-		case !who.sees(sub.Extension):
+		case !who.canSee(sub.Extension):
 			continue
 		case sub.Extension == "":
 			h.Patterns++
@@ -120,7 +120,7 @@ func (s *Server) extensionsData(r *http.Request) (any, error) {
 			e.Off++
 		}
 	}
-	if err := s.showKnown(r.Context(), of); err != nil {
+	if err := s.addKnownRows(r.Context(), of); err != nil {
 		return nil, err
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(known), func(a, b string) int {
@@ -129,16 +129,16 @@ func (s *Server) extensionsData(r *http.Request) (any, error) {
 		h.Extensions = append(h.Extensions, *known[name])
 	}
 	if h.First = len(known) == 0 && h.Patterns == 0; h.First {
-		s.teach(r, &h)
+		s.addFirstSteps(r, &h)
 	}
 	return h, nil
 }
 
 // showKnown adds to the rows what the tracker knows.
-func (s *Server) showKnown(ctx context.Context, of func(name string) *extensionRow) error {
+func (s *Server) addKnownRows(ctx context.Context, of func(name string) *extensionRow) error {
 	who := accessOf(ctx)
 	row := func(e dialog.Extension) *extensionRow {
-		if who.sees(e.User) {
+		if who.canSee(e.User) {
 			return of(e.User)
 		}
 		return of(e.String()) // it is bound to that in its domain
@@ -151,7 +151,7 @@ func (s *Server) showKnown(ctx context.Context, of func(name string) *extensionR
 		}
 	}
 	for _, k := range known {
-		if !who.sees(k.Extension.String()) {
+		if !who.canSee(k.Extension.String()) {
 			continue
 		}
 		e := row(k.Extension)
@@ -162,7 +162,7 @@ func (s *Server) showKnown(ctx context.Context, of func(name string) *extensionR
 			e.At = append(e.At, c.URI)
 		}
 	}
-	calls, err := s.liveCalls(ctx)
+	calls, err := s.visibleCalls(ctx)
 	for _, c := range calls {
 		for _, p := range c.Parties {
 			if !p.Over {
@@ -174,7 +174,7 @@ func (s *Server) showKnown(ctx context.Context, of func(name string) *extensionR
 }
 
 // teach says what to do first.
-func (s *Server) teach(r *http.Request, h *home) {
+func (s *Server) addFirstSteps(r *http.Request, h *homeView) {
 	h.Listen = s.config.Listen
 	h.PBX = "[sip]\npbx = [\"udp://192.0.2.10:5060\"]   # your PBX"
 	scheme := "http://"
@@ -186,7 +186,7 @@ func (s *Server) teach(r *http.Request, h *home) {
 }
 
 // A form is a pop-up in which a subscription is made or changed.
-type form struct {
+type subscriptionForm struct {
 	Sub      notify.Subscription
 	Revision string
 	Pattern  bool // it is to have an expression
@@ -200,7 +200,7 @@ type choice struct {
 }
 
 // Types are the event types of the form: "answer" is both of its kinds.
-func (f form) Types() []choice {
+func (f subscriptionForm) Types() []choice {
 	types := shownTypes
 	if slices.Contains(f.Sub.Types, "answer") {
 		types = append([]string{"answer"}, shownTypes...)
@@ -213,25 +213,25 @@ func (f form) Types() []choice {
 }
 
 // Methods and Dialects are what may be chosen.
-func (form) Methods() []string { return []string{"GET", "POST", "PUT"} }
-func (form) Dialects() []notify.Dialect {
+func (subscriptionForm) Methods() []string { return []string{"GET", "POST", "PUT"} }
+func (subscriptionForm) Dialects() []notify.Dialect {
 	return []notify.Dialect{notify.JSON, notify.CloudEvents, notify.Unified, notify.Telphin, notify.CTI}
 }
 
 func (s *Server) newForm(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	f := form{Sub: notify.NewSubscription(), Pattern: q.Get("patterns") != ""}
+	f := subscriptionForm{Sub: notify.NewSubscription(), Pattern: q.Get("patterns") != ""}
 	f.Sub.Extension = q.Get("extension")
 	f.Sub.Types = q["type"]
 	return s.showPart(w, r, http.StatusOK, "form", f)
 }
 
 func (s *Server) changeForm(w http.ResponseWriter, r *http.Request) error {
-	sub, err := s.subscription(r.Context(), r.PathValue("id"))
+	sub, err := s.visibleSubscription(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	return s.showPart(w, r, http.StatusOK, "form", form{Sub: sub, Revision: strconv.FormatUint(sub.Revision, 10)})
+	return s.showPart(w, r, http.StatusOK, "form", subscriptionForm{Sub: sub, Revision: strconv.FormatUint(sub.Revision, 10)})
 }
 
 // read takes from a form what it has of a subscription.
@@ -246,7 +246,7 @@ func readForm(r *http.Request, sub *notify.Subscription) {
 
 // faults are all that is wrong with a subscription, by field. What the form does
 // not show is at no field.
-func (f *form) faults(sub notify.Subscription) {
+func (f *subscriptionForm) setErrors(sub notify.Subscription) {
 	f.Errors = make(map[string]string)
 	for e := range sub.Invalid() {
 		switch e.Field {
@@ -259,12 +259,12 @@ func (f *form) faults(sub notify.Subscription) {
 }
 
 // blame has the form say what an error means.
-func (s *Server) blame(f *form, err error) error {
+func (s *Server) explainError(f *subscriptionForm, err error) error {
 	var invalid *notify.Invalid
 	switch {
 	case errors.As(err, &invalid):
-		f.faults(f.Sub)
-	case errors.Is(err, notify.ErrLimit), errors.Is(err, errNotYours):
+		f.setErrors(f.Sub)
+	case errors.Is(err, notify.ErrLimit), errors.Is(err, errNotBound):
 		f.Errors = map[string]string{"extension": err.Error()}
 	case errors.Is(err, notify.ErrConflict):
 		f.Problem = err.Error() + ": close this form and open it again"
@@ -283,15 +283,15 @@ func (s *Server) addFromForm(w http.ResponseWriter, r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return errBadForm
 	}
-	f := form{Sub: notify.NewSubscription()}
+	f := subscriptionForm{Sub: notify.NewSubscription()}
 	readForm(r, &f.Sub)
 	f.Sub.Extension = strings.TrimSpace(r.PostFormValue("extension"))
 	if f.Pattern = r.PostForm.Has("extension_regex"); f.Pattern {
 		f.Sub.ExtensionRegex = r.PostFormValue("extension_regex")
 	}
-	sub, err := s.subscribe(r.Context(), f.Sub)
+	sub, err := s.addSubscription(r.Context(), f.Sub)
 	if err != nil {
-		if err := s.blame(&f, err); err != nil {
+		if err := s.explainError(&f, err); err != nil {
 			return err
 		}
 		return s.showPart(w, r, http.StatusUnprocessableEntity, "form", f)
@@ -308,8 +308,8 @@ func (s *Server) changeFromForm(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || revision == 0 {
 		return errBadForm
 	}
-	f := form{Revision: r.PostFormValue("revision")}
-	sub, err := s.edit(r.Context(), r.PathValue("id"), revision, func(sub *notify.Subscription) error {
+	f := subscriptionForm{Revision: r.PostFormValue("revision")}
+	sub, err := s.editSubscription(r.Context(), r.PathValue("id"), revision, func(sub *notify.Subscription) error {
 		readForm(r, sub)
 		f.Sub = *sub
 		return nil
@@ -319,7 +319,7 @@ func (s *Server) changeFromForm(w http.ResponseWriter, r *http.Request) error {
 			f.Sub = sub
 			readForm(r, &f.Sub)
 		}
-		if err := s.blame(&f, err); err != nil {
+		if err := s.explainError(&f, err); err != nil {
 			return err
 		}
 		w.Header().Set("HX-Retarget", "#pop-up")
@@ -327,16 +327,16 @@ func (s *Server) changeFromForm(w http.ResponseWriter, r *http.Request) error {
 		return s.showPart(w, r, http.StatusUnprocessableEntity, "form", f)
 	}
 	w.Header().Set("HX-Trigger", "saved")
-	return s.showPart(w, r, http.StatusOK, "subscriptions", s.table(r.Context(), sub.Extension))
+	return s.showPart(w, r, http.StatusOK, "subscriptions", s.readTable(r.Context(), sub.Extension))
 }
 
 // toggle switches a subscription on or off, and answers with its row.
-func (s *Server) toggle(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) toggleActive(w http.ResponseWriter, r *http.Request) error {
 	active, err := strconv.ParseBool(r.PostFormValue("active"))
 	if err != nil {
 		return errBadForm
 	}
-	sub, err := s.edit(r.Context(), r.PathValue("id"), 0, func(sub *notify.Subscription) error {
+	sub, err := s.editSubscription(r.Context(), r.PathValue("id"), 0, func(sub *notify.Subscription) error {
 		sub.Active = active
 		return nil
 	})
@@ -348,7 +348,7 @@ func (s *Server) toggle(w http.ResponseWriter, r *http.Request) error {
 
 // rotateFromPage makes a new secret, and shows it this once.
 func (s *Server) rotateFromPage(w http.ResponseWriter, r *http.Request) error {
-	sub, err := s.rotate(r.Context(), r.PathValue("id"), 0)
+	sub, err := s.rotateSigningSecret(r.Context(), r.PathValue("id"), 0)
 	if err != nil {
 		return err
 	}
@@ -359,13 +359,13 @@ func (s *Server) rotateFromPage(w http.ResponseWriter, r *http.Request) error {
 // left of the table.
 func (s *Server) clearSelected(w http.ResponseWriter, r *http.Request) error {
 	of := r.PostFormValue("of")
-	if !accessOf(r.Context()).sees(of) {
+	if !accessOf(r.Context()).canSee(of) {
 		return errNoPage
 	}
 	for _, id := range r.PostForm["id"] {
-		if err := s.unsubscribe(r.Context(), id, 0); err != nil && !errors.Is(err, notify.ErrNotFound) {
+		if err := s.removeSubscription(r.Context(), id, 0); err != nil && !errors.Is(err, notify.ErrNotFound) {
 			return err
 		}
 	}
-	return s.showPart(w, r, http.StatusOK, "subscriptions", s.table(r.Context(), of))
+	return s.showPart(w, r, http.StatusOK, "subscriptions", s.readTable(r.Context(), of))
 }

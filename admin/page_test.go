@@ -163,31 +163,31 @@ func TestSessionCookie(t *testing.T) {
 func TestSessionsEnd(t *testing.T) {
 	r := newRig(t, Config{})
 	now := time.Now()
-	id := r.server.sessions.begin(configID, testToken, now)
+	id := r.server.sessions.start(configID, testToken, now)
 	req := httptest.NewRequest("GET", "/", nil)
 	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: id})
-	if r.server.inSession(req, now.Add(sessionTime-1)) == nil {
+	if r.server.sessionAccess(req, now.Add(sessionTTL-1)) == nil {
 		t.Error("a session ends early")
 	}
-	if r.server.inSession(req, now.Add(sessionTime)) != nil || r.server.inSession(req, now) != nil {
+	if r.server.sessionAccess(req, now.Add(sessionTTL)) != nil || r.server.sessionAccess(req, now) != nil {
 		t.Error("a session does not end")
 	}
-	first := r.server.sessions.begin(configID, testToken, now)
+	first := r.server.sessions.start(configID, testToken, now)
 	other, _ := r.newToken(object{"scope": "read"})
 	for range 2 * maxSessions {
-		r.server.sessions.begin("other", other.token, now)
+		r.server.sessions.start("other", other.token, now)
 	}
 	req = httptest.NewRequest("GET", "/", nil)
 	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: first})
-	if n := r.server.sessions.kept.len(); n != maxSessions+1 || r.server.inSession(req, now) == nil {
+	if n := r.server.sessions.byHash.len(); n != maxSessions+1 || r.server.sessionAccess(req, now) == nil {
 		t.Errorf("one token has pushed out the session of another: there are %d", n)
 	}
 	for range maxSessions {
-		r.server.sessions.begin(configID, testToken, now)
+		r.server.sessions.start(configID, testToken, now)
 	}
 	req = httptest.NewRequest("GET", "/", nil)
 	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: first})
-	if n := r.server.sessions.kept.len(); n != 2*maxSessions || r.server.inSession(req, now) != nil {
+	if n := r.server.sessions.byHash.len(); n != 2*maxSessions || r.server.sessionAccess(req, now) != nil {
 		t.Errorf("there are %d sessions", n)
 	}
 }
@@ -198,7 +198,7 @@ func TestWrongTokensAreCounted(t *testing.T) {
 	for range failureBurst {
 		v.gets(401, "POST", "/login", url.Values{"token": {"wrong"}})
 	}
-	shut(r.server.failures.of(netip.MustParseAddr("127.0.0.1")))
+	shut(r.server.failures.limiterOf(netip.MustParseAddr("127.0.0.1")))
 	resp, html := v.send("POST", "/login", url.Values{"token": {"wrong"}})
 	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || !strings.Contains(html, "Too many wrong tokens") {
 		t.Errorf("one too many: %d %s", resp.StatusCode, html)
@@ -249,7 +249,7 @@ func TestWhoMaySeeWhat(t *testing.T) {
 		visitors[name] = client.visit()
 	}
 	want := slices.Sorted(maps.Keys(pageRules))
-	if got := slices.Sorted(maps.Keys(r.server.pages.rights)); !slices.Equal(got, want) {
+	if got := slices.Sorted(maps.Keys(r.server.pages.permissions)); !slices.Equal(got, want) {
 		t.Errorf("the pages are %q, this test knows %q", got, want)
 	}
 	nobody := &visitor{rig: r}
@@ -690,10 +690,10 @@ func TestLive(t *testing.T) {
 func TestManyStreams(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
-	for range maxOfToken {
-		r.server.streams.take(configID)
+	for range maxStreamsPerToken {
+		r.server.streams.acquireSlot(configID)
 	}
 	v.gets(503, "GET", "/live/calls", nil, "too many pages are open")
-	r.server.streams.give(configID)
+	r.server.streams.releaseSlot(configID)
 	v.listen("/live/calls")()
 }

@@ -48,33 +48,33 @@ func (w *stuckWriter) Flush() {}
 // no other.
 func TestSlowestStreamIsClosedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStreams()
-		defer s.end()
-		s.room = 100
+		s := newStreamRegistry()
+		defer s.closeAll()
+		s.maxBuffered = 100
 		begin := time.Now()
 		var streams sync.WaitGroup
 		send := func(bytes int, want error, after time.Duration) {
-			q := s.newQueue(newStuckWriter())
+			q := s.newBuffer(newStuckWriter())
 			streams.Go(func() {
 				defer q.remove()
 				if err := q.send(make([]byte, bytes)); err != want || time.Since(begin) != after {
 					t.Errorf("a queue of %d bytes: %v after %v, want %v after %v", bytes, err, time.Since(begin), want, after)
 				}
-				if err := q.send(nil); want == errSlowest && err != want {
+				if err := q.send(nil); want == errSlowestClient && err != want {
 					t.Errorf("a closed queue takes more: %v", err)
 				}
 			})
 			synctest.Wait()
 		}
-		send(30, os.ErrDeadlineExceeded, s.patience)
-		send(60, errSlowest, time.Second) // the longest, when the next come
-		send(10, os.ErrDeadlineExceeded, s.patience)
+		send(30, os.ErrDeadlineExceeded, s.writeTimeout)
+		send(60, errSlowestClient, time.Second) // the longest, when the next come
+		send(10, os.ErrDeadlineExceeded, s.writeTimeout)
 		time.Sleep(time.Second)
-		send(50, os.ErrDeadlineExceeded, s.patience+time.Second)
-		send(10, os.ErrDeadlineExceeded, s.patience+time.Second)
+		send(50, os.ErrDeadlineExceeded, s.writeTimeout+time.Second)
+		send(10, os.ErrDeadlineExceeded, s.writeTimeout+time.Second)
 		streams.Wait()
-		if s.queued != 0 || len(s.queues) != 0 {
-			t.Errorf("%d bytes of %d queues are left", s.queued, len(s.queues))
+		if s.buffered != 0 || len(s.buffers) != 0 {
+			t.Errorf("%d bytes of %d queues are left", s.buffered, len(s.buffers))
 		}
 	})
 }
@@ -93,11 +93,11 @@ func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0,
 
 // aged has what is queued wait since an hour ago, so that no reader is taken for
 // slower, and reports whether no queue is empty.
-func (s *streams) aged() bool {
+func (s *streamRegistry) aged() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	empty := 0
-	for q := range s.queues {
+	for q := range s.buffers {
 		if q.bytes == 0 {
 			empty++
 		}
@@ -110,8 +110,8 @@ func (s *streams) aged() bool {
 func TestStreamsThatNobodyReads(t *testing.T) {
 	r := newRig(t, Config{})
 	r.running()
-	r.server.streams.patience = time.Hour
-	r.server.streams.room = 1 << 20
+	r.server.streams.writeTimeout = time.Hour
+	r.server.streams.maxBuffered = 1 << 20
 	listener := make(pipeListener)
 	h := r.server.HTTPServer()
 	served := make(chan error)
@@ -159,15 +159,15 @@ func TestStreamsThatNobodyReads(t *testing.T) {
 	}
 	s := r.server.streams
 	s.mu.Lock()
-	if s.queued > s.room {
-		t.Errorf("%d bytes are queued", s.queued)
+	if s.buffered > s.maxBuffered {
+		t.Errorf("%d bytes are queued", s.buffered)
 	}
-	for q := range s.queues {
-		if q.bytes > maxQueue {
+	for q := range s.buffers {
+		if q.bytes > maxBatchBytes {
 			t.Errorf("%d bytes are in one queue", q.bytes)
 		}
 	}
-	if open := len(s.queues); open > 1+s.room/size || open < s.room/maxQueue {
+	if open := len(s.buffers); open > 1+s.maxBuffered/size || open < s.maxBuffered/maxBatchBytes {
 		t.Errorf("%d streams are open", open)
 	}
 	s.mu.Unlock()
@@ -189,7 +189,7 @@ func TestPageOfLargeEvents(t *testing.T) {
 	got, pages, next := 0, 0, ""
 	for more := true; more; more = next != "" {
 		resp, text := r.raw("GET", "/v1/events?limit=1000&since="+next, nil)
-		if resp.StatusCode != 200 || len(text) > maxPage+100_000 {
+		if resp.StatusCode != 200 || len(text) > maxPageBytes+100_000 {
 			t.Fatalf("%d, %d bytes", resp.StatusCode, len(text))
 		}
 		out := r.want(200, "GET", "/v1/events?limit=1000&since="+next, nil)

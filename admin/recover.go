@@ -7,9 +7,9 @@ import (
 
 // recovered has h serve, and answers 500 in the form of an API if h panics: the
 // panic is logged and counted. If h has begun to answer, the connection is cut.
-func (s *Server) recovered(refuse refusal, h http.Handler) http.Handler {
+func (s *Server) recoverPanics(refuse errorWriter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		watched := &startWatch{ResponseWriter: w}
+		watched := &startedWriter{ResponseWriter: w}
 		defer func() {
 			reason := recover()
 			if reason == nil {
@@ -30,20 +30,20 @@ func (s *Server) recovered(refuse refusal, h http.Handler) http.Handler {
 }
 
 // A startWatch notes whether a response has begun.
-type startWatch struct {
+type startedWriter struct {
 	http.ResponseWriter
 	started bool
 }
 
-func (w *startWatch) WriteHeader(status int) {
+func (w *startedWriter) WriteHeader(status int) {
 	w.started = true
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func (w *startWatch) Write(b []byte) (int, error) {
+func (w *startedWriter) Write(b []byte) (int, error) {
 	w.started = true
 	return w.ResponseWriter.Write(b)
 }
 
 // Unwrap is for [http.ResponseController].
-func (w *startWatch) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *startedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

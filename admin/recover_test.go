@@ -23,16 +23,16 @@ func TestPanicsAreAnswered(t *testing.T) {
 	r.wantProblem(500, "", "GET", "/v1/calls", nil)
 	r.wantProblem(500, "", "GET", "/v1/extensions/101", nil)
 	r.wantProblem(500, "", "GET", "/v1/calls/x/trace", nil)
-	session := r.server.sessions.begin(configID, testToken, time.Now())
+	session := r.server.sessions.start(configID, testToken, time.Now())
 	resp, text := r.raw("GET", "/calls", nil, "Cookie", sessionCookie+"="+session)
 	if resp.StatusCode != 500 || !strings.Contains(text, "<html") {
 		t.Errorf("page: %d %s", resp.StatusCode, text)
 	}
 	for name, tt := range map[string]struct {
-		refuse refusal
+		refuse errorWriter
 		want   string
-	}{"uapi": {uapiRefuse, `"internal_server_error"`}, "telphin": {telphinRefuse, `{"message":"`}} {
-		w := serve(r.server.guarded(tt.refuse, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("injected") })))
+	}{"uapi": {writeUAPIError, `"internal_server_error"`}, "telphin": {writeTelphinError, `{"message":"`}} {
+		w := serve(r.server.guardHandler(tt.refuse, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("injected") })))
 		if w.Code != 500 || !strings.Contains(w.Body.String(), tt.want) {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
@@ -55,7 +55,7 @@ func serve(h http.Handler) *httptest.ResponseRecorder {
 // whole answer.
 func TestPanicInAnAnswer(t *testing.T) {
 	r := newRig(t, Config{})
-	h := r.server.guarded(problem, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := r.server.guardHandler(writeProblem, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Write([]byte("half"))
 		panic("injected")
 	}))

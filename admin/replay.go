@@ -22,22 +22,22 @@ func (s *Server) replay(ctx context.Context, in *struct {
 	ID   string `path:"id"`
 	Body Replay
 }) (*struct{ Body Replayed }, error) {
-	events, err := s.sayAgain(ctx, in.ID, in.Body)
+	events, err := s.replayRange(ctx, in.ID, in.Body)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	return &struct{ Body Replayed }{Replayed{events}}, nil
 }
 
 // sayAgain replays for who makes the request of ctx, see
 // [notify.Notifier.Replay].
-func (s *Server) sayAgain(ctx context.Context, id string, what Replay) (events int, err error) {
-	if _, err := s.subscription(ctx, id); err != nil {
+func (s *Server) replayRange(ctx context.Context, id string, what Replay) (events int, err error) {
+	if _, err := s.visibleSubscription(ctx, id); err != nil {
 		return 0, err
 	}
 	events, err = s.config.Notifier.Replay(ctx, id, what.From, what.To, what.Types)
 	if err == nil {
-		s.audit(ctx, "replay", id, nil, what)
+		s.recordAudit(ctx, "replay", id, nil, what)
 	}
 	return events, err
 }

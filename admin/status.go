@@ -62,7 +62,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 		Started:    s.started.UTC().Truncate(time.Second),
 		Uptime:     int64(time.Since(s.started).Seconds()),
 		Delivering: n.Delivers(),
-		Reasons:    append([]string{}, s.reasons()...),
+		Reasons:    append([]string{}, s.readinessReasons()...),
 		Degraded:   append([]string{}, s.degraded()...),
 		Streams:    s.streams.count(),
 	}}
@@ -77,7 +77,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 	} else {
 		v.Store.OK = true
 	}
-	if live, err := s.liveCalls(ctx); err == nil {
+	if live, err := s.visibleCalls(ctx); err == nil {
 		calls := len(live)
 		v.Calls = &calls
 	}

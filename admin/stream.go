@@ -27,39 +27,39 @@ import (
 // with the token of the config: these always have their places. maxOfToken is how
 // many may with one token, and streamsFull how many seconds one waits that may not.
 const (
-	maxStreams  = 200
-	maxOfToken  = 100
-	streamsFull = "10"
+	maxStreams         = 200
+	maxStreamsPerToken = 100
+	streamRetryAfter   = "10"
 )
 
 // gather is how long events wait at most for more of them after others were
 // written to a stream. It is chance, so that many streams are not written to at
 // the same time.
-const gather = 250 * time.Millisecond
+const batchDelay = 250 * time.Millisecond
 
 // maxQueue bounds the bytes that are encoded for one stream and not sent yet; one
 // event may be larger. maxQueues bounds those of all streams together: beyond it
 // the stream of the slowest client is closed.
 const (
-	maxQueue  = 256 << 10
-	maxQueues = 64 << 20
+	maxBatchBytes    = 256 << 10
+	maxBufferedBytes = 64 << 20
 )
 
 // errSlowest ends the stream of the slowest client.
-var errSlowest = errors.New("its client is the slowest while all queues are full")
+var errSlowestClient = errors.New("its client is the slowest while all queues are full")
 
 // streams are the clients that follow the event log.
-type streams struct {
-	quiet    time.Duration   // after which a client is told that there is nothing
-	patience time.Duration   // after which one that does not read is disconnected
-	room     int             // bytes of all queues; see maxQueues
-	ending   context.Context // ends them all
-	end      context.CancelFunc
+type streamRegistry struct {
+	keepAlive    time.Duration   // after which a client is told that there is nothing
+	writeTimeout time.Duration   // after which one that does not read is disconnected
+	maxBuffered  int             // bytes of all queues; see maxQueues
+	closing      context.Context // ends them all
+	closeAll     context.CancelFunc
 
-	mu     sync.Mutex
-	open   map[string]int // by the id of the token
-	queues map[*queue]bool
-	queued int // bytes of all queues
+	mu       sync.Mutex
+	perToken map[string]int // by the id of the token
+	buffers  map[*sendBuffer]bool
+	buffered int // bytes of all queues
 
 	renders chan struct{} // has room for those who make a part of a page
 }
@@ -68,20 +68,20 @@ type streams struct {
 // takes while it is made is not its queue's.
 const maxRenders = 4
 
-func newStreams() *streams {
-	s := &streams{
-		quiet: 15 * time.Second, patience: 10 * time.Second, room: maxQueues,
-		open: make(map[string]int), queues: make(map[*queue]bool), renders: make(chan struct{}, maxRenders),
+func newStreamRegistry() *streamRegistry {
+	s := &streamRegistry{
+		keepAlive: 15 * time.Second, writeTimeout: 10 * time.Second, maxBuffered: maxBufferedBytes,
+		perToken: make(map[string]int), buffers: make(map[*sendBuffer]bool), renders: make(chan struct{}, maxRenders),
 	}
-	s.ending, s.end = context.WithCancel(context.Background())
+	s.closing, s.closeAll = context.WithCancel(context.Background())
 	return s
 }
 
 // A queue is what a stream has to send. The stream's handler writes it, blocking.
-type queue struct {
-	streams *streams
-	rc      *http.ResponseController
-	w       io.Writer
+type sendBuffer struct {
+	registry *streamRegistry
+	rc       *http.ResponseController
+	w        io.Writer
 
 	// streams.mu guards these.
 	bytes  int
@@ -92,112 +92,112 @@ type queue struct {
 // load is how much a queue keeps from others: its bytes, the more the longer they
 // wait. So a client that reads is not taken for the slowest because much came at
 // once.
-func (q *queue) load(now time.Time) float64 {
+func (q *sendBuffer) weight(now time.Time) float64 {
 	return float64(q.bytes) * max(now.Sub(q.since), time.Millisecond).Seconds()
 }
 
 // newQueue returns the queue of a stream that is answered with w. The caller
 // removes it.
-func (s *streams) newQueue(w http.ResponseWriter) *queue {
-	q := &queue{streams: s, rc: http.NewResponseController(w), w: w}
+func (s *streamRegistry) newBuffer(w http.ResponseWriter) *sendBuffer {
+	q := &sendBuffer{registry: s, rc: http.NewResponseController(w), w: w}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queues[q] = true
+	s.buffers[q] = true
 	return q
 }
 
-func (q *queue) remove() {
-	q.set(0)
-	q.streams.mu.Lock()
-	defer q.streams.mu.Unlock()
-	delete(q.streams.queues, q)
+func (q *sendBuffer) remove() {
+	q.setSize(0)
+	q.registry.mu.Lock()
+	defer q.registry.mu.Unlock()
+	delete(q.registry.buffers, q)
 }
 
 // send writes b to the client and returns when the kernel has taken all of it. It
 // returns [os.ErrDeadlineExceeded] if the client does not read, and errSlowest if
 // the queue was closed to make room.
-func (q *queue) send(b []byte) error {
-	defer q.set(0)
-	if q.set(len(b)) {
-		return errSlowest
+func (q *sendBuffer) send(b []byte) error {
+	defer q.setSize(0)
+	if q.setSize(len(b)) {
+		return errSlowestClient
 	}
-	if err := q.rc.SetWriteDeadline(time.Now().Add(q.streams.patience)); err != nil {
+	if err := q.rc.SetWriteDeadline(time.Now().Add(q.registry.writeTimeout)); err != nil {
 		return err
 	}
 	if q.isClosed() { // since; its deadline was before ours
-		return errSlowest
+		return errSlowestClient
 	}
 	_, err := q.w.Write(b)
 	if err == nil {
 		err = q.rc.Flush()
 	}
 	if err != nil && q.isClosed() {
-		return errSlowest
+		return errSlowestClient
 	}
 	return err
 }
 
 // set notes how many bytes are queued, closes the queues of the slowest clients
 // while all are beyond their room, and reports whether q is closed.
-func (q *queue) set(bytes int) (closed bool) {
-	s := q.streams
+func (q *sendBuffer) setSize(bytes int) (closed bool) {
+	s := q.registry
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if q.closed {
 		return true
 	}
 	now := time.Now()
-	s.queued += bytes - q.bytes
+	s.buffered += bytes - q.bytes
 	q.bytes, q.since = bytes, now
-	for s.queued > s.room {
+	for s.buffered > s.maxBuffered {
 		slowest := q
-		for other := range s.queues {
-			if other.load(now) > slowest.load(now) {
+		for other := range s.buffers {
+			if other.weight(now) > slowest.weight(now) {
 				slowest = other
 			}
 		}
-		s.queued -= slowest.bytes
+		s.buffered -= slowest.bytes
 		slowest.bytes, slowest.closed = 0, true
 		slowest.rc.SetWriteDeadline(now) // ends its Write
 	}
 	return q.closed
 }
 
-func (q *queue) isClosed() bool {
-	q.streams.mu.Lock()
-	defer q.streams.mu.Unlock()
+func (q *sendBuffer) isClosed() bool {
+	q.registry.mu.Lock()
+	defer q.registry.mu.Unlock()
 	return q.closed
 }
 
 // take takes a place for one more with a token, if there is any.
-func (s *streams) take(token string) bool {
+func (s *streamRegistry) acquireSlot(token string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if token != configID && s.all()-s.open[configID] >= maxStreams || s.open[token] >= maxOfToken {
+	if token != configID && s.countLocked()-s.perToken[configID] >= maxStreams || s.perToken[token] >= maxStreamsPerToken {
 		return false
 	}
-	s.open[token]++
+	s.perToken[token]++
 	return true
 }
 
 // give gives a place back.
-func (s *streams) give(token string) {
+func (s *streamRegistry) releaseSlot(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[token]--; s.open[token] == 0 {
-		delete(s.open, token)
+	if s.perToken[token]--; s.perToken[token] == 0 {
+		delete(s.perToken, token)
 	}
 }
 
 // count is how many there are.
-func (s *streams) count() int {
+func (s *streamRegistry) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.all()
+	return s.countLocked()
 }
 
-func (s *streams) all() (n int) {
-	for _, of := range s.open {
+func (s *streamRegistry) countLocked() (n int) {
+	for _, of := range s.perToken {
 		n += of
 	}
 	return n
@@ -207,7 +207,7 @@ const streamType = "text/event-stream"
 
 // eventStream completes the description of an operation that answers with a list
 // of events, or with a stream of them.
-func eventStream(api huma.API, op huma.Operation) huma.Operation {
+func describeEventStream(api huma.API, op huma.Operation) huma.Operation {
 	events := api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[list[Event]](), true, "")
 	op.Responses = map[string]*huma.Response{"200": {
 		Description: "A page of the event log; with Accept: text/event-stream, the event log as it grows",
@@ -225,7 +225,7 @@ func eventStream(api huma.API, op huma.Operation) huma.Operation {
 }
 
 // answered is the answer of an operation that writes it itself.
-type answered struct{ Body func(huma.Context) }
+type rawResponse struct{ Body func(huma.Context) }
 
 func (s *Server) listEvents(ctx context.Context, in *struct {
 	Since     string `query:"since" doc:"Only events published at this RFC 3339 time or later, or after the event with this id"`
@@ -236,8 +236,8 @@ func (s *Server) listEvents(ctx context.Context, in *struct {
 
 	Accept      string `header:"Accept" hidden:"true"`
 	LastEventID string `header:"Last-Event-ID" doc:"Streams only: start after the event with this id; overrides since"`
-}) (*answered, error) {
-	if err := checkType(in.Type); err != nil {
+}) (*rawResponse, error) {
+	if err := checkEventType(in.Type); err != nil {
 		return nil, err
 	}
 	q := notify.Query{Extension: in.Extension, Type: in.Type, Call: in.Call, Among: accessOf(ctx).extensions, Limit: in.Limit}
@@ -245,14 +245,14 @@ func (s *Server) listEvents(ctx context.Context, in *struct {
 	if q.Since, ok = parseTime(in.Since); !ok {
 		q.After = in.Since
 	}
-	if accepts(in.Accept, streamType) {
-		return s.followEvents(ctx, q, in.LastEventID)
+	if acceptsMediaType(in.Accept, streamType) {
+		return s.respondEventStream(ctx, q, in.LastEventID)
 	}
-	return s.readEvents(ctx, q)
+	return s.respondEventPage(ctx, q)
 }
 
 // accepts reports whether an Accept names a media type and not JSON.
-func accepts(accept, want string) bool {
+func acceptsMediaType(accept, want string) bool {
 	found := false
 	for entry := range strings.SplitSeq(accept, ",") {
 		name, _, _ := strings.Cut(entry, ";")
@@ -267,49 +267,49 @@ func accepts(accept, want string) bool {
 }
 
 // readEvents answers with a page of the log.
-func (s *Server) readEvents(ctx context.Context, q notify.Query) (*answered, error) {
+func (s *Server) respondEventPage(ctx context.Context, q notify.Query) (*rawResponse, error) {
 	events, more, err := s.config.Notifier.Events(ctx, q)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	var next string
 	if more {
 		next = events[len(events)-1].ID
 	}
-	return &answered{func(c huma.Context) {
+	return &rawResponse{func(c huma.Context) {
 		c.SetHeader("Content-Type", "application/json")
-		b := eventPages.Get().(*bytes.Buffer)
-		defer eventPages.Put(b)
+		b := pageBuffers.Get().(*bytes.Buffer)
+		defer pageBuffers.Put(b)
 		b.Reset()
-		s.writePage(b, events, next)
-		leaveTurn(ctx)
+		s.writeEventPage(b, events, next)
+		releaseTurn(ctx)
 		c.BodyWriter().Write(b.Bytes()) // a client that is gone needs no more
 	}}, nil
 }
 
 // eventPages are buffers to write pages of events to: some 100 KB each, and little
 // more than maxPage at most.
-var eventPages = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+var pageBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // maxPage is how many bytes of events a page has before it ends early.
-const maxPage = 1 << 20
+const maxPageBytes = 1 << 20
 
 // writePage writes a list[Event] as JSON, and ends it early at maxPage.
-func (s *Server) writePage(b *bytes.Buffer, events []*dialog.Event, next string) {
+func (s *Server) writeEventPage(b *bytes.Buffer, events []*dialog.Event, next string) {
 	b.WriteString(`{"items":[`)
 	for i, e := range events {
-		if b.Len() > maxPage {
+		if b.Len() > maxPageBytes {
 			next = events[i-1].ID
 			break
 		}
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		b.Write(s.lines.of(e))
-		yield(i + 1)
+		b.Write(s.lines.encode(e))
+		yieldAfter(i + 1)
 	}
 	b.WriteString(`],"next":`)
-	line(b, next)
+	writeLine(b, next)
 	b.Truncate(b.Len() - 1) // the end of the line
 	b.WriteString("}\n")
 }
@@ -317,28 +317,28 @@ func (s *Server) writePage(b *bytes.Buffer, events []*dialog.Event, next string)
 // maxLines is how many of the events last read are kept as JSON: some 3 MB. One
 // of more than maxLine bytes is not.
 const (
-	maxLines = 4096
-	maxLine  = 4 << 10
+	maxCachedLines     = 4096
+	maxCachedLineBytes = 4 << 10
 )
 
 // lines are events as JSON, by their ids: each is written once for all who read
 // it, and anew when its extensions have got numbers since.
-type lines struct {
-	kept   *lru.Cache[string, eventLine]
+type lineCache struct {
+	byID   *lru.Cache[string, cachedLine]
 	number func(user string) uint64 // allots none
 }
 
-type eventLine struct {
+type cachedLine struct {
 	text []byte
 	ids  extensionIDs
 }
 
-func newLines(n *notify.Notifier) lines {
-	return lines{newCache[string, eventLine](maxLines), n.KnownNumber}
+func newLineCache(n *notify.Notifier) lineCache {
+	return lineCache{newLRU[string, cachedLine](maxCachedLines), n.KnownNumber}
 }
 
 // of is the JSON of an event, on one line that has no end.
-func (l lines) of(e *dialog.Event) []byte {
+func (l lineCache) encode(e *dialog.Event) []byte {
 	var ids extensionIDs
 	if e.CallerExtension != nil {
 		ids.caller = l.number(e.CallerExtension.User)
@@ -346,20 +346,20 @@ func (l lines) of(e *dialog.Event) []byte {
 	if e.CalledExtension != nil {
 		ids.called = l.number(e.CalledExtension.User)
 	}
-	if kept, ok := l.kept.Get(e.ID); ok && kept.ids == ids {
+	if kept, ok := l.byID.Get(e.ID); ok && kept.ids == ids {
 		return kept.text
 	}
 	var b bytes.Buffer
-	line(&b, eventOf(*e, ids))
+	writeLine(&b, eventOf(*e, ids))
 	text := bytes.TrimRight(b.Bytes(), "\n")
-	if len(text) <= maxLine {
-		l.kept.Add(e.ID, eventLine{text, ids})
+	if len(text) <= maxCachedLineBytes {
+		l.byID.Add(e.ID, cachedLine{text, ids})
 	}
 	return text
 }
 
 // line writes a value as JSON on one line.
-func line(w io.Writer, v any) {
+func writeLine(w io.Writer, v any) {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.Encode(v) // a client that is gone needs no more
@@ -367,29 +367,29 @@ func line(w io.Writer, v any) {
 
 // followEvents answers with the log as it grows, after the last event that the
 // client has had, if it says so.
-func (s *Server) followEvents(ctx context.Context, q notify.Query, last string) (*answered, error) {
+func (s *Server) respondEventStream(ctx context.Context, q notify.Query, last string) (*rawResponse, error) {
 	if last != "" {
 		q.After = last
 	}
 	token := accessOf(ctx).id
-	if !s.streams.take(token) {
+	if !s.streams.acquireSlot(token) {
 		return nil, huma.ErrorWithHeaders(
-			huma.Error503ServiceUnavailable(fmt.Sprintf("too many event streams: at most %d, and %d with one token", maxStreams, maxOfToken)),
-			http.Header{"Retry-After": {streamsFull}})
+			huma.Error503ServiceUnavailable(fmt.Sprintf("too many event streams: at most %d, and %d with one token", maxStreams, maxStreamsPerToken)),
+			http.Header{"Retry-After": {streamRetryAfter}})
 	}
 	tail, err := s.config.Notifier.Tail(ctx, q)
 	if err != nil {
-		s.streams.give(token)
+		s.streams.releaseSlot(token)
 		if last != "" && errors.Is(err, notify.ErrNoEvent) {
 			return nil, unprocessable("header.Last-Event-ID", "is not the id of an event in the event log")
 		}
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	return &answered{func(c huma.Context) {
-		defer s.streams.give(token)
+	return &rawResponse{func(c huma.Context) {
+		defer s.streams.releaseSlot(token)
 		defer tail.Close()
 		r, w := humago.Unwrap(c)
-		if err := s.stream(w, r, tail); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errSlowest) {
+		if err := s.writeStream(w, r, tail); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errSlowestClient) {
 			s.log.Warn("stream closed: the client does not read", "peer", r.RemoteAddr, "err", err)
 		}
 	}}, nil
@@ -397,13 +397,13 @@ func (s *Server) followEvents(ctx context.Context, q notify.Query, last string) 
 
 // stream writes what a tail reads until the client goes, its token is good no
 // more or the server stops. It returns an error if the client does not take it.
-func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tail) error {
+func (s *Server) writeStream(w http.ResponseWriter, r *http.Request, tail *notify.Tail) error {
 	ctx, stop := context.WithCancel(r.Context())
 	defer stop()
-	defer context.AfterFunc(s.streams.ending, stop)()
+	defer context.AfterFunc(s.streams.closing, stop)()
 	who := accessOf(ctx)
 
-	q := s.streams.newQueue(w)
+	q := s.streams.newBuffer(w)
 	defer q.remove()
 	// The limits of the server are of requests that end.
 	if err := q.rc.SetReadDeadline(time.Time{}); err != nil {
@@ -414,13 +414,13 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tai
 	if err := q.send(nil); err != nil {
 		return err
 	}
-	leaveTurn(ctx)
+	releaseTurn(ctx)
 	for wrote := (time.Time{}); ; {
-		pause(ctx, time.Until(wrote.Add(rand.N(s.gate.pace(gather)))))
-		waiting, cancel := context.WithTimeout(ctx, s.streams.quiet)
+		sleepContext(ctx, time.Until(wrote.Add(rand.N(s.gate.pace(batchDelay)))))
+		waiting, cancel := context.WithTimeout(ctx, s.streams.keepAlive)
 		events, _ := tail.Next(waiting)
 		cancel()
-		if ctx.Err() != nil || !s.tokens.good(who, time.Now()) {
+		if ctx.Err() != nil || !s.tokens.stillValid(who, time.Now()) {
 			return nil
 		}
 		wrote = time.Now()
@@ -432,7 +432,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tai
 
 // sendEvents sends events as a stream has them, maxQueue bytes at a time; none,
 // as a comment.
-func (s *Server) sendEvents(q *queue, events []*dialog.Event) error {
+func (s *Server) sendEvents(q *sendBuffer, events []*dialog.Event) error {
 	if len(events) == 0 {
 		return q.send([]byte(":\n\n"))
 	}
@@ -441,12 +441,12 @@ func (s *Server) sendEvents(q *queue, events []*dialog.Event) error {
 	for len(events) > 0 {
 		lines, size = lines[:0], 0
 		for _, e := range events {
-			line := s.lines.of(e)
-			if size > 0 && size+len(line) > maxQueue {
+			line := s.lines.encode(e)
+			if size > 0 && size+len(line) > maxBatchBytes {
 				break
 			}
 			lines, size = append(lines, line), size+len(line)+len(e.ID)+len(e.Type)+len("id: \nevent: \ndata: \n\n")
-			yield(len(lines))
+			yieldAfter(len(lines))
 		}
 		text := bytes.NewBuffer(make([]byte, 0, size)) // no larger than what is counted
 		for i, line := range lines {

@@ -213,7 +213,7 @@ func TestStreamFilters(t *testing.T) {
 			feeds[i].wantNext(idOf(k))
 		}
 	}
-	r.server.streams.end()
+	r.server.streams.closeAll()
 	for _, f := range feeds {
 		f.wantEnd()
 	}
@@ -274,7 +274,7 @@ func TestStreamResumes(t *testing.T) {
 			feeds[i].wantNext(idOf(k))
 		}
 	}
-	again.server.streams.end()
+	again.server.streams.closeAll()
 	for _, f := range feeds {
 		f.wantEnd()
 	}
@@ -307,7 +307,7 @@ func TestFiftyStreams(t *testing.T) {
 // A client that does not read is disconnected, holds up nobody, and can resume.
 func TestSlowStream(t *testing.T) {
 	r := newRig(t, Config{})
-	r.server.streams.patience = time.Second
+	r.server.streams.writeTimeout = time.Second
 	r.running()
 	slow, quick := r.follow(""), r.follow("")
 	last := 0
@@ -337,7 +337,7 @@ func TestSlowStream(t *testing.T) {
 // The limits of the server are not those of a stream.
 func TestStreamOutlivesTheLimits(t *testing.T) {
 	r := newRig(t, Config{})
-	r.server.streams.quiet = 20 * time.Millisecond
+	r.server.streams.keepAlive = 20 * time.Millisecond
 	h := httptest.NewUnstartedServer(nil)
 	h.Config = r.server.HTTPServer()
 	h.Config.ReadTimeout, h.Config.WriteTimeout = 50*time.Millisecond, 50*time.Millisecond
@@ -407,8 +407,8 @@ func TestStreamEndsWithItsToken(t *testing.T) {
 		{&access{id: "other", expires: now.Add(time.Second)}, true},
 		{&access{id: "other", expires: now}, false},
 	} {
-		r.server.tokens.stored["other"] = stored{}
-		if got := r.server.tokens.good(tt.who, now); got != tt.want {
+		r.server.tokens.stored["other"] = storedToken{}
+		if got := r.server.tokens.stillValid(tt.who, now); got != tt.want {
 			t.Errorf("%+v is good: %v", tt.who, got)
 		}
 	}
@@ -427,9 +427,9 @@ func TestTooManyStreams(t *testing.T) {
 	set := func(of map[string]int) {
 		r.server.streams.mu.Lock()
 		defer r.server.streams.mu.Unlock()
-		r.server.streams.open = of
+		r.server.streams.perToken = of
 	}
-	set(map[string]int{id: maxOfToken, "others": maxStreams - maxOfToken - 1})
+	set(map[string]int{id: maxStreamsPerToken, "others": maxStreams - maxStreamsPerToken - 1})
 	wantRefused(other) // has its part
 	third, _ := r.newToken(object{"scope": "read"})
 	f := third.follow("")
@@ -441,7 +441,7 @@ func TestTooManyStreams(t *testing.T) {
 		<-tick.C
 	}
 	third.follow("").stop()
-	set(map[string]int{configID: maxOfToken})
+	set(map[string]int{configID: maxStreamsPerToken})
 	wantRefused(r)
 	third.follow("").stop()
 	set(map[string]int{})

@@ -46,11 +46,11 @@ func (s *Server) telphinExtensionOf(ctx context.Context, e *Extension) (telphinE
 
 // telphinClient answers /client/{client_id}/extension and what is below it. The
 // client_id is not looked at: there is one client.
-func (s *Server) telphinClient(r *http.Request, rest []string) (any, error) {
+func (s *Server) answerTelphinExtension(r *http.Request, rest []string) (any, error) {
 	if len(rest) == 0 {
-		return s.telphinExtensions(r.Context(), r.URL.Query())
+		return s.listTelphinExtensions(r.Context(), r.URL.Query())
 	}
-	name, err := s.telphinExtension(r.Context(), rest[0])
+	name, err := s.resolveTelphinExtension(r.Context(), rest[0])
 	if err != nil {
 		return nil, err
 	}
@@ -66,12 +66,12 @@ func (s *Server) telphinClient(r *http.Request, rest []string) (any, error) {
 
 // telphinExtensions returns a page of the known extensions, by their names. Keys
 // of the query that it does not know mean nothing.
-func (s *Server) telphinExtensions(ctx context.Context, q url.Values) ([]telphinExtension, error) {
-	page, ok := whole(q, "page", 1, 1<<30, 1)
+func (s *Server) listTelphinExtensions(ctx context.Context, q url.Values) ([]telphinExtension, error) {
+	page, ok := parseIntParam(q, "page", 1, 1<<30, 1)
 	if !ok {
 		return nil, &telphinError{http.StatusBadRequest, "page must be a number, at least 1"}
 	}
-	size, ok := whole(q, "per_page", 1, 1<<30, maxPerPage)
+	size, ok := parseIntParam(q, "per_page", 1, 1<<30, maxPerPage)
 	if !ok {
 		return nil, &telphinError{http.StatusBadRequest, "per_page must be a number, at least 1"}
 	}
@@ -105,12 +105,12 @@ const maxPerPage = 1000
 var errTwoEvents = &telphinError{http.StatusConflict, "two events have this id: use /v1/subscriptions instead"}
 
 // theEntry returns the only one of some entries.
-func theEntry(es []entry) (entry, error) {
+func soleEvent(es []dialectEvent) (dialectEvent, error) {
 	switch len(es) {
 	case 0:
-		return entry{}, notify.ErrNotFound
+		return dialectEvent{}, notify.ErrNotFound
 	case 1:
 		return es[0], nil
 	}
-	return entry{}, errTwoEvents
+	return dialectEvent{}, errTwoEvents
 }

@@ -105,19 +105,19 @@ func TestTelphinNumbersThatWere(t *testing.T) {
 	r := newRig(t, Config{})
 	path := "/extension/175/event/"
 	r.telphin(path, "hangup")
-	e := entriesOf(r.notifier.Subscriptions()[0], telphinTypes)[0]
-	if e.number() >= 1<<31 || e.long() < 1<<31 {
-		t.Errorf("numbers are %d, and were %d", e.number(), e.long())
+	e := dialectEventsOf(r.notifier.Subscriptions()[0], telphinTypes)[0]
+	if e.eventNumber() >= 1<<31 || e.legacyNumberBase() < 1<<31 {
+		t.Errorf("numbers are %d, and were %d", e.eventNumber(), e.legacyNumberBase())
 	}
-	if fixed := (entry{sub: notify.Subscription{ID: "3fJ8"}, sole: true}); fixed.number() != 2041062480 || fixed.long() != 16720383914592 {
-		t.Errorf("a number has changed: %d, %d", fixed.number(), fixed.long())
+	if fixed := (dialectEvent{sub: notify.Subscription{ID: "3fJ8"}, sole: true}); fixed.eventNumber() != 2041062480 || fixed.legacyNumberBase() != 16720383914592 {
+		t.Errorf("a number has changed: %d, %d", fixed.eventNumber(), fixed.legacyNumberBase())
 	}
-	for _, n := range []uint64{e.number(), e.long()} {
+	for _, n := range []uint64{e.eventNumber(), e.legacyNumberBase()} {
 		r.want(200, "GET", path+itoa(n), nil)
 		r.want(200, "PUT", path+itoa(n), object{"method": "post"})
 	}
-	r.wantTelphin(404, "GET", path+itoa(e.long()+1), nil)
-	r.wantJSON(204, "", "DELETE", path+itoa(e.long()), nil)
+	r.wantTelphin(404, "GET", path+itoa(e.legacyNumberBase()+1), nil)
+	r.wantJSON(204, "", "DELETE", path+itoa(e.legacyNumberBase()), nil)
 	r.wantSubs()
 
 	several := r.v1("175", "dial-in", "hangup")
@@ -125,11 +125,11 @@ func TestTelphinNumbersThatWere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	es := entriesOf(sub, telphinTypes)
-	r.wantTelphin(404, "DELETE", path+itoa(es[0].long()), nil)
-	r.wantJSON(204, "", "DELETE", path+itoa(es[1].long()+1+uint64(es[1].place)), nil)
+	es := dialectEventsOf(sub, telphinTypes)
+	r.wantTelphin(404, "DELETE", path+itoa(es[0].legacyNumberBase()), nil)
+	r.wantJSON(204, "", "DELETE", path+itoa(es[1].legacyNumberBase()+1+uint64(es[1].place)), nil)
 	r.wantSubs("175 dial-in")
-	if _, err := theEntry(es); err != errTwoEvents {
+	if _, err := soleEvent(es); err != errTwoEvents {
 		t.Errorf("two with one number: %v", err)
 	}
 }

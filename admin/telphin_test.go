@@ -73,7 +73,7 @@ func TestTelphinUpdate(t *testing.T) {
 	// What is told of one flow alone is an answer, and remains what it is.
 	one := r.v1("175", "answer-in")
 	sub, _ := r.notifier.Subscription(one)
-	number := itoa(entriesOf(sub, telphinTypes)[0].number())
+	number := itoa(dialectEventsOf(sub, telphinTypes)[0].eventNumber())
 	r.wantJSON(200, `{"url":"http://b.example/","method":"POST","event_type":"answer","id":`+number+`}`, "PUT", "/extension/175/event/"+number, object{"event_type": "answer", "url": "http://b.example/"})
 	r.wantSubs("175 hangup", "175 answer-in")
 
@@ -260,7 +260,7 @@ func TestTelphinRefusals(t *testing.T) {
 		400: `{"message":"slower"}`,
 	} {
 		w := httptest.NewRecorder()
-		telphinRefuse(w, status, "slower")
+		writeTelphinError(w, status, "slower")
 		if got := strings.TrimSpace(w.Body.String()); w.Code != status || got != want {
 			t.Errorf("%d %s, want %s", w.Code, got, want)
 		}

@@ -46,7 +46,7 @@ type Token struct {
 
 // A stored token is the JSON of the bucket: fields are only ever added. It has
 // no secret.
-type stored struct {
+type storedToken struct {
 	Token
 	Hash []byte `json:"hash"` // SHA-256 of the secret
 
@@ -64,7 +64,7 @@ const (
 )
 
 // openTokens opens the bucket of tokens: id to JSON.
-func openTokens(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
+func openTokenBucket(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
 	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket:   "bellhop_tokens",
 		History:  1,
@@ -75,56 +75,56 @@ func openTokens(ctx context.Context, js jetstream.JetStream, replicas int) (jets
 
 // tokens are those of the config and of the bucket, all in memory, kept up by a
 // watch and by this node's own writes.
-type tokens struct {
+type tokenStore struct {
 	kv  jetstream.KeyValue
 	log *slog.Logger
 
-	mu      sync.Mutex
-	stored  map[string]stored // by id, as in the bucket
-	bearers map[[sha256.Size]byte]*access
-	grants  grants               // access tokens, each for one of these
-	gone    map[string]bool      // revoked here: what a slow watch says of it is old
-	used    map[string]time.Time // by id, when it is not written yet
+	mu         sync.Mutex
+	stored     map[string]storedToken // by id, as in the bucket
+	byHash     map[[sha256.Size]byte]*access
+	grants     grantStore           // access tokens, each for one of these
+	revoked    map[string]bool      // revoked here: what a slow watch says of it is old
+	unsavedUse map[string]time.Time // by id, when it is not written yet
 }
 
-func newTokens(kv jetstream.KeyValue, log *slog.Logger, config string) *tokens {
-	ts := &tokens{
+func newTokenStore(kv jetstream.KeyValue, log *slog.Logger, config string) *tokenStore {
+	ts := &tokenStore{
 		kv: kv, log: log,
-		stored:  make(map[string]stored),
-		bearers: make(map[[sha256.Size]byte]*access),
-		grants:  newGrants(),
-		gone:    make(map[string]bool),
-		used:    make(map[string]time.Time),
+		stored:     make(map[string]storedToken),
+		byHash:     make(map[[sha256.Size]byte]*access),
+		grants:     newGrantStore(),
+		revoked:    make(map[string]bool),
+		unsavedUse: make(map[string]time.Time),
 	}
 	if config != "" {
-		ts.bearers[sha256.Sum256([]byte(config))] = &access{id: configID, scope: Admin, limit: rate.NewLimiter(configRate, configBurst)}
+		ts.byHash[sha256.Sum256([]byte(config))] = &access{id: configID, scope: Admin, limit: rate.NewLimiter(configRate, configBurst)}
 	}
 	return ts
 }
 
 // find returns what a secret is good for; nil: for nothing, or no more. It is
 // found by its hash, so that how long that takes tells nothing of a secret.
-func (ts *tokens) find(secret string, now time.Time) *access {
-	return ts.behind(sha256.Sum256([]byte(secret)), now)
+func (ts *tokenStore) findAccess(secret string, now time.Time) *access {
+	return ts.accessByHash(sha256.Sum256([]byte(secret)), now)
 }
 
 // behind returns what the secret with a hash is good for, as find does.
-func (ts *tokens) behind(sum [sha256.Size]byte, now time.Time) *access {
-	sum = ts.grants.behind(sum, now)
+func (ts *tokenStore) accessByHash(sum [sha256.Size]byte, now time.Time) *access {
+	sum = ts.grants.apiTokenHash(sum, now)
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	a := ts.bearers[sum]
+	a := ts.byHash[sum]
 	if a == nil || !a.expires.IsZero() && !now.Before(a.expires) {
 		return nil
 	}
 	if a.id != configID {
-		ts.used[a.id] = now
+		ts.unsavedUse[a.id] = now
 	}
 	return a
 }
 
 // good reports whether what was found is so still.
-func (ts *tokens) good(a *access, now time.Time) bool {
+func (ts *tokenStore) stillValid(a *access, now time.Time) bool {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	_, known := ts.stored[a.id]
@@ -132,16 +132,16 @@ func (ts *tokens) good(a *access, now time.Time) bool {
 }
 
 // put applies one token, unless something newer is known.
-func (ts *tokens) put(t stored) {
+func (ts *tokenStore) applyToken(t storedToken) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	old, known := ts.stored[t.ID]
-	if ts.gone[t.ID] || old.revision >= t.revision {
+	if ts.revoked[t.ID] || old.revision >= t.revision {
 		return
 	}
 	ts.stored[t.ID] = t
 	if !known {
-		ts.bearers[[sha256.Size]byte(t.Hash)] = &access{
+		ts.byHash[[sha256.Size]byte(t.Hash)] = &access{
 			id: t.ID, scope: t.Scope, extensions: t.Extensions, expires: t.Expires,
 			limit: rate.NewLimiter(tokenRate, tokenBurst),
 		}
@@ -149,30 +149,30 @@ func (ts *tokens) put(t stored) {
 }
 
 // remove applies a revocation, as the watch or this node says.
-func (ts *tokens) remove(id string, seen bool) {
+func (ts *tokenStore) applyRevocation(id string, seen bool) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	if t, known := ts.stored[id]; known {
-		delete(ts.bearers, [sha256.Size]byte(t.Hash))
+		delete(ts.byHash, [sha256.Size]byte(t.Hash))
 		delete(ts.stored, id)
-		delete(ts.used, id)
-		ts.gone[id] = true
+		delete(ts.unsavedUse, id)
+		ts.revoked[id] = true
 	}
 	if seen {
-		delete(ts.gone, id) // nothing older follows
+		delete(ts.revoked, id) // nothing older follows
 	}
 }
 
 // load reads every token.
-func (ts *tokens) load(ctx context.Context) error {
+func (ts *tokenStore) loadAll(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	return ts.watch(ctx, false)
+	return ts.watchBucket(ctx, false)
 }
 
 // watch applies what the bucket holds and, if it is to go on, every change
 // until ctx ends; every minute it writes down which tokens were used.
-func (ts *tokens) watch(ctx context.Context, goOn bool) error {
+func (ts *tokenStore) watchBucket(ctx context.Context, goOn bool) error {
 	w, err := ts.kv.WatchAll(ctx)
 	if err != nil {
 		return fmt.Errorf("watch tokens: %w", err)
@@ -185,7 +185,7 @@ func (ts *tokens) watch(ctx context.Context, goOn bool) error {
 		case <-ctx.Done():
 			return nil
 		case <-minute.C:
-			ts.writeUsed(ctx)
+			ts.writeLastUsed(ctx)
 		case e, open := <-w.Updates():
 			switch {
 			case !open:
@@ -194,9 +194,9 @@ func (ts *tokens) watch(ctx context.Context, goOn bool) error {
 				return nil
 			case e == nil:
 			case e.Operation() == jetstream.KeyValuePut:
-				ts.heard(e)
+				ts.applyEntry(e)
 			default:
-				ts.remove(e.Key(), true)
+				ts.applyRevocation(e.Key(), true)
 			}
 		}
 	}
@@ -204,8 +204,8 @@ func (ts *tokens) watch(ctx context.Context, goOn bool) error {
 
 // heard applies a token of the bucket. One that cannot be read is good for
 // nothing.
-func (ts *tokens) heard(e jetstream.KeyValueEntry) {
-	t := stored{revision: e.Revision()}
+func (ts *tokenStore) applyEntry(e jetstream.KeyValueEntry) {
+	t := storedToken{revision: e.Revision()}
 	err := json.Unmarshal(e.Value(), &t)
 	if err == nil && (len(t.Hash) != sha256.Size || t.ID != e.Key()) {
 		err = errors.New("it has no hash, or another id")
@@ -214,31 +214,31 @@ func (ts *tokens) heard(e jetstream.KeyValueEntry) {
 		ts.log.Error("a token cannot be read", "token", e.Key(), "err", err)
 		return
 	}
-	ts.put(t)
+	ts.applyToken(t)
 }
 
 // writeUsed writes down when tokens were used last. Where another node has
 // written meanwhile, it is left at that.
-func (ts *tokens) writeUsed(ctx context.Context) {
+func (ts *tokenStore) writeLastUsed(ctx context.Context) {
 	ts.mu.Lock()
-	var news []stored
-	for id, at := range ts.used {
+	var news []storedToken
+	for id, at := range ts.unsavedUse {
 		if t, known := ts.stored[id]; known {
 			t.LastUsed = at.UTC().Truncate(time.Second)
 			news = append(news, t)
 		}
 	}
-	clear(ts.used)
+	clear(ts.unsavedUse)
 	ts.mu.Unlock()
 	for _, t := range news {
-		if _, err := ts.write(ctx, t); err != nil && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		if _, err := ts.writeToken(ctx, t); err != nil && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 			ts.log.Warn("when a token was used is not written down", "token", t.ID, "err", err)
 		}
 	}
 }
 
 // write writes t over the revision it came from; revision 0 creates it.
-func (ts *tokens) write(ctx context.Context, t stored) (stored, error) {
+func (ts *tokenStore) writeToken(ctx context.Context, t storedToken) (storedToken, error) {
 	b, err := json.Marshal(t)
 	if err != nil {
 		return t, fmt.Errorf("token %s: %w", t.ID, err)
@@ -246,12 +246,12 @@ func (ts *tokens) write(ctx context.Context, t stored) (stored, error) {
 	if t.revision, err = ts.kv.Update(ctx, t.ID, b, t.revision); err != nil {
 		return t, fmt.Errorf("token %s: %w", t.ID, err)
 	}
-	ts.put(t)
+	ts.applyToken(t)
 	return t, nil
 }
 
 // create makes a token, and returns it with its secret.
-func (ts *tokens) create(ctx context.Context, t Token) (Token, error) {
+func (ts *tokenStore) create(ctx context.Context, t Token) (Token, error) {
 	ts.mu.Lock()
 	many := len(ts.stored) >= maxTokens
 	ts.mu.Unlock()
@@ -264,13 +264,13 @@ func (ts *tokens) create(ctx context.Context, t Token) (Token, error) {
 	sum := sha256.Sum256([]byte(secret))
 	t.ID = strings.ToLower(rand.Text()[:16])
 	t.Created = time.Now().UTC().Truncate(time.Microsecond)
-	_, err := ts.write(ctx, stored{Token: t, Hash: sum[:]})
+	_, err := ts.writeToken(ctx, storedToken{Token: t, Hash: sum[:]})
 	t.Secret = secret
 	return t, err
 }
 
 // revoke ends a token.
-func (ts *tokens) revoke(ctx context.Context, id string) (Token, error) {
+func (ts *tokenStore) revoke(ctx context.Context, id string) (Token, error) {
 	t, err := ts.get(id)
 	if err != nil {
 		return t, err
@@ -278,27 +278,27 @@ func (ts *tokens) revoke(ctx context.Context, id string) (Token, error) {
 	if err := ts.kv.Delete(ctx, id); err != nil {
 		return t, fmt.Errorf("token %s: %w", id, err)
 	}
-	ts.remove(id, false)
+	ts.applyRevocation(id, false)
 	return t, nil
 }
 
-func (ts *tokens) get(id string) (Token, error) {
+func (ts *tokenStore) get(id string) (Token, error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	t, known := ts.stored[id]
 	if !known {
 		return Token{}, errNoToken
 	}
-	return ts.shown(t), nil
+	return ts.withLastUsed(t), nil
 }
 
 // all are the tokens of the bucket, the oldest first.
-func (ts *tokens) all() []Token {
+func (ts *tokenStore) all() []Token {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	all := make([]Token, 0, len(ts.stored))
 	for _, t := range ts.stored {
-		all = append(all, ts.shown(t))
+		all = append(all, ts.withLastUsed(t))
 	}
 	slices.SortFunc(all, func(a, b Token) int {
 		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
@@ -307,14 +307,14 @@ func (ts *tokens) all() []Token {
 }
 
 // shown is a token with what is not written yet.
-func (ts *tokens) shown(t stored) Token {
-	if at, ok := ts.used[t.ID]; ok {
+func (ts *tokenStore) withLastUsed(t storedToken) Token {
+	if at, ok := ts.unsavedUse[t.ID]; ok {
 		t.LastUsed = at.UTC().Truncate(time.Second)
 	}
 	return t.Token
 }
 
-type oneToken struct {
+type tokenResponse struct {
 	Location string `header:"Location"`
 	Body     Token
 }
@@ -322,11 +322,11 @@ type oneToken struct {
 func (s *Server) listTokens(_ context.Context, in *struct {
 	Cursor string `query:"cursor" doc:"next from the previous page"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-}) (*listed[Token], error) {
+}) (*listResponse[Token], error) {
 	if err := checkCursor(in.Cursor); err != nil {
 		return nil, err
 	}
-	return page(s.tokens.all(), in.Cursor, in.Limit, func(t Token) string { return placeOf(t.Created, t.ID) }), nil
+	return pageAfter(s.tokens.all(), in.Cursor, in.Limit, func(t Token) string { return cursorOf(t.Created, t.ID) }), nil
 }
 
 // A newToken is what a client may say of one.
@@ -338,7 +338,7 @@ type newToken struct {
 }
 
 // check says what is wrong with a new token, and with which field.
-func (t *Token) check() (field, why string) {
+func (t *Token) validate() (field, why string) {
 	switch {
 	case t.Scope == Admin && t.Extensions != nil:
 		return "extensions", "must be empty with scope admin: leave them out, or choose another scope"
@@ -352,25 +352,25 @@ func (t *Token) check() (field, why string) {
 	return "", ""
 }
 
-func (s *Server) createToken(ctx context.Context, in *struct{ Body newToken }) (*oneToken, error) {
+func (s *Server) createToken(ctx context.Context, in *struct{ Body newToken }) (*tokenResponse, error) {
 	t := Token{Note: in.Body.Note, Scope: in.Body.Scope, Extensions: in.Body.Extensions, Expires: in.Body.Expires.UTC()}
-	if field, why := t.check(); why != "" {
+	if field, why := t.validate(); why != "" {
 		return nil, unprocessable("body."+field, why)
 	}
-	t, err := s.makeToken(ctx, t)
+	t, err := s.issueToken(ctx, t)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	return &oneToken{"/v1/tokens/" + t.ID, t}, nil
+	return &tokenResponse{"/v1/tokens/" + t.ID, t}, nil
 }
 
 // makeToken makes a token for who makes the request of ctx.
-func (s *Server) makeToken(ctx context.Context, t Token) (Token, error) {
+func (s *Server) issueToken(ctx context.Context, t Token) (Token, error) {
 	t, err := s.tokens.create(ctx, t)
 	if err == nil {
 		made := t
 		made.Secret = ""
-		s.audit(ctx, "create-token", t.ID, nil, made)
+		s.recordAudit(ctx, "create-token", t.ID, nil, made)
 	}
 	return t, err
 }
@@ -380,7 +380,7 @@ func (s *Server) getToken(_ context.Context, in *struct {
 }) (*struct{ Body Token }, error) {
 	t, err := s.tokens.get(in.ID)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	return &struct{ Body Token }{t}, nil
 }
@@ -388,17 +388,17 @@ func (s *Server) getToken(_ context.Context, in *struct {
 func (s *Server) revokeToken(ctx context.Context, in *struct {
 	ID string `path:"id"`
 }) (*struct{}, error) {
-	if err := s.endToken(ctx, in.ID); err != nil {
-		return nil, s.problem(err)
+	if err := s.withdrawToken(ctx, in.ID); err != nil {
+		return nil, s.apiError(err)
 	}
 	return nil, nil
 }
 
 // endToken revokes a token for who makes the request of ctx.
-func (s *Server) endToken(ctx context.Context, id string) error {
+func (s *Server) withdrawToken(ctx context.Context, id string) error {
 	t, err := s.tokens.revoke(ctx, id)
 	if err == nil {
-		s.audit(ctx, "revoke-token", t.ID, t, nil)
+		s.recordAudit(ctx, "revoke-token", t.ID, t, nil)
 	}
 	return err
 }

@@ -99,13 +99,13 @@ func TestTokenExpires(t *testing.T) {
 	at := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	client, _ := r.newToken(object{"scope": "read", "expires": at})
 	ts := r.server.tokens
-	if ts.find(client.token, at.Add(-1)) == nil {
+	if ts.findAccess(client.token, at.Add(-1)) == nil {
 		t.Error("it is good for nothing before it expires")
 	}
-	if ts.find(client.token, at) != nil {
+	if ts.findAccess(client.token, at) != nil {
 		t.Error("it is good for something when it has expired")
 	}
-	if ts.find("", at) != nil {
+	if ts.findAccess("", at) != nil {
 		t.Error("no token is one")
 	}
 }
@@ -117,7 +117,7 @@ func TestTokensAreHashed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var kept stored
+	var kept storedToken
 	if err := json.Unmarshal(e.Value(), &kept); err != nil {
 		t.Fatal(err)
 	}
@@ -162,23 +162,23 @@ func TestNodesShareTokens(t *testing.T) {
 	r := newRig(t, Config{})
 	before, _ := r.newToken(object{"scope": "read"})
 	node := r.another(true)
-	if node.tokens.find(before.token, time.Now()) == nil {
+	if node.tokens.findAccess(before.token, time.Now()) == nil {
 		t.Error("a new node does not know a token")
 	}
 	client, id := r.newToken(object{"scope": "write", "extensions": []string{"101"}})
-	r.wait("another node knows the token", func() bool { return node.tokens.find(client.token, time.Now()) != nil })
-	if a := node.tokens.find(client.token, time.Now()); a.id != id || a.may(toAdminister) || !a.may(toWrite) || a.sees("102") {
+	r.wait("another node knows the token", func() bool { return node.tokens.findAccess(client.token, time.Now()) != nil })
+	if a := node.tokens.findAccess(client.token, time.Now()); a.id != id || a.permits(permitAdmin) || !a.permits(permitWrite) || a.canSee("102") {
 		t.Errorf("there it is %+v", a)
 	}
 	if _, err := node.tokens.revoke(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	r.wait("the token is revoked here", func() bool { return r.server.tokens.find(client.token, time.Now()) == nil })
+	r.wait("the token is revoked here", func() bool { return r.server.tokens.findAccess(client.token, time.Now()) == nil })
 	r.wait("nothing is remembered of it", func() bool {
 		ts := node.tokens
 		ts.mu.Lock()
 		defer ts.mu.Unlock()
-		return len(ts.gone) == 0 && len(ts.stored) == 1
+		return len(ts.revoked) == 0 && len(ts.stored) == 1
 	})
 }
 
@@ -187,8 +187,8 @@ func TestLastUseIsWrittenDown(t *testing.T) {
 	client, id := r.newToken(object{"scope": "read"})
 	unused, unusedID := r.newToken(object{"scope": "read"})
 	now := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
-	r.server.tokens.find(client.token, now)
-	r.server.tokens.writeUsed(t.Context())
+	r.server.tokens.findAccess(client.token, now)
+	r.server.tokens.writeLastUsed(t.Context())
 
 	node := r.another(false)
 	if got, err := node.tokens.get(id); err != nil || !got.LastUsed.Equal(now) {
@@ -197,8 +197,8 @@ func TestLastUseIsWrittenDown(t *testing.T) {
 	if got, err := node.tokens.get(unusedID); err != nil || !got.LastUsed.IsZero() {
 		t.Errorf("never used, but at %v: %v", got.LastUsed, err)
 	}
-	a := r.server.tokens.find(client.token, now)
-	if a == nil || a != r.server.tokens.find(client.token, now) || r.server.tokens.find(unused.token, now) == nil {
+	a := r.server.tokens.findAccess(client.token, now)
+	if a == nil || a != r.server.tokens.findAccess(client.token, now) || r.server.tokens.findAccess(unused.token, now) == nil {
 		t.Error("it is not what it was")
 	}
 
@@ -208,9 +208,9 @@ func TestLastUseIsWrittenDown(t *testing.T) {
 	}
 	lagging := r.server.tokens
 	lagging.mu.Lock()
-	lagging.used[unusedID] = now
+	lagging.unsavedUse[unusedID] = now
 	lagging.mu.Unlock()
-	lagging.writeUsed(t.Context())
+	lagging.writeLastUsed(t.Context())
 	if _, err := r.server.tokens.kv.Get(t.Context(), unusedID); err != jetstream.ErrKeyNotFound {
 		t.Errorf("the store has the revoked token: %v", err)
 	}
@@ -225,8 +225,8 @@ func TestRevokedStaysRevoked(t *testing.T) {
 	if _, err := ts.revoke(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	ts.put(late) // as a slow watch does, after another node wrote when it was used
-	if ts.find(client.token, time.Now()) != nil {
+	ts.applyToken(late) // as a slow watch does, after another node wrote when it was used
+	if ts.findAccess(client.token, time.Now()) != nil {
 		t.Error("a revoked token is back")
 	}
 }
@@ -240,7 +240,7 @@ func TestUnreadableTokens(t *testing.T) {
 		}
 	}
 	ts := r.another(false).tokens
-	if all := ts.all(); len(all) != 1 || ts.find(client.token, time.Now()) == nil {
+	if all := ts.all(); len(all) != 1 || ts.findAccess(client.token, time.Now()) == nil {
 		t.Errorf("known are %v, want the readable one alone", all)
 	}
 }
@@ -249,7 +249,7 @@ func TestTooManyTokens(t *testing.T) {
 	r := newRig(t, Config{})
 	ts := r.server.tokens
 	for i := range maxTokens {
-		ts.put(stored{Token: Token{ID: fmt.Sprint(i)}, Hash: fmt.Appendf(nil, "%032d", i), revision: 1})
+		ts.applyToken(storedToken{Token: Token{ID: fmt.Sprint(i)}, Hash: fmt.Appendf(nil, "%032d", i), revision: 1})
 	}
 	r.wantProblem(409, "", "POST", "/v1/tokens", object{"scope": "read"})
 	r.wantProblem(404, "", "GET", "/v1/tokens/x", nil)

@@ -15,25 +15,25 @@ import (
 // bound, as its bearer could as well stop bellhop. A program is what an
 // extension_regex is compiled to, in instructions, each some 40 bytes.
 const (
-	maxSubscriptionsOf = 10_000
-	maxProgram         = 5_000 // of one expression
-	maxProgramsOf      = 50_000
-	maxTestsOf         = 4 // under way at a time
+	maxSubscriptionsPerToken = 10_000
+	maxProgramSize           = 5_000 // of one expression
+	maxProgramsPerToken      = 50_000
+	maxTestsPerToken         = 4 // under way at a time
 )
 
 // errTooMuch refuses what is more than a token may have. It is a [notify.ErrLimit].
-type errTooMuch struct{ text string }
+type quotaError struct{ text string }
 
-func (e *errTooMuch) Error() string        { return e.text }
-func (e *errTooMuch) Is(target error) bool { return target == notify.ErrLimit }
+func (e *quotaError) Error() string        { return e.text }
+func (e *quotaError) Is(target error) bool { return target == notify.ErrLimit }
 
 // errManyTests refuses a test while others of the token are under way.
-var errManyTests = fmt.Errorf("at most %d tests and redeliveries may run at a time with one token: wait for one to end", maxTestsOf)
+var errManyTests = fmt.Errorf("at most %d tests and redeliveries may run at a time with one token: wait for one to end", maxTestsPerToken)
 
 // mayHave returns an error if a token, by its id, has no room for a subscription:
 // a new one, or one that changes.
-func (s *Server) mayHave(token string, sub *notify.Subscription) error {
-	if err := tooComplex(sub.ExtensionRegex); err != nil || token == configID {
+func (s *Server) checkQuota(token string, sub *notify.Subscription) error {
+	if err := checkComplexity(sub.ExtensionRegex); err != nil || token == configID {
 		return err
 	}
 	cost, count := programSize(sub.ExtensionRegex), 0
@@ -44,19 +44,19 @@ func (s *Server) mayHave(token string, sub *notify.Subscription) error {
 		}
 	}
 	switch {
-	case count >= maxSubscriptionsOf:
-		return &errTooMuch{fmt.Sprintf("this token has reached its limit of %d subscriptions: delete some, or use another token", count)}
-	case sub.ExtensionRegex != "" && cost > maxProgramsOf:
-		return &errTooMuch{fmt.Sprintf("the extension_regex of this token's subscriptions compile to %d instructions, more than %d: delete some, or use fewer repetitions", cost, maxProgramsOf)}
+	case count >= maxSubscriptionsPerToken:
+		return &quotaError{fmt.Sprintf("this token has reached its limit of %d subscriptions: delete some, or use another token", count)}
+	case sub.ExtensionRegex != "" && cost > maxProgramsPerToken:
+		return &quotaError{fmt.Sprintf("the extension_regex of this token's subscriptions compile to %d instructions, more than %d: delete some, or use fewer repetitions", cost, maxProgramsPerToken)}
 	}
 	return nil
 }
 
 // tooComplex returns an [notify.Invalid] if an expression would be compiled to too
 // large a program.
-func tooComplex(expr string) error {
-	if size := programSize(expr); size > maxProgram {
-		return &notify.Invalid{Field: "extension_regex", Why: fmt.Sprintf("is too complex: it compiles to about %d instructions, more than %d: use fewer repetitions", size, maxProgram)}
+func checkComplexity(expr string) error {
+	if size := programSize(expr); size > maxProgramSize {
+		return &notify.Invalid{Field: "extension_regex", Why: fmt.Sprintf("is too complex: it compiles to about %d instructions, more than %d: use fewer repetitions", size, maxProgramSize)}
 	}
 	return nil
 }
@@ -71,16 +71,16 @@ func programSize(expr string) int {
 	if err != nil {
 		return 0
 	}
-	return sizeOf(re)
+	return nodeSize(re)
 }
 
 // enoughSize is where sizeOf stops counting exactly: products do not overflow.
-const enoughSize = 1 << 30
+const maxCountedSize = 1 << 30
 
-func sizeOf(re *syntax.Regexp) int {
+func nodeSize(re *syntax.Regexp) int {
 	n := 1
 	for _, sub := range re.Sub {
-		n += sizeOf(sub)
+		n += nodeSize(sub)
 	}
 	switch re.Op {
 	case syntax.OpLiteral:
@@ -90,121 +90,121 @@ func sizeOf(re *syntax.Regexp) int {
 	case syntax.OpRepeat:
 		n *= max(re.Min, re.Max, 1)
 	}
-	return min(n, enoughSize)
+	return min(n, maxCountedSize)
 }
 
 // tests counts what is under way by the ids of tokens.
-type tests struct {
-	mu sync.Mutex
-	of map[string]int
+type testLimiter struct {
+	mu      sync.Mutex
+	running map[string]int
 }
 
 // begin takes a place for who makes the request of ctx, if there is one. It
 // returns what gives it back.
-func (ts *tests) begin(ctx context.Context) (end func(), err error) {
+func (ts *testLimiter) startTest(ctx context.Context) (end func(), err error) {
 	who := accessOf(ctx)
 	if who == nil || who.id == configID {
 		return func() {}, nil
 	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if ts.of[who.id] >= maxTestsOf {
+	if ts.running[who.id] >= maxTestsPerToken {
 		return nil, errManyTests
 	}
-	if ts.of == nil {
-		ts.of = make(map[string]int)
+	if ts.running == nil {
+		ts.running = make(map[string]int)
 	}
-	ts.of[who.id]++
+	ts.running[who.id]++
 	return func() {
 		ts.mu.Lock()
 		defer ts.mu.Unlock()
-		if ts.of[who.id]--; ts.of[who.id] == 0 {
-			delete(ts.of, who.id)
+		if ts.running[who.id]--; ts.running[who.id] == 0 {
+			delete(ts.running, who.id)
 		}
 	}, nil
 }
 
 // A sum is the SHA-256 of a secret.
-type sum = [sha256.Size]byte
+type secretHash = [sha256.Size]byte
 
 // sweepEvery is how often values that have expired are looked for.
 const sweepEvery = time.Minute
 
 // An owned keeps values by the hashes of their secrets until they expire, for each
 // owner the max newest ones: nobody pushes out what is another's.
-type owned[V any] struct {
+type ownerCache[V any] struct {
 	max int
 
 	mu     sync.Mutex
-	values map[sum]ownedValue[V]
-	of     map[string][]sum // by owner, the oldest first
+	values map[secretHash]ownedEntry[V]
+	keysOf map[string][]secretHash // by owner, the oldest first
 	swept  time.Time
 }
 
-type ownedValue[V any] struct {
+type ownedEntry[V any] struct {
 	value V
 	owner string
 	until time.Time
 }
 
-func newOwned[V any](most int) *owned[V] {
-	return &owned[V]{max: most, values: make(map[sum]ownedValue[V]), of: make(map[string][]sum)}
+func newOwnerCache[V any](most int) *ownerCache[V] {
+	return &ownerCache[V]{max: most, values: make(map[secretHash]ownedEntry[V]), keysOf: make(map[string][]secretHash)}
 }
 
 // add keeps a value for an owner. If it is one too many, the owner's oldest goes.
-func (o *owned[V]) add(owner string, key sum, v V, now, until time.Time) {
+func (o *ownerCache[V]) add(owner string, key secretHash, v V, now, until time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if now.Sub(o.swept) >= sweepEvery {
 		o.swept = now
 		for key, v := range o.values {
 			if !now.Before(v.until) {
-				o.drop(key)
+				o.removeLocked(key)
 			}
 		}
 	}
-	if keys := o.of[owner]; len(keys) >= o.max {
-		o.drop(keys[0])
+	if keys := o.keysOf[owner]; len(keys) >= o.max {
+		o.removeLocked(keys[0])
 	}
-	o.values[key] = ownedValue[V]{v, owner, until}
-	o.of[owner] = append(o.of[owner], key)
+	o.values[key] = ownedEntry[V]{v, owner, until}
+	o.keysOf[owner] = append(o.keysOf[owner], key)
 }
 
 // get returns the value with a key, if it has not expired.
-func (o *owned[V]) get(key sum, now time.Time) (v V, ok bool) {
+func (o *ownerCache[V]) get(key secretHash, now time.Time) (v V, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	kept, ok := o.values[key]
 	if !ok || !now.Before(kept.until) {
-		o.drop(key)
+		o.removeLocked(key)
 		return v, false
 	}
 	return kept.value, true
 }
 
 // remove forgets the value with a key.
-func (o *owned[V]) remove(key sum) {
+func (o *ownerCache[V]) remove(key secretHash) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.drop(key)
+	o.removeLocked(key)
 }
 
-func (o *owned[V]) len() int {
+func (o *ownerCache[V]) len() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return len(o.values)
 }
 
-func (o *owned[V]) drop(key sum) {
+func (o *ownerCache[V]) removeLocked(key secretHash) {
 	owner := o.values[key].owner
 	delete(o.values, key)
-	var rest []sum
-	for _, k := range o.of[owner] {
+	var rest []secretHash
+	for _, k := range o.keysOf[owner] {
 		if k != key {
 			rest = append(rest, k)
 		}
 	}
-	if o.of[owner] = rest; len(rest) == 0 {
-		delete(o.of, owner)
+	if o.keysOf[owner] = rest; len(rest) == 0 {
+		delete(o.keysOf, owner)
 	}
 }

@@ -26,7 +26,7 @@ func TestProgramSize(t *testing.T) {
 		`\pL{1000}`:                     true,
 		"(":                             false, // which is told as malformed
 	} {
-		if size := programSize(expr); size > maxProgram != tooMuch {
+		if size := programSize(expr); size > maxProgramSize != tooMuch {
 			t.Errorf("%s has %d instructions", expr, size)
 		}
 	}
@@ -48,7 +48,7 @@ func TestExpressionsOfATokenAreBounded(t *testing.T) {
 	}
 	each := programSize("1(a{30}){30}")
 	var last object
-	for i := range maxProgramsOf / each {
+	for i := range maxProgramsPerToken / each {
 		last = client.want(201, "POST", "/v1/subscriptions", expression(i))
 	}
 	if last["owner"] != id {
@@ -77,19 +77,19 @@ func TestExpressionsOfATokenAreBounded(t *testing.T) {
 // tooMuch is said in each dialect.
 func TestTooMuchIsRefused(t *testing.T) {
 	r := newRig(t, Config{})
-	err := fmt.Errorf("wrapped: %w", &errTooMuch{"this token has enough"})
+	err := fmt.Errorf("wrapped: %w", &quotaError{"this token has enough"})
 	w := httptest.NewRecorder()
-	r.server.telphinProblem(w, err)
+	r.server.respondTelphinError(w, err)
 	if w.Code != 400 || !strings.Contains(w.Body.String(), "enough") || strings.Contains(w.Body.String(), "max_subscriptions") {
 		t.Errorf("telphin: %d %s", w.Code, w.Body)
 	}
-	if e := r.server.uapiProblem(err); e.status != 403 || e.code != "access_denied" || !strings.Contains(e.message, "enough") {
+	if e := r.server.uapiErrorOf(err); e.status != 403 || e.code != "access_denied" || !strings.Contains(e.message, "enough") {
 		t.Errorf("uapi: %+v", e)
 	}
-	if status, detail := r.server.refusal(err); status != 409 || !strings.Contains(detail, "enough") {
+	if status, detail := r.server.pageError(err); status != 409 || !strings.Contains(detail, "enough") {
 		t.Errorf("page: %d %s", status, detail)
 	}
-	if status, _ := r.server.refusal(errManyTests); status != 429 {
+	if status, _ := r.server.pageError(errManyTests); status != 429 {
 		t.Errorf("page: %d", status)
 	}
 }
@@ -98,7 +98,7 @@ func TestTooMuchIsRefused(t *testing.T) {
 func TestSubscriptionsOfATokenAreBounded(t *testing.T) {
 	r := newRig(t, Config{})
 	var declared []notify.Subscription
-	for i := range maxSubscriptionsOf {
+	for i := range maxSubscriptionsPerToken {
 		declared = append(declared, notify.Subscription{
 			Extension: fmt.Sprint(1000 + i), Types: []string{"hangup"}, URL: "http://crm.example/", Method: "POST", Dialect: notify.JSON, Owner: "full",
 		})
@@ -106,7 +106,7 @@ func TestSubscriptionsOfATokenAreBounded(t *testing.T) {
 	r.notifier.Declare(declared)
 	sub := notify.Subscription{Extension: "101", Types: []string{"hangup"}, URL: "http://crm.example/"}
 	for token, want := range map[string]bool{"full": false, "other": true, configID: true} {
-		if err := r.server.mayHave(token, &sub); (err == nil) != want {
+		if err := r.server.checkQuota(token, &sub); (err == nil) != want {
 			t.Errorf("%s: %v", token, err)
 		}
 	}
@@ -129,7 +129,7 @@ func TestTestsOfATokenAreBounded(t *testing.T) {
 		}()
 		<-begun
 	}
-	for range maxTestsOf {
+	for range maxTestsPerToken {
 		test(client)
 	}
 	resp, out := client.do("POST", path, nil)
@@ -137,7 +137,7 @@ func TestTestsOfATokenAreBounded(t *testing.T) {
 		t.Errorf("one too many: %d %v %v", resp.StatusCode, resp.Header, out)
 	}
 	test(r) // the token of the config has room
-	for range maxTestsOf + 1 {
+	for range maxTestsPerToken + 1 {
 		end <- true
 		if status := <-done; status != 200 {
 			t.Errorf("a test: %d", status)
@@ -146,7 +146,7 @@ func TestTestsOfATokenAreBounded(t *testing.T) {
 	test(client)
 	end <- true
 	<-done
-	if len(r.server.tests.of) != 0 {
-		t.Errorf("%v are under way", r.server.tests.of)
+	if len(r.server.tests.running) != 0 {
+		t.Errorf("%v are under way", r.server.tests.running)
 	}
 }

@@ -99,7 +99,7 @@ func addressOf(a netip.AddrPort) string {
 }
 
 // traced is a trace in one of its forms.
-type traced struct {
+type traceResponse struct {
 	ContentType string `header:"Content-Type"`
 	Disposition string `header:"Content-Disposition"`
 	CSP         string `header:"Content-Security-Policy"`
@@ -113,7 +113,7 @@ const (
 )
 
 // traceOperation describes the forms of a trace.
-func traceOperation(api huma.API, o huma.Operation) huma.Operation {
+func describeTrace(api huma.API, o huma.Operation) huma.Operation {
 	text := &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString}}
 	binary := &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}
 	o.Responses = map[string]*huma.Response{"200": {
@@ -129,10 +129,10 @@ func traceOperation(api huma.API, o huma.Operation) huma.Operation {
 func (s *Server) traceCall(ctx context.Context, in *struct {
 	ID string `path:"id" doc:"The call_id of the call's events"`
 	As string `query:"as" enum:"json,text,svg,pcap" default:"json" doc:"text is a ladder diagram for a terminal, svg a picture of it, pcap a capture file for Wireshark"`
-}) (*traced, error) {
-	out, err := s.draw(ctx, in.ID, in.As, "")
+}) (*traceResponse, error) {
+	out, err := s.renderTrace(ctx, in.ID, in.As, "")
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	return out, nil
 }
@@ -141,7 +141,7 @@ var errNoTrace = errors.New("no messages are kept of this call: calls.trace in t
 
 // draw returns the trace of a call in one of its forms. A picture has links, see
 // [trace.Call.SVG].
-func (s *Server) draw(ctx context.Context, id, as, links string) (*traced, error) {
+func (s *Server) renderTrace(ctx context.Context, id, as, links string) (*traceResponse, error) {
 	var c trace.Call
 	var ok bool
 	if s.config.Trace != nil {
@@ -155,12 +155,12 @@ func (s *Server) draw(ctx context.Context, id, as, links string) (*traced, error
 	}
 	switch as {
 	case "text":
-		return &traced{ContentType: textType, Body: []byte(c.Text())}, nil
+		return &traceResponse{ContentType: textType, Body: []byte(c.Text())}, nil
 	case "svg":
-		return &traced{ContentType: svgType, CSP: "default-src 'none'; style-src 'unsafe-inline'", Body: []byte(c.SVG(links))}, nil
+		return &traceResponse{ContentType: svgType, CSP: "default-src 'none'; style-src 'unsafe-inline'", Body: []byte(c.SVG(links))}, nil
 	case "pcap":
-		return &traced{ContentType: pcapType, Disposition: `attachment; filename="` + c.ID + `.pcap"`, Body: c.PCAP()}, nil
+		return &traceResponse{ContentType: pcapType, Disposition: `attachment; filename="` + c.ID + `.pcap"`, Body: c.PCAP()}, nil
 	}
 	body, err := json.Marshal(traceOf(&c))
-	return &traced{ContentType: "application/json", Body: body}, err
+	return &traceResponse{ContentType: "application/json", Body: body}, err
 }

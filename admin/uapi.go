@@ -16,7 +16,7 @@ import (
 )
 
 // uapiTypes are the event types of the UnifiedAPI.
-var uapiTypes = []entryType{
+var uapiTypes = []dialectType{
 	{"0", "dial-in"},
 	{"1", "dial-out"},
 	{"2", "hangup"},
@@ -60,7 +60,7 @@ func (e *uapiError) write(w http.ResponseWriter) {
 }
 
 // uapiRefuse writes an error that no handler made.
-func uapiRefuse(w http.ResponseWriter, status int, detail string) {
+func writeUAPIError(w http.ResponseWriter, status int, detail string) {
 	e := uapiError{status, "request_invalid", cmp.Or(detail, http.StatusText(status))}
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden:
@@ -75,15 +75,15 @@ func uapiRefuse(w http.ResponseWriter, status int, detail string) {
 
 // byBearerOrPair identifies who makes a request by its bearer token, or by its
 // pair of cookies: vn has a session of the page, or a token.
-func (s *Server) byBearerOrPair(r *http.Request, now time.Time) (who *access, ok bool) {
+func (s *Server) identifyByBearerOrCookies(r *http.Request, now time.Time) (who *access, ok bool) {
 	vn := pairedCookie(r)
-	if vn == "" || bearer(r) != "" {
-		return s.byBearer(r, now)
+	if vn == "" || bearerToken(r) != "" {
+		return s.identifyByBearer(r, now)
 	}
-	if who := s.session(vn, now); who != nil {
+	if who := s.accessOfSession(vn, now); who != nil {
 		return who, true
 	}
-	return s.identify(r, vn, now)
+	return s.identifyToken(r, vn, now)
 }
 
 // pairedCookie is what the cookie vn says, if the request proves that it was made
@@ -104,16 +104,16 @@ func pairedCookie(r *http.Request) string {
 type uapiRequest struct {
 	*http.Request
 	user, extension string
-	typ             *entryType // nil: of any type
-	id              string     // "": none is named
-	malformed       *uapiError // what follows phoneCallEvents names no event
+	typ             *dialectType // nil: of any type
+	id              string       // "": none is named
+	malformed       *uapiError   // what follows phoneCallEvents names no event
 }
 
 // uapi answers /uapi.
-func (s *Server) uapi(w http.ResponseWriter, r *http.Request) {
-	v, err := s.uapiAnswer(r)
+func (s *Server) serveUAPI(w http.ResponseWriter, r *http.Request) {
+	v, err := s.answerUAPI(r)
 	if err != nil {
-		s.uapiProblem(err).write(w)
+		s.uapiErrorOf(err).write(w)
 		return
 	}
 	if v == nil {
@@ -124,34 +124,34 @@ func (s *Server) uapi(w http.ResponseWriter, r *http.Request) {
 }
 
 // uapiAnswer returns what is answered to a request; nil is nothing.
-func (s *Server) uapiAnswer(r *http.Request) (any, error) {
-	u, err := uapiRequestOf(r)
+func (s *Server) answerUAPI(r *http.Request) (any, error) {
+	u, err := parseUAPIRequest(r)
 	if err != nil {
 		return nil, err
 	}
-	asks := askedBy(r)
+	asks := requiredPermission(r)
 	switch who := accessOf(r.Context()); {
-	case !who.may(asks):
-		return nil, &uapiError{http.StatusForbidden, "access_denied", lacking[asks]}
-	case !who.sees(u.extension):
+	case !who.permits(asks):
+		return nil, &uapiError{http.StatusForbidden, "access_denied", missingPermission[asks]}
+	case !who.canSee(u.extension):
 		return nil, &uapiError{http.StatusForbidden, "access_denied", "this token is not bound to this extension: use another token"}
 	}
 	switch r.Method {
 	case http.MethodPost:
-		return s.uapiCreate(u)
+		return s.createUAPIEvent(u)
 	case http.MethodGet, http.MethodHead:
-		return s.uapiList(u)
+		return s.listUAPIEvents(u)
 	case http.MethodPut:
-		return s.uapiUpdate(u)
+		return s.updateUAPIEvent(u)
 	case http.MethodDelete:
-		return s.uapiDelete(u)
+		return s.deleteUAPIEvents(u)
 	}
 	return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "method not implemented: use GET, POST, PUT or DELETE"}
 }
 
 // uapiRequestOf takes a path apart.
-func uapiRequestOf(r *http.Request) (*uapiRequest, error) {
-	path := segments(r.URL)
+func parseUAPIRequest(r *http.Request) (*uapiRequest, error) {
+	path := pathSegments(r.URL)
 	if len(path) < 5 || path[1] != "extensions" || path[4] != "phoneCallEvents" {
 		return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "not implemented: of the UnifiedAPI, bellhop has /uapi/extensions/{userId}/{extension}/phoneCallEvents only"}
 	}
@@ -162,19 +162,19 @@ func uapiRequestOf(r *http.Request) (*uapiRequest, error) {
 	if strings.HasPrefix(u.extension, "@") {
 		return nil, badRequest("extension_invalid", "name the extension, for example 210 or 0003*210")
 	}
-	if err := validExtension(u.extension); err != nil {
+	if err := checkExtension(u.extension); err != nil {
 		return nil, err
 	}
-	u.name(path[5:])
+	u.parseEventPath(path[5:])
 	return u, nil
 }
 
 // name takes apart what follows phoneCallEvents: nothing, a type, an id, or
 // both. A single digit is a type and all else an id, so that no slip of the pen
 // in an id names more than one event.
-func (u *uapiRequest) name(rest []string) {
+func (u *uapiRequest) parseEventPath(rest []string) {
 	if len(rest) > 0 && (len(rest) > 1 || len(rest[0]) == 1 && rest[0][0] >= '0' && rest[0][0] <= '9') {
-		if u.typ = uapiType(rest[0]); u.typ == nil {
+		if u.typ = findUAPIType(rest[0]); u.typ == nil {
 			u.malformed = errUAPIType
 			return
 		}
@@ -188,8 +188,8 @@ func (u *uapiRequest) name(rest []string) {
 	}
 }
 
-func uapiType(name string) *entryType {
-	i := slices.IndexFunc(uapiTypes, func(t entryType) bool { return t.name == name })
+func findUAPIType(name string) *dialectType {
+	i := slices.IndexFunc(uapiTypes, func(t dialectType) bool { return t.name == name })
 	if i < 0 {
 		return nil
 	}
@@ -197,12 +197,12 @@ func uapiType(name string) *entryType {
 }
 
 // uapiEntries are those that a request names. To name an id in vain is an error.
-func (s *Server) uapiEntries(u *uapiRequest) ([]entry, error) {
+func (s *Server) uapiEvents(u *uapiRequest) ([]dialectEvent, error) {
 	if u.malformed != nil {
 		return nil, u.malformed
 	}
-	es := slices.DeleteFunc(s.entries(u.Context(), target{extension: u.extension}, uapiTypes), func(e entry) bool {
-		return u.typ != nil && e.entryType != *u.typ || u.id != "" && e.sub.ID != u.id
+	es := slices.DeleteFunc(s.visibleDialectEvents(u.Context(), extensionSelector{extension: u.extension}, uapiTypes), func(e dialectEvent) bool {
+		return u.typ != nil && e.dialectType != *u.typ || u.id != "" && e.sub.ID != u.id
 	})
 	if u.id != "" && len(es) == 0 {
 		return nil, errUAPIID
@@ -211,25 +211,25 @@ func (s *Server) uapiEntries(u *uapiRequest) ([]entry, error) {
 }
 
 // uapiEntry is the one that a request to change or delete one names.
-func (s *Server) uapiEntry(u *uapiRequest) (entry, error) {
-	es, err := s.uapiEntries(u)
+func (s *Server) uapiEvent(u *uapiRequest) (dialectEvent, error) {
+	es, err := s.uapiEvents(u)
 	switch {
 	case err != nil:
-		return entry{}, err
+		return dialectEvent{}, err
 	case u.id == "":
-		return entry{}, badRequest("pce_id_invalid", "put the id of the event into the path")
+		return dialectEvent{}, badRequest("pce_id_invalid", "put the id of the event into the path")
 	case len(es) > 1:
-		return entry{}, badRequest("pce_id_invalid", "several events have this id: put the type before the id in the path")
+		return dialectEvent{}, badRequest("pce_id_invalid", "several events have this id: put the type before the id in the path")
 	}
 	return es[0], nil
 }
 
-func (s *Server) uapiCreate(u *uapiRequest) (any, error) {
-	body, err := uapiBody(u.Request)
+func (s *Server) createUAPIEvent(u *uapiRequest) (any, error) {
+	body, err := parseUAPIBody(u.Request)
 	if err != nil {
 		return nil, err
 	}
-	typ, given, ok := body.text("type")
+	typ, given, ok := body.textField("type")
 	switch {
 	case !ok:
 		return nil, errUAPINewType
@@ -240,7 +240,7 @@ func (s *Server) uapiCreate(u *uapiRequest) (any, error) {
 	case u.malformed != nil:
 		return nil, u.malformed
 	case u.typ == nil:
-		u.typ = uapiType(typ)
+		u.typ = findUAPIType(typ)
 	case given && typ != u.typ.name:
 		return nil, badRequest("pcet_type_invalid", "the types in the path and in the body differ")
 	}
@@ -251,49 +251,49 @@ func (s *Server) uapiCreate(u *uapiRequest) (any, error) {
 	if err := body.apply(&sub); err != nil {
 		return nil, err
 	}
-	sub, err = s.subscribe(u.Context(), sub)
+	sub, err = s.addSubscription(u.Context(), sub)
 	if err != nil {
 		return nil, err
 	}
-	return u.envelope(entry{entryType: *u.typ, sub: sub}), nil
+	return u.wrapEvent(dialectEvent{dialectType: *u.typ, sub: sub}), nil
 }
 
-func (s *Server) uapiUpdate(u *uapiRequest) (any, error) {
-	e, err := s.uapiEntry(u)
+func (s *Server) updateUAPIEvent(u *uapiRequest) (any, error) {
+	e, err := s.uapiEvent(u)
 	if err != nil {
 		return nil, err
 	}
-	body, err := uapiBody(u.Request)
+	body, err := parseUAPIBody(u.Request)
 	if err != nil {
 		return nil, err
 	}
-	if typ, given, ok := body.text("type"); !ok || given && typ != e.name {
+	if typ, given, ok := body.textField("type"); !ok || given && typ != e.name {
 		return nil, badRequest("pce_type_invalid", "the type of an event cannot be changed")
 	}
-	if id, given, ok := body.text("id"); !ok || given && id != u.id {
+	if id, given, ok := body.textField("id"); !ok || given && id != u.id {
 		return nil, badRequest("pce_id_invalid", "the id of an event cannot be changed")
 	}
-	if e, err = s.change(u.Context(), e, body.apply); err != nil {
+	if e, err = s.changeDialectEvent(u.Context(), e, body.apply); err != nil {
 		return nil, err
 	}
-	return u.envelope(e), nil
+	return u.wrapEvent(e), nil
 }
 
-func (s *Server) uapiDelete(u *uapiRequest) (any, error) {
-	var es []entry
+func (s *Server) deleteUAPIEvents(u *uapiRequest) (any, error) {
+	var es []dialectEvent
 	if u.id == "" && u.malformed == nil {
-		if !bareRequest(u.Request) {
+		if !isBareRequest(u.Request) {
 			return nil, badRequest("pce_id_invalid", "to delete one event, put its id into the path; to delete all, send no query and no body")
 		}
-		es, _ = s.uapiEntries(u)
+		es, _ = s.uapiEvents(u)
 	} else {
-		e, err := s.uapiEntry(u)
+		e, err := s.uapiEvent(u)
 		if err != nil {
 			return nil, err
 		}
-		es = []entry{e}
+		es = []dialectEvent{e}
 	}
-	dropped, err := s.dropAll(u.Context(), es)
+	dropped, err := s.removeDialectEvents(u.Context(), es)
 	if err != nil || len(dropped) == 0 {
 		return nil, err
 	}
@@ -305,18 +305,18 @@ func (s *Server) uapiDelete(u *uapiRequest) (any, error) {
 }
 
 // uapiList answers with a page of the entries, in the order of their URLs.
-func (s *Server) uapiList(u *uapiRequest) (any, error) {
-	q, err := uapiQueryOf(u.URL.Query())
+func (s *Server) listUAPIEvents(u *uapiRequest) (any, error) {
+	q, err := parseUAPIQuery(u.URL.Query())
 	if err != nil {
 		return nil, err
 	}
-	es, err := s.uapiEntries(u)
+	es, err := s.uapiEvents(u)
 	if err != nil {
 		return nil, err
 	}
 	events := make([]phoneCallEvent, 0, len(es))
 	for _, e := range es {
-		if event := u.event(e); q.wants(&event) {
+		if event := u.renderEvent(e); q.matches(&event) {
 			events = append(events, event)
 		}
 	}
@@ -333,7 +333,7 @@ func (s *Server) uapiList(u *uapiRequest) (any, error) {
 	}
 	page := uapiPage{Start: q.start, Total: total, Count: q.count, Filtered: true, Sorted: true}
 	for i := range events {
-		page.Entry = append(page.Entry, q.pick(&events[i]))
+		page.Entry = append(page.Entry, q.selectFields(&events[i]))
 	}
 	return []uapiPage{page}, nil
 }
@@ -357,13 +357,13 @@ type uapiQuery struct {
 }
 
 // uapiQueryOf reads a query. Keys that it does not know mean nothing.
-func uapiQueryOf(v url.Values) (q uapiQuery, err error) {
+func parseUAPIQuery(v url.Values) (q uapiQuery, err error) {
 	q.by, q.value = v.Get("filterBy"), v.Get("filterValue")
 	var ok bool
-	if q.count, ok = whole(v, "count", 1, 4999, 20); !ok {
+	if q.count, ok = parseIntParam(v, "count", 1, 4999, 20); !ok {
 		return q, badRequest("count_invalid", "count must be between 1 and 4999")
 	}
-	if q.start, ok = whole(v, "startIndex", 0, 5000, 0); !ok {
+	if q.start, ok = parseIntParam(v, "startIndex", 0, 5000, 0); !ok {
 		return q, badRequest("startindex_invalid", "startIndex must be between 0 and 5000")
 	}
 	var event phoneCallEvent
@@ -394,7 +394,7 @@ func uapiQueryOf(v url.Values) (q uapiQuery, err error) {
 }
 
 // whole reads a whole number of a query.
-func whole(v url.Values, key string, low, high, unset int) (n int, ok bool) {
+func parseIntParam(v url.Values, key string, low, high, unset int) (n int, ok bool) {
 	text := v.Get(key)
 	if text == "" {
 		return unset, true
@@ -405,7 +405,7 @@ func whole(v url.Values, key string, low, high, unset int) (n int, ok bool) {
 
 // wants reports whether an event passes the filter: text contains the value,
 // what is coded is the value.
-func (q *uapiQuery) wants(event *phoneCallEvent) bool {
+func (q *uapiQuery) matches(event *phoneCallEvent) bool {
 	value, _ := event.fields()[q.by].(string)
 	switch q.by {
 	case "":
@@ -417,7 +417,7 @@ func (q *uapiQuery) wants(event *phoneCallEvent) bool {
 }
 
 // pick returns an event with the fields that are asked for.
-func (q *uapiQuery) pick(event *phoneCallEvent) any {
+func (q *uapiQuery) selectFields(event *phoneCallEvent) any {
 	if q.fields == nil {
 		return event
 	}
@@ -437,10 +437,10 @@ func (event *phoneCallEvent) fields() map[string]any {
 }
 
 // event writes an entry.
-func (u *uapiRequest) event(e entry) phoneCallEvent {
+func (u *uapiRequest) renderEvent(e dialectEvent) phoneCallEvent {
 	event := phoneCallEvent{
 		Type: e.name, ID: e.sub.ID, Method: "1", Note: e.sub.Note, URL: e.sub.URL, Status: "0",
-		Links: map[string]string{"self": u.self(e)},
+		Links: map[string]string{"self": u.selfLink(e)},
 	}
 	if e.sub.Method == http.MethodGet {
 		event.Method = "0"
@@ -454,12 +454,12 @@ func (u *uapiRequest) event(e entry) phoneCallEvent {
 	return event
 }
 
-func (u *uapiRequest) envelope(e entry) any {
-	return map[string]phoneCallEvent{"PhoneCallEvent": u.event(e)}
+func (u *uapiRequest) wrapEvent(e dialectEvent) any {
+	return map[string]phoneCallEvent{"PhoneCallEvent": u.renderEvent(e)}
 }
 
 // self is the address of an entry, with the extension as people write it.
-func (u *uapiRequest) self(e entry) string {
+func (u *uapiRequest) selfLink(e dialectEvent) string {
 	scheme := "http"
 	if u.TLS != nil {
 		scheme = "https"
@@ -471,7 +471,7 @@ func (u *uapiRequest) self(e entry) string {
 // A uapiFields is the body of a request. What is unknown in it means nothing.
 type uapiFields map[string]any
 
-func uapiBody(r *http.Request) (body uapiFields, err error) {
+func parseUAPIBody(r *http.Request) (body uapiFields, err error) {
 	b, err := io.ReadAll(r.Body) // which is in memory
 	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
 		err = json.Unmarshal(b, &body)
@@ -483,7 +483,7 @@ func uapiBody(r *http.Request) (body uapiFields, err error) {
 }
 
 // text returns a field that should be a string; a number stands for one.
-func (f uapiFields) text(name string) (value string, given, ok bool) {
+func (f uapiFields) textField(name string) (value string, given, ok bool) {
 	switch v := f[name].(type) {
 	case nil:
 		return "", false, true
@@ -497,7 +497,7 @@ func (f uapiFields) text(name string) (value string, given, ok bool) {
 
 // apply makes the changes that a body asks for.
 func (f uapiFields) apply(sub *notify.Subscription) error {
-	switch method, given, ok := f.text("method"); {
+	switch method, given, ok := f.textField("method"); {
 	case !given:
 	case ok && method == "0":
 		sub.Method = http.MethodGet
@@ -506,20 +506,20 @@ func (f uapiFields) apply(sub *notify.Subscription) error {
 	default:
 		return badRequest("pce_method_invalid", "method must be 0 (GET) or 1 (POST)")
 	}
-	switch address, given, ok := f.text("url"); {
+	switch address, given, ok := f.textField("url"); {
 	case !ok:
 		return badRequest("pce_url_invalid", "url must be a string")
 	case given:
 		sub.URL = address
 	}
-	switch status, given, ok := f.text("status"); {
+	switch status, given, ok := f.textField("status"); {
 	case !given:
 	case ok && (status == "0" || status == "1"):
 		sub.Active = status == "1"
 	default:
 		return badRequest("pce_status_invalid", "status must be 0 (disabled) or 1 (enabled)")
 	}
-	switch note, given, ok := f.text("note"); {
+	switch note, given, ok := f.textField("note"); {
 	case !ok:
 		return badRequest("request_invalid", "note must be a string")
 	case given:
@@ -530,7 +530,7 @@ func (f uapiFields) apply(sub *notify.Subscription) error {
 
 // uapiProblem says to the client what err means. What is not the client's fault
 // is logged, and hidden.
-func (s *Server) uapiProblem(err error) *uapiError {
+func (s *Server) uapiErrorOf(err error) *uapiError {
 	var known *uapiError
 	var invalid *notify.Invalid
 	switch {
@@ -541,14 +541,14 @@ func (s *Server) uapiProblem(err error) *uapiError {
 		return badRequest(cmp.Or(codes[invalid.Field], "pce_url_invalid"), invalid.Field+" "+invalid.Why)
 	case errors.Is(err, notify.ErrNotFound):
 		return errUAPIID
-	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errShared), errors.Is(err, errNotYours):
+	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errSharedSubscription), errors.Is(err, errNotBound):
 		return &uapiError{http.StatusForbidden, "access_denied", err.Error()}
-	case errors.As(err, new(*errTooMuch)):
+	case errors.As(err, new(*quotaError)):
 		return &uapiError{http.StatusForbidden, "access_denied", err.Error()}
 	case errors.Is(err, notify.ErrLimit):
 		return &uapiError{http.StatusForbidden, "access_denied", err.Error() + " (set by notify.max_subscriptions in the config)"}
 	}
-	if failed(err) {
+	if isFailure(err) {
 		s.log.Error("admin request failed", "err", err)
 	}
 	return &uapiError{http.StatusInternalServerError, "internal_server_error", "the store is not writable, or bellhop is too busy; see /readyz"}

@@ -19,43 +19,43 @@ import (
 )
 
 // register adds what is under /v1.
-func (s *Server) register(v1 *routes, api huma.API) {
-	operation := func(asks right, id, method, path string, status int, summary string, also ...int) huma.Operation {
-		v1.rights[method+" "+path] = asks
-		return describe(asks, id, method, path, status, summary, also...)
+func (s *Server) registerV1(v1 *permissionMux, api huma.API) {
+	operation := func(asks permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
+		v1.permissions[method+" "+path] = asks
+		return describeRoute(asks, id, method, path, status, summary, also...)
 	}
-	huma.Register(api, operation(toRead, "list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, oldest first"), s.listSubscriptions)
-	huma.Register(api, operation(toWrite, "create-subscription", "POST", "/v1/subscriptions", 201, "Create a subscription"), s.createSubscription)
-	huma.Register(api, operation(toRead, "get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Get a subscription"), s.getSubscription)
-	huma.Register(api, operation(toWrite, "change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription", 409, 412), s.changeSubscription)
-	huma.Register(api, operation(toWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Delete a subscription", 409, 412), s.deleteSubscription)
-	huma.Register(api, operation(toWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Rotate the signing secret: the response shows the new one, and for 24 hours callbacks are signed with the old one too", 412), s.rotateSecret)
-	huma.Register(api, operation(toWrite, "test-subscription", "POST", "/v1/subscriptions/{id}/test", 200, "Send a sample callback of each subscribed event type now, and return the responses"), s.testSubscription)
-	huma.Register(api, operation(toWrite, "replay", "POST", "/v1/subscriptions/{id}/replay", 202, "Replay a time range: deliver its events again, each with its original webhook-id"), s.replay)
-	huma.Register(api, operation(toRead, "list-subscription-deliveries", "GET", "/v1/subscriptions/{id}/deliveries", 200, "List the deliveries of a subscription, newest first"), s.listDeliveriesOf)
-	huma.Register(api, operation(toRead, "list-deliveries", "GET", "/v1/deliveries", 200, "List deliveries: the waiting ones, then the ended ones, each newest first"), s.listDeliveries)
-	huma.Register(api, operation(toRead, "get-delivery", "GET", "/v1/deliveries/{id}", 200, "Get a delivery"), s.getDelivery)
-	huma.Register(api, operation(toWrite, "redeliver", "POST", "/v1/deliveries/{id}/redeliver", 200, "Redeliver now, whatever the state of the delivery, and return the response"), s.redeliver)
-	huma.Register(api, operation(toRead, "list-calls", "GET", "/v1/calls", 200, "List live calls, oldest first"), s.listCalls)
-	huma.Register(api, operation(toRead, "get-call", "GET", "/v1/calls/{id}", 200, "Get a live call"), s.getCall)
-	huma.Register(api, traceOperation(api, operation(toReadAll, "trace-call", "GET", "/v1/calls/{id}/trace", 200, "Get the SIP messages of a call, or its ladder diagram")), s.traceCall)
-	huma.Register(api, eventStream(api, operation(toRead, "list-events", "GET", "/v1/events", 200, "List events, oldest first, or stream them as they are published")), s.listEvents)
-	huma.Register(api, operation(toRead, "list-extensions", "GET", "/v1/extensions", 200, "List known extensions"), s.listExtensions)
-	huma.Register(api, operation(toRead, "get-extension", "GET", "/v1/extensions/{extension}", 200, "Get an extension"), s.getExtension)
-	huma.Register(api, operation(toReadAll, "get-status", "GET", "/v1/status", 200, "Get the status of this node"), s.getStatus)
-	huma.Register(api, operation(toAdminister, "list-tokens", "GET", "/v1/tokens", 200, "List tokens, oldest first"), s.listTokens)
-	huma.Register(api, operation(toAdminister, "create-token", "POST", "/v1/tokens", 201, "Create a token; only this response shows its secret"), s.createToken)
-	huma.Register(api, operation(toAdminister, "get-token", "GET", "/v1/tokens/{id}", 200, "Get a token"), s.getToken)
-	huma.Register(api, operation(toAdminister, "revoke-token", "DELETE", "/v1/tokens/{id}", 204, "Revoke a token"), s.revokeToken)
-	huma.Register(api, operation(toAdminister, "list-audit", "GET", "/v1/audit", 200, "List changes made over the API, newest first"), s.listAudit)
+	huma.Register(api, operation(permitRead, "list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, oldest first"), s.listSubscriptions)
+	huma.Register(api, operation(permitWrite, "create-subscription", "POST", "/v1/subscriptions", 201, "Create a subscription"), s.createSubscription)
+	huma.Register(api, operation(permitRead, "get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Get a subscription"), s.getSubscription)
+	huma.Register(api, operation(permitWrite, "change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription", 409, 412), s.changeSubscription)
+	huma.Register(api, operation(permitWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Delete a subscription", 409, 412), s.deleteSubscription)
+	huma.Register(api, operation(permitWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Rotate the signing secret: the response shows the new one, and for 24 hours callbacks are signed with the old one too", 412), s.rotateSecret)
+	huma.Register(api, operation(permitWrite, "test-subscription", "POST", "/v1/subscriptions/{id}/test", 200, "Send a sample callback of each subscribed event type now, and return the responses"), s.testSubscription)
+	huma.Register(api, operation(permitWrite, "replay", "POST", "/v1/subscriptions/{id}/replay", 202, "Replay a time range: deliver its events again, each with its original webhook-id"), s.replay)
+	huma.Register(api, operation(permitRead, "list-subscription-deliveries", "GET", "/v1/subscriptions/{id}/deliveries", 200, "List the deliveries of a subscription, newest first"), s.listDeliveriesOf)
+	huma.Register(api, operation(permitRead, "list-deliveries", "GET", "/v1/deliveries", 200, "List deliveries: the waiting ones, then the ended ones, each newest first"), s.listDeliveries)
+	huma.Register(api, operation(permitRead, "get-delivery", "GET", "/v1/deliveries/{id}", 200, "Get a delivery"), s.getDelivery)
+	huma.Register(api, operation(permitWrite, "redeliver", "POST", "/v1/deliveries/{id}/redeliver", 200, "Redeliver now, whatever the state of the delivery, and return the response"), s.redeliver)
+	huma.Register(api, operation(permitRead, "list-calls", "GET", "/v1/calls", 200, "List live calls, oldest first"), s.listCalls)
+	huma.Register(api, operation(permitRead, "get-call", "GET", "/v1/calls/{id}", 200, "Get a live call"), s.getCall)
+	huma.Register(api, describeTrace(api, operation(permitReadAll, "trace-call", "GET", "/v1/calls/{id}/trace", 200, "Get the SIP messages of a call, or its ladder diagram")), s.traceCall)
+	huma.Register(api, describeEventStream(api, operation(permitRead, "list-events", "GET", "/v1/events", 200, "List events, oldest first, or stream them as they are published")), s.listEvents)
+	huma.Register(api, operation(permitRead, "list-extensions", "GET", "/v1/extensions", 200, "List known extensions"), s.listExtensions)
+	huma.Register(api, operation(permitRead, "get-extension", "GET", "/v1/extensions/{extension}", 200, "Get an extension"), s.getExtension)
+	huma.Register(api, operation(permitReadAll, "get-status", "GET", "/v1/status", 200, "Get the status of this node"), s.getStatus)
+	huma.Register(api, operation(permitAdmin, "list-tokens", "GET", "/v1/tokens", 200, "List tokens, oldest first"), s.listTokens)
+	huma.Register(api, operation(permitAdmin, "create-token", "POST", "/v1/tokens", 201, "Create a token; only this response shows its secret"), s.createToken)
+	huma.Register(api, operation(permitAdmin, "get-token", "GET", "/v1/tokens/{id}", 200, "Get a token"), s.getToken)
+	huma.Register(api, operation(permitAdmin, "revoke-token", "DELETE", "/v1/tokens/{id}", 204, "Revoke a token"), s.revokeToken)
+	huma.Register(api, operation(permitAdmin, "list-audit", "GET", "/v1/audit", 200, "List changes made over the API, newest first"), s.listAudit)
 }
 
 // describe returns the description of a route: its errors are those of its kind,
 // and also some of its own.
-func describe(asks right, id, method, path string, status int, summary string, also ...int) huma.Operation {
+func describeRoute(asks permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
 	op := huma.Operation{
 		OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
-		Description:  asking[asks],
+		Description:  permissionTexts[asks],
 		MaxBodyBytes: -1, // see bounded
 		Errors: append(also, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden,
 			http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusServiceUnavailable),
@@ -67,7 +67,7 @@ func describe(asks right, id, method, path string, status int, summary string, a
 		op.Errors = append(op.Errors, http.StatusNotFound)
 	}
 	if method == http.MethodPost {
-		limit := maxKey
+		limit := maxIdempotencyKey
 		op.Errors = append(op.Errors, http.StatusConflict)
 		op.Parameters = append(op.Parameters, &huma.Param{
 			Name: "Idempotency-Key", In: "header",
@@ -79,11 +79,11 @@ func describe(asks right, id, method, path string, status int, summary string, a
 }
 
 // asking says in the description of a route whom it is for.
-var asking = map[right]string{
-	toAdminister: "Requires a token with scope admin.",
-	toRead:       "Requires a token of any scope. A token bound to extensions sees only those.",
-	toWrite:      "Requires a token with scope write or admin. A token bound to extensions gets 404 for anything of another extension.",
-	toReadAll:    "Requires a token that is not bound to extensions.",
+var permissionTexts = map[permission]string{
+	permitAdmin:   "Requires a token with scope admin.",
+	permitRead:    "Requires a token of any scope. A token bound to extensions sees only those.",
+	permitWrite:   "Requires a token with scope write or admin. A token bound to extensions gets 404 for anything of another extension.",
+	permitReadAll: "Requires a token that is not bound to extensions.",
 }
 
 // A list is one page of many.
@@ -92,19 +92,19 @@ type list[T any] struct {
 	Next  string `json:"next" doc:"Cursor of the next page; empty on the last page"`
 }
 
-type listed[T any] struct{ Body list[T] }
+type listResponse[T any] struct{ Body list[T] }
 
 // page returns the items after cursor, limit at most. They are in the order of
 // their places, of which each has its own; the cursor is the place of the last
 // one on the page before.
-func page[T any](items []T, cursor string, limit int, place func(T) string) *listed[T] {
+func pageAfter[T any](items []T, cursor string, limit int, place func(T) string) *listResponse[T] {
 	i, found := slices.BinarySearchFunc(items, cursor, func(t T, cursor string) int {
 		return strings.Compare(place(t), cursor)
 	})
 	if found {
 		i++
 	}
-	var out listed[T]
+	var out listResponse[T]
 	rest := items[i:]
 	if len(rest) > limit {
 		rest = rest[:limit]
@@ -115,7 +115,7 @@ func page[T any](items []T, cursor string, limit int, place func(T) string) *lis
 }
 
 // placeOf sorts as text like the time, then the id.
-func placeOf(t time.Time, id string) string { return fmt.Sprintf("%016x-%s", t.UnixMicro(), id) }
+func cursorOf(t time.Time, id string) string { return fmt.Sprintf("%016x-%s", t.UnixMicro(), id) }
 
 // checkCursor refuses a cursor that is no place: the page behind it would be empty, or
 // the first one again.
@@ -160,16 +160,16 @@ type change struct {
 
 // apply makes the change. Its error is a [notify.Invalid].
 func (c *change) apply(s *notify.Subscription) error {
-	set(&s.Extension, c.Extension)
-	set(&s.ExtensionRegex, c.ExtensionRegex)
+	setIfGiven(&s.Extension, c.Extension)
+	setIfGiven(&s.ExtensionRegex, c.ExtensionRegex)
 	if c.Types != nil {
 		s.Types = c.Types
 	}
-	set(&s.URL, c.URL)
-	set(&s.Method, c.Method)
-	set(&s.Dialect, (*notify.Dialect)(c.Dialect))
-	set(&s.Active, c.Active)
-	set(&s.Note, c.Note)
+	setIfGiven(&s.URL, c.URL)
+	setIfGiven(&s.Method, c.Method)
+	setIfGiven(&s.Dialect, (*notify.Dialect)(c.Dialect))
+	setIfGiven(&s.Active, c.Active)
+	setIfGiven(&s.Note, c.Note)
 	if c.Headers != nil {
 		kept := s.Headers
 		s.Headers = maps.Clone(c.Headers)
@@ -182,25 +182,25 @@ func (c *change) apply(s *notify.Subscription) error {
 	if c.TLSCert != nil && *c.TLSCert == "" {
 		s.TLSKey = ""
 	}
-	set(&s.TLSCA, c.TLSCA)
-	set(&s.TLSCert, c.TLSCert)
-	set(&s.TLSKey, (*notify.PrivateKey)(c.TLSKey))
+	setIfGiven(&s.TLSCA, c.TLSCA)
+	setIfGiven(&s.TLSCert, c.TLSCert)
+	setIfGiven(&s.TLSKey, (*notify.PrivateKey)(c.TLSKey))
 	if c.Secret != nil && *c.Secret != "" {
 		s.Secret = notify.Secret(*c.Secret)
 	}
-	set(&s.Extended, c.Extended)
-	set(&s.FlowCase, c.FlowCase)
-	set(&s.StatusWords, c.StatusWords)
-	set(&s.Group, c.Group)
-	set(&s.FollowURLs, c.FollowURLs)
-	set(&s.MaxInFlight, c.MaxInFlight)
+	setIfGiven(&s.Extended, c.Extended)
+	setIfGiven(&s.FlowCase, c.FlowCase)
+	setIfGiven(&s.StatusWords, c.StatusWords)
+	setIfGiven(&s.Group, c.Group)
+	setIfGiven(&s.FollowURLs, c.FollowURLs)
+	setIfGiven(&s.MaxInFlight, c.MaxInFlight)
 	if err := setDuration(&s.LiveTTL, c.LiveTTL, "live_ttl"); err != nil {
 		return err
 	}
 	return setDuration(&s.Timeout, c.Timeout, "timeout")
 }
 
-func set[T any](to *T, v *T) {
+func setIfGiven[T any](to *T, v *T) {
 	if v != nil {
 		*to = *v
 	}
@@ -222,25 +222,25 @@ func setDuration(to *notify.Duration, text *string, field string) error {
 }
 
 // asked is an answer of one subscription. The ETag changes whenever it does.
-type asked struct {
+type subscriptionResponse struct {
 	ETag     string `header:"ETag"`
 	Location string `header:"Location"`
 	Body     notify.Subscription
 }
 
-func answer(sub notify.Subscription) *asked {
-	return &asked{ETag: `"` + strconv.FormatUint(sub.Revision, 10) + `"`, Body: sub}
+func respondSubscription(sub notify.Subscription) *subscriptionResponse {
+	return &subscriptionResponse{ETag: `"` + strconv.FormatUint(sub.Revision, 10) + `"`, Body: sub}
 }
 
 // revision is the one of a subscription that an If-Match names, or 0 if any will do. Of
 // several it is the one that the subscription has.
-func (s *Server) revision(ctx context.Context, id, ifMatch string) (uint64, error) {
+func (s *Server) matchRevision(ctx context.Context, id, ifMatch string) (uint64, error) {
 	if ifMatch == "" || ifMatch == "*" {
 		return 0, nil
 	}
 	tags := entityTags(ifMatch)
 	if len(tags) > 1 {
-		sub, err := s.subscription(ctx, id)
+		sub, err := s.visibleSubscription(ctx, id)
 		if err != nil {
 			return 0, err
 		}
@@ -287,72 +287,72 @@ func (s *Server) listSubscriptions(ctx context.Context, in *struct {
 	Extension string `query:"extension" doc:"Only subscriptions to exactly this extension"`
 	Type      string `query:"type" doc:"Only subscriptions whose types contain this one"`
 	Active    string `query:"active" enum:"true,false" doc:"Only active, or only inactive, subscriptions"`
-}) (*listed[notify.Subscription], error) {
-	if err := cmp.Or(checkType(in.Type), checkCursor(in.Cursor)); err != nil {
+}) (*listResponse[notify.Subscription], error) {
+	if err := cmp.Or(checkEventType(in.Type), checkCursor(in.Cursor)); err != nil {
 		return nil, err
 	}
 	who := accessOf(ctx)
 	subs := slices.DeleteFunc(s.config.Notifier.Subscriptions(), func(sub notify.Subscription) bool {
-		return !who.sees(sub.Extension) ||
+		return !who.canSee(sub.Extension) ||
 			in.Extension != "" && sub.Extension != in.Extension ||
 			in.Type != "" && !slices.Contains(sub.Types, in.Type) ||
 			in.Active != "" && sub.Active != (in.Active == "true")
 	})
-	return page(subs, in.Cursor, in.Limit, func(sub notify.Subscription) string {
-		return placeOf(sub.Created, sub.ID)
+	return pageAfter(subs, in.Cursor, in.Limit, func(sub notify.Subscription) string {
+		return cursorOf(sub.Created, sub.ID)
 	}), nil
 }
 
-func (s *Server) createSubscription(ctx context.Context, in *struct{ Body change }) (*asked, error) {
+func (s *Server) createSubscription(ctx context.Context, in *struct{ Body change }) (*subscriptionResponse, error) {
 	sub := notify.NewSubscription()
 	if err := in.Body.apply(&sub); err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	sub, err := s.subscribe(ctx, sub)
+	sub, err := s.addSubscription(ctx, sub)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	out := answer(sub)
+	out := respondSubscription(sub)
 	out.Location = "/v1/subscriptions/" + sub.ID
 	return out, nil
 }
 
 func (s *Server) getSubscription(ctx context.Context, in *struct {
 	ID string `path:"id"`
-}) (*asked, error) {
-	sub, err := s.subscription(ctx, in.ID)
+}) (*subscriptionResponse, error) {
+	sub, err := s.visibleSubscription(ctx, in.ID)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	return answer(sub), nil
+	return respondSubscription(sub), nil
 }
 
 func (s *Server) changeSubscription(ctx context.Context, in *struct {
 	ID      string `path:"id"`
 	IfMatch string `header:"If-Match" doc:"Apply the change only if the subscription still has this ETag"`
 	Body    change
-}) (*asked, error) {
-	old, err := s.revision(ctx, in.ID, in.IfMatch)
+}) (*subscriptionResponse, error) {
+	old, err := s.matchRevision(ctx, in.ID, in.IfMatch)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	sub, err := s.edit(ctx, in.ID, old, in.Body.apply)
+	sub, err := s.editSubscription(ctx, in.ID, old, in.Body.apply)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	return answer(sub), nil
+	return respondSubscription(sub), nil
 }
 
 func (s *Server) deleteSubscription(ctx context.Context, in *struct {
 	ID      string `path:"id"`
 	IfMatch string `header:"If-Match" doc:"Apply the change only if the subscription still has this ETag"`
 }) (*struct{}, error) {
-	old, err := s.revision(ctx, in.ID, in.IfMatch)
+	old, err := s.matchRevision(ctx, in.ID, in.IfMatch)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	if err := s.unsubscribe(ctx, in.ID, old); err != nil {
-		return nil, s.problem(err)
+	if err := s.removeSubscription(ctx, in.ID, old); err != nil {
+		return nil, s.apiError(err)
 	}
 	return nil, nil
 }
@@ -361,25 +361,25 @@ func (s *Server) listCalls(ctx context.Context, in *struct {
 	Cursor    string `query:"cursor" doc:"next from the previous page"`
 	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Extension string `query:"extension" doc:"In which this extension takes part"`
-}) (*listed[Call], error) {
+}) (*listResponse[Call], error) {
 	if err := checkCursor(in.Cursor); err != nil {
 		return nil, err
 	}
-	live, err := s.liveCalls(ctx)
+	live, err := s.visibleCalls(ctx)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	calls := make([]Call, 0, len(live))
 	for _, c := range live {
-		if in.Extension == "" || slices.ContainsFunc(c.Parties, func(p dialog.Party) bool { return named(p.Extension, in.Extension) }) {
+		if in.Extension == "" || slices.ContainsFunc(c.Parties, func(p dialog.Party) bool { return matchesName(p.Extension, in.Extension) }) {
 			calls = append(calls, callOf(c))
 		}
 	}
-	return page(calls, in.Cursor, in.Limit, func(c Call) string { return placeOf(c.Since, c.ID) }), nil
+	return pageAfter(calls, in.Cursor, in.Limit, func(c Call) string { return cursorOf(c.Since, c.ID) }), nil
 }
 
 // named reports whether e is the user, or the user@domain, that name says.
-func named(e dialog.Extension, name string) bool { return e.Is(name) }
+func matchesName(e dialog.Extension, name string) bool { return e.Is(name) }
 
 // parseTime reads RFC 3339, also where a + of the query has become a space.
 func parseTime(s string) (time.Time, bool) {
@@ -388,7 +388,7 @@ func parseTime(s string) (time.Time, bool) {
 }
 
 // checkType refuses a filter that names no event type: notify knows them.
-func checkType(t string) error {
+func checkEventType(t string) error {
 	sub := notify.Subscription{Extension: "any", Types: []string{t}, URL: "http://any"}
 	var invalid *notify.Invalid
 	if t != "" && errors.As(sub.Validate(), &invalid) {
@@ -403,9 +403,9 @@ func unprocessable(location, message string) error {
 
 // problem says to the client what err means. What is not the client's fault is
 // logged, and hidden.
-func (s *Server) problem(err error) error {
+func (s *Server) apiError(err error) error {
 	var invalid *notify.Invalid
-	var much *errTooMuch
+	var much *quotaError
 	switch {
 	case errors.As(err, &much):
 		return huma.Error409Conflict(err.Error())
@@ -415,7 +415,7 @@ func (s *Server) problem(err error) error {
 		return unprocessable("body."+invalid.Field, invalid.Field+" "+invalid.Why)
 	case errors.Is(err, notify.ErrNotFound), errors.Is(err, notify.ErrNoDelivery), errors.Is(err, errNoToken), errors.Is(err, errNoTrace):
 		return huma.Error404NotFound(err.Error())
-	case errors.Is(err, errNotYours):
+	case errors.Is(err, errNotBound):
 		return huma.Error403Forbidden(err.Error())
 	case errors.Is(err, notify.ErrDeclared), errors.Is(err, notify.ErrInactive), errors.Is(err, errNoReceiver), errors.Is(err, errManyTokens):
 		return huma.Error409Conflict(err.Error())
@@ -430,7 +430,7 @@ func (s *Server) problem(err error) error {
 	case errors.Is(err, notify.ErrNoEvent):
 		return unprocessable("query.since", "is neither an RFC 3339 time such as 2026-01-31T09:00:00Z nor the id of an event in the event log")
 	}
-	if failed(err) {
+	if isFailure(err) {
 		s.log.Error("admin request failed", "err", err)
 	}
 	return huma.Error503ServiceUnavailable("the store is not writable, or bellhop is too busy; see /readyz")

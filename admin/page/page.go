@@ -44,12 +44,12 @@ type Viewer struct {
 
 // views are the templates by the names of their files: each with the layout, and
 // with all parts, which can be shown alone.
-var views map[string]*template.Template
+var templates map[string]*template.Template
 
-func init() { views = parse() } // templates show parts, by what views has
+func init() { templates = parseTemplates() } // templates show parts, by what views has
 
-func parse() map[string]*template.Template {
-	shared := template.Must(template.New("").Funcs(functions).ParseFS(files, "templates/layout.html", "templates/part-*.html"))
+func parseTemplates() map[string]*template.Template {
+	shared := template.Must(template.New("").Funcs(templateFuncs).ParseFS(files, "templates/layout.html", "templates/part-*.html"))
 	all := map[string]*template.Template{"": shared}
 	names, _ := fs.Glob(files, "templates/*.html")
 	for _, name := range names {
@@ -64,10 +64,10 @@ func parse() map[string]*template.Template {
 
 // Whole returns a view with all that is around it. It panics if there is none of
 // that name, or if it does not fit v.
-func Whole(name string, v View) []byte { return execute(views[name], "layout", v) }
+func Whole(name string, v View) []byte { return executeTemplate(templates[name], "layout", v) }
 
 // Part returns a part of a view, as Whole does.
-func Part(name string, v View) []byte { return execute(views[""], name, v) }
+func Part(name string, v View) []byte { return executeTemplate(templates[""], name, v) }
 
 // Tag stands for what is shown: who has a part with the same tag needs no other.
 func Tag(html []byte) string {
@@ -77,21 +77,21 @@ func Tag(html []byte) string {
 
 // live is the attributes of an element whose content is a part that is sent anew
 // whenever it changes.
-func live(part, path string, v View) template.HTMLAttr {
+func liveAttrs(part, path string, v View) template.HTMLAttr {
 	return template.HTMLAttr(`hx-ext="sse" sse-connect="` + template.HTMLEscapeString(path) + `" sse-swap="part" data-tag="` + Tag(Part(part, v)) + `"`)
 }
 
-func execute(t *template.Template, name string, v View) []byte {
+func executeTemplate(t *template.Template, name string, v View) []byte {
 	var b bytes.Buffer
 	if err := t.ExecuteTemplate(&b, name, v); err != nil {
 		panic(err)
 	}
-	return harmless(b.Bytes())
+	return replaceSteering(b.Bytes())
 }
 
 // harmless replaces what comes off the wire, or over the API, and would turn text
 // around, see [dialog.Steers].
-func harmless(html []byte) []byte {
+func replaceSteering(html []byte) []byte {
 	return bytes.Map(func(r rune) rune {
 		if dialog.Steers(r) && r != '\n' && r != '\t' && r != '\r' {
 			return '\uFFFD'
@@ -100,16 +100,16 @@ func harmless(html []byte) []byte {
 	}, html)
 }
 
-var functions = template.FuncMap{
-	"asset":   asset,
-	"live":    live,
+var templateFuncs = template.FuncMap{
+	"asset":   assetPath,
+	"live":    liveAttrs,
 	"segment": url.PathEscape,
 	"link":    func(path, query string) template.URL { return template.URL(path + "?" + query) }, // which is escaped already
 	"since":   func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"clock":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") + " UTC" },
-	"lasted":  lasted,
+	"lasted":  formatDuration,
 	"join":    strings.Join,
-	"brief":   brief,
+	"brief":   truncateText,
 	"entry": func(v View, href, text string) map[string]any {
 		return map[string]any{"Href": href, "Text": text, "Here": v.At == href}
 	},
@@ -122,13 +122,13 @@ var functions = template.FuncMap{
 }
 
 // maxBrief is how many characters are shown of a text off the wire.
-const maxBrief = 500
+const maxShownRunes = 500
 
 // brief cuts a text off the wire: its whole is in the API.
-func brief(s string) string {
+func truncateText(s string) string {
 	n := 0
 	for i := range s {
-		if n++; n > maxBrief {
+		if n++; n > maxShownRunes {
 			return s[:i] + "…"
 		}
 	}
@@ -136,7 +136,7 @@ func brief(s string) string {
 }
 
 // lasted writes a duration as a person reads it.
-func lasted(d time.Duration) string {
+func formatDuration(d time.Duration) string {
 	switch {
 	case d < time.Second:
 		return fmt.Sprintf("%d ms", d.Milliseconds())
@@ -147,7 +147,7 @@ func lasted(d time.Duration) string {
 }
 
 // tags are the beginnings of the SHA-256 of the files under static, by name.
-var tags = func() map[string]string {
+var assetTags = func() map[string]string {
 	all := make(map[string]string)
 	entries, _ := files.ReadDir("static")
 	for _, e := range entries {
@@ -159,14 +159,14 @@ var tags = func() map[string]string {
 }()
 
 // asset is the path of a file under static, which changes with its content.
-func asset(name string) string { return "/static/" + name + "?v=" + tags[name] }
+func assetPath(name string) string { return "/static/" + name + "?v=" + assetTags[name] }
 
 // Static serves the files under /static/.
 func Static() http.Handler {
 	served := http.FileServerFS(files)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name := strings.TrimPrefix(r.URL.Path, "/static/")
-		tag, ok := tags[name]
+		tag, ok := assetTags[name]
 		if !ok {
 			http.NotFound(w, r)
 			return

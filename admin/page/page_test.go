@@ -20,7 +20,7 @@ func TestLasted(t *testing.T) {
 		25*time.Hour + 61*time.Second:  "25:01:01",
 		59*time.Minute + 1*time.Second: "0:59:01",
 	} {
-		if got := lasted(d); got != want {
+		if got := formatDuration(d); got != want {
 			t.Errorf("%v: %s, want %s", d, got, want)
 		}
 	}
@@ -28,9 +28,9 @@ func TestLasted(t *testing.T) {
 
 // What changes is under another path: it may be kept for good.
 func TestStatic(t *testing.T) {
-	for name := range tags {
+	for name := range assetTags {
 		w := httptest.NewRecorder()
-		Static().ServeHTTP(w, httptest.NewRequest("GET", asset(name), nil))
+		Static().ServeHTTP(w, httptest.NewRequest("GET", assetPath(name), nil))
 		if want, _ := files.ReadFile("static/" + name); w.Code != 200 || !bytes.Equal(w.Body.Bytes(), want) {
 			t.Errorf("%s: %d", name, w.Code)
 		}
@@ -60,11 +60,11 @@ func TestPageIsHarmless(t *testing.T) {
 
 func TestBrief(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                              "",
-		strings.Repeat("ë", maxBrief):   strings.Repeat("ë", maxBrief),
-		strings.Repeat("ë", maxBrief+1): strings.Repeat("ë", maxBrief) + "…",
+		"":                                   "",
+		strings.Repeat("ë", maxShownRunes):   strings.Repeat("ë", maxShownRunes),
+		strings.Repeat("ë", maxShownRunes+1): strings.Repeat("ë", maxShownRunes) + "…",
 	} {
-		if got := brief(text); got != want {
+		if got := truncateText(text); got != want {
 			t.Errorf("%d bytes become %d", len(text), len(got))
 		}
 	}
