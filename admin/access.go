@@ -13,8 +13,8 @@ import (
 	"bellhop/dialog"
 )
 
-// A right is what a route asks of who uses it. The zero right is the highest:
-// a route that says nothing is for admins.
+// permission is what a request needs for a route. The zero permission is the highest,
+// so that a route without one is for admins.
 type permission int
 
 const (
@@ -25,8 +25,8 @@ const (
 	permitAll                       // nothing: what is behind it may ask for more
 )
 
-// An access is who makes a request, and what that is good for. A nil one is
-// nobody.
+// access is the identity behind a request, and what it may do. nil is an
+// unauthenticated client.
 type access struct {
 	id         string // of the token, or configID
 	scope      Scope
@@ -35,12 +35,12 @@ type access struct {
 	limit      *rate.Limiter // of its requests
 }
 
-// configID is the id of the token that the config names, or that was made at
-// the first start.
+// configID is the id of the token of the config, or of the one created at the first
+// start.
 const configID = "config"
 
-// may reports whether a request may use a route that asks for do. What it may
-// see there, sees tells.
+// permits reports whether a may use a route that needs do. What it may see there is
+// canSee's matter.
 func (a *access) permits(do permission) bool {
 	switch {
 	case do == permitAll:
@@ -57,13 +57,13 @@ func (a *access) permits(do permission) bool {
 	return a.scope == Admin && a.extensions == nil
 }
 
-// sees reports whether it may know of an extension, and of what is the
-// extension's. The name is 101 or 101@pbx.example, as in a subscription or of a
-// [dialog.Extension]; "" is all, as of a subscription with an extension_regex.
-// One bound to 101 sees that user in every domain.
+// canSee reports whether a may see an extension and everything of it. The name is 101
+// or 101@pbx.example, as in a subscription or of a [dialog.Extension]. "" stands for
+// all extensions, as in a subscription with an extension_regex. A token bound to 101
+// sees that user in every domain.
 //
-// Whoever asks for something that it does not see by its id is told 404, as if
-// there were none.
+// A request that names something by its id and may not see it is answered 404, as if it
+// did not exist.
 func (a *access) canSee(extension string) bool {
 	if a == nil || a.extensions == nil {
 		return a != nil
@@ -75,7 +75,7 @@ func (a *access) canSee(extension string) bool {
 	return slices.ContainsFunc(a.extensions, e.Is)
 }
 
-// parties returns those of a call that it sees.
+// visibleParties returns the parties of a call that a may see.
 func (a *access) visibleParties(all []dialog.Party) []dialog.Party {
 	var seen []dialog.Party
 	for _, p := range all {
@@ -88,38 +88,38 @@ func (a *access) visibleParties(all []dialog.Party) []dialog.Party {
 
 type accessKey struct{}
 
-// accessOf is who makes the request that ctx is of.
+// accessOf returns the access of the request that ctx belongs to; nil: there is none.
 func accessOf(ctx context.Context) *access {
 	a, _ := ctx.Value(accessKey{}).(*access)
 	return a
 }
 
-// A refusal writes an error in the form of an API; "" is a detail that says
-// nothing new.
+// errorWriter writes an error in the format of one API. Without a detail, it writes the
+// text of the status.
 type errorWriter func(w http.ResponseWriter, status int, detail string)
 
-// routes is a mux whose patterns all say what they ask of who uses them.
+// permissionMux is a mux with a permission for each of its patterns.
 type permissionMux struct {
 	mux         *http.ServeMux
 	permissions map[string]permission // by pattern
 	refuse      errorWriter
 }
 
-// newRoutes returns a mux without routes.
+// newMux returns a mux without routes.
 func (s *Server) newMux(refuse errorWriter) *permissionMux {
 	rs := &permissionMux{http.NewServeMux(), make(map[string]permission), refuse}
 	s.muxes = append(s.muxes, rs)
 	return rs
 }
 
-// handle adds a route.
+// handle adds a route that needs the permission asks.
 func (rs *permissionMux) handle(pattern string, asks permission, h http.Handler) {
 	rs.permissions[pattern] = asks
 	rs.mux.Handle(pattern, h)
 }
 
-// HandleFunc adds a route of which rights knows already what it asks for. It is
-// for huma.
+// HandleFunc adds a route whose permission is already in permissions, and panics if
+// there is none. huma calls it.
 func (rs *permissionMux) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request)) {
 	if _, known := rs.permissions[pattern]; !known {
 		panic("admin: the route " + pattern + " does not say what it asks for")
@@ -127,7 +127,8 @@ func (rs *permissionMux) HandleFunc(pattern string, h func(http.ResponseWriter, 
 	rs.mux.HandleFunc(pattern, h)
 }
 
-// ServeHTTP serves who may. What has no pattern is refused as the mux would.
+// ServeHTTP serves requests that have the permission of their route, and answers 403 to
+// others. A request without a route gets the mux's error in the API's format.
 func (rs *permissionMux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h, pattern := rs.mux.Handler(r)
 	switch asks := rs.permissions[pattern]; {
@@ -145,16 +146,16 @@ func (rs *permissionMux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// lacking says what a token lacks that may not use a route.
+// missingPermission is the error text for a token without the permission of a route.
 var missingPermission = map[permission]string{
 	permitAdmin:   "use a token with scope admin",
 	permitWrite:   "this token is read-only: use one with scope write",
 	permitReadAll: "this token is bound to extensions: use one that is not",
 }
 
-// admit answers 401 to nobody, and 429 to who asks too often. Others are in the
-// context of the requests that next serves. Who makes a request, find finds out,
-// as identify does.
+// authenticate answers 401 to requests without a valid token, and 429 to those beyond a
+// rate limit. The others reach next with their access in the context. find identifies
+// the client, with the results of identifyToken.
 func (s *Server) authenticate(find func(*http.Request, time.Time) (*access, bool), refuse errorWriter, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -177,7 +178,7 @@ func (s *Server) authenticate(find func(*http.Request, time.Time) (*access, bool
 	})
 }
 
-// bearer is the token of a request's Authorization: Bearer.
+// bearerToken returns the token of Authorization: Bearer, or "".
 func bearerToken(r *http.Request) string {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
@@ -186,14 +187,15 @@ func bearerToken(r *http.Request) string {
 	return strings.TrimSpace(token)
 }
 
-// byBearer identifies who makes a request by its bearer token.
+// identifyByBearer identifies the client by its bearer token, see identifyToken.
 func (s *Server) identifyByBearer(r *http.Request, now time.Time) (who *access, ok bool) {
 	return s.identifyToken(r, bearerToken(r), now)
 }
 
-// identify finds out who makes a request; nil is nobody. Where that was tried in
-// vain too often, it is not found out, and not ok. This is for what can be
-// guessed: who has another token gets in past all who guess.
+// identifyToken returns the access of a token, nil if it is not valid. It returns ok ==
+// false without an answer if the address of the request has failed too often. This
+// protects a token that might be guessed: other valid tokens are accepted even from
+// such an address.
 func (s *Server) identifyToken(r *http.Request, credential string, now time.Time) (who *access, ok bool) {
 	who = s.tokens.findAccess(credential, now)
 	if who != nil && !(who.id == configID && s.configTokenGuessable) {
@@ -212,14 +214,14 @@ func (s *Server) identifyToken(r *http.Request, credential string, now time.Time
 	return who, true
 }
 
-// peerOf is the address that a request comes from; of IPv6 its network, as who
-// has one address there has them all.
+// peerNetwork returns the address that a request comes from. Of an IPv6 address it is
+// the /64 network, because one client usually has all of its addresses.
 func peerNetwork(r *http.Request) netip.Addr {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	return networkOf(peer.Addr())
 }
 
-// networkOf is an address, or of IPv6 its /64.
+// networkOf returns an IPv4 address as it is, and an IPv6 address as its /64 network.
 func networkOf(ip netip.Addr) netip.Addr {
 	if ip = ip.Unmap().WithZone(""); ip.Is6() && !ip.IsLoopback() {
 		network, _ := ip.Prefix(64)

@@ -15,8 +15,8 @@ import (
 	"bellhop/notify"
 )
 
-// An Entry of the audit log is one change that was made over the API, or one test,
-// redelivery or replay. The JSON form is stored: fields are only ever added.
+// Entry of the audit log is one change over the API, or one test, redelivery or replay.
+// Its JSON form is stored: fields are only ever added.
 type Entry struct {
 	At     time.Time `json:"at"`
 	By     string    `json:"by" doc:"ID of the token that made the request; config for the token of the config file"`
@@ -26,7 +26,7 @@ type Entry struct {
 	After  any       `json:"after,omitempty" doc:"The object after the change, without secrets and header values"`
 }
 
-// openAudit opens the audit log.
+// openAuditLog opens the stream of the audit log.
 func openAuditLog(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:     "bellhop_audit",
@@ -39,9 +39,9 @@ func openAuditLog(ctx context.Context, js jetstream.JetStream, c Config) (jetstr
 
 const auditSubject = "bellhop.audit"
 
-// audit writes down what who makes the request of ctx has done. What was before
-// and is after is as the API shows it; nil: it was not, or is not. What the store
-// does not take is in the process's log at least.
+// recordAudit records an operation of the request of ctx in the audit log. before and
+// after are the object as the API shows it; nil: it did not exist, or no longer exists.
+// If the store does not accept the entry, the process's log still has it.
 func (s *Server) recordAudit(ctx context.Context, did, id string, before, after any) {
 	e := Entry{At: time.Now().UTC(), By: "nobody", Did: did, ID: id, Before: before, After: after}
 	if who := accessOf(ctx); who != nil {
@@ -64,7 +64,8 @@ func (s *Server) recordAudit(ctx context.Context, did, id string, before, after 
 	}
 }
 
-// changed names the fields in which two JSON objects differ.
+// changedFields returns the sorted names of the fields in which two JSON objects
+// differ.
 func changedFields(before, after any) []string {
 	var fields []string
 	a, b := jsonFields(before), jsonFields(after)
@@ -82,13 +83,15 @@ func changedFields(before, after any) []string {
 	return fields
 }
 
+// jsonFields returns the fields of v as JSON.
 func jsonFields(v any) (fields map[string]any) {
 	b, _ := json.Marshal(v)
 	json.Unmarshal(b, &fields)
 	return fields
 }
 
-// masked is a subscription as the audit log shows it.
+// maskSecrets returns a subscription without its secrets and header values, for the
+// audit log.
 func maskSecrets(sub notify.Subscription) notify.Subscription {
 	sub.Secret, sub.OldSecret, sub.TLSKey = "", "", ""
 	headers := make(map[string]string, len(sub.Headers))
@@ -99,8 +102,8 @@ func maskSecrets(sub notify.Subscription) notify.Subscription {
 	return sub
 }
 
-// listAudit reads from the end of the log; its cursor is the place of the last
-// entry of the page before.
+// listAudit lists the audit log, newest first. Its cursor is the stream sequence of the
+// last entry on the previous page.
 func (s *Server) listAudit(ctx context.Context, in *struct {
 	Cursor string `query:"cursor" doc:"next from the previous page"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`

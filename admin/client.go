@@ -7,11 +7,10 @@ import (
 	"strings"
 )
 
-// throughProxies has h serve requests as their clients made them: in one that a
-// trusted proxy forwards, RemoteAddr is the address of the client, and there are
-// no forwarding header fields. If these are malformed, or contradict each other,
-// the request stays as it is: whoever sent it, see fromHere, it does not come
-// from this machine.
+// resolveProxies lets h serve requests that a trusted proxy forwards as if the client
+// had sent them: RemoteAddr is the address of the client, and the forwarding header
+// fields are removed. If these are malformed or contradict each other, the request
+// stays as it is, and isLocalRequest does not accept it.
 func resolveProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
 	if len(trusted) == 0 {
 		return h
@@ -32,8 +31,8 @@ func resolveProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
 	})
 }
 
-// clientOf returns the address of the client for which trusted proxies forward a
-// request: the last that is not a trusted proxy's, or the first if all are.
+// forwardedClient returns the address of the client for which trusted proxies forward a
+// request: the last hop that is no trusted proxy, or the first hop if all are.
 func forwardedClient(r *http.Request, trusted []netip.Prefix) (client netip.Addr, ok bool) {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !containsAddr(trusted, peer.Addr()) {
@@ -63,8 +62,8 @@ func forwardedClient(r *http.Request, trusted []netip.Prefix) (client netip.Addr
 	return found[0], true
 }
 
-// forwardedFor returns the for parameters of Forwarded (RFC 7239), one an element,
-// "unknown" where an element has none.
+// forwardedFor returns the for parameters of Forwarded (RFC 7239), one per element, and
+// "unknown" for an element without one.
 func forwardedFor(values []string) []string {
 	if len(values) == 0 {
 		return []string{""}
@@ -83,8 +82,8 @@ func forwardedFor(values []string) []string {
 	return hops
 }
 
-// hopAddr reads an address with or without a port, an IPv6 one with or without
-// brackets.
+// parseHopAddr parses an address with or without a port, and an IPv6 address with or
+// without brackets.
 func parseHopAddr(text string) (netip.Addr, bool) {
 	text = strings.TrimSpace(text)
 	if at, err := netip.ParseAddrPort(text); err == nil {
@@ -97,13 +96,14 @@ func parseHopAddr(text string) (netip.Addr, bool) {
 	return ip.Unmap(), err == nil
 }
 
+// containsAddr reports whether one of the prefixes contains an address.
 func containsAddr(prefixes []netip.Prefix, ip netip.Addr) bool {
 	ip = ip.Unmap().WithZone("")
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
-// forwards reports whether a header field says that a request was forwarded. The
-// name is in canonical form.
+// isForwardingHeader reports whether a header field shows that a proxy forwarded the
+// request. The name is in canonical form.
 func isForwardingHeader(name string) bool {
 	switch name {
 	case "Forwarded", "Via", "X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip", "X-Envoy-External-Address":

@@ -11,22 +11,23 @@ import (
 	"time"
 )
 
-// How many connections to the API there may be: in all, of those how many from
-// elsewhere than this machine, and how many from one address elsewhere (of IPv6,
-// one network). So an operator on the machine is always served.
+// Limits of the connections to the API: in all, from other machines, and from one
+// network of other machines (an IPv4 address or an IPv6 /64). Remote clients can thus
+// never keep an operator on this machine out.
 const (
 	maxConns           = 1024
 	maxConnsRemote     = 768
 	maxConnsPerNetwork = 256
 )
 
-// connBuffer is how many bytes the kernel keeps of what a client does not read.
+// connWriteBuffer is the size in bytes of the kernel's send buffer of a connection.
 const connWriteBuffer = 256 << 10
 
-// refusedEvery is how often it is logged at most that connections are refused.
+// refusalLogInterval is the minimum time between log lines about refused connections.
 const refusalLogInterval = 10 * time.Second
 
-// conns are the open connections to the API.
+// connLimiter counts the open connections to the API and refuses those beyond the
+// limits.
 type connLimiter struct {
 	log *slog.Logger
 
@@ -38,6 +39,7 @@ type connLimiter struct {
 	lastLogged time.Time
 }
 
+// newConnLimiter returns a connLimiter without connections.
 func newConnLimiter(log *slog.Logger) *connLimiter {
 	return &connLimiter{log: log, open: make(map[net.Conn]netip.Addr), perNetwork: make(map[netip.Addr]int)}
 }
@@ -64,7 +66,7 @@ func (cs *connLimiter) admit(c net.Conn) bool {
 	return true
 }
 
-// changed is the ConnState of the server: it counts closed connections no more.
+// stateChanged is the ConnState of the server: it stops counting closed connections.
 func (cs *connLimiter) stateChanged(c net.Conn, state http.ConnState) {
 	if state != http.StateClosed && state != http.StateHijacked {
 		return
@@ -82,27 +84,27 @@ func (cs *connLimiter) stateChanged(c net.Conn, state http.ConnState) {
 	}
 }
 
-// count returns how many connections are open, and how many were refused.
+// count returns the number of open connections, and of those refused so far.
 func (cs *connLimiter) count() (open int, refused uint64) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	return len(cs.open), cs.refused
 }
 
+// connAddr returns the address of the peer.
 func connAddr(c net.Conn) netip.Addr {
 	peer, _ := netip.ParseAddrPort(c.RemoteAddr().String())
 	return peer.Addr()
 }
 
-// A boundedListener accepts the connections that there is room for, and answers
-// 503 to the others.
+// boundedListener accepts connections within the limits, and answers 503 to others.
 type boundedListener struct {
 	net.Listener
 	conns *connLimiter
 }
 
-// Listener returns a listener of l's connections, as many as there may be at a
-// time, for the server that HTTPServer returns.
+// Listener returns a listener that accepts l's connections within the limits, for the
+// server that HTTPServer returns.
 func (s *Server) Listener(l net.Listener) net.Listener { return boundedListener{l, s.conns} }
 
 func (l boundedListener) Accept() (net.Conn, error) {
@@ -121,7 +123,7 @@ func (l boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// underTLS is the connection that c has under TLS, if it is one of TLS.
+// unwrapTLS returns the connection below TLS, or c itself without TLS.
 func unwrapTLS(c net.Conn) net.Conn {
 	if c, ok := c.(*tls.Conn); ok {
 		return c.NetConn()
@@ -132,8 +134,7 @@ func unwrapTLS(c net.Conn) net.Conn {
 const tooManyConnsResponse = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/problem+json\r\nContent-Length: 91\r\n\r\n" +
 	`{"title":"Service Unavailable","status":503,"detail":"too many connections: wait a moment"}`
 
-// refuseConn closes a connection, without TLS after an answer. It waits for
-// nobody.
+// refuseConn closes a connection, after a 503 if it has no TLS. It does not block.
 func refuseConn(c net.Conn) {
 	if plain := unwrapTLS(c); plain != c {
 		plain.Close()

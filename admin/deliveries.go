@@ -8,7 +8,7 @@ import (
 	"bellhop/notify"
 )
 
-// A Delivery is a [notify.Delivery] as the API shows it.
+// Delivery is a [notify.Delivery] as the API shows it.
 type Delivery struct {
 	ID           string     `json:"id" doc:"The webhook-id of its requests"`
 	Subscription string     `json:"subscription_id"`
@@ -22,7 +22,7 @@ type Delivery struct {
 	Attempts     []Attempt  `json:"attempts" nullable:"false" doc:"Oldest first"`
 }
 
-// An Attempt is a [notify.Attempt] as the API shows it.
+// Attempt is a [notify.Attempt] as the API shows it.
 type Attempt struct {
 	Number   int             `json:"number,omitempty" doc:"1, 2, 3 and so on; absent for a redelivery, and if no request was sent"`
 	At       time.Time       `json:"at" doc:"Start of the attempt"`
@@ -54,17 +54,16 @@ func attemptOf(a notify.Attempt) Attempt {
 	}
 }
 
-// A DeliveryFilter says which deliveries a client asks for. It is exported because
-// huma looks into no other embedded struct.
+// DeliveryFilter is the query of a list of deliveries. It is exported because huma
+// ignores unexported embedded structs.
 type DeliveryFilter struct {
 	State  string `query:"state" enum:"waiting,delivered,expired,refused,canceled" doc:"Only deliveries in this state"`
 	Cursor string `query:"cursor" doc:"next from the previous page"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
 }
 
-// seesDelivery reports whether who makes the request of ctx may know of a
-// delivery: one that is bound, if of its subscription and of the extension whose
-// event it is.
+// canSeeDelivery reports whether the request of ctx may see a delivery. A bound token
+// must see both its subscription and the extension of its event.
 func (s *Server) canSeeDelivery(ctx context.Context, d notify.Delivery) bool {
 	who := accessOf(ctx)
 	if who.canSee("") {
@@ -74,7 +73,8 @@ func (s *Server) canSeeDelivery(ctx context.Context, d notify.Delivery) bool {
 	return err == nil && who.canSee(d.Extension)
 }
 
-// deliveries reads those of some subscriptions that who asks may know of.
+// visibleDeliveries returns a page of the deliveries to some subscriptions, as far as
+// the request of ctx may see them.
 func (s *Server) visibleDeliveries(ctx context.Context, subscriptions []string, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
 	all, next, err := s.config.Notifier.Deliveries(ctx, notify.DeliveryQuery{
 		Subscriptions: subscriptions, State: in.State, Cursor: in.Cursor, Limit: in.Limit,
@@ -87,7 +87,7 @@ func (s *Server) visibleDeliveries(ctx context.Context, subscriptions []string, 
 	return seen, next, err
 }
 
-// allDeliveries is deliveries, of all subscriptions.
+// allVisibleDeliveries is visibleDeliveries for all subscriptions.
 func (s *Server) allVisibleDeliveries(ctx context.Context, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
 	who := accessOf(ctx)
 	if who.canSee("") {
@@ -102,7 +102,8 @@ func (s *Server) allVisibleDeliveries(ctx context.Context, in DeliveryFilter) (s
 	return s.visibleDeliveries(ctx, mine, in)
 }
 
-// listOf is an answer with deliveries.
+// respondDeliveries returns the answer with a page of deliveries, or the problem of
+// err.
 func (s *Server) respondDeliveries(seen []notify.Delivery, next string, err error) (*listResponse[Delivery], error) {
 	if err != nil {
 		return nil, s.apiError(err)
@@ -129,7 +130,8 @@ func (s *Server) listDeliveriesOf(ctx context.Context, in *struct {
 	return s.respondDeliveries(s.visibleDeliveries(ctx, []string{in.ID}, in.DeliveryFilter))
 }
 
-// delivery returns one that who makes the request of ctx may know of.
+// visibleDelivery returns a delivery if the request of ctx may see it, else
+// notify.ErrNoDelivery.
 func (s *Server) visibleDelivery(ctx context.Context, id string) (notify.Delivery, error) {
 	d, err := s.config.Notifier.Delivery(ctx, id)
 	if err == nil && !s.canSeeDelivery(ctx, d) {
@@ -160,7 +162,7 @@ func (s *Server) redeliver(ctx context.Context, in *struct {
 
 var errNoReceiver = errors.New("the subscription of the delivery was deleted: there is nowhere to send it")
 
-// deliverAgain makes an attempt for who makes the request of ctx, see
+// redeliverNow makes an attempt for the request of ctx, see
 // [notify.Notifier.Redeliver].
 func (s *Server) redeliverNow(ctx context.Context, id string) (notify.Attempt, error) {
 	if _, err := s.visibleDelivery(ctx, id); err != nil {
@@ -181,7 +183,7 @@ func (s *Server) redeliverNow(ctx context.Context, id string) (notify.Attempt, e
 	return a, err
 }
 
-// A Trial is a [notify.Trial] as the API shows it.
+// Trial is a [notify.Trial] as the API shows it.
 type Trial struct {
 	Type string `json:"type" doc:"Event type, as in the subscription"`
 	ID   string `json:"id" doc:"The webhook-id of the request"`
@@ -203,7 +205,8 @@ func (s *Server) testSubscription(ctx context.Context, in *struct {
 	return &out, nil
 }
 
-// try sends samples for who makes the request of ctx, see [notify.Notifier.Test].
+// sendSamples sends sample callbacks for the request of ctx, see
+// [notify.Notifier.Test].
 func (s *Server) sendSamples(ctx context.Context, id string) ([]notify.Trial, error) {
 	if _, err := s.visibleSubscription(ctx, id); err != nil {
 		return nil, err

@@ -21,13 +21,13 @@ import (
 // extension, URL, method and note in common: they can be changed while there is
 // one, and deleted one by one. The last takes the subscription with it.
 
-// An entryType is one type of event as a dialect has it.
+// dialectType is an event type in a dialect.
 type dialectType struct {
 	name string // in the dialect
 	word string // of [notify.Subscription.Types]
 }
 
-// An entry is a subscription in one of its types.
+// dialectEvent is a subscription, seen through one of its types.
 type dialectEvent struct {
 	dialectType
 	sub   notify.Subscription
@@ -35,19 +35,20 @@ type dialectEvent struct {
 	sole  bool // the subscription has no other type
 }
 
-// A target is what subscriptions are to: an extension, or an expression.
+// extensionSelector is the extension, or the expression, of a subscription.
 type extensionSelector struct{ extension, regex string }
 
-// everybody is what the Telphin dialect calls all phones.
+// allExtensions selects the events of all phones in the Telphin dialect.
 var allExtensions = extensionSelector{regex: ".*"}
 
-// errShared refuses to change one entry and with it others.
+// errSharedSubscription refuses to change one event because others of the same
+// subscription would change with it.
 var errSharedSubscription = errors.New("this event shares a subscription with others: change it at /v1/subscriptions, or delete this event and create another")
 
-// errLast ends an edit that leaves nothing.
+// errLastType ends an edit that would leave no types.
 var errLastType = errors.New("the subscription has no other type")
 
-// atoms are the types that a word of a subscription stands for.
+// expandType returns the types that a word of a subscription stands for.
 func expandType(word string) []string {
 	if word == string(dialog.Answer) {
 		return []string{"answer-in", "answer-out"}
@@ -55,7 +56,7 @@ func expandType(word string) []string {
 	return []string{word}
 }
 
-// without is what remains of types when word is taken out.
+// removeType returns types without word.
 func removeType(types []string, word string) (left []string) {
 	gone := expandType(word)
 	for _, t := range types {
@@ -68,7 +69,7 @@ func removeType(types []string, word string) (left []string) {
 	return left
 }
 
-// entriesOf are the entries of a subscription in a dialect.
+// dialectEventsOf returns the events of a subscription in a dialect.
 func dialectEventsOf(sub notify.Subscription, types []dialectType) (es []dialectEvent) {
 	for place, t := range types {
 		left := removeType(sub.Types, t.word)
@@ -79,8 +80,8 @@ func dialectEventsOf(sub notify.Subscription, types []dialectType) (es []dialect
 	return es
 }
 
-// entries are those of a dialect to one target, of the oldest subscription first,
-// that who makes the request of ctx may know of.
+// visibleDialectEvents returns the events of a dialect for one selector that the
+// request of ctx may see, oldest subscription first.
 func (s *Server) visibleDialectEvents(ctx context.Context, to extensionSelector, types []dialectType) (es []dialectEvent) {
 	for _, sub := range s.config.Notifier.Subscriptions() {
 		if (extensionSelector{sub.Extension, sub.ExtensionRegex}) == to && accessOf(ctx).canSee(sub.Extension) {
@@ -90,7 +91,8 @@ func (s *Server) visibleDialectEvents(ctx context.Context, to extensionSelector,
 	return es
 }
 
-// change changes the subscription of an entry, unless that has other types too.
+// changeDialectEvent changes the subscription of an event, unless it has other types
+// too.
 func (s *Server) changeDialectEvent(ctx context.Context, e dialectEvent, change func(*notify.Subscription) error) (dialectEvent, error) {
 	sub, err := s.editSubscription(ctx, e.sub.ID, 0, func(sub *notify.Subscription) error {
 		if len(removeType(sub.Types, e.word)) > 0 {
@@ -102,8 +104,8 @@ func (s *Server) changeDialectEvent(ctx context.Context, e dialectEvent, change 
 	return e, err
 }
 
-// drop takes an entry out of its subscription, or the subscription away if there
-// is no other.
+// removeDialectEvent removes the type of an event from its subscription, or deletes the
+// subscription if there is no other type.
 func (s *Server) removeDialectEvent(ctx context.Context, e dialectEvent) (err error) {
 	for range 20 {
 		if err = s.removeDialectEventOnce(ctx, e); err != notify.ErrConflict {
@@ -114,8 +116,8 @@ func (s *Server) removeDialectEvent(ctx context.Context, e dialectEvent) (err er
 	return err
 }
 
-// dropOnce is drop, but returns [notify.ErrConflict] if the subscription changes
-// meanwhile.
+// removeDialectEventOnce is removeDialectEvent, but returns [notify.ErrConflict] if the
+// subscription changes meanwhile.
 func (s *Server) removeDialectEventOnce(ctx context.Context, e dialectEvent) error {
 	var last uint64
 	_, err := s.editSubscription(ctx, e.sub.ID, 0, func(sub *notify.Subscription) error {
@@ -136,8 +138,8 @@ func (s *Server) removeDialectEventOnce(ctx context.Context, e dialectEvent) err
 	return err
 }
 
-// dropAll takes away what can be, and returns it. That nothing could be because
-// the config declares it is an error.
+// removeDialectEvents removes the events that can be removed, and returns them. It
+// returns an error if it removed none because the config declares them.
 func (s *Server) removeDialectEvents(ctx context.Context, es []dialectEvent) (dropped []dialectEvent, err error) {
 	var declared error
 	for _, e := range es {
@@ -157,7 +159,7 @@ func (s *Server) removeDialectEvents(ctx context.Context, es []dialectEvent) (dr
 	return dropped, nil
 }
 
-// askedBy is what a request asks for.
+// requiredPermission returns the permission that the method of a request needs.
 func requiredPermission(r *http.Request) permission {
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return permitRead
@@ -165,16 +167,16 @@ func requiredPermission(r *http.Request) permission {
 	return permitWrite
 }
 
-// bareRequest reports whether a request says nothing but its path. One to delete
-// many must be bare: who says more means something else.
+// isBareRequest reports whether a request has neither a query nor a body. A request
+// that deletes many events must be bare: with anything else it may mean fewer.
 func isBareRequest(r *http.Request) bool {
 	body, err := io.ReadAll(r.Body) // which is in memory
 	return r.URL.RawQuery == "" && err == nil && len(strings.TrimSpace(string(body))) == 0
 }
 
-// dialects serves the paths of the two dialects, and has next serve the others.
-// It takes paths as they are: nothing that a client wrote into one, as a slash, is
-// tidied away, and one slash at the end means nothing.
+// serveDialects serves the paths of the two dialects, and lets next serve the others.
+// It takes paths as they are, because a client may have a slash in a name; one slash at
+// the end is ignored.
 func (s *Server) serveDialects(next http.Handler) http.Handler {
 	api := func(find func(*http.Request, time.Time) (*access, bool), refuse errorWriter, h http.HandlerFunc) http.Handler {
 		return s.guardHandler(refuse, s.authenticate(find, refuse, s.queueReads(refuse, decodeCharset(h))))
@@ -197,7 +199,7 @@ func (s *Server) serveDialects(next http.Handler) http.Handler {
 	})
 }
 
-// segments splits a path at its slashes.
+// pathSegments returns the unescaped segments of a path.
 func pathSegments(u *url.URL) []string {
 	path := strings.TrimPrefix(u.EscapedPath(), "/")
 	all := strings.Split(strings.TrimSuffix(path, "/"), "/")
@@ -209,7 +211,7 @@ func pathSegments(u *url.URL) []string {
 	return all
 }
 
-// validExtension says what is wrong with the name of an extension, as notify
+// checkExtension returns an error if name cannot be an extension, as package notify
 // does.
 func checkExtension(name string) error {
 	sub := notify.Subscription{Extension: name, Types: []string{string(dialog.Hangup)}, URL: "http://any"}

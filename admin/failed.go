@@ -5,6 +5,6 @@ import (
 	"errors"
 )
 
-// failed reports whether bellhop could not do what a request asks for, so that its log
-// must say why. A client that leaves cancels its request: that is no failure.
+// isFailure reports whether err is a failure that the log must explain. A client that
+// disconnects cancels its request: that is none.
 func isFailure(err error) bool { return !errors.Is(err, context.Canceled) }

@@ -9,31 +9,31 @@ import (
 	"time"
 )
 
-// Reading the API takes what SIP leaves: requests that read are served one at a
-// time, and under strain with a pause before each. The others wait for their turn;
-// beyond these numbers, in all and with one token, a request is answered 503. Requests
-// that open a stream have a gate of their own, which does not pause: opening costs
-// little, and pages that wait would keep streams out.
+// Reading requests get only the processor time that SIP leaves: they are served one at
+// a time, and under strain with a pause before each. At most maxWaiting requests wait
+// for their turn, maxWaitingPerToken of one token; a further one is answered 503.
+// Requests that open a stream have a gate of their own, which does not pause: opening
+// costs little, and page requests that wait would keep streams out.
 const (
 	maxWaiting         = 32
 	maxWaitingPerToken = 24
 )
 
-// strainPause is how long a request under strain waits at its turn: 10 are served a
-// second. Streams rest strainPace times as long then.
+// strainPause is the pause before each reading request under strain, which limits them
+// to 10 a second. strainFactor multiplies the waits of streams under strain.
 const (
 	strainPause  = 100 * time.Millisecond
 	strainFactor = 8
 )
 
-// longTurn is when a request loses its turn: it waits, for the store or for a client
-// that does not read, and takes no processor from SIP.
+// maxTurn ends the turn of a request that is still being served: it waits for the store
+// or for a slow client, and takes no processor time from SIP.
 const maxTurn = time.Second
 
-// sliceOf is how many events are encoded before other goroutines run.
+// yieldEvery is the number of events that are encoded before other goroutines run.
 const yieldEvery = 16
 
-// A gate lets requests that read have their turns.
+// gate queues requests and lets one at a time have its turn.
 type gate struct {
 	strained func() bool   // SIP waits for processors
 	turn     chan struct{} // full while a request has its turn
@@ -44,6 +44,7 @@ type gate struct {
 	refused      uint64
 }
 
+// newGate returns a gate that pauses while strained reports true; nil: it never does.
 func newGate(strained func() bool) *gate {
 	if strained == nil {
 		strained = func() bool { return false }
@@ -51,9 +52,8 @@ func newGate(strained func() bool) *gate {
 	return &gate{strained: strained, turn: make(chan struct{}, 1), waiting: make(map[string]int)}
 }
 
-// enter waits for the turn of a request with a token. The caller leaves when it is
-// done; leave may be called more than once. It reports false if too many wait, or
-// ctx ends.
+// acquire waits for the turn of a request with a token. The caller calls leave when it
+// is done, once or more. acquire returns false if too many requests wait, or ctx ends.
 func (g *gate) acquire(ctx context.Context, token string) (leave func(), ok bool) {
 	if !g.startWaiting(token) {
 		return nil, false
@@ -71,6 +71,7 @@ func (g *gate) acquire(ctx context.Context, token string) (leave func(), ok bool
 	return leave, true
 }
 
+// startWaiting counts a request as waiting, and reports whether there is room for it.
 func (g *gate) startWaiting(token string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -83,6 +84,7 @@ func (g *gate) startWaiting(token string) bool {
 	return true
 }
 
+// stopWaiting ends what startWaiting began.
 func (g *gate) stopWaiting(token string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -92,14 +94,15 @@ func (g *gate) stopWaiting(token string) {
 	}
 }
 
-// refusals is how many requests were refused.
+// refusedCount returns the number of refused requests.
 func (g *gate) refusedCount() uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.refused
 }
 
-// pace returns how long a stream rests that rests for d without strain.
+// pace returns how long a stream waits under the current strain if it waits for d
+// without.
 func (g *gate) pace(d time.Duration) time.Duration {
 	if g.strained() {
 		return strainFactor * d
@@ -109,16 +112,15 @@ func (g *gate) pace(d time.Duration) time.Duration {
 
 type turnKey struct{}
 
-// leaveTurn ends the turn of the request of ctx, which goes on without.
+// releaseTurn ends the turn of the request of ctx, which is served on without one.
 func releaseTurn(ctx context.Context) {
 	if leave, ok := ctx.Value(turnKey{}).(func()); ok {
 		leave()
 	}
 }
 
-// inTurn has next serve requests that read at their turn, and answers 503 if too
-// many wait. What changes something is served at once: it is rare, and waits for the
-// store.
+// queueReads lets next serve reading requests one at a time, and answers 503 if too
+// many wait. Changes are served at once: they are rare, and wait for the store anyway.
 func (s *Server) queueReads(refuse errorWriter, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if requiredPermission(r) != permitRead {
@@ -141,13 +143,15 @@ func (s *Server) queueReads(refuse errorWriter, next http.Handler) http.Handler 
 	})
 }
 
-// opensStream reports whether r asks for the event stream, or for a live part of a page.
+// opensStream reports whether r asks for the event stream, or for a live part of a
+// page.
 func opensStream(r *http.Request) bool {
 	return acceptsMediaType(r.Header.Get("Accept"), streamType) &&
 		(r.URL.Path == "/v1/events" || strings.HasPrefix(r.URL.Path, "/live/"))
 }
 
-// yield has other goroutines run after each sliceOf events, the first being 1.
+// yieldAfter lets other goroutines run after every yieldEvery-th event; the first event
+// is 1.
 func yieldAfter(event int) {
 	if event%yieldEvery == 0 {
 		runtime.Gosched()

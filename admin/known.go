@@ -12,8 +12,8 @@ import (
 	"bellhop/dialog"
 )
 
-// liveCalls returns the live calls that the request may know of, with the parties
-// that it may.
+// visibleCalls returns the live calls that the request of ctx may see, with the parties
+// that it may see.
 func (s *Server) visibleCalls(ctx context.Context) ([]dialog.Call, error) {
 	if s.config.Calls == nil {
 		return nil, nil
@@ -46,7 +46,7 @@ func (s *Server) getCall(ctx context.Context, in *struct {
 	return &struct{ Body Call }{callOf(live[i])}, nil
 }
 
-// An Extension is what is known of one.
+// Extension is an extension as the API shows it.
 type Extension struct {
 	Extension  string    `json:"extension"`
 	Domain     string    `json:"domain,omitempty" doc:"Domain in which it registers, or was last seen"`
@@ -59,7 +59,7 @@ type Extension struct {
 	Calls      []string  `json:"calls" nullable:"false" doc:"call_id of each of its live calls"`
 }
 
-// A Contact is a [dialog.Contact] as the API shows it.
+// Contact is a [dialog.Contact] as the API shows it.
 type Contact struct {
 	URI     string    `json:"uri"`
 	Expires time.Time `json:"expires"`
@@ -81,10 +81,10 @@ func extensionOf(k dialog.Known) *Extension {
 	return e
 }
 
-// extensions are some, by user.
+// extensionMap holds extensions by user.
 type extensionMap map[string]*Extension
 
-// of returns the extension of a user, as a phone if it was not known.
+// entryOf returns the extension of a user, and adds it as a phone if it is missing.
 func (es extensionMap) entryOf(user string) *Extension {
 	e, ok := es[user]
 	if !ok {
@@ -94,8 +94,9 @@ func (es extensionMap) entryOf(user string) *Extension {
 	return e
 }
 
-// extend adds to what the tracker knows what numbers and live calls tell. If a user
-// is named, calls tell of that one only.
+// mergeExtensions merges the extensions that the tracker knows with their numbers and
+// with the live calls. With a user, only calls of that user count. The result has the
+// extensions that the request of ctx may see.
 func (s *Server) mergeExtensions(ctx context.Context, known []dialog.Known, numbers map[string]uint64, user string) (extensionMap, error) {
 	es := make(extensionMap)
 	for _, k := range known {
@@ -148,8 +149,8 @@ func (s *Server) listExtensions(ctx context.Context, in *struct {
 	return pageAfter(all, in.Cursor, in.Limit, func(e *Extension) string { return e.Extension }), nil
 }
 
-// knownExtensions returns the extensions that are known and that the request may
-// see, by their names.
+// knownExtensions returns the known extensions that the request of ctx may see, by
+// name.
 func (s *Server) knownExtensions(ctx context.Context) ([]*Extension, error) {
 	var known []dialog.Known
 	if s.config.Extensions != nil {
@@ -182,8 +183,8 @@ func (s *Server) getExtension(ctx context.Context, in *struct {
 	return &struct{ Body *Extension }{e}, nil
 }
 
-// knownExtension returns the extension with a name, 101 or 101@pbx.example, or nil
-// if none is known that the request may see.
+// knownExtension returns the extension with a name, 101 or 101@pbx.example, or nil if
+// it is unknown or the request of ctx may not see it.
 func (s *Server) knownExtension(ctx context.Context, name string) (*Extension, error) {
 	user, _, _ := strings.Cut(name, "@")
 	var known []dialog.Known

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// legible gives h the media type in lower case (RFC 9110 §8.3.1). It refuses a query with
-// a broken escape: without the broken filter, h would list everything.
+// normalizeRequest gives h the media type in lower case (RFC 9110 §8.3.1). It refuses a
+// query with a broken escape: without the broken filter, h would list everything.
 func normalizeRequest(refuse errorWriter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {

@@ -11,26 +11,29 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// How many requests there may be at once, and then a second. The bearer of the
-// config's token could as well stop bellhop: its limit stops runaways only.
+// Rate limits: requests that are allowed at once, and requests a second after that. The
+// holder of the config's token could stop bellhop anyway: its limit only stops runaway
+// clients.
 const (
 	tokenBurst, tokenRate     = 1000, 100
 	configBurst, configRate   = 10_000, 1000
 	failureBurst, failureRate = 300, 1 // of one address, that had no token or a wrong one
 )
 
-// maxPeers is of how many addresses failures are counted: the last ones to fail.
+// maxPeers is the number of addresses whose failures are counted, the last to fail.
 const maxPeers = 10_000
 
-// failures counts the failures of each address.
+// failureLimits counts the requests of each address that had no valid token.
 type failureLimits struct {
 	peers *lru.Cache[netip.Addr, *rate.Limiter]
 }
 
+// newFailureLimits returns failureLimits without failures.
 func newFailureLimits() failureLimits {
 	return failureLimits{newLRU[netip.Addr, *rate.Limiter](maxPeers)}
 }
 
+// limiterOf returns the limiter of an address, with a new one if it has none.
 func (f failureLimits) limiterOf(peer netip.Addr) *rate.Limiter {
 	if l, ok := f.peers.Get(peer); ok {
 		return l
@@ -42,7 +45,7 @@ func (f failureLimits) limiterOf(peer netip.Addr) *rate.Limiter {
 	return l
 }
 
-// tooMany answers 429, and says how long to wait.
+// writeTooMany answers 429 with a Retry-After.
 func writeTooMany(w http.ResponseWriter, l *rate.Limiter, now time.Time, refuse errorWriter, detail string) {
 	setRateHeaders(w, l, now)
 	wait := timeUntil(l, 1, now)
@@ -50,8 +53,8 @@ func writeTooMany(w http.ResponseWriter, l *rate.Limiter, now time.Time, refuse 
 	refuse(w, http.StatusTooManyRequests, detail)
 }
 
-// showLimit says in an answer how many more requests there may be now, and when
-// there may be as many as ever.
+// setRateHeaders sets the X-RateLimit header fields: the burst, the requests left, and
+// the Unix time at which the whole burst is available again.
 func setRateHeaders(w http.ResponseWriter, l *rate.Limiter, now time.Time) {
 	full := now.Add(timeUntil(l, l.Burst(), now))
 	h := w.Header()
@@ -60,7 +63,7 @@ func setRateHeaders(w http.ResponseWriter, l *rate.Limiter, now time.Time) {
 	h.Set("X-RateLimit-Reset", strconv.FormatInt(full.Unix()+1, 10))
 }
 
-// until is the time in which l has n to spend.
+// timeUntil returns how long it takes until l has n tokens.
 func timeUntil(l *rate.Limiter, n int, now time.Time) time.Duration {
 	return time.Duration((float64(n) - l.TokensAt(now)) / float64(l.Limit()) * float64(time.Second))
 }

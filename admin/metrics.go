@@ -10,8 +10,8 @@ import (
 	"bellhop/notify"
 )
 
-// metrics answers with the configured collectors, the Notifier's counts, and
-// what is known of the process.
+// metricsHandler answers with the configured collectors, the Notifier's counts, and the
+// metrics of the process.
 func (s *Server) metricsHandler() http.Handler {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -37,11 +37,12 @@ func (s *Server) metricsHandler() http.Handler {
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorLog: metricsLog{s}})
 }
 
+// metricsLog logs the errors of the metrics handler.
 type metricsLog struct{ s *Server }
 
 func (l metricsLog) Println(v ...any) { l.s.log.Warn("metrics fail", "err", v) }
 
-// notifierMetrics shows the Stats of a Notifier.
+// notifierMetrics collects the Stats of a Notifier.
 type notifierMetrics struct{ n *notify.Notifier }
 
 var (

@@ -14,15 +14,16 @@ const (
 	grantTTL  = time.Hour // an access token is good
 )
 
-// grants are the access tokens that were given for API tokens (RFC 6749 §4.4).
-// They are in memory, by their hashes: after a restart clients ask for new ones.
+// grantStore keeps the access tokens that were issued for API tokens (RFC 6749 §4.4).
+// They are in memory, by their hashes: after a restart, clients request new ones.
 type grantStore struct {
 	byHash *ownerCache[secretHash] // the hash of the API token, for what that is good, as long as it is
 }
 
+// newGrantStore returns a store without access tokens.
 func newGrantStore() grantStore { return grantStore{newOwnerCache[secretHash](maxGrants)} }
 
-// give makes an access token for the API token with an id and a hash.
+// issue creates an access token for the API token with an id and a hash.
 func (g grantStore) issue(id string, token secretHash, now time.Time) string {
 	var key [32]byte
 	rand.Read(key[:]) // never fails
@@ -31,8 +32,8 @@ func (g grantStore) issue(id string, token secretHash, now time.Time) string {
 	return secret
 }
 
-// behind returns the hash of the API token that an access token stands for. What
-// is no access token, or none any more, stands for itself.
+// apiTokenHash returns the hash of the API token that an access token stands for. A
+// hash of anything else, or of an expired access token, is returned as it is.
 func (g grantStore) apiTokenHash(sum [sha256.Size]byte, now time.Time) [sha256.Size]byte {
 	if token, ok := g.byHash.get(sum, now); ok {
 		return token
@@ -40,8 +41,8 @@ func (g grantStore) apiTokenHash(sum [sha256.Size]byte, now time.Time) [sha256.S
 	return sum
 }
 
-// oauthToken gives an access token to who has the id and the secret of an API
-// token: in the form, of either kind, in the query, or as Authorization: Basic.
+// serveOAuthToken issues an access token for the id and secret of an API token, which
+// stand in the form of either kind, in the query, or in Authorization: Basic.
 func (s *Server) serveOAuthToken(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
@@ -78,8 +79,8 @@ func (s *Server) serveOAuthToken(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// isClient reports whether who has the token whose id a client gives. That of the
-// config has the id admin.
+// isClient reports whether id is the client id of a token. The token of the config has
+// the client id admin.
 func isClient(who *access, id string) bool {
 	if who.id == configID {
 		return id == "admin"

@@ -17,8 +17,8 @@ const (
 	maxIdempotencyKey  = 255            // bytes of an Idempotency-Key
 )
 
-// answers are those to requests with an Idempotency-Key, in memory, with the
-// secrets that were in them. Only who has had one gets it again.
+// idempotencyCache keeps the responses to requests with an Idempotency-Key in memory,
+// secrets included. Only the token that got a response gets it again.
 type idempotencyCache struct {
 	refuse errorWriter
 
@@ -26,19 +26,20 @@ type idempotencyCache struct {
 	responses *ownerCache[cachedResponse] // by who asked, and the key
 }
 
-// A kept answer is one that was given, or will be.
+// cachedResponse is a response that was given, or will be.
 type cachedResponse struct {
 	request [sha256.Size]byte
 	at      time.Time
 	answer  recordedResponse // its status is 0 while the request is under way
 }
 
+// newIdempotencyCache returns an empty cache, which writes its errors with refuse.
 func newIdempotencyCache(refuse errorWriter) *idempotencyCache {
 	return &idempotencyCache{refuse: refuse, responses: newOwnerCache[cachedResponse](maxCachedResponses)}
 }
 
-// once has h answer a POST with an Idempotency-Key once: a repetition has the
-// same answer, if that was a success. After a failure it is made anew.
+// answerOnce lets h answer a POST with an Idempotency-Key once. A repetition gets the
+// same response if that was a success; after a failure it is served again.
 func (as *idempotencyCache) answerOnce(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Header.Get("Idempotency-Key")
@@ -79,8 +80,8 @@ func (as *idempotencyCache) answerOnce(h http.Handler) http.Handler {
 	})
 }
 
-// take returns what is kept for a key, or keeps that its first request is under
-// way.
+// reserve returns the cached response of a key. If there is none it reserves the key
+// for a first request in progress.
 func (as *idempotencyCache) reserve(who, key string, request secretHash, now time.Time) (k cachedResponse, first bool) {
 	as.mu.Lock()
 	defer as.mu.Unlock()
@@ -93,10 +94,11 @@ func (as *idempotencyCache) reserve(who, key string, request secretHash, now tim
 	return k, true
 }
 
-// nameOf is under what the answer to who asked with a key is kept.
+// responseKey returns the key of the response to an Idempotency-Key of a token.
 func responseKey(who, key string) secretHash { return sha256.Sum256([]byte(who + " " + key)) }
 
-// settle keeps a success, and forgets a failure.
+// finish caches the response of a first request if it is a success, and frees the key
+// if not.
 func (as *idempotencyCache) finish(who, key string, k cachedResponse) {
 	as.mu.Lock()
 	defer as.mu.Unlock()
@@ -107,7 +109,7 @@ func (as *idempotencyCache) finish(who, key string, k cachedResponse) {
 	}
 }
 
-// A recorded response is written later, or again.
+// recordedResponse is a response in memory, to be written later, or again.
 type recordedResponse struct {
 	header http.Header
 	status int

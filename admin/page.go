@@ -8,7 +8,8 @@ import (
 	"bellhop/notify"
 )
 
-// registerPage adds what people look at. Who has no session is sent to sign in.
+// registerPages adds the routes of the page. Requests without a session are sent to
+// /login.
 func (s *Server) registerPages(all *permissionMux) {
 	s.pages = &permissionMux{http.NewServeMux(), make(map[string]permission), writePageError}
 	view := func(pattern string, asks permission, h func(http.ResponseWriter, *http.Request) error) {
@@ -56,7 +57,7 @@ func (s *Server) registerPages(all *permissionMux) {
 	all.handle("GET /static/{name}", permitAll, setPageHeaders(ui.Static()))
 }
 
-// secured has the browser take nothing from elsewhere, and be nobody's frame.
+// setPageHeaders lets the browser load from this origin only, and forbids frames.
 func setPageHeaders(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
@@ -68,8 +69,7 @@ func setPageHeaders(h http.Handler) http.Handler {
 	})
 }
 
-// page makes a handler of a function that writes its answer, or returns why it
-// does not.
+// pageHandler returns a handler for a function that writes a page or returns an error.
 func (s *Server) pageHandler(h func(http.ResponseWriter, *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := h(w, r); err != nil {
@@ -79,7 +79,8 @@ func (s *Server) pageHandler(h func(http.ResponseWriter, *http.Request) error) h
 	})
 }
 
-// refusal says to a person what err means, as problem does to a program.
+// pageError returns the status and text of an error for a person, as apiError does for
+// a program.
 func (s *Server) pageError(err error) (status int, detail string) {
 	switch {
 	case errors.Is(err, notify.ErrNotFound), errors.Is(err, notify.ErrNoDelivery), errors.Is(err, errNoToken), errors.Is(err, errNoPage), errors.Is(err, errNoTrace):
@@ -106,7 +107,7 @@ var (
 	errBadForm = errors.New("the form is malformed: reload the page and try again")
 )
 
-// refusePage is a [refusal] that a person reads.
+// writePageError is the [errorWriter] of the page.
 func writePageError(w http.ResponseWriter, status int, detail string) {
 	if detail == "" {
 		detail = "This page cannot be shown."
@@ -120,7 +121,7 @@ func writeHTML(w http.ResponseWriter, status int, html []byte) {
 	w.Write(html) // who is gone needs no more
 }
 
-// viewOf is what is shown to who makes a request.
+// viewOf returns the view of a page for the person who sent a request.
 func (s *Server) viewOf(r *http.Request, at, title string, data any) ui.View {
 	who := accessOf(r.Context())
 	name := who.id
@@ -135,7 +136,7 @@ func (s *Server) viewOf(r *http.Request, at, title string, data any) ui.View {
 	}
 }
 
-// show answers with a whole page.
+// showPage answers with a whole page.
 func (s *Server) showPage(w http.ResponseWriter, r *http.Request, name, at, title string, data any) error {
 	writeHTML(w, http.StatusOK, ui.Whole(name, s.viewOf(r, at, title, data)))
 	return nil

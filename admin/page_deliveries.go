@@ -13,7 +13,7 @@ import (
 	"bellhop/notify"
 )
 
-// deliveryStates are those that the page may choose by; "" is all.
+// deliveryStates are the states to filter by; "" is all.
 var deliveryStates = []string{"", notify.Waiting, notify.Delivered, notify.Expired, notify.Refused, notify.Canceled}
 
 type deliveriesView struct {
@@ -25,7 +25,7 @@ type deliveriesView struct {
 	Subscribed bool   // there is somebody to deliver to
 }
 
-// Query is what the deliveries are chosen by.
+// Query returns the query of a list of deliveries.
 func (v deliveriesView) Query(state, cursor string) string {
 	q := url.Values{}
 	for name, value := range map[string]string{"extension": v.Extension, "state": state, "cursor": cursor} {
@@ -36,7 +36,7 @@ func (v deliveriesView) Query(state, cursor string) string {
 	return q.Encode()
 }
 
-// A deliveryRow is one of the list.
+// deliveryRow is a row of the list of deliveries.
 type deliveryRow struct {
 	notify.Delivery
 	URL  string
@@ -77,7 +77,7 @@ func (s *Server) deliveriesData(r *http.Request) (any, error) {
 	return v, nil
 }
 
-// urlOf is where a delivery was sent, or is to be.
+// deliveryURL returns the URL to which a delivery was sent, or is to be sent.
 func (s *Server) deliveryURL(ctx context.Context, d notify.Delivery) string {
 	for _, a := range slices.Backward(d.Attempts) {
 		if a.Request != nil {
@@ -91,7 +91,7 @@ func (s *Server) deliveryURL(ctx context.Context, d notify.Delivery) string {
 	return sub.URL
 }
 
-// lastOf says shortly what came of the last attempt.
+// lastResult returns the result of the last attempt in a few words.
 func lastResult(d notify.Delivery) string {
 	if len(d.Attempts) == 0 {
 		return ""
@@ -115,8 +115,7 @@ func (s *Server) deliveryData(r *http.Request) (any, error) {
 	return deliveryView{d, s.deliveryURL(r.Context(), d)}, err
 }
 
-// redeliverFromPage makes an attempt now, and answers with the delivery as it is
-// then.
+// redeliverFromPage makes an attempt, and answers with the delivery after it.
 func (s *Server) redeliverFromPage(w http.ResponseWriter, r *http.Request) error {
 	a, err := s.redeliverNow(r.Context(), r.PathValue("id"))
 	if err != nil {
@@ -143,7 +142,7 @@ func (s *Server) testFromPage(w http.ResponseWriter, r *http.Request) error {
 	return s.showPart(w, r, http.StatusOK, "trials", trials)
 }
 
-// A replayFields is a pop-up in which a replay is asked for, as it was filled in.
+// replayFields are the fields of the form that starts a replay, as filled in.
 type replayFields struct {
 	Sub      notify.Subscription
 	From, To string
@@ -152,7 +151,7 @@ type replayFields struct {
 	Problem string
 }
 
-// formTime is how a time is filled in, in UTC.
+// formTime is the format of times in forms, in UTC.
 const formTime = "2006-01-02 15:04"
 
 func (s *Server) replayForm(w http.ResponseWriter, r *http.Request) error {
@@ -164,7 +163,8 @@ func (s *Server) replayForm(w http.ResponseWriter, r *http.Request) error {
 	return s.showPart(w, r, http.StatusOK, "replay-form", f)
 }
 
-// time reads what is filled in at a field, or notes what is wrong with it.
+// parseTimeField parses the time of a field, and sets its entry in Errors if it is
+// invalid.
 func (f *replayFields) parseTimeField(field, text string) (t time.Time) {
 	if text == "" {
 		return t

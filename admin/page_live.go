@@ -26,7 +26,7 @@ const (
 
 var errManyStreams = errors.New("too many pages are open: close some")
 
-// whole makes a handler of what a page is made of.
+// wholePage returns a handler that shows a whole page with data.
 func (s *Server) wholePage(name, at, title string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		d, err := data(r)
@@ -37,9 +37,8 @@ func (s *Server) wholePage(name, at, title string, data func(*http.Request) (any
 	}
 }
 
-// live makes a handler of what a part of a page is made of: whenever that
-// changes, it is sent again, as HTML, in an event named part. It ends with the
-// session.
+// livePart returns a handler that streams a part of a page: whenever its HTML changes,
+// it is sent in an event named part. The stream ends with the session.
 func (s *Server) livePart(part string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		who := accessOf(r.Context())
@@ -93,7 +92,7 @@ func (s *Server) livePart(part string, data func(*http.Request) (any, error)) fu
 	}
 }
 
-// render makes a part of a page, while not too many others do.
+// renderPart renders a part of a page. It waits while maxRenders others are rendered.
 func (s *Server) renderPart(r *http.Request, part string, data func(*http.Request) (any, error)) ([]byte, error) {
 	select {
 	case s.streams.renders <- struct{}{}:
@@ -108,7 +107,8 @@ func (s *Server) renderPart(r *http.Request, part string, data func(*http.Reques
 	return ui.Part(part, s.viewOf(r, "", "", d)), nil
 }
 
-// partEvent writes HTML as an event named part, whose id is its tag.
+// encodePart returns HTML as a server-sent event named part, whose id is the HTML's
+// tag.
 func encodePart(html []byte) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "event: part\nid: %s\n", ui.Tag(html))
@@ -121,7 +121,7 @@ func encodePart(html []byte) []byte {
 	return b.Bytes()
 }
 
-// A liveCall is a row of the calls that are up.
+// liveCall is a row of the list of live calls.
 type liveCall struct {
 	ID, State      string
 	From, Name, To string
@@ -170,7 +170,7 @@ func (s *Server) callsData(r *http.Request) (any, error) {
 	return v, nil
 }
 
-// latest reads the newest events that who makes the request of ctx sees.
+// readLatest returns the newest events that the request of ctx may see.
 func (s *Server) readLatest(ctx context.Context, q notify.Query) ([]dialog.Event, error) {
 	q.Among = accessOf(ctx).extensions
 	return s.config.Notifier.Latest(ctx, q)
@@ -183,12 +183,12 @@ type eventsView struct {
 	Events          []dialog.Event
 }
 
-// Query is what the events are chosen by.
+// Query returns the query of a list of events.
 func (v eventsView) Query() string {
 	return url.Values{"extension": {v.Extension}, "type": {v.Type}}.Encode()
 }
 
-// Linked reports whether each event has a link to its call.
+// Linked reports whether each event links to its call.
 func (eventsView) Linked() bool { return true }
 
 func (s *Server) eventsData(r *http.Request) (any, error) {
@@ -208,7 +208,7 @@ type callView struct {
 	Messages []trace.Shown // of its ladder, if there is one
 }
 
-// Linked is that of [eventsView]: this is the call.
+// Linked is false: the page is the call's own.
 func (callView) Linked() bool { return false }
 
 func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
@@ -234,8 +234,8 @@ func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
 	return s.showPage(w, r, "call", "/calls", "Call", v)
 }
 
-// ladder answers with the messages of a call: drawn, for the call's page, or in
-// another form.
+// showLadder answers with the ladder diagram of a call as a picture, or as text or
+// pcap.
 func (s *Server) showLadder(w http.ResponseWriter, r *http.Request) error {
 	as := r.URL.Query().Get("as")
 	if as != "text" && as != "pcap" {
@@ -264,7 +264,7 @@ type healthView struct {
 	Failing  []notify.Subscription
 }
 
-// A tile is one number.
+// tile is one number on the health page.
 type tile struct {
 	Name, Value, About string
 	Bad                bool
@@ -282,7 +282,7 @@ func (s *Server) healthData(r *http.Request) (any, error) {
 		{Name: "Events published", Value: count(stats.Said), About: "since the start"},
 		{Name: "Delivered", Value: count(stats.Delivered), About: "callbacks answered with 2xx"},
 		{Name: "Waiting", Value: fmt.Sprint(stats.Pending), About: "callbacks queued, in flight or due for a retry"},
-		{Name: "Failed attempts", Value: count(stats.Failed), About: "to be retried"},
+		{Name: "Failed attempts", Value: count(stats.Failed), About: "each followed by a retry"},
 		{Name: "Expired", Value: count(stats.Expired), About: "callbacks not delivered in time", Bad: stats.Expired > 0},
 		{Name: "Refused", Value: count(stats.Refused), About: "callbacks answered with 410 Gone", Bad: stats.Refused > 0},
 		{Name: "Events dropped", Value: count(stats.Dropped), About: "lost while the store was slow or down", Bad: stats.Dropped > 0},

@@ -16,24 +16,26 @@ const (
 	maxSessions   = 50 // of one token: the newest ones
 )
 
-// sessions are those who have signed in on the page, by the hash of what their
-// cookie says. They are in memory: after a restart one signs in again.
+// sessionStore keeps the sessions of the page, by the hash of the cookie's value. They
+// are in memory: after a restart, people sign in again.
 type sessionStore struct {
 	byHash *ownerCache[secretHash] // the hash of the token's secret: they end with it at the latest
 }
 
+// newSessionStore returns a store without sessions.
 func newSessionStore() sessionStore { return sessionStore{newOwnerCache[secretHash](maxSessions)} }
 
-// begin begins a session of who has a token, and returns what its cookie says.
+// start starts a session for a token, and returns the value of its cookie.
 func (ss sessionStore) start(who, token string, now time.Time) (id string) {
 	id = rand.Text() + rand.Text()
 	ss.byHash.add(who, sha256.Sum256([]byte(id)), sha256.Sum256([]byte(token)), now, now.Add(sessionTTL))
 	return id
 }
 
+// end ends a session.
 func (ss sessionStore) end(id string) { ss.byHash.remove(sha256.Sum256([]byte(id))) }
 
-// inSession is who has a session; nil: nobody, or no more.
+// sessionAccess returns the access of a request's session; nil: it has no valid one.
 func (s *Server) sessionAccess(r *http.Request, now time.Time) *access {
 	cookie, err := r.Cookie(sessionCookie)
 	if err != nil {
@@ -42,7 +44,7 @@ func (s *Server) sessionAccess(r *http.Request, now time.Time) *access {
 	return s.accessOfSession(cookie.Value, now)
 }
 
-// session is who has the session with an id; nil: nobody, or no more.
+// accessOfSession returns the access of the session with an id; nil: it is not valid.
 func (s *Server) accessOfSession(id string, now time.Time) *access {
 	token, ok := s.sessions.byHash.get(sha256.Sum256([]byte(id)), now)
 	if !ok {
@@ -55,8 +57,8 @@ func (s *Server) accessOfSession(id string, now time.Time) *access {
 	return who
 }
 
-// entered sends to the door who has no session. Others are in the context of the
-// requests that next serves.
+// requireSession redirects requests without a session to /login. The others reach next
+// with their access in the context.
 func (s *Server) requireSession(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		now := time.Now()
@@ -85,7 +87,7 @@ func (s *Server) loginPage(w http.ResponseWriter, r *http.Request) {
 	writeLoginPage(w, http.StatusOK, "")
 }
 
-// refuseLogin is a [refusal] that asks again.
+// writeLoginPage writes the login page. It is an [errorWriter].
 func writeLoginPage(w http.ResponseWriter, status int, detail string) {
 	writeHTML(w, status, ui.Whole("login", ui.View{Title: "Sign in", Data: detail}))
 }
@@ -113,14 +115,14 @@ func (s *Server) handleLogout(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/login", http.StatusSeeOther)
 }
 
-// forget ends the session of a request.
+// endSession ends the session of a request.
 func (s *Server) endSession(r *http.Request) {
 	if cookie, err := r.Cookie(sessionCookie); err == nil {
 		s.sessions.end(cookie.Value)
 	}
 }
 
-// sessionOf is the cookie of a session.
+// newSessionCookie returns the cookie of a session.
 func newSessionCookie(r *http.Request, id string, seconds int) *http.Cookie {
 	return &http.Cookie{
 		Name: sessionCookie, Value: id, Path: "/", MaxAge: seconds,

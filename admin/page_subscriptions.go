@@ -15,15 +15,14 @@ import (
 	"bellhop/notify"
 )
 
-// shownTypes are the event types in the order in which the page shows them. The
-// first are those that are said to whoever does not ask for more: an extension
-// has a row for each, subscribed to or not.
+// defaultTypes are the event types of which the page of an extension always has a row,
+// with or without a subscription. shownTypes are all types, in the order of the page.
 var (
 	defaultTypes = []string{"dial-in", "dial-out", "answer-in", "answer-out", "hangup", "message-in", "message-out", "voicemail"}
 	shownTypes   = append(slices.Clone(defaultTypes), "ringing", "hold", "resume", "transfer", "registered", "unregistered", "subscription-state")
 )
 
-// A table is the subscriptions of an extension, or those with expressions.
+// subscriptionTable lists the subscriptions of an extension, or those with a pattern.
 type subscriptionTable struct {
 	Name     string // of the extension
 	Patterns bool   // instead
@@ -31,7 +30,7 @@ type subscriptionTable struct {
 	Missing  []string // usual types that no row has
 }
 
-// Query is what a form begins with.
+// Query returns the query of the form for a new subscription.
 func (t subscriptionTable) Query() string {
 	if t.Patterns {
 		return "patterns=1"
@@ -39,7 +38,8 @@ func (t subscriptionTable) Query() string {
 	return url.Values{"extension": {t.Name}}.Encode()
 }
 
-// table reads what who makes the request of ctx sees. Name "" is expressions.
+// readTable returns the subscriptions that the request of ctx may see; name "" selects
+// those with a pattern.
 func (s *Server) readTable(ctx context.Context, name string) subscriptionTable {
 	who := accessOf(ctx)
 	t := subscriptionTable{Name: name, Patterns: name == ""}
@@ -73,7 +73,7 @@ func (s *Server) patternsPage(w http.ResponseWriter, r *http.Request) error {
 	return s.showPage(w, r, "extension", "/", "Patterns", s.readTable(r.Context(), ""))
 }
 
-// A home is the first page.
+// homeView is the start page.
 type homeView struct {
 	Extensions []extensionRow
 	Patterns   int // subscriptions with expressions
@@ -83,7 +83,7 @@ type homeView struct {
 	PBX, Curl string // what to copy
 }
 
-// An extensionRow is one of it.
+// extensionRow is a row of the start page.
 type extensionRow struct {
 	Name, Kind         string
 	Now                string   // state of its call; "": none
@@ -91,8 +91,8 @@ type extensionRow struct {
 	Subscriptions, Off int
 }
 
-// extensionsData are those that are subscribed to, known to the tracker or in a
-// call, or to which who looks is bound.
+// extensionsData returns the extensions that have a subscription, are known to the
+// tracker, are in a call, or to which the token is bound.
 func (s *Server) extensionsData(r *http.Request) (any, error) {
 	who := accessOf(r.Context())
 	known := make(map[string]*extensionRow)
@@ -134,7 +134,7 @@ func (s *Server) extensionsData(r *http.Request) (any, error) {
 	return h, nil
 }
 
-// showKnown adds to the rows what the tracker knows.
+// addKnownRows adds the extensions of the tracker and of live calls to the rows.
 func (s *Server) addKnownRows(ctx context.Context, of func(name string) *extensionRow) error {
 	who := accessOf(ctx)
 	row := func(e dialog.Extension) *extensionRow {
@@ -173,7 +173,7 @@ func (s *Server) addKnownRows(ctx context.Context, of func(name string) *extensi
 	return err
 }
 
-// teach says what to do first.
+// addFirstSteps adds the texts of the first steps.
 func (s *Server) addFirstSteps(r *http.Request, h *homeView) {
 	h.Listen = s.config.Listen
 	h.PBX = "[sip]\npbx = [\"udp://192.0.2.10:5060\"]   # your PBX"
@@ -185,7 +185,7 @@ func (s *Server) addFirstSteps(r *http.Request, h *homeView) {
 		`  -H "Authorization: Bearer $BELLHOP_TOKEN" ` + scheme + r.Host + "/v1/subscriptions"
 }
 
-// A form is a pop-up in which a subscription is made or changed.
+// subscriptionForm is the form that creates or changes a subscription.
 type subscriptionForm struct {
 	Sub      notify.Subscription
 	Revision string
@@ -199,7 +199,8 @@ type choice struct {
 	On   bool
 }
 
-// Types are the event types of the form: "answer" is both of its kinds.
+// Types returns the event types of the form; answer stands for answer-in and
+// answer-out.
 func (f subscriptionForm) Types() []choice {
 	types := shownTypes
 	if slices.Contains(f.Sub.Types, "answer") {
@@ -212,7 +213,7 @@ func (f subscriptionForm) Types() []choice {
 	return all
 }
 
-// Methods and Dialects are what may be chosen.
+// Methods and Dialects return the choices of the form.
 func (subscriptionForm) Methods() []string { return []string{"GET", "POST", "PUT"} }
 func (subscriptionForm) Dialects() []notify.Dialect {
 	return []notify.Dialect{notify.JSON, notify.CloudEvents, notify.Unified, notify.Telphin, notify.CTI}
@@ -234,7 +235,7 @@ func (s *Server) changeForm(w http.ResponseWriter, r *http.Request) error {
 	return s.showPart(w, r, http.StatusOK, "form", subscriptionForm{Sub: sub, Revision: strconv.FormatUint(sub.Revision, 10)})
 }
 
-// read takes from a form what it has of a subscription.
+// readForm sets the fields of a form in a subscription.
 func readForm(r *http.Request, sub *notify.Subscription) {
 	sub.Types = r.PostForm["types"]
 	sub.URL = strings.TrimSpace(r.PostFormValue("url"))
@@ -244,8 +245,8 @@ func readForm(r *http.Request, sub *notify.Subscription) {
 	sub.Active = r.PostFormValue("active") == "true"
 }
 
-// faults are all that is wrong with a subscription, by field. What the form does
-// not show is at no field.
+// setErrors sets all errors of a subscription by field. Those of fields that are not in
+// the form become the form's Problem.
 func (f *subscriptionForm) setErrors(sub notify.Subscription) {
 	f.Errors = make(map[string]string)
 	for e := range sub.Invalid() {
@@ -258,7 +259,7 @@ func (f *subscriptionForm) setErrors(sub notify.Subscription) {
 	}
 }
 
-// blame has the form say what an error means.
+// explainError sets err in the form, or returns it if the form cannot explain it.
 func (s *Server) explainError(f *subscriptionForm, err error) error {
 	var invalid *notify.Invalid
 	switch {
@@ -330,7 +331,7 @@ func (s *Server) changeFromForm(w http.ResponseWriter, r *http.Request) error {
 	return s.showPart(w, r, http.StatusOK, "subscriptions", s.readTable(r.Context(), sub.Extension))
 }
 
-// toggle switches a subscription on or off, and answers with its row.
+// toggleActive switches a subscription on or off, and answers with its row.
 func (s *Server) toggleActive(w http.ResponseWriter, r *http.Request) error {
 	active, err := strconv.ParseBool(r.PostFormValue("active"))
 	if err != nil {
@@ -346,7 +347,7 @@ func (s *Server) toggleActive(w http.ResponseWriter, r *http.Request) error {
 	return s.showPart(w, r, http.StatusOK, "one-row", sub)
 }
 
-// rotateFromPage makes a new secret, and shows it this once.
+// rotateFromPage rotates a secret, and shows the new one this once.
 func (s *Server) rotateFromPage(w http.ResponseWriter, r *http.Request) error {
 	sub, err := s.rotateSigningSecret(r.Context(), r.PathValue("id"), 0)
 	if err != nil {
@@ -355,8 +356,8 @@ func (s *Server) rotateFromPage(w http.ResponseWriter, r *http.Request) error {
 	return s.showPart(w, r, http.StatusOK, "rotated", string(sub.Secret))
 }
 
-// clearSelected removes the selected subscriptions, and answers with what is
-// left of the table.
+// clearSelected deletes the selected subscriptions, and answers with the rest of the
+// table.
 func (s *Server) clearSelected(w http.ResponseWriter, r *http.Request) error {
 	of := r.PostFormValue("of")
 	if !accessOf(r.Context()).canSee(of) {

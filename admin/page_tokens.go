@@ -13,7 +13,7 @@ func (s *Server) tokensPage(w http.ResponseWriter, r *http.Request) error {
 	return s.showPage(w, r, "tokens", "/tokens", "Tokens", tokensView{s.tokens.all()})
 }
 
-// A tokenFields is a pop-up in which a token is made, as it was filled in.
+// tokenFields are the fields of the form that creates a token, as filled in.
 type tokenFields struct {
 	Note, Scope, Extensions, Expires string
 
@@ -25,7 +25,7 @@ func (s *Server) tokenForm(w http.ResponseWriter, r *http.Request) error {
 	return s.showPart(w, r, http.StatusOK, "token-form", tokenFields{Scope: string(Read)})
 }
 
-// token reads what is filled in, or notes what is wrong with it.
+// parseToken returns the token of the form, and sets Errors.
 func (f *tokenFields) parseToken() (t Token) {
 	f.Errors = make(map[string]string)
 	t = Token{Note: f.Note, Scope: Scope(f.Scope)}

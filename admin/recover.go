@@ -5,8 +5,8 @@ import (
 	"runtime/debug"
 )
 
-// recovered has h serve, and answers 500 in the form of an API if h panics: the
-// panic is logged and counted. If h has begun to answer, the connection is cut.
+// recoverPanics lets h serve, and answers 500 in the API's format if h panics. The
+// panic is logged and counted. If h has begun to answer, the connection is closed.
 func (s *Server) recoverPanics(refuse errorWriter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		watched := &startedWriter{ResponseWriter: w}
@@ -29,7 +29,7 @@ func (s *Server) recoverPanics(refuse errorWriter, h http.Handler) http.Handler 
 	})
 }
 
-// A startWatch notes whether a response has begun.
+// startedWriter records whether a response has begun.
 type startedWriter struct {
 	http.ResponseWriter
 	started bool

@@ -5,15 +5,14 @@ import (
 	"time"
 )
 
-// A Replay is what a client asks to be delivered again. What it may be, notify
-// knows.
+// Replay is the body of a request to replay a time range. Package notify validates it.
 type Replay struct {
 	From  time.Time `json:"from,omitzero" doc:"Start of the time range: events published then or later"`
 	To    time.Time `json:"to,omitzero" doc:"End of the time range, not included; default now"`
 	Types []string  `json:"types,omitempty" nullable:"false" doc:"Only these event types; default those of the subscription"`
 }
 
-// A Replayed says what came of that.
+// Replayed is the answer to a Replay.
 type Replayed struct {
 	Events int `json:"events" doc:"Number of events in the time range; those still waiting are not sent twice"`
 }
@@ -29,7 +28,7 @@ func (s *Server) replay(ctx context.Context, in *struct {
 	return &struct{ Body Replayed }{Replayed{events}}, nil
 }
 
-// sayAgain replays for who makes the request of ctx, see
+// replayRange replays a time range for the request of ctx, see
 // [notify.Notifier.Replay].
 func (s *Server) replayRange(ctx context.Context, id string, what Replay) (events int, err error) {
 	if _, err := s.visibleSubscription(ctx, id); err != nil {

@@ -22,7 +22,7 @@ func (s *Server) rotateSecret(ctx context.Context, in *struct {
 	return respondSubscription(sub), nil
 }
 
-// rotate makes a new secret for who makes the request of ctx, see
+// rotateSigningSecret rotates the secret for the request of ctx, see
 // [notify.Notifier.RotateSecret].
 func (s *Server) rotateSigningSecret(ctx context.Context, id string, revision uint64) (notify.Subscription, error) {
 	before, err := s.visibleSubscription(ctx, id)

@@ -7,7 +7,7 @@ import (
 	"bellhop/notify"
 )
 
-// A Status is how a bellhop is. Counts of what was are since its start.
+// Status is the status of a node. Its counters start at zero with the process.
 type Status struct {
 	Version    string    `json:"version"`
 	Node       string    `json:"node,omitempty" doc:"Name of this node among those that share the store"`
@@ -53,7 +53,7 @@ type Status struct {
 	} `json:"deliveries"`
 }
 
-// getStatus answers also when a part of bellhop does not.
+// getStatus answers even if a part of bellhop does not respond.
 func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Status }, error) {
 	n := s.config.Notifier
 	out := &struct{ Body Status }{Status{

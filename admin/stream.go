@@ -23,32 +23,31 @@ import (
 	"bellhop/notify"
 )
 
-// maxStreams is how many clients may follow the event log at a time, beside those
-// with the token of the config: these always have their places. maxOfToken is how
-// many may with one token, and streamsFull how many seconds one waits that may not.
+// maxStreams is the number of event streams at a time, beside those with the token of
+// the config, which are not limited by others. maxStreamsPerToken is the number with
+// one token. streamRetryAfter is the Retry-After, in seconds, of a refused stream.
 const (
 	maxStreams         = 200
 	maxStreamsPerToken = 100
 	streamRetryAfter   = "10"
 )
 
-// gather is how long events wait at most for more of them after others were
-// written to a stream. It is chance, so that many streams are not written to at
-// the same time.
+// batchDelay is the maximum time that events wait for more of them after a write to the
+// stream. The actual time is random, so that not all streams are written at once.
 const batchDelay = 250 * time.Millisecond
 
-// maxQueue bounds the bytes that are encoded for one stream and not sent yet; one
-// event may be larger. maxQueues bounds those of all streams together: beyond it
-// the stream of the slowest client is closed.
+// maxBatchBytes limits the bytes that are encoded for one stream and not sent yet; a
+// single event may be larger. maxBufferedBytes limits those of all streams together:
+// beyond it, the stream of the slowest client is closed.
 const (
 	maxBatchBytes    = 256 << 10
 	maxBufferedBytes = 64 << 20
 )
 
-// errSlowest ends the stream of the slowest client.
+// errSlowestClient ends the stream of the slowest client.
 var errSlowestClient = errors.New("its client is the slowest while all queues are full")
 
-// streams are the clients that follow the event log.
+// streamRegistry counts the open streams and bounds their memory.
 type streamRegistry struct {
 	keepAlive    time.Duration   // after which a client is told that there is nothing
 	writeTimeout time.Duration   // after which one that does not read is disconnected
@@ -64,10 +63,11 @@ type streamRegistry struct {
 	renders chan struct{} // has room for those who make a part of a page
 }
 
-// maxRenders is how many parts of pages are made at once: the memory that one
-// takes while it is made is not its queue's.
+// maxRenders is the number of page parts that are rendered at a time. The memory of a
+// render is not counted in its stream's buffer.
 const maxRenders = 4
 
+// newStreamRegistry returns a registry without streams.
 func newStreamRegistry() *streamRegistry {
 	s := &streamRegistry{
 		keepAlive: 15 * time.Second, writeTimeout: 10 * time.Second, maxBuffered: maxBufferedBytes,
@@ -77,7 +77,8 @@ func newStreamRegistry() *streamRegistry {
 	return s
 }
 
-// A queue is what a stream has to send. The stream's handler writes it, blocking.
+// sendBuffer holds the bytes that a stream has to send. The stream's handler writes
+// them, blocking.
 type sendBuffer struct {
 	registry *streamRegistry
 	rc       *http.ResponseController
@@ -89,15 +90,15 @@ type sendBuffer struct {
 	closed bool      // to make room
 }
 
-// load is how much a queue keeps from others: its bytes, the more the longer they
-// wait. So a client that reads is not taken for the slowest because much came at
-// once.
+// weight is the share of the common room that a buffer takes from others: its bytes
+// times the seconds they have waited. A client that reads is thus not taken for the
+// slowest because much came at once.
 func (q *sendBuffer) weight(now time.Time) float64 {
 	return float64(q.bytes) * max(now.Sub(q.since), time.Millisecond).Seconds()
 }
 
-// newQueue returns the queue of a stream that is answered with w. The caller
-// removes it.
+// newBuffer returns the buffer of a stream that is answered with w. The caller removes
+// it.
 func (s *streamRegistry) newBuffer(w http.ResponseWriter) *sendBuffer {
 	q := &sendBuffer{registry: s, rc: http.NewResponseController(w), w: w}
 	s.mu.Lock()
@@ -106,6 +107,7 @@ func (s *streamRegistry) newBuffer(w http.ResponseWriter) *sendBuffer {
 	return q
 }
 
+// remove takes the buffer out of the registry.
 func (q *sendBuffer) remove() {
 	q.setSize(0)
 	q.registry.mu.Lock()
@@ -113,9 +115,9 @@ func (q *sendBuffer) remove() {
 	delete(q.registry.buffers, q)
 }
 
-// send writes b to the client and returns when the kernel has taken all of it. It
-// returns [os.ErrDeadlineExceeded] if the client does not read, and errSlowest if
-// the queue was closed to make room.
+// send writes b to the client and returns when the kernel has accepted all of it. It
+// returns [os.ErrDeadlineExceeded] if the client does not read, and errSlowestClient if
+// the buffer was closed to make room.
 func (q *sendBuffer) send(b []byte) error {
 	defer q.setSize(0)
 	if q.setSize(len(b)) {
@@ -137,8 +139,8 @@ func (q *sendBuffer) send(b []byte) error {
 	return err
 }
 
-// set notes how many bytes are queued, closes the queues of the slowest clients
-// while all are beyond their room, and reports whether q is closed.
+// setSize sets the number of buffered bytes. While all buffers together exceed the
+// limit, it closes the one with the greatest weight. It reports whether q is closed.
 func (q *sendBuffer) setSize(bytes int) (closed bool) {
 	s := q.registry
 	s.mu.Lock()
@@ -163,13 +165,15 @@ func (q *sendBuffer) setSize(bytes int) (closed bool) {
 	return q.closed
 }
 
+// isClosed reports whether the buffer was closed to make room.
 func (q *sendBuffer) isClosed() bool {
 	q.registry.mu.Lock()
 	defer q.registry.mu.Unlock()
 	return q.closed
 }
 
-// take takes a place for one more with a token, if there is any.
+// acquireSlot counts one more stream of a token, and reports whether there is room for
+// it.
 func (s *streamRegistry) acquireSlot(token string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,7 +184,7 @@ func (s *streamRegistry) acquireSlot(token string) bool {
 	return true
 }
 
-// give gives a place back.
+// releaseSlot ends what acquireSlot began.
 func (s *streamRegistry) releaseSlot(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,13 +193,14 @@ func (s *streamRegistry) releaseSlot(token string) {
 	}
 }
 
-// count is how many there are.
+// count returns the number of open streams.
 func (s *streamRegistry) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.countLocked()
 }
 
+// countLocked is count for a caller that holds mu.
 func (s *streamRegistry) countLocked() (n int) {
 	for _, of := range s.perToken {
 		n += of
@@ -205,8 +210,8 @@ func (s *streamRegistry) countLocked() (n int) {
 
 const streamType = "text/event-stream"
 
-// eventStream completes the description of an operation that answers with a list
-// of events, or with a stream of them.
+// describeEventStream completes the description of an operation that answers with a
+// list of events, or with a stream of them.
 func describeEventStream(api huma.API, op huma.Operation) huma.Operation {
 	events := api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[list[Event]](), true, "")
 	op.Responses = map[string]*huma.Response{"200": {
@@ -224,7 +229,7 @@ func describeEventStream(api huma.API, op huma.Operation) huma.Operation {
 	return op
 }
 
-// answered is the answer of an operation that writes it itself.
+// rawResponse is an answer that the operation writes itself.
 type rawResponse struct{ Body func(huma.Context) }
 
 func (s *Server) listEvents(ctx context.Context, in *struct {
@@ -251,7 +256,8 @@ func (s *Server) listEvents(ctx context.Context, in *struct {
 	return s.respondEventPage(ctx, q)
 }
 
-// accepts reports whether an Accept names a media type and not JSON.
+// acceptsMediaType reports whether an Accept names a media type, and does not name
+// JSON.
 func acceptsMediaType(accept, want string) bool {
 	found := false
 	for entry := range strings.SplitSeq(accept, ",") {
@@ -266,7 +272,7 @@ func acceptsMediaType(accept, want string) bool {
 	return found
 }
 
-// readEvents answers with a page of the log.
+// respondEventPage answers with a page of the event log.
 func (s *Server) respondEventPage(ctx context.Context, q notify.Query) (*rawResponse, error) {
 	events, more, err := s.config.Notifier.Events(ctx, q)
 	if err != nil {
@@ -287,14 +293,14 @@ func (s *Server) respondEventPage(ctx context.Context, q notify.Query) (*rawResp
 	}}, nil
 }
 
-// eventPages are buffers to write pages of events to: some 100 KB each, and little
-// more than maxPage at most.
+// pageBuffers are buffers to write pages of events to: about 100 KB each, and little
+// more than maxPageBytes at most.
 var pageBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// maxPage is how many bytes of events a page has before it ends early.
+// maxPageBytes is the size at which a page of events ends early.
 const maxPageBytes = 1 << 20
 
-// writePage writes a list[Event] as JSON, and ends it early at maxPage.
+// writeEventPage writes a list[Event] as JSON, and ends it early at maxPageBytes.
 func (s *Server) writeEventPage(b *bytes.Buffer, events []*dialog.Event, next string) {
 	b.WriteString(`{"items":[`)
 	for i, e := range events {
@@ -314,15 +320,15 @@ func (s *Server) writeEventPage(b *bytes.Buffer, events []*dialog.Event, next st
 	b.WriteString("}\n")
 }
 
-// maxLines is how many of the events last read are kept as JSON: some 3 MB. One
-// of more than maxLine bytes is not.
+// maxCachedLines is the number of events that are cached as JSON, about 3 MB. An event
+// of more than maxCachedLineBytes is not cached.
 const (
 	maxCachedLines     = 4096
 	maxCachedLineBytes = 4 << 10
 )
 
-// lines are events as JSON, by their ids: each is written once for all who read
-// it, and anew when its extensions have got numbers since.
+// lineCache caches events as JSON by their ids. Each is encoded once for all readers,
+// and again when one of its extensions has got a number since.
 type lineCache struct {
 	byID   *lru.Cache[string, cachedLine]
 	number func(user string) uint64 // allots none
@@ -333,11 +339,12 @@ type cachedLine struct {
 	ids  extensionIDs
 }
 
+// newLineCache returns an empty cache.
 func newLineCache(n *notify.Notifier) lineCache {
 	return lineCache{newLRU[string, cachedLine](maxCachedLines), n.KnownNumber}
 }
 
-// of is the JSON of an event, on one line that has no end.
+// encode returns an event as JSON on one line, without the line's end.
 func (l lineCache) encode(e *dialog.Event) []byte {
 	var ids extensionIDs
 	if e.CallerExtension != nil {
@@ -358,15 +365,15 @@ func (l lineCache) encode(e *dialog.Event) []byte {
 	return text
 }
 
-// line writes a value as JSON on one line.
+// writeLine writes a value as JSON on one line.
 func writeLine(w io.Writer, v any) {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.Encode(v) // a client that is gone needs no more
 }
 
-// followEvents answers with the log as it grows, after the last event that the
-// client has had, if it says so.
+// respondEventStream answers with the event log as it grows, after the event with the
+// id last; "": as q says.
 func (s *Server) respondEventStream(ctx context.Context, q notify.Query, last string) (*rawResponse, error) {
 	if last != "" {
 		q.After = last
@@ -395,8 +402,9 @@ func (s *Server) respondEventStream(ctx context.Context, q notify.Query, last st
 	}}, nil
 }
 
-// stream writes what a tail reads until the client goes, its token is good no
-// more or the server stops. It returns an error if the client does not take it.
+// writeStream writes the events of a tail until the client disconnects, its token
+// becomes invalid or the server shuts down. It returns an error if the client does not
+// read.
 func (s *Server) writeStream(w http.ResponseWriter, r *http.Request, tail *notify.Tail) error {
 	ctx, stop := context.WithCancel(r.Context())
 	defer stop()
@@ -430,8 +438,8 @@ func (s *Server) writeStream(w http.ResponseWriter, r *http.Request, tail *notif
 	}
 }
 
-// sendEvents sends events as a stream has them, maxQueue bytes at a time; none,
-// as a comment.
+// sendEvents sends events in the format of a stream, maxBatchBytes at a time. Without
+// events it sends a comment.
 func (s *Server) sendEvents(q *sendBuffer, events []*dialog.Event) error {
 	if len(events) == 0 {
 		return q.send([]byte(":\n\n"))

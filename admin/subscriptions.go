@@ -7,10 +7,10 @@ import (
 	"bellhop/notify"
 )
 
-// errNotYours refuses a subscription that its maker could not see.
+// errNotBound refuses a subscription that the token creating it could not see.
 var errNotBound = errors.New("this token is bound to extensions: subscribe to one of these, by name")
 
-// subscribe makes a subscription for who makes the request of ctx.
+// addSubscription creates a subscription for the request of ctx.
 func (s *Server) addSubscription(ctx context.Context, sub notify.Subscription) (notify.Subscription, error) {
 	if err := checkComplexity(sub.ExtensionRegex); err != nil {
 		return sub, err
@@ -32,8 +32,8 @@ func (s *Server) addSubscription(ctx context.Context, sub notify.Subscription) (
 	return sub, err
 }
 
-// subscription returns one that who makes the request of ctx may know of. Every
-// id of a request is looked up here first.
+// visibleSubscription returns a subscription if the request of ctx may see it, else
+// notify.ErrNotFound. Every subscription id of a request is resolved here first.
 func (s *Server) visibleSubscription(ctx context.Context, id string) (notify.Subscription, error) {
 	sub, err := s.config.Notifier.Subscription(id)
 	if err == nil && !accessOf(ctx).canSee(sub.Extension) {
@@ -42,7 +42,7 @@ func (s *Server) visibleSubscription(ctx context.Context, id string) (notify.Sub
 	return sub, err
 }
 
-// edit changes one, see [notify.Notifier.Edit].
+// editSubscription changes a subscription, see [notify.Notifier.Edit].
 func (s *Server) editSubscription(ctx context.Context, id string, revision uint64, edit func(*notify.Subscription) error) (notify.Subscription, error) {
 	before, err := s.visibleSubscription(ctx, id)
 	if err != nil {
@@ -79,7 +79,7 @@ func (s *Server) editSubscription(ctx context.Context, id string, revision uint6
 	return after, err
 }
 
-// unsubscribe deletes one, see [notify.Notifier.Unsubscribe].
+// removeSubscription deletes a subscription, see [notify.Notifier.Unsubscribe].
 func (s *Server) removeSubscription(ctx context.Context, id string, revision uint64) error {
 	sub, err := s.visibleSubscription(ctx, id)
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 	"bellhop/notify"
 )
 
-// telphinTypes are the event types of the Telphin dialect. Never change their
-// order, only add: the numbers of events go by it.
+// telphinTypes are the event types of the Telphin dialect. Never change their order,
+// only add: the numbers of events depend on it.
 var telphinTypes = []dialectType{
 	{"dial-in", "dial-in"},
 	{"dial-out", "dial-out"},
@@ -30,7 +30,7 @@ var telphinTypes = []dialectType{
 	{"voicemail", "voicemail"},
 }
 
-// A telphinEvent is an entry as the Telphin dialect writes it.
+// telphinEvent is an event in the JSON of the Telphin dialect.
 type telphinEvent struct {
 	URL       string `json:"url"`
 	Method    string `json:"method"`
@@ -42,13 +42,14 @@ func telphinEventOf(e dialectEvent) telphinEvent {
 	return telphinEvent{e.sub.URL, e.sub.Method, e.name, e.eventNumber()}
 }
 
-// number is the id of an entry in the Telphin dialect, where ids are numbers. It
-// is derived from the id of the subscription, so that every subscription has one,
-// whoever made it, and without anything to keep. With one type it stays when the
-// type changes; each of several types has its own.
+// eventNumber returns the id of an event in the Telphin dialect, where ids are numbers.
+// It is derived from the id of the subscription, so that every subscription has one in
+// any dialect, and nothing must be stored. With one type it stays when the type
+// changes; each of several types has its own.
 //
-// A number is below 2^31: clients keep it in 32 bits. That two subscriptions to one
-// extension have the same is refused when one of them is named; see errTwoEvents.
+// A number is below 2^31, because clients keep it in 32 bits. If two subscriptions to
+// one extension have the same number, a request that names it is refused; see
+// errTwoEvents.
 func (e dialectEvent) eventNumber() uint64 {
 	if e.sole {
 		return e.numberBase()
@@ -56,8 +57,8 @@ func (e dialectEvent) eventNumber() uint64 {
 	return e.numberBase() + 1 + uint64(e.place)
 }
 
-// hasNumber reports whether n is the number of an entry, or was it while its
-// subscription had other types too.
+// hasNumber reports whether n is the number of an event, or was while its subscription
+// had other types too.
 func (e dialectEvent) hasNumber(n uint64) bool {
 	for _, base := range [...]uint64{e.numberBase(), e.legacyNumberBase()} {
 		if e.sole && n == base || n == base+1+uint64(e.place) {
@@ -67,12 +68,13 @@ func (e dialectEvent) hasNumber(n uint64) bool {
 	return false
 }
 
+// numberBase is the number of an event that is alone in its subscription.
 func (e dialectEvent) numberBase() uint64 {
 	// Never change it: clients keep these numbers.
 	return e.idHash() >> 37 << 4 // room for 15 types
 }
 
-// long is the base of the numbers that older versions gave out, below 2^44.
+// legacyNumberBase is the numberBase of older versions, below 2^44.
 func (e dialectEvent) legacyNumberBase() uint64 { return e.idHash() >> 24 << 4 }
 
 func (e dialectEvent) idHash() uint64 {
@@ -80,7 +82,7 @@ func (e dialectEvent) idHash() uint64 {
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// A telphinError is an error with its status.
+// telphinError is an error with its HTTP status.
 type telphinError struct {
 	status  int
 	message string
@@ -88,7 +90,7 @@ type telphinError struct {
 
 func (e *telphinError) Error() string { return e.message }
 
-// telphinRefuse writes an error.
+// writeTelphinError writes an error of the Telphin dialect.
 func writeTelphinError(w http.ResponseWriter, status int, detail string) {
 	message := cmp.Or(detail, http.StatusText(status))
 	switch status {
@@ -101,8 +103,8 @@ func writeTelphinError(w http.ResponseWriter, status int, detail string) {
 	}
 }
 
-// telphinPath is the path of a request below /api/ver1.0 or below the root, if it
-// is one of the dialect.
+// trimTelphinPrefix returns the path of a request below /api/ver1.0 or below the root,
+// and whether it belongs to the Telphin dialect.
 func trimTelphinPrefix(path []string) (_ []string, ok bool) {
 	if len(path) > 1 && path[0] == "api" && path[1] == "ver1.0" {
 		return path[2:], true
@@ -110,7 +112,7 @@ func trimTelphinPrefix(path []string) (_ []string, ok bool) {
 	return path, slices.Contains([]string{"oauth", "user", "extension", "client", "limit"}, path[0])
 }
 
-// telphin answers /api/ver1.0, and the same paths at the root.
+// serveTelphin serves /api/ver1.0, and the same paths at the root.
 func (s *Server) serveTelphin(w http.ResponseWriter, r *http.Request) {
 	status, v, err := s.answerTelphin(w, r)
 	switch {
@@ -123,7 +125,7 @@ func (s *Server) serveTelphin(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// telphinAnswer returns what is answered to a request; nil is nothing.
+// answerTelphin returns the answer to a request; nil: no body.
 func (s *Server) answerTelphin(w http.ResponseWriter, r *http.Request) (status int, v any, err error) {
 	to, rest, err := s.parseTelphinPath(r)
 	if err != nil {
@@ -184,8 +186,8 @@ func (s *Server) answerTelphin(w http.ResponseWriter, r *http.Request) (status i
 	return 0, nil, &telphinError{http.StatusMethodNotAllowed, http.StatusText(http.StatusMethodNotAllowed)}
 }
 
-// telphinTarget returns whose events the path of a request is about, and what
-// follows in it.
+// parseTelphinPath returns the extensions that the path of a request is about, and the
+// rest of the path.
 func (s *Server) parseTelphinPath(r *http.Request) (to extensionSelector, rest []string, err error) {
 	path, _ := trimTelphinPrefix(pathSegments(r.URL))
 	switch {
@@ -204,9 +206,10 @@ func (s *Server) parseTelphinPath(r *http.Request) (to extensionSelector, rest [
 
 var errTelphinPath = &telphinError{http.StatusNotFound, http.StatusText(http.StatusNotFound)}
 
-// telphinExtension is the extension that a path names: by its number, by its name
-// behind an @, or, if that is no number of an extension, by its name alone. What
-// is the number of one extension and the name of another is refused.
+// resolveTelphinExtension returns the extension that a path segment names: by its
+// number, by its name after an @, or by its name alone if that is no extension's
+// number. A segment that is the number of one extension and the name of another is
+// refused.
 func (s *Server) resolveTelphinExtension(ctx context.Context, id string) (string, error) {
 	name, named := strings.CutPrefix(id, "@")
 	if err := checkExtension(name); err != nil || strings.HasPrefix(name, "@") || named && (name == "me" || name == "self") {
@@ -234,7 +237,7 @@ func (s *Server) resolveTelphinExtension(ctx context.Context, id string) (string
 	return numbered, nil
 }
 
-// telphinEntry is the one with an id.
+// findTelphinEvent returns the event with an id.
 func (s *Server) findTelphinEvent(ctx context.Context, to extensionSelector, id string) (dialectEvent, error) {
 	n, err := strconv.ParseUint(id, 10, 64)
 	es := s.visibleDialectEvents(ctx, to, telphinTypes)
@@ -252,7 +255,7 @@ func (s *Server) listTelphinEvents(ctx context.Context, to extensionSelector) []
 	return events
 }
 
-// telphinLimit says how many subscriptions there may be, and are.
+// telphinLimits returns the maximum number of subscriptions, and the current one.
 func (s *Server) telphinLimits(ctx context.Context, to extensionSelector) any {
 	used := 0
 	for _, sub := range s.config.Notifier.Subscriptions() {
@@ -263,7 +266,7 @@ func (s *Server) telphinLimits(ctx context.Context, to extensionSelector) any {
 	return map[string]any{"event": map[string]int{"limit": s.config.Notifier.MaxSubscriptions(), "used": used}}
 }
 
-// A telphinChange is the body of a request. What is unknown in it means nothing.
+// telphinChange is the body of a request. Unknown fields are ignored.
 type telphinChange struct {
 	URL       *string `json:"url"`
 	EventType *string `json:"event_type"`
@@ -285,7 +288,7 @@ func parseTelphinBody(r *http.Request) (c telphinChange, err error) {
 	return c, nil
 }
 
-// apply makes the changes that a body asks for.
+// apply sets the fields of a body in a subscription.
 func (c *telphinChange) apply(sub *notify.Subscription, s *Server) error {
 	if c.EventType != nil {
 		if !slices.ContainsFunc(telphinTypes, func(t dialectType) bool { return t.name == *c.EventType }) {
@@ -309,7 +312,7 @@ func (c *telphinChange) apply(sub *notify.Subscription, s *Server) error {
 	return nil
 }
 
-// kind is what stands behind an extension; behind all of them, phones do too.
+// extensionKind returns the kind of an extension; that of all extensions is phone.
 func (s *Server) extensionKind(extension string) dialog.Kind {
 	user, _, _ := strings.Cut(extension, "@")
 	if s.config.Kind == nil || user == "" {
@@ -357,8 +360,8 @@ func (s *Server) deleteTelphinEvents(r *http.Request, to extensionSelector) (int
 	return http.StatusNoContent, nil, err
 }
 
-// telphinProblem says to the client what err means. What is not the client's
-// fault is logged, and hidden.
+// respondTelphinError answers with err. An error that is not the client's is logged,
+// and its text hidden.
 func (s *Server) respondTelphinError(w http.ResponseWriter, err error) {
 	var known *telphinError
 	var invalid *notify.Invalid

@@ -10,8 +10,8 @@ import (
 	"bellhop/notify"
 )
 
-// A telphinUser is who a token belongs to. bellhop has one client, and no users:
-// their ids are 1.
+// telphinUser is the user of a token. bellhop has one client and no users: their ids
+// are 1.
 type telphinUser struct {
 	ID       uint64 `json:"id"`
 	ClientID uint64 `json:"client_id"`
@@ -26,8 +26,8 @@ func telphinUserOf(who *access) telphinUser {
 	return u
 }
 
-// A telphinExtension is an extension that bellhop knows. Label is always empty and
-// Status always active: what stands there only the PBX knows.
+// telphinExtension is a known extension. Label is always empty and Status always
+// active: only the PBX knows these.
 type telphinExtension struct {
 	ID       uint64 `json:"id"`
 	ClientID uint64 `json:"client_id"`
@@ -38,14 +38,15 @@ type telphinExtension struct {
 	Domain   string `json:"domain"`
 }
 
-// telphinExtensionOf numbers an extension that has no number yet.
+// telphinExtensionOf returns an extension with its number, which it allots if there is
+// none.
 func (s *Server) telphinExtensionOf(ctx context.Context, e *Extension) (telphinExtension, error) {
 	id, err := s.config.Notifier.NumberExtension(ctx, e.Extension)
 	return telphinExtension{id, 1, e.Extension, e.Kind, "", "active", e.Domain}, err
 }
 
-// telphinClient answers /client/{client_id}/extension and what is below it. The
-// client_id is not looked at: there is one client.
+// answerTelphinExtension answers /client/{client_id}/extension and the paths below it.
+// It ignores the client_id: there is one client.
 func (s *Server) answerTelphinExtension(r *http.Request, rest []string) (any, error) {
 	if len(rest) == 0 {
 		return s.listTelphinExtensions(r.Context(), r.URL.Query())
@@ -64,8 +65,8 @@ func (s *Server) answerTelphinExtension(r *http.Request, rest []string) (any, er
 	return s.telphinExtensionOf(r.Context(), e)
 }
 
-// telphinExtensions returns a page of the known extensions, by their names. Keys
-// of the query that it does not know mean nothing.
+// listTelphinExtensions returns a page of the known extensions, by name. It ignores
+// unknown query parameters.
 func (s *Server) listTelphinExtensions(ctx context.Context, q url.Values) ([]telphinExtension, error) {
 	page, ok := parseIntParam(q, "page", 1, 1<<30, 1)
 	if !ok {
@@ -96,15 +97,15 @@ func (s *Server) listTelphinExtensions(ctx context.Context, q url.Values) ([]tel
 	return shown, nil
 }
 
-// maxPerPage is how many extensions a page of the Telphin dialect has at most, and
-// if nothing is asked for.
+// maxPerPage is the maximum and default number of extensions on a page of the Telphin
+// dialect.
 const maxPerPage = 1000
 
-// errTwoEvents refuses a number that two events of an extension have: the chance of
-// that is 1 in 2^27.
+// errTwoEvents refuses a number that two events of an extension share. Its probability
+// is 1 in 2^27.
 var errTwoEvents = &telphinError{http.StatusConflict, "two events have this id: use /v1/subscriptions instead"}
 
-// theEntry returns the only one of some entries.
+// soleEvent returns the only event of es. Without one it returns notify.ErrNotFound.
 func soleEvent(es []dialectEvent) (dialectEvent, error) {
 	switch len(es) {
 	case 0:

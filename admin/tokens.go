@@ -21,8 +21,7 @@ import (
 	"bellhop/dialog"
 )
 
-// A Scope is what a token may do: read, change subscriptions too, or all. The
-// text is stored: never change one, only add.
+// Scope is what a token may do. The text is stored: never change one, only add.
 type Scope string
 
 const (
@@ -31,8 +30,7 @@ const (
 	Admin Scope = "admin"
 )
 
-// A Token lets its bearer use the API. But for when it was last used, it never
-// changes.
+// Token is a credential for the API. Only its time of last use changes after creation.
 type Token struct {
 	ID         string    `json:"id"`
 	Secret     string    `json:"token,omitempty" doc:"Secret to send as Authorization: Bearer TOKEN; returned only when the token is created"`
@@ -44,8 +42,8 @@ type Token struct {
 	LastUsed   time.Time `json:"last_used,omitzero" doc:"Time of the last request, accurate to a minute"`
 }
 
-// A stored token is the JSON of the bucket: fields are only ever added. It has
-// no secret.
+// storedToken is the JSON of a token in the bucket, with a hash instead of the secret.
+// Fields are only ever added.
 type storedToken struct {
 	Token
 	Hash []byte `json:"hash"` // SHA-256 of the secret
@@ -63,7 +61,7 @@ const (
 	tokenPrefix = "bh_" // by which scanners, and people, know what they have found
 )
 
-// openTokens opens the bucket of tokens: id to JSON.
+// openTokenBucket opens the bucket of tokens: id to JSON.
 func openTokenBucket(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
 	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket:   "bellhop_tokens",
@@ -73,8 +71,8 @@ func openTokenBucket(ctx context.Context, js jetstream.JetStream, replicas int) 
 	})
 }
 
-// tokens are those of the config and of the bucket, all in memory, kept up by a
-// watch and by this node's own writes.
+// tokenStore holds the tokens of the config and of the bucket in memory. A watch and
+// this node's own writes keep it up to date.
 type tokenStore struct {
 	kv  jetstream.KeyValue
 	log *slog.Logger
@@ -87,6 +85,8 @@ type tokenStore struct {
 	unsavedUse map[string]time.Time // by id, when it is not written yet
 }
 
+// newTokenStore returns a store that knows the token of the config only, or none if
+// that is "".
 func newTokenStore(kv jetstream.KeyValue, log *slog.Logger, config string) *tokenStore {
 	ts := &tokenStore{
 		kv: kv, log: log,
@@ -102,13 +102,13 @@ func newTokenStore(kv jetstream.KeyValue, log *slog.Logger, config string) *toke
 	return ts
 }
 
-// find returns what a secret is good for; nil: for nothing, or no more. It is
-// found by its hash, so that how long that takes tells nothing of a secret.
+// findAccess returns the access that a secret gives, or nil if it is unknown or
+// expired. The lookup is by hash, so that its timing reveals nothing about secrets.
 func (ts *tokenStore) findAccess(secret string, now time.Time) *access {
 	return ts.accessByHash(sha256.Sum256([]byte(secret)), now)
 }
 
-// behind returns what the secret with a hash is good for, as find does.
+// accessByHash is findAccess for the hash of a secret.
 func (ts *tokenStore) accessByHash(sum [sha256.Size]byte, now time.Time) *access {
 	sum = ts.grants.apiTokenHash(sum, now)
 	ts.mu.Lock()
@@ -123,7 +123,7 @@ func (ts *tokenStore) accessByHash(sum [sha256.Size]byte, now time.Time) *access
 	return a
 }
 
-// good reports whether what was found is so still.
+// stillValid reports whether an access is neither revoked nor expired.
 func (ts *tokenStore) stillValid(a *access, now time.Time) bool {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -131,7 +131,8 @@ func (ts *tokenStore) stillValid(a *access, now time.Time) bool {
 	return a.id == configID || known && (a.expires.IsZero() || now.Before(a.expires))
 }
 
-// put applies one token, unless something newer is known.
+// applyToken adds or updates a token, unless the store has a newer revision or the
+// token was revoked here.
 func (ts *tokenStore) applyToken(t storedToken) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -148,7 +149,8 @@ func (ts *tokenStore) applyToken(t storedToken) {
 	}
 }
 
-// remove applies a revocation, as the watch or this node says.
+// applyRevocation removes a token. seen tells that the watch reports it, and not this
+// node's own write.
 func (ts *tokenStore) applyRevocation(id string, seen bool) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -163,15 +165,15 @@ func (ts *tokenStore) applyRevocation(id string, seen bool) {
 	}
 }
 
-// load reads every token.
+// loadAll reads all tokens of the bucket.
 func (ts *tokenStore) loadAll(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	return ts.watchBucket(ctx, false)
 }
 
-// watch applies what the bucket holds and, if it is to go on, every change
-// until ctx ends; every minute it writes down which tokens were used.
+// watchBucket applies the content of the bucket. With goOn it then applies every change
+// until ctx ends, and writes down every minute which tokens were used.
 func (ts *tokenStore) watchBucket(ctx context.Context, goOn bool) error {
 	w, err := ts.kv.WatchAll(ctx)
 	if err != nil {
@@ -202,8 +204,8 @@ func (ts *tokenStore) watchBucket(ctx context.Context, goOn bool) error {
 	}
 }
 
-// heard applies a token of the bucket. One that cannot be read is good for
-// nothing.
+// applyEntry applies a token of the bucket. A token that cannot be read is logged and
+// gives no access.
 func (ts *tokenStore) applyEntry(e jetstream.KeyValueEntry) {
 	t := storedToken{revision: e.Revision()}
 	err := json.Unmarshal(e.Value(), &t)
@@ -217,8 +219,8 @@ func (ts *tokenStore) applyEntry(e jetstream.KeyValueEntry) {
 	ts.applyToken(t)
 }
 
-// writeUsed writes down when tokens were used last. Where another node has
-// written meanwhile, it is left at that.
+// writeLastUsed stores when tokens were last used. If another node has written a token
+// meanwhile, its time stays.
 func (ts *tokenStore) writeLastUsed(ctx context.Context) {
 	ts.mu.Lock()
 	var news []storedToken
@@ -237,7 +239,7 @@ func (ts *tokenStore) writeLastUsed(ctx context.Context) {
 	}
 }
 
-// write writes t over the revision it came from; revision 0 creates it.
+// writeToken stores t if the bucket still has the revision of t; revision 0 creates it.
 func (ts *tokenStore) writeToken(ctx context.Context, t storedToken) (storedToken, error) {
 	b, err := json.Marshal(t)
 	if err != nil {
@@ -250,7 +252,7 @@ func (ts *tokenStore) writeToken(ctx context.Context, t storedToken) (storedToke
 	return t, nil
 }
 
-// create makes a token, and returns it with its secret.
+// create creates a token, and returns it with its secret.
 func (ts *tokenStore) create(ctx context.Context, t Token) (Token, error) {
 	ts.mu.Lock()
 	many := len(ts.stored) >= maxTokens
@@ -269,7 +271,7 @@ func (ts *tokenStore) create(ctx context.Context, t Token) (Token, error) {
 	return t, err
 }
 
-// revoke ends a token.
+// revoke deletes a token and returns it.
 func (ts *tokenStore) revoke(ctx context.Context, id string) (Token, error) {
 	t, err := ts.get(id)
 	if err != nil {
@@ -282,6 +284,7 @@ func (ts *tokenStore) revoke(ctx context.Context, id string) (Token, error) {
 	return t, nil
 }
 
+// get returns the token with an id, or errNoToken.
 func (ts *tokenStore) get(id string) (Token, error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -292,7 +295,7 @@ func (ts *tokenStore) get(id string) (Token, error) {
 	return ts.withLastUsed(t), nil
 }
 
-// all are the tokens of the bucket, the oldest first.
+// all returns the tokens of the bucket, oldest first.
 func (ts *tokenStore) all() []Token {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -306,7 +309,8 @@ func (ts *tokenStore) all() []Token {
 	return all
 }
 
-// shown is a token with what is not written yet.
+// withLastUsed returns a token with a time of last use that is not stored yet. The
+// caller holds mu.
 func (ts *tokenStore) withLastUsed(t storedToken) Token {
 	if at, ok := ts.unsavedUse[t.ID]; ok {
 		t.LastUsed = at.UTC().Truncate(time.Second)
@@ -314,6 +318,7 @@ func (ts *tokenStore) withLastUsed(t storedToken) Token {
 	return t.Token
 }
 
+// tokenResponse is the answer to the creation of a token.
 type tokenResponse struct {
 	Location string `header:"Location"`
 	Body     Token
@@ -329,7 +334,7 @@ func (s *Server) listTokens(_ context.Context, in *struct {
 	return pageAfter(s.tokens.all(), in.Cursor, in.Limit, func(t Token) string { return cursorOf(t.Created, t.ID) }), nil
 }
 
-// A newToken is what a client may say of one.
+// newToken is the body of a request that creates a token.
 type newToken struct {
 	Note       string    `json:"note,omitempty" maxLength:"1000"`
 	Scope      Scope     `json:"scope" enum:"read,write,admin" doc:"read: GET only; write: also change subscriptions and resend deliveries; admin: everything"`
@@ -337,7 +342,8 @@ type newToken struct {
 	Expires    time.Time `json:"expires,omitzero" doc:"Time from which the token is rejected; absent: never"`
 }
 
-// check says what is wrong with a new token, and with which field.
+// validate returns the first invalid field of a new token and the reason; "": all are
+// valid.
 func (t *Token) validate() (field, why string) {
 	switch {
 	case t.Scope == Admin && t.Extensions != nil:
@@ -364,7 +370,7 @@ func (s *Server) createToken(ctx context.Context, in *struct{ Body newToken }) (
 	return &tokenResponse{"/v1/tokens/" + t.ID, t}, nil
 }
 
-// makeToken makes a token for who makes the request of ctx.
+// issueToken creates a token for the request of ctx, and records it in the audit log.
 func (s *Server) issueToken(ctx context.Context, t Token) (Token, error) {
 	t, err := s.tokens.create(ctx, t)
 	if err == nil {
@@ -394,7 +400,8 @@ func (s *Server) revokeToken(ctx context.Context, in *struct {
 	return nil, nil
 }
 
-// endToken revokes a token for who makes the request of ctx.
+// withdrawToken revokes a token for the request of ctx, and records it in the audit
+// log.
 func (s *Server) withdrawToken(ctx context.Context, id string) error {
 	t, err := s.tokens.revoke(ctx, id)
 	if err == nil {

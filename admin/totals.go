@@ -11,9 +11,9 @@ import (
 	"bellhop/notify"
 )
 
-// How much there may be of what one token makes; that of the config may be without
-// bound, as its bearer could as well stop bellhop. A program is what an
-// extension_regex is compiled to, in instructions, each some 40 bytes.
+// Limits of one token. They do not bind the token of the config, whose holder could
+// stop bellhop anyway. A program is the compiled form of an extension_regex; each of
+// its instructions takes about 40 bytes.
 const (
 	maxSubscriptionsPerToken = 10_000
 	maxProgramSize           = 5_000 // of one expression
@@ -21,17 +21,18 @@ const (
 	maxTestsPerToken         = 4 // under way at a time
 )
 
-// errTooMuch refuses what is more than a token may have. It is a [notify.ErrLimit].
+// quotaError refuses what exceeds the limits of a token. It is a [notify.ErrLimit].
 type quotaError struct{ text string }
 
 func (e *quotaError) Error() string        { return e.text }
 func (e *quotaError) Is(target error) bool { return target == notify.ErrLimit }
 
-// errManyTests refuses a test while others of the token are under way.
+// errManyTests refuses a test or redelivery while too many of the token are in
+// progress.
 var errManyTests = fmt.Errorf("at most %d tests and redeliveries may run at a time with one token: wait for one to end", maxTestsPerToken)
 
-// mayHave returns an error if a token, by its id, has no room for a subscription:
-// a new one, or one that changes.
+// checkQuota returns an error if a token, given by its id, has no room for a
+// subscription that is created or changed.
 func (s *Server) checkQuota(token string, sub *notify.Subscription) error {
 	if err := checkComplexity(sub.ExtensionRegex); err != nil || token == configID {
 		return err
@@ -52,7 +53,7 @@ func (s *Server) checkQuota(token string, sub *notify.Subscription) error {
 	return nil
 }
 
-// tooComplex returns an [notify.Invalid] if an expression would be compiled to too
+// checkComplexity returns a [notify.Invalid] if an expression would compile to too
 // large a program.
 func checkComplexity(expr string) error {
 	if size := programSize(expr); size > maxProgramSize {
@@ -61,8 +62,8 @@ func checkComplexity(expr string) error {
 	return nil
 }
 
-// programSize is about how many instructions an expression is compiled to, 0 if
-// it is empty or malformed. It compiles nothing: that may take 100 MB.
+// programSize estimates the number of instructions that an expression compiles to, 0 if
+// it is empty or malformed. It does not compile it: that may take 100 MB.
 func programSize(expr string) int {
 	if expr == "" {
 		return 0
@@ -74,9 +75,10 @@ func programSize(expr string) int {
 	return nodeSize(re)
 }
 
-// enoughSize is where sizeOf stops counting exactly: products do not overflow.
+// maxCountedSize bounds nodeSize, so that products do not overflow.
 const maxCountedSize = 1 << 30
 
+// nodeSize estimates the number of instructions of a node of the syntax tree.
 func nodeSize(re *syntax.Regexp) int {
 	n := 1
 	for _, sub := range re.Sub {
@@ -93,14 +95,14 @@ func nodeSize(re *syntax.Regexp) int {
 	return min(n, maxCountedSize)
 }
 
-// tests counts what is under way by the ids of tokens.
+// testLimiter counts the tests and redeliveries in progress by token.
 type testLimiter struct {
 	mu      sync.Mutex
 	running map[string]int
 }
 
-// begin takes a place for who makes the request of ctx, if there is one. It
-// returns what gives it back.
+// startTest counts one for the request of ctx, and returns the function that ends it.
+// It returns errManyTests if there is no room.
 func (ts *testLimiter) startTest(ctx context.Context) (end func(), err error) {
 	who := accessOf(ctx)
 	if who == nil || who.id == configID {
@@ -124,14 +126,14 @@ func (ts *testLimiter) startTest(ctx context.Context) (end func(), err error) {
 	}, nil
 }
 
-// A sum is the SHA-256 of a secret.
+// secretHash is the SHA-256 of a secret.
 type secretHash = [sha256.Size]byte
 
-// sweepEvery is how often values that have expired are looked for.
+// sweepEvery is the interval at which expired values are removed.
 const sweepEvery = time.Minute
 
-// An owned keeps values by the hashes of their secrets until they expire, for each
-// owner the max newest ones: nobody pushes out what is another's.
+// ownerCache keeps values by the hashes of their secrets until they expire. Of each
+// owner it keeps the max newest: no owner evicts the values of another.
 type ownerCache[V any] struct {
 	max int
 
@@ -147,11 +149,12 @@ type ownedEntry[V any] struct {
 	until time.Time
 }
 
+// newOwnerCache returns a cache of at most most values for each owner.
 func newOwnerCache[V any](most int) *ownerCache[V] {
 	return &ownerCache[V]{max: most, values: make(map[secretHash]ownedEntry[V]), keysOf: make(map[string][]secretHash)}
 }
 
-// add keeps a value for an owner. If it is one too many, the owner's oldest goes.
+// add adds a value for an owner, and evicts the owner's oldest if that is one too many.
 func (o *ownerCache[V]) add(owner string, key secretHash, v V, now, until time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -182,19 +185,21 @@ func (o *ownerCache[V]) get(key secretHash, now time.Time) (v V, ok bool) {
 	return kept.value, true
 }
 
-// remove forgets the value with a key.
+// remove removes the value with a key.
 func (o *ownerCache[V]) remove(key secretHash) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.removeLocked(key)
 }
 
+// len returns the number of values, expired ones that were not swept included.
 func (o *ownerCache[V]) len() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return len(o.values)
 }
 
+// removeLocked is remove for a caller that holds mu.
 func (o *ownerCache[V]) removeLocked(key secretHash) {
 	owner := o.values[key].owner
 	delete(o.values, key)

@@ -13,7 +13,7 @@ import (
 	"bellhop/dialog/trace"
 )
 
-// A Trace is a [trace.Call] as the API shows it.
+// Trace is a [trace.Call] as the API shows it.
 type Trace struct {
 	ID       string         `json:"call_id"`
 	Began    time.Time      `json:"began"`
@@ -24,7 +24,7 @@ type Trace struct {
 	LeftOut  int            `json:"left_out" doc:"Number of messages that were not kept because there were too many"`
 }
 
-// A TraceEnd is a [trace.End] as the API shows it.
+// TraceEnd is a [trace.End] as the API shows it: a peer of bellhop in the call.
 type TraceEnd struct {
 	Name    string `json:"name" doc:"Extension, number or trunk name; pbx for the PBX"`
 	Address string `json:"address,omitempty"`
@@ -32,14 +32,14 @@ type TraceEnd struct {
 	Trunk   bool   `json:"trunk,omitempty"`
 }
 
-// A TraceLeg is a [trace.Leg] as the API shows it.
+// TraceLeg is a [trace.Leg] as the API shows it.
 type TraceLeg struct {
 	CallID string `json:"sip_call_id" doc:"Call-ID header of the leg's messages"`
 	Origin string `json:"origin" doc:"Side that sent the INVITE: edge or pbx"`
 	End    int    `json:"end" doc:"Index into ends: the peer of the leg"`
 }
 
-// A TraceMessage is a [trace.Message] as the API shows it.
+// TraceMessage is a [trace.Message] as the API shows it.
 type TraceMessage struct {
 	Time      time.Time `json:"time"`
 	Leg       int       `json:"leg" doc:"Index into legs"`
@@ -98,7 +98,7 @@ func addressOf(a netip.AddrPort) string {
 	return a.String()
 }
 
-// traced is a trace in one of its forms.
+// traceResponse is the answer with a trace in one of its formats.
 type traceResponse struct {
 	ContentType string `header:"Content-Type"`
 	Disposition string `header:"Content-Disposition"`
@@ -112,7 +112,7 @@ const (
 	pcapType = "application/vnd.tcpdump.pcap"
 )
 
-// traceOperation describes the forms of a trace.
+// describeTrace adds the formats of a trace to the description of its operation.
 func describeTrace(api huma.API, o huma.Operation) huma.Operation {
 	text := &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString}}
 	binary := &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}
@@ -139,8 +139,8 @@ func (s *Server) traceCall(ctx context.Context, in *struct {
 
 var errNoTrace = errors.New("no messages are kept of this call: calls.trace in the config says of how many calls they are")
 
-// draw returns the trace of a call in one of its forms. A picture has links, see
-// [trace.Call.SVG].
+// renderTrace returns the trace of a call in one of its formats. A picture gets links,
+// see [trace.Call.SVG].
 func (s *Server) renderTrace(ctx context.Context, id, as, links string) (*traceResponse, error) {
 	var c trace.Call
 	var ok bool

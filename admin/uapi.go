@@ -24,8 +24,8 @@ var uapiTypes = []dialectType{
 	{"4", "answer-out"},
 }
 
-// A phoneCallEvent is an entry as the UnifiedAPI writes it: all values are
-// strings. Its id is that of its subscription, and with its type its name.
+// phoneCallEvent is an event in the JSON of the UnifiedAPI, where all values are
+// strings. Its ID is that of its subscription; ID and Type together identify it.
 type phoneCallEvent struct {
 	Type     string            `json:"type"`
 	ID       string            `json:"id"`
@@ -37,7 +37,7 @@ type phoneCallEvent struct {
 	Links    map[string]string `json:"links"`
 }
 
-// A uapiError is an error with the status and the code of the UnifiedAPI.
+// uapiError is an error with its HTTP status and its code in the UnifiedAPI.
 type uapiError struct {
 	status        int
 	code, message string
@@ -59,7 +59,7 @@ func (e *uapiError) write(w http.ResponseWriter) {
 	writeJSON(w, e.status, map[string]any{"error": map[string]string{"code": e.code, "message": e.message}})
 }
 
-// uapiRefuse writes an error that no handler made.
+// writeUAPIError writes an error that no handler of the UnifiedAPI made.
 func writeUAPIError(w http.ResponseWriter, status int, detail string) {
 	e := uapiError{status, "request_invalid", cmp.Or(detail, http.StatusText(status))}
 	switch status {
@@ -73,8 +73,8 @@ func writeUAPIError(w http.ResponseWriter, status int, detail string) {
 	e.write(w)
 }
 
-// byBearerOrPair identifies who makes a request by its bearer token, or by its
-// pair of cookies: vn has a session of the page, or a token.
+// identifyByBearerOrCookies identifies the client by its bearer token, or by the cookie
+// pair of the UnifiedAPI: the cookie vn holds a session of the page, or a token.
 func (s *Server) identifyByBearerOrCookies(r *http.Request, now time.Time) (who *access, ok bool) {
 	vn := pairedCookie(r)
 	if vn == "" || bearerToken(r) != "" {
@@ -86,8 +86,9 @@ func (s *Server) identifyByBearerOrCookies(r *http.Request, now time.Time) (who 
 	return s.identifyToken(r, vn, now)
 }
 
-// pairedCookie is what the cookie vn says, if the request proves that it was made
-// by who can read the cookie xsrf-token and not by a page of another origin.
+// pairedCookie returns the cookie vn if the request proves, with an X-Xsrf-Token header
+// equal to the cookie xsrf-token, that it does not come from a page of another origin;
+// else "".
 func pairedCookie(r *http.Request) string {
 	vn, err := r.Cookie("vn")
 	xsrf, err2 := r.Cookie("xsrf-token")
@@ -100,7 +101,7 @@ func pairedCookie(r *http.Request) string {
 	return vn.Value
 }
 
-// A uapiRequest is the path of a request below /uapi, taken apart.
+// uapiRequest is a request below /uapi with its parsed path.
 type uapiRequest struct {
 	*http.Request
 	user, extension string
@@ -109,7 +110,7 @@ type uapiRequest struct {
 	malformed       *uapiError   // what follows phoneCallEvents names no event
 }
 
-// uapi answers /uapi.
+// serveUAPI serves /uapi.
 func (s *Server) serveUAPI(w http.ResponseWriter, r *http.Request) {
 	v, err := s.answerUAPI(r)
 	if err != nil {
@@ -123,7 +124,7 @@ func (s *Server) serveUAPI(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, v)
 }
 
-// uapiAnswer returns what is answered to a request; nil is nothing.
+// answerUAPI returns the answer to a request; nil: no body.
 func (s *Server) answerUAPI(r *http.Request) (any, error) {
 	u, err := parseUAPIRequest(r)
 	if err != nil {
@@ -149,7 +150,7 @@ func (s *Server) answerUAPI(r *http.Request) (any, error) {
 	return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "method not implemented: use GET, POST, PUT or DELETE"}
 }
 
-// uapiRequestOf takes a path apart.
+// parseUAPIRequest parses the path of a request.
 func parseUAPIRequest(r *http.Request) (*uapiRequest, error) {
 	path := pathSegments(r.URL)
 	if len(path) < 5 || path[1] != "extensions" || path[4] != "phoneCallEvents" {
@@ -169,9 +170,9 @@ func parseUAPIRequest(r *http.Request) (*uapiRequest, error) {
 	return u, nil
 }
 
-// name takes apart what follows phoneCallEvents: nothing, a type, an id, or
-// both. A single digit is a type and all else an id, so that no slip of the pen
-// in an id names more than one event.
+// parseEventPath parses the path after phoneCallEvents: nothing, a type, an id, or
+// both. A single digit is a type and everything else an id, so that no typing error in
+// an id selects more than one event.
 func (u *uapiRequest) parseEventPath(rest []string) {
 	if len(rest) > 0 && (len(rest) > 1 || len(rest[0]) == 1 && rest[0][0] >= '0' && rest[0][0] <= '9') {
 		if u.typ = findUAPIType(rest[0]); u.typ == nil {
@@ -196,7 +197,7 @@ func findUAPIType(name string) *dialectType {
 	return &uapiTypes[i]
 }
 
-// uapiEntries are those that a request names. To name an id in vain is an error.
+// uapiEvents returns the events that a request selects. An unknown id is an error.
 func (s *Server) uapiEvents(u *uapiRequest) ([]dialectEvent, error) {
 	if u.malformed != nil {
 		return nil, u.malformed
@@ -210,7 +211,7 @@ func (s *Server) uapiEvents(u *uapiRequest) ([]dialectEvent, error) {
 	return es, nil
 }
 
-// uapiEntry is the one that a request to change or delete one names.
+// uapiEvent returns the one event that a request changes or deletes.
 func (s *Server) uapiEvent(u *uapiRequest) (dialectEvent, error) {
 	es, err := s.uapiEvents(u)
 	switch {
@@ -304,7 +305,7 @@ func (s *Server) deleteUAPIEvents(u *uapiRequest) (any, error) {
 	return ids, nil
 }
 
-// uapiList answers with a page of the entries, in the order of their URLs.
+// listUAPIEvents returns a page of the events, by URL.
 func (s *Server) listUAPIEvents(u *uapiRequest) (any, error) {
 	q, err := parseUAPIQuery(u.URL.Query())
 	if err != nil {
@@ -338,7 +339,7 @@ func (s *Server) listUAPIEvents(u *uapiRequest) (any, error) {
 	return []uapiPage{page}, nil
 }
 
-// A uapiPage is a part of a list.
+// uapiPage is a page of a list.
 type uapiPage struct {
 	Start    int   `json:"startIndex"`
 	Total    int   `json:"totalResults"`
@@ -348,7 +349,7 @@ type uapiPage struct {
 	Entry    []any `json:"entry"`
 }
 
-// A uapiQuery is what the query of a list asks for.
+// uapiQuery is the query of a list.
 type uapiQuery struct {
 	count, start int
 	by, value    string // "": not filtered
@@ -356,7 +357,7 @@ type uapiQuery struct {
 	descending   bool
 }
 
-// uapiQueryOf reads a query. Keys that it does not know mean nothing.
+// parseUAPIQuery parses the query of a list. It ignores unknown parameters.
 func parseUAPIQuery(v url.Values) (q uapiQuery, err error) {
 	q.by, q.value = v.Get("filterBy"), v.Get("filterValue")
 	var ok bool
@@ -393,7 +394,8 @@ func parseUAPIQuery(v url.Values) (q uapiQuery, err error) {
 	return q, nil
 }
 
-// whole reads a whole number of a query.
+// parseIntParam parses an integer of a query between low and high; without one it is
+// unset.
 func parseIntParam(v url.Values, key string, low, high, unset int) (n int, ok bool) {
 	text := v.Get(key)
 	if text == "" {
@@ -403,8 +405,8 @@ func parseIntParam(v url.Values, key string, low, high, unset int) (n int, ok bo
 	return n, err == nil && n >= low && n <= high
 }
 
-// wants reports whether an event passes the filter: text contains the value,
-// what is coded is the value.
+// matches reports whether an event passes the filter. A note, URL or time must contain
+// the value; other fields must equal it.
 func (q *uapiQuery) matches(event *phoneCallEvent) bool {
 	value, _ := event.fields()[q.by].(string)
 	switch q.by {
@@ -416,7 +418,7 @@ func (q *uapiQuery) matches(event *phoneCallEvent) bool {
 	return value == q.value
 }
 
-// pick returns an event with the fields that are asked for.
+// selectFields returns an event with the requested fields.
 func (q *uapiQuery) selectFields(event *phoneCallEvent) any {
 	if q.fields == nil {
 		return event
@@ -436,7 +438,7 @@ func (event *phoneCallEvent) fields() map[string]any {
 	}
 }
 
-// event writes an entry.
+// renderEvent returns an event in the JSON of the UnifiedAPI.
 func (u *uapiRequest) renderEvent(e dialectEvent) phoneCallEvent {
 	event := phoneCallEvent{
 		Type: e.name, ID: e.sub.ID, Method: "1", Note: e.sub.Note, URL: e.sub.URL, Status: "0",
@@ -458,7 +460,7 @@ func (u *uapiRequest) wrapEvent(e dialectEvent) any {
 	return map[string]phoneCallEvent{"PhoneCallEvent": u.renderEvent(e)}
 }
 
-// self is the address of an entry, with the extension as people write it.
+// selfLink returns the URL of an event, with a readable * in the extension.
 func (u *uapiRequest) selfLink(e dialectEvent) string {
 	scheme := "http"
 	if u.TLS != nil {
@@ -468,7 +470,7 @@ func (u *uapiRequest) selfLink(e dialectEvent) string {
 	return scheme + "://" + u.Host + "/uapi/extensions/" + url.PathEscape(u.user) + "/" + extension + "/phoneCallEvents/" + e.name + "/" + e.sub.ID
 }
 
-// A uapiFields is the body of a request. What is unknown in it means nothing.
+// uapiFields is the body of a request. Unknown fields are ignored.
 type uapiFields map[string]any
 
 func parseUAPIBody(r *http.Request) (body uapiFields, err error) {
@@ -482,7 +484,7 @@ func parseUAPIBody(r *http.Request) (body uapiFields, err error) {
 	return body, nil
 }
 
-// text returns a field that should be a string; a number stands for one.
+// textField returns a field that must be a string; a number is accepted as one.
 func (f uapiFields) textField(name string) (value string, given, ok bool) {
 	switch v := f[name].(type) {
 	case nil:
@@ -495,7 +497,7 @@ func (f uapiFields) textField(name string) (value string, given, ok bool) {
 	return "", true, false
 }
 
-// apply makes the changes that a body asks for.
+// apply sets the fields of a body in a subscription.
 func (f uapiFields) apply(sub *notify.Subscription) error {
 	switch method, given, ok := f.textField("method"); {
 	case !given:
@@ -528,8 +530,8 @@ func (f uapiFields) apply(sub *notify.Subscription) error {
 	return nil
 }
 
-// uapiProblem says to the client what err means. What is not the client's fault
-// is logged, and hidden.
+// uapiErrorOf returns err as an error of the UnifiedAPI. An error that is not the
+// client's is logged, and its text hidden.
 func (s *Server) uapiErrorOf(err error) *uapiError {
 	var known *uapiError
 	var invalid *notify.Invalid

@@ -18,7 +18,7 @@ import (
 	"bellhop/notify"
 )
 
-// register adds what is under /v1.
+// registerV1 adds the operations below /v1.
 func (s *Server) registerV1(v1 *permissionMux, api huma.API) {
 	operation := func(asks permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
 		v1.permissions[method+" "+path] = asks
@@ -50,8 +50,8 @@ func (s *Server) registerV1(v1 *permissionMux, api huma.API) {
 	huma.Register(api, operation(permitAdmin, "list-audit", "GET", "/v1/audit", 200, "List changes made over the API, newest first"), s.listAudit)
 }
 
-// describe returns the description of a route: its errors are those of its kind,
-// and also some of its own.
+// describeRoute returns the OpenAPI description of a route. Its error statuses are
+// those of its kind, and also.
 func describeRoute(asks permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
 	op := huma.Operation{
 		OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
@@ -78,7 +78,7 @@ func describeRoute(asks permission, id, method, path string, status int, summary
 	return op
 }
 
-// asking says in the description of a route whom it is for.
+// permissionTexts are the sentences about permissions in the descriptions of routes.
 var permissionTexts = map[permission]string{
 	permitAdmin:   "Requires a token with scope admin.",
 	permitRead:    "Requires a token of any scope. A token bound to extensions sees only those.",
@@ -86,17 +86,17 @@ var permissionTexts = map[permission]string{
 	permitReadAll: "Requires a token that is not bound to extensions.",
 }
 
-// A list is one page of many.
+// list is one page of a collection.
 type list[T any] struct {
 	Items []T    `json:"items" nullable:"false"`
 	Next  string `json:"next" doc:"Cursor of the next page; empty on the last page"`
 }
 
+// listResponse is the answer with one page of a collection.
 type listResponse[T any] struct{ Body list[T] }
 
-// page returns the items after cursor, limit at most. They are in the order of
-// their places, of which each has its own; the cursor is the place of the last
-// one on the page before.
+// pageAfter returns up to limit items after a cursor. The items are sorted by their
+// cursors, each of which is unique. The cursor of a page is that of its last item.
 func pageAfter[T any](items []T, cursor string, limit int, place func(T) string) *listResponse[T] {
 	i, found := slices.BinarySearchFunc(items, cursor, func(t T, cursor string) int {
 		return strings.Compare(place(t), cursor)
@@ -114,11 +114,11 @@ func pageAfter[T any](items []T, cursor string, limit int, place func(T) string)
 	return &out
 }
 
-// placeOf sorts as text like the time, then the id.
+// cursorOf returns a cursor that sorts as text by time, then by id.
 func cursorOf(t time.Time, id string) string { return fmt.Sprintf("%016x-%s", t.UnixMicro(), id) }
 
-// checkCursor refuses a cursor that is no place: the page behind it would be empty, or
-// the first one again.
+// checkCursor refuses a text that cursorOf has not made: the page after it would be
+// empty, or the first one again.
 func checkCursor(cursor string) error {
 	const digits = len("00063f3c0b1d2a40") // see placeOf
 	if cursor == "" {
@@ -132,8 +132,9 @@ func checkCursor(cursor string) error {
 	return unprocessable("query.cursor", "unknown cursor; use next from the previous page")
 }
 
-// A change is what a client may set in a subscription. What it leaves out
-// stays, or has its default in a new one. What it may be, notify knows.
+// change is the body of a request that creates or changes a subscription. A field that
+// is absent keeps its value, or has its default in a new subscription. Package notify
+// validates the result.
 type change struct {
 	Extension      *string           `json:"extension,omitempty" doc:"101 is user 101 of any domain, 101@pbx.example of that domain only"`
 	ExtensionRegex *string           `json:"extension_regex,omitempty" doc:"Instead of extension: an RE2 regular expression that matches the whole extension"`
@@ -158,7 +159,7 @@ type change struct {
 	MaxInFlight    *int              `json:"max_in_flight,omitempty" doc:"Maximum number of requests in flight; default 4"`
 }
 
-// apply makes the change. Its error is a [notify.Invalid].
+// apply sets the fields of c in s. Its error is a [notify.Invalid].
 func (c *change) apply(s *notify.Subscription) error {
 	setIfGiven(&s.Extension, c.Extension)
 	setIfGiven(&s.ExtensionRegex, c.ExtensionRegex)
@@ -200,13 +201,14 @@ func (c *change) apply(s *notify.Subscription) error {
 	return setDuration(&s.Timeout, c.Timeout, "timeout")
 }
 
+// setIfGiven sets to to v, unless v is nil.
 func setIfGiven[T any](to *T, v *T) {
 	if v != nil {
 		*to = *v
 	}
 }
 
-// setDuration reads text; "" is the default again.
+// setDuration parses text into to; nil changes nothing, "" sets the default.
 func setDuration(to *notify.Duration, text *string, field string) error {
 	switch {
 	case text == nil:
@@ -221,19 +223,21 @@ func setDuration(to *notify.Duration, text *string, field string) error {
 	return nil
 }
 
-// asked is an answer of one subscription. The ETag changes whenever it does.
+// subscriptionResponse is the answer with one subscription. Its ETag is the revision.
 type subscriptionResponse struct {
 	ETag     string `header:"ETag"`
 	Location string `header:"Location"`
 	Body     notify.Subscription
 }
 
+// respondSubscription returns the answer with a subscription.
 func respondSubscription(sub notify.Subscription) *subscriptionResponse {
 	return &subscriptionResponse{ETag: `"` + strconv.FormatUint(sub.Revision, 10) + `"`, Body: sub}
 }
 
-// revision is the one of a subscription that an If-Match names, or 0 if any will do. Of
-// several it is the one that the subscription has.
+// matchRevision returns the revision of a subscription that If-Match requires, 0 for
+// any. Of several entity tags it returns the one of the stored subscription, and
+// notify.ErrConflict if none matches.
 func (s *Server) matchRevision(ctx context.Context, id, ifMatch string) (uint64, error) {
 	if ifMatch == "" || ifMatch == "*" {
 		return 0, nil
@@ -258,8 +262,9 @@ func (s *Server) matchRevision(ctx context.Context, id, ifMatch string) (uint64,
 	return 0, notify.ErrConflict // no ETag of ours
 }
 
-// entityTags returns the tags of an If-Match without their quotes (RFC 9110 §13.1.1).
-// A weak one, which never matches there, keeps its mark. A comma may be in a tag.
+// entityTags returns the entity tags of If-Match without their quotes (RFC 9110
+// §13.1.1). A weak tag, which never matches there, keeps its W/. A tag may contain a
+// comma.
 func entityTags(ifMatch string) (tags []string) {
 	for rest := strings.TrimSpace(ifMatch); rest != ""; {
 		n := strings.IndexByte(rest, ',')
@@ -378,16 +383,17 @@ func (s *Server) listCalls(ctx context.Context, in *struct {
 	return pageAfter(calls, in.Cursor, in.Limit, func(c Call) string { return cursorOf(c.Since, c.ID) }), nil
 }
 
-// named reports whether e is the user, or the user@domain, that name says.
+// matchesName reports whether name is the user, or the user@domain, of e.
 func matchesName(e dialog.Extension, name string) bool { return e.Is(name) }
 
-// parseTime reads RFC 3339, also where a + of the query has become a space.
+// parseTime parses RFC 3339, also if the query has turned its + into a space.
 func parseTime(s string) (time.Time, bool) {
 	t, err := time.Parse(time.RFC3339Nano, strings.Replace(s, " ", "+", 1))
 	return t, err == nil
 }
 
-// checkType refuses a filter that names no event type: notify knows them.
+// checkEventType refuses a filter with an unknown event type. Package notify knows
+// them.
 func checkEventType(t string) error {
 	sub := notify.Subscription{Extension: "any", Types: []string{t}, URL: "http://any"}
 	var invalid *notify.Invalid
@@ -397,12 +403,13 @@ func checkEventType(t string) error {
 	return nil
 }
 
+// unprocessable returns a 422 for one field, by its location in the request.
 func unprocessable(location, message string) error {
 	return huma.Error422UnprocessableEntity("validation failed", &huma.ErrorDetail{Location: location, Message: message})
 }
 
-// problem says to the client what err means. What is not the client's fault is
-// logged, and hidden.
+// apiError returns err as a problem of /v1. An error that is not the client's is
+// logged, and its text hidden.
 func (s *Server) apiError(err error) error {
 	var invalid *notify.Invalid
 	var much *quotaError

@@ -6,10 +6,10 @@ import (
 	"bellhop/dialog"
 )
 
-// An Event is a [dialog.Event] as the API shows it: under the names of the json
-// dialect, with the extension whose event it is. Times are microseconds since
-// 1970-01-01 UTC and durations microseconds, but for the timestamp. What is
-// unknown is left out. Fields are only ever added.
+// Event is a [dialog.Event] as the API shows it, with the field names of the json
+// dialect and the extension of the event. Times are microseconds since 1970-01-01 UTC
+// and durations are microseconds, except timestamp. Unknown values are left out. Fields
+// are only ever added.
 type Event struct {
 	EventID   string    `json:"event_id"`
 	EventType string    `json:"event_type"`
@@ -73,8 +73,7 @@ type Event struct {
 	Headers          map[string]string `json:"headers,omitempty"`
 }
 
-// An extensionIDs is the numbers of the extensions of an event; 0: none is allotted
-// yet.
+// extensionIDs are the numbers of the extensions of an event; 0: none is allotted yet.
 type extensionIDs struct{ caller, called uint64 }
 
 func eventOf(e dialog.Event, ids extensionIDs) Event {
@@ -157,7 +156,7 @@ func userOf(e *dialog.Extension) string {
 	return e.User
 }
 
-// A Call is a [dialog.Call] as the API shows it.
+// Call is a [dialog.Call] as the API shows it.
 type Call struct {
 	ID       string     `json:"call_id"`
 	State    string     `json:"state" doc:"State of the call: calling, ringing or talking"`
@@ -166,7 +165,7 @@ type Call struct {
 	Parties  []Party    `json:"parties" nullable:"false"`
 }
 
-// A Party is a [dialog.Party] as the API shows it.
+// Party is a [dialog.Party] as the API shows it.
 type Party struct {
 	ID           string     `json:"sub_call_id"`
 	Extension    string     `json:"extension"`

@@ -1,9 +1,9 @@
-// Package page is how bellhop's page looks: templates, styles and scripts, all in
-// the binary. What is on it, and for whom, package admin knows.
+// Package page renders bellhop's page: templates, styles and scripts, embedded in the
+// binary. Package admin decides what is on it, and for whom.
 //
-// Of others are htmx (static/htmx.min.js, 2.0.11) and its extension for
-// server-sent events (static/htmx-sse.min.js, 2.2.4), both as published, under
-// the licenses beside them.
+// Third-party files are htmx (static/htmx.min.js, 2.0.11) and its extension for
+// server-sent events (static/htmx-sse.min.js, 2.2.4), both as published, with their
+// licenses beside them.
 package page
 
 import (
@@ -25,7 +25,7 @@ import (
 //go:embed static templates
 var files embed.FS
 
-// A View is what a template is shown.
+// View is the data of a template.
 type View struct {
 	Title   string
 	At      string // the entry of the navigation
@@ -34,7 +34,7 @@ type View struct {
 	Data    any
 }
 
-// A Viewer is who looks, and what there may be on the page.
+// Viewer is the person who looks at a page, and what the page may offer.
 type Viewer struct {
 	Name  string
 	Write bool // buttons that change subscriptions, or send
@@ -42,8 +42,8 @@ type Viewer struct {
 	All   bool // is bound to no extension
 }
 
-// views are the templates by the names of their files: each with the layout, and
-// with all parts, which can be shown alone.
+// templates are the templates by file name, each with the layout and all parts. "" has
+// the parts alone.
 var templates map[string]*template.Template
 
 func init() { templates = parseTemplates() } // templates show parts, by what views has
@@ -62,20 +62,21 @@ func parseTemplates() map[string]*template.Template {
 	return all
 }
 
-// Whole returns a view with all that is around it. It panics if there is none of
-// that name, or if it does not fit v.
+// Whole renders a view with its layout. It panics if there is no view of that name, or
+// if v does not fit it.
 func Whole(name string, v View) []byte { return executeTemplate(templates[name], "layout", v) }
 
-// Part returns a part of a view, as Whole does.
+// Part renders a part of a page, and panics like Whole.
 func Part(name string, v View) []byte { return executeTemplate(templates[""], name, v) }
 
-// Tag stands for what is shown: who has a part with the same tag needs no other.
+// Tag returns a short hash of HTML. A client that has a part with the same tag needs no
+// other.
 func Tag(html []byte) string {
 	sum := sha256.Sum256(html)
 	return hex.EncodeToString(sum[:8])
 }
 
-// live is the attributes of an element whose content is a part that is sent anew
+// liveAttrs returns the attributes of an element whose content is sent again from path
 // whenever it changes.
 func liveAttrs(part, path string, v View) template.HTMLAttr {
 	return template.HTMLAttr(`hx-ext="sse" sse-connect="` + template.HTMLEscapeString(path) + `" sse-swap="part" data-tag="` + Tag(Part(part, v)) + `"`)
@@ -89,8 +90,8 @@ func executeTemplate(t *template.Template, name string, v View) []byte {
 	return replaceSteering(b.Bytes())
 }
 
-// harmless replaces what comes off the wire, or over the API, and would turn text
-// around, see [dialog.Steers].
+// replaceSteering replaces control characters and characters that change the direction
+// of text, which may come off the wire or over the API; see [dialog.Steers].
 func replaceSteering(html []byte) []byte {
 	return bytes.Map(func(r rune) rune {
 		if dialog.Steers(r) && r != '\n' && r != '\t' && r != '\r' {
@@ -121,10 +122,10 @@ var templateFuncs = template.FuncMap{
 	},
 }
 
-// maxBrief is how many characters are shown of a text off the wire.
+// maxShownRunes is the number of characters shown of a text from the wire.
 const maxShownRunes = 500
 
-// brief cuts a text off the wire: its whole is in the API.
+// truncateText shortens a text from the wire. The API has all of it.
 func truncateText(s string) string {
 	n := 0
 	for i := range s {
@@ -135,7 +136,7 @@ func truncateText(s string) string {
 	return s
 }
 
-// lasted writes a duration as a person reads it.
+// formatDuration formats a duration for people.
 func formatDuration(d time.Duration) string {
 	switch {
 	case d < time.Second:
@@ -146,7 +147,7 @@ func formatDuration(d time.Duration) string {
 	return fmt.Sprintf("%d:%02d:%02d", int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60)
 }
 
-// tags are the beginnings of the SHA-256 of the files under static, by name.
+// assetTags are short SHA-256 hashes of the files under static, by name.
 var assetTags = func() map[string]string {
 	all := make(map[string]string)
 	entries, _ := files.ReadDir("static")
@@ -158,7 +159,7 @@ var assetTags = func() map[string]string {
 	return all
 }()
 
-// asset is the path of a file under static, which changes with its content.
+// assetPath returns the path of a file under static, which changes with its content.
 func assetPath(name string) string { return "/static/" + name + "?v=" + assetTags[name] }
 
 // Static serves the files under /static/.
