@@ -19,28 +19,28 @@ type permission int
 
 const (
 	permitAdmin   permission = iota // tokens, the audit log
-	permitRead                      // what the token sees
-	permitWrite                     // and change it
-	permitReadAll                   // what concerns all extensions
-	permitAll                       // nothing: what is behind it may ask for more
+	permitRead                      // see what the token is bound to
+	permitWrite                     // and change it too
+	permitReadAll                   // see data of all extensions
+	permitAll                       // open; the handler behind it may need more
 )
 
 // access is the identity behind a request, and what it may do. nil is an
 // unauthenticated client.
 type access struct {
-	id         string // of the token, or configID
+	id         string // token id, or configID
 	scope      Scope
-	extensions []string      // to which the token is bound; nil: to none
+	extensions []string      // the token is bound to these; nil: to none
 	expires    time.Time     // zero: never
-	limit      *rate.Limiter // of its requests
+	limit      *rate.Limiter // rate limit of its requests
 }
 
 // configID is the id of the token of the config, or of the one created at the first
 // start.
 const configID = "config"
 
-// permits reports whether a may use a route that needs do. What it may see there is
-// canSee's matter.
+// permits reports whether a may use a route that needs do. canSee then limits what it
+// sees there.
 func (a *access) permits(do permission) bool {
 	switch {
 	case do == permitAll:
@@ -160,20 +160,20 @@ func (s *Server) authenticate(find func(*http.Request, time.Time) (*access, bool
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		now := time.Now()
-		who, ok := find(r, now)
+		client, ok := find(r, now)
 		switch {
 		case !ok:
 			writeTooMany(w, s.failures.limiterOf(peerNetwork(r)), now, refuse, "too many requests from this address without a valid token: wait as long as Retry-After says")
-		case who == nil:
+		case client == nil:
 			w.Header().Set("WWW-Authenticate", `Bearer realm="bellhop"`)
 			refuse(w, http.StatusUnauthorized, "send a valid token as Authorization: Bearer TOKEN; the first one is admin.token in the config, or the file admin.token in store.dir")
 		default:
-			if !who.limit.AllowN(now, 1) {
-				writeTooMany(w, who.limit, now, refuse, "too many requests with this token: wait as long as Retry-After says")
+			if !client.limit.AllowN(now, 1) {
+				writeTooMany(w, client.limit, now, refuse, "too many requests with this token: wait as long as Retry-After says")
 				return
 			}
-			setRateHeaders(w, who.limit, now)
-			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, who)))
+			setRateHeaders(w, client.limit, now)
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, client)))
 		}
 	})
 }
@@ -188,30 +188,30 @@ func bearerToken(r *http.Request) string {
 }
 
 // identifyByBearer identifies the client by its bearer token, see identifyToken.
-func (s *Server) identifyByBearer(r *http.Request, now time.Time) (who *access, ok bool) {
+func (s *Server) identifyByBearer(r *http.Request, now time.Time) (client *access, ok bool) {
 	return s.identifyToken(r, bearerToken(r), now)
 }
 
-// identifyToken returns the access of a token, nil if it is not valid. It returns ok ==
-// false without an answer if the address of the request has failed too often. This
-// protects a token that might be guessed: other valid tokens are accepted even from
-// such an address.
-func (s *Server) identifyToken(r *http.Request, credential string, now time.Time) (who *access, ok bool) {
-	who = s.tokens.findAccess(credential, now)
-	if who != nil && !(who.id == configID && s.configTokenGuessable) {
-		return who, true
+// identifyToken returns the access of a token; nil: it is not valid. If the address of
+// the request has failed too often, ok is false and the token stays unchecked. This
+// protects a token of the config that can be guessed: any other valid token is accepted
+// even from such an address.
+func (s *Server) identifyToken(r *http.Request, credential string, now time.Time) (client *access, ok bool) {
+	client = s.tokens.findAccess(credential, now)
+	if client != nil && !(client.id == configID && s.configTokenGuessable) {
+		return client, true
 	}
 	failure := s.failures.limiterOf(peerNetwork(r)).ReserveN(now, 1)
 	if failure.DelayFrom(now) > 0 {
 		failure.CancelAt(now)
 		return nil, false
 	}
-	if who != nil {
+	if client != nil {
 		failure.CancelAt(now)
 	} else if credential != "" {
-		s.log.Warn("wrong token", "peer", r.RemoteAddr)
+		s.log.Warn("token rejected", "peer", r.RemoteAddr)
 	}
-	return who, true
+	return client, true
 }
 
 // peerNetwork returns the address that a request comes from. Of an IPv6 address it is

@@ -81,28 +81,28 @@ var rules = map[string]string{
 }
 
 // rights are what the routes of all muxes ask for, by pattern.
-func (s *Server) rights() map[string]permission {
+func (s *Server) routePermissions() map[string]permission {
 	all := make(map[string]permission)
 	for _, rs := range s.muxes {
 		maps.Copy(all, rs.permissions)
 	}
-	delete(all, "/") // TestMetricsAreNotForTheBound
+	delete(all, "/") // TestMetricsRefuseBoundTokens
 	for pattern := range s.pages.permissions {
-		delete(all, pattern) // TestWhoMaySeeWhat
+		delete(all, pattern) // TestPermissionsOfEveryPage
 	}
 	return all
 }
 
-func TestWhoMayWhat(t *testing.T) {
+func TestPermissionsOfEveryRoute(t *testing.T) {
 	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
 		return []dialog.Call{
 			{ID: "aa", Parties: []dialog.Party{{Extension: dialog.Extension{User: "101"}}}},
 			{ID: "bb", Parties: []dialog.Party{{Extension: dialog.Extension{User: "102"}}}},
 		}, nil
 	}})
-	mine := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "101"))["id"].(string)
-	yours := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "102"))["id"].(string)
-	everybodys := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", nil, "extension_regex", "101"))["id"].(string)
+	mine := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "101"))["id"].(string)
+	yours := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "102"))["id"].(string)
+	everybodys := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", nil, "extension_regex", "101"))["id"].(string)
 	_, token := r.newToken(object{"scope": "read"})
 
 	clients := map[string]*rig{"config": r}
@@ -112,7 +112,7 @@ func TestWhoMayWhat(t *testing.T) {
 	revoked, id := r.newToken(object{"scope": "admin"})
 	r.want(204, "DELETE", "/v1/tokens/"+id, nil)
 
-	rights := r.server.rights()
+	rights := r.server.routePermissions()
 	for pattern, asks := range rights {
 		_, known := rules[pattern]
 		if known == slices.Contains(opened, pattern) || (asks == permitAll) == known {
@@ -136,7 +136,7 @@ func TestWhoMayWhat(t *testing.T) {
 		case strings.Contains(path, "/subscriptions/{id}"):
 			ids = []string{mine, yours, everybodys, "nothing"}
 		case strings.Contains(path, "/deliveries/{id}"):
-			ids = []string{"nothing"} // TestDeliveriesOfTheBound
+			ids = []string{"nothing"} // TestBoundTokenSeesItsDeliveriesOnly
 		case strings.Contains(path, "/tokens/{id}"):
 			ids = []string{token, "nothing"}
 		case strings.Contains(path, "{"):
@@ -187,7 +187,7 @@ func TestWhoMayWhat(t *testing.T) {
 	}
 }
 
-func TestEveryRouteSaysWhatItAsksFor(t *testing.T) {
+func TestEveryRouteHasAPermission(t *testing.T) {
 	rs := new(Server).newMux(writeProblem)
 	defer func() {
 		if recover() == nil {
@@ -197,7 +197,7 @@ func TestEveryRouteSaysWhatItAsksFor(t *testing.T) {
 	rs.HandleFunc("GET /v1/new", func(http.ResponseWriter, *http.Request) {})
 }
 
-func TestMay(t *testing.T) {
+func TestScopesPermitRoutes(t *testing.T) {
 	var nobody *access
 	for _, tt := range []struct {
 		who                                 *access
@@ -224,7 +224,7 @@ func TestMay(t *testing.T) {
 	}
 }
 
-func TestSees(t *testing.T) {
+func TestTokenSeesItsExtensions(t *testing.T) {
 	for _, tt := range []struct {
 		bound     []string
 		extension string
@@ -257,7 +257,7 @@ func TestSees(t *testing.T) {
 	}
 }
 
-func TestBoundToItsExtensions(t *testing.T) {
+func TestBoundTokenSeesItsExtensionsOnly(t *testing.T) {
 	at := time.Now().UTC().Truncate(time.Microsecond)
 	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
 		return []dialog.Call{
@@ -273,20 +273,20 @@ func TestBoundToItsExtensions(t *testing.T) {
 
 	// Subscriptions.
 	path := "/v1/subscriptions"
-	mine := bound.want(201, "POST", path, with(subscription(), "extension", "101"))["id"].(string)
-	domain := bound.want(201, "POST", path, with(subscription(), "extension", "101@pbx.example"))["id"].(string)
-	star := bound.want(201, "POST", path, with(subscription(), "extension", "0003*210@pbx.example"))["id"].(string)
-	yours := r.want(201, "POST", path, with(subscription(), "extension", "102"))["id"].(string)
-	r.want(201, "POST", path, with(subscription(), "extension", nil, "extension_regex", "101"))
+	mine := bound.want(201, "POST", path, withFields(subscription(), "extension", "101"))["id"].(string)
+	domain := bound.want(201, "POST", path, withFields(subscription(), "extension", "101@pbx.example"))["id"].(string)
+	star := bound.want(201, "POST", path, withFields(subscription(), "extension", "0003*210@pbx.example"))["id"].(string)
+	yours := r.want(201, "POST", path, withFields(subscription(), "extension", "102"))["id"].(string)
+	r.want(201, "POST", path, withFields(subscription(), "extension", nil, "extension_regex", "101"))
 	if got, _ := bound.ids(path); !slices.Equal(got, []string{mine, domain, star}) {
 		t.Errorf("it sees %v, want %v", got, []string{mine, domain, star})
 	}
 	for _, sub := range []object{
-		with(subscription(), "extension", "102"),
-		with(subscription(), "extension", "0003*210"),
-		with(subscription(), "extension", "0003*210@other.example"),
-		with(subscription(), "extension", nil, "extension_regex", "101"),
-		with(subscription(), "extension", nil, "extension_regex", ".*"),
+		withFields(subscription(), "extension", "102"),
+		withFields(subscription(), "extension", "0003*210"),
+		withFields(subscription(), "extension", "0003*210@other.example"),
+		withFields(subscription(), "extension", nil, "extension_regex", "101"),
+		withFields(subscription(), "extension", nil, "extension_regex", ".*"),
 	} {
 		bound.wantProblem(403, "", "POST", path, sub)
 		if sub["extension"] == nil {
@@ -294,7 +294,7 @@ func TestBoundToItsExtensions(t *testing.T) {
 		}
 		bound.wantProblem(403, "", "PATCH", path+"/"+mine, object{"extension": sub["extension"], "extension_regex": sub["extension_regex"]})
 	}
-	bound.wantProblem(422, "body.extension", "POST", path, with(subscription(), "extension", nil))
+	bound.wantProblem(422, "body.extension", "POST", path, withFields(subscription(), "extension", nil))
 	bound.wantProblem(422, "body.extension", "PATCH", path+"/"+mine, object{"extension": ""})
 	bound.wantProblem(404, "", "PATCH", path+"/"+yours, object{"extension": "101"})
 	bound.wantProblem(404, "", "DELETE", path+"/"+yours, nil)
@@ -322,7 +322,7 @@ func TestBoundToItsExtensions(t *testing.T) {
 	for i, e := range []dialog.Extension{{User: "101", Domain: "pbx.example"}, {User: "102"}, {User: "101"}, {User: "0003*210", Domain: "pbx.example"}, {User: "0003*210", Domain: "other.example"}} {
 		event := dialog.Event{Type: dialog.DialIn, Extension: e, At: at, ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("%032x", 100), Seq: i + 1, Party: "p"}
 		ids = append(ids, event.ID)
-		r.say(event)
+		r.publishEvents(event)
 	}
 	for query, want := range map[string][]string{
 		"":                                   {ids[0], ids[2], ids[3]},
@@ -347,7 +347,7 @@ func TestBoundToItsExtensions(t *testing.T) {
 }
 
 // from serves a request that comes from another machine.
-func from(s *Server, peer, method, path, token string) *httptest.ResponseRecorder {
+func serveFrom(s *Server, peer, method, path, token string) *httptest.ResponseRecorder {
 	req := httptest.NewRequest(method, path, nil)
 	req.RemoteAddr = peer
 	if token != "" {
@@ -358,23 +358,23 @@ func from(s *Server, peer, method, path, token string) *httptest.ResponseRecorde
 	return w
 }
 
-func TestMetricsAreNotForTheBound(t *testing.T) {
+func TestMetricsRefuseBoundTokens(t *testing.T) {
 	r := newRig(t, Config{Ready: func() []string { return []string{"draining"} }})
 	reader, _ := r.newToken(object{"scope": "read"})
 	bound, _ := r.newToken(object{"scope": "write", "extensions": []string{"101"}})
 	const peer = "192.0.2.1:1234"
 	for token, want := range map[string]int{"": 401, "wrong": 401, bound.token: 403, reader.token: 200, testToken: 200} {
-		if w := from(r.server, peer, "GET", "/metrics", token); w.Code != want {
+		if w := serveFrom(r.server, peer, "GET", "/metrics", token); w.Code != want {
 			t.Errorf("/metrics with %q: %d, want %d", token, w.Code, want)
 		}
-		w := from(r.server, peer, "GET", "/readyz", token)
+		w := serveFrom(r.server, peer, "GET", "/readyz", token)
 		if told := strings.Contains(w.Body.String(), "draining"); w.Code != 503 || told != (want == 200) {
 			t.Errorf("/readyz with %q: %d %s", token, w.Code, w.Body)
 		}
 	}
 }
 
-func TestOtherOrigins(t *testing.T) {
+func TestCrossOriginChangesAreRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, header := range [][]string{
 		{"Sec-Fetch-Site", "cross-site"},
@@ -390,7 +390,7 @@ func TestOtherOrigins(t *testing.T) {
 	r.want(201, "POST", "/v1/subscriptions", subscription(), "Origin", r.url)
 }
 
-func TestDescribedAccess(t *testing.T) {
+func TestDescriptionNamesPermissions(t *testing.T) {
 	r := newRig(t, Config{})
 	type parameter struct{ Name, In string }
 	var description struct {
@@ -404,7 +404,7 @@ func TestDescribedAccess(t *testing.T) {
 			Parameters  []parameter
 		}
 	}
-	if err := json.Unmarshal(from(r.server, "192.0.2.1:1", "GET", "/openapi.json", "").Body.Bytes(), &description); err != nil {
+	if err := json.Unmarshal(serveFrom(r.server, "192.0.2.1:1", "GET", "/openapi.json", "").Body.Bytes(), &description); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff([]map[string][]string{{"token": {}}}, description.Security); d != "" {

@@ -96,11 +96,11 @@ import (
 
 // Config configures a [Server].
 type Config struct {
-	Token    string           // may do everything; "": nobody may
+	Token    string           // the admin token of the config; "": none
 	Notifier *notify.Notifier // subscriptions and the event log
 
-	KeepEvents time.Duration // how long the audit log is kept; 0: 30 days
-	Replicas   int           // of what is stored; 0 is 1
+	KeepEvents time.Duration // retention of the audit log; 0: 30 days
+	Replicas   int           // replicas of each stream and bucket; 0: 1
 
 	// TrustedProxies are the addresses of reverse proxies. For a request from one of
 	// these, the client is the one that X-Forwarded-For or Forwarded names.
@@ -145,7 +145,7 @@ type Config struct {
 	// nil: none. bellhop is degraded for a day after one was found.
 	Losses func() []Loss
 
-	Collectors []prometheus.Collector // shown at /metrics beside the Server's own
+	Collectors []prometheus.Collector // exported at /metrics beside the Server's own
 
 	Node    string // the name of this node
 	Version string
@@ -160,12 +160,12 @@ type Server struct {
 	tokens     *tokenStore
 	auditLog   jetstream.Stream
 	lines      lineCache
-	failures   failureLimits // to say who one is
+	failures   failureLimits // failed authentications by address
 	streams    *streamRegistry
-	gate       *gate // for requests that read
+	gate       *gate // for reading requests
 	streamGate *gate // for requests that open a stream
 	conns      *connLimiter
-	panics     atomic.Uint64 // of handlers
+	panics     atomic.Uint64 // recovered panics of handlers
 	started    time.Time
 	muxes      []*permissionMux
 	pages      *permissionMux
@@ -173,7 +173,7 @@ type Server struct {
 	tests      testLimiter
 	handler    http.Handler
 
-	configTokenGuessable bool // the token of the config might be found by trying
+	configTokenGuessable bool // the config's token is short enough to be guessed
 }
 
 // minSecretLength is the length in bytes from which a token counts as impossible to
@@ -192,10 +192,10 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	s := &Server{config: c, log: c.Log, js: js, failures: newFailureLimits(), streams: newStreamRegistry(), gate: newGate(c.Strained), streamGate: newGate(nil), conns: newConnLimiter(c.Log), lines: newLineCache(c.Notifier), started: time.Now(), sessions: newSessionStore(), configTokenGuessable: len(c.Token) < minSecretLength}
 	kv, err := openTokenBucket(ctx, js, c.Replicas)
 	if err != nil {
-		return nil, fmt.Errorf("bucket bellhop_tokens: %w", err)
+		return nil, fmt.Errorf("open bucket bellhop_tokens: %w", err)
 	}
 	if s.auditLog, err = openAuditLog(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("audit log bellhop_audit: %w", err)
+		return nil, fmt.Errorf("open stream bellhop_audit: %w", err)
 	}
 	s.tokens = newTokenStore(kv, s.log, c.Token)
 	if err := s.tokens.loadAll(ctx); err != nil {
@@ -210,7 +210,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 func (s *Server) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := s.watchTokens(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("admin begins anew", "part", "tokens", "err", err)
+			s.log.Error("token watch restarted", "err", err)
 			sleepContext(ctx, time.Second)
 		}
 	}
@@ -254,7 +254,7 @@ func (s *Server) buildHandler() http.Handler {
 	s.registerV1(v1, api)
 	description, err := json.Marshal(api.OpenAPI())
 	if err != nil {
-		panic(err) // it is made of strings
+		panic(err) // impossible: it consists of strings
 	}
 	admitted := s.authenticate(s.identifyByBearer, writeProblem, s.queueReads(writeProblem, newIdempotencyCache(writeProblem).answerOnce(limitNames(v1))))
 
@@ -290,9 +290,9 @@ func newAPIConfig(version string) huma.Config {
 	c := huma.DefaultConfig("bellhop", version)
 	c.Info.Description = "Manage webhook subscriptions to the extensions of a PBX, and read calls, events and deliveries."
 	c.Info.License = &huma.License{Name: "Apache 2.0", Identifier: "Apache-2.0"}
-	c.Servers = []*huma.Server{{URL: "/"}} // where the description is read
+	c.Servers = []*huma.Server{{URL: "/"}} // the server of the description itself
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", "", nil
-	c.RejectUnknownQueryParameters = true // a slip in a filter must not become everything
+	c.RejectUnknownQueryParameters = true // a misspelt filter must not select everything
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
 	c.Security = []map[string][]string{{"token": {}}}
 	c.Transformers = []huma.Transformer{dropErrorValues}
@@ -340,8 +340,8 @@ func (s *Server) isTrusted(r *http.Request) bool {
 	if token == "" {
 		return false
 	}
-	who, _ := s.identifyToken(r, token, time.Now())
-	return who.permits(permitReadAll)
+	client, _ := s.identifyToken(r, token, time.Now())
+	return client.permits(permitReadAll)
 }
 
 // requireTrusted lets h serve requests that isTrusted accepts, and refuses others with

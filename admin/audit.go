@@ -44,8 +44,8 @@ const auditSubject = "bellhop.audit"
 // If the store does not accept the entry, the process's log still has it.
 func (s *Server) recordAudit(ctx context.Context, did, id string, before, after any) {
 	e := Entry{At: time.Now().UTC(), By: "nobody", Did: did, ID: id, Before: before, After: after}
-	if who := accessOf(ctx); who != nil {
-		e.By = who.id
+	if client := accessOf(ctx); client != nil {
+		e.By = client.id
 	}
 	attrs := []any{"by", e.By, "did", did, "id", id}
 	if before != nil && after != nil {
@@ -60,7 +60,7 @@ func (s *Server) recordAudit(ctx context.Context, did, id string, before, after 
 		_, err = s.js.Publish(ctx, auditSubject, b)
 	}
 	if err != nil {
-		s.log.Error("not in the audit log", "did", did, "id", id, "err", err)
+		s.log.Error("audit entry not stored", "did", did, "id", id, "err", err)
 	}
 }
 
@@ -129,7 +129,7 @@ func (s *Server) listAudit(ctx context.Context, in *struct {
 		}
 		m, err := s.auditLog.GetMsg(ctx, next-1)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue // it has just grown too old
+			continue // it has just expired
 		}
 		var e Entry
 		if err == nil {

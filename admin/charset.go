@@ -14,7 +14,7 @@ func decodeCharset(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 		if charset := strings.ToLower(params["charset"]); err == nil && (charset == "windows-1251" || charset == "cp1251") {
-			body, _ := io.ReadAll(r.Body) // see bounded
+			body, _ := io.ReadAll(r.Body) // in memory, see limitBody
 			r.Body = io.NopCloser(bytes.NewReader(decodeWindows1251(body)))
 		}
 		h.ServeHTTP(w, r)

@@ -22,7 +22,7 @@ func encode1251(text string) string {
 	return b.String()
 }
 
-func TestWindows1251(t *testing.T) {
+func TestDecodesWindows1251Bodies(t *testing.T) {
 	if len(upper1251) != 128 || string(decodeWindows1251([]byte("\xa8\xb9\xc0\xef\xff\x98x"))) != "Ё№Апя\uFFFDx" {
 		t.Fatalf("%d characters, %q", len(upper1251), decodeWindows1251([]byte("\xa8\xb9\xc0\xef\xff\x98x")))
 	}

@@ -65,12 +65,12 @@ type DeliveryFilter struct {
 // canSeeDelivery reports whether the request of ctx may see a delivery. A bound token
 // must see both its subscription and the extension of its event.
 func (s *Server) canSeeDelivery(ctx context.Context, d notify.Delivery) bool {
-	who := accessOf(ctx)
-	if who.canSee("") {
+	client := accessOf(ctx)
+	if client.canSee("") {
 		return true
 	}
 	_, err := s.visibleSubscription(ctx, d.Subscription)
-	return err == nil && who.canSee(d.Extension)
+	return err == nil && client.canSee(d.Extension)
 }
 
 // visibleDeliveries returns a page of the deliveries to some subscriptions, as far as
@@ -89,13 +89,13 @@ func (s *Server) visibleDeliveries(ctx context.Context, subscriptions []string, 
 
 // allVisibleDeliveries is visibleDeliveries for all subscriptions.
 func (s *Server) allVisibleDeliveries(ctx context.Context, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
-	who := accessOf(ctx)
-	if who.canSee("") {
+	client := accessOf(ctx)
+	if client.canSee("") {
 		return s.visibleDeliveries(ctx, nil, in)
 	}
 	mine := []string{}
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if who.canSee(sub.Extension) {
+		if client.canSee(sub.Extension) {
 			mine = append(mine, sub.ID)
 		}
 	}

@@ -14,24 +14,24 @@ import (
 	"bellhop/notify"
 )
 
-// The two dialects of the API, /uapi and /api/ver1.0, know no subscriptions with
-// several types: to them, one type is one event. So a subscription is an entry
-// for each of its types that a dialect can say, and what the dialect cannot say,
-// it neither shows nor changes. The entries of one subscription have its
-// extension, URL, method and note in common: they can be changed while there is
-// one, and deleted one by one. The last takes the subscription with it.
+// In the two dialects, /uapi and /api/ver1.0, an event has one type, while a
+// subscription may have several. A dialect therefore shows a subscription as one
+// event for each of its types that the dialect knows. It neither shows nor changes
+// other types. The events of one subscription share its extension, URL, method and
+// note. An event can be changed while it is the only one of its subscription, and
+// deleted at any time. The subscription is deleted with its last type.
 
 // dialectType is an event type in a dialect.
 type dialectType struct {
-	name string // in the dialect
-	word string // of [notify.Subscription.Types]
+	name string // name in the dialect
+	word string // word in [notify.Subscription.Types]
 }
 
 // dialectEvent is a subscription, seen through one of its types.
 type dialectEvent struct {
 	dialectType
 	sub   notify.Subscription
-	place int  // of the type among those of the dialect
+	place int  // index of the type in the dialect
 	sole  bool // the subscription has no other type
 }
 
@@ -111,7 +111,7 @@ func (s *Server) removeDialectEvent(ctx context.Context, e dialectEvent) (err er
 		if err = s.removeDialectEventOnce(ctx, e); err != notify.ErrConflict {
 			return err
 		}
-		sleepContext(ctx, 100*time.Millisecond) // another node's change is soon heard of
+		sleepContext(ctx, 100*time.Millisecond) // the change of another node arrives soon
 	}
 	return err
 }
@@ -124,7 +124,7 @@ func (s *Server) removeDialectEventOnce(ctx context.Context, e dialectEvent) err
 		left := removeType(sub.Types, e.word)
 		switch {
 		case slices.Equal(left, sub.Types):
-			return notify.ErrNotFound // any more
+			return notify.ErrNotFound // removed meanwhile
 		case len(left) == 0:
 			last = sub.Revision
 			return errLastType
@@ -146,7 +146,7 @@ func (s *Server) removeDialectEvents(ctx context.Context, es []dialectEvent) (dr
 		switch err := s.removeDialectEvent(ctx, e); {
 		case errors.Is(err, notify.ErrDeclared):
 			declared = err
-		case errors.Is(err, notify.ErrNotFound): // gone since
+		case errors.Is(err, notify.ErrNotFound): // removed meanwhile
 		case err != nil:
 			return dropped, err
 		default:
@@ -170,7 +170,7 @@ func requiredPermission(r *http.Request) permission {
 // isBareRequest reports whether a request has neither a query nor a body. A request
 // that deletes many events must be bare: with anything else it may mean fewer.
 func isBareRequest(r *http.Request) bool {
-	body, err := io.ReadAll(r.Body) // which is in memory
+	body, err := io.ReadAll(r.Body) // in memory, see limitBody
 	return r.URL.RawQuery == "" && err == nil && len(strings.TrimSpace(string(body))) == 0
 }
 
@@ -191,7 +191,7 @@ func (s *Server) serveDialects(next http.Handler) http.Handler {
 		} else if path, ok := trimTelphinPrefix(path); ok {
 			h = telphin
 			if len(path) == 2 && path[0] == "oauth" && (path[1] == "token" || path[1] == "token.php") {
-				h = token // UnifiedAPI's own client asks for the second
+				h = token // UnifiedAPI's own client uses token.php
 			}
 		}
 		w.Header().Set("X-Content-Type-Options", "nosniff")

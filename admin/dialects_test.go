@@ -54,7 +54,7 @@ func (r *rig) wantJSON(status int, want, method, path string, body any, header .
 
 // subs are the subscriptions as they are, the oldest first, as extension and
 // types.
-func (r *rig) subs() (all []string) {
+func (r *rig) subscriptionTexts() (all []string) {
 	for _, s := range r.notifier.Subscriptions() {
 		all = append(all, s.Extension+s.ExtensionRegex+" "+strings.Join(s.Types, ","))
 	}
@@ -63,18 +63,18 @@ func (r *rig) subs() (all []string) {
 
 func (r *rig) wantSubs(want ...string) {
 	r.Helper()
-	if got := r.subs(); !slices.Equal(got, want) {
+	if got := r.subscriptionTexts(); !slices.Equal(got, want) {
 		r.Errorf("there are %q, want %q", got, want)
 	}
 }
 
 // v1 makes a subscription over /v1 and returns its id.
-func (r *rig) v1(extension string, types ...string) string {
+func (r *rig) createSubscription(extension string, types ...string) string {
 	r.Helper()
 	return r.want(201, "POST", "/v1/subscriptions", object{"extension": extension, "types": types, "url": "http://crm.example/"})["id"].(string)
 }
 
-func TestWithout(t *testing.T) {
+func TestRemoveTypeFromTypes(t *testing.T) {
 	for _, tt := range []struct {
 		types []string
 		word  string
@@ -102,7 +102,7 @@ func TestDialectsShareSubscriptions(t *testing.T) {
 	r := newRig(t, Config{})
 	id := r.want(200, "POST", "/uapi/extensions/@me/101/phoneCallEvents/2", object{"url": "http://a.example/"})["PhoneCallEvent"].(object)["id"].(string)
 	n := r.want(201, "POST", "/extension/101/event/", object{"url": "http://b.example/", "event_type": "answer"})
-	r.v1("101", "dial-in", "hangup", "ringing")
+	r.createSubscription("101", "dial-in", "hangup", "ringing")
 
 	// Each in each of the others.
 	sub := r.want(200, "GET", "/v1/subscriptions/"+id, nil)
@@ -146,9 +146,9 @@ func TestDialectsShareSubscriptions(t *testing.T) {
 }
 
 // What changes one entry must not change others, nor what the config declares.
-func TestDialectsChangeNoMore(t *testing.T) {
+func TestDialectsChangeOneEventOnly(t *testing.T) {
 	r := newRig(t, Config{})
-	id := r.v1("101", "dial-in", "answer")
+	id := r.createSubscription("101", "dial-in", "answer")
 	s := notify.NewSubscription()
 	s.Extension, s.Types, s.URL, s.Declared = "102", []string{"hangup"}, "http://crm.example/", "[[subscription]] 1"
 	r.notifier.Declare([]notify.Subscription{s})
@@ -197,10 +197,10 @@ func TestDialectsChangeNoMore(t *testing.T) {
 
 // What is to be deleted was changed on another node, of which this one hears
 // once it has tried in vain.
-func TestDialectsDeleteWhatChanges(t *testing.T) {
+func TestDialectsDeleteAfterConcurrentChange(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, path := range []string{"/uapi/extensions/@me/101/phoneCallEvents", "/extension/101/event"} {
-		id := r.v1("101", "hangup")
+		id := r.createSubscription("101", "hangup")
 		other, err := notify.Open(t.Context(), r.js, notify.Config{})
 		if err != nil {
 			t.Fatal(err)
@@ -232,7 +232,7 @@ func TestDialectsDeleteWhatChanges(t *testing.T) {
 }
 
 // Who may not, or does not see, is refused in every dialect.
-func TestDialectsWhoMayWhat(t *testing.T) {
+func TestDialectsCheckPermissions(t *testing.T) {
 	r := newRig(t, Config{})
 	uapi := func(extension string) string { return "/uapi/extensions/@me/" + extension + "/phoneCallEvents/" }
 	telphin := func(extension string) string { return "/extension/" + extension + "/event/" }
@@ -244,7 +244,7 @@ func TestDialectsWhoMayWhat(t *testing.T) {
 		ids["of "+extension] = r.telphin(telphin(extension), "hangup")
 	}
 	ids["of all"] = r.telphin(all, "hangup")
-	before := r.subs()
+	before := r.subscriptionTexts()
 
 	reader, _ := r.newToken(object{"scope": "read"})
 	for _, e := range []string{"101", "102"} {
@@ -281,7 +281,7 @@ func TestDialectsWhoMayWhat(t *testing.T) {
 
 	// Its own it may, and does so by name: others' numbers are none of its business.
 	for n := range uint64(101) {
-		if got := r.allot("3" + itoa(n)); got != n+1 {
+		if got := r.allotNumber("3" + itoa(n)); got != n+1 {
 			t.Fatalf("extension %d has the number %d", n, got)
 		}
 	}
@@ -292,9 +292,9 @@ func TestDialectsWhoMayWhat(t *testing.T) {
 	r.wantSubs("102 hangup", "102 hangup", ".* hangup")
 }
 
-func TestDialectsOfOtherOrigins(t *testing.T) {
+func TestDialectsRefuseCrossOriginChanges(t *testing.T) {
 	r := newRig(t, Config{})
-	r.v1("101", "hangup")
+	r.createSubscription("101", "hangup")
 	page := []string{"Sec-Fetch-Site", "cross-site", "Cookie", cookies, "X-XSRF-Token", "44HzZ6YIHDN6mbRY"}
 	r.wantUAPI(403, "access_denied", "DELETE", "/uapi/extensions/@me/101/phoneCallEvents", nil, page...)
 	r.wantTelphin(403, "DELETE", "/extension/101/event/", nil, page...)
@@ -303,7 +303,7 @@ func TestDialectsOfOtherOrigins(t *testing.T) {
 }
 
 // Who asks too often is told so in the form of the dialect.
-func TestDialectsLimits(t *testing.T) {
+func TestDialectsHaveRateLimits(t *testing.T) {
 	r := newRig(t, Config{})
 	client, _ := r.newToken(object{"scope": "read"})
 	limit := r.server.tokens.findAccess(client.token, time.Now()).limit
@@ -319,9 +319,9 @@ func TestDialectsLimits(t *testing.T) {
 }
 
 // The dialects take the paths of their own, and tidy none.
-func TestDialectsLeaveTheRestAlone(t *testing.T) {
+func TestDialectsLeaveOtherPathsAlone(t *testing.T) {
 	r := newRig(t, Config{})
-	r.v1("101", "dial-in")
+	r.createSubscription("101", "dial-in")
 	r.want(200, "GET", "/healthz", nil)
 	r.want(200, "GET", "/readyz/", nil)
 	r.want(200, "GET", "/metrics", nil)
@@ -339,7 +339,7 @@ func TestDialectsLeaveTheRestAlone(t *testing.T) {
 	}
 }
 
-func TestDialectsSayWhatIsTooLarge(t *testing.T) {
+func TestDialectsRefuseLargeBodies(t *testing.T) {
 	r := newRig(t, Config{})
 	body := object{"note": strings.Repeat("x", maxBody)}
 	r.wantUAPI(413, "request_invalid", "POST", "/uapi/extensions/@me/101/phoneCallEvents/0", body)
@@ -356,9 +356,9 @@ func TestDialectsWithoutStore(t *testing.T) {
 	r.wantTelphin(500, "GET", "/extension/101/event/", nil)
 }
 
-func TestLimitIsOne(t *testing.T) {
+func TestSubscriptionLimitSpansDialects(t *testing.T) {
 	r := newRig(t, Config{})
-	r.v1("101", "dial-in", "dial-out", "hangup")
+	r.createSubscription("101", "dial-in", "dial-out", "hangup")
 	r.want(200, "POST", "/uapi/extensions/@me/101/phoneCallEvents/0", object{"url": "http://a.example/"})
 	r.wantJSON(200, `{"event":{"limit":3,"used":2}}`, "GET", "/extension/101/limit/", nil)
 	r.want(201, "POST", "/extension/101/event/", object{"url": "http://a.example/", "event_type": "hangup"})
@@ -388,13 +388,13 @@ func FuzzDialects(f *testing.F) {
 	for _, change := range []string{`{"types":["dial-out"]}`, `{"types":["answer"]}`, `{"url":"http://a.example/"}`, `{"url":"http://b.example/"}`, `{"extension":"102"}`} {
 		f.Add("PATCH", "/v1/subscriptions/ID", change)
 	}
-	c, js := onStore(f, Config{})
+	c, js := openStore(f, Config{})
 	s := openServer(f, js, c)
 	s.tokens.findAccess(testToken, time.Now()).limit.SetLimit(rate.Inf)
 	h := s.Handler()
-	var kept four
+	var kept foundSubscriptions
 	f.Fuzz(func(t *testing.T, method, path, body string) {
-		kept.again(t, c.Notifier)
+		kept.restore(t, c.Notifier)
 		u, err := url.Parse(strings.ReplaceAll(path, "ID", kept[0].ID))
 		if err != nil || !strings.HasPrefix(path, "/") || u.Host != "" || !validMethod(method) {
 			return
@@ -432,11 +432,11 @@ func validMethod(m string) bool {
 
 // four are the subscriptions that a request finds: two of 101 and two of
 // everybody.
-type four [4]notify.Subscription
+type foundSubscriptions [4]notify.Subscription
 
 // again has these be all that there are, as they were made: of what a request
 // before made or changed it leaves nothing.
-func (k *four) again(t *testing.T, n *notify.Notifier) {
+func (k *foundSubscriptions) restore(t *testing.T, n *notify.Notifier) {
 	t.Helper()
 	there := map[string]bool{}
 	for _, s := range n.Subscriptions() {

@@ -48,7 +48,7 @@ func TestEventsHaveNumbers(t *testing.T) {
 	r := newRig(t, Config{})
 	e := event(1, "101")
 	e.CallerExtension, e.CalledExtension = &dialog.Extension{User: "101"}, &dialog.Extension{User: "102", Domain: "pbx.example"}
-	r.say(e)
+	r.publishEvents(e)
 	want := func(caller, called any) {
 		t.Helper()
 		got := r.want(200, "GET", "/v1/events", nil)["items"].([]any)[0].(object)

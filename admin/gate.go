@@ -35,11 +35,11 @@ const yieldEvery = 16
 
 // gate queues requests and lets one at a time have its turn.
 type gate struct {
-	strained func() bool   // SIP waits for processors
+	strained func() bool   // reports whether SIP waits for processors
 	turn     chan struct{} // full while a request has its turn
 
 	mu           sync.Mutex
-	waiting      map[string]int // by the id of the token
+	waiting      map[string]int // by token id
 	waitingTotal int
 	refused      uint64
 }
@@ -84,7 +84,7 @@ func (g *gate) startWaiting(token string) bool {
 	return true
 }
 
-// stopWaiting ends what startWaiting began.
+// stopWaiting removes a request that startWaiting has counted.
 func (g *gate) stopWaiting(token string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 )
 
 // gated returns what asks a server whose requests take as long as work does.
-func gated(strained func() bool, work func(context.Context)) func(method, token string) *httptest.ResponseRecorder {
+func newGatedHandler(strained func() bool, work func(context.Context)) func(method, token string) *httptest.ResponseRecorder {
 	s := &Server{gate: newGate(strained)}
 	h := s.queueReads(writeProblem, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { work(r.Context()) }))
 	return func(method, token string) *httptest.ResponseRecorder {
@@ -24,7 +24,7 @@ func gated(strained func() bool, work func(context.Context)) func(method, token 
 }
 
 // Requests that read are served one at a time, requests that change something at once.
-func TestReadersTakeTurns(t *testing.T) {
+func TestReadsAreServedOneByOne(t *testing.T) {
 	for _, tt := range []struct {
 		name, method string
 		strained     bool
@@ -41,7 +41,7 @@ func TestReadersTakeTurns(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var mu sync.Mutex
 				var now, most int
-				ask := gated(func() bool { return tt.strained }, func(context.Context) {
+				ask := newGatedHandler(func() bool { return tt.strained }, func(context.Context) {
 					mu.Lock()
 					now++
 					most = max(most, now)
@@ -70,10 +70,10 @@ func TestReadersTakeTurns(t *testing.T) {
 }
 
 // Too many that wait are refused, and one token does not keep the others out.
-func TestTooManyReaders(t *testing.T) {
+func TestExcessReadsAreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		done := make(chan struct{})
-		ask := gated(nil, func(context.Context) { <-done })
+		ask := newGatedHandler(nil, func(context.Context) { <-done })
 		var all sync.WaitGroup
 		var served atomic.Int32
 		come := func(n int, token string) {
@@ -110,7 +110,7 @@ func TestTooManyReaders(t *testing.T) {
 }
 
 // Pages that wait keep no stream out, and a stream that opens waits for no strain.
-func TestStreamsOpenBesidePages(t *testing.T) {
+func TestStreamsOpenBesideWaitingPages(t *testing.T) {
 	for _, tt := range []struct {
 		path, accept string
 		opens        bool
@@ -140,11 +140,11 @@ func TestStreamsOpenBesidePages(t *testing.T) {
 }
 
 // A reader that waits for something else loses its turn; one that gives up takes none.
-func TestTurnsEnd(t *testing.T) {
+func TestLongReadLosesItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang, stop := context.WithCancel(t.Context())
 		first := true
-		ask := gated(nil, func(context.Context) {
+		ask := newGatedHandler(nil, func(context.Context) {
 			if first {
 				first = false
 				<-hang.Done()
@@ -163,7 +163,7 @@ func TestTurnsEnd(t *testing.T) {
 
 		// A stream gives up its turn when it begins.
 		streamed := make(chan struct{})
-		ask = gated(nil, func(ctx context.Context) {
+		ask = newGatedHandler(nil, func(ctx context.Context) {
 			releaseTurn(ctx)
 			<-streamed
 		})
@@ -195,7 +195,7 @@ func TestTurnsEnd(t *testing.T) {
 
 // Under strain each API refuses in its own form those for whom there is no room, and
 // streams rest longer.
-func TestStrain(t *testing.T) {
+func TestStrainSlowsReadsAndStreams(t *testing.T) {
 	var strained atomic.Bool
 	r := newRig(t, Config{Strained: strained.Load})
 	g := r.server.gate

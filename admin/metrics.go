@@ -40,7 +40,7 @@ func (s *Server) metricsHandler() http.Handler {
 // metricsLog logs the errors of the metrics handler.
 type metricsLog struct{ s *Server }
 
-func (l metricsLog) Println(v ...any) { l.s.log.Warn("metrics fail", "err", v) }
+func (l metricsLog) Println(v ...any) { l.s.log.Warn("metrics request failed", "err", v) }
 
 // notifierMetrics collects the Stats of a Notifier.
 type notifierMetrics struct{ n *notify.Notifier }

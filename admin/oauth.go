@@ -10,14 +10,14 @@ import (
 )
 
 const (
-	maxGrants = 100       // access tokens of one API token: the newest ones
-	grantTTL  = time.Hour // an access token is good
+	maxGrants = 100       // access tokens of one API token; the oldest is evicted
+	grantTTL  = time.Hour // lifetime of an access token
 )
 
 // grantStore keeps the access tokens that were issued for API tokens (RFC 6749 §4.4).
 // They are in memory, by their hashes: after a restart, clients request new ones.
 type grantStore struct {
-	byHash *ownerCache[secretHash] // the hash of the API token, for what that is good, as long as it is
+	byHash *ownerCache[secretHash] // access token to API token, whose permissions and expiry apply
 }
 
 // newGrantStore returns a store without access tokens.
@@ -63,11 +63,11 @@ func (s *Server) serveOAuthToken(w http.ResponseWriter, r *http.Request) {
 	}
 	secret = strings.TrimSpace(secret)
 	now, sum := time.Now(), sha256.Sum256([]byte(secret))
-	who, ok := s.identifyToken(r, secret, now)
+	client, ok := s.identifyToken(r, secret, now)
 	switch {
 	case !ok:
 		writeTooMany(w, s.failures.limiterOf(peerNetwork(r)), now, writeTelphinError, "too many requests from this address with a wrong secret: wait as long as Retry-After says")
-	case who == nil, !isClient(who, id), s.tokens.grants.apiTokenHash(sum, now) != sum: // an access token gets no other
+	case client == nil, !isClient(client, id), s.tokens.grants.apiTokenHash(sum, now) != sum: // an access token cannot issue another
 		w.Header().Set("WWW-Authenticate", `Basic realm="bellhop"`)
 		writeTelphinError(w, http.StatusUnauthorized, "")
 	default:
@@ -75,15 +75,15 @@ func (s *Server) serveOAuthToken(w http.ResponseWriter, r *http.Request) {
 			Token   string `json:"access_token"`
 			Type    string `json:"token_type"`
 			Seconds int    `json:"expires_in"`
-		}{s.tokens.grants.issue(who.id, sum, now), "Bearer", int(grantTTL.Seconds())})
+		}{s.tokens.grants.issue(client.id, sum, now), "Bearer", int(grantTTL.Seconds())})
 	}
 }
 
 // isClient reports whether id is the client id of a token. The token of the config has
 // the client id admin.
-func isClient(who *access, id string) bool {
-	if who.id == configID {
+func isClient(client *access, id string) bool {
+	if client.id == configID {
 		return id == "admin"
 	}
-	return id == who.id
+	return id == client.id
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestOAuth(t *testing.T) {
+func TestOAuthIssuesAccessToken(t *testing.T) {
 	r := newRig(t, Config{})
 	r.token = ""
 	form := []string{"Content-Type", "application/x-www-form-urlencoded"}
@@ -67,7 +67,7 @@ func TestOAuth(t *testing.T) {
 }
 
 // An access token is good for what its API token is good for, and as long.
-func TestOAuthOfTokens(t *testing.T) {
+func TestAccessTokenHasItsTokensRights(t *testing.T) {
 	r := newRig(t, Config{})
 	bound, id := r.newToken(object{"scope": "read", "extensions": []string{"101"}})
 	other, otherID := r.newToken(object{"scope": "read"})
@@ -95,7 +95,7 @@ func TestOAuthOfTokens(t *testing.T) {
 }
 
 // Who guesses secrets is stopped.
-func TestOAuthGuessed(t *testing.T) {
+func TestOAuthLimitsWrongSecrets(t *testing.T) {
 	r := newRig(t, Config{})
 	r.server.failures.limiterOf(netip.MustParseAddr("127.0.0.1")).SetBurst(0)
 	resp, out := r.do("POST", "/oauth/token?grant_type=client_credentials&client_id=admin&client_secret=x", nil)
@@ -105,13 +105,13 @@ func TestOAuthGuessed(t *testing.T) {
 }
 
 // Without a token of the config, an empty secret is none.
-func TestOAuthOfNobody(t *testing.T) {
+func TestOAuthRefusesEmptySecret(t *testing.T) {
 	if who := newTokenStore(nil, nil, "").findAccess("", time.Now()); who != nil {
 		t.Errorf("nobody is %+v", who)
 	}
 }
 
-func TestGrantsEnd(t *testing.T) {
+func TestAccessTokensExpire(t *testing.T) {
 	g := newGrantStore()
 	now := time.Now()
 	api := sha256.Sum256([]byte("secret"))

@@ -118,21 +118,21 @@ func writePageError(w http.ResponseWriter, status int, detail string) {
 func writeHTML(w http.ResponseWriter, status int, html []byte) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	w.Write(html) // who is gone needs no more
+	w.Write(html) // an error means that the client has left
 }
 
 // viewOf returns the view of a page for the person who sent a request.
 func (s *Server) viewOf(r *http.Request, at, title string, data any) ui.View {
-	who := accessOf(r.Context())
-	name := who.id
+	client := accessOf(r.Context())
+	name := client.id
 	if name == configID {
 		name = "admin"
-	} else if t, err := s.tokens.get(who.id); err == nil && t.Note != "" {
+	} else if t, err := s.tokens.get(client.id); err == nil && t.Note != "" {
 		name = t.Note
 	}
 	return ui.View{
 		Title: title, At: at, Version: s.config.Version, Data: data,
-		Who: ui.Viewer{Name: name, Write: who.permits(permitWrite), Admin: who.permits(permitAdmin), All: who.permits(permitReadAll)},
+		Who: ui.Viewer{Name: name, Write: client.permits(permitWrite), Admin: client.permits(permitAdmin), All: client.permits(permitReadAll)},
 	}
 }
 

@@ -22,7 +22,7 @@ type deliveriesView struct {
 	States     []choice
 	Items      []deliveryRow
 	More       string // cursor of the next page
-	Subscribed bool   // there is somebody to deliver to
+	Subscribed bool   // a subscription matches
 }
 
 // Query returns the query of a list of deliveries.
@@ -40,7 +40,7 @@ func (v deliveriesView) Query(state, cursor string) string {
 type deliveryRow struct {
 	notify.Delivery
 	URL  string
-	Last string // what came of its last attempt
+	Last string // result of the last attempt
 }
 
 func (s *Server) deliveriesData(r *http.Request) (any, error) {
@@ -63,7 +63,7 @@ func (s *Server) deliveriesData(r *http.Request) (any, error) {
 	var seen []notify.Delivery
 	var err error
 	switch {
-	case v.Extension == "": // also of subscriptions that are gone
+	case v.Extension == "": // deleted subscriptions included
 		seen, v.More, err = s.allVisibleDeliveries(r.Context(), filter)
 	case v.Subscribed:
 		seen, v.More, err = s.visibleDeliveries(r.Context(), of, filter)
@@ -126,7 +126,7 @@ func (s *Server) redeliverFromPage(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	if !slices.ContainsFunc(d.Attempts, func(b notify.Attempt) bool { return b.ByHand && b.At.Equal(a.At) }) {
-		d.Attempts = append(d.Attempts, a) // it is not in the log yet
+		d.Attempts = append(d.Attempts, a) // not in the delivery log yet
 		if a.Outcome == notify.Delivered {
 			d.State = a.Outcome
 		}

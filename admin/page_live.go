@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	refreshInterval    = time.Second            // also when no event is said: not all that is shown is one
-	minRefreshInterval = 250 * time.Millisecond // at the earliest
+	refreshInterval    = time.Second            // also without an event: pages show more than events
+	minRefreshInterval = 250 * time.Millisecond // minimum time between two renders
 	maxLatestEvents    = 100
 	maxEndedCalls      = 10
 )
@@ -41,12 +41,12 @@ func (s *Server) wholePage(name, at, title string, data func(*http.Request) (any
 // it is sent in an event named part. The stream ends with the session.
 func (s *Server) livePart(part string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		who := accessOf(r.Context())
-		if !s.streams.acquireSlot(who.id) {
+		client := accessOf(r.Context())
+		if !s.streams.acquireSlot(client.id) {
 			return errManyStreams
 		}
-		defer s.streams.releaseSlot(who.id)
-		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Among: who.extensions})
+		defer s.streams.releaseSlot(client.id)
+		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Among: client.extensions})
 		if err != nil {
 			return err
 		}
@@ -56,20 +56,20 @@ func (s *Server) livePart(part string, data func(*http.Request) (any, error)) fu
 		defer context.AfterFunc(s.streams.closing, stop)()
 		q := s.streams.newBuffer(w)
 		defer q.remove()
-		if err := q.rc.SetReadDeadline(time.Time{}); err != nil { // that of the server is of requests that end
+		if err := q.rc.SetReadDeadline(time.Time{}); err != nil { // the server's deadline is for requests that end
 			return err
 		}
 		w.Header().Set("Content-Type", streamType)
 		w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
 		releaseTurn(ctx)
-		var shown string // the tag of what is
+		var shown string // tag of the HTML that the client shows
 		for wrote := (time.Time{}); ctx.Err() == nil && s.sessionAccess(r, time.Now()) != nil; {
 			html, err := s.renderPart(r, part, data)
 			if err != nil {
 				if ctx.Err() == nil {
-					s.log.Warn("a page is not live", "part", part, "err", err)
+					s.log.Warn("live page part failed", "part", part, "err", err)
 				}
-				return nil // it asks again
+				return nil // the page connects again
 			}
 			var message []byte
 			if ui.Tag(html) != shown {
@@ -79,7 +79,7 @@ func (s *Server) livePart(part string, data func(*http.Request) (any, error)) fu
 			}
 			if message != nil {
 				if q.send(message) != nil {
-					return nil // nobody looks any more
+					return nil // the client has left
 				}
 				wrote = time.Now()
 			}
@@ -205,24 +205,24 @@ func (s *Server) eventsData(r *http.Request) (any, error) {
 type callView struct {
 	ID       string
 	Events   []*dialog.Event
-	Messages []trace.Shown // of its ladder, if there is one
+	Messages []trace.Shown // of the ladder diagram, if any are kept
 }
 
 // Linked is false: the page is the call's own.
 func (callView) Linked() bool { return false }
 
 func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
-	who := accessOf(r.Context())
+	client := accessOf(r.Context())
 	v := callView{ID: r.PathValue("id")}
 	var err error
-	q := notify.Query{Call: v.ID, Among: who.extensions, Limit: 1000}
+	q := notify.Query{Call: v.ID, Among: client.extensions, Limit: 1000}
 	if v.Events, _, err = s.config.Notifier.Events(r.Context(), q); err != nil {
 		return err
 	}
 	if len(v.Events) == 0 {
 		return errNoPage
 	}
-	if who.permits(permitReadAll) && s.config.Trace != nil {
+	if client.permits(permitReadAll) && s.config.Trace != nil {
 		c, ok, err := s.config.Trace(r.Context(), v.ID)
 		if err != nil {
 			return err

@@ -13,22 +13,22 @@ import (
 const (
 	sessionCookie = "bellhop"
 	sessionTTL    = 12 * time.Hour
-	maxSessions   = 50 // of one token: the newest ones
+	maxSessions   = 50 // of one token; the oldest is evicted
 )
 
 // sessionStore keeps the sessions of the page, by the hash of the cookie's value. They
 // are in memory: after a restart, people sign in again.
 type sessionStore struct {
-	byHash *ownerCache[secretHash] // the hash of the token's secret: they end with it at the latest
+	byHash *ownerCache[secretHash] // session to token: a session ends with its token at the latest
 }
 
 // newSessionStore returns a store without sessions.
 func newSessionStore() sessionStore { return sessionStore{newOwnerCache[secretHash](maxSessions)} }
 
 // start starts a session for a token, and returns the value of its cookie.
-func (ss sessionStore) start(who, token string, now time.Time) (id string) {
+func (ss sessionStore) start(tokenID, token string, now time.Time) (id string) {
 	id = rand.Text() + rand.Text()
-	ss.byHash.add(who, sha256.Sum256([]byte(id)), sha256.Sum256([]byte(token)), now, now.Add(sessionTTL))
+	ss.byHash.add(tokenID, sha256.Sum256([]byte(id)), sha256.Sum256([]byte(token)), now, now.Add(sessionTTL))
 	return id
 }
 
@@ -50,11 +50,11 @@ func (s *Server) accessOfSession(id string, now time.Time) *access {
 	if !ok {
 		return nil
 	}
-	who := s.tokens.accessByHash(token, now)
-	if who == nil {
+	client := s.tokens.accessByHash(token, now)
+	if client == nil {
 		s.sessions.end(id)
 	}
-	return who
+	return client
 }
 
 // requireSession redirects requests without a session to /login. The others reach next
@@ -62,12 +62,12 @@ func (s *Server) accessOfSession(id string, now time.Time) *access {
 func (s *Server) requireSession(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		now := time.Now()
-		who := s.sessionAccess(r, now)
+		client := s.sessionAccess(r, now)
 		switch {
-		case who != nil && who.limit.AllowN(now, 1):
-			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, who)))
-		case who != nil:
-			writeTooMany(w, who.limit, now, writePageError, "Too many requests: wait a moment and reload the page.")
+		case client != nil && client.limit.AllowN(now, 1):
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, client)))
+		case client != nil:
+			writeTooMany(w, client.limit, now, writePageError, "Too many requests: wait a moment and reload the page.")
 		case r.Header.Get("HX-Request") != "":
 			w.Header().Set("HX-Redirect", "/login")
 			w.WriteHeader(http.StatusUnauthorized)
@@ -95,17 +95,17 @@ func writeLoginPage(w http.ResponseWriter, status int, detail string) {
 func (s *Server) handleLogin(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
 	token := r.PostFormValue("token")
-	who, ok := s.identifyToken(r, token, now)
+	client, ok := s.identifyToken(r, token, now)
 	switch {
 	case !ok:
 		writeTooMany(w, s.failures.limiterOf(peerNetwork(r)), now, writeLoginPage, "Too many wrong tokens from this address: wait a moment and try again.")
 		return
-	case who == nil:
+	case client == nil:
 		writeLoginPage(w, http.StatusUnauthorized, "Unknown or expired token.")
 		return
 	}
 	s.endSession(r)
-	http.SetCookie(w, newSessionCookie(r, s.sessions.start(who.id, token, now), int(sessionTTL.Seconds())))
+	http.SetCookie(w, newSessionCookie(r, s.sessions.start(client.id, token, now), int(sessionTTL.Seconds())))
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 

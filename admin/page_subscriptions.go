@@ -24,10 +24,10 @@ var (
 
 // subscriptionTable lists the subscriptions of an extension, or those with a pattern.
 type subscriptionTable struct {
-	Name     string // of the extension
-	Patterns bool   // instead
+	Name     string // the extension
+	Patterns bool   // subscriptions with a pattern instead
 	Rows     []notify.Subscription
-	Missing  []string // usual types that no row has
+	Missing  []string // defaultTypes without a subscription
 }
 
 // Query returns the query of the form for a new subscription.
@@ -41,11 +41,11 @@ func (t subscriptionTable) Query() string {
 // readTable returns the subscriptions that the request of ctx may see; name "" selects
 // those with a pattern.
 func (s *Server) readTable(ctx context.Context, name string) subscriptionTable {
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 	t := subscriptionTable{Name: name, Patterns: name == ""}
 	has := make(map[string]bool)
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if sub.Extension != name || !who.canSee(sub.Extension) {
+		if sub.Extension != name || !client.canSee(sub.Extension) {
 			continue
 		}
 		t.Rows = append(t.Rows, sub)
@@ -76,25 +76,25 @@ func (s *Server) patternsPage(w http.ResponseWriter, r *http.Request) error {
 // homeView is the start page.
 type homeView struct {
 	Extensions []extensionRow
-	Patterns   int // subscriptions with expressions
+	Patterns   int // number of subscriptions with a pattern
 
-	First     bool // there is nothing yet
+	First     bool // show the first steps: nothing is known yet
 	Listen    []string
-	PBX, Curl string // what to copy
+	PBX, Curl string // texts of the first steps, to copy
 }
 
 // extensionRow is a row of the start page.
 type extensionRow struct {
 	Name, Kind         string
-	Now                string   // state of its call; "": none
-	At                 []string // where it is registered
+	Now                string   // state of its live call; "": none
+	At                 []string // registered contacts
 	Subscriptions, Off int
 }
 
 // extensionsData returns the extensions that have a subscription, are known to the
 // tracker, are in a call, or to which the token is bound.
 func (s *Server) extensionsData(r *http.Request) (any, error) {
-	who := accessOf(r.Context())
+	client := accessOf(r.Context())
 	known := make(map[string]*extensionRow)
 	of := func(name string) *extensionRow {
 		if known[name] == nil {
@@ -102,13 +102,13 @@ func (s *Server) extensionsData(r *http.Request) (any, error) {
 		}
 		return known[name]
 	}
-	for _, name := range who.extensions {
+	for _, name := range client.extensions {
 		of(name)
 	}
 	h := homeView{}
 	for _, sub := range s.config.Notifier.Subscriptions() {
 		switch {
-		case !who.canSee(sub.Extension):
+		case !client.canSee(sub.Extension):
 			continue
 		case sub.Extension == "":
 			h.Patterns++
@@ -136,12 +136,12 @@ func (s *Server) extensionsData(r *http.Request) (any, error) {
 
 // addKnownRows adds the extensions of the tracker and of live calls to the rows.
 func (s *Server) addKnownRows(ctx context.Context, of func(name string) *extensionRow) error {
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 	row := func(e dialog.Extension) *extensionRow {
-		if who.canSee(e.User) {
+		if client.canSee(e.User) {
 			return of(e.User)
 		}
-		return of(e.String()) // it is bound to that in its domain
+		return of(e.String()) // the token is bound to user@domain
 	}
 	var known []dialog.Known
 	var err error
@@ -151,7 +151,7 @@ func (s *Server) addKnownRows(ctx context.Context, of func(name string) *extensi
 		}
 	}
 	for _, k := range known {
-		if !who.canSee(k.Extension.String()) {
+		if !client.canSee(k.Extension.String()) {
 			continue
 		}
 		e := row(k.Extension)
@@ -189,9 +189,9 @@ func (s *Server) addFirstSteps(r *http.Request, h *homeView) {
 type subscriptionForm struct {
 	Sub      notify.Subscription
 	Revision string
-	Pattern  bool // it is to have an expression
+	Pattern  bool // the subscription gets a pattern
 	Errors   map[string]string
-	Problem  string // what no field is to blame for
+	Problem  string // error that belongs to no field
 }
 
 type choice struct {
@@ -274,7 +274,7 @@ func (s *Server) explainError(f *subscriptionForm, err error) error {
 	default:
 		return err
 	}
-	if why := f.Errors["extension"]; f.Pattern && why != "" { // its form asks for no other
+	if why := f.Errors["extension"]; f.Pattern && why != "" { // the form has this field instead
 		f.Errors["extension_regex"] = why
 	}
 	return nil
@@ -316,7 +316,7 @@ func (s *Server) changeFromForm(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	})
 	if err != nil {
-		if f.Sub.ID == "" { // it came to no change
+		if f.Sub.ID == "" { // the edit failed before the form was applied
 			f.Sub = sub
 			readForm(r, &f.Sub)
 		}

@@ -103,7 +103,7 @@ func (v *visitor) lacks(html string, texts ...string) {
 
 var hashes = regexp.MustCompile(`(data-tag="|\?v=)[0-9a-f]+`)
 
-func TestSigningIn(t *testing.T) {
+func TestSignsInAndOut(t *testing.T) {
 	r := newRig(t, Config{})
 	v := &visitor{rig: r}
 	for _, path := range []string{"/", "/calls", "/extensions/101", "/tokens"} {
@@ -143,7 +143,7 @@ func TestSigningIn(t *testing.T) {
 	reader.gets(303, "GET", "/", nil)
 }
 
-func TestSessionCookie(t *testing.T) {
+func TestSessionCookieIsProtected(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, secure := range []bool{false, true} {
 		req := httptest.NewRequest("POST", "/login", strings.NewReader("token="+testToken))
@@ -160,7 +160,7 @@ func TestSessionCookie(t *testing.T) {
 	}
 }
 
-func TestSessionsEnd(t *testing.T) {
+func TestSessionsExpire(t *testing.T) {
 	r := newRig(t, Config{})
 	now := time.Now()
 	id := r.server.sessions.start(configID, testToken, now)
@@ -192,13 +192,13 @@ func TestSessionsEnd(t *testing.T) {
 	}
 }
 
-func TestWrongTokensAreCounted(t *testing.T) {
+func TestWrongTokensAtLoginAreLimited(t *testing.T) {
 	r := newRig(t, Config{})
 	v := &visitor{rig: r}
 	for range failureBurst {
 		v.gets(401, "POST", "/login", url.Values{"token": {"wrong"}})
 	}
-	shut(r.server.failures.limiterOf(netip.MustParseAddr("127.0.0.1")))
+	exhaustLimiter(r.server.failures.limiterOf(netip.MustParseAddr("127.0.0.1")))
 	resp, html := v.send("POST", "/login", url.Values{"token": {"wrong"}})
 	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || !strings.Contains(html, "Too many wrong tokens") {
 		t.Errorf("one too many: %d %s", resp.StatusCode, html)
@@ -241,7 +241,7 @@ var pageRules = map[string]string{
 	"GET /live/health":                       unbound,
 }
 
-func TestWhoMaySeeWhat(t *testing.T) {
+func TestPermissionsOfEveryPage(t *testing.T) {
 	r := newRig(t, Config{})
 	visitors := map[string]*visitor{"config": r.visit()}
 	for name, o := range ruled {
@@ -262,7 +262,7 @@ func TestWhoMaySeeWhat(t *testing.T) {
 		for name, v := range visitors {
 			may := name == "config" || name == "admin" || slices.Contains(strings.Split(allowed, ", "), name)
 			if may && strings.HasPrefix(path, "/live/") {
-				continue // TestLive
+				continue // TestPageStreamsLiveParts
 			}
 			resp, html := v.send(method, path, nil)
 			if (resp.StatusCode == 403) == may || resp.StatusCode == 401 {
@@ -288,7 +288,7 @@ func TestWhoMaySeeWhat(t *testing.T) {
 // inline is what the policy would forbid.
 var inline = regexp.MustCompile(`<script>|<style|\s(style|on[a-z]+)=|javascript:|href="https?:|src="https?:`)
 
-func TestPageOfOtherOrigins(t *testing.T) {
+func TestPageRefusesCrossOriginChanges(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
 	id := r.want(201, "POST", "/v1/subscriptions", subscription())["id"].(string)
@@ -302,7 +302,7 @@ func TestPageOfOtherOrigins(t *testing.T) {
 	v.sees("/")
 }
 
-func TestSubscribingOnThePage(t *testing.T) {
+func TestPageEditsSubscriptions(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
 	v.sees("/subscriptions/new?extension=101&type=hangup", `value="101"`, `value="hangup" checked`, `name="active" value="true" checked`)
@@ -361,7 +361,7 @@ func TestSubscribingOnThePage(t *testing.T) {
 
 	// Too many of one extension.
 	for range 2 {
-		r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "0003*210"))
+		r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "0003*210"))
 	}
 	v.gets(422, "POST", "/subscriptions", url.Values{"extension": {"0003*210"}, "types": {"hangup"}, "url": {"http://x"}}, `id="extension-error">the extension has as many`)
 
@@ -382,7 +382,7 @@ func TestSubscribingOnThePage(t *testing.T) {
 	}
 }
 
-func TestPageOfTheDeclared(t *testing.T) {
+func TestPageShowsDeclaredReadOnly(t *testing.T) {
 	r := newRig(t, Config{})
 	sub := notify.Subscription{Extension: "101", Types: []string{"hangup"}, URL: "http://x", Active: true, Declared: "config.toml:7"}
 	if err := sub.Validate(); err != nil {
@@ -399,16 +399,16 @@ func TestPageOfTheDeclared(t *testing.T) {
 	v.gets(422, "POST", "/subscriptions/"+id, url.Values{"revision": {"1"}}, "changed by someone else")
 }
 
-func TestReadersSeeNoButtons(t *testing.T) {
+func TestPageForReadersHasNoButtons(t *testing.T) {
 	r := newRig(t, Config{})
-	id := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "101"))["id"].(string)
+	id := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "101"))["id"].(string)
 	client, _ := r.newToken(object{"scope": "read"})
 	v := client.visit()
 	v.lacks(v.sees("/", "101"), "hx-get", "hx-post", "/tokens")
 	v.lacks(v.sees("/extensions/101", id), "<button type=\"button\"", `type="checkbox"`, "Clear selected", "/toggle", "/test", "/replay")
 }
 
-func TestPageOfTheBound(t *testing.T) {
+func TestPageForBoundToken(t *testing.T) {
 	at := time.Now().Truncate(time.Second) // its fraction may have any digits
 	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
 		return []dialog.Call{
@@ -416,10 +416,10 @@ func TestPageOfTheBound(t *testing.T) {
 			{ID: "bb", State: "ringing", Since: at, Parties: []dialog.Party{{ID: "p3", Extension: dialog.Extension{User: "102"}, CallerNum: "777", Since: at}}},
 		}, nil
 	}})
-	mine := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "101"))["id"].(string)
-	yours := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "102", "url", "http://yours.example/"))["id"].(string)
+	mine := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "101"))["id"].(string)
+	yours := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "102", "url", "http://yours.example/"))["id"].(string)
 	for i, user := range []string{"101", "102"} {
-		r.say(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: user}, CallerNum: "from" + user, At: at, ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("%032x", 100+i), Seq: 1, Party: "p"})
+		r.publishEvents(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: user}, CallerNum: "from" + user, At: at, ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("%032x", 100+i), Seq: 1, Party: "p"})
 	}
 	client, _ := r.newToken(object{"scope": "write", "extensions": []string{"101"}})
 	v := client.visit()
@@ -448,7 +448,7 @@ func TestPageOfTheBound(t *testing.T) {
 	}
 }
 
-func TestExtensionsOnThePage(t *testing.T) {
+func TestPageListsExtensions(t *testing.T) {
 	r := newRig(t, Config{
 		Extensions: func(context.Context) ([]dialog.Known, error) {
 			return []dialog.Known{
@@ -470,10 +470,10 @@ func TestExtensionsOnThePage(t *testing.T) {
 	v.sees("/extensions/101@pbx.example")
 }
 
-func TestLadderOnThePage(t *testing.T) {
+func TestPageShowsLadder(t *testing.T) {
 	r := newRig(t, Config{Trace: tracedCall})
 	for _, call := range []string{"c1", "c2", "busy"} {
-		r.say(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: "101"}, At: time.Now(), ID: call + strings.Repeat("0", 20), Call: call, Seq: 1, Party: "p"})
+		r.publishEvents(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: "101"}, At: time.Now(), ID: call + strings.Repeat("0", 20), Call: call, Seq: 1, Party: "p"})
 	}
 	v := r.visit()
 	html := v.sees("/calls/c1", `<object data="/calls/c1/ladder"`, "/calls/c1/ladder?as=pcap",
@@ -498,15 +498,15 @@ func TestLadderOnThePage(t *testing.T) {
 	v.gets(403, "GET", "/calls/c1/ladder", nil)
 }
 
-func TestTextIsText(t *testing.T) {
+func TestPageEscapesText(t *testing.T) {
 	const evil = `<img src=x onerror=alert(1)>"'</td><script>alert(2)</script>`
 	at := time.Now()
 	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
 		return []dialog.Call{{ID: evil, State: "ringing", Since: at, Parties: []dialog.Party{{ID: "p", Extension: dialog.Extension{User: evil}, CallerNum: evil, CallerName: evil, CalledNumber: evil, Since: at}}}}, nil
 	}})
-	r.say(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: evil}, CallerNum: evil, CallerName: evil, CalledNumber: evil, Status: dialog.Status(evil), At: at, ID: strings.Repeat("a", 32), Call: "cc", Seq: 1, Party: "p"})
-	r.say(dialog.Event{Type: dialog.MessageIn, Extension: dialog.Extension{User: "101"}, MessageText: evil, At: at, ID: strings.Repeat("b", 32), Call: "dd", Seq: 1, Party: "p"})
-	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "<img/src=x/onerror=alert(1)>", "note", evil))
+	r.publishEvents(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: evil}, CallerNum: evil, CallerName: evil, CalledNumber: evil, Status: dialog.Status(evil), At: at, ID: strings.Repeat("a", 32), Call: "cc", Seq: 1, Party: "p"})
+	r.publishEvents(dialog.Event{Type: dialog.MessageIn, Extension: dialog.Extension{User: "101"}, MessageText: evil, At: at, ID: strings.Repeat("b", 32), Call: "dd", Seq: 1, Party: "p"})
+	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "<img/src=x/onerror=alert(1)>", "note", evil))
 	r.newToken(object{"scope": "read", "note": evil})
 	v := r.visit()
 	for _, path := range []string{"/", "/calls", "/calls/cc", "/events", "/events?extension=" + url.QueryEscape(evil), "/tokens", "/extensions/" + url.PathEscape("<img/src=x/onerror=alert(1)>"), "/subscriptions/new?extension=" + url.QueryEscape(evil)} {
@@ -516,12 +516,12 @@ func TestTextIsText(t *testing.T) {
 	v.lacks(v.gets(422, "POST", "/subscriptions", url.Values{"extension": {evil}, "url": {evil}, "types": {evil}, "method": {evil}, "dialect": {evil}, "note": {evil}}), "<img src=x", "<script>alert")
 }
 
-func TestDeliveriesOnThePage(t *testing.T) {
+func TestPageShowsDeliveries(t *testing.T) {
 	r := newRig(t, Config{}, loopback)
-	at, status := r.deliver()
+	at, status := r.newReceiver()
 	v := r.visit()
 	v.sees("/deliveries", "No subscriptions yet")
-	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", at+"/cb", "headers", object{"X-Key": "hush"}))["id"].(string)
+	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", at+"/cb", "headers", object{"X-Key": "hush"}))["id"].(string)
 	v.sees("/deliveries?state=expired", "No expired deliveries")
 	v.sees("/deliveries?state=lost", "No deliveries yet")
 	v.gets(400, "GET", "/deliveries?cursor=x", nil)
@@ -529,9 +529,9 @@ func TestDeliveriesOnThePage(t *testing.T) {
 	status.Store(500)
 	r.notifier.Say(hangup("e1"))
 	path := "/deliveries/e1-" + sub
-	r.until("/v1/deliveries?state=waiting", func(o object) bool {
+	r.waitForJSON("/v1/deliveries?state=waiting", func(o object) bool {
 		items := o["items"].([]any)
-		return len(items) == 1 && is("waiting", 1)(items[0].(object))
+		return len(items) == 1 && hasState("waiting", 1)(items[0].(object))
 	})
 	v.sees("/deliveries", path, "hangup", "1001@pbx", at+"/cb", "HTTP 500", `class="state waiting"`)
 	v.sees("/deliveries?extension=1001&state=waiting", path, "/live/deliveries?extension=1001&amp;state=waiting", "/deliveries?extension=1001&amp;state=expired")
@@ -540,7 +540,7 @@ func TestDeliveriesOnThePage(t *testing.T) {
 	v.gets(200, "POST", path+"/redeliver", nil, "<b>Redelivery</b>", `class="state failed"`)
 	status.Store(204)
 	v.gets(200, "POST", path+"/redeliver", nil, "<b>Redelivery</b>", `class="state delivered"`)
-	r.until("/v1"+path, is("delivered", 3))
+	r.waitForJSON("/v1"+path, hasState("delivered", 3))
 	v.gets(200, "POST", "/subscriptions/"+sub+"/test", nil, "Test results", "HTTP 204", "<h3>hangup</h3>")
 	v.gets(404, "GET", "/deliveries/x", nil)
 	v.gets(404, "POST", "/deliveries/x/redeliver", nil)
@@ -548,13 +548,13 @@ func TestDeliveriesOnThePage(t *testing.T) {
 	v.gets(409, "POST", path+"/redeliver", nil, "the subscription of the delivery was deleted")
 }
 
-func TestReplayOnThePage(t *testing.T) {
+func TestPageReplaysTimeRange(t *testing.T) {
 	r := newRig(t, Config{}, loopback)
-	at, _ := r.deliver()
+	at, _ := r.newReceiver()
 	v := r.visit()
-	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", at))["id"].(string)
+	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", at))["id"].(string)
 	r.notifier.Say(hangup("e1"))
-	r.wait("it is delivered", func() bool { return r.notifier.Stats().Delivered == 1 })
+	r.waitUntil("it is delivered", func() bool { return r.notifier.Stats().Delivered == 1 })
 	path := "/subscriptions/" + sub + "/replay"
 	before := time.Now().Add(-2 * time.Hour).UTC().Format(formTime)
 	v.sees(path, `id="from" name="from" value="2`, "Send all events of this period to "+at+" again?")
@@ -563,14 +563,14 @@ func TestReplayOnThePage(t *testing.T) {
 	v.gets(422, "POST", path, url.Values{"from": {before}, "to": {before}}, `id="from-error">from is not before to`)
 	v.gets(200, "POST", path, url.Values{"from": {"2001-01-01 00:00"}, "to": {"2001-01-02 00:00"}}, "No events to resend")
 	v.gets(200, "POST", path, url.Values{"from": {before}}, "Events to resend: <b>1</b>")
-	r.wait("it is delivered again", func() bool { return r.notifier.Stats().Delivered == 2 })
+	r.waitUntil("it is delivered again", func() bool { return r.notifier.Stats().Delivered == 2 })
 	r.want(200, "PATCH", "/v1"+strings.TrimSuffix(path, "/replay"), object{"active": false})
 	v.gets(422, "POST", path, url.Values{"from": {before}}, `role="alert">the subscription is switched off`)
 	v.gets(404, "GET", "/subscriptions/x/replay", nil)
 	v.gets(404, "POST", "/subscriptions/x/replay", url.Values{"from": {before}})
 }
 
-func TestRotatingOnThePage(t *testing.T) {
+func TestPageRotatesSecret(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
 	made := r.want(201, "POST", "/v1/subscriptions", subscription())
@@ -585,7 +585,7 @@ func TestRotatingOnThePage(t *testing.T) {
 	v.gets(404, "POST", "/subscriptions/x/rotate-secret", nil)
 }
 
-func TestTokensOnThePage(t *testing.T) {
+func TestPageManagesTokens(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
 	v.sees("/tokens", "No tokens yet")
@@ -606,13 +606,13 @@ func TestTokensOnThePage(t *testing.T) {
 	r.as(secret).want(401, "GET", "/v1/subscriptions", nil)
 }
 
-func TestHealthOnThePage(t *testing.T) {
+func TestPageShowsHealth(t *testing.T) {
 	r := newRig(t, Config{Ready: func() []string { return []string{"no PBX answers OPTIONS"} }})
-	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "active", false, "url", "http://off.example/"))
+	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "active", false, "url", "http://off.example/"))
 	r.visit().sees("/health", "Not ready", "no PBX answers OPTIONS", "Delivered", "http://off.example/", "switched off")
 }
 
-func TestWeight(t *testing.T) {
+func TestPageWeighsLittle(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
 	html := v.sees("/")
@@ -666,7 +666,7 @@ func (v *visitor) listen(path string) (next func() string) {
 	}
 }
 
-func TestLive(t *testing.T) {
+func TestPageStreamsLiveParts(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "read", "extensions": []string{"101"}})
 	v := client.visit()
@@ -675,7 +675,7 @@ func TestLive(t *testing.T) {
 		t.Errorf("first comes %s", html)
 	}
 	for i, user := range []string{"102", "101"} {
-		r.say(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: user}, CallerName: "<b>of" + user, At: time.Now(), ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("%032x", 100+i), Seq: 1, Party: "p"})
+		r.publishEvents(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: user}, CallerName: "<b>of" + user, At: time.Now(), ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("%032x", 100+i), Seq: 1, Party: "p"})
 	}
 	html := next()
 	if !strings.Contains(html, "&lt;b&gt;of101") || strings.Contains(html, "of102") {
@@ -687,7 +687,7 @@ func TestLive(t *testing.T) {
 	}
 }
 
-func TestManyStreams(t *testing.T) {
+func TestPageRefusesExcessStreams(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
 	for range maxStreamsPerToken {

@@ -20,7 +20,7 @@ func (s *Server) recoverPanics(refuse errorWriter, h http.Handler) http.Handler 
 				s.log.Error("admin request panicked", "method", r.Method, "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
 			}
 			if watched.started {
-				panic(http.ErrAbortHandler) // which net/http does not log
+				panic(http.ErrAbortHandler) // net/http closes the connection without a log line
 			}
 			clear(w.Header())
 			refuse(w, http.StatusInternalServerError, "internal error in bellhop: see its log")

@@ -53,7 +53,7 @@ func serve(h http.Handler) *httptest.ResponseRecorder {
 
 // A panic in the middle of an answer cuts the connection: what was sent is no
 // whole answer.
-func TestPanicInAnAnswer(t *testing.T) {
+func TestPanicDuringResponseClosesConnection(t *testing.T) {
 	r := newRig(t, Config{})
 	h := r.server.guardHandler(writeProblem, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Write([]byte("half"))

@@ -45,22 +45,22 @@ const (
 )
 
 // errSlowestClient ends the stream of the slowest client.
-var errSlowestClient = errors.New("its client is the slowest while all queues are full")
+var errSlowestClient = errors.New("the client is the slowest, and all send buffers are full")
 
 // streamRegistry counts the open streams and bounds their memory.
 type streamRegistry struct {
-	keepAlive    time.Duration   // after which a client is told that there is nothing
-	writeTimeout time.Duration   // after which one that does not read is disconnected
-	maxBuffered  int             // bytes of all queues; see maxQueues
-	closing      context.Context // ends them all
+	keepAlive    time.Duration   // interval of comments while there is no event
+	writeTimeout time.Duration   // a client that does not read for so long is disconnected
+	maxBuffered  int             // bytes of all buffers, see maxBufferedBytes
+	closing      context.Context // ends all streams
 	closeAll     context.CancelFunc
 
 	mu       sync.Mutex
-	perToken map[string]int // by the id of the token
+	perToken map[string]int // open streams by token id
 	buffers  map[*sendBuffer]bool
-	buffered int // bytes of all queues
+	buffered int // bytes of all buffers
 
-	renders chan struct{} // has room for those who make a part of a page
+	renders chan struct{} // slots of renders in progress
 }
 
 // maxRenders is the number of page parts that are rendered at a time. The memory of a
@@ -84,10 +84,10 @@ type sendBuffer struct {
 	rc       *http.ResponseController
 	w        io.Writer
 
-	// streams.mu guards these.
+	// registry.mu guards the fields below.
 	bytes  int
-	since  time.Time // when the first of them was queued
-	closed bool      // to make room
+	since  time.Time // time at which the bytes were buffered
+	closed bool      // closed to make room
 }
 
 // weight is the share of the common room that a buffer takes from others: its bytes
@@ -126,7 +126,7 @@ func (q *sendBuffer) send(b []byte) error {
 	if err := q.rc.SetWriteDeadline(time.Now().Add(q.registry.writeTimeout)); err != nil {
 		return err
 	}
-	if q.isClosed() { // since; its deadline was before ours
+	if q.isClosed() { // closed meanwhile: our deadline has overwritten that of the closing
 		return errSlowestClient
 	}
 	_, err := q.w.Write(b)
@@ -160,7 +160,7 @@ func (q *sendBuffer) setSize(bytes int) (closed bool) {
 		}
 		s.buffered -= slowest.bytes
 		slowest.bytes, slowest.closed = 0, true
-		slowest.rc.SetWriteDeadline(now) // ends its Write
+		slowest.rc.SetWriteDeadline(now) // ends its blocked Write
 	}
 	return q.closed
 }
@@ -184,7 +184,7 @@ func (s *streamRegistry) acquireSlot(token string) bool {
 	return true
 }
 
-// releaseSlot ends what acquireSlot began.
+// releaseSlot removes a stream that acquireSlot has counted.
 func (s *streamRegistry) releaseSlot(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -289,7 +289,7 @@ func (s *Server) respondEventPage(ctx context.Context, q notify.Query) (*rawResp
 		b.Reset()
 		s.writeEventPage(b, events, next)
 		releaseTurn(ctx)
-		c.BodyWriter().Write(b.Bytes()) // a client that is gone needs no more
+		c.BodyWriter().Write(b.Bytes()) // an error means that the client has left
 	}}, nil
 }
 
@@ -316,7 +316,7 @@ func (s *Server) writeEventPage(b *bytes.Buffer, events []*dialog.Event, next st
 	}
 	b.WriteString(`],"next":`)
 	writeLine(b, next)
-	b.Truncate(b.Len() - 1) // the end of the line
+	b.Truncate(b.Len() - 1) // remove the end of the line
 	b.WriteString("}\n")
 }
 
@@ -331,7 +331,7 @@ const (
 // and again when one of its extensions has got a number since.
 type lineCache struct {
 	byID   *lru.Cache[string, cachedLine]
-	number func(user string) uint64 // allots none
+	number func(user string) uint64 // returns 0 if none is allotted
 }
 
 type cachedLine struct {
@@ -369,11 +369,11 @@ func (l lineCache) encode(e *dialog.Event) []byte {
 func writeLine(w io.Writer, v any) {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
-	e.Encode(v) // a client that is gone needs no more
+	e.Encode(v) // an error means that the client has left
 }
 
 // respondEventStream answers with the event log as it grows, after the event with the
-// id last; "": as q says.
+// id last, or from the start that q gives if last is "".
 func (s *Server) respondEventStream(ctx context.Context, q notify.Query, last string) (*rawResponse, error) {
 	if last != "" {
 		q.After = last
@@ -397,7 +397,7 @@ func (s *Server) respondEventStream(ctx context.Context, q notify.Query, last st
 		defer tail.Close()
 		r, w := humago.Unwrap(c)
 		if err := s.writeStream(w, r, tail); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errSlowestClient) {
-			s.log.Warn("stream closed: the client does not read", "peer", r.RemoteAddr, "err", err)
+			s.log.Warn("stream of slow client closed", "peer", r.RemoteAddr, "err", err)
 		}
 	}}, nil
 }
@@ -409,11 +409,11 @@ func (s *Server) writeStream(w http.ResponseWriter, r *http.Request, tail *notif
 	ctx, stop := context.WithCancel(r.Context())
 	defer stop()
 	defer context.AfterFunc(s.streams.closing, stop)()
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 
 	q := s.streams.newBuffer(w)
 	defer q.remove()
-	// The limits of the server are of requests that end.
+	// The server's deadline is for requests that end.
 	if err := q.rc.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
@@ -428,7 +428,7 @@ func (s *Server) writeStream(w http.ResponseWriter, r *http.Request, tail *notif
 		waiting, cancel := context.WithTimeout(ctx, s.streams.keepAlive)
 		events, _ := tail.Next(waiting)
 		cancel()
-		if ctx.Err() != nil || !s.tokens.stillValid(who, time.Now()) {
+		if ctx.Err() != nil || !s.tokens.stillValid(client, time.Now()) {
 			return nil
 		}
 		wrote = time.Now()
@@ -456,7 +456,7 @@ func (s *Server) sendEvents(q *sendBuffer, events []*dialog.Event) error {
 			lines, size = append(lines, line), size+len(line)+len(e.ID)+len(e.Type)+len("id: \nevent: \ndata: \n\n")
 			yieldAfter(len(lines))
 		}
-		text := bytes.NewBuffer(make([]byte, 0, size)) // no larger than what is counted
+		text := bytes.NewBuffer(make([]byte, 0, size)) // exactly the bytes that setSize counts
 		for i, line := range lines {
 			fmt.Fprintf(text, "id: %s\nevent: %s\ndata: %s\n\n", events[i].ID, events[i].Type, line)
 		}

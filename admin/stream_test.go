@@ -139,20 +139,20 @@ func event(i int, extension string) dialog.Event {
 func idOf(i int) string { return event(i, "").ID }
 
 // running runs the rig's notifier until the test ends.
-func (r *rig) running() {
+func (r *rig) startNotifier() {
 	ctx, stop := context.WithCancel(context.WithoutCancel(r.Context()))
 	var run sync.WaitGroup
 	run.Go(func() { r.notifier.Run(ctx) })
 	r.Cleanup(func() { stop(); run.Wait() })
 }
 
-func TestStream(t *testing.T) {
+func TestStreamsEventsAsPublished(t *testing.T) {
 	r := newRig(t, Config{})
-	r.say(event(0, "101")) // before
+	r.publishEvents(event(0, "101")) // before
 	f := r.follow("")
 	hostile := event(1, "102")
 	hostile.CallerName = "x\r\ndata: y\n\n<img src=x>\u2028"
-	r.say(hostile, event(2, "0003*210"))
+	r.publishEvents(hostile, event(2, "0003*210"))
 	var got []any
 	for i := range 2 {
 		b := f.next()
@@ -183,7 +183,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-func TestStreamFilters(t *testing.T) {
+func TestStreamAppliesFilters(t *testing.T) {
 	r := newRig(t, Config{})
 	bound, _ := r.newToken(object{"scope": "read", "extensions": []string{"102"}})
 	tests := []struct {
@@ -206,7 +206,7 @@ func TestStreamFilters(t *testing.T) {
 		feeds = append(feeds, tt.client.follow(tt.query))
 	}
 	for i := range 6 {
-		r.say(event(i, []string{"101", "102"}[i%2]))
+		r.publishEvents(event(i, []string{"101", "102"}[i%2]))
 	}
 	for i, tt := range tests {
 		for _, k := range tt.want {
@@ -236,17 +236,17 @@ func TestStreamFilters(t *testing.T) {
 }
 
 // A client goes on where it was, also at a bellhop that has just begun.
-func TestStreamResumes(t *testing.T) {
+func TestStreamResumesFromEvent(t *testing.T) {
 	r := newRig(t, Config{})
 	begin := time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
 	f := r.follow("")
-	r.say(event(0, "101"), event(1, "101"))
+	r.publishEvents(event(0, "101"), event(1, "101"))
 	f.wantNext(idOf(0))
 	f.stop()
-	r.say(event(2, "101"))
+	r.publishEvents(event(2, "101"))
 	f = r.follow("", "Last-Event-ID", idOf(0))
 	f.wantNext(idOf(1), idOf(2))
-	r.say(event(3, "101"))
+	r.publishEvents(event(3, "101"))
 	f.wantNext(idOf(3))
 	f.stop()
 
@@ -259,7 +259,7 @@ func TestStreamResumes(t *testing.T) {
 	h := httptest.NewServer(again.server.Handler())
 	defer h.Close()
 	again.url = h.URL
-	again.say(event(4, "101"))
+	again.publishEvents(event(4, "101"))
 	feeds := []*feed{
 		again.follow("", "Last-Event-ID", idOf(1)),
 		again.follow("?since="+begin, "Last-Event-ID", idOf(1)), // as a browser that connects anew
@@ -268,7 +268,7 @@ func TestStreamResumes(t *testing.T) {
 		again.follow("?type=hangup&since=" + idOf(1)),
 		again.follow("?since=2220-01-01T00:00:00Z"),
 	}
-	again.say(event(5, "101"))
+	again.publishEvents(event(5, "101"))
 	for i, want := range [][]int{{2, 3, 4, 5}, {2, 3, 4, 5}, {2, 3, 4, 5}, {0, 1, 2, 3, 4, 5}, {2, 5}, {5}} {
 		for _, k := range want {
 			feeds[i].wantNext(idOf(k))
@@ -280,9 +280,9 @@ func TestStreamResumes(t *testing.T) {
 	}
 }
 
-func TestFiftyStreams(t *testing.T) {
+func TestFiftyStreamsGetAllEvents(t *testing.T) {
 	r := newRig(t, Config{})
-	r.running()
+	r.startNotifier()
 	const all = 300
 	var clients sync.WaitGroup
 	for range 50 {
@@ -305,10 +305,10 @@ func TestFiftyStreams(t *testing.T) {
 }
 
 // A client that does not read is disconnected, holds up nobody, and can resume.
-func TestSlowStream(t *testing.T) {
+func TestSlowStreamIsDisconnected(t *testing.T) {
 	r := newRig(t, Config{})
 	r.server.streams.writeTimeout = time.Second
-	r.running()
+	r.startNotifier()
 	slow, quick := r.follow(""), r.follow("")
 	last := 0
 	for ; r.server.streams.count() == 2; last++ {
@@ -335,7 +335,7 @@ func TestSlowStream(t *testing.T) {
 }
 
 // The limits of the server are not those of a stream.
-func TestStreamOutlivesTheLimits(t *testing.T) {
+func TestStreamOutlivesServerTimeouts(t *testing.T) {
 	r := newRig(t, Config{})
 	r.server.streams.keepAlive = 20 * time.Millisecond
 	h := httptest.NewUnstartedServer(nil)
@@ -351,11 +351,11 @@ func TestStreamOutlivesTheLimits(t *testing.T) {
 			t.Fatalf("%+v: %v", b, err)
 		}
 	}
-	r.say(event(0, "101"))
+	r.publishEvents(event(0, "101"))
 	f.wantNext(idOf(0))
 }
 
-func TestStreamsEndWithTheServer(t *testing.T) {
+func TestStreamsEndAtShutdown(t *testing.T) {
 	r := newRig(t, Config{})
 	h := r.server.HTTPServer()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -366,7 +366,7 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 	go func() { served <- h.Serve(l) }()
 	r.url = "http://" + l.Addr().String()
 	f, behind := r.follow(""), r.follow("")
-	r.say(event(0, "101"))
+	r.publishEvents(event(0, "101"))
 	f.wantNext(idOf(0))
 	if _, err := behind.lines.Peek(1); err != nil { // it was sent
 		t.Fatal(err)
@@ -389,10 +389,10 @@ func TestStreamEndsWithItsToken(t *testing.T) {
 	r := newRig(t, Config{})
 	reader, id := r.newToken(object{"scope": "read"})
 	f, mine := reader.follow(""), r.follow("")
-	r.say(event(0, "101"))
+	r.publishEvents(event(0, "101"))
 	f.wantNext(idOf(0))
 	r.want(204, "DELETE", "/v1/tokens/"+id, nil)
-	r.say(event(1, "101"))
+	r.publishEvents(event(1, "101"))
 	f.wantEnd()
 	mine.wantNext(idOf(0), idOf(1))
 
@@ -414,7 +414,7 @@ func TestStreamEndsWithItsToken(t *testing.T) {
 	}
 }
 
-func TestTooManyStreams(t *testing.T) {
+func TestExcessStreamsAreRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	other, id := r.newToken(object{"scope": "read"})
 	wantRefused := func(r *rig) {

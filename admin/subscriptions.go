@@ -48,12 +48,12 @@ func (s *Server) editSubscription(ctx context.Context, id string, revision uint6
 	if err != nil {
 		return before, err
 	}
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 	after, err := s.config.Notifier.Edit(ctx, id, revision, func(sub *notify.Subscription) error {
-		if sub.Revision != before.Revision { // since a moment ago
+		if sub.Revision != before.Revision { // changed since it was read
 			before = maskSecrets(*sub)
 		}
-		if !who.canSee(sub.Extension) {
+		if !client.canSee(sub.Extension) {
 			return notify.ErrNotFound
 		}
 		expr := sub.ExtensionRegex
@@ -61,14 +61,14 @@ func (s *Server) editSubscription(ctx context.Context, id string, revision uint6
 			return err
 		}
 		if sub.ExtensionRegex != expr {
-			if who.id != configID {
-				sub.Owner = who.id // whose expression it is
+			if client.id != configID {
+				sub.Owner = client.id // the expression counts in this token's quota
 			}
-			if err := s.checkQuota(who.id, sub); err != nil {
+			if err := s.checkQuota(client.id, sub); err != nil {
 				return err
 			}
 		}
-		if !who.canSee(sub.Extension) && sub.Validate() == nil {
+		if !client.canSee(sub.Extension) && sub.Validate() == nil {
 			return errNotBound
 		}
 		return nil

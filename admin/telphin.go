@@ -132,10 +132,10 @@ func (s *Server) answerTelphin(w http.ResponseWriter, r *http.Request) (status i
 		return 0, nil, err
 	}
 	asks := requiredPermission(r)
-	switch who := accessOf(r.Context()); {
-	case !who.permits(asks):
+	switch client := accessOf(r.Context()); {
+	case !client.permits(asks):
 		return 0, nil, &telphinError{http.StatusForbidden, missingPermission[asks]}
-	case to != allExtensions && !who.canSee(to.extension):
+	case to != allExtensions && !client.canSee(to.extension):
 		return 0, nil, &telphinError{http.StatusForbidden, "this token is not bound to this extension: use another token"}
 	}
 	var allow string
@@ -219,12 +219,12 @@ func (s *Server) resolveTelphinExtension(ctx context.Context, id string) (string
 	if named || err != nil || strconv.FormatUint(n, 10) != name {
 		return name, nil
 	}
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 	numbered, err := s.config.Notifier.ExtensionNumbered(ctx, n)
 	switch {
-	case err != nil, numbered == "", numbered == name, !who.canSee(numbered):
+	case err != nil, numbered == "", numbered == name, !client.canSee(numbered):
 		return name, err
-	case !who.canSee(name):
+	case !client.canSee(name):
 		return numbered, nil
 	}
 	known, err := s.config.Notifier.ExtensionNumber(ctx, name)
@@ -274,7 +274,7 @@ type telphinChange struct {
 }
 
 func parseTelphinBody(r *http.Request) (c telphinChange, err error) {
-	b, err := io.ReadAll(r.Body) // which is in memory
+	b, err := io.ReadAll(r.Body) // in memory, see limitBody
 	if err == nil {
 		err = json.Unmarshal(b, &c)
 	}
@@ -299,7 +299,7 @@ func (c *telphinChange) apply(sub *notify.Subscription, s *Server) error {
 		}
 		if left := removeType(sub.Types, *c.EventType); len(sub.Types) == 0 || len(left) > 0 {
 			sub.Types = []string{*c.EventType}
-		} // else it is that already, if need be for one flow
+		} // else the subscription has only this type, or one flow of it: keep it
 	}
 	if c.Method != nil {
 		method := strings.ToUpper(*c.Method)

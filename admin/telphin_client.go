@@ -18,9 +18,9 @@ type telphinUser struct {
 	Login    string `json:"login"` // the client_id that gets access tokens
 }
 
-func telphinUserOf(who *access) telphinUser {
-	u := telphinUser{1, 1, who.id}
-	if who.id == configID {
+func telphinUserOf(client *access) telphinUser {
+	u := telphinUser{1, 1, client.id}
+	if client.id == configID {
 		u.Login = "admin"
 	}
 	return u

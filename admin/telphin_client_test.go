@@ -11,7 +11,7 @@ import (
 )
 
 // Telphin clients ask first who they are, and which extensions there are.
-func TestTelphinFirstSteps(t *testing.T) {
+func TestTelphinClientsDiscoverExtensions(t *testing.T) {
 	known := []dialog.Known{
 		{Extension: dialog.Extension{User: "301", Domain: "pbx.example"}, Kind: dialog.Phone},
 		{Extension: dialog.Extension{User: "0003*302"}, Kind: dialog.Phone},
@@ -32,7 +32,7 @@ func TestTelphinFirstSteps(t *testing.T) {
 	r.wantJSON(200, `{"client_id":1,"id":1,"login":"admin"}`, "GET", "/user/", nil)
 	r.wantJSON(200, `{"client_id":1,"id":1,"login":"admin"}`, "GET", "/api/ver1.0/user", nil)
 
-	taken := r.allot("800")
+	taken := r.allotNumber("800")
 	list := "/client/@me/extension/"
 	resp, text := r.raw("GET", list+"?type=phone", nil)
 	if resp.StatusCode != 200 {
@@ -101,7 +101,7 @@ func TestTelphinFirstSteps(t *testing.T) {
 }
 
 // Ids fit 31 bits; those that older versions gave out are still good.
-func TestTelphinNumbersThatWere(t *testing.T) {
+func TestTelphinAcceptsLegacyNumbers(t *testing.T) {
 	r := newRig(t, Config{})
 	path := "/extension/175/event/"
 	r.telphin(path, "hangup")
@@ -120,7 +120,7 @@ func TestTelphinNumbersThatWere(t *testing.T) {
 	r.wantJSON(204, "", "DELETE", path+itoa(e.legacyNumberBase()), nil)
 	r.wantSubs()
 
-	several := r.v1("175", "dial-in", "hangup")
+	several := r.createSubscription("175", "dial-in", "hangup")
 	sub, err := r.notifier.Subscription(several)
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +134,7 @@ func TestTelphinNumbersThatWere(t *testing.T) {
 	}
 }
 
-func TestTelphinMethods(t *testing.T) {
+func TestTelphinMethodIgnoresCase(t *testing.T) {
 	r := newRig(t, Config{})
 	for method, want := range map[string]string{"post": "POST", "Get": "GET", "PoSt": "POST", "get": "GET"} {
 		out := r.want(201, "POST", "/extension/175/event/", object{"url": "http://a.example/", "event_type": "hangup", "method": method})

@@ -28,7 +28,7 @@ func (r *rig) telphin(path, event string) string {
 // show is the address of the documents' example.
 const show = "https://somehost.com/fordel/show.php?myid=175"
 
-func TestTelphinExamples(t *testing.T) {
+func TestTelphinDocumentedExamples(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, root := range []string{"", "/api/ver1.0"} {
 		event := root + "/extension/175/event/"
@@ -60,7 +60,7 @@ func TestTelphinExamples(t *testing.T) {
 	}
 }
 
-func TestTelphinUpdate(t *testing.T) {
+func TestTelphinUpdatesEvent(t *testing.T) {
 	r := newRig(t, Config{})
 	id := r.telphin("/extension/175/event/", "dial-out")
 	path := "/extension/175/event/" + id
@@ -71,7 +71,7 @@ func TestTelphinUpdate(t *testing.T) {
 	before := r.notifier.Subscriptions()[0]
 
 	// What is told of one flow alone is an answer, and remains what it is.
-	one := r.v1("175", "answer-in")
+	one := r.createSubscription("175", "answer-in")
 	sub, _ := r.notifier.Subscription(one)
 	number := itoa(dialectEventsOf(sub, telphinTypes)[0].eventNumber())
 	r.wantJSON(200, `{"url":"http://b.example/","method":"POST","event_type":"answer","id":`+number+`}`, "PUT", "/extension/175/event/"+number, object{"event_type": "answer", "url": "http://b.example/"})
@@ -94,12 +94,12 @@ func TestTelphinUpdate(t *testing.T) {
 	}
 }
 
-func TestTelphinBadCreates(t *testing.T) {
+func TestTelphinRefusesInvalidEvents(t *testing.T) {
 	r := newRig(t, Config{Kind: func(user string) dialog.Kind {
 		return map[string]dialog.Kind{"600": dialog.Queue, "101": dialog.Phone}[user]
 	}})
 	event := func(pairs ...any) object {
-		return with(object{"url": show, "event_type": "dial-out", "method": "GET"}, pairs...)
+		return withFields(object{"url": show, "event_type": "dial-out", "method": "GET"}, pairs...)
 	}
 	for _, body := range []any{
 		"", "x", "[]", "null", `{"url":`, event("url", nil), event("url", ""), event("url", "ftp://a.example/"), event("url", "http://a.example:65536/"), event("url", "http://a.example:0/"), event("url", 1), event("url", "http://a.example/{call_id}"),
@@ -132,7 +132,7 @@ func TestTelphinBadCreates(t *testing.T) {
 	}
 }
 
-func TestTelphinDelete(t *testing.T) {
+func TestTelphinDeletesEvents(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, e := range []string{"dial-in", "hangup"} {
 		r.telphin("/extension/175/event/", e)
@@ -157,7 +157,7 @@ func TestTelphinDelete(t *testing.T) {
 	r.wantSubs()
 }
 
-func TestTelphinAllPhones(t *testing.T) {
+func TestTelphinEventsOfAllPhones(t *testing.T) {
 	r := newRig(t, Config{})
 	r.wantJSON(200, "[]", "GET", "/client/@me/phone_events/", nil)
 	id := r.telphin("/api/ver1.0/client/1137/phone_events/", "message-in")
@@ -182,7 +182,7 @@ func TestTelphinAllPhones(t *testing.T) {
 // there is the type.
 func TestTelphinNumbersOfSeveralTypes(t *testing.T) {
 	r := newRig(t, Config{})
-	r.v1("175", "dial-in", "answer", "voicemail", "ringing")
+	r.createSubscription("175", "dial-in", "answer", "voicemail", "ringing")
 	list := func() (events []telphinEvent) {
 		_, text := r.raw("GET", "/extension/175/event/", nil)
 		if err := json.Unmarshal([]byte(text), &events); err != nil {
@@ -214,9 +214,9 @@ func TestTelphinNumbersOfSeveralTypes(t *testing.T) {
 }
 
 // The id of a path is the number that callbacks say of an extension, or a name.
-func TestTelphinExtensionNumbers(t *testing.T) {
+func TestTelphinResolvesExtensionNumbers(t *testing.T) {
 	r := newRig(t, Config{})
-	number := r.allot("205")
+	number := r.allotNumber("205")
 	id := r.telphin("/extension/"+itoa(number)+"/event/", "hangup")
 	r.wantSubs("205 hangup")
 	for _, path := range []string{"/extension/@205/event/", "/extension/205/event/", "/extension/" + itoa(number) + "/event/"} {
@@ -234,13 +234,13 @@ func TestTelphinExtensionNumbers(t *testing.T) {
 	if resp, _ := r.raw("DELETE", "/extension/"+itoa(number)+"/event/", nil); resp.StatusCode != 400 {
 		t.Errorf("DELETE of the events of two: %d", resp.StatusCode)
 	}
-	if got := len(r.subs()); got != 4 {
+	if got := len(r.subscriptionTexts()); got != 4 {
 		t.Errorf("%d are left, want 4", got)
 	}
 }
 
 // allot has an extension be numbered, as its first callback does.
-func (r *rig) allot(user string) uint64 {
+func (r *rig) allotNumber(user string) uint64 {
 	r.Helper()
 	kv, err := r.js.KeyValue(r.Context(), "bellhop_extensions")
 	if err != nil {
@@ -253,7 +253,7 @@ func (r *rig) allot(user string) uint64 {
 	return number
 }
 
-func TestTelphinRefusals(t *testing.T) {
+func TestTelphinErrorFormats(t *testing.T) {
 	for status, want := range map[int]string{
 		401: `{"message":"Unauthorized","status":401}`,
 		429: `{"message":"slower","status":"rate_limit_exceeded"}`,

@@ -58,7 +58,7 @@ var (
 
 const (
 	maxTokens   = 1000
-	tokenPrefix = "bh_" // by which scanners, and people, know what they have found
+	tokenPrefix = "bh_" // lets secret scanners and people recognize a token
 )
 
 // openTokenBucket opens the bucket of tokens: id to JSON.
@@ -78,11 +78,11 @@ type tokenStore struct {
 	log *slog.Logger
 
 	mu         sync.Mutex
-	stored     map[string]storedToken // by id, as in the bucket
+	stored     map[string]storedToken // by token id, as in the bucket
 	byHash     map[[sha256.Size]byte]*access
-	grants     grantStore           // access tokens, each for one of these
-	revoked    map[string]bool      // revoked here: what a slow watch says of it is old
-	unsavedUse map[string]time.Time // by id, when it is not written yet
+	grants     grantStore           // access tokens issued for these
+	revoked    map[string]bool      // revoked by this node; the watch may still report older revisions
+	unsavedUse map[string]time.Time // time of last use by token id, not stored yet
 }
 
 // newTokenStore returns a store that knows the token of the config only, or none if
@@ -149,8 +149,8 @@ func (ts *tokenStore) applyToken(t storedToken) {
 	}
 }
 
-// applyRevocation removes a token. seen tells that the watch reports it, and not this
-// node's own write.
+// applyRevocation removes a token. seen is true if the watch reports the revocation,
+// and false if this node has just made it.
 func (ts *tokenStore) applyRevocation(id string, seen bool) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -161,7 +161,7 @@ func (ts *tokenStore) applyRevocation(id string, seen bool) {
 		ts.revoked[id] = true
 	}
 	if seen {
-		delete(ts.revoked, id) // nothing older follows
+		delete(ts.revoked, id) // the watch reports nothing older after this
 	}
 }
 
@@ -192,7 +192,7 @@ func (ts *tokenStore) watchBucket(ctx context.Context, goOn bool) error {
 			switch {
 			case !open:
 				return errors.New("watch tokens: closed")
-			case e == nil && !goOn: // all there was
+			case e == nil && !goOn: // end of the content
 				return nil
 			case e == nil:
 			case e.Operation() == jetstream.KeyValuePut:
@@ -210,10 +210,10 @@ func (ts *tokenStore) applyEntry(e jetstream.KeyValueEntry) {
 	t := storedToken{revision: e.Revision()}
 	err := json.Unmarshal(e.Value(), &t)
 	if err == nil && (len(t.Hash) != sha256.Size || t.ID != e.Key()) {
-		err = errors.New("it has no hash, or another id")
+		err = errors.New("its hash is missing, or its id is another")
 	}
 	if err != nil {
-		ts.log.Error("a token cannot be read", "token", e.Key(), "err", err)
+		ts.log.Error("stored token ignored", "token", e.Key(), "err", err)
 		return
 	}
 	ts.applyToken(t)
@@ -234,7 +234,7 @@ func (ts *tokenStore) writeLastUsed(ctx context.Context) {
 	ts.mu.Unlock()
 	for _, t := range news {
 		if _, err := ts.writeToken(ctx, t); err != nil && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-			ts.log.Warn("when a token was used is not written down", "token", t.ID, "err", err)
+			ts.log.Warn("last use of token not stored", "token", t.ID, "err", err)
 		}
 	}
 }
@@ -243,10 +243,10 @@ func (ts *tokenStore) writeLastUsed(ctx context.Context) {
 func (ts *tokenStore) writeToken(ctx context.Context, t storedToken) (storedToken, error) {
 	b, err := json.Marshal(t)
 	if err != nil {
-		return t, fmt.Errorf("token %s: %w", t.ID, err)
+		return t, fmt.Errorf("encode token %s: %w", t.ID, err)
 	}
 	if t.revision, err = ts.kv.Update(ctx, t.ID, b, t.revision); err != nil {
-		return t, fmt.Errorf("token %s: %w", t.ID, err)
+		return t, fmt.Errorf("store token %s: %w", t.ID, err)
 	}
 	ts.applyToken(t)
 	return t, nil
@@ -278,7 +278,7 @@ func (ts *tokenStore) revoke(ctx context.Context, id string) (Token, error) {
 		return t, err
 	}
 	if err := ts.kv.Delete(ctx, id); err != nil {
-		return t, fmt.Errorf("token %s: %w", id, err)
+		return t, fmt.Errorf("delete token %s: %w", id, err)
 	}
 	ts.applyRevocation(id, false)
 	return t, nil

@@ -16,7 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-func TestTokenLives(t *testing.T) {
+func TestTokenLifecycle(t *testing.T) {
 	r := newRig(t, Config{})
 	expires := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	resp, made := r.do("POST", "/v1/tokens", object{"note": "crm", "scope": "write", "extensions": []string{"101", "102@pbx.example"}, "expires": expires})
@@ -61,7 +61,7 @@ func TestTokenLives(t *testing.T) {
 	}
 }
 
-func TestBadTokens(t *testing.T) {
+func TestInvalidTokensAreRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, tt := range []struct {
 		name     string
@@ -129,7 +129,7 @@ func TestTokensAreHashed(t *testing.T) {
 
 // another opens a Server on the same store, as another node does. It hears of
 // changes only if it runs.
-func (r *rig) another(run bool) *Server {
+func (r *rig) openNode(run bool) *Server {
 	r.Helper()
 	c := Config{Token: testToken, Notifier: r.notifier, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	if run {
@@ -143,7 +143,7 @@ func (r *rig) another(run bool) *Server {
 }
 
 // wait waits until what is so, or the test's time is over.
-func (r *rig) wait(what string, so func() bool) {
+func (r *rig) waitUntil(what string, so func() bool) {
 	r.Helper()
 	ctx, stop := context.WithTimeout(r.Context(), 5*time.Minute)
 	defer stop()
@@ -161,20 +161,20 @@ func (r *rig) wait(what string, so func() bool) {
 func TestNodesShareTokens(t *testing.T) {
 	r := newRig(t, Config{})
 	before, _ := r.newToken(object{"scope": "read"})
-	node := r.another(true)
+	node := r.openNode(true)
 	if node.tokens.findAccess(before.token, time.Now()) == nil {
 		t.Error("a new node does not know a token")
 	}
 	client, id := r.newToken(object{"scope": "write", "extensions": []string{"101"}})
-	r.wait("another node knows the token", func() bool { return node.tokens.findAccess(client.token, time.Now()) != nil })
+	r.waitUntil("another node knows the token", func() bool { return node.tokens.findAccess(client.token, time.Now()) != nil })
 	if a := node.tokens.findAccess(client.token, time.Now()); a.id != id || a.permits(permitAdmin) || !a.permits(permitWrite) || a.canSee("102") {
 		t.Errorf("there it is %+v", a)
 	}
 	if _, err := node.tokens.revoke(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	r.wait("the token is revoked here", func() bool { return r.server.tokens.findAccess(client.token, time.Now()) == nil })
-	r.wait("nothing is remembered of it", func() bool {
+	r.waitUntil("the token is revoked here", func() bool { return r.server.tokens.findAccess(client.token, time.Now()) == nil })
+	r.waitUntil("nothing is remembered of it", func() bool {
 		ts := node.tokens
 		ts.mu.Lock()
 		defer ts.mu.Unlock()
@@ -182,7 +182,7 @@ func TestNodesShareTokens(t *testing.T) {
 	})
 }
 
-func TestLastUseIsWrittenDown(t *testing.T) {
+func TestLastUseIsStored(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "read"})
 	unused, unusedID := r.newToken(object{"scope": "read"})
@@ -190,7 +190,7 @@ func TestLastUseIsWrittenDown(t *testing.T) {
 	r.server.tokens.findAccess(client.token, now)
 	r.server.tokens.writeLastUsed(t.Context())
 
-	node := r.another(false)
+	node := r.openNode(false)
 	if got, err := node.tokens.get(id); err != nil || !got.LastUsed.Equal(now) {
 		t.Errorf("last used at %v: %v, want %v", got.LastUsed, err, now)
 	}
@@ -216,10 +216,10 @@ func TestLastUseIsWrittenDown(t *testing.T) {
 	}
 }
 
-func TestRevokedStaysRevoked(t *testing.T) {
+func TestRevokedTokenStaysRevoked(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "read"})
-	ts := r.another(false).tokens // which hears of nothing
+	ts := r.openNode(false).tokens // which hears of nothing
 	late := ts.stored[id]
 	late.revision++
 	if _, err := ts.revoke(t.Context(), id); err != nil {
@@ -231,7 +231,7 @@ func TestRevokedStaysRevoked(t *testing.T) {
 	}
 }
 
-func TestUnreadableTokens(t *testing.T) {
+func TestUnreadableTokensAreIgnored(t *testing.T) {
 	r := newRig(t, Config{})
 	client, _ := r.newToken(object{"scope": "read"})
 	for key, value := range map[string]string{"a": "{", "b": `{"id":"b","scope":"admin"}`, "c": `{"id":"d","scope":"admin","hash":"` + strings.Repeat("A", 43) + `="}`} {
@@ -239,13 +239,13 @@ func TestUnreadableTokens(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ts := r.another(false).tokens
+	ts := r.openNode(false).tokens
 	if all := ts.all(); len(all) != 1 || ts.findAccess(client.token, time.Now()) == nil {
 		t.Errorf("known are %v, want the readable one alone", all)
 	}
 }
 
-func TestTooManyTokens(t *testing.T) {
+func TestTokensAreLimited(t *testing.T) {
 	r := newRig(t, Config{})
 	ts := r.server.tokens
 	for i := range maxTokens {
@@ -255,7 +255,7 @@ func TestTooManyTokens(t *testing.T) {
 	r.wantProblem(404, "", "GET", "/v1/tokens/x", nil)
 }
 
-func TestTokensWithoutAStore(t *testing.T) {
+func TestTokensSurviveStoreOutage(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "read"})
 	r.store.Close()

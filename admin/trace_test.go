@@ -39,7 +39,7 @@ func tracedCall(_ context.Context, id string) (trace.Call, bool, error) {
 	}, true, nil
 }
 
-func TestTraceOfACall(t *testing.T) {
+func TestTraceHasFourFormats(t *testing.T) {
 	r := newRig(t, Config{Trace: tracedCall})
 	resp, got := r.do("GET", "/v1/calls/c1/trace", nil)
 	var want object
@@ -92,7 +92,7 @@ func TestTraceOfACall(t *testing.T) {
 	}
 }
 
-func TestTraceRefused(t *testing.T) {
+func TestTraceErrors(t *testing.T) {
 	r := newRig(t, Config{Trace: tracedCall})
 	r.wantProblem(404, "", "GET", "/v1/calls/c2/trace?as=svg", nil)
 	r.wantProblem(422, "query.as", "GET", "/v1/calls/c1/trace?as=gif", nil)
@@ -104,7 +104,7 @@ func TestTraceRefused(t *testing.T) {
 	newRig(t, Config{}).wantProblem(404, "", "GET", "/v1/calls/c1/trace", nil)
 }
 
-func TestTraceIsDescribed(t *testing.T) {
+func TestTraceFormatsAreDescribed(t *testing.T) {
 	r := newRig(t, Config{})
 	paths := r.want(200, "GET", "/openapi.json", nil)["paths"].(object)
 	answers := paths["/v1/calls/{id}/trace"].(object)["get"].(object)["responses"].(object)

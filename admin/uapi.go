@@ -75,13 +75,13 @@ func writeUAPIError(w http.ResponseWriter, status int, detail string) {
 
 // identifyByBearerOrCookies identifies the client by its bearer token, or by the cookie
 // pair of the UnifiedAPI: the cookie vn holds a session of the page, or a token.
-func (s *Server) identifyByBearerOrCookies(r *http.Request, now time.Time) (who *access, ok bool) {
+func (s *Server) identifyByBearerOrCookies(r *http.Request, now time.Time) (client *access, ok bool) {
 	vn := pairedCookie(r)
 	if vn == "" || bearerToken(r) != "" {
 		return s.identifyByBearer(r, now)
 	}
-	if who := s.accessOfSession(vn, now); who != nil {
-		return who, true
+	if client := s.accessOfSession(vn, now); client != nil {
+		return client, true
 	}
 	return s.identifyToken(r, vn, now)
 }
@@ -105,9 +105,9 @@ func pairedCookie(r *http.Request) string {
 type uapiRequest struct {
 	*http.Request
 	user, extension string
-	typ             *dialectType // nil: of any type
-	id              string       // "": none is named
-	malformed       *uapiError   // what follows phoneCallEvents names no event
+	typ             *dialectType // nil: any type
+	id              string       // "": any
+	malformed       *uapiError   // error of the path after phoneCallEvents
 }
 
 // serveUAPI serves /uapi.
@@ -131,10 +131,10 @@ func (s *Server) answerUAPI(r *http.Request) (any, error) {
 		return nil, err
 	}
 	asks := requiredPermission(r)
-	switch who := accessOf(r.Context()); {
-	case !who.permits(asks):
+	switch client := accessOf(r.Context()); {
+	case !client.permits(asks):
 		return nil, &uapiError{http.StatusForbidden, "access_denied", missingPermission[asks]}
-	case !who.canSee(u.extension):
+	case !client.canSee(u.extension):
 		return nil, &uapiError{http.StatusForbidden, "access_denied", "this token is not bound to this extension: use another token"}
 	}
 	switch r.Method {
@@ -236,7 +236,7 @@ func (s *Server) createUAPIEvent(u *uapiRequest) (any, error) {
 		return nil, errUAPINewType
 	case u.id != "" && u.typ != nil:
 		return nil, badRequest("pce_id_invalid", "a new event must have no id: the server assigns it")
-	case u.typ == nil && (u.id != "" || u.malformed != nil): // no type is written like that
+	case u.typ == nil && (u.id != "" || u.malformed != nil): // the segment is no type
 		return nil, errUAPINewType
 	case u.malformed != nil:
 		return nil, u.malformed
@@ -352,7 +352,7 @@ type uapiPage struct {
 // uapiQuery is the query of a list.
 type uapiQuery struct {
 	count, start int
-	by, value    string // "": not filtered
+	by, value    string // by "": no filter
 	fields       []string
 	descending   bool
 }
@@ -383,7 +383,7 @@ func parseUAPIQuery(v url.Values) (q uapiQuery, err error) {
 			return q, badRequest("fields_invalid", "fields must be a comma-separated list of id, links, method, modified, note, status, type and url")
 		}
 	}
-	// The official client misspells the key.
+	// The official client misspells sortOrder.
 	switch cmp.Or(v.Get("sortOrder"), v.Get("sortOder"), "asc") {
 	case "asc", "ascending":
 	case "desc", "descending":
@@ -450,7 +450,7 @@ func (u *uapiRequest) renderEvent(e dialectEvent) phoneCallEvent {
 	if e.sub.Active {
 		event.Status = "1"
 	}
-	if !e.sub.Modified.IsZero() { // as it is of what the config declares
+	if !e.sub.Modified.IsZero() { // zero for a subscription of the config file
 		event.Modified = e.sub.Modified.Format("2006-01-02T15:04:05-07:00")
 	}
 	return event
@@ -474,7 +474,7 @@ func (u *uapiRequest) selfLink(e dialectEvent) string {
 type uapiFields map[string]any
 
 func parseUAPIBody(r *http.Request) (body uapiFields, err error) {
-	b, err := io.ReadAll(r.Body) // which is in memory
+	b, err := io.ReadAll(r.Body) // in memory, see limitBody
 	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
 		err = json.Unmarshal(b, &body)
 	}

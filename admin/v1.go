@@ -56,7 +56,7 @@ func describeRoute(asks permission, id, method, path string, status int, summary
 	op := huma.Operation{
 		OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
 		Description:  permissionTexts[asks],
-		MaxBodyBytes: -1, // see bounded
+		MaxBodyBytes: -1, // limitBody limits it
 		Errors: append(also, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden,
 			http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusServiceUnavailable),
 	}
@@ -120,7 +120,7 @@ func cursorOf(t time.Time, id string) string { return fmt.Sprintf("%016x-%s", t.
 // checkCursor refuses a text that cursorOf has not made: the page after it would be
 // empty, or the first one again.
 func checkCursor(cursor string) error {
-	const digits = len("00063f3c0b1d2a40") // see placeOf
+	const digits = len("00063f3c0b1d2a40") // see cursorOf
 	if cursor == "" {
 		return nil
 	}
@@ -259,7 +259,7 @@ func (s *Server) matchRevision(ctx context.Context, id, ifMatch string) (uint64,
 			return n, nil
 		}
 	}
-	return 0, notify.ErrConflict // no ETag of ours
+	return 0, notify.ErrConflict // not an ETag of bellhop
 }
 
 // entityTags returns the entity tags of If-Match without their quotes (RFC 9110
@@ -296,9 +296,9 @@ func (s *Server) listSubscriptions(ctx context.Context, in *struct {
 	if err := cmp.Or(checkEventType(in.Type), checkCursor(in.Cursor)); err != nil {
 		return nil, err
 	}
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 	subs := slices.DeleteFunc(s.config.Notifier.Subscriptions(), func(sub notify.Subscription) bool {
-		return !who.canSee(sub.Extension) ||
+		return !client.canSee(sub.Extension) ||
 			in.Extension != "" && sub.Extension != in.Extension ||
 			in.Type != "" && !slices.Contains(sub.Types, in.Type) ||
 			in.Active != "" && sub.Active != (in.Active == "true")

@@ -28,7 +28,7 @@ var files embed.FS
 // View is the data of a template.
 type View struct {
 	Title   string
-	At      string // the entry of the navigation
+	At      string // path of the current navigation entry
 	Who     Viewer
 	Version string
 	Data    any
@@ -37,16 +37,16 @@ type View struct {
 // Viewer is the person who looks at a page, and what the page may offer.
 type Viewer struct {
 	Name  string
-	Write bool // buttons that change subscriptions, or send
-	Admin bool // tokens
-	All   bool // is bound to no extension
+	Write bool // may change subscriptions and send callbacks
+	Admin bool // may manage tokens
+	All   bool // is not bound to extensions
 }
 
 // templates are the templates by file name, each with the layout and all parts. "" has
 // the parts alone.
 var templates map[string]*template.Template
 
-func init() { templates = parseTemplates() } // templates show parts, by what views has
+func init() { templates = parseTemplates() } // here, because live uses templates
 
 func parseTemplates() map[string]*template.Template {
 	shared := template.Must(template.New("").Funcs(templateFuncs).ParseFS(files, "templates/layout.html", "templates/part-*.html"))
@@ -105,7 +105,7 @@ var templateFuncs = template.FuncMap{
 	"asset":   assetPath,
 	"live":    liveAttrs,
 	"segment": url.PathEscape,
-	"link":    func(path, query string) template.URL { return template.URL(path + "?" + query) }, // which is escaped already
+	"link":    func(path, query string) template.URL { return template.URL(path + "?" + query) }, // the query is escaped already
 	"since":   func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"clock":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") + " UTC" },
 	"lasted":  formatDuration,

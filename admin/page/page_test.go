@@ -10,7 +10,7 @@ import (
 	"bellhop/dialog"
 )
 
-func TestLasted(t *testing.T) {
+func TestFormatDuration(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0:                              "0 ms",
 		999 * time.Millisecond:         "999 ms",
@@ -27,7 +27,7 @@ func TestLasted(t *testing.T) {
 }
 
 // What changes is under another path: it may be kept for good.
-func TestStatic(t *testing.T) {
+func TestStaticFilesAreCachedByHash(t *testing.T) {
 	for name := range assetTags {
 		w := httptest.NewRecorder()
 		Static().ServeHTTP(w, httptest.NewRequest("GET", assetPath(name), nil))
@@ -45,7 +45,7 @@ func TestStatic(t *testing.T) {
 }
 
 // Nothing on a page turns text around, wherever it comes from.
-func TestPageIsHarmless(t *testing.T) {
+func TestPageReplacesSteeringCharacters(t *testing.T) {
 	const steering = "\x1b\u009b\u061c\u200e\u202e\u2066\u2069\u2028"
 	html := Whole("refused", View{Title: "a" + steering, Who: Viewer{Name: steering}, Data: "b" + steering})
 	if !bytes.Contains(html, []byte("b\uFFFD")) {
@@ -58,7 +58,7 @@ func TestPageIsHarmless(t *testing.T) {
 	}
 }
 
-func TestBrief(t *testing.T) {
+func TestTruncateText(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                   "",
 		strings.Repeat("ë", maxShownRunes):   strings.Repeat("ë", maxShownRunes),

@@ -7,7 +7,7 @@ import (
 )
 
 // Of media types the case means nothing, and a byte order mark means nothing at all.
-func TestWrittenInOtherWays(t *testing.T) {
+func TestMediaTypeIgnoresCase(t *testing.T) {
 	r := newRig(t, Config{})
 	b, err := json.Marshal(subscription())
 	if err != nil {
@@ -34,7 +34,7 @@ func TestWrittenInOtherWays(t *testing.T) {
 }
 
 // A filter that cannot be read is not the same as none.
-func TestQueryWithASlip(t *testing.T) {
+func TestMalformedQueryIsRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	r.want(201, "POST", "/v1/subscriptions", subscription())
 	for _, path := range []string{
@@ -51,7 +51,7 @@ func TestQueryWithASlip(t *testing.T) {
 	}
 }
 
-func TestCursorThatIsNone(t *testing.T) {
+func TestUnknownCursorIsRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	for range 3 {
 		r.want(201, "POST", "/v1/subscriptions", subscription())
@@ -70,7 +70,7 @@ func TestCursorThatIsNone(t *testing.T) {
 	}
 }
 
-func TestSeveralEntityTags(t *testing.T) {
+func TestIfMatchWithSeveralTags(t *testing.T) {
 	for _, tt := range []struct {
 		ifMatch string
 		want    []string
@@ -90,11 +90,11 @@ func TestSeveralEntityTags(t *testing.T) {
 	r.wantProblem(404, "", "PATCH", path+"x", object{"note": "a"}, "If-Match", `"999999", `+first)
 	r.want(200, "PATCH", path, object{"note": "a"}, "If-Match", `"999999",`+first)
 	r.wantProblem(412, "", "DELETE", path, nil, "If-Match", `"999999", `+first)
-	r.want(204, "DELETE", path, nil, "If-Match", r.etag(path)+`, "999999"`)
+	r.want(204, "DELETE", path, nil, "If-Match", r.entityTag(path)+`, "999999"`)
 }
 
 // etag returns the entity tag that a path has now.
-func (r *rig) etag(path string) string {
+func (r *rig) entityTag(path string) string {
 	r.Helper()
 	resp, _ := r.do("GET", path, nil)
 	return resp.Header.Get("ETag")

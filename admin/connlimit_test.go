@@ -18,7 +18,7 @@ type peer struct {
 func (p *peer) RemoteAddr() net.Addr        { return p.at }
 func (p *peer) Write(b []byte) (int, error) { return p.wrote.Write(b) }
 func (p *peer) Close() error                { return p.Conn.Close() }
-func connFrom(t *testing.T, address string) *peer {
+func newConnFrom(t *testing.T, address string) *peer {
 	t.Helper()
 	a, b := net.Pipe()
 	t.Cleanup(func() { a.Close(); b.Close() })
@@ -33,7 +33,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	open := func(address string, want int) (admitted []*peer) {
 		t.Helper()
 		for range want + 1 {
-			if p := connFrom(t, address); cs.admit(p) {
+			if p := newConnFrom(t, address); cs.admit(p) {
 				admitted = append(admitted, p)
 			}
 		}
@@ -65,14 +65,14 @@ func TestConnectionsAreBounded(t *testing.T) {
 }
 
 // A refused connection is answered 503.
-func TestRefusedConnection(t *testing.T) {
+func TestRefusedConnectionIsAnswered(t *testing.T) {
 	r := newRig(t, Config{})
 	cs := r.server.conns
 	for range maxConnsPerNetwork {
-		cs.admit(connFrom(t, "192.0.2.1"))
+		cs.admit(newConnFrom(t, "192.0.2.1"))
 	}
 	listener := make(pipeListener, 2)
-	refused, other := connFrom(t, "192.0.2.1"), connFrom(t, "192.0.2.2")
+	refused, other := newConnFrom(t, "192.0.2.1"), newConnFrom(t, "192.0.2.2")
 	listener <- refused
 	listener <- other
 	if c, err := r.server.Listener(listener).Accept(); err != nil || c != other {

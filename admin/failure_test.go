@@ -9,8 +9,8 @@ import (
 	"bellhop/notify"
 )
 
-// TestWhoLeavesCausesNoFailure has clients leave before what they ask for is read.
-func TestWhoLeavesCausesNoFailure(t *testing.T) {
+// TestCanceledRequestIsNoFailure has clients leave before what they ask for is read.
+func TestCanceledRequestIsNoFailure(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		want bool

@@ -11,7 +11,7 @@ import (
 	"bellhop/notify"
 )
 
-func TestProgramSize(t *testing.T) {
+func TestProgramSizeEstimate(t *testing.T) {
 	for expr, tooMuch := range map[string]bool{
 		"":                              false,
 		".*":                            false,
@@ -35,7 +35,7 @@ func TestProgramSize(t *testing.T) {
 // What the expressions of a token are compiled to is bounded for each and in all, in
 // every dialect; nothing of a token counts for another, and the token of the config
 // is bounded for each only.
-func TestExpressionsOfATokenAreBounded(t *testing.T) {
+func TestExpressionsOfTokenAreBounded(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "write"})
 	other, _ := r.newToken(object{"scope": "write"})
@@ -75,7 +75,7 @@ func TestExpressionsOfATokenAreBounded(t *testing.T) {
 }
 
 // tooMuch is said in each dialect.
-func TestTooMuchIsRefused(t *testing.T) {
+func TestQuotaErrorsInEachDialect(t *testing.T) {
 	r := newRig(t, Config{})
 	err := fmt.Errorf("wrapped: %w", &quotaError{"this token has enough"})
 	w := httptest.NewRecorder()
@@ -95,7 +95,7 @@ func TestTooMuchIsRefused(t *testing.T) {
 }
 
 // A token may have so many subscriptions, whatever their extensions.
-func TestSubscriptionsOfATokenAreBounded(t *testing.T) {
+func TestSubscriptionsOfTokenAreBounded(t *testing.T) {
 	r := newRig(t, Config{})
 	var declared []notify.Subscription
 	for i := range maxSubscriptionsPerToken {
@@ -113,7 +113,7 @@ func TestSubscriptionsOfATokenAreBounded(t *testing.T) {
 }
 
 // So many tests are under way with one token, and no more.
-func TestTestsOfATokenAreBounded(t *testing.T) {
+func TestTestsOfTokenAreBounded(t *testing.T) {
 	begun, end := make(chan bool), make(chan bool)
 	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { begun <- true; <-end }))
 	defer receiver.Close()

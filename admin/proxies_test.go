@@ -64,7 +64,7 @@ func TestMetricsBehindAProxy(t *testing.T) {
 	}
 }
 
-func TestClientOf(t *testing.T) {
+func TestForwardedClientAddress(t *testing.T) {
 	trusted := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("2001:db8:f::/48")}
 	for _, tt := range []struct {
 		peer   string
@@ -102,7 +102,7 @@ func TestClientOf(t *testing.T) {
 // Each client behind a trusted proxy has its own failures.
 func TestFailuresBehindAProxy(t *testing.T) {
 	r := newRig(t, Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
-	shut(r.server.failures.limiterOf(netip.MustParseAddr("203.0.113.9")))
+	exhaustLimiter(r.server.failures.limiterOf(netip.MustParseAddr("203.0.113.9")))
 	for client, want := range map[string]int{"203.0.113.9": 429, "203.0.113.8": 401} {
 		resp, _ := r.do("GET", "/v1/calls", nil, "Authorization", "Bearer guess", "X-Forwarded-For", client)
 		if resp.StatusCode != want {

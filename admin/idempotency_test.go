@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestOnce(t *testing.T) {
+func TestIdempotencyKeyRepeatsResponse(t *testing.T) {
 	r := newRig(t, Config{})
 	key := []string{"Idempotency-Key", "k1"}
 	resp, first := r.do("POST", "/v1/subscriptions", subscription(), key...)
@@ -29,7 +29,7 @@ func TestOnce(t *testing.T) {
 	if resp.Header.Get("X-RateLimit-Remaining") == "" || resp.Header.Get("Cache-Control") != "no-store" || len(again.Header.Values("X-RateLimit-Remaining")) != 1 {
 		t.Errorf("the answers have %v and %v", resp.Header, again.Header)
 	}
-	r.wantProblem(422, "", "POST", "/v1/subscriptions", with(subscription(), "note", "other"), key...)
+	r.wantProblem(422, "", "POST", "/v1/subscriptions", withFields(subscription(), "note", "other"), key...)
 	r.wantProblem(422, "", "POST", "/v1/subscriptions?x=1", subscription(), key...)
 	r.wantProblem(422, "", "POST", "/v1/subscriptions/"+first["id"].(string)+"/rotate-secret", nil, key...)
 
@@ -43,8 +43,8 @@ func TestOnce(t *testing.T) {
 	}
 
 	// A failure is not kept: what is put right may have the same key.
-	r.wantProblem(422, "", "POST", "/v1/subscriptions", with(subscription(), "url", "ftp://x"), "Idempotency-Key", "k2")
-	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "1002"), "Idempotency-Key", "k2")
+	r.wantProblem(422, "", "POST", "/v1/subscriptions", withFields(subscription(), "url", "ftp://x"), "Idempotency-Key", "k2")
+	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "1002"), "Idempotency-Key", "k2")
 
 	r.wantProblem(400, "", "POST", "/v1/subscriptions", subscription(), "Idempotency-Key", strings.Repeat("k", maxIdempotencyKey+1))
 	r.want(200, "GET", "/v1/subscriptions", nil, key...) // needs none
@@ -60,7 +60,7 @@ func post(h http.Handler, key string) *httptest.ResponseRecorder {
 	return w
 }
 
-func TestOnceWhileUnderWay(t *testing.T) {
+func TestIdempotencyKeyWhileInProgress(t *testing.T) {
 	begun, end := make(chan bool), make(chan bool)
 	h := newIdempotencyCache(writeProblem).answerOnce(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		begun <- true
@@ -82,7 +82,7 @@ func TestOnceWhileUnderWay(t *testing.T) {
 	}
 }
 
-func TestOnceAfterAPanic(t *testing.T) {
+func TestIdempotencyKeyAfterPanic(t *testing.T) {
 	calls := 0
 	h := newIdempotencyCache(writeProblem).answerOnce(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(200)
@@ -99,7 +99,7 @@ func TestOnceAfterAPanic(t *testing.T) {
 	}
 }
 
-func TestAnswersAreBounded(t *testing.T) {
+func TestCachedResponsesAreBounded(t *testing.T) {
 	as := newIdempotencyCache(writeProblem)
 	now := time.Now()
 	request := sha256.Sum256(nil)

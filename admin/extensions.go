@@ -22,10 +22,10 @@ func (s *Server) visibleCalls(ctx context.Context) ([]dialog.Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 	calls := make([]dialog.Call, 0, len(live))
 	for _, c := range live {
-		if c.Parties = who.visibleParties(c.Parties); len(c.Parties) > 0 || who.extensions == nil {
+		if c.Parties = client.visibleParties(c.Parties); len(c.Parties) > 0 || client.extensions == nil {
 			calls = append(calls, c)
 		}
 	}
@@ -124,9 +124,9 @@ func (s *Server) mergeExtensions(ctx context.Context, known []dialog.Known, numb
 			}
 		}
 	}
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 	for name, e := range es {
-		if !who.canSee(dialog.Extension{User: name, Domain: e.Domain}.String()) {
+		if !client.canSee(dialog.Extension{User: name, Domain: e.Domain}.String()) {
 			delete(es, name)
 		}
 	}

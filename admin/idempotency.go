@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	maxCachedResponses = 1000           // of one token that are kept: the last ones
-	responseTTL        = 24 * time.Hour // at most
-	maxIdempotencyKey  = 255            // bytes of an Idempotency-Key
+	maxCachedResponses = 1000 // of one token; the oldest is evicted
+	responseTTL        = 24 * time.Hour
+	maxIdempotencyKey  = 255 // bytes
 )
 
 // idempotencyCache keeps the responses to requests with an Idempotency-Key in memory,
@@ -23,14 +23,14 @@ type idempotencyCache struct {
 	refuse errorWriter
 
 	mu        sync.Mutex
-	responses *ownerCache[cachedResponse] // by who asked, and the key
+	responses *ownerCache[cachedResponse] // by token and key, see responseKey
 }
 
 // cachedResponse is a response that was given, or will be.
 type cachedResponse struct {
 	request [sha256.Size]byte
 	at      time.Time
-	answer  recordedResponse // its status is 0 while the request is under way
+	answer  recordedResponse // status 0 while the request is in progress
 }
 
 // newIdempotencyCache returns an empty cache, which writes its errors with refuse.
@@ -40,7 +40,7 @@ func newIdempotencyCache(refuse errorWriter) *idempotencyCache {
 
 // answerOnce lets h answer a POST with an Idempotency-Key once. A repetition gets the
 // same response if that was a success; after a failure it is served again.
-func (as *idempotencyCache) answerOnce(h http.Handler) http.Handler {
+func (c *idempotencyCache) answerOnce(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Header.Get("Idempotency-Key")
 		if key == "" || r.Method != http.MethodPost {
@@ -48,32 +48,32 @@ func (as *idempotencyCache) answerOnce(h http.Handler) http.Handler {
 			return
 		}
 		if len(key) > maxIdempotencyKey {
-			as.refuse(w, http.StatusBadRequest, fmt.Sprintf("Idempotency-Key too long: at most %d bytes", maxIdempotencyKey))
+			c.refuse(w, http.StatusBadRequest, fmt.Sprintf("Idempotency-Key too long: at most %d bytes", maxIdempotencyKey))
 			return
 		}
-		body, err := io.ReadAll(r.Body) // which is in memory
+		body, err := io.ReadAll(r.Body) // in memory, see limitBody
 		if err != nil {
-			as.refuse(w, http.StatusBadRequest, "the body cannot be read: send it whole, within 15 s")
+			c.refuse(w, http.StatusBadRequest, "the body cannot be read: send it whole, within 15 s")
 			return
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		request := sha256.Sum256(fmt.Appendf(nil, "%s\n%s", r.URL.RequestURI(), body))
 
-		who := accessOf(r.Context()).id
-		k, first := as.reserve(who, key, request, time.Now())
+		token := accessOf(r.Context()).id
+		k, first := c.reserve(token, key, request, time.Now())
 		switch {
 		case k.request != request:
-			as.refuse(w, http.StatusUnprocessableEntity, "this Idempotency-Key belongs to another request: use a new key")
+			c.refuse(w, http.StatusUnprocessableEntity, "this Idempotency-Key belongs to another request: use a new key")
 		case first:
-			defer func() { as.finish(who, key, k) }() // also when h panics
+			defer func() { c.finish(token, key, k) }() // also when h panics
 			var answer recordedResponse
 			h.ServeHTTP(&answer, r)
-			answer.WriteHeader(http.StatusOK) // unless it has
+			answer.WriteHeader(http.StatusOK) // no effect after another
 			k.answer = answer
 			k.answer.writeTo(w)
 		case k.answer.status == 0:
 			w.Header().Set("Retry-After", "1")
-			as.refuse(w, http.StatusConflict, "the first request with this Idempotency-Key is still in progress: try again")
+			c.refuse(w, http.StatusConflict, "the first request with this Idempotency-Key is still in progress: try again")
 		default:
 			k.answer.writeTo(w)
 		}
@@ -82,30 +82,30 @@ func (as *idempotencyCache) answerOnce(h http.Handler) http.Handler {
 
 // reserve returns the cached response of a key. If there is none it reserves the key
 // for a first request in progress.
-func (as *idempotencyCache) reserve(who, key string, request secretHash, now time.Time) (k cachedResponse, first bool) {
-	as.mu.Lock()
-	defer as.mu.Unlock()
-	name := responseKey(who, key)
-	if k, ok := as.responses.get(name, now); ok {
+func (c *idempotencyCache) reserve(token, key string, request secretHash, now time.Time) (k cachedResponse, first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := responseKey(token, key)
+	if k, ok := c.responses.get(name, now); ok {
 		return k, false
 	}
 	k = cachedResponse{request: request, at: now}
-	as.responses.add(who, name, k, now, now.Add(responseTTL))
+	c.responses.add(token, name, k, now, now.Add(responseTTL))
 	return k, true
 }
 
 // responseKey returns the key of the response to an Idempotency-Key of a token.
-func responseKey(who, key string) secretHash { return sha256.Sum256([]byte(who + " " + key)) }
+func responseKey(token, key string) secretHash { return sha256.Sum256([]byte(token + " " + key)) }
 
 // finish caches the response of a first request if it is a success, and frees the key
 // if not.
-func (as *idempotencyCache) finish(who, key string, k cachedResponse) {
-	as.mu.Lock()
-	defer as.mu.Unlock()
-	name := responseKey(who, key)
-	as.responses.remove(name)
+func (c *idempotencyCache) finish(token, key string, k cachedResponse) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := responseKey(token, key)
+	c.responses.remove(name)
 	if k.answer.status/100 == 2 {
-		as.responses.add(who, name, k, k.at, k.at.Add(responseTTL))
+		c.responses.add(token, name, k, k.at, k.at.Add(responseTTL))
 	}
 }
 

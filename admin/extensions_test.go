@@ -14,7 +14,7 @@ import (
 )
 
 // knowing is a config whose tracker knows some extensions and calls.
-func knowing(failing *error) Config {
+func knownConfig(failing *error) Config {
 	at := time.Date(2026, 1, 31, 9, 0, 0, 0, time.UTC)
 	known := []dialog.Known{
 		{Extension: dialog.Extension{User: "600"}, Kind: dialog.Queue, Declared: true},
@@ -45,7 +45,7 @@ func knowing(failing *error) Config {
 }
 
 // number gives an extension a number, as a callback would.
-func (r *rig) number(user string) float64 {
+func (r *rig) extensionNumber(user string) float64 {
 	r.Helper()
 	kv, err := r.js.KeyValue(r.Context(), "bellhop_extensions")
 	if err != nil {
@@ -58,10 +58,10 @@ func (r *rig) number(user string) float64 {
 	return float64(n)
 }
 
-func TestExtensions(t *testing.T) {
+func TestListsKnownExtensions(t *testing.T) {
 	var failing error
-	r := newRig(t, knowing(&failing))
-	first, second := r.number("0003*210"), r.number("101")
+	r := newRig(t, knownConfig(&failing))
+	first, second := r.extensionNumber("0003*210"), r.extensionNumber("101")
 	none := []any{}
 	want := map[string]object{
 		"0003*210": {"extension": "0003*210", "kind": "phone", "id": first, "declared": false, "registered": false, "contacts": none, "busy": false, "calls": none},
@@ -127,7 +127,7 @@ func TestExtensions(t *testing.T) {
 	r.wantProblem(503, "", "GET", "/v1/extensions/101", nil)
 }
 
-func TestNoExtensions(t *testing.T) {
+func TestListsNoExtensions(t *testing.T) {
 	r := newRig(t, Config{})
 	if out := r.want(200, "GET", "/v1/extensions", nil); !cmp.Equal(out, object{"items": []any{}, "next": ""}) {
 		t.Errorf("got %v", out)
@@ -136,8 +136,8 @@ func TestNoExtensions(t *testing.T) {
 	r.wantProblem(404, "", "GET", "/v1/calls/aa", nil)
 }
 
-func TestCall(t *testing.T) {
-	r := newRig(t, knowing(new(error)))
+func TestGetsLiveCall(t *testing.T) {
+	r := newRig(t, knownConfig(new(error)))
 	for i, item := range r.want(200, "GET", "/v1/calls", nil)["items"].([]any) {
 		if d := cmp.Diff(item, any(r.want(200, "GET", "/v1/calls/"+[]string{"aa", "bb"}[i], nil))); d != "" {
 			t.Errorf("call (- as listed, + alone):\n%s", d)
@@ -161,16 +161,16 @@ func TestCall(t *testing.T) {
 	}
 }
 
-func TestStatus(t *testing.T) {
+func TestStatusShowsCounts(t *testing.T) {
 	var failing error
-	c := knowing(&failing)
+	c := knownConfig(&failing)
 	var reasons []string
 	c.Node, c.Ready = "ONE", func() []string { return reasons }
 	c.Suppressed = func() uint64 { return 7 }
 	r := newRig(t, c)
-	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "999"))
-	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "active", false))
-	r.say(event(0, "101"), event(1, "101"))
+	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "999"))
+	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "active", false))
+	r.publishEvents(event(0, "101"), event(1, "101"))
 	f := r.follow("")
 	got := r.want(200, "GET", "/v1/status", nil)
 	started, err := time.Parse(time.RFC3339, got["started"].(string))
@@ -190,7 +190,7 @@ func TestStatus(t *testing.T) {
 	}
 	f.stop()
 
-	r.running()
+	r.startNotifier()
 	for tick := time.NewTicker(time.Millisecond); !r.notifier.Delivers(); {
 		<-tick.C
 	}

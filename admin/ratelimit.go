@@ -17,7 +17,7 @@ import (
 const (
 	tokenBurst, tokenRate     = 1000, 100
 	configBurst, configRate   = 10_000, 1000
-	failureBurst, failureRate = 300, 1 // of one address, that had no token or a wrong one
+	failureBurst, failureRate = 300, 1 // of one address, without a valid token
 )
 
 // maxPeers is the number of addresses whose failures are counted, the last to fail.

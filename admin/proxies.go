@@ -38,7 +38,7 @@ func forwardedClient(r *http.Request, trusted []netip.Prefix) (client netip.Addr
 	if err != nil || !containsAddr(trusted, peer.Addr()) {
 		return client, false
 	}
-	var found []netip.Addr // by each of the header fields
+	var found []netip.Addr // by X-Forwarded-For and by Forwarded
 	for _, way := range [...][]string{
 		strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ","),
 		forwardedFor(r.Header.Values("Forwarded")),
@@ -112,7 +112,7 @@ func isForwardingHeader(name string) bool {
 	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-")
 }
 
-// fromHere reports whether a request comes from this machine, and not through a
+// isLocalRequest reports whether a request comes from this machine, and not through a
 // proxy on it.
 func isLocalRequest(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)

@@ -93,7 +93,7 @@ func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0,
 
 // aged has what is queued wait since an hour ago, so that no reader is taken for
 // slower, and reports whether no queue is empty.
-func (s *streamRegistry) aged() bool {
+func (s *streamRegistry) ageBuffers() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	empty := 0
@@ -107,9 +107,9 @@ func (s *streamRegistry) aged() bool {
 }
 
 // Streams that nobody reads take little memory, and take nothing from who reads.
-func TestStreamsThatNobodyReads(t *testing.T) {
+func TestUnreadStreamsTakeLittleMemory(t *testing.T) {
 	r := newRig(t, Config{})
-	r.running()
+	r.startNotifier()
 	r.server.streams.writeTimeout = time.Hour
 	r.server.streams.maxBuffered = 1 << 20
 	listener := make(pipeListener)
@@ -139,7 +139,7 @@ func TestStreamsThatNobodyReads(t *testing.T) {
 		r.notifier.Say([]dialog.Event{e})
 	}
 	say(0)
-	r.wait("every stream that nobody reads waits, or is closed", r.server.streams.aged)
+	r.waitUntil("every stream that nobody reads waits, or is closed", r.server.streams.ageBuffers)
 	reader := r.follow("")
 	var got sync.WaitGroup
 	got.Go(func() {
@@ -176,7 +176,7 @@ func TestStreamsThatNobodyReads(t *testing.T) {
 }
 
 // A page of events has a bound in bytes, too, and goes on where it ended.
-func TestPageOfLargeEvents(t *testing.T) {
+func TestEventPageIsBoundedInBytes(t *testing.T) {
 	r := newRig(t, Config{})
 	const all = 40
 	var events []dialog.Event
@@ -185,7 +185,7 @@ func TestPageOfLargeEvents(t *testing.T) {
 		e.Call, e.MessageText = "c", strings.Repeat("x", 60_000)
 		events = append(events, e)
 	}
-	r.say(events...)
+	r.publishEvents(events...)
 	got, pages, next := 0, 0, ""
 	for more := true; more; more = next != "" {
 		resp, text := r.raw("GET", "/v1/events?limit=1000&since="+next, nil)

@@ -33,7 +33,7 @@ type connLimiter struct {
 
 	mu         sync.Mutex
 	open       map[net.Conn]netip.Addr
-	perNetwork map[netip.Addr]int // of those from elsewhere
+	perNetwork map[netip.Addr]int // remote connections by network
 	remote     int
 	refused    uint64
 	lastLogged time.Time
@@ -54,7 +54,7 @@ func (cs *connLimiter) admit(c net.Conn) bool {
 		cs.refused++
 		if now := time.Now(); now.Sub(cs.lastLogged) >= refusalLogInterval {
 			cs.lastLogged = now
-			cs.log.Warn("admin connection refused: too many are open", "peer", c.RemoteAddr().String(), "open", len(cs.open), "refused", cs.refused)
+			cs.log.Warn("admin connections refused", "peer", c.RemoteAddr().String(), "open", len(cs.open), "refused", cs.refused)
 		}
 		return false
 	}
@@ -141,6 +141,6 @@ func refuseConn(c net.Conn) {
 		return
 	}
 	c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
-	io.WriteString(c, tooManyConnsResponse) // the buffer of a new connection has room for it
+	io.WriteString(c, tooManyConnsResponse) // does not block: a new connection's buffer has room for it
 	c.Close()
 }

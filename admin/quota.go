@@ -16,9 +16,9 @@ import (
 // its instructions takes about 40 bytes.
 const (
 	maxSubscriptionsPerToken = 10_000
-	maxProgramSize           = 5_000 // of one expression
+	maxProgramSize           = 5_000 // instructions of one expression
 	maxProgramsPerToken      = 50_000
-	maxTestsPerToken         = 4 // under way at a time
+	maxTestsPerToken         = 4 // in progress at a time
 )
 
 // quotaError refuses what exceeds the limits of a token. It is a [notify.ErrLimit].
@@ -88,7 +88,7 @@ func nodeSize(re *syntax.Regexp) int {
 	case syntax.OpLiteral:
 		n += len(re.Rune)
 	case syntax.OpCharClass:
-		n += len(re.Rune) / 8 // ranges are two runes
+		n += len(re.Rune) / 8 // a range has two runes
 	case syntax.OpRepeat:
 		n *= max(re.Min, re.Max, 1)
 	}
@@ -104,24 +104,24 @@ type testLimiter struct {
 // startTest counts one for the request of ctx, and returns the function that ends it.
 // It returns errManyTests if there is no room.
 func (ts *testLimiter) startTest(ctx context.Context) (end func(), err error) {
-	who := accessOf(ctx)
-	if who == nil || who.id == configID {
+	client := accessOf(ctx)
+	if client == nil || client.id == configID {
 		return func() {}, nil
 	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if ts.running[who.id] >= maxTestsPerToken {
+	if ts.running[client.id] >= maxTestsPerToken {
 		return nil, errManyTests
 	}
 	if ts.running == nil {
 		ts.running = make(map[string]int)
 	}
-	ts.running[who.id]++
+	ts.running[client.id]++
 	return func() {
 		ts.mu.Lock()
 		defer ts.mu.Unlock()
-		if ts.running[who.id]--; ts.running[who.id] == 0 {
-			delete(ts.running, who.id)
+		if ts.running[client.id]--; ts.running[client.id] == 0 {
+			delete(ts.running, client.id)
 		}
 	}, nil
 }
@@ -139,7 +139,7 @@ type ownerCache[V any] struct {
 
 	mu     sync.Mutex
 	values map[secretHash]ownedEntry[V]
-	keysOf map[string][]secretHash // by owner, the oldest first
+	keysOf map[string][]secretHash // by owner, oldest first
 	swept  time.Time
 }
 
