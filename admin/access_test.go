@@ -23,15 +23,15 @@ func (r rig) as(token string) *rig {
 	return &r
 }
 
-// newToken makes a token with what o says, and returns a client that has it,
-// and its id.
+// newToken creates a token with the fields of o, and returns a client that uses it, and
+// its id.
 func (r *rig) newToken(o object) (client *rig, id string) {
 	r.Helper()
 	t := r.want(201, "POST", "/v1/tokens", o)
 	return r.as(t["token"].(string)), t["id"].(string)
 }
 
-// Who may use a route beside the config's token and those of scope admin.
+// Test tokens that may use a route, beside those of scope admin and the config's.
 const (
 	admins  = ""
 	unbound = "read, write"
@@ -39,7 +39,7 @@ const (
 	writers = "write, bound to write"
 )
 
-// ruled are the tokens that the rules name.
+// ruled are the test tokens that rules name.
 var ruled = map[string]object{
 	"read":           {"scope": "read"},
 	"write":          {"scope": "write"},
@@ -48,11 +48,11 @@ var ruled = map[string]object{
 	"bound to write": {"scope": "write", "extensions": []string{"101"}},
 }
 
-// opened are the routes that ask for nothing, or leave that to others.
+// opened are the routes that are open, or leave the check to the mux behind them.
 var opened = []string{"/v1", "/v1/", "GET /healthz", "GET /metrics", "GET /openapi.json", "GET /readyz",
 	"GET /login", "POST /login", "POST /logout", "GET /static/{name}"}
 
-// rules says of every other route whom it is for. A new route must be added.
+// rules are the test tokens that may use each other route. A new route must be added.
 var rules = map[string]string{
 	"GET /v1/subscriptions":                     readers,
 	"POST /v1/subscriptions":                    writers,
@@ -80,7 +80,7 @@ var rules = map[string]string{
 	"GET /v1/audit":                             admins,
 }
 
-// rights are what the routes of all muxes ask for, by pattern.
+// routePermissions returns the permissions of the routes of all muxes, by pattern.
 func (s *Server) routePermissions() map[string]permission {
 	all := make(map[string]permission)
 	for _, rs := range s.muxes {
@@ -142,7 +142,7 @@ func TestPermissionsOfEveryRoute(t *testing.T) {
 		case strings.Contains(path, "{"):
 			t.Errorf("%s: this test does not know what ids there are", pattern)
 		}
-		// What would change something comes too late.
+		// Changes come last.
 		ask := func(client *rig, id string) (int, object) {
 			var body any
 			if method == "PATCH" || method == "POST" {
@@ -162,7 +162,7 @@ func TestPermissionsOfEveryRoute(t *testing.T) {
 			}
 			for name, client := range clients {
 				if method == "DELETE" && id == token && name == "config" {
-					continue // admin revokes it, if need be
+					continue // only admin may revoke it
 				}
 				status, out := ask(client, id)
 				may := name == "config" || name == "admin" || slices.Contains(strings.Split(allowed, ", "), name)
@@ -346,7 +346,7 @@ func TestBoundTokenSeesItsExtensionsOnly(t *testing.T) {
 	}
 }
 
-// from serves a request that comes from another machine.
+// serveFrom serves a request from another machine.
 func serveFrom(s *Server, peer, method, path, token string) *httptest.ResponseRecorder {
 	req := httptest.NewRequest(method, path, nil)
 	req.RemoteAddr = peer
@@ -416,7 +416,7 @@ func TestDescriptionNamesPermissions(t *testing.T) {
 	for pattern := range rules {
 		method, path, _ := strings.Cut(pattern, " ")
 		if !strings.HasPrefix(path, "/v1/") {
-			continue // is no API of ours
+			continue // not one of these APIs
 		}
 		op := description.Paths[path][strings.ToLower(method)]
 		if op.Description == "" {

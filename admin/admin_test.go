@@ -37,7 +37,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const testToken = "bellhop_test"
 
-// A rig is a Server on a real store, and a client of it.
+// rig is a Server on a real store, and a client of it.
 type rig struct {
 	*testing.T
 	url      string
@@ -48,7 +48,7 @@ type rig struct {
 	token    string
 }
 
-// newRig starts a Server. The Notifier and what else is missing are filled in.
+// newRig starts a Server. It fills in the Notifier and other missing fields of c.
 func newRig(t *testing.T, c Config, allow ...netip.Prefix) *rig {
 	t.Helper()
 	c, js := openStore(t, c, allow...)
@@ -60,7 +60,7 @@ func newRig(t *testing.T, c Config, allow ...netip.Prefix) *rig {
 	return &rig{t, s.URL, api, c.Notifier, js, js.Conn(), testToken}
 }
 
-// onStore starts a store, and fills in what a Config has of it.
+// openStore starts a store, and fills in the fields of c that depend on it.
 func openStore(t testing.TB, c Config, allow ...netip.Prefix) (Config, jetstream.JetStream) {
 	t.Helper()
 	srv, err := server.NewServer(&server.Options{DontListen: true, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()})
@@ -106,12 +106,12 @@ func openServer(t testing.TB, js jetstream.JetStream, c Config) *Server {
 
 type object = map[string]any
 
-// transport has a connection for each request: the server closes those of
-// which it does not read the whole.
+// transport opens a connection for each request, because the server closes connections
+// whose request bodies it has not read completely.
 var transport = http.Transport{DisableKeepAlives: true}
 
-// raw makes a request; the body is JSON or the text of it. It returns what is
-// answered with its text.
+// raw sends a request and returns the response and its text. The body is JSON, or the
+// text of it.
 func (r *rig) raw(method, path string, body any, header ...string) (*http.Response, string) {
 	r.Helper()
 	text, ok := body.(string)
@@ -147,7 +147,7 @@ func (r *rig) raw(method, path string, body any, header ...string) (*http.Respon
 	return resp, string(b)
 }
 
-// do is raw, with what is answered decoded if it is an object.
+// do is raw, but decodes the response if it is a JSON object.
 func (r *rig) do(method, path string, body any, header ...string) (*http.Response, object) {
 	r.Helper()
 	resp, text := r.raw(method, path, body, header...)
@@ -162,7 +162,7 @@ func (r *rig) do(method, path string, body any, header ...string) (*http.Respons
 	return resp, out
 }
 
-// want makes a request and returns what is answered with the status.
+// want sends a request, expects a status and returns the response.
 func (r *rig) want(status int, method, path string, body any, header ...string) object {
 	r.Helper()
 	resp, out := r.do(method, path, body, header...)
@@ -172,8 +172,8 @@ func (r *rig) want(status int, method, path string, body any, header ...string) 
 	return out
 }
 
-// wantProblem makes a request and wants it refused with a problem whose first
-// error is at the location, if one is named.
+// wantProblem sends a request and expects a problem whose first error is at a location;
+// "": at any.
 func (r *rig) wantProblem(status int, location, method, path string, body any, header ...string) {
 	r.Helper()
 	resp, out := r.do(method, path, body, header...)
@@ -213,7 +213,8 @@ func subscription() object {
 	return object{"extension": "1001", "types": []string{"dial-out", "answer", "hangup"}, "url": "http://127.0.0.1:8088/cb", "method": "POST", "dialect": "telphin"}
 }
 
-// with returns the object with other values; a nil is left out.
+// withFields returns a copy of the object with other values; a field with nil is
+// removed.
 func withFields(o object, pairs ...any) object {
 	for i := 0; i < len(pairs); i += 2 {
 		key := pairs[i].(string)
@@ -238,7 +239,7 @@ func TestSubscriptionLifecycle(t *testing.T) {
 	}
 
 	path := "/v1/subscriptions/" + id
-	delete(sub, "secret") // is shown this once
+	delete(sub, "secret") // shown only in this response
 	if d := cmp.Diff(sub, r.want(200, "GET", path, nil)); d != "" {
 		t.Errorf("read differs from created:\n%s", d)
 	}
@@ -379,7 +380,7 @@ func TestListsSubscriptionsPageByPage(t *testing.T) {
 		}
 	}
 
-	// A page ends where the next begins, though its last one is gone by then.
+	// The next page follows, although the last subscription of the page was deleted.
 	first, next := r.ids("/v1/subscriptions?limit=2")
 	r.want(204, "DELETE", "/v1/subscriptions/"+first[1], nil)
 	second, next := r.ids("/v1/subscriptions?limit=2&cursor=" + next)
@@ -451,7 +452,7 @@ func TestHeadersAreWriteOnly(t *testing.T) {
 	if d := cmp.Diff(object{"X-Key": "", "X-Other": ""}, sub["headers"]); d != "" {
 		t.Errorf("headers (- want, + got):\n%s", d)
 	}
-	// What was read can be sent back: empty values keep what there is.
+	// A subscription can be sent back as it was read: empty header values keep the stored ones.
 	r.want(200, "PATCH", path, object{"headers": object{"X-Key": "", "X-New": "2"}})
 	if _, err := r.notifier.Edit(t.Context(), sub["id"].(string), 0, func(s *notify.Subscription) error {
 		if d := cmp.Diff(map[string]string{"X-Key": "secret", "X-New": "2"}, s.Headers); d != "" {
@@ -490,7 +491,7 @@ func TestSubscriptionHasCertificates(t *testing.T) {
 	if sub := r.want(200, "PATCH", path, object{"tls_cert": "", "tls_ca": "", "url": "http://a.example/"}); sub["tls_cert"] != nil || sub["tls_ca"] != nil {
 		t.Errorf("without certificates it is %v", sub)
 	}
-	r.wantProblem(422, "body.tls_key", "PATCH", path, object{"tls_cert": cert}) // which is gone
+	r.wantProblem(422, "body.tls_key", "PATCH", path, object{"tls_cert": cert}) // the key was deleted
 }
 
 func TestRequestsWithoutTokenAreRefused(t *testing.T) {
@@ -644,8 +645,8 @@ func TestListsLiveCalls(t *testing.T) {
 	r.wantProblem(503, "", "GET", "/v1/calls", nil)
 }
 
-// TestLongNamesAreRefused has names of up to 256 bytes be looked for, and longer ones refused
-// as each API refuses.
+// Names of up to 256 bytes are looked up; longer ones are refused in the format of each
+// API.
 func TestLongNamesAreRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	long := strings.Repeat("é", dialog.MaxName/2) // of 256 bytes
@@ -688,7 +689,7 @@ func TestListsNoCalls(t *testing.T) {
 	}
 }
 
-// say has the events written to the log.
+// publishEvents writes events to the event log.
 func (r *rig) publishEvents(events ...dialog.Event) {
 	r.Helper()
 	ctx, stop := context.WithCancel(r.Context())
@@ -770,7 +771,8 @@ func TestListsEvents(t *testing.T) {
 
 var update = flag.Bool("update", false, "rewrite testdata/openapi.json")
 
-// The description of the API is what it was: whoever changes it sees how.
+// The description of the API matches the golden file, so that each change of it is
+// reviewed.
 func TestDescriptionMatchesGoldenFile(t *testing.T) {
 	r := newRig(t, Config{Version: "1"})
 	r.token = ""

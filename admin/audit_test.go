@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A notebook is written by a logger, and read by a test.
+// logBuffer is written by a logger and read by a test.
 type logBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -45,7 +45,7 @@ func TestAuditRecordsChanges(t *testing.T) {
 	client.want(204, "DELETE", path, nil)
 	r.want(204, "DELETE", "/v1/tokens/"+id, nil)
 
-	// What was refused, or looked at, is no change.
+	// Refused and reading requests are not recorded.
 	client.wantProblem(401, "", "DELETE", path, nil)
 	r.wantProblem(404, "", "DELETE", path, nil)
 	r.wantProblem(422, "", "POST", "/v1/subscriptions", object{})
@@ -84,7 +84,7 @@ func TestAuditRecordsChanges(t *testing.T) {
 		}
 	}
 
-	// Newest first, page by page, while more is done.
+	// Newest first, page by page, while entries are added.
 	var pages []string
 	next := ""
 	for i := 0; i == 0 || next != ""; i++ {
@@ -105,8 +105,8 @@ func TestAuditRecordsChanges(t *testing.T) {
 	}
 }
 
-// TestAuditWithoutStore has a change that the store does not take down: it is
-// made, and in the log.
+// A change succeeds although the store does not accept its audit entry, and the log has
+// it.
 func TestAuditWithoutStore(t *testing.T) {
 	r := newRig(t, Config{})
 	var log logBuffer

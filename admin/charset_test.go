@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// encode1251 writes text in windows-1251.
+// encode1251 returns text in windows-1251.
 func encode1251(text string) string {
 	var b strings.Builder
 	for _, c := range text {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// A peer is a connection from an address, with what was written to it.
+// peer is a connection from an address, with the bytes that were written to it.
 type peer struct {
 	net.Conn
 	at    net.Addr
@@ -25,8 +25,8 @@ func newConnFrom(t *testing.T, address string) *peer {
 	return &peer{Conn: a, at: &net.TCPAddr{IP: net.ParseIP(address), Port: 1000}}
 }
 
-// Connections are bounded for each address and in all, and those of this machine
-// have a room that others cannot take.
+// Connections are limited for each network and in all, and remote ones cannot take the
+// share of this machine.
 func TestConnectionsAreBounded(t *testing.T) {
 	r := newRig(t, Config{})
 	cs := r.server.conns
@@ -42,12 +42,12 @@ func TestConnectionsAreBounded(t *testing.T) {
 		}
 		return admitted
 	}
-	before, _ := cs.count() // of the rig
+	before, _ := cs.count() // connections of the rig
 	one := open("192.0.2.1", maxConnsPerNetwork)
 	open("192.0.2.2", maxConnsPerNetwork)
 	v6 := open("2001:db8::1", maxConnsPerNetwork)
 	open("2001:db8::2", 0) // the same network
-	open("192.0.2.3", 0)   // all that is for others is taken
+	open("192.0.2.3", 0)   // the limit of remote connections is reached
 	here := open("127.0.0.1", maxConns-maxConnsRemote-before)
 	for _, p := range append(one, v6...) {
 		cs.stateChanged(p, http.StateActive)

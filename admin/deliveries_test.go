@@ -20,8 +20,8 @@ import (
 
 var loopback = netip.MustParsePrefix("127.0.0.0/8")
 
-// deliver has the rig deliver until the test ends, to a receiver whose answers
-// have the status that is stored.
+// newReceiver starts delivering until the test ends, and a receiver that answers with
+// the status stored in status.
 func (r *rig) newReceiver() (url string, status *atomic.Int64) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -41,7 +41,7 @@ func (r *rig) newReceiver() (url string, status *atomic.Int64) {
 	return receiver.URL, status
 }
 
-// until reads a page until what is asked for is so.
+// waitForJSON reads a path until its object fulfils a condition, and returns it.
 func (r *rig) waitForJSON(path string, so func(object) bool) object {
 	r.Helper()
 	for begin := time.Now(); ; <-time.After(20 * time.Millisecond) {
@@ -151,10 +151,10 @@ func TestListsDeliveriesWithAttempts(t *testing.T) {
 	r.want(204, "DELETE", "/v1/subscriptions/"+sub, nil)
 	r.wantProblem(409, "", "POST", path+"/redeliver", nil)
 	r.wantProblem(404, "", "GET", "/v1/subscriptions/"+sub+"/deliveries", nil)
-	r.waitForJSON(path, hasState("delivered", 3)) // what was stays
+	r.waitForJSON(path, hasState("delivered", 3)) // a failed redelivery keeps the state
 }
 
-// events are the events of a page of deliveries.
+// events returns the event ids of a page of deliveries.
 func (r *rig) events(path string) []string {
 	r.Helper()
 	all := []string{}
@@ -186,8 +186,8 @@ func TestInvalidDeliveryRequestsAreRefused(t *testing.T) {
 	r.wantProblem(405, "", "GET", "/v1/deliveries/x/redeliver", nil)
 }
 
-// Who is bound to extensions sees, and makes again, the deliveries of the
-// subscriptions and of the events of these alone.
+// A token bound to extensions sees and redelivers only deliveries whose subscription
+// and event both belong to these.
 func TestBoundTokenSeesItsDeliveriesOnly(t *testing.T) {
 	r := newRig(t, Config{}, loopback)
 	url, _ := r.newReceiver()
@@ -233,7 +233,7 @@ func TestBoundTokenSeesItsDeliveriesOnly(t *testing.T) {
 		bound.wantProblem(404, "", "POST", path+"/"+id+"/test", nil)
 	}
 
-	// What was another's when it was sent stays so.
+	// Deliveries of the former extension stay hidden.
 	r.want(200, "PATCH", path+"/"+yours, object{"extension": "1001"})
 	if got, want := seen(bound, "/v1/deliveries"), []string{"e1-" + mine}; !slices.Equal(got, want) {
 		t.Errorf("with another's subscription it sees %v, want %v", got, want)

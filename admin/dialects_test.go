@@ -20,8 +20,8 @@ import (
 
 var modified = regexp.MustCompile(`"modified":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"`)
 
-// wantJSON makes a request and wants this status and JSON; "" is an empty body. In
-// the JSON a good time of modification is M, and the host H.
+// wantJSON sends a request and expects a status and JSON; "" is an empty body. In the
+// expected JSON, M stands for a valid time of modification and H for the host.
 func (r *rig) wantJSON(status int, want, method, path string, body any, header ...string) {
 	r.Helper()
 	resp, text := r.raw(method, path, body, header...)
@@ -52,8 +52,7 @@ func (r *rig) wantJSON(status int, want, method, path string, body any, header .
 	}
 }
 
-// subs are the subscriptions as they are, the oldest first, as extension and
-// types.
+// subscriptionTexts returns each subscription as its extension and types, oldest first.
 func (r *rig) subscriptionTexts() (all []string) {
 	for _, s := range r.notifier.Subscriptions() {
 		all = append(all, s.Extension+s.ExtensionRegex+" "+strings.Join(s.Types, ","))
@@ -68,7 +67,7 @@ func (r *rig) wantSubs(want ...string) {
 	}
 }
 
-// v1 makes a subscription over /v1 and returns its id.
+// createSubscription creates a subscription over /v1 and returns its id.
 func (r *rig) createSubscription(extension string, types ...string) string {
 	r.Helper()
 	return r.want(201, "POST", "/v1/subscriptions", object{"extension": extension, "types": types, "url": "http://crm.example/"})["id"].(string)
@@ -97,14 +96,14 @@ func TestRemoveTypeFromTypes(t *testing.T) {
 	}
 }
 
-// One set of subscriptions, three ways in.
+// The three APIs manage the same subscriptions.
 func TestDialectsShareSubscriptions(t *testing.T) {
 	r := newRig(t, Config{})
 	id := r.want(200, "POST", "/uapi/extensions/@me/101/phoneCallEvents/2", object{"url": "http://a.example/"})["PhoneCallEvent"].(object)["id"].(string)
 	n := r.want(201, "POST", "/extension/101/event/", object{"url": "http://b.example/", "event_type": "answer"})
 	r.createSubscription("101", "dial-in", "hangup", "ringing")
 
-	// Each in each of the others.
+	// Each lists the events of the others.
 	sub := r.want(200, "GET", "/v1/subscriptions/"+id, nil)
 	for key, want := range (object{"extension": "101", "types": []any{"hangup"}, "url": "http://a.example/", "method": "GET", "dialect": "unified", "active": true}) {
 		if d := cmp.Diff(want, sub[key]); d != "" {
@@ -135,8 +134,7 @@ func TestDialectsShareSubscriptions(t *testing.T) {
 		{"type":"0","url":"http://crm.example/"},{"type":"2","url":"http://crm.example/"}]}]`,
 		"GET", "/uapi/extensions/@me/101/phoneCallEvents?fields=type,url", nil)
 
-	// Who deletes one type deletes no other, and nothing that his dialect cannot
-	// say.
+	// Deleting one type deletes no other, and none that the dialect does not know.
 	r.wantJSON(200, `[{"id":"`+id+`"},{"id":"`+subs[2].ID+`"}]`, "DELETE", "/uapi/extensions/@me/101/phoneCallEvents/2/", nil)
 	r.wantSubs("101 answer", "101 dial-in,ringing")
 	r.wantJSON(204, "", "DELETE", "/extension/101/event/", nil)
@@ -145,7 +143,7 @@ func TestDialectsShareSubscriptions(t *testing.T) {
 	r.wantJSON(204, "", "GET", "/uapi/extensions/@me/101/phoneCallEvents/", nil)
 }
 
-// What changes one entry must not change others, nor what the config declares.
+// A change of one event changes no other, and nothing that the config declares.
 func TestDialectsChangeOneEventOnly(t *testing.T) {
 	r := newRig(t, Config{})
 	id := r.createSubscription("101", "dial-in", "answer")
@@ -184,7 +182,7 @@ func TestDialectsChangeOneEventOnly(t *testing.T) {
 		t.Errorf("what the config declares is not listed: %d", entries.StatusCode)
 	}
 
-	// One by one they go, and the last takes the subscription with it.
+	// Types are deleted one by one, and the subscription with the last.
 	r.wantJSON(200, `[{"id":"`+id+`"}]`, "DELETE", uapi+"101/phoneCallEvents/3/"+id, nil)
 	r.wantUAPI(400, "pce_id_invalid", "DELETE", uapi+"101/phoneCallEvents/3/"+id, nil)
 	r.wantSubs("102 hangup", "101 dial-in,answer-out")
@@ -195,8 +193,8 @@ func TestDialectsChangeOneEventOnly(t *testing.T) {
 	r.wantSubs("102 hangup")
 }
 
-// What is to be deleted was changed on another node, of which this one hears
-// once it has tried in vain.
+// Another node has changed the subscription to delete. This node learns that only after
+// a failed try, and tries again.
 func TestDialectsDeleteAfterConcurrentChange(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, path := range []string{"/uapi/extensions/@me/101/phoneCallEvents", "/extension/101/event"} {
@@ -231,7 +229,7 @@ func TestDialectsDeleteAfterConcurrentChange(t *testing.T) {
 	}
 }
 
-// Who may not, or does not see, is refused in every dialect.
+// Every dialect refuses a token that lacks a scope or the extension.
 func TestDialectsCheckPermissions(t *testing.T) {
 	r := newRig(t, Config{})
 	uapi := func(extension string) string { return "/uapi/extensions/@me/" + extension + "/phoneCallEvents/" }
@@ -279,7 +277,7 @@ func TestDialectsCheckPermissions(t *testing.T) {
 	bound.wantTelphin(404, "DELETE", telphin("101")+ids["of 102"], nil)
 	r.wantSubs(before...)
 
-	// Its own it may, and does so by name: others' numbers are none of its business.
+	// It may change its own, by name: the numbers of other extensions do not matter.
 	for n := range uint64(101) {
 		if got := r.allotNumber("3" + itoa(n)); got != n+1 {
 			t.Fatalf("extension %d has the number %d", n, got)
@@ -302,7 +300,7 @@ func TestDialectsRefuseCrossOriginChanges(t *testing.T) {
 	r.wantSubs("101 hangup")
 }
 
-// Who asks too often is told so in the form of the dialect.
+// A 429 has the format of the dialect.
 func TestDialectsHaveRateLimits(t *testing.T) {
 	r := newRig(t, Config{})
 	client, _ := r.newToken(object{"scope": "read"})
@@ -318,7 +316,7 @@ func TestDialectsHaveRateLimits(t *testing.T) {
 	}
 }
 
-// The dialects take the paths of their own, and tidy none.
+// The dialects serve only their own paths, and clean no path.
 func TestDialectsLeaveOtherPathsAlone(t *testing.T) {
 	r := newRig(t, Config{})
 	r.createSubscription("101", "dial-in")
@@ -347,7 +345,7 @@ func TestDialectsRefuseLargeBodies(t *testing.T) {
 	r.wantTelphin(413, "POST", "/oauth/token", body)
 }
 
-// A store that is gone is not the client's fault.
+// A missing store is not reported as the client's error.
 func TestDialectsWithoutStore(t *testing.T) {
 	r := newRig(t, Config{})
 	r.store.Close()
@@ -368,8 +366,8 @@ func TestSubscriptionLimitSpansDialects(t *testing.T) {
 	r.wantJSON(200, `{"event":{"limit":3,"used":0}}`, "GET", "/limit", nil)
 }
 
-// FuzzDialects has any request do no more than it names: one that is not to a
-// whole collection, and nothing but that, makes one event vanish at most.
+// FuzzDialects checks that no request does more than it names: a request that is not
+// exactly to a whole collection removes at most one event.
 func FuzzDialects(f *testing.F) {
 	for _, path := range []string{
 		"/uapi/extensions/@me/101/phoneCallEvents", "/uapi/extensions/@me/101/phoneCallEvents/0/", "/uapi/extensions/@me/101/phoneCallEvents/0/ID",
@@ -430,12 +428,12 @@ func validMethod(m string) bool {
 	return m != "" && !strings.ContainsFunc(m, func(r rune) bool { return r < 'A' || r > 'Z' })
 }
 
-// four are the subscriptions that a request finds: two of 101 and two of
-// everybody.
+// foundSubscriptions are the subscriptions that exist at each fuzzed request: two of
+// 101 and two of all extensions.
 type foundSubscriptions [4]notify.Subscription
 
-// again has these be all that there are, as they were made: of what a request
-// before made or changed it leaves nothing.
+// restore undoes the effects of the request before: the subscriptions exist as they
+// were created, and no others.
 func (k *foundSubscriptions) restore(t *testing.T, n *notify.Notifier) {
 	t.Helper()
 	there := map[string]bool{}

@@ -13,7 +13,7 @@ import (
 	"bellhop/dialog"
 )
 
-// knowing is a config whose tracker knows some extensions and calls.
+// knownConfig is a config whose tracker knows some extensions and calls.
 func knownConfig(failing *error) Config {
 	at := time.Date(2026, 1, 31, 9, 0, 0, 0, time.UTC)
 	known := []dialog.Known{
@@ -32,7 +32,7 @@ func knownConfig(failing *error) Config {
 		},
 		Extensions: func(context.Context) ([]dialog.Known, error) { return known, *failing },
 		Extension: func(_ context.Context, user string) (dialog.Known, bool, error) {
-			if user == "199" { // the pattern names it
+			if user == "199" { // it matches the pattern
 				return dialog.Known{Extension: dialog.Extension{User: user}, Kind: dialog.Phone}, true, *failing
 			}
 			i := slices.IndexFunc(known, func(k dialog.Known) bool { return k.User == user })
@@ -44,7 +44,7 @@ func knownConfig(failing *error) Config {
 	}
 }
 
-// number gives an extension a number, as a callback would.
+// extensionNumber allots a number to an extension, as a callback would.
 func (r *rig) extensionNumber(user string) float64 {
 	r.Helper()
 	kv, err := r.js.KeyValue(r.Context(), "bellhop_extensions")

@@ -9,7 +9,8 @@ import (
 	"bellhop/notify"
 )
 
-// TestCanceledRequestIsNoFailure has clients leave before what they ask for is read.
+// Clients disconnect before their answer is read from the store; the log has no
+// failure.
 func TestCanceledRequestIsNoFailure(t *testing.T) {
 	for _, tt := range []struct {
 		err  error

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// gated returns what asks a server whose requests take as long as work does.
+// newGatedHandler returns a function that sends a request to a server behind a gate,
+// where a request takes as long as work.
 func newGatedHandler(strained func() bool, work func(context.Context)) func(method, token string) *httptest.ResponseRecorder {
 	s := &Server{gate: newGate(strained)}
 	h := s.queueReads(writeProblem, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { work(r.Context()) }))
@@ -23,7 +24,7 @@ func newGatedHandler(strained func() bool, work func(context.Context)) func(meth
 	}
 }
 
-// Requests that read are served one at a time, requests that change something at once.
+// Reading requests are served one at a time, changes at once.
 func TestReadsAreServedOneByOne(t *testing.T) {
 	for _, tt := range []struct {
 		name, method string
@@ -69,7 +70,7 @@ func TestReadsAreServedOneByOne(t *testing.T) {
 	}
 }
 
-// Too many that wait are refused, and one token does not keep the others out.
+// A reading request is refused if too many wait, and one token cannot take all places.
 func TestExcessReadsAreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		done := make(chan struct{})
@@ -92,7 +93,7 @@ func TestExcessReadsAreRefused(t *testing.T) {
 				t.Errorf("with token %s: %d %v, want 503 with Retry-After", token, w.Code, w.Header())
 			}
 		}
-		come(1, "a") // has its turn
+		come(1, "a") // has the turn
 		come(maxWaitingPerToken, "a")
 		refused("a")
 		come(maxWaiting-maxWaitingPerToken, "b")
@@ -109,7 +110,8 @@ func TestExcessReadsAreRefused(t *testing.T) {
 	})
 }
 
-// Pages that wait keep no stream out, and a stream that opens waits for no strain.
+// Waiting page requests keep no stream out, and opening a stream does not pause under
+// strain.
 func TestStreamsOpenBesideWaitingPages(t *testing.T) {
 	for _, tt := range []struct {
 		path, accept string
@@ -139,7 +141,8 @@ func TestStreamsOpenBesideWaitingPages(t *testing.T) {
 	}
 }
 
-// A reader that waits for something else loses its turn; one that gives up takes none.
+// A reading request that waits for something else loses its turn. One whose client
+// disconnects takes none.
 func TestLongReadLosesItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang, stop := context.WithCancel(t.Context())
@@ -161,7 +164,7 @@ func TestLongReadLosesItsTurn(t *testing.T) {
 		stop()
 		all.Wait()
 
-		// A stream gives up its turn when it begins.
+		// A stream releases its turn when it begins.
 		streamed := make(chan struct{})
 		ask = newGatedHandler(nil, func(ctx context.Context) {
 			releaseTurn(ctx)
@@ -193,8 +196,8 @@ func TestLongReadLosesItsTurn(t *testing.T) {
 	})
 }
 
-// Under strain each API refuses in its own form those for whom there is no room, and
-// streams rest longer.
+// Under strain, each API refuses excess requests in its own format, and streams wait
+// longer.
 func TestStrainSlowsReadsAndStreams(t *testing.T) {
 	var strained atomic.Bool
 	r := newRig(t, Config{Strained: strained.Load})
@@ -206,7 +209,7 @@ func TestStrainSlowsReadsAndStreams(t *testing.T) {
 	if g.pace(batchDelay) != 2*time.Second {
 		t.Errorf("streams rest %v under strain", g.pace(batchDelay))
 	}
-	r.want(200, "GET", "/v1/status", nil) // seldom, but it is
+	r.want(200, "GET", "/v1/status", nil) // slowly, but it is served
 
 	g.mu.Lock()
 	g.waitingTotal += maxWaiting

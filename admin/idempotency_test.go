@@ -33,7 +33,7 @@ func TestIdempotencyKeyRepeatsResponse(t *testing.T) {
 	r.wantProblem(422, "", "POST", "/v1/subscriptions?x=1", subscription(), key...)
 	r.wantProblem(422, "", "POST", "/v1/subscriptions/"+first["id"].(string)+"/rotate-secret", nil, key...)
 
-	// A key is its token's own.
+	// Another token may use the same key.
 	client, _ := r.newToken(object{"scope": "write"})
 	if other := client.want(201, "POST", "/v1/subscriptions", subscription(), key...); other["id"] == first["id"] {
 		t.Error("another token's key has the same answer")
@@ -42,16 +42,16 @@ func TestIdempotencyKeyRepeatsResponse(t *testing.T) {
 		t.Errorf("there are %d subscriptions, want two", len(ids))
 	}
 
-	// A failure is not kept: what is put right may have the same key.
+	// A failure is not cached: a corrected request may use the same key.
 	r.wantProblem(422, "", "POST", "/v1/subscriptions", withFields(subscription(), "url", "ftp://x"), "Idempotency-Key", "k2")
 	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "1002"), "Idempotency-Key", "k2")
 
 	r.wantProblem(400, "", "POST", "/v1/subscriptions", subscription(), "Idempotency-Key", strings.Repeat("k", maxIdempotencyKey+1))
-	r.want(200, "GET", "/v1/subscriptions", nil, key...) // needs none
+	r.want(200, "GET", "/v1/subscriptions", nil, key...) // a GET ignores the key
 	r.as("").wantProblem(401, "", "POST", "/v1/subscriptions", subscription(), key...)
 }
 
-// post sends a request with a key to h, as somebody.
+// post sends a request with a key to h.
 func post(h http.Handler, key string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("POST", "/v1/x", strings.NewReader("{}"))
 	r.Header.Set("Idempotency-Key", key)

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// What is lost is told for a day, and stays in the status. bellhop is ready all the
-// same.
+// A loss makes bellhop degraded for a day, and stays in the status. bellhop remains
+// ready.
 func TestLossDegradesForADay(t *testing.T) {
 	now := time.Now().UTC()
 	r := newRig(t, Config{Losses: func() []Loss {
@@ -36,7 +36,7 @@ func TestLossDegradesForADay(t *testing.T) {
 	}
 }
 
-// A PBX that is set up wrongly is named everywhere, and bellhop stays ready.
+// A misconfigured PBX is shown wherever degradation is, and bellhop remains ready.
 func TestMisconfiguredPBXDegrades(t *testing.T) {
 	const want = "PBX udp://192.0.2.2:5060 ignores Path: set support_path = yes"
 	r := newRig(t, Config{Degraded: func() []string { return []string{want} }})

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Of media types the case means nothing, and a byte order mark means nothing at all.
+// The case of a media type and a byte order mark make no difference.
 func TestMediaTypeIgnoresCase(t *testing.T) {
 	r := newRig(t, Config{})
 	b, err := json.Marshal(subscription())
@@ -33,7 +33,7 @@ func TestMediaTypeIgnoresCase(t *testing.T) {
 	}
 }
 
-// A filter that cannot be read is not the same as none.
+// A filter that cannot be parsed is an error, not an absent filter.
 func TestMalformedQueryIsRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	r.want(201, "POST", "/v1/subscriptions", subscription())
@@ -93,7 +93,7 @@ func TestIfMatchWithSeveralTags(t *testing.T) {
 	r.want(204, "DELETE", path, nil, "If-Match", r.entityTag(path)+`, "999999"`)
 }
 
-// etag returns the entity tag that a path has now.
+// entityTag returns the current entity tag of a path.
 func (r *rig) entityTag(path string) string {
 	r.Helper()
 	resp, _ := r.do("GET", path, nil)

@@ -43,7 +43,7 @@ func TestOAuthIssuesAccessToken(t *testing.T) {
 		r.wantJSON(200, "[]", "GET", "/extension/175/event/", nil, bearer...)
 		r.wantJSON(204, "", "GET", events, nil, bearer...)
 
-		// It is no client's secret.
+		// An access token is not a client's secret.
 		again := url.Values{"grant_type": {"client_credentials"}, "client_id": {"admin"}, "client_secret": {token}}
 		r.wantJSON(401, `{"status":401,"message":"Unauthorized"}`, "POST", "/oauth/token", again.Encode(), form...)
 	}
@@ -66,7 +66,7 @@ func TestOAuthIssuesAccessToken(t *testing.T) {
 	r.wantTelphin(405, "DELETE", "/api/ver1.0/oauth/token/", nil)
 }
 
-// An access token is good for what its API token is good for, and as long.
+// An access token has the permissions and the lifetime of its API token.
 func TestAccessTokenHasItsTokensRights(t *testing.T) {
 	r := newRig(t, Config{})
 	bound, id := r.newToken(object{"scope": "read", "extensions": []string{"101"}})
@@ -94,7 +94,7 @@ func TestAccessTokenHasItsTokensRights(t *testing.T) {
 	client.wantJSON(401, `{"status":401,"message":"Unauthorized"}`, "GET", "/extension/101/limit/", nil)
 }
 
-// Who guesses secrets is stopped.
+// An address that sends too many wrong secrets is answered 429.
 func TestOAuthLimitsWrongSecrets(t *testing.T) {
 	r := newRig(t, Config{})
 	r.server.failures.limiterOf(netip.MustParseAddr("127.0.0.1")).SetBurst(0)
@@ -104,7 +104,7 @@ func TestOAuthLimitsWrongSecrets(t *testing.T) {
 	}
 }
 
-// Without a token of the config, an empty secret is none.
+// Without a token of the config, an empty secret is refused.
 func TestOAuthRefusesEmptySecret(t *testing.T) {
 	if who := newTokenStore(nil, nil, "").findAccess("", time.Now()); who != nil {
 		t.Errorf("nobody is %+v", who)

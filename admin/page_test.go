@@ -22,13 +22,13 @@ import (
 	"bellhop/notify"
 )
 
-// A visitor is a browser, as far as a test of the page needs one.
+// visitor is a minimal browser for tests of the page.
 type visitor struct {
 	*rig
 	cookie string
 }
 
-// visit signs in.
+// visit returns a visitor who has signed in.
 func (r *rig) visit() *visitor {
 	r.Helper()
 	v := &visitor{rig: r}
@@ -39,7 +39,7 @@ func (r *rig) visit() *visitor {
 	return v
 }
 
-// send makes a request with a form, and keeps the cookie that is answered.
+// send sends a request with a form, and keeps the cookie of the response.
 func (v *visitor) send(method, path string, form url.Values, header ...string) (*http.Response, string) {
 	v.Helper()
 	req, err := http.NewRequestWithContext(v.Context(), method, v.url+path, strings.NewReader(form.Encode()))
@@ -68,13 +68,13 @@ func (v *visitor) send(method, path string, form url.Values, header ...string) (
 	return resp, string(b)
 }
 
-// sees wants a page with all of these in it.
+// sees expects a page that contains the texts.
 func (v *visitor) sees(path string, texts ...string) string {
 	v.Helper()
 	return v.gets(200, "GET", path, nil, texts...)
 }
 
-// gets wants an answer with a status, and all of these in it.
+// gets expects a status, and a response that contains the texts.
 func (v *visitor) gets(status int, method, path string, form url.Values, texts ...string) string {
 	v.Helper()
 	resp, html := v.send(method, path, form)
@@ -89,8 +89,8 @@ func (v *visitor) gets(status int, method, path string, form url.Values, texts .
 	return html
 }
 
-// lacks fails the test if a page has one of the texts, but for the hashes in it, which
-// have any digits.
+// lacks expects that a page contains none of the texts, hashes ignored, because these
+// may contain any digits.
 func (v *visitor) lacks(html string, texts ...string) {
 	v.Helper()
 	html = hashes.ReplaceAllString(html, "$1")
@@ -130,7 +130,7 @@ func TestSignsInAndOut(t *testing.T) {
 	}
 	old.gets(303, "GET", "/", nil)
 
-	// Who signs in again has one session, and none outlives its token.
+	// Signing in again ends the old session, and no session outlives its token.
 	v = r.visit()
 	old = *v
 	v.send("POST", "/login", url.Values{"token": {testToken}})
@@ -205,8 +205,8 @@ func TestWrongTokensAtLoginAreLimited(t *testing.T) {
 	}
 }
 
-// pageRules says of every page whom it is for beside the config's token and
-// those of scope admin.
+// pageRules are the test tokens that may use each page, beside those of scope admin and
+// the config's.
 var pageRules = map[string]string{
 	"GET /{$}":                               readers,
 	"GET /extensions/{name}":                 readers,
@@ -285,7 +285,7 @@ func TestPermissionsOfEveryPage(t *testing.T) {
 	}
 }
 
-// inline is what the policy would forbid.
+// inline matches inline scripts and styles, which the content security policy forbids.
 var inline = regexp.MustCompile(`<script>|<style|\s(style|on[a-z]+)=|javascript:|href="https?:|src="https?:`)
 
 func TestPageRefusesCrossOriginChanges(t *testing.T) {
@@ -307,7 +307,7 @@ func TestPageEditsSubscriptions(t *testing.T) {
 	v := r.visit()
 	v.sees("/subscriptions/new?extension=101&type=hangup", `value="101"`, `value="hangup" checked`, `name="active" value="true" checked`)
 
-	// What is wrong is said in the pop-up, at its field, and nothing is lost.
+	// Errors are shown in the pop-up, at their fields, with the values as filled in.
 	resp, html := v.send("POST", "/subscriptions", url.Values{"extension": {"1 1"}, "url": {"ftp://x"}, "method": {"GET"}, "dialect": {"telphin"}, "note": {`"quoted"`}})
 	if resp.StatusCode != 422 {
 		t.Errorf("a wrong form: %d", resp.StatusCode)
@@ -335,7 +335,7 @@ func TestPageEditsSubscriptions(t *testing.T) {
 	// Toggle.
 	path := "/subscriptions/" + sub.ID
 	v.gets(200, "POST", path+"/toggle", url.Values{"active": {"false"}}, `aria-pressed="false"`, "<b>disabled</b>: switched off", "click to enable")
-	v.gets(200, "POST", path+"/toggle", url.Values{"active": {"false"}}, `aria-pressed="false"`) // twice is once
+	v.gets(200, "POST", path+"/toggle", url.Values{"active": {"false"}}, `aria-pressed="false"`) // repeating it changes nothing
 	v.gets(200, "POST", path+"/toggle", url.Values{"active": {"true"}}, `aria-pressed="true"`, "click to disable")
 	v.gets(400, "POST", path+"/toggle", nil)
 	v.gets(404, "POST", "/subscriptions/nothing/toggle", url.Values{"active": {"true"}})
@@ -602,7 +602,7 @@ func TestPageManagesTokens(t *testing.T) {
 	r.as(secret).want(200, "GET", "/v1/subscriptions", nil)
 	v.lacks(v.sees("/tokens", "CRM", "101, 102"), secret)
 	v.gets(200, "POST", "/tokens/"+made["id"].(string)+"/revoke", nil, "No tokens yet")
-	v.gets(200, "POST", "/tokens/"+made["id"].(string)+"/revoke", nil) // somebody else was faster
+	v.gets(200, "POST", "/tokens/"+made["id"].(string)+"/revoke", nil) // already revoked by another
 	r.as(secret).want(401, "GET", "/v1/subscriptions", nil)
 }
 
@@ -633,7 +633,7 @@ func TestPageWeighsLittle(t *testing.T) {
 	v.gets(404, "GET", "/static/", nil)
 }
 
-// listen opens a stream, and returns what reads its next part.
+// listen opens a stream, and returns a function that reads its next part.
 func (v *visitor) listen(path string) (next func() string) {
 	v.Helper()
 	req, err := http.NewRequestWithContext(v.Context(), "GET", v.url+path, nil)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A request that a local proxy forwards has no right that only this machine has.
+// A request that a local proxy forwards has none of the rights of this machine.
 func TestMetricsBehindAProxy(t *testing.T) {
 	r := newRig(t, Config{Ready: func() []string { return []string{"draining"} }})
 	reader, _ := r.newToken(object{"scope": "read"})
@@ -99,7 +99,7 @@ func TestForwardedClientAddress(t *testing.T) {
 	}
 }
 
-// Each client behind a trusted proxy has its own failures.
+// Failures are counted for each client behind a trusted proxy.
 func TestFailuresBehindAProxy(t *testing.T) {
 	r := newRig(t, Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
 	exhaustLimiter(r.server.failures.limiterOf(netip.MustParseAddr("203.0.113.9")))

@@ -20,11 +20,11 @@ func TestProgramSizeEstimate(t *testing.T) {
 		strings.Repeat("1234567|", 100): false,
 		"[0-9]{1000}":                   false,
 		"(a{30}){30}":                   false,
-		"(a{100}){100}":                 false, // which is malformed, too
+		"(a{100}){100}":                 false, // also malformed
 		"(ab?c*d){1000}":                true,
 		"(ab?c*){400}(ab?c*){400}":      true,
 		`\pL{1000}`:                     true,
-		"(":                             false, // which is told as malformed
+		"(":                             false, // refused as malformed
 	} {
 		if size := programSize(expr); size > maxProgramSize != tooMuch {
 			t.Errorf("%s has %d instructions", expr, size)
@@ -32,9 +32,9 @@ func TestProgramSizeEstimate(t *testing.T) {
 	}
 }
 
-// What the expressions of a token are compiled to is bounded for each and in all, in
-// every dialect; nothing of a token counts for another, and the token of the config
-// is bounded for each only.
+// The program size of expressions is limited for each and for all of a token, in every
+// dialect. Tokens do not share their quota. The token of the config has only the limit
+// of each.
 func TestExpressionsOfTokenAreBounded(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "write"})
@@ -62,7 +62,7 @@ func TestExpressionsOfTokenAreBounded(t *testing.T) {
 	other.want(201, "POST", "/v1/subscriptions", expression(91))
 	r.want(201, "POST", "/v1/subscriptions", expression(92))
 
-	// A change does not lead past it.
+	// A change cannot exceed the limit either.
 	path := "/v1/subscriptions/" + last["id"].(string)
 	client.wantProblem(422, "body.extension_regex", "PATCH", path, object{"extension_regex": "(ab?c*d){1000}"})
 	client.want(200, "PATCH", path, object{"extension_regex": "a"})
@@ -74,7 +74,7 @@ func TestExpressionsOfTokenAreBounded(t *testing.T) {
 	}
 }
 
-// tooMuch is said in each dialect.
+// A quota error has the format of each dialect.
 func TestQuotaErrorsInEachDialect(t *testing.T) {
 	r := newRig(t, Config{})
 	err := fmt.Errorf("wrapped: %w", &quotaError{"this token has enough"})
@@ -94,7 +94,7 @@ func TestQuotaErrorsInEachDialect(t *testing.T) {
 	}
 }
 
-// A token may have so many subscriptions, whatever their extensions.
+// The number of subscriptions of a token is limited, whatever their extensions.
 func TestSubscriptionsOfTokenAreBounded(t *testing.T) {
 	r := newRig(t, Config{})
 	var declared []notify.Subscription
@@ -112,7 +112,7 @@ func TestSubscriptionsOfTokenAreBounded(t *testing.T) {
 	}
 }
 
-// So many tests are under way with one token, and no more.
+// The number of tests in progress with one token is limited.
 func TestTestsOfTokenAreBounded(t *testing.T) {
 	begun, end := make(chan bool), make(chan bool)
 	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { begun <- true; <-end }))

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// shut leaves nothing of a limit, for as long as a test may take.
+// exhaustLimiter leaves nothing of a limit, for the duration of a test.
 func exhaustLimiter(l *rate.Limiter) {
 	l.SetLimit(1e-3)
 	now := time.Now()

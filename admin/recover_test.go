@@ -12,7 +12,8 @@ import (
 	"bellhop/dialog/trace"
 )
 
-// A panic of a handler is answered in the form of the API, and costs nothing else.
+// A panic of a handler is answered in the format of the API, and other requests are
+// served on.
 func TestPanicsAreAnswered(t *testing.T) {
 	r := newRig(t, Config{
 		Calls:      func(context.Context) ([]dialog.Call, error) { panic("injected") },
@@ -44,15 +45,15 @@ func TestPanicsAreAnswered(t *testing.T) {
 	r.want(200, "GET", "/healthz", nil)
 }
 
-// serve has a handler serve a request.
+// serve lets a handler serve a request.
 func serve(h http.Handler) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 	return w
 }
 
-// A panic in the middle of an answer cuts the connection: what was sent is no
-// whole answer.
+// A panic after the response has begun closes the connection, so that the client sees
+// an incomplete response.
 func TestPanicDuringResponseClosesConnection(t *testing.T) {
 	r := newRig(t, Config{})
 	h := r.server.guardHandler(writeProblem, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

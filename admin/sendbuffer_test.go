@@ -16,8 +16,8 @@ import (
 	"bellhop/dialog"
 )
 
-// A stuckWriter is a response to a client that does not read: a Write blocks until
-// its deadline.
+// stuckWriter is the response to a client that does not read: a Write blocks until its
+// deadline.
 type stuckWriter struct {
 	http.ResponseWriter
 	mu      sync.Mutex
@@ -44,8 +44,8 @@ func (w *stuckWriter) Write([]byte) (int, error) {
 
 func (w *stuckWriter) Flush() {}
 
-// When all queues together are too long, that of the slowest client is closed, and
-// no other.
+// If all send buffers together are too large, the one of the slowest client is closed,
+// and no other.
 func TestSlowestStreamIsClosedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStreamRegistry()
@@ -67,7 +67,7 @@ func TestSlowestStreamIsClosedFirst(t *testing.T) {
 			synctest.Wait()
 		}
 		send(30, os.ErrDeadlineExceeded, s.writeTimeout)
-		send(60, errSlowestClient, time.Second) // the longest, when the next come
+		send(60, errSlowestClient, time.Second) // the largest when the next ones come
 		send(10, os.ErrDeadlineExceeded, s.writeTimeout)
 		time.Sleep(time.Second)
 		send(50, os.ErrDeadlineExceeded, s.writeTimeout+time.Second)
@@ -79,7 +79,7 @@ func TestSlowestStreamIsClosedFirst(t *testing.T) {
 	})
 }
 
-// A pipeListener accepts connections that have no buffer.
+// pipeListener accepts connections without a kernel buffer.
 type pipeListener chan net.Conn
 
 func (l pipeListener) Accept() (net.Conn, error) {
@@ -91,8 +91,8 @@ func (l pipeListener) Accept() (net.Conn, error) {
 func (l pipeListener) Close() error   { close(l); return nil }
 func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
 
-// aged has what is queued wait since an hour ago, so that no reader is taken for
-// slower, and reports whether no queue is empty.
+// ageBuffers dates buffered bytes back by an hour, so that no reading client is slower
+// than the stuck ones. It reports whether no buffer is empty.
 func (s *streamRegistry) ageBuffers() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +106,7 @@ func (s *streamRegistry) ageBuffers() bool {
 	return empty == 0
 }
 
-// Streams that nobody reads take little memory, and take nothing from who reads.
+// Streams that are not read take little memory, and do not disturb others.
 func TestUnreadStreamsTakeLittleMemory(t *testing.T) {
 	r := newRig(t, Config{})
 	r.startNotifier()
@@ -154,7 +154,7 @@ func TestUnreadStreamsTakeLittleMemory(t *testing.T) {
 		say(i)
 	}
 	got.Wait()
-	if after := heap(); after > before+64<<20 { // the last events, 16 MB, are in memory for all
+	if after := heap(); after > before+64<<20 { // the last events, 16 MB, are in memory once for all streams
 		t.Errorf("the heap grew from %d MB to %d MB", before>>20, after>>20)
 	}
 	s := r.server.streams
@@ -175,7 +175,7 @@ func TestUnreadStreamsTakeLittleMemory(t *testing.T) {
 	<-served
 }
 
-// A page of events has a bound in bytes, too, and goes on where it ended.
+// A page of events is limited in bytes too, and the next page continues it.
 func TestEventPageIsBoundedInBytes(t *testing.T) {
 	r := newRig(t, Config{})
 	const all = 40

@@ -20,7 +20,7 @@ import (
 	"bellhop/notify"
 )
 
-// A feed is a client that follows the events.
+// feed is a client that streams events.
 type feed struct {
 	*testing.T
 	resp  *http.Response
@@ -53,14 +53,14 @@ func (r *rig) follow(query string, header ...string) *feed {
 	return f
 }
 
-// A block is what is between two empty lines of a stream: an event, or a comment.
+// block is the text between two empty lines of a stream: an event, or a comment.
 type block struct {
 	id, event string
 	data      object
 	comment   bool
 }
 
-// read reads one block. The end is an error.
+// read reads one block. The end of the stream is an error.
 func (f *feed) read() (b block, err error) {
 	for {
 		line, err := f.lines.ReadString('\n')
@@ -102,7 +102,7 @@ func (f *feed) next() block {
 	}
 }
 
-// wantNext wants the next events to have these ids.
+// wantNext expects events with these ids next.
 func (f *feed) wantNext(ids ...string) {
 	f.Helper()
 	for _, want := range ids {
@@ -112,7 +112,7 @@ func (f *feed) wantNext(ids ...string) {
 	}
 }
 
-// wantEnd wants the stream to end, with nothing more but comments.
+// wantEnd expects the end of the stream, after comments at most.
 func (f *feed) wantEnd() {
 	f.Helper()
 	for {
@@ -126,7 +126,7 @@ func (f *feed) wantEnd() {
 	}
 }
 
-// event makes the event with a number, of an extension.
+// event returns the event with an index, of an extension.
 func event(i int, extension string) dialog.Event {
 	return dialog.Event{
 		ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("%032x", 1_000_000+i/3), Seq: 1 + i%3, Party: "p",
@@ -135,10 +135,10 @@ func event(i int, extension string) dialog.Event {
 	}
 }
 
-// idOf is the id of the event with a number.
+// idOf returns the id of the event with an index.
 func idOf(i int) string { return event(i, "").ID }
 
-// running runs the rig's notifier until the test ends.
+// startNotifier runs the rig's notifier until the test ends.
 func (r *rig) startNotifier() {
 	ctx, stop := context.WithCancel(context.WithoutCancel(r.Context()))
 	var run sync.WaitGroup
@@ -148,7 +148,7 @@ func (r *rig) startNotifier() {
 
 func TestStreamsEventsAsPublished(t *testing.T) {
 	r := newRig(t, Config{})
-	r.publishEvents(event(0, "101")) // before
+	r.publishEvents(event(0, "101")) // before the stream
 	f := r.follow("")
 	hostile := event(1, "102")
 	hostile.CallerName = "x\r\ndata: y\n\n<img src=x>\u2028"
@@ -235,7 +235,8 @@ func TestStreamAppliesFilters(t *testing.T) {
 	}
 }
 
-// A client goes on where it was, also at a bellhop that has just begun.
+// A client resumes a stream after its last event, also at a bellhop that has just
+// started.
 func TestStreamResumesFromEvent(t *testing.T) {
 	r := newRig(t, Config{})
 	begin := time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
@@ -262,7 +263,7 @@ func TestStreamResumesFromEvent(t *testing.T) {
 	again.publishEvents(event(4, "101"))
 	feeds := []*feed{
 		again.follow("", "Last-Event-ID", idOf(1)),
-		again.follow("?since="+begin, "Last-Event-ID", idOf(1)), // as a browser that connects anew
+		again.follow("?since="+begin, "Last-Event-ID", idOf(1)), // as a browser that reconnects
 		again.follow("?since=" + idOf(1)),
 		again.follow("?since=" + begin),
 		again.follow("?type=hangup&since=" + idOf(1)),
@@ -298,13 +299,13 @@ func TestFiftyStreamsGetAllEvents(t *testing.T) {
 	}
 	for i := range all {
 		e := event(i, "101")
-		e.Call = "c" // in one order
+		e.Call = "c" // one call, in order
 		r.notifier.Say([]dialog.Event{e, event(all+i, "102")})
 	}
 	clients.Wait()
 }
 
-// A client that does not read is disconnected, holds up nobody, and can resume.
+// A client that does not read is disconnected, delays no other, and can resume.
 func TestSlowStreamIsDisconnected(t *testing.T) {
 	r := newRig(t, Config{})
 	r.server.streams.writeTimeout = time.Second
@@ -313,7 +314,7 @@ func TestSlowStreamIsDisconnected(t *testing.T) {
 	last := 0
 	for ; r.server.streams.count() == 2; last++ {
 		e := event(last, "101")
-		e.MessageText = strings.Repeat("x", 500_000) // until no buffer takes more
+		e.MessageText = strings.Repeat("x", 500_000) // more than any buffer holds
 		r.notifier.Say([]dialog.Event{e})
 		quick.wantNext(idOf(last))
 	}
@@ -334,7 +335,7 @@ func TestSlowStreamIsDisconnected(t *testing.T) {
 	}
 }
 
-// The limits of the server are not those of a stream.
+// The timeouts of the server do not end a stream.
 func TestStreamOutlivesServerTimeouts(t *testing.T) {
 	r := newRig(t, Config{})
 	r.server.streams.keepAlive = 20 * time.Millisecond
@@ -430,12 +431,12 @@ func TestExcessStreamsAreRefused(t *testing.T) {
 		r.server.streams.perToken = of
 	}
 	set(map[string]int{id: maxStreamsPerToken, "others": maxStreams - maxStreamsPerToken - 1})
-	wantRefused(other) // has its part
+	wantRefused(other) // it has reached its own limit
 	third, _ := r.newToken(object{"scope": "read"})
 	f := third.follow("")
-	wantRefused(third) // no place is left
+	wantRefused(third) // the limit of all tokens is reached
 	third.want(200, "GET", "/v1/events", nil)
-	r.follow("").stop() // but for the token of the config
+	r.follow("").stop() // except for the token of the config
 	f.stop()
 	for tick := time.NewTicker(time.Millisecond); r.server.streams.count() >= maxStreams; {
 		<-tick.C

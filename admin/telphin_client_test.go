@@ -10,7 +10,7 @@ import (
 	"bellhop/notify"
 )
 
-// Telphin clients ask first who they are, and which extensions there are.
+// Telphin clients first request their user, and the extensions.
 func TestTelphinClientsDiscoverExtensions(t *testing.T) {
 	known := []dialog.Known{
 		{Extension: dialog.Extension{User: "301", Domain: "pbx.example"}, Kind: dialog.Phone},
@@ -38,7 +38,7 @@ func TestTelphinClientsDiscoverExtensions(t *testing.T) {
 	if resp.StatusCode != 200 {
 		t.Fatalf("%d %s", resp.StatusCode, text)
 	}
-	// An extension has its number from when it is known.
+	// An extension has a number as soon as it is known.
 	number := func(user string) uint64 {
 		n, err := r.notifier.ExtensionNumber(t.Context(), user)
 		if err != nil || n == 0 || n >= 1<<31 {
@@ -87,7 +87,7 @@ func TestTelphinClientsDiscoverExtensions(t *testing.T) {
 		}
 	}
 
-	// Events can be made by the id that the list says.
+	// Events can be created by the id in the list.
 	r.telphin("/extension/"+itoa(number("0003*302"))+"/event/", "hangup")
 	r.wantSubs("0003*302 hangup")
 
@@ -100,7 +100,7 @@ func TestTelphinClientsDiscoverExtensions(t *testing.T) {
 	r.wantTelphin(500, "GET", list+"301", nil)
 }
 
-// Ids fit 31 bits; those that older versions gave out are still good.
+// Ids fit into 31 bits. The larger ones of older versions are still accepted.
 func TestTelphinAcceptsLegacyNumbers(t *testing.T) {
 	r := newRig(t, Config{})
 	path := "/extension/175/event/"

@@ -10,7 +10,7 @@ import (
 	"bellhop/dialog"
 )
 
-// wantTelphin makes a request and wants it refused as the Telphin API does.
+// wantTelphin sends a request and expects an error of the Telphin API.
 func (r *rig) wantTelphin(status int, method, path string, body any, header ...string) {
 	r.Helper()
 	resp, out := r.do(method, path, body, header...)
@@ -19,13 +19,13 @@ func (r *rig) wantTelphin(status int, method, path string, body any, header ...s
 	}
 }
 
-// telphin makes an event and returns its id as text.
+// telphin creates an event and returns its id as text.
 func (r *rig) telphin(path, event string) string {
 	r.Helper()
 	return itoa(uint64(r.want(201, "POST", path, object{"url": "http://a.example/", "event_type": event})["id"].(float64)))
 }
 
-// show is the address of the documents' example.
+// show is the path of the documents' example.
 const show = "https://somehost.com/fordel/show.php?myid=175"
 
 func TestTelphinDocumentedExamples(t *testing.T) {
@@ -70,7 +70,7 @@ func TestTelphinUpdatesEvent(t *testing.T) {
 	r.wantJSON(200, `{"url":"http://b.example/","method":"POST","event_type":"hangup","id":`+id+`}`, "PUT", path, object{})
 	before := r.notifier.Subscriptions()[0]
 
-	// What is told of one flow alone is an answer, and remains what it is.
+	// An answer of one flow is shown as answer, and keeps its flow.
 	one := r.createSubscription("175", "answer-in")
 	sub, _ := r.notifier.Subscription(one)
 	number := itoa(dialectEventsOf(sub, telphinTypes)[0].eventNumber())
@@ -169,7 +169,7 @@ func TestTelphinEventsOfAllPhones(t *testing.T) {
 	r.want(200, "PUT", "/client/@me/phone_events/"+id, object{"method": "POST"})
 	r.wantJSON(200, "[]", "GET", "/extension/101/event/", nil)
 
-	// What is to some is of no dialect.
+	// The dialect shows no pattern but .*
 	some := r.want(201, "POST", "/v1/subscriptions", object{"extension_regex": "1..", "types": []string{"hangup"}, "url": "http://a.example/"})
 	r.wantJSON(204, "", "DELETE", "/client/@me/phone_events/"+id, nil)
 	r.wantJSON(204, "", "DELETE", "/client/@me/phone_events/", nil)
@@ -178,8 +178,8 @@ func TestTelphinEventsOfAllPhones(t *testing.T) {
 	}
 }
 
-// Each of several types has a number of its own, which is good for as long as
-// there is the type.
+// Each of several types has its own number, which is valid as long as the subscription
+// has the type.
 func TestTelphinNumbersOfSeveralTypes(t *testing.T) {
 	r := newRig(t, Config{})
 	r.createSubscription("175", "dial-in", "answer", "voicemail", "ringing")
@@ -205,7 +205,7 @@ func TestTelphinNumbersOfSeveralTypes(t *testing.T) {
 
 	id := r.notifier.Subscriptions()[0].ID
 	r.want(200, "PATCH", "/v1/subscriptions/"+id, object{"types": []string{"voicemail"}})
-	r.want(200, "PUT", path(first[2]), object{"method": "GET"}) // still good
+	r.want(200, "PUT", path(first[2]), object{"method": "GET"}) // still valid
 	alone := list()
 	r.want(200, "GET", path(alone[0]), nil)
 	r.wantTelphin(404, "GET", path(first[0]), nil)
@@ -213,7 +213,7 @@ func TestTelphinNumbersOfSeveralTypes(t *testing.T) {
 	r.wantSubs()
 }
 
-// The id of a path is the number that callbacks say of an extension, or a name.
+// The id in a path is the number of an extension in callbacks, or its name.
 func TestTelphinResolvesExtensionNumbers(t *testing.T) {
 	r := newRig(t, Config{})
 	number := r.allotNumber("205")
@@ -222,11 +222,11 @@ func TestTelphinResolvesExtensionNumbers(t *testing.T) {
 	for _, path := range []string{"/extension/@205/event/", "/extension/205/event/", "/extension/" + itoa(number) + "/event/"} {
 		r.want(200, "GET", path+id, nil)
 	}
-	r.telphin("/extension/0"+itoa(number)+"/event/", "hangup") // no number is written like that
+	r.telphin("/extension/0"+itoa(number)+"/event/", "hangup") // a number has no leading zero: it is a name
 	r.telphin("/extension/0003*210/event/", "hangup")
 	r.wantSubs("205 hangup", "0"+itoa(number)+" hangup", "0003*210 hangup")
 
-	// What is a number and a name is neither.
+	// A segment that is both a number and a name is refused.
 	r.telphin("/extension/@"+itoa(number)+"/event/", "hangup")
 	for _, method := range []string{"GET", "POST", "DELETE"} {
 		r.wantTelphin(400, method, "/extension/"+itoa(number)+"/event/", object{"url": show, "event_type": "hangup"})
@@ -239,7 +239,7 @@ func TestTelphinResolvesExtensionNumbers(t *testing.T) {
 	}
 }
 
-// allot has an extension be numbered, as its first callback does.
+// allotNumber allots a number to an extension, as its first callback does.
 func (r *rig) allotNumber(user string) uint64 {
 	r.Helper()
 	kv, err := r.js.KeyValue(r.Context(), "bellhop_extensions")

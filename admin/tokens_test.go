@@ -32,7 +32,7 @@ func TestTokenLifecycle(t *testing.T) {
 	}
 
 	path := "/v1/tokens/" + id
-	delete(made, "token") // is shown this once
+	delete(made, "token") // shown only in this response
 	if d := cmp.Diff(made, r.want(200, "GET", path, nil)); d != "" {
 		t.Errorf("read differs from created:\n%s", d)
 	}
@@ -127,8 +127,8 @@ func TestTokensAreHashed(t *testing.T) {
 	}
 }
 
-// another opens a Server on the same store, as another node does. It hears of
-// changes only if it runs.
+// openNode opens a Server on the same store, as another node. Only if it runs, it
+// learns of later changes.
 func (r *rig) openNode(run bool) *Server {
 	r.Helper()
 	c := Config{Token: testToken, Notifier: r.notifier, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
@@ -142,7 +142,7 @@ func (r *rig) openNode(run bool) *Server {
 	return s
 }
 
-// wait waits until what is so, or the test's time is over.
+// waitUntil waits until a condition is true, or the time of the test is over.
 func (r *rig) waitUntil(what string, so func() bool) {
 	r.Helper()
 	ctx, stop := context.WithTimeout(r.Context(), 5*time.Minute)
@@ -202,7 +202,7 @@ func TestLastUseIsStored(t *testing.T) {
 		t.Error("it is not what it was")
 	}
 
-	// The token is revoked elsewhere: what is written then does not bring it back.
+	// The token is revoked on another node: a later write does not bring it back.
 	if _, err := node.tokens.revoke(t.Context(), unusedID); err != nil {
 		t.Fatal(err)
 	}
@@ -219,13 +219,13 @@ func TestLastUseIsStored(t *testing.T) {
 func TestRevokedTokenStaysRevoked(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "read"})
-	ts := r.openNode(false).tokens // which hears of nothing
+	ts := r.openNode(false).tokens // without a watch
 	late := ts.stored[id]
 	late.revision++
 	if _, err := ts.revoke(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	ts.applyToken(late) // as a slow watch does, after another node wrote when it was used
+	ts.applyToken(late) // as a slow watch does after another node has stored the last use
 	if ts.findAccess(client.token, time.Now()) != nil {
 		t.Error("a revoked token is back")
 	}
@@ -262,7 +262,7 @@ func TestTokensSurviveStoreOutage(t *testing.T) {
 	r.wantProblem(503, "", "POST", "/v1/tokens", object{"scope": "read"})
 	r.wantProblem(503, "", "DELETE", "/v1/tokens/"+id, nil)
 	r.wantProblem(503, "", "GET", "/v1/audit", nil)
-	client.want(200, "GET", "/v1/subscriptions", nil) // what is known stays so
+	client.want(200, "GET", "/v1/subscriptions", nil) // known tokens stay valid
 	if _, err := Open(t.Context(), r.js, Config{Notifier: r.notifier}); err == nil {
 		t.Error("a Server opens without a store")
 	}

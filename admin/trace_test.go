@@ -16,7 +16,7 @@ import (
 	"bellhop/dialog/trace"
 )
 
-// tracedCall is a call whose INVITE found nobody.
+// tracedCall returns the trace of a call whose INVITE timed out.
 func tracedCall(_ context.Context, id string) (trace.Call, bool, error) {
 	switch id {
 	case "busy":
@@ -73,7 +73,7 @@ func TestTraceHasFourFormats(t *testing.T) {
 		h := resp.Header
 		text, _ := out["text"].(string)
 		if tt.as == "json" {
-			text = tt.begins + tt.contains // decoded, and compared above
+			text = tt.begins + tt.contains // decoded and compared above
 		}
 		if resp.StatusCode != 200 || h.Get("Content-Type") != tt.contentType || h.Get("Content-Disposition") != tt.disposition || h.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: %d %v", tt.as, resp.StatusCode, h)

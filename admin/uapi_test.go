@@ -10,7 +10,7 @@ import (
 	"bellhop/notify"
 )
 
-// wantUAPI makes a request and wants it refused as the UnifiedAPI does.
+// wantUAPI sends a request and expects an error of the UnifiedAPI.
 func (r *rig) wantUAPI(status int, code, method, path string, body any, header ...string) {
 	r.Helper()
 	resp, out := r.do(method, path, body, header...)
@@ -24,11 +24,11 @@ func (r *rig) wantUAPI(status int, code, method, path string, body any, header .
 const (
 	events = "/uapi/extensions/@me/0003*210/phoneCallEvents"
 
-	// The cookies of the examples, which are those of a session.
+	// The cookies of the examples belong to a session of the page.
 	cookies = "dev=ffffffffffffffff2kjZMApYaH; xsrf-token=44HzZ6YIHDN6mbRY; vn=" + testToken
 )
 
-// awesome is the event of the examples.
+// awesome returns the event of the documents' examples.
 func awesome(pairs ...any) object {
 	return withFields(object{"method": "0", "note": "My phone call event is awesome", "url": "http://myevent.com/SaveMyPhoneCallDetails", "status": "1"}, pairs...)
 }
@@ -157,7 +157,7 @@ func TestUAPIUpdatesEvent(t *testing.T) {
 	path := events + "/2/" + id
 	for _, change := range []object{
 		{"status": "0"}, {"status": 1}, {"method": "1"}, {"url": "https://b.example/?k=1"}, {"note": ""}, {"note": nil}, {},
-		{"type": "2", "id": id, "modified": "yesterday", "links": object{}, "status": "0"}, // all of it, as it was listed
+		{"type": "2", "id": id, "modified": "yesterday", "links": object{}, "status": "0"}, // the whole event, as it was listed
 	} {
 		before := r.want(200, "PUT", events+"/"+id, object{})["PhoneCallEvent"].(object)
 		after := r.want(200, "PUT", path, change)["PhoneCallEvent"].(object)
@@ -300,7 +300,7 @@ func TestUAPIDeletesEvents(t *testing.T) {
 		ids = append(ids, r.want(200, "POST", events+"/"+typ, awesome())["PhoneCallEvent"].(object)["id"].(string))
 	}
 	r.createSubscription("210", "dial-in")
-	for path, code := range map[string]string{ // slips
+	for path, code := range map[string]string{ // typing errors
 		"/NqeyDRqo4FtabmFj8gNWq3hsiGNYyq":   "pce_id_invalid",
 		"/0/NqeyDRqo4FtabmFj8gNWq3hsiGNYyq": "pce_id_invalid",
 		"/1/" + ids[0]:                      "pce_id_invalid",

@@ -26,7 +26,7 @@ func TestFormatDuration(t *testing.T) {
 	}
 }
 
-// What changes is under another path: it may be kept for good.
+// A changed file has another path, so that files may be cached for good.
 func TestStaticFilesAreCachedByHash(t *testing.T) {
 	for name := range assetTags {
 		w := httptest.NewRecorder()
@@ -44,7 +44,7 @@ func TestStaticFilesAreCachedByHash(t *testing.T) {
 	}
 }
 
-// Nothing on a page turns text around, wherever it comes from.
+// A page contains no character that changes the direction of text, whatever its source.
 func TestPageReplacesSteeringCharacters(t *testing.T) {
 	const steering = "\x1b\u009b\u061c\u200e\u202e\u2066\u2069\u2028"
 	html := Whole("refused", View{Title: "a" + steering, Who: Viewer{Name: steering}, Data: "b" + steering})
