@@ -18,7 +18,7 @@ import (
 // Entry of the audit log is one change over the API, or one test, redelivery or replay.
 // Its JSON form is stored: fields are only ever added.
 type Entry struct {
-	At     time.Time `json:"at"`
+	At     time.Time `json:"at" doc:"Time of the request"`
 	By     string    `json:"by" doc:"ID of the token that made the request; config for the token of the config file"`
 	Did    string    `json:"did" doc:"operationId of the request"`
 	ID     string    `json:"id" doc:"ID of the subscription, delivery or token"`
@@ -106,7 +106,7 @@ func maskSecrets(sub notify.Subscription) notify.Subscription {
 // last entry on the previous page.
 func (s *Server) listAudit(ctx context.Context, in *struct {
 	Cursor string `query:"cursor" doc:"next from the previous page"`
-	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
 }) (*listResponse[Entry], error) {
 	info, err := s.auditLog.Info(ctx)
 	if err != nil {

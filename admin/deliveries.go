@@ -11,13 +11,13 @@ import (
 // Delivery is a [notify.Delivery] as the API shows it.
 type Delivery struct {
 	ID           string     `json:"id" doc:"The webhook-id of its requests"`
-	Subscription string     `json:"subscription_id"`
-	Event        string     `json:"event_id"`
-	Type         string     `json:"event_type"`
+	Subscription string     `json:"subscription_id" doc:"Subscription of the delivery"`
+	Event        string     `json:"event_id" doc:"Event of the delivery"`
+	Type         string     `json:"event_type" doc:"Type of the event"`
 	Timestamp    time.Time  `json:"timestamp" doc:"Time of the event"`
-	Call         string     `json:"call_id,omitempty"`
+	Call         string     `json:"call_id,omitempty" doc:"Call of the event"`
 	Extension    string     `json:"extension,omitempty" doc:"Extension of the event, with its domain if known"`
-	State        string     `json:"state" enum:"waiting,delivered,expired,refused,canceled"`
+	State        string     `json:"state" enum:"waiting,delivered,expired,refused,canceled" doc:"waiting: queued, in flight or due for a retry; expired: not delivered in time; refused: answered with 410; canceled: the subscription was deleted or switched off, or another callback of a group call replaces it"`
 	Next         *time.Time `json:"next_attempt,omitempty" doc:"Time of the next attempt of a waiting delivery; later if the queue of its call or a pause holds it back"`
 	Attempts     []Attempt  `json:"attempts" nullable:"false" doc:"Oldest first"`
 }
@@ -59,7 +59,7 @@ func attemptOf(a notify.Attempt) Attempt {
 type DeliveryFilter struct {
 	State  string `query:"state" enum:"waiting,delivered,expired,refused,canceled" doc:"Only deliveries in this state"`
 	Cursor string `query:"cursor" doc:"next from the previous page"`
-	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"Maximum number of items"`
 }
 
 // canSeeDelivery reports whether the request of ctx may see a delivery. A bound token
@@ -121,7 +121,7 @@ func (s *Server) listDeliveries(ctx context.Context, in *DeliveryFilter) (*listR
 }
 
 func (s *Server) listDeliveriesOf(ctx context.Context, in *struct {
-	ID string `path:"id"`
+	ID string `path:"id" doc:"ID of the subscription"`
 	DeliveryFilter
 }) (*listResponse[Delivery], error) {
 	if _, err := s.visibleSubscription(ctx, in.ID); err != nil {
@@ -191,7 +191,7 @@ type Trial struct {
 }
 
 func (s *Server) testSubscription(ctx context.Context, in *struct {
-	ID string `path:"id"`
+	ID string `path:"id" doc:"ID of the subscription"`
 }) (*listResponse[Trial], error) {
 	trials, err := s.sendSamples(ctx, in.ID)
 	if err != nil {

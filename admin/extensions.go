@@ -48,12 +48,12 @@ func (s *Server) getCall(ctx context.Context, in *struct {
 
 // Extension is an extension as the API shows it.
 type Extension struct {
-	Extension  string    `json:"extension"`
+	Extension  string    `json:"extension" doc:"User part of the extension"`
 	Domain     string    `json:"domain,omitempty" doc:"Domain in which it registers, or was last seen"`
-	Kind       string    `json:"kind" enum:"phone,queue,ivr,conference"`
+	Kind       string    `json:"kind" enum:"phone,queue,ivr,conference" doc:"Kind of the extension"`
 	ID         uint64    `json:"id,omitempty" doc:"Number of the extension in callbacks; absent until a callback has needed one"`
 	Declared   bool      `json:"declared" doc:"Declared in the config file"`
-	Registered bool      `json:"registered"`
+	Registered bool      `json:"registered" doc:"Has at least one registered contact"`
 	Contacts   []Contact `json:"contacts" nullable:"false" doc:"Registered contacts, as the PBX confirmed them to this node"`
 	Busy       bool      `json:"busy" doc:"Takes part in a live call"`
 	Calls      []string  `json:"calls" nullable:"false" doc:"call_id of each of its live calls"`
@@ -61,8 +61,8 @@ type Extension struct {
 
 // Contact is a [dialog.Contact] as the API shows it.
 type Contact struct {
-	URI     string    `json:"uri"`
-	Expires time.Time `json:"expires"`
+	URI     string    `json:"uri" doc:"URI of the Contact header"`
+	Expires time.Time `json:"expires" doc:"End of the registration"`
 }
 
 func extensionOf(k dialog.Known) *Extension {
@@ -135,7 +135,7 @@ func (s *Server) mergeExtensions(ctx context.Context, known []dialog.Known, numb
 
 func (s *Server) listExtensions(ctx context.Context, in *struct {
 	Cursor     string `query:"cursor" doc:"next from the previous page"`
-	Limit      int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Limit      int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
 	Registered string `query:"registered" enum:"true,false" doc:"Only registered, or only unregistered, extensions"`
 	Busy       string `query:"busy" enum:"true,false" doc:"Only extensions with, or only those without, a live call"`
 }) (*listResponse[*Extension], error) {

@@ -18,7 +18,7 @@ type Replayed struct {
 }
 
 func (s *Server) replay(ctx context.Context, in *struct {
-	ID   string `path:"id"`
+	ID   string `path:"id" doc:"ID of the subscription"`
 	Body Replay
 }) (*struct{ Body Replayed }, error) {
 	events, err := s.replayRange(ctx, in.ID, in.Body)

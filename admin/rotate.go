@@ -8,7 +8,7 @@ import (
 
 // rotateSecret answers with the subscription and its new secret.
 func (s *Server) rotateSecret(ctx context.Context, in *struct {
-	ID      string `path:"id"`
+	ID      string `path:"id" doc:"ID of the subscription"`
 	IfMatch string `header:"If-Match" doc:"Rotate only if the subscription still has this ETag"`
 }) (*subscriptionResponse, error) {
 	old, err := s.matchRevision(ctx, in.ID, in.IfMatch)

@@ -9,21 +9,21 @@ import (
 
 // Status is the status of a node. Its counters start at zero with the process.
 type Status struct {
-	Version    string    `json:"version"`
+	Version    string    `json:"version" doc:"Version of bellhop"`
 	Node       string    `json:"node,omitempty" doc:"Name of this node among those that share the store"`
-	Started    time.Time `json:"started"`
+	Started    time.Time `json:"started" doc:"Time at which the process started"`
 	Uptime     int64     `json:"uptime" doc:"Seconds since the start"`
 	Delivering bool      `json:"delivering" doc:"This node sends the callbacks; of the nodes that share a store, one does"`
-	Ready      bool      `json:"ready"`
+	Ready      bool      `json:"ready" doc:"The node does its work, see reasons"`
 	Reasons    []string  `json:"reasons" nullable:"false" doc:"Reasons why the node is not ready"`
 	Degraded   []string  `json:"degraded" nullable:"false" doc:"Problems that do not keep the node from its work"`
 
 	Store struct {
-		OK  bool   `json:"ok"`
+		OK  bool   `json:"ok" doc:"The store accepts events"`
 		Why string `json:"why,omitempty" doc:"Problem of the store"`
 
 		Losses []Loss `json:"losses" nullable:"false" doc:"Records lost to damage, last found first"`
-	} `json:"store"`
+	} `json:"store" doc:"State of the store"`
 
 	Calls   *int `json:"calls" doc:"Number of live calls; null while the tracker is too busy to count them"`
 	Streams int  `json:"streams" doc:"Number of open event streams"`
@@ -32,25 +32,25 @@ type Status struct {
 
 	Subscriptions struct {
 		All      int `json:"all" doc:"Number of subscriptions in any state"`
-		Active   int `json:"active"`
-		Paused   int `json:"paused"`
-		Disabled int `json:"disabled"`
-	} `json:"subscriptions"`
+		Active   int `json:"active" doc:"Number of active subscriptions"`
+		Paused   int `json:"paused" doc:"Number of subscriptions whose endpoint or URL fails"`
+		Disabled int `json:"disabled" doc:"Number of subscriptions that are switched off, or whose receiver answered 410 or failed for five days"`
+	} `json:"subscriptions" doc:"Subscriptions by state"`
 
 	Events struct {
 		Published   uint64 `json:"published" doc:"Events written to the event log"`
 		Dropped     uint64 `json:"dropped" doc:"Events lost because the buffer was full while the store was slow or down"`
 		Unpublished int    `json:"unpublished" doc:"Events waiting to be written to the event log"`
-	} `json:"events"`
+	} `json:"events" doc:"Events since the start"`
 
 	Deliveries struct {
 		Pending   int    `json:"pending" doc:"Deliveries waiting, due or in flight"`
-		Delivered uint64 `json:"delivered"`
-		Expired   uint64 `json:"expired"`
-		Refused   uint64 `json:"refused"`
-		Canceled  uint64 `json:"canceled"`
+		Delivered uint64 `json:"delivered" doc:"Deliveries answered with 2xx"`
+		Expired   uint64 `json:"expired" doc:"Deliveries that were not delivered in time"`
+		Refused   uint64 `json:"refused" doc:"Deliveries answered with 410"`
+		Canceled  uint64 `json:"canceled" doc:"Deliveries whose subscription was deleted or switched off, or that another callback of a group call replaced"`
 		Failed    uint64 `json:"failed_attempts" doc:"Failed attempts after which the delivery was still pending"`
-	} `json:"deliveries"`
+	} `json:"deliveries" doc:"Deliveries since the start, but for pending"`
 }
 
 // getStatus answers even if a part of bellhop does not respond.

@@ -237,7 +237,7 @@ func (s *Server) listEvents(ctx context.Context, in *struct {
 	Extension string `query:"extension" doc:"Only events of this extension: 101, or 101@pbx.example"`
 	Type      string `query:"type" doc:"Only events of this type"`
 	Call      string `query:"call" doc:"Only events of the call with this call_id"`
-	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
 
 	Accept      string `header:"Accept" hidden:"true"`
 	LastEventID string `header:"Last-Event-ID" doc:"Streams only: start after the event with this id; overrides since"`

@@ -32,13 +32,13 @@ const (
 
 // Token is a credential for the API. Only its time of last use changes after creation.
 type Token struct {
-	ID         string    `json:"id"`
+	ID         string    `json:"id" doc:"ID of the token, by which it is revoked"`
 	Secret     string    `json:"token,omitempty" doc:"Secret to send as Authorization: Bearer TOKEN; returned only when the token is created"`
-	Note       string    `json:"note,omitempty"`
-	Scope      Scope     `json:"scope" enum:"read,write,admin"`
+	Note       string    `json:"note,omitempty" doc:"Note for people"`
+	Scope      Scope     `json:"scope" enum:"read,write,admin" doc:"read: GET only; write: also change subscriptions and resend deliveries; admin: everything"`
 	Extensions []string  `json:"extensions,omitempty" nullable:"false" doc:"Extensions the token is bound to; absent: all extensions"`
 	Expires    time.Time `json:"expires,omitzero" doc:"Absent: valid until revoked"`
-	Created    time.Time `json:"created"`
+	Created    time.Time `json:"created" doc:"Time of creation"`
 	LastUsed   time.Time `json:"last_used,omitzero" doc:"Time of the last request, accurate to a minute"`
 }
 
@@ -326,7 +326,7 @@ type tokenResponse struct {
 
 func (s *Server) listTokens(_ context.Context, in *struct {
 	Cursor string `query:"cursor" doc:"next from the previous page"`
-	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
 }) (*listResponse[Token], error) {
 	if err := checkCursor(in.Cursor); err != nil {
 		return nil, err
@@ -336,7 +336,7 @@ func (s *Server) listTokens(_ context.Context, in *struct {
 
 // newToken is the body of a request that creates a token.
 type newToken struct {
-	Note       string    `json:"note,omitempty" maxLength:"1000"`
+	Note       string    `json:"note,omitempty" maxLength:"1000" doc:"Note for people: the user of the token, and its purpose"`
 	Scope      Scope     `json:"scope" enum:"read,write,admin" doc:"read: GET only; write: also change subscriptions and resend deliveries; admin: everything"`
 	Extensions []string  `json:"extensions,omitempty" nullable:"false" minItems:"1" maxItems:"100" doc:"Bind the token to these extensions: it sees and changes nothing else. 101 is user 101 of any domain, 101@pbx.example of that one"`
 	Expires    time.Time `json:"expires,omitzero" doc:"Time from which the token is rejected; absent: never"`
@@ -382,7 +382,7 @@ func (s *Server) issueToken(ctx context.Context, t Token) (Token, error) {
 }
 
 func (s *Server) getToken(_ context.Context, in *struct {
-	ID string `path:"id"`
+	ID string `path:"id" doc:"ID of the token"`
 }) (*struct{ Body Token }, error) {
 	t, err := s.tokens.get(in.ID)
 	if err != nil {
@@ -392,7 +392,7 @@ func (s *Server) getToken(_ context.Context, in *struct {
 }
 
 func (s *Server) revokeToken(ctx context.Context, in *struct {
-	ID string `path:"id"`
+	ID string `path:"id" doc:"ID of the token"`
 }) (*struct{}, error) {
 	if err := s.withdrawToken(ctx, in.ID); err != nil {
 		return nil, s.apiError(err)

@@ -88,7 +88,7 @@ var permissionTexts = map[permission]string{
 
 // list is one page of a collection.
 type list[T any] struct {
-	Items []T    `json:"items" nullable:"false"`
+	Items []T    `json:"items" nullable:"false" doc:"Items of the page"`
 	Next  string `json:"next" doc:"Cursor of the next page; empty on the last page"`
 }
 
@@ -143,7 +143,7 @@ type change struct {
 	Method         *string           `json:"method,omitempty" enum:"GET,POST,PUT" doc:"HTTP method; default POST"`
 	Dialect        *string           `json:"dialect,omitempty" enum:"unified,telphin,cti,json,cloudevents" doc:"Format of the callbacks; default json"`
 	Active         *bool             `json:"active,omitempty" doc:"false switches callbacks off; default true"`
-	Note           *string           `json:"note,omitempty"`
+	Note           *string           `json:"note,omitempty" doc:"Note for people"`
 	Headers        map[string]string `json:"headers,omitempty" nullable:"false" doc:"Header fields sent with every callback. Their values are never returned; an empty value keeps the stored one"`
 	TLSCA          *string           `json:"tls_ca,omitempty" doc:"PEM: trust these CAs for the receiver's certificate, instead of the system's"`
 	TLSCert        *string           `json:"tls_cert,omitempty" doc:"PEM: client certificate that bellhop presents to the receiver, followed by its intermediates"`
@@ -288,7 +288,7 @@ func entityTags(ifMatch string) (tags []string) {
 
 func (s *Server) listSubscriptions(ctx context.Context, in *struct {
 	Cursor    string `query:"cursor" doc:"next from the previous page"`
-	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
 	Extension string `query:"extension" doc:"Only subscriptions to exactly this extension"`
 	Type      string `query:"type" doc:"Only subscriptions whose types contain this one"`
 	Active    string `query:"active" enum:"true,false" doc:"Only active, or only inactive, subscriptions"`
@@ -323,7 +323,7 @@ func (s *Server) createSubscription(ctx context.Context, in *struct{ Body change
 }
 
 func (s *Server) getSubscription(ctx context.Context, in *struct {
-	ID string `path:"id"`
+	ID string `path:"id" doc:"ID of the subscription"`
 }) (*subscriptionResponse, error) {
 	sub, err := s.visibleSubscription(ctx, in.ID)
 	if err != nil {
@@ -333,7 +333,7 @@ func (s *Server) getSubscription(ctx context.Context, in *struct {
 }
 
 func (s *Server) changeSubscription(ctx context.Context, in *struct {
-	ID      string `path:"id"`
+	ID      string `path:"id" doc:"ID of the subscription"`
 	IfMatch string `header:"If-Match" doc:"Apply the change only if the subscription still has this ETag"`
 	Body    change
 }) (*subscriptionResponse, error) {
@@ -349,7 +349,7 @@ func (s *Server) changeSubscription(ctx context.Context, in *struct {
 }
 
 func (s *Server) deleteSubscription(ctx context.Context, in *struct {
-	ID      string `path:"id"`
+	ID      string `path:"id" doc:"ID of the subscription"`
 	IfMatch string `header:"If-Match" doc:"Apply the change only if the subscription still has this ETag"`
 }) (*struct{}, error) {
 	old, err := s.matchRevision(ctx, in.ID, in.IfMatch)
@@ -364,7 +364,7 @@ func (s *Server) deleteSubscription(ctx context.Context, in *struct {
 
 func (s *Server) listCalls(ctx context.Context, in *struct {
 	Cursor    string `query:"cursor" doc:"next from the previous page"`
-	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
 	Extension string `query:"extension" doc:"In which this extension takes part"`
 }) (*listResponse[Call], error) {
 	if err := checkCursor(in.Cursor); err != nil {
