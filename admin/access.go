@@ -193,9 +193,9 @@ func (s *Server) identifyByBearer(r *http.Request, now time.Time) (client *acces
 }
 
 // identifyToken returns the access of a token; nil: it is not valid. If the address of
-// the request has failed too often, ok is false and the token stays unchecked. This
-// protects a token of the config that can be guessed: any other valid token is accepted
-// even from such an address.
+// the request has failed too often, ok is false and the token is not accepted. This
+// protects a token of the config that is short enough to be guessed: any other valid
+// token is accepted even from such an address.
 func (s *Server) identifyToken(r *http.Request, credential string, now time.Time) (client *access, ok bool) {
 	client = s.tokens.findAccess(credential, now)
 	if client != nil && !(client.id == configID && s.configTokenGuessable) {

@@ -134,7 +134,8 @@ func unwrapTLS(c net.Conn) net.Conn {
 const tooManyConnsResponse = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/problem+json\r\nContent-Length: 91\r\n\r\n" +
 	`{"title":"Service Unavailable","status":503,"detail":"too many connections: wait a moment"}`
 
-// refuseConn closes a connection, after a 503 if it has no TLS. It does not block.
+// refuseConn closes a connection, after a 503 if it has no TLS. It does not wait for
+// the client.
 func refuseConn(c net.Conn) {
 	if plain := unwrapTLS(c); plain != c {
 		plain.Close()

@@ -201,7 +201,7 @@ func (c *change) apply(s *notify.Subscription) error {
 	return setDuration(&s.Timeout, c.Timeout, "timeout")
 }
 
-// setIfGiven sets to to v, unless v is nil.
+// setIfGiven sets *to to *v, unless v is nil.
 func setIfGiven[T any](to *T, v *T) {
 	if v != nil {
 		*to = *v
