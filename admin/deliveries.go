@@ -24,14 +24,14 @@ type Delivery struct {
 
 // Attempt is a [notify.Attempt] as the API shows it.
 type Attempt struct {
-	Number   int             `json:"number,omitempty" doc:"1, 2, 3 and so on; absent for a redelivery, and if no request was sent"`
+	Number   int             `json:"number,omitempty" doc:"1, 2, 3 and so on; absent for a redelivery or test, and if no request was sent"`
 	At       time.Time       `json:"at" doc:"Start of the attempt"`
 	Duration int64           `json:"duration" doc:"Duration in microseconds"`
 	Status   int             `json:"status,omitempty" doc:"HTTP status; absent if no response came"`
 	Error    string          `json:"error,omitempty" doc:"Reason of the failure"`
 	Outcome  string          `json:"outcome" enum:"waiting,delivered,expired,refused,canceled,failed" doc:"State of the delivery after this attempt; failed: a redelivery that failed and left the state unchanged"`
 	Next     *time.Time      `json:"next_attempt,omitempty" doc:"Time at which the next attempt was due"`
-	ByHand   bool            `json:"by_hand,omitempty" doc:"Sent by redeliver, not by the retry schedule"`
+	ByHand   bool            `json:"by_hand,omitempty" doc:"Sent by redeliver or by a test, not by the retry schedule"`
 	Request  *notify.Request `json:"request,omitempty" doc:"The request, also if no connection could be made"`
 	Answer   *notify.Answer  `json:"answer,omitempty" doc:"The response"`
 }

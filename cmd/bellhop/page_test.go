@@ -304,7 +304,7 @@ func TestPage(t *testing.T) {
 	b.axe("a delivery")
 	s.receiver.up()
 	b.click("#redeliver")
-	b.reads("#delivery", "Redelivery")
+	b.reads("#delivery", "Manual attempt")
 	b.until("it is delivered", `document.querySelector("#delivery .head .state.delivered")`)
 	if got := b.text("#delivery summary"); got != "Request" {
 		t.Errorf("the request is under %q", got)
