@@ -13,58 +13,58 @@ import (
 	"bellhop/dialog"
 )
 
-// A right is what a route asks of who uses it. The zero right is the highest:
-// a route that says nothing is for admins.
-type right int
+// permission is what a request needs for a route. The zero permission is the highest,
+// so that a route without one is for admins.
+type permission int
 
 const (
-	toAdminister right = iota // tokens, the audit log
-	toRead                    // what the token sees
-	toWrite                   // and change it
-	toReadAll                 // what concerns all extensions
-	open                      // nothing: what is behind it may ask for more
+	permitAdmin   permission = iota // tokens, the audit log
+	permitRead                      // see what the token is bound to
+	permitWrite                     // and change it too
+	permitReadAll                   // see data of all extensions
+	permitAll                       // open; the handler behind it may need more
 )
 
-// An access is who makes a request, and what that is good for. A nil one is
-// nobody.
+// access is the identity behind a request, and what it may do. nil is an
+// unauthenticated client.
 type access struct {
-	id         string // of the token, or configID
+	id         string // token id, or configID
 	scope      Scope
-	extensions []string      // to which the token is bound; nil: to none
+	extensions []string      // the token is bound to these; nil: to none
 	expires    time.Time     // zero: never
-	limit      *rate.Limiter // of its requests
+	limit      *rate.Limiter // rate limit of its requests
 }
 
-// configID is the id of the token that the config names, or that was made at
-// the first start.
+// configID is the id of the token of the config, or of the one created at the first
+// start.
 const configID = "config"
 
-// may reports whether a request may use a route that asks for do. What it may
-// see there, sees tells.
-func (a *access) may(do right) bool {
+// permits reports whether a may use a route that needs do. canSee then limits what it
+// sees there.
+func (a *access) permits(do permission) bool {
 	switch {
-	case do == open:
+	case do == permitAll:
 		return true
 	case a == nil:
 		return false
-	case do == toRead:
+	case do == permitRead:
 		return a.scope == Read || a.scope == Write || a.scope == Admin
-	case do == toWrite:
+	case do == permitWrite:
 		return a.scope == Write || a.scope == Admin
-	case do == toReadAll:
-		return a.may(toRead) && a.extensions == nil
+	case do == permitReadAll:
+		return a.permits(permitRead) && a.extensions == nil
 	}
 	return a.scope == Admin && a.extensions == nil
 }
 
-// sees reports whether it may know of an extension, and of what is the
-// extension's. The name is 101 or 101@pbx.example, as in a subscription or of a
-// [dialog.Extension]; "" is all, as of a subscription with an extension_regex.
-// One bound to 101 sees that user in every domain.
+// canSee reports whether a may see an extension and everything of it. The name is 101
+// or 101@pbx.example, as in a subscription or of a [dialog.Extension]. "" stands for
+// all extensions, as in a subscription with an extension_regex. A token bound to 101
+// sees that user in every domain.
 //
-// Whoever asks for something that it does not see by its id is told 404, as if
-// there were none.
-func (a *access) sees(extension string) bool {
+// A request that names something by its id and may not see it is answered 404, as if it
+// did not exist.
+func (a *access) canSee(extension string) bool {
 	if a == nil || a.extensions == nil {
 		return a != nil
 	}
@@ -75,11 +75,11 @@ func (a *access) sees(extension string) bool {
 	return slices.ContainsFunc(a.extensions, e.Is)
 }
 
-// parties returns those of a call that it sees.
-func (a *access) parties(all []dialog.Party) []dialog.Party {
+// visibleParties returns the parties of a call that a may see.
+func (a *access) visibleParties(all []dialog.Party) []dialog.Party {
 	var seen []dialog.Party
 	for _, p := range all {
-		if a.sees(p.Extension.String()) {
+		if a.canSee(p.Extension.String()) {
 			seen = append(seen, p)
 		}
 	}
@@ -88,97 +88,98 @@ func (a *access) parties(all []dialog.Party) []dialog.Party {
 
 type accessKey struct{}
 
-// accessOf is who makes the request that ctx is of.
+// accessOf returns the access of the request that ctx belongs to; nil: there is none.
 func accessOf(ctx context.Context) *access {
 	a, _ := ctx.Value(accessKey{}).(*access)
 	return a
 }
 
-// A refusal writes an error in the form of an API; "" is a detail that says
-// nothing new.
-type refusal func(w http.ResponseWriter, status int, detail string)
+// errorWriter writes an error in the format of one API. Without a detail, it writes the
+// text of the status.
+type errorWriter func(w http.ResponseWriter, status int, detail string)
 
-// routes is a mux whose patterns all say what they ask of who uses them.
-type routes struct {
-	mux    *http.ServeMux
-	rights map[string]right // by pattern
-	refuse refusal
+// permissionMux is a mux with a permission for each of its patterns.
+type permissionMux struct {
+	mux         *http.ServeMux
+	permissions map[string]permission // by pattern
+	refuse      errorWriter
 }
 
-// newRoutes returns a mux without routes.
-func (s *Server) newRoutes(refuse refusal) *routes {
-	rs := &routes{http.NewServeMux(), make(map[string]right), refuse}
+// newMux returns a mux without routes.
+func (s *Server) newMux(refuse errorWriter) *permissionMux {
+	rs := &permissionMux{http.NewServeMux(), make(map[string]permission), refuse}
 	s.muxes = append(s.muxes, rs)
 	return rs
 }
 
-// handle adds a route.
-func (rs *routes) handle(pattern string, asks right, h http.Handler) {
-	rs.rights[pattern] = asks
+// handle adds a route that needs the permission asks.
+func (rs *permissionMux) handle(pattern string, asks permission, h http.Handler) {
+	rs.permissions[pattern] = asks
 	rs.mux.Handle(pattern, h)
 }
 
-// HandleFunc adds a route of which rights knows already what it asks for. It is
-// for huma.
-func (rs *routes) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request)) {
-	if _, known := rs.rights[pattern]; !known {
+// HandleFunc adds a route whose permission is already in permissions, and panics if
+// there is none. huma calls it.
+func (rs *permissionMux) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request)) {
+	if _, known := rs.permissions[pattern]; !known {
 		panic("admin: the route " + pattern + " does not say what it asks for")
 	}
 	rs.mux.HandleFunc(pattern, h)
 }
 
-// ServeHTTP serves who may. What has no pattern is refused as the mux would.
-func (rs *routes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP serves requests that have the permission of their route, and answers 403 to
+// others. A request without a route gets the mux's error in the API's format.
+func (rs *permissionMux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h, pattern := rs.mux.Handler(r)
-	switch asks := rs.rights[pattern]; {
+	switch asks := rs.permissions[pattern]; {
 	case pattern == "":
-		var plain recorded
+		var plain recordedResponse
 		h.ServeHTTP(&plain, r)
 		if allow := plain.Header().Get("Allow"); allow != "" {
 			w.Header().Set("Allow", allow)
 		}
 		rs.refuse(w, plain.status, "")
-	case accessOf(r.Context()).may(asks):
+	case accessOf(r.Context()).permits(asks):
 		rs.mux.ServeHTTP(w, r)
 	default:
-		rs.refuse(w, http.StatusForbidden, lacking[asks])
+		rs.refuse(w, http.StatusForbidden, missingPermission[asks])
 	}
 }
 
-// lacking says what a token lacks that may not use a route.
-var lacking = map[right]string{
-	toAdminister: "this needs a token of scope admin",
-	toWrite:      "this token may only read",
-	toReadAll:    "this concerns all extensions: it needs a token that is bound to none",
+// missingPermission is the error text for a token without the permission of a route.
+var missingPermission = map[permission]string{
+	permitAdmin:   "use a token with scope admin",
+	permitWrite:   "this token is read-only: use one with scope write",
+	permitReadAll: "this token is bound to extensions: use one that is not",
 }
 
-// admit answers 401 to nobody, and 429 to who asks too often. Others are in the
-// context of the requests that next serves. Who makes a request, find finds out,
-// as identify does.
-func (s *Server) admit(find func(*http.Request, time.Time) (*access, bool), refuse refusal, next http.Handler) http.Handler {
+// authenticate answers 401 to requests without a valid token, and 429 to those beyond a
+// rate limit. The others reach next with their access in the context. find identifies
+// the client, with the results of identifyToken.
+func (s *Server) authenticate(find func(*http.Request, time.Time) (*access, bool), refuse errorWriter, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		now := time.Now()
-		who, ok := find(r, now)
+		client, ok := find(r, now)
 		switch {
 		case !ok:
-			tooMany(w, s.failures.of(peerOf(r)), now, refuse, "too many requests from this address had no token, or a wrong one")
-		case who == nil:
+			writeTooMany(w, s.failures.limiterOf(peerNetwork(r)), now, refuse, "too many requests from this address without a valid token: wait as long as Retry-After says")
+		case client == nil:
 			w.Header().Set("WWW-Authenticate", `Bearer realm="bellhop"`)
-			refuse(w, http.StatusUnauthorized, "send a token as Authorization: Bearer; the first is in admin.token of the config, or in the file admin.token of store.dir")
+			refuse(w, http.StatusUnauthorized, "send a valid token as Authorization: Bearer TOKEN; the first one is admin.token in the config, or the file admin.token in store.dir")
 		default:
-			if !who.limit.AllowN(now, 1) {
-				tooMany(w, who.limit, now, refuse, "too many requests with this token")
+			if !client.limit.AllowN(now, 1) {
+				writeTooMany(w, client.limit, now, refuse, "too many requests with this token: wait as long as Retry-After says")
 				return
 			}
-			showLimit(w, who.limit, now)
-			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, who)))
+			setRateHeaders(w, client.limit, now)
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, client)))
 		}
 	})
 }
 
-// bearer is the token of a request's Authorization: Bearer.
-func bearer(r *http.Request) string {
+// bearerToken returns the token of Authorization: Bearer, or "".
+func bearerToken(r *http.Request) string {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
 		return ""
@@ -186,40 +187,41 @@ func bearer(r *http.Request) string {
 	return strings.TrimSpace(token)
 }
 
-// byBearer identifies who makes a request by its bearer token.
-func (s *Server) byBearer(r *http.Request, now time.Time) (who *access, ok bool) {
-	return s.identify(r, bearer(r), now)
+// identifyByBearer identifies the client by its bearer token, see identifyToken.
+func (s *Server) identifyByBearer(r *http.Request, now time.Time) (client *access, ok bool) {
+	return s.identifyToken(r, bearerToken(r), now)
 }
 
-// identify finds out who makes a request; nil is nobody. Where that was tried in
-// vain too often, it is not found out, and not ok. This is for what can be
-// guessed: who has another token gets in past all who guess.
-func (s *Server) identify(r *http.Request, credential string, now time.Time) (who *access, ok bool) {
-	who = s.tokens.find(credential, now)
-	if who != nil && !(who.id == configID && s.guessable) {
-		return who, true
+// identifyToken returns the access of a token; nil: it is not valid. If the address of
+// the request has failed too often, ok is false and the token is not accepted. This
+// protects a token of the config that is short enough to be guessed: any other valid
+// token is accepted even from such an address.
+func (s *Server) identifyToken(r *http.Request, credential string, now time.Time) (client *access, ok bool) {
+	client = s.tokens.findAccess(credential, now)
+	if client != nil && !(client.id == configID && s.configTokenGuessable) {
+		return client, true
 	}
-	failure := s.failures.of(peerOf(r)).ReserveN(now, 1)
+	failure := s.failures.limiterOf(peerNetwork(r)).ReserveN(now, 1)
 	if failure.DelayFrom(now) > 0 {
 		failure.CancelAt(now)
 		return nil, false
 	}
-	if who != nil {
+	if client != nil {
 		failure.CancelAt(now)
 	} else if credential != "" {
-		s.log.Warn("wrong token", "peer", r.RemoteAddr)
+		s.log.Warn("token rejected", "peer", r.RemoteAddr)
 	}
-	return who, true
+	return client, true
 }
 
-// peerOf is the address that a request comes from; of IPv6 its network, as who
-// has one address there has them all.
-func peerOf(r *http.Request) netip.Addr {
+// peerNetwork returns the address that a request comes from. Of an IPv6 address it is
+// the /64 network, because one client usually has all of its addresses.
+func peerNetwork(r *http.Request) netip.Addr {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	return networkOf(peer.Addr())
 }
 
-// networkOf is an address, or of IPv6 its /64.
+// networkOf returns an IPv4 address as it is, and an IPv6 address as its /64 network.
 func networkOf(ip netip.Addr) netip.Addr {
 	if ip = ip.Unmap().WithZone(""); ip.Is6() && !ip.IsLoopback() {
 		network, _ := ip.Prefix(64)

@@ -23,15 +23,15 @@ func (r rig) as(token string) *rig {
 	return &r
 }
 
-// newToken makes a token with what o says, and returns a client that has it,
-// and its id.
+// newToken creates a token with the fields of o, and returns a client that uses it, and
+// its id.
 func (r *rig) newToken(o object) (client *rig, id string) {
 	r.Helper()
 	t := r.want(201, "POST", "/v1/tokens", o)
 	return r.as(t["token"].(string)), t["id"].(string)
 }
 
-// Who may use a route beside the config's token and those of scope admin.
+// Test tokens that may use a route, beside those of scope admin and the config's.
 const (
 	admins  = ""
 	unbound = "read, write"
@@ -39,7 +39,7 @@ const (
 	writers = "write, bound to write"
 )
 
-// ruled are the tokens that the rules name.
+// ruled are the test tokens that rules name.
 var ruled = map[string]object{
 	"read":           {"scope": "read"},
 	"write":          {"scope": "write"},
@@ -48,11 +48,11 @@ var ruled = map[string]object{
 	"bound to write": {"scope": "write", "extensions": []string{"101"}},
 }
 
-// opened are the routes that ask for nothing, or leave that to others.
+// opened are the routes that are open, or leave the check to the mux behind them.
 var opened = []string{"/v1", "/v1/", "GET /healthz", "GET /metrics", "GET /openapi.json", "GET /readyz",
 	"GET /login", "POST /login", "POST /logout", "GET /static/{name}"}
 
-// rules says of every other route whom it is for. A new route must be added.
+// rules are the test tokens that may use each other route. A new route must be added.
 var rules = map[string]string{
 	"GET /v1/subscriptions":                     readers,
 	"POST /v1/subscriptions":                    writers,
@@ -80,29 +80,29 @@ var rules = map[string]string{
 	"GET /v1/audit":                             admins,
 }
 
-// rights are what the routes of all muxes ask for, by pattern.
-func (s *Server) rights() map[string]right {
-	all := make(map[string]right)
+// routePermissions returns the permissions of the routes of all muxes, by pattern.
+func (s *Server) routePermissions() map[string]permission {
+	all := make(map[string]permission)
 	for _, rs := range s.muxes {
-		maps.Copy(all, rs.rights)
+		maps.Copy(all, rs.permissions)
 	}
-	delete(all, "/") // TestMetricsAreNotForTheBound
-	for pattern := range s.pages.rights {
-		delete(all, pattern) // TestWhoMaySeeWhat
+	delete(all, "/") // TestMetricsRefuseBoundTokens
+	for pattern := range s.pages.permissions {
+		delete(all, pattern) // TestPermissionsOfEveryPage
 	}
 	return all
 }
 
-func TestWhoMayWhat(t *testing.T) {
+func TestPermissionsOfEveryRoute(t *testing.T) {
 	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
 		return []dialog.Call{
 			{ID: "aa", Parties: []dialog.Party{{Extension: dialog.Extension{User: "101"}}}},
 			{ID: "bb", Parties: []dialog.Party{{Extension: dialog.Extension{User: "102"}}}},
 		}, nil
 	}})
-	mine := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "101"))["id"].(string)
-	yours := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "102"))["id"].(string)
-	everybodys := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", nil, "extension_regex", "101"))["id"].(string)
+	mine := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "101"))["id"].(string)
+	yours := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "102"))["id"].(string)
+	everybodys := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", nil, "extension_regex", "101"))["id"].(string)
 	_, token := r.newToken(object{"scope": "read"})
 
 	clients := map[string]*rig{"config": r}
@@ -112,10 +112,10 @@ func TestWhoMayWhat(t *testing.T) {
 	revoked, id := r.newToken(object{"scope": "admin"})
 	r.want(204, "DELETE", "/v1/tokens/"+id, nil)
 
-	rights := r.server.rights()
+	rights := r.server.routePermissions()
 	for pattern, asks := range rights {
 		_, known := rules[pattern]
-		if known == slices.Contains(opened, pattern) || (asks == open) == known {
+		if known == slices.Contains(opened, pattern) || (asks == permitAll) == known {
 			t.Errorf("%s: this test does not know whom it is for", pattern)
 		}
 	}
@@ -136,13 +136,13 @@ func TestWhoMayWhat(t *testing.T) {
 		case strings.Contains(path, "/subscriptions/{id}"):
 			ids = []string{mine, yours, everybodys, "nothing"}
 		case strings.Contains(path, "/deliveries/{id}"):
-			ids = []string{"nothing"} // TestDeliveriesOfTheBound
+			ids = []string{"nothing"} // TestBoundTokenSeesItsDeliveriesOnly
 		case strings.Contains(path, "/tokens/{id}"):
 			ids = []string{token, "nothing"}
 		case strings.Contains(path, "{"):
 			t.Errorf("%s: this test does not know what ids there are", pattern)
 		}
-		// What would change something comes too late.
+		// Changes come last.
 		ask := func(client *rig, id string) (int, object) {
 			var body any
 			if method == "PATCH" || method == "POST" {
@@ -162,7 +162,7 @@ func TestWhoMayWhat(t *testing.T) {
 			}
 			for name, client := range clients {
 				if method == "DELETE" && id == token && name == "config" {
-					continue // admin revokes it, if need be
+					continue // only admin may revoke it
 				}
 				status, out := ask(client, id)
 				may := name == "config" || name == "admin" || slices.Contains(strings.Split(allowed, ", "), name)
@@ -187,8 +187,8 @@ func TestWhoMayWhat(t *testing.T) {
 	}
 }
 
-func TestEveryRouteSaysWhatItAsksFor(t *testing.T) {
-	rs := new(Server).newRoutes(problem)
+func TestEveryRouteHasAPermission(t *testing.T) {
+	rs := new(Server).newMux(writeProblem)
 	defer func() {
 		if recover() == nil {
 			t.Error("a route was added that says nothing")
@@ -197,7 +197,7 @@ func TestEveryRouteSaysWhatItAsksFor(t *testing.T) {
 	rs.HandleFunc("GET /v1/new", func(http.ResponseWriter, *http.Request) {})
 }
 
-func TestMay(t *testing.T) {
+func TestScopesPermitRoutes(t *testing.T) {
 	var nobody *access
 	for _, tt := range []struct {
 		who                                 *access
@@ -213,18 +213,18 @@ func TestMay(t *testing.T) {
 		{&access{scope: Write, extensions: []string{"101"}}, true, true, false, false, false},
 		{&access{scope: Admin, extensions: []string{"101"}}, true, true, false, false, false},
 	} {
-		if !tt.who.may(open) {
+		if !tt.who.permits(permitAll) {
 			t.Errorf("%+v may not even what is open", tt.who)
 		}
-		for do, want := range map[right]bool{toRead: tt.read, toWrite: tt.write, toReadAll: tt.readAll, toAdminister: tt.administer, right(99): tt.x} {
-			if got := tt.who.may(do); got != want {
+		for do, want := range map[permission]bool{permitRead: tt.read, permitWrite: tt.write, permitReadAll: tt.readAll, permitAdmin: tt.administer, permission(99): tt.x} {
+			if got := tt.who.permits(do); got != want {
 				t.Errorf("%+v may(%d) = %v, want %v", tt.who, do, got, want)
 			}
 		}
 	}
 }
 
-func TestSees(t *testing.T) {
+func TestTokenSeesItsExtensions(t *testing.T) {
 	for _, tt := range []struct {
 		bound     []string
 		extension string
@@ -247,17 +247,17 @@ func TestSees(t *testing.T) {
 		{[]string{"0003*210"}, "0003x210", false},
 		{[]string{"102", "101"}, "101", true},
 	} {
-		if got := (&access{scope: Read, extensions: tt.bound}).sees(tt.extension); got != tt.want {
+		if got := (&access{scope: Read, extensions: tt.bound}).canSee(tt.extension); got != tt.want {
 			t.Errorf("bound to %q, sees(%q) = %v", tt.bound, tt.extension, got)
 		}
 	}
 	var nobody *access
-	if nobody.sees("101") || nobody.sees("") {
+	if nobody.canSee("101") || nobody.canSee("") {
 		t.Error("nobody sees something")
 	}
 }
 
-func TestBoundToItsExtensions(t *testing.T) {
+func TestBoundTokenSeesItsExtensionsOnly(t *testing.T) {
 	at := time.Now().UTC().Truncate(time.Microsecond)
 	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
 		return []dialog.Call{
@@ -273,20 +273,20 @@ func TestBoundToItsExtensions(t *testing.T) {
 
 	// Subscriptions.
 	path := "/v1/subscriptions"
-	mine := bound.want(201, "POST", path, with(subscription(), "extension", "101"))["id"].(string)
-	domain := bound.want(201, "POST", path, with(subscription(), "extension", "101@pbx.example"))["id"].(string)
-	star := bound.want(201, "POST", path, with(subscription(), "extension", "0003*210@pbx.example"))["id"].(string)
-	yours := r.want(201, "POST", path, with(subscription(), "extension", "102"))["id"].(string)
-	r.want(201, "POST", path, with(subscription(), "extension", nil, "extension_regex", "101"))
+	mine := bound.want(201, "POST", path, withFields(subscription(), "extension", "101"))["id"].(string)
+	domain := bound.want(201, "POST", path, withFields(subscription(), "extension", "101@pbx.example"))["id"].(string)
+	star := bound.want(201, "POST", path, withFields(subscription(), "extension", "0003*210@pbx.example"))["id"].(string)
+	yours := r.want(201, "POST", path, withFields(subscription(), "extension", "102"))["id"].(string)
+	r.want(201, "POST", path, withFields(subscription(), "extension", nil, "extension_regex", "101"))
 	if got, _ := bound.ids(path); !slices.Equal(got, []string{mine, domain, star}) {
 		t.Errorf("it sees %v, want %v", got, []string{mine, domain, star})
 	}
 	for _, sub := range []object{
-		with(subscription(), "extension", "102"),
-		with(subscription(), "extension", "0003*210"),
-		with(subscription(), "extension", "0003*210@other.example"),
-		with(subscription(), "extension", nil, "extension_regex", "101"),
-		with(subscription(), "extension", nil, "extension_regex", ".*"),
+		withFields(subscription(), "extension", "102"),
+		withFields(subscription(), "extension", "0003*210"),
+		withFields(subscription(), "extension", "0003*210@other.example"),
+		withFields(subscription(), "extension", nil, "extension_regex", "101"),
+		withFields(subscription(), "extension", nil, "extension_regex", ".*"),
 	} {
 		bound.wantProblem(403, "", "POST", path, sub)
 		if sub["extension"] == nil {
@@ -294,7 +294,7 @@ func TestBoundToItsExtensions(t *testing.T) {
 		}
 		bound.wantProblem(403, "", "PATCH", path+"/"+mine, object{"extension": sub["extension"], "extension_regex": sub["extension_regex"]})
 	}
-	bound.wantProblem(422, "body.extension", "POST", path, with(subscription(), "extension", nil))
+	bound.wantProblem(422, "body.extension", "POST", path, withFields(subscription(), "extension", nil))
 	bound.wantProblem(422, "body.extension", "PATCH", path+"/"+mine, object{"extension": ""})
 	bound.wantProblem(404, "", "PATCH", path+"/"+yours, object{"extension": "101"})
 	bound.wantProblem(404, "", "DELETE", path+"/"+yours, nil)
@@ -322,7 +322,7 @@ func TestBoundToItsExtensions(t *testing.T) {
 	for i, e := range []dialog.Extension{{User: "101", Domain: "pbx.example"}, {User: "102"}, {User: "101"}, {User: "0003*210", Domain: "pbx.example"}, {User: "0003*210", Domain: "other.example"}} {
 		event := dialog.Event{Type: dialog.DialIn, Extension: e, At: at, ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("%032x", 100), Seq: i + 1, Party: "p"}
 		ids = append(ids, event.ID)
-		r.say(event)
+		r.publishEvents(event)
 	}
 	for query, want := range map[string][]string{
 		"":                                   {ids[0], ids[2], ids[3]},
@@ -346,8 +346,8 @@ func TestBoundToItsExtensions(t *testing.T) {
 	}
 }
 
-// from serves a request that comes from another machine.
-func from(s *Server, peer, method, path, token string) *httptest.ResponseRecorder {
+// serveFrom serves a request from another machine.
+func serveFrom(s *Server, peer, method, path, token string) *httptest.ResponseRecorder {
 	req := httptest.NewRequest(method, path, nil)
 	req.RemoteAddr = peer
 	if token != "" {
@@ -358,23 +358,23 @@ func from(s *Server, peer, method, path, token string) *httptest.ResponseRecorde
 	return w
 }
 
-func TestMetricsAreNotForTheBound(t *testing.T) {
+func TestMetricsRefuseBoundTokens(t *testing.T) {
 	r := newRig(t, Config{Ready: func() []string { return []string{"draining"} }})
 	reader, _ := r.newToken(object{"scope": "read"})
 	bound, _ := r.newToken(object{"scope": "write", "extensions": []string{"101"}})
 	const peer = "192.0.2.1:1234"
 	for token, want := range map[string]int{"": 401, "wrong": 401, bound.token: 403, reader.token: 200, testToken: 200} {
-		if w := from(r.server, peer, "GET", "/metrics", token); w.Code != want {
+		if w := serveFrom(r.server, peer, "GET", "/metrics", token); w.Code != want {
 			t.Errorf("/metrics with %q: %d, want %d", token, w.Code, want)
 		}
-		w := from(r.server, peer, "GET", "/readyz", token)
+		w := serveFrom(r.server, peer, "GET", "/readyz", token)
 		if told := strings.Contains(w.Body.String(), "draining"); w.Code != 503 || told != (want == 200) {
 			t.Errorf("/readyz with %q: %d %s", token, w.Code, w.Body)
 		}
 	}
 }
 
-func TestOtherOrigins(t *testing.T) {
+func TestCrossOriginChangesAreRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, header := range [][]string{
 		{"Sec-Fetch-Site", "cross-site"},
@@ -390,7 +390,7 @@ func TestOtherOrigins(t *testing.T) {
 	r.want(201, "POST", "/v1/subscriptions", subscription(), "Origin", r.url)
 }
 
-func TestDescribedAccess(t *testing.T) {
+func TestDescriptionNamesPermissions(t *testing.T) {
 	r := newRig(t, Config{})
 	type parameter struct{ Name, In string }
 	var description struct {
@@ -404,7 +404,7 @@ func TestDescribedAccess(t *testing.T) {
 			Parameters  []parameter
 		}
 	}
-	if err := json.Unmarshal(from(r.server, "192.0.2.1:1", "GET", "/openapi.json", "").Body.Bytes(), &description); err != nil {
+	if err := json.Unmarshal(serveFrom(r.server, "192.0.2.1:1", "GET", "/openapi.json", "").Body.Bytes(), &description); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff([]map[string][]string{{"token": {}}}, description.Security); d != "" {
@@ -416,7 +416,7 @@ func TestDescribedAccess(t *testing.T) {
 	for pattern := range rules {
 		method, path, _ := strings.Cut(pattern, " ")
 		if !strings.HasPrefix(path, "/v1/") {
-			continue // is no API of ours
+			continue // not one of these APIs
 		}
 		op := description.Paths[path][strings.ToLower(method)]
 		if op.Description == "" {

@@ -1,69 +1,69 @@
-// Package admin shows the operator what is so, and takes a few orders: the
-// HTTP API of a bellhop, and its page.
+// Package admin is bellhop's HTTP server: its API in three dialects, its page, its
+// health checks and its metrics.
 //
-// # Who may do what
+// # Access
 //
-// Everything under /v1, and in the two dialects, needs a token, as Authorization:
-// Bearer, wherever the request comes from; without one, or with a wrong one, it is
-// answered 401 whether or not there is such a page. The token of the [Config] may do
-// everything; it makes the others, which have a [Scope] and may be bound to
-// extensions. One that is bound sees and changes what is of its extensions. What
-// is of another's is to it as if it were not there: 404. What it may not do at
-// all is 403.
+// Every request below /v1 and to the two other dialects needs a token, sent as
+// Authorization: Bearer. A request without a valid token is answered 401, whether or
+// not its path exists. The token of the [Config] may do everything and creates the
+// others. Each of these has a [Scope], and may be bound to extensions: then it sees and
+// changes only subscriptions, events, calls and deliveries of these. Anything of
+// another extension is answered 404, as if it did not exist. A request that needs
+// another scope is answered 403.
 //
-// /healthz and /readyz are open, as those who ask them have no token. /metrics,
-// and the reasons that /readyz gives, are for this machine (loopback peers that
-// forward for nobody) and for bearers of a token that is bound to no extension. /openapi.json is open: it
-// says nothing of this bellhop.
+// /healthz and /readyz are open, because their clients have no token. /metrics, and the
+// reasons in /readyz, are for loopback clients without a forwarding header and for
+// tokens that are not bound to extensions. /openapi.json is open: it says nothing about
+// this installation.
 //
-// Nodes that share a store share tokens: one that is made or revoked on one node
-// is so on all in a moment. A node that has lost the store goes on with those it
-// knows.
+// Nodes that share a store share tokens. A token that is created or revoked on one node
+// is so on all nodes within moments. A node that has lost the store keeps using the
+// tokens it knows.
 //
 // # Streams
 //
-// A client may follow the events as they are said. Nothing waits for one that is
-// slow: it is disconnected, and can resume. A stream ends when its token is
-// revoked or expires, and when the server shuts down.
+// A client may stream events as they are published. A slow client delays nobody: it is
+// disconnected, and can resume. A stream ends when its token is revoked or expires, and
+// when the server shuts down.
 //
 // # The page
 //
-// At / people sign in with a token. Their session is a cookie, which stands for
-// the token: what they may see and do is the same. All changes go the way of the
-// API's. The page is made here, as HTML, by the templates of admin/page; what is
-// live on it is made anew, and sent, when it has changed.
+// People sign in at / with a token. The session cookie stands for that token, with the
+// same permissions. Changes go through the same functions as those of the API. The
+// server renders the page as HTML with the templates of admin/page; a live part of it
+// is rendered again, and sent, when it has changed.
 //
 // # Limits
 //
-// Who asks too often is answered 429: each token has a limit, and each address
-// from which there is no token, or a wrong one.
+// A client that sends too many requests is answered 429. Each token has a rate limit,
+// and so has each address that sends requests without a valid token.
 //
 // # Calls come first
 //
-// Requests that read are served one at a time, and seldom while SIP waits for
-// processors ([Config.Strained]); if too many wait, they are answered 503. Streams
-// then wait longer for more events. /healthz, /readyz, /metrics and changes are
-// served at once.
+// Reading requests are served one at a time, and at a lower rate while SIP waits for
+// processors ([Config.Strained]). If too many are queued, further ones are answered
+// 503. Under strain, streams also wait longer between batches of events. /healthz,
+// /readyz, /metrics and changes are served at once.
 //
 // # Audit
 //
-// Every change that is made over the API is in the audit log, a JetStream stream,
-// and a line of the process's log: who, what, when, and what was before and is
-// after.
+// Every change over the API is recorded in the audit log, a JetStream stream, and in a
+// line of the process's log: the token, the operation, the time, and the object before
+// and after.
 //
 // # Dialects
 //
-// Two other APIs manage the same subscriptions, for clients that know no /v1:
-// that of UnifiedAPI's phoneCallEvents, under /uapi, and that of Telphin's events,
-// under /api/ver1.0 and at the root. What one makes the others list. They have
-// the answers and errors of their originals. To both, one type is one event; see
-// dialects.go for what they make of a subscription with several. A request that
-// is not exactly to a whole collection never deletes more than one event.
+// Two other APIs manage the same subscriptions, for clients that do not know /v1:
+// UnifiedAPI's phoneCallEvents below /uapi, and Telphin's events below /api/ver1.0 and
+// at the root. Each lists the subscriptions that the others created. They answer and
+// fail like their originals. In both, one event type is one event; dialects.go
+// describes how they show a subscription with several types. A request that is not
+// exactly to a whole collection never deletes more than one event.
 //
 // # Errors
 //
-// Every error of /v1 is a problem of RFC 9457. What is wrong with a request is 4xx and
-// names the field; what is wrong on our side is 503 and in the log.
+// Every error of /v1 is a problem of RFC 9457. An error of the request is 4xx and names
+// the field. An error on bellhop's side is 503 and is logged.
 package admin
 
 import (
@@ -94,128 +94,129 @@ import (
 	"bellhop/notify"
 )
 
-// Config says what a Server shows, and to whom.
+// Config configures a [Server].
 type Config struct {
-	Token    string           // may do everything; "": nobody may
+	Token    string           // the admin token of the config; "": none
 	Notifier *notify.Notifier // subscriptions and the event log
 
-	KeepEvents time.Duration // how long the audit log is kept; 0: 30 days
-	Replicas   int           // of what is stored; 0 is 1
+	KeepEvents time.Duration // retention of the audit log; 0: 30 days
+	Replicas   int           // replicas of each stream and bucket; 0: 1
 
-	// TrustedProxies are the addresses of reverse proxies: the client is who they say
-	// in X-Forwarded-For or Forwarded.
+	// TrustedProxies are the addresses of reverse proxies. For a request from one of
+	// these, the client is the one that X-Forwarded-For or Forwarded names.
 	TrustedProxies []netip.Prefix
 
-	// Listen is where phones find bellhop: the page says so to who has none there
-	// yet.
+	// Listen are the addresses at which phones reach bellhop, for the page's first
+	// steps.
 	Listen []string
 
 	// Calls returns the live calls, oldest first; nil: there are none.
 	Calls func(context.Context) ([]dialog.Call, error)
 
-	// Trace returns what is kept of a call with an id, and whether anything is;
-	// nil: nothing is of any.
+	// Trace returns the messages kept of the call with an id, and whether any are kept;
+	// nil: none are.
 	Trace func(ctx context.Context, id string) (trace.Call, bool, error)
 
-	// Kind says what stands behind an extension; nil, or "": a phone.
+	// Kind returns the kind of an extension; nil, or "": a phone.
 	Kind func(user string) dialog.Kind
 
-	// Extensions returns the extensions that the tracker knows, and Extension what
-	// it knows of a user, if that is one; nil: it knows none.
+	// Extensions returns the extensions that the tracker knows. Extension returns the
+	// one of a user, and whether the tracker knows it. nil: it knows none.
 	Extensions func(context.Context) ([]dialog.Known, error)
 	Extension  func(ctx context.Context, user string) (dialog.Known, bool, error)
 
-	// Ready says what keeps bellhop from doing its work; nothing, or nil: it is
-	// ready if the Notifier is healthy.
+	// Ready returns the reasons why bellhop is not ready, beside the Notifier's health;
+	// nil: no other.
 	Ready func() []string
 
-	// Degraded returns what is wrong although bellhop does its work, beside Losses;
-	// nil: nothing.
+	// Degraded returns the problems that do not keep bellhop from its work, beside
+	// Losses; nil: none.
 	Degraded func() []string
 
-	// Suppressed counts the attempts that were refused and of which nothing was
-	// told, as their source had too many; nil: there are none.
+	// Suppressed counts the refused call attempts for which no events were published
+	// because their source had too many; nil: none.
 	Suppressed func() uint64
 
-	// Strained reports whether SIP waits for processors: then requests that read are
-	// served seldom. nil: it never does.
+	// Strained reports whether SIP waits for processors. Reading requests are served at
+	// a lower rate then. nil: never.
 	Strained func() bool
 
-	// Losses returns what the store has lost to damage, the newest finding first;
-	// nil: nothing. Bellhop is degraded for a day after one was found.
+	// Losses returns the records that the store has lost to damage, last found first;
+	// nil: none. bellhop is degraded for a day after one was found.
 	Losses func() []Loss
 
-	Collectors []prometheus.Collector // shown at /metrics beside the Server's own
+	Collectors []prometheus.Collector // exported at /metrics beside the Server's own
 
 	Node    string // the name of this node
 	Version string
 	Log     *slog.Logger // nil: slog.Default()
 }
 
-// A Server answers the HTTP API.
+// Server serves the HTTP API and the page.
 type Server struct {
 	config     Config
 	log        *slog.Logger
 	js         jetstream.JetStream
-	tokens     *tokens
+	tokens     *tokenStore
 	auditLog   jetstream.Stream
-	lines      lines
-	failures   failures // to say who one is
-	streams    *streams
-	gate       *gate // for requests that read
+	lines      lineCache
+	failures   failureLimits // failed authentications by address
+	streams    *streamRegistry
+	gate       *gate // for reading requests
 	streamGate *gate // for requests that open a stream
-	conns      *conns
-	panics     atomic.Uint64 // of handlers
+	conns      *connLimiter
+	panics     atomic.Uint64 // recovered panics of handlers
 	started    time.Time
-	muxes      []*routes
-	pages      *routes
-	sessions   sessions
-	tests      tests
+	muxes      []*permissionMux
+	pages      *permissionMux
+	sessions   sessionStore
+	tests      testLimiter
 	handler    http.Handler
 
-	guessable bool // the token of the config might be found by trying
+	configTokenGuessable bool // the config's token is short enough to be guessed
 }
 
-// unguessable is how long a token must be that nobody finds by trying.
-const unguessable = 32
+// minSecretLength is the length in bytes from which a token counts as impossible to
+// guess.
+const minSecretLength = 32
 
-// Open returns a Server that keeps its tokens and the audit log in the store,
-// and reads the tokens. It panics if two of the collectors have a name in common.
-// The Server holds nothing that must be closed.
+// Open returns a Server that keeps its tokens and the audit log in the store, and reads
+// the tokens. It panics if two of the collectors have the same name. The Server holds
+// nothing that must be closed.
 func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error) {
 	c.Replicas = max(1, c.Replicas)
 	c.KeepEvents = cmp.Or(c.KeepEvents, 30*24*time.Hour)
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Server{config: c, log: c.Log, js: js, failures: newFailures(), streams: newStreams(), gate: newGate(c.Strained), streamGate: newGate(nil), conns: newConns(c.Log), lines: newLines(c.Notifier), started: time.Now(), sessions: newSessions(), guessable: len(c.Token) < unguessable}
-	kv, err := openTokens(ctx, js, c.Replicas)
+	s := &Server{config: c, log: c.Log, js: js, failures: newFailureLimits(), streams: newStreamRegistry(), gate: newGate(c.Strained), streamGate: newGate(nil), conns: newConnLimiter(c.Log), lines: newLineCache(c.Notifier), started: time.Now(), sessions: newSessionStore(), configTokenGuessable: len(c.Token) < minSecretLength}
+	kv, err := openTokenBucket(ctx, js, c.Replicas)
 	if err != nil {
-		return nil, fmt.Errorf("bucket bellhop_tokens: %w", err)
+		return nil, fmt.Errorf("open bucket bellhop_tokens: %w", err)
 	}
-	if s.auditLog, err = openAudit(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("audit log bellhop_audit: %w", err)
+	if s.auditLog, err = openAuditLog(ctx, js, c); err != nil {
+		return nil, fmt.Errorf("open stream bellhop_audit: %w", err)
 	}
-	s.tokens = newTokens(kv, s.log, c.Token)
-	if err := s.tokens.load(ctx); err != nil {
+	s.tokens = newTokenStore(kv, s.log, c.Token)
+	if err := s.tokens.loadAll(ctx); err != nil {
 		return nil, err
 	}
-	s.handler = s.routes()
+	s.handler = s.buildHandler()
 	return s, nil
 }
 
-// Run has the Server hear of the tokens that other nodes make and revoke, until
+// Run keeps the tokens up to date with those that other nodes create and revoke, until
 // ctx ends.
 func (s *Server) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := s.watchTokens(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("admin begins anew", "part", "tokens", "err", err)
-			pause(ctx, time.Second)
+			s.log.Error("token watch restarted", "err", err)
+			sleepContext(ctx, time.Second)
 		}
 	}
 }
 
-// watchTokens watches the tokens until ctx ends. A panic is an error.
+// watchTokens watches the tokens until ctx ends. It returns a panic as an error.
 func (s *Server) watchTokens(ctx context.Context) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
@@ -223,11 +224,11 @@ func (s *Server) watchTokens(ctx context.Context) (err error) {
 			err = fmt.Errorf("watch tokens: panic: %v\n%s", reason, debug.Stack())
 		}
 	}()
-	return s.tokens.watch(ctx, true)
+	return s.tokens.watchBucket(ctx, true)
 }
 
-// pause sleeps until d has passed or ctx ends.
-func pause(ctx context.Context, d time.Duration) {
+// sleepContext sleeps until d has passed or ctx ends.
+func sleepContext(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -236,9 +237,9 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// newCache returns a cache of what was used last. It panics if the size is not
+// newLRU returns a cache of the most recently used values. It panics if size is not
 // above zero.
-func newCache[K comparable, V any](size int) *lru.Cache[K, V] {
+func newLRU[K comparable, V any](size int) *lru.Cache[K, V] {
 	cache, err := lru.New[K, V](size)
 	if err != nil {
 		panic(err)
@@ -246,59 +247,60 @@ func newCache[K comparable, V any](size int) *lru.Cache[K, V] {
 	return cache
 }
 
-// routes returns the whole API.
-func (s *Server) routes() http.Handler {
-	v1 := s.newRoutes(problem)
-	api := humago.New(v1, apiConfig(s.config.Version))
-	s.register(v1, api)
+// buildHandler returns the handler of all paths.
+func (s *Server) buildHandler() http.Handler {
+	v1 := s.newMux(writeProblem)
+	api := humago.New(v1, newAPIConfig(s.config.Version))
+	s.registerV1(v1, api)
 	description, err := json.Marshal(api.OpenAPI())
 	if err != nil {
-		panic(err) // it is made of strings
+		panic(err) // impossible: it consists of strings
 	}
-	admitted := s.admit(s.byBearer, problem, s.inTurn(problem, newAnswers(problem).once(shortNames(v1))))
+	admitted := s.authenticate(s.identifyByBearer, writeProblem, s.queueReads(writeProblem, newIdempotencyCache(writeProblem).answerOnce(limitNames(v1))))
 
-	all := s.newRoutes(problem)
-	all.handle("/v1/", open, admitted)
-	all.handle("/v1", open, admitted)
-	all.handle("GET /healthz", open, http.HandlerFunc(s.healthz))
-	all.handle("GET /readyz", open, http.HandlerFunc(s.readyz))
-	all.handle("GET /metrics", open, s.trusted(s.metrics()))
-	all.handle("GET /openapi.json", open, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	all := s.newMux(writeProblem)
+	all.handle("/v1/", permitAll, admitted)
+	all.handle("/v1", permitAll, admitted)
+	all.handle("GET /healthz", permitAll, http.HandlerFunc(s.serveHealthz))
+	all.handle("GET /readyz", permitAll, http.HandlerFunc(s.serveReadyz))
+	all.handle("GET /metrics", permitAll, s.requireTrusted(s.metricsHandler()))
+	all.handle("GET /openapi.json", permitAll, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		w.Write(description)
 	}))
-	s.registerPage(all)
-	return throughProxies(s.config.TrustedProxies, s.dialects(s.guarded(problem, trimmed(all))))
+	s.registerPages(all)
+	return resolveProxies(s.config.TrustedProxies, s.serveDialects(s.guardHandler(writeProblem, trimSlash(all))))
 }
 
-// guarded has h serve what is not too large, and asks for no change on behalf of
-// a page of another origin. A panic of h is answered.
-func (s *Server) guarded(refuse refusal, h http.Handler) http.Handler {
+// guardHandler wraps h: it limits and normalizes requests, refuses cross-origin changes
+// by browsers, and answers panics.
+func (s *Server) guardHandler(refuse errorWriter, h http.Handler) http.Handler {
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		refuse(w, http.StatusForbidden, "a page of another origin may not change anything here")
+		refuse(w, http.StatusForbidden, "cross-origin request denied: send changes from bellhop's own page or from an API client")
 	}))
-	return s.recovered(refuse, bounded(refuse, legible(refuse, sameOrigin.Handler(h))))
+	return s.recoverPanics(refuse, limitBody(refuse, normalizeRequest(refuse, sameOrigin.Handler(h))))
 }
 
-// maxBody is the size in bytes of the largest request body that is taken.
+// maxBody is the maximum size of a request body, in bytes.
 const maxBody = 64 << 10
 
-func apiConfig(version string) huma.Config {
+// newAPIConfig returns huma's configuration for /v1.
+func newAPIConfig(version string) huma.Config {
 	c := huma.DefaultConfig("bellhop", version)
-	c.Info.Description = "Subscriptions to what happens to the extensions of a PBX, and what happened."
+	c.Info.Description = "Manage webhook subscriptions to the extensions of a PBX, and read calls, events and deliveries."
 	c.Info.License = &huma.License{Name: "Apache 2.0", Identifier: "Apache-2.0"}
-	c.Servers = []*huma.Server{{URL: "/"}} // where the description is read
+	c.Servers = []*huma.Server{{URL: "/"}} // the server of the description itself
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", "", nil
-	c.RejectUnknownQueryParameters = true // a slip in a filter must not become everything
+	c.RejectUnknownQueryParameters = true // a misspelt filter must not select everything
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
 	c.Security = []map[string][]string{{"token": {}}}
-	c.Transformers = []huma.Transformer{withoutValues}
+	c.Transformers = []huma.Transformer{dropErrorValues}
 	return c
 }
 
-// withoutValues takes what was sent out of a problem: it may be secret.
-func withoutValues(_ huma.Context, _ string, v any) (any, error) {
+// dropErrorValues removes the values that were sent from a problem: they may be secret.
+func dropErrorValues(_ huma.Context, _ string, v any) (any, error) {
 	if m, ok := v.(*huma.ErrorModel); ok {
 		for _, e := range m.Errors {
 			e.Value = nil
@@ -307,11 +309,12 @@ func withoutValues(_ huma.Context, _ string, v any) (any, error) {
 	return v, nil
 }
 
-// Handler returns the whole API.
+// Handler returns the handler of all paths.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// HTTPServer returns a server of the Handler with limits on what a client may
-// cost. The caller listens, by a listener of [Server.Listener], and shuts it down.
+// HTTPServer returns a server of the Handler that limits the time and memory of each
+// client. The caller listens with a listener from [Server.Listener], and shuts the
+// server down.
 func (s *Server) HTTPServer() *http.Server {
 	h := &http.Server{
 		Handler:           s.handler,
@@ -322,32 +325,33 @@ func (s *Server) HTTPServer() *http.Server {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
-	h.ConnState = s.conns.changed
-	h.RegisterOnShutdown(s.streams.end)
+	h.ConnState = s.conns.stateChanged
+	h.RegisterOnShutdown(s.streams.closeAll)
 	return h
 }
 
-// trusts reports whether a request comes from this machine, or has a token that
-// may read all.
-func (s *Server) trusts(r *http.Request) bool {
-	if fromHere(r) {
+// isTrusted reports whether a request comes from this machine, or has a token that may
+// read everything.
+func (s *Server) isTrusted(r *http.Request) bool {
+	if isLocalRequest(r) {
 		return true
 	}
-	token := bearer(r)
+	token := bearerToken(r)
 	if token == "" {
 		return false
 	}
-	who, _ := s.identify(r, token, time.Now())
-	return who.may(toReadAll)
+	client, _ := s.identifyToken(r, token, time.Now())
+	return client.permits(permitReadAll)
 }
 
-// trusted has h serve who is on this machine, or may read all.
-func (s *Server) trusted(h http.Handler) http.Handler {
-	elsewhere := s.newRoutes(problem)
-	elsewhere.handle("/", toReadAll, h)
-	admitted := s.admit(s.byBearer, problem, elsewhere)
+// requireTrusted lets h serve requests that isTrusted accepts, and refuses others with
+// 401 or 403.
+func (s *Server) requireTrusted(h http.Handler) http.Handler {
+	elsewhere := s.newMux(writeProblem)
+	elsewhere.handle("/", permitReadAll, h)
+	admitted := s.authenticate(s.identifyByBearer, writeProblem, elsewhere)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if fromHere(r) {
+		if isLocalRequest(r) {
 			w.Header().Set("Cache-Control", "no-store")
 			h.ServeHTTP(w, r)
 			return
@@ -356,18 +360,18 @@ func (s *Server) trusted(h http.Handler) http.Handler {
 	})
 }
 
-// bounded answers 413 to a body of more than maxBody bytes. It reads on, for a
-// megabyte at most: a client that is still writing would not see the answer. h gets the
-// body without a byte order mark (RFC 8259 §8.1).
-func bounded(refuse refusal, h http.Handler) http.Handler {
+// limitBody answers 413 to a body of more than maxBody bytes. It then reads up to a
+// megabyte more, because a client that is still writing would not see the answer. h
+// gets the body in memory, without a byte order mark (RFC 8259 §8.1).
+func limitBody(refuse errorWriter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 		switch {
 		case err != nil:
-			refuse(w, http.StatusBadRequest, "the body cannot be read")
+			refuse(w, http.StatusBadRequest, "the body cannot be read: send it whole, within 15 s")
 		case len(body) > maxBody:
 			io.CopyN(io.Discard, r.Body, 1<<20)
-			refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("a body has at most %d bytes", maxBody))
+			refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is too large: send at most %d bytes", maxBody))
 		default:
 			r.Body = io.NopCloser(bytes.NewReader(bytes.TrimPrefix(body, byteOrderMark)))
 			h.ServeHTTP(w, r)
@@ -375,12 +379,12 @@ func bounded(refuse refusal, h http.Handler) http.Handler {
 	})
 }
 
-// byteOrderMark is what some clients begin a body in UTF-8 with.
+// byteOrderMark starts the UTF-8 bodies of some clients.
 var byteOrderMark = []byte("\uFEFF")
 
-// trimmed accepts a slash at the end of every path, and refuses what a mux would
-// redirect to a tidier path: a client of an API does not follow.
-func trimmed(h http.Handler) http.Handler {
+// trimSlash removes slashes at the end of the path. It answers 404 to a path that a mux
+// would redirect to a cleaner one, because API clients do not follow redirects.
+func trimSlash(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if short := strings.TrimRight(r.URL.Path, "/"); short != "" && short != r.URL.Path {
@@ -390,27 +394,27 @@ func trimmed(h http.Handler) http.Handler {
 			r = &r2
 		}
 		if escaped := r.URL.EscapedPath(); path.Clean(escaped) != escaped {
-			problem(w, http.StatusNotFound, "the path has an empty segment, or one that is . or ..")
+			writeProblem(w, http.StatusNotFound, "the path has an empty, . or .. segment: remove it")
 			return
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
-// shortNames refuses requests with a name that no extension, call, event or
-// subscription can have, before it becomes a subject or a key of the store: 404
-// if the path has one, 422 if the query does.
-func shortNames(next http.Handler) http.Handler {
+// limitNames refuses requests with a name that is too long for an extension, call,
+// event or subscription, before the name becomes a subject or key of the store: 404 if
+// it is in the path, 422 if it is in the query.
+func limitNames(next http.Handler) http.Handler {
 	long := func(name string) bool { return len(name) > dialog.MaxName }
-	const detail = "a name has at most 256 bytes"
+	const detail = "name too long: at most 256 bytes"
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if slices.ContainsFunc(segments(r.URL), long) {
-			problem(w, http.StatusNotFound, detail)
+		if slices.ContainsFunc(pathSegments(r.URL), long) {
+			writeProblem(w, http.StatusNotFound, detail)
 			return
 		}
 		for key, values := range r.URL.Query() {
 			if slices.ContainsFunc(values, long) {
-				writeProblem(w, huma.ErrorModel{
+				writeProblemModel(w, huma.ErrorModel{
 					Status: http.StatusUnprocessableEntity, Title: http.StatusText(http.StatusUnprocessableEntity), Detail: "validation failed",
 					Errors: []*huma.ErrorDetail{{Location: "query." + key, Message: detail}},
 				})
@@ -421,25 +425,27 @@ func shortNames(next http.Handler) http.Handler {
 	})
 }
 
-func problem(w http.ResponseWriter, status int, detail string) {
-	writeProblem(w, huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail})
+// writeProblem writes a problem of RFC 9457. It is the errorWriter of /v1.
+func writeProblem(w http.ResponseWriter, status int, detail string) {
+	writeProblemModel(w, huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail})
 }
 
-func writeProblem(w http.ResponseWriter, p huma.ErrorModel) {
+// writeProblemModel writes a problem of RFC 9457.
+func writeProblemModel(w http.ResponseWriter, p huma.ErrorModel) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
 	json.NewEncoder(w).Encode(p)
 }
 
-// healthz says that the process answers.
-func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
+// serveHealthz answers 200 while the process runs.
+func (s *Server) serveHealthz(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
 
-// readyz says whether it does its work, and if not, why. What it does although it
-// is degraded is no reason to take it out of service: that is 200.
-func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
-	reasons := s.reasons()
+// serveReadyz answers 200 if bellhop is ready, else 503 with the reasons. A degraded
+// bellhop still does its work and must stay in service: 200.
+func (s *Server) serveReadyz(w http.ResponseWriter, r *http.Request) {
+	reasons := s.readinessReasons()
 	var body struct {
 		Ready    bool     `json:"ready"`
 		Reasons  []string `json:"reasons,omitempty"`
@@ -450,13 +456,14 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusServiceUnavailable
 	}
 	degraded := s.degraded()
-	if len(reasons)+len(degraded) > 0 && s.trusts(r) {
+	if len(reasons)+len(degraded) > 0 && s.isTrusted(r) {
 		body.Reasons, body.Degraded = reasons, degraded
 	}
 	writeJSON(w, status, body)
 }
 
-func (s *Server) reasons() (reasons []string) {
+// readinessReasons returns the reasons why bellhop is not ready; none: it is.
+func (s *Server) readinessReasons() (reasons []string) {
 	if s.config.Ready != nil {
 		reasons = s.config.Ready()
 	}
@@ -466,6 +473,7 @@ func (s *Server) reasons() (reasons []string) {
 	return reasons
 }
 
+// writeJSON answers with a value as JSON.
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")

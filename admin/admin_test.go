@@ -37,7 +37,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const testToken = "bellhop_test"
 
-// A rig is a Server on a real store, and a client of it.
+// rig is a Server on a real store, and a client of it.
 type rig struct {
 	*testing.T
 	url      string
@@ -48,10 +48,10 @@ type rig struct {
 	token    string
 }
 
-// newRig starts a Server. The Notifier and what else is missing are filled in.
+// newRig starts a Server. It fills in the Notifier and other missing fields of c.
 func newRig(t *testing.T, c Config, allow ...netip.Prefix) *rig {
 	t.Helper()
-	c, js := onStore(t, c, allow...)
+	c, js := openStore(t, c, allow...)
 	api := openServer(t, js, c)
 	s := httptest.NewUnstartedServer(nil)
 	s.Config = api.HTTPServer()
@@ -60,8 +60,8 @@ func newRig(t *testing.T, c Config, allow ...netip.Prefix) *rig {
 	return &rig{t, s.URL, api, c.Notifier, js, js.Conn(), testToken}
 }
 
-// onStore starts a store, and fills in what a Config has of it.
-func onStore(t testing.TB, c Config, allow ...netip.Prefix) (Config, jetstream.JetStream) {
+// openStore starts a store, and fills in the fields of c that depend on it.
+func openStore(t testing.TB, c Config, allow ...netip.Prefix) (Config, jetstream.JetStream) {
 	t.Helper()
 	srv, err := server.NewServer(&server.Options{DontListen: true, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()})
 	if err != nil {
@@ -106,12 +106,12 @@ func openServer(t testing.TB, js jetstream.JetStream, c Config) *Server {
 
 type object = map[string]any
 
-// transport has a connection for each request: the server closes those of
-// which it does not read the whole.
+// transport opens a connection for each request, because the server closes connections
+// whose request bodies it has not read completely.
 var transport = http.Transport{DisableKeepAlives: true}
 
-// raw makes a request; the body is JSON or the text of it. It returns what is
-// answered with its text.
+// raw sends a request and returns the response and its text. The body is JSON, or the
+// text of it.
 func (r *rig) raw(method, path string, body any, header ...string) (*http.Response, string) {
 	r.Helper()
 	text, ok := body.(string)
@@ -147,7 +147,7 @@ func (r *rig) raw(method, path string, body any, header ...string) (*http.Respon
 	return resp, string(b)
 }
 
-// do is raw, with what is answered decoded if it is an object.
+// do is raw, but decodes the response if it is a JSON object.
 func (r *rig) do(method, path string, body any, header ...string) (*http.Response, object) {
 	r.Helper()
 	resp, text := r.raw(method, path, body, header...)
@@ -162,7 +162,7 @@ func (r *rig) do(method, path string, body any, header ...string) (*http.Respons
 	return resp, out
 }
 
-// want makes a request and returns what is answered with the status.
+// want sends a request, expects a status and returns the response.
 func (r *rig) want(status int, method, path string, body any, header ...string) object {
 	r.Helper()
 	resp, out := r.do(method, path, body, header...)
@@ -172,8 +172,8 @@ func (r *rig) want(status int, method, path string, body any, header ...string) 
 	return out
 }
 
-// wantProblem makes a request and wants it refused with a problem whose first
-// error is at the location, if one is named.
+// wantProblem sends a request and expects a problem whose first error is at a location;
+// "": at any.
 func (r *rig) wantProblem(status int, location, method, path string, body any, header ...string) {
 	r.Helper()
 	resp, out := r.do(method, path, body, header...)
@@ -213,8 +213,9 @@ func subscription() object {
 	return object{"extension": "1001", "types": []string{"dial-out", "answer", "hangup"}, "url": "http://127.0.0.1:8088/cb", "method": "POST", "dialect": "telphin"}
 }
 
-// with returns the object with other values; a nil is left out.
-func with(o object, pairs ...any) object {
+// withFields returns a copy of the object with other values; a field with nil is
+// removed.
+func withFields(o object, pairs ...any) object {
 	for i := 0; i < len(pairs); i += 2 {
 		key := pairs[i].(string)
 		if o[key] = pairs[i+1]; o[key] == nil {
@@ -224,21 +225,21 @@ func with(o object, pairs ...any) object {
 	return o
 }
 
-func TestSubscriptionLives(t *testing.T) {
+func TestSubscriptionLifecycle(t *testing.T) {
 	r := newRig(t, Config{})
 	resp, sub := r.do("POST", "/v1/subscriptions", `{"extension":"1001","types":["dial-out","answer","hangup"],"url":"http://127.0.0.1:8088/cb","method":"POST","dialect":"telphin"}`)
 	id, _ := sub["id"].(string)
 	if resp.StatusCode != 201 || id == "" || resp.Header.Get("Location") != "/v1/subscriptions/"+id || resp.Header.Get("ETag") == "" {
 		t.Fatalf("%d %v %v", resp.StatusCode, resp.Header, sub)
 	}
-	for key, want := range with(subscription(), "active", true, "state", "active", "types", []any{"dial-out", "answer", "hangup"}) {
+	for key, want := range withFields(subscription(), "active", true, "state", "active", "types", []any{"dial-out", "answer", "hangup"}) {
 		if d := cmp.Diff(want, sub[key]); d != "" {
 			t.Errorf("%s (- want, + got):\n%s", key, d)
 		}
 	}
 
 	path := "/v1/subscriptions/" + id
-	delete(sub, "secret") // is shown this once
+	delete(sub, "secret") // shown only in this response
 	if d := cmp.Diff(sub, r.want(200, "GET", path, nil)); d != "" {
 		t.Errorf("read differs from created:\n%s", d)
 	}
@@ -257,7 +258,7 @@ func TestSubscriptionLives(t *testing.T) {
 	r.wantProblem(404, "", "PATCH", path, object{"active": true})
 }
 
-func TestDefaults(t *testing.T) {
+func TestNewSubscriptionHasDefaults(t *testing.T) {
 	r := newRig(t, Config{})
 	sub := r.want(201, "POST", "/v1/subscriptions", object{"extension": "101", "types": []string{"hangup"}, "url": "https://crm.example/x"})
 	for key, want := range (object{"method": "POST", "dialect": "json", "active": true}) {
@@ -267,7 +268,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-func TestBadSubscriptions(t *testing.T) {
+func TestInvalidSubscriptionsAreRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	id := r.want(201, "POST", "/v1/subscriptions", subscription())["id"].(string)
 	for _, tt := range []struct {
@@ -279,39 +280,39 @@ func TestBadSubscriptions(t *testing.T) {
 		{"nothing", 400, "", nil},
 		{"no JSON", 400, "body", `{"extension":`},
 		{"an array", 422, "body", `[]`},
-		{"unknown field", 422, "body.urll", with(subscription(), "urll", "x")},
-		{"id", 422, "body.id", with(subscription(), "id", "x")},
-		{"no extension", 422, "body.extension", with(subscription(), "extension", nil)},
-		{"extension with a space", 422, "body.extension", with(subscription(), "extension", "1 2")},
-		{"extension is a number", 422, "body.extension", with(subscription(), "extension", 1001)},
-		{"two kinds of extension", 422, "body.extension_regex", with(subscription(), "extension_regex", ".*")},
-		{"bad regex", 422, "body.extension_regex", with(subscription(), "extension", nil, "extension_regex", "(")},
-		{"no types", 422, "body.types", with(subscription(), "types", nil)},
-		{"empty types", 422, "body.types", with(subscription(), "types", []string{})},
-		{"unknown type", 422, "body.types", with(subscription(), "types", []string{"dial-out", "dial-up"})},
-		{"types is a string", 422, "body.types", with(subscription(), "types", "hangup")},
-		{"type is a number", 422, "body.types[1]", with(subscription(), "types", []any{"hangup", 2})},
-		{"no url", 422, "body.url", with(subscription(), "url", nil)},
-		{"ftp url", 422, "body.url", with(subscription(), "url", "ftp://127.0.0.1/")},
-		{"relative url", 422, "body.url", with(subscription(), "url", "/cb")},
-		{"userinfo in url", 422, "body.url", with(subscription(), "url", "http://me:you@127.0.0.1/")},
-		{"line end in url", 422, "body.url", with(subscription(), "url", "http://127.0.0.1/\r\nX: y")},
-		{"method", 422, "body.method", with(subscription(), "method", "BREW")},
-		{"dialect", 422, "body.dialect", with(subscription(), "dialect", "klingon")},
-		{"type that the dialect does not know", 422, "body.types", with(with(subscription(), "dialect", "cti"), "types", []string{"ringing"})},
-		{"method that the dialect does not know", 422, "body.method", with(with(subscription(), "dialect", "cloudevents"), "method", "GET")},
-		{"variable that the dialect does not know", 422, "body.url", with(subscription(), "url", "http://127.0.0.1/{call_id}")},
-		{"variable in the host", 422, "body.url", with(subscription(), "url", "http://{CallID}/")},
-		{"active", 422, "body.active", with(subscription(), "active", "yes")},
-		{"flow_case", 422, "body.flow_case", with(subscription(), "flow_case", "camel")},
-		{"timeout", 422, "body.timeout", with(subscription(), "timeout", "soon")},
-		{"timeout too long", 422, "body.timeout", with(subscription(), "timeout", "10h")},
-		{"live_ttl", 422, "body.live_ttl", with(subscription(), "live_ttl", "-1s")},
-		{"max_in_flight", 422, "body.max_in_flight", with(subscription(), "max_in_flight", -1)},
-		{"header", 422, "body.headers", with(subscription(), "headers", object{"Host": "x"})},
-		{"header with a line end", 422, "body.headers", with(subscription(), "headers", object{"X-A": "b\r\nc: d"})},
-		{"too large", 413, "", with(subscription(), "note", strings.Repeat("x", maxBody))},
-		{"far too large", 413, "", with(subscription(), "note", strings.Repeat("x", 3*maxBody))},
+		{"unknown field", 422, "body.urll", withFields(subscription(), "urll", "x")},
+		{"id", 422, "body.id", withFields(subscription(), "id", "x")},
+		{"no extension", 422, "body.extension", withFields(subscription(), "extension", nil)},
+		{"extension with a space", 422, "body.extension", withFields(subscription(), "extension", "1 2")},
+		{"extension is a number", 422, "body.extension", withFields(subscription(), "extension", 1001)},
+		{"two kinds of extension", 422, "body.extension_regex", withFields(subscription(), "extension_regex", ".*")},
+		{"bad regex", 422, "body.extension_regex", withFields(subscription(), "extension", nil, "extension_regex", "(")},
+		{"no types", 422, "body.types", withFields(subscription(), "types", nil)},
+		{"empty types", 422, "body.types", withFields(subscription(), "types", []string{})},
+		{"unknown type", 422, "body.types", withFields(subscription(), "types", []string{"dial-out", "dial-up"})},
+		{"types is a string", 422, "body.types", withFields(subscription(), "types", "hangup")},
+		{"type is a number", 422, "body.types[1]", withFields(subscription(), "types", []any{"hangup", 2})},
+		{"no url", 422, "body.url", withFields(subscription(), "url", nil)},
+		{"ftp url", 422, "body.url", withFields(subscription(), "url", "ftp://127.0.0.1/")},
+		{"relative url", 422, "body.url", withFields(subscription(), "url", "/cb")},
+		{"userinfo in url", 422, "body.url", withFields(subscription(), "url", "http://me:you@127.0.0.1/")},
+		{"line end in url", 422, "body.url", withFields(subscription(), "url", "http://127.0.0.1/\r\nX: y")},
+		{"method", 422, "body.method", withFields(subscription(), "method", "BREW")},
+		{"dialect", 422, "body.dialect", withFields(subscription(), "dialect", "klingon")},
+		{"type that the dialect does not know", 422, "body.types", withFields(withFields(subscription(), "dialect", "cti"), "types", []string{"ringing"})},
+		{"method that the dialect does not know", 422, "body.method", withFields(withFields(subscription(), "dialect", "cloudevents"), "method", "GET")},
+		{"variable that the dialect does not know", 422, "body.url", withFields(subscription(), "url", "http://127.0.0.1/{call_id}")},
+		{"variable in the host", 422, "body.url", withFields(subscription(), "url", "http://{CallID}/")},
+		{"active", 422, "body.active", withFields(subscription(), "active", "yes")},
+		{"flow_case", 422, "body.flow_case", withFields(subscription(), "flow_case", "camel")},
+		{"timeout", 422, "body.timeout", withFields(subscription(), "timeout", "soon")},
+		{"timeout too long", 422, "body.timeout", withFields(subscription(), "timeout", "10h")},
+		{"live_ttl", 422, "body.live_ttl", withFields(subscription(), "live_ttl", "-1s")},
+		{"max_in_flight", 422, "body.max_in_flight", withFields(subscription(), "max_in_flight", -1)},
+		{"header", 422, "body.headers", withFields(subscription(), "headers", object{"Host": "x"})},
+		{"header with a line end", 422, "body.headers", withFields(subscription(), "headers", object{"X-A": "b\r\nc: d"})},
+		{"too large", 413, "", withFields(subscription(), "note", strings.Repeat("x", maxBody))},
+		{"far too large", 413, "", withFields(subscription(), "note", strings.Repeat("x", 3*maxBody))},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := *r
@@ -328,16 +329,16 @@ func TestBadSubscriptions(t *testing.T) {
 	}
 }
 
-func TestSubscriptionLimit(t *testing.T) {
+func TestSubscriptionsBeyondLimitAreRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	for range 3 {
 		r.want(201, "POST", "/v1/subscriptions", subscription())
 	}
 	r.wantProblem(409, "", "POST", "/v1/subscriptions", subscription())
-	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "1002"))
+	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "1002"))
 }
 
-func TestSubscriptionsListed(t *testing.T) {
+func TestListsSubscriptionsPageByPage(t *testing.T) {
 	r := newRig(t, Config{})
 	var all []string
 	for i, change := range []object{
@@ -349,7 +350,7 @@ func TestSubscriptionsListed(t *testing.T) {
 	} {
 		o := subscription()
 		for k, v := range change {
-			with(o, k, v)
+			withFields(o, k, v)
 		}
 		all = append(all, r.want(201, "POST", "/v1/subscriptions", o)["id"].(string))
 		if i > 0 && all[i] == all[i-1] {
@@ -379,7 +380,7 @@ func TestSubscriptionsListed(t *testing.T) {
 		}
 	}
 
-	// A page ends where the next begins, though its last one is gone by then.
+	// The next page follows, although the last subscription of the page was deleted.
 	first, next := r.ids("/v1/subscriptions?limit=2")
 	r.want(204, "DELETE", "/v1/subscriptions/"+first[1], nil)
 	second, next := r.ids("/v1/subscriptions?limit=2&cursor=" + next)
@@ -395,7 +396,7 @@ func TestSubscriptionsListed(t *testing.T) {
 	r.wantProblem(422, "query.extention", "GET", "/v1/subscriptions?extention=1001", nil)
 }
 
-func TestNobodyOverwritesUnseen(t *testing.T) {
+func TestIfMatchPreventsLostUpdates(t *testing.T) {
 	r := newRig(t, Config{})
 	resp, sub := r.do("POST", "/v1/subscriptions", subscription())
 	path, first := "/v1/subscriptions/"+sub["id"].(string), resp.Header.Get("ETag")
@@ -412,7 +413,7 @@ func TestNobodyOverwritesUnseen(t *testing.T) {
 	r.want(204, "DELETE", path, nil, "If-Match", resp.Header.Get("ETag"))
 }
 
-func TestDeclaredIsReadOnly(t *testing.T) {
+func TestDeclaredSubscriptionIsReadOnly(t *testing.T) {
 	r := newRig(t, Config{})
 	s := notify.NewSubscription()
 	s.Extension, s.Types, s.URL, s.Declared = "1001", []string{"hangup"}, "http://crm.example/", "[[subscription]] 1"
@@ -446,12 +447,12 @@ func TestDeclaredIsReadOnly(t *testing.T) {
 
 func TestHeadersAreWriteOnly(t *testing.T) {
 	r := newRig(t, Config{})
-	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "headers", object{"x-key": "secret", "X-Other": "1"}))
+	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "headers", object{"x-key": "secret", "X-Other": "1"}))
 	path := "/v1/subscriptions/" + sub["id"].(string)
 	if d := cmp.Diff(object{"X-Key": "", "X-Other": ""}, sub["headers"]); d != "" {
 		t.Errorf("headers (- want, + got):\n%s", d)
 	}
-	// What was read can be sent back: empty values keep what there is.
+	// A subscription can be sent back as it was read: empty header values keep the stored ones.
 	r.want(200, "PATCH", path, object{"headers": object{"X-Key": "", "X-New": "2"}})
 	if _, err := r.notifier.Edit(t.Context(), sub["id"].(string), 0, func(s *notify.Subscription) error {
 		if d := cmp.Diff(map[string]string{"X-Key": "secret", "X-New": "2"}, s.Headers); d != "" {
@@ -463,7 +464,7 @@ func TestHeadersAreWriteOnly(t *testing.T) {
 	}
 }
 
-func TestCertificates(t *testing.T) {
+func TestSubscriptionHasCertificates(t *testing.T) {
 	r := newRig(t, Config{})
 	s := httptest.NewUnstartedServer(nil)
 	s.StartTLS()
@@ -476,10 +477,10 @@ func TestCertificates(t *testing.T) {
 	cert := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]}))
 	key := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 
-	r.wantProblem(422, "body.tls_ca", "POST", "/v1/subscriptions", with(subscription(), "url", "https://a.example/", "tls_ca", "/etc/ca.pem"))
-	r.wantProblem(422, "body.tls_key", "POST", "/v1/subscriptions", with(subscription(), "url", "https://a.example/", "tls_cert", cert))
-	r.wantProblem(422, "body.url", "POST", "/v1/subscriptions", with(subscription(), "tls_ca", cert))
-	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", "https://a.example/", "tls_ca", cert, "tls_cert", cert, "tls_key", key))
+	r.wantProblem(422, "body.tls_ca", "POST", "/v1/subscriptions", withFields(subscription(), "url", "https://a.example/", "tls_ca", "/etc/ca.pem"))
+	r.wantProblem(422, "body.tls_key", "POST", "/v1/subscriptions", withFields(subscription(), "url", "https://a.example/", "tls_cert", cert))
+	r.wantProblem(422, "body.url", "POST", "/v1/subscriptions", withFields(subscription(), "tls_ca", cert))
+	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", "https://a.example/", "tls_ca", cert, "tls_cert", cert, "tls_key", key))
 	path := "/v1/subscriptions/" + sub["id"].(string)
 	for _, sub := range []object{sub, r.want(200, "GET", path, nil), r.want(200, "PATCH", path, object{"note": "x"})} {
 		if _, shown := sub["tls_key"]; shown || sub["tls_cert"] != cert || sub["tls_ca"] != cert {
@@ -490,10 +491,10 @@ func TestCertificates(t *testing.T) {
 	if sub := r.want(200, "PATCH", path, object{"tls_cert": "", "tls_ca": "", "url": "http://a.example/"}); sub["tls_cert"] != nil || sub["tls_ca"] != nil {
 		t.Errorf("without certificates it is %v", sub)
 	}
-	r.wantProblem(422, "body.tls_key", "PATCH", path, object{"tls_cert": cert}) // which is gone
+	r.wantProblem(422, "body.tls_key", "PATCH", path, object{"tls_cert": cert}) // the key was deleted
 }
 
-func TestNobodyGetsIn(t *testing.T) {
+func TestRequestsWithoutTokenAreRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, header := range []string{"", "Bearer", "Bearer ", "Bearer wrong", "Bearer " + testToken + "x", "Bearer " + testToken[1:], "Basic " + testToken, testToken} {
 		for _, path := range []string{"/v1/subscriptions", "/v1/subscriptions/", "/v1/subscriptions/x", "/v1/calls", "/v1/events", "/v1/", "/v1/nowhere"} {
@@ -516,7 +517,7 @@ func TestNobodyGetsIn(t *testing.T) {
 	}
 }
 
-func TestFromElsewhere(t *testing.T) {
+func TestRemoteRequestsNeedToken(t *testing.T) {
 	r := newRig(t, Config{})
 	h := openServer(t, r.js, Config{Token: testToken, Notifier: r.notifier, Ready: func() []string { return []string{"no listener"} }}).Handler()
 	get := func(path, token string) *httptest.ResponseRecorder {
@@ -546,7 +547,7 @@ func TestFromElsewhere(t *testing.T) {
 	}
 }
 
-func TestNoSuchPage(t *testing.T) {
+func TestUnknownPathsAreNotFound(t *testing.T) {
 	r := newRig(t, Config{})
 	r.wantProblem(404, "", "GET", "/v1/nowhere", nil)
 	r.wantProblem(404, "", "GET", "/nowhere", nil)
@@ -557,7 +558,7 @@ func TestNoSuchPage(t *testing.T) {
 	}
 }
 
-func TestReadiness(t *testing.T) {
+func TestReadyzGivesReasons(t *testing.T) {
 	var reasons []string
 	r := newRig(t, Config{Ready: func() []string { return reasons }})
 	r.token = ""
@@ -582,7 +583,7 @@ func TestReadiness(t *testing.T) {
 	r.wantProblem(503, "", "GET", "/v1/events", nil)
 }
 
-func TestMetrics(t *testing.T) {
+func TestMetricsShowCounts(t *testing.T) {
 	r := newRig(t, Config{Collectors: []prometheus.Collector{
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "bellhop_sip_messages_total", Help: "x"}, func() float64 { return 7 }),
 	}})
@@ -592,9 +593,10 @@ func TestMetrics(t *testing.T) {
 	for _, want := range []string{
 		"\nbellhop_sip_messages_total 7\n",
 		"\nbellhop_subscriptions 1\n",
-		"\nbellhop_events_said_total 0\n",
+		"\nbellhop_events_published_total 0\n",
+		"\nbellhop_subscriptions_disabled 0\n",
 		"\nbellhop_deliveries_total{outcome=\"delivered\"} 0\n",
-		"\nbellhop_delivery_attempts_unrecorded_total 0\n",
+		"\nbellhop_delivery_log_dropped_total 0\n",
 		"\nbellhop_build_info{version=\"v0\"} 1\n",
 		"\nprocess_open_fds ",
 		"\ngo_goroutines ",
@@ -605,7 +607,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-func TestCalls(t *testing.T) {
+func TestListsLiveCalls(t *testing.T) {
 	at := time.Date(2026, 1, 31, 9, 0, 0, 0, time.UTC)
 	live := []dialog.Call{
 		{ID: "aa", State: "talking", Since: at, Answered: at.Add(time.Second), Parties: []dialog.Party{
@@ -643,9 +645,9 @@ func TestCalls(t *testing.T) {
 	r.wantProblem(503, "", "GET", "/v1/calls", nil)
 }
 
-// TestLongNames has names of up to 256 bytes be looked for, and longer ones refused
-// as each API refuses.
-func TestLongNames(t *testing.T) {
+// Names of up to 256 bytes are looked up; longer ones are refused in the format of each
+// API.
+func TestLongNamesAreRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	long := strings.Repeat("é", dialog.MaxName/2) // of 256 bytes
 	at := func(form string, extra string) string {
@@ -664,7 +666,7 @@ func TestLongNames(t *testing.T) {
 	r.wantProblem(422, "query.since", "GET", at("/v1/events?since=NAME", ""), nil)
 	r.wantProblem(422, "query.since", "GET", at("/v1/events?since=NAME", "x"), nil)
 	r.wantProblem(422, "header.Last-Event-ID", "GET", "/v1/events", nil, "Accept", streamType, "Last-Event-ID", strings.Repeat("x", 10_000))
-	r.wantProblem(422, "body.extension", "POST", "/v1/subscriptions", with(subscription(), "extension", long+"x"))
+	r.wantProblem(422, "body.extension", "POST", "/v1/subscriptions", withFields(subscription(), "extension", long+"x"))
 	r.wantProblem(422, "body.extensions", "POST", "/v1/tokens", object{"scope": "read", "extensions": []string{long + "x"}})
 
 	resp, out := r.do("GET", at("/uapi/extensions/@me/NAME/phoneCallEvents", "x"), nil)
@@ -680,15 +682,15 @@ func TestLongNames(t *testing.T) {
 	}
 }
 
-func TestNoCalls(t *testing.T) {
+func TestListsNoCalls(t *testing.T) {
 	r := newRig(t, Config{})
 	if out := r.want(200, "GET", "/v1/calls", nil); !cmp.Equal(out, object{"items": []any{}, "next": ""}) {
 		t.Errorf("got %v", out)
 	}
 }
 
-// say has the events written to the log.
-func (r *rig) say(events ...dialog.Event) {
+// publishEvents writes events to the event log.
+func (r *rig) publishEvents(events ...dialog.Event) {
 	r.Helper()
 	ctx, stop := context.WithCancel(r.Context())
 	ended := make(chan error)
@@ -710,7 +712,7 @@ func (r *rig) say(events ...dialog.Event) {
 	}
 }
 
-func TestEvents(t *testing.T) {
+func TestListsEvents(t *testing.T) {
 	r := newRig(t, Config{})
 	at := time.Now().UTC().Truncate(time.Microsecond)
 	var all []string
@@ -721,7 +723,7 @@ func TestEvents(t *testing.T) {
 	} {
 		e.ID, e.Call, e.Seq, e.At, e.Party = fmt.Sprintf("%032x", i), fmt.Sprintf("%032x", 100+i/2), i+1, at, "p"
 		all = append(all, e.ID)
-		r.say(e)
+		r.publishEvents(e)
 	}
 	for query, want := range map[string][]int{
 		"":                                   {0, 1, 2},
@@ -769,8 +771,9 @@ func TestEvents(t *testing.T) {
 
 var update = flag.Bool("update", false, "rewrite testdata/openapi.json")
 
-// The description of the API is what it was: whoever changes it sees how.
-func TestDescription(t *testing.T) {
+// The description of the API matches the golden file, so that each change of it is
+// reviewed.
+func TestDescriptionMatchesGoldenFile(t *testing.T) {
 	r := newRig(t, Config{Version: "1"})
 	r.token = ""
 	out := r.want(200, "GET", "/openapi.json", nil)

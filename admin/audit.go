@@ -15,19 +15,19 @@ import (
 	"bellhop/notify"
 )
 
-// An Entry of the audit log is one change that was made over the API, or one test,
-// redelivery or replay. The JSON form is stored: fields are only ever added.
+// Entry of the audit log is one change over the API, or one test, redelivery or replay.
+// Its JSON form is stored: fields are only ever added.
 type Entry struct {
-	At     time.Time `json:"at"`
-	By     string    `json:"by" doc:"The id of the token, or config"`
-	Did    string    `json:"did" doc:"The operationId of what was done"`
-	ID     string    `json:"id" doc:"Of what it was done to"`
-	Before any       `json:"before,omitempty" doc:"As it was, without secrets and the values of headers"`
-	After  any       `json:"after,omitempty" doc:"As it is since"`
+	At     time.Time `json:"at" doc:"Time of the request"`
+	By     string    `json:"by" doc:"ID of the token that made the request; config for the token of the config file"`
+	Did    string    `json:"did" doc:"operationId of the request"`
+	ID     string    `json:"id" doc:"ID of the subscription, delivery or token"`
+	Before any       `json:"before,omitempty" doc:"The object before the change, without secrets and header values"`
+	After  any       `json:"after,omitempty" doc:"The object after the change, without secrets and header values"`
 }
 
-// openAudit opens the audit log.
-func openAudit(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
+// openAuditLog opens the stream of the audit log.
+func openAuditLog(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:     "bellhop_audit",
 		Subjects: []string{auditSubject},
@@ -39,17 +39,17 @@ func openAudit(ctx context.Context, js jetstream.JetStream, c Config) (jetstream
 
 const auditSubject = "bellhop.audit"
 
-// audit writes down what who makes the request of ctx has done. What was before
-// and is after is as the API shows it; nil: it was not, or is not. What the store
-// does not take is in the process's log at least.
-func (s *Server) audit(ctx context.Context, did, id string, before, after any) {
+// recordAudit records an operation of the request of ctx in the audit log. before and
+// after are the object as the API shows it; nil: it did not exist, or no longer exists.
+// If the store does not accept the entry, the process's log still has it.
+func (s *Server) recordAudit(ctx context.Context, did, id string, before, after any) {
 	e := Entry{At: time.Now().UTC(), By: "nobody", Did: did, ID: id, Before: before, After: after}
-	if who := accessOf(ctx); who != nil {
-		e.By = who.id
+	if client := accessOf(ctx); client != nil {
+		e.By = client.id
 	}
 	attrs := []any{"by", e.By, "did", did, "id", id}
 	if before != nil && after != nil {
-		attrs = append(attrs, "changed", changed(before, after))
+		attrs = append(attrs, "changed", changedFields(before, after))
 	}
 	s.log.Info("audit", attrs...)
 
@@ -60,14 +60,15 @@ func (s *Server) audit(ctx context.Context, did, id string, before, after any) {
 		_, err = s.js.Publish(ctx, auditSubject, b)
 	}
 	if err != nil {
-		s.log.Error("not in the audit log", "did", did, "id", id, "err", err)
+		s.log.Error("audit entry not stored", "did", did, "id", id, "err", err)
 	}
 }
 
-// changed names the fields in which two JSON objects differ.
-func changed(before, after any) []string {
+// changedFields returns the sorted names of the fields in which two JSON objects
+// differ.
+func changedFields(before, after any) []string {
 	var fields []string
-	a, b := fieldsOf(before), fieldsOf(after)
+	a, b := jsonFields(before), jsonFields(after)
 	for name := range a {
 		if !reflect.DeepEqual(a[name], b[name]) {
 			fields = append(fields, name)
@@ -82,14 +83,16 @@ func changed(before, after any) []string {
 	return fields
 }
 
-func fieldsOf(v any) (fields map[string]any) {
+// jsonFields returns the fields of v as JSON.
+func jsonFields(v any) (fields map[string]any) {
 	b, _ := json.Marshal(v)
 	json.Unmarshal(b, &fields)
 	return fields
 }
 
-// masked is a subscription as the audit log shows it.
-func masked(sub notify.Subscription) notify.Subscription {
+// maskSecrets returns a subscription without its secrets and header values, for the
+// audit log.
+func maskSecrets(sub notify.Subscription) notify.Subscription {
 	sub.Secret, sub.OldSecret, sub.TLSKey = "", "", ""
 	headers := make(map[string]string, len(sub.Headers))
 	for name := range sub.Headers {
@@ -99,25 +102,25 @@ func masked(sub notify.Subscription) notify.Subscription {
 	return sub
 }
 
-// listAudit reads from the end of the log; its cursor is the place of the last
-// entry of the page before.
+// listAudit lists the audit log, newest first. Its cursor is the stream sequence of the
+// last entry on the previous page.
 func (s *Server) listAudit(ctx context.Context, in *struct {
-	Cursor string `query:"cursor" doc:"next of the page before"`
-	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-}) (*listed[Entry], error) {
+	Cursor string `query:"cursor" doc:"next from the previous page"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
+}) (*listResponse[Entry], error) {
 	info, err := s.auditLog.Info(ctx)
 	if err != nil {
-		return nil, s.problem(fmt.Errorf("read bellhop_audit: %w", err))
+		return nil, s.apiError(fmt.Errorf("read bellhop_audit: %w", err))
 	}
 	first, next := info.State.FirstSeq, info.State.LastSeq+1
 	if in.Cursor != "" {
 		before, err := strconv.ParseUint(in.Cursor, 10, 64)
 		if err != nil {
-			return nil, unprocessable("query.cursor", "is not the next of a page")
+			return nil, unprocessable("query.cursor", "unknown cursor; use next from the previous page")
 		}
 		next = min(next, before)
 	}
-	var out listed[Entry]
+	var out listResponse[Entry]
 	out.Body.Items = []Entry{}
 	for ; next > max(1, first); next-- {
 		if len(out.Body.Items) == in.Limit {
@@ -126,14 +129,14 @@ func (s *Server) listAudit(ctx context.Context, in *struct {
 		}
 		m, err := s.auditLog.GetMsg(ctx, next-1)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue // it has just grown too old
+			continue // it has just expired
 		}
 		var e Entry
 		if err == nil {
 			err = json.Unmarshal(m.Data, &e)
 		}
 		if err != nil {
-			return nil, s.problem(fmt.Errorf("read bellhop_audit %d: %w", next-1, err))
+			return nil, s.apiError(fmt.Errorf("read bellhop_audit %d: %w", next-1, err))
 		}
 		out.Body.Items = append(out.Body.Items, e)
 	}

@@ -11,41 +11,41 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A notebook is written by a logger, and read by a test.
-type notebook struct {
+// logBuffer is written by a logger and read by a test.
+type logBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder
 }
 
-func (n *notebook) Write(b []byte) (int, error) {
+func (n *logBuffer) Write(b []byte) (int, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.text.Write(b)
 }
 
-func (n *notebook) String() string {
+func (n *logBuffer) String() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.text.String()
 }
 
-func TestAudit(t *testing.T) {
+func TestAuditRecordsChanges(t *testing.T) {
 	r := newRig(t, Config{})
-	var log notebook
+	var log logBuffer
 	r.server.log = slog.New(slog.NewTextHandler(&log, nil))
 	if out := r.want(200, "GET", "/v1/audit", nil); !cmp.Equal(out, object{"items": []any{}, "next": ""}) {
 		t.Errorf("before anything was done there is %v", out)
 	}
 	const secret, value = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz", "s3cret-value"
 	client, id := r.newToken(object{"scope": "write", "extensions": []string{"101"}})
-	sub := client.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "101", "secret", secret, "headers", object{"X-Key": value}))
+	sub := client.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "101", "secret", secret, "headers", object{"X-Key": value}))
 	path := "/v1/subscriptions/" + sub["id"].(string)
 	client.want(200, "PATCH", path, object{"note": "x", "active": false, "headers": object{"X-Key": value + "2"}})
 	rotated := client.want(200, "POST", path+"/rotate-secret", nil)["secret"].(string)
 	client.want(204, "DELETE", path, nil)
 	r.want(204, "DELETE", "/v1/tokens/"+id, nil)
 
-	// What was refused, or looked at, is no change.
+	// Refused and reading requests are not recorded.
 	client.wantProblem(401, "", "DELETE", path, nil)
 	r.wantProblem(404, "", "DELETE", path, nil)
 	r.wantProblem(422, "", "POST", "/v1/subscriptions", object{})
@@ -84,7 +84,7 @@ func TestAudit(t *testing.T) {
 		}
 	}
 
-	// Newest first, page by page, while more is done.
+	// Newest first, page by page, while entries are added.
 	var pages []string
 	next := ""
 	for i := 0; i == 0 || next != ""; i++ {
@@ -105,17 +105,17 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// TestAuditWithoutAStore has a change that the store does not take down: it is
-// made, and in the log.
-func TestAuditWithoutAStore(t *testing.T) {
+// A change succeeds although the store does not accept its audit entry, and the log has
+// it.
+func TestAuditWithoutStore(t *testing.T) {
 	r := newRig(t, Config{})
-	var log notebook
+	var log logBuffer
 	r.server.log = slog.New(slog.NewTextHandler(&log, nil))
 	if err := r.js.DeleteStream(t.Context(), "bellhop_audit"); err != nil {
 		t.Fatal(err)
 	}
 	r.want(201, "POST", "/v1/subscriptions", subscription())
-	for _, want := range []string{"msg=audit by=config did=create-subscription", `msg="not in the audit log" did=create-subscription`} {
+	for _, want := range []string{"msg=audit by=config did=create-subscription", `msg="audit entry not stored" did=create-subscription`} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log lacks %q:\n%s", want, log.String())
 		}

@@ -8,24 +8,25 @@ import (
 	"strings"
 )
 
-// inUTF8 has h read bodies in UTF-8 that come in windows-1251 and say so. The body
-// is in memory.
-func inUTF8(h http.Handler) http.Handler {
+// decodeCharset converts bodies declared as windows-1251 to UTF-8 for h. The body is in
+// memory.
+func decodeCharset(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 		if charset := strings.ToLower(params["charset"]); err == nil && (charset == "windows-1251" || charset == "cp1251") {
-			body, _ := io.ReadAll(r.Body) // see bounded
-			r.Body = io.NopCloser(bytes.NewReader(fromWindows1251(body)))
+			body, _ := io.ReadAll(r.Body) // in memory, see limitBody
+			r.Body = io.NopCloser(bytes.NewReader(decodeWindows1251(body)))
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
-// upper1251 are the characters of the bytes from 0x80 on. 0x98 has none.
+// upper1251 are the characters of the windows-1251 bytes from 0x80 on. 0x98 has none.
 var upper1251 = []rune("ЂЃ‚ѓ„…†‡€‰Љ‹ЊЌЋЏђ‘’“”•–—\uFFFD™љ›њќћџ\u00A0ЎўЈ¤Ґ¦§Ё©Є«¬\u00AD®Ї°±Ііґµ¶·ё№є»јЅѕї" +
 	"АБВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯабвгдежзийклмнопрстуфхцчшщъыьэюя")
 
-func fromWindows1251(b []byte) []byte {
+// decodeWindows1251 returns a text in UTF-8.
+func decodeWindows1251(b []byte) []byte {
 	var text bytes.Buffer
 	for _, c := range b {
 		if c < 0x80 {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// encode1251 writes text in windows-1251.
+// encode1251 returns text in windows-1251.
 func encode1251(text string) string {
 	var b strings.Builder
 	for _, c := range text {
@@ -22,9 +22,9 @@ func encode1251(text string) string {
 	return b.String()
 }
 
-func TestWindows1251(t *testing.T) {
-	if len(upper1251) != 128 || string(fromWindows1251([]byte("\xa8\xb9\xc0\xef\xff\x98x"))) != "Ё№Апя\uFFFDx" {
-		t.Fatalf("%d characters, %q", len(upper1251), fromWindows1251([]byte("\xa8\xb9\xc0\xef\xff\x98x")))
+func TestDecodesWindows1251Bodies(t *testing.T) {
+	if len(upper1251) != 128 || string(decodeWindows1251([]byte("\xa8\xb9\xc0\xef\xff\x98x"))) != "Ё№Апя\uFFFDx" {
+		t.Fatalf("%d characters, %q", len(upper1251), decodeWindows1251([]byte("\xa8\xb9\xc0\xef\xff\x98x")))
 	}
 	r := newRig(t, Config{})
 	const address, note = "http://crm.example/hook?who=%DE", "звонок № 7 — «Ёж»"

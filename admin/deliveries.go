@@ -8,32 +8,32 @@ import (
 	"bellhop/notify"
 )
 
-// A Delivery is a [notify.Delivery] as the API shows it.
+// Delivery is a [notify.Delivery] as the API shows it.
 type Delivery struct {
-	ID           string     `json:"id" doc:"Its webhook-id"`
-	Subscription string     `json:"subscription_id"`
-	Event        string     `json:"event_id"`
-	Type         string     `json:"event_type"`
-	Timestamp    time.Time  `json:"timestamp" doc:"Of the event"`
-	Call         string     `json:"call_id,omitempty"`
-	Extension    string     `json:"extension,omitempty" doc:"With its domain, if known"`
-	State        string     `json:"state" enum:"waiting,delivered,expired,refused,canceled"`
-	Next         *time.Time `json:"next_attempt,omitempty" doc:"If it waits for one; not before its turn has come, nor while the subscription is paused"`
-	Attempts     []Attempt  `json:"attempts" nullable:"false" doc:"The oldest first"`
+	ID           string     `json:"id" doc:"The webhook-id of its requests"`
+	Subscription string     `json:"subscription_id" doc:"Subscription of the delivery"`
+	Event        string     `json:"event_id" doc:"Event of the delivery"`
+	Type         string     `json:"event_type" doc:"Type of the event"`
+	Timestamp    time.Time  `json:"timestamp" doc:"Time of the event"`
+	Call         string     `json:"call_id,omitempty" doc:"Call of the event"`
+	Extension    string     `json:"extension,omitempty" doc:"Extension of the event, with its domain if known"`
+	State        string     `json:"state" enum:"waiting,delivered,expired,refused,canceled" doc:"waiting: queued, in flight or due for a retry; expired: not delivered in time; refused: answered with 410; canceled: the subscription was deleted or switched off, or another callback of a group call replaces it"`
+	Next         *time.Time `json:"next_attempt,omitempty" doc:"Time of the next attempt of a waiting delivery; later if the queue of its call or a pause holds it back"`
+	Attempts     []Attempt  `json:"attempts" nullable:"false" doc:"Oldest first"`
 }
 
-// An Attempt is a [notify.Attempt] as the API shows it.
+// Attempt is a [notify.Attempt] as the API shows it.
 type Attempt struct {
-	Number   int             `json:"number,omitempty" doc:"1, 2, 3 and so on; left out if none was made, or by hand"`
-	At       time.Time       `json:"at" doc:"When it began"`
-	Duration int64           `json:"duration" doc:"Microseconds"`
-	Status   int             `json:"status,omitempty" doc:"Of HTTP; left out if no answer came"`
-	Error    string          `json:"error,omitempty" doc:"Why it failed"`
-	Outcome  string          `json:"outcome" enum:"waiting,delivered,expired,refused,canceled,failed" doc:"How the delivery stood after it; failed: as before"`
-	Next     *time.Time      `json:"next_attempt,omitempty" doc:"When the next was due"`
-	ByHand   bool            `json:"by_hand,omitempty"`
-	Request  *notify.Request `json:"request,omitempty" doc:"What was sent, or would have been if there had been a connection"`
-	Answer   *notify.Answer  `json:"answer,omitempty" doc:"What came back"`
+	Number   int             `json:"number,omitempty" doc:"1, 2, 3 and so on; absent for a redelivery or test, and if no request was sent"`
+	At       time.Time       `json:"at" doc:"Start of the attempt"`
+	Duration int64           `json:"duration" doc:"Duration in microseconds"`
+	Status   int             `json:"status,omitempty" doc:"HTTP status; absent if no response came"`
+	Error    string          `json:"error,omitempty" doc:"Reason of the failure"`
+	Outcome  string          `json:"outcome" enum:"waiting,delivered,expired,refused,canceled,failed" doc:"State of the delivery after this attempt; failed: a redelivery that failed and left the state unchanged"`
+	Next     *time.Time      `json:"next_attempt,omitempty" doc:"Time at which the next attempt was due"`
+	ByHand   bool            `json:"by_hand,omitempty" doc:"Sent by redeliver or by a test, not by the retry schedule"`
+	Request  *notify.Request `json:"request,omitempty" doc:"The request, also if no connection could be made"`
+	Answer   *notify.Answer  `json:"answer,omitempty" doc:"The response"`
 }
 
 func deliveryOf(d notify.Delivery) Delivery {
@@ -54,60 +54,61 @@ func attemptOf(a notify.Attempt) Attempt {
 	}
 }
 
-// A DeliveryFilter says which deliveries a client asks for. It is exported because
-// huma looks into no other embedded struct.
+// DeliveryFilter is the query of a list of deliveries. It is exported because huma
+// ignores unexported embedded structs.
 type DeliveryFilter struct {
-	State  string `query:"state" enum:"waiting,delivered,expired,refused,canceled" doc:"That stand so"`
-	Cursor string `query:"cursor" doc:"next of the page before"`
-	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
+	State  string `query:"state" enum:"waiting,delivered,expired,refused,canceled" doc:"Only deliveries in this state"`
+	Cursor string `query:"cursor" doc:"next from the previous page"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"Maximum number of items"`
 }
 
-// seesDelivery reports whether who makes the request of ctx may know of a
-// delivery: one that is bound, if of its subscription and of the extension whose
-// event it is.
-func (s *Server) seesDelivery(ctx context.Context, d notify.Delivery) bool {
-	who := accessOf(ctx)
-	if who.sees("") {
+// canSeeDelivery reports whether the request of ctx may see a delivery. A bound token
+// must see both its subscription and the extension of its event.
+func (s *Server) canSeeDelivery(ctx context.Context, d notify.Delivery) bool {
+	client := accessOf(ctx)
+	if client.canSee("") {
 		return true
 	}
-	_, err := s.subscription(ctx, d.Subscription)
-	return err == nil && who.sees(d.Extension)
+	_, err := s.visibleSubscription(ctx, d.Subscription)
+	return err == nil && client.canSee(d.Extension)
 }
 
-// deliveries reads those of some subscriptions that who asks may know of.
-func (s *Server) deliveries(ctx context.Context, subscriptions []string, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
+// visibleDeliveries returns a page of the deliveries to some subscriptions, as far as
+// the request of ctx may see them.
+func (s *Server) visibleDeliveries(ctx context.Context, subscriptions []string, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
 	all, next, err := s.config.Notifier.Deliveries(ctx, notify.DeliveryQuery{
 		Subscriptions: subscriptions, State: in.State, Cursor: in.Cursor, Limit: in.Limit,
 	})
 	for _, d := range all {
-		if s.seesDelivery(ctx, d) {
+		if s.canSeeDelivery(ctx, d) {
 			seen = append(seen, d)
 		}
 	}
 	return seen, next, err
 }
 
-// allDeliveries is deliveries, of all subscriptions.
-func (s *Server) allDeliveries(ctx context.Context, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
-	who := accessOf(ctx)
-	if who.sees("") {
-		return s.deliveries(ctx, nil, in)
+// allVisibleDeliveries is visibleDeliveries for all subscriptions.
+func (s *Server) allVisibleDeliveries(ctx context.Context, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
+	client := accessOf(ctx)
+	if client.canSee("") {
+		return s.visibleDeliveries(ctx, nil, in)
 	}
 	mine := []string{}
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if who.sees(sub.Extension) {
+		if client.canSee(sub.Extension) {
 			mine = append(mine, sub.ID)
 		}
 	}
-	return s.deliveries(ctx, mine, in)
+	return s.visibleDeliveries(ctx, mine, in)
 }
 
-// listOf is an answer with deliveries.
-func (s *Server) listOf(seen []notify.Delivery, next string, err error) (*listed[Delivery], error) {
+// respondDeliveries returns the answer with a page of deliveries, or the problem of
+// err.
+func (s *Server) respondDeliveries(seen []notify.Delivery, next string, err error) (*listResponse[Delivery], error) {
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	var out listed[Delivery]
+	var out listResponse[Delivery]
 	out.Body.Next, out.Body.Items = next, []Delivery{}
 	for _, d := range seen {
 		out.Body.Items = append(out.Body.Items, deliveryOf(d))
@@ -115,58 +116,59 @@ func (s *Server) listOf(seen []notify.Delivery, next string, err error) (*listed
 	return &out, nil
 }
 
-func (s *Server) listDeliveries(ctx context.Context, in *DeliveryFilter) (*listed[Delivery], error) {
-	return s.listOf(s.allDeliveries(ctx, *in))
+func (s *Server) listDeliveries(ctx context.Context, in *DeliveryFilter) (*listResponse[Delivery], error) {
+	return s.respondDeliveries(s.allVisibleDeliveries(ctx, *in))
 }
 
 func (s *Server) listDeliveriesOf(ctx context.Context, in *struct {
-	ID string `path:"id"`
+	ID string `path:"id" doc:"ID of the subscription"`
 	DeliveryFilter
-}) (*listed[Delivery], error) {
-	if _, err := s.subscription(ctx, in.ID); err != nil {
-		return nil, s.problem(err)
+}) (*listResponse[Delivery], error) {
+	if _, err := s.visibleSubscription(ctx, in.ID); err != nil {
+		return nil, s.apiError(err)
 	}
-	return s.listOf(s.deliveries(ctx, []string{in.ID}, in.DeliveryFilter))
+	return s.respondDeliveries(s.visibleDeliveries(ctx, []string{in.ID}, in.DeliveryFilter))
 }
 
-// delivery returns one that who makes the request of ctx may know of.
-func (s *Server) delivery(ctx context.Context, id string) (notify.Delivery, error) {
+// visibleDelivery returns a delivery if the request of ctx may see it, else
+// notify.ErrNoDelivery.
+func (s *Server) visibleDelivery(ctx context.Context, id string) (notify.Delivery, error) {
 	d, err := s.config.Notifier.Delivery(ctx, id)
-	if err == nil && !s.seesDelivery(ctx, d) {
+	if err == nil && !s.canSeeDelivery(ctx, d) {
 		return notify.Delivery{}, notify.ErrNoDelivery
 	}
 	return d, err
 }
 
 func (s *Server) getDelivery(ctx context.Context, in *struct {
-	ID string `path:"id" doc:"Its webhook-id"`
+	ID string `path:"id" doc:"The webhook-id of the delivery"`
 }) (*struct{ Body Delivery }, error) {
-	d, err := s.delivery(ctx, in.ID)
+	d, err := s.visibleDelivery(ctx, in.ID)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	return &struct{ Body Delivery }{deliveryOf(d)}, nil
 }
 
 func (s *Server) redeliver(ctx context.Context, in *struct {
-	ID string `path:"id" doc:"Its webhook-id"`
+	ID string `path:"id" doc:"The webhook-id of the delivery"`
 }) (*struct{ Body Attempt }, error) {
-	a, err := s.deliverAgain(ctx, in.ID)
+	a, err := s.redeliverNow(ctx, in.ID)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	return &struct{ Body Attempt }{attemptOf(a)}, nil
 }
 
-var errNoReceiver = errors.New("the subscription of the delivery was deleted: it can be sent nowhere")
+var errNoReceiver = errors.New("the subscription of the delivery was deleted: there is nowhere to send it")
 
-// deliverAgain makes an attempt for who makes the request of ctx, see
+// redeliverNow makes an attempt for the request of ctx, see
 // [notify.Notifier.Redeliver].
-func (s *Server) deliverAgain(ctx context.Context, id string) (notify.Attempt, error) {
-	if _, err := s.delivery(ctx, id); err != nil {
+func (s *Server) redeliverNow(ctx context.Context, id string) (notify.Attempt, error) {
+	if _, err := s.visibleDelivery(ctx, id); err != nil {
 		return notify.Attempt{}, err
 	}
-	end, err := s.tests.begin(ctx)
+	end, err := s.tests.startTest(ctx)
 	if err != nil {
 		return notify.Attempt{}, err
 	}
@@ -176,26 +178,26 @@ func (s *Server) deliverAgain(ctx context.Context, id string) (notify.Attempt, e
 	case errors.Is(err, notify.ErrNotFound):
 		err = errNoReceiver
 	case err == nil:
-		s.audit(ctx, "redeliver", id, nil, nil)
+		s.recordAudit(ctx, "redeliver", id, nil, nil)
 	}
 	return a, err
 }
 
-// A Trial is a [notify.Trial] as the API shows it.
+// Trial is a [notify.Trial] as the API shows it.
 type Trial struct {
-	Type string `json:"type" doc:"As the subscription names it"`
-	ID   string `json:"id" doc:"The webhook-id"`
+	Type string `json:"type" doc:"Event type, as in the subscription"`
+	ID   string `json:"id" doc:"The webhook-id of the request"`
 	Attempt
 }
 
 func (s *Server) testSubscription(ctx context.Context, in *struct {
-	ID string `path:"id"`
-}) (*listed[Trial], error) {
-	trials, err := s.try(ctx, in.ID)
+	ID string `path:"id" doc:"ID of the subscription"`
+}) (*listResponse[Trial], error) {
+	trials, err := s.sendSamples(ctx, in.ID)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	var out listed[Trial]
+	var out listResponse[Trial]
 	out.Body.Items = make([]Trial, len(trials))
 	for i, t := range trials {
 		out.Body.Items[i] = Trial{t.Type, t.ID, attemptOf(t.Attempt)}
@@ -203,19 +205,20 @@ func (s *Server) testSubscription(ctx context.Context, in *struct {
 	return &out, nil
 }
 
-// try sends samples for who makes the request of ctx, see [notify.Notifier.Test].
-func (s *Server) try(ctx context.Context, id string) ([]notify.Trial, error) {
-	if _, err := s.subscription(ctx, id); err != nil {
+// sendSamples sends sample callbacks for the request of ctx, see
+// [notify.Notifier.Test].
+func (s *Server) sendSamples(ctx context.Context, id string) ([]notify.Trial, error) {
+	if _, err := s.visibleSubscription(ctx, id); err != nil {
 		return nil, err
 	}
-	end, err := s.tests.begin(ctx)
+	end, err := s.tests.startTest(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
 	trials, err := s.config.Notifier.Test(ctx, id)
 	if err == nil {
-		s.audit(ctx, "test-subscription", id, nil, nil)
+		s.recordAudit(ctx, "test-subscription", id, nil, nil)
 	}
 	return trials, err
 }

@@ -20,9 +20,9 @@ import (
 
 var loopback = netip.MustParsePrefix("127.0.0.0/8")
 
-// deliver has the rig deliver until the test ends, to a receiver whose answers
-// have the status that is stored.
-func (r *rig) deliver() (url string, status *atomic.Int64) {
+// newReceiver starts delivering until the test ends, and a receiver that answers with
+// the status stored in status.
+func (r *rig) newReceiver() (url string, status *atomic.Int64) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -41,8 +41,8 @@ func (r *rig) deliver() (url string, status *atomic.Int64) {
 	return receiver.URL, status
 }
 
-// until reads a page until what is asked for is so.
-func (r *rig) until(path string, so func(object) bool) object {
+// waitForJSON reads a path until its object fulfils a condition, and returns it.
+func (r *rig) waitForJSON(path string, so func(object) bool) object {
 	r.Helper()
 	for begin := time.Now(); ; <-time.After(20 * time.Millisecond) {
 		out := r.want(200, "GET", path, nil)
@@ -55,7 +55,7 @@ func (r *rig) until(path string, so func(object) bool) object {
 	}
 }
 
-func is(state string, attempts int) func(object) bool {
+func hasState(state string, attempts int) func(object) bool {
 	return func(d object) bool { return d["state"] == state && len(d["attempts"].([]any)) == attempts }
 }
 
@@ -66,23 +66,23 @@ func hangup(id string) []dialog.Event {
 	}}
 }
 
-func TestDeliveryLog(t *testing.T) {
+func TestListsDeliveriesWithAttempts(t *testing.T) {
 	r := newRig(t, Config{}, loopback)
-	url, status := r.deliver()
-	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", url+"/cb", "headers", object{"X-Key": "hush"}))["id"].(string)
-	other := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "1002"))["id"].(string)
+	url, status := r.newReceiver()
+	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", url+"/cb", "headers", object{"X-Key": "hush"}))["id"].(string)
+	other := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "1002"))["id"].(string)
 	for _, id := range []string{"e1", "e2", "e3"} {
 		r.notifier.Say(hangup(id))
-		r.until("/v1/deliveries?state=delivered", func(o object) bool {
+		r.waitForJSON("/v1/deliveries?state=delivered", func(o object) bool {
 			items := o["items"].([]any)
 			return len(items) > 0 && items[0].(object)["event_id"] == id
 		})
 	}
 	status.Store(500)
 	r.notifier.Say(hangup("e4"))
-	waits := r.until("/v1/deliveries?state=waiting", func(o object) bool {
+	waits := r.waitForJSON("/v1/deliveries?state=waiting", func(o object) bool {
 		items := o["items"].([]any)
-		return len(items) == 1 && is("waiting", 1)(items[0].(object))
+		return len(items) == 1 && hasState("waiting", 1)(items[0].(object))
 	})["items"].([]any)[0].(object)
 	if waits["id"] != "e4-"+sub || waits["subscription_id"] != sub || waits["event_type"] != "hangup" || waits["call_id"] != "calle4" || waits["extension"] != "1001@pbx" || waits["next_attempt"] == nil || waits["timestamp"] == nil {
 		t.Errorf("got %v", waits)
@@ -140,21 +140,21 @@ func TestDeliveryLog(t *testing.T) {
 	if a["outcome"] != "failed" || a["by_hand"] != true || a["status"] != 500.0 || a["number"] != nil {
 		t.Errorf("a redelivery that fails: %v", a)
 	}
-	r.until(path, is("waiting", 2))
+	r.waitForJSON(path, hasState("waiting", 2))
 	status.Store(204)
 	a = r.want(200, "POST", path+"/redeliver", nil)
 	if a["outcome"] != "delivered" || a["status"] != 204.0 || a["request"].(object)["header"].(object)["Webhook-Id"] != "e4-"+sub {
 		t.Errorf("a redelivery that succeeds: %v", a)
 	}
-	r.until(path, is("delivered", 3))
+	r.waitForJSON(path, hasState("delivered", 3))
 
 	r.want(204, "DELETE", "/v1/subscriptions/"+sub, nil)
 	r.wantProblem(409, "", "POST", path+"/redeliver", nil)
 	r.wantProblem(404, "", "GET", "/v1/subscriptions/"+sub+"/deliveries", nil)
-	r.until(path, is("delivered", 3)) // what was stays
+	r.waitForJSON(path, hasState("delivered", 3)) // a failed redelivery keeps the state
 }
 
-// events are the events of a page of deliveries.
+// events returns the event ids of a page of deliveries.
 func (r *rig) events(path string) []string {
 	r.Helper()
 	all := []string{}
@@ -164,7 +164,7 @@ func (r *rig) events(path string) []string {
 	return all
 }
 
-func TestBadDeliveries(t *testing.T) {
+func TestInvalidDeliveryRequestsAreRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	sub := r.want(201, "POST", "/v1/subscriptions", subscription())["id"].(string)
 	for _, path := range []string{"/v1/deliveries", "/v1/subscriptions/" + sub + "/deliveries"} {
@@ -186,21 +186,21 @@ func TestBadDeliveries(t *testing.T) {
 	r.wantProblem(405, "", "GET", "/v1/deliveries/x/redeliver", nil)
 }
 
-// Who is bound to extensions sees, and makes again, the deliveries of the
-// subscriptions and of the events of these alone.
-func TestDeliveriesOfTheBound(t *testing.T) {
+// A token bound to extensions sees and redelivers only deliveries whose subscription
+// and event both belong to these.
+func TestBoundTokenSeesItsDeliveriesOnly(t *testing.T) {
 	r := newRig(t, Config{}, loopback)
-	url, _ := r.deliver()
+	url, _ := r.newReceiver()
 	path := "/v1/subscriptions"
-	mine := r.want(201, "POST", path, with(subscription(), "url", url))["id"].(string)
-	yours := r.want(201, "POST", path, with(subscription(), "url", url, "extension", "1002"))["id"].(string)
-	everybodys := r.want(201, "POST", path, with(subscription(), "url", url, "extension", nil, "extension_regex", ".*"))["id"].(string)
+	mine := r.want(201, "POST", path, withFields(subscription(), "url", url))["id"].(string)
+	yours := r.want(201, "POST", path, withFields(subscription(), "url", url, "extension", "1002"))["id"].(string)
+	everybodys := r.want(201, "POST", path, withFields(subscription(), "url", url, "extension", nil, "extension_regex", ".*"))["id"].(string)
 	bound, _ := r.newToken(object{"scope": "write", "extensions": []string{"1001"}})
 	nobody, _ := r.newToken(object{"scope": "write", "extensions": []string{"1009"}})
 	events := slices.Concat(hangup("e1"), hangup("e2"))
 	events[1].Extension.User = "1002"
 	r.notifier.Say(events)
-	r.until("/v1/deliveries", func(o object) bool { return len(o["items"].([]any)) == 4 })
+	r.waitForJSON("/v1/deliveries", func(o object) bool { return len(o["items"].([]any)) == 4 })
 
 	seen := func(client *rig, path string) []string {
 		all := []string{}
@@ -233,7 +233,7 @@ func TestDeliveriesOfTheBound(t *testing.T) {
 		bound.wantProblem(404, "", "POST", path+"/"+id+"/test", nil)
 	}
 
-	// What was another's when it was sent stays so.
+	// Deliveries of the former extension stay hidden.
 	r.want(200, "PATCH", path+"/"+yours, object{"extension": "1001"})
 	if got, want := seen(bound, "/v1/deliveries"), []string{"e1-" + mine}; !slices.Equal(got, want) {
 		t.Errorf("with another's subscription it sees %v, want %v", got, want)
@@ -255,22 +255,22 @@ func TestDeliveriesOfTheBound(t *testing.T) {
 	}
 }
 
-func TestEventGone(t *testing.T) {
+func TestRedeliverOfExpiredEvent(t *testing.T) {
 	r := newRig(t, Config{}, loopback)
-	url, _ := r.deliver()
-	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", url))["id"].(string)
+	url, _ := r.newReceiver()
+	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", url))["id"].(string)
 	r.notifier.Say(hangup("e1"))
-	r.until("/v1/deliveries", func(o object) bool { return len(o["items"].([]any)) == 1 })
+	r.waitForJSON("/v1/deliveries", func(o object) bool { return len(o["items"].([]any)) == 1 })
 	if _, err := r.store.Request("$JS.API.STREAM.PURGE.bellhop_events", nil, 5*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	r.wantProblem(409, "", "POST", "/v1/deliveries/e1-"+sub+"/redeliver", nil)
 }
 
-func TestTestSubscription(t *testing.T) {
+func TestSendsSampleCallbacks(t *testing.T) {
 	r := newRig(t, Config{}, loopback)
-	url, status := r.deliver()
-	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", url, "active", false))["id"].(string)
+	url, status := r.newReceiver()
+	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", url, "active", false))["id"].(string)
 	for _, code := range []int{200, 503} {
 		status.Store(int64(code))
 		var types []string

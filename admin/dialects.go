@@ -14,53 +14,54 @@ import (
 	"bellhop/notify"
 )
 
-// The two dialects of the API, /uapi and /api/ver1.0, know no subscriptions with
-// several types: to them, one type is one event. So a subscription is an entry
-// for each of its types that a dialect can say, and what the dialect cannot say,
-// it neither shows nor changes. The entries of one subscription have its
-// extension, URL, method and note in common: they can be changed while there is
-// one, and deleted one by one. The last takes the subscription with it.
+// In the two dialects, /uapi and /api/ver1.0, an event has one type, while a
+// subscription may have several. A dialect therefore shows a subscription as one
+// event for each of its types that the dialect knows. It neither shows nor changes
+// other types. The events of one subscription share its extension, URL, method and
+// note. An event can be changed while it is the only one of its subscription, and
+// deleted at any time. The subscription is deleted with its last type.
 
-// An entryType is one type of event as a dialect has it.
-type entryType struct {
-	name string // in the dialect
-	word string // of [notify.Subscription.Types]
+// dialectType is an event type in a dialect.
+type dialectType struct {
+	name string // name in the dialect
+	word string // word in [notify.Subscription.Types]
 }
 
-// An entry is a subscription in one of its types.
-type entry struct {
-	entryType
+// dialectEvent is a subscription, seen through one of its types.
+type dialectEvent struct {
+	dialectType
 	sub   notify.Subscription
-	place int  // of the type among those of the dialect
+	place int  // index of the type in the dialect
 	sole  bool // the subscription has no other type
 }
 
-// A target is what subscriptions are to: an extension, or an expression.
-type target struct{ extension, regex string }
+// extensionSelector is the extension, or the expression, of a subscription.
+type extensionSelector struct{ extension, regex string }
 
-// everybody is what the Telphin dialect calls all phones.
-var everybody = target{regex: ".*"}
+// allExtensions selects the events of all phones in the Telphin dialect.
+var allExtensions = extensionSelector{regex: ".*"}
 
-// errShared refuses to change one entry and with it others.
-var errShared = errors.New("this is one of several types of a subscription: change it at /v1/subscriptions, or delete this one and make another")
+// errSharedSubscription refuses to change one event because others of the same
+// subscription would change with it.
+var errSharedSubscription = errors.New("this event shares a subscription with others: change it at /v1/subscriptions, or delete this event and create another")
 
-// errLast ends an edit that leaves nothing.
-var errLast = errors.New("the subscription has no other type")
+// errLastType ends an edit that would leave no types.
+var errLastType = errors.New("the subscription has no other type")
 
-// atoms are the types that a word of a subscription stands for.
-func atoms(word string) []string {
+// expandType returns the types that a word of a subscription stands for.
+func expandType(word string) []string {
 	if word == string(dialog.Answer) {
 		return []string{"answer-in", "answer-out"}
 	}
 	return []string{word}
 }
 
-// without is what remains of types when word is taken out.
-func without(types []string, word string) (left []string) {
-	gone := atoms(word)
+// removeType returns types without word.
+func removeType(types []string, word string) (left []string) {
+	gone := expandType(word)
 	for _, t := range types {
-		kept := slices.DeleteFunc(atoms(t), func(a string) bool { return slices.Contains(gone, a) })
-		if len(kept) == len(atoms(t)) {
+		kept := slices.DeleteFunc(expandType(t), func(a string) bool { return slices.Contains(gone, a) })
+		if len(kept) == len(expandType(t)) {
 			kept = []string{t}
 		}
 		left = append(left, kept...)
@@ -68,33 +69,34 @@ func without(types []string, word string) (left []string) {
 	return left
 }
 
-// entriesOf are the entries of a subscription in a dialect.
-func entriesOf(sub notify.Subscription, types []entryType) (es []entry) {
+// dialectEventsOf returns the events of a subscription in a dialect.
+func dialectEventsOf(sub notify.Subscription, types []dialectType) (es []dialectEvent) {
 	for place, t := range types {
-		left := without(sub.Types, t.word)
+		left := removeType(sub.Types, t.word)
 		if !slices.Equal(left, sub.Types) {
-			es = append(es, entry{t, sub, place, len(left) == 0})
+			es = append(es, dialectEvent{t, sub, place, len(left) == 0})
 		}
 	}
 	return es
 }
 
-// entries are those of a dialect to one target, of the oldest subscription first,
-// that who makes the request of ctx may know of.
-func (s *Server) entries(ctx context.Context, to target, types []entryType) (es []entry) {
+// visibleDialectEvents returns the events of a dialect for one selector that the
+// request of ctx may see, oldest subscription first.
+func (s *Server) visibleDialectEvents(ctx context.Context, to extensionSelector, types []dialectType) (es []dialectEvent) {
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if (target{sub.Extension, sub.ExtensionRegex}) == to && accessOf(ctx).sees(sub.Extension) {
-			es = append(es, entriesOf(sub, types)...)
+		if (extensionSelector{sub.Extension, sub.ExtensionRegex}) == to && accessOf(ctx).canSee(sub.Extension) {
+			es = append(es, dialectEventsOf(sub, types)...)
 		}
 	}
 	return es
 }
 
-// change changes the subscription of an entry, unless that has other types too.
-func (s *Server) change(ctx context.Context, e entry, change func(*notify.Subscription) error) (entry, error) {
-	sub, err := s.edit(ctx, e.sub.ID, 0, func(sub *notify.Subscription) error {
-		if len(without(sub.Types, e.word)) > 0 {
-			return errShared
+// changeDialectEvent changes the subscription of an event, unless it has other types
+// too.
+func (s *Server) changeDialectEvent(ctx context.Context, e dialectEvent, change func(*notify.Subscription) error) (dialectEvent, error) {
+	sub, err := s.editSubscription(ctx, e.sub.ID, 0, func(sub *notify.Subscription) error {
+		if len(removeType(sub.Types, e.word)) > 0 {
+			return errSharedSubscription
 		}
 		return change(sub)
 	})
@@ -102,49 +104,49 @@ func (s *Server) change(ctx context.Context, e entry, change func(*notify.Subscr
 	return e, err
 }
 
-// drop takes an entry out of its subscription, or the subscription away if there
-// is no other.
-func (s *Server) drop(ctx context.Context, e entry) (err error) {
+// removeDialectEvent removes the type of an event from its subscription, or deletes the
+// subscription if there is no other type.
+func (s *Server) removeDialectEvent(ctx context.Context, e dialectEvent) (err error) {
 	for range 20 {
-		if err = s.dropOnce(ctx, e); err != notify.ErrConflict {
+		if err = s.removeDialectEventOnce(ctx, e); err != notify.ErrConflict {
 			return err
 		}
-		pause(ctx, 100*time.Millisecond) // another node's change is soon heard of
+		sleepContext(ctx, 100*time.Millisecond) // the change of another node arrives soon
 	}
 	return err
 }
 
-// dropOnce is drop, but returns [notify.ErrConflict] if the subscription changes
-// meanwhile.
-func (s *Server) dropOnce(ctx context.Context, e entry) error {
+// removeDialectEventOnce is removeDialectEvent, but returns [notify.ErrConflict] if the
+// subscription changes meanwhile.
+func (s *Server) removeDialectEventOnce(ctx context.Context, e dialectEvent) error {
 	var last uint64
-	_, err := s.edit(ctx, e.sub.ID, 0, func(sub *notify.Subscription) error {
-		left := without(sub.Types, e.word)
+	_, err := s.editSubscription(ctx, e.sub.ID, 0, func(sub *notify.Subscription) error {
+		left := removeType(sub.Types, e.word)
 		switch {
 		case slices.Equal(left, sub.Types):
-			return notify.ErrNotFound // any more
+			return notify.ErrNotFound // removed meanwhile
 		case len(left) == 0:
 			last = sub.Revision
-			return errLast
+			return errLastType
 		}
 		sub.Types = left
 		return nil
 	})
-	if err == errLast {
-		return s.unsubscribe(ctx, e.sub.ID, last)
+	if err == errLastType {
+		return s.removeSubscription(ctx, e.sub.ID, last)
 	}
 	return err
 }
 
-// dropAll takes away what can be, and returns it. That nothing could be because
-// the config declares it is an error.
-func (s *Server) dropAll(ctx context.Context, es []entry) (dropped []entry, err error) {
+// removeDialectEvents removes the events that can be removed, and returns them. It
+// returns an error if it removed none because the config declares them.
+func (s *Server) removeDialectEvents(ctx context.Context, es []dialectEvent) (dropped []dialectEvent, err error) {
 	var declared error
 	for _, e := range es {
-		switch err := s.drop(ctx, e); {
+		switch err := s.removeDialectEvent(ctx, e); {
 		case errors.Is(err, notify.ErrDeclared):
 			declared = err
-		case errors.Is(err, notify.ErrNotFound): // gone since
+		case errors.Is(err, notify.ErrNotFound): // removed meanwhile
 		case err != nil:
 			return dropped, err
 		default:
@@ -157,39 +159,39 @@ func (s *Server) dropAll(ctx context.Context, es []entry) (dropped []entry, err 
 	return dropped, nil
 }
 
-// askedBy is what a request asks for.
-func askedBy(r *http.Request) right {
+// requiredPermission returns the permission that the method of a request needs.
+func requiredPermission(r *http.Request) permission {
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		return toRead
+		return permitRead
 	}
-	return toWrite
+	return permitWrite
 }
 
-// bareRequest reports whether a request says nothing but its path. One to delete
-// many must be bare: who says more means something else.
-func bareRequest(r *http.Request) bool {
-	body, err := io.ReadAll(r.Body) // which is in memory
+// isBareRequest reports whether a request has neither a query nor a body. A request
+// that deletes many events must be bare: with anything else it may mean fewer.
+func isBareRequest(r *http.Request) bool {
+	body, err := io.ReadAll(r.Body) // in memory, see limitBody
 	return r.URL.RawQuery == "" && err == nil && len(strings.TrimSpace(string(body))) == 0
 }
 
-// dialects serves the paths of the two dialects, and has next serve the others.
-// It takes paths as they are: nothing that a client wrote into one, as a slash, is
-// tidied away, and one slash at the end means nothing.
-func (s *Server) dialects(next http.Handler) http.Handler {
-	api := func(find func(*http.Request, time.Time) (*access, bool), refuse refusal, h http.HandlerFunc) http.Handler {
-		return s.guarded(refuse, s.admit(find, refuse, s.inTurn(refuse, inUTF8(h))))
+// serveDialects serves the paths of the two dialects, and lets next serve the others.
+// It takes paths as they are, because a client may have a slash in a name; one slash at
+// the end is ignored.
+func (s *Server) serveDialects(next http.Handler) http.Handler {
+	api := func(find func(*http.Request, time.Time) (*access, bool), refuse errorWriter, h http.HandlerFunc) http.Handler {
+		return s.guardHandler(refuse, s.authenticate(find, refuse, s.queueReads(refuse, decodeCharset(h))))
 	}
-	uapi := api(s.byBearerOrPair, uapiRefuse, s.uapi)
-	telphin := api(s.byBearer, telphinRefuse, s.telphin)
-	token := s.guarded(telphinRefuse, http.HandlerFunc(s.oauthToken))
+	uapi := api(s.identifyByBearerOrCookies, writeUAPIError, s.serveUAPI)
+	telphin := api(s.identifyByBearer, writeTelphinError, s.serveTelphin)
+	token := s.guardHandler(writeTelphinError, http.HandlerFunc(s.serveOAuthToken))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := next
-		if path := segments(r.URL); path[0] == "uapi" {
+		if path := pathSegments(r.URL); path[0] == "uapi" {
 			h = uapi
-		} else if path, ok := telphinPath(path); ok {
+		} else if path, ok := trimTelphinPrefix(path); ok {
 			h = telphin
 			if len(path) == 2 && path[0] == "oauth" && (path[1] == "token" || path[1] == "token.php") {
-				h = token // UnifiedAPI's own client asks for the second
+				h = token // UnifiedAPI's own client uses token.php
 			}
 		}
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -197,8 +199,8 @@ func (s *Server) dialects(next http.Handler) http.Handler {
 	})
 }
 
-// segments splits a path at its slashes.
-func segments(u *url.URL) []string {
+// pathSegments returns the unescaped segments of a path.
+func pathSegments(u *url.URL) []string {
 	path := strings.TrimPrefix(u.EscapedPath(), "/")
 	all := strings.Split(strings.TrimSuffix(path, "/"), "/")
 	for i, segment := range all {
@@ -209,9 +211,9 @@ func segments(u *url.URL) []string {
 	return all
 }
 
-// validExtension says what is wrong with the name of an extension, as notify
+// checkExtension returns an error if name cannot be an extension, as package notify
 // does.
-func validExtension(name string) error {
+func checkExtension(name string) error {
 	sub := notify.Subscription{Extension: name, Types: []string{string(dialog.Hangup)}, URL: "http://any"}
 	return sub.Validate()
 }

@@ -20,8 +20,8 @@ import (
 
 var modified = regexp.MustCompile(`"modified":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"`)
 
-// wantJSON makes a request and wants this status and JSON; "" is an empty body. In
-// the JSON a good time of modification is M, and the host H.
+// wantJSON sends a request and expects a status and JSON; "" is an empty body. In the
+// expected JSON, M stands for a valid time of modification and H for the host.
 func (r *rig) wantJSON(status int, want, method, path string, body any, header ...string) {
 	r.Helper()
 	resp, text := r.raw(method, path, body, header...)
@@ -52,9 +52,8 @@ func (r *rig) wantJSON(status int, want, method, path string, body any, header .
 	}
 }
 
-// subs are the subscriptions as they are, the oldest first, as extension and
-// types.
-func (r *rig) subs() (all []string) {
+// subscriptionTexts returns each subscription as its extension and types, oldest first.
+func (r *rig) subscriptionTexts() (all []string) {
 	for _, s := range r.notifier.Subscriptions() {
 		all = append(all, s.Extension+s.ExtensionRegex+" "+strings.Join(s.Types, ","))
 	}
@@ -63,18 +62,18 @@ func (r *rig) subs() (all []string) {
 
 func (r *rig) wantSubs(want ...string) {
 	r.Helper()
-	if got := r.subs(); !slices.Equal(got, want) {
+	if got := r.subscriptionTexts(); !slices.Equal(got, want) {
 		r.Errorf("there are %q, want %q", got, want)
 	}
 }
 
-// v1 makes a subscription over /v1 and returns its id.
-func (r *rig) v1(extension string, types ...string) string {
+// createSubscription creates a subscription over /v1 and returns its id.
+func (r *rig) createSubscription(extension string, types ...string) string {
 	r.Helper()
 	return r.want(201, "POST", "/v1/subscriptions", object{"extension": extension, "types": types, "url": "http://crm.example/"})["id"].(string)
 }
 
-func TestWithout(t *testing.T) {
+func TestRemoveTypeFromTypes(t *testing.T) {
 	for _, tt := range []struct {
 		types []string
 		word  string
@@ -91,20 +90,20 @@ func TestWithout(t *testing.T) {
 		{[]string{"answer", "answer-in"}, "answer-in", []string{"answer-out"}},
 		{[]string{"ringing", "ringing"}, "ringing", nil},
 	} {
-		if got := without(tt.types, tt.word); !slices.Equal(got, tt.want) {
+		if got := removeType(tt.types, tt.word); !slices.Equal(got, tt.want) {
 			t.Errorf("%v without %s is %v, want %v", tt.types, tt.word, got, tt.want)
 		}
 	}
 }
 
-// One set of subscriptions, three ways in.
+// The three APIs manage the same subscriptions.
 func TestDialectsShareSubscriptions(t *testing.T) {
 	r := newRig(t, Config{})
 	id := r.want(200, "POST", "/uapi/extensions/@me/101/phoneCallEvents/2", object{"url": "http://a.example/"})["PhoneCallEvent"].(object)["id"].(string)
 	n := r.want(201, "POST", "/extension/101/event/", object{"url": "http://b.example/", "event_type": "answer"})
-	r.v1("101", "dial-in", "hangup", "ringing")
+	r.createSubscription("101", "dial-in", "hangup", "ringing")
 
-	// Each in each of the others.
+	// Each lists the events of the others.
 	sub := r.want(200, "GET", "/v1/subscriptions/"+id, nil)
 	for key, want := range (object{"extension": "101", "types": []any{"hangup"}, "url": "http://a.example/", "method": "GET", "dialect": "unified", "active": true}) {
 		if d := cmp.Diff(want, sub[key]); d != "" {
@@ -135,8 +134,7 @@ func TestDialectsShareSubscriptions(t *testing.T) {
 		{"type":"0","url":"http://crm.example/"},{"type":"2","url":"http://crm.example/"}]}]`,
 		"GET", "/uapi/extensions/@me/101/phoneCallEvents?fields=type,url", nil)
 
-	// Who deletes one type deletes no other, and nothing that his dialect cannot
-	// say.
+	// Deleting one type deletes no other, and none that the dialect does not know.
 	r.wantJSON(200, `[{"id":"`+id+`"},{"id":"`+subs[2].ID+`"}]`, "DELETE", "/uapi/extensions/@me/101/phoneCallEvents/2/", nil)
 	r.wantSubs("101 answer", "101 dial-in,ringing")
 	r.wantJSON(204, "", "DELETE", "/extension/101/event/", nil)
@@ -145,10 +143,10 @@ func TestDialectsShareSubscriptions(t *testing.T) {
 	r.wantJSON(204, "", "GET", "/uapi/extensions/@me/101/phoneCallEvents/", nil)
 }
 
-// What changes one entry must not change others, nor what the config declares.
-func TestDialectsChangeNoMore(t *testing.T) {
+// A change of one event changes no other, and nothing that the config declares.
+func TestDialectsChangeOneEventOnly(t *testing.T) {
 	r := newRig(t, Config{})
-	id := r.v1("101", "dial-in", "answer")
+	id := r.createSubscription("101", "dial-in", "answer")
 	s := notify.NewSubscription()
 	s.Extension, s.Types, s.URL, s.Declared = "102", []string{"hangup"}, "http://crm.example/", "[[subscription]] 1"
 	r.notifier.Declare([]notify.Subscription{s})
@@ -184,7 +182,7 @@ func TestDialectsChangeNoMore(t *testing.T) {
 		t.Errorf("what the config declares is not listed: %d", entries.StatusCode)
 	}
 
-	// One by one they go, and the last takes the subscription with it.
+	// Types are deleted one by one, and the subscription with the last.
 	r.wantJSON(200, `[{"id":"`+id+`"}]`, "DELETE", uapi+"101/phoneCallEvents/3/"+id, nil)
 	r.wantUAPI(400, "pce_id_invalid", "DELETE", uapi+"101/phoneCallEvents/3/"+id, nil)
 	r.wantSubs("102 hangup", "101 dial-in,answer-out")
@@ -195,12 +193,12 @@ func TestDialectsChangeNoMore(t *testing.T) {
 	r.wantSubs("102 hangup")
 }
 
-// What is to be deleted was changed on another node, of which this one hears
-// once it has tried in vain.
-func TestDialectsDeleteWhatChanges(t *testing.T) {
+// Another node has changed the subscription to delete. This node learns that only after
+// a failed try, and tries again.
+func TestDialectsDeleteAfterConcurrentChange(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, path := range []string{"/uapi/extensions/@me/101/phoneCallEvents", "/extension/101/event"} {
-		id := r.v1("101", "hangup")
+		id := r.createSubscription("101", "hangup")
 		other, err := notify.Open(t.Context(), r.js, notify.Config{})
 		if err != nil {
 			t.Fatal(err)
@@ -231,8 +229,8 @@ func TestDialectsDeleteWhatChanges(t *testing.T) {
 	}
 }
 
-// Who may not, or does not see, is refused in every dialect.
-func TestDialectsWhoMayWhat(t *testing.T) {
+// Every dialect refuses a token that lacks a scope or the extension.
+func TestDialectsCheckPermissions(t *testing.T) {
 	r := newRig(t, Config{})
 	uapi := func(extension string) string { return "/uapi/extensions/@me/" + extension + "/phoneCallEvents/" }
 	telphin := func(extension string) string { return "/extension/" + extension + "/event/" }
@@ -244,7 +242,7 @@ func TestDialectsWhoMayWhat(t *testing.T) {
 		ids["of "+extension] = r.telphin(telphin(extension), "hangup")
 	}
 	ids["of all"] = r.telphin(all, "hangup")
-	before := r.subs()
+	before := r.subscriptionTexts()
 
 	reader, _ := r.newToken(object{"scope": "read"})
 	for _, e := range []string{"101", "102"} {
@@ -279,9 +277,9 @@ func TestDialectsWhoMayWhat(t *testing.T) {
 	bound.wantTelphin(404, "DELETE", telphin("101")+ids["of 102"], nil)
 	r.wantSubs(before...)
 
-	// Its own it may, and does so by name: others' numbers are none of its business.
+	// It may change its own, by name: the numbers of other extensions do not matter.
 	for n := range uint64(101) {
-		if got := r.allot("3" + itoa(n)); got != n+1 {
+		if got := r.allotNumber("3" + itoa(n)); got != n+1 {
 			t.Fatalf("extension %d has the number %d", n, got)
 		}
 	}
@@ -292,9 +290,9 @@ func TestDialectsWhoMayWhat(t *testing.T) {
 	r.wantSubs("102 hangup", "102 hangup", ".* hangup")
 }
 
-func TestDialectsOfOtherOrigins(t *testing.T) {
+func TestDialectsRefuseCrossOriginChanges(t *testing.T) {
 	r := newRig(t, Config{})
-	r.v1("101", "hangup")
+	r.createSubscription("101", "hangup")
 	page := []string{"Sec-Fetch-Site", "cross-site", "Cookie", cookies, "X-XSRF-Token", "44HzZ6YIHDN6mbRY"}
 	r.wantUAPI(403, "access_denied", "DELETE", "/uapi/extensions/@me/101/phoneCallEvents", nil, page...)
 	r.wantTelphin(403, "DELETE", "/extension/101/event/", nil, page...)
@@ -302,11 +300,11 @@ func TestDialectsOfOtherOrigins(t *testing.T) {
 	r.wantSubs("101 hangup")
 }
 
-// Who asks too often is told so in the form of the dialect.
-func TestDialectsLimits(t *testing.T) {
+// A 429 has the format of the dialect.
+func TestDialectsHaveRateLimits(t *testing.T) {
 	r := newRig(t, Config{})
 	client, _ := r.newToken(object{"scope": "read"})
-	limit := r.server.tokens.find(client.token, time.Now()).limit
+	limit := r.server.tokens.findAccess(client.token, time.Now()).limit
 	limit.SetBurst(1)
 	limit.SetLimit(1e-9)
 	client.want(200, "GET", "/limit/", nil)
@@ -318,10 +316,10 @@ func TestDialectsLimits(t *testing.T) {
 	}
 }
 
-// The dialects take the paths of their own, and tidy none.
-func TestDialectsLeaveTheRestAlone(t *testing.T) {
+// The dialects serve only their own paths, and clean no path.
+func TestDialectsLeaveOtherPathsAlone(t *testing.T) {
 	r := newRig(t, Config{})
-	r.v1("101", "dial-in")
+	r.createSubscription("101", "dial-in")
 	r.want(200, "GET", "/healthz", nil)
 	r.want(200, "GET", "/readyz/", nil)
 	r.want(200, "GET", "/metrics", nil)
@@ -339,7 +337,7 @@ func TestDialectsLeaveTheRestAlone(t *testing.T) {
 	}
 }
 
-func TestDialectsSayWhatIsTooLarge(t *testing.T) {
+func TestDialectsRefuseLargeBodies(t *testing.T) {
 	r := newRig(t, Config{})
 	body := object{"note": strings.Repeat("x", maxBody)}
 	r.wantUAPI(413, "request_invalid", "POST", "/uapi/extensions/@me/101/phoneCallEvents/0", body)
@@ -347,7 +345,7 @@ func TestDialectsSayWhatIsTooLarge(t *testing.T) {
 	r.wantTelphin(413, "POST", "/oauth/token", body)
 }
 
-// A store that is gone is not the client's fault.
+// A missing store is not reported as the client's error.
 func TestDialectsWithoutStore(t *testing.T) {
 	r := newRig(t, Config{})
 	r.store.Close()
@@ -356,9 +354,9 @@ func TestDialectsWithoutStore(t *testing.T) {
 	r.wantTelphin(500, "GET", "/extension/101/event/", nil)
 }
 
-func TestLimitIsOne(t *testing.T) {
+func TestSubscriptionLimitSpansDialects(t *testing.T) {
 	r := newRig(t, Config{})
-	r.v1("101", "dial-in", "dial-out", "hangup")
+	r.createSubscription("101", "dial-in", "dial-out", "hangup")
 	r.want(200, "POST", "/uapi/extensions/@me/101/phoneCallEvents/0", object{"url": "http://a.example/"})
 	r.wantJSON(200, `{"event":{"limit":3,"used":2}}`, "GET", "/extension/101/limit/", nil)
 	r.want(201, "POST", "/extension/101/event/", object{"url": "http://a.example/", "event_type": "hangup"})
@@ -368,8 +366,8 @@ func TestLimitIsOne(t *testing.T) {
 	r.wantJSON(200, `{"event":{"limit":3,"used":0}}`, "GET", "/limit", nil)
 }
 
-// FuzzDialects has any request do no more than it names: one that is not to a
-// whole collection, and nothing but that, makes one event vanish at most.
+// FuzzDialects checks that no request does more than it names: a request that is not
+// exactly to a whole collection removes at most one event.
 func FuzzDialects(f *testing.F) {
 	for _, path := range []string{
 		"/uapi/extensions/@me/101/phoneCallEvents", "/uapi/extensions/@me/101/phoneCallEvents/0/", "/uapi/extensions/@me/101/phoneCallEvents/0/ID",
@@ -388,13 +386,13 @@ func FuzzDialects(f *testing.F) {
 	for _, change := range []string{`{"types":["dial-out"]}`, `{"types":["answer"]}`, `{"url":"http://a.example/"}`, `{"url":"http://b.example/"}`, `{"extension":"102"}`} {
 		f.Add("PATCH", "/v1/subscriptions/ID", change)
 	}
-	c, js := onStore(f, Config{})
+	c, js := openStore(f, Config{})
 	s := openServer(f, js, c)
-	s.tokens.find(testToken, time.Now()).limit.SetLimit(rate.Inf)
+	s.tokens.findAccess(testToken, time.Now()).limit.SetLimit(rate.Inf)
 	h := s.Handler()
-	var kept four
+	var kept foundSubscriptions
 	f.Fuzz(func(t *testing.T, method, path, body string) {
-		kept.again(t, c.Notifier)
+		kept.restore(t, c.Notifier)
 		u, err := url.Parse(strings.ReplaceAll(path, "ID", kept[0].ID))
 		if err != nil || !strings.HasPrefix(path, "/") || u.Host != "" || !validMethod(method) {
 			return
@@ -430,13 +428,13 @@ func validMethod(m string) bool {
 	return m != "" && !strings.ContainsFunc(m, func(r rune) bool { return r < 'A' || r > 'Z' })
 }
 
-// four are the subscriptions that a request finds: two of 101 and two of
-// everybody.
-type four [4]notify.Subscription
+// foundSubscriptions are the subscriptions that exist at each fuzzed request: two of
+// 101 and two of all extensions.
+type foundSubscriptions [4]notify.Subscription
 
-// again has these be all that there are, as they were made: of what a request
-// before made or changed it leaves nothing.
-func (k *four) again(t *testing.T, n *notify.Notifier) {
+// restore undoes the effects of the request before: the subscriptions exist as they
+// were created, and no others.
+func (k *foundSubscriptions) restore(t *testing.T, n *notify.Notifier) {
 	t.Helper()
 	there := map[string]bool{}
 	for _, s := range n.Subscriptions() {

@@ -12,8 +12,8 @@ import (
 	"bellhop/dialog"
 )
 
-// TestCallbacksAndAPIHaveTheSameFields holds the names in the callbacks of the dialect
-// json, of which the golden file has every one, against those of the API's events.
+// The field names of callbacks in dialect json, all of which the golden file has, are
+// those of the API's events.
 func TestCallbacksAndAPIHaveTheSameFields(t *testing.T) {
 	golden, err := os.ReadFile(filepath.Join("..", "testdata", "payloads", "json-post.txt"))
 	if err != nil {
@@ -28,7 +28,7 @@ func TestCallbacksAndAPIHaveTheSameFields(t *testing.T) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		api = append(api, name)
 	}
-	// The time as a person reads it is beside the data of a callback.
+	// A callback has timestamp beside its data.
 	onlyAPI := []string{"timestamp"}
 	for _, name := range callbacks {
 		if !slices.Contains(api, name) {
@@ -42,13 +42,13 @@ func TestCallbacksAndAPIHaveTheSameFields(t *testing.T) {
 	}
 }
 
-// TestEventsHaveNumbers: an event has the numbers of its extensions as soon as these are
-// allotted, and to read it allots none.
+// An event has the numbers of its extensions as soon as these are allotted. Reading it
+// allots none.
 func TestEventsHaveNumbers(t *testing.T) {
 	r := newRig(t, Config{})
 	e := event(1, "101")
 	e.CallerExtension, e.CalledExtension = &dialog.Extension{User: "101"}, &dialog.Extension{User: "102", Domain: "pbx.example"}
-	r.say(e)
+	r.publishEvents(e)
 	want := func(caller, called any) {
 		t.Helper()
 		got := r.want(200, "GET", "/v1/events", nil)["items"].([]any)[0].(object)

@@ -11,10 +11,11 @@ import (
 	"time"
 )
 
-// gated returns what asks a server whose requests take as long as work does.
-func gated(strained func() bool, work func(context.Context)) func(method, token string) *httptest.ResponseRecorder {
+// newGatedHandler returns a function that sends a request to a server behind a gate,
+// where a request takes as long as work.
+func newGatedHandler(strained func() bool, work func(context.Context)) func(method, token string) *httptest.ResponseRecorder {
 	s := &Server{gate: newGate(strained)}
-	h := s.inTurn(problem, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { work(r.Context()) }))
+	h := s.queueReads(writeProblem, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { work(r.Context()) }))
 	return func(method, token string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(method, "/", nil)
@@ -23,8 +24,8 @@ func gated(strained func() bool, work func(context.Context)) func(method, token 
 	}
 }
 
-// Requests that read are served one at a time, requests that change something at once.
-func TestReadersTakeTurns(t *testing.T) {
+// Reading requests are served one at a time, changes at once.
+func TestReadsAreServedOneByOne(t *testing.T) {
 	for _, tt := range []struct {
 		name, method string
 		strained     bool
@@ -41,7 +42,7 @@ func TestReadersTakeTurns(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var mu sync.Mutex
 				var now, most int
-				ask := gated(func() bool { return tt.strained }, func(context.Context) {
+				ask := newGatedHandler(func() bool { return tt.strained }, func(context.Context) {
 					mu.Lock()
 					now++
 					most = max(most, now)
@@ -69,11 +70,11 @@ func TestReadersTakeTurns(t *testing.T) {
 	}
 }
 
-// Too many that wait are refused, and one token does not keep the others out.
-func TestTooManyReaders(t *testing.T) {
+// A reading request is refused if too many wait, and one token cannot take all places.
+func TestExcessReadsAreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		done := make(chan struct{})
-		ask := gated(nil, func(context.Context) { <-done })
+		ask := newGatedHandler(nil, func(context.Context) { <-done })
 		var all sync.WaitGroup
 		var served atomic.Int32
 		come := func(n int, token string) {
@@ -92,10 +93,10 @@ func TestTooManyReaders(t *testing.T) {
 				t.Errorf("with token %s: %d %v, want 503 with Retry-After", token, w.Code, w.Header())
 			}
 		}
-		come(1, "a") // has its turn
-		come(maxWaitingOf, "a")
+		come(1, "a") // has the turn
+		come(maxWaitingPerToken, "a")
 		refused("a")
-		come(maxWaiting-maxWaitingOf, "b")
+		come(maxWaiting-maxWaitingPerToken, "b")
 		refused("b")
 		refused("c")
 		close(done)
@@ -109,8 +110,9 @@ func TestTooManyReaders(t *testing.T) {
 	})
 }
 
-// Pages that wait keep no stream out, and a stream that opens waits for no strain.
-func TestStreamsOpenBesidePages(t *testing.T) {
+// Waiting page requests keep no stream out, and opening a stream does not pause under
+// strain.
+func TestStreamsOpenBesideWaitingPages(t *testing.T) {
 	for _, tt := range []struct {
 		path, accept string
 		opens        bool
@@ -125,8 +127,8 @@ func TestStreamsOpenBesidePages(t *testing.T) {
 		t.Run(tt.path+" "+tt.accept, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &Server{gate: newGate(func() bool { return true }), streamGate: newGate(nil)}
-				s.gate.all = maxWaiting
-				h := s.inTurn(problem, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+				s.gate.waitingTotal = maxWaiting
+				h := s.queueReads(writeProblem, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 				r := httptest.NewRequest("GET", tt.path, nil)
 				r.Header.Set("Accept", tt.accept)
 				w, begin := httptest.NewRecorder(), time.Now()
@@ -139,12 +141,13 @@ func TestStreamsOpenBesidePages(t *testing.T) {
 	}
 }
 
-// A reader that waits for something else loses its turn; one that gives up takes none.
-func TestTurnsEnd(t *testing.T) {
+// A reading request that waits for something else loses its turn. One whose client
+// disconnects takes none.
+func TestLongReadLosesItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang, stop := context.WithCancel(t.Context())
 		first := true
-		ask := gated(nil, func(context.Context) {
+		ask := newGatedHandler(nil, func(context.Context) {
 			if first {
 				first = false
 				<-hang.Done()
@@ -155,16 +158,16 @@ func TestTurnsEnd(t *testing.T) {
 		synctest.Wait()
 		begin := time.Now()
 		ask("GET", "a")
-		if took := time.Since(begin); took != longTurn {
-			t.Errorf("another was served after %v, want %v", took, longTurn)
+		if took := time.Since(begin); took != maxTurn {
+			t.Errorf("another was served after %v, want %v", took, maxTurn)
 		}
 		stop()
 		all.Wait()
 
-		// A stream gives up its turn when it begins.
+		// A stream releases its turn when it begins.
 		streamed := make(chan struct{})
-		ask = gated(nil, func(ctx context.Context) {
-			leaveTurn(ctx)
+		ask = newGatedHandler(nil, func(ctx context.Context) {
+			releaseTurn(ctx)
 			<-streamed
 		})
 		begin = time.Now()
@@ -179,37 +182,37 @@ func TestTurnsEnd(t *testing.T) {
 		all.Wait()
 
 		g := newGate(nil)
-		leave, _ := g.enter(t.Context(), "a")
+		leave, _ := g.acquire(t.Context(), "a")
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, ok := g.enter(gone, "a"); ok {
+		if _, ok := g.acquire(gone, "a"); ok {
 			t.Error("who is gone is served")
 		}
 		leave()
 		leave()
-		if _, ok := g.enter(t.Context(), "a"); !ok || g.all != 0 || len(g.waiting) != 0 || g.refusals() != 0 {
-			t.Errorf("afterwards %d wait, %v, %d refused", g.all, g.waiting, g.refusals())
+		if _, ok := g.acquire(t.Context(), "a"); !ok || g.waitingTotal != 0 || len(g.waiting) != 0 || g.refusedCount() != 0 {
+			t.Errorf("afterwards %d wait, %v, %d refused", g.waitingTotal, g.waiting, g.refusedCount())
 		}
 	})
 }
 
-// Under strain each API refuses in its own form those for whom there is no room, and
-// streams rest longer.
-func TestStrain(t *testing.T) {
+// Under strain, each API refuses excess requests in its own format, and streams wait
+// longer.
+func TestStrainSlowsReadsAndStreams(t *testing.T) {
 	var strained atomic.Bool
 	r := newRig(t, Config{Strained: strained.Load})
 	g := r.server.gate
-	if g.pace(gather) != gather {
+	if g.pace(batchDelay) != batchDelay {
 		t.Error("streams rest longer without strain")
 	}
 	strained.Store(true)
-	if g.pace(gather) != 2*time.Second {
-		t.Errorf("streams rest %v under strain", g.pace(gather))
+	if g.pace(batchDelay) != 2*time.Second {
+		t.Errorf("streams rest %v under strain", g.pace(batchDelay))
 	}
-	r.want(200, "GET", "/v1/status", nil) // seldom, but it is
+	r.want(200, "GET", "/v1/status", nil) // slowly, but it is served
 
 	g.mu.Lock()
-	g.all += maxWaiting
+	g.waitingTotal += maxWaiting
 	g.mu.Unlock()
 	r.wantProblem(503, "", "GET", "/v1/events", nil)
 	r.wantTelphin(503, "GET", "/extension/101/event/", nil)
@@ -224,10 +227,10 @@ func TestStrain(t *testing.T) {
 	}
 	r.want(201, "POST", "/extension/101/event/", object{"url": "http://a.example/", "event_type": "hangup"})
 	g.mu.Lock()
-	g.all -= maxWaiting
+	g.waitingTotal -= maxWaiting
 	g.mu.Unlock()
 	r.want(200, "GET", "/v1/calls", nil)
-	if g.refusals() != 4 {
-		t.Errorf("%d were refused, want 4", g.refusals())
+	if g.refusedCount() != 4 {
+		t.Errorf("%d were refused, want 4", g.refusedCount())
 	}
 }

@@ -5,18 +5,19 @@ import (
 	"time"
 )
 
-// A Loss is a run of records of the store that cannot be read, because a file of it
-// is damaged or gone.
+// Loss is a run of records of the store that cannot be read because one of its files is
+// damaged or missing.
 type Loss struct {
-	Stream   string    `json:"stream" doc:"The stream of the store that had them"`
-	What     string    `json:"what" doc:"What a record is"`
-	Records  uint64    `json:"records" doc:"How many; of other streams than bellhop_events, bellhop_attempts, bellhop_audit and KV_bellhop_extensions some may have been out of use"`
-	From     time.Time `json:"from,omitzero" doc:"The time of the last record before them"`
-	To       time.Time `json:"to,omitzero" doc:"The time of the first record after them"`
-	Found    time.Time `json:"found"`
-	Restored bool      `json:"restored" doc:"What they held is there again: from the snapshot, or from the file key"`
+	Stream   string    `json:"stream" doc:"Stream of the store that held the records"`
+	What     string    `json:"what" doc:"Kind of the records"`
+	Records  uint64    `json:"records" doc:"Number of records. Except in bellhop_events, bellhop_attempts, bellhop_audit and KV_bellhop_extensions, some may have been obsolete"`
+	From     time.Time `json:"from,omitzero" doc:"Time of the last record before the gap"`
+	To       time.Time `json:"to,omitzero" doc:"Time of the first record after the gap"`
+	Found    time.Time `json:"found" doc:"Time at which bellhop found the loss"`
+	Restored bool      `json:"restored" doc:"Content restored from the snapshot or from the key file"`
 }
 
+// String returns the loss as a line of text for operators.
 func (l Loss) String() string {
 	what := l.What
 	if what == "records" {
@@ -35,11 +36,11 @@ func (l Loss) String() string {
 	return s
 }
 
-// degradedFor is how long a loss is shown as one that needs a look. It counts from
-// the finding, over restarts: most are found by a restart.
+// degradedFor is how long bellhop counts as degraded after a loss. It counts from the
+// time the loss was found, over restarts, because most losses are found by a restart.
 const degradedFor = 24 * time.Hour
 
-// losses returns what the store has lost.
+// losses returns the records that the store has lost.
 func (s *Server) losses() []Loss {
 	if s.config.Losses == nil {
 		return nil
@@ -48,7 +49,7 @@ func (s *Server) losses() []Loss {
 }
 
 // degraded returns the reasons why bellhop is degraded: it works, but records are lost,
-// or calls fail or go unseen.
+// or calls fail or are not observed.
 func (s *Server) degraded() (why []string) {
 	if s.config.Degraded != nil {
 		why = s.config.Degraded()

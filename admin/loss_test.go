@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// What is lost is told for a day, and stays in the status. bellhop is ready all the
-// same.
-func TestDegraded(t *testing.T) {
+// A loss makes bellhop degraded for a day, and stays in the status. bellhop remains
+// ready.
+func TestLossDegradesForADay(t *testing.T) {
 	now := time.Now().UTC()
 	r := newRig(t, Config{Losses: func() []Loss {
 		return []Loss{
@@ -31,13 +31,13 @@ func TestDegraded(t *testing.T) {
 		t.Errorf("losses: %v", losses)
 	}
 	r.visit().sees("/health", "Ready", "Degraded", want)
-	if w := from(r.server, "192.0.2.1:1234", "GET", "/readyz", ""); w.Code != 200 || strings.Contains(w.Body.String(), "degraded") {
+	if w := serveFrom(r.server, "192.0.2.1:1234", "GET", "/readyz", ""); w.Code != 200 || strings.Contains(w.Body.String(), "degraded") {
 		t.Errorf("a stranger gets %d %s", w.Code, w.Body)
 	}
 }
 
-// A PBX that is set up wrongly is named everywhere, and bellhop stays ready.
-func TestDegradedByThePBX(t *testing.T) {
+// A misconfigured PBX is shown wherever degradation is, and bellhop remains ready.
+func TestMisconfiguredPBXDegrades(t *testing.T) {
 	const want = "PBX udp://192.0.2.2:5060 ignores Path: set support_path = yes"
 	r := newRig(t, Config{Degraded: func() []string { return []string{want} }})
 	for _, path := range []string{"/readyz", "/v1/status"} {
@@ -47,12 +47,12 @@ func TestDegradedByThePBX(t *testing.T) {
 		}
 	}
 	r.visit().sees("/health", "Ready", "Degraded", want)
-	if w := from(r.server, "192.0.2.1:1234", "GET", "/readyz", ""); w.Code != 200 || strings.Contains(w.Body.String(), "PBX") {
+	if w := serveFrom(r.server, "192.0.2.1:1234", "GET", "/readyz", ""); w.Code != 200 || strings.Contains(w.Body.String(), "PBX") {
 		t.Errorf("a stranger gets %d %s", w.Code, w.Body)
 	}
 }
 
-func TestLossText(t *testing.T) {
+func TestLossNamesRecordsAndTimes(t *testing.T) {
 	at := time.Date(2026, 1, 31, 9, 30, 0, 0, time.UTC)
 	for _, tt := range []struct {
 		loss Loss

@@ -10,9 +10,9 @@ import (
 	"bellhop/notify"
 )
 
-// metrics answers with the configured collectors, the Notifier's counts, and
-// what is known of the process.
-func (s *Server) metrics() http.Handler {
+// metricsHandler answers with the configured collectors, the Notifier's counts, and the
+// metrics of the process.
+func (s *Server) metricsHandler() http.Handler {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -31,35 +31,36 @@ func (s *Server) metrics() http.Handler {
 	}, func() float64 { _, refused := s.conns.count(); return float64(refused) }))
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "bellhop_admin_requests_refused_total", Help: "Requests to the admin API that were answered 503 because too many waited.",
-	}, func() float64 { return float64(s.gate.refusals() + s.streamGate.refusals()) }))
+	}, func() float64 { return float64(s.gate.refusedCount() + s.streamGate.refusedCount()) }))
 	r.MustRegister(notifierMetrics{s.config.Notifier})
 	r.MustRegister(s.config.Collectors...)
-	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorLog: promLog{s}})
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorLog: metricsLog{s}})
 }
 
-type promLog struct{ s *Server }
+// metricsLog logs the errors of the metrics handler.
+type metricsLog struct{ s *Server }
 
-func (l promLog) Println(v ...any) { l.s.log.Warn("metrics fail", "err", v) }
+func (l metricsLog) Println(v ...any) { l.s.log.Warn("metrics request failed", "err", v) }
 
-// notifierMetrics shows the Stats of a Notifier.
+// notifierMetrics collects the Stats of a Notifier.
 type notifierMetrics struct{ n *notify.Notifier }
 
 var (
-	subscriptions   = prometheus.NewDesc("bellhop_subscriptions", "Subscriptions, active or not.", nil, nil)
-	eventsSaid      = prometheus.NewDesc("bellhop_events_said_total", "Events written to the event log.", nil, nil)
-	eventsDropped   = prometheus.NewDesc("bellhop_events_dropped_total", "Events that are lost: they found no room while the store was slow or gone, or no log could take them.", nil, nil)
-	eventsUnsaid    = prometheus.NewDesc("bellhop_events_unsaid", "Events that wait to be written.", nil, nil)
-	deliveries      = prometheus.NewDesc("bellhop_deliveries_total", "Deliveries, by how they ended.", []string{"outcome"}, nil)
-	attemptsFailed  = prometheus.NewDesc("bellhop_delivery_attempts_failed_total", "Attempts that were not the end of their delivery.", nil, nil)
-	unrecorded      = prometheus.NewDesc("bellhop_delivery_attempts_unrecorded_total", "Attempts and ends that found no room while the store was slow or gone: the delivery log lacks them.", nil, nil)
-	pauses          = prometheus.NewDesc("bellhop_endpoint_pauses_total", "Pauses of endpoints that could not be connected to, or did not answer.", nil, nil)
-	ownPauses       = prometheus.NewDesc("bellhop_subscription_pauses_total", "Pauses of single subscriptions whose URL failed.", nil, nil)
-	disabled        = prometheus.NewDesc("bellhop_subscriptions_disabled_total", "Subscriptions whose receivers answered 410, or failed for five days.", nil, nil)
-	paused          = prometheus.NewDesc("bellhop_subscriptions_paused", "Active subscriptions that are paused: their endpoint or their own URL fails.", nil, nil)
-	eventsLost      = prometheus.NewDesc("bellhop_events_lost_total", "Events that left the event log before a subscription that was behind was told, whether or not it wanted them.", nil, nil)
-	behind          = prometheus.NewDesc("bellhop_subscriptions_behind", "Subscriptions that are owed more than memory holds, and are given the rest from the event log.", nil, nil)
-	notifyPanics    = prometheus.NewDesc("bellhop_notify_panics_total", "Events, deliveries and the like that were lost to a bug.", nil, nil)
-	deliveriesOwing = prometheus.NewDesc("bellhop_deliveries_pending", "Deliveries that have not ended.", nil, nil)
+	subscriptionsTotal     = prometheus.NewDesc("bellhop_subscriptions", "Subscriptions, active or not.", nil, nil)
+	subscriptionsPaused    = prometheus.NewDesc("bellhop_subscriptions_paused", "Paused subscriptions: their endpoint or their own URL fails.", nil, nil)
+	subscriptionsDisabled  = prometheus.NewDesc("bellhop_subscriptions_disabled", "Disabled subscriptions: switched off, or their receiver answered 410 or failed for five days.", nil, nil)
+	subscriptionsLagging   = prometheus.NewDesc("bellhop_subscriptions_lagging", "Subscriptions with more pending deliveries than memory holds; the rest is read from the event log.", nil, nil)
+	eventsPublished        = prometheus.NewDesc("bellhop_events_published_total", "Events written to the event log.", nil, nil)
+	eventsUnpublished      = prometheus.NewDesc("bellhop_events_unpublished", "Events waiting to be written to the event log.", nil, nil)
+	eventsDropped          = prometheus.NewDesc("bellhop_events_dropped_total", "Events lost before they reached the event log: the buffer was full while the store was slow or down, or no event log could take them.", nil, nil)
+	eventsLost             = prometheus.NewDesc("bellhop_events_lost_total", "Events that expired from the event log before a lagging subscription read them, whether or not it wanted them.", nil, nil)
+	deliveriesEnded        = prometheus.NewDesc("bellhop_deliveries_total", "Deliveries by final state.", []string{"outcome"}, nil)
+	deliveriesPending      = prometheus.NewDesc("bellhop_deliveries_pending", "Deliveries waiting, due or in flight.", nil, nil)
+	deliveryAttemptsFailed = prometheus.NewDesc("bellhop_delivery_attempts_failed_total", "Failed attempts after which the delivery was still pending.", nil, nil)
+	deliveryLogDropped     = prometheus.NewDesc("bellhop_delivery_log_dropped_total", "Attempts and final states missing from the delivery log: the buffer was full while the store was slow or down.", nil, nil)
+	endpointPauses         = prometheus.NewDesc("bellhop_endpoint_pauses_total", "Times an endpoint was paused because connections failed or answers were missing.", nil, nil)
+	subscriptionPauses     = prometheus.NewDesc("bellhop_subscription_pauses_total", "Times a single subscription was paused because its URL failed.", nil, nil)
+	notifyPanics           = prometheus.NewDesc("bellhop_notify_panics_total", "Panics recovered while publishing and delivering; each cost one event, delivery or record.", nil, nil)
 )
 
 func (m notifierMetrics) Describe(ch chan<- *prometheus.Desc) {
@@ -75,28 +76,31 @@ func (m notifierMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	stats := m.n.Stats()
 	subs := m.n.Subscriptions()
-	waiting := 0
-	for _, s := range subs {
-		if s.State == notify.StatePaused {
-			waiting++
+	var paused, disabled int
+	for _, sub := range subs {
+		switch sub.State {
+		case notify.StatePaused:
+			paused++
+		case notify.StateDisabled:
+			disabled++
 		}
 	}
-	gauge(subscriptions, len(subs))
-	gauge(paused, waiting)
-	counter(eventsSaid, stats.Said)
+	gauge(subscriptionsTotal, len(subs))
+	gauge(subscriptionsPaused, paused)
+	gauge(subscriptionsDisabled, disabled)
+	gauge(subscriptionsLagging, stats.Behind)
+	counter(eventsPublished, stats.Said)
+	gauge(eventsUnpublished, stats.Unsaid)
 	counter(eventsDropped, stats.Dropped)
-	counter(notifyPanics, stats.Panics)
-	gauge(eventsUnsaid, stats.Unsaid)
-	counter(deliveries, stats.Delivered, "delivered")
-	counter(deliveries, stats.Expired, "expired")
-	counter(deliveries, stats.Refused, "refused")
-	counter(deliveries, stats.Canceled, "canceled")
-	counter(attemptsFailed, stats.Failed)
-	gauge(deliveriesOwing, stats.Pending)
-	counter(unrecorded, stats.Unrecorded)
 	counter(eventsLost, stats.Lost)
-	gauge(behind, stats.Behind)
-	counter(pauses, stats.Pauses)
-	counter(ownPauses, stats.OwnPauses)
-	counter(disabled, stats.Disabled)
+	counter(deliveriesEnded, stats.Delivered, "delivered")
+	counter(deliveriesEnded, stats.Expired, "expired")
+	counter(deliveriesEnded, stats.Refused, "refused")
+	counter(deliveriesEnded, stats.Canceled, "canceled")
+	gauge(deliveriesPending, stats.Pending)
+	counter(deliveryAttemptsFailed, stats.Failed)
+	counter(deliveryLogDropped, stats.Unrecorded)
+	counter(endpointPauses, stats.Pauses)
+	counter(subscriptionPauses, stats.OwnPauses)
+	counter(notifyPanics, stats.Panics)
 }

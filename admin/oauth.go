@@ -10,46 +10,47 @@ import (
 )
 
 const (
-	maxGrants = 100       // access tokens of one API token: the newest ones
-	grantFor  = time.Hour // an access token is good
+	maxGrants = 100       // access tokens of one API token; the oldest is evicted
+	grantTTL  = time.Hour // lifetime of an access token
 )
 
-// grants are the access tokens that were given for API tokens (RFC 6749 §4.4).
-// They are in memory, by their hashes: after a restart clients ask for new ones.
-type grants struct {
-	kept *owned[sum] // the hash of the API token, for what that is good, as long as it is
+// grantStore keeps the access tokens that were issued for API tokens (RFC 6749 §4.4).
+// They are in memory, by their hashes: after a restart, clients request new ones.
+type grantStore struct {
+	byHash *ownerCache[secretHash] // access token to API token, whose permissions and expiry apply
 }
 
-func newGrants() grants { return grants{newOwned[sum](maxGrants)} }
+// newGrantStore returns a store without access tokens.
+func newGrantStore() grantStore { return grantStore{newOwnerCache[secretHash](maxGrants)} }
 
-// give makes an access token for the API token with an id and a hash.
-func (g grants) give(id string, token sum, now time.Time) string {
+// issue creates an access token for the API token with an id and a hash.
+func (g grantStore) issue(id string, token secretHash, now time.Time) string {
 	var key [32]byte
 	rand.Read(key[:]) // never fails
 	secret := base64.RawURLEncoding.EncodeToString(key[:])
-	g.kept.add(id, sha256.Sum256([]byte(secret)), token, now, now.Add(grantFor))
+	g.byHash.add(id, sha256.Sum256([]byte(secret)), token, now, now.Add(grantTTL))
 	return secret
 }
 
-// behind returns the hash of the API token that an access token stands for. What
-// is no access token, or none any more, stands for itself.
-func (g grants) behind(sum [sha256.Size]byte, now time.Time) [sha256.Size]byte {
-	if token, ok := g.kept.get(sum, now); ok {
+// apiTokenHash returns the hash of the API token that an access token stands for. A
+// hash of anything else, or of an expired access token, is returned as it is.
+func (g grantStore) apiTokenHash(sum [sha256.Size]byte, now time.Time) [sha256.Size]byte {
+	if token, ok := g.byHash.get(sum, now); ok {
 		return token
 	}
 	return sum
 }
 
-// oauthToken gives an access token to who has the id and the secret of an API
-// token: in the form, of either kind, in the query, or as Authorization: Basic.
-func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
+// serveOAuthToken issues an access token for the id and secret of an API token, which
+// stand in the form of either kind, in the query, or in Authorization: Basic.
+func (s *Server) serveOAuthToken(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		telphinRefuse(w, http.StatusMethodNotAllowed, "")
+		writeTelphinError(w, http.StatusMethodNotAllowed, "")
 		return
 	}
 	if err := r.ParseMultipartForm(maxBody); err != nil && err != http.ErrNotMultipart {
-		telphinRefuse(w, http.StatusBadRequest, "the form cannot be read")
+		writeTelphinError(w, http.StatusBadRequest, "malformed form")
 		return
 	}
 	id, secret, basic := r.BasicAuth()
@@ -57,32 +58,32 @@ func (s *Server) oauthToken(w http.ResponseWriter, r *http.Request) {
 		id, secret = r.Form.Get("client_id"), r.Form.Get("client_secret")
 	}
 	if r.Form.Get("grant_type") != "client_credentials" {
-		telphinRefuse(w, http.StatusBadRequest, "grant_type must be client_credentials")
+		writeTelphinError(w, http.StatusBadRequest, "grant_type must be client_credentials")
 		return
 	}
 	secret = strings.TrimSpace(secret)
 	now, sum := time.Now(), sha256.Sum256([]byte(secret))
-	who, ok := s.identify(r, secret, now)
+	client, ok := s.identifyToken(r, secret, now)
 	switch {
 	case !ok:
-		tooMany(w, s.failures.of(peerOf(r)), now, telphinRefuse, "too many requests from this address had a wrong secret")
-	case who == nil, !isClient(who, id), s.tokens.grants.behind(sum, now) != sum: // an access token gets no other
+		writeTooMany(w, s.failures.limiterOf(peerNetwork(r)), now, writeTelphinError, "too many requests from this address with a wrong secret: wait as long as Retry-After says")
+	case client == nil, !isClient(client, id), s.tokens.grants.apiTokenHash(sum, now) != sum: // an access token cannot issue another
 		w.Header().Set("WWW-Authenticate", `Basic realm="bellhop"`)
-		telphinRefuse(w, http.StatusUnauthorized, "")
+		writeTelphinError(w, http.StatusUnauthorized, "")
 	default:
 		writeJSON(w, http.StatusOK, struct {
 			Token   string `json:"access_token"`
 			Type    string `json:"token_type"`
 			Seconds int    `json:"expires_in"`
-		}{s.tokens.grants.give(who.id, sum, now), "Bearer", int(grantFor.Seconds())})
+		}{s.tokens.grants.issue(client.id, sum, now), "Bearer", int(grantTTL.Seconds())})
 	}
 }
 
-// isClient reports whether who has the token whose id a client gives. That of the
-// config has the id admin.
-func isClient(who *access, id string) bool {
-	if who.id == configID {
+// isClient reports whether id is the client id of a token. The token of the config has
+// the client id admin.
+func isClient(client *access, id string) bool {
+	if client.id == configID {
 		return id == "admin"
 	}
-	return id == who.id
+	return id == client.id
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestOAuth(t *testing.T) {
+func TestOAuthIssuesAccessToken(t *testing.T) {
 	r := newRig(t, Config{})
 	r.token = ""
 	form := []string{"Content-Type", "application/x-www-form-urlencoded"}
@@ -43,7 +43,7 @@ func TestOAuth(t *testing.T) {
 		r.wantJSON(200, "[]", "GET", "/extension/175/event/", nil, bearer...)
 		r.wantJSON(204, "", "GET", events, nil, bearer...)
 
-		// It is no client's secret.
+		// An access token is not a client's secret.
 		again := url.Values{"grant_type": {"client_credentials"}, "client_id": {"admin"}, "client_secret": {token}}
 		r.wantJSON(401, `{"status":401,"message":"Unauthorized"}`, "POST", "/oauth/token", again.Encode(), form...)
 	}
@@ -66,8 +66,8 @@ func TestOAuth(t *testing.T) {
 	r.wantTelphin(405, "DELETE", "/api/ver1.0/oauth/token/", nil)
 }
 
-// An access token is good for what its API token is good for, and as long.
-func TestOAuthOfTokens(t *testing.T) {
+// An access token has the permissions and the lifetime of its API token.
+func TestAccessTokenHasItsTokensRights(t *testing.T) {
 	r := newRig(t, Config{})
 	bound, id := r.newToken(object{"scope": "read", "extensions": []string{"101"}})
 	other, otherID := r.newToken(object{"scope": "read"})
@@ -94,52 +94,52 @@ func TestOAuthOfTokens(t *testing.T) {
 	client.wantJSON(401, `{"status":401,"message":"Unauthorized"}`, "GET", "/extension/101/limit/", nil)
 }
 
-// Who guesses secrets is stopped.
-func TestOAuthGuessed(t *testing.T) {
+// An address that sends too many wrong secrets is answered 429.
+func TestOAuthLimitsWrongSecrets(t *testing.T) {
 	r := newRig(t, Config{})
-	r.server.failures.of(netip.MustParseAddr("127.0.0.1")).SetBurst(0)
+	r.server.failures.limiterOf(netip.MustParseAddr("127.0.0.1")).SetBurst(0)
 	resp, out := r.do("POST", "/oauth/token?grant_type=client_credentials&client_id=admin&client_secret=x", nil)
 	if resp.StatusCode != 429 || out["status"] != "rate_limit_exceeded" || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("%d %v %v", resp.StatusCode, resp.Header, out)
 	}
 }
 
-// Without a token of the config, an empty secret is none.
-func TestOAuthOfNobody(t *testing.T) {
-	if who := newTokens(nil, nil, "").find("", time.Now()); who != nil {
+// Without a token of the config, an empty secret is refused.
+func TestOAuthRefusesEmptySecret(t *testing.T) {
+	if who := newTokenStore(nil, nil, "").findAccess("", time.Now()); who != nil {
 		t.Errorf("nobody is %+v", who)
 	}
 }
 
-func TestGrantsEnd(t *testing.T) {
-	g := newGrants()
+func TestAccessTokensExpire(t *testing.T) {
+	g := newGrantStore()
 	now := time.Now()
 	api := sha256.Sum256([]byte("secret"))
-	access := sha256.Sum256([]byte(g.give("a", api, now)))
-	if got := g.behind(access, now.Add(grantFor-1)); got != api {
+	access := sha256.Sum256([]byte(g.issue("a", api, now)))
+	if got := g.apiTokenHash(access, now.Add(grantTTL-1)); got != api {
 		t.Error("a grant ends early")
 	}
-	if got := g.behind(access, now.Add(grantFor)); got != access {
+	if got := g.apiTokenHash(access, now.Add(grantTTL)); got != access {
 		t.Error("a grant is good for more than its time")
 	}
-	if got := g.behind(api, now); got != api {
+	if got := g.apiTokenHash(api, now); got != api {
 		t.Error("an API token does not stand for itself")
 	}
-	access = sha256.Sum256([]byte(g.give("a", api, now)))
+	access = sha256.Sum256([]byte(g.issue("a", api, now)))
 	for range maxGrants + 10 {
-		g.give("b", api, now)
+		g.issue("b", api, now)
 	}
-	if g.behind(access, now) != api || g.kept.len() != maxGrants+1 {
-		t.Errorf("one API token has pushed out the grant of another: %d are kept", g.kept.len())
+	if g.apiTokenHash(access, now) != api || g.byHash.len() != maxGrants+1 {
+		t.Errorf("one API token has pushed out the grant of another: %d are kept", g.byHash.len())
 	}
 	for range maxGrants {
-		g.give("a", api, now)
+		g.issue("a", api, now)
 	}
-	if got := g.behind(access, now); got != access || g.kept.len() != 2*maxGrants {
-		t.Errorf("%d grants are kept, want %d", g.kept.len(), 2*maxGrants)
+	if got := g.apiTokenHash(access, now); got != access || g.byHash.len() != 2*maxGrants {
+		t.Errorf("%d grants are kept, want %d", g.byHash.len(), 2*maxGrants)
 	}
-	g.give("b", api, now.Add(grantFor))
-	if g.kept.len() != 1 || len(g.kept.of) != 1 {
-		t.Errorf("%d grants are kept that have ended", g.kept.len()-1)
+	g.issue("b", api, now.Add(grantTTL))
+	if g.byHash.len() != 1 || len(g.byHash.keysOf) != 1 {
+		t.Errorf("%d grants are kept that have ended", g.byHash.len()-1)
 	}
 }

@@ -4,60 +4,61 @@ import (
 	"errors"
 	"net/http"
 
-	look "bellhop/admin/page"
+	ui "bellhop/admin/page"
 	"bellhop/notify"
 )
 
-// registerPage adds what people look at. Who has no session is sent to sign in.
-func (s *Server) registerPage(all *routes) {
-	s.pages = &routes{http.NewServeMux(), make(map[string]right), refusePage}
-	view := func(pattern string, asks right, h func(http.ResponseWriter, *http.Request) error) {
-		s.pages.handle(pattern, asks, s.page(h))
+// registerPages adds the routes of the page. Requests without a session are sent to
+// /login.
+func (s *Server) registerPages(all *permissionMux) {
+	s.pages = &permissionMux{http.NewServeMux(), make(map[string]permission), writePageError}
+	view := func(pattern string, asks permission, h func(http.ResponseWriter, *http.Request) error) {
+		s.pages.handle(pattern, asks, s.pageHandler(h))
 	}
-	view("GET /{$}", toRead, s.whole("home", "/", "Extensions", s.extensionsData))
-	view("GET /extensions/{name}", toRead, s.extensionPage)
-	view("GET /patterns", toReadAll, s.patternsPage)
-	view("GET /subscriptions/new", toWrite, s.newForm)
-	view("POST /subscriptions", toWrite, s.addFromForm)
-	view("GET /subscriptions/{id}", toWrite, s.changeForm)
-	view("POST /subscriptions/{id}", toWrite, s.changeFromForm)
-	view("POST /subscriptions/{id}/toggle", toWrite, s.toggle)
-	view("POST /subscriptions/{id}/rotate-secret", toWrite, s.rotateFromPage)
-	view("GET /subscriptions/{id}/replay", toWrite, s.replayForm)
-	view("POST /subscriptions/{id}/replay", toWrite, s.replayFromForm)
-	view("POST /subscriptions/clear", toWrite, s.clearSelected)
-	view("GET /calls", toRead, s.whole("calls", "/calls", "Calls", s.callsData))
-	view("GET /calls/{id}", toRead, s.callPage)
-	view("GET /calls/{id}/ladder", toReadAll, s.ladder)
-	view("GET /events", toRead, s.whole("events", "/events", "Events", s.eventsData))
-	view("GET /deliveries", toRead, s.whole("deliveries", "/deliveries", "Deliveries", s.deliveriesData))
-	view("GET /deliveries/{id}", toRead, s.whole("delivery", "/deliveries", "Delivery", s.deliveryData))
-	view("POST /deliveries/{id}/redeliver", toWrite, s.redeliverFromPage)
-	view("POST /subscriptions/{id}/test", toWrite, s.testFromPage)
-	view("GET /tokens", toAdminister, s.tokensPage)
-	view("GET /tokens/new", toAdminister, s.tokenForm)
-	view("POST /tokens", toAdminister, s.tokenFromForm)
-	view("POST /tokens/{id}/revoke", toAdminister, s.revokeFromPage)
-	view("GET /health", toReadAll, s.whole("health", "/health", "Health", s.healthData))
-	view("GET /live/extensions", toRead, s.live("extensions", s.extensionsData))
-	view("GET /live/calls", toRead, s.live("calls", s.callsData))
-	view("GET /live/events", toRead, s.live("events", s.eventsData))
-	view("GET /live/deliveries", toRead, s.live("deliveries", s.deliveriesData))
-	view("GET /live/deliveries/{id}", toRead, s.live("delivery", s.deliveryData))
-	view("GET /live/health", toReadAll, s.live("health", s.healthData))
+	view("GET /{$}", permitRead, s.wholePage("home", "/", "Extensions", s.extensionsData))
+	view("GET /extensions/{name}", permitRead, s.extensionPage)
+	view("GET /patterns", permitReadAll, s.patternsPage)
+	view("GET /subscriptions/new", permitWrite, s.newForm)
+	view("POST /subscriptions", permitWrite, s.addFromForm)
+	view("GET /subscriptions/{id}", permitWrite, s.changeForm)
+	view("POST /subscriptions/{id}", permitWrite, s.changeFromForm)
+	view("POST /subscriptions/{id}/toggle", permitWrite, s.toggleActive)
+	view("POST /subscriptions/{id}/rotate-secret", permitWrite, s.rotateFromPage)
+	view("GET /subscriptions/{id}/replay", permitWrite, s.replayForm)
+	view("POST /subscriptions/{id}/replay", permitWrite, s.replayFromForm)
+	view("POST /subscriptions/clear", permitWrite, s.clearSelected)
+	view("GET /calls", permitRead, s.wholePage("calls", "/calls", "Calls", s.callsData))
+	view("GET /calls/{id}", permitRead, s.callPage)
+	view("GET /calls/{id}/ladder", permitReadAll, s.showLadder)
+	view("GET /events", permitRead, s.wholePage("events", "/events", "Events", s.eventsData))
+	view("GET /deliveries", permitRead, s.wholePage("deliveries", "/deliveries", "Deliveries", s.deliveriesData))
+	view("GET /deliveries/{id}", permitRead, s.wholePage("delivery", "/deliveries", "Delivery", s.deliveryData))
+	view("POST /deliveries/{id}/redeliver", permitWrite, s.redeliverFromPage)
+	view("POST /subscriptions/{id}/test", permitWrite, s.testFromPage)
+	view("GET /tokens", permitAdmin, s.tokensPage)
+	view("GET /tokens/new", permitAdmin, s.tokenForm)
+	view("POST /tokens", permitAdmin, s.tokenFromForm)
+	view("POST /tokens/{id}/revoke", permitAdmin, s.revokeFromPage)
+	view("GET /health", permitReadAll, s.wholePage("health", "/health", "Health", s.healthData))
+	view("GET /live/extensions", permitRead, s.livePart("extensions", s.extensionsData))
+	view("GET /live/calls", permitRead, s.livePart("calls", s.callsData))
+	view("GET /live/events", permitRead, s.livePart("events", s.eventsData))
+	view("GET /live/deliveries", permitRead, s.livePart("deliveries", s.deliveriesData))
+	view("GET /live/deliveries/{id}", permitRead, s.livePart("delivery", s.deliveryData))
+	view("GET /live/health", permitReadAll, s.livePart("health", s.healthData))
 
-	entered := secured(s.recovered(refusePage, s.entered(s.inTurn(refusePage, s.pages))))
-	for pattern := range s.pages.rights {
-		all.handle(pattern, open, entered)
+	entered := setPageHeaders(s.recoverPanics(writePageError, s.requireSession(s.queueReads(writePageError, s.pages))))
+	for pattern := range s.pages.permissions {
+		all.handle(pattern, permitAll, entered)
 	}
-	all.handle("GET /login", open, secured(s.recovered(refusePage, http.HandlerFunc(s.loginPage))))
-	all.handle("POST /login", open, secured(s.recovered(refusePage, http.HandlerFunc(s.login))))
-	all.handle("POST /logout", open, secured(s.recovered(refusePage, http.HandlerFunc(s.logout))))
-	all.handle("GET /static/{name}", open, secured(look.Static()))
+	all.handle("GET /login", permitAll, setPageHeaders(s.recoverPanics(writePageError, http.HandlerFunc(s.loginPage))))
+	all.handle("POST /login", permitAll, setPageHeaders(s.recoverPanics(writePageError, http.HandlerFunc(s.handleLogin))))
+	all.handle("POST /logout", permitAll, setPageHeaders(s.recoverPanics(writePageError, http.HandlerFunc(s.handleLogout))))
+	all.handle("GET /static/{name}", permitAll, setPageHeaders(ui.Static()))
 }
 
-// secured has the browser take nothing from elsewhere, and be nobody's frame.
-func secured(h http.Handler) http.Handler {
+// setPageHeaders lets the browser load from this origin only, and forbids frames.
+func setPageHeaders(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
 		header.Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
@@ -68,23 +69,23 @@ func secured(h http.Handler) http.Handler {
 	})
 }
 
-// page makes a handler of a function that writes its answer, or returns why it
-// does not.
-func (s *Server) page(h func(http.ResponseWriter, *http.Request) error) http.Handler {
+// pageHandler returns a handler for a function that writes a page or returns an error.
+func (s *Server) pageHandler(h func(http.ResponseWriter, *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := h(w, r); err != nil {
-			status, detail := s.refusal(err)
-			refusePage(w, status, detail)
+			status, detail := s.pageError(err)
+			writePageError(w, status, detail)
 		}
 	})
 }
 
-// refusal says to a person what err means, as problem does to a program.
-func (s *Server) refusal(err error) (status int, detail string) {
+// pageError returns the status and text of an error for a person, as apiError does for
+// a program.
+func (s *Server) pageError(err error) (status int, detail string) {
 	switch {
 	case errors.Is(err, notify.ErrNotFound), errors.Is(err, notify.ErrNoDelivery), errors.Is(err, errNoToken), errors.Is(err, errNoPage), errors.Is(err, errNoTrace):
 		return http.StatusNotFound, err.Error()
-	case errors.Is(err, errNotYours):
+	case errors.Is(err, errNotBound):
 		return http.StatusForbidden, err.Error()
 	case errors.Is(err, notify.ErrDeclared), errors.Is(err, notify.ErrEventGone), errors.Is(err, errNoReceiver), errors.Is(err, notify.ErrConflict), errors.Is(err, errManyTokens), errors.Is(err, notify.ErrLimit):
 		return http.StatusConflict, err.Error()
@@ -95,54 +96,54 @@ func (s *Server) refusal(err error) (status int, detail string) {
 	case errors.Is(err, errManyStreams):
 		return http.StatusServiceUnavailable, err.Error()
 	}
-	if failed(err) {
-		s.log.Error("page fails", "err", err)
+	if isFailure(err) {
+		s.log.Error("page request failed", "err", err)
 	}
-	return http.StatusServiceUnavailable, "It cannot be done now: the log of bellhop says why."
+	return http.StatusServiceUnavailable, "The store is not writable, or bellhop is too busy; see /readyz."
 }
 
 var (
-	errNoPage  = errors.New("there is no such page")
-	errBadForm = errors.New("the form cannot be read")
+	errNoPage  = errors.New("no such page")
+	errBadForm = errors.New("the form is malformed: reload the page and try again")
 )
 
-// refusePage is a [refusal] that a person reads.
-func refusePage(w http.ResponseWriter, status int, detail string) {
+// writePageError is the [errorWriter] of the page.
+func writePageError(w http.ResponseWriter, status int, detail string) {
 	if detail == "" {
-		detail = "This cannot be shown."
+		detail = "This page cannot be shown."
 	}
-	writePage(w, status, look.Whole("refused", look.View{Title: http.StatusText(status), Data: detail}))
+	writeHTML(w, status, ui.Whole("refused", ui.View{Title: http.StatusText(status), Data: detail}))
 }
 
-func writePage(w http.ResponseWriter, status int, html []byte) {
+func writeHTML(w http.ResponseWriter, status int, html []byte) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	w.Write(html) // who is gone needs no more
+	w.Write(html) // an error means that the client has left
 }
 
-// viewOf is what is shown to who makes a request.
-func (s *Server) viewOf(r *http.Request, at, title string, data any) look.View {
-	who := accessOf(r.Context())
-	name := who.id
+// viewOf returns the view of a page for the person who sent a request.
+func (s *Server) viewOf(r *http.Request, at, title string, data any) ui.View {
+	client := accessOf(r.Context())
+	name := client.id
 	if name == configID {
 		name = "admin"
-	} else if t, err := s.tokens.get(who.id); err == nil && t.Note != "" {
+	} else if t, err := s.tokens.get(client.id); err == nil && t.Note != "" {
 		name = t.Note
 	}
-	return look.View{
+	return ui.View{
 		Title: title, At: at, Version: s.config.Version, Data: data,
-		Who: look.Viewer{Name: name, Write: who.may(toWrite), Admin: who.may(toAdminister), All: who.may(toReadAll)},
+		Who: ui.Viewer{Name: name, Write: client.permits(permitWrite), Admin: client.permits(permitAdmin), All: client.permits(permitReadAll)},
 	}
 }
 
-// show answers with a whole page.
-func (s *Server) show(w http.ResponseWriter, r *http.Request, name, at, title string, data any) error {
-	writePage(w, http.StatusOK, look.Whole(name, s.viewOf(r, at, title, data)))
+// showPage answers with a whole page.
+func (s *Server) showPage(w http.ResponseWriter, r *http.Request, name, at, title string, data any) error {
+	writeHTML(w, http.StatusOK, ui.Whole(name, s.viewOf(r, at, title, data)))
 	return nil
 }
 
 // showPart answers with a part of a page.
 func (s *Server) showPart(w http.ResponseWriter, r *http.Request, status int, name string, data any) error {
-	writePage(w, status, look.Part(name, s.viewOf(r, "", "", data)))
+	writeHTML(w, status, ui.Part(name, s.viewOf(r, "", "", data)))
 	return nil
 }

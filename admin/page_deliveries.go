@@ -13,7 +13,7 @@ import (
 	"bellhop/notify"
 )
 
-// deliveryStates are those that the page may choose by; "" is all.
+// deliveryStates are the states to filter by; "" is all.
 var deliveryStates = []string{"", notify.Waiting, notify.Delivered, notify.Expired, notify.Refused, notify.Canceled}
 
 type deliveriesView struct {
@@ -22,10 +22,10 @@ type deliveriesView struct {
 	States     []choice
 	Items      []deliveryRow
 	More       string // cursor of the next page
-	Subscribed bool   // there is somebody to deliver to
+	Subscribed bool   // a subscription matches
 }
 
-// Query is what the deliveries are chosen by.
+// Query returns the query of a list of deliveries.
 func (v deliveriesView) Query(state, cursor string) string {
 	q := url.Values{}
 	for name, value := range map[string]string{"extension": v.Extension, "state": state, "cursor": cursor} {
@@ -36,11 +36,11 @@ func (v deliveriesView) Query(state, cursor string) string {
 	return q.Encode()
 }
 
-// A deliveryRow is one of the list.
+// deliveryRow is a row of the list of deliveries.
 type deliveryRow struct {
 	notify.Delivery
 	URL  string
-	Last string // what came of its last attempt
+	Last string // result of the last attempt
 }
 
 func (s *Server) deliveriesData(r *http.Request) (any, error) {
@@ -54,7 +54,7 @@ func (s *Server) deliveriesData(r *http.Request) (any, error) {
 	}
 	var of []string // subscriptions
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if accessOf(r.Context()).sees(sub.Extension) && (v.Extension == "" || v.Extension == sub.Extension) {
+		if accessOf(r.Context()).canSee(sub.Extension) && (v.Extension == "" || v.Extension == sub.Extension) {
 			of = append(of, sub.ID)
 		}
 	}
@@ -63,36 +63,36 @@ func (s *Server) deliveriesData(r *http.Request) (any, error) {
 	var seen []notify.Delivery
 	var err error
 	switch {
-	case v.Extension == "": // also of subscriptions that are gone
-		seen, v.More, err = s.allDeliveries(r.Context(), filter)
+	case v.Extension == "": // deleted subscriptions included
+		seen, v.More, err = s.allVisibleDeliveries(r.Context(), filter)
 	case v.Subscribed:
-		seen, v.More, err = s.deliveries(r.Context(), of, filter)
+		seen, v.More, err = s.visibleDeliveries(r.Context(), of, filter)
 	}
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range seen {
-		v.Items = append(v.Items, deliveryRow{d, s.urlOf(r.Context(), d), lastOf(d)})
+		v.Items = append(v.Items, deliveryRow{d, s.deliveryURL(r.Context(), d), lastResult(d)})
 	}
 	return v, nil
 }
 
-// urlOf is where a delivery was sent, or is to be.
-func (s *Server) urlOf(ctx context.Context, d notify.Delivery) string {
+// deliveryURL returns the URL to which a delivery was sent, or is to be sent.
+func (s *Server) deliveryURL(ctx context.Context, d notify.Delivery) string {
 	for _, a := range slices.Backward(d.Attempts) {
 		if a.Request != nil {
 			return a.Request.URL
 		}
 	}
-	sub, err := s.subscription(ctx, d.Subscription)
+	sub, err := s.visibleSubscription(ctx, d.Subscription)
 	if err != nil {
-		return "a subscription that is gone"
+		return "(deleted subscription)"
 	}
 	return sub.URL
 }
 
-// lastOf says shortly what came of the last attempt.
-func lastOf(d notify.Delivery) string {
+// lastResult returns the result of the last attempt in a few words.
+func lastResult(d notify.Delivery) string {
 	if len(d.Attempts) == 0 {
 		return ""
 	}
@@ -111,39 +111,38 @@ type deliveryView struct {
 }
 
 func (s *Server) deliveryData(r *http.Request) (any, error) {
-	d, err := s.delivery(r.Context(), r.PathValue("id"))
-	return deliveryView{d, s.urlOf(r.Context(), d)}, err
+	d, err := s.visibleDelivery(r.Context(), r.PathValue("id"))
+	return deliveryView{d, s.deliveryURL(r.Context(), d)}, err
 }
 
-// redeliverFromPage makes an attempt now, and answers with the delivery as it is
-// then.
+// redeliverFromPage makes an attempt, and answers with the delivery after it.
 func (s *Server) redeliverFromPage(w http.ResponseWriter, r *http.Request) error {
-	a, err := s.deliverAgain(r.Context(), r.PathValue("id"))
+	a, err := s.redeliverNow(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	d, err := s.delivery(r.Context(), r.PathValue("id"))
+	d, err := s.visibleDelivery(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(d.Attempts, func(b notify.Attempt) bool { return b.ByHand && b.At.Equal(a.At) }) {
-		d.Attempts = append(d.Attempts, a) // it is not in the log yet
+		d.Attempts = append(d.Attempts, a) // not in the delivery log yet
 		if a.Outcome == notify.Delivered {
 			d.State = a.Outcome
 		}
 	}
-	return s.showPart(w, r, http.StatusOK, "delivery", deliveryView{d, s.urlOf(r.Context(), d)})
+	return s.showPart(w, r, http.StatusOK, "delivery", deliveryView{d, s.deliveryURL(r.Context(), d)})
 }
 
 func (s *Server) testFromPage(w http.ResponseWriter, r *http.Request) error {
-	trials, err := s.try(r.Context(), r.PathValue("id"))
+	trials, err := s.sendSamples(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
 	return s.showPart(w, r, http.StatusOK, "trials", trials)
 }
 
-// A replayFields is a pop-up in which a replay is asked for, as it was filled in.
+// replayFields are the fields of the form that starts a replay, as filled in.
 type replayFields struct {
 	Sub      notify.Subscription
 	From, To string
@@ -152,11 +151,11 @@ type replayFields struct {
 	Problem string
 }
 
-// formTime is how a time is filled in, in UTC.
+// formTime is the format of times in forms, in UTC.
 const formTime = "2006-01-02 15:04"
 
 func (s *Server) replayForm(w http.ResponseWriter, r *http.Request) error {
-	sub, err := s.subscription(r.Context(), r.PathValue("id"))
+	sub, err := s.visibleSubscription(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -164,20 +163,21 @@ func (s *Server) replayForm(w http.ResponseWriter, r *http.Request) error {
 	return s.showPart(w, r, http.StatusOK, "replay-form", f)
 }
 
-// time reads what is filled in at a field, or notes what is wrong with it.
-func (f *replayFields) time(field, text string) (t time.Time) {
+// parseTimeField parses the time of a field, and sets its entry in Errors if it is
+// invalid.
+func (f *replayFields) parseTimeField(field, text string) (t time.Time) {
 	if text == "" {
 		return t
 	}
 	t, err := time.Parse(formTime, text)
 	if err != nil {
-		f.Errors[field] = "is no time such as 2027-01-31 09:30"
+		f.Errors[field] = "must be a time such as 2027-01-31 09:30"
 	}
 	return t
 }
 
 func (s *Server) replayFromForm(w http.ResponseWriter, r *http.Request) error {
-	sub, err := s.subscription(r.Context(), r.PathValue("id"))
+	sub, err := s.visibleSubscription(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -185,9 +185,9 @@ func (s *Server) replayFromForm(w http.ResponseWriter, r *http.Request) error {
 		Sub: sub, Errors: make(map[string]string),
 		From: strings.TrimSpace(r.PostFormValue("from")), To: strings.TrimSpace(r.PostFormValue("to")),
 	}
-	what := Replay{From: f.time("from", f.From), To: f.time("to", f.To)}
+	what := Replay{From: f.parseTimeField("from", f.From), To: f.parseTimeField("to", f.To)}
 	if len(f.Errors) == 0 {
-		events, err := s.sayAgain(r.Context(), sub.ID, what)
+		events, err := s.replayRange(r.Context(), sub.ID, what)
 		var invalid *notify.Invalid
 		switch {
 		case err == nil:

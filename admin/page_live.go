@@ -11,81 +11,80 @@ import (
 	"strings"
 	"time"
 
-	look "bellhop/admin/page"
+	ui "bellhop/admin/page"
 	"bellhop/dialog"
 	"bellhop/dialog/trace"
 	"bellhop/notify"
 )
 
 const (
-	lookEvery    = time.Second            // also when no event is said: not all that is shown is one
-	lookAgain    = 250 * time.Millisecond // at the earliest
-	latestEvents = 100
-	latestEnds   = 10
+	refreshInterval    = time.Second            // also without an event: pages show more than events
+	minRefreshInterval = 250 * time.Millisecond // minimum time between two renders
+	maxLatestEvents    = 100
+	maxEndedCalls      = 10
 )
 
 var errManyStreams = errors.New("too many pages are open: close some")
 
-// whole makes a handler of what a page is made of.
-func (s *Server) whole(name, at, title string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
+// wholePage returns a handler that shows a whole page with data.
+func (s *Server) wholePage(name, at, title string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		d, err := data(r)
 		if err != nil {
 			return err
 		}
-		return s.show(w, r, name, at, title, d)
+		return s.showPage(w, r, name, at, title, d)
 	}
 }
 
-// live makes a handler of what a part of a page is made of: whenever that
-// changes, it is sent again, as HTML, in an event named part. It ends with the
-// session.
-func (s *Server) live(part string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
+// livePart returns a handler that streams a part of a page: whenever its HTML changes,
+// it is sent in an event named part. The stream ends with the session.
+func (s *Server) livePart(part string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		who := accessOf(r.Context())
-		if !s.streams.take(who.id) {
+		client := accessOf(r.Context())
+		if !s.streams.acquireSlot(client.id) {
 			return errManyStreams
 		}
-		defer s.streams.give(who.id)
-		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Among: who.extensions})
+		defer s.streams.releaseSlot(client.id)
+		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Among: client.extensions})
 		if err != nil {
 			return err
 		}
 		defer tail.Close()
 		ctx, stop := context.WithCancel(r.Context())
 		defer stop()
-		defer context.AfterFunc(s.streams.ending, stop)()
-		q := s.streams.newQueue(w)
+		defer context.AfterFunc(s.streams.closing, stop)()
+		q := s.streams.newBuffer(w)
 		defer q.remove()
-		if err := q.rc.SetReadDeadline(time.Time{}); err != nil { // that of the server is of requests that end
+		if err := q.rc.SetReadDeadline(time.Time{}); err != nil { // the server's deadline is for requests that end
 			return err
 		}
 		w.Header().Set("Content-Type", streamType)
 		w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
-		leaveTurn(ctx)
-		var shown string // the tag of what is
-		for wrote := (time.Time{}); ctx.Err() == nil && s.inSession(r, time.Now()) != nil; {
-			html, err := s.render(r, part, data)
+		releaseTurn(ctx)
+		var shown string // tag of the HTML that the client shows
+		for wrote := (time.Time{}); ctx.Err() == nil && s.sessionAccess(r, time.Now()) != nil; {
+			html, err := s.renderPart(r, part, data)
 			if err != nil {
 				if ctx.Err() == nil {
-					s.log.Warn("a page is not live", "part", part, "err", err)
+					s.log.Warn("live page part failed", "part", part, "err", err)
 				}
-				return nil // it asks again
+				return nil // the page connects again
 			}
 			var message []byte
-			if look.Tag(html) != shown {
-				shown, message = look.Tag(html), partEvent(html)
-			} else if time.Since(wrote) >= s.streams.quiet {
+			if ui.Tag(html) != shown {
+				shown, message = ui.Tag(html), encodePart(html)
+			} else if time.Since(wrote) >= s.streams.keepAlive {
 				message = []byte(":\n\n")
 			}
 			if message != nil {
 				if q.send(message) != nil {
-					return nil // nobody looks any more
+					return nil // the client has left
 				}
 				wrote = time.Now()
 			}
-			pause(ctx, s.gate.pace(lookAgain))
-			waiting, cancel := context.WithTimeout(ctx, lookEvery-lookAgain)
+			sleepContext(ctx, s.gate.pace(minRefreshInterval))
+			waiting, cancel := context.WithTimeout(ctx, refreshInterval-minRefreshInterval)
 			tail.Next(waiting)
 			cancel()
 		}
@@ -93,8 +92,8 @@ func (s *Server) live(part string, data func(*http.Request) (any, error)) func(h
 	}
 }
 
-// render makes a part of a page, while not too many others do.
-func (s *Server) render(r *http.Request, part string, data func(*http.Request) (any, error)) ([]byte, error) {
+// renderPart renders a part of a page. It waits while maxRenders others are rendered.
+func (s *Server) renderPart(r *http.Request, part string, data func(*http.Request) (any, error)) ([]byte, error) {
 	select {
 	case s.streams.renders <- struct{}{}:
 		defer func() { <-s.streams.renders }()
@@ -105,13 +104,14 @@ func (s *Server) render(r *http.Request, part string, data func(*http.Request) (
 	if err != nil {
 		return nil, err
 	}
-	return look.Part(part, s.viewOf(r, "", "", d)), nil
+	return ui.Part(part, s.viewOf(r, "", "", d)), nil
 }
 
-// partEvent writes HTML as an event named part, whose id is its tag.
-func partEvent(html []byte) []byte {
+// encodePart returns HTML as a server-sent event named part, whose id is the HTML's
+// tag.
+func encodePart(html []byte) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "event: part\nid: %s\n", look.Tag(html))
+	fmt.Fprintf(&b, "event: part\nid: %s\n", ui.Tag(html))
 	for line := range bytes.Lines(html) {
 		b.WriteString("data: ")
 		b.Write(bytes.TrimRight(line, "\r\n"))
@@ -121,7 +121,7 @@ func partEvent(html []byte) []byte {
 	return b.Bytes()
 }
 
-// A liveCall is a row of the calls that are up.
+// liveCall is a row of the list of live calls.
 type liveCall struct {
 	ID, State      string
 	From, Name, To string
@@ -135,7 +135,7 @@ type callsView struct {
 }
 
 func (s *Server) callsData(r *http.Request) (any, error) {
-	calls, err := s.liveCalls(r.Context())
+	calls, err := s.visibleCalls(r.Context())
 	if err != nil {
 		return nil, err
 	}
@@ -155,14 +155,14 @@ func (s *Server) callsData(r *http.Request) (any, error) {
 		}
 		v.Live = append(v.Live, l)
 	}
-	ends, err := s.latest(r.Context(), notify.Query{Type: string(dialog.Hangup), Limit: 4 * latestEnds})
+	ends, err := s.readLatest(r.Context(), notify.Query{Type: string(dialog.Hangup), Limit: 4 * maxEndedCalls})
 	if err != nil {
 		return nil, err
 	}
 	seen := make(map[string]bool)
 	for _, e := range ends {
 		up := slices.ContainsFunc(calls, func(c dialog.Call) bool { return c.ID == e.Call })
-		if !up && !seen[e.Call] && len(v.Ended) < latestEnds {
+		if !up && !seen[e.Call] && len(v.Ended) < maxEndedCalls {
 			v.Ended = append(v.Ended, e)
 		}
 		seen[e.Call] = true
@@ -170,8 +170,8 @@ func (s *Server) callsData(r *http.Request) (any, error) {
 	return v, nil
 }
 
-// latest reads the newest events that who makes the request of ctx sees.
-func (s *Server) latest(ctx context.Context, q notify.Query) ([]dialog.Event, error) {
+// readLatest returns the newest events that the request of ctx may see.
+func (s *Server) readLatest(ctx context.Context, q notify.Query) ([]dialog.Event, error) {
 	q.Among = accessOf(ctx).extensions
 	return s.config.Notifier.Latest(ctx, q)
 }
@@ -183,12 +183,12 @@ type eventsView struct {
 	Events          []dialog.Event
 }
 
-// Query is what the events are chosen by.
+// Query returns the query of a list of events.
 func (v eventsView) Query() string {
 	return url.Values{"extension": {v.Extension}, "type": {v.Type}}.Encode()
 }
 
-// Linked reports whether each event has a link to its call.
+// Linked reports whether each event links to its call.
 func (eventsView) Linked() bool { return true }
 
 func (s *Server) eventsData(r *http.Request) (any, error) {
@@ -198,31 +198,31 @@ func (s *Server) eventsData(r *http.Request) (any, error) {
 		v.Type = q.Get("type")
 	}
 	var err error
-	v.Events, err = s.latest(r.Context(), notify.Query{Extension: v.Extension, Type: v.Type, Limit: latestEvents})
+	v.Events, err = s.readLatest(r.Context(), notify.Query{Extension: v.Extension, Type: v.Type, Limit: maxLatestEvents})
 	return v, err
 }
 
 type callView struct {
 	ID       string
 	Events   []*dialog.Event
-	Messages []trace.DisplayMessage // of its ladder, if there is one
+	Messages []trace.DisplayMessage // of the ladder diagram, if any are kept
 }
 
-// Linked is that of [eventsView]: this is the call.
+// Linked is false: the page is the call's own.
 func (callView) Linked() bool { return false }
 
 func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
-	who := accessOf(r.Context())
+	client := accessOf(r.Context())
 	v := callView{ID: r.PathValue("id")}
 	var err error
-	q := notify.Query{Call: v.ID, Among: who.extensions, Limit: 1000}
+	q := notify.Query{Call: v.ID, Among: client.extensions, Limit: 1000}
 	if v.Events, _, err = s.config.Notifier.Events(r.Context(), q); err != nil {
 		return err
 	}
 	if len(v.Events) == 0 {
 		return errNoPage
 	}
-	if who.may(toReadAll) && s.config.Trace != nil {
+	if client.permits(permitReadAll) && s.config.Trace != nil {
 		c, ok, err := s.config.Trace(r.Context(), v.ID)
 		if err != nil {
 			return err
@@ -231,18 +231,18 @@ func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
 			v.Messages = c.DisplayMessages()
 		}
 	}
-	return s.show(w, r, "call", "/calls", "Call", v)
+	return s.showPage(w, r, "call", "/calls", "Call", v)
 }
 
-// ladder answers with the messages of a call: drawn, for the call's page, or in
-// another form.
-func (s *Server) ladder(w http.ResponseWriter, r *http.Request) error {
+// showLadder answers with the ladder diagram of a call as a picture, or as text or
+// pcap.
+func (s *Server) showLadder(w http.ResponseWriter, r *http.Request) error {
 	as := r.URL.Query().Get("as")
 	if as != "text" && as != "pcap" {
 		as = "svg"
 	}
 	id := r.PathValue("id")
-	out, err := s.draw(r.Context(), id, as, "/calls/"+url.PathEscape(id)+"#m")
+	out, err := s.renderTrace(r.Context(), id, as, "/calls/"+url.PathEscape(id)+"#m")
 	if err != nil {
 		return err
 	}
@@ -264,28 +264,28 @@ type healthView struct {
 	Failing  []notify.Subscription
 }
 
-// A tile is one number.
+// tile is one number on the health page.
 type tile struct {
 	Name, Value, About string
 	Bad                bool
 }
 
 func (s *Server) healthData(r *http.Request) (any, error) {
-	calls, err := s.liveCalls(r.Context())
+	calls, err := s.visibleCalls(r.Context())
 	if err != nil {
 		return nil, err
 	}
 	stats := s.config.Notifier.Stats()
 	count := func(n uint64) string { return fmt.Sprint(n) }
-	v := healthView{Reasons: s.reasons(), Degraded: s.degraded(), Tiles: []tile{
-		{Name: "Calls up", Value: fmt.Sprint(len(calls))},
-		{Name: "Events said", Value: count(stats.Said), About: "since the start"},
-		{Name: "Delivered", Value: count(stats.Delivered), About: "callbacks answered 2xx"},
-		{Name: "Waiting", Value: fmt.Sprint(stats.Pending), About: "callbacks under way or to be tried again"},
-		{Name: "Attempts failed", Value: count(stats.Failed), About: "and tried again"},
-		{Name: "Expired", Value: count(stats.Expired), About: "callbacks no longer worth sending", Bad: stats.Expired > 0},
-		{Name: "Refused", Value: count(stats.Refused), About: "by receivers that answered 410", Bad: stats.Refused > 0},
-		{Name: "Events dropped", Value: count(stats.Dropped), About: "the store was slow or gone", Bad: stats.Dropped > 0},
+	v := healthView{Reasons: s.readinessReasons(), Degraded: s.degraded(), Tiles: []tile{
+		{Name: "Live calls", Value: fmt.Sprint(len(calls))},
+		{Name: "Events published", Value: count(stats.Said), About: "since the start"},
+		{Name: "Delivered", Value: count(stats.Delivered), About: "callbacks answered with 2xx"},
+		{Name: "Waiting", Value: fmt.Sprint(stats.Pending), About: "callbacks queued, in flight or due for a retry"},
+		{Name: "Failed attempts", Value: count(stats.Failed), About: "each followed by a retry"},
+		{Name: "Expired", Value: count(stats.Expired), About: "callbacks not delivered in time", Bad: stats.Expired > 0},
+		{Name: "Refused", Value: count(stats.Refused), About: "callbacks answered with 410 Gone", Bad: stats.Refused > 0},
+		{Name: "Events dropped", Value: count(stats.Dropped), About: "lost while the store was slow or down", Bad: stats.Dropped > 0},
 	}}
 	for _, sub := range s.config.Notifier.Subscriptions() {
 		if sub.State != notify.StateActive {

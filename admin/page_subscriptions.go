@@ -15,37 +15,37 @@ import (
 	"bellhop/notify"
 )
 
-// shownTypes are the event types in the order in which the page shows them. The
-// first are those that are said to whoever does not ask for more: an extension
-// has a row for each, subscribed to or not.
+// defaultTypes are the event types of which the page of an extension always has a row,
+// with or without a subscription. shownTypes are all types, in the order of the page.
 var (
-	usualTypes = []string{"dial-in", "dial-out", "answer-in", "answer-out", "hangup", "message-in", "message-out", "voicemail"}
-	shownTypes = append(slices.Clone(usualTypes), "ringing", "hold", "resume", "transfer", "registered", "unregistered", "subscription-state")
+	defaultTypes = []string{"dial-in", "dial-out", "answer-in", "answer-out", "hangup", "message-in", "message-out", "voicemail"}
+	shownTypes   = append(slices.Clone(defaultTypes), "ringing", "hold", "resume", "transfer", "registered", "unregistered", "subscription-state")
 )
 
-// A table is the subscriptions of an extension, or those with expressions.
-type table struct {
-	Name     string // of the extension
-	Patterns bool   // instead
+// subscriptionTable lists the subscriptions of an extension, or those with a pattern.
+type subscriptionTable struct {
+	Name     string // the extension
+	Patterns bool   // subscriptions with a pattern instead
 	Rows     []notify.Subscription
-	Missing  []string // usual types that no row has
+	Missing  []string // defaultTypes without a subscription
 }
 
-// Query is what a form begins with.
-func (t table) Query() string {
+// Query returns the query of the form for a new subscription.
+func (t subscriptionTable) Query() string {
 	if t.Patterns {
 		return "patterns=1"
 	}
 	return url.Values{"extension": {t.Name}}.Encode()
 }
 
-// table reads what who makes the request of ctx sees. Name "" is expressions.
-func (s *Server) table(ctx context.Context, name string) table {
-	who := accessOf(ctx)
-	t := table{Name: name, Patterns: name == ""}
+// readTable returns the subscriptions that the request of ctx may see; name "" selects
+// those with a pattern.
+func (s *Server) readTable(ctx context.Context, name string) subscriptionTable {
+	client := accessOf(ctx)
+	t := subscriptionTable{Name: name, Patterns: name == ""}
 	has := make(map[string]bool)
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if sub.Extension != name || !who.sees(sub.Extension) {
+		if sub.Extension != name || !client.canSee(sub.Extension) {
 			continue
 		}
 		t.Rows = append(t.Rows, sub)
@@ -53,7 +53,7 @@ func (s *Server) table(ctx context.Context, name string) table {
 			has[typ] = true
 		}
 	}
-	for _, typ := range usualTypes {
+	for _, typ := range defaultTypes {
 		if !t.Patterns && !has[typ] && !(has["answer"] && strings.HasPrefix(typ, "answer-")) {
 			t.Missing = append(t.Missing, typ)
 		}
@@ -63,38 +63,38 @@ func (s *Server) table(ctx context.Context, name string) table {
 
 func (s *Server) extensionPage(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
-	if !accessOf(r.Context()).sees(name) {
+	if !accessOf(r.Context()).canSee(name) {
 		return errNoPage
 	}
-	return s.show(w, r, "extension", "/", name, s.table(r.Context(), name))
+	return s.showPage(w, r, "extension", "/", name, s.readTable(r.Context(), name))
 }
 
 func (s *Server) patternsPage(w http.ResponseWriter, r *http.Request) error {
-	return s.show(w, r, "extension", "/", "Expressions", s.table(r.Context(), ""))
+	return s.showPage(w, r, "extension", "/", "Patterns", s.readTable(r.Context(), ""))
 }
 
-// A home is the first page.
-type home struct {
+// homeView is the start page.
+type homeView struct {
 	Extensions []extensionRow
-	Patterns   int // subscriptions with expressions
+	Patterns   int // number of subscriptions with a pattern
 
-	First     bool // there is nothing yet
+	First     bool // show the first steps: nothing is known yet
 	Listen    []string
-	PBX, Curl string // what to copy
+	PBX, Curl string // texts of the first steps, to copy
 }
 
-// An extensionRow is one of it.
+// extensionRow is a row of the start page.
 type extensionRow struct {
 	Name, Kind         string
-	Now                string   // state of its call; "": none
-	At                 []string // where it is registered
+	Now                string   // state of its live call; "": none
+	At                 []string // registered contacts
 	Subscriptions, Off int
 }
 
-// extensionsData are those that are subscribed to, known to the tracker or in a
-// call, or to which who looks is bound.
+// extensionsData returns the extensions that have a subscription, are known to the
+// tracker, are in a call, or to which the token is bound.
 func (s *Server) extensionsData(r *http.Request) (any, error) {
-	who := accessOf(r.Context())
+	client := accessOf(r.Context())
 	known := make(map[string]*extensionRow)
 	of := func(name string) *extensionRow {
 		if known[name] == nil {
@@ -102,13 +102,13 @@ func (s *Server) extensionsData(r *http.Request) (any, error) {
 		}
 		return known[name]
 	}
-	for _, name := range who.extensions {
+	for _, name := range client.extensions {
 		of(name)
 	}
-	h := home{}
+	h := homeView{}
 	for _, sub := range s.config.Notifier.Subscriptions() {
 		switch {
-		case !who.sees(sub.Extension):
+		case !client.canSee(sub.Extension):
 			continue
 		case sub.Extension == "":
 			h.Patterns++
@@ -120,7 +120,7 @@ func (s *Server) extensionsData(r *http.Request) (any, error) {
 			e.Off++
 		}
 	}
-	if err := s.showKnown(r.Context(), of); err != nil {
+	if err := s.addKnownRows(r.Context(), of); err != nil {
 		return nil, err
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(known), func(a, b string) int {
@@ -129,19 +129,19 @@ func (s *Server) extensionsData(r *http.Request) (any, error) {
 		h.Extensions = append(h.Extensions, *known[name])
 	}
 	if h.First = len(known) == 0 && h.Patterns == 0; h.First {
-		s.teach(r, &h)
+		s.addFirstSteps(r, &h)
 	}
 	return h, nil
 }
 
-// showKnown adds to the rows what the tracker knows.
-func (s *Server) showKnown(ctx context.Context, of func(name string) *extensionRow) error {
-	who := accessOf(ctx)
+// addKnownRows adds the extensions of the tracker and of live calls to the rows.
+func (s *Server) addKnownRows(ctx context.Context, of func(name string) *extensionRow) error {
+	client := accessOf(ctx)
 	row := func(e dialog.Extension) *extensionRow {
-		if who.sees(e.User) {
+		if client.canSee(e.User) {
 			return of(e.User)
 		}
-		return of(e.String()) // it is bound to that in its domain
+		return of(e.String()) // the token is bound to user@domain
 	}
 	var known []dialog.Known
 	var err error
@@ -151,7 +151,7 @@ func (s *Server) showKnown(ctx context.Context, of func(name string) *extensionR
 		}
 	}
 	for _, k := range known {
-		if !who.sees(k.Extension.String()) {
+		if !client.canSee(k.Extension.String()) {
 			continue
 		}
 		e := row(k.Extension)
@@ -162,7 +162,7 @@ func (s *Server) showKnown(ctx context.Context, of func(name string) *extensionR
 			e.At = append(e.At, c.URI)
 		}
 	}
-	calls, err := s.liveCalls(ctx)
+	calls, err := s.visibleCalls(ctx)
 	for _, c := range calls {
 		for _, p := range c.Parties {
 			if !p.Over {
@@ -173,8 +173,8 @@ func (s *Server) showKnown(ctx context.Context, of func(name string) *extensionR
 	return err
 }
 
-// teach says what to do first.
-func (s *Server) teach(r *http.Request, h *home) {
+// addFirstSteps adds the texts of the first steps.
+func (s *Server) addFirstSteps(r *http.Request, h *homeView) {
 	h.Listen = s.config.Listen
 	h.PBX = "[sip]\npbx = [\"udp://192.0.2.10:5060\"]   # your PBX"
 	scheme := "http://"
@@ -185,13 +185,13 @@ func (s *Server) teach(r *http.Request, h *home) {
 		`  -H "Authorization: Bearer $BELLHOP_TOKEN" ` + scheme + r.Host + "/v1/subscriptions"
 }
 
-// A form is a pop-up in which a subscription is made or changed.
-type form struct {
+// subscriptionForm is the form that creates or changes a subscription.
+type subscriptionForm struct {
 	Sub      notify.Subscription
 	Revision string
-	Pattern  bool // it is to have an expression
+	Pattern  bool // the subscription gets a pattern
 	Errors   map[string]string
-	Problem  string // what no field is to blame for
+	Problem  string // error that belongs to no field
 }
 
 type choice struct {
@@ -199,8 +199,9 @@ type choice struct {
 	On   bool
 }
 
-// Types are the event types of the form: "answer" is both of its kinds.
-func (f form) Types() []choice {
+// Types returns the event types of the form; answer stands for answer-in and
+// answer-out.
+func (f subscriptionForm) Types() []choice {
 	types := shownTypes
 	if slices.Contains(f.Sub.Types, "answer") {
 		types = append([]string{"answer"}, shownTypes...)
@@ -212,29 +213,29 @@ func (f form) Types() []choice {
 	return all
 }
 
-// Methods and Dialects are what may be chosen.
-func (form) Methods() []string { return []string{"GET", "POST", "PUT"} }
-func (form) Dialects() []notify.Dialect {
+// Methods and Dialects return the choices of the form.
+func (subscriptionForm) Methods() []string { return []string{"GET", "POST", "PUT"} }
+func (subscriptionForm) Dialects() []notify.Dialect {
 	return []notify.Dialect{notify.JSON, notify.CloudEvents, notify.Unified, notify.Telphin, notify.CTI}
 }
 
 func (s *Server) newForm(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	f := form{Sub: notify.NewSubscription(), Pattern: q.Get("patterns") != ""}
+	f := subscriptionForm{Sub: notify.NewSubscription(), Pattern: q.Get("patterns") != ""}
 	f.Sub.Extension = q.Get("extension")
 	f.Sub.Types = q["type"]
 	return s.showPart(w, r, http.StatusOK, "form", f)
 }
 
 func (s *Server) changeForm(w http.ResponseWriter, r *http.Request) error {
-	sub, err := s.subscription(r.Context(), r.PathValue("id"))
+	sub, err := s.visibleSubscription(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	return s.showPart(w, r, http.StatusOK, "form", form{Sub: sub, Revision: strconv.FormatUint(sub.Revision, 10)})
+	return s.showPart(w, r, http.StatusOK, "form", subscriptionForm{Sub: sub, Revision: strconv.FormatUint(sub.Revision, 10)})
 }
 
-// read takes from a form what it has of a subscription.
+// readForm sets the fields of a form in a subscription.
 func readForm(r *http.Request, sub *notify.Subscription) {
 	sub.Types = r.PostForm["types"]
 	sub.URL = strings.TrimSpace(r.PostFormValue("url"))
@@ -244,9 +245,9 @@ func readForm(r *http.Request, sub *notify.Subscription) {
 	sub.Active = r.PostFormValue("active") == "true"
 }
 
-// faults are all that is wrong with a subscription, by field. What the form does
-// not show is at no field.
-func (f *form) faults(sub notify.Subscription) {
+// setErrors sets all errors of a subscription by field. Those of fields that are not in
+// the form become the form's Problem.
+func (f *subscriptionForm) setErrors(sub notify.Subscription) {
 	f.Errors = make(map[string]string)
 	for e := range sub.Invalid() {
 		switch e.Field {
@@ -258,22 +259,22 @@ func (f *form) faults(sub notify.Subscription) {
 	}
 }
 
-// blame has the form say what an error means.
-func (s *Server) blame(f *form, err error) error {
+// explainError sets err in the form, or returns it if the form cannot explain it.
+func (s *Server) explainError(f *subscriptionForm, err error) error {
 	var invalid *notify.Invalid
 	switch {
 	case errors.As(err, &invalid):
-		f.faults(f.Sub)
-	case errors.Is(err, notify.ErrLimit), errors.Is(err, errNotYours):
+		f.setErrors(f.Sub)
+	case errors.Is(err, notify.ErrLimit), errors.Is(err, errNotBound):
 		f.Errors = map[string]string{"extension": err.Error()}
 	case errors.Is(err, notify.ErrConflict):
-		f.Problem = err.Error() + " meanwhile: close this, and look again"
+		f.Problem = err.Error() + ": close this form and open it again"
 	case errors.Is(err, notify.ErrDeclared):
 		f.Problem = err.Error()
 	default:
 		return err
 	}
-	if why := f.Errors["extension"]; f.Pattern && why != "" { // its form asks for no other
+	if why := f.Errors["extension"]; f.Pattern && why != "" { // the form has this field instead
 		f.Errors["extension_regex"] = why
 	}
 	return nil
@@ -283,15 +284,15 @@ func (s *Server) addFromForm(w http.ResponseWriter, r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return errBadForm
 	}
-	f := form{Sub: notify.NewSubscription()}
+	f := subscriptionForm{Sub: notify.NewSubscription()}
 	readForm(r, &f.Sub)
 	f.Sub.Extension = strings.TrimSpace(r.PostFormValue("extension"))
 	if f.Pattern = r.PostForm.Has("extension_regex"); f.Pattern {
 		f.Sub.ExtensionRegex = r.PostFormValue("extension_regex")
 	}
-	sub, err := s.subscribe(r.Context(), f.Sub)
+	sub, err := s.addSubscription(r.Context(), f.Sub)
 	if err != nil {
-		if err := s.blame(&f, err); err != nil {
+		if err := s.explainError(&f, err); err != nil {
 			return err
 		}
 		return s.showPart(w, r, http.StatusUnprocessableEntity, "form", f)
@@ -308,18 +309,18 @@ func (s *Server) changeFromForm(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || revision == 0 {
 		return errBadForm
 	}
-	f := form{Revision: r.PostFormValue("revision")}
-	sub, err := s.edit(r.Context(), r.PathValue("id"), revision, func(sub *notify.Subscription) error {
+	f := subscriptionForm{Revision: r.PostFormValue("revision")}
+	sub, err := s.editSubscription(r.Context(), r.PathValue("id"), revision, func(sub *notify.Subscription) error {
 		readForm(r, sub)
 		f.Sub = *sub
 		return nil
 	})
 	if err != nil {
-		if f.Sub.ID == "" { // it came to no change
+		if f.Sub.ID == "" { // the edit failed before the form was applied
 			f.Sub = sub
 			readForm(r, &f.Sub)
 		}
-		if err := s.blame(&f, err); err != nil {
+		if err := s.explainError(&f, err); err != nil {
 			return err
 		}
 		w.Header().Set("HX-Retarget", "#pop-up")
@@ -327,16 +328,16 @@ func (s *Server) changeFromForm(w http.ResponseWriter, r *http.Request) error {
 		return s.showPart(w, r, http.StatusUnprocessableEntity, "form", f)
 	}
 	w.Header().Set("HX-Trigger", "saved")
-	return s.showPart(w, r, http.StatusOK, "subscriptions", s.table(r.Context(), sub.Extension))
+	return s.showPart(w, r, http.StatusOK, "subscriptions", s.readTable(r.Context(), sub.Extension))
 }
 
-// toggle switches a subscription on or off, and answers with its row.
-func (s *Server) toggle(w http.ResponseWriter, r *http.Request) error {
+// toggleActive switches a subscription on or off, and answers with its row.
+func (s *Server) toggleActive(w http.ResponseWriter, r *http.Request) error {
 	active, err := strconv.ParseBool(r.PostFormValue("active"))
 	if err != nil {
 		return errBadForm
 	}
-	sub, err := s.edit(r.Context(), r.PathValue("id"), 0, func(sub *notify.Subscription) error {
+	sub, err := s.editSubscription(r.Context(), r.PathValue("id"), 0, func(sub *notify.Subscription) error {
 		sub.Active = active
 		return nil
 	})
@@ -346,26 +347,26 @@ func (s *Server) toggle(w http.ResponseWriter, r *http.Request) error {
 	return s.showPart(w, r, http.StatusOK, "one-row", sub)
 }
 
-// rotateFromPage makes a new secret, and shows it this once.
+// rotateFromPage rotates a secret, and shows the new one this once.
 func (s *Server) rotateFromPage(w http.ResponseWriter, r *http.Request) error {
-	sub, err := s.rotate(r.Context(), r.PathValue("id"), 0)
+	sub, err := s.rotateSigningSecret(r.Context(), r.PathValue("id"), 0)
 	if err != nil {
 		return err
 	}
 	return s.showPart(w, r, http.StatusOK, "rotated", string(sub.Secret))
 }
 
-// clearSelected removes the selected subscriptions, and answers with what is
-// left of the table.
+// clearSelected deletes the selected subscriptions, and answers with the rest of the
+// table.
 func (s *Server) clearSelected(w http.ResponseWriter, r *http.Request) error {
 	of := r.PostFormValue("of")
-	if !accessOf(r.Context()).sees(of) {
+	if !accessOf(r.Context()).canSee(of) {
 		return errNoPage
 	}
 	for _, id := range r.PostForm["id"] {
-		if err := s.unsubscribe(r.Context(), id, 0); err != nil && !errors.Is(err, notify.ErrNotFound) {
+		if err := s.removeSubscription(r.Context(), id, 0); err != nil && !errors.Is(err, notify.ErrNotFound) {
 			return err
 		}
 	}
-	return s.showPart(w, r, http.StatusOK, "subscriptions", s.table(r.Context(), of))
+	return s.showPart(w, r, http.StatusOK, "subscriptions", s.readTable(r.Context(), of))
 }

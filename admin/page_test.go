@@ -22,13 +22,13 @@ import (
 	"bellhop/notify"
 )
 
-// A visitor is a browser, as far as a test of the page needs one.
+// visitor is a minimal browser for tests of the page.
 type visitor struct {
 	*rig
 	cookie string
 }
 
-// visit signs in.
+// visit returns a visitor who has signed in.
 func (r *rig) visit() *visitor {
 	r.Helper()
 	v := &visitor{rig: r}
@@ -39,7 +39,7 @@ func (r *rig) visit() *visitor {
 	return v
 }
 
-// send makes a request with a form, and keeps the cookie that is answered.
+// send sends a request with a form, and keeps the cookie of the response.
 func (v *visitor) send(method, path string, form url.Values, header ...string) (*http.Response, string) {
 	v.Helper()
 	req, err := http.NewRequestWithContext(v.Context(), method, v.url+path, strings.NewReader(form.Encode()))
@@ -68,13 +68,13 @@ func (v *visitor) send(method, path string, form url.Values, header ...string) (
 	return resp, string(b)
 }
 
-// sees wants a page with all of these in it.
+// sees expects a page that contains the texts.
 func (v *visitor) sees(path string, texts ...string) string {
 	v.Helper()
 	return v.gets(200, "GET", path, nil, texts...)
 }
 
-// gets wants an answer with a status, and all of these in it.
+// gets expects a status, and a response that contains the texts.
 func (v *visitor) gets(status int, method, path string, form url.Values, texts ...string) string {
 	v.Helper()
 	resp, html := v.send(method, path, form)
@@ -89,8 +89,8 @@ func (v *visitor) gets(status int, method, path string, form url.Values, texts .
 	return html
 }
 
-// lacks fails the test if a page has one of the texts, but for the hashes in it, which
-// have any digits.
+// lacks expects that a page contains none of the texts, hashes ignored, because these
+// may contain any digits.
 func (v *visitor) lacks(html string, texts ...string) {
 	v.Helper()
 	html = hashes.ReplaceAllString(html, "$1")
@@ -103,7 +103,7 @@ func (v *visitor) lacks(html string, texts ...string) {
 
 var hashes = regexp.MustCompile(`(data-tag="|\?v=)[0-9a-f]+`)
 
-func TestSigningIn(t *testing.T) {
+func TestSignsInAndOut(t *testing.T) {
 	r := newRig(t, Config{})
 	v := &visitor{rig: r}
 	for _, path := range []string{"/", "/calls", "/extensions/101", "/tokens"} {
@@ -116,11 +116,11 @@ func TestSigningIn(t *testing.T) {
 	}
 	v.gets(401, "POST", "/subscriptions", url.Values{"url": {"http://x"}})
 	v.gets(200, "GET", "/login", nil, `name="token"`)
-	v.gets(401, "POST", "/login", url.Values{"token": {"wrong"}}, "This token is not known")
-	v.gets(401, "POST", "/login", url.Values{}, "This token is not known")
+	v.gets(401, "POST", "/login", url.Values{"token": {"wrong"}}, "Unknown or expired token")
+	v.gets(401, "POST", "/login", url.Values{}, "Unknown or expired token")
 
 	v = r.visit()
-	v.sees("/", "Three steps to the first callback", "Sign out")
+	v.sees("/", "Three steps to your first callback", "Sign out")
 	if resp, _ := v.send("GET", "/login", nil); resp.StatusCode != 303 {
 		t.Errorf("the door to who is in: %d", resp.StatusCode)
 	}
@@ -130,7 +130,7 @@ func TestSigningIn(t *testing.T) {
 	}
 	old.gets(303, "GET", "/", nil)
 
-	// Who signs in again has one session, and none outlives its token.
+	// Signing in again ends the old session, and no session outlives its token.
 	v = r.visit()
 	old = *v
 	v.send("POST", "/login", url.Values{"token": {testToken}})
@@ -143,7 +143,7 @@ func TestSigningIn(t *testing.T) {
 	reader.gets(303, "GET", "/", nil)
 }
 
-func TestSessionCookie(t *testing.T) {
+func TestSessionCookieIsProtected(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, secure := range []bool{false, true} {
 		req := httptest.NewRequest("POST", "/login", strings.NewReader("token="+testToken))
@@ -160,53 +160,53 @@ func TestSessionCookie(t *testing.T) {
 	}
 }
 
-func TestSessionsEnd(t *testing.T) {
+func TestSessionsExpire(t *testing.T) {
 	r := newRig(t, Config{})
 	now := time.Now()
-	id := r.server.sessions.begin(configID, testToken, now)
+	id := r.server.sessions.start(configID, testToken, now)
 	req := httptest.NewRequest("GET", "/", nil)
 	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: id})
-	if r.server.inSession(req, now.Add(sessionTime-1)) == nil {
+	if r.server.sessionAccess(req, now.Add(sessionTTL-1)) == nil {
 		t.Error("a session ends early")
 	}
-	if r.server.inSession(req, now.Add(sessionTime)) != nil || r.server.inSession(req, now) != nil {
+	if r.server.sessionAccess(req, now.Add(sessionTTL)) != nil || r.server.sessionAccess(req, now) != nil {
 		t.Error("a session does not end")
 	}
-	first := r.server.sessions.begin(configID, testToken, now)
+	first := r.server.sessions.start(configID, testToken, now)
 	other, _ := r.newToken(object{"scope": "read"})
 	for range 2 * maxSessions {
-		r.server.sessions.begin("other", other.token, now)
+		r.server.sessions.start("other", other.token, now)
 	}
 	req = httptest.NewRequest("GET", "/", nil)
 	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: first})
-	if n := r.server.sessions.kept.len(); n != maxSessions+1 || r.server.inSession(req, now) == nil {
+	if n := r.server.sessions.byHash.len(); n != maxSessions+1 || r.server.sessionAccess(req, now) == nil {
 		t.Errorf("one token has pushed out the session of another: there are %d", n)
 	}
 	for range maxSessions {
-		r.server.sessions.begin(configID, testToken, now)
+		r.server.sessions.start(configID, testToken, now)
 	}
 	req = httptest.NewRequest("GET", "/", nil)
 	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: first})
-	if n := r.server.sessions.kept.len(); n != 2*maxSessions || r.server.inSession(req, now) != nil {
+	if n := r.server.sessions.byHash.len(); n != 2*maxSessions || r.server.sessionAccess(req, now) != nil {
 		t.Errorf("there are %d sessions", n)
 	}
 }
 
-func TestWrongTokensAreCounted(t *testing.T) {
+func TestWrongTokensAtLoginAreLimited(t *testing.T) {
 	r := newRig(t, Config{})
 	v := &visitor{rig: r}
 	for range failureBurst {
 		v.gets(401, "POST", "/login", url.Values{"token": {"wrong"}})
 	}
-	shut(r.server.failures.of(netip.MustParseAddr("127.0.0.1")))
+	exhaustLimiter(r.server.failures.limiterOf(netip.MustParseAddr("127.0.0.1")))
 	resp, html := v.send("POST", "/login", url.Values{"token": {"wrong"}})
 	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || !strings.Contains(html, "Too many wrong tokens") {
 		t.Errorf("one too many: %d %s", resp.StatusCode, html)
 	}
 }
 
-// pageRules says of every page whom it is for beside the config's token and
-// those of scope admin.
+// pageRules are the test tokens that may use each page, beside those of scope admin and
+// the config's.
 var pageRules = map[string]string{
 	"GET /{$}":                               readers,
 	"GET /extensions/{name}":                 readers,
@@ -241,7 +241,7 @@ var pageRules = map[string]string{
 	"GET /live/health":                       unbound,
 }
 
-func TestWhoMaySeeWhat(t *testing.T) {
+func TestPermissionsOfEveryPage(t *testing.T) {
 	r := newRig(t, Config{})
 	visitors := map[string]*visitor{"config": r.visit()}
 	for name, o := range ruled {
@@ -249,7 +249,7 @@ func TestWhoMaySeeWhat(t *testing.T) {
 		visitors[name] = client.visit()
 	}
 	want := slices.Sorted(maps.Keys(pageRules))
-	if got := slices.Sorted(maps.Keys(r.server.pages.rights)); !slices.Equal(got, want) {
+	if got := slices.Sorted(maps.Keys(r.server.pages.permissions)); !slices.Equal(got, want) {
 		t.Errorf("the pages are %q, this test knows %q", got, want)
 	}
 	nobody := &visitor{rig: r}
@@ -262,7 +262,7 @@ func TestWhoMaySeeWhat(t *testing.T) {
 		for name, v := range visitors {
 			may := name == "config" || name == "admin" || slices.Contains(strings.Split(allowed, ", "), name)
 			if may && strings.HasPrefix(path, "/live/") {
-				continue // TestLive
+				continue // TestPageStreamsLiveParts
 			}
 			resp, html := v.send(method, path, nil)
 			if (resp.StatusCode == 403) == may || resp.StatusCode == 401 {
@@ -285,10 +285,10 @@ func TestWhoMaySeeWhat(t *testing.T) {
 	}
 }
 
-// inline is what the policy would forbid.
+// inline matches inline scripts and styles, which the content security policy forbids.
 var inline = regexp.MustCompile(`<script>|<style|\s(style|on[a-z]+)=|javascript:|href="https?:|src="https?:`)
 
-func TestPageOfOtherOrigins(t *testing.T) {
+func TestPageRefusesCrossOriginChanges(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
 	id := r.want(201, "POST", "/v1/subscriptions", subscription())["id"].(string)
@@ -302,12 +302,12 @@ func TestPageOfOtherOrigins(t *testing.T) {
 	v.sees("/")
 }
 
-func TestSubscribingOnThePage(t *testing.T) {
+func TestPageEditsSubscriptions(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
 	v.sees("/subscriptions/new?extension=101&type=hangup", `value="101"`, `value="hangup" checked`, `name="active" value="true" checked`)
 
-	// What is wrong is said in the pop-up, at its field, and nothing is lost.
+	// Errors are shown in the pop-up, at their fields, with the values as filled in.
 	resp, html := v.send("POST", "/subscriptions", url.Values{"extension": {"1 1"}, "url": {"ftp://x"}, "method": {"GET"}, "dialect": {"telphin"}, "note": {`"quoted"`}})
 	if resp.StatusCode != 422 {
 		t.Errorf("a wrong form: %d", resp.StatusCode)
@@ -335,7 +335,7 @@ func TestSubscribingOnThePage(t *testing.T) {
 	// Toggle.
 	path := "/subscriptions/" + sub.ID
 	v.gets(200, "POST", path+"/toggle", url.Values{"active": {"false"}}, `aria-pressed="false"`, "<b>disabled</b>: switched off", "click to enable")
-	v.gets(200, "POST", path+"/toggle", url.Values{"active": {"false"}}, `aria-pressed="false"`) // twice is once
+	v.gets(200, "POST", path+"/toggle", url.Values{"active": {"false"}}, `aria-pressed="false"`) // repeating it changes nothing
 	v.gets(200, "POST", path+"/toggle", url.Values{"active": {"true"}}, `aria-pressed="true"`, "click to disable")
 	v.gets(400, "POST", path+"/toggle", nil)
 	v.gets(404, "POST", "/subscriptions/nothing/toggle", url.Values{"active": {"true"}})
@@ -361,7 +361,7 @@ func TestSubscribingOnThePage(t *testing.T) {
 
 	// Too many of one extension.
 	for range 2 {
-		r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "0003*210"))
+		r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "0003*210"))
 	}
 	v.gets(422, "POST", "/subscriptions", url.Values{"extension": {"0003*210"}, "types": {"hangup"}, "url": {"http://x"}}, `id="extension-error">the extension has as many`)
 
@@ -382,7 +382,7 @@ func TestSubscribingOnThePage(t *testing.T) {
 	}
 }
 
-func TestPageOfTheDeclared(t *testing.T) {
+func TestPageShowsDeclaredReadOnly(t *testing.T) {
 	r := newRig(t, Config{})
 	sub := notify.Subscription{Extension: "101", Types: []string{"hangup"}, URL: "http://x", Active: true, Declared: "config.toml:7"}
 	if err := sub.Validate(); err != nil {
@@ -399,16 +399,16 @@ func TestPageOfTheDeclared(t *testing.T) {
 	v.gets(422, "POST", "/subscriptions/"+id, url.Values{"revision": {"1"}}, "changed by someone else")
 }
 
-func TestReadersSeeNoButtons(t *testing.T) {
+func TestPageForReadersHasNoButtons(t *testing.T) {
 	r := newRig(t, Config{})
-	id := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "101"))["id"].(string)
+	id := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "101"))["id"].(string)
 	client, _ := r.newToken(object{"scope": "read"})
 	v := client.visit()
 	v.lacks(v.sees("/", "101"), "hx-get", "hx-post", "/tokens")
 	v.lacks(v.sees("/extensions/101", id), "<button type=\"button\"", `type="checkbox"`, "Clear selected", "/toggle", "/test", "/replay")
 }
 
-func TestPageOfTheBound(t *testing.T) {
+func TestPageForBoundToken(t *testing.T) {
 	at := time.Now().Truncate(time.Second) // its fraction may have any digits
 	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
 		return []dialog.Call{
@@ -416,14 +416,14 @@ func TestPageOfTheBound(t *testing.T) {
 			{ID: "bb", State: "ringing", Since: at, Parties: []dialog.Party{{ID: "p3", Extension: dialog.Extension{User: "102"}, CallerNum: "777", Since: at}}},
 		}, nil
 	}})
-	mine := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "101"))["id"].(string)
-	yours := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "102", "url", "http://yours.example/"))["id"].(string)
+	mine := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "101"))["id"].(string)
+	yours := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "102", "url", "http://yours.example/"))["id"].(string)
 	for i, user := range []string{"101", "102"} {
-		r.say(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: user}, CallerNum: "from" + user, At: at, ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("%032x", 100+i), Seq: 1, Party: "p"})
+		r.publishEvents(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: user}, CallerNum: "from" + user, At: at, ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("%032x", 100+i), Seq: 1, Party: "p"})
 	}
 	client, _ := r.newToken(object{"scope": "write", "extensions": []string{"101"}})
 	v := client.visit()
-	v.lacks(v.sees("/", "101"), "102", "Expressions", "/tokens", "/health")
+	v.lacks(v.sees("/", "101"), "102", "Patterns", "/tokens", "/health")
 	v.lacks(v.sees("/calls", "555", "from101"), "102", "777", "from102")
 	v.lacks(v.sees("/events?type=hangup", "from101", `href="/events?extension=&amp;type=hangup&amp;paused=1"`, `sse-connect="/live/events?extension=&amp;type=hangup"`), "from102")
 	v.lacks(v.sees("/events?type=hangup&paused=1", "from101", `href="/events?extension=&amp;type=hangup"`), "/live/")
@@ -448,7 +448,7 @@ func TestPageOfTheBound(t *testing.T) {
 	}
 }
 
-func TestExtensionsOnThePage(t *testing.T) {
+func TestPageListsExtensions(t *testing.T) {
 	r := newRig(t, Config{
 		Extensions: func(context.Context) ([]dialog.Known, error) {
 			return []dialog.Known{
@@ -470,10 +470,10 @@ func TestExtensionsOnThePage(t *testing.T) {
 	v.sees("/extensions/101@pbx.example")
 }
 
-func TestLadderOnThePage(t *testing.T) {
+func TestPageShowsLadder(t *testing.T) {
 	r := newRig(t, Config{Trace: tracedCall})
 	for _, call := range []string{"c1", "c2", "busy"} {
-		r.say(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: "101"}, At: time.Now(), ID: call + strings.Repeat("0", 20), Call: call, Seq: 1, Party: "p"})
+		r.publishEvents(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: "101"}, At: time.Now(), ID: call + strings.Repeat("0", 20), Call: call, Seq: 1, Party: "p"})
 	}
 	v := r.visit()
 	html := v.sees("/calls/c1", `<object data="/calls/c1/ladder"`, "/calls/c1/ladder?as=pcap",
@@ -498,15 +498,15 @@ func TestLadderOnThePage(t *testing.T) {
 	v.gets(403, "GET", "/calls/c1/ladder", nil)
 }
 
-func TestTextIsText(t *testing.T) {
+func TestPageEscapesText(t *testing.T) {
 	const evil = `<img src=x onerror=alert(1)>"'</td><script>alert(2)</script>`
 	at := time.Now()
 	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
 		return []dialog.Call{{ID: evil, State: "ringing", Since: at, Parties: []dialog.Party{{ID: "p", Extension: dialog.Extension{User: evil}, CallerNum: evil, CallerName: evil, CalledNumber: evil, Since: at}}}}, nil
 	}})
-	r.say(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: evil}, CallerNum: evil, CallerName: evil, CalledNumber: evil, Status: dialog.Status(evil), At: at, ID: strings.Repeat("a", 32), Call: "cc", Seq: 1, Party: "p"})
-	r.say(dialog.Event{Type: dialog.MessageIn, Extension: dialog.Extension{User: "101"}, MessageText: evil, At: at, ID: strings.Repeat("b", 32), Call: "dd", Seq: 1, Party: "p"})
-	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "<img/src=x/onerror=alert(1)>", "note", evil))
+	r.publishEvents(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: evil}, CallerNum: evil, CallerName: evil, CalledNumber: evil, Status: dialog.Status(evil), At: at, ID: strings.Repeat("a", 32), Call: "cc", Seq: 1, Party: "p"})
+	r.publishEvents(dialog.Event{Type: dialog.MessageIn, Extension: dialog.Extension{User: "101"}, MessageText: evil, At: at, ID: strings.Repeat("b", 32), Call: "dd", Seq: 1, Party: "p"})
+	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "<img/src=x/onerror=alert(1)>", "note", evil))
 	r.newToken(object{"scope": "read", "note": evil})
 	v := r.visit()
 	for _, path := range []string{"/", "/calls", "/calls/cc", "/events", "/events?extension=" + url.QueryEscape(evil), "/tokens", "/extensions/" + url.PathEscape("<img/src=x/onerror=alert(1)>"), "/subscriptions/new?extension=" + url.QueryEscape(evil)} {
@@ -516,67 +516,67 @@ func TestTextIsText(t *testing.T) {
 	v.lacks(v.gets(422, "POST", "/subscriptions", url.Values{"extension": {evil}, "url": {evil}, "types": {evil}, "method": {evil}, "dialect": {evil}, "note": {evil}}), "<img src=x", "<script>alert")
 }
 
-func TestDeliveriesOnThePage(t *testing.T) {
+func TestPageShowsDeliveries(t *testing.T) {
 	r := newRig(t, Config{}, loopback)
-	at, status := r.deliver()
+	at, status := r.newReceiver()
 	v := r.visit()
-	v.sees("/deliveries", "Nobody is subscribed")
-	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", at+"/cb", "headers", object{"X-Key": "hush"}))["id"].(string)
-	v.sees("/deliveries?state=expired", "Nothing is expired")
-	v.sees("/deliveries?state=lost", "Nothing was sent yet")
+	v.sees("/deliveries", "No subscriptions yet")
+	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", at+"/cb", "headers", object{"X-Key": "hush"}))["id"].(string)
+	v.sees("/deliveries?state=expired", "No expired deliveries")
+	v.sees("/deliveries?state=lost", "No deliveries yet")
 	v.gets(400, "GET", "/deliveries?cursor=x", nil)
-	v.sees("/deliveries?extension=nobody", "Nobody is subscribed")
+	v.sees("/deliveries?extension=nobody", "No subscriptions yet")
 	status.Store(500)
 	r.notifier.Say(hangup("e1"))
 	path := "/deliveries/e1-" + sub
-	r.until("/v1/deliveries?state=waiting", func(o object) bool {
+	r.waitForJSON("/v1/deliveries?state=waiting", func(o object) bool {
 		items := o["items"].([]any)
-		return len(items) == 1 && is("waiting", 1)(items[0].(object))
+		return len(items) == 1 && hasState("waiting", 1)(items[0].(object))
 	})
 	v.sees("/deliveries", path, "hangup", "1001@pbx", at+"/cb", "HTTP 500", `class="state waiting"`)
 	v.sees("/deliveries?extension=1001&state=waiting", path, "/live/deliveries?extension=1001&amp;state=waiting", "/deliveries?extension=1001&amp;state=expired")
 	html := v.sees(path, "Redeliver now", "500 Internal Server Error", "POST "+at+"/cb", "X-Key: [redacted]", "EventType=hangup", "hello")
 	v.lacks(html, "hush")
-	v.gets(200, "POST", path+"/redeliver", nil, "By hand", `class="state failed"`)
+	v.gets(200, "POST", path+"/redeliver", nil, "<b>Manual attempt</b>", `class="state failed"`)
 	status.Store(204)
-	v.gets(200, "POST", path+"/redeliver", nil, "By hand", `class="state delivered"`)
-	r.until("/v1"+path, is("delivered", 3))
-	v.gets(200, "POST", "/subscriptions/"+sub+"/test", nil, "Tested", "HTTP 204", "<h3>hangup</h3>")
+	v.gets(200, "POST", path+"/redeliver", nil, "<b>Manual attempt</b>", `class="state delivered"`)
+	r.waitForJSON("/v1"+path, hasState("delivered", 3))
+	v.gets(200, "POST", "/subscriptions/"+sub+"/test", nil, "Test results", "HTTP 204", "<h3>hangup</h3>")
 	v.gets(404, "GET", "/deliveries/x", nil)
 	v.gets(404, "POST", "/deliveries/x/redeliver", nil)
 	r.want(204, "DELETE", "/v1/subscriptions/"+sub, nil)
 	v.gets(409, "POST", path+"/redeliver", nil, "the subscription of the delivery was deleted")
 }
 
-func TestReplayOnThePage(t *testing.T) {
+func TestPageReplaysTimeRange(t *testing.T) {
 	r := newRig(t, Config{}, loopback)
-	at, _ := r.deliver()
+	at, _ := r.newReceiver()
 	v := r.visit()
-	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", at))["id"].(string)
+	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", at))["id"].(string)
 	r.notifier.Say(hangup("e1"))
-	r.wait("it is delivered", func() bool { return r.notifier.Stats().Delivered == 1 })
+	r.waitUntil("it is delivered", func() bool { return r.notifier.Stats().Delivered == 1 })
 	path := "/subscriptions/" + sub + "/replay"
 	before := time.Now().Add(-2 * time.Hour).UTC().Format(formTime)
-	v.sees(path, `id="from" name="from" value="2`, "is sent to "+at+" once more")
-	v.gets(422, "POST", path, url.Values{"from": {"<yesterday>"}, "to": {"x"}}, `id="from-error">is no time`, `id="to-error">is no time`, `value="&lt;yesterday&gt;"`)
+	v.sees(path, `id="from" name="from" value="2`, "Send all events of this period to "+at+" again?")
+	v.gets(422, "POST", path, url.Values{"from": {"<yesterday>"}, "to": {"x"}}, `id="from-error">must be a time`, `id="to-error">must be a time`, `value="&lt;yesterday&gt;"`)
 	v.gets(422, "POST", path, nil, `id="from-error">from is missing`)
 	v.gets(422, "POST", path, url.Values{"from": {before}, "to": {before}}, `id="from-error">from is not before to`)
-	v.gets(200, "POST", path, url.Values{"from": {"2001-01-01 00:00"}, "to": {"2001-01-02 00:00"}}, "Nothing was said in that time")
-	v.gets(200, "POST", path, url.Values{"from": {before}}, "still wait: <b>1</b>")
-	r.wait("it is delivered again", func() bool { return r.notifier.Stats().Delivered == 2 })
+	v.gets(200, "POST", path, url.Values{"from": {"2001-01-01 00:00"}, "to": {"2001-01-02 00:00"}}, "No events to resend")
+	v.gets(200, "POST", path, url.Values{"from": {before}}, "Events to resend: <b>1</b>")
+	r.waitUntil("it is delivered again", func() bool { return r.notifier.Stats().Delivered == 2 })
 	r.want(200, "PATCH", "/v1"+strings.TrimSuffix(path, "/replay"), object{"active": false})
 	v.gets(422, "POST", path, url.Values{"from": {before}}, `role="alert">the subscription is switched off`)
 	v.gets(404, "GET", "/subscriptions/x/replay", nil)
 	v.gets(404, "POST", "/subscriptions/x/replay", url.Values{"from": {before}})
 }
 
-func TestRotatingOnThePage(t *testing.T) {
+func TestPageRotatesSecret(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
 	made := r.want(201, "POST", "/v1/subscriptions", subscription())
 	path := "/subscriptions/" + made["id"].(string)
 	v.sees(path, `hx-post="`+path+`/rotate-secret"`)
-	html := v.gets(200, "POST", path+"/rotate-secret", nil, "It is shown this once")
+	html := v.gets(200, "POST", path+"/rotate-secret", nil, "it is not shown again")
 	fresh := regexp.MustCompile(`whsec_[^<]+`).FindString(html)
 	if fresh == "" || fresh == made["secret"] {
 		t.Errorf("the secret is %q after %q", fresh, made["secret"])
@@ -585,14 +585,14 @@ func TestRotatingOnThePage(t *testing.T) {
 	v.gets(404, "POST", "/subscriptions/x/rotate-secret", nil)
 }
 
-func TestTokensOnThePage(t *testing.T) {
+func TestPageManagesTokens(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
-	v.sees("/tokens", "There is only the first token")
+	v.sees("/tokens", "No tokens yet")
 	v.sees("/tokens/new", `value="read" checked`)
-	v.gets(422, "POST", "/tokens", url.Values{"scope": {"root"}, "expires": {"soon"}, "note": {strings.Repeat("x", 1001)}}, "is read, write or admin", "is no day", "is longer than")
-	v.gets(422, "POST", "/tokens", url.Values{"scope": {"admin"}, "extensions": {"101"}}, `id="extensions-error">an admin`)
-	v.gets(422, "POST", "/tokens", url.Values{"scope": {"read"}, "expires": {"2001-01-31"}}, "is over already")
+	v.gets(422, "POST", "/tokens", url.Values{"scope": {"root"}, "expires": {"soon"}, "note": {strings.Repeat("x", 1001)}}, "choose read, write or admin", "must be a day", "must be at most 1000 bytes")
+	v.gets(422, "POST", "/tokens", url.Values{"scope": {"admin"}, "extensions": {"101"}}, `id="extensions-error">must be empty with scope admin`)
+	v.gets(422, "POST", "/tokens", url.Values{"scope": {"read"}, "expires": {"2001-01-31"}}, "must be in the future")
 	html := v.gets(200, "POST", "/tokens", url.Values{"scope": {"write"}, "extensions": {"101, 102"}, "note": {"CRM"}, "expires": {"2999-01-31"}}, "bh_")
 	secret := regexp.MustCompile(`bh_[\w-]+`).FindString(html)
 	made := r.want(200, "GET", "/v1/tokens", nil)["items"].([]any)[0].(object)
@@ -601,18 +601,18 @@ func TestTokensOnThePage(t *testing.T) {
 	}
 	r.as(secret).want(200, "GET", "/v1/subscriptions", nil)
 	v.lacks(v.sees("/tokens", "CRM", "101, 102"), secret)
-	v.gets(200, "POST", "/tokens/"+made["id"].(string)+"/revoke", nil, "There is only the first token")
-	v.gets(200, "POST", "/tokens/"+made["id"].(string)+"/revoke", nil) // somebody else was faster
+	v.gets(200, "POST", "/tokens/"+made["id"].(string)+"/revoke", nil, "No tokens yet")
+	v.gets(200, "POST", "/tokens/"+made["id"].(string)+"/revoke", nil) // already revoked by another
 	r.as(secret).want(401, "GET", "/v1/subscriptions", nil)
 }
 
-func TestHealthOnThePage(t *testing.T) {
+func TestPageShowsHealth(t *testing.T) {
 	r := newRig(t, Config{Ready: func() []string { return []string{"no PBX answers OPTIONS"} }})
-	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "active", false, "url", "http://off.example/"))
+	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "active", false, "url", "http://off.example/"))
 	r.visit().sees("/health", "Not ready", "no PBX answers OPTIONS", "Delivered", "http://off.example/", "switched off")
 }
 
-func TestWeight(t *testing.T) {
+func TestPageWeighsLittle(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
 	html := v.sees("/")
@@ -633,7 +633,7 @@ func TestWeight(t *testing.T) {
 	v.gets(404, "GET", "/static/", nil)
 }
 
-// listen opens a stream, and returns what reads its next part.
+// listen opens a stream, and returns a function that reads its next part.
 func (v *visitor) listen(path string) (next func() string) {
 	v.Helper()
 	req, err := http.NewRequestWithContext(v.Context(), "GET", v.url+path, nil)
@@ -666,16 +666,16 @@ func (v *visitor) listen(path string) (next func() string) {
 	}
 }
 
-func TestLive(t *testing.T) {
+func TestPageStreamsLiveParts(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "read", "extensions": []string{"101"}})
 	v := client.visit()
 	next := v.listen("/live/events?type=hangup")
-	if html := next(); !strings.Contains(html, "No event in the log fits") {
+	if html := next(); !strings.Contains(html, "No event matches this filter") {
 		t.Errorf("first comes %s", html)
 	}
 	for i, user := range []string{"102", "101"} {
-		r.say(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: user}, CallerName: "<b>of" + user, At: time.Now(), ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("%032x", 100+i), Seq: 1, Party: "p"})
+		r.publishEvents(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: user}, CallerName: "<b>of" + user, At: time.Now(), ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("%032x", 100+i), Seq: 1, Party: "p"})
 	}
 	html := next()
 	if !strings.Contains(html, "&lt;b&gt;of101") || strings.Contains(html, "of102") {
@@ -687,13 +687,13 @@ func TestLive(t *testing.T) {
 	}
 }
 
-func TestManyStreams(t *testing.T) {
+func TestPageRefusesExcessStreams(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
-	for range maxOfToken {
-		r.server.streams.take(configID)
+	for range maxStreamsPerToken {
+		r.server.streams.acquireSlot(configID)
 	}
 	v.gets(503, "GET", "/live/calls", nil, "too many pages are open")
-	r.server.streams.give(configID)
+	r.server.streams.releaseSlot(configID)
 	v.listen("/live/calls")()
 }

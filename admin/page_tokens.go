@@ -10,10 +10,10 @@ import (
 type tokensView struct{ Tokens []Token }
 
 func (s *Server) tokensPage(w http.ResponseWriter, r *http.Request) error {
-	return s.show(w, r, "tokens", "/tokens", "Tokens", tokensView{s.tokens.all()})
+	return s.showPage(w, r, "tokens", "/tokens", "Tokens", tokensView{s.tokens.all()})
 }
 
-// A tokenFields is a pop-up in which a token is made, as it was filled in.
+// tokenFields are the fields of the form that creates a token, as filled in.
 type tokenFields struct {
 	Note, Scope, Extensions, Expires string
 
@@ -25,29 +25,29 @@ func (s *Server) tokenForm(w http.ResponseWriter, r *http.Request) error {
 	return s.showPart(w, r, http.StatusOK, "token-form", tokenFields{Scope: string(Read)})
 }
 
-// token reads what is filled in, or notes what is wrong with it.
-func (f *tokenFields) token() (t Token) {
+// parseToken returns the token of the form, and sets Errors.
+func (f *tokenFields) parseToken() (t Token) {
 	f.Errors = make(map[string]string)
 	t = Token{Note: f.Note, Scope: Scope(f.Scope)}
 	if len(f.Note) > 1000 {
-		f.Errors["note"] = "is longer than 1000 bytes"
+		f.Errors["note"] = "must be at most 1000 bytes long"
 	}
 	if t.Scope != Read && t.Scope != Write && t.Scope != Admin {
-		f.Errors["scope"] = "is read, write or admin"
+		f.Errors["scope"] = "choose read, write or admin"
 	}
 	for name := range strings.FieldsFuncSeq(f.Extensions, func(r rune) bool { return r == ',' || r == ' ' }) {
 		t.Extensions = append(t.Extensions, name)
 	}
 	if len(t.Extensions) > 100 {
-		f.Errors["extensions"] = "are more than 100"
+		f.Errors["extensions"] = "must be at most 100"
 	}
 	if f.Expires != "" {
 		var err error
 		if t.Expires, err = time.Parse(time.DateOnly, f.Expires); err != nil {
-			f.Errors["expires"] = "is no day such as 2027-01-31"
+			f.Errors["expires"] = "must be a day such as 2027-01-31"
 		}
 	}
-	if field, why := t.check(); why != "" && f.Errors[field] == "" {
+	if field, why := t.validate(); why != "" && f.Errors[field] == "" {
 		f.Errors[field] = why
 	}
 	return t
@@ -58,9 +58,9 @@ func (s *Server) tokenFromForm(w http.ResponseWriter, r *http.Request) error {
 		Note: r.PostFormValue("note"), Scope: r.PostFormValue("scope"),
 		Extensions: r.PostFormValue("extensions"), Expires: strings.TrimSpace(r.PostFormValue("expires")),
 	}
-	t := f.token()
+	t := f.parseToken()
 	if len(f.Errors) == 0 {
-		t, err := s.makeToken(r.Context(), t)
+		t, err := s.issueToken(r.Context(), t)
 		switch {
 		case err == nil:
 			return s.showPart(w, r, http.StatusOK, "token-made", t)
@@ -73,7 +73,7 @@ func (s *Server) tokenFromForm(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) revokeFromPage(w http.ResponseWriter, r *http.Request) error {
-	if err := s.endToken(r.Context(), r.PathValue("id")); err != nil && !errors.Is(err, errNoToken) {
+	if err := s.withdrawToken(r.Context(), r.PathValue("id")); err != nil && !errors.Is(err, errNoToken) {
 		return err
 	}
 	return s.showPart(w, r, http.StatusOK, "tokens", tokensView{s.tokens.all()})

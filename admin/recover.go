@@ -5,11 +5,11 @@ import (
 	"runtime/debug"
 )
 
-// recovered has h serve, and answers 500 in the form of an API if h panics: the
-// panic is logged and counted. If h has begun to answer, the connection is cut.
-func (s *Server) recovered(refuse refusal, h http.Handler) http.Handler {
+// recoverPanics lets h serve, and answers 500 in the API's format if h panics. The
+// panic is logged and counted. If h has begun to answer, the connection is closed.
+func (s *Server) recoverPanics(refuse errorWriter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		watched := &startWatch{ResponseWriter: w}
+		watched := &startedWriter{ResponseWriter: w}
 		defer func() {
 			reason := recover()
 			if reason == nil {
@@ -20,30 +20,30 @@ func (s *Server) recovered(refuse refusal, h http.Handler) http.Handler {
 				s.log.Error("admin request panicked", "method", r.Method, "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
 			}
 			if watched.started {
-				panic(http.ErrAbortHandler) // which net/http does not log
+				panic(http.ErrAbortHandler) // net/http closes the connection without a log line
 			}
 			clear(w.Header())
-			refuse(w, http.StatusInternalServerError, "bellhop made a mistake: its log says which")
+			refuse(w, http.StatusInternalServerError, "internal error in bellhop: see its log")
 		}()
 		h.ServeHTTP(watched, r)
 	})
 }
 
-// A startWatch notes whether a response has begun.
-type startWatch struct {
+// startedWriter records whether a response has begun.
+type startedWriter struct {
 	http.ResponseWriter
 	started bool
 }
 
-func (w *startWatch) WriteHeader(status int) {
+func (w *startedWriter) WriteHeader(status int) {
 	w.started = true
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func (w *startWatch) Write(b []byte) (int, error) {
+func (w *startedWriter) Write(b []byte) (int, error) {
 	w.started = true
 	return w.ResponseWriter.Write(b)
 }
 
 // Unwrap is for [http.ResponseController].
-func (w *startWatch) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *startedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -12,7 +12,8 @@ import (
 	"bellhop/dialog/trace"
 )
 
-// A panic of a handler is answered in the form of the API, and costs nothing else.
+// A panic of a handler is answered in the format of the API, and other requests are
+// served on.
 func TestPanicsAreAnswered(t *testing.T) {
 	r := newRig(t, Config{
 		Calls:      func(context.Context) ([]dialog.Call, error) { panic("injected") },
@@ -23,16 +24,16 @@ func TestPanicsAreAnswered(t *testing.T) {
 	r.wantProblem(500, "", "GET", "/v1/calls", nil)
 	r.wantProblem(500, "", "GET", "/v1/extensions/101", nil)
 	r.wantProblem(500, "", "GET", "/v1/calls/x/trace", nil)
-	session := r.server.sessions.begin(configID, testToken, time.Now())
+	session := r.server.sessions.start(configID, testToken, time.Now())
 	resp, text := r.raw("GET", "/calls", nil, "Cookie", sessionCookie+"="+session)
 	if resp.StatusCode != 500 || !strings.Contains(text, "<html") {
 		t.Errorf("page: %d %s", resp.StatusCode, text)
 	}
 	for name, tt := range map[string]struct {
-		refuse refusal
+		refuse errorWriter
 		want   string
-	}{"uapi": {uapiRefuse, `"internal_server_error"`}, "telphin": {telphinRefuse, `{"message":"`}} {
-		w := serve(r.server.guarded(tt.refuse, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("injected") })))
+	}{"uapi": {writeUAPIError, `"internal_server_error"`}, "telphin": {writeTelphinError, `{"message":"`}} {
+		w := serve(r.server.guardHandler(tt.refuse, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("injected") })))
 		if w.Code != 500 || !strings.Contains(w.Body.String(), tt.want) {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
@@ -44,18 +45,18 @@ func TestPanicsAreAnswered(t *testing.T) {
 	r.want(200, "GET", "/healthz", nil)
 }
 
-// serve has a handler serve a request.
+// serve lets a handler serve a request.
 func serve(h http.Handler) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 	return w
 }
 
-// A panic in the middle of an answer cuts the connection: what was sent is no
-// whole answer.
-func TestPanicInAnAnswer(t *testing.T) {
+// A panic after the response has begun closes the connection, so that the client sees
+// an incomplete response.
+func TestPanicDuringResponseClosesConnection(t *testing.T) {
 	r := newRig(t, Config{})
-	h := r.server.guarded(problem, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := r.server.guardHandler(writeProblem, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Write([]byte("half"))
 		panic("injected")
 	}))

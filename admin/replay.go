@@ -5,39 +5,38 @@ import (
 	"time"
 )
 
-// A Replay is what a client asks to be delivered again. What it may be, notify
-// knows.
+// Replay is the body of a request to replay a time range. Package notify validates it.
 type Replay struct {
-	From  time.Time `json:"from,omitzero" doc:"What was said then or later"`
-	To    time.Time `json:"to,omitzero" doc:"And before this; now, if it is left out"`
-	Types []string  `json:"types,omitempty" nullable:"false" doc:"Of these types; those of the subscription, if it is left out"`
+	From  time.Time `json:"from,omitzero" doc:"Start of the time range: events published then or later"`
+	To    time.Time `json:"to,omitzero" doc:"End of the time range, not included; default now"`
+	Types []string  `json:"types,omitempty" nullable:"false" doc:"Only these event types; default those of the subscription"`
 }
 
-// A Replayed says what came of that.
+// Replayed is the answer to a Replay.
 type Replayed struct {
-	Events int `json:"events" doc:"How many are delivered again, but for those that still wait to be delivered"`
+	Events int `json:"events" doc:"Number of events in the time range; those still waiting are not sent twice"`
 }
 
 func (s *Server) replay(ctx context.Context, in *struct {
-	ID   string `path:"id"`
+	ID   string `path:"id" doc:"ID of the subscription"`
 	Body Replay
 }) (*struct{ Body Replayed }, error) {
-	events, err := s.sayAgain(ctx, in.ID, in.Body)
+	events, err := s.replayRange(ctx, in.ID, in.Body)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	return &struct{ Body Replayed }{Replayed{events}}, nil
 }
 
-// sayAgain replays for who makes the request of ctx, see
+// replayRange replays a time range for the request of ctx, see
 // [notify.Notifier.Replay].
-func (s *Server) sayAgain(ctx context.Context, id string, what Replay) (events int, err error) {
-	if _, err := s.subscription(ctx, id); err != nil {
+func (s *Server) replayRange(ctx context.Context, id string, what Replay) (events int, err error) {
+	if _, err := s.visibleSubscription(ctx, id); err != nil {
 		return 0, err
 	}
 	events, err = s.config.Notifier.Replay(ctx, id, what.From, what.To, what.Types)
 	if err == nil {
-		s.audit(ctx, "replay", id, nil, what)
+		s.recordAudit(ctx, "replay", id, nil, what)
 	}
 	return events, err
 }

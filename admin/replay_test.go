@@ -5,18 +5,18 @@ import (
 	"time"
 )
 
-func TestReplay(t *testing.T) {
+func TestReplaysTimeRange(t *testing.T) {
 	r := newRig(t, Config{}, loopback)
-	url, _ := r.deliver()
-	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", url))["id"].(string)
+	url, _ := r.newReceiver()
+	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", url))["id"].(string)
 	path := "/v1/subscriptions/" + sub
 	begin := time.Now().Add(-time.Minute)
 	r.notifier.Say(hangup("e1"))
-	r.until(path+"/deliveries", func(o object) bool { return len(o["items"].([]any)) == 1 })
+	r.waitForJSON(path+"/deliveries", func(o object) bool { return len(o["items"].([]any)) == 1 })
 	if out := r.want(202, "POST", path+"/replay", object{"from": begin}); out["events"] != 1.0 {
 		t.Errorf("got %v, want one event", out)
 	}
-	r.wait("it is delivered again", func() bool { return r.notifier.Stats().Delivered == 2 })
+	r.waitUntil("it is delivered again", func() bool { return r.notifier.Stats().Delivered == 2 })
 	if out := r.want(202, "POST", path+"/replay", object{"from": begin, "types": []string{"dial-in"}}); out["events"] != 0.0 {
 		t.Errorf("of a type that was not said: %v, want none", out)
 	}

@@ -7,64 +7,64 @@ import (
 	"bellhop/notify"
 )
 
-// A Status is how a bellhop is. Counts of what was are since its start.
+// Status is the status of a node. Its counters start at zero with the process.
 type Status struct {
-	Version  string    `json:"version"`
-	Node     string    `json:"node,omitempty" doc:"Its name among those that share the store"`
-	Started  time.Time `json:"started"`
-	Uptime   int64     `json:"uptime" doc:"Seconds"`
-	Delivers bool      `json:"delivers" doc:"This node makes the callbacks: of those that share a store, one does"`
-	Ready    bool      `json:"ready"`
-	Reasons  []string  `json:"reasons" nullable:"false" doc:"Why it is not ready"`
-	Degraded []string  `json:"degraded" nullable:"false" doc:"What is wrong although it does its work"`
+	Version    string    `json:"version" doc:"Version of bellhop"`
+	Node       string    `json:"node,omitempty" doc:"Name of this node among those that share the store"`
+	Started    time.Time `json:"started" doc:"Time at which the process started"`
+	Uptime     int64     `json:"uptime" doc:"Seconds since the start"`
+	Delivering bool      `json:"delivering" doc:"This node sends the callbacks; of the nodes that share a store, one does"`
+	Ready      bool      `json:"ready" doc:"The node does its work, see reasons"`
+	Reasons    []string  `json:"reasons" nullable:"false" doc:"Reasons why the node is not ready"`
+	Degraded   []string  `json:"degraded" nullable:"false" doc:"Problems that do not keep the node from its work"`
 
 	Store struct {
-		OK  bool   `json:"ok"`
-		Why string `json:"why,omitempty" doc:"What is wrong with it"`
+		OK  bool   `json:"ok" doc:"The store accepts events"`
+		Why string `json:"why,omitempty" doc:"Problem of the store"`
 
-		Losses []Loss `json:"losses" nullable:"false" doc:"Records lost to damage, the newest finding first"`
-	} `json:"store"`
+		Losses []Loss `json:"losses" nullable:"false" doc:"Records lost to damage, last found first"`
+	} `json:"store" doc:"State of the store"`
 
-	Calls   *int `json:"calls" doc:"Live ones; null: the tracker is too busy to say"`
-	Streams int  `json:"streams" doc:"Clients that follow the events"`
+	Calls   *int `json:"calls" doc:"Number of live calls; null while the tracker is too busy to count them"`
+	Streams int  `json:"streams" doc:"Number of open event streams"`
 
-	Suppressed uint64 `json:"attempts_suppressed" doc:"Calls of unregistered sources that the PBX refused before a phone rang and that were too many to be told"`
+	Suppressed uint64 `json:"attempts_suppressed" doc:"Calls of unregistered sources that the PBX refused before a phone rang, and for which no events were published because they were too many"`
 
 	Subscriptions struct {
-		All      int `json:"all"`
-		Active   int `json:"active"`
-		Paused   int `json:"paused"`
-		Disabled int `json:"disabled"`
-	} `json:"subscriptions"`
+		All      int `json:"all" doc:"Number of subscriptions in any state"`
+		Active   int `json:"active" doc:"Number of active subscriptions"`
+		Paused   int `json:"paused" doc:"Number of subscriptions whose endpoint or URL fails"`
+		Disabled int `json:"disabled" doc:"Number of subscriptions that are switched off, or whose receiver answered 410 or failed for five days"`
+	} `json:"subscriptions" doc:"Subscriptions by state"`
 
 	Events struct {
-		Said    uint64 `json:"said" doc:"Written to the event log"`
-		Dropped uint64 `json:"dropped" doc:"That found no room while the store was slow or gone"`
-		Unsaid  int    `json:"unsaid" doc:"That wait to be written"`
-	} `json:"events"`
+		Published   uint64 `json:"published" doc:"Events written to the event log"`
+		Dropped     uint64 `json:"dropped" doc:"Events lost because the buffer was full while the store was slow or down"`
+		Unpublished int    `json:"unpublished" doc:"Events waiting to be written to the event log"`
+	} `json:"events" doc:"Events since the start"`
 
 	Deliveries struct {
-		Pending   int    `json:"pending" doc:"That have not ended"`
-		Delivered uint64 `json:"delivered"`
-		Expired   uint64 `json:"expired"`
-		Refused   uint64 `json:"refused"`
-		Canceled  uint64 `json:"canceled"`
-		Failed    uint64 `json:"failed_attempts" doc:"Attempts that were not the end of their delivery"`
-	} `json:"deliveries"`
+		Pending   int    `json:"pending" doc:"Deliveries waiting, due or in flight"`
+		Delivered uint64 `json:"delivered" doc:"Deliveries answered with 2xx"`
+		Expired   uint64 `json:"expired" doc:"Deliveries that were not delivered in time"`
+		Refused   uint64 `json:"refused" doc:"Deliveries answered with 410"`
+		Canceled  uint64 `json:"canceled" doc:"Deliveries whose subscription was deleted or switched off, or that another callback of a group call replaced"`
+		Failed    uint64 `json:"failed_attempts" doc:"Failed attempts after which the delivery was still pending"`
+	} `json:"deliveries" doc:"Deliveries since the start, but for pending"`
 }
 
-// getStatus answers also when a part of bellhop does not.
+// getStatus answers even if a part of bellhop does not respond.
 func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Status }, error) {
 	n := s.config.Notifier
 	out := &struct{ Body Status }{Status{
-		Version:  s.config.Version,
-		Node:     s.config.Node,
-		Started:  s.started.UTC().Truncate(time.Second),
-		Uptime:   int64(time.Since(s.started).Seconds()),
-		Delivers: n.Delivers(),
-		Reasons:  append([]string{}, s.reasons()...),
-		Degraded: append([]string{}, s.degraded()...),
-		Streams:  s.streams.count(),
+		Version:    s.config.Version,
+		Node:       s.config.Node,
+		Started:    s.started.UTC().Truncate(time.Second),
+		Uptime:     int64(time.Since(s.started).Seconds()),
+		Delivering: n.Delivers(),
+		Reasons:    append([]string{}, s.readinessReasons()...),
+		Degraded:   append([]string{}, s.degraded()...),
+		Streams:    s.streams.count(),
 	}}
 	v := &out.Body
 	if s.config.Suppressed != nil {
@@ -77,7 +77,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 	} else {
 		v.Store.OK = true
 	}
-	if live, err := s.liveCalls(ctx); err == nil {
+	if live, err := s.visibleCalls(ctx); err == nil {
 		calls := len(live)
 		v.Calls = &calls
 	}
@@ -93,7 +93,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 		}
 	}
 	stats := n.Stats()
-	v.Events.Said, v.Events.Dropped, v.Events.Unsaid = stats.Said, stats.Dropped, stats.Unsaid
+	v.Events.Published, v.Events.Dropped, v.Events.Unpublished = stats.Said, stats.Dropped, stats.Unsaid
 	d := &v.Deliveries
 	d.Pending, d.Failed = stats.Pending, stats.Failed
 	d.Delivered, d.Expired, d.Refused, d.Canceled = stats.Delivered, stats.Expired, stats.Refused, stats.Canceled

@@ -23,181 +23,186 @@ import (
 	"bellhop/notify"
 )
 
-// maxStreams is how many clients may follow the event log at a time, beside those
-// with the token of the config: these always have their places. maxOfToken is how
-// many may with one token, and streamsFull how many seconds one waits that may not.
+// maxStreams is the number of event streams at a time, beside those with the token of
+// the config, which are not limited by others. maxStreamsPerToken is the number with
+// one token. streamRetryAfter is the Retry-After, in seconds, of a refused stream.
 const (
-	maxStreams  = 200
-	maxOfToken  = 100
-	streamsFull = "10"
+	maxStreams         = 200
+	maxStreamsPerToken = 100
+	streamRetryAfter   = "10"
 )
 
-// gather is how long events wait at most for more of them after others were
-// written to a stream. It is chance, so that many streams are not written to at
-// the same time.
-const gather = 250 * time.Millisecond
+// batchDelay is the maximum time that events wait for more of them after a write to the
+// stream. The actual time is random, so that not all streams are written at once.
+const batchDelay = 250 * time.Millisecond
 
-// maxQueue bounds the bytes that are encoded for one stream and not sent yet; one
-// event may be larger. maxQueues bounds those of all streams together: beyond it
-// the stream of the slowest client is closed.
+// maxBatchBytes limits the bytes that are encoded for one stream and not sent yet; a
+// single event may be larger. maxBufferedBytes limits those of all streams together:
+// beyond it, the stream of the slowest client is closed.
 const (
-	maxQueue  = 256 << 10
-	maxQueues = 64 << 20
+	maxBatchBytes    = 256 << 10
+	maxBufferedBytes = 64 << 20
 )
 
-// errSlowest ends the stream of the slowest client.
-var errSlowest = errors.New("its client is the slowest while all queues are full")
+// errSlowestClient ends the stream of the slowest client.
+var errSlowestClient = errors.New("the client is the slowest, and all send buffers are full")
 
-// streams are the clients that follow the event log.
-type streams struct {
-	quiet    time.Duration   // after which a client is told that there is nothing
-	patience time.Duration   // after which one that does not read is disconnected
-	room     int             // bytes of all queues; see maxQueues
-	ending   context.Context // ends them all
-	end      context.CancelFunc
+// streamRegistry counts the open streams and bounds their memory.
+type streamRegistry struct {
+	keepAlive    time.Duration   // interval of comments while there is no event
+	writeTimeout time.Duration   // a client that does not read for so long is disconnected
+	maxBuffered  int             // bytes of all buffers, see maxBufferedBytes
+	closing      context.Context // ends all streams
+	closeAll     context.CancelFunc
 
-	mu     sync.Mutex
-	open   map[string]int // by the id of the token
-	queues map[*queue]bool
-	queued int // bytes of all queues
+	mu       sync.Mutex
+	perToken map[string]int // open streams by token id
+	buffers  map[*sendBuffer]bool
+	buffered int // bytes of all buffers
 
-	renders chan struct{} // has room for those who make a part of a page
+	renders chan struct{} // slots of renders in progress
 }
 
-// maxRenders is how many parts of pages are made at once: the memory that one
-// takes while it is made is not its queue's.
+// maxRenders is the number of page parts that are rendered at a time. The memory of a
+// render is not counted in its stream's buffer.
 const maxRenders = 4
 
-func newStreams() *streams {
-	s := &streams{
-		quiet: 15 * time.Second, patience: 10 * time.Second, room: maxQueues,
-		open: make(map[string]int), queues: make(map[*queue]bool), renders: make(chan struct{}, maxRenders),
+// newStreamRegistry returns a registry without streams.
+func newStreamRegistry() *streamRegistry {
+	s := &streamRegistry{
+		keepAlive: 15 * time.Second, writeTimeout: 10 * time.Second, maxBuffered: maxBufferedBytes,
+		perToken: make(map[string]int), buffers: make(map[*sendBuffer]bool), renders: make(chan struct{}, maxRenders),
 	}
-	s.ending, s.end = context.WithCancel(context.Background())
+	s.closing, s.closeAll = context.WithCancel(context.Background())
 	return s
 }
 
-// A queue is what a stream has to send. The stream's handler writes it, blocking.
-type queue struct {
-	streams *streams
-	rc      *http.ResponseController
-	w       io.Writer
+// sendBuffer holds the bytes that a stream has to send. The stream's handler writes
+// them, blocking.
+type sendBuffer struct {
+	registry *streamRegistry
+	rc       *http.ResponseController
+	w        io.Writer
 
-	// streams.mu guards these.
+	// registry.mu guards the fields below.
 	bytes  int
-	since  time.Time // when the first of them was queued
-	closed bool      // to make room
+	since  time.Time // time at which the bytes were buffered
+	closed bool      // closed to make room
 }
 
-// load is how much a queue keeps from others: its bytes, the more the longer they
-// wait. So a client that reads is not taken for the slowest because much came at
-// once.
-func (q *queue) load(now time.Time) float64 {
+// weight is the share of the common room that a buffer takes from others: its bytes
+// times the seconds they have waited. A client that reads is thus not taken for the
+// slowest because much came at once.
+func (q *sendBuffer) weight(now time.Time) float64 {
 	return float64(q.bytes) * max(now.Sub(q.since), time.Millisecond).Seconds()
 }
 
-// newQueue returns the queue of a stream that is answered with w. The caller
-// removes it.
-func (s *streams) newQueue(w http.ResponseWriter) *queue {
-	q := &queue{streams: s, rc: http.NewResponseController(w), w: w}
+// newBuffer returns the buffer of a stream that is answered with w. The caller removes
+// it.
+func (s *streamRegistry) newBuffer(w http.ResponseWriter) *sendBuffer {
+	q := &sendBuffer{registry: s, rc: http.NewResponseController(w), w: w}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queues[q] = true
+	s.buffers[q] = true
 	return q
 }
 
-func (q *queue) remove() {
-	q.set(0)
-	q.streams.mu.Lock()
-	defer q.streams.mu.Unlock()
-	delete(q.streams.queues, q)
+// remove takes the buffer out of the registry.
+func (q *sendBuffer) remove() {
+	q.setSize(0)
+	q.registry.mu.Lock()
+	defer q.registry.mu.Unlock()
+	delete(q.registry.buffers, q)
 }
 
-// send writes b to the client and returns when the kernel has taken all of it. It
-// returns [os.ErrDeadlineExceeded] if the client does not read, and errSlowest if
-// the queue was closed to make room.
-func (q *queue) send(b []byte) error {
-	defer q.set(0)
-	if q.set(len(b)) {
-		return errSlowest
+// send writes b to the client and returns when the kernel has accepted all of it. It
+// returns [os.ErrDeadlineExceeded] if the client does not read, and errSlowestClient if
+// the buffer was closed to make room.
+func (q *sendBuffer) send(b []byte) error {
+	defer q.setSize(0)
+	if q.setSize(len(b)) {
+		return errSlowestClient
 	}
-	if err := q.rc.SetWriteDeadline(time.Now().Add(q.streams.patience)); err != nil {
+	if err := q.rc.SetWriteDeadline(time.Now().Add(q.registry.writeTimeout)); err != nil {
 		return err
 	}
-	if q.isClosed() { // since; its deadline was before ours
-		return errSlowest
+	if q.isClosed() { // closed meanwhile: our deadline has overwritten that of the closing
+		return errSlowestClient
 	}
 	_, err := q.w.Write(b)
 	if err == nil {
 		err = q.rc.Flush()
 	}
 	if err != nil && q.isClosed() {
-		return errSlowest
+		return errSlowestClient
 	}
 	return err
 }
 
-// set notes how many bytes are queued, closes the queues of the slowest clients
-// while all are beyond their room, and reports whether q is closed.
-func (q *queue) set(bytes int) (closed bool) {
-	s := q.streams
+// setSize sets the number of buffered bytes. While all buffers together exceed the
+// limit, it closes the one with the greatest weight. It reports whether q is closed.
+func (q *sendBuffer) setSize(bytes int) (closed bool) {
+	s := q.registry
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if q.closed {
 		return true
 	}
 	now := time.Now()
-	s.queued += bytes - q.bytes
+	s.buffered += bytes - q.bytes
 	q.bytes, q.since = bytes, now
-	for s.queued > s.room {
+	for s.buffered > s.maxBuffered {
 		slowest := q
-		for other := range s.queues {
-			if other.load(now) > slowest.load(now) {
+		for other := range s.buffers {
+			if other.weight(now) > slowest.weight(now) {
 				slowest = other
 			}
 		}
-		s.queued -= slowest.bytes
+		s.buffered -= slowest.bytes
 		slowest.bytes, slowest.closed = 0, true
-		slowest.rc.SetWriteDeadline(now) // ends its Write
+		slowest.rc.SetWriteDeadline(now) // ends its blocked Write
 	}
 	return q.closed
 }
 
-func (q *queue) isClosed() bool {
-	q.streams.mu.Lock()
-	defer q.streams.mu.Unlock()
+// isClosed reports whether the buffer was closed to make room.
+func (q *sendBuffer) isClosed() bool {
+	q.registry.mu.Lock()
+	defer q.registry.mu.Unlock()
 	return q.closed
 }
 
-// take takes a place for one more with a token, if there is any.
-func (s *streams) take(token string) bool {
+// acquireSlot counts one more stream of a token, and reports whether there is room for
+// it.
+func (s *streamRegistry) acquireSlot(token string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if token != configID && s.all()-s.open[configID] >= maxStreams || s.open[token] >= maxOfToken {
+	if token != configID && s.countLocked()-s.perToken[configID] >= maxStreams || s.perToken[token] >= maxStreamsPerToken {
 		return false
 	}
-	s.open[token]++
+	s.perToken[token]++
 	return true
 }
 
-// give gives a place back.
-func (s *streams) give(token string) {
+// releaseSlot removes a stream that acquireSlot has counted.
+func (s *streamRegistry) releaseSlot(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[token]--; s.open[token] == 0 {
-		delete(s.open, token)
+	if s.perToken[token]--; s.perToken[token] == 0 {
+		delete(s.perToken, token)
 	}
 }
 
-// count is how many there are.
-func (s *streams) count() int {
+// count returns the number of open streams.
+func (s *streamRegistry) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.all()
+	return s.countLocked()
 }
 
-func (s *streams) all() (n int) {
-	for _, of := range s.open {
+// countLocked is count for a caller that holds mu.
+func (s *streamRegistry) countLocked() (n int) {
+	for _, of := range s.perToken {
 		n += of
 	}
 	return n
@@ -205,39 +210,39 @@ func (s *streams) all() (n int) {
 
 const streamType = "text/event-stream"
 
-// eventStream completes the description of an operation that answers with a list
-// of events, or with a stream of them.
-func eventStream(api huma.API, op huma.Operation) huma.Operation {
+// describeEventStream completes the description of an operation that answers with a
+// list of events, or with a stream of them.
+func describeEventStream(api huma.API, op huma.Operation) huma.Operation {
 	events := api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[list[Event]](), true, "")
 	op.Responses = map[string]*huma.Response{"200": {
-		Description: "A page of the log, or with Accept: text/event-stream all of it as it grows",
+		Description: "A page of the event log; with Accept: text/event-stream, the event log as it grows",
 		Content: map[string]*huma.MediaType{
 			"application/json": {Schema: events},
 			streamType: {Schema: &huma.Schema{Type: huma.TypeString, Description: "Server-sent events: " +
-				"id is the event_id, event the event_type, data an item of the list on one line. " +
-				"Without since or Last-Event-ID it begins now. It has no end, and no limit. " +
-				"Events that come soon after another are written together, a quarter of a second later at most, 2 s while calls need the machine. " +
-				"After 15 s without an event there is a comment. A client that does not read for 10 s is disconnected, " +
-				"and so is the slowest one when more than 64 MiB wait to be read by all together: it resumes with Last-Event-ID."}},
+				"id is the event_id, event the event_type, data one item of the list on a line. " +
+				"Without since or Last-Event-ID the stream starts now. It has no end, and ignores limit. " +
+				"Events are sent in batches, at most 250 ms late, or 2 s while calls need the processor. " +
+				"A comment is sent after 15 s without an event. A client that does not read for 10 s is disconnected, " +
+				"and so is the slowest client when more than 64 MiB are buffered for all of them; resume with Last-Event-ID."}},
 		},
 	}}
 	return op
 }
 
-// answered is the answer of an operation that writes it itself.
-type answered struct{ Body func(huma.Context) }
+// rawResponse is an answer that the operation writes itself.
+type rawResponse struct{ Body func(huma.Context) }
 
 func (s *Server) listEvents(ctx context.Context, in *struct {
-	Since     string `query:"since" doc:"Events said at this RFC 3339 time or later, or after the event with this id"`
-	Extension string `query:"extension"`
-	Type      string `query:"type"`
-	Call      string `query:"call" doc:"Of this call_id"`
-	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Since     string `query:"since" doc:"Only events published at this RFC 3339 time or later, or after the event with this id"`
+	Extension string `query:"extension" doc:"Only events of this extension: 101, or 101@pbx.example"`
+	Type      string `query:"type" doc:"Only events of this type"`
+	Call      string `query:"call" doc:"Only events of the call with this call_id"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
 
 	Accept      string `header:"Accept" hidden:"true"`
-	LastEventID string `header:"Last-Event-ID" doc:"Of a stream: events after that with this id; goes before since"`
-}) (*answered, error) {
-	if err := checkType(in.Type); err != nil {
+	LastEventID string `header:"Last-Event-ID" doc:"Streams only: start after the event with this id; overrides since"`
+}) (*rawResponse, error) {
+	if err := checkEventType(in.Type); err != nil {
 		return nil, err
 	}
 	q := notify.Query{Extension: in.Extension, Type: in.Type, Call: in.Call, Among: accessOf(ctx).extensions, Limit: in.Limit}
@@ -245,14 +250,15 @@ func (s *Server) listEvents(ctx context.Context, in *struct {
 	if q.Since, ok = parseTime(in.Since); !ok {
 		q.After = in.Since
 	}
-	if accepts(in.Accept, streamType) {
-		return s.followEvents(ctx, q, in.LastEventID)
+	if acceptsMediaType(in.Accept, streamType) {
+		return s.respondEventStream(ctx, q, in.LastEventID)
 	}
-	return s.readEvents(ctx, q)
+	return s.respondEventPage(ctx, q)
 }
 
-// accepts reports whether an Accept names a media type and not JSON.
-func accepts(accept, want string) bool {
+// acceptsMediaType reports whether an Accept names a media type, and does not name
+// JSON.
+func acceptsMediaType(accept, want string) bool {
 	found := false
 	for entry := range strings.SplitSeq(accept, ",") {
 		name, _, _ := strings.Cut(entry, ";")
@@ -266,79 +272,80 @@ func accepts(accept, want string) bool {
 	return found
 }
 
-// readEvents answers with a page of the log.
-func (s *Server) readEvents(ctx context.Context, q notify.Query) (*answered, error) {
+// respondEventPage answers with a page of the event log.
+func (s *Server) respondEventPage(ctx context.Context, q notify.Query) (*rawResponse, error) {
 	events, more, err := s.config.Notifier.Events(ctx, q)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	var next string
 	if more {
 		next = events[len(events)-1].ID
 	}
-	return &answered{func(c huma.Context) {
+	return &rawResponse{func(c huma.Context) {
 		c.SetHeader("Content-Type", "application/json")
-		b := eventPages.Get().(*bytes.Buffer)
-		defer eventPages.Put(b)
+		b := pageBuffers.Get().(*bytes.Buffer)
+		defer pageBuffers.Put(b)
 		b.Reset()
-		s.writePage(b, events, next)
-		leaveTurn(ctx)
-		c.BodyWriter().Write(b.Bytes()) // a client that is gone needs no more
+		s.writeEventPage(b, events, next)
+		releaseTurn(ctx)
+		c.BodyWriter().Write(b.Bytes()) // an error means that the client has left
 	}}, nil
 }
 
-// eventPages are buffers to write pages of events to: some 100 KB each, and little
-// more than maxPage at most.
-var eventPages = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+// pageBuffers are buffers to write pages of events to: about 100 KB each, and little
+// more than maxPageBytes at most.
+var pageBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// maxPage is how many bytes of events a page has before it ends early.
-const maxPage = 1 << 20
+// maxPageBytes is the size at which a page of events ends early.
+const maxPageBytes = 1 << 20
 
-// writePage writes a list[Event] as JSON, and ends it early at maxPage.
-func (s *Server) writePage(b *bytes.Buffer, events []*dialog.Event, next string) {
+// writeEventPage writes a list[Event] as JSON, and ends it early at maxPageBytes.
+func (s *Server) writeEventPage(b *bytes.Buffer, events []*dialog.Event, next string) {
 	b.WriteString(`{"items":[`)
 	for i, e := range events {
-		if b.Len() > maxPage {
+		if b.Len() > maxPageBytes {
 			next = events[i-1].ID
 			break
 		}
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		b.Write(s.lines.of(e))
-		yield(i + 1)
+		b.Write(s.lines.encode(e))
+		yieldAfter(i + 1)
 	}
 	b.WriteString(`],"next":`)
-	line(b, next)
-	b.Truncate(b.Len() - 1) // the end of the line
+	writeLine(b, next)
+	b.Truncate(b.Len() - 1) // remove the end of the line
 	b.WriteString("}\n")
 }
 
-// maxLines is how many of the events last read are kept as JSON: some 3 MB. One
-// of more than maxLine bytes is not.
+// maxCachedLines is the number of events that are cached as JSON, about 3 MB. An event
+// of more than maxCachedLineBytes is not cached.
 const (
-	maxLines = 4096
-	maxLine  = 4 << 10
+	maxCachedLines     = 4096
+	maxCachedLineBytes = 4 << 10
 )
 
-// lines are events as JSON, by their ids: each is written once for all who read
-// it, and anew when its extensions have got numbers since.
-type lines struct {
-	kept   *lru.Cache[string, eventLine]
-	number func(user string) uint64 // allots none
+// lineCache caches events as JSON by their ids. Each is encoded once for all readers,
+// and again when one of its extensions has got a number since.
+type lineCache struct {
+	byID   *lru.Cache[string, cachedLine]
+	number func(user string) uint64 // returns 0 if none is allotted
 }
 
-type eventLine struct {
+type cachedLine struct {
 	text []byte
 	ids  extensionIDs
 }
 
-func newLines(n *notify.Notifier) lines {
-	return lines{newCache[string, eventLine](maxLines), n.KnownNumber}
+// newLineCache returns an empty cache.
+func newLineCache(n *notify.Notifier) lineCache {
+	return lineCache{newLRU[string, cachedLine](maxCachedLines), n.KnownNumber}
 }
 
-// of is the JSON of an event, on one line that has no end.
-func (l lines) of(e *dialog.Event) []byte {
+// encode returns an event as JSON on one line, without the line's end.
+func (l lineCache) encode(e *dialog.Event) []byte {
 	var ids extensionIDs
 	if e.CallerExtension != nil {
 		ids.caller = l.number(e.CallerExtension.User)
@@ -346,66 +353,67 @@ func (l lines) of(e *dialog.Event) []byte {
 	if e.CalledExtension != nil {
 		ids.called = l.number(e.CalledExtension.User)
 	}
-	if kept, ok := l.kept.Get(e.ID); ok && kept.ids == ids {
+	if kept, ok := l.byID.Get(e.ID); ok && kept.ids == ids {
 		return kept.text
 	}
 	var b bytes.Buffer
-	line(&b, eventOf(*e, ids))
+	writeLine(&b, eventOf(*e, ids))
 	text := bytes.TrimRight(b.Bytes(), "\n")
-	if len(text) <= maxLine {
-		l.kept.Add(e.ID, eventLine{text, ids})
+	if len(text) <= maxCachedLineBytes {
+		l.byID.Add(e.ID, cachedLine{text, ids})
 	}
 	return text
 }
 
-// line writes a value as JSON on one line.
-func line(w io.Writer, v any) {
+// writeLine writes a value as JSON on one line.
+func writeLine(w io.Writer, v any) {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
-	e.Encode(v) // a client that is gone needs no more
+	e.Encode(v) // an error means that the client has left
 }
 
-// followEvents answers with the log as it grows, after the last event that the
-// client has had, if it says so.
-func (s *Server) followEvents(ctx context.Context, q notify.Query, last string) (*answered, error) {
+// respondEventStream answers with the event log as it grows, after the event with the
+// id last, or from the start that q gives if last is "".
+func (s *Server) respondEventStream(ctx context.Context, q notify.Query, last string) (*rawResponse, error) {
 	if last != "" {
 		q.After = last
 	}
 	token := accessOf(ctx).id
-	if !s.streams.take(token) {
+	if !s.streams.acquireSlot(token) {
 		return nil, huma.ErrorWithHeaders(
-			huma.Error503ServiceUnavailable(fmt.Sprintf("at most %d clients follow the events, %d with one token", maxStreams, maxOfToken)),
-			http.Header{"Retry-After": {streamsFull}})
+			huma.Error503ServiceUnavailable(fmt.Sprintf("too many event streams: at most %d, and %d with one token", maxStreams, maxStreamsPerToken)),
+			http.Header{"Retry-After": {streamRetryAfter}})
 	}
 	tail, err := s.config.Notifier.Tail(ctx, q)
 	if err != nil {
-		s.streams.give(token)
+		s.streams.releaseSlot(token)
 		if last != "" && errors.Is(err, notify.ErrNoEvent) {
-			return nil, unprocessable("header.Last-Event-ID", "is not the id of an event in the log")
+			return nil, unprocessable("header.Last-Event-ID", "is not the id of an event in the event log")
 		}
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	return &answered{func(c huma.Context) {
-		defer s.streams.give(token)
+	return &rawResponse{func(c huma.Context) {
+		defer s.streams.releaseSlot(token)
 		defer tail.Close()
 		r, w := humago.Unwrap(c)
-		if err := s.stream(w, r, tail); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errSlowest) {
-			s.log.Warn("stream closed: the client does not read", "peer", r.RemoteAddr, "err", err)
+		if err := s.writeStream(w, r, tail); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errSlowestClient) {
+			s.log.Warn("stream of slow client closed", "peer", r.RemoteAddr, "err", err)
 		}
 	}}, nil
 }
 
-// stream writes what a tail reads until the client goes, its token is good no
-// more or the server stops. It returns an error if the client does not take it.
-func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tail) error {
+// writeStream writes the events of a tail until the client disconnects, its token
+// becomes invalid or the server shuts down. It returns an error if the client does not
+// read.
+func (s *Server) writeStream(w http.ResponseWriter, r *http.Request, tail *notify.Tail) error {
 	ctx, stop := context.WithCancel(r.Context())
 	defer stop()
-	defer context.AfterFunc(s.streams.ending, stop)()
-	who := accessOf(ctx)
+	defer context.AfterFunc(s.streams.closing, stop)()
+	client := accessOf(ctx)
 
-	q := s.streams.newQueue(w)
+	q := s.streams.newBuffer(w)
 	defer q.remove()
-	// The limits of the server are of requests that end.
+	// The server's deadline is for requests that end.
 	if err := q.rc.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
@@ -414,13 +422,13 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tai
 	if err := q.send(nil); err != nil {
 		return err
 	}
-	leaveTurn(ctx)
+	releaseTurn(ctx)
 	for wrote := (time.Time{}); ; {
-		pause(ctx, time.Until(wrote.Add(rand.N(s.gate.pace(gather)))))
-		waiting, cancel := context.WithTimeout(ctx, s.streams.quiet)
+		sleepContext(ctx, time.Until(wrote.Add(rand.N(s.gate.pace(batchDelay)))))
+		waiting, cancel := context.WithTimeout(ctx, s.streams.keepAlive)
 		events, _ := tail.Next(waiting)
 		cancel()
-		if ctx.Err() != nil || !s.tokens.good(who, time.Now()) {
+		if ctx.Err() != nil || !s.tokens.stillValid(client, time.Now()) {
 			return nil
 		}
 		wrote = time.Now()
@@ -430,9 +438,9 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, tail *notify.Tai
 	}
 }
 
-// sendEvents sends events as a stream has them, maxQueue bytes at a time; none,
-// as a comment.
-func (s *Server) sendEvents(q *queue, events []*dialog.Event) error {
+// sendEvents sends events in the format of a stream, maxBatchBytes at a time. Without
+// events it sends a comment.
+func (s *Server) sendEvents(q *sendBuffer, events []*dialog.Event) error {
 	if len(events) == 0 {
 		return q.send([]byte(":\n\n"))
 	}
@@ -441,14 +449,14 @@ func (s *Server) sendEvents(q *queue, events []*dialog.Event) error {
 	for len(events) > 0 {
 		lines, size = lines[:0], 0
 		for _, e := range events {
-			line := s.lines.of(e)
-			if size > 0 && size+len(line) > maxQueue {
+			line := s.lines.encode(e)
+			if size > 0 && size+len(line) > maxBatchBytes {
 				break
 			}
 			lines, size = append(lines, line), size+len(line)+len(e.ID)+len(e.Type)+len("id: \nevent: \ndata: \n\n")
-			yield(len(lines))
+			yieldAfter(len(lines))
 		}
-		text := bytes.NewBuffer(make([]byte, 0, size)) // no larger than what is counted
+		text := bytes.NewBuffer(make([]byte, 0, size)) // exactly the bytes that setSize counts
 		for i, line := range lines {
 			fmt.Fprintf(text, "id: %s\nevent: %s\ndata: %s\n\n", events[i].ID, events[i].Type, line)
 		}

@@ -20,7 +20,7 @@ import (
 	"bellhop/notify"
 )
 
-// A feed is a client that follows the events.
+// feed is a client that streams events.
 type feed struct {
 	*testing.T
 	resp  *http.Response
@@ -53,14 +53,14 @@ func (r *rig) follow(query string, header ...string) *feed {
 	return f
 }
 
-// A block is what is between two empty lines of a stream: an event, or a comment.
+// block is the text between two empty lines of a stream: an event, or a comment.
 type block struct {
 	id, event string
 	data      object
 	comment   bool
 }
 
-// read reads one block. The end is an error.
+// read reads one block. The end of the stream is an error.
 func (f *feed) read() (b block, err error) {
 	for {
 		line, err := f.lines.ReadString('\n')
@@ -102,7 +102,7 @@ func (f *feed) next() block {
 	}
 }
 
-// wantNext wants the next events to have these ids.
+// wantNext expects events with these ids next.
 func (f *feed) wantNext(ids ...string) {
 	f.Helper()
 	for _, want := range ids {
@@ -112,7 +112,7 @@ func (f *feed) wantNext(ids ...string) {
 	}
 }
 
-// wantEnd wants the stream to end, with nothing more but comments.
+// wantEnd expects the end of the stream, after comments at most.
 func (f *feed) wantEnd() {
 	f.Helper()
 	for {
@@ -126,7 +126,7 @@ func (f *feed) wantEnd() {
 	}
 }
 
-// event makes the event with a number, of an extension.
+// event returns the event with an index, of an extension.
 func event(i int, extension string) dialog.Event {
 	return dialog.Event{
 		ID: fmt.Sprintf("%032x", i), Call: fmt.Sprintf("%032x", 1_000_000+i/3), Seq: 1 + i%3, Party: "p",
@@ -135,24 +135,24 @@ func event(i int, extension string) dialog.Event {
 	}
 }
 
-// idOf is the id of the event with a number.
+// idOf returns the id of the event with an index.
 func idOf(i int) string { return event(i, "").ID }
 
-// running runs the rig's notifier until the test ends.
-func (r *rig) running() {
+// startNotifier runs the rig's notifier until the test ends.
+func (r *rig) startNotifier() {
 	ctx, stop := context.WithCancel(context.WithoutCancel(r.Context()))
 	var run sync.WaitGroup
 	run.Go(func() { r.notifier.Run(ctx) })
 	r.Cleanup(func() { stop(); run.Wait() })
 }
 
-func TestStream(t *testing.T) {
+func TestStreamsEventsAsPublished(t *testing.T) {
 	r := newRig(t, Config{})
-	r.say(event(0, "101")) // before
+	r.publishEvents(event(0, "101")) // before the stream
 	f := r.follow("")
 	hostile := event(1, "102")
 	hostile.CallerName = "x\r\ndata: y\n\n<img src=x>\u2028"
-	r.say(hostile, event(2, "0003*210"))
+	r.publishEvents(hostile, event(2, "0003*210"))
 	var got []any
 	for i := range 2 {
 		b := f.next()
@@ -183,7 +183,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-func TestStreamFilters(t *testing.T) {
+func TestStreamAppliesFilters(t *testing.T) {
 	r := newRig(t, Config{})
 	bound, _ := r.newToken(object{"scope": "read", "extensions": []string{"102"}})
 	tests := []struct {
@@ -206,14 +206,14 @@ func TestStreamFilters(t *testing.T) {
 		feeds = append(feeds, tt.client.follow(tt.query))
 	}
 	for i := range 6 {
-		r.say(event(i, []string{"101", "102"}[i%2]))
+		r.publishEvents(event(i, []string{"101", "102"}[i%2]))
 	}
 	for i, tt := range tests {
 		for _, k := range tt.want {
 			feeds[i].wantNext(idOf(k))
 		}
 	}
-	r.server.streams.end()
+	r.server.streams.closeAll()
 	for _, f := range feeds {
 		f.wantEnd()
 	}
@@ -235,18 +235,19 @@ func TestStreamFilters(t *testing.T) {
 	}
 }
 
-// A client goes on where it was, also at a bellhop that has just begun.
-func TestStreamResumes(t *testing.T) {
+// A client resumes a stream after its last event, also at a bellhop that has just
+// started.
+func TestStreamResumesFromEvent(t *testing.T) {
 	r := newRig(t, Config{})
 	begin := time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
 	f := r.follow("")
-	r.say(event(0, "101"), event(1, "101"))
+	r.publishEvents(event(0, "101"), event(1, "101"))
 	f.wantNext(idOf(0))
 	f.stop()
-	r.say(event(2, "101"))
+	r.publishEvents(event(2, "101"))
 	f = r.follow("", "Last-Event-ID", idOf(0))
 	f.wantNext(idOf(1), idOf(2))
-	r.say(event(3, "101"))
+	r.publishEvents(event(3, "101"))
 	f.wantNext(idOf(3))
 	f.stop()
 
@@ -259,30 +260,30 @@ func TestStreamResumes(t *testing.T) {
 	h := httptest.NewServer(again.server.Handler())
 	defer h.Close()
 	again.url = h.URL
-	again.say(event(4, "101"))
+	again.publishEvents(event(4, "101"))
 	feeds := []*feed{
 		again.follow("", "Last-Event-ID", idOf(1)),
-		again.follow("?since="+begin, "Last-Event-ID", idOf(1)), // as a browser that connects anew
+		again.follow("?since="+begin, "Last-Event-ID", idOf(1)), // as a browser that reconnects
 		again.follow("?since=" + idOf(1)),
 		again.follow("?since=" + begin),
 		again.follow("?type=hangup&since=" + idOf(1)),
 		again.follow("?since=2220-01-01T00:00:00Z"),
 	}
-	again.say(event(5, "101"))
+	again.publishEvents(event(5, "101"))
 	for i, want := range [][]int{{2, 3, 4, 5}, {2, 3, 4, 5}, {2, 3, 4, 5}, {0, 1, 2, 3, 4, 5}, {2, 5}, {5}} {
 		for _, k := range want {
 			feeds[i].wantNext(idOf(k))
 		}
 	}
-	again.server.streams.end()
+	again.server.streams.closeAll()
 	for _, f := range feeds {
 		f.wantEnd()
 	}
 }
 
-func TestFiftyStreams(t *testing.T) {
+func TestFiftyStreamsGetAllEvents(t *testing.T) {
 	r := newRig(t, Config{})
-	r.running()
+	r.startNotifier()
 	const all = 300
 	var clients sync.WaitGroup
 	for range 50 {
@@ -298,22 +299,22 @@ func TestFiftyStreams(t *testing.T) {
 	}
 	for i := range all {
 		e := event(i, "101")
-		e.Call = "c" // in one order
+		e.Call = "c" // one call, in order
 		r.notifier.Say([]dialog.Event{e, event(all+i, "102")})
 	}
 	clients.Wait()
 }
 
-// A client that does not read is disconnected, holds up nobody, and can resume.
-func TestSlowStream(t *testing.T) {
+// A client that does not read is disconnected, delays no other, and can resume.
+func TestSlowStreamIsDisconnected(t *testing.T) {
 	r := newRig(t, Config{})
-	r.server.streams.patience = time.Second
-	r.running()
+	r.server.streams.writeTimeout = time.Second
+	r.startNotifier()
 	slow, quick := r.follow(""), r.follow("")
 	last := 0
 	for ; r.server.streams.count() == 2; last++ {
 		e := event(last, "101")
-		e.MessageText = strings.Repeat("x", 500_000) // until no buffer takes more
+		e.MessageText = strings.Repeat("x", 500_000) // more than any buffer holds
 		r.notifier.Say([]dialog.Event{e})
 		quick.wantNext(idOf(last))
 	}
@@ -334,10 +335,10 @@ func TestSlowStream(t *testing.T) {
 	}
 }
 
-// The limits of the server are not those of a stream.
-func TestStreamOutlivesTheLimits(t *testing.T) {
+// The timeouts of the server do not end a stream.
+func TestStreamOutlivesServerTimeouts(t *testing.T) {
 	r := newRig(t, Config{})
-	r.server.streams.quiet = 20 * time.Millisecond
+	r.server.streams.keepAlive = 20 * time.Millisecond
 	h := httptest.NewUnstartedServer(nil)
 	h.Config = r.server.HTTPServer()
 	h.Config.ReadTimeout, h.Config.WriteTimeout = 50*time.Millisecond, 50*time.Millisecond
@@ -351,11 +352,11 @@ func TestStreamOutlivesTheLimits(t *testing.T) {
 			t.Fatalf("%+v: %v", b, err)
 		}
 	}
-	r.say(event(0, "101"))
+	r.publishEvents(event(0, "101"))
 	f.wantNext(idOf(0))
 }
 
-func TestStreamsEndWithTheServer(t *testing.T) {
+func TestStreamsEndAtShutdown(t *testing.T) {
 	r := newRig(t, Config{})
 	h := r.server.HTTPServer()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -366,7 +367,7 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 	go func() { served <- h.Serve(l) }()
 	r.url = "http://" + l.Addr().String()
 	f, behind := r.follow(""), r.follow("")
-	r.say(event(0, "101"))
+	r.publishEvents(event(0, "101"))
 	f.wantNext(idOf(0))
 	if _, err := behind.lines.Peek(1); err != nil { // it was sent
 		t.Fatal(err)
@@ -389,10 +390,10 @@ func TestStreamEndsWithItsToken(t *testing.T) {
 	r := newRig(t, Config{})
 	reader, id := r.newToken(object{"scope": "read"})
 	f, mine := reader.follow(""), r.follow("")
-	r.say(event(0, "101"))
+	r.publishEvents(event(0, "101"))
 	f.wantNext(idOf(0))
 	r.want(204, "DELETE", "/v1/tokens/"+id, nil)
-	r.say(event(1, "101"))
+	r.publishEvents(event(1, "101"))
 	f.wantEnd()
 	mine.wantNext(idOf(0), idOf(1))
 
@@ -407,14 +408,14 @@ func TestStreamEndsWithItsToken(t *testing.T) {
 		{&access{id: "other", expires: now.Add(time.Second)}, true},
 		{&access{id: "other", expires: now}, false},
 	} {
-		r.server.tokens.stored["other"] = stored{}
-		if got := r.server.tokens.good(tt.who, now); got != tt.want {
+		r.server.tokens.stored["other"] = storedToken{}
+		if got := r.server.tokens.stillValid(tt.who, now); got != tt.want {
 			t.Errorf("%+v is good: %v", tt.who, got)
 		}
 	}
 }
 
-func TestTooManyStreams(t *testing.T) {
+func TestExcessStreamsAreRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	other, id := r.newToken(object{"scope": "read"})
 	wantRefused := func(r *rig) {
@@ -427,21 +428,21 @@ func TestTooManyStreams(t *testing.T) {
 	set := func(of map[string]int) {
 		r.server.streams.mu.Lock()
 		defer r.server.streams.mu.Unlock()
-		r.server.streams.open = of
+		r.server.streams.perToken = of
 	}
-	set(map[string]int{id: maxOfToken, "others": maxStreams - maxOfToken - 1})
-	wantRefused(other) // has its part
+	set(map[string]int{id: maxStreamsPerToken, "others": maxStreams - maxStreamsPerToken - 1})
+	wantRefused(other) // it has reached its own limit
 	third, _ := r.newToken(object{"scope": "read"})
 	f := third.follow("")
-	wantRefused(third) // no place is left
+	wantRefused(third) // the limit of all tokens is reached
 	third.want(200, "GET", "/v1/events", nil)
-	r.follow("").stop() // but for the token of the config
+	r.follow("").stop() // except for the token of the config
 	f.stop()
 	for tick := time.NewTicker(time.Millisecond); r.server.streams.count() >= maxStreams; {
 		<-tick.C
 	}
 	third.follow("").stop()
-	set(map[string]int{configID: maxOfToken})
+	set(map[string]int{configID: maxStreamsPerToken})
 	wantRefused(r)
 	third.follow("").stop()
 	set(map[string]int{})

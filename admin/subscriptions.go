@@ -7,53 +7,53 @@ import (
 	"bellhop/notify"
 )
 
-// errNotYours refuses a subscription that its maker could not see.
-var errNotYours = errors.New("this token is bound to extensions: it makes subscriptions to these alone, by their names")
+// errNotBound refuses a subscription that the token creating it could not see.
+var errNotBound = errors.New("this token is bound to extensions: subscribe to one of these, by name")
 
-// subscribe makes a subscription for who makes the request of ctx.
-func (s *Server) subscribe(ctx context.Context, sub notify.Subscription) (notify.Subscription, error) {
-	if err := tooComplex(sub.ExtensionRegex); err != nil {
+// addSubscription creates a subscription for the request of ctx.
+func (s *Server) addSubscription(ctx context.Context, sub notify.Subscription) (notify.Subscription, error) {
+	if err := checkComplexity(sub.ExtensionRegex); err != nil {
 		return sub, err
 	}
 	if err := sub.Validate(); err != nil {
 		return sub, err
 	}
-	if !accessOf(ctx).sees(sub.Extension) {
-		return sub, errNotYours
+	if !accessOf(ctx).canSee(sub.Extension) {
+		return sub, errNotBound
 	}
 	sub.ID, sub.Owner = "", accessOf(ctx).id
-	if err := s.mayHave(sub.Owner, &sub); err != nil {
+	if err := s.checkQuota(sub.Owner, &sub); err != nil {
 		return sub, err
 	}
 	sub, err := s.config.Notifier.Subscribe(ctx, sub)
 	if err == nil {
-		s.audit(ctx, "create-subscription", sub.ID, nil, masked(sub))
+		s.recordAudit(ctx, "create-subscription", sub.ID, nil, maskSecrets(sub))
 	}
 	return sub, err
 }
 
-// subscription returns one that who makes the request of ctx may know of. Every
-// id of a request is looked up here first.
-func (s *Server) subscription(ctx context.Context, id string) (notify.Subscription, error) {
+// visibleSubscription returns a subscription if the request of ctx may see it, else
+// notify.ErrNotFound. Every subscription id of a request is resolved here first.
+func (s *Server) visibleSubscription(ctx context.Context, id string) (notify.Subscription, error) {
 	sub, err := s.config.Notifier.Subscription(id)
-	if err == nil && !accessOf(ctx).sees(sub.Extension) {
+	if err == nil && !accessOf(ctx).canSee(sub.Extension) {
 		return notify.Subscription{}, notify.ErrNotFound
 	}
 	return sub, err
 }
 
-// edit changes one, see [notify.Notifier.Edit].
-func (s *Server) edit(ctx context.Context, id string, revision uint64, edit func(*notify.Subscription) error) (notify.Subscription, error) {
-	before, err := s.subscription(ctx, id)
+// editSubscription changes a subscription, see [notify.Notifier.Edit].
+func (s *Server) editSubscription(ctx context.Context, id string, revision uint64, edit func(*notify.Subscription) error) (notify.Subscription, error) {
+	before, err := s.visibleSubscription(ctx, id)
 	if err != nil {
 		return before, err
 	}
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 	after, err := s.config.Notifier.Edit(ctx, id, revision, func(sub *notify.Subscription) error {
-		if sub.Revision != before.Revision { // since a moment ago
-			before = masked(*sub)
+		if sub.Revision != before.Revision { // changed since it was read
+			before = maskSecrets(*sub)
 		}
-		if !who.sees(sub.Extension) {
+		if !client.canSee(sub.Extension) {
 			return notify.ErrNotFound
 		}
 		expr := sub.ExtensionRegex
@@ -61,33 +61,33 @@ func (s *Server) edit(ctx context.Context, id string, revision uint64, edit func
 			return err
 		}
 		if sub.ExtensionRegex != expr {
-			if who.id != configID {
-				sub.Owner = who.id // whose expression it is
+			if client.id != configID {
+				sub.Owner = client.id // the expression counts in this token's quota
 			}
-			if err := s.mayHave(who.id, sub); err != nil {
+			if err := s.checkQuota(client.id, sub); err != nil {
 				return err
 			}
 		}
-		if !who.sees(sub.Extension) && sub.Validate() == nil {
-			return errNotYours
+		if !client.canSee(sub.Extension) && sub.Validate() == nil {
+			return errNotBound
 		}
 		return nil
 	})
 	if err == nil {
-		s.audit(ctx, "change-subscription", id, before, after)
+		s.recordAudit(ctx, "change-subscription", id, before, after)
 	}
 	return after, err
 }
 
-// unsubscribe deletes one, see [notify.Notifier.Unsubscribe].
-func (s *Server) unsubscribe(ctx context.Context, id string, revision uint64) error {
-	sub, err := s.subscription(ctx, id)
+// removeSubscription deletes a subscription, see [notify.Notifier.Unsubscribe].
+func (s *Server) removeSubscription(ctx context.Context, id string, revision uint64) error {
+	sub, err := s.visibleSubscription(ctx, id)
 	if err != nil {
 		return err
 	}
 	if err := s.config.Notifier.Unsubscribe(ctx, id, revision); err != nil {
 		return err
 	}
-	s.audit(ctx, "delete-subscription", id, sub, nil)
+	s.recordAudit(ctx, "delete-subscription", id, sub, nil)
 	return nil
 }

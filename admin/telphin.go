@@ -18,9 +18,9 @@ import (
 	"bellhop/notify"
 )
 
-// telphinTypes are the event types of the Telphin dialect. Never change their
-// order, only add: the numbers of events go by it.
-var telphinTypes = []entryType{
+// telphinTypes are the event types of the Telphin dialect. Never change their order,
+// only add: the numbers of events depend on it.
+var telphinTypes = []dialectType{
 	{"dial-in", "dial-in"},
 	{"dial-out", "dial-out"},
 	{"hangup", "hangup"},
@@ -30,7 +30,7 @@ var telphinTypes = []entryType{
 	{"voicemail", "voicemail"},
 }
 
-// A telphinEvent is an entry as the Telphin dialect writes it.
+// telphinEvent is an event in the JSON of the Telphin dialect.
 type telphinEvent struct {
 	URL       string `json:"url"`
 	Method    string `json:"method"`
@@ -38,28 +38,29 @@ type telphinEvent struct {
 	ID        uint64 `json:"id"`
 }
 
-func telphinEventOf(e entry) telphinEvent {
-	return telphinEvent{e.sub.URL, e.sub.Method, e.name, e.number()}
+func telphinEventOf(e dialectEvent) telphinEvent {
+	return telphinEvent{e.sub.URL, e.sub.Method, e.name, e.eventNumber()}
 }
 
-// number is the id of an entry in the Telphin dialect, where ids are numbers. It
-// is derived from the id of the subscription, so that every subscription has one,
-// whoever made it, and without anything to keep. With one type it stays when the
-// type changes; each of several types has its own.
+// eventNumber returns the id of an event in the Telphin dialect, where ids are numbers.
+// It is derived from the id of the subscription, so that every subscription has one in
+// any dialect, and nothing must be stored. With one type it stays when the type
+// changes; each of several types has its own.
 //
-// A number is below 2^31: clients keep it in 32 bits. That two subscriptions to one
-// extension have the same is refused when one of them is named; see errTwoEvents.
-func (e entry) number() uint64 {
+// A number is below 2^31, because clients keep it in 32 bits. If two subscriptions to
+// one extension have the same number, a request that names it is refused; see
+// errTwoEvents.
+func (e dialectEvent) eventNumber() uint64 {
 	if e.sole {
-		return e.base()
+		return e.numberBase()
 	}
-	return e.base() + 1 + uint64(e.place)
+	return e.numberBase() + 1 + uint64(e.place)
 }
 
-// hasNumber reports whether n is the number of an entry, or was it while its
-// subscription had other types too.
-func (e entry) hasNumber(n uint64) bool {
-	for _, base := range [...]uint64{e.base(), e.long()} {
+// hasNumber reports whether n is the number of an event, or was while its subscription
+// had other types too.
+func (e dialectEvent) hasNumber(n uint64) bool {
+	for _, base := range [...]uint64{e.numberBase(), e.legacyNumberBase()} {
 		if e.sole && n == base || n == base+1+uint64(e.place) {
 			return true
 		}
@@ -67,20 +68,21 @@ func (e entry) hasNumber(n uint64) bool {
 	return false
 }
 
-func (e entry) base() uint64 {
+// numberBase is the number of an event that is alone in its subscription.
+func (e dialectEvent) numberBase() uint64 {
 	// Never change it: clients keep these numbers.
-	return e.hash() >> 37 << 4 // room for 15 types
+	return e.idHash() >> 37 << 4 // room for 15 types
 }
 
-// long is the base of the numbers that older versions gave out, below 2^44.
-func (e entry) long() uint64 { return e.hash() >> 24 << 4 }
+// legacyNumberBase is the numberBase of older versions, below 2^44.
+func (e dialectEvent) legacyNumberBase() uint64 { return e.idHash() >> 24 << 4 }
 
-func (e entry) hash() uint64 {
+func (e dialectEvent) idHash() uint64 {
 	sum := sha256.Sum256([]byte(e.sub.ID))
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// A telphinError is an error with its status.
+// telphinError is an error with its HTTP status.
 type telphinError struct {
 	status  int
 	message string
@@ -88,8 +90,8 @@ type telphinError struct {
 
 func (e *telphinError) Error() string { return e.message }
 
-// telphinRefuse writes an error.
-func telphinRefuse(w http.ResponseWriter, status int, detail string) {
+// writeTelphinError writes an error of the Telphin dialect.
+func writeTelphinError(w http.ResponseWriter, status int, detail string) {
 	message := cmp.Or(detail, http.StatusText(status))
 	switch status {
 	case http.StatusUnauthorized:
@@ -101,21 +103,21 @@ func telphinRefuse(w http.ResponseWriter, status int, detail string) {
 	}
 }
 
-// telphinPath is the path of a request below /api/ver1.0 or below the root, if it
-// is one of the dialect.
-func telphinPath(path []string) (_ []string, ok bool) {
+// trimTelphinPrefix returns the path of a request below /api/ver1.0 or below the root,
+// and whether it belongs to the Telphin dialect.
+func trimTelphinPrefix(path []string) (_ []string, ok bool) {
 	if len(path) > 1 && path[0] == "api" && path[1] == "ver1.0" {
 		return path[2:], true
 	}
 	return path, slices.Contains([]string{"oauth", "user", "extension", "client", "limit"}, path[0])
 }
 
-// telphin answers /api/ver1.0, and the same paths at the root.
-func (s *Server) telphin(w http.ResponseWriter, r *http.Request) {
-	status, v, err := s.telphinAnswer(w, r)
+// serveTelphin serves /api/ver1.0, and the same paths at the root.
+func (s *Server) serveTelphin(w http.ResponseWriter, r *http.Request) {
+	status, v, err := s.answerTelphin(w, r)
 	switch {
 	case err != nil:
-		s.telphinProblem(w, err)
+		s.respondTelphinError(w, err)
 	case v == nil:
 		w.WriteHeader(status)
 	default:
@@ -123,58 +125,58 @@ func (s *Server) telphin(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// telphinAnswer returns what is answered to a request; nil is nothing.
-func (s *Server) telphinAnswer(w http.ResponseWriter, r *http.Request) (status int, v any, err error) {
-	to, rest, err := s.telphinTarget(r)
+// answerTelphin returns the answer to a request; nil: no body.
+func (s *Server) answerTelphin(w http.ResponseWriter, r *http.Request) (status int, v any, err error) {
+	to, rest, err := s.parseTelphinPath(r)
 	if err != nil {
 		return 0, nil, err
 	}
-	asks := askedBy(r)
-	switch who := accessOf(r.Context()); {
-	case !who.may(asks):
-		return 0, nil, &telphinError{http.StatusForbidden, lacking[asks]}
-	case to != everybody && !who.sees(to.extension):
-		return 0, nil, &telphinError{http.StatusForbidden, "this token is not for this extension"}
+	asks := requiredPermission(r)
+	switch client := accessOf(r.Context()); {
+	case !client.permits(asks):
+		return 0, nil, &telphinError{http.StatusForbidden, missingPermission[asks]}
+	case to != allExtensions && !client.canSee(to.extension):
+		return 0, nil, &telphinError{http.StatusForbidden, "this token is not bound to this extension: use another token"}
 	}
 	var allow string
 	switch {
 	case len(rest) == 1 && rest[0] == "user":
-		if asks == toRead {
+		if asks == permitRead {
 			return http.StatusOK, telphinUserOf(accessOf(r.Context())), nil
 		}
 		allow = "GET"
 	case len(rest) > 0 && len(rest) < 3 && rest[0] == "extension":
-		if asks == toRead {
-			v, err := s.telphinClient(r, rest[1:])
+		if asks == permitRead {
+			v, err := s.answerTelphinExtension(r, rest[1:])
 			return http.StatusOK, v, err
 		}
 		allow = "GET"
 	case len(rest) == 1 && rest[0] == "limit":
-		if asks == toRead {
-			return http.StatusOK, s.telphinLimit(r.Context(), to), nil
+		if asks == permitRead {
+			return http.StatusOK, s.telphinLimits(r.Context(), to), nil
 		}
 		allow = "GET"
 	case len(rest) == 1 && rest[0] == "event":
 		switch {
-		case asks == toRead:
-			return http.StatusOK, s.telphinList(r.Context(), to), nil
+		case asks == permitRead:
+			return http.StatusOK, s.listTelphinEvents(r.Context(), to), nil
 		case r.Method == http.MethodPost:
-			return s.telphinCreate(r, to)
+			return s.createTelphinEvent(r, to)
 		case r.Method == http.MethodDelete:
-			return s.telphinDeleteAll(r, to)
+			return s.deleteTelphinEvents(r, to)
 		}
 		allow = "GET, POST, DELETE"
 	case len(rest) == 2 && rest[0] == "event":
-		e, err := s.telphinEntry(r.Context(), to, rest[1])
+		e, err := s.findTelphinEvent(r.Context(), to, rest[1])
 		switch {
 		case err != nil:
 			return 0, nil, err
-		case asks == toRead:
+		case asks == permitRead:
 			return http.StatusOK, telphinEventOf(e), nil
 		case r.Method == http.MethodPut:
-			return s.telphinUpdate(r, e)
+			return s.updateTelphinEvent(r, e)
 		case r.Method == http.MethodDelete:
-			return http.StatusNoContent, nil, s.drop(r.Context(), e)
+			return http.StatusNoContent, nil, s.removeDialectEvent(r.Context(), e)
 		}
 		allow = "GET, PUT, DELETE"
 	default:
@@ -184,19 +186,19 @@ func (s *Server) telphinAnswer(w http.ResponseWriter, r *http.Request) (status i
 	return 0, nil, &telphinError{http.StatusMethodNotAllowed, http.StatusText(http.StatusMethodNotAllowed)}
 }
 
-// telphinTarget returns whose events the path of a request is about, and what
-// follows in it.
-func (s *Server) telphinTarget(r *http.Request) (to target, rest []string, err error) {
-	path, _ := telphinPath(segments(r.URL))
+// parseTelphinPath returns the extensions that the path of a request is about, and the
+// rest of the path.
+func (s *Server) parseTelphinPath(r *http.Request) (to extensionSelector, rest []string, err error) {
+	path, _ := trimTelphinPrefix(pathSegments(r.URL))
 	switch {
 	case len(path) == 1 && (path[0] == "limit" || path[0] == "user"):
-		return everybody, path, nil
+		return allExtensions, path, nil
 	case len(path) > 2 && path[0] == "client" && path[2] == "extension":
-		return everybody, path[2:], nil
+		return allExtensions, path[2:], nil
 	case len(path) > 2 && path[0] == "client" && path[2] == "phone_events":
-		return everybody, append([]string{"event"}, path[3:]...), nil
+		return allExtensions, append([]string{"event"}, path[3:]...), nil
 	case len(path) > 2 && path[0] == "extension":
-		to.extension, err = s.telphinExtension(r.Context(), path[1])
+		to.extension, err = s.resolveTelphinExtension(r.Context(), path[1])
 		return to, path[2:], err
 	}
 	return to, nil, errTelphinPath
@@ -204,24 +206,25 @@ func (s *Server) telphinTarget(r *http.Request) (to target, rest []string, err e
 
 var errTelphinPath = &telphinError{http.StatusNotFound, http.StatusText(http.StatusNotFound)}
 
-// telphinExtension is the extension that a path names: by its number, by its name
-// behind an @, or, if that is no number of an extension, by its name alone. What
-// is the number of one extension and the name of another is refused.
-func (s *Server) telphinExtension(ctx context.Context, id string) (string, error) {
+// resolveTelphinExtension returns the extension that a path segment names: by its
+// number, by its name after an @, or by its name alone if that is no extension's
+// number. A segment that is the number of one extension and the name of another is
+// refused.
+func (s *Server) resolveTelphinExtension(ctx context.Context, id string) (string, error) {
 	name, named := strings.CutPrefix(id, "@")
-	if err := validExtension(name); err != nil || strings.HasPrefix(name, "@") || named && (name == "me" || name == "self") {
-		return "", &telphinError{http.StatusBadRequest, "name the extension by its id, as @200, or as 0003*210"}
+	if err := checkExtension(name); err != nil || strings.HasPrefix(name, "@") || named && (name == "me" || name == "self") {
+		return "", &telphinError{http.StatusBadRequest, "name the extension by its id, or by its name such as @200 or 0003*210"}
 	}
 	n, err := strconv.ParseUint(name, 10, 63)
 	if named || err != nil || strconv.FormatUint(n, 10) != name {
 		return name, nil
 	}
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 	numbered, err := s.config.Notifier.ExtensionNumbered(ctx, n)
 	switch {
-	case err != nil, numbered == "", numbered == name, !who.sees(numbered):
+	case err != nil, numbered == "", numbered == name, !client.canSee(numbered):
 		return name, err
-	case !who.sees(name):
+	case !client.canSee(name):
 		return numbered, nil
 	}
 	known, err := s.config.Notifier.ExtensionNumber(ctx, name)
@@ -229,49 +232,49 @@ func (s *Server) telphinExtension(ctx context.Context, id string) (string, error
 		return "", err
 	}
 	if known != 0 || slices.ContainsFunc(s.config.Notifier.Subscriptions(), func(sub notify.Subscription) bool { return sub.Extension == name }) {
-		return "", &telphinError{http.StatusBadRequest, fmt.Sprintf("%s is the id of the extension %s and the name of another: write @%s or @%s", name, numbered, numbered, name)}
+		return "", &telphinError{http.StatusBadRequest, fmt.Sprintf("%s is the id of extension %s and the name of another: use @%s or @%s", name, numbered, numbered, name)}
 	}
 	return numbered, nil
 }
 
-// telphinEntry is the one with an id.
-func (s *Server) telphinEntry(ctx context.Context, to target, id string) (entry, error) {
+// findTelphinEvent returns the event with an id.
+func (s *Server) findTelphinEvent(ctx context.Context, to extensionSelector, id string) (dialectEvent, error) {
 	n, err := strconv.ParseUint(id, 10, 64)
-	es := s.entries(ctx, to, telphinTypes)
+	es := s.visibleDialectEvents(ctx, to, telphinTypes)
 	if err != nil {
-		return entry{}, notify.ErrNotFound
+		return dialectEvent{}, notify.ErrNotFound
 	}
-	return theEntry(slices.DeleteFunc(es, func(e entry) bool { return !e.hasNumber(n) }))
+	return soleEvent(slices.DeleteFunc(es, func(e dialectEvent) bool { return !e.hasNumber(n) }))
 }
 
-func (s *Server) telphinList(ctx context.Context, to target) []telphinEvent {
+func (s *Server) listTelphinEvents(ctx context.Context, to extensionSelector) []telphinEvent {
 	events := []telphinEvent{}
-	for _, e := range s.entries(ctx, to, telphinTypes) {
+	for _, e := range s.visibleDialectEvents(ctx, to, telphinTypes) {
 		events = append(events, telphinEventOf(e))
 	}
 	return events
 }
 
-// telphinLimit says how many subscriptions there may be, and are.
-func (s *Server) telphinLimit(ctx context.Context, to target) any {
+// telphinLimits returns the maximum number of subscriptions, and the current one.
+func (s *Server) telphinLimits(ctx context.Context, to extensionSelector) any {
 	used := 0
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if (target{sub.Extension, sub.ExtensionRegex}) == to && accessOf(ctx).sees(sub.Extension) {
+		if (extensionSelector{sub.Extension, sub.ExtensionRegex}) == to && accessOf(ctx).canSee(sub.Extension) {
 			used++
 		}
 	}
 	return map[string]any{"event": map[string]int{"limit": s.config.Notifier.MaxSubscriptions(), "used": used}}
 }
 
-// A telphinChange is the body of a request. What is unknown in it means nothing.
+// telphinChange is the body of a request. Unknown fields are ignored.
 type telphinChange struct {
 	URL       *string `json:"url"`
 	EventType *string `json:"event_type"`
 	Method    *string `json:"method"`
 }
 
-func telphinBody(r *http.Request) (c telphinChange, err error) {
-	b, err := io.ReadAll(r.Body) // which is in memory
+func parseTelphinBody(r *http.Request) (c telphinChange, err error) {
+	b, err := io.ReadAll(r.Body) // in memory, see limitBody
 	if err == nil {
 		err = json.Unmarshal(b, &c)
 	}
@@ -285,18 +288,18 @@ func telphinBody(r *http.Request) (c telphinChange, err error) {
 	return c, nil
 }
 
-// apply makes the changes that a body asks for.
+// apply sets the fields of a body in a subscription.
 func (c *telphinChange) apply(sub *notify.Subscription, s *Server) error {
 	if c.EventType != nil {
-		if !slices.ContainsFunc(telphinTypes, func(t entryType) bool { return t.name == *c.EventType }) {
+		if !slices.ContainsFunc(telphinTypes, func(t dialectType) bool { return t.name == *c.EventType }) {
 			return &telphinError{http.StatusBadRequest, "event_type must be dial-in, dial-out, hangup, answer, message-in, message-out or voicemail"}
 		}
-		if strings.HasPrefix(*c.EventType, "message-") && s.kind(sub.Extension) != dialog.Phone {
-			return &telphinError{http.StatusBadRequest, "event_type " + *c.EventType + " is for extensions that are phones"}
+		if strings.HasPrefix(*c.EventType, "message-") && s.extensionKind(sub.Extension) != dialog.Phone {
+			return &telphinError{http.StatusBadRequest, "event_type " + *c.EventType + " requires an extension of type phone"}
 		}
-		if left := without(sub.Types, *c.EventType); len(sub.Types) == 0 || len(left) > 0 {
+		if left := removeType(sub.Types, *c.EventType); len(sub.Types) == 0 || len(left) > 0 {
 			sub.Types = []string{*c.EventType}
-		} // else it is that already, if need be for one flow
+		} // else the subscription has only this type, or one flow of it: keep it
 	}
 	if c.Method != nil {
 		method := strings.ToUpper(*c.Method)
@@ -305,12 +308,12 @@ func (c *telphinChange) apply(sub *notify.Subscription, s *Server) error {
 		}
 		sub.Method = method
 	}
-	set(&sub.URL, c.URL)
+	setIfGiven(&sub.URL, c.URL)
 	return nil
 }
 
-// kind is what stands behind an extension; behind all of them, phones do too.
-func (s *Server) kind(extension string) dialog.Kind {
+// extensionKind returns the kind of an extension; that of all extensions is phone.
+func (s *Server) extensionKind(extension string) dialog.Kind {
 	user, _, _ := strings.Cut(extension, "@")
 	if s.config.Kind == nil || user == "" {
 		return dialog.Phone
@@ -318,8 +321,8 @@ func (s *Server) kind(extension string) dialog.Kind {
 	return cmp.Or(s.config.Kind(user), dialog.Phone)
 }
 
-func (s *Server) telphinCreate(r *http.Request, to target) (int, any, error) {
-	body, err := telphinBody(r)
+func (s *Server) createTelphinEvent(r *http.Request, to extensionSelector) (int, any, error) {
+	body, err := parseTelphinBody(r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -330,57 +333,57 @@ func (s *Server) telphinCreate(r *http.Request, to target) (int, any, error) {
 	if err := body.apply(&sub, s); err != nil {
 		return 0, nil, err
 	}
-	sub, err = s.subscribe(r.Context(), sub)
+	sub, err = s.addSubscription(r.Context(), sub)
 	if err != nil {
 		return 0, nil, err
 	}
-	return http.StatusCreated, telphinEventOf(entriesOf(sub, telphinTypes)[0]), nil
+	return http.StatusCreated, telphinEventOf(dialectEventsOf(sub, telphinTypes)[0]), nil
 }
 
-func (s *Server) telphinUpdate(r *http.Request, e entry) (int, any, error) {
-	body, err := telphinBody(r)
+func (s *Server) updateTelphinEvent(r *http.Request, e dialectEvent) (int, any, error) {
+	body, err := parseTelphinBody(r)
 	if err != nil {
 		return 0, nil, err
 	}
-	e, err = s.change(r.Context(), e, func(sub *notify.Subscription) error { return body.apply(sub, s) })
+	e, err = s.changeDialectEvent(r.Context(), e, func(sub *notify.Subscription) error { return body.apply(sub, s) })
 	if err != nil {
 		return 0, nil, err
 	}
-	return http.StatusOK, telphinEventOf(entriesOf(e.sub, telphinTypes)[0]), nil
+	return http.StatusOK, telphinEventOf(dialectEventsOf(e.sub, telphinTypes)[0]), nil
 }
 
-func (s *Server) telphinDeleteAll(r *http.Request, to target) (int, any, error) {
-	if !bareRequest(r) {
-		return 0, nil, &telphinError{http.StatusBadRequest, "a request to delete all has no query and no body: to delete one, put its id into the path"}
+func (s *Server) deleteTelphinEvents(r *http.Request, to extensionSelector) (int, any, error) {
+	if !isBareRequest(r) {
+		return 0, nil, &telphinError{http.StatusBadRequest, "to delete one event, put its id into the path; to delete all, send no query and no body"}
 	}
-	_, err := s.dropAll(r.Context(), s.entries(r.Context(), to, telphinTypes))
+	_, err := s.removeDialectEvents(r.Context(), s.visibleDialectEvents(r.Context(), to, telphinTypes))
 	return http.StatusNoContent, nil, err
 }
 
-// telphinProblem says to the client what err means. What is not the client's
-// fault is logged, and hidden.
-func (s *Server) telphinProblem(w http.ResponseWriter, err error) {
+// respondTelphinError answers with err. An error that is not the client's is logged,
+// and its text hidden.
+func (s *Server) respondTelphinError(w http.ResponseWriter, err error) {
 	var known *telphinError
 	var invalid *notify.Invalid
 	switch {
 	case errors.As(err, &known):
-		telphinRefuse(w, known.status, known.message)
+		writeTelphinError(w, known.status, known.message)
 	case errors.As(err, &invalid):
-		telphinRefuse(w, http.StatusBadRequest, invalid.Field+" "+invalid.Why)
+		writeTelphinError(w, http.StatusBadRequest, invalid.Field+" "+invalid.Why)
 	case errors.Is(err, notify.ErrNotFound):
-		telphinRefuse(w, http.StatusNotFound, "there is no event with this id")
-	case errors.As(err, new(*errTooMuch)):
-		telphinRefuse(w, http.StatusBadRequest, err.Error())
+		writeTelphinError(w, http.StatusNotFound, "no such event")
+	case errors.As(err, new(*quotaError)):
+		writeTelphinError(w, http.StatusBadRequest, err.Error())
 	case errors.Is(err, notify.ErrLimit):
-		telphinRefuse(w, http.StatusBadRequest, err.Error()+" (notify.max_subscriptions in the config)")
-	case errors.Is(err, errNotYours):
-		telphinRefuse(w, http.StatusForbidden, err.Error())
-	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errShared), errors.Is(err, notify.ErrConflict):
-		telphinRefuse(w, http.StatusConflict, err.Error())
+		writeTelphinError(w, http.StatusBadRequest, err.Error()+" (set by notify.max_subscriptions in the config)")
+	case errors.Is(err, errNotBound):
+		writeTelphinError(w, http.StatusForbidden, err.Error())
+	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errSharedSubscription), errors.Is(err, notify.ErrConflict):
+		writeTelphinError(w, http.StatusConflict, err.Error())
 	default:
-		if failed(err) {
+		if isFailure(err) {
 			s.log.Error("admin request failed", "err", err)
 		}
-		telphinRefuse(w, http.StatusInternalServerError, "it cannot be done now: the log of bellhop says why")
+		writeTelphinError(w, http.StatusInternalServerError, "the store is not writable, or bellhop is too busy; see /readyz")
 	}
 }

@@ -10,24 +10,24 @@ import (
 	"bellhop/notify"
 )
 
-// A telphinUser is who a token belongs to. bellhop has one client, and no users:
-// their ids are 1.
+// telphinUser is the user of a token. bellhop has one client and no users: their ids
+// are 1.
 type telphinUser struct {
 	ID       uint64 `json:"id"`
 	ClientID uint64 `json:"client_id"`
 	Login    string `json:"login"` // the client_id that gets access tokens
 }
 
-func telphinUserOf(who *access) telphinUser {
-	u := telphinUser{1, 1, who.id}
-	if who.id == configID {
+func telphinUserOf(client *access) telphinUser {
+	u := telphinUser{1, 1, client.id}
+	if client.id == configID {
 		u.Login = "admin"
 	}
 	return u
 }
 
-// A telphinExtension is an extension that bellhop knows. Label is always empty and
-// Status always active: what stands there only the PBX knows.
+// telphinExtension is a known extension. Label is always empty and Status always
+// active: only the PBX knows these.
 type telphinExtension struct {
 	ID       uint64 `json:"id"`
 	ClientID uint64 `json:"client_id"`
@@ -38,19 +38,20 @@ type telphinExtension struct {
 	Domain   string `json:"domain"`
 }
 
-// telphinExtensionOf numbers an extension that has no number yet.
+// telphinExtensionOf returns an extension with its number, which it allots if there is
+// none.
 func (s *Server) telphinExtensionOf(ctx context.Context, e *Extension) (telphinExtension, error) {
 	id, err := s.config.Notifier.NumberExtension(ctx, e.Extension)
 	return telphinExtension{id, 1, e.Extension, e.Kind, "", "active", e.Domain}, err
 }
 
-// telphinClient answers /client/{client_id}/extension and what is below it. The
-// client_id is not looked at: there is one client.
-func (s *Server) telphinClient(r *http.Request, rest []string) (any, error) {
+// answerTelphinExtension answers /client/{client_id}/extension and the paths below it.
+// It ignores the client_id: there is one client.
+func (s *Server) answerTelphinExtension(r *http.Request, rest []string) (any, error) {
 	if len(rest) == 0 {
-		return s.telphinExtensions(r.Context(), r.URL.Query())
+		return s.listTelphinExtensions(r.Context(), r.URL.Query())
 	}
-	name, err := s.telphinExtension(r.Context(), rest[0])
+	name, err := s.resolveTelphinExtension(r.Context(), rest[0])
 	if err != nil {
 		return nil, err
 	}
@@ -59,21 +60,21 @@ func (s *Server) telphinClient(r *http.Request, rest []string) (any, error) {
 	case err != nil:
 		return nil, err
 	case e == nil:
-		return nil, &telphinError{http.StatusNotFound, "there is no extension with this id"}
+		return nil, &telphinError{http.StatusNotFound, "no such extension"}
 	}
 	return s.telphinExtensionOf(r.Context(), e)
 }
 
-// telphinExtensions returns a page of the known extensions, by their names. Keys
-// of the query that it does not know mean nothing.
-func (s *Server) telphinExtensions(ctx context.Context, q url.Values) ([]telphinExtension, error) {
-	page, ok := whole(q, "page", 1, 1<<30, 1)
+// listTelphinExtensions returns a page of the known extensions, by name. It ignores
+// unknown query parameters.
+func (s *Server) listTelphinExtensions(ctx context.Context, q url.Values) ([]telphinExtension, error) {
+	page, ok := parseIntParam(q, "page", 1, 1<<30, 1)
 	if !ok {
-		return nil, &telphinError{http.StatusBadRequest, "page is a number from 1 on"}
+		return nil, &telphinError{http.StatusBadRequest, "page must be a number, at least 1"}
 	}
-	size, ok := whole(q, "per_page", 1, 1<<30, maxPerPage)
+	size, ok := parseIntParam(q, "per_page", 1, 1<<30, maxPerPage)
 	if !ok {
-		return nil, &telphinError{http.StatusBadRequest, "per_page is a number from 1 on"}
+		return nil, &telphinError{http.StatusBadRequest, "per_page must be a number, at least 1"}
 	}
 	size = min(size, maxPerPage)
 	all, err := s.knownExtensions(ctx)
@@ -96,21 +97,21 @@ func (s *Server) telphinExtensions(ctx context.Context, q url.Values) ([]telphin
 	return shown, nil
 }
 
-// maxPerPage is how many extensions a page of the Telphin dialect has at most, and
-// if nothing is asked for.
+// maxPerPage is the maximum and default number of extensions on a page of the Telphin
+// dialect.
 const maxPerPage = 1000
 
-// errTwoEvents refuses a number that two events of an extension have: the chance of
-// that is 1 in 2^27.
-var errTwoEvents = &telphinError{http.StatusConflict, "two events have this id: use /v1/subscriptions"}
+// errTwoEvents refuses a number that two events of an extension share. Its probability
+// is 1 in 2^27.
+var errTwoEvents = &telphinError{http.StatusConflict, "two events have this id: use /v1/subscriptions instead"}
 
-// theEntry returns the only one of some entries.
-func theEntry(es []entry) (entry, error) {
+// soleEvent returns the only event of es. Without one it returns notify.ErrNotFound.
+func soleEvent(es []dialectEvent) (dialectEvent, error) {
 	switch len(es) {
 	case 0:
-		return entry{}, notify.ErrNotFound
+		return dialectEvent{}, notify.ErrNotFound
 	case 1:
 		return es[0], nil
 	}
-	return entry{}, errTwoEvents
+	return dialectEvent{}, errTwoEvents
 }

@@ -10,8 +10,8 @@ import (
 	"bellhop/notify"
 )
 
-// Telphin clients ask first who they are, and which extensions there are.
-func TestTelphinFirstSteps(t *testing.T) {
+// Telphin clients first request their user, and the extensions.
+func TestTelphinClientsDiscoverExtensions(t *testing.T) {
 	known := []dialog.Known{
 		{Extension: dialog.Extension{User: "301", Domain: "pbx.example"}, Kind: dialog.Phone},
 		{Extension: dialog.Extension{User: "0003*302"}, Kind: dialog.Phone},
@@ -32,13 +32,13 @@ func TestTelphinFirstSteps(t *testing.T) {
 	r.wantJSON(200, `{"client_id":1,"id":1,"login":"admin"}`, "GET", "/user/", nil)
 	r.wantJSON(200, `{"client_id":1,"id":1,"login":"admin"}`, "GET", "/api/ver1.0/user", nil)
 
-	taken := r.allot("800")
+	taken := r.allotNumber("800")
 	list := "/client/@me/extension/"
 	resp, text := r.raw("GET", list+"?type=phone", nil)
 	if resp.StatusCode != 200 {
 		t.Fatalf("%d %s", resp.StatusCode, text)
 	}
-	// An extension has its number from when it is known.
+	// An extension has a number as soon as it is known.
 	number := func(user string) uint64 {
 		n, err := r.notifier.ExtensionNumber(t.Context(), user)
 		if err != nil || n == 0 || n >= 1<<31 {
@@ -87,7 +87,7 @@ func TestTelphinFirstSteps(t *testing.T) {
 		}
 	}
 
-	// Events can be made by the id that the list says.
+	// Events can be created by the id in the list.
 	r.telphin("/extension/"+itoa(number("0003*302"))+"/event/", "hangup")
 	r.wantSubs("0003*302 hangup")
 
@@ -100,41 +100,41 @@ func TestTelphinFirstSteps(t *testing.T) {
 	r.wantTelphin(500, "GET", list+"301", nil)
 }
 
-// Ids fit 31 bits; those that older versions gave out are still good.
-func TestTelphinNumbersThatWere(t *testing.T) {
+// Ids fit into 31 bits. The larger ones of older versions are still accepted.
+func TestTelphinAcceptsLegacyNumbers(t *testing.T) {
 	r := newRig(t, Config{})
 	path := "/extension/175/event/"
 	r.telphin(path, "hangup")
-	e := entriesOf(r.notifier.Subscriptions()[0], telphinTypes)[0]
-	if e.number() >= 1<<31 || e.long() < 1<<31 {
-		t.Errorf("numbers are %d, and were %d", e.number(), e.long())
+	e := dialectEventsOf(r.notifier.Subscriptions()[0], telphinTypes)[0]
+	if e.eventNumber() >= 1<<31 || e.legacyNumberBase() < 1<<31 {
+		t.Errorf("numbers are %d, and were %d", e.eventNumber(), e.legacyNumberBase())
 	}
-	if fixed := (entry{sub: notify.Subscription{ID: "3fJ8"}, sole: true}); fixed.number() != 2041062480 || fixed.long() != 16720383914592 {
-		t.Errorf("a number has changed: %d, %d", fixed.number(), fixed.long())
+	if fixed := (dialectEvent{sub: notify.Subscription{ID: "3fJ8"}, sole: true}); fixed.eventNumber() != 2041062480 || fixed.legacyNumberBase() != 16720383914592 {
+		t.Errorf("a number has changed: %d, %d", fixed.eventNumber(), fixed.legacyNumberBase())
 	}
-	for _, n := range []uint64{e.number(), e.long()} {
+	for _, n := range []uint64{e.eventNumber(), e.legacyNumberBase()} {
 		r.want(200, "GET", path+itoa(n), nil)
 		r.want(200, "PUT", path+itoa(n), object{"method": "post"})
 	}
-	r.wantTelphin(404, "GET", path+itoa(e.long()+1), nil)
-	r.wantJSON(204, "", "DELETE", path+itoa(e.long()), nil)
+	r.wantTelphin(404, "GET", path+itoa(e.legacyNumberBase()+1), nil)
+	r.wantJSON(204, "", "DELETE", path+itoa(e.legacyNumberBase()), nil)
 	r.wantSubs()
 
-	several := r.v1("175", "dial-in", "hangup")
+	several := r.createSubscription("175", "dial-in", "hangup")
 	sub, err := r.notifier.Subscription(several)
 	if err != nil {
 		t.Fatal(err)
 	}
-	es := entriesOf(sub, telphinTypes)
-	r.wantTelphin(404, "DELETE", path+itoa(es[0].long()), nil)
-	r.wantJSON(204, "", "DELETE", path+itoa(es[1].long()+1+uint64(es[1].place)), nil)
+	es := dialectEventsOf(sub, telphinTypes)
+	r.wantTelphin(404, "DELETE", path+itoa(es[0].legacyNumberBase()), nil)
+	r.wantJSON(204, "", "DELETE", path+itoa(es[1].legacyNumberBase()+1+uint64(es[1].place)), nil)
 	r.wantSubs("175 dial-in")
-	if _, err := theEntry(es); err != errTwoEvents {
+	if _, err := soleEvent(es); err != errTwoEvents {
 		t.Errorf("two with one number: %v", err)
 	}
 }
 
-func TestTelphinMethods(t *testing.T) {
+func TestTelphinMethodIgnoresCase(t *testing.T) {
 	r := newRig(t, Config{})
 	for method, want := range map[string]string{"post": "POST", "Get": "GET", "PoSt": "POST", "get": "GET"} {
 		out := r.want(201, "POST", "/extension/175/event/", object{"url": "http://a.example/", "event_type": "hangup", "method": method})

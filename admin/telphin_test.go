@@ -10,7 +10,7 @@ import (
 	"bellhop/dialog"
 )
 
-// wantTelphin makes a request and wants it refused as the Telphin API does.
+// wantTelphin sends a request and expects an error of the Telphin API.
 func (r *rig) wantTelphin(status int, method, path string, body any, header ...string) {
 	r.Helper()
 	resp, out := r.do(method, path, body, header...)
@@ -19,16 +19,16 @@ func (r *rig) wantTelphin(status int, method, path string, body any, header ...s
 	}
 }
 
-// telphin makes an event and returns its id as text.
+// telphin creates an event and returns its id as text.
 func (r *rig) telphin(path, event string) string {
 	r.Helper()
 	return itoa(uint64(r.want(201, "POST", path, object{"url": "http://a.example/", "event_type": event})["id"].(float64)))
 }
 
-// show is the address of the documents' example.
+// show is the path of the documents' example.
 const show = "https://somehost.com/fordel/show.php?myid=175"
 
-func TestTelphinExamples(t *testing.T) {
+func TestTelphinDocumentedExamples(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, root := range []string{"", "/api/ver1.0"} {
 		event := root + "/extension/175/event/"
@@ -60,7 +60,7 @@ func TestTelphinExamples(t *testing.T) {
 	}
 }
 
-func TestTelphinUpdate(t *testing.T) {
+func TestTelphinUpdatesEvent(t *testing.T) {
 	r := newRig(t, Config{})
 	id := r.telphin("/extension/175/event/", "dial-out")
 	path := "/extension/175/event/" + id
@@ -70,10 +70,10 @@ func TestTelphinUpdate(t *testing.T) {
 	r.wantJSON(200, `{"url":"http://b.example/","method":"POST","event_type":"hangup","id":`+id+`}`, "PUT", path, object{})
 	before := r.notifier.Subscriptions()[0]
 
-	// What is told of one flow alone is an answer, and remains what it is.
-	one := r.v1("175", "answer-in")
+	// An answer of one flow is shown as answer, and keeps its flow.
+	one := r.createSubscription("175", "answer-in")
 	sub, _ := r.notifier.Subscription(one)
-	number := itoa(entriesOf(sub, telphinTypes)[0].number())
+	number := itoa(dialectEventsOf(sub, telphinTypes)[0].eventNumber())
 	r.wantJSON(200, `{"url":"http://b.example/","method":"POST","event_type":"answer","id":`+number+`}`, "PUT", "/extension/175/event/"+number, object{"event_type": "answer", "url": "http://b.example/"})
 	r.wantSubs("175 hangup", "175 answer-in")
 
@@ -94,12 +94,12 @@ func TestTelphinUpdate(t *testing.T) {
 	}
 }
 
-func TestTelphinBadCreates(t *testing.T) {
+func TestTelphinRefusesInvalidEvents(t *testing.T) {
 	r := newRig(t, Config{Kind: func(user string) dialog.Kind {
 		return map[string]dialog.Kind{"600": dialog.Queue, "101": dialog.Phone}[user]
 	}})
 	event := func(pairs ...any) object {
-		return with(object{"url": show, "event_type": "dial-out", "method": "GET"}, pairs...)
+		return withFields(object{"url": show, "event_type": "dial-out", "method": "GET"}, pairs...)
 	}
 	for _, body := range []any{
 		"", "x", "[]", "null", `{"url":`, event("url", nil), event("url", ""), event("url", "ftp://a.example/"), event("url", "http://a.example:65536/"), event("url", "http://a.example:0/"), event("url", 1), event("url", "http://a.example/{call_id}"),
@@ -132,7 +132,7 @@ func TestTelphinBadCreates(t *testing.T) {
 	}
 }
 
-func TestTelphinDelete(t *testing.T) {
+func TestTelphinDeletesEvents(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, e := range []string{"dial-in", "hangup"} {
 		r.telphin("/extension/175/event/", e)
@@ -157,7 +157,7 @@ func TestTelphinDelete(t *testing.T) {
 	r.wantSubs()
 }
 
-func TestTelphinAllPhones(t *testing.T) {
+func TestTelphinEventsOfAllPhones(t *testing.T) {
 	r := newRig(t, Config{})
 	r.wantJSON(200, "[]", "GET", "/client/@me/phone_events/", nil)
 	id := r.telphin("/api/ver1.0/client/1137/phone_events/", "message-in")
@@ -169,7 +169,7 @@ func TestTelphinAllPhones(t *testing.T) {
 	r.want(200, "PUT", "/client/@me/phone_events/"+id, object{"method": "POST"})
 	r.wantJSON(200, "[]", "GET", "/extension/101/event/", nil)
 
-	// What is to some is of no dialect.
+	// The dialect shows no pattern but .*
 	some := r.want(201, "POST", "/v1/subscriptions", object{"extension_regex": "1..", "types": []string{"hangup"}, "url": "http://a.example/"})
 	r.wantJSON(204, "", "DELETE", "/client/@me/phone_events/"+id, nil)
 	r.wantJSON(204, "", "DELETE", "/client/@me/phone_events/", nil)
@@ -178,11 +178,11 @@ func TestTelphinAllPhones(t *testing.T) {
 	}
 }
 
-// Each of several types has a number of its own, which is good for as long as
-// there is the type.
+// Each of several types has its own number, which is valid as long as the subscription
+// has the type.
 func TestTelphinNumbersOfSeveralTypes(t *testing.T) {
 	r := newRig(t, Config{})
-	r.v1("175", "dial-in", "answer", "voicemail", "ringing")
+	r.createSubscription("175", "dial-in", "answer", "voicemail", "ringing")
 	list := func() (events []telphinEvent) {
 		_, text := r.raw("GET", "/extension/175/event/", nil)
 		if err := json.Unmarshal([]byte(text), &events); err != nil {
@@ -205,7 +205,7 @@ func TestTelphinNumbersOfSeveralTypes(t *testing.T) {
 
 	id := r.notifier.Subscriptions()[0].ID
 	r.want(200, "PATCH", "/v1/subscriptions/"+id, object{"types": []string{"voicemail"}})
-	r.want(200, "PUT", path(first[2]), object{"method": "GET"}) // still good
+	r.want(200, "PUT", path(first[2]), object{"method": "GET"}) // still valid
 	alone := list()
 	r.want(200, "GET", path(alone[0]), nil)
 	r.wantTelphin(404, "GET", path(first[0]), nil)
@@ -213,20 +213,20 @@ func TestTelphinNumbersOfSeveralTypes(t *testing.T) {
 	r.wantSubs()
 }
 
-// The id of a path is the number that callbacks say of an extension, or a name.
-func TestTelphinExtensionNumbers(t *testing.T) {
+// The id in a path is the number of an extension in callbacks, or its name.
+func TestTelphinResolvesExtensionNumbers(t *testing.T) {
 	r := newRig(t, Config{})
-	number := r.allot("205")
+	number := r.allotNumber("205")
 	id := r.telphin("/extension/"+itoa(number)+"/event/", "hangup")
 	r.wantSubs("205 hangup")
 	for _, path := range []string{"/extension/@205/event/", "/extension/205/event/", "/extension/" + itoa(number) + "/event/"} {
 		r.want(200, "GET", path+id, nil)
 	}
-	r.telphin("/extension/0"+itoa(number)+"/event/", "hangup") // no number is written like that
+	r.telphin("/extension/0"+itoa(number)+"/event/", "hangup") // a number has no leading zero: it is a name
 	r.telphin("/extension/0003*210/event/", "hangup")
 	r.wantSubs("205 hangup", "0"+itoa(number)+" hangup", "0003*210 hangup")
 
-	// What is a number and a name is neither.
+	// A segment that is both a number and a name is refused.
 	r.telphin("/extension/@"+itoa(number)+"/event/", "hangup")
 	for _, method := range []string{"GET", "POST", "DELETE"} {
 		r.wantTelphin(400, method, "/extension/"+itoa(number)+"/event/", object{"url": show, "event_type": "hangup"})
@@ -234,13 +234,13 @@ func TestTelphinExtensionNumbers(t *testing.T) {
 	if resp, _ := r.raw("DELETE", "/extension/"+itoa(number)+"/event/", nil); resp.StatusCode != 400 {
 		t.Errorf("DELETE of the events of two: %d", resp.StatusCode)
 	}
-	if got := len(r.subs()); got != 4 {
+	if got := len(r.subscriptionTexts()); got != 4 {
 		t.Errorf("%d are left, want 4", got)
 	}
 }
 
-// allot has an extension be numbered, as its first callback does.
-func (r *rig) allot(user string) uint64 {
+// allotNumber allots a number to an extension, as its first callback does.
+func (r *rig) allotNumber(user string) uint64 {
 	r.Helper()
 	kv, err := r.js.KeyValue(r.Context(), "bellhop_extensions")
 	if err != nil {
@@ -253,14 +253,14 @@ func (r *rig) allot(user string) uint64 {
 	return number
 }
 
-func TestTelphinRefusals(t *testing.T) {
+func TestTelphinErrorFormats(t *testing.T) {
 	for status, want := range map[int]string{
 		401: `{"message":"Unauthorized","status":401}`,
 		429: `{"message":"slower","status":"rate_limit_exceeded"}`,
 		400: `{"message":"slower"}`,
 	} {
 		w := httptest.NewRecorder()
-		telphinRefuse(w, status, "slower")
+		writeTelphinError(w, status, "slower")
 		if got := strings.TrimSpace(w.Body.String()); w.Code != status || got != want {
 			t.Errorf("%d %s, want %s", w.Code, got, want)
 		}

@@ -21,8 +21,7 @@ import (
 	"bellhop/dialog"
 )
 
-// A Scope is what a token may do: read, change subscriptions too, or all. The
-// text is stored: never change one, only add.
+// Scope is what a token may do. The text is stored: never change one, only add.
 type Scope string
 
 const (
@@ -31,22 +30,21 @@ const (
 	Admin Scope = "admin"
 )
 
-// A Token lets its bearer use the API. But for when it was last used, it never
-// changes.
+// Token is a credential for the API. Only its time of last use changes after creation.
 type Token struct {
-	ID         string    `json:"id"`
-	Secret     string    `json:"token,omitempty" doc:"To be sent as Authorization: Bearer; shown when it is made, and never again"`
-	Note       string    `json:"note,omitempty"`
-	Scope      Scope     `json:"scope" enum:"read,write,admin"`
-	Extensions []string  `json:"extensions,omitempty" nullable:"false" doc:"It sees these alone; without, all"`
-	Expires    time.Time `json:"expires,omitzero" doc:"Without, it is good until it is revoked"`
-	Created    time.Time `json:"created"`
-	LastUsed   time.Time `json:"last_used,omitzero" doc:"To the minute"`
+	ID         string    `json:"id" doc:"ID of the token, by which it is revoked"`
+	Secret     string    `json:"token,omitempty" doc:"Secret to send as Authorization: Bearer TOKEN; returned only when the token is created"`
+	Note       string    `json:"note,omitempty" doc:"Note for people"`
+	Scope      Scope     `json:"scope" enum:"read,write,admin" doc:"read: GET only; write: also change subscriptions and resend deliveries; admin: everything"`
+	Extensions []string  `json:"extensions,omitempty" nullable:"false" doc:"Extensions the token is bound to; absent: all extensions"`
+	Expires    time.Time `json:"expires,omitzero" doc:"Absent: valid until revoked"`
+	Created    time.Time `json:"created" doc:"Time of creation"`
+	LastUsed   time.Time `json:"last_used,omitzero" doc:"Time of the last request, accurate to a minute"`
 }
 
-// A stored token is the JSON of the bucket: fields are only ever added. It has
-// no secret.
-type stored struct {
+// storedToken is the JSON of a token in the bucket, with a hash instead of the secret.
+// Fields are only ever added.
+type storedToken struct {
 	Token
 	Hash []byte `json:"hash"` // SHA-256 of the secret
 
@@ -55,16 +53,16 @@ type stored struct {
 
 var (
 	errNoToken    = errors.New("no such token")
-	errManyTokens = fmt.Errorf("there are %d tokens, and more there cannot be: revoke some", maxTokens)
+	errManyTokens = fmt.Errorf("the limit of %d tokens is reached: revoke some", maxTokens)
 )
 
 const (
 	maxTokens   = 1000
-	tokenPrefix = "bh_" // by which scanners, and people, know what they have found
+	tokenPrefix = "bh_" // lets secret scanners and people recognize a token
 )
 
-// openTokens opens the bucket of tokens: id to JSON.
-func openTokens(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
+// openTokenBucket opens the bucket of tokens: id to JSON.
+func openTokenBucket(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.KeyValue, error) {
 	return js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket:   "bellhop_tokens",
 		History:  1,
@@ -73,106 +71,110 @@ func openTokens(ctx context.Context, js jetstream.JetStream, replicas int) (jets
 	})
 }
 
-// tokens are those of the config and of the bucket, all in memory, kept up by a
-// watch and by this node's own writes.
-type tokens struct {
+// tokenStore holds the tokens of the config and of the bucket in memory. A watch and
+// this node's own writes keep it up to date.
+type tokenStore struct {
 	kv  jetstream.KeyValue
 	log *slog.Logger
 
-	mu      sync.Mutex
-	stored  map[string]stored // by id, as in the bucket
-	bearers map[[sha256.Size]byte]*access
-	grants  grants               // access tokens, each for one of these
-	gone    map[string]bool      // revoked here: what a slow watch says of it is old
-	used    map[string]time.Time // by id, when it is not written yet
+	mu         sync.Mutex
+	stored     map[string]storedToken // by token id, as in the bucket
+	byHash     map[[sha256.Size]byte]*access
+	grants     grantStore           // access tokens issued for these
+	revoked    map[string]bool      // revoked by this node; the watch may still report older revisions
+	unsavedUse map[string]time.Time // time of last use by token id, not stored yet
 }
 
-func newTokens(kv jetstream.KeyValue, log *slog.Logger, config string) *tokens {
-	ts := &tokens{
+// newTokenStore returns a store that knows the token of the config only, or none if
+// that is "".
+func newTokenStore(kv jetstream.KeyValue, log *slog.Logger, config string) *tokenStore {
+	ts := &tokenStore{
 		kv: kv, log: log,
-		stored:  make(map[string]stored),
-		bearers: make(map[[sha256.Size]byte]*access),
-		grants:  newGrants(),
-		gone:    make(map[string]bool),
-		used:    make(map[string]time.Time),
+		stored:     make(map[string]storedToken),
+		byHash:     make(map[[sha256.Size]byte]*access),
+		grants:     newGrantStore(),
+		revoked:    make(map[string]bool),
+		unsavedUse: make(map[string]time.Time),
 	}
 	if config != "" {
-		ts.bearers[sha256.Sum256([]byte(config))] = &access{id: configID, scope: Admin, limit: rate.NewLimiter(configRate, configBurst)}
+		ts.byHash[sha256.Sum256([]byte(config))] = &access{id: configID, scope: Admin, limit: rate.NewLimiter(configRate, configBurst)}
 	}
 	return ts
 }
 
-// find returns what a secret is good for; nil: for nothing, or no more. It is
-// found by its hash, so that how long that takes tells nothing of a secret.
-func (ts *tokens) find(secret string, now time.Time) *access {
-	return ts.behind(sha256.Sum256([]byte(secret)), now)
+// findAccess returns the access that a secret gives, or nil if it is unknown or
+// expired. The lookup is by hash, so that its timing reveals nothing about secrets.
+func (ts *tokenStore) findAccess(secret string, now time.Time) *access {
+	return ts.accessByHash(sha256.Sum256([]byte(secret)), now)
 }
 
-// behind returns what the secret with a hash is good for, as find does.
-func (ts *tokens) behind(sum [sha256.Size]byte, now time.Time) *access {
-	sum = ts.grants.behind(sum, now)
+// accessByHash is findAccess for the hash of a secret.
+func (ts *tokenStore) accessByHash(sum [sha256.Size]byte, now time.Time) *access {
+	sum = ts.grants.apiTokenHash(sum, now)
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	a := ts.bearers[sum]
+	a := ts.byHash[sum]
 	if a == nil || !a.expires.IsZero() && !now.Before(a.expires) {
 		return nil
 	}
 	if a.id != configID {
-		ts.used[a.id] = now
+		ts.unsavedUse[a.id] = now
 	}
 	return a
 }
 
-// good reports whether what was found is so still.
-func (ts *tokens) good(a *access, now time.Time) bool {
+// stillValid reports whether an access is neither revoked nor expired.
+func (ts *tokenStore) stillValid(a *access, now time.Time) bool {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	_, known := ts.stored[a.id]
 	return a.id == configID || known && (a.expires.IsZero() || now.Before(a.expires))
 }
 
-// put applies one token, unless something newer is known.
-func (ts *tokens) put(t stored) {
+// applyToken adds or updates a token, unless the store has a newer revision or the
+// token was revoked here.
+func (ts *tokenStore) applyToken(t storedToken) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	old, known := ts.stored[t.ID]
-	if ts.gone[t.ID] || old.revision >= t.revision {
+	if ts.revoked[t.ID] || old.revision >= t.revision {
 		return
 	}
 	ts.stored[t.ID] = t
 	if !known {
-		ts.bearers[[sha256.Size]byte(t.Hash)] = &access{
+		ts.byHash[[sha256.Size]byte(t.Hash)] = &access{
 			id: t.ID, scope: t.Scope, extensions: t.Extensions, expires: t.Expires,
 			limit: rate.NewLimiter(tokenRate, tokenBurst),
 		}
 	}
 }
 
-// remove applies a revocation, as the watch or this node says.
-func (ts *tokens) remove(id string, seen bool) {
+// applyRevocation removes a token. seen is true if the watch reports the revocation,
+// and false if this node has just made it.
+func (ts *tokenStore) applyRevocation(id string, seen bool) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	if t, known := ts.stored[id]; known {
-		delete(ts.bearers, [sha256.Size]byte(t.Hash))
+		delete(ts.byHash, [sha256.Size]byte(t.Hash))
 		delete(ts.stored, id)
-		delete(ts.used, id)
-		ts.gone[id] = true
+		delete(ts.unsavedUse, id)
+		ts.revoked[id] = true
 	}
 	if seen {
-		delete(ts.gone, id) // nothing older follows
+		delete(ts.revoked, id) // the watch reports nothing older after this
 	}
 }
 
-// load reads every token.
-func (ts *tokens) load(ctx context.Context) error {
+// loadAll reads all tokens of the bucket.
+func (ts *tokenStore) loadAll(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	return ts.watch(ctx, false)
+	return ts.watchBucket(ctx, false)
 }
 
-// watch applies what the bucket holds and, if it is to go on, every change
-// until ctx ends; every minute it writes down which tokens were used.
-func (ts *tokens) watch(ctx context.Context, goOn bool) error {
+// watchBucket applies the content of the bucket. With goOn it then applies every change
+// until ctx ends, and writes down every minute which tokens were used.
+func (ts *tokenStore) watchBucket(ctx context.Context, goOn bool) error {
 	w, err := ts.kv.WatchAll(ctx)
 	if err != nil {
 		return fmt.Errorf("watch tokens: %w", err)
@@ -185,73 +187,73 @@ func (ts *tokens) watch(ctx context.Context, goOn bool) error {
 		case <-ctx.Done():
 			return nil
 		case <-minute.C:
-			ts.writeUsed(ctx)
+			ts.writeLastUsed(ctx)
 		case e, open := <-w.Updates():
 			switch {
 			case !open:
 				return errors.New("watch tokens: closed")
-			case e == nil && !goOn: // all there was
+			case e == nil && !goOn: // end of the content
 				return nil
 			case e == nil:
 			case e.Operation() == jetstream.KeyValuePut:
-				ts.heard(e)
+				ts.applyEntry(e)
 			default:
-				ts.remove(e.Key(), true)
+				ts.applyRevocation(e.Key(), true)
 			}
 		}
 	}
 }
 
-// heard applies a token of the bucket. One that cannot be read is good for
-// nothing.
-func (ts *tokens) heard(e jetstream.KeyValueEntry) {
-	t := stored{revision: e.Revision()}
+// applyEntry applies a token of the bucket. A token that cannot be read is logged and
+// gives no access.
+func (ts *tokenStore) applyEntry(e jetstream.KeyValueEntry) {
+	t := storedToken{revision: e.Revision()}
 	err := json.Unmarshal(e.Value(), &t)
 	if err == nil && (len(t.Hash) != sha256.Size || t.ID != e.Key()) {
-		err = errors.New("it has no hash, or another id")
+		err = errors.New("its hash is missing, or its id is another")
 	}
 	if err != nil {
-		ts.log.Error("a token cannot be read", "token", e.Key(), "err", err)
+		ts.log.Error("stored token ignored", "token", e.Key(), "err", err)
 		return
 	}
-	ts.put(t)
+	ts.applyToken(t)
 }
 
-// writeUsed writes down when tokens were used last. Where another node has
-// written meanwhile, it is left at that.
-func (ts *tokens) writeUsed(ctx context.Context) {
+// writeLastUsed stores when tokens were last used. If another node has written a token
+// meanwhile, its time stays.
+func (ts *tokenStore) writeLastUsed(ctx context.Context) {
 	ts.mu.Lock()
-	var news []stored
-	for id, at := range ts.used {
+	var news []storedToken
+	for id, at := range ts.unsavedUse {
 		if t, known := ts.stored[id]; known {
 			t.LastUsed = at.UTC().Truncate(time.Second)
 			news = append(news, t)
 		}
 	}
-	clear(ts.used)
+	clear(ts.unsavedUse)
 	ts.mu.Unlock()
 	for _, t := range news {
-		if _, err := ts.write(ctx, t); err != nil && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-			ts.log.Warn("when a token was used is not written down", "token", t.ID, "err", err)
+		if _, err := ts.writeToken(ctx, t); err != nil && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+			ts.log.Warn("last use of token not stored", "token", t.ID, "err", err)
 		}
 	}
 }
 
-// write writes t over the revision it came from; revision 0 creates it.
-func (ts *tokens) write(ctx context.Context, t stored) (stored, error) {
+// writeToken stores t if the bucket still has the revision of t; revision 0 creates it.
+func (ts *tokenStore) writeToken(ctx context.Context, t storedToken) (storedToken, error) {
 	b, err := json.Marshal(t)
 	if err != nil {
-		return t, fmt.Errorf("token %s: %w", t.ID, err)
+		return t, fmt.Errorf("encode token %s: %w", t.ID, err)
 	}
 	if t.revision, err = ts.kv.Update(ctx, t.ID, b, t.revision); err != nil {
-		return t, fmt.Errorf("token %s: %w", t.ID, err)
+		return t, fmt.Errorf("store token %s: %w", t.ID, err)
 	}
-	ts.put(t)
+	ts.applyToken(t)
 	return t, nil
 }
 
-// create makes a token, and returns it with its secret.
-func (ts *tokens) create(ctx context.Context, t Token) (Token, error) {
+// create creates a token, and returns it with its secret.
+func (ts *tokenStore) create(ctx context.Context, t Token) (Token, error) {
 	ts.mu.Lock()
 	many := len(ts.stored) >= maxTokens
 	ts.mu.Unlock()
@@ -264,41 +266,42 @@ func (ts *tokens) create(ctx context.Context, t Token) (Token, error) {
 	sum := sha256.Sum256([]byte(secret))
 	t.ID = strings.ToLower(rand.Text()[:16])
 	t.Created = time.Now().UTC().Truncate(time.Microsecond)
-	_, err := ts.write(ctx, stored{Token: t, Hash: sum[:]})
+	_, err := ts.writeToken(ctx, storedToken{Token: t, Hash: sum[:]})
 	t.Secret = secret
 	return t, err
 }
 
-// revoke ends a token.
-func (ts *tokens) revoke(ctx context.Context, id string) (Token, error) {
+// revoke deletes a token and returns it.
+func (ts *tokenStore) revoke(ctx context.Context, id string) (Token, error) {
 	t, err := ts.get(id)
 	if err != nil {
 		return t, err
 	}
 	if err := ts.kv.Delete(ctx, id); err != nil {
-		return t, fmt.Errorf("token %s: %w", id, err)
+		return t, fmt.Errorf("delete token %s: %w", id, err)
 	}
-	ts.remove(id, false)
+	ts.applyRevocation(id, false)
 	return t, nil
 }
 
-func (ts *tokens) get(id string) (Token, error) {
+// get returns the token with an id, or errNoToken.
+func (ts *tokenStore) get(id string) (Token, error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	t, known := ts.stored[id]
 	if !known {
 		return Token{}, errNoToken
 	}
-	return ts.shown(t), nil
+	return ts.withLastUsed(t), nil
 }
 
-// all are the tokens of the bucket, the oldest first.
-func (ts *tokens) all() []Token {
+// all returns the tokens of the bucket, oldest first.
+func (ts *tokenStore) all() []Token {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	all := make([]Token, 0, len(ts.stored))
 	for _, t := range ts.stored {
-		all = append(all, ts.shown(t))
+		all = append(all, ts.withLastUsed(t))
 	}
 	slices.SortFunc(all, func(a, b Token) int {
 		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
@@ -306,99 +309,103 @@ func (ts *tokens) all() []Token {
 	return all
 }
 
-// shown is a token with what is not written yet.
-func (ts *tokens) shown(t stored) Token {
-	if at, ok := ts.used[t.ID]; ok {
+// withLastUsed returns a token with a time of last use that is not stored yet. The
+// caller holds mu.
+func (ts *tokenStore) withLastUsed(t storedToken) Token {
+	if at, ok := ts.unsavedUse[t.ID]; ok {
 		t.LastUsed = at.UTC().Truncate(time.Second)
 	}
 	return t.Token
 }
 
-type oneToken struct {
+// tokenResponse is the answer to the creation of a token.
+type tokenResponse struct {
 	Location string `header:"Location"`
 	Body     Token
 }
 
 func (s *Server) listTokens(_ context.Context, in *struct {
-	Cursor string `query:"cursor" doc:"next of the page before"`
-	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-}) (*listed[Token], error) {
+	Cursor string `query:"cursor" doc:"next from the previous page"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
+}) (*listResponse[Token], error) {
 	if err := checkCursor(in.Cursor); err != nil {
 		return nil, err
 	}
-	return page(s.tokens.all(), in.Cursor, in.Limit, func(t Token) string { return placeOf(t.Created, t.ID) }), nil
+	return pageAfter(s.tokens.all(), in.Cursor, in.Limit, func(t Token) string { return cursorOf(t.Created, t.ID) }), nil
 }
 
-// A newToken is what a client may say of one.
+// newToken is the body of a request that creates a token.
 type newToken struct {
-	Note       string    `json:"note,omitempty" maxLength:"1000"`
-	Scope      Scope     `json:"scope" enum:"read,write,admin" doc:"read may GET; write may change subscriptions and have callbacks sent, too; admin may do all"`
-	Extensions []string  `json:"extensions,omitempty" nullable:"false" minItems:"1" maxItems:"100" doc:"It sees, and changes, what is of these alone: 101 is the user 101 whatever its domain"`
-	Expires    time.Time `json:"expires,omitzero" doc:"From then on it is good for nothing"`
+	Note       string    `json:"note,omitempty" maxLength:"1000" doc:"Note for people: the user of the token, and its purpose"`
+	Scope      Scope     `json:"scope" enum:"read,write,admin" doc:"read: GET only; write: also change subscriptions and resend deliveries; admin: everything"`
+	Extensions []string  `json:"extensions,omitempty" nullable:"false" minItems:"1" maxItems:"100" doc:"Bind the token to these extensions: it sees and changes nothing else. 101 is user 101 of any domain, 101@pbx.example of that one"`
+	Expires    time.Time `json:"expires,omitzero" doc:"Time from which the token is rejected; absent: never"`
 }
 
-// check says what is wrong with a new token, and with which field.
-func (t *Token) check() (field, why string) {
+// validate returns the first invalid field of a new token and the reason; "": all are
+// valid.
+func (t *Token) validate() (field, why string) {
 	switch {
 	case t.Scope == Admin && t.Extensions != nil:
-		return "extensions", "an admin concerns himself with all extensions: leave them out, or choose another scope"
+		return "extensions", "must be empty with scope admin: leave them out, or choose another scope"
 	case slices.ContainsFunc(t.Extensions, func(e string) bool {
 		return e == "" || len(e) > dialog.MaxName || strings.ContainsFunc(e, func(r rune) bool { return r <= ' ' || r == 0x7f })
 	}):
-		return "extensions", "an extension is written like 101 or 101@pbx.example, with 256 bytes at most"
+		return "extensions", "must be names such as 101 or 101@pbx.example, of at most 256 bytes"
 	case !t.Expires.IsZero() && !t.Expires.After(time.Now()):
-		return "expires", "is over already"
+		return "expires", "must be in the future"
 	}
 	return "", ""
 }
 
-func (s *Server) createToken(ctx context.Context, in *struct{ Body newToken }) (*oneToken, error) {
+func (s *Server) createToken(ctx context.Context, in *struct{ Body newToken }) (*tokenResponse, error) {
 	t := Token{Note: in.Body.Note, Scope: in.Body.Scope, Extensions: in.Body.Extensions, Expires: in.Body.Expires.UTC()}
-	if field, why := t.check(); why != "" {
+	if field, why := t.validate(); why != "" {
 		return nil, unprocessable("body."+field, why)
 	}
-	t, err := s.makeToken(ctx, t)
+	t, err := s.issueToken(ctx, t)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	return &oneToken{"/v1/tokens/" + t.ID, t}, nil
+	return &tokenResponse{"/v1/tokens/" + t.ID, t}, nil
 }
 
-// makeToken makes a token for who makes the request of ctx.
-func (s *Server) makeToken(ctx context.Context, t Token) (Token, error) {
+// issueToken creates a token for the request of ctx, and records it in the audit log.
+func (s *Server) issueToken(ctx context.Context, t Token) (Token, error) {
 	t, err := s.tokens.create(ctx, t)
 	if err == nil {
 		made := t
 		made.Secret = ""
-		s.audit(ctx, "create-token", t.ID, nil, made)
+		s.recordAudit(ctx, "create-token", t.ID, nil, made)
 	}
 	return t, err
 }
 
 func (s *Server) getToken(_ context.Context, in *struct {
-	ID string `path:"id"`
+	ID string `path:"id" doc:"ID of the token"`
 }) (*struct{ Body Token }, error) {
 	t, err := s.tokens.get(in.ID)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	return &struct{ Body Token }{t}, nil
 }
 
 func (s *Server) revokeToken(ctx context.Context, in *struct {
-	ID string `path:"id"`
+	ID string `path:"id" doc:"ID of the token"`
 }) (*struct{}, error) {
-	if err := s.endToken(ctx, in.ID); err != nil {
-		return nil, s.problem(err)
+	if err := s.withdrawToken(ctx, in.ID); err != nil {
+		return nil, s.apiError(err)
 	}
 	return nil, nil
 }
 
-// endToken revokes a token for who makes the request of ctx.
-func (s *Server) endToken(ctx context.Context, id string) error {
+// withdrawToken revokes a token for the request of ctx, and records it in the audit
+// log.
+func (s *Server) withdrawToken(ctx context.Context, id string) error {
 	t, err := s.tokens.revoke(ctx, id)
 	if err == nil {
-		s.audit(ctx, "revoke-token", t.ID, t, nil)
+		s.recordAudit(ctx, "revoke-token", t.ID, t, nil)
 	}
 	return err
 }

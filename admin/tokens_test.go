@@ -16,7 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-func TestTokenLives(t *testing.T) {
+func TestTokenLifecycle(t *testing.T) {
 	r := newRig(t, Config{})
 	expires := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	resp, made := r.do("POST", "/v1/tokens", object{"note": "crm", "scope": "write", "extensions": []string{"101", "102@pbx.example"}, "expires": expires})
@@ -32,7 +32,7 @@ func TestTokenLives(t *testing.T) {
 	}
 
 	path := "/v1/tokens/" + id
-	delete(made, "token") // is shown this once
+	delete(made, "token") // shown only in this response
 	if d := cmp.Diff(made, r.want(200, "GET", path, nil)); d != "" {
 		t.Errorf("read differs from created:\n%s", d)
 	}
@@ -61,7 +61,7 @@ func TestTokenLives(t *testing.T) {
 	}
 }
 
-func TestBadTokens(t *testing.T) {
+func TestInvalidTokensAreRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	for _, tt := range []struct {
 		name     string
@@ -99,13 +99,13 @@ func TestTokenExpires(t *testing.T) {
 	at := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	client, _ := r.newToken(object{"scope": "read", "expires": at})
 	ts := r.server.tokens
-	if ts.find(client.token, at.Add(-1)) == nil {
+	if ts.findAccess(client.token, at.Add(-1)) == nil {
 		t.Error("it is good for nothing before it expires")
 	}
-	if ts.find(client.token, at) != nil {
+	if ts.findAccess(client.token, at) != nil {
 		t.Error("it is good for something when it has expired")
 	}
-	if ts.find("", at) != nil {
+	if ts.findAccess("", at) != nil {
 		t.Error("no token is one")
 	}
 }
@@ -117,7 +117,7 @@ func TestTokensAreHashed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var kept stored
+	var kept storedToken
 	if err := json.Unmarshal(e.Value(), &kept); err != nil {
 		t.Fatal(err)
 	}
@@ -127,9 +127,9 @@ func TestTokensAreHashed(t *testing.T) {
 	}
 }
 
-// another opens a Server on the same store, as another node does. It hears of
-// changes only if it runs.
-func (r *rig) another(run bool) *Server {
+// openNode opens a Server on the same store, as another node. Only if it runs, it
+// learns of later changes.
+func (r *rig) openNode(run bool) *Server {
 	r.Helper()
 	c := Config{Token: testToken, Notifier: r.notifier, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	if run {
@@ -142,8 +142,8 @@ func (r *rig) another(run bool) *Server {
 	return s
 }
 
-// wait waits until what is so, or the test's time is over.
-func (r *rig) wait(what string, so func() bool) {
+// waitUntil waits until a condition is true, or the time of the test is over.
+func (r *rig) waitUntil(what string, so func() bool) {
 	r.Helper()
 	ctx, stop := context.WithTimeout(r.Context(), 5*time.Minute)
 	defer stop()
@@ -161,77 +161,77 @@ func (r *rig) wait(what string, so func() bool) {
 func TestNodesShareTokens(t *testing.T) {
 	r := newRig(t, Config{})
 	before, _ := r.newToken(object{"scope": "read"})
-	node := r.another(true)
-	if node.tokens.find(before.token, time.Now()) == nil {
+	node := r.openNode(true)
+	if node.tokens.findAccess(before.token, time.Now()) == nil {
 		t.Error("a new node does not know a token")
 	}
 	client, id := r.newToken(object{"scope": "write", "extensions": []string{"101"}})
-	r.wait("another node knows the token", func() bool { return node.tokens.find(client.token, time.Now()) != nil })
-	if a := node.tokens.find(client.token, time.Now()); a.id != id || a.may(toAdminister) || !a.may(toWrite) || a.sees("102") {
+	r.waitUntil("another node knows the token", func() bool { return node.tokens.findAccess(client.token, time.Now()) != nil })
+	if a := node.tokens.findAccess(client.token, time.Now()); a.id != id || a.permits(permitAdmin) || !a.permits(permitWrite) || a.canSee("102") {
 		t.Errorf("there it is %+v", a)
 	}
 	if _, err := node.tokens.revoke(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	r.wait("the token is revoked here", func() bool { return r.server.tokens.find(client.token, time.Now()) == nil })
-	r.wait("nothing is remembered of it", func() bool {
+	r.waitUntil("the token is revoked here", func() bool { return r.server.tokens.findAccess(client.token, time.Now()) == nil })
+	r.waitUntil("nothing is remembered of it", func() bool {
 		ts := node.tokens
 		ts.mu.Lock()
 		defer ts.mu.Unlock()
-		return len(ts.gone) == 0 && len(ts.stored) == 1
+		return len(ts.revoked) == 0 && len(ts.stored) == 1
 	})
 }
 
-func TestLastUseIsWrittenDown(t *testing.T) {
+func TestLastUseIsStored(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "read"})
 	unused, unusedID := r.newToken(object{"scope": "read"})
 	now := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
-	r.server.tokens.find(client.token, now)
-	r.server.tokens.writeUsed(t.Context())
+	r.server.tokens.findAccess(client.token, now)
+	r.server.tokens.writeLastUsed(t.Context())
 
-	node := r.another(false)
+	node := r.openNode(false)
 	if got, err := node.tokens.get(id); err != nil || !got.LastUsed.Equal(now) {
 		t.Errorf("last used at %v: %v, want %v", got.LastUsed, err, now)
 	}
 	if got, err := node.tokens.get(unusedID); err != nil || !got.LastUsed.IsZero() {
 		t.Errorf("never used, but at %v: %v", got.LastUsed, err)
 	}
-	a := r.server.tokens.find(client.token, now)
-	if a == nil || a != r.server.tokens.find(client.token, now) || r.server.tokens.find(unused.token, now) == nil {
+	a := r.server.tokens.findAccess(client.token, now)
+	if a == nil || a != r.server.tokens.findAccess(client.token, now) || r.server.tokens.findAccess(unused.token, now) == nil {
 		t.Error("it is not what it was")
 	}
 
-	// The token is revoked elsewhere: what is written then does not bring it back.
+	// The token is revoked on another node: a later write does not bring it back.
 	if _, err := node.tokens.revoke(t.Context(), unusedID); err != nil {
 		t.Fatal(err)
 	}
 	lagging := r.server.tokens
 	lagging.mu.Lock()
-	lagging.used[unusedID] = now
+	lagging.unsavedUse[unusedID] = now
 	lagging.mu.Unlock()
-	lagging.writeUsed(t.Context())
+	lagging.writeLastUsed(t.Context())
 	if _, err := r.server.tokens.kv.Get(t.Context(), unusedID); err != jetstream.ErrKeyNotFound {
 		t.Errorf("the store has the revoked token: %v", err)
 	}
 }
 
-func TestRevokedStaysRevoked(t *testing.T) {
+func TestRevokedTokenStaysRevoked(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "read"})
-	ts := r.another(false).tokens // which hears of nothing
+	ts := r.openNode(false).tokens // without a watch
 	late := ts.stored[id]
 	late.revision++
 	if _, err := ts.revoke(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	ts.put(late) // as a slow watch does, after another node wrote when it was used
-	if ts.find(client.token, time.Now()) != nil {
+	ts.applyToken(late) // as a slow watch does after another node has stored the last use
+	if ts.findAccess(client.token, time.Now()) != nil {
 		t.Error("a revoked token is back")
 	}
 }
 
-func TestUnreadableTokens(t *testing.T) {
+func TestUnreadableTokensAreIgnored(t *testing.T) {
 	r := newRig(t, Config{})
 	client, _ := r.newToken(object{"scope": "read"})
 	for key, value := range map[string]string{"a": "{", "b": `{"id":"b","scope":"admin"}`, "c": `{"id":"d","scope":"admin","hash":"` + strings.Repeat("A", 43) + `="}`} {
@@ -239,30 +239,30 @@ func TestUnreadableTokens(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ts := r.another(false).tokens
-	if all := ts.all(); len(all) != 1 || ts.find(client.token, time.Now()) == nil {
+	ts := r.openNode(false).tokens
+	if all := ts.all(); len(all) != 1 || ts.findAccess(client.token, time.Now()) == nil {
 		t.Errorf("known are %v, want the readable one alone", all)
 	}
 }
 
-func TestTooManyTokens(t *testing.T) {
+func TestTokensAreLimited(t *testing.T) {
 	r := newRig(t, Config{})
 	ts := r.server.tokens
 	for i := range maxTokens {
-		ts.put(stored{Token: Token{ID: fmt.Sprint(i)}, Hash: fmt.Appendf(nil, "%032d", i), revision: 1})
+		ts.applyToken(storedToken{Token: Token{ID: fmt.Sprint(i)}, Hash: fmt.Appendf(nil, "%032d", i), revision: 1})
 	}
 	r.wantProblem(409, "", "POST", "/v1/tokens", object{"scope": "read"})
 	r.wantProblem(404, "", "GET", "/v1/tokens/x", nil)
 }
 
-func TestTokensWithoutAStore(t *testing.T) {
+func TestTokensSurviveStoreOutage(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "read"})
 	r.store.Close()
 	r.wantProblem(503, "", "POST", "/v1/tokens", object{"scope": "read"})
 	r.wantProblem(503, "", "DELETE", "/v1/tokens/"+id, nil)
 	r.wantProblem(503, "", "GET", "/v1/audit", nil)
-	client.want(200, "GET", "/v1/subscriptions", nil) // what is known stays so
+	client.want(200, "GET", "/v1/subscriptions", nil) // known tokens stay valid
 	if _, err := Open(t.Context(), r.js, Config{Notifier: r.notifier}); err == nil {
 		t.Error("a Server opens without a store")
 	}

@@ -16,7 +16,7 @@ import (
 	"bellhop/dialog/trace"
 )
 
-// tracedCall is a call whose INVITE found nobody.
+// tracedCall returns the trace of a call whose INVITE timed out.
 func tracedCall(_ context.Context, id string) (trace.Call, bool, error) {
 	switch id {
 	case "busy":
@@ -39,7 +39,7 @@ func tracedCall(_ context.Context, id string) (trace.Call, bool, error) {
 	}, true, nil
 }
 
-func TestTraceOfACall(t *testing.T) {
+func TestTraceHasFourFormats(t *testing.T) {
 	r := newRig(t, Config{Trace: tracedCall})
 	resp, got := r.do("GET", "/v1/calls/c1/trace", nil)
 	var want object
@@ -73,7 +73,7 @@ func TestTraceOfACall(t *testing.T) {
 		h := resp.Header
 		text, _ := out["text"].(string)
 		if tt.as == "json" {
-			text = tt.begins + tt.contains // decoded, and compared above
+			text = tt.begins + tt.contains // decoded and compared above
 		}
 		if resp.StatusCode != 200 || h.Get("Content-Type") != tt.contentType || h.Get("Content-Disposition") != tt.disposition || h.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: %d %v", tt.as, resp.StatusCode, h)
@@ -92,7 +92,7 @@ func TestTraceOfACall(t *testing.T) {
 	}
 }
 
-func TestTraceRefused(t *testing.T) {
+func TestTraceErrors(t *testing.T) {
 	r := newRig(t, Config{Trace: tracedCall})
 	r.wantProblem(404, "", "GET", "/v1/calls/c2/trace?as=svg", nil)
 	r.wantProblem(422, "query.as", "GET", "/v1/calls/c1/trace?as=gif", nil)
@@ -104,7 +104,7 @@ func TestTraceRefused(t *testing.T) {
 	newRig(t, Config{}).wantProblem(404, "", "GET", "/v1/calls/c1/trace", nil)
 }
 
-func TestTraceIsDescribed(t *testing.T) {
+func TestTraceFormatsAreDescribed(t *testing.T) {
 	r := newRig(t, Config{})
 	paths := r.want(200, "GET", "/openapi.json", nil)["paths"].(object)
 	answers := paths["/v1/calls/{id}/trace"].(object)["get"].(object)["responses"].(object)

@@ -16,7 +16,7 @@ import (
 )
 
 // uapiTypes are the event types of the UnifiedAPI.
-var uapiTypes = []entryType{
+var uapiTypes = []dialectType{
 	{"0", "dial-in"},
 	{"1", "dial-out"},
 	{"2", "hangup"},
@@ -24,8 +24,8 @@ var uapiTypes = []entryType{
 	{"4", "answer-out"},
 }
 
-// A phoneCallEvent is an entry as the UnifiedAPI writes it: all values are
-// strings. Its id is that of its subscription, and with its type its name.
+// phoneCallEvent is an event in the JSON of the UnifiedAPI, where all values are
+// strings. Its ID is that of its subscription; ID and Type together identify it.
 type phoneCallEvent struct {
 	Type     string            `json:"type"`
 	ID       string            `json:"id"`
@@ -37,7 +37,7 @@ type phoneCallEvent struct {
 	Links    map[string]string `json:"links"`
 }
 
-// A uapiError is an error with the status and the code of the UnifiedAPI.
+// uapiError is an error with its HTTP status and its code in the UnifiedAPI.
 type uapiError struct {
 	status        int
 	code, message string
@@ -50,7 +50,7 @@ func badRequest(code, message string) *uapiError {
 }
 
 var (
-	errUAPIType    = badRequest("pce_type_invalid", "the type of an event is 0 (dial-in), 1 (dial-out), 2 (hangup), 3 (answer of an incoming call) or 4 (answer of an outgoing call)")
+	errUAPIType    = badRequest("pce_type_invalid", "type must be 0 (dial-in), 1 (dial-out), 2 (hangup), 3 (answer of an incoming call) or 4 (answer of an outgoing call)")
 	errUAPINewType = badRequest("pcet_type_invalid", errUAPIType.message)
 	errUAPIID      = badRequest("pce_id_invalid", "the extension has no event with this id and type")
 )
@@ -59,8 +59,8 @@ func (e *uapiError) write(w http.ResponseWriter) {
 	writeJSON(w, e.status, map[string]any{"error": map[string]string{"code": e.code, "message": e.message}})
 }
 
-// uapiRefuse writes an error that no handler made.
-func uapiRefuse(w http.ResponseWriter, status int, detail string) {
+// writeUAPIError writes an error that no handler of the UnifiedAPI made.
+func writeUAPIError(w http.ResponseWriter, status int, detail string) {
 	e := uapiError{status, "request_invalid", cmp.Or(detail, http.StatusText(status))}
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden:
@@ -73,21 +73,22 @@ func uapiRefuse(w http.ResponseWriter, status int, detail string) {
 	e.write(w)
 }
 
-// byBearerOrPair identifies who makes a request by its bearer token, or by its
-// pair of cookies: vn has a session of the page, or a token.
-func (s *Server) byBearerOrPair(r *http.Request, now time.Time) (who *access, ok bool) {
+// identifyByBearerOrCookies identifies the client by its bearer token, or by the cookie
+// pair of the UnifiedAPI: the cookie vn holds a session of the page, or a token.
+func (s *Server) identifyByBearerOrCookies(r *http.Request, now time.Time) (client *access, ok bool) {
 	vn := pairedCookie(r)
-	if vn == "" || bearer(r) != "" {
-		return s.byBearer(r, now)
+	if vn == "" || bearerToken(r) != "" {
+		return s.identifyByBearer(r, now)
 	}
-	if who := s.session(vn, now); who != nil {
-		return who, true
+	if client := s.accessOfSession(vn, now); client != nil {
+		return client, true
 	}
-	return s.identify(r, vn, now)
+	return s.identifyToken(r, vn, now)
 }
 
-// pairedCookie is what the cookie vn says, if the request proves that it was made
-// by who can read the cookie xsrf-token and not by a page of another origin.
+// pairedCookie returns the cookie vn if the request proves, with an X-Xsrf-Token header
+// equal to the cookie xsrf-token, that it does not come from a page of another origin;
+// else "".
 func pairedCookie(r *http.Request) string {
 	vn, err := r.Cookie("vn")
 	xsrf, err2 := r.Cookie("xsrf-token")
@@ -100,20 +101,20 @@ func pairedCookie(r *http.Request) string {
 	return vn.Value
 }
 
-// A uapiRequest is the path of a request below /uapi, taken apart.
+// uapiRequest is a request below /uapi with its parsed path.
 type uapiRequest struct {
 	*http.Request
 	user, extension string
-	typ             *entryType // nil: of any type
-	id              string     // "": none is named
-	malformed       *uapiError // what follows phoneCallEvents names no event
+	typ             *dialectType // nil: any type
+	id              string       // "": any
+	malformed       *uapiError   // error of the path after phoneCallEvents
 }
 
-// uapi answers /uapi.
-func (s *Server) uapi(w http.ResponseWriter, r *http.Request) {
-	v, err := s.uapiAnswer(r)
+// serveUAPI serves /uapi.
+func (s *Server) serveUAPI(w http.ResponseWriter, r *http.Request) {
+	v, err := s.answerUAPI(r)
 	if err != nil {
-		s.uapiProblem(err).write(w)
+		s.uapiErrorOf(err).write(w)
 		return
 	}
 	if v == nil {
@@ -123,58 +124,58 @@ func (s *Server) uapi(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, v)
 }
 
-// uapiAnswer returns what is answered to a request; nil is nothing.
-func (s *Server) uapiAnswer(r *http.Request) (any, error) {
-	u, err := uapiRequestOf(r)
+// answerUAPI returns the answer to a request; nil: no body.
+func (s *Server) answerUAPI(r *http.Request) (any, error) {
+	u, err := parseUAPIRequest(r)
 	if err != nil {
 		return nil, err
 	}
-	asks := askedBy(r)
-	switch who := accessOf(r.Context()); {
-	case !who.may(asks):
-		return nil, &uapiError{http.StatusForbidden, "access_denied", lacking[asks]}
-	case !who.sees(u.extension):
-		return nil, &uapiError{http.StatusForbidden, "access_denied", "this token is not for this extension"}
+	asks := requiredPermission(r)
+	switch client := accessOf(r.Context()); {
+	case !client.permits(asks):
+		return nil, &uapiError{http.StatusForbidden, "access_denied", missingPermission[asks]}
+	case !client.canSee(u.extension):
+		return nil, &uapiError{http.StatusForbidden, "access_denied", "this token is not bound to this extension: use another token"}
 	}
 	switch r.Method {
 	case http.MethodPost:
-		return s.uapiCreate(u)
+		return s.createUAPIEvent(u)
 	case http.MethodGet, http.MethodHead:
-		return s.uapiList(u)
+		return s.listUAPIEvents(u)
 	case http.MethodPut:
-		return s.uapiUpdate(u)
+		return s.updateUAPIEvent(u)
 	case http.MethodDelete:
-		return s.uapiDelete(u)
+		return s.deleteUAPIEvents(u)
 	}
-	return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "events take GET, POST, PUT and DELETE"}
+	return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "method not implemented: use GET, POST, PUT or DELETE"}
 }
 
-// uapiRequestOf takes a path apart.
-func uapiRequestOf(r *http.Request) (*uapiRequest, error) {
-	path := segments(r.URL)
+// parseUAPIRequest parses the path of a request.
+func parseUAPIRequest(r *http.Request) (*uapiRequest, error) {
+	path := pathSegments(r.URL)
 	if len(path) < 5 || path[1] != "extensions" || path[4] != "phoneCallEvents" {
-		return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "of the UnifiedAPI there is /uapi/extensions/{userId}/{extension}/phoneCallEvents, and no more"}
+		return nil, &uapiError{http.StatusNotImplemented, "request_not_implemented", "not implemented: of the UnifiedAPI, bellhop has /uapi/extensions/{userId}/{extension}/phoneCallEvents only"}
 	}
 	u := &uapiRequest{Request: r, user: path[2], extension: path[3]}
 	if u.user == "" || u.user[0] == '@' && !slices.Contains([]string{"@me", "@viewer", "@owner"}, u.user) {
-		return nil, badRequest("user_invalid", "the user is @me, @viewer, @owner or an id")
+		return nil, badRequest("user_invalid", "the user must be @me, @viewer, @owner or an id")
 	}
 	if strings.HasPrefix(u.extension, "@") {
-		return nil, badRequest("extension_invalid", "name the extension, as in 210 or 0003*210")
+		return nil, badRequest("extension_invalid", "name the extension, for example 210 or 0003*210")
 	}
-	if err := validExtension(u.extension); err != nil {
+	if err := checkExtension(u.extension); err != nil {
 		return nil, err
 	}
-	u.name(path[5:])
+	u.parseEventPath(path[5:])
 	return u, nil
 }
 
-// name takes apart what follows phoneCallEvents: nothing, a type, an id, or
-// both. A single digit is a type and all else an id, so that no slip of the pen
-// in an id names more than one event.
-func (u *uapiRequest) name(rest []string) {
+// parseEventPath parses the path after phoneCallEvents: nothing, a type, an id, or
+// both. A single digit is a type and everything else an id, so that no typing error in
+// an id selects more than one event.
+func (u *uapiRequest) parseEventPath(rest []string) {
 	if len(rest) > 0 && (len(rest) > 1 || len(rest[0]) == 1 && rest[0][0] >= '0' && rest[0][0] <= '9') {
-		if u.typ = uapiType(rest[0]); u.typ == nil {
+		if u.typ = findUAPIType(rest[0]); u.typ == nil {
 			u.malformed = errUAPIType
 			return
 		}
@@ -188,21 +189,21 @@ func (u *uapiRequest) name(rest []string) {
 	}
 }
 
-func uapiType(name string) *entryType {
-	i := slices.IndexFunc(uapiTypes, func(t entryType) bool { return t.name == name })
+func findUAPIType(name string) *dialectType {
+	i := slices.IndexFunc(uapiTypes, func(t dialectType) bool { return t.name == name })
 	if i < 0 {
 		return nil
 	}
 	return &uapiTypes[i]
 }
 
-// uapiEntries are those that a request names. To name an id in vain is an error.
-func (s *Server) uapiEntries(u *uapiRequest) ([]entry, error) {
+// uapiEvents returns the events that a request selects. An unknown id is an error.
+func (s *Server) uapiEvents(u *uapiRequest) ([]dialectEvent, error) {
 	if u.malformed != nil {
 		return nil, u.malformed
 	}
-	es := slices.DeleteFunc(s.entries(u.Context(), target{extension: u.extension}, uapiTypes), func(e entry) bool {
-		return u.typ != nil && e.entryType != *u.typ || u.id != "" && e.sub.ID != u.id
+	es := slices.DeleteFunc(s.visibleDialectEvents(u.Context(), extensionSelector{extension: u.extension}, uapiTypes), func(e dialectEvent) bool {
+		return u.typ != nil && e.dialectType != *u.typ || u.id != "" && e.sub.ID != u.id
 	})
 	if u.id != "" && len(es) == 0 {
 		return nil, errUAPIID
@@ -210,39 +211,39 @@ func (s *Server) uapiEntries(u *uapiRequest) ([]entry, error) {
 	return es, nil
 }
 
-// uapiEntry is the one that a request to change or delete one names.
-func (s *Server) uapiEntry(u *uapiRequest) (entry, error) {
-	es, err := s.uapiEntries(u)
+// uapiEvent returns the one event that a request changes or deletes.
+func (s *Server) uapiEvent(u *uapiRequest) (dialectEvent, error) {
+	es, err := s.uapiEvents(u)
 	switch {
 	case err != nil:
-		return entry{}, err
+		return dialectEvent{}, err
 	case u.id == "":
-		return entry{}, badRequest("pce_id_invalid", "name the event by its id")
+		return dialectEvent{}, badRequest("pce_id_invalid", "put the id of the event into the path")
 	case len(es) > 1:
-		return entry{}, badRequest("pce_id_invalid", "events of several types have this id: name the type before it")
+		return dialectEvent{}, badRequest("pce_id_invalid", "several events have this id: put the type before the id in the path")
 	}
 	return es[0], nil
 }
 
-func (s *Server) uapiCreate(u *uapiRequest) (any, error) {
-	body, err := uapiBody(u.Request)
+func (s *Server) createUAPIEvent(u *uapiRequest) (any, error) {
+	body, err := parseUAPIBody(u.Request)
 	if err != nil {
 		return nil, err
 	}
-	typ, given, ok := body.text("type")
+	typ, given, ok := body.textField("type")
 	switch {
 	case !ok:
 		return nil, errUAPINewType
 	case u.id != "" && u.typ != nil:
-		return nil, badRequest("pce_id_invalid", "a new event is given an id, and brings none")
-	case u.typ == nil && (u.id != "" || u.malformed != nil): // no type is written like that
+		return nil, badRequest("pce_id_invalid", "a new event must have no id: the server assigns it")
+	case u.typ == nil && (u.id != "" || u.malformed != nil): // the segment is no type
 		return nil, errUAPINewType
 	case u.malformed != nil:
 		return nil, u.malformed
 	case u.typ == nil:
-		u.typ = uapiType(typ)
+		u.typ = findUAPIType(typ)
 	case given && typ != u.typ.name:
-		return nil, badRequest("pcet_type_invalid", "the type in the path is another than that in the body")
+		return nil, badRequest("pcet_type_invalid", "the types in the path and in the body differ")
 	}
 	if u.typ == nil {
 		return nil, errUAPINewType
@@ -251,49 +252,49 @@ func (s *Server) uapiCreate(u *uapiRequest) (any, error) {
 	if err := body.apply(&sub); err != nil {
 		return nil, err
 	}
-	sub, err = s.subscribe(u.Context(), sub)
+	sub, err = s.addSubscription(u.Context(), sub)
 	if err != nil {
 		return nil, err
 	}
-	return u.envelope(entry{entryType: *u.typ, sub: sub}), nil
+	return u.wrapEvent(dialectEvent{dialectType: *u.typ, sub: sub}), nil
 }
 
-func (s *Server) uapiUpdate(u *uapiRequest) (any, error) {
-	e, err := s.uapiEntry(u)
+func (s *Server) updateUAPIEvent(u *uapiRequest) (any, error) {
+	e, err := s.uapiEvent(u)
 	if err != nil {
 		return nil, err
 	}
-	body, err := uapiBody(u.Request)
+	body, err := parseUAPIBody(u.Request)
 	if err != nil {
 		return nil, err
 	}
-	if typ, given, ok := body.text("type"); !ok || given && typ != e.name {
+	if typ, given, ok := body.textField("type"); !ok || given && typ != e.name {
 		return nil, badRequest("pce_type_invalid", "the type of an event cannot be changed")
 	}
-	if id, given, ok := body.text("id"); !ok || given && id != u.id {
+	if id, given, ok := body.textField("id"); !ok || given && id != u.id {
 		return nil, badRequest("pce_id_invalid", "the id of an event cannot be changed")
 	}
-	if e, err = s.change(u.Context(), e, body.apply); err != nil {
+	if e, err = s.changeDialectEvent(u.Context(), e, body.apply); err != nil {
 		return nil, err
 	}
-	return u.envelope(e), nil
+	return u.wrapEvent(e), nil
 }
 
-func (s *Server) uapiDelete(u *uapiRequest) (any, error) {
-	var es []entry
+func (s *Server) deleteUAPIEvents(u *uapiRequest) (any, error) {
+	var es []dialectEvent
 	if u.id == "" && u.malformed == nil {
-		if !bareRequest(u.Request) {
-			return nil, badRequest("pce_id_invalid", "a request to delete many has no query and no body: to delete one, put its id into the path")
+		if !isBareRequest(u.Request) {
+			return nil, badRequest("pce_id_invalid", "to delete one event, put its id into the path; to delete all, send no query and no body")
 		}
-		es, _ = s.uapiEntries(u)
+		es, _ = s.uapiEvents(u)
 	} else {
-		e, err := s.uapiEntry(u)
+		e, err := s.uapiEvent(u)
 		if err != nil {
 			return nil, err
 		}
-		es = []entry{e}
+		es = []dialectEvent{e}
 	}
-	dropped, err := s.dropAll(u.Context(), es)
+	dropped, err := s.removeDialectEvents(u.Context(), es)
 	if err != nil || len(dropped) == 0 {
 		return nil, err
 	}
@@ -304,19 +305,19 @@ func (s *Server) uapiDelete(u *uapiRequest) (any, error) {
 	return ids, nil
 }
 
-// uapiList answers with a page of the entries, in the order of their URLs.
-func (s *Server) uapiList(u *uapiRequest) (any, error) {
-	q, err := uapiQueryOf(u.URL.Query())
+// listUAPIEvents returns a page of the events, by URL.
+func (s *Server) listUAPIEvents(u *uapiRequest) (any, error) {
+	q, err := parseUAPIQuery(u.URL.Query())
 	if err != nil {
 		return nil, err
 	}
-	es, err := s.uapiEntries(u)
+	es, err := s.uapiEvents(u)
 	if err != nil {
 		return nil, err
 	}
 	events := make([]phoneCallEvent, 0, len(es))
 	for _, e := range es {
-		if event := u.event(e); q.wants(&event) {
+		if event := u.renderEvent(e); q.matches(&event) {
 			events = append(events, event)
 		}
 	}
@@ -333,12 +334,12 @@ func (s *Server) uapiList(u *uapiRequest) (any, error) {
 	}
 	page := uapiPage{Start: q.start, Total: total, Count: q.count, Filtered: true, Sorted: true}
 	for i := range events {
-		page.Entry = append(page.Entry, q.pick(&events[i]))
+		page.Entry = append(page.Entry, q.selectFields(&events[i]))
 	}
 	return []uapiPage{page}, nil
 }
 
-// A uapiPage is a part of a list.
+// uapiPage is a page of a list.
 type uapiPage struct {
 	Start    int   `json:"startIndex"`
 	Total    int   `json:"totalResults"`
@@ -348,28 +349,28 @@ type uapiPage struct {
 	Entry    []any `json:"entry"`
 }
 
-// A uapiQuery is what the query of a list asks for.
+// uapiQuery is the query of a list.
 type uapiQuery struct {
 	count, start int
-	by, value    string // "": not filtered
+	by, value    string // by "": no filter
 	fields       []string
 	descending   bool
 }
 
-// uapiQueryOf reads a query. Keys that it does not know mean nothing.
-func uapiQueryOf(v url.Values) (q uapiQuery, err error) {
+// parseUAPIQuery parses the query of a list. It ignores unknown parameters.
+func parseUAPIQuery(v url.Values) (q uapiQuery, err error) {
 	q.by, q.value = v.Get("filterBy"), v.Get("filterValue")
 	var ok bool
-	if q.count, ok = whole(v, "count", 1, 4999, 20); !ok {
-		return q, badRequest("count_invalid", "count is between 1 and 4999")
+	if q.count, ok = parseIntParam(v, "count", 1, 4999, 20); !ok {
+		return q, badRequest("count_invalid", "count must be between 1 and 4999")
 	}
-	if q.start, ok = whole(v, "startIndex", 0, 5000, 0); !ok {
-		return q, badRequest("startindex_invalid", "startIndex is between 0 and 5000")
+	if q.start, ok = parseIntParam(v, "startIndex", 0, 5000, 0); !ok {
+		return q, badRequest("startindex_invalid", "startIndex must be between 0 and 5000")
 	}
 	var event phoneCallEvent
 	known := event.fields()
 	if _, ok := known[q.by].(string); q.by != "" && !ok || q.by == "" && v.Has("filterValue") {
-		return q, badRequest("filterby_invalid", "filterBy is id, method, modified, note, status, type or url")
+		return q, badRequest("filterby_invalid", "filterBy must be id, method, modified, note, status, type or url")
 	}
 	if q.by != "" && !v.Has("filterValue") {
 		return q, badRequest("filtervalue_invalid", "filterValue is missing")
@@ -379,22 +380,23 @@ func uapiQueryOf(v url.Values) (q uapiQuery, err error) {
 	}
 	for _, name := range q.fields {
 		if _, ok := known[name]; !ok {
-			return q, badRequest("fields_invalid", "fields are id, links, method, modified, note, status, type and url, with commas between them")
+			return q, badRequest("fields_invalid", "fields must be a comma-separated list of id, links, method, modified, note, status, type and url")
 		}
 	}
-	// The official client misspells the key.
+	// The official client misspells sortOrder.
 	switch cmp.Or(v.Get("sortOrder"), v.Get("sortOder"), "asc") {
 	case "asc", "ascending":
 	case "desc", "descending":
 		q.descending = true
 	default:
-		return q, badRequest("sortorder_invalid", "sortOrder is asc or desc")
+		return q, badRequest("sortorder_invalid", "sortOrder must be asc or desc")
 	}
 	return q, nil
 }
 
-// whole reads a whole number of a query.
-func whole(v url.Values, key string, low, high, unset int) (n int, ok bool) {
+// parseIntParam parses an integer of a query between low and high; without one it is
+// unset.
+func parseIntParam(v url.Values, key string, low, high, unset int) (n int, ok bool) {
 	text := v.Get(key)
 	if text == "" {
 		return unset, true
@@ -403,9 +405,9 @@ func whole(v url.Values, key string, low, high, unset int) (n int, ok bool) {
 	return n, err == nil && n >= low && n <= high
 }
 
-// wants reports whether an event passes the filter: text contains the value,
-// what is coded is the value.
-func (q *uapiQuery) wants(event *phoneCallEvent) bool {
+// matches reports whether an event passes the filter. A note, URL or time must contain
+// the value; other fields must equal it.
+func (q *uapiQuery) matches(event *phoneCallEvent) bool {
 	value, _ := event.fields()[q.by].(string)
 	switch q.by {
 	case "":
@@ -416,8 +418,8 @@ func (q *uapiQuery) wants(event *phoneCallEvent) bool {
 	return value == q.value
 }
 
-// pick returns an event with the fields that are asked for.
-func (q *uapiQuery) pick(event *phoneCallEvent) any {
+// selectFields returns an event with the requested fields.
+func (q *uapiQuery) selectFields(event *phoneCallEvent) any {
 	if q.fields == nil {
 		return event
 	}
@@ -436,11 +438,11 @@ func (event *phoneCallEvent) fields() map[string]any {
 	}
 }
 
-// event writes an entry.
-func (u *uapiRequest) event(e entry) phoneCallEvent {
+// renderEvent returns an event in the JSON of the UnifiedAPI.
+func (u *uapiRequest) renderEvent(e dialectEvent) phoneCallEvent {
 	event := phoneCallEvent{
 		Type: e.name, ID: e.sub.ID, Method: "1", Note: e.sub.Note, URL: e.sub.URL, Status: "0",
-		Links: map[string]string{"self": u.self(e)},
+		Links: map[string]string{"self": u.selfLink(e)},
 	}
 	if e.sub.Method == http.MethodGet {
 		event.Method = "0"
@@ -448,18 +450,18 @@ func (u *uapiRequest) event(e entry) phoneCallEvent {
 	if e.sub.Active {
 		event.Status = "1"
 	}
-	if !e.sub.Modified.IsZero() { // as it is of what the config declares
+	if !e.sub.Modified.IsZero() { // zero for a subscription of the config file
 		event.Modified = e.sub.Modified.Format("2006-01-02T15:04:05-07:00")
 	}
 	return event
 }
 
-func (u *uapiRequest) envelope(e entry) any {
-	return map[string]phoneCallEvent{"PhoneCallEvent": u.event(e)}
+func (u *uapiRequest) wrapEvent(e dialectEvent) any {
+	return map[string]phoneCallEvent{"PhoneCallEvent": u.renderEvent(e)}
 }
 
-// self is the address of an entry, with the extension as people write it.
-func (u *uapiRequest) self(e entry) string {
+// selfLink returns the URL of an event, with a readable * in the extension.
+func (u *uapiRequest) selfLink(e dialectEvent) string {
 	scheme := "http"
 	if u.TLS != nil {
 		scheme = "https"
@@ -468,11 +470,11 @@ func (u *uapiRequest) self(e entry) string {
 	return scheme + "://" + u.Host + "/uapi/extensions/" + url.PathEscape(u.user) + "/" + extension + "/phoneCallEvents/" + e.name + "/" + e.sub.ID
 }
 
-// A uapiFields is the body of a request. What is unknown in it means nothing.
+// uapiFields is the body of a request. Unknown fields are ignored.
 type uapiFields map[string]any
 
-func uapiBody(r *http.Request) (body uapiFields, err error) {
-	b, err := io.ReadAll(r.Body) // which is in memory
+func parseUAPIBody(r *http.Request) (body uapiFields, err error) {
+	b, err := io.ReadAll(r.Body) // in memory, see limitBody
 	if err == nil && len(strings.TrimSpace(string(b))) > 0 {
 		err = json.Unmarshal(b, &body)
 	}
@@ -482,8 +484,8 @@ func uapiBody(r *http.Request) (body uapiFields, err error) {
 	return body, nil
 }
 
-// text returns a field that should be a string; a number stands for one.
-func (f uapiFields) text(name string) (value string, given, ok bool) {
+// textField returns a field that must be a string; a number is accepted as one.
+func (f uapiFields) textField(name string) (value string, given, ok bool) {
 	switch v := f[name].(type) {
 	case nil:
 		return "", false, true
@@ -495,42 +497,42 @@ func (f uapiFields) text(name string) (value string, given, ok bool) {
 	return "", true, false
 }
 
-// apply makes the changes that a body asks for.
+// apply sets the fields of a body in a subscription.
 func (f uapiFields) apply(sub *notify.Subscription) error {
-	switch method, given, ok := f.text("method"); {
+	switch method, given, ok := f.textField("method"); {
 	case !given:
 	case ok && method == "0":
 		sub.Method = http.MethodGet
 	case ok && method == "1":
 		sub.Method = http.MethodPost
 	default:
-		return badRequest("pce_method_invalid", "method is 0 (GET) or 1 (POST)")
+		return badRequest("pce_method_invalid", "method must be 0 (GET) or 1 (POST)")
 	}
-	switch address, given, ok := f.text("url"); {
+	switch address, given, ok := f.textField("url"); {
 	case !ok:
-		return badRequest("pce_url_invalid", "url is a string")
+		return badRequest("pce_url_invalid", "url must be a string")
 	case given:
 		sub.URL = address
 	}
-	switch status, given, ok := f.text("status"); {
+	switch status, given, ok := f.textField("status"); {
 	case !given:
 	case ok && (status == "0" || status == "1"):
 		sub.Active = status == "1"
 	default:
-		return badRequest("pce_status_invalid", "status is 0 (disabled) or 1 (enabled)")
+		return badRequest("pce_status_invalid", "status must be 0 (disabled) or 1 (enabled)")
 	}
-	switch note, given, ok := f.text("note"); {
+	switch note, given, ok := f.textField("note"); {
 	case !ok:
-		return badRequest("request_invalid", "note is a string")
+		return badRequest("request_invalid", "note must be a string")
 	case given:
 		sub.Note = note
 	}
 	return nil
 }
 
-// uapiProblem says to the client what err means. What is not the client's fault
-// is logged, and hidden.
-func (s *Server) uapiProblem(err error) *uapiError {
+// uapiErrorOf returns err as an error of the UnifiedAPI. An error that is not the
+// client's is logged, and its text hidden.
+func (s *Server) uapiErrorOf(err error) *uapiError {
 	var known *uapiError
 	var invalid *notify.Invalid
 	switch {
@@ -541,15 +543,15 @@ func (s *Server) uapiProblem(err error) *uapiError {
 		return badRequest(cmp.Or(codes[invalid.Field], "pce_url_invalid"), invalid.Field+" "+invalid.Why)
 	case errors.Is(err, notify.ErrNotFound):
 		return errUAPIID
-	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errShared), errors.Is(err, errNotYours):
+	case errors.Is(err, notify.ErrDeclared), errors.Is(err, errSharedSubscription), errors.Is(err, errNotBound):
 		return &uapiError{http.StatusForbidden, "access_denied", err.Error()}
-	case errors.As(err, new(*errTooMuch)):
+	case errors.As(err, new(*quotaError)):
 		return &uapiError{http.StatusForbidden, "access_denied", err.Error()}
 	case errors.Is(err, notify.ErrLimit):
-		return &uapiError{http.StatusForbidden, "access_denied", err.Error() + " (notify.max_subscriptions in the config)"}
+		return &uapiError{http.StatusForbidden, "access_denied", err.Error() + " (set by notify.max_subscriptions in the config)"}
 	}
-	if failed(err) {
+	if isFailure(err) {
 		s.log.Error("admin request failed", "err", err)
 	}
-	return &uapiError{http.StatusInternalServerError, "internal_server_error", "it cannot be done now: the log of bellhop says why"}
+	return &uapiError{http.StatusInternalServerError, "internal_server_error", "the store is not writable, or bellhop is too busy; see /readyz"}
 }

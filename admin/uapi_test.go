@@ -10,7 +10,7 @@ import (
 	"bellhop/notify"
 )
 
-// wantUAPI makes a request and wants it refused as the UnifiedAPI does.
+// wantUAPI sends a request and expects an error of the UnifiedAPI.
 func (r *rig) wantUAPI(status int, code, method, path string, body any, header ...string) {
 	r.Helper()
 	resp, out := r.do(method, path, body, header...)
@@ -24,17 +24,17 @@ func (r *rig) wantUAPI(status int, code, method, path string, body any, header .
 const (
 	events = "/uapi/extensions/@me/0003*210/phoneCallEvents"
 
-	// The cookies of the examples, which are those of a session.
+	// The cookies of the examples belong to a session of the page.
 	cookies = "dev=ffffffffffffffff2kjZMApYaH; xsrf-token=44HzZ6YIHDN6mbRY; vn=" + testToken
 )
 
-// awesome is the event of the examples.
+// awesome returns the event of the documents' examples.
 func awesome(pairs ...any) object {
-	return with(object{"method": "0", "note": "My phone call event is awesome", "url": "http://myevent.com/SaveMyPhoneCallDetails", "status": "1"}, pairs...)
+	return withFields(object{"method": "0", "note": "My phone call event is awesome", "url": "http://myevent.com/SaveMyPhoneCallDetails", "status": "1"}, pairs...)
 }
 
 // The examples of the documents, as curl sends them.
-func TestUAPIExamples(t *testing.T) {
+func TestUAPIDocumentedExamples(t *testing.T) {
 	r := newRig(t, Config{})
 	r.token = ""
 	header := []string{"x-xsrf-token", "44HzZ6YIHDN6mbRY", "content-type", "application/json", "cookie", cookies}
@@ -63,7 +63,7 @@ func TestUAPIExamples(t *testing.T) {
 	r.wantSubs()
 }
 
-func TestUAPICreate(t *testing.T) {
+func TestUAPICreatesEvent(t *testing.T) {
 	r := newRig(t, Config{})
 	for path, word := range map[string]string{"0": "dial-in", "1/": "dial-out", "2": "hangup", "3": "answer-in", "4": "answer-out"} {
 		e := r.want(200, "POST", "/uapi/extensions/@owner/21"+path[:1]+"/phoneCallEvents/"+path, object{"url": "http://a.example/x"})["PhoneCallEvent"].(object)
@@ -95,7 +95,7 @@ func TestUAPICreate(t *testing.T) {
 	}
 }
 
-func TestUAPIBadCreates(t *testing.T) {
+func TestUAPIRefusesInvalidEvents(t *testing.T) {
 	r := newRig(t, Config{})
 	user := "/uapi/extensions/"
 	for _, tt := range []struct {
@@ -151,13 +151,13 @@ func TestUAPIBadCreates(t *testing.T) {
 	r.wantSubs()
 }
 
-func TestUAPIUpdate(t *testing.T) {
+func TestUAPIUpdatesEvent(t *testing.T) {
 	r := newRig(t, Config{})
 	id := r.want(200, "POST", events+"/2", awesome())["PhoneCallEvent"].(object)["id"].(string)
 	path := events + "/2/" + id
 	for _, change := range []object{
 		{"status": "0"}, {"status": 1}, {"method": "1"}, {"url": "https://b.example/?k=1"}, {"note": ""}, {"note": nil}, {},
-		{"type": "2", "id": id, "modified": "yesterday", "links": object{}, "status": "0"}, // all of it, as it was listed
+		{"type": "2", "id": id, "modified": "yesterday", "links": object{}, "status": "0"}, // the whole event, as it was listed
 	} {
 		before := r.want(200, "PUT", events+"/"+id, object{})["PhoneCallEvent"].(object)
 		after := r.want(200, "PUT", path, change)["PhoneCallEvent"].(object)
@@ -196,7 +196,7 @@ func TestUAPIUpdate(t *testing.T) {
 	r.wantUAPI(400, "pce_method_invalid", "PUT", events+"/"+sub["id"].(string), object{"method": "0"})
 }
 
-func TestUAPIList(t *testing.T) {
+func TestUAPIListsEvents(t *testing.T) {
 	r := newRig(t, Config{})
 	var ids []string
 	for _, e := range []object{
@@ -293,14 +293,14 @@ func TestUAPIList(t *testing.T) {
 	}
 }
 
-func TestUAPIDelete(t *testing.T) {
+func TestUAPIDeletesEvents(t *testing.T) {
 	r := newRig(t, Config{})
 	var ids []string
 	for _, typ := range []string{"0", "1", "1"} {
 		ids = append(ids, r.want(200, "POST", events+"/"+typ, awesome())["PhoneCallEvent"].(object)["id"].(string))
 	}
-	r.v1("210", "dial-in")
-	for path, code := range map[string]string{ // slips
+	r.createSubscription("210", "dial-in")
+	for path, code := range map[string]string{ // typing errors
 		"/NqeyDRqo4FtabmFj8gNWq3hsiGNYyq":   "pce_id_invalid",
 		"/0/NqeyDRqo4FtabmFj8gNWq3hsiGNYyq": "pce_id_invalid",
 		"/1/" + ids[0]:                      "pce_id_invalid",
@@ -343,9 +343,9 @@ func TestUAPIDelete(t *testing.T) {
 	r.wantSubs("210 dial-in")
 }
 
-func TestUAPICredentials(t *testing.T) {
+func TestUAPIAcceptsCookiePair(t *testing.T) {
 	r := newRig(t, Config{})
-	r.v1("0003*210", "dial-in")
+	r.createSubscription("0003*210", "dial-in")
 	r.want(200, "PUT", events+"/"+r.notifier.Subscriptions()[0].ID, object{}, "Authorization", "bearer  "+testToken)
 	v := r.visit()
 	_, session, _ := strings.Cut(v.cookie, "=")

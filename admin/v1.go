@@ -18,45 +18,45 @@ import (
 	"bellhop/notify"
 )
 
-// register adds what is under /v1.
-func (s *Server) register(v1 *routes, api huma.API) {
-	operation := func(asks right, id, method, path string, status int, summary string, also ...int) huma.Operation {
-		v1.rights[method+" "+path] = asks
-		return describe(asks, id, method, path, status, summary, also...)
+// registerV1 adds the operations below /v1.
+func (s *Server) registerV1(v1 *permissionMux, api huma.API) {
+	operation := func(asks permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
+		v1.permissions[method+" "+path] = asks
+		return describeRoute(asks, id, method, path, status, summary, also...)
 	}
-	huma.Register(api, operation(toRead, "list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, the oldest first"), s.listSubscriptions)
-	huma.Register(api, operation(toWrite, "create-subscription", "POST", "/v1/subscriptions", 201, "Subscribe"), s.createSubscription)
-	huma.Register(api, operation(toRead, "get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Read a subscription"), s.getSubscription)
-	huma.Register(api, operation(toWrite, "change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription", 409, 412), s.changeSubscription)
-	huma.Register(api, operation(toWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Unsubscribe", 409, 412), s.deleteSubscription)
-	huma.Register(api, operation(toWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Make a new secret, and show it this once; the one before signs too for 24 hours", 412), s.rotateSecret)
-	huma.Register(api, operation(toWrite, "test-subscription", "POST", "/v1/subscriptions/{id}/test", 200, "Send a sample of each subscribed type now, and show what came back"), s.testSubscription)
-	huma.Register(api, operation(toWrite, "replay", "POST", "/v1/subscriptions/{id}/replay", 202, "Deliver again what was said in a time, each with the webhook-id that it had"), s.replay)
-	huma.Register(api, operation(toRead, "list-subscription-deliveries", "GET", "/v1/subscriptions/{id}/deliveries", 200, "Read what a subscription was sent, the newest first"), s.listDeliveriesOf)
-	huma.Register(api, operation(toRead, "list-deliveries", "GET", "/v1/deliveries", 200, "Read the delivery log: what waits, and then what is over, each the newest first"), s.listDeliveries)
-	huma.Register(api, operation(toRead, "get-delivery", "GET", "/v1/deliveries/{id}", 200, "Read a delivery"), s.getDelivery)
-	huma.Register(api, operation(toWrite, "redeliver", "POST", "/v1/deliveries/{id}/redeliver", 200, "Make an attempt now, whatever became of the delivery, and show what came back"), s.redeliver)
-	huma.Register(api, operation(toRead, "list-calls", "GET", "/v1/calls", 200, "List the live calls, the oldest first"), s.listCalls)
-	huma.Register(api, operation(toRead, "get-call", "GET", "/v1/calls/{id}", 200, "Read a live call"), s.getCall)
-	huma.Register(api, traceOperation(api, operation(toReadAll, "trace-call", "GET", "/v1/calls/{id}/trace", 200, "Read the messages of a call, or see its ladder")), s.traceCall)
-	huma.Register(api, eventStream(api, operation(toRead, "list-events", "GET", "/v1/events", 200, "Read the event log, the oldest first, or follow it")), s.listEvents)
-	huma.Register(api, operation(toRead, "list-extensions", "GET", "/v1/extensions", 200, "List the extensions that are known"), s.listExtensions)
-	huma.Register(api, operation(toRead, "get-extension", "GET", "/v1/extensions/{extension}", 200, "Read what is known of an extension"), s.getExtension)
-	huma.Register(api, operation(toReadAll, "get-status", "GET", "/v1/status", 200, "Read how this bellhop is"), s.getStatus)
-	huma.Register(api, operation(toAdminister, "list-tokens", "GET", "/v1/tokens", 200, "List tokens, the oldest first"), s.listTokens)
-	huma.Register(api, operation(toAdminister, "create-token", "POST", "/v1/tokens", 201, "Make a token, and show it this once"), s.createToken)
-	huma.Register(api, operation(toAdminister, "get-token", "GET", "/v1/tokens/{id}", 200, "Read of a token"), s.getToken)
-	huma.Register(api, operation(toAdminister, "revoke-token", "DELETE", "/v1/tokens/{id}", 204, "Revoke a token"), s.revokeToken)
-	huma.Register(api, operation(toAdminister, "list-audit", "GET", "/v1/audit", 200, "Read what was changed over the API, and by whom, the newest first"), s.listAudit)
+	huma.Register(api, operation(permitRead, "list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, oldest first"), s.listSubscriptions)
+	huma.Register(api, operation(permitWrite, "create-subscription", "POST", "/v1/subscriptions", 201, "Create a subscription"), s.createSubscription)
+	huma.Register(api, operation(permitRead, "get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Get a subscription"), s.getSubscription)
+	huma.Register(api, operation(permitWrite, "change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription", 409, 412), s.changeSubscription)
+	huma.Register(api, operation(permitWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Delete a subscription", 409, 412), s.deleteSubscription)
+	huma.Register(api, operation(permitWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Rotate the signing secret: the response shows the new one, and for 24 hours callbacks are signed with the old one too", 412), s.rotateSecret)
+	huma.Register(api, operation(permitWrite, "test-subscription", "POST", "/v1/subscriptions/{id}/test", 200, "Send a sample callback of each subscribed event type now, and return the responses"), s.testSubscription)
+	huma.Register(api, operation(permitWrite, "replay", "POST", "/v1/subscriptions/{id}/replay", 202, "Replay a time range: deliver its events again, each with its original webhook-id"), s.replay)
+	huma.Register(api, operation(permitRead, "list-subscription-deliveries", "GET", "/v1/subscriptions/{id}/deliveries", 200, "List the deliveries of a subscription, newest first"), s.listDeliveriesOf)
+	huma.Register(api, operation(permitRead, "list-deliveries", "GET", "/v1/deliveries", 200, "List deliveries: the waiting ones, then the ended ones, each newest first"), s.listDeliveries)
+	huma.Register(api, operation(permitRead, "get-delivery", "GET", "/v1/deliveries/{id}", 200, "Get a delivery"), s.getDelivery)
+	huma.Register(api, operation(permitWrite, "redeliver", "POST", "/v1/deliveries/{id}/redeliver", 200, "Redeliver now, whatever the state of the delivery, and return the response"), s.redeliver)
+	huma.Register(api, operation(permitRead, "list-calls", "GET", "/v1/calls", 200, "List live calls, oldest first"), s.listCalls)
+	huma.Register(api, operation(permitRead, "get-call", "GET", "/v1/calls/{id}", 200, "Get a live call"), s.getCall)
+	huma.Register(api, describeTrace(api, operation(permitReadAll, "trace-call", "GET", "/v1/calls/{id}/trace", 200, "Get the SIP messages of a call, or its ladder diagram")), s.traceCall)
+	huma.Register(api, describeEventStream(api, operation(permitRead, "list-events", "GET", "/v1/events", 200, "List events, oldest first, or stream them as they are published")), s.listEvents)
+	huma.Register(api, operation(permitRead, "list-extensions", "GET", "/v1/extensions", 200, "List known extensions"), s.listExtensions)
+	huma.Register(api, operation(permitRead, "get-extension", "GET", "/v1/extensions/{extension}", 200, "Get an extension"), s.getExtension)
+	huma.Register(api, operation(permitReadAll, "get-status", "GET", "/v1/status", 200, "Get the status of this node"), s.getStatus)
+	huma.Register(api, operation(permitAdmin, "list-tokens", "GET", "/v1/tokens", 200, "List tokens, oldest first"), s.listTokens)
+	huma.Register(api, operation(permitAdmin, "create-token", "POST", "/v1/tokens", 201, "Create a token; only this response shows its secret"), s.createToken)
+	huma.Register(api, operation(permitAdmin, "get-token", "GET", "/v1/tokens/{id}", 200, "Get a token"), s.getToken)
+	huma.Register(api, operation(permitAdmin, "revoke-token", "DELETE", "/v1/tokens/{id}", 204, "Revoke a token"), s.revokeToken)
+	huma.Register(api, operation(permitAdmin, "list-audit", "GET", "/v1/audit", 200, "List changes made over the API, newest first"), s.listAudit)
 }
 
-// describe returns the description of a route: its errors are those of its kind,
-// and also some of its own.
-func describe(asks right, id, method, path string, status int, summary string, also ...int) huma.Operation {
+// describeRoute returns the OpenAPI description of a route. Its error statuses are
+// those of its kind, and also.
+func describeRoute(asks permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
 	op := huma.Operation{
 		OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
-		Description:  asking[asks],
-		MaxBodyBytes: -1, // see bounded
+		Description:  permissionTexts[asks],
+		MaxBodyBytes: -1, // limitBody limits it
 		Errors: append(also, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden,
 			http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusServiceUnavailable),
 	}
@@ -67,44 +67,44 @@ func describe(asks right, id, method, path string, status int, summary string, a
 		op.Errors = append(op.Errors, http.StatusNotFound)
 	}
 	if method == http.MethodPost {
-		limit := maxKey
+		limit := maxIdempotencyKey
 		op.Errors = append(op.Errors, http.StatusConflict)
 		op.Parameters = append(op.Parameters, &huma.Param{
 			Name: "Idempotency-Key", In: "header",
-			Description: "Any text, for example a UUID: if a request with it has succeeded in the last 24 hours, a repetition changes nothing and has the same answer",
+			Description: "Any text, for example a UUID. Repeating a request that succeeded with this key in the last 24 hours changes nothing and returns the same response",
 			Schema:      &huma.Schema{Type: huma.TypeString, MaxLength: &limit},
 		})
 	}
 	return op
 }
 
-// asking says in the description of a route whom it is for.
-var asking = map[right]string{
-	toAdminister: "For tokens of scope admin.",
-	toRead:       "For tokens of any scope. One that is bound to extensions sees what is of these.",
-	toWrite:      "For tokens of scope write or admin. To one that is bound to extensions, what is of others is not there.",
-	toReadAll:    "For tokens that are bound to no extension.",
+// permissionTexts are the sentences about permissions in the descriptions of routes.
+var permissionTexts = map[permission]string{
+	permitAdmin:   "Requires a token with scope admin.",
+	permitRead:    "Requires a token of any scope. A token bound to extensions sees only those.",
+	permitWrite:   "Requires a token with scope write or admin. A token bound to extensions gets 404 for anything of another extension.",
+	permitReadAll: "Requires a token that is not bound to extensions.",
 }
 
-// A list is one page of many.
+// list is one page of a collection.
 type list[T any] struct {
-	Items []T    `json:"items" nullable:"false"`
-	Next  string `json:"next" doc:"Where the next page begins; empty: there is none"`
+	Items []T    `json:"items" nullable:"false" doc:"Items of the page"`
+	Next  string `json:"next" doc:"Cursor of the next page; empty on the last page"`
 }
 
-type listed[T any] struct{ Body list[T] }
+// listResponse is the answer with one page of a collection.
+type listResponse[T any] struct{ Body list[T] }
 
-// page returns the items after cursor, limit at most. They are in the order of
-// their places, of which each has its own; the cursor is the place of the last
-// one on the page before.
-func page[T any](items []T, cursor string, limit int, place func(T) string) *listed[T] {
+// pageAfter returns up to limit items after a cursor. The items are sorted by their
+// cursors, each of which is unique. The cursor of a page is that of its last item.
+func pageAfter[T any](items []T, cursor string, limit int, place func(T) string) *listResponse[T] {
 	i, found := slices.BinarySearchFunc(items, cursor, func(t T, cursor string) int {
 		return strings.Compare(place(t), cursor)
 	})
 	if found {
 		i++
 	}
-	var out listed[T]
+	var out listResponse[T]
 	rest := items[i:]
 	if len(rest) > limit {
 		rest = rest[:limit]
@@ -114,13 +114,13 @@ func page[T any](items []T, cursor string, limit int, place func(T) string) *lis
 	return &out
 }
 
-// placeOf sorts as text like the time, then the id.
-func placeOf(t time.Time, id string) string { return fmt.Sprintf("%016x-%s", t.UnixMicro(), id) }
+// cursorOf returns a cursor that sorts as text by time, then by id.
+func cursorOf(t time.Time, id string) string { return fmt.Sprintf("%016x-%s", t.UnixMicro(), id) }
 
-// checkCursor refuses a cursor that is no place: the page behind it would be empty, or
-// the first one again.
+// checkCursor refuses a text that cursorOf has not made: the page after it would be
+// empty, or the first one again.
 func checkCursor(cursor string) error {
-	const digits = len("00063f3c0b1d2a40") // see placeOf
+	const digits = len("00063f3c0b1d2a40") // see cursorOf
 	if cursor == "" {
 		return nil
 	}
@@ -129,47 +129,48 @@ func checkCursor(cursor string) error {
 			return nil
 		}
 	}
-	return unprocessable("query.cursor", "is none: take next of the page before")
+	return unprocessable("query.cursor", "unknown cursor; use next from the previous page")
 }
 
-// A change is what a client may set in a subscription. What it leaves out
-// stays, or has its default in a new one. What it may be, notify knows.
+// change is the body of a request that creates or changes a subscription. A field that
+// is absent keeps its value, or has its default in a new subscription. Package notify
+// validates the result.
 type change struct {
-	Extension      *string           `json:"extension,omitempty" doc:"101 is the user 101 whatever its domain, 101@pbx.example that user in that domain"`
-	ExtensionRegex *string           `json:"extension_regex,omitempty" doc:"Instead of extension: an RE2 expression that matches the whole of it"`
-	Types          []string          `json:"types,omitempty" nullable:"false" doc:"dial-in, dial-out, answer (or answer-in, answer-out), hangup, and so on"`
-	URL            *string           `json:"url,omitempty" doc:"http or https; with variables of RFC 6570, the fields of the dialect"`
-	Method         *string           `json:"method,omitempty" enum:"GET,POST,PUT" doc:"POST by default"`
-	Dialect        *string           `json:"dialect,omitempty" enum:"unified,telphin,cti,json,cloudevents" doc:"json by default"`
-	Active         *bool             `json:"active,omitempty" doc:"true by default"`
-	Note           *string           `json:"note,omitempty"`
-	Headers        map[string]string `json:"headers,omitempty" nullable:"false" doc:"Sent with every callback, and never shown again; an empty value keeps the one there is"`
-	TLSCA          *string           `json:"tls_ca,omitempty" doc:"PEM: the CAs of which one must have signed the receiver's certificate, in place of those that the machine trusts"`
-	TLSCert        *string           `json:"tls_cert,omitempty" doc:"PEM: the certificate, and those between it and its CA, by which bellhop is known to the receiver"`
-	TLSKey         *string           `json:"tls_key,omitempty" writeOnly:"true" doc:"PEM: the key of tls_cert, never shown again; it goes when tls_cert is emptied"`
-	Secret         *string           `json:"secret,omitempty" writeOnly:"true" doc:"Signs callbacks: whsec_ and the base64 of 24 to 64 bytes; made if none is given. A change is a rotation"`
-	Extended       *bool             `json:"extended,omitempty" doc:"telphin: send what the originals did not know, too"`
-	FlowCase       *string           `json:"flow_case,omitempty" doc:"lower (default) or upper"`
-	StatusWords    *string           `json:"status_words,omitempty" doc:"unified: only ANSWER and UNKNOWN at hangup"`
-	Group          *string           `json:"group,omitempty" doc:"one or each. cti: a call that rings at several extensions is one call (default with extension_regex), or each extension's is its own"`
-	FollowURLs     *bool             `json:"follow_urls,omitempty" doc:"cti: answer and hangup go to the onAnswer and onHangup URLs that the XML answer to their newCall names"`
-	LiveTTL        *string           `json:"live_ttl,omitempty" doc:"How long a dial or answer is worth delivering: 60s by default"`
-	Timeout        *string           `json:"timeout,omitempty" doc:"Of one attempt: 5s, for records 15s, by default"`
-	MaxInFlight    *int              `json:"max_in_flight,omitempty" doc:"Callbacks under way at a time: 4 by default"`
+	Extension      *string           `json:"extension,omitempty" doc:"101 is user 101 of any domain, 101@pbx.example of that domain only"`
+	ExtensionRegex *string           `json:"extension_regex,omitempty" doc:"Instead of extension: an RE2 regular expression that matches the whole extension"`
+	Types          []string          `json:"types,omitempty" nullable:"false" doc:"Event types: dial-in, dial-out, answer (or answer-in, answer-out), hangup and others"`
+	URL            *string           `json:"url,omitempty" doc:"Request URL, http or https; may contain RFC 6570 variables named like the fields of the dialect"`
+	Method         *string           `json:"method,omitempty" enum:"GET,POST,PUT" doc:"HTTP method; default POST"`
+	Dialect        *string           `json:"dialect,omitempty" enum:"unified,telphin,cti,json,cloudevents" doc:"Format of the callbacks; default json"`
+	Active         *bool             `json:"active,omitempty" doc:"false switches callbacks off; default true"`
+	Note           *string           `json:"note,omitempty" doc:"Note for people"`
+	Headers        map[string]string `json:"headers,omitempty" nullable:"false" doc:"Header fields sent with every callback. Their values are never returned; an empty value keeps the stored one"`
+	TLSCA          *string           `json:"tls_ca,omitempty" doc:"PEM: trust these CAs for the receiver's certificate, instead of the system's"`
+	TLSCert        *string           `json:"tls_cert,omitempty" doc:"PEM: client certificate that bellhop presents to the receiver, followed by its intermediates"`
+	TLSKey         *string           `json:"tls_key,omitempty" writeOnly:"true" doc:"PEM: private key of tls_cert. Never returned; deleted when tls_cert is set to the empty string"`
+	Secret         *string           `json:"secret,omitempty" writeOnly:"true" doc:"Signing secret: whsec_ followed by the base64 of 24 to 64 bytes; generated if absent. A change rotates it"`
+	Extended       *bool             `json:"extended,omitempty" doc:"telphin: also send fields that the original API does not have"`
+	FlowCase       *string           `json:"flow_case,omitempty" doc:"Case of the call flow, in or out: lower (default) or upper"`
+	StatusWords    *string           `json:"status_words,omitempty" doc:"unified: send only the statuses ANSWER and UNKNOWN at hangup"`
+	Group          *string           `json:"group,omitempty" doc:"cti: one reports a call that rings several extensions as one call (default with extension_regex), each as one call per extension"`
+	FollowURLs     *bool             `json:"follow_urls,omitempty" doc:"cti: send answer and hangup to the onAnswer and onHangup URLs of the XML response to newCall"`
+	LiveTTL        *string           `json:"live_ttl,omitempty" doc:"Stop retrying dial, answer and ringing callbacks after this long; default 60s"`
+	Timeout        *string           `json:"timeout,omitempty" doc:"Timeout of one attempt; default 5s, and 15s for hangup, message and other record events"`
+	MaxInFlight    *int              `json:"max_in_flight,omitempty" doc:"Maximum number of requests in flight; default 4"`
 }
 
-// apply makes the change. Its error is a [notify.Invalid].
+// apply sets the fields of c in s. Its error is a [notify.Invalid].
 func (c *change) apply(s *notify.Subscription) error {
-	set(&s.Extension, c.Extension)
-	set(&s.ExtensionRegex, c.ExtensionRegex)
+	setIfGiven(&s.Extension, c.Extension)
+	setIfGiven(&s.ExtensionRegex, c.ExtensionRegex)
 	if c.Types != nil {
 		s.Types = c.Types
 	}
-	set(&s.URL, c.URL)
-	set(&s.Method, c.Method)
-	set(&s.Dialect, (*notify.Dialect)(c.Dialect))
-	set(&s.Active, c.Active)
-	set(&s.Note, c.Note)
+	setIfGiven(&s.URL, c.URL)
+	setIfGiven(&s.Method, c.Method)
+	setIfGiven(&s.Dialect, (*notify.Dialect)(c.Dialect))
+	setIfGiven(&s.Active, c.Active)
+	setIfGiven(&s.Note, c.Note)
 	if c.Headers != nil {
 		kept := s.Headers
 		s.Headers = maps.Clone(c.Headers)
@@ -182,31 +183,32 @@ func (c *change) apply(s *notify.Subscription) error {
 	if c.TLSCert != nil && *c.TLSCert == "" {
 		s.TLSKey = ""
 	}
-	set(&s.TLSCA, c.TLSCA)
-	set(&s.TLSCert, c.TLSCert)
-	set(&s.TLSKey, (*notify.PrivateKey)(c.TLSKey))
+	setIfGiven(&s.TLSCA, c.TLSCA)
+	setIfGiven(&s.TLSCert, c.TLSCert)
+	setIfGiven(&s.TLSKey, (*notify.PrivateKey)(c.TLSKey))
 	if c.Secret != nil && *c.Secret != "" {
 		s.Secret = notify.Secret(*c.Secret)
 	}
-	set(&s.Extended, c.Extended)
-	set(&s.FlowCase, c.FlowCase)
-	set(&s.StatusWords, c.StatusWords)
-	set(&s.Group, c.Group)
-	set(&s.FollowURLs, c.FollowURLs)
-	set(&s.MaxInFlight, c.MaxInFlight)
+	setIfGiven(&s.Extended, c.Extended)
+	setIfGiven(&s.FlowCase, c.FlowCase)
+	setIfGiven(&s.StatusWords, c.StatusWords)
+	setIfGiven(&s.Group, c.Group)
+	setIfGiven(&s.FollowURLs, c.FollowURLs)
+	setIfGiven(&s.MaxInFlight, c.MaxInFlight)
 	if err := setDuration(&s.LiveTTL, c.LiveTTL, "live_ttl"); err != nil {
 		return err
 	}
 	return setDuration(&s.Timeout, c.Timeout, "timeout")
 }
 
-func set[T any](to *T, v *T) {
+// setIfGiven sets *to to *v, unless v is nil.
+func setIfGiven[T any](to *T, v *T) {
 	if v != nil {
 		*to = *v
 	}
 }
 
-// setDuration reads text; "" is the default again.
+// setDuration parses text into to; nil changes nothing, "" sets the default.
 func setDuration(to *notify.Duration, text *string, field string) error {
 	switch {
 	case text == nil:
@@ -216,31 +218,33 @@ func setDuration(to *notify.Duration, text *string, field string) error {
 		return nil
 	}
 	if err := to.UnmarshalText([]byte(*text)); err != nil {
-		return &notify.Invalid{Field: field, Why: "is not a duration: write it like 500ms or 30s"}
+		return &notify.Invalid{Field: field, Why: "is not a duration: use a value such as 500ms or 30s"}
 	}
 	return nil
 }
 
-// asked is an answer of one subscription. The ETag changes whenever it does.
-type asked struct {
+// subscriptionResponse is the answer with one subscription. Its ETag is the revision.
+type subscriptionResponse struct {
 	ETag     string `header:"ETag"`
 	Location string `header:"Location"`
 	Body     notify.Subscription
 }
 
-func answer(sub notify.Subscription) *asked {
-	return &asked{ETag: `"` + strconv.FormatUint(sub.Revision, 10) + `"`, Body: sub}
+// respondSubscription returns the answer with a subscription.
+func respondSubscription(sub notify.Subscription) *subscriptionResponse {
+	return &subscriptionResponse{ETag: `"` + strconv.FormatUint(sub.Revision, 10) + `"`, Body: sub}
 }
 
-// revision is the one of a subscription that an If-Match names, or 0 if any will do. Of
-// several it is the one that the subscription has.
-func (s *Server) revision(ctx context.Context, id, ifMatch string) (uint64, error) {
+// matchRevision returns the revision of a subscription that If-Match requires, 0 for
+// any. Of several entity tags it returns the one of the stored subscription, and
+// notify.ErrConflict if none matches.
+func (s *Server) matchRevision(ctx context.Context, id, ifMatch string) (uint64, error) {
 	if ifMatch == "" || ifMatch == "*" {
 		return 0, nil
 	}
 	tags := entityTags(ifMatch)
 	if len(tags) > 1 {
-		sub, err := s.subscription(ctx, id)
+		sub, err := s.visibleSubscription(ctx, id)
 		if err != nil {
 			return 0, err
 		}
@@ -255,11 +259,12 @@ func (s *Server) revision(ctx context.Context, id, ifMatch string) (uint64, erro
 			return n, nil
 		}
 	}
-	return 0, notify.ErrConflict // no ETag of ours
+	return 0, notify.ErrConflict // not an ETag of bellhop
 }
 
-// entityTags returns the tags of an If-Match without their quotes (RFC 9110 §13.1.1).
-// A weak one, which never matches there, keeps its mark. A comma may be in a tag.
+// entityTags returns the entity tags of If-Match without their quotes (RFC 9110
+// §13.1.1). A weak tag, which never matches there, keeps its W/. A tag may contain a
+// comma.
 func entityTags(ifMatch string) (tags []string) {
 	for rest := strings.TrimSpace(ifMatch); rest != ""; {
 		n := strings.IndexByte(rest, ',')
@@ -282,113 +287,114 @@ func entityTags(ifMatch string) (tags []string) {
 }
 
 func (s *Server) listSubscriptions(ctx context.Context, in *struct {
-	Cursor    string `query:"cursor" doc:"next of the page before"`
-	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	Extension string `query:"extension" doc:"Of this extension, by its exact name"`
-	Type      string `query:"type" doc:"That name this event type"`
-	Active    string `query:"active" enum:"true,false" doc:"That are, or are not, active"`
-}) (*listed[notify.Subscription], error) {
-	if err := cmp.Or(checkType(in.Type), checkCursor(in.Cursor)); err != nil {
+	Cursor    string `query:"cursor" doc:"next from the previous page"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
+	Extension string `query:"extension" doc:"Only subscriptions to exactly this extension"`
+	Type      string `query:"type" doc:"Only subscriptions whose types contain this one"`
+	Active    string `query:"active" enum:"true,false" doc:"Only active, or only inactive, subscriptions"`
+}) (*listResponse[notify.Subscription], error) {
+	if err := cmp.Or(checkEventType(in.Type), checkCursor(in.Cursor)); err != nil {
 		return nil, err
 	}
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 	subs := slices.DeleteFunc(s.config.Notifier.Subscriptions(), func(sub notify.Subscription) bool {
-		return !who.sees(sub.Extension) ||
+		return !client.canSee(sub.Extension) ||
 			in.Extension != "" && sub.Extension != in.Extension ||
 			in.Type != "" && !slices.Contains(sub.Types, in.Type) ||
 			in.Active != "" && sub.Active != (in.Active == "true")
 	})
-	return page(subs, in.Cursor, in.Limit, func(sub notify.Subscription) string {
-		return placeOf(sub.Created, sub.ID)
+	return pageAfter(subs, in.Cursor, in.Limit, func(sub notify.Subscription) string {
+		return cursorOf(sub.Created, sub.ID)
 	}), nil
 }
 
-func (s *Server) createSubscription(ctx context.Context, in *struct{ Body change }) (*asked, error) {
+func (s *Server) createSubscription(ctx context.Context, in *struct{ Body change }) (*subscriptionResponse, error) {
 	sub := notify.NewSubscription()
 	if err := in.Body.apply(&sub); err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	sub, err := s.subscribe(ctx, sub)
+	sub, err := s.addSubscription(ctx, sub)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	out := answer(sub)
+	out := respondSubscription(sub)
 	out.Location = "/v1/subscriptions/" + sub.ID
 	return out, nil
 }
 
 func (s *Server) getSubscription(ctx context.Context, in *struct {
-	ID string `path:"id"`
-}) (*asked, error) {
-	sub, err := s.subscription(ctx, in.ID)
+	ID string `path:"id" doc:"ID of the subscription"`
+}) (*subscriptionResponse, error) {
+	sub, err := s.visibleSubscription(ctx, in.ID)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	return answer(sub), nil
+	return respondSubscription(sub), nil
 }
 
 func (s *Server) changeSubscription(ctx context.Context, in *struct {
-	ID      string `path:"id"`
-	IfMatch string `header:"If-Match" doc:"The ETag that it must have still"`
+	ID      string `path:"id" doc:"ID of the subscription"`
+	IfMatch string `header:"If-Match" doc:"Apply the change only if the subscription still has this ETag"`
 	Body    change
-}) (*asked, error) {
-	old, err := s.revision(ctx, in.ID, in.IfMatch)
+}) (*subscriptionResponse, error) {
+	old, err := s.matchRevision(ctx, in.ID, in.IfMatch)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	sub, err := s.edit(ctx, in.ID, old, in.Body.apply)
+	sub, err := s.editSubscription(ctx, in.ID, old, in.Body.apply)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	return answer(sub), nil
+	return respondSubscription(sub), nil
 }
 
 func (s *Server) deleteSubscription(ctx context.Context, in *struct {
-	ID      string `path:"id"`
-	IfMatch string `header:"If-Match" doc:"The ETag that it must have still"`
+	ID      string `path:"id" doc:"ID of the subscription"`
+	IfMatch string `header:"If-Match" doc:"Apply the change only if the subscription still has this ETag"`
 }) (*struct{}, error) {
-	old, err := s.revision(ctx, in.ID, in.IfMatch)
+	old, err := s.matchRevision(ctx, in.ID, in.IfMatch)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
-	if err := s.unsubscribe(ctx, in.ID, old); err != nil {
-		return nil, s.problem(err)
+	if err := s.removeSubscription(ctx, in.ID, old); err != nil {
+		return nil, s.apiError(err)
 	}
 	return nil, nil
 }
 
 func (s *Server) listCalls(ctx context.Context, in *struct {
-	Cursor    string `query:"cursor" doc:"next of the page before"`
-	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Cursor    string `query:"cursor" doc:"next from the previous page"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
 	Extension string `query:"extension" doc:"In which this extension takes part"`
-}) (*listed[Call], error) {
+}) (*listResponse[Call], error) {
 	if err := checkCursor(in.Cursor); err != nil {
 		return nil, err
 	}
-	live, err := s.liveCalls(ctx)
+	live, err := s.visibleCalls(ctx)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	calls := make([]Call, 0, len(live))
 	for _, c := range live {
-		if in.Extension == "" || slices.ContainsFunc(c.Parties, func(p dialog.Party) bool { return named(p.Extension, in.Extension) }) {
+		if in.Extension == "" || slices.ContainsFunc(c.Parties, func(p dialog.Party) bool { return matchesName(p.Extension, in.Extension) }) {
 			calls = append(calls, callOf(c))
 		}
 	}
-	return page(calls, in.Cursor, in.Limit, func(c Call) string { return placeOf(c.Since, c.ID) }), nil
+	return pageAfter(calls, in.Cursor, in.Limit, func(c Call) string { return cursorOf(c.Since, c.ID) }), nil
 }
 
-// named reports whether e is the user, or the user@domain, that name says.
-func named(e dialog.Extension, name string) bool { return e.Is(name) }
+// matchesName reports whether name is the user, or the user@domain, of e.
+func matchesName(e dialog.Extension, name string) bool { return e.Is(name) }
 
-// parseTime reads RFC 3339, also where a + of the query has become a space.
+// parseTime parses RFC 3339, also if the query has turned its + into a space.
 func parseTime(s string) (time.Time, bool) {
 	t, err := time.Parse(time.RFC3339Nano, strings.Replace(s, " ", "+", 1))
 	return t, err == nil
 }
 
-// checkType refuses a filter that names no event type: notify knows them.
-func checkType(t string) error {
+// checkEventType refuses a filter with an unknown event type. Package notify knows
+// them.
+func checkEventType(t string) error {
 	sub := notify.Subscription{Extension: "any", Types: []string{t}, URL: "http://any"}
 	var invalid *notify.Invalid
 	if t != "" && errors.As(sub.Validate(), &invalid) {
@@ -397,15 +403,16 @@ func checkType(t string) error {
 	return nil
 }
 
+// unprocessable returns a 422 for one field, by its location in the request.
 func unprocessable(location, message string) error {
 	return huma.Error422UnprocessableEntity("validation failed", &huma.ErrorDetail{Location: location, Message: message})
 }
 
-// problem says to the client what err means. What is not the client's fault is
-// logged, and hidden.
-func (s *Server) problem(err error) error {
+// apiError returns err as a problem of /v1. An error that is not the client's is
+// logged, and its text hidden.
+func (s *Server) apiError(err error) error {
 	var invalid *notify.Invalid
-	var much *errTooMuch
+	var much *quotaError
 	switch {
 	case errors.As(err, &much):
 		return huma.Error409Conflict(err.Error())
@@ -415,23 +422,23 @@ func (s *Server) problem(err error) error {
 		return unprocessable("body."+invalid.Field, invalid.Field+" "+invalid.Why)
 	case errors.Is(err, notify.ErrNotFound), errors.Is(err, notify.ErrNoDelivery), errors.Is(err, errNoToken), errors.Is(err, errNoTrace):
 		return huma.Error404NotFound(err.Error())
-	case errors.Is(err, errNotYours):
+	case errors.Is(err, errNotBound):
 		return huma.Error403Forbidden(err.Error())
 	case errors.Is(err, notify.ErrDeclared), errors.Is(err, notify.ErrInactive), errors.Is(err, errNoReceiver), errors.Is(err, errManyTokens):
 		return huma.Error409Conflict(err.Error())
 	case errors.Is(err, notify.ErrConflict):
 		return huma.Error412PreconditionFailed(err.Error())
 	case errors.Is(err, notify.ErrLimit):
-		return huma.Error409Conflict(err.Error() + " (notify.max_subscriptions in the config)")
+		return huma.Error409Conflict(err.Error() + " (set by notify.max_subscriptions in the config)")
 	case errors.Is(err, notify.ErrEventGone):
-		return huma.Error409Conflict(err.Error() + " (notify.keep_events in the config)")
+		return huma.Error409Conflict(err.Error() + " (kept for notify.keep_events, see the config)")
 	case errors.Is(err, notify.ErrCursor):
-		return unprocessable("query.cursor", "is none: take next of the page before")
+		return unprocessable("query.cursor", "unknown cursor; use next from the previous page")
 	case errors.Is(err, notify.ErrNoEvent):
-		return unprocessable("query.since", "is neither an RFC 3339 time like 2026-01-31T09:00:00Z nor the id of an event in the log")
+		return unprocessable("query.since", "is neither an RFC 3339 time such as 2026-01-31T09:00:00Z nor the id of an event in the event log")
 	}
-	if failed(err) {
+	if isFailure(err) {
 		s.log.Error("admin request failed", "err", err)
 	}
-	return huma.Error503ServiceUnavailable("it cannot be done now: the log of bellhop says why")
+	return huma.Error503ServiceUnavailable("the store is not writable, or bellhop is too busy; see /readyz")
 }

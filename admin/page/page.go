@@ -1,9 +1,9 @@
-// Package page is how bellhop's page looks: templates, styles and scripts, all in
-// the binary. What is on it, and for whom, package admin knows.
+// Package page renders bellhop's page: templates, styles and scripts, embedded in the
+// binary. Package admin decides what is on it, and for whom.
 //
-// Of others are htmx (static/htmx.min.js, 2.0.11) and its extension for
-// server-sent events (static/htmx-sse.min.js, 2.2.4), both as published, under
-// the licenses beside them.
+// Third-party files are htmx (static/htmx.min.js, 2.0.11) and its extension for
+// server-sent events (static/htmx-sse.min.js, 2.2.4), both as published, with their
+// licenses beside them.
 package page
 
 import (
@@ -25,31 +25,31 @@ import (
 //go:embed static templates
 var files embed.FS
 
-// A View is what a template is shown.
+// View is the data of a template.
 type View struct {
 	Title   string
-	At      string // the entry of the navigation
+	At      string // path of the current navigation entry
 	Who     Viewer
 	Version string
 	Data    any
 }
 
-// A Viewer is who looks, and what there may be on the page.
+// Viewer is the person who looks at a page, and what the page may offer.
 type Viewer struct {
 	Name  string
-	Write bool // buttons that change subscriptions, or send
-	Admin bool // tokens
-	All   bool // is bound to no extension
+	Write bool // may change subscriptions and send callbacks
+	Admin bool // may manage tokens
+	All   bool // is not bound to extensions
 }
 
-// views are the templates by the names of their files: each with the layout, and
-// with all parts, which can be shown alone.
-var views map[string]*template.Template
+// templates are the templates by file name, each with the layout and all parts. "" has
+// the parts alone.
+var templates map[string]*template.Template
 
-func init() { views = parse() } // templates show parts, by what views has
+func init() { templates = parseTemplates() } // here, because live uses templates
 
-func parse() map[string]*template.Template {
-	shared := template.Must(template.New("").Funcs(functions).ParseFS(files, "templates/layout.html", "templates/part-*.html"))
+func parseTemplates() map[string]*template.Template {
+	shared := template.Must(template.New("").Funcs(templateFuncs).ParseFS(files, "templates/layout.html", "templates/part-*.html"))
 	all := map[string]*template.Template{"": shared}
 	names, _ := fs.Glob(files, "templates/*.html")
 	for _, name := range names {
@@ -62,36 +62,37 @@ func parse() map[string]*template.Template {
 	return all
 }
 
-// Whole returns a view with all that is around it. It panics if there is none of
-// that name, or if it does not fit v.
-func Whole(name string, v View) []byte { return execute(views[name], "layout", v) }
+// Whole renders a view with its layout. It panics if there is no view of that name, or
+// if v does not fit it.
+func Whole(name string, v View) []byte { return executeTemplate(templates[name], "layout", v) }
 
-// Part returns a part of a view, as Whole does.
-func Part(name string, v View) []byte { return execute(views[""], name, v) }
+// Part renders a part of a page, and panics like Whole.
+func Part(name string, v View) []byte { return executeTemplate(templates[""], name, v) }
 
-// Tag stands for what is shown: who has a part with the same tag needs no other.
+// Tag returns a short hash of HTML. A client that has a part with the same tag needs no
+// other.
 func Tag(html []byte) string {
 	sum := sha256.Sum256(html)
 	return hex.EncodeToString(sum[:8])
 }
 
-// live is the attributes of an element whose content is a part that is sent anew
+// liveAttrs returns the attributes of an element whose content is sent again from path
 // whenever it changes.
-func live(part, path string, v View) template.HTMLAttr {
+func liveAttrs(part, path string, v View) template.HTMLAttr {
 	return template.HTMLAttr(`hx-ext="sse" sse-connect="` + template.HTMLEscapeString(path) + `" sse-swap="part" data-tag="` + Tag(Part(part, v)) + `"`)
 }
 
-func execute(t *template.Template, name string, v View) []byte {
+func executeTemplate(t *template.Template, name string, v View) []byte {
 	var b bytes.Buffer
 	if err := t.ExecuteTemplate(&b, name, v); err != nil {
 		panic(err)
 	}
-	return harmless(b.Bytes())
+	return replaceSteering(b.Bytes())
 }
 
-// harmless replaces what comes off the wire, or over the API, and would turn text
-// around, see [dialog.Steers].
-func harmless(html []byte) []byte {
+// replaceSteering replaces control characters and characters that change the direction
+// of text, which may come off the wire or over the API; see [dialog.Steers].
+func replaceSteering(html []byte) []byte {
 	return bytes.Map(func(r rune) rune {
 		if dialog.Steers(r) && r != '\n' && r != '\t' && r != '\r' {
 			return '\uFFFD'
@@ -100,16 +101,16 @@ func harmless(html []byte) []byte {
 	}, html)
 }
 
-var functions = template.FuncMap{
-	"asset":   asset,
-	"live":    live,
+var templateFuncs = template.FuncMap{
+	"asset":   assetPath,
+	"live":    liveAttrs,
 	"segment": url.PathEscape,
-	"link":    func(path, query string) template.URL { return template.URL(path + "?" + query) }, // which is escaped already
+	"link":    func(path, query string) template.URL { return template.URL(path + "?" + query) }, // the query is escaped already
 	"since":   func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"clock":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") + " UTC" },
-	"lasted":  lasted,
+	"lasted":  formatDuration,
 	"join":    strings.Join,
-	"brief":   brief,
+	"brief":   truncateText,
 	"entry": func(v View, href, text string) map[string]any {
 		return map[string]any{"Href": href, "Text": text, "Here": v.At == href}
 	},
@@ -121,22 +122,22 @@ var functions = template.FuncMap{
 	},
 }
 
-// maxBrief is how many characters are shown of a text off the wire.
-const maxBrief = 500
+// maxShownRunes is the number of characters shown of a text from the wire.
+const maxShownRunes = 500
 
-// brief cuts a text off the wire: its whole is in the API.
-func brief(s string) string {
+// truncateText shortens a text from the wire. The API has all of it.
+func truncateText(s string) string {
 	n := 0
 	for i := range s {
-		if n++; n > maxBrief {
+		if n++; n > maxShownRunes {
 			return s[:i] + "…"
 		}
 	}
 	return s
 }
 
-// lasted writes a duration as a person reads it.
-func lasted(d time.Duration) string {
+// formatDuration formats a duration for people.
+func formatDuration(d time.Duration) string {
 	switch {
 	case d < time.Second:
 		return fmt.Sprintf("%d ms", d.Milliseconds())
@@ -146,8 +147,8 @@ func lasted(d time.Duration) string {
 	return fmt.Sprintf("%d:%02d:%02d", int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60)
 }
 
-// tags are the beginnings of the SHA-256 of the files under static, by name.
-var tags = func() map[string]string {
+// assetTags are short SHA-256 hashes of the files under static, by name.
+var assetTags = func() map[string]string {
 	all := make(map[string]string)
 	entries, _ := files.ReadDir("static")
 	for _, e := range entries {
@@ -158,15 +159,15 @@ var tags = func() map[string]string {
 	return all
 }()
 
-// asset is the path of a file under static, which changes with its content.
-func asset(name string) string { return "/static/" + name + "?v=" + tags[name] }
+// assetPath returns the path of a file under static, which changes with its content.
+func assetPath(name string) string { return "/static/" + name + "?v=" + assetTags[name] }
 
 // Static serves the files under /static/.
 func Static() http.Handler {
 	served := http.FileServerFS(files)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name := strings.TrimPrefix(r.URL.Path, "/static/")
-		tag, ok := tags[name]
+		tag, ok := assetTags[name]
 		if !ok {
 			http.NotFound(w, r)
 			return

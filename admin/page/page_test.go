@@ -10,7 +10,7 @@ import (
 	"bellhop/dialog"
 )
 
-func TestLasted(t *testing.T) {
+func TestFormatDuration(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0:                              "0 ms",
 		999 * time.Millisecond:         "999 ms",
@@ -20,17 +20,17 @@ func TestLasted(t *testing.T) {
 		25*time.Hour + 61*time.Second:  "25:01:01",
 		59*time.Minute + 1*time.Second: "0:59:01",
 	} {
-		if got := lasted(d); got != want {
+		if got := formatDuration(d); got != want {
 			t.Errorf("%v: %s, want %s", d, got, want)
 		}
 	}
 }
 
-// What changes is under another path: it may be kept for good.
-func TestStatic(t *testing.T) {
-	for name := range tags {
+// A changed file has another path, so that files may be cached for good.
+func TestStaticFilesAreCachedByHash(t *testing.T) {
+	for name := range assetTags {
 		w := httptest.NewRecorder()
-		Static().ServeHTTP(w, httptest.NewRequest("GET", asset(name), nil))
+		Static().ServeHTTP(w, httptest.NewRequest("GET", assetPath(name), nil))
 		if want, _ := files.ReadFile("static/" + name); w.Code != 200 || !bytes.Equal(w.Body.Bytes(), want) {
 			t.Errorf("%s: %d", name, w.Code)
 		}
@@ -44,8 +44,8 @@ func TestStatic(t *testing.T) {
 	}
 }
 
-// Nothing on a page turns text around, wherever it comes from.
-func TestPageIsHarmless(t *testing.T) {
+// A page contains no character that changes the direction of text, whatever its source.
+func TestPageReplacesSteeringCharacters(t *testing.T) {
 	const steering = "\x1b\u009b\u061c\u200e\u202e\u2066\u2069\u2028"
 	html := Whole("refused", View{Title: "a" + steering, Who: Viewer{Name: steering}, Data: "b" + steering})
 	if !bytes.Contains(html, []byte("b\uFFFD")) {
@@ -58,13 +58,13 @@ func TestPageIsHarmless(t *testing.T) {
 	}
 }
 
-func TestBrief(t *testing.T) {
+func TestTruncateText(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                              "",
-		strings.Repeat("ë", maxBrief):   strings.Repeat("ë", maxBrief),
-		strings.Repeat("ë", maxBrief+1): strings.Repeat("ë", maxBrief) + "…",
+		"":                                   "",
+		strings.Repeat("ë", maxShownRunes):   strings.Repeat("ë", maxShownRunes),
+		strings.Repeat("ë", maxShownRunes+1): strings.Repeat("ë", maxShownRunes) + "…",
 	} {
-		if got := brief(text); got != want {
+		if got := truncateText(text); got != want {
 			t.Errorf("%d bytes become %d", len(text), len(got))
 		}
 	}

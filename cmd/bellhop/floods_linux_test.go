@@ -329,7 +329,7 @@ func (r *floodRun) logCPU() {
 }
 
 func (r *floodRun) checkEvents() {
-	events := r.metric("bellhop_events_said_total", "bellhop_events_published_total")
+	events := r.metric("bellhop_events_published_total")
 	own := float64(6 * (r.calls + 1)) // 3 of each party
 	r.t.Logf("%.0f events published, %.0f at most of them of legal calls; %d attempts refused", events, own, r.pbx.strangers.Load())
 	if events-own > refusedEventsShare*float64(r.pbx.strangers.Load()) {

@@ -201,7 +201,7 @@ func TestPage(t *testing.T) {
 	b := s.browse()
 
 	// The first visit says what to do, and where phones find bellhop.
-	b.reads("main", "Three steps to the first callback")
+	b.reads("main", "Three steps to your first callback")
 	b.reads("main", "sip:"+s.hop.String()+";transport=udp")
 	b.axe("the first visit")
 
@@ -251,7 +251,7 @@ func TestPage(t *testing.T) {
 	// A call rings, talks and ends. The name of who calls is markup.
 	const evil = "<img src=x onerror=alert(1)>"
 	b.open("/calls")
-	b.reads("main", "No call is up")
+	b.reads("main", "No live calls")
 	s.receiver.down()
 	phones, pbx := s.place("watched", 1, 1)
 	b.reads("#live-calls", "ringing")
@@ -268,7 +268,7 @@ func TestPage(t *testing.T) {
 	phones.exits(0, patience)
 	pbx.exits(0, patience)
 	b.click("#ended-calls a")
-	b.reads("main", "What was said of it")
+	b.reads("#story-title", "Events")
 	b.until("one can click at an arrow of its ladder", `(() => {
 		const arrow = [...document.querySelector(".ladder object").contentDocument?.querySelectorAll("a") ?? []].find(a => a.textContent.includes("INVITE"));
 		arrow?.dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true, view: window}));
@@ -304,7 +304,7 @@ func TestPage(t *testing.T) {
 	b.axe("a delivery")
 	s.receiver.up()
 	b.click("#redeliver")
-	b.reads("#delivery", "By hand")
+	b.reads("#delivery", "Manual attempt")
 	b.until("it is delivered", `document.querySelector("#delivery .head .state.delivered")`)
 	if got := b.text("#delivery summary"); got != "Request" {
 		t.Errorf("the request is under %q", got)
@@ -313,7 +313,7 @@ func TestPage(t *testing.T) {
 	// Test, replay, make a new secret, then clear.
 	b.open("/extensions/101")
 	b.click(".do button")
-	b.reads("#pop-up", "A sample of each type was sent")
+	b.reads("#pop-up", "One sample callback of each event type was sent")
 	b.reads("#pop-up", "HTTP 204")
 	b.axe("a test")
 	b.do(chromedp.KeyEvent("\x1b"))
@@ -324,9 +324,9 @@ func TestPage(t *testing.T) {
 	b.fill("#from", "2001-01-01 00:00")
 	b.fill("#to", "2001-01-02 00:00")
 	b.click("#pop-up button[type=submit]")
-	b.reads("#confirm", "once more")
+	b.reads("#confirm", "Send all events of this period")
 	b.click("#confirm button[value=ok]")
-	b.reads("#pop-up", "Nothing was said in that time")
+	b.reads("#pop-up", "No events to resend")
 	b.do(chromedp.KeyEvent("\x1b"))
 	b.until("the pop-up is closed", `!document.querySelector("#pop-up[open]")`)
 	b.click("[id^=edit-]")
@@ -339,7 +339,7 @@ func TestPage(t *testing.T) {
 	b.until("there is nothing to clear", `document.querySelector(".foot button").disabled`)
 	b.click("tbody input[name=id]")
 	b.click(".foot button")
-	b.reads("#confirm", "are removed")
+	b.reads("#confirm", "Their pending deliveries are canceled")
 	b.axe("the question")
 	b.click("#confirm button[value=cancel]")
 	b.until("the question is gone", `!document.querySelector("#confirm[open]")`)
@@ -370,7 +370,7 @@ func TestPage(t *testing.T) {
 	b.axe("the door")
 	b.fill("#token", "wrong")
 	b.click("form button")
-	b.reads("[role=alert]", "not known")
+	b.reads("[role=alert]", "Unknown or expired token")
 	b.fill("#token", secret)
 	b.click("form button")
 	b.until("one is in", `location.pathname === "/"`)

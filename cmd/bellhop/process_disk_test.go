@@ -32,7 +32,7 @@ func TestDiskFull(t *testing.T) {
 			t.Parallel()
 			const calls = 240
 			s := newSite(t, sip.UDP, sip.UDP)
-			p, dropped := s.outOfSpace(calls, tt.left, "events wait", func() bool { return s.metric("bellhop_events_unsaid") > 100 })
+			p, dropped := s.outOfSpace(calls, tt.left, "events wait", func() bool { return s.metric("bellhop_events_unpublished") > 100 })
 			if dropped != 0 {
 				t.Errorf("%d events were dropped", dropped)
 			}
@@ -116,7 +116,7 @@ func (s *site) outOfSpace(calls int, left int64, what string, enough func() bool
 			s.t.Errorf("%s is %d while the disk is full, want %d", path, got, want)
 		}
 	}
-	waited := s.metric("bellhop_events_unsaid")
+	waited := s.metric("bellhop_events_unpublished")
 
 	disk.free()
 	room := time.Now()
@@ -125,7 +125,7 @@ func (s *site) outOfSpace(calls int, left int64, what string, enough func() bool
 	phones.exits(0, patience)
 	pbx.exits(0, patience)
 	s.receiver.wait("a hangup for every call", patience, func(came []received) bool { return hangups(came) >= calls })
-	s.eventually("every event is said", func() bool { return s.metric("bellhop_events_unsaid") == 0 })
+	s.eventually("every event is said", func() bool { return s.metric("bellhop_events_unpublished") == 0 })
 	if _, answer := s.request("GET", "/readyz", nil); bytes.Contains(answer, []byte("damaged")) {
 		s.t.Errorf("a full disk is taken for damage: %s", answer)
 	}

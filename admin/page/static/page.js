@@ -1,32 +1,32 @@
-// What the page does beside htmx: pop-ups, confirmations, clocks, copying.
+// The page's own script beside htmx: clocks, row selection, pop-ups, confirmations, notices.
 "use strict";
 (() => {
   const popup = document.getElementById("pop-up");
   const confirmation = document.getElementById("confirm");
   const notice = document.getElementById("notice");
 
-  // Clocks. Times are shown as they are here, and durations tick.
-  const two = n => String(n).padStart(2, "0");
-  function tick(root) {
+  // Clocks. Times are shown in the browser's time zone, and durations tick.
+  const twoDigits = n => String(n).padStart(2, "0");
+  function tickDurations(root) {
     for (const t of root.querySelectorAll("time[data-since]")) {
       const s = Math.max(0, Math.floor((Date.now() - Date.parse(t.dateTime)) / 1000));
-      t.textContent = (s >= 3600 ? Math.floor(s / 3600) + ":" : "") + two(Math.floor(s / 60) % 60) + ":" + two(s % 60);
+      t.textContent = (s >= 3600 ? Math.floor(s / 3600) + ":" : "") + twoDigits(Math.floor(s / 60) % 60) + ":" + twoDigits(s % 60);
     }
   }
-  function localize(root) {
+  function localizeTimes(root) {
     for (const t of root.querySelectorAll("time[data-at]")) {
       const at = new Date(t.dateTime);
       const day = at.toDateString() === new Date().toDateString() ? "" : at.toLocaleDateString(undefined, {month: "short", day: "numeric"}) + " ";
       t.title = t.title || t.textContent;
-      t.textContent = day + two(at.getHours()) + ":" + two(at.getMinutes()) + ":" + two(at.getSeconds());
+      t.textContent = day + twoDigits(at.getHours()) + ":" + twoDigits(at.getMinutes()) + ":" + twoDigits(at.getSeconds());
     }
-    tick(root);
-    picked();
+    tickDurations(root);
+    enableButtons();
   }
-  setInterval(() => tick(document), 1000);
+  setInterval(() => tickDurations(document), 1000);
 
   // Selected rows.
-  function picked() {
+  function enableButtons() {
     for (const b of document.querySelectorAll("[data-needs-picked]")) {
       b.disabled = !b.form.querySelector("input[name=id]:checked");
     }
@@ -35,7 +35,7 @@
     if (e.target.matches("[data-all]")) {
       for (const c of e.target.form.querySelectorAll("input[name=id]")) c.checked = e.target.checked;
     }
-    picked();
+    enableButtons();
   });
 
   // Pop-ups.
@@ -54,7 +54,7 @@
     setTimeout(() => { copy.textContent = "Copy"; }, 2000);
   });
   document.body.addEventListener("htmx:afterSettle", e => {
-    localize(document);
+    localizeTimes(document);
     if (e.detail.target === popup) {
       if (!popup.open) popup.showModal();
       const first = popup.querySelector("input[aria-invalid=true]") || popup.querySelector("input:not([type=hidden]), a.button, button");
@@ -62,25 +62,25 @@
     }
   });
   document.body.addEventListener("htmx:sseBeforeMessage", e => {
-    if (e.target.dataset.tag === e.detail.lastEventId) e.preventDefault(); // it is shown already
+    if (e.target.dataset.tag === e.detail.lastEventId) e.preventDefault(); // the page shows this HTML already
     e.target.dataset.tag = e.detail.lastEventId;
   });
-  document.body.addEventListener("htmx:sseMessage", () => localize(document));
+  document.body.addEventListener("htmx:sseMessage", () => localizeTimes(document));
   document.body.addEventListener("saved", () => { if (popup.open) popup.close(); });
   popup.addEventListener("close", () => popup.replaceChildren());
 
-  // Whether what is shown is live.
-  function live(is) {
+  // The mark that shows whether the page is live.
+  function setLive(is) {
     for (const mark of document.querySelectorAll(".live")) {
       mark.classList.toggle("lost", !is);
-      mark.textContent = is ? "live" : "not live: bellhop does not answer";
+      mark.textContent = is ? "live" : "not live: bellhop is not responding";
     }
   }
-  document.body.addEventListener("htmx:sseOpen", () => live(true));
-  document.body.addEventListener("htmx:sseError", () => live(false));
+  document.body.addEventListener("htmx:sseOpen", () => setLive(true));
+  document.body.addEventListener("htmx:sseError", () => setLive(false));
 
   // Confirmations.
-  let proceed = null; // with what the open question is about
+  let proceed = null; // sends the request that the open question is about
   document.body.addEventListener("htmx:confirm", e => {
     if (!e.detail.question) return;
     e.preventDefault();
@@ -90,24 +90,24 @@
     confirmation.showModal();
   });
   confirmation.addEventListener("close", () => {
-    if (confirmation.open) return; // that was the question before
+    if (confirmation.open) return; // the event is that of an earlier question
     if (confirmation.returnValue === "ok" && proceed) proceed();
     proceed = null;
   });
 
-  // A message that its arrow in the ladder leads to is open.
-  function reveal() {
+  // A click on an arrow of the ladder diagram opens its message.
+  function openMessage() {
     const message = location.hash && document.getElementById(location.hash.slice(1))?.closest("details");
     if (!message) return;
     message.open = true;
     message.firstElementChild.focus();
   }
-  addEventListener("hashchange", reveal);
-  reveal();
+  addEventListener("hashchange", openMessage);
+  openMessage();
 
-  // What went wrong. Text is never taken for markup.
+  // Notices of failed requests. Their text is never used as markup.
   let fading;
-  function say(text) {
+  function showNotice(text) {
     notice.textContent = text;
     clearTimeout(fading);
     fading = setTimeout(() => { notice.textContent = ""; }, 8000);
@@ -115,9 +115,9 @@
   document.body.addEventListener("htmx:responseError", e => {
     const answer = new DOMParser().parseFromString(e.detail.xhr.responseText, "text/html");
     const refusal = answer.getElementById("refusal");
-    say(refusal ? refusal.textContent : "That failed: " + e.detail.xhr.status);
+    showNotice(refusal ? refusal.textContent : "Request failed: HTTP " + e.detail.xhr.status);
   });
-  document.body.addEventListener("htmx:sendError", () => say("bellhop does not answer."));
+  document.body.addEventListener("htmx:sendError", () => showNotice("bellhop is not responding."));
 
-  localize(document);
+  localizeTimes(document);
 })();

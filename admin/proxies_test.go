@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A request that a local proxy forwards has no right that only this machine has.
+// A request that a local proxy forwards has none of the rights of this machine.
 func TestMetricsBehindAProxy(t *testing.T) {
 	r := newRig(t, Config{Ready: func() []string { return []string{"draining"} }})
 	reader, _ := r.newToken(object{"scope": "read"})
@@ -64,7 +64,7 @@ func TestMetricsBehindAProxy(t *testing.T) {
 	}
 }
 
-func TestClientOf(t *testing.T) {
+func TestForwardedClientAddress(t *testing.T) {
 	trusted := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("2001:db8:f::/48")}
 	for _, tt := range []struct {
 		peer   string
@@ -92,17 +92,17 @@ func TestClientOf(t *testing.T) {
 		for i := 0; i < len(tt.header); i += 2 {
 			req.Header.Add(tt.header[i], tt.header[i+1])
 		}
-		got, ok := clientOf(req, trusted)
+		got, ok := forwardedClient(req, trusted)
 		if ok != (tt.want != "") || ok && got.String() != tt.want {
 			t.Errorf("%s from %s: %v %v, want %q", tt.header, tt.peer, got, ok, tt.want)
 		}
 	}
 }
 
-// Each client behind a trusted proxy has its own failures.
+// Failures are counted for each client behind a trusted proxy.
 func TestFailuresBehindAProxy(t *testing.T) {
 	r := newRig(t, Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
-	shut(r.server.failures.of(netip.MustParseAddr("203.0.113.9")))
+	exhaustLimiter(r.server.failures.limiterOf(netip.MustParseAddr("203.0.113.9")))
 	for client, want := range map[string]int{"203.0.113.9": 429, "203.0.113.8": 401} {
 		resp, _ := r.do("GET", "/v1/calls", nil, "Authorization", "Bearer guess", "X-Forwarded-For", client)
 		if resp.StatusCode != want {

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// legible gives h the media type in lower case (RFC 9110 §8.3.1). It refuses a query with
-// a broken escape: without the broken filter, h would list everything.
-func legible(refuse refusal, h http.Handler) http.Handler {
+// normalizeRequest gives h the media type in lower case (RFC 9110 §8.3.1). It refuses a
+// query with a broken escape: without the broken filter, h would list everything.
+func normalizeRequest(refuse errorWriter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
-			refuse(w, http.StatusBadRequest, "the query cannot be read: percent-encode what has a meaning of its own in it, such as % and ;")
+			refuse(w, http.StatusBadRequest, "malformed query: percent-encode special characters such as % and ;")
 			return
 		}
 		kind, params, some := strings.Cut(r.Header.Get("Content-Type"), ";")

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestOnce(t *testing.T) {
+func TestIdempotencyKeyRepeatsResponse(t *testing.T) {
 	r := newRig(t, Config{})
 	key := []string{"Idempotency-Key", "k1"}
 	resp, first := r.do("POST", "/v1/subscriptions", subscription(), key...)
@@ -29,11 +29,11 @@ func TestOnce(t *testing.T) {
 	if resp.Header.Get("X-RateLimit-Remaining") == "" || resp.Header.Get("Cache-Control") != "no-store" || len(again.Header.Values("X-RateLimit-Remaining")) != 1 {
 		t.Errorf("the answers have %v and %v", resp.Header, again.Header)
 	}
-	r.wantProblem(422, "", "POST", "/v1/subscriptions", with(subscription(), "note", "other"), key...)
+	r.wantProblem(422, "", "POST", "/v1/subscriptions", withFields(subscription(), "note", "other"), key...)
 	r.wantProblem(422, "", "POST", "/v1/subscriptions?x=1", subscription(), key...)
 	r.wantProblem(422, "", "POST", "/v1/subscriptions/"+first["id"].(string)+"/rotate-secret", nil, key...)
 
-	// A key is its token's own.
+	// Another token may use the same key.
 	client, _ := r.newToken(object{"scope": "write"})
 	if other := client.want(201, "POST", "/v1/subscriptions", subscription(), key...); other["id"] == first["id"] {
 		t.Error("another token's key has the same answer")
@@ -42,16 +42,16 @@ func TestOnce(t *testing.T) {
 		t.Errorf("there are %d subscriptions, want two", len(ids))
 	}
 
-	// A failure is not kept: what is put right may have the same key.
-	r.wantProblem(422, "", "POST", "/v1/subscriptions", with(subscription(), "url", "ftp://x"), "Idempotency-Key", "k2")
-	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "1002"), "Idempotency-Key", "k2")
+	// A failure is not cached: a corrected request may use the same key.
+	r.wantProblem(422, "", "POST", "/v1/subscriptions", withFields(subscription(), "url", "ftp://x"), "Idempotency-Key", "k2")
+	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "1002"), "Idempotency-Key", "k2")
 
-	r.wantProblem(400, "", "POST", "/v1/subscriptions", subscription(), "Idempotency-Key", strings.Repeat("k", maxKey+1))
-	r.want(200, "GET", "/v1/subscriptions", nil, key...) // needs none
+	r.wantProblem(400, "", "POST", "/v1/subscriptions", subscription(), "Idempotency-Key", strings.Repeat("k", maxIdempotencyKey+1))
+	r.want(200, "GET", "/v1/subscriptions", nil, key...) // a GET ignores the key
 	r.as("").wantProblem(401, "", "POST", "/v1/subscriptions", subscription(), key...)
 }
 
-// post sends a request with a key to h, as somebody.
+// post sends a request with a key to h.
 func post(h http.Handler, key string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("POST", "/v1/x", strings.NewReader("{}"))
 	r.Header.Set("Idempotency-Key", key)
@@ -60,9 +60,9 @@ func post(h http.Handler, key string) *httptest.ResponseRecorder {
 	return w
 }
 
-func TestOnceWhileUnderWay(t *testing.T) {
+func TestIdempotencyKeyWhileInProgress(t *testing.T) {
 	begun, end := make(chan bool), make(chan bool)
-	h := newAnswers(problem).once(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := newIdempotencyCache(writeProblem).answerOnce(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		begun <- true
 		<-end
 		w.WriteHeader(201)
@@ -82,9 +82,9 @@ func TestOnceWhileUnderWay(t *testing.T) {
 	}
 }
 
-func TestOnceAfterAPanic(t *testing.T) {
+func TestIdempotencyKeyAfterPanic(t *testing.T) {
 	calls := 0
-	h := newAnswers(problem).once(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := newIdempotencyCache(writeProblem).answerOnce(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(200)
 		if calls++; calls == 1 {
 			panic(http.ErrAbortHandler)
@@ -99,26 +99,26 @@ func TestOnceAfterAPanic(t *testing.T) {
 	}
 }
 
-func TestAnswersAreBounded(t *testing.T) {
-	as := newAnswers(problem)
+func TestCachedResponsesAreBounded(t *testing.T) {
+	as := newIdempotencyCache(writeProblem)
 	now := time.Now()
 	request := sha256.Sum256(nil)
-	k, _ := as.take("a", "k", request, now)
+	k, _ := as.reserve("a", "k", request, now)
 	k.answer.WriteHeader(201)
-	as.settle("a", "k", k)
-	if _, first := as.take("a", "k", request, now.Add(keepAnswer-1)); first {
+	as.finish("a", "k", k)
+	if _, first := as.reserve("a", "k", request, now.Add(responseTTL-1)); first {
 		t.Error("an answer is forgotten before its time")
 	}
-	if _, first := as.take("a", "k", request, now.Add(keepAnswer)); !first {
+	if _, first := as.reserve("a", "k", request, now.Add(responseTTL)); !first {
 		t.Error("an answer is kept over its time")
 	}
-	for i := range maxAnswers + 10 {
-		as.take("b", fmt.Sprint(i), request, now)
+	for i := range maxCachedResponses + 10 {
+		as.reserve("b", fmt.Sprint(i), request, now)
 	}
-	if n := as.kept.len(); n != maxAnswers+1 {
-		t.Errorf("%d answers are kept, want %d", n, maxAnswers+1)
+	if n := as.responses.len(); n != maxCachedResponses+1 {
+		t.Errorf("%d answers are kept, want %d", n, maxCachedResponses+1)
 	}
-	if _, first := as.take("a", "k", request, now.Add(keepAnswer)); first {
+	if _, first := as.reserve("a", "k", request, now.Add(responseTTL)); first {
 		t.Error("one token has pushed out the answer of another")
 	}
 }

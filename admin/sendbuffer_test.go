@@ -16,8 +16,8 @@ import (
 	"bellhop/dialog"
 )
 
-// A stuckWriter is a response to a client that does not read: a Write blocks until
-// its deadline.
+// stuckWriter is the response to a client that does not read: a Write blocks until its
+// deadline.
 type stuckWriter struct {
 	http.ResponseWriter
 	mu      sync.Mutex
@@ -44,42 +44,42 @@ func (w *stuckWriter) Write([]byte) (int, error) {
 
 func (w *stuckWriter) Flush() {}
 
-// When all queues together are too long, that of the slowest client is closed, and
-// no other.
+// If all send buffers together are too large, the one of the slowest client is closed,
+// and no other.
 func TestSlowestStreamIsClosedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStreams()
-		defer s.end()
-		s.room = 100
+		s := newStreamRegistry()
+		defer s.closeAll()
+		s.maxBuffered = 100
 		begin := time.Now()
 		var streams sync.WaitGroup
 		send := func(bytes int, want error, after time.Duration) {
-			q := s.newQueue(newStuckWriter())
+			q := s.newBuffer(newStuckWriter())
 			streams.Go(func() {
 				defer q.remove()
 				if err := q.send(make([]byte, bytes)); err != want || time.Since(begin) != after {
 					t.Errorf("a queue of %d bytes: %v after %v, want %v after %v", bytes, err, time.Since(begin), want, after)
 				}
-				if err := q.send(nil); want == errSlowest && err != want {
+				if err := q.send(nil); want == errSlowestClient && err != want {
 					t.Errorf("a closed queue takes more: %v", err)
 				}
 			})
 			synctest.Wait()
 		}
-		send(30, os.ErrDeadlineExceeded, s.patience)
-		send(60, errSlowest, time.Second) // the longest, when the next come
-		send(10, os.ErrDeadlineExceeded, s.patience)
+		send(30, os.ErrDeadlineExceeded, s.writeTimeout)
+		send(60, errSlowestClient, time.Second) // the largest when the next ones come
+		send(10, os.ErrDeadlineExceeded, s.writeTimeout)
 		time.Sleep(time.Second)
-		send(50, os.ErrDeadlineExceeded, s.patience+time.Second)
-		send(10, os.ErrDeadlineExceeded, s.patience+time.Second)
+		send(50, os.ErrDeadlineExceeded, s.writeTimeout+time.Second)
+		send(10, os.ErrDeadlineExceeded, s.writeTimeout+time.Second)
 		streams.Wait()
-		if s.queued != 0 || len(s.queues) != 0 {
-			t.Errorf("%d bytes of %d queues are left", s.queued, len(s.queues))
+		if s.buffered != 0 || len(s.buffers) != 0 {
+			t.Errorf("%d bytes of %d queues are left", s.buffered, len(s.buffers))
 		}
 	})
 }
 
-// A pipeListener accepts connections that have no buffer.
+// pipeListener accepts connections without a kernel buffer.
 type pipeListener chan net.Conn
 
 func (l pipeListener) Accept() (net.Conn, error) {
@@ -91,13 +91,13 @@ func (l pipeListener) Accept() (net.Conn, error) {
 func (l pipeListener) Close() error   { close(l); return nil }
 func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
 
-// aged has what is queued wait since an hour ago, so that no reader is taken for
-// slower, and reports whether no queue is empty.
-func (s *streams) aged() bool {
+// ageBuffers dates buffered bytes back by an hour, so that no reading client is slower
+// than the stuck ones. It reports whether no buffer is empty.
+func (s *streamRegistry) ageBuffers() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	empty := 0
-	for q := range s.queues {
+	for q := range s.buffers {
 		if q.bytes == 0 {
 			empty++
 		}
@@ -106,12 +106,12 @@ func (s *streams) aged() bool {
 	return empty == 0
 }
 
-// Streams that nobody reads take little memory, and take nothing from who reads.
-func TestStreamsThatNobodyReads(t *testing.T) {
+// Streams that are not read take little memory, and do not disturb others.
+func TestUnreadStreamsTakeLittleMemory(t *testing.T) {
 	r := newRig(t, Config{})
-	r.running()
-	r.server.streams.patience = time.Hour
-	r.server.streams.room = 1 << 20
+	r.startNotifier()
+	r.server.streams.writeTimeout = time.Hour
+	r.server.streams.maxBuffered = 1 << 20
 	listener := make(pipeListener)
 	h := r.server.HTTPServer()
 	served := make(chan error)
@@ -139,7 +139,7 @@ func TestStreamsThatNobodyReads(t *testing.T) {
 		r.notifier.Say([]dialog.Event{e})
 	}
 	say(0)
-	r.wait("every stream that nobody reads waits, or is closed", r.server.streams.aged)
+	r.waitUntil("every stream that nobody reads waits, or is closed", r.server.streams.ageBuffers)
 	reader := r.follow("")
 	var got sync.WaitGroup
 	got.Go(func() {
@@ -154,20 +154,20 @@ func TestStreamsThatNobodyReads(t *testing.T) {
 		say(i)
 	}
 	got.Wait()
-	if after := heap(); after > before+64<<20 { // the last events, 16 MB, are in memory for all
+	if after := heap(); after > before+64<<20 { // the last events, 16 MB, are in memory once for all streams
 		t.Errorf("the heap grew from %d MB to %d MB", before>>20, after>>20)
 	}
 	s := r.server.streams
 	s.mu.Lock()
-	if s.queued > s.room {
-		t.Errorf("%d bytes are queued", s.queued)
+	if s.buffered > s.maxBuffered {
+		t.Errorf("%d bytes are queued", s.buffered)
 	}
-	for q := range s.queues {
-		if q.bytes > maxQueue {
+	for q := range s.buffers {
+		if q.bytes > maxBatchBytes {
 			t.Errorf("%d bytes are in one queue", q.bytes)
 		}
 	}
-	if open := len(s.queues); open > 1+s.room/size || open < s.room/maxQueue {
+	if open := len(s.buffers); open > 1+s.maxBuffered/size || open < s.maxBuffered/maxBatchBytes {
 		t.Errorf("%d streams are open", open)
 	}
 	s.mu.Unlock()
@@ -175,8 +175,8 @@ func TestStreamsThatNobodyReads(t *testing.T) {
 	<-served
 }
 
-// A page of events has a bound in bytes, too, and goes on where it ended.
-func TestPageOfLargeEvents(t *testing.T) {
+// A page of events is limited in bytes too, and the next page continues it.
+func TestEventPageIsBoundedInBytes(t *testing.T) {
 	r := newRig(t, Config{})
 	const all = 40
 	var events []dialog.Event
@@ -185,11 +185,11 @@ func TestPageOfLargeEvents(t *testing.T) {
 		e.Call, e.MessageText = "c", strings.Repeat("x", 60_000)
 		events = append(events, e)
 	}
-	r.say(events...)
+	r.publishEvents(events...)
 	got, pages, next := 0, 0, ""
 	for more := true; more; more = next != "" {
 		resp, text := r.raw("GET", "/v1/events?limit=1000&since="+next, nil)
-		if resp.StatusCode != 200 || len(text) > maxPage+100_000 {
+		if resp.StatusCode != 200 || len(text) > maxPageBytes+100_000 {
 			t.Fatalf("%d, %d bytes", resp.StatusCode, len(text))
 		}
 		out := r.want(200, "GET", "/v1/events?limit=1000&since="+next, nil)

@@ -12,14 +12,14 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// shut leaves nothing of a limit, for as long as a test may take.
-func shut(l *rate.Limiter) {
+// exhaustLimiter leaves nothing of a limit, for the duration of a test.
+func exhaustLimiter(l *rate.Limiter) {
 	l.SetLimit(1e-3)
 	now := time.Now()
 	l.AllowN(now, int(l.TokensAt(now)))
 }
 
-func TestTokenLimit(t *testing.T) {
+func TestTokenHasRateLimit(t *testing.T) {
 	r := newRig(t, Config{})
 	client, _ := r.newToken(object{"scope": "read"})
 	other, _ := r.newToken(object{"scope": "read"})
@@ -30,8 +30,8 @@ func TestTokenLimit(t *testing.T) {
 		t.Errorf("the answer has %v", resp.Header)
 	}
 
-	limit := r.server.tokens.find(client.token, time.Now()).limit
-	shut(limit)
+	limit := r.server.tokens.findAccess(client.token, time.Now()).limit
+	exhaustLimiter(limit)
 	resp, out := client.do("GET", "/v1/subscriptions", nil)
 	wait, err := strconv.Atoi(resp.Header.Get("Retry-After"))
 	if resp.StatusCode != 429 || resp.Header.Get("Content-Type") != "application/problem+json" || out["status"] != 429.0 || err != nil || wait < 1 || wait > 1001 ||
@@ -43,17 +43,17 @@ func TestTokenLimit(t *testing.T) {
 	r.want(200, "GET", "/v1/subscriptions", nil)
 }
 
-func TestWrongTokens(t *testing.T) {
+func TestWrongTokensAreLimited(t *testing.T) {
 	r := newRig(t, Config{})
 	client, _ := r.newToken(object{"scope": "read"})
 	const guesser, neighbor = "192.0.2.1:1000", "192.0.2.2:1000"
 	for i := range failureBurst {
-		if w := from(r.server, guesser, "GET", "/v1/calls", fmt.Sprint("guess", i)); w.Code != 401 {
+		if w := serveFrom(r.server, guesser, "GET", "/v1/calls", fmt.Sprint("guess", i)); w.Code != 401 {
 			t.Fatalf("guess %d: %d", i, w.Code)
 		}
 	}
-	limit := r.server.failures.of(netip.MustParseAddr("192.0.2.1"))
-	shut(limit)
+	limit := r.server.failures.limiterOf(netip.MustParseAddr("192.0.2.1"))
+	exhaustLimiter(limit)
 	for _, tt := range []struct {
 		peer, path, token string
 		want              int
@@ -70,53 +70,53 @@ func TestWrongTokens(t *testing.T) {
 		{"192.0.2.1:2000", "/v1/calls", "guess", 429},
 		{"[::ffff:192.0.2.1]:2000", "/v1/calls", "guess", 429},
 	} {
-		w := from(r.server, tt.peer, "GET", tt.path, tt.token)
+		w := serveFrom(r.server, tt.peer, "GET", tt.path, tt.token)
 		if w.Code != tt.want || (w.Code == 429) != (w.Header().Get("Retry-After") != "") {
 			t.Errorf("%s with %q from %s: %d %v, want %d", tt.path, tt.token, tt.peer, w.Code, w.Header(), tt.want)
 		}
 	}
-	unready := r.another(false)
+	unready := r.openNode(false)
 	unready.config.Ready = func() []string { return []string{"draining"} }
-	shut(unready.failures.of(netip.MustParseAddr("192.0.2.1")))
+	exhaustLimiter(unready.failures.limiterOf(netip.MustParseAddr("192.0.2.1")))
 	for _, token := range []string{"guess", testToken} {
-		if w := from(unready, guesser, "GET", "/readyz", token); strings.Contains(w.Body.String(), "draining") {
+		if w := serveFrom(unready, guesser, "GET", "/readyz", token); strings.Contains(w.Body.String(), "draining") {
 			t.Errorf("/readyz tells that %q is the token", token)
 		}
 	}
 
-	long := openServer(t, r.js, Config{Token: strings.Repeat("x", unguessable), Notifier: r.notifier})
-	shut(long.failures.of(netip.MustParseAddr("192.0.2.1")))
-	if w := from(long, guesser, "GET", "/v1/calls", strings.Repeat("x", unguessable)); w.Code != 200 {
+	long := openServer(t, r.js, Config{Token: strings.Repeat("x", minSecretLength), Notifier: r.notifier})
+	exhaustLimiter(long.failures.limiterOf(netip.MustParseAddr("192.0.2.1")))
+	if w := serveFrom(long, guesser, "GET", "/v1/calls", strings.Repeat("x", minSecretLength)); w.Code != 200 {
 		t.Errorf("who has a token that nobody can guess is shut out by who guesses: %d", w.Code)
 	}
 }
 
-func TestRightTokenIsNoFailure(t *testing.T) {
+func TestValidTokenIsNoFailure(t *testing.T) {
 	r := newRig(t, Config{})
 	for range failureBurst + 10 {
-		if w := from(r.server, "192.0.2.1:1000", "GET", "/v1/calls", testToken); w.Code != 200 {
+		if w := serveFrom(r.server, "192.0.2.1:1000", "GET", "/v1/calls", testToken); w.Code != 200 {
 			t.Fatalf("%d", w.Code)
 		}
 	}
 }
 
 func TestFailuresAreBounded(t *testing.T) {
-	f := newFailures()
+	f := newFailureLimits()
 	ip := netip.MustParseAddr("10.0.0.0")
-	first := f.of(ip)
-	if f.of(ip) != first {
+	first := f.limiterOf(ip)
+	if f.limiterOf(ip) != first {
 		t.Error("an address has two limits")
 	}
 	for range maxPeers + 10 {
 		ip = ip.Next()
-		f.of(ip)
+		f.limiterOf(ip)
 	}
 	if n := f.peers.Len(); n != maxPeers {
 		t.Errorf("%d addresses are kept, want %d", n, maxPeers)
 	}
 }
 
-func TestPeerOf(t *testing.T) {
+func TestPeerNetworkOfAddress(t *testing.T) {
 	for peer, want := range map[string]string{
 		"192.0.2.1:5":               "192.0.2.1",
 		"[::ffff:192.0.2.1]:5":      "192.0.2.1",
@@ -127,7 +127,7 @@ func TestPeerOf(t *testing.T) {
 	} {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.RemoteAddr = peer
-		if got := peerOf(r).String(); got != want {
+		if got := peerNetwork(r).String(); got != want {
 			t.Errorf("%s: %s, want %s", peer, got, want)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	"bellhop/notify"
 )
 
-func TestProgramSize(t *testing.T) {
+func TestProgramSizeEstimate(t *testing.T) {
 	for expr, tooMuch := range map[string]bool{
 		"":                              false,
 		".*":                            false,
@@ -20,22 +20,22 @@ func TestProgramSize(t *testing.T) {
 		strings.Repeat("1234567|", 100): false,
 		"[0-9]{1000}":                   false,
 		"(a{30}){30}":                   false,
-		"(a{100}){100}":                 false, // which is malformed, too
+		"(a{100}){100}":                 false, // also malformed
 		"(ab?c*d){1000}":                true,
 		"(ab?c*){400}(ab?c*){400}":      true,
 		`\pL{1000}`:                     true,
-		"(":                             false, // which is told as malformed
+		"(":                             false, // refused as malformed
 	} {
-		if size := programSize(expr); size > maxProgram != tooMuch {
+		if size := programSize(expr); size > maxProgramSize != tooMuch {
 			t.Errorf("%s has %d instructions", expr, size)
 		}
 	}
 }
 
-// What the expressions of a token are compiled to is bounded for each and in all, in
-// every dialect; nothing of a token counts for another, and the token of the config
-// is bounded for each only.
-func TestExpressionsOfATokenAreBounded(t *testing.T) {
+// The program size of expressions is limited for each and for all of a token, in every
+// dialect. Tokens do not share their quota. The token of the config has only the limit
+// of each.
+func TestExpressionsOfTokenAreBounded(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "write"})
 	other, _ := r.newToken(object{"scope": "write"})
@@ -48,7 +48,7 @@ func TestExpressionsOfATokenAreBounded(t *testing.T) {
 	}
 	each := programSize("1(a{30}){30}")
 	var last object
-	for i := range maxProgramsOf / each {
+	for i := range maxProgramsPerToken / each {
 		last = client.want(201, "POST", "/v1/subscriptions", expression(i))
 	}
 	if last["owner"] != id {
@@ -62,7 +62,7 @@ func TestExpressionsOfATokenAreBounded(t *testing.T) {
 	other.want(201, "POST", "/v1/subscriptions", expression(91))
 	r.want(201, "POST", "/v1/subscriptions", expression(92))
 
-	// A change does not lead past it.
+	// A change cannot exceed the limit either.
 	path := "/v1/subscriptions/" + last["id"].(string)
 	client.wantProblem(422, "body.extension_regex", "PATCH", path, object{"extension_regex": "(ab?c*d){1000}"})
 	client.want(200, "PATCH", path, object{"extension_regex": "a"})
@@ -74,31 +74,31 @@ func TestExpressionsOfATokenAreBounded(t *testing.T) {
 	}
 }
 
-// tooMuch is said in each dialect.
-func TestTooMuchIsRefused(t *testing.T) {
+// A quota error has the format of each dialect.
+func TestQuotaErrorsInEachDialect(t *testing.T) {
 	r := newRig(t, Config{})
-	err := fmt.Errorf("wrapped: %w", &errTooMuch{"this token has enough"})
+	err := fmt.Errorf("wrapped: %w", &quotaError{"this token has enough"})
 	w := httptest.NewRecorder()
-	r.server.telphinProblem(w, err)
+	r.server.respondTelphinError(w, err)
 	if w.Code != 400 || !strings.Contains(w.Body.String(), "enough") || strings.Contains(w.Body.String(), "max_subscriptions") {
 		t.Errorf("telphin: %d %s", w.Code, w.Body)
 	}
-	if e := r.server.uapiProblem(err); e.status != 403 || e.code != "access_denied" || !strings.Contains(e.message, "enough") {
+	if e := r.server.uapiErrorOf(err); e.status != 403 || e.code != "access_denied" || !strings.Contains(e.message, "enough") {
 		t.Errorf("uapi: %+v", e)
 	}
-	if status, detail := r.server.refusal(err); status != 409 || !strings.Contains(detail, "enough") {
+	if status, detail := r.server.pageError(err); status != 409 || !strings.Contains(detail, "enough") {
 		t.Errorf("page: %d %s", status, detail)
 	}
-	if status, _ := r.server.refusal(errManyTests); status != 429 {
+	if status, _ := r.server.pageError(errManyTests); status != 429 {
 		t.Errorf("page: %d", status)
 	}
 }
 
-// A token may have so many subscriptions, whatever their extensions.
-func TestSubscriptionsOfATokenAreBounded(t *testing.T) {
+// The number of subscriptions of a token is limited, whatever their extensions.
+func TestSubscriptionsOfTokenAreBounded(t *testing.T) {
 	r := newRig(t, Config{})
 	var declared []notify.Subscription
-	for i := range maxSubscriptionsOf {
+	for i := range maxSubscriptionsPerToken {
 		declared = append(declared, notify.Subscription{
 			Extension: fmt.Sprint(1000 + i), Types: []string{"hangup"}, URL: "http://crm.example/", Method: "POST", Dialect: notify.JSON, Owner: "full",
 		})
@@ -106,14 +106,14 @@ func TestSubscriptionsOfATokenAreBounded(t *testing.T) {
 	r.notifier.Declare(declared)
 	sub := notify.Subscription{Extension: "101", Types: []string{"hangup"}, URL: "http://crm.example/"}
 	for token, want := range map[string]bool{"full": false, "other": true, configID: true} {
-		if err := r.server.mayHave(token, &sub); (err == nil) != want {
+		if err := r.server.checkQuota(token, &sub); (err == nil) != want {
 			t.Errorf("%s: %v", token, err)
 		}
 	}
 }
 
-// So many tests are under way with one token, and no more.
-func TestTestsOfATokenAreBounded(t *testing.T) {
+// The number of tests in progress with one token is limited.
+func TestTestsOfTokenAreBounded(t *testing.T) {
 	begun, end := make(chan bool), make(chan bool)
 	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { begun <- true; <-end }))
 	defer receiver.Close()
@@ -129,7 +129,7 @@ func TestTestsOfATokenAreBounded(t *testing.T) {
 		}()
 		<-begun
 	}
-	for range maxTestsOf {
+	for range maxTestsPerToken {
 		test(client)
 	}
 	resp, out := client.do("POST", path, nil)
@@ -137,7 +137,7 @@ func TestTestsOfATokenAreBounded(t *testing.T) {
 		t.Errorf("one too many: %d %v %v", resp.StatusCode, resp.Header, out)
 	}
 	test(r) // the token of the config has room
-	for range maxTestsOf + 1 {
+	for range maxTestsPerToken + 1 {
 		end <- true
 		if status := <-done; status != 200 {
 			t.Errorf("a test: %d", status)
@@ -146,7 +146,7 @@ func TestTestsOfATokenAreBounded(t *testing.T) {
 	test(client)
 	end <- true
 	<-done
-	if len(r.server.tests.of) != 0 {
-		t.Errorf("%v are under way", r.server.tests.of)
+	if len(r.server.tests.running) != 0 {
+		t.Errorf("%v are under way", r.server.tests.running)
 	}
 }

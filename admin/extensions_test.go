@@ -13,8 +13,8 @@ import (
 	"bellhop/dialog"
 )
 
-// knowing is a config whose tracker knows some extensions and calls.
-func knowing(failing *error) Config {
+// knownConfig is a config whose tracker knows some extensions and calls.
+func knownConfig(failing *error) Config {
 	at := time.Date(2026, 1, 31, 9, 0, 0, 0, time.UTC)
 	known := []dialog.Known{
 		{Extension: dialog.Extension{User: "600"}, Kind: dialog.Queue, Declared: true},
@@ -32,7 +32,7 @@ func knowing(failing *error) Config {
 		},
 		Extensions: func(context.Context) ([]dialog.Known, error) { return known, *failing },
 		Extension: func(_ context.Context, user string) (dialog.Known, bool, error) {
-			if user == "199" { // the pattern names it
+			if user == "199" { // it matches the pattern
 				return dialog.Known{Extension: dialog.Extension{User: user}, Kind: dialog.Phone}, true, *failing
 			}
 			i := slices.IndexFunc(known, func(k dialog.Known) bool { return k.User == user })
@@ -44,8 +44,8 @@ func knowing(failing *error) Config {
 	}
 }
 
-// number gives an extension a number, as a callback would.
-func (r *rig) number(user string) float64 {
+// extensionNumber allots a number to an extension, as a callback would.
+func (r *rig) extensionNumber(user string) float64 {
 	r.Helper()
 	kv, err := r.js.KeyValue(r.Context(), "bellhop_extensions")
 	if err != nil {
@@ -58,10 +58,10 @@ func (r *rig) number(user string) float64 {
 	return float64(n)
 }
 
-func TestExtensions(t *testing.T) {
+func TestListsKnownExtensions(t *testing.T) {
 	var failing error
-	r := newRig(t, knowing(&failing))
-	first, second := r.number("0003*210"), r.number("101")
+	r := newRig(t, knownConfig(&failing))
+	first, second := r.extensionNumber("0003*210"), r.extensionNumber("101")
 	none := []any{}
 	want := map[string]object{
 		"0003*210": {"extension": "0003*210", "kind": "phone", "id": first, "declared": false, "registered": false, "contacts": none, "busy": false, "calls": none},
@@ -127,7 +127,7 @@ func TestExtensions(t *testing.T) {
 	r.wantProblem(503, "", "GET", "/v1/extensions/101", nil)
 }
 
-func TestNoExtensions(t *testing.T) {
+func TestListsNoExtensions(t *testing.T) {
 	r := newRig(t, Config{})
 	if out := r.want(200, "GET", "/v1/extensions", nil); !cmp.Equal(out, object{"items": []any{}, "next": ""}) {
 		t.Errorf("got %v", out)
@@ -136,8 +136,8 @@ func TestNoExtensions(t *testing.T) {
 	r.wantProblem(404, "", "GET", "/v1/calls/aa", nil)
 }
 
-func TestCall(t *testing.T) {
-	r := newRig(t, knowing(new(error)))
+func TestGetsLiveCall(t *testing.T) {
+	r := newRig(t, knownConfig(new(error)))
 	for i, item := range r.want(200, "GET", "/v1/calls", nil)["items"].([]any) {
 		if d := cmp.Diff(item, any(r.want(200, "GET", "/v1/calls/"+[]string{"aa", "bb"}[i], nil))); d != "" {
 			t.Errorf("call (- as listed, + alone):\n%s", d)
@@ -161,16 +161,16 @@ func TestCall(t *testing.T) {
 	}
 }
 
-func TestStatus(t *testing.T) {
+func TestStatusShowsCounts(t *testing.T) {
 	var failing error
-	c := knowing(&failing)
+	c := knownConfig(&failing)
 	var reasons []string
 	c.Node, c.Ready = "ONE", func() []string { return reasons }
 	c.Suppressed = func() uint64 { return 7 }
 	r := newRig(t, c)
-	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "extension", "999"))
-	r.want(201, "POST", "/v1/subscriptions", with(subscription(), "active", false))
-	r.say(event(0, "101"), event(1, "101"))
+	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "999"))
+	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "active", false))
+	r.publishEvents(event(0, "101"), event(1, "101"))
 	f := r.follow("")
 	got := r.want(200, "GET", "/v1/status", nil)
 	started, err := time.Parse(time.RFC3339, got["started"].(string))
@@ -179,10 +179,10 @@ func TestStatus(t *testing.T) {
 	}
 	want := object{
 		"version": "v0", "node": "ONE", "started": got["started"], "uptime": got["uptime"],
-		"delivers": false, "ready": true, "reasons": []any{}, "degraded": []any{}, "store": object{"ok": true, "losses": []any{}},
+		"delivering": false, "ready": true, "reasons": []any{}, "degraded": []any{}, "store": object{"ok": true, "losses": []any{}},
 		"calls": 2.0, "streams": 1.0, "attempts_suppressed": 7.0,
 		"subscriptions": object{"all": 2.0, "active": 1.0, "paused": 0.0, "disabled": 1.0},
-		"events":        object{"said": 2.0, "dropped": 0.0, "unsaid": 0.0},
+		"events":        object{"published": 2.0, "dropped": 0.0, "unpublished": 0.0},
 		"deliveries":    object{"pending": 0.0, "delivered": 0.0, "expired": 0.0, "refused": 0.0, "canceled": 0.0, "failed_attempts": 0.0},
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -190,13 +190,13 @@ func TestStatus(t *testing.T) {
 	}
 	f.stop()
 
-	r.running()
+	r.startNotifier()
 	for tick := time.NewTicker(time.Millisecond); !r.notifier.Delivers(); {
 		<-tick.C
 	}
 	failing, reasons = errors.New("the tracker is busy"), []string{"draining"}
 	got = r.want(200, "GET", "/v1/status", nil)
-	if got["delivers"] != true || got["ready"] != false || !cmp.Equal(got["reasons"], []any{"draining"}) || got["calls"] != nil {
+	if got["delivering"] != true || got["ready"] != false || !cmp.Equal(got["reasons"], []any{"draining"}) || got["calls"] != nil {
 		t.Errorf("got %v", got)
 	}
 	r.store.Close()

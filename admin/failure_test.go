@@ -9,8 +9,9 @@ import (
 	"bellhop/notify"
 )
 
-// TestWhoLeavesCausesNoFailure has clients leave before what they ask for is read.
-func TestWhoLeavesCausesNoFailure(t *testing.T) {
+// Clients disconnect before their answer is read from the store; the log has no
+// failure.
+func TestCanceledRequestIsNoFailure(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		want bool
@@ -20,7 +21,7 @@ func TestWhoLeavesCausesNoFailure(t *testing.T) {
 		{fmt.Errorf("read bellhop_audit: %w", context.DeadlineExceeded), true},
 		{errors.New("no space left on device"), true},
 	} {
-		if got := failed(tt.err); got != tt.want {
+		if got := isFailure(tt.err); got != tt.want {
 			t.Errorf("%v: %v, want %v", tt.err, got, tt.want)
 		}
 	}
@@ -46,7 +47,7 @@ func TestWhoLeavesCausesNoFailure(t *testing.T) {
 			return err
 		},
 	} {
-		if err := read(r.notifier); err != nil && failed(err) {
+		if err := read(r.notifier); err != nil && isFailure(err) {
 			t.Errorf("%s: a client that leaves is a failure: %v", name, err)
 		}
 	}

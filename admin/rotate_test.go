@@ -43,10 +43,10 @@ func TestSecretIsShownOnce(t *testing.T) {
 	}
 }
 
-func TestOwnSecret(t *testing.T) {
+func TestSubscriptionWithOwnSecret(t *testing.T) {
 	r := newRig(t, Config{})
 	own := "whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 24))
-	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "secret", own))
+	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "secret", own))
 	if sub["secret"] != own {
 		t.Errorf("created with %v", sub["secret"])
 	}
@@ -55,7 +55,7 @@ func TestOwnSecret(t *testing.T) {
 	if _, shown := changed["secret"]; shown || changed["old_secret_until"] == nil {
 		t.Errorf("changed: %v", changed)
 	}
-	r.wantProblem(422, "body.secret", "POST", "/v1/subscriptions", with(subscription(), "secret", "open sesame"))
+	r.wantProblem(422, "body.secret", "POST", "/v1/subscriptions", withFields(subscription(), "secret", "open sesame"))
 	r.wantProblem(422, "body.secret", "PATCH", path, object{"secret": own[:20]})
 	r.wantProblem(422, "", "PATCH", path, object{"old_secret": own})
 	if _, out := r.do("PATCH", path, object{"secret": own + "!"}); strings.Contains(out["detail"].(string), own) {

@@ -7,22 +7,21 @@ import (
 	"strings"
 )
 
-// throughProxies has h serve requests as their clients made them: in one that a
-// trusted proxy forwards, RemoteAddr is the address of the client, and there are
-// no forwarding header fields. If these are malformed, or contradict each other,
-// the request stays as it is: whoever sent it, see fromHere, it does not come
-// from this machine.
-func throughProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
+// resolveProxies lets h serve requests that a trusted proxy forwards as if the client
+// had sent them: RemoteAddr is the address of the client, and the forwarding header
+// fields are removed. If these are malformed or contradict each other, the request
+// stays as it is, and isLocalRequest does not accept it.
+func resolveProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
 	if len(trusted) == 0 {
 		return h
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if client, ok := clientOf(r, trusted); ok {
+		if client, ok := forwardedClient(r, trusted); ok {
 			r2 := *r
 			r2.RemoteAddr = netip.AddrPortFrom(client, 0).String()
 			r2.Header = r.Header.Clone()
 			for name := range r.Header {
-				if forwards(name) {
+				if isForwardingHeader(name) {
 					r2.Header.Del(name)
 				}
 			}
@@ -32,14 +31,14 @@ func throughProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
 	})
 }
 
-// clientOf returns the address of the client for which trusted proxies forward a
-// request: the last that is not a trusted proxy's, or the first if all are.
-func clientOf(r *http.Request, trusted []netip.Prefix) (client netip.Addr, ok bool) {
+// forwardedClient returns the address of the client for which trusted proxies forward a
+// request: the last hop that is no trusted proxy, or the first hop if all are.
+func forwardedClient(r *http.Request, trusted []netip.Prefix) (client netip.Addr, ok bool) {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || !contains(trusted, peer.Addr()) {
+	if err != nil || !containsAddr(trusted, peer.Addr()) {
 		return client, false
 	}
-	var found []netip.Addr // by each of the header fields
+	var found []netip.Addr // by X-Forwarded-For and by Forwarded
 	for _, way := range [...][]string{
 		strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ","),
 		forwardedFor(r.Header.Values("Forwarded")),
@@ -48,10 +47,10 @@ func clientOf(r *http.Request, trusted []netip.Prefix) (client netip.Addr, ok bo
 			continue
 		}
 		for i, text := range slices.Backward(way) {
-			if client, ok = hopAddr(text); !ok {
+			if client, ok = parseHopAddr(text); !ok {
 				return client, false
 			}
-			if i == 0 || !contains(trusted, client) {
+			if i == 0 || !containsAddr(trusted, client) {
 				break
 			}
 		}
@@ -63,8 +62,8 @@ func clientOf(r *http.Request, trusted []netip.Prefix) (client netip.Addr, ok bo
 	return found[0], true
 }
 
-// forwardedFor returns the for parameters of Forwarded (RFC 7239), one an element,
-// "unknown" where an element has none.
+// forwardedFor returns the for parameters of Forwarded (RFC 7239), one per element, and
+// "unknown" for an element without one.
 func forwardedFor(values []string) []string {
 	if len(values) == 0 {
 		return []string{""}
@@ -83,9 +82,9 @@ func forwardedFor(values []string) []string {
 	return hops
 }
 
-// hopAddr reads an address with or without a port, an IPv6 one with or without
-// brackets.
-func hopAddr(text string) (netip.Addr, bool) {
+// parseHopAddr parses an address with or without a port, and an IPv6 address with or
+// without brackets.
+func parseHopAddr(text string) (netip.Addr, bool) {
 	text = strings.TrimSpace(text)
 	if at, err := netip.ParseAddrPort(text); err == nil {
 		return at.Addr().Unmap(), true
@@ -97,14 +96,15 @@ func hopAddr(text string) (netip.Addr, bool) {
 	return ip.Unmap(), err == nil
 }
 
-func contains(prefixes []netip.Prefix, ip netip.Addr) bool {
+// containsAddr reports whether one of the prefixes contains an address.
+func containsAddr(prefixes []netip.Prefix, ip netip.Addr) bool {
 	ip = ip.Unmap().WithZone("")
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
-// forwards reports whether a header field says that a request was forwarded. The
-// name is in canonical form.
-func forwards(name string) bool {
+// isForwardingHeader reports whether a header field shows that a proxy forwarded the
+// request. The name is in canonical form.
+func isForwardingHeader(name string) bool {
 	switch name {
 	case "Forwarded", "Via", "X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip", "X-Envoy-External-Address":
 		return true
@@ -112,15 +112,15 @@ func forwards(name string) bool {
 	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-")
 }
 
-// fromHere reports whether a request comes from this machine, and not through a
+// isLocalRequest reports whether a request comes from this machine, and not through a
 // proxy on it.
-func fromHere(r *http.Request) bool {
+func isLocalRequest(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !peer.Addr().Unmap().IsLoopback() {
 		return false
 	}
 	for name := range r.Header {
-		if forwards(name) {
+		if isForwardingHeader(name) {
 			return false
 		}
 	}

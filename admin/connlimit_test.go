@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// A peer is a connection from an address, with what was written to it.
+// peer is a connection from an address, with the bytes that were written to it.
 type peer struct {
 	net.Conn
 	at    net.Addr
@@ -18,22 +18,22 @@ type peer struct {
 func (p *peer) RemoteAddr() net.Addr        { return p.at }
 func (p *peer) Write(b []byte) (int, error) { return p.wrote.Write(b) }
 func (p *peer) Close() error                { return p.Conn.Close() }
-func connFrom(t *testing.T, address string) *peer {
+func newConnFrom(t *testing.T, address string) *peer {
 	t.Helper()
 	a, b := net.Pipe()
 	t.Cleanup(func() { a.Close(); b.Close() })
 	return &peer{Conn: a, at: &net.TCPAddr{IP: net.ParseIP(address), Port: 1000}}
 }
 
-// Connections are bounded for each address and in all, and those of this machine
-// have a room that others cannot take.
+// Connections are limited for each network and in all, and remote ones cannot take the
+// share of this machine.
 func TestConnectionsAreBounded(t *testing.T) {
 	r := newRig(t, Config{})
 	cs := r.server.conns
 	open := func(address string, want int) (admitted []*peer) {
 		t.Helper()
 		for range want + 1 {
-			if p := connFrom(t, address); cs.admit(p) {
+			if p := newConnFrom(t, address); cs.admit(p) {
 				admitted = append(admitted, p)
 			}
 		}
@@ -42,37 +42,37 @@ func TestConnectionsAreBounded(t *testing.T) {
 		}
 		return admitted
 	}
-	before, _ := cs.count() // of the rig
-	one := open("192.0.2.1", maxConnsOf)
-	open("192.0.2.2", maxConnsOf)
-	v6 := open("2001:db8::1", maxConnsOf)
+	before, _ := cs.count() // connections of the rig
+	one := open("192.0.2.1", maxConnsPerNetwork)
+	open("192.0.2.2", maxConnsPerNetwork)
+	v6 := open("2001:db8::1", maxConnsPerNetwork)
 	open("2001:db8::2", 0) // the same network
-	open("192.0.2.3", 0)   // all that is for others is taken
+	open("192.0.2.3", 0)   // the limit of remote connections is reached
 	here := open("127.0.0.1", maxConns-maxConnsRemote-before)
 	for _, p := range append(one, v6...) {
-		cs.changed(p, http.StateActive)
-		cs.changed(p, http.StateClosed)
-		cs.changed(p, http.StateClosed)
+		cs.stateChanged(p, http.StateActive)
+		cs.stateChanged(p, http.StateClosed)
+		cs.stateChanged(p, http.StateClosed)
 	}
-	open("192.0.2.3", maxConnsOf)
-	open("192.0.2.1", maxConnsOf)
+	open("192.0.2.3", maxConnsPerNetwork)
+	open("192.0.2.1", maxConnsPerNetwork)
 	for _, p := range here {
-		cs.changed(p, http.StateClosed)
+		cs.stateChanged(p, http.StateClosed)
 	}
-	if n, refused := cs.count(); n != before+maxConnsRemote || refused == 0 || len(cs.of) != 3 {
-		t.Errorf("%d are open, %d were refused, %d addresses are known", n, refused, len(cs.of))
+	if n, refused := cs.count(); n != before+maxConnsRemote || refused == 0 || len(cs.perNetwork) != 3 {
+		t.Errorf("%d are open, %d were refused, %d addresses are known", n, refused, len(cs.perNetwork))
 	}
 }
 
 // A refused connection is answered 503.
-func TestRefusedConnection(t *testing.T) {
+func TestRefusedConnectionIsAnswered(t *testing.T) {
 	r := newRig(t, Config{})
 	cs := r.server.conns
-	for range maxConnsOf {
-		cs.admit(connFrom(t, "192.0.2.1"))
+	for range maxConnsPerNetwork {
+		cs.admit(newConnFrom(t, "192.0.2.1"))
 	}
 	listener := make(pipeListener, 2)
-	refused, other := connFrom(t, "192.0.2.1"), connFrom(t, "192.0.2.2")
+	refused, other := newConnFrom(t, "192.0.2.1"), newConnFrom(t, "192.0.2.2")
 	listener <- refused
 	listener <- other
 	if c, err := r.server.Listener(listener).Accept(); err != nil || c != other {

@@ -12,9 +12,9 @@ import (
 	"bellhop/dialog"
 )
 
-// liveCalls returns the live calls that the request may know of, with the parties
-// that it may.
-func (s *Server) liveCalls(ctx context.Context) ([]dialog.Call, error) {
+// visibleCalls returns the live calls that the request of ctx may see, with the parties
+// that it may see.
+func (s *Server) visibleCalls(ctx context.Context) ([]dialog.Call, error) {
 	if s.config.Calls == nil {
 		return nil, nil
 	}
@@ -22,10 +22,10 @@ func (s *Server) liveCalls(ctx context.Context) ([]dialog.Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 	calls := make([]dialog.Call, 0, len(live))
 	for _, c := range live {
-		if c.Parties = who.parties(c.Parties); len(c.Parties) > 0 || who.extensions == nil {
+		if c.Parties = client.visibleParties(c.Parties); len(c.Parties) > 0 || client.extensions == nil {
 			calls = append(calls, c)
 		}
 	}
@@ -33,36 +33,36 @@ func (s *Server) liveCalls(ctx context.Context) ([]dialog.Call, error) {
 }
 
 func (s *Server) getCall(ctx context.Context, in *struct {
-	ID string `path:"id" doc:"Its call_id"`
+	ID string `path:"id" doc:"The call_id of the call"`
 }) (*struct{ Body Call }, error) {
-	live, err := s.liveCalls(ctx)
+	live, err := s.visibleCalls(ctx)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	i := slices.IndexFunc(live, func(c dialog.Call) bool { return c.ID == in.ID })
 	if i < 0 {
-		return nil, huma.Error404NotFound("no such live call")
+		return nil, huma.Error404NotFound("no such live call: ended calls are in /v1/events")
 	}
 	return &struct{ Body Call }{callOf(live[i])}, nil
 }
 
-// An Extension is what is known of one.
+// Extension is an extension as the API shows it.
 type Extension struct {
-	Extension  string    `json:"extension"`
-	Domain     string    `json:"domain,omitempty" doc:"In which it registers, or was last seen"`
-	Kind       string    `json:"kind" enum:"phone,queue,ivr,conference"`
-	ID         uint64    `json:"id,omitempty" doc:"The number that callbacks give it, if one has needed it"`
-	Declared   bool      `json:"declared" doc:"The config file names it"`
-	Registered bool      `json:"registered"`
-	Contacts   []Contact `json:"contacts" nullable:"false" doc:"Where it is registered, as the PBX says, as far as this node has seen it"`
-	Busy       bool      `json:"busy" doc:"It takes part in a live call"`
-	Calls      []string  `json:"calls" nullable:"false" doc:"The call_ids of these"`
+	Extension  string    `json:"extension" doc:"User part of the extension"`
+	Domain     string    `json:"domain,omitempty" doc:"Domain in which it registers, or was last seen"`
+	Kind       string    `json:"kind" enum:"phone,queue,ivr,conference" doc:"Kind of the extension"`
+	ID         uint64    `json:"id,omitempty" doc:"Number of the extension in callbacks; absent until a callback has needed one"`
+	Declared   bool      `json:"declared" doc:"Declared in the config file"`
+	Registered bool      `json:"registered" doc:"Has at least one registered contact"`
+	Contacts   []Contact `json:"contacts" nullable:"false" doc:"Registered contacts, as the PBX confirmed them to this node"`
+	Busy       bool      `json:"busy" doc:"Takes part in a live call"`
+	Calls      []string  `json:"calls" nullable:"false" doc:"call_id of each of its live calls"`
 }
 
-// A Contact is a [dialog.Contact] as the API shows it.
+// Contact is a [dialog.Contact] as the API shows it.
 type Contact struct {
-	URI     string    `json:"uri"`
-	Expires time.Time `json:"expires"`
+	URI     string    `json:"uri" doc:"URI of the Contact header"`
+	Expires time.Time `json:"expires" doc:"End of the registration"`
 }
 
 func extensionOf(k dialog.Known) *Extension {
@@ -81,11 +81,11 @@ func extensionOf(k dialog.Known) *Extension {
 	return e
 }
 
-// extensions are some, by user.
-type extensions map[string]*Extension
+// extensionMap holds extensions by user.
+type extensionMap map[string]*Extension
 
-// of returns the extension of a user, as a phone if it was not known.
-func (es extensions) of(user string) *Extension {
+// entryOf returns the extension of a user, and adds it as a phone if it is missing.
+func (es extensionMap) entryOf(user string) *Extension {
 	e, ok := es[user]
 	if !ok {
 		e = extensionOf(dialog.Known{Extension: dialog.Extension{User: user}, Kind: dialog.Phone})
@@ -94,17 +94,18 @@ func (es extensions) of(user string) *Extension {
 	return e
 }
 
-// extend adds to what the tracker knows what numbers and live calls tell. If a user
-// is named, calls tell of that one only.
-func (s *Server) extend(ctx context.Context, known []dialog.Known, numbers map[string]uint64, user string) (extensions, error) {
-	es := make(extensions)
+// mergeExtensions merges the extensions that the tracker knows with their numbers and
+// with the live calls. With a user, only calls of that user count. The result has the
+// extensions that the request of ctx may see.
+func (s *Server) mergeExtensions(ctx context.Context, known []dialog.Known, numbers map[string]uint64, user string) (extensionMap, error) {
+	es := make(extensionMap)
 	for _, k := range known {
 		es[k.User] = extensionOf(k)
 	}
 	for name, number := range numbers {
-		es.of(name).ID = number
+		es.entryOf(name).ID = number
 	}
-	live, err := s.liveCalls(ctx)
+	live, err := s.visibleCalls(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +114,7 @@ func (s *Server) extend(ctx context.Context, known []dialog.Known, numbers map[s
 			if p.Over || user != "" && p.Extension.User != user {
 				continue
 			}
-			e := es.of(p.Extension.User)
+			e := es.entryOf(p.Extension.User)
 			if e.Domain == "" {
 				e.Domain = p.Extension.Domain
 			}
@@ -123,9 +124,9 @@ func (s *Server) extend(ctx context.Context, known []dialog.Known, numbers map[s
 			}
 		}
 	}
-	who := accessOf(ctx)
+	client := accessOf(ctx)
 	for name, e := range es {
-		if !who.sees(dialog.Extension{User: name, Domain: e.Domain}.String()) {
+		if !client.canSee(dialog.Extension{User: name, Domain: e.Domain}.String()) {
 			delete(es, name)
 		}
 	}
@@ -133,23 +134,23 @@ func (s *Server) extend(ctx context.Context, known []dialog.Known, numbers map[s
 }
 
 func (s *Server) listExtensions(ctx context.Context, in *struct {
-	Cursor     string `query:"cursor" doc:"next of the page before"`
-	Limit      int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-	Registered string `query:"registered" enum:"true,false" doc:"That are, or are not, registered"`
-	Busy       string `query:"busy" enum:"true,false" doc:"That do, or do not, take part in a live call"`
-}) (*listed[*Extension], error) {
+	Cursor     string `query:"cursor" doc:"next from the previous page"`
+	Limit      int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
+	Registered string `query:"registered" enum:"true,false" doc:"Only registered, or only unregistered, extensions"`
+	Busy       string `query:"busy" enum:"true,false" doc:"Only extensions with, or only those without, a live call"`
+}) (*listResponse[*Extension], error) {
 	all, err := s.knownExtensions(ctx)
 	if err != nil {
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	}
 	all = slices.DeleteFunc(all, func(e *Extension) bool {
 		return in.Registered != "" && e.Registered != (in.Registered == "true") || in.Busy != "" && e.Busy != (in.Busy == "true")
 	})
-	return page(all, in.Cursor, in.Limit, func(e *Extension) string { return e.Extension }), nil
+	return pageAfter(all, in.Cursor, in.Limit, func(e *Extension) string { return e.Extension }), nil
 }
 
-// knownExtensions returns the extensions that are known and that the request may
-// see, by their names.
+// knownExtensions returns the known extensions that the request of ctx may see, by
+// name.
 func (s *Server) knownExtensions(ctx context.Context) ([]*Extension, error) {
 	var known []dialog.Known
 	if s.config.Extensions != nil {
@@ -162,7 +163,7 @@ func (s *Server) knownExtensions(ctx context.Context) ([]*Extension, error) {
 	if err != nil {
 		return nil, err
 	}
-	es, err := s.extend(ctx, known, numbers, "")
+	es, err := s.mergeExtensions(ctx, known, numbers, "")
 	if err != nil {
 		return nil, err
 	}
@@ -175,15 +176,15 @@ func (s *Server) getExtension(ctx context.Context, in *struct {
 	e, err := s.knownExtension(ctx, in.Extension)
 	switch {
 	case err != nil:
-		return nil, s.problem(err)
+		return nil, s.apiError(err)
 	case e == nil:
 		return nil, huma.Error404NotFound("no such extension")
 	}
 	return &struct{ Body *Extension }{e}, nil
 }
 
-// knownExtension returns the extension with a name, 101 or 101@pbx.example, or nil
-// if none is known that the request may see.
+// knownExtension returns the extension with a name, 101 or 101@pbx.example, or nil if
+// it is unknown or the request of ctx may not see it.
 func (s *Server) knownExtension(ctx context.Context, name string) (*Extension, error) {
 	user, _, _ := strings.Cut(name, "@")
 	var known []dialog.Known
@@ -202,12 +203,12 @@ func (s *Server) knownExtension(ctx context.Context, name string) (*Extension, e
 	} else if number > 0 {
 		numbers[user] = number
 	}
-	es, err := s.extend(ctx, known, numbers, user)
+	es, err := s.mergeExtensions(ctx, known, numbers, user)
 	if err != nil {
 		return nil, err
 	}
 	e, ok := es[user]
-	if !ok || !named(dialog.Extension{User: user, Domain: e.Domain}, name) {
+	if !ok || !matchesName(dialog.Extension{User: user, Domain: e.Domain}, name) {
 		return nil, nil
 	}
 	return e, nil

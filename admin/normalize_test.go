@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Of media types the case means nothing, and a byte order mark means nothing at all.
-func TestWrittenInOtherWays(t *testing.T) {
+// The case of a media type and a byte order mark make no difference.
+func TestMediaTypeIgnoresCase(t *testing.T) {
 	r := newRig(t, Config{})
 	b, err := json.Marshal(subscription())
 	if err != nil {
@@ -33,8 +33,8 @@ func TestWrittenInOtherWays(t *testing.T) {
 	}
 }
 
-// A filter that cannot be read is not the same as none.
-func TestQueryWithASlip(t *testing.T) {
+// A filter that cannot be parsed is an error, not an absent filter.
+func TestMalformedQueryIsRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	r.want(201, "POST", "/v1/subscriptions", subscription())
 	for _, path := range []string{
@@ -44,14 +44,14 @@ func TestQueryWithASlip(t *testing.T) {
 		r.wantProblem(400, "", "GET", path, nil)
 	}
 	const events = "/uapi/extensions/@me/1001/phoneCallEvents/"
-	r.wantJSON(400, `{"error":{"code":"request_invalid","message":"the query cannot be read: percent-encode what has a meaning of its own in it, such as % and ;"}}`, "DELETE", events+"?filterValue=%", nil)
-	r.wantJSON(400, `{"message":"the query cannot be read: percent-encode what has a meaning of its own in it, such as % and ;"}`, "DELETE", "/extension/@1001/event/?name=%", nil)
+	r.wantJSON(400, `{"error":{"code":"request_invalid","message":"malformed query: percent-encode special characters such as % and ;"}}`, "DELETE", events+"?filterValue=%", nil)
+	r.wantJSON(400, `{"message":"malformed query: percent-encode special characters such as % and ;"}`, "DELETE", "/extension/@1001/event/?name=%", nil)
 	if ids, _ := r.ids("/v1/subscriptions?extension=1001&cursor="); len(ids) != 1 {
 		t.Errorf("left are %v", ids)
 	}
 }
 
-func TestCursorThatIsNone(t *testing.T) {
+func TestUnknownCursorIsRefused(t *testing.T) {
 	r := newRig(t, Config{})
 	for range 3 {
 		r.want(201, "POST", "/v1/subscriptions", subscription())
@@ -70,7 +70,7 @@ func TestCursorThatIsNone(t *testing.T) {
 	}
 }
 
-func TestSeveralEntityTags(t *testing.T) {
+func TestIfMatchWithSeveralTags(t *testing.T) {
 	for _, tt := range []struct {
 		ifMatch string
 		want    []string
@@ -90,11 +90,11 @@ func TestSeveralEntityTags(t *testing.T) {
 	r.wantProblem(404, "", "PATCH", path+"x", object{"note": "a"}, "If-Match", `"999999", `+first)
 	r.want(200, "PATCH", path, object{"note": "a"}, "If-Match", `"999999",`+first)
 	r.wantProblem(412, "", "DELETE", path, nil, "If-Match", `"999999", `+first)
-	r.want(204, "DELETE", path, nil, "If-Match", r.etag(path)+`, "999999"`)
+	r.want(204, "DELETE", path, nil, "If-Match", r.entityTag(path)+`, "999999"`)
 }
 
-// etag returns the entity tag that a path has now.
-func (r *rig) etag(path string) string {
+// entityTag returns the current entity tag of a path.
+func (r *rig) entityTag(path string) string {
 	r.Helper()
 	resp, _ := r.do("GET", path, nil)
 	return resp.Header.Get("ETag")

@@ -1,0 +1,147 @@
+package admin
+
+import (
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Limits of the connections to the API: in all, from other machines, and from one
+// network of other machines (an IPv4 address or an IPv6 /64). Remote clients can thus
+// never keep an operator on this machine out.
+const (
+	maxConns           = 1024
+	maxConnsRemote     = 768
+	maxConnsPerNetwork = 256
+)
+
+// connWriteBuffer is the size in bytes of the kernel's send buffer of a connection.
+const connWriteBuffer = 256 << 10
+
+// refusalLogInterval is the minimum time between log lines about refused connections.
+const refusalLogInterval = 10 * time.Second
+
+// connLimiter counts the open connections to the API and refuses those beyond the
+// limits.
+type connLimiter struct {
+	log *slog.Logger
+
+	mu         sync.Mutex
+	open       map[net.Conn]netip.Addr
+	perNetwork map[netip.Addr]int // remote connections by network
+	remote     int
+	refused    uint64
+	lastLogged time.Time
+}
+
+// newConnLimiter returns a connLimiter without connections.
+func newConnLimiter(log *slog.Logger) *connLimiter {
+	return &connLimiter{log: log, open: make(map[net.Conn]netip.Addr), perNetwork: make(map[netip.Addr]int)}
+}
+
+// admit counts a connection, and reports whether there is room for it.
+func (cs *connLimiter) admit(c net.Conn) bool {
+	peer := networkOf(connAddr(c))
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	remote := !peer.IsLoopback()
+	if len(cs.open) >= maxConns || remote && (cs.remote >= maxConnsRemote || cs.perNetwork[peer] >= maxConnsPerNetwork) {
+		cs.refused++
+		if now := time.Now(); now.Sub(cs.lastLogged) >= refusalLogInterval {
+			cs.lastLogged = now
+			cs.log.Warn("admin connections refused", "peer", c.RemoteAddr().String(), "open", len(cs.open), "refused", cs.refused)
+		}
+		return false
+	}
+	cs.open[c] = peer
+	if remote {
+		cs.remote++
+		cs.perNetwork[peer]++
+	}
+	return true
+}
+
+// stateChanged is the ConnState of the server: it stops counting closed connections.
+func (cs *connLimiter) stateChanged(c net.Conn, state http.ConnState) {
+	if state != http.StateClosed && state != http.StateHijacked {
+		return
+	}
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	peer, known := cs.open[c]
+	delete(cs.open, c)
+	if !known || peer.IsLoopback() {
+		return
+	}
+	cs.remote--
+	if cs.perNetwork[peer]--; cs.perNetwork[peer] == 0 {
+		delete(cs.perNetwork, peer)
+	}
+}
+
+// count returns the number of open connections, and of those refused so far.
+func (cs *connLimiter) count() (open int, refused uint64) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return len(cs.open), cs.refused
+}
+
+// connAddr returns the address of the peer.
+func connAddr(c net.Conn) netip.Addr {
+	peer, _ := netip.ParseAddrPort(c.RemoteAddr().String())
+	return peer.Addr()
+}
+
+// boundedListener accepts connections within the limits, and answers 503 to others.
+type boundedListener struct {
+	net.Listener
+	conns *connLimiter
+}
+
+// Listener returns a listener that accepts l's connections within the limits, for the
+// server that HTTPServer returns.
+func (s *Server) Listener(l net.Listener) net.Listener { return boundedListener{l, s.conns} }
+
+func (l boundedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.conns.admit(c) {
+			if tcp, ok := unwrapTLS(c).(*net.TCPConn); ok {
+				tcp.SetWriteBuffer(connWriteBuffer)
+			}
+			return c, nil
+		}
+		refuseConn(c)
+	}
+}
+
+// unwrapTLS returns the connection below TLS, or c itself without TLS.
+func unwrapTLS(c net.Conn) net.Conn {
+	if c, ok := c.(*tls.Conn); ok {
+		return c.NetConn()
+	}
+	return c
+}
+
+const tooManyConnsResponse = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Type: application/problem+json\r\nContent-Length: 91\r\n\r\n" +
+	`{"title":"Service Unavailable","status":503,"detail":"too many connections: wait a moment"}`
+
+// refuseConn closes a connection, after a 503 if it has no TLS. It does not wait for
+// the client.
+func refuseConn(c net.Conn) {
+	if plain := unwrapTLS(c); plain != c {
+		plain.Close()
+		return
+	}
+	c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+	io.WriteString(c, tooManyConnsResponse) // does not block: a new connection's buffer has room for it
+	c.Close()
+}

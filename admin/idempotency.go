@@ -1,0 +1,142 @@
+package admin
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	maxCachedResponses = 1000 // of one token; the oldest is evicted
+	responseTTL        = 24 * time.Hour
+	maxIdempotencyKey  = 255 // bytes
+)
+
+// idempotencyCache keeps the responses to requests with an Idempotency-Key in memory,
+// secrets included. Only the token that got a response gets it again.
+type idempotencyCache struct {
+	refuse errorWriter
+
+	mu        sync.Mutex
+	responses *ownerCache[cachedResponse] // by token and key, see responseKey
+}
+
+// cachedResponse is a response that was given, or will be.
+type cachedResponse struct {
+	request [sha256.Size]byte
+	at      time.Time
+	answer  recordedResponse // status 0 while the request is in progress
+}
+
+// newIdempotencyCache returns an empty cache, which writes its errors with refuse.
+func newIdempotencyCache(refuse errorWriter) *idempotencyCache {
+	return &idempotencyCache{refuse: refuse, responses: newOwnerCache[cachedResponse](maxCachedResponses)}
+}
+
+// answerOnce lets h answer a POST with an Idempotency-Key once. A repetition gets the
+// same response if that was a success; after a failure it is served again.
+func (c *idempotencyCache) answerOnce(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key := r.Header.Get("Idempotency-Key")
+		if key == "" || r.Method != http.MethodPost {
+			h.ServeHTTP(w, r)
+			return
+		}
+		if len(key) > maxIdempotencyKey {
+			c.refuse(w, http.StatusBadRequest, fmt.Sprintf("Idempotency-Key too long: at most %d bytes", maxIdempotencyKey))
+			return
+		}
+		body, err := io.ReadAll(r.Body) // in memory, see limitBody
+		if err != nil {
+			c.refuse(w, http.StatusBadRequest, "the body cannot be read: send it whole, within 15 s")
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		request := sha256.Sum256(fmt.Appendf(nil, "%s\n%s", r.URL.RequestURI(), body))
+
+		token := accessOf(r.Context()).id
+		k, first := c.reserve(token, key, request, time.Now())
+		switch {
+		case k.request != request:
+			c.refuse(w, http.StatusUnprocessableEntity, "this Idempotency-Key belongs to another request: use a new key")
+		case first:
+			defer func() { c.finish(token, key, k) }() // also when h panics
+			var answer recordedResponse
+			h.ServeHTTP(&answer, r)
+			answer.WriteHeader(http.StatusOK) // no effect after another
+			k.answer = answer
+			k.answer.writeTo(w)
+		case k.answer.status == 0:
+			w.Header().Set("Retry-After", "1")
+			c.refuse(w, http.StatusConflict, "the first request with this Idempotency-Key is still in progress: try again")
+		default:
+			k.answer.writeTo(w)
+		}
+	})
+}
+
+// reserve returns the cached response of a key. If there is none it reserves the key
+// for a first request in progress.
+func (c *idempotencyCache) reserve(token, key string, request secretHash, now time.Time) (k cachedResponse, first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := responseKey(token, key)
+	if k, ok := c.responses.get(name, now); ok {
+		return k, false
+	}
+	k = cachedResponse{request: request, at: now}
+	c.responses.add(token, name, k, now, now.Add(responseTTL))
+	return k, true
+}
+
+// responseKey returns the key of the response to an Idempotency-Key of a token.
+func responseKey(token, key string) secretHash { return sha256.Sum256([]byte(token + " " + key)) }
+
+// finish caches the response of a first request if it is a success, and frees the key
+// if not.
+func (c *idempotencyCache) finish(token, key string, k cachedResponse) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := responseKey(token, key)
+	c.responses.remove(name)
+	if k.answer.status/100 == 2 {
+		c.responses.add(token, name, k, k.at, k.at.Add(responseTTL))
+	}
+}
+
+// recordedResponse is a response in memory, to be written later, or again.
+type recordedResponse struct {
+	header http.Header
+	status int
+	body   []byte
+}
+
+func (r *recordedResponse) Header() http.Header {
+	if r.header == nil {
+		r.header = http.Header{}
+	}
+	return r.header
+}
+
+func (r *recordedResponse) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+}
+
+func (r *recordedResponse) Write(b []byte) (int, error) {
+	r.WriteHeader(http.StatusOK)
+	r.body = append(r.body, b...)
+	return len(b), nil
+}
+
+func (r *recordedResponse) writeTo(w http.ResponseWriter) {
+	maps.Copy(w.Header(), r.header)
+	w.WriteHeader(r.status)
+	w.Write(r.body)
+}

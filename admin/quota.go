@@ -1,0 +1,215 @@
+package admin
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"regexp/syntax"
+	"sync"
+	"time"
+
+	"bellhop/notify"
+)
+
+// Limits of one token. They do not bind the token of the config, whose holder could
+// stop bellhop anyway. A program is the compiled form of an extension_regex; each of
+// its instructions takes about 40 bytes.
+const (
+	maxSubscriptionsPerToken = 10_000
+	maxProgramSize           = 5_000 // instructions of one expression
+	maxProgramsPerToken      = 50_000
+	maxTestsPerToken         = 4 // in progress at a time
+)
+
+// quotaError refuses what exceeds the limits of a token. It is a [notify.ErrLimit].
+type quotaError struct{ text string }
+
+func (e *quotaError) Error() string        { return e.text }
+func (e *quotaError) Is(target error) bool { return target == notify.ErrLimit }
+
+// errManyTests refuses a test or redelivery while too many of the token are in
+// progress.
+var errManyTests = fmt.Errorf("at most %d tests and redeliveries may run at a time with one token: wait for one to end", maxTestsPerToken)
+
+// checkQuota returns an error if a token, given by its id, has no room for a
+// subscription that is created or changed.
+func (s *Server) checkQuota(token string, sub *notify.Subscription) error {
+	if err := checkComplexity(sub.ExtensionRegex); err != nil || token == configID {
+		return err
+	}
+	cost, count := programSize(sub.ExtensionRegex), 0
+	for _, other := range s.config.Notifier.Subscriptions() {
+		if other.Owner == token && other.ID != sub.ID {
+			count++
+			cost += programSize(other.ExtensionRegex)
+		}
+	}
+	switch {
+	case count >= maxSubscriptionsPerToken:
+		return &quotaError{fmt.Sprintf("this token has reached its limit of %d subscriptions: delete some, or use another token", count)}
+	case sub.ExtensionRegex != "" && cost > maxProgramsPerToken:
+		return &quotaError{fmt.Sprintf("the extension_regex of this token's subscriptions compile to %d instructions, more than %d: delete some, or use fewer repetitions", cost, maxProgramsPerToken)}
+	}
+	return nil
+}
+
+// checkComplexity returns a [notify.Invalid] if an expression would compile to too
+// large a program.
+func checkComplexity(expr string) error {
+	if size := programSize(expr); size > maxProgramSize {
+		return &notify.Invalid{Field: "extension_regex", Why: fmt.Sprintf("is too complex: it compiles to about %d instructions, more than %d: use fewer repetitions", size, maxProgramSize)}
+	}
+	return nil
+}
+
+// programSize estimates the number of instructions that an expression compiles to, 0 if
+// it is empty or malformed. It does not compile it: that may take 100 MB.
+func programSize(expr string) int {
+	if expr == "" {
+		return 0
+	}
+	re, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
+		return 0
+	}
+	return nodeSize(re)
+}
+
+// maxCountedSize bounds nodeSize, so that products do not overflow.
+const maxCountedSize = 1 << 30
+
+// nodeSize estimates the number of instructions of a node of the syntax tree.
+func nodeSize(re *syntax.Regexp) int {
+	n := 1
+	for _, sub := range re.Sub {
+		n += nodeSize(sub)
+	}
+	switch re.Op {
+	case syntax.OpLiteral:
+		n += len(re.Rune)
+	case syntax.OpCharClass:
+		n += len(re.Rune) / 8 // a range has two runes
+	case syntax.OpRepeat:
+		n *= max(re.Min, re.Max, 1)
+	}
+	return min(n, maxCountedSize)
+}
+
+// testLimiter counts the tests and redeliveries in progress by token.
+type testLimiter struct {
+	mu      sync.Mutex
+	running map[string]int
+}
+
+// startTest counts one for the request of ctx, and returns the function that ends it.
+// It returns errManyTests if there is no room.
+func (ts *testLimiter) startTest(ctx context.Context) (end func(), err error) {
+	client := accessOf(ctx)
+	if client == nil || client.id == configID {
+		return func() {}, nil
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if ts.running[client.id] >= maxTestsPerToken {
+		return nil, errManyTests
+	}
+	if ts.running == nil {
+		ts.running = make(map[string]int)
+	}
+	ts.running[client.id]++
+	return func() {
+		ts.mu.Lock()
+		defer ts.mu.Unlock()
+		if ts.running[client.id]--; ts.running[client.id] == 0 {
+			delete(ts.running, client.id)
+		}
+	}, nil
+}
+
+// secretHash is the SHA-256 of a secret.
+type secretHash = [sha256.Size]byte
+
+// sweepEvery is the interval at which expired values are removed.
+const sweepEvery = time.Minute
+
+// ownerCache keeps values by the hashes of their secrets until they expire. Of each
+// owner it keeps the max newest: no owner evicts the values of another.
+type ownerCache[V any] struct {
+	max int
+
+	mu     sync.Mutex
+	values map[secretHash]ownedEntry[V]
+	keysOf map[string][]secretHash // by owner, oldest first
+	swept  time.Time
+}
+
+type ownedEntry[V any] struct {
+	value V
+	owner string
+	until time.Time
+}
+
+// newOwnerCache returns a cache of at most most values for each owner.
+func newOwnerCache[V any](most int) *ownerCache[V] {
+	return &ownerCache[V]{max: most, values: make(map[secretHash]ownedEntry[V]), keysOf: make(map[string][]secretHash)}
+}
+
+// add adds a value for an owner, and evicts the owner's oldest if that is one too many.
+func (o *ownerCache[V]) add(owner string, key secretHash, v V, now, until time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now.Sub(o.swept) >= sweepEvery {
+		o.swept = now
+		for key, v := range o.values {
+			if !now.Before(v.until) {
+				o.removeLocked(key)
+			}
+		}
+	}
+	if keys := o.keysOf[owner]; len(keys) >= o.max {
+		o.removeLocked(keys[0])
+	}
+	o.values[key] = ownedEntry[V]{v, owner, until}
+	o.keysOf[owner] = append(o.keysOf[owner], key)
+}
+
+// get returns the value with a key, if it has not expired.
+func (o *ownerCache[V]) get(key secretHash, now time.Time) (v V, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	kept, ok := o.values[key]
+	if !ok || !now.Before(kept.until) {
+		o.removeLocked(key)
+		return v, false
+	}
+	return kept.value, true
+}
+
+// remove removes the value with a key.
+func (o *ownerCache[V]) remove(key secretHash) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.removeLocked(key)
+}
+
+// len returns the number of values, expired ones that were not swept included.
+func (o *ownerCache[V]) len() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.values)
+}
+
+// removeLocked is remove for a caller that holds mu.
+func (o *ownerCache[V]) removeLocked(key secretHash) {
+	owner := o.values[key].owner
+	delete(o.values, key)
+	var rest []secretHash
+	for _, k := range o.keysOf[owner] {
+		if k != key {
+			rest = append(rest, k)
+		}
+	}
+	if o.keysOf[owner] = rest; len(rest) == 0 {
+		delete(o.keysOf, owner)
+	}
+}
