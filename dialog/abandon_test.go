@@ -61,7 +61,7 @@ func TestPanics(t *testing.T) {
 				rt.Errorf("party %s had a dial and no hangup", id)
 			}
 		}
-		if n := len(tracker.byCallID) + len(tracker.keys) + len(tracker.byNumber) + len(tracker.byDialed) + len(tracker.refers) + len(tracker.due) + len(kept); n != 0 {
+		if n := len(tracker.callByCallID) + len(tracker.keyHolders) + len(tracker.legsByNumber) + len(tracker.callersByDialed) + len(tracker.recentRefers) + len(tracker.deadlines) + len(kept); n != 0 {
 			rt.Errorf("%d entries are kept after %d panics", n, panics)
 		}
 	})
@@ -98,8 +98,8 @@ func TestAbandon(t *testing.T) {
 	if len(said) != 1 || said[0].Type != Hangup || said[0].Extension.User != "101" || said[0].Status != Unknown || said[0].HangupBy != BySystem {
 		t.Errorf("got %+v, want the hangup of 101", said)
 	}
-	if tracker.byCallID["bad"] != nil || len(tracker.due) != 1 {
-		t.Errorf("%d calls are left, want one", len(tracker.due))
+	if tracker.callByCallID["bad"] != nil || len(tracker.deadlines) != 1 {
+		t.Errorf("%d calls are left, want one", len(tracker.deadlines))
 	}
 	changes := tracker.Changed(start)
 	if len(changes) != 1 || changes[0].Record != nil {

@@ -42,10 +42,10 @@ func BenchmarkLongCallID(b *testing.B) {
 	tracker := New(testConfig())
 	l := to("101", "102", strings.Repeat("-", 60_000))
 	m := l.invite()
-	i := incoming{Message: &m, links: &links{}}
+	i := inviteMatch{Message: &m, links: &callHints{}}
 	b.ReportAllocs()
 	for b.Loop() {
-		tracker.byLikeCallID(&i)
+		tracker.matchSimilarCallID(&i)
 	}
 }
 
@@ -85,7 +85,7 @@ func BenchmarkLiveCalls(b *testing.B) {
 		n++
 	}
 	b.ReportMetric(float64(each), "B/live-call")
-	if len(tracker.due) != n && len(tracker.due) != maxCalls {
-		b.Errorf("%d calls are followed, want %d of two legs each", len(tracker.due), n)
+	if len(tracker.deadlines) != n && len(tracker.deadlines) != maxCalls {
+		b.Errorf("%d calls are followed, want %d of two legs each", len(tracker.deadlines), n)
 	}
 }

@@ -19,15 +19,15 @@ func mediaType(contentType string) string {
 
 // partOf returns the part of a body that has the type kind: the body itself, or the
 // first such part of one that has several (RFC 2046 §5.1). "" if there is none.
-func partOf(contentType, body, kind string) string {
+func findPart(contentType, body, kind string) string {
 	switch got := mediaType(contentType); {
 	case got == kind:
 		return body
 	case !strings.HasPrefix(got, "multipart/"):
 		return ""
 	}
-	for head, text := range parts(contentType, body) {
-		if mediaType(header(head, "Content-Type")) == kind {
+	for head, text := range bodyParts(contentType, body) {
+		if mediaType(headerValue(head, "Content-Type")) == kind {
 			return text
 		}
 	}
@@ -36,7 +36,7 @@ func partOf(contentType, body, kind string) string {
 
 // parts ranges over the parts of a body that has several: their header fields, as
 // header reads them, and their text (RFC 2046 §5.1).
-func parts(contentType, body string) iter.Seq2[string, string] {
+func bodyParts(contentType, body string) iter.Seq2[string, string] {
 	return func(yield func(head, text string) bool) {
 		_, params, err := mime.ParseMediaType(contentType)
 		if err != nil || params["boundary"] == "" {
@@ -51,7 +51,7 @@ func parts(contentType, body string) iter.Seq2[string, string] {
 			rest = after
 			part, _, _ := strings.Cut(after, "\n"+between)
 			_, part, _ = strings.Cut(part, "\n") // the rest of the boundary's line
-			head, text := entity(part)
+			head, text := splitEntity(part)
 			if !yield("\n"+head, text) {
 				return
 			}
@@ -61,7 +61,7 @@ func parts(contentType, body string) iter.Seq2[string, string] {
 
 // entity parts the header fields of a MIME entity from its body, at the first empty
 // line.
-func entity(s string) (head, body string) {
+func splitEntity(s string) (head, body string) {
 	for i := 0; i < len(s); {
 		n := strings.IndexByte(s[i:], '\n')
 		if n < 0 {
@@ -77,7 +77,7 @@ func entity(s string) (head, body string) {
 
 // reportsOnly reports whether a body of that type tells the other end of a message and
 // is none: that somebody types (RFC 3994), or that a message was delivered (RFC 5438).
-func reportsOnly(contentType string) bool {
+func isReport(contentType string) bool {
 	switch mediaType(contentType) {
 	case "application/im-iscomposing+xml", "message/imdn+xml":
 		return true
@@ -92,7 +92,7 @@ const maxWrapped = 4
 // the body wraps one in CPIM (RFC 3862 §3), or of the part that is text, if it has
 // several parts. It is in UTF-8, also where the type says ISO 8859-1.
 func readText(contentType, body string) (kind, text string) {
-	kind, text = unwrap(contentType, body)
+	kind, text = unwrapText(contentType, body)
 	if utf8.ValidString(text) {
 		return kind, text
 	}
@@ -107,12 +107,12 @@ func readText(contentType, body string) (kind, text string) {
 }
 
 // unwrap returns the text of a MESSAGE as it is written.
-func unwrap(contentType, body string) (kind, text string) {
+func unwrapText(contentType, body string) (kind, text string) {
 	kind, text = contentType, body
 	for range maxWrapped {
 		switch got := mediaType(kind); {
 		case got == "message/cpim":
-			kind, text = wrapped(text)
+			kind, text = unwrapCPIM(text)
 		case strings.HasPrefix(got, "multipart/"):
 			within, plain, ok := textPart(kind, text)
 			if !ok {
@@ -131,8 +131,8 @@ func unwrap(contentType, body string) (kind, text string) {
 // report or secret, whose text the caller leaves out.
 func textPart(contentType, body string) (kind, text string, ok bool) {
 	best := 0
-	for head, part := range parts(contentType, body) {
-		one, rank := header(head, "Content-Type"), 0
+	for head, part := range bodyParts(contentType, body) {
+		one, rank := headerValue(head, "Content-Type"), 0
 		switch got := mediaType(one); {
 		case got == "text/plain" || one == "":
 			rank = 4
@@ -140,34 +140,34 @@ func textPart(contentType, body string) (kind, text string, ok bool) {
 			rank = 3
 		case strings.HasPrefix(got, "multipart/"), got == "message/cpim":
 			rank = 2
-		case reportsOnly(one), SecretBody(one):
+		case isReport(one), SecretBody(one):
 			rank = 1
 		}
 		if rank > best {
 			best, kind = rank, cmp.Or(one, "text/plain")
-			text = decoded(header(head, "Content-Transfer-Encoding"), strings.TrimSuffix(part, "\r"))
+			text = decodeTransfer(headerValue(head, "Content-Transfer-Encoding"), strings.TrimSuffix(part, "\r"))
 		}
 	}
 	return kind, text, best > 0
 }
 
 // wrapped returns the text within a CPIM message and its type.
-func wrapped(body string) (kind, text string) {
-	_, content := entity(strings.TrimLeft(body, "\r\n"))
-	head, text := entity(content)
+func unwrapCPIM(body string) (kind, text string) {
+	_, content := splitEntity(strings.TrimLeft(body, "\r\n"))
+	head, text := splitEntity(content)
 	head = "\n" + head
-	if kind = header(head, "Content-Type"); kind == "" {
+	if kind = headerValue(head, "Content-Type"); kind == "" {
 		if first := strings.ToLower(strings.TrimSpace(head)); text == "" || first != "" && !strings.HasPrefix(first, "content-") {
 			text = content // it has no header fields of its own
 		}
 		return "text/plain", text
 	}
-	return kind, decoded(header(head, "Content-Transfer-Encoding"), text)
+	return kind, decodeTransfer(headerValue(head, "Content-Transfer-Encoding"), text)
 }
 
 // decoded undoes the transfer encoding of a text (RFC 2045 §6). What cannot be decoded
 // stays as it is.
-func decoded(encoding, text string) string {
+func decodeTransfer(encoding, text string) string {
 	var r io.Reader = strings.NewReader(text)
 	switch strings.ToLower(encoding) {
 	case "base64":

@@ -11,7 +11,7 @@ const (
 
 // ownCauseWords is what such a cause says of a leg that was not answered; a cause
 // that is not listed leaves it to the SIP code.
-var ownCauseWords = map[int]Status{
+var freeSWITCHStatus = map[int]Status{
 	causeAllottedTimeout: NoAnswer,
 	806:                  ChanUnavail, // USER_NOT_REGISTERED
 	causeProgressTimeout: NoAnswer,
@@ -33,16 +33,16 @@ func (r reason) timedOut() bool {
 
 // ownWill reports that the PBX has ended an answered leg by itself: no media came,
 // the time allowed was over, a transfer led nowhere, or the PBX shuts down.
-func (r reason) ownWill() bool { return r.sip >= firstOwnCause && r.sip <= lastOwnCause }
+func (r reason) endedByPBX() bool { return r.sip >= firstOwnCause && r.sip <= lastOwnCause }
 
 // failed reports that a Q.850 cause says why a call could not go on: at the end of
 // an answered leg the PBX gives one if whom it called next was not reached.
 func (r reason) failed() bool { return r.q850 > 0 && r.q850 != causePickedUp }
 
 // word is what a reason says of a leg that was not answered; "": nothing.
-func (r reason) word() Status {
-	if s, ok := q850Words[r.q850]; ok {
+func (r reason) status() Status {
+	if s, ok := q850Status[r.q850]; ok {
 		return s
 	}
-	return ownCauseWords[r.sip]
+	return freeSWITCHStatus[r.sip]
 }

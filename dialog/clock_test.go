@@ -39,10 +39,10 @@ func TestClock(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var c clock
 			for _, r := range tt.readings {
-				c.set(start.Add(r.at), r.offset)
+				c.addReading(start.Add(r.at), r.offset)
 			}
 			for at, want := range tt.moments {
-				if got := c.wall(start.Add(at)); !got.Equal(start.Add(at + want)) {
+				if got := c.wallTime(start.Add(at)); !got.Equal(start.Add(at + want)) {
 					t.Errorf("at %v the clock was ahead by %v, want %v", at, got.Sub(start.Add(at)), want)
 				}
 			}
@@ -55,14 +55,14 @@ func TestClock(t *testing.T) {
 func TestClockIsSetOften(t *testing.T) {
 	var c clock
 	for i := range 10 * maxSteps {
-		c.set(start.Add(time.Duration(i)*time.Minute), time.Duration(i%2)*time.Hour)
+		c.addReading(start.Add(time.Duration(i)*time.Minute), time.Duration(i%2)*time.Hour)
 	}
 	if len(c.steps) != maxSteps {
 		t.Errorf("%d steps are remembered, want %d", len(c.steps), maxSteps)
 	}
 	for i := 10*maxSteps - 1; i >= 9*maxSteps-1; i-- {
 		at := start.Add(time.Duration(i) * time.Minute)
-		if got, want := c.wall(at).Sub(at), time.Duration(i%2)*time.Hour; got != want {
+		if got, want := c.wallTime(at).Sub(at), time.Duration(i%2)*time.Hour; got != want {
 			t.Errorf("in minute %d it was ahead by %v, want %v", i, got, want)
 		}
 	}

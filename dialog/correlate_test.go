@@ -151,8 +151,8 @@ func TestCorrelate(t *testing.T) {
 		{name: "unavailable, and the other one is anonymous", before: []Message{from("unavailable", "102", "phone-1").invite()}, invite: to("anonymous", "102", "pbx-1").invite(), want: "numbers:possible", belongsTo: "phone-1"},
 		{name: "number with and without prefix", before: []Message{fromTrunk("+441632960123", "5551234", "trunk-1").invite()},
 			invite: to("01632960123", "102", "pbx-1").invite(), want: "numbers:possible", belongsTo: "trunk-1"},
-		{name: "too long ago", before: ringing, invite: later(to("101", "102", "pbx-1"), progressed+time.Microsecond).invite()},
-		{name: "just in time", before: ringing, invite: later(to("101", "102", "pbx-1"), progressed).invite(), want: "numbers:likely", belongsTo: "phone-1"},
+		{name: "too long ago", before: ringing, invite: later(to("101", "102", "pbx-1"), progressWindow+time.Microsecond).invite()},
+		{name: "just in time", before: ringing, invite: later(to("101", "102", "pbx-1"), progressWindow).invite(), want: "numbers:likely", belongsTo: "phone-1"},
 		{name: "from a phone", before: ringing, invite: from("101", "103", "phone-2").invite()},
 		{name: "refused before", before: append(ringing, a.response(486)), invite: to("101", "102", "pbx-1").invite()},
 		{name: "waiting in a queue", config: Config{Extensions: queue}, before: answered(from("101", "600", "phone-1")),
@@ -210,7 +210,7 @@ func TestCorrelate(t *testing.T) {
 			invite: to("anonymous", "104", "pbx-1").invite()},
 		{name: "hidden by the PBX", before: []Message{from("101", "74", "phone-1").invite()}, invite: to("anonymous", "104", "pbx-1").invite(),
 			want: "numbers:possible", belongsTo: "phone-1"},
-		{name: "hidden by the PBX, too late", before: []Message{from("101", "74", "phone-1").invite()}, invite: later(to("anonymous", "104", "pbx-1"), prompt+time.Microsecond).invite()},
+		{name: "hidden by the PBX, too late", before: []Message{from("101", "74", "phone-1").invite()}, invite: later(to("anonymous", "104", "pbx-1"), promptGap+time.Microsecond).invite()},
 		{name: "a name that has not registered", before: []Message{from("alice", "122", "phone-1").invite()}, invite: to("121", "104", "pbx-1").invite()},
 		{name: "in a menu, to a trunk", config: Config{Extensions: []Declared{{Number: "700", Kind: IVR}}}, before: answered(from("101", "700", "phone-1")),
 			invite: later(toTrunk("5551000", "5559999", "pbx-1"), time.Minute).invite(), want: "numbers:possible", belongsTo: "phone-1"},
@@ -266,15 +266,15 @@ func TestCorrelate(t *testing.T) {
 			for _, m := range tt.before {
 				tracker.Observe(m)
 			}
-			want := tracker.byCallID[tt.belongsTo]
+			want := tracker.callByCallID[tt.belongsTo]
 			tracker.Observe(tt.invite)
-			found := tracker.byCallID[tt.invite.CallID]
+			found := tracker.callByCallID[tt.invite.CallID]
 			if found == nil {
 				t.Fatal("the INVITE is not followed")
 			}
 			l := found.legs[len(found.legs)-1]
-			if l.joined != tt.want {
-				t.Errorf("joined by %q, want %q", l.joined, tt.want)
+			if l.correlation != tt.want {
+				t.Errorf("joined by %q, want %q", l.correlation, tt.want)
 			}
 			if tt.belongsTo != "" && found != want {
 				t.Errorf("not a leg of the call of %s", tt.belongsTo)
@@ -282,7 +282,7 @@ func TestCorrelate(t *testing.T) {
 			if tt.belongsTo == "" && len(found.legs) != 1 {
 				t.Error("joined to a call, want a call of its own")
 			}
-			for _, c := range tracker.due {
+			for _, c := range tracker.deadlines {
 				if c != found && c.id == found.id {
 					t.Error("two calls have one id")
 				}
@@ -299,7 +299,7 @@ func TestLookAlikes(t *testing.T) {
 	for i := range 50 {
 		l := fromTrunk(fmt.Sprintf("49%03d123456", i), "5551234", fmt.Sprint("trunk-", i))
 		tracker.Observe(l.invite())
-		calls[l.fromURI] = tracker.byCallID[l.callID].id
+		calls[l.fromURI] = tracker.callByCallID[l.callID].id
 	}
 	for i := range 50 {
 		whole := to(fmt.Sprintf("49%03d123456", i), "102", fmt.Sprint("pbx-", i))

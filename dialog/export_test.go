@@ -11,15 +11,15 @@ func (t *Tracker) InheritClock(o *Tracker) {
 // Inherit gives a tracker that has restored the calls of another what a restart
 // loses beside them: the bindings, and what is no call yet.
 func (t *Tracker) Inherit(o *Tracker) {
-	t.names, t.attempts, t.messages, t.texts = o.names, o.attempts, o.messages, o.texts
+	t.directory, t.challengedAttempts, t.pendingTexts, t.textForks = o.directory, o.challengedAttempts, o.pendingTexts, o.textForks
 	t.mailboxes, t.registrar = o.mailboxes, o.registrar
 }
 
 // Uncut says that no transaction was lost.
 func (t *Tracker) Uncut() {
-	for _, c := range t.due {
+	for _, c := range t.deadlines {
 		for _, l := range c.legs {
-			l.cut = false
+			l.transactionLost = false
 		}
 	}
 }

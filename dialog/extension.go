@@ -26,12 +26,12 @@ const maxBindings = 1 << 16
 
 // directory knows which users are extensions, and whose a contact is.
 type directory struct {
-	config   *Config
-	declared map[string]Kind                 // by number
-	public   map[string]string               // number by DID
-	aors     *simplelru.LRU[string, address] // by user: who registered
-	contacts *simplelru.LRU[string, binding] // by contact, as contactKey has it
-	aliases  aliases
+	config      *Config
+	declared    map[string]Kind                 // by number
+	numberByDID map[string]string               // number by DID
+	aors        *simplelru.LRU[string, address] // by user: who registered
+	contacts    *simplelru.LRU[string, binding] // by contact, as contactKey has it
+	aliases     aliases
 }
 
 // An address is an address of record that has registered.
@@ -60,7 +60,7 @@ func newDirectory() *directory {
 func (d *directory) configure(c *Config) {
 	d.config = c
 	d.declared = make(map[string]Kind, len(c.Extensions))
-	d.public = make(map[string]string)
+	d.numberByDID = make(map[string]string)
 	for _, e := range c.Extensions {
 		kind := e.Kind
 		if kind == "" {
@@ -68,14 +68,14 @@ func (d *directory) configure(c *Config) {
 		}
 		d.declared[e.Number] = kind
 		for _, did := range e.DID {
-			d.public[did] = e.Number
-			d.public[plainNumber(did)] = e.Number
+			d.numberByDID[did] = e.Number
+			d.numberByDID[plainNumber(did)] = e.Number
 		}
 	}
 }
 
 // kind returns what stands behind user; a user that is no extension has none.
-func (d *directory) kind(user string, now time.Time) Kind {
+func (d *directory) kindOf(user string, now time.Time) Kind {
 	if user == "" || len(user) > MaxName {
 		return ""
 	}
@@ -100,8 +100,8 @@ func (d *directory) registered(user string, now time.Time) bool {
 }
 
 // at returns the extension that u names, if it names one.
-func (d *directory) at(u uri, now time.Time) (Extension, bool) {
-	if d.kind(u.user, now) == "" || len(u.host) > MaxName {
+func (d *directory) extensionAt(u uri, now time.Time) (Extension, bool) {
+	if d.kindOf(u.user, now) == "" || len(u.host) > MaxName {
 		return Extension{}, false
 	}
 	return Extension{User: u.user, Domain: u.host}, true
@@ -109,21 +109,21 @@ func (d *directory) at(u uri, now time.Time) (Extension, bool) {
 
 // dialed returns the extension that a number is, or leads to from outside; if
 // it is none's, one without a user.
-func (d *directory) dialed(number, host string, now time.Time) Extension {
-	if inside, ok := d.public[number]; ok {
+func (d *directory) dialedExtension(number, host string, now time.Time) Extension {
+	if inside, ok := d.numberByDID[number]; ok {
 		return Extension{User: inside}
 	}
-	if e := d.owned(number); e.User != "" && d.declared[number] == "" && !d.registered(number, now) {
+	if e := d.extensionShownAs(number); e.User != "" && d.declared[number] == "" && !d.registered(number, now) {
 		return e
 	}
-	e, _ := d.at(uri{user: number, host: host}, now)
+	e, _ := d.extensionAt(uri{user: number, host: host}, now)
 	return e
 }
 
 // bound returns the extension that registered contact.
-func (d *directory) bound(contact string, now time.Time) (Extension, bool) {
+func (d *directory) boundExtension(contact string, now time.Time) (Extension, bool) {
 	b, ok := d.contacts.Get(contactKey(contact))
-	if !ok || !now.Before(b.until) || !d.config.Learn && d.kind(b.ext.User, now) == "" {
+	if !ok || !now.Before(b.until) || !d.config.Learn && d.kindOf(b.ext.User, now) == "" {
 		return Extension{}, false
 	}
 	return b.ext, true
@@ -133,27 +133,27 @@ func (d *directory) bound(contact string, now time.Time) (Extension, bool) {
 // goes to. The Path token knows best; then who registered the Request-URI;
 // then the names in the message. The To of a PBX that is a proxy may name a
 // group, or who was called before the call was sent on: it comes last.
-func (d *directory) called(m *Message, to string) (Extension, bool) {
+func (d *directory) calledExtension(m *Message, to string) (Extension, bool) {
 	if m.AOR != "" {
 		user, host, _ := strings.Cut(m.AOR, "@")
-		user, host = unescape(user), lower(host)
-		if fits := len(user) <= MaxName && len(host) <= MaxName; fits && (d.config.Learn && user != "" || d.kind(user, m.At) != "") {
+		user, host = unescapeURI(user), lowerHost(host)
+		if fits := len(user) <= MaxName && len(host) <= MaxName; fits && (d.config.Learn && user != "" || d.kindOf(user, m.At) != "") {
 			return Extension{User: user, Domain: host}, true
 		}
 	}
-	if e, ok := d.bound(m.URI(), m.At); ok {
+	if e, ok := d.boundExtension(m.URI(), m.At); ok {
 		return e, true
 	}
-	if e, ok := d.at(parseURI(m.URI()), m.At); ok {
-		return d.home(e, parseURI(to)), true
+	if e, ok := d.extensionAt(parseURI(m.URI()), m.At); ok {
+		return d.withHomeDomain(e, parseURI(to)), true
 	}
-	return d.at(parseURI(to), m.At)
+	return d.extensionAt(parseURI(to), m.At)
 }
 
 // home gives an extension that was named by a phone's address the domain that
 // it registers in, or that To gives it. The address is none, and differs between
 // the phones of one extension.
-func (d *directory) home(e Extension, to uri) Extension {
+func (d *directory) withHomeDomain(e Extension, to uri) Extension {
 	phone := e.Domain
 	e.Domain = ""
 	if a, ok := d.aors.Get(e.User); ok {
@@ -169,25 +169,25 @@ func (d *directory) home(e Extension, to uri) Extension {
 // nothing up from one that is not that account's; unless the PBX names accounts
 // otherwise than extensions. A phone that hides its number still says whose it is
 // to the PBX.
-func (d *directory) calling(m *Message, from, preferred, account, contact string) (Extension, bool) {
-	a := d.account(account, m.At)
+func (d *directory) callingExtension(m *Message, from, preferred, account, contact string) (Extension, bool) {
+	a := d.accountExtension(account, m.At)
 	f := parseURI(from)
-	if e, ok := d.at(f, m.At); ok && (a.User == "" || a.User == e.User) {
+	if e, ok := d.extensionAt(f, m.At); ok && (a.User == "" || a.User == e.User) {
 		return e, true
 	}
-	for v := range list(preferred) {
-		_, u, _ := nameAddr(v)
-		if e, ok := d.at(parseURI(u), m.At); ok && (a.User == "" || a.User == e.User) {
+	for v := range listValues(preferred) {
+		_, u, _ := parseNameAddr(v)
+		if e, ok := d.extensionAt(parseURI(u), m.At); ok && (a.User == "" || a.User == e.User) {
 			return e, true
 		}
 	}
-	if e, ok := d.bound(contact, m.At); ok && (a.User == "" || a.User == e.User) {
+	if e, ok := d.boundExtension(contact, m.At); ok && (a.User == "" || a.User == e.User) {
 		return e, true
 	}
 	if a.User == "" {
 		return Extension{}, false
 	}
-	if e, ok := d.at(f, m.At); ok && a.Domain == "" {
+	if e, ok := d.extensionAt(f, m.At); ok && a.Domain == "" {
 		a.Domain = e.Domain
 	}
 	return a, true
@@ -195,9 +195,9 @@ func (d *directory) calling(m *Message, from, preferred, account, contact string
 
 // account returns the extension that a phone logs in as; if the account's name is
 // none's, one without a user.
-func (d *directory) account(name string, now time.Time) Extension {
+func (d *directory) accountExtension(name string, now time.Time) Extension {
 	user, host, _ := strings.Cut(name, "@")
-	e, _ := d.at(uri{user: unescape(user), host: lower(host)}, now)
+	e, _ := d.extensionAt(uri{user: unescapeURI(user), host: lowerHost(host)}, now)
 	return e
 }
 
@@ -206,7 +206,7 @@ func (d *directory) account(name string, now time.Time) Extension {
 // from the REGISTER. Only the PBX is believed.
 // It returns whose they are and when the last of them expires: the zero time
 // if there are none. Without bindings ext shares m's memory.
-func (d *directory) learn(m *Message, r *registerRequest) (ext Extension, until time.Time, ok bool) {
+func (d *directory) learnBindings(m *Message, r *registerRequest) (ext Extension, until time.Time, ok bool) {
 	if m.Src != PBX || m.Own || m.Status/100 != 2 {
 		return ext, until, false
 	}
@@ -229,25 +229,25 @@ func (d *directory) learn(m *Message, r *registerRequest) (ext Extension, until 
 			a.until = until
 		}
 	}
-	for name, value := range fields(m.Head) {
-		if is(name, "Expires") {
-			expires = seconds(value, -1)
+	for name, value := range headerFields(m.Head) {
+		if sameHeader(name, "Expires") {
+			expires = parseSeconds(value, -1)
 		}
 	}
 	listed := false
-	for name, value := range fields(m.Head) {
+	for name, value := range headerFields(m.Head) {
 		switch {
-		case is(name, "To"):
-			_, u, _ := nameAddr(value)
+		case sameHeader(name, "To"):
+			_, u, _ := parseNameAddr(value)
 			aor = parseURI(u)
-		case is(name, "Contact"):
-			for v := range list(value) {
+		case sameHeader(name, "Contact"):
+			for v := range listValues(value) {
 				listed = true
 				c := readContact(v)
-				if c.key == "" || r.removes(&c) {
+				if c.key == "" || r.removesBinding(&c) {
 					continue
 				}
-				if left := r.expires(&c, c.seconds, expires); left > 0 {
+				if left := r.bindingExpiry(&c, c.seconds, expires); left > 0 {
 					add(strings.Clone(c.key), strings.Clone(c.uri), m.At.Add(time.Duration(left)*time.Second))
 				}
 			}
@@ -258,16 +258,16 @@ func (d *directory) learn(m *Message, r *registerRequest) (ext Extension, until 
 	}
 	old, known := d.aors.Peek(aor.user)
 	known = known && old.ext.Domain == aor.host
-	a.unlisted = !listed && (r.adds() || known && old.unlisted)
+	a.unlisted = !listed && (r.addsBinding() || known && old.unlisted)
 	if a.unlisted { // this registrar does not list bindings
 		for i := range r.contacts {
 			c := &r.contacts[i]
-			if left := r.expires(c, -1, expires); left > 0 && !r.removes(c) {
+			if left := r.bindingExpiry(c, -1, expires); left > 0 && !r.removesBinding(c) {
 				add(strings.Clone(c.key), strings.Clone(c.uri), m.At.Add(time.Duration(left)*time.Second))
 			}
 		}
 		for _, key := range old.contacts {
-			if b, ok := d.contacts.Peek(key); known && ok && b.ext == old.ext && m.At.Before(b.until) && !r.all && !r.names(key) {
+			if b, ok := d.contacts.Peek(key); known && ok && b.ext == old.ext && m.At.Before(b.until) && !r.removesAll && !r.namesContact(key) {
 				add(key, b.uri, b.until)
 			}
 		}
@@ -304,11 +304,11 @@ func contactKey(uri string) string {
 	if p.host == "" {
 		return "" // also of *
 	}
-	key := lower(p.scheme) + ":"
+	key := lowerHost(p.scheme) + ":"
 	if p.user != "" {
-		key += unescape(p.user) + "@"
+		key += unescapeURI(p.user) + "@"
 	}
-	key += lower(p.host)
+	key += lowerHost(p.host)
 	if p.port != "" && p.port != p.defaultPort() {
 		key += ":" + p.port
 	}
@@ -317,7 +317,7 @@ func contactKey(uri string) string {
 
 // defaultPort is the port of a URI that names none (RFC 3261 §19.1.2, RFC 7118 §7).
 func (p *uriParts) defaultPort() string {
-	switch p.transport() {
+	switch p.transportName() {
 	case "wss":
 		return "443"
 	case "ws":
@@ -330,9 +330,9 @@ func (p *uriParts) defaultPort() string {
 
 // transport is the one that a URI is reached over, in lower case: that of a SIPS URI is
 // a secure one.
-func (p *uriParts) transport() string {
-	transport, _ := param(p.params, "transport")
-	transport = lower(transport)
+func (p *uriParts) transportName() string {
+	transport, _ := paramValue(p.params, "transport")
+	transport = lowerHost(transport)
 	secure := strings.EqualFold(p.scheme, "sips")
 	switch {
 	case secure && transport == "ws":
@@ -352,11 +352,11 @@ func bareURI(uri string) string {
 	if n := strings.IndexAny(uri[i:], ";?>"); n >= 0 {
 		uri = uri[:i+n]
 	}
-	return unescape(uri)
+	return unescapeURI(uri)
 }
 
 // seconds reads delta-seconds; what is none is the default (RFC 3261 §20.19).
-func seconds(s string, def int) int {
+func parseSeconds(s string, def int) int {
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil {
 		return def
@@ -365,7 +365,7 @@ func seconds(s string, def int) int {
 }
 
 // phone reports whether ext is one: whoever is not declared otherwise.
-func (d *directory) phone(ext Extension) bool {
+func (d *directory) isPhone(ext Extension) bool {
 	k, ok := d.declared[ext.User]
 	return !ok || k == Phone
 }

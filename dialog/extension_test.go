@@ -263,13 +263,13 @@ func TestBindingsAreBounded(t *testing.T) {
 		tracker.Observe(registered(start, fmt.Sprintf("sip:%d@pbx.example", i), "Contact: <sip:x@192.0.2.12>\r\n"))
 	}
 	tracker.Observe(registered(start, "sip:a@pbx.example", contacts))
-	if a, _ := tracker.names.aors.Get("a"); len(a.contacts) != maxContacts {
+	if a, _ := tracker.directory.aors.Get("a"); len(a.contacts) != maxContacts {
 		t.Errorf("%d contacts of one address, want %d", len(a.contacts), maxContacts)
 	}
-	if n := tracker.names.aors.Len(); n != maxBindings {
+	if n := tracker.directory.aors.Len(); n != maxBindings {
 		t.Errorf("%d addresses, want %d", n, maxBindings)
 	}
-	if n := tracker.names.contacts.Len(); n > maxBindings {
+	if n := tracker.directory.contacts.Len(); n > maxBindings {
 		t.Errorf("%d contacts, want %d at most", n, maxBindings)
 	}
 }

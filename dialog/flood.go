@@ -22,9 +22,9 @@ const (
 )
 
 // A floodgate knows which attempts are told.
-type floodgate struct {
+type attemptLimiter struct {
 	registered *simplelru.LRU[registeredFrom, registeredAt]
-	told       *simplelru.LRU[netip.Addr, time.Time] // by source: when its attempts so far are used up
+	usedUntil  *simplelru.LRU[netip.Addr, time.Time] // by source: when its attempts so far are used up
 }
 
 // registeredFrom is a source from which an extension has registered.
@@ -39,10 +39,10 @@ type registeredAt struct {
 	peer  netip.AddrPort
 }
 
-func newFloodgate() *floodgate {
-	g := &floodgate{}
+func newAttemptLimiter() *attemptLimiter {
+	g := &attemptLimiter{}
 	g.registered, _ = simplelru.NewLRU[registeredFrom, registeredAt](maxBindings, nil) // fails only without a size
-	g.told, _ = simplelru.NewLRU[netip.Addr, time.Time](maxSources, nil)
+	g.usedUntil, _ = simplelru.NewLRU[netip.Addr, time.Time](maxSources, nil)
 	return g
 }
 
@@ -59,7 +59,7 @@ func sourceOf(peer netip.AddrPort) netip.Addr {
 
 // register notes that an extension has registered from a peer until a time; the
 // zero time: it has not any more.
-func (g *floodgate) register(peer netip.AddrPort, user string, until time.Time) {
+func (g *attemptLimiter) noteRegistration(peer netip.AddrPort, user string, until time.Time) {
 	k := registeredFrom{sourceOf(peer), user}
 	switch {
 	case !peer.IsValid():
@@ -67,39 +67,39 @@ func (g *floodgate) register(peer netip.AddrPort, user string, until time.Time) 
 		g.registered.Remove(k)
 	default:
 		if !g.registered.Contains(k) {
-			k.user = clone(user)
+			k.user = cloneString(user)
 		}
 		g.registered.Add(k, registeredAt{until, peer})
 	}
 }
 
 // at reports whether an extension has registered over the flow of a peer.
-func (g *floodgate) at(peer netip.AddrPort, user string, now time.Time) bool {
+func (g *attemptLimiter) registeredOver(peer netip.AddrPort, user string, now time.Time) bool {
 	r, ok := g.registered.Peek(registeredFrom{sourceOf(peer), user})
 	return ok && r.peer == peer && now.Before(r.until)
 }
 
 // take reports whether another attempt of a source is told.
-func (g *floodgate) take(source netip.Addr, now time.Time) bool {
-	used, _ := g.told.Get(source)
+func (g *attemptLimiter) takeToken(source netip.Addr, now time.Time) bool {
+	used, _ := g.usedUntil.Get(source)
 	if used.Before(now) || used.Sub(now) > 2*attemptBurst*attemptEvery { // or the clock was set back
 		used = now
 	}
 	if used.Sub(now) > (attemptBurst-1)*attemptEvery {
 		return false
 	}
-	g.told.Add(source, used.Add(attemptEvery))
+	g.usedUntil.Add(source, used.Add(attemptEvery))
 	return true
 }
 
 // tells reports whether it is told that a caller's leg was taken up for which no
 // phone rings yet.
-func (t *Tracker) tells(l *leg, now time.Time) bool {
+func (t *Tracker) allowsAttempt(l *leg, now time.Time) bool {
 	p := l.party
 	switch {
 	case l.origin == PBX, l.trunk, !l.peer.IsValid(), l.state == ringing:
 		return true
-	case (p == nil || p.dialed || p.over) && (l.host == nil || l.host.dialed || l.host.over):
+	case (p == nil || p.dialed || p.over) && (l.service == nil || l.service.dialed || l.service.over):
 		return true // nothing is to be said, or was said already
 	}
 	for _, o := range l.call.legs {
@@ -109,11 +109,11 @@ func (t *Tracker) tells(l *leg, now time.Time) bool {
 	}
 	source := sourceOf(l.peer)
 	if p != nil {
-		if r, ok := t.gate.registered.Peek(registeredFrom{source, p.ext.User}); ok && now.Before(r.until) {
+		if r, ok := t.limiter.registered.Peek(registeredFrom{source, p.ext.User}); ok && now.Before(r.until) {
 			return true
 		}
 	}
-	return t.gate.take(source, now)
+	return t.limiter.takeToken(source, now)
 }
 
 // Suppressed returns how many attempts were refused of which nothing was told, as

@@ -102,8 +102,8 @@ func TestRefusedAttempts(t *testing.T) {
 				for _, m := range tt.attempt(l) {
 					see(tracker.Observe(m))
 				}
-				if tt.want < 0 && i > 1000 && len(tracker.due) > 1000 {
-					t.Fatalf("%d calls are kept", len(tracker.due))
+				if tt.want < 0 && i > 1000 && len(tracker.deadlines) > 1000 {
+					t.Fatalf("%d calls are kept", len(tracker.deadlines))
 				}
 			}
 			for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
@@ -127,20 +127,20 @@ func TestRefusedAttempts(t *testing.T) {
 
 // TestAttemptsClockSetBack: a clock that is set back does not shut a source up.
 func TestAttemptsClockSetBack(t *testing.T) {
-	g := newFloodgate()
+	g := newAttemptLimiter()
 	source := strangerAddr.Addr()
 	for range attemptBurst {
-		if !g.take(source, start) {
+		if !g.takeToken(source, start) {
 			t.Fatal("refused within the burst")
 		}
 	}
-	if g.take(source, start) || g.take(source, start.Add(attemptEvery-time.Microsecond)) {
+	if g.takeToken(source, start) || g.takeToken(source, start.Add(attemptEvery-time.Microsecond)) {
 		t.Error("told beyond the burst")
 	}
-	if !g.take(source, start.Add(attemptEvery)) {
+	if !g.takeToken(source, start.Add(attemptEvery)) {
 		t.Error("nothing more is told")
 	}
-	if !g.take(source, start.Add(-time.Hour)) {
+	if !g.takeToken(source, start.Add(-time.Hour)) {
 		t.Error("nothing is told for an hour")
 	}
 }

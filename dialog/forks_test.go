@@ -25,16 +25,16 @@ func TestDialogLost(t *testing.T) {
 		{"INVITE", 481, false, "", atOnce, responded},
 		{"UPDATE", 481, false, "", atOnce, responded},
 		{"INFO", 481, false, "", atOnce, responded},
-		{"INFO", 481, true, "", responded, responded + linger},
-		{"OPTIONS", 481, false, "", responded, responded + linger},
-		{"REFER", 481, false, "", responded, responded + linger},
-		{"INVITE", 408, false, "", responded, responded + linger},
-		{"UPDATE", 408, true, "", responded, responded + linger},
-		{"INFO", 408, true, "", responded, responded + linger},
+		{"INFO", 481, true, "", responded, responded + lingerTime},
+		{"OPTIONS", 481, false, "", responded, responded + lingerTime},
+		{"REFER", 481, false, "", responded, responded + lingerTime},
+		{"INVITE", 408, false, "", responded, responded + lingerTime},
+		{"UPDATE", 408, true, "", responded, responded + lingerTime},
+		{"INFO", 408, true, "", responded, responded + lingerTime},
 		{"INFO", 408, true, "UPDATE", goesOn, goesOn},
 		{"INFO", 408, true, "INFO", goesOn, goesOn},
 		{"OPTIONS", 481, false, "INFO", goesOn, goesOn},
-		{"INFO", 408, true, "phone", responded, responded + linger},
+		{"INFO", 408, true, "phone", responded, responded + lingerTime},
 		{"INFO", 200, false, "", goesOn, goesOn},
 		{"INFO", 500, false, "", goesOn, goesOn},
 	} {
@@ -81,11 +81,11 @@ func TestForks(t *testing.T) {
 		tracker.Observe(l.response(200))
 		tracker.Observe(l.response(200))
 	}
-	leg := tracker.byCallID[l.callID].legs[0]
+	leg := tracker.callByCallID[l.callID].legs[0]
 	if len(leg.forks) != maxForks {
 		t.Fatalf("%d forks, want %d", len(leg.forks), maxForks)
 	}
-	if tracker.dialogWith(l.callID, "t7", l.from) != leg || tracker.dialogWith(l.callID, l.from, "t0") != leg || tracker.dialogWith(l.callID, "none", l.from) != nil {
+	if tracker.findDialog(l.callID, "t7", l.from) != leg || tracker.findDialog(l.callID, l.from, "t0") != leg || tracker.findDialog(l.callID, "none", l.from) != nil {
 		t.Error("a dialog is not found by its tags")
 	}
 	for i := range maxForks + 1 {
@@ -104,19 +104,19 @@ func TestForks(t *testing.T) {
 func TestKeptRefers(t *testing.T) {
 	c := smallCall()
 	l := c.legs[0]
-	l.refer = nil
+	l.lastRefer = nil
 	for i := range 3 {
-		if l.refer != nil {
-			l.earlier = append(l.earlier, l.refer)
+		if l.lastRefer != nil {
+			l.earlierRefers = append(l.earlierRefers, l.lastRefer)
 		}
-		l.refer = &refer{leg: l, at: start.Add(time.Duration(i) * time.Second), cseq: uint32(i + 1), to: fmt.Sprint(i)}
+		l.lastRefer = &refer{leg: l, at: start.Add(time.Duration(i) * time.Second), cseq: uint32(i + 1), target: fmt.Sprint(i)}
 	}
-	read, _, err := New(Config{}).readCall(c.record([]*refer{l.earlier[1]}, 0))
+	read, _, err := New(Config{}).decodeSnapshot(c.encodeSnapshot([]*refer{l.earlierRefers[1]}, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := read.legs[0]
-	if got.refer == nil || got.refer.cseq != 3 || len(got.earlier) != 2 || got.earlier[0].cseq != 1 || got.earlier[1].cseq != 2 {
-		t.Errorf("got %+v and %+v", got.earlier, got.refer)
+	if got.lastRefer == nil || got.lastRefer.cseq != 3 || len(got.earlierRefers) != 2 || got.earlierRefers[0].cseq != 1 || got.earlierRefers[1].cseq != 2 {
+		t.Errorf("got %+v and %+v", got.earlierRefers, got.lastRefer)
 	}
 }

@@ -64,7 +64,7 @@ func FuzzTracker(f *testing.F) {
 }
 
 // jumps are how far the clock goes between messages; clocks are set back, too.
-var jumps = []time.Duration{0, time.Millisecond, 500 * time.Millisecond, time.Second, 20 * time.Second, linger, limit, time.Hour, -time.Second, -time.Hour}
+var jumps = []time.Duration{0, time.Millisecond, 500 * time.Millisecond, time.Second, 20 * time.Second, lingerTime, ringLimit, time.Hour, -time.Second, -time.Hour}
 
 // anything is the message that six bytes stand for.
 func anything(now time.Time, b []byte) Message {
@@ -202,7 +202,7 @@ func (w *witness) hear(events []Event) {
 			if p != nil && !p.over {
 				w.t.Fatalf("second dial of %s", e.Extension)
 			}
-			if p != nil && w.seq[e.Call] > 1 && e.At.Sub(p.at) < linger && e.Type == DialIn {
+			if p != nil && w.seq[e.Call] > 1 && e.At.Sub(p.at) < lingerTime && e.Type == DialIn {
 				w.t.Fatalf("second dial of %s, %v after its hangup", e.Extension, e.At.Sub(p.at))
 			}
 			// An INVITE that comes again after its leg was forgotten begins it anew.

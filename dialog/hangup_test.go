@@ -42,7 +42,7 @@ func oneHangup(rt *rapid.T) {
 		}
 	}
 	tr := w.tracker
-	if n := len(tr.byCallID) + len(tr.keys) + len(tr.byNumber) + len(tr.byDialed) + len(tr.refers) + len(tr.due); n != 0 {
+	if n := len(tr.callByCallID) + len(tr.keyHolders) + len(tr.legsByNumber) + len(tr.callersByDialed) + len(tr.recentRefers) + len(tr.deadlines); n != 0 {
 		rt.Errorf("%d entries are kept", n)
 	}
 }

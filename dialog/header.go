@@ -10,7 +10,7 @@ import (
 // fields ranges over the header fields of a message in order, compact names
 // written out (RFC 3261 §7.3.3) and folded lines joined (§7.3.1). Names keep
 // the case they came in. A line without a colon is passed over.
-func fields(head string) iter.Seq2[string, string] {
+func headerFields(head string) iter.Seq2[string, string] {
 	return func(yield func(name, value string) bool) {
 		_, rest, _ := strings.Cut(head, "\n") // the start line
 		for rest != "" {
@@ -28,7 +28,7 @@ func fields(head string) iter.Seq2[string, string] {
 			}
 			name = strings.TrimRight(name, " \t")
 			if len(name) == 1 {
-				name = expand(name)
+				name = expandName(name)
 			}
 			if folded {
 				value = strings.Join(strings.Fields(value), " ")
@@ -41,7 +41,7 @@ func fields(head string) iter.Seq2[string, string] {
 }
 
 // expand writes a compact header name out.
-func expand(name string) string {
+func expandName(name string) string {
 	switch name[0] | 0x20 {
 	case 'c':
 		return "Content-Type"
@@ -74,9 +74,9 @@ func expand(name string) string {
 }
 
 // header returns the first value of the field called name, or "".
-func header(head, name string) string {
-	for n, v := range fields(head) {
-		if is(n, name) {
+func headerValue(head, name string) string {
+	for n, v := range headerFields(head) {
+		if sameHeader(n, name) {
 			return v
 		}
 	}
@@ -84,14 +84,14 @@ func header(head, name string) string {
 }
 
 // is compares header names, which have no case.
-func is(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
+func sameHeader(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
 
 // list ranges over the elements of a comma-separated value. Commas in quoted
 // strings and in angle brackets do not separate.
-func list(value string) iter.Seq[string] {
+func listValues(value string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for value != "" {
-			n := span(value, ",")
+			n := spanUntil(value, ",")
 			if e := strings.TrimSpace(value[:n]); e != "" && !yield(e) {
 				return
 			}
@@ -102,7 +102,7 @@ func list(value string) iter.Seq[string] {
 
 // firstOf returns the first element of a comma-separated value, "" if it has none.
 func firstOf(value string) string {
-	for v := range list(value) {
+	for v := range listValues(value) {
 		return v
 	}
 	return ""
@@ -110,7 +110,7 @@ func firstOf(value string) string {
 
 // span returns the length of s up to the first of the stop bytes outside of
 // quoted strings and angle brackets.
-func span(s, stop string) int {
+func spanUntil(s, stop string) int {
 	quoted, angled := false, false
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
@@ -133,11 +133,11 @@ func span(s, stop string) int {
 // nameAddr takes a name-addr or addr-spec apart (RFC 3261 §20.10). The
 // parameters are the header field's, each with its leading semicolon; without
 // angle brackets every parameter is the header field's.
-func nameAddr(value string) (display, uri, params string) {
+func parseNameAddr(value string) (display, uri, params string) {
 	value = strings.TrimSpace(value)
 	if strings.HasPrefix(value, `"`) {
-		n := closing(value)
-		display, value = unquote(value[1:n]), value[min(n+1, len(value)):]
+		n := closingQuote(value)
+		display, value = unquoteString(value[1:n]), value[min(n+1, len(value)):]
 	}
 	lt, n := strings.IndexByte(value, '<'), strings.IndexByte(value, ';')
 	if n < 0 {
@@ -154,7 +154,7 @@ func nameAddr(value string) (display, uri, params string) {
 }
 
 // closing returns where the quoted string that s begins with ends.
-func closing(s string) int {
+func closingQuote(s string) int {
 	for i := 1; i < len(s); i++ {
 		switch s[i] {
 		case '\\':
@@ -166,7 +166,7 @@ func closing(s string) int {
 	return len(s)
 }
 
-func unquote(s string) string {
+func unquoteString(s string) string {
 	if strings.IndexByte(s, '\\') < 0 {
 		return s
 	}
@@ -182,14 +182,14 @@ func unquote(s string) string {
 
 // param returns the value of a parameter in ";a=b;c", and whether it is there.
 // Names have no case; a quoted value is unquoted.
-func param(params, name string) (string, bool) {
+func paramValue(params, name string) (string, bool) {
 	for params != "" {
-		n := span(params, ";")
+		n := spanUntil(params, ";")
 		k, v, _ := strings.Cut(params[:n], "=")
 		if strings.EqualFold(strings.TrimSpace(k), name) {
 			v = strings.TrimSpace(v)
 			if strings.HasPrefix(v, `"`) {
-				v = unquote(v[1:closing(v)])
+				v = unquoteString(v[1:closingQuote(v)])
 			}
 			return v, true
 		}
@@ -208,11 +208,11 @@ type uri struct {
 
 func parseURI(s string) uri {
 	p := splitURI(s)
-	u := uri{user: unescape(p.user), host: lower(p.host), params: p.params}
+	u := uri{user: unescapeURI(p.user), host: lowerHost(p.host), params: p.params}
 	if p.params == "" {
 		u.params = p.userParams
 	}
-	if p.tel() {
+	if p.isTel() {
 		u.user = plainNumber(u.user)
 	}
 	return u
@@ -221,7 +221,7 @@ func parseURI(s string) uri {
 // rawUser returns the user of a URI as it is written, "" if parseURI returns the
 // same.
 func rawUser(s string) string {
-	if p := splitURI(s); strings.IndexByte(p.user, '%') >= 0 || p.tel() {
+	if p := splitURI(s); strings.IndexByte(p.user, '%') >= 0 || p.isTel() {
 		if p.user != parseURI(s).user {
 			return p.user
 		}
@@ -276,17 +276,17 @@ func splitURI(s string) (p uriParts) {
 }
 
 // tel reports whether the user is a telephone-subscriber (RFC 3261 §19.1.6).
-func (p *uriParts) tel() bool {
+func (p *uriParts) isTel() bool {
 	if strings.EqualFold(p.scheme, "tel") {
 		return true
 	}
-	user, _ := param(p.params, "user")
+	user, _ := paramValue(p.params, "user")
 	return strings.EqualFold(user, "phone")
 }
 
 // lower returns a host in lower case, in which it is compared (RFC 3261 §19.1.4), and an
 // IPv6 address in its canonical form (RFC 5952).
-func lower(host string) string {
+func lowerHost(host string) string {
 	if len(host) > 2 && host[0] == '[' && host[len(host)-1] == ']' {
 		if a, err := netip.ParseAddr(host[1 : len(host)-1]); err == nil {
 			var buf [64]byte
@@ -333,7 +333,7 @@ func plainNumber(s string) string {
 }
 
 // unescape takes the escapes out of a part of a URI; what is none stays.
-func unescape(s string) string {
+func unescapeURI(s string) string {
 	if strings.IndexByte(s, '%') >= 0 {
 		if plain, err := url.PathUnescape(s); err == nil {
 			return plain

@@ -24,7 +24,7 @@ func TestHeader(t *testing.T) {
 		{"INVITE sip", ""},
 		{"To", ""},
 	} {
-		if got := header(head, tt.name); got != tt.want {
+		if got := headerValue(head, tt.name); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
 	}
@@ -43,7 +43,7 @@ func TestNameAddr(t *testing.T) {
 		{``, "", "", ""},
 		{`*`, "", "*", ""},
 	} {
-		display, uri, params := nameAddr(tt.in)
+		display, uri, params := parseNameAddr(tt.in)
 		if display != tt.display || uri != tt.uri || params != tt.params {
 			t.Errorf("%s: got %q %q %q, want %q %q %q", tt.in, display, uri, params, tt.display, tt.uri, tt.params)
 		}
@@ -149,7 +149,7 @@ func FuzzURI(f *testing.F) {
 		if len(p.scheme)+len(p.user)+len(p.userParams)+len(p.host)+len(p.port)+len(p.params)+len(p.headers) > len(s) || len(u.user) > len(s) {
 			t.Errorf("%q became longer: %+v, %+v", s, p, u)
 		}
-		if u.host != lower(u.host) || u.host != parseURI("sip:"+u.host).host && !strings.ContainsAny(u.host, "@.]:") {
+		if u.host != lowerHost(u.host) || u.host != parseURI("sip:"+u.host).host && !strings.ContainsAny(u.host, "@.]:") {
 			t.Errorf("%q: host %q", s, u.host)
 		}
 		if plainNumber(plainNumber(u.user)) != plainNumber(u.user) {
@@ -162,7 +162,7 @@ func FuzzURI(f *testing.F) {
 }
 
 func TestList(t *testing.T) {
-	got := slices.Collect(list(`"a,b" <sip:a@b;x=1,2>;q=1, <sip:c@d> ,,sip:e@f,"open, <g>`))
+	got := slices.Collect(listValues(`"a,b" <sip:a@b;x=1,2>;q=1, <sip:c@d> ,,sip:e@f,"open, <g>`))
 	want := []string{`"a,b" <sip:a@b;x=1,2>;q=1`, `<sip:c@d>`, `sip:e@f`, `"open, <g>`}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
@@ -181,7 +181,7 @@ func TestParam(t *testing.T) {
 		{";lr", "lr", "", true},
 		{";lr", "b", "", false},
 	} {
-		if got, ok := param(tt.params, tt.name); got != tt.want || ok != tt.ok {
+		if got, ok := paramValue(tt.params, tt.name); got != tt.want || ok != tt.ok {
 			t.Errorf("%s of %s: got %q %v, want %q %v", tt.name, tt.params, got, ok, tt.want, tt.ok)
 		}
 	}
@@ -191,16 +191,16 @@ func TestParam(t *testing.T) {
 func FuzzHeader(f *testing.F) {
 	f.Add("INVITE sip:a@b SIP/2.0\r\nFrom: \"A \\\"\" <sip:a@b>;tag=\"1\r\n ;x\r\nContact: *, <sip:x@y>;expires=0")
 	f.Fuzz(func(t *testing.T, head string) {
-		for _, value := range fields(head) {
-			for v := range list(value) {
-				display, u, params := nameAddr(v)
+		for _, value := range headerFields(head) {
+			for v := range listValues(value) {
+				display, u, params := parseNameAddr(v)
 				if len(display)+len(u)+len(params) > len(v) {
 					t.Errorf("%q became longer: %q %q %q", v, display, u, params)
 				}
 				parseURI(u)
-				param(params, "tag")
+				paramValue(params, "tag")
 				contactKey(u)
-				username(v)
+				digestUser(v)
 			}
 		}
 		readReason(head)

@@ -10,36 +10,36 @@ const maxHistory = 32
 
 // A historyEntry is one target that a call was sent to before (RFC 7044 §5).
 type historyEntry struct {
-	user  string
-	index string // 1.2.1
-	cause int    // why the call was sent to this target (RFC 4458 §2.1); 0: it does not say
-	gone  bool   // a Reason says why this target did not take the call
-	from  string // index of the target that was replaced by this one; "": it does not say
-	maps  bool   // a proxy mapped one number to another (mp)
+	user     string
+	index    string // 1.2.1
+	cause    int    // why the call was sent to this target (RFC 4458 §2.1); 0: it does not say
+	declined bool   // a Reason says why this target did not take the call
+	replaces string // index of the target that was replaced by this one; "": it does not say
+	mapped   bool   // a proxy mapped one number to another (mp)
 }
 
 // readHistory reads the entries of History-Info in their order.
 func readHistory(head string) (entries []historyEntry) {
-	for name, value := range fields(head) {
-		if !is(name, "History-Info") {
+	for name, value := range headerFields(head) {
+		if !sameHeader(name, "History-Info") {
 			continue
 		}
-		for v := range list(value) {
+		for v := range listValues(value) {
 			if len(entries) == maxHistory {
 				return entries
 			}
-			_, u, params := nameAddr(v)
+			_, u, params := parseNameAddr(v)
 			p := splitURI(u)
 			e := historyEntry{user: parseURI(u).user}
-			e.index, _ = param(params, "index")
-			cause, _ := param(p.params, "cause")
+			e.index, _ = paramValue(params, "index")
+			cause, _ := paramValue(p.params, "cause")
 			e.cause, _ = strconv.Atoi(cause)
 			for _, tag := range []string{"rc", "mp", "np"} {
-				if from, ok := param(params, tag); ok {
-					e.from, e.maps = from, tag == "mp"
+				if from, ok := paramValue(params, tag); ok {
+					e.replaces, e.mapped = from, tag == "mp"
 				}
 			}
-			e.gone = replacedBecause(p.headers) || replacedBecause(strings.ReplaceAll(strings.TrimPrefix(params, ";"), ";", "&"))
+			e.declined = replacedBecause(p.headers) || replacedBecause(strings.ReplaceAll(strings.TrimPrefix(params, ";"), ";", "&"))
 			entries = append(entries, e)
 		}
 	}
@@ -51,10 +51,10 @@ func readHistory(head string) (entries []historyEntry) {
 func replacedBecause(headers string) bool {
 	for h := range strings.SplitSeq(headers, "&") {
 		name, value, _ := strings.Cut(h, "=")
-		if !is(strings.TrimSpace(name), "Reason") {
+		if !sameHeader(strings.TrimSpace(name), "Reason") {
 			continue
 		}
-		if r := readReason("\nReason: " + unescape(strings.Trim(value, `"`))); r.sip >= 300 || r.q850 != 0 {
+		if r := readReason("\nReason: " + unescapeURI(strings.Trim(value, `"`))); r.sip >= 300 || r.q850 != 0 {
 			return true
 		}
 	}
@@ -71,7 +71,7 @@ func divertedBy(entries []historyEntry, called string) string {
 		e := &entries[i]
 		var by string
 		switch {
-		case e.gone && i < len(entries)-1:
+		case e.declined && i < len(entries)-1:
 			by = e.user
 		case i == 0:
 		case e.cause >= 300:
@@ -79,7 +79,7 @@ func divertedBy(entries []historyEntry, called string) string {
 		default:
 			if tried := triedBefore(entries[:i], e); tried != nil {
 				by = tried.user
-			} else if !e.maps {
+			} else if !e.mapped {
 				by = replacedUser(entries[:i], e)
 			}
 		}
@@ -93,7 +93,7 @@ func divertedBy(entries []historyEntry, called string) string {
 // replacedUser returns the user of the entry that e has replaced: the one that it
 // names, else the one that its index is below, else the one before.
 func replacedUser(before []historyEntry, e *historyEntry) string {
-	index := e.from
+	index := e.replaces
 	if index == "" {
 		index = parentIndex(e.index)
 	}
@@ -128,5 +128,5 @@ func sameNumber(a, b string) bool {
 	}
 	const shortest = 6 // digits that two numbers must have in common
 	a, b = strings.TrimPrefix(a, "+"), strings.TrimPrefix(b, "+")
-	return digits(a) && digits(b) && min(len(a), len(b)) >= shortest && (strings.HasSuffix(a, b) || strings.HasSuffix(b, a))
+	return isNumber(a) && isNumber(b) && min(len(a), len(b)) >= shortest && (strings.HasSuffix(a, b) || strings.HasSuffix(b, a))
 }

@@ -10,7 +10,7 @@ const (
 
 // private reports whether a Privacy header field asks that the caller's identity is
 // not shown (RFC 3323 §4.2, RFC 3325 §9.3).
-func private(privacy string) bool {
+func asksPrivacy(privacy string) bool {
 	for v := range strings.FieldsFuncSeq(privacy, func(r rune) bool { return r == ';' || r == ',' }) {
 		switch strings.ToLower(strings.TrimSpace(v)) {
 		case "id", "user", "header":
@@ -23,18 +23,18 @@ func private(privacy string) bool {
 // privateParty reports whether a Remote-Party-ID asks that the number in it is not
 // shown: what Privacy asks for, in the way before RFC 3323
 // (draft-ietf-sip-privacy-01 §6.3).
-func privateParty(remotePartyID string) bool {
-	_, _, params := nameAddr(remotePartyID)
-	privacy, _ := param(params, "privacy")
+func partyAsksPrivacy(remotePartyID string) bool {
+	_, _, params := parseNameAddr(remotePartyID)
+	privacy, _ := paramValue(params, "privacy")
 	return strings.EqualFold(privacy, "full") || strings.EqualFold(privacy, "uri")
 }
 
 // callingParty returns the value of a Remote-Party-ID that is about who calls, "" if
 // there is none: others are about who is called (draft-ietf-sip-privacy-01 §6.3).
 func callingParty(remotePartyID string) string {
-	for v := range list(remotePartyID) {
-		_, _, params := nameAddr(v)
-		if party, ok := param(params, "party"); !ok || !strings.EqualFold(party, "called") {
+	for v := range listValues(remotePartyID) {
+		_, _, params := parseNameAddr(v)
+		if party, ok := paramValue(params, "party"); !ok || !strings.EqualFold(party, "called") {
 			return v
 		}
 	}
@@ -43,12 +43,12 @@ func callingParty(remotePartyID string) string {
 
 // anonymous reports whether u does not show who calls: as the caller wants it (RFC 3323
 // §4.1.1.3), or as a network before does not know it (3GPP TS 23.003 §13.6, §13.7).
-func anonymous(u uri) bool {
-	return anonymousNumber(u.user) || u.host == "anonymous.invalid" || u.host == "unknown.invalid"
+func isAnonymous(u uri) bool {
+	return isAnonymousUser(u.user) || u.host == "anonymous.invalid" || u.host == "unknown.invalid"
 }
 
 // anonymousNumber reports whether the user of a URI says that it is nobody's.
-func anonymousNumber(user string) bool {
+func isAnonymousUser(user string) bool {
 	return strings.EqualFold(user, anonymousUser) || strings.EqualFold(user, "unavailable")
 }
 
@@ -57,15 +57,15 @@ func anonymousNumber(user string) bool {
 // else the first with a user; the name is the first that there is.
 func assertedIdentity(head string) (name, u string) {
 	best := 0
-	for n, value := range fields(head) {
-		if !is(n, "P-Asserted-Identity") {
+	for n, value := range headerFields(head) {
+		if !sameHeader(n, "P-Asserted-Identity") {
 			continue
 		}
-		for v := range list(value) {
-			display, one, _ := nameAddr(v)
+		for v := range listValues(value) {
+			display, one, _ := parseNameAddr(v)
 			rank := 1
 			switch user := parseURI(one).user; {
-			case digits(user):
+			case isNumber(user):
 				rank = 3
 			case user != "":
 				rank = 2
@@ -83,11 +83,11 @@ func assertedIdentity(head string) (name, u string) {
 
 // verstat returns how the caller's number was verified, which is a parameter of the
 // number or of the URI that it is in.
-func verstat(u string) string {
+func readVerstat(u string) string {
 	p := splitURI(u)
-	if v, ok := param(p.userParams, "verstat"); ok {
+	if v, ok := paramValue(p.userParams, "verstat"); ok {
 		return v
 	}
-	v, _ := param(p.params, "verstat")
+	v, _ := paramValue(p.params, "verstat")
 	return v
 }

@@ -10,7 +10,7 @@ func TestPrivate(t *testing.T) {
 		{"id", true}, {"ID", true}, {"user;critical", true}, {"critical; header ", true}, {"session, id", true},
 		{"none", false}, {"session", false}, {"history;critical", false}, {"", false}, {"idle", false},
 	} {
-		if got := private(tt.privacy); got != tt.want {
+		if got := asksPrivacy(tt.privacy); got != tt.want {
 			t.Errorf("%q: got %v", tt.privacy, got)
 		}
 	}
@@ -38,7 +38,7 @@ func TestVerstat(t *testing.T) {
 		{"sip:+1555@h;user=phone;verstat=B", "B"},
 		{"sip:+1555@h", ""},
 	} {
-		if got := verstat(tt.uri); got != tt.want {
+		if got := readVerstat(tt.uri); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.uri, got, tt.want)
 		}
 	}

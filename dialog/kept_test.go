@@ -16,13 +16,13 @@ import (
 // from the rest.
 var unkept = map[reflect.Type][]string{
 	reflect.TypeFor[call](): {
-		"due", "look", "place", "changed", "kept",
+		"deadline", "nextCheck", "heapIndex", "changedAt", "stored",
 		"legs", "parties", // in a list of their own
 	},
-	reflect.TypeFor[leg]():   {"call", "earlier"}, // these in the list of REFERs
-	reflect.TypeFor[party](): {"recovered"},       // whoever is read is
-	reflect.TypeFor[refer](): {"leg"},
-	reflect.TypeFor[claim](): {"refer"},
+	reflect.TypeFor[leg]():               {"call", "earlierRefers"}, // these in the list of REFERs
+	reflect.TypeFor[party]():             {"recovered"},             // whoever is read is
+	reflect.TypeFor[refer]():             {"leg"},
+	reflect.TypeFor[unverifiedRequest](): {"refer"},
 }
 
 // TestEveryFieldIsKept gives each field of a call, its leg and its party a value
@@ -32,12 +32,12 @@ func TestEveryFieldIsKept(t *testing.T) {
 	for _, of := range []func(*call) any{
 		func(c *call) any { return c },
 		func(c *call) any { return c.legs[0] },
-		func(c *call) any { return &c.legs[0].facts },
-		func(c *call) any { return &c.legs[0].why },
-		func(c *call) any { return &c.legs[0].refused },
-		func(c *call) any { return c.legs[0].refer },
-		func(c *call) any { return c.legs[0].claim },
-		func(c *call) any { return c.legs[0].doubt },
+		func(c *call) any { return &c.legs[0].inviteFacts },
+		func(c *call) any { return &c.legs[0].cancelReason },
+		func(c *call) any { return &c.legs[0].refusal },
+		func(c *call) any { return c.legs[0].lastRefer },
+		func(c *call) any { return c.legs[0].unverified },
+		func(c *call) any { return c.legs[0].loss },
 		func(c *call) any { return c.parties[0] },
 		func(c *call) any { return &c.parties[0].outcome },
 	} {
@@ -51,7 +51,7 @@ func TestEveryFieldIsKept(t *testing.T) {
 				c := smallCall()
 				v := field(of(c), i)
 				fillIn(t, v, c)
-				read, _, err := New(Config{}).readCall(c.record(nil, 0))
+				read, _, err := New(Config{}).decodeSnapshot(c.encodeSnapshot(nil, 0))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -62,8 +62,8 @@ func TestEveryFieldIsKept(t *testing.T) {
 					}
 					return
 				}
-				if f.Name == "refer" {
-					read.legs[0].refer.leg, c.legs[0].refer.leg = nil, nil
+				if f.Name == "lastRefer" {
+					read.legs[0].lastRefer.leg, c.legs[0].lastRefer.leg = nil, nil
 				}
 				if !reflect.DeepEqual(got.Interface(), v.Interface()) {
 					t.Errorf("got %v, want %v", got, v)
@@ -76,10 +76,10 @@ func TestEveryFieldIsKept(t *testing.T) {
 // smallCall is a call of one leg and one party.
 func smallCall() *call {
 	c := &call{id: "c"}
-	l := &leg{call: c, refer: &refer{by: "x"}, claim: &claim{branch: "x"}, doubt: &doubt{code: 1}}
-	l.refer.leg = l
+	l := &leg{call: c, lastRefer: &refer{referredBy: "x"}, unverified: &unverifiedRequest{branch: "x"}, loss: &dialogLoss{code: 1}}
+	l.lastRefer.leg = l
 	c.legs = []*leg{l}
-	c.parties = []*party{{first: l}}
+	c.parties = []*party{{firstLeg: l}}
 	return c
 }
 
@@ -108,7 +108,7 @@ func fillIn(t *testing.T, v reflect.Value, c *call) {
 	case *Extension:
 		v.Set(reflect.ValueOf(&Extension{User: "600"}))
 		return
-	case *refer, *claim, *doubt:
+	case *refer, *unverifiedRequest, *dialogLoss:
 		return // it is there
 	case *Event:
 		e := Event{CallerNum: "1", CallerExtension: &Extension{User: "1"}, Headers: [][2]string{{"A", "1"}}}
@@ -159,15 +159,15 @@ func TestLikeFields(t *testing.T) {
 			fillIn(t, f, nil)
 		}
 	}
-	told.as(&from)
+	told.copyFrom(&from)
 	c := smallCall()
-	c.parties[0].like = &from
-	read, _, err := New(Config{}).readCall(c.record(nil, 0))
+	c.parties[0].template = &from
+	read, _, err := New(Config{}).decodeSnapshot(c.encodeSnapshot(nil, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var again Event
-	again.as(read.parties[0].like)
+	again.copyFrom(read.parties[0].template)
 	if !reflect.DeepEqual(told, again) {
 		t.Errorf("got %+v, want %+v", again, told)
 	}
@@ -175,7 +175,7 @@ func TestLikeFields(t *testing.T) {
 
 // TestBadRecords: what is no record is an error, and no more.
 func TestBadRecords(t *testing.T) {
-	good := smallCall().record(nil, 0)
+	good := smallCall().encodeSnapshot(nil, 0)
 	for _, r := range []string{
 		``, `null`, `{`, `[]`, `{}`, `{"legs":[]}`, `{"has_legs":1}`, `{"has_legs":2,"legs":[{}]}`,
 		`{"has_legs":1,"legs":[{"state":7}]}`, `{"has_legs":1,"legs":[{"state":"over"}]}`, `{"has_legs":1,"legs":[3]}`,
@@ -186,8 +186,8 @@ func TestBadRecords(t *testing.T) {
 	} {
 		tracker := New(testConfig())
 		err := tracker.Restore("", []Change{{"bad", []byte(r)}, {"c", good}}, nil)
-		if err == nil || !strings.Contains(err.Error(), "call bad: ") || len(tracker.due) != 1 {
-			t.Errorf("%s: %v, and %d calls", r, err, len(tracker.due))
+		if err == nil || !strings.Contains(err.Error(), "call bad: ") || len(tracker.deadlines) != 1 {
+			t.Errorf("%s: %v, and %d calls", r, err, len(tracker.deadlines))
 		}
 	}
 }
@@ -283,9 +283,9 @@ func TestRestartedCallsEnd(t *testing.T) {
 		after   time.Duration
 		talked  time.Duration
 	}{
-		{180, "", limit, 0},
+		{180, "", ringLimit, 0},
 		{200, "", time.Hour, time.Hour},
-		{200, "Session-Expires: 600\r\n", 10*time.Minute + linger, 10*time.Minute + linger},
+		{200, "Session-Expires: 600\r\n", 10*time.Minute + lingerTime, 10*time.Minute + lingerTime},
 	} {
 		c := testConfig()
 		c.MaxDuration = time.Hour

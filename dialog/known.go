@@ -24,10 +24,10 @@ type Contact struct {
 // that have registered; now is on the clock of [Message.At]. It takes less than
 // half a microsecond for each.
 func (t *Tracker) Extensions(now time.Time) []Known {
-	users := t.names.aors.Keys()
-	all := make([]Known, 0, len(users)+len(t.names.declared))
-	for user := range t.names.declared {
-		if !t.names.aors.Contains(user) {
+	users := t.directory.aors.Keys()
+	all := make([]Known, 0, len(users)+len(t.directory.declared))
+	for user := range t.directory.declared {
+		if !t.directory.aors.Contains(user) {
 			users = append(users, user)
 		}
 	}
@@ -43,14 +43,14 @@ func (t *Tracker) Extensions(now time.Time) []Known {
 // clock of [Message.At]. Some are of which nothing is known: the pattern of the
 // configuration may name any number.
 func (t *Tracker) Known(user string, now time.Time) (Known, bool) {
-	k, ok := t.names.known(user, now)
+	k, ok := t.directory.extensionInfo(user, now)
 	for i := range k.Contacts {
-		k.Contacts[i].Until = t.clock.asSet(k.Contacts[i].Until)
+		k.Contacts[i].Until = t.clock.wallAsSet(k.Contacts[i].Until)
 	}
 	return k, ok
 }
 
-func (d *directory) known(user string, now time.Time) (Known, bool) {
+func (d *directory) extensionInfo(user string, now time.Time) (Known, bool) {
 	kind, declared := d.declared[user]
 	registered := d.registered(user, now)
 	if !declared {

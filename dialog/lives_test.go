@@ -72,7 +72,7 @@ func (w *world) pass(now time.Time) {
 			if at.IsZero() || at.After(now) {
 				break
 			}
-			if l.state == talking && l.doubted.Add(linger).Equal(at) {
+			if l.state == talking && l.doubted.Add(lingerTime).Equal(at) {
 				w.closes(l, l.open[0], at, since)
 				continue
 			}
@@ -85,7 +85,7 @@ func (w *world) pass(now time.Time) {
 func (l *life) limit() (at, since time.Time) {
 	switch l.state {
 	case calling, ringing:
-		at = l.heard.Add(limit)
+		at = l.heard.Add(ringLimit)
 	case challenged:
 		return l.refused.Add(retryWithin), l.refused
 	case talking:
@@ -93,7 +93,7 @@ func (l *life) limit() (at, since time.Time) {
 		if !l.expires.IsZero() && l.expires.Before(at) {
 			at = l.expires
 		}
-		if d := l.doubted.Add(linger); !l.doubted.IsZero() && d.Before(at) {
+		if d := l.doubted.Add(lingerTime); !l.doubted.IsZero() && d.Before(at) {
 			return d, l.doubted
 		}
 	}
@@ -255,8 +255,8 @@ func (w *world) response(l *life, m *Message) {
 // session notes how long the session of l lasts, as the 2xx m says.
 func (l *life) session(m *Message) {
 	l.expires = time.Time{}
-	if n, err := strconv.Atoi(header(m.Head, "Session-Expires")); err == nil {
-		l.expires = m.At.Add(time.Duration(n)*time.Second + linger)
+	if n, err := strconv.Atoi(headerValue(m.Head, "Session-Expires")); err == nil {
+		l.expires = m.At.Add(time.Duration(n)*time.Second + lingerTime)
 	}
 }
 

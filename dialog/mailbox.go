@@ -16,11 +16,11 @@ const maxMailboxes = 1 << 16
 
 // sameNews is how long the same counts are the same news. A phone that was late
 // to hear of a message hears it again when others have heard of the next.
-const sameNews = time.Minute
+const repeatWindow = time.Minute
 
 // maxPassedOn is how many NOTIFYs of phones are known that a PBX which is a proxy
 // may pass on.
-const maxPassedOn = 1 << 12
+const maxPhoneNotifies = 1 << 12
 
 // A notifyKey names a NOTIFY, also when a proxy has passed it on.
 type notifyKey struct {
@@ -37,13 +37,13 @@ type mailboxKey struct {
 
 // A mailbox is what an extension was last told of its voice messages.
 type mailbox struct {
-	fresh  uint64 // new messages
-	news   string // what the last event told
-	toldAt time.Time
+	newMessages uint64 // new messages
+	lastCounts  string // what the last event told
+	emittedAt   time.Time
 }
 
-func newPassedOn() *simplelru.LRU[notifyKey, struct{}] {
-	notifies, _ := simplelru.NewLRU[notifyKey, struct{}](maxPassedOn, nil) // fails only without a size
+func newPhoneNotifies() *simplelru.LRU[notifyKey, struct{}] {
+	notifies, _ := simplelru.NewLRU[notifyKey, struct{}](maxPhoneNotifies, nil) // fails only without a size
 	return notifies
 }
 
@@ -62,13 +62,13 @@ func newMailboxes() *simplelru.LRU[mailboxKey, *mailbox] {
 // its own and perhaps through another node, so the event's ids are derived from
 // what they all are told: the mailbox, its counts, the Message-ID if there is
 // one, and the minute. It is a call of its own.
-func (t *Tracker) summary(m *Message) {
+func (t *Tracker) observeSummary(m *Message) {
 	if m.Body == "" {
 		return
 	}
 	if m.Src == Edge {
-		if messageSummaryEvent(header(m.Head, "Event")) {
-			t.passedOn.Add(notifyKey{clone(m.CallID), clone(m.FromTag), m.CSeq}, struct{}{})
+		if messageSummaryEvent(headerValue(m.Head, "Event")) {
+			t.phoneNotifies.Add(notifyKey{cloneString(m.CallID), cloneString(m.FromTag), m.CSeq}, struct{}{})
 		}
 		return
 	}
@@ -76,36 +76,36 @@ func (t *Tracker) summary(m *Message) {
 		return
 	}
 	var event, from, to, rec string
-	for name, value := range fields(m.Head) {
+	for name, value := range headerFields(m.Head) {
 		switch {
-		case is(name, "Event"):
+		case sameHeader(name, "Event"):
 			event = value
-		case is(name, "From"):
+		case sameHeader(name, "From"):
 			from = value
-		case is(name, "To"):
+		case sameHeader(name, "To"):
 			to = value
-		case t.config.RecID != "" && is(name, t.config.RecID):
+		case t.config.RecID != "" && sameHeader(name, t.config.RecID):
 			rec = value
 		}
 	}
-	if !messageSummaryEvent(event) || t.passedOn.Contains(notifyKey{m.CallID, m.FromTag, m.CSeq}) {
+	if !messageSummaryEvent(event) || t.phoneNotifies.Contains(notifyKey{m.CallID, m.FromTag, m.CSeq}) {
 		return
 	}
-	first, described := block(m.Body)
+	first, described := cutBlock(m.Body)
 	s, ok := readSummary(first)
 	if !ok {
 		return
 	}
-	_, to, _ = nameAddr(to)
-	ext, ok := t.names.called(m, cmp.Or(s.account, to))
+	_, to, _ = parseNameAddr(to)
+	ext, ok := t.directory.calledExtension(m, cmp.Or(s.account, to))
 	if !ok {
-		ext, ok = t.names.at(parseURI(to), m.At)
+		ext, ok = t.directory.extensionAt(parseURI(to), m.At)
 	}
-	if !ok || !t.names.phone(ext) {
+	if !ok || !t.directory.isPhone(ext) {
 		return
 	}
 	if s.account == "" && m.ToTag != "" {
-		_, s.account, _ = nameAddr(from) // what the phone subscribed to
+		_, s.account, _ = parseNameAddr(from) // what the phone subscribed to
 	}
 	key := mailboxKey{ext, parseURI(s.account).user}
 	if key.account == ext.User {
@@ -113,23 +113,23 @@ func (t *Tracker) summary(m *Message) {
 	}
 	box, known := t.mailboxes.Get(key)
 	if !known {
-		key = mailboxKey{Extension{clone(ext.User), clone(ext.Domain)}, clone(key.account)}
-		t.mailboxes.Add(key, &mailbox{fresh: s.fresh})
+		key = mailboxKey{Extension{cloneString(ext.User), cloneString(ext.Domain)}, cloneString(key.account)}
+		t.mailboxes.Add(key, &mailbox{newMessages: s.newMessages})
 		return
 	}
-	more := s.fresh > box.fresh
-	box.fresh = s.fresh
+	more := s.newMessages > box.newMessages
+	box.newMessages = s.newMessages
 	if !more {
 		return
 	}
-	v := readDescribed(described, t.config.RecID)
-	news := hash("voicemail", ext.User, ext.Domain, key.account,
-		strconv.FormatUint(s.fresh, 10), strconv.FormatUint(s.old, 10), v.messageID)
-	if box.news == news && m.At.Sub(box.toldAt).Abs() < sameNews {
+	v := readVoiceMessage(described, t.config.RecID)
+	news := deriveID("voicemail", ext.User, ext.Domain, key.account,
+		strconv.FormatUint(s.newMessages, 10), strconv.FormatUint(s.oldMessages, 10), v.messageID)
+	if box.lastCounts == news && m.At.Sub(box.emittedAt).Abs() < repeatWindow {
 		return
 	}
-	box.news, box.toldAt = news, m.At
-	t.voicemail(ext, &v, cmp.Or(v.rec, rec), hash(news, strconv.FormatInt(t.clock.wall(m.At).Unix()/60, 10)), m.At)
+	box.lastCounts, box.emittedAt = news, m.At
+	t.emitVoicemail(ext, &v, cmp.Or(v.rec, rec), deriveID(news, strconv.FormatInt(t.clock.wallTime(m.At).Unix()/60, 10)), m.At)
 }
 
 // messageSummaryEvent reports whether an Event header field names the package of
@@ -140,36 +140,36 @@ func messageSummaryEvent(event string) bool {
 }
 
 // voicemail says that an extension has a new message.
-func (t *Tracker) voicemail(ext Extension, v *voiceMessage, rec, call string, at time.Time) {
-	f := facts{num: v.num, name: v.name, rec: rec}
-	f.keep(&ext.User, &ext.Domain)
+func (t *Tracker) emitVoicemail(ext Extension, v *voiceMessage, rec, call string, at time.Time) {
+	f := inviteFacts{callerNum: v.num, callerName: v.name, recID: rec}
+	f.cloneStrings(&ext.User, &ext.Domain)
 	e := Event{
 		Call:            call,
 		Seq:             1,
-		At:              t.clock.wall(at),
+		At:              t.clock.wallTime(at),
 		Observed:        at,
 		Type:            Voicemail,
-		Party:           hash(call, string(In), ext.User, ext.Domain),
+		Party:           deriveID(call, string(In), ext.User, ext.Domain),
 		Extension:       ext,
 		Flow:            In,
-		CallerNum:       f.num,
-		CallerName:      f.name,
+		CallerNum:       f.callerNum,
+		CallerName:      f.callerName,
 		CalledNumber:    ext.User,
 		CalledExtension: &ext,
 		Duration:        v.length,
-		RecID:           f.rec,
+		RecID:           f.recID,
 	}
-	e.ID = hash(e.Party, string(Voicemail))
-	if t.names.kind(f.num, at) != "" {
-		e.CallerExtension = &Extension{User: f.num}
+	e.ID = deriveID(e.Party, string(Voicemail))
+	if t.directory.kindOf(f.callerNum, at) != "" {
+		e.CallerExtension = &Extension{User: f.callerNum}
 	}
-	t.said = append(t.said, e)
+	t.events = append(t.events, e)
 }
 
 // A messageSummary is the first block of a message-summary's body.
 type messageSummary struct {
-	account    string // URI
-	fresh, old uint64 // voice messages
+	account                  string // URI
+	newMessages, oldMessages uint64 // voice messages
 }
 
 // readSummary reads the first block (RFC 3842 §5.2); ok says that it tells of
@@ -177,17 +177,17 @@ type messageSummary struct {
 // light on the phone: it stands for one.
 func readSummary(s string) (sum messageSummary, ok bool) {
 	waiting, counted := "", false
-	for name, value := range fields("\n" + s) {
+	for name, value := range headerFields("\n" + s) {
 		switch {
-		case is(name, "Messages-Waiting"):
+		case sameHeader(name, "Messages-Waiting"):
 			waiting = value
-		case is(name, "Message-Account"):
+		case sameHeader(name, "Message-Account"):
 			sum.account = value
 			if strings.IndexByte(value, '<') >= 0 {
-				_, sum.account, _ = nameAddr(value)
+				_, sum.account, _ = parseNameAddr(value)
 			}
-		case is(name, "Voice-Message"):
-			sum.fresh, sum.old, ok = counts(value)
+		case sameHeader(name, "Voice-Message"):
+			sum.newMessages, sum.oldMessages, ok = parseCounts(value)
 			counted = true
 		default: // another class of messages: Fax-Message
 			counted = true
@@ -196,7 +196,7 @@ func readSummary(s string) (sum messageSummary, ok bool) {
 	switch {
 	case counted:
 	case strings.EqualFold(waiting, "yes"):
-		sum.fresh, ok = 1, true
+		sum.newMessages, ok = 1, true
 	case strings.EqualFold(waiting, "no"):
 		ok = true
 	}
@@ -205,7 +205,7 @@ func readSummary(s string) (sum messageSummary, ok bool) {
 
 // counts reads "new/old", and passes over the urgent ones that may follow:
 // they are among them.
-func counts(s string) (fresh, old uint64, ok bool) {
+func parseCounts(s string) (fresh, old uint64, ok bool) {
 	s, _, _ = strings.Cut(s, "(")
 	a, b, _ := strings.Cut(s, "/")
 	fresh, err := strconv.ParseUint(strings.TrimSpace(a), 10, 32)
@@ -226,22 +226,22 @@ type voiceMessage struct {
 
 // readDescribed returns the first voice message that the rest of a body
 // describes. recID is the name of the field that carries a recording's id.
-func readDescribed(rest, recID string) (v voiceMessage) {
+func readVoiceMessage(rest, recID string) (v voiceMessage) {
 	for rest != "" {
 		var one, context string
-		one, rest = block(rest)
+		one, rest = cutBlock(rest)
 		v = voiceMessage{}
-		for name, value := range fields("\n" + one) {
+		for name, value := range headerFields("\n" + one) {
 			switch {
-			case is(name, "From"):
-				v.name, v.num = sender(value)
-			case is(name, "Content-Duration"): // RFC 2424
-				v.length = time.Duration(seconds(value, 0)) * time.Second
-			case is(name, "Message-ID"):
+			case sameHeader(name, "From"):
+				v.name, v.num = parseSender(value)
+			case sameHeader(name, "Content-Duration"): // RFC 2424
+				v.length = time.Duration(parseSeconds(value, 0)) * time.Second
+			case sameHeader(name, "Message-ID"):
 				v.messageID = value
-			case is(name, "Message-Context"): // RFC 3458
+			case sameHeader(name, "Message-Context"): // RFC 3458
 				context = value
-			case recID != "" && is(name, recID):
+			case recID != "" && sameHeader(name, recID):
 				v.rec = value
 			}
 		}
@@ -254,8 +254,8 @@ func readDescribed(rest, recID string) (v voiceMessage) {
 
 // sender returns who a described message is from: the field is that of mail,
 // whose addresses have no scheme.
-func sender(value string) (display, user string) {
-	display, addr, _ := nameAddr(value)
+func parseSender(value string) (display, user string) {
+	display, addr, _ := parseNameAddr(value)
 	if strings.IndexByte(addr, ':') >= 0 {
 		return display, parseURI(addr).user
 	}
@@ -265,7 +265,7 @@ func sender(value string) (display, user string) {
 
 // block cuts off the lines of s up to the first empty one. Empty lines in front
 // are passed over.
-func block(s string) (first, rest string) {
+func cutBlock(s string) (first, rest string) {
 	s = strings.TrimLeft(s, "\r\n")
 	for i := 0; ; {
 		n := strings.IndexByte(s[i:], '\n')

@@ -25,31 +25,31 @@ const maxPickups = 64
 // extension calls, and its number leads neither to a phone nor to a queue, menu or
 // conference.
 func (t *Tracker) notePickup(l *leg) {
-	if l.origin != Edge || l.party == nil || l.host != nil || t.names.registered(l.calledExt.User, l.answered) {
+	if l.origin != Edge || l.party == nil || l.service != nil || t.directory.registered(l.calledExt.User, l.answered) {
 		return
 	}
-	if len(t.pickups) >= maxPickups {
-		t.pickups = slices.Delete(t.pickups, 0, len(t.pickups)-maxPickups+1)
+	if len(t.pickupCandidates) >= maxPickups {
+		t.pickupCandidates = slices.Delete(t.pickupCandidates, 0, len(t.pickupCandidates)-maxPickups+1)
 	}
-	t.pickups = append(t.pickups, l)
+	t.pickupCandidates = append(t.pickupCandidates, l)
 }
 
 // pickedUp reports whether a phone was answered just before the callee's leg l was
 // canceled, and nobody was called for it.
-func (t *Tracker) pickedUp(l *leg) bool {
+func (t *Tracker) pickupAnswered(l *leg) bool {
 	caller := l.call.caller
-	return slices.ContainsFunc(t.pickups, func(o *leg) bool {
+	return slices.ContainsFunc(t.pickupCandidates, func(o *leg) bool {
 		gap := pickupGap
 		if caller != nil && !caller.answered.Before(o.answered) && !caller.answered.After(l.canceledAt) {
 			gap = slowPickupGap
 		}
 		after := l.canceledAt.Sub(o.answered)
-		return o != caller && after >= 0 && after <= gap && !o.answered.Before(l.began) && !o.call.calls(o)
+		return o != caller && after >= 0 && after <= gap && !o.answered.Before(l.began) && !o.call.hasCalleeFor(o)
 	})
 }
 
 // calls reports whether a callee's leg of the call is not older than its caller's
 // leg l.
-func (c *call) calls(l *leg) bool {
+func (c *call) hasCalleeFor(l *leg) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX && !o.began.Before(l.began) })
 }

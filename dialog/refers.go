@@ -13,10 +13,10 @@ const maxOpenRefers = 8
 
 // openRefers returns the REFERs of a leg whose outcome is not known, the oldest first.
 func (l *leg) openRefers() []*refer {
-	if l.refer == nil {
-		return l.earlier
+	if l.lastRefer == nil {
+		return l.earlierRefers
 	}
-	return append(l.earlier[:len(l.earlier):len(l.earlier)], l.refer)
+	return append(l.earlierRefers[:len(l.earlierRefers):len(l.earlierRefers)], l.lastRefer)
 }
 
 // referOf returns the open REFER with a CSeq; nil: there is none.
@@ -37,7 +37,7 @@ func (l *leg) referOfEvent(event string) *refer {
 	if kind = strings.TrimSpace(kind); kind != "" && !strings.EqualFold(kind, "refer") {
 		return nil
 	}
-	id, ok := param(params, "id")
+	id, ok := paramValue(params, "id")
 	if !ok || l.refersSent < 2 {
 		if open := l.openRefers(); len(open) > 0 {
 			return open[0]
@@ -52,36 +52,36 @@ func (l *leg) referOfEvent(event string) *refer {
 }
 
 // drop takes a REFER from the open ones.
-func (l *leg) drop(r *refer) {
-	if l.refer == r {
-		l.refer = nil
+func (l *leg) dropRefer(r *refer) {
+	if l.lastRefer == r {
+		l.lastRefer = nil
 		return
 	}
-	if len(l.earlier) == 0 {
+	if len(l.earlierRefers) == 0 {
 		return
 	}
-	l.earlier = slices.DeleteFunc(slices.Clone(l.earlier), func(o *refer) bool { return o == r })
+	l.earlierRefers = slices.DeleteFunc(slices.Clone(l.earlierRefers), func(o *refer) bool { return o == r })
 }
 
 // settle notes the outcome of an open REFER. One that failed after the phone had sent
 // another is not told: the phone itself has given it up.
-func (t *Tracker) settle(r *refer, at time.Time, code int, phrase string) {
-	if r != r.leg.refer && code >= 300 {
-		r.leg.drop(r)
-		t.forget(r)
+func (t *Tracker) settleRefer(r *refer, at time.Time, code int, phrase string) {
+	if r != r.leg.lastRefer && code >= 300 {
+		r.leg.dropRefer(r)
+		t.removeRecentRefer(r)
 		return
 	}
-	t.transferred(r, at, code, phrase, "")
+	t.emitTransfer(r, at, code, phrase, "")
 }
 
 // keepOpen gives a leg that is restored its open REFERs back: the last by time is
 // the one that no other has followed.
-func (l *leg) keepOpen(r *refer) {
+func (l *leg) restoreRefer(r *refer) {
 	open := append(l.openRefers(), r)
 	slices.SortStableFunc(open, func(a, b *refer) int { return a.at.Compare(b.at) })
 	n := len(open) - 1
-	l.refer, l.earlier = open[n], open[:n:n]
+	l.lastRefer, l.earlierRefers = open[n], open[:n:n]
 }
 
 // isOpen reports whether the outcome of a leg's REFER is not known.
-func (l *leg) isOpen(r *refer) bool { return slices.Contains(l.openRefers(), r) }
+func (l *leg) isOpenRefer(r *refer) bool { return slices.Contains(l.openRefers(), r) }

@@ -88,7 +88,7 @@ func FuzzRegister(f *testing.F) {
 		for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
 			tracker.Advance(next)
 		}
-		if a, ok := tracker.names.aors.Get("101"); ok && len(a.contacts) > maxContacts {
+		if a, ok := tracker.directory.aors.Get("101"); ok && len(a.contacts) > maxContacts {
 			t.Errorf("%d contacts", len(a.contacts))
 		}
 	})

@@ -107,8 +107,8 @@ func TestRegistrationIDs(t *testing.T) {
 		ids := map[string]bool{}
 		tracker := New(testConfig())
 		n := 0
-		for i := range 3 * maxTurns {
-			callID := fmt.Sprint(i % (maxTurns + 2))
+		for i := range 3 * maxPeriods {
+			callID := fmt.Sprint(i % (maxPeriods + 2))
 			ids[on(t, tracker, 10*i, callID, uint32(2*i)).ID] = true
 			ids[off(t, tracker, 10*i+5, callID, uint32(2*i+1)).ID] = true
 			n += 2
@@ -194,8 +194,8 @@ func TestRegistrationsAreBounded(t *testing.T) {
 		tracker.Observe(ask)
 	}
 	r := tracker.registrar
-	if r.known.Len() != maxRegistrations || len(r.due) != maxRegistrations || r.pending.Len() != maxRegisters {
-		t.Errorf("%d registrations, %d due, %d pending, want %d, %d and %d", r.known.Len(), len(r.due), r.pending.Len(),
+	if r.registrations.Len() != maxRegistrations || len(r.expiries) != maxRegistrations || r.pending.Len() != maxRegisters {
+		t.Errorf("%d registrations, %d due, %d pending, want %d, %d and %d", r.registrations.Len(), len(r.expiries), r.pending.Len(),
 			maxRegistrations, maxRegistrations, maxRegisters)
 	}
 	n := 0

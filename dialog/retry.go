@@ -20,7 +20,7 @@ func isChallenge(status int) bool { return status == 401 || status == 407 }
 // 3329), with more digits (RFC 3578), or with another offer (RFC 3261 §8.1.3.5). More
 // digits complete a number that the PBX itself found too short, before it called
 // anybody.
-func (l *leg) asksAgain(m *Message) bool {
+func (l *leg) asksForRetry(m *Message) bool {
 	switch {
 	case m.Own || l.canceled:
 		return false
@@ -29,18 +29,18 @@ func (l *leg) asksAgain(m *Message) bool {
 			return o.origin == PBX && o.callID != l.callID
 		})
 	}
-	return m.Status == 422 || m.Status == 494 || asksForLess(m.Status)
+	return m.Status == 422 || m.Status == 494 || refusesOffer(m.Status)
 }
 
 // asksForLess reports whether a final response refuses what the INVITE offers or
 // requires, and not the call.
-func asksForLess(status int) bool {
+func refusesOffer(status int) bool {
 	return status == 413 || status == 415 || status == 420 || status == 421
 }
 
 // asks sums up what an INVITE offers and requires, so that a changed one is known. It
 // adds a value to the sum of those before.
-func asks(sum uint32, value string) uint32 {
+func addToSum(sum uint32, value string) uint32 {
 	for i := range len(value) {
 		sum = (sum ^ uint32(value[i])) * 16777619 // FNV-1a
 	}
@@ -49,10 +49,10 @@ func asks(sum uint32, value string) uint32 {
 
 // asksBody adds the body of an INVITE. The origin of a session changes with each
 // attempt and offers nothing (RFC 8866 §5.2).
-func asksBody(sum uint32, body string) uint32 {
+func addBodyToSum(sum uint32, body string) uint32 {
 	for line := range strings.SplitSeq(body, "\n") {
 		if !strings.HasPrefix(line, "o=") {
-			sum = asks(sum, line)
+			sum = addToSum(sum, line)
 		}
 	}
 	return sum
@@ -60,45 +60,45 @@ func asksBody(sum uint32, body string) uint32 {
 
 // continues reports whether an INVITE with the facts f is the one that the leg's
 // final response asked for.
-func (l *leg) continues(f *facts) bool {
-	return !asksForLess(l.refused.code) || l.asked != f.asked
+func (l *leg) continuesWith(f *inviteFacts) bool {
+	return !refusesOffer(l.refusal.code) || l.offerSum != f.offerSum
 }
 
 // repeat shows a leg its INVITE again, as a final response asked for it.
-func (t *Tracker) repeat(l *leg, m *Message, f *facts) {
-	l.state, l.heard = calling, m.At
-	l.branch, l.cseq = clone(m.Branch), m.CSeq
-	l.credentials, l.tried, l.asked = f.credentials, false, f.asked
+func (t *Tracker) repeatInvite(l *leg, m *Message, f *inviteFacts) {
+	l.state, l.lastHeard = calling, m.At
+	l.branch, l.cseq = cloneString(m.Branch), m.CSeq
+	l.credentials, l.triedByPBX, l.offerSum = f.credentials, false, f.offerSum
 	l.toTag = ""
 	l.peer = m.phone()
-	if f.called != l.called && f.called != "" {
-		t.redial(l, m, f)
+	if f.calledUser != l.calledUser && f.calledUser != "" {
+		t.redialLeg(l, m, f)
 	}
 }
 
 // redial notes that the INVITE that continues an attempt dials another number: more
 // digits of it.
-func (t *Tracker) redial(l *leg, m *Message, f *facts) {
-	t.unreach(l)
-	l.called, l.calledRaw, l.calledHost, l.did = clone(f.called), clone(f.calledRaw), clone(f.calledHost), clone(f.did)
-	l.calledE164 = t.e164(l.called, m.At)
+func (t *Tracker) redialLeg(l *leg, m *Message, f *inviteFacts) {
+	t.unindexLeg(l)
+	l.calledUser, l.calledRaw, l.calledHost, l.calledDID = cloneString(f.calledUser), cloneString(f.calledRaw), cloneString(f.calledHost), cloneString(f.calledDID)
+	l.calledE164 = t.toE164(l.calledUser, m.At)
 	if l.origin == Edge {
-		l.calledExt = t.names.dialed(cmp.Or(l.did, l.called), l.calledHost, m.At)
-		if h := l.host; h != nil && !h.dialed {
+		l.calledExt = t.directory.dialedExtension(cmp.Or(l.calledDID, l.calledUser), l.calledHost, m.At)
+		if h := l.service; h != nil && !h.dialed {
 			l.call.parties = slices.DeleteFunc(l.call.parties, func(p *party) bool { return p == h })
-			l.host = nil
+			l.service = nil
 		}
-		if l.host == nil {
-			t.host(l)
+		if l.service == nil {
+			t.addService(l)
 		}
 	}
-	t.reach(l, l.number)
+	t.indexLeg(l, l.phoneNumber)
 }
 
 // endAttempts ends the attempts with the Call-ID of an INVITE that begins another.
 func (t *Tracker) endAttempts(c *call, m *Message) {
 	for _, l := range c.legs {
-		if l.state == challenged && !isChallenge(l.refused.code) && l.origin == m.Src && l.callID == m.CallID && l.fromTag != m.FromTag {
+		if l.state == challenged && !isChallenge(l.refusal.code) && l.origin == m.Src && l.callID == m.CallID && l.fromTag != m.FromTag {
 			t.endRefused(l, m.At)
 		}
 	}
@@ -106,8 +106,8 @@ func (t *Tracker) endAttempts(c *call, m *Message) {
 
 // endRefused ends a leg whose INVITE did not come again.
 func (t *Tracker) endRefused(l *leg, at time.Time) {
-	if !isChallenge(l.refused.code) { // those who only ever met one have not called
-		t.takenUp(l)
+	if !isChallenge(l.refusal.code) { // those who only ever met one have not called
+		t.emitPendingDials(l)
 	}
-	t.end(l, at, l.refused)
+	t.endLeg(l, at, l.refusal)
 }

@@ -17,29 +17,29 @@ import (
 //
 // Legs and parties refer to each other by their places in two lists. Before
 // it writes, a scribe goes over the fields once to make these lists.
-type scribe struct {
-	doing doing
-	out   []byte
-	in    map[string]any
-	err   error
+type snapshotCodec struct {
+	mode codecMode
+	out  []byte
+	in   map[string]any
+	err  error
 
 	offset time.Duration // of the wall clock, by which times are kept, from the steady one
 
 	legs    []*leg
 	parties []*party
-	refers  []keptRefer
+	refers  []storedRefer
 }
 
-type doing uint8
+type codecMode uint8
 
 const (
-	listing doing = iota
-	writing
-	reading
+	modeList codecMode = iota
+	modeWrite
+	modeRead
 )
 
 // key begins a member of the object that is written.
-func (s *scribe) key(name string) {
+func (s *snapshotCodec) beginMember(name string) {
 	if s.out[len(s.out)-1] != '{' {
 		s.out = append(s.out, ',')
 	}
@@ -48,39 +48,39 @@ func (s *scribe) key(name string) {
 	s.out = append(s.out, '"', ':')
 }
 
-func (s *scribe) fail(name string, v any) {
+func (s *snapshotCodec) setError(name string, v any) {
 	if s.err == nil {
 		s.err = fmt.Errorf("%s is %v", name, v)
 	}
 }
 
 // read returns the value of a member of the object that is read.
-func read[T any](s *scribe, name string) (v T, ok bool) {
+func readMember[T any](s *snapshotCodec, name string) (v T, ok bool) {
 	got, ok := s.in[name]
 	if !ok {
 		return v, false
 	}
 	if v, ok = got.(T); !ok {
-		s.fail(name, got)
+		s.setError(name, got)
 	}
 	return v, ok
 }
 
-func keepText[T ~string](s *scribe, name string, v *T) {
-	switch s.doing {
-	case writing:
+func codeText[T ~string](s *snapshotCodec, name string, v *T) {
+	switch s.mode {
+	case modeWrite:
 		if *v != "" {
-			s.key(name)
-			s.quote(string(*v))
+			s.beginMember(name)
+			s.writeQuoted(string(*v))
 		}
-	case reading:
-		if got, ok := read[string](s, name); ok {
+	case modeRead:
+		if got, ok := readMember[string](s, name); ok {
 			*v = T(got)
 		}
 	}
 }
 
-func (s *scribe) quote(v string) {
+func (s *snapshotCodec) writeQuoted(v string) {
 	for i := range len(v) {
 		if c := v[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' {
 			quoted, _ := json.Marshal(v) // strings always marshal
@@ -93,70 +93,70 @@ func (s *scribe) quote(v string) {
 	s.out = append(s.out, '"')
 }
 
-func keepNumber[T ~int | ~int64 | ~uint8 | ~uint32](s *scribe, name string, v *T) {
-	switch s.doing {
-	case writing:
+func codeNumber[T ~int | ~int64 | ~uint8 | ~uint32](s *snapshotCodec, name string, v *T) {
+	switch s.mode {
+	case modeWrite:
 		if *v != 0 {
-			s.key(name)
+			s.beginMember(name)
 			s.out = strconv.AppendInt(s.out, int64(*v), 10)
 		}
-	case reading:
-		if got, ok := read[float64](s, name); ok {
+	case modeRead:
+		if got, ok := readMember[float64](s, name); ok {
 			if *v = T(got); float64(*v) != got {
-				s.fail(name, got)
+				s.setError(name, got)
 			}
 		}
 	}
 }
 
-func keepFlag(s *scribe, name string, v *bool) {
-	switch s.doing {
-	case writing:
+func codeFlag(s *snapshotCodec, name string, v *bool) {
+	switch s.mode {
+	case modeWrite:
 		if *v {
-			s.key(name)
+			s.beginMember(name)
 			s.out = append(s.out, "true"...)
 		}
-	case reading:
-		if got, ok := read[bool](s, name); ok {
+	case modeRead:
+		if got, ok := readMember[bool](s, name); ok {
 			*v = got
 		}
 	}
 }
 
-func keepAddr(s *scribe, name string, v *netip.AddrPort) {
-	switch s.doing {
-	case writing:
+func codeAddr(s *snapshotCodec, name string, v *netip.AddrPort) {
+	switch s.mode {
+	case modeWrite:
 		if v.IsValid() {
-			s.key(name)
+			s.beginMember(name)
 			s.out = append(s.out, '"')
 			s.out = v.AppendTo(s.out)
 			s.out = append(s.out, '"')
 		}
-	case reading:
-		if got, ok := read[string](s, name); ok {
+	case modeRead:
+		if got, ok := readMember[string](s, name); ok {
 			a, err := netip.ParseAddrPort(got)
 			if err != nil {
-				s.fail(name, got)
+				s.setError(name, got)
 			}
 			*v = a
 		}
 	}
 }
 
-func keepTime(s *scribe, name string, v *time.Time) {
-	switch s.doing {
-	case writing:
+func codeTime(s *snapshotCodec, name string, v *time.Time) {
+	switch s.mode {
+	case modeWrite:
 		if !v.IsZero() {
-			s.key(name)
+			s.beginMember(name)
 			s.out = append(s.out, '"')
 			s.out = v.Add(s.offset).UTC().AppendFormat(s.out, time.RFC3339Nano)
 			s.out = append(s.out, '"')
 		}
-	case reading:
-		if got, ok := read[string](s, name); ok {
+	case modeRead:
+		if got, ok := readMember[string](s, name); ok {
 			t, err := time.Parse(time.RFC3339Nano, got)
 			if err != nil {
-				s.fail(name, got)
+				s.setError(name, got)
 			}
 			*v = t.Add(-s.offset)
 		}
@@ -164,48 +164,48 @@ func keepTime(s *scribe, name string, v *time.Time) {
 }
 
 // keepWall keeps a time that is by the wall clock already.
-func keepWall(s *scribe, name string, v *time.Time) {
+func codeWallTime(s *snapshotCodec, name string, v *time.Time) {
 	offset := s.offset
 	s.offset = 0
-	keepTime(s, name, v)
+	codeTime(s, name, v)
 	s.offset = offset
 }
 
-func keepExtension(s *scribe, name, domain string, v *Extension) {
-	keepText(s, name, &v.User)
-	keepText(s, domain, &v.Domain)
+func codeExtension(s *snapshotCodec, name, domain string, v *Extension) {
+	codeText(s, name, &v.User)
+	codeText(s, domain, &v.Domain)
 }
 
-func keepTexts(s *scribe, name string, v *[]string) {
-	switch s.doing {
-	case writing:
+func codeTexts(s *snapshotCodec, name string, v *[]string) {
+	switch s.mode {
+	case modeWrite:
 		if len(*v) > 0 {
-			s.key(name)
+			s.beginMember(name)
 			quoted, _ := json.Marshal(*v) // strings always marshal
 			s.out = append(s.out, quoted...)
 		}
-	case reading:
-		got, _ := read[[]any](s, name)
+	case modeRead:
+		got, _ := readMember[[]any](s, name)
 		for _, e := range got {
 			if text, ok := e.(string); ok {
 				*v = append(*v, text)
 			} else {
-				s.fail(name, got)
+				s.setError(name, got)
 			}
 		}
 	}
 }
 
-func keepPairs(s *scribe, name string, v *[][2]string) {
+func codePairs(s *snapshotCodec, name string, v *[][2]string) {
 	var flat []string
 	for _, p := range *v {
 		flat = append(flat, p[0], p[1])
 	}
-	keepTexts(s, name, &flat)
-	if s.doing == reading {
+	codeTexts(s, name, &flat)
+	if s.mode == modeRead {
 		for p := range slices.Chunk(flat, 2) {
 			if len(p) != 2 {
-				s.fail(name, flat)
+				s.setError(name, flat)
 				return
 			}
 			*v = append(*v, [2]string(p))
@@ -215,40 +215,40 @@ func keepPairs(s *scribe, name string, v *[][2]string) {
 
 // keepObject goes over the fields of *v as an object of its own; of a nil one there
 // are none.
-func keepObject[T any](s *scribe, name string, v **T, fields func(*T, *scribe)) {
-	switch s.doing {
-	case reading:
+func codeObject[T any](s *snapshotCodec, name string, v **T, fields func(*T, *snapshotCodec)) {
+	switch s.mode {
+	case modeRead:
 		if _, ok := s.in[name]; ok {
 			*v = new(T)
-			keepNested(s, name, *v, fields)
+			codeNested(s, name, *v, fields)
 		}
 	default:
 		if *v != nil {
-			keepNested(s, name, *v, fields)
+			codeNested(s, name, *v, fields)
 		}
 	}
 }
 
 // keepPart goes over the fields of *v as an object of its own; of a zero one there
 // are none.
-func keepPart[T comparable](s *scribe, name string, v *T, fields func(*T, *scribe)) {
+func codeValue[T comparable](s *snapshotCodec, name string, v *T, fields func(*T, *snapshotCodec)) {
 	var zero T
-	if s.doing == reading || *v != zero {
-		keepNested(s, name, v, fields)
+	if s.mode == modeRead || *v != zero {
+		codeNested(s, name, v, fields)
 	}
 }
 
-func keepNested[T any](s *scribe, name string, v *T, fields func(*T, *scribe)) {
-	switch s.doing {
-	case listing:
+func codeNested[T any](s *snapshotCodec, name string, v *T, fields func(*T, *snapshotCodec)) {
+	switch s.mode {
+	case modeList:
 		fields(v, s)
-	case writing:
-		s.key(name)
+	case modeWrite:
+		s.beginMember(name)
 		s.out = append(s.out, '{')
 		fields(v, s)
 		s.out = append(s.out, '}')
-	case reading:
-		if got, ok := read[map[string]any](s, name); ok {
+	case modeRead:
+		if got, ok := readMember[map[string]any](s, name); ok {
 			outer := s.in
 			s.in = got
 			fields(v, s)
@@ -258,17 +258,17 @@ func keepNested[T any](s *scribe, name string, v *T, fields func(*T, *scribe)) {
 }
 
 // keepList goes over the fields of each of a list.
-func keepList[T any](s *scribe, name string, v *[]T, fields func(*T, *scribe)) {
-	switch s.doing {
-	case listing:
+func codeList[T any](s *snapshotCodec, name string, v *[]T, fields func(*T, *snapshotCodec)) {
+	switch s.mode {
+	case modeList:
 		for i := range *v {
 			fields(&(*v)[i], s)
 		}
-	case writing:
+	case modeWrite:
 		if len(*v) == 0 {
 			return
 		}
-		s.key(name)
+		s.beginMember(name)
 		s.out = append(s.out, '[')
 		for i := range *v {
 			if i > 0 {
@@ -279,8 +279,8 @@ func keepList[T any](s *scribe, name string, v *[]T, fields func(*T, *scribe)) {
 			s.out = append(s.out, '}')
 		}
 		s.out = append(s.out, ']')
-	case reading:
-		got, _ := read[[]any](s, name)
+	case modeRead:
+		got, _ := readMember[[]any](s, name)
 		if len(got) == 0 {
 			return
 		}
@@ -291,7 +291,7 @@ func keepList[T any](s *scribe, name string, v *[]T, fields func(*T, *scribe)) {
 		for i := range got {
 			var ok bool
 			if s.in, ok = got[i].(map[string]any); !ok {
-				s.fail(name, got[i])
+				s.setError(name, got[i])
 				break
 			}
 			fields(&(*v)[i], s)
@@ -301,11 +301,11 @@ func keepList[T any](s *scribe, name string, v *[]T, fields func(*T, *scribe)) {
 }
 
 // keepLeg goes over a reference to a leg, keepParty over one to a party.
-func keepLeg(s *scribe, name string, v **leg)     { keepPlace(s, name, v, &s.legs) }
-func keepParty(s *scribe, name string, v **party) { keepPlace(s, name, v, &s.parties) }
+func codeLeg(s *snapshotCodec, name string, v **leg)     { codeReference(s, name, v, &s.legs) }
+func codeParty(s *snapshotCodec, name string, v **party) { codeReference(s, name, v, &s.parties) }
 
 // keepPlace goes over a reference to one of a list: its place there, from 1.
-func keepPlace[T any](s *scribe, name string, v **T, in *[]*T) {
+func codeReference[T any](s *snapshotCodec, name string, v **T, in *[]*T) {
 	place := 0
 	if *v != nil {
 		for i, o := range *in {
@@ -319,11 +319,11 @@ func keepPlace[T any](s *scribe, name string, v **T, in *[]*T) {
 			place = len(*in)
 		}
 	}
-	keepNumber(s, name, &place)
+	codeNumber(s, name, &place)
 	switch {
-	case s.doing != reading || place == 0:
+	case s.mode != modeRead || place == 0:
 	case place < 1 || place > len(*in):
-		s.fail(name, place)
+		s.setError(name, place)
 	default:
 		*v = (*in)[place-1]
 	}

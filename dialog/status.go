@@ -28,7 +28,7 @@ func (by HangupBy) reversed() HangupBy {
 
 // weight orders what several legs say: of the devices of a party, and of the
 // callees of a caller, the heaviest word counts.
-var weight = map[Status]int{
+var statusWeight = map[Status]int{
 	Unknown:     1,
 	Congestion:  2,
 	ChanUnavail: 3,
@@ -43,13 +43,13 @@ var weight = map[Status]int{
 // says nothing if another is known: what the forwarded call became.
 func calleeWeight(s Status) int {
 	if s == Forwarded {
-		return weight[Unknown]
+		return statusWeight[Unknown]
 	}
-	return weight[s]
+	return statusWeight[s]
 }
 
 // word is the built-in table: what a final response says of a call.
-func word(code int, rang bool) Status {
+func statusForCode(code int, rang bool) Status {
 	switch code {
 	case 486, 600, 603:
 		return Busy
@@ -69,7 +69,7 @@ func word(code int, rang bool) Status {
 
 // q850Words is what a Q.850 cause on a final response says; a cause that is
 // not listed, and 16, leave it to the SIP code.
-var q850Words = map[int]Status{
+var q850Status = map[int]Status{
 	1:  ChanUnavail,
 	3:  ChanUnavail,
 	17: Busy,
@@ -101,27 +101,27 @@ const (
 // none.
 type reason struct {
 	q850, sip int
-	zero      bool // it has Q.850;cause=0
+	q850Zero  bool // it has Q.850;cause=0
 }
 
 // elsewhere reports that another leg answered (RFC 3326, RFC 4412).
-func (r reason) elsewhere() bool { return r.sip == 200 || r.q850 == causeElsewhere }
+func (r reason) answeredElsewhere() bool { return r.sip == 200 || r.q850 == causeElsewhere }
 
 func readReason(head string) (r reason) {
-	for name, value := range fields(head) {
-		if !is(name, "Reason") {
+	for name, value := range headerFields(head) {
+		if !sameHeader(name, "Reason") {
 			continue
 		}
-		for v := range list(value) {
+		for v := range listValues(value) {
 			protocol, params, _ := strings.Cut(v, ";")
-			text, _ := param(params, "cause")
+			text, _ := paramValue(params, "cause")
 			cause, err := strconv.Atoi(text)
 			if err != nil || cause < 0 || cause > 999 {
 				continue
 			}
 			switch protocol = strings.TrimSpace(protocol); {
 			case strings.EqualFold(protocol, "Q.850"):
-				r.q850, r.zero = cause, cause == 0
+				r.q850, r.q850Zero = cause, cause == 0
 			case strings.EqualFold(protocol, "SIP"):
 				r.sip = cause
 			}
@@ -131,7 +131,7 @@ func readReason(head string) (r reason) {
 }
 
 // judge says how a leg ended that got the final response m, which is not 2xx.
-func (t *Tracker) judge(l *leg, m *Message) outcome {
+func (t *Tracker) judgeResponse(l *leg, m *Message) outcome {
 	r := readReason(m.Head)
 	o := outcome{code: m.Status, phrase: m.Phrase(), q850: r.q850, by: BySystem}
 	gaveUp := m.Status == 487 || m.Status == 408 || m.Own
@@ -140,14 +140,14 @@ func (t *Tracker) judge(l *leg, m *Message) outcome {
 		o.status, o.by = Canceled, ByCaller
 	case l.canceled && gaveUp:
 		if o.q850 == 0 {
-			o.q850 = l.why.q850
+			o.q850 = l.cancelReason.q850
 		}
 		o.status, o.by, o.elsewhere = t.judgeCanceled(l)
-	case m.Status == 487 && m.At.Sub(l.heard) >= timerC:
+	case m.Status == 487 && m.At.Sub(l.lastHeard) >= timerC:
 		o.status = NoAnswer // the hop's own CANCEL, RFC 3261 §16.8
 	default:
 		o.status = t.judgeFinal(l, m, r)
-		o.elsewhere = r.elsewhere() && (l.origin == Edge && o.status == Canceled || l.origin == PBX && m.Status == 487) // a phone that refuses knows of no other
+		o.elsewhere = r.answeredElsewhere() && (l.origin == Edge && o.status == Canceled || l.origin == PBX && m.Status == 487) // a phone that refuses knows of no other
 		if !m.Own && (o.status == Busy || l.origin == PBX) {
 			o.by = ByCallee
 		}
@@ -156,11 +156,11 @@ func (t *Tracker) judge(l *leg, m *Message) outcome {
 }
 
 // judgeCut says how a canceled leg ended whose final response will not be seen.
-func (t *Tracker) judgeCut(l *leg) outcome {
+func (t *Tracker) judgeLostCancel(l *leg) outcome {
 	if l.origin == Edge {
 		return outcome{status: Canceled, by: ByCaller}
 	}
-	o := outcome{q850: l.why.q850}
+	o := outcome{q850: l.cancelReason.q850}
 	o.status, o.by, o.elsewhere = t.judgeCanceled(l)
 	return o
 }
@@ -172,22 +172,22 @@ func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) 
 	switch {
 	case l.call.callerLeft(l):
 		return Canceled, ByCaller, false
-	case l.why.elsewhere():
+	case l.cancelReason.answeredElsewhere():
 		return Canceled, BySystem, true
-	case l.why.zero, l.why.timedOut(): // its own timer ran out, or the caller left the queue
-		return l.unanswered(), BySystem, false
-	case l.call.answeredBeside(l):
+	case l.cancelReason.q850Zero, l.cancelReason.timedOut(): // its own timer ran out, or the caller left the queue
+		return l.unansweredStatus(), BySystem, false
+	case l.call.otherLegAnswered(l):
 		return Canceled, BySystem, true
-	case l.why.q850 == causeGaveUp, l.why.sip == 487:
+	case l.cancelReason.q850 == causeGaveUp, l.cancelReason.sip == 487:
 		return Canceled, ByCaller, false
-	case l.why.q850 == causePickedUp && (l.pickedUp || t.pickedUp(l)):
+	case l.cancelReason.q850 == causePickedUp && (l.pickedUp || t.pickupAnswered(l)):
 		return Canceled, BySystem, true
 	}
-	return l.unanswered(), BySystem, false
+	return l.unansweredStatus(), BySystem, false
 }
 
 // unanswered is the status of a callee's leg that the PBX gives up.
-func (l *leg) unanswered() Status {
+func (l *leg) unansweredStatus() Status {
 	if l.rang.IsZero() {
 		return ChanUnavail // its phone was not reached
 	}
@@ -200,37 +200,37 @@ func (l *leg) unanswered() Status {
 func (c *call) callerLeft(callee *leg) bool {
 	l := c.caller
 	switch {
-	case !callee.forsaken.IsZero() && callee.canceledAt.Sub(callee.forsaken) <= slowPickupGap:
+	case !callee.callerGoneAt.IsZero() && callee.canceledAt.Sub(callee.callerGoneAt) <= slowPickupGap:
 		return true
 	case l == nil || !l.ended.IsZero() && l.ended.Before(callee.began):
 		return c.partnerLeft(callee)
 	case l.origin == Edge && l.canceled && l.answered.IsZero():
 		return !l.canceledAt.After(callee.canceledAt)
 	}
-	return l.state == over && l.by == ByCaller && !l.ended.After(callee.canceledAt)
+	return l.state == over && l.endedBy == ByCaller && !l.ended.After(callee.canceledAt)
 }
 
 // handOn notes that the REFER r has its phone's other call, which r names by Replaces, go on
 // with who is in the call of r.
-func (t *Tracker) handOn(r *refer) {
-	c := t.byCallID[r.replaces]
+func (t *Tracker) noteHandedOn(r *refer) {
+	c := t.callByCallID[r.replaces]
 	if c == nil || r.replaces == "" || c == r.leg.call {
 		return
 	}
-	r.leg.call.handed = r.replaces
+	r.leg.call.handedOnTo = r.replaces
 }
 
 // forsake notes that the phone of leg l has hung up: a callee that rings for it in another
 // call, which was handed on to it, is waited for by nobody.
-func (t *Tracker) forsake(l *leg) {
-	c := t.byCallID[l.call.handed]
-	if c == nil || l.call.handed == "" || l.refers || l.origin == Edge && l.by != ByCaller || l.origin == PBX && l.by != ByCallee {
+func (t *Tracker) noteCallerGone(l *leg) {
+	c := t.callByCallID[l.call.handedOnTo]
+	if c == nil || l.call.handedOnTo == "" || l.hasReferred || l.origin == Edge && l.endedBy != ByCaller || l.origin == PBX && l.endedBy != ByCallee {
 		return
 	}
 	for _, o := range c.legs {
 		if o.origin == PBX && o.state < challenged {
-			o.forsaken = l.ended
-			t.touch(c)
+			o.callerGoneAt = l.ended
+			t.markChanged(c)
 		}
 	}
 }
@@ -245,7 +245,7 @@ func (c *call) partnerLeft(callee *leg) (left bool) {
 		case o == callee || o.origin != PBX || o.answered.IsZero() || !o.answered.Before(callee.began):
 		case o.state == talking || o.ended.After(callee.canceledAt):
 			return false // the PBX rings the callee for it still
-		case o.by == ByCallee && !o.refers && !o.ended.Before(callee.began):
+		case o.endedBy == ByCallee && !o.hasReferred && !o.ended.Before(callee.began):
 			left = true
 		}
 	}
@@ -255,14 +255,14 @@ func (c *call) partnerLeft(callee *leg) (left bool) {
 // judgeFinal says what a refused leg means. The PBX's final to the caller says
 // less than the callees' legs behind it, where they are known.
 func (t *Tracker) judgeFinal(l *leg, m *Message, r reason) Status {
-	code, forwards := m.Status, m.Status/100 == 3 && header(m.Head, "Contact") != ""
+	code, forwards := m.Status, m.Status/100 == 3 && headerValue(m.Head, "Contact") != ""
 	if l.origin == Edge && !forwards {
-		if s := l.call.calleesSay(); s != "" {
+		if s := l.call.calleesStatus(); s != "" {
 			return s
 		}
 	}
 	own := l.origin == PBX && code != 487 // a phone's refusal, which knows of no other phone
-	if s := r.word(); s != "" && !(s == Canceled && own) {
+	if s := r.status(); s != "" && !(s == Canceled && own) {
 		return s
 	}
 	if s, ok := t.config.Status[code]; ok {
@@ -271,5 +271,5 @@ func (t *Tracker) judgeFinal(l *leg, m *Message, r reason) Status {
 	if forwards {
 		return Forwarded
 	}
-	return word(code, !l.rang.IsZero())
+	return statusForCode(code, !l.rang.IsZero())
 }

@@ -149,10 +149,10 @@ type Config struct {
 // Credentials reports whether a header field is what its sender logs in with
 // (RFC 3261 §22), or by which bellhop marks what comes from a trunk.
 func Credentials(name string) bool {
-	return is(name, "Authorization") || is(name, "Proxy-Authorization") || is(name, "X-Bellhop-Trunk")
+	return sameHeader(name, "Authorization") || sameHeader(name, "Proxy-Authorization") || sameHeader(name, "X-Bellhop-Trunk")
 }
 
-func (c *Config) talk() time.Duration {
+func (c *Config) talkLimit() time.Duration {
 	if c.MaxDuration <= 0 {
 		return 4 * time.Hour
 	}
@@ -168,34 +168,34 @@ type Declared struct {
 
 // A Tracker follows calls. It belongs to one goroutine.
 type Tracker struct {
-	config   Config
-	names    *directory
-	byCallID map[string]*call
-	methods  []method
-	keys     map[key]holder
-	byNumber legsBy   // by the tail of the number at the leg's phone
-	byDialed legsBy   // callers' legs
-	refers   []*refer // of the last seconds, oldest first
-	pickups  []*leg   // that may have picked up a call, oldest first
-	dialers  []dialer // of the last moment, oldest first
-	moved    []*leg   // that were refused with 3xx in the last seconds, oldest first
-	due      deadlines
-	attempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
-	messages *simplelru.LRU[messageKey, *pendingText]
-	texts    *simplelru.LRU[string, *textFork]
-	said     []Event
-	clock    clock
-	at       *call  // that is at hand, see Abandon; nil: none
-	node     string // in the log
-	keeping  bool
-	changed  []*call // that Changed has not returned since, in the order of their changes
+	config             Config
+	directory          *directory
+	callByCallID       map[string]*call
+	methods            []method
+	keyHolders         map[key]keyHolder
+	legsByNumber       legIndex       // by the tail of the number at the leg's phone
+	callersByDialed    legIndex       // callers' legs
+	recentRefers       []*refer       // of the last seconds, oldest first
+	pickupCandidates   []*leg         // that may have picked up a call, oldest first
+	recentCallers      []recentCaller // of the last moment, oldest first
+	redirectedLegs     []*leg         // that were refused with 3xx in the last seconds, oldest first
+	deadlines          callHeap
+	challengedAttempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
+	pendingTexts       *simplelru.LRU[messageKey, *pendingText]
+	textForks          *simplelru.LRU[string, *textFork]
+	events             []Event
+	clock              clock
+	current            *call  // that is at hand, see Abandon; nil: none
+	node               string // in the log
+	snapshotting       bool
+	changedCalls       []*call // that Changed has not returned since, in the order of their changes
 
-	gate       *floodgate
+	limiter    *attemptLimiter
 	suppressed atomic.Uint64
 
-	mailboxes *simplelru.LRU[mailboxKey, *mailbox]
-	passedOn  *simplelru.LRU[notifyKey, struct{}] // NOTIFYs of phones that speak of messages
-	registrar *registrar
+	mailboxes     *simplelru.LRU[mailboxKey, *mailbox]
+	phoneNotifies *simplelru.LRU[notifyKey, struct{}] // NOTIFYs of phones that speak of messages
+	registrar     *registrar
 }
 
 // An attemptKey is the hash of a Call-ID and a From tag: an attempt keeps no memory
@@ -211,8 +211,8 @@ func newAttemptKey(callID, fromTag string) attemptKey {
 
 // An attempt is the INVITE that a challenged one repeats.
 type attempt struct {
-	began time.Time
-	turn  string
+	began     time.Time
+	partySeed string
 }
 
 const (
@@ -226,19 +226,19 @@ func New(c Config) *Tracker {
 	messages, _ := simplelru.NewLRU[messageKey, *pendingText](maxMessages, nil)
 	texts, _ := simplelru.NewLRU[string, *textFork](maxMessages, nil)
 	t := &Tracker{
-		names:    newDirectory(),
-		byCallID: make(map[string]*call),
-		keys:     make(map[key]holder),
-		byNumber: make(legsBy),
-		byDialed: make(legsBy),
-		attempts: attempts,
-		messages: messages,
-		texts:    texts,
+		directory:          newDirectory(),
+		callByCallID:       make(map[string]*call),
+		keyHolders:         make(map[key]keyHolder),
+		legsByNumber:       make(legIndex),
+		callersByDialed:    make(legIndex),
+		challengedAttempts: attempts,
+		pendingTexts:       messages,
+		textForks:          texts,
 
-		gate:      newFloodgate(),
-		mailboxes: newMailboxes(),
-		passedOn:  newPassedOn(),
-		registrar: newRegistrar(),
+		limiter:       newAttemptLimiter(),
+		mailboxes:     newMailboxes(),
+		phoneNotifies: newPhoneNotifies(),
+		registrar:     newRegistrar(),
 	}
 	t.Configure(c)
 	return t
@@ -254,29 +254,29 @@ func (t *Tracker) Configure(c Config) {
 		}
 	}
 	t.config = c
-	t.methods = methods(c.Correlate)
-	t.names.configure(&t.config)
+	t.methods = parseMethods(c.Correlate)
+	t.directory.configure(&t.config)
 }
 
 // Observe shows the tracker one message and returns what it means to the
 // world, in order; nil if it means nothing new.
 func (t *Tracker) Observe(m Message) []Event {
-	t.said, t.at = nil, nil
-	t.observe(&m)
-	t.at = nil
-	return t.said
+	t.events, t.current = nil, nil
+	t.observeMessage(&m)
+	t.current = nil
+	return t.events
 }
 
-func (t *Tracker) observe(m *Message) {
+func (t *Tracker) observeMessage(m *Message) {
 	m.At = m.At.Truncate(time.Microsecond)
-	t.readClock(m.At, m.WallOffset)
+	t.updateClock(m.At, m.WallOffset)
 	t.expireDue(m.At) // a limit that passed came before the message
 	switch m.Method {
 	case "REGISTER":
-		t.registration(m)
+		t.observeRegister(m)
 		return
 	case "MESSAGE":
-		t.message(m)
+		t.observeText(m)
 	case "INVITE", "UPDATE", "REFER", "INFO", "OPTIONS", "SUBSCRIBE":
 	case "ACK", "PRACK":
 		if m.Body == "" {
@@ -289,61 +289,61 @@ func (t *Tracker) observe(m *Message) {
 		}
 	case "NOTIFY":
 		if m.Request() {
-			t.summary(m)
+			t.observeSummary(m)
 		}
 	default:
 		return
 	}
-	c := t.find(m)
+	c := t.findCall(m)
 	switch {
-	case m.Method == "INVITE" && m.Request() && m.ToTag == "" && !c.untagged(m):
-		c = t.invite(c, m)
+	case m.Method == "INVITE" && m.Request() && m.ToTag == "" && !c.isUntaggedReinvite(m):
+		c = t.observeInvite(c, m)
 	case c == nil:
 		return
 	case m.Method == "INVITE" && !m.Request():
-		if l := c.leg(m.Origin(), m); l != nil {
+		if l := c.legOfInvite(m.Origin(), m); l != nil {
 			rings := l.origin == PBX && (l.state == calling || l.state == ringing)
-			t.response(l, m)
+			t.observeInviteResponse(l, m)
 			if rings && m.Status/100 == 3 && l.state == over {
-				t.moves(l, m)
+				t.noteRedirect(l, m)
 			}
 		} else {
-			t.within(c, m)
+			t.observeInDialog(c, m)
 		}
 	case m.Method == "CANCEL":
-		l := c.leg(m.Src, m)
-		if l == nil || !m.trusted() && !l.ownHost(m.From) {
+		l := c.legOfInvite(m.Src, m)
+		if l == nil || !m.trusted() && !l.matchesHost(m.From) {
 			break
 		}
-		l.cancel(m)
-		l.pickedUp = l.why.q850 == causePickedUp && t.pickedUp(l)
-		if l.cut && l.canceled {
-			t.end(l, m.At, t.judgeCut(l))
+		l.observeCancel(m)
+		l.pickedUp = l.cancelReason.q850 == causePickedUp && t.pickupAnswered(l)
+		if l.transactionLost && l.canceled {
+			t.endLeg(l, m.At, t.judgeLostCancel(l))
 		}
 	default:
-		t.within(c, m)
+		t.observeInDialog(c, m)
 	}
 	if c != nil {
-		t.touch(c)
+		t.markChanged(c)
 		if len(c.legs) > 0 {
-			t.schedule(c)
+			t.scheduleCall(c)
 		}
 	}
 }
 
 // untagged reports whether the INVITE m is a re-INVITE although it has no To tag: of a
 // dialog whose other end has given itself none (RFC 3261 §12.1.1, RFC 2543).
-func (c *call) untagged(m *Message) bool {
+func (c *call) isUntaggedReinvite(m *Message) bool {
 	return c != nil && slices.ContainsFunc(c.legs, func(l *leg) bool {
-		return l.state == talking && l.toTag == "" && !l.cut && l.callID == m.CallID && m.CSeq > l.cseq && l.inDialog(m)
+		return l.state == talking && l.toTag == "" && !l.transactionLost && l.callID == m.CallID && m.CSeq > l.cseq && l.inDialog(m)
 	})
 }
 
 // find returns the live call that has m's Call-ID, brought up to m's time; nil
 // if there is none.
-func (t *Tracker) find(m *Message) *call {
-	c := t.byCallID[m.CallID]
-	if c == nil || !t.catchUp(c, m) {
+func (t *Tracker) findCall(m *Message) *call {
+	c := t.callByCallID[m.CallID]
+	if c == nil || !t.advanceCallTo(c, m) {
 		return nil
 	}
 	return c
@@ -351,64 +351,64 @@ func (t *Tracker) find(m *Message) *call {
 
 // catchUp brings a call up to m's time, which does not run backwards in a call.
 // It returns false if the call is over by then.
-func (t *Tracker) catchUp(c *call, m *Message) bool {
-	if m.At.Before(c.heard) {
-		m.At = c.heard
+func (t *Tracker) advanceCallTo(c *call, m *Message) bool {
+	if m.At.Before(c.lastHeard) {
+		m.At = c.lastHeard
 	}
-	t.at = c
-	t.advance(c, m.At)
-	c.heard = m.At
+	t.current = c
+	t.advanceCall(c, m.At)
+	c.lastHeard = m.At
 	return len(c.legs) > 0
 }
 
 // within shows the legs of a call a message of a transaction within a dialog.
-func (t *Tracker) within(c *call, m *Message) {
+func (t *Tracker) observeInDialog(c *call, m *Message) {
 	for _, l := range c.legs {
-		l.turnTo(m)
+		l.selectFork(m)
 		t.followFlow(l, m)
 	}
-	vouched := c.vouched(m)
+	vouched := c.fromDialogEnd(m)
 	for _, l := range c.legs {
 		if !l.inDialog(m) {
 			continue
 		}
 		if m.Method == "ACK" { // it has the CSeq of its INVITE
 			if vouched {
-				t.answersOffer(l, m)
+				t.observeOfferAnswer(l, m)
 			}
 			continue
 		}
 		switch {
 		case !m.Request() && m.Method == "BYE":
-			t.byeAnswered(l, m)
+			t.observeByeResponse(l, m)
 			continue
-		case !m.Request() && l.believes(m, vouched):
+		case !m.Request() && l.requestTrusted(m, vouched):
 		case m.Request():
-			if !vouched || l.old(m) {
-				t.claims(l, m)
+			if !vouched || l.staleCSeq(m) {
+				t.holdRequest(l, m)
 				continue
 			}
 		default:
-			if c.answerable(m) {
-				t.accepted(l, m)
+			if c.fromAcceptor(m) {
+				t.observeAcceptance(l, m)
 			}
 			continue
 		}
-		if l.proves(m); t.lost(l, m) {
+		if l.clearDialogLoss(m); t.noteDialogLoss(l, m) {
 			continue
 		}
 		switch m.Method {
 		case "PRACK":
-			t.answersOffer(l, m)
+			t.observeOfferAnswer(l, m)
 		case "BYE":
-			t.bye(l, m)
+			t.observeBye(l, m)
 		case "INVITE", "UPDATE":
-			t.reinvite(l, m)
+			t.observeReinvite(l, m)
 		case "REFER":
-			t.refer(l, m)
+			t.observeRefer(l, m)
 		case "NOTIFY":
 			if m.Request() {
-				t.fate(l, m)
+				t.observeReferNotify(l, m)
 			}
 		}
 	}
@@ -417,99 +417,99 @@ func (t *Tracker) within(c *call, m *Message) {
 // invite follows an INVITE that begins a dialog, or repeats itself with
 // credentials. c is the call with its Call-ID, nil if there is none; invite
 // returns the call that the INVITE belongs to.
-func (t *Tracker) invite(c *call, m *Message) *call {
+func (t *Tracker) observeInvite(c *call, m *Message) *call {
 	var again *leg
 	if c != nil {
-		if !c.knows(m) {
+		if !c.admitsInvite(m) {
 			return c
 		}
 		stale := false
-		if again, stale = c.known(m); stale {
+		if again, stale = c.findRepeated(m); stale {
 			return c
 		}
 	}
-	var k links
-	f, ext, isExt := t.read(m, &k)
+	var k callHints
+	f, ext, isExt := t.readInvite(m, &k)
 	if again != nil {
 		// The credentials may say that somebody else calls than the INVITE before did.
 		p := again.party
-		if same := p == nil || again.origin == PBX || !isExt || p.ext.User == ext.User; same && again.continues(&f) {
-			t.repeat(again, m, &f)
-			t.dials(again, m.At)
+		if same := p == nil || again.origin == PBX || !isExt || p.ext.User == ext.User; same && again.continuesWith(&f) {
+			t.repeatInvite(again, m, &f)
+			t.addRecentCaller(again, m.At)
 			return c
 		}
 		t.endRefused(again, m.At)
 	} else if c != nil {
 		t.endAttempts(c, m)
 	}
-	i := incoming{Message: m, links: &k, called: f.called, diversion: f.diversion}
+	i := inviteMatch{Message: m, links: &k, target: f.calledUser, diversion: f.diversion}
 	if m.Src == PBX && isExt {
-		i.called, i.ext = ext.User, true
+		i.target, i.toExtension = ext.User, true
 	}
 	joined := "call-id" + exact
 	if c == nil {
-		if c, joined = t.correlate(&i); c != nil && !t.catchUp(c, m) {
+		if c, joined = t.correlateInvite(&i); c != nil && !t.advanceCallTo(c, m) {
 			c, joined = nil, ""
 		}
 	}
 	id := t.ownID(m)
 	if c == nil && id == "" {
-		id = hash(m.CallID, m.FromTag)
+		id = deriveID(m.CallID, m.FromTag)
 	}
-	if relived := t.keys[key{callKey, id}].call; c == nil && relived != nil && t.catchUp(relived, m) {
+	if relived := t.keyHolders[key{callKey, id}].call; c == nil && relived != nil && t.advanceCallTo(relived, m) {
 		c, joined = relived, "call-id"+exact
 	}
 	switch {
 	case c != nil && len(c.legs) >= maxLegs:
 		return c
-	case c == nil && len(t.due) >= maxCalls:
+	case c == nil && len(t.deadlines) >= maxCalls:
 		return nil
 	case c == nil:
-		c = &call{id: clone(id), began: m.At, heard: m.At, due: m.At.Add(limit), look: m.At.Add(limit)}
-		heap.Push(&t.due, c)
+		c = &call{id: cloneString(id), began: m.At, lastHeard: m.At, deadline: m.At.Add(ringLimit), nextCheck: m.At.Add(ringLimit)}
+		heap.Push(&t.deadlines, c)
 	}
-	t.at = c
-	t.index(c, m, &k)
+	t.current = c
+	t.indexCall(c, m, &k)
 	l := &leg{
 		call:   c,
 		origin: m.Src,
 		trunk:  m.Trunk != "",
 		callID: m.CallID, fromTag: m.FromTag, branch: m.Branch,
 		cseq:  m.CSeq,
-		began: m.At, heard: m.At,
-		peer:   m.phone(),
-		facts:  f,
-		joined: joined,
+		began: m.At, lastHeard: m.At,
+		peer:        m.phone(),
+		inviteFacts: f,
+		correlation: joined,
 	}
-	if a := c.caller; k.history && a != nil && m.Src == PBX && sameNumber(l.diversion, cmp.Or(a.did, a.called)) {
+	if a := c.caller; k.fromHistoryInfo && a != nil && m.Src == PBX && sameNumber(l.diversion, cmp.Or(a.calledDID, a.calledUser)) {
 		l.diversion = "" // the number that was called
 	}
-	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
-	l.numE164, l.calledE164 = t.e164(l.num, m.At), t.e164(l.called, m.At)
-	r := t.referred(c, m.At)
+	l.cloneStrings(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
+	l.callerE164, l.calledE164 = t.toE164(l.callerNum, m.At), t.toE164(l.calledUser, m.At)
+	r := t.recentRefer(c, m.At)
 	if o := i.refer; o != nil && o.leg.call != c && strings.HasPrefix(joined, "replaces") {
 		r = o // of a phone that has picked the call up
 		t.leavePickup(c, o)
 	}
 	if r != nil {
-		l.referredTo = r.to
+		l.referredTo = r.target
 		if m.Src == PBX {
-			t.followed(r, m.At)
+			t.noteReferFollowed(r, m.At)
 		}
 	} else if m.Src == PBX {
-		l.referredTo = c.hostNumber()
+		l.referredTo = c.serviceNumber()
 	}
 	if m.Src == Edge {
-		l.calledExt = t.names.dialed(cmp.Or(l.did, l.called), l.calledHost, m.At)
+		l.calledExt = t.directory.dialedExtension(cmp.Or(l.calledDID, l.calledUser), l.calledHost, m.At)
 	}
-	if joined != "" && !strings.HasSuffix(joined, tie) && len(c.legs) > 0 {
-		c.joined = joined
+	if joined != "" && !strings.HasSuffix(joined, ambiguous) && len(c.legs) > 0 {
+		c.correlation = joined
 	}
-	l.turn = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
-	if a, ok := t.attempts.Get(newAttemptKey(l.callID, l.fromTag)); ok && l.origin == Edge {
-		t.attempts.Remove(newAttemptKey(l.callID, l.fromTag))
+	l.partySeed = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
+	if a, ok := t.challengedAttempts.Get(newAttemptKey(l.callID, l.fromTag)); ok && l.origin == Edge {
+		t.challengedAttempts.Remove(newAttemptKey(l.callID, l.fromTag))
 		if age := m.At.Sub(a.began); age >= 0 && age < retryWithin {
-			l.began, l.turn = a.began, a.turn
+			l.began, l.partySeed = a.began, a.partySeed
 		}
 	}
 	c.legs = append(c.legs, l)
@@ -517,59 +517,59 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		c.caller = l
 	}
 	if l.origin == PBX {
-		t.callsBack(l, ext)
-		t.learnNumber(l, &i)
-		kind := t.names.kind(l.num, m.At) // a queue, menu or conference calls for the caller
-		l.stranger = c.caller != nil && !i.eliminated && l.num != c.caller.num && !c.caller.numbered(l.num) && kind != "" && !kind.hosts()
+		t.dialCallback(l, ext)
+		t.learnShownNumber(l, &i)
+		kind := t.directory.kindOf(l.callerNum, m.At) // a queue, menu or conference calls for the caller
+		l.otherCaller = c.caller != nil && !i.eliminated && l.callerNum != c.caller.callerNum && !c.caller.hasNumber(l.callerNum) && kind != "" && !kind.isService()
 	}
 	switch {
 	case isExt && l.origin == Edge:
-		t.join(l, ext, Out)
-	case isExt && c.caller == nil && len(c.legs) == 1 && t.names.shownAs(ext.User, l.num):
-		t.callBack(l, ext)
-	case isExt && c.callsBack(ext) && t.names.shownAs(ext.User, l.num):
-		l.party = c.back
+		t.joinParty(l, ext, Out)
+	case isExt && c.caller == nil && len(c.legs) == 1 && t.directory.isShownAs(ext.User, l.callerNum):
+		t.addCallback(l, ext)
+	case isExt && c.awaitsCallback(ext) && t.directory.isShownAs(ext.User, l.callerNum):
+		l.party = c.callback
 	case isExt:
-		t.join(l, ext, In)
+		t.joinParty(l, ext, In)
 	default:
-		if by, ok := t.sentOn(c, &i, &f, r); ok {
-			t.join(l, by, Out)
+		if by, ok := t.forwardingExtension(c, &i, &f, r); ok {
+			t.joinParty(l, by, Out)
 			l.party.transferred = true
 		}
 	}
 	if l.origin == PBX {
-		t.reach(l, ext.User)
-		t.reachCalled(l, &i)
+		t.indexLeg(l, ext.User)
+		t.indexCalleeNumbers(l, &i)
 	} else {
-		by := cmp.Or(number(k.numbers[identity]), k.numbers[asserted])
+		by := cmp.Or(identifyingNumber(k.numbers[identity]), k.numbers[asserted])
 		switch by {
 		case "":
 			by = ext.User
-		case l.num:
-			by = l.num // in the leg's own memory
+		case l.callerNum:
+			by = l.callerNum // in the leg's own memory
 		default:
-			by = clone(by)
+			by = cloneString(by)
 		}
-		t.reach(l, by)
-		t.host(l)
-		t.reachCaller(l)
-		t.dials(l, m.At)
+		t.indexLeg(l, by)
+		t.addService(l)
+		t.indexCallerNumbers(l)
+		t.addRecentCaller(l, m.At)
 	}
 	return c
 }
 
 // join gives a leg its party: the one of the same extension and direction that
 // is not over, else a new one.
-func (t *Tracker) join(l *leg, ext Extension, flow Flow) {
+func (t *Tracker) joinParty(l *leg, ext Extension, flow Flow) {
 	for _, p := range l.call.parties {
 		if !p.over && p.flow == flow && p.ext == ext && p.kind == "" {
-			l.party, p.left = p, time.Time{}
+			l.party, p.leftAt = p, time.Time{}
 			return
 		}
 	}
 	l.party = l.newParty(ext, flow)
 	if flow == In {
-		t.dial(l.party, DialIn, l.began)
+		t.emitDial(l.party, DialIn, l.began)
 	}
 }
 
@@ -577,15 +577,15 @@ func (t *Tracker) join(l *leg, ext Extension, flow Flow) {
 func (l *leg) newParty(ext Extension, flow Flow) *party {
 	c := l.call
 	p := &party{
-		id:    hash(c.id, string(flow), l.origin.String(), ext.User, ext.Domain, l.callID, l.fromTag, l.turn),
-		ext:   ext,
-		flow:  flow,
-		first: l,
-		agent: l.agent,
-		rec:   l.rec,
+		id:        deriveID(c.id, string(flow), l.origin.String(), ext.User, ext.Domain, l.callID, l.fromTag, l.partySeed),
+		ext:       ext,
+		flow:      flow,
+		firstLeg:  l,
+		userAgent: l.userAgent,
+		recID:     l.recID,
 	}
 	if flow == In {
-		p.called = l.referredTo
+		p.dialedNumber = l.referredTo
 	}
 	c.parties = append(c.parties, p)
 	return p
@@ -594,7 +594,7 @@ func (l *leg) newParty(ext Extension, flow Flow) *party {
 // CallOf returns the id of the call that has a leg with this Call-ID, "" if none
 // has, and whether any leg of the call is up.
 func (t *Tracker) CallOf(callID string) (id string, up bool) {
-	c := t.byCallID[callID]
+	c := t.callByCallID[callID]
 	if c == nil {
 		return "", false
 	}
@@ -603,10 +603,10 @@ func (t *Tracker) CallOf(callID string) (id string, up bool) {
 
 // leg returns the leg whose INVITE m is, answers or cancels, and nil if there
 // is none: m is then of a transaction within a dialog.
-func (c *call) leg(origin Side, m *Message) *leg {
+func (c *call) legOfInvite(origin Side, m *Message) *leg {
 	for _, l := range slices.Backward(c.legs) {
 		if l.origin == origin && l.fromTag == m.FromTag && l.callID == m.CallID {
-			l.learn(m)
+			l.learnTransaction(m)
 			if l.branch == m.Branch {
 				return l
 			}
@@ -618,9 +618,9 @@ func (c *call) leg(origin Side, m *Message) *leg {
 // learn gives a leg that only the log knew the transaction of its INVITE, when that
 // comes again or is canceled, by who sent it. Of a final response other than 2xx it learns
 // nothing: a lost transaction gets none, so that is a re-INVITE's.
-func (l *leg) learn(m *Message) {
-	if l.branch == "" && l.cut && l.state < talking && m.Status < 300 && (!m.Request() || m.trusted() || l.ownHost(m.From)) {
-		l.branch, l.cseq = clone(m.Branch), m.CSeq
+func (l *leg) learnTransaction(m *Message) {
+	if l.branch == "" && l.transactionLost && l.state < talking && m.Status < 300 && (!m.Request() || m.trusted() || l.matchesHost(m.From)) {
+		l.branch, l.cseq = cloneString(m.Branch), m.CSeq
 	}
 }
 
@@ -628,15 +628,15 @@ func (l *leg) learn(m *Message) {
 // challenged, or refused so that it may call again, is repeated by m (RFC 3261 §22.2:
 // same Call-ID and From tag, higher CSeq). If one has m's transaction, or a later one, m is stale: a straggler.
 // Otherwise m begins another leg: a fork, or another attempt.
-func (c *call) known(m *Message) (again *leg, stale bool) {
+func (c *call) findRepeated(m *Message) (again *leg, stale bool) {
 	for _, l := range c.legs {
 		if l.origin != m.Src || l.fromTag != m.FromTag || l.callID != m.CallID {
 			continue
 		}
-		l.learn(m)
+		l.learnTransaction(m)
 		switch {
 		case l.cseq > m.CSeq, l.cseq == m.CSeq && l.branch == m.Branch:
-			l.cut = l.cut && l.cseq > m.CSeq // a transaction has begun anew
+			l.transactionLost = l.transactionLost && l.cseq > m.CSeq // a transaction has begun anew
 			return nil, true
 		case l.state == challenged && l.cseq < m.CSeq:
 			again = l
@@ -648,11 +648,11 @@ func (c *call) known(m *Message) (again *leg, stale bool) {
 // Next returns a time before which Advance has nothing to do, on the clock of
 // [Message.At]; false if it has nothing to do at all.
 func (t *Tracker) Next() (time.Time, bool) {
-	next, ok := t.registrar.next()
-	if len(t.due) > 0 && (!ok || t.due[0].look.Before(next)) {
-		next, ok = t.due[0].look, true
+	next, ok := t.registrar.nextExpiry()
+	if len(t.deadlines) > 0 && (!ok || t.deadlines[0].nextCheck.Before(next)) {
+		next, ok = t.deadlines[0].nextCheck, true
 	}
-	if _, a, some := t.attempts.GetOldest(); some {
+	if _, a, some := t.challengedAttempts.GetOldest(); some {
 		if end := a.began.Add(retryWithin); !ok || end.Before(next) {
 			next, ok = end, true
 		}
@@ -663,78 +663,78 @@ func (t *Tracker) Next() (time.Time, bool) {
 // Advance does what is due at now, on the clock of [Message.At], and returns what
 // it means to the world.
 func (t *Tracker) Advance(now time.Time) []Event {
-	t.said, t.at = nil, nil
+	t.events, t.current = nil, nil
 	t.expireDue(now)
-	return t.said
+	return t.events
 }
 
 // expireDue does what is due at now.
 func (t *Tracker) expireDue(now time.Time) {
 	t.expireBindings(now)
 	t.expireAttempts(now)
-	for len(t.due) > 0 && !t.due[0].look.After(now) {
-		c := t.due[0]
-		t.at = c
-		t.advance(c, now)
+	for len(t.deadlines) > 0 && !t.deadlines[0].nextCheck.After(now) {
+		c := t.deadlines[0]
+		t.current = c
+		t.advanceCall(c, now)
 		if len(c.legs) > 0 {
-			t.schedule(c)
-			c.look = c.due
-			heap.Fix(&t.due, c.place)
+			t.scheduleCall(c)
+			c.nextCheck = c.deadline
+			heap.Fix(&t.deadlines, c.heapIndex)
 		}
 	}
-	t.at = nil
+	t.current = nil
 }
 
 // expireAttempts forgets the challenged INVITEs that nobody has repeated in time.
 func (t *Tracker) expireAttempts(now time.Time) {
 	for {
-		_, a, ok := t.attempts.GetOldest()
+		_, a, ok := t.challengedAttempts.GetOldest()
 		if !ok || now.Sub(a.began) < retryWithin {
 			return
 		}
-		t.attempts.RemoveOldest()
+		t.challengedAttempts.RemoveOldest()
 	}
 }
 
 // advance does what is due in a call, the earliest first, and forgets its legs
 // that are done with. A call without legs is forgotten itself.
-func (t *Tracker) advance(c *call, now time.Time) {
-	talk := t.config.talk()
-	for !c.due.After(now) && len(c.legs) > 0 {
+func (t *Tracker) advanceCall(c *call, now time.Time) {
+	talk := t.config.talkLimit()
+	for !c.deadline.After(now) && len(c.legs) > 0 {
 		var next *leg
 		for _, l := range c.legs {
-			if next == nil || l.deadline(talk).Before(next.deadline(talk)) {
+			if next == nil || l.stateDeadline(talk).Before(next.stateDeadline(talk)) {
 				next = l
 			}
 		}
-		if c.due = next.deadline(talk); c.due.After(now) {
+		if c.deadline = next.stateDeadline(talk); c.deadline.After(now) {
 			return
 		}
-		if c.heard.Before(c.due) {
-			c.heard = c.due
+		if c.lastHeard.Before(c.deadline) {
+			c.lastHeard = c.deadline
 		}
-		t.touch(c)
-		t.expire(next, c.heard)
+		t.markChanged(c)
+		t.expireLeg(next, c.lastHeard)
 	}
 }
 
 // drop forgets a leg, its party if it was the last one, and its call if it was
 // the last one.
-func (t *Tracker) drop(l *leg) {
+func (t *Tracker) removeLeg(l *leg) {
 	c := l.call
-	if p := c.talker(); p != nil && p.over {
+	if p := c.talkingParty(); p != nil && p.over {
 		c.lastTalker = p.ext
 	}
-	if l.origin == PBX && l.trunk && c.shown == "" {
-		c.shown = clone(l.num)
+	if l.origin == PBX && l.trunk && c.shownOutside == "" {
+		c.shownOutside = cloneString(l.callerNum)
 	}
 	c.legs = slices.DeleteFunc(c.legs, func(o *leg) bool { return o == l })
 	c.parties = slices.DeleteFunc(c.parties, func(p *party) bool {
-		return !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.has(p) })
+		return !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.carries(p) })
 	})
-	t.unreach(l)
+	t.unindexLeg(l)
 	if !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.callID == l.callID }) {
-		t.unname(c, l.callID)
+		t.removeCallID(c, l.callID)
 	}
 	if l == c.caller && l.state != over {
 		c.caller = nil // an attempt that was only challenged
@@ -742,42 +742,42 @@ func (t *Tracker) drop(l *leg) {
 	if len(c.legs) > 0 {
 		return
 	}
-	heap.Remove(&t.due, c.place)
-	t.release(c)
-	t.refers = slices.DeleteFunc(t.refers, func(r *refer) bool { return r.leg.call == c })
+	heap.Remove(&t.deadlines, c.heapIndex)
+	t.unindexCall(c)
+	t.recentRefers = slices.DeleteFunc(t.recentRefers, func(r *refer) bool { return r.leg.call == c })
 }
 
 // schedule notes when a call is due next. Most of what happens puts that off:
 // then the call is only looked at too early.
-func (t *Tracker) schedule(c *call) {
-	talk := t.config.talk()
-	c.due = c.legs[0].deadline(talk)
+func (t *Tracker) scheduleCall(c *call) {
+	talk := t.config.talkLimit()
+	c.deadline = c.legs[0].stateDeadline(talk)
 	for _, l := range c.legs[1:] {
-		if d := l.deadline(talk); d.Before(c.due) {
-			c.due = d
+		if d := l.stateDeadline(talk); d.Before(c.deadline) {
+			c.deadline = d
 		}
 	}
-	if c.due.Before(c.look) {
-		c.look = c.due
-		heap.Fix(&t.due, c.place)
+	if c.deadline.Before(c.nextCheck) {
+		c.nextCheck = c.deadline
+		heap.Fix(&t.deadlines, c.heapIndex)
 	}
 }
 
 // deadlines is a heap of the calls by when they are looked at.
-type deadlines []*call
+type callHeap []*call
 
-func (d deadlines) Len() int           { return len(d) }
-func (d deadlines) Less(i, j int) bool { return d[i].look.Before(d[j].look) }
-func (d deadlines) Swap(i, j int) {
+func (d callHeap) Len() int           { return len(d) }
+func (d callHeap) Less(i, j int) bool { return d[i].nextCheck.Before(d[j].nextCheck) }
+func (d callHeap) Swap(i, j int) {
 	d[i], d[j] = d[j], d[i]
-	d[i].place, d[j].place = i, j
+	d[i].heapIndex, d[j].heapIndex = i, j
 }
-func (d *deadlines) Push(x any) {
+func (d *callHeap) Push(x any) {
 	c := x.(*call)
-	c.place = len(*d)
+	c.heapIndex = len(*d)
 	*d = append(*d, c)
 }
-func (d *deadlines) Pop() any {
+func (d *callHeap) Pop() any {
 	last := len(*d) - 1
 	c := (*d)[last]
 	(*d)[last] = nil
@@ -814,8 +814,8 @@ type Party struct {
 // oldest first.
 func (t *Tracker) Calls() []Call {
 	calls := []Call{}
-	for _, c := range t.due {
-		if s, live := c.snapshot(&t.clock); live {
+	for _, c := range t.deadlines {
+		if s, live := c.viewCall(&t.clock); live {
 			calls = append(calls, s)
 		}
 	}
@@ -829,8 +829,8 @@ func (t *Tracker) Calls() []Call {
 }
 
 // snapshot says how a call stands, and whether a party of it is live.
-func (c *call) snapshot(k *clock) (s Call, live bool) {
-	s = Call{ID: c.id, State: calling.String(), Since: k.asSet(c.began)}
+func (c *call) viewCall(k *clock) (s Call, live bool) {
+	s = Call{ID: c.id, State: calling.String(), Since: k.wallAsSet(c.began)}
 	for _, p := range c.parties {
 		if !p.dialed {
 			continue
@@ -842,7 +842,7 @@ func (c *call) snapshot(k *clock) (s Call, live bool) {
 		case !p.answered.IsZero():
 			status, live = Answered, true
 			s.State = talking.String()
-			if at := k.asSet(p.answered); s.Answered.IsZero() || at.Before(s.Answered) {
+			if at := k.wallAsSet(p.answered); s.Answered.IsZero() || at.Before(s.Answered) {
 				s.Answered = at
 			}
 		default:
@@ -851,22 +851,22 @@ func (c *call) snapshot(k *clock) (s Call, live bool) {
 				s.State = ringing.String()
 			}
 		}
-		number, _ := p.number()
+		number, _ := p.calledNumber()
 		s.Parties = append(s.Parties, Party{
 			ID: p.id, Extension: p.ext, Flow: p.flow, Status: status,
-			Since: k.asSet(p.first.began), Answered: k.asSet(p.answered), Over: p.over,
-			CallerNum: p.first.num, CallerName: p.first.name, CalledNumber: number,
+			Since: k.wallAsSet(p.firstLeg.began), Answered: k.wallAsSet(p.answered), Over: p.over,
+			CallerNum: p.firstLeg.callerNum, CallerName: p.firstLeg.callerName, CalledNumber: number,
 		})
 	}
 	return s, live
 }
 
-func (t *Tracker) configuredRec(m *Message) string {
+func (t *Tracker) recordingID(m *Message) string {
 	if t.config.RecID == "" {
 		return ""
 	}
-	return header(m.Head, t.config.RecID)
+	return headerValue(m.Head, t.config.RecID)
 }
 
 // clone gives a string memory of its own: those of a message share theirs.
-func clone(s string) string { return strings.Clone(s) }
+func cloneString(s string) string { return strings.Clone(s) }

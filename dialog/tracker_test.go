@@ -320,8 +320,8 @@ func TestLimits(t *testing.T) {
 		after    time.Duration
 		status   Status
 	}{
-		{"silence", testConfig(), []Message{callee().invite()}, limit, Unknown},
-		{"rings for ever", testConfig(), []Message{l.invite(), l.response(180)}, limit, Unknown},
+		{"silence", testConfig(), []Message{callee().invite()}, ringLimit, Unknown},
+		{"rings for ever", testConfig(), []Message{l.invite(), l.response(180)}, ringLimit, Unknown},
 		{"talks for ever", testConfig(), []Message{l.invite(), l.response(200)}, 4 * time.Hour, Unknown},
 		{"max_duration", short, []Message{l.invite(), l.response(200)}, time.Minute, Unknown},
 		{"challenged after the dial", testConfig(), []Message{callee().invite(), callee().response(407)}, retryWithin, Congestion},
@@ -348,11 +348,11 @@ func TestLimits(t *testing.T) {
 			if n := len(tracker.Calls()); n != 0 {
 				t.Errorf("%d live calls, want none", n)
 			}
-			tracker.Advance(due.Add(linger - time.Microsecond))
-			if len(tracker.byCallID) != 1 {
+			tracker.Advance(due.Add(lingerTime - time.Microsecond))
+			if len(tracker.callByCallID) != 1 {
 				t.Error("the call was forgotten before its stragglers are gone")
 			}
-			tracker.Advance(due.Add(linger))
+			tracker.Advance(due.Add(lingerTime))
 			wantEmpty(t, tracker)
 		})
 	}
@@ -360,11 +360,11 @@ func TestLimits(t *testing.T) {
 
 func wantEmpty(t *testing.T, tracker *Tracker) {
 	t.Helper()
-	if n := len(tracker.byCallID) + len(tracker.keys) + len(tracker.byNumber) + len(tracker.byDialed) + len(tracker.refers) + len(tracker.due); n != 0 {
+	if n := len(tracker.callByCallID) + len(tracker.keyHolders) + len(tracker.legsByNumber) + len(tracker.callersByDialed) + len(tracker.recentRefers) + len(tracker.deadlines); n != 0 {
 		t.Errorf("%d Call-IDs, %d keys, %d + %d numbers, %d REFERs and %d calls are kept, want none",
-			len(tracker.byCallID), len(tracker.keys), len(tracker.byNumber), len(tracker.byDialed), len(tracker.refers), len(tracker.due))
+			len(tracker.callByCallID), len(tracker.keyHolders), len(tracker.legsByNumber), len(tracker.callersByDialed), len(tracker.recentRefers), len(tracker.deadlines))
 	}
-	if n := len(tracker.registrar.due); n != 0 {
+	if n := len(tracker.registrar.expiries); n != 0 {
 		t.Errorf("%d registrations are due, want none", n)
 	}
 }
@@ -561,16 +561,16 @@ func TestFloods(t *testing.T) {
 				}
 			}
 			wantEmpty(t, tracker)
-			if tracker.attempts.Len() > maxAttempts || tracker.messages.Len() > maxMessages || tracker.names.aors.Len() > 0 {
-				t.Errorf("%d attempts, %d messages and %d addresses are kept", tracker.attempts.Len(), tracker.messages.Len(), tracker.names.aors.Len())
+			if tracker.challengedAttempts.Len() > maxAttempts || tracker.pendingTexts.Len() > maxMessages || tracker.directory.aors.Len() > 0 {
+				t.Errorf("%d attempts, %d messages and %d addresses are kept", tracker.challengedAttempts.Len(), tracker.pendingTexts.Len(), tracker.directory.aors.Len())
 			}
 			for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
 				if said := tracker.Advance(next); len(said) > 0 || next.After(start.Add(time.Hour)) {
 					t.Fatalf("at %v got %v, want nothing said", next, said)
 				}
 			}
-			if tracker.attempts.Len() > 0 {
-				t.Errorf("%d attempts are kept that can no longer be repeated", tracker.attempts.Len())
+			if tracker.challengedAttempts.Len() > 0 {
+				t.Errorf("%d attempts are kept that can no longer be repeated", tracker.challengedAttempts.Len())
 			}
 		})
 	}
@@ -618,11 +618,11 @@ func TestLongWait(t *testing.T) {
 			}
 		}
 	}
-	call := tracker.byCallID["phone-1"]
-	if dials != 500 || len(tracker.due) != 1 {
-		t.Errorf("%d dial-ins in %d calls, want 500 in one", dials, len(tracker.due))
+	call := tracker.callByCallID["phone-1"]
+	if dials != 500 || len(tracker.deadlines) != 1 {
+		t.Errorf("%d dial-ins in %d calls, want 500 in one", dials, len(tracker.deadlines))
 	}
-	if n := max(len(call.legs), len(call.parties), len(call.callIDs), len(tracker.byCallID), len(tracker.byNumber["102"])); n > 6 {
+	if n := max(len(call.legs), len(call.parties), len(call.callIDs), len(tracker.callByCallID), len(tracker.legsByNumber["102"])); n > 6 {
 		t.Errorf("%d legs, parties or Call-IDs are remembered, want those of the last 32 s", n)
 	}
 }

@@ -55,7 +55,7 @@ func TestTakenTransfers(t *testing.T) {
 				rt.Errorf("party %s had a dial and no hangup", id)
 			}
 		}
-		if n := len(tracker.byCallID) + len(tracker.byNumber) + len(tracker.refers) + len(tracker.due); n != 0 {
+		if n := len(tracker.callByCallID) + len(tracker.legsByNumber) + len(tracker.recentRefers) + len(tracker.deadlines); n != 0 {
 			rt.Errorf("%d entries are kept", n)
 		}
 	})

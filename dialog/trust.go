@@ -14,18 +14,18 @@ import (
 // NAT may have another port than before, or another connection.
 
 // A claim is a request in a dialog that is not believed before it is accepted.
-type claim struct {
+type unverifiedRequest struct {
 	branch string
 	at     time.Time
 	seq    int // of the call's last event by then
 	q850   int // of a BYE
 	rec    string
-	offer  media  // of a re-INVITE or UPDATE
-	refer  *refer // of a REFER
+	offer  mediaDirection // of a re-INVITE or UPDATE
+	refer  *refer         // of a REFER
 }
 
 // own reports whether peer is the leg's edge peer, as far as that is known.
-func (l *leg) own(peer netip.AddrPort) bool {
+func (l *leg) matchesPeer(peer netip.AddrPort) bool {
 	return !peer.IsValid() || !l.peer.IsValid() || peer == l.peer
 }
 
@@ -33,26 +33,26 @@ func (l *leg) own(peer netip.AddrPort) bool {
 // if the leg's extension has registered over it since: a phone over TCP has another
 // connection after each restart of bellhop.
 func (t *Tracker) followFlow(l *leg, m *Message) {
-	if p := l.party; m.Request() && m.Src == Edge && p != nil && !l.own(m.From) && l.inDialog(m) && l.byPhone(m) && t.gate.at(m.From, p.ext.User, m.At) {
+	if p := l.party; m.Request() && m.Src == Edge && p != nil && !l.matchesPeer(m.From) && l.inDialog(m) && l.sentByPhone(m) && t.limiter.registeredOver(m.From, p.ext.User, m.At) {
 		l.peer = m.From
 	}
 }
 
 // ownHost is own without the port.
-func (l *leg) ownHost(peer netip.AddrPort) bool {
+func (l *leg) matchesHost(peer netip.AddrPort) bool {
 	return !peer.IsValid() || !l.peer.IsValid() || peer.Addr() == l.peer.Addr()
 }
 
 // vouched reports whether the transaction of m was begun by an end of a dialog
 // that m is in: by the PBX, or over the flow of a leg. Where phones send requests
 // to each other, the leg is not that of the dialog's other end.
-func (c *call) vouched(m *Message) bool {
+func (c *call) fromDialogEnd(m *Message) bool {
 	if m.Origin() != Edge {
 		return true
 	}
 	peer := m.originator()
 	for _, l := range c.legs {
-		if l.inDialog(m) && (l.own(peer) || l.trunk && m.Trunk != "") {
+		if l.inDialog(m) && (l.matchesPeer(peer) || l.trunk && m.Trunk != "") {
 			return true
 		}
 	}
@@ -62,7 +62,7 @@ func (c *call) vouched(m *Message) bool {
 // answerable reports whether the response m comes from somebody who can accept a
 // request in the dialog: the PBX, or the phone of one of its legs. What the hop
 // says in the place of one who is silent accepts nothing.
-func (c *call) answerable(m *Message) bool {
+func (c *call) fromAcceptor(m *Message) bool {
 	switch {
 	case m.Own:
 		return false
@@ -70,7 +70,7 @@ func (c *call) answerable(m *Message) bool {
 		return true
 	}
 	for _, l := range c.legs {
-		if l.inDialog(m) && (l.ownHost(m.From) || l.trunk && m.Trunk != "") {
+		if l.inDialog(m) && (l.matchesHost(m.From) || l.trunk && m.Trunk != "") {
 			return true
 		}
 	}
@@ -79,52 +79,52 @@ func (c *call) answerable(m *Message) bool {
 
 // old reports whether the request m has a CSeq that is not higher than the last
 // of its sender, and notes it if it has.
-func (l *leg) old(m *Message) bool {
+func (l *leg) staleCSeq(m *Message) bool {
 	if m.FromTag == l.fromTag {
-		if m.CSeq <= max(l.cseq, l.nearSeq) {
+		if m.CSeq <= max(l.cseq, l.uacSeq) {
 			return true
 		}
-		l.nearSeq = m.CSeq
+		l.uacSeq = m.CSeq
 		return false
 	}
-	if m.CSeq < l.farSeq {
+	if m.CSeq < l.uasSeq {
 		return true
 	}
-	l.farSeq = m.CSeq + 1
+	l.uasSeq = m.CSeq + 1
 	return false
 }
 
 // believes reports whether the request that the response m answers was believed.
 // Of a 2xx the request itself tells: a phone may send from another port than it
 // listens on, where responses go to. Of anything else vouched tells.
-func (l *leg) believes(m *Message, vouched bool) bool {
+func (l *leg) requestTrusted(m *Message, vouched bool) bool {
 	switch {
 	case m.Status/100 != 2:
 		return vouched
-	case l.claim != nil && l.claim.branch == m.Branch:
+	case l.unverified != nil && l.unverified.branch == m.Branch:
 		return false
 	case m.FromTag == l.fromTag:
-		return vouched || l.nearSeq == m.CSeq
+		return vouched || l.uacSeq == m.CSeq
 	}
-	return vouched || l.farSeq == m.CSeq+1
+	return vouched || l.uasSeq == m.CSeq+1
 }
 
 // claims keeps the request m until it is accepted. Of several the last is known.
-func (t *Tracker) claims(l *leg, m *Message) {
-	k := &claim{branch: clone(m.Branch), at: m.At, seq: l.call.seq}
+func (t *Tracker) holdRequest(l *leg, m *Message) {
+	k := &unverifiedRequest{branch: cloneString(m.Branch), at: m.At, seq: l.call.seq}
 	switch m.Method {
 	case "BYE":
-		k.q850, k.rec = readReason(m.Head).q850, clone(t.configuredRec(m))
+		k.q850, k.rec = readReason(m.Head).q850, cloneString(t.recordingID(m))
 	case "INVITE", "UPDATE":
-		if l.byPhone(m) {
-			k.offer = direction(m)
+		if l.sentByPhone(m) {
+			k.offer = readDirection(m)
 		}
 	case "REFER":
 		k.refer = t.readRefer(l, m)
 	default:
 		return
 	}
-	l.claim = k
+	l.unverified = k
 }
 
 // accepted shows a leg the response m to a request that was not believed. What
@@ -132,43 +132,43 @@ func (t *Tracker) claims(l *leg, m *Message) {
 // BYE, or to another request of the session, says that the dialog is gone, if who says it is the
 // other end of it: a PBX that is a proxy is not. What a PBX may accept outside of the
 // dialog as well shows nothing.
-func (t *Tracker) accepted(l *leg, m *Message) {
+func (t *Tracker) observeAcceptance(l *leg, m *Message) {
 	switch m.Method {
 	case "MESSAGE", "OPTIONS", "SUBSCRIBE", "NOTIFY":
 		return
 	}
-	k := l.claim
+	k := l.unverified
 	if k == nil || k.branch != m.Branch {
-		k = &claim{}
+		k = &unverifiedRequest{}
 	} else if m.Status >= 200 {
-		l.claim = nil
+		l.unverified = nil
 	}
 	switch {
 	case m.Status/100 == 2:
-	case m.Status == 481 && l.state == talking && (m.Method == "BYE" || endsUsage(m.Method)) && !l.call.passedOn(l):
+	case m.Status == 481 && l.state == talking && (m.Method == "BYE" || endsUsage(m.Method)) && !l.call.throughProxy(l):
 		t.endDialog(l, m.At, outcome{status: Answered, code: m.Status, phrase: m.Phrase(), by: BySystem})
 		return
 	default:
 		return
 	}
-	if peer := m.originator(); m.Origin() == Edge && m.Src == PBX && peer.IsValid() && l.byPhone(m) {
+	if peer := m.originator(); m.Origin() == Edge && m.Src == PBX && peer.IsValid() && l.sentByPhone(m) {
 		l.peer = peer
 	}
-	l.doubt = nil // both ends are there: one has asked, and the other has accepted it
+	l.loss = nil // both ends are there: one has asked, and the other has accepted it
 	switch m.Method {
 	case "INVITE", "UPDATE":
 		if m.Src == PBX {
-			t.connected(l, m)
+			t.noteConnected(l, m)
 		}
 		if l.state == talking {
-			l.refresh(m)
-			t.hold(l, k.offer, m.At)
+			l.refreshSession(m)
+			t.emitHold(l, k.offer, m.At)
 		}
 	case "REFER":
 		if r := k.refer; r != nil && l.state == talking && l.party != nil && !l.party.over {
 			r.at, r.accepted = m.At, true
-			t.await(l, r)
-			t.referHost(r, m.At)
+			t.addRefer(l, r)
+			t.referToService(r, m.At)
 		}
 	}
 }
@@ -176,27 +176,27 @@ func (t *Tracker) accepted(l *leg, m *Message) {
 // byeAnswered shows a leg the response m to a BYE. The BYE has ended the leg
 // already, unless it was not believed or not seen. It counts from when it was
 // sent, if nothing else was said of the call since.
-func (t *Tracker) byeAnswered(l *leg, m *Message) {
-	if !l.call.answerable(m) {
+func (t *Tracker) observeByeResponse(l *leg, m *Message) {
+	if !l.call.fromAcceptor(m) {
 		return
 	}
 	if m.Status/100 != 2 {
-		t.accepted(l, m)
+		t.observeAcceptance(l, m)
 		return
 	}
-	switch k := l.claim; {
+	switch k := l.unverified; {
 	case k == nil || k.branch != m.Branch:
-		t.byeBelieved(l, m, m.At, 0, "")
-	case k.seq != l.call.seq || k.at.Before(l.answered) || k.at.Before(l.call.bridged):
-		t.byeBelieved(l, m, m.At, k.q850, k.rec)
+		t.applyBye(l, m, m.At, 0, "")
+	case k.seq != l.call.seq || k.at.Before(l.answered) || k.at.Before(l.call.bridgedSince):
+		t.applyBye(l, m, m.At, k.q850, k.rec)
 	default:
-		t.byeBelieved(l, m, k.at, k.q850, k.rec)
+		t.applyBye(l, m, k.at, k.q850, k.rec)
 	}
 }
 
 // passedOn reports whether the PBX is a proxy in the leg's dialog, whose other end
 // is at a leg with the same Call-ID that is up.
-func (c *call) passedOn(l *leg) bool {
+func (c *call) throughProxy(l *leg) bool {
 	for _, o := range c.legs {
 		if o.origin != l.origin && o.callID == l.callID && o.state != over {
 			return true
@@ -209,12 +209,12 @@ func (c *call) passedOn(l *leg) bool {
 // call's may be of it: another attempt of the peer that a leg with the Call-ID
 // comes from or goes to. Anybody else who uses the Call-ID has heard it, or
 // guessed it.
-func (c *call) knows(m *Message) bool {
+func (c *call) admitsInvite(m *Message) bool {
 	if m.trusted() {
 		return true
 	}
 	for _, l := range c.legs {
-		if l.callID == m.CallID && l.ownHost(m.From) {
+		if l.callID == m.CallID && l.matchesHost(m.From) {
 			return true
 		}
 	}
@@ -223,8 +223,8 @@ func (c *call) knows(m *Message) bool {
 
 // dialogWith returns the leg whose dialog has that Call-ID and both tags,
 // whichever end names it; nil: there is none.
-func (t *Tracker) dialogWith(callID, tag, other string) *leg {
-	c := t.byCallID[callID]
+func (t *Tracker) findDialog(callID, tag, other string) *leg {
+	c := t.callByCallID[callID]
 	if c == nil || tag == "" || other == "" {
 		return nil
 	}
@@ -232,7 +232,7 @@ func (t *Tracker) dialogWith(callID, tag, other string) *leg {
 		if l.callID != callID || l.state == over {
 			continue
 		}
-		switch unknown := l.cut && l.toTag == ""; { // unknown: only the log tells of the leg
+		switch unknown := l.transactionLost && l.toTag == ""; { // unknown: only the log tells of the leg
 		case l.fromTag == tag && (l.hasDialog(other) || unknown), l.fromTag == other && (l.hasDialog(tag) || unknown):
 			return l
 		}

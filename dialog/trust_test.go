@@ -145,7 +145,7 @@ func TestByeCountsFromTheRequest(t *testing.T) {
 	tracker.Observe(bye)
 	other := to("101", "103", "pbx-9")
 	other.at = l.later(time.Second).at
-	if said := tracker.Observe(other.invite("Session-ID: x\r\n")); len(said) != 1 || said[0].Call != tracker.byCallID[l.callID].id {
+	if said := tracker.Observe(other.invite("Session-ID: x\r\n")); len(said) != 1 || said[0].Call != tracker.callByCallID[l.callID].id {
 		t.Fatalf("got %v, want a dial-in of the same call", said)
 	}
 	said := tracker.Observe(answer(bye, 200, 2*time.Second))
@@ -203,7 +203,7 @@ func TestForgedInDialog(t *testing.T) {
 			m := during(l.later(time.Second), tt.method, true, strangerAddr, 2, "z9hG4bK-x")
 			m.Body = held
 			m.Head += "Refer-To: <sip:103@pbx.example>\r\n"
-			if said := tracker.Observe(m); len(said) > 0 || len(tracker.refers) > 0 {
+			if said := tracker.Observe(m); len(said) > 0 || len(tracker.recentRefers) > 0 {
 				t.Errorf("believed at once: %v", said)
 			}
 			r := answer(m, tt.status, time.Second)
@@ -212,13 +212,13 @@ func TestForgedInDialog(t *testing.T) {
 			if len(said) != len(tt.want) || len(said) > 0 && said[0].Type != tt.want[0] {
 				t.Errorf("got %v, want %v", said, tt.want)
 			}
-			if accepted := tt.method == "REFER" && tt.status == 202; accepted != (len(tracker.refers) == 1) {
-				t.Errorf("%d REFERs may be followed", len(tracker.refers))
+			if accepted := tt.method == "REFER" && tt.status == 202; accepted != (len(tracker.recentRefers) == 1) {
+				t.Errorf("%d REFERs may be followed", len(tracker.recentRefers))
 			}
 			if len(tt.want) > 0 && tt.want[0] == Hangup {
 				return
 			}
-			if next := tracker.byCallID[l.callID].legs[0].deadline(4 * time.Hour); tt.status != 200 && !next.Equal(start.Add(1800*time.Second+linger)) {
+			if next := tracker.callByCallID[l.callID].legs[0].stateDeadline(4 * time.Hour); tt.status != 200 && !next.Equal(start.Add(1800*time.Second+lingerTime)) {
 				t.Errorf("the session lasts until %v", next)
 			}
 			// What the phone itself does counts, over the flow that is its own now.
@@ -276,7 +276,7 @@ func TestStrangersInvite(t *testing.T) {
 					t.Errorf("tag %s, answered %v: %s said %v", tag, answered, m.Method, said)
 				}
 			}
-			c := tracker.byCallID[l.callID]
+			c := tracker.callByCallID[l.callID]
 			if c == nil || len(c.legs) != 1 || c.legs[0].canceled || c.legs[0].state == over || c.legs[0].branch != l.branch {
 				t.Errorf("tag %s, answered %v: the call is not as it was", tag, answered)
 			}
@@ -302,7 +302,7 @@ func TestStrangersReplaces(t *testing.T) {
 		tracker.Observe(l.invite())
 		tracker.Observe(l.response(180))
 		tracker.Observe(from("103", "102", "phone-3").invite("Replaces: " + value + "\r\n"))
-		if got := tracker.byCallID["phone-3"] == tracker.byCallID["a@phone"]; got != want {
+		if got := tracker.callByCallID["phone-3"] == tracker.callByCallID["a@phone"]; got != want {
 			t.Errorf("%s: joined %v, want %v", value, got, want)
 		}
 	}
@@ -334,7 +334,7 @@ func TestReferredPhone(t *testing.T) {
 			l := from("102", tt.dialed, "phone-2")
 			l.peer = tt.peer
 			tracker.Observe(l.invite("Referred-By: <sip:101@pbx.example>\r\n"))
-			if got := tracker.byCallID["phone-2"] == tracker.byCallID[out.callID]; got != tt.want {
+			if got := tracker.callByCallID["phone-2"] == tracker.callByCallID[out.callID]; got != tt.want {
 				t.Errorf("joined %v, want %v", got, tt.want)
 			}
 		})
@@ -356,7 +356,7 @@ func TestStrangerTakesNoKey(t *testing.T) {
 			fromTrunk("5550001", "103", "trunk-1").invite(header + "\r\n"),
 		} {
 			tracker.Observe(m)
-			joined := tracker.byCallID[m.CallID] == tracker.byCallID["phone-1"]
+			joined := tracker.callByCallID[m.CallID] == tracker.callByCallID["phone-1"]
 			if want := i != 1; joined != want {
 				t.Errorf("%s of %s: joined %v, want %v", header, m.CallID, joined, want)
 			}
@@ -485,8 +485,8 @@ func TestCallIDIsLookedUpFewTimes(t *testing.T) {
 		for range innerCallIDs(id) {
 			n++
 		}
-		if n > 2*maxAdded {
-			t.Errorf("%d bytes of %.4q are looked up %d times, want %d at most", len(id), id, n, 2*maxAdded)
+		if n > 2*maxSeparators {
+			t.Errorf("%d bytes of %.4q are looked up %d times, want %d at most", len(id), id, n, 2*maxSeparators)
 		}
 	}
 }

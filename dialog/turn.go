@@ -16,25 +16,25 @@ import (
 
 // host gives the leg of a caller who dialed a queue, a menu or a conference the
 // turn of that extension too.
-func (t *Tracker) host(l *leg) {
-	if kind := t.names.declared[l.calledExt.User]; kind.hosts() {
-		l.host = l.newParty(l.calledExt, In)
-		l.host.kind = kind
+func (t *Tracker) addService(l *leg) {
+	if kind := t.directory.declared[l.calledExt.User]; kind.isService() {
+		l.service = l.newParty(l.calledExt, In)
+		l.service.kind = kind
 	}
 }
 
 // sentOn returns the extension that sends a call on to a trunk: the one that
 // diverts it (RFC 5806, RFC 7044), or has referred it (RFC 3515, RFC 3892).
-func (t *Tracker) sentOn(c *call, i *incoming, f *facts, r *refer) (ext Extension, ok bool) {
+func (t *Tracker) forwardingExtension(c *call, i *inviteMatch, f *inviteFacts, r *refer) (ext Extension, ok bool) {
 	if i.Src != PBX || i.Trunk == "" {
 		return ext, false
 	}
 	for _, user := range []string{f.diversion, i.links.referredBy} {
-		if ext := t.names.dialed(user, "", i.At); ext.User != "" {
-			return t.names.home(Extension{User: clone(ext.User)}, uri{}), true
+		if ext := t.directory.dialedExtension(user, "", i.At); ext.User != "" {
+			return t.directory.withHomeDomain(Extension{User: cloneString(ext.User)}, uri{}), true
 		}
 	}
-	if l, _ := t.movedTo(c, i.called, i.At); l != nil && l.party != nil {
+	if l, _ := t.findRedirect(c, i.target, i.At); l != nil && l.party != nil {
 		return l.party.ext, true // its phone has named whom the PBX now calls
 	}
 	if r != nil && r.leg.party != nil {
@@ -45,40 +45,40 @@ func (t *Tracker) sentOn(c *call, i *incoming, f *facts, r *refer) (ext Extensio
 
 // callBack gives the leg that the PBX calls an extension on, in the extension's
 // own name, a party that calls, once it is known whom.
-func (t *Tracker) callBack(l *leg, ext Extension) {
+func (t *Tracker) addCallback(l *leg, ext Extension) {
 	l.party = l.newParty(ext, Out)
-	l.call.back = l.party
+	l.call.callback = l.party
 }
 
 // callsBack says that an extension calls, when the PBX has reached it and now
 // calls whom it wanted on leg l: ext, or somebody outside. The Request-URI of an
 // extension's leg is its phone's contact, which is no number.
-func (t *Tracker) callsBack(l *leg, ext Extension) {
-	p := l.call.back
-	if p == nil || p.dialed || p.over || p.first == l {
+func (t *Tracker) dialCallback(l *leg, ext Extension) {
+	p := l.call.callback
+	if p == nil || p.dialed || p.over || p.firstLeg == l {
 		return
 	}
-	up := l.call.backTalks()
+	up := l.call.callbackLeg()
 	if up == nil {
 		return
 	}
-	p.first = up // of several phones, the one that calls
-	p.called, p.calledE164 = l.called, l.calledE164
+	p.firstLeg = up // of several phones, the one that calls
+	p.dialedNumber, p.dialedE164 = l.calledUser, l.calledE164
 	if ext.User != "" {
-		p.called, p.calledE164 = ext.User, ""
+		p.dialedNumber, p.dialedE164 = ext.User, ""
 	}
-	t.dial(p, DialOut, l.began)
+	t.emitDial(p, DialOut, l.began)
 }
 
 // backs reports whether on leg l the PBX calls an extension back.
-func (c *call) backs(l *leg) bool { return c.back != nil && l.party == c.back }
+func (c *call) isCallbackLeg(l *leg) bool { return c.callback != nil && l.party == c.callback }
 
 // distributor returns the queue or menu that has a party called; nil: none.
-func (p *party) distributor() *Extension {
-	if p.flow != In || p.kind != "" || !p.first.call.hostCalls(p.first) {
+func (p *party) findDistributor() *Extension {
+	if p.flow != In || p.kind != "" || !p.firstLeg.call.serviceCalls(p.firstLeg) {
 		return nil
 	}
-	for _, host := range slices.Backward(p.first.call.parties) {
+	for _, host := range slices.Backward(p.firstLeg.call.parties) {
 		if (host.kind == Queue || host.kind == IVR) && !host.over {
 			return &host.ext
 		}
@@ -87,13 +87,13 @@ func (p *party) distributor() *Extension {
 }
 
 // bridge notes that the callee of leg l answered; unbridge that one left.
-func (c *call) bridge(l *leg, at time.Time) {
-	if l.noAgent = l.noAgent || !c.hostCalls(l); l.noAgent {
+func (c *call) startBridge(l *leg, at time.Time) {
+	if l.notAgent = l.notAgent || !c.serviceCalls(l); l.notAgent {
 		return
 	}
 	c.pickedUp = false
-	if c.bridged.IsZero() {
-		c.bridged = at
+	if c.bridgedSince.IsZero() {
+		c.bridgedSince = at
 	}
 }
 
@@ -107,8 +107,8 @@ func (c *call) bridgeElsewhere(l *leg) {
 	if !l.canceled || slices.ContainsFunc(c.legs, answered) {
 		return
 	}
-	c.bridge(l, l.canceledAt)
-	c.pickedUp = !l.noAgent
+	c.startBridge(l, l.canceledAt)
+	c.pickedUp = !l.notAgent
 }
 
 // leavePickup notes that the phone that had picked up the call c has sent it on by the
@@ -116,23 +116,23 @@ func (c *call) bridgeElsewhere(l *leg) {
 func (t *Tracker) leavePickup(c *call, r *refer) {
 	if c.pickedUp {
 		c.pickedUp = false
-		c.unbridge(r.at)
+		c.stopBridge(r.at)
 	}
 }
 
-func (c *call) unbridge(at time.Time) {
-	agent := func(l *leg) bool { return l.origin == PBX && l.state == talking && !l.noAgent }
-	if !c.bridged.IsZero() && !c.pickedUp && !slices.ContainsFunc(c.legs, agent) {
-		c.talked += max(0, at.Sub(c.bridged))
-		c.bridged, c.wasBridged = time.Time{}, true
+func (c *call) stopBridge(at time.Time) {
+	agent := func(l *leg) bool { return l.origin == PBX && l.state == talking && !l.notAgent }
+	if !c.bridgedSince.IsZero() && !c.pickedUp && !slices.ContainsFunc(c.legs, agent) {
+		c.bridgedFor += max(0, at.Sub(c.bridgedSince))
+		c.bridgedSince, c.wasBridged = time.Time{}, true
 	}
 }
 
 // endHost ends the turn of a queue, menu or conference with the caller's leg,
 // which had that outcome.
-func (t *Tracker) endHost(p *party, at time.Time, o outcome) {
-	c := p.first.call
-	bridged := c.wasBridged || !c.bridged.IsZero()
+func (t *Tracker) endService(p *party, at time.Time, o outcome) {
+	c := p.firstLeg.call
+	bridged := c.wasBridged || !c.bridgedSince.IsZero()
 	p.over = true
 	if p.kind == Queue {
 		switch {
@@ -148,26 +148,26 @@ func (t *Tracker) endHost(p *party, at time.Time, o outcome) {
 	if !p.dialed {
 		return
 	}
-	e := t.hangup(p, at)
+	e := t.emitHangup(p, at)
 	*e.Missed = o.status != Answered && o.status != Forwarded
 	if p.kind == Conference {
 		return
 	}
-	e.Bridged, e.BridgedFor = &bridged, c.talked
-	if !c.bridged.IsZero() {
-		e.BridgedFor += at.Sub(c.bridged)
+	e.Bridged, e.BridgedFor = &bridged, c.bridgedFor
+	if !c.bridgedSince.IsZero() {
+		e.BridgedFor += at.Sub(c.bridgedSince)
 	}
 }
 
 // has reports whether a leg carries a party.
-func (l *leg) has(p *party) bool { return l.party == p || l.host == p }
+func (l *leg) carries(p *party) bool { return l.party == p || l.service == p }
 
 // hostElsewhere reports whether another leg than l that is not over carries l's host.
-func (c *call) hostElsewhere(l *leg) bool {
-	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.state != over && o.host == l.host })
+func (c *call) serviceOnOtherLeg(l *leg) bool {
+	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.state != over && o.service == l.service })
 }
 
 // others reports whether a leg beside l carries a party.
-func (c *call) others(l *leg, p *party) bool {
-	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.has(p) })
+func (c *call) partyOnOtherLeg(l *leg, p *party) bool {
+	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.carries(p) })
 }

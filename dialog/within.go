@@ -8,7 +8,7 @@ import (
 
 // byPhone reports whether the transaction of m was begun by the phone, or the
 // carrier, that the leg leads to.
-func (l *leg) byPhone(m *Message) bool {
+func (l *leg) sentByPhone(m *Message) bool {
 	tag := l.fromTag
 	if l.origin == PBX {
 		tag = l.toTag
@@ -17,66 +17,66 @@ func (l *leg) byPhone(m *Message) bool {
 }
 
 // reinvite shows a leg a re-INVITE or UPDATE, or its response.
-func (t *Tracker) reinvite(l *leg, m *Message) {
+func (t *Tracker) observeReinvite(l *leg, m *Message) {
 	if m.Src == PBX && (m.Request() || m.Status/100 == 2) {
-		t.connected(l, m)
+		t.noteConnected(l, m)
 	}
 	switch {
 	case l.state != talking && (l.state != ringing || m.Method != "UPDATE"):
 	case m.Request():
-		l.offered(m)
+		l.noteOffer(m)
 	case m.Status < 300:
 		if m.Status >= 200 && l.state == talking {
-			l.refresh(m)
+			l.refreshSession(m)
 		}
-		t.agreed(l, m)
+		t.observeOfferResponse(l, m)
 	}
 }
 
 // hold says that the extension at a leg's phone put the other on hold, or took
 // it back. Before the answer there is no talk to hold, and neither while the PBX
 // calls the extension back: the direction at the answer counts then.
-func (t *Tracker) hold(l *leg, to media, at time.Time) {
+func (t *Tracker) emitHold(l *leg, to mediaDirection, at time.Time) {
 	p := l.party
-	if to == unsaid {
+	if to == directionUnknown {
 		return
 	}
 	if l.state == ringing || p != nil && p.answered.IsZero() {
-		l.early = to
+		l.earlyDirection = to
 		return
 	}
-	if p == nil || p.over || l.trunk || p.holds == (to == held) {
+	if p == nil || p.over || l.trunk || p.holding == (to == directionHeld) {
 		return
 	}
-	p.holds = to == held
+	p.holding = to == directionHeld
 	typ := Resume
-	if p.holds {
+	if p.holding {
 		typ = Hold
 	}
-	t.say(p, typ, at).Status = Answered
+	t.emitEvent(p, typ, at).Status = Answered
 }
 
 // connected notes whom the PBX now connects a called extension with (RFC 3325,
 // RFC 5876).
-func (t *Tracker) connected(l *leg, m *Message) {
+func (t *Tracker) noteConnected(l *leg, m *Message) {
 	p := l.party
-	if p == nil || p.over || p.flow != In || !t.config.IgnorePrivacy && private(header(m.Head, "Privacy")) {
+	if p == nil || p.over || p.flow != In || !t.config.IgnorePrivacy && asksPrivacy(headerValue(m.Head, "Privacy")) {
 		return
 	}
 	_, u := assertedIdentity(m.Head)
-	party := firstOf(header(m.Head, "Remote-Party-ID"))
-	if !t.config.IgnorePrivacy && privateParty(party) {
+	party := firstOf(headerValue(m.Head, "Remote-Party-ID"))
+	if !t.config.IgnorePrivacy && partyAsksPrivacy(party) {
 		return
 	}
 	if u == "" {
-		_, u, _ = nameAddr(party)
+		_, u, _ = parseNameAddr(party)
 	}
 	switch remote := parseURI(u); {
-	case remote.user == p.remote || remote.user == "" || anonymous(remote):
-	case remote.user == p.first.num:
-		p.remote = ""
+	case remote.user == p.remoteNumber || remote.user == "" || isAnonymous(remote):
+	case remote.user == p.firstLeg.callerNum:
+		p.remoteNumber = ""
 	default:
-		p.remote = clone(remote.user)
+		p.remoteNumber = cloneString(remote.user)
 	}
 }
 
@@ -85,34 +85,34 @@ const minSession = 90 * time.Second
 
 // refresh notes until when a session lasts, as the 2xx to an INVITE or UPDATE
 // says: without Session-Expires for ever (RFC 4028 §7.2).
-func (l *leg) refresh(m *Message) {
+func (l *leg) refreshSession(m *Message) {
 	l.expires = time.Time{}
-	value, _, _ := strings.Cut(header(m.Head, "Session-Expires"), ";")
+	value, _, _ := strings.Cut(headerValue(m.Head, "Session-Expires"), ";")
 	if n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31); err == nil {
-		l.expires = m.At.Add(max(minSession, time.Duration(n)*time.Second) + linger)
+		l.expires = m.At.Add(max(minSession, time.Duration(n)*time.Second) + lingerTime)
 	}
 }
 
 // A refer is a REFER that an extension's phone has sent within its call, to
 // connect who it talks with to somebody else (RFC 3515).
 type refer struct {
-	leg      *leg
-	at       time.Time
-	cseq     uint32
-	by       string // who says to refer
-	to       string // user of Refer-To; of a phone's contact: whose it is
-	contact  string // user of Refer-To, if that is a phone's contact
-	ext      Extension
-	replaces string // Call-ID of the dialog that the new call is to take over; "": none
-	other    string // the call of that dialog
-	accepted bool
-	told     bool
+	leg        *leg
+	at         time.Time
+	cseq       uint32
+	referredBy string // who says to refer
+	target     string // user of Refer-To; of a phone's contact: whose it is
+	contact    string // user of Refer-To, if that is a phone's contact
+	ext        Extension
+	replaces   string // Call-ID of the dialog that the new call is to take over; "": none
+	otherCall  string // the call of that dialog
+	accepted   bool
+	emitted    bool
 
 	// A FreeSWITCH says 200 in its first NOTIFY, before it calls anybody: what it
 	// does next shows what becomes of the REFER.
-	begun       bool // a NOTIFY of 1xx came, or the PBX called somebody
-	taken       int  // the status in that NOTIFY; 0: there was none
-	takenPhrase string
+	progressed  bool // a NOTIFY of 1xx came, or the PBX called somebody
+	earlyStatus int  // the status in that NOTIFY; 0: there was none
+	earlyPhrase string
 }
 
 // followGap is how long a PBX takes, after the leg of who transfers has ended, to
@@ -124,26 +124,26 @@ const followGap = 200 * time.Millisecond
 const maxRefers = 1 << 10
 
 // refer shows a leg a REFER or its response.
-func (t *Tracker) refer(l *leg, m *Message) {
+func (t *Tracker) observeRefer(l *leg, m *Message) {
 	p := l.party
-	if p == nil || p.over || l.state != talking || !l.byPhone(m) {
+	if p == nil || p.over || l.state != talking || !l.sentByPhone(m) {
 		return
 	}
 	if !m.Request() {
-		if r := l.referOf(m.CSeq); r != nil && !r.told {
+		if r := l.referOf(m.CSeq); r != nil && !r.emitted {
 			if m.Status/100 == 2 && !r.accepted {
 				r.accepted = true
-				t.referHost(r, m.At)
+				t.referToService(r, m.At)
 			}
 			if m.Status >= 300 {
-				l.drop(r)
-				t.forget(r)
+				l.dropRefer(r)
+				t.removeRecentRefer(r)
 			}
 		}
 		return
 	}
 	if r := t.readRefer(l, m); r != nil {
-		t.await(l, r)
+		t.addRefer(l, r)
 	}
 }
 
@@ -151,29 +151,29 @@ func (t *Tracker) refer(l *leg, m *Message) {
 // (RFC 3515 §2.1), or who sends it is no extension.
 func (t *Tracker) readRefer(l *leg, m *Message) *refer {
 	p := l.party
-	_, to, _ := nameAddr(header(m.Head, "Refer-To"))
+	_, to, _ := parseNameAddr(headerValue(m.Head, "Refer-To"))
 	target := parseURI(to)
-	if target.user == "" || p == nil || !l.byPhone(m) {
+	if target.user == "" || p == nil || !l.sentByPhone(m) {
 		return nil
 	}
-	if method, ok := param(splitURI(to).params, "method"); ok && !strings.EqualFold(method, "INVITE") {
+	if method, ok := paramValue(splitURI(to).params, "method"); ok && !strings.EqualFold(method, "INVITE") {
 		return nil
 	}
-	r := &refer{leg: l, at: m.At, cseq: m.CSeq, to: clone(target.user), by: p.ext.User}
-	if ext, ok := t.names.bound(to, m.At); ok && ext.User != target.user {
-		r.ext, r.to, r.contact = ext, ext.User, r.to
+	r := &refer{leg: l, at: m.At, cseq: m.CSeq, target: cloneString(target.user), referredBy: p.ext.User}
+	if ext, ok := t.directory.boundExtension(to, m.At); ok && ext.User != target.user {
+		r.ext, r.target, r.contact = ext, ext.User, r.target
 	} else {
-		r.ext = t.names.dialed(r.to, clone(target.host), m.At)
+		r.ext = t.directory.dialedExtension(r.target, cloneString(target.host), m.At)
 	}
-	if _, by, _ := nameAddr(header(m.Head, "Referred-By")); by != "" {
-		r.by = clone(parseURI(by).user)
+	if _, by, _ := parseNameAddr(headerValue(m.Head, "Referred-By")); by != "" {
+		r.referredBy = cloneString(parseURI(by).user)
 	}
 	if _, headers, ok := strings.Cut(to, "?"); ok {
 		var tag, other string
-		r.replaces, tag, other = replaced(headers)
-		r.replaces = clone(r.replaces)
-		if o := t.dialogWith(r.replaces, tag, other); o != nil && o.call != l.call {
-			r.other = o.call.id
+		r.replaces, tag, other = replacesOfURI(headers)
+		r.replaces = cloneString(r.replaces)
+		if o := t.findDialog(r.replaces, tag, other); o != nil && o.call != l.call {
+			r.otherCall = o.call.id
 		}
 	}
 	return r
@@ -181,27 +181,27 @@ func (t *Tracker) readRefer(l *leg, m *Message) *refer {
 
 // await notes a REFER of a leg, whose fate is not known yet and which a new leg
 // may follow.
-func (t *Tracker) await(l *leg, r *refer) {
-	if l.refer != nil {
-		l.earlier = append(l.earlier, l.refer)
+func (t *Tracker) addRefer(l *leg, r *refer) {
+	if l.lastRefer != nil {
+		l.earlierRefers = append(l.earlierRefers, l.lastRefer)
 	}
-	if len(l.earlier) > maxOpenRefers {
-		t.forget(l.earlier[0])
-		l.earlier = l.earlier[1:]
+	if len(l.earlierRefers) > maxOpenRefers {
+		t.removeRecentRefer(l.earlierRefers[0])
+		l.earlierRefers = l.earlierRefers[1:]
 	}
-	l.refer = r
+	l.lastRefer = r
 	l.refersSent++
-	for len(t.refers) > 0 && (len(t.refers) >= maxRefers || r.at.Sub(t.refers[0].at) > progressed) {
-		t.refers = t.refers[1:]
+	for len(t.recentRefers) > 0 && (len(t.recentRefers) >= maxRefers || r.at.Sub(t.recentRefers[0].at) > progressWindow) {
+		t.recentRefers = t.recentRefers[1:]
 	}
-	t.refers = append(t.refers, r)
+	t.recentRefers = append(t.recentRefers, r)
 }
 
 // replaced returns the dialog in the Replaces header of a URI (RFC 3891 §3).
-func replaced(headers string) (callID, toTag, fromTag string) {
+func replacesOfURI(headers string) (callID, toTag, fromTag string) {
 	for h := range strings.SplitSeq(headers, "&") {
-		if name, value, _ := strings.Cut(h, "="); is(name, "Replaces") {
-			return readReplaces(unescape(value))
+		if name, value, _ := strings.Cut(h, "="); sameHeader(name, "Replaces") {
+			return readReplaces(unescapeURI(value))
 		}
 	}
 	return "", "", ""
@@ -211,16 +211,16 @@ func replaced(headers string) (callID, toTag, fromTag string) {
 func readReplaces(value string) (callID, toTag, fromTag string) {
 	callID, params, _ := strings.Cut(value, ";")
 	params = ";" + params
-	toTag, _ = param(params, "to-tag")
-	fromTag, _ = param(params, "from-tag")
+	toTag, _ = paramValue(params, "to-tag")
+	fromTag, _ = paramValue(params, "from-tag")
 	return strings.TrimSpace(callID), toTag, fromTag
 }
 
 // forget takes a REFER from those that a new leg may follow.
-func (t *Tracker) forget(r *refer) {
-	for i, o := range t.refers {
+func (t *Tracker) removeRecentRefer(r *refer) {
+	for i, o := range t.recentRefers {
 		if o == r {
-			t.refers = append(t.refers[:i:i], t.refers[i+1:]...)
+			t.recentRefers = append(t.recentRefers[:i:i], t.recentRefers[i+1:]...)
 			return
 		}
 	}
@@ -228,8 +228,8 @@ func (t *Tracker) forget(r *refer) {
 
 // fate shows a leg a NOTIFY, which may say what became of its REFER: the status
 // line of the new call's response (RFC 3515 §2.4.5).
-func (t *Tracker) fate(l *leg, m *Message) {
-	r := l.referOfEvent(header(m.Head, "Event"))
+func (t *Tracker) observeReferNotify(l *leg, m *Message) {
+	r := l.referOfEvent(headerValue(m.Head, "Event"))
 	if r == nil || m.Src != PBX {
 		return
 	}
@@ -237,11 +237,11 @@ func (t *Tracker) fate(l *leg, m *Message) {
 	switch {
 	case n == 0:
 	case n < 200:
-		r.begun = true
-	case n < 300 && !r.begun && r.replaces == "" && freeSWITCH(m) && t.names.phone(r.ext): // only a phone is called
-		r.taken, r.takenPhrase = n, clone(phrase)
+		r.progressed = true
+	case n < 300 && !r.progressed && r.replaces == "" && isFreeSWITCH(m) && t.directory.isPhone(r.ext): // only a phone is called
+		r.earlyStatus, r.earlyPhrase = n, cloneString(phrase)
 	default:
-		t.settle(r, m.At, n, clone(phrase))
+		t.settleRefer(r, m.At, n, cloneString(phrase))
 	}
 }
 
@@ -264,75 +264,75 @@ func readStatusLine(sipfrag string) (code int, phrase string) {
 
 // freeSWITCH reports whether a message comes from a FreeSWITCH, by its User-Agent or by
 // the user of its Contact, which no setting changes.
-func freeSWITCH(m *Message) bool {
-	_, contact, _ := nameAddr(header(m.Head, "Contact"))
-	return strings.HasPrefix(header(m.Head, "User-Agent"), "FreeSWITCH") || parseURI(contact).user == "mod_sofia"
+func isFreeSWITCH(m *Message) bool {
+	_, contact, _ := parseNameAddr(headerValue(m.Head, "Contact"))
+	return strings.HasPrefix(headerValue(m.Head, "User-Agent"), "FreeSWITCH") || parseURI(contact).user == "mod_sofia"
 }
 
 // pending reports whether the party that sent the REFER waits for what becomes of it.
-func (r *refer) pending() bool { return r.leg.party != nil && r.leg.party.sends == r }
+func (r *refer) awaitedByParty() bool { return r.leg.party != nil && r.leg.party.takenRefer == r }
 
 // followed notes that the PBX calls somebody because of a REFER.
-func (t *Tracker) followed(r *refer, at time.Time) {
-	r.begun = true
-	if r.taken != 0 && !r.told {
-		t.transferred(r, at, r.taken, r.takenPhrase, "")
+func (t *Tracker) noteReferFollowed(r *refer, at time.Time) {
+	r.progressed = true
+	if r.earlyStatus != 0 && !r.emitted {
+		t.emitTransfer(r, at, r.earlyStatus, r.earlyPhrase, "")
 	}
 }
 
 // notFollowed shows the other legs that the PBX hangs up on leg l with the BYE m:
 // if it has taken a REFER of one of them and called nobody since, it could not.
-func (t *Tracker) notFollowed(l *leg, m *Message) {
+func (t *Tracker) failEarlyRefers(l *leg, m *Message) {
 	for _, o := range l.call.legs {
 		if o == l || o.party == nil || o.party == l.party {
 			continue
 		}
 		open := o.openRefers()
-		if len(open) == 0 && o.party.sends != nil {
-			open = []*refer{o.party.sends}
+		if len(open) == 0 && o.party.takenRefer != nil {
+			open = []*refer{o.party.takenRefer}
 		}
 		for _, r := range open {
-			if r.taken == 0 || r.told {
+			if r.earlyStatus == 0 || r.emitted {
 				continue
 			}
-			s := readReason(m.Head).word()
+			s := readReason(m.Head).status()
 			if s == "" {
 				s = ChanUnavail
 			}
-			t.transferred(r, m.At, 0, "", s)
+			t.emitTransfer(r, m.At, 0, "", s)
 		}
 	}
 }
 
 // transferred says once what became of a REFER; a code of 0 is unknown, and then
 // status is what is known of it. If its sender has left since, that is told too.
-func (t *Tracker) transferred(r *refer, at time.Time, code int, phrase string, status Status) {
+func (t *Tracker) emitTransfer(r *refer, at time.Time, code int, phrase string, status Status) {
 	l := r.leg
 	p := l.party
-	l.drop(r)
-	if p.sends == r {
-		p.sends = nil
-		if l.call.leaving == p {
-			l.call.leaving = nil
-			at = p.left
-			defer t.leave(p)
+	l.dropRefer(r)
+	if p.takenRefer == r {
+		p.takenRefer = nil
+		if l.call.leavingParty == p {
+			l.call.leavingParty = nil
+			at = p.leftAt
+			defer t.endParty(p)
 		}
 	}
 	if p.over {
 		return
 	}
-	r.told, l.refers = true, true
+	r.emitted, l.hasReferred = true, true
 	switch {
 	case code/100 == 2:
-		t.leaveHost(r)
-		t.handOn(r)
+		t.leaveService(r)
+		t.noteHandedOn(r)
 	case code != 0:
-		defer t.notReferred(r, at, code, phrase)
+		defer t.endReferredService(r, at, code, phrase)
 	}
-	e := t.say(p, Transfer, at)
+	e := t.emitEvent(p, Transfer, at)
 	e.CallerExtension = &p.ext // who transfers, and to whom
-	e.CalledNumber, e.CalledE164 = r.to, t.e164(r.to, at)
-	e.CalledExtension, e.OtherCall = nil, r.other
+	e.CalledNumber, e.CalledE164 = r.target, t.toE164(r.target, at)
+	e.CalledExtension, e.OtherCall = nil, r.otherCall
 	if r.ext.User != "" {
 		e.CalledExtension = &r.ext
 	}
@@ -341,7 +341,7 @@ func (t *Tracker) transferred(r *refer, at time.Time, code int, phrase string, s
 	case code/100 == 2:
 		e.Status = Answered
 	case code != 0:
-		e.Status = word(code, true)
+		e.Status = statusForCode(code, true)
 	default:
 		e.Status = status
 	}

@@ -12,24 +12,24 @@ func TestDirection(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name, body string
-		want       media
+		want       mediaDirection
 	}{
-		{"no body", "", unsaid},
-		{"no stream", "v=0\r\na=sendonly\r\n", unsaid},
-		{"nothing said", sdp("c=IN IP4 192.0.2.11\r\n", ""), both},
-		{"sendrecv", sdp("", "c=IN IP4 192.0.2.11\r\na=sendrecv\r\n"), both},
-		{"recvonly", sdp("", "a=recvonly\r\n"), both},
-		{"sendonly", sdp("", "a=sendonly\r\n"), held},
-		{"inactive", sdp("", "a=inactive\r\n"), held},
-		{"for the session", sdp("a=sendonly\r\n", ""), held},
-		{"the stream says otherwise", sdp("a=sendonly\r\n", "a=sendrecv\r\n"), both},
-		{"address 0.0.0.0", sdp("c=IN IP4 0.0.0.0\r\n", ""), held},
-		{"address 0.0.0.0 of the stream", sdp("c=IN IP4 192.0.2.11\r\n", "c=IN IP4 0.0.0.0\r\n"), held},
-		{"the stream has an address", sdp("c=IN IP4 0.0.0.0\r\n", "c=IN IP4 192.0.2.11\r\n"), both},
-		{"only the video is held", sdp("", "a=sendrecv\r\nm=video 40002 RTP/AVP 99\r\nc=IN IP4 0.0.0.0\r\na=sendonly\r\n"), both},
-		{"lines that end with LF", strings.ReplaceAll(sdp("", "a=sendonly\r\n"), "\r", ""), held},
+		{"no body", "", directionUnknown},
+		{"no stream", "v=0\r\na=sendonly\r\n", directionUnknown},
+		{"nothing said", sdp("c=IN IP4 192.0.2.11\r\n", ""), directionOpen},
+		{"sendrecv", sdp("", "c=IN IP4 192.0.2.11\r\na=sendrecv\r\n"), directionOpen},
+		{"recvonly", sdp("", "a=recvonly\r\n"), directionOpen},
+		{"sendonly", sdp("", "a=sendonly\r\n"), directionHeld},
+		{"inactive", sdp("", "a=inactive\r\n"), directionHeld},
+		{"for the session", sdp("a=sendonly\r\n", ""), directionHeld},
+		{"the stream says otherwise", sdp("a=sendonly\r\n", "a=sendrecv\r\n"), directionOpen},
+		{"address 0.0.0.0", sdp("c=IN IP4 0.0.0.0\r\n", ""), directionHeld},
+		{"address 0.0.0.0 of the stream", sdp("c=IN IP4 192.0.2.11\r\n", "c=IN IP4 0.0.0.0\r\n"), directionHeld},
+		{"the stream has an address", sdp("c=IN IP4 0.0.0.0\r\n", "c=IN IP4 192.0.2.11\r\n"), directionOpen},
+		{"only the video is held", sdp("", "a=sendrecv\r\nm=video 40002 RTP/AVP 99\r\nc=IN IP4 0.0.0.0\r\na=sendonly\r\n"), directionOpen},
+		{"lines that end with LF", strings.ReplaceAll(sdp("", "a=sendonly\r\n"), "\r", ""), directionHeld},
 	} {
-		if got := direction(&Message{Body: tt.body}); got != tt.want {
+		if got := readDirection(&Message{Body: tt.body}); got != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
 	}
@@ -80,11 +80,11 @@ func TestSessionTimer(t *testing.T) {
 		deadline time.Duration
 	}{
 		{"none", "", "", 4 * time.Hour},
-		{"not refreshed", "Session-Expires: 1800;refresher=uac\r\n", "", 1800*time.Second + linger},
-		{"compact", "x: 1800\r\n", "", 1800*time.Second + linger},
-		{"too short for one", "Session-Expires: 1\r\n", "", minSession + linger},
+		{"not refreshed", "Session-Expires: 1800;refresher=uac\r\n", "", 1800*time.Second + lingerTime},
+		{"compact", "x: 1800\r\n", "", 1800*time.Second + lingerTime},
+		{"too short for one", "Session-Expires: 1\r\n", "", minSession + lingerTime},
 		{"none that can be read", "Session-Expires: soon\r\n", "", 4 * time.Hour},
-		{"refreshed", "Session-Expires: 1800\r\n", "Session-Expires: 600\r\n", 1600*time.Second + linger},
+		{"refreshed", "Session-Expires: 1800\r\n", "Session-Expires: 600\r\n", 1600*time.Second + lingerTime},
 		{"given up", "Session-Expires: 1800\r\n", "Supported: timer\r\n", 4 * time.Hour},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
