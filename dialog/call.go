@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A leg moves through these states, and back only when it is challenged:
+// A leg moves through these states. It goes back to calling only if it is challenged:
 //
 //	calling ──1xx──▶ ringing ──2xx──▶ talking ──BYE──▶ over
 //	  │  ▲              │                │               ▲
@@ -22,19 +22,19 @@ import (
 //	  401,407,422,…                                      │
 //	  ▼  │                                               │
 //	challenged ──the INVITE again, as it is asked for    │
-//	  └──nothing more──────────────────────────────────▶─┘
+//	  └──30 s pass────────────────────────────────────▶──┘
 //
-// Any state but over also falls to over when its limit passes. A CANCEL moves
-// nothing: the 487 it asks for ends the leg, and a 2xx may still win the race
-// (RFC 3261 §9.1). The same goes for a BYE in an early dialog (§15).
+// Every state but over also changes to over when its limit passes. A CANCEL changes no
+// state: the 487 that it asks for ends the leg, and a 2xx may still win the race (RFC 3261
+// §9.1). The same holds for a BYE in an early dialog (§15).
 type state uint8
 
 const (
-	calling    state = iota // INVITE forwarded, nothing above 100 heard
-	ringing                 // 101‥199 heard
-	challenged              // 401, 407 or another final heard that asks for another INVITE
+	calling    state = iota // INVITE forwarded, no response above 100 yet
+	ringing                 // 101‥199 received
+	challenged              // 401, 407 or another final response received that asks for another INVITE
 	talking                 // answered
-	over                    // told; kept for the other legs' sake, and to know stragglers
+	over                    // ended; stays in memory for the other legs of its party, and to recognize stragglers
 )
 
 func (s state) String() string {
@@ -44,26 +44,26 @@ func (s state) String() string {
 const (
 	t1         = 500 * time.Millisecond
 	lingerTime = 64 * t1         // no straggler is older: Timer H, RFC 3261 §17.2.1
-	timerC     = 3 * time.Minute // the hop gives up a ringing leg no sooner, §16.6
+	timerC     = 3 * time.Minute // bellhop cancels a ringing leg no sooner, RFC 3261 §16.6
 
-	// limit is how long a leg may ring with nothing heard: the hop's Timer C,
-	// the CANCEL that it then sends, and the wait for the 487.
+	// ringLimit is how long a leg may ring without another message: bellhop's Timer C, the
+	// CANCEL that bellhop then sends, and the wait for the 487.
 	ringLimit = timerC + lingerTime + 28*time.Second
 
-	// takeUp is how long after a 100 with nothing else an attempt counts as a
-	// call: a PBX refuses or challenges faster.
+	// dialOutDelay is the time after a 100 without another response at which an attempt
+	// counts as a call: a PBX refuses or challenges an INVITE faster.
 	dialOutDelay = 500 * time.Millisecond
 
-	// hangupGap is how long a PBX that ends a call by itself takes to hang up on the
-	// second end: Asterisk waits for the response to its re-INVITE there.
+	// hangupGap is the time that a PBX which ends a call by itself takes between its BYEs
+	// to the two ends: Asterisk waits for the response to its re-INVITE in between.
 	hangupGap = 5 * time.Second
 
-	// forkGap is how long a PBX takes to ring the phones of an extension, one
-	// after the other. Before that the first one's refusal is not the last word.
+	// forkGap is the time that a PBX takes to send INVITEs to all phones of an extension,
+	// one after the other. Until then the refusal of one phone does not end the party.
 	forkGap = 20 * time.Millisecond
 
-	// maxLegs is how many legs one call has at a time; INVITEs beyond pass by
-	// unfollowed. maxCalls is the same for calls.
+	// maxLegs is the number of legs that one call has at a time, maxCalls the number of
+	// calls. INVITEs beyond that are forwarded, but not followed.
 	maxLegs  = 256
 	maxCalls = 1 << 17
 )
@@ -71,135 +71,137 @@ const (
 // A call is the legs that belong to one conversation.
 type call struct {
 	id                 string
-	seq                int       // of the last event
-	began              time.Time // first INVITE
-	lastHeard          time.Time // last message: time never runs backwards in a call
+	seq                int       // Seq of the last event
+	began              time.Time // time of the first INVITE
+	lastHeard          time.Time // time of the last message; it never decreases
 	deadline           time.Time // earliest deadline of a leg
-	nextCheck          time.Time // when to see whether it is due: then, or earlier
-	heapIndex          int       // in the deadlines
+	nextCheck          time.Time // when the heap checks the deadline: then, or earlier
+	heapIndex          int       // index in Tracker.deadlines
 	legs               []*leg    // in order of their INVITEs
 	parties            []*party  // in order of their dials
-	callIDs            []string  // that lead to this call, and so with keys
-	keys               []key
-	caller             *leg   // the first leg of the edge side; nil if none was seen
-	endedCalleesStatus Status // heaviest word of the callees' legs that are over
-	callback           *party // that the PBX calls back; nil: this is no callback
-	handedOnTo         string // Call-ID of another call's dialog that a phone has sent on to this call; "": none
-	leavingParty       *party // it has left, and what became of its REFER is not known yet; nil: none
-	correlation        string // how the last leg was found to be the call's; "": none was
+	callIDs            []string  // Call-IDs of its legs, under which it is in callByCallID
+	keys               []key     // under which it is in keyHolders
+	caller             *leg      // first leg of the edge side; nil: there was none
+	endedCalleesStatus Status    // heaviest status of the callees' legs that are over
+	callback           *party    // party of an extension that the PBX calls back; nil: the call is no callback
+	handedOnTo         string    // Call-ID of another call, whose callee goes on with this call's other end after a transfer; "": none
+	leavingParty       *party    // its legs have ended, and the outcome of its REFER is not known yet; nil: none
+	correlation        string    // method:confidence by which the last leg was joined; "": none was
 
-	changedAt time.Time // the first change since Changed returned it; zero: none
-	stored    bool      // Changed has returned a record of it
+	changedAt time.Time // first change since Changed returned it; zero: none
+	stored    bool      // Changed has returned a snapshot of it
 
-	bridgedSince time.Time // since when a callee is up; zero: none is
-	wasBridged   bool
-	pickedUp     bool          // the caller talks with a phone whose leg is of another call
-	bridgedFor   time.Duration // how long callees were up before
+	bridgedSince time.Time     // since when a callee talks with the caller; zero: none does
+	wasBridged   bool          // a callee has talked with the caller before
+	pickedUp     bool          // the caller talks with a phone whose leg is in another call
+	bridgedFor   time.Duration // total time that callees talked with the caller before bridgedSince
 
-	lastTalker   Extension // who talked last of the called parties that are forgotten; without a user: nobody
-	shownOutside string    // the caller's number on the first leg to a trunk that is forgotten; "": there was none
+	lastTalker   Extension // extension of the last called party that talked, and whose legs are removed; no user: none
+	shownOutside string    // the caller's number on the first leg to a trunk, kept when that leg is removed; "": none
 }
 
 // A leg is one INVITE dialog, or the attempt at one, on one side of the PBX.
 type leg struct {
 	call    *call
-	party   *party // nil if it is no extension's
-	service *party // the queue, menu or conference that the caller dialed; nil: none
-	origin  Side
+	party   *party // of the extension at its phone; nil: it has none
+	service *party // party of the queue, IVR or conference that the caller reached; nil: none
+	origin  Side   // side that sent the INVITE
 	trunk   bool
 	state   state
 
 	callID, fromTag string
-	toTag           string // the dialog's, from the first response that has one; after a 2xx: the 2xx's
+	toTag           string // To tag of the dialog, from the first response that has one; after a 2xx: that of the 2xx
 	branch          string // of the INVITE, as last repeated
-	partySeed       string // branch and CSeq of the first INVITE: it names the leg's party
+	partySeed       string // branch and CSeq of the first INVITE, from which the id of the leg's party is derived
 	cseq            uint32
 
-	began     time.Time // the first INVITE
+	began     time.Time // first INVITE
 	rang      time.Time // first 18x
 	lastHeard time.Time // last INVITE or provisional response
-	dialAt    time.Time // when a dial-out is said if nothing else is heard
+	dialAt    time.Time // when the dial-out is emitted if no other response comes; zero: not scheduled
 	answered  time.Time
 	ended     time.Time
 
-	expires        time.Time      // when the session is over unless it is refreshed; zero: never
-	offer          mediaDirection // of the phone's re-INVITE or UPDATE that awaits its 2xx
-	offerSeq       uint32
-	earlyDirection mediaDirection // what was made of it before the answer
-	lastRefer      *refer         // whose fate is not known yet
-	earlierRefers  []*refer       // likewise, with another after them; oldest first
-	hasReferred    bool           // its phone has sent the other end on with a REFER
+	expires        time.Time      // when the session expires unless it is refreshed (RFC 4028); zero: never
+	offer          mediaDirection // direction in the phone's re-INVITE or UPDATE that awaits its 2xx
+	offerSeq       uint32         // CSeq of that request
+	earlyDirection mediaDirection // direction that was agreed before the answer
+	lastRefer      *refer         // last REFER whose outcome is not known yet; nil: none
+	earlierRefers  []*refer       // earlier REFERs without a known outcome, oldest first
+	hasReferred    bool           // its phone has transferred the other end with a REFER
 
-	refersSent int // REFERs that its phone has sent
+	refersSent int // number of REFERs that its phone has sent
 
-	pbxOfferCSeq   uint32 // CSeq of the phone's re-INVITE that has the PBX offer; 0: none
-	phoneOfferCSeq uint32 // CSeq of the PBX's that has the phone offer
-	muted          bool   // in its offer the PBX sends no voice
+	pbxOfferCSeq   uint32 // CSeq of the phone's re-INVITE that leaves the offer to the PBX; 0: none
+	phoneOfferCSeq uint32 // CSeq of the PBX's re-INVITE that leaves the offer to the phone; 0: none
+	muted          bool   // the PBX sends no voice in its offer
 
-	forks []fork      // the other dialogs of the INVITE
-	loss  *dialogLoss // that the dialog is gone; nil: none
+	forks []fork      // further dialogs that its INVITE has created
+	loss  *dialogLoss // suspected end of its dialog; nil: none
 
-	peer       netip.AddrPort     // of the edge side: its flow; invalid if only a record of an older version tells of the leg
-	uacSeq     uint32             // CSeq of the last request in the dialog by who began the leg; 0: the INVITE's
-	uasSeq     uint32             // and by the other end, plus one; 0: there was none
-	unverified *unverifiedRequest // the last request in the dialog that is not believed before it is accepted
+	peer       netip.AddrPort     // address of the edge side's flow; invalid: restored from a snapshot of an older version
+	uacSeq     uint32             // CSeq of the last request in the dialog by the sender of the INVITE; 0: the INVITE's
+	uasSeq     uint32             // CSeq of the last request by the other end, plus one; 0: there was none
+	unverified *unverifiedRequest // last request in the dialog that counts only once it is accepted; nil: none
 
 	triedByPBX      bool // the PBX has answered the INVITE, as last repeated, with 100
-	transactionLost bool // a restart has lost the transaction: no response to the INVITE will come
-	canceled        bool // by CANCEL, or BYE of the early dialog
+	transactionLost bool // by a restart: no response to the INVITE will come
+	canceled        bool // by a CANCEL, or a BYE of the early dialog
 	canceledAt      time.Time
-	cancelReason    reason   // of the CANCEL
-	pickedUp        bool     // another phone picked the call up when it was canceled
+	cancelReason    reason   // Reason of the CANCEL
+	pickedUp        bool     // another phone picked the call up when the leg was canceled
 	byeTag          string   // To tag of the BYE that came before the 2xx
-	endedBy         HangupBy // who ended it
-	refusal         outcome
+	endedBy         HangupBy // who ended the leg
+	refusal         outcome  // outcome of the attempt, while challenged
 
 	inviteFacts
-	calledExt     Extension // that the number dialed is, or leads to
-	notAgent      bool      // of a callee: its talk is none with the host's caller
-	otherCaller   bool      // another extension calls on it than the call's caller
-	referredTo    string    // the number in the REFER that it comes from
-	correlation   string    // how it was found to be the call's: method:confidence; "": it began it
-	phoneNumber   string    // under which it is in the tracker's byNumber; "": it is not
-	otherNumbers  []string  // further numbers, and keys, under which it is there
-	ambiguous     bool      // a leg to whom the caller dialed was joined to no call, as it could be of several
-	callerGoneAt  time.Time // when the phone hung up that another call handed on to the callee
-	redirectUsers string    // users of the Contacts of the 3xx that refused it, one a line; "": none did
+	calledExt     Extension // extension that the dialed number is, or leads to
+	notAgent      bool      // the callee on this leg was not called by the caller's queue or IVR: its talk does not count as bridged
+	otherCaller   bool      // the PBX shows another extension as the caller than the call's caller
+	referredTo    string    // number in the REFER that caused the leg; "": none did
+	correlation   string    // method:confidence by which it was joined; "": it began the call
+	phoneNumber   string    // number under which it is in legsByNumber; "": it is not
+	otherNumbers  []string  // further numbers, and index keys, under which it is there
+	ambiguous     bool      // a leg to its dialed target was joined to no call, because several callers fit
+	callerGoneAt  time.Time // when the phone hung up that had been handed on to this callee; zero: it has not
+	redirectUsers string    // users of the Contacts in the 3xx that refused it, one per line; "": none
 }
 
-// A party is one extension's one turn in a call, in one direction.
+// A party is one extension's participation in a call, in one direction, over one or more
+// legs.
 type party struct {
 	id           string
 	ext          Extension
 	flow         Flow
-	firstLeg     *leg   // whose facts it tells
-	kind         Kind   // of a host
-	dialedNumber string // the number dialed, if it is another than the legs say; and in E.164
-	dialedE164   string
-	dialed       bool
+	firstLeg     *leg   // its events carry the facts of this leg
+	kind         Kind   // of a queue, IVR or conference; "": a phone
+	dialedNumber string // dialed number, if it differs from the one that the legs show
+	dialedE164   string // dialedNumber in E.164
+	dialed       bool   // its dial-in or dial-out was emitted
 	rang         time.Time
 	answered     time.Time
-	answeredWall time.Time // the same by the wall clock of that moment, as its answer tells
-	leftAt       time.Time // when its last phone refused, if another may yet be rung
-	over         bool
+	answeredWall time.Time // answered, by the wall clock of that moment, as in its answer event
+	leftAt       time.Time // when its last leg ended, if the party may yet go on; zero: it has legs
+	over         bool      // it has ended; if it was dialed, its hangup was emitted
 	outcome      outcome
 	userAgent    string
 	recID        string
-	remoteNumber string // the number that the PBX connected it with; "": the caller's
+	remoteNumber string // number that the PBX connected it with; "": the caller's
 	callAPIID    string // of the leg that answered, if it is not the first; "": the first's
-	takenRefer   *refer // its REFER that the PBX has taken, and nobody was called for yet; nil: none
+	takenRefer   *refer // its REFER that the PBX has reported as successful before it called anybody; nil: none
 
-	recovered bool   // its call was up when bellhop was restarted
-	template  *Event // what its events tell, if its record was lost; nil: what its legs say
+	recovered bool   // the process was restarted during its call
+	template  *Event // event whose fields its events repeat, as its snapshot was lost; nil: the legs supply them
 
-	transferred    bool // it sends a call on
-	holding        bool
-	repeatedEvents int // events of types that a party may have several of
+	transferred    bool // it is of an extension that forwards or transfers the call to a trunk
+	holding        bool // the extension has put the other end on hold
+	repeatedEvents int  // number of its events of types that may repeat
 
-	distributor *Extension // the queue or ivr that had the extension called; nil: none
+	distributor *Extension // queue or IVR that had the extension called; nil: none
 }
 
-// deadline is when the leg's state ends by itself, or something is said in it.
+// stateDeadline returns when the leg's state ends by itself, or an event is due in it. talk
+// is the limit of an answered leg.
 func (l *leg) stateDeadline(talk time.Duration) time.Time {
 	switch l.state {
 	case calling, ringing:
@@ -233,8 +235,8 @@ func (l *leg) stateDeadline(talk time.Duration) time.Time {
 	panic("dialog: leg in no state") // unreachable: these are all
 }
 
-// response shows a leg a response to its INVITE. Retransmissions mean nothing
-// new.
+// observeInviteResponse applies a response to the leg's INVITE. Retransmissions change
+// nothing.
 func (t *Tracker) observeInviteResponse(l *leg, m *Message) {
 	switch l.state {
 	case over, challenged:
@@ -283,9 +285,8 @@ func (t *Tracker) observeInviteResponse(l *leg, m *Message) {
 	}
 }
 
-// trying notes a 100. Of the PBX's own it is word that credentials were
-// accepted, as a PBX does not try before it has checked them; of the hop's it
-// says nothing.
+// observeTrying applies a 100. If the PBX sent it, credentials were accepted, as a PBX does
+// not process an INVITE before it has checked them. A 100 of bellhop's own shows nothing.
 func (t *Tracker) observeTrying(l *leg, m *Message) {
 	if !m.Own {
 		l.triedByPBX = true
@@ -301,8 +302,8 @@ func (t *Tracker) observeTrying(l *leg, m *Message) {
 	}
 }
 
-// takenUp says once that the extension of a leg calls, and that a queue, menu
-// or conference is called.
+// emitPendingDials emits the dial-out of the leg's extension, and the dial-in of the queue,
+// IVR or conference that it reached, unless they were emitted before.
 func (t *Tracker) emitPendingDials(l *leg) {
 	l.dialAt = time.Time{}
 	if p := l.party; p != nil && p.flow == Out && !p.dialed && !p.over && p != l.call.callback {
@@ -313,6 +314,7 @@ func (t *Tracker) emitPendingDials(l *leg) {
 	}
 }
 
+// emitDial emits the dial-in or dial-out of a party.
 func (t *Tracker) emitDial(p *party, typ Type, at time.Time) {
 	p.dialed = true
 	p.distributor = p.findDistributor()
@@ -320,7 +322,7 @@ func (t *Tracker) emitDial(p *party, typ Type, at time.Time) {
 	e.Status, e.Leg = Calling, t.legID(p.firstLeg)
 }
 
-// idOf names a leg's dialog.
+// legID returns the id of a leg's dialog.
 func (t *Tracker) legID(l *leg) LegID {
 	id := LegID{Node: t.node, Origin: l.origin, CallID: l.callID, FromTag: l.fromTag, ToTag: l.toTag}
 	if l.peer.IsValid() {
@@ -329,7 +331,7 @@ func (t *Tracker) legID(l *leg) LegID {
 	return id
 }
 
-// ring says once per party that a phone rings.
+// emitRinging emits the ringing event of a leg's party, once per party.
 func (t *Tracker) emitRinging(l *leg, m *Message) {
 	p := l.party
 	if p == nil || !p.dialed || p.over || !p.rang.IsZero() || !p.answered.IsZero() {
@@ -342,6 +344,7 @@ func (t *Tracker) emitRinging(l *leg, m *Message) {
 	e.SetupTime = m.At.Sub(p.firstLeg.began)
 }
 
+// observeAnswer applies the first 2xx to a leg's INVITE.
 func (t *Tracker) observeAnswer(l *leg, m *Message) {
 	l.state, l.answered = talking, m.At
 	if l.origin == PBX && m.Src == Edge && !m.Own && m.From.IsValid() {
@@ -377,7 +380,7 @@ func (t *Tracker) observeAnswer(l *leg, m *Message) {
 	}
 }
 
-// answered says that a party talks, since the 2xx m on a leg.
+// emitAnswer emits the answer of a party for the 2xx m on a leg.
 func (t *Tracker) emitAnswer(p *party, l *leg, m *Message) {
 	p.answered, p.answeredWall = m.At, t.clock.wallTime(m.At)
 	if l.carries(p) && l != p.firstLeg {
@@ -392,15 +395,15 @@ func (t *Tracker) emitAnswer(p *party, l *leg, m *Message) {
 	e.SetupTime, e.RingDuration = p.ringTimes(m.At)
 }
 
-// badCredentials reports whether m refuses the credentials of an INVITE: a 403 from
-// the PBX that did not try it first, as FreeSWITCH answers a wrong password.
+// credentialsRefused reports whether m refuses the credentials of an INVITE: a 403 from the
+// PBX without a 100 before it, which is FreeSWITCH's answer to a wrong password.
 func (l *leg) credentialsRefused(m *Message) bool {
 	return m.Status == 403 && !m.Own && l.origin == Edge && l.credentials && l.state == calling && !l.triedByPBX
 }
 
-// challenge notes a 401 or 407. An attempt that nobody heard of yet is no call
-// and is forgotten at once, so that scanners cost nothing; only when it began
-// is remembered, for the INVITE with credentials.
+// observeChallenge applies a 401 or 407. An attempt without events is no call, and its leg
+// is removed at once, so that scanners cost nothing. Only its beginning is kept, for the
+// INVITE with credentials.
 func (t *Tracker) observeChallenge(l *leg, m *Message) {
 	if p := l.party; p != nil && p.dialed || l.origin == PBX {
 		l.state, l.ended = challenged, m.At
@@ -413,7 +416,7 @@ func (t *Tracker) observeChallenge(l *leg, m *Message) {
 	t.removeLeg(l)
 }
 
-// cancel notes that the origin gave the leg up.
+// observeCancel notes that the sender of the INVITE canceled the leg.
 func (l *leg) observeCancel(m *Message) {
 	if l.canceled || l.state != calling && l.state != ringing {
 		return
@@ -422,10 +425,9 @@ func (l *leg) observeCancel(m *Message) {
 	l.cancelReason = readReason(m.Head)
 }
 
-// inDialog reports whether m, of whichever side, belongs to the leg's dialog:
-// tags and side either way round. A request that goes from one edge peer to
-// another, as a PBX that does not record-route lets them, belongs to the legs
-// of both.
+// inDialog reports whether m belongs to the leg's dialog: its tags and side match in one of
+// the two directions. A request that goes directly from one edge peer to another, as with a
+// PBX that does not record-route, belongs to the legs of both.
 func (l *leg) inDialog(m *Message) bool {
 	near, far := l.fromTag, l.toTag
 	if l.transactionLost && l.state < talking { // it may have been answered with any tag
@@ -439,9 +441,9 @@ func (l *leg) inDialog(m *Message) bool {
 	return m.FromTag == far && m.ToTag == near && (side != l.origin || direct)
 }
 
-// bye ends an answered leg. The request does, not its response: with it the
-// sender has left (RFC 3261 §15.1.1), whether it is lost, challenged and
-// repeated, or never answered.
+// observeBye ends an answered leg. The request ends it, not its response: the sender has
+// left with it (RFC 3261 §15.1.1), even if it is lost, challenged and repeated, or never
+// answered.
 func (t *Tracker) observeBye(l *leg, m *Message) {
 	if m.Src == PBX && l.state == talking {
 		t.failEarlyRefers(l, m)
@@ -449,8 +451,8 @@ func (t *Tracker) observeBye(l *leg, m *Message) {
 	t.applyBye(l, m, m.At, readReason(m.Head).q850, t.recordingID(m))
 }
 
-// byeBelieved ends an answered leg at a time, because of the BYE m or the 2xx m
-// to a BYE, which had that cause and that id of a recording.
+// applyBye ends an answered leg at a time because of m: a BYE, or the 2xx to a BYE. q850
+// and rec are the Q.850 cause and the recording id in the BYE.
 func (t *Tracker) applyBye(l *leg, m *Message, at time.Time, q850 int, rec string) {
 	switch l.state {
 	case calling, ringing:
@@ -476,9 +478,9 @@ func (t *Tracker) applyBye(l *leg, m *Message, at time.Time, q850 int, rec strin
 	}
 }
 
-// leftBy says who hung up, of the BYE m or its response: the end of the leg that
-// sends the BYE; but where the PBX sends it while the other end still talks, has just
-// hung up on that one too, or gives a cause of its own, the PBX itself.
+// hangupBy returns who hung up, for the BYE m or its response: the end of the leg that sent
+// the BYE. If the PBX sent it, the PBX itself hung up if the other end still talks, if the
+// PBX has just hung up on that end too, or if it gives a cause of its own.
 func (l *leg) hangupBy(m *Message) HangupBy {
 	if m.Origin() == PBX {
 		r := readReason(m.Head)
@@ -504,16 +506,17 @@ func (l *leg) hangupBy(m *Message) HangupBy {
 	return ByCallee
 }
 
-// leftBefore reports whether the other end of the leg hung up, or refused, just before:
-// the PBX then passes its cause on. Who left after a REFER gave no cause.
+// otherEndLeftBefore reports whether the other end of the leg hung up, or refused, within
+// T1 before: the PBX then passes on that end's cause. An end that left after a REFER gave
+// no cause.
 func (l *leg) otherEndLeftBefore(at time.Time) bool {
 	return slices.ContainsFunc(l.oppositeLegs(), func(o *leg) bool {
 		return o.state == over && o.endedBy != BySystem && !o.hasReferred && at.Sub(o.ended) <= t1
 	})
 }
 
-// opposite returns the legs on the other side of the PBX: those with the same
-// Call-ID, if there are any; else the callees', or the call's caller's.
+// oppositeLegs returns the legs on the other side of the PBX: those with the same Call-ID,
+// if there are any; else the callees' legs, or the leg of the call's caller.
 func (l *leg) oppositeLegs() (legs []*leg) {
 	c := l.call
 	alike := false
@@ -530,7 +533,7 @@ func (l *leg) oppositeLegs() (legs []*leg) {
 	return legs
 }
 
-// expire does what is due for a leg whose deadline passed at the time at.
+// expireLeg processes the deadline of a leg, which passed at the time at.
 func (t *Tracker) expireLeg(l *leg, at time.Time) {
 	switch l.state {
 	case calling, ringing:
@@ -571,7 +574,7 @@ func (t *Tracker) expireLeg(l *leg, at time.Time) {
 	}
 }
 
-// end takes a leg to over, and its parties with it when that was their last one.
+// endLeg moves a leg to the state over, and ends each of its parties whose last leg it was.
 func (t *Tracker) endLeg(l *leg, at time.Time, o outcome) {
 	switch r := l.lastRefer; {
 	case r == nil || !r.accepted:
@@ -623,8 +626,8 @@ func (t *Tracker) endLeg(l *leg, at time.Time, o outcome) {
 	}
 }
 
-// endParty notes how a leg of a party ended, and ends the party with its last
-// leg.
+// endPartyLeg merges the outcome of a party's leg into the party's, and ends the party with
+// its last leg.
 func (t *Tracker) endPartyLeg(p *party, l *leg, at time.Time, o outcome) {
 	if p == l.call.callback { // who is called on its leg is the caller
 		o.by = o.by.reversed()
@@ -656,7 +659,7 @@ func (t *Tracker) endPartyLeg(p *party, l *leg, at time.Time, o outcome) {
 	}
 }
 
-// leave ends a party at the time its last leg was over.
+// endParty ends a party at the time its last leg was over, and emits its hangup.
 func (t *Tracker) endParty(p *party) {
 	if r := p.takenRefer; r != nil { // and nothing has shown that the PBX could not
 		t.emitTransfer(r, p.leftAt, r.earlyStatus, r.earlyPhrase, "")
@@ -673,9 +676,9 @@ func (t *Tracker) endParty(p *party) {
 	}
 }
 
-// holds reports whether a leg keeps p from being over: one that is up, or, if
-// none was answered, one that may yet be. A dead phone beside the one that was
-// answered would otherwise prolong a short call.
+// partyGoesOn reports whether a leg prevents p from ending: one that is answered, or, if p
+// was not answered, one that may yet be. A dead phone beside the answered one would
+// otherwise prolong a short call.
 func (c *call) partyGoesOn(p *party) bool {
 	for _, l := range c.legs {
 		if l.party == p && (l.state == talking || l.state != over && p.answered.IsZero()) {
@@ -685,6 +688,7 @@ func (c *call) partyGoesOn(p *party) bool {
 	return false
 }
 
+// emitHangup emits the hangup of a party with its outcome.
 func (t *Tracker) emitHangup(p *party, at time.Time) *Event {
 	e := t.emitEvent(p, Hangup, at)
 	o := &p.outcome
@@ -704,8 +708,8 @@ func (t *Tracker) emitHangup(p *party, at time.Time) *Event {
 	return e
 }
 
-// times returns how long it took until a phone rang, and how long it rang
-// until end, which is the answer or the end.
+// ringTimes returns the time from the INVITE to the first 18x, and from there to end, which
+// is the answer or the end of the party.
 func (p *party) ringTimes(end time.Time) (setup, ring time.Duration) {
 	if p.rang.IsZero() {
 		if p.answered.IsZero() {
@@ -716,7 +720,7 @@ func (p *party) ringTimes(end time.Time) (setup, ring time.Duration) {
 	return p.rang.Sub(p.firstLeg.began), end.Sub(p.rang)
 }
 
-// heardPhone keeps the name of the phone that responds.
+// setPhoneAgent sets the User-Agent of a called party from its phone's response m.
 func (p *party) setPhoneAgent(l *leg, m *Message) {
 	if p.flow != In {
 		return
@@ -730,8 +734,8 @@ func (p *party) setPhoneAgent(l *leg, m *Message) {
 	}
 }
 
-// say hands out the next event of a party, with what all of its events tell.
-// It is the caller's to complete until the next one is said.
+// emitEvent appends the next event of a party, filled with the fields that all of its
+// events have. The caller may complete the event until the next one is emitted.
 func (t *Tracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 	c, l := p.firstLeg.call, p.firstLeg
 	switch w := c.leavingParty; { // what ends it is told first
@@ -809,7 +813,8 @@ func (t *Tracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 	return e
 }
 
-// eventID names an event of a party. Of most types it has one.
+// eventID returns the id of the party's event of a type. Types that may repeat are
+// numbered.
 func (p *party) eventID(typ Type) string {
 	switch typ {
 	case Hold, Resume, Transfer:
@@ -819,8 +824,8 @@ func (p *party) eventID(typ Type) string {
 	return deriveID(p.id, string(typ))
 }
 
-// correlation is how a leg was found to be the call's. The leg that began a call
-// tells how the last of the others was.
+// correlationOf returns how a leg was joined to the call. For the leg that began the call
+// it returns how the last of the other legs was joined.
 func (c *call) correlationOf(l *leg) string {
 	if l.correlation != "" {
 		return l.correlation
@@ -836,7 +841,7 @@ func (c *call) correlationOf(l *leg) string {
 	return ""
 }
 
-// number is what was dialed to reach a party, or by it.
+// calledNumber returns the number that was dialed to reach a party, or by it.
 func (p *party) calledNumber() (raw, e164 string) {
 	switch caller := p.firstLeg.call.caller; {
 	case p.dialedNumber != "":
@@ -849,8 +854,8 @@ func (p *party) calledNumber() (raw, e164 string) {
 	return p.ext.User, ""
 }
 
-// rawNumber is what number returns as it stands in the message; "": just so, or it
-// is not known.
+// calledNumberRaw returns the number of calledNumber as written in the message; "": it is
+// written the same, or is not known.
 func (p *party) calledNumberRaw() string {
 	switch caller := p.firstLeg.call.caller; {
 	case p.dialedNumber != "":
@@ -862,8 +867,8 @@ func (p *party) calledNumberRaw() string {
 	return ""
 }
 
-// fromCaller fills in what the caller's leg says of a party that is called; if
-// the PBX has hidden that leg behind another Call-ID, what the number says.
+// fillCaller fills in the caller of a called party from the caller's leg. If the PBX shows
+// another caller, or the caller's leg is not known, fillCaller uses the number on leg l.
 func (t *Tracker) fillCaller(e *Event, caller, l *leg) {
 	if caller == nil || l.otherCaller {
 		switch own, o := t.directory.extensionShownAs(l.callerNum), t.partyCalledFor(l); {
@@ -893,7 +898,8 @@ func (t *Tracker) fillCaller(e *Event, caller, l *leg) {
 	}
 }
 
-// fromCallee fills in, of a host, who was called on leg l and then sent to it.
+// fillCallee fills in, for the event of a queue, IVR or conference, the callee of leg l as
+// its caller: it was called first and then transferred there.
 func (e *Event) fillCallee(l *leg) {
 	e.CallerNum, e.CallerName, e.CallerE164 = l.calledUser, "", l.calledE164
 	if p := l.party; p != nil && p.flow == In {
@@ -901,9 +907,9 @@ func (e *Event) fillCallee(l *leg) {
 	}
 }
 
-// called returns the extension that a caller's leg leads to: the queue, menu or
-// conference that was dialed; else the one that talks, or talked last; else the one
-// dialed; else the only one that is called. nil: none.
+// calledExtension returns the extension that a caller's leg leads to: the queue, IVR or
+// conference that was dialed; else the one that talks, or talked last; else the one that
+// was dialed; else the only one that is called. nil: none.
 func (c *call) calledExtension(l *leg) *Extension {
 	switch {
 	case l.service != nil && l.origin == Edge:
@@ -938,8 +944,8 @@ func (c *call) calledExtension(l *leg) *Extension {
 	return nil
 }
 
-// talker returns the called party that talks: of several the first that was answered;
-// if all of them are over, the last. nil: none was answered.
+// talkingParty returns the called party that talks: of several the first that was answered;
+// if all of them have ended, the last one. nil: none was answered.
 func (c *call) talkingParty() (talks *party) {
 	for _, p := range c.parties {
 		switch {
@@ -951,13 +957,12 @@ func (c *call) talkingParty() (talks *party) {
 	return talks
 }
 
-// outside reports whether the number dialed on a caller's leg was that of
-// somebody behind a trunk.
+// dialedOutside reports whether the number dialed on a caller's leg was called on a trunk.
 func (c *call) dialedOutside(l *leg) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX && o.trunk && o.calledUser == l.calledUser })
 }
 
-// shownOutside returns the caller's number on the leg to a trunk.
+// numberShownOutside returns the caller's number on the first leg to a trunk, or "".
 func (c *call) numberShownOutside() string {
 	if c.shownOutside != "" {
 		return c.shownOutside
@@ -975,9 +980,9 @@ func (c *call) live() bool {
 	return slices.ContainsFunc(c.legs, func(l *leg) bool { return l.state != over })
 }
 
-// answeredBeside reports whether another leg was answered while l rang. An answer
-// before or after that is no reason to cancel l. The caller's leg says little: the PBX
-// itself may have answered it.
+// otherLegAnswered reports whether another leg was answered while l rang. An answer before
+// or after that is no reason to cancel l. With cause 16 the caller's leg is ignored,
+// because the PBX itself may have answered it.
 func (c *call) otherLegAnswered(l *leg) bool {
 	for _, o := range c.legs {
 		if o == l || o == c.caller && l.cancelReason.q850 == causePickedUp {
@@ -990,9 +995,8 @@ func (c *call) otherLegAnswered(l *leg) bool {
 	return false
 }
 
-// calleesSay returns the heaviest word of the callees' legs, and "" when none
-// is known. A leg that is up says it was answered; one that still rings is
-// given up.
+// calleesStatus returns the heaviest status of the callees' legs, "" if none is known. An
+// answered leg counts as answered, and a leg that still rings as given up.
 func (c *call) calleesStatus() Status {
 	s := c.endedCalleesStatus
 	for _, l := range c.legs {
@@ -1016,7 +1020,7 @@ func (c *call) calleesStatus() Status {
 	return s
 }
 
-// hash derives an id from parts that are the same on every node.
+// deriveID derives an id of 32 hex digits from parts that are the same on every node.
 func deriveID(parts ...string) string {
 	var buf [256]byte
 	b := buf[:0]

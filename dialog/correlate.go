@@ -7,17 +7,16 @@ import (
 	"time"
 )
 
-// DefaultCorrelate is the order in which the tracker looks for the call of a
-// leg with a Call-ID of its own, unless the configuration has another.
+// DefaultCorrelate is the order of the correlation methods if the configuration sets none.
 var DefaultCorrelate = []string{"header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"}
 
-// How sure it is that a leg belongs to the call it was joined to. The text is
-// what subscribers see behind the method's name: never change one, only add.
+// The confidence that a leg belongs to the call that it was joined to. Subscribers see the
+// text after the method's name: add texts, never change one.
 const (
 	exact     = ":exact"    // an id says so
-	likely    = ":likely"   // both numbers and the time agree, or the Call-IDs are alike
-	possible  = ":possible" // nobody else can be meant
-	ambiguous = ":tie"      // two calls could be meant: joined to neither
+	likely    = ":likely"   // both numbers and the time agree, or the Call-IDs are similar
+	possible  = ":possible" // no other call fits
+	ambiguous = ":tie"      // two calls fit equally well: the leg is joined to neither
 )
 
 // ownCID is the header field whose value bellhop authenticates.
@@ -25,31 +24,30 @@ const ownCID = "X-CID"
 
 // A method finds the call that an INVITE with an unknown Call-ID belongs to.
 type method struct {
-	name   string // in the configuration and, for a header, its name in events
-	header string // of the methods called header:NAME, but for our own
+	name   string // as in the configuration; of header:NAME, the header's name in lower case
+	header string // header field to compare, of a method header:NAME other than header:X-CID
 }
 
-// A verdict is what a method found: nothing, one call, or several that cannot be
-// told apart.
+// A match is the result of a method: no call, one call, or several that fit equally.
 type match struct {
-	call       *call
-	confidence string // exact, likely, possible or tie; "": nothing
+	call       *call  // nil: none, or several
+	confidence string // exact, likely, possible or ambiguous; "": no call was found
 }
 
-// incoming is an INVITE that is looking for its call.
+// An inviteMatch is an INVITE whose call is being looked for.
 type inviteMatch struct {
 	*Message
 	links       *callHints
-	target      string // the extension that it goes to, or else the number
+	target      string // extension that the INVITE goes to, or else the number
 	toExtension bool   // it goes to an extension's phone
 
-	diversion string // the number that sent the call on
+	diversion string // number that diverted the call
 
-	eliminated bool   // no number told whose the INVITE is
-	refer      *refer // that the INVITE follows; nil: none, or not known
+	eliminated bool   // no number in the INVITE matched a caller
+	refer      *refer // REFER that the INVITE follows; nil: none, or not known
 }
 
-// methods reads the words of the configuration.
+// parseMethods returns the correlation methods that the configuration names.
 func parseMethods(words []string) (ms []method) {
 	if words == nil {
 		words = DefaultCorrelate
@@ -67,12 +65,11 @@ func parseMethods(words []string) (ms []method) {
 	return ms
 }
 
-// correlate looks for the call of an INVITE whose Call-ID is new, by one method
-// after the other; the first that finds something decides. It returns what
-// events are to say of it.
+// correlateInvite looks for the call of an INVITE with a new Call-ID. The first method that
+// finds one or several calls decides. It also returns the method:confidence for events.
 //
-// Who is neither the PBX nor a trunk names a call only by what the PBX itself
-// goes by: an id that bellhop has authenticated, or both tags of a dialog.
+// An INVITE that comes from neither the PBX nor a trunk refers to a call only by ids that
+// the PBX itself would use: an id that bellhop has authenticated, or both tags of a dialog.
 func (t *Tracker) correlateInvite(i *inviteMatch) (c *call, word string) {
 	for _, by := range t.methods {
 		var v match
@@ -102,20 +99,21 @@ func (t *Tracker) correlateInvite(i *inviteMatch) (c *call, word string) {
 	return nil, ""
 }
 
-// A key is an id in an INVITE that the legs of a call share, and the word of the
-// method that goes by it.
+// A key is an id in an INVITE that the legs of a call share, with the name of the method
+// that compares it.
 type key struct{ by, value string }
 
-// callKey is the word of a key that is the id of a call of which only the log
-// was left: what its first INVITE was is not known, but it would get that id.
+// callKey is the method name in the key of a call that was restored from the event log
+// alone. Its first INVITE is not known, but if it is repeated it yields the same call id.
 const callKey = "call"
 
-// A holder is who has a key: a call, or several, and then call is nil.
+// A keyHolder is the call that has a key. If several have it, call is nil.
 type keyHolder struct {
 	call  *call
 	calls int
 }
 
+// matchKey returns the call that has a key.
 func (t *Tracker) matchKey(k key) match {
 	switch h, ok := t.keyHolders[k]; {
 	case !ok:
@@ -127,8 +125,8 @@ func (t *Tracker) matchKey(k key) match {
 	}
 }
 
-// found is the verdict that c is the call, if there is one and it is not over: a
-// call that is has no further legs.
+// liveMatch returns a match with c, or no match if c is nil or over: a call that is over
+// gets no further legs.
 func liveMatch(c *call, sure string) match {
 	if c == nil || !c.live() {
 		return match{}
@@ -136,8 +134,8 @@ func liveMatch(c *call, sure string) match {
 	return match{c, sure}
 }
 
-// byOwnID goes by the id that bellhop has given the caller's INVITE. It is the
-// call's own: what comes with it when the call is over is a straggler of it.
+// matchOwnID matches the X-CID that bellhop has added to the caller's INVITE. The id names
+// one call alone, so an INVITE that has it after the call's end is a straggler of it.
 func (t *Tracker) matchOwnID(id string) match {
 	if c := t.keyHolders[key{"x-cid", id}].call; c != nil {
 		return match{c, exact}
@@ -145,8 +143,8 @@ func (t *Tracker) matchOwnID(id string) match {
 	return match{}
 }
 
-// ownID is the id in an INVITE that names its call, if calls go by it; "" if it
-// names another call already: it is one call's alone.
+// ownID returns the authenticated X-CID of an INVITE, if the configuration correlates by
+// it; "" if another call has it already: it names one call alone.
 func (t *Tracker) ownID(m *Message) string {
 	goes := slices.ContainsFunc(t.methods, func(by method) bool { return by.name == "x-cid" })
 	if !goes || t.keyHolders[key{"x-cid", m.CID}].calls > 0 {
@@ -155,8 +153,8 @@ func (t *Tracker) ownID(m *Message) string {
 	return m.CID
 }
 
-// byHeader goes by a header field that the PBX puts into the INVITEs of a call:
-// they have the same value, or it is the Call-ID of the caller's leg.
+// matchHeader matches a header field that the PBX adds to the INVITEs of a call: the values
+// are equal, or the value is the Call-ID of the caller's leg.
 func (t *Tracker) matchHeader(by method, i *inviteMatch) match {
 	v := i.links.fieldValue(by.header)
 	if v == "" {
@@ -168,7 +166,7 @@ func (t *Tracker) matchHeader(by method, i *inviteMatch) match {
 	return liveMatch(t.callByCallID[v], exact)
 }
 
-// value returns the value of a method's header field.
+// fieldValue returns the value of a method's header field.
 func (k *callHints) fieldValue(header string) string {
 	for _, f := range k.configured {
 		if f[0] == header {
@@ -178,7 +176,7 @@ func (k *callHints) fieldValue(header string) string {
 	return ""
 }
 
-// bySession goes by the two UUIDs of Session-ID (RFC 7989 §5).
+// matchSessionID matches the two UUIDs of Session-ID (RFC 7989 §5).
 func (t *Tracker) matchSessionID(i *inviteMatch) (v match) {
 	for _, id := range sessionIDs(i.links.session) {
 		switch one := t.matchKey(key{"session-id", id}); {
@@ -192,7 +190,8 @@ func (t *Tracker) matchSessionID(i *inviteMatch) (v match) {
 	return v
 }
 
-// sessionIDs are the UUIDs in a Session-ID; the null UUID names nothing.
+// sessionIDs returns the UUIDs in a Session-ID, without the null UUID, which identifies
+// nothing.
 func sessionIDs(value string) []string {
 	local, params, _ := strings.Cut(value, ";")
 	remote, _ := paramValue(";"+params, "remote")
@@ -205,9 +204,9 @@ func sessionIDs(value string) []string {
 	return ids
 }
 
-// byTransfer goes by the dialog that Replaces names (RFC 3891), or by a REFER
-// that a phone of a call has sent (RFC 3515): who refers, as Referred-By says, or else
-// to whom, unless somebody in another call has dialed that number.
+// matchTransfer matches the dialog that Replaces names (RFC 3891), or a REFER that a phone
+// of a call has sent (RFC 3515). A REFER is matched by Referred-By, or else by its target,
+// unless somebody in another call has dialed that number.
 func (t *Tracker) matchTransfer(i *inviteMatch) (v match) {
 	if i.links.replaces != "" {
 		callID, toTag, fromTag := readReplaces(i.links.replaces)
@@ -246,9 +245,10 @@ func (t *Tracker) matchTransfer(i *inviteMatch) (v match) {
 	return v
 }
 
-// connectsOther returns the other call that the REFER r sends on, if the phone that sent it
-// talks with nobody of its own call: it has picked up a call, or taken one that was
-// parked. The number that the INVITE shows tells whose it is. nil: it is r's own call.
+// callToConnect returns the other call that the REFER r transfers, if the phone that sent r
+// talks with nobody in its own call: it has picked up a call, or taken one that was parked.
+// The number that the INVITE shows identifies the other call. nil: r transfers its own
+// call.
 func (t *Tracker) callToConnect(i *inviteMatch, r *refer) *call {
 	if i.Src != PBX || len(r.leg.call.legs) > 1 {
 		return nil
@@ -267,10 +267,10 @@ func (t *Tracker) callToConnect(i *inviteMatch, r *refer) *call {
 	return others.decide().call
 }
 
-// followsRefer decides whether an INVITE to whom the REFER r names is because of it, if
-// nothing but the number called and the time says so. A caller in another call who
-// dialed that number, and for whom nobody rings yet, may be meant as well: then the
-// number that the INVITE shows decides.
+// matchReferTarget decides whether an INVITE to the target of the REFER r was caused by r,
+// if only the called number and the time suggest it. A caller in another call who dialed
+// that number, and for whom no phone rings yet, may have caused it as well: then the number
+// that the INVITE shows decides.
 func (t *Tracker) matchReferTarget(i *inviteMatch, r *refer) match {
 	c := r.leg.call
 	connects := false
@@ -301,8 +301,9 @@ func (t *Tracker) matchReferTarget(i *inviteMatch, r *refer) match {
 	return match{c, possible}
 }
 
-// connects reports whether a number is that of whom the REFER connects: of another
-// phone in the call, or the one that the phone which sent it called or was called by.
+// connectsNumber reports whether a number is that of the person whom the REFER connects: of
+// another phone in the call, or the number that the sender of the REFER called or was
+// called by.
 func (r *refer) connectsNumber(number string) bool {
 	l := r.leg
 	other := l.callerNum
@@ -314,8 +315,8 @@ func (r *refer) connectsNumber(number string) bool {
 	})
 }
 
-// sentTo reports whether the INVITE, which is a phone's, is what the REFER asks
-// for: from a phone in the same call, to whom the REFER names.
+// asksForInvite reports whether an INVITE from a phone is the one that the REFER asks for:
+// it comes from a phone in the same call, and goes to the REFER's target.
 func (r *refer) asksForInvite(i *inviteMatch) bool {
 	if i.target != r.target && (i.target != r.contact || r.contact == "") {
 		return false
@@ -328,9 +329,8 @@ func (r *refer) asksForInvite(i *inviteMatch) bool {
 	return false
 }
 
-// byLikeCallID goes by Call-IDs that a PBX makes out of the caller's: one
-// contains the other, as in 123@pbx_b2b-1, or both begin with the same 30
-// characters.
+// matchSimilarCallID matches Call-IDs that a PBX derives from the caller's: one contains
+// the other, as in 123@pbx_b2b-1, or both begin with the same 30 characters.
 func (t *Tracker) matchSimilarCallID(i *inviteMatch) match {
 	if i.Src != PBX {
 		return match{}
@@ -351,15 +351,15 @@ func (t *Tracker) matchSimilarCallID(i *inviteMatch) match {
 }
 
 const (
-	minCallID       = 8  // shorter Call-IDs are not looked for in others
-	sameCallIDStart = 30 // characters in common make two Call-IDs alike
-	maxSeparators   = 12 // separators in what a PBX adds to a Call-ID, at either end
+	minCallID       = 8  // shorter Call-IDs are not searched in others
+	sameCallIDStart = 30 // two Call-IDs that share so many first characters are similar
+	maxSeparators   = 12 // separators in the text that a PBX adds to a Call-ID, at either end
 )
 
-// innerCallIDs ranges over the Call-IDs that a PBX may have made id of: without
-// an end that it has added, the shortest first, then without a beginning. What a
-// PBX adds is short: each Call-ID is looked up in the time of its length, and
-// there are few.
+// innerCallIDs ranges over the Call-IDs from which a PBX may have derived id: first without
+// text added at the end, the shortest first, then without text added at the beginning. The
+// added text is short. A lookup takes time in proportion to a Call-ID's length, so
+// maxSeparators bounds their number.
 func innerCallIDs(id string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		added := 0
@@ -383,23 +383,22 @@ func innerCallIDs(id string) iter.Seq[string] {
 	}
 }
 
-// separator reports whether c may stand between a Call-ID and what a PBX adds.
+// isSeparator reports whether c may stand between a Call-ID and the text that a PBX adds.
 func isSeparator(c byte) bool { return strings.IndexByte("-_.@:;+~", c) >= 0 }
 
-// progressed is how long after the last message of a call its next leg may
-// begin, if only numbers and the time say that it is the call's.
+// progressWindow is the time after the last message of a call in which its next leg may
+// begin, if only numbers and the time match.
 const progressWindow = 10 * time.Second
 
-// byNumbers looks for the one call whose caller is the caller of this INVITE,
-// and who is in the hands of the PBX. That another number was dialed is no
-// hindrance, as that may be a group's, a queue's, or be forwarded; but a call to
-// somebody else's phone comes last. Of two calls that fit equally well it is
-// neither.
+// matchNumbers looks for the one call whose caller is shown in the INVITE, and waits for
+// the PBX. The caller may have dialed another number than the INVITE goes to: that of a
+// group, of a queue, or one that is forwarded. A caller who dialed somebody else's phone
+// ranks last. Two calls of equal rank are ambiguous.
 //
-// Towards a trunk a PBX often puts a number of its own in place of the caller's.
-// Then the call is the one in which the trunk's number was dialed, or the number
-// that diverts, or that the Contact of a 302 has named, or that the PBX has shown to
-// the phone that it called first. If no number tells, byElimination does.
+// Towards a trunk a PBX often shows a number of its own instead of the caller's. Then the
+// call is the one in which the trunk's number was dialed, or the diverting number, or a
+// number in the Contact of a 302, or a number that the PBX has shown to the phone that it
+// called first. If no number matches, matchByElimination decides.
 func (t *Tracker) matchNumbers(i *inviteMatch) (v match) {
 	if i.Src != PBX {
 		return match{}
@@ -462,29 +461,28 @@ func (t *Tracker) matchNumbers(i *inviteMatch) (v match) {
 	return v
 }
 
-// alikeNumbers reports whether two numbers are the same, or alike.
+// similarNumbers reports whether two numbers are equal, or end in the same digits.
 func similarNumbers(a, b string) bool {
 	return a == b || len(a) >= similarDigits && len(b) >= similarDigits && numberTail(a) == numberTail(b)
 }
 
-// fit says how well an INVITE fits in with a leg.
+// rank orders the legs that an INVITE may belong to: the highest one wins.
 type rank int
 
 const (
 	noRank             rank = iota
-	rankCallee              // who was called before, and is to be connected with somebody else
-	rankDialedSimilar       // a number dialed that is alike: the PBX takes a prefix off, or puts one on
-	rankDialed              // the number dialed
-	rankSettledSimilar      // as alikeFits, and the number dialed is that of another phone
-	rankSimilarCaller       // a caller whose number is alike
-	rankDialerSimilar       // as alikeFits, and he calls whom the INVITE goes to, who does not ring yet
-	rankSettledCaller       // as callerFits, and the number dialed is that of another phone
-	rankCaller              // the caller
-	rankDialer              // as callerFits, and he calls whom the INVITE goes to, who does not ring yet
+	rankCallee              // a phone that was called before, and is to be connected with somebody else
+	rankDialedSimilar       // a similar number was dialed: the PBX removes a prefix, or adds one
+	rankDialed              // the number was dialed
+	rankSettledSimilar      // as rankSimilarCaller, but the dialed number is that of another phone
+	rankSimilarCaller       // the caller's number is similar
+	rankDialerSimilar       // as rankSimilarCaller, and the INVITE goes to the dialed target, which does not ring yet
+	rankSettledCaller       // as rankCaller, but the dialed number is that of another phone
+	rankCaller              // the caller's number is equal
+	rankDialer              // as rankCaller, and the INVITE goes to the dialed target, which does not ring yet
 )
 
-// fits says how well an INVITE of the caller with that number fits in with a
-// leg.
+// rankLeg returns how well an INVITE that shows a number matches a leg.
 func (t *Tracker) rankLeg(l *leg, i *inviteMatch, number string) rank {
 	same := l.hasNumber(number)
 	switch {
@@ -519,27 +517,27 @@ func (t *Tracker) rankLeg(l *leg, i *inviteMatch, number string) rank {
 	return rankSimilarCaller
 }
 
-// dialed reports whether the leg's caller dialed whom the INVITE goes to.
+// dialedTarget reports whether the leg's caller dialed the target of the INVITE.
 func (l *leg) dialedTarget(i *inviteMatch) bool {
 	return l.calledUser == i.target || i.toExtension && l.calledExt.User == i.target
 }
 
-// numbered reports whether who is at the leg's phone is known by a number.
+// hasNumber reports whether the person at the leg's phone is known by a number.
 func (l *leg) hasNumber(number string) bool {
 	return l.phoneNumber == number || slices.Contains(l.otherNumbers, number)
 }
 
-// callsFor reports whether the PBX has called the phone of leg l for somebody whom
-// it shows there, and who is about to be called: the phone was answered a moment ago,
-// and nobody calls in the call.
+// awaitsSecondParty reports whether the PBX has called the phone of leg l first, and is
+// about to call the number that it shows there: the phone has answered within
+// progressWindow, the call has no caller, and no other leg of it is answered.
 func (t *Tracker) awaitsSecondParty(l *leg, now time.Time) bool {
 	return l.origin == PBX && l.call.caller == nil && l.state == talking && now.Sub(l.answered) <= progressWindow && !l.call.otherLegTalks(l)
 }
 
-// showsAgain reports whether the PBX now shows a number that it shows on leg l alone,
-// whose phone was answered just now. Asterisk sends the second INVITE 2 to 5 ms after the
-// answer, 43 ms on a machine with a load of 5 (December 2026). Many calls may show a
-// number of the company's: that counts for a shorter time.
+// showsSameNumber reports whether the PBX shows the number that it shows on leg l alone,
+// whose phone has just answered. Asterisk sends the second INVITE 2 to 5 ms after the
+// answer, 43 ms on a machine with a load of 5 (December 2026). Many calls may show a number
+// of the company, so the time for such a number is shorter.
 func (t *Tracker) showsSameNumber(l *leg, i *inviteMatch, number string) bool {
 	gap := promptGap
 	if t.directory.kindOf(number, i.At) == "" {
@@ -548,16 +546,16 @@ func (t *Tracker) showsSameNumber(l *leg, i *inviteMatch, number string) bool {
 	return l.callerNum == number && i.At.Sub(l.answered) <= gap && t.showsUniquely(l)
 }
 
-// showsAlone reports whether the PBX shows the caller's number of leg l, which is in a
-// call that the PBX began, in no other such call.
+// showsUniquely reports whether no other call that the PBX began shows the same caller's
+// number as leg l.
 func (t *Tracker) showsUniquely(l *leg) bool {
 	return !slices.ContainsFunc(t.legsByNumber[numberTail(l.callerNum)], func(o *leg) bool {
 		return o.call != l.call && o.origin == PBX && o.callerNum == l.callerNum && o.call.caller == nil
 	})
 }
 
-// ringsDialed reports whether a phone of the extension that a caller dialed
-// rings, or is about to.
+// dialedPhoneRings reports whether a phone of the extension that a caller dialed rings, or
+// is about to.
 func (l *leg) dialedPhoneRings() bool {
 	for _, o := range l.call.legs {
 		if o.origin == PBX && (o.state == calling || o.state == ringing) && o.party != nil && o.party.ext.User == l.calledExt.User {
@@ -567,12 +565,15 @@ func (l *leg) dialedPhoneRings() bool {
 	return false
 }
 
-// inHands reports whether who is at a leg's phone is in the hands of the PBX:
-// calls, is not answered yet, and something was heard of the call lately; or is
-// alone in the call, as one who waits in a queue, hears a menu or was left by the
-// other; or was referred a moment ago. A queue may still call its agents in the
-// moment in which the first of them answers, and while who has sent the caller there
-// has not left.
+// awaitsPBX reports whether the person at a leg's phone waits for the PBX to connect it:
+//
+//   - It calls, is not answered yet, and the call had a message within progressWindow.
+//   - It is alone in the call: it waits in a queue, hears an IVR, or the other end
+//     has left.
+//   - It was referred within progressWindow.
+//   - It waits in a queue whose first agent has answered within forkGap, as the
+//     queue may still call other agents; or that it was transferred to, while the
+//     phone that transferred it has not left.
 func (t *Tracker) awaitsPBX(l *leg, now time.Time) bool {
 	c := l.call
 	switch l.state {
@@ -585,7 +586,7 @@ func (t *Tracker) awaitsPBX(l *leg, now time.Time) bool {
 	return false
 }
 
-// talksBeside reports whether another leg than l is up.
+// otherLegTalks reports whether a leg other than l is answered.
 func (c *call) otherLegTalks(l *leg) bool {
 	for _, o := range c.legs {
 		if o != l && o.state == talking {
@@ -595,8 +596,8 @@ func (c *call) otherLegTalks(l *leg) bool {
 	return false
 }
 
-// referred returns the last REFER that a phone of the call has sent lately, to
-// have somebody called; nil: none.
+// recentRefer returns the last REFER that a phone of the call has sent within
+// progressWindow to have a number called; nil: none.
 func (t *Tracker) recentRefer(c *call, now time.Time) *refer {
 	for _, r := range slices.Backward(t.recentRefers) {
 		if r.leg.call == c && r.replaces == "" && now.Sub(r.at) <= progressWindow {
@@ -606,16 +607,16 @@ func (t *Tracker) recentRefer(c *call, now time.Time) *refer {
 	return nil
 }
 
-// alike is how many digits at the end make two numbers alike.
+// similarDigits is the number of last digits that similar numbers share.
 const similarDigits = 6
 
-// tail is what numbers that are alike have in common.
+// numberTail returns the last digits of a number, which similar numbers share.
 func numberTail(number string) string { return number[max(0, len(number)-similarDigits):] }
 
-// telling reports whether a number can tell who calls.
+// identifiesCaller reports whether a number is present and not anonymous.
 func identifiesCaller(number string) bool { return number != "" && !isAnonymousUser(number) }
 
-// number returns a number that can tell who calls, or "".
+// identifyingNumber returns s if it identifies a caller, else "".
 func identifyingNumber(s string) string {
 	if identifiesCaller(s) {
 		return s
@@ -623,8 +624,8 @@ func identifyingNumber(s string) string {
 	return ""
 }
 
-// reach lets a leg be found by the number of who is at its phone, and by the
-// number dialed.
+// indexLeg adds a leg to the index under the number at its phone, its other numbers, and
+// the number that its caller dialed.
 func (t *Tracker) indexLeg(l *leg, number string) {
 	if identifiesCaller(number) {
 		l.phoneNumber = number
@@ -638,7 +639,7 @@ func (t *Tracker) indexLeg(l *leg, number string) {
 	}
 }
 
-// unreach undoes reach.
+// unindexLeg removes a leg from the index.
 func (t *Tracker) unindexLeg(l *leg) {
 	t.legsByNumber.remove(numberTail(l.phoneNumber), l)
 	for _, a := range l.otherNumbers {
@@ -649,7 +650,7 @@ func (t *Tracker) unindexLeg(l *leg) {
 	}
 }
 
-// alsoReach lets a leg be found by another number, or by a key, too. It keeps the
+// indexLegBy adds a leg to the index under a further number or index key. It retains the
 // string.
 func (t *Tracker) indexLegBy(l *leg, number string) {
 	if !identifiesCaller(number) || l.hasNumber(number) || l.state == over {
@@ -659,8 +660,8 @@ func (t *Tracker) indexLegBy(l *leg, number string) {
 	t.legsByNumber.add(indexKey(number), l)
 }
 
-// alsoKey is under which a leg is in byNumber for one of its further numbers: a key
-// is no number, and has no tail.
+// indexKey returns the key in legsByNumber for one of a leg's other numbers: its tail, or
+// an index key as it is.
 func indexKey(number string) string {
 	switch number {
 	case indexHidden, indexOpen, indexCallback:
@@ -669,7 +670,7 @@ func indexKey(number string) string {
 	return numberTail(number)
 }
 
-// legsBy finds legs by a number.
+// A legIndex finds legs by the tail of a number.
 type legIndex map[string][]*leg
 
 func (by legIndex) add(number string, l *leg) { by[number] = append(by[number], l) }
@@ -685,8 +686,8 @@ func (by legIndex) remove(number string, l *leg) {
 	}
 }
 
-// index notes the keys by which the other legs of m's call find it. An id that
-// leads to another call is not taken from it by a stranger who uses it too.
+// indexCall adds the Call-ID and ids of m to the keys by which other legs find the call. An
+// untrusted sender cannot add an id that another live call has.
 func (t *Tracker) indexCall(c *call, m *Message, links *callHints) {
 	if t.callByCallID[m.CallID] == nil {
 		id := cloneString(m.CallID)
@@ -718,7 +719,7 @@ func (t *Tracker) indexCall(c *call, m *Message, links *callHints) {
 	}
 }
 
-// give lets a call be found by a key.
+// addKey adds a key to a call. A key that two live calls have identifies neither.
 func (t *Tracker) addKey(c *call, k key) {
 	if k.value == "" || slices.Contains(c.keys, k) || len(c.keys) >= maxKeys {
 		return
@@ -737,8 +738,8 @@ func (t *Tracker) addKey(c *call, k key) {
 	c.keys = append(c.keys, k)
 }
 
-// unname takes a Call-ID from a call that has no leg of it any more: a queue may
-// ring its agents for hours. The first one, which the call's id comes from, stays.
+// removeCallID removes a Call-ID without legs from a call: a queue may ring its agents for
+// hours. The first Call-ID stays, because the call's id is derived from it.
 func (t *Tracker) removeCallID(c *call, id string) {
 	if n := slices.Index(c.callIDs, id); n > 0 {
 		c.callIDs = slices.Delete(c.callIDs, n, n+1)
@@ -746,7 +747,7 @@ func (t *Tracker) removeCallID(c *call, id string) {
 	}
 }
 
-// release takes a call's keys from it.
+// unindexCall removes a call's Call-IDs and keys from the index.
 func (t *Tracker) unindexCall(c *call) {
 	for _, id := range c.callIDs {
 		delete(t.callByCallID, id)
@@ -761,5 +762,5 @@ func (t *Tracker) unindexCall(c *call) {
 	}
 }
 
-// maxKeys is how many ids one call is found by, beside its Call-IDs.
+// maxKeys is the number of ids by which one call is found, beside its Call-IDs.
 const maxKeys = 256

@@ -6,36 +6,36 @@ import (
 	"time"
 )
 
-// Under these a leg is in the tracker's byNumber beside the numbers of who is at its
-// phone. They are longer than the tail of a number, and no number.
+// Keys in Tracker.legsByNumber beside numbers. They are longer than the tail of a number,
+// and are not numbers themselves.
 const (
 	indexHidden   = "\x00hidden" // the PBX does not show the caller's number
-	indexOpen     = "\x00dialed" // the caller dialed a number that may lead to anybody
+	indexOpen     = "\x00dialed" // the caller dialed a number that may lead to any phone
 	indexCallback = "\x00called" // the PBX calls an extension back
 )
 
 const (
-	// prompt is how long after a caller's INVITE a PBX sends the INVITE that it
-	// causes, if nothing comes between. Measured: Asterisk 22 1.3 to 10 ms, FreeSWITCH
-	// 1.11 6 to 97 ms.
+	// promptGap is the longest time between a caller's INVITE and the INVITE of the PBX
+	// that it causes, if nothing comes between. Measured: Asterisk 22 1.3 to 10 ms,
+	// FreeSWITCH 1.11 6 to 97 ms.
 	promptGap = 100 * time.Millisecond
 
-	// listens is how long a caller listens to what the PBX plays, if nobody declared
-	// the number that was dialed to be a queue or a menu.
+	// maxListening is how long a caller may listen to an announcement of the PBX, if the
+	// dialed number is not declared as a queue or IVR.
 	maxListening = time.Minute
 
-	// maxScanned is how many legs are looked at for one INVITE. Of more, one is
-	// not found by elimination.
+	// maxScanned is the number of legs that are compared with one INVITE. Beyond that no
+	// call is found by elimination.
 	maxScanned = 1 << 10
 )
 
-// A dialer is a leg of the edge side that began a moment ago.
+// A recentCaller is a leg of the edge side whose caller has just dialed.
 type recentCaller struct {
 	leg *leg
 	at  time.Time
 }
 
-// dials notes that the caller of a leg has dialed at a time.
+// addRecentCaller adds the leg of a caller that dialed at a time.
 func (t *Tracker) addRecentCaller(l *leg, at time.Time) {
 	n := 0
 	for n < len(t.recentCallers) && at.Sub(t.recentCallers[n].at) > promptGap {
@@ -44,7 +44,7 @@ func (t *Tracker) addRecentCaller(l *leg, at time.Time) {
 	t.recentCallers = append(t.recentCallers[n:], recentCaller{l, at})
 }
 
-// moves notes that a phone was called on leg l and has answered 3xx.
+// noteRedirect notes the Contacts of the 3xx with which the phone on leg l has answered.
 func (t *Tracker) noteRedirect(l *leg, m *Message) {
 	var users []string
 	for name, value := range headerFields(m.Head) {
@@ -68,9 +68,9 @@ func (t *Tracker) noteRedirect(l *leg, m *Message) {
 	}
 }
 
-// movedTo returns the leg that was refused with 3xx a moment ago, in a call or in
-// any if c is nil, and one of whose Contacts names the number called, and how well it
-// does; nil: none, or legs of several calls.
+// findRedirect returns the leg that was refused with a 3xx whose Contact names the called
+// number, and the rank of that Contact, within progressWindow. It searches call c, or all
+// calls if c is nil. nil: none, or legs of several calls.
 func (t *Tracker) findRedirect(c *call, called string, now time.Time) (found *leg, best rank) {
 	for _, l := range t.redirectedLegs {
 		switch f := l.rankRedirect(called); {
@@ -86,8 +86,8 @@ func (t *Tracker) findRedirect(c *call, called string, now time.Time) (found *le
 	return found, best
 }
 
-// movesTo returns how well a Contact of the 3xx that refused a leg names the number: the
-// PBX may take a prefix off, or put one on. A phone may name several, of which the PBX
+// rankRedirect returns how well a Contact of the 3xx that refused a leg matches the number:
+// the PBX may remove a prefix, or add one. A phone may name several Contacts, which the PBX
 // tries one after the other.
 func (l *leg) rankRedirect(number string) (best rank) {
 	for user := range strings.SplitSeq(l.redirectUsers, "\n") {
@@ -101,15 +101,16 @@ func (l *leg) rankRedirect(number string) (best rank) {
 	return best
 }
 
-// contest finds the call that fits an INVITE best, if it is only one.
+// candidates collects the calls that an INVITE may belong to, and decides if one of them
+// ranks highest alone.
 type candidates struct {
-	best      int
-	call      *call
-	ambiguous bool
-	rival     *call // the PBX may be about to call somebody for it
+	best      int   // rank of call
+	call      *call // of the highest rank so far; nil: none
+	ambiguous bool  // another call has the same rank
+	rival     *call // a call for which the PBX may be about to call somebody; it makes any other call ambiguous
 }
 
-// enter has a call compete.
+// add adds a call with its rank, the highest being the best.
 func (x *candidates) add(c *call, rank int) {
 	switch {
 	case rank < x.best || rank == x.best && c == x.call:
@@ -120,6 +121,8 @@ func (x *candidates) add(c *call, rank int) {
 	}
 }
 
+// decide returns the call that ranks highest, ambiguous if there are several or another
+// call is the rival.
 func (x *candidates) decide() match {
 	switch {
 	case x.call == nil:
@@ -130,9 +133,9 @@ func (x *candidates) decide() match {
 	return match{x.call, possible}
 }
 
-// byElimination looks for the one call that the INVITE can be of, if it shows no
-// number or one that is nobody's here: the caller is anonymous, the PBX calls an
-// extension otherwise than it logs in, or shows a number of the company's.
+// matchByElimination looks for the one call that the INVITE can belong to, if it shows no
+// number or one that matches nobody here: the caller is anonymous, the PBX shows another
+// number for an extension than its account, or shows a number of the company.
 func (t *Tracker) matchByElimination(i *inviteMatch) match {
 	hidden := true
 	for _, number := range i.links.numbers {
@@ -234,16 +237,17 @@ func (t *Tracker) matchByElimination(i *inviteMatch) match {
 	return x.decide()
 }
 
-// mayShow reports whether the PBX may show an internal number that is nobody's here for the
-// extension that calls on leg l: its number is not known, or it is named otherwise.
+// mayShowUnknown reports whether the PBX may show an internal number that matches nobody
+// here for the extension that calls on leg l: its shown number is not known, or its name is
+// not a number.
 func (t *Tracker) mayShowUnknown(l *leg, now time.Time) bool {
 	p := l.party
 	return t.shownNumberUnknown(l, now) || p != nil && p.flow == Out && !isNumber(p.ext.User) && t.directory.registered(p.ext.User, now)
 }
 
-// byHost looks for the call of an INVITE that shows the number of a queue or a menu: of
-// the only caller who waits there, or, if nobody calls it, of the only phone that the PBX
-// has called in its name.
+// matchServiceNumber looks for the call of an INVITE that shows the number of a queue or
+// IVR: the call of the only caller that waits there, or, if nobody calls it, of the only
+// phone that the PBX has called in its name.
 func (t *Tracker) matchServiceNumber(i *inviteMatch, number string) match {
 	var x candidates
 	called := false
@@ -265,20 +269,21 @@ func (t *Tracker) matchServiceNumber(i *inviteMatch, number string) match {
 	return x.decide()
 }
 
-// shows reports whether the PBX has shown the number that the INVITE shows on another
-// leg of the call.
+// hasShownNumber reports whether the PBX has shown the number in the INVITE on another leg
+// of the call.
 func (c *call) hasShownNumber(i *inviteMatch) bool {
 	number := i.links.numbers[identity]
 	return identifiesCaller(number) && slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX && o.callerNum == number })
 }
 
-// waits reports whether the caller on leg l waits for the PBX: it is not answered yet, or
-// the PBX itself has answered it in the name of a queue or a menu.
+// awaitsAnswer reports whether the caller on leg l waits for a person: it is not answered
+// yet, or a queue or IVR of the PBX has answered it.
 func (l *leg) awaitsAnswer() bool {
 	return l.state == calling || l.state == ringing || l.state == talking && l.service != nil && l.service.kind != Conference
 }
 
-// explains reports whether a number is somebody's whose legs are known by it.
+// knowsNumber reports whether a number belongs to an extension, or to a person in a call,
+// whose legs are known by it.
 func (t *Tracker) knowsNumber(number string, now time.Time) bool {
 	if t.directory.declared[number] != "" || t.directory.registered(number, now) || t.directory.aliases.ownerOf(number) != "" {
 		return true
@@ -286,21 +291,21 @@ func (t *Tracker) knowsNumber(number string, now time.Time) bool {
 	return slices.ContainsFunc(t.legsByNumber[numberTail(number)], func(l *leg) bool { return l.hasNumber(number) || len(number) >= similarDigits })
 }
 
-// nameless reports whether an extension calls on leg l of which it is not known
-// which number the PBX shows for it.
+// shownNumberUnknown reports whether a registered extension calls on leg l, and the number
+// that the PBX shows for it is not known.
 func (t *Tracker) shownNumberUnknown(l *leg, now time.Time) bool {
 	p := l.party
 	return l.origin == Edge && p != nil && p.flow == Out && t.directory.aliases.numberOf(p.ext.User) == "" && t.directory.registered(p.ext.User, now)
 }
 
-// showsOwn reports whether the PBX has shown the number of the extension that calls on
-// leg l before.
+// shownNumberKnown reports whether the PBX has shown a number before for the extension that
+// calls on leg l.
 func (t *Tracker) shownNumberKnown(l *leg) bool {
 	return l.party != nil && t.directory.aliases.numberOf(l.party.ext.User) != ""
 }
 
-// settled reports whether it is clear whom a leg's caller dialed: a phone that has
-// registered, or somebody outside.
+// targetKnown reports whether a leg's caller dialed a certain phone: that of a registered
+// extension, or one outside.
 func (t *Tracker) targetKnown(l *leg, now time.Time) bool {
 	if l.calledExt.User == "" {
 		return !l.trunk // a public number that nobody declared may lead to anybody
@@ -308,8 +313,8 @@ func (t *Tracker) targetKnown(l *leg, now time.Time) bool {
 	return t.directory.registered(l.calledExt.User, now)
 }
 
-// enterOpen has the call of a caller compete who dialed a number that may lead to
-// anybody. One in which the extension that diverts the INVITE was called comes first.
+// addOpenCandidate adds the call of a caller that dialed a number which may lead to any
+// phone. A call in which the extension that diverts the INVITE was called ranks higher.
 func (t *Tracker) addOpenCandidate(x *candidates, i *inviteMatch, l *leg) {
 	if !t.awaitsPBX(l, i.At) || t.targetKnown(l, i.At) {
 		return
@@ -330,8 +335,8 @@ func (t *Tracker) addOpenCandidate(x *candidates, i *inviteMatch, l *leg) {
 	x.add(l.call, rank)
 }
 
-// enterBack has the call compete in which the PBX has reached an extension, and may
-// now call whom it wanted.
+// addCallbackCandidate adds the call in which the PBX has reached an extension that it
+// calls back, and may now call the number that the extension wants.
 func (t *Tracker) addCallbackCandidate(x *candidates, i *inviteMatch, l *leg) {
 	if l.call.isCallbackLeg(l) && l.state != talking && l.state != over {
 		x.rival = l.call // it may have been answered
@@ -342,8 +347,8 @@ func (t *Tracker) addCallbackCandidate(x *candidates, i *inviteMatch, l *leg) {
 	}
 }
 
-// enterHidden has the call of a caller compete whose number the PBX does not show.
-// One who dialed the extension comes before others who wait.
+// addHiddenCandidate adds the call of a caller whose number the PBX does not show. A caller
+// that dialed the extension ranks higher than others that wait.
 func (t *Tracker) addHiddenCandidate(x *candidates, i *inviteMatch, l *leg) {
 	switch {
 	case !t.awaitsPBX(l, i.At) || t.directory.declared[l.calledExt.User] == Conference:
@@ -358,33 +363,33 @@ func (t *Tracker) addHiddenCandidate(x *candidates, i *inviteMatch, l *leg) {
 	}
 }
 
-// rings reports whether the PBX has called somebody for the caller.
+// hasCallee reports whether the PBX has called somebody in the call.
 func (c *call) hasCallee() bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX })
 }
 
-// ringsFor reports whether the PBX has called an extension, or a number outside, in
-// the call, and that leg is up.
+// ringsTarget reports whether a leg on which the PBX calls an extension, or a number
+// outside, is up in the call.
 func (c *call) ringsTarget(called string) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.leadsTo(called) })
 }
 
-// calls reports whether the PBX calls an extension, or a number outside, on leg l.
+// leadsTo reports whether the PBX calls an extension, or a number outside, on leg l.
 func (l *leg) leadsTo(called string) bool {
 	return l.origin == PBX && l.state != over && (l.calledUser == called || l.party != nil && l.party.ext.User == called)
 }
 
-// forks reports whether the INVITE may be for a further phone of an extension that
-// the PBX began to call in the call a moment ago.
+// mayBeFork reports whether the INVITE may go to a further phone of an extension that the
+// PBX began to call within forkGap.
 func (c *call) mayBeFork(i *inviteMatch) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool {
 		return o.leadsTo(i.target) && i.At.Sub(o.began) <= forkGap && (o.peer != i.phone() || !o.peer.IsValid())
 	})
 }
 
-// awaitsLeg reports whether the PBX may be about to call somebody for the caller of leg
-// l, whoever was dialed: it has not answered yet, or did so a moment ago, or calls
-// somebody right now.
+// awaitsNextLeg reports whether the PBX may be about to call somebody for the caller of leg
+// l, whatever number was dialed: it has not answered yet, has answered within promptGap, or
+// has just called somebody.
 func (l *leg) awaitsNextLeg(i *inviteMatch) bool {
 	if l.dialedTarget(i) {
 		return l.call.mayBeFork(i)
@@ -393,8 +398,8 @@ func (l *leg) awaitsNextLeg(i *inviteMatch) bool {
 		slices.ContainsFunc(l.call.legs, func(o *leg) bool { return o.origin == PBX && i.At.Sub(o.began) <= promptGap })
 }
 
-// noteContested notes of the callers who dialed whom the INVITE goes to, which is joined to no
-// call because several could be meant: their call may have its leg by now.
+// noteAmbiguous marks the callers that dialed the target of an INVITE which is joined to no
+// call because several fit: each of their calls may have its leg by now.
 func (t *Tracker) noteAmbiguous(i *inviteMatch) {
 	for _, number := range append(i.links.numbers[:], indexHidden) {
 		for _, l := range t.legsByNumber[indexKey(number)] {
@@ -405,8 +410,8 @@ func (t *Tracker) noteAmbiguous(i *inviteMatch) {
 	}
 }
 
-// reachCaller lets the leg of a caller be found by what the PBX may show instead of
-// the number that the phone tells.
+// indexCallerNumbers adds a caller's leg to the index under the numbers that the PBX may
+// show instead of the one in the phone's INVITE.
 func (t *Tracker) indexCallerNumbers(l *leg) {
 	if p := l.party; p != nil {
 		t.indexLegBy(l, p.ext.User)
@@ -420,8 +425,8 @@ func (t *Tracker) indexCallerNumbers(l *leg) {
 	}
 }
 
-// reachCalled lets a leg of the PBX's be found by what the next leg of its call may
-// tell. A caller whose number is not shown there is found as one who hides it.
+// indexCalleeNumbers adds a leg of the PBX to the index under the data that the next leg of
+// its call may show. A caller whose number is not shown on it is added as a hidden caller.
 func (t *Tracker) indexCalleeNumbers(l *leg, i *inviteMatch) {
 	c := l.call
 	if c.isCallbackLeg(l) {

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// fields ranges over the header fields of a message in order, compact names
-// written out (RFC 3261 §7.3.3) and folded lines joined (§7.3.1). Names keep
-// the case they came in. A line without a colon is passed over.
+// headerFields ranges over the header fields of a message in order, with compact names
+// expanded (RFC 3261 §7.3.3) and folded lines joined (§7.3.1). Names keep their case. A
+// line without a colon is skipped.
 func headerFields(head string) iter.Seq2[string, string] {
 	return func(yield func(name, value string) bool) {
 		_, rest, _ := strings.Cut(head, "\n") // the start line
@@ -40,7 +40,7 @@ func headerFields(head string) iter.Seq2[string, string] {
 	}
 }
 
-// expand writes a compact header name out.
+// expandName returns the long form of a compact header name.
 func expandName(name string) string {
 	switch name[0] | 0x20 {
 	case 'c':
@@ -73,7 +73,7 @@ func expandName(name string) string {
 	return name
 }
 
-// header returns the first value of the field called name, or "".
+// headerValue returns the first value of the header field called name, or "".
 func headerValue(head, name string) string {
 	for n, v := range headerFields(head) {
 		if sameHeader(n, name) {
@@ -83,11 +83,11 @@ func headerValue(head, name string) string {
 	return ""
 }
 
-// is compares header names, which have no case.
+// sameHeader reports whether two header names are equal, ignoring case.
 func sameHeader(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
 
-// list ranges over the elements of a comma-separated value. Commas in quoted
-// strings and in angle brackets do not separate.
+// listValues ranges over the elements of a comma-separated value. Commas in quoted strings
+// and in angle brackets do not separate.
 func listValues(value string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for value != "" {
@@ -108,8 +108,8 @@ func firstOf(value string) string {
 	return ""
 }
 
-// span returns the length of s up to the first of the stop bytes outside of
-// quoted strings and angle brackets.
+// spanUntil returns the length of s up to the first of the stop bytes outside of quoted
+// strings and angle brackets.
 func spanUntil(s, stop string) int {
 	quoted, angled := false, false
 	for i := 0; i < len(s); i++ {
@@ -130,9 +130,9 @@ func spanUntil(s, stop string) int {
 	return len(s)
 }
 
-// nameAddr takes a name-addr or addr-spec apart (RFC 3261 §20.10). The
-// parameters are the header field's, each with its leading semicolon; without
-// angle brackets every parameter is the header field's.
+// parseNameAddr splits a name-addr or addr-spec (RFC 3261 §20.10). The parameters are
+// those of the header field, each with its leading semicolon; without angle brackets every
+// parameter belongs to the header field.
 func parseNameAddr(value string) (display, uri, params string) {
 	value = strings.TrimSpace(value)
 	if strings.HasPrefix(value, `"`) {
@@ -153,7 +153,8 @@ func parseNameAddr(value string) (display, uri, params string) {
 	return display, strings.TrimSpace(uri), strings.TrimSpace(params)
 }
 
-// closing returns where the quoted string that s begins with ends.
+// closingQuote returns the index of the quote that ends the quoted string at the start of
+// s.
 func closingQuote(s string) int {
 	for i := 1; i < len(s); i++ {
 		switch s[i] {
@@ -180,8 +181,8 @@ func unquoteString(s string) string {
 	return string(b)
 }
 
-// param returns the value of a parameter in ";a=b;c", and whether it is there.
-// Names have no case; a quoted value is unquoted.
+// paramValue returns the value of a parameter in ";a=b;c", and whether it is present. Names
+// are compared without case; a quoted value is unquoted.
 func paramValue(params, name string) (string, bool) {
 	for params != "" {
 		n := spanUntil(params, ";")
@@ -198,10 +199,10 @@ func paramValue(params, name string) (string, bool) {
 	return "", false
 }
 
-// A uri is what the tracker reads of a SIP, SIPS or tel URI. Two URIs of the same
-// user at the same host have the same user and host (RFC 3261 §19.1.4).
+// A uri is the part of a SIP, SIPS or tel URI that the tracker uses. Two URIs of the same
+// user at the same host have equal user and host (RFC 3261 §19.1.4).
 type uri struct {
-	user   string // without escapes, password and telephone-subscriber parameters; of a number without visual separators
+	user   string // without escapes, password and telephone-subscriber parameters; a number without visual separators
 	host   string // in lower case, without port; "" in a tel URI
 	params string // without the leading semicolon
 }
@@ -218,8 +219,7 @@ func parseURI(s string) uri {
 	return u
 }
 
-// rawUser returns the user of a URI as it is written, "" if parseURI returns the
-// same.
+// rawUser returns the user of a URI as written, "" if parseURI returns the same.
 func rawUser(s string) string {
 	if p := splitURI(s); strings.IndexByte(p.user, '%') >= 0 || p.isTel() {
 		if p.user != parseURI(s).user {
@@ -229,20 +229,20 @@ func rawUser(s string) string {
 	return ""
 }
 
-// uriParts are the parts of a URI as they are written, without what separates them.
+// uriParts are the parts of a URI as written, without the separators between them.
 type uriParts struct {
 	scheme     string
-	user       string // without password; of a tel URI the number
-	userParams string // behind the user's first semicolon
-	host       string // an IPv6 address in brackets; without the dot of the root
+	user       string // without password; the number of a tel URI
+	userParams string // after the user's first semicolon
+	host       string // an IPv6 address in brackets; without the trailing dot of a DNS name
 	port       string
 	params     string
 	headers    string
 }
 
-// splitURI takes a SIP, SIPS or tel URI apart (RFC 3261 §25.1, RFC 3966 §3). A
-// user may have a question mark and a semicolon, a host may not: so the user ends
-// first, at the @ behind which no other is left before parameters and headers.
+// splitURI splits a SIP, SIPS or tel URI (RFC 3261 §25.1, RFC 3966 §3). A user may
+// contain a question mark and a semicolon, a host may not: so the user ends at the last @
+// before the parameters and headers.
 func splitURI(s string) (p uriParts) {
 	scheme, rest, ok := strings.Cut(s, ":")
 	if !ok {
@@ -275,7 +275,7 @@ func splitURI(s string) (p uriParts) {
 	return p
 }
 
-// tel reports whether the user is a telephone-subscriber (RFC 3261 §19.1.6).
+// isTel reports whether the user is a telephone-subscriber (RFC 3261 §19.1.6).
 func (p *uriParts) isTel() bool {
 	if strings.EqualFold(p.scheme, "tel") {
 		return true
@@ -284,8 +284,8 @@ func (p *uriParts) isTel() bool {
 	return strings.EqualFold(user, "phone")
 }
 
-// lower returns a host in lower case, in which it is compared (RFC 3261 §19.1.4), and an
-// IPv6 address in its canonical form (RFC 5952).
+// lowerHost returns a host in lower case, for comparison (RFC 3261 §19.1.4), and an IPv6
+// address in its canonical form (RFC 5952).
 func lowerHost(host string) string {
 	if len(host) > 2 && host[0] == '[' && host[len(host)-1] == ']' {
 		if a, err := netip.ParseAddr(host[1 : len(host)-1]); err == nil {
@@ -305,8 +305,8 @@ func lowerHost(host string) string {
 	return host
 }
 
-// plainNumber returns a telephone number without visual separators (RFC 3966
-// §5.1.1). What is no number stays as it is.
+// plainNumber returns a telephone number without visual separators (RFC 3966 §5.1.1). Text
+// that is no number is returned unchanged.
 func plainNumber(s string) string {
 	const separators = "-.()"
 	if !strings.ContainsAny(s, separators) {
@@ -332,7 +332,7 @@ func plainNumber(s string) string {
 	return string(b)
 }
 
-// unescape takes the escapes out of a part of a URI; what is none stays.
+// unescapeURI decodes the escapes in a part of a URI. Invalid escapes are kept.
 func unescapeURI(s string) string {
 	if strings.IndexByte(s, '%') >= 0 {
 		if plain, err := url.PathUnescape(s); err == nil {

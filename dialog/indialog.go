@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// byPhone reports whether the transaction of m was begun by the phone, or the
-// carrier, that the leg leads to.
+// sentByPhone reports whether the phone, or the carrier, at the edge end of the leg began
+// m's transaction.
 func (l *leg) sentByPhone(m *Message) bool {
 	tag := l.fromTag
 	if l.origin == PBX {
@@ -16,7 +16,7 @@ func (l *leg) sentByPhone(m *Message) bool {
 	return m.Origin() == Edge && m.FromTag == tag
 }
 
-// reinvite shows a leg a re-INVITE or UPDATE, or its response.
+// observeReinvite applies a re-INVITE or UPDATE, or its response, to a leg.
 func (t *Tracker) observeReinvite(l *leg, m *Message) {
 	if m.Src == PBX && (m.Request() || m.Status/100 == 2) {
 		t.noteConnected(l, m)
@@ -33,9 +33,9 @@ func (t *Tracker) observeReinvite(l *leg, m *Message) {
 	}
 }
 
-// hold says that the extension at a leg's phone put the other on hold, or took
-// it back. Before the answer there is no talk to hold, and neither while the PBX
-// calls the extension back: the direction at the answer counts then.
+// emitHold emits that the extension at a leg's phone put the other end on hold, or resumed.
+// Before the answer, and while the PBX calls the extension back, it only keeps the
+// direction, which then counts at the answer.
 func (t *Tracker) emitHold(l *leg, to mediaDirection, at time.Time) {
 	p := l.party
 	if to == directionUnknown {
@@ -56,8 +56,8 @@ func (t *Tracker) emitHold(l *leg, to mediaDirection, at time.Time) {
 	t.emitEvent(p, typ, at).Status = Answered
 }
 
-// connected notes whom the PBX now connects a called extension with (RFC 3325,
-// RFC 5876).
+// noteConnected notes the number that the PBX now connects a called extension with (RFC
+// 3325, RFC 5876).
 func (t *Tracker) noteConnected(l *leg, m *Message) {
 	p := l.party
 	if p == nil || p.over || p.flow != In || !t.config.IgnorePrivacy && asksPrivacy(headerValue(m.Head, "Privacy")) {
@@ -80,11 +80,11 @@ func (t *Tracker) noteConnected(l *leg, m *Message) {
 	}
 }
 
-// minSession is the shortest session interval there is (RFC 4028 §4).
+// minSession is the shortest session interval (RFC 4028 §4).
 const minSession = 90 * time.Second
 
-// refresh notes until when a session lasts, as the 2xx to an INVITE or UPDATE
-// says: without Session-Expires for ever (RFC 4028 §7.2).
+// refreshSession sets when a session expires, from the 2xx to an INVITE or UPDATE: never
+// without Session-Expires (RFC 4028 §7.2).
 func (l *leg) refreshSession(m *Message) {
 	l.expires = time.Time{}
 	value, _, _ := strings.Cut(headerValue(m.Head, "Session-Expires"), ";")
@@ -93,37 +93,38 @@ func (l *leg) refreshSession(m *Message) {
 	}
 }
 
-// A refer is a REFER that an extension's phone has sent within its call, to
-// connect who it talks with to somebody else (RFC 3515).
+// A refer is a REFER that an extension's phone has sent within its call to transfer the
+// other end to somebody else (RFC 3515).
 type refer struct {
 	leg        *leg
 	at         time.Time
 	cseq       uint32
-	referredBy string // who says to refer
-	target     string // user of Refer-To; of a phone's contact: whose it is
+	referredBy string // user of Referred-By; without that, the extension
+	target     string // user of Refer-To; if that is a phone's contact, the extension of the phone
 	contact    string // user of Refer-To, if that is a phone's contact
 	ext        Extension
-	replaces   string // Call-ID of the dialog that the new call is to take over; "": none
-	otherCall  string // the call of that dialog
+	replaces   string // Call-ID of the dialog that the new call is to replace; "": none
+	otherCall  string // id of that dialog's call
 	accepted   bool
-	emitted    bool
+	emitted    bool // its transfer event was emitted
 
-	// A FreeSWITCH says 200 in its first NOTIFY, before it calls anybody: what it
-	// does next shows what becomes of the REFER.
+	// progressed reports a NOTIFY of 1xx, or that the PBX has called somebody. FreeSWITCH
+	// sends 200 in its first NOTIFY, before it calls anybody, so that a later message shows
+	// the outcome.
 	progressed  bool // a NOTIFY of 1xx came, or the PBX called somebody
-	earlyStatus int  // the status in that NOTIFY; 0: there was none
+	earlyStatus int  // status in that first NOTIFY; 0: there was none
 	earlyPhrase string
 }
 
-// followGap is how long a PBX takes, after the leg of who transfers has ended, to
-// call the one whom the REFER names, or to hang up on who was to be connected. A
+// followGap is the time that a PBX takes, after the leg of a transferring phone has ended,
+// to call the REFER's target, or to hang up on the party that was to be connected.
 // FreeSWITCH 1.11 took 27 to 49 ms from the REFER (December 2026).
 const followGap = 200 * time.Millisecond
 
-// maxRefers is how many REFERs may be waiting for the calls they cause.
+// maxRefers is the number of REFERs that may be waiting for the calls they cause.
 const maxRefers = 1 << 10
 
-// refer shows a leg a REFER or its response.
+// observeRefer applies a REFER or its response to a leg.
 func (t *Tracker) observeRefer(l *leg, m *Message) {
 	p := l.party
 	if p == nil || p.over || l.state != talking || !l.sentByPhone(m) {
@@ -147,8 +148,8 @@ func (t *Tracker) observeRefer(l *leg, m *Message) {
 	}
 }
 
-// readRefer reads a REFER; nil: it names nobody, asks for another request than an INVITE
-// (RFC 3515 §2.1), or who sends it is no extension.
+// readRefer parses a REFER; nil: it has no target, asks for another request than an INVITE
+// (RFC 3515 §2.1), or its sender is no extension.
 func (t *Tracker) readRefer(l *leg, m *Message) *refer {
 	p := l.party
 	_, to, _ := parseNameAddr(headerValue(m.Head, "Refer-To"))
@@ -179,8 +180,8 @@ func (t *Tracker) readRefer(l *leg, m *Message) *refer {
 	return r
 }
 
-// await notes a REFER of a leg, whose fate is not known yet and which a new leg
-// may follow.
+// addRefer adds a REFER to its leg, where its outcome is not known yet, and to those that a
+// new leg may follow.
 func (t *Tracker) addRefer(l *leg, r *refer) {
 	if l.lastRefer != nil {
 		l.earlierRefers = append(l.earlierRefers, l.lastRefer)
@@ -197,7 +198,7 @@ func (t *Tracker) addRefer(l *leg, r *refer) {
 	t.recentRefers = append(t.recentRefers, r)
 }
 
-// replaced returns the dialog in the Replaces header of a URI (RFC 3891 §3).
+// replacesOfURI returns the dialog in the Replaces header of a URI (RFC 3891 §3).
 func replacesOfURI(headers string) (callID, toTag, fromTag string) {
 	for h := range strings.SplitSeq(headers, "&") {
 		if name, value, _ := strings.Cut(h, "="); sameHeader(name, "Replaces") {
@@ -207,7 +208,7 @@ func replacesOfURI(headers string) (callID, toTag, fromTag string) {
 	return "", "", ""
 }
 
-// readReplaces takes a Replaces header field apart (RFC 3891 §6.1).
+// readReplaces parses a Replaces header field (RFC 3891 §6.1).
 func readReplaces(value string) (callID, toTag, fromTag string) {
 	callID, params, _ := strings.Cut(value, ";")
 	params = ";" + params
@@ -216,7 +217,7 @@ func readReplaces(value string) (callID, toTag, fromTag string) {
 	return strings.TrimSpace(callID), toTag, fromTag
 }
 
-// forget takes a REFER from those that a new leg may follow.
+// removeRecentRefer removes a REFER from those that a new leg may follow.
 func (t *Tracker) removeRecentRefer(r *refer) {
 	for i, o := range t.recentRefers {
 		if o == r {
@@ -226,8 +227,8 @@ func (t *Tracker) removeRecentRefer(r *refer) {
 	}
 }
 
-// fate shows a leg a NOTIFY, which may say what became of its REFER: the status
-// line of the new call's response (RFC 3515 §2.4.5).
+// observeReferNotify applies a NOTIFY to a leg. It may report the outcome of a REFER: the
+// status line of the new call's response (RFC 3515 §2.4.5).
 func (t *Tracker) observeReferNotify(l *leg, m *Message) {
 	r := l.referOfEvent(headerValue(m.Head, "Event"))
 	if r == nil || m.Src != PBX {
@@ -245,9 +246,9 @@ func (t *Tracker) observeReferNotify(l *leg, m *Message) {
 	}
 }
 
-// readStatusLine reads the status line that a message/sipfrag begins with: its version
-// has no case (RFC 3261 §7.1), and there may be spaces too many. The code is 0 if there
-// is none.
+// readStatusLine parses the status line at the start of a message/sipfrag. The version is
+// compared without case (RFC 3261 §7.1), and extra spaces are allowed. The code is 0 if
+// there is no status line.
 func readStatusLine(sipfrag string) (code int, phrase string) {
 	line, _, _ := strings.Cut(strings.TrimLeft(sipfrag, " \t\r\n"), "\n")
 	version, rest, _ := strings.Cut(strings.TrimRight(line, " \t\r"), " ")
@@ -262,17 +263,17 @@ func readStatusLine(sipfrag string) (code int, phrase string) {
 	return n, strings.TrimLeft(phrase, " ")
 }
 
-// freeSWITCH reports whether a message comes from a FreeSWITCH, by its User-Agent or by
+// isFreeSWITCH reports whether a message comes from a FreeSWITCH, by its User-Agent or by
 // the user of its Contact, which no setting changes.
 func isFreeSWITCH(m *Message) bool {
 	_, contact, _ := parseNameAddr(headerValue(m.Head, "Contact"))
 	return strings.HasPrefix(headerValue(m.Head, "User-Agent"), "FreeSWITCH") || parseURI(contact).user == "mod_sofia"
 }
 
-// pending reports whether the party that sent the REFER waits for what becomes of it.
+// awaitedByParty reports whether the party that sent the REFER stays open for its outcome.
 func (r *refer) awaitedByParty() bool { return r.leg.party != nil && r.leg.party.takenRefer == r }
 
-// followed notes that the PBX calls somebody because of a REFER.
+// noteReferFollowed notes that the PBX calls somebody because of a REFER.
 func (t *Tracker) noteReferFollowed(r *refer, at time.Time) {
 	r.progressed = true
 	if r.earlyStatus != 0 && !r.emitted {
@@ -280,8 +281,9 @@ func (t *Tracker) noteReferFollowed(r *refer, at time.Time) {
 	}
 }
 
-// notFollowed shows the other legs that the PBX hangs up on leg l with the BYE m:
-// if it has taken a REFER of one of them and called nobody since, it could not.
+// failEarlyRefers emits the failure of REFERs on other legs, when the PBX hangs up on leg l
+// with the BYE m: if it had reported a REFER as successful and called nobody since, the
+// transfer has failed.
 func (t *Tracker) failEarlyRefers(l *leg, m *Message) {
 	for _, o := range l.call.legs {
 		if o == l || o.party == nil || o.party == l.party {
@@ -304,8 +306,9 @@ func (t *Tracker) failEarlyRefers(l *leg, m *Message) {
 	}
 }
 
-// transferred says once what became of a REFER; a code of 0 is unknown, and then
-// status is what is known of it. If its sender has left since, that is told too.
+// emitTransfer emits the outcome of a REFER, once. If the code is 0 the response is not
+// known, and status is used. If the party of its sender stayed open for the outcome,
+// emitTransfer ends it.
 func (t *Tracker) emitTransfer(r *refer, at time.Time, code int, phrase string, status Status) {
 	l := r.leg
 	p := l.party

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// facts is what one INVITE says about its leg, and is kept of it.
+// inviteFacts are the data of one INVITE that its leg keeps for events.
 type inviteFacts struct {
 	callerNum, callerName string // the caller's
 	verstat               string
 	calledUser            string // user of the Request-URI
-	calledDID             string // of a trunk: the number called, where the Request-URI names an account
+	calledDID             string // number called through a trunk, if the Request-URI names an account
 	calledHost            string
 	diversion             string
 	callAPIID             string
@@ -24,32 +24,32 @@ type inviteFacts struct {
 	callerE164            string
 	calledE164            string
 	credentials           bool
-	hidden                bool // the caller does not show who it is
+	hidden                bool // the caller does not show its identity
 
-	offerSum uint32 // sum of what the INVITE offers and requires
+	offerSum uint32 // sum of the data that the INVITE offers and requires
 
-	callerNumRaw, calledRaw string // as they are written, if otherwise
+	callerNumRaw, calledRaw string // as written, if different
 	private                 bool   // the caller asks that its number is not shown
-	withheld                bool   // and that is heeded
+	withheld                bool   // private, and the configuration does not ignore it
 }
 
-// links is what of an INVITE may lead to the call that it belongs to. It shares
-// the message's memory.
+// callHints are the data of an INVITE by which its call may be found. They share the
+// message's memory.
 type callHints struct {
 	session         string // Session-ID
-	icid            string // of P-Charging-Vector
+	icid            string // icid-value of P-Charging-Vector
 	replaces        string
-	referredBy      string      // user
-	numbers         [5]string   // by which the caller may be known
-	configured      [][2]string // header fields that a method goes by, with their values
-	fromHistoryInfo bool        // the diversion is out of History-Info
+	referredBy      string      // user of Referred-By
+	numbers         [5]string   // numbers by which the caller may be known
+	configured      [][2]string // header fields that a correlation method compares, with their values
+	fromHistoryInfo bool        // the diversion comes from History-Info
 }
 
-// maxClientAPI is the longest Client-Api-Id that is passed on.
+// maxClientAPI is the longest Client-Api-Id that events carry, in bytes.
 const maxClientAPI = 100
 
-// read takes an INVITE apart in one pass and finds the extension whose leg it
-// begins. What it returns shares m's memory.
+// readInvite parses an INVITE in one pass and finds the extension of the leg that it
+// begins. Its results share m's memory.
 func (t *Tracker) readInvite(m *Message, k *callHints) (f inviteFacts, ext Extension, ok bool) {
 	var from, to, remote, preferred, contact, account string
 	var identified, history bool
@@ -171,16 +171,16 @@ func (t *Tracker) readInvite(m *Message, k *callHints) (f inviteFacts, ext Exten
 	return f, ext, ok
 }
 
-// Where the numbers of the caller come from.
+// Sources of the numbers in callHints.
 const (
 	fromField = iota
-	identity  // as events tell it
+	identity  // number in events
 	displayed
 	remoteParty
-	asserted // also of one who hides it
+	asserted // P-Asserted-Identity, also if the caller hides it
 )
 
-// caller notes the numbers that a PBX may have put the caller's into.
+// setCallerNumbers sets the numbers that a PBX may show for the caller on other legs.
 func (k *callHints) setCallerNumbers(from, told, display, remote, known string) {
 	k.numbers[fromField] = from
 	k.numbers[identity] = told
@@ -194,13 +194,13 @@ func (k *callHints) setCallerNumbers(from, told, display, remote, known string) 
 	k.numbers[asserted] = known
 }
 
-// digits reports whether s is a telephone number without separators.
+// isNumber reports whether s is a telephone number without separators.
 func isNumber(s string) bool {
 	n := strings.TrimPrefix(s, "+")
 	return n != "" && strings.Trim(n, "0123456789") == ""
 }
 
-// configured keeps the fields that the configuration names.
+// readConfigured copies a header field that the configuration names.
 func (f *inviteFacts) readConfigured(c *Config, name, value string) {
 	if c.CallAPIID != "" && sameHeader(name, c.CallAPIID) {
 		f.callAPIID = value
@@ -221,10 +221,11 @@ func (f *inviteFacts) readConfigured(c *Config, name, value string) {
 	}
 }
 
-// maxHeaders is how many chosen header fields are kept of one INVITE.
+// maxHeaderFields is the number of configured header fields that are copied from one
+// INVITE.
 const maxHeaderFields = 32
 
-// keep gives the facts memory of their own, in one piece.
+// cloneStrings copies the facts, and the further strings, into one block of memory.
 func (f *inviteFacts) cloneStrings(more ...*string) {
 	all := append(more, &f.callerNum, &f.callerName, &f.verstat, &f.calledUser, &f.calledDID, &f.calledHost, &f.diversion, &f.callAPIID,
 		&f.clientAPIID, &f.callBackID, &f.tag, &f.recID, &f.userAgent, &f.callerNumRaw, &f.calledRaw)
@@ -246,8 +247,8 @@ func (f *inviteFacts) cloneStrings(more ...*string) {
 	}
 }
 
-// e164 returns the E.164 form of a number, if that is asked for. A short number
-// that is an extension's has none.
+// toE164 returns the E.164 form of a number, if the configuration asks for it. The short
+// number of an extension has none.
 func (t *Tracker) toE164(number string, now time.Time) string {
 	if t.config.E164 == nil || len(number) < 7 && t.directory.kindOf(number, now) != "" {
 		return ""
@@ -255,7 +256,7 @@ func (t *Tracker) toE164(number string, now time.Time) string {
 	return t.config.E164(number)
 }
 
-// username returns the account that digest credentials name, user[@host].
+// digestUser returns the account in digest credentials, user[@host].
 func digestUser(credentials string) string {
 	_, params, _ := strings.Cut(credentials, " ")
 	for p := range listValues(params) {
