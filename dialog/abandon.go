@@ -5,10 +5,10 @@ import (
 	"slices"
 )
 
-// Abandon is called when Observe, Advance or Changed has panicked, before any other
-// method. It returns the events until then, and gives up the call that was at hand:
-// each of its parties that had a dial and no hangup gets one, UNKNOWN, and the call
-// is forgotten. All other calls go on. If Abandon panics too, it is called again.
+// Abandon recovers from a panic in Observe, Advance or Changed: call it before any other
+// method. It returns the events that were emitted before the panic, and removes the call
+// that was being changed. Each party of the call that had a dial and no hangup gets an
+// UNKNOWN hangup. All other calls go on. If Abandon panics too, call it again.
 func (t *Tracker) Abandon() []Event {
 	c := t.current
 	if c == nil {

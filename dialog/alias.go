@@ -2,12 +2,12 @@ package dialog
 
 import "github.com/hashicorp/golang-lru/v2/simplelru"
 
-// aliases are the numbers that the PBX shows for extensions which it names otherwise:
-// "alice" calls, and the phone that rings shows 121. They are learned from the legs
-// of calls. A number that was shown for two extensions is no one's for good.
+// aliases are the numbers that the PBX shows for extensions under other names: alice calls,
+// and the phone that rings shows 121. They are learned from the legs of calls. A number
+// that was shown for two extensions identifies neither from then on.
 type aliases struct {
 	shown  *simplelru.LRU[string, string] // number by extension
-	owners *simplelru.LRU[string, string] // extension by number; "": several have it
+	owners *simplelru.LRU[string, string] // extension by number; "": several share it
 }
 
 func newAliases() aliases {
@@ -16,7 +16,7 @@ func newAliases() aliases {
 	return aliases{shown, owners}
 }
 
-// learn notes that the PBX has shown a number for an extension that called.
+// learnAlias notes that the PBX has shown a number for an extension that called.
 func (a *aliases) learnAlias(user, number string) {
 	if len(number) > MaxName {
 		return
@@ -42,26 +42,26 @@ func (a *aliases) learnAlias(user, number string) {
 	a.owners.Add(number, user)
 }
 
-// number returns the number that the PBX shows for an extension, or "".
+// numberOf returns the number that the PBX shows for an extension, or "".
 func (a *aliases) numberOf(user string) string {
 	n, _ := a.shown.Get(user)
 	return n
 }
 
-// owner returns the extension that a number is shown for, or "".
+// ownerOf returns the extension that a number is shown for, or "".
 func (a *aliases) ownerOf(number string) string {
 	user, _ := a.owners.Get(number)
 	return user
 }
 
-// shownAs reports whether a number is the extension's own: its name, or what the PBX shows
-// for it.
+// isShownAs reports whether a number is the extension's own: its name, or the number that
+// the PBX shows for it.
 func (d *directory) isShownAs(user, number string) bool {
 	return number == user || d.aliases.ownerOf(number) == user
 }
 
-// owned returns the extension that the PBX shows a number for, if it is another
-// name; else one without a user.
+// extensionShownAs returns the extension that the PBX shows a number for, if the extension
+// has another name. It has no user if there is none.
 func (d *directory) extensionShownAs(number string) Extension {
 	user := d.aliases.ownerOf(number)
 	if user == "" || user == number {
@@ -73,9 +73,9 @@ func (d *directory) extensionShownAs(number string) Extension {
 	return Extension{User: user}
 }
 
-// learnNumber learns from the leg l to another extension's phone which number the PBX
-// shows for the extension that began the call. Numbers of other extensions, and the
-// number that was dialed, are shown for other reasons.
+// learnShownNumber learns which number the PBX shows for the calling extension, from the
+// leg l to another extension's phone. Numbers of other extensions, and the dialed number,
+// are ignored: they are shown for other reasons.
 func (t *Tracker) learnShownNumber(l *leg, i *inviteMatch) {
 	c, shown := l.call.caller, l.callerNum
 	if c == nil || c.party == nil || !i.toExtension || len(l.call.legs) > 2 || l.referredTo != "" || l.diversion != "" {

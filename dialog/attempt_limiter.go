@@ -7,33 +7,33 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// A scanner calls number after number in the name of any extension, and the PBX
-// refuses each call. So an attempt that is refused before a phone rings is
-// rate-limited, unless the extension has a registration from where it comes: of
-// each source, attemptBurst are told at once and then one every attemptEvery. Of
-// what is beyond nothing is told; it is counted.
+// A scanner calls number after number in the name of any extension, and the PBX refuses
+// each call. So an attempt that is refused before a phone rings is rate-limited, unless the
+// extension has a registration from its source. Of each source, attemptBurst attempts emit
+// events at once, and then one every attemptEvery. Attempts beyond that emit nothing and
+// are counted.
 const (
 	attemptBurst = 30
 	attemptEvery = 2 * time.Second
 
-	// maxSources is how many sources are known by the attempts that were told;
-	// of more, the least recent one may begin anew. About 150 bytes each.
+	// maxSources is the number of sources with attempts in memory. Beyond that the least
+	// recently used one may begin anew. About 150 bytes each.
 	maxSources = 1 << 14
 )
 
-// A floodgate knows which attempts are told.
+// An attemptLimiter decides which refused attempts emit events.
 type attemptLimiter struct {
 	registered *simplelru.LRU[registeredFrom, registeredAt]
-	usedUntil  *simplelru.LRU[netip.Addr, time.Time] // by source: when its attempts so far are used up
+	usedUntil  *simplelru.LRU[netip.Addr, time.Time] // by source: when the tokens of its attempts so far are refilled
 }
 
-// registeredFrom is a source from which an extension has registered.
+// A registeredFrom is a source from which an extension has registered.
 type registeredFrom struct {
 	source netip.Addr
 	user   string
 }
 
-// registeredAt says until when a registration lasts, and over which flow it came last.
+// A registeredAt is when a registration ends, and its most recent flow.
 type registeredAt struct {
 	until time.Time
 	peer  netip.AddrPort
@@ -46,8 +46,8 @@ func newAttemptLimiter() *attemptLimiter {
 	return g
 }
 
-// sourceOf is what the attempts of one source have in common: an IPv4 address, or
-// the first 64 bits of an IPv6 address.
+// sourceOf returns the source of an attempt: an IPv4 address, or the first 64 bits of an
+// IPv6 address.
 func sourceOf(peer netip.AddrPort) netip.Addr {
 	a := peer.Addr()
 	if a.Is4() || !a.IsValid() {
@@ -57,8 +57,8 @@ func sourceOf(peer netip.AddrPort) netip.Addr {
 	return p.Addr()
 }
 
-// register notes that an extension has registered from a peer until a time; the
-// zero time: it has not any more.
+// noteRegistration notes that an extension has registered from a peer until a time; the
+// zero time: no longer.
 func (g *attemptLimiter) noteRegistration(peer netip.AddrPort, user string, until time.Time) {
 	k := registeredFrom{sourceOf(peer), user}
 	switch {
@@ -73,13 +73,13 @@ func (g *attemptLimiter) noteRegistration(peer netip.AddrPort, user string, unti
 	}
 }
 
-// at reports whether an extension has registered over the flow of a peer.
+// registeredOver reports whether an extension has registered over the flow of a peer.
 func (g *attemptLimiter) registeredOver(peer netip.AddrPort, user string, now time.Time) bool {
 	r, ok := g.registered.Peek(registeredFrom{sourceOf(peer), user})
 	return ok && r.peer == peer && now.Before(r.until)
 }
 
-// take reports whether another attempt of a source is told.
+// takeToken reports whether another attempt of a source emits events, and uses a token.
 func (g *attemptLimiter) takeToken(source netip.Addr, now time.Time) bool {
 	used, _ := g.usedUntil.Get(source)
 	if used.Before(now) || used.Sub(now) > 2*attemptBurst*attemptEvery { // or the clock was set back
@@ -92,8 +92,9 @@ func (g *attemptLimiter) takeToken(source netip.Addr, now time.Time) bool {
 	return true
 }
 
-// tells reports whether it is told that a caller's leg was taken up for which no
-// phone rings yet.
+// allowsAttempt reports whether a caller's leg, for which no phone rings yet, emits events
+// when it is taken up or refused. It takes a token of the source if the leg is
+// rate-limited.
 func (t *Tracker) allowsAttempt(l *leg, now time.Time) bool {
 	p := l.party
 	switch {
@@ -116,6 +117,6 @@ func (t *Tracker) allowsAttempt(l *leg, now time.Time) bool {
 	return t.limiter.takeToken(source, now)
 }
 
-// Suppressed returns how many attempts were refused of which nothing was told, as
-// their source had too many. It may be called from any goroutine.
+// Suppressed returns the number of refused attempts without events, because their source
+// had too many. It may be called from any goroutine.
 func (t *Tracker) Suppressed() uint64 { return t.suppressed.Load() }

@@ -17,8 +17,8 @@ func mediaType(contentType string) string {
 	return strings.ToLower(strings.TrimSpace(kind))
 }
 
-// partOf returns the part of a body that has the type kind: the body itself, or the
-// first such part of one that has several (RFC 2046 §5.1). "" if there is none.
+// findPart returns the part of a body that has the type kind: the body itself, or the first
+// such part of a multipart body (RFC 2046 §5.1). "": there is none.
 func findPart(contentType, body, kind string) string {
 	switch got := mediaType(contentType); {
 	case got == kind:
@@ -34,8 +34,8 @@ func findPart(contentType, body, kind string) string {
 	return ""
 }
 
-// parts ranges over the parts of a body that has several: their header fields, as
-// header reads them, and their text (RFC 2046 §5.1).
+// bodyParts ranges over the parts of a multipart body: their header fields, in the form
+// that headerValue parses, and their text (RFC 2046 §5.1).
 func bodyParts(contentType, body string) iter.Seq2[string, string] {
 	return func(yield func(head, text string) bool) {
 		_, params, err := mime.ParseMediaType(contentType)
@@ -59,8 +59,7 @@ func bodyParts(contentType, body string) iter.Seq2[string, string] {
 	}
 }
 
-// entity parts the header fields of a MIME entity from its body, at the first empty
-// line.
+// splitEntity splits a MIME entity into header fields and body, at the first empty line.
 func splitEntity(s string) (head, body string) {
 	for i := 0; i < len(s); {
 		n := strings.IndexByte(s[i:], '\n')
@@ -75,8 +74,8 @@ func splitEntity(s string) (head, body string) {
 	return s, ""
 }
 
-// reportsOnly reports whether a body of that type tells the other end of a message and
-// is none: that somebody types (RFC 3994), or that a message was delivered (RFC 5438).
+// isReport reports whether a body of that type is a report about a message and not a
+// message: that somebody types (RFC 3994), or that a message was delivered (RFC 5438).
 func isReport(contentType string) bool {
 	switch mediaType(contentType) {
 	case "application/im-iscomposing+xml", "message/imdn+xml":
@@ -85,12 +84,12 @@ func isReport(contentType string) bool {
 	return false
 }
 
-// maxWrapped is how deep the text of a MESSAGE may be wrapped.
+// maxWrapped is the depth to which the text of a MESSAGE may be wrapped.
 const maxWrapped = 4
 
-// readText returns the text of a MESSAGE and its type: those of the message within, if
-// the body wraps one in CPIM (RFC 3862 §3), or of the part that is text, if it has
-// several parts. It is in UTF-8, also where the type says ISO 8859-1.
+// readText returns the text of a MESSAGE and its type: of the inner message, if the body is
+// CPIM (RFC 3862 §3), or of the part that is text, if it is multipart. The text is in
+// UTF-8, even if its type is ISO 8859-1.
 func readText(contentType, body string) (kind, text string) {
 	kind, text = unwrapText(contentType, body)
 	if utf8.ValidString(text) {
@@ -106,7 +105,7 @@ func readText(contentType, body string) (kind, text string) {
 	return kind, text
 }
 
-// unwrap returns the text of a MESSAGE as it is written.
+// unwrapText returns the text of a MESSAGE and its type, with the text's bytes as they are.
 func unwrapText(contentType, body string) (kind, text string) {
 	kind, text = contentType, body
 	for range maxWrapped {
@@ -151,7 +150,7 @@ func textPart(contentType, body string) (kind, text string, ok bool) {
 	return kind, text, best > 0
 }
 
-// wrapped returns the text within a CPIM message and its type.
+// unwrapCPIM returns the text in a CPIM message and its type.
 func unwrapCPIM(body string) (kind, text string) {
 	_, content := splitEntity(strings.TrimLeft(body, "\r\n"))
 	head, text := splitEntity(content)
@@ -165,8 +164,8 @@ func unwrapCPIM(body string) (kind, text string) {
 	return kind, decodeTransfer(headerValue(head, "Content-Transfer-Encoding"), text)
 }
 
-// decoded undoes the transfer encoding of a text (RFC 2045 §6). What cannot be decoded
-// stays as it is.
+// decodeTransfer decodes the transfer encoding of a text (RFC 2045 §6). Invalid text is
+// returned unchanged.
 func decodeTransfer(encoding, text string) string {
 	var r io.Reader = strings.NewReader(text)
 	switch strings.ToLower(encoding) {

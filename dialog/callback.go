@@ -10,21 +10,21 @@ import (
 // not for a while, though the extension has answered, the extension was called like any
 // other, and that is what events tell. Of a callback that nobody takes nothing is told.
 
-// silent reports whether nothing was told yet of the callback that leg l is of, and no
-// other phone of the extension is called.
+// callbackSilent reports whether leg l belongs to a callback without events so far, and no
+// other phone of the extension is being called.
 func (c *call) callbackSilent(l *leg) bool {
 	return c.isCallbackLeg(l) && c.awaitsCallback(c.callback.ext) && c.seq == 0 &&
 		!slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.party == c.callback && o.state != over })
 }
 
-// callsBack reports whether the PBX calls an extension back, and has called nobody else
-// for it yet.
+// awaitsCallback reports whether the PBX calls an extension back, and has called nobody
+// else for it yet.
 func (c *call) awaitsCallback(ext Extension) bool {
 	return c.callback != nil && c.callback.ext == ext && !c.callback.dialed && !c.callback.over
 }
 
-// backTalks returns the leg on which the extension that the PBX calls back has
-// answered; nil: it has not.
+// callbackLeg returns the leg on which the extension that the PBX calls back has answered;
+// nil: none.
 func (c *call) callbackLeg() *leg {
 	for _, o := range c.legs {
 		if c.isCallbackLeg(o) && o.state == talking {
@@ -34,13 +34,14 @@ func (c *call) callbackLeg() *leg {
 	return nil
 }
 
-// callsBackToo reports whether the INVITE is for a further phone of the extension that
+// mayForkCallback reports whether the INVITE goes to a further phone of the extension that
 // the PBX calls back on leg l.
 func (l *leg) mayForkCallback(i *inviteMatch) bool {
 	return l.call.isCallbackLeg(l) && !l.call.callback.dialed && l.state < challenged && i.At.Sub(l.began) <= forkGap && l.peer != i.phone()
 }
 
-// giveUpCallback tells that the extension of a silent callback was called.
+// giveUpCallback turns a silent callback into an incoming call of its extension, and emits
+// the events of that so far.
 func (t *Tracker) giveUpCallback(l *leg) {
 	c := l.call
 	back := c.callback
@@ -73,7 +74,7 @@ func (t *Tracker) giveUpCallback(l *leg) {
 	}
 }
 
-// removeParty takes a party of which nothing was told from its call.
+// removeParty removes a party without events from its call.
 func (c *call) removeParty(p *party) {
 	c.parties = slices.DeleteFunc(c.parties, func(o *party) bool { return o == p })
 }
@@ -81,8 +82,8 @@ func (c *call) removeParty(p *party) {
 // silentUntil returns when a silent callback is given up, if leg l is answered.
 func (l *leg) silentUntil() time.Time { return l.answered.Add(progressWindow) }
 
-// calledFor returns the party that the PBX has called before for whom it shows on
-// leg l as the caller: the extension of l itself. nil: there is none.
+// partyCalledFor returns the called party for which leg l was called: the PBX shows l's own
+// extension as l's caller, and has called another extension before. nil: none.
 func (t *Tracker) partyCalledFor(l *leg) *party {
 	if l.party == nil || !t.directory.isShownAs(l.party.ext.User, l.callerNum) {
 		return nil

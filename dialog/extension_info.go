@@ -5,24 +5,24 @@ import (
 	"time"
 )
 
-// A Known is what is known of an extension beside its calls.
+// A Known is the data of an extension beside its calls.
 type Known struct {
 	Extension
 	Kind     Kind
 	Declared bool      // the configuration names it
-	Contacts []Contact // where it is registered, the first to expire first
+	Contacts []Contact // its registered contacts, the first to expire first
 }
 
-// A Contact is where a phone of an extension is reached, as the PBX knows it. Until
-// is by the wall clock as it is set now.
+// A Contact is the address of an extension's phone, as the PBX has registered it. Until is
+// by the wall clock as it is set now.
 type Contact struct {
 	URI   string // without parameters
 	Until time.Time
 }
 
-// Extensions returns, in no order, the extensions that the configuration names or
-// that have registered; now is on the clock of [Message.At]. It takes less than
-// half a microsecond for each.
+// Extensions returns, in no order, the extensions that the configuration names or that have
+// registered; now is on the clock of [Message.At]. It takes less than half a microsecond
+// per extension.
 func (t *Tracker) Extensions(now time.Time) []Known {
 	users := t.directory.aors.Keys()
 	all := make([]Known, 0, len(users)+len(t.directory.declared))
@@ -39,9 +39,9 @@ func (t *Tracker) Extensions(now time.Time) []Known {
 	return all
 }
 
-// Known returns what is known of a user, if that is an extension; now is on the
-// clock of [Message.At]. Some are of which nothing is known: the pattern of the
-// configuration may name any number.
+// Known returns the data of an extension, and whether user is one; now is on the clock of
+// [Message.At]. The data may be empty: the pattern in the configuration may match any
+// number.
 func (t *Tracker) Known(user string, now time.Time) (Known, bool) {
 	k, ok := t.directory.extensionInfo(user, now)
 	for i := range k.Contacts {
@@ -50,6 +50,7 @@ func (t *Tracker) Known(user string, now time.Time) (Known, bool) {
 	return k, ok
 }
 
+// extensionInfo returns the data of an extension, with times by the steady clock.
 func (d *directory) extensionInfo(user string, now time.Time) (Known, bool) {
 	kind, declared := d.declared[user]
 	registered := d.registered(user, now)

@@ -2,20 +2,20 @@ package dialog
 
 import "time"
 
-// A fork is a dialog of a leg beside the one that its last message was of: an INVITE
-// that was forked may be answered by several (RFC 3261 §13.2.2.4). The leg is up as
-// long as one of them.
+// A fork is a dialog of a leg beside the one that its last message belonged to: several
+// phones may answer a forked INVITE (RFC 3261 §13.2.2.4). The leg is up as long as one of
+// its dialogs.
 type fork struct {
 	toTag          string
 	uacSeq, uasSeq uint32
 	over           bool
-	loss           *dialogLoss // that it is gone; nil: none
+	loss           *dialogLoss // suspected end; nil: none
 }
 
-// maxForks is how many dialogs a leg has beside the first.
+// maxForks is the number of dialogs of a leg beside the first.
 const maxForks = 16
 
-// confirm notes the dialog of a 2xx that is not the first one.
+// addFork adds the dialog of a 2xx that is not the leg's first one.
 func (l *leg) addFork(m *Message) {
 	if m.Status/100 != 2 || m.ToTag == "" || l.toTag == "" || m.ToTag == l.toTag || len(l.forks) >= maxForks {
 		return
@@ -28,7 +28,7 @@ func (l *leg) addFork(m *Message) {
 	l.forks = append(l.forks, fork{toTag: cloneString(m.ToTag)})
 }
 
-// turnTo makes the dialog that m is of the leg's own, if it is one of its forks.
+// selectFork makes the dialog of m the leg's current one, if it is one of its forks.
 func (l *leg) selectFork(m *Message) {
 	if len(l.forks) == 0 {
 		return
@@ -45,7 +45,8 @@ func (l *leg) selectFork(m *Message) {
 	}
 }
 
-// swap puts a fork in the place of the leg's dialog, which becomes a fork.
+// swapFork exchanges a fork and the leg's current dialog, which becomes a fork. over
+// reports that the current dialog has ended.
 func (l *leg) swapFork(f *fork, over bool) {
 	now := fork{toTag: l.toTag, uacSeq: l.uacSeq, uasSeq: l.uasSeq, over: over, loss: l.loss}
 	if over {
@@ -56,12 +57,13 @@ func (l *leg) swapFork(f *fork, over bool) {
 	l.unverified = nil
 }
 
-// gone reports whether a fork has ended by a time as nothing proved it alive.
+// goneBy reports whether a fork has ended at a time, as no message refuted its suspected
+// end.
 func (f *fork) goneBy(at time.Time) bool {
 	return f.loss != nil && !f.loss.at.Add(lingerTime).After(at)
 }
 
-// hasDialog reports whether a dialog of the leg that is not over has the To tag.
+// hasDialog reports whether the leg has a dialog with the To tag that is not over.
 func (l *leg) hasDialog(toTag string) bool {
 	for _, f := range l.forks {
 		if f.toTag == toTag && !f.over {
@@ -71,7 +73,7 @@ func (l *leg) hasDialog(toTag string) bool {
 	return l.toTag == toTag
 }
 
-// endDialog ends the dialog of a leg, and the leg if it was the last one.
+// endDialog ends the current dialog of a leg, and the leg with its last one.
 func (t *Tracker) endDialog(l *leg, at time.Time, o outcome) {
 	for i := range l.forks {
 		if f := &l.forks[i]; !f.over && !f.goneBy(at) {
@@ -85,26 +87,27 @@ func (t *Tracker) endDialog(l *leg, at time.Time, o outcome) {
 	t.endLeg(l, at, o)
 }
 
-// A doubt is that a dialog is gone, because a request in it was answered so.
+// A dialogLoss is the suspected end of a dialog, after a response such as 408 to a request
+// in it.
 type dialogLoss struct {
 	at     time.Time
-	seq    int  // of the call's last event by then
-	by     Side // whose end is doubted
+	seq    int  // Seq of the call's last event at that time
+	by     Side // side whose end may be gone
 	code   int
 	phrase string
 }
 
-// endsUsage reports whether a 481 to a request says that the session is gone: to one
-// that is of the INVITE's usage (RFC 5057 §5.1, RFC 6086 §4.2.1).
+// endsUsage reports whether a 481 to a request ends the session: to a request that belongs
+// to the INVITE usage (RFC 5057 §5.1, RFC 6086 §4.2.1).
 func endsUsage(method string) bool {
 	return method == "INVITE" || method == "UPDATE" || method == "INFO" || method == "PRACK"
 }
 
-// lost shows a leg the final response m to a request in its dialog, and reports whether
-// that has ended the dialog. A 481 from the other end ends it if the request is of the
-// session. A 481 to another request, and a 408 to any, make it doubtful: within 32 s
-// that end must be heard of, else the dialog has ended with the response. A NOTIFY, or a
-// SUBSCRIBE, is of a subscription, which ends alone.
+// noteDialogLoss applies the final response m to a request in a leg's dialog, and reports
+// whether it has ended the dialog. A 481 from the other end ends it if the request belongs
+// to the session. A 481 to another request, and a 408 to any, make the end suspected:
+// unless a message of that end comes within 32 s, the dialog has ended with the response. A
+// NOTIFY or SUBSCRIBE belongs to a subscription, which ends alone.
 func (t *Tracker) noteDialogLoss(l *leg, m *Message) bool {
 	if l.state != talking || m.Status != 481 && m.Status != 408 || m.Method == "NOTIFY" || m.Method == "SUBSCRIBE" {
 		return false
@@ -119,15 +122,16 @@ func (t *Tracker) noteDialogLoss(l *leg, m *Message) bool {
 	return false
 }
 
-// proves notes that an end of a leg's dialog was heard of, by a message in it.
+// clearDialogLoss clears the suspected end of the leg's dialog, if m is a message of that
+// end.
 func (l *leg) clearDialogLoss(m *Message) {
 	if d := l.loss; d != nil && d.by == m.Src && !m.Own && m.Status != 481 && m.Status != 408 {
 		l.loss = nil
 	}
 }
 
-// endDoubted ends a dialog whose end was not heard of any more: when that became
-// doubtful, if nothing else was said of the call since.
+// endLostDialog ends a dialog whose suspected end was not refuted. It ended when it was
+// first suspected, if the call has emitted no event since.
 func (t *Tracker) endLostDialog(l *leg, at time.Time) {
 	d := l.loss
 	if d.seq == l.call.seq && !d.at.Before(l.answered) && !d.at.Before(l.call.bridgedSince) {

@@ -9,37 +9,38 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// maxMailboxes is how many mailboxes are remembered; of more, those that no
-// NOTIFY was about for the longest time are forgotten, and the next NOTIFY sets
-// their base anew. About 350 bytes each.
+// maxMailboxes is the number of mailboxes in memory. Beyond that the one with the oldest
+// NOTIFY is evicted, and its next NOTIFY sets its base anew. About 350 bytes each.
 const maxMailboxes = 1 << 16
 
-// sameNews is how long the same counts are the same news. A phone that was late
-// to hear of a message hears it again when others have heard of the next.
+// repeatWindow is the time in which NOTIFYs with the same counts report the same message. A
+// phone that is notified late receives the earlier counts after others have received the
+// next.
 const repeatWindow = time.Minute
 
-// maxPassedOn is how many NOTIFYs of phones are known that a PBX which is a proxy
-// may pass on.
+// maxPhoneNotifies is the number of NOTIFYs from phones in memory, which a PBX that is a
+// proxy may forward.
 const maxPhoneNotifies = 1 << 12
 
-// A notifyKey names a NOTIFY, also when a proxy has passed it on.
+// A notifyKey identifies a NOTIFY, also after a proxy has forwarded it.
 type notifyKey struct {
 	callID, fromTag string
 	cseq            uint32
 }
 
-// A mailboxKey names a mailbox by whose phone watches it. account is the user
-// of its address, and "" when that is the extension's own.
+// A mailboxKey identifies a mailbox by the extension whose phone watches it. account is the
+// user of its address, "" if that is the extension itself.
 type mailboxKey struct {
 	ext     Extension
 	account string
 }
 
-// A mailbox is what an extension was last told of its voice messages.
+// A mailbox is the state of an extension's voice messages as last notified.
 type mailbox struct {
-	newMessages uint64 // new messages
-	lastCounts  string // what the last event told
-	emittedAt   time.Time
+	// number of new messages
+	newMessages uint64    // new messages
+	lastCounts  string    // hash of the counts in the last event
+	emittedAt   time.Time // time of the last event
 }
 
 func newPhoneNotifies() *simplelru.LRU[notifyKey, struct{}] {
@@ -52,16 +53,16 @@ func newMailboxes() *simplelru.LRU[mailboxKey, *mailbox] {
 	return mailboxes
 }
 
-// summary follows the NOTIFYs of message-summary (RFC 3842) that the PBX sends
-// to phones, within a subscription or without one. What they say is so whether
-// the phone takes it or not. A phone's own are not believed, also when the PBX, as
-// a proxy, passes them on.
+// observeSummary processes the NOTIFYs of message-summary (RFC 3842) that the PBX sends to
+// phones, within a subscription or without one. Their counts hold whether the phone accepts
+// them or not. A NOTIFY that a phone sends is not believed, even if a PBX that is a proxy
+// forwards it.
 //
-// An event is said when there are more new messages than the last NOTIFY said
-// there were. All devices of an extension are notified, each under a Call-ID of
-// its own and perhaps through another node, so the event's ids are derived from
-// what they all are told: the mailbox, its counts, the Message-ID if there is
-// one, and the minute. It is a call of its own.
+// An event is emitted when there are more new messages than in the last NOTIFY. All devices
+// of an extension are notified, each under a Call-ID of its own and perhaps through another
+// node. The event's ids are therefore derived from data that all of them receive: the
+// mailbox, its counts, the Message-ID if there is one, and the minute. The event is a call
+// of its own.
 func (t *Tracker) observeSummary(m *Message) {
 	if m.Body == "" {
 		return
@@ -139,7 +140,7 @@ func messageSummaryEvent(event string) bool {
 	return strings.EqualFold(strings.TrimSpace(event), "message-summary")
 }
 
-// voicemail says that an extension has a new message.
+// emitVoicemail emits that an extension has a new voice message.
 func (t *Tracker) emitVoicemail(ext Extension, v *voiceMessage, rec, call string, at time.Time) {
 	f := inviteFacts{callerNum: v.num, callerName: v.name, recID: rec}
 	f.cloneStrings(&ext.User, &ext.Domain)
@@ -172,9 +173,9 @@ type messageSummary struct {
 	newMessages, oldMessages uint64 // voice messages
 }
 
-// readSummary reads the first block (RFC 3842 §5.2); ok says that it tells of
-// voice messages. Without a line that counts messages, Messages-Waiting is the
-// light on the phone: it stands for one.
+// readSummary parses the first block (RFC 3842 §5.2); ok reports that it is about voice
+// messages. Without a line that counts messages, Messages-Waiting is the light on the
+// phone: it counts as one message.
 func readSummary(s string) (sum messageSummary, ok bool) {
 	waiting, counted := "", false
 	for name, value := range headerFields("\n" + s) {
@@ -203,8 +204,8 @@ func readSummary(s string) (sum messageSummary, ok bool) {
 	return sum, ok
 }
 
-// counts reads "new/old", and passes over the urgent ones that may follow:
-// they are among them.
+// parseCounts parses "new/old". It ignores the urgent counts that may follow: they are
+// included.
 func parseCounts(s string) (fresh, old uint64, ok bool) {
 	s, _, _ = strings.Cut(s, "(")
 	a, b, _ := strings.Cut(s, "/")
@@ -216,7 +217,7 @@ func parseCounts(s string) (fresh, old uint64, ok bool) {
 	return fresh, old, err == nil
 }
 
-// A voiceMessage is what a message-summary may say of a new message.
+// A voiceMessage is the description of a new message in a message-summary.
 type voiceMessage struct {
 	num, name string // the caller's
 	length    time.Duration
@@ -224,8 +225,8 @@ type voiceMessage struct {
 	rec       string
 }
 
-// readDescribed returns the first voice message that the rest of a body
-// describes. recID is the name of the field that carries a recording's id.
+// readVoiceMessage returns the first voice message that the rest of a body describes. recID
+// is the name of the field that carries a recording's id.
 func readVoiceMessage(rest, recID string) (v voiceMessage) {
 	for rest != "" {
 		var one, context string
@@ -252,8 +253,8 @@ func readVoiceMessage(rest, recID string) (v voiceMessage) {
 	return voiceMessage{}
 }
 
-// sender returns who a described message is from: the field is that of mail,
-// whose addresses have no scheme.
+// parseSender parses the From of a described message. It is a mail header field, whose
+// addresses have no scheme.
 func parseSender(value string) (display, user string) {
 	display, addr, _ := parseNameAddr(value)
 	if strings.IndexByte(addr, ':') >= 0 {
@@ -263,8 +264,7 @@ func parseSender(value string) (display, user string) {
 	return display, user
 }
 
-// block cuts off the lines of s up to the first empty one. Empty lines in front
-// are passed over.
+// cutBlock splits s at its first empty line. Empty lines at the start are skipped.
 func cutBlock(s string) (first, rest string) {
 	s = strings.TrimLeft(s, "\r\n")
 	for i := 0; ; {

@@ -6,38 +6,38 @@ import (
 	"strings"
 )
 
-// media is which way a session description has the voice go, as who writes it sees
-// it.
+// A mediaDirection is the direction of voice in a session description, as seen by its
+// sender.
 type mediaDirection uint8
 
 const (
 	directionUnknown mediaDirection = iota
-	directionOpen                   // or to who writes it only, which no hold is
-	directionHeld                   // away from who writes it, or not at all
+	directionOpen                   // to the sender at least, so not a hold
+	directionHeld                   // only away from the sender, or none
 )
 
-// An sdpLevel is what a session description says of the session or of one stream.
+// An sdpLevel is the session level of a session description, or one of its streams.
 type sdpLevel struct {
-	kind      string // audio
+	kind      string // media of the m= line, such as audio
 	port      string
 	direction mediaDirection
-	silent    bool   // who writes it sends nothing
-	address   string // of the last c=
+	silent    bool   // its sender sends no voice
+	address   string // of the last c= line
 	ice       bool
-	bundled   bool // port 0 says only that it goes over another stream's (RFC 9143 §6)
+	bundled   bool // port 0 only means that it uses another stream's port (RFC 9143 §6)
 }
 
-// direction reads a session description (RFC 8866): the first stream of audio that is
-// in use counts, or the first stream if there is no audio. A stream has what the
-// session says unless it says otherwise itself. It is held with sendonly or inactive
-// (RFC 3264 §8.4), with the null address, and with port 0 if voice is not replaced by
-// an image, as fax is.
+// readDirection returns the direction in a session description (RFC 8866): that of the
+// first audio stream in use, or of the first stream if there is no audio. A stream has the
+// direction of the session unless it has its own. It is held with sendonly or inactive (RFC
+// 3264 §8.4), with the null address, and with port 0 unless an image replaces the voice,
+// as for fax.
 func readDirection(m *Message) mediaDirection {
 	way, _ := readMedia(m)
 	return way
 }
 
-// readMedia returns beside the direction whether who writes it sends nothing.
+// readMedia returns the direction of readDirection, and whether the sender sends no voice.
 func readMedia(m *Message) (way mediaDirection, silent bool) {
 	body := m.Body
 	if contentType := headerValue(m.Head, "Content-Type"); contentType != "" {
@@ -103,6 +103,7 @@ func readMedia(m *Message) (way mediaDirection, silent bool) {
 	return directionOpen, false
 }
 
+// readAttribute applies the value of an a= line.
 func (l *sdpLevel) readAttribute(value string) {
 	name, rest, _ := strings.Cut(value, ":")
 	switch name {
@@ -121,9 +122,9 @@ func (l *sdpLevel) readAttribute(value string) {
 	}
 }
 
-// nowhere reports whether a stream goes to the null address, 0.0.0.0 or ::. With ICE
-// that, and port 9, is the address of who has no candidate yet (RFC 8839 §4.1, RFC 8840
-// §4.3.1).
+// hasNullAddress reports whether a stream has the null address, 0.0.0.0 or ::. With ICE
+// that address with port 9 is that of a sender without a candidate yet (RFC 8839 §4.1, RFC
+// 8840 §4.3.1).
 func (l *sdpLevel) hasNullAddress(session *sdpLevel) bool {
 	address := l.address
 	if address == "" {
@@ -136,8 +137,8 @@ func (l *sdpLevel) hasNullAddress(session *sdpLevel) bool {
 	return err == nil && a.Unmap().IsUnspecified()
 }
 
-// offered notes what the request m of a re-INVITE or UPDATE offers. A re-INVITE may
-// leave the offer to the response (RFC 3261 §14.1).
+// noteOffer notes the offer in the re-INVITE or UPDATE m. A re-INVITE may leave the offer
+// to the response (RFC 3261 §14.1).
 func (l *leg) noteOffer(m *Message) {
 	way := readDirection(m)
 	delayed := way == directionUnknown && m.Method == "INVITE"
@@ -154,9 +155,9 @@ func (l *leg) noteOffer(m *Message) {
 	}
 }
 
-// agreed shows a leg a response, not a refusal, to a re-INVITE or UPDATE. The 2xx to
-// the phone's offer makes it valid; the phone may also offer in its own 2xx, and the
-// PBX in one that the phone answers later.
+// observeOfferResponse applies a response other than a refusal to a re-INVITE or UPDATE.
+// The 2xx to the phone's offer makes it valid. The phone may also offer in its own 2xx, and
+// the PBX in one that the phone answers later.
 func (t *Tracker) observeOfferResponse(l *leg, m *Message) {
 	switch done := m.Status/100 == 2; {
 	case l.sentByPhone(m) && l.pbxOfferCSeq == m.CSeq:
@@ -177,9 +178,9 @@ func (t *Tracker) observeOfferResponse(l *leg, m *Message) {
 	}
 }
 
-// answersOffer shows a leg an ACK or PRACK, in which the phone may answer an offer of
-// the PBX (RFC 3261 §13.2.1, RFC 3262 §5). Where the PBX sends no voice, a phone that
-// asks for none holds nobody.
+// observeOfferAnswer applies an ACK or PRACK, in which the phone may answer an offer of the
+// PBX (RFC 3261 §13.2.1, RFC 3262 §5). Where the PBX sends no voice, a phone that asks
+// for none holds nobody.
 func (t *Tracker) observeOfferAnswer(l *leg, m *Message) {
 	if l.state != talking || l.pbxOfferCSeq == 0 || !l.sentByPhone(m) {
 		return
@@ -197,8 +198,8 @@ func (t *Tracker) observeOfferAnswer(l *leg, m *Message) {
 	}
 }
 
-// acknowledged returns the CSeq of the INVITE whose provisional response a PRACK
-// acknowledges (RFC 3262 §7.2); 0: of none.
+// acknowledgedCSeq returns the CSeq of the INVITE whose provisional response a PRACK
+// acknowledges (RFC 3262 §7.2); 0: none.
 func acknowledgedCSeq(m *Message) uint32 {
 	words := strings.Fields(headerValue(m.Head, "RAck"))
 	if len(words) != 3 || words[2] != "INVITE" {

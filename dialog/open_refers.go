@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// maxOpenRefers is how many REFERs of a leg, beside the last, may be without an
-// outcome.
+// maxOpenRefers is the number of REFERs of a leg without an outcome, beside the last one.
 const maxOpenRefers = 8
 
 // openRefers returns the REFERs of a leg whose outcome is not known, the oldest first.
@@ -19,7 +18,7 @@ func (l *leg) openRefers() []*refer {
 	return append(l.earlierRefers[:len(l.earlierRefers):len(l.earlierRefers)], l.lastRefer)
 }
 
-// referOf returns the open REFER with a CSeq; nil: there is none.
+// referOf returns the open REFER with a CSeq; nil: none.
 func (l *leg) referOf(cseq uint32) *refer {
 	for _, r := range l.openRefers() {
 		if r.cseq == cseq {
@@ -29,9 +28,9 @@ func (l *leg) referOf(cseq uint32) *refer {
 	return nil
 }
 
-// referOfEvent returns the open REFER that a NOTIFY with an Event header field is
-// about; nil: there is none. The id is the CSeq of the REFER; only the first REFER of a
-// dialog may do without (RFC 3515 §2.4.6). Where there was one only, any id is its.
+// referOfEvent returns the open REFER that a NOTIFY with an Event header field is about;
+// nil: none. The id is the CSeq of the REFER; only the first REFER of a dialog may omit it
+// (RFC 3515 §2.4.6). If the leg had only one, any id matches.
 func (l *leg) referOfEvent(event string) *refer {
 	kind, params, _ := strings.Cut(event, ";")
 	if kind = strings.TrimSpace(kind); kind != "" && !strings.EqualFold(kind, "refer") {
@@ -51,7 +50,7 @@ func (l *leg) referOfEvent(event string) *refer {
 	return l.referOf(uint32(cseq))
 }
 
-// drop takes a REFER from the open ones.
+// dropRefer removes a REFER from the open ones.
 func (l *leg) dropRefer(r *refer) {
 	if l.lastRefer == r {
 		l.lastRefer = nil
@@ -63,8 +62,8 @@ func (l *leg) dropRefer(r *refer) {
 	l.earlierRefers = slices.DeleteFunc(slices.Clone(l.earlierRefers), func(o *refer) bool { return o == r })
 }
 
-// settle notes the outcome of an open REFER. One that failed after the phone had sent
-// another is not told: the phone itself has given it up.
+// settleRefer applies the outcome of an open REFER. If it failed after the phone had sent
+// another REFER, no event is emitted: the phone itself has given it up.
 func (t *Tracker) settleRefer(r *refer, at time.Time, code int, phrase string) {
 	if r != r.leg.lastRefer && code >= 300 {
 		r.leg.dropRefer(r)
@@ -74,8 +73,8 @@ func (t *Tracker) settleRefer(r *refer, at time.Time, code int, phrase string) {
 	t.emitTransfer(r, at, code, phrase, "")
 }
 
-// keepOpen gives a leg that is restored its open REFERs back: the last by time is
-// the one that no other has followed.
+// restoreRefer adds an open REFER to a leg that is restored. The latest one becomes
+// lastRefer.
 func (l *leg) restoreRefer(r *refer) {
 	open := append(l.openRefers(), r)
 	slices.SortStableFunc(open, func(a, b *refer) int { return a.at.Compare(b.at) })
@@ -83,5 +82,5 @@ func (l *leg) restoreRefer(r *refer) {
 	l.lastRefer, l.earlierRefers = open[n], open[:n:n]
 }
 
-// isOpen reports whether the outcome of a leg's REFER is not known.
+// isOpenRefer reports whether a REFER of a leg has no outcome yet.
 func (l *leg) isOpenRefer(r *refer) bool { return slices.Contains(l.openRefers(), r) }

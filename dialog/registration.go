@@ -10,45 +10,46 @@ import (
 )
 
 const (
-	// maxRegistrations is how many addresses of record are followed. About
-	// 400 bytes each.
+	// maxRegistrations is the number of addresses of record that are followed. About 400
+	// bytes each.
 	maxRegistrations = 1 << 16
 
-	// maxTurns is how many of an address's turns are known by their Call-ID.
+	// maxPeriods is the number of registration periods of an address that are known by
+	// their Call-ID.
 	maxPeriods = 8
 
-	// maxRegisters is how many REGISTERs that await their 2xx are known, and
-	// maxAgent how long the name of their phone may be.
+	// maxRegisters is the number of REGISTERs in memory that await their 2xx, and maxAgent
+	// the longest User-Agent of their phones, in bytes.
 	maxRegisters = 1 << 10
 	maxAgent     = 256
 )
 
-// A registrar knows which addresses of record have a binding. From the first
-// binding to the end of the last is a turn; it is a call of two events.
+// A registrar follows which addresses of record have a binding. A registration period lasts
+// from the first binding to the end of the last; it is a call of two events.
 type registrar struct {
 	registrations *simplelru.LRU[Extension, *registration]
 	expiries      registrationHeap
-	pending       *simplelru.LRU[registerKey, pendingRegister]
+	pending       *simplelru.LRU[registerKey, pendingRegister] // REGISTERs that await their 2xx
 }
 
 // A pendingRegister is a REGISTER that awaits its 2xx.
 type pendingRegister struct {
-	head      string // "": it was too long to be kept
-	userAgent string // User-Agent, if it may begin a turn
+	head      string // "": it was too long
+	userAgent string // if it may begin a period
 }
 
-// registerKey names a REGISTER transaction.
+// A registerKey identifies a REGISTER transaction.
 type registerKey struct{ callID, branch string }
 
-// A registration is an address of record: in a turn, or between two.
+// A registration is an address of record: in a registration period, or between two.
 type registration struct {
 	ext       Extension
-	call      string    // of the turn, or of the last one
-	periods   []string  // calls of those turns that are named by Call-ID alone
-	userAgent string    // of the phone that began the turn
+	call      string    // call id of the period, or of the last one
+	periods   []string  // call ids of the periods that are derived from the Call-ID alone
+	userAgent string    // of the phone that began the period
 	until     time.Time // when the last binding expires; zero: there is none
-	nextCheck time.Time // when to see whether it has: then, or earlier
-	heapIndex int       // in the expiries, while there is a binding
+	nextCheck time.Time // when the heap checks until: then, or earlier
+	heapIndex int       // index in the heap, while there is a binding
 }
 
 func newRegistrar() *registrar {
@@ -60,7 +61,7 @@ func newRegistrar() *registrar {
 	return r
 }
 
-// registration follows a REGISTER and its response.
+// observeRegister applies a REGISTER or its response.
 func (t *Tracker) observeRegister(m *Message) {
 	if m.Request() {
 		t.storeRegister(m)
@@ -91,9 +92,10 @@ func (t *Tracker) observeRegister(m *Message) {
 	}
 }
 
-// begin names a turn. The first of a Call-ID is named by that alone, so that a
-// refresh that seems to begin it, as after a restart, gives it the same name.
-// A later one is named by the REGISTER that begins it.
+// beginPeriod sets the call id of a new period. For the first period with a Call-ID the id
+// is derived from that alone, so that a refresh which seems to begin it, as after a
+// restart, yields the same id. For a later one it is also derived from the REGISTER that
+// begins it.
 func (g *registration) beginPeriod(m *Message) {
 	g.call = deriveID("registration", g.ext.User, g.ext.Domain, m.CallID)
 	if len(g.periods) == maxPeriods || slices.Contains(g.periods, g.call) {
@@ -103,8 +105,8 @@ func (g *registration) beginPeriod(m *Message) {
 	g.periods = append(g.periods, g.call)
 }
 
-// registering keeps what a REGISTER asks for, and the name of a phone that may begin a
-// turn.
+// storeRegister keeps the contents of a REGISTER for its 2xx, and the User-Agent of a phone
+// that may begin a period.
 func (t *Tracker) storeRegister(m *Message) {
 	if m.Src != Edge || m.Dst != PBX || m.Trunk != "" {
 		return
@@ -136,8 +138,8 @@ func (t *Tracker) storeRegister(m *Message) {
 	t.registrar.pending.Add(registerKey{piece[:len(m.CallID)], piece[len(m.CallID):n]}, p)
 }
 
-// answered returns what the REGISTER that m answers asks for and the name of its phone,
-// as far as they were kept, and forgets it.
+// takePending returns the REGISTER that m answers and the User-Agent of its phone, as far
+// as they were kept. A final response removes them.
 func (r *registrar) takePending(m *Message) (asked *registerRequest, agent string) {
 	key := registerKey{m.CallID, m.Branch}
 	p, ok := r.pending.Peek(key)
@@ -150,8 +152,8 @@ func (r *registrar) takePending(m *Message) (asked *registerRequest, agent strin
 	return readRegister(p.head), p.userAgent
 }
 
-// extend puts off the end of a turn. The heap hears of it only if the end
-// comes sooner.
+// extendPeriod postpones the end of a period. The heap is changed only if the end comes
+// sooner.
 func (r *registrar) extendPeriod(g *registration, until time.Time) {
 	g.until = until
 	if until.Before(g.nextCheck) {
@@ -160,7 +162,7 @@ func (r *registrar) extendPeriod(g *registration, until time.Time) {
 	}
 }
 
-// next returns when to look at the first of the turns.
+// nextExpiry returns when to check the first of the periods.
 func (r *registrar) nextExpiry() (time.Time, bool) {
 	if len(r.expiries) == 0 {
 		return time.Time{}, false
@@ -168,7 +170,7 @@ func (r *registrar) nextExpiry() (time.Time, bool) {
 	return r.expiries[0].nextCheck, true
 }
 
-// forget drops what is due of a registration.
+// unschedule removes a registration from the heap.
 func (r *registrar) unschedule(g *registration) {
 	if !g.until.IsZero() {
 		heap.Remove(&r.expiries, g.heapIndex)
@@ -176,7 +178,7 @@ func (r *registrar) unschedule(g *registration) {
 	}
 }
 
-// expireBindings ends the turns whose last binding has expired by now.
+// expireBindings ends the periods whose last binding has expired by now.
 func (t *Tracker) expireBindings(now time.Time) {
 	r := t.registrar
 	for len(r.expiries) > 0 && !r.expiries[0].nextCheck.After(now) {
@@ -190,13 +192,14 @@ func (t *Tracker) expireBindings(now time.Time) {
 	}
 }
 
+// endRegistration ends a period and emits unregistered.
 func (t *Tracker) endRegistration(g *registration, at time.Time) {
 	t.registrar.unschedule(g)
 	t.emitRegistration(g, Unregistered, at)
 }
 
-// tell says that a turn begins or ends. When it ends is in the event's id, as
-// a turn that was named anew after a restart may have the name of an older one.
+// emitRegistration emits that a period begins or ends. The id of unregistered includes its
+// time, as after a restart a new period may have the call id of an older one.
 func (t *Tracker) emitRegistration(g *registration, typ Type, at time.Time) {
 	e := Event{
 		Call:      g.call,
@@ -216,8 +219,8 @@ func (t *Tracker) emitRegistration(g *registration, typ Type, at time.Time) {
 	t.events = append(t.events, e)
 }
 
-// expiries is a heap of the registrations that have a binding, by when they
-// are looked at.
+// registrationHeap is a heap of the registrations that have a binding, by the time of their
+// next check.
 type registrationHeap []*registration
 
 func (d registrationHeap) Len() int           { return len(d) }

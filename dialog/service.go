@@ -14,8 +14,8 @@ import (
 //   - An extension that the PBX calls back in its own name is not called: it
 //     calls whom the PBX calls next.
 
-// host gives the leg of a caller who dialed a queue, a menu or a conference the
-// turn of that extension too.
+// addService adds the party of the queue, IVR or conference that the caller on a leg
+// dialed, if it dialed one.
 func (t *Tracker) addService(l *leg) {
 	if kind := t.directory.declared[l.calledExt.User]; kind.isService() {
 		l.service = l.newParty(l.calledExt, In)
@@ -23,7 +23,7 @@ func (t *Tracker) addService(l *leg) {
 	}
 }
 
-// sentOn returns the extension that sends a call on to a trunk: the one that
+// forwardingExtension returns the extension that sends a call on to a trunk: the one that
 // diverts it (RFC 5806, RFC 7044), or has referred it (RFC 3515, RFC 3892).
 func (t *Tracker) forwardingExtension(c *call, i *inviteMatch, f *inviteFacts, r *refer) (ext Extension, ok bool) {
 	if i.Src != PBX || i.Trunk == "" {
@@ -43,15 +43,16 @@ func (t *Tracker) forwardingExtension(c *call, i *inviteMatch, f *inviteFacts, r
 	return ext, false
 }
 
-// callBack gives the leg that the PBX calls an extension on, in the extension's
-// own name, a party that calls, once it is known whom.
+// addCallback gives the leg on which the PBX calls an extension back, showing the
+// extension's own number, an outgoing party. Its dial-out follows once the called number is
+// known.
 func (t *Tracker) addCallback(l *leg, ext Extension) {
 	l.party = l.newParty(ext, Out)
 	l.call.callback = l.party
 }
 
-// callsBack says that an extension calls, when the PBX has reached it and now
-// calls whom it wanted on leg l: ext, or somebody outside. The Request-URI of an
+// dialCallback emits the dial-out of an extension that the PBX has called back, when the
+// PBX calls the wanted number on leg l: ext, or a number outside. The Request-URI of an
 // extension's leg is its phone's contact, which is no number.
 func (t *Tracker) dialCallback(l *leg, ext Extension) {
 	p := l.call.callback
@@ -70,10 +71,10 @@ func (t *Tracker) dialCallback(l *leg, ext Extension) {
 	t.emitDial(p, DialOut, l.began)
 }
 
-// backs reports whether on leg l the PBX calls an extension back.
+// isCallbackLeg reports whether the PBX calls an extension back on leg l.
 func (c *call) isCallbackLeg(l *leg) bool { return c.callback != nil && l.party == c.callback }
 
-// distributor returns the queue or menu that has a party called; nil: none.
+// findDistributor returns the queue or IVR that has a party called; nil: none.
 func (p *party) findDistributor() *Extension {
 	if p.flow != In || p.kind != "" || !p.firstLeg.call.serviceCalls(p.firstLeg) {
 		return nil
@@ -86,7 +87,8 @@ func (p *party) findDistributor() *Extension {
 	return nil
 }
 
-// bridge notes that the callee of leg l answered; unbridge that one left.
+// startBridge notes that the callee of leg l talks with the caller, unless l was not called
+// by the caller's queue or IVR.
 func (c *call) startBridge(l *leg, at time.Time) {
 	if l.notAgent = l.notAgent || !c.serviceCalls(l); l.notAgent {
 		return
@@ -97,9 +99,9 @@ func (c *call) startBridge(l *leg, at time.Time) {
 	}
 }
 
-// bridgeElsewhere notes that the callee's leg l was canceled because somebody else
-// answered. If no other leg of the call was answered while l rang, the caller talks
-// from then on with a phone whose leg is of another call.
+// bridgeElsewhere notes that the callee's leg l was canceled because another phone
+// answered. If no other leg of the call was answered while l rang, the caller talks from
+// then on with a phone whose leg is in another call.
 func (c *call) bridgeElsewhere(l *leg) {
 	answered := func(o *leg) bool {
 		return o != l && o.origin == PBX && (o.state == talking || !o.answered.Before(l.began))
@@ -111,8 +113,8 @@ func (c *call) bridgeElsewhere(l *leg) {
 	c.pickedUp = !l.notAgent
 }
 
-// leavePickup notes that the phone that had picked up the call c has sent it on by the
-// REFER r: from when that was sent it no longer talks with the caller.
+// leavePickup notes that the phone which had picked up the call c has transferred it by the
+// REFER r: it talks with the caller only until that was sent.
 func (t *Tracker) leavePickup(c *call, r *refer) {
 	if c.pickedUp {
 		c.pickedUp = false
@@ -120,6 +122,7 @@ func (t *Tracker) leavePickup(c *call, r *refer) {
 	}
 }
 
+// stopBridge notes that a callee has left; with the last one the talk ends.
 func (c *call) stopBridge(at time.Time) {
 	agent := func(l *leg) bool { return l.origin == PBX && l.state == talking && !l.notAgent }
 	if !c.bridgedSince.IsZero() && !c.pickedUp && !slices.ContainsFunc(c.legs, agent) {
@@ -128,8 +131,8 @@ func (c *call) stopBridge(at time.Time) {
 	}
 }
 
-// endHost ends the turn of a queue, menu or conference with the caller's leg,
-// which had that outcome.
+// endService ends the party of a queue, IVR or conference with the caller's leg, which had
+// the outcome o.
 func (t *Tracker) endService(p *party, at time.Time, o outcome) {
 	c := p.firstLeg.call
 	bridged := c.wasBridged || !c.bridgedSince.IsZero()
@@ -159,15 +162,16 @@ func (t *Tracker) endService(p *party, at time.Time, o outcome) {
 	}
 }
 
-// has reports whether a leg carries a party.
+// carries reports whether p is the leg's party or its service.
 func (l *leg) carries(p *party) bool { return l.party == p || l.service == p }
 
-// hostElsewhere reports whether another leg than l that is not over carries l's host.
+// serviceOnOtherLeg reports whether a leg other than l that is not over carries l's
+// service.
 func (c *call) serviceOnOtherLeg(l *leg) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.state != over && o.service == l.service })
 }
 
-// others reports whether a leg beside l carries a party.
+// partyOnOtherLeg reports whether a leg other than l carries a party.
 func (c *call) partyOnOtherLeg(l *leg, p *party) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.carries(p) })
 }

@@ -9,11 +9,11 @@ import (
 // A REFER can lead to a queue, a menu or a conference. The host's turn is then on the
 // leg of who was transferred there. If that leg has a host already, its turn ends.
 
-// hosts reports whether a caller's leg carries a turn of such an extension.
+// isService reports whether an extension of this kind is a queue, IVR or conference.
 func (k Kind) isService() bool { return k == Queue || k == IVR || k == Conference }
 
-// referHost begins or hands over the turn of the host to which the REFER r leads, when
-// the PBX has accepted it.
+// referToService starts or hands over the party of the service that is the target of the
+// REFER r, when the PBX has accepted r.
 func (t *Tracker) referToService(r *refer, at time.Time) {
 	if r.leg.call.throughProxy(r.leg) {
 		return // the PBX is a proxy: the other phone calls the host by itself
@@ -42,10 +42,10 @@ func (t *Tracker) replacedBy(r *refer) (legs []*leg) {
 	return legs
 }
 
-// handOver lets the host of leg l go on when l's phone leaves it to who is behind its
-// other leg. Who talks with an agent by then has left the queue: the turn ends with l.
-// Else the legs on which agents ring carry the turn from then on; without one, it is
-// another turn, on the leg of who takes over.
+// handOverService hands the service of leg l over when l's phone transfers it to the other
+// end of its other leg. A caller that talks with an agent by then has left the queue: the
+// party ends with l. Else the legs on which agents ring carry the party from then on; if
+// there are none, a new party starts on the leg of the new caller.
 func (t *Tracker) handOverService(r *refer, l, other *leg, at time.Time) {
 	p := l.service
 	if p == nil || p.over || l.call.otherLegTalks(l) {
@@ -58,8 +58,8 @@ func (t *Tracker) handOverService(r *refer, l, other *leg, at time.Time) {
 	}
 }
 
-// passHost lets the callees' legs that are not over carry the turn of l's host. It
-// reports whether there is one.
+// passService lets the callees' legs that are not over carry l's service. It reports
+// whether there is such a leg.
 func (l *leg) passService() (carried bool) {
 	for _, o := range l.call.legs {
 		if o != l && o.origin == PBX && o.state != over && o.service == nil {
@@ -69,7 +69,8 @@ func (l *leg) passService() (carried bool) {
 	return carried
 }
 
-// partner returns the leg of who talks with the phone at leg l; nil: none is known.
+// partner returns the leg of the person that talks with the phone at leg l; nil: none is
+// known.
 func (l *leg) partner() (partner *leg) {
 	c := l.call
 	if caller := c.caller; l.origin == PBX && caller != nil && caller.state == talking {
@@ -83,8 +84,8 @@ func (l *leg) partner() (partner *leg) {
 	return partner
 }
 
-// beginHost begins the turn of an extension that is a queue, menu or conference on
-// leg l, to which the REFER r has sent it. A REFER begins one turn of it.
+// startService starts the party of a queue, IVR or conference on leg l, which the REFER r
+// has sent there. A REFER starts one party at most.
 func (t *Tracker) startService(r *refer, l *leg, ext Extension, kind Kind, number string, at time.Time) {
 	if l == nil {
 		return
@@ -114,7 +115,8 @@ func (t *Tracker) startService(r *refer, l *leg, ext Extension, kind Kind, numbe
 	t.emitDial(p, DialIn, at)
 }
 
-// awaitAgent notes that a turn of a host begins: who talks now is none of its agents.
+// awaitAgent notes that the party of a service starts: phones that talk now are not its
+// agents.
 func (c *call) awaitAgent() {
 	for _, o := range c.legs {
 		o.notAgent = o.notAgent || o.origin == PBX && o.state == talking
@@ -122,8 +124,8 @@ func (c *call) awaitAgent() {
 	c.bridgedSince, c.wasBridged, c.pickedUp, c.bridgedFor = time.Time{}, false, false, 0
 }
 
-// notReferred ends the turn that the REFER r has begun, as the PBX has since reported
-// another final status than 2xx.
+// endReferredService ends the party that the REFER r has started, as the PBX has since
+// reported a final status other than 2xx.
 func (t *Tracker) endReferredService(r *refer, at time.Time, code int, phrase string) {
 	for _, l := range r.leg.call.legs {
 		if p := l.service; p != nil && !p.over && p.dialedNumber == r.target && r.target != "" {
@@ -133,8 +135,8 @@ func (t *Tracker) endReferredService(r *refer, at time.Time, code int, phrase st
 	}
 }
 
-// hostNumber returns the number by which a REFER has sent who is in the call to a
-// queue, menu or conference; "": none has.
+// serviceNumber returns the number of the service that a REFER has sent the call's caller
+// to; "": none has.
 func (c *call) serviceNumber() string {
 	for _, p := range c.parties {
 		if p.kind != "" && !p.over {
@@ -144,8 +146,8 @@ func (c *call) serviceNumber() string {
 	return ""
 }
 
-// hostCalls reports whether the leg l is of whom the call's host, if it has one, calls:
-// not of whom a REFER to somebody else names.
+// serviceCalls reports whether the call's service, if it has one, may have called leg l. It
+// has not if a REFER to another number has caused l.
 func (c *call) serviceCalls(l *leg) bool {
 	if l.referredTo == "" {
 		return true
@@ -158,8 +160,8 @@ func (c *call) serviceCalls(l *leg) bool {
 	return false
 }
 
-// leaveHost notes that a phone has left who it talked with by the REFER r. From when it
-// was sent an agent no longer counts as talking with the host's caller.
+// leaveService notes that a phone has left its calls by the REFER r. As an agent it no
+// longer counts as talking with the service's caller, from when r was sent.
 func (t *Tracker) leaveService(r *refer) {
 	for _, l := range append(t.replacedBy(r), r.leg) {
 		l.hasReferred = true

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// A Change says how a call now stands, for whoever keeps the live calls.
+// A Change is the new state of a live call, for the store.
 type Change struct {
 	Call   string // its id
-	Record []byte // what must be known to go on with it, a JSON object; nil: it is over
+	Record []byte // snapshot from which Restore continues the call, a JSON object; nil: the call is over
 }
 
-// Changed returns the calls that have changed by until since they were last
-// returned, the first time since it was called first. A call that was over
-// before it was ever returned is not.
+// Changed returns the calls that have changed by until since they were last returned; at
+// its first call, it starts to collect changes. It leaves out a call that was over before
+// it was ever returned.
 func (t *Tracker) Changed(until time.Time) (changes []Change) {
 	t.snapshotting, t.events = true, nil
 	n := 0
@@ -46,8 +46,8 @@ func (t *Tracker) Changed(until time.Time) (changes []Change) {
 	return changes
 }
 
-// Unkept returns when the oldest change was that Changed has not returned; false
-// if there is none.
+// Unkept returns the time of the oldest change that Changed has not returned; false if
+// there is none.
 func (t *Tracker) Unkept() (time.Time, bool) {
 	if len(t.changedCalls) == 0 {
 		return time.Time{}, false
@@ -55,7 +55,7 @@ func (t *Tracker) Unkept() (time.Time, bool) {
 	return t.changedCalls[0].changedAt, true
 }
 
-// touch notes that a call has changed, or may have.
+// markChanged notes that a call has changed, or may have.
 func (t *Tracker) markChanged(c *call) {
 	if t.snapshotting && c.changedAt.IsZero() {
 		c.changedAt = c.lastHeard
@@ -63,14 +63,14 @@ func (t *Tracker) markChanged(c *call) {
 	}
 }
 
-// up reports whether a call still has something to say: also the hangup of a party
-// whose last leg was refused a moment ago.
+// unfinished reports whether a call may still emit events, such as the hangup of a party
+// whose last leg was just refused.
 func (c *call) unfinished() bool {
 	return c.live() || slices.ContainsFunc(c.parties, func(p *party) bool { return p.dialed && !p.over })
 }
 
-// record writes down what is kept of a call; refers are the REFERs that a new
-// leg may follow, and the wall clock is ahead by offset.
+// encodeSnapshot returns the snapshot of a call. refers are the REFERs that a new leg may
+// follow; offset is how far the wall clock is ahead.
 func (c *call) encodeSnapshot(refers []*refer, offset time.Duration) []byte {
 	s := snapshotCodec{offset: offset, legs: slices.Clone(c.legs), parties: slices.Clone(c.parties)}
 	for _, r := range refers {
@@ -91,8 +91,8 @@ func (c *call) encodeSnapshot(refers []*refer, offset time.Duration) []byte {
 	return append(s.out, '}')
 }
 
-// fields are what is kept of a call, its legs and its parties. A name is for
-// good: never change one, only add.
+// codeFields codes the fields of a call, its legs and its parties. Stored names are
+// permanent: add names, never change one.
 func (c *call) codeFields(s *snapshotCodec) {
 	codeText(s, "id", &c.id)
 	codeNumber(s, "seq", &c.seq)
@@ -231,8 +231,8 @@ func (f *inviteFacts) codeFields(s *snapshotCodec) {
 	codeFlag(s, "withheld", &f.withheld)
 }
 
-// fields leave out a REFER: until it is accepted it is of no account, and after a
-// restart it never is.
+// codeFields leaves out a REFER: before it is accepted it has no effect, and after a
+// restart its acceptance can no longer be matched.
 func (k *unverifiedRequest) codeFields(s *snapshotCodec) {
 	codeText(s, "branch", &k.branch)
 	codeTime(s, "at", &k.at)
@@ -257,12 +257,12 @@ func (o *outcome) codeFields(s *snapshotCodec) {
 	codeFlag(s, "elsewhere", &o.elsewhere)
 }
 
-// A keptRefer is a REFER of a call's.
+// A storedRefer is a REFER of a call in its snapshot.
 type storedRefer struct {
 	*refer
 	awaited bool // a new leg may follow it
-	open    bool // its leg waits to hear what became of it
-	byParty bool // its party, whose leg has ended, waits for that
+	open    bool // its leg waits for its outcome
+	byParty bool // its party, whose legs have ended, waits for its outcome
 }
 
 func (r *storedRefer) codeFields(s *snapshotCodec) {
@@ -321,7 +321,7 @@ func (p *party) codeFields(s *snapshotCodec) {
 	codeObject(s, "like", &p.template, codeTemplate)
 }
 
-// likeFields are what say takes from an event.
+// codeTemplate codes the fields of an event that copyFrom copies.
 func codeTemplate(e *Event, s *snapshotCodec) {
 	codeText(s, "caller_num", &e.CallerNum)
 	codeText(s, "caller_name", &e.CallerName)
@@ -351,19 +351,18 @@ func codeTemplate(e *Event, s *snapshotCodec) {
 
 func codeExtensionFields(e *Extension, s *snapshotCodec) { codeExtension(s, "user", "domain", e) }
 
-// Restore takes up calls from what Changed returned of them, and from the
-// events of the log since then, in its order. It is called before anything is
-// observed. A call that cannot be read is an error; the others are taken up. node
-// names this process in the log from here on, if others share it: what they follow
-// is not taken up. SetClock comes before it.
+// Restore continues calls from the snapshots that Changed has returned, and from the events
+// that the event log has since then, in its order. Call it after SetClock and before any
+// message is observed. It returns an error for each call that it cannot read, and restores
+// the others. node is the name of this process in the event log from then on, if other
+// nodes share it: calls that they follow are not restored.
 //
-// What happened between the last record and the restart only the log knows: a
-// party whose dial is in no record goes on from there. Its hangup tells what
-// the events in the log did.
+// Only the event log has what happened between the last snapshot and the restart. A party
+// whose dial is in no snapshot continues from its dial event, and its hangup repeats the
+// fields of its events in the log.
 //
-// A restart has cut the transactions: no response to an INVITE comes any more.
-// The phone that calls sends CANCEL, or the one that is called BYE, and that
-// ends a leg that was not answered.
+// A restart loses the transactions: no response to an INVITE will come. The calling phone
+// sends CANCEL, or the called one BYE, and that ends a leg that was not answered.
 func (t *Tracker) Restore(node string, records []Change, log []Event) error {
 	t.node, t.snapshotting = node, true
 	var errs []error
@@ -408,8 +407,7 @@ func (t *Tracker) Restore(node string, records []Change, log []Event) error {
 	return errors.Join(errs...)
 }
 
-// readCall makes a call of its record, and returns the REFERs that a new leg may
-// follow.
+// decodeSnapshot returns the call in a snapshot, and the REFERs that a new leg may follow.
 func (t *Tracker) decodeSnapshot(record []byte) (c *call, refers []*refer, err error) {
 	s := snapshotCodec{mode: modeRead}
 	if err := json.Unmarshal(record, &s.in); err != nil {
@@ -457,7 +455,7 @@ func (t *Tracker) decodeSnapshot(record []byte) (c *call, refers []*refer, err e
 	return c, refers, nil
 }
 
-// adopt lets a call that was read be found.
+// indexRestored adds a restored call to the indexes, so that messages find it.
 func (t *Tracker) indexRestored(c *call) {
 	c.callIDs = slices.DeleteFunc(c.callIDs, func(id string) bool { return t.callByCallID[id] != nil })
 	for _, id := range c.callIDs {
@@ -483,7 +481,7 @@ func (t *Tracker) indexRestored(c *call) {
 	}
 }
 
-// relive takes from an event what its call's record does not say yet.
+// restoreFromEvent applies an event to its call, as far as the call's snapshot is older.
 func (t *Tracker) restoreFromEvent(calls map[string]*call, e *Event) {
 	c, at := calls[e.Call], t.clock.steadyTime(e.At)
 	if c == nil {
@@ -578,8 +576,9 @@ func (t *Tracker) restoreFromEvent(calls map[string]*call, e *Event) {
 	}
 }
 
-// outlasts reports whether a leg goes on when its party p is over, as it carries another
-// that is not. A host is passed to the legs of its callees, if there are any.
+// outlastsParty reports whether a leg goes on when its party p has ended, because it
+// carries another party that has not. The party of a queue, IVR or conference moves to the
+// legs of its callees, if there are any.
 func (l *leg) outlastsParty(p *party) bool {
 	if l.service == p {
 		return l.party != nil && !l.party.over
@@ -587,8 +586,8 @@ func (l *leg) outlastsParty(p *party) bool {
 	return l.service != nil && !l.service.over && !l.passService()
 }
 
-// relivedParty is the party whose dial only the log knows, on the leg that it
-// says.
+// partyFromEvent adds the party of a dial event that no snapshot has, on the leg that the
+// event names.
 func (t *Tracker) partyFromEvent(c *call, e *Event) *party {
 	like := *e // e shares memory with all of the log
 	p := &party{id: e.Party, ext: Extension{e.Extension.User, lowerHost(e.Extension.Domain)}, flow: e.Flow, userAgent: e.UserAgent, template: &like}
@@ -613,7 +612,7 @@ func (t *Tracker) partyFromEvent(c *call, e *Event) *party {
 	return p
 }
 
-// relivedLeg is the leg that only the log knows.
+// legFromEvent adds a leg that no snapshot has, from an event that names its dialog.
 func (t *Tracker) legFromEvent(c *call, e *Event) *leg {
 	at := t.clock.steadyTime(e.At)
 	l := &leg{
@@ -636,7 +635,7 @@ func (t *Tracker) legFromEvent(c *call, e *Event) *leg {
 	return l
 }
 
-// dialog returns the leg that an event names, of those that are such.
+// legOfDialog returns the last leg that has the dialog id and satisfies such; nil: none.
 func (c *call) legOfDialog(id LegID, such func(*leg) bool) *leg {
 	for _, l := range slices.Backward(c.legs) {
 		if l.origin == id.Origin && l.callID == id.CallID && l.fromTag == id.FromTag && such(l) {
@@ -646,7 +645,7 @@ func (c *call) legOfDialog(id LegID, such func(*leg) bool) *leg {
 	return nil
 }
 
-// as tells in e what another event of its party told.
+// copyFrom copies the fields that all events of a party share from another of its events.
 func (e *Event) copyFrom(o *Event) {
 	e.CallerNum, e.CallerName, e.CallerExtension, e.CallerE164 = o.CallerNum, o.CallerName, o.CallerExtension, o.CallerE164
 	e.CalledNumber, e.CalledExtension, e.CalledDID, e.CalledE164 = o.CalledNumber, o.CalledExtension, o.CalledDID, o.CalledE164

@@ -10,35 +10,35 @@ import (
 	"unicode/utf8"
 )
 
-// A scribe goes over the fields of what is kept, and writes each down or reads
-// it back: there is one list of fields, so that neither side forgets one. What
-// is written is a JSON object; a field that is zero is left out, one that is
-// unknown is passed over.
+// A snapshotCodec encodes or decodes the fields of a snapshot. One list of fields serves
+// both directions, so that neither can miss a field. A snapshot is a JSON object; zero
+// fields are left out, unknown ones ignored.
 //
-// Legs and parties refer to each other by their places in two lists. Before
-// it writes, a scribe goes over the fields once to make these lists.
+// Legs and parties refer to each other by their index in two lists. Before encoding, the
+// codec passes over the fields once to collect these lists.
 type snapshotCodec struct {
 	mode codecMode
-	out  []byte
-	in   map[string]any
-	err  error
+	out  []byte         // JSON that is encoded
+	in   map[string]any // object that is decoded
+	err  error          // first error while decoding
 
-	offset time.Duration // of the wall clock, by which times are kept, from the steady one
+	offset time.Duration // offset of the wall clock, which stored times use, from the steady clock
 
 	legs    []*leg
 	parties []*party
 	refers  []storedRefer
 }
 
+// A codecMode is what a snapshotCodec does with the fields that it passes over.
 type codecMode uint8
 
 const (
-	modeList codecMode = iota
+	modeList codecMode = iota // collects legs and parties
 	modeWrite
 	modeRead
 )
 
-// key begins a member of the object that is written.
+// beginMember starts a member of the object that is encoded.
 func (s *snapshotCodec) beginMember(name string) {
 	if s.out[len(s.out)-1] != '{' {
 		s.out = append(s.out, ',')
@@ -48,13 +48,14 @@ func (s *snapshotCodec) beginMember(name string) {
 	s.out = append(s.out, '"', ':')
 }
 
+// setError keeps the first error: the member and its invalid value.
 func (s *snapshotCodec) setError(name string, v any) {
 	if s.err == nil {
 		s.err = fmt.Errorf("%s is %v", name, v)
 	}
 }
 
-// read returns the value of a member of the object that is read.
+// readMember returns the value of a member of the object that is decoded.
 func readMember[T any](s *snapshotCodec, name string) (v T, ok bool) {
 	got, ok := s.in[name]
 	if !ok {
@@ -163,7 +164,7 @@ func codeTime(s *snapshotCodec, name string, v *time.Time) {
 	}
 }
 
-// keepWall keeps a time that is by the wall clock already.
+// codeWallTime codes a time that is by the wall clock already.
 func codeWallTime(s *snapshotCodec, name string, v *time.Time) {
 	offset := s.offset
 	s.offset = 0
@@ -213,8 +214,7 @@ func codePairs(s *snapshotCodec, name string, v *[][2]string) {
 	}
 }
 
-// keepObject goes over the fields of *v as an object of its own; of a nil one there
-// are none.
+// codeObject codes *v as an object of its own, and a nil one not at all.
 func codeObject[T any](s *snapshotCodec, name string, v **T, fields func(*T, *snapshotCodec)) {
 	switch s.mode {
 	case modeRead:
@@ -229,8 +229,7 @@ func codeObject[T any](s *snapshotCodec, name string, v **T, fields func(*T, *sn
 	}
 }
 
-// keepPart goes over the fields of *v as an object of its own; of a zero one there
-// are none.
+// codeValue codes *v as an object of its own, and a zero one not at all.
 func codeValue[T comparable](s *snapshotCodec, name string, v *T, fields func(*T, *snapshotCodec)) {
 	var zero T
 	if s.mode == modeRead || *v != zero {
@@ -238,6 +237,7 @@ func codeValue[T comparable](s *snapshotCodec, name string, v *T, fields func(*T
 	}
 }
 
+// codeNested codes the fields of *v within an object of its own.
 func codeNested[T any](s *snapshotCodec, name string, v *T, fields func(*T, *snapshotCodec)) {
 	switch s.mode {
 	case modeList:
@@ -257,7 +257,7 @@ func codeNested[T any](s *snapshotCodec, name string, v *T, fields func(*T, *sna
 	}
 }
 
-// keepList goes over the fields of each of a list.
+// codeList codes the elements of a list, each as an object.
 func codeList[T any](s *snapshotCodec, name string, v *[]T, fields func(*T, *snapshotCodec)) {
 	switch s.mode {
 	case modeList:
@@ -300,11 +300,11 @@ func codeList[T any](s *snapshotCodec, name string, v *[]T, fields func(*T, *sna
 	}
 }
 
-// keepLeg goes over a reference to a leg, keepParty over one to a party.
+// codeLeg codes a reference to a leg, codeParty one to a party.
 func codeLeg(s *snapshotCodec, name string, v **leg)     { codeReference(s, name, v, &s.legs) }
 func codeParty(s *snapshotCodec, name string, v **party) { codeReference(s, name, v, &s.parties) }
 
-// keepPlace goes over a reference to one of a list: its place there, from 1.
+// codeReference codes a pointer into a list as the index there, from 1.
 func codeReference[T any](s *snapshotCodec, name string, v **T, in *[]*T) {
 	place := 0
 	if *v != nil {

@@ -5,17 +5,17 @@ import (
 	"strings"
 )
 
-// An outcome is how a leg ended.
+// An outcome is how a leg or party ended.
 type outcome struct {
 	status    Status
-	code      int    // the final response; 0 after a BYE or a silence
-	phrase    string // its phrase
+	code      int    // final response; 0 after a BYE or a time limit
+	phrase    string // reason phrase of the response
 	q850      int
 	by        HangupBy
-	elsewhere bool
+	elsewhere bool // another leg was answered
 }
 
-// reversed returns who ended the call as seen by the other end of the leg.
+// reversed returns the same as seen from the other end of the leg.
 func (by HangupBy) reversed() HangupBy {
 	switch by {
 	case ByCaller:
@@ -26,8 +26,8 @@ func (by HangupBy) reversed() HangupBy {
 	return by
 }
 
-// weight orders what several legs say: of the devices of a party, and of the
-// callees of a caller, the heaviest word counts.
+// statusWeight orders the statuses of several legs: of a party's devices, and of a caller's
+// callees, the heaviest status counts.
 var statusWeight = map[Status]int{
 	Unknown:     1,
 	Congestion:  2,
@@ -39,8 +39,8 @@ var statusWeight = map[Status]int{
 	Answered:    8,
 }
 
-// calleeWeight is the weight of a callee's word for its caller. One that was forwarded
-// says nothing if another is known: what the forwarded call became.
+// calleeWeight is the weight of a callee's status for its caller. FORWARDED is the lightest
+// one: the status of the forwarded call counts if it is known.
 func calleeWeight(s Status) int {
 	if s == Forwarded {
 		return statusWeight[Unknown]
@@ -48,7 +48,8 @@ func calleeWeight(s Status) int {
 	return statusWeight[s]
 }
 
-// word is the built-in table: what a final response says of a call.
+// statusForCode returns the status of a final response by the built-in table. rang reports
+// whether the phone rang.
 func statusForCode(code int, rang bool) Status {
 	switch code {
 	case 486, 600, 603:
@@ -67,8 +68,8 @@ func statusForCode(code int, rang bool) Status {
 	return Congestion
 }
 
-// q850Words is what a Q.850 cause on a final response says; a cause that is
-// not listed, and 16, leave it to the SIP code.
+// q850Status is the status of a Q.850 cause on a final response. For a cause that is not
+// listed, and for 16, the SIP code decides.
 var q850Status = map[int]Status{
 	1:  ChanUnavail,
 	3:  ChanUnavail,
@@ -89,22 +90,21 @@ var q850Status = map[int]Status{
 	88: Congestion,
 }
 
-// The causes that a PBX gives on the CANCEL of a callee's leg. Asterisk gives 16 to a
-// leg that was picked up, and to any leg behind a Local channel that it hangs up.
+// Causes that a PBX gives on the CANCEL of a callee's leg. Asterisk gives 16 to a leg that
+// was picked up, and to any leg behind a Local channel that it hangs up.
 const (
 	causePickedUp  = 16
 	causeElsewhere = 26
 	causeGaveUp    = 127
 )
 
-// A reason is a Reason header field (RFC 3326); of a cause, 0 means that it has
-// none.
+// A reason is a Reason header field (RFC 3326); a cause of 0 is absent.
 type reason struct {
 	q850, sip int
 	q850Zero  bool // it has Q.850;cause=0
 }
 
-// elsewhere reports that another leg answered (RFC 3326, RFC 4412).
+// answeredElsewhere reports whether another leg answered (RFC 3326, RFC 4412).
 func (r reason) answeredElsewhere() bool { return r.sip == 200 || r.q850 == causeElsewhere }
 
 func readReason(head string) (r reason) {
@@ -130,7 +130,7 @@ func readReason(head string) (r reason) {
 	return r
 }
 
-// judge says how a leg ended that got the final response m, which is not 2xx.
+// judgeResponse returns the outcome of a leg with the final response m, which is not 2xx.
 func (t *Tracker) judgeResponse(l *leg, m *Message) outcome {
 	r := readReason(m.Head)
 	o := outcome{code: m.Status, phrase: m.Phrase(), q850: r.q850, by: BySystem}
@@ -155,7 +155,8 @@ func (t *Tracker) judgeResponse(l *leg, m *Message) outcome {
 	return o
 }
 
-// judgeCut says how a canceled leg ended whose final response will not be seen.
+// judgeLostCancel returns the outcome of a canceled leg whose final response will not be
+// observed.
 func (t *Tracker) judgeLostCancel(l *leg) outcome {
 	if l.origin == Edge {
 		return outcome{status: Canceled, by: ByCaller}
@@ -165,9 +166,8 @@ func (t *Tracker) judgeLostCancel(l *leg) outcome {
 	return o
 }
 
-// judgeCanceled returns why the PBX canceled a callee's leg, as it was at the time of
-// the CANCEL. A caller who had left outweighs the CANCEL's own Reason, which outweighs
-// the other legs.
+// judgeCanceled returns why the PBX canceled a callee's leg, as of the time of the CANCEL.
+// A caller that had left decides first, then the CANCEL's own Reason, then the other legs.
 func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) {
 	switch {
 	case l.call.callerLeft(l):
@@ -186,7 +186,7 @@ func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) 
 	return l.unansweredStatus(), BySystem, false
 }
 
-// unanswered is the status of a callee's leg that the PBX gives up.
+// unansweredStatus is the status of a callee's leg that the PBX gives up.
 func (l *leg) unansweredStatus() Status {
 	if l.rang.IsZero() {
 		return ChanUnavail // its phone was not reached
@@ -195,8 +195,8 @@ func (l *leg) unansweredStatus() Status {
 }
 
 // callerLeft reports whether the caller gave up, or hung up, between the callee's INVITE
-// and CANCEL. A caller that was gone before, as one who has transferred the call, is
-// not who waits for the callee.
+// and CANCEL. A caller that had left before, such as one that transferred the call, does
+// not wait for the callee.
 func (c *call) callerLeft(callee *leg) bool {
 	l := c.caller
 	switch {
@@ -210,8 +210,8 @@ func (c *call) callerLeft(callee *leg) bool {
 	return l.state == over && l.endedBy == ByCaller && !l.ended.After(callee.canceledAt)
 }
 
-// handOn notes that the REFER r has its phone's other call, which r names by Replaces, go on
-// with who is in the call of r.
+// noteHandedOn notes that the REFER r connects the other end of its call with the phone's
+// other call, which r names by Replaces.
 func (t *Tracker) noteHandedOn(r *refer) {
 	c := t.callByCallID[r.replaces]
 	if c == nil || r.replaces == "" || c == r.leg.call {
@@ -220,8 +220,8 @@ func (t *Tracker) noteHandedOn(r *refer) {
 	r.leg.call.handedOnTo = r.replaces
 }
 
-// forsake notes that the phone of leg l has hung up: a callee that rings for it in another
-// call, which was handed on to it, is waited for by nobody.
+// noteCallerGone notes that the phone of leg l has hung up: nobody waits any longer for a
+// callee that rings in another call which was handed on to that phone.
 func (t *Tracker) noteCallerGone(l *leg) {
 	c := t.callByCallID[l.call.handedOnTo]
 	if c == nil || l.call.handedOnTo == "" || l.hasReferred || l.origin == Edge && l.endedBy != ByCaller || l.origin == PBX && l.endedBy != ByCallee {
@@ -235,10 +235,10 @@ func (t *Tracker) noteCallerGone(l *leg) {
 	}
 }
 
-// partnerLeft reports whether the phone for which the PBX rings the callee hung up
-// between the callee's INVITE and CANCEL: the PBX called that phone first, as for a
-// callback, or its caller has sent it on. A phone that has sent the other end on by a
-// REFER waits for nobody.
+// partnerLeft reports whether the phone for which the PBX rings the callee hung up between
+// the callee's INVITE and CANCEL: the PBX called that phone first, as for a callback, or
+// its caller has transferred it. A phone that has transferred the other end by a REFER
+// waits for nobody.
 func (c *call) partnerLeft(callee *leg) (left bool) {
 	for _, o := range c.legs {
 		switch {
@@ -252,8 +252,8 @@ func (c *call) partnerLeft(callee *leg) (left bool) {
 	return left
 }
 
-// judgeFinal says what a refused leg means. The PBX's final to the caller says
-// less than the callees' legs behind it, where they are known.
+// judgeFinal returns the status of a refused leg. For the caller's leg the callees' legs
+// decide, where they are known: the PBX's own final response is less precise.
 func (t *Tracker) judgeFinal(l *leg, m *Message, r reason) Status {
 	code, forwards := m.Status, m.Status/100 == 3 && headerValue(m.Head, "Contact") != ""
 	if l.origin == Edge && !forwards {

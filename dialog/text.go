@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// messageKey names a MESSAGE transaction.
+// A messageKey identifies a MESSAGE transaction.
 type messageKey struct {
 	callID, branch string
 	origin         Side
@@ -18,25 +18,24 @@ type pendingText struct {
 	textFork *textFork // nil: it goes to one device
 }
 
-// A textFork is one message to an extension, which the PBX sends to each of its
-// devices.
+// A textFork is one message to an extension, which the PBX sends to each of its devices.
 type textFork struct {
-	at      time.Time // of the first
+	at      time.Time // time of the first MESSAGE
 	devices []string  // Request-URIs
 	emitted bool
 }
 
 const (
-	// forksWithin is how long after the first device the PBX sends a message to the
-	// last.
+	// forksWithin is the longest time between the PBX's MESSAGEs to the first and to the
+	// last device.
 	forksWithin = 5 * time.Second
 
 	maxDevices = 16
 )
 
-// textFork returns the message that the event of m is of, if it is one to an
-// extension: the same text of the same sender a moment ago, to another device. A
-// device that has had it already is sent another one.
+// textFork returns the message that the event of m belongs to, if it goes to an extension:
+// the same text of the same sender within forksWithin, to another device. If the device has
+// had it already, m is another message.
 func (t *Tracker) textFork(e *Event, m *Message) *textFork {
 	if e.Type != MessageIn {
 		return nil
@@ -55,8 +54,8 @@ func (t *Tracker) textFork(e *Event, m *Message) *textFork {
 	return f
 }
 
-// message follows a MESSAGE (RFC 3428): what it says is told once the 2xx has
-// passed. Each is a call of its own, of one event.
+// observeText processes a MESSAGE (RFC 3428). Its event is emitted once its 2xx is
+// observed. Each message is a call of its own, of one event.
 func (t *Tracker) observeText(m *Message) {
 	key := messageKey{m.CallID, m.Branch, m.Origin()}
 	if m.Request() {
@@ -83,7 +82,7 @@ func (t *Tracker) observeText(m *Message) {
 	}
 }
 
-// textEvent returns the event that a MESSAGE is if it is accepted.
+// textEvent returns the event of a MESSAGE, for when it is accepted.
 func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 	f, ext, ok := t.readInvite(m, new(callHints))
 	if !ok || !t.directory.isPhone(ext) {

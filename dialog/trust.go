@@ -13,24 +13,24 @@ import (
 // changes nothing until its response shows that the PBX accepted it: a phone behind a
 // NAT may have another port than before, or another connection.
 
-// A claim is a request in a dialog that is not believed before it is accepted.
+// An unverifiedRequest is a request in a dialog that counts only once it is accepted.
 type unverifiedRequest struct {
 	branch string
 	at     time.Time
-	seq    int // of the call's last event by then
+	seq    int // Seq of the call's last event at that time
 	q850   int // of a BYE
 	rec    string
 	offer  mediaDirection // of a re-INVITE or UPDATE
 	refer  *refer         // of a REFER
 }
 
-// own reports whether peer is the leg's edge peer, as far as that is known.
+// matchesPeer reports whether peer is the leg's edge peer, or one of the two is not known.
 func (l *leg) matchesPeer(peer netip.AddrPort) bool {
 	return !peer.IsValid() || !l.peer.IsValid() || peer == l.peer
 }
 
-// followFlow takes the flow over which a request in the dialog of a leg comes for the leg's,
-// if the leg's extension has registered over it since: a phone over TCP has another
+// followFlow replaces the leg's flow with the one on which a request in its dialog comes,
+// if the leg's extension has registered over that since: a phone over TCP has another
 // connection after each restart of bellhop.
 func (t *Tracker) followFlow(l *leg, m *Message) {
 	if p := l.party; m.Request() && m.Src == Edge && p != nil && !l.matchesPeer(m.From) && l.inDialog(m) && l.sentByPhone(m) && t.limiter.registeredOver(m.From, p.ext.User, m.At) {
@@ -38,14 +38,14 @@ func (t *Tracker) followFlow(l *leg, m *Message) {
 	}
 }
 
-// ownHost is own without the port.
+// matchesHost is matchesPeer without the port.
 func (l *leg) matchesHost(peer netip.AddrPort) bool {
 	return !peer.IsValid() || !l.peer.IsValid() || peer.Addr() == l.peer.Addr()
 }
 
-// vouched reports whether the transaction of m was begun by an end of a dialog
-// that m is in: by the PBX, or over the flow of a leg. Where phones send requests
-// to each other, the leg is not that of the dialog's other end.
+// fromDialogEnd reports whether an end of m's dialog began m's transaction: the PBX, or the
+// peer on the flow of a leg. If phones send requests directly to each other, that leg need
+// not be the one of the dialog's other end.
 func (c *call) fromDialogEnd(m *Message) bool {
 	if m.Origin() != Edge {
 		return true
@@ -59,9 +59,9 @@ func (c *call) fromDialogEnd(m *Message) bool {
 	return false
 }
 
-// answerable reports whether the response m comes from somebody who can accept a
-// request in the dialog: the PBX, or the phone of one of its legs. What the hop
-// says in the place of one who is silent accepts nothing.
+// fromAcceptor reports whether the response m comes from a peer that can accept a request
+// in the dialog: the PBX, or the phone of one of its legs. A response that bellhop
+// generates accepts nothing.
 func (c *call) fromAcceptor(m *Message) bool {
 	switch {
 	case m.Own:
@@ -77,8 +77,8 @@ func (c *call) fromAcceptor(m *Message) bool {
 	return false
 }
 
-// old reports whether the request m has a CSeq that is not higher than the last
-// of its sender, and notes it if it has.
+// staleCSeq reports whether the CSeq of the request m is not higher than the last one of
+// its sender, and keeps it as the last one if it is higher.
 func (l *leg) staleCSeq(m *Message) bool {
 	if m.FromTag == l.fromTag {
 		if m.CSeq <= max(l.cseq, l.uacSeq) {
@@ -94,9 +94,9 @@ func (l *leg) staleCSeq(m *Message) bool {
 	return false
 }
 
-// believes reports whether the request that the response m answers was believed.
-// Of a 2xx the request itself tells: a phone may send from another port than it
-// listens on, where responses go to. Of anything else vouched tells.
+// requestTrusted reports whether the request that the response m answers was believed at
+// once. For a 2xx the request itself decides: a phone may send from another port than it
+// listens on, where responses go to. For other responses trusted peers decide.
 func (l *leg) requestTrusted(m *Message, vouched bool) bool {
 	switch {
 	case m.Status/100 != 2:
@@ -109,7 +109,7 @@ func (l *leg) requestTrusted(m *Message, vouched bool) bool {
 	return vouched || l.uasSeq == m.CSeq+1
 }
 
-// claims keeps the request m until it is accepted. Of several the last is known.
+// holdRequest keeps the request m until it is accepted. Of several only the last is kept.
 func (t *Tracker) holdRequest(l *leg, m *Message) {
 	k := &unverifiedRequest{branch: cloneString(m.Branch), at: m.At, seq: l.call.seq}
 	switch m.Method {
@@ -127,11 +127,11 @@ func (t *Tracker) holdRequest(l *leg, m *Message) {
 	l.unverified = k
 }
 
-// accepted shows a leg the response m to a request that was not believed. What
-// a 2xx accepts counts from then on, and shows where the phone is now. A 481 to a
-// BYE, or to another request of the session, says that the dialog is gone, if who says it is the
-// other end of it: a PBX that is a proxy is not. What a PBX may accept outside of the
-// dialog as well shows nothing.
+// observeAcceptance applies the response m to a request that was not believed at once. A
+// 2xx makes the request count, and shows the phone's current address. A 481 to a BYE, or to
+// another request of the session, ends the dialog if its other end has sent it; the 481 of
+// a PBX that is a proxy is ignored. Methods that a PBX also accepts outside of a dialog are
+// ignored.
 func (t *Tracker) observeAcceptance(l *leg, m *Message) {
 	switch m.Method {
 	case "MESSAGE", "OPTIONS", "SUBSCRIBE", "NOTIFY":
@@ -173,9 +173,9 @@ func (t *Tracker) observeAcceptance(l *leg, m *Message) {
 	}
 }
 
-// byeAnswered shows a leg the response m to a BYE. The BYE has ended the leg
-// already, unless it was not believed or not seen. It counts from when it was
-// sent, if nothing else was said of the call since.
+// observeByeResponse applies the response m to a BYE. The BYE has ended the leg already,
+// unless it was not believed or not observed. It counts from the time it was sent, if the
+// call has emitted no event since.
 func (t *Tracker) observeByeResponse(l *leg, m *Message) {
 	if !l.call.fromAcceptor(m) {
 		return
@@ -194,8 +194,8 @@ func (t *Tracker) observeByeResponse(l *leg, m *Message) {
 	}
 }
 
-// passedOn reports whether the PBX is a proxy in the leg's dialog, whose other end
-// is at a leg with the same Call-ID that is up.
+// throughProxy reports whether the PBX is a proxy in the leg's dialog: a leg with the same
+// Call-ID is up on its other side.
 func (c *call) throughProxy(l *leg) bool {
 	for _, o := range c.legs {
 		if o.origin != l.origin && o.callID == l.callID && o.state != over {
@@ -205,10 +205,9 @@ func (c *call) throughProxy(l *leg) bool {
 	return false
 }
 
-// knows reports whether an INVITE of an edge peer that has a Call-ID of the
-// call's may be of it: another attempt of the peer that a leg with the Call-ID
-// comes from or goes to. Anybody else who uses the Call-ID has heard it, or
-// guessed it.
+// admitsInvite reports whether an INVITE from the edge side that has a Call-ID of the call
+// may belong to it: a trusted sender, or the peer of a leg with that Call-ID, has sent it.
+// Any other sender has overheard the Call-ID, or guessed it.
 func (c *call) admitsInvite(m *Message) bool {
 	if m.trusted() {
 		return true
@@ -221,8 +220,8 @@ func (c *call) admitsInvite(m *Message) bool {
 	return false
 }
 
-// dialogWith returns the leg whose dialog has that Call-ID and both tags,
-// whichever end names it; nil: there is none.
+// findDialog returns the leg whose dialog has that Call-ID and both tags, in either order;
+// nil: none.
 func (t *Tracker) findDialog(callID, tag, other string) *leg {
 	c := t.callByCallID[callID]
 	if c == nil || tag == "" || other == "" {
