@@ -6,7 +6,7 @@ import "github.com/hashicorp/golang-lru/v2/simplelru"
 // and the phone that rings shows 121. They are learned from the legs of calls. A number
 // that was shown for two extensions identifies neither from then on.
 type aliases struct {
-	shown  *simplelru.LRU[string, string] // number by extension
+	shown  *simplelru.LRU[string, string] // shown number by extension
 	owners *simplelru.LRU[string, string] // extension by number; "": several share it
 }
 
@@ -89,7 +89,7 @@ func (t *Tracker) learnShownNumber(l *leg, i *inviteMatch) {
 	case t.directory.declared[shown] != "", t.directory.registered(shown, l.began), !t.directory.registered(user, l.began):
 		return
 	case isNumber(user) && t.directory.kindOf(shown, l.began) == "":
-		return // the company's
+		return // a number of the company
 	}
 	t.directory.aliases.learnAlias(user, shown)
 	if t.directory.aliases.ownerOf(shown) == user {

@@ -101,10 +101,10 @@ func (t *Tracker) allowsAttempt(l *leg, now time.Time) bool {
 	case l.origin == PBX, l.trunk, !l.peer.IsValid(), l.state == ringing:
 		return true
 	case (p == nil || p.dialed || p.over) && (l.service == nil || l.service.dialed || l.service.over):
-		return true // nothing is to be said, or was said already
+		return true // no event is due, or it was emitted already
 	}
 	for _, o := range l.call.legs {
-		if o.origin == PBX { // the PBX has called somebody for it
+		if o.origin == PBX { // the PBX has called somebody for this caller
 			return true
 		}
 	}

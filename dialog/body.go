@@ -50,7 +50,7 @@ func bodyParts(contentType, body string) iter.Seq2[string, string] {
 			}
 			rest = after
 			part, _, _ := strings.Cut(after, "\n"+between)
-			_, part, _ = strings.Cut(part, "\n") // the rest of the boundary's line
+			_, part, _ = strings.Cut(part, "\n") // skip the rest of the boundary line
 			head, text := splitEntity(part)
 			if !yield("\n"+head, text) {
 				return
@@ -98,7 +98,7 @@ func readText(contentType, body string) (kind, text string) {
 	if _, params, err := mime.ParseMediaType(kind); err == nil && strings.EqualFold(params["charset"], "iso-8859-1") {
 		runes := make([]rune, len(text))
 		for i := range len(text) {
-			runes[i] = rune(text[i]) // they are the first characters of Unicode
+			runes[i] = rune(text[i]) // ISO 8859-1 is the start of Unicode
 		}
 		text = string(runes)
 	}
@@ -157,7 +157,7 @@ func unwrapCPIM(body string) (kind, text string) {
 	head = "\n" + head
 	if kind = headerValue(head, "Content-Type"); kind == "" {
 		if first := strings.ToLower(strings.TrimSpace(head)); text == "" || first != "" && !strings.HasPrefix(first, "content-") {
-			text = content // it has no header fields of its own
+			text = content // the text has no header fields
 		}
 		return "text/plain", text
 	}

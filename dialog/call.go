@@ -232,7 +232,7 @@ func (l *leg) stateDeadline(talk time.Duration) time.Time {
 		}
 		return d
 	}
-	panic("dialog: leg in no state") // unreachable: these are all
+	panic("dialog: leg in no state") // unreachable: all states are above
 }
 
 // observeInviteResponse applies a response to the leg's INVITE. Retransmissions change
@@ -242,13 +242,13 @@ func (t *Tracker) observeInviteResponse(l *leg, m *Message) {
 	case over, challenged:
 		return // a straggler
 	case talking:
-		l.addFork(m) // of a second fork, or a retransmitted 2xx: the first one counted
+		l.addFork(m) // another fork, or a retransmitted 2xx: the answer was emitted already
 		return
 	case calling, ringing:
 	}
 	if m.ToTag != "" && l.toTag != m.ToTag && (l.toTag == "" || m.Status >= 200) {
 		if l.toTag != "" {
-			l.uacSeq, l.uasSeq = 0, 0 // each dialog counts for itself (RFC 3261 §12.2.1.1)
+			l.uacSeq, l.uasSeq = 0, 0 // each dialog has CSeqs of its own (RFC 3261 §12.2.1.1)
 		}
 		l.toTag = cloneString(m.ToTag)
 	}
@@ -257,7 +257,7 @@ func (t *Tracker) observeInviteResponse(l *leg, m *Message) {
 		t.observeTrying(l, m)
 	case m.Status < 200:
 		t.emitPendingDials(l)
-		l.state, l.lastHeard = ringing, m.At // each starts Timer C anew
+		l.state, l.lastHeard = ringing, m.At // each provisional response restarts Timer C
 		if m.Status >= 180 && m.Status < 190 && l.rang.IsZero() {
 			l.rang = m.At
 			t.emitRinging(l, m)
@@ -278,7 +278,7 @@ func (t *Tracker) observeInviteResponse(l *leg, m *Message) {
 	default:
 		t.suppressed.Add(1)
 		if len(l.call.legs) == 1 {
-			t.removeLeg(l) // a flood leaves no calls behind
+			t.removeLeg(l) // a flood must leave no calls in memory
 		} else {
 			t.endLeg(l, m.At, t.judgeResponse(l, m))
 		}
@@ -374,8 +374,8 @@ func (t *Tracker) observeAnswer(l *leg, m *Message) {
 		t.emitHold(l, l.earlyDirection, m.At)
 	}
 	if l.byeTag != "" && l.byeTag == m.ToTag {
-		// The 2xx crossed the BYE that its caller had sent for the early
-		// dialog: the callee answers that BYE and has hung up (RFC 3261 §15.1.2).
+		// The 2xx crossed the BYE that the caller had sent in the early
+		// dialog: the callee answers that BYE and hangs up (RFC 3261 §15.1.2).
 		t.endLeg(l, m.At, outcome{status: Answered, by: ByCaller})
 	}
 }
@@ -430,7 +430,7 @@ func (l *leg) observeCancel(m *Message) {
 // PBX that does not record-route, belongs to the legs of both.
 func (l *leg) inDialog(m *Message) bool {
 	near, far := l.fromTag, l.toTag
-	if l.transactionLost && l.state < talking { // it may have been answered with any tag
+	if l.transactionLost && l.state < talking { // the To tag of the answer is not known
 		return m.FromTag == near || m.ToTag == near
 	}
 	side := m.Origin()
@@ -464,7 +464,7 @@ func (t *Tracker) applyBye(l *leg, m *Message, at time.Time, q850 int, rec strin
 			t.endLeg(l, at, o)
 			return
 		}
-		if m.FromTag == l.fromTag { // only the caller may, §15
+		if m.FromTag == l.fromTag { // only the caller may send a BYE in an early dialog, RFC 3261 §15
 			l.observeCancel(m)
 			l.byeTag = cloneString(m.ToTag)
 		}
@@ -474,7 +474,7 @@ func (t *Tracker) applyBye(l *leg, m *Message, at time.Time, q850 int, rec strin
 			l.party.recID = cloneString(rec)
 		}
 		t.endDialog(l, at, o)
-	case challenged, over: // a stray, or the repeated BYE
+	case challenged, over: // a straggler, or the repeated BYE
 	}
 }
 
@@ -487,7 +487,7 @@ func (l *leg) hangupBy(m *Message) HangupBy {
 		if r.endedByPBX() || r.failed() && !l.otherEndLeftBefore(m.At) {
 			return BySystem
 		}
-		var last *leg // that was answered, and has not sent the other end on
+		var last *leg // last answered leg that has not transferred the other end
 		for _, o := range l.oppositeLegs() {
 			switch {
 			case o.state == talking:
@@ -547,7 +547,7 @@ func (t *Tracker) expireLeg(l *leg, at time.Time) {
 		t.endLeg(l, at, outcome{status: Unknown, by: BySystem})
 	case challenged:
 		if len(l.call.legs) == 1 && !isChallenge(l.refusal.code) {
-			at = l.ended // nothing was heard of the call since
+			at = l.ended // the call had no message since
 		}
 		t.endRefused(l, at)
 	case talking:
@@ -567,7 +567,7 @@ func (t *Tracker) expireLeg(l *leg, at time.Time) {
 			return
 		}
 		if p != nil && p.firstLeg == l && !p.over && l.call.partyOnOtherLeg(l, p) {
-			l.ended = at // what names a party is remembered as long as it is
+			l.ended = at // the ids of a party derive from its first leg, which stays as long as the party
 			return
 		}
 		t.removeLeg(l)
@@ -600,15 +600,15 @@ func (t *Tracker) endLeg(l *leg, at time.Time, o outcome) {
 		c.stopBridge(at)
 	}
 	if l == c.caller {
-		for _, o := range c.legs { // nor does it call again
+		for _, o := range c.legs { // the caller's leg will not retry these INVITEs
 			if o.state == challenged && o.origin == PBX {
 				t.endRefused(o, at)
 			}
 		}
-		for _, p := range c.parties { // the PBX rings nobody any more
+		for _, p := range c.parties { // the PBX rings no further phone
 			switch {
 			case p.over || p.leftAt.IsZero():
-			case p.takenRefer != nil: // nor connects anybody
+			case p.takenRefer != nil: // nor does it complete the transfer
 				t.emitTransfer(p.takenRefer, at, 0, "", "")
 			default:
 				t.endParty(p)
@@ -619,7 +619,7 @@ func (t *Tracker) endLeg(l *leg, at time.Time, o outcome) {
 		t.endPartyLeg(p, l, at, o)
 	}
 	if p := l.service; p != nil && !p.over && !c.serviceOnOtherLeg(l) {
-		if l == p.firstLeg && l.origin == PBX { // who is called on its leg is the host's caller
+		if l == p.firstLeg && l.origin == PBX { // the callee of its leg is the service's caller
 			o.by = o.by.reversed()
 		}
 		t.endService(p, at, o)
@@ -629,7 +629,7 @@ func (t *Tracker) endLeg(l *leg, at time.Time, o outcome) {
 // endPartyLeg merges the outcome of a party's leg into the party's, and ends the party with
 // its last leg.
 func (t *Tracker) endPartyLeg(p *party, l *leg, at time.Time, o outcome) {
-	if p == l.call.callback { // who is called on its leg is the caller
+	if p == l.call.callback { // the callee of its leg is the caller
 		o.by = o.by.reversed()
 		if p.answered.IsZero() {
 			o.status = l.call.calleesStatus()
@@ -661,7 +661,7 @@ func (t *Tracker) endPartyLeg(p *party, l *leg, at time.Time, o outcome) {
 
 // endParty ends a party at the time its last leg was over, and emits its hangup.
 func (t *Tracker) endParty(p *party) {
-	if r := p.takenRefer; r != nil { // and nothing has shown that the PBX could not
+	if r := p.takenRefer; r != nil { // and no message has shown that the transfer failed
 		t.emitTransfer(r, p.leftAt, r.earlyStatus, r.earlyPhrase, "")
 	}
 	if p.over {
@@ -738,9 +738,9 @@ func (p *party) setPhoneAgent(l *leg, m *Message) {
 // events have. The caller may complete the event until the next one is emitted.
 func (t *Tracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 	c, l := p.firstLeg.call, p.firstLeg
-	switch w := c.leavingParty; { // what ends it is told first
+	switch w := c.leavingParty; { // events that end the leaving party come first
 	case w == nil || w == p:
-	case typ == Hangup: // perhaps of who was to be connected
+	case typ == Hangup: // this may be the hangup of the transferred party
 		t.emitTransfer(w.takenRefer, at, 0, "", "")
 	default:
 		t.endParty(w)
@@ -786,7 +786,7 @@ func (t *Tracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 			e.CalledDID = cmp.Or(c.caller.calledDID, c.caller.calledUser)
 		}
 		if p.transferred {
-			e.Diversion = "" // that is the extension itself
+			e.Diversion = "" // the diverting number is the extension itself
 			if caller := c.caller; caller != nil && !l.hidden {
 				e.CallerNum, e.CallerName, e.CallerE164 = caller.callerNum, caller.callerName, caller.callerE164
 				e.CallerNumRaw, e.Privacy = caller.callerNumRaw, caller.private
@@ -833,7 +833,7 @@ func (c *call) correlationOf(l *leg) string {
 	if c.correlation != "" {
 		return c.correlation
 	}
-	for _, o := range slices.Backward(c.legs) { // a record of an older version has none
+	for _, o := range slices.Backward(c.legs) { // a snapshot of an older version lacks it
 		if o.correlation != "" && !strings.HasSuffix(o.correlation, ambiguous) {
 			return o.correlation
 		}
@@ -887,7 +887,7 @@ func (t *Tracker) fillCaller(e *Event, caller, l *leg) {
 	if caller.trunk {
 		e.CalledDID = cmp.Or(caller.calledDID, caller.calledUser)
 	}
-	if caller.withheld && !l.withheld && caller.hasNumber(l.callerNum) { // the PBX has not passed the wish on
+	if caller.withheld && !l.withheld && caller.hasNumber(l.callerNum) { // the PBX has not forwarded the request for privacy
 		e.CallerNum, e.CallerName, e.CallerE164, e.CallerNumRaw, e.Privacy = anonymousUser, anonymousName, "", "", true
 	}
 	if e.Diversion == "" {
@@ -1015,7 +1015,7 @@ func (c *call) calleesStatus() Status {
 		}
 	}
 	if s == Forwarded {
-		return ChanUnavail // and to nobody
+		return ChanUnavail // forwarded, but nobody was called
 	}
 	return s
 }

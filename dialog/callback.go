@@ -5,10 +5,11 @@ import (
 	"time"
 )
 
-// A callback is silent while nobody else is called: the extension that the PBX calls
-// in the extension's own name is then no caller. If nobody is called in the end, or
-// not for a while, though the extension has answered, the extension was called like any
-// other, and that is what events tell. Of a callback that nobody takes nothing is told.
+// A callback begins with the PBX calling an extension and showing the extension's own
+// number. Until the PBX calls another number for it, the callback emits no event: it is
+// silent. If the PBX then calls nobody, or not within progressWindow after the extension
+// has answered, the extension was called like any other, and its events are those of an
+// incoming call. A callback that is not answered emits no event.
 
 // callbackSilent reports whether leg l belongs to a callback without events so far, and no
 // other phone of the extension is being called.

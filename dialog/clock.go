@@ -37,7 +37,7 @@ func (c *clock) addReading(now time.Time, offset time.Duration) bool {
 	n := len(c.steps)
 	if now.Before(c.lastReading) {
 		if n > 0 && now.After(c.steps[n-1].after) && (offset-c.offsetBefore(n-1)).Abs() < minStep {
-			c.steps[n-1].after = now // then it was not set yet
+			c.steps[n-1].after = now // so the step came later
 		}
 		return false
 	}
@@ -112,7 +112,7 @@ func (t *Tracker) updateClock(now time.Time, offset time.Duration) {
 	if !t.clock.addReading(now, offset.Truncate(time.Microsecond)) {
 		return
 	}
-	for _, c := range t.deadlines { // records have times by the wall clock as it is set
+	for _, c := range t.deadlines { // snapshots have times by the wall clock as it is set
 		t.markChanged(c)
 	}
 }

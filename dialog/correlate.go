@@ -288,7 +288,7 @@ func (t *Tracker) matchReferTarget(i *inviteMatch, r *refer) match {
 	}
 	switch {
 	case dialer != nil && (!connects || c.ringsTarget(i.target) && !c.mayBeFork(i)):
-		return match{} // byNumbers finds the dialer's call
+		return match{} // matchNumbers finds the dialer's call
 	case dialer != nil:
 		return match{nil, ambiguous}
 	case connects:
@@ -296,7 +296,7 @@ func (t *Tracker) matchReferTarget(i *inviteMatch, r *refer) match {
 	case slices.ContainsFunc(t.callersByDialed[numberTail(i.target)], func(l *leg) bool {
 		return l.call != c && l.dialedTarget(i) && l.state != talking && t.awaitsPBX(l, i.At) && !l.call.ringsTarget(i.target)
 	}):
-		return match{nil, ambiguous} // the number shown is neither's
+		return match{nil, ambiguous} // the shown number belongs to neither
 	}
 	return match{c, possible}
 }
@@ -347,7 +347,7 @@ func (t *Tracker) matchSimilarCallID(i *inviteMatch) match {
 	if v := t.matchKey(key{"call-id", id[:sameCallIDStart]}); v.confidence == exact {
 		return match{v.call, likely}
 	}
-	return match{} // also where several begin so: that says nothing
+	return match{} // also if several Call-IDs begin so: then it identifies none
 }
 
 const (
@@ -404,7 +404,7 @@ func (t *Tracker) matchNumbers(i *inviteMatch) (v match) {
 		return match{}
 	}
 	best := noRank
-	var rival *call // another line of the caller, for which the PBX may be about to call somebody
+	var rival *call // another call of the same caller, for which the PBX may be about to call somebody
 	weigh := func(l *leg, f rank) {
 		if f == rankCaller && l.awaitsNextLeg(i) {
 			rival = l.call
@@ -447,7 +447,7 @@ func (t *Tracker) matchNumbers(i *inviteMatch) (v match) {
 	if shown := i.links.numbers[fromField]; shown == i.target || t.directory.kindOf(shown, i.At) == "" {
 		for _, l := range t.legsByNumber[numberTail(i.target)] {
 			if l.phoneNumber != i.target && similarNumbers(l.callerNum, i.target) && t.awaitsSecondParty(l, i.At) && t.showsUniquely(l) {
-				weigh(l, rankCallee) // the PBX now calls the number that it has shown
+				weigh(l, rankCallee) // the PBX now calls the number that it showed as the caller
 			}
 		}
 	}
@@ -490,7 +490,7 @@ func (t *Tracker) rankLeg(l *leg, i *inviteMatch, number string) rank {
 		if number == i.target && l.mayForkCallback(i) {
 			return rankCallee
 		}
-		return noRank // nobody is connected with himself
+		return noRank // a phone is not connected with itself
 	case l.origin == PBX && l.phoneNumber != number:
 		if t.awaitsSecondParty(l, i.At) && t.showsSameNumber(l, i, number) {
 			return rankCallee
@@ -729,9 +729,9 @@ func (t *Tracker) addKey(c *call, k key) {
 	case !known:
 		k.value, h.call = cloneString(k.value), c
 	case h.call != nil && !h.call.live():
-		h.call = c // it was the key of a call that is over
+		h.call = c // the other call is over
 	default:
-		h.call = nil // another call's too
+		h.call = nil // two live calls have the key
 	}
 	h.calls++
 	t.keyHolders[k] = h

@@ -190,11 +190,11 @@ func (t *Tracker) matchByElimination(i *inviteMatch) match {
 	if i.Trunk != "" {
 		for _, r := range t.recentRefers {
 			if r.replaces == "" && i.At.Sub(r.at) <= progressWindow && r.leg.call.live() {
-				x.rival = r.leg.call // whom it asks for may be reached by another number
+				x.rival = r.leg.call // the REFER's target may have another number
 			}
 		}
 	}
-	var known candidates // of extensions for which the PBX has shown another number before
+	var known candidates // callers for which the PBX has shown another number before
 	for _, d := range t.recentCallers {
 		l := d.leg
 		if i.At.Sub(d.at) > promptGap || !l.awaitsAnswer() || l.state == talking && !hidden || !slices.Contains(l.call.legs, l) {
@@ -218,12 +218,12 @@ func (t *Tracker) matchByElimination(i *inviteMatch) match {
 			}
 		case hidden && (l.hasNumber(indexHidden) || l.dialedTarget(i) && t.shownNumberKnown(l)):
 		case hidden && (l.dialedTarget(i) || !t.targetKnown(l, i.At)):
-			x.add(l.call, 1) // the PBX may hide the number of one who shows it
+			x.add(l.call, 1) // the PBX may hide the number of a caller that shows it
 			x.rival = l.call
 		case hidden || internal && !t.mayShowUnknown(l, i.At):
 		case l.dialedTarget(i):
 			field.add(l.call, 2)
-		case internal && !t.targetKnown(l, i.At): // a number of the company's may be shown to anybody
+		case internal && !t.targetKnown(l, i.At): // the PBX may show a number of the company to anybody
 			field.add(l.call, 1)
 			field.rival = l.call
 		}
@@ -231,7 +231,7 @@ func (t *Tracker) matchByElimination(i *inviteMatch) match {
 	if x.call == nil && x.rival == nil {
 		return known.decide()
 	}
-	if known.best == 2 { // a caller has dialed exactly this extension
+	if known.best == 2 { // a caller has dialed this very extension
 		x.rival = known.call
 	}
 	return x.decide()
@@ -308,7 +308,7 @@ func (t *Tracker) shownNumberKnown(l *leg) bool {
 // extension, or one outside.
 func (t *Tracker) targetKnown(l *leg, now time.Time) bool {
 	if l.calledExt.User == "" {
-		return !l.trunk // a public number that nobody declared may lead to anybody
+		return !l.trunk // an undeclared public number may lead to any phone
 	}
 	return t.directory.registered(l.calledExt.User, now)
 }
@@ -321,12 +321,12 @@ func (t *Tracker) addOpenCandidate(x *candidates, i *inviteMatch, l *leg) {
 	}
 	switch kind := t.directory.declared[l.calledExt.User]; {
 	case kind == Conference:
-		return // it waits for nobody
+		return // a caller in a conference waits for nobody
 	case kind == Queue || kind == IVR:
 	case l.state == talking && i.At.Sub(l.answered) > maxListening:
 		return
 	case l.state != talking && !l.call.hasCallee():
-		return // it may be a number outside: the PBX would have called a member of a group
+		return // the target may be outside: the PBX would have called a member of a group
 	}
 	rank := 1
 	if i.diversion != "" && slices.ContainsFunc(l.call.parties, func(p *party) bool { return p.flow == In && p.ext.User == i.diversion }) {
@@ -339,7 +339,7 @@ func (t *Tracker) addOpenCandidate(x *candidates, i *inviteMatch, l *leg) {
 // calls back, and may now call the number that the extension wants.
 func (t *Tracker) addCallbackCandidate(x *candidates, i *inviteMatch, l *leg) {
 	if l.call.isCallbackLeg(l) && l.state != talking && l.state != over {
-		x.rival = l.call // it may have been answered
+		x.rival = l.call // the callback may have been answered
 		return
 	}
 	if l.call.isCallbackLeg(l) && l.phoneNumber != i.target && t.awaitsPBX(l, i.At) && !l.call.callback.dialed && i.At.Sub(l.answered) <= progressWindow {

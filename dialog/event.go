@@ -11,7 +11,7 @@ type Type string
 
 const (
 	DialIn     Type = "dial-in"     // an INVITE for the extension was forwarded to its phone
-	DialOut    Type = "dial-out"    // the extension's INVITE was taken up
+	DialOut    Type = "dial-out"    // the PBX has accepted the extension's INVITE
 	Answer     Type = "answer"      // first 2xx; Flow tells whose
 	Hangup     Type = "hangup"      // exactly one per dial, always the party's last event
 	MessageIn  Type = "message-in"  // a MESSAGE to the extension was accepted
@@ -19,11 +19,11 @@ const (
 	Voicemail  Type = "voicemail"   // more new voice messages than in the NOTIFY before
 	Ringing    Type = "ringing"     // opt-in: first 18x from the callee
 
-	Hold         Type = "hold"         // opt-in: the extension put the other on hold
+	Hold         Type = "hold"         // opt-in: the extension put the other end on hold
 	Resume       Type = "resume"       // opt-in: the extension resumed the call
 	Transfer     Type = "transfer"     // opt-in: the outcome of the extension's accepted REFER is known
 	Registered   Type = "registered"   // opt-in: the first binding of the extension appeared
-	Unregistered Type = "unregistered" // opt-in: its last one is gone, or expired
+	Unregistered Type = "unregistered" // opt-in: the last binding of the extension was removed, or has expired
 
 	SubscriptionState Type = "subscription-state" // opt-in, outside of calls: whether a subscription of the extension is paused, resumed or disabled; the tracker never emits it
 )

@@ -216,7 +216,7 @@ func (d *directory) learnBindings(m *Message, r *registerRequest) (ext Extension
 	keys, bindings := make([]string, 0, 4), make([]binding, 0, 4)
 	add := func(key, uri string, until time.Time) {
 		switch i := slices.Index(keys, key); {
-		case i >= 0: // another flow of the same phone
+		case i >= 0: // several flows of one phone
 			if until.After(bindings[i].until) {
 				bindings[i].until = until
 			}
@@ -259,7 +259,7 @@ func (d *directory) learnBindings(m *Message, r *registerRequest) (ext Extension
 	old, known := d.aors.Peek(aor.user)
 	known = known && old.ext.Domain == aor.host
 	a.unlisted = !listed && (r.addsBinding() || known && old.unlisted)
-	if a.unlisted { // this registrar does not list bindings
+	if a.unlisted { // this registrar does not list bindings: use those of the REGISTER
 		for i := range r.contacts {
 			c := &r.contacts[i]
 			if left := r.bindingExpiry(c, -1, expires); left > 0 && !r.removesBinding(c) {
@@ -302,7 +302,7 @@ func (d *directory) learnBindings(m *Message, r *registerRequest) (ext Extension
 func contactKey(uri string) string {
 	p := splitURI(uri)
 	if p.host == "" {
-		return "" // also of *
+		return "" // also for *
 	}
 	key := lowerHost(p.scheme) + ":"
 	if p.user != "" {

@@ -79,7 +79,7 @@ func (t *Tracker) endDialog(l *leg, at time.Time, o outcome) {
 		if f := &l.forks[i]; !f.over && !f.goneBy(at) {
 			l.swapFork(f, true)
 			if d := l.loss; d != nil && d.at.Before(at) {
-				d.at, d.seq = at, l.call.seq // until then another dialog was up
+				d.at, d.seq = at, l.call.seq // another dialog was up until then
 			}
 			return
 		}

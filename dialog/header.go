@@ -143,7 +143,7 @@ func parseNameAddr(value string) (display, uri, params string) {
 	if n < 0 {
 		n = len(value)
 	}
-	if lt < 0 || lt > n { // one behind stands in a parameter, as in +sip.instance="<urn:…>"
+	if lt < 0 || lt > n { // a bracket after the semicolon belongs to a parameter, as in +sip.instance="<urn:…>"
 		return display, strings.TrimSpace(value[:n]), value[n:]
 	}
 	if display == "" {

@@ -239,7 +239,7 @@ func (t *Tracker) observeReferNotify(l *leg, m *Message) {
 	case n == 0:
 	case n < 200:
 		r.progressed = true
-	case n < 300 && !r.progressed && r.replaces == "" && isFreeSWITCH(m) && t.directory.isPhone(r.ext): // only a phone is called
+	case n < 300 && !r.progressed && r.replaces == "" && isFreeSWITCH(m) && t.directory.isPhone(r.ext): // only for a phone: a REFER to another target causes no INVITE
 		r.earlyStatus, r.earlyPhrase = n, cloneString(phrase)
 	default:
 		t.settleRefer(r, m.At, n, cloneString(phrase))
@@ -333,7 +333,7 @@ func (t *Tracker) emitTransfer(r *refer, at time.Time, code int, phrase string, 
 		defer t.endReferredService(r, at, code, phrase)
 	}
 	e := t.emitEvent(p, Transfer, at)
-	e.CallerExtension = &p.ext // who transfers, and to whom
+	e.CallerExtension = &p.ext // extension that transfers; the target follows
 	e.CalledNumber, e.CalledE164 = r.target, t.toE164(r.target, at)
 	e.CalledExtension, e.OtherCall = nil, r.otherCall
 	if r.ext.User != "" {

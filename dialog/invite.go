@@ -8,7 +8,7 @@ import (
 
 // inviteFacts are the data of one INVITE that its leg keeps for events.
 type inviteFacts struct {
-	callerNum, callerName string // the caller's
+	callerNum, callerName string // of the caller
 	verstat               string
 	calledUser            string // user of the Request-URI
 	calledDID             string // number called through a trunk, if the Request-URI names an account
@@ -158,14 +158,14 @@ func (t *Tracker) readInvite(m *Message, k *callHints) (f inviteFacts, ext Exten
 	switch {
 	case m.Trunk != "":
 	case m.Src == PBX && m.Dst == Edge:
-		f.userAgent = "" // the PBX's: the phone's comes with its response
+		f.userAgent = "" // this is the PBX's User-Agent: the phone's comes with its response
 		_, u, _ = parseNameAddr(to)
 		ext, ok = t.directory.calledExtension(m, u)
 	case m.Src == Edge:
 		_, contact, _ = parseNameAddr(contact)
 		ext, ok = t.directory.callingExtension(m, fromURI, preferred, account, contact)
 		if ok && f.callerNum != ext.User && !f.hidden && account != "" && t.directory.kindOf(f.callerNum, m.At) != "" {
-			f.callerNum, f.callerName = ext.User, "" // it is not whose number it shows
+			f.callerNum, f.callerName = ext.User, "" // the caller shows a number of another extension
 		}
 	}
 	return f, ext, ok

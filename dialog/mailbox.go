@@ -106,7 +106,7 @@ func (t *Tracker) observeSummary(m *Message) {
 		return
 	}
 	if s.account == "" && m.ToTag != "" {
-		_, s.account, _ = parseNameAddr(from) // what the phone subscribed to
+		_, s.account, _ = parseNameAddr(from) // the mailbox that the phone subscribed to
 	}
 	key := mailboxKey{ext, parseURI(s.account).user}
 	if key.account == ext.User {
@@ -190,7 +190,7 @@ func readSummary(s string) (sum messageSummary, ok bool) {
 		case sameHeader(name, "Voice-Message"):
 			sum.newMessages, sum.oldMessages, ok = parseCounts(value)
 			counted = true
-		default: // another class of messages: Fax-Message
+		default: // another class of messages, such as Fax-Message
 			counted = true
 		}
 	}
@@ -219,7 +219,7 @@ func parseCounts(s string) (fresh, old uint64, ok bool) {
 
 // A voiceMessage is the description of a new message in a message-summary.
 type voiceMessage struct {
-	num, name string // the caller's
+	num, name string // of the caller
 	length    time.Duration
 	messageID string
 	rec       string

@@ -164,7 +164,7 @@ func (t *Tracker) observeOfferResponse(l *leg, m *Message) {
 		if way, silent := readMedia(m); way != directionUnknown {
 			l.muted = silent
 		}
-		if done && l.offer != directionUnknown { // the phone has answered with its PRACK
+		if done && l.offer != directionUnknown { // the phone has answered the offer in its PRACK
 			l.pbxOfferCSeq = 0
 			t.emitHold(l, l.offer, m.At)
 			l.offer = directionUnknown

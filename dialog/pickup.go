@@ -7,7 +7,7 @@ import (
 
 // A phone that picks up a call dials a code. The PBX answers that INVITE itself,
 // connects the phone with the caller, and cancels the legs that rang. No header field
-// names the call that was picked up: only the time does.
+// names the call that was picked up: only the time identifies it.
 
 // pickupGap is the longest time between the PBX's answer to the phone that picks up and the
 // CANCELs to the legs that rang. An idle Asterisk 22 takes 2 to 15 ms, one on a machine

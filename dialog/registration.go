@@ -123,7 +123,7 @@ func (t *Tracker) storeRegister(m *Message) {
 	_, to, _ = parseNameAddr(to)
 	aor := parseURI(to)
 	if g, ok := t.registrar.registrations.Peek(Extension{aor.user, aor.host}); ok && !g.until.IsZero() || len(agent) > maxAgent {
-		agent = "" // a refresh
+		agent = "" // a refresh begins no period
 	}
 	if !t.config.Learn && t.directory.kindOf(aor.user, m.At) == "" {
 		agent = ""

@@ -105,7 +105,7 @@ func (t *Tracker) endAttempts(c *call, m *Message) {
 
 // endRefused ends a leg whose INVITE was not repeated.
 func (t *Tracker) endRefused(l *leg, at time.Time) {
-	if !isChallenge(l.refusal.code) { // those who only ever met one have not called
+	if !isChallenge(l.refusal.code) { // an attempt that met only challenges is no call
 		t.emitPendingDials(l)
 	}
 	t.endLeg(l, at, l.refusal)

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// Not every party is somebody at a phone of the leg's own:
+// Three kinds of parties are not a person at the leg's own phone:
 //
-//   - A queue, a menu (ivr) or a conference is called, but has no phone: its turn
-//     is on the caller's leg, beside the caller's own, and is as long.
-//   - An extension that has its calls sent on to a trunk calls there, on the leg
+//   - A service is a queue, an IVR or a conference. It is called, but has no phone: its
+//     party is on the caller's leg, beside the caller's own party, and lasts as long.
+//   - An extension whose calls are forwarded to a trunk has an outgoing party on the leg
 //     from the PBX to the trunk.
-//   - An extension that the PBX calls back in its own name is not called: it
-//     calls whom the PBX calls next.
+//   - An extension that the PBX calls back, showing the extension's own number, is not
+//     a called party: it is the caller of the number that the PBX calls next.
 
 // addService adds the party of the queue, IVR or conference that the caller on a leg
 // dialed, if it dialed one.
@@ -35,7 +35,7 @@ func (t *Tracker) forwardingExtension(c *call, i *inviteMatch, f *inviteFacts, r
 		}
 	}
 	if l, _ := t.findRedirect(c, i.target, i.At); l != nil && l.party != nil {
-		return l.party.ext, true // its phone has named whom the PBX now calls
+		return l.party.ext, true // its phone has named the target that the PBX now calls
 	}
 	if r != nil && r.leg.party != nil {
 		return r.leg.party.ext, true
@@ -63,7 +63,7 @@ func (t *Tracker) dialCallback(l *leg, ext Extension) {
 	if up == nil {
 		return
 	}
-	p.firstLeg = up // of several phones, the one that calls
+	p.firstLeg = up // of several phones, the one that answered
 	p.dialedNumber, p.dialedE164 = l.calledUser, l.calledE164
 	if ext.User != "" {
 		p.dialedNumber, p.dialedE164 = ext.User, ""

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// A REFER can lead to a queue, a menu or a conference. The host's turn is then on the
-// leg of who was transferred there. If that leg has a host already, its turn ends.
+// The target of a REFER may be a service: a queue, an IVR or a conference. Its party is
+// then on the leg of the transferred person. If that leg has a service already, that
+// party ends.
 
 // isService reports whether an extension of this kind is a queue, IVR or conference.
 func (k Kind) isService() bool { return k == Queue || k == IVR || k == Conference }
@@ -16,7 +17,7 @@ func (k Kind) isService() bool { return k == Queue || k == IVR || k == Conferenc
 // REFER r, when the PBX has accepted r.
 func (t *Tracker) referToService(r *refer, at time.Time) {
 	if r.leg.call.throughProxy(r.leg) {
-		return // the PBX is a proxy: the other phone calls the host by itself
+		return // the PBX is a proxy: the other phone calls the service by itself
 	}
 	if r.replaces == "" {
 		if kind := t.directory.declared[r.ext.User]; kind.isService() {
@@ -92,13 +93,13 @@ func (t *Tracker) startService(r *refer, l *leg, ext Extension, kind Kind, numbe
 	}
 	c := l.call
 	p := l.newParty(ext, In)
-	p.id = deriveID(p.id, r.leg.callID, strconv.FormatUint(uint64(r.cseq), 10)) // the leg may come back to a host
+	p.id = deriveID(p.id, r.leg.callID, strconv.FormatUint(uint64(r.cseq), 10)) // the leg may return to the same service
 	if slices.ContainsFunc(c.parties, func(o *party) bool { return o != p && o.id == p.id }) {
 		c.parties = c.parties[:len(c.parties)-1]
 		return
 	}
 	p.kind, p.dialedNumber, p.dialedE164 = kind, number, t.toE164(number, at)
-	t.markChanged(c) // it may be another than the REFER's
+	t.markChanged(c) // it may be another call than the REFER's
 	if at.Before(c.lastHeard) {
 		at = c.lastHeard
 	}
@@ -169,6 +170,6 @@ func (t *Tracker) leaveService(r *refer) {
 			l.notAgent = true
 			l.call.stopBridge(r.at)
 		}
-		t.markChanged(l.call) // it may be another than the REFER's
+		t.markChanged(l.call) // it may be another call than the REFER's
 	}
 }

@@ -36,7 +36,7 @@ func (t *Tracker) Changed(until time.Time) (changes []Change) {
 		}
 	}
 	t.current = nil
-	for _, c := range t.changedCalls[:n] { // a panic before has changed nothing
+	for _, c := range t.changedCalls[:n] { // so that a panic above changes nothing
 		c.changedAt, c.stored = time.Time{}, c.unfinished()
 	}
 	clear(t.changedCalls[:n])
@@ -113,8 +113,8 @@ func (c *call) codeFields(s *snapshotCodec) {
 	codeExtension(s, "last_talker", "last_talker_domain", &c.lastTalker)
 	codeText(s, "shown", &c.shownOutside)
 
-	// After the legs and parties that the call has come those that it has
-	// forgotten but for what they tell.
+	// The lists hold the legs and parties of the call first, then removed ones
+	// to which others still refer.
 	legs, parties := len(c.legs), len(c.parties)
 	codeNumber(s, "has_legs", &legs)
 	codeNumber(s, "has_parties", &parties)
@@ -415,7 +415,7 @@ func (t *Tracker) decodeSnapshot(record []byte) (c *call, refers []*refer, err e
 	}
 	var heard time.Time
 	codeWallTime(&s, "heard", &heard)
-	s.offset = heard.Sub(t.clock.steadyTime(heard)) // all of a call moves, if the clock was set back since
+	s.offset = heard.Sub(t.clock.steadyTime(heard)) // if the clock was set back, all times of the call move
 	c = &call{stored: true}
 	legs, _ := readMember[[]any](&s, "legs")
 	for range legs {
@@ -427,14 +427,14 @@ func (t *Tracker) decodeSnapshot(record []byte) (c *call, refers []*refer, err e
 	}
 	c.codeFields(&s)
 	for _, l := range s.legs {
-		l.calledExt.Domain = lowerHost(l.calledExt.Domain) // older versions kept it as it was written
+		l.calledExt.Domain = lowerHost(l.calledExt.Domain) // older versions stored it as written
 	}
 	for _, p := range s.parties {
 		p.ext.Domain = lowerHost(p.ext.Domain)
 		if p.firstLeg == nil {
 			s.setError("first leg of a party", nil)
 		}
-		if p.answeredWall.IsZero() && !p.answered.IsZero() { // an older version wrote it
+		if p.answeredWall.IsZero() && !p.answered.IsZero() { // the snapshot is of an older version
 			p.answeredWall = p.answered.Add(s.offset)
 		}
 	}
@@ -519,7 +519,7 @@ func (t *Tracker) restoreFromEvent(calls map[string]*call, e *Event) {
 		if p.rang.IsZero() {
 			p.rang = at
 		}
-		if !p.leftAt.IsZero() && p.leftAt.Before(at) { // another phone was rung since
+		if !p.leftAt.IsZero() && p.leftAt.Before(at) { // another phone rang since
 			p.leftAt = at
 		}
 	case Answer:
@@ -527,7 +527,7 @@ func (t *Tracker) restoreFromEvent(calls map[string]*call, e *Event) {
 			return
 		}
 		p.answered, p.answeredWall, p.userAgent = at, e.At, e.UserAgent
-		if e.RingDuration > 0 { // the clock may have been set since the event that told of it
+		if e.RingDuration > 0 { // the clock may have been set since the ringing event
 			p.rang = at.Add(-e.RingDuration)
 		}
 		if p.template != nil {
@@ -535,7 +535,7 @@ func (t *Tracker) restoreFromEvent(calls map[string]*call, e *Event) {
 			p.template = &like
 			p.firstLeg.began = at.Add(-e.RingDuration - e.SetupTime)
 		}
-		if l == nil { // another phone's than the first
+		if l == nil { // another phone than the first answered
 			l = t.legFromEvent(c, e)
 			l.party = p
 		}
@@ -559,7 +559,7 @@ func (t *Tracker) restoreFromEvent(calls map[string]*call, e *Event) {
 			case l.state == over || l.party != p && l.service != p:
 			case l.outlastsParty(p):
 				if l.service == p {
-					l.service = nil // its turn alone is over
+					l.service = nil // only the service's party is over
 				}
 			default:
 				l.state, l.ended, l.endedBy, l.lastRefer, l.earlierRefers = over, at, e.HangupBy, nil, nil
@@ -589,7 +589,7 @@ func (l *leg) outlastsParty(p *party) bool {
 // partyFromEvent adds the party of a dial event that no snapshot has, on the leg that the
 // event names.
 func (t *Tracker) partyFromEvent(c *call, e *Event) *party {
-	like := *e // e shares memory with all of the log
+	like := *e // e shares memory with the whole log
 	p := &party{id: e.Party, ext: Extension{e.Extension.User, lowerHost(e.Extension.Domain)}, flow: e.Flow, userAgent: e.UserAgent, template: &like}
 	hosted := e.Flow == In && (e.Leg.Origin == Edge || t.directory.declared[p.ext.User].isService())
 	l := c.legOfDialog(e.Leg, func(l *leg) bool {

@@ -59,7 +59,7 @@ func statusForCode(code int, rang bool) Status {
 	case 404, 410, 484, 485, 604:
 		return ChanUnavail
 	}
-	if code == 408 || code == 480 || code/100 == 3 { // not here, or no longer
+	if code == 408 || code == 480 || code/100 == 3 { // not reachable, or no longer
 		if rang {
 			return NoAnswer
 		}
@@ -144,10 +144,10 @@ func (t *Tracker) judgeResponse(l *leg, m *Message) outcome {
 		}
 		o.status, o.by, o.elsewhere = t.judgeCanceled(l)
 	case m.Status == 487 && m.At.Sub(l.lastHeard) >= timerC:
-		o.status = NoAnswer // the hop's own CANCEL, RFC 3261 §16.8
+		o.status = NoAnswer // bellhop's own CANCEL, RFC 3261 §16.8
 	default:
 		o.status = t.judgeFinal(l, m, r)
-		o.elsewhere = r.answeredElsewhere() && (l.origin == Edge && o.status == Canceled || l.origin == PBX && m.Status == 487) // a phone that refuses knows of no other
+		o.elsewhere = r.answeredElsewhere() && (l.origin == Edge && o.status == Canceled || l.origin == PBX && m.Status == 487) // a phone that refuses does not know of other phones
 		if !m.Own && (o.status == Busy || l.origin == PBX) {
 			o.by = ByCallee
 		}
@@ -244,7 +244,7 @@ func (c *call) partnerLeft(callee *leg) (left bool) {
 		switch {
 		case o == callee || o.origin != PBX || o.answered.IsZero() || !o.answered.Before(callee.began):
 		case o.state == talking || o.ended.After(callee.canceledAt):
-			return false // the PBX rings the callee for it still
+			return false // the PBX still rings the callee for this phone
 		case o.endedBy == ByCallee && !o.hasReferred && !o.ended.Before(callee.began):
 			left = true
 		}
@@ -261,7 +261,7 @@ func (t *Tracker) judgeFinal(l *leg, m *Message, r reason) Status {
 			return s
 		}
 	}
-	own := l.origin == PBX && code != 487 // a phone's refusal, which knows of no other phone
+	own := l.origin == PBX && code != 487 // the refusal of a phone, which does not know of other phones
 	if s := r.status(); s != "" && !(s == Canceled && own) {
 		return s
 	}

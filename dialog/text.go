@@ -71,7 +71,7 @@ func (t *Tracker) observeText(m *Message) {
 	if !ok || p == nil || m.Status < 200 {
 		return
 	}
-	t.pendingTexts.Add(key, nil) // told, or refused: a repetition is nothing new
+	t.pendingTexts.Add(key, nil) // completed: a repetition emits nothing
 	if m.Status < 300 && (p.textFork == nil || !p.textFork.emitted) {
 		if p.textFork != nil {
 			p.textFork.emitted = true
@@ -126,7 +126,7 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 			e.CallerExtension = &Extension{User: f.callerNum}
 		}
 	}
-	if m.Src == PBX { // a proxy forks a message to branches of its own
+	if m.Src == PBX { // a proxy forks a message, each branch with an id of its own
 		e.Call = deriveID(m.CallID, m.FromTag, strconv.FormatUint(uint64(m.CSeq), 10), m.Src.String(), ext.User, ext.Domain)
 	}
 	e.Party = deriveID(e.Call, string(e.Flow), ext.User, ext.Domain)

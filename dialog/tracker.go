@@ -274,7 +274,7 @@ func (t *Tracker) Observe(m Message) []Event {
 func (t *Tracker) observeMessage(m *Message) {
 	m.At = m.At.Truncate(time.Microsecond)
 	t.updateClock(m.At, m.WallOffset)
-	t.expireDue(m.At) // a limit that passed came before the message
+	t.expireDue(m.At) // deadlines that have passed come before the message
 	switch m.Method {
 	case "REGISTER":
 		t.observeRegister(m)
@@ -377,7 +377,7 @@ func (t *Tracker) observeInDialog(c *call, m *Message) {
 		if !l.inDialog(m) {
 			continue
 		}
-		if m.Method == "ACK" { // it has the CSeq of its INVITE
+		if m.Method == "ACK" { // an ACK has the CSeq of its INVITE
 			if vouched {
 				t.observeOfferAnswer(l, m)
 			}
@@ -436,7 +436,7 @@ func (t *Tracker) observeInvite(c *call, m *Message) *call {
 	var k callHints
 	f, ext, isExt := t.readInvite(m, &k)
 	if again != nil {
-		// The credentials may say that somebody else calls than the INVITE before did.
+		// The credentials may identify another caller than the INVITE before.
 		p := again.party
 		if same := p == nil || again.origin == PBX || !isExt || p.ext.User == ext.User; same && again.continuesWith(&f) {
 			t.repeatInvite(again, m, &f)
@@ -487,13 +487,13 @@ func (t *Tracker) observeInvite(c *call, m *Message) *call {
 		correlation: joined,
 	}
 	if a := c.caller; k.fromHistoryInfo && a != nil && m.Src == PBX && sameNumber(l.diversion, cmp.Or(a.calledDID, a.calledUser)) {
-		l.diversion = "" // the number that was called
+		l.diversion = "" // the called number did not divert the call
 	}
 	l.cloneStrings(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
 	l.callerE164, l.calledE164 = t.toE164(l.callerNum, m.At), t.toE164(l.calledUser, m.At)
 	r := t.recentRefer(c, m.At)
 	if o := i.refer; o != nil && o.leg.call != c && strings.HasPrefix(joined, "replaces") {
-		r = o // of a phone that has picked the call up
+		r = o // REFER of a phone that has picked the call up
 		t.leavePickup(c, o)
 	}
 	if r != nil {
@@ -524,7 +524,7 @@ func (t *Tracker) observeInvite(c *call, m *Message) *call {
 	if l.origin == PBX {
 		t.dialCallback(l, ext)
 		t.learnShownNumber(l, &i)
-		kind := t.directory.kindOf(l.callerNum, m.At) // a queue, menu or conference calls for the caller
+		kind := t.directory.kindOf(l.callerNum, m.At) // a queue, IVR or conference calls on the caller's behalf
 		l.otherCaller = c.caller != nil && !i.eliminated && l.callerNum != c.caller.callerNum && !c.caller.hasNumber(l.callerNum) && kind != "" && !kind.isService()
 	}
 	switch {
@@ -551,7 +551,7 @@ func (t *Tracker) observeInvite(c *call, m *Message) *call {
 		case "":
 			by = ext.User
 		case l.callerNum:
-			by = l.callerNum // in the leg's own memory
+			by = l.callerNum // equal, and already in the leg's own memory
 		default:
 			by = cloneString(by)
 		}
@@ -642,7 +642,7 @@ func (c *call) findRepeated(m *Message) (again *leg, stale bool) {
 		l.learnTransaction(m)
 		switch {
 		case l.cseq > m.CSeq, l.cseq == m.CSeq && l.branch == m.Branch:
-			l.transactionLost = l.transactionLost && l.cseq > m.CSeq // a transaction has begun anew
+			l.transactionLost = l.transactionLost && l.cseq > m.CSeq // the INVITE was retransmitted after a restart
 			return nil, true
 		case l.state == challenged && l.cseq < m.CSeq:
 			again = l

@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// Tags are no secret: every server in a dialog's path knows them, and so does
-// who was called and left. A request in a dialog is therefore believed at once
-// only if it is the PBX's, a trunk's in a dialog of a trunk, or comes over the flow
-// of the leg, or the one that its extension has registered over since, and if its CSeq
-// is higher than the last one of its sender (RFC 3261 §12.2.2). Any other request
-// changes nothing until its response shows that the PBX accepted it: a phone behind a
-// NAT may have another port than before, or another connection.
+// Tags are no secret: every server in a dialog's path has them, and so has a phone that was
+// called and has left. A request in a dialog therefore counts at once only if its CSeq is
+// higher than the last one of its sender (RFC 3261 §12.2.2) and its source is trusted: the
+// PBX, a trunk in a dialog of a trunk, the flow of the leg, or a flow over which the leg's
+// extension has registered since. Any other request counts only once its response shows that
+// the PBX accepted it: a phone behind a NAT may have another port than before, or another
+// connection.
 
 // An unverifiedRequest is a request in a dialog that counts only once it is accepted.
 type unverifiedRequest struct {
@@ -154,7 +154,7 @@ func (t *Tracker) observeAcceptance(l *leg, m *Message) {
 	if peer := m.originator(); m.Origin() == Edge && m.Src == PBX && peer.IsValid() && l.sentByPhone(m) {
 		l.peer = peer
 	}
-	l.loss = nil // both ends are there: one has asked, and the other has accepted it
+	l.loss = nil // both ends responded: one sent the request, the other accepted it
 	switch m.Method {
 	case "INVITE", "UPDATE":
 		if m.Src == PBX {
@@ -231,7 +231,7 @@ func (t *Tracker) findDialog(callID, tag, other string) *leg {
 		if l.callID != callID || l.state == over {
 			continue
 		}
-		switch unknown := l.transactionLost && l.toTag == ""; { // unknown: only the log tells of the leg
+		switch unknown := l.transactionLost && l.toTag == ""; { // unknown: the leg was restored from the event log alone
 		case l.fromTag == tag && (l.hasDialog(other) || unknown), l.fromTag == other && (l.hasDialog(tag) || unknown):
 			return l
 		}
