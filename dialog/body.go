@@ -105,7 +105,8 @@ func readText(contentType, body string) (kind, text string) {
 	return kind, text
 }
 
-// unwrapText returns the text of a MESSAGE and its type, with the text's bytes as they are.
+// unwrapText returns the text of a MESSAGE and its type, without converting its character
+// set.
 func unwrapText(contentType, body string) (kind, text string) {
 	kind, text = contentType, body
 	for range maxWrapped {

@@ -197,7 +197,7 @@ type party struct {
 	holding        bool // the extension has put the other end on hold
 	repeatedEvents int  // number of its events of types that may repeat
 
-	distributor *Extension // queue or IVR that had the extension called; nil: none
+	distributor *Extension // queue or IVR on whose behalf the extension was called; nil: none
 }
 
 // stateDeadline returns when the leg's state ends by itself, or an event is due in it. talk
@@ -232,7 +232,7 @@ func (l *leg) stateDeadline(talk time.Duration) time.Time {
 		}
 		return d
 	}
-	panic("dialog: leg in no state") // unreachable: all states are above
+	panic("dialog: invalid leg state") // unreachable: all states are above
 }
 
 // observeInviteResponse applies a response to the leg's INVITE. Retransmissions change

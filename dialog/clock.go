@@ -7,8 +7,8 @@ import (
 
 const (
 	// minStep is the least change of the wall clock that counts as a step. Time daemons
-	// slew by less, which moves the monotonic clock as well; and between the readings of
-	// two clocks a busy machine may pause for a while.
+	// slew smaller differences, which moves the monotonic clock as well; and between the
+	// readings of two clocks a busy machine may pause for a while.
 	minStep = 100 * time.Millisecond
 
 	// maxSteps is the number of steps in memory. Times before the oldest of them are

@@ -70,7 +70,7 @@ func parseMethods(words []string) (ms []method) {
 //
 // An INVITE that comes from neither the PBX nor a trunk refers to a call only by ids that
 // the PBX itself would use: an id that bellhop has authenticated, or both tags of a dialog.
-func (t *Tracker) correlateInvite(i *inviteMatch) (c *call, word string) {
+func (t *Tracker) correlateInvite(i *inviteMatch) (c *call, correlation string) {
 	for _, by := range t.methods {
 		var v match
 		switch {
@@ -101,7 +101,7 @@ func (t *Tracker) correlateInvite(i *inviteMatch) (c *call, word string) {
 
 // A key is an id in an INVITE that the legs of a call share, with the name of the method
 // that compares it.
-type key struct{ by, value string }
+type key struct{ method, value string }
 
 // callKey is the method name in the key of a call that was restored from the event log
 // alone. Its first INVITE is not known, but if it is repeated it yields the same call id.
@@ -110,7 +110,7 @@ const callKey = "call"
 // A keyHolder is the call that has a key. If several have it, call is nil.
 type keyHolder struct {
 	call  *call
-	calls int
+	count int // number of calls that have it
 }
 
 // matchKey returns the call that has a key.
@@ -147,7 +147,7 @@ func (t *Tracker) matchOwnID(id string) match {
 // it; "" if another call has it already: it names one call alone.
 func (t *Tracker) ownID(m *Message) string {
 	goes := slices.ContainsFunc(t.methods, func(by method) bool { return by.name == "x-cid" })
-	if !goes || t.keyHolders[key{"x-cid", m.CID}].calls > 0 {
+	if !goes || t.keyHolders[key{"x-cid", m.CID}].count > 0 {
 		return ""
 	}
 	return m.CID
@@ -222,7 +222,7 @@ func (t *Tracker) matchTransfer(i *inviteMatch) (v match) {
 	var followed *refer
 	for _, r := range t.recentRefers {
 		switch {
-		case r.replaces != "" || i.At.Sub(r.at) > progressWindow:
+		case r.replaces != "" || i.At.Sub(r.sentAt) > progressWindow:
 		case !i.trusted() && !r.asksForInvite(i):
 		case i.links.referredBy != "" && i.links.referredBy != r.referredBy:
 		case i.links.referredBy == "" && (i.Src != PBX || i.target != r.target):
@@ -600,7 +600,7 @@ func (c *call) otherLegTalks(l *leg) bool {
 // progressWindow to have a number called; nil: none.
 func (t *Tracker) recentRefer(c *call, now time.Time) *refer {
 	for _, r := range slices.Backward(t.recentRefers) {
-		if r.leg.call == c && r.replaces == "" && now.Sub(r.at) <= progressWindow {
+		if r.leg.call == c && r.replaces == "" && now.Sub(r.sentAt) <= progressWindow {
 			return r
 		}
 	}
@@ -733,7 +733,7 @@ func (t *Tracker) addKey(c *call, k key) {
 	default:
 		h.call = nil // two live calls have the key
 	}
-	h.calls++
+	h.count++
 	t.keyHolders[k] = h
 	c.keys = append(c.keys, k)
 }
@@ -754,7 +754,7 @@ func (t *Tracker) unindexCall(c *call) {
 	}
 	for _, k := range c.keys {
 		h := t.keyHolders[k]
-		if h.calls--; h.calls <= 0 {
+		if h.count--; h.count <= 0 {
 			delete(t.keyHolders, k)
 		} else {
 			t.keyHolders[k] = h

@@ -189,7 +189,7 @@ func (t *Tracker) matchByElimination(i *inviteMatch) match {
 	}
 	if i.Trunk != "" {
 		for _, r := range t.recentRefers {
-			if r.replaces == "" && i.At.Sub(r.at) <= progressWindow && r.leg.call.live() {
+			if r.replaces == "" && i.At.Sub(r.sentAt) <= progressWindow && r.leg.call.live() {
 				x.rival = r.leg.call // the REFER's target may have another number
 			}
 		}

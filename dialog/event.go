@@ -162,7 +162,7 @@ type Event struct {
 
 	Privacy bool `json:"privacy,omitempty"` // the caller asks to hide its number (RFC 3323)
 
-	Distributor *Extension `json:"distributor,omitempty"` // flow in: the queue or ivr that had the extension called; nil: none did
+	Distributor *Extension `json:"distributor,omitempty"` // flow in: queue or IVR on whose behalf the extension was called; nil: none
 
 	Leg LegID `json:"leg,omitzero"` // dial-in, dial-out, answer: for Restore, not for subscribers
 

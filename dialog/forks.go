@@ -79,7 +79,7 @@ func (t *Tracker) endDialog(l *leg, at time.Time, o outcome) {
 		if f := &l.forks[i]; !f.over && !f.goneBy(at) {
 			l.swapFork(f, true)
 			if d := l.loss; d != nil && d.at.Before(at) {
-				d.at, d.seq = at, l.call.seq // another dialog was up until then
+				d.at, d.eventSeq = at, l.call.seq // another dialog was up until then
 			}
 			return
 		}
@@ -90,11 +90,11 @@ func (t *Tracker) endDialog(l *leg, at time.Time, o outcome) {
 // A dialogLoss is the suspected end of a dialog, after a response such as 408 to a request
 // in it.
 type dialogLoss struct {
-	at     time.Time
-	seq    int  // Seq of the call's last event at that time
-	by     Side // side whose end may be gone
-	code   int
-	phrase string
+	at       time.Time
+	eventSeq int  // Seq of the call's last event at that time
+	side     Side // side whose end may be gone
+	code     int
+	phrase   string
 }
 
 // endsUsage reports whether a 481 to a request ends the session: to a request that belongs
@@ -117,7 +117,7 @@ func (t *Tracker) noteDialogLoss(l *leg, m *Message) bool {
 		t.endDialog(l, m.At, outcome{status: Answered, code: m.Status, phrase: m.Phrase(), by: BySystem})
 		return true
 	case l.loss == nil:
-		l.loss = &dialogLoss{at: m.At, seq: l.call.seq, by: m.Src, code: m.Status, phrase: cloneString(m.Phrase())}
+		l.loss = &dialogLoss{at: m.At, eventSeq: l.call.seq, side: m.Src, code: m.Status, phrase: cloneString(m.Phrase())}
 	}
 	return false
 }
@@ -125,7 +125,7 @@ func (t *Tracker) noteDialogLoss(l *leg, m *Message) bool {
 // clearDialogLoss clears the suspected end of the leg's dialog, if m is a message of that
 // end.
 func (l *leg) clearDialogLoss(m *Message) {
-	if d := l.loss; d != nil && d.by == m.Src && !m.Own && m.Status != 481 && m.Status != 408 {
+	if d := l.loss; d != nil && d.side == m.Src && !m.Own && m.Status != 481 && m.Status != 408 {
 		l.loss = nil
 	}
 }
@@ -134,7 +134,7 @@ func (l *leg) clearDialogLoss(m *Message) {
 // first suspected, if the call has emitted no event since.
 func (t *Tracker) endLostDialog(l *leg, at time.Time) {
 	d := l.loss
-	if d.seq == l.call.seq && !d.at.Before(l.answered) && !d.at.Before(l.call.bridgedSince) {
+	if d.eventSeq == l.call.seq && !d.at.Before(l.answered) && !d.at.Before(l.call.bridgedSince) {
 		at = d.at
 	}
 	l.loss = nil
@@ -151,8 +151,8 @@ func (f *fork) codeFields(s *snapshotCodec) {
 
 func (d *dialogLoss) codeFields(s *snapshotCodec) {
 	codeTime(s, "at", &d.at)
-	codeNumber(s, "seq", &d.seq)
-	codeNumber(s, "by", &d.by)
+	codeNumber(s, "seq", &d.eventSeq)
+	codeNumber(s, "by", &d.side)
 	codeNumber(s, "code", &d.code)
 	codeText(s, "phrase", &d.phrase)
 }

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestHeader(t *testing.T) {
+func TestReadsHeaderFields(t *testing.T) {
 	head := "INVITE sip:102@pbx.example SIP/2.0\r\n" +
 		"v: SIP/2.0/UDP 192.0.2.11\r\n" +
 		"f: \"A\"\r\n <sip:101@pbx.example>\r\n\t;tag=1\r\n" +
@@ -30,7 +30,7 @@ func TestHeader(t *testing.T) {
 	}
 }
 
-func TestNameAddr(t *testing.T) {
+func TestParsesNameAddr(t *testing.T) {
 	for _, tt := range []struct{ in, display, uri, params string }{
 		{`<sip:a@b>`, "", "sip:a@b", ""},
 		{`"Alice \"Al\" A" <sip:a@b;transport=udp>;tag=1`, `Alice "Al" A`, "sip:a@b;transport=udp", ";tag=1"},
@@ -50,7 +50,7 @@ func TestNameAddr(t *testing.T) {
 	}
 }
 
-func TestParseURI(t *testing.T) {
+func TestParsesURIs(t *testing.T) {
 	for _, tt := range []struct {
 		in   string
 		want uri
@@ -89,7 +89,7 @@ func TestParseURI(t *testing.T) {
 	}
 }
 
-func TestRawUser(t *testing.T) {
+func TestRawUserDiffersFromParsed(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"sip:101@h", ""},
 		{"sip:%31@h", "%31"},
@@ -106,8 +106,9 @@ func TestRawUser(t *testing.T) {
 	}
 }
 
-// TestContactKey: URIs that are the same binding have the same key, others have not.
-func TestContactKey(t *testing.T) {
+// TestContactKeyIdentifiesBinding checks that URIs of the same binding have the same key,
+// and others have not.
+func TestContactKeyIdentifiesBinding(t *testing.T) {
 	for _, same := range [][]string{
 		{"sip:x1@192.0.2.9", "sip:x1@192.0.2.9:5060", "SIP:%781@192.0.2.9;ob", "sip:x1@192.0.2.9:5060;transport=UDP?a=b", "sip:x1@192.0.2.9;transport=tls", "sip:x1@192.0.2.9:5061;transport=tls"},
 		{"sip:x1@Phone.Example", "sip:x1@phone.example."},
@@ -138,8 +139,7 @@ func TestContactKey(t *testing.T) {
 	}
 }
 
-// FuzzURI shows the parser anything: what it returns is of the text, and reads the
-// same again.
+// FuzzURI parses any text: the result is part of the text, and parses to the same again.
 func FuzzURI(f *testing.F) {
 	for _, s := range []string{"sip:*72?401:p;x=1@[::1]:5060;user=phone?A=b@c", "tel:+358-(555)", "sips:a@B.:1;x@y", "sip:%41%@h"} {
 		f.Add(s)
@@ -161,7 +161,7 @@ func FuzzURI(f *testing.F) {
 	})
 }
 
-func TestList(t *testing.T) {
+func TestSplitsListValues(t *testing.T) {
 	got := slices.Collect(listValues(`"a,b" <sip:a@b;x=1,2>;q=1, <sip:c@d> ,,sip:e@f,"open, <g>`))
 	want := []string{`"a,b" <sip:a@b;x=1,2>;q=1`, `<sip:c@d>`, `sip:e@f`, `"open, <g>`}
 	if !slices.Equal(got, want) {
@@ -169,7 +169,7 @@ func TestList(t *testing.T) {
 	}
 }
 
-func TestParam(t *testing.T) {
+func TestFindsParameters(t *testing.T) {
 	for _, tt := range []struct {
 		params, name, want string
 		ok                 bool
@@ -187,7 +187,7 @@ func TestParam(t *testing.T) {
 	}
 }
 
-// FuzzHeader shows the parsers anything: they end, and stay within the text.
+// FuzzHeader parses any header section: the parsers end, and stay within the text.
 func FuzzHeader(f *testing.F) {
 	f.Add("INVITE sip:a@b SIP/2.0\r\nFrom: \"A \\\"\" <sip:a@b>;tag=\"1\r\n ;x\r\nContact: *, <sip:x@y>;expires=0")
 	f.Fuzz(func(t *testing.T, head string) {

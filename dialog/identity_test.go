@@ -2,7 +2,7 @@ package dialog
 
 import "testing"
 
-func TestPrivate(t *testing.T) {
+func TestReadsPrivacy(t *testing.T) {
 	for _, tt := range []struct {
 		privacy string
 		want    bool
@@ -16,7 +16,7 @@ func TestPrivate(t *testing.T) {
 	}
 }
 
-func TestAssertedIdentity(t *testing.T) {
+func TestReadsAssertedIdentity(t *testing.T) {
 	for _, tt := range []struct{ head, name, uri string }{
 		{"", "", ""},
 		{"P-Asserted-Identity: \"A\" <sip:+1555@h>, <tel:+1666>", "A", "sip:+1555@h"},
@@ -31,7 +31,7 @@ func TestAssertedIdentity(t *testing.T) {
 	}
 }
 
-func TestVerstat(t *testing.T) {
+func TestReadsVerstat(t *testing.T) {
 	for _, tt := range []struct{ uri, want string }{
 		{"tel:+1555;verstat=A", "A"},
 		{"sip:+1555;verstat=A@h;user=phone", "A"},
@@ -44,7 +44,7 @@ func TestVerstat(t *testing.T) {
 	}
 }
 
-func TestExtensionIs(t *testing.T) {
+func TestExtensionMatchesItsNames(t *testing.T) {
 	e := Extension{"101", "pbx.example"}
 	for _, tt := range []struct {
 		name string

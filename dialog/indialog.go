@@ -97,12 +97,12 @@ func (l *leg) refreshSession(m *Message) {
 // other end to somebody else (RFC 3515).
 type refer struct {
 	leg        *leg
-	at         time.Time
+	sentAt     time.Time
 	cseq       uint32
 	referredBy string // user of Referred-By; without that, the extension
 	target     string // user of Refer-To; if that is a phone's contact, the extension of the phone
 	contact    string // user of Refer-To, if that is a phone's contact
-	ext        Extension
+	targetExt  Extension
 	replaces   string // Call-ID of the dialog that the new call is to replace; "": none
 	otherCall  string // id of that dialog's call
 	accepted   bool
@@ -160,11 +160,11 @@ func (t *Tracker) readRefer(l *leg, m *Message) *refer {
 	if method, ok := paramValue(splitURI(to).params, "method"); ok && !strings.EqualFold(method, "INVITE") {
 		return nil
 	}
-	r := &refer{leg: l, at: m.At, cseq: m.CSeq, target: cloneString(target.user), referredBy: p.ext.User}
+	r := &refer{leg: l, sentAt: m.At, cseq: m.CSeq, target: cloneString(target.user), referredBy: p.ext.User}
 	if ext, ok := t.directory.boundExtension(to, m.At); ok && ext.User != target.user {
-		r.ext, r.target, r.contact = ext, ext.User, r.target
+		r.targetExt, r.target, r.contact = ext, ext.User, r.target
 	} else {
-		r.ext = t.directory.dialedExtension(r.target, cloneString(target.host), m.At)
+		r.targetExt = t.directory.dialedExtension(r.target, cloneString(target.host), m.At)
 	}
 	if _, by, _ := parseNameAddr(headerValue(m.Head, "Referred-By")); by != "" {
 		r.referredBy = cloneString(parseURI(by).user)
@@ -192,7 +192,7 @@ func (t *Tracker) addRefer(l *leg, r *refer) {
 	}
 	l.lastRefer = r
 	l.refersSent++
-	for len(t.recentRefers) > 0 && (len(t.recentRefers) >= maxRefers || r.at.Sub(t.recentRefers[0].at) > progressWindow) {
+	for len(t.recentRefers) > 0 && (len(t.recentRefers) >= maxRefers || r.sentAt.Sub(t.recentRefers[0].sentAt) > progressWindow) {
 		t.recentRefers = t.recentRefers[1:]
 	}
 	t.recentRefers = append(t.recentRefers, r)
@@ -239,7 +239,7 @@ func (t *Tracker) observeReferNotify(l *leg, m *Message) {
 	case n == 0:
 	case n < 200:
 		r.progressed = true
-	case n < 300 && !r.progressed && r.replaces == "" && isFreeSWITCH(m) && t.directory.isPhone(r.ext): // only for a phone: a REFER to another target causes no INVITE
+	case n < 300 && !r.progressed && r.replaces == "" && isFreeSWITCH(m) && t.directory.isPhone(r.targetExt): // only for a phone: a REFER to another target causes no INVITE
 		r.earlyStatus, r.earlyPhrase = n, cloneString(phrase)
 	default:
 		t.settleRefer(r, m.At, n, cloneString(phrase))
@@ -336,8 +336,8 @@ func (t *Tracker) emitTransfer(r *refer, at time.Time, code int, phrase string, 
 	e.CallerExtension = &p.ext // extension that transfers; the target follows
 	e.CalledNumber, e.CalledE164 = r.target, t.toE164(r.target, at)
 	e.CalledExtension, e.OtherCall = nil, r.otherCall
-	if r.ext.User != "" {
-		e.CalledExtension = &r.ext
+	if r.targetExt.User != "" {
+		e.CalledExtension = &r.targetExt
 	}
 	e.SipCode, e.SipReason = code, phrase
 	switch {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestDirection(t *testing.T) {
+func TestReadsMediaDirection(t *testing.T) {
 	sdp := func(session, stream string) string {
 		return "v=0\r\no=- 1 1 IN IP4 192.0.2.11\r\ns=-\r\nt=0 0\r\n" + session + "m=audio 40000 RTP/AVP 0\r\n" + stream
 	}
@@ -16,7 +16,7 @@ func TestDirection(t *testing.T) {
 	}{
 		{"no body", "", directionUnknown},
 		{"no stream", "v=0\r\na=sendonly\r\n", directionUnknown},
-		{"nothing said", sdp("c=IN IP4 192.0.2.11\r\n", ""), directionOpen},
+		{"nothing emitted", sdp("c=IN IP4 192.0.2.11\r\n", ""), directionOpen},
 		{"sendrecv", sdp("", "c=IN IP4 192.0.2.11\r\na=sendrecv\r\n"), directionOpen},
 		{"recvonly", sdp("", "a=recvonly\r\n"), directionOpen},
 		{"sendonly", sdp("", "a=sendonly\r\n"), directionHeld},
@@ -35,9 +35,9 @@ func TestDirection(t *testing.T) {
 	}
 }
 
-// TestHeldTwice holds and takes back twice: each is an event of its own, and what
-// changes nothing is none.
-func TestHeldTwice(t *testing.T) {
+// TestEachHoldIsAnEvent holds and resumes twice: each change is an event of its own, and a
+// request that changes nothing emits none.
+func TestEachHoldIsAnEvent(t *testing.T) {
 	tracker := New(testConfig())
 	l := caller()
 	tracker.Observe(l.invite())
@@ -58,21 +58,21 @@ func TestHeldTwice(t *testing.T) {
 		request.Body = "v=0\r\nm=audio 1 RTP/AVP 0\r\na=" + way.direction + "\r\n"
 		response := l.later(time.Second).message(PBX, "UPDATE", way.status, "")
 		response.ToTag, response.CSeq = request.ToTag, request.CSeq
-		said := append(tracker.Observe(request), tracker.Observe(response)...)
+		emitted := append(tracker.Observe(request), tracker.Observe(response)...)
 		switch {
-		case way.want == "" && len(said) > 0:
-			t.Errorf("%d: got %v, want nothing", i, said)
-		case way.want != "" && (len(said) != 1 || said[0].Type != way.want || said[0].At != response.At || ids[said[0].ID]):
-			t.Errorf("%d: got %v, want a new %s at the response", i, said, way.want)
+		case way.want == "" && len(emitted) > 0:
+			t.Errorf("%d: got %v, want nothing", i, emitted)
+		case way.want != "" && (len(emitted) != 1 || emitted[0].Type != way.want || emitted[0].At != response.At || ids[emitted[0].ID]):
+			t.Errorf("%d: got %v, want a new %s at the response", i, emitted, way.want)
 		case way.want != "":
-			ids[said[0].ID] = true
+			ids[emitted[0].ID] = true
 		}
 	}
 }
 
-// TestSessionTimer refreshes a session and then does not: the leg ends 32 s after
-// it has run out, and not before.
-func TestSessionTimer(t *testing.T) {
+// TestLegEndsWithItsSession refreshes a session, and then does not: the leg ends 32 s after
+// the session has expired, and not before.
+func TestLegEndsWithItsSession(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		answer   string // headers of the 2xx to the INVITE
@@ -97,19 +97,19 @@ func TestSessionTimer(t *testing.T) {
 				m.ToTag, m.CSeq = l.to, 2
 				tracker.Observe(m)
 			}
-			if said := tracker.Advance(start.Add(tt.deadline - time.Microsecond)); len(said) > 0 {
-				t.Fatalf("too early: %v", said)
+			if emitted := tracker.Advance(start.Add(tt.deadline - time.Microsecond)); len(emitted) > 0 {
+				t.Fatalf("too early: %v", emitted)
 			}
-			said := tracker.Advance(start.Add(tt.deadline))
-			if len(said) != 1 || said[0].Status != Unknown || said[0].HangupBy != BySystem || said[0].Duration != tt.deadline {
-				t.Errorf("got %v, want one hangup UNKNOWN after %v", said, tt.deadline)
+			emitted := tracker.Advance(start.Add(tt.deadline))
+			if len(emitted) != 1 || emitted[0].Status != Unknown || emitted[0].HangupBy != BySystem || emitted[0].Duration != tt.deadline {
+				t.Errorf("got %v, want one hangup UNKNOWN after %v", emitted, tt.deadline)
 			}
 		})
 	}
 }
 
-// TestTransferNamesWhoAndToWhom has a callee refer: it is the one who transfers.
-func TestTransferNamesWhoAndToWhom(t *testing.T) {
+// TestTransferNamesCallerAndTarget has a callee send a REFER: it is the transferring party.
+func TestTransferNamesCallerAndTarget(t *testing.T) {
 	tracker := New(testConfig())
 	l := callee()
 	tracker.Observe(l.invite())
@@ -120,14 +120,14 @@ func TestTransferNamesWhoAndToWhom(t *testing.T) {
 	accepted.Src, accepted.Dst, accepted.Status = PBX, Edge, 202
 	notify := l.bye(true)
 	notify.Method, notify.Head, notify.Body = "NOTIFY", "NOTIFY sip:x SIP/2.0\r\nEvent: refer\r\n", "SIP/2.0 486 Busy Here\r\n"
-	var said []Event
+	var emitted []Event
 	for _, m := range []Message{request, accepted, notify, notify} {
-		said = append(said, tracker.Observe(m)...)
+		emitted = append(emitted, tracker.Observe(m)...)
 	}
-	if len(said) != 1 {
-		t.Fatalf("got %v, want one transfer", said)
+	if len(emitted) != 1 {
+		t.Fatalf("got %v, want one transfer", emitted)
 	}
-	e := said[0]
+	e := emitted[0]
 	if e.Type != Transfer || e.Extension.User != "102" || e.CallerExtension.User != "102" || e.CalledExtension.User != "103" ||
 		e.CalledNumber != "103" || e.Status != Busy || e.SipCode != 486 {
 		t.Errorf("got %s of %s: %s to %s (%s) %s %d", e.Type, e.Extension, e.CallerExtension, e.CalledExtension, e.CalledNumber, e.Status, e.SipCode)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// rungBeforeRestart returns a Tracker that knows from the log alone that a leg has rung.
+// rungBeforeRestart returns a Tracker that has restored a leg that rang from the log alone.
 func rungBeforeRestart(t *testing.T, l *line) *Tracker {
 	t.Helper()
 	l.peer = phoneAddr
@@ -17,9 +17,9 @@ func rungBeforeRestart(t *testing.T, l *line) *Tracker {
 	return tracker
 }
 
-// TestRefusedReINVITEAfterRestart: a leg that only the log knows has rung when bellhop was
-// restarted, and was answered since. A refused re-INVITE in its dialog is no response to
-// its INVITE: the call goes on until its BYE.
+// TestRefusedReINVITEAfterRestart restores a leg that rang from the log alone; the leg is
+// answered meanwhile. A refused re-INVITE in its dialog is no response to its INVITE: the
+// call goes on until its BYE.
 func TestRefusedReINVITEAfterRestart(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -33,38 +33,39 @@ func TestRefusedReINVITEAfterRestart(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			l := tt.l
 			tracker := rungBeforeRestart(t, l)
-			m := during(l.later(time.Minute), "INVITE", true, phoneAddr, 12, "z9hG4bK-x")
-			said := append(tracker.Observe(m), tracker.Observe(answer(m, tt.status, 0))...)
-			if len(said) > 0 {
-				t.Errorf("the re-INVITE says %+v", said)
+			m := requestInDialog(l.later(time.Minute), "INVITE", true, phoneAddr, 12, "z9hG4bK-x")
+			emitted := append(tracker.Observe(m), tracker.Observe(responseTo(m, tt.status, 0))...)
+			if len(emitted) > 0 {
+				t.Errorf("the re-INVITE emits %+v", emitted)
 			}
-			said = tracker.Observe(during(l.later(time.Minute), "BYE", true, phoneAddr, 13, "z9hG4bK-y"))
-			if len(said) != 1 || said[0].Type != Hangup {
-				t.Errorf("the BYE says %+v, want a hangup", said)
+			emitted = tracker.Observe(requestInDialog(l.later(time.Minute), "BYE", true, phoneAddr, 13, "z9hG4bK-y"))
+			if len(emitted) != 1 || emitted[0].Type != Hangup {
+				t.Errorf("the BYE emits %+v, want a hangup", emitted)
 			}
 		})
 	}
 }
 
-// TestForgedCANCELAfterRestart: a stranger's CANCEL does not keep the caller's own CANCEL
-// from ending such a leg.
+// TestForgedCANCELAfterRestart checks that a stranger's CANCEL does not keep the caller's
+// own CANCEL from ending such a leg.
 func TestForgedCANCELAfterRestart(t *testing.T) {
 	l := caller()
 	tracker := rungBeforeRestart(t, l)
 	forged := l.later(time.Second).cancel()
 	forged.From, forged.Branch = strangerAddr, "z9hG4bK-forged"
-	if said := tracker.Observe(forged); len(said) > 0 {
-		t.Errorf("the stranger's CANCEL says %+v", said)
+	if emitted := tracker.Observe(forged); len(emitted) > 0 {
+		t.Errorf("the stranger's CANCEL emits %+v", emitted)
 	}
-	said := tracker.Observe(l.later(time.Second).cancel())
-	if len(said) != 1 || said[0].Type != Hangup || said[0].Status != Canceled {
-		t.Errorf("the caller's CANCEL says %+v, want a hangup", said)
+	emitted := tracker.Observe(l.later(time.Second).cancel())
+	if len(emitted) != 1 || emitted[0].Type != Hangup || emitted[0].Status != Canceled {
+		t.Errorf("the caller's CANCEL emits %+v, want a hangup", emitted)
 	}
 }
 
-// TestRungAfterTheRecord: one phone of an extension has refused when the record was
-// written, and the log tells that another rang since. The hangup has no negative times.
-func TestRungAfterTheRecord(t *testing.T) {
+// TestPhoneRangAfterSnapshot restores an extension of which one phone had refused when the
+// snapshot was written, and another rang since by the log. The hangup has no negative
+// times.
+func TestPhoneRangAfterSnapshot(t *testing.T) {
 	tracker := New(testConfig())
 	tracker.Changed(start)
 	a, b, c := caller(), callee(), callee()
@@ -80,8 +81,8 @@ func TestRungAfterTheRecord(t *testing.T) {
 	if err := fresh.Restore("", records, log); err != nil {
 		t.Fatal(err)
 	}
-	said := fresh.Advance(start.Add(time.Second))
-	if len(said) != 1 || said[0].Type != Hangup || said[0].RingDuration < 0 {
-		t.Errorf("got %+v, want one hangup", said)
+	emitted := fresh.Advance(start.Add(time.Second))
+	if len(emitted) != 1 || emitted[0].Type != Hangup || emitted[0].RingDuration < 0 {
+		t.Errorf("got %+v, want one hangup", emitted)
 	}
 }

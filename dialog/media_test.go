@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestDirectionByGrammar(t *testing.T) {
+func TestReadsDirectionByGrammar(t *testing.T) {
 	const audio = "m=audio 40000 RTP/AVP 0\r\n"
 	sdp := func(lines ...string) string {
 		return "v=0\r\no=- 1 1 IN IP4 192.0.2.11\r\ns=-\r\n" + strings.Join(lines, "")
@@ -58,7 +58,7 @@ func TestDirectionByGrammar(t *testing.T) {
 	}
 }
 
-func TestAcknowledged(t *testing.T) {
+func TestReadsAcknowledgedCSeq(t *testing.T) {
 	for _, tt := range []struct {
 		rack string
 		want uint32
@@ -69,7 +69,7 @@ func TestAcknowledged(t *testing.T) {
 	}
 }
 
-// FuzzBody shows the readers of bodies anything: what they return is of the body.
+// FuzzBody parses any body: the results are part of the body.
 func FuzzBody(f *testing.F) {
 	f.Add("multipart/mixed;boundary=b", "--b\r\nContent-Type: application/sdp\r\n\r\nv=0\r\nm=audio 9 RTP/AVP 0\r\nc=IN IP6 ::\r\n--b--")
 	f.Add("message/cpim", "From: <sip:a@b>\r\n\r\nContent-Type: text/plain\r\n\r\nhi")

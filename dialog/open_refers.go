@@ -77,7 +77,7 @@ func (t *Tracker) settleRefer(r *refer, at time.Time, code int, phrase string) {
 // lastRefer.
 func (l *leg) restoreRefer(r *refer) {
 	open := append(l.openRefers(), r)
-	slices.SortStableFunc(open, func(a, b *refer) int { return a.at.Compare(b.at) })
+	slices.SortStableFunc(open, func(a, b *refer) int { return a.sentAt.Compare(b.sentAt) })
 	n := len(open) - 1
 	l.lastRefer, l.earlierRefers = open[n], open[:n:n]
 }

@@ -5,7 +5,7 @@ import (
 	"unicode"
 )
 
-func TestPrintable(t *testing.T) {
+func TestReplacesUnprintableCharacters(t *testing.T) {
 	for _, tt := range []struct{ text, replaced, removed, harmless string }{
 		{"Zoë 日本 👍", "Zoë 日本 👍", "Zoë 日本 👍", "Zoë 日本 👍"},
 		{"a\x1b[31mb", "a\uFFFD[31mb", "a[31mb", "a\uFFFD[31mb"},
@@ -29,11 +29,11 @@ func TestPrintable(t *testing.T) {
 	for r := range rune(unicode.MaxRune) {
 		if Steers(r) {
 			if steers++; unicode.IsPrint(r) {
-				t.Errorf("%U steers, and is printable", r)
+				t.Errorf("%U is a control, and printable", r)
 			}
 		}
 	}
 	if want := 32 + 33 + 3 + 7 + 4; steers != want {
-		t.Errorf("%d characters steer, want %d", steers, want)
+		t.Errorf("%d characters are controls, want %d", steers, want)
 	}
 }

@@ -74,7 +74,8 @@ func (t *Tracker) dialCallback(l *leg, ext Extension) {
 // isCallbackLeg reports whether the PBX calls an extension back on leg l.
 func (c *call) isCallbackLeg(l *leg) bool { return c.callback != nil && l.party == c.callback }
 
-// findDistributor returns the queue or IVR that has a party called; nil: none.
+// findDistributor returns the queue or IVR on whose behalf the PBX has called a party; nil:
+// none.
 func (p *party) findDistributor() *Extension {
 	if p.flow != In || p.kind != "" || !p.firstLeg.call.serviceCalls(p.firstLeg) {
 		return nil
@@ -118,7 +119,7 @@ func (c *call) bridgeElsewhere(l *leg) {
 func (t *Tracker) leavePickup(c *call, r *refer) {
 	if c.pickedUp {
 		c.pickedUp = false
-		c.stopBridge(r.at)
+		c.stopBridge(r.sentAt)
 	}
 }
 

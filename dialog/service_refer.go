@@ -20,8 +20,8 @@ func (t *Tracker) referToService(r *refer, at time.Time) {
 		return // the PBX is a proxy: the other phone calls the service by itself
 	}
 	if r.replaces == "" {
-		if kind := t.directory.declared[r.ext.User]; kind.isService() {
-			t.startService(r, r.leg.partner(), r.ext, kind, r.target, at)
+		if kind := t.directory.declared[r.targetExt.User]; kind.isService() {
+			t.startService(r, r.leg.partner(), r.targetExt, kind, r.target, at)
 		}
 		return
 	}
@@ -168,7 +168,7 @@ func (t *Tracker) leaveService(r *refer) {
 		l.hasReferred = true
 		if l.origin == PBX {
 			l.notAgent = true
-			l.call.stopBridge(r.at)
+			l.call.stopBridge(r.sentAt)
 		}
 		t.markChanged(l.call) // it may be another call than the REFER's
 	}

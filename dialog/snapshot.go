@@ -143,7 +143,7 @@ func (c *call) codeFields(s *snapshotCodec) {
 }
 
 func (k *key) codeFields(s *snapshotCodec) {
-	codeText(s, "by", &k.by)
+	codeText(s, "by", &k.method)
 	codeText(s, "value", &k.value)
 }
 
@@ -235,8 +235,8 @@ func (f *inviteFacts) codeFields(s *snapshotCodec) {
 // restart its acceptance can no longer be matched.
 func (k *unverifiedRequest) codeFields(s *snapshotCodec) {
 	codeText(s, "branch", &k.branch)
-	codeTime(s, "at", &k.at)
-	codeNumber(s, "seq", &k.seq)
+	codeTime(s, "at", &k.sentAt)
+	codeNumber(s, "seq", &k.eventSeq)
 	codeNumber(s, "q850", &k.q850)
 	codeText(s, "rec", &k.rec)
 	codeNumber(s, "offer", &k.offer)
@@ -280,12 +280,12 @@ func (r *storedRefer) codeFields(s *snapshotCodec) {
 }
 
 func (r *refer) codeFields(s *snapshotCodec) {
-	codeTime(s, "at", &r.at)
+	codeTime(s, "at", &r.sentAt)
 	codeNumber(s, "cseq", &r.cseq)
 	codeText(s, "by", &r.referredBy)
 	codeText(s, "to", &r.target)
 	codeText(s, "contact", &r.contact)
-	codeExtension(s, "ext", "ext_domain", &r.ext)
+	codeExtension(s, "ext", "ext_domain", &r.targetExt)
 	codeText(s, "replaces", &r.replaces)
 	codeText(s, "other", &r.otherCall)
 	codeFlag(s, "accepted", &r.accepted)
@@ -369,15 +369,15 @@ func (t *Tracker) Restore(node string, records []Change, log []Event) error {
 	calls := make(map[string]*call, len(records))
 	for _, r := range records {
 		if len(t.deadlines)+len(calls) >= maxCalls {
-			errs = append(errs, errors.New("there are more calls than can be followed"))
+			errs = append(errs, fmt.Errorf("restore calls: limit of %d reached: the others are dropped", maxCalls))
 			break
 		}
 		c, refers, err := t.decodeSnapshot(r.Record)
 		if err == nil && calls[c.id] != nil {
-			err = errors.New("it is there twice")
+			err = errors.New("duplicate id")
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("call %s: %w", r.Call, err))
+			errs = append(errs, fmt.Errorf("restore call %s: %w", r.Call, err))
 			continue
 		}
 		calls[c.id] = c
@@ -401,7 +401,7 @@ func (t *Tracker) Restore(node string, records []Change, log []Event) error {
 		c.nextCheck = c.deadline
 		heap.Push(&t.deadlines, c)
 	}
-	slices.SortFunc(t.recentRefers, func(a, b *refer) int { return a.at.Compare(b.at) })
+	slices.SortFunc(t.recentRefers, func(a, b *refer) int { return a.sentAt.Compare(b.sentAt) })
 	slices.SortFunc(t.recentCallers, func(a, b recentCaller) int { return a.at.Compare(b.at) })
 	slices.SortFunc(t.redirectedLegs, func(a, b *leg) int { return a.ended.Compare(b.ended) })
 	return errors.Join(errs...)
@@ -635,10 +635,11 @@ func (t *Tracker) legFromEvent(c *call, e *Event) *leg {
 	return l
 }
 
-// legOfDialog returns the last leg that has the dialog id and satisfies such; nil: none.
-func (c *call) legOfDialog(id LegID, such func(*leg) bool) *leg {
+// legOfDialog returns the last leg that has the dialog id and for which accepts returns true; nil:
+// none.
+func (c *call) legOfDialog(id LegID, accepts func(*leg) bool) *leg {
 	for _, l := range slices.Backward(c.legs) {
-		if l.origin == id.Origin && l.callID == id.CallID && l.fromTag == id.FromTag && such(l) {
+		if l.origin == id.Origin && l.callID == id.CallID && l.fromTag == id.FromTag && accepts(l) {
 			return l
 		}
 	}

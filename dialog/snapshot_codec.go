@@ -51,7 +51,7 @@ func (s *snapshotCodec) beginMember(name string) {
 // setError keeps the first error: the member and its invalid value.
 func (s *snapshotCodec) setError(name string, v any) {
 	if s.err == nil {
-		s.err = fmt.Errorf("%s is %v", name, v)
+		s.err = fmt.Errorf("invalid %s: %v", name, v)
 	}
 }
 

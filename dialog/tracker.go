@@ -201,8 +201,8 @@ type Tracker struct {
 	registrar     *registrar
 }
 
-// An attemptKey is the hash of a Call-ID and a From tag. An entry for a challenged attempt
-// therefore keeps no memory of its message.
+// An attemptKey is the hash of a Call-ID and a From tag. It retains no memory of the
+// message.
 type attemptKey [16]byte
 
 func newAttemptKey(callID, fromTag string) attemptKey {

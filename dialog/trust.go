@@ -15,13 +15,13 @@ import (
 
 // An unverifiedRequest is a request in a dialog that counts only once it is accepted.
 type unverifiedRequest struct {
-	branch string
-	at     time.Time
-	seq    int // Seq of the call's last event at that time
-	q850   int // of a BYE
-	rec    string
-	offer  mediaDirection // of a re-INVITE or UPDATE
-	refer  *refer         // of a REFER
+	branch   string
+	sentAt   time.Time
+	eventSeq int // Seq of the call's last event at that time
+	q850     int // of a BYE
+	rec      string
+	offer    mediaDirection // of a re-INVITE or UPDATE
+	refer    *refer         // of a REFER
 }
 
 // matchesPeer reports whether peer is the leg's edge peer, or one of the two is not known.
@@ -111,7 +111,7 @@ func (l *leg) requestTrusted(m *Message, vouched bool) bool {
 
 // holdRequest keeps the request m until it is accepted. Of several only the last is kept.
 func (t *Tracker) holdRequest(l *leg, m *Message) {
-	k := &unverifiedRequest{branch: cloneString(m.Branch), at: m.At, seq: l.call.seq}
+	k := &unverifiedRequest{branch: cloneString(m.Branch), sentAt: m.At, eventSeq: l.call.seq}
 	switch m.Method {
 	case "BYE":
 		k.q850, k.rec = readReason(m.Head).q850, cloneString(t.recordingID(m))
@@ -166,7 +166,7 @@ func (t *Tracker) observeAcceptance(l *leg, m *Message) {
 		}
 	case "REFER":
 		if r := k.refer; r != nil && l.state == talking && l.party != nil && !l.party.over {
-			r.at, r.accepted = m.At, true
+			r.sentAt, r.accepted = m.At, true
 			t.addRefer(l, r)
 			t.referToService(r, m.At)
 		}
@@ -187,10 +187,10 @@ func (t *Tracker) observeByeResponse(l *leg, m *Message) {
 	switch k := l.unverified; {
 	case k == nil || k.branch != m.Branch:
 		t.applyBye(l, m, m.At, 0, "")
-	case k.seq != l.call.seq || k.at.Before(l.answered) || k.at.Before(l.call.bridgedSince):
+	case k.eventSeq != l.call.seq || k.sentAt.Before(l.answered) || k.sentAt.Before(l.call.bridgedSince):
 		t.applyBye(l, m, m.At, k.q850, k.rec)
 	default:
-		t.applyBye(l, m, k.at, k.q850, k.rec)
+		t.applyBye(l, m, k.sentAt, k.q850, k.rec)
 	}
 }
 
