@@ -122,8 +122,8 @@ type Config struct {
 
 	// Extensions returns the extensions that the tracker knows, and Extension what
 	// it knows of a user, if that is one; nil: it knows none.
-	Extensions func(context.Context) ([]dialog.Known, error)
-	Extension  func(ctx context.Context, user string) (dialog.Known, bool, error)
+	Extensions func(context.Context) ([]dialog.ExtensionInfo, error)
+	Extension  func(ctx context.Context, user string) (dialog.ExtensionInfo, bool, error)
 
 	// Ready says what keeps bellhop from doing its work; nothing, or nil: it is
 	// ready if the Notifier is healthy.

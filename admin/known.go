@@ -65,7 +65,7 @@ type Contact struct {
 	Expires time.Time `json:"expires"`
 }
 
-func extensionOf(k dialog.Known) *Extension {
+func extensionOf(k dialog.ExtensionInfo) *Extension {
 	e := &Extension{
 		Extension:  k.User,
 		Domain:     k.Domain,
@@ -88,7 +88,7 @@ type extensions map[string]*Extension
 func (es extensions) of(user string) *Extension {
 	e, ok := es[user]
 	if !ok {
-		e = extensionOf(dialog.Known{Extension: dialog.Extension{User: user}, Kind: dialog.Phone})
+		e = extensionOf(dialog.ExtensionInfo{Extension: dialog.Extension{User: user}, Kind: dialog.Phone})
 		es[user] = e
 	}
 	return e
@@ -96,7 +96,7 @@ func (es extensions) of(user string) *Extension {
 
 // extend adds to what the tracker knows what numbers and live calls tell. If a user
 // is named, calls tell of that one only.
-func (s *Server) extend(ctx context.Context, known []dialog.Known, numbers map[string]uint64, user string) (extensions, error) {
+func (s *Server) extend(ctx context.Context, known []dialog.ExtensionInfo, numbers map[string]uint64, user string) (extensions, error) {
 	es := make(extensions)
 	for _, k := range known {
 		es[k.User] = extensionOf(k)
@@ -151,7 +151,7 @@ func (s *Server) listExtensions(ctx context.Context, in *struct {
 // knownExtensions returns the extensions that are known and that the request may
 // see, by their names.
 func (s *Server) knownExtensions(ctx context.Context) ([]*Extension, error) {
-	var known []dialog.Known
+	var known []dialog.ExtensionInfo
 	if s.config.Extensions != nil {
 		var err error
 		if known, err = s.config.Extensions(ctx); err != nil {
@@ -186,7 +186,7 @@ func (s *Server) getExtension(ctx context.Context, in *struct {
 // if none is known that the request may see.
 func (s *Server) knownExtension(ctx context.Context, name string) (*Extension, error) {
 	user, _, _ := strings.Cut(name, "@")
-	var known []dialog.Known
+	var known []dialog.ExtensionInfo
 	if s.config.Extension != nil {
 		k, ok, err := s.config.Extension(ctx, user)
 		if err != nil {

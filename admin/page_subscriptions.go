@@ -143,7 +143,7 @@ func (s *Server) showKnown(ctx context.Context, of func(name string) *extensionR
 		}
 		return of(e.String()) // it is bound to that in its domain
 	}
-	var known []dialog.Known
+	var known []dialog.ExtensionInfo
 	var err error
 	if s.config.Extensions != nil {
 		if known, err = s.config.Extensions(ctx); err != nil {

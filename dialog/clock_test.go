@@ -222,7 +222,7 @@ func TestShownTimesAreAsSet(t *testing.T) {
 	if p := calls[0].Parties[0]; wall.Sub(p.Since) != 10*time.Second || wall.Sub(p.Answered) != 9*time.Second {
 		t.Errorf("at %v a party is %+v", wall, p)
 	}
-	k, ok := tracker.Known("101", now)
+	k, ok := tracker.ExtensionInfo("101", now)
 	if !ok || len(k.Contacts) != 1 || k.Contacts[0].Until.Sub(wall) != 50*time.Second {
 		t.Errorf("at %v 101 is %+v", wall, k)
 	}

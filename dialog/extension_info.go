@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// A Known is the data of an extension beside its calls.
-type Known struct {
+// An ExtensionInfo is the data of an extension beside its calls.
+type ExtensionInfo struct {
 	Extension
 	Kind     Kind
 	Declared bool      // the configuration names it
@@ -23,26 +23,26 @@ type Contact struct {
 // Extensions returns, in no order, the extensions that the configuration names or that have
 // registered; now is on the clock of [Message.At]. It takes less than half a microsecond
 // per extension.
-func (t *Tracker) Extensions(now time.Time) []Known {
+func (t *Tracker) Extensions(now time.Time) []ExtensionInfo {
 	users := t.directory.aors.Keys()
-	all := make([]Known, 0, len(users)+len(t.directory.declared))
+	all := make([]ExtensionInfo, 0, len(users)+len(t.directory.declared))
 	for user := range t.directory.declared {
 		if !t.directory.aors.Contains(user) {
 			users = append(users, user)
 		}
 	}
 	for _, user := range users {
-		if k, ok := t.Known(user, now); ok {
+		if k, ok := t.ExtensionInfo(user, now); ok {
 			all = append(all, k)
 		}
 	}
 	return all
 }
 
-// Known returns the data of an extension, and whether user is one; now is on the clock of
-// [Message.At]. The data may be empty: the pattern in the configuration may match any
-// number.
-func (t *Tracker) Known(user string, now time.Time) (Known, bool) {
+// ExtensionInfo returns the data of an extension, and whether user is one; now is on the
+// clock of [Message.At]. The data may be empty: the pattern in the configuration may match
+// any number.
+func (t *Tracker) ExtensionInfo(user string, now time.Time) (ExtensionInfo, bool) {
 	k, ok := t.directory.extensionInfo(user, now)
 	for i := range k.Contacts {
 		k.Contacts[i].Until = t.clock.wallAsSet(k.Contacts[i].Until)
@@ -51,16 +51,16 @@ func (t *Tracker) Known(user string, now time.Time) (Known, bool) {
 }
 
 // extensionInfo returns the data of an extension, with times by the steady clock.
-func (d *directory) extensionInfo(user string, now time.Time) (Known, bool) {
+func (d *directory) extensionInfo(user string, now time.Time) (ExtensionInfo, bool) {
 	kind, declared := d.declared[user]
 	registered := d.registered(user, now)
 	if !declared {
 		if user == "" || !(d.config.Learn && registered) && !(d.config.Pattern != nil && d.config.Pattern.MatchString(user)) {
-			return Known{}, false
+			return ExtensionInfo{}, false
 		}
 		kind = Phone
 	}
-	k := Known{Extension: Extension{User: user}, Kind: kind, Declared: declared}
+	k := ExtensionInfo{Extension: Extension{User: user}, Kind: kind, Declared: declared}
 	if !registered {
 		return k, true
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // describeExtensions formats the data of extensions.
-func describeExtensions(all ...Known) string {
+func describeExtensions(all ...ExtensionInfo) string {
 	var lines []string
 	for _, k := range all {
 		line := fmt.Sprint(k.Extension, " ", k.Kind)
@@ -66,7 +66,7 @@ anna@pbx.example phone sip:anna@192.0.2.12:5060 2m0s`},
 		"gone":     "",
 		"":         "",
 	} {
-		k, ok := tracker.Known(user, start)
+		k, ok := tracker.ExtensionInfo(user, start)
 		if ok != (want != "") || ok && describeExtensions(k) != want {
 			t.Errorf("%s: got %s, %v; want %s", user, describeExtensions(k), ok, want)
 		}
@@ -75,12 +75,12 @@ anna@pbx.example phone sip:anna@192.0.2.12:5060 2m0s`},
 	// An extension loses a contact that another one registers, and an extension that
 	// was not learned is none.
 	tracker.Observe(registerResponse(start, "sip:102@pbx.example", "Contact: <sip:a2@192.0.2.13>;expires=60\r\n"))
-	if k, _ := tracker.Known("anna", start); describeExtensions(k) != "anna@pbx.example phone sip:anna@192.0.2.12:5060 2m0s" {
+	if k, _ := tracker.ExtensionInfo("anna", start); describeExtensions(k) != "anna@pbx.example phone sip:anna@192.0.2.12:5060 2m0s" {
 		t.Errorf("after its phone has moved: %s", describeExtensions(k))
 	}
 	c.Learn = false
 	tracker.Configure(c)
-	if k, ok := tracker.Known("anna", start); ok {
+	if k, ok := tracker.ExtensionInfo("anna", start); ok {
 		t.Errorf("nothing is learnt, and %s is known", describeExtensions(k))
 	}
 }

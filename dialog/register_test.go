@@ -62,7 +62,7 @@ func TestLearnsBindingsFromResponses(t *testing.T) {
 				t.Errorf("registered is %v, want %v", up, want)
 			}
 			var got []string
-			if k, ok := tracker.Known("101", start); ok {
+			if k, ok := tracker.ExtensionInfo("101", start); ok {
 				for _, c := range k.Contacts {
 					got = append(got, fmt.Sprint(c.URI, " ", int(c.Until.Sub(start)/time.Second)))
 				}
