@@ -15,19 +15,19 @@ func TestReplacesUnprintableCharacters(t *testing.T) {
 		{"a\xffb", "a\uFFFDb", "ab", "a\uFFFDb"},
 		{"", "", "", ""},
 	} {
-		if got := Printable(tt.text, '\uFFFD'); got != tt.replaced {
+		if got := ReplaceUnprintable(tt.text, '\uFFFD'); got != tt.replaced {
 			t.Errorf("%q replaced is %q, want %q", tt.text, got, tt.replaced)
 		}
-		if got := Printable(tt.text, -1); got != tt.removed {
+		if got := ReplaceUnprintable(tt.text, -1); got != tt.removed {
 			t.Errorf("%q removed is %q, want %q", tt.text, got, tt.removed)
 		}
-		if got := Harmless(tt.text); got != tt.harmless {
+		if got := ReplaceControls(tt.text); got != tt.harmless {
 			t.Errorf("%q harmless is %q, want %q", tt.text, got, tt.harmless)
 		}
 	}
 	steers := 0
 	for r := range rune(unicode.MaxRune) {
-		if Steers(r) {
+		if IsControl(r) {
 			if steers++; unicode.IsPrint(r) {
 				t.Errorf("%U is a control, and printable", r)
 			}

@@ -90,10 +90,10 @@ func execute(t *template.Template, name string, v View) []byte {
 }
 
 // harmless replaces what comes off the wire, or over the API, and would turn text
-// around, see [dialog.Steers].
+// around, see [dialog.IsControl].
 func harmless(html []byte) []byte {
 	return bytes.Map(func(r rune) rune {
-		if dialog.Steers(r) && r != '\n' && r != '\t' && r != '\r' {
+		if dialog.IsControl(r) && r != '\n' && r != '\t' && r != '\r' {
 			return '\uFFFD'
 		}
 		return r

@@ -153,7 +153,7 @@ func write(r []rune, at int, text string, room int) {
 }
 
 // printable takes out of a line what is no character to be seen, see
-// [dialog.Printable]. A tab is a space.
+// [dialog.ReplaceUnprintable]. A tab is a space.
 func printable(line string) string {
-	return dialog.Printable(strings.ReplaceAll(line, "\t", " "), '\uFFFD')
+	return dialog.ReplaceUnprintable(strings.ReplaceAll(line, "\t", " "), '\uFFFD')
 }
