@@ -140,7 +140,7 @@ func textPart(contentType, body string) (kind, text string, ok bool) {
 			rank = 3
 		case strings.HasPrefix(got, "multipart/"), got == "message/cpim":
 			rank = 2
-		case isReport(one), SecretBody(one):
+		case isReport(one), IsSecretBody(one):
 			rank = 1
 		}
 		if rank > best {

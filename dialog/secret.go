@@ -12,8 +12,8 @@ var secretTypes = []string{
 	"jwt", "jose", "passw", "secret", "credential",
 }
 
-// SecretBody reports whether a body with a Content-Type may be secret.
-func SecretBody(contentType string) bool {
+// IsSecretBody reports whether a body with a Content-Type may be secret.
+func IsSecretBody(contentType string) bool {
 	kind, _, _ := strings.Cut(contentType, ";")
 	for i := range len(kind) {
 		for _, word := range secretTypes {

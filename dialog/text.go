@@ -92,7 +92,7 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 	if isReport(contentType) {
 		return e, false
 	}
-	if SecretBody(contentType) {
+	if IsSecretBody(contentType) {
 		text = ""
 	}
 	f.cloneStrings(&ext.User, &ext.Domain, &contentType, &text)

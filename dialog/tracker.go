@@ -142,14 +142,14 @@ type Config struct {
 	Status      map[int]Status // status words for final responses; they override the built-in table
 
 	// CallAPIID, CallBackID, RecID and Tag are names of header fields; empty: none. A name
-	// that [Credentials] reports is ignored.
+	// that [CarriesCredentials] reports is ignored.
 	CallAPIID, CallBackID, RecID, Tag string
 	Headers                           []string // header fields of the INVITE, copied into its events
 }
 
-// Credentials reports whether a header field carries its sender's credentials (RFC 3261
-// §22), or is bellhop's own mark of messages from a trunk.
-func Credentials(name string) bool {
+// CarriesCredentials reports whether a header field carries its sender's credentials (RFC
+// 3261 §22), or is bellhop's own mark of messages from a trunk.
+func CarriesCredentials(name string) bool {
 	return sameHeader(name, "Authorization") || sameHeader(name, "Proxy-Authorization") || sameHeader(name, "X-Bellhop-Trunk")
 }
 
@@ -249,9 +249,9 @@ func New(c Config) *Tracker {
 
 // Configure applies another configuration. Legs that have begun keep their extensions.
 func (t *Tracker) Configure(c Config) {
-	c.Headers = slices.DeleteFunc(slices.Clone(c.Headers), Credentials)
+	c.Headers = slices.DeleteFunc(slices.Clone(c.Headers), CarriesCredentials)
 	for _, name := range []*string{&c.CallAPIID, &c.CallBackID, &c.RecID, &c.Tag} {
-		if Credentials(*name) {
+		if CarriesCredentials(*name) {
 			*name = ""
 		}
 	}

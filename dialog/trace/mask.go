@@ -13,10 +13,10 @@ import (
 //     their names; else all
 //   - header fields whose names speak of tokens, keys, secrets, passwords, PINs,
 //     digits, signatures, cookies or authentication, Identity (RFC 8224), and
-//     what has [dialog.Credentials]
+//     what has [dialog.CarriesCredentials]
 //   - passwords in URIs, and such header fields in them
 //   - in SDP the keys of a=crypto, a=key-mgmt and k=, and a=ice-pwd
-//   - bodies with [dialog.SecretBody], as of keys that were pressed: they may be
+//   - bodies with [dialog.IsSecretBody], as of keys that were pressed: they may be
 //     a PIN
 //
 // Parts of multipart bodies, and messages in bodies, are masked as messages are.
@@ -105,7 +105,7 @@ func (k *masker) field(c *content, name string, from, to int) {
 	switch {
 	case hasScheme(name):
 		k.credentials(from, to)
-	case tells(name), is(name, "identity", 'y'), dialog.Credentials(name):
+	case tells(name), is(name, "identity", 'y'), dialog.CarriesCredentials(name):
 		k.hide(from, to)
 	case is(name, "content-type", 'c'):
 		c.kind = k.text[from:to]
@@ -128,7 +128,7 @@ func (k *masker) entity(c content, from, to, depth int) {
 	switch {
 	case c.kinds == 0 && begins(k.text[from:to], "v=") && !c.encoded:
 		k.body(from, to) // SDP
-	case c.kinds != 1, !ok, c.encoded, depth > maxDepth, dialog.SecretBody(kind):
+	case c.kinds != 1, !ok, c.encoded, depth > maxDepth, dialog.IsSecretBody(kind):
 		k.hide(from, to)
 	case begins(kind, "multipart/"):
 		k.multipart(c.kind, from, to, depth)
