@@ -5,11 +5,11 @@ import (
 	"slices"
 )
 
-// Abandon recovers from a panic in Observe, Advance or Changed: call it before any other
-// method. It returns the events that were emitted before the panic, and removes the call
-// that was being changed. Each party of the call that had a dial and no hangup gets an
-// UNKNOWN hangup. All other calls go on. If Abandon panics too, call it again.
-func (t *Tracker) Abandon() []Event {
+// AbandonCall recovers from a panic in Observe, Advance or Changed: call it before any
+// other method. It returns the events that were emitted before the panic, and removes the
+// call that was being changed. Each party of the call that had a dial and no hangup gets an
+// UNKNOWN hangup. All other calls go on. If AbandonCall panics too, call it again.
+func (t *Tracker) AbandonCall() []Event {
 	c := t.current
 	if c == nil {
 		return t.events

@@ -31,7 +31,7 @@ func TestSurvivesPanicsInAnyCall(t *testing.T) {
 				defer func() {
 					if recover() != nil {
 						panics++
-						emitted = tracker.Abandon()
+						emitted = tracker.AbandonCall()
 					}
 				}()
 				emitted = do()
@@ -95,7 +95,7 @@ func TestAbandonEndsOnlyTheCurrentCall(t *testing.T) {
 		}()
 		tracker.Observe(bad.invite())
 	}()
-	emitted := tracker.Abandon()
+	emitted := tracker.AbandonCall()
 	if len(emitted) != 1 || emitted[0].Type != Hangup || emitted[0].Extension.User != "101" || emitted[0].Status != Unknown || emitted[0].HangupBy != BySystem {
 		t.Errorf("got %+v, want the hangup of 101", emitted)
 	}
@@ -106,7 +106,7 @@ func TestAbandonEndsOnlyTheCurrentCall(t *testing.T) {
 	if len(changes) != 1 || changes[0].Record != nil {
 		t.Errorf("got %d changes, want that the call is over", len(changes))
 	}
-	if emitted := tracker.Abandon(); len(emitted) != 0 {
+	if emitted := tracker.AbandonCall(); len(emitted) != 0 {
 		t.Errorf("abandoned again: %v", emitted)
 	}
 	if emitted := tracker.Observe(good.bye(true)); len(emitted) != 1 || emitted[0].Type != Hangup || emitted[0].Status != Answered {

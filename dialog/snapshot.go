@@ -46,9 +46,9 @@ func (t *Tracker) Changed(until time.Time) (changes []Change) {
 	return changes
 }
 
-// Unkept returns the time of the oldest change that Changed has not returned; false if
-// there is none.
-func (t *Tracker) Unkept() (time.Time, bool) {
+// OldestChange returns the time of the oldest change that Changed has not returned; false
+// if there is none.
+func (t *Tracker) OldestChange() (time.Time, bool) {
 	if len(t.changedCalls) == 0 {
 		return time.Time{}, false
 	}

@@ -345,7 +345,7 @@ func TestChangedReturnsEachChangeOnce(t *testing.T) {
 	brief.callID = "brief@phone"
 	tracker.Observe(brief.invite())
 	tracker.Observe(long.later(100 * time.Millisecond).invite())
-	if at, ok := tracker.Unkept(); !ok || !at.Equal(start) {
+	if at, ok := tracker.OldestChange(); !ok || !at.Equal(start) {
 		t.Errorf("the oldest change is of %v, want %v", at, start)
 	}
 	tracker.Observe(long.response(180))
@@ -358,7 +358,7 @@ func TestChangedReturnsEachChangeOnce(t *testing.T) {
 	tracker.Observe(long.later(5 * time.Second).bye(true))
 	tracker.Observe(long.bye(true))
 	want("it is over", start.Add(time.Minute), "gone")
-	if at, ok := tracker.Unkept(); ok {
+	if at, ok := tracker.OldestChange(); ok {
 		t.Errorf("there is a change of %v", at)
 	}
 	for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {

@@ -188,7 +188,7 @@ type Tracker struct {
 	textForks          *simplelru.LRU[string, *textFork]        // messages that may go to further devices, by their content
 	events             []Event                                  // emitted by the method that runs, and returned by it
 	clock              clock
-	current            *call   // the call that is being changed, for Abandon; nil: none
+	current            *call   // the call that is being changed, for AbandonCall; nil: none
 	node               string  // name of this node in the event log
 	snapshotting       bool    // Changed or Restore was called: changes are collected
 	changedCalls       []*call // calls that changed since Changed returned them, in the order of their changes

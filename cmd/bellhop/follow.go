@@ -119,7 +119,7 @@ func (f *follower) run(ctx context.Context) {
 // keepAt is when calls are to be kept, if they were at kept the last time; zero:
 // none has changed.
 func (f *follower) keepAt(kept time.Time) time.Time {
-	changed, ok := f.tracker.Unkept()
+	changed, ok := f.tracker.OldestChange()
 	if !ok {
 		return time.Time{}
 	}
@@ -178,7 +178,7 @@ func (f *follower) abandon(events *[]dialog.Event) (done bool) {
 			f.panicked("abandon", r)
 		}
 	}()
-	*events = f.tracker.Abandon()
+	*events = f.tracker.AbandonCall()
 	return true
 }
 
