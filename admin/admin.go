@@ -122,8 +122,8 @@ type Config struct {
 
 	// Extensions returns the extensions that the tracker knows. Extension returns the
 	// one of a user, and whether the tracker knows it. nil: it knows none.
-	Extensions func(context.Context) ([]dialog.Known, error)
-	Extension  func(ctx context.Context, user string) (dialog.Known, bool, error)
+	Extensions func(context.Context) ([]dialog.ExtensionInfo, error)
+	Extension  func(ctx context.Context, user string) (dialog.ExtensionInfo, bool, error)
 
 	// Ready returns the reasons why bellhop is not ready, beside the Notifier's health;
 	// nil: no other.

@@ -65,7 +65,7 @@ type Contact struct {
 	Expires time.Time `json:"expires" doc:"End of the registration"`
 }
 
-func extensionOf(k dialog.Known) *Extension {
+func extensionOf(k dialog.ExtensionInfo) *Extension {
 	e := &Extension{
 		Extension:  k.User,
 		Domain:     k.Domain,
@@ -88,7 +88,7 @@ type extensionMap map[string]*Extension
 func (es extensionMap) entryOf(user string) *Extension {
 	e, ok := es[user]
 	if !ok {
-		e = extensionOf(dialog.Known{Extension: dialog.Extension{User: user}, Kind: dialog.Phone})
+		e = extensionOf(dialog.ExtensionInfo{Extension: dialog.Extension{User: user}, Kind: dialog.Phone})
 		es[user] = e
 	}
 	return e
@@ -97,7 +97,7 @@ func (es extensionMap) entryOf(user string) *Extension {
 // mergeExtensions merges the extensions that the tracker knows with their numbers and
 // with the live calls. With a user, only calls of that user count. The result has the
 // extensions that the request of ctx may see.
-func (s *Server) mergeExtensions(ctx context.Context, known []dialog.Known, numbers map[string]uint64, user string) (extensionMap, error) {
+func (s *Server) mergeExtensions(ctx context.Context, known []dialog.ExtensionInfo, numbers map[string]uint64, user string) (extensionMap, error) {
 	es := make(extensionMap)
 	for _, k := range known {
 		es[k.User] = extensionOf(k)
@@ -152,7 +152,7 @@ func (s *Server) listExtensions(ctx context.Context, in *struct {
 // knownExtensions returns the known extensions that the request of ctx may see, by
 // name.
 func (s *Server) knownExtensions(ctx context.Context) ([]*Extension, error) {
-	var known []dialog.Known
+	var known []dialog.ExtensionInfo
 	if s.config.Extensions != nil {
 		var err error
 		if known, err = s.config.Extensions(ctx); err != nil {
@@ -187,7 +187,7 @@ func (s *Server) getExtension(ctx context.Context, in *struct {
 // it is unknown or the request of ctx may not see it.
 func (s *Server) knownExtension(ctx context.Context, name string) (*Extension, error) {
 	user, _, _ := strings.Cut(name, "@")
-	var known []dialog.Known
+	var known []dialog.ExtensionInfo
 	if s.config.Extension != nil {
 		k, ok, err := s.config.Extension(ctx, user)
 		if err != nil {

@@ -16,7 +16,7 @@ import (
 // knownConfig is a config whose tracker knows some extensions and calls.
 func knownConfig(failing *error) Config {
 	at := time.Date(2026, 1, 31, 9, 0, 0, 0, time.UTC)
-	known := []dialog.Known{
+	known := []dialog.ExtensionInfo{
 		{Extension: dialog.Extension{User: "600"}, Kind: dialog.Queue, Declared: true},
 		{Extension: dialog.Extension{User: "101", Domain: "pbx.example"}, Kind: dialog.Phone, Contacts: []dialog.Contact{{URI: "sip:101@192.0.2.11:5060", Until: at}}},
 	}
@@ -30,14 +30,14 @@ func knownConfig(failing *error) Config {
 				{ID: "bb", State: "talking", Since: at, Parties: []dialog.Party{party("103", false), party("600", false)}},
 			}, *failing
 		},
-		Extensions: func(context.Context) ([]dialog.Known, error) { return known, *failing },
-		Extension: func(_ context.Context, user string) (dialog.Known, bool, error) {
+		Extensions: func(context.Context) ([]dialog.ExtensionInfo, error) { return known, *failing },
+		Extension: func(_ context.Context, user string) (dialog.ExtensionInfo, bool, error) {
 			if user == "199" { // it matches the pattern
-				return dialog.Known{Extension: dialog.Extension{User: user}, Kind: dialog.Phone}, true, *failing
+				return dialog.ExtensionInfo{Extension: dialog.Extension{User: user}, Kind: dialog.Phone}, true, *failing
 			}
-			i := slices.IndexFunc(known, func(k dialog.Known) bool { return k.User == user })
+			i := slices.IndexFunc(known, func(k dialog.ExtensionInfo) bool { return k.User == user })
 			if i < 0 {
-				return dialog.Known{}, false, *failing
+				return dialog.ExtensionInfo{}, false, *failing
 			}
 			return known[i], true, *failing
 		},

@@ -143,7 +143,7 @@ func (s *Server) addKnownRows(ctx context.Context, of func(name string) *extensi
 		}
 		return of(e.String()) // the token is bound to user@domain
 	}
-	var known []dialog.Known
+	var known []dialog.ExtensionInfo
 	var err error
 	if s.config.Extensions != nil {
 		if known, err = s.config.Extensions(ctx); err != nil {

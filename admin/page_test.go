@@ -450,8 +450,8 @@ func TestPageForBoundToken(t *testing.T) {
 
 func TestPageListsExtensions(t *testing.T) {
 	r := newRig(t, Config{
-		Extensions: func(context.Context) ([]dialog.Known, error) {
-			return []dialog.Known{
+		Extensions: func(context.Context) ([]dialog.ExtensionInfo, error) {
+			return []dialog.ExtensionInfo{
 				{Extension: dialog.Extension{User: "101", Domain: "pbx.example"}, Kind: dialog.Phone, Contacts: []dialog.Contact{{URI: "sip:101@192.0.2.7:5062"}}},
 				{Extension: dialog.Extension{User: "600"}, Kind: dialog.Queue, Declared: true},
 			}, nil

@@ -17,8 +17,8 @@ import (
 func TestPanicsAreAnswered(t *testing.T) {
 	r := newRig(t, Config{
 		Calls:      func(context.Context) ([]dialog.Call, error) { panic("injected") },
-		Extensions: func(context.Context) ([]dialog.Known, error) { panic("injected") },
-		Extension:  func(context.Context, string) (dialog.Known, bool, error) { panic("injected") },
+		Extensions: func(context.Context) ([]dialog.ExtensionInfo, error) { panic("injected") },
+		Extension:  func(context.Context, string) (dialog.ExtensionInfo, bool, error) { panic("injected") },
 		Trace:      func(context.Context, string) (trace.Call, bool, error) { panic("injected") },
 	})
 	r.wantProblem(500, "", "GET", "/v1/calls", nil)

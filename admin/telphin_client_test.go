@@ -12,21 +12,21 @@ import (
 
 // Telphin clients first request their user, and the extensions.
 func TestTelphinClientsDiscoverExtensions(t *testing.T) {
-	known := []dialog.Known{
+	known := []dialog.ExtensionInfo{
 		{Extension: dialog.Extension{User: "301", Domain: "pbx.example"}, Kind: dialog.Phone},
 		{Extension: dialog.Extension{User: "0003*302"}, Kind: dialog.Phone},
 		{Extension: dialog.Extension{User: "800"}, Kind: dialog.Queue, Declared: true},
 	}
 	var failing error
 	r := newRig(t, Config{
-		Extensions: func(context.Context) ([]dialog.Known, error) { return known, failing },
-		Extension: func(_ context.Context, user string) (dialog.Known, bool, error) {
+		Extensions: func(context.Context) ([]dialog.ExtensionInfo, error) { return known, failing },
+		Extension: func(_ context.Context, user string) (dialog.ExtensionInfo, bool, error) {
 			for _, k := range known {
 				if k.User == user {
 					return k, true, failing
 				}
 			}
-			return dialog.Known{}, false, failing
+			return dialog.ExtensionInfo{}, false, failing
 		},
 	})
 	r.wantJSON(200, `{"client_id":1,"id":1,"login":"admin"}`, "GET", "/user/", nil)

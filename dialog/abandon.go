@@ -5,36 +5,36 @@ import (
 	"slices"
 )
 
-// Abandon is called when Observe, Advance or Changed has panicked, before any other
-// method. It returns the events until then, and gives up the call that was at hand:
-// each of its parties that had a dial and no hangup gets one, UNKNOWN, and the call
-// is forgotten. All other calls go on. If Abandon panics too, it is called again.
-func (t *Tracker) Abandon() []Event {
-	c := t.at
+// AbandonCall recovers from a panic in Observe, Advance or Changed: call it before any
+// other method. It returns the events that were emitted before the panic, and removes the
+// call that was being changed. Each party of the call that had a dial and no hangup gets an
+// UNKNOWN hangup. All other calls go on. If AbandonCall panics too, call it again.
+func (t *Tracker) AbandonCall() []Event {
+	c := t.current
 	if c == nil {
-		return t.said
+		return t.events
 	}
-	if c.place < len(t.due) && t.due[c.place] == c {
-		heap.Remove(&t.due, c.place)
+	if c.heapIndex < len(t.deadlines) && t.deadlines[c.heapIndex] == c {
+		heap.Remove(&t.deadlines, c.heapIndex)
 	}
-	t.release(c)
+	t.unindexCall(c)
 	c.callIDs, c.keys = nil, nil
 	for _, l := range c.legs {
-		t.unreach(l)
+		t.unindexLeg(l)
 		l.state = over
 	}
-	t.refers = slices.DeleteFunc(t.refers, func(r *refer) bool { return r.leg.call == c })
-	t.touch(c)
+	t.recentRefers = slices.DeleteFunc(t.recentRefers, func(r *refer) bool { return r.leg.call == c })
+	t.markChanged(c)
 	for _, p := range c.parties {
 		if p.over {
 			continue
 		}
 		p.over, p.outcome = true, outcome{status: Unknown, by: BySystem}
 		if p.dialed {
-			t.hangup(p, c.heard)
+			t.emitHangup(p, c.lastHeard)
 		}
 	}
 	c.legs = nil
-	t.at = nil
-	return t.said
+	t.current = nil
+	return t.events
 }

@@ -7,11 +7,11 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestPanics shows conversations to a tracker that panics at some numbers: it asks
-// for their E.164 form in the middle of its work. Whatever was at hand then, each
-// dial has one hangup, the numbers of a call have no gaps, calls of other numbers
-// are told in full, and in the end nothing is kept.
-func TestPanics(t *testing.T) {
+// TestSurvivesPanicsInAnyCall plays conversations with a tracker that panics at some
+// numbers, when it asks for their E.164 form in the middle of its work. Whichever call is
+// current then, each dial has one hangup, the numbers of a call have no gaps, calls of
+// other numbers emit all their events, and no state is left in the end.
+func TestSurvivesPanicsInAnyCall(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		c := testConfig()
 		c.Extensions = []Declared{{Number: "600", Kind: Queue}}
@@ -23,23 +23,23 @@ func TestPanics(t *testing.T) {
 			return "+" + number
 		}
 		tracker := New(c)
-		w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}}
+		w := eventChecker{t: rt, parties: map[string]*checkedParty{}, seq: map[string]int{}}
 		panics := 0
 		guarded := func(do func() []Event) {
-			var said []Event
+			var emitted []Event
 			func() {
 				defer func() {
 					if recover() != nil {
 						panics++
-						said = tracker.Abandon()
+						emitted = tracker.AbandonCall()
 					}
 				}()
-				said = do()
+				emitted = do()
 			}()
-			w.hear(said)
+			w.checkEvents(emitted)
 		}
 		kept := map[string][]byte{}
-		for _, m := range disorder(rt, conversations(rt)) {
+		for _, m := range disorderMessages(rt, drawConversations(rt)) {
 			guarded(func() []Event { return tracker.Advance(m.At) })
 			guarded(func() []Event { return tracker.Observe(m) })
 			for _, change := range tracker.Changed(m.At) {
@@ -61,15 +61,16 @@ func TestPanics(t *testing.T) {
 				rt.Errorf("party %s had a dial and no hangup", id)
 			}
 		}
-		if n := len(tracker.byCallID) + len(tracker.keys) + len(tracker.byNumber) + len(tracker.byDialed) + len(tracker.refers) + len(tracker.due) + len(kept); n != 0 {
-			rt.Errorf("%d entries are kept after %d panics", n, panics)
+		if n := len(tracker.callByCallID) + len(tracker.keyHolders) + len(tracker.legsByNumber) + len(tracker.callersByDialed) + len(tracker.recentRefers) + len(tracker.deadlines) + len(kept); n != 0 {
+			rt.Errorf("%d entries are left after %d panics", n, panics)
 		}
 	})
 }
 
-// TestAbandon: a panic in one message costs the call at hand. What was said of it
-// before is said, its parties have their hangups, and another call goes on.
-func TestAbandon(t *testing.T) {
+// TestAbandonEndsOnlyTheCurrentCall checks that a panic in one message ends only the
+// current call. Its earlier events are returned, its parties have their hangups, and
+// another call goes on.
+func TestAbandonEndsOnlyTheCurrentCall(t *testing.T) {
 	c := testConfig()
 	c.E164 = func(number string) string {
 		if strings.HasPrefix(number, "666") {
@@ -79,9 +80,9 @@ func TestAbandon(t *testing.T) {
 	}
 	tracker := New(c)
 	tracker.Changed(start)
-	bad, good := from("101", "6667777", "bad"), from("102", "104", "good")
+	bad, good := legFromPhone("101", "6667777", "bad"), legFromPhone("102", "104", "good")
 	good.branch = "z9hG4bK-good"
-	for _, m := range []Message{good.invite(), good.response(200), from("101", "103", "bad").invite(), from("101", "103", "bad").response(180)} {
+	for _, m := range []Message{good.invite(), good.response(200), legFromPhone("101", "103", "bad").invite(), legFromPhone("101", "103", "bad").response(180)} {
 		tracker.Observe(m)
 	}
 	tracker.Changed(start)
@@ -94,24 +95,24 @@ func TestAbandon(t *testing.T) {
 		}()
 		tracker.Observe(bad.invite())
 	}()
-	said := tracker.Abandon()
-	if len(said) != 1 || said[0].Type != Hangup || said[0].Extension.User != "101" || said[0].Status != Unknown || said[0].HangupBy != BySystem {
-		t.Errorf("got %+v, want the hangup of 101", said)
+	emitted := tracker.AbandonCall()
+	if len(emitted) != 1 || emitted[0].Type != Hangup || emitted[0].Extension.User != "101" || emitted[0].Status != Unknown || emitted[0].HangupBy != BySystem {
+		t.Errorf("got %+v, want the hangup of 101", emitted)
 	}
-	if tracker.byCallID["bad"] != nil || len(tracker.due) != 1 {
-		t.Errorf("%d calls are left, want one", len(tracker.due))
+	if tracker.callByCallID["bad"] != nil || len(tracker.deadlines) != 1 {
+		t.Errorf("%d calls are left, want one", len(tracker.deadlines))
 	}
 	changes := tracker.Changed(start)
 	if len(changes) != 1 || changes[0].Record != nil {
 		t.Errorf("got %d changes, want that the call is over", len(changes))
 	}
-	if said := tracker.Abandon(); len(said) != 0 {
-		t.Errorf("abandoned again: %v", said)
+	if emitted := tracker.AbandonCall(); len(emitted) != 0 {
+		t.Errorf("abandoned again: %v", emitted)
 	}
-	if said := tracker.Observe(good.bye(true)); len(said) != 1 || said[0].Type != Hangup || said[0].Status != Answered {
-		t.Errorf("the other call said %+v", said)
+	if emitted := tracker.Observe(good.bye(true)); len(emitted) != 1 || emitted[0].Type != Hangup || emitted[0].Status != Answered {
+		t.Errorf("the other call emitted %+v", emitted)
 	}
-	if said := tracker.Observe(from("101", "103", "bad").bye(true)); len(said) != 0 {
-		t.Errorf("a straggler said %v", said)
+	if emitted := tracker.Observe(legFromPhone("101", "103", "bad").bye(true)); len(emitted) != 0 {
+		t.Errorf("a straggler emitted %v", emitted)
 	}
 }

@@ -2,12 +2,12 @@ package dialog
 
 import "github.com/hashicorp/golang-lru/v2/simplelru"
 
-// aliases are the numbers that the PBX shows for extensions which it names otherwise:
-// "alice" calls, and the phone that rings shows 121. They are learned from the legs
-// of calls. A number that was shown for two extensions is no one's for good.
+// aliases are the numbers that the PBX shows for extensions under other names: alice calls,
+// and the phone that rings shows 121. They are learned from the legs of calls. A number
+// that was shown for two extensions identifies neither from then on.
 type aliases struct {
-	shown  *simplelru.LRU[string, string] // number by extension
-	owners *simplelru.LRU[string, string] // extension by number; "": several have it
+	shown  *simplelru.LRU[string, string] // shown number by extension
+	owners *simplelru.LRU[string, string] // extension by number; "": several share it
 }
 
 func newAliases() aliases {
@@ -16,8 +16,8 @@ func newAliases() aliases {
 	return aliases{shown, owners}
 }
 
-// learn notes that the PBX has shown a number for an extension that called.
-func (a *aliases) learn(user, number string) {
+// learnAlias notes that the PBX has shown a number for an extension that called.
+func (a *aliases) learnAlias(user, number string) {
 	if len(number) > MaxName {
 		return
 	}
@@ -37,33 +37,33 @@ func (a *aliases) learn(user, number string) {
 	if known != "" {
 		a.owners.Remove(known)
 	}
-	user, number = clone(user), clone(number)
+	user, number = cloneString(user), cloneString(number)
 	a.shown.Add(user, number)
 	a.owners.Add(number, user)
 }
 
-// number returns the number that the PBX shows for an extension, or "".
-func (a *aliases) number(user string) string {
+// numberOf returns the number that the PBX shows for an extension, or "".
+func (a *aliases) numberOf(user string) string {
 	n, _ := a.shown.Get(user)
 	return n
 }
 
-// owner returns the extension that a number is shown for, or "".
-func (a *aliases) owner(number string) string {
+// ownerOf returns the extension that a number is shown for, or "".
+func (a *aliases) ownerOf(number string) string {
 	user, _ := a.owners.Get(number)
 	return user
 }
 
-// shownAs reports whether a number is the extension's own: its name, or what the PBX shows
-// for it.
-func (d *directory) shownAs(user, number string) bool {
-	return number == user || d.aliases.owner(number) == user
+// isShownAs reports whether a number is the extension's own: its name, or the number that
+// the PBX shows for it.
+func (d *directory) isShownAs(user, number string) bool {
+	return number == user || d.aliases.ownerOf(number) == user
 }
 
-// owned returns the extension that the PBX shows a number for, if it is another
-// name; else one without a user.
-func (d *directory) owned(number string) Extension {
-	user := d.aliases.owner(number)
+// extensionShownAs returns the extension that the PBX shows a number for, if the extension
+// has another name. It has no user if there is none.
+func (d *directory) extensionShownAs(number string) Extension {
+	user := d.aliases.ownerOf(number)
 	if user == "" || user == number {
 		return Extension{}
 	}
@@ -73,26 +73,26 @@ func (d *directory) owned(number string) Extension {
 	return Extension{User: user}
 }
 
-// learnNumber learns from the leg l to another extension's phone which number the PBX
-// shows for the extension that began the call. Numbers of other extensions, and the
-// number that was dialed, are shown for other reasons.
-func (t *Tracker) learnNumber(l *leg, i *incoming) {
-	c, shown := l.call.caller, l.num
-	if c == nil || c.party == nil || !i.ext || len(l.call.legs) > 2 || l.referredTo != "" || l.diversion != "" {
+// learnShownNumber learns which number the PBX shows for the calling extension, from the
+// leg l to another extension's phone. Numbers of other extensions, and the dialed number,
+// are ignored: they are shown for other reasons.
+func (t *Tracker) learnShownNumber(l *leg, i *inviteMatch) {
+	c, shown := l.call.caller, l.callerNum
+	if c == nil || c.party == nil || !i.toExtension || len(l.call.legs) > 2 || l.referredTo != "" || l.diversion != "" {
 		return
 	}
 	user := c.party.ext.User
 	switch {
-	case !telling(shown), shown == c.called:
+	case !identifiesCaller(shown), shown == c.calledUser:
 		return
 	case shown == user:
-	case t.names.declared[shown] != "", t.names.registered(shown, l.began), !t.names.registered(user, l.began):
+	case t.directory.declared[shown] != "", t.directory.registered(shown, l.began), !t.directory.registered(user, l.began):
 		return
-	case digits(user) && t.names.kind(shown, l.began) == "":
-		return // the company's
+	case isNumber(user) && t.directory.kindOf(shown, l.began) == "":
+		return // a number of the company
 	}
-	t.names.aliases.learn(user, shown)
-	if t.names.aliases.owner(shown) == user {
-		t.alsoReach(c, shown)
+	t.directory.aliases.learnAlias(user, shown)
+	if t.directory.aliases.ownerOf(shown) == user {
+		t.indexLegBy(c, shown)
 	}
 }

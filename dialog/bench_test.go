@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// BenchmarkAnsweredCall is INVITE, 100, 180, 200, ACK, BYE, 200 of one leg; the
+// BenchmarkAnsweredCall measures INVITE, 100, 180, 200, ACK, BYE and 200 of one leg; the
 // times are per message.
 func BenchmarkAnsweredCall(b *testing.B) {
 	tracker := New(testConfig())
@@ -36,21 +36,21 @@ func BenchmarkAnsweredCall(b *testing.B) {
 	}
 }
 
-// BenchmarkLongCallID is an INVITE of the PBX whose Call-ID is as long as one can
-// be, and all separators.
+// BenchmarkLongCallID measures an INVITE of the PBX whose Call-ID is as long as possible,
+// and consists of separators.
 func BenchmarkLongCallID(b *testing.B) {
 	tracker := New(testConfig())
-	l := to("101", "102", strings.Repeat("-", 60_000))
+	l := legToPhone("101", "102", strings.Repeat("-", 60_000))
 	m := l.invite()
-	i := incoming{Message: &m, links: &links{}}
+	i := inviteMatch{Message: &m, links: &callHints{}}
 	b.ReportAllocs()
 	for b.Loop() {
-		tracker.byLikeCallID(&i)
+		tracker.matchSimilarCallID(&i)
 	}
 }
 
-// BenchmarkLiveCalls holds 50,000 answered calls of two legs, as a B2BUA makes
-// them: what one of them takes, and what the next costs beside them.
+// BenchmarkLiveCalls holds 50,000 answered calls of two legs, as of a B2BUA: it measures
+// the memory of one of them, and the time of another call beside them.
 func BenchmarkLiveCalls(b *testing.B) {
 	const live = 50_000
 	headers := "Via: SIP/2.0/UDP 192.0.2.11:5060;branch=z9hG4bK1;rport\r\nMax-Forwards: 70\r\n" +
@@ -59,7 +59,7 @@ func BenchmarkLiveCalls(b *testing.B) {
 	call := func(t *Tracker, n int) {
 		caller, called := fmt.Sprint(10_000+n%80_000), fmt.Sprint(10_000+(n+1)%80_000)
 		h := fmt.Sprintf(headers, n+1)
-		x, y := from(caller, called, fmt.Sprintf("%032x@192.0.2.11", n)), to(caller, called, fmt.Sprintf("%08x-1111-2222-3333-444455556666", n))
+		x, y := legFromPhone(caller, called, fmt.Sprintf("%032x@192.0.2.11", n)), legToPhone(caller, called, fmt.Sprintf("%08x-1111-2222-3333-444455556666", n))
 		x.at, y.at = at, at
 		for _, m := range []Message{x.invite(h), x.response(100), y.invite(h), y.response(180), x.response(180), y.response(200, h), x.response(200, h)} {
 			t.Observe(m)
@@ -85,7 +85,7 @@ func BenchmarkLiveCalls(b *testing.B) {
 		n++
 	}
 	b.ReportMetric(float64(each), "B/live-call")
-	if len(tracker.due) != n && len(tracker.due) != maxCalls {
-		b.Errorf("%d calls are followed, want %d of two legs each", len(tracker.due), n)
+	if len(tracker.deadlines) != n && len(tracker.deadlines) != maxCalls {
+		b.Errorf("%d calls are followed, want %d of two legs each", len(tracker.deadlines), n)
 	}
 }

@@ -17,26 +17,26 @@ func mediaType(contentType string) string {
 	return strings.ToLower(strings.TrimSpace(kind))
 }
 
-// partOf returns the part of a body that has the type kind: the body itself, or the
-// first such part of one that has several (RFC 2046 §5.1). "" if there is none.
-func partOf(contentType, body, kind string) string {
+// findPart returns the part of a body that has the type kind: the body itself, or the first
+// such part of a multipart body (RFC 2046 §5.1). "": there is none.
+func findPart(contentType, body, kind string) string {
 	switch got := mediaType(contentType); {
 	case got == kind:
 		return body
 	case !strings.HasPrefix(got, "multipart/"):
 		return ""
 	}
-	for head, text := range parts(contentType, body) {
-		if mediaType(header(head, "Content-Type")) == kind {
+	for head, text := range bodyParts(contentType, body) {
+		if mediaType(headerValue(head, "Content-Type")) == kind {
 			return text
 		}
 	}
 	return ""
 }
 
-// parts ranges over the parts of a body that has several: their header fields, as
-// header reads them, and their text (RFC 2046 §5.1).
-func parts(contentType, body string) iter.Seq2[string, string] {
+// bodyParts ranges over the parts of a multipart body: their header fields, in the form
+// that headerValue parses, and their text (RFC 2046 §5.1).
+func bodyParts(contentType, body string) iter.Seq2[string, string] {
 	return func(yield func(head, text string) bool) {
 		_, params, err := mime.ParseMediaType(contentType)
 		if err != nil || params["boundary"] == "" {
@@ -50,8 +50,8 @@ func parts(contentType, body string) iter.Seq2[string, string] {
 			}
 			rest = after
 			part, _, _ := strings.Cut(after, "\n"+between)
-			_, part, _ = strings.Cut(part, "\n") // the rest of the boundary's line
-			head, text := entity(part)
+			_, part, _ = strings.Cut(part, "\n") // skip the rest of the boundary line
+			head, text := splitEntity(part)
 			if !yield("\n"+head, text) {
 				return
 			}
@@ -59,9 +59,8 @@ func parts(contentType, body string) iter.Seq2[string, string] {
 	}
 }
 
-// entity parts the header fields of a MIME entity from its body, at the first empty
-// line.
-func entity(s string) (head, body string) {
+// splitEntity splits a MIME entity into header fields and body, at the first empty line.
+func splitEntity(s string) (head, body string) {
 	for i := 0; i < len(s); {
 		n := strings.IndexByte(s[i:], '\n')
 		if n < 0 {
@@ -75,9 +74,9 @@ func entity(s string) (head, body string) {
 	return s, ""
 }
 
-// reportsOnly reports whether a body of that type tells the other end of a message and
-// is none: that somebody types (RFC 3994), or that a message was delivered (RFC 5438).
-func reportsOnly(contentType string) bool {
+// isReport reports whether a body of that type is a report about a message and not a
+// message: that somebody types (RFC 3994), or that a message was delivered (RFC 5438).
+func isReport(contentType string) bool {
 	switch mediaType(contentType) {
 	case "application/im-iscomposing+xml", "message/imdn+xml":
 		return true
@@ -85,34 +84,35 @@ func reportsOnly(contentType string) bool {
 	return false
 }
 
-// maxWrapped is how deep the text of a MESSAGE may be wrapped.
+// maxWrapped is the depth to which the text of a MESSAGE may be wrapped.
 const maxWrapped = 4
 
-// readText returns the text of a MESSAGE and its type: those of the message within, if
-// the body wraps one in CPIM (RFC 3862 §3), or of the part that is text, if it has
-// several parts. It is in UTF-8, also where the type says ISO 8859-1.
+// readText returns the text of a MESSAGE and its type: of the inner message, if the body is
+// CPIM (RFC 3862 §3), or of the part that is text, if it is multipart. The text is in
+// UTF-8, even if its type is ISO 8859-1.
 func readText(contentType, body string) (kind, text string) {
-	kind, text = unwrap(contentType, body)
+	kind, text = unwrapText(contentType, body)
 	if utf8.ValidString(text) {
 		return kind, text
 	}
 	if _, params, err := mime.ParseMediaType(kind); err == nil && strings.EqualFold(params["charset"], "iso-8859-1") {
 		runes := make([]rune, len(text))
 		for i := range len(text) {
-			runes[i] = rune(text[i]) // they are the first characters of Unicode
+			runes[i] = rune(text[i]) // ISO 8859-1 is the start of Unicode
 		}
 		text = string(runes)
 	}
 	return kind, text
 }
 
-// unwrap returns the text of a MESSAGE as it is written.
-func unwrap(contentType, body string) (kind, text string) {
+// unwrapText returns the text of a MESSAGE and its type, without converting its character
+// set.
+func unwrapText(contentType, body string) (kind, text string) {
 	kind, text = contentType, body
 	for range maxWrapped {
 		switch got := mediaType(kind); {
 		case got == "message/cpim":
-			kind, text = wrapped(text)
+			kind, text = unwrapCPIM(text)
 		case strings.HasPrefix(got, "multipart/"):
 			within, plain, ok := textPart(kind, text)
 			if !ok {
@@ -131,8 +131,8 @@ func unwrap(contentType, body string) (kind, text string) {
 // report or secret, whose text the caller leaves out.
 func textPart(contentType, body string) (kind, text string, ok bool) {
 	best := 0
-	for head, part := range parts(contentType, body) {
-		one, rank := header(head, "Content-Type"), 0
+	for head, part := range bodyParts(contentType, body) {
+		one, rank := headerValue(head, "Content-Type"), 0
 		switch got := mediaType(one); {
 		case got == "text/plain" || one == "":
 			rank = 4
@@ -140,34 +140,34 @@ func textPart(contentType, body string) (kind, text string, ok bool) {
 			rank = 3
 		case strings.HasPrefix(got, "multipart/"), got == "message/cpim":
 			rank = 2
-		case reportsOnly(one), SecretBody(one):
+		case isReport(one), IsSecretBody(one):
 			rank = 1
 		}
 		if rank > best {
 			best, kind = rank, cmp.Or(one, "text/plain")
-			text = decoded(header(head, "Content-Transfer-Encoding"), strings.TrimSuffix(part, "\r"))
+			text = decodeTransfer(headerValue(head, "Content-Transfer-Encoding"), strings.TrimSuffix(part, "\r"))
 		}
 	}
 	return kind, text, best > 0
 }
 
-// wrapped returns the text within a CPIM message and its type.
-func wrapped(body string) (kind, text string) {
-	_, content := entity(strings.TrimLeft(body, "\r\n"))
-	head, text := entity(content)
+// unwrapCPIM returns the text in a CPIM message and its type.
+func unwrapCPIM(body string) (kind, text string) {
+	_, content := splitEntity(strings.TrimLeft(body, "\r\n"))
+	head, text := splitEntity(content)
 	head = "\n" + head
-	if kind = header(head, "Content-Type"); kind == "" {
+	if kind = headerValue(head, "Content-Type"); kind == "" {
 		if first := strings.ToLower(strings.TrimSpace(head)); text == "" || first != "" && !strings.HasPrefix(first, "content-") {
-			text = content // it has no header fields of its own
+			text = content // the text has no header fields
 		}
 		return "text/plain", text
 	}
-	return kind, decoded(header(head, "Content-Transfer-Encoding"), text)
+	return kind, decodeTransfer(headerValue(head, "Content-Transfer-Encoding"), text)
 }
 
-// decoded undoes the transfer encoding of a text (RFC 2045 §6). What cannot be decoded
-// stays as it is.
-func decoded(encoding, text string) string {
+// decodeTransfer decodes the transfer encoding of a text (RFC 2045 §6). Invalid text is
+// returned unchanged.
+func decodeTransfer(encoding, text string) string {
 	var r io.Reader = strings.NewReader(text)
 	switch strings.ToLower(encoding) {
 	case "base64":

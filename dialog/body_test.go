@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestReadText(t *testing.T) {
+func TestReadsTextOfMessages(t *testing.T) {
 	const outer = "From: <im:101@pbx.example>\r\nTo: <im:102@pbx.example>\r\nSubject: x\r\n\r\n"
 	for _, tt := range []struct{ name, contentType, body, kind, text string }{
 		{"plain", "text/plain", "a: b\r\n\r\nc", "text/plain", "a: b\r\n\r\nc"},
@@ -35,8 +35,9 @@ func TestReadText(t *testing.T) {
 	}
 }
 
-// TestTextForks has a PBX send texts to devices of 102: how many messages are told?
-func TestTextForks(t *testing.T) {
+// TestTextToSeveralDevicesIsOneMessage has a PBX send texts to devices of 102, and counts
+// the messages.
+func TestTextToSeveralDevicesIsOneMessage(t *testing.T) {
 	type text struct {
 		device, from, body string
 		after              time.Duration
@@ -63,7 +64,7 @@ func TestTextForks(t *testing.T) {
 			ids := map[string]bool{}
 			for i, x := range tt.texts {
 				at = at.Add(x.after)
-				l := to(x.from, "102", "text-"+string(rune('a'+i)))
+				l := legToPhone(x.from, "102", "text-"+string(rune('a'+i)))
 				l.uri = "sip:102@" + x.device + ".example"
 				l.at = at
 				m := l.message(PBX, "MESSAGE", 0, "Content-Type: text/plain\r\n")

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A leg moves through these states, and back only when it is challenged:
+// A leg moves through these states. It goes back to calling only if it is challenged:
 //
 //	calling ──1xx──▶ ringing ──2xx──▶ talking ──BYE──▶ over
 //	  │  ▲              │                │               ▲
@@ -22,19 +22,19 @@ import (
 //	  401,407,422,…                                      │
 //	  ▼  │                                               │
 //	challenged ──the INVITE again, as it is asked for    │
-//	  └──nothing more──────────────────────────────────▶─┘
+//	  └──30 s pass────────────────────────────────────▶──┘
 //
-// Any state but over also falls to over when its limit passes. A CANCEL moves
-// nothing: the 487 it asks for ends the leg, and a 2xx may still win the race
-// (RFC 3261 §9.1). The same goes for a BYE in an early dialog (§15).
+// Every state but over also changes to over when its limit passes. A CANCEL changes no
+// state: the 487 that it asks for ends the leg, and a 2xx may still win the race (RFC 3261
+// §9.1). The same holds for a BYE in an early dialog (§15).
 type state uint8
 
 const (
-	calling    state = iota // INVITE forwarded, nothing above 100 heard
-	ringing                 // 101‥199 heard
-	challenged              // 401, 407 or another final heard that asks for another INVITE
+	calling    state = iota // INVITE forwarded, no response above 100 yet
+	ringing                 // 101‥199 received
+	challenged              // 401, 407 or another final response received that asks for another INVITE
 	talking                 // answered
-	over                    // told; kept for the other legs' sake, and to know stragglers
+	over                    // ended; stays in memory for the other legs of its party, and to recognize stragglers
 )
 
 func (s state) String() string {
@@ -42,286 +42,288 @@ func (s state) String() string {
 }
 
 const (
-	t1     = 500 * time.Millisecond
-	linger = 64 * t1         // no straggler is older: Timer H, RFC 3261 §17.2.1
-	timerC = 3 * time.Minute // the hop gives up a ringing leg no sooner, §16.6
+	t1         = 500 * time.Millisecond
+	lingerTime = 64 * t1         // no straggler is older: Timer H, RFC 3261 §17.2.1
+	timerC     = 3 * time.Minute // bellhop cancels a ringing leg no sooner, RFC 3261 §16.6
 
-	// limit is how long a leg may ring with nothing heard: the hop's Timer C,
-	// the CANCEL that it then sends, and the wait for the 487.
-	limit = timerC + linger + 28*time.Second
+	// ringLimit is how long a leg may ring without another message: bellhop's Timer C, the
+	// CANCEL that bellhop then sends, and the wait for the 487.
+	ringLimit = timerC + lingerTime + 28*time.Second
 
-	// takeUp is how long after a 100 with nothing else an attempt counts as a
-	// call: a PBX refuses or challenges faster.
-	takeUp = 500 * time.Millisecond
+	// dialOutDelay is the time after a 100 without another response at which an attempt
+	// counts as a call: a PBX refuses or challenges an INVITE faster.
+	dialOutDelay = 500 * time.Millisecond
 
-	// hangupGap is how long a PBX that ends a call by itself takes to hang up on the
-	// second end: Asterisk waits for the response to its re-INVITE there.
+	// hangupGap is the time that a PBX which ends a call by itself takes between its BYEs
+	// to the two ends: Asterisk waits for the response to its re-INVITE in between.
 	hangupGap = 5 * time.Second
 
-	// forkGap is how long a PBX takes to ring the phones of an extension, one
-	// after the other. Before that the first one's refusal is not the last word.
+	// forkGap is the time that a PBX takes to send INVITEs to all phones of an extension,
+	// one after the other. Until then the refusal of one phone does not end the party.
 	forkGap = 20 * time.Millisecond
 
-	// maxLegs is how many legs one call has at a time; INVITEs beyond pass by
-	// unfollowed. maxCalls is the same for calls.
+	// maxLegs is the number of legs that one call has at a time, maxCalls the number of
+	// calls. INVITEs beyond that are forwarded, but not followed.
 	maxLegs  = 256
 	maxCalls = 1 << 17
 )
 
 // A call is the legs that belong to one conversation.
 type call struct {
-	id      string
-	seq     int       // of the last event
-	began   time.Time // first INVITE
-	heard   time.Time // last message: time never runs backwards in a call
-	due     time.Time // earliest deadline of a leg
-	look    time.Time // when to see whether it is due: then, or earlier
-	place   int       // in the deadlines
-	legs    []*leg    // in order of their INVITEs
-	parties []*party  // in order of their dials
-	callIDs []string  // that lead to this call, and so with keys
-	keys    []key
-	caller  *leg   // the first leg of the edge side; nil if none was seen
-	callees Status // heaviest word of the callees' legs that are over
-	back    *party // that the PBX calls back; nil: this is no callback
-	handed  string // Call-ID of another call's dialog that a phone has sent on to this call; "": none
-	leaving *party // it has left, and what became of its REFER is not known yet; nil: none
-	joined  string // how the last leg was found to be the call's; "": none was
+	id                 string
+	seq                int       // Seq of the last event
+	began              time.Time // time of the first INVITE
+	lastHeard          time.Time // time of the last message; it never decreases
+	deadline           time.Time // earliest deadline of a leg
+	nextCheck          time.Time // when the heap checks the deadline: then, or earlier
+	heapIndex          int       // index in Tracker.deadlines
+	legs               []*leg    // in order of their INVITEs
+	parties            []*party  // in order of their dials
+	callIDs            []string  // Call-IDs of its legs, under which it is in callByCallID
+	keys               []key     // under which it is in keyHolders
+	caller             *leg      // first leg of the edge side; nil: there was none
+	endedCalleesStatus Status    // heaviest status of the callees' legs that are over
+	callback           *party    // party of an extension that the PBX calls back; nil: the call is no callback
+	handedOnTo         string    // Call-ID of another call, whose callee goes on with this call's other end after a transfer; "": none
+	leavingParty       *party    // its legs have ended, and the outcome of its REFER is not known yet; nil: none
+	correlation        string    // method:confidence by which the last leg was joined; "": none was
 
-	changed time.Time // the first change since Changed returned it; zero: none
-	kept    bool      // Changed has returned a record of it
+	changedAt time.Time // first change since Changed returned it; zero: none
+	stored    bool      // Changed has returned a snapshot of it
 
-	bridged    time.Time // since when a callee is up; zero: none is
-	wasBridged bool
-	pickedUp   bool          // the caller talks with a phone whose leg is of another call
-	talked     time.Duration // how long callees were up before
+	bridgedSince time.Time     // since when a callee talks with the caller; zero: none does
+	wasBridged   bool          // a callee has talked with the caller before
+	pickedUp     bool          // the caller talks with a phone whose leg is in another call
+	bridgedFor   time.Duration // total time that callees talked with the caller before bridgedSince
 
-	lastTalker Extension // who talked last of the called parties that are forgotten; without a user: nobody
-	shown      string    // the caller's number on the first leg to a trunk that is forgotten; "": there was none
+	lastTalker   Extension // extension of the last called party that talked, and whose legs are removed; no user: none
+	shownOutside string    // the caller's number on the first leg to a trunk, kept when that leg is removed; "": none
 }
 
 // A leg is one INVITE dialog, or the attempt at one, on one side of the PBX.
 type leg struct {
-	call   *call
-	party  *party // nil if it is no extension's
-	host   *party // the queue, menu or conference that the caller dialed; nil: none
-	origin Side
-	trunk  bool
-	state  state
+	call    *call
+	party   *party // of the extension at its phone; nil: it has none
+	service *party // party of the queue, IVR or conference that the caller reached; nil: none
+	origin  Side   // side that sent the INVITE
+	trunk   bool
+	state   state
 
 	callID, fromTag string
-	toTag           string // the dialog's, from the first response that has one; after a 2xx: the 2xx's
+	toTag           string // To tag of the dialog, from the first response that has one; after a 2xx: that of the 2xx
 	branch          string // of the INVITE, as last repeated
-	turn            string // branch and CSeq of the first INVITE: it names the leg's party
+	partySeed       string // branch and CSeq of the first INVITE, from which the id of the leg's party is derived
 	cseq            uint32
 
-	began    time.Time // the first INVITE
-	rang     time.Time // first 18x
-	heard    time.Time // last INVITE or provisional response
-	dialAt   time.Time // when a dial-out is said if nothing else is heard
-	answered time.Time
-	ended    time.Time
+	began     time.Time // first INVITE
+	rang      time.Time // first 18x
+	lastHeard time.Time // last INVITE or provisional response
+	dialAt    time.Time // when the dial-out is emitted if no other response comes; zero: not scheduled
+	answered  time.Time
+	ended     time.Time
 
-	expires  time.Time // when the session is over unless it is refreshed; zero: never
-	offer    media     // of the phone's re-INVITE or UPDATE that awaits its 2xx
-	offerSeq uint32
-	early    media    // what was made of it before the answer
-	refer    *refer   // whose fate is not known yet
-	earlier  []*refer // likewise, with another after them; oldest first
-	refers   bool     // its phone has sent the other end on with a REFER
+	expires        time.Time      // when the session expires unless it is refreshed (RFC 4028); zero: never
+	offer          mediaDirection // direction in the phone's re-INVITE or UPDATE that awaits its 2xx
+	offerSeq       uint32         // CSeq of that request
+	earlyDirection mediaDirection // direction that was agreed before the answer
+	lastRefer      *refer         // last REFER whose outcome is not known yet; nil: none
+	earlierRefers  []*refer       // earlier REFERs without a known outcome, oldest first
+	hasReferred    bool           // its phone has transferred the other end with a REFER
 
-	refersSent int // REFERs that its phone has sent
+	refersSent int // number of REFERs that its phone has sent
 
-	askedPBX   uint32 // CSeq of the phone's re-INVITE that has the PBX offer; 0: none
-	askedPhone uint32 // CSeq of the PBX's that has the phone offer
-	muted      bool   // in its offer the PBX sends no voice
+	pbxOfferCSeq   uint32 // CSeq of the phone's re-INVITE that leaves the offer to the PBX; 0: none
+	phoneOfferCSeq uint32 // CSeq of the PBX's re-INVITE that leaves the offer to the phone; 0: none
+	muted          bool   // the PBX sends no voice in its offer
 
-	forks []fork // the other dialogs of the INVITE
-	doubt *doubt // that the dialog is gone; nil: none
+	forks []fork      // further dialogs that its INVITE has created
+	loss  *dialogLoss // suspected end of its dialog; nil: none
 
-	peer    netip.AddrPort // of the edge side: its flow; invalid if only a record of an older version tells of the leg
-	nearSeq uint32         // CSeq of the last request in the dialog by who began the leg; 0: the INVITE's
-	farSeq  uint32         // and by the other end, plus one; 0: there was none
-	claim   *claim         // the last request in the dialog that is not believed before it is accepted
+	peer       netip.AddrPort     // address of the edge side's flow; invalid: restored from a snapshot of an older version
+	uacSeq     uint32             // CSeq of the last request in the dialog by the sender of the INVITE; 0: the INVITE's
+	uasSeq     uint32             // CSeq of the last request by the other end, plus one; 0: there was none
+	unverified *unverifiedRequest // last request in the dialog that counts only once it is accepted; nil: none
 
-	tried      bool // the PBX has answered the INVITE, as last repeated, with 100
-	cut        bool // a restart has lost the transaction: no response to the INVITE will come
-	canceled   bool // by CANCEL, or BYE of the early dialog
-	canceledAt time.Time
-	why        reason   // of the CANCEL
-	pickedUp   bool     // another phone picked the call up when it was canceled
-	byeTag     string   // To tag of the BYE that came before the 2xx
-	by         HangupBy // who ended it
-	refused    outcome
+	triedByPBX      bool // the PBX has answered the INVITE, as last repeated, with 100
+	transactionLost bool // by a restart: no response to the INVITE will come
+	canceled        bool // by a CANCEL, or a BYE of the early dialog
+	canceledAt      time.Time
+	cancelReason    reason   // Reason of the CANCEL
+	pickedUp        bool     // another phone picked the call up when the leg was canceled
+	byeTag          string   // To tag of the BYE that came before the 2xx
+	endedBy         HangupBy // who ended the leg
+	refusal         outcome  // outcome of the attempt, while challenged
 
-	facts
-	calledExt  Extension // that the number dialed is, or leads to
-	noAgent    bool      // of a callee: its talk is none with the host's caller
-	stranger   bool      // another extension calls on it than the call's caller
-	referredTo string    // the number in the REFER that it comes from
-	joined     string    // how it was found to be the call's: method:confidence; "": it began it
-	number     string    // under which it is in the tracker's byNumber; "": it is not
-	also       []string  // further numbers, and keys, under which it is there
-	contested  bool      // a leg to whom the caller dialed was joined to no call, as it could be of several
-	forsaken   time.Time // when the phone hung up that another call handed on to the callee
-	movedTo    string    // users of the Contacts of the 3xx that refused it, one a line; "": none did
+	inviteFacts
+	calledExt     Extension // extension that the dialed number is, or leads to
+	notAgent      bool      // the callee on this leg was not called by the caller's queue or IVR: its talk does not count as bridged
+	otherCaller   bool      // the PBX shows another extension as the caller than the call's caller
+	referredTo    string    // number in the REFER that caused the leg; "": none did
+	correlation   string    // method:confidence by which it was joined; "": it began the call
+	phoneNumber   string    // number under which it is in legsByNumber; "": it is not
+	otherNumbers  []string  // further numbers, and index keys, under which it is there
+	ambiguous     bool      // a leg to its dialed target was joined to no call, because several callers fit
+	callerGoneAt  time.Time // when the phone hung up that had been handed on to this callee; zero: it has not
+	redirectUsers string    // users of the Contacts in the 3xx that refused it, one per line; "": none
 }
 
-// A party is one extension's one turn in a call, in one direction.
+// A party is one extension's participation in a call, in one direction, over one or more
+// legs.
 type party struct {
-	id         string
-	ext        Extension
-	flow       Flow
-	first      *leg   // whose facts it tells
-	kind       Kind   // of a host
-	called     string // the number dialed, if it is another than the legs say; and in E.164
-	calledE164 string
-	dialed     bool
-	rang       time.Time
-	answered   time.Time
-	answeredAt time.Time // the same by the wall clock of that moment, as its answer tells
-	left       time.Time // when its last phone refused, if another may yet be rung
-	over       bool
-	outcome    outcome
-	agent      string
-	rec        string
-	remote     string // the number that the PBX connected it with; "": the caller's
-	callAPI    string // of the leg that answered, if it is not the first; "": the first's
-	sends      *refer // its REFER that the PBX has taken, and nobody was called for yet; nil: none
+	id           string
+	ext          Extension
+	flow         Flow
+	firstLeg     *leg   // its events carry the facts of this leg
+	kind         Kind   // of a queue, IVR or conference; "": a phone
+	dialedNumber string // dialed number, if it differs from the one that the legs show
+	dialedE164   string // dialedNumber in E.164
+	dialed       bool   // its dial-in or dial-out was emitted
+	rang         time.Time
+	answered     time.Time
+	answeredWall time.Time // answered, by the wall clock of that moment, as in its answer event
+	leftAt       time.Time // when its last leg ended, if the party may yet go on; zero: it has legs
+	over         bool      // it has ended; if it was dialed, its hangup was emitted
+	outcome      outcome
+	userAgent    string
+	recID        string
+	remoteNumber string // number that the PBX connected it with; "": the caller's
+	callAPIID    string // of the leg that answered, if it is not the first; "": the first's
+	takenRefer   *refer // its REFER that the PBX has reported as successful before it called anybody; nil: none
 
-	recovered bool   // its call was up when bellhop was restarted
-	like      *Event // what its events tell, if its record was lost; nil: what its legs say
+	recovered bool   // the process was restarted during its call
+	template  *Event // event whose fields its events repeat, as its snapshot was lost; nil: the legs supply them
 
-	transferred bool // it sends a call on
-	holds       bool
-	repeated    int // events of types that a party may have several of
+	transferred    bool // it is of an extension that forwards or transfers the call to a trunk
+	holding        bool // the extension has put the other end on hold
+	repeatedEvents int  // number of its events of types that may repeat
 
-	through *Extension // the queue or ivr that had the extension called; nil: none
+	distributor *Extension // queue or IVR on whose behalf the extension was called; nil: none
 }
 
-// deadline is when the leg's state ends by itself, or something is said in it.
-func (l *leg) deadline(talk time.Duration) time.Time {
+// stateDeadline returns when the leg's state ends by itself, or an event is due in it. talk
+// is the limit of an answered leg.
+func (l *leg) stateDeadline(talk time.Duration) time.Time {
 	switch l.state {
 	case calling, ringing:
-		if d := l.heard.Add(limit); l.dialAt.IsZero() || d.Before(l.dialAt) {
+		if d := l.lastHeard.Add(ringLimit); l.dialAt.IsZero() || d.Before(l.dialAt) {
 			return d
 		}
 		return l.dialAt
 	case over:
-		if p := l.party; p != nil && !p.left.IsZero() && !p.over {
-			if p.sends != nil {
-				return p.left.Add(followGap)
+		if p := l.party; p != nil && !p.leftAt.IsZero() && !p.over {
+			if p.takenRefer != nil {
+				return p.leftAt.Add(followGap)
 			}
-			return p.first.began.Add(forkGap)
+			return p.firstLeg.began.Add(forkGap)
 		}
-		return l.ended.Add(linger)
+		return l.ended.Add(lingerTime)
 	case challenged:
 		return l.ended.Add(retryWithin)
 	case talking:
 		d := l.answered.Add(talk)
-		if l.call.silent(l) {
+		if l.call.callbackSilent(l) {
 			d = l.silentUntil()
 		}
 		if !l.expires.IsZero() && l.expires.Before(d) {
 			d = l.expires
 		}
-		if l.doubt != nil && l.doubt.at.Add(linger).Before(d) {
-			d = l.doubt.at.Add(linger)
+		if l.loss != nil && l.loss.at.Add(lingerTime).Before(d) {
+			d = l.loss.at.Add(lingerTime)
 		}
 		return d
 	}
-	panic("dialog: leg in no state") // unreachable: these are all
+	panic("dialog: invalid leg state") // unreachable: all states are above
 }
 
-// response shows a leg a response to its INVITE. Retransmissions mean nothing
-// new.
-func (t *Tracker) response(l *leg, m *Message) {
+// observeInviteResponse applies a response to the leg's INVITE. Retransmissions change
+// nothing.
+func (t *Tracker) observeInviteResponse(l *leg, m *Message) {
 	switch l.state {
 	case over, challenged:
 		return // a straggler
 	case talking:
-		l.confirm(m) // of a second fork, or a retransmitted 2xx: the first one counted
+		l.addFork(m) // another fork, or a retransmitted 2xx: the answer was emitted already
 		return
 	case calling, ringing:
 	}
 	if m.ToTag != "" && l.toTag != m.ToTag && (l.toTag == "" || m.Status >= 200) {
 		if l.toTag != "" {
-			l.nearSeq, l.farSeq = 0, 0 // each dialog counts for itself (RFC 3261 §12.2.1.1)
+			l.uacSeq, l.uasSeq = 0, 0 // each dialog has CSeqs of its own (RFC 3261 §12.2.1.1)
 		}
-		l.toTag = clone(m.ToTag)
+		l.toTag = cloneString(m.ToTag)
 	}
 	switch {
 	case m.Status == 100:
-		t.trying(l, m)
+		t.observeTrying(l, m)
 	case m.Status < 200:
-		t.takenUp(l)
-		l.state, l.heard = ringing, m.At // each starts Timer C anew
+		t.emitPendingDials(l)
+		l.state, l.lastHeard = ringing, m.At // each provisional response restarts Timer C
 		if m.Status >= 180 && m.Status < 190 && l.rang.IsZero() {
 			l.rang = m.At
-			t.ring(l, m)
+			t.emitRinging(l, m)
 		}
 	case m.Status < 300:
-		t.takenUp(l)
-		t.answer(l, m)
-	case m.Status == 401 || m.Status == 407 || l.badCredentials(m):
-		t.challenge(l, m)
-	case t.tells(l, m.At):
-		if l.asksAgain(m) {
+		t.emitPendingDials(l)
+		t.observeAnswer(l, m)
+	case m.Status == 401 || m.Status == 407 || l.credentialsRefused(m):
+		t.observeChallenge(l, m)
+	case t.allowsAttempt(l, m.At):
+		if l.asksForRetry(m) {
 			l.state, l.ended, l.dialAt = challenged, m.At, time.Time{}
-			l.refused = t.judge(l, m)
+			l.refusal = t.judgeResponse(l, m)
 			return
 		}
-		t.takenUp(l)
-		t.end(l, m.At, t.judge(l, m))
+		t.emitPendingDials(l)
+		t.endLeg(l, m.At, t.judgeResponse(l, m))
 	default:
 		t.suppressed.Add(1)
 		if len(l.call.legs) == 1 {
-			t.drop(l) // a flood leaves no calls behind
+			t.removeLeg(l) // a flood must leave no calls in memory
 		} else {
-			t.end(l, m.At, t.judge(l, m))
+			t.endLeg(l, m.At, t.judgeResponse(l, m))
 		}
 	}
 }
 
-// trying notes a 100. Of the PBX's own it is word that credentials were
-// accepted, as a PBX does not try before it has checked them; of the hop's it
-// says nothing.
-func (t *Tracker) trying(l *leg, m *Message) {
+// observeTrying applies a 100. If the PBX sent it, credentials were accepted, as a PBX does
+// not process an INVITE before it has checked them. A 100 of bellhop's own shows nothing.
+func (t *Tracker) observeTrying(l *leg, m *Message) {
 	if !m.Own {
-		l.tried = true
+		l.triedByPBX = true
 	}
 	switch {
 	case m.Own:
 	case l.credentials:
-		if t.tells(l, m.At) {
-			t.takenUp(l)
+		if t.allowsAttempt(l, m.At) {
+			t.emitPendingDials(l)
 		}
 	case l.dialAt.IsZero() && l.state == calling:
-		l.dialAt = m.At.Add(takeUp)
+		l.dialAt = m.At.Add(dialOutDelay)
 	}
 }
 
-// takenUp says once that the extension of a leg calls, and that a queue, menu
-// or conference is called.
-func (t *Tracker) takenUp(l *leg) {
+// emitPendingDials emits the dial-out of the leg's extension, and the dial-in of the queue,
+// IVR or conference that it reached, unless they were emitted before.
+func (t *Tracker) emitPendingDials(l *leg) {
 	l.dialAt = time.Time{}
-	if p := l.party; p != nil && p.flow == Out && !p.dialed && !p.over && p != l.call.back {
-		t.dial(p, DialOut, l.began)
+	if p := l.party; p != nil && p.flow == Out && !p.dialed && !p.over && p != l.call.callback {
+		t.emitDial(p, DialOut, l.began)
 	}
-	if p := l.host; p != nil && !p.dialed && !p.over {
-		t.dial(p, DialIn, l.began)
+	if p := l.service; p != nil && !p.dialed && !p.over {
+		t.emitDial(p, DialIn, l.began)
 	}
 }
 
-func (t *Tracker) dial(p *party, typ Type, at time.Time) {
+// emitDial emits the dial-in or dial-out of a party.
+func (t *Tracker) emitDial(p *party, typ Type, at time.Time) {
 	p.dialed = true
-	p.through = p.distributor()
-	e := t.say(p, typ, at)
-	e.Status, e.Leg = Calling, t.idOf(p.first)
+	p.distributor = p.findDistributor()
+	e := t.emitEvent(p, typ, at)
+	e.Status, e.Leg = Calling, t.legID(p.firstLeg)
 }
 
-// idOf names a leg's dialog.
-func (t *Tracker) idOf(l *leg) LegID {
+// legID returns the id of a leg's dialog.
+func (t *Tracker) legID(l *leg) LegID {
 	id := LegID{Node: t.node, Origin: l.origin, CallID: l.callID, FromTag: l.fromTag, ToTag: l.toTag}
 	if l.peer.IsValid() {
 		id.Peer = l.peer.String()
@@ -329,106 +331,106 @@ func (t *Tracker) idOf(l *leg) LegID {
 	return id
 }
 
-// ring says once per party that a phone rings.
-func (t *Tracker) ring(l *leg, m *Message) {
+// emitRinging emits the ringing event of a leg's party, once per party.
+func (t *Tracker) emitRinging(l *leg, m *Message) {
 	p := l.party
 	if p == nil || !p.dialed || p.over || !p.rang.IsZero() || !p.answered.IsZero() {
 		return
 	}
 	p.rang = m.At
-	p.heardPhone(l, m)
-	e := t.say(p, Ringing, m.At)
+	p.setPhoneAgent(l, m)
+	e := t.emitEvent(p, Ringing, m.At)
 	e.Status = Calling
-	e.SetupTime = m.At.Sub(p.first.began)
+	e.SetupTime = m.At.Sub(p.firstLeg.began)
 }
 
-func (t *Tracker) answer(l *leg, m *Message) {
+// observeAnswer applies the first 2xx to a leg's INVITE.
+func (t *Tracker) observeAnswer(l *leg, m *Message) {
 	l.state, l.answered = talking, m.At
 	if l.origin == PBX && m.Src == Edge && !m.Own && m.From.IsValid() {
 		l.peer = m.From
 	}
-	l.refresh(m)
+	l.refreshSession(m)
 	t.notePickup(l)
 	c := l.call
-	if l.origin == PBX && !c.backs(l) {
-		c.bridge(l, m.At)
+	if l.origin == PBX && !c.isCallbackLeg(l) {
+		c.startBridge(l, m.At)
 	}
 	if p := l.party; p != nil && !p.over {
-		if v := t.configuredRec(m); v != "" {
-			p.rec = clone(v)
+		if v := t.recordingID(m); v != "" {
+			p.recID = cloneString(v)
 		}
-		if p.answered.IsZero() && p != c.back {
-			t.answered(p, l, m)
+		if p.answered.IsZero() && p != c.callback {
+			t.emitAnswer(p, l, m)
 		}
 	}
-	if p := c.back; p != nil && p.dialed && !p.over && !c.backs(l) && p.answered.IsZero() {
-		t.answered(p, l, m)
-		if b := c.backTalks(); b != nil {
-			t.hold(b, b.early, m.At)
+	if p := c.callback; p != nil && p.dialed && !p.over && !c.isCallbackLeg(l) && p.answered.IsZero() {
+		t.emitAnswer(p, l, m)
+		if b := c.callbackLeg(); b != nil {
+			t.emitHold(b, b.earlyDirection, m.At)
 		}
 	}
 	if p := l.party; p != nil && !p.answered.IsZero() {
-		t.hold(l, l.early, m.At)
+		t.emitHold(l, l.earlyDirection, m.At)
 	}
 	if l.byeTag != "" && l.byeTag == m.ToTag {
-		// The 2xx crossed the BYE that its caller had sent for the early
-		// dialog: the callee answers that BYE and has hung up (RFC 3261 §15.1.2).
-		t.end(l, m.At, outcome{status: Answered, by: ByCaller})
+		// The 2xx crossed the BYE that the caller had sent in the early
+		// dialog: the callee answers that BYE and hangs up (RFC 3261 §15.1.2).
+		t.endLeg(l, m.At, outcome{status: Answered, by: ByCaller})
 	}
 }
 
-// answered says that a party talks, since the 2xx m on a leg.
-func (t *Tracker) answered(p *party, l *leg, m *Message) {
-	p.answered, p.answeredAt = m.At, t.clock.wall(m.At)
-	if l.has(p) && l != p.first {
-		p.callAPI = l.callAPI
+// emitAnswer emits the answer of a party for the 2xx m on a leg.
+func (t *Tracker) emitAnswer(p *party, l *leg, m *Message) {
+	p.answered, p.answeredWall = m.At, t.clock.wallTime(m.At)
+	if l.carries(p) && l != p.firstLeg {
+		p.callAPIID = l.callAPIID
 	}
-	p.heardPhone(l, m)
-	e := t.say(p, Answer, m.At)
-	e.Status, e.Leg = Answered, t.idOf(p.first)
-	if l.has(p) {
-		e.Leg = t.idOf(l)
+	p.setPhoneAgent(l, m)
+	e := t.emitEvent(p, Answer, m.At)
+	e.Status, e.Leg = Answered, t.legID(p.firstLeg)
+	if l.carries(p) {
+		e.Leg = t.legID(l)
 	}
-	e.SetupTime, e.RingDuration = p.times(m.At)
+	e.SetupTime, e.RingDuration = p.ringTimes(m.At)
 }
 
-// badCredentials reports whether m refuses the credentials of an INVITE: a 403 from
-// the PBX that did not try it first, as FreeSWITCH answers a wrong password.
-func (l *leg) badCredentials(m *Message) bool {
-	return m.Status == 403 && !m.Own && l.origin == Edge && l.credentials && l.state == calling && !l.tried
+// credentialsRefused reports whether m refuses the credentials of an INVITE: a 403 from the
+// PBX without a 100 before it, which is FreeSWITCH's answer to a wrong password.
+func (l *leg) credentialsRefused(m *Message) bool {
+	return m.Status == 403 && !m.Own && l.origin == Edge && l.credentials && l.state == calling && !l.triedByPBX
 }
 
-// challenge notes a 401 or 407. An attempt that nobody heard of yet is no call
-// and is forgotten at once, so that scanners cost nothing; only when it began
-// is remembered, for the INVITE with credentials.
-func (t *Tracker) challenge(l *leg, m *Message) {
+// observeChallenge applies a 401 or 407. An attempt without events is no call, and its leg
+// is removed at once, so that scanners cost nothing. Only its beginning is kept, for the
+// INVITE with credentials.
+func (t *Tracker) observeChallenge(l *leg, m *Message) {
 	if p := l.party; p != nil && p.dialed || l.origin == PBX {
 		l.state, l.ended = challenged, m.At
-		l.refused = t.judge(l, m)
+		l.refusal = t.judgeResponse(l, m)
 		return
 	}
 	if l.origin == Edge {
-		t.attempts.Add(newAttemptKey(l.callID, l.fromTag), attempt{l.began, clone(l.turn)})
+		t.challengedAttempts.Add(newAttemptKey(l.callID, l.fromTag), attempt{l.began, cloneString(l.partySeed)})
 	}
-	t.drop(l)
+	t.removeLeg(l)
 }
 
-// cancel notes that the origin gave the leg up.
-func (l *leg) cancel(m *Message) {
+// observeCancel notes that the sender of the INVITE canceled the leg.
+func (l *leg) observeCancel(m *Message) {
 	if l.canceled || l.state != calling && l.state != ringing {
 		return
 	}
 	l.canceled, l.canceledAt = true, m.At
-	l.why = readReason(m.Head)
+	l.cancelReason = readReason(m.Head)
 }
 
-// inDialog reports whether m, of whichever side, belongs to the leg's dialog:
-// tags and side either way round. A request that goes from one edge peer to
-// another, as a PBX that does not record-route lets them, belongs to the legs
-// of both.
+// inDialog reports whether m belongs to the leg's dialog: its tags and side match in one of
+// the two directions. A request that goes directly from one edge peer to another, as with a
+// PBX that does not record-route, belongs to the legs of both.
 func (l *leg) inDialog(m *Message) bool {
 	near, far := l.fromTag, l.toTag
-	if l.cut && l.state < talking { // it may have been answered with any tag
+	if l.transactionLost && l.state < talking { // the To tag of the answer is not known
 		return m.FromTag == near || m.ToTag == near
 	}
 	side := m.Origin()
@@ -439,62 +441,62 @@ func (l *leg) inDialog(m *Message) bool {
 	return m.FromTag == far && m.ToTag == near && (side != l.origin || direct)
 }
 
-// bye ends an answered leg. The request does, not its response: with it the
-// sender has left (RFC 3261 §15.1.1), whether it is lost, challenged and
-// repeated, or never answered.
-func (t *Tracker) bye(l *leg, m *Message) {
+// observeBye ends an answered leg. The request ends it, not its response: the sender has
+// left with it (RFC 3261 §15.1.1), even if it is lost, challenged and repeated, or never
+// answered.
+func (t *Tracker) observeBye(l *leg, m *Message) {
 	if m.Src == PBX && l.state == talking {
-		t.notFollowed(l, m)
+		t.failEarlyRefers(l, m)
 	}
-	t.byeBelieved(l, m, m.At, readReason(m.Head).q850, t.configuredRec(m))
+	t.applyBye(l, m, m.At, readReason(m.Head).q850, t.recordingID(m))
 }
 
-// byeBelieved ends an answered leg at a time, because of the BYE m or the 2xx m
-// to a BYE, which had that cause and that id of a recording.
-func (t *Tracker) byeBelieved(l *leg, m *Message, at time.Time, q850 int, rec string) {
+// applyBye ends an answered leg at a time because of m: a BYE, or the 2xx to a BYE. q850
+// and rec are the Q.850 cause and the recording id in the BYE.
+func (t *Tracker) applyBye(l *leg, m *Message, at time.Time, q850 int, rec string) {
 	switch l.state {
 	case calling, ringing:
-		if l.cut {
+		if l.transactionLost {
 			o := outcome{status: Unknown, by: ByCallee}
 			if m.FromTag == l.fromTag {
 				o.by = ByCaller
 			}
-			t.end(l, at, o)
+			t.endLeg(l, at, o)
 			return
 		}
-		if m.FromTag == l.fromTag { // only the caller may, §15
-			l.cancel(m)
-			l.byeTag = clone(m.ToTag)
+		if m.FromTag == l.fromTag { // only the caller may send a BYE in an early dialog, RFC 3261 §15
+			l.observeCancel(m)
+			l.byeTag = cloneString(m.ToTag)
 		}
 	case talking:
-		o := outcome{status: Answered, by: l.leftBy(m), q850: q850}
+		o := outcome{status: Answered, by: l.hangupBy(m), q850: q850}
 		if rec != "" && l.party != nil {
-			l.party.rec = clone(rec)
+			l.party.recID = cloneString(rec)
 		}
 		t.endDialog(l, at, o)
-	case challenged, over: // a stray, or the repeated BYE
+	case challenged, over: // a straggler, or the repeated BYE
 	}
 }
 
-// leftBy says who hung up, of the BYE m or its response: the end of the leg that
-// sends the BYE; but where the PBX sends it while the other end still talks, has just
-// hung up on that one too, or gives a cause of its own, the PBX itself.
-func (l *leg) leftBy(m *Message) HangupBy {
+// hangupBy returns who hung up, for the BYE m or its response: the end of the leg that sent
+// the BYE. If the PBX sent it, the PBX itself hung up if the other end still talks, if the
+// PBX has just hung up on that end too, or if it gives a cause of its own.
+func (l *leg) hangupBy(m *Message) HangupBy {
 	if m.Origin() == PBX {
 		r := readReason(m.Head)
-		if r.ownWill() || r.failed() && !l.leftBefore(m.At) {
+		if r.endedByPBX() || r.failed() && !l.otherEndLeftBefore(m.At) {
 			return BySystem
 		}
-		var last *leg // that was answered, and has not sent the other end on
-		for _, o := range l.opposite() {
+		var last *leg // last answered leg that has not transferred the other end
+		for _, o := range l.oppositeLegs() {
 			switch {
 			case o.state == talking:
 				return BySystem
-			case !o.answered.IsZero() && !o.refers && (last == nil || o.ended.After(last.ended)):
+			case !o.answered.IsZero() && !o.hasReferred && (last == nil || o.ended.After(last.ended)):
 				last = o
 			}
 		}
-		if last != nil && last.by == BySystem && m.At.Sub(last.ended) <= hangupGap {
+		if last != nil && last.endedBy == BySystem && m.At.Sub(last.ended) <= hangupGap {
 			return BySystem
 		}
 	}
@@ -504,17 +506,18 @@ func (l *leg) leftBy(m *Message) HangupBy {
 	return ByCallee
 }
 
-// leftBefore reports whether the other end of the leg hung up, or refused, just before:
-// the PBX then passes its cause on. Who left after a REFER gave no cause.
-func (l *leg) leftBefore(at time.Time) bool {
-	return slices.ContainsFunc(l.opposite(), func(o *leg) bool {
-		return o.state == over && o.by != BySystem && !o.refers && at.Sub(o.ended) <= t1
+// otherEndLeftBefore reports whether the other end of the leg hung up, or refused, within
+// T1 before: the PBX then passes on that end's cause. An end that left after a REFER gave
+// no cause.
+func (l *leg) otherEndLeftBefore(at time.Time) bool {
+	return slices.ContainsFunc(l.oppositeLegs(), func(o *leg) bool {
+		return o.state == over && o.endedBy != BySystem && !o.hasReferred && at.Sub(o.ended) <= t1
 	})
 }
 
-// opposite returns the legs on the other side of the PBX: those with the same
-// Call-ID, if there are any; else the callees', or the call's caller's.
-func (l *leg) opposite() (legs []*leg) {
+// oppositeLegs returns the legs on the other side of the PBX: those with the same Call-ID,
+// if there are any; else the callees' legs, or the leg of the call's caller.
+func (l *leg) oppositeLegs() (legs []*leg) {
 	c := l.call
 	alike := false
 	for _, o := range c.legs {
@@ -530,153 +533,153 @@ func (l *leg) opposite() (legs []*leg) {
 	return legs
 }
 
-// expire does what is due for a leg whose deadline passed at the time at.
-func (t *Tracker) expire(l *leg, at time.Time) {
+// expireLeg processes the deadline of a leg, which passed at the time at.
+func (t *Tracker) expireLeg(l *leg, at time.Time) {
 	switch l.state {
 	case calling, ringing:
 		if !l.dialAt.IsZero() && !l.dialAt.After(at) {
 			l.dialAt = time.Time{}
-			if t.tells(l, at) {
-				t.takenUp(l)
+			if t.allowsAttempt(l, at) {
+				t.emitPendingDials(l)
 			}
 			return
 		}
-		t.end(l, at, outcome{status: Unknown, by: BySystem})
+		t.endLeg(l, at, outcome{status: Unknown, by: BySystem})
 	case challenged:
-		if len(l.call.legs) == 1 && !isChallenge(l.refused.code) {
-			at = l.ended // nothing was heard of the call since
+		if len(l.call.legs) == 1 && !isChallenge(l.refusal.code) {
+			at = l.ended // the call had no message since
 		}
 		t.endRefused(l, at)
 	case talking:
-		if d := l.doubt; d != nil && !d.at.Add(linger).After(at) {
-			t.endDoubted(l, at)
+		if d := l.loss; d != nil && !d.at.Add(lingerTime).After(at) {
+			t.endLostDialog(l, at)
 			return
 		}
-		if l.call.silent(l) && !l.silentUntil().After(at) {
+		if l.call.callbackSilent(l) && !l.silentUntil().After(at) {
 			t.giveUpCallback(l)
 			return
 		}
-		t.end(l, at, outcome{status: Unknown, by: BySystem})
+		t.endLeg(l, at, outcome{status: Unknown, by: BySystem})
 	case over:
 		p := l.party
-		if p != nil && !p.over && !p.left.IsZero() {
-			t.leave(p)
+		if p != nil && !p.over && !p.leftAt.IsZero() {
+			t.endParty(p)
 			return
 		}
-		if p != nil && p.first == l && !p.over && l.call.others(l, p) {
-			l.ended = at // what names a party is remembered as long as it is
+		if p != nil && p.firstLeg == l && !p.over && l.call.partyOnOtherLeg(l, p) {
+			l.ended = at // the ids of a party derive from its first leg, which stays as long as the party
 			return
 		}
-		t.drop(l)
+		t.removeLeg(l)
 	}
 }
 
-// end takes a leg to over, and its parties with it when that was their last one.
-func (t *Tracker) end(l *leg, at time.Time, o outcome) {
-	switch r := l.refer; {
+// endLeg moves a leg to the state over, and ends each of its parties whose last leg it was.
+func (t *Tracker) endLeg(l *leg, at time.Time, o outcome) {
+	switch r := l.lastRefer; {
 	case r == nil || !r.accepted:
-	case r.taken != 0 && l.party != nil && !l.party.over:
-		l.party.sends = r
+	case r.earlyStatus != 0 && l.party != nil && !l.party.over:
+		l.party.takenRefer = r
 	default:
-		t.transferred(r, at, 0, "", "")
+		t.emitTransfer(r, at, 0, "", "")
 	}
-	if l.call.silent(l) && !l.answered.IsZero() {
+	if l.call.callbackSilent(l) && !l.answered.IsZero() {
 		t.giveUpCallback(l)
 	}
-	l.state, l.ended, l.by, l.refer, l.earlier = over, at, o.by, nil, nil
-	t.unreach(l)
-	t.forsake(l)
+	l.state, l.ended, l.endedBy, l.lastRefer, l.earlierRefers = over, at, o.by, nil, nil
+	t.unindexLeg(l)
+	t.noteCallerGone(l)
 	c := l.call
-	if l.origin == PBX && !c.backs(l) {
-		if calleeWeight(o.status) > calleeWeight(c.callees) {
-			c.callees = o.status
+	if l.origin == PBX && !c.isCallbackLeg(l) {
+		if calleeWeight(o.status) > calleeWeight(c.endedCalleesStatus) {
+			c.endedCalleesStatus = o.status
 		}
 		if o.elsewhere {
 			c.bridgeElsewhere(l)
 		}
-		c.unbridge(at)
+		c.stopBridge(at)
 	}
 	if l == c.caller {
-		for _, o := range c.legs { // nor does it call again
+		for _, o := range c.legs { // the caller's leg will not retry these INVITEs
 			if o.state == challenged && o.origin == PBX {
 				t.endRefused(o, at)
 			}
 		}
-		for _, p := range c.parties { // the PBX rings nobody any more
+		for _, p := range c.parties { // the PBX rings no further phone
 			switch {
-			case p.over || p.left.IsZero():
-			case p.sends != nil: // nor connects anybody
-				t.transferred(p.sends, at, 0, "", "")
+			case p.over || p.leftAt.IsZero():
+			case p.takenRefer != nil: // nor does it complete the transfer
+				t.emitTransfer(p.takenRefer, at, 0, "", "")
 			default:
-				t.leave(p)
+				t.endParty(p)
 			}
 		}
 	}
 	if p := l.party; p != nil && !p.over {
-		t.endParty(p, l, at, o)
+		t.endPartyLeg(p, l, at, o)
 	}
-	if p := l.host; p != nil && !p.over && !c.hostElsewhere(l) {
-		if l == p.first && l.origin == PBX { // who is called on its leg is the host's caller
+	if p := l.service; p != nil && !p.over && !c.serviceOnOtherLeg(l) {
+		if l == p.firstLeg && l.origin == PBX { // the callee of its leg is the service's caller
 			o.by = o.by.reversed()
 		}
-		t.endHost(p, at, o)
+		t.endService(p, at, o)
 	}
 }
 
-// endParty notes how a leg of a party ended, and ends the party with its last
-// leg.
-func (t *Tracker) endParty(p *party, l *leg, at time.Time, o outcome) {
-	if p == l.call.back { // who is called on its leg is the caller
+// endPartyLeg merges the outcome of a party's leg into the party's, and ends the party with
+// its last leg.
+func (t *Tracker) endPartyLeg(p *party, l *leg, at time.Time, o outcome) {
+	if p == l.call.callback { // the callee of its leg is the caller
 		o.by = o.by.reversed()
 		if p.answered.IsZero() {
-			o.status = l.call.calleesSay()
+			o.status = l.call.calleesStatus()
 		}
 	}
 	switch {
 	case !l.answered.IsZero():
 		p.outcome = o
-	case p.answered.IsZero() && weight[o.status] >= weight[p.outcome.status]:
+	case p.answered.IsZero() && statusWeight[o.status] >= statusWeight[p.outcome.status]:
 		p.outcome = o
 	}
-	if l.call.holds(p) {
+	if l.call.partyGoesOn(p) {
 		return
 	}
-	p.left = at
-	if p.sends != nil {
-		if w := l.call.leaving; w != nil && w != p {
-			t.leave(w)
+	p.leftAt = at
+	if p.takenRefer != nil {
+		if w := l.call.leavingParty; w != nil && w != p {
+			t.endParty(w)
 		}
-		l.call.leaving = p
+		l.call.leavingParty = p
 		return
 	}
 	caller := l.call.caller
 	refused := p.flow == In && p.answered.IsZero() && !l.canceled && o.code/100 != 3
-	if !refused || caller == nil || caller.state == over || at.Sub(p.first.began) >= forkGap {
-		t.leave(p)
+	if !refused || caller == nil || caller.state == over || at.Sub(p.firstLeg.began) >= forkGap {
+		t.endParty(p)
 	}
 }
 
-// leave ends a party at the time its last leg was over.
-func (t *Tracker) leave(p *party) {
-	if r := p.sends; r != nil { // and nothing has shown that the PBX could not
-		t.transferred(r, p.left, r.taken, r.takenPhrase, "")
+// endParty ends a party at the time its last leg was over, and emits its hangup.
+func (t *Tracker) endParty(p *party) {
+	if r := p.takenRefer; r != nil { // and no message has shown that the transfer failed
+		t.emitTransfer(r, p.leftAt, r.earlyStatus, r.earlyPhrase, "")
 	}
 	if p.over {
 		return
 	}
 	p.over = true
-	if p.first.state == over {
-		p.first.ended = p.left
+	if p.firstLeg.state == over {
+		p.firstLeg.ended = p.leftAt
 	}
 	if p.dialed {
-		t.hangup(p, p.left)
+		t.emitHangup(p, p.leftAt)
 	}
 }
 
-// holds reports whether a leg keeps p from being over: one that is up, or, if
-// none was answered, one that may yet be. A dead phone beside the one that was
-// answered would otherwise prolong a short call.
-func (c *call) holds(p *party) bool {
+// partyGoesOn reports whether a leg prevents p from ending: one that is answered, or, if p
+// was not answered, one that may yet be. A dead phone beside the answered one would
+// otherwise prolong a short call.
+func (c *call) partyGoesOn(p *party) bool {
 	for _, l := range c.legs {
 		if l.party == p && (l.state == talking || l.state != over && p.answered.IsZero()) {
 			return true
@@ -685,17 +688,18 @@ func (c *call) holds(p *party) bool {
 	return false
 }
 
-func (t *Tracker) hangup(p *party, at time.Time) *Event {
-	e := t.say(p, Hangup, at)
+// emitHangup emits the hangup of a party with its outcome.
+func (t *Tracker) emitHangup(p *party, at time.Time) *Event {
+	e := t.emitEvent(p, Hangup, at)
 	o := &p.outcome
-	e.Status, e.SipCode, e.SipReason, e.Q850 = o.status, o.code, clone(o.phrase), o.q850
-	e.HangupBy, e.Elsewhere, e.RecID = o.by, o.elsewhere, p.rec
+	e.Status, e.SipCode, e.SipReason, e.Q850 = o.status, o.code, cloneString(o.phrase), o.q850
+	e.HangupBy, e.Elsewhere, e.RecID = o.by, o.elsewhere, p.recID
 	if p.answered.IsZero() {
-		e.SetupTime, e.RingDuration = p.times(at)
+		e.SetupTime, e.RingDuration = p.ringTimes(at)
 	} else {
-		e.AnsweredAt = p.answeredAt
+		e.AnsweredAt = p.answeredWall
 		e.Duration = at.Sub(p.answered)
-		e.SetupTime, e.RingDuration = p.times(p.answered)
+		e.SetupTime, e.RingDuration = p.ringTimes(p.answered)
 	}
 	if p.flow == In {
 		missed := p.answered.IsZero() && !o.elsewhere && o.status != Forwarded
@@ -704,175 +708,176 @@ func (t *Tracker) hangup(p *party, at time.Time) *Event {
 	return e
 }
 
-// times returns how long it took until a phone rang, and how long it rang
-// until end, which is the answer or the end.
-func (p *party) times(end time.Time) (setup, ring time.Duration) {
+// ringTimes returns the time from the INVITE to the first 18x, and from there to end, which
+// is the answer or the end of the party.
+func (p *party) ringTimes(end time.Time) (setup, ring time.Duration) {
 	if p.rang.IsZero() {
 		if p.answered.IsZero() {
 			return 0, 0
 		}
-		return end.Sub(p.first.began), 0
+		return end.Sub(p.firstLeg.began), 0
 	}
-	return p.rang.Sub(p.first.began), end.Sub(p.rang)
+	return p.rang.Sub(p.firstLeg.began), end.Sub(p.rang)
 }
 
-// heardPhone keeps the name of the phone that responds.
-func (p *party) heardPhone(l *leg, m *Message) {
+// setPhoneAgent sets the User-Agent of a called party from its phone's response m.
+func (p *party) setPhoneAgent(l *leg, m *Message) {
 	if p.flow != In {
 		return
 	}
-	agent := header(m.Head, "User-Agent")
+	agent := headerValue(m.Head, "User-Agent")
 	if agent == "" {
-		agent = header(m.Head, "Server")
+		agent = headerValue(m.Head, "Server")
 	}
-	if agent != "" && agent != p.agent {
-		p.agent = clone(agent)
+	if agent != "" && agent != p.userAgent {
+		p.userAgent = cloneString(agent)
 	}
 }
 
-// say hands out the next event of a party, with what all of its events tell.
-// It is the caller's to complete until the next one is said.
-func (t *Tracker) say(p *party, typ Type, at time.Time) *Event {
-	c, l := p.first.call, p.first
-	switch w := c.leaving; { // what ends it is told first
+// emitEvent appends the next event of a party, filled with the fields that all of its
+// events have. The caller may complete the event until the next one is emitted.
+func (t *Tracker) emitEvent(p *party, typ Type, at time.Time) *Event {
+	c, l := p.firstLeg.call, p.firstLeg
+	switch w := c.leavingParty; { // events that end the leaving party come first
 	case w == nil || w == p:
-	case typ == Hangup: // perhaps of who was to be connected
-		t.transferred(w.sends, at, 0, "", "")
+	case typ == Hangup: // this may be the hangup of the transferred party
+		t.emitTransfer(w.takenRefer, at, 0, "", "")
 	default:
-		t.leave(w)
+		t.endParty(w)
 	}
 	c.seq++
-	t.said = append(t.said, Event{
+	t.events = append(t.events, Event{
 		ID:           p.eventID(typ),
 		Call:         c.id,
 		Seq:          c.seq,
-		At:           t.clock.wall(at),
+		At:           t.clock.wallTime(at),
 		Observed:     at,
 		Type:         typ,
 		Party:        p.id,
 		Extension:    p.ext,
 		Flow:         p.flow,
-		CallerNum:    l.num,
-		CallerName:   l.name,
-		CallAPIID:    cmp.Or(p.callAPI, l.callAPI),
-		ClientAPIID:  l.clientAPI,
-		CallBackID:   l.callBack,
+		CallerNum:    l.callerNum,
+		CallerName:   l.callerName,
+		CallAPIID:    cmp.Or(p.callAPIID, l.callAPIID),
+		ClientAPIID:  l.clientAPIID,
+		CallBackID:   l.callBackID,
 		Tag:          l.tag,
 		Diversion:    l.diversion,
 		Verstat:      l.verstat,
-		UserAgent:    p.agent,
-		CallerE164:   l.numE164,
-		RemoteNumber: p.remote,
+		UserAgent:    p.userAgent,
+		CallerE164:   l.callerE164,
+		RemoteNumber: p.remoteNumber,
 		Transferred:  p.transferred,
-		Correlation:  c.correlation(l),
+		Correlation:  c.correlationOf(l),
 		Headers:      l.headers,
-		CallerNumRaw: l.numRaw,
+		CallerNumRaw: l.callerNumRaw,
 		Privacy:      l.private,
 	})
-	e := &t.said[len(t.said)-1]
-	e.Recovered, e.Distributor = p.recovered, p.through
-	e.CalledNumber, e.CalledE164 = p.number()
-	e.CalledNumberRaw = p.rawNumber()
+	e := &t.events[len(t.events)-1]
+	e.Recovered, e.Distributor = p.recovered, p.distributor
+	e.CalledNumber, e.CalledE164 = p.calledNumber()
+	e.CalledNumberRaw = p.calledNumberRaw()
 	switch p.flow {
 	case Out:
 		e.CallerExtension = &p.ext
-		e.CalledExtension = c.called(l)
-		e.ANI = c.shownOutside()
+		e.CalledExtension = c.calledExtension(l)
+		e.ANI = c.numberShownOutside()
 		if c.caller != nil && c.caller.trunk {
-			e.CalledDID = cmp.Or(c.caller.did, c.caller.called)
+			e.CalledDID = cmp.Or(c.caller.calledDID, c.caller.calledUser)
 		}
 		if p.transferred {
-			e.Diversion = "" // that is the extension itself
+			e.Diversion = "" // the diverting number is the extension itself
 			if caller := c.caller; caller != nil && !l.hidden {
-				e.CallerNum, e.CallerName, e.CallerE164 = caller.num, caller.name, caller.numE164
-				e.CallerNumRaw, e.Privacy = caller.numRaw, caller.private
+				e.CallerNum, e.CallerName, e.CallerE164 = caller.callerNum, caller.callerName, caller.callerE164
+				e.CallerNumRaw, e.Privacy = caller.callerNumRaw, caller.private
 			}
 		}
 	case In:
 		e.CalledExtension = &p.ext
 		switch {
 		case p.kind == "":
-			t.fromCaller(e, c.caller, l)
+			t.fillCaller(e, c.caller, l)
 		case l.origin == Edge:
-			t.fromCaller(e, l, l)
+			t.fillCaller(e, l, l)
 		default:
-			e.fromCallee(l)
+			e.fillCallee(l)
 		}
 	}
-	if p.like != nil {
+	if p.template != nil {
 		talks := e.CalledExtension
-		e.as(p.like)
-		if p.flow == Out && !e.Transferred && (l.host != nil || c.talker() != nil) {
+		e.copyFrom(p.template)
+		if p.flow == Out && !e.Transferred && (l.service != nil || c.talkingParty() != nil) {
 			e.CalledExtension = talks
 		}
 	}
 	return e
 }
 
-// eventID names an event of a party. Of most types it has one.
+// eventID returns the id of the party's event of a type. Types that may repeat are
+// numbered.
 func (p *party) eventID(typ Type) string {
 	switch typ {
 	case Hold, Resume, Transfer:
-		p.repeated++
-		return hash(p.id, string(typ), strconv.Itoa(p.repeated))
+		p.repeatedEvents++
+		return deriveID(p.id, string(typ), strconv.Itoa(p.repeatedEvents))
 	}
-	return hash(p.id, string(typ))
+	return deriveID(p.id, string(typ))
 }
 
-// correlation is how a leg was found to be the call's. The leg that began a call
-// tells how the last of the others was.
-func (c *call) correlation(l *leg) string {
-	if l.joined != "" {
-		return l.joined
+// correlationOf returns how a leg was joined to the call. For the leg that began the call
+// it returns how the last of the other legs was joined.
+func (c *call) correlationOf(l *leg) string {
+	if l.correlation != "" {
+		return l.correlation
 	}
-	if c.joined != "" {
-		return c.joined
+	if c.correlation != "" {
+		return c.correlation
 	}
-	for _, o := range slices.Backward(c.legs) { // a record of an older version has none
-		if o.joined != "" && !strings.HasSuffix(o.joined, tie) {
-			return o.joined
+	for _, o := range slices.Backward(c.legs) { // a snapshot of an older version lacks it
+		if o.correlation != "" && !strings.HasSuffix(o.correlation, ambiguous) {
+			return o.correlation
 		}
 	}
 	return ""
 }
 
-// number is what was dialed to reach a party, or by it.
-func (p *party) number() (raw, e164 string) {
-	switch caller := p.first.call.caller; {
-	case p.called != "":
-		return p.called, p.calledE164
+// calledNumber returns the number that was dialed to reach a party, or by it.
+func (p *party) calledNumber() (raw, e164 string) {
+	switch caller := p.firstLeg.call.caller; {
+	case p.dialedNumber != "":
+		return p.dialedNumber, p.dialedE164
 	case p.flow == Out:
-		return p.first.called, p.first.calledE164
-	case caller != nil && !p.first.stranger:
-		return caller.called, caller.calledE164
+		return p.firstLeg.calledUser, p.firstLeg.calledE164
+	case caller != nil && !p.firstLeg.otherCaller:
+		return caller.calledUser, caller.calledE164
 	}
 	return p.ext.User, ""
 }
 
-// rawNumber is what number returns as it stands in the message; "": just so, or it
-// is not known.
-func (p *party) rawNumber() string {
-	switch caller := p.first.call.caller; {
-	case p.called != "":
+// calledNumberRaw returns the number of calledNumber as written in the message; "": it is
+// written the same, or is not known.
+func (p *party) calledNumberRaw() string {
+	switch caller := p.firstLeg.call.caller; {
+	case p.dialedNumber != "":
 	case p.flow == Out:
-		return p.first.calledRaw
-	case caller != nil && !p.first.stranger:
+		return p.firstLeg.calledRaw
+	case caller != nil && !p.firstLeg.otherCaller:
 		return caller.calledRaw
 	}
 	return ""
 }
 
-// fromCaller fills in what the caller's leg says of a party that is called; if
-// the PBX has hidden that leg behind another Call-ID, what the number says.
-func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
-	if caller == nil || l.stranger {
-		switch own, o := t.names.owned(l.num), t.calledFor(l); {
+// fillCaller fills in the caller of a called party from the caller's leg. If the PBX shows
+// another caller, or the caller's leg is not known, fillCaller uses the number on leg l.
+func (t *Tracker) fillCaller(e *Event, caller, l *leg) {
+	if caller == nil || l.otherCaller {
+		switch own, o := t.directory.extensionShownAs(l.callerNum), t.partyCalledFor(l); {
 		case o != nil:
 			e.CallerExtension = &o.ext
 		case own.User != "":
 			e.CallerExtension = &own
-		case t.names.kind(l.num, e.Observed) != "":
-			e.CallerExtension = &Extension{User: l.num}
+		case t.directory.kindOf(l.callerNum, e.Observed) != "":
+			e.CallerExtension = &Extension{User: l.callerNum}
 		}
 		return
 	}
@@ -880,9 +885,9 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 		e.CallerExtension = &caller.party.ext
 	}
 	if caller.trunk {
-		e.CalledDID = cmp.Or(caller.did, caller.called)
+		e.CalledDID = cmp.Or(caller.calledDID, caller.calledUser)
 	}
-	if caller.withheld && !l.withheld && caller.numbered(l.num) { // the PBX has not passed the wish on
+	if caller.withheld && !l.withheld && caller.hasNumber(l.callerNum) { // the PBX has not forwarded the request for privacy
 		e.CallerNum, e.CallerName, e.CallerE164, e.CallerNumRaw, e.Privacy = anonymousUser, anonymousName, "", "", true
 	}
 	if e.Diversion == "" {
@@ -893,25 +898,26 @@ func (t *Tracker) fromCaller(e *Event, caller, l *leg) {
 	}
 }
 
-// fromCallee fills in, of a host, who was called on leg l and then sent to it.
-func (e *Event) fromCallee(l *leg) {
-	e.CallerNum, e.CallerName, e.CallerE164 = l.called, "", l.calledE164
+// fillCallee fills in, for the event of a queue, IVR or conference, the callee of leg l as
+// its caller: it was called first and then transferred there.
+func (e *Event) fillCallee(l *leg) {
+	e.CallerNum, e.CallerName, e.CallerE164 = l.calledUser, "", l.calledE164
 	if p := l.party; p != nil && p.flow == In {
 		e.CallerNum, e.CallerE164, e.CallerExtension = p.ext.User, "", &p.ext
 	}
 }
 
-// called returns the extension that a caller's leg leads to: the queue, menu or
-// conference that was dialed; else the one that talks, or talked last; else the one
-// dialed; else the only one that is called. nil: none.
-func (c *call) called(l *leg) *Extension {
+// calledExtension returns the extension that a caller's leg leads to: the queue, IVR or
+// conference that was dialed; else the one that talks, or talked last; else the one that
+// was dialed; else the only one that is called. nil: none.
+func (c *call) calledExtension(l *leg) *Extension {
 	switch {
-	case l.host != nil && l.origin == Edge:
-		return &l.host.ext
-	case l.origin == PBX && l.trunk, c.outside(l):
+	case l.service != nil && l.origin == Edge:
+		return &l.service.ext
+	case l.origin == PBX && l.trunk, c.dialedOutside(l):
 		return nil
 	}
-	if p := c.talker(); p != nil {
+	if p := c.talkingParty(); p != nil {
 		return &p.ext
 	}
 	if c.lastTalker.User != "" {
@@ -938,9 +944,9 @@ func (c *call) called(l *leg) *Extension {
 	return nil
 }
 
-// talker returns the called party that talks: of several the first that was answered;
-// if all of them are over, the last. nil: none was answered.
-func (c *call) talker() (talks *party) {
+// talkingParty returns the called party that talks: of several the first that was answered;
+// if all of them have ended, the last one. nil: none was answered.
+func (c *call) talkingParty() (talks *party) {
 	for _, p := range c.parties {
 		switch {
 		case p.flow != In || p.kind != "" || p.answered.IsZero():
@@ -951,20 +957,19 @@ func (c *call) talker() (talks *party) {
 	return talks
 }
 
-// outside reports whether the number dialed on a caller's leg was that of
-// somebody behind a trunk.
-func (c *call) outside(l *leg) bool {
-	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX && o.trunk && o.called == l.called })
+// dialedOutside reports whether the number dialed on a caller's leg was called on a trunk.
+func (c *call) dialedOutside(l *leg) bool {
+	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX && o.trunk && o.calledUser == l.calledUser })
 }
 
-// shownOutside returns the caller's number on the leg to a trunk.
-func (c *call) shownOutside() string {
-	if c.shown != "" {
-		return c.shown
+// numberShownOutside returns the caller's number on the first leg to a trunk, or "".
+func (c *call) numberShownOutside() string {
+	if c.shownOutside != "" {
+		return c.shownOutside
 	}
 	for _, l := range c.legs {
 		if l.origin == PBX && l.trunk {
-			return l.num
+			return l.callerNum
 		}
 	}
 	return ""
@@ -975,12 +980,12 @@ func (c *call) live() bool {
 	return slices.ContainsFunc(c.legs, func(l *leg) bool { return l.state != over })
 }
 
-// answeredBeside reports whether another leg was answered while l rang. An answer
-// before or after that is no reason to cancel l. The caller's leg says little: the PBX
-// itself may have answered it.
-func (c *call) answeredBeside(l *leg) bool {
+// otherLegAnswered reports whether another leg was answered while l rang. An answer before
+// or after that is no reason to cancel l. With cause 16 the caller's leg is ignored,
+// because the PBX itself may have answered it.
+func (c *call) otherLegAnswered(l *leg) bool {
 	for _, o := range c.legs {
-		if o == l || o == c.caller && l.why.q850 == causePickedUp {
+		if o == l || o == c.caller && l.cancelReason.q850 == causePickedUp {
 			continue
 		}
 		if !o.answered.Before(l.began) && !o.answered.After(l.canceledAt) {
@@ -990,11 +995,10 @@ func (c *call) answeredBeside(l *leg) bool {
 	return false
 }
 
-// calleesSay returns the heaviest word of the callees' legs, and "" when none
-// is known. A leg that is up says it was answered; one that still rings is
-// given up.
-func (c *call) calleesSay() Status {
-	s := c.callees
+// calleesStatus returns the heaviest status of the callees' legs, "" if none is known. An
+// answered leg counts as answered, and a leg that still rings as given up.
+func (c *call) calleesStatus() Status {
+	s := c.endedCalleesStatus
 	for _, l := range c.legs {
 		w := Status("")
 		switch {
@@ -1002,22 +1006,22 @@ func (c *call) calleesSay() Status {
 		case l.state == talking:
 			w = Answered
 		case l.state == challenged:
-			w = l.refused.status
+			w = l.refusal.status
 		default:
-			w = l.unanswered()
+			w = l.unansweredStatus()
 		}
 		if calleeWeight(w) > calleeWeight(s) {
 			s = w
 		}
 	}
 	if s == Forwarded {
-		return ChanUnavail // and to nobody
+		return ChanUnavail // forwarded, but nobody was called
 	}
 	return s
 }
 
-// hash derives an id from parts that are the same on every node.
-func hash(parts ...string) string {
+// deriveID derives an id of 32 hex digits from parts that are the same on every node.
+func deriveID(parts ...string) string {
 	var buf [256]byte
 	b := buf[:0]
 	for _, p := range parts {

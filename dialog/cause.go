@@ -1,7 +1,7 @@
 package dialog
 
-// FreeSWITCH has hangup causes that are not in Q.850. A Reason header field has them
-// as SIP;cause=N, with numbers that no SIP response has (its switch_types.h names them).
+// FreeSWITCH has hangup causes that are not in Q.850. A Reason header field has them as
+// SIP;cause=N, with numbers that no SIP response has (its switch_types.h names them).
 const (
 	firstOwnCause        = 700
 	lastOwnCause         = 899
@@ -9,9 +9,9 @@ const (
 	causeProgressTimeout = 807
 )
 
-// ownCauseWords is what such a cause says of a leg that was not answered; a cause
-// that is not listed leaves it to the SIP code.
-var ownCauseWords = map[int]Status{
+// freeSWITCHStatus is the status that such a cause gives to a leg which was not answered.
+// For a cause that is not listed the SIP code decides.
+var freeSWITCHStatus = map[int]Status{
 	causeAllottedTimeout: NoAnswer,
 	806:                  ChanUnavail, // USER_NOT_REGISTERED
 	causeProgressTimeout: NoAnswer,
@@ -25,24 +25,24 @@ var ownCauseWords = map[int]Status{
 	818:                  Congestion,  // NOT_ACCEPTABLE
 }
 
-// timedOut reports that a timer of the PBX has ended the leg: nobody answered in
-// time, whatever another leg has done since.
+// timedOut reports whether a timer of the PBX has ended the leg: nobody answered in time,
+// whatever another leg has done since.
 func (r reason) timedOut() bool {
 	return r.q850 == 18 || r.q850 == 19 || r.sip == causeAllottedTimeout || r.sip == causeProgressTimeout
 }
 
-// ownWill reports that the PBX has ended an answered leg by itself: no media came,
-// the time allowed was over, a transfer led nowhere, or the PBX shuts down.
-func (r reason) ownWill() bool { return r.sip >= firstOwnCause && r.sip <= lastOwnCause }
+// endedByPBX reports whether the PBX has ended an answered leg by itself: no media came,
+// the allowed time was over, a transfer led nowhere, or the PBX shuts down.
+func (r reason) endedByPBX() bool { return r.sip >= firstOwnCause && r.sip <= lastOwnCause }
 
-// failed reports that a Q.850 cause says why a call could not go on: at the end of
-// an answered leg the PBX gives one if whom it called next was not reached.
+// failed reports whether a Q.850 cause gives why a call could not go on: at the end of an
+// answered leg the PBX gives one if the next callee was not reached.
 func (r reason) failed() bool { return r.q850 > 0 && r.q850 != causePickedUp }
 
-// word is what a reason says of a leg that was not answered; "": nothing.
-func (r reason) word() Status {
-	if s, ok := q850Words[r.q850]; ok {
+// status returns the status that a reason gives to a leg which was not answered; "": none.
+func (r reason) status() Status {
+	if s, ok := q850Status[r.q850]; ok {
 		return s
 	}
-	return ownCauseWords[r.sip]
+	return freeSWITCHStatus[r.sip]
 }

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// TestFreeSwitchFinals: a FreeSWITCH passes what the callee's phone said on to the
-// caller, with the cause of it; both mean the same.
-func TestFreeSwitchFinals(t *testing.T) {
+// TestFreeSWITCHFinalResponses checks a FreeSWITCH that forwards the final response of the
+// callee's phone to the caller, with its cause: both have the same status.
+func TestFreeSWITCHFinalResponses(t *testing.T) {
 	for _, tt := range []struct {
 		callee int // the phone's final response
 		rang   bool
@@ -39,20 +39,20 @@ func TestFreeSwitchFinals(t *testing.T) {
 			b.later(time.Second)
 			a.at = b.at.Add(20 * time.Millisecond)
 			messages = append(messages, b.response(tt.callee))
-			if e := last(t, testConfig(), messages...); e.Extension.User != "102" || e.Status != tt.want || *e.Missed != true {
+			if e := lastEvent(t, testConfig(), messages...); e.Extension.User != "102" || e.Status != tt.want || *e.Missed != true {
 				t.Errorf("%s of %s is %s, want %s", e.Type, e.Extension, e.Status, tt.want)
 			}
 			messages = append(messages, a.response(tt.caller, "Reason: "+tt.reason+"\r\n"))
-			if e := last(t, testConfig(), messages...); e.Extension.User != "101" || e.Status != tt.want {
+			if e := lastEvent(t, testConfig(), messages...); e.Extension.User != "101" || e.Status != tt.want {
 				t.Errorf("%s of %s is %s, want %s", e.Type, e.Extension, e.Status, tt.want)
 			}
 		})
 	}
 }
 
-// TestFreeSwitchAlone: finals to a caller for whom nobody was called, also after
-// ringing that the PBX makes itself.
-func TestFreeSwitchAlone(t *testing.T) {
+// TestFreeSWITCHFinalsWithoutCallee checks final responses to a caller for whom no phone
+// was called, also after a ring tone of the PBX itself.
+func TestFreeSWITCHFinalsWithoutCallee(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		code   int
@@ -80,16 +80,16 @@ func TestFreeSwitchAlone(t *testing.T) {
 				messages = append(messages, a.response(183))
 			}
 			messages = append(messages, a.later(time.Second).response(tt.code, "Reason: "+tt.reason+"\r\n"))
-			if e := last(t, testConfig(), messages...); e.Type != Hangup || e.Status != tt.want {
-				t.Errorf("%s says %s, want %s", e.Type, e.Status, tt.want)
+			if e := lastEvent(t, testConfig(), messages...); e.Type != Hangup || e.Status != tt.want {
+				t.Errorf("%s has status %s, want %s", e.Type, e.Status, tt.want)
 			}
 		})
 	}
 }
 
-// TestFreeSwitchCancels: what the CANCEL of a phone that rings means, by its Reason
-// and what else was seen of the call.
-func TestFreeSwitchCancels(t *testing.T) {
+// TestFreeSWITCHCancelReasons checks the outcome of a phone that rings and is canceled, by
+// the CANCEL's Reason and the other messages of the call.
+func TestFreeSWITCHCancelReasons(t *testing.T) {
 	a, beside := caller(), callee()
 	beside.callID, beside.from, beside.to, beside.uri = "b2@pbx", "f3", "t3", "sip:103@192.0.2.14:5060"
 	const (
@@ -129,7 +129,7 @@ func TestFreeSwitchCancels(t *testing.T) {
 				messages = append(messages, a.response(200))
 			}
 			messages = append(messages, b.cancel("Reason: "+tt.reason+"\r\n"), b.response(487))
-			e := last(t, testConfig(), messages...)
+			e := lastEvent(t, testConfig(), messages...)
 			if e.Type != Hangup || e.Extension.User != "102" || e.Status != tt.want || e.HangupBy != tt.by || e.Elsewhere != tt.elsewhere || *e.Missed == tt.elsewhere {
 				t.Errorf("got %s of %s: %s by %s, elsewhere %v, missed %v", e.Type, e.Extension, e.Status, e.HangupBy, e.Elsewhere, *e.Missed)
 			}
@@ -137,9 +137,9 @@ func TestFreeSwitchCancels(t *testing.T) {
 	}
 }
 
-// TestFreeSwitchByes: who hung up, by the Reason of the BYE that the PBX sends to the
-// caller.
-func TestFreeSwitchByes(t *testing.T) {
+// TestFreeSWITCHByeReasons checks who hung up, by the Reason of the BYE that the PBX sends
+// to the caller.
+func TestFreeSWITCHByeReasons(t *testing.T) {
 	for _, tt := range []struct {
 		reason string
 		want   HangupBy
@@ -154,7 +154,7 @@ func TestFreeSwitchByes(t *testing.T) {
 		{"SIP;cause=800;text=\"BLIND_TRANSFER\"", BySystem},
 	} {
 		a, b := caller(), callee()
-		e := last(t, testConfig(), a.invite(), a.response(100), b.invite(), b.response(200), a.response(200),
+		e := lastEvent(t, testConfig(), a.invite(), a.response(100), b.invite(), b.response(200), a.response(200),
 			b.bye(false), a.bye(false, "Reason: "+tt.reason+"\r\n"))
 		if e.Extension.User != "101" || e.Status != Answered || e.HangupBy != tt.want {
 			t.Errorf("%s: hangup of %s by %s, want %s", tt.reason, e.Extension, e.HangupBy, tt.want)

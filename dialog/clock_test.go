@@ -11,9 +11,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestClock: a moment is told by the wall clock of that moment, also when readings
-// come out of order.
-func TestClock(t *testing.T) {
+// TestClockTranslatesTimes checks that a time has the wall clock's reading of that moment,
+// even if readings come out of order.
+func TestClockTranslatesTimes(t *testing.T) {
 	const s, h = time.Second, time.Hour
 	type reading struct{ at, offset time.Duration }
 	for _, tt := range []struct {
@@ -39,10 +39,10 @@ func TestClock(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var c clock
 			for _, r := range tt.readings {
-				c.set(start.Add(r.at), r.offset)
+				c.addReading(start.Add(r.at), r.offset)
 			}
 			for at, want := range tt.moments {
-				if got := c.wall(start.Add(at)); !got.Equal(start.Add(at + want)) {
+				if got := c.wallTime(start.Add(at)); !got.Equal(start.Add(at + want)) {
 					t.Errorf("at %v the clock was ahead by %v, want %v", at, got.Sub(start.Add(at)), want)
 				}
 			}
@@ -50,33 +50,33 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// TestClockIsSetOften: no number of steps takes memory without end, and the last
-// are known.
-func TestClockIsSetOften(t *testing.T) {
+// TestClockStepsAreBounded checks that any number of steps takes bounded memory, and that
+// the last ones are known.
+func TestClockStepsAreBounded(t *testing.T) {
 	var c clock
 	for i := range 10 * maxSteps {
-		c.set(start.Add(time.Duration(i)*time.Minute), time.Duration(i%2)*time.Hour)
+		c.addReading(start.Add(time.Duration(i)*time.Minute), time.Duration(i%2)*time.Hour)
 	}
 	if len(c.steps) != maxSteps {
-		t.Errorf("%d steps are remembered, want %d", len(c.steps), maxSteps)
+		t.Errorf("%d steps are in memory, want %d", len(c.steps), maxSteps)
 	}
 	for i := 10*maxSteps - 1; i >= 9*maxSteps-1; i-- {
 		at := start.Add(time.Duration(i) * time.Minute)
-		if got, want := c.wall(at).Sub(at), time.Duration(i%2)*time.Hour; got != want {
+		if got, want := c.wallTime(at).Sub(at), time.Duration(i%2)*time.Hour; got != want {
 			t.Errorf("in minute %d it was ahead by %v, want %v", i, got, want)
 		}
 	}
 }
 
-// TestSetClockChangesNothingElse plays the same conversations, in the same disorder,
-// with a clock that nobody sets and with one that somebody sets at any time. The
-// events are the same, in the same order, but for what the clock showed.
+// TestSetClockChangesNothingElse plays the same conversations, in the same disorder, with a
+// clock that is never set and with one that is set at any time. The events are the same, in
+// the same order, except for the readings of the clock.
 func TestSetClockChangesNothingElse(t *testing.T) {
 	steps := []time.Duration{0, 30 * time.Second, -30 * time.Second, time.Hour, -time.Hour, 5 * time.Hour, -5 * time.Hour}
 	rapid.Check(t, func(rt *rapid.T) {
 		c := testConfig()
 		c.Extensions = []Declared{{Number: "600", Kind: Queue}, {Number: "700", Kind: IVR}}
-		messages := disorder(rt, conversations(rt))
+		messages := disorderMessages(rt, drawConversations(rt))
 		offset := make([]time.Duration, len(messages))
 		at := map[time.Time]time.Duration{}
 		for i, m := range messages {
@@ -88,62 +88,62 @@ func TestSetClockChangesNothingElse(t *testing.T) {
 			}
 			at[m.At] = offset[i]
 		}
-		play := func(set bool) (said []Event) {
+		play := func(set bool) (emitted []Event) {
 			tracker := New(c)
 			for i, m := range messages {
 				if set {
 					tracker.SetClock(m.At, offset[i])
 					m.WallOffset = offset[i]
 				}
-				said = append(said, tracker.Advance(m.At)...)
-				said = append(said, tracker.Observe(m)...)
+				emitted = append(emitted, tracker.Advance(m.At)...)
+				emitted = append(emitted, tracker.Observe(m)...)
 			}
 			for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
-				said = append(said, tracker.Advance(next)...)
+				emitted = append(emitted, tracker.Advance(next)...)
 			}
-			return said
+			return emitted
 		}
 		plain, set := play(false), play(true)
 		if diff := cmp.Diff(plain, set, cmpopts.IgnoreFields(Event{}, "At", "AnsweredAt")); diff != "" {
-			rt.Fatalf("(- nobody sets the clock, + somebody does):\n%s", diff)
+			rt.Fatalf("(- the clock is not set, + it is set):\n%s", diff)
 		}
 		answers := map[string]time.Time{}
 		for i, e := range set {
 			ahead, known := at[plain[i].At]
 			if got := e.At.Sub(e.Observed); known && got != ahead || !known && !slices.Contains(steps, got) {
-				rt.Errorf("%s at %v: the clock is told as ahead by %v, want %v", e.Type, e.Observed, got, ahead)
+				rt.Errorf("%s at %v: the event has the clock ahead by %v, want %v", e.Type, e.Observed, got, ahead)
 			}
 			if e.Type == Answer {
 				answers[e.Party] = e.At
 			}
 			if e.Type == Hangup && !e.AnsweredAt.Equal(answers[e.Party]) {
-				rt.Errorf("the hangup tells %v as the time of the answer, which told %v", e.AnsweredAt, answers[e.Party])
+				rt.Errorf("the hangup has the answer at %v, which was at %v", e.AnsweredAt, answers[e.Party])
 			}
 		}
 	})
 }
 
-// TestRestoreWithAnotherClock: a call goes on in another process, whose steady clock
-// begins as its wall clock, after the clock was set: before the record was written,
-// or while nothing ran. Its answer keeps the time that was told.
+// TestRestoreWithAnotherClock restores a call in another process, whose steady clock begins
+// as its wall clock, after the clock was set: before the snapshot was written, or while no
+// process ran. Its answer keeps the time in its event.
 func TestRestoreWithAnotherClock(t *testing.T) {
 	const s, h = time.Second, time.Hour
 	for _, tt := range []struct {
 		name       string
 		set, later time.Duration // while the call is up, and while nothing runs
-		talked     time.Duration // the call was up for 10 s, nothing ran for 20, and it goes on for 5
+		talked     time.Duration // up for 10 s, then no process for 20 s, then up for 5 s
 	}{
 		{"never set", 0, 0, 35 * s},
 		{"set forward in the call", 5 * h, 0, 35 * s},
 		{"set back in the call", -5 * h, 0, 35 * s},
 		{"set forward between", 0, 30 * s, 65 * s},
 		{"set back between by less than nothing ran", 0, -19 * s, 16 * s},
-		{"set back between", 0, -5 * h, 5 * s}, // it was last heard of at its answer
+		{"set back between", 0, -5 * h, 5 * s}, // its last message was the answer
 		{"set forward, and then back between", 5 * h, -6 * h, 5 * s},
 	} {
 		for _, from := range []string{"record", "log"} {
 			if from == "log" && tt.set != 0 {
-				continue // the log has only what the clock showed
+				continue // the log has only readings of the wall clock
 			}
 			t.Run(tt.name+", from the "+from, func(t *testing.T) {
 				l, old := caller(), New(testConfig())
@@ -166,11 +166,11 @@ func TestRestoreWithAnotherClock(t *testing.T) {
 					t.Errorf("the live calls are %v", calls)
 				}
 				l.at = begins.Add(5 * s)
-				said := tracker.Observe(l.bye(true))
-				if len(said) != 1 || said[0].Type != Hangup {
-					t.Fatalf("said %v", said)
+				emitted := tracker.Observe(l.bye(true))
+				if len(emitted) != 1 || emitted[0].Type != Hangup {
+					t.Fatalf("emitted %v", emitted)
 				}
-				if e := said[0]; e.Duration != tt.talked || !e.At.Equal(l.at) || !e.AnsweredAt.Equal(start) {
+				if e := emitted[0]; e.Duration != tt.talked || !e.At.Equal(l.at) || !e.AnsweredAt.Equal(start) {
 					t.Errorf("it was answered at %v and talked for %v until %v, want %v, %v, %v", e.AnsweredAt, e.Duration, e.At, start, tt.talked, l.at)
 				}
 			})
@@ -178,9 +178,9 @@ func TestRestoreWithAnotherClock(t *testing.T) {
 	}
 }
 
-// TestSetClockChangesRecords: what is kept of a call is by the wall clock as it is
-// set, so every record is written anew.
-func TestSetClockChangesRecords(t *testing.T) {
+// TestSetClockChangesAllSnapshots checks that setting the clock writes every snapshot anew,
+// as snapshots have times by the wall clock as it is set.
+func TestSetClockChangesAllSnapshots(t *testing.T) {
 	tracker := New(testConfig())
 	tracker.Changed(start)
 	for i := range 3 {
@@ -203,12 +203,12 @@ func TestSetClockChangesRecords(t *testing.T) {
 	}
 }
 
-// TestShownTimesAreAsSet: how long a call has taken, and until when a phone is
-// registered, is what is between the time shown and the clock that is seen beside it.
+// TestShownTimesAreAsSet checks that the age of a call, and the rest of a registration, is
+// the difference between the shown time and the present of the wall clock.
 func TestShownTimesAreAsSet(t *testing.T) {
 	l, tracker := caller(), New(testConfig())
 	l.fromURI = "sip:101@pbx.example"
-	observe(tracker, register(start, "a", 1, phoneContact))
+	observeAll(tracker, registerWithResponse(start, "a", 1, phoneContact))
 	tracker.Observe(l.invite())
 	tracker.Observe(l.response(180))
 	tracker.Observe(l.later(time.Second).response(200))
@@ -222,7 +222,7 @@ func TestShownTimesAreAsSet(t *testing.T) {
 	if p := calls[0].Parties[0]; wall.Sub(p.Since) != 10*time.Second || wall.Sub(p.Answered) != 9*time.Second {
 		t.Errorf("at %v a party is %+v", wall, p)
 	}
-	k, ok := tracker.Known("101", now)
+	k, ok := tracker.ExtensionInfo("101", now)
 	if !ok || len(k.Contacts) != 1 || k.Contacts[0].Until.Sub(wall) != 50*time.Second {
 		t.Errorf("at %v 101 is %+v", wall, k)
 	}
@@ -231,17 +231,17 @@ func TestShownTimesAreAsSet(t *testing.T) {
 	}
 }
 
-// TestRegistrationsGoBySteadyTime: setting the clock ends no registration, and what
-// is said of its end tells the wall clock.
-func TestRegistrationsGoBySteadyTime(t *testing.T) {
+// TestRegistrationsExpireBySteadyClock checks that setting the clock ends no registration,
+// and that the event of its end has the time of the wall clock.
+func TestRegistrationsExpireBySteadyClock(t *testing.T) {
 	tracker := New(testConfig())
-	only(t, observe(tracker, register(start, "a", 1, phoneContact)), Registered, start)
+	wantOneEvent(t, observeAll(tracker, registerWithResponse(start, "a", 1, phoneContact)), Registered, start)
 	tracker.SetClock(start.Add(time.Second), 5*time.Hour)
 	if next, ok := tracker.Next(); !ok || !next.Equal(start.Add(time.Minute)) {
 		t.Errorf("the registration is looked at at %v, want %v", next, start.Add(time.Minute))
 	}
-	if said := tracker.Advance(start.Add(time.Minute - 1)); len(said) > 0 {
-		t.Errorf("said %v too early", said)
+	if emitted := tracker.Advance(start.Add(time.Minute - 1)); len(emitted) > 0 {
+		t.Errorf("emitted %v too early", emitted)
 	}
-	only(t, tracker.Advance(start.Add(time.Minute)), Unregistered, start.Add(time.Minute+5*time.Hour))
+	wantOneEvent(t, tracker.Advance(start.Add(time.Minute)), Unregistered, start.Add(time.Minute+5*time.Hour))
 }

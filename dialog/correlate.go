@@ -7,17 +7,16 @@ import (
 	"time"
 )
 
-// DefaultCorrelate is the order in which the tracker looks for the call of a
-// leg with a Call-ID of its own, unless the configuration has another.
+// DefaultCorrelate is the order of the correlation methods if the configuration sets none.
 var DefaultCorrelate = []string{"header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"}
 
-// How sure it is that a leg belongs to the call it was joined to. The text is
-// what subscribers see behind the method's name: never change one, only add.
+// The confidence that a leg belongs to the call that it was joined to. Subscribers see the
+// text after the method's name: add texts, never change one.
 const (
-	exact    = ":exact"    // an id says so
-	likely   = ":likely"   // both numbers and the time agree, or the Call-IDs are alike
-	possible = ":possible" // nobody else can be meant
-	tie      = ":tie"      // two calls could be meant: joined to neither
+	exact     = ":exact"    // an id says so
+	likely    = ":likely"   // both numbers and the time agree, or the Call-IDs are similar
+	possible  = ":possible" // no other call fits
+	ambiguous = ":tie"      // two calls fit equally well: the leg is joined to neither
 )
 
 // ownCID is the header field whose value bellhop authenticates.
@@ -25,151 +24,150 @@ const ownCID = "X-CID"
 
 // A method finds the call that an INVITE with an unknown Call-ID belongs to.
 type method struct {
-	word   string // in the configuration and, for a header, its name in events
-	header string // of the methods called header:NAME, but for our own
+	name   string // as in the configuration; of header:NAME, the header's name in lower case
+	header string // header field to compare, of a method header:NAME other than header:X-CID
 }
 
-// A verdict is what a method found: nothing, one call, or several that cannot be
-// told apart.
-type verdict struct {
-	call *call
-	sure string // exact, likely, possible or tie; "": nothing
+// A match is the result of a method: no call, one call, or several that fit equally.
+type match struct {
+	call       *call  // nil: none, or several
+	confidence string // exact, likely, possible or ambiguous; "": no call was found
 }
 
-// incoming is an INVITE that is looking for its call.
-type incoming struct {
+// An inviteMatch is an INVITE whose call is being looked for.
+type inviteMatch struct {
 	*Message
-	links  *links
-	called string // the extension that it goes to, or else the number
-	ext    bool   // it goes to an extension's phone
+	links       *callHints
+	target      string // extension that the INVITE goes to, or else the number
+	toExtension bool   // it goes to an extension's phone
 
-	diversion string // the number that sent the call on
+	diversion string // number that diverted the call
 
-	eliminated bool   // no number told whose the INVITE is
-	refer      *refer // that the INVITE follows; nil: none, or not known
+	eliminated bool   // no number in the INVITE matched a caller
+	refer      *refer // REFER that the INVITE follows; nil: none, or not known
 }
 
-// methods reads the words of the configuration.
-func methods(words []string) (ms []method) {
+// parseMethods returns the correlation methods that the configuration names.
+func parseMethods(words []string) (ms []method) {
 	if words == nil {
 		words = DefaultCorrelate
 	}
 	for _, w := range words {
 		switch name, isHeader := strings.CutPrefix(w, "header:"); {
-		case isHeader && is(name, ownCID):
-			ms = append(ms, method{word: strings.ToLower(name)})
+		case isHeader && sameHeader(name, ownCID):
+			ms = append(ms, method{name: strings.ToLower(name)})
 		case isHeader:
 			ms = append(ms, method{strings.ToLower(name), name})
 		default:
-			ms = append(ms, method{word: w})
+			ms = append(ms, method{name: w})
 		}
 	}
 	return ms
 }
 
-// correlate looks for the call of an INVITE whose Call-ID is new, by one method
-// after the other; the first that finds something decides. It returns what
-// events are to say of it.
+// correlateInvite looks for the call of an INVITE with a new Call-ID. The first method that
+// finds one or several calls decides. It also returns the method:confidence for events.
 //
-// Who is neither the PBX nor a trunk names a call only by what the PBX itself
-// goes by: an id that bellhop has authenticated, or both tags of a dialog.
-func (t *Tracker) correlate(i *incoming) (c *call, word string) {
+// An INVITE that comes from neither the PBX nor a trunk refers to a call only by ids that
+// the PBX itself would use: an id that bellhop has authenticated, or both tags of a dialog.
+func (t *Tracker) correlateInvite(i *inviteMatch) (c *call, correlation string) {
 	for _, by := range t.methods {
-		var v verdict
+		var v match
 		switch {
-		case !i.trusted() && by.word != "x-cid" && by.word != "replaces":
+		case !i.trusted() && by.name != "x-cid" && by.name != "replaces":
 		case by.header != "":
-			v = t.byHeader(by, i)
-		case by.word == "x-cid":
-			v = t.byOwnID(i.CID)
-		case by.word == "session-id":
-			v = t.bySession(i)
-		case by.word == "replaces":
-			v = t.byTransfer(i)
-		case by.word == "icid":
-			v = t.byKey(key{by.word, i.links.icid})
-		case by.word == "call-id":
-			v = t.byLikeCallID(i)
-		case by.word == "numbers":
-			if v = t.byNumbers(i); v.sure == tie {
-				t.noteContested(i)
+			v = t.matchHeader(by, i)
+		case by.name == "x-cid":
+			v = t.matchOwnID(i.CID)
+		case by.name == "session-id":
+			v = t.matchSessionID(i)
+		case by.name == "replaces":
+			v = t.matchTransfer(i)
+		case by.name == "icid":
+			v = t.matchKey(key{by.name, i.links.icid})
+		case by.name == "call-id":
+			v = t.matchSimilarCallID(i)
+		case by.name == "numbers":
+			if v = t.matchNumbers(i); v.confidence == ambiguous {
+				t.noteAmbiguous(i)
 			}
 		}
-		if v.sure != "" {
-			return v.call, by.word + v.sure
+		if v.confidence != "" {
+			return v.call, by.name + v.confidence
 		}
 	}
 	return nil, ""
 }
 
-// A key is an id in an INVITE that the legs of a call share, and the word of the
-// method that goes by it.
-type key struct{ by, value string }
+// A key is an id in an INVITE that the legs of a call share, with the name of the method
+// that compares it.
+type key struct{ method, value string }
 
-// callKey is the word of a key that is the id of a call of which only the log
-// was left: what its first INVITE was is not known, but it would get that id.
+// callKey is the method name in the key of a call that was restored from the event log
+// alone. Its first INVITE is not known, but if it is repeated it yields the same call id.
 const callKey = "call"
 
-// A holder is who has a key: a call, or several, and then call is nil.
-type holder struct {
-	call *call
-	n    int
+// A keyHolder is the call that has a key. If several have it, call is nil.
+type keyHolder struct {
+	call  *call
+	count int // number of calls that have it
 }
 
-func (t *Tracker) byKey(k key) verdict {
-	switch h, ok := t.keys[k]; {
+// matchKey returns the call that has a key.
+func (t *Tracker) matchKey(k key) match {
+	switch h, ok := t.keyHolders[k]; {
 	case !ok:
-		return verdict{}
+		return match{}
 	case h.call == nil:
-		return verdict{nil, tie}
+		return match{nil, ambiguous}
 	default:
-		return found(h.call, exact)
+		return liveMatch(h.call, exact)
 	}
 }
 
-// found is the verdict that c is the call, if there is one and it is not over: a
-// call that is has no further legs.
-func found(c *call, sure string) verdict {
+// liveMatch returns a match with c, or no match if c is nil or over: a call that is over
+// gets no further legs.
+func liveMatch(c *call, sure string) match {
 	if c == nil || !c.live() {
-		return verdict{}
+		return match{}
 	}
-	return verdict{c, sure}
+	return match{c, sure}
 }
 
-// byOwnID goes by the id that bellhop has given the caller's INVITE. It is the
-// call's own: what comes with it when the call is over is a straggler of it.
-func (t *Tracker) byOwnID(id string) verdict {
-	if c := t.keys[key{"x-cid", id}].call; c != nil {
-		return verdict{c, exact}
+// matchOwnID matches the X-CID that bellhop has added to the caller's INVITE. The id names
+// one call alone, so an INVITE that has it after the call's end is a straggler of it.
+func (t *Tracker) matchOwnID(id string) match {
+	if c := t.keyHolders[key{"x-cid", id}].call; c != nil {
+		return match{c, exact}
 	}
-	return verdict{}
+	return match{}
 }
 
-// ownID is the id in an INVITE that names its call, if calls go by it; "" if it
-// names another call already: it is one call's alone.
+// ownID returns the authenticated X-CID of an INVITE, if the configuration correlates by
+// it; "" if another call has it already: it names one call alone.
 func (t *Tracker) ownID(m *Message) string {
-	goes := slices.ContainsFunc(t.methods, func(by method) bool { return by.word == "x-cid" })
-	if !goes || t.keys[key{"x-cid", m.CID}].n > 0 {
+	goes := slices.ContainsFunc(t.methods, func(by method) bool { return by.name == "x-cid" })
+	if !goes || t.keyHolders[key{"x-cid", m.CID}].count > 0 {
 		return ""
 	}
 	return m.CID
 }
 
-// byHeader goes by a header field that the PBX puts into the INVITEs of a call:
-// they have the same value, or it is the Call-ID of the caller's leg.
-func (t *Tracker) byHeader(by method, i *incoming) verdict {
-	v := i.links.value(by.header)
+// matchHeader matches a header field that the PBX adds to the INVITEs of a call: the values
+// are equal, or the value is the Call-ID of the caller's leg.
+func (t *Tracker) matchHeader(by method, i *inviteMatch) match {
+	v := i.links.fieldValue(by.header)
 	if v == "" {
-		return verdict{}
+		return match{}
 	}
-	if v := t.byKey(key{by.word, v}); v.sure != "" {
+	if v := t.matchKey(key{by.name, v}); v.confidence != "" {
 		return v
 	}
-	return found(t.byCallID[v], exact)
+	return liveMatch(t.callByCallID[v], exact)
 }
 
-// value returns the value of a method's header field.
-func (k *links) value(header string) string {
+// fieldValue returns the value of a method's header field.
+func (k *callHints) fieldValue(header string) string {
 	for _, f := range k.configured {
 		if f[0] == header {
 			return f[1]
@@ -178,24 +176,25 @@ func (k *links) value(header string) string {
 	return ""
 }
 
-// bySession goes by the two UUIDs of Session-ID (RFC 7989 §5).
-func (t *Tracker) bySession(i *incoming) (v verdict) {
+// matchSessionID matches the two UUIDs of Session-ID (RFC 7989 §5).
+func (t *Tracker) matchSessionID(i *inviteMatch) (v match) {
 	for _, id := range sessionIDs(i.links.session) {
-		switch one := t.byKey(key{"session-id", id}); {
-		case one.sure == "":
-		case v.sure == "" || v.call == one.call:
+		switch one := t.matchKey(key{"session-id", id}); {
+		case one.confidence == "":
+		case v.confidence == "" || v.call == one.call:
 			v = one
 		default:
-			return verdict{nil, tie}
+			return match{nil, ambiguous}
 		}
 	}
 	return v
 }
 
-// sessionIDs are the UUIDs in a Session-ID; the null UUID names nothing.
+// sessionIDs returns the UUIDs in a Session-ID, without the null UUID, which identifies
+// nothing.
 func sessionIDs(value string) []string {
 	local, params, _ := strings.Cut(value, ";")
-	remote, _ := param(";"+params, "remote")
+	remote, _ := paramValue(";"+params, "remote")
 	var ids []string
 	for _, id := range []string{strings.TrimSpace(local), remote} {
 		if len(id) == 32 && strings.Trim(id, "0") != "" {
@@ -205,166 +204,167 @@ func sessionIDs(value string) []string {
 	return ids
 }
 
-// byTransfer goes by the dialog that Replaces names (RFC 3891), or by a REFER
-// that a phone of a call has sent (RFC 3515): who refers, as Referred-By says, or else
-// to whom, unless somebody in another call has dialed that number.
-func (t *Tracker) byTransfer(i *incoming) (v verdict) {
+// matchTransfer matches the dialog that Replaces names (RFC 3891), or a REFER that a phone
+// of a call has sent (RFC 3515). A REFER is matched by Referred-By, or else by its target,
+// unless somebody in another call has dialed that number.
+func (t *Tracker) matchTransfer(i *inviteMatch) (v match) {
 	if i.links.replaces != "" {
 		callID, toTag, fromTag := readReplaces(i.links.replaces)
-		if l := t.dialogWith(callID, toTag, fromTag); l != nil {
-			return verdict{l.call, exact}
+		if l := t.findDialog(callID, toTag, fromTag); l != nil {
+			return match{l.call, exact}
 		}
 		if i.trusted() {
-			if v := found(t.byCallID[callID], exact); v.sure != "" {
+			if v := liveMatch(t.callByCallID[callID], exact); v.confidence != "" {
 				return v
 			}
 		}
 	}
 	var followed *refer
-	for _, r := range t.refers {
+	for _, r := range t.recentRefers {
 		switch {
-		case r.replaces != "" || i.At.Sub(r.at) > progressed:
-		case !i.trusted() && !r.sentTo(i):
-		case i.links.referredBy != "" && i.links.referredBy != r.by:
-		case i.links.referredBy == "" && (i.Src != PBX || i.called != r.to):
+		case r.replaces != "" || i.At.Sub(r.sentAt) > progressWindow:
+		case !i.trusted() && !r.asksForInvite(i):
+		case i.links.referredBy != "" && i.links.referredBy != r.referredBy:
+		case i.links.referredBy == "" && (i.Src != PBX || i.target != r.target):
 		case !r.leg.call.live():
-		case v.sure != "" && v.call != r.leg.call:
-			return verdict{nil, tie}
+		case v.confidence != "" && v.call != r.leg.call:
+			return match{nil, ambiguous}
 		default:
-			v, followed = verdict{r.leg.call, exact}, r
+			v, followed = match{r.leg.call, exact}, r
 		}
 	}
 	if followed != nil {
 		i.refer = followed
-		if c := t.connectsOther(i, followed); c != nil {
-			return verdict{c, exact}
+		if c := t.callToConnect(i, followed); c != nil {
+			return match{c, exact}
 		}
 		if i.links.referredBy == "" {
-			return t.followsRefer(i, followed)
+			return t.matchReferTarget(i, followed)
 		}
 	}
 	return v
 }
 
-// connectsOther returns the other call that the REFER r sends on, if the phone that sent it
-// talks with nobody of its own call: it has picked up a call, or taken one that was
-// parked. The number that the INVITE shows tells whose it is. nil: it is r's own call.
-func (t *Tracker) connectsOther(i *incoming, r *refer) *call {
+// callToConnect returns the other call that the REFER r transfers, if the phone that sent r
+// talks with nobody in its own call: it has picked up a call, or taken one that was parked.
+// The number that the INVITE shows identifies the other call. nil: r transfers its own
+// call.
+func (t *Tracker) callToConnect(i *inviteMatch, r *refer) *call {
 	if i.Src != PBX || len(r.leg.call.legs) > 1 {
 		return nil
 	}
-	var others contest
+	var others candidates
 	for _, number := range i.links.numbers {
-		if !telling(number) || r.leg.numbered(number) {
+		if !identifiesCaller(number) || r.leg.hasNumber(number) {
 			continue
 		}
-		for _, l := range t.byNumber[tail(number)] {
-			if l.numbered(number) && l.state == talking && l.call != r.leg.call && !l.call.talksBeside(l) {
-				others.enter(l.call, 1)
+		for _, l := range t.legsByNumber[numberTail(number)] {
+			if l.hasNumber(number) && l.state == talking && l.call != r.leg.call && !l.call.otherLegTalks(l) {
+				others.add(l.call, 1)
 			}
 		}
 	}
-	return others.verdict().call
+	return others.decide().call
 }
 
-// followsRefer decides whether an INVITE to whom the REFER r names is because of it, if
-// nothing but the number called and the time says so. A caller in another call who
-// dialed that number, and for whom nobody rings yet, may be meant as well: then the
-// number that the INVITE shows decides.
-func (t *Tracker) followsRefer(i *incoming, r *refer) verdict {
+// matchReferTarget decides whether an INVITE to the target of the REFER r was caused by r,
+// if only the called number and the time suggest it. A caller in another call who dialed
+// that number, and for whom no phone rings yet, may have caused it as well: then the number
+// that the INVITE shows decides.
+func (t *Tracker) matchReferTarget(i *inviteMatch, r *refer) match {
 	c := r.leg.call
 	connects := false
 	var dialer *leg
 	for _, number := range i.links.numbers {
-		if !telling(number) {
+		if !identifiesCaller(number) {
 			continue
 		}
-		connects = connects || r.connects(number)
-		for _, l := range t.byNumber[tail(number)] {
-			if f := t.fits(l, i, number); l.call != c && (f == dialerFits || f == dialerAlike) {
+		connects = connects || r.connectsNumber(number)
+		for _, l := range t.legsByNumber[numberTail(number)] {
+			if f := t.rankLeg(l, i, number); l.call != c && (f == rankDialer || f == rankDialerSimilar) {
 				dialer = l
 			}
 		}
 	}
 	switch {
-	case dialer != nil && (!connects || c.ringsFor(i.called) && !c.forks(i)):
-		return verdict{} // byNumbers finds the dialer's call
+	case dialer != nil && (!connects || c.ringsTarget(i.target) && !c.mayBeFork(i)):
+		return match{} // matchNumbers finds the dialer's call
 	case dialer != nil:
-		return verdict{nil, tie}
+		return match{nil, ambiguous}
 	case connects:
-		return verdict{c, likely}
-	case slices.ContainsFunc(t.byDialed[tail(i.called)], func(l *leg) bool {
-		return l.call != c && l.dialed(i) && l.state != talking && t.inHands(l, i.At) && !l.call.ringsFor(i.called)
+		return match{c, likely}
+	case slices.ContainsFunc(t.callersByDialed[numberTail(i.target)], func(l *leg) bool {
+		return l.call != c && l.dialedTarget(i) && l.state != talking && t.awaitsPBX(l, i.At) && !l.call.ringsTarget(i.target)
 	}):
-		return verdict{nil, tie} // the number shown is neither's
+		return match{nil, ambiguous} // the shown number belongs to neither
 	}
-	return verdict{c, possible}
+	return match{c, possible}
 }
 
-// connects reports whether a number is that of whom the REFER connects: of another
-// phone in the call, or the one that the phone which sent it called or was called by.
-func (r *refer) connects(number string) bool {
+// connectsNumber reports whether a number is that of the person whom the REFER connects: of
+// another phone in the call, or the number that the sender of the REFER called or was
+// called by.
+func (r *refer) connectsNumber(number string) bool {
 	l := r.leg
-	other := l.num
+	other := l.callerNum
 	if l.origin == Edge {
-		other = l.called
+		other = l.calledUser
 	}
-	return alikeNumbers(other, number) || slices.ContainsFunc(l.call.legs, func(o *leg) bool {
-		return o != l && o.state == talking && (o.numbered(number) || alikeNumbers(o.number, number))
+	return similarNumbers(other, number) || slices.ContainsFunc(l.call.legs, func(o *leg) bool {
+		return o != l && o.state == talking && (o.hasNumber(number) || similarNumbers(o.phoneNumber, number))
 	})
 }
 
-// sentTo reports whether the INVITE, which is a phone's, is what the REFER asks
-// for: from a phone in the same call, to whom the REFER names.
-func (r *refer) sentTo(i *incoming) bool {
-	if i.called != r.to && (i.called != r.contact || r.contact == "") {
+// asksForInvite reports whether an INVITE from a phone is the one that the REFER asks for:
+// it comes from a phone in the same call, and goes to the REFER's target.
+func (r *refer) asksForInvite(i *inviteMatch) bool {
+	if i.target != r.target && (i.target != r.contact || r.contact == "") {
 		return false
 	}
 	for _, l := range r.leg.call.legs {
-		if l.state != over && l.ownHost(i.From) {
+		if l.state != over && l.matchesHost(i.From) {
 			return true
 		}
 	}
 	return false
 }
 
-// byLikeCallID goes by Call-IDs that a PBX makes out of the caller's: one
-// contains the other, as in 123@pbx_b2b-1, or both begin with the same 30
-// characters.
-func (t *Tracker) byLikeCallID(i *incoming) verdict {
+// matchSimilarCallID matches Call-IDs that a PBX derives from the caller's: one contains
+// the other, as in 123@pbx_b2b-1, or both begin with the same 30 characters.
+func (t *Tracker) matchSimilarCallID(i *inviteMatch) match {
 	if i.Src != PBX {
-		return verdict{}
+		return match{}
 	}
 	id := i.CallID
 	for inner := range innerCallIDs(id) {
-		if v := found(t.byCallID[inner], likely); v.sure != "" {
+		if v := liveMatch(t.callByCallID[inner], likely); v.confidence != "" {
 			return v
 		}
 	}
-	if len(id) < sameStart {
-		return verdict{}
+	if len(id) < sameCallIDStart {
+		return match{}
 	}
-	if v := t.byKey(key{"call-id", id[:sameStart]}); v.sure == exact {
-		return verdict{v.call, likely}
+	if v := t.matchKey(key{"call-id", id[:sameCallIDStart]}); v.confidence == exact {
+		return match{v.call, likely}
 	}
-	return verdict{} // also where several begin so: that says nothing
+	return match{} // also if several Call-IDs begin so: then it identifies none
 }
 
 const (
-	minCallID = 8  // shorter Call-IDs are not looked for in others
-	sameStart = 30 // characters in common make two Call-IDs alike
-	maxAdded  = 12 // separators in what a PBX adds to a Call-ID, at either end
+	minCallID       = 8  // shorter Call-IDs are not searched in others
+	sameCallIDStart = 30 // two Call-IDs that share so many first characters are similar
+	maxSeparators   = 12 // separators in the text that a PBX adds to a Call-ID, at either end
 )
 
-// innerCallIDs ranges over the Call-IDs that a PBX may have made id of: without
-// an end that it has added, the shortest first, then without a beginning. What a
-// PBX adds is short: each Call-ID is looked up in the time of its length, and
-// there are few.
+// innerCallIDs ranges over the Call-IDs from which a PBX may have derived id: first without
+// text added at the end, the shortest first, then without text added at the beginning. The
+// added text is short. A lookup takes time in proportion to a Call-ID's length, so
+// maxSeparators bounds their number.
 func innerCallIDs(id string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		added := 0
-		for n := len(id) - 1; n >= minCallID && added < maxAdded; n-- {
-			if separator(id[n]) {
+		for n := len(id) - 1; n >= minCallID && added < maxSeparators; n-- {
+			if isSeparator(id[n]) {
 				added++
 				if !yield(id[:n]) {
 					return
@@ -372,8 +372,8 @@ func innerCallIDs(id string) iter.Seq[string] {
 			}
 		}
 		added = 0
-		for n := 0; n < len(id)-minCallID && added < maxAdded; n++ {
-			if separator(id[n]) {
+		for n := 0; n < len(id)-minCallID && added < maxSeparators; n++ {
+			if isSeparator(id[n]) {
 				added++
 				if !yield(id[n+1:]) {
 					return
@@ -383,182 +383,180 @@ func innerCallIDs(id string) iter.Seq[string] {
 	}
 }
 
-// separator reports whether c may stand between a Call-ID and what a PBX adds.
-func separator(c byte) bool { return strings.IndexByte("-_.@:;+~", c) >= 0 }
+// isSeparator reports whether c may stand between a Call-ID and the text that a PBX adds.
+func isSeparator(c byte) bool { return strings.IndexByte("-_.@:;+~", c) >= 0 }
 
-// progressed is how long after the last message of a call its next leg may
-// begin, if only numbers and the time say that it is the call's.
-const progressed = 10 * time.Second
+// progressWindow is the time after the last message of a call in which its next leg may
+// begin, if only numbers and the time match.
+const progressWindow = 10 * time.Second
 
-// byNumbers looks for the one call whose caller is the caller of this INVITE,
-// and who is in the hands of the PBX. That another number was dialed is no
-// hindrance, as that may be a group's, a queue's, or be forwarded; but a call to
-// somebody else's phone comes last. Of two calls that fit equally well it is
-// neither.
+// matchNumbers looks for the one call whose caller is shown in the INVITE, and waits for
+// the PBX. The caller may have dialed another number than the INVITE goes to: that of a
+// group, of a queue, or one that is forwarded. A caller who dialed somebody else's phone
+// ranks last. Two calls of equal rank are ambiguous.
 //
-// Towards a trunk a PBX often puts a number of its own in place of the caller's.
-// Then the call is the one in which the trunk's number was dialed, or the number
-// that diverts, or that the Contact of a 302 has named, or that the PBX has shown to
-// the phone that it called first. If no number tells, byElimination does.
-func (t *Tracker) byNumbers(i *incoming) (v verdict) {
+// Towards a trunk a PBX often shows a number of its own instead of the caller's. Then the
+// call is the one in which the trunk's number was dialed, or the diverting number, or a
+// number in the Contact of a 302, or a number that the PBX has shown to the phone that it
+// called first. If no number matches, matchByElimination decides.
+func (t *Tracker) matchNumbers(i *inviteMatch) (v match) {
 	if i.Src != PBX {
-		return verdict{}
+		return match{}
 	}
-	best := noFit
-	var rival *call // another line of the caller, for which the PBX may be about to call somebody
-	weigh := func(l *leg, f fit) {
-		if f == callerFits && l.awaitsLeg(i) {
+	best := noRank
+	var rival *call // another call of the same caller, for which the PBX may be about to call somebody
+	weigh := func(l *leg, f rank) {
+		if f == rankCaller && l.awaitsNextLeg(i) {
 			rival = l.call
 		}
 		switch {
-		case f < best || f == noFit || l.call == v.call && f == best:
+		case f < best || f == noRank || l.call == v.call && f == best:
 		case f > best:
-			best, v = f, verdict{l.call, possible}
-			if f >= settledFits && l.dialed(i) {
-				v.sure = likely
+			best, v = f, match{l.call, possible}
+			if f >= rankSettledCaller && l.dialedTarget(i) {
+				v.confidence = likely
 			}
 		default:
-			v = verdict{nil, tie}
+			v = match{nil, ambiguous}
 		}
 	}
 	for n, number := range i.links.numbers {
-		if !telling(number) || slices.Contains(i.links.numbers[:n], number) {
+		if !identifiesCaller(number) || slices.Contains(i.links.numbers[:n], number) {
 			continue
 		}
-		for _, l := range t.byNumber[tail(number)] {
-			weigh(l, t.fits(l, i, number))
+		for _, l := range t.legsByNumber[numberTail(number)] {
+			weigh(l, t.rankLeg(l, i, number))
 		}
 	}
-	if i.Trunk != "" && t.names.kind(i.links.numbers[fromField], i.At) == "" {
-		for _, dialed := range []string{i.called, i.diversion} {
-			for _, l := range t.byDialed[tail(dialed)] {
+	if i.Trunk != "" && t.directory.kindOf(i.links.numbers[fromField], i.At) == "" {
+		for _, dialed := range []string{i.target, i.diversion} {
+			for _, l := range t.callersByDialed[numberTail(dialed)] {
 				switch {
-				case dialed == "" || !t.inHands(l, i.At):
-				case l.called == dialed:
-					weigh(l, dialedFits)
-				case len(l.called) >= alike && len(dialed) >= alike:
-					weigh(l, dialedAlike)
+				case dialed == "" || !t.awaitsPBX(l, i.At):
+				case l.calledUser == dialed:
+					weigh(l, rankDialed)
+				case len(l.calledUser) >= similarDigits && len(dialed) >= similarDigits:
+					weigh(l, rankDialedSimilar)
 				}
 			}
 		}
 	}
-	if l, f := t.movedTo(nil, i.called, i.At); l != nil {
+	if l, f := t.findRedirect(nil, i.target, i.At); l != nil {
 		weigh(l, f)
 	}
-	if shown := i.links.numbers[fromField]; shown == i.called || t.names.kind(shown, i.At) == "" {
-		for _, l := range t.byNumber[tail(i.called)] {
-			if l.number != i.called && alikeNumbers(l.num, i.called) && t.callsFor(l, i.At) && t.showsAlone(l) {
-				weigh(l, calleeFits) // the PBX now calls the number that it has shown
+	if shown := i.links.numbers[fromField]; shown == i.target || t.directory.kindOf(shown, i.At) == "" {
+		for _, l := range t.legsByNumber[numberTail(i.target)] {
+			if l.phoneNumber != i.target && similarNumbers(l.callerNum, i.target) && t.awaitsSecondParty(l, i.At) && t.showsUniquely(l) {
+				weigh(l, rankCallee) // the PBX now calls the number that it showed as the caller
 			}
 		}
 	}
 	switch {
-	case best == dialerFits && rival != nil && rival != v.call:
-		return verdict{nil, tie}
-	case v.sure == "":
+	case best == rankDialer && rival != nil && rival != v.call:
+		return match{nil, ambiguous}
+	case v.confidence == "":
 		i.eliminated = true
-		return t.byElimination(i)
+		return t.matchByElimination(i)
 	}
 	return v
 }
 
-// alikeNumbers reports whether two numbers are the same, or alike.
-func alikeNumbers(a, b string) bool {
-	return a == b || len(a) >= alike && len(b) >= alike && tail(a) == tail(b)
+// similarNumbers reports whether two numbers are equal, or end in the same digits.
+func similarNumbers(a, b string) bool {
+	return a == b || len(a) >= similarDigits && len(b) >= similarDigits && numberTail(a) == numberTail(b)
 }
 
-// fit says how well an INVITE fits in with a leg.
-type fit int
+// rank orders the legs that an INVITE may belong to: the highest one wins.
+type rank int
 
 const (
-	noFit        fit = iota
-	calleeFits       // who was called before, and is to be connected with somebody else
-	dialedAlike      // a number dialed that is alike: the PBX takes a prefix off, or puts one on
-	dialedFits       // the number dialed
-	settledAlike     // as alikeFits, and the number dialed is that of another phone
-	alikeFits        // a caller whose number is alike
-	dialerAlike      // as alikeFits, and he calls whom the INVITE goes to, who does not ring yet
-	settledFits      // as callerFits, and the number dialed is that of another phone
-	callerFits       // the caller
-	dialerFits       // as callerFits, and he calls whom the INVITE goes to, who does not ring yet
+	noRank             rank = iota
+	rankCallee              // a phone that was called before, and is to be connected with somebody else
+	rankDialedSimilar       // a similar number was dialed: the PBX removes a prefix, or adds one
+	rankDialed              // the number was dialed
+	rankSettledSimilar      // as rankSimilarCaller, but the dialed number is that of another phone
+	rankSimilarCaller       // the caller's number is similar
+	rankDialerSimilar       // as rankSimilarCaller, and the INVITE goes to the dialed target, which does not ring yet
+	rankSettledCaller       // as rankCaller, but the dialed number is that of another phone
+	rankCaller              // the caller's number is equal
+	rankDialer              // as rankCaller, and the INVITE goes to the dialed target, which does not ring yet
 )
 
-// fits says how well an INVITE of the caller with that number fits in with a
-// leg.
-func (t *Tracker) fits(l *leg, i *incoming, number string) fit {
-	same := l.numbered(number)
+// rankLeg returns how well an INVITE that shows a number matches a leg.
+func (t *Tracker) rankLeg(l *leg, i *inviteMatch, number string) rank {
+	same := l.hasNumber(number)
 	switch {
-	case l.origin == PBX && l.number == i.called:
-		if number == i.called && l.callsBackToo(i) {
-			return calleeFits
+	case l.origin == PBX && l.phoneNumber == i.target:
+		if number == i.target && l.mayForkCallback(i) {
+			return rankCallee
 		}
-		return noFit // nobody is connected with himself
-	case l.origin == PBX && l.number != number:
-		if t.callsFor(l, i.At) && t.showsAgain(l, i, number) {
-			return calleeFits
+		return noRank // a phone is not connected with itself
+	case l.origin == PBX && l.phoneNumber != number:
+		if t.awaitsSecondParty(l, i.At) && t.showsSameNumber(l, i, number) {
+			return rankCallee
 		}
-		return noFit
-	case !same && (len(l.number) < alike || len(number) < alike || tail(l.number) != tail(number)), !t.inHands(l, i.At):
-		return noFit
+		return noRank
+	case !same && (len(l.phoneNumber) < similarDigits || len(number) < similarDigits || numberTail(l.phoneNumber) != numberTail(number)), !t.awaitsPBX(l, i.At):
+		return noRank
 	case l.origin == PBX:
-		return calleeFits
+		return rankCallee
 	}
-	dials := l.state != talking && l.dialed(i) && !l.contested && !l.call.ringsFor(i.called)
-	switch settled := !l.dialed(i) && (l.ringsDialed() || t.names.registered(l.calledExt.User, i.At)); {
+	dials := l.state != talking && l.dialedTarget(i) && !l.ambiguous && !l.call.ringsTarget(i.target)
+	switch settled := !l.dialedTarget(i) && (l.dialedPhoneRings() || t.directory.registered(l.calledExt.User, i.At)); {
 	case same && dials:
-		return dialerFits
+		return rankDialer
 	case dials:
-		return dialerAlike
+		return rankDialerSimilar
 	case same && settled:
-		return settledFits
+		return rankSettledCaller
 	case same:
-		return callerFits
+		return rankCaller
 	case settled:
-		return settledAlike
+		return rankSettledSimilar
 	}
-	return alikeFits
+	return rankSimilarCaller
 }
 
-// dialed reports whether the leg's caller dialed whom the INVITE goes to.
-func (l *leg) dialed(i *incoming) bool {
-	return l.called == i.called || i.ext && l.calledExt.User == i.called
+// dialedTarget reports whether the leg's caller dialed the target of the INVITE.
+func (l *leg) dialedTarget(i *inviteMatch) bool {
+	return l.calledUser == i.target || i.toExtension && l.calledExt.User == i.target
 }
 
-// numbered reports whether who is at the leg's phone is known by a number.
-func (l *leg) numbered(number string) bool {
-	return l.number == number || slices.Contains(l.also, number)
+// hasNumber reports whether the person at the leg's phone is known by a number.
+func (l *leg) hasNumber(number string) bool {
+	return l.phoneNumber == number || slices.Contains(l.otherNumbers, number)
 }
 
-// callsFor reports whether the PBX has called the phone of leg l for somebody whom
-// it shows there, and who is about to be called: the phone was answered a moment ago,
-// and nobody calls in the call.
-func (t *Tracker) callsFor(l *leg, now time.Time) bool {
-	return l.origin == PBX && l.call.caller == nil && l.state == talking && now.Sub(l.answered) <= progressed && !l.call.talksBeside(l)
+// awaitsSecondParty reports whether the PBX has called the phone of leg l first, and is
+// about to call the number that it shows there: the phone has answered within
+// progressWindow, the call has no caller, and no other leg of it is answered.
+func (t *Tracker) awaitsSecondParty(l *leg, now time.Time) bool {
+	return l.origin == PBX && l.call.caller == nil && l.state == talking && now.Sub(l.answered) <= progressWindow && !l.call.otherLegTalks(l)
 }
 
-// showsAgain reports whether the PBX now shows a number that it shows on leg l alone,
-// whose phone was answered just now. Asterisk sends the second INVITE 2 to 5 ms after the
-// answer, 43 ms on a machine with a load of 5 (December 2026). Many calls may show a
-// number of the company's: that counts for a shorter time.
-func (t *Tracker) showsAgain(l *leg, i *incoming, number string) bool {
-	gap := prompt
-	if t.names.kind(number, i.At) == "" {
+// showsSameNumber reports whether the PBX shows the number that it shows on leg l alone,
+// whose phone has just answered. Asterisk sends the second INVITE 2 to 5 ms after the
+// answer, 43 ms on a machine with a load of 5 (December 2026). Many calls may show a number
+// of the company, so the time for such a number is shorter.
+func (t *Tracker) showsSameNumber(l *leg, i *inviteMatch, number string) bool {
+	gap := promptGap
+	if t.directory.kindOf(number, i.At) == "" {
 		gap = forkGap
 	}
-	return l.num == number && i.At.Sub(l.answered) <= gap && t.showsAlone(l)
+	return l.callerNum == number && i.At.Sub(l.answered) <= gap && t.showsUniquely(l)
 }
 
-// showsAlone reports whether the PBX shows the caller's number of leg l, which is in a
-// call that the PBX began, in no other such call.
-func (t *Tracker) showsAlone(l *leg) bool {
-	return !slices.ContainsFunc(t.byNumber[tail(l.num)], func(o *leg) bool {
-		return o.call != l.call && o.origin == PBX && o.num == l.num && o.call.caller == nil
+// showsUniquely reports whether no other call that the PBX began shows the same caller's
+// number as leg l.
+func (t *Tracker) showsUniquely(l *leg) bool {
+	return !slices.ContainsFunc(t.legsByNumber[numberTail(l.callerNum)], func(o *leg) bool {
+		return o.call != l.call && o.origin == PBX && o.callerNum == l.callerNum && o.call.caller == nil
 	})
 }
 
-// ringsDialed reports whether a phone of the extension that a caller dialed
-// rings, or is about to.
-func (l *leg) ringsDialed() bool {
+// dialedPhoneRings reports whether a phone of the extension that a caller dialed rings, or
+// is about to.
+func (l *leg) dialedPhoneRings() bool {
 	for _, o := range l.call.legs {
 		if o.origin == PBX && (o.state == calling || o.state == ringing) && o.party != nil && o.party.ext.User == l.calledExt.User {
 			return true
@@ -567,26 +565,29 @@ func (l *leg) ringsDialed() bool {
 	return false
 }
 
-// inHands reports whether who is at a leg's phone is in the hands of the PBX:
-// calls, is not answered yet, and something was heard of the call lately; or is
-// alone in the call, as one who waits in a queue, hears a menu or was left by the
-// other; or was referred a moment ago. A queue may still call its agents in the
-// moment in which the first of them answers, and while who has sent the caller there
-// has not left.
-func (t *Tracker) inHands(l *leg, now time.Time) bool {
+// awaitsPBX reports whether the person at a leg's phone waits for the PBX to connect it:
+//
+//   - It calls, is not answered yet, and the call had a message within progressWindow.
+//   - It is alone in the call: it waits in a queue, hears an IVR, or the other end
+//     has left.
+//   - It was referred within progressWindow.
+//   - It waits in a queue whose first agent has answered within forkGap, as the
+//     queue may still call other agents; or that it was transferred to, while the
+//     phone that transferred it has not left.
+func (t *Tracker) awaitsPBX(l *leg, now time.Time) bool {
 	c := l.call
 	switch l.state {
 	case calling, ringing:
-		return l.origin == Edge && now.Sub(c.heard) <= progressed
+		return l.origin == Edge && now.Sub(c.lastHeard) <= progressWindow
 	case talking:
-		waits := l.host != nil && (now.Sub(c.bridged) <= forkGap || !l.host.over && c.bridged.IsZero() && !c.wasBridged)
-		return !c.talksBeside(l) || waits || t.referred(c, now) != nil
+		waits := l.service != nil && (now.Sub(c.bridgedSince) <= forkGap || !l.service.over && c.bridgedSince.IsZero() && !c.wasBridged)
+		return !c.otherLegTalks(l) || waits || t.recentRefer(c, now) != nil
 	}
 	return false
 }
 
-// talksBeside reports whether another leg than l is up.
-func (c *call) talksBeside(l *leg) bool {
+// otherLegTalks reports whether a leg other than l is answered.
+func (c *call) otherLegTalks(l *leg) bool {
 	for _, o := range c.legs {
 		if o != l && o.state == talking {
 			return true
@@ -595,86 +596,86 @@ func (c *call) talksBeside(l *leg) bool {
 	return false
 }
 
-// referred returns the last REFER that a phone of the call has sent lately, to
-// have somebody called; nil: none.
-func (t *Tracker) referred(c *call, now time.Time) *refer {
-	for _, r := range slices.Backward(t.refers) {
-		if r.leg.call == c && r.replaces == "" && now.Sub(r.at) <= progressed {
+// recentRefer returns the last REFER that a phone of the call has sent within
+// progressWindow to have a number called; nil: none.
+func (t *Tracker) recentRefer(c *call, now time.Time) *refer {
+	for _, r := range slices.Backward(t.recentRefers) {
+		if r.leg.call == c && r.replaces == "" && now.Sub(r.sentAt) <= progressWindow {
 			return r
 		}
 	}
 	return nil
 }
 
-// alike is how many digits at the end make two numbers alike.
-const alike = 6
+// similarDigits is the number of last digits that similar numbers share.
+const similarDigits = 6
 
-// tail is what numbers that are alike have in common.
-func tail(number string) string { return number[max(0, len(number)-alike):] }
+// numberTail returns the last digits of a number, which similar numbers share.
+func numberTail(number string) string { return number[max(0, len(number)-similarDigits):] }
 
-// telling reports whether a number can tell who calls.
-func telling(number string) bool { return number != "" && !anonymousNumber(number) }
+// identifiesCaller reports whether a number is present and not anonymous.
+func identifiesCaller(number string) bool { return number != "" && !isAnonymousUser(number) }
 
-// number returns a number that can tell who calls, or "".
-func number(s string) string {
-	if telling(s) {
+// identifyingNumber returns s if it identifies a caller, else "".
+func identifyingNumber(s string) string {
+	if identifiesCaller(s) {
 		return s
 	}
 	return ""
 }
 
-// reach lets a leg be found by the number of who is at its phone, and by the
-// number dialed.
-func (t *Tracker) reach(l *leg, number string) {
-	if telling(number) {
-		l.number = number
-		t.byNumber.add(tail(number), l)
+// indexLeg adds a leg to the index under the number at its phone, its other numbers, and
+// the number that its caller dialed.
+func (t *Tracker) indexLeg(l *leg, number string) {
+	if identifiesCaller(number) {
+		l.phoneNumber = number
+		t.legsByNumber.add(numberTail(number), l)
 	}
-	for _, a := range l.also {
-		t.byNumber.add(alsoKey(a), l)
+	for _, a := range l.otherNumbers {
+		t.legsByNumber.add(indexKey(a), l)
 	}
 	if l.origin == Edge {
-		t.byDialed.add(tail(l.called), l)
+		t.callersByDialed.add(numberTail(l.calledUser), l)
 	}
 }
 
-// unreach undoes reach.
-func (t *Tracker) unreach(l *leg) {
-	t.byNumber.remove(tail(l.number), l)
-	for _, a := range l.also {
-		t.byNumber.remove(alsoKey(a), l)
+// unindexLeg removes a leg from the index.
+func (t *Tracker) unindexLeg(l *leg) {
+	t.legsByNumber.remove(numberTail(l.phoneNumber), l)
+	for _, a := range l.otherNumbers {
+		t.legsByNumber.remove(indexKey(a), l)
 	}
 	if l.origin == Edge {
-		t.byDialed.remove(tail(l.called), l)
+		t.callersByDialed.remove(numberTail(l.calledUser), l)
 	}
 }
 
-// alsoReach lets a leg be found by another number, or by a key, too. It keeps the
+// indexLegBy adds a leg to the index under a further number or index key. It retains the
 // string.
-func (t *Tracker) alsoReach(l *leg, number string) {
-	if !telling(number) || l.numbered(number) || l.state == over {
+func (t *Tracker) indexLegBy(l *leg, number string) {
+	if !identifiesCaller(number) || l.hasNumber(number) || l.state == over {
 		return
 	}
-	l.also = append(l.also, number)
-	t.byNumber.add(alsoKey(number), l)
+	l.otherNumbers = append(l.otherNumbers, number)
+	t.legsByNumber.add(indexKey(number), l)
 }
 
-// alsoKey is under which a leg is in byNumber for one of its further numbers: a key
-// is no number, and has no tail.
-func alsoKey(number string) string {
+// indexKey returns the key in legsByNumber for one of a leg's other numbers: its tail, or
+// an index key as it is.
+func indexKey(number string) string {
 	switch number {
-	case keyHidden, keyOpen, keyBack:
+	case indexHidden, indexOpen, indexCallback:
 		return number
 	}
-	return tail(number)
+	return numberTail(number)
 }
 
-// legsBy finds legs by a number.
-type legsBy map[string][]*leg
+// A legIndex finds legs by the tail of a number.
+type legIndex map[string][]*leg
 
-func (by legsBy) add(number string, l *leg) { by[number] = append(by[number], l) }
+func (by legIndex) add(number string, l *leg) { by[number] = append(by[number], l) }
 
-func (by legsBy) remove(number string, l *leg) {
+func (by legIndex) remove(number string, l *leg) {
 	n := slices.Index(by[number], l)
 	switch {
 	case n < 0:
@@ -685,81 +686,81 @@ func (by legsBy) remove(number string, l *leg) {
 	}
 }
 
-// index notes the keys by which the other legs of m's call find it. An id that
-// leads to another call is not taken from it by a stranger who uses it too.
-func (t *Tracker) index(c *call, m *Message, links *links) {
-	if t.byCallID[m.CallID] == nil {
-		id := clone(m.CallID)
-		t.byCallID[id] = c
+// indexCall adds the Call-ID and ids of m to the keys by which other legs find the call. An
+// untrusted sender cannot add an id that another live call has.
+func (t *Tracker) indexCall(c *call, m *Message, links *callHints) {
+	if t.callByCallID[m.CallID] == nil {
+		id := cloneString(m.CallID)
+		t.callByCallID[id] = c
 		c.callIDs = append(c.callIDs, id)
 	}
 	give := func(by, value string) {
 		k := key{by, value}
-		if h := t.keys[k]; m.trusted() || h.call == nil || h.call == c || !h.call.live() {
-			t.give(c, k)
+		if h := t.keyHolders[k]; m.trusted() || h.call == nil || h.call == c || !h.call.live() {
+			t.addKey(c, k)
 		}
 	}
 	for n := range t.methods {
 		by := &t.methods[n]
 		switch {
 		case by.header != "":
-			give(by.word, links.value(by.header))
-		case by.word == "x-cid":
-			t.give(c, key{by.word, t.ownID(m)})
-		case by.word == "session-id":
+			give(by.name, links.fieldValue(by.header))
+		case by.name == "x-cid":
+			t.addKey(c, key{by.name, t.ownID(m)})
+		case by.name == "session-id":
 			for _, id := range sessionIDs(links.session) {
-				give(by.word, id)
+				give(by.name, id)
 			}
-		case by.word == "icid":
-			give(by.word, links.icid)
-		case by.word == "call-id" && m.Src == Edge && len(m.CallID) >= sameStart:
-			t.give(c, key{by.word, m.CallID[:sameStart]})
+		case by.name == "icid":
+			give(by.name, links.icid)
+		case by.name == "call-id" && m.Src == Edge && len(m.CallID) >= sameCallIDStart:
+			t.addKey(c, key{by.name, m.CallID[:sameCallIDStart]})
 		}
 	}
 }
 
-// give lets a call be found by a key.
-func (t *Tracker) give(c *call, k key) {
+// addKey adds a key to a call. A key that two live calls have identifies neither.
+func (t *Tracker) addKey(c *call, k key) {
 	if k.value == "" || slices.Contains(c.keys, k) || len(c.keys) >= maxKeys {
 		return
 	}
-	h, known := t.keys[k]
+	h, known := t.keyHolders[k]
 	switch {
 	case !known:
-		k.value, h.call = clone(k.value), c
+		k.value, h.call = cloneString(k.value), c
 	case h.call != nil && !h.call.live():
-		h.call = c // it was the key of a call that is over
+		h.call = c // the other call is over
 	default:
-		h.call = nil // another call's too
+		h.call = nil // two live calls have the key
 	}
-	h.n++
-	t.keys[k] = h
+	h.count++
+	t.keyHolders[k] = h
 	c.keys = append(c.keys, k)
 }
 
-// unname takes a Call-ID from a call that has no leg of it any more: a queue may
-// ring its agents for hours. The first one, which the call's id comes from, stays.
-func (t *Tracker) unname(c *call, id string) {
+// removeCallID removes a Call-ID without legs from a call: a queue may ring its agents for
+// hours. The first Call-ID stays, because the call's id is derived from it.
+func (t *Tracker) removeCallID(c *call, id string) {
 	if n := slices.Index(c.callIDs, id); n > 0 {
 		c.callIDs = slices.Delete(c.callIDs, n, n+1)
-		delete(t.byCallID, id)
+		delete(t.callByCallID, id)
 	}
 }
 
-// release takes a call's keys from it.
-func (t *Tracker) release(c *call) {
+// unindexCall removes a call's Call-IDs and keys from the index.
+func (t *Tracker) unindexCall(c *call) {
 	for _, id := range c.callIDs {
-		delete(t.byCallID, id)
+		delete(t.callByCallID, id)
 	}
 	for _, k := range c.keys {
-		h := t.keys[k]
-		if h.n--; h.n <= 0 {
-			delete(t.keys, k)
+		h := t.keyHolders[k]
+		if h.count--; h.count <= 0 {
+			delete(t.keyHolders, k)
 		} else {
-			t.keys[k] = h
+			t.keyHolders[k] = h
 		}
 	}
 }
 
-// maxKeys is how many ids one call is found by, beside its Call-IDs.
+// maxKeys is the number of ids by which one call is found, beside its Call-IDs.
 const maxKeys = 256

@@ -1,11 +1,11 @@
 package dialog
 
-// Dialogs returns the dialogs of the legs that are up, in no order.
+// Dialogs returns the dialogs of all legs that have not ended, in no order.
 func (t *Tracker) Dialogs() (up []LegID) {
-	for _, c := range t.due {
+	for _, c := range t.deadlines {
 		for _, l := range c.legs {
 			if l.state != over {
-				up = append(up, t.idOf(l))
+				up = append(up, t.legID(l))
 			}
 		}
 	}

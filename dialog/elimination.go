@@ -6,75 +6,75 @@ import (
 	"time"
 )
 
-// Under these a leg is in the tracker's byNumber beside the numbers of who is at its
-// phone. They are longer than the tail of a number, and no number.
+// Keys in Tracker.legsByNumber beside numbers. They are longer than the tail of a number,
+// and are not numbers themselves.
 const (
-	keyHidden = "\x00hidden" // the PBX does not show the caller's number
-	keyOpen   = "\x00dialed" // the caller dialed a number that may lead to anybody
-	keyBack   = "\x00called" // the PBX calls an extension back
+	indexHidden   = "\x00hidden" // the PBX does not show the caller's number
+	indexOpen     = "\x00dialed" // the caller dialed a number that may lead to any phone
+	indexCallback = "\x00called" // the PBX calls an extension back
 )
 
 const (
-	// prompt is how long after a caller's INVITE a PBX sends the INVITE that it
-	// causes, if nothing comes between. Measured: Asterisk 22 1.3 to 10 ms, FreeSWITCH
-	// 1.11 6 to 97 ms.
-	prompt = 100 * time.Millisecond
+	// promptGap is the longest time between a caller's INVITE and the INVITE of the PBX
+	// that it causes, if nothing comes between. Measured: Asterisk 22 1.3 to 10 ms,
+	// FreeSWITCH 1.11 6 to 97 ms.
+	promptGap = 100 * time.Millisecond
 
-	// listens is how long a caller listens to what the PBX plays, if nobody declared
-	// the number that was dialed to be a queue or a menu.
-	listens = time.Minute
+	// maxListening is how long a caller may listen to an announcement of the PBX, if the
+	// dialed number is not declared as a queue or IVR.
+	maxListening = time.Minute
 
-	// maxScanned is how many legs are looked at for one INVITE. Of more, one is
-	// not found by elimination.
+	// maxScanned is the number of legs that are compared with one INVITE. Beyond that no
+	// call is found by elimination.
 	maxScanned = 1 << 10
 )
 
-// A dialer is a leg of the edge side that began a moment ago.
-type dialer struct {
+// A recentCaller is a leg of the edge side whose caller has just dialed.
+type recentCaller struct {
 	leg *leg
 	at  time.Time
 }
 
-// dials notes that the caller of a leg has dialed at a time.
-func (t *Tracker) dials(l *leg, at time.Time) {
+// addRecentCaller adds the leg of a caller that dialed at a time.
+func (t *Tracker) addRecentCaller(l *leg, at time.Time) {
 	n := 0
-	for n < len(t.dialers) && at.Sub(t.dialers[n].at) > prompt {
+	for n < len(t.recentCallers) && at.Sub(t.recentCallers[n].at) > promptGap {
 		n++
 	}
-	t.dialers = append(t.dialers[n:], dialer{l, at})
+	t.recentCallers = append(t.recentCallers[n:], recentCaller{l, at})
 }
 
-// moves notes that a phone was called on leg l and has answered 3xx.
-func (t *Tracker) moves(l *leg, m *Message) {
+// noteRedirect notes the Contacts of the 3xx with which the phone on leg l has answered.
+func (t *Tracker) noteRedirect(l *leg, m *Message) {
 	var users []string
-	for name, value := range fields(m.Head) {
-		if !is(name, "Contact") {
+	for name, value := range headerFields(m.Head) {
+		if !sameHeader(name, "Contact") {
 			continue
 		}
-		for v := range list(value) {
-			_, contact, _ := nameAddr(v)
+		for v := range listValues(value) {
+			_, contact, _ := parseNameAddr(v)
 			if user := parseURI(contact).user; user != "" && len(users) < maxContacts {
 				users = append(users, user)
 			}
 		}
 	}
-	l.movedTo = strings.Join(users, "\n")
+	l.redirectUsers = strings.Join(users, "\n")
 	n := 0
-	for n < len(t.moved) && m.At.Sub(t.moved[n].ended) > progressed {
+	for n < len(t.redirectedLegs) && m.At.Sub(t.redirectedLegs[n].ended) > progressWindow {
 		n++
 	}
-	if l.movedTo != "" {
-		t.moved = append(t.moved[n:], l)
+	if l.redirectUsers != "" {
+		t.redirectedLegs = append(t.redirectedLegs[n:], l)
 	}
 }
 
-// movedTo returns the leg that was refused with 3xx a moment ago, in a call or in
-// any if c is nil, and one of whose Contacts names the number called, and how well it
-// does; nil: none, or legs of several calls.
-func (t *Tracker) movedTo(c *call, called string, now time.Time) (found *leg, best fit) {
-	for _, l := range t.moved {
-		switch f := l.movesTo(called); {
-		case called == "" || f == noFit || f < best || now.Sub(l.ended) > progressed || !l.call.live() || c != nil && l.call != c:
+// findRedirect returns the leg that was refused with a 3xx whose Contact names the called
+// number, and the rank of that Contact, within progressWindow. It searches call c, or all
+// calls if c is nil. nil: none, or legs of several calls.
+func (t *Tracker) findRedirect(c *call, called string, now time.Time) (found *leg, best rank) {
+	for _, l := range t.redirectedLegs {
+		switch f := l.rankRedirect(called); {
+		case called == "" || f == noRank || f < best || now.Sub(l.ended) > progressWindow || !l.call.live() || c != nil && l.call != c:
 		case f > best:
 			found, best = l, f
 		case found != nil && found.call != l.call:
@@ -86,126 +86,129 @@ func (t *Tracker) movedTo(c *call, called string, now time.Time) (found *leg, be
 	return found, best
 }
 
-// movesTo returns how well a Contact of the 3xx that refused a leg names the number: the
-// PBX may take a prefix off, or put one on. A phone may name several, of which the PBX
+// rankRedirect returns how well a Contact of the 3xx that refused a leg matches the number:
+// the PBX may remove a prefix, or add one. A phone may name several Contacts, which the PBX
 // tries one after the other.
-func (l *leg) movesTo(number string) (best fit) {
-	for user := range strings.SplitSeq(l.movedTo, "\n") {
+func (l *leg) rankRedirect(number string) (best rank) {
+	for user := range strings.SplitSeq(l.redirectUsers, "\n") {
 		switch {
 		case user == number, sameNumber(user, number):
-			return dialedFits
-		case alikeNumbers(user, number):
-			best = dialedAlike
+			return rankDialed
+		case similarNumbers(user, number):
+			best = rankDialedSimilar
 		}
 	}
 	return best
 }
 
-// contest finds the call that fits an INVITE best, if it is only one.
-type contest struct {
-	best  int
-	call  *call
-	tied  bool
-	rival *call // the PBX may be about to call somebody for it
+// candidates collects the calls that an INVITE may belong to, and decides if one of them
+// ranks highest alone.
+type candidates struct {
+	best      int   // rank of call
+	call      *call // of the highest rank so far; nil: none
+	ambiguous bool  // another call has the same rank
+	rival     *call // a call for which the PBX may be about to call somebody; it makes any other call ambiguous
 }
 
-// enter has a call compete.
-func (x *contest) enter(c *call, rank int) {
+// add adds a call with its rank, the highest being the best.
+func (x *candidates) add(c *call, rank int) {
 	switch {
 	case rank < x.best || rank == x.best && c == x.call:
 	case rank == x.best:
-		x.tied = true
+		x.ambiguous = true
 	default:
-		x.best, x.call, x.tied = rank, c, false
+		x.best, x.call, x.ambiguous = rank, c, false
 	}
 }
 
-func (x *contest) verdict() verdict {
+// decide returns the call that ranks highest, ambiguous if there are several or another
+// call is the rival.
+func (x *candidates) decide() match {
 	switch {
 	case x.call == nil:
-		return verdict{}
-	case x.tied || x.rival != nil && x.rival != x.call:
-		return verdict{nil, tie}
+		return match{}
+	case x.ambiguous || x.rival != nil && x.rival != x.call:
+		return match{nil, ambiguous}
 	}
-	return verdict{x.call, possible}
+	return match{x.call, possible}
 }
 
-// byElimination looks for the one call that the INVITE can be of, if it shows no
-// number or one that is nobody's here: the caller is anonymous, the PBX calls an
-// extension otherwise than it logs in, or shows a number of the company's.
-func (t *Tracker) byElimination(i *incoming) verdict {
+// matchByElimination looks for the one call that the INVITE can belong to, if it shows no
+// number or one that matches nobody here: the caller is anonymous, the PBX shows another
+// number for an extension than its account, or shows a number of the company.
+func (t *Tracker) matchByElimination(i *inviteMatch) match {
 	hidden := true
 	for _, number := range i.links.numbers {
-		if !telling(number) {
+		if !identifiesCaller(number) {
 			continue
 		}
 		hidden = false
-		if kind := t.names.declared[number]; i.ext && (kind == Queue || kind == IVR) {
-			return t.byHost(i, number)
+		if kind := t.directory.declared[number]; i.toExtension && (kind == Queue || kind == IVR) {
+			return t.matchServiceNumber(i, number)
 		}
-		if number == i.called || t.explains(number, i.At) {
-			return verdict{}
+		if number == i.target || t.knowsNumber(number, i.At) {
+			return match{}
 		}
 	}
-	var x contest
+	var x candidates
 	scanned := 0
 	each := func(key string, enter func(*leg)) {
-		for _, l := range t.byNumber[key] {
-			if scanned++; scanned > maxScanned || x.tied && x.best == 2 {
+		for _, l := range t.legsByNumber[key] {
+			if scanned++; scanned > maxScanned || x.ambiguous && x.best == 2 {
 				return
 			}
 			enter(l)
 		}
 	}
-	internal := t.names.kind(i.links.numbers[fromField], i.At) != ""
+	internal := t.directory.kindOf(i.links.numbers[fromField], i.At) != ""
 	switch {
 	case i.Trunk != "" && internal:
-		return verdict{}
+		return match{}
 	case i.Trunk != "":
-		each(keyOpen, func(l *leg) { t.enterOpen(&x, i, l) })
-		each(keyBack, func(l *leg) { t.enterBack(&x, i, l) })
-	case !i.ext:
-		return verdict{}
+		each(indexOpen, func(l *leg) { t.addOpenCandidate(&x, i, l) })
+		each(indexCallback, func(l *leg) { t.addCallbackCandidate(&x, i, l) })
+	case !i.toExtension:
+		return match{}
 	case hidden:
-		each(keyHidden, func(l *leg) { t.enterHidden(&x, i, l) })
+		each(indexHidden, func(l *leg) { t.addHiddenCandidate(&x, i, l) })
 	default:
-		each(keyOpen, func(l *leg) {
+		each(indexOpen, func(l *leg) {
 			switch {
-			case l.call.shows(i):
-				t.enterOpen(&x, i, l)
-			case internal && t.nameless(l, i.At) && !digits(l.party.ext.User):
-				t.enterOpen(&x, i, l)
-				if l.awaitsLeg(i) {
+			case l.call.hasShownNumber(i):
+				t.addOpenCandidate(&x, i, l)
+			case internal && t.shownNumberUnknown(l, i.At) && !isNumber(l.party.ext.User):
+				t.addOpenCandidate(&x, i, l)
+				if l.awaitsNextLeg(i) {
 					x.rival = l.call
 				}
 			}
 		})
 	}
 	if scanned > maxScanned {
-		return verdict{}
+		return match{}
 	}
 	if i.Trunk != "" {
-		for _, r := range t.refers {
-			if r.replaces == "" && i.At.Sub(r.at) <= progressed && r.leg.call.live() {
-				x.rival = r.leg.call // whom it asks for may be reached by another number
+		for _, r := range t.recentRefers {
+			if r.replaces == "" && i.At.Sub(r.sentAt) <= progressWindow && r.leg.call.live() {
+				x.rival = r.leg.call // the REFER's target may have another number
 			}
 		}
 	}
-	var known contest // of extensions for which the PBX has shown another number before
-	for _, d := range t.dialers {
+	var known candidates // callers for which the PBX has shown another number before
+	for _, d := range t.recentCallers {
 		l := d.leg
-		if i.At.Sub(d.at) > prompt || !l.waits() || l.state == talking && !hidden || !slices.Contains(l.call.legs, l) {
+		if i.At.Sub(d.at) > promptGap || !l.awaitsAnswer() || l.state == talking && !hidden || !slices.Contains(l.call.legs, l) {
 			continue
 		}
-		if i.Trunk == "" && !hidden && l.call.forks(i) && l.call.shows(i) {
-			x.enter(l.call, 2)
+		if i.Trunk == "" && !hidden && l.call.mayBeFork(i) && l.call.hasShownNumber(i) {
+			x.add(l.call, 2)
 			continue
 		}
-		if l.call.rings() {
+		if l.call.hasCallee() {
 			continue
 		}
 		field := &x
-		if internal && !t.nameless(l, i.At) {
+		if internal && !t.shownNumberUnknown(l, i.At) {
 			field = &known
 		}
 		switch {
@@ -213,224 +216,226 @@ func (t *Tracker) byElimination(i *incoming) verdict {
 			if l.calledExt.User == "" {
 				x.rival = l.call // the PBX may call another number than was dialed
 			}
-		case hidden && (l.numbered(keyHidden) || l.dialed(i) && t.showsOwn(l)):
-		case hidden && (l.dialed(i) || !t.settled(l, i.At)):
-			x.enter(l.call, 1) // the PBX may hide the number of one who shows it
+		case hidden && (l.hasNumber(indexHidden) || l.dialedTarget(i) && t.shownNumberKnown(l)):
+		case hidden && (l.dialedTarget(i) || !t.targetKnown(l, i.At)):
+			x.add(l.call, 1) // the PBX may hide the number of a caller that shows it
 			x.rival = l.call
-		case hidden || internal && !t.mayShow(l, i.At):
-		case l.dialed(i):
-			field.enter(l.call, 2)
-		case internal && !t.settled(l, i.At): // a number of the company's may be shown to anybody
-			field.enter(l.call, 1)
+		case hidden || internal && !t.mayShowUnknown(l, i.At):
+		case l.dialedTarget(i):
+			field.add(l.call, 2)
+		case internal && !t.targetKnown(l, i.At): // the PBX may show a number of the company to anybody
+			field.add(l.call, 1)
 			field.rival = l.call
 		}
 	}
 	if x.call == nil && x.rival == nil {
-		return known.verdict()
+		return known.decide()
 	}
-	if known.best == 2 { // a caller has dialed exactly this extension
+	if known.best == 2 { // a caller has dialed this very extension
 		x.rival = known.call
 	}
-	return x.verdict()
+	return x.decide()
 }
 
-// mayShow reports whether the PBX may show an internal number that is nobody's here for the
-// extension that calls on leg l: its number is not known, or it is named otherwise.
-func (t *Tracker) mayShow(l *leg, now time.Time) bool {
+// mayShowUnknown reports whether the PBX may show an internal number that matches nobody
+// here for the extension that calls on leg l: its shown number is not known, or its name is
+// not a number.
+func (t *Tracker) mayShowUnknown(l *leg, now time.Time) bool {
 	p := l.party
-	return t.nameless(l, now) || p != nil && p.flow == Out && !digits(p.ext.User) && t.names.registered(p.ext.User, now)
+	return t.shownNumberUnknown(l, now) || p != nil && p.flow == Out && !isNumber(p.ext.User) && t.directory.registered(p.ext.User, now)
 }
 
-// byHost looks for the call of an INVITE that shows the number of a queue or a menu: of
-// the only caller who waits there, or, if nobody calls it, of the only phone that the PBX
-// has called in its name.
-func (t *Tracker) byHost(i *incoming, number string) verdict {
-	var x contest
+// matchServiceNumber looks for the call of an INVITE that shows the number of a queue or
+// IVR: the call of the only caller that waits there, or, if nobody calls it, of the only
+// phone that the PBX has called in its name.
+func (t *Tracker) matchServiceNumber(i *inviteMatch, number string) match {
+	var x candidates
 	called := false
-	for n, l := range t.byNumber[keyOpen] {
+	for n, l := range t.legsByNumber[indexOpen] {
 		if n >= maxScanned {
-			return verdict{}
+			return match{}
 		}
-		if p := l.host; p != nil && !p.over && p.ext.User == number {
-			if called = true; t.inHands(l, i.At) {
-				x.enter(l.call, 1)
+		if p := l.service; p != nil && !p.over && p.ext.User == number {
+			if called = true; t.awaitsPBX(l, i.At) {
+				x.add(l.call, 1)
 			}
 		}
 	}
-	for _, l := range t.byNumber[tail(number)] {
-		if !called && l.origin == PBX && l.num == number && l.state == talking && l.call.caller == nil && !l.call.talksBeside(l) {
-			x.enter(l.call, 1)
+	for _, l := range t.legsByNumber[numberTail(number)] {
+		if !called && l.origin == PBX && l.callerNum == number && l.state == talking && l.call.caller == nil && !l.call.otherLegTalks(l) {
+			x.add(l.call, 1)
 		}
 	}
-	return x.verdict()
+	return x.decide()
 }
 
-// shows reports whether the PBX has shown the number that the INVITE shows on another
-// leg of the call.
-func (c *call) shows(i *incoming) bool {
+// hasShownNumber reports whether the PBX has shown the number in the INVITE on another leg
+// of the call.
+func (c *call) hasShownNumber(i *inviteMatch) bool {
 	number := i.links.numbers[identity]
-	return telling(number) && slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX && o.num == number })
+	return identifiesCaller(number) && slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX && o.callerNum == number })
 }
 
-// waits reports whether the caller on leg l waits for the PBX: it is not answered yet, or
-// the PBX itself has answered it in the name of a queue or a menu.
-func (l *leg) waits() bool {
-	return l.state == calling || l.state == ringing || l.state == talking && l.host != nil && l.host.kind != Conference
+// awaitsAnswer reports whether the caller on leg l waits for a person: it is not answered
+// yet, or a queue or IVR of the PBX has answered it.
+func (l *leg) awaitsAnswer() bool {
+	return l.state == calling || l.state == ringing || l.state == talking && l.service != nil && l.service.kind != Conference
 }
 
-// explains reports whether a number is somebody's whose legs are known by it.
-func (t *Tracker) explains(number string, now time.Time) bool {
-	if t.names.declared[number] != "" || t.names.registered(number, now) || t.names.aliases.owner(number) != "" {
+// knowsNumber reports whether a number belongs to an extension, or to a person in a call,
+// whose legs are known by it.
+func (t *Tracker) knowsNumber(number string, now time.Time) bool {
+	if t.directory.declared[number] != "" || t.directory.registered(number, now) || t.directory.aliases.ownerOf(number) != "" {
 		return true
 	}
-	return slices.ContainsFunc(t.byNumber[tail(number)], func(l *leg) bool { return l.numbered(number) || len(number) >= alike })
+	return slices.ContainsFunc(t.legsByNumber[numberTail(number)], func(l *leg) bool { return l.hasNumber(number) || len(number) >= similarDigits })
 }
 
-// nameless reports whether an extension calls on leg l of which it is not known
-// which number the PBX shows for it.
-func (t *Tracker) nameless(l *leg, now time.Time) bool {
+// shownNumberUnknown reports whether a registered extension calls on leg l, and the number
+// that the PBX shows for it is not known.
+func (t *Tracker) shownNumberUnknown(l *leg, now time.Time) bool {
 	p := l.party
-	return l.origin == Edge && p != nil && p.flow == Out && t.names.aliases.number(p.ext.User) == "" && t.names.registered(p.ext.User, now)
+	return l.origin == Edge && p != nil && p.flow == Out && t.directory.aliases.numberOf(p.ext.User) == "" && t.directory.registered(p.ext.User, now)
 }
 
-// showsOwn reports whether the PBX has shown the number of the extension that calls on
-// leg l before.
-func (t *Tracker) showsOwn(l *leg) bool {
-	return l.party != nil && t.names.aliases.number(l.party.ext.User) != ""
+// shownNumberKnown reports whether the PBX has shown a number before for the extension that
+// calls on leg l.
+func (t *Tracker) shownNumberKnown(l *leg) bool {
+	return l.party != nil && t.directory.aliases.numberOf(l.party.ext.User) != ""
 }
 
-// settled reports whether it is clear whom a leg's caller dialed: a phone that has
-// registered, or somebody outside.
-func (t *Tracker) settled(l *leg, now time.Time) bool {
+// targetKnown reports whether a leg's caller dialed a certain phone: that of a registered
+// extension, or one outside.
+func (t *Tracker) targetKnown(l *leg, now time.Time) bool {
 	if l.calledExt.User == "" {
-		return !l.trunk // a public number that nobody declared may lead to anybody
+		return !l.trunk // an undeclared public number may lead to any phone
 	}
-	return t.names.registered(l.calledExt.User, now)
+	return t.directory.registered(l.calledExt.User, now)
 }
 
-// enterOpen has the call of a caller compete who dialed a number that may lead to
-// anybody. One in which the extension that diverts the INVITE was called comes first.
-func (t *Tracker) enterOpen(x *contest, i *incoming, l *leg) {
-	if !t.inHands(l, i.At) || t.settled(l, i.At) {
+// addOpenCandidate adds the call of a caller that dialed a number which may lead to any
+// phone. A call in which the extension that diverts the INVITE was called ranks higher.
+func (t *Tracker) addOpenCandidate(x *candidates, i *inviteMatch, l *leg) {
+	if !t.awaitsPBX(l, i.At) || t.targetKnown(l, i.At) {
 		return
 	}
-	switch kind := t.names.declared[l.calledExt.User]; {
+	switch kind := t.directory.declared[l.calledExt.User]; {
 	case kind == Conference:
-		return // it waits for nobody
+		return // a caller in a conference waits for nobody
 	case kind == Queue || kind == IVR:
-	case l.state == talking && i.At.Sub(l.answered) > listens:
+	case l.state == talking && i.At.Sub(l.answered) > maxListening:
 		return
-	case l.state != talking && !l.call.rings():
-		return // it may be a number outside: the PBX would have called a member of a group
+	case l.state != talking && !l.call.hasCallee():
+		return // the target may be outside: the PBX would have called a member of a group
 	}
 	rank := 1
 	if i.diversion != "" && slices.ContainsFunc(l.call.parties, func(p *party) bool { return p.flow == In && p.ext.User == i.diversion }) {
 		rank = 2
 	}
-	x.enter(l.call, rank)
+	x.add(l.call, rank)
 }
 
-// enterBack has the call compete in which the PBX has reached an extension, and may
-// now call whom it wanted.
-func (t *Tracker) enterBack(x *contest, i *incoming, l *leg) {
-	if l.call.backs(l) && l.state != talking && l.state != over {
-		x.rival = l.call // it may have been answered
+// addCallbackCandidate adds the call in which the PBX has reached an extension that it
+// calls back, and may now call the number that the extension wants.
+func (t *Tracker) addCallbackCandidate(x *candidates, i *inviteMatch, l *leg) {
+	if l.call.isCallbackLeg(l) && l.state != talking && l.state != over {
+		x.rival = l.call // the callback may have been answered
 		return
 	}
-	if l.call.backs(l) && l.number != i.called && t.inHands(l, i.At) && !l.call.back.dialed && i.At.Sub(l.answered) <= progressed {
-		x.enter(l.call, 1)
+	if l.call.isCallbackLeg(l) && l.phoneNumber != i.target && t.awaitsPBX(l, i.At) && !l.call.callback.dialed && i.At.Sub(l.answered) <= progressWindow {
+		x.add(l.call, 1)
 	}
 }
 
-// enterHidden has the call of a caller compete whose number the PBX does not show.
-// One who dialed the extension comes before others who wait.
-func (t *Tracker) enterHidden(x *contest, i *incoming, l *leg) {
+// addHiddenCandidate adds the call of a caller whose number the PBX does not show. A caller
+// that dialed the extension ranks higher than others that wait.
+func (t *Tracker) addHiddenCandidate(x *candidates, i *inviteMatch, l *leg) {
 	switch {
-	case !t.inHands(l, i.At) || t.names.declared[l.calledExt.User] == Conference:
-	case l.dialed(i) && l.state != talking && !l.contested && !l.call.ringsFor(i.called):
-		x.enter(l.call, 2)
-	case !l.dialed(i) && t.settled(l, i.At):
+	case !t.awaitsPBX(l, i.At) || t.directory.declared[l.calledExt.User] == Conference:
+	case l.dialedTarget(i) && l.state != talking && !l.ambiguous && !l.call.ringsTarget(i.target):
+		x.add(l.call, 2)
+	case !l.dialedTarget(i) && t.targetKnown(l, i.At):
 	default:
-		x.enter(l.call, 1)
-		if l.awaitsLeg(i) {
+		x.add(l.call, 1)
+		if l.awaitsNextLeg(i) {
 			x.rival = l.call
 		}
 	}
 }
 
-// rings reports whether the PBX has called somebody for the caller.
-func (c *call) rings() bool {
+// hasCallee reports whether the PBX has called somebody in the call.
+func (c *call) hasCallee() bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX })
 }
 
-// ringsFor reports whether the PBX has called an extension, or a number outside, in
-// the call, and that leg is up.
-func (c *call) ringsFor(called string) bool {
-	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.calls(called) })
+// ringsTarget reports whether a leg on which the PBX calls an extension, or a number
+// outside, is up in the call.
+func (c *call) ringsTarget(called string) bool {
+	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.leadsTo(called) })
 }
 
-// calls reports whether the PBX calls an extension, or a number outside, on leg l.
-func (l *leg) calls(called string) bool {
-	return l.origin == PBX && l.state != over && (l.called == called || l.party != nil && l.party.ext.User == called)
+// leadsTo reports whether the PBX calls an extension, or a number outside, on leg l.
+func (l *leg) leadsTo(called string) bool {
+	return l.origin == PBX && l.state != over && (l.calledUser == called || l.party != nil && l.party.ext.User == called)
 }
 
-// forks reports whether the INVITE may be for a further phone of an extension that
-// the PBX began to call in the call a moment ago.
-func (c *call) forks(i *incoming) bool {
+// mayBeFork reports whether the INVITE may go to a further phone of an extension that the
+// PBX began to call within forkGap.
+func (c *call) mayBeFork(i *inviteMatch) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool {
-		return o.calls(i.called) && i.At.Sub(o.began) <= forkGap && (o.peer != i.phone() || !o.peer.IsValid())
+		return o.leadsTo(i.target) && i.At.Sub(o.began) <= forkGap && (o.peer != i.phone() || !o.peer.IsValid())
 	})
 }
 
-// awaitsLeg reports whether the PBX may be about to call somebody for the caller of leg
-// l, whoever was dialed: it has not answered yet, or did so a moment ago, or calls
-// somebody right now.
-func (l *leg) awaitsLeg(i *incoming) bool {
-	if l.dialed(i) {
-		return l.call.forks(i)
+// awaitsNextLeg reports whether the PBX may be about to call somebody for the caller of leg
+// l, whatever number was dialed: it has not answered yet, has answered within promptGap, or
+// has just called somebody.
+func (l *leg) awaitsNextLeg(i *inviteMatch) bool {
+	if l.dialedTarget(i) {
+		return l.call.mayBeFork(i)
 	}
-	return l.state != talking || i.At.Sub(l.answered) <= prompt ||
-		slices.ContainsFunc(l.call.legs, func(o *leg) bool { return o.origin == PBX && i.At.Sub(o.began) <= prompt })
+	return l.state != talking || i.At.Sub(l.answered) <= promptGap ||
+		slices.ContainsFunc(l.call.legs, func(o *leg) bool { return o.origin == PBX && i.At.Sub(o.began) <= promptGap })
 }
 
-// noteContested notes of the callers who dialed whom the INVITE goes to, which is joined to no
-// call because several could be meant: their call may have its leg by now.
-func (t *Tracker) noteContested(i *incoming) {
-	for _, number := range append(i.links.numbers[:], keyHidden) {
-		for _, l := range t.byNumber[alsoKey(number)] {
-			if l.origin == Edge && l.dialed(i) {
-				l.contested = true
+// noteAmbiguous marks the callers that dialed the target of an INVITE which is joined to no
+// call because several fit: each of their calls may have its leg by now.
+func (t *Tracker) noteAmbiguous(i *inviteMatch) {
+	for _, number := range append(i.links.numbers[:], indexHidden) {
+		for _, l := range t.legsByNumber[indexKey(number)] {
+			if l.origin == Edge && l.dialedTarget(i) {
+				l.ambiguous = true
 			}
 		}
 	}
 }
 
-// reachCaller lets the leg of a caller be found by what the PBX may show instead of
-// the number that the phone tells.
-func (t *Tracker) reachCaller(l *leg) {
+// indexCallerNumbers adds a caller's leg to the index under the numbers that the PBX may
+// show instead of the one in the phone's INVITE.
+func (t *Tracker) indexCallerNumbers(l *leg) {
 	if p := l.party; p != nil {
-		t.alsoReach(l, p.ext.User)
-		t.alsoReach(l, t.names.aliases.number(p.ext.User))
+		t.indexLegBy(l, p.ext.User)
+		t.indexLegBy(l, t.directory.aliases.numberOf(p.ext.User))
 	}
 	if l.hidden {
-		t.alsoReach(l, keyHidden)
+		t.indexLegBy(l, indexHidden)
 	}
-	if !t.settled(l, l.began) {
-		t.alsoReach(l, keyOpen)
+	if !t.targetKnown(l, l.began) {
+		t.indexLegBy(l, indexOpen)
 	}
 }
 
-// reachCalled lets a leg of the PBX's be found by what the next leg of its call may
-// tell. A caller whose number is not shown there is found as one who hides it.
-func (t *Tracker) reachCalled(l *leg, i *incoming) {
+// indexCalleeNumbers adds a leg of the PBX to the index under the data that the next leg of
+// its call may show. A caller whose number is not shown on it is added as a hidden caller.
+func (t *Tracker) indexCalleeNumbers(l *leg, i *inviteMatch) {
 	c := l.call
-	if c.backs(l) {
-		t.alsoReach(l, keyBack)
+	if c.isCallbackLeg(l) {
+		t.indexLegBy(l, indexCallback)
 	}
 	switch {
 	case c.caller == nil && len(c.legs) == 1:
-		t.alsoReach(l, l.num)
-	case c.caller != nil && i.ext && !slices.ContainsFunc(i.links.numbers[:], telling):
-		t.alsoReach(c.caller, keyHidden)
+		t.indexLegBy(l, l.callerNum)
+	case c.caller != nil && i.toExtension && !slices.ContainsFunc(i.links.numbers[:], identifiesCaller):
+		t.indexLegBy(c.caller, indexHidden)
 	}
 }

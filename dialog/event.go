@@ -5,30 +5,30 @@ import (
 	"time"
 )
 
-// Type says what happened. The text is what the store keeps and what
-// subscriptions name: never change one, only add.
+// Type is the type of an event. The text is stored, and named by subscriptions: add texts,
+// never change one.
 type Type string
 
 const (
 	DialIn     Type = "dial-in"     // an INVITE for the extension was forwarded to its phone
-	DialOut    Type = "dial-out"    // the extension's INVITE was taken up
-	Answer     Type = "answer"      // first 2xx; Flow says whose
-	Hangup     Type = "hangup"      // exactly one per dial, always the party's last
+	DialOut    Type = "dial-out"    // the PBX has accepted the extension's INVITE
+	Answer     Type = "answer"      // first 2xx; Flow tells whose
+	Hangup     Type = "hangup"      // exactly one per dial, always the party's last event
 	MessageIn  Type = "message-in"  // a MESSAGE to the extension was accepted
 	MessageOut Type = "message-out" // a MESSAGE from the extension was accepted
-	Voicemail  Type = "voicemail"   // more new voice messages than the NOTIFY before said
+	Voicemail  Type = "voicemail"   // more new voice messages than in the NOTIFY before
 	Ringing    Type = "ringing"     // opt-in: first 18x from the callee
 
-	Hold         Type = "hold"         // opt-in: the extension put the other on hold
-	Resume       Type = "resume"       // opt-in: and took the other back
-	Transfer     Type = "transfer"     // opt-in: the extension's REFER was accepted, and its fate is known
+	Hold         Type = "hold"         // opt-in: the extension put the other end on hold
+	Resume       Type = "resume"       // opt-in: the extension resumed the call
+	Transfer     Type = "transfer"     // opt-in: the outcome of the extension's accepted REFER is known
 	Registered   Type = "registered"   // opt-in: the first binding of the extension appeared
-	Unregistered Type = "unregistered" // opt-in: its last one is gone, or expired
+	Unregistered Type = "unregistered" // opt-in: the last binding of the extension was removed, or has expired
 
-	SubscriptionState Type = "subscription-state" // opt-in, and of no call: how callbacks to a subscription of the extension go; the tracker never says it
+	SubscriptionState Type = "subscription-state" // opt-in, outside of calls: whether a subscription of the extension is paused, resumed or disabled; the tracker never emits it
 )
 
-// Flow is the direction of a party: In for the called, Out for the calling.
+// Flow is the direction of a party: In of a called one, Out of a calling one.
 type Flow string
 
 const (
@@ -36,8 +36,8 @@ const (
 	Out Flow = "out"
 )
 
-// Status is the word for how a call stands. The words of a hangup are
-// Asterisk's DIALSTATUS words.
+// Status is the state of a party's call. The words at a hangup are Asterisk's DIALSTATUS
+// words.
 type Status string
 
 const (
@@ -52,7 +52,7 @@ const (
 	Unknown     Status = "UNKNOWN"
 )
 
-// HangupBy says who ended the call.
+// HangupBy is who ended a party's call.
 type HangupBy string
 
 const (
@@ -61,10 +61,9 @@ const (
 	BySystem HangupBy = "system"
 )
 
-// MaxName is the size in bytes of the longest user and of the longest domain of
-// an extension. What is longer on the wire names no extension: names become
-// subjects and keys of the store, which a stranger must not make as long as he
-// likes.
+// MaxName is the size in bytes of the longest user and of the longest domain of an
+// extension. A longer name on the wire is no extension: names become subjects and keys of
+// the store, whose size a stranger must not choose.
 const MaxName = 256
 
 // An Extension is a number of the PBX that people subscribe to.
@@ -73,7 +72,7 @@ type Extension struct {
 	Domain string `json:"domain,omitempty"` // host of its AOR, or of the URI it was seen in
 }
 
-// String returns user@domain, or the user alone when no domain is known.
+// String returns user@domain, or the user alone if no domain is known.
 func (e Extension) String() string {
 	if e.Domain == "" {
 		return e.User
@@ -81,8 +80,8 @@ func (e Extension) String() string {
 	return e.User + "@" + e.Domain
 }
 
-// Is reports whether name names the extension: its user alone, or user@domain,
-// where the domain has no case.
+// Is reports whether name names the extension: its user alone, or user@domain. The domain
+// is compared without case.
 func (e Extension) Is(name string) bool {
 	if rest, ok := strings.CutPrefix(name, e.User); ok {
 		return rest == "" || e.Domain != "" && rest[0] == '@' && strings.EqualFold(rest[1:], e.Domain)
@@ -90,41 +89,40 @@ func (e Extension) Is(name string) bool {
 	return false
 }
 
-// A LegID names the dialog of a leg.
+// A LegID identifies the dialog of a leg.
 type LegID struct {
-	Node    string `json:"node,omitempty"` // who follows it, where several nodes share the log
+	Node    string `json:"node,omitempty"` // node that follows it, if several nodes share the log
 	Origin  Side   `json:"origin"`
 	CallID  string `json:"call_id"`
 	FromTag string `json:"from_tag"`
 	ToTag   string `json:"to_tag,omitempty"`
-	Peer    string `json:"peer,omitempty"` // address of the edge side; older versions do not tell it
+	Peer    string `json:"peer,omitempty"` // address of the edge side; absent in events of older versions
 }
 
-// An Event is one thing that happened to an extension in a call, told once.
-// Empty means unknown or not applicable; nothing in it is ever changed after
-// it was returned. Text that came off the wire is as it was: whoever sends it
-// on cleans it for its place.
+// An Event is one thing that happened to an extension in a call. It is emitted once. Empty
+// fields are unknown or do not apply. No field changes after the event was returned. Text
+// from the wire is unchanged: sanitize it for the place where it is shown.
 //
-// The JSON form is what the event log keeps: fields are only ever added.
+// The JSON form is stored in the event log: fields are only ever added.
 type Event struct {
-	ID   string    `json:"id"`   // 32 hex digits, derived from party and type; a redelivery carries the same
+	ID   string    `json:"id"`   // 32 hex digits, derived from party and type; each delivery has the same
 	Call string    `json:"call"` // CallID: the same for all legs; 32 hex digits
 	Seq  int       `json:"seq"`  // 1, 2, 3 … within the call, without gaps
-	At   time.Time `json:"at"`   // when bellhop saw it, by the wall clock of that moment; not when it is sent
+	At   time.Time `json:"at"`   // when bellhop observed it, by the wall clock of that moment; not when it is sent
 	Type Type      `json:"type"`
 
 	Party     string    `json:"party"`     // SubCallID; 32 hex digits
-	Extension Extension `json:"extension"` // whose event this is
+	Extension Extension `json:"extension"` // whose event it is
 	Flow      Flow      `json:"flow,omitempty"`
 	Status    Status    `json:"status,omitempty"`
 
 	CallerNum       string     `json:"caller_num,omitempty"`
 	CallerName      string     `json:"caller_name,omitempty"`
-	CallerExtension *Extension `json:"caller_extension,omitempty"` // the extension that calls, if it is one
+	CallerExtension *Extension `json:"caller_extension,omitempty"` // extension that calls, if it is one
 	CalledNumber    string     `json:"called_number,omitempty"`    // as dialed, without escapes and visual separators
-	CalledExtension *Extension `json:"called_extension,omitempty"` // the extension that is called, if it is one
+	CalledExtension *Extension `json:"called_extension,omitempty"` // extension that is called, if it is one
 	CalledDID       string     `json:"called_did,omitempty"`       // public number that was called
-	CallAPIID       string     `json:"callapi_id,omitempty"`       // from the answer on of the leg that was answered
+	CallAPIID       string     `json:"callapi_id,omitempty"`       // from the answer on, of the leg that was answered
 	Diversion       string     `json:"diversion,omitempty"`
 	ClientAPIID     string     `json:"client_api_id,omitempty"`
 
@@ -133,51 +131,51 @@ type Event struct {
 	SetupTime    time.Duration `json:"setup_time,omitempty"`    // INVITE to the first 18x or answer
 	AnsweredAt   time.Time     `json:"answered_at,omitzero"`    // hangup of an answered party: the At of its answer
 	RecID        string        `json:"rec_id,omitempty"`        // hangup, voicemail
-	SipCode      int           `json:"sip_code,omitempty"`      // hangup: the final response, or the BYE's 0
-	SipReason    string        `json:"sip_reason,omitempty"`    // its phrase
+	SipCode      int           `json:"sip_code,omitempty"`      // hangup: final response; 0 after a BYE
+	SipReason    string        `json:"sip_reason,omitempty"`    // hangup: reason phrase
 	Q850         int           `json:"q850,omitempty"`          // from Reason: Q.850;cause=N
 	HangupBy     HangupBy      `json:"hangup_by,omitempty"`     // hangup
 	Elsewhere    bool          `json:"elsewhere,omitempty"`     // hangup: another leg answered
 	Missed       *bool         `json:"missed,omitempty"`        // hangup, flow in
-	Recovered    bool          `json:"recovered,omitempty"`     // said from kept state after a restart
-	Correlation  string        `json:"correlation,omitempty"`   // how its leg was found to be the call's; of the leg that began it: how the last other was
-	UserAgent    string        `json:"user_agent,omitempty"`    // of the party's phone; registered: of the first one
+	Recovered    bool          `json:"recovered,omitempty"`     // its call was restored after a restart
+	Correlation  string        `json:"correlation,omitempty"`   // how its leg was joined to the call; for the leg that began the call: how the last other leg was
+	UserAgent    string        `json:"user_agent,omitempty"`    // of the party's phone; registered: of the first phone
 	Verstat      string        `json:"verstat,omitempty"`       // of the caller's number
-	Transferred  bool          `json:"transferred,omitempty"`   // flow out that comes from forwarding or transfer
+	Transferred  bool          `json:"transferred,omitempty"`   // flow out that results from forwarding or a transfer
 	Bridged      *bool         `json:"bridged,omitempty"`       // queue and ivr
-	BridgedFor   time.Duration `json:"bridged_for,omitempty"`   // time talked with agents
+	BridgedFor   time.Duration `json:"bridged_for,omitempty"`   // queue and ivr: time talked with agents
 	CallBackID   string        `json:"callback_id,omitempty"`   //
-	RemoteNumber string        `json:"remote_number,omitempty"` // the party really connected, if not the caller
-	ANI          string        `json:"ani,omitempty"`           // number shown outside
+	RemoteNumber string        `json:"remote_number,omitempty"` // number of the party really connected, if not the caller
+	ANI          string        `json:"ani,omitempty"`           // caller's number shown outside
 	Tag          string        `json:"tag,omitempty"`           //
-	OtherCall    string        `json:"other_call,omitempty"`    // transfer
+	OtherCall    string        `json:"other_call,omitempty"`    // transfer: id of the call that the REFER replaces a dialog of
 	MessageText  string        `json:"message_text,omitempty"`  // message-in, message-out
 	ContentType  string        `json:"content_type,omitempty"`  // message-in, message-out
-	Headers      [][2]string   `json:"headers,omitempty"`       // the chosen ones, in order
+	Headers      [][2]string   `json:"headers,omitempty"`       // configured ones, in order
 	CallerE164   string        `json:"caller_e164,omitempty"`   //
 	CalledE164   string        `json:"called_e164,omitempty"`   //
 
-	// As they stand in the message, if they are written otherwise there (RFC 3261
-	// §19.1.4, RFC 3966 §5.1.1).
+	// CallerNumRaw and CalledNumberRaw are the numbers as written in the message, if that
+	// differs (RFC 3261 §19.1.4, RFC 3966 §5.1.1).
 	CallerNumRaw    string `json:"caller_num_raw,omitempty"`
 	CalledNumberRaw string `json:"called_number_raw,omitempty"`
 
-	Privacy bool `json:"privacy,omitempty"` // the caller asks that its number is not shown (RFC 3323)
+	Privacy bool `json:"privacy,omitempty"` // the caller asks to hide its number (RFC 3323)
 
-	Distributor *Extension `json:"distributor,omitempty"` // flow in: the queue or ivr that had the extension called; nil: none did
+	Distributor *Extension `json:"distributor,omitempty"` // flow in: queue or IVR on whose behalf the extension was called; nil: none
 
 	Leg LegID `json:"leg,omitzero"` // dial-in, dial-out, answer: for Restore, not for subscribers
 
-	Subscription *Subscription `json:"subscription,omitempty"` // subscription-state: of which it tells
+	Subscription *Subscription `json:"subscription,omitempty"` // subscription-state: the subscription
 
-	// Observed is At on a clock that nobody sets: the tracker returns it on that of
-	// [Message.At]. Only this process knows it; zero: it is not known.
+	// Observed is At on a clock that is never set, that of [Message.At]. Only the process
+	// that emitted the event has it; zero: not known.
 	Observed time.Time `json:"-"`
 }
 
-// A Subscription is what an event tells of one.
+// A Subscription is the state of a subscription in an event.
 type Subscription struct {
 	ID    string `json:"id"`
 	State string `json:"state"`         // paused, resumed or disabled
-	Why   string `json:"why,omitempty"` // it is paused or disabled
+	Why   string `json:"why,omitempty"` // why it is paused or disabled
 }

@@ -2,24 +2,24 @@ package dialog
 
 import "slices"
 
-// InheritClock gives a tracker the clock of another.
+// InheritClock copies the clock of another tracker.
 func (t *Tracker) InheritClock(o *Tracker) {
 	t.clock = o.clock
 	t.clock.steps = slices.Clone(o.clock.steps)
 }
 
-// Inherit gives a tracker that has restored the calls of another what a restart
-// loses beside them: the bindings, and what is no call yet.
+// Inherit gives a tracker, which has restored the calls of another, the state that a
+// restart loses: the bindings, and messages that have no call yet.
 func (t *Tracker) Inherit(o *Tracker) {
-	t.names, t.attempts, t.messages, t.texts = o.names, o.attempts, o.messages, o.texts
+	t.directory, t.challengedAttempts, t.pendingTexts, t.textForks = o.directory, o.challengedAttempts, o.pendingTexts, o.textForks
 	t.mailboxes, t.registrar = o.mailboxes, o.registrar
 }
 
-// Uncut says that no transaction was lost.
+// Uncut restores the transactions that a restart loses.
 func (t *Tracker) Uncut() {
-	for _, c := range t.due {
+	for _, c := range t.deadlines {
 		for _, l := range c.legs {
-			l.cut = false
+			l.transactionLost = false
 		}
 	}
 }

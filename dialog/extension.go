@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// Kind is what stands behind an extension's number.
+// Kind is the type of endpoint behind an extension's number.
 type Kind string
 
 const (
@@ -19,36 +19,37 @@ const (
 	Conference Kind = "conference"
 )
 
-// maxBindings is how many contacts and addresses of record are remembered; of
-// more, those that were not seen for the longest time are forgotten, and are
-// learnt again when they refresh. About 400 bytes each.
+// maxBindings is the number of contacts, and of addresses of record, in memory. Beyond that
+// the least recently used one is evicted, and learned again when it refreshes. About 400
+// bytes each.
 const maxBindings = 1 << 16
 
-// directory knows which users are extensions, and whose a contact is.
+// A directory holds the extensions and the contacts that they have registered.
 type directory struct {
-	config   *Config
-	declared map[string]Kind                 // by number
-	public   map[string]string               // number by DID
-	aors     *simplelru.LRU[string, address] // by user: who registered
-	contacts *simplelru.LRU[string, binding] // by contact, as contactKey has it
-	aliases  aliases
+	config      *Config
+	declared    map[string]Kind                 // by number
+	numberByDID map[string]string               // number by public number
+	aors        *simplelru.LRU[string, address] // registered addresses of record by user
+	contacts    *simplelru.LRU[string, binding] // by contactKey
+	aliases     aliases
 }
 
 // An address is an address of record that has registered.
 type address struct {
 	ext      Extension
-	contacts []string // keys of its bindings; at most maxContacts
-	until    time.Time
-	unlisted bool // the registrar does not list its bindings
+	contacts []string  // keys of its bindings; at most maxContacts
+	until    time.Time // when its last binding expires
+	unlisted bool      // the registrar does not list its bindings in a 2xx
 }
 
+// A binding is a contact of an address of record.
 type binding struct {
 	ext   Extension
 	until time.Time
-	uri   string // as bareURI has it
+	uri   string // in the form of bareURI
 }
 
-// maxContacts is how many bindings of one address of record are remembered.
+// maxContacts is the number of bindings in memory per address of record.
 const maxContacts = 16
 
 func newDirectory() *directory {
@@ -60,7 +61,7 @@ func newDirectory() *directory {
 func (d *directory) configure(c *Config) {
 	d.config = c
 	d.declared = make(map[string]Kind, len(c.Extensions))
-	d.public = make(map[string]string)
+	d.numberByDID = make(map[string]string)
 	for _, e := range c.Extensions {
 		kind := e.Kind
 		if kind == "" {
@@ -68,14 +69,14 @@ func (d *directory) configure(c *Config) {
 		}
 		d.declared[e.Number] = kind
 		for _, did := range e.DID {
-			d.public[did] = e.Number
-			d.public[plainNumber(did)] = e.Number
+			d.numberByDID[did] = e.Number
+			d.numberByDID[plainNumber(did)] = e.Number
 		}
 	}
 }
 
-// kind returns what stands behind user; a user that is no extension has none.
-func (d *directory) kind(user string, now time.Time) Kind {
+// kindOf returns the kind of an extension, "" if user is no extension.
+func (d *directory) kindOf(user string, now time.Time) Kind {
 	if user == "" || len(user) > MaxName {
 		return ""
 	}
@@ -93,67 +94,67 @@ func (d *directory) kind(user string, now time.Time) Kind {
 	return ""
 }
 
-// registered reports whether a user has registered a phone.
+// registered reports whether a user has a binding.
 func (d *directory) registered(user string, now time.Time) bool {
 	a, ok := d.aors.Peek(user)
 	return ok && now.Before(a.until)
 }
 
-// at returns the extension that u names, if it names one.
-func (d *directory) at(u uri, now time.Time) (Extension, bool) {
-	if d.kind(u.user, now) == "" || len(u.host) > MaxName {
+// extensionAt returns the extension that u names, if it names one.
+func (d *directory) extensionAt(u uri, now time.Time) (Extension, bool) {
+	if d.kindOf(u.user, now) == "" || len(u.host) > MaxName {
 		return Extension{}, false
 	}
 	return Extension{User: u.user, Domain: u.host}, true
 }
 
-// dialed returns the extension that a number is, or leads to from outside; if
-// it is none's, one without a user.
-func (d *directory) dialed(number, host string, now time.Time) Extension {
-	if inside, ok := d.public[number]; ok {
+// dialedExtension returns the extension that a number is, or leads to from outside. It has
+// no user if there is none.
+func (d *directory) dialedExtension(number, host string, now time.Time) Extension {
+	if inside, ok := d.numberByDID[number]; ok {
 		return Extension{User: inside}
 	}
-	if e := d.owned(number); e.User != "" && d.declared[number] == "" && !d.registered(number, now) {
+	if e := d.extensionShownAs(number); e.User != "" && d.declared[number] == "" && !d.registered(number, now) {
 		return e
 	}
-	e, _ := d.at(uri{user: number, host: host}, now)
+	e, _ := d.extensionAt(uri{user: number, host: host}, now)
 	return e
 }
 
-// bound returns the extension that registered contact.
-func (d *directory) bound(contact string, now time.Time) (Extension, bool) {
+// boundExtension returns the extension that registered contact.
+func (d *directory) boundExtension(contact string, now time.Time) (Extension, bool) {
 	b, ok := d.contacts.Get(contactKey(contact))
-	if !ok || !now.Before(b.until) || !d.config.Learn && d.kind(b.ext.User, now) == "" {
+	if !ok || !now.Before(b.until) || !d.config.Learn && d.kindOf(b.ext.User, now) == "" {
 		return Extension{}, false
 	}
 	return b.ext, true
 }
 
-// called returns the extension whose phone an INVITE or MESSAGE of the PBX
-// goes to. The Path token knows best; then who registered the Request-URI;
-// then the names in the message. The To of a PBX that is a proxy may name a
-// group, or who was called before the call was sent on: it comes last.
-func (d *directory) called(m *Message, to string) (Extension, bool) {
+// calledExtension returns the extension whose phone an INVITE or MESSAGE of the PBX goes
+// to. The Path token is most reliable, then the binding of the Request-URI, then the names
+// in the message. The To of a PBX that is a proxy may name a group, or the extension that
+// was called before a diversion: it comes last.
+func (d *directory) calledExtension(m *Message, to string) (Extension, bool) {
 	if m.AOR != "" {
 		user, host, _ := strings.Cut(m.AOR, "@")
-		user, host = unescape(user), lower(host)
-		if fits := len(user) <= MaxName && len(host) <= MaxName; fits && (d.config.Learn && user != "" || d.kind(user, m.At) != "") {
+		user, host = unescapeURI(user), lowerHost(host)
+		if fits := len(user) <= MaxName && len(host) <= MaxName; fits && (d.config.Learn && user != "" || d.kindOf(user, m.At) != "") {
 			return Extension{User: user, Domain: host}, true
 		}
 	}
-	if e, ok := d.bound(m.URI(), m.At); ok {
+	if e, ok := d.boundExtension(m.URI(), m.At); ok {
 		return e, true
 	}
-	if e, ok := d.at(parseURI(m.URI()), m.At); ok {
-		return d.home(e, parseURI(to)), true
+	if e, ok := d.extensionAt(parseURI(m.URI()), m.At); ok {
+		return d.withHomeDomain(e, parseURI(to)), true
 	}
-	return d.at(parseURI(to), m.At)
+	return d.extensionAt(parseURI(to), m.At)
 }
 
-// home gives an extension that was named by a phone's address the domain that
-// it registers in, or that To gives it. The address is none, and differs between
-// the phones of one extension.
-func (d *directory) home(e Extension, to uri) Extension {
+// withHomeDomain replaces the domain of an extension that was named by a phone's address:
+// with the domain that it registers in, or the one in To. The phone's address is no domain,
+// and differs between the phones of one extension.
+func (d *directory) withHomeDomain(e Extension, to uri) Extension {
 	phone := e.Domain
 	e.Domain = ""
 	if a, ok := d.aors.Get(e.User); ok {
@@ -164,49 +165,48 @@ func (d *directory) home(e Extension, to uri) Extension {
 	return e
 }
 
-// calling returns the extension that an INVITE or MESSAGE from the edge side
-// comes from. The account that the phone logs in with says it, as the PBX takes
-// nothing up from one that is not that account's; unless the PBX names accounts
-// otherwise than extensions. A phone that hides its number still says whose it is
-// to the PBX.
-func (d *directory) calling(m *Message, from, preferred, account, contact string) (Extension, bool) {
-	a := d.account(account, m.At)
+// callingExtension returns the extension that an INVITE or MESSAGE from the edge side comes
+// from. The account that the phone authenticates as decides, as the PBX accepts no other
+// identity; unless accounts have other names than extensions on this PBX. A phone that
+// hides its number still sends its identity to the PBX.
+func (d *directory) callingExtension(m *Message, from, preferred, account, contact string) (Extension, bool) {
+	a := d.accountExtension(account, m.At)
 	f := parseURI(from)
-	if e, ok := d.at(f, m.At); ok && (a.User == "" || a.User == e.User) {
+	if e, ok := d.extensionAt(f, m.At); ok && (a.User == "" || a.User == e.User) {
 		return e, true
 	}
-	for v := range list(preferred) {
-		_, u, _ := nameAddr(v)
-		if e, ok := d.at(parseURI(u), m.At); ok && (a.User == "" || a.User == e.User) {
+	for v := range listValues(preferred) {
+		_, u, _ := parseNameAddr(v)
+		if e, ok := d.extensionAt(parseURI(u), m.At); ok && (a.User == "" || a.User == e.User) {
 			return e, true
 		}
 	}
-	if e, ok := d.bound(contact, m.At); ok && (a.User == "" || a.User == e.User) {
+	if e, ok := d.boundExtension(contact, m.At); ok && (a.User == "" || a.User == e.User) {
 		return e, true
 	}
 	if a.User == "" {
 		return Extension{}, false
 	}
-	if e, ok := d.at(f, m.At); ok && a.Domain == "" {
+	if e, ok := d.extensionAt(f, m.At); ok && a.Domain == "" {
 		a.Domain = e.Domain
 	}
 	return a, true
 }
 
-// account returns the extension that a phone logs in as; if the account's name is
-// none's, one without a user.
-func (d *directory) account(name string, now time.Time) Extension {
+// accountExtension returns the extension that a phone authenticates as. It has no user if
+// the account's name is no extension.
+func (d *directory) accountExtension(name string, now time.Time) Extension {
 	user, host, _ := strings.Cut(name, "@")
-	e, _ := d.at(uri{user: unescape(user), host: lower(host)}, now)
+	e, _ := d.extensionAt(uri{user: unescapeURI(user), host: lowerHost(host)}, now)
 	return e
 }
 
-// learn takes the bindings out of the 2xx of a REGISTER, which lists all that
-// the address of record has (RFC 3261 §10.3 step 8). What the 2xx does not say is taken
-// from the REGISTER. Only the PBX is believed.
-// It returns whose they are and when the last of them expires: the zero time
-// if there are none. Without bindings ext shares m's memory.
-func (d *directory) learn(m *Message, r *registerRequest) (ext Extension, until time.Time, ok bool) {
+// learnBindings learns the bindings in the 2xx of a REGISTER, which lists all bindings of
+// the address of record (RFC 3261 §10.3 step 8). Data that the 2xx lacks comes from the
+// REGISTER. Only a 2xx of the PBX is believed. It returns the extension and when the last
+// of its bindings expires: the zero time if there are none. Without bindings ext shares m's
+// memory.
+func (d *directory) learnBindings(m *Message, r *registerRequest) (ext Extension, until time.Time, ok bool) {
 	if m.Src != PBX || m.Own || m.Status/100 != 2 {
 		return ext, until, false
 	}
@@ -216,7 +216,7 @@ func (d *directory) learn(m *Message, r *registerRequest) (ext Extension, until 
 	keys, bindings := make([]string, 0, 4), make([]binding, 0, 4)
 	add := func(key, uri string, until time.Time) {
 		switch i := slices.Index(keys, key); {
-		case i >= 0: // another flow of the same phone
+		case i >= 0: // several flows of one phone
 			if until.After(bindings[i].until) {
 				bindings[i].until = until
 			}
@@ -229,25 +229,25 @@ func (d *directory) learn(m *Message, r *registerRequest) (ext Extension, until 
 			a.until = until
 		}
 	}
-	for name, value := range fields(m.Head) {
-		if is(name, "Expires") {
-			expires = seconds(value, -1)
+	for name, value := range headerFields(m.Head) {
+		if sameHeader(name, "Expires") {
+			expires = parseSeconds(value, -1)
 		}
 	}
 	listed := false
-	for name, value := range fields(m.Head) {
+	for name, value := range headerFields(m.Head) {
 		switch {
-		case is(name, "To"):
-			_, u, _ := nameAddr(value)
+		case sameHeader(name, "To"):
+			_, u, _ := parseNameAddr(value)
 			aor = parseURI(u)
-		case is(name, "Contact"):
-			for v := range list(value) {
+		case sameHeader(name, "Contact"):
+			for v := range listValues(value) {
 				listed = true
 				c := readContact(v)
-				if c.key == "" || r.removes(&c) {
+				if c.key == "" || r.removesBinding(&c) {
 					continue
 				}
-				if left := r.expires(&c, c.seconds, expires); left > 0 {
+				if left := r.bindingExpiry(&c, c.seconds, expires); left > 0 {
 					add(strings.Clone(c.key), strings.Clone(c.uri), m.At.Add(time.Duration(left)*time.Second))
 				}
 			}
@@ -258,16 +258,16 @@ func (d *directory) learn(m *Message, r *registerRequest) (ext Extension, until 
 	}
 	old, known := d.aors.Peek(aor.user)
 	known = known && old.ext.Domain == aor.host
-	a.unlisted = !listed && (r.adds() || known && old.unlisted)
-	if a.unlisted { // this registrar does not list bindings
+	a.unlisted = !listed && (r.addsBinding() || known && old.unlisted)
+	if a.unlisted { // this registrar does not list bindings: use those of the REGISTER
 		for i := range r.contacts {
 			c := &r.contacts[i]
-			if left := r.expires(c, -1, expires); left > 0 && !r.removes(c) {
+			if left := r.bindingExpiry(c, -1, expires); left > 0 && !r.removesBinding(c) {
 				add(strings.Clone(c.key), strings.Clone(c.uri), m.At.Add(time.Duration(left)*time.Second))
 			}
 		}
 		for _, key := range old.contacts {
-			if b, ok := d.contacts.Peek(key); known && ok && b.ext == old.ext && m.At.Before(b.until) && !r.all && !r.names(key) {
+			if b, ok := d.contacts.Peek(key); known && ok && b.ext == old.ext && m.At.Before(b.until) && !r.removesAll && !r.namesContact(key) {
 				add(key, b.uri, b.until)
 			}
 		}
@@ -296,28 +296,28 @@ func (d *directory) learn(m *Message, r *registerRequest) (ext Extension, until 
 	return a.ext, a.until, true
 }
 
-// contactKey is what of a contact URI tells bindings apart: scheme, user without
-// escapes, host without case, and the port if it is not the default of the
-// transport. Other parameters come back from a PBX changed, or not at all.
+// contactKey returns the parts of a contact URI that distinguish bindings: scheme, user
+// without escapes, host without case, and the port if it is not the transport's default.
+// The PBX may change or drop other parameters.
 func contactKey(uri string) string {
 	p := splitURI(uri)
 	if p.host == "" {
-		return "" // also of *
+		return "" // also for *
 	}
-	key := lower(p.scheme) + ":"
+	key := lowerHost(p.scheme) + ":"
 	if p.user != "" {
-		key += unescape(p.user) + "@"
+		key += unescapeURI(p.user) + "@"
 	}
-	key += lower(p.host)
+	key += lowerHost(p.host)
 	if p.port != "" && p.port != p.defaultPort() {
 		key += ":" + p.port
 	}
 	return key
 }
 
-// defaultPort is the port of a URI that names none (RFC 3261 §19.1.2, RFC 7118 §7).
+// defaultPort returns the port of a URI that names none (RFC 3261 §19.1.2, RFC 7118 §7).
 func (p *uriParts) defaultPort() string {
-	switch p.transport() {
+	switch p.transportName() {
 	case "wss":
 		return "443"
 	case "ws":
@@ -328,11 +328,10 @@ func (p *uriParts) defaultPort() string {
 	return "5060"
 }
 
-// transport is the one that a URI is reached over, in lower case: that of a SIPS URI is
-// a secure one.
-func (p *uriParts) transport() string {
-	transport, _ := param(p.params, "transport")
-	transport = lower(transport)
+// transportName returns the transport of a URI in lower case: of a SIPS URI a secure one.
+func (p *uriParts) transportName() string {
+	transport, _ := paramValue(p.params, "transport")
+	transport = lowerHost(transport)
 	secure := strings.EqualFold(p.scheme, "sips")
 	switch {
 	case secure && transport == "ws":
@@ -345,18 +344,18 @@ func (p *uriParts) transport() string {
 	return transport
 }
 
-// bareURI is a contact URI as events and API tell it: without parameters, headers
+// bareURI returns a contact URI as events and the API show it: without parameters, headers
 // and escapes.
 func bareURI(uri string) string {
 	i := strings.IndexByte(uri, '@') + 1
 	if n := strings.IndexAny(uri[i:], ";?>"); n >= 0 {
 		uri = uri[:i+n]
 	}
-	return unescape(uri)
+	return unescapeURI(uri)
 }
 
-// seconds reads delta-seconds; what is none is the default (RFC 3261 §20.19).
-func seconds(s string, def int) int {
+// parseSeconds parses delta-seconds; it returns def for invalid text (RFC 3261 §20.19).
+func parseSeconds(s string, def int) int {
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil {
 		return def
@@ -364,8 +363,8 @@ func seconds(s string, def int) int {
 	return int(min(n, 1<<31-1))
 }
 
-// phone reports whether ext is one: whoever is not declared otherwise.
-func (d *directory) phone(ext Extension) bool {
+// isPhone reports whether ext is a phone: it is, unless declared as another kind.
+func (d *directory) isPhone(ext Extension) bool {
 	k, ok := d.declared[ext.User]
 	return !ok || k == Phone
 }

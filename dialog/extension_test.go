@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// registered is the 2xx of a REGISTER that lists contacts.
-func registered(at time.Time, aor, contacts string) Message {
+// registerResponse returns the 2xx of a REGISTER that lists contacts.
+func registerResponse(at time.Time, aor, contacts string) Message {
 	return Message{
 		At: at, Src: PBX, Dst: Edge, Method: "REGISTER", Status: 200, CallID: "reg@phone",
 		Head: "SIP/2.0 200 OK\r\nTo: <" + aor + ">;tag=1\r\n" + contacts,
 	}
 }
 
-func TestCalledExtension(t *testing.T) {
+func TestFindsCalledExtension(t *testing.T) {
 	bindings := []Message{
-		registered(start, "sip:4001@pbx.example", "Contact: <sip:x7f3@192.0.2.12:5060;ob>;expires=60\r\nContact: \"x\" <sip:x7f3@192.0.2.13>;expires=120\r\n"),
-		registered(start, "sip:0003*210@pbx.example", "m: sip:k2@192.0.2.14:5062\r\nExpires: 100\r\n"),
+		registerResponse(start, "sip:4001@pbx.example", "Contact: <sip:x7f3@192.0.2.12:5060;ob>;expires=60\r\nContact: \"x\" <sip:x7f3@192.0.2.13>;expires=120\r\n"),
+		registerResponse(start, "sip:0003*210@pbx.example", "m: sip:k2@192.0.2.14:5062\r\nExpires: 100\r\n"),
 	}
 	for _, tt := range []struct {
 		name     string
@@ -49,13 +49,13 @@ func TestCalledExtension(t *testing.T) {
 		{name: "declared", uri: "sip:sales@192.0.2.12", want: "sales"},
 		{name: "trunk", uri: "sip:102@192.0.2.21", trunk: "carrier", want: ""},
 		{name: "unregistered", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "",
-			register: []Message{registered(start, "sip:4001@pbx.example", "")}},
+			register: []Message{registerResponse(start, "sip:4001@pbx.example", "")}},
 		{name: "refreshed elsewhere", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "",
-			register: []Message{registered(start, "sip:4001@pbx.example", "Contact: <sip:y@192.0.2.15>\r\n")}},
+			register: []Message{registerResponse(start, "sip:4001@pbx.example", "Contact: <sip:y@192.0.2.15>\r\n")}},
 		{name: "expires=0", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "",
-			register: []Message{registered(start, "sip:4001@pbx.example", "Contact: <sip:x7f3@192.0.2.12:5060>;expires=0\r\n")}},
+			register: []Message{registerResponse(start, "sip:4001@pbx.example", "Contact: <sip:x7f3@192.0.2.12:5060>;expires=0\r\n")}},
 		{name: "another's domain does not unregister", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "4001@pbx.example",
-			register: []Message{registered(start, "sip:4001@other.example", "")}},
+			register: []Message{registerResponse(start, "sip:4001@other.example", "")}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := testConfig()
@@ -84,9 +84,9 @@ func TestCalledExtension(t *testing.T) {
 	}
 }
 
-// TestLongNames has no user and no domain of more than MaxName bytes be an
-// extension's, however it is known.
-func TestLongNames(t *testing.T) {
+// TestLongNamesAreNoExtensions checks that no user and no domain of more than MaxName bytes
+// names an extension, in whichever header field it comes.
+func TestLongNamesAreNoExtensions(t *testing.T) {
 	for _, extra := range []int{0, 1} {
 		user := strings.Repeat("4", MaxName+extra)
 		host := strings.Repeat("h", MaxName+extra)
@@ -106,7 +106,7 @@ func TestLongNames(t *testing.T) {
 		} {
 			tracker := New(c)
 			if tt.aor != "" {
-				tracker.Observe(registered(start, tt.aor, "Contact: <sip:x@192.0.2.11>"))
+				tracker.Observe(registerResponse(start, tt.aor, "Contact: <sip:x@192.0.2.11>"))
 			}
 			l := callee()
 			l.uri, l.fromURI = tt.uri, "sip:"+strings.Repeat("5", len(user))+"@pbx.example"
@@ -126,7 +126,7 @@ func TestLongNames(t *testing.T) {
 	}
 }
 
-func TestCallingExtension(t *testing.T) {
+func TestFindsCallingExtension(t *testing.T) {
 	for _, tt := range []struct {
 		name, from, headers, trunk, want, num string
 	}{
@@ -140,7 +140,7 @@ func TestCallingExtension(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tracker := New(testConfig())
-			tracker.Observe(registered(start, "sip:4001@pbx.example", "Contact: <sip:x@192.0.2.11>"))
+			tracker.Observe(registerResponse(start, "sip:4001@pbx.example", "Contact: <sip:x@192.0.2.11>"))
 			l := caller()
 			l.fromURI, l.trunk = tt.from, tt.trunk
 			tracker.Observe(l.invite(tt.headers))
@@ -155,7 +155,7 @@ func TestCallingExtension(t *testing.T) {
 	}
 }
 
-func TestDialedExtension(t *testing.T) {
+func TestFindsDialedExtension(t *testing.T) {
 	c := testConfig()
 	c.Extensions = []Declared{{Number: "600", Kind: Queue, DID: []string{"5550100"}}}
 	for _, tt := range []struct{ dialed, want string }{
@@ -166,7 +166,7 @@ func TestDialedExtension(t *testing.T) {
 		l := caller()
 		l.uri = "sip:" + tt.dialed + "@pbx.example"
 		got := ""
-		if e := last(t, c, l.invite(), l.response(486)); e.CalledExtension != nil {
+		if e := lastEvent(t, c, l.invite(), l.response(486)); e.CalledExtension != nil {
 			got = e.CalledExtension.String()
 		}
 		if got != tt.want {
@@ -175,7 +175,7 @@ func TestDialedExtension(t *testing.T) {
 	}
 }
 
-func TestCallerIdentity(t *testing.T) {
+func TestReadsCallerIdentity(t *testing.T) {
 	for _, tt := range []struct {
 		name, headers    string
 		num, caller, ext string
@@ -186,7 +186,7 @@ func TestCallerIdentity(t *testing.T) {
 		{"asserted, privacy none", "P-Asserted-Identity: <tel:+15551234;verstat=x>\r\nPrivacy: none\r\n", "+15551234", "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := last(t, testConfig(), callee().invite(tt.headers))
+			e := lastEvent(t, testConfig(), callee().invite(tt.headers))
 			ext := ""
 			if e.CallerExtension != nil {
 				ext = e.CallerExtension.User
@@ -198,22 +198,22 @@ func TestCallerIdentity(t *testing.T) {
 	}
 }
 
-func TestDiversion(t *testing.T) {
+func TestReadsDivertingNumber(t *testing.T) {
 	for _, tt := range []struct{ headers, want string }{
 		{"Diversion: <sip:104@pbx.example>;reason=no-answer\r\nDiversion: <sip:105@pbx.example>\r\n", "104"},
 		{"History-Info: <sip:105@pbx.example>;index=1, <sip:104@pbx.example>;index=1.1\r\nHistory-Info: <sip:102@pbx.example>;index=1.1.1\r\n", "104"},
 		{"History-Info: <sip:102@pbx.example>;index=1\r\n", ""},
 		{"History-Info: <sip:1@x>;index=1, <sip:2@x>;index=1.1\r\nDiversion: <tel:+1555>\r\n", "+1555"},
 	} {
-		if e := last(t, testConfig(), callee().invite(tt.headers)); e.Diversion != tt.want {
+		if e := lastEvent(t, testConfig(), callee().invite(tt.headers)); e.Diversion != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.headers, e.Diversion, tt.want)
 		}
 	}
 }
 
-// TestE164 gives the numbers of a call and of a message in E.164, but not an
-// extension's, and asks for each once per INVITE.
-func TestE164(t *testing.T) {
+// TestEventsHaveE164Numbers checks that the events of a call and of a message have numbers
+// in E.164, except those of extensions, and that each is computed once per INVITE.
+func TestEventsHaveE164Numbers(t *testing.T) {
 	asked := 0
 	c := testConfig()
 	c.E164 = func(number string) string {
@@ -223,14 +223,14 @@ func TestE164(t *testing.T) {
 	l := caller()
 	l.uri = "sip:02079460123@pbx.example"
 	tracker := New(c)
-	said := tracker.Observe(l.invite())
+	emitted := tracker.Observe(l.invite())
 	for _, m := range []Message{l.response(180), l.response(200), l.bye(true)} {
-		said = append(said, tracker.Observe(m)...)
+		emitted = append(emitted, tracker.Observe(m)...)
 	}
-	if len(said) != 4 || asked != 1 {
-		t.Errorf("%d events, and %d numbers were asked for; want 4 and 1", len(said), asked)
+	if len(emitted) != 4 || asked != 1 {
+		t.Errorf("%d events, and %d numbers were asked for; want 4 and 1", len(emitted), asked)
 	}
-	for _, e := range said {
+	for _, e := range emitted {
 		if e.CallerE164 != "" || e.CalledE164 != "+442079460123" {
 			t.Errorf("%s: %q calls %q", e.Type, e.CallerE164, e.CalledE164)
 		}
@@ -240,14 +240,14 @@ func TestE164(t *testing.T) {
 	in.trunk, in.fromURI, in.uri = "carrier", "sip:02079460999@carrier", "sip:02079460123@pbx.example"
 	spiral := callee()
 	spiral.callID, spiral.fromURI = in.callID, in.fromURI
-	e := last(t, c, in.invite(), spiral.invite())
+	e := lastEvent(t, c, in.invite(), spiral.invite())
 	if e.Type != DialIn || e.CallerE164 != "+442079460999" || e.CalledE164 != "+442079460123" {
 		t.Errorf("%s: %q calls %q", e.Type, e.CallerE164, e.CalledE164)
 	}
 
 	text := callee()
 	text.fromURI = "sip:02079460999@pbx.example"
-	e = last(t, c, text.message(PBX, "MESSAGE", 0, ""), text.message(Edge, "MESSAGE", 200, ""))
+	e = lastEvent(t, c, text.message(PBX, "MESSAGE", 0, ""), text.message(Edge, "MESSAGE", 200, ""))
 	if e.Type != MessageIn || e.CallerE164 != "+442079460999" || e.CalledE164 != "" {
 		t.Errorf("%s: %q writes to %q", e.Type, e.CallerE164, e.CalledE164)
 	}
@@ -260,21 +260,21 @@ func TestBindingsAreBounded(t *testing.T) {
 		contacts += fmt.Sprintf("Contact: <sip:%d@192.0.2.12>\r\n", i)
 	}
 	for i := range maxBindings + 100 {
-		tracker.Observe(registered(start, fmt.Sprintf("sip:%d@pbx.example", i), "Contact: <sip:x@192.0.2.12>\r\n"))
+		tracker.Observe(registerResponse(start, fmt.Sprintf("sip:%d@pbx.example", i), "Contact: <sip:x@192.0.2.12>\r\n"))
 	}
-	tracker.Observe(registered(start, "sip:a@pbx.example", contacts))
-	if a, _ := tracker.names.aors.Get("a"); len(a.contacts) != maxContacts {
+	tracker.Observe(registerResponse(start, "sip:a@pbx.example", contacts))
+	if a, _ := tracker.directory.aors.Get("a"); len(a.contacts) != maxContacts {
 		t.Errorf("%d contacts of one address, want %d", len(a.contacts), maxContacts)
 	}
-	if n := tracker.names.aors.Len(); n != maxBindings {
+	if n := tracker.directory.aors.Len(); n != maxBindings {
 		t.Errorf("%d addresses, want %d", n, maxBindings)
 	}
-	if n := tracker.names.contacts.Len(); n > maxBindings {
+	if n := tracker.directory.contacts.Len(); n > maxBindings {
 		t.Errorf("%d contacts, want %d at most", n, maxBindings)
 	}
 }
 
-func TestMessageIsToldOnce(t *testing.T) {
+func TestMessageIsEmittedOnce(t *testing.T) {
 	tracker := New(testConfig())
 	l := caller()
 	m := l.message(Edge, "MESSAGE", 0, "Content-Type: text/plain\r\n")
@@ -290,12 +290,12 @@ func TestMessageIsToldOnce(t *testing.T) {
 		}
 	}
 	if n != 1 {
-		t.Errorf("told %d times, want once", n)
+		t.Errorf("emitted %d times, want once", n)
 	}
 }
 
-// A MESSAGE that may be secret, as keys that were pressed are, is told without its
-// text.
+// TestSecretMessagesHaveNoText checks that the event of a MESSAGE that may be secret, such
+// as pressed keys, has no text.
 func TestSecretMessagesHaveNoText(t *testing.T) {
 	for contentType, secret := range map[string]bool{
 		"text/plain":                            false,
@@ -308,7 +308,7 @@ func TestSecretMessagesHaveNoText(t *testing.T) {
 		l := caller()
 		m := l.message(Edge, "MESSAGE", 0, "Content-Type: "+contentType+"\r\n")
 		m.Body = "1234"
-		e := last(t, testConfig(), m, l.message(PBX, "MESSAGE", 202, ""))
+		e := lastEvent(t, testConfig(), m, l.message(PBX, "MESSAGE", 202, ""))
 		if e.Type != MessageOut || e.ContentType != contentType || (e.MessageText == "") != secret {
 			t.Errorf("%s: %s %q", contentType, e.Type, e.MessageText)
 		}

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// TestDialogLost has a request in an answered call meet a 481 or 408, and then perhaps
-// another message come: when is the call over?
-func TestDialogLost(t *testing.T) {
+// TestDialogEndsAfterFailedRequest answers a request in an answered call with 481 or 408,
+// perhaps sends another message, and checks when the call is over.
+func TestDialogEndsAfterFailedRequest(t *testing.T) {
 	const (
 		atOnce    = 2 * time.Second
 		goesOn    = 4 * time.Hour
@@ -20,21 +20,21 @@ func TestDialogLost(t *testing.T) {
 		own    bool
 		then   string // a request of the PBX 10 s later; "phone": of the phone
 		want   time.Duration
-		told   time.Duration // when that is known
+		told   time.Duration // when the hangup is emitted
 	}{
 		{"INVITE", 481, false, "", atOnce, responded},
 		{"UPDATE", 481, false, "", atOnce, responded},
 		{"INFO", 481, false, "", atOnce, responded},
-		{"INFO", 481, true, "", responded, responded + linger},
-		{"OPTIONS", 481, false, "", responded, responded + linger},
-		{"REFER", 481, false, "", responded, responded + linger},
-		{"INVITE", 408, false, "", responded, responded + linger},
-		{"UPDATE", 408, true, "", responded, responded + linger},
-		{"INFO", 408, true, "", responded, responded + linger},
+		{"INFO", 481, true, "", responded, responded + lingerTime},
+		{"OPTIONS", 481, false, "", responded, responded + lingerTime},
+		{"REFER", 481, false, "", responded, responded + lingerTime},
+		{"INVITE", 408, false, "", responded, responded + lingerTime},
+		{"UPDATE", 408, true, "", responded, responded + lingerTime},
+		{"INFO", 408, true, "", responded, responded + lingerTime},
 		{"INFO", 408, true, "UPDATE", goesOn, goesOn},
 		{"INFO", 408, true, "INFO", goesOn, goesOn},
 		{"OPTIONS", 481, false, "INFO", goesOn, goesOn},
-		{"INFO", 408, true, "phone", responded, responded + linger},
+		{"INFO", 408, true, "phone", responded, responded + lingerTime},
 		{"INFO", 200, false, "", goesOn, goesOn},
 		{"INFO", 500, false, "", goesOn, goesOn},
 	} {
@@ -44,34 +44,34 @@ func TestDialogLost(t *testing.T) {
 			l.peer = phoneAddr
 			tracker.Observe(l.invite())
 			tracker.Observe(l.response(200))
-			m := during(l.later(time.Second), tt.method, true, phoneAddr, 2, "z9hG4bK-x")
+			m := requestInDialog(l.later(time.Second), tt.method, true, phoneAddr, 2, "z9hG4bK-x")
 			m.Head += "Refer-To: <sip:103@pbx.example>\r\n"
-			said := tracker.Observe(m)
-			r := answer(m, tt.status, time.Second)
+			emitted := tracker.Observe(m)
+			r := responseTo(m, tt.status, time.Second)
 			r.Own = tt.own
-			said = append(said, tracker.Observe(r)...)
+			emitted = append(emitted, tracker.Observe(r)...)
 			if tt.then != "" {
 				method, byPhone := tt.then, tt.then == "phone"
 				if byPhone {
 					method = "INFO"
 				}
-				said = append(said, tracker.Observe(during(l.later(10*time.Second), method, byPhone, phoneAddr, 3, "z9hG4bK-y"))...)
+				emitted = append(emitted, tracker.Observe(requestInDialog(l.later(10*time.Second), method, byPhone, phoneAddr, 3, "z9hG4bK-y"))...)
 			}
 			at := start.Add(responded)
-			for next, ok := tracker.Next(); ok && len(said) == 0; next, ok = tracker.Next() {
+			for next, ok := tracker.Next(); ok && len(emitted) == 0; next, ok = tracker.Next() {
 				at = next
-				said = append(said, tracker.Advance(next)...)
+				emitted = append(emitted, tracker.Advance(next)...)
 			}
-			if len(said) != 1 || said[0].Type != Hangup || said[0].Duration != tt.want || at.Sub(start) != tt.told {
-				t.Errorf("got %+v after %v, want one hangup of %v after %v", said, at.Sub(start), tt.want, tt.told)
+			if len(emitted) != 1 || emitted[0].Type != Hangup || emitted[0].Duration != tt.want || at.Sub(start) != tt.told {
+				t.Errorf("got %+v after %v, want one hangup of %v after %v", emitted, at.Sub(start), tt.want, tt.told)
 			}
 		})
 	}
 }
 
-// TestForks has an INVITE be answered many times. The leg is up as long as one dialog,
-// and remembers no more than so many.
-func TestForks(t *testing.T) {
+// TestForkedDialogsAreBounded answers an INVITE many times. The leg is up as long as one
+// dialog, and keeps at most maxForks of them.
+func TestForkedDialogsAreBounded(t *testing.T) {
 	tracker := New(testConfig())
 	l := caller()
 	l.peer = phoneAddr
@@ -81,18 +81,18 @@ func TestForks(t *testing.T) {
 		tracker.Observe(l.response(200))
 		tracker.Observe(l.response(200))
 	}
-	leg := tracker.byCallID[l.callID].legs[0]
+	leg := tracker.callByCallID[l.callID].legs[0]
 	if len(leg.forks) != maxForks {
 		t.Fatalf("%d forks, want %d", len(leg.forks), maxForks)
 	}
-	if tracker.dialogWith(l.callID, "t7", l.from) != leg || tracker.dialogWith(l.callID, l.from, "t0") != leg || tracker.dialogWith(l.callID, "none", l.from) != nil {
+	if tracker.findDialog(l.callID, "t7", l.from) != leg || tracker.findDialog(l.callID, l.from, "t0") != leg || tracker.findDialog(l.callID, "none", l.from) != nil {
 		t.Error("a dialog is not found by its tags")
 	}
 	for i := range maxForks + 1 {
 		l.to = fmt.Sprint("t", i)
-		said := tracker.Observe(during(l.later(time.Second), "BYE", true, phoneAddr, 2, fmt.Sprint("z9hG4bK-", i)))
-		if last := i == maxForks; last != (len(said) == 1) {
-			t.Errorf("BYE of dialog %d: %v", i, said)
+		emitted := tracker.Observe(requestInDialog(l.later(time.Second), "BYE", true, phoneAddr, 2, fmt.Sprint("z9hG4bK-", i)))
+		if last := i == maxForks; last != (len(emitted) == 1) {
+			t.Errorf("BYE of dialog %d: %v", i, emitted)
 		}
 		if again := tracker.Observe(l.response(200)); len(again) > 0 {
 			t.Errorf("a straggler of dialog %d: %v", i, again)
@@ -100,23 +100,24 @@ func TestForks(t *testing.T) {
 	}
 }
 
-// TestKeptRefers: the open REFERs of a leg are there after a restart.
-func TestKeptRefers(t *testing.T) {
+// TestOpenRefersAreRestored checks that the open REFERs of a leg are present after a
+// restart.
+func TestOpenRefersAreRestored(t *testing.T) {
 	c := smallCall()
 	l := c.legs[0]
-	l.refer = nil
+	l.lastRefer = nil
 	for i := range 3 {
-		if l.refer != nil {
-			l.earlier = append(l.earlier, l.refer)
+		if l.lastRefer != nil {
+			l.earlierRefers = append(l.earlierRefers, l.lastRefer)
 		}
-		l.refer = &refer{leg: l, at: start.Add(time.Duration(i) * time.Second), cseq: uint32(i + 1), to: fmt.Sprint(i)}
+		l.lastRefer = &refer{leg: l, sentAt: start.Add(time.Duration(i) * time.Second), cseq: uint32(i + 1), target: fmt.Sprint(i)}
 	}
-	read, _, err := New(Config{}).readCall(c.record([]*refer{l.earlier[1]}, 0))
+	read, _, err := New(Config{}).decodeSnapshot(c.encodeSnapshot([]*refer{l.earlierRefers[1]}, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := read.legs[0]
-	if got.refer == nil || got.refer.cseq != 3 || len(got.earlier) != 2 || got.earlier[0].cseq != 1 || got.earlier[1].cseq != 2 {
-		t.Errorf("got %+v and %+v", got.earlier, got.refer)
+	if got.lastRefer == nil || got.lastRefer.cseq != 3 || len(got.earlierRefers) != 2 || got.earlierRefers[0].cseq != 1 || got.earlierRefers[1].cseq != 2 {
+		t.Errorf("got %+v and %+v", got.earlierRefers, got.lastRefer)
 	}
 }

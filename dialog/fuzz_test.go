@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// FuzzTracker holds the package comment: whatever is shown, a party has at most
-// one dial, then at most one answer, and a hangup if and only if it had a dial;
-// nothing follows; numbers have no gaps; an extension that is registered is
-// unregistered before it is registered again; and in the end nothing is kept.
+// FuzzTracker checks the package comment: whatever messages are observed, a party has at
+// most one dial, then at most one answer, and a hangup if and only if it had a dial; no
+// event follows the hangup; numbers have no gaps; a registered extension is unregistered
+// before it is registered again; and no state is left in the end.
 //
-// Each message is six bytes out of a small world, so that they meet.
+// Each message is made of six bytes, with few different values, so that messages meet.
 func FuzzTracker(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 0, 10, 2, 0, 0, 0, 1, 10, 3, 0, 0, 0, 1, 10, 6, 0, 0, 0, 1, 200})
 	f.Add([]byte{1, 1, 0, 0, 0, 10, 1, 1, 1, 0, 0, 10, 3, 1, 1, 0, 1, 10, 5, 1, 0, 0, 0, 10, 4, 1, 0, 0, 1, 250})
@@ -34,22 +34,22 @@ func FuzzTracker(f *testing.F) {
 		c := testConfig()
 		c.MaxDuration = time.Hour
 		tracker := New(c)
-		w := witness{t: t, parties: map[string]*turn{}, seq: map[string]int{}, registered: map[Extension]Event{}}
+		w := eventChecker{t: t, parties: map[string]*checkedParty{}, seq: map[string]int{}, registered: map[Extension]Event{}}
 		now := start
 		data = data[:min(len(data), 6*250)]
 		for ; len(data) >= 6; data = data[6:] {
 			now = now.Add(jumps[int(data[5])%len(jumps)])
 			if data[5] >= 128 {
-				w.hear(tracker.Advance(now))
+				w.checkEvents(tracker.Advance(now))
 				if next, ok := tracker.Next(); ok && !next.After(now) {
 					t.Fatalf("at %v something is due at %v still", now, next)
 				}
 			}
-			w.hear(tracker.Observe(anything(now, data)))
+			w.checkEvents(tracker.Observe(messageFromBytes(now, data)))
 		}
 		tracker.Calls()
 		for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
-			w.hear(tracker.Advance(next))
+			w.checkEvents(tracker.Advance(next))
 		}
 		for id, p := range w.parties {
 			if !p.over {
@@ -64,10 +64,10 @@ func FuzzTracker(f *testing.F) {
 }
 
 // jumps are how far the clock goes between messages; clocks are set back, too.
-var jumps = []time.Duration{0, time.Millisecond, 500 * time.Millisecond, time.Second, 20 * time.Second, linger, limit, time.Hour, -time.Second, -time.Hour}
+var jumps = []time.Duration{0, time.Millisecond, 500 * time.Millisecond, time.Second, 20 * time.Second, lingerTime, ringLimit, time.Hour, -time.Second, -time.Hour}
 
-// anything is the message that six bytes stand for.
-func anything(now time.Time, b []byte) Message {
+// messageFromBytes returns the message that six bytes stand for.
+func messageFromBytes(now time.Time, b []byte) Message {
 	kinds := []struct {
 		method string
 		status int
@@ -87,7 +87,7 @@ func anything(now time.Time, b []byte) Message {
 			{"INFO", 0}, {"INFO", 481}, {"INFO", 408}, {"OPTIONS", 481}, {"ACK", 0}, {"PRACK", 0}}
 		k = within[int(b[0])%len(within)]
 	}
-	if b[2] >= 192 { // leaves the rest of the world as it is
+	if b[2] >= 192 { // a message without relation to the others
 		k = kinds[12]
 		switch b[0] & 3 {
 		case 0, 1:
@@ -152,33 +152,33 @@ func anything(now time.Time, b []byte) Message {
 	return m
 }
 
-// A witness hears all events and knows what may come.
-type witness struct {
+// An eventChecker checks each event against the events before it.
+type eventChecker struct {
 	t interface { // a *testing.T or *rapid.T
 		Helper()
 		Fatalf(format string, args ...any)
 	}
-	parties map[string]*turn
+	parties map[string]*checkedParty
 	seq     map[string]int
 
-	registered map[Extension]Event // whose registration was told, and not its end
+	registered map[Extension]Event // events of registrations that have not ended
 }
 
-// A turn is what a witness remembers of a party.
-type turn struct {
+// A checkedParty is the state of a party according to its events.
+type checkedParty struct {
 	call           string
 	answered, over bool
-	at             time.Time // of the answer, then of the hangup
+	at             time.Time // time of the answer, then of the hangup
 }
 
-func (w *witness) hear(events []Event) {
+func (w *eventChecker) checkEvents(events []Event) {
 	w.t.Helper()
 	for _, e := range events {
 		if e.Type == MessageIn || e.Type == MessageOut || e.Type == Voicemail {
 			continue // calls of their own
 		}
 		if e.Type == Registered || e.Type == Unregistered {
-			w.hearRegistration(e)
+			w.checkRegistration(e)
 			continue
 		}
 		p := w.parties[e.Party]
@@ -190,7 +190,7 @@ func (w *witness) hear(events []Event) {
 				if !p.over {
 					w.t.Fatalf("call %s begins anew with a party that is not over", e.Call)
 				}
-				delete(w.parties, id) // forgotten with its call; the clock may have been set back since
+				delete(w.parties, id) // removed with its call; the clock may have been set back since
 			}
 			w.seq[e.Call] = 0
 		}
@@ -202,11 +202,11 @@ func (w *witness) hear(events []Event) {
 			if p != nil && !p.over {
 				w.t.Fatalf("second dial of %s", e.Extension)
 			}
-			if p != nil && w.seq[e.Call] > 1 && e.At.Sub(p.at) < linger && e.Type == DialIn {
+			if p != nil && w.seq[e.Call] > 1 && e.At.Sub(p.at) < lingerTime && e.Type == DialIn {
 				w.t.Fatalf("second dial of %s, %v after its hangup", e.Extension, e.At.Sub(p.at))
 			}
-			// An INVITE that comes again after its leg was forgotten begins it anew.
-			w.parties[e.Party] = &turn{call: e.Call}
+			// An INVITE that is repeated after its leg was removed begins the leg anew.
+			w.parties[e.Party] = &checkedParty{call: e.Call}
 		case p == nil || p.over:
 			w.t.Fatalf("%s of %s, which is not in the call", e.Type, e.Extension)
 		case e.Type == Answer:
@@ -222,19 +222,19 @@ func (w *witness) hear(events []Event) {
 				w.t.Fatalf("negative time: %v %v %v", e.Duration, e.RingDuration, e.SetupTime)
 			}
 			if e.Status == "" || e.Status == Calling || e.HangupBy == "" {
-				w.t.Fatalf("hangup says %q by %q", e.Status, e.HangupBy)
+				w.t.Fatalf("hangup has status %q by %q", e.Status, e.HangupBy)
 			}
 			if e.Status == Answered && !p.answered && e.Flow == In && e.Bridged == nil {
-				w.t.Fatalf("hangup of a callee, no queue or menu, says ANSWER without one")
+				w.t.Fatalf("hangup of a callee other than a queue or IVR has ANSWER without an answer")
 			}
 			p.over, p.at = true, e.At
 		}
 	}
 }
 
-// hearRegistration hears that an extension's turn begins or ends. The clock may
-// have been set back in between.
-func (w *witness) hearRegistration(e Event) {
+// checkRegistration checks that a registration of an extension begins or ends. The clock
+// may have been set back in between.
+func (w *eventChecker) checkRegistration(e Event) {
 	w.t.Helper()
 	began, registered := w.registered[e.Extension]
 	switch {

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// fields ranges over the header fields of a message in order, compact names
-// written out (RFC 3261 §7.3.3) and folded lines joined (§7.3.1). Names keep
-// the case they came in. A line without a colon is passed over.
-func fields(head string) iter.Seq2[string, string] {
+// headerFields ranges over the header fields of a message in order, with compact names
+// expanded (RFC 3261 §7.3.3) and folded lines joined (§7.3.1). Names keep their case. A
+// line without a colon is skipped.
+func headerFields(head string) iter.Seq2[string, string] {
 	return func(yield func(name, value string) bool) {
 		_, rest, _ := strings.Cut(head, "\n") // the start line
 		for rest != "" {
@@ -28,7 +28,7 @@ func fields(head string) iter.Seq2[string, string] {
 			}
 			name = strings.TrimRight(name, " \t")
 			if len(name) == 1 {
-				name = expand(name)
+				name = expandName(name)
 			}
 			if folded {
 				value = strings.Join(strings.Fields(value), " ")
@@ -40,8 +40,8 @@ func fields(head string) iter.Seq2[string, string] {
 	}
 }
 
-// expand writes a compact header name out.
-func expand(name string) string {
+// expandName returns the long form of a compact header name.
+func expandName(name string) string {
 	switch name[0] | 0x20 {
 	case 'c':
 		return "Content-Type"
@@ -73,25 +73,25 @@ func expand(name string) string {
 	return name
 }
 
-// header returns the first value of the field called name, or "".
-func header(head, name string) string {
-	for n, v := range fields(head) {
-		if is(n, name) {
+// headerValue returns the first value of the header field called name, or "".
+func headerValue(head, name string) string {
+	for n, v := range headerFields(head) {
+		if sameHeader(n, name) {
 			return v
 		}
 	}
 	return ""
 }
 
-// is compares header names, which have no case.
-func is(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
+// sameHeader reports whether two header names are equal, ignoring case.
+func sameHeader(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
 
-// list ranges over the elements of a comma-separated value. Commas in quoted
-// strings and in angle brackets do not separate.
-func list(value string) iter.Seq[string] {
+// listValues ranges over the elements of a comma-separated value. Commas in quoted strings
+// and in angle brackets do not separate.
+func listValues(value string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for value != "" {
-			n := span(value, ",")
+			n := spanUntil(value, ",")
 			if e := strings.TrimSpace(value[:n]); e != "" && !yield(e) {
 				return
 			}
@@ -102,15 +102,15 @@ func list(value string) iter.Seq[string] {
 
 // firstOf returns the first element of a comma-separated value, "" if it has none.
 func firstOf(value string) string {
-	for v := range list(value) {
+	for v := range listValues(value) {
 		return v
 	}
 	return ""
 }
 
-// span returns the length of s up to the first of the stop bytes outside of
-// quoted strings and angle brackets.
-func span(s, stop string) int {
+// spanUntil returns the length of s up to the first of the stop bytes outside of quoted
+// strings and angle brackets.
+func spanUntil(s, stop string) int {
 	quoted, angled := false, false
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
@@ -130,20 +130,20 @@ func span(s, stop string) int {
 	return len(s)
 }
 
-// nameAddr takes a name-addr or addr-spec apart (RFC 3261 §20.10). The
-// parameters are the header field's, each with its leading semicolon; without
-// angle brackets every parameter is the header field's.
-func nameAddr(value string) (display, uri, params string) {
+// parseNameAddr splits a name-addr or addr-spec (RFC 3261 §20.10). The parameters are
+// those of the header field, each with its leading semicolon; without angle brackets every
+// parameter belongs to the header field.
+func parseNameAddr(value string) (display, uri, params string) {
 	value = strings.TrimSpace(value)
 	if strings.HasPrefix(value, `"`) {
-		n := closing(value)
-		display, value = unquote(value[1:n]), value[min(n+1, len(value)):]
+		n := closingQuote(value)
+		display, value = unquoteString(value[1:n]), value[min(n+1, len(value)):]
 	}
 	lt, n := strings.IndexByte(value, '<'), strings.IndexByte(value, ';')
 	if n < 0 {
 		n = len(value)
 	}
-	if lt < 0 || lt > n { // one behind stands in a parameter, as in +sip.instance="<urn:…>"
+	if lt < 0 || lt > n { // a bracket after the semicolon belongs to a parameter, as in +sip.instance="<urn:…>"
 		return display, strings.TrimSpace(value[:n]), value[n:]
 	}
 	if display == "" {
@@ -153,8 +153,9 @@ func nameAddr(value string) (display, uri, params string) {
 	return display, strings.TrimSpace(uri), strings.TrimSpace(params)
 }
 
-// closing returns where the quoted string that s begins with ends.
-func closing(s string) int {
+// closingQuote returns the index of the quote that ends the quoted string at the start of
+// s.
+func closingQuote(s string) int {
 	for i := 1; i < len(s); i++ {
 		switch s[i] {
 		case '\\':
@@ -166,7 +167,7 @@ func closing(s string) int {
 	return len(s)
 }
 
-func unquote(s string) string {
+func unquoteString(s string) string {
 	if strings.IndexByte(s, '\\') < 0 {
 		return s
 	}
@@ -180,16 +181,16 @@ func unquote(s string) string {
 	return string(b)
 }
 
-// param returns the value of a parameter in ";a=b;c", and whether it is there.
-// Names have no case; a quoted value is unquoted.
-func param(params, name string) (string, bool) {
+// paramValue returns the value of a parameter in ";a=b;c", and whether it is present. Names
+// are compared without case; a quoted value is unquoted.
+func paramValue(params, name string) (string, bool) {
 	for params != "" {
-		n := span(params, ";")
+		n := spanUntil(params, ";")
 		k, v, _ := strings.Cut(params[:n], "=")
 		if strings.EqualFold(strings.TrimSpace(k), name) {
 			v = strings.TrimSpace(v)
 			if strings.HasPrefix(v, `"`) {
-				v = unquote(v[1:closing(v)])
+				v = unquoteString(v[1:closingQuote(v)])
 			}
 			return v, true
 		}
@@ -198,30 +199,29 @@ func param(params, name string) (string, bool) {
 	return "", false
 }
 
-// A uri is what the tracker reads of a SIP, SIPS or tel URI. Two URIs of the same
-// user at the same host have the same user and host (RFC 3261 §19.1.4).
+// A uri is the part of a SIP, SIPS or tel URI that the tracker uses. Two URIs of the same
+// user at the same host have equal user and host (RFC 3261 §19.1.4).
 type uri struct {
-	user   string // without escapes, password and telephone-subscriber parameters; of a number without visual separators
+	user   string // without escapes, password and telephone-subscriber parameters; a number without visual separators
 	host   string // in lower case, without port; "" in a tel URI
 	params string // without the leading semicolon
 }
 
 func parseURI(s string) uri {
 	p := splitURI(s)
-	u := uri{user: unescape(p.user), host: lower(p.host), params: p.params}
+	u := uri{user: unescapeURI(p.user), host: lowerHost(p.host), params: p.params}
 	if p.params == "" {
 		u.params = p.userParams
 	}
-	if p.tel() {
+	if p.isTel() {
 		u.user = plainNumber(u.user)
 	}
 	return u
 }
 
-// rawUser returns the user of a URI as it is written, "" if parseURI returns the
-// same.
+// rawUser returns the user of a URI as written, "" if parseURI returns the same.
 func rawUser(s string) string {
-	if p := splitURI(s); strings.IndexByte(p.user, '%') >= 0 || p.tel() {
+	if p := splitURI(s); strings.IndexByte(p.user, '%') >= 0 || p.isTel() {
 		if p.user != parseURI(s).user {
 			return p.user
 		}
@@ -229,20 +229,20 @@ func rawUser(s string) string {
 	return ""
 }
 
-// uriParts are the parts of a URI as they are written, without what separates them.
+// uriParts are the parts of a URI as written, without the separators between them.
 type uriParts struct {
 	scheme     string
-	user       string // without password; of a tel URI the number
-	userParams string // behind the user's first semicolon
-	host       string // an IPv6 address in brackets; without the dot of the root
+	user       string // without password; the number of a tel URI
+	userParams string // after the user's first semicolon
+	host       string // an IPv6 address in brackets; without the trailing dot of a DNS name
 	port       string
 	params     string
 	headers    string
 }
 
-// splitURI takes a SIP, SIPS or tel URI apart (RFC 3261 §25.1, RFC 3966 §3). A
-// user may have a question mark and a semicolon, a host may not: so the user ends
-// first, at the @ behind which no other is left before parameters and headers.
+// splitURI splits a SIP, SIPS or tel URI (RFC 3261 §25.1, RFC 3966 §3). A user may
+// contain a question mark and a semicolon, a host may not: so the user ends at the last @
+// before the parameters and headers.
 func splitURI(s string) (p uriParts) {
 	scheme, rest, ok := strings.Cut(s, ":")
 	if !ok {
@@ -275,18 +275,18 @@ func splitURI(s string) (p uriParts) {
 	return p
 }
 
-// tel reports whether the user is a telephone-subscriber (RFC 3261 §19.1.6).
-func (p *uriParts) tel() bool {
+// isTel reports whether the user is a telephone-subscriber (RFC 3261 §19.1.6).
+func (p *uriParts) isTel() bool {
 	if strings.EqualFold(p.scheme, "tel") {
 		return true
 	}
-	user, _ := param(p.params, "user")
+	user, _ := paramValue(p.params, "user")
 	return strings.EqualFold(user, "phone")
 }
 
-// lower returns a host in lower case, in which it is compared (RFC 3261 §19.1.4), and an
-// IPv6 address in its canonical form (RFC 5952).
-func lower(host string) string {
+// lowerHost returns a host in lower case, for comparison (RFC 3261 §19.1.4), and an IPv6
+// address in its canonical form (RFC 5952).
+func lowerHost(host string) string {
 	if len(host) > 2 && host[0] == '[' && host[len(host)-1] == ']' {
 		if a, err := netip.ParseAddr(host[1 : len(host)-1]); err == nil {
 			var buf [64]byte
@@ -305,8 +305,8 @@ func lower(host string) string {
 	return host
 }
 
-// plainNumber returns a telephone number without visual separators (RFC 3966
-// §5.1.1). What is no number stays as it is.
+// plainNumber returns a telephone number without visual separators (RFC 3966 §5.1.1). Text
+// that is no number is returned unchanged.
 func plainNumber(s string) string {
 	const separators = "-.()"
 	if !strings.ContainsAny(s, separators) {
@@ -332,8 +332,8 @@ func plainNumber(s string) string {
 	return string(b)
 }
 
-// unescape takes the escapes out of a part of a URI; what is none stays.
-func unescape(s string) string {
+// unescapeURI decodes the escapes in a part of a URI. Invalid escapes are kept.
+func unescapeURI(s string) string {
 	if strings.IndexByte(s, '%') >= 0 {
 		if plain, err := url.PathUnescape(s); err == nil {
 			return plain

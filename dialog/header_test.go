@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestHeader(t *testing.T) {
+func TestReadsHeaderFields(t *testing.T) {
 	head := "INVITE sip:102@pbx.example SIP/2.0\r\n" +
 		"v: SIP/2.0/UDP 192.0.2.11\r\n" +
 		"f: \"A\"\r\n <sip:101@pbx.example>\r\n\t;tag=1\r\n" +
@@ -24,13 +24,13 @@ func TestHeader(t *testing.T) {
 		{"INVITE sip", ""},
 		{"To", ""},
 	} {
-		if got := header(head, tt.name); got != tt.want {
+		if got := headerValue(head, tt.name); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
 	}
 }
 
-func TestNameAddr(t *testing.T) {
+func TestParsesNameAddr(t *testing.T) {
 	for _, tt := range []struct{ in, display, uri, params string }{
 		{`<sip:a@b>`, "", "sip:a@b", ""},
 		{`"Alice \"Al\" A" <sip:a@b;transport=udp>;tag=1`, `Alice "Al" A`, "sip:a@b;transport=udp", ";tag=1"},
@@ -43,14 +43,14 @@ func TestNameAddr(t *testing.T) {
 		{``, "", "", ""},
 		{`*`, "", "*", ""},
 	} {
-		display, uri, params := nameAddr(tt.in)
+		display, uri, params := parseNameAddr(tt.in)
 		if display != tt.display || uri != tt.uri || params != tt.params {
 			t.Errorf("%s: got %q %q %q, want %q %q %q", tt.in, display, uri, params, tt.display, tt.uri, tt.params)
 		}
 	}
 }
 
-func TestParseURI(t *testing.T) {
+func TestParsesURIs(t *testing.T) {
 	for _, tt := range []struct {
 		in   string
 		want uri
@@ -89,7 +89,7 @@ func TestParseURI(t *testing.T) {
 	}
 }
 
-func TestRawUser(t *testing.T) {
+func TestRawUserDiffersFromParsed(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"sip:101@h", ""},
 		{"sip:%31@h", "%31"},
@@ -106,8 +106,9 @@ func TestRawUser(t *testing.T) {
 	}
 }
 
-// TestContactKey: URIs that are the same binding have the same key, others have not.
-func TestContactKey(t *testing.T) {
+// TestContactKeyIdentifiesBinding checks that URIs of the same binding have the same key,
+// and others have not.
+func TestContactKeyIdentifiesBinding(t *testing.T) {
 	for _, same := range [][]string{
 		{"sip:x1@192.0.2.9", "sip:x1@192.0.2.9:5060", "SIP:%781@192.0.2.9;ob", "sip:x1@192.0.2.9:5060;transport=UDP?a=b", "sip:x1@192.0.2.9;transport=tls", "sip:x1@192.0.2.9:5061;transport=tls"},
 		{"sip:x1@Phone.Example", "sip:x1@phone.example."},
@@ -138,8 +139,7 @@ func TestContactKey(t *testing.T) {
 	}
 }
 
-// FuzzURI shows the parser anything: what it returns is of the text, and reads the
-// same again.
+// FuzzURI parses any text: the result is part of the text, and parses to the same again.
 func FuzzURI(f *testing.F) {
 	for _, s := range []string{"sip:*72?401:p;x=1@[::1]:5060;user=phone?A=b@c", "tel:+358-(555)", "sips:a@B.:1;x@y", "sip:%41%@h"} {
 		f.Add(s)
@@ -149,7 +149,7 @@ func FuzzURI(f *testing.F) {
 		if len(p.scheme)+len(p.user)+len(p.userParams)+len(p.host)+len(p.port)+len(p.params)+len(p.headers) > len(s) || len(u.user) > len(s) {
 			t.Errorf("%q became longer: %+v, %+v", s, p, u)
 		}
-		if u.host != lower(u.host) || u.host != parseURI("sip:"+u.host).host && !strings.ContainsAny(u.host, "@.]:") {
+		if u.host != lowerHost(u.host) || u.host != parseURI("sip:"+u.host).host && !strings.ContainsAny(u.host, "@.]:") {
 			t.Errorf("%q: host %q", s, u.host)
 		}
 		if plainNumber(plainNumber(u.user)) != plainNumber(u.user) {
@@ -161,15 +161,15 @@ func FuzzURI(f *testing.F) {
 	})
 }
 
-func TestList(t *testing.T) {
-	got := slices.Collect(list(`"a,b" <sip:a@b;x=1,2>;q=1, <sip:c@d> ,,sip:e@f,"open, <g>`))
+func TestSplitsListValues(t *testing.T) {
+	got := slices.Collect(listValues(`"a,b" <sip:a@b;x=1,2>;q=1, <sip:c@d> ,,sip:e@f,"open, <g>`))
 	want := []string{`"a,b" <sip:a@b;x=1,2>;q=1`, `<sip:c@d>`, `sip:e@f`, `"open, <g>`}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
-func TestParam(t *testing.T) {
+func TestFindsParameters(t *testing.T) {
 	for _, tt := range []struct {
 		params, name, want string
 		ok                 bool
@@ -181,26 +181,26 @@ func TestParam(t *testing.T) {
 		{";lr", "lr", "", true},
 		{";lr", "b", "", false},
 	} {
-		if got, ok := param(tt.params, tt.name); got != tt.want || ok != tt.ok {
+		if got, ok := paramValue(tt.params, tt.name); got != tt.want || ok != tt.ok {
 			t.Errorf("%s of %s: got %q %v, want %q %v", tt.name, tt.params, got, ok, tt.want, tt.ok)
 		}
 	}
 }
 
-// FuzzHeader shows the parsers anything: they end, and stay within the text.
+// FuzzHeader parses any header section: the parsers end, and stay within the text.
 func FuzzHeader(f *testing.F) {
 	f.Add("INVITE sip:a@b SIP/2.0\r\nFrom: \"A \\\"\" <sip:a@b>;tag=\"1\r\n ;x\r\nContact: *, <sip:x@y>;expires=0")
 	f.Fuzz(func(t *testing.T, head string) {
-		for _, value := range fields(head) {
-			for v := range list(value) {
-				display, u, params := nameAddr(v)
+		for _, value := range headerFields(head) {
+			for v := range listValues(value) {
+				display, u, params := parseNameAddr(v)
 				if len(display)+len(u)+len(params) > len(v) {
 					t.Errorf("%q became longer: %q %q %q", v, display, u, params)
 				}
 				parseURI(u)
-				param(params, "tag")
+				paramValue(params, "tag")
 				contactKey(u)
-				username(v)
+				digestUser(v)
 			}
 		}
 		readReason(head)

@@ -5,73 +5,73 @@ import (
 	"strings"
 )
 
-// maxHistory is how many entries of History-Info are read.
+// maxHistory is the number of History-Info entries that are read.
 const maxHistory = 32
 
 // A historyEntry is one target that a call was sent to before (RFC 7044 §5).
 type historyEntry struct {
-	user  string
-	index string // 1.2.1
-	cause int    // why the call was sent to this target (RFC 4458 §2.1); 0: it does not say
-	gone  bool   // a Reason says why this target did not take the call
-	from  string // index of the target that was replaced by this one; "": it does not say
-	maps  bool   // a proxy mapped one number to another (mp)
+	user     string
+	index    string // such as 1.2.1
+	cause    int    // why the call was sent to this target (RFC 4458 §2.1); 0: absent
+	declined bool   // a Reason gives why this target did not take the call
+	replaces string // index of the target that this one replaced; "": absent
+	mapped   bool   // a proxy mapped one number to another (mp)
 }
 
-// readHistory reads the entries of History-Info in their order.
+// readHistory returns the entries of History-Info in order.
 func readHistory(head string) (entries []historyEntry) {
-	for name, value := range fields(head) {
-		if !is(name, "History-Info") {
+	for name, value := range headerFields(head) {
+		if !sameHeader(name, "History-Info") {
 			continue
 		}
-		for v := range list(value) {
+		for v := range listValues(value) {
 			if len(entries) == maxHistory {
 				return entries
 			}
-			_, u, params := nameAddr(v)
+			_, u, params := parseNameAddr(v)
 			p := splitURI(u)
 			e := historyEntry{user: parseURI(u).user}
-			e.index, _ = param(params, "index")
-			cause, _ := param(p.params, "cause")
+			e.index, _ = paramValue(params, "index")
+			cause, _ := paramValue(p.params, "cause")
 			e.cause, _ = strconv.Atoi(cause)
 			for _, tag := range []string{"rc", "mp", "np"} {
-				if from, ok := param(params, tag); ok {
-					e.from, e.maps = from, tag == "mp"
+				if from, ok := paramValue(params, tag); ok {
+					e.replaces, e.mapped = from, tag == "mp"
 				}
 			}
-			e.gone = replacedBecause(p.headers) || replacedBecause(strings.ReplaceAll(strings.TrimPrefix(params, ";"), ";", "&"))
+			e.declined = replacedBecause(p.headers) || replacedBecause(strings.ReplaceAll(strings.TrimPrefix(params, ";"), ";", "&"))
 			entries = append(entries, e)
 		}
 	}
 	return entries
 }
 
-// replacedBecause reports whether headers of a URI have a Reason by which a call is
-// sent on to somebody else (RFC 7044 §5.2, RFC 3326).
+// replacedBecause reports whether headers of a URI have a Reason for which a call is sent
+// on to another target (RFC 7044 §5.2, RFC 3326).
 func replacedBecause(headers string) bool {
 	for h := range strings.SplitSeq(headers, "&") {
 		name, value, _ := strings.Cut(h, "=")
-		if !is(strings.TrimSpace(name), "Reason") {
+		if !sameHeader(strings.TrimSpace(name), "Reason") {
 			continue
 		}
-		if r := readReason("\nReason: " + unescape(strings.Trim(value, `"`))); r.sip >= 300 || r.q850 != 0 {
+		if r := readReason("\nReason: " + unescapeURI(strings.Trim(value, `"`))); r.sip >= 300 || r.q850 != 0 {
 			return true
 		}
 	}
 	return false
 }
 
-// divertedBy returns the user who was meant before called, and sent the call on or
+// divertedBy returns the user that was the target before called, and diverted the call or
 // did not take it; "" if there is none. A later target has a cause, an earlier one a
-// Reason, or the index says that another branch was tried before or that somebody
-// else was above. A proxy that only maps a number to another says mp and no cause, and
-// one that writes the same number in another form diverts nothing.
+// Reason, or the index shows that another branch was tried before or that another target
+// was above. A proxy that only maps a number to another sets mp and no cause. A proxy that
+// writes the same number in another form diverts nothing.
 func divertedBy(entries []historyEntry, called string) string {
 	for i := len(entries) - 1; i >= 0; i-- {
 		e := &entries[i]
 		var by string
 		switch {
-		case e.gone && i < len(entries)-1:
+		case e.declined && i < len(entries)-1:
 			by = e.user
 		case i == 0:
 		case e.cause >= 300:
@@ -79,7 +79,7 @@ func divertedBy(entries []historyEntry, called string) string {
 		default:
 			if tried := triedBefore(entries[:i], e); tried != nil {
 				by = tried.user
-			} else if !e.maps {
+			} else if !e.mapped {
 				by = replacedUser(entries[:i], e)
 			}
 		}
@@ -90,10 +90,10 @@ func divertedBy(entries []historyEntry, called string) string {
 	return ""
 }
 
-// replacedUser returns the user of the entry that e has replaced: the one that it
-// names, else the one that its index is below, else the one before.
+// replacedUser returns the user of the entry that e has replaced: the one that e names,
+// else the one above its index, else the one before it.
 func replacedUser(before []historyEntry, e *historyEntry) string {
-	index := e.from
+	index := e.replaces
 	if index == "" {
 		index = parentIndex(e.index)
 	}
@@ -105,8 +105,8 @@ func replacedUser(before []historyEntry, e *historyEntry) string {
 	return before[len(before)-1].user
 }
 
-// triedBefore returns the last entry that is a branch beside e, and was tried
-// before it; nil: there is none.
+// triedBefore returns the last entry that is a branch beside e and was tried before it;
+// nil: there is none.
 func triedBefore(before []historyEntry, e *historyEntry) *historyEntry {
 	parent := parentIndex(e.index)
 	for i := len(before) - 1; i >= 0 && parent != ""; i-- {
@@ -117,16 +117,16 @@ func triedBefore(before []historyEntry, e *historyEntry) *historyEntry {
 	return nil
 }
 
-// parentIndex is an index without its last number, "" if it has one only.
+// parentIndex returns an index without its last number, "" if it has only one.
 func parentIndex(index string) string { return index[:max(0, strings.LastIndexByte(index, '.'))] }
 
-// sameNumber reports whether two users are one number, which may be written with
-// and without its prefixes.
+// sameNumber reports whether two users are one number, which may be written with and
+// without its prefixes.
 func sameNumber(a, b string) bool {
 	if a == b {
 		return true
 	}
 	const shortest = 6 // digits that two numbers must have in common
 	a, b = strings.TrimPrefix(a, "+"), strings.TrimPrefix(b, "+")
-	return digits(a) && digits(b) && min(len(a), len(b)) >= shortest && (strings.HasSuffix(a, b) || strings.HasSuffix(b, a))
+	return isNumber(a) && isNumber(b) && min(len(a), len(b)) >= shortest && (strings.HasSuffix(a, b) || strings.HasSuffix(b, a))
 }

@@ -2,7 +2,7 @@ package dialog
 
 import "testing"
 
-func TestDivertedBy(t *testing.T) {
+func TestFindsDivertingUser(t *testing.T) {
 	for _, tt := range []struct{ name, history, want string }{
 		{"one entry", `<sip:201@h>;index=1`, ""},
 		{"above", `<sip:201@h>;index=1, <sip:202@h>;index=1.1`, "201"},
@@ -35,7 +35,7 @@ func TestDivertedBy(t *testing.T) {
 	}
 }
 
-// FuzzHistory shows the parser anything: what it returns is a user of the entries.
+// FuzzHistory parses any History-Info: the result is a user of the entries.
 func FuzzHistory(f *testing.F) {
 	f.Add(`<sip:201@h?Reason=SIP%3Bcause%3D302>;index=1, <sip:202@h;cause=302>;index=1.1;mp=1`, "202")
 	f.Add(`<sip:201@h>;index=.;np, sip:2;index=1.`, "")

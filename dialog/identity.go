@@ -2,15 +2,15 @@ package dialog
 
 import "strings"
 
-// The number and the name that events give a caller whose identity is withheld.
+// Number and name in events of a caller whose identity is withheld.
 const (
 	anonymousUser = "anonymous"
 	anonymousName = "Anonymous"
 )
 
-// private reports whether a Privacy header field asks that the caller's identity is
-// not shown (RFC 3323 §4.2, RFC 3325 §9.3).
-func private(privacy string) bool {
+// asksPrivacy reports whether a Privacy header field asks to hide the caller's identity
+// (RFC 3323 §4.2, RFC 3325 §9.3).
+func asksPrivacy(privacy string) bool {
 	for v := range strings.FieldsFuncSeq(privacy, func(r rune) bool { return r == ';' || r == ',' }) {
 		switch strings.ToLower(strings.TrimSpace(v)) {
 		case "id", "user", "header":
@@ -20,52 +20,51 @@ func private(privacy string) bool {
 	return false
 }
 
-// privateParty reports whether a Remote-Party-ID asks that the number in it is not
-// shown: what Privacy asks for, in the way before RFC 3323
-// (draft-ietf-sip-privacy-01 §6.3).
-func privateParty(remotePartyID string) bool {
-	_, _, params := nameAddr(remotePartyID)
-	privacy, _ := param(params, "privacy")
+// partyAsksPrivacy reports whether a Remote-Party-ID asks to hide its number. This precedes
+// the Privacy of RFC 3323 (draft-ietf-sip-privacy-01 §6.3).
+func partyAsksPrivacy(remotePartyID string) bool {
+	_, _, params := parseNameAddr(remotePartyID)
+	privacy, _ := paramValue(params, "privacy")
 	return strings.EqualFold(privacy, "full") || strings.EqualFold(privacy, "uri")
 }
 
-// callingParty returns the value of a Remote-Party-ID that is about who calls, "" if
-// there is none: others are about who is called (draft-ietf-sip-privacy-01 §6.3).
+// callingParty returns the value of a Remote-Party-ID that is about the caller, "" if there
+// is none: others are about the callee (draft-ietf-sip-privacy-01 §6.3).
 func callingParty(remotePartyID string) string {
-	for v := range list(remotePartyID) {
-		_, _, params := nameAddr(v)
-		if party, ok := param(params, "party"); !ok || !strings.EqualFold(party, "called") {
+	for v := range listValues(remotePartyID) {
+		_, _, params := parseNameAddr(v)
+		if party, ok := paramValue(params, "party"); !ok || !strings.EqualFold(party, "called") {
 			return v
 		}
 	}
 	return ""
 }
 
-// anonymous reports whether u does not show who calls: as the caller wants it (RFC 3323
-// §4.1.1.3), or as a network before does not know it (3GPP TS 23.003 §13.6, §13.7).
-func anonymous(u uri) bool {
-	return anonymousNumber(u.user) || u.host == "anonymous.invalid" || u.host == "unknown.invalid"
+// isAnonymous reports whether u hides the caller: because the caller asks for it (RFC 3323
+// §4.1.1.3), or because a network before does not know it (3GPP TS 23.003 §13.6, §13.7).
+func isAnonymous(u uri) bool {
+	return isAnonymousUser(u.user) || u.host == "anonymous.invalid" || u.host == "unknown.invalid"
 }
 
-// anonymousNumber reports whether the user of a URI says that it is nobody's.
-func anonymousNumber(user string) bool {
+// isAnonymousUser reports whether the user of a URI stands for an unknown caller.
+func isAnonymousUser(user string) bool {
 	return strings.EqualFold(user, anonymousUser) || strings.EqualFold(user, "unavailable")
 }
 
-// assertedIdentity reads the values of P-Asserted-Identity, of which there may be
-// two for one person (RFC 3325 §9.1): the URI is the first with a telephone number,
-// else the first with a user; the name is the first that there is.
+// assertedIdentity returns the name and URI in P-Asserted-Identity, which may have two
+// values for one person (RFC 3325 §9.1). The URI is the first with a telephone number,
+// else the first with a user; the name is the first that is present.
 func assertedIdentity(head string) (name, u string) {
 	best := 0
-	for n, value := range fields(head) {
-		if !is(n, "P-Asserted-Identity") {
+	for n, value := range headerFields(head) {
+		if !sameHeader(n, "P-Asserted-Identity") {
 			continue
 		}
-		for v := range list(value) {
-			display, one, _ := nameAddr(v)
+		for v := range listValues(value) {
+			display, one, _ := parseNameAddr(v)
 			rank := 1
 			switch user := parseURI(one).user; {
-			case digits(user):
+			case isNumber(user):
 				rank = 3
 			case user != "":
 				rank = 2
@@ -81,13 +80,13 @@ func assertedIdentity(head string) (name, u string) {
 	return name, u
 }
 
-// verstat returns how the caller's number was verified, which is a parameter of the
-// number or of the URI that it is in.
-func verstat(u string) string {
+// readVerstat returns how the caller's number was verified: a parameter of the number, or
+// of the URI that contains it.
+func readVerstat(u string) string {
 	p := splitURI(u)
-	if v, ok := param(p.userParams, "verstat"); ok {
+	if v, ok := paramValue(p.userParams, "verstat"); ok {
 		return v
 	}
-	v, _ := param(p.params, "verstat")
+	v, _ := paramValue(p.params, "verstat")
 	return v
 }

@@ -2,7 +2,7 @@ package dialog
 
 import "testing"
 
-func TestPrivate(t *testing.T) {
+func TestReadsPrivacy(t *testing.T) {
 	for _, tt := range []struct {
 		privacy string
 		want    bool
@@ -10,13 +10,13 @@ func TestPrivate(t *testing.T) {
 		{"id", true}, {"ID", true}, {"user;critical", true}, {"critical; header ", true}, {"session, id", true},
 		{"none", false}, {"session", false}, {"history;critical", false}, {"", false}, {"idle", false},
 	} {
-		if got := private(tt.privacy); got != tt.want {
+		if got := asksPrivacy(tt.privacy); got != tt.want {
 			t.Errorf("%q: got %v", tt.privacy, got)
 		}
 	}
 }
 
-func TestAssertedIdentity(t *testing.T) {
+func TestReadsAssertedIdentity(t *testing.T) {
 	for _, tt := range []struct{ head, name, uri string }{
 		{"", "", ""},
 		{"P-Asserted-Identity: \"A\" <sip:+1555@h>, <tel:+1666>", "A", "sip:+1555@h"},
@@ -31,20 +31,20 @@ func TestAssertedIdentity(t *testing.T) {
 	}
 }
 
-func TestVerstat(t *testing.T) {
+func TestReadsVerstat(t *testing.T) {
 	for _, tt := range []struct{ uri, want string }{
 		{"tel:+1555;verstat=A", "A"},
 		{"sip:+1555;verstat=A@h;user=phone", "A"},
 		{"sip:+1555@h;user=phone;verstat=B", "B"},
 		{"sip:+1555@h", ""},
 	} {
-		if got := verstat(tt.uri); got != tt.want {
+		if got := readVerstat(tt.uri); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.uri, got, tt.want)
 		}
 	}
 }
 
-func TestExtensionIs(t *testing.T) {
+func TestExtensionMatchesItsNames(t *testing.T) {
 	e := Extension{"101", "pbx.example"}
 	for _, tt := range []struct {
 		name string

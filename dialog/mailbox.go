@@ -9,41 +9,42 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// maxMailboxes is how many mailboxes are remembered; of more, those that no
-// NOTIFY was about for the longest time are forgotten, and the next NOTIFY sets
-// their base anew. About 350 bytes each.
+// maxMailboxes is the number of mailboxes in memory. Beyond that the one with the oldest
+// NOTIFY is evicted, and its next NOTIFY sets its base anew. About 350 bytes each.
 const maxMailboxes = 1 << 16
 
-// sameNews is how long the same counts are the same news. A phone that was late
-// to hear of a message hears it again when others have heard of the next.
-const sameNews = time.Minute
+// repeatWindow is the time in which NOTIFYs with the same counts report the same message. A
+// phone that is notified late receives the earlier counts after others have received the
+// next.
+const repeatWindow = time.Minute
 
-// maxPassedOn is how many NOTIFYs of phones are known that a PBX which is a proxy
-// may pass on.
-const maxPassedOn = 1 << 12
+// maxPhoneNotifies is the number of NOTIFYs from phones in memory, which a PBX that is a
+// proxy may forward.
+const maxPhoneNotifies = 1 << 12
 
-// A notifyKey names a NOTIFY, also when a proxy has passed it on.
+// A notifyKey identifies a NOTIFY, also after a proxy has forwarded it.
 type notifyKey struct {
 	callID, fromTag string
 	cseq            uint32
 }
 
-// A mailboxKey names a mailbox by whose phone watches it. account is the user
-// of its address, and "" when that is the extension's own.
+// A mailboxKey identifies a mailbox by the extension whose phone watches it. account is the
+// user of its address, "" if that is the extension itself.
 type mailboxKey struct {
 	ext     Extension
 	account string
 }
 
-// A mailbox is what an extension was last told of its voice messages.
+// A mailbox is the state of an extension's voice messages as last notified.
 type mailbox struct {
-	fresh  uint64 // new messages
-	news   string // what the last event told
-	toldAt time.Time
+	// number of new messages
+	newMessages uint64    // new messages
+	lastCounts  string    // hash of the counts in the last event
+	emittedAt   time.Time // time of the last event
 }
 
-func newPassedOn() *simplelru.LRU[notifyKey, struct{}] {
-	notifies, _ := simplelru.NewLRU[notifyKey, struct{}](maxPassedOn, nil) // fails only without a size
+func newPhoneNotifies() *simplelru.LRU[notifyKey, struct{}] {
+	notifies, _ := simplelru.NewLRU[notifyKey, struct{}](maxPhoneNotifies, nil) // fails only without a size
 	return notifies
 }
 
@@ -52,23 +53,23 @@ func newMailboxes() *simplelru.LRU[mailboxKey, *mailbox] {
 	return mailboxes
 }
 
-// summary follows the NOTIFYs of message-summary (RFC 3842) that the PBX sends
-// to phones, within a subscription or without one. What they say is so whether
-// the phone takes it or not. A phone's own are not believed, also when the PBX, as
-// a proxy, passes them on.
+// observeSummary processes the NOTIFYs of message-summary (RFC 3842) that the PBX sends to
+// phones, within a subscription or without one. Their counts hold whether the phone accepts
+// them or not. A NOTIFY that a phone sends is not believed, even if a PBX that is a proxy
+// forwards it.
 //
-// An event is said when there are more new messages than the last NOTIFY said
-// there were. All devices of an extension are notified, each under a Call-ID of
-// its own and perhaps through another node, so the event's ids are derived from
-// what they all are told: the mailbox, its counts, the Message-ID if there is
-// one, and the minute. It is a call of its own.
-func (t *Tracker) summary(m *Message) {
+// An event is emitted when there are more new messages than in the last NOTIFY. All devices
+// of an extension are notified, each under a Call-ID of its own and perhaps through another
+// node. The event's ids are therefore derived from data that all of them receive: the
+// mailbox, its counts, the Message-ID if there is one, and the minute. The event is a call
+// of its own.
+func (t *Tracker) observeSummary(m *Message) {
 	if m.Body == "" {
 		return
 	}
 	if m.Src == Edge {
-		if messageSummaryEvent(header(m.Head, "Event")) {
-			t.passedOn.Add(notifyKey{clone(m.CallID), clone(m.FromTag), m.CSeq}, struct{}{})
+		if messageSummaryEvent(headerValue(m.Head, "Event")) {
+			t.phoneNotifies.Add(notifyKey{cloneString(m.CallID), cloneString(m.FromTag), m.CSeq}, struct{}{})
 		}
 		return
 	}
@@ -76,36 +77,36 @@ func (t *Tracker) summary(m *Message) {
 		return
 	}
 	var event, from, to, rec string
-	for name, value := range fields(m.Head) {
+	for name, value := range headerFields(m.Head) {
 		switch {
-		case is(name, "Event"):
+		case sameHeader(name, "Event"):
 			event = value
-		case is(name, "From"):
+		case sameHeader(name, "From"):
 			from = value
-		case is(name, "To"):
+		case sameHeader(name, "To"):
 			to = value
-		case t.config.RecID != "" && is(name, t.config.RecID):
+		case t.config.RecID != "" && sameHeader(name, t.config.RecID):
 			rec = value
 		}
 	}
-	if !messageSummaryEvent(event) || t.passedOn.Contains(notifyKey{m.CallID, m.FromTag, m.CSeq}) {
+	if !messageSummaryEvent(event) || t.phoneNotifies.Contains(notifyKey{m.CallID, m.FromTag, m.CSeq}) {
 		return
 	}
-	first, described := block(m.Body)
+	first, described := cutBlock(m.Body)
 	s, ok := readSummary(first)
 	if !ok {
 		return
 	}
-	_, to, _ = nameAddr(to)
-	ext, ok := t.names.called(m, cmp.Or(s.account, to))
+	_, to, _ = parseNameAddr(to)
+	ext, ok := t.directory.calledExtension(m, cmp.Or(s.account, to))
 	if !ok {
-		ext, ok = t.names.at(parseURI(to), m.At)
+		ext, ok = t.directory.extensionAt(parseURI(to), m.At)
 	}
-	if !ok || !t.names.phone(ext) {
+	if !ok || !t.directory.isPhone(ext) {
 		return
 	}
 	if s.account == "" && m.ToTag != "" {
-		_, s.account, _ = nameAddr(from) // what the phone subscribed to
+		_, s.account, _ = parseNameAddr(from) // the mailbox that the phone subscribed to
 	}
 	key := mailboxKey{ext, parseURI(s.account).user}
 	if key.account == ext.User {
@@ -113,23 +114,23 @@ func (t *Tracker) summary(m *Message) {
 	}
 	box, known := t.mailboxes.Get(key)
 	if !known {
-		key = mailboxKey{Extension{clone(ext.User), clone(ext.Domain)}, clone(key.account)}
-		t.mailboxes.Add(key, &mailbox{fresh: s.fresh})
+		key = mailboxKey{Extension{cloneString(ext.User), cloneString(ext.Domain)}, cloneString(key.account)}
+		t.mailboxes.Add(key, &mailbox{newMessages: s.newMessages})
 		return
 	}
-	more := s.fresh > box.fresh
-	box.fresh = s.fresh
+	more := s.newMessages > box.newMessages
+	box.newMessages = s.newMessages
 	if !more {
 		return
 	}
-	v := readDescribed(described, t.config.RecID)
-	news := hash("voicemail", ext.User, ext.Domain, key.account,
-		strconv.FormatUint(s.fresh, 10), strconv.FormatUint(s.old, 10), v.messageID)
-	if box.news == news && m.At.Sub(box.toldAt).Abs() < sameNews {
+	v := readVoiceMessage(described, t.config.RecID)
+	news := deriveID("voicemail", ext.User, ext.Domain, key.account,
+		strconv.FormatUint(s.newMessages, 10), strconv.FormatUint(s.oldMessages, 10), v.messageID)
+	if box.lastCounts == news && m.At.Sub(box.emittedAt).Abs() < repeatWindow {
 		return
 	}
-	box.news, box.toldAt = news, m.At
-	t.voicemail(ext, &v, cmp.Or(v.rec, rec), hash(news, strconv.FormatInt(t.clock.wall(m.At).Unix()/60, 10)), m.At)
+	box.lastCounts, box.emittedAt = news, m.At
+	t.emitVoicemail(ext, &v, cmp.Or(v.rec, rec), deriveID(news, strconv.FormatInt(t.clock.wallTime(m.At).Unix()/60, 10)), m.At)
 }
 
 // messageSummaryEvent reports whether an Event header field names the package of
@@ -139,73 +140,73 @@ func messageSummaryEvent(event string) bool {
 	return strings.EqualFold(strings.TrimSpace(event), "message-summary")
 }
 
-// voicemail says that an extension has a new message.
-func (t *Tracker) voicemail(ext Extension, v *voiceMessage, rec, call string, at time.Time) {
-	f := facts{num: v.num, name: v.name, rec: rec}
-	f.keep(&ext.User, &ext.Domain)
+// emitVoicemail emits that an extension has a new voice message.
+func (t *Tracker) emitVoicemail(ext Extension, v *voiceMessage, rec, call string, at time.Time) {
+	f := inviteFacts{callerNum: v.num, callerName: v.name, recID: rec}
+	f.cloneStrings(&ext.User, &ext.Domain)
 	e := Event{
 		Call:            call,
 		Seq:             1,
-		At:              t.clock.wall(at),
+		At:              t.clock.wallTime(at),
 		Observed:        at,
 		Type:            Voicemail,
-		Party:           hash(call, string(In), ext.User, ext.Domain),
+		Party:           deriveID(call, string(In), ext.User, ext.Domain),
 		Extension:       ext,
 		Flow:            In,
-		CallerNum:       f.num,
-		CallerName:      f.name,
+		CallerNum:       f.callerNum,
+		CallerName:      f.callerName,
 		CalledNumber:    ext.User,
 		CalledExtension: &ext,
 		Duration:        v.length,
-		RecID:           f.rec,
+		RecID:           f.recID,
 	}
-	e.ID = hash(e.Party, string(Voicemail))
-	if t.names.kind(f.num, at) != "" {
-		e.CallerExtension = &Extension{User: f.num}
+	e.ID = deriveID(e.Party, string(Voicemail))
+	if t.directory.kindOf(f.callerNum, at) != "" {
+		e.CallerExtension = &Extension{User: f.callerNum}
 	}
-	t.said = append(t.said, e)
+	t.events = append(t.events, e)
 }
 
 // A messageSummary is the first block of a message-summary's body.
 type messageSummary struct {
-	account    string // URI
-	fresh, old uint64 // voice messages
+	account                  string // URI
+	newMessages, oldMessages uint64 // voice messages
 }
 
-// readSummary reads the first block (RFC 3842 §5.2); ok says that it tells of
-// voice messages. Without a line that counts messages, Messages-Waiting is the
-// light on the phone: it stands for one.
+// readSummary parses the first block (RFC 3842 §5.2); ok reports that it is about voice
+// messages. Without a line that counts messages, Messages-Waiting is the light on the
+// phone: it counts as one message.
 func readSummary(s string) (sum messageSummary, ok bool) {
 	waiting, counted := "", false
-	for name, value := range fields("\n" + s) {
+	for name, value := range headerFields("\n" + s) {
 		switch {
-		case is(name, "Messages-Waiting"):
+		case sameHeader(name, "Messages-Waiting"):
 			waiting = value
-		case is(name, "Message-Account"):
+		case sameHeader(name, "Message-Account"):
 			sum.account = value
 			if strings.IndexByte(value, '<') >= 0 {
-				_, sum.account, _ = nameAddr(value)
+				_, sum.account, _ = parseNameAddr(value)
 			}
-		case is(name, "Voice-Message"):
-			sum.fresh, sum.old, ok = counts(value)
+		case sameHeader(name, "Voice-Message"):
+			sum.newMessages, sum.oldMessages, ok = parseCounts(value)
 			counted = true
-		default: // another class of messages: Fax-Message
+		default: // another class of messages, such as Fax-Message
 			counted = true
 		}
 	}
 	switch {
 	case counted:
 	case strings.EqualFold(waiting, "yes"):
-		sum.fresh, ok = 1, true
+		sum.newMessages, ok = 1, true
 	case strings.EqualFold(waiting, "no"):
 		ok = true
 	}
 	return sum, ok
 }
 
-// counts reads "new/old", and passes over the urgent ones that may follow:
-// they are among them.
-func counts(s string) (fresh, old uint64, ok bool) {
+// parseCounts parses "new/old". It ignores the urgent counts that may follow: they are
+// included.
+func parseCounts(s string) (fresh, old uint64, ok bool) {
 	s, _, _ = strings.Cut(s, "(")
 	a, b, _ := strings.Cut(s, "/")
 	fresh, err := strconv.ParseUint(strings.TrimSpace(a), 10, 32)
@@ -216,32 +217,32 @@ func counts(s string) (fresh, old uint64, ok bool) {
 	return fresh, old, err == nil
 }
 
-// A voiceMessage is what a message-summary may say of a new message.
+// A voiceMessage is the description of a new message in a message-summary.
 type voiceMessage struct {
-	num, name string // the caller's
+	num, name string // of the caller
 	length    time.Duration
 	messageID string
 	rec       string
 }
 
-// readDescribed returns the first voice message that the rest of a body
-// describes. recID is the name of the field that carries a recording's id.
-func readDescribed(rest, recID string) (v voiceMessage) {
+// readVoiceMessage returns the first voice message that the rest of a body describes. recID
+// is the name of the field that carries a recording's id.
+func readVoiceMessage(rest, recID string) (v voiceMessage) {
 	for rest != "" {
 		var one, context string
-		one, rest = block(rest)
+		one, rest = cutBlock(rest)
 		v = voiceMessage{}
-		for name, value := range fields("\n" + one) {
+		for name, value := range headerFields("\n" + one) {
 			switch {
-			case is(name, "From"):
-				v.name, v.num = sender(value)
-			case is(name, "Content-Duration"): // RFC 2424
-				v.length = time.Duration(seconds(value, 0)) * time.Second
-			case is(name, "Message-ID"):
+			case sameHeader(name, "From"):
+				v.name, v.num = parseSender(value)
+			case sameHeader(name, "Content-Duration"): // RFC 2424
+				v.length = time.Duration(parseSeconds(value, 0)) * time.Second
+			case sameHeader(name, "Message-ID"):
 				v.messageID = value
-			case is(name, "Message-Context"): // RFC 3458
+			case sameHeader(name, "Message-Context"): // RFC 3458
 				context = value
-			case recID != "" && is(name, recID):
+			case recID != "" && sameHeader(name, recID):
 				v.rec = value
 			}
 		}
@@ -252,10 +253,10 @@ func readDescribed(rest, recID string) (v voiceMessage) {
 	return voiceMessage{}
 }
 
-// sender returns who a described message is from: the field is that of mail,
-// whose addresses have no scheme.
-func sender(value string) (display, user string) {
-	display, addr, _ := nameAddr(value)
+// parseSender parses the From of a described message. It is a mail header field, whose
+// addresses have no scheme.
+func parseSender(value string) (display, user string) {
+	display, addr, _ := parseNameAddr(value)
 	if strings.IndexByte(addr, ':') >= 0 {
 		return display, parseURI(addr).user
 	}
@@ -263,9 +264,8 @@ func sender(value string) (display, user string) {
 	return display, user
 }
 
-// block cuts off the lines of s up to the first empty one. Empty lines in front
-// are passed over.
-func block(s string) (first, rest string) {
+// cutBlock splits s at its first empty line. Empty lines at the start are skipped.
+func cutBlock(s string) (first, rest string) {
 	s = strings.TrimLeft(s, "\r\n")
 	for i := 0; ; {
 		n := strings.IndexByte(s[i:], '\n')

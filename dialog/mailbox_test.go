@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// mwi is a NOTIFY of message-summary that goes to a phone of 102.
-func mwi(at time.Time, body string, headers ...string) Message {
+// messageSummaryNotify returns a NOTIFY of message-summary that goes to a phone of 102.
+func messageSummaryNotify(at time.Time, body string, headers ...string) Message {
 	l := callee()
 	l.at, l.callID, l.fromURI = at, fmt.Sprint(at.UnixNano(), "@pbx"), "sip:voicemail@pbx.example"
 	m := l.message(PBX, "NOTIFY", 0, "Event: message-summary\r\nSubscription-State: terminated\r\n"+strings.Join(headers, ""))
@@ -16,10 +16,12 @@ func mwi(at time.Time, body string, headers ...string) Message {
 	return m
 }
 
-func voice(counts string) string { return "Messages-Waiting: yes\nVoice-Message: " + counts + "\n" }
+func voiceMessages(counts string) string {
+	return "Messages-Waiting: yes\nVoice-Message: " + counts + "\n"
+}
 
-func TestVoicemail(t *testing.T) {
-	none, one := voice("0/0"), voice("1/0")
+func TestVoicemailFollowsMessageCounts(t *testing.T) {
+	none, one := voiceMessages("0/0"), voiceMessages("1/0")
 	for _, tt := range []struct {
 		name   string
 		change func(*Message)
@@ -27,9 +29,9 @@ func TestVoicemail(t *testing.T) {
 		want   []int    // how many events each causes
 	}{
 		{"first sets the base", nil, []string{one, one}, []int{0, 0}},
-		{"more", nil, []string{none, one, voice("3/0")}, []int{0, 1, 1}},
-		{"fewer, then more", nil, []string{voice("2/0"), voice("1/1"), voice("2/1")}, []int{0, 0, 1}},
-		{"old ones", nil, []string{none, voice("0/7")}, []int{0, 0}},
+		{"more", nil, []string{none, one, voiceMessages("3/0")}, []int{0, 1, 1}},
+		{"fewer, then more", nil, []string{voiceMessages("2/0"), voiceMessages("1/1"), voiceMessages("2/1")}, []int{0, 0, 1}},
+		{"old ones", nil, []string{none, voiceMessages("0/7")}, []int{0, 0}},
 		{"urgent ones", nil, []string{"Voice-Message: 0/0 (0/0)\n", "Voice-Message: 1/0 (1/0)\n"}, []int{0, 1}},
 		{"case and white space", nil, []string{"voice-MESSAGE :\n 0 / 0\n", "voice-message\t:\n\t1 / 0 ( 0/0 )"}, []int{0, 1}},
 		{"again within a minute", nil, []string{none, one, none, one}, []int{0, 1, 0, 0}},
@@ -37,8 +39,8 @@ func TestVoicemail(t *testing.T) {
 		{"the light of faxes", nil, []string{"Messages-Waiting: no\n", "Messages-Waiting: yes\nFax-Message: 1/0\n"}, []int{0, 0}},
 		{"no counts", nil, []string{none, "", "Voice-Message: many\n", "Voice-Message: 1\n", "Voice-Message: -1/0\n", "hello"}, []int{0, 0, 0, 0, 0, 0}},
 		{"two mailboxes", nil, []string{
-			"Message-Account: sip:102@x\n" + none, "Message-Account: <sip:600@x>\n" + voice("3/0"),
-			"Message-Account: sip:102@x\n" + none, "Message-Account: <sip:600@x>\n" + voice("4/0"),
+			"Message-Account: sip:102@x\n" + none, "Message-Account: <sip:600@x>\n" + voiceMessages("3/0"),
+			"Message-Account: sip:102@x\n" + none, "Message-Account: <sip:600@x>\n" + voiceMessages("4/0"),
 			"Message-Account: sip:102@x\n" + one,
 		}, []int{0, 0, 0, 1, 1}},
 		{"from a phone", func(m *Message) { m.Src, m.Dst = Edge, PBX }, []string{none, one}, []int{0, 0}},
@@ -56,7 +58,7 @@ func TestVoicemail(t *testing.T) {
 			c.Extensions = []Declared{{Number: "600", Kind: Queue}}
 			tracker := New(c)
 			for i, body := range tt.bodies {
-				m := mwi(start.Add(time.Duration(i)*time.Second), body)
+				m := messageSummaryNotify(start.Add(time.Duration(i)*time.Second), body)
 				if tt.change != nil {
 					tt.change(&m)
 				}
@@ -68,7 +70,7 @@ func TestVoicemail(t *testing.T) {
 	}
 }
 
-func TestVoicemailFields(t *testing.T) {
+func TestReadsVoicemailFields(t *testing.T) {
 	c := testConfig()
 	c.RecID = "X-Rec"
 	for _, tt := range []struct {
@@ -89,7 +91,7 @@ func TestVoicemailFields(t *testing.T) {
 		{name: "nonsense", body: "From: <sip:192.0.2.1>\nContent-Duration: -1\nno colon\n\n\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := last(t, c, mwi(start, voice("0/0"), tt.headers), mwi(start.Add(time.Second), voice("1/0")+"\n"+tt.body, tt.headers))
+			e := lastEvent(t, c, messageSummaryNotify(start, voiceMessages("0/0"), tt.headers), messageSummaryNotify(start.Add(time.Second), voiceMessages("1/0")+"\n"+tt.body, tt.headers))
 			ext := ""
 			if e.CallerExtension != nil {
 				ext = e.CallerExtension.User
@@ -106,7 +108,7 @@ func TestVoicemailFields(t *testing.T) {
 	}
 }
 
-func TestVoicemailIsWhosePhoneItIs(t *testing.T) {
+func TestVoicemailGoesToPhonesExtension(t *testing.T) {
 	for _, tt := range []struct {
 		name, uri, to, account, aor, want string
 	}{
@@ -119,10 +121,10 @@ func TestVoicemailIsWhosePhoneItIs(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tracker := New(testConfig())
-			tracker.Observe(registered(start, "sip:4001@pbx.example", "Contact: <sip:x7f3@192.0.2.12>"))
+			tracker.Observe(registerResponse(start, "sip:4001@pbx.example", "Contact: <sip:x7f3@192.0.2.12>"))
 			got := ""
 			for i := range 2 {
-				m := mwi(start, fmt.Sprintf("Message-Account: %s\n%s", tt.account, voice(fmt.Sprint(i, "/0"))))
+				m := messageSummaryNotify(start, fmt.Sprintf("Message-Account: %s\n%s", tt.account, voiceMessages(fmt.Sprint(i, "/0"))))
 				m.AOR = tt.aor
 				m.Head = fmt.Sprintf("NOTIFY %s SIP/2.0\r\nFrom: <sip:x@x>\r\nTo: <%s>\r\nEvent: message-summary\r\n", tt.uri, tt.to)
 				for _, e := range tracker.Observe(m) {
@@ -136,13 +138,14 @@ func TestVoicemailIsWhosePhoneItIs(t *testing.T) {
 	}
 }
 
-// Each node sees the NOTIFY to one of the phones.
+// TestVoicemailHasTheSameIDEverywhere checks two nodes, each of which observes the NOTIFY
+// to one of the phones.
 func TestVoicemailHasTheSameIDEverywhere(t *testing.T) {
 	at := start.Add(10 * time.Second)
-	one := last(t, testConfig(), mwi(start, voice("0/0")), mwi(at, voice("1/0")))
-	two := last(t, testConfig(), mwi(start.Add(time.Second), voice("0/0")), mwi(at.Add(300*time.Millisecond), voice("1/0")))
-	later := last(t, testConfig(), mwi(start, voice("0/0")), mwi(at.Add(time.Hour), voice("1/0")))
-	named := last(t, testConfig(), mwi(start, voice("0/0")), mwi(at, voice("1/0")+"\nMessage-ID: 7@x\n"))
+	one := lastEvent(t, testConfig(), messageSummaryNotify(start, voiceMessages("0/0")), messageSummaryNotify(at, voiceMessages("1/0")))
+	two := lastEvent(t, testConfig(), messageSummaryNotify(start.Add(time.Second), voiceMessages("0/0")), messageSummaryNotify(at.Add(300*time.Millisecond), voiceMessages("1/0")))
+	later := lastEvent(t, testConfig(), messageSummaryNotify(start, voiceMessages("0/0")), messageSummaryNotify(at.Add(time.Hour), voiceMessages("1/0")))
+	named := lastEvent(t, testConfig(), messageSummaryNotify(start, voiceMessages("0/0")), messageSummaryNotify(at, voiceMessages("1/0")+"\nMessage-ID: 7@x\n"))
 	if one.ID != two.ID || one.Call != two.Call || one.Party != two.Party {
 		t.Errorf("got %+v and %+v, want the same ids", one, two)
 	}
@@ -156,7 +159,7 @@ func TestMailboxesAreBounded(t *testing.T) {
 	c.Pattern = nil
 	tracker := New(c)
 	for i := range maxMailboxes + 100 {
-		m := mwi(start, voice("1/0"))
+		m := messageSummaryNotify(start, voiceMessages("1/0"))
 		m.AOR = fmt.Sprint(i, "@pbx.example")
 		tracker.Observe(m)
 	}
@@ -165,11 +168,11 @@ func TestMailboxesAreBounded(t *testing.T) {
 	}
 }
 
-// BenchmarkNotify is a NOTIFY that means nothing.
+// BenchmarkNotify measures a NOTIFY without new messages.
 func BenchmarkNotify(b *testing.B) {
-	presence := mwi(start, "<presence/>")
+	presence := messageSummaryNotify(start, "<presence/>")
 	presence.Head = strings.Replace(presence.Head, "message-summary", "presence", 1)
-	for name, m := range map[string]Message{"presence": presence, "same count": mwi(start, voice("1/0"))} {
+	for name, m := range map[string]Message{"presence": presence, "same count": messageSummaryNotify(start, voiceMessages("1/0"))} {
 		b.Run(name, func(b *testing.B) {
 			tracker := New(testConfig())
 			b.ReportAllocs()

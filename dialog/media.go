@@ -6,42 +6,42 @@ import (
 	"strings"
 )
 
-// media is which way a session description has the voice go, as who writes it sees
-// it.
-type media uint8
+// A mediaDirection is the direction of voice in a session description, as seen by its
+// sender.
+type mediaDirection uint8
 
 const (
-	unsaid media = iota
-	both         // or to who writes it only, which no hold is
-	held         // away from who writes it, or not at all
+	directionUnknown mediaDirection = iota
+	directionOpen                   // to the sender at least, so not a hold
+	directionHeld                   // only away from the sender, or none
 )
 
-// An sdpLevel is what a session description says of the session or of one stream.
+// An sdpLevel is the session level of a session description, or one of its streams.
 type sdpLevel struct {
-	kind    string // audio
-	port    string
-	way     media
-	silent  bool   // who writes it sends nothing
-	address string // of the last c=
-	ice     bool
-	bundled bool // port 0 says only that it goes over another stream's (RFC 9143 §6)
+	kind      string // media of the m= line, such as audio
+	port      string
+	direction mediaDirection
+	silent    bool   // its sender sends no voice
+	address   string // of the last c= line
+	ice       bool
+	bundled   bool // port 0 only means that it uses another stream's port (RFC 9143 §6)
 }
 
-// direction reads a session description (RFC 8866): the first stream of audio that is
-// in use counts, or the first stream if there is no audio. A stream has what the
-// session says unless it says otherwise itself. It is held with sendonly or inactive
-// (RFC 3264 §8.4), with the null address, and with port 0 if voice is not replaced by
-// an image, as fax is.
-func direction(m *Message) media {
+// readDirection returns the direction in a session description (RFC 8866): that of the
+// first audio stream in use, or of the first stream if there is no audio. A stream has the
+// direction of the session unless it has its own. It is held with sendonly or inactive (RFC
+// 3264 §8.4), with the null address, and with port 0 unless an image replaces the voice,
+// as for fax.
+func readDirection(m *Message) mediaDirection {
 	way, _ := readMedia(m)
 	return way
 }
 
-// readMedia returns beside the direction whether who writes it sends nothing.
-func readMedia(m *Message) (way media, silent bool) {
+// readMedia returns the direction of readDirection, and whether the sender sends no voice.
+func readMedia(m *Message) (way mediaDirection, silent bool) {
 	body := m.Body
-	if contentType := header(m.Head, "Content-Type"); contentType != "" {
-		body = partOf(contentType, body, "application/sdp")
+	if contentType := headerValue(m.Head, "Content-Type"); contentType != "" {
+		body = findPart(contentType, body, "application/sdp")
 	}
 	var session, level, first, voice sdpLevel
 	at := &session
@@ -79,37 +79,38 @@ func readMedia(m *Message) (way media, silent bool) {
 				at.address, _, _ = strings.Cut(words[2], "/")
 			}
 		case 'a':
-			at.attribute(value)
+			at.readAttribute(value)
 		}
 	}
 	done()
 	if voice.kind == "" {
 		voice = first
 	}
-	if voice.way == unsaid {
-		voice.way, voice.silent = session.way, session.silent
+	if voice.direction == directionUnknown {
+		voice.direction, voice.silent = session.direction, session.silent
 	}
 	off := voice.kind == "audio" && voice.port == "0" && !voice.bundled
 	switch {
 	case streams == 0, off && image:
-		return unsaid, false
+		return directionUnknown, false
 	case off:
-		return held, true
-	case voice.nowhere(&session):
-		return held, voice.silent
-	case voice.way != unsaid:
-		return voice.way, voice.silent
+		return directionHeld, true
+	case voice.hasNullAddress(&session):
+		return directionHeld, voice.silent
+	case voice.direction != directionUnknown:
+		return voice.direction, voice.silent
 	}
-	return both, false
+	return directionOpen, false
 }
 
-func (l *sdpLevel) attribute(value string) {
+// readAttribute applies the value of an a= line.
+func (l *sdpLevel) readAttribute(value string) {
 	name, rest, _ := strings.Cut(value, ":")
 	switch name {
 	case "sendonly", "inactive":
-		l.way, l.silent = held, name == "inactive"
+		l.direction, l.silent = directionHeld, name == "inactive"
 	case "sendrecv", "recvonly":
-		l.way, l.silent = both, name == "recvonly"
+		l.direction, l.silent = directionOpen, name == "recvonly"
 	case "bundle-only":
 		l.bundled = true
 	case "ice-ufrag":
@@ -121,10 +122,10 @@ func (l *sdpLevel) attribute(value string) {
 	}
 }
 
-// nowhere reports whether a stream goes to the null address, 0.0.0.0 or ::. With ICE
-// that, and port 9, is the address of who has no candidate yet (RFC 8839 §4.1, RFC 8840
-// §4.3.1).
-func (l *sdpLevel) nowhere(session *sdpLevel) bool {
+// hasNullAddress reports whether a stream has the null address, 0.0.0.0 or ::. With ICE
+// that address with port 9 is that of a sender without a candidate yet (RFC 8839 §4.1, RFC
+// 8840 §4.3.1).
+func (l *sdpLevel) hasNullAddress(session *sdpLevel) bool {
 	address := l.address
 	if address == "" {
 		address = session.address
@@ -136,71 +137,71 @@ func (l *sdpLevel) nowhere(session *sdpLevel) bool {
 	return err == nil && a.Unmap().IsUnspecified()
 }
 
-// offered notes what the request m of a re-INVITE or UPDATE offers. A re-INVITE may
-// leave the offer to the response (RFC 3261 §14.1).
-func (l *leg) offered(m *Message) {
-	way := direction(m)
-	delayed := way == unsaid && m.Method == "INVITE"
-	if !l.byPhone(m) {
-		l.askedPhone = 0
+// noteOffer notes the offer in the re-INVITE or UPDATE m. A re-INVITE may leave the offer
+// to the response (RFC 3261 §14.1).
+func (l *leg) noteOffer(m *Message) {
+	way := readDirection(m)
+	delayed := way == directionUnknown && m.Method == "INVITE"
+	if !l.sentByPhone(m) {
+		l.phoneOfferCSeq = 0
 		if delayed {
-			l.askedPhone = m.CSeq
+			l.phoneOfferCSeq = m.CSeq
 		}
 		return
 	}
-	l.offer, l.offerSeq, l.askedPBX, l.muted = way, m.CSeq, 0, false
+	l.offer, l.offerSeq, l.pbxOfferCSeq, l.muted = way, m.CSeq, 0, false
 	if delayed {
-		l.askedPBX = m.CSeq
+		l.pbxOfferCSeq = m.CSeq
 	}
 }
 
-// agreed shows a leg a response, not a refusal, to a re-INVITE or UPDATE. The 2xx to
-// the phone's offer makes it valid; the phone may also offer in its own 2xx, and the
-// PBX in one that the phone answers later.
-func (t *Tracker) agreed(l *leg, m *Message) {
+// observeOfferResponse applies a response other than a refusal to a re-INVITE or UPDATE.
+// The 2xx to the phone's offer makes it valid. The phone may also offer in its own 2xx, and
+// the PBX in one that the phone answers later.
+func (t *Tracker) observeOfferResponse(l *leg, m *Message) {
 	switch done := m.Status/100 == 2; {
-	case l.byPhone(m) && l.askedPBX == m.CSeq:
-		if way, silent := readMedia(m); way != unsaid {
+	case l.sentByPhone(m) && l.pbxOfferCSeq == m.CSeq:
+		if way, silent := readMedia(m); way != directionUnknown {
 			l.muted = silent
 		}
-		if done && l.offer != unsaid { // the phone has answered with its PRACK
-			l.askedPBX = 0
-			t.hold(l, l.offer, m.At)
-			l.offer = unsaid
+		if done && l.offer != directionUnknown { // the phone has answered the offer in its PRACK
+			l.pbxOfferCSeq = 0
+			t.emitHold(l, l.offer, m.At)
+			l.offer = directionUnknown
 		}
-	case l.byPhone(m) && done && l.offerSeq == m.CSeq:
-		t.hold(l, l.offer, m.At)
-		l.offer = unsaid
-	case done && !l.byPhone(m) && m.Src == Edge && l.askedPhone == m.CSeq && m.Method == "INVITE":
-		l.askedPhone = 0
-		t.hold(l, direction(m), m.At)
+	case l.sentByPhone(m) && done && l.offerSeq == m.CSeq:
+		t.emitHold(l, l.offer, m.At)
+		l.offer = directionUnknown
+	case done && !l.sentByPhone(m) && m.Src == Edge && l.phoneOfferCSeq == m.CSeq && m.Method == "INVITE":
+		l.phoneOfferCSeq = 0
+		t.emitHold(l, readDirection(m), m.At)
 	}
 }
 
-// answersOffer shows a leg an ACK or PRACK, in which the phone may answer an offer of
-// the PBX (RFC 3261 §13.2.1, RFC 3262 §5). Where the PBX sends no voice, a phone that
-// asks for none holds nobody.
-func (t *Tracker) answersOffer(l *leg, m *Message) {
-	if l.state != talking || l.askedPBX == 0 || !l.byPhone(m) {
+// observeOfferAnswer applies an ACK or PRACK, in which the phone may answer an offer of the
+// PBX (RFC 3261 §13.2.1, RFC 3262 §5). Where the PBX sends no voice, a phone that asks
+// for none holds nobody.
+func (t *Tracker) observeOfferAnswer(l *leg, m *Message) {
+	if l.state != talking || l.pbxOfferCSeq == 0 || !l.sentByPhone(m) {
 		return
 	}
-	way := direction(m)
-	if way == held && l.muted {
-		way = unsaid
+	way := readDirection(m)
+	if way == directionHeld && l.muted {
+		way = directionUnknown
 	}
 	switch {
-	case m.Method == "ACK" && m.CSeq == l.askedPBX:
-		l.askedPBX = 0
-		t.hold(l, way, m.At)
-	case m.Method == "PRACK" && acknowledged(m) == l.askedPBX:
+	case m.Method == "ACK" && m.CSeq == l.pbxOfferCSeq:
+		l.pbxOfferCSeq = 0
+		t.emitHold(l, way, m.At)
+	case m.Method == "PRACK" && acknowledgedCSeq(m) == l.pbxOfferCSeq:
 		l.offer = way
 	}
 }
 
-// acknowledged returns the CSeq of the INVITE whose provisional response a PRACK
-// acknowledges (RFC 3262 §7.2); 0: of none.
-func acknowledged(m *Message) uint32 {
-	words := strings.Fields(header(m.Head, "RAck"))
+// acknowledgedCSeq returns the CSeq of the INVITE whose provisional response a PRACK
+// acknowledges (RFC 3262 §7.2); 0: none.
+func acknowledgedCSeq(m *Message) uint32 {
+	words := strings.Fields(headerValue(m.Head, "RAck"))
 	if len(words) != 3 || words[2] != "INVITE" {
 		return 0
 	}

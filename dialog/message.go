@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Side says on which side of bellhop a peer stands.
+// Side is the side of bellhop on which a peer is.
 type Side uint8
 
 const (
@@ -24,25 +24,24 @@ func (s Side) String() string {
 	return "nowhere"
 }
 
-// A Message is one SIP message as the hop saw it: received and forwarded, or
-// received and absorbed, or made by the hop itself. Retransmissions the hop
-// absorbs are not shown.
+// A Message is one SIP message as bellhop processed it: received and forwarded, received
+// and absorbed, or generated. Absorbed retransmissions are not observed.
 //
-// All strings may share one allocation: whoever keeps one clones it.
+// All strings may share one allocation: clone a string to retain it.
 type Message struct {
-	// At is when it was received; when it was made, if Own. It is the time of a
-	// steady clock, which began as the wall clock and which nobody sets: messages
-	// are ordered by it, and measured. WallOffset is how far the wall clock was
-	// ahead of it when the message was observed.
+	// At is when it was received, or generated if Own. It is a time of the steady clock,
+	// which began as the wall clock and is never set: messages are ordered and measured by
+	// it. WallOffset is how far the wall clock was ahead of it when the message was
+	// observed.
 	At         time.Time
 	WallOffset time.Duration
 
-	Src, Dst Side           // who sent it, and where it goes
+	Src, Dst Side           // side of the sender, and of the receiver
 	From, To netip.AddrPort // their addresses
-	Local    netip.AddrPort // where the hop received it; if Own: where it sends it from
-	Stream   bool           // that is a TCP connection
-	Trunk    string         // the name of the [[trunk]] that the end that is not the PBX is, if it is one
-	Own      bool           // a response of bellhop's own, in place of the one Src did not send
+	Local    netip.AddrPort // address at which bellhop received it; if Own: from which bellhop sends it
+	Stream   bool           // Local is a TCP connection
+	Trunk    string         // name of the [[trunk]] at the end that is not the PBX; "": none
+	Own      bool           // response that bellhop generates, in place of one that Src did not send
 
 	Method string // of the request, or the CSeq method of a response
 	Status int    // 0 in a request
@@ -51,17 +50,17 @@ type Message struct {
 
 	FromTag, ToTag string
 
-	// Branch names the transaction on the side the request came from: the
-	// topmost Via's branch of the request as received. A response carries the
-	// branch of the request it answers. The forks of a PBX differ by it.
+	// Branch identifies the transaction on the side the request came from: the topmost
+	// Via's branch of the request as received. A response has the branch of its request.
+	// The forks of a PBX have different ones.
 	Branch string
 
-	// AOR is the user[@host] that registered the binding this request is sent
-	// to, when our own Path or Contact token names it.
+	// AOR is the user[@host] that registered the binding to which this request is sent, if
+	// our own Path or Contact token names it.
 	AOR string
 
-	// CID is the correlation id in a verified X-CID, or the one that the hop
-	// adds to this INVITE; 32 hex digits.
+	// CID is the correlation id in a verified X-CID, or the one that bellhop adds to this
+	// INVITE; 32 hex digits.
 	CID string
 
 	Head string // start line and header section, as received
@@ -71,8 +70,7 @@ type Message struct {
 // Request reports whether m is a request.
 func (m *Message) Request() bool { return m.Status == 0 }
 
-// Origin is the side on which the transaction began: a response travels the
-// other way.
+// Origin returns the side on which the transaction began: a response goes the other way.
 func (m *Message) Origin() Side {
 	if m.Status == 0 {
 		return m.Src
@@ -80,8 +78,8 @@ func (m *Message) Origin() Side {
 	return m.Dst
 }
 
-// originator is the address of the peer that began the transaction: a response
-// goes back to it.
+// originator returns the address of the peer that began the transaction: a response goes
+// back to it.
 func (m *Message) originator() netip.AddrPort {
 	if m.Status == 0 {
 		return m.From
@@ -89,8 +87,8 @@ func (m *Message) originator() netip.AddrPort {
 	return m.To
 }
 
-// phone is the address of the edge peer that m comes from or goes to; of two,
-// the one that it comes from.
+// phone returns the address of the edge peer that m comes from or goes to; of two, the one
+// that it comes from.
 func (m *Message) phone() netip.AddrPort {
 	if m.Src == Edge {
 		return m.From
@@ -98,8 +96,8 @@ func (m *Message) phone() netip.AddrPort {
 	return m.To
 }
 
-// trusted reports whether the sender may name others: the PBX and the trunks,
-// not a phone, nor whoever poses as one.
+// trusted reports whether the sender may name other callers: the PBX and the trunks may, a
+// phone or a stranger may not.
 func (m *Message) trusted() bool { return m.Src == PBX || m.Trunk != "" }
 
 // URI returns the Request-URI, and "" for a response.

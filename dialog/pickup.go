@@ -7,49 +7,49 @@ import (
 
 // A phone that picks up a call dials a code. The PBX answers that INVITE itself,
 // connects the phone with the caller, and cancels the legs that rang. No header field
-// names the call that was picked up: only the time does.
+// names the call that was picked up: only the time identifies it.
 
-// pickupGap is how long after it has answered the phone that picks up a PBX cancels
-// the legs that rang. An idle Asterisk 22 takes 2 to 15 ms, one on a machine with a
-// load of 30 more than 20 (December 2026). If the PBX has answered the caller in
-// between, slowPickupGap is enough.
+// pickupGap is the longest time between the PBX's answer to the phone that picks up and the
+// CANCELs to the legs that rang. An idle Asterisk 22 takes 2 to 15 ms, one on a machine
+// with a load of 30 more than 20 (December 2026). If the PBX has answered the caller in
+// between, slowPickupGap applies.
 const (
 	pickupGap     = 100 * time.Millisecond
 	slowPickupGap = time.Second
 )
 
-// maxPickups is how many legs are kept that may have picked up a call.
+// maxPickups is the number of legs in memory that may have picked up a call.
 const maxPickups = 64
 
-// notePickup keeps a leg that was just answered if it may have picked up a call: an
-// extension calls, and its number leads neither to a phone nor to a queue, menu or
+// notePickup keeps a leg that was just answered, if it may have picked up a call: an
+// extension calls, and the number leads neither to a phone nor to a queue, IVR or
 // conference.
 func (t *Tracker) notePickup(l *leg) {
-	if l.origin != Edge || l.party == nil || l.host != nil || t.names.registered(l.calledExt.User, l.answered) {
+	if l.origin != Edge || l.party == nil || l.service != nil || t.directory.registered(l.calledExt.User, l.answered) {
 		return
 	}
-	if len(t.pickups) >= maxPickups {
-		t.pickups = slices.Delete(t.pickups, 0, len(t.pickups)-maxPickups+1)
+	if len(t.pickupCandidates) >= maxPickups {
+		t.pickupCandidates = slices.Delete(t.pickupCandidates, 0, len(t.pickupCandidates)-maxPickups+1)
 	}
-	t.pickups = append(t.pickups, l)
+	t.pickupCandidates = append(t.pickupCandidates, l)
 }
 
-// pickedUp reports whether a phone was answered just before the callee's leg l was
-// canceled, and nobody was called for it.
-func (t *Tracker) pickedUp(l *leg) bool {
+// pickupAnswered reports whether a phone that may pick up calls was answered just before
+// the callee's leg l was canceled, and the PBX called nobody for that phone.
+func (t *Tracker) pickupAnswered(l *leg) bool {
 	caller := l.call.caller
-	return slices.ContainsFunc(t.pickups, func(o *leg) bool {
+	return slices.ContainsFunc(t.pickupCandidates, func(o *leg) bool {
 		gap := pickupGap
 		if caller != nil && !caller.answered.Before(o.answered) && !caller.answered.After(l.canceledAt) {
 			gap = slowPickupGap
 		}
 		after := l.canceledAt.Sub(o.answered)
-		return o != caller && after >= 0 && after <= gap && !o.answered.Before(l.began) && !o.call.calls(o)
+		return o != caller && after >= 0 && after <= gap && !o.answered.Before(l.began) && !o.call.hasCalleeFor(o)
 	})
 }
 
-// calls reports whether a callee's leg of the call is not older than its caller's
-// leg l.
-func (c *call) calls(l *leg) bool {
+// hasCalleeFor reports whether the call has a callee's leg that is not older than its
+// caller's leg l.
+func (c *call) hasCalleeFor(l *leg) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX && !o.began.Before(l.began) })
 }

@@ -5,11 +5,10 @@ import (
 	"unicode"
 )
 
-// Steers reports whether a character is an order and not text: to a terminal (C0,
-// DEL and C1), to what breaks lines (U+2028, U+2029), or to what arranges text from
-// right to left (UAX #9). What comes off the wire, or over the API, must not reach
-// a terminal, a log or a page with one.
-func Steers(r rune) bool {
+// IsControl reports whether a character is a control and not text: of a terminal (C0, DEL
+// and C1), of line breaks (U+2028, U+2029), or of the direction of text (UAX #9). Text from
+// the wire, or from the API, must not bring one to a terminal, a log or a page.
+func IsControl(r rune) bool {
 	switch {
 	case r < 0x20, 0x7f <= r && r < 0xa0:
 	case r == 0x061c, r == 0x200e, r == 0x200f, 0x2028 <= r && r <= 0x202e, 0x2066 <= r && r <= 0x2069:
@@ -19,10 +18,10 @@ func Steers(r rune) bool {
 	return true
 }
 
-// Printable returns s with instead in place of each character that cannot be seen,
-// as are all with [Steers], and of what is not UTF-8; if instead is negative,
-// without them.
-func Printable(s string, instead rune) string {
+// ReplaceUnprintable returns s with instead in place of each character that cannot be
+// displayed, which includes all controls, and in place of invalid UTF-8. If instead is
+// negative, they are removed.
+func ReplaceUnprintable(s string, instead rune) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return instead
@@ -31,11 +30,11 @@ func Printable(s string, instead rune) string {
 	}, strings.ToValidUTF8(s, "\x00"))
 }
 
-// Harmless returns s with U+FFFD in place of each character with [Steers], but for
-// line feeds and tabs.
-func Harmless(s string) string {
+// ReplaceControls returns s with U+FFFD in place of each control except line feeds and
+// tabs.
+func ReplaceControls(s string) string {
 	return strings.Map(func(r rune) rune {
-		if Steers(r) && r != '\n' && r != '\t' {
+		if IsControl(r) && r != '\n' && r != '\t' {
 			return '\uFFFD'
 		}
 		return r

@@ -5,7 +5,7 @@ import (
 	"unicode"
 )
 
-func TestPrintable(t *testing.T) {
+func TestReplacesUnprintableCharacters(t *testing.T) {
 	for _, tt := range []struct{ text, replaced, removed, harmless string }{
 		{"Zoë 日本 👍", "Zoë 日本 👍", "Zoë 日本 👍", "Zoë 日本 👍"},
 		{"a\x1b[31mb", "a\uFFFD[31mb", "a[31mb", "a\uFFFD[31mb"},
@@ -15,25 +15,25 @@ func TestPrintable(t *testing.T) {
 		{"a\xffb", "a\uFFFDb", "ab", "a\uFFFDb"},
 		{"", "", "", ""},
 	} {
-		if got := Printable(tt.text, '\uFFFD'); got != tt.replaced {
+		if got := ReplaceUnprintable(tt.text, '\uFFFD'); got != tt.replaced {
 			t.Errorf("%q replaced is %q, want %q", tt.text, got, tt.replaced)
 		}
-		if got := Printable(tt.text, -1); got != tt.removed {
+		if got := ReplaceUnprintable(tt.text, -1); got != tt.removed {
 			t.Errorf("%q removed is %q, want %q", tt.text, got, tt.removed)
 		}
-		if got := Harmless(tt.text); got != tt.harmless {
+		if got := ReplaceControls(tt.text); got != tt.harmless {
 			t.Errorf("%q harmless is %q, want %q", tt.text, got, tt.harmless)
 		}
 	}
 	steers := 0
 	for r := range rune(unicode.MaxRune) {
-		if Steers(r) {
+		if IsControl(r) {
 			if steers++; unicode.IsPrint(r) {
-				t.Errorf("%U steers, and is printable", r)
+				t.Errorf("%U is a control, and printable", r)
 			}
 		}
 	}
 	if want := 32 + 33 + 3 + 7 + 4; steers != want {
-		t.Errorf("%d characters steer, want %d", steers, want)
+		t.Errorf("%d characters are controls, want %d", steers, want)
 	}
 }

@@ -15,30 +15,29 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestConversations has a PBX connect several conversations at once, with legs
-// of Call-IDs of their own and nothing that says which belong together but
-// numbers and times. What the tracker sees of them is in disorder: messages are
-// lost, doubled, and change places with others; requests within a dialog are refused,
-// answered by nobody, or find no way; a 2xx is forked; callees transfer by REFER.
-// Whatever comes, a party has one dial and one hangup, which is its last; the numbers
-// of a call have no gaps; a Duration is hangup less answer; and no leg is ever taken
-// for a stranger's.
+// TestConversationsAreToldApart has a PBX connect several conversations at once. Their legs
+// have Call-IDs of their own, and only numbers and times show which belong together. The
+// tracker observes them in disorder: messages are lost, duplicated and reordered; requests
+// within a dialog are refused, not answered or not delivered; a 2xx is forked; callees
+// transfer by REFER. In all cases a party has one dial and one hangup, which is its last
+// event; the numbers of a call have no gaps; a Duration is hangup less answer; and no leg
+// is ever joined to another conversation.
 //
-// The first INVITE of a caller is never lost, nor is a message of a leg that sends a
-// REFER, and the PBX's INVITEs come while he calls: who is not known to call cannot be
-// told from another of the same number. Two calls within a millisecond that no number
-// tells apart may still be taken for one, in one of some thousand worlds: so the worlds
-// are the same each time.
-func TestConversations(t *testing.T) {
+// The first INVITE of a caller is never lost, nor is a message of a leg that sends a REFER,
+// and the PBX's INVITEs come while the caller calls: a caller that was not observed cannot
+// be distinguished from another with the same number. Two calls within a millisecond that
+// no number distinguishes may still be joined, in one of some thousand cases: so the cases
+// are the same in every run.
+func TestConversationsAreToldApart(t *testing.T) {
 	checkSeeded(t, 100, func(rt *rapid.T) {
 		c := testConfig()
 		c.Extensions = []Declared{{Number: "600", Kind: Queue}, {Number: "700", Kind: IVR}}
 		tracker := New(c)
-		w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}, registered: map[Extension]Event{}}
-		registerSome(tracker, w.hear)
-		strangers := map[string]string{} // by call: the conversation it is
+		w := eventChecker{t: rt, parties: map[string]*checkedParty{}, seq: map[string]int{}, registered: map[Extension]Event{}}
+		registerSome(tracker, w.checkEvents)
+		strangers := map[string]string{} // name of the conversation by call id
 		hear := func(events []Event) {
-			w.hear(events)
+			w.checkEvents(events)
 			for _, e := range events {
 				conversation, _, _ := strings.Cut(e.CallAPIID, "/")
 				if known, ok := strangers[e.Call]; ok && known != conversation {
@@ -47,7 +46,7 @@ func TestConversations(t *testing.T) {
 				strangers[e.Call] = conversation
 			}
 		}
-		for _, m := range disorder(rt, conversations(rt)) {
+		for _, m := range disorderMessages(rt, drawConversations(rt)) {
 			hear(tracker.Advance(m.At))
 			hear(tracker.Observe(m))
 		}
@@ -59,14 +58,14 @@ func TestConversations(t *testing.T) {
 				rt.Errorf("party %s had a dial and no hangup", id)
 			}
 		}
-		if n := len(tracker.byCallID) + len(tracker.keys) + len(tracker.byNumber) + len(tracker.byDialed) + len(tracker.refers) + len(tracker.due); n != 0 {
-			rt.Errorf("%d entries are kept", n)
+		if n := len(tracker.callByCallID) + len(tracker.keyHolders) + len(tracker.legsByNumber) + len(tracker.callersByDialed) + len(tracker.recentRefers) + len(tracker.deadlines); n != 0 {
+			rt.Errorf("%d entries are left", n)
 		}
 	})
 }
 
-// conversations are what the PBX does, in the order it does it.
-func conversations(rt *rapid.T) (all []Message) {
+// drawConversations returns the messages of the PBX in the order in which it sends them.
+func drawConversations(rt *rapid.T) (all []Message) {
 	callers := []string{"101", "102", "103", "+441632960123", "01632960123", "49301632960123", "5550001", "anonymous", "alice", "dave"}
 	dialed := []string{"102", "103", "104", "710", "600", "700", "5559999"}
 	for n := range rapid.IntRange(1, 5).Draw(rt, "conversations") {
@@ -75,18 +74,18 @@ func conversations(rt *rapid.T) (all []Message) {
 		at := start.Add(time.Duration(rapid.IntRange(0, 4000).Draw(rt, "begins")) * time.Millisecond)
 		name := fmt.Sprintf("c%d", n)
 		if rapid.IntRange(0, 5).Draw(rt, "begun by the PBX") == 0 {
-			all = append(all, callback(rt, name, fmt.Sprintf("14%d", n), at)...)
+			all = append(all, drawCallback(rt, name, fmt.Sprintf("14%d", n), at)...)
 			continue
 		}
-		all = append(all, conversation(rt, name, number, called, at)...)
+		all = append(all, drawConversation(rt, name, number, called, at)...)
 	}
 	slices.SortStableFunc(all, func(a, b Message) int { return a.At.Compare(b.At) })
 	return all
 }
 
-// conversation is one caller, and whom the PBX rings for him.
-func conversation(rt *rapid.T, name, number, called string, at time.Time) (all []Message) {
-	a := from(number, called, name+"/a")
+// drawConversation returns the messages of one caller and of the phones that the PBX rings.
+func drawConversation(rt *rapid.T, name, number, called string, at time.Time) (all []Message) {
+	a := legFromPhone(number, called, name+"/a")
 	a.peer = peerOf(number)
 	if len(number) > 5 {
 		a.trunk = "carrier"
@@ -107,14 +106,14 @@ func conversation(rt *rapid.T, name, number, called string, at time.Time) (all [
 	case "710", "600", "700":
 		for _, ext := range []string{"102", "103", "104"}[:rapid.IntRange(0, 3).Draw(rt, "members")] {
 			if ext != number {
-				rung = append(rung, to(number, ext, name+"/"+ext))
+				rung = append(rung, legToPhone(number, ext, name+"/"+ext))
 			}
 		}
 	case "5559999":
-		rung = append(rung, toTrunk(rapid.SampledFrom([]string{number, "5551000"}).Draw(rt, "shown outside"), called, name+"/out"))
+		rung = append(rung, legToTrunk(rapid.SampledFrom([]string{number, "5551000"}).Draw(rt, "shown outside"), called, name+"/out"))
 	default:
 		if called != number {
-			rung = append(rung, to(number, called, name+"/"+called))
+			rung = append(rung, legToPhone(number, called, name+"/"+called))
 		}
 	}
 	for _, b := range rung {
@@ -144,7 +143,7 @@ func conversation(rt *rapid.T, name, number, called string, at time.Time) (all [
 				f.to += "-fork"
 				show(f.response(200))
 				f.cseq += 10
-				all = append(all, ended(rt, f.later(20*time.Millisecond), true)...)
+				all = append(all, drawBye(rt, f.later(20*time.Millisecond), true)...)
 			}
 		case rapid.Bool().Draw(rt, "refuses"):
 			show(b.response(486))
@@ -160,17 +159,17 @@ func conversation(rt *rapid.T, name, number, called string, at time.Time) (all [
 		w.at = a.at
 		switch rapid.IntRange(0, 5).Draw(rt, "meanwhile") {
 		case 0: // a hold that may be refused
-			all = append(all, within(rt, w, "INVITE", rapid.Bool().Draw(rt, "by the caller"), "")...)
+			all = append(all, drawRequest(rt, w, "INVITE", rapid.Bool().Draw(rt, "by the caller"), "")...)
 		case 1: // the callee transfers the caller
 			if w.trunk != "" {
 				break // a transfer is an extension's
 			}
-			refer := within(rt, w, "REFER", false, "Refer-To: <sip:105@pbx.example>\r\n")
+			refer := drawRequest(rt, w, "REFER", false, "Refer-To: <sip:105@pbx.example>\r\n")
 			if all = append(all, refer...); len(refer) != 2 || refer[1].Status != 200 {
 				break
 			}
-			all = append(all, ended(rt, w.later(20*time.Millisecond), false)...)
-			c := to(number, "105", name+"/105")
+			all = append(all, drawBye(rt, w.later(20*time.Millisecond), false)...)
+			c := legToPhone(number, "105", name+"/105")
 			c.at, c.peer = refer[1].At, peerOf(c.callID)
 			pause(c, "to whom it is transferred", 9)
 			show(c.invite())
@@ -190,8 +189,8 @@ func conversation(rt *rapid.T, name, number, called string, at time.Time) (all [
 		show(a.bye(true)) // if the PBX picked up
 	default:
 		rung[winner].at = a.at.Add(time.Millisecond)
-		all = append(all, ended(rt, a, rapid.Bool().Draw(rt, "the caller hangs up"))...)
-		all = append(all, ended(rt, rung[winner], rapid.Bool().Draw(rt, "as the callee hears"))...)
+		all = append(all, drawBye(rt, a, rapid.Bool().Draw(rt, "the caller hangs up"))...)
+		all = append(all, drawBye(rt, rung[winner], rapid.Bool().Draw(rt, "as the callee hears"))...)
 	}
 	return all
 }
@@ -199,25 +198,25 @@ func conversation(rt *rapid.T, name, number, called string, at time.Time) (all [
 // shownAs are the numbers that the PBX shows for extensions with names.
 var shownAs = map[string]string{"alice": "121", "dave": "124"}
 
-// registerSome shows a tracker the registrations of the extensions with names, of
-// those that the PBX calls back, and of whom they want.
+// registerSome registers the extensions with names, those that the PBX calls back, and
+// those that they want to call.
 func registerSome(tracker *Tracker, hear func([]Event)) {
 	for _, name := range append(slices.Sorted(maps.Keys(shownAs)), "140", "141", "142", "143", "144", "150", "151", "152", "153", "154") {
-		hear(tracker.Observe(registered(start, "sip:"+name+"@pbx.example", "Contact: <sip:"+name+"@10.1.0.1:5060>;expires=3600\r\n")))
+		hear(tracker.Observe(registerResponse(start, "sip:"+name+"@pbx.example", "Contact: <sip:"+name+"@10.1.0.1:5060>;expires=3600\r\n")))
 	}
 }
 
-// callback is a call that the PBX begins: it rings a phone, in whatever name, and then
+// drawCallback returns a call that the PBX begins: it rings a phone, in any name, and then
 // calls the number that its owner wanted.
-func callback(rt *rapid.T, name, ext string, at time.Time) (all []Message) {
+func drawCallback(rt *rapid.T, name, ext string, at time.Time) (all []Message) {
 	called := rapid.SampledFrom([]string{"15" + ext[2:], "5559" + ext}).Draw(rt, "wanted")
 	shown := rapid.SampledFrom([]string{ext, called, "55577" + ext}).Draw(rt, "shown to who is called back")
-	first := to(shown, ext, name+"/first")
+	first := legToPhone(shown, ext, name+"/first")
 	first.at, first.peer = at, peerOf(ext)
 	all = append(all, first.invite(), first.later(time.Duration(rapid.IntRange(1, 900).Draw(rt, "answers the callback"))*time.Millisecond).response(200))
-	second := to(shown, called, name+"/second")
+	second := legToPhone(shown, called, name+"/second")
 	if len(called) > 3 {
-		second = toTrunk(rapid.SampledFrom([]string{shown, "5551000"}).Draw(rt, "shown outside"), called, name+"/second")
+		second = legToTrunk(rapid.SampledFrom([]string{shown, "5551000"}).Draw(rt, "shown outside"), called, name+"/second")
 	}
 	second.at, second.peer = first.at, peerOf(called)
 	second.later(time.Duration(rapid.IntRange(1, 80).Draw(rt, "to the number wanted")) * time.Millisecond)
@@ -227,13 +226,13 @@ func callback(rt *rapid.T, name, ext string, at time.Time) (all []Message) {
 	return append(all, second.bye(false), first.bye(true))
 }
 
-// ended is a BYE of a leg, with what becomes of it.
-func ended(rt *rapid.T, l *line, byCaller bool) []Message {
-	return answered(rt, l.bye(byCaller))
+// drawBye returns a BYE of a leg with its responses.
+func drawBye(rt *rapid.T, l *line, byCaller bool) []Message {
+	return drawResponses(rt, l.bye(byCaller))
 }
 
-// within is a request within a leg's dialog, with what becomes of it.
-func within(rt *rapid.T, l *line, method string, byCaller bool, headers string) []Message {
+// drawRequest returns a request within a leg's dialog with its responses.
+func drawRequest(rt *rapid.T, l *line, method string, byCaller bool, headers string) []Message {
 	m := l.bye(byCaller)
 	m.Method, m.Branch = method, "z9hG4bK-"+method
 	m.Head = strings.Replace(m.Head, "BYE", method, 1) + headers
@@ -242,41 +241,41 @@ func within(rt *rapid.T, l *line, method string, byCaller bool, headers string) 
 		m.Body = "v=0\r\nm=audio 1 RTP/AVP 0\r\na=sendonly\r\n"
 	}
 	l.cseq++ // the next request has another
-	return answered(rt, m)
+	return drawResponses(rt, m)
 }
 
-// answered is a request with its response, if it has one: of the other side, or of
-// bellhop itself.
-func answered(rt *rapid.T, m Message) []Message {
+// drawResponses returns a request with its response, if it has one: of the other side, or
+// of bellhop itself.
+func drawResponses(rt *rapid.T, m Message) []Message {
 	status := rapid.SampledFrom([]int{200, 200, 200, 0, 403, 408, 430, 481, 491, 500}).Draw(rt, m.Method+" is answered")
 	if status == 0 {
 		return []Message{m}
 	}
-	r := answer(m, status, time.Millisecond)
+	r := responseTo(m, status, time.Millisecond)
 	r.Own = status == 430 || status == 408
 	return []Message{m, r}
 }
 
-// peerOf is an address of somebody's own.
+// peerOf returns an address that only name has.
 func peerOf(name string) netip.AddrPort {
 	h := fnv.New32a()
 	h.Write([]byte(name))
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(h.Sum32() >> 8), byte(h.Sum32())}), 5060)
 }
 
-// TestForgeriesChangeNothing shows conversations to two trackers, and to one of them
-// also what a stranger sends who knows all Call-IDs, tags and branches. The PBX
-// refuses it, or nobody answers. Both trackers say the same.
-func TestForgeriesChangeNothing(t *testing.T) {
+// TestForgedMessagesChangeNothing plays conversations with two trackers. One of them also
+// observes messages of a stranger that has all Call-IDs, tags and branches. The PBX refuses
+// these, or nobody answers. Both trackers emit the same events.
+func TestForgedMessagesChangeNothing(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		play := func(all []Message) (lines []string) {
 			c := testConfig()
 			c.Extensions = []Declared{{Number: "600", Kind: Queue}, {Number: "700", Kind: IVR}}
 			tracker := New(c)
-			w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}, registered: map[Extension]Event{}}
-			registerSome(tracker, w.hear)
+			w := eventChecker{t: rt, parties: map[string]*checkedParty{}, seq: map[string]int{}, registered: map[Extension]Event{}}
+			registerSome(tracker, w.checkEvents)
 			hear := func(events []Event) {
-				w.hear(events)
+				w.checkEvents(events)
 				for _, e := range events {
 					line, err := json.Marshal(e)
 					if err != nil {
@@ -299,18 +298,19 @@ func TestForgeriesChangeNothing(t *testing.T) {
 			}
 			return lines
 		}
-		all := disorder(rt, conversations(rt))
-		want, got := play(all), play(forged(rt, all))
+		all := disorderMessages(rt, drawConversations(rt))
+		want, got := play(all), play(addForged(rt, all))
 		for i := range max(len(want), len(got)) {
 			if i >= len(want) || i >= len(got) || want[i] != got[i] {
-				rt.Fatalf("with a stranger's messages it says\n%s\nand without\n%s", strings.Join(got[min(i, len(got)):], "\n"), strings.Join(want[min(i, len(want)):], "\n"))
+				rt.Fatalf("with a stranger's messages it emits\n%s\nand without\n%s", strings.Join(got[min(i, len(got)):], "\n"), strings.Join(want[min(i, len(want)):], "\n"))
 			}
 		}
 	})
 }
 
-// forged is all with a stranger's messages in between, and what becomes of them.
-func forged(rt *rapid.T, all []Message) (mixed []Message) {
+// addForged returns all messages with a stranger's messages in between, and their
+// responses.
+func addForged(rt *rapid.T, all []Message) (mixed []Message) {
 	type seen struct {
 		invite Message
 		toTag  string
@@ -365,15 +365,15 @@ func forged(rt *rapid.T, all []Message) (mixed []Message) {
 		if status == 0 || x.Method == "CANCEL" {
 			continue
 		}
-		r := answer(x, status, 0)
+		r := responseTo(x, status, 0)
 		r.Own = status == 408
 		mixed = append(mixed, r)
 	}
 	return mixed
 }
 
-// disorder loses, doubles and shifts messages.
-func disorder(rt *rapid.T, all []Message) (seen []Message) {
+// disorderMessages loses, duplicates and shifts messages.
+func disorderMessages(rt *rapid.T, all []Message) (seen []Message) {
 	transfers := map[string]bool{} // Call-IDs whose leg sends a REFER
 	for _, m := range all {
 		transfers[m.CallID] = transfers[m.CallID] || m.Method == "REFER"

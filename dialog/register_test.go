@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// TestRegisterAndResponse shows REGISTERs and their responses, and asks where 101 is
-// registered then.
-func TestRegisterAndResponse(t *testing.T) {
+// TestLearnsBindingsFromResponses observes REGISTERs and their responses, and checks where
+// 101 is registered then.
+func TestLearnsBindingsFromResponses(t *testing.T) {
 	type exchange struct{ ask, response string }
 	const one, two = "Contact: <sip:1@192.0.2.11>", "Contact: <sip:2@192.0.2.12>"
 	for _, tt := range []struct {
@@ -49,9 +49,9 @@ func TestRegisterAndResponse(t *testing.T) {
 			tracker := New(testConfig())
 			up := false
 			for i, x := range tt.exchanges {
-				both := register(start, "reg", uint32(i+1), x.response+"\r\n")
+				both := registerWithResponse(start, "reg", uint32(i+1), x.response+"\r\n")
 				both[0].Head += x.ask + "\r\n"
-				for _, e := range observe(tracker, both) {
+				for _, e := range observeAll(tracker, both) {
 					if up == (e.Type == Registered) {
 						t.Errorf("%s twice", e.Type)
 					}
@@ -62,7 +62,7 @@ func TestRegisterAndResponse(t *testing.T) {
 				t.Errorf("registered is %v, want %v", up, want)
 			}
 			var got []string
-			if k, ok := tracker.Known("101", start); ok {
+			if k, ok := tracker.ExtensionInfo("101", start); ok {
 				for _, c := range k.Contacts {
 					got = append(got, fmt.Sprint(c.URI, " ", int(c.Until.Sub(start)/time.Second)))
 				}
@@ -71,24 +71,24 @@ func TestRegisterAndResponse(t *testing.T) {
 				t.Errorf("got %s, want %s", strings.Join(got, ", "), tt.want)
 			}
 			if n := tracker.registrar.pending.Len(); n != 0 {
-				t.Errorf("%d REGISTERs are kept", n)
+				t.Errorf("%d REGISTERs are left", n)
 			}
 		})
 	}
 }
 
-// FuzzRegister shows the reader of REGISTERs anything.
+// FuzzRegister parses any REGISTER and response.
 func FuzzRegister(f *testing.F) {
 	f.Add("Contact: *, <sip:a@b>;expires=0\r\nExpires: 0", "Contact: <sip:a@b>\r\nExpires: 7")
 	f.Fuzz(func(t *testing.T, ask, response string) {
 		tracker := New(testConfig())
-		both := register(start, "reg", 1, response+"\r\n")
+		both := registerWithResponse(start, "reg", 1, response+"\r\n")
 		both[0].Head += ask + "\r\n"
-		observe(tracker, both)
+		observeAll(tracker, both)
 		for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
 			tracker.Advance(next)
 		}
-		if a, ok := tracker.names.aors.Get("101"); ok && len(a.contacts) > maxContacts {
+		if a, ok := tracker.directory.aors.Get("101"); ok && len(a.contacts) > maxContacts {
 			t.Errorf("%d contacts", len(a.contacts))
 		}
 	})

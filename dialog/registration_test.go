@@ -10,9 +10,9 @@ import (
 
 const phoneContact = "Contact: <sip:101@192.0.2.11:5060>;expires=60\r\n"
 
-// register is a REGISTER of 101 and its 2xx, which lists contacts.
-func register(at time.Time, callID string, cseq uint32, contacts string) []Message {
-	ok := registered(at, "sip:101@pbx.example", contacts)
+// registerWithResponse returns a REGISTER of 101 and its 2xx, which lists contacts.
+func registerWithResponse(at time.Time, callID string, cseq uint32, contacts string) []Message {
+	ok := registerResponse(at, "sip:101@pbx.example", contacts)
 	ok.CallID, ok.CSeq, ok.Branch = callID, cseq, fmt.Sprint("z9hG4bK-", callID, cseq)
 	m := ok
 	m.Src, m.Dst, m.Status = Edge, PBX, 0
@@ -20,16 +20,16 @@ func register(at time.Time, callID string, cseq uint32, contacts string) []Messa
 	return []Message{m, ok}
 }
 
-// observe shows messages and returns what was said.
-func observe(t *Tracker, messages []Message) (events []Event) {
+// observeAll observes messages and returns their events.
+func observeAll(t *Tracker, messages []Message) (events []Event) {
 	for _, m := range messages {
 		events = append(events, t.Observe(m)...)
 	}
 	return events
 }
 
-// only returns the one event that must have been said.
-func only(t *testing.T, events []Event, typ Type, at time.Time) Event {
+// wantOneEvent returns the only event, and checks its type and time.
+func wantOneEvent(t *testing.T, events []Event, typ Type, at time.Time) Event {
 	t.Helper()
 	if len(events) != 1 || events[0].Type != typ || !events[0].At.Equal(at) {
 		t.Fatalf("got %+v, want %s at %v", events, typ, at)
@@ -39,15 +39,15 @@ func only(t *testing.T, events []Event, typ Type, at time.Time) Event {
 
 func TestRegistrationExpires(t *testing.T) {
 	tracker := New(testConfig())
-	e := only(t, observe(tracker, register(start, "a", 1, phoneContact)), Registered, start)
+	e := wantOneEvent(t, observeAll(tracker, registerWithResponse(start, "a", 1, phoneContact)), Registered, start)
 	if e.Extension != (Extension{"101", "pbx.example"}) || e.UserAgent != "Phone/1.0" || e.Seq != 1 {
 		t.Errorf("got %+v", e)
 	}
 	end := start
 	for i := range 10 {
 		end = end.Add(50 * time.Second)
-		if events := observe(tracker, register(end, "a", uint32(2+i), phoneContact)); len(events) > 0 {
-			t.Fatalf("a refresh says %v", events)
+		if events := observeAll(tracker, registerWithResponse(end, "a", uint32(2+i), phoneContact)); len(events) > 0 {
+			t.Fatalf("a refresh emits %v", events)
 		}
 	}
 	end = end.Add(time.Minute)
@@ -58,43 +58,43 @@ func TestRegistrationExpires(t *testing.T) {
 		}
 		events = append(events, tracker.Advance(next)...)
 	}
-	gone := only(t, events, Unregistered, end)
+	gone := wantOneEvent(t, events, Unregistered, end)
 	if gone.Call != e.Call || gone.Party != e.Party || gone.ID == e.ID || gone.Seq != 2 || gone.UserAgent != "Phone/1.0" {
 		t.Errorf("got %+v after %+v", gone, e)
 	}
 	wantEmpty(t, tracker)
 }
 
-// A limit that has passed comes before the message that is shown, and bears
-// its own time.
+// TestExpiryComesBeforeTheNextRegister checks that a limit which has passed comes before
+// the observed message, and has its own time.
 func TestExpiryComesBeforeTheNextRegister(t *testing.T) {
 	tracker := New(testConfig())
-	observe(tracker, register(start, "a", 1, phoneContact))
+	observeAll(tracker, registerWithResponse(start, "a", 1, phoneContact))
 	late := start.Add(time.Hour)
-	events := observe(tracker, register(late, "a", 2, phoneContact))
+	events := observeAll(tracker, registerWithResponse(late, "a", 2, phoneContact))
 	if len(events) != 2 {
 		t.Fatalf("got %v, want two events", events)
 	}
-	only(t, events[:1], Unregistered, start.Add(time.Minute))
-	only(t, events[1:], Registered, late)
+	wantOneEvent(t, events[:1], Unregistered, start.Add(time.Minute))
+	wantOneEvent(t, events[1:], Registered, late)
 }
 
 func TestShorterRegistrationExpiresSooner(t *testing.T) {
 	tracker := New(testConfig())
-	observe(tracker, register(start, "a", 1, strings.Replace(phoneContact, "60", "3600", 1)))
-	observe(tracker, register(start.Add(time.Second), "a", 2, phoneContact))
-	only(t, tracker.Advance(start.Add(time.Hour)), Unregistered, start.Add(61*time.Second))
+	observeAll(tracker, registerWithResponse(start, "a", 1, strings.Replace(phoneContact, "60", "3600", 1)))
+	observeAll(tracker, registerWithResponse(start.Add(time.Second), "a", 2, phoneContact))
+	wantOneEvent(t, tracker.Advance(start.Add(time.Hour)), Unregistered, start.Add(61*time.Second))
 }
 
-func TestRegistrationIDs(t *testing.T) {
+func TestRegistrationIDsAreStable(t *testing.T) {
 	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
 	on := func(t *testing.T, tracker *Tracker, s int, callID string, cseq uint32) Event {
 		t.Helper()
-		return only(t, observe(tracker, register(at(s), callID, cseq, phoneContact)), Registered, at(s))
+		return wantOneEvent(t, observeAll(tracker, registerWithResponse(at(s), callID, cseq, phoneContact)), Registered, at(s))
 	}
 	off := func(t *testing.T, tracker *Tracker, s int, callID string, cseq uint32) Event {
 		t.Helper()
-		return only(t, observe(tracker, register(at(s), callID, cseq, "")), Unregistered, at(s))
+		return wantOneEvent(t, observeAll(tracker, registerWithResponse(at(s), callID, cseq, "")), Unregistered, at(s))
 	}
 	t.Run("a refresh after a restart repeats the event", func(t *testing.T) {
 		first := on(t, New(testConfig()), 0, "a", 1)
@@ -107,8 +107,8 @@ func TestRegistrationIDs(t *testing.T) {
 		ids := map[string]bool{}
 		tracker := New(testConfig())
 		n := 0
-		for i := range 3 * maxTurns {
-			callID := fmt.Sprint(i % (maxTurns + 2))
+		for i := range 3 * maxPeriods {
+			callID := fmt.Sprint(i % (maxPeriods + 2))
 			ids[on(t, tracker, 10*i, callID, uint32(2*i)).ID] = true
 			ids[off(t, tracker, 10*i+5, callID, uint32(2*i+1)).ID] = true
 			n += 2
@@ -129,7 +129,7 @@ func TestRegistrationIDs(t *testing.T) {
 	})
 }
 
-func TestWhoseRegistrationsAreTold(t *testing.T) {
+func TestWhichRegistrationsEmitEvents(t *testing.T) {
 	numbers := regexp.MustCompile(`^[0-9]+$`)
 	for _, tt := range []struct {
 		name    string
@@ -155,7 +155,7 @@ func TestWhoseRegistrationsAreTold(t *testing.T) {
 			if tt.contact != "" {
 				contact = strings.Trim(tt.contact, "-")
 			}
-			m := registered(start, tt.aor, contact)
+			m := registerResponse(start, tt.aor, contact)
 			if tt.change != nil {
 				tt.change(&m)
 			}
@@ -167,16 +167,17 @@ func TestWhoseRegistrationsAreTold(t *testing.T) {
 	}
 }
 
-// The same number in two domains is two extensions.
+// TestRegistrationsOfTwoDomains checks that the same number in two domains is two
+// extensions.
 func TestRegistrationsOfTwoDomains(t *testing.T) {
 	tracker := New(testConfig())
 	got := ""
 	for i, domain := range []string{"a", "b", "a", "b"} {
-		for _, e := range tracker.Observe(registered(start.Add(time.Duration(i)*time.Second), "sip:101@"+domain, phoneContact)) {
+		for _, e := range tracker.Observe(registerResponse(start.Add(time.Duration(i)*time.Second), "sip:101@"+domain, phoneContact)) {
 			got += fmt.Sprint(e.Type, " ", e.Extension, "; ")
 		}
 	}
-	for _, e := range append(tracker.Observe(registered(start.Add(5*time.Second), "sip:101@a", "")), tracker.Advance(start.Add(time.Hour))...) {
+	for _, e := range append(tracker.Observe(registerResponse(start.Add(5*time.Second), "sip:101@a", "")), tracker.Advance(start.Add(time.Hour))...) {
 		got += fmt.Sprint(e.Type, " ", e.Extension, "; ")
 	}
 	if want := "registered 101@a; registered 101@b; unregistered 101@a; unregistered 101@b; "; got != want {
@@ -187,15 +188,15 @@ func TestRegistrationsOfTwoDomains(t *testing.T) {
 func TestRegistrationsAreBounded(t *testing.T) {
 	tracker := New(testConfig())
 	for i := range maxRegistrations + 100 {
-		m := registered(start.Add(time.Duration(i)), fmt.Sprintf("sip:%d@pbx.example", i), phoneContact)
-		ask := register(start, fmt.Sprint(i), 1, "")[0]
+		m := registerResponse(start.Add(time.Duration(i)), fmt.Sprintf("sip:%d@pbx.example", i), phoneContact)
+		ask := registerWithResponse(start, fmt.Sprint(i), 1, "")[0]
 		ask.Head = strings.Replace(ask.Head, "sip:101@", fmt.Sprintf("sip:u%d@", i), 1)
 		tracker.Observe(m)
 		tracker.Observe(ask)
 	}
 	r := tracker.registrar
-	if r.known.Len() != maxRegistrations || len(r.due) != maxRegistrations || r.pending.Len() != maxRegisters {
-		t.Errorf("%d registrations, %d due, %d pending, want %d, %d and %d", r.known.Len(), len(r.due), r.pending.Len(),
+	if r.registrations.Len() != maxRegistrations || len(r.expiries) != maxRegistrations || r.pending.Len() != maxRegisters {
+		t.Errorf("%d registrations, %d due, %d pending, want %d, %d and %d", r.registrations.Len(), len(r.expiries), r.pending.Len(),
 			maxRegistrations, maxRegistrations, maxRegisters)
 	}
 	n := 0
@@ -208,12 +209,12 @@ func TestRegistrationsAreBounded(t *testing.T) {
 	wantEmpty(t, tracker)
 }
 
-// BenchmarkRegister is a REGISTER and its 2xx: a refresh, which means nothing,
-// and one that the PBX refuses.
+// BenchmarkRegister measures a REGISTER and its 2xx, a refresh without events, and one that
+// the PBX refuses.
 func BenchmarkRegister(b *testing.B) {
-	refused := register(start, "b", 1, "")
+	refused := registerWithResponse(start, "b", 1, "")
 	refused[1].Status = 401
-	for name, messages := range map[string][]Message{"refresh": register(start, "a", 1, phoneContact), "refused": refused} {
+	for name, messages := range map[string][]Message{"refresh": registerWithResponse(start, "a", 1, phoneContact), "refused": refused} {
 		b.Run(name, func(b *testing.B) {
 			tracker := New(testConfig())
 			b.ReportAllocs()

@@ -15,12 +15,12 @@ import (
 	"bellhop/dialog/flowtest"
 )
 
-// A listener takes down what a hop says.
+// A listener collects the events of the messages that bellhop forwards in a flow.
 type listener struct {
 	flowtest.Hop
-	said  []dialog.Event
-	given int // of said, to who plays the flow
-	asked int // of said, when the last INVITE or REFER came
+	emitted []dialog.Event
+	given   int // number of events that the flow has received
+	asked   int // number of events at the last INVITE or REFER
 }
 
 func (l *listener) Send(from flowtest.Peer, msg []byte) error {
@@ -33,22 +33,22 @@ func (l *listener) Send(from flowtest.Peer, msg []byte) error {
 }
 
 func (l *listener) listen() []dialog.Event {
-	l.said = append(l.said, l.Hop.Events()...)
-	return l.said
+	l.emitted = append(l.emitted, l.Hop.Events()...)
+	return l.emitted
 }
 
 func (l *listener) Events() []dialog.Event {
-	said := l.listen()[l.given:]
-	l.given += len(said)
-	return said
+	emitted := l.listen()[l.given:]
+	l.given += len(emitted)
+	return emitted
 }
 
 // end is later than anything in a test.
 var end = time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// TestRestartedFlows plays every flow as often as it has messages, and each time
-// puts another tracker in the place of the first, before another message: one
-// that has restored the calls. It must say the same.
+// TestRestartedFlows plays every flow as often as it has messages. Each time it replaces
+// the tracker before another message by one that has restored the calls. The events must be
+// the same.
 func TestRestartedFlows(t *testing.T) {
 	paths, err := filepath.Glob("../testdata/flows/*.txt")
 	if err != nil || len(paths) == 0 {
@@ -66,7 +66,7 @@ func TestRestartedFlows(t *testing.T) {
 			for n := 1; ; n++ {
 				shown, kept := 0, map[string]dialog.Change{}
 				hop := &listener{Hop: flowtest.NewTrackerHopWith(f.Config, func(old *dialog.Tracker) *dialog.Tracker {
-					keep(kept, old.Changed(end))
+					storeChanges(kept, old.Changed(end))
 					if shown++; shown != n || len(kept) == 0 {
 						return old
 					}
@@ -83,7 +83,7 @@ func TestRestartedFlows(t *testing.T) {
 				if n > shown {
 					break
 				}
-				if diff := cmp.Diff(unrecovered(whole.said), unrecovered(hop.said)); diff != "" {
+				if diff := cmp.Diff(withoutRecovered(whole.emitted), withoutRecovered(hop.emitted)); diff != "" {
 					t.Errorf("restarted before message %d (- want, + got):\n%s", n, diff)
 					break
 				}
@@ -92,9 +92,9 @@ func TestRestartedFlows(t *testing.T) {
 	}
 }
 
-// TestRestartedFromTheLog plays every flow likewise, but nothing was kept: the
-// tracker goes on from the events that were said. Each dial has its hangup, once;
-// that of a party that was answered before the restart is the same.
+// TestRestartedFromTheLog plays every flow likewise, but without snapshots: the tracker
+// continues from the events that were emitted. Each dial has its hangup, once; the hangup
+// of a party that was answered before the restart is the same.
 func TestRestartedFromTheLog(t *testing.T) {
 	paths, err := filepath.Glob("../testdata/flows/*.txt")
 	if err != nil || len(paths) == 0 {
@@ -120,56 +120,56 @@ func TestRestartedFromTheLog(t *testing.T) {
 					before, asked, restarted = len(hop.listen()), hop.asked, hop.Now()
 					fresh := dialog.New(f.Config.Dialog)
 					fresh.InheritClock(old)
-					if err := fresh.Restore("", nil, hop.said); err != nil {
+					if err := fresh.Restore("", nil, hop.emitted); err != nil {
 						t.Errorf("message %d: %v", n, err)
 					}
 					fresh.Inherit(old)
 					return fresh
 				})}
-				flowtest.Rewrite(f, hop) // it may go another way
+				flowtest.Rewrite(f, hop) // its messages may take another route
 				if n > shown {
 					break
 				}
 				hop.Sleep(24 * time.Hour)
 				hop.listen()
-				for _, e := range hop.said[:before] {
+				for _, e := range hop.emitted[:before] {
 					is := func(typ dialog.Type) func(dialog.Event) bool {
 						return func(o dialog.Event) bool { return o.Party == e.Party && o.Type == typ }
 					}
 					if e.Type != dialog.DialIn && e.Type != dialog.DialOut {
 						continue
 					}
-					i := slices.IndexFunc(hop.said, is(dialog.Hangup))
-					if i < 0 || slices.ContainsFunc(hop.said[i+1:], is(dialog.Hangup)) {
+					i := slices.IndexFunc(hop.emitted, is(dialog.Hangup))
+					if i < 0 || slices.ContainsFunc(hop.emitted[i+1:], is(dialog.Hangup)) {
 						t.Errorf("restarted before message %d: %s of %s has no hangup, or two", n, e.Type, e.Extension)
 						continue
 					}
 					if slices.Contains(unlogged, f.Name) {
 						continue
 					}
-					if i < before || !slices.ContainsFunc(hop.said[:before], is(dialog.Answer)) {
+					if i < before || !slices.ContainsFunc(hop.emitted[:before], is(dialog.Answer)) {
 						continue
 					}
-					j := slices.IndexFunc(whole.said, is(dialog.Hangup))
-					if j < 0 || whole.said[j].Status == dialog.Unknown {
+					j := slices.IndexFunc(whole.emitted, is(dialog.Hangup))
+					if j < 0 || whole.emitted[j].Status == dialog.Unknown {
 						continue
 					}
-					got, want := hop.said[i], whole.said[j]
+					got, want := hop.emitted[i], whole.emitted[j]
 					if !want.Observed.After(restarted) {
-						continue // what ended it was seen before the restart, and told later
+						continue // the message that ended it came before the restart, and its event later
 					}
 					goesOn := func(o dialog.Event) bool { return o.Call == e.Call && o.Type != dialog.DialIn }
 					rings := func(o dialog.Event) bool { // its phone's answer is lost, as is the transaction
 						return o.Call == e.Call && o.Type == dialog.DialIn && o.Leg.Origin == dialog.PBX &&
-							!slices.ContainsFunc(hop.said[:before], func(a dialog.Event) bool {
+							!slices.ContainsFunc(hop.emitted[:before], func(a dialog.Event) bool {
 								return a.Party == o.Party && (a.Type == dialog.Answer || a.Type == dialog.Hangup)
 							})
 					}
-					if want.Flow == dialog.Out && (!slices.ContainsFunc(hop.said[asked:before], goesOn) || slices.ContainsFunc(hop.said[:before], rings)) {
-						want.CalledExtension = got.CalledExtension // whom a REFER just before leads to, and whether it will, no event tells
+					if want.Flow == dialog.Out && (!slices.ContainsFunc(hop.emitted[asked:before], goesOn) || slices.ContainsFunc(hop.emitted[:before], rings)) {
+						want.CalledExtension = got.CalledExtension // no event has the target of a REFER just before, nor its outcome
 					}
 					if !got.Recovered {
-						t.Errorf("restarted before message %d: the hangup of %s does not say that it was", n, e.Extension)
+						t.Errorf("restarted before message %d: the hangup of %s is not marked as recovered", n, e.Extension)
 					}
 					if diff := cmp.Diff(want, got, ignored); diff != "" {
 						t.Errorf("restarted before message %d (- want, + got):\n%s", n, diff)
@@ -180,19 +180,19 @@ func TestRestartedFromTheLog(t *testing.T) {
 	}
 }
 
-// unlogged are flows whose end follows from what no event tells.
+// unlogged are flows whose end depends on messages without events.
 var unlogged = []string{
 	"kamailio-blind-transfer",                // a party goes on over another leg
 	"forked-first-is-left",                   // a leg goes on in another dialog
 	"forked-doubtful-one-outlasts-the-other", // likewise
 }
 
-// ignored is what the log alone does not tell: what legs without events said, and
-// what was heard of a leg between its events.
+// ignored are the fields that the log alone does not have: those from legs without events,
+// and from messages of a leg between its events.
 var ignored = cmpopts.IgnoreFields(dialog.Event{}, "Recovered", "Seq", "Correlation", "RecID", "RemoteNumber", "HangupBy", "ANI")
 
-// keep writes changes to a bucket.
-func keep(bucket map[string]dialog.Change, changes []dialog.Change) {
+// storeChanges writes changes to a bucket.
+func storeChanges(bucket map[string]dialog.Change, changes []dialog.Change) {
 	for _, c := range changes {
 		if c.Record == nil {
 			delete(bucket, c.Call)
@@ -202,8 +202,8 @@ func keep(bucket map[string]dialog.Change, changes []dialog.Change) {
 	}
 }
 
-// unrecovered is events without what only a restart makes of them.
-func unrecovered(events []dialog.Event) []dialog.Event {
+// withoutRecovered returns events without the fields that only a restart changes.
+func withoutRecovered(events []dialog.Event) []dialog.Event {
 	events = slices.Clone(events)
 	for i := range events {
 		events[i].Recovered = false

@@ -7,20 +7,19 @@ import (
 	"time"
 )
 
-// retryWithin is how long after a final response that asks for another INVITE that
-// INVITE continues the attempt: the Call-ID and the From tag are the same, the CSeq is
-// higher. It is no second call.
+// retryWithin is the time after a final response that asks for another INVITE in which that
+// INVITE continues the attempt. It has the same Call-ID and From tag and a higher CSeq, and
+// is no second call.
 const retryWithin = 30 * time.Second
 
 // isChallenge reports whether a final response asks for credentials (RFC 3261 §22).
 func isChallenge(status int) bool { return status == 401 || status == 407 }
 
-// asksAgain reports whether the caller on leg l answers the final response m with
-// another INVITE: with a longer session interval (RFC 4028 §6), with security (RFC
-// 3329), with more digits (RFC 3578), or with another offer (RFC 3261 §8.1.3.5). More
-// digits complete a number that the PBX itself found too short, before it called
-// anybody.
-func (l *leg) asksAgain(m *Message) bool {
+// asksForRetry reports whether the caller on leg l answers the final response m with
+// another INVITE: with a longer session interval (RFC 4028 §6), with security (RFC 3329),
+// with more digits (RFC 3578), or with another offer (RFC 3261 §8.1.3.5). More digits
+// complete a number that the PBX itself found too short, before it called anybody.
+func (l *leg) asksForRetry(m *Message) bool {
 	switch {
 	case m.Own || l.canceled:
 		return false
@@ -29,85 +28,85 @@ func (l *leg) asksAgain(m *Message) bool {
 			return o.origin == PBX && o.callID != l.callID
 		})
 	}
-	return m.Status == 422 || m.Status == 494 || asksForLess(m.Status)
+	return m.Status == 422 || m.Status == 494 || refusesOffer(m.Status)
 }
 
-// asksForLess reports whether a final response refuses what the INVITE offers or
+// refusesOffer reports whether a final response refuses the data that the INVITE offers or
 // requires, and not the call.
-func asksForLess(status int) bool {
+func refusesOffer(status int) bool {
 	return status == 413 || status == 415 || status == 420 || status == 421
 }
 
-// asks sums up what an INVITE offers and requires, so that a changed one is known. It
-// adds a value to the sum of those before.
-func asks(sum uint32, value string) uint32 {
+// addToSum adds a value to the sum of the data that an INVITE offers and requires, by which
+// a changed INVITE is recognized.
+func addToSum(sum uint32, value string) uint32 {
 	for i := range len(value) {
 		sum = (sum ^ uint32(value[i])) * 16777619 // FNV-1a
 	}
 	return (sum ^ 10) * 16777619
 }
 
-// asksBody adds the body of an INVITE. The origin of a session changes with each
-// attempt and offers nothing (RFC 8866 §5.2).
-func asksBody(sum uint32, body string) uint32 {
+// addBodyToSum adds the body of an INVITE to the sum. It leaves out the origin line, which
+// changes with each attempt and offers nothing (RFC 8866 §5.2).
+func addBodyToSum(sum uint32, body string) uint32 {
 	for line := range strings.SplitSeq(body, "\n") {
 		if !strings.HasPrefix(line, "o=") {
-			sum = asks(sum, line)
+			sum = addToSum(sum, line)
 		}
 	}
 	return sum
 }
 
-// continues reports whether an INVITE with the facts f is the one that the leg's
-// final response asked for.
-func (l *leg) continues(f *facts) bool {
-	return !asksForLess(l.refused.code) || l.asked != f.asked
+// continuesWith reports whether an INVITE with the facts f is the one that the leg's final
+// response asked for.
+func (l *leg) continuesWith(f *inviteFacts) bool {
+	return !refusesOffer(l.refusal.code) || l.offerSum != f.offerSum
 }
 
-// repeat shows a leg its INVITE again, as a final response asked for it.
-func (t *Tracker) repeat(l *leg, m *Message, f *facts) {
-	l.state, l.heard = calling, m.At
-	l.branch, l.cseq = clone(m.Branch), m.CSeq
-	l.credentials, l.tried, l.asked = f.credentials, false, f.asked
+// repeatInvite applies the INVITE m that continues the leg's attempt after a final
+// response.
+func (t *Tracker) repeatInvite(l *leg, m *Message, f *inviteFacts) {
+	l.state, l.lastHeard = calling, m.At
+	l.branch, l.cseq = cloneString(m.Branch), m.CSeq
+	l.credentials, l.triedByPBX, l.offerSum = f.credentials, false, f.offerSum
 	l.toTag = ""
 	l.peer = m.phone()
-	if f.called != l.called && f.called != "" {
-		t.redial(l, m, f)
+	if f.calledUser != l.calledUser && f.calledUser != "" {
+		t.redialLeg(l, m, f)
 	}
 }
 
-// redial notes that the INVITE that continues an attempt dials another number: more
-// digits of it.
-func (t *Tracker) redial(l *leg, m *Message, f *facts) {
-	t.unreach(l)
-	l.called, l.calledRaw, l.calledHost, l.did = clone(f.called), clone(f.calledRaw), clone(f.calledHost), clone(f.did)
-	l.calledE164 = t.e164(l.called, m.At)
+// redialLeg applies the longer number of an INVITE that continues an attempt.
+func (t *Tracker) redialLeg(l *leg, m *Message, f *inviteFacts) {
+	t.unindexLeg(l)
+	l.calledUser, l.calledRaw, l.calledHost, l.calledDID = cloneString(f.calledUser), cloneString(f.calledRaw), cloneString(f.calledHost), cloneString(f.calledDID)
+	l.calledE164 = t.toE164(l.calledUser, m.At)
 	if l.origin == Edge {
-		l.calledExt = t.names.dialed(cmp.Or(l.did, l.called), l.calledHost, m.At)
-		if h := l.host; h != nil && !h.dialed {
+		l.calledExt = t.directory.dialedExtension(cmp.Or(l.calledDID, l.calledUser), l.calledHost, m.At)
+		if h := l.service; h != nil && !h.dialed {
 			l.call.parties = slices.DeleteFunc(l.call.parties, func(p *party) bool { return p == h })
-			l.host = nil
+			l.service = nil
 		}
-		if l.host == nil {
-			t.host(l)
+		if l.service == nil {
+			t.addService(l)
 		}
 	}
-	t.reach(l, l.number)
+	t.indexLeg(l, l.phoneNumber)
 }
 
-// endAttempts ends the attempts with the Call-ID of an INVITE that begins another.
+// endAttempts ends the attempts with the Call-ID of an INVITE that begins another one.
 func (t *Tracker) endAttempts(c *call, m *Message) {
 	for _, l := range c.legs {
-		if l.state == challenged && !isChallenge(l.refused.code) && l.origin == m.Src && l.callID == m.CallID && l.fromTag != m.FromTag {
+		if l.state == challenged && !isChallenge(l.refusal.code) && l.origin == m.Src && l.callID == m.CallID && l.fromTag != m.FromTag {
 			t.endRefused(l, m.At)
 		}
 	}
 }
 
-// endRefused ends a leg whose INVITE did not come again.
+// endRefused ends a leg whose INVITE was not repeated.
 func (t *Tracker) endRefused(l *leg, at time.Time) {
-	if !isChallenge(l.refused.code) { // those who only ever met one have not called
-		t.takenUp(l)
+	if !isChallenge(l.refusal.code) { // an attempt that met only challenges is no call
+		t.emitPendingDials(l)
 	}
-	t.end(l, at, l.refused)
+	t.endLeg(l, at, l.refusal)
 }

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// TestContinuedAttempt has a caller answer a final response with another INVITE: is
-// that the same call?
-func TestContinuedAttempt(t *testing.T) {
+// TestRepeatedInviteContinuesAttempt has a caller answer a final response with another
+// INVITE, and checks whether that is the same call.
+func TestRepeatedInviteContinuesAttempt(t *testing.T) {
 	const oneOffer, another = "v=0\r\no=- 1 1 IN IP4 192.0.2.11\r\nm=audio 1 RTP/AVP 0\r\n", "v=0\r\nm=audio 1 RTP/AVP 8\r\n"
 	const newOrigin = "v=0\r\no=- 2 2 IN IP4 192.0.2.11\r\nm=audio 1 RTP/AVP 0\r\n"
 	for _, tt := range []struct {
@@ -42,7 +42,7 @@ func TestContinuedAttempt(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(tt), func(t *testing.T) {
 			tracker := New(testConfig())
-			w := witness{t: t, parties: map[string]*turn{}, seq: map[string]int{}}
+			w := eventChecker{t: t, parties: map[string]*checkedParty{}, seq: map[string]int{}}
 			l := caller()
 			l.peer = phoneAddr
 			first := l.invite()
@@ -56,16 +56,16 @@ func TestContinuedAttempt(t *testing.T) {
 			}
 			second := l.invite(tt.headers)
 			second.Body = tt.body
-			var said []Event
+			var emitted []Event
 			for _, m := range []Message{first, refused, second, l.response(180), l.response(486)} {
-				said = append(said, tracker.Observe(m)...)
+				emitted = append(emitted, tracker.Observe(m)...)
 			}
 			for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
-				said = append(said, tracker.Advance(next)...)
+				emitted = append(emitted, tracker.Advance(next)...)
 			}
-			w.hear(said)
+			w.checkEvents(emitted)
 			dials := 0
-			for _, e := range said {
+			for _, e := range emitted {
 				if e.Type == DialOut {
 					dials++
 				}
@@ -83,40 +83,40 @@ func TestContinuedAttempt(t *testing.T) {
 	}
 }
 
-// TestRefusedForGood has a caller not call again: it is told once that is clear, with
-// the time at which the call was refused. If the caller's leg is over, the PBX calls
-// the callee no more.
-func TestRefusedForGood(t *testing.T) {
+// TestRefusalIsEmittedAfterRetryTime has a caller not call again: its events are emitted
+// once that is clear, with the time of the refusal. If the caller's leg is over, the PBX
+// calls the callee no more.
+func TestRefusalIsEmittedAfterRetryTime(t *testing.T) {
 	tracker := New(testConfig())
 	l := caller()
 	l.uri = "sip:600@pbx.example"
 	tracker.config.Extensions = []Declared{{Number: "600", Kind: Queue}}
 	tracker.Configure(tracker.config)
-	said := append(tracker.Observe(l.invite()), tracker.Observe(l.later(time.Second).response(494))...)
-	if len(said) > 0 {
-		t.Errorf("told too early: %v", said)
+	emitted := append(tracker.Observe(l.invite()), tracker.Observe(l.later(time.Second).response(494))...)
+	if len(emitted) > 0 {
+		t.Errorf("emitted too early: %v", emitted)
 	}
-	said = tracker.Advance(start.Add(time.Second + retryWithin))
-	if len(said) != 4 {
-		t.Fatalf("got %v, want dial and hangup of 101 and 600", said)
+	emitted = tracker.Advance(start.Add(time.Second + retryWithin))
+	if len(emitted) != 4 {
+		t.Fatalf("got %v, want dial and hangup of 101 and 600", emitted)
 	}
-	for _, e := range said[2:] {
+	for _, e := range emitted[2:] {
 		if e.Type != Hangup || !e.At.Equal(start.Add(time.Second)) || e.Status != Congestion {
 			t.Errorf("got %s %s at %v", e.Type, e.Status, e.At)
 		}
 	}
 
 	tracker = New(testConfig())
-	a, b := caller(), to("101", "102", "b@pbx")
+	a, b := caller(), legToPhone("101", "102", "b@pbx")
 	for _, m := range []Message{a.invite(), b.invite(), b.response(422), a.later(time.Second).cancel()} {
 		tracker.Observe(m)
 	}
-	said = tracker.Observe(a.response(487))
+	emitted = tracker.Observe(a.response(487))
 	ended := map[string]bool{}
-	for _, e := range said {
+	for _, e := range emitted {
 		ended[e.Extension.User] = ended[e.Extension.User] || e.Type == Hangup
 	}
 	if !ended["101"] || !ended["102"] {
-		t.Errorf("got %v, want the hangups of both", said)
+		t.Errorf("got %v, want the hangups of both", emitted)
 	}
 }

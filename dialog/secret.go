@@ -2,8 +2,8 @@ package dialog
 
 import "strings"
 
-// secretTypes are words in the media types of bodies that may be secret: keys
-// that were pressed, which may be a PIN, and credentials.
+// secretTypes are words in the media types of bodies that may be secret: pressed keys,
+// which may be a PIN, and credentials.
 var secretTypes = []string{
 	"dtmf",            // application/dtmf, dtmf-relay and x-dtmf, audio/x-dtmf
 	"digit",           // application/vnd.nortelnetworks.digits
@@ -12,8 +12,8 @@ var secretTypes = []string{
 	"jwt", "jose", "passw", "secret", "credential",
 }
 
-// SecretBody reports whether a body with a Content-Type may be secret.
-func SecretBody(contentType string) bool {
+// IsSecretBody reports whether a body with a Content-Type may be secret.
+func IsSecretBody(contentType string) bool {
 	kind, _, _ := strings.Cut(contentType, ";")
 	for i := range len(kind) {
 		for _, word := range secretTypes {

@@ -2,7 +2,7 @@ package dialog
 
 import "testing"
 
-func TestReadStatusLine(t *testing.T) {
+func TestReadsStatusLines(t *testing.T) {
 	for _, tt := range []struct {
 		body, phrase string
 		code         int

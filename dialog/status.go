@@ -5,17 +5,17 @@ import (
 	"strings"
 )
 
-// An outcome is how a leg ended.
+// An outcome is how a leg or party ended.
 type outcome struct {
 	status    Status
-	code      int    // the final response; 0 after a BYE or a silence
-	phrase    string // its phrase
+	code      int    // final response; 0 after a BYE or a time limit
+	phrase    string // reason phrase of the response
 	q850      int
 	by        HangupBy
-	elsewhere bool
+	elsewhere bool // another leg was answered
 }
 
-// reversed returns who ended the call as seen by the other end of the leg.
+// reversed returns the same as seen from the other end of the leg.
 func (by HangupBy) reversed() HangupBy {
 	switch by {
 	case ByCaller:
@@ -26,9 +26,9 @@ func (by HangupBy) reversed() HangupBy {
 	return by
 }
 
-// weight orders what several legs say: of the devices of a party, and of the
-// callees of a caller, the heaviest word counts.
-var weight = map[Status]int{
+// statusWeight orders the statuses of several legs: of a party's devices, and of a caller's
+// callees, the heaviest status counts.
+var statusWeight = map[Status]int{
 	Unknown:     1,
 	Congestion:  2,
 	ChanUnavail: 3,
@@ -39,17 +39,18 @@ var weight = map[Status]int{
 	Answered:    8,
 }
 
-// calleeWeight is the weight of a callee's word for its caller. One that was forwarded
-// says nothing if another is known: what the forwarded call became.
+// calleeWeight is the weight of a callee's status for its caller. FORWARDED is the lightest
+// one: the status of the forwarded call counts if it is known.
 func calleeWeight(s Status) int {
 	if s == Forwarded {
-		return weight[Unknown]
+		return statusWeight[Unknown]
 	}
-	return weight[s]
+	return statusWeight[s]
 }
 
-// word is the built-in table: what a final response says of a call.
-func word(code int, rang bool) Status {
+// statusForCode returns the status of a final response by the built-in table. rang reports
+// whether the phone rang.
+func statusForCode(code int, rang bool) Status {
 	switch code {
 	case 486, 600, 603:
 		return Busy
@@ -58,7 +59,7 @@ func word(code int, rang bool) Status {
 	case 404, 410, 484, 485, 604:
 		return ChanUnavail
 	}
-	if code == 408 || code == 480 || code/100 == 3 { // not here, or no longer
+	if code == 408 || code == 480 || code/100 == 3 { // not reachable, or no longer
 		if rang {
 			return NoAnswer
 		}
@@ -67,9 +68,9 @@ func word(code int, rang bool) Status {
 	return Congestion
 }
 
-// q850Words is what a Q.850 cause on a final response says; a cause that is
-// not listed, and 16, leave it to the SIP code.
-var q850Words = map[int]Status{
+// q850Status is the status of a Q.850 cause on a final response. For a cause that is not
+// listed, and for 16, the SIP code decides.
+var q850Status = map[int]Status{
 	1:  ChanUnavail,
 	3:  ChanUnavail,
 	17: Busy,
@@ -89,39 +90,38 @@ var q850Words = map[int]Status{
 	88: Congestion,
 }
 
-// The causes that a PBX gives on the CANCEL of a callee's leg. Asterisk gives 16 to a
-// leg that was picked up, and to any leg behind a Local channel that it hangs up.
+// Causes that a PBX gives on the CANCEL of a callee's leg. Asterisk gives 16 to a leg that
+// was picked up, and to any leg behind a Local channel that it hangs up.
 const (
 	causePickedUp  = 16
 	causeElsewhere = 26
 	causeGaveUp    = 127
 )
 
-// A reason is a Reason header field (RFC 3326); of a cause, 0 means that it has
-// none.
+// A reason is a Reason header field (RFC 3326); a cause of 0 is absent.
 type reason struct {
 	q850, sip int
-	zero      bool // it has Q.850;cause=0
+	q850Zero  bool // it has Q.850;cause=0
 }
 
-// elsewhere reports that another leg answered (RFC 3326, RFC 4412).
-func (r reason) elsewhere() bool { return r.sip == 200 || r.q850 == causeElsewhere }
+// answeredElsewhere reports whether another leg answered (RFC 3326, RFC 4412).
+func (r reason) answeredElsewhere() bool { return r.sip == 200 || r.q850 == causeElsewhere }
 
 func readReason(head string) (r reason) {
-	for name, value := range fields(head) {
-		if !is(name, "Reason") {
+	for name, value := range headerFields(head) {
+		if !sameHeader(name, "Reason") {
 			continue
 		}
-		for v := range list(value) {
+		for v := range listValues(value) {
 			protocol, params, _ := strings.Cut(v, ";")
-			text, _ := param(params, "cause")
+			text, _ := paramValue(params, "cause")
 			cause, err := strconv.Atoi(text)
 			if err != nil || cause < 0 || cause > 999 {
 				continue
 			}
 			switch protocol = strings.TrimSpace(protocol); {
 			case strings.EqualFold(protocol, "Q.850"):
-				r.q850, r.zero = cause, cause == 0
+				r.q850, r.q850Zero = cause, cause == 0
 			case strings.EqualFold(protocol, "SIP"):
 				r.sip = cause
 			}
@@ -130,8 +130,8 @@ func readReason(head string) (r reason) {
 	return r
 }
 
-// judge says how a leg ended that got the final response m, which is not 2xx.
-func (t *Tracker) judge(l *leg, m *Message) outcome {
+// judgeResponse returns the outcome of a leg with the final response m, which is not 2xx.
+func (t *Tracker) judgeResponse(l *leg, m *Message) outcome {
 	r := readReason(m.Head)
 	o := outcome{code: m.Status, phrase: m.Phrase(), q850: r.q850, by: BySystem}
 	gaveUp := m.Status == 487 || m.Status == 408 || m.Own
@@ -140,14 +140,14 @@ func (t *Tracker) judge(l *leg, m *Message) outcome {
 		o.status, o.by = Canceled, ByCaller
 	case l.canceled && gaveUp:
 		if o.q850 == 0 {
-			o.q850 = l.why.q850
+			o.q850 = l.cancelReason.q850
 		}
 		o.status, o.by, o.elsewhere = t.judgeCanceled(l)
-	case m.Status == 487 && m.At.Sub(l.heard) >= timerC:
-		o.status = NoAnswer // the hop's own CANCEL, RFC 3261 §16.8
+	case m.Status == 487 && m.At.Sub(l.lastHeard) >= timerC:
+		o.status = NoAnswer // bellhop's own CANCEL, RFC 3261 §16.8
 	default:
 		o.status = t.judgeFinal(l, m, r)
-		o.elsewhere = r.elsewhere() && (l.origin == Edge && o.status == Canceled || l.origin == PBX && m.Status == 487) // a phone that refuses knows of no other
+		o.elsewhere = r.answeredElsewhere() && (l.origin == Edge && o.status == Canceled || l.origin == PBX && m.Status == 487) // a phone that refuses does not know of other phones
 		if !m.Own && (o.status == Busy || l.origin == PBX) {
 			o.by = ByCallee
 		}
@@ -155,39 +155,39 @@ func (t *Tracker) judge(l *leg, m *Message) outcome {
 	return o
 }
 
-// judgeCut says how a canceled leg ended whose final response will not be seen.
-func (t *Tracker) judgeCut(l *leg) outcome {
+// judgeLostCancel returns the outcome of a canceled leg whose final response will not be
+// observed.
+func (t *Tracker) judgeLostCancel(l *leg) outcome {
 	if l.origin == Edge {
 		return outcome{status: Canceled, by: ByCaller}
 	}
-	o := outcome{q850: l.why.q850}
+	o := outcome{q850: l.cancelReason.q850}
 	o.status, o.by, o.elsewhere = t.judgeCanceled(l)
 	return o
 }
 
-// judgeCanceled returns why the PBX canceled a callee's leg, as it was at the time of
-// the CANCEL. A caller who had left outweighs the CANCEL's own Reason, which outweighs
-// the other legs.
+// judgeCanceled returns why the PBX canceled a callee's leg, as of the time of the CANCEL.
+// A caller that had left decides first, then the CANCEL's own Reason, then the other legs.
 func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) {
 	switch {
 	case l.call.callerLeft(l):
 		return Canceled, ByCaller, false
-	case l.why.elsewhere():
+	case l.cancelReason.answeredElsewhere():
 		return Canceled, BySystem, true
-	case l.why.zero, l.why.timedOut(): // its own timer ran out, or the caller left the queue
-		return l.unanswered(), BySystem, false
-	case l.call.answeredBeside(l):
+	case l.cancelReason.q850Zero, l.cancelReason.timedOut(): // its own timer ran out, or the caller left the queue
+		return l.unansweredStatus(), BySystem, false
+	case l.call.otherLegAnswered(l):
 		return Canceled, BySystem, true
-	case l.why.q850 == causeGaveUp, l.why.sip == 487:
+	case l.cancelReason.q850 == causeGaveUp, l.cancelReason.sip == 487:
 		return Canceled, ByCaller, false
-	case l.why.q850 == causePickedUp && (l.pickedUp || t.pickedUp(l)):
+	case l.cancelReason.q850 == causePickedUp && (l.pickedUp || t.pickupAnswered(l)):
 		return Canceled, BySystem, true
 	}
-	return l.unanswered(), BySystem, false
+	return l.unansweredStatus(), BySystem, false
 }
 
-// unanswered is the status of a callee's leg that the PBX gives up.
-func (l *leg) unanswered() Status {
+// unansweredStatus is the status of a callee's leg that the PBX gives up.
+func (l *leg) unansweredStatus() Status {
 	if l.rang.IsZero() {
 		return ChanUnavail // its phone was not reached
 	}
@@ -195,74 +195,74 @@ func (l *leg) unanswered() Status {
 }
 
 // callerLeft reports whether the caller gave up, or hung up, between the callee's INVITE
-// and CANCEL. A caller that was gone before, as one who has transferred the call, is
-// not who waits for the callee.
+// and CANCEL. A caller that had left before, such as one that transferred the call, does
+// not wait for the callee.
 func (c *call) callerLeft(callee *leg) bool {
 	l := c.caller
 	switch {
-	case !callee.forsaken.IsZero() && callee.canceledAt.Sub(callee.forsaken) <= slowPickupGap:
+	case !callee.callerGoneAt.IsZero() && callee.canceledAt.Sub(callee.callerGoneAt) <= slowPickupGap:
 		return true
 	case l == nil || !l.ended.IsZero() && l.ended.Before(callee.began):
 		return c.partnerLeft(callee)
 	case l.origin == Edge && l.canceled && l.answered.IsZero():
 		return !l.canceledAt.After(callee.canceledAt)
 	}
-	return l.state == over && l.by == ByCaller && !l.ended.After(callee.canceledAt)
+	return l.state == over && l.endedBy == ByCaller && !l.ended.After(callee.canceledAt)
 }
 
-// handOn notes that the REFER r has its phone's other call, which r names by Replaces, go on
-// with who is in the call of r.
-func (t *Tracker) handOn(r *refer) {
-	c := t.byCallID[r.replaces]
+// noteHandedOn notes that the REFER r connects the other end of its call with the phone's
+// other call, which r names by Replaces.
+func (t *Tracker) noteHandedOn(r *refer) {
+	c := t.callByCallID[r.replaces]
 	if c == nil || r.replaces == "" || c == r.leg.call {
 		return
 	}
-	r.leg.call.handed = r.replaces
+	r.leg.call.handedOnTo = r.replaces
 }
 
-// forsake notes that the phone of leg l has hung up: a callee that rings for it in another
-// call, which was handed on to it, is waited for by nobody.
-func (t *Tracker) forsake(l *leg) {
-	c := t.byCallID[l.call.handed]
-	if c == nil || l.call.handed == "" || l.refers || l.origin == Edge && l.by != ByCaller || l.origin == PBX && l.by != ByCallee {
+// noteCallerGone notes that the phone of leg l has hung up: nobody waits any longer for a
+// callee that rings in another call which was handed on to that phone.
+func (t *Tracker) noteCallerGone(l *leg) {
+	c := t.callByCallID[l.call.handedOnTo]
+	if c == nil || l.call.handedOnTo == "" || l.hasReferred || l.origin == Edge && l.endedBy != ByCaller || l.origin == PBX && l.endedBy != ByCallee {
 		return
 	}
 	for _, o := range c.legs {
 		if o.origin == PBX && o.state < challenged {
-			o.forsaken = l.ended
-			t.touch(c)
+			o.callerGoneAt = l.ended
+			t.markChanged(c)
 		}
 	}
 }
 
-// partnerLeft reports whether the phone for which the PBX rings the callee hung up
-// between the callee's INVITE and CANCEL: the PBX called that phone first, as for a
-// callback, or its caller has sent it on. A phone that has sent the other end on by a
-// REFER waits for nobody.
+// partnerLeft reports whether the phone for which the PBX rings the callee hung up between
+// the callee's INVITE and CANCEL: the PBX called that phone first, as for a callback, or
+// its caller has transferred it. A phone that has transferred the other end by a REFER
+// waits for nobody.
 func (c *call) partnerLeft(callee *leg) (left bool) {
 	for _, o := range c.legs {
 		switch {
 		case o == callee || o.origin != PBX || o.answered.IsZero() || !o.answered.Before(callee.began):
 		case o.state == talking || o.ended.After(callee.canceledAt):
-			return false // the PBX rings the callee for it still
-		case o.by == ByCallee && !o.refers && !o.ended.Before(callee.began):
+			return false // the PBX still rings the callee for this phone
+		case o.endedBy == ByCallee && !o.hasReferred && !o.ended.Before(callee.began):
 			left = true
 		}
 	}
 	return left
 }
 
-// judgeFinal says what a refused leg means. The PBX's final to the caller says
-// less than the callees' legs behind it, where they are known.
+// judgeFinal returns the status of a refused leg. For the caller's leg the callees' legs
+// decide, where they are known: the PBX's own final response is less precise.
 func (t *Tracker) judgeFinal(l *leg, m *Message, r reason) Status {
-	code, forwards := m.Status, m.Status/100 == 3 && header(m.Head, "Contact") != ""
+	code, forwards := m.Status, m.Status/100 == 3 && headerValue(m.Head, "Contact") != ""
 	if l.origin == Edge && !forwards {
-		if s := l.call.calleesSay(); s != "" {
+		if s := l.call.calleesStatus(); s != "" {
 			return s
 		}
 	}
-	own := l.origin == PBX && code != 487 // a phone's refusal, which knows of no other phone
-	if s := r.word(); s != "" && !(s == Canceled && own) {
+	own := l.origin == PBX && code != 487 // the refusal of a phone, which does not know of other phones
+	if s := r.status(); s != "" && !(s == Canceled && own) {
 		return s
 	}
 	if s, ok := t.config.Status[code]; ok {
@@ -271,5 +271,5 @@ func (t *Tracker) judgeFinal(l *leg, m *Message, r reason) Status {
 	if forwards {
 		return Forwarded
 	}
-	return word(code, !l.rang.IsZero())
+	return statusForCode(code, !l.rang.IsZero())
 }

@@ -1,111 +1,111 @@
-// Package dialog follows calls and says what happened to them.
+// Package dialog follows SIP calls and emits an event for each thing that happens to an
+// extension in them.
 //
-// A [Tracker] is shown every SIP message the hop forwards and returns the
-// [Event]s that each one causes. It does no I/O, starts no goroutine and never
-// reads the clock: the caller passes the time in. That is why a four-hour call
-// is tested in a microsecond.
+// A [Tracker] observes every SIP message that bellhop forwards, and returns the [Event]s
+// that each message causes. It does no I/O, starts no goroutine and never reads the clock:
+// the caller passes the time in. A test of a four-hour call therefore takes a microsecond.
 //
-// A call is made of legs, a leg is one INVITE dialog on one side of the PBX, and
-// the legs of one extension in one direction are a party. Events are said per
-// party.
+// A call consists of legs. A leg is one INVITE dialog on one side of the PBX. The legs of
+// one extension in one direction are a party. Events are emitted per party.
 //
-// # Which legs are one call
+// # Correlation: which legs are one call
 //
-// Legs with the same Call-ID are: a PBX that is a proxy leaves it as it is. A PBX
-// that is a B2BUA gives each leg its own. Then ids in the INVITE tell, or a
-// transfer, or else numbers and times (see [Config.Correlate]); an event says which
-// it was, and how sure it is. A leg that no number explains is of the only call that it
-// can be of: its number may be hidden, or the company's. Where two calls could be meant,
-// the leg is joined to neither, and begins a call of its own: a stranger's is worse than
-// none. A call
-// keeps its id; none is ever merged with another later.
+// Legs with the same Call-ID are one call: a PBX that is a proxy does not change the
+// Call-ID. A PBX that is a B2BUA gives each leg a Call-ID of its own. The tracker then
+// matches legs by ids in the INVITE, by a transfer, or else by numbers and times (see
+// [Config.Correlate]). An event names the method and its confidence. A leg whose number
+// matches no caller is joined to the only call that it can belong to: the PBX may hide the
+// caller's number, or show a number of the company. Where two calls fit equally well, the
+// leg is joined to neither and begins a call of its own: a wrong call is worse than none. A
+// call keeps its id; two calls are never merged later.
 //
-// # Whose word counts
+// # Trust: which message counts
 //
-// The PBX and the trunks may say who calls, who was meant first and which call an
-// INVITE is of. A phone, or whoever poses as one, speaks for itself only: it is the
-// account that it logs in with, if that is an extension, else what its From says;
-// and it names a call by an X-CID that bellhop has authenticated, or by both tags
-// of a dialog. An INVITE with the Call-ID of a call that comes from elsewhere than
-// the call's legs is not followed. Within a dialog a request counts at once that
-// comes from the PBX or over the leg's own flow, with a CSeq that is new; any other
+// The PBX and the trunks may name the caller, the diverting number and the call that an
+// INVITE belongs to. A phone, or a stranger that poses as one, speaks for itself only. Its
+// extension is the account that it authenticates as, if that is an extension; else the user
+// of its From. It can refer to a call only by an X-CID that bellhop has authenticated, or
+// by both tags of a dialog. An INVITE that has the Call-ID of a call, but comes from
+// elsewhere than the call's legs, is not followed. A request within a dialog counts at once
+// if it comes from the PBX or over the leg's own flow and has a new CSeq; any other request
 // counts once it is accepted.
 //
-// # What is promised
+// # Guarantees
 //
-// A party has at most one dial-in or dial-out, at most one answer after it, and
-// exactly one hangup if and only if it had a dial; nothing is said of it
-// afterwards. This holds for any sequence of messages: lost, doubled, out of
-// order, or made up. A party whose end nobody saw ends when its limit passes. A
-// transfer comes before the hangup of who transfers: where a PBX takes a REFER before
-// it calls anybody, as FreeSWITCH does, both are told 200 ms after that BYE at most.
+// A party has at most one dial-in or dial-out, then at most one answer, and exactly one
+// hangup if and only if it had a dial; no event of the party follows the hangup. This holds
+// for any sequence of messages: lost, duplicated, reordered or forged. A party whose end
+// was never observed ends when its time limit passes. A transfer comes before the hangup of
+// the party that transfers. Where a PBX reports a REFER as successful before it calls
+// anybody, as FreeSWITCH does, both events come at most 200 ms after that party's BYE.
 //
-// The events of one call are numbered from 1 without gaps: that is their order.
-// Their times do not run backwards while nobody sets the clock, but for a dial-out,
-// which bears the time of its INVITE. Events of different calls are not ordered
-// against each other.
+// The events of one call are numbered from 1 without gaps, in order. Their times never
+// decrease while the wall clock is not set, except for a dial-out, which has the time of
+// its INVITE. Events of different calls are not ordered against each other.
 //
-// At is what the wall clock showed at the moment of an event. If it is set, be it
-// by hours, events before and after tell different clocks, and nothing else
-// changes: order, durations and limits go by the steady clock of [Message.At]. A
-// step of less than 100 ms is passed over.
+// At is the wall clock's reading at the moment of an event. If the clock is set, even by
+// hours, events before and after it follow different clocks, and nothing else changes:
+// order, durations and limits use the steady clock of [Message.At]. A step of less than 100
+// ms is ignored.
 //
-// The Duration of a hangup is the time that passed since the answer, exactly: its
-// At less the answer's, unless the clock was set between. Times are whole
-// microseconds.
+// The Duration of a hangup is exactly the time since the answer: its At minus the At of the
+// answer, unless the clock was set between them. Times are whole microseconds.
 //
 // # Memory
 //
-// A call of two legs takes about 4 KB (BenchmarkLiveCalls). A leg is remembered
-// from its INVITE until 32 s after its end, the first leg of a party until 32 s
-// after the party's, and a call as long as one of its legs. An INVITE that comes
-// again after that is another, with the same ids.
+// A call of two legs takes about 4 KB (BenchmarkLiveCalls). A leg stays in memory from its
+// INVITE until 32 s after its end, the first leg of a party until 32 s after the party's
+// end, and a call as long as one of its legs. The same INVITE, received after that, begins
+// another call with the same ids.
 //
-// Every state has a deadline, so nothing stays for good. At most 131,072 calls
-// of at most 256 legs are followed at a time; INVITEs beyond that pass by
-// unfollowed. An INVITE that only met 401 or 407 is forgotten with that
-// response, but for a line in a table of 16,384. One that met 422, 484 or another
-// response that asks for another INVITE waits 30 s for it before it is told. Of attempts that are refused
-// before a phone rings, and whose extension has no registration from there, 30 of
-// one source are told and then one every two seconds: [Tracker.Suppressed] counts
-// the others, which are forgotten as soon. Bindings are learnt only from
-// what the PBX accepted; 65,536 addresses of record and as many contacts are
-// known, and as many numbers that the PBX shows for extensions. Of MESSAGEs that
-// await their 2xx, 1,024 are known, of REFERs that await their new leg as many, of
-// texts that may go to another device of an extension, and of REGISTERs of at most
-// 4 KiB that await their response. 65,536 addresses of record are followed for
-// registered and unregistered, and 65,536 mailboxes; what was heard of least
-// recently is forgotten without a word. Other methods leave no trace.
+// Every state has a deadline, so nothing stays in memory forever. The limits are:
+//
+//   - 131,072 calls of 256 legs each. INVITEs beyond that are forwarded, but not followed.
+//   - 16,384 challenged attempts. An INVITE that only met 401 or 407 is removed with
+//     that response and leaves one entry in this table. An INVITE that met 422, 484
+//     or another response that asks for another INVITE waits 30 s for it; then its
+//     events are emitted.
+//   - 30 attempts per source that are refused before a phone rings, and whose
+//     extension has no registration from that source; then one attempt every two
+//     seconds. [Tracker.Suppressed] counts the others, which are removed at once.
+//   - 65,536 addresses of record and 65,536 contacts, learned only from responses of
+//     the PBX, and as many numbers that the PBX shows for extensions.
+//   - 1,024 entries each of MESSAGEs that await their 2xx, REFERs that await their
+//     new leg, texts that may go to another device of an extension, and REGISTERs of
+//     at most 4 KiB that await their response.
+//   - 65,536 addresses of record followed for registered and unregistered, and
+//     65,536 mailboxes. The least recently used entry is evicted without an event.
+//
+// Other methods leave no state.
 //
 // # What a restart loses
 //
-// Nothing that [Tracker.Changed] has returned and [Tracker.Restore] is given: calls
-// go on from there, with the same ids, and their events say that they were
-// recovered. An answered party gets its hangup with the BYE, one whose BYE was
-// missed an UNKNOWN hangup when its limit passes. Transactions are lost: a leg
-// that rang ends with its CANCEL or BYE, or at its limit. Bindings are learnt
-// again as phones refresh them, and a challenged INVITE counts from its
-// repetition.
+// Nothing that [Tracker.Changed] has returned and [Tracker.Restore] is given. These calls
+// continue with the same ids, and their events are marked as recovered. An answered party
+// gets its hangup with the BYE. A party whose BYE was missed gets an UNKNOWN hangup when
+// its limit passes. Transactions are lost: a leg that was ringing ends with its CANCEL or
+// BYE, or at its limit. Bindings are learned again as phones refresh them, and a challenged
+// INVITE counts from its repetition.
 //
-// Times are kept by the wall clock, and a call that is restored is as old as that
-// says: if it was set while nothing ran, by so much older. A call is never of the
-// future: where the clock was set back, it is as old as when it was last heard of.
+// Stored times follow the wall clock, and a restored call has the age that the wall clock
+// gives: if the clock was set while no process ran, the age changes by as much. A call
+// never begins in the future: if the clock was set back, its age is the one at its last
+// message.
 //
-// Ids are derived from the messages alone, so that another node that sees the
-// same call gives its events the same ids.
+// Ids are derived from the messages alone, so another node that observes the same call
+// gives its events the same ids.
 //
-// The first NOTIFY of a mailbox says how many messages it has, and is no event:
-// what came to it since the one before the restart is not told.
+// The first NOTIFY of a mailbox sets its message count and emits no event. Messages that
+// arrived since the last NOTIFY before the restart are therefore not reported.
 //
-// A registration that is up seems to begin when the phone refreshes it. As a
-// phone keeps its Call-ID, registered then has the id that it had before, and a
-// log that takes an id once takes it no second time. The same rule hides, after
-// a restart, a registration that did end and began anew with the Call-ID it had
-// before; it repeats one that another Call-ID refreshes first: another device
-// of the extension, or the phone after its own restart. Between two restarts
-// there is exactly one of each. Unregistered is never hidden, but not said of a
-// registration that ended while nobody watched. Of several nodes, each knows
-// the registrations that pass through it.
+// A registration that is up seems to begin when the phone refreshes it. A phone keeps its
+// Call-ID, so registered then has the same id as before, and an event log that accepts an
+// id once does not store it again. The same rule hides, after a restart, a registration
+// that did end and began anew with its earlier Call-ID. It repeats a registration that
+// another Call-ID refreshes first: that of another device of the extension, or of the phone
+// after its own restart. Between two restarts there is exactly one of each. Unregistered is
+// never hidden, but is not emitted for a registration that ended while no process ran. Each
+// of several nodes follows the registrations that pass through it.
 package dialog
 
 import (
@@ -122,37 +122,39 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// Config says what the tracker cannot see on the wire.
+// Config holds the settings of a Tracker that it cannot learn from messages.
 type Config struct {
-	Pattern    *regexp.Regexp // users that are extensions even before they register; nil: none
-	Learn      bool           // whoever registers successfully is an extension
-	Extensions []Declared     // extensions that cannot be learnt
+	Pattern    *regexp.Regexp // matches users that are extensions even before they register; nil: none
+	Learn      bool           // a user that registers successfully is an extension
+	Extensions []Declared     // extensions that cannot be learned
 
-	// Correlate is how legs with Call-IDs of their own are found to be one call,
-	// in this order, in the words of the config; nil: as [DefaultCorrelate].
+	// Correlate lists the methods that match legs with different Call-IDs to one call, in
+	// order, as named in the configuration; nil: [DefaultCorrelate].
 	Correlate []string
 
-	// E164 is the E.164 form of a number as dialed, "" if it is none; nil: not
-	// asked for.
+	// E164 returns the E.164 form of a dialed number, "" if it has none; nil: events carry
+	// no E.164 numbers.
 	E164 func(number string) string
 
-	IgnorePrivacy bool // who asks that its number is not shown is told all the same
+	IgnorePrivacy bool // events carry the number of a caller that asks for privacy
 
-	MaxDuration time.Duration  // a call that is up for so long is lost; 0: 4 hours
-	Status      map[int]Status // words for final responses, over the built-in table
+	MaxDuration time.Duration  // an answered leg without a BYE ends after this time; 0: 4 hours
+	Status      map[int]Status // status words for final responses; they override the built-in table
 
-	// Names of header fields; empty: none. What has [Credentials] is not copied.
+	// CallAPIID, CallBackID, RecID and Tag are names of header fields; empty: none. A name
+	// that [CarriesCredentials] reports is ignored.
 	CallAPIID, CallBackID, RecID, Tag string
-	Headers                           []string // of the INVITE, copied into its events
+	Headers                           []string // header fields of the INVITE, copied into its events
 }
 
-// Credentials reports whether a header field is what its sender logs in with
-// (RFC 3261 §22), or by which bellhop marks what comes from a trunk.
-func Credentials(name string) bool {
-	return is(name, "Authorization") || is(name, "Proxy-Authorization") || is(name, "X-Bellhop-Trunk")
+// CarriesCredentials reports whether a header field carries its sender's credentials (RFC
+// 3261 §22), or is bellhop's own mark of messages from a trunk.
+func CarriesCredentials(name string) bool {
+	return sameHeader(name, "Authorization") || sameHeader(name, "Proxy-Authorization") || sameHeader(name, "X-Bellhop-Trunk")
 }
 
-func (c *Config) talk() time.Duration {
+// talkLimit returns how long a leg may be answered before it ends without a BYE.
+func (c *Config) talkLimit() time.Duration {
 	if c.MaxDuration <= 0 {
 		return 4 * time.Hour
 	}
@@ -166,40 +168,41 @@ type Declared struct {
 	DID    []string // public numbers that lead to it
 }
 
-// A Tracker follows calls. It belongs to one goroutine.
+// A Tracker follows calls and returns their events. It is not safe for concurrent use,
+// except where a method's comment permits it.
 type Tracker struct {
-	config   Config
-	names    *directory
-	byCallID map[string]*call
-	methods  []method
-	keys     map[key]holder
-	byNumber legsBy   // by the tail of the number at the leg's phone
-	byDialed legsBy   // callers' legs
-	refers   []*refer // of the last seconds, oldest first
-	pickups  []*leg   // that may have picked up a call, oldest first
-	dialers  []dialer // of the last moment, oldest first
-	moved    []*leg   // that were refused with 3xx in the last seconds, oldest first
-	due      deadlines
-	attempts *simplelru.LRU[attemptKey, attempt] // INVITEs that were challenged
-	messages *simplelru.LRU[messageKey, *pendingText]
-	texts    *simplelru.LRU[string, *textFork]
-	said     []Event
-	clock    clock
-	at       *call  // that is at hand, see Abandon; nil: none
-	node     string // in the log
-	keeping  bool
-	changed  []*call // that Changed has not returned since, in the order of their changes
+	config             Config
+	directory          *directory
+	callByCallID       map[string]*call
+	methods            []method
+	keyHolders         map[key]keyHolder
+	legsByNumber       legIndex                                 // live legs by the tail of the numbers of the person at the leg's phone
+	callersByDialed    legIndex                                 // live legs of callers by the tail of the dialed number
+	recentRefers       []*refer                                 // REFERs of the last seconds that a new leg may follow, oldest first
+	pickupCandidates   []*leg                                   // legs that may have picked up a call, oldest first
+	recentCallers      []recentCaller                           // legs whose caller dialed within promptGap, oldest first
+	redirectedLegs     []*leg                                   // legs that were refused with 3xx in the last seconds, oldest first
+	deadlines          callHeap                                 // all calls
+	challengedAttempts *simplelru.LRU[attemptKey, attempt]      // INVITEs that met 401 or 407
+	pendingTexts       *simplelru.LRU[messageKey, *pendingText] // MESSAGEs that await their 2xx; nil: completed
+	textForks          *simplelru.LRU[string, *textFork]        // messages that may go to further devices, by their content
+	events             []Event                                  // emitted by the method that runs, and returned by it
+	clock              clock
+	current            *call   // the call that is being changed, for AbandonCall; nil: none
+	node               string  // name of this node in the event log
+	snapshotting       bool    // Changed or Restore was called: changes are collected
+	changedCalls       []*call // calls that changed since Changed returned them, in the order of their changes
 
-	gate       *floodgate
+	limiter    *attemptLimiter
 	suppressed atomic.Uint64
 
-	mailboxes *simplelru.LRU[mailboxKey, *mailbox]
-	passedOn  *simplelru.LRU[notifyKey, struct{}] // NOTIFYs of phones that speak of messages
-	registrar *registrar
+	mailboxes     *simplelru.LRU[mailboxKey, *mailbox]
+	phoneNotifies *simplelru.LRU[notifyKey, struct{}] // message-summary NOTIFYs that phones have sent
+	registrar     *registrar
 }
 
-// An attemptKey is the hash of a Call-ID and a From tag: an attempt keeps no memory
-// of the message it came with.
+// An attemptKey is the hash of a Call-ID and a From tag. It retains no memory of the
+// message.
 type attemptKey [16]byte
 
 func newAttemptKey(callID, fromTag string) attemptKey {
@@ -209,10 +212,10 @@ func newAttemptKey(callID, fromTag string) attemptKey {
 	return attemptKey(sum[:16])
 }
 
-// An attempt is the INVITE that a challenged one repeats.
+// An attempt is a challenged INVITE, which the INVITE with credentials continues.
 type attempt struct {
-	began time.Time
-	turn  string
+	began     time.Time
+	partySeed string // partySeed of the leg
 }
 
 const (
@@ -220,63 +223,64 @@ const (
 	maxMessages = 1 << 10
 )
 
-// New returns a Tracker that has seen nothing yet.
+// New returns a Tracker that has observed nothing yet.
 func New(c Config) *Tracker {
 	attempts, _ := simplelru.NewLRU[attemptKey, attempt](maxAttempts, nil) // fails only without a size
 	messages, _ := simplelru.NewLRU[messageKey, *pendingText](maxMessages, nil)
 	texts, _ := simplelru.NewLRU[string, *textFork](maxMessages, nil)
 	t := &Tracker{
-		names:    newDirectory(),
-		byCallID: make(map[string]*call),
-		keys:     make(map[key]holder),
-		byNumber: make(legsBy),
-		byDialed: make(legsBy),
-		attempts: attempts,
-		messages: messages,
-		texts:    texts,
+		directory:          newDirectory(),
+		callByCallID:       make(map[string]*call),
+		keyHolders:         make(map[key]keyHolder),
+		legsByNumber:       make(legIndex),
+		callersByDialed:    make(legIndex),
+		challengedAttempts: attempts,
+		pendingTexts:       messages,
+		textForks:          texts,
 
-		gate:      newFloodgate(),
-		mailboxes: newMailboxes(),
-		passedOn:  newPassedOn(),
-		registrar: newRegistrar(),
+		limiter:       newAttemptLimiter(),
+		mailboxes:     newMailboxes(),
+		phoneNotifies: newPhoneNotifies(),
+		registrar:     newRegistrar(),
 	}
 	t.Configure(c)
 	return t
 }
 
-// Configure puts another configuration in force. Legs that have begun keep
-// their extensions.
+// Configure applies another configuration. Legs that have begun keep their extensions.
 func (t *Tracker) Configure(c Config) {
-	c.Headers = slices.DeleteFunc(slices.Clone(c.Headers), Credentials)
+	c.Headers = slices.DeleteFunc(slices.Clone(c.Headers), CarriesCredentials)
 	for _, name := range []*string{&c.CallAPIID, &c.CallBackID, &c.RecID, &c.Tag} {
-		if Credentials(*name) {
+		if CarriesCredentials(*name) {
 			*name = ""
 		}
 	}
 	t.config = c
-	t.methods = methods(c.Correlate)
-	t.names.configure(&t.config)
+	t.methods = parseMethods(c.Correlate)
+	t.directory.configure(&t.config)
 }
 
-// Observe shows the tracker one message and returns what it means to the
-// world, in order; nil if it means nothing new.
+// Observe processes one message and returns the events that it causes, in order; nil if
+// there are none.
 func (t *Tracker) Observe(m Message) []Event {
-	t.said, t.at = nil, nil
-	t.observe(&m)
-	t.at = nil
-	return t.said
+	t.events, t.current = nil, nil
+	t.observeMessage(&m)
+	t.current = nil
+	return t.events
 }
 
-func (t *Tracker) observe(m *Message) {
+// observeMessage runs what is due at m's time, and then passes m on to the methods for its
+// SIP method.
+func (t *Tracker) observeMessage(m *Message) {
 	m.At = m.At.Truncate(time.Microsecond)
-	t.readClock(m.At, m.WallOffset)
-	t.expireDue(m.At) // a limit that passed came before the message
+	t.updateClock(m.At, m.WallOffset)
+	t.expireDue(m.At) // deadlines that have passed come before the message
 	switch m.Method {
 	case "REGISTER":
-		t.registration(m)
+		t.observeRegister(m)
 		return
 	case "MESSAGE":
-		t.message(m)
+		t.observeText(m)
 	case "INVITE", "UPDATE", "REFER", "INFO", "OPTIONS", "SUBSCRIBE":
 	case "ACK", "PRACK":
 		if m.Body == "" {
@@ -289,227 +293,228 @@ func (t *Tracker) observe(m *Message) {
 		}
 	case "NOTIFY":
 		if m.Request() {
-			t.summary(m)
+			t.observeSummary(m)
 		}
 	default:
 		return
 	}
-	c := t.find(m)
+	c := t.findCall(m)
 	switch {
-	case m.Method == "INVITE" && m.Request() && m.ToTag == "" && !c.untagged(m):
-		c = t.invite(c, m)
+	case m.Method == "INVITE" && m.Request() && m.ToTag == "" && !c.isUntaggedReinvite(m):
+		c = t.observeInvite(c, m)
 	case c == nil:
 		return
 	case m.Method == "INVITE" && !m.Request():
-		if l := c.leg(m.Origin(), m); l != nil {
+		if l := c.legOfInvite(m.Origin(), m); l != nil {
 			rings := l.origin == PBX && (l.state == calling || l.state == ringing)
-			t.response(l, m)
+			t.observeInviteResponse(l, m)
 			if rings && m.Status/100 == 3 && l.state == over {
-				t.moves(l, m)
+				t.noteRedirect(l, m)
 			}
 		} else {
-			t.within(c, m)
+			t.observeInDialog(c, m)
 		}
 	case m.Method == "CANCEL":
-		l := c.leg(m.Src, m)
-		if l == nil || !m.trusted() && !l.ownHost(m.From) {
+		l := c.legOfInvite(m.Src, m)
+		if l == nil || !m.trusted() && !l.matchesHost(m.From) {
 			break
 		}
-		l.cancel(m)
-		l.pickedUp = l.why.q850 == causePickedUp && t.pickedUp(l)
-		if l.cut && l.canceled {
-			t.end(l, m.At, t.judgeCut(l))
+		l.observeCancel(m)
+		l.pickedUp = l.cancelReason.q850 == causePickedUp && t.pickupAnswered(l)
+		if l.transactionLost && l.canceled {
+			t.endLeg(l, m.At, t.judgeLostCancel(l))
 		}
 	default:
-		t.within(c, m)
+		t.observeInDialog(c, m)
 	}
 	if c != nil {
-		t.touch(c)
+		t.markChanged(c)
 		if len(c.legs) > 0 {
-			t.schedule(c)
+			t.scheduleCall(c)
 		}
 	}
 }
 
-// untagged reports whether the INVITE m is a re-INVITE although it has no To tag: of a
-// dialog whose other end has given itself none (RFC 3261 §12.1.1, RFC 2543).
-func (c *call) untagged(m *Message) bool {
+// isUntaggedReinvite reports whether the INVITE m is a re-INVITE although it has no To tag:
+// the other end of its dialog uses no tag (RFC 3261 §12.1.1, RFC 2543).
+func (c *call) isUntaggedReinvite(m *Message) bool {
 	return c != nil && slices.ContainsFunc(c.legs, func(l *leg) bool {
-		return l.state == talking && l.toTag == "" && !l.cut && l.callID == m.CallID && m.CSeq > l.cseq && l.inDialog(m)
+		return l.state == talking && l.toTag == "" && !l.transactionLost && l.callID == m.CallID && m.CSeq > l.cseq && l.inDialog(m)
 	})
 }
 
-// find returns the live call that has m's Call-ID, brought up to m's time; nil
-// if there is none.
-func (t *Tracker) find(m *Message) *call {
-	c := t.byCallID[m.CallID]
-	if c == nil || !t.catchUp(c, m) {
+// findCall returns the live call that has m's Call-ID, advanced to m's time; nil if there
+// is none.
+func (t *Tracker) findCall(m *Message) *call {
+	c := t.callByCallID[m.CallID]
+	if c == nil || !t.advanceCallTo(c, m) {
 		return nil
 	}
 	return c
 }
 
-// catchUp brings a call up to m's time, which does not run backwards in a call.
-// It returns false if the call is over by then.
-func (t *Tracker) catchUp(c *call, m *Message) bool {
-	if m.At.Before(c.heard) {
-		m.At = c.heard
+// advanceCallTo runs what is due in a call at m's time. It moves m.At forward if needed:
+// time never decreases within a call. It returns false if the call has ended by then.
+func (t *Tracker) advanceCallTo(c *call, m *Message) bool {
+	if m.At.Before(c.lastHeard) {
+		m.At = c.lastHeard
 	}
-	t.at = c
-	t.advance(c, m.At)
-	c.heard = m.At
+	t.current = c
+	t.advanceCall(c, m.At)
+	c.lastHeard = m.At
 	return len(c.legs) > 0
 }
 
-// within shows the legs of a call a message of a transaction within a dialog.
-func (t *Tracker) within(c *call, m *Message) {
+// observeInDialog applies a message of a transaction within a dialog to the legs of its
+// call.
+func (t *Tracker) observeInDialog(c *call, m *Message) {
 	for _, l := range c.legs {
-		l.turnTo(m)
+		l.selectFork(m)
 		t.followFlow(l, m)
 	}
-	vouched := c.vouched(m)
+	vouched := c.fromDialogEnd(m)
 	for _, l := range c.legs {
 		if !l.inDialog(m) {
 			continue
 		}
-		if m.Method == "ACK" { // it has the CSeq of its INVITE
+		if m.Method == "ACK" { // an ACK has the CSeq of its INVITE
 			if vouched {
-				t.answersOffer(l, m)
+				t.observeOfferAnswer(l, m)
 			}
 			continue
 		}
 		switch {
 		case !m.Request() && m.Method == "BYE":
-			t.byeAnswered(l, m)
+			t.observeByeResponse(l, m)
 			continue
-		case !m.Request() && l.believes(m, vouched):
+		case !m.Request() && l.requestTrusted(m, vouched):
 		case m.Request():
-			if !vouched || l.old(m) {
-				t.claims(l, m)
+			if !vouched || l.staleCSeq(m) {
+				t.holdRequest(l, m)
 				continue
 			}
 		default:
-			if c.answerable(m) {
-				t.accepted(l, m)
+			if c.fromAcceptor(m) {
+				t.observeAcceptance(l, m)
 			}
 			continue
 		}
-		if l.proves(m); t.lost(l, m) {
+		if l.clearDialogLoss(m); t.noteDialogLoss(l, m) {
 			continue
 		}
 		switch m.Method {
 		case "PRACK":
-			t.answersOffer(l, m)
+			t.observeOfferAnswer(l, m)
 		case "BYE":
-			t.bye(l, m)
+			t.observeBye(l, m)
 		case "INVITE", "UPDATE":
-			t.reinvite(l, m)
+			t.observeReinvite(l, m)
 		case "REFER":
-			t.refer(l, m)
+			t.observeRefer(l, m)
 		case "NOTIFY":
 			if m.Request() {
-				t.fate(l, m)
+				t.observeReferNotify(l, m)
 			}
 		}
 	}
 }
 
-// invite follows an INVITE that begins a dialog, or repeats itself with
-// credentials. c is the call with its Call-ID, nil if there is none; invite
-// returns the call that the INVITE belongs to.
-func (t *Tracker) invite(c *call, m *Message) *call {
+// observeInvite processes an INVITE that begins a dialog, or that continues an attempt
+// after a response such as 401. c is the call with the INVITE's Call-ID, nil if there is
+// none. observeInvite returns the call that the INVITE belongs to; nil: it is not followed.
+func (t *Tracker) observeInvite(c *call, m *Message) *call {
 	var again *leg
 	if c != nil {
-		if !c.knows(m) {
+		if !c.admitsInvite(m) {
 			return c
 		}
 		stale := false
-		if again, stale = c.known(m); stale {
+		if again, stale = c.findRepeated(m); stale {
 			return c
 		}
 	}
-	var k links
-	f, ext, isExt := t.read(m, &k)
+	var k callHints
+	f, ext, isExt := t.readInvite(m, &k)
 	if again != nil {
-		// The credentials may say that somebody else calls than the INVITE before did.
+		// The credentials may identify another caller than the INVITE before.
 		p := again.party
-		if same := p == nil || again.origin == PBX || !isExt || p.ext.User == ext.User; same && again.continues(&f) {
-			t.repeat(again, m, &f)
-			t.dials(again, m.At)
+		if same := p == nil || again.origin == PBX || !isExt || p.ext.User == ext.User; same && again.continuesWith(&f) {
+			t.repeatInvite(again, m, &f)
+			t.addRecentCaller(again, m.At)
 			return c
 		}
 		t.endRefused(again, m.At)
 	} else if c != nil {
 		t.endAttempts(c, m)
 	}
-	i := incoming{Message: m, links: &k, called: f.called, diversion: f.diversion}
+	i := inviteMatch{Message: m, links: &k, target: f.calledUser, diversion: f.diversion}
 	if m.Src == PBX && isExt {
-		i.called, i.ext = ext.User, true
+		i.target, i.toExtension = ext.User, true
 	}
 	joined := "call-id" + exact
 	if c == nil {
-		if c, joined = t.correlate(&i); c != nil && !t.catchUp(c, m) {
+		if c, joined = t.correlateInvite(&i); c != nil && !t.advanceCallTo(c, m) {
 			c, joined = nil, ""
 		}
 	}
 	id := t.ownID(m)
 	if c == nil && id == "" {
-		id = hash(m.CallID, m.FromTag)
+		id = deriveID(m.CallID, m.FromTag)
 	}
-	if relived := t.keys[key{callKey, id}].call; c == nil && relived != nil && t.catchUp(relived, m) {
+	if relived := t.keyHolders[key{callKey, id}].call; c == nil && relived != nil && t.advanceCallTo(relived, m) {
 		c, joined = relived, "call-id"+exact
 	}
 	switch {
 	case c != nil && len(c.legs) >= maxLegs:
 		return c
-	case c == nil && len(t.due) >= maxCalls:
+	case c == nil && len(t.deadlines) >= maxCalls:
 		return nil
 	case c == nil:
-		c = &call{id: clone(id), began: m.At, heard: m.At, due: m.At.Add(limit), look: m.At.Add(limit)}
-		heap.Push(&t.due, c)
+		c = &call{id: cloneString(id), began: m.At, lastHeard: m.At, deadline: m.At.Add(ringLimit), nextCheck: m.At.Add(ringLimit)}
+		heap.Push(&t.deadlines, c)
 	}
-	t.at = c
-	t.index(c, m, &k)
+	t.current = c
+	t.indexCall(c, m, &k)
 	l := &leg{
 		call:   c,
 		origin: m.Src,
 		trunk:  m.Trunk != "",
 		callID: m.CallID, fromTag: m.FromTag, branch: m.Branch,
 		cseq:  m.CSeq,
-		began: m.At, heard: m.At,
-		peer:   m.phone(),
-		facts:  f,
-		joined: joined,
+		began: m.At, lastHeard: m.At,
+		peer:        m.phone(),
+		inviteFacts: f,
+		correlation: joined,
 	}
-	if a := c.caller; k.history && a != nil && m.Src == PBX && sameNumber(l.diversion, cmp.Or(a.did, a.called)) {
-		l.diversion = "" // the number that was called
+	if a := c.caller; k.fromHistoryInfo && a != nil && m.Src == PBX && sameNumber(l.diversion, cmp.Or(a.calledDID, a.calledUser)) {
+		l.diversion = "" // the called number did not divert the call
 	}
-	l.keep(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
-	l.numE164, l.calledE164 = t.e164(l.num, m.At), t.e164(l.called, m.At)
-	r := t.referred(c, m.At)
+	l.cloneStrings(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
+	l.callerE164, l.calledE164 = t.toE164(l.callerNum, m.At), t.toE164(l.calledUser, m.At)
+	r := t.recentRefer(c, m.At)
 	if o := i.refer; o != nil && o.leg.call != c && strings.HasPrefix(joined, "replaces") {
-		r = o // of a phone that has picked the call up
+		r = o // REFER of a phone that has picked the call up
 		t.leavePickup(c, o)
 	}
 	if r != nil {
-		l.referredTo = r.to
+		l.referredTo = r.target
 		if m.Src == PBX {
-			t.followed(r, m.At)
+			t.noteReferFollowed(r, m.At)
 		}
 	} else if m.Src == PBX {
-		l.referredTo = c.hostNumber()
+		l.referredTo = c.serviceNumber()
 	}
 	if m.Src == Edge {
-		l.calledExt = t.names.dialed(cmp.Or(l.did, l.called), l.calledHost, m.At)
+		l.calledExt = t.directory.dialedExtension(cmp.Or(l.calledDID, l.calledUser), l.calledHost, m.At)
 	}
-	if joined != "" && !strings.HasSuffix(joined, tie) && len(c.legs) > 0 {
-		c.joined = joined
+	if joined != "" && !strings.HasSuffix(joined, ambiguous) && len(c.legs) > 0 {
+		c.correlation = joined
 	}
-	l.turn = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
-	if a, ok := t.attempts.Get(newAttemptKey(l.callID, l.fromTag)); ok && l.origin == Edge {
-		t.attempts.Remove(newAttemptKey(l.callID, l.fromTag))
+	l.partySeed = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
+	if a, ok := t.challengedAttempts.Get(newAttemptKey(l.callID, l.fromTag)); ok && l.origin == Edge {
+		t.challengedAttempts.Remove(newAttemptKey(l.callID, l.fromTag))
 		if age := m.At.Sub(a.began); age >= 0 && age < retryWithin {
-			l.began, l.turn = a.began, a.turn
+			l.began, l.partySeed = a.began, a.partySeed
 		}
 	}
 	c.legs = append(c.legs, l)
@@ -517,96 +522,96 @@ func (t *Tracker) invite(c *call, m *Message) *call {
 		c.caller = l
 	}
 	if l.origin == PBX {
-		t.callsBack(l, ext)
-		t.learnNumber(l, &i)
-		kind := t.names.kind(l.num, m.At) // a queue, menu or conference calls for the caller
-		l.stranger = c.caller != nil && !i.eliminated && l.num != c.caller.num && !c.caller.numbered(l.num) && kind != "" && !kind.hosts()
+		t.dialCallback(l, ext)
+		t.learnShownNumber(l, &i)
+		kind := t.directory.kindOf(l.callerNum, m.At) // a queue, IVR or conference calls on the caller's behalf
+		l.otherCaller = c.caller != nil && !i.eliminated && l.callerNum != c.caller.callerNum && !c.caller.hasNumber(l.callerNum) && kind != "" && !kind.isService()
 	}
 	switch {
 	case isExt && l.origin == Edge:
-		t.join(l, ext, Out)
-	case isExt && c.caller == nil && len(c.legs) == 1 && t.names.shownAs(ext.User, l.num):
-		t.callBack(l, ext)
-	case isExt && c.callsBack(ext) && t.names.shownAs(ext.User, l.num):
-		l.party = c.back
+		t.joinParty(l, ext, Out)
+	case isExt && c.caller == nil && len(c.legs) == 1 && t.directory.isShownAs(ext.User, l.callerNum):
+		t.addCallback(l, ext)
+	case isExt && c.awaitsCallback(ext) && t.directory.isShownAs(ext.User, l.callerNum):
+		l.party = c.callback
 	case isExt:
-		t.join(l, ext, In)
+		t.joinParty(l, ext, In)
 	default:
-		if by, ok := t.sentOn(c, &i, &f, r); ok {
-			t.join(l, by, Out)
+		if by, ok := t.forwardingExtension(c, &i, &f, r); ok {
+			t.joinParty(l, by, Out)
 			l.party.transferred = true
 		}
 	}
 	if l.origin == PBX {
-		t.reach(l, ext.User)
-		t.reachCalled(l, &i)
+		t.indexLeg(l, ext.User)
+		t.indexCalleeNumbers(l, &i)
 	} else {
-		by := cmp.Or(number(k.numbers[identity]), k.numbers[asserted])
+		by := cmp.Or(identifyingNumber(k.numbers[identity]), k.numbers[asserted])
 		switch by {
 		case "":
 			by = ext.User
-		case l.num:
-			by = l.num // in the leg's own memory
+		case l.callerNum:
+			by = l.callerNum // equal, and already in the leg's own memory
 		default:
-			by = clone(by)
+			by = cloneString(by)
 		}
-		t.reach(l, by)
-		t.host(l)
-		t.reachCaller(l)
-		t.dials(l, m.At)
+		t.indexLeg(l, by)
+		t.addService(l)
+		t.indexCallerNumbers(l)
+		t.addRecentCaller(l, m.At)
 	}
 	return c
 }
 
-// join gives a leg its party: the one of the same extension and direction that
-// is not over, else a new one.
-func (t *Tracker) join(l *leg, ext Extension, flow Flow) {
+// joinParty assigns a leg to the open party of the same extension and direction, or to a
+// new party.
+func (t *Tracker) joinParty(l *leg, ext Extension, flow Flow) {
 	for _, p := range l.call.parties {
 		if !p.over && p.flow == flow && p.ext == ext && p.kind == "" {
-			l.party, p.left = p, time.Time{}
+			l.party, p.leftAt = p, time.Time{}
 			return
 		}
 	}
 	l.party = l.newParty(ext, flow)
 	if flow == In {
-		t.dial(l.party, DialIn, l.began)
+		t.emitDial(l.party, DialIn, l.began)
 	}
 }
 
-// newParty begins an extension's turn on a leg.
+// newParty adds a party of an extension to the leg's call, with the leg as its first one.
 func (l *leg) newParty(ext Extension, flow Flow) *party {
 	c := l.call
 	p := &party{
-		id:    hash(c.id, string(flow), l.origin.String(), ext.User, ext.Domain, l.callID, l.fromTag, l.turn),
-		ext:   ext,
-		flow:  flow,
-		first: l,
-		agent: l.agent,
-		rec:   l.rec,
+		id:        deriveID(c.id, string(flow), l.origin.String(), ext.User, ext.Domain, l.callID, l.fromTag, l.partySeed),
+		ext:       ext,
+		flow:      flow,
+		firstLeg:  l,
+		userAgent: l.userAgent,
+		recID:     l.recID,
 	}
 	if flow == In {
-		p.called = l.referredTo
+		p.dialedNumber = l.referredTo
 	}
 	c.parties = append(c.parties, p)
 	return p
 }
 
-// CallOf returns the id of the call that has a leg with this Call-ID, "" if none
-// has, and whether any leg of the call is up.
+// CallOf returns the id of the call that has a leg with this Call-ID, "" if there is none,
+// and whether any leg of the call is up.
 func (t *Tracker) CallOf(callID string) (id string, up bool) {
-	c := t.byCallID[callID]
+	c := t.callByCallID[callID]
 	if c == nil {
 		return "", false
 	}
 	return c.id, c.live()
 }
 
-// leg returns the leg whose INVITE m is, answers or cancels, and nil if there
-// is none: m is then of a transaction within a dialog.
-func (c *call) leg(origin Side, m *Message) *leg {
+// legOfInvite returns the leg whose INVITE is m, or is answered or canceled by m; nil: m
+// belongs to a transaction within a dialog.
+func (c *call) legOfInvite(origin Side, m *Message) *leg {
 	for _, l := range slices.Backward(c.legs) {
 		if l.origin == origin && l.fromTag == m.FromTag && l.callID == m.CallID {
-			l.learn(m)
+			l.learnTransaction(m)
 			if l.branch == m.Branch {
 				return l
 			}
@@ -615,28 +620,29 @@ func (c *call) leg(origin Side, m *Message) *leg {
 	return nil
 }
 
-// learn gives a leg that only the log knew the transaction of its INVITE, when that
-// comes again or is canceled, by who sent it. Of a final response other than 2xx it learns
-// nothing: a lost transaction gets none, so that is a re-INVITE's.
-func (l *leg) learn(m *Message) {
-	if l.branch == "" && l.cut && l.state < talking && m.Status < 300 && (!m.Request() || m.trusted() || l.ownHost(m.From)) {
-		l.branch, l.cseq = clone(m.Branch), m.CSeq
+// learnTransaction sets the INVITE transaction of a leg that was restored from the event
+// log alone, when its INVITE is repeated or canceled by its sender. Final responses other
+// than 2xx are ignored: a lost transaction gets no response, so they answer a re-INVITE.
+func (l *leg) learnTransaction(m *Message) {
+	if l.branch == "" && l.transactionLost && l.state < talking && m.Status < 300 && (!m.Request() || m.trusted() || l.matchesHost(m.From)) {
+		l.branch, l.cseq = cloneString(m.Branch), m.CSeq
 	}
 }
 
-// known looks for the legs of the caller that sends the INVITE m. One that was
-// challenged, or refused so that it may call again, is repeated by m (RFC 3261 §22.2:
-// same Call-ID and From tag, higher CSeq). If one has m's transaction, or a later one, m is stale: a straggler.
-// Otherwise m begins another leg: a fork, or another attempt.
-func (c *call) known(m *Message) (again *leg, stale bool) {
+// findRepeated returns the leg that the INVITE m continues: a leg of the same caller that
+// was challenged, or refused with a response that asks for another INVITE (RFC 3261 §22.2:
+// same Call-ID and From tag, higher CSeq). stale reports that a leg has m's transaction or
+// a later one, so m is to be ignored. If again is nil and stale is false, m begins another
+// leg: a fork or another attempt.
+func (c *call) findRepeated(m *Message) (again *leg, stale bool) {
 	for _, l := range c.legs {
 		if l.origin != m.Src || l.fromTag != m.FromTag || l.callID != m.CallID {
 			continue
 		}
-		l.learn(m)
+		l.learnTransaction(m)
 		switch {
 		case l.cseq > m.CSeq, l.cseq == m.CSeq && l.branch == m.Branch:
-			l.cut = l.cut && l.cseq > m.CSeq // a transaction has begun anew
+			l.transactionLost = l.transactionLost && l.cseq > m.CSeq // the INVITE was retransmitted after a restart
 			return nil, true
 		case l.state == challenged && l.cseq < m.CSeq:
 			again = l
@@ -645,14 +651,14 @@ func (c *call) known(m *Message) (again *leg, stale bool) {
 	return again, false
 }
 
-// Next returns a time before which Advance has nothing to do, on the clock of
-// [Message.At]; false if it has nothing to do at all.
+// Next returns a time before which Advance has nothing to do, on the clock of [Message.At];
+// false if no deadline is set.
 func (t *Tracker) Next() (time.Time, bool) {
-	next, ok := t.registrar.next()
-	if len(t.due) > 0 && (!ok || t.due[0].look.Before(next)) {
-		next, ok = t.due[0].look, true
+	next, ok := t.registrar.nextExpiry()
+	if len(t.deadlines) > 0 && (!ok || t.deadlines[0].nextCheck.Before(next)) {
+		next, ok = t.deadlines[0].nextCheck, true
 	}
-	if _, a, some := t.attempts.GetOldest(); some {
+	if _, a, some := t.challengedAttempts.GetOldest(); some {
 		if end := a.began.Add(retryWithin); !ok || end.Before(next) {
 			next, ok = end, true
 		}
@@ -660,81 +666,82 @@ func (t *Tracker) Next() (time.Time, bool) {
 	return next, ok
 }
 
-// Advance does what is due at now, on the clock of [Message.At], and returns what
-// it means to the world.
+// Advance processes the deadlines that have passed at now, on the clock of [Message.At],
+// and returns the events that they cause.
 func (t *Tracker) Advance(now time.Time) []Event {
-	t.said, t.at = nil, nil
+	t.events, t.current = nil, nil
 	t.expireDue(now)
-	return t.said
+	return t.events
 }
 
-// expireDue does what is due at now.
+// expireDue processes all deadlines that have passed at now: of registrations, challenged
+// attempts and calls.
 func (t *Tracker) expireDue(now time.Time) {
 	t.expireBindings(now)
 	t.expireAttempts(now)
-	for len(t.due) > 0 && !t.due[0].look.After(now) {
-		c := t.due[0]
-		t.at = c
-		t.advance(c, now)
+	for len(t.deadlines) > 0 && !t.deadlines[0].nextCheck.After(now) {
+		c := t.deadlines[0]
+		t.current = c
+		t.advanceCall(c, now)
 		if len(c.legs) > 0 {
-			t.schedule(c)
-			c.look = c.due
-			heap.Fix(&t.due, c.place)
+			t.scheduleCall(c)
+			c.nextCheck = c.deadline
+			heap.Fix(&t.deadlines, c.heapIndex)
 		}
 	}
-	t.at = nil
+	t.current = nil
 }
 
-// expireAttempts forgets the challenged INVITEs that nobody has repeated in time.
+// expireAttempts removes the challenged INVITEs that were not continued within retryWithin.
 func (t *Tracker) expireAttempts(now time.Time) {
 	for {
-		_, a, ok := t.attempts.GetOldest()
+		_, a, ok := t.challengedAttempts.GetOldest()
 		if !ok || now.Sub(a.began) < retryWithin {
 			return
 		}
-		t.attempts.RemoveOldest()
+		t.challengedAttempts.RemoveOldest()
 	}
 }
 
-// advance does what is due in a call, the earliest first, and forgets its legs
-// that are done with. A call without legs is forgotten itself.
-func (t *Tracker) advance(c *call, now time.Time) {
-	talk := t.config.talk()
-	for !c.due.After(now) && len(c.legs) > 0 {
+// advanceCall processes the deadlines of a call's legs up to now, the earliest first. This
+// may remove legs, and removes the call with its last leg.
+func (t *Tracker) advanceCall(c *call, now time.Time) {
+	talk := t.config.talkLimit()
+	for !c.deadline.After(now) && len(c.legs) > 0 {
 		var next *leg
 		for _, l := range c.legs {
-			if next == nil || l.deadline(talk).Before(next.deadline(talk)) {
+			if next == nil || l.stateDeadline(talk).Before(next.stateDeadline(talk)) {
 				next = l
 			}
 		}
-		if c.due = next.deadline(talk); c.due.After(now) {
+		if c.deadline = next.stateDeadline(talk); c.deadline.After(now) {
 			return
 		}
-		if c.heard.Before(c.due) {
-			c.heard = c.due
+		if c.lastHeard.Before(c.deadline) {
+			c.lastHeard = c.deadline
 		}
-		t.touch(c)
-		t.expire(next, c.heard)
+		t.markChanged(c)
+		t.expireLeg(next, c.lastHeard)
 	}
 }
 
-// drop forgets a leg, its party if it was the last one, and its call if it was
-// the last one.
-func (t *Tracker) drop(l *leg) {
+// removeLeg removes a leg, with its party if no other leg carries it, and with its call if
+// no leg is left.
+func (t *Tracker) removeLeg(l *leg) {
 	c := l.call
-	if p := c.talker(); p != nil && p.over {
+	if p := c.talkingParty(); p != nil && p.over {
 		c.lastTalker = p.ext
 	}
-	if l.origin == PBX && l.trunk && c.shown == "" {
-		c.shown = clone(l.num)
+	if l.origin == PBX && l.trunk && c.shownOutside == "" {
+		c.shownOutside = cloneString(l.callerNum)
 	}
 	c.legs = slices.DeleteFunc(c.legs, func(o *leg) bool { return o == l })
 	c.parties = slices.DeleteFunc(c.parties, func(p *party) bool {
-		return !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.has(p) })
+		return !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.carries(p) })
 	})
-	t.unreach(l)
+	t.unindexLeg(l)
 	if !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.callID == l.callID }) {
-		t.unname(c, l.callID)
+		t.removeCallID(c, l.callID)
 	}
 	if l == c.caller && l.state != over {
 		c.caller = nil // an attempt that was only challenged
@@ -742,42 +749,43 @@ func (t *Tracker) drop(l *leg) {
 	if len(c.legs) > 0 {
 		return
 	}
-	heap.Remove(&t.due, c.place)
-	t.release(c)
-	t.refers = slices.DeleteFunc(t.refers, func(r *refer) bool { return r.leg.call == c })
+	heap.Remove(&t.deadlines, c.heapIndex)
+	t.unindexCall(c)
+	t.recentRefers = slices.DeleteFunc(t.recentRefers, func(r *refer) bool { return r.leg.call == c })
 }
 
-// schedule notes when a call is due next. Most of what happens puts that off:
-// then the call is only looked at too early.
-func (t *Tracker) schedule(c *call) {
-	talk := t.config.talk()
-	c.due = c.legs[0].deadline(talk)
+// scheduleCall sets a call's deadline to the earliest of its legs' deadlines. Most messages
+// postpone a deadline; the heap is then left as it is, and the call is only checked too
+// early.
+func (t *Tracker) scheduleCall(c *call) {
+	talk := t.config.talkLimit()
+	c.deadline = c.legs[0].stateDeadline(talk)
 	for _, l := range c.legs[1:] {
-		if d := l.deadline(talk); d.Before(c.due) {
-			c.due = d
+		if d := l.stateDeadline(talk); d.Before(c.deadline) {
+			c.deadline = d
 		}
 	}
-	if c.due.Before(c.look) {
-		c.look = c.due
-		heap.Fix(&t.due, c.place)
+	if c.deadline.Before(c.nextCheck) {
+		c.nextCheck = c.deadline
+		heap.Fix(&t.deadlines, c.heapIndex)
 	}
 }
 
-// deadlines is a heap of the calls by when they are looked at.
-type deadlines []*call
+// callHeap is a heap of calls by the time of their next check.
+type callHeap []*call
 
-func (d deadlines) Len() int           { return len(d) }
-func (d deadlines) Less(i, j int) bool { return d[i].look.Before(d[j].look) }
-func (d deadlines) Swap(i, j int) {
+func (d callHeap) Len() int           { return len(d) }
+func (d callHeap) Less(i, j int) bool { return d[i].nextCheck.Before(d[j].nextCheck) }
+func (d callHeap) Swap(i, j int) {
 	d[i], d[j] = d[j], d[i]
-	d[i].place, d[j].place = i, j
+	d[i].heapIndex, d[j].heapIndex = i, j
 }
-func (d *deadlines) Push(x any) {
+func (d *callHeap) Push(x any) {
 	c := x.(*call)
-	c.place = len(*d)
+	c.heapIndex = len(*d)
 	*d = append(*d, c)
 }
-func (d *deadlines) Pop() any {
+func (d *callHeap) Pop() any {
 	last := len(*d) - 1
 	c := (*d)[last]
 	(*d)[last] = nil
@@ -785,37 +793,36 @@ func (d *deadlines) Pop() any {
 	return c
 }
 
-// A Call is how one live call stands. Its times, and its parties', are by the wall
-// clock as it is set now: what is between Since and the present is how long it has
-// taken, also if the clock was set meanwhile.
+// A Call is the state of one live call, for the API. All its times are by the wall clock as
+// it is set now: the present minus Since is the call's age, even if the clock was set
+// meanwhile.
 type Call struct {
 	ID       string    `json:"call_id"`
-	State    string    `json:"state"` // calling, ringing, talking
+	State    string    `json:"state"` // calling, ringing or talking
 	Since    time.Time `json:"since"`
 	Answered time.Time `json:"answered,omitzero"`
 	Parties  []Party   `json:"parties"`
 }
 
-// A Party is how one extension in a live call stands.
+// A Party is the state of one extension in a live call.
 type Party struct {
 	ID           string    `json:"sub_call_id"`
 	Extension    Extension `json:"extension"`
 	Flow         Flow      `json:"flow"`
-	Status       Status    `json:"status"` // CALLING, ANSWER; after its hangup: the hangup's
+	Status       Status    `json:"status"` // CALLING or ANSWER; after its hangup: the status of the hangup
 	Since        time.Time `json:"since"`
 	Answered     time.Time `json:"answered,omitzero"`
-	Over         bool      `json:"over,omitempty"` // it had its hangup
+	Over         bool      `json:"over,omitempty"` // the party has had its hangup
 	CallerNum    string    `json:"caller_num,omitempty"`
 	CallerName   string    `json:"caller_name,omitempty"`
 	CalledNumber string    `json:"called_number,omitempty"`
 }
 
-// Calls returns the calls in which a party was dialed and is not over, the
-// oldest first.
+// Calls returns the calls in which a party was dialed and has not ended, the oldest first.
 func (t *Tracker) Calls() []Call {
 	calls := []Call{}
-	for _, c := range t.due {
-		if s, live := c.snapshot(&t.clock); live {
+	for _, c := range t.deadlines {
+		if s, live := c.viewCall(&t.clock); live {
 			calls = append(calls, s)
 		}
 	}
@@ -828,9 +835,9 @@ func (t *Tracker) Calls() []Call {
 	return calls
 }
 
-// snapshot says how a call stands, and whether a party of it is live.
-func (c *call) snapshot(k *clock) (s Call, live bool) {
-	s = Call{ID: c.id, State: calling.String(), Since: k.asSet(c.began)}
+// viewCall returns the state of a call for the API, and whether any of its parties is live.
+func (c *call) viewCall(k *clock) (s Call, live bool) {
+	s = Call{ID: c.id, State: calling.String(), Since: k.wallAsSet(c.began)}
 	for _, p := range c.parties {
 		if !p.dialed {
 			continue
@@ -842,7 +849,7 @@ func (c *call) snapshot(k *clock) (s Call, live bool) {
 		case !p.answered.IsZero():
 			status, live = Answered, true
 			s.State = talking.String()
-			if at := k.asSet(p.answered); s.Answered.IsZero() || at.Before(s.Answered) {
+			if at := k.wallAsSet(p.answered); s.Answered.IsZero() || at.Before(s.Answered) {
 				s.Answered = at
 			}
 		default:
@@ -851,22 +858,24 @@ func (c *call) snapshot(k *clock) (s Call, live bool) {
 				s.State = ringing.String()
 			}
 		}
-		number, _ := p.number()
+		number, _ := p.calledNumber()
 		s.Parties = append(s.Parties, Party{
 			ID: p.id, Extension: p.ext, Flow: p.flow, Status: status,
-			Since: k.asSet(p.first.began), Answered: k.asSet(p.answered), Over: p.over,
-			CallerNum: p.first.num, CallerName: p.first.name, CalledNumber: number,
+			Since: k.wallAsSet(p.firstLeg.began), Answered: k.wallAsSet(p.answered), Over: p.over,
+			CallerNum: p.firstLeg.callerNum, CallerName: p.firstLeg.callerName, CalledNumber: number,
 		})
 	}
 	return s, live
 }
 
-func (t *Tracker) configuredRec(m *Message) string {
+// recordingID returns the value of the configured header field for recording ids, or "".
+func (t *Tracker) recordingID(m *Message) string {
 	if t.config.RecID == "" {
 		return ""
 	}
-	return header(m.Head, t.config.RecID)
+	return headerValue(m.Head, t.config.RecID)
 }
 
-// clone gives a string memory of its own: those of a message share theirs.
-func clone(s string) string { return strings.Clone(s) }
+// cloneString returns a copy of s: a part of a message would keep the whole message in
+// memory.
+func cloneString(s string) string { return strings.Clone(s) }

@@ -11,7 +11,7 @@ import (
 
 var start = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
-// A line is the messages of one leg: it writes what a phone or PBX would.
+// A line generates the messages of one leg, as a phone or PBX would send them.
 type line struct {
 	at            time.Time
 	callID        string
@@ -39,7 +39,7 @@ func callee() *line {
 
 func (l *line) message(src Side, method string, status int, headers string) Message {
 	m := Message{
-		At: l.at, Src: src, Dst: other(src), Trunk: l.trunk, Method: method, Status: status,
+		At: l.at, Src: src, Dst: otherSide(src), Trunk: l.trunk, Method: method, Status: status,
 		CallID: l.callID, CSeq: l.cseq, FromTag: l.from, Branch: l.branch,
 	}
 	if src == Edge {
@@ -55,14 +55,14 @@ func (l *line) message(src Side, method string, status int, headers string) Mess
 	return m
 }
 
-func other(s Side) Side { return Edge + PBX - s }
+func otherSide(s Side) Side { return Edge + PBX - s }
 
 func (l *line) invite(headers ...string) Message {
 	return l.message(l.origin, "INVITE", 0, strings.Join(headers, ""))
 }
 
 func (l *line) response(status int, headers ...string) Message {
-	m := l.message(other(l.origin), "INVITE", status, strings.Join(headers, ""))
+	m := l.message(otherSide(l.origin), "INVITE", status, strings.Join(headers, ""))
 	if status > 100 {
 		m.ToTag = l.to
 	}
@@ -73,7 +73,7 @@ func (l *line) cancel(headers ...string) Message {
 	return l.message(l.origin, "CANCEL", 0, strings.Join(headers, ""))
 }
 
-// bye is the BYE of the leg's caller, or of its callee.
+// bye returns the BYE of the leg's caller, or of its callee.
 func (l *line) bye(byCaller bool, headers ...string) Message {
 	m := l.message(l.origin, "BYE", 0, strings.Join(headers, ""))
 	m.ToTag, m.Branch, m.CSeq = l.to, "z9hG4bK-bye", l.cseq+1
@@ -94,8 +94,8 @@ func testConfig() Config {
 	return Config{Pattern: regexp.MustCompile(`^[0-9]{2,5}$`), Learn: true}
 }
 
-// last plays messages and returns the last event that they cause.
-func last(t *testing.T, c Config, messages ...Message) Event {
+// lastEvent plays messages and returns the last event that they cause.
+func lastEvent(t *testing.T, c Config, messages ...Message) Event {
 	t.Helper()
 	tracker := New(c)
 	var events []Event
@@ -103,12 +103,12 @@ func last(t *testing.T, c Config, messages ...Message) Event {
 		events = append(events, tracker.Observe(m)...)
 	}
 	if len(events) == 0 {
-		t.Fatal("nothing was said")
+		t.Fatal("no event was emitted")
 	}
 	return events[len(events)-1]
 }
 
-func TestFinalStatus(t *testing.T) {
+func TestStatusOfFinalResponses(t *testing.T) {
 	q850 := func(cause int) string { return fmt.Sprintf("Reason: Q.850;cause=%d;text=\"x\"\r\n", cause) }
 	for _, tt := range []struct {
 		code   int
@@ -157,7 +157,7 @@ func TestFinalStatus(t *testing.T) {
 		{404, true, q850(88), Congestion},
 		{603, true, q850(16), Busy},
 		{480, true, q850(26), Canceled},
-		{402, true, "", Answered}, // as testStatus says
+		{402, true, "", Answered}, // by the configured status
 		{402, true, q850(17), Busy},
 	} {
 		t.Run(fmt.Sprintf("%d rang=%v %s", tt.code, tt.rang, tt.reason), func(t *testing.T) {
@@ -171,7 +171,7 @@ func TestFinalStatus(t *testing.T) {
 			messages = append(messages, l.later(time.Second).response(tt.code, tt.reason))
 			// The INVITE might come again after some.
 			messages = append(messages, Message{At: l.later(retryWithin).at, Method: "OPTIONS"})
-			e := last(t, c, messages...)
+			e := lastEvent(t, c, messages...)
 			if e.Type != Hangup || e.Status != tt.want || e.SipCode != tt.code || e.SipReason != "Phrase" {
 				t.Errorf("got %s %s %d %q, want hangup %s", e.Type, e.Status, e.SipCode, e.SipReason, tt.want)
 			}
@@ -179,7 +179,7 @@ func TestFinalStatus(t *testing.T) {
 	}
 }
 
-func TestCanceledCallee(t *testing.T) {
+func TestWhyCalleesAreCanceled(t *testing.T) {
 	spiral := callee()
 	spiral.callID, spiral.from = "a@phone", "f1"
 	beside := callee()
@@ -209,7 +209,7 @@ func TestCanceledCallee(t *testing.T) {
 		{"caller answered", []Message{caller().invite(), caller().response(200)}, "", Canceled, BySystem, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			e := last(t, testConfig(), append(tt.before, spiral.invite(), spiral.response(180), spiral.cancel(tt.reason), spiral.response(487))...)
+			e := lastEvent(t, testConfig(), append(tt.before, spiral.invite(), spiral.response(180), spiral.cancel(tt.reason), spiral.response(487))...)
 			if e.Type != Hangup || e.Flow != In || e.Status != tt.want || e.HangupBy != tt.by || e.Elsewhere != tt.elsewhere {
 				t.Errorf("got %s %s %s by %s, elsewhere %v; want %s by %s, elsewhere %v",
 					e.Type, e.Flow, e.Status, e.HangupBy, e.Elsewhere, tt.want, tt.by, tt.elsewhere)
@@ -221,7 +221,7 @@ func TestCanceledCallee(t *testing.T) {
 	}
 }
 
-func TestCallerFollowsCallees(t *testing.T) {
+func TestCallerHasStatusOfCallees(t *testing.T) {
 	leg := func(n int, messages ...func(l *line) Message) (all []Message) {
 		l := callee()
 		l.callID, l.from, l.branch = "a@phone", "f1", fmt.Sprintf("z9hG4bK-%d", n)
@@ -252,7 +252,7 @@ func TestCallerFollowsCallees(t *testing.T) {
 			for _, c := range tt.callees {
 				messages = append(messages, c...)
 			}
-			e := last(t, testConfig(), append(messages, l.response(603))...)
+			e := lastEvent(t, testConfig(), append(messages, l.response(603))...)
 			if e.Type != Hangup || e.Flow != Out || e.Status != tt.want {
 				t.Errorf("got %s %s %s, want hangup out %s", e.Type, e.Flow, e.Status, tt.want)
 			}
@@ -260,7 +260,7 @@ func TestCallerFollowsCallees(t *testing.T) {
 	}
 }
 
-func TestDialOutRule(t *testing.T) {
+func TestWhenDialOutIsEmitted(t *testing.T) {
 	trying := func(l *line) Message { return l.response(100) }
 	own := func(l *line, status int) Message {
 		m := l.response(status)
@@ -302,14 +302,14 @@ func TestDialOutRule(t *testing.T) {
 			}
 			hear(tracker.Advance(start.Add(tt.wait)))
 			if dialed != tt.want {
-				t.Errorf("dial-out said: %v, want %v", dialed, tt.want)
+				t.Errorf("dial-out emitted: %v, want %v", dialed, tt.want)
 			}
 		})
 	}
 }
 
-// TestLimits holds each deadline: nothing a microsecond before it.
-func TestLimits(t *testing.T) {
+// TestLegsEndAtTheirLimits checks each deadline: no event comes a microsecond before it.
+func TestLegsEndAtTheirLimits(t *testing.T) {
 	short := testConfig()
 	short.MaxDuration = time.Minute
 	l := caller()
@@ -320,8 +320,8 @@ func TestLimits(t *testing.T) {
 		after    time.Duration
 		status   Status
 	}{
-		{"silence", testConfig(), []Message{callee().invite()}, limit, Unknown},
-		{"rings for ever", testConfig(), []Message{l.invite(), l.response(180)}, limit, Unknown},
+		{"silence", testConfig(), []Message{callee().invite()}, ringLimit, Unknown},
+		{"rings for ever", testConfig(), []Message{l.invite(), l.response(180)}, ringLimit, Unknown},
 		{"talks for ever", testConfig(), []Message{l.invite(), l.response(200)}, 4 * time.Hour, Unknown},
 		{"max_duration", short, []Message{l.invite(), l.response(200)}, time.Minute, Unknown},
 		{"challenged after the dial", testConfig(), []Message{callee().invite(), callee().response(407)}, retryWithin, Congestion},
@@ -348,11 +348,11 @@ func TestLimits(t *testing.T) {
 			if n := len(tracker.Calls()); n != 0 {
 				t.Errorf("%d live calls, want none", n)
 			}
-			tracker.Advance(due.Add(linger - time.Microsecond))
-			if len(tracker.byCallID) != 1 {
-				t.Error("the call was forgotten before its stragglers are gone")
+			tracker.Advance(due.Add(lingerTime - time.Microsecond))
+			if len(tracker.callByCallID) != 1 {
+				t.Error("the call was removed before its stragglers can be gone")
 			}
-			tracker.Advance(due.Add(linger))
+			tracker.Advance(due.Add(lingerTime))
 			wantEmpty(t, tracker)
 		})
 	}
@@ -360,11 +360,11 @@ func TestLimits(t *testing.T) {
 
 func wantEmpty(t *testing.T, tracker *Tracker) {
 	t.Helper()
-	if n := len(tracker.byCallID) + len(tracker.keys) + len(tracker.byNumber) + len(tracker.byDialed) + len(tracker.refers) + len(tracker.due); n != 0 {
-		t.Errorf("%d Call-IDs, %d keys, %d + %d numbers, %d REFERs and %d calls are kept, want none",
-			len(tracker.byCallID), len(tracker.keys), len(tracker.byNumber), len(tracker.byDialed), len(tracker.refers), len(tracker.due))
+	if n := len(tracker.callByCallID) + len(tracker.keyHolders) + len(tracker.legsByNumber) + len(tracker.callersByDialed) + len(tracker.recentRefers) + len(tracker.deadlines); n != 0 {
+		t.Errorf("%d Call-IDs, %d keys, %d + %d numbers, %d REFERs and %d calls are left, want none",
+			len(tracker.callByCallID), len(tracker.keyHolders), len(tracker.legsByNumber), len(tracker.callersByDialed), len(tracker.recentRefers), len(tracker.deadlines))
 	}
-	if n := len(tracker.registrar.due); n != 0 {
+	if n := len(tracker.registrar.expiries); n != 0 {
 		t.Errorf("%d registrations are due, want none", n)
 	}
 }
@@ -384,7 +384,7 @@ func TestSameAgentRungAgain(t *testing.T) {
 	}
 }
 
-func TestDeadDeviceDoesNotProlongTheCall(t *testing.T) {
+func TestDeadDeviceDoesNotProlongCall(t *testing.T) {
 	tracker := New(testConfig())
 	alive, dead := callee(), callee()
 	dead.branch, dead.uri = "z9hG4bK-dead", "sip:102@192.0.2.13"
@@ -402,9 +402,9 @@ func TestDeadDeviceDoesNotProlongTheCall(t *testing.T) {
 	}
 }
 
-// TestDirectBye is the BYE of a PBX that does not record-route: it goes from
-// phone to phone, and ends both legs.
-func TestDirectBye(t *testing.T) {
+// TestDirectByeEndsBothLegs checks the BYE with a PBX that does not record-route: it goes
+// from phone to phone, and ends both legs.
+func TestDirectByeEndsBothLegs(t *testing.T) {
 	tracker := New(testConfig())
 	out, in := caller(), callee()
 	in.callID, in.from, in.to = out.callID, out.from, out.to
@@ -418,7 +418,7 @@ func TestDirectBye(t *testing.T) {
 	}
 }
 
-func TestForeignByeIsNothing(t *testing.T) {
+func TestForeignByeIsIgnored(t *testing.T) {
 	for name, change := range map[string]func(*Message){
 		"other Call-ID":  func(m *Message) { m.CallID = "c@phone" },
 		"other From tag": func(m *Message) { m.FromTag = "x" },
@@ -439,9 +439,9 @@ func TestForeignByeIsNothing(t *testing.T) {
 	}
 }
 
-func TestTimerC(t *testing.T) {
+func TestTimerCMeansNoAnswer(t *testing.T) {
 	l := caller()
-	e := last(t, testConfig(), l.invite(), l.response(180), l.later(timerC).response(487))
+	e := lastEvent(t, testConfig(), l.invite(), l.response(180), l.later(timerC).response(487))
 	if e.Status != NoAnswer || e.HangupBy != BySystem {
 		t.Errorf("got %s by %s, want NOANSWER by system", e.Status, e.HangupBy)
 	}
@@ -460,7 +460,7 @@ func TestIDsAreDerived(t *testing.T) {
 	seen := map[string]bool{}
 	for i, e := range a {
 		if e.ID != b[i].ID || e.Party != b[i].Party || e.Call != b[i].Call {
-			t.Errorf("%s: another node says %v, not %v", e.Type, b[i], e)
+			t.Errorf("%s: another node emits %v, not %v", e.Type, b[i], e)
 		}
 		if len(e.ID) != 32 || len(e.Party) != 32 || len(e.Call) != 32 {
 			t.Errorf("%s: ids %q %q %q are not 32 digits", e.Type, e.ID, e.Party, e.Call)
@@ -475,7 +475,7 @@ func TestIDsAreDerived(t *testing.T) {
 	}
 }
 
-func TestCalls(t *testing.T) {
+func TestCallsListsLiveCalls(t *testing.T) {
 	tracker := New(testConfig())
 	l := caller()
 	tracker.Observe(l.invite())
@@ -501,8 +501,8 @@ func TestCalls(t *testing.T) {
 	}
 }
 
-// TestFloods shows the tracker what strangers send, by the ten thousand.
-func TestFloods(t *testing.T) {
+// TestFloodsLeaveNoMemory observes tens of thousands of messages of strangers.
+func TestFloodsLeaveNoMemory(t *testing.T) {
 	const n = 2 * maxAttempts
 	register := func(i int) Message {
 		l := callee()
@@ -556,21 +556,21 @@ func TestFloods(t *testing.T) {
 			for i := range n {
 				for _, m := range tt.send(i) {
 					if events := tracker.Observe(m); len(events) > 0 {
-						t.Fatalf("got %v, want nothing said", events)
+						t.Fatalf("got %v, want nothing emitted", events)
 					}
 				}
 			}
 			wantEmpty(t, tracker)
-			if tracker.attempts.Len() > maxAttempts || tracker.messages.Len() > maxMessages || tracker.names.aors.Len() > 0 {
-				t.Errorf("%d attempts, %d messages and %d addresses are kept", tracker.attempts.Len(), tracker.messages.Len(), tracker.names.aors.Len())
+			if tracker.challengedAttempts.Len() > maxAttempts || tracker.pendingTexts.Len() > maxMessages || tracker.directory.aors.Len() > 0 {
+				t.Errorf("%d attempts, %d messages and %d addresses are left", tracker.challengedAttempts.Len(), tracker.pendingTexts.Len(), tracker.directory.aors.Len())
 			}
 			for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
-				if said := tracker.Advance(next); len(said) > 0 || next.After(start.Add(time.Hour)) {
-					t.Fatalf("at %v got %v, want nothing said", next, said)
+				if emitted := tracker.Advance(next); len(emitted) > 0 || next.After(start.Add(time.Hour)) {
+					t.Fatalf("at %v got %v, want nothing emitted", next, emitted)
 				}
 			}
-			if tracker.attempts.Len() > 0 {
-				t.Errorf("%d attempts are kept that can no longer be repeated", tracker.attempts.Len())
+			if tracker.challengedAttempts.Len() > 0 {
+				t.Errorf("%d attempts are left that can no longer be repeated", tracker.challengedAttempts.Len())
 			}
 		})
 	}
@@ -597,18 +597,18 @@ func TestLegsOfOneCallAreBounded(t *testing.T) {
 	wantEmpty(t, tracker)
 }
 
-// TestLongWait has an agent rung again and again for a caller who waits in a
-// queue for hours: what is remembered of it does not grow.
-func TestLongWait(t *testing.T) {
+// TestLongWaitKeepsMemoryBounded has an agent rung again and again for a caller that waits
+// in a queue for hours: the memory of the call does not grow.
+func TestLongWaitKeepsMemoryBounded(t *testing.T) {
 	c := testConfig()
 	c.Extensions = []Declared{{Number: "600", Kind: Queue}}
 	tracker := New(c)
-	waiting := from("101", "600", "phone-1")
+	waiting := legFromPhone("101", "600", "phone-1")
 	tracker.Observe(waiting.invite())
 	tracker.Observe(waiting.response(200))
 	dials := 0
 	for n := range 500 {
-		l := to("101", "102", fmt.Sprintf("pbx-%d", n))
+		l := legToPhone("101", "102", fmt.Sprintf("pbx-%d", n))
 		l.at = start.Add(time.Duration(n) * 20 * time.Second)
 		for _, m := range []Message{l.invite(), l.response(180), l.later(15 * time.Second).cancel("Reason: Q.850;cause=0\r\n"), l.response(487)} {
 			for _, e := range tracker.Observe(m) {
@@ -618,24 +618,25 @@ func TestLongWait(t *testing.T) {
 			}
 		}
 	}
-	call := tracker.byCallID["phone-1"]
-	if dials != 500 || len(tracker.due) != 1 {
-		t.Errorf("%d dial-ins in %d calls, want 500 in one", dials, len(tracker.due))
+	call := tracker.callByCallID["phone-1"]
+	if dials != 500 || len(tracker.deadlines) != 1 {
+		t.Errorf("%d dial-ins in %d calls, want 500 in one", dials, len(tracker.deadlines))
 	}
-	if n := max(len(call.legs), len(call.parties), len(call.callIDs), len(tracker.byCallID), len(tracker.byNumber["102"])); n > 6 {
-		t.Errorf("%d legs, parties or Call-IDs are remembered, want those of the last 32 s", n)
+	if n := max(len(call.legs), len(call.parties), len(call.callIDs), len(tracker.callByCallID), len(tracker.legsByNumber["102"])); n > 6 {
+		t.Errorf("%d legs, parties or Call-IDs are in memory, want those of the last 32 s", n)
 	}
 }
 
-// What a phone logs in with is in no event, whatever the configuration names.
+// TestCredentialsAreNotCopied checks that no event has the credentials of a phone, whatever
+// header fields the configuration names.
 func TestCredentialsAreNotCopied(t *testing.T) {
 	c := testConfig()
 	c.Headers = []string{"X-A", "authorization", "Proxy-Authorization", "x-bellhop-trunk"}
 	c.RecID, c.Tag, c.CallBackID, c.CallAPIID = "Authorization", "Proxy-Authorization", "AUTHORIZATION", "proxy-authorization"
 	l := caller()
-	e := last(t, c, l.invite("X-A: 1\r\nAuthorization: Digest response=\"hush\"\r\nProxy-Authorization: Digest response=\"hush\"\r\nX-Bellhop-Trunk: hush\r\n"), l.response(180))
+	e := lastEvent(t, c, l.invite("X-A: 1\r\nAuthorization: Digest response=\"hush\"\r\nProxy-Authorization: Digest response=\"hush\"\r\nX-Bellhop-Trunk: hush\r\n"), l.response(180))
 	if got := fmt.Sprintf("%+v", e); strings.Contains(got, "hush") || len(e.Headers) != 1 || e.Headers[0] != [2]string{"X-A", "1"} {
-		t.Errorf("said %s", got)
+		t.Errorf("emitted %s", got)
 	}
 	if len(c.Headers) != 4 {
 		t.Error("the caller's slice was changed")

@@ -8,19 +8,20 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestTakenTransfers has the callee's phone send a REFER that the PBX takes with a
-// NOTIFY of 200 before it calls anybody. What follows, in any order, doubled, late or
-// not at all: the BYEs of both sides, the new leg, a call that ends instead. A party has
-// one hangup, which is its last event; a transfer is told as failed only if the PBX hung up
-// on the caller; times do not run backwards; and no hangup waits longer than 200 ms.
-func TestTakenTransfers(t *testing.T) {
+// TestTransfersReportedBeforeTheCall has the callee's phone send a REFER that the PBX
+// reports as successful with a NOTIFY of 200 before it calls anybody. Then follow, in any
+// order, duplicated, late or not at all: the BYEs of both sides, the new leg, a call that
+// ends instead. A party has one hangup, which is its last event; a transfer has failed only
+// if the PBX hung up on the caller; times do not decrease; and no hangup waits longer than
+// 200 ms.
+func TestTransfersReportedBeforeTheCall(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		tracker := New(testConfig())
-		w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}}
+		w := eventChecker{t: rt, parties: map[string]*checkedParty{}, seq: map[string]int{}}
 		var last time.Time
 		failed := false
 		hear := func(now time.Time, events []Event) {
-			w.hear(events)
+			w.checkEvents(events)
 			for _, e := range events {
 				switch e.Type {
 				case Transfer:
@@ -29,7 +30,7 @@ func TestTakenTransfers(t *testing.T) {
 					}
 				case Hangup:
 					if late := now.Sub(e.Observed); late > followGap {
-						rt.Fatalf("the hangup of %s is told after %v", e.Extension, late)
+						rt.Fatalf("the hangup of %s is emitted after %v", e.Extension, late)
 					}
 				}
 				if e.Type != DialOut && e.Observed.Before(last) {
@@ -40,7 +41,7 @@ func TestTakenTransfers(t *testing.T) {
 				}
 			}
 		}
-		for _, m := range disorder(rt, takenTransfer(rt)) {
+		for _, m := range disorderMessages(rt, takenTransfer(rt)) {
 			failed = failed || m.Method == "BYE" && m.Src == PBX && m.CallID == "a@phone"
 			for next, ok := tracker.Next(); ok && !next.After(m.At); next, ok = tracker.Next() {
 				hear(next, tracker.Advance(next))
@@ -55,13 +56,14 @@ func TestTakenTransfers(t *testing.T) {
 				rt.Errorf("party %s had a dial and no hangup", id)
 			}
 		}
-		if n := len(tracker.byCallID) + len(tracker.byNumber) + len(tracker.refers) + len(tracker.due); n != 0 {
-			rt.Errorf("%d entries are kept", n)
+		if n := len(tracker.callByCallID) + len(tracker.legsByNumber) + len(tracker.recentRefers) + len(tracker.deadlines); n != 0 {
+			rt.Errorf("%d entries are left", n)
 		}
 	})
 }
 
-// takenTransfer is a call, a REFER of its callee, and what a PBX may do then.
+// takenTransfer returns a call, a REFER of its callee, and possible messages of the PBX
+// after it.
 func takenTransfer(rt *rapid.T) (all []Message) {
 	a, b, c := caller(), callee(), callee()
 	a.peer, b.peer, c.peer = peerOf("101"), peerOf("102"), peerOf("103")
@@ -72,12 +74,12 @@ func takenTransfer(rt *rapid.T) (all []Message) {
 	}
 	all = append(all, a.invite(), a.response(100), b.invite(), b.response(180), b.response(200), a.response(200))
 	b.later(3 * time.Second)
-	refer := during(b, "REFER", false, b.peer, 2, "z9hG4bK-r")
+	refer := requestInDialog(b, "REFER", false, b.peer, 2, "z9hG4bK-r")
 	refer.Head += "Refer-To: <sip:103@pbx.example>\r\n"
-	notify := during(b, "NOTIFY", true, b.peer, 2, "z9hG4bK-n")
+	notify := requestInDialog(b, "NOTIFY", true, b.peer, 2, "z9hG4bK-n")
 	notify.Head += "Event: refer\r\n"
 	notify.Body = "SIP/2.0 200 OK\r\n"
-	all = append(all, refer, answer(refer, 202, 0), notify)
+	all = append(all, refer, responseTo(refer, 202, 0), notify)
 	a.at, c.at = b.at, b.at
 	for _, what := range rapid.SliceOfN(rapid.SampledFrom([]string{"callee leaves", "PBX ends callee", "new leg", "PBX ends caller", "caller leaves", "hold"}), 0, 5).Draw(rt, "then") {
 		switch what {
@@ -95,10 +97,10 @@ func takenTransfer(rt *rapid.T) (all []Message) {
 		case "caller leaves":
 			show(a, 300, func() Message { return a.bye(true) })
 		case "hold":
-			m := during(a, "INVITE", true, a.peer, 5, "z9hG4bK-h")
+			m := requestInDialog(a, "INVITE", true, a.peer, 5, "z9hG4bK-h")
 			m.Body = "v=0\r\nm=audio 1 RTP/AVP 0\r\na=sendonly\r\n"
 			show(a, 300, func() Message { m.At = a.at; return m })
-			all = append(all, answer(m, 200, 0))
+			all = append(all, responseTo(m, 200, 0))
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Message) int { return a.At.Compare(b.At) })

@@ -5,64 +5,64 @@ import (
 	"time"
 )
 
-// Tags are no secret: every server in a dialog's path knows them, and so does
-// who was called and left. A request in a dialog is therefore believed at once
-// only if it is the PBX's, a trunk's in a dialog of a trunk, or comes over the flow
-// of the leg, or the one that its extension has registered over since, and if its CSeq
-// is higher than the last one of its sender (RFC 3261 §12.2.2). Any other request
-// changes nothing until its response shows that the PBX accepted it: a phone behind a
-// NAT may have another port than before, or another connection.
+// Tags are no secret: every server in a dialog's path has them, and so has a phone that was
+// called and has left. A request in a dialog therefore counts at once only if its CSeq is
+// higher than the last one of its sender (RFC 3261 §12.2.2) and its source is trusted: the
+// PBX, a trunk in a dialog of a trunk, the flow of the leg, or a flow over which the leg's
+// extension has registered since. Any other request counts only once its response shows that
+// the PBX accepted it: a phone behind a NAT may have another port than before, or another
+// connection.
 
-// A claim is a request in a dialog that is not believed before it is accepted.
-type claim struct {
-	branch string
-	at     time.Time
-	seq    int // of the call's last event by then
-	q850   int // of a BYE
-	rec    string
-	offer  media  // of a re-INVITE or UPDATE
-	refer  *refer // of a REFER
+// An unverifiedRequest is a request in a dialog that counts only once it is accepted.
+type unverifiedRequest struct {
+	branch   string
+	sentAt   time.Time
+	eventSeq int // Seq of the call's last event at that time
+	q850     int // of a BYE
+	rec      string
+	offer    mediaDirection // of a re-INVITE or UPDATE
+	refer    *refer         // of a REFER
 }
 
-// own reports whether peer is the leg's edge peer, as far as that is known.
-func (l *leg) own(peer netip.AddrPort) bool {
+// matchesPeer reports whether peer is the leg's edge peer, or one of the two is not known.
+func (l *leg) matchesPeer(peer netip.AddrPort) bool {
 	return !peer.IsValid() || !l.peer.IsValid() || peer == l.peer
 }
 
-// followFlow takes the flow over which a request in the dialog of a leg comes for the leg's,
-// if the leg's extension has registered over it since: a phone over TCP has another
+// followFlow replaces the leg's flow with the one on which a request in its dialog comes,
+// if the leg's extension has registered over that since: a phone over TCP has another
 // connection after each restart of bellhop.
 func (t *Tracker) followFlow(l *leg, m *Message) {
-	if p := l.party; m.Request() && m.Src == Edge && p != nil && !l.own(m.From) && l.inDialog(m) && l.byPhone(m) && t.gate.at(m.From, p.ext.User, m.At) {
+	if p := l.party; m.Request() && m.Src == Edge && p != nil && !l.matchesPeer(m.From) && l.inDialog(m) && l.sentByPhone(m) && t.limiter.registeredOver(m.From, p.ext.User, m.At) {
 		l.peer = m.From
 	}
 }
 
-// ownHost is own without the port.
-func (l *leg) ownHost(peer netip.AddrPort) bool {
+// matchesHost is matchesPeer without the port.
+func (l *leg) matchesHost(peer netip.AddrPort) bool {
 	return !peer.IsValid() || !l.peer.IsValid() || peer.Addr() == l.peer.Addr()
 }
 
-// vouched reports whether the transaction of m was begun by an end of a dialog
-// that m is in: by the PBX, or over the flow of a leg. Where phones send requests
-// to each other, the leg is not that of the dialog's other end.
-func (c *call) vouched(m *Message) bool {
+// fromDialogEnd reports whether an end of m's dialog began m's transaction: the PBX, or the
+// peer on the flow of a leg. If phones send requests directly to each other, that leg need
+// not be the one of the dialog's other end.
+func (c *call) fromDialogEnd(m *Message) bool {
 	if m.Origin() != Edge {
 		return true
 	}
 	peer := m.originator()
 	for _, l := range c.legs {
-		if l.inDialog(m) && (l.own(peer) || l.trunk && m.Trunk != "") {
+		if l.inDialog(m) && (l.matchesPeer(peer) || l.trunk && m.Trunk != "") {
 			return true
 		}
 	}
 	return false
 }
 
-// answerable reports whether the response m comes from somebody who can accept a
-// request in the dialog: the PBX, or the phone of one of its legs. What the hop
-// says in the place of one who is silent accepts nothing.
-func (c *call) answerable(m *Message) bool {
+// fromAcceptor reports whether the response m comes from a peer that can accept a request
+// in the dialog: the PBX, or the phone of one of its legs. A response that bellhop
+// generates accepts nothing.
+func (c *call) fromAcceptor(m *Message) bool {
 	switch {
 	case m.Own:
 		return false
@@ -70,133 +70,133 @@ func (c *call) answerable(m *Message) bool {
 		return true
 	}
 	for _, l := range c.legs {
-		if l.inDialog(m) && (l.ownHost(m.From) || l.trunk && m.Trunk != "") {
+		if l.inDialog(m) && (l.matchesHost(m.From) || l.trunk && m.Trunk != "") {
 			return true
 		}
 	}
 	return false
 }
 
-// old reports whether the request m has a CSeq that is not higher than the last
-// of its sender, and notes it if it has.
-func (l *leg) old(m *Message) bool {
+// staleCSeq reports whether the CSeq of the request m is not higher than the last one of
+// its sender, and keeps it as the last one if it is higher.
+func (l *leg) staleCSeq(m *Message) bool {
 	if m.FromTag == l.fromTag {
-		if m.CSeq <= max(l.cseq, l.nearSeq) {
+		if m.CSeq <= max(l.cseq, l.uacSeq) {
 			return true
 		}
-		l.nearSeq = m.CSeq
+		l.uacSeq = m.CSeq
 		return false
 	}
-	if m.CSeq < l.farSeq {
+	if m.CSeq < l.uasSeq {
 		return true
 	}
-	l.farSeq = m.CSeq + 1
+	l.uasSeq = m.CSeq + 1
 	return false
 }
 
-// believes reports whether the request that the response m answers was believed.
-// Of a 2xx the request itself tells: a phone may send from another port than it
-// listens on, where responses go to. Of anything else vouched tells.
-func (l *leg) believes(m *Message, vouched bool) bool {
+// requestTrusted reports whether the request that the response m answers was believed at
+// once. For a 2xx the request itself decides: a phone may send from another port than it
+// listens on, where responses go to. For other responses trusted peers decide.
+func (l *leg) requestTrusted(m *Message, vouched bool) bool {
 	switch {
 	case m.Status/100 != 2:
 		return vouched
-	case l.claim != nil && l.claim.branch == m.Branch:
+	case l.unverified != nil && l.unverified.branch == m.Branch:
 		return false
 	case m.FromTag == l.fromTag:
-		return vouched || l.nearSeq == m.CSeq
+		return vouched || l.uacSeq == m.CSeq
 	}
-	return vouched || l.farSeq == m.CSeq+1
+	return vouched || l.uasSeq == m.CSeq+1
 }
 
-// claims keeps the request m until it is accepted. Of several the last is known.
-func (t *Tracker) claims(l *leg, m *Message) {
-	k := &claim{branch: clone(m.Branch), at: m.At, seq: l.call.seq}
+// holdRequest keeps the request m until it is accepted. Of several only the last is kept.
+func (t *Tracker) holdRequest(l *leg, m *Message) {
+	k := &unverifiedRequest{branch: cloneString(m.Branch), sentAt: m.At, eventSeq: l.call.seq}
 	switch m.Method {
 	case "BYE":
-		k.q850, k.rec = readReason(m.Head).q850, clone(t.configuredRec(m))
+		k.q850, k.rec = readReason(m.Head).q850, cloneString(t.recordingID(m))
 	case "INVITE", "UPDATE":
-		if l.byPhone(m) {
-			k.offer = direction(m)
+		if l.sentByPhone(m) {
+			k.offer = readDirection(m)
 		}
 	case "REFER":
 		k.refer = t.readRefer(l, m)
 	default:
 		return
 	}
-	l.claim = k
+	l.unverified = k
 }
 
-// accepted shows a leg the response m to a request that was not believed. What
-// a 2xx accepts counts from then on, and shows where the phone is now. A 481 to a
-// BYE, or to another request of the session, says that the dialog is gone, if who says it is the
-// other end of it: a PBX that is a proxy is not. What a PBX may accept outside of the
-// dialog as well shows nothing.
-func (t *Tracker) accepted(l *leg, m *Message) {
+// observeAcceptance applies the response m to a request that was not believed at once. A
+// 2xx makes the request count, and shows the phone's current address. A 481 to a BYE, or to
+// another request of the session, ends the dialog if its other end has sent it; the 481 of
+// a PBX that is a proxy is ignored. Methods that a PBX also accepts outside of a dialog are
+// ignored.
+func (t *Tracker) observeAcceptance(l *leg, m *Message) {
 	switch m.Method {
 	case "MESSAGE", "OPTIONS", "SUBSCRIBE", "NOTIFY":
 		return
 	}
-	k := l.claim
+	k := l.unverified
 	if k == nil || k.branch != m.Branch {
-		k = &claim{}
+		k = &unverifiedRequest{}
 	} else if m.Status >= 200 {
-		l.claim = nil
+		l.unverified = nil
 	}
 	switch {
 	case m.Status/100 == 2:
-	case m.Status == 481 && l.state == talking && (m.Method == "BYE" || endsUsage(m.Method)) && !l.call.passedOn(l):
+	case m.Status == 481 && l.state == talking && (m.Method == "BYE" || endsUsage(m.Method)) && !l.call.throughProxy(l):
 		t.endDialog(l, m.At, outcome{status: Answered, code: m.Status, phrase: m.Phrase(), by: BySystem})
 		return
 	default:
 		return
 	}
-	if peer := m.originator(); m.Origin() == Edge && m.Src == PBX && peer.IsValid() && l.byPhone(m) {
+	if peer := m.originator(); m.Origin() == Edge && m.Src == PBX && peer.IsValid() && l.sentByPhone(m) {
 		l.peer = peer
 	}
-	l.doubt = nil // both ends are there: one has asked, and the other has accepted it
+	l.loss = nil // both ends responded: one sent the request, the other accepted it
 	switch m.Method {
 	case "INVITE", "UPDATE":
 		if m.Src == PBX {
-			t.connected(l, m)
+			t.noteConnected(l, m)
 		}
 		if l.state == talking {
-			l.refresh(m)
-			t.hold(l, k.offer, m.At)
+			l.refreshSession(m)
+			t.emitHold(l, k.offer, m.At)
 		}
 	case "REFER":
 		if r := k.refer; r != nil && l.state == talking && l.party != nil && !l.party.over {
-			r.at, r.accepted = m.At, true
-			t.await(l, r)
-			t.referHost(r, m.At)
+			r.sentAt, r.accepted = m.At, true
+			t.addRefer(l, r)
+			t.referToService(r, m.At)
 		}
 	}
 }
 
-// byeAnswered shows a leg the response m to a BYE. The BYE has ended the leg
-// already, unless it was not believed or not seen. It counts from when it was
-// sent, if nothing else was said of the call since.
-func (t *Tracker) byeAnswered(l *leg, m *Message) {
-	if !l.call.answerable(m) {
+// observeByeResponse applies the response m to a BYE. The BYE has ended the leg already,
+// unless it was not believed or not observed. It counts from the time it was sent, if the
+// call has emitted no event since.
+func (t *Tracker) observeByeResponse(l *leg, m *Message) {
+	if !l.call.fromAcceptor(m) {
 		return
 	}
 	if m.Status/100 != 2 {
-		t.accepted(l, m)
+		t.observeAcceptance(l, m)
 		return
 	}
-	switch k := l.claim; {
+	switch k := l.unverified; {
 	case k == nil || k.branch != m.Branch:
-		t.byeBelieved(l, m, m.At, 0, "")
-	case k.seq != l.call.seq || k.at.Before(l.answered) || k.at.Before(l.call.bridged):
-		t.byeBelieved(l, m, m.At, k.q850, k.rec)
+		t.applyBye(l, m, m.At, 0, "")
+	case k.eventSeq != l.call.seq || k.sentAt.Before(l.answered) || k.sentAt.Before(l.call.bridgedSince):
+		t.applyBye(l, m, m.At, k.q850, k.rec)
 	default:
-		t.byeBelieved(l, m, k.at, k.q850, k.rec)
+		t.applyBye(l, m, k.sentAt, k.q850, k.rec)
 	}
 }
 
-// passedOn reports whether the PBX is a proxy in the leg's dialog, whose other end
-// is at a leg with the same Call-ID that is up.
-func (c *call) passedOn(l *leg) bool {
+// throughProxy reports whether the PBX is a proxy in the leg's dialog: a leg with the same
+// Call-ID is up on its other side.
+func (c *call) throughProxy(l *leg) bool {
 	for _, o := range c.legs {
 		if o.origin != l.origin && o.callID == l.callID && o.state != over {
 			return true
@@ -205,26 +205,25 @@ func (c *call) passedOn(l *leg) bool {
 	return false
 }
 
-// knows reports whether an INVITE of an edge peer that has a Call-ID of the
-// call's may be of it: another attempt of the peer that a leg with the Call-ID
-// comes from or goes to. Anybody else who uses the Call-ID has heard it, or
-// guessed it.
-func (c *call) knows(m *Message) bool {
+// admitsInvite reports whether an INVITE from the edge side that has a Call-ID of the call
+// may belong to it: a trusted sender, or the peer of a leg with that Call-ID, has sent it.
+// Any other sender has overheard the Call-ID, or guessed it.
+func (c *call) admitsInvite(m *Message) bool {
 	if m.trusted() {
 		return true
 	}
 	for _, l := range c.legs {
-		if l.callID == m.CallID && l.ownHost(m.From) {
+		if l.callID == m.CallID && l.matchesHost(m.From) {
 			return true
 		}
 	}
 	return false
 }
 
-// dialogWith returns the leg whose dialog has that Call-ID and both tags,
-// whichever end names it; nil: there is none.
-func (t *Tracker) dialogWith(callID, tag, other string) *leg {
-	c := t.byCallID[callID]
+// findDialog returns the leg whose dialog has that Call-ID and both tags, in either order;
+// nil: none.
+func (t *Tracker) findDialog(callID, tag, other string) *leg {
+	c := t.callByCallID[callID]
 	if c == nil || tag == "" || other == "" {
 		return nil
 	}
@@ -232,7 +231,7 @@ func (t *Tracker) dialogWith(callID, tag, other string) *leg {
 		if l.callID != callID || l.state == over {
 			continue
 		}
-		switch unknown := l.cut && l.toTag == ""; { // unknown: only the log tells of the leg
+		switch unknown := l.transactionLost && l.toTag == ""; { // unknown: the leg was restored from the event log alone
 		case l.fromTag == tag && (l.hasDialog(other) || unknown), l.fromTag == other && (l.hasDialog(tag) || unknown):
 			return l
 		}

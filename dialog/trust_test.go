@@ -15,9 +15,8 @@ var (
 	strangerAddr = netip.MustParseAddrPort("198.51.100.66:5060")
 )
 
-// during is a request in the dialog of l from an edge address, and answer the
-// response that it gets from the other side.
-func during(l *line, method string, byCaller bool, peer netip.AddrPort, cseq uint32, branch string) Message {
+// requestInDialog returns a request in the dialog of l from an edge address.
+func requestInDialog(l *line, method string, byCaller bool, peer netip.AddrPort, cseq uint32, branch string) Message {
 	m := l.bye(byCaller)
 	m.Method, m.CSeq, m.Branch = method, cseq, branch
 	if m.Src == Edge {
@@ -29,16 +28,17 @@ func during(l *line, method string, byCaller bool, peer netip.AddrPort, cseq uin
 	return m
 }
 
-func answer(m Message, status int, after time.Duration) Message {
+// responseTo returns the response of the other side to a request.
+func responseTo(m Message, status int, after time.Duration) Message {
 	m.At = m.At.Add(after)
 	m.Src, m.Dst, m.From, m.To = m.Dst, m.Src, m.To, m.From
 	m.Status, m.Head, m.Body = status, fmt.Sprintf("SIP/2.0 %d Phrase\r\n", status), ""
 	return m
 }
 
-// TestByeIsBelieved has a BYE come in an answered call, and its response 300 ms
-// later: at what time is the call over?
-func TestByeIsBelieved(t *testing.T) {
+// TestWhenByeCounts sends a BYE in an answered call, and its response 300 ms later, and
+// checks when the call is over.
+func TestWhenByeCounts(t *testing.T) {
 	const (
 		atOnce     = 10 * time.Second
 		atResponse = 10*time.Second + 300*time.Millisecond
@@ -49,12 +49,12 @@ func TestByeIsBelieved(t *testing.T) {
 		name     string
 		change   func(*line)
 		byCaller bool
-		calleeIs bool // the leg of a callee, whose caller is the PBX
+		calleeIs bool // the leg is a callee's: the PBX sent its INVITE
 		peer     netip.AddrPort
 		cseq     uint32
 		status   int
 		own      bool
-		at       []string // who has registered from peer during the call, and until when in seconds
+		at       []string // extensions that register from peer during the call, and the end in seconds
 		want     time.Duration
 		by       HangupBy
 		code     int
@@ -101,62 +101,62 @@ func TestByeIsBelieved(t *testing.T) {
 				l.uri = "sip:5559999@192.0.2.21"
 			}
 			tracker := New(c)
-			w := witness{t: t, parties: map[string]*turn{}, seq: map[string]int{}}
+			w := eventChecker{t: t, parties: map[string]*checkedParty{}, seq: map[string]int{}}
 			headers := "Diversion: <sip:102@pbx.example>\r\n"
 			if l.trunk == "" {
 				headers = ""
 			}
-			w.hear(tracker.Observe(l.invite(headers)))
-			w.hear(tracker.Observe(l.response(200)))
+			w.checkEvents(tracker.Observe(l.invite(headers)))
+			w.checkEvents(tracker.Observe(l.response(200)))
 			for at := tt.at; len(at) > 0; at = at[2:] {
-				ok := registered(l.at.Add(5*time.Second), "sip:"+at[0]+"@pbx.example", "Contact: <sip:x@192.0.2.11>;expires="+at[1]+"\r\n")
+				ok := registerResponse(l.at.Add(5*time.Second), "sip:"+at[0]+"@pbx.example", "Contact: <sip:x@192.0.2.11>;expires="+at[1]+"\r\n")
 				ok.To = tt.peer
 				tracker.Observe(ok)
 			}
-			m := during(l.later(10*time.Second), "BYE", tt.byCaller, tt.peer, tt.cseq, "z9hG4bK-x")
-			said := tracker.Observe(m)
+			m := requestInDialog(l.later(10*time.Second), "BYE", tt.byCaller, tt.peer, tt.cseq, "z9hG4bK-x")
+			emitted := tracker.Observe(m)
 			if tt.status != 0 {
-				r := answer(m, tt.status, 300*time.Millisecond)
+				r := responseTo(m, tt.status, 300*time.Millisecond)
 				r.Own = tt.own
-				said = append(said, tracker.Observe(r)...)
+				emitted = append(emitted, tracker.Observe(r)...)
 			}
 			for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
-				said = append(said, tracker.Advance(next)...)
+				emitted = append(emitted, tracker.Advance(next)...)
 			}
-			said = slices.DeleteFunc(said, func(e Event) bool { return e.Type == Unregistered })
-			w.hear(said)
-			if len(said) != 1 || said[0].Type != Hangup || said[0].Duration != tt.want || said[0].HangupBy != tt.by || said[0].SipCode != tt.code {
-				t.Errorf("got %+v, want one hangup by %s after %v with %d", said, tt.by, tt.want, tt.code)
+			emitted = slices.DeleteFunc(emitted, func(e Event) bool { return e.Type == Unregistered })
+			w.checkEvents(emitted)
+			if len(emitted) != 1 || emitted[0].Type != Hangup || emitted[0].Duration != tt.want || emitted[0].HangupBy != tt.by || emitted[0].SipCode != tt.code {
+				t.Errorf("got %+v, want one hangup by %s after %v with %d", emitted, tt.by, tt.want, tt.code)
 			}
 			wantEmpty(t, tracker)
 		})
 	}
 }
 
-// TestByeCountsFromTheRequest unless something was said of the call since: then
-// its hangup comes after that.
-func TestByeCountsFromTheRequest(t *testing.T) {
+// TestByeCountsFromItsRequest, unless the call has emitted an event since: then its hangup
+// comes after that.
+func TestByeCountsFromItsRequest(t *testing.T) {
 	tracker := New(testConfig())
 	l := caller()
 	l.peer = phoneAddr
 	tracker.Observe(l.invite())
 	tracker.Observe(l.response(200))
-	bye := during(l.later(10*time.Second), "BYE", true, roamedAddr, 2, "z9hG4bK-x")
+	bye := requestInDialog(l.later(10*time.Second), "BYE", true, roamedAddr, 2, "z9hG4bK-x")
 	tracker.Observe(bye)
-	other := to("101", "103", "pbx-9")
+	other := legToPhone("101", "103", "pbx-9")
 	other.at = l.later(time.Second).at
-	if said := tracker.Observe(other.invite("Session-ID: x\r\n")); len(said) != 1 || said[0].Call != tracker.byCallID[l.callID].id {
-		t.Fatalf("got %v, want a dial-in of the same call", said)
+	if emitted := tracker.Observe(other.invite("Session-ID: x\r\n")); len(emitted) != 1 || emitted[0].Call != tracker.callByCallID[l.callID].id {
+		t.Fatalf("got %v, want a dial-in of the same call", emitted)
 	}
-	said := tracker.Observe(answer(bye, 200, 2*time.Second))
-	if len(said) != 1 || said[0].Duration != 12*time.Second {
-		t.Errorf("got %+v, want a hangup after 12 s", said)
+	emitted := tracker.Observe(responseTo(bye, 200, 2*time.Second))
+	if len(emitted) != 1 || emitted[0].Duration != 12*time.Second {
+		t.Errorf("got %+v, want a hangup after 12 s", emitted)
 	}
 }
 
-// TestProxyIsNotTheOwner: a PBX that is a proxy says 481 of dialogs that it has
-// never kept. It is not their other end.
-func TestProxyIsNotTheOwner(t *testing.T) {
+// TestProxyResponseEndsNoDialog checks that a 481 of a PBX that is a proxy ends no dialog:
+// the proxy keeps no dialogs, and is not their other end.
+func TestProxyResponseEndsNoDialog(t *testing.T) {
 	tracker := New(testConfig())
 	out, in := caller(), callee()
 	in.callID, in.from, in.to = out.callID, out.from, out.to
@@ -164,18 +164,18 @@ func TestProxyIsNotTheOwner(t *testing.T) {
 	for _, m := range []Message{out.invite(), in.invite(), in.response(200), out.response(200)} {
 		tracker.Observe(m)
 	}
-	forged := during(out.later(time.Second), "BYE", true, strangerAddr, 9, "z9hG4bK-x")
-	if said := append(tracker.Observe(forged), tracker.Observe(answer(forged, 481, 0))...); len(said) > 0 {
-		t.Errorf("a stranger's BYE ended it: %v", said)
+	forged := requestInDialog(out.later(time.Second), "BYE", true, strangerAddr, 9, "z9hG4bK-x")
+	if emitted := append(tracker.Observe(forged), tracker.Observe(responseTo(forged, 481, 0))...); len(emitted) > 0 {
+		t.Errorf("a stranger's BYE ended it: %v", emitted)
 	}
-	if said := tracker.Observe(during(out, "BYE", true, phoneAddr, 2, "z9hG4bK-y")); len(said) != 1 {
-		t.Errorf("got %v, want the hangup of 101", said)
+	if emitted := tracker.Observe(requestInDialog(out, "BYE", true, phoneAddr, 2, "z9hG4bK-y")); len(emitted) != 1 {
+		t.Errorf("got %v, want the hangup of 101", emitted)
 	}
 }
 
-// TestForgedInDialog shows a call requests of a stranger, and then what the PBX
-// says to each.
-func TestForgedInDialog(t *testing.T) {
+// TestForgedRequestsInDialog observes requests of a stranger in a call, and then the PBX's
+// response to each.
+func TestForgedRequestsInDialog(t *testing.T) {
 	held := "v=0\r\nm=audio 1 RTP/AVP 0\r\na=sendonly\r\n"
 	for _, tt := range []struct {
 		method string
@@ -200,25 +200,25 @@ func TestForgedInDialog(t *testing.T) {
 			l.peer = phoneAddr
 			tracker.Observe(l.invite())
 			tracker.Observe(l.response(200, "Session-Expires: 1800\r\n"))
-			m := during(l.later(time.Second), tt.method, true, strangerAddr, 2, "z9hG4bK-x")
+			m := requestInDialog(l.later(time.Second), tt.method, true, strangerAddr, 2, "z9hG4bK-x")
 			m.Body = held
 			m.Head += "Refer-To: <sip:103@pbx.example>\r\n"
-			if said := tracker.Observe(m); len(said) > 0 || len(tracker.refers) > 0 {
-				t.Errorf("believed at once: %v", said)
+			if emitted := tracker.Observe(m); len(emitted) > 0 || len(tracker.recentRefers) > 0 {
+				t.Errorf("counted at once: %v", emitted)
 			}
-			r := answer(m, tt.status, time.Second)
+			r := responseTo(m, tt.status, time.Second)
 			r.Own = tt.own
-			said := tracker.Observe(r)
-			if len(said) != len(tt.want) || len(said) > 0 && said[0].Type != tt.want[0] {
-				t.Errorf("got %v, want %v", said, tt.want)
+			emitted := tracker.Observe(r)
+			if len(emitted) != len(tt.want) || len(emitted) > 0 && emitted[0].Type != tt.want[0] {
+				t.Errorf("got %v, want %v", emitted, tt.want)
 			}
-			if accepted := tt.method == "REFER" && tt.status == 202; accepted != (len(tracker.refers) == 1) {
-				t.Errorf("%d REFERs may be followed", len(tracker.refers))
+			if accepted := tt.method == "REFER" && tt.status == 202; accepted != (len(tracker.recentRefers) == 1) {
+				t.Errorf("%d REFERs may be followed", len(tracker.recentRefers))
 			}
 			if len(tt.want) > 0 && tt.want[0] == Hangup {
 				return
 			}
-			if next := tracker.byCallID[l.callID].legs[0].deadline(4 * time.Hour); tt.status != 200 && !next.Equal(start.Add(1800*time.Second+linger)) {
+			if next := tracker.callByCallID[l.callID].legs[0].stateDeadline(4 * time.Hour); tt.status != 200 && !next.Equal(start.Add(1800*time.Second+lingerTime)) {
 				t.Errorf("the session lasts until %v", next)
 			}
 			// What the phone itself does counts, over the flow that is its own now.
@@ -226,16 +226,16 @@ func TestForgedInDialog(t *testing.T) {
 			if tt.status/100 == 2 {
 				peer = strangerAddr
 			}
-			if said := tracker.Observe(during(l.later(time.Minute), "BYE", true, peer, 3, "z9hG4bK-y")); len(said) == 0 {
-				t.Error("the BYE of the phone is not believed")
+			if emitted := tracker.Observe(requestInDialog(l.later(time.Minute), "BYE", true, peer, 3, "z9hG4bK-y")); len(emitted) == 0 {
+				t.Error("the BYE of the phone does not count")
 			}
 		})
 	}
 }
 
-// TestWhatIsAcceptedAnywhereMovesNoPhone: a PBX says 200 to these requests of anybody,
-// whatever tags they have. The phone is still where it was.
-func TestWhatIsAcceptedAnywhereMovesNoPhone(t *testing.T) {
+// TestRequestsAcceptedAnywhereMoveNoPhone checks requests that a PBX accepts from any
+// sender, with any tags: they do not change the phone's address.
+func TestRequestsAcceptedAnywhereMoveNoPhone(t *testing.T) {
 	for _, method := range []string{"OPTIONS", "MESSAGE", "SUBSCRIBE", "NOTIFY"} {
 		t.Run(method, func(t *testing.T) {
 			tracker := New(testConfig())
@@ -243,23 +243,23 @@ func TestWhatIsAcceptedAnywhereMovesNoPhone(t *testing.T) {
 			l.peer = phoneAddr
 			tracker.Observe(l.invite())
 			tracker.Observe(l.response(200))
-			m := during(l.later(time.Second), method, true, strangerAddr, 2, "z9hG4bK-x")
+			m := requestInDialog(l.later(time.Second), method, true, strangerAddr, 2, "z9hG4bK-x")
 			tracker.Observe(m)
-			tracker.Observe(answer(m, 200, 0))
-			forged := during(l, "BYE", true, strangerAddr, 3, "z9hG4bK-y")
-			if said := append(tracker.Observe(forged), tracker.Observe(answer(forged, 403, 0))...); len(said) > 0 {
-				t.Errorf("a stranger's BYE ended it: %v", said)
+			tracker.Observe(responseTo(m, 200, 0))
+			forged := requestInDialog(l, "BYE", true, strangerAddr, 3, "z9hG4bK-y")
+			if emitted := append(tracker.Observe(forged), tracker.Observe(responseTo(forged, 403, 0))...); len(emitted) > 0 {
+				t.Errorf("a stranger's BYE ended it: %v", emitted)
 			}
-			if said := tracker.Observe(during(l, "BYE", true, phoneAddr, 2, "z9hG4bK-z")); len(said) != 1 {
-				t.Errorf("got %v, want the hangup of 101", said)
+			if emitted := tracker.Observe(requestInDialog(l, "BYE", true, phoneAddr, 2, "z9hG4bK-z")); len(emitted) != 1 {
+				t.Errorf("got %v, want the hangup of 101", emitted)
 			}
 		})
 	}
 }
 
-// TestStrangersInvite: an INVITE of somebody else with the Call-ID of a call is no
-// leg of it, whatever its tags are.
-func TestStrangersInvite(t *testing.T) {
+// TestStrangersInviteJoinsNoCall checks that an INVITE from another source with the Call-ID
+// of a call is no leg of it, whatever its tags are.
+func TestStrangersInviteJoinsNoCall(t *testing.T) {
 	for _, tag := range []string{"f1", "x", "t1"} {
 		for _, answered := range []bool{false, true} {
 			tracker := New(testConfig())
@@ -272,11 +272,11 @@ func TestStrangersInvite(t *testing.T) {
 			x := caller()
 			x.peer, x.from, x.branch, x.cseq, x.fromURI = strangerAddr, tag, "z9hG4bK-x", 7, "sip:105@pbx.example"
 			for _, m := range []Message{x.invite(), x.response(100), x.response(401), x.cancel(), x.bye(true)} {
-				if said := tracker.Observe(m); len(said) > 0 {
-					t.Errorf("tag %s, answered %v: %s said %v", tag, answered, m.Method, said)
+				if emitted := tracker.Observe(m); len(emitted) > 0 {
+					t.Errorf("tag %s, answered %v: %s emitted %v", tag, answered, m.Method, emitted)
 				}
 			}
-			c := tracker.byCallID[l.callID]
+			c := tracker.callByCallID[l.callID]
 			if c == nil || len(c.legs) != 1 || c.legs[0].canceled || c.legs[0].state == over || c.legs[0].branch != l.branch {
 				t.Errorf("tag %s, answered %v: the call is not as it was", tag, answered)
 			}
@@ -284,9 +284,9 @@ func TestStrangersInvite(t *testing.T) {
 	}
 }
 
-// TestStrangersReplaces: only with both tags a phone names the dialog that it
-// takes over.
-func TestStrangersReplaces(t *testing.T) {
+// TestReplacesNeedsBothTags checks that a phone must name both tags of the dialog that it
+// replaces.
+func TestReplacesNeedsBothTags(t *testing.T) {
 	for value, want := range map[string]bool{
 		"a@phone;to-tag=t1;from-tag=f1":            true,
 		"a@phone;from-tag=t1;to-tag=f1;early-only": true,
@@ -301,16 +301,16 @@ func TestStrangersReplaces(t *testing.T) {
 		l := caller()
 		tracker.Observe(l.invite())
 		tracker.Observe(l.response(180))
-		tracker.Observe(from("103", "102", "phone-3").invite("Replaces: " + value + "\r\n"))
-		if got := tracker.byCallID["phone-3"] == tracker.byCallID["a@phone"]; got != want {
+		tracker.Observe(legFromPhone("103", "102", "phone-3").invite("Replaces: " + value + "\r\n"))
+		if got := tracker.callByCallID["phone-3"] == tracker.callByCallID["a@phone"]; got != want {
 			t.Errorf("%s: joined %v, want %v", value, got, want)
 		}
 	}
 }
 
-// TestReferredPhone: an INVITE that a REFER asks for is joined to its call if it
-// comes from a phone of that call.
-func TestReferredPhone(t *testing.T) {
+// TestReferredPhoneJoinsItsCall checks that an INVITE which a REFER asks for is joined to
+// its call if it comes from a phone of that call.
+func TestReferredPhoneJoinsItsCall(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		peer   netip.AddrPort
@@ -326,37 +326,37 @@ func TestReferredPhone(t *testing.T) {
 			out, in := caller(), callee()
 			in.callID, in.from, in.to = out.callID, out.from, out.to
 			out.peer, in.peer = phoneAddr, netip.MustParseAddrPort("192.0.2.12:5060")
-			refer := during(out, "REFER", true, phoneAddr, 2, "z9hG4bK-r")
+			refer := requestInDialog(out, "REFER", true, phoneAddr, 2, "z9hG4bK-r")
 			refer.Head += "Refer-To: <sip:103@pbx.example>\r\n"
-			for _, m := range []Message{out.invite(), in.invite(), in.response(200), out.response(200), refer, answer(refer, 202, 0)} {
+			for _, m := range []Message{out.invite(), in.invite(), in.response(200), out.response(200), refer, responseTo(refer, 202, 0)} {
 				tracker.Observe(m)
 			}
-			l := from("102", tt.dialed, "phone-2")
+			l := legFromPhone("102", tt.dialed, "phone-2")
 			l.peer = tt.peer
 			tracker.Observe(l.invite("Referred-By: <sip:101@pbx.example>\r\n"))
-			if got := tracker.byCallID["phone-2"] == tracker.byCallID[out.callID]; got != tt.want {
+			if got := tracker.callByCallID["phone-2"] == tracker.callByCallID[out.callID]; got != tt.want {
 				t.Errorf("joined %v, want %v", got, tt.want)
 			}
 		})
 	}
 }
 
-// TestStrangerTakesNoKey: an id that leads to a call is not taken from it by a
-// stranger who uses it too, nor made ambiguous.
-func TestStrangerTakesNoKey(t *testing.T) {
+// TestStrangerTakesNoCallKey checks that a stranger that uses an id of a call neither takes
+// the id from it nor makes it ambiguous.
+func TestStrangerTakesNoCallKey(t *testing.T) {
 	const uuid = "a0b1c2d3e4f5a0b1c2d3e4f5a0b1c2d3"
 	c := testConfig()
 	c.Correlate = []string{"header:X-Call", "session-id", "icid"}
 	for _, header := range []string{"Session-ID: " + uuid, "P-Charging-Vector: icid-value=1", "X-Call: 1"} {
 		tracker := New(c)
 		for i, m := range []Message{
-			from("101", "102", "phone-1").invite(header + "\r\n"),
-			from("105", "106", "phone-2").invite(header + "\r\n"),
-			to("999", "102", "pbx-1").invite(header + "\r\n"),
-			fromTrunk("5550001", "103", "trunk-1").invite(header + "\r\n"),
+			legFromPhone("101", "102", "phone-1").invite(header + "\r\n"),
+			legFromPhone("105", "106", "phone-2").invite(header + "\r\n"),
+			legToPhone("999", "102", "pbx-1").invite(header + "\r\n"),
+			legFromTrunk("5550001", "103", "trunk-1").invite(header + "\r\n"),
 		} {
 			tracker.Observe(m)
-			joined := tracker.byCallID[m.CallID] == tracker.byCallID["phone-1"]
+			joined := tracker.callByCallID[m.CallID] == tracker.callByCallID["phone-1"]
 			if want := i != 1; joined != want {
 				t.Errorf("%s of %s: joined %v, want %v", header, m.CallID, joined, want)
 			}
@@ -364,8 +364,9 @@ func TestStrangerTakesNoKey(t *testing.T) {
 	}
 }
 
-// TestWhoCalls shows an INVITE of a phone: whose is it, and which number is told?
-func TestWhoCalls(t *testing.T) {
+// TestFindsCallerOfPhonesInvite observes an INVITE of a phone, and checks its extension and
+// number.
+func TestFindsCallerOfPhonesInvite(t *testing.T) {
 	c := testConfig()
 	registered := callee().message(PBX, "REGISTER", 200, "Contact: <sip:1%307@192.0.2.11:5060>\r\n")
 	registered.Head = strings.Replace(registered.Head, "To: <sip:102@192.0.2.12:5060>", "To: <sip:10%37@pbx.example>", 1)
@@ -399,25 +400,26 @@ func TestWhoCalls(t *testing.T) {
 			l := caller()
 			l.fromURI, l.uri = tt.from, "sip:104@pbx.example"
 			tracker.Observe(l.invite(tt.headers))
-			said := tracker.Observe(l.response(180))
-			if len(said) == 0 || said[0].Type != DialOut || said[0].Extension.String() != tt.want || said[0].CallerNum != tt.num {
-				t.Errorf("got %+v, want a dial-out of %s, number %s", said, tt.want, tt.num)
+			emitted := tracker.Observe(l.response(180))
+			if len(emitted) == 0 || emitted[0].Type != DialOut || emitted[0].Extension.String() != tt.want || emitted[0].CallerNum != tt.num {
+				t.Errorf("got %+v, want a dial-out of %s, number %s", emitted, tt.want, tt.num)
 			}
 		})
 	}
 }
 
-// TestOtherAccountAfterAll: a first INVITE was taken to be of the number in its
-// From for long enough to be told; then credentials say who calls.
-func TestOtherAccountAfterAll(t *testing.T) {
+// TestCredentialsNameAnotherCaller checks a first INVITE that counts as a call of the
+// number in its From until its events are emitted; then credentials identify another
+// caller.
+func TestCredentialsNameAnotherCaller(t *testing.T) {
 	tracker := New(testConfig())
-	w := witness{t: t, parties: map[string]*turn{}, seq: map[string]int{}}
+	w := eventChecker{t: t, parties: map[string]*checkedParty{}, seq: map[string]int{}}
 	l := caller()
 	l.fromURI = "sip:102@pbx.example"
-	var said []Event
+	var emitted []Event
 	see := func(events []Event) {
-		w.hear(events)
-		said = append(said, events...)
+		w.checkEvents(events)
+		emitted = append(emitted, events...)
 	}
 	see(tracker.Observe(l.invite()))
 	see(tracker.Observe(l.response(100)))
@@ -427,7 +429,7 @@ func TestOtherAccountAfterAll(t *testing.T) {
 	see(tracker.Observe(l.response(180)))
 	see(tracker.Observe(l.response(486)))
 	var got []string
-	for _, e := range said {
+	for _, e := range emitted {
 		if e.Type != Ringing {
 			got = append(got, string(e.Type)+" "+e.Extension.User)
 		}
@@ -437,20 +439,20 @@ func TestOtherAccountAfterAll(t *testing.T) {
 	}
 }
 
-// TestBelievedOfPhones: what a phone's INVITE says of others is not told, and the
-// PBX's and a trunk's is.
-func TestBelievedOfPhones(t *testing.T) {
+// TestPhonesNameNoOthers checks that events have the diversion and verification in INVITEs
+// of the PBX and of trunks, but not of phones.
+func TestPhonesNameNoOthers(t *testing.T) {
 	headers := "Diversion: <sip:109@pbx.example>\r\n"
 	history := "History-Info: <sip:109@pbx.example>;index=1, <sip:102@pbx.example>;index=1.1\r\n"
 	c := testConfig()
 	c.Extensions = []Declared{{Number: "600", Kind: Queue}}
 	for _, h := range []string{headers, history} {
-		for _, l := range []*line{from("101", "600", "phone-1"), fromTrunk("5550001", "600", "trunk-1"), to("5550001", "102", "pbx-1")} {
+		for _, l := range []*line{legFromPhone("101", "600", "phone-1"), legFromTrunk("5550001", "600", "trunk-1"), legToPhone("5550001", "102", "pbx-1")} {
 			l.fromURI = strings.Replace(l.fromURI, "@", ";verstat=TN-Validation-Passed@", 1)
 			tracker := New(c)
-			said := tracker.Observe(l.invite(h))
-			said = append(said, tracker.Observe(l.response(180))...)
-			for _, e := range said {
+			emitted := tracker.Observe(l.invite(h))
+			emitted = append(emitted, tracker.Observe(l.response(180))...)
+			for _, e := range emitted {
 				if e.Type == Ringing {
 					continue
 				}
@@ -459,41 +461,41 @@ func TestBelievedOfPhones(t *testing.T) {
 					t.Errorf("%s of %s: diversion %q, verstat %q", e.Type, l.callID, e.Diversion, e.Verstat)
 				}
 			}
-			if len(said) == 0 {
-				t.Errorf("nothing is said of %s", l.callID)
+			if len(emitted) == 0 {
+				t.Errorf("no event of %s", l.callID)
 			}
 		}
 	}
 }
 
-// TestEscapedAOR: the address of record in a Path token is read as others are.
-func TestEscapedAOR(t *testing.T) {
+// TestReadsEscapedAOR checks that the address of record in a Path token may be escaped.
+func TestReadsEscapedAOR(t *testing.T) {
 	l := callee()
 	l.uri = "sip:x7f3@192.0.2.12"
 	m := l.invite()
 	m.AOR = "1%302@pbx.example"
-	if e := last(t, testConfig(), m); e.Extension.String() != "102@pbx.example" {
+	if e := lastEvent(t, testConfig(), m); e.Extension.String() != "102@pbx.example" {
 		t.Errorf("dial-in of %s, want 102@pbx.example", e.Extension)
 	}
 }
 
-// TestCallIDIsLookedUpFewTimes: how often a Call-ID is looked up does not grow with
-// its length, and each Call-ID that a PBX makes is found.
+// TestCallIDIsLookedUpFewTimes checks that the number of lookups of a Call-ID does not grow
+// with its length, and that each Call-ID that a PBX derives is found.
 func TestCallIDIsLookedUpFewTimes(t *testing.T) {
 	for _, id := range []string{strings.Repeat("-", 60_000), strings.Repeat("a.", 30_000), strings.Repeat("a", 60_000), "", "a-b"} {
 		n := 0
 		for range innerCallIDs(id) {
 			n++
 		}
-		if n > 2*maxAdded {
-			t.Errorf("%d bytes of %.4q are looked up %d times, want %d at most", len(id), id, n, 2*maxAdded)
+		if n > 2*maxSeparators {
+			t.Errorf("%d bytes of %.4q are looked up %d times, want %d at most", len(id), id, n, 2*maxSeparators)
 		}
 	}
 }
 
-// TestAsymmetricPhone: a phone that sends from another port than it listens on, and
-// asks for no rport, puts the other on hold, whichever end it is.
-func TestAsymmetricPhone(t *testing.T) {
+// TestAsymmetricPhonePutsOnHold checks that a phone that sends from another port than it
+// listens on, and asks for no rport, puts the other end on hold, whichever end it is.
+func TestAsymmetricPhonePutsOnHold(t *testing.T) {
 	hears, sends := phoneAddr, roamedAddr
 	for _, l := range []*line{caller(), callee()} {
 		t.Run(l.origin.String(), func(t *testing.T) {
@@ -511,12 +513,12 @@ func TestAsymmetricPhone(t *testing.T) {
 			tracker.Observe(m)
 			var got []Type
 			for i, sdp := range []string{"m=audio 4000 RTP/AVP 0\r\na=sendonly\r\n", "m=audio 4000 RTP/AVP 0\r\n", "m=audio 4000 RTP/AVP 0\r\na=sendonly\r\n"} {
-				m := during(l.later(time.Second), "INVITE", l.origin == Edge, sends, uint32(2+i), fmt.Sprintf("z9hG4bK-%d", i))
+				m := requestInDialog(l.later(time.Second), "INVITE", l.origin == Edge, sends, uint32(2+i), fmt.Sprintf("z9hG4bK-%d", i))
 				m.Body = sdp
-				said := tracker.Observe(m)
-				m = answer(m, 200, 100*time.Millisecond)
+				emitted := tracker.Observe(m)
+				m = responseTo(m, 200, 100*time.Millisecond)
 				m.To = hears
-				for _, e := range append(said, tracker.Observe(m)...) {
+				for _, e := range append(emitted, tracker.Observe(m)...) {
 					got = append(got, e.Type)
 				}
 			}

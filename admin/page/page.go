@@ -91,10 +91,10 @@ func executeTemplate(t *template.Template, name string, v View) []byte {
 }
 
 // replaceSteering replaces control characters and characters that change the direction
-// of text, which may come off the wire or over the API; see [dialog.Steers].
+// of text, which may come off the wire or over the API; see [dialog.IsControl].
 func replaceSteering(html []byte) []byte {
 	return bytes.Map(func(r rune) rune {
-		if dialog.Steers(r) && r != '\n' && r != '\t' && r != '\r' {
+		if dialog.IsControl(r) && r != '\n' && r != '\t' && r != '\r' {
 			return '\uFFFD'
 		}
 		return r

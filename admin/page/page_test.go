@@ -52,7 +52,7 @@ func TestPageReplacesSteeringCharacters(t *testing.T) {
 		t.Errorf("the text is missing: %s", html)
 	}
 	for _, r := range string(html) {
-		if dialog.Steers(r) && r != '\n' && r != '\t' {
+		if dialog.IsControl(r) && r != '\n' && r != '\t' {
 			t.Errorf("%U is on the page", r)
 		}
 	}

@@ -200,7 +200,7 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 		switch {
 		case !fieldName.MatchString(name):
 			report(index("calls.headers", i), "%q is not the name of a header field", name)
-		case dialog.Credentials(name):
+		case dialog.CarriesCredentials(name):
 			report(index("calls.headers", i), "%q has the credentials of phones, which are never sent on: leave it out", name)
 		}
 	}
@@ -213,7 +213,7 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 		switch {
 		case name != "" && !fieldName.MatchString(name):
 			report(path, "%q is not the name of a header field: write it like \"X-Recording-Id\"", name)
-		case dialog.Credentials(name):
+		case dialog.CarriesCredentials(name):
 			report(path, "%q has the credentials of phones, which are never sent on: name another header field", name)
 		}
 	}

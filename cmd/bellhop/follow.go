@@ -119,7 +119,7 @@ func (f *follower) run(ctx context.Context) {
 // keepAt is when calls are to be kept, if they were at kept the last time; zero:
 // none has changed.
 func (f *follower) keepAt(kept time.Time) time.Time {
-	changed, ok := f.tracker.Unkept()
+	changed, ok := f.tracker.OldestChange()
 	if !ok {
 		return time.Time{}
 	}
@@ -178,7 +178,7 @@ func (f *follower) abandon(events *[]dialog.Event) (done bool) {
 			f.panicked("abandon", r)
 		}
 	}()
-	*events = f.tracker.Abandon()
+	*events = f.tracker.AbandonCall()
 	return true
 }
 
@@ -254,15 +254,15 @@ func (f *follower) calls(ctx context.Context) (calls []dialog.Call, err error) {
 
 // extensions are those that the tracker knows. It may be called from any
 // goroutine.
-func (f *follower) extensions(ctx context.Context) (all []dialog.Known, err error) {
+func (f *follower) extensions(ctx context.Context) (all []dialog.ExtensionInfo, err error) {
 	err = f.with(ctx, func(t *dialog.Tracker) { all = t.Extensions(f.now()) })
 	return all, err
 }
 
 // extension is what the tracker knows of a user, if that is an extension. It may
 // be called from any goroutine.
-func (f *follower) extension(ctx context.Context, user string) (k dialog.Known, ok bool, err error) {
-	err = f.with(ctx, func(t *dialog.Tracker) { k, ok = t.Known(user, f.now()) })
+func (f *follower) extension(ctx context.Context, user string) (k dialog.ExtensionInfo, ok bool, err error) {
+	err = f.with(ctx, func(t *dialog.Tracker) { k, ok = t.ExtensionInfo(user, f.now()) })
 	return k, ok, err
 }
 

@@ -26,26 +26,26 @@ func newLogger(w io.Writer, format logFormat, level *slog.LevelVar) *slog.Logger
 }
 
 // harmless takes out of an attribute what would steer a terminal or turn text
-// around, see [dialog.Harmless]: it may have come off the wire. Line feeds and
+// around, see [dialog.ReplaceControls]: it may have come off the wire. Line feeds and
 // tabs are escaped by all handlers.
 func harmless(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && a.Key == slog.MessageKey { // tint escapes nothing in it
-		a.Value = slog.StringValue(dialog.Printable(a.Value.String(), '\uFFFD'))
+		a.Value = slog.StringValue(dialog.ReplaceUnprintable(a.Value.String(), '\uFFFD'))
 	}
 	switch a.Value.Kind() {
 	case slog.KindString:
 		if text := a.Value.String(); !isHarmless(text) {
-			a.Value = slog.StringValue(dialog.Harmless(text))
+			a.Value = slog.StringValue(dialog.ReplaceControls(text))
 		}
 	case slog.KindAny:
 		if text := fmt.Sprintf("%+v", a.Value.Any()); !isHarmless(text) {
-			a.Value = slog.StringValue(dialog.Harmless(text))
+			a.Value = slog.StringValue(dialog.ReplaceControls(text))
 		}
 	}
 	if !isHarmless(a.Key) {
-		a.Key = dialog.Harmless(a.Key)
+		a.Key = dialog.ReplaceControls(a.Key)
 	}
 	return a
 }
 
-func isHarmless(text string) bool { return dialog.Harmless(text) == text }
+func isHarmless(text string) bool { return dialog.ReplaceControls(text) == text }

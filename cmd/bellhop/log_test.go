@@ -42,7 +42,7 @@ const steering = "\x1b\u0007\u007f\u009b\u061c\u200e\u200f\u2028\u2029\u202a\u20
 func wantHarmless(t *testing.T, what, text string) {
 	t.Helper()
 	for _, r := range text {
-		if dialog.Steers(r) && r != '\n' && r != '\t' {
+		if dialog.IsControl(r) && r != '\n' && r != '\t' {
 			t.Errorf("%s has %U: %q", what, r, text)
 			return
 		}

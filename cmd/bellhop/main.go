@@ -47,16 +47,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return 0
 	case !began:
-		fmt.Fprintf(stderr, "bellhop: %s: see %s --help\n", dialog.Harmless(err.Error()), last.CommandPath())
+		fmt.Fprintf(stderr, "bellhop: %s: see %s --help\n", dialog.ReplaceControls(err.Error()), last.CommandPath())
 		return 2
 	case errors.As(err, &wrong):
-		fmt.Fprintln(stderr, "bellhop:", dialog.Harmless(err.Error()))
+		fmt.Fprintln(stderr, "bellhop:", dialog.ReplaceControls(err.Error()))
 		return 2
 	case errors.Is(err, errReported):
 	case errors.As(err, &ps):
-		fmt.Fprintln(stderr, dialog.Harmless(ps.Error()))
+		fmt.Fprintln(stderr, dialog.ReplaceControls(ps.Error()))
 	default:
-		fmt.Fprintln(stderr, "bellhop:", dialog.Harmless(err.Error()))
+		fmt.Fprintln(stderr, "bellhop:", dialog.ReplaceControls(err.Error()))
 	}
 	return 1
 }

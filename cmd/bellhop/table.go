@@ -177,7 +177,7 @@ func cut(text string, width int) string {
 
 // printable is s without what would move the cursor, color the terminal or turn
 // text around.
-func printable(s string) string { return dialog.Printable(s, -1) }
+func printable(s string) string { return dialog.ReplaceUnprintable(s, -1) }
 
 // escapeSteering escapes in JSON, or in TOML, what would turn text around or steer a
 // terminal: what is read again is the same.
@@ -185,7 +185,7 @@ func escapeSteering(b []byte) []byte {
 	var out []byte // nil: nothing was escaped yet
 	for i := 0; i < len(b); {
 		r, size := utf8.DecodeRune(b[i:])
-		if r >= utf8.RuneSelf && dialog.Steers(r) || r == 0x7f {
+		if r >= utf8.RuneSelf && dialog.IsControl(r) || r == 0x7f {
 			if out == nil {
 				out = append(make([]byte, 0, len(b)+64), b[:i]...)
 			}

@@ -14,10 +14,10 @@ import (
 //     value of any other scheme
 //   - header fields with a name of tokens, keys, secrets, passwords, PINs, digits,
 //     signatures, cookies or authentication; Identity (RFC 8224); the header fields of
-//     [dialog.Credentials]
+//     [dialog.CarriesCredentials]
 //   - passwords in URIs, and such header fields in URIs
 //   - in SDP the keys of a=crypto, a=key-mgmt and k=, and a=ice-pwd
-//   - bodies of a [dialog.SecretBody] type, such as DTMF digits, which may be a PIN
+//   - bodies of a [dialog.IsSecretBody] type, such as DTMF digits, which may be a PIN
 //
 // Parts of multipart bodies and messages within bodies are masked like messages. A body
 // is masked as a whole if it is encoded, or if its type is in doubt because the
@@ -108,7 +108,7 @@ func (k *masker) maskField(c *bodyType, name string, from, to int) {
 	switch {
 	case isAuthField(name):
 		k.maskCredentials(from, to)
-	case isSecretName(name), isField(name, "identity", 'y'), dialog.Credentials(name):
+	case isSecretName(name), isField(name, "identity", 'y'), dialog.CarriesCredentials(name):
 		k.maskRange(from, to)
 	case isField(name, "content-type", 'c'):
 		c.contentType = k.text[from:to]
@@ -131,7 +131,7 @@ func (k *masker) maskEntity(c bodyType, from, to, depth int) {
 	switch {
 	case c.count == 0 && hasPrefixFold(k.text[from:to], "v=") && !c.encoded:
 		k.maskBody(from, to) // SDP
-	case c.count != 1, !ok, c.encoded, depth > maxDepth, dialog.SecretBody(kind):
+	case c.count != 1, !ok, c.encoded, depth > maxDepth, dialog.IsSecretBody(kind):
 		k.maskRange(from, to)
 	case hasPrefixFold(kind, "multipart/"):
 		k.maskMultipart(c.contentType, from, to, depth)

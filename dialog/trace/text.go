@@ -156,7 +156,7 @@ func writeCentered(r []rune, at int, text string, room int) {
 }
 
 // replaceUnprintable replaces the characters of a line that are not printable, see
-// [dialog.Printable], and tabs with spaces.
+// [dialog.ReplaceUnprintable], and tabs with spaces.
 func replaceUnprintable(line string) string {
-	return dialog.Printable(strings.ReplaceAll(line, "\t", " "), '\uFFFD')
+	return dialog.ReplaceUnprintable(strings.ReplaceAll(line, "\t", " "), '\uFFFD')
 }

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// TestRefusedAttempts has one source call again and again in the name of 101. What
-// is told has its dial-out and its hangup, or neither.
-func TestRefusedAttempts(t *testing.T) {
+// TestRefusedAttemptsAreLimited has one source call again and again in the name of 101. An
+// attempt has a dial-out and its hangup, or neither.
+func TestRefusedAttemptsAreLimited(t *testing.T) {
 	const n = 10_000 // in 100 s
 	most := 2 * (attemptBurst + int(100*time.Second/attemptEvery) + 1)
 	credentials := "Proxy-Authorization: Digest username=\"101\"\r\n"
@@ -58,7 +58,7 @@ func TestRefusedAttempts(t *testing.T) {
 			return append(m, l.later(time.Second).response(183), l.response(404))
 		}},
 		{name: "the PBX calls somebody", want: 4 * n, attempt: func(l *line) []Message {
-			b := to("101", "102", "pbx-"+l.callID)
+			b := legToPhone("101", "102", "pbx-"+l.callID)
 			b.at, b.peer = l.at, netip.MustParseAddrPort("192.0.2.12:5060")
 			m := []Message{l.invite(), b.invite()}
 			b.at = b.at.Add(forkGap)
@@ -71,13 +71,13 @@ func TestRefusedAttempts(t *testing.T) {
 			c := testConfig()
 			c.Extensions = []Declared{{Number: "600", Kind: Queue}}
 			tracker := New(c)
-			w := witness{t: t, parties: map[string]*turn{}, seq: map[string]int{}, registered: map[Extension]Event{}}
+			w := eventChecker{t: t, parties: map[string]*checkedParty{}, seq: map[string]int{}, registered: map[Extension]Event{}}
 			l := caller()
 			l.peer = strangerAddr
 			events, dials := 0, 0
-			see := func(said []Event) {
-				w.hear(said)
-				for _, e := range said {
+			see := func(emitted []Event) {
+				w.checkEvents(emitted)
+				for _, e := range emitted {
 					switch e.Type {
 					case DialIn, DialOut:
 						events, dials = events+1, dials+1
@@ -102,8 +102,8 @@ func TestRefusedAttempts(t *testing.T) {
 				for _, m := range tt.attempt(l) {
 					see(tracker.Observe(m))
 				}
-				if tt.want < 0 && i > 1000 && len(tracker.due) > 1000 {
-					t.Fatalf("%d calls are kept", len(tracker.due))
+				if tt.want < 0 && i > 1000 && len(tracker.deadlines) > 1000 {
+					t.Fatalf("%d calls are left", len(tracker.deadlines))
 				}
 			}
 			for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
@@ -125,29 +125,30 @@ func TestRefusedAttempts(t *testing.T) {
 	}
 }
 
-// TestAttemptsClockSetBack: a clock that is set back does not shut a source up.
-func TestAttemptsClockSetBack(t *testing.T) {
-	g := newFloodgate()
+// TestLimiterAllowsAfterClockSetBack checks that a clock which is set back does not block a
+// source.
+func TestLimiterAllowsAfterClockSetBack(t *testing.T) {
+	g := newAttemptLimiter()
 	source := strangerAddr.Addr()
 	for range attemptBurst {
-		if !g.take(source, start) {
+		if !g.takeToken(source, start) {
 			t.Fatal("refused within the burst")
 		}
 	}
-	if g.take(source, start) || g.take(source, start.Add(attemptEvery-time.Microsecond)) {
-		t.Error("told beyond the burst")
+	if g.takeToken(source, start) || g.takeToken(source, start.Add(attemptEvery-time.Microsecond)) {
+		t.Error("an attempt beyond the burst is allowed")
 	}
-	if !g.take(source, start.Add(attemptEvery)) {
-		t.Error("nothing more is told")
+	if !g.takeToken(source, start.Add(attemptEvery)) {
+		t.Error("no further attempt is allowed")
 	}
-	if !g.take(source, start.Add(-time.Hour)) {
-		t.Error("nothing is told for an hour")
+	if !g.takeToken(source, start.Add(-time.Hour)) {
+		t.Error("no attempt is allowed for an hour")
 	}
 }
 
-// TestRefusedAttemptsAtQueue: what a flood at a queue is told of, the caller and the
-// queue, is told to its end.
-func TestRefusedAttemptsAtQueue(t *testing.T) {
+// TestEmittedQueueAttemptsAreComplete checks that each dial-in and dial-out in a flood at a
+// queue has its hangup.
+func TestEmittedQueueAttemptsAreComplete(t *testing.T) {
 	c := testConfig()
 	c.Extensions = []Declared{{Number: "600", Kind: Queue}}
 	tracker := New(c)

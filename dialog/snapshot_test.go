@@ -12,58 +12,58 @@ import (
 	"unsafe"
 )
 
-// unkept are the fields that no record has: what a call is in, and what follows
-// from the rest.
-var unkept = map[reflect.Type][]string{
+// unstored are the fields that no snapshot has: those of the indexes, and those that follow
+// from other fields.
+var unstored = map[reflect.Type][]string{
 	reflect.TypeFor[call](): {
-		"due", "look", "place", "changed", "kept",
+		"deadline", "nextCheck", "heapIndex", "changedAt", "stored",
 		"legs", "parties", // in a list of their own
 	},
-	reflect.TypeFor[leg]():   {"call", "earlier"}, // these in the list of REFERs
-	reflect.TypeFor[party](): {"recovered"},       // whoever is read is
-	reflect.TypeFor[refer](): {"leg"},
-	reflect.TypeFor[claim](): {"refer"},
+	reflect.TypeFor[leg]():               {"call", "earlierRefers"}, // these in the list of REFERs
+	reflect.TypeFor[party]():             {"recovered"},             // whoever is read is
+	reflect.TypeFor[refer]():             {"leg"},
+	reflect.TypeFor[unverifiedRequest](): {"refer"},
 }
 
-// TestEveryFieldIsKept gives each field of a call, its leg and its party a value
-// and finds it again in what is read of the record. A field that is added to them
-// must be added to the fields that are kept, or above.
-func TestEveryFieldIsKept(t *testing.T) {
+// TestEveryFieldIsStored sets each field of a call, its leg and its party and compares it
+// with the decoded snapshot. A field that is added to them must be added to codeFields, or
+// above.
+func TestEveryFieldIsStored(t *testing.T) {
 	for _, of := range []func(*call) any{
 		func(c *call) any { return c },
 		func(c *call) any { return c.legs[0] },
-		func(c *call) any { return &c.legs[0].facts },
-		func(c *call) any { return &c.legs[0].why },
-		func(c *call) any { return &c.legs[0].refused },
-		func(c *call) any { return c.legs[0].refer },
-		func(c *call) any { return c.legs[0].claim },
-		func(c *call) any { return c.legs[0].doubt },
+		func(c *call) any { return &c.legs[0].inviteFacts },
+		func(c *call) any { return &c.legs[0].cancelReason },
+		func(c *call) any { return &c.legs[0].refusal },
+		func(c *call) any { return c.legs[0].lastRefer },
+		func(c *call) any { return c.legs[0].unverified },
+		func(c *call) any { return c.legs[0].loss },
 		func(c *call) any { return c.parties[0] },
 		func(c *call) any { return &c.parties[0].outcome },
 	} {
 		typ := reflect.TypeOf(of(smallCall())).Elem()
 		for i := range typ.NumField() {
 			f := typ.Field(i)
-			if slices.Contains(unkept[typ], f.Name) {
+			if slices.Contains(unstored[typ], f.Name) {
 				continue
 			}
 			t.Run(typ.Name()+"."+f.Name, func(t *testing.T) {
 				c := smallCall()
-				v := field(of(c), i)
+				v := fieldValue(of(c), i)
 				fillIn(t, v, c)
-				read, _, err := New(Config{}).readCall(c.record(nil, 0))
+				read, _, err := New(Config{}).decodeSnapshot(c.encodeSnapshot(nil, 0))
 				if err != nil {
 					t.Fatal(err)
 				}
-				got := field(of(read), i)
+				got := fieldValue(of(read), i)
 				if v.Kind() == reflect.Pointer && v.Type() != reflect.TypeFor[*refer]() && v.Type() != reflect.TypeFor[*Event]() {
 					if got.IsNil() {
-						t.Error("it is not kept")
+						t.Error("the field is not stored")
 					}
 					return
 				}
-				if f.Name == "refer" {
-					read.legs[0].refer.leg, c.legs[0].refer.leg = nil, nil
+				if f.Name == "lastRefer" {
+					read.legs[0].lastRefer.leg, c.legs[0].lastRefer.leg = nil, nil
 				}
 				if !reflect.DeepEqual(got.Interface(), v.Interface()) {
 					t.Errorf("got %v, want %v", got, v)
@@ -73,23 +73,23 @@ func TestEveryFieldIsKept(t *testing.T) {
 	}
 }
 
-// smallCall is a call of one leg and one party.
+// smallCall returns a call of one leg and one party.
 func smallCall() *call {
 	c := &call{id: "c"}
-	l := &leg{call: c, refer: &refer{by: "x"}, claim: &claim{branch: "x"}, doubt: &doubt{code: 1}}
-	l.refer.leg = l
+	l := &leg{call: c, lastRefer: &refer{referredBy: "x"}, unverified: &unverifiedRequest{branch: "x"}, loss: &dialogLoss{code: 1}}
+	l.lastRefer.leg = l
 	c.legs = []*leg{l}
-	c.parties = []*party{{first: l}}
+	c.parties = []*party{{firstLeg: l}}
 	return c
 }
 
-// field is a field of what v points to, exported or not.
-func field(v any, i int) reflect.Value {
+// fieldValue returns a field of the struct that v points to, exported or not.
+func fieldValue(v any, i int) reflect.Value {
 	f := reflect.ValueOf(v).Elem().Field(i)
 	return reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem()
 }
 
-// fillIn gives v a value that is not its zero.
+// fillIn sets v to a value other than zero.
 func fillIn(t *testing.T, v reflect.Value, c *call) {
 	t.Helper()
 	switch v.Interface().(type) {
@@ -108,8 +108,8 @@ func fillIn(t *testing.T, v reflect.Value, c *call) {
 	case *Extension:
 		v.Set(reflect.ValueOf(&Extension{User: "600"}))
 		return
-	case *refer, *claim, *doubt:
-		return // it is there
+	case *refer, *unverifiedRequest, *dialogLoss:
+		return // smallCall sets it
 	case *Event:
 		e := Event{CallerNum: "1", CallerExtension: &Extension{User: "1"}, Headers: [][2]string{{"A", "1"}}}
 		v.Set(reflect.ValueOf(&e))
@@ -145,9 +145,9 @@ func fillIn(t *testing.T, v reflect.Value, c *call) {
 	}
 }
 
-// TestLikeFields: what a party tells of an event that stood in for its record is
-// kept whole.
-func TestLikeFields(t *testing.T) {
+// TestTemplateFieldsAreStored checks that all fields of the event that replaces a lost
+// snapshot are stored.
+func TestTemplateFieldsAreStored(t *testing.T) {
 	var from, told Event
 	v := reflect.ValueOf(&from).Elem()
 	for i := range v.NumField() {
@@ -159,23 +159,24 @@ func TestLikeFields(t *testing.T) {
 			fillIn(t, f, nil)
 		}
 	}
-	told.as(&from)
+	told.copyFrom(&from)
 	c := smallCall()
-	c.parties[0].like = &from
-	read, _, err := New(Config{}).readCall(c.record(nil, 0))
+	c.parties[0].template = &from
+	read, _, err := New(Config{}).decodeSnapshot(c.encodeSnapshot(nil, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var again Event
-	again.as(read.parties[0].like)
+	again.copyFrom(read.parties[0].template)
 	if !reflect.DeepEqual(told, again) {
 		t.Errorf("got %+v, want %+v", again, told)
 	}
 }
 
-// TestBadRecords: what is no record is an error, and no more.
-func TestBadRecords(t *testing.T) {
-	good := smallCall().record(nil, 0)
+// TestBadSnapshotsAreErrors checks that an invalid snapshot is an error without a panic or
+// a call.
+func TestBadSnapshotsAreErrors(t *testing.T) {
+	good := smallCall().encodeSnapshot(nil, 0)
 	for _, r := range []string{
 		``, `null`, `{`, `[]`, `{}`, `{"legs":[]}`, `{"has_legs":1}`, `{"has_legs":2,"legs":[{}]}`,
 		`{"has_legs":1,"legs":[{"state":7}]}`, `{"has_legs":1,"legs":[{"state":"over"}]}`, `{"has_legs":1,"legs":[3]}`,
@@ -186,14 +187,14 @@ func TestBadRecords(t *testing.T) {
 	} {
 		tracker := New(testConfig())
 		err := tracker.Restore("", []Change{{"bad", []byte(r)}, {"c", good}}, nil)
-		if err == nil || !strings.Contains(err.Error(), "call bad: ") || len(tracker.due) != 1 {
-			t.Errorf("%s: %v, and %d calls", r, err, len(tracker.due))
+		if err == nil || !strings.Contains(err.Error(), "call bad: ") || len(tracker.deadlines) != 1 {
+			t.Errorf("%s: %v, and %d calls", r, err, len(tracker.deadlines))
 		}
 	}
 }
 
-// restarted is a tracker that has the records of another.
-func restarted(t *testing.T, old *Tracker) *Tracker {
+// restoreFrom returns a tracker that has restored the snapshots of another.
+func restoreFrom(t *testing.T, old *Tracker) *Tracker {
 	t.Helper()
 	fresh := New(old.config)
 	if err := fresh.Restore("", old.Changed(start.Add(24*time.Hour)), nil); err != nil {
@@ -202,9 +203,9 @@ func restarted(t *testing.T, old *Tracker) *Tracker {
 	return fresh
 }
 
-// TestRestartCutsTransactions: after a restart no final response comes. What the
-// phones then do ends the call, or its limit.
-func TestRestartCutsTransactions(t *testing.T) {
+// TestRestartLosesTransactions checks calls that get no final response after a restart: the
+// next messages of the phones end the call, or its limit.
+func TestRestartLosesTransactions(t *testing.T) {
 	out := func(l *line) []Message { return []Message{l.invite(), l.response(100), l.response(180)} }
 	for _, tt := range []struct {
 		name   string
@@ -251,19 +252,19 @@ func TestRestartCutsTransactions(t *testing.T) {
 						t.Fatal(err)
 					}
 				} else {
-					fresh = restarted(t, tracker)
+					fresh = restoreFrom(t, tracker)
 				}
-				var said []Event
+				var emitted []Event
 				l := *l
 				for _, m := range tt.then(&l) {
-					said = append(said, fresh.Observe(m)...)
+					emitted = append(emitted, fresh.Observe(m)...)
 				}
 				got := ""
-				if len(said) > 0 {
-					e := said[len(said)-1]
+				if len(emitted) > 0 {
+					e := emitted[len(emitted)-1]
 					got = fmt.Sprintf("%s %s %s %v", e.Type, e.Status, e.HangupBy, e.Duration)
 					if !e.Recovered {
-						t.Error("the event does not say that it was recovered")
+						t.Error("the event is not marked as recovered")
 					}
 				}
 				if got != tt.want {
@@ -274,18 +275,18 @@ func TestRestartCutsTransactions(t *testing.T) {
 	}
 }
 
-// TestRestartedCallsEnd: what ended while nobody looked ends when its limit
-// passes, once, and nothing is left.
-func TestRestartedCallsEnd(t *testing.T) {
+// TestRestoredCallsEndAtTheirLimit checks that a call which ended while no process ran ends
+// when its limit passes, once, and leaves no state.
+func TestRestoredCallsEndAtTheirLimit(t *testing.T) {
 	for _, tt := range []struct {
 		status  int
 		headers string
 		after   time.Duration
 		talked  time.Duration
 	}{
-		{180, "", limit, 0},
+		{180, "", ringLimit, 0},
 		{200, "", time.Hour, time.Hour},
-		{200, "Session-Expires: 600\r\n", 10*time.Minute + linger, 10*time.Minute + linger},
+		{200, "Session-Expires: 600\r\n", 10*time.Minute + lingerTime, 10*time.Minute + lingerTime},
 	} {
 		c := testConfig()
 		c.MaxDuration = time.Hour
@@ -294,34 +295,34 @@ func TestRestartedCallsEnd(t *testing.T) {
 		tracker.Changed(start)
 		tracker.Observe(l.invite())
 		tracker.Observe(l.response(tt.status, tt.headers))
-		tracker = restarted(t, tracker)
+		tracker = restoreFrom(t, tracker)
 		next, _ := tracker.Next()
 		if want := start.Add(tt.after); !next.Equal(want) {
 			t.Errorf("%d: the next deadline is %v, want %v", tt.status, next, want)
 		}
-		said := tracker.Advance(start.Add(24 * time.Hour)) // down for a day
-		if len(said) != 1 || said[0].Type != Hangup || said[0].Status != Unknown || said[0].Duration != tt.talked || !said[0].Recovered || !said[0].At.Equal(start.Add(tt.after)) {
-			t.Errorf("%d: said %+v", tt.status, said)
+		emitted := tracker.Advance(start.Add(24 * time.Hour)) // down for a day
+		if len(emitted) != 1 || emitted[0].Type != Hangup || emitted[0].Status != Unknown || emitted[0].Duration != tt.talked || !emitted[0].Recovered || !emitted[0].At.Equal(start.Add(tt.after)) {
+			t.Errorf("%d: emitted %+v", tt.status, emitted)
 		}
 		if changes := tracker.Changed(start.Add(24 * time.Hour)); len(changes) != 1 || changes[0].Record != nil {
 			t.Errorf("%d: %d changes, want that the call is gone", tt.status, len(changes))
 		}
 		for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
-			if said := tracker.Advance(next); len(said) > 0 {
-				t.Errorf("%d: said %+v", tt.status, said)
+			if emitted := tracker.Advance(next); len(emitted) > 0 {
+				t.Errorf("%d: emitted %+v", tt.status, emitted)
 			}
 		}
 		wantEmpty(t, tracker)
 	}
 }
 
-// TestChanged: a call is returned once for each time that it changes, not before
-// it is asked for, and not at all if it was over by then.
-func TestChanged(t *testing.T) {
+// TestChangedReturnsEachChangeOnce checks that a call is returned once after each change,
+// not before the first use of Changed, and not at all if it was over by then.
+func TestChangedReturnsEachChangeOnce(t *testing.T) {
 	tracker := New(testConfig())
 	brief, long := caller(), caller()
 	long.callID = "long@phone"
-	tracker.Observe(caller().later(-time.Second).invite()) // before anybody asked
+	tracker.Observe(caller().later(-time.Second).invite()) // before the first use of Changed
 	want := func(what string, until time.Time, changes ...string) {
 		t.Helper()
 		var got []string
@@ -344,7 +345,7 @@ func TestChanged(t *testing.T) {
 	brief.callID = "brief@phone"
 	tracker.Observe(brief.invite())
 	tracker.Observe(long.later(100 * time.Millisecond).invite())
-	if at, ok := tracker.Unkept(); !ok || !at.Equal(start) {
+	if at, ok := tracker.OldestChange(); !ok || !at.Equal(start) {
 		t.Errorf("the oldest change is of %v, want %v", at, start)
 	}
 	tracker.Observe(long.response(180))
@@ -357,7 +358,7 @@ func TestChanged(t *testing.T) {
 	tracker.Observe(long.later(5 * time.Second).bye(true))
 	tracker.Observe(long.bye(true))
 	want("it is over", start.Add(time.Minute), "gone")
-	if at, ok := tracker.Unkept(); ok {
+	if at, ok := tracker.OldestChange(); ok {
 		t.Errorf("there is a change of %v", at)
 	}
 	for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
@@ -367,9 +368,9 @@ func TestChanged(t *testing.T) {
 	wantEmpty(t, tracker)
 }
 
-// TestNodesTakeUpTheirOwn: of a log that nodes share, each goes on with what it
-// followed itself.
-func TestNodesTakeUpTheirOwn(t *testing.T) {
+// TestNodesRestoreTheirOwnCalls checks that each of several nodes that share a log restores
+// the calls that it followed itself.
+func TestNodesRestoreTheirOwnCalls(t *testing.T) {
 	tracker := New(testConfig())
 	if err := tracker.Restore("n1", nil, nil); err != nil {
 		t.Fatal(err)
@@ -381,14 +382,14 @@ func TestNodesTakeUpTheirOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := len(fresh.Calls()); got != want {
-			t.Errorf("%q takes up %d calls, want %d", node, got, want)
+			t.Errorf("%q restores %d calls, want %d", node, got, want)
 		}
 	}
 }
 
-// FuzzRestart restarts a tracker again and again, in a small world as that of
-// FuzzTracker. The bucket is behind, and the log takes an event once, as in life:
-// each dial in it has one hangup, and in the end nothing is kept.
+// FuzzRestart restarts a tracker again and again, with few different messages like
+// FuzzTracker. The bucket is older than the log, and the log stores an event once, as in
+// operation: each dial in it has one hangup, and no state is left in the end.
 func FuzzRestart(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 0, 10, 2, 0, 0, 0, 1, 10, 3, 0, 0, 0, 1, 11, 6, 0, 0, 0, 1, 12})
 	f.Add([]byte{1, 1, 0, 0, 0, 10, 1, 1, 1, 0, 0, 12, 3, 1, 1, 0, 1, 10, 5, 1, 0, 0, 0, 11, 4, 1, 0, 0, 1, 250})
@@ -399,11 +400,11 @@ func FuzzRestart(f *testing.F) {
 		tracker := New(c)
 		now, far := start, start.Add(1000*time.Hour)
 		var log []Event
-		said := map[string]bool{}
+		emitted := map[string]bool{}
 		hear := func(events []Event) {
 			for _, e := range events {
-				if !said[e.ID] {
-					said[e.ID] = true
+				if !emitted[e.ID] {
+					emitted[e.ID] = true
 					log = append(log, e)
 				}
 			}
@@ -432,7 +433,7 @@ func FuzzRestart(f *testing.F) {
 					t.Fatal(err)
 				}
 			}
-			hear(tracker.Observe(anything(now, data)))
+			hear(tracker.Observe(messageFromBytes(now, data)))
 		}
 		for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
 			hear(tracker.Advance(next))

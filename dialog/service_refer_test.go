@@ -10,20 +10,20 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestReferredToHosts has phones send each other to queues and menus and back, and
+// TestTransfersToQueuesAndIVRs has phones refer each other to queues and IVRs and back, and
 // leave others there in their place, while agents ring and answer. Messages are lost,
-// doubled and late, and the tracker is restarted in between. Whatever comes, a party
-// has one dial and one hangup, and nothing is kept.
-func TestReferredToHosts(t *testing.T) {
+// duplicated and late, and the tracker is restarted in between. In all cases a party has
+// one dial and one hangup, and no state is left.
+func TestTransfersToQueuesAndIVRs(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		c := testConfig()
 		c.Extensions = []Declared{{Number: "600", Kind: Queue}, {Number: "601", Kind: Queue}, {Number: "700", Kind: IVR}}
 		tracker := New(c)
-		w := witness{t: rt, parties: map[string]*turn{}, seq: map[string]int{}}
+		w := eventChecker{t: rt, parties: map[string]*checkedParty{}, seq: map[string]int{}}
 		records := map[string]Change{}
 		restartAt := rapid.IntRange(0, 60).Draw(rt, "restarted before")
-		for n, m := range disorder(rt, referrals(rt)) {
-			w.hear(tracker.Advance(m.At))
+		for n, m := range disorderMessages(rt, drawReferrals(rt)) {
+			w.checkEvents(tracker.Advance(m.At))
 			for _, change := range tracker.Changed(m.At) {
 				records[change.Call] = change
 				if change.Record == nil {
@@ -38,24 +38,25 @@ func TestReferredToHosts(t *testing.T) {
 				}
 				tracker = fresh
 			}
-			w.hear(tracker.Observe(m))
+			w.checkEvents(tracker.Observe(m))
 		}
 		for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
-			w.hear(tracker.Advance(next))
+			w.checkEvents(tracker.Advance(next))
 		}
 		for id, p := range w.parties {
 			if !p.over {
 				rt.Errorf("party %s had a dial and no hangup", id)
 			}
 		}
-		if n := len(tracker.byCallID) + len(tracker.keys) + len(tracker.byNumber) + len(tracker.byDialed) + len(tracker.refers) + len(tracker.due); n != 0 {
-			rt.Errorf("%d entries are kept", n)
+		if n := len(tracker.callByCallID) + len(tracker.keyHolders) + len(tracker.legsByNumber) + len(tracker.callersByDialed) + len(tracker.recentRefers) + len(tracker.deadlines); n != 0 {
+			rt.Errorf("%d entries are left", n)
 		}
 	})
 }
 
-// referrals are the messages of two calls whose phones refer each other to hosts.
-func referrals(rt *rapid.T) (all []Message) {
+// drawReferrals returns the messages of two calls whose phones refer each other to
+// services.
+func drawReferrals(rt *rapid.T) (all []Message) {
 	at := start
 	pause := func() time.Time {
 		at = at.Add(time.Duration(rapid.IntRange(1, 3000).Draw(rt, "pause")) * time.Millisecond)
@@ -74,21 +75,21 @@ func referrals(rt *rapid.T) (all []Message) {
 		show(l, func() Message { return l.response(200) })
 	}
 	dialed := []string{"600", "700", "102"}
-	a := from("101", rapid.SampledFrom(dialed).Draw(rt, "dialed"), "a/1")
+	a := legFromPhone("101", rapid.SampledFrom(dialed).Draw(rt, "dialed"), "a/1")
 	begin(a)
-	begin(to("101", "102", "b/1"))
-	begin(from("102", rapid.SampledFrom(dialed).Draw(rt, "asked"), "a/2"))
+	begin(legToPhone("101", "102", "b/1"))
+	begin(legFromPhone("102", rapid.SampledFrom(dialed).Draw(rt, "asked"), "a/2"))
 	for n := range rapid.IntRange(1, 8).Draw(rt, "steps") {
 		pause()
 		l := lines[rapid.IntRange(0, len(lines)-1).Draw(rt, "line")]
 		switch rapid.SampledFrom([]string{"refer", "replace", "agent", "bye"}).Draw(rt, "step") {
 		case "refer":
-			refers(rt, &all, l, at, "<sip:"+rapid.SampledFrom([]string{"600", "601", "700", "103"}).Draw(rt, "to")+"@pbx.example>", uint32(20+rapid.IntRange(0, n).Draw(rt, "cseq")))
+			drawRefer(rt, &all, l, at, "<sip:"+rapid.SampledFrom([]string{"600", "601", "700", "103"}).Draw(rt, "to")+"@pbx.example>", uint32(20+rapid.IntRange(0, n).Draw(rt, "cseq")))
 		case "replace":
 			o := lines[rapid.IntRange(0, len(lines)-1).Draw(rt, "replaced")]
-			refers(rt, &all, l, at, "<sip:x@pbx.example?Replaces="+o.callID+"%3Bto-tag%3D"+o.to+"%3Bfrom-tag%3D"+o.from+">", uint32(20+rapid.IntRange(0, n).Draw(rt, "cseq")))
+			drawRefer(rt, &all, l, at, "<sip:x@pbx.example?Replaces="+o.callID+"%3Bto-tag%3D"+o.to+"%3Bfrom-tag%3D"+o.from+">", uint32(20+rapid.IntRange(0, n).Draw(rt, "cseq")))
 		case "agent":
-			b := to(rapid.SampledFrom([]string{"101", "102"}).Draw(rt, "for"), "103", "b/agent"+string(rune('0'+n)))
+			b := legToPhone(rapid.SampledFrom([]string{"101", "102"}).Draw(rt, "for"), "103", "b/agent"+string(rune('0'+n)))
 			lines = append(lines, b)
 			show(b, func() Message { return b.invite() })
 			pause()
@@ -108,15 +109,15 @@ func referrals(rt *rapid.T) (all []Message) {
 	return all
 }
 
-// refers adds a REFER that the phone at line l sends, and what the PBX makes of it.
-func refers(rt *rapid.T, all *[]Message, l *line, at time.Time, to string, cseq uint32) {
+// drawRefer adds a REFER of the phone at line l, and the PBX's messages because of it.
+func drawRefer(rt *rapid.T, all *[]Message, l *line, at time.Time, to string, cseq uint32) {
 	l.at = at
-	m := during(l, "REFER", l.origin == Edge, peerOf(l.callID), cseq, "z9hG4bK-refer")
+	m := requestInDialog(l, "REFER", l.origin == Edge, peerOf(l.callID), cseq, "z9hG4bK-refer")
 	m.Head = "REFER sip:x SIP/2.0\r\nRefer-To: " + to + "\r\n"
 	*all = append(*all, m)
-	*all = append(*all, answer(m, rapid.SampledFrom([]int{202, 202, 202, 403}).Draw(rt, "accepted"), time.Millisecond))
+	*all = append(*all, responseTo(m, rapid.SampledFrom([]int{202, 202, 202, 403}).Draw(rt, "accepted"), time.Millisecond))
 	if line := rapid.SampledFrom([]string{"", "SIP/2.0 200 OK", "SIP/2.0 404 Not Found"}).Draw(rt, "report"); line != "" {
-		n := during(l, "NOTIFY", l.origin != Edge, peerOf(l.callID), cseq, "z9hG4bK-notify")
+		n := requestInDialog(l, "NOTIFY", l.origin != Edge, peerOf(l.callID), cseq, "z9hG4bK-notify")
 		n.At, n.Src, n.Dst = at.Add(2*time.Millisecond), PBX, Edge
 		n.Head, n.Body = "NOTIFY sip:x SIP/2.0\r\nEvent: refer\r\n", line
 		*all = append(*all, n)

@@ -1,0 +1,351 @@
+package dialog
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// sentByPhone reports whether the phone, or the carrier, at the edge end of the leg began
+// m's transaction.
+func (l *leg) sentByPhone(m *Message) bool {
+	tag := l.fromTag
+	if l.origin == PBX {
+		tag = l.toTag
+	}
+	return m.Origin() == Edge && m.FromTag == tag
+}
+
+// observeReinvite applies a re-INVITE or UPDATE, or its response, to a leg.
+func (t *Tracker) observeReinvite(l *leg, m *Message) {
+	if m.Src == PBX && (m.Request() || m.Status/100 == 2) {
+		t.noteConnected(l, m)
+	}
+	switch {
+	case l.state != talking && (l.state != ringing || m.Method != "UPDATE"):
+	case m.Request():
+		l.noteOffer(m)
+	case m.Status < 300:
+		if m.Status >= 200 && l.state == talking {
+			l.refreshSession(m)
+		}
+		t.observeOfferResponse(l, m)
+	}
+}
+
+// emitHold emits that the extension at a leg's phone put the other end on hold, or resumed.
+// Before the answer, and while the PBX calls the extension back, it only keeps the
+// direction, which then counts at the answer.
+func (t *Tracker) emitHold(l *leg, to mediaDirection, at time.Time) {
+	p := l.party
+	if to == directionUnknown {
+		return
+	}
+	if l.state == ringing || p != nil && p.answered.IsZero() {
+		l.earlyDirection = to
+		return
+	}
+	if p == nil || p.over || l.trunk || p.holding == (to == directionHeld) {
+		return
+	}
+	p.holding = to == directionHeld
+	typ := Resume
+	if p.holding {
+		typ = Hold
+	}
+	t.emitEvent(p, typ, at).Status = Answered
+}
+
+// noteConnected notes the number that the PBX now connects a called extension with (RFC
+// 3325, RFC 5876).
+func (t *Tracker) noteConnected(l *leg, m *Message) {
+	p := l.party
+	if p == nil || p.over || p.flow != In || !t.config.IgnorePrivacy && asksPrivacy(headerValue(m.Head, "Privacy")) {
+		return
+	}
+	_, u := assertedIdentity(m.Head)
+	party := firstOf(headerValue(m.Head, "Remote-Party-ID"))
+	if !t.config.IgnorePrivacy && partyAsksPrivacy(party) {
+		return
+	}
+	if u == "" {
+		_, u, _ = parseNameAddr(party)
+	}
+	switch remote := parseURI(u); {
+	case remote.user == p.remoteNumber || remote.user == "" || isAnonymous(remote):
+	case remote.user == p.firstLeg.callerNum:
+		p.remoteNumber = ""
+	default:
+		p.remoteNumber = cloneString(remote.user)
+	}
+}
+
+// minSession is the shortest session interval (RFC 4028 §4).
+const minSession = 90 * time.Second
+
+// refreshSession sets when a session expires, from the 2xx to an INVITE or UPDATE: never
+// without Session-Expires (RFC 4028 §7.2).
+func (l *leg) refreshSession(m *Message) {
+	l.expires = time.Time{}
+	value, _, _ := strings.Cut(headerValue(m.Head, "Session-Expires"), ";")
+	if n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31); err == nil {
+		l.expires = m.At.Add(max(minSession, time.Duration(n)*time.Second) + lingerTime)
+	}
+}
+
+// A refer is a REFER that an extension's phone has sent within its call to transfer the
+// other end to somebody else (RFC 3515).
+type refer struct {
+	leg        *leg
+	sentAt     time.Time
+	cseq       uint32
+	referredBy string // user of Referred-By; without that, the extension
+	target     string // user of Refer-To; if that is a phone's contact, the extension of the phone
+	contact    string // user of Refer-To, if that is a phone's contact
+	targetExt  Extension
+	replaces   string // Call-ID of the dialog that the new call is to replace; "": none
+	otherCall  string // id of that dialog's call
+	accepted   bool
+	emitted    bool // its transfer event was emitted
+
+	// progressed reports a NOTIFY of 1xx, or that the PBX has called somebody. FreeSWITCH
+	// sends 200 in its first NOTIFY, before it calls anybody, so that a later message shows
+	// the outcome.
+	progressed  bool // a NOTIFY of 1xx came, or the PBX called somebody
+	earlyStatus int  // status in that first NOTIFY; 0: there was none
+	earlyPhrase string
+}
+
+// followGap is the time that a PBX takes, after the leg of a transferring phone has ended,
+// to call the REFER's target, or to hang up on the party that was to be connected.
+// FreeSWITCH 1.11 took 27 to 49 ms from the REFER (December 2026).
+const followGap = 200 * time.Millisecond
+
+// maxRefers is the number of REFERs that may be waiting for the calls they cause.
+const maxRefers = 1 << 10
+
+// observeRefer applies a REFER or its response to a leg.
+func (t *Tracker) observeRefer(l *leg, m *Message) {
+	p := l.party
+	if p == nil || p.over || l.state != talking || !l.sentByPhone(m) {
+		return
+	}
+	if !m.Request() {
+		if r := l.referOf(m.CSeq); r != nil && !r.emitted {
+			if m.Status/100 == 2 && !r.accepted {
+				r.accepted = true
+				t.referToService(r, m.At)
+			}
+			if m.Status >= 300 {
+				l.dropRefer(r)
+				t.removeRecentRefer(r)
+			}
+		}
+		return
+	}
+	if r := t.readRefer(l, m); r != nil {
+		t.addRefer(l, r)
+	}
+}
+
+// readRefer parses a REFER; nil: it has no target, asks for another request than an INVITE
+// (RFC 3515 §2.1), or its sender is no extension.
+func (t *Tracker) readRefer(l *leg, m *Message) *refer {
+	p := l.party
+	_, to, _ := parseNameAddr(headerValue(m.Head, "Refer-To"))
+	target := parseURI(to)
+	if target.user == "" || p == nil || !l.sentByPhone(m) {
+		return nil
+	}
+	if method, ok := paramValue(splitURI(to).params, "method"); ok && !strings.EqualFold(method, "INVITE") {
+		return nil
+	}
+	r := &refer{leg: l, sentAt: m.At, cseq: m.CSeq, target: cloneString(target.user), referredBy: p.ext.User}
+	if ext, ok := t.directory.boundExtension(to, m.At); ok && ext.User != target.user {
+		r.targetExt, r.target, r.contact = ext, ext.User, r.target
+	} else {
+		r.targetExt = t.directory.dialedExtension(r.target, cloneString(target.host), m.At)
+	}
+	if _, by, _ := parseNameAddr(headerValue(m.Head, "Referred-By")); by != "" {
+		r.referredBy = cloneString(parseURI(by).user)
+	}
+	if _, headers, ok := strings.Cut(to, "?"); ok {
+		var tag, other string
+		r.replaces, tag, other = replacesOfURI(headers)
+		r.replaces = cloneString(r.replaces)
+		if o := t.findDialog(r.replaces, tag, other); o != nil && o.call != l.call {
+			r.otherCall = o.call.id
+		}
+	}
+	return r
+}
+
+// addRefer adds a REFER to its leg, where its outcome is not known yet, and to those that a
+// new leg may follow.
+func (t *Tracker) addRefer(l *leg, r *refer) {
+	if l.lastRefer != nil {
+		l.earlierRefers = append(l.earlierRefers, l.lastRefer)
+	}
+	if len(l.earlierRefers) > maxOpenRefers {
+		t.removeRecentRefer(l.earlierRefers[0])
+		l.earlierRefers = l.earlierRefers[1:]
+	}
+	l.lastRefer = r
+	l.refersSent++
+	for len(t.recentRefers) > 0 && (len(t.recentRefers) >= maxRefers || r.sentAt.Sub(t.recentRefers[0].sentAt) > progressWindow) {
+		t.recentRefers = t.recentRefers[1:]
+	}
+	t.recentRefers = append(t.recentRefers, r)
+}
+
+// replacesOfURI returns the dialog in the Replaces header of a URI (RFC 3891 §3).
+func replacesOfURI(headers string) (callID, toTag, fromTag string) {
+	for h := range strings.SplitSeq(headers, "&") {
+		if name, value, _ := strings.Cut(h, "="); sameHeader(name, "Replaces") {
+			return readReplaces(unescapeURI(value))
+		}
+	}
+	return "", "", ""
+}
+
+// readReplaces parses a Replaces header field (RFC 3891 §6.1).
+func readReplaces(value string) (callID, toTag, fromTag string) {
+	callID, params, _ := strings.Cut(value, ";")
+	params = ";" + params
+	toTag, _ = paramValue(params, "to-tag")
+	fromTag, _ = paramValue(params, "from-tag")
+	return strings.TrimSpace(callID), toTag, fromTag
+}
+
+// removeRecentRefer removes a REFER from those that a new leg may follow.
+func (t *Tracker) removeRecentRefer(r *refer) {
+	for i, o := range t.recentRefers {
+		if o == r {
+			t.recentRefers = append(t.recentRefers[:i:i], t.recentRefers[i+1:]...)
+			return
+		}
+	}
+}
+
+// observeReferNotify applies a NOTIFY to a leg. It may report the outcome of a REFER: the
+// status line of the new call's response (RFC 3515 §2.4.5).
+func (t *Tracker) observeReferNotify(l *leg, m *Message) {
+	r := l.referOfEvent(headerValue(m.Head, "Event"))
+	if r == nil || m.Src != PBX {
+		return
+	}
+	n, phrase := readStatusLine(m.Body)
+	switch {
+	case n == 0:
+	case n < 200:
+		r.progressed = true
+	case n < 300 && !r.progressed && r.replaces == "" && isFreeSWITCH(m) && t.directory.isPhone(r.targetExt): // only for a phone: a REFER to another target causes no INVITE
+		r.earlyStatus, r.earlyPhrase = n, cloneString(phrase)
+	default:
+		t.settleRefer(r, m.At, n, cloneString(phrase))
+	}
+}
+
+// readStatusLine parses the status line at the start of a message/sipfrag. The version is
+// compared without case (RFC 3261 §7.1), and extra spaces are allowed. The code is 0 if
+// there is no status line.
+func readStatusLine(sipfrag string) (code int, phrase string) {
+	line, _, _ := strings.Cut(strings.TrimLeft(sipfrag, " \t\r\n"), "\n")
+	version, rest, _ := strings.Cut(strings.TrimRight(line, " \t\r"), " ")
+	if !strings.EqualFold(version, "SIP/2.0") {
+		return 0, ""
+	}
+	text, phrase, _ := strings.Cut(strings.TrimLeft(rest, " "), " ")
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 100 || n > 699 {
+		return 0, ""
+	}
+	return n, strings.TrimLeft(phrase, " ")
+}
+
+// isFreeSWITCH reports whether a message comes from a FreeSWITCH, by its User-Agent or by
+// the user of its Contact, which no setting changes.
+func isFreeSWITCH(m *Message) bool {
+	_, contact, _ := parseNameAddr(headerValue(m.Head, "Contact"))
+	return strings.HasPrefix(headerValue(m.Head, "User-Agent"), "FreeSWITCH") || parseURI(contact).user == "mod_sofia"
+}
+
+// awaitedByParty reports whether the party that sent the REFER stays open for its outcome.
+func (r *refer) awaitedByParty() bool { return r.leg.party != nil && r.leg.party.takenRefer == r }
+
+// noteReferFollowed notes that the PBX calls somebody because of a REFER.
+func (t *Tracker) noteReferFollowed(r *refer, at time.Time) {
+	r.progressed = true
+	if r.earlyStatus != 0 && !r.emitted {
+		t.emitTransfer(r, at, r.earlyStatus, r.earlyPhrase, "")
+	}
+}
+
+// failEarlyRefers emits the failure of REFERs on other legs, when the PBX hangs up on leg l
+// with the BYE m: if it had reported a REFER as successful and called nobody since, the
+// transfer has failed.
+func (t *Tracker) failEarlyRefers(l *leg, m *Message) {
+	for _, o := range l.call.legs {
+		if o == l || o.party == nil || o.party == l.party {
+			continue
+		}
+		open := o.openRefers()
+		if len(open) == 0 && o.party.takenRefer != nil {
+			open = []*refer{o.party.takenRefer}
+		}
+		for _, r := range open {
+			if r.earlyStatus == 0 || r.emitted {
+				continue
+			}
+			s := readReason(m.Head).status()
+			if s == "" {
+				s = ChanUnavail
+			}
+			t.emitTransfer(r, m.At, 0, "", s)
+		}
+	}
+}
+
+// emitTransfer emits the outcome of a REFER, once. If the code is 0 the response is not
+// known, and status is used. If the party of its sender stayed open for the outcome,
+// emitTransfer ends it.
+func (t *Tracker) emitTransfer(r *refer, at time.Time, code int, phrase string, status Status) {
+	l := r.leg
+	p := l.party
+	l.dropRefer(r)
+	if p.takenRefer == r {
+		p.takenRefer = nil
+		if l.call.leavingParty == p {
+			l.call.leavingParty = nil
+			at = p.leftAt
+			defer t.endParty(p)
+		}
+	}
+	if p.over {
+		return
+	}
+	r.emitted, l.hasReferred = true, true
+	switch {
+	case code/100 == 2:
+		t.leaveService(r)
+		t.noteHandedOn(r)
+	case code != 0:
+		defer t.endReferredService(r, at, code, phrase)
+	}
+	e := t.emitEvent(p, Transfer, at)
+	e.CallerExtension = &p.ext // extension that transfers; the target follows
+	e.CalledNumber, e.CalledE164 = r.target, t.toE164(r.target, at)
+	e.CalledExtension, e.OtherCall = nil, r.otherCall
+	if r.targetExt.User != "" {
+		e.CalledExtension = &r.targetExt
+	}
+	e.SipCode, e.SipReason = code, phrase
+	switch {
+	case code/100 == 2:
+		e.Status = Answered
+	case code != 0:
+		e.Status = statusForCode(code, true)
+	default:
+		e.Status = status
+	}
+}

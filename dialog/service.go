@@ -1,0 +1,178 @@
+package dialog
+
+import (
+	"slices"
+	"time"
+)
+
+// Three kinds of parties are not a person at the leg's own phone:
+//
+//   - A service is a queue, an IVR or a conference. It is called, but has no phone: its
+//     party is on the caller's leg, beside the caller's own party, and lasts as long.
+//   - An extension whose calls are forwarded to a trunk has an outgoing party on the leg
+//     from the PBX to the trunk.
+//   - An extension that the PBX calls back, showing the extension's own number, is not
+//     a called party: it is the caller of the number that the PBX calls next.
+
+// addService adds the party of the queue, IVR or conference that the caller on a leg
+// dialed, if it dialed one.
+func (t *Tracker) addService(l *leg) {
+	if kind := t.directory.declared[l.calledExt.User]; kind.isService() {
+		l.service = l.newParty(l.calledExt, In)
+		l.service.kind = kind
+	}
+}
+
+// forwardingExtension returns the extension that sends a call on to a trunk: the one that
+// diverts it (RFC 5806, RFC 7044), or has referred it (RFC 3515, RFC 3892).
+func (t *Tracker) forwardingExtension(c *call, i *inviteMatch, f *inviteFacts, r *refer) (ext Extension, ok bool) {
+	if i.Src != PBX || i.Trunk == "" {
+		return ext, false
+	}
+	for _, user := range []string{f.diversion, i.links.referredBy} {
+		if ext := t.directory.dialedExtension(user, "", i.At); ext.User != "" {
+			return t.directory.withHomeDomain(Extension{User: cloneString(ext.User)}, uri{}), true
+		}
+	}
+	if l, _ := t.findRedirect(c, i.target, i.At); l != nil && l.party != nil {
+		return l.party.ext, true // its phone has named the target that the PBX now calls
+	}
+	if r != nil && r.leg.party != nil {
+		return r.leg.party.ext, true
+	}
+	return ext, false
+}
+
+// addCallback gives the leg on which the PBX calls an extension back, showing the
+// extension's own number, an outgoing party. Its dial-out follows once the called number is
+// known.
+func (t *Tracker) addCallback(l *leg, ext Extension) {
+	l.party = l.newParty(ext, Out)
+	l.call.callback = l.party
+}
+
+// dialCallback emits the dial-out of an extension that the PBX has called back, when the
+// PBX calls the wanted number on leg l: ext, or a number outside. The Request-URI of an
+// extension's leg is its phone's contact, which is no number.
+func (t *Tracker) dialCallback(l *leg, ext Extension) {
+	p := l.call.callback
+	if p == nil || p.dialed || p.over || p.firstLeg == l {
+		return
+	}
+	up := l.call.callbackLeg()
+	if up == nil {
+		return
+	}
+	p.firstLeg = up // of several phones, the one that answered
+	p.dialedNumber, p.dialedE164 = l.calledUser, l.calledE164
+	if ext.User != "" {
+		p.dialedNumber, p.dialedE164 = ext.User, ""
+	}
+	t.emitDial(p, DialOut, l.began)
+}
+
+// isCallbackLeg reports whether the PBX calls an extension back on leg l.
+func (c *call) isCallbackLeg(l *leg) bool { return c.callback != nil && l.party == c.callback }
+
+// findDistributor returns the queue or IVR on whose behalf the PBX has called a party; nil:
+// none.
+func (p *party) findDistributor() *Extension {
+	if p.flow != In || p.kind != "" || !p.firstLeg.call.serviceCalls(p.firstLeg) {
+		return nil
+	}
+	for _, host := range slices.Backward(p.firstLeg.call.parties) {
+		if (host.kind == Queue || host.kind == IVR) && !host.over {
+			return &host.ext
+		}
+	}
+	return nil
+}
+
+// startBridge notes that the callee of leg l talks with the caller, unless l was not called
+// by the caller's queue or IVR.
+func (c *call) startBridge(l *leg, at time.Time) {
+	if l.notAgent = l.notAgent || !c.serviceCalls(l); l.notAgent {
+		return
+	}
+	c.pickedUp = false
+	if c.bridgedSince.IsZero() {
+		c.bridgedSince = at
+	}
+}
+
+// bridgeElsewhere notes that the callee's leg l was canceled because another phone
+// answered. If no other leg of the call was answered while l rang, the caller talks from
+// then on with a phone whose leg is in another call.
+func (c *call) bridgeElsewhere(l *leg) {
+	answered := func(o *leg) bool {
+		return o != l && o.origin == PBX && (o.state == talking || !o.answered.Before(l.began))
+	}
+	if !l.canceled || slices.ContainsFunc(c.legs, answered) {
+		return
+	}
+	c.startBridge(l, l.canceledAt)
+	c.pickedUp = !l.notAgent
+}
+
+// leavePickup notes that the phone which had picked up the call c has transferred it by the
+// REFER r: it talks with the caller only until that was sent.
+func (t *Tracker) leavePickup(c *call, r *refer) {
+	if c.pickedUp {
+		c.pickedUp = false
+		c.stopBridge(r.sentAt)
+	}
+}
+
+// stopBridge notes that a callee has left; with the last one the talk ends.
+func (c *call) stopBridge(at time.Time) {
+	agent := func(l *leg) bool { return l.origin == PBX && l.state == talking && !l.notAgent }
+	if !c.bridgedSince.IsZero() && !c.pickedUp && !slices.ContainsFunc(c.legs, agent) {
+		c.bridgedFor += max(0, at.Sub(c.bridgedSince))
+		c.bridgedSince, c.wasBridged = time.Time{}, true
+	}
+}
+
+// endService ends the party of a queue, IVR or conference with the caller's leg, which had
+// the outcome o.
+func (t *Tracker) endService(p *party, at time.Time, o outcome) {
+	c := p.firstLeg.call
+	bridged := c.wasBridged || !c.bridgedSince.IsZero()
+	p.over = true
+	if p.kind == Queue {
+		switch {
+		case bridged:
+			o.status = Answered
+		case o.status == Answered && o.by == ByCaller:
+			o.status = Canceled
+		case o.status == Answered:
+			o.status, o.by = NoAnswer, BySystem
+		}
+	}
+	p.outcome = o
+	if !p.dialed {
+		return
+	}
+	e := t.emitHangup(p, at)
+	*e.Missed = o.status != Answered && o.status != Forwarded
+	if p.kind == Conference {
+		return
+	}
+	e.Bridged, e.BridgedFor = &bridged, c.bridgedFor
+	if !c.bridgedSince.IsZero() {
+		e.BridgedFor += at.Sub(c.bridgedSince)
+	}
+}
+
+// carries reports whether p is the leg's party or its service.
+func (l *leg) carries(p *party) bool { return l.party == p || l.service == p }
+
+// serviceOnOtherLeg reports whether a leg other than l that is not over carries l's
+// service.
+func (c *call) serviceOnOtherLeg(l *leg) bool {
+	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.state != over && o.service == l.service })
+}
+
+// partyOnOtherLeg reports whether a leg other than l carries a party.
+func (c *call) partyOnOtherLeg(l *leg, p *party) bool {
+	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.carries(p) })
+}
