@@ -119,10 +119,10 @@ func readSubscriptions(file, text string) ([]wanted, error) {
 		sub.Validate() // which makes it as it is stored
 		sub.TLSCert = cert
 		if sub.OldSecret != "" {
-			r.problem(path+".old_secret", "cannot be set over the API, where a new secret is a rotation: leave it out")
+			r.problem(path+".old_secret", "cannot be set over the API: leave it out; a new secret is a rotation")
 		}
 		if ids[i] != "" && slices.Contains(ids[:i], ids[i]) {
-			r.problem(path+".id", "is that of another [[subscription]] above")
+			r.problem(path+".id", "is used by another [[subscription]] above")
 		}
 		at := r.where.key(path)
 		all[i] = wanted{id: ids[i], sub: sub, place: problem{File: file, Line: at.line, Column: at.column}}
@@ -150,7 +150,7 @@ func (r *reader) takeIDs(doc map[string]any) []string {
 	for i, t := range tables {
 		var ok bool
 		if ids[i], ok = t["id"].(string); t["id"] != nil && (!ok || ids[i] == "") {
-			r.problem(index("subscription", i)+".id", "want the id of a subscription: leave it out for a new one")
+			r.problem(index("subscription", i)+".id", "must be the id of a subscription: leave it out to create one")
 		}
 		delete(t, "id")
 	}
@@ -229,19 +229,28 @@ func (s *step) line(out screen) string {
 		text += "  " + out.paint(dim, "("+strings.Join(s.Fields, ", ")+")")
 	}
 	if s.Secret != "" {
-		text += "\n        its secret, shown this once: " + s.Secret
+		text += "\n        secret (shown once): " + s.Secret
 	}
 	return text
 }
 
-// counted says what was done, or would be.
+// counted summarizes the steps in a line, like "1 changed, 9 unchanged".
 func counted(counts map[string]int, dry bool) string {
-	if counts["create"]+counts["change"]+counts["remove"] == 0 {
-		return fmt.Sprintf("nothing to change: %d as they should be", counts["leave"])
+	var parts []string
+	for _, p := range []struct{ action, done, planned string }{
+		{"create", "created", "to create"}, {"change", "changed", "to change"}, {"remove", "removed", "to remove"}, {"leave", "unchanged", "unchanged"},
+	} {
+		words := p.done
+		if dry {
+			words = p.planned
+		}
+		if n := counts[p.action]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, words))
+		}
 	}
-	text := fmt.Sprintf("%d created, %d changed, %d left, %d removed", counts["create"], counts["change"], counts["leave"], counts["remove"])
+	text := cmp.Or(strings.Join(parts, ", "), "nothing to apply")
 	if dry {
-		return "would be: " + text + "; nothing is done"
+		return "dry run: " + text
 	}
 	return text
 }
@@ -270,7 +279,7 @@ func (r *remote) take(ctx context.Context, s *step) error {
 // plan says what is to be done, given what there is, in the order of the file.
 func (a *applying) plan(had []notify.Subscription) ([]step, error) {
 	if a.prune && len(a.wanted) == 0 {
-		return nil, errors.New("the file has no [[subscription]], and --prune would remove all there are: if that is meant, use bellhop subscriptions remove")
+		return nil, errors.New("the file has no [[subscription]]: --prune would remove every subscription: to do that, use bellhop subscriptions remove")
 	}
 	pairs, wrong := a.match(had)
 	var steps []step
@@ -288,7 +297,7 @@ func (a *applying) plan(had []notify.Subscription) ([]step, error) {
 		kept[old.ID] = true
 		s := a.change(w, *old)
 		if old.Declared != "" && s.Action != "leave" {
-			w.place.Text = fmt.Sprintf("the server's config declares the subscription of %s to %s (%s), and alone can change it", whose(*old), old.URL, old.Declared)
+			w.place.Text = fmt.Sprintf("the subscription of %s to %s is declared in the server's config (%s): change it there", whose(*old), old.URL, old.Declared)
 			wrong = append(wrong, w.place)
 		}
 		steps = append(steps, s)
@@ -321,7 +330,7 @@ func (a *applying) match(had []notify.Subscription) (pairs []*notify.Subscriptio
 		}
 		at := slices.Index(known, w.id)
 		if at < 0 {
-			w.place.Text = fmt.Sprintf("no subscription has the id %q: ", w.id) + cmp.Or(suggested(nearest(w.id, known)), "without the id line it is created")
+			w.place.Text = fmt.Sprintf("no subscription has the id %q: ", w.id) + cmp.Or(suggested(nearest(w.id, known)), "remove the id line to create it")
 			wrong = append(wrong, w.place)
 			continue
 		}
@@ -345,7 +354,7 @@ func (a *applying) match(had []notify.Subscription) (pairs []*notify.Subscriptio
 			case len(found) == 1 || types && len(found) > 1:
 				pairs[i], taken[found[0].ID] = found[0], true
 			case len(found) > 1:
-				w.place.Text = fmt.Sprintf("%d subscriptions of %s go to %s, and which one is meant cannot be said: give its id", len(found), whose(w.sub), w.sub.URL)
+				w.place.Text = fmt.Sprintf("%d subscriptions of %s go to %s: add the id of the one you mean", len(found), whose(w.sub), w.sub.URL)
 				wrong = append(wrong, w.place)
 			}
 		}
@@ -390,11 +399,11 @@ func (w *wanted) lacks(old *notify.Subscription) string {
 			_, has = old.Headers[name]
 		}
 		if w.sub.Headers[name] == "" && !has {
-			return fmt.Sprintf("the header %s is empty: export does not know its value, and there is none to keep", name)
+			return fmt.Sprintf("header %s has no value, and none is stored: set one", name)
 		}
 	}
 	if old == nil && w.sub.TLSCert != "" && w.sub.TLSKey == "" {
-		return "tls_key is missing: export does not know it, and there is none to keep"
+		return "tls_key is missing, and none is stored: set it"
 	}
 	return ""
 }

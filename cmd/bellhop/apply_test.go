@@ -90,7 +90,7 @@ func TestApplyPlan(t *testing.T) {
 		{
 			name: "the config declares it otherwise", file: usual + "note = \"x\"\n",
 			had:   []notify.Subscription{there("a", func(s *notify.Subscription) { s.Declared = "[[subscription]] 1" })},
-			wrong: "f.toml:1:1: the server's config declares the subscription of 101 to https://crm.example/a ([[subscription]] 1), and alone can change it",
+			wrong: "f.toml:1:1: the subscription of 101 to https://crm.example/a is declared in the server's config ([[subscription]] 1): change it there",
 		},
 		{
 			name: "no such id, but one like it", file: strings.Replace(usual, "]]\n", "]]\nid = \"abcdef\"\n", 1),
@@ -99,7 +99,7 @@ func TestApplyPlan(t *testing.T) {
 		},
 		{
 			name: "an id twice", file: strings.Repeat(strings.Replace(usual, "]]\n", "]]\nid = \"abcdef\"\n", 1), 2),
-			wrong: "f.toml:7:6: subscription.id: is that of another [[subscription]] above",
+			wrong: "f.toml:7:6: subscription.id: is used by another [[subscription]] above",
 		},
 		{
 			name: "a note as it is stored", file: usual + "note = \" a\\tnote\"\n",
@@ -113,12 +113,12 @@ func TestApplyPlan(t *testing.T) {
 		},
 		{
 			name: "a new one with a certificate alone", file: usual + "tls_cert = \"pem\"\n",
-			wrong: "f.toml:1:1: tls_key is missing: export does not know it, and there is none to keep",
+			wrong: "f.toml:1:1: tls_key is missing, and none is stored: set it",
 		},
 		{
 			name: "a header more, without its value", file: usual + "headers = {x-a = \"\", X-B = \"\"}\n",
 			had:   []notify.Subscription{there("a", func(s *notify.Subscription) { s.Headers = map[string]string{"X-A": ""} })},
-			wrong: "f.toml:1:1: the header X-B is empty: export does not know its value, and there is none to keep",
+			wrong: "f.toml:1:1: header X-B has no value, and none is stored: set one",
 		},
 		{
 			name: "on a line", file: `subscription = [{id = "b", extension = "101", types = ["hangup"], url = "https://crm.example/a"}]`,
@@ -127,14 +127,14 @@ func TestApplyPlan(t *testing.T) {
 		},
 		{
 			name: "tables and none", file: `subscription = [{id = "b", extension = "101", types = ["hangup"], url = "https://crm.example/a"}, 1]`,
-			wrong: "f.toml:1:99: subscription: want a table, not a number: write [subscription[1]] on a line of its own\n" +
+			wrong: "f.toml:1:99: subscription: must be a table, not a number: use [subscription[1]] on its own line\n" +
 				"f.toml:1:99: subscription.extension: is missing: name an extension, or give extension_regex\n" +
 				"f.toml:1:99: subscription.types: is empty: name at least one event type\n" +
 				"f.toml:1:99: subscription.url: is missing",
 		},
 		{
 			name: "no table", file: "subscription = 1\n",
-			wrong: "f.toml:1:16: subscription: want an array of tables, not a number: write [[subscription]]",
+			wrong: "f.toml:1:16: subscription: must be an array of tables, not a number: use [[subscription]]",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

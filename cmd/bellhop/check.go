@@ -44,9 +44,9 @@ func check(ctx context.Context, path string, asJSON bool, stdout io.Writer) erro
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%s is good: %s\n", path, c.meaning())
+	fmt.Fprintf(stdout, "%s is valid: %s\n", path, c.meaning())
 	for _, f := range found {
-		_, err = fmt.Fprintf(stdout, "bellhop runs, but is degraded: %s\n", printable(f))
+		_, err = fmt.Fprintf(stdout, "bellhop is running, but degraded: %s\n", printable(f))
 	}
 	return err
 }
@@ -80,11 +80,11 @@ func (c *config) meaning() string {
 	if c.Admin.TLSCert != "" {
 		scheme = "https"
 	}
-	store := "the store in " + c.Store.Dir
+	store := "the store is in " + c.Store.Dir
 	if len(c.Store.NATS) > 0 {
-		store = "the store at " + list(c.Store.NATS)
+		store = "the store is at " + list(c.Store.NATS)
 	}
-	return fmt.Sprintf("phones reach the PBX %s through %s; the admin API is at %s://%v, %s",
+	return fmt.Sprintf("phones reach the PBX %s through %s; the admin API is at %s://%v; %s",
 		list(c.SIP.PBX), list(c.SIP.Listen), scheme, c.Admin.Listen, store)
 }
 

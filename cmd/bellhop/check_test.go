@@ -34,7 +34,7 @@ func write(t *testing.T, text string) (path string) {
 func TestCheckGood(t *testing.T) {
 	path := write(t, "[sip]\nlisten = [\"udp://127.0.0.1:5060\", \"tcp://127.0.0.1:5060\"]\npbx = [\"udp://127.0.0.2:5060\"]\n")
 	stdout, stderr := cli(t, 0, "check", "--config", path)
-	want := path + " is good: phones reach the PBX udp://127.0.0.2:5060 through udp://127.0.0.1:5060, tcp://127.0.0.1:5060; the admin API is at http://127.0.0.1:8080, the store in data\n"
+	want := path + " is valid: phones reach the PBX udp://127.0.0.2:5060 through udp://127.0.0.1:5060, tcp://127.0.0.1:5060; the admin API is at http://127.0.0.1:8080; the store is in data\n"
 	if stdout != want || stderr != "" {
 		t.Errorf("got %q and %q, want %q", stdout, stderr, want)
 	}
@@ -55,9 +55,9 @@ func TestCheckDegraded(t *testing.T) {
 	path := write(t, "admin.listen = \""+strings.TrimPrefix(running.URL, "http://")+"\"\n")
 	stdout, stderr := cli(t, 0, "check", "--config", path)
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
-	if len(lines) != 3 || !strings.HasPrefix(lines[0], path+" is good: ") || stderr != "" ||
-		!strings.HasPrefix(lines[1], "bellhop runs, but is degraded: PBX udp://192.0.2.2:5060 ignores Path") || strings.Contains(lines[1], "\x1b") ||
-		lines[2] != "bellhop runs, but is degraded: store damaged" {
+	if len(lines) != 3 || !strings.HasPrefix(lines[0], path+" is valid: ") || stderr != "" ||
+		!strings.HasPrefix(lines[1], "bellhop is running, but degraded: PBX udp://192.0.2.2:5060 ignores Path") || strings.Contains(lines[1], "\x1b") ||
+		lines[2] != "bellhop is running, but degraded: store damaged" {
 		t.Errorf("got %q and %q", stdout, stderr)
 	}
 	stdout, _ = cli(t, 0, "check", "--config", path, "--json")
@@ -105,7 +105,7 @@ func TestNoConfig(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, command := range []string{"check", "serve"} {
 		stdout, stderr := cli(t, 1, command)
-		if !strings.HasPrefix(stderr, "bellhop: there is no config.toml: ") || !strings.Contains(stderr, "--config") || strings.Count(stderr, "\n") != 1 || stdout != "" {
+		if !strings.HasPrefix(stderr, "bellhop: config file config.toml does not exist: ") || !strings.Contains(stderr, "--config") || strings.Count(stderr, "\n") != 1 || stdout != "" {
 			t.Errorf("%s without a config says %q and %q", command, stdout, stderr)
 		}
 	}

@@ -139,7 +139,7 @@ func defaults() config {
 func load(path string) (config, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return config{}, fmt.Errorf("there is no %s: start from the config.toml that comes with bellhop (an empty file is valid: every key has a default), or name yours with --config FILE", path)
+		return config{}, fmt.Errorf("config file %s does not exist: start from the config.toml that comes with bellhop (an empty file is valid: every key has a default), or set --config FILE", path)
 	}
 	if err != nil {
 		return config{}, err
@@ -205,13 +205,13 @@ func (c *cidr) UnmarshalText(b []byte) error {
 		p, err = netip.PrefixFrom(ip, ip.BitLen()), nil
 	}
 	if err != nil {
-		return fmt.Errorf("%q is not a range of addresses: write it like 192.0.2.0/24 or 2001:db8::/32", s)
+		return fmt.Errorf("%q is not a range of addresses: use a form like 192.0.2.0/24 or 2001:db8::/32", s)
 	}
 	if p.Addr().Is4In6() {
-		return fmt.Errorf("%q is IPv4 written as IPv6, and would never fit: write it like 192.0.2.0/24", s)
+		return fmt.Errorf("%q is IPv4 written as IPv6 and never matches: use a form like 192.0.2.0/24", s)
 	}
 	if p != p.Masked() {
-		return fmt.Errorf("%q names both a host and its network: write %s or %s/%d", s, p.Masked(), p.Addr(), p.Addr().BitLen())
+		return fmt.Errorf("%q has host bits beyond its prefix: use %s or %s/%d", s, p.Masked(), p.Addr(), p.Addr().BitLen())
 	}
 	c.Prefix = p
 	return nil
@@ -233,7 +233,7 @@ func (d duration) String() string { return time.Duration(d).String() }
 func (d *duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err != nil {
-		return fmt.Errorf("%q is not a duration: write it like 100ms, 30s, 15m or 720h", b)
+		return fmt.Errorf("%q is not a duration: use a form like 100ms, 30s, 15m or 720h", b)
 	}
 	*d = duration(v)
 	return nil
@@ -257,7 +257,7 @@ func (s *syncEvery) UnmarshalText(b []byte) error {
 	}
 	var d duration
 	if d.UnmarshalText(b) != nil || d <= 0 {
-		return fmt.Errorf(`%q is neither a duration above zero like "100ms" nor "always"`, b)
+		return fmt.Errorf(`%q is neither a duration above zero, like "100ms" nor "always"`, b)
 	}
 	*s = syncEvery(d)
 	return nil
@@ -282,7 +282,7 @@ func (s *secret) UnmarshalText(b []byte) error {
 		return err
 	}
 	if strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return errors.New("a token is printable ASCII without spaces")
+		return errors.New("a token must be printable ASCII without spaces")
 	}
 	*s = secret(v)
 	return nil
@@ -348,11 +348,11 @@ func (n *natsURL) UnmarshalText(b []byte) error {
 	}
 	u, err := url.Parse(v)
 	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
-		return errors.New("a NATS server is written like nats://192.0.2.1:4222 or tls://nats.example:4222")
+		return errors.New("not the URL of a NATS server: use a form like nats://192.0.2.1:4222 or tls://nats.example:4222")
 	}
 	if p := u.Port(); p != "" {
 		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
-			return fmt.Errorf("%s is not a port: write 1 to 65535", p)
+			return fmt.Errorf("%s is not a port: use 1 to 65535", p)
 		}
 	}
 	*n = natsURL(v)
@@ -369,7 +369,7 @@ func (s *socket) UnmarshalText(b []byte) error {
 	}
 	ap, err := netip.ParseAddrPort(text)
 	if err != nil {
-		return fmt.Errorf("%q is not address:port: write it like 127.0.0.1:8080 or [::1]:8080", b)
+		return fmt.Errorf("%q is not address:port: use a form like 127.0.0.1:8080 or [::1]:8080", b)
 	}
 	s.AddrPort = ap
 	return nil
@@ -384,7 +384,7 @@ func (k *extensionKind) UnmarshalText(b []byte) error {
 		*k = extensionKind(b)
 		return nil
 	}
-	return fmt.Errorf(`kind is "phone", "queue", "ivr" or "conference", not %q`, b)
+	return fmt.Errorf(`must be "phone", "queue", "ivr" or "conference", not %q`, b)
 }
 
 // A method is one way to find the legs of a call: a header field that both
@@ -398,9 +398,9 @@ func (m *method) UnmarshalText(b []byte) error {
 	name, isHeader := strings.CutPrefix(string(b), "header:")
 	switch {
 	case isHeader && !fieldName.MatchString(name):
-		return fmt.Errorf("%q is not the name of a header field: write it like \"header:X-CID\"", name)
+		return fmt.Errorf("%q is not the name of a header field: use a form like \"header:X-CID\"", name)
 	case !isHeader && !slices.Contains(words, name):
-		return fmt.Errorf("no method is called %q: write header:NAME, %s", b, strings.Join(words, ", "))
+		return fmt.Errorf("unknown method %q: use header:NAME, %s", b, strings.Join(words, ", "))
 	}
 	*m = method(b)
 	return nil
@@ -417,11 +417,11 @@ func (r *region) UnmarshalText(b []byte) error {
 		*r = region(s)
 		return nil
 	case known[strings.ToUpper(s)]:
-		return fmt.Errorf("%q is written in capitals: %q", s, strings.ToUpper(s))
+		return fmt.Errorf("%q must be in capitals: use %q", s, strings.ToUpper(s))
 	case s == "UK":
-		return errors.New(`"UK" is written "GB", as in ISO 3166`)
+		return errors.New(`"UK" is not a code of ISO 3166: use "GB"`)
 	}
-	return fmt.Errorf("%q is no region: write the two letters of ISO 3166, like \"GB\", \"DE\" or \"US\"", s)
+	return fmt.Errorf("%q is not a region: use the two letters of ISO 3166, like \"GB\", \"DE\" or \"US\"", s)
 }
 
 // A sipCode is a final response that ends a call: 300 to 699.
@@ -430,7 +430,7 @@ type sipCode int
 func (s *sipCode) UnmarshalText(b []byte) error {
 	n, err := strconv.Atoi(string(b))
 	if err != nil || n < 300 || n > 699 {
-		return fmt.Errorf("%q is not the status of a failed call: write 300 to 699", b)
+		return fmt.Errorf("%q is not the status of a failed call: use 300 to 699", b)
 	}
 	*s = sipCode(n)
 	return nil
@@ -450,7 +450,7 @@ func (p *privacy) UnmarshalText(b []byte) error {
 		*p = privacy(b)
 		return nil
 	}
-	return fmt.Errorf(`is "respect" or "ignore", not %q`, b)
+	return fmt.Errorf(`must be "respect" or "ignore", not %q`, b)
 }
 
 // A statusWord is a [dialog.Status] that a hangup can carry.
@@ -459,7 +459,7 @@ type statusWord dialog.Status
 func (w *statusWord) UnmarshalText(b []byte) error {
 	words := []dialog.Status{dialog.Answered, dialog.Busy, dialog.NoAnswer, dialog.Canceled, dialog.Congestion, dialog.ChanUnavail, dialog.Forwarded, dialog.Unknown}
 	if !slices.Contains(words, dialog.Status(b)) {
-		return fmt.Errorf("%q is not a call status: write one of %v", b, words)
+		return fmt.Errorf("%q is not a call status: use one of %v", b, words)
 	}
 	*w = statusWord(b)
 	return nil
@@ -474,7 +474,7 @@ func (l *logLevel) UnmarshalText(b []byte) error {
 	case "debug", "info", "warn", "error":
 		return (*slog.Level)(l).UnmarshalText(b)
 	}
-	return fmt.Errorf(`level is "debug", "info", "warn" or "error", not %q`, b)
+	return fmt.Errorf(`must be "debug", "info", "warn" or "error", not %q`, b)
 }
 
 type logFormat string
@@ -485,5 +485,5 @@ func (f *logFormat) UnmarshalText(b []byte) error {
 		*f = logFormat(b)
 		return nil
 	}
-	return fmt.Errorf(`format is "text" or "json", not %q`, b)
+	return fmt.Errorf(`must be "text" or "json", not %q`, b)
 }

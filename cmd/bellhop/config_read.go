@@ -103,11 +103,11 @@ func (r *reader) value(path string, v any, dst reflect.Value) {
 			r.table(path, doc, dst)
 			return
 		}
-		r.problem(path, "want a table, not %s: write [%s] on a line of its own", describe(v), path)
+		r.problem(path, "must be a table, not %s: use [%s] on its own line", describe(v), path)
 	case reflect.Map:
 		doc, ok := v.(map[string]any)
 		if !ok {
-			r.problem(path, "want a table, not %s: write [%s] on a line of its own", describe(v), path)
+			r.problem(path, "must be a table, not %s: use [%s] on its own line", describe(v), path)
 			return
 		}
 		if dst.IsNil() {
@@ -130,19 +130,19 @@ func (r *reader) value(path string, v any, dst reflect.Value) {
 			dst.SetString(s)
 			return
 		}
-		r.problem(path, "want a string, not %s", describe(v))
+		r.problem(path, "must be a string, not %s", describe(v))
 	case reflect.Bool:
 		if b, ok := v.(bool); ok {
 			dst.SetBool(b)
 			return
 		}
-		r.problem(path, "want true or false, not %s", describe(v))
+		r.problem(path, "must be true or false, not %s", describe(v))
 	case reflect.Int:
 		if n, ok := v.(int64); ok {
 			dst.SetInt(n)
 			return
 		}
-		r.problem(path, "want a whole number, not %s", describe(v))
+		r.problem(path, "must be a whole number, not %s", describe(v))
 	default:
 		panic("config has a field of unknown kind: " + path)
 	}
@@ -152,7 +152,7 @@ func (r *reader) value(path string, v any, dst reflect.Value) {
 func (r *reader) text(path string, v any, dst encoding.TextUnmarshaler) bool {
 	s, ok := v.(string)
 	if !ok {
-		r.problem(path, "want a string, not %s", describe(v))
+		r.problem(path, "must be a string, not %s", describe(v))
 		return false
 	}
 	if err := dst.UnmarshalText([]byte(s)); err != nil {
@@ -172,14 +172,14 @@ func (r *reader) array(path string, v any, dst reflect.Value) {
 			elems = append(elems, t)
 		}
 	case string:
-		r.problem(path, "want an array, not a string: write [%q]", v)
+		r.problem(path, "must be an array, not a string: use [%q]", v)
 		return
 	default:
 		if isTable(dst.Type().Elem()) {
-			r.problem(path, "want an array of tables, not %s: write [[%s]]", describe(v), path)
+			r.problem(path, "must be an array of tables, not %s: use [[%s]]", describe(v), path)
 			return
 		}
-		r.problem(path, "want an array, not %s", describe(v))
+		r.problem(path, "must be an array, not %s", describe(v))
 		return
 	}
 	s := reflect.MakeSlice(dst.Type(), len(elems), len(elems))
@@ -240,7 +240,7 @@ func suggest(key string, table reflect.Type) string {
 			}
 		}
 	}
-	return "known here are " + strings.Join(names, ", ")
+	return "known keys are " + strings.Join(names, ", ")
 }
 
 // distance is the number of characters to insert, delete, replace or swap with

@@ -23,66 +23,66 @@ func (c *config) contradictions(report func(path, format string, args ...any)) {
 	c.subscriptionContradictions(report)
 
 	if c.Guard.Connections < 0 {
-		report("guard.connections", "%d is not a number of connections: write 1 or more, or 0 for any number", c.Guard.Connections)
+		report("guard.connections", "%d is not a number of connections: use 1 or more, or 0 for no limit", c.Guard.Connections)
 	}
 	if c.Guard.AllConnections < 0 {
-		report("guard.all_connections", "%d is not a number of connections: write 1 or more, or 0 for as many as open files allow", c.Guard.AllConnections)
+		report("guard.all_connections", "%d is not a number of connections: use 1 or more, or 0 for as many as the limit of open files allows", c.Guard.AllConnections)
 	}
 
 	if c.Notify.KeepEvents < duration(time.Second) {
-		report("notify.keep_events", "%v is too short: write at least 1s", c.Notify.KeepEvents)
+		report("notify.keep_events", "%v is too short: use at least 1s", c.Notify.KeepEvents)
 	}
 	if c.Notify.MaxSubscriptions < 1 {
-		report("notify.max_subscriptions", "%d leaves room for no subscription: write 1 or more", c.Notify.MaxSubscriptions)
+		report("notify.max_subscriptions", "%d allows no subscription: use 1 or more", c.Notify.MaxSubscriptions)
 	}
 
 	if c.Store.Dir == "" {
-		report("store.dir", "empty: the store's key and token need a directory")
+		report("store.dir", "must not be empty: bellhop keeps its store, key and token there")
 	}
 	switch n := c.Store.Replicas; {
 	case n < 1 || n > 5:
-		report("store.replicas", "%d is not a number of copies: write 1 to 5", n)
+		report("store.replicas", "%d is not a number of copies: use 1 to 5", n)
 	case n > 1 && len(c.Store.NATS) == 0:
-		report("store.replicas", "%d copies need a cluster: name its servers in store.nats, or write 1", n)
+		report("store.replicas", "%d copies need a cluster: set its servers in store.nats, or use 1", n)
 	}
 	if len(c.Store.NATS) > 0 && c.Store.Sync != defaults().Store.Sync {
-		report("store.sync", "%q has no effect on the servers of store.nats, which have their own sync_interval: leave it out", c.Store.Sync)
+		report("store.sync", "%q has no effect with store.nats: leave it out and set sync_interval on the NATS servers", c.Store.Sync)
 	}
 }
 
 func (c *config) sipContradictions(report func(path, format string, args ...any)) {
 	if len(c.SIP.Listen) == 0 {
-		report("sip.listen", `no address to listen on: write at least one, like ["udp://127.0.0.1:5060"]`)
+		report("sip.listen", `no address to listen on: set at least one, like ["udp://127.0.0.1:5060"]`)
 	}
 	for i, a := range c.SIP.Listen {
 		path := index("sip.listen", i)
 		if a.Addr().IsMulticast() {
-			report(path, "%v is a multicast address: phones are answered from a unicast one", a)
+			report(path, "%v is a multicast address: use a unicast address", a)
 		}
 		for _, b := range c.SIP.Listen[:i] {
 			if collide(a, b) {
-				report(path, "%v is taken by %v already: leave one of them out", a, b)
+				report(path, "%v is taken by %v : remove one of them", a, b)
 			}
 		}
 	}
 	if len(c.SIP.PBX) == 0 {
-		report("sip.pbx", `no PBX to forward to: write its address, like ["udp://192.0.2.1:5060"]`)
+		report("sip.pbx", `no PBX to forward to: set its address, like ["udp://192.0.2.1:5060"]`)
 	}
 	for i, a := range c.SIP.PBX {
 		path := index("sip.pbx", i)
 		if a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
-			report(path, "%v is nowhere to send to: write the PBX's own address and port", a)
+			report(path, "%v is not an address to send to: use the PBX's own address and port", a)
 		}
 		for _, b := range c.SIP.Listen {
 			if collide(a, b) {
-				report(path, "%v is bellhop's own listener %v: calls would go round in a loop; write the PBX's address, or change sip.listen", a, b)
+				report(path, "%v is bellhop's own listener %v: calls would loop: use the PBX's address, or change sip.listen", a, b)
 			}
 		}
 		if slices.Contains(c.SIP.PBX[:i], a) {
 			report(path, "%v is listed twice", a)
 		}
 		if len(c.SIP.Listen) > 0 && !slices.ContainsFunc(c.SIP.Listen, func(l sip.Addr) bool { return !l.IsValid() || reaches(l, a) }) {
-			report(path, "no listener reaches %v: add %s to sip.listen", a, reaching(a))
+			report(path, "no listener reaches %v: add to sip.listen %s", a, reaching(a))
 		}
 	}
 }
@@ -101,9 +101,9 @@ func reaching(pbx sip.Addr) string {
 		family, all = "IPv6", "[::]"
 	}
 	if pbx.Addr().IsLoopback() {
-		return fmt.Sprintf("a %s:// one on an %s loopback address, or on all (%s)", pbx.Proto, family, all)
+		return fmt.Sprintf("a %s:// listener on an %s loopback address or on %s", pbx.Proto, family, all)
 	}
-	return fmt.Sprintf("a %s:// one on an %s address that is not loopback, or on all (%s)", pbx.Proto, family, all)
+	return fmt.Sprintf("a %s:// listener on an %s address other than loopback or on %s", pbx.Proto, family, all)
 }
 
 // collide reports whether two sockets cannot both be opened: they are the same,
@@ -126,13 +126,13 @@ func (c *config) trunkContradictions(report func(path, format string, args ...an
 	for i, t := range c.Trunk {
 		at := index("trunk", i)
 		if strings.TrimSpace(t.Name) == "" {
-			report(at+".name", `a trunk needs a name: write name = "carrier"`)
+			report(at+".name", `a trunk needs a name: set name = "carrier"`)
 		}
 		if len(t.Sources) == 0 {
-			report(at+".sources", `trunk %q needs the addresses it sends from: write sources = ["192.0.2.0/24"]`, t.Name)
+			report(at+".sources", `trunk %q needs the addresses it sends from: set sources = ["192.0.2.0/24"]`, t.Name)
 		}
 		if n := len(t.Secret); n > 0 && (n < 16 || n > 256) {
-			report(at+".secret", "the secret of trunk %q has %d characters: write 16 to 256 that nobody can guess, like the output of openssl rand -hex 16", t.Name, n)
+			report(at+".secret", "the secret of trunk %q has %d characters: use 16 to 256 random ones, like the output of openssl rand -hex 16", t.Name, n)
 		}
 		for _, other := range c.Trunk[:i] {
 			if other.Name == t.Name {
@@ -143,12 +143,12 @@ func (c *config) trunkContradictions(report func(path, format string, args ...an
 			path := index(at+".sources", j)
 			for _, pbx := range c.SIP.PBX {
 				if source.Contains(pbx.Addr().Unmap()) {
-					report(path, "%v contains the PBX %v: a message from there could be from either; name the trunk's own addresses", source, pbx)
+					report(path, "%v contains the PBX %v: use the trunk's own addresses, to tell the two apart", source, pbx)
 				}
 			}
 			for _, pbx := range c.SIP.PBXSources {
 				if source.Overlaps(pbx.Prefix) {
-					report(path, "%v overlaps with %v of sip.pbx_sources: an address is either the PBX's or a trunk's", source, pbx)
+					report(path, "%v overlaps with %v of sip.pbx_sources: an address belongs to either the PBX or a trunk", source, pbx)
 				}
 			}
 			for k, other := range c.Trunk[:i+1] {
@@ -167,15 +167,15 @@ var fieldName = regexp.MustCompile("^[A-Za-z0-9.!%*_+`'~-]+$")
 
 func (c *config) callContradictions(report func(path, format string, args ...any)) {
 	if c.Extensions.Pattern.String() == "" {
-		report("extensions.pattern", "empty, and so everybody: write '.*' for everybody, or '^$' for nobody")
+		report("extensions.pattern", "must not be empty: use '.*' for everybody, or '^$' for nobody")
 	}
 	for i, e := range c.Extension {
 		path := index("extension", i) + ".number"
 		if e.Number == "" {
-			report(path, `an extension needs a number: write number = "600"`)
+			report(path, `an extension needs a number: set number = "600"`)
 		}
 		if strings.ContainsFunc(e.Number, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-			report(path, "%q has a space in it: write the user part of its address, like 600 or 0003*210", e.Number)
+			report(path, "%q contains a space: use the user part of the SIP address, like 600 or 0003*210", e.Number)
 		}
 		for _, other := range c.Extension[:i] {
 			if other.Number == e.Number {
@@ -185,15 +185,15 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 	}
 	c.didContradictions(report)
 	if c.Calls.MaxDuration <= 0 {
-		report("calls.max_duration", "%v ends every call at once: write how long a call can last, like 4h", c.Calls.MaxDuration)
+		report("calls.max_duration", "%v ends every call at once: set how long a call can last, like 4h", c.Calls.MaxDuration)
 	}
 	if c.Calls.Trace < 0 {
-		report("calls.trace", "%d is no number of calls: write 0 to keep none", c.Calls.Trace)
+		report("calls.trace", "%d is not a number of calls: use 0 to keep none", c.Calls.Trace)
 	}
 	for i, m := range c.Calls.Correlate {
 		same := func(other method) bool { return strings.EqualFold(string(m), string(other)) }
 		if m != "" && slices.ContainsFunc(c.Calls.Correlate[:i], same) {
-			report(index("calls.correlate", i), "%q is listed twice: the first is the one that counts", m)
+			report(index("calls.correlate", i), "%q is listed twice: remove one", m)
 		}
 	}
 	for i, name := range c.Calls.Headers {
@@ -201,7 +201,7 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 		case !fieldName.MatchString(name):
 			report(index("calls.headers", i), "%q is not the name of a header field", name)
 		case dialog.Credentials(name):
-			report(index("calls.headers", i), "%q has the credentials of phones, which are never sent on: leave it out", name)
+			report(index("calls.headers", i), "%q holds credentials of phones, which bellhop never sends on: remove it", name)
 		}
 	}
 	for path, name := range map[string]string{
@@ -212,9 +212,9 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 	} {
 		switch {
 		case name != "" && !fieldName.MatchString(name):
-			report(path, "%q is not the name of a header field: write it like \"X-Recording-Id\"", name)
+			report(path, "%q is not the name of a header field: use a form like \"X-Recording-Id\"", name)
 		case dialog.Credentials(name):
-			report(path, "%q has the credentials of phones, which are never sent on: name another header field", name)
+			report(path, "%q holds credentials of phones, which bellhop never sends on: use another header field", name)
 		}
 	}
 }
@@ -228,11 +228,11 @@ func (c *config) didContradictions(report func(path, format string, args ...any)
 			path := index(index("extension", i)+".did", j)
 			switch other, taken := leads[did]; {
 			case did == "" || strings.ContainsFunc(did, func(r rune) bool { return r <= ' ' || r == 0x7f }):
-				report(path, "%q is no number: write it as the carrier does in its Request-URI, like 5551234", did)
+				report(path, "%q is not a number: use the form of the carrier's Request-URI, like 5551234", did)
 			case taken && other == e.Number:
 				report(path, "%q is listed twice", did)
 			case taken:
-				report(path, "%q leads to extension %q already: a number leads to one", did, other)
+				report(path, "%q leads to extension %q : use a number for one extension only", did, other)
 			}
 			leads[did] = e.Number
 		}
@@ -256,20 +256,20 @@ func (c *config) adminContradictions(report func(path, format string, args ...an
 	a := c.Admin
 	switch {
 	case a.TLSCert != "" && a.TLSKey == "":
-		report("admin.tls_cert", "a certificate without its key: set admin.tls_key too")
+		report("admin.tls_cert", "certificate without a key: set admin.tls_key too")
 	case a.TLSCert == "" && a.TLSKey != "":
-		report("admin.tls_key", "a key without its certificate: set admin.tls_cert too")
+		report("admin.tls_key", "key without a certificate: set admin.tls_cert too")
 	case a.TLSCert != "":
 		if _, err := c.certificate(); err != nil {
 			report("admin.tls_cert", "%v", err)
 		}
 	}
 	if a.TLSCert == "" && !a.Insecure && !a.Listen.Addr().Unmap().IsLoopback() {
-		report("admin.listen", "%v can be reached from outside, and tokens would cross the network in the clear: set admin.tls_cert and admin.tls_key, or listen on 127.0.0.1, or say insecure = true", a.Listen)
+		report("admin.listen", "%v is reachable from outside and would receive tokens unencrypted: set admin.tls_cert and admin.tls_key, listen on 127.0.0.1, or set insecure = true", a.Listen)
 	}
 	for _, b := range c.SIP.Listen {
 		if collide(sip.Addr{Proto: sip.TCP, AddrPort: a.Listen.AddrPort}, b) {
-			report("admin.listen", "%v is taken by %v of sip.listen: choose another port", a.Listen, b)
+			report("admin.listen", "%v conflicts with %v of sip.listen: choose another port", a.Listen, b)
 		}
 	}
 }

@@ -21,7 +21,7 @@ import (
 func deliveriesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "deliveries",
-		Short: "Show what was sent and answered, and send it again",
+		Short: "Inspect and resend webhook deliveries",
 		Example: `  bellhop deliveries list --state waiting
   bellhop deliveries show 3f0c…-4xq7…
   bellhop deliveries redeliver 3f0c…-4xq7…`,
@@ -34,14 +34,14 @@ func deliveriesCommand() *cobra.Command {
 func deliveriesListCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List deliveries: what waits, then what is over, the newest first",
+		Short: "List deliveries: pending ones first, then finished ones, newest first",
 		Args:  cobra.NoArgs,
 	}
 	f := cmd.Flags()
 	states := []string{notify.Waiting, notify.Delivered, notify.Expired, notify.Refused, notify.Canceled}
-	f.String("state", "", "those that are in this `state`: "+strings.Join(states, ", "))
-	subscription := f.String("subscription", "", "those to the subscription with this `id`")
-	limit := f.Int("limit", 100, "how many; 0 is all")
+	f.String("state", "", "only deliveries in this `state`: "+strings.Join(states, ", "))
+	subscription := f.String("subscription", "", "only deliveries to the subscription with this `id`")
+	limit := f.Int("limit", 100, "largest `number` of deliveries to list; 0 lists all")
 	complete(cmd, "state", states...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, path := cmd.Context(), "/v1/deliveries"
@@ -56,13 +56,13 @@ func deliveriesListCommand(r *remote) *cobra.Command {
 			return err
 		}
 		if more {
-			fmt.Fprintf(cmd.ErrOrStderr(), "bellhop: there are more than these %d: --limit 0 shows all\n", *limit)
+			fmt.Fprintf(cmd.ErrOrStderr(), "bellhop: only the first %d deliveries are listed: --limit 0 lists all\n", *limit)
 		}
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), all)
 		}
 		t := table{
-			head: []string{"EVENT AT", "EXTENSION", "TYPE", "STATE", "TRIES", "STATUS", "TOOK", "ID"},
+			head: []string{"EVENT TIME", "EXTENSION", "TYPE", "STATE", "ATTEMPTS", "STATUS", "DURATION", "ID"},
 			cut:  map[string]bool{"EXTENSION": true, "TYPE": true}, tint: tints, under: 1,
 		}
 		for _, d := range all {
@@ -92,7 +92,7 @@ func tries(d admin.Delivery) int {
 func deliveriesShowCommand(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show ID",
-		Short: "Show a delivery: each attempt, what was sent and what came back",
+		Short: "Show the attempts of a delivery with their requests and responses",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var d admin.Delivery
@@ -127,7 +127,7 @@ func (r *remote) showDelivery(out screen, d admin.Delivery) error {
 		title := fmt.Sprintf("attempt %d", a.Number)
 		switch {
 		case a.ByHand:
-			title = "by hand"
+			title = "redelivery"
 		case a.Number == 0:
 			title = "no attempt"
 		}
@@ -181,9 +181,9 @@ func message(b *strings.Builder, mark, first string, header map[string]string, b
 func deliveriesRedeliverCommand(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "redeliver ID...",
-		Short: "Make an attempt now, and show what came back",
-		Long: `Make an attempt now, whatever became of the delivery, and show what came back.
-The exit status is 0 if all were taken.`,
+		Short: "Resend deliveries now and show the responses",
+		Long: `Resend deliveries now, whatever their state, and show the responses. The exit
+status is 0 if the receiver accepted all of them.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			return r.redeliver(cmd.Context(), screenOf(cmd.OutOrStdout()), ids)
@@ -223,7 +223,7 @@ func (r *remote) redeliver(ctx context.Context, out screen, ids []string) error 
 		}
 	}
 	if failed == nil && bad > 0 {
-		failed = fmt.Errorf("%d of %d were not taken", bad, len(ids))
+		failed = fmt.Errorf("%d of %d deliveries were not accepted", bad, len(ids))
 	}
 	return failed
 }

@@ -47,7 +47,7 @@ func demo(ctx context.Context, stay bool, stdout io.Writer) (err error) {
 		return errReported
 	}
 	if stay {
-		fmt.Fprintf(stdout, "\nStill up. The page and the API are at %s, their token is %s\nCtrl-C ends it.\n", d.service.adminURL(), d.service.token)
+		fmt.Fprintf(stdout, "\nStill running. Page and API: %s, token: %s\nPress Ctrl-C to stop.\n", d.service.adminURL(), d.service.token)
 		<-ctx.Done()
 	}
 	return nil
@@ -63,7 +63,7 @@ type demoCall struct {
 
 var demoCalls = []demoCall{
 	{
-		title:  "101 calls 102, who answers; they talk for a second and 101 hangs up",
+		title:  "101 calls 102; 102 answers, they talk for a second, and 101 hangs up",
 		callee: siptest.Behavior{Answer: 300 * time.Millisecond},
 		then: func(ctx context.Context, c *siptest.Call) error {
 			if status := c.Wait(ctx); status != 200 {
@@ -81,7 +81,7 @@ var demoCalls = []demoCall{
 		},
 	},
 	{
-		title:  "101 calls 102, who is busy",
+		title:  "101 calls 102; 102 is busy",
 		callee: siptest.Behavior{Busy: true},
 		then: func(ctx context.Context, c *siptest.Call) error {
 			if status := c.Wait(ctx); status != 486 {
@@ -95,7 +95,7 @@ var demoCalls = []demoCall{
 		},
 	},
 	{
-		title: "101 calls 102, and gives up while it rings",
+		title: "101 calls 102 and gives up while it rings",
 		then: func(ctx context.Context, c *siptest.Call) error {
 			if !c.Ringing(ctx) {
 				return errors.New("the phone did not ring")
@@ -278,7 +278,7 @@ func (d *demonstration) compare(ctx context.Context, c demoCall) error {
 		var wrong error
 		for _, extension := range []string{"101", "102"} {
 			if got, want := d.came[extension], c.want[extension]; !slices.Equal(got, want) {
-				wrong = errors.Join(wrong, fmt.Errorf("%s: of %s expected %s, got %s", c.title, extension, strings.Join(want, ", "), cmp.Or(strings.Join(got, ", "), "nothing")))
+				wrong = errors.Join(wrong, fmt.Errorf("%s: extension %s: want %s, got %s", c.title, extension, strings.Join(want, ", "), cmp.Or(strings.Join(got, ", "), "nothing")))
 			}
 		}
 		d.mu.Unlock()
@@ -298,7 +298,7 @@ func (d *demonstration) compare(ctx context.Context, c demoCall) error {
 // summary says what was expected and what came.
 func (d *demonstration) summary(missing error) {
 	if missing != nil {
-		fmt.Fprintf(d.out, "\nNot all callbacks came as expected:\n  %s\n", strings.ReplaceAll(missing.Error(), "\n", "\n  "))
+		fmt.Fprintf(d.out, "\nMissing or unexpected callbacks:\n  %s\n", strings.ReplaceAll(missing.Error(), "\n", "\n  "))
 		return
 	}
 	expected := 0
@@ -309,5 +309,5 @@ func (d *demonstration) summary(missing error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	fmt.Fprintf(d.out, "\n%d callbacks expected, %d came, each extension's in order.\n", expected, d.total)
+	fmt.Fprintf(d.out, "\n%d callbacks expected, %d received, in order for each extension.\n", expected, d.total)
 }

@@ -24,12 +24,14 @@ import (
 func eventsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events",
-		Short: "Show what happened, and with --follow what happens",
-		Long: `Show what happened, the oldest first: all that the event log has, or what comes
-after --since. With --follow it goes on with what happens, from now if there is
-no --since, until interrupted; when bellhop is restarted, nothing is missed.
+		Short: "List call events, or follow them live",
+		Long: `List the events of the event log, oldest first: all of them, or those after
+--since.
 
-With --json each event is an object on a line of its own.`,
+With --follow, print new events as they happen, until interrupted. This starts
+now, or at --since. No event is missed when bellhop restarts.
+
+With --json, print one JSON object per line.`,
 		Example: `  bellhop events --follow
   bellhop events --since 1h --type hangup
   bellhop events --call 3f0c… --json | jq .call_status`,
@@ -37,12 +39,12 @@ With --json each event is an object on a line of its own.`,
 	}
 	r := serverFlag(cmd)
 	f := cmd.Flags()
-	follow := f.BoolP("follow", "f", false, "go on with what happens")
-	f.String("extension", "", "of this `extension`, like 101 or 101@pbx.example")
-	f.String("type", "", "of this event `type`")
-	f.String("call", "", "of the call with this `id`")
-	since := f.String("since", "", "of this `time` and later, like 15m (that long ago), 09:30 or \"2026-01-31 09:30\"; or after the event with this id")
-	limit := f.Int("limit", 0, "how many, the oldest first; 0 is all")
+	follow := f.BoolP("follow", "f", false, "print new events as they happen")
+	f.String("extension", "", "only events of this `extension`, like 101 or 101@pbx.example")
+	f.String("type", "", "only events of this `type`")
+	f.String("call", "", "only events of the call with this `id`")
+	since := f.String("since", "", "start at this `time`, like 15m (ago), 09:30 or \"2026-01-31 09:30\", or after the event with this id")
+	limit := f.Int("limit", 0, "stop after this `number` of events; 0 means no limit")
 	complete(cmd, "type", typeWords()...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		query := queryOf(f, "extension", "type", "call")
@@ -90,7 +92,7 @@ func (r *remote) since(s string) (string, error) {
 	if len(s) == 32 && strings.Trim(s, "0123456789abcdef") == "" {
 		return s, nil
 	}
-	return "", usage{fmt.Errorf("--since %q is neither a time nor the id of an event: %s", s, momentHint)}
+	return "", usage{fmt.Errorf("parse --since: %q is neither a time nor the id of an event: %s", s, momentHint)}
 }
 
 // An eventPrinter writes events as they come, in columns that were wide enough
@@ -106,7 +108,7 @@ func (p *eventPrinter) print(line json.RawMessage) error {
 	if p.remote.json {
 		var b bytes.Buffer
 		if err := json.Compact(&b, line); err != nil {
-			return fmt.Errorf("an event is no JSON: %w: is that bellhop?", err)
+			return fmt.Errorf("decode event: %w: is the server a bellhop?", err)
 		}
 		b.WriteByte('\n')
 		_, err := p.Write(escapeSteering(b.Bytes()))
@@ -114,7 +116,7 @@ func (p *eventPrinter) print(line json.RawMessage) error {
 	}
 	var e admin.Event
 	if err := json.Unmarshal(line, &e); err != nil {
-		return fmt.Errorf("an event cannot be read: %w: is that bellhop?", err)
+		return fmt.Errorf("decode event: %w: is the server a bellhop?", err)
 	}
 	_, err := io.WriteString(p, p.row(e))
 	return err
@@ -229,7 +231,7 @@ func (s *eventStream) follow(ctx context.Context, each func(json.RawMessage) err
 	for {
 		err := s.connect(ctx, func() {
 			if told {
-				s.note("connected again")
+				s.note("reconnected")
 			}
 			told = false
 		}, each)
@@ -244,7 +246,7 @@ func (s *eventStream) follow(ctx context.Context, each func(json.RawMessage) err
 			pause, s.well = s.pause, false
 		}
 		if !told {
-			s.note(fmt.Sprintf("the connection to %s is lost: %v: trying again", s.remote.server, err))
+			s.note(fmt.Sprintf("connection to %s lost: %v; reconnecting", s.remote.server, err))
 			told = true
 		}
 		if !sleep(ctx, max(pause, lost.wait)) {
@@ -291,7 +293,7 @@ func (s *eventStream) connect(ctx context.Context, connected func(), each func(j
 		return err
 	}
 	if kind := resp.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/event-stream") {
-		return fmt.Errorf("GET %s: the answer is %s and no stream of events: that bellhop is too old for --follow", req.URL, cmp.Or(kind, "of no type"))
+		return fmt.Errorf("GET %s: got %s instead of an event stream: this bellhop is too old for --follow", req.URL, cmp.Or(kind, "no content type"))
 	}
 	if !s.met && s.query.Get("since") == "" {
 		// It began now. If it ends before an event comes, it goes on from here.

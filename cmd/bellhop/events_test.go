@@ -139,7 +139,7 @@ func TestFollowResumes(t *testing.T) {
 			if err != nil || !slices.Equal(came, tt.came) || !slices.Equal(asked, tt.asked) {
 				t.Errorf("came %q, asked %q, %v; want %q, %q", came, asked, err, tt.came, tt.asked)
 			}
-			if len(notes) != 2 || !strings.HasSuffix(notes[0], ": trying again") || notes[1] != "connected again" {
+			if len(notes) != 2 || !strings.HasSuffix(notes[0], "; reconnecting") || notes[1] != "reconnected" {
 				t.Errorf("notes are %q", notes)
 			}
 		})
@@ -154,10 +154,10 @@ func TestFollowEnds(t *testing.T) {
 		want    string
 	}{
 		{"at first", []reply{refusing(503)}, "503 Service Unavailable"},
-		{"no token", []reply{refusing(401)}, "401 Unauthorized: the token"},
-		{"revoked", []reply{streaming(event("a")), refusing(401)}, "401 Unauthorized: the token"},
+		{"no token", []reply{refusing(401)}, "rejected (401 Unauthorized)"},
+		{"revoked", []reply{streaming(event("a")), refusing(401)}, "rejected (401 Unauthorized)"},
 		{"no longer in the log", []reply{streaming(event("a")), refusing(422)}, "422"},
-		{"no stream", []reply{func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"items":[]}`) }}, "no stream of events: that bellhop is too old"},
+		{"no stream", []reply{func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"items":[]}`) }}, "instead of an event stream: this bellhop is too old"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, _, _, err := follow(t, url.Values{}, 2, tt.answers...)

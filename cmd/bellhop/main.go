@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -47,7 +48,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		return 0
 	case !began:
-		fmt.Fprintf(stderr, "bellhop: %s: see %s --help\n", dialog.Harmless(err.Error()), last.CommandPath())
+		fmt.Fprintf(stderr, "bellhop: %s: see %s --help\n", dialog.Harmless(rewordFlagError(err)), last.CommandPath())
 		return 2
 	case errors.As(err, &wrong):
 		fmt.Fprintln(stderr, "bellhop:", dialog.Harmless(err.Error()))
@@ -59,6 +60,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "bellhop:", dialog.Harmless(err.Error()))
 	}
 	return 1
+}
+
+var (
+	oneRequired = regexp.MustCompile(`^at least one of the flags in the group \[(\S+) (\S+)\] is required$`)
+	notTogether = regexp.MustCompile(`^if any flags in the group .* none of the others can be; \[(\S+) (\S+)\] were all set$`)
+)
+
+// rewordFlagError returns the text of an error of cobra. An error about a pair of
+// flags says which of them to give.
+func rewordFlagError(err error) string {
+	text := oneRequired.ReplaceAllString(err.Error(), "give --$1 or --$2")
+	return notTogether.ReplaceAllString(text, "give --$1 or --$2, not both")
 }
 
 // errReported ends a command that has said itself what is wrong.
@@ -109,8 +122,12 @@ func unknown(cmd *cobra.Command, word string) error {
 
 func commands() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "bellhop",
-		Short:         "The SIP hop that rings your web apps",
+		Use:   "bellhop",
+		Short: "SIP edge proxy that sends webhooks",
+		Long: `bellhop is a SIP edge proxy that sends webhooks.
+
+It runs between your phones and any PBX, forwards every SIP message, and calls
+your URLs when an extension rings, places a call, answers or hangs up.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -124,10 +141,11 @@ func commands() *cobra.Command {
 
 	serveCmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Stand between phones and the PBX until told to stop",
-		Long: `Stand between phones and the PBX, and tell subscribers of their calls.
+		Short: "Run the proxy",
+		Long: `Run the proxy between phones and the PBX, and send webhooks about their calls.
 
-SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again.`,
+SIGTERM drains and stops: new calls are refused, established calls go on.
+SIGHUP reloads the config.`,
 		Args: cobra.NoArgs,
 	}
 	serveConfig := configFlag(serveCmd)
@@ -137,21 +155,21 @@ SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again
 
 	demoCmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Place calls, all in this process, and show every callback",
+		Short: "Place test calls in this process and print every callback",
 		Args:  cobra.NoArgs,
 	}
-	stay := demoCmd.Flags().Bool("stay", false, "stay up afterwards, until interrupted")
+	stay := demoCmd.Flags().Bool("stay", false, "keep running after the calls, until interrupted")
 	demoCmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return demo(cmd.Context(), *stay, cmd.OutOrStdout())
 	}
 
 	checkCmd := &cobra.Command{
 		Use:   "check",
-		Short: "Say what is wrong with a config, all of it, or what it means",
+		Short: "Check a config file and print every problem",
 		Args:  cobra.NoArgs,
 	}
 	checkConfig := configFlag(checkCmd)
-	asJSON := checkCmd.Flags().Bool("json", false, "write JSON")
+	asJSON := checkCmd.Flags().Bool("json", false, "print JSON")
 	checkCmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return check(cmd.Context(), *checkConfig, *asJSON, cmd.OutOrStdout())
 	}
@@ -172,7 +190,7 @@ SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again
 }
 
 func configFlag(cmd *cobra.Command) *string {
-	file := cmd.Flags().StringP("config", "c", "config.toml", "the config `file`")
+	file := cmd.Flags().StringP("config", "c", "config.toml", "config `file`")
 	cmd.MarkFlagFilename("config", "toml")
 	return file
 }

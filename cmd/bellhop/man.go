@@ -15,18 +15,18 @@ import (
 func manCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "man [COMMAND...]",
-		Short: "Write the manual page of a command, or with --dir all of them",
+		Short: "Print the manual page of a command, or write all pages with --dir",
 		Example: `  bellhop man | man -l -
   bellhop man subscriptions apply | man -l -
   bellhop man --dir /usr/local/share/man/man1`,
 		ValidArgsFunction: completeCommand,
 	}
-	dir := cmd.Flags().String("dir", "", "write all pages to this `directory`")
+	dir := cmd.Flags().String("dir", "", "write the pages of all commands to this `directory`")
 	cmd.MarkFlagDirname("dir")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *dir != "" {
 			if len(args) > 0 {
-				return usage{errors.New("--dir writes all pages: name no command beside it")}
+				return usage{errors.New("give --dir or a command, not both: --dir writes all pages")}
 			}
 			return manPages(cmd.Root(), *dir, cmd.OutOrStdout())
 		}
@@ -43,7 +43,7 @@ func manCommand() *cobra.Command {
 func helpCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:               "help [COMMAND...]",
-		Short:             "Help about any command",
+		Short:             "Show help for a command",
 		ValidArgsFunction: completeCommand,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			of, err := commandOf(cmd.Root(), args)
@@ -100,7 +100,7 @@ func manPages(root *cobra.Command, dir string, stdout io.Writer) error {
 	if err := write(root); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(stdout, "%d pages are in %s\n", n, dir)
+	_, err := fmt.Fprintf(stdout, "%d pages written to %s\n", n, dir)
 	return err
 }
 
@@ -146,7 +146,7 @@ func manPage(cmd *cobra.Command) string {
 	if cmd.Example != "" {
 		fmt.Fprintf(&b, ".SH EXAMPLES\n.EX\n%s\n.EE\n", roff(cmd.Example))
 	}
-	b.WriteString(".SH EXIT STATUS\n0 if it went well, 1 if it failed, 2 if the command line is wrong.\n")
+	b.WriteString(".SH EXIT STATUS\n0 on success, 1 on failure, 2 if the command line is wrong.\n")
 	var others []string
 	if cmd.HasParent() {
 		others = append(others, manName(cmd.Parent()))

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,15 +41,15 @@ type remote struct {
 func serverFlag(cmd *cobra.Command) *remote {
 	r := new(remote)
 	f := cmd.PersistentFlags()
-	f.StringVar(&r.server, "server", "", "the admin API's `URL`; else BELLHOP_SERVER, else what the config says")
-	f.StringVarP(&r.config, "config", "c", "", "the config `file` of the bellhop on this machine (default config.toml, if there is one)")
+	f.StringVar(&r.server, "server", "", "`URL` of the admin API (default: $BELLHOP_SERVER, or from the config file)")
+	f.StringVarP(&r.config, "config", "c", "", "config `file` of the bellhop on this machine (default: config.toml, if it exists)")
 	cmd.MarkPersistentFlagFilename("config", "toml")
-	f.BoolVar(&r.json, "json", false, "write JSON")
-	f.BoolVar(&r.utc, "utc", false, "show and read times in UTC, not in local time")
+	f.BoolVar(&r.json, "json", false, "print JSON")
+	f.BoolVar(&r.utc, "utc", false, "show and read times in UTC instead of local time")
 	return r
 }
 
-const tokenHint = `set BELLHOP_TOKEN to a token, as in BELLHOP_TOKEN="$(cat data/admin.token)"`
+const tokenHint = `set BELLHOP_TOKEN, like BELLHOP_TOKEN="$(cat data/admin.token)"`
 
 // find finds the server and a token. The token of the config is for the server
 // of the config, and is shown to no other.
@@ -68,7 +69,7 @@ func (r *remote) find() error {
 	}
 	u, err := url.Parse(r.server)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return usage{fmt.Errorf("--server %q is not a URL: write it like http://127.0.0.1:8080", r.server)}
+		return usage{fmt.Errorf("parse --server: %q is not a URL: use http://HOST:PORT or https://HOST:PORT", r.server)}
 	}
 	r.server = strings.TrimRight(r.server, "/")
 	r.found = true
@@ -94,10 +95,10 @@ func (r *remote) findHere() error {
 		r.of = filepath.Join(cfg.Store.Dir, "admin.token")
 		b, err := readPrivate(r.of)
 		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("no token: there is no %s: run this where bellhop runs, or %s", r.of, tokenHint)
+			return fmt.Errorf("no token: %s does not exist: run this command on the machine of bellhop, or %s", r.of, tokenHint)
 		}
 		if err != nil {
-			return fmt.Errorf("no token: %w: or %s", err, tokenHint)
+			return fmt.Errorf("no token: %w; or %s", err, tokenHint)
 		}
 		if r.token = strings.TrimSpace(string(b)); r.token == "" {
 			return fmt.Errorf("no token: %s is empty: %s", r.of, tokenHint)
@@ -149,7 +150,7 @@ func (r *remote) do(ctx context.Context, method, path string, in, out any) error
 			return nil
 		}
 		if err := json.Unmarshal(answer, out); err != nil {
-			return fmt.Errorf("%s %s%s: %w: is that bellhop?", method, r.server, path, err)
+			return fmt.Errorf("%s %s%s: %w: is the server a bellhop?", method, r.server, path, err)
 		}
 		return nil
 	}
@@ -193,9 +194,22 @@ func (r *remote) request(ctx context.Context, method, path string, body []byte) 
 func (r *remote) send(req *http.Request) (*http.Response, error) {
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("%w: does bellhop run there? --server says where", err)
+		return nil, fmt.Errorf("cannot reach bellhop at %s: %sis it running? (set --server)", req.URL.Host, cause(err))
 	}
 	return resp, nil
+}
+
+// cause returns why a connection failed, followed by a colon, or "" for a refused
+// connection: the question whether bellhop runs says as much.
+func cause(err error) string {
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return ""
+	}
+	var failed *url.Error // its text repeats the URL
+	if errors.As(err, &failed) {
+		err = failed.Err
+	}
+	return err.Error() + ": "
 }
 
 // sleep reports whether d has passed before ctx ended.
@@ -226,20 +240,34 @@ func (r *remote) refusedBy(resp *http.Response, answer []byte) error {
 	}
 	json.Unmarshal(answer, &problem) // else it is no bellhop's, and the status must do
 	why := printable(problem.Detail)
+	if len(problem.Errors) > 0 {
+		why = "" // the fields say more
+	}
 	for _, e := range problem.Errors {
 		_, field, nested := strings.Cut(e.Location, ".") // body.url
 		if !nested {
 			field = e.Location
 		}
-		why += "\n  " + printable(field+": "+strings.TrimPrefix(e.Message, field+" "))
-	}
-	if resp.StatusCode == http.StatusUnauthorized {
-		why = "the token is not good here: " + tokenHint
-		if r.of != "BELLHOP_TOKEN" {
-			why = "the token of " + r.of + " is not good here: " + tokenHint
+		if len(problem.Errors) > 1 {
+			why += "\n  "
 		}
+		why += printable(field + ": " + strings.TrimPrefix(e.Message, field+" "))
 	}
-	return &refusal{resp.StatusCode, fmt.Sprintf("%s %s: %s: %s", resp.Request.Method, resp.Request.URL.Path, resp.Status, cmp.Or(why, "no reason is given"))}
+	if !strings.HasPrefix(why, "\n") {
+		why = " " + why
+	}
+	text := fmt.Sprintf("request rejected (%s):%s", resp.Status, why)
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized && r.of == "BELLHOP_TOKEN":
+		text = fmt.Sprintf("token rejected (%s): %s", resp.Status, tokenHint)
+	case resp.StatusCode == http.StatusUnauthorized:
+		text = fmt.Sprintf("token from %s rejected (%s): %s", r.of, resp.Status, tokenHint)
+	case why == " ":
+		text = fmt.Sprintf("%s %s: %s: is the server a bellhop?", resp.Request.Method, resp.Request.URL.Path, resp.Status)
+	case resp.StatusCode >= 500:
+		text = fmt.Sprintf("request failed (%s):%s", resp.Status, why)
+	}
+	return &refusal{resp.StatusCode, text}
 }
 
 // doOf does what path says with the one of a list that has an id. If there is
@@ -261,7 +289,7 @@ func (r *remote) doOf(ctx context.Context, method, list, id, path string, in, ou
 	switch near := nearest(id, known); near {
 	case "":
 	case id:
-		return fmt.Errorf("%w: is that bellhop too old for it?", err)
+		return fmt.Errorf("%w: is the server too old for this command?", err)
 	default:
 		return fmt.Errorf("%w: did you mean %s?", err, near)
 	}
@@ -269,7 +297,7 @@ func (r *remote) doOf(ctx context.Context, method, list, id, path string, in, ou
 	if command == "tokens" {
 		command = "token"
 	}
-	return fmt.Errorf("%w: bellhop %s list shows what there is", err, command)
+	return fmt.Errorf("%w: see bellhop %s list", err, command)
 }
 
 // end deletes those of a list that have the ids, and says of each that it is so.
@@ -384,7 +412,7 @@ func (r *remote) moment(s string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-const momentHint = `write it like 15m (that long ago), 09:30 (today), "2026-01-31 09:30" or 2026-01-31T09:30:00Z`
+const momentHint = `use 15m (ago), 09:30 (today), "2026-01-31 09:30" or 2026-01-31T09:30:00Z`
 
 // local is a time in the zone that it is shown in.
 func (r *remote) local(t time.Time) time.Time {

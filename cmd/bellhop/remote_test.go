@@ -50,7 +50,7 @@ func TestFind(t *testing.T) {
 	config := write(t, "[admin]\nlisten = \"0.0.0.0:9090\"\ninsecure = true\ntoken = \"of-the-config\"\n")
 	find(remote{config: config}, "http://127.0.0.1:9090", "of-the-config")
 	refuse(remote{config: config, server: "http://other.example"}, "no token")
-	refuse(remote{config: filepath.Join(dir, "nowhere.toml")}, "there is no", "nowhere.toml")
+	refuse(remote{config: filepath.Join(dir, "nowhere.toml")}, "does not exist", "nowhere.toml")
 	refuse(remote{config: write(t, "[admin]\nlisten = 1\n")}, "admin.listen")
 	find(remote{config: write(t, "[admin]\nlisten = \"[::]:9090\"\ninsecure = true\ntoken = \"x\"\n")}, "http://[::1]:9090", "x")
 

@@ -60,7 +60,7 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 		return err
 	}
 	if s.created {
-		fmt.Fprintf(stdout, "admin token, shown this once and kept in %s/admin.token: %s\n", cfg.Store.Dir, s.token)
+		fmt.Fprintf(stdout, "admin token (shown once, stored in %s/admin.token): %s\n", cfg.Store.Dir, s.token)
 	}
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)

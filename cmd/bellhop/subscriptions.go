@@ -24,7 +24,7 @@ func subscriptionsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "subscriptions",
 		Aliases: []string{"subs"},
-		Short:   "Say who is told of which extension, and where",
+		Short:   "Manage webhook subscriptions",
 		Example: `  bellhop subscriptions add --extension 101 --type dial-in,answer,hangup \
     --url https://crm.example/call
   bellhop subscriptions list --extension 101
@@ -53,14 +53,14 @@ var tints = map[string]color{
 func subscriptionsListCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List subscriptions, the oldest first",
+		Short: "List subscriptions, oldest first",
 		Args:  cobra.NoArgs,
 	}
 	f := cmd.Flags()
-	f.String("extension", "", "those to this `extension`, by its exact name")
-	f.String("type", "", "those that name this event `type`")
-	f.Bool("active", false, "those that are switched on; with --active=false those that are not")
-	limit := f.Int("limit", 0, "how many; 0 is all")
+	f.String("extension", "", "only subscriptions to this `extension`, by its exact name")
+	f.String("type", "", "only subscriptions that name this event `type`")
+	f.Bool("active", false, "only active subscriptions; --active=false: only inactive ones")
+	limit := f.Int("limit", 0, "largest `number` of subscriptions to list; 0 lists all")
 	complete(cmd, "type", typeWords()...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		subs, err := r.subscriptions(cmd.Context(), queryOf(f, "extension", "type", "active"), *limit)
@@ -105,27 +105,27 @@ func whose(sub notify.Subscription) string {
 // request says of those that were given.
 func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	f := cmd.Flags()
-	f.String("extension", "", "the `extension`, like 101 or 101@pbx.example")
-	f.String("extension-regex", "", "instead: an RE2 `expression` that matches the whole of it")
-	f.StringSlice("type", nil, "the event `types`, as in dial-in,answer,hangup; may be repeated")
-	f.String("url", "", "the `URL` that callbacks go to")
-	f.String("method", "", "the HTTP `method`: GET, POST (default) or PUT")
-	f.String("dialect", "", "the `dialect`: json (default), cloudevents, telphin, unified or cti")
-	f.Bool("active", true, "whether it is switched on")
-	f.String("note", "", "`what` it is for")
-	f.StringArray("header", nil, "a header `field`, \"Name: value\", to send with every callback; the value may be env:NAME or file:PATH; may be repeated")
-	f.String("secret", "", "the `secret`, whsec_…, that signs callbacks; env:NAME and file:PATH say where it is")
-	f.String("tls-ca", "", "PEM `file` of the CAs that may have signed the receiver's certificate")
-	f.String("tls-cert", "", "PEM `file` of the certificate by which bellhop is known to the receiver")
-	f.String("tls-key", "", "PEM `file` of its key")
-	f.Bool("extended", false, "telphin: send what the originals did not know, too")
-	f.String("flow-case", "", "the `case` of in and out: lower (default) or upper")
-	f.String("status-words", "", "with the `words` unified: at hangup only ANSWER and UNKNOWN")
-	f.String("group", "", "cti: the `word` one or each: a call that rings at several extensions is one call, or one for each")
-	f.Bool("follow-urls", false, "cti: send answer and hangup to the URLs that the answer to their newCall names")
-	f.String("live-ttl", "", "how `long` a dial or answer is worth delivering, like 60s")
-	f.String("timeout", "", "how `long` an attempt may take, like 5s")
-	f.Int("max-in-flight", 0, "how many callbacks may be under way at a time")
+	f.String("extension", "", "`extension` to subscribe to, like 101 or 101@pbx.example")
+	f.String("extension-regex", "", "RE2 `expression` that matches whole extensions, instead of --extension")
+	f.StringSlice("type", nil, "event `types`, like dial-in,answer,hangup (repeatable)")
+	f.String("url", "", "`URL` that receives the callbacks")
+	f.String("method", "", "HTTP `method`: GET, POST (default) or PUT")
+	f.String("dialect", "", "callback `dialect`: json (default), cloudevents, telphin, unified or cti")
+	f.Bool("active", true, "send callbacks; --active=false switches the subscription off")
+	f.String("note", "", "`text` to describe the subscription")
+	f.StringArray("header", nil, "HTTP `header` to send with every callback, like \"X-Api-Key: 1234\"; the value may be env:NAME or file:PATH (repeatable)")
+	f.String("secret", "", "signing `secret`, whsec_…, or where it is: env:NAME or file:PATH")
+	f.String("tls-ca", "", "PEM `file` of the CAs to trust for the receiver, instead of the system's")
+	f.String("tls-cert", "", "PEM `file` of the client certificate to present to the receiver")
+	f.String("tls-key", "", "PEM `file` of the key of --tls-cert")
+	f.Bool("extended", false, "telphin: also send the fields that the original API does not have")
+	f.String("flow-case", "", "`case` of the call flow, in or out: lower (default) or upper")
+	f.String("status-words", "", "status `words` at hangup: unified sends only ANSWER and UNKNOWN")
+	f.String("group", "", "cti: `grouping` of a call that rings at several extensions: one (a single call) or each (one call per extension)")
+	f.Bool("follow-urls", false, "cti: send answer and hangup to the URLs in the response to newCall")
+	f.String("live-ttl", "", "stop retrying dial, answer and ringing callbacks after this `duration` (default 60s)")
+	f.String("timeout", "", "abort an attempt after this `duration` (default 5s for dial, answer and ringing callbacks, 15s for others)")
+	f.Int("max-in-flight", 0, "largest `number` of callbacks to send at the same time (default 4)")
 	complete(cmd, "type", typeWords()...)
 	complete(cmd, "method", "GET", "POST", "PUT")
 	complete(cmd, "dialect", "json", "cloudevents", "telphin", "unified", "cti")
@@ -136,6 +136,9 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 		cmd.MarkFlagFilename(name, "pem", "crt", "key")
 	}
 	return func() (map[string]any, error) {
+		if f.Lookup("extension").Value.String() != "" && f.Lookup("extension-regex").Value.String() != "" {
+			return nil, usage{errors.New("give --extension or --extension-regex, not both")}
+		}
 		body := map[string]any{}
 		var wrong error
 		f.Visit(func(flag *pflag.Flag) {
@@ -165,7 +168,7 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 				for _, s := range fields {
 					name, value, ok := strings.Cut(s, ":")
 					if value = strings.TrimSpace(value); !ok || value == "" {
-						err = fmt.Errorf(`%q is no header field: write it like "X-Api-Key: 1234"`, name)
+						err = fmt.Errorf(`parse header %q: use a name and a value, like "X-Api-Key: 1234"`, name)
 						break
 					}
 					if headers[name], err = resolve(value); err != nil {
@@ -207,7 +210,7 @@ func complete(cmd *cobra.Command, flag string, words ...string) {
 func subscriptionsAddCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add",
-		Short: "Subscribe, and print the secret, which nobody can see again",
+		Short: "Create a subscription and print its secret once",
 		Example: `  bellhop subscriptions add --extension 101 --type dial-in,hangup \
     --url https://crm.example/call
   bellhop subscriptions add --extension-regex '.*' --type hangup \
@@ -230,9 +233,9 @@ func subscriptionsAddCommand(r *remote) *cobra.Command {
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), made)
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "subscription %s is made\n", made.ID)
+		fmt.Fprintf(cmd.OutOrStdout(), "subscription %s created\n", made.ID)
 		if _, given := body["secret"]; !given {
-			fmt.Fprintf(cmd.OutOrStdout(), "its secret, shown this once: %s\n", string(made.Secret))
+			fmt.Fprintf(cmd.OutOrStdout(), "secret (shown once): %s\n", string(made.Secret))
 		}
 		return nil
 	}
@@ -242,13 +245,13 @@ func subscriptionsAddCommand(r *remote) *cobra.Command {
 func subscriptionsEditCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "edit ID",
-		Short: "Change what the flags name, and nothing else",
+		Short: "Change the given fields of a subscription",
 		Example: `  bellhop subscriptions edit 4xq7… --type dial-in,hangup --active=false
   bellhop subscriptions edit 4xq7… --header "X-Api-Key: 5678"`,
 		Args: cobra.ExactArgs(1),
 	}
 	fields := subscriptionFlags(cmd)
-	removed := cmd.Flags().StringArray("remove-header", nil, "the `name` of a header field to send no more; may be repeated")
+	removed := cmd.Flags().StringArray("remove-header", nil, "`name` of a header to remove (repeatable)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		body, err := fields()
 		if err != nil {
@@ -261,7 +264,7 @@ func subscriptionsEditCommand(r *remote) *cobra.Command {
 			}
 		}
 		if len(body) == 0 {
-			return usage{errors.New("nothing to change: name it with a flag, see bellhop subscriptions edit --help")}
+			return usage{errors.New("no field given: see bellhop subscriptions edit --help")}
 		}
 		// One that is given excludes the other.
 		if body["extension"] != nil && body["extension_regex"] == nil {
@@ -276,7 +279,7 @@ func subscriptionsEditCommand(r *remote) *cobra.Command {
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), changed)
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "subscription %s is changed\n", changed.ID)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "subscription %s changed\n", changed.ID)
 		return err
 	}
 	return cmd
@@ -298,7 +301,7 @@ func (r *remote) headers(ctx context.Context, id string, given any, removed []st
 	}
 	for _, name := range removed {
 		if !drop(name) {
-			return nil, fmt.Errorf("subscription %s has no header %q to remove: it has %s", id, name, describeList(slices.Sorted(maps.Keys(sub.Headers))))
+			return nil, fmt.Errorf("remove header of subscription %s: unknown header %q: it has %s", id, name, describeList(slices.Sorted(maps.Keys(sub.Headers))))
 		}
 	}
 	if given, ok := given.(map[string]string); ok {
@@ -320,10 +323,10 @@ func describeList(words []string) string {
 func subscriptionsRemoveCommand(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove ID...",
-		Short: "End subscriptions, with all that they wait for",
+		Short: "Delete subscriptions and cancel their pending deliveries",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, ids []string) error {
-			return r.end(cmd, "/v1/subscriptions", ids, "subscription %s is removed\n")
+			return r.end(cmd, "/v1/subscriptions", ids, "subscription %s removed\n")
 		},
 	}
 }
@@ -331,7 +334,7 @@ func subscriptionsRemoveCommand(r *remote) *cobra.Command {
 func subscriptionsRotateCommand(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rotate-secret ID",
-		Short: "Make a new secret, and print it; the old one signs too for a day",
+		Short: "Create a new secret; the old one also signs for 24 hours",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var sub notify.Subscription
@@ -341,7 +344,7 @@ func subscriptionsRotateCommand(r *remote) *cobra.Command {
 			if r.json {
 				return writeJSON(cmd.OutOrStdout(), sub)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "subscription %s has a new secret, shown this once: %s\n", sub.ID, string(sub.Secret))
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "subscription %s has a new secret (shown once): %s\n", sub.ID, string(sub.Secret))
 			return err
 		},
 	}
@@ -350,9 +353,9 @@ func subscriptionsRotateCommand(r *remote) *cobra.Command {
 func subscriptionsTestCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "test ID",
-		Short: "Send a sample of each type now, and show what came back",
-		Long: `Send a sample of each subscribed type now, and show what came back. The exit
-status is 0 if all were taken.`,
+		Short: "Send a sample of each event type and show the responses",
+		Long: `Send a sample of each subscribed event type now, and show the responses. The
+exit status is 0 if the receiver accepted all of them.`,
 		Args: cobra.ExactArgs(1),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -361,7 +364,7 @@ status is 0 if all were taken.`,
 			return err
 		}
 		bad := 0
-		t := table{head: []string{"TYPE", "RESULT", "STATUS", "TOOK", "WHY"}, cut: map[string]bool{"WHY": true}, tint: tints}
+		t := table{head: []string{"TYPE", "RESULT", "STATUS", "DURATION", "WHY"}, cut: map[string]bool{"WHY": true}, tint: tints}
 		for _, trial := range answer.Items {
 			if trial.Outcome != notify.Delivered {
 				bad++
@@ -380,7 +383,7 @@ status is 0 if all were taken.`,
 		case r.json:
 			return errReported
 		}
-		return fmt.Errorf("%d of %d samples were not taken", bad, len(answer.Items))
+		return fmt.Errorf("%d of %d samples were not accepted", bad, len(answer.Items))
 	}
 	return cmd
 }
@@ -396,15 +399,15 @@ func statusText(status int) string {
 func subscriptionsReplayCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay ID",
-		Short: "Send again what happened in a time, as far as the log has it",
+		Short: "Resend past events from the event log",
 		Example: `  bellhop subscriptions replay 4xq7… --from 2h
   bellhop subscriptions replay 4xq7… --from 09:00 --to 12:00 --type hangup`,
 		Args: cobra.ExactArgs(1),
 	}
 	f := cmd.Flags()
-	from := f.String("from", "", "events of this `time` and later, like 2h or \"2026-01-31 09:00\"")
-	to := f.String("to", "", "events before this `time` (default now)")
-	types := f.StringSlice("type", nil, "of these event `types` alone; may be repeated")
+	from := f.String("from", "", "resend events from this `time` on, like 2h (ago) or \"2026-01-31 09:00\"")
+	to := f.String("to", "", "resend events before this `time` (default now)")
+	types := f.StringSlice("type", nil, "resend only these event `types` (repeatable)")
 	complete(cmd, "type", typeWords()...)
 	cmd.MarkFlagRequired("from")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -415,11 +418,11 @@ func subscriptionsReplayCommand(r *remote) *cobra.Command {
 		}{Types: *types}
 		var ok bool
 		if body.From, ok = r.moment(*from); !ok {
-			return usage{fmt.Errorf("--from %q is not a time: %s", *from, momentHint)}
+			return usage{fmt.Errorf("parse --from: %q is not a time: %s", *from, momentHint)}
 		}
 		if *to != "" {
 			if body.To, ok = r.moment(*to); !ok {
-				return usage{fmt.Errorf("--to %q is not a time: %s", *to, momentHint)}
+				return usage{fmt.Errorf("parse --to: %q is not a time: %s", *to, momentHint)}
 			}
 			if !body.To.After(body.From) {
 				return usage{fmt.Errorf("--to %q is not after --from %q", *to, *from)}
@@ -434,11 +437,11 @@ func subscriptionsReplayCommand(r *remote) *cobra.Command {
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), answer)
 		}
-		events := fmt.Sprint(answer.Events, " events are")
+		events := fmt.Sprint(answer.Events, " events")
 		if answer.Events == 1 {
-			events = "1 event is"
+			events = "1 event"
 		}
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s sent again to subscription %s\n", events, args[0])
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "replaying %s to subscription %s\n", events, args[0])
 		return err
 	}
 	return cmd
@@ -447,14 +450,14 @@ func subscriptionsReplayCommand(r *remote) *cobra.Command {
 func subscriptionsExportCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export [ID...]",
-		Short: "Write subscriptions as apply reads them",
-		Long: `Write subscriptions as apply reads them, as TOML, to edit, keep and apply again.
+		Short: "Export subscriptions as a file for apply",
+		Long: `Export subscriptions as TOML, to edit, keep, and apply again.
 
-What the config declares is left out. Secrets, keys and values of headers are
-not known to anybody but bellhop: the names of headers are written with empty
-values, which keep what there is.`,
+Subscriptions that the config declares are left out. Secrets, keys and header
+values cannot be read back: headers are exported with empty values, which make
+apply keep the stored ones.`,
 	}
-	noIDs := cmd.Flags().Bool("no-ids", false, "leave the ids out, to apply it to another bellhop")
+	noIDs := cmd.Flags().Bool("no-ids", false, "leave out the ids, to apply the file to another bellhop")
 	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
 		subs, err := r.subscriptions(cmd.Context(), url.Values{}, 0)
 		if err != nil {
@@ -485,13 +488,13 @@ func named(subs []notify.Subscription, ids []string) ([]notify.Subscription, err
 		at := slices.Index(known, id)
 		switch near := nearest(id, known); {
 		case at >= 0 && subs[at].Declared != "":
-			return nil, fmt.Errorf("subscription %s is in the config of its server, %s: it is not exported", id, subs[at].Declared)
+			return nil, fmt.Errorf("export subscription %s: it is declared in the server's config (%s)", id, subs[at].Declared)
 		case at >= 0:
 			chosen[i] = subs[at]
 		case near != "":
 			return nil, fmt.Errorf("no subscription has the id %q: did you mean %s?", id, near)
 		default:
-			return nil, fmt.Errorf("no subscription has the id %q: bellhop subscriptions list shows what there is", id)
+			return nil, fmt.Errorf("no subscription has the id %q: see bellhop subscriptions list", id)
 		}
 	}
 	return chosen, nil
@@ -500,26 +503,26 @@ func named(subs []notify.Subscription, ids []string) ([]notify.Subscription, err
 func subscriptionsApplyCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
-		Short: "Make subscriptions as a file says: create, change and leave",
-		Long: `Make subscriptions as a file says, and say of each what is done: create, change
-or leave. What is so already is left; to apply a file twice changes nothing.
+		Short: "Create and change subscriptions to match a file",
+		Long: `Create and change subscriptions to match a file, and print each step: create,
+change, remove or leave. Applying a file twice changes nothing.
 
-The file is TOML, with [[subscription]] as config.toml has them and export
-writes them. What a [[subscription]] leaves out has its default. It is the one
-with its id; without an id the one with its extension and url, and with its
-types if there are several.
+The file is TOML with [[subscription]] tables, as in config.toml and as export
+writes them. A key that is left out has its default. A table is matched by its
+id; without one, by its extension and url, and by its types if several fit.
 
-Nobody can see secrets, keys and values of headers again: they are sent when a
-subscription is created, and when the names of its headers change, or all of
-them with --secrets. An empty value of a header keeps the one there is.`,
+Secrets, keys and header values cannot be read back. They are sent when a
+subscription is created; header values also when its header names change, a key
+also when its certificate changes, and all of them with --secrets. An empty
+header value keeps the stored one.`,
 		Args: cobra.NoArgs,
 	}
 	f := cmd.Flags()
-	file := f.StringP("file", "f", "", "the `file`; - is stdin")
+	file := f.StringP("file", "f", "", "`file` to apply; - reads stdin")
 	var a applying
-	f.BoolVar(&a.dry, "dry-run", false, "say what would be done, and do nothing")
-	f.BoolVar(&a.prune, "prune", false, "remove those that are not in the file, but for those of the config")
-	f.BoolVar(&a.secrets, "secrets", false, "send secrets, keys and values of headers also to those that exist: a new secret is a rotation")
+	f.BoolVar(&a.dry, "dry-run", false, "print the steps, and change nothing")
+	f.BoolVar(&a.prune, "prune", false, "remove subscriptions that are not in the file, except those that the config declares")
+	f.BoolVar(&a.secrets, "secrets", false, "send all secrets, keys and header values of the file; a new secret is a rotation")
 	cmd.MarkFlagRequired("file")
 	cmd.MarkFlagFilename("file", "toml")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

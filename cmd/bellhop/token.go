@@ -14,10 +14,10 @@ import (
 func tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
-		Short: "Make, list and revoke tokens of the admin API",
-		Long: `Make, list and revoke the tokens by which others use the admin API.
+		Short: "Manage API tokens",
+		Long: `Create, list and revoke tokens of the admin API.
 
-bellhop must run, and the token in use be of scope admin.`,
+These commands need a running bellhop and a token of scope admin.`,
 		Example: `  bellhop token create --scope write --extension 101 --note crm --expires 8760h
   bellhop token list
   bellhop token revoke 4xq7…`,
@@ -30,12 +30,12 @@ bellhop must run, and the token in use be of scope admin.`,
 func tokenCreateCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create",
-		Short: "Make a token, and print it; nobody can see it again",
-		Long: `Make a token, and print it; nobody can see it again.
+		Short: "Create a token and print it once",
+		Long: `Create a token and print it. It cannot be shown again.
 
-A token of scope read sees what there is; one of scope write changes
-subscriptions, and has callbacks sent, too; one of scope admin may do all. A
-token that is bound to extensions sees and changes what is of these alone.`,
+Scope read lists and shows. Scope write also changes subscriptions and sends
+callbacks. Scope admin may do everything. With --extension, the token sees and
+changes only what belongs to these extensions.`,
 		Args: cobra.NoArgs,
 	}
 	var t struct {
@@ -45,15 +45,15 @@ token that is bound to extensions sees and changes what is of these alone.`,
 		Expires    time.Time `json:"expires,omitzero"`
 	}
 	f := cmd.Flags()
-	f.StringVar(&t.Scope, "scope", "", "read, write or admin")
-	f.StringArrayVar(&t.Extensions, "extension", nil, "bind it to this `extension`, like 101 or 101@pbx.example; may be repeated")
-	f.StringVar(&t.Note, "note", "", "`what` it is for")
-	lifetime := f.Duration("expires", 0, "how long it is good, like 720h; 0 is until it is revoked")
+	f.StringVar(&t.Scope, "scope", "", "`scope` of the token: read, write or admin")
+	f.StringArrayVar(&t.Extensions, "extension", nil, "limit the token to this `extension`, like 101 or 101@pbx.example (repeatable)")
+	f.StringVar(&t.Note, "note", "", "`text` to describe the token")
+	lifetime := f.Duration("expires", 0, "lifetime as a `duration`, like 720h; 0 means until revoked")
 	cmd.MarkFlagRequired("scope")
 	complete(cmd, "scope", string(admin.Read), string(admin.Write), string(admin.Admin))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *lifetime < 0 {
-			return usage{fmt.Errorf("--expires %v is over already", *lifetime)}
+			return usage{fmt.Errorf("--expires must not be negative: %v", *lifetime)}
 		}
 		if *lifetime > 0 {
 			t.Expires = time.Now().Add(*lifetime).UTC().Truncate(time.Second)
@@ -65,7 +65,7 @@ token that is bound to extensions sees and changes what is of these alone.`,
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), made)
 		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "token %s, shown this once:\n", made.ID)
+		fmt.Fprintf(cmd.ErrOrStderr(), "token %s (shown once):\n", made.ID)
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), made.Secret)
 		return err
 	}
@@ -75,7 +75,7 @@ token that is bound to extensions sees and changes what is of these alone.`,
 func tokenListCommand(r *remote) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List the tokens, the oldest first",
+		Short: "List tokens, oldest first",
 		Args:  cobra.NoArgs,
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -105,10 +105,10 @@ func tokenListCommand(r *remote) *cobra.Command {
 func tokenRevokeCommand(r *remote) *cobra.Command {
 	return &cobra.Command{
 		Use:   "revoke ID...",
-		Short: "End tokens: from now on they are good for nothing",
+		Short: "Revoke tokens immediately",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, ids []string) error {
-			return r.end(cmd, "/v1/tokens", ids, "token %s is revoked\n")
+			return r.end(cmd, "/v1/tokens", ids, "token %s revoked\n")
 		},
 	}
 }
