@@ -22,13 +22,13 @@ func there(id string, edit func(*notify.Subscription)) notify.Subscription {
 	return sub
 }
 
-func TestApplyPlan(t *testing.T) {
+func TestPlansStepsToMatchFile(t *testing.T) {
 	const usual = "[[subscription]]\nextension = \"101\"\ntypes = [\"hangup\"]\nurl = \"https://crm.example/a\"\n"
 	for _, tt := range []struct {
 		name  string
 		file  string
 		had   []notify.Subscription
-		how   applying
+		how   reconciliation
 		want  string         // a line for each step: what, which, and its fields
 		body  map[string]any // of the first
 		wrong string
@@ -45,7 +45,7 @@ func TestApplyPlan(t *testing.T) {
 		},
 		{
 			name: "secrets anyway", file: usual + "secret = \"whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r\"\n",
-			had: []notify.Subscription{there("a", nil)}, how: applying{secrets: true},
+			had: []notify.Subscription{there("a", nil)}, how: reconciliation{secrets: true},
 			want: "change a secret",
 			body: map[string]any{"secret": "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"},
 		},
@@ -69,7 +69,7 @@ func TestApplyPlan(t *testing.T) {
 				there("a", nil), there("b", func(s *notify.Subscription) { s.Extension = "102" }),
 				there("c", func(s *notify.Subscription) { s.Extension, s.Declared = "103", "[[subscription]] 1" }),
 			},
-			how:  applying{prune: true},
+			how:  reconciliation{prune: true},
 			want: "leave a\nremove b",
 		},
 		{
@@ -141,7 +141,7 @@ func TestApplyPlan(t *testing.T) {
 			var err error
 			var steps []step
 			if tt.how.wanted, err = readSubscriptions("f.toml", tt.file); err == nil {
-				steps, err = tt.how.plan(tt.had)
+				steps, err = tt.how.planSteps(tt.had)
 			}
 			if tt.wrong != "" {
 				if err == nil || err.Error() != tt.wrong {
@@ -168,22 +168,22 @@ func TestApplyPlan(t *testing.T) {
 	}
 }
 
-// TestApplyKeys has a certificate and its key change together.
-func TestApplyKeys(t *testing.T) {
-	w := wanted{sub: there("", func(s *notify.Subscription) { s.TLSCert, s.TLSKey = "new", "key" })}
+// TestCertificateAndKeyChangeTogether has a certificate and its key change together.
+func TestCertificateAndKeyChangeTogether(t *testing.T) {
+	w := wantedSubscription{sub: there("", func(s *notify.Subscription) { s.TLSCert, s.TLSKey = "new", "key" })}
 	old := there("a", func(s *notify.Subscription) { s.TLSCert = "old" })
-	s := new(applying).change(w, old)
+	s := new(reconciliation).changeStep(w, old)
 	if got := slices.Sorted(maps.Keys(s.body)); !slices.Equal(got, []string{"tls_cert", "tls_key"}) {
 		t.Errorf("a new certificate sends %v", got)
 	}
 	old.TLSCert = "new"
-	if s := new(applying).change(w, old); s.Action != "leave" {
+	if s := new(reconciliation).changeStep(w, old); s.Action != "leave" {
 		t.Errorf("the same certificate: %s %v", s.Action, s.Fields)
 	}
 }
 
-// TestExportIsApplied has what export writes read again: all of it.
-func TestExportIsApplied(t *testing.T) {
+// TestExportedFileAppliesUnchanged has what export writes read again: all of it.
+func TestExportedFileAppliesUnchanged(t *testing.T) {
 	subs := []notify.Subscription{
 		there("a", nil),
 		there("b", func(s *notify.Subscription) {
@@ -202,15 +202,15 @@ func TestExportIsApplied(t *testing.T) {
 		}
 	}
 	var b bytes.Buffer
-	if err := export(&b, subs, true); err != nil {
+	if err := exportSubscriptions(&b, subs, true); err != nil {
 		t.Fatal(err)
 	}
 	wanted, err := readSubscriptions("exported", b.String())
 	if err != nil {
 		t.Fatalf("%v\n%s", err, b.String())
 	}
-	a := applying{wanted: wanted, prune: true}
-	steps, err := a.plan(subs)
+	a := reconciliation{wanted: wanted, prune: true}
+	steps, err := a.planSteps(subs)
 	if err != nil || len(steps) != 2 {
 		t.Fatalf("%v %v", steps, err)
 	}

@@ -57,7 +57,7 @@ func FuzzReadBlock(f *testing.F) {
 		if end != len(b) {
 			t.Fatalf("the sections end at %d of %d", end, len(b))
 		}
-		mended := readBlock("bellhop_events", 1, mendedBlock("bellhop_events", 1, b, sections, position))
+		mended := readBlock("bellhop_events", 1, repairedBlock("bellhop_events", 1, b, sections, position))
 		var reached uint64
 		for _, s := range mended {
 			if s.bad {

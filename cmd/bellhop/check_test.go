@@ -16,7 +16,7 @@ import (
 func cli(t *testing.T, want int, args ...string) (stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	if got := run(t.Context(), args, &out, &errs); got != want {
+	if got := runCommandLine(t.Context(), args, &out, &errs); got != want {
 		t.Errorf("bellhop %s exits %d, want %d", strings.Join(args, " "), got, want)
 	}
 	return out.String(), errs.String()
@@ -31,7 +31,7 @@ func write(t *testing.T, text string) (path string) {
 	return path
 }
 
-func TestCheckGood(t *testing.T) {
+func TestCheckDescribesValidConfig(t *testing.T) {
 	path := write(t, "[sip]\nlisten = [\"udp://127.0.0.1:5060\", \"tcp://127.0.0.1:5060\"]\npbx = [\"udp://127.0.0.2:5060\"]\n")
 	stdout, stderr := cli(t, 0, "check", "--config", path)
 	want := path + " is valid: phones reach the PBX udp://127.0.0.2:5060 through udp://127.0.0.1:5060, tcp://127.0.0.1:5060; the admin API is at http://127.0.0.1:8080; the store is in data\n"
@@ -44,8 +44,8 @@ func TestCheckGood(t *testing.T) {
 	}
 }
 
-// TestCheckDegraded: the bellhop that runs with the config knows how the PBX is set up.
-func TestCheckDegraded(t *testing.T) {
+// TestCheckPrintsDegradedReasons: the bellhop that runs with the config knows how the PBX is set up.
+func TestCheckPrintsDegradedReasons(t *testing.T) {
 	running := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/readyz" {
 			io.WriteString(w, `{"ready": true, "degraded": ["PBX udp://192.0.2.2:5060 ignores Path\u001b[31m", "store damaged"]}`)
@@ -74,7 +74,7 @@ func TestCheckDegraded(t *testing.T) {
 	}
 }
 
-func TestCheckBad(t *testing.T) {
+func TestCheckPrintsAllProblems(t *testing.T) {
 	path := write(t, "[sip]\nlisten = [\"tls://127.0.0.1\"]\nregistr = 1\n")
 	stdout, stderr := cli(t, 1, "check", "-c", path)
 	want := path + ":2:11: sip.listen: address \"tls://127.0.0.1\": tls is not supported yet: use udp:// or tcp://\n" +
@@ -101,7 +101,7 @@ func TestCheckBad(t *testing.T) {
 	}
 }
 
-func TestNoConfig(t *testing.T) {
+func TestCommandsNeedConfigFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, command := range []string{"check", "serve"} {
 		stdout, stderr := cli(t, 1, command)
@@ -112,12 +112,12 @@ func TestNoConfig(t *testing.T) {
 	if err := os.WriteFile("config.toml", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if stdout, _ := cli(t, 0, "check"); !strings.HasPrefix(stdout, "config.toml is good") {
+	if stdout, _ := cli(t, 0, "check"); !strings.HasPrefix(stdout, "config.toml is valid") {
 		t.Errorf("check does not find ./config.toml: %q", stdout)
 	}
 }
 
-func TestUsage(t *testing.T) {
+func TestRejectsWrongArguments(t *testing.T) {
 	if stdout, _ := cli(t, 0, "version"); !strings.HasPrefix(stdout, "bellhop ") || strings.Count(stdout, "\n") != 1 {
 		t.Errorf("version says %q", stdout)
 	}

@@ -28,18 +28,18 @@ var compareConfigs = cmp.Options{
 	cmpopts.EquateEmpty(),
 }
 
-// TestManual holds config.toml to the config: it lists every key that has an
+// TestConfigFileListsAllKeys holds config.toml to the config: it lists every key that has an
 // effect, at its default.
-func TestManual(t *testing.T) {
+func TestConfigFileListsAllKeys(t *testing.T) {
 	b, err := os.ReadFile("../../config.toml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := parse("config.toml", string(b))
+	c, err := parseConfig("config.toml", string(b))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(defaults(), c, compareConfigs); d != "" {
+	if d := cmp.Diff(defaultConfig(), c, compareConfigs); d != "" {
 		t.Errorf("config.toml differs from the defaults (- defaults, + file):\n%s", d)
 	}
 
@@ -47,15 +47,15 @@ func TestManual(t *testing.T) {
 	t.Setenv("CRM_SECRET", "whsec_"+strings.Repeat("A", 32)) // which an example names
 	t.Setenv("CARRIER_SECRET", strings.Repeat("a", 32))
 	examples := regexp.MustCompile(`(?m)^# (\[\[\w+\]\]|\w+ = .*)$`).ReplaceAllString(string(b), "$1")
-	if _, err := parse("config.toml", examples); err != nil {
+	if _, err := parseConfig("config.toml", examples); err != nil {
 		t.Errorf("with its examples uncommented: %v", err)
 	}
-	there := locate(examples).keys
+	there := locateKeys(examples).keys
 	var want func(path string, typ reflect.Type)
 	want = func(path string, typ reflect.Type) {
 		for i := range typ.NumField() {
 			f := typ.Field(i)
-			path := join(path, f.Tag.Get("toml"))
+			path := joinPath(path, f.Tag.Get("toml"))
 			if _, ok := there[path]; !ok {
 				t.Errorf("config.toml does not list %s", path)
 			}
@@ -63,19 +63,19 @@ func TestManual(t *testing.T) {
 			case isTable(f.Type):
 				want(path, f.Type)
 			case f.Type.Kind() == reflect.Slice && isTable(f.Type.Elem()):
-				want(index(path, 0), f.Type.Elem())
+				want(indexPath(path, 0), f.Type.Elem())
 			}
 		}
 	}
 	want("", reflect.TypeFor[config]())
 }
 
-func TestEmptyFileIsTheDefaults(t *testing.T) {
-	c, err := parse("config.toml", "")
+func TestEmptyConfigHasDefaults(t *testing.T) {
+	c, err := parseConfig("config.toml", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(defaults(), c, compareConfigs); d != "" {
+	if d := cmp.Diff(defaultConfig(), c, compareConfigs); d != "" {
 		t.Error(d)
 	}
 }
@@ -84,7 +84,7 @@ func TestEmptyFileIsTheDefaults(t *testing.T) {
 var eventTypes = []string{"answer", "answer-in", "answer-out", "dial-in", "dial-out", "hangup", "hold", "message-in", "message-out",
 	"registered", "resume", "ringing", "subscription-state", "transfer", "unregistered", "voicemail"}
 
-func TestProblems(t *testing.T) {
+func TestConfigReportsProblems(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		text string
@@ -318,7 +318,7 @@ b"""`, []string{
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := parse("c", tt.text)
+			_, err := parseConfig("c", tt.text)
 			ps, ok := err.(problems)
 			if !ok {
 				t.Fatalf("got %v, want problems", err)
@@ -330,12 +330,12 @@ b"""`, []string{
 	}
 }
 
-// TestDeclared says what a [[subscription]] declares.
-func TestDeclared(t *testing.T) {
+// TestConfigDeclaresSubscriptions says what a [[subscription]] declares.
+func TestConfigDeclaresSubscriptions(t *testing.T) {
 	const secret = "whsec_b25jZSBtb3JlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 	t.Setenv("BELLHOP_TEST_KEY", "Bearer from env")
 	t.Setenv("BELLHOP_TEST_SECRET", secret)
-	c, err := parse("c", `
+	c, err := parseConfig("c", `
 [[subscription]]
 extension = "101"
 types = ["hangup"]
@@ -370,7 +370,7 @@ old_secret = "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 			Secret:  secret, OldSecret: "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r", Extended: true, FlowCase: "upper", StatusWords: "unified", Group: "each", FollowURLs: true,
 			LiveTTL: notify.Duration(30 * time.Second), Timeout: notify.Duration(500 * time.Millisecond), MaxInFlight: 7, Declared: "[[subscription]] 2"},
 	}
-	if d := cmp.Diff(want, declared(c)); d != "" {
+	if d := cmp.Diff(want, declaredSubscriptions(c)); d != "" {
 		t.Errorf("(- want, + got):\n%s", d)
 	}
 	if s := fmt.Sprintf("%v %+v %#v", c, c, c.Subscription); strings.Contains(s, "from env") || strings.Contains(s, "whsec_") {
@@ -378,9 +378,9 @@ old_secret = "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 	}
 }
 
-// TestTracking says what the config tells the tracker.
-func TestTracking(t *testing.T) {
-	c, err := parse("c", `
+// TestConfigOfTracker says what the config tells the tracker.
+func TestConfigOfTracker(t *testing.T) {
+	c, err := parseConfig("c", `
 [[extension]]
 number = "600"
 kind = "queue"
@@ -395,7 +395,7 @@ privacy = "ignore"
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := tracking(c)
+	got := trackerConfig(c)
 	if want := []dialog.Declared{{Number: "600", Kind: dialog.Queue, DID: []string{"5551234", "5551235"}}, {Number: "door"}}; !reflect.DeepEqual(got.Extensions, want) {
 		t.Errorf("extensions are %v, want %v", got.Extensions, want)
 	}
@@ -421,28 +421,28 @@ privacy = "ignore"
 		}
 	}
 
-	c, err = parse("c", "calls.correlate = []")
+	c, err = parseConfig("c", "calls.correlate = []")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := tracking(c); got.Correlate == nil || len(got.Correlate) > 0 || got.E164 != nil || got.IgnorePrivacy {
+	if got := trackerConfig(c); got.Correlate == nil || len(got.Correlate) > 0 || got.E164 != nil || got.IgnorePrivacy {
 		t.Errorf("with no method and no region: %q, %v", got.Correlate, got.E164 != nil)
 	}
 }
 
-func TestOutsideAllowed(t *testing.T) {
+func TestAllowsInsecureOrLocalAdmin(t *testing.T) {
 	for _, text := range []string{
 		"admin.listen = \"0.0.0.0:8080\"\nadmin.insecure = true",
 		"admin.listen = \"[::1]:8080\"",
 		"admin.listen = \"localhost:0\"",
 	} {
-		if _, err := parse("c", text); err != nil {
+		if _, err := parseConfig("c", text); err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
 }
 
-func TestSecrets(t *testing.T) {
+func TestConfigHidesSecrets(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(" from-file\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -453,7 +453,7 @@ func TestSecrets(t *testing.T) {
 		"env:BELLHOP_TEST_TOKEN": "from-env",
 		"file:" + file:           "from-file",
 	} {
-		c, err := parse("c", "[admin]\ntoken = \""+text+"\"")
+		c, err := parseConfig("c", "[admin]\ntoken = \""+text+"\"")
 		if err != nil || c.Admin.Token != want {
 			t.Errorf("token %q: got %q, %v; want %q", text, string(c.Admin.Token), err, string(want))
 		}
@@ -461,11 +461,11 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("token prints as %q", s)
 		}
 	}
-	c, err := parse("c", `store.nats = ["nats://me:pass@127.0.0.1:4222"]`)
+	c, err := parseConfig("c", `store.nats = ["nats://me:pass@127.0.0.1:4222"]`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := c.meaning(); strings.Contains(s, "pass") {
+	if s := c.describeSetup(); strings.Contains(s, "pass") {
 		t.Errorf("the password is shown: %s", s)
 	}
 	c.Admin.TLSKey = "-----BEGIN PRIVATE KEY-----"
@@ -474,16 +474,16 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-func TestDiff(t *testing.T) {
-	a := defaults()
-	b := defaults()
+func TestListsChangedKeys(t *testing.T) {
+	a := defaultConfig()
+	b := defaultConfig()
 	b.SIP.Listen = nil
 	b.Calls.Status[486] = "BUSY"
 	b.Log.Level = -4
-	if got, want := diff(a, b), []string{"sip.listen", "calls.status", "log.level"}; !slices.Equal(got, want) {
+	if got, want := changedKeys(a, b), []string{"sip.listen", "calls.status", "log.level"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if got := diff(a, defaults()); len(got) > 0 {
+	if got := changedKeys(a, defaultConfig()); len(got) > 0 {
 		t.Errorf("equal configs differ in %v", got)
 	}
 }
@@ -502,13 +502,13 @@ func FuzzLocate(f *testing.F) {
 		if _, err := toml.Decode(text, &doc); err != nil {
 			return
 		}
-		w := locate(text)
+		w := locateKeys(text)
 		var find func(path string, v any)
 		find = func(path string, v any) {
 			switch v := v.(type) {
 			case map[string]any:
 				for key, v := range v {
-					path := join(path, key)
+					path := joinPath(path, key)
 					if _, ok := w.keys[path]; !ok {
 						t.Fatalf("key %s is not found in %q", path, text)
 					}
@@ -516,11 +516,11 @@ func FuzzLocate(f *testing.F) {
 				}
 			case []map[string]any:
 				for i, v := range v {
-					find(index(path, i), v)
+					find(indexPath(path, i), v)
 				}
 			case []any:
 				for i, v := range v {
-					find(index(path, i), v)
+					find(indexPath(path, i), v)
 				}
 			default:
 				if _, ok := w.values[path]; !ok {

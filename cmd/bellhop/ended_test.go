@@ -45,7 +45,7 @@ func TestEndedCallsDoNotReturn(t *testing.T) {
 					}
 					h = newWholeHop(t, f.Config, killed)
 					defer h.stop()
-					calls, err := h.rooms.follower.calls(t.Context())
+					calls, err := h.rooms.observer.liveCalls(t.Context())
 					if err != nil || len(calls) > 0 {
 						t.Errorf("calls are %+v, %v", calls, err)
 					}
@@ -60,9 +60,9 @@ func TestEndedCallsDoNotReturn(t *testing.T) {
 	}
 }
 
-// TestKilledAfterCalls kills a bellhop half a minute after its calls have ended, as
+// TestKillKeepsEndedCallsEnded kills a bellhop half a minute after its calls have ended, as
 // markers of ended calls once expired by then: the next one has no call up.
-func TestKilledAfterCalls(t *testing.T) {
+func TestKillKeepsEndedCallsEnded(t *testing.T) {
 	t.Parallel()
 	const calls = 20
 	s := newSite(t, sip.UDP, sip.UDP)

@@ -74,24 +74,24 @@ func follow(t *testing.T, query url.Values, limit int, answers ...reply) (came, 
 	}))
 	defer server.Close()
 	s := &eventStream{
-		remote: &remote{server: server.URL, token: testToken, found: true},
-		query:  query, pause: time.Millisecond, quiet: patience,
-		note: func(text string) { notes = append(notes, text) },
+		client: &apiClient{server: server.URL, token: testToken, resolved: true},
+		query:  query, backoff: time.Millisecond, idleTimeout: patience,
+		notify: func(text string) { notes = append(notes, text) },
 	}
-	err = s.follow(t.Context(), func(line json.RawMessage) error {
+	err = s.followEvents(t.Context(), func(line json.RawMessage) error {
 		var e admin.Event
 		if err := json.Unmarshal(line, &e); err != nil {
 			t.Errorf("%s: %v", line, err)
 		}
 		if came = append(came, e.EventID); len(came) == limit {
-			return errEnough
+			return errLimitReached
 		}
 		return nil
 	})
 	return came, asked, notes, err
 }
 
-func TestFollowResumes(t *testing.T) {
+func TestStreamResumesAfterLostConnection(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		since   string
@@ -146,8 +146,8 @@ func TestFollowResumes(t *testing.T) {
 	}
 }
 
-// TestFollowEnds has bellhop say that it will not have it.
-func TestFollowEnds(t *testing.T) {
+// TestStreamEndsOnRejection has bellhop say that it will not have it.
+func TestStreamEndsOnRejection(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		answers []reply
@@ -166,9 +166,9 @@ func TestFollowEnds(t *testing.T) {
 	}
 }
 
-// TestFollowQuiet has a server that says nothing any more: neither an event nor
+// TestStreamReconnectsWhenSilent has a server that says nothing any more: neither an event nor
 // that there is none.
-func TestFollowQuiet(t *testing.T) {
+func TestStreamReconnectsWhenSilent(t *testing.T) {
 	var came atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if came.Add(1) == 1 {
@@ -178,11 +178,11 @@ func TestFollowQuiet(t *testing.T) {
 		streaming(event("b"))(w, r)
 	}))
 	defer server.Close()
-	s := &eventStream{remote: &remote{server: server.URL, token: testToken, found: true}, query: url.Values{}, quiet: 50 * time.Millisecond, note: func(string) {}}
+	s := &eventStream{client: &apiClient{server: server.URL, token: testToken, resolved: true}, query: url.Values{}, idleTimeout: 50 * time.Millisecond, notify: func(string) {}}
 	var ids []string
-	err := s.follow(t.Context(), func(line json.RawMessage) error {
+	err := s.followEvents(t.Context(), func(line json.RawMessage) error {
 		if ids = append(ids, string(line)); len(ids) == 2 {
-			return errEnough
+			return errLimitReached
 		}
 		return nil
 	})
@@ -191,25 +191,25 @@ func TestFollowQuiet(t *testing.T) {
 	}
 }
 
-// TestFollowInterrupted ends by a signal, or because nobody reads any more.
-func TestFollowInterrupted(t *testing.T) {
+// TestStreamEndsOnInterrupt ends by a signal, or because nobody reads any more.
+func TestStreamEndsOnInterrupt(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(silent(event("a"))))
 	defer server.Close()
 	stream := func() *eventStream {
-		return &eventStream{remote: &remote{server: server.URL, token: testToken, found: true}, query: url.Values{}, quiet: patience}
+		return &eventStream{client: &apiClient{server: server.URL, token: testToken, resolved: true}, query: url.Values{}, idleTimeout: patience}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	if err := stream().follow(ctx, func(json.RawMessage) error { cancel(); return nil }); err != nil {
+	if err := stream().followEvents(ctx, func(json.RawMessage) error { cancel(); return nil }); err != nil {
 		t.Errorf("after an interrupt: %v", err)
 	}
 	broken := errors.New("broken pipe")
-	if err := stream().follow(t.Context(), func(json.RawMessage) error { return broken }); !errors.Is(err, broken) {
+	if err := stream().followEvents(t.Context(), func(json.RawMessage) error { return broken }); !errors.Is(err, broken) {
 		t.Errorf("without a reader: %v", err)
 	}
 }
 
-// TestEventRows shows events on terminals, and on none.
-func TestEventRows(t *testing.T) {
+// TestFormatsEventRows shows events on terminals, and on none.
+func TestFormatsEventRows(t *testing.T) {
 	talked := int64(3_723_000_000)
 	at := time.Date(2026, 1, 31, 9, 30, 0, 123e6, time.UTC)
 	events := []admin.Event{
@@ -219,19 +219,19 @@ func TestEventRows(t *testing.T) {
 		{Timestamp: at, Extension: "101", EventType: "registered", UserAgent: "Yealink"},
 	}
 	show := func(p eventPrinter) string {
-		p.remote = &remote{utc: true}
+		p.client = &apiClient{utc: true}
 		var b strings.Builder
 		for _, e := range events {
-			b.WriteString(p.row(e))
+			b.WriteString(p.formatRow(e))
 		}
 		return b.String()
 	}
 	for _, tt := range []struct {
 		name string
-		screen
+		terminal
 		want string
 	}{
-		{"80", screen{width: 80}, `Saturday, 2026-01-31
+		{"80", terminal{width: 80}, `Saturday, 2026-01-31
 09:30:00.123  101   dial-out     CALLING      101 → +442071838750
 09:30:00.123  0003*2101  hangup       CHANUNAVAIL  9999999999999999999…    1h02m
 Sunday, 2026-02-01
@@ -239,7 +239,7 @@ Sunday, 2026-02-01
 Saturday, 2026-01-31
 09:30:00.123  101        registered                Yealink
 `},
-		{"160", screen{width: 160}, `Saturday, 2026-01-31
+		{"160", terminal{width: 160}, `Saturday, 2026-01-31
 09:30:00.123  101   dial-out     CALLING      101 → +442071838750                            cccccccccccccccccccccccccccccccc
 09:30:00.123  0003*2101  hangup       CHANUNAVAIL  99999999999999999999999999999999999…    1h02m
 Sunday, 2026-02-01
@@ -247,17 +247,17 @@ Sunday, 2026-02-01
 Saturday, 2026-01-31
 09:30:00.123  101        registered                Yealink
 `},
-		{"file", screen{}, `2026-01-31 09:30:00.123  101   dial-out     CALLING      101 → +442071838750                            cccccccccccccccccccccccccccccccc
+		{"file", terminal{}, `2026-01-31 09:30:00.123  101   dial-out     CALLING      101 → +442071838750                            cccccccccccccccccccccccccccccccc
 2026-01-31 09:30:00.123  0003*2101  hangup       CHANUNAVAIL  99999999999999999999999999999999999…    1h02m
 2026-02-01 09:30:00.123  101        subscription-state  disabled     4xq7 410 [31mGone
 2026-01-31 09:30:00.123  101        registered                Yealink
 `},
 	} {
-		if got := show(eventPrinter{screen: tt.screen}); got != tt.want {
+		if got := show(eventPrinter{terminal: tt.terminal}); got != tt.want {
 			t.Errorf("%s:\n%s\nwant\n%s", tt.name, got, tt.want)
 		}
 	}
-	if got := show(eventPrinter{screen: screen{width: 80, color: true}}); !strings.Contains(got, "\x1b[36mdial-out   \x1b[0m") || !strings.Contains(got, "\x1b[31mCHANUNAVAIL\x1b[0m") {
+	if got := show(eventPrinter{terminal: terminal{width: 80, color: true}}); !strings.Contains(got, "\x1b[36mdial-out   \x1b[0m") || !strings.Contains(got, "\x1b[31mCHANUNAVAIL\x1b[0m") {
 		t.Errorf("in color:\n%q", got)
 	}
 }

@@ -56,7 +56,7 @@ func TestFlows(t *testing.T) {
 type wholeHop struct {
 	t     *testing.T
 	peers map[string]*siptest.PacketConn
-	rooms *rooms
+	rooms *pipeline
 	stop  func()       // for good
 	ahead atomic.Int64 // the wall clock is, so many nanoseconds
 	mu    sync.Mutex
@@ -72,7 +72,7 @@ type wholeHop struct {
 
 func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
 	h := &wholeHop{t: t, heard: map[string]bool{}, failed: map[string]bool{}}
-	cfg := defaults()
+	cfg := defaultConfig()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}
 	cfg.SIP.Register = sip.Register(fc.Register)
 	for _, source := range fc.PBXSources {
@@ -113,13 +113,13 @@ func (h *wholeHop) start(fc flowtest.Config, cfg config, js jetstream.JetStream)
 		}
 	}
 	var err error
-	h.rooms, err = connect(t.Context(), cfg, js, slog.New(slog.DiscardHandler), world{
-		own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: h, prompt: true, wall: h.wall,
+	h.rooms, err = buildPipeline(t.Context(), cfg, js, slog.New(slog.DiscardHandler), environment{
+		own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: h, unbatched: true, wall: h.wall,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.rooms.follower.tracker.Configure(fc.Dialog)
+	h.rooms.observer.tracker.Configure(fc.Dialog)
 	sub := notify.NewSubscription()
 	sub.ExtensionRegex = ".*"
 	sub.Types = []string{"dial-in", "dial-out", "answer", "hangup", "message-in", "message-out", "voicemail",
@@ -130,7 +130,7 @@ func (h *wholeHop) start(fc flowtest.Config, cfg config, js jetstream.JetStream)
 			t.Fatal(err)
 		}
 	}
-	stopRooms := start(h.rooms.run)
+	stopRooms := startTask(h.rooms.run)
 	h.stopRooms = func() {
 		stopRooms()
 		for _, c := range h.peers {

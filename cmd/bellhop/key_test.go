@@ -12,7 +12,7 @@ import (
 
 // A key that neither the file nor the bucket has is made only where there is no
 // data: another key would cut off every live call and registration.
-func TestKeyIsNotMadeAnew(t *testing.T) {
+func TestLostKeyIsNotReplaced(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		data    func(config, jetstream.JetStream) error

@@ -1,7 +1,7 @@
-// Bellhop is a SIP hop that rings web addresses: it stands between phones and a
-// PBX, forwards every message, and tells subscribers what happened to the calls.
+// Bellhop is a SIP edge proxy that sends webhooks. It runs between phones and a PBX,
+// forwards every message, follows the calls and notifies subscribers of their events.
 //
-// README.md is the guide, config.toml the manual of its settings.
+// README.md is the guide. config.toml is the manual of the settings.
 package main
 
 import (
@@ -27,23 +27,23 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(runCommandLine(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run does what args ask for, and returns the exit status: 1 after an error, 2
-// if args are wrong. Of either, stderr has a line.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	cmd := commands()
+// runCommandLine runs the command that args name and returns the exit status: 0 on
+// success, 1 after an error, 2 if args are wrong. Errors are printed to stderr.
+func runCommandLine(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	cmd := newRootCommand()
 	began := false
 	cmd.InitDefaultCompletionCmd()
 	cmd.InitDefaultHelpCmd()
-	watch(cmd, &began)
+	trackCommandStart(cmd, &began)
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
 	last, err := cmd.ExecuteContextC(ctx)
 	var ps problems
-	var wrong usage
+	var wrong usageError
 	switch {
 	case err == nil:
 		return 0
@@ -74,18 +74,18 @@ func rewordFlagError(err error) string {
 	return notTogether.ReplaceAllString(text, "give --$1 or --$2, not both")
 }
 
-// errReported ends a command that has said itself what is wrong.
+// errReported ends a command that has already printed its error.
 var errReported = errors.New("already reported")
 
-// A usage error is about the arguments.
-type usage struct{ error }
+// A usageError is an error in the arguments. The exit status is 2.
+type usageError struct{ error }
 
-func (u usage) Unwrap() error { return u.error }
+func (u usageError) Unwrap() error { return u.error }
 
-// watch has began set when a command of the tree begins: what fails earlier is
-// about the arguments. Of a command that only has others below it, a word that
-// is none of them is refused.
-func watch(cmd *cobra.Command, began *bool) {
+// trackCommandStart sets began when a command of the tree starts to run: an earlier
+// error is about the arguments. It also makes a command that only groups others reject
+// an unknown word.
+func trackCommandStart(cmd *cobra.Command, began *bool) {
 	if do := cmd.RunE; do != nil {
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
 			*began = true
@@ -96,23 +96,24 @@ func watch(cmd *cobra.Command, began *bool) {
 			if len(args) == 0 {
 				return cmd.Help()
 			}
-			return unknown(cmd, args[0])
+			return unknownCommandError(cmd, args[0])
 		}
 		cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-			if cmd.HasSubCommands() && cmd.Flags().NArg() > 0 { // the flag may be of the command that is meant
-				return unknown(cmd, cmd.Flags().Arg(0))
+			if cmd.HasSubCommands() && cmd.Flags().NArg() > 0 { // the flag may belong to the misspelled command
+				return unknownCommandError(cmd, cmd.Flags().Arg(0))
 			}
 			return err
 		})
 		cmd.Args, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, 2
 	}
 	for _, below := range cmd.Commands() {
-		watch(below, began)
+		trackCommandStart(below, began)
 	}
 }
 
-// unknown says that a word is none of the commands below cmd.
-func unknown(cmd *cobra.Command, word string) error {
+// unknownCommandError returns the error for a word that is not a command below cmd. It
+// suggests similar commands.
+func unknownCommandError(cmd *cobra.Command, word string) error {
 	text := fmt.Sprintf("unknown command %q for %q", word, cmd.CommandPath())
 	if near := cmd.SuggestionsFor(word); len(near) > 0 {
 		text += " (did you mean " + strings.Join(near, " or ") + "?)"
@@ -120,7 +121,8 @@ func unknown(cmd *cobra.Command, word string) error {
 	return errors.New(text)
 }
 
-func commands() *cobra.Command {
+// newRootCommand returns the command bellhop with all its subcommands.
+func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "bellhop",
 		Short: "SIP edge proxy that sends webhooks",
@@ -136,7 +138,7 @@ your URLs when an extension rings, places a call, answers or hangs up.`,
 		".FlagUsages", ".FlagUsagesWrapped 80",
 		"{{if .Runnable}}", "{{if not .HasAvailableSubCommands}}",
 	).Replace(root.UsageTemplate()))
-	// Shells offer files only for flags that are marked.
+	// Shells complete file names only for flags marked as files.
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 
 	serveCmd := &cobra.Command{
@@ -148,9 +150,9 @@ SIGTERM drains and stops: new calls are refused, established calls go on.
 SIGHUP reloads the config.`,
 		Args: cobra.NoArgs,
 	}
-	serveConfig := configFlag(serveCmd)
+	serveConfig := addConfigFlag(serveCmd)
 	serveCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return serve(cmd.Context(), *serveConfig, cmd.OutOrStdout())
+		return runServe(cmd.Context(), *serveConfig, cmd.OutOrStdout())
 	}
 
 	demoCmd := &cobra.Command{
@@ -160,7 +162,7 @@ SIGHUP reloads the config.`,
 	}
 	stay := demoCmd.Flags().Bool("stay", false, "keep running after the calls, until interrupted")
 	demoCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return demo(cmd.Context(), *stay, cmd.OutOrStdout())
+		return runDemo(cmd.Context(), *stay, cmd.OutOrStdout())
 	}
 
 	checkCmd := &cobra.Command{
@@ -168,10 +170,10 @@ SIGHUP reloads the config.`,
 		Short: "Check a config file and print every problem",
 		Args:  cobra.NoArgs,
 	}
-	checkConfig := configFlag(checkCmd)
+	checkConfig := addConfigFlag(checkCmd)
 	asJSON := checkCmd.Flags().Bool("json", false, "print JSON")
 	checkCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return check(cmd.Context(), *checkConfig, *asJSON, cmd.OutOrStdout())
+		return runCheck(cmd.Context(), *checkConfig, *asJSON, cmd.OutOrStdout())
 	}
 
 	versionCmd := &cobra.Command{
@@ -179,7 +181,7 @@ SIGHUP reloads the config.`,
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "bellhop %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "bellhop %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}
@@ -189,13 +191,15 @@ SIGHUP reloads the config.`,
 	return root
 }
 
-func configFlag(cmd *cobra.Command) *string {
+// addConfigFlag adds --config to cmd and returns its value.
+func addConfigFlag(cmd *cobra.Command) *string {
 	file := cmd.Flags().StringP("config", "c", "config.toml", "config `file`")
 	cmd.MarkFlagFilename("config", "toml")
 	return file
 }
 
-// writeJSON writes v for a program, and a person, to read.
+// writeJSON writes v as indented JSON. It escapes characters that would control a
+// terminal.
 func writeJSON(w io.Writer, v any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -204,15 +208,15 @@ func writeJSON(w io.Writer, v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	_, err := w.Write(escapeSteering(b.Bytes()))
+	_, err := w.Write(escapeControls(b.Bytes()))
 	return err
 }
 
 // release is the version of a released build: -ldflags "-X main.release=v1.2.3".
 var release string
 
-// version is the release, else what the go command knew when it built this.
-func version() string {
+// buildVersion returns the release, or else the revision that the go command recorded.
+func buildVersion() string {
 	if release != "" {
 		return release
 	}

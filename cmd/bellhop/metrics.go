@@ -7,8 +7,8 @@ import (
 	"bellhop/sip"
 )
 
-// followerMetrics are the counts of who follows calls, at /metrics.
-func followerMetrics(f *follower) []prometheus.Collector {
+// observerMetrics returns the metrics of the observer.
+func observerMetrics(f *observer) []prometheus.Collector {
 	counter := func(name, help string, read func() uint64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "bellhop", Name: name, Help: help},
 			func() float64 { return float64(read()) })
@@ -20,7 +20,7 @@ func followerMetrics(f *follower) []prometheus.Collector {
 	}
 }
 
-// hopMetrics are the hop's counts at /metrics.
+// hopMetrics returns the metrics of the hop.
 func hopMetrics(h *sip.Hop) []prometheus.Collector {
 	counter := func(name, help string, read func(sip.Stats) uint64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "bellhop", Subsystem: "sip", Name: name, Help: help},
@@ -45,7 +45,7 @@ func hopMetrics(h *sip.Hop) []prometheus.Collector {
 	}
 }
 
-// keeperMetrics are the keeper's counts at /metrics.
+// keeperMetrics returns the metrics of the keeper.
 func keeperMetrics(k *keep.Keeper) []prometheus.Collector {
 	return []prometheus.Collector{
 		prometheus.NewCounterFunc(prometheus.CounterOpts{

@@ -123,10 +123,10 @@ func TestMutations(t *testing.T) { // not parallel: it measures the heap and cou
 	})
 }
 
-// TestStrangersWithinDialogs has strangers who know the Call-ID and the tags of
+// TestStrangersChangeNoDialogs has strangers who know the Call-ID and the tags of
 // legal calls send requests within them, and responses. The PBX refuses the
 // requests, so the events of the calls do not change.
-func TestStrangersWithinDialogs(t *testing.T) {
+func TestStrangersChangeNoDialogs(t *testing.T) {
 	const calls, perCall = 40, 100
 	t.Logf("seed %d: run it again with -seed %d", *seed, *seed)
 	m := newMutator(t, *seed)
@@ -209,7 +209,7 @@ type attack struct {
 	mutator *mutator
 	config  config
 	network *openNetwork
-	rooms   *rooms
+	rooms   *pipeline
 	log     *syncBuffer
 	stop    func()
 
@@ -246,7 +246,7 @@ func (s *syncBuffer) Write(b []byte) (int, error) {
 
 func newAttack(t *testing.T, m *mutator, dir string) *attack {
 	a := &attack{t: t, mutator: m, talk: 100 * time.Millisecond, network: newOpenNetwork(), log: &syncBuffer{}, callbacks: map[string]int{}}
-	cfg := defaults()
+	cfg := defaultConfig()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}, {Proto: sip.TCP, AddrPort: flowtest.Bellhop}}
 	cfg.Store.Dir = dir
 	cfg.Store.Sync = syncEvery(24 * time.Hour) // a sync each tenth of a virtual second would take long
@@ -267,7 +267,7 @@ func newAttack(t *testing.T, m *mutator, dir string) *attack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.rooms, err = connect(t.Context(), cfg, js, log, world{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: a.network, transport: a})
+	a.rooms, err = buildPipeline(t.Context(), cfg, js, log, environment{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: a.network, transport: a})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +278,7 @@ func newAttack(t *testing.T, m *mutator, dir string) *attack {
 	if _, err := a.rooms.notifier.Subscribe(t.Context(), sub); err != nil {
 		t.Fatal(err)
 	}
-	stopRooms := start(a.rooms.run)
+	stopRooms := startTask(a.rooms.run)
 	synctest.Wait()
 
 	conn, err := a.network.ListenPacket(cfg.SIP.PBX[0].AddrPort)
@@ -602,7 +602,7 @@ func (a *attack) checkRest() {
 	if s.Dropped != 0 || s.Unobserved != 0 {
 		a.t.Errorf("%d messages dropped, %d unobserved: more was sent at once than the test means to", s.Dropped, s.Unobserved)
 	}
-	calls, err := a.rooms.follower.calls(context.Background())
+	calls, err := a.rooms.observer.liveCalls(context.Background())
 	if err != nil || len(calls) != 0 {
 		a.t.Errorf("%d calls are up after the attack, %v", len(calls), err)
 	}

@@ -15,14 +15,14 @@ import (
 	"bellhop/sip"
 )
 
-// TestKilled kills a bellhop with 200 calls up, and starts it again.
-func TestKilled(t *testing.T) {
+// TestKillKeepsLiveCalls kills a bellhop with 200 calls up, and starts it again.
+func TestKillKeepsLiveCalls(t *testing.T) {
 	t.Parallel()
 	restart(t, 200, syscall.SIGKILL)
 }
 
-// TestStopped stops one with calls up, and starts it again.
-func TestStopped(t *testing.T) {
+// TestStopKeepsLiveCalls stops one with calls up, and starts it again.
+func TestStopKeepsLiveCalls(t *testing.T) {
 	t.Parallel()
 	restart(t, 20, syscall.SIGTERM)
 }
@@ -102,10 +102,10 @@ func restart(t *testing.T, calls int, by syscall.Signal) {
 	}
 }
 
-// TestKilledAndForgotten kills a bellhop with calls up, and both their ends: no
+// TestKillWithoutBYEHangsUpOnce kills a bellhop with calls up, and both their ends: no
 // BYE ever comes. Each call has one hangup all the same, when max_duration has
 // passed, however often bellhop is started.
-func TestKilledAndForgotten(t *testing.T) {
+func TestKillWithoutBYEHangsUpOnce(t *testing.T) {
 	t.Parallel()
 	const calls = 20
 	s := newSite(t, sip.UDP, sip.UDP)
@@ -139,9 +139,9 @@ func TestKilledAndForgotten(t *testing.T) {
 	}
 }
 
-// TestKilledRinging kills a bellhop while a phone rings: the caller who then gives
+// TestKillWhileRinging kills a bellhop while a phone rings: the caller who then gives
 // up has a hangup.
-func TestKilledRinging(t *testing.T) {
+func TestKillWhileRinging(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	p := s.serve()
@@ -226,9 +226,9 @@ func (a *agent) spans() map[string]span {
 	return ended
 }
 
-// TestKilledOwing kills a bellhop whose receiver is away, and starts it again:
+// TestKillKeepsPendingDeliveries kills a bellhop whose receiver is away, and starts it again:
 // every event that was said is delivered all the same.
-func TestKilledOwing(t *testing.T) {
+func TestKillKeepsPendingDeliveries(t *testing.T) {
 	t.Parallel()
 	const calls = 20
 	s := newSite(t, sip.UDP, sip.UDP)

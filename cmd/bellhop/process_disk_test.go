@@ -17,10 +17,10 @@ import (
 	"bellhop/sip"
 )
 
-// TestDiskFull fills the disk that the store is on amid calls, and makes room
+// TestFullDiskDelaysEvents fills the disk that the store is on amid calls, and makes room
 // again. No call fails, /readyz says what is wrong, and once there is room
 // everything that was not said is said and delivered, without a restart.
-func TestDiskFull(t *testing.T) {
+func TestFullDiskDelaysEvents(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		left int64 // bytes that events may fill

@@ -93,9 +93,9 @@ func (p *peer) reply(s *site, request []string, status string) {
 	p.send(s.hop, lines...)
 }
 
-// TestDrain stops a bellhop while a phone rings: new calls are refused, the old
+// TestDrainsOnSIGTERM stops a bellhop while a phone rings: new calls are refused, the old
 // one goes on, and when it is over, so is bellhop.
-func TestDrain(t *testing.T) {
+func TestDrainsOnSIGTERM(t *testing.T) {
 	t.Parallel()
 	for range 10 {
 		if drains(t) {
@@ -105,7 +105,7 @@ func TestDrain(t *testing.T) {
 	t.Fatal("in none of 10 tries the call that rang had its end within drainFor")
 }
 
-// drains is one try of TestDrain. It reports false if that took longer than bellhop
+// drains is one try of TestDrainsOnSIGTERM. It reports false if that took longer than bellhop
 // waits.
 func drains(t *testing.T) (inTime bool) {
 	s := newSite(t, sip.UDP, sip.UDP)
@@ -117,7 +117,7 @@ func drains(t *testing.T) (inTime bool) {
 	pbx.reply(s, rings, "180 Ringing")
 	phone.gets("SIP/2.0 180 ")
 
-	end := time.Now().Add(drainFor) // at the earliest
+	end := time.Now().Add(drainTimeout) // at the earliest
 	p.signal(syscall.SIGTERM)
 	tooLate := func() bool { return !time.Now().Before(end) }
 	s.eventually("bellhop is no longer ready", func() bool {
@@ -224,9 +224,9 @@ func (s *site) status(path string) int {
 	return res.StatusCode
 }
 
-// TestReload has a bellhop read its config again. The log says what is in force
+// TestReloadsOnSIGHUP has a bellhop read its config again. The log says what is in force
 // now, and what is only after a restart.
-func TestReload(t *testing.T) {
+func TestReloadsOnSIGHUP(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	p := s.serve()
@@ -247,18 +247,18 @@ func TestReload(t *testing.T) {
 		})
 	}
 	s.configure("level = \"debug\"\n[extensions]\npattern = '^9[0-9]$'\n[calls]\nadd_cid = false\n")
-	says(`"config reloaded"`, `"in force":"extensions.pattern log.level"`, `"after a restart":"calls.add_cid"`)
+	says(`"config reloaded"`, `"applied":"extensions.pattern log.level"`, `"needs_restart":"calls.add_cid"`)
 	s.write("config.toml", "[sip]\nlisten = 5060\n")
-	says(`"config not reloaded: the old one stays in force"`, "config.toml:2:")
+	says(`"config reload rejected"`, "config.toml:2:")
 	if got := s.status("/readyz"); got != http.StatusOK {
 		t.Errorf("/readyz is %d after a reload", got)
 	}
 	p.stop()
 }
 
-// TestKindsOfExtensions has the API know what stands behind an extension, also
+// TestAPIShowsExtensionKinds has the API know what stands behind an extension, also
 // after it has changed: only a phone has messages.
-func TestKindsOfExtensions(t *testing.T) {
+func TestAPIShowsExtensionKinds(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	s.configure("[[extension]]\nnumber = '600'\nkind = 'queue'\n")
@@ -287,9 +287,9 @@ func TestKindsOfExtensions(t *testing.T) {
 	p.stop()
 }
 
-// TestDeclaredSubscriptions has the config file declare one subscription, then
+// TestReloadsDeclaredSubscriptions has the config file declare one subscription, then
 // another, then none.
-func TestDeclaredSubscriptions(t *testing.T) {
+func TestReloadsDeclaredSubscriptions(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	declare := func(dialect, method string) string {
@@ -346,9 +346,9 @@ func TestDeclaredSubscriptions(t *testing.T) {
 	p.stop()
 }
 
-// TestTaken starts bellhops where something is taken: each says in one line
+// TestReportsPortInUse starts bellhops where something is taken: each says in one line
 // what, and exits.
-func TestTaken(t *testing.T) {
+func TestReportsPortInUse(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	refused := func(want string) {
@@ -367,7 +367,7 @@ func TestTaken(t *testing.T) {
 
 	for at, want := range map[netip.AddrPort]string{
 		s.hop:   "cannot listen on tcp://%v: the port is in use by another process",
-		s.admin: "cannot listen on %v for the admin API: the port is in use by another process",
+		s.admin: "listen on %v for the admin API: the port is in use by another process",
 	} {
 		l, err := net.Listen("tcp", at.String())
 		if err != nil {
@@ -384,6 +384,6 @@ func TestTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.write("config.toml", strings.ReplaceAll(string(config), filepath.Join(other.dir, "data"), data))
-	refused(fmt.Sprintf("store %s is in use by another bellhop: stop that one, or set another store.dir", data))
+	refused(fmt.Sprintf("open store %s: in use by another bellhop: stop that one, or set another store.dir", data))
 	p.stop()
 }

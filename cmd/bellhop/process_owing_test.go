@@ -69,7 +69,7 @@ func (s *site) owe(n int) {
 		s.t.Fatal(err)
 	}
 	events := make([]dialog.Event, n)
-	stop := start(func(ctx context.Context) { notifier.Run(ctx) })
+	stop := startTask(func(ctx context.Context) { notifier.Run(ctx) })
 	defer stop()
 	for i := range events {
 		events[i] = dialog.Event{

@@ -64,9 +64,9 @@ func (s *site) follow(had *streamed, answers, hangs int) (enough chan struct{}, 
 	return enough, ended
 }
 
-// TestFollowed follows the events of a bellhop that is killed with calls up, and
+// TestStreamsLiveEvents follows the events of a bellhop that is killed with calls up, and
 // goes on after its next start: no event is missing, and none comes twice.
-func TestFollowed(t *testing.T) {
+func TestStreamsLiveEvents(t *testing.T) {
 	t.Parallel()
 	const calls = 20
 	s := newSite(t, sip.UDP, sip.UDP)

@@ -182,10 +182,10 @@ func wantWhole(nc *nats.Conn, sub *nats.Subscription, text string) error {
 	return fmt.Errorf("nothing is heard: the connection is %s, %w", nc.Status(), nc.LastError())
 }
 
-// TestNoErrorEndsTheStore has a server say all that a server can, on the way to
+// TestServerErrorsReconnect has a server say all that a server can, on the way to
 // the connection or after, twice running: the client is connected again, and its
 // subscriptions are.
-func TestNoErrorEndsTheStore(t *testing.T) {
+func TestServerErrorsReconnect(t *testing.T) {
 	t.Parallel()
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -213,9 +213,9 @@ func TestNoErrorEndsTheStore(t *testing.T) {
 	}
 }
 
-// TestLongLineDoesNotEndTheStore has real servers, reached in all the ways there
+// TestLongLineKeepsStoreConnected has real servers, reached in all the ways there
 // are, refuse a line that is too long.
-func TestLongLineDoesNotEndTheStore(t *testing.T) {
+func TestLongLineKeepsStoreConnected(t *testing.T) {
 	t.Parallel()
 	web := httptest.NewTLSServer(nil) // has a certificate
 	defer web.Close()
@@ -254,7 +254,7 @@ func TestLongLineDoesNotEndTheStore(t *testing.T) {
 			}
 			c := storeConfig("")
 			c.Store.NATS = []natsURL{natsURL(tt.scheme + "://" + u.Host)}
-			dialer, urls, err := dialerOf(c.Store.NATS)
+			dialer, urls, err := newStoreDialer(c.Store.NATS)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -263,11 +263,11 @@ func TestLongLineDoesNotEndTheStore(t *testing.T) {
 		})
 	}
 	t.Run("embedded", func(t *testing.T) {
-		m := newMender(storeConfig(t.TempDir()), quiet())
-		if err := m.start(); err != nil {
+		m := newSupervisor(storeConfig(t.TempDir()), quiet())
+		if err := m.startEmbedded(); err != nil {
 			t.Fatal(err)
 		}
-		defer m.stop()
+		defer m.stopEmbedded()
 		wantLongLine(t, "", nats.InProcessServer(m), nats.ReconnectBufSize(-1))
 	})
 }
@@ -322,9 +322,9 @@ func hostileName(r *rand.Rand) string {
 	return name.String()
 }
 
-// TestNothingEndsTheStore has calls and requests with names of all lengths and
+// TestNamesOfAnyLengthKeepStoreConnected has calls and requests with names of all lengths and
 // kinds leave the connection to the embedded server as it is.
-func TestNothingEndsTheStore(t *testing.T) {
+func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 	t.Parallel()
 	rounds := 150
 	if testing.Short() {
@@ -335,12 +335,12 @@ func TestNothingEndsTheStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(start(func(ctx context.Context) { n.Run(ctx) }))
+	t.Cleanup(startTask(func(ctx context.Context) { n.Run(ctx) }))
 	keeper, err := keep.Open(t.Context(), js, keep.Config{Node: "N", Unsaid: n.Unsaid, LogEnd: n.LogEnd, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(start(func(ctx context.Context) { keeper.Run(ctx) }))
+	t.Cleanup(startTask(func(ctx context.Context) { keeper.Run(ctx) }))
 	tracker := dialog.New(dialog.Config{Pattern: regexp.MustCompile(`(?s)^.*$`), Learn: true})
 	if err := tracker.Restore("", nil, nil); err != nil {
 		t.Fatal(err)
@@ -441,10 +441,10 @@ func TestNothingEndsTheStore(t *testing.T) {
 	t.Logf("%d events", n.Stats().Said)
 }
 
-// TestServerNames has a certificate be for the server as the config names it; that
+// TestVerifiesServerNames has a certificate be for the server as the config names it; that
 // of a server which only another server has named by its address, for the name of
 // one that the config does.
-func TestServerNames(t *testing.T) {
+func TestVerifiesServerNames(t *testing.T) {
 	for _, tt := range []struct {
 		servers    []natsURL
 		host, want string
@@ -455,7 +455,7 @@ func TestServerNames(t *testing.T) {
 		{[]natsURL{"tls://192.0.2.1:4222"}, "192.0.2.2", "192.0.2.2"},
 		{[]natsURL{"wss://[2001:db8::1]"}, "2001:db8::1", "2001:db8::1"},
 	} {
-		d, _, err := dialerOf(tt.servers)
+		d, _, err := newStoreDialer(tt.servers)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -463,7 +463,7 @@ func TestServerNames(t *testing.T) {
 			t.Errorf("%v: the certificate of %s is for %s, want %s", tt.servers, tt.host, got, tt.want)
 		}
 	}
-	if _, urls, err := dialerOf([]natsURL{"wss://a.example/x", "ws://u:p@[2001:db8::1]:80"}); err != nil || urls != "ws://a.example:443/x,ws://u:p@[2001:db8::1]:80" {
+	if _, urls, err := newStoreDialer([]natsURL{"wss://a.example/x", "ws://u:p@[2001:db8::1]:80"}); err != nil || urls != "ws://a.example:443/x,ws://u:p@[2001:db8::1]:80" {
 		t.Errorf("nats.go is given %s, %v", urls, err)
 	}
 }

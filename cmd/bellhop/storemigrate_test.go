@@ -126,10 +126,10 @@ func dump(t *testing.T, js jetstream.JetStream, stream string) (all []string) {
 func dumpOlder(t *testing.T, js jetstream.JetStream) map[string][]string {
 	t.Helper()
 	all := make(map[string][]string)
-	for _, f := range formerStreams {
-		prefix, nowPrefix := strings.TrimSuffix(f.subject, ">"), strings.TrimSuffix(f.nowSubject, ">")
+	for _, f := range olderStreams {
+		prefix, nowPrefix := strings.TrimSuffix(f.subject, ">"), strings.TrimSuffix(f.newSubject, ">")
 		for _, m := range dump(t, js, f.name) {
-			all[f.now] = append(all[f.now], strings.Replace(m, " "+prefix, " "+nowPrefix, 1))
+			all[f.newName] = append(all[f.newName], strings.Replace(m, " "+prefix, " "+nowPrefix, 1))
 		}
 	}
 	return all
@@ -139,16 +139,16 @@ func dumpOlder(t *testing.T, js jetstream.JetStream) map[string][]string {
 // older stream still.
 func wantMigrated(t *testing.T, js jetstream.JetStream, want map[string][]string) {
 	t.Helper()
-	for _, f := range formerStreams {
-		got := dump(t, js, f.now)
-		if !slices.Equal(got, want[f.now]) {
-			t.Errorf("%s has\n%s\nwant\n%s", f.now, strings.Join(got, "\n"), strings.Join(want[f.now], "\n"))
+	for _, f := range olderStreams {
+		got := dump(t, js, f.newName)
+		if !slices.Equal(got, want[f.newName]) {
+			t.Errorf("%s has\n%s\nwant\n%s", f.newName, strings.Join(got, "\n"), strings.Join(want[f.newName], "\n"))
 		}
 		if old, err := js.Stream(t.Context(), f.name); err == nil && f.name != keyStream {
 			t.Errorf("%s is there, with %d messages", f.name, old.CachedInfo().State.Msgs)
 		}
-		if s, err := js.Stream(t.Context(), f.now); err == nil && (s.CachedInfo().Config.Mirror != nil || s.CachedInfo().Config.Metadata[migratingMark] != "") {
-			t.Errorf("%s is %+v", f.now, s.CachedInfo().Config)
+		if s, err := js.Stream(t.Context(), f.newName); err == nil && (s.CachedInfo().Config.Mirror != nil || s.CachedInfo().Config.Metadata[migratingMark] != "") {
+			t.Errorf("%s is %+v", f.newName, s.CachedInfo().Config)
 		}
 	}
 	if _, err := js.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "keys", History: 1}); err == nil {
@@ -207,30 +207,30 @@ func TestMigrationKeepsEveryMessage(t *testing.T) {
 func embedded(t *testing.T, dir string) (*migration, func()) {
 	t.Helper()
 	c := storeConfig(dir)
-	m := newMender(c, quiet())
-	m.check = openIntegrity(c, quiet())
-	if err := m.start(); err != nil {
+	m := newSupervisor(c, quiet())
+	m.checker = openStoreChecker(c, quiet())
+	if err := m.startEmbedded(); err != nil {
 		t.Fatal(err)
 	}
 	nc := must[*nats.Conn](t)(connectStore(c, m, quiet()))
 	js := must[jetstream.JetStream](t)(jetstream.New(nc))
-	return &migration{js: js, config: c, embedded: true, check: m.check, log: quiet(), stalled: patience}, func() {
+	return &migration{js: js, config: c, embedded: true, checker: m.checker, log: quiet(), stalled: patience}, func() {
 		nc.Close()
-		m.stop()
+		m.stopEmbedded()
 	}
 }
 
-// TestMigrationKilled: a migration that is killed before any of its steps goes on at
+// TestKilledMigrationContinues: a migration that is killed before any of its steps goes on at
 // the next start, and nothing is lost. That start says so of no record.
-func TestMigrationKilled(t *testing.T) {
+func TestKilledMigrationContinues(t *testing.T) {
 	for _, name := range olderStores {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			want := readOlder(t, name)
 			g, stop := embedded(t, olderStore(t, name))
 			defer stop()
-			g.check.note(t.Context(), g.js)   // the ledger has the older names
-			killed := make(map[string]string) // by step
+			g.checker.recordStates(t.Context(), g.js) // the ledger has the older names
+			killed := make(map[string]string)         // by step
 			copied := t.TempDir()
 			g.between = func(step string) {
 				killed[step] = filepath.Join(copied, fmt.Sprint(len(killed)))
@@ -253,10 +253,10 @@ func TestMigrationKilled(t *testing.T) {
 					}
 					defer closeStore()
 					wantMigrated(t, js, want)
-					if lost := m.check.losses(); len(lost) > 0 {
+					if lost := m.checker.allLosses(); len(lost) > 0 {
 						t.Errorf("lost: %+v", lost)
 					}
-					for stream := range m.check.ledger.Streams {
+					for stream := range m.checker.ledger.Streams {
 						if stream != keyStream && currentName(stream) != stream {
 							t.Errorf("the ledger has %s still", stream)
 						}
@@ -267,14 +267,14 @@ func TestMigrationKilled(t *testing.T) {
 	}
 }
 
-// TestOlderSnapshot: a snapshot with the older names of the buckets brings back what
+// TestReadsOlderSnapshot: a snapshot with the older names of the buckets brings back what
 // an older store has lost, and a loss that was known before stays known.
-func TestOlderSnapshot(t *testing.T) {
+func TestReadsOlderSnapshot(t *testing.T) {
 	dir := olderStore(t, "378cfc6-all")
 	g, stop := embedded(t, dir)
-	buckets := make(map[string]map[string]copied)
+	buckets := make(map[string]map[string]bucketEntry)
 	for _, name := range []string{"SUBSCRIPTIONS", "TOKENS"} {
-		buckets[name] = must[map[string]copied](t)(copyBucket(t.Context(), bucketOf(t, g.js, name)))
+		buckets[name] = must[map[string]bucketEntry](t)(copyBucket(t.Context(), bucketOf(t, g.js, name)))
 	}
 	if err := writeSealed(filepath.Join(dir, "snapshot"), must[[]byte](t)(json.Marshal(buckets))); err != nil {
 		t.Fatal(err)
@@ -283,8 +283,8 @@ func TestOlderSnapshot(t *testing.T) {
 	if err := must[jetstream.Stream](t)(g.js.Stream(t.Context(), "KV_SUBSCRIPTIONS")).Purge(t.Context(), jetstream.WithPurgeSubject("$KV.SUBSCRIPTIONS."+lost)); err != nil {
 		t.Fatal(err)
 	}
-	g.check.add("EVENTS", []loss{{Stream: "EVENTS", First: 3, Last: 3, Records: 1}}, true)
-	g.check.save()
+	g.checker.addLosses("EVENTS", []loss{{Stream: "EVENTS", First: 3, Last: 3, Records: 1}}, true)
+	g.checker.saveLedger()
 	stop()
 
 	js, m, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet())
@@ -292,12 +292,12 @@ func TestOlderSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer closeStore()
-	s := openSnapshot(storeConfig(dir), m.check.restored, quiet())
-	if err := s.restore(t.Context(), js); err != nil {
+	s := openSnapshot(storeConfig(dir), m.checker.markRestored, quiet())
+	if err := s.restoreBuckets(t.Context(), js); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range buckets {
-		got := must[map[string]copied](t)(copyBucket(t.Context(), bucketOf(t, js, "bellhop_"+strings.ToLower(name))))
+		got := must[map[string]bucketEntry](t)(copyBucket(t.Context(), bucketOf(t, js, "bellhop_"+strings.ToLower(name))))
 		if len(got) != len(want) {
 			t.Errorf("%s has %d keys, want %d", name, len(got), len(want))
 		}
@@ -307,7 +307,7 @@ func TestOlderSnapshot(t *testing.T) {
 			}
 		}
 	}
-	if losses := m.check.losses(); len(losses) != 1 || losses[0].Stream != "bellhop_events" || losses[0].What != "events" {
+	if losses := m.checker.allLosses(); len(losses) != 1 || losses[0].Stream != "bellhop_events" || losses[0].What != "events" {
 		t.Errorf("losses are %+v", losses)
 	}
 }

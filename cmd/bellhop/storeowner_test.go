@@ -48,7 +48,7 @@ func snapshotOf(t *testing.T, js jetstream.JetStream) map[string]string {
 	all := make(map[string]string)
 	list := js.ListStreams(t.Context())
 	for info := range list.Info() {
-		if name := info.Config.Name; !ownStream(name) {
+		if name := info.Config.Name; !isOwnStream(name) {
 			b := must[[]byte](t)(json.Marshal(info.Config))
 			all[name] = fmt.Sprintf("%s %v %d %d\n%s", b, info.Created, info.State.FirstSeq, info.State.LastSeq, strings.Join(dump(t, js, name), "\n"))
 		}
@@ -94,9 +94,9 @@ func otherProgram(t *testing.T, js jetstream.JetStream, streams []jetstream.Stre
 	}
 }
 
-// TestOtherProgramsStreams: what another program has in a shared NATS stays byte for
+// TestLeavesOtherProgramsStreams: what another program has in a shared NATS stays byte for
 // byte as it is, whatever its names, and bellhop works beside it.
-func TestOtherProgramsStreams(t *testing.T) {
+func TestLeavesOtherProgramsStreams(t *testing.T) {
 	memory := jetstream.StreamConfig{Name: "EVENTS", Subjects: []string{"orders.>"}, Storage: jetstream.MemoryStorage}
 	for _, tt := range []struct {
 		name    string
@@ -131,10 +131,10 @@ func TestOtherProgramsStreams(t *testing.T) {
 	}
 }
 
-// TestOtherProgramsStreamsBesideOlderStore: of an older store in a shared NATS, what
+// TestMigrationLeavesOtherProgramsStreams: of an older store in a shared NATS, what
 // is bellhop's is migrated, and what another program has under a name that bellhop
 // did not get is left alone.
-func TestOtherProgramsStreamsBesideOlderStore(t *testing.T) {
+func TestMigrationLeavesOtherProgramsStreams(t *testing.T) {
 	c, js := sharedStore(t, "d9dd3e8")
 	for _, name := range []string{"KV_TOKENS", "AUDIT"} {
 		if err := js.DeleteStream(t.Context(), name); err != nil {
@@ -162,9 +162,9 @@ func TestOtherProgramsStreamsBesideOlderStore(t *testing.T) {
 	wantUntouched(t, js, want)
 }
 
-// TestSharedBucketIsRefused: a bucket in which bellhop and another program both have
+// TestMigrationRejectsSharedBucket: a bucket in which bellhop and another program both have
 // written is nobody's to move.
-func TestSharedBucketIsRefused(t *testing.T) {
+func TestMigrationRejectsSharedBucket(t *testing.T) {
 	c, js := sharedStore(t, "378cfc6-all")
 	kv := must[jetstream.KeyValue](t)(js.KeyValue(t.Context(), "TOKENS"))
 	must[uint64](t)(kv.PutString(t.Context(), "session", "theirs"))
@@ -176,11 +176,11 @@ func TestSharedBucketIsRefused(t *testing.T) {
 	}
 }
 
-// TestStreamOfAnother: another program has made a stream or a bucket with a name that
+// TestRejectsStreamOfAnotherProgram: another program has made a stream or a bucket with a name that
 // bellhop uses, or a stream that takes bellhop's subjects. bellhop does not start and
 // leaves that stream as it is; its error says what to do. bellhop treats a stream of a
 // newer version of itself in the same way.
-func TestStreamOfAnother(t *testing.T) {
+func TestRejectsStreamOfAnotherProgram(t *testing.T) {
 	newer := map[string]string{storeMark: "3"}
 	for _, tt := range []struct {
 		name    string
@@ -218,8 +218,8 @@ func TestStreamOfAnother(t *testing.T) {
 	}
 }
 
-// TestNewerStoreIsRefused: an embedded store of a newer version does not open.
-func TestNewerStoreIsRefused(t *testing.T) {
+// TestRejectsNewerStore: an embedded store of a newer version does not open.
+func TestRejectsNewerStore(t *testing.T) {
 	c := storeConfig(t.TempDir())
 	js, closeStore := opened(t, c)
 	if _, err := sharedKey(t.Context(), js, c); err != nil {
@@ -233,9 +233,9 @@ func TestNewerStoreIsRefused(t *testing.T) {
 	wantError(t, err, c.Store.Dir, "version 3", "newer bellhop", "backup")
 }
 
-// TestOlderBuildsEnd: an older build, which opens the bucket keys first, does not
+// TestOlderBuildsDoNotStart: an older build, which opens the bucket keys first, does not
 // start with an embedded store of this version, new or migrated.
-func TestOlderBuildsEnd(t *testing.T) {
+func TestOlderBuildsDoNotStart(t *testing.T) {
 	for name, dir := range map[string]string{"new": t.TempDir(), "migrated": olderStore(t, "378cfc6-all")} {
 		t.Run(name, func(t *testing.T) {
 			js, _ := opened(t, storeConfig(dir))
@@ -247,9 +247,9 @@ func TestOlderBuildsEnd(t *testing.T) {
 	}
 }
 
-// TestOlderBuildRuns: while a bellhop of an older build runs, a newer one changes
+// TestMigrationRejectsRunningOlderBuild: while a bellhop of an older build runs, a newer one changes
 // nothing and says what to do. When that one has stopped, it starts.
-func TestOlderBuildRuns(t *testing.T) {
+func TestMigrationRejectsRunningOlderBuild(t *testing.T) {
 	c, js := sharedStore(t, "d9dd3e8")
 	kv := must[jetstream.KeyValue](t)(js.KeyValue(t.Context(), "SUBSCRIPTIONS"))
 	watch := must[jetstream.KeyWatcher](t)(kv.WatchAll(t.Context()))
@@ -267,9 +267,9 @@ func TestOlderBuildRuns(t *testing.T) {
 	}
 }
 
-// TestOlderBuildComesBack: what a node of an older build writes that was cut off
+// TestRejectsWritesOfOlderBuild: what a node of an older build writes that was cut off
 // while the store was migrated is refused, and so stays in its memory.
-func TestOlderBuildComesBack(t *testing.T) {
+func TestRejectsWritesOfOlderBuild(t *testing.T) {
 	c, js := sharedStore(t, "378cfc6-all")
 	nc := must[*nats.Conn](t)(connectStore(c, nil, quiet()))
 	defer nc.Close()
@@ -296,9 +296,9 @@ func TestOlderBuildComesBack(t *testing.T) {
 	}
 }
 
-// TestWrongKey: a node with the key of another store is refused before anything is
+// TestMigrationRejectsWrongKey: a node with the key of another store is refused before anything is
 // moved.
-func TestWrongKey(t *testing.T) {
+func TestMigrationRejectsWrongKey(t *testing.T) {
 	c, js := sharedStore(t, "378cfc6-all")
 	if err := errors.Join(writePrivate(c.Store.Dir+"/key", make([]byte, keySize))); err != nil {
 		t.Fatal(err)

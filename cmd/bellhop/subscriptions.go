@@ -31,26 +31,26 @@ func subscriptionsCommand() *cobra.Command {
   bellhop subscriptions export > subscriptions.toml
   bellhop subscriptions apply -f subscriptions.toml --dry-run`,
 	}
-	r := serverFlag(cmd)
+	r := addServerFlags(cmd)
 	cmd.AddCommand(subscriptionsListCommand(r), subscriptionsAddCommand(r), subscriptionsEditCommand(r), subscriptionsRemoveCommand(r),
 		subscriptionsRotateCommand(r), subscriptionsTestCommand(r), subscriptionsReplayCommand(r), subscriptionsExportCommand(r), subscriptionsApplyCommand(r))
 	return cmd
 }
 
-// subscriptions reads those that a query asks for.
-func (r *remote) subscriptions(ctx context.Context, query url.Values, limit int) ([]notify.Subscription, error) {
-	all, _, err := collect(pages[notify.Subscription](ctx, r, "/v1/subscriptions", "cursor", pageSize(limit, 1000), query), limit)
+// listSubscriptions returns the subscriptions that match query, limit at most.
+func (r *apiClient) listSubscriptions(ctx context.Context, query url.Values, limit int) ([]notify.Subscription, error) {
+	all, _, err := collectItems(listPages[notify.Subscription](ctx, r, "/v1/subscriptions", "cursor", pageSize(limit, 1000), query), limit)
 	return all, err
 }
 
-// tints are the colors of words that say how things stand.
-var tints = map[string]color{
+// stateColors are the colors of states and actions in tables.
+var stateColors = map[string]color{
 	"active": green, "paused": yellow, "disabled": red,
 	"delivered": green, "waiting": yellow, "expired": red, "refused": red, "canceled": dim, "failed": red,
 	"create": green, "change": yellow, "remove": red, "leave": dim,
 }
 
-func subscriptionsListCommand(r *remote) *cobra.Command {
+func subscriptionsListCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List subscriptions, oldest first",
@@ -61,9 +61,9 @@ func subscriptionsListCommand(r *remote) *cobra.Command {
 	f.String("type", "", "only subscriptions that name this event `type`")
 	f.Bool("active", false, "only active subscriptions; --active=false: only inactive ones")
 	limit := f.Int("limit", 0, "largest `number` of subscriptions to list; 0 lists all")
-	complete(cmd, "type", typeWords()...)
+	completeFlag(cmd, "type", eventTypeNames()...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		subs, err := r.subscriptions(cmd.Context(), queryOf(f, "extension", "type", "active"), *limit)
+		subs, err := r.listSubscriptions(cmd.Context(), flagQuery(f, "extension", "type", "active"), *limit)
 		if err != nil {
 			return err
 		}
@@ -71,19 +71,19 @@ func subscriptionsListCommand(r *remote) *cobra.Command {
 			return writeJSON(cmd.OutOrStdout(), subs)
 		}
 		t := table{
-			head: []string{"ID", "EXTENSION", "STATE", "TYPES", "NOTE", "WHY", "URL"},
-			cut:  map[string]bool{"EXTENSION": true, "TYPES": true, "NOTE": true}, tint: tints, under: 2,
+			head:     []string{"ID", "EXTENSION", "STATE", "TYPES", "NOTE", "WHY", "URL"},
+			cuttable: map[string]bool{"EXTENSION": true, "TYPES": true, "NOTE": true}, colors: stateColors, wrapped: 2,
 		}
 		for _, sub := range subs {
-			t.add(sub.ID, whose(sub), string(sub.State), strings.Join(sub.Types, " "), sub.Note, sub.Why, sub.Method+" "+sub.URL)
+			t.addRow(sub.ID, extensionLabel(sub), string(sub.State), strings.Join(sub.Types, " "), sub.Note, sub.Why, sub.Method+" "+sub.URL)
 		}
-		return t.write(screenOf(cmd.OutOrStdout()))
+		return t.writeTo(terminalOf(cmd.OutOrStdout()))
 	}
 	return cmd
 }
 
-// queryOf is a query of the flags that were given.
-func queryOf(f *pflag.FlagSet, names ...string) url.Values {
+// flagQuery returns a query with the given flags that are set.
+func flagQuery(f *pflag.FlagSet, names ...string) url.Values {
 	query := url.Values{}
 	for _, name := range names {
 		if flag := f.Lookup(name); flag.Changed {
@@ -93,16 +93,16 @@ func queryOf(f *pflag.FlagSet, names ...string) url.Values {
 	return query
 }
 
-// whose says which extensions a subscription is to.
-func whose(sub notify.Subscription) string {
+// extensionLabel returns the extension of a subscription, or its expression in slashes.
+func extensionLabel(sub notify.Subscription) string {
 	if sub.ExtensionRegex != "" {
 		return "/" + sub.ExtensionRegex + "/"
 	}
 	return sub.Extension
 }
 
-// subscriptionFlags are the fields of a subscription as flags. It returns what a
-// request says of those that were given.
+// subscriptionFlags adds a flag for each field of a subscription to cmd. The returned
+// function returns the fields that were set, for the body of a request.
 func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	f := cmd.Flags()
 	f.String("extension", "", "`extension` to subscribe to, like 101 or 101@pbx.example")
@@ -126,18 +126,18 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	f.String("live-ttl", "", "stop retrying dial, answer and ringing callbacks after this `duration` (default 60s)")
 	f.String("timeout", "", "abort an attempt after this `duration` (default 5s for dial, answer and ringing callbacks, 15s for others)")
 	f.Int("max-in-flight", 0, "largest `number` of callbacks to send at the same time (default 4)")
-	complete(cmd, "type", typeWords()...)
-	complete(cmd, "method", "GET", "POST", "PUT")
-	complete(cmd, "dialect", "json", "cloudevents", "telphin", "unified", "cti")
-	complete(cmd, "flow-case", "lower", "upper")
-	complete(cmd, "status-words", "unified")
-	complete(cmd, "group", "one", "each")
+	completeFlag(cmd, "type", eventTypeNames()...)
+	completeFlag(cmd, "method", "GET", "POST", "PUT")
+	completeFlag(cmd, "dialect", "json", "cloudevents", "telphin", "unified", "cti")
+	completeFlag(cmd, "flow-case", "lower", "upper")
+	completeFlag(cmd, "status-words", "unified")
+	completeFlag(cmd, "group", "one", "each")
 	for _, name := range []string{"tls-ca", "tls-cert", "tls-key"} {
 		cmd.MarkFlagFilename(name, "pem", "crt", "key")
 	}
 	return func() (map[string]any, error) {
 		if f.Lookup("extension").Value.String() != "" && f.Lookup("extension-regex").Value.String() != "" {
-			return nil, usage{errors.New("give --extension or --extension-regex, not both")}
+			return nil, usageError{errors.New("give --extension or --extension-regex, not both")}
 		}
 		body := map[string]any{}
 		var wrong error
@@ -154,11 +154,11 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 			case "max-in-flight":
 				body[field], err = f.GetInt(flag.Name)
 			case "secret":
-				body[field], err = resolve(text)
+				body[field], err = resolveValue(text)
 			case "tls-ca", "tls-cert", "tls-key":
 				var pem []byte
 				if text != "" {
-					pem, err = pemText(text).read()
+					pem, err = pemText(text).readPEM()
 				}
 				body[field] = string(pem)
 			case "header":
@@ -171,7 +171,7 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 						err = fmt.Errorf(`parse header %q: use a name and a value, like "X-Api-Key: 1234"`, name)
 						break
 					}
-					if headers[name], err = resolve(value); err != nil {
+					if headers[name], err = resolveValue(value); err != nil {
 						break
 					}
 				}
@@ -182,14 +182,14 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 			}
 		})
 		if wrong != nil {
-			return nil, usage{wrong}
+			return nil, usageError{wrong}
 		}
 		return body, nil
 	}
 }
 
-// typeWords are the words that a subscription may name.
-func typeWords() []string {
+// eventTypeNames returns the event types that a subscription may name.
+func eventTypeNames() []string {
 	words := []string{"answer-in", "answer-out"}
 	for _, t := range []dialog.Type{
 		dialog.DialIn, dialog.DialOut, dialog.Answer, dialog.Hangup, dialog.MessageIn, dialog.MessageOut, dialog.Voicemail,
@@ -200,14 +200,14 @@ func typeWords() []string {
 	return words
 }
 
-// complete has the shell know what a flag may be.
-func complete(cmd *cobra.Command, flag string, words ...string) {
+// completeFlag registers the words that a shell completes for a flag.
+func completeFlag(cmd *cobra.Command, flag string, words ...string) {
 	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // there is no such flag
+		panic(err) // unknown flag
 	}
 }
 
-func subscriptionsAddCommand(r *remote) *cobra.Command {
+func subscriptionsAddCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add",
 		Short: "Create a subscription and print its secret once",
@@ -227,7 +227,7 @@ func subscriptionsAddCommand(r *remote) *cobra.Command {
 			return err
 		}
 		var made notify.Subscription
-		if err := r.do(cmd.Context(), "POST", "/v1/subscriptions", body, &made); err != nil {
+		if err := r.doRequest(cmd.Context(), "POST", "/v1/subscriptions", body, &made); err != nil {
 			return err
 		}
 		if r.json {
@@ -242,7 +242,7 @@ func subscriptionsAddCommand(r *remote) *cobra.Command {
 	return cmd
 }
 
-func subscriptionsEditCommand(r *remote) *cobra.Command {
+func subscriptionsEditCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "edit ID",
 		Short: "Change the given fields of a subscription",
@@ -259,21 +259,21 @@ func subscriptionsEditCommand(r *remote) *cobra.Command {
 		}
 		ctx := cmd.Context()
 		if len(*removed) > 0 || body["headers"] != nil {
-			if body["headers"], err = r.headers(ctx, args[0], body["headers"], *removed); err != nil {
+			if body["headers"], err = r.mergeHeaders(ctx, args[0], body["headers"], *removed); err != nil {
 				return err
 			}
 		}
 		if len(body) == 0 {
-			return usage{errors.New("no field given: see bellhop subscriptions edit --help")}
+			return usageError{errors.New("no field given: see bellhop subscriptions edit --help")}
 		}
-		// One that is given excludes the other.
+		// Setting one clears the other.
 		if body["extension"] != nil && body["extension_regex"] == nil {
 			body["extension_regex"] = ""
 		} else if body["extension_regex"] != nil && body["extension"] == nil {
 			body["extension"] = ""
 		}
 		var changed notify.Subscription
-		if err := r.doOf(ctx, "PATCH", "/v1/subscriptions", args[0], "", body, &changed); err != nil {
+		if err := r.requestItem(ctx, "PATCH", "/v1/subscriptions", args[0], "", body, &changed); err != nil {
 			return err
 		}
 		if r.json {
@@ -285,11 +285,11 @@ func subscriptionsEditCommand(r *remote) *cobra.Command {
 	return cmd
 }
 
-// headers are those that a subscription is to have: the ones it has, which an
-// empty value keeps, with some given and some removed.
-func (r *remote) headers(ctx context.Context, id string, given any, removed []string) (map[string]string, error) {
+// mergeHeaders returns the headers that a subscription is to have: its own, with empty
+// values to keep them, without the removed ones, and with the given ones.
+func (r *apiClient) mergeHeaders(ctx context.Context, id string, given any, removed []string) (map[string]string, error) {
 	var sub notify.Subscription
-	if err := r.doOf(ctx, "GET", "/v1/subscriptions", id, "", nil, &sub); err != nil {
+	if err := r.requestItem(ctx, "GET", "/v1/subscriptions", id, "", nil, &sub); err != nil {
 		return nil, err
 	}
 	headers := map[string]string{}
@@ -301,7 +301,7 @@ func (r *remote) headers(ctx context.Context, id string, given any, removed []st
 	}
 	for _, name := range removed {
 		if !drop(name) {
-			return nil, fmt.Errorf("remove header of subscription %s: unknown header %q: it has %s", id, name, describeList(slices.Sorted(maps.Keys(sub.Headers))))
+			return nil, fmt.Errorf("remove header of subscription %s: unknown header %q: it has %s", id, name, joinOrNone(slices.Sorted(maps.Keys(sub.Headers))))
 		}
 	}
 	if given, ok := given.(map[string]string); ok {
@@ -313,32 +313,33 @@ func (r *remote) headers(ctx context.Context, id string, given any, removed []st
 	return headers, nil
 }
 
-func describeList(words []string) string {
+// joinOrNone joins words with commas, or returns "none".
+func joinOrNone(words []string) string {
 	if len(words) == 0 {
 		return "none"
 	}
 	return strings.Join(words, ", ")
 }
 
-func subscriptionsRemoveCommand(r *remote) *cobra.Command {
+func subscriptionsRemoveCommand(r *apiClient) *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove ID...",
 		Short: "Delete subscriptions and cancel their pending deliveries",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, ids []string) error {
-			return r.end(cmd, "/v1/subscriptions", ids, "subscription %s removed\n")
+			return r.deleteItems(cmd, "/v1/subscriptions", ids, "subscription %s removed\n")
 		},
 	}
 }
 
-func subscriptionsRotateCommand(r *remote) *cobra.Command {
+func subscriptionsRotateCommand(r *apiClient) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rotate-secret ID",
 		Short: "Create a new secret; the old one also signs for 24 hours",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var sub notify.Subscription
-			if err := r.doOf(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/rotate-secret", nil, &sub); err != nil {
+			if err := r.requestItem(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/rotate-secret", nil, &sub); err != nil {
 				return err
 			}
 			if r.json {
@@ -350,7 +351,7 @@ func subscriptionsRotateCommand(r *remote) *cobra.Command {
 	}
 }
 
-func subscriptionsTestCommand(r *remote) *cobra.Command {
+func subscriptionsTestCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "test ID",
 		Short: "Send a sample of each event type and show the responses",
@@ -360,22 +361,22 @@ exit status is 0 if the receiver accepted all of them.`,
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var answer struct{ Items []admin.Trial }
-		if err := r.doOf(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/test", nil, &answer); err != nil {
+		if err := r.requestItem(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/test", nil, &answer); err != nil {
 			return err
 		}
 		bad := 0
-		t := table{head: []string{"TYPE", "RESULT", "STATUS", "DURATION", "WHY"}, cut: map[string]bool{"WHY": true}, tint: tints}
+		t := table{head: []string{"TYPE", "RESULT", "STATUS", "DURATION", "WHY"}, cuttable: map[string]bool{"WHY": true}, colors: stateColors}
 		for _, trial := range answer.Items {
 			if trial.Outcome != notify.Delivered {
 				bad++
 			}
-			t.add(trial.Type, trial.Outcome, statusText(trial.Status), took(time.Duration(trial.Duration)*time.Microsecond), trial.Error)
+			t.addRow(trial.Type, trial.Outcome, statusText(trial.Status), formatDuration(time.Duration(trial.Duration)*time.Microsecond), trial.Error)
 		}
 		var err error
 		if r.json {
 			err = writeJSON(cmd.OutOrStdout(), answer.Items)
 		} else {
-			err = t.write(screenOf(cmd.OutOrStdout()))
+			err = t.writeTo(terminalOf(cmd.OutOrStdout()))
 		}
 		switch {
 		case err != nil || bad == 0:
@@ -388,7 +389,7 @@ exit status is 0 if the receiver accepted all of them.`,
 	return cmd
 }
 
-// statusText is a status of HTTP in a table.
+// statusText formats an HTTP status for a table, 0 as a dash.
 func statusText(status int) string {
 	if status == 0 {
 		return "-"
@@ -396,7 +397,7 @@ func statusText(status int) string {
 	return fmt.Sprint(status)
 }
 
-func subscriptionsReplayCommand(r *remote) *cobra.Command {
+func subscriptionsReplayCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay ID",
 		Short: "Resend past events from the event log",
@@ -408,7 +409,7 @@ func subscriptionsReplayCommand(r *remote) *cobra.Command {
 	from := f.String("from", "", "resend events from this `time` on, like 2h (ago) or \"2026-01-31 09:00\"")
 	to := f.String("to", "", "resend events before this `time` (default now)")
 	types := f.StringSlice("type", nil, "resend only these event `types` (repeatable)")
-	complete(cmd, "type", typeWords()...)
+	completeFlag(cmd, "type", eventTypeNames()...)
 	cmd.MarkFlagRequired("from")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		body := struct {
@@ -417,21 +418,21 @@ func subscriptionsReplayCommand(r *remote) *cobra.Command {
 			Types []string  `json:"types,omitempty"`
 		}{Types: *types}
 		var ok bool
-		if body.From, ok = r.moment(*from); !ok {
-			return usage{fmt.Errorf("parse --from: %q is not a time: %s", *from, momentHint)}
+		if body.From, ok = r.parseTime(*from); !ok {
+			return usageError{fmt.Errorf("parse --from: %q is not a time: %s", *from, timeHint)}
 		}
 		if *to != "" {
-			if body.To, ok = r.moment(*to); !ok {
-				return usage{fmt.Errorf("parse --to: %q is not a time: %s", *to, momentHint)}
+			if body.To, ok = r.parseTime(*to); !ok {
+				return usageError{fmt.Errorf("parse --to: %q is not a time: %s", *to, timeHint)}
 			}
 			if !body.To.After(body.From) {
-				return usage{fmt.Errorf("--to %q is not after --from %q", *to, *from)}
+				return usageError{fmt.Errorf("--to %q is not after --from %q", *to, *from)}
 			}
 		}
 		var answer struct {
 			Events int `json:"events"`
 		}
-		if err := r.doOf(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/replay", body, &answer); err != nil {
+		if err := r.requestItem(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/replay", body, &answer); err != nil {
 			return err
 		}
 		if r.json {
@@ -447,7 +448,7 @@ func subscriptionsReplayCommand(r *remote) *cobra.Command {
 	return cmd
 }
 
-func subscriptionsExportCommand(r *remote) *cobra.Command {
+func subscriptionsExportCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export [ID...]",
 		Short: "Export subscriptions as a file for apply",
@@ -459,12 +460,12 @@ apply keep the stored ones.`,
 	}
 	noIDs := cmd.Flags().Bool("no-ids", false, "leave out the ids, to apply the file to another bellhop")
 	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
-		subs, err := r.subscriptions(cmd.Context(), url.Values{}, 0)
+		subs, err := r.listSubscriptions(cmd.Context(), url.Values{}, 0)
 		if err != nil {
 			return err
 		}
 		if len(ids) > 0 {
-			if subs, err = named(subs, ids); err != nil {
+			if subs, err = selectByID(subs, ids); err != nil {
 				return err
 			}
 		}
@@ -472,13 +473,13 @@ apply keep the stored ones.`,
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), subs)
 		}
-		return export(cmd.OutOrStdout(), subs, !*noIDs)
+		return exportSubscriptions(cmd.OutOrStdout(), subs, !*noIDs)
 	}
 	return cmd
 }
 
-// named are the subscriptions with the ids, in the order of these.
-func named(subs []notify.Subscription, ids []string) ([]notify.Subscription, error) {
+// selectByID returns the subscriptions with the ids, in the order of ids.
+func selectByID(subs []notify.Subscription, ids []string) ([]notify.Subscription, error) {
 	known := make([]string, len(subs))
 	for i, sub := range subs {
 		known[i] = sub.ID
@@ -486,7 +487,7 @@ func named(subs []notify.Subscription, ids []string) ([]notify.Subscription, err
 	chosen := make([]notify.Subscription, len(ids))
 	for i, id := range ids {
 		at := slices.Index(known, id)
-		switch near := nearest(id, known); {
+		switch near := nearestID(id, known); {
 		case at >= 0 && subs[at].Declared != "":
 			return nil, fmt.Errorf("export subscription %s: it is declared in the server's config (%s)", id, subs[at].Declared)
 		case at >= 0:
@@ -500,7 +501,7 @@ func named(subs []notify.Subscription, ids []string) ([]notify.Subscription, err
 	return chosen, nil
 }
 
-func subscriptionsApplyCommand(r *remote) *cobra.Command {
+func subscriptionsApplyCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
 		Short: "Create and change subscriptions to match a file",
@@ -519,8 +520,8 @@ header value keeps the stored one.`,
 	}
 	f := cmd.Flags()
 	file := f.StringP("file", "f", "", "`file` to apply; - reads stdin")
-	var a applying
-	f.BoolVar(&a.dry, "dry-run", false, "print the steps, and change nothing")
+	var a reconciliation
+	f.BoolVar(&a.dryRun, "dry-run", false, "print the steps, and change nothing")
 	f.BoolVar(&a.prune, "prune", false, "remove subscriptions that are not in the file, except those that the config declares")
 	f.BoolVar(&a.secrets, "secrets", false, "send all secrets, keys and header values of the file; a new secret is a rotation")
 	cmd.MarkFlagRequired("file")
@@ -534,12 +535,12 @@ header value keeps the stored one.`,
 		if err != nil {
 			return err
 		}
-		return a.apply(cmd.Context(), r, cmd.OutOrStdout())
+		return a.applyPlan(cmd.Context(), r, cmd.OutOrStdout())
 	}
 	return cmd
 }
 
-// readFile reads a file, or stdin, and says its name.
+// readFile reads a file, or stdin for "-", and returns its name for messages.
 func readFile(path string, stdin io.Reader) (name, text string, err error) {
 	if path == "-" {
 		b, err := io.ReadAll(stdin)

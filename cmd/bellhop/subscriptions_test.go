@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestRequests has commands say what they ask for.
-func TestRequests(t *testing.T) {
+// TestCommandsSendRequests has commands say what they ask for.
+func TestCommandsSendRequests(t *testing.T) {
 	t.Setenv("BELLHOP_TOKEN", testToken)
 	t.Setenv("A_SECRET", "of the environment")
 	t.Chdir(t.TempDir())

@@ -11,6 +11,7 @@ import (
 	"bellhop/admin"
 )
 
+// tokenCommand returns the command bellhop token.
 func tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
@@ -22,12 +23,12 @@ These commands need a running bellhop and a token of scope admin.`,
   bellhop token list
   bellhop token revoke 4xq7…`,
 	}
-	r := serverFlag(cmd)
+	r := addServerFlags(cmd)
 	cmd.AddCommand(tokenCreateCommand(r), tokenListCommand(r), tokenRevokeCommand(r))
 	return cmd
 }
 
-func tokenCreateCommand(r *remote) *cobra.Command {
+func tokenCreateCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "Create a token and print it once",
@@ -50,16 +51,16 @@ changes only what belongs to these extensions.`,
 	f.StringVar(&t.Note, "note", "", "`text` to describe the token")
 	lifetime := f.Duration("expires", 0, "lifetime as a `duration`, like 720h; 0 means until revoked")
 	cmd.MarkFlagRequired("scope")
-	complete(cmd, "scope", string(admin.Read), string(admin.Write), string(admin.Admin))
+	completeFlag(cmd, "scope", string(admin.Read), string(admin.Write), string(admin.Admin))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *lifetime < 0 {
-			return usage{fmt.Errorf("--expires must not be negative: %v", *lifetime)}
+			return usageError{fmt.Errorf("--expires must not be negative: %v", *lifetime)}
 		}
 		if *lifetime > 0 {
 			t.Expires = time.Now().Add(*lifetime).UTC().Truncate(time.Second)
 		}
 		var made admin.Token
-		if err := r.do(cmd.Context(), "POST", "/v1/tokens", t, &made); err != nil {
+		if err := r.doRequest(cmd.Context(), "POST", "/v1/tokens", t, &made); err != nil {
 			return err
 		}
 		if r.json {
@@ -72,14 +73,14 @@ changes only what belongs to these extensions.`,
 	return cmd
 }
 
-func tokenListCommand(r *remote) *cobra.Command {
+func tokenListCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List tokens, oldest first",
 		Args:  cobra.NoArgs,
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		all, _, err := collect(pages[admin.Token](cmd.Context(), r, "/v1/tokens", "cursor", 1000, url.Values{}), 0)
+		all, _, err := collectItems(listPages[admin.Token](cmd.Context(), r, "/v1/tokens", "cursor", 1000, url.Values{}), 0)
 		if err != nil {
 			return err
 		}
@@ -87,28 +88,28 @@ func tokenListCommand(r *remote) *cobra.Command {
 			return writeJSON(cmd.OutOrStdout(), all)
 		}
 		t := table{
-			head: []string{"ID", "SCOPE", "EXTENSIONS", "CREATED", "LAST USED", "EXPIRES", "NOTE"},
-			cut:  map[string]bool{"EXTENSIONS": true, "NOTE": true},
+			head:     []string{"ID", "SCOPE", "EXTENSIONS", "CREATED", "LAST USED", "EXPIRES", "NOTE"},
+			cuttable: map[string]bool{"EXTENSIONS": true, "NOTE": true},
 		}
 		for _, token := range all {
 			extensions := "all"
 			if token.Extensions != nil {
 				extensions = strings.Join(token.Extensions, " ")
 			}
-			t.add(token.ID, string(token.Scope), extensions, r.day(token.Created), r.day(token.LastUsed), r.day(token.Expires), token.Note)
+			t.addRow(token.ID, string(token.Scope), extensions, r.formatDay(token.Created), r.formatDay(token.LastUsed), r.formatDay(token.Expires), token.Note)
 		}
-		return t.write(screenOf(cmd.OutOrStdout()))
+		return t.writeTo(terminalOf(cmd.OutOrStdout()))
 	}
 	return cmd
 }
 
-func tokenRevokeCommand(r *remote) *cobra.Command {
+func tokenRevokeCommand(r *apiClient) *cobra.Command {
 	return &cobra.Command{
 		Use:   "revoke ID...",
 		Short: "Revoke tokens immediately",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, ids []string) error {
-			return r.end(cmd, "/v1/tokens", ids, "token %s revoked\n")
+			return r.deleteItems(cmd, "/v1/tokens", ids, "token %s revoked\n")
 		},
 	}
 }

@@ -97,13 +97,13 @@ func upgradeAll(t *testing.T, dir string) {
 		t.Errorf("admin token is new: %v, %v", created, err)
 	}
 	receiver := &olderReceiver{came: map[string][]string{}, ids: map[string][]string{}}
-	rooms, err := connect(t.Context(), cfg, js, quiet(), world{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: receiver, prompt: true})
+	rooms, err := buildPipeline(t.Context(), cfg, js, quiet(), environment{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: receiver, unbatched: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	api, err := admin.Open(t.Context(), js, admin.Config{
 		Token: token, Notifier: rooms.notifier, KeepEvents: time.Duration(cfg.Notify.KeepEvents), Replicas: 1,
-		Calls: rooms.follower.calls, Kind: func(string) dialog.Kind { return "" }, Ready: func() []string { return nil }, Log: quiet(),
+		Calls: rooms.observer.liveCalls, Kind: func(string) dialog.Kind { return "" }, Ready: func() []string { return nil }, Log: quiet(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -124,8 +124,8 @@ func upgradeAll(t *testing.T, dir string) {
 	}
 	has("deliveries", "/v1/deliveries?limit=200")
 	has("subscriptions", "/v1/subscriptions?limit=200")
-	run := start(rooms.run)
-	runAPI := start(api.Run)
+	run := startTask(rooms.run)
+	runAPI := startTask(api.Run)
 	defer func() {
 		runAPI()
 		run()
@@ -296,7 +296,7 @@ func wantItems(t *testing.T, list string, older, now []byte) {
 	}
 }
 
-func eventsOf(t *testing.T, r *rooms, call string) (all []*dialog.Event, err error) {
+func eventsOf(t *testing.T, r *pipeline, call string) (all []*dialog.Event, err error) {
 	t.Helper()
 	events, _, err := r.notifier.Events(t.Context(), notify.Query{Call: call, Limit: 1000})
 	return events, err

@@ -56,7 +56,7 @@ func TestEndedCallsOfOlderStores(t *testing.T) {
 			n = must[*notify.Notifier](t)(notify.Open(t.Context(), js, notify.Config{KeepEvents: time.Duration(c.Notify.KeepEvents), Replicas: 1, Log: quiet()}))
 
 			clock := func() (time.Time, time.Duration) { return time.Date(2000, 1, 1, 0, 5, 0, 0, time.UTC), 0 }
-			k, tracker, err := takeUp(t.Context(), c, node, js, clock, n, quiet())
+			k, tracker, err := restoreTracker(t.Context(), c, node, js, clock, n, quiet())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -73,7 +73,7 @@ func TestEndedCallsOfOlderStores(t *testing.T) {
 // storedCall returns the one call that a bucket has of a node.
 func storedCall(t *testing.T, bucket jetstream.KeyValue, node string) (call, key string, record map[string]any) {
 	t.Helper()
-	for key, e := range must[map[string]copied](t)(copyBucket(t.Context(), bucket)) {
+	for key, e := range must[map[string]bucketEntry](t)(copyBucket(t.Context(), bucket)) {
 		if call, ok := strings.CutPrefix(key, "call."+node+"."); ok && !e.Deleted {
 			if err := json.Unmarshal(e.Value, &record); err != nil {
 				t.Fatal(err)

@@ -44,12 +44,12 @@ the whole request: request line, headers and body.`,
 		cmd.MarkFlagsMutuallyExclusive("request", name)
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		secret, err := resolve(v.secret)
+		secret, err := resolveValue(v.secret)
 		if err != nil {
-			return usage{fmt.Errorf("--secret: %w", err)}
+			return usageError{fmt.Errorf("--secret: %w", err)}
 		}
 		if v.tolerance < 0 {
-			return usage{fmt.Errorf("--tolerance must not be negative: %v: use 0 to accept any age", v.tolerance)}
+			return usageError{fmt.Errorf("--tolerance must not be negative: %v: use 0 to accept any age", v.tolerance)}
 		}
 		v.secret, v.get = secret, f.Changed("query")
 		return v.report(v.verify(cmd.InOrStdin()), *asJSON, cmd.OutOrStdout())
@@ -57,16 +57,17 @@ the whole request: request line, headers and body.`,
 	return cmd
 }
 
-// A verification is what verify was asked to check.
+// A verification has the flags of bellhop verify.
 type verification struct {
 	secret    string
-	callback  notify.Callback // without the payload, unless it is whole
+	callback  notify.Callback // without the payload until stdin is read
 	query     string
-	get       bool // the payload is query
+	get       bool // the payload is the query
 	whole     bool // stdin is a whole request
 	tolerance time.Duration
 }
 
+// verify reads the payload from stdin and checks the signature and the age.
 func (v *verification) verify(stdin io.Reader) (err error) {
 	switch {
 	case v.whole:
@@ -82,8 +83,8 @@ func (v *verification) verify(stdin io.Reader) (err error) {
 	return v.callback.Verify(notify.Secret(v.secret), time.Now(), v.tolerance)
 }
 
-// readCallback reads a whole HTTP request. What has no Content-Length goes on to
-// the end.
+// readCallback reads a whole HTTP request. Without a Content-Length the body goes on to
+// the end of stdin.
 func readCallback(stdin io.Reader) (notify.Callback, error) {
 	in := bufio.NewReader(stdin)
 	req, err := http.ReadRequest(in)
@@ -110,7 +111,7 @@ func readCallback(stdin io.Reader) (notify.Callback, error) {
 	return c, nil
 }
 
-// report says what came of it: in a line, or as one JSON object either way.
+// report prints the result err: a line, or one JSON object in both cases.
 func (v *verification) report(err error, asJSON bool, stdout io.Writer) error {
 	c := v.callback
 	var sent time.Time
@@ -125,7 +126,7 @@ func (v *verification) report(err error, asJSON bool, stdout io.Writer) error {
 			Problem string    `json:"problem,omitempty"`
 		}
 		report.OK, report.ID = err == nil, c.ID
-		if y := sent.Year(); y > 0 && y < 10_000 { // else it has no JSON
+		if y := sent.Year(); y > 0 && y < 10_000 { // other years have no JSON form
 			report.Sent = sent
 		}
 		if err != nil {
@@ -142,6 +143,6 @@ func (v *verification) report(err error, asJSON bool, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "signature valid: %s, sent %s\n", printable(c.ID), sent.Format(time.RFC3339))
+	_, err = fmt.Fprintf(stdout, "signature valid: %s, sent %s\n", stripControls(c.ID), sent.Format(time.RFC3339))
 	return err
 }

@@ -25,21 +25,23 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// A remote is a running bellhop, at its admin API, and how to show what it says.
-type remote struct {
+// An apiClient calls the admin API of a running bellhop. It also has the flags for how
+// to print the result.
+type apiClient struct {
 	server string // http://127.0.0.1:8080
-	config string // the file that says where it is, if server does not
-	json   bool   // for a program
-	utc    bool   // times are not local
+	config string // the config file to take the server from if server is empty
+	json   bool   // print JSON
+	utc    bool   // print and parse times in UTC
 
-	token string
-	of    string // where token is from
-	found bool   // server and token are
+	token       string
+	tokenSource string // where the token comes from, for errors
+	resolved    bool   // server and token are set
 }
 
-// serverFlag has cmd, and the commands below it, talk to a running bellhop.
-func serverFlag(cmd *cobra.Command) *remote {
-	r := new(remote)
+// addServerFlags adds the flags that select a server to cmd and its subcommands, and
+// returns the client that uses them.
+func addServerFlags(cmd *cobra.Command) *apiClient {
+	r := new(apiClient)
 	f := cmd.PersistentFlags()
 	f.StringVar(&r.server, "server", "", "`URL` of the admin API (default: $BELLHOP_SERVER, or from the config file)")
 	f.StringVarP(&r.config, "config", "c", "", "config `file` of the bellhop on this machine (default: config.toml, if it exists)")
@@ -51,16 +53,16 @@ func serverFlag(cmd *cobra.Command) *remote {
 
 const tokenHint = `set BELLHOP_TOKEN, like BELLHOP_TOKEN="$(cat data/admin.token)"`
 
-// find finds the server and a token. The token of the config is for the server
-// of the config, and is shown to no other.
-func (r *remote) find() error {
-	if r.found {
+// resolveServer finds the server and a token, once. The token of a config is used for
+// the server of that config only.
+func (r *apiClient) resolveServer() error {
+	if r.resolved {
 		return nil
 	}
 	r.server = cmp.Or(r.server, os.Getenv("BELLHOP_SERVER"))
-	r.token, r.of = os.Getenv("BELLHOP_TOKEN"), "BELLHOP_TOKEN"
+	r.token, r.tokenSource = os.Getenv("BELLHOP_TOKEN"), "BELLHOP_TOKEN"
 	if r.server == "" {
-		if err := r.findHere(); err != nil {
+		if err := r.resolveLocalServer(); err != nil {
 			return err
 		}
 	}
@@ -69,20 +71,20 @@ func (r *remote) find() error {
 	}
 	u, err := url.Parse(r.server)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return usage{fmt.Errorf("parse --server: %q is not a URL: use http://HOST:PORT or https://HOST:PORT", r.server)}
+		return usageError{fmt.Errorf("parse --server: %q is not a URL: use http://HOST:PORT or https://HOST:PORT", r.server)}
 	}
 	r.server = strings.TrimRight(r.server, "/")
-	r.found = true
+	r.resolved = true
 	return nil
 }
 
-// findHere finds the bellhop of the config. Without one it is where an empty
-// config would have it.
-func (r *remote) findHere() error {
+// resolveLocalServer takes server and token from the config. Without a config file it
+// uses the defaults.
+func (r *apiClient) resolveLocalServer() error {
 	path := cmp.Or(r.config, "config.toml")
-	cfg := defaults()
+	cfg := defaultConfig()
 	if _, err := os.Stat(path); err == nil || r.config != "" {
-		if cfg, err = load(path); err != nil {
+		if cfg, err = loadConfig(path); err != nil {
 			return err
 		}
 	}
@@ -90,24 +92,24 @@ func (r *remote) findHere() error {
 	switch {
 	case r.token != "":
 	case cfg.Admin.Token != "":
-		r.token, r.of = string(cfg.Admin.Token), "admin.token in "+path
+		r.token, r.tokenSource = string(cfg.Admin.Token), "admin.token in "+path
 	default:
-		r.of = filepath.Join(cfg.Store.Dir, "admin.token")
-		b, err := readPrivate(r.of)
+		r.tokenSource = filepath.Join(cfg.Store.Dir, "admin.token")
+		b, err := readPrivate(r.tokenSource)
 		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("no token: %s does not exist: run this command on the machine of bellhop, or %s", r.of, tokenHint)
+			return fmt.Errorf("no token: %s does not exist: run this command on the machine of bellhop, or %s", r.tokenSource, tokenHint)
 		}
 		if err != nil {
 			return fmt.Errorf("no token: %w; or %s", err, tokenHint)
 		}
 		if r.token = strings.TrimSpace(string(b)); r.token == "" {
-			return fmt.Errorf("no token: %s is empty: %s", r.of, tokenHint)
+			return fmt.Errorf("no token: %s is empty: %s", r.tokenSource, tokenHint)
 		}
 	}
 	return nil
 }
 
-// adminURL is where the admin API is reached on this machine.
+// adminURL returns the URL at which this machine reaches the admin API.
 func (c *config) adminURL() string {
 	scheme, at := "http://", c.Admin.Listen.AddrPort
 	if c.Admin.TLSCert != "" {
@@ -122,9 +124,10 @@ func (c *config) adminURL() string {
 	return scheme + at.String()
 }
 
-// do makes a request, and reads the answer into out unless that is nil. in is
-// sent as JSON unless it is nil. Who is told to wait, waits.
-func (r *remote) do(ctx context.Context, method, path string, in, out any) error {
+// doRequest sends a request and decodes the JSON response into out, unless out is nil. A
+// value other than nil in in is sent as JSON. After a 429 with a Retry-After of at most
+// a minute, it waits and sends the request again.
+func (r *apiClient) doRequest(ctx context.Context, method, path string, in, out any) error {
 	var body []byte
 	if in != nil {
 		var err error
@@ -133,19 +136,19 @@ func (r *remote) do(ctx context.Context, method, path string, in, out any) error
 		}
 	}
 	for {
-		resp, answer, err := r.once(ctx, method, path, body)
+		resp, answer, err := r.sendOnce(ctx, method, path, body)
 		if err != nil {
 			return err
 		}
 		wait, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
 		switch {
 		case resp.StatusCode == http.StatusTooManyRequests && wait > 0 && wait <= 60:
-			if !sleep(ctx, time.Duration(wait)*time.Second) {
+			if !sleepContext(ctx, time.Duration(wait)*time.Second) {
 				return ctx.Err()
 			}
 			continue
 		case resp.StatusCode/100 != 2:
-			return r.refusedBy(resp, answer)
+			return r.newResponseError(resp, answer)
 		case out == nil:
 			return nil
 		}
@@ -156,15 +159,16 @@ func (r *remote) do(ctx context.Context, method, path string, in, out any) error
 	}
 }
 
-// once makes a request once, and reads the answer whatever it is.
-func (r *remote) once(ctx context.Context, method, path string, body []byte) (*http.Response, []byte, error) {
+// sendOnce sends a request once and reads the response, whatever its status, within 30
+// s.
+func (r *apiClient) sendOnce(ctx context.Context, method, path string, body []byte) (*http.Response, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	req, err := r.request(ctx, method, path, body)
+	req, err := r.newRequest(ctx, method, path, body)
 	if err != nil {
 		return nil, nil, err
 	}
-	resp, err := r.send(req)
+	resp, err := r.sendRequest(req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -176,8 +180,9 @@ func (r *remote) once(ctx context.Context, method, path string, body []byte) (*h
 	return resp, answer, nil
 }
 
-func (r *remote) request(ctx context.Context, method, path string, body []byte) (*http.Request, error) {
-	if err := r.find(); err != nil {
+// newRequest returns a request to the server, with the token.
+func (r *apiClient) newRequest(ctx context.Context, method, path string, body []byte) (*http.Request, error) {
+	if err := r.resolveServer(); err != nil {
 		return nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, method, r.server+path, bytes.NewReader(body))
@@ -191,17 +196,18 @@ func (r *remote) request(ctx context.Context, method, path string, body []byte) 
 	return req, nil
 }
 
-func (r *remote) send(req *http.Request) (*http.Response, error) {
+// sendRequest sends a request. Its error names the server.
+func (r *apiClient) sendRequest(req *http.Request) (*http.Response, error) {
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("cannot reach bellhop at %s: %sis it running? (set --server)", req.URL.Host, cause(err))
+		return nil, fmt.Errorf("cannot reach bellhop at %s: %sis it running? (set --server)", req.URL.Host, connectFailure(err))
 	}
 	return resp, nil
 }
 
-// cause returns why a connection failed, followed by a colon, or "" for a refused
-// connection: the question whether bellhop runs says as much.
-func cause(err error) string {
+// connectFailure returns why a connection failed, followed by a colon, or "" for a
+// refused connection: then the question whether bellhop is running suffices.
+func connectFailure(err error) string {
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return ""
 	}
@@ -212,8 +218,8 @@ func cause(err error) string {
 	return err.Error() + ": "
 }
 
-// sleep reports whether d has passed before ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
+// sleepContext waits for d, and reports whether d passed before ctx ended.
+func sleepContext(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -224,24 +230,25 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// A refusal is bellhop's answer to a request that it does not do.
-type refusal struct {
+// A responseError is a response of bellhop with an error status.
+type responseError struct {
 	status int
 	text   string
 }
 
-func (e *refusal) Error() string { return e.text }
+func (e *responseError) Error() string { return e.text }
 
-// refusedBy says why bellhop refused a request.
-func (r *remote) refusedBy(resp *http.Response, answer []byte) error {
+// newResponseError returns the error for a response: the reason that the server gives,
+// with the fields that are wrong.
+func (r *apiClient) newResponseError(resp *http.Response, answer []byte) error {
 	var problem struct {
 		Detail string
 		Errors []struct{ Location, Message string }
 	}
-	json.Unmarshal(answer, &problem) // else it is no bellhop's, and the status must do
-	why := printable(problem.Detail)
+	json.Unmarshal(answer, &problem) // other responses have only a status
+	why := stripControls(problem.Detail)
 	if len(problem.Errors) > 0 {
-		why = "" // the fields say more
+		why = "" // the field errors are more specific
 	}
 	for _, e := range problem.Errors {
 		_, field, nested := strings.Cut(e.Location, ".") // body.url
@@ -251,42 +258,42 @@ func (r *remote) refusedBy(resp *http.Response, answer []byte) error {
 		if len(problem.Errors) > 1 {
 			why += "\n  "
 		}
-		why += printable(field + ": " + strings.TrimPrefix(e.Message, field+" "))
+		why += stripControls(field + ": " + strings.TrimPrefix(e.Message, field+" "))
 	}
 	if !strings.HasPrefix(why, "\n") {
 		why = " " + why
 	}
 	text := fmt.Sprintf("request rejected (%s):%s", resp.Status, why)
 	switch {
-	case resp.StatusCode == http.StatusUnauthorized && r.of == "BELLHOP_TOKEN":
+	case resp.StatusCode == http.StatusUnauthorized && r.tokenSource == "BELLHOP_TOKEN":
 		text = fmt.Sprintf("token rejected (%s): %s", resp.Status, tokenHint)
 	case resp.StatusCode == http.StatusUnauthorized:
-		text = fmt.Sprintf("token from %s rejected (%s): %s", r.of, resp.Status, tokenHint)
+		text = fmt.Sprintf("token from %s rejected (%s): %s", r.tokenSource, resp.Status, tokenHint)
 	case why == " ":
 		text = fmt.Sprintf("%s %s: %s: is the server a bellhop?", resp.Request.Method, resp.Request.URL.Path, resp.Status)
 	case resp.StatusCode >= 500:
 		text = fmt.Sprintf("request failed (%s):%s", resp.Status, why)
 	}
-	return &refusal{resp.StatusCode, text}
+	return &responseError{resp.StatusCode, text}
 }
 
-// doOf does what path says with the one of a list that has an id. If there is
-// none, it says which may be meant.
-func (r *remote) doOf(ctx context.Context, method, list, id, path string, in, out any) error {
-	err := r.do(ctx, method, list+"/"+url.PathEscape(id)+path, in, out)
-	var refused *refusal
+// requestItem sends a request about the item of list that has id. If there is none, the
+// error suggests a similar id.
+func (r *apiClient) requestItem(ctx context.Context, method, list, id, path string, in, out any) error {
+	err := r.doRequest(ctx, method, list+"/"+url.PathEscape(id)+path, in, out)
+	var refused *responseError
 	if !errors.As(err, &refused) || refused.status != http.StatusNotFound {
 		return err
 	}
 	var page struct{ Items []struct{ ID string } }
-	if r.do(ctx, "GET", list+"?limit=200", nil, &page) != nil {
-		return err // which says more
+	if r.doRequest(ctx, "GET", list+"?limit=200", nil, &page) != nil {
+		return err
 	}
 	known := make([]string, len(page.Items))
 	for i, item := range page.Items {
 		known[i] = item.ID
 	}
-	switch near := nearest(id, known); near {
+	switch near := nearestID(id, known); near {
 	case "":
 	case id:
 		return fmt.Errorf("%w: is the server too old for this command?", err)
@@ -300,10 +307,11 @@ func (r *remote) doOf(ctx context.Context, method, list, id, path string, in, ou
 	return fmt.Errorf("%w: see bellhop %s list", err, command)
 }
 
-// end deletes those of a list that have the ids, and says of each that it is so.
-func (r *remote) end(cmd *cobra.Command, list string, ids []string, said string) error {
+// deleteItems deletes the items of list that have the ids, and prints a line for each.
+// done is the format of that line.
+func (r *apiClient) deleteItems(cmd *cobra.Command, list string, ids []string, said string) error {
 	for _, id := range ids {
-		if err := r.doOf(cmd.Context(), "DELETE", list, id, "", nil, nil); err != nil {
+		if err := r.requestItem(cmd.Context(), "DELETE", list, id, "", nil, nil); err != nil {
 			return err
 		}
 		if !r.json {
@@ -316,8 +324,9 @@ func (r *remote) end(cmd *cobra.Command, list string, ids []string, said string)
 	return nil
 }
 
-// nearest is the id that begins with what was given, or has a slip or two; or "".
-func nearest(given string, ids []string) string {
+// nearestID returns the id that begins with given, or differs from it by at most 3
+// edits, or "".
+func nearestID(given string, ids []string) string {
 	if len(given) < 3 || len(given) > 200 || len(ids) == 0 {
 		return ""
 	}
@@ -326,16 +335,16 @@ func nearest(given string, ids []string) string {
 			return id
 		}
 	}
-	near := slices.MinFunc(ids, func(a, b string) int { return cmp.Compare(distance(given, a), distance(given, b)) })
-	if distance(given, near) > 3 {
+	near := slices.MinFunc(ids, func(a, b string) int { return cmp.Compare(editDistance(given, a), editDistance(given, b)) })
+	if editDistance(given, near) > 3 {
 		return ""
 	}
 	return near
 }
 
-// pages reads the items of a list, page after page. cursor is the parameter that
-// says where a page begins.
-func pages[T any](ctx context.Context, r *remote, path, cursor string, size int, query url.Values) iter.Seq2[T, error] {
+// listPages returns the items of a list, page by page. cursor is the query parameter for
+// the start of a page.
+func listPages[T any](ctx context.Context, r *apiClient, path, cursor string, size int, query url.Values) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		query := maps.Clone(query)
 		query.Set("limit", strconv.Itoa(size))
@@ -344,7 +353,7 @@ func pages[T any](ctx context.Context, r *remote, path, cursor string, size int,
 				Items []T
 				Next  string
 			}
-			if err := r.do(ctx, "GET", path+"?"+query.Encode(), nil, &page); err != nil {
+			if err := r.doRequest(ctx, "GET", path+"?"+query.Encode(), nil, &page); err != nil {
 				var none T
 				yield(none, err)
 				return
@@ -360,9 +369,9 @@ func pages[T any](ctx context.Context, r *remote, path, cursor string, size int,
 	}
 }
 
-// collect returns the first items, limit at most, and whether there are more. 0
-// is all.
-func collect[T any](items iter.Seq2[T, error], limit int) (all []T, more bool, err error) {
+// collectItems returns the first items, limit at most, and whether there are more. A
+// limit of 0 returns all.
+func collectItems[T any](items iter.Seq2[T, error], limit int) (all []T, more bool, err error) {
 	all = []T{}
 	for item, err := range items {
 		if err != nil {
@@ -376,8 +385,8 @@ func collect[T any](items iter.Seq2[T, error], limit int) (all []T, more bool, e
 	return all, false, nil
 }
 
-// pageSize is how many items to ask for at a time when limit are wanted, and
-// whether there is another.
+// pageSize returns the number of items to request at a time: limit and one more, to see
+// whether there are more, but not above most.
 func pageSize(limit, most int) int {
 	if limit <= 0 || limit >= most {
 		return most
@@ -385,8 +394,8 @@ func pageSize(limit, most int) int {
 	return limit + 1
 }
 
-// moment reads a time that a person writes.
-func (r *remote) moment(s string) (time.Time, bool) {
+// parseTime parses a time that a person wrote, see timeHint.
+func (r *apiClient) parseTime(s string) (time.Time, bool) {
 	zone := time.Local
 	if r.utc {
 		zone = time.UTC
@@ -412,20 +421,20 @@ func (r *remote) moment(s string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-const momentHint = `use 15m (ago), 09:30 (today), "2026-01-31 09:30" or 2026-01-31T09:30:00Z`
+const timeHint = `use 15m (ago), 09:30 (today), "2026-01-31 09:30" or 2026-01-31T09:30:00Z`
 
-// local is a time in the zone that it is shown in.
-func (r *remote) local(t time.Time) time.Time {
+// inZone returns t in the time zone to print.
+func (r *apiClient) inZone(t time.Time) time.Time {
 	if r.utc {
 		return t.UTC()
 	}
 	return t.Local()
 }
 
-// day is a time as a table shows it.
-func (r *remote) day(t time.Time) string {
+// formatDay formats t for a table, or returns "never" for the zero time.
+func (r *apiClient) formatDay(t time.Time) string {
 	if t.IsZero() {
 		return "never"
 	}
-	return r.local(t).Format("2006-01-02 15:04")
+	return r.inZone(t).Format("2006-01-02 15:04")
 }

@@ -15,7 +15,7 @@ import (
 	"bellhop/dialog"
 )
 
-func TestLogger(t *testing.T) {
+func TestLoggerFormats(t *testing.T) {
 	var level slog.LevelVar
 	var out bytes.Buffer
 	log := newLogger(&out, "json", &level)
@@ -50,7 +50,7 @@ func wantHarmless(t *testing.T, what, text string) {
 }
 
 // Nothing that is logged steers the terminal of who reads it.
-func TestLogIsHarmless(t *testing.T) {
+func TestLogEscapesControls(t *testing.T) {
 	var level slog.LevelVar
 	evil := "evil" + steering + "\r\nlevel=ERROR"
 	log := func(l *slog.Logger) {
@@ -66,7 +66,7 @@ func TestLogIsHarmless(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	log(slog.New(tint.NewTextHandler(&out, &tint.Options{Level: &level, ReplaceAttr: harmless})))
+	log(slog.New(tint.NewTextHandler(&out, &tint.Options{Level: &level, ReplaceAttr: escapeAttr})))
 	colored := regexp.MustCompile(`\x1b\[[0-9;]*m`).ReplaceAllString(out.String(), "")
 	wantHarmless(t, "tint", colored)
 	if n := strings.Count(colored, "\n"); n != 2 {
@@ -75,7 +75,7 @@ func TestLogIsHarmless(t *testing.T) {
 }
 
 // What is JSON stays what it was.
-func TestEscapeSteering(t *testing.T) {
+func TestEscapesControls(t *testing.T) {
 	var b bytes.Buffer
 	if err := writeJSON(&b, map[string]string{"name": "Zoë 日本" + steering}); err != nil {
 		t.Fatal(err)

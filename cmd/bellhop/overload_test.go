@@ -8,9 +8,9 @@ import (
 )
 
 // A late timer is strain for a second.
-func TestStrain(t *testing.T) {
-	s, now := newStrain(), time.Now()
-	if s.at(now) {
+func TestDetectsOverload(t *testing.T) {
+	s, now := newOverloadMonitor(), time.Now()
+	if s.overloadedAt(now) {
 		t.Error("there is strain at the start")
 	}
 	for _, tt := range []struct {
@@ -19,19 +19,19 @@ func TestStrain(t *testing.T) {
 		want  bool
 	}{
 		{0, 0, false},
-		{slowTimer - 1, 0, false},
-		{slowTimer, 0, true},
-		{0, strainFor - 1, true},
+		{overloadDelay - 1, 0, false},
+		{overloadDelay, 0, true},
+		{0, overloadHold - 1, true},
 		{0, 1, false},
 		{time.Second, 0, true},
-		{0, strainFor / 2, true},
-		{slowTimer, 0, true},
-		{0, strainFor / 2, true},
-		{0, strainFor / 2, false},
+		{0, overloadHold / 2, true},
+		{overloadDelay, 0, true},
+		{0, overloadHold / 2, true},
+		{0, overloadHold / 2, false},
 	} {
 		now = now.Add(tt.after)
-		s.saw(tt.late, now)
-		if got := s.at(now); got != tt.want {
+		s.recordDelay(tt.late, now)
+		if got := s.overloadedAt(now); got != tt.want {
 			t.Errorf("late by %v, %v after: %v, want %v", tt.late, tt.after, got, tt.want)
 		}
 	}
@@ -39,22 +39,22 @@ func TestStrain(t *testing.T) {
 
 // It looks while it is asked, and is quiet when it is not: in virtual time no timer is
 // late.
-func TestStrainIsLookedFor(t *testing.T) {
+func TestMeasuresOverloadOnDemand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newStrain()
-		stop := start(func(ctx context.Context) { s.run(ctx) })
+		s := newOverloadMonitor()
+		stop := startTask(func(ctx context.Context) { s.run(ctx) })
 		defer stop()
 		for range 3 {
 			time.Sleep(time.Hour)
-			if s.strained() {
+			if s.overloaded() {
 				t.Error("a timer that is in time is strain")
 			}
 			synctest.Wait()
-			if len(s.asked) != 0 {
+			if len(s.queried) != 0 {
 				t.Error("it does not hear that it is asked")
 			}
-			time.Sleep(strainAsked / 2)
-			if s.strained() {
+			time.Sleep(overloadIdle / 2)
+			if s.overloaded() {
 				t.Error("a timer that is in time is strain")
 			}
 		}

@@ -13,14 +13,13 @@ import (
 	"bellhop/sip"
 )
 
-// contradictions reports each value that cannot be meant: alone, or beside the
-// others.
-func (c *config) contradictions(report func(path, format string, args ...any)) {
-	c.sipContradictions(report)
-	c.trunkContradictions(report)
-	c.callContradictions(report)
-	c.adminContradictions(report)
-	c.subscriptionContradictions(report)
+// validateAll reports each value that is invalid by itself or together with others.
+func (c *config) validateAll(report func(path, format string, args ...any)) {
+	c.validateSIP(report)
+	c.validateTrunks(report)
+	c.validateCalls(report)
+	c.validateAdmin(report)
+	c.validateSubscriptions(report)
 
 	if c.Guard.Connections < 0 {
 		report("guard.connections", "%d is not a number of connections: use 1 or more, or 0 for no limit", c.Guard.Connections)
@@ -45,22 +44,23 @@ func (c *config) contradictions(report func(path, format string, args ...any)) {
 	case n > 1 && len(c.Store.NATS) == 0:
 		report("store.replicas", "%d copies need a cluster: set its servers in store.nats, or use 1", n)
 	}
-	if len(c.Store.NATS) > 0 && c.Store.Sync != defaults().Store.Sync {
+	if len(c.Store.NATS) > 0 && c.Store.Sync != defaultConfig().Store.Sync {
 		report("store.sync", "%q has no effect with store.nats: leave it out and set sync_interval on the NATS servers", c.Store.Sync)
 	}
 }
 
-func (c *config) sipContradictions(report func(path, format string, args ...any)) {
+// validateSIP reports listeners and PBXs that conflict or cannot be reached.
+func (c *config) validateSIP(report func(path, format string, args ...any)) {
 	if len(c.SIP.Listen) == 0 {
 		report("sip.listen", `no address to listen on: set at least one, like ["udp://127.0.0.1:5060"]`)
 	}
 	for i, a := range c.SIP.Listen {
-		path := index("sip.listen", i)
+		path := indexPath("sip.listen", i)
 		if a.Addr().IsMulticast() {
 			report(path, "%v is a multicast address: use a unicast address", a)
 		}
 		for _, b := range c.SIP.Listen[:i] {
-			if collide(a, b) {
+			if socketsConflict(a, b) {
 				report(path, "%v is taken by %v : remove one of them", a, b)
 			}
 		}
@@ -69,33 +69,33 @@ func (c *config) sipContradictions(report func(path, format string, args ...any)
 		report("sip.pbx", `no PBX to forward to: set its address, like ["udp://192.0.2.1:5060"]`)
 	}
 	for i, a := range c.SIP.PBX {
-		path := index("sip.pbx", i)
+		path := indexPath("sip.pbx", i)
 		if a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
 			report(path, "%v is not an address to send to: use the PBX's own address and port", a)
 		}
 		for _, b := range c.SIP.Listen {
-			if collide(a, b) {
+			if socketsConflict(a, b) {
 				report(path, "%v is bellhop's own listener %v: calls would loop: use the PBX's address, or change sip.listen", a, b)
 			}
 		}
 		if slices.Contains(c.SIP.PBX[:i], a) {
 			report(path, "%v is listed twice", a)
 		}
-		if len(c.SIP.Listen) > 0 && !slices.ContainsFunc(c.SIP.Listen, func(l sip.Addr) bool { return !l.IsValid() || reaches(l, a) }) {
-			report(path, "no listener reaches %v: add to sip.listen %s", a, reaching(a))
+		if len(c.SIP.Listen) > 0 && !slices.ContainsFunc(c.SIP.Listen, func(l sip.Addr) bool { return !l.IsValid() || reachesPBX(l, a) }) {
+			report(path, "no listener reaches %v: add to sip.listen %s", a, describeListener(a))
 		}
 	}
 }
 
-// reaches reports whether packets get from a listener to the PBX and back: the
-// same transport and family, and loopback only to loopback.
-func reaches(l, pbx sip.Addr) bool {
+// reachesPBX reports whether packets get from a listener to the PBX and back: transport
+// and address family are the same, and loopback only reaches loopback.
+func reachesPBX(l, pbx sip.Addr) bool {
 	own, ip := l.Addr(), pbx.Addr()
 	return l.Proto == pbx.Proto && own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
 }
 
-// reaching describes a listener that reaches the PBX.
-func reaching(pbx sip.Addr) string {
+// describeListener describes a listener that reaches the PBX.
+func describeListener(pbx sip.Addr) string {
 	family, all := "IPv4", "0.0.0.0"
 	if !pbx.Addr().Is4() {
 		family, all = "IPv6", "[::]"
@@ -106,25 +106,26 @@ func reaching(pbx sip.Addr) string {
 	return fmt.Sprintf("a %s:// listener on an %s address other than loopback or on %s", pbx.Proto, family, all)
 }
 
-// collide reports whether two sockets cannot both be opened: they are the same,
-// or one is all addresses of the other's port.
-func collide(a, b sip.Addr) bool {
+// socketsConflict reports whether two sockets cannot both be opened: they are the same,
+// or one has all addresses of the other's port.
+func socketsConflict(a, b sip.Addr) bool {
 	if a.Proto != b.Proto || a.Port() != b.Port() || a.Port() == 0 {
 		return false
 	}
 	x, y := a.Addr().Unmap(), b.Addr().Unmap()
-	return x == y || covers(x, y) || covers(y, x)
+	return x == y || coversAddress(x, y) || coversAddress(y, x)
 }
 
-// covers reports whether a socket on all is a socket on ip too. One on [::]
-// takes IPv4 as well.
-func covers(all, ip netip.Addr) bool {
+// coversAddress reports whether a socket on the address all also receives for ip. One on
+// [::] also receives IPv4.
+func coversAddress(all, ip netip.Addr) bool {
 	return all.IsUnspecified() && (all.Is6() || ip.Is4())
 }
 
-func (c *config) trunkContradictions(report func(path, format string, args ...any)) {
+// validateTrunks reports incomplete trunks and address ranges that overlap.
+func (c *config) validateTrunks(report func(path, format string, args ...any)) {
 	for i, t := range c.Trunk {
-		at := index("trunk", i)
+		at := indexPath("trunk", i)
 		if strings.TrimSpace(t.Name) == "" {
 			report(at+".name", `a trunk needs a name: set name = "carrier"`)
 		}
@@ -140,7 +141,7 @@ func (c *config) trunkContradictions(report func(path, format string, args ...an
 			}
 		}
 		for j, source := range t.Sources {
-			path := index(at+".sources", j)
+			path := indexPath(at+".sources", j)
 			for _, pbx := range c.SIP.PBX {
 				if source.Contains(pbx.Addr().Unmap()) {
 					report(path, "%v contains the PBX %v: use the trunk's own addresses, to tell the two apart", source, pbx)
@@ -162,15 +163,16 @@ func (c *config) trunkContradictions(report func(path, format string, args ...an
 	}
 }
 
-// fieldName is what RFC 3261 §25.1 allows as the name of a header field.
+// fieldName matches the name of a SIP header (RFC 3261 §25.1).
 var fieldName = regexp.MustCompile("^[A-Za-z0-9.!%*_+`'~-]+$")
 
-func (c *config) callContradictions(report func(path, format string, args ...any)) {
+// validateCalls reports invalid extensions and settings of calls.
+func (c *config) validateCalls(report func(path, format string, args ...any)) {
 	if c.Extensions.Pattern.String() == "" {
 		report("extensions.pattern", "must not be empty: use '.*' for everybody, or '^$' for nobody")
 	}
 	for i, e := range c.Extension {
-		path := index("extension", i) + ".number"
+		path := indexPath("extension", i) + ".number"
 		if e.Number == "" {
 			report(path, `an extension needs a number: set number = "600"`)
 		}
@@ -183,7 +185,7 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 			}
 		}
 	}
-	c.didContradictions(report)
+	c.validateDIDs(report)
 	if c.Calls.MaxDuration <= 0 {
 		report("calls.max_duration", "%v ends every call at once: set how long a call can last, like 4h", c.Calls.MaxDuration)
 	}
@@ -191,17 +193,17 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 		report("calls.trace", "%d is not a number of calls: use 0 to keep none", c.Calls.Trace)
 	}
 	for i, m := range c.Calls.Correlate {
-		same := func(other method) bool { return strings.EqualFold(string(m), string(other)) }
+		same := func(other correlateMethod) bool { return strings.EqualFold(string(m), string(other)) }
 		if m != "" && slices.ContainsFunc(c.Calls.Correlate[:i], same) {
-			report(index("calls.correlate", i), "%q is listed twice: remove one", m)
+			report(indexPath("calls.correlate", i), "%q is listed twice: remove one", m)
 		}
 	}
 	for i, name := range c.Calls.Headers {
 		switch {
 		case !fieldName.MatchString(name):
-			report(index("calls.headers", i), "%q is not the name of a header field", name)
+			report(indexPath("calls.headers", i), "%q is not the name of a header field", name)
 		case dialog.Credentials(name):
-			report(index("calls.headers", i), "%q holds credentials of phones, which bellhop never sends on: remove it", name)
+			report(indexPath("calls.headers", i), "%q holds credentials of phones, which bellhop never sends on: remove it", name)
 		}
 	}
 	for path, name := range map[string]string{
@@ -219,13 +221,12 @@ func (c *config) callContradictions(report func(path, format string, args ...any
 	}
 }
 
-// didContradictions reports public numbers that lead to nothing, or to two
-// extensions.
-func (c *config) didContradictions(report func(path, format string, args ...any)) {
-	leads := map[string]string{} // to an extension, by public number
+// validateDIDs reports public numbers that are invalid or lead to two extensions.
+func (c *config) validateDIDs(report func(path, format string, args ...any)) {
+	leads := map[string]string{} // extension by public number
 	for i, e := range c.Extension {
 		for j, did := range e.DID {
-			path := index(index("extension", i)+".did", j)
+			path := indexPath(indexPath("extension", i)+".did", j)
 			switch other, taken := leads[did]; {
 			case did == "" || strings.ContainsFunc(did, func(r rune) bool { return r <= ' ' || r == 0x7f }):
 				report(path, "%q is not a number: use the form of the carrier's Request-URI, like 5551234", did)
@@ -239,20 +240,21 @@ func (c *config) didContradictions(report func(path, format string, args ...any)
 	}
 }
 
-// certificate reads the certificate of the admin API, and its key.
-func (c *config) certificate() (tls.Certificate, error) {
-	cert, err := c.Admin.TLSCert.read()
+// loadCertificate reads the certificate of the admin API and its key.
+func (c *config) loadCertificate() (tls.Certificate, error) {
+	cert, err := c.Admin.TLSCert.readPEM()
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	key, err := c.Admin.TLSKey.read()
+	key, err := c.Admin.TLSKey.readPEM()
 	if err != nil {
 		return tls.Certificate{}, err
 	}
 	return tls.X509KeyPair(cert, key)
 }
 
-func (c *config) adminContradictions(report func(path, format string, args ...any)) {
+// validateAdmin reports an admin API without encryption, and conflicting sockets.
+func (c *config) validateAdmin(report func(path, format string, args ...any)) {
 	a := c.Admin
 	switch {
 	case a.TLSCert != "" && a.TLSKey == "":
@@ -260,7 +262,7 @@ func (c *config) adminContradictions(report func(path, format string, args ...an
 	case a.TLSCert == "" && a.TLSKey != "":
 		report("admin.tls_key", "key without a certificate: set admin.tls_cert too")
 	case a.TLSCert != "":
-		if _, err := c.certificate(); err != nil {
+		if _, err := c.loadCertificate(); err != nil {
 			report("admin.tls_cert", "%v", err)
 		}
 	}
@@ -268,7 +270,7 @@ func (c *config) adminContradictions(report func(path, format string, args ...an
 		report("admin.listen", "%v is reachable from outside and would receive tokens unencrypted: set admin.tls_cert and admin.tls_key, listen on 127.0.0.1, or set insecure = true", a.Listen)
 	}
 	for _, b := range c.SIP.Listen {
-		if collide(sip.Addr{Proto: sip.TCP, AddrPort: a.Listen.AddrPort}, b) {
+		if socketsConflict(sip.Addr{Proto: sip.TCP, AddrPort: a.Listen.AddrPort}, b) {
 			report("admin.listen", "%v conflicts with %v of sip.listen: choose another port", a.Listen, b)
 		}
 	}
