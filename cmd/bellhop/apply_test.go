@@ -12,7 +12,7 @@ import (
 	"bellhop/notify"
 )
 
-// there is a subscription as the API shows it.
+// there returns a subscription as the API shows it.
 func there(id string, edit func(*notify.Subscription)) notify.Subscription {
 	sub := notify.NewSubscription()
 	sub.ID, sub.Extension, sub.Types, sub.URL, sub.State = id, "101", []string{"hangup"}, "https://crm.example/a", notify.StateActive
@@ -168,7 +168,8 @@ func TestPlansStepsToMatchFile(t *testing.T) {
 	}
 }
 
-// TestCertificateAndKeyChangeTogether has a certificate and its key change together.
+// TestCertificateAndKeyChangeTogether checks that a changed certificate sends its key
+// too.
 func TestCertificateAndKeyChangeTogether(t *testing.T) {
 	w := wantedSubscription{sub: there("", func(s *notify.Subscription) { s.TLSCert, s.TLSKey = "new", "key" })}
 	old := there("a", func(s *notify.Subscription) { s.TLSCert = "old" })
@@ -182,7 +183,7 @@ func TestCertificateAndKeyChangeTogether(t *testing.T) {
 	}
 }
 
-// TestExportedFileAppliesUnchanged has what export writes read again: all of it.
+// TestExportedFileAppliesUnchanged applies an exported file: no step changes anything.
 func TestExportedFileAppliesUnchanged(t *testing.T) {
 	subs := []notify.Subscription{
 		there("a", nil),

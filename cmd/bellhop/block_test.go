@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// testBlock is a block of n records, as the server writes them.
+// testBlock returns a block of n records as the server writes them.
 func testBlock(stream string, n int) (b []byte) {
 	h := blockHash(stream, 1)
 	for i := range n {
@@ -27,8 +27,8 @@ func testBlock(stream string, n int) (b []byte) {
 	return b
 }
 
-// Whatever is in a block, its sections cover it, and mending it is enough: the
-// block that comes of it is good, and has every good record.
+// FuzzReadBlock checks that the sections of any block cover it, and that a repaired
+// block is valid and has every valid record.
 func FuzzReadBlock(f *testing.F) {
 	good := testBlock("bellhop_events", 5)
 	f.Add(good, uint64(0))

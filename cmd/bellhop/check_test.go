@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// cli runs a command and wants the exit status.
+// cli runs a command and fails the test on another exit status.
 func cli(t *testing.T, want int, args ...string) (stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -44,7 +44,7 @@ func TestCheckDescribesValidConfig(t *testing.T) {
 	}
 }
 
-// TestCheckPrintsDegradedReasons: the bellhop that runs with the config knows how the PBX is set up.
+// TestCheckPrintsDegradedReasons checks a config while a degraded bellhop runs with it.
 func TestCheckPrintsDegradedReasons(t *testing.T) {
 	running := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/readyz" {

@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// TestClientFindsServerAndToken has a bellhop found by what the environment, the config and the store
-// say.
+// TestClientFindsServerAndToken resolves the server from environment, config and store.
 func TestClientFindsServerAndToken(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
@@ -62,7 +61,7 @@ func TestClientFindsServerAndToken(t *testing.T) {
 	refuse(apiClient{server: "here.example:8080"}, "--server", "is not a URL")
 }
 
-// TestClientRejectsForeignServer has somebody else answer.
+// TestClientRejectsForeignServer gets responses that bellhop would not send.
 func TestClientRejectsForeignServer(t *testing.T) {
 	t.Setenv("BELLHOP_TOKEN", testToken)
 	for _, tt := range []struct {
@@ -85,7 +84,7 @@ func TestClientRejectsForeignServer(t *testing.T) {
 	}
 }
 
-// TestClientWaitsAfterTooManyRequests has bellhop ask for patience.
+// TestClientWaitsAfterTooManyRequests gets a 429 with Retry-After before the response.
 func TestClientWaitsAfterTooManyRequests(t *testing.T) {
 	t.Setenv("BELLHOP_TOKEN", testToken)
 	asked := 0
@@ -103,7 +102,7 @@ func TestClientWaitsAfterTooManyRequests(t *testing.T) {
 	}
 }
 
-// TestListsAllPages has a list of several pages read to its end, or to a limit.
+// TestListsAllPages reads a list of several pages to its end, or to a limit.
 func TestListsAllPages(t *testing.T) {
 	t.Setenv("BELLHOP_TOKEN", testToken)
 	var asked []string

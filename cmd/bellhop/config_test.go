@@ -28,8 +28,8 @@ var compareConfigs = cmp.Options{
 	cmpopts.EquateEmpty(),
 }
 
-// TestConfigFileListsAllKeys holds config.toml to the config: it lists every key that has an
-// effect, at its default.
+// TestConfigFileListsAllKeys checks that config.toml lists every key that has an effect,
+// at its default.
 func TestConfigFileListsAllKeys(t *testing.T) {
 	b, err := os.ReadFile("../../config.toml")
 	if err != nil {
@@ -80,7 +80,7 @@ func TestEmptyConfigHasDefaults(t *testing.T) {
 	}
 }
 
-// eventTypes is what a subscription may name.
+// eventTypes are the types that a subscription may name.
 var eventTypes = []string{"answer", "answer-in", "answer-out", "dial-in", "dial-out", "hangup", "hold", "message-in", "message-out",
 	"registered", "resume", "ringing", "subscription-state", "transfer", "unregistered", "voicemail"}
 
@@ -330,7 +330,8 @@ b"""`, []string{
 	}
 }
 
-// TestConfigDeclaresSubscriptions says what a [[subscription]] declares.
+// TestConfigDeclaresSubscriptions checks the subscriptions that [[subscription]] tables
+// declare.
 func TestConfigDeclaresSubscriptions(t *testing.T) {
 	const secret = "whsec_b25jZSBtb3JlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 	t.Setenv("BELLHOP_TEST_KEY", "Bearer from env")
@@ -378,7 +379,7 @@ old_secret = "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 	}
 }
 
-// TestConfigOfTracker says what the config tells the tracker.
+// TestConfigOfTracker checks the part of the config that the tracker gets.
 func TestConfigOfTracker(t *testing.T) {
 	c, err := parseConfig("c", `
 [[extension]]
@@ -488,8 +489,8 @@ func TestListsChangedKeys(t *testing.T) {
 	}
 }
 
-// FuzzLocate asserts that every key and value of a document that the parser
-// accepts is found in it.
+// FuzzLocate checks that every key and value of a document that the parser accepts has a
+// position.
 func FuzzLocate(f *testing.F) {
 	for _, s := range []string{
 		"a = 1\n[b.c]\nd = [1, [2, 3], {e = \"}\", f = ''}]\n[[g]]\n[[g]]\n[g.h]\ni.j = 1\n[[g.k]]\nl = true",

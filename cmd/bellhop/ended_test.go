@@ -16,9 +16,9 @@ import (
 	"bellhop/sip"
 )
 
-// TestEndedCallsDoNotReturn plays flows whose calls end, and kills bellhop a while
-// after: the next one has no call up, and says nothing more of them, then or hours
-// later.
+// TestEndedCallsDoNotReturn plays flows whose calls end, and kills bellhop some time
+// later. After the restart no call is live, and no further event of them is published,
+// even hours later.
 func TestEndedCallsDoNotReturn(t *testing.T) {
 	for _, flow := range []string{"asterisk-call", "asterisk-attended-transfer", "asterisk-queue-ring-all", "asterisk-trunk-in", "callee-hangs-up"} {
 		file := filepath.Join("../../testdata/flows", flow+".txt")
@@ -60,8 +60,8 @@ func TestEndedCallsDoNotReturn(t *testing.T) {
 	}
 }
 
-// TestKillKeepsEndedCallsEnded kills a bellhop half a minute after its calls have ended, as
-// markers of ended calls once expired by then: the next one has no call up.
+// TestKillKeepsEndedCallsEnded kills bellhop half a minute after its calls have ended,
+// when markers of ended calls once had expired. After the restart no call is live.
 func TestKillKeepsEndedCallsEnded(t *testing.T) {
 	t.Parallel()
 	const calls = 20
@@ -87,7 +87,7 @@ func TestKillKeepsEndedCallsEnded(t *testing.T) {
 	s.once(calls, "dial-out 1", "answer 3", "hangup 4")
 }
 
-// loggedEvents counts the events of the log that are of a call.
+// loggedEvents returns the number of events of a call in the event log.
 func loggedEvents(t *testing.T, h *wholeHop) (n int) {
 	t.Helper()
 	events, _, err := h.rooms.notifier.Events(t.Context(), notify.Query{Limit: 1000})

@@ -18,10 +18,10 @@ import (
 	"bellhop/admin"
 )
 
-// A reply is one answer of a server of events.
+// A reply is a response of a fake server of events.
 type reply func(w http.ResponseWriter, r *http.Request)
 
-// streaming writes text as a stream, and goes.
+// streaming sends text as a stream and closes the connection.
 func streaming(text string) reply {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -30,7 +30,7 @@ func streaming(text string) reply {
 	}
 }
 
-// silent writes text as a stream, and stays until the client goes.
+// silent sends text as a stream and keeps the connection open.
 func silent(text string) reply {
 	return func(w http.ResponseWriter, r *http.Request) {
 		streaming(text)(w, r)
@@ -47,13 +47,13 @@ func event(id string) string {
 	return fmt.Sprintf("id: %s\nevent: hangup\ndata: {\"event_id\": %q}\n\n", id, id)
 }
 
-// askedFrom is what a request for a stream says of where it begins.
+// askedFrom returns the position at which a request wants the stream to begin.
 func askedFrom(r *http.Request) string {
 	return strings.TrimSpace(r.URL.Query().Get("since") + " " + r.Header.Get("Last-Event-ID"))
 }
 
-// follow follows a server that answers so, one after the other, until limit
-// events came.
+// follow reads from a server that sends the replies one after another, until limit
+// events have arrived.
 func follow(t *testing.T, query url.Values, limit int, answers ...reply) (came, asked, notes []string, err error) {
 	t.Helper()
 	var mu sync.Mutex
@@ -146,7 +146,7 @@ func TestStreamResumesAfterLostConnection(t *testing.T) {
 	}
 }
 
-// TestStreamEndsOnRejection has bellhop say that it will not have it.
+// TestStreamEndsOnRejection gets responses after which a new connection is useless.
 func TestStreamEndsOnRejection(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -166,8 +166,7 @@ func TestStreamEndsOnRejection(t *testing.T) {
 	}
 }
 
-// TestStreamReconnectsWhenSilent has a server that says nothing any more: neither an event nor
-// that there is none.
+// TestStreamReconnectsWhenSilent has a server that stops sending events and comments.
 func TestStreamReconnectsWhenSilent(t *testing.T) {
 	var came atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -191,7 +190,7 @@ func TestStreamReconnectsWhenSilent(t *testing.T) {
 	}
 }
 
-// TestStreamEndsOnInterrupt ends by a signal, or because nobody reads any more.
+// TestStreamEndsOnInterrupt ends by a signal, or because the output is closed.
 func TestStreamEndsOnInterrupt(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(silent(event("a"))))
 	defer server.Close()
@@ -208,7 +207,7 @@ func TestStreamEndsOnInterrupt(t *testing.T) {
 	}
 }
 
-// TestFormatsEventRows shows events on terminals, and on none.
+// TestFormatsEventRows formats events for terminals of several widths and for a file.
 func TestFormatsEventRows(t *testing.T) {
 	talked := int64(3_723_000_000)
 	at := time.Date(2026, 1, 31, 9, 30, 0, 123e6, time.UTC)

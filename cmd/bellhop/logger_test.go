@@ -34,11 +34,12 @@ func TestLoggerFormats(t *testing.T) {
 	}
 }
 
-// steering is one character of each kind that steers a terminal or turns text.
+// steering has a character of each kind that controls a terminal or changes the
+// direction of text.
 const steering = "\x1b\u0007\u007f\u009b\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069"
 
-// wantHarmless wants nothing in text that steers, but line feeds, tabs and, in
-// color, what the logger colors with.
+// wantHarmless fails the test if text has control characters other than line feeds, tabs
+// and, in color, the logger's own.
 func wantHarmless(t *testing.T, what, text string) {
 	t.Helper()
 	for _, r := range text {
@@ -49,7 +50,7 @@ func wantHarmless(t *testing.T, what, text string) {
 	}
 }
 
-// Nothing that is logged steers the terminal of who reads it.
+// TestLogEscapesControls logs control characters in message, keys and values.
 func TestLogEscapesControls(t *testing.T) {
 	var level slog.LevelVar
 	evil := "evil" + steering + "\r\nlevel=ERROR"
@@ -74,7 +75,7 @@ func TestLogEscapesControls(t *testing.T) {
 	}
 }
 
-// What is JSON stays what it was.
+// TestEscapesControls checks that escaped JSON decodes to the same values.
 func TestEscapesControls(t *testing.T) {
 	var b bytes.Buffer
 	if err := writeJSON(&b, map[string]string{"name": "Zoë 日本" + steering}); err != nil {

@@ -24,8 +24,9 @@ func TestCapsConnections(t *testing.T) {
 	}
 }
 
-// Memory is given back when much is in use and little is allocated; a process
-// that works has its collector. Attempts in vain become rare.
+// TestReleasesMemoryAfterFlood checks that memory is released when much is in use and
+// little is allocated; a busy process has its garbage collector. Attempts without
+// success become rare.
 func TestReleasesMemoryAfterFlood(t *testing.T) {
 	const mb = 1 << 20
 	m := memoryUse{least: 40 * mb, allocated: 0}

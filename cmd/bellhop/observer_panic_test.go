@@ -15,9 +15,9 @@ import (
 	"bellhop/dialog/trace"
 )
 
-// TestObserverSurvivesPanics shows a follower messages of which some make its
-// tracker panic, lets a query panic, and has what takes its events panic. Each costs
-// what it was about; calls beside it are told in full.
+// TestObserverSurvivesPanics causes panics in the tracker, in a query and in the
+// receiver of events. Each costs only its own message, query or events; other calls have
+// all their events.
 func TestObserverSurvivesPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		watch := make(chan dialog.Message, observeQueueSize)

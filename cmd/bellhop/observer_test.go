@@ -13,9 +13,9 @@ import (
 	"bellhop/dialog/trace"
 )
 
-// TestObservesFirstMessageAtOnce has the tracker see each message within a millisecond while
-// fewer than 200 calls come a second, at random as calls do, and look as seldom as
-// ever when a thousand do.
+// TestObservesFirstMessageAtOnce checks that the tracker gets each message within a
+// millisecond at fewer than 200 calls a second, at random times, and in large batches at
+// a thousand.
 func TestObservesFirstMessageAtOnce(t *testing.T) {
 	for _, tt := range []struct {
 		calls   int // a second, of 14 messages each

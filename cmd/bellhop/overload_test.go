@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A late timer is strain for a second.
+// TestDetectsOverload checks that a late timer means overload for a second.
 func TestDetectsOverload(t *testing.T) {
 	s, now := newOverloadMonitor(), time.Now()
 	if s.overloadedAt(now) {
@@ -37,8 +37,8 @@ func TestDetectsOverload(t *testing.T) {
 	}
 }
 
-// It looks while it is asked, and is quiet when it is not: in virtual time no timer is
-// late.
+// TestMeasuresOverloadOnDemand checks that the monitor measures only while it is
+// queried. In virtual time no timer is late.
 func TestMeasuresOverloadOnDemand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newOverloadMonitor()

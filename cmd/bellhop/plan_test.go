@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// TestRoomsImportInOrder holds the rooms to who may import whom. Calls flow from sip to
+// TestRoomsImportInOrder checks which package may import which. Calls flow from sip to
 // dialog to notify, and imports point at dialog.
 func TestRoomsImportInOrder(t *testing.T) {
 	// May names, for each room, the other rooms it may import.
@@ -54,8 +54,8 @@ func TestRoomsImportInOrder(t *testing.T) {
 	}
 }
 
-// TestDialogDoesNoIO holds dialog to its word: it opens nothing, starts nothing, and
-// never asks for the time.
+// TestDialogDoesNoIO checks that package dialog opens nothing, starts no goroutine and
+// never reads the clock.
 func TestDialogDoesNoIO(t *testing.T) {
 	forbidden := []string{"net", "net/http", "os", "os/exec", "syscall", "log", "log/slog", "context", "sync"}
 	walk(t, func(file, room, pkg string) {
@@ -65,7 +65,7 @@ func TestDialogDoesNoIO(t *testing.T) {
 	})
 }
 
-// walk visits every import of every file, with the folder that the file is in.
+// walk visits every import of every file, with the folder of the file.
 func walk(t *testing.T, visit func(file, room, pkg string)) {
 	t.Helper()
 	root := filepath.Join("..", "..")

@@ -43,8 +43,8 @@ func newCertificate(t *testing.T, serial int64, ip net.IP) (cert, key string) {
 		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
 }
 
-// serial is the serial number of the certificate that the admin API shows to who
-// speaks TLS up to a version; 0: none.
+// serial returns the serial number of the admin API's certificate, for clients with TLS
+// up to a version; 0: no handshake.
 func (s *site) serial(version uint16) int64 {
 	c, err := tls.Dial("tcp", s.admin.String(), &tls.Config{InsecureSkipVerify: true, MaxVersion: version})
 	if err != nil {
@@ -54,8 +54,8 @@ func (s *site) serial(version uint16) int64 {
 	return c.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 }
 
-// TestReloadsCertificate renews the files of the admin API's certificate,
-// then puts another in the config, then breaks it.
+// TestReloadsCertificate renews the files of the admin API's certificate, then
+// configures another one, then a broken one.
 func TestReloadsCertificate(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)

@@ -11,8 +11,7 @@ import (
 	"bellhop/sip"
 )
 
-// ask runs a command of bellhop with a token against the site's, and returns
-// what it writes.
+// ask runs a command against the site's bellhop with a token, and returns its output.
 func (s *site) ask(token string, status int, args ...string) (stdout, stderr string) {
 	s.t.Helper()
 	var out output
@@ -23,7 +22,7 @@ func (s *site) ask(token string, status int, args ...string) (stdout, stderr str
 	return out.String(), p.out.String()
 }
 
-// TestTokenCommands makes a token, uses it, lists it, and revokes it.
+// TestTokenCommands creates, uses, lists and revokes a token.
 func TestTokenCommands(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)

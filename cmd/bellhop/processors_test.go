@@ -32,7 +32,7 @@ func TestProcessorsFollowLoad(t *testing.T) {
 	step(0.1, scaleDownDelay, 1)
 }
 
-// Many requests within a moment are a crowd, once.
+// TestBurstSetsAllProcessors counts requests: a burst is signaled once.
 func TestBurstSetsAllProcessors(t *testing.T) {
 	p := newProcessorScaler()
 	served := 0

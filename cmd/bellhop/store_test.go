@@ -14,8 +14,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// storeConfig is the defaults with a store in dir. It is not synced while a test
-// runs: nats-server sets the timer of that without its lock, which the race detector
+// storeConfig returns the defaults with a store in dir. The store does not sync during a
+// test: nats-server sets the sync timer without its lock, which the race detector
 // reports if the timer fires before the stream is first used.
 func storeConfig(dir string) config {
 	c := defaultConfig()

@@ -20,8 +20,8 @@ import (
 	"bellhop/admin"
 )
 
-// A damagedStore is a store with something in each kind of stream, as it is on the
-// disk after a stop and after kill -9.
+// A damagedStore is a store with data in each kind of stream, as on disk after a stop
+// and after kill -9.
 type damagedStore struct {
 	stopped, killed string
 	events          int
@@ -30,7 +30,7 @@ type damagedStore struct {
 
 const testedEvents = 420
 
-// openTested opens a store as build does, and makes the streams of the test.
+// openTested opens a store like buildService, and creates the streams of the test.
 func openTested(t *testing.T, dir string) (jetstream.JetStream, *storeChecker, *bucketSnapshot, func()) {
 	t.Helper()
 	js, m, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet())
@@ -130,8 +130,8 @@ func damagedCopy(t *testing.T, from string, damage func(dir string)) string {
 	return dir
 }
 
-// readableEvents reads the event log, and returns how many events it has. Each must
-// be what was written under its sequence number.
+// readableEvents returns the number of events that the event log can read. Each must be
+// the one written under its sequence number.
 func readableEvents(t *testing.T, js jetstream.JetStream) (n int) {
 	t.Helper()
 	s := must[jetstream.Stream](t)(js.Stream(t.Context(), "bellhop_events"))
@@ -160,8 +160,8 @@ func lostOf(losses []admin.Loss, stream string) (n int) {
 	return n
 }
 
-// holds wants the opened store to have all that is in the buckets, and to say truly
-// how many events are lost. It returns that number.
+// holds checks that the opened store has all entries of the buckets and reports the
+// right number of lost events, and returns that number.
 func (d *damagedStore) holds(t *testing.T, dir string) int {
 	t.Helper()
 	js, check, _, closeStore := openTested(t, dir)
@@ -217,8 +217,7 @@ func flipAt(t *testing.T, path string, at int) {
 	}
 }
 
-// flipNear flips a bit of a block at a distance from where the subject of a record
-// stands.
+// flipNear flips a bit of a block at an offset from the subject of a record.
 func flipNear(t *testing.T, path, subject string, distance int) {
 	t.Helper()
 	b := must[[]byte](t)(os.ReadFile(path))
@@ -229,8 +228,8 @@ func flipNear(t *testing.T, path, subject string, distance int) {
 	flipAt(t, path, at+distance)
 }
 
-// One flipped bit, wherever it is, costs one event at most, and no subscription and
-// no token; and what it costs is said.
+// TestFindsDamage flips one bit, anywhere. It costs at most one event and no
+// subscription or token, and the loss is reported.
 func TestFindsDamage(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
@@ -325,7 +324,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// Any bits of any files.
+// TestFindsDamageAnywhere flips random bits of random files.
 func TestFindsDamageAnywhere(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
@@ -362,8 +361,8 @@ func TestFindsDamageAnywhere(t *testing.T) {
 	}
 }
 
-// What is damaged while bellhop runs is found by the next check, said once, and
-// taken out at the next start.
+// TestFindsDamageWhileRunning damages a running store: the next check finds the damage
+// and reports it once, and the next start removes it.
 func TestFindsDamageWhileRunning(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
@@ -395,8 +394,8 @@ func TestFindsDamageWhileRunning(t *testing.T) {
 	}
 }
 
-// A bucket that is damaged while bellhop runs is mended and complete again without a
-// restart: it is opened anew.
+// TestFindsDamagedBucketWhileRunning damages a bucket while bellhop runs: it is
+// reopened, repaired and complete again without a restart.
 func TestFindsDamagedBucketWhileRunning(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
@@ -429,7 +428,8 @@ func TestFindsDamagedBucketWhileRunning(t *testing.T) {
 	}
 }
 
-// A store of an older version has neither file, and is taken as it is.
+// TestChecksStoreWithoutLedger opens a store of an older version, without ledger and
+// snapshot: it stays unchanged.
 func TestChecksStoreWithoutLedger(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
@@ -446,8 +446,8 @@ func TestChecksStoreWithoutLedger(t *testing.T) {
 	wantMode(t, filepath.Join(dir, "snapshot"), 0o600)
 }
 
-// A store with a damaged block that cannot be mended is not opened: the server would
-// cut off the records behind the damage.
+// TestUnrepairedDamageStopsStart checks that a store with a damaged block that cannot be
+// repaired is not opened: the server would cut off the records behind the damage.
 func TestUnrepairedDamageStopsStart(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
@@ -472,7 +472,8 @@ func TestUnrepairedDamageStopsStart(t *testing.T) {
 	}
 }
 
-// Of a large stream that was stopped well the end alone is read at the start.
+// TestChecksEndOfLargeStream checks that only the end of a large stream is read at the
+// start after a clean stop.
 func TestChecksEndOfLargeStream(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
@@ -513,7 +514,7 @@ func TestChecksEndOfLargeStream(t *testing.T) {
 	}
 }
 
-// What a stream has let expire is not lost.
+// TestExpiredMessagesAreNotLost checks that expired messages are not reported as lost.
 func TestExpiredMessagesAreNotLost(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
@@ -527,7 +528,7 @@ func TestExpiredMessagesAreNotLost(t *testing.T) {
 	}
 }
 
-// Blocks that bellhop does not understand are left alone.
+// TestUnknownBlocksStayUnchanged opens a store with blocks in an unknown format.
 func TestUnknownBlocksStayUnchanged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -547,8 +548,8 @@ func TestUnknownBlocksStayUnchanged(t *testing.T) {
 	}
 }
 
-// Deleting is never undone, whatever is stopped when: the snapshot is older than the
-// deletion, or the only one that is left, or the store has lost the marker.
+// TestSnapshotKeepsDeletions checks that a deletion is never undone: the snapshot is
+// older than the deletion, or is the only copy left, or the store has lost the marker.
 func TestSnapshotKeepsDeletions(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
@@ -601,7 +602,8 @@ func TestSnapshotKeepsDeletions(t *testing.T) {
 	}
 }
 
-// The snapshot follows the buckets, and has all at the stop.
+// TestSnapshotFollowsChanges checks that the snapshot follows the buckets and is
+// complete at the stop.
 func TestSnapshotFollowsChanges(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -639,8 +641,8 @@ func TestSnapshotFollowsChanges(t *testing.T) {
 	wantMode(t, filepath.Join(dir, "snapshot.old"), 0o600)
 }
 
-// A stop before the snapshot follows the buckets, as right after the store was opened
-// anew, still writes a snapshot of all that the buckets have.
+// TestSnapshotAfterEarlyStop stops before the snapshot watches the buckets, as right
+// after the store was reopened: a complete snapshot is written all the same.
 func TestSnapshotAfterEarlyStop(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -655,7 +657,8 @@ func TestSnapshotAfterEarlyStop(t *testing.T) {
 	}
 }
 
-// Many losses of one stream are kept as fewer, with no record forgotten.
+// TestMergesManyLosses checks that many losses of a stream are merged without losing a
+// record of the count.
 func TestMergesManyLosses(t *testing.T) {
 	t.Parallel()
 	g := openStoreChecker(storeConfig(t.TempDir()), quiet())

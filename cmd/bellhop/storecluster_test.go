@@ -20,7 +20,7 @@ func ownLoopback() string {
 	return fmt.Sprintf("127.%d.%d.%d", 1+rand.N(254), rand.N(256), 1+rand.N(254))
 }
 
-// startNATSCluster starts three NATS servers that keep streams together.
+// startNATSCluster starts a cluster of three NATS servers.
 func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
 	t.Helper()
 	// Servers must know each other's ports before they start: at this address nobody
@@ -68,8 +68,8 @@ func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
 	}
 }
 
-// TestMigratesClusterStore: a store of build d9dd3e8 in a cluster of NATS servers is
-// migrated with all its replicas, by three nodes that start at once.
+// TestMigratesClusterStore migrates a store of build d9dd3e8 in a cluster of NATS
+// servers, with all its replicas, by three nodes that start at once.
 func TestMigratesClusterStore(t *testing.T) {
 	t.Parallel()
 	urls, js := startNATSCluster(t)

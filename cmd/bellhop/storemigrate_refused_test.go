@@ -11,9 +11,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// TestMigrationNeedsTheKey: an embedded store whose key is missing, damaged or
-// another store's is refused before anything is changed, so that an older build
-// starts with it.
+// TestMigrationNeedsTheKey rejects an embedded store whose key is missing, damaged or
+// that of another store. Nothing is changed, so that an older build still starts with
+// it.
 func TestMigrationNeedsTheKey(t *testing.T) {
 	write := func(b []byte) func(string) error {
 		return func(path string) error { return os.WriteFile(path, b, 0o600) }
@@ -61,7 +61,8 @@ func TestMigrationNeedsTheKey(t *testing.T) {
 	}
 }
 
-// TestMigrationNeedsOneCopyOfKey: the file or its copy in the store is enough.
+// TestMigrationNeedsOneCopyOfKey migrates with the key file only, or with its copy in
+// the store only.
 func TestMigrationNeedsOneCopyOfKey(t *testing.T) {
 	for _, lost := range []string{"key", filepath.Join(streamsFolder, keyStream)} {
 		t.Run(lost, func(t *testing.T) {
@@ -79,8 +80,8 @@ func TestMigrationNeedsOneCopyOfKey(t *testing.T) {
 	}
 }
 
-// TestMigrationChecksFreeSpace: what the copies of all streams need, which are made side by
-// side, is known before the first begins; what is copied already needs nothing.
+// TestMigrationChecksFreeSpace checks the size that all copies need together before the
+// first one starts. Finished copies need nothing.
 func TestMigrationChecksFreeSpace(t *testing.T) {
 	g, stop := embedded(t, olderStore(t, "378cfc6-all"))
 	defer stop()

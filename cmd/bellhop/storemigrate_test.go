@@ -18,7 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// olderStores are stores that older builds have left, with all that a store can have.
+// olderStores are stores of older builds, with all kinds of data.
 var olderStores = []string{"d9dd3e8", "378cfc6-all"}
 
 // olderStore returns a copy of an older store's directory.
@@ -29,9 +29,9 @@ func olderStore(t *testing.T, name string) (dir string) {
 	return filepath.Join(dir, "data")
 }
 
-// copyStore copies the directory of a store that is in use, as a kill leaves it. The
-// server may delete files meanwhile, as it does in the background with those of a
-// stream that is gone: then the copy begins again.
+// copyStore copies the directory of a running store, as a kill leaves it. It starts
+// again if the server, which deletes files of a deleted stream in the background,
+// removes a file meanwhile.
 func copyStore(to, from string) error {
 	err := fs.ErrNotExist
 	for tries := 0; errors.Is(err, fs.ErrNotExist) && tries < 1000; tries++ {
@@ -50,8 +50,8 @@ func copyStore(to, from string) error {
 	})
 }
 
-// startNATS starts a NATS server as others run one, in a process of its own: streams that
-// several nodes make at once are a data race in it.
+// startNATS starts a NATS server in another process: creating streams from several nodes
+// at once is a data race in it.
 func startNATS(t *testing.T, dir string) (url string, js jetstream.JetStream) {
 	t.Helper()
 	at := freePort(t, "127.0.0.1")
@@ -74,8 +74,8 @@ func startNATS(t *testing.T, dir string) (url string, js jetstream.JetStream) {
 	}
 }
 
-// sharedStore starts a NATS server that has an older store, and returns the config of
-// a bellhop that shared it.
+// sharedStore starts a NATS server with an older store, and returns the config of a
+// bellhop that used it.
 func sharedStore(t *testing.T, name string) (config, jetstream.JetStream) {
 	t.Helper()
 	dir := olderStore(t, name)
@@ -91,7 +91,7 @@ func sharedStore(t *testing.T, name string) (config, jetstream.JetStream) {
 	return c, js
 }
 
-// dump returns all messages of a stream; missing: nil.
+// dump returns all messages of a stream, or nil if it does not exist.
 func dump(t *testing.T, js jetstream.JetStream, stream string) (all []string) {
 	t.Helper()
 	s, err := js.Stream(t.Context(), stream)
@@ -121,8 +121,8 @@ func dump(t *testing.T, js jetstream.JetStream, stream string) (all []string) {
 	return all
 }
 
-// dumpOlder returns all messages of an older store, by the names that its streams
-// have now, with the subjects that they have then.
+// dumpOlder returns all messages of an older store, by the new names of its streams and
+// the old subjects.
 func dumpOlder(t *testing.T, js jetstream.JetStream) map[string][]string {
 	t.Helper()
 	all := make(map[string][]string)
@@ -135,8 +135,8 @@ func dumpOlder(t *testing.T, js jetstream.JetStream) map[string][]string {
 	return all
 }
 
-// wantMigrated fails the test if a store lacks a message of an older store, or has an
-// older stream still.
+// wantMigrated fails the test if a store lacks a message of an older store, or still has
+// an older stream.
 func wantMigrated(t *testing.T, js jetstream.JetStream, want map[string][]string) {
 	t.Helper()
 	for _, f := range olderStreams {
@@ -156,15 +156,15 @@ func wantMigrated(t *testing.T, js jetstream.JetStream, want map[string][]string
 	}
 }
 
-// readOlder returns what an older store has.
+// readOlder returns the messages of an older store.
 func readOlder(t *testing.T, name string) map[string][]string {
 	t.Helper()
 	_, js := startNATS(t, olderStore(t, name))
 	return dumpOlder(t, js)
 }
 
-// TestMigrationKeepsEveryMessage: each message of an older store is there after the
-// upgrade, with its sequence number, time, header and data.
+// TestMigrationKeepsEveryMessage checks that each message of an older store has its
+// sequence number, time, header and data after the migration.
 func TestMigrationKeepsEveryMessage(t *testing.T) {
 	for _, name := range olderStores {
 		t.Run(name, func(t *testing.T) {
@@ -203,7 +203,7 @@ func TestMigrationKeepsEveryMessage(t *testing.T) {
 	}
 }
 
-// embedded starts the server of an older embedded store and what migrates it.
+// embedded starts the server of an older embedded store, and returns its migration.
 func embedded(t *testing.T, dir string) (*migration, func()) {
 	t.Helper()
 	c := storeConfig(dir)
@@ -220,8 +220,8 @@ func embedded(t *testing.T, dir string) (*migration, func()) {
 	}
 }
 
-// TestKilledMigrationContinues: a migration that is killed before any of its steps goes on at
-// the next start, and nothing is lost. That start says so of no record.
+// TestKilledMigrationContinues kills a migration before each of its steps: the next
+// start continues it, without losing a message or reporting a loss.
 func TestKilledMigrationContinues(t *testing.T) {
 	for _, name := range olderStores {
 		t.Run(name, func(t *testing.T) {
@@ -267,8 +267,8 @@ func TestKilledMigrationContinues(t *testing.T) {
 	}
 }
 
-// TestReadsOlderSnapshot: a snapshot with the older names of the buckets brings back what
-// an older store has lost, and a loss that was known before stays known.
+// TestReadsOlderSnapshot restores lost entries of an older store from a snapshot with
+// the older bucket names, and keeps the losses known before.
 func TestReadsOlderSnapshot(t *testing.T) {
 	dir := olderStore(t, "378cfc6-all")
 	g, stop := embedded(t, dir)

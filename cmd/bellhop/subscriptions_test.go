@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestCommandsSendRequests has commands say what they ask for.
+// TestCommandsSendRequests checks the requests and the output of commands.
 func TestCommandsSendRequests(t *testing.T) {
 	t.Setenv("BELLHOP_TOKEN", testToken)
 	t.Setenv("A_SECRET", "of the environment")

@@ -9,7 +9,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A store that is opened anew has what it had, and who watched it goes on to.
+// TestSupervisorReopensStore checks that a reopened store has its data, and that
+// watchers continue.
 func TestSupervisorReopensStore(t *testing.T) {
 	t.Parallel()
 	js, m, closeStore, err := openStore(t.Context(), storeConfig(t.TempDir()), quiet())
@@ -63,7 +64,8 @@ func TestSupervisorReopensStore(t *testing.T) {
 	}
 }
 
-// What the server says of other things, and what nobody mends, is no ailment.
+// TestSupervisorIgnoresOtherErrors checks that other log lines of the server, and a nil
+// supervisor, report no write error.
 func TestSupervisorIgnoresOtherErrors(t *testing.T) {
 	m := newSupervisor(storeConfig(t.TempDir()), quiet())
 	m.observeLog("JetStream failed to store a msg on stream '$G > bellhop_events': maximum bytes exceeded")

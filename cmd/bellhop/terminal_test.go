@@ -63,7 +63,7 @@ func TestPrintsTables(t *testing.T) {
 	}
 }
 
-// terminal opens one of a width.
+// openTerminal opens a pseudoterminal of a width.
 func openTerminal(t *testing.T, width uint16) *os.File {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -89,7 +89,7 @@ func openTerminal(t *testing.T, width uint16) *os.File {
 	return f
 }
 
-// TestDetectsTerminal has a terminal, and a file, where nothing is cut or colored.
+// TestDetectsTerminal checks a terminal and a file; in a file nothing is cut or colored.
 func TestDetectsTerminal(t *testing.T) {
 	tty := openTerminal(t, 97)
 	for _, tt := range []struct {

@@ -20,8 +20,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite what came in testdata/interop, or in testdata/ladders")
 
-// TestDrawsLadders plays flows against the whole hop, and compares the ladders of
-// their first calls with those in testdata/ladders.
+// TestDrawsLadders plays flows against all of bellhop, and compares the ladders of their
+// first calls with those in testdata/ladders.
 func TestDrawsLadders(t *testing.T) {
 	for _, name := range []string{"asterisk-x-cid", "asterisk-ring-group", "challenged", "pbx-silent", "picked-up-with-replaces"} {
 		t.Run(name, func(t *testing.T) {
@@ -50,8 +50,8 @@ func TestDrawsLadders(t *testing.T) {
 	}
 }
 
-// TestKeepsTraceOfCall asks a bellhop of its own process for the messages of a call that was
-// busy, and has it forget them.
+// TestKeepsTraceOfCall reads the messages of a busy call from a bellhop process, and
+// then turns traces off.
 func TestKeepsTraceOfCall(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
@@ -111,7 +111,7 @@ func TestKeepsTraceOfCall(t *testing.T) {
 	p.stop()
 }
 
-// compare holds text against a file; -update rewrites it.
+// compare compares text with a file; -update rewrites the file.
 func compare(t *testing.T, file, got string) {
 	t.Helper()
 	if *update {

@@ -27,7 +27,7 @@ import (
 	"bellhop/sip/siptest"
 )
 
-// An olderReceiver is every receiver of an older store. It takes everything.
+// An olderReceiver replaces all receivers of an older store. It accepts everything.
 type olderReceiver struct {
 	mu   sync.Mutex
 	came map[string][]string // bodies by host, in their order
@@ -51,12 +51,11 @@ func (r *olderReceiver) RoundTrip(q *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody, Request: q}, nil
 }
 
-// TestUpgradeKeepsAll starts with a store that an older build has left with
-// subscriptions of every dialect, tokens, events, pending deliveries, the delivery and
-// audit logs, extension numbers, a binding and a call that is up. All of it is there,
-// what was pending is delivered once, and the call has its hangup. The
-// older build was stopped in virtual time, in the third minute of the year 2000; what
-// its API said then is in want.json.
+// TestUpgradeKeepsAll starts with a store of an older build that has subscriptions of
+// every dialect, tokens, events, pending deliveries, the delivery and audit logs,
+// extension numbers, a binding and a live call. All data is there, pending deliveries
+// are made once, and the call has its hangup. The older build was stopped in virtual
+// time, in the third minute of the year 2000; the responses of its API are in want.json.
 func TestUpgradeKeepsAll(t *testing.T) {
 	for _, name := range olderStores {
 		t.Run(name, func(t *testing.T) {
@@ -270,8 +269,8 @@ func upgradeAll(t *testing.T, dir string) {
 	}
 }
 
-// wantItems fails the test unless a list has the items of an older one, in its order
-// and with its fields; it may have more fields.
+// wantItems fails the test unless a list has the items of an older one, in order and
+// with its fields. It may have more fields.
 func wantItems(t *testing.T, list string, older, now []byte) {
 	t.Helper()
 	var a, b struct {
