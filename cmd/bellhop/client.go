@@ -309,13 +309,13 @@ func (r *apiClient) requestItem(ctx context.Context, method, list, id, path stri
 
 // deleteItems deletes the items of list that have the ids, and prints a line for each.
 // done is the format of that line.
-func (r *apiClient) deleteItems(cmd *cobra.Command, list string, ids []string, said string) error {
+func (r *apiClient) deleteItems(cmd *cobra.Command, list string, ids []string, done string) error {
 	for _, id := range ids {
 		if err := r.requestItem(cmd.Context(), "DELETE", list, id, "", nil, nil); err != nil {
 			return err
 		}
 		if !r.json {
-			fmt.Fprintf(cmd.OutOrStdout(), said, id)
+			fmt.Fprintf(cmd.OutOrStdout(), done, id)
 		}
 	}
 	if r.json {

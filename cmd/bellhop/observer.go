@@ -51,41 +51,41 @@ type observer struct {
 
 // newObserver returns an observer. run starts it.
 func newObserver(t *dialog.Tracker, traces *trace.Recorder, messages <-chan dialog.Message, clock func() (time.Time, time.Duration), n *notify.Notifier, k *keep.Keeper, unbatched bool, log *slog.Logger) *observer {
-	f := &observer{tracker: t, traces: traces, messages: messages, clock: clock, publish: n.Say, storeChanges: k.Put, unbatched: unbatched, queries: make(chan func()), log: log}
+	o := &observer{tracker: t, traces: traces, messages: messages, clock: clock, publish: n.Say, storeChanges: k.Put, unbatched: unbatched, queries: make(chan func()), log: log}
 	traces.Panicked = func(reason any, stack []byte) {
-		f.tracePanics.Add(1)
-		f.log.Error("panic recovered", "in", "trace", "err", fmt.Sprint(reason), "stack", string(stack))
+		o.tracePanics.Add(1)
+		o.log.Error("panic recovered", "in", "trace", "err", fmt.Sprint(reason), "stack", string(stack))
 	}
-	return f
+	return o
 }
 
 // readClock returns the time on the clock of the messages, and updates the tracker's
 // wall clock. Use it, not time.Now, to compare with times of the tracker: these have no
 // monotonic reading, and a comparison with time.Now would use the wall clock.
-func (f *observer) readClock() time.Time {
-	now, offset := f.clock()
-	f.tracker.SetClock(now, offset)
+func (o *observer) readClock() time.Time {
+	now, offset := o.clock()
+	o.tracker.SetClock(now, offset)
 	return now
 }
 
 // run processes messages until ctx ends, and then those that are still queued.
-func (f *observer) run(ctx context.Context) {
+func (o *observer) run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	var looked, kept time.Time
+	var lastRead, lastStored time.Time
 	pace := observePace
 	var armed time.Time // when timer fires; zero: it is stopped
 	for {
-		now := f.readClock()
-		keepAt := f.nextSnapshot(kept)
-		if !keepAt.IsZero() && !keepAt.After(now) {
-			f.snapshotCalls(now, now.Add(-snapshotAge))
-			kept = now
-			keepAt = f.nextSnapshot(kept)
+		now := o.readClock()
+		storeAt := o.nextSnapshot(lastStored)
+		if !storeAt.IsZero() && !storeAt.After(now) {
+			o.snapshotCalls(now, now.Add(-snapshotAge))
+			lastStored = now
+			storeAt = o.nextSnapshot(lastStored)
 		}
-		at, _ := f.tracker.Next()
-		if at.IsZero() || !keepAt.IsZero() && keepAt.Before(at) {
-			at = keepAt
+		at, _ := o.tracker.Next()
+		if at.IsZero() || !storeAt.IsZero() && storeAt.Before(at) {
+			at = storeAt
 		}
 		if !at.Equal(armed) {
 			armed = at
@@ -95,76 +95,76 @@ func (f *observer) run(ctx context.Context) {
 			}
 		}
 		select {
-		case m := <-f.messages:
-			if !f.unbatched {
-				time.Sleep(time.Until(looked.Add(pace.Wait())))
+		case m := <-o.messages:
+			if !o.unbatched {
+				time.Sleep(time.Until(lastRead.Add(pace.Wait())))
 			}
-			f.publishEvents(f.observeMessage(m))
-			n := 1 + f.drainMessages()
-			looked = time.Now()
-			pace.Add(looked, n)
+			o.publishEvents(o.observeMessage(m))
+			n := 1 + o.drainMessages()
+			lastRead = time.Now()
+			pace.Add(lastRead, n)
 		case <-timer.C:
 			armed = time.Time{}
-			f.publishEvents(f.advanceTimers(f.readClock()))
-		case do := <-f.queries:
+			o.publishEvents(o.advanceTimers(o.readClock()))
+		case do := <-o.queries:
 			do()
 		case <-ctx.Done():
-			f.drainMessages()
-			now := f.readClock()
-			f.snapshotCalls(now, now)
+			o.drainMessages()
+			now := o.readClock()
+			o.snapshotCalls(now, now)
 			return
 		}
 	}
 }
 
 // nextSnapshot returns when to store changed calls next, if they were last stored at
-// kept. It returns zero if no call has changed.
-func (f *observer) nextSnapshot(kept time.Time) time.Time {
-	changed, ok := f.tracker.Unkept()
+// lastStored. It returns zero if no call has changed.
+func (o *observer) nextSnapshot(lastStored time.Time) time.Time {
+	changed, ok := o.tracker.Unkept()
 	if !ok {
 		return time.Time{}
 	}
 	at := changed.Add(snapshotAge)
-	if next := kept.Add(snapshotInterval); next.After(at) {
+	if next := lastStored.Add(snapshotInterval); next.After(at) {
 		return next
 	}
 	return at
 }
 
 // snapshotCalls stores the calls that had changed by upTo.
-func (f *observer) snapshotCalls(now, upTo time.Time) {
-	var left []dialog.Event
+func (o *observer) snapshotCalls(now, upTo time.Time) {
+	var remaining []dialog.Event
 	func() {
-		defer f.recoverPanic("keep", &left)
-		f.storeChanges(f.tracker.Changed(upTo), now, upTo)
+		defer o.recoverPanic("keep", &remaining)
+		o.storeChanges(o.tracker.Changed(upTo), now, upTo)
 	}()
-	f.publishEvents(left)
+	o.publishEvents(remaining)
 }
 
 // observeMessage passes a message to the tracker. A panic costs that message and its
 // call.
-func (f *observer) observeMessage(m dialog.Message) (events []dialog.Event) {
-	defer f.recoverPanic("message", &events)
-	return f.traces.Observe(f.tracker, m)
+func (o *observer) observeMessage(m dialog.Message) (events []dialog.Event) {
+	defer o.recoverPanic("message", &events)
+	return o.traces.Observe(o.tracker, m)
 }
 
 // advanceTimers runs the tracker's timers that are due. A panic costs the call whose
 // timer was due.
-func (f *observer) advanceTimers(now time.Time) (events []dialog.Event) {
-	defer f.recoverPanic("timer", &events)
-	return f.traces.Advance(f.tracker, now)
+func (o *observer) advanceTimers(now time.Time) (events []dialog.Event) {
+	defer o.recoverPanic("timer", &events)
+	return o.traces.Advance(o.tracker, now)
 }
 
 // recoverPanic is deferred around calls of the tracker. After a panic it sets events to
 // those emitted before, and to the last events of the call that it abandons.
-func (f *observer) recoverPanic(what string, events *[]dialog.Event) {
+func (o *observer) recoverPanic(what string, events *[]dialog.Event) {
 	r := recover()
 	if r == nil {
 		return
 	}
-	f.countPanic(what, r)
+	o.countPanic(what, r)
 	for range maxAbandons {
-		if f.abandonCall(events) {
+		if o.abandonCall(events) {
 			return
 		}
 	}
@@ -176,28 +176,28 @@ const maxAbandons = 8
 
 // abandonCall abandons the call that the tracker panicked in, and sets events to what
 // the tracker still emits. It reports whether that succeeded.
-func (f *observer) abandonCall(events *[]dialog.Event) (done bool) {
+func (o *observer) abandonCall(events *[]dialog.Event) (done bool) {
 	defer func() {
 		if r := recover(); r != nil {
-			f.countPanic("abandon", r)
+			o.countPanic("abandon", r)
 		}
 	}()
-	*events = f.tracker.Abandon()
+	*events = o.tracker.Abandon()
 	return true
 }
 
 // countPanic counts and logs a recovered panic.
-func (f *observer) countPanic(what string, r any) {
-	f.panics.Add(1)
-	f.log.Error("panic recovered", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
+func (o *observer) countPanic(what string, r any) {
+	o.panics.Add(1)
+	o.log.Error("panic recovered", "in", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
 // drainMessages passes all queued messages to the tracker and returns their number.
-func (f *observer) drainMessages() (n int) {
+func (o *observer) drainMessages() (n int) {
 	for ; ; n++ {
 		select {
-		case m := <-f.messages:
-			f.publishEvents(f.observeMessage(m))
+		case m := <-o.messages:
+			o.publishEvents(o.observeMessage(m))
 		default:
 			return n
 		}
@@ -206,41 +206,41 @@ func (f *observer) drainMessages() (n int) {
 
 // publishEvents publishes events. It gives their time of observation a monotonic
 // reading, by which the notifier measures their age.
-func (f *observer) publishEvents(events []dialog.Event) {
+func (o *observer) publishEvents(events []dialog.Event) {
 	defer func() {
 		if r := recover(); r != nil {
-			f.countPanic("events", r)
+			o.countPanic("events", r)
 		}
 	}()
 	if len(events) == 0 {
 		return
 	}
-	now, _ := f.clock()
+	now, _ := o.clock()
 	for i := range events {
 		e := &events[i]
 		e.Observed = now.Add(e.Observed.Sub(now))
 	}
-	f.publish(events)
+	o.publish(events)
 }
 
 // queryTracker calls do with the tracker, between two messages. It fails when ctx ends
 // first, when the observer is busy for a second, or when do panics.
-func (f *observer) queryTracker(ctx context.Context, do func(*dialog.Tracker)) (err error) {
+func (o *observer) queryTracker(ctx context.Context, do func(*dialog.Tracker)) (err error) {
 	done := make(chan struct{})
 	guarded := func() {
 		defer close(done)
 		defer func() {
 			if r := recover(); r != nil {
-				f.countPanic("query", r)
+				o.countPanic("query", r)
 				err = errors.New("query tracker: panic recovered: see the log")
 			}
 		}()
-		do(f.tracker)
+		do(o.tracker)
 	}
 	busy := time.NewTimer(time.Second)
 	defer busy.Stop()
 	select {
-	case f.queries <- guarded:
+	case o.queries <- guarded:
 		<-done
 		return err
 	case <-busy.C:
@@ -251,28 +251,28 @@ func (f *observer) queryTracker(ctx context.Context, do func(*dialog.Tracker)) (
 }
 
 // liveCalls returns the live calls, oldest first. It may be called from any goroutine.
-func (f *observer) liveCalls(ctx context.Context) (calls []dialog.Call, err error) {
-	err = f.queryTracker(ctx, func(t *dialog.Tracker) { calls = t.Calls() })
+func (o *observer) liveCalls(ctx context.Context) (calls []dialog.Call, err error) {
+	err = o.queryTracker(ctx, func(t *dialog.Tracker) { calls = t.Calls() })
 	return calls, err
 }
 
 // knownExtensions returns the extensions that the tracker knows. It may be called from
 // any goroutine.
-func (f *observer) knownExtensions(ctx context.Context) (all []dialog.Known, err error) {
-	err = f.queryTracker(ctx, func(t *dialog.Tracker) { all = t.Extensions(f.readClock()) })
+func (o *observer) knownExtensions(ctx context.Context) (all []dialog.Known, err error) {
+	err = o.queryTracker(ctx, func(t *dialog.Tracker) { all = t.Extensions(o.readClock()) })
 	return all, err
 }
 
 // knownExtension returns what the tracker knows of a user; ok reports whether the user
 // is an extension. It may be called from any goroutine.
-func (f *observer) knownExtension(ctx context.Context, user string) (k dialog.Known, ok bool, err error) {
-	err = f.queryTracker(ctx, func(t *dialog.Tracker) { k, ok = t.Known(user, f.readClock()) })
+func (o *observer) knownExtension(ctx context.Context, user string) (k dialog.Known, ok bool, err error) {
+	err = o.queryTracker(ctx, func(t *dialog.Tracker) { k, ok = t.Known(user, o.readClock()) })
 	return k, ok, err
 }
 
 // callTrace returns the recorded messages of a call. It may be called from any
 // goroutine.
-func (f *observer) callTrace(ctx context.Context, id string) (call trace.Call, ok bool, err error) {
-	err = f.queryTracker(ctx, func(t *dialog.Tracker) { call, ok = f.traces.Call(t, id) })
+func (o *observer) callTrace(ctx context.Context, id string) (call trace.Call, ok bool, err error) {
+	err = o.queryTracker(ctx, func(t *dialog.Tracker) { call, ok = o.traces.Call(t, id) })
 	return call, ok, err
 }

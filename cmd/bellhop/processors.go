@@ -63,25 +63,25 @@ func (p *processorScaler) runScaling(ctx context.Context, full <-chan struct{}) 
 	defer runtime.GOMAXPROCS(most)
 	tick := time.NewTicker(loadInterval)
 	defer tick.Stop()
-	f := processorCount{limit: most, now: most}
+	c := processorCount{limit: most, now: most}
 	before, began := usedProcessorTime(), time.Now()
-	hear := full
+	signals := full
 	for {
 		var load float64
 		select {
 		case <-p.burst:
 			load = float64(most)
-		case <-hear:
-			load, hear = float64(most), nil
+		case <-signals:
+			load, signals = float64(most), nil
 		case <-tick.C:
 			used, at := usedProcessorTime(), time.Now()
 			load = float64(used-before) / float64(at.Sub(began))
-			before, began, hear = used, at, full
+			before, began, signals = used, at, full
 			p.requests.Store(0)
 		case <-ctx.Done():
 			return
 		}
-		if n := f.nextCount(load, time.Now()); n != runtime.GOMAXPROCS(0) {
+		if n := c.nextCount(load, time.Now()); n != runtime.GOMAXPROCS(0) {
 			runtime.GOMAXPROCS(n)
 		}
 	}
@@ -96,19 +96,19 @@ type processorCount struct {
 
 // nextCount takes the load, in processors, and returns the number of processors for
 // which none exceeds scaleUpLoad. It grows at once and shrinks after scaleDownDelay.
-func (f *processorCount) nextCount(load float64, at time.Time) int {
-	need := min(1+int(load/scaleUpLoad), f.limit)
+func (c *processorCount) nextCount(load float64, at time.Time) int {
+	need := min(1+int(load/scaleUpLoad), c.limit)
 	switch {
-	case need >= f.now:
-		f.now, f.since = need, time.Time{}
-	case f.since.IsZero():
-		f.peak, f.since = need, at
-	case at.Sub(f.since) < scaleDownDelay:
-		f.peak = max(f.peak, need)
+	case need >= c.now:
+		c.now, c.since = need, time.Time{}
+	case c.since.IsZero():
+		c.peak, c.since = need, at
+	case at.Sub(c.since) < scaleDownDelay:
+		c.peak = max(c.peak, need)
 	default:
-		f.now, f.since = max(f.peak, need), time.Time{}
+		c.now, c.since = max(c.peak, need), time.Time{}
 	}
-	return f.now
+	return c.now
 }
 
 // usedProcessorTime returns the processor time that this process has used so far.

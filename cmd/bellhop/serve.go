@@ -65,25 +65,25 @@ func runServe(ctx context.Context, path string, stdout io.Writer) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	beside, stopBeside := context.WithCancel(ctx)
-	defer stopBeside()
+	helpersCtx, stopHelpers := context.WithCancel(ctx)
+	defer stopHelpers()
 	var helpers sync.WaitGroup
-	helpers.Go(func() { s.processors.runScaling(beside, s.hop.Crowded()) })
-	helpers.Go(func() { s.overload.run(beside) })
-	helpers.Go(func() { releaseMemory(beside) })
+	helpers.Go(func() { s.processors.runScaling(helpersCtx, s.hop.Crowded()) })
+	helpers.Go(func() { s.overload.run(helpersCtx) })
+	helpers.Go(func() { releaseMemory(helpersCtx) })
 	helpers.Go(func() {
 		for {
 			select {
 			case <-hup:
-				cfg = s.reloadConfig(beside, path, cfg, &level)
-			case <-beside.Done():
+				cfg = s.reloadConfig(helpersCtx, path, cfg, &level)
+			case <-helpersCtx.Done():
 				return
 			}
 		}
 	})
 	log.Info("ready", "version", buildVersion(), "listen", joinList(s.hop.Addrs()), "pbx", joinList(cfg.SIP.PBX), "admin", s.adminURL())
 	err = s.run(ctx)
-	stopBeside()
+	stopHelpers()
 	helpers.Wait()
 	return err
 }
@@ -283,14 +283,14 @@ func buildPipeline(ctx context.Context, cfg config, js jetstream.JetStream, log 
 		hop.Close()
 		return nil, err
 	}
-	among := node // name for the lease; "" with an embedded store
+	leaseName := node // name for the lease; "" with an embedded store
 	if len(cfg.Store.NATS) == 0 {
-		among = ""
+		leaseName = ""
 	}
 	n, err := notify.Open(ctx, js, notify.Config{
 		KeepEvents:       time.Duration(cfg.Notify.KeepEvents),
 		Replicas:         cfg.Store.Replicas,
-		Node:             among,
+		Node:             leaseName,
 		MaxSubscriptions: cfg.Notify.MaxSubscriptions,
 		Allow:            toPrefixes(cfg.Notify.Allow),
 		Deny:             toPrefixes(cfg.Notify.Deny),

@@ -146,8 +146,8 @@ func embeddedConfig(c config) server.JetStreamConfig {
 // maxControlLine is the size in bytes of the longest protocol line that the embedded
 // server accepts. With names of dialog.MaxName bytes no line exceeds 2 KB: the longest
 // has a subject with one such name in base32, and an inbox. An older version may have
-// stored names of up to 2,300 bytes, whose lines exceed NATS's own limit of 4 KB at most
-// twofold.
+// stored names of up to 2,300 bytes, which need lines of up to 8 KB, twice NATS's
+// default limit.
 const maxControlLine = 8 << 10
 
 // startServer starts the embedded server.

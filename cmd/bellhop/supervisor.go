@@ -37,13 +37,13 @@ func newSupervisor(c config, log *slog.Logger) *supervisor {
 
 // InProcessConn connects to the running server. It implements
 // [nats.InProcessConnProvider].
-func (m *supervisor) InProcessConn() (net.Conn, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.srv == nil {
+func (s *supervisor) InProcessConn() (net.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.srv == nil {
 		return nil, errors.New("embedded server is not running")
 	}
-	conn, err := m.srv.InProcessConn()
+	conn, err := s.srv.InProcessConn()
 	if err != nil {
 		return nil, err
 	}
@@ -51,75 +51,75 @@ func (m *supervisor) InProcessConn() (net.Conn, error) {
 }
 
 // startEmbedded checks and repairs the files, and starts a server.
-func (m *supervisor) startEmbedded() error {
-	if err := m.checker.prepareStore(); err != nil {
+func (s *supervisor) startEmbedded() error {
+	if err := s.checker.prepareStore(); err != nil {
 		return err
 	}
-	srv, err := startServer(m.config, m.log, m)
+	srv, err := startServer(s.config, s.log, s)
 	if err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.srv = srv
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.srv = srv
 	return nil
 }
 
 // stopEmbedded stops the server, if one runs.
-func (m *supervisor) stopEmbedded() {
-	m.mu.Lock()
-	srv := m.srv
-	m.srv = nil
-	m.mu.Unlock()
+func (s *supervisor) stopEmbedded() {
+	s.mu.Lock()
+	srv := s.srv
+	s.srv = nil
+	s.mu.Unlock()
 	if srv != nil {
 		srv.Shutdown()
 		srv.WaitForShutdown()
-		m.checker.markClean()
+		s.checker.markClean()
 	}
 }
 
 // writeError returns why the store cannot be written, or nil. It is nil for a nil
 // supervisor: the servers of store.nats are not supervised.
-func (m *supervisor) writeError() error {
-	if m == nil {
+func (s *supervisor) writeError() error {
+	if s == nil {
 		return nil
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.failure
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failure
 }
 
 // observeLog takes a line of the server's log and requests a new server after a failed
 // write.
-func (m *supervisor) observeLog(complaint string) {
-	_, why, found := strings.Cut(complaint, "ritical write error: ")
-	if !found && !strings.Contains(complaint, "isabling JetStream") {
+func (s *supervisor) observeLog(line string) {
+	_, why, found := strings.Cut(line, "ritical write error: ")
+	if !found && !strings.Contains(line, "isabling JetStream") {
 		return
 	}
 	if !found {
-		why = complaint
+		why = line
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.failure == nil {
-		m.log.Error("store write failed; reopening when the disk is writable", "err", why)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failure == nil {
+		s.log.Error("store write failed; reopening when the disk is writable", "err", why)
 	}
-	m.requestReopen(errors.New("store not writable: " + why))
+	s.requestReopen(errors.New("store not writable: " + why))
 }
 
 // reopenForRepair requests that the store is opened anew, which repairs a damaged file.
-func (m *supervisor) reopenForRepair() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.requestReopen(errors.New("store reopening to repair a damaged file"))
+func (s *supervisor) reopenForRepair() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requestReopen(errors.New("store reopening to repair a damaged file"))
 }
 
 // requestReopen records the failure and makes run open the store anew. The caller holds
 // mu.
-func (m *supervisor) requestReopen(why error) {
-	m.failure = why
+func (s *supervisor) requestReopen(why error) {
+	s.failure = why
 	select {
-	case m.reopenRequests <- struct{}{}:
+	case s.reopenRequests <- struct{}{}:
 	default:
 	}
 }
@@ -131,11 +131,11 @@ const (
 )
 
 // run reopens the store on request, until ctx ends.
-func (m *supervisor) run(ctx context.Context) {
+func (s *supervisor) run(ctx context.Context) {
 	pause, mended := reopenPause, time.Time{}
 	for {
 		select {
-		case <-m.reopenRequests:
+		case <-s.reopenRequests:
 		case <-ctx.Done():
 			return
 		}
@@ -143,10 +143,10 @@ func (m *supervisor) run(ctx context.Context) {
 			pause = reopenPause
 		}
 		for ok := false; !ok; pause = min(2*pause, reopenPauseMax) {
-			if !m.waitForSpace(ctx, pause) {
+			if !s.waitForSpace(ctx, pause) {
 				return
 			}
-			ok = m.reopenStore()
+			ok = s.reopenStore()
 		}
 		mended = time.Now()
 	}
@@ -154,7 +154,7 @@ func (m *supervisor) run(ctx context.Context) {
 
 // waitForSpace waits at least pause, and until the disk is writable. It returns false if
 // ctx ends first.
-func (m *supervisor) waitForSpace(ctx context.Context, pause time.Duration) bool {
+func (s *supervisor) waitForSpace(ctx context.Context, pause time.Duration) bool {
 	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
@@ -163,7 +163,7 @@ func (m *supervisor) waitForSpace(ctx context.Context, pause time.Duration) bool
 		case <-ctx.Done():
 			return false
 		}
-		if checkWritable(m.config.Store.Dir) == nil {
+		if checkWritable(s.config.Store.Dir) == nil {
 			return true
 		}
 		tick.Reset(reopenPause)
@@ -191,22 +191,22 @@ func checkWritable(dir string) error {
 
 // reopenStore stops the server and starts another, which opens every stream anew. It
 // reports whether that succeeded.
-func (m *supervisor) reopenStore() bool {
-	m.stopEmbedded()
-	m.mu.Lock()
-	m.failure = nil // the log from here on is of the new server
-	m.mu.Unlock()
+func (s *supervisor) reopenStore() bool {
+	s.stopEmbedded()
+	s.mu.Lock()
+	s.failure = nil // the log from here on is of the new server
+	s.mu.Unlock()
 	select {
-	case <-m.reopenRequests:
+	case <-s.reopenRequests:
 	default:
 	}
-	if err := m.startEmbedded(); err != nil {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.failure = fmt.Errorf("open store: %w", err)
-		m.log.Error("store not reopened", "err", err)
+	if err := s.startEmbedded(); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.failure = fmt.Errorf("open store: %w", err)
+		s.log.Error("store not reopened", "err", err)
 		return false
 	}
-	m.log.Info("store reopened")
+	s.log.Info("store reopened")
 	return true
 }
