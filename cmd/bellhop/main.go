@@ -48,7 +48,7 @@ func runCommandLine(ctx context.Context, args []string, stdout, stderr io.Writer
 	case err == nil:
 		return 0
 	case !began:
-		fmt.Fprintf(stderr, "bellhop: %s: see %s --help\n", dialog.Harmless(rewordFlagError(err)), last.CommandPath())
+		fmt.Fprintf(stderr, "bellhop: %s: see %s --help\n", dialog.Harmless(rewordArgError(err)), last.CommandPath())
 		return 2
 	case errors.As(err, &wrong):
 		fmt.Fprintln(stderr, "bellhop:", dialog.Harmless(err.Error()))
@@ -62,16 +62,26 @@ func runCommandLine(ctx context.Context, args []string, stdout, stderr io.Writer
 	return 1
 }
 
-var (
-	oneRequired = regexp.MustCompile(`^at least one of the flags in the group \[(\S+) (\S+)\] is required$`)
-	notTogether = regexp.MustCompile(`^if any flags in the group .* none of the others can be; \[(\S+) (\S+)\] were all set$`)
-)
+// argErrors are the errors of cobra about arguments, with the words to print instead.
+var argErrors = []struct {
+	pattern *regexp.Regexp
+	text    string
+}{
+	{regexp.MustCompile(`^at least one of the flags in the group \[(\S+) (\S+)\] is required$`), "give --$1 or --$2"},
+	{regexp.MustCompile(`^if any flags in the group .* none of the others can be; \[(\S+) (\S+)\] were all set$`), "give --$1 or --$2, not both"},
+	{regexp.MustCompile(`^accepts (\d+) arg\(s\), received (\d+)$`), "want $1 argument, got $2"},
+	{regexp.MustCompile(`^requires at least (\d+) arg\(s\), only received (\d+)$`), "want at least $1 argument, got $2"},
+	{regexp.MustCompile(`^required flag\(s\) (.*) not set$`), "missing flags: $1"},
+	{regexp.MustCompile(`^invalid argument (".*") for "(.*)" flag: (?:strconv\.\w+: parsing ".*": )?(.*)$`), "parse $2: $1: $3"},
+}
 
-// rewordFlagError returns the text of an error of cobra. An error about a pair of
-// flags says which of them to give.
-func rewordFlagError(err error) string {
-	text := oneRequired.ReplaceAllString(err.Error(), "give --$1 or --$2")
-	return notTogether.ReplaceAllString(text, "give --$1 or --$2, not both")
+// rewordArgError returns the text of an error of cobra about arguments in plain words.
+func rewordArgError(err error) string {
+	text := err.Error()
+	for _, e := range argErrors {
+		text = e.pattern.ReplaceAllString(text, e.text)
+	}
+	return text
 }
 
 // errReported ends a command that has already printed its error.
