@@ -57,17 +57,17 @@ func FuzzReadBlock(f *testing.F) {
 		if end != len(b) {
 			t.Fatalf("the sections end at %d of %d", end, len(b))
 		}
-		mended := readBlock("bellhop_events", 1, repairedBlock("bellhop_events", 1, b, sections, position))
+		repaired := readBlock("bellhop_events", 1, repairedBlock("bellhop_events", 1, b, sections, position))
 		var reached uint64
-		for _, s := range mended {
+		for _, s := range repaired {
 			if s.bad {
-				t.Fatalf("mended, it has %+v", s)
+				t.Fatalf("repaired, it has %+v", s)
 			}
 			records -= s.records
 			reached = max(reached, s.position)
 		}
 		if records != 0 || reached < position {
-			t.Fatalf("mended, it lacks %d records, and reaches %d of %d", records, reached, position)
+			t.Fatalf("repaired, it lacks %d records, and reaches %d of %d", records, reached, position)
 		}
 	})
 }

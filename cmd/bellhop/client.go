@@ -124,9 +124,9 @@ func (c *config) adminURL() string {
 	return scheme + at.String()
 }
 
-// doRequest sends a request and decodes the JSON response into out, unless out is nil. A
-// value other than nil in in is sent as JSON. After a 429 with a Retry-After of at most
-// a minute, it waits and sends the request again.
+// doRequest sends a request and decodes the JSON response into out, unless out is nil.
+// in is sent as JSON, unless it is nil. After a 429 with a Retry-After of at most a
+// minute, it waits and sends the request again.
 func (r *apiClient) doRequest(ctx context.Context, method, path string, in, out any) error {
 	var body []byte
 	if in != nil {

@@ -79,7 +79,7 @@ type loss struct {
 	To       time.Time `json:"to,omitzero"`
 	Found    time.Time `json:"found"`
 	Restored bool      `json:"restored,omitempty"` // the content is restored
-	Mended   bool      `json:"mended,omitempty"`   // the damaged bytes are removed from the block
+	Repaired bool      `json:"mended,omitempty"`   // the damaged bytes are removed from the block
 }
 
 // contiguousStreams are the streams in which no message is deleted or replaced before it
@@ -337,7 +337,7 @@ func (g *storeChecker) streamNames() (names []string) {
 func (g *storeChecker) hasDamage(stream string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return slices.ContainsFunc(g.ledger.Losses, func(l loss) bool { return l.Stream == stream && !l.Mended })
+	return slices.ContainsFunc(g.ledger.Losses, func(l loss) bool { return l.Stream == stream && !l.Repaired })
 }
 
 // blockNumbers returns the sorted numbers of the blocks of a stream.
@@ -395,7 +395,7 @@ const (
 // checkStream reads the blocks of a stream, repairs them unless the server runs, and
 // records losses.
 func (g *storeChecker) checkStream(ctx context.Context, stream string, mode checkMode) error {
-	mend := mode != whileRunning
+	repair := mode != whileRunning
 	g.mu.Lock()
 	before := g.ledger.Streams[stream]
 	g.mu.Unlock()
@@ -415,8 +415,8 @@ func (g *storeChecker) checkStream(ctx context.Context, stream string, mode chec
 	)
 	_, isWhole := contiguousStreams[currentName(stream)]
 	for i, n := range numbers {
-		b, sections, err := g.readBlockFile(ctx, stream, n, mend, i == len(numbers)-1)
-		if errors.Is(err, fs.ErrNotExist) && !mend {
+		b, sections, err := g.readBlockFile(ctx, stream, n, repair, i == len(numbers)-1)
+		if errors.Is(err, fs.ErrNotExist) && !repair {
 			continue // it has expired meanwhile
 		}
 		if err != nil {
@@ -450,7 +450,7 @@ func (g *storeChecker) checkStream(ctx context.Context, stream string, mode chec
 			}
 			last, bad = s, nil
 		}
-		if !mend {
+		if !repair {
 			sleepContext(ctx, time.Duration(len(b))*time.Second/checkRate)
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -470,7 +470,7 @@ func (g *storeChecker) checkStream(ctx context.Context, stream string, mode chec
 	if !isWhole {
 		reached = position
 	}
-	if mend && (isWhole || lastKeptStreams[currentName(stream)]) && reached < before.Last && before.First <= before.Last && !g.isExpired(stream, before.LastAt) {
+	if repair && (isWhole || lastKeptStreams[currentName(stream)]) && reached < before.Last && before.First <= before.Last && !g.isExpired(stream, before.LastAt) {
 		l := loss{Stream: stream, First: max(reached+1, before.First), Last: before.Last, From: last.lastAt, To: before.LastAt}
 		l.Records = max(l.Last-l.First+1, sumRecords(bad))
 		if last.last == 0 {
@@ -482,8 +482,8 @@ func (g *storeChecker) checkStream(ctx context.Context, stream string, mode chec
 		found = append(found, loss{Stream: stream, First: last.last + 1, Last: last.last + n, Records: n, From: last.lastAt})
 	}
 
-	var mendErr error
-	if mend {
+	var repairErr error
+	if repair {
 		if len(numbers) == 0 {
 			numbers = []int{1} // only to keep the position
 		}
@@ -501,12 +501,12 @@ func (g *storeChecker) checkStream(ctx context.Context, stream string, mode chec
 				h = hold
 			}
 			if err := g.repairBlock(stream, n, h); err != nil {
-				mendErr = fmt.Errorf("%w: %w", errUnrepaired, err)
+				repairErr = fmt.Errorf("%w: %w", errUnrepaired, err)
 			}
 		}
 	}
-	g.addLosses(stream, found, mend && mendErr == nil)
-	return mendErr
+	g.addLosses(stream, found, repair && repairErr == nil)
+	return repairErr
 }
 
 // sumRecords returns the number of records in sections.
@@ -520,13 +520,13 @@ func sumRecords(bad []section) (n uint64) {
 // readBlockFile reads a block. A block that the server writes to may look damaged for an
 // instant, so without repair only damage that persists for a second counts. end marks
 // the last block of a stream.
-func (g *storeChecker) readBlockFile(ctx context.Context, stream string, number int, mend, end bool) ([]byte, []section, error) {
+func (g *storeChecker) readBlockFile(ctx context.Context, stream string, number int, repair, end bool) ([]byte, []section, error) {
 	b, err := os.ReadFile(g.blockPath(stream, number))
 	if err != nil {
 		return nil, nil, err
 	}
 	sections := readBlock(stream, number, b)
-	if mend || !slices.ContainsFunc(sections, func(s section) bool { return s.bad }) {
+	if repair || !slices.ContainsFunc(sections, func(s section) bool { return s.bad }) {
 		return b, sections, nil
 	}
 	sleepContext(ctx, time.Second)
@@ -587,14 +587,14 @@ func (g *storeChecker) keepDamaged(stream string, number int, path string) error
 }
 
 // addLosses records the losses found in a stream, and logs the new ones.
-func (g *storeChecker) addLosses(stream string, found []loss, mended bool) {
+func (g *storeChecker) addLosses(stream string, found []loss, repaired bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now().UTC()
 	var records uint64
 	var from, to time.Time
 	for _, l := range found {
-		l.Found, l.Mended = now, mended
+		l.Found, l.Repaired = now, repaired
 		for _, part := range g.unknownParts(l) {
 			g.ledger.Losses = append(g.ledger.Losses, part)
 			records += part.Records
@@ -605,12 +605,12 @@ func (g *storeChecker) addLosses(stream string, found []loss, mended bool) {
 		}
 	}
 	for i := range g.ledger.Losses {
-		if l := &g.ledger.Losses[i]; l.Stream == stream && mended {
-			l.Mended = true
+		if l := &g.ledger.Losses[i]; l.Stream == stream && repaired {
+			l.Repaired = true
 		}
 	}
 	if records > 0 {
-		g.log.Error("store records lost", "stream", stream, "records", records, "after", from, "before", to, "repaired", mended)
+		g.log.Error("store records lost", "stream", stream, "records", records, "after", from, "before", to, "repaired", repaired)
 	}
 	g.pruneLosses(now)
 }
@@ -653,7 +653,7 @@ func (g *storeChecker) unknownParts(l loss) []loss {
 // has too many. The caller holds mu.
 func (g *storeChecker) pruneLosses(now time.Time) {
 	g.ledger.Losses = slices.DeleteFunc(g.ledger.Losses, func(l loss) bool {
-		return l.Mended && now.Sub(l.Found) > max(g.keep, lossRetention)
+		return l.Repaired && now.Sub(l.Found) > max(g.keep, lossRetention)
 	})
 	slices.SortStableFunc(g.ledger.Losses, func(a, b loss) int {
 		return cmp.Or(strings.Compare(a.Stream, b.Stream), cmp.Compare(a.First, b.First))
@@ -669,7 +669,7 @@ func (g *storeChecker) pruneLosses(now time.Time) {
 			continue
 		}
 		a.Last, a.To, a.Records = max(a.Last, b.Last), b.To, a.Records+b.Records
-		a.Mended, a.Restored, a.Found = a.Mended && b.Mended, a.Restored && b.Restored, b.Found
+		a.Repaired, a.Restored, a.Found = a.Repaired && b.Repaired, a.Restored && b.Restored, b.Found
 		g.ledger.Losses = slices.Delete(g.ledger.Losses, i, i+1)
 		count[a.Stream]--
 	}
@@ -681,7 +681,7 @@ func (g *storeChecker) markRestored(stream string, upTo uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for i := range g.ledger.Losses {
-		if l := &g.ledger.Losses[i]; l.Stream == stream && l.Mended && l.Last <= upTo {
+		if l := &g.ledger.Losses[i]; l.Stream == stream && l.Repaired && l.Last <= upTo {
 			l.Restored = true
 		}
 	}

@@ -132,14 +132,14 @@ const (
 
 // run reopens the store on request, until ctx ends.
 func (s *supervisor) run(ctx context.Context) {
-	pause, mended := reopenPause, time.Time{}
+	pause, reopened := reopenPause, time.Time{}
 	for {
 		select {
 		case <-s.reopenRequests:
 		case <-ctx.Done():
 			return
 		}
-		if time.Since(mended) > reopenPauseMax {
+		if time.Since(reopened) > reopenPauseMax {
 			pause = reopenPause
 		}
 		for ok := false; !ok; pause = min(2*pause, reopenPauseMax) {
@@ -148,7 +148,7 @@ func (s *supervisor) run(ctx context.Context) {
 			}
 			ok = s.reopenStore()
 		}
-		mended = time.Now()
+		reopened = time.Now()
 	}
 }
 
