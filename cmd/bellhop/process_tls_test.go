@@ -89,7 +89,7 @@ func TestReloadsCertificate(t *testing.T) {
 	p.signal(syscall.SIGHUP)
 	s.eventually("the certificate in the config is used", func() bool { return s.serial(tls.VersionTLS13) == 3 })
 	s.eventually("the log says so", func() bool {
-		return strings.Contains(p.out.String(), `"in force":"admin.tls_cert admin.tls_key"`)
+		return strings.Contains(p.out.String(), `"applied":"admin.tls_cert admin.tls_key"`)
 	})
 
 	config("-----BEGIN CERTIFICATE-----", "-----BEGIN PRIVATE KEY-----")
