@@ -19,9 +19,9 @@ import (
 	"bellhop/notify"
 )
 
-// An exported subscription is a [[subscription]] with its id. What has its
-// default is not written.
-type exported struct {
+// An exportedSubscription is a [[subscription]] table with an id. Fields with default
+// values are left out.
+type exportedSubscription struct {
 	ID             string            `toml:"id,omitempty"`
 	Extension      string            `toml:"extension,omitempty"`
 	ExtensionRegex string            `toml:"extension_regex,omitempty"`
@@ -44,10 +44,11 @@ type exported struct {
 	Headers        map[string]string `toml:"headers,omitempty"`
 }
 
-func export(w io.Writer, subs []notify.Subscription, ids bool) error {
+// exportSubscriptions writes subscriptions as TOML, with their ids if ids is set.
+func exportSubscriptions(w io.Writer, subs []notify.Subscription, ids bool) error {
 	var b bytes.Buffer
 	for i, sub := range subs {
-		e := exported{
+		e := exportedSubscription{
 			ID: sub.ID, Extension: sub.Extension, ExtensionRegex: sub.ExtensionRegex, Types: sub.Types, URL: sub.URL,
 			Method: sub.Method, Dialect: string(sub.Dialect), Note: sub.Note, TLSCA: sub.TLSCA, TLSCert: sub.TLSCert,
 			Extended: sub.Extended, FlowCase: sub.FlowCase, StatusWords: sub.StatusWords, Group: sub.Group, FollowURLs: sub.FollowURLs,
@@ -77,25 +78,25 @@ func export(w io.Writer, subs []notify.Subscription, ids bool) error {
 		}
 		enc := toml.NewEncoder(&b)
 		enc.Indent = ""
-		if err := enc.Encode(map[string][]exported{"subscription": {e}}); err != nil {
+		if err := enc.Encode(map[string][]exportedSubscription{"subscription": {e}}); err != nil {
 			return err
 		}
 	}
-	_, err := w.Write(escapeSteering(b.Bytes()))
+	_, err := w.Write(escapeControls(b.Bytes()))
 	return err
 }
 
-// A wanted subscription is a [[subscription]] of a file to apply.
-type wanted struct {
-	id    string
-	sub   notify.Subscription // with its secrets
-	place problem             // where it is in the file; the text is empty
+// A wantedSubscription is a [[subscription]] table of a file to apply.
+type wantedSubscription struct {
+	id       string
+	sub      notify.Subscription // with its secrets
+	position problem             // in the file; Text is empty
 }
 
-// readSubscriptions reads the [[subscription]] of a file. An error about what is
-// in it is a [problems], which has them all.
-func readSubscriptions(file, text string) ([]wanted, error) {
-	doc, r, err := decode(file, text)
+// readSubscriptions reads the [[subscription]] tables of a file. The error for wrong
+// content is a [problems] with all of them.
+func readSubscriptions(file, text string) ([]wantedSubscription, error) {
+	doc, r, err := decodeTOML(file, text)
 	if err != nil {
 		return nil, err
 	}
@@ -103,29 +104,29 @@ func readSubscriptions(file, text string) ([]wanted, error) {
 	var dst struct {
 		Subscription []subscriptionConfig `toml:"subscription"`
 	}
-	r.table("", doc, reflect.ValueOf(&dst).Elem())
-	all := make([]wanted, len(dst.Subscription))
+	r.decodeTable("", doc, reflect.ValueOf(&dst).Elem())
+	all := make([]wantedSubscription, len(dst.Subscription))
 	for i, c := range dst.Subscription {
-		path := index("subscription", i)
-		sub := c.subscription(i)
+		path := indexPath("subscription", i)
+		sub := c.toSubscription(i)
 		sub.Declared = ""
 		cert := sub.TLSCert
 		if sub.TLSKey == "" {
-			sub.TLSCert = "" // which export writes without its key
+			sub.TLSCert = "" // export writes a certificate without its key
 		}
 		for err := range sub.Invalid() {
-			r.problem(path+"."+err.Field, "%s", err.Why)
+			r.addProblem(path+"."+err.Field, "%s", err.Why)
 		}
-		sub.Validate() // which makes it as it is stored
+		sub.Validate() // normalizes it to the stored form
 		sub.TLSCert = cert
 		if sub.OldSecret != "" {
-			r.problem(path+".old_secret", "cannot be set over the API, where a new secret is a rotation: leave it out")
+			r.addProblem(path+".old_secret", "cannot be set over the API: leave it out; a new secret is a rotation")
 		}
 		if ids[i] != "" && slices.Contains(ids[:i], ids[i]) {
-			r.problem(path+".id", "is that of another [[subscription]] above")
+			r.addProblem(path+".id", "is used by another [[subscription]] above")
 		}
-		at := r.where.key(path)
-		all[i] = wanted{id: ids[i], sub: sub, place: problem{File: file, Line: at.line, Column: at.column}}
+		at := r.where.keyPosition(path)
+		all[i] = wantedSubscription{id: ids[i], sub: sub, position: problem{File: file, Line: at.line, Column: at.column}}
 	}
 	if len(r.problems) > 0 {
 		r.problems.sort()
@@ -134,10 +135,11 @@ func readSubscriptions(file, text string) ([]wanted, error) {
 	return all, nil
 }
 
-// takeIDs takes the ids out of the [[subscription]] of a document.
-func (r *reader) takeIDs(doc map[string]any) []string {
+// takeIDs removes the ids from the [[subscription]] tables of a document and returns
+// them.
+func (r *configDecoder) takeIDs(doc map[string]any) []string {
 	var tables []map[string]any
-	switch v := doc["subscription"].(type) { // of anything else, the reader will say
+	switch v := doc["subscription"].(type) { // the decoder reports other types
 	case []map[string]any:
 		tables = v
 	case []any: // subscription = [{…}]
@@ -150,108 +152,119 @@ func (r *reader) takeIDs(doc map[string]any) []string {
 	for i, t := range tables {
 		var ok bool
 		if ids[i], ok = t["id"].(string); t["id"] != nil && (!ok || ids[i] == "") {
-			r.problem(index("subscription", i)+".id", "want the id of a subscription: leave it out for a new one")
+			r.addProblem(indexPath("subscription", i)+".id", "must be the id of a subscription: leave it out to create one")
 		}
 		delete(t, "id")
 	}
 	return ids
 }
 
-// An applying is what apply was asked to do.
-type applying struct {
-	wanted              []wanted
-	dry, prune, secrets bool
+// A reconciliation has the file and the flags of bellhop subscriptions apply.
+type reconciliation struct {
+	wanted                 []wantedSubscription
+	dryRun, prune, secrets bool
 }
 
-// A step is what is done about one subscription. The words of Action are for
-// programs: never change one, only add.
+// A step changes one subscription. Programs read the words of Action: never change one,
+// only add.
 type step struct {
 	Action    string   `json:"action"` // create, change, leave or remove
 	ID        string   `json:"id,omitempty"`
 	Extension string   `json:"extension"`
 	URL       string   `json:"url"`
-	Fields    []string `json:"fields,omitempty"` // that change
-	Secret    string   `json:"secret,omitempty"` // of one that is new and had none
+	Fields    []string `json:"fields,omitempty"` // changed ones
+	Secret    string   `json:"secret,omitempty"` // the generated one of a new subscription
 
-	body  map[string]any
-	place problem
+	body     map[string]any
+	position problem
 }
 
-func (a *applying) apply(ctx context.Context, r *remote, stdout io.Writer) error {
-	had, err := r.subscriptions(ctx, url.Values{}, 0)
+// applyPlan compares the file with the subscriptions of the server, applies the steps
+// unless dryRun is set, and prints them.
+func (a *reconciliation) applyPlan(ctx context.Context, r *apiClient, stdout io.Writer) error {
+	had, err := r.listSubscriptions(ctx, url.Values{}, 0)
 	if err != nil {
 		return err
 	}
-	steps, err := a.plan(had)
+	steps, err := a.planSteps(had)
 	if err != nil {
 		return err
 	}
 	counts := map[string]int{}
-	out := screenOf(stdout)
+	out := terminalOf(stdout)
 	for i := range steps {
 		s := &steps[i]
 		counts[s.Action]++
-		if !a.dry {
-			if err := r.take(ctx, s); err != nil {
+		if !a.dryRun {
+			if err := r.applyStep(ctx, s); err != nil {
 				if r.json {
 					err = errors.Join(err, writeJSON(stdout, steps[:i]))
 				}
-				return fmt.Errorf("%s%s %s %s: %w", s.place.at(), s.Action, s.Extension, s.URL, err)
+				return fmt.Errorf("%s%s %s %s: %w", s.position.positionPrefix(), s.Action, s.Extension, s.URL, err)
 			}
 		}
 		if !r.json {
-			fmt.Fprintln(out, s.line(out))
+			fmt.Fprintln(out, s.formatStep(out))
 		}
 	}
 	if r.json {
 		return writeJSON(stdout, append([]step{}, steps...))
 	}
-	_, err = fmt.Fprintln(out, counted(counts, a.dry))
+	_, err = fmt.Fprintln(out, summarizeCounts(counts, a.dryRun))
 	return err
 }
 
-// at is where something stands, before what is said of it.
-func (p problem) at() string {
+// positionPrefix returns file and line of p with a colon, to put before a message.
+func (p problem) positionPrefix() string {
 	if p.File == "" {
 		return ""
 	}
 	return fmt.Sprintf("%s:%d: ", p.File, p.Line)
 }
 
-// line is a step as a person reads it.
-func (s *step) line(out screen) string {
-	text := out.paint(tints[s.Action], pad(s.Action, 6)) + "  "
+// formatStep formats the step for people.
+func (s *step) formatStep(out terminal) string {
+	text := out.colorize(stateColors[s.Action], padText(s.Action, 6)) + "  "
 	if s.ID != "" {
 		text += s.ID + "  "
 	}
-	text += printable(s.Extension + "  " + s.URL)
+	text += stripControls(s.Extension + "  " + s.URL)
 	if len(s.Fields) > 0 {
-		text += "  " + out.paint(dim, "("+strings.Join(s.Fields, ", ")+")")
+		text += "  " + out.colorize(dim, "("+strings.Join(s.Fields, ", ")+")")
 	}
 	if s.Secret != "" {
-		text += "\n        its secret, shown this once: " + s.Secret
+		text += "\n        secret (shown once): " + s.Secret
 	}
 	return text
 }
 
-// counted says what was done, or would be.
-func counted(counts map[string]int, dry bool) string {
-	if counts["create"]+counts["change"]+counts["remove"] == 0 {
-		return fmt.Sprintf("nothing to change: %d as they should be", counts["leave"])
+// summarizeCounts summarizes the steps in a line, like "1 changed, 9 unchanged".
+func summarizeCounts(counts map[string]int, dry bool) string {
+	var parts []string
+	for _, p := range []struct{ action, done, planned string }{
+		{"create", "created", "to create"}, {"change", "changed", "to change"}, {"remove", "removed", "to remove"}, {"leave", "unchanged", "unchanged"},
+	} {
+		words := p.done
+		if dry {
+			words = p.planned
+		}
+		if n := counts[p.action]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, words))
+		}
 	}
-	text := fmt.Sprintf("%d created, %d changed, %d left, %d removed", counts["create"], counts["change"], counts["leave"], counts["remove"])
+	text := cmp.Or(strings.Join(parts, ", "), "nothing to apply")
 	if dry {
-		return "would be: " + text + "; nothing is done"
+		return "dry run: " + text
 	}
 	return text
 }
 
-// take does a step.
-func (r *remote) take(ctx context.Context, s *step) error {
+// applyStep sends the request of a step.
+func (r *apiClient) applyStep(ctx context.Context, s *step) error {
 	switch s.Action {
 	case "create":
 		var made notify.Subscription
-		if err := r.do(ctx, "POST", "/v1/subscriptions", s.body, &made); err != nil {
+		if err := r.doRequest(ctx, "POST", "/v1/subscriptions", s.body, &made); err != nil {
 			return err
 		}
 		s.ID = made.ID
@@ -260,36 +273,37 @@ func (r *remote) take(ctx context.Context, s *step) error {
 		}
 		return nil
 	case "change":
-		return r.do(ctx, "PATCH", "/v1/subscriptions/"+s.ID, s.body, nil)
+		return r.doRequest(ctx, "PATCH", "/v1/subscriptions/"+s.ID, s.body, nil)
 	case "remove":
-		return r.do(ctx, "DELETE", "/v1/subscriptions/"+s.ID, nil, nil)
+		return r.doRequest(ctx, "DELETE", "/v1/subscriptions/"+s.ID, nil, nil)
 	}
-	return nil // it is as it should be
+	return nil // unchanged
 }
 
-// plan says what is to be done, given what there is, in the order of the file.
-func (a *applying) plan(had []notify.Subscription) ([]step, error) {
+// planSteps returns the steps from the existing subscriptions had to those of the file,
+// in the order of the file.
+func (a *reconciliation) planSteps(had []notify.Subscription) ([]step, error) {
 	if a.prune && len(a.wanted) == 0 {
-		return nil, errors.New("the file has no [[subscription]], and --prune would remove all there are: if that is meant, use bellhop subscriptions remove")
+		return nil, errors.New("the file has no [[subscription]]: --prune would remove every subscription: to do that, use bellhop subscriptions remove")
 	}
-	pairs, wrong := a.match(had)
+	pairs, wrong := a.matchSubscriptions(had)
 	var steps []step
 	kept := map[string]bool{}
 	for i, w := range a.wanted {
 		old := pairs[i]
-		if w.place.Text = w.lacks(old); w.place.Text != "" {
-			wrong = append(wrong, w.place)
+		if w.position.Text = w.missingValue(old); w.position.Text != "" {
+			wrong = append(wrong, w.position)
 			continue
 		}
 		if old == nil {
-			steps = append(steps, create(w))
+			steps = append(steps, createStep(w))
 			continue
 		}
 		kept[old.ID] = true
-		s := a.change(w, *old)
+		s := a.changeStep(w, *old)
 		if old.Declared != "" && s.Action != "leave" {
-			w.place.Text = fmt.Sprintf("the server's config declares the subscription of %s to %s (%s), and alone can change it", whose(*old), old.URL, old.Declared)
-			wrong = append(wrong, w.place)
+			w.position.Text = fmt.Sprintf("the subscription of %s to %s is declared in the server's config (%s): change it there", extensionLabel(*old), old.URL, old.Declared)
+			wrong = append(wrong, w.position)
 		}
 		steps = append(steps, s)
 	}
@@ -300,15 +314,17 @@ func (a *applying) plan(had []notify.Subscription) ([]step, error) {
 	if a.prune {
 		for _, old := range had {
 			if !kept[old.ID] && old.Declared == "" {
-				steps = append(steps, step{Action: "remove", ID: old.ID, Extension: whose(old), URL: old.URL})
+				steps = append(steps, step{Action: "remove", ID: old.ID, Extension: extensionLabel(old), URL: old.URL})
 			}
 		}
 	}
 	return steps, nil
 }
 
-// match finds which of those there are each of the wanted is: nil, none is.
-func (a *applying) match(had []notify.Subscription) (pairs []*notify.Subscription, wrong problems) {
+// matchSubscriptions pairs the subscriptions of the file with existing ones: by id, then
+// by extension, url and types, then by extension and url. An entry is nil if there is no
+// match.
+func (a *reconciliation) matchSubscriptions(had []notify.Subscription) (pairs []*notify.Subscription, wrong problems) {
 	pairs = make([]*notify.Subscription, len(a.wanted))
 	taken := map[string]bool{}
 	known := make([]string, len(had))
@@ -321,16 +337,16 @@ func (a *applying) match(had []notify.Subscription) (pairs []*notify.Subscriptio
 		}
 		at := slices.Index(known, w.id)
 		if at < 0 {
-			w.place.Text = fmt.Sprintf("no subscription has the id %q: ", w.id) + cmp.Or(suggested(nearest(w.id, known)), "without the id line it is created")
-			wrong = append(wrong, w.place)
+			w.position.Text = fmt.Sprintf("no subscription has the id %q: ", w.id) + cmp.Or(didYouMean(nearestID(w.id, known)), "remove the id line to create it")
+			wrong = append(wrong, w.position)
 			continue
 		}
 		pairs[i], taken[w.id] = &had[at], true
 	}
-	same := func(w wanted, types bool) (found []*notify.Subscription) {
+	same := func(w wantedSubscription, types bool) (found []*notify.Subscription) {
 		for i := range had {
 			old := &had[i]
-			if !taken[old.ID] && whose(*old) == whose(w.sub) && old.URL == w.sub.URL && (!types || slices.Equal(old.Types, w.sub.Types)) {
+			if !taken[old.ID] && extensionLabel(*old) == extensionLabel(w.sub) && old.URL == w.sub.URL && (!types || slices.Equal(old.Types, w.sub.Types)) {
 				found = append(found, old)
 			}
 		}
@@ -345,65 +361,66 @@ func (a *applying) match(had []notify.Subscription) (pairs []*notify.Subscriptio
 			case len(found) == 1 || types && len(found) > 1:
 				pairs[i], taken[found[0].ID] = found[0], true
 			case len(found) > 1:
-				w.place.Text = fmt.Sprintf("%d subscriptions of %s go to %s, and which one is meant cannot be said: give its id", len(found), whose(w.sub), w.sub.URL)
-				wrong = append(wrong, w.place)
+				w.position.Text = fmt.Sprintf("%d subscriptions of %s go to %s: add the id of the one you mean", len(found), extensionLabel(w.sub), w.sub.URL)
+				wrong = append(wrong, w.position)
 			}
 		}
 	}
 	return pairs, wrong
 }
 
-func suggested(near string) string {
+// didYouMean returns a suggestion of near, or "" if near is empty.
+func didYouMean(near string) string {
 	if near == "" {
 		return ""
 	}
 	return "did you mean " + near + "?"
 }
 
-// settable are the fields that a request may set and anybody may read, but for
-// headers, of which they may read the names.
-var settable = []string{
+// settableFields are the fields that a request may set and that the API shows. Of
+// headers the API shows only the names.
+var settableFields = []string{
 	"extension", "extension_regex", "types", "url", "method", "dialect", "active", "note", "headers", "tls_ca", "tls_cert",
 	"extended", "flow_case", "status_words", "group", "follow_urls", "live_ttl", "timeout", "max_in_flight",
 }
 
-// withheldFields are those that nobody may read.
-var withheldFields = []string{"secret", "tls_key"}
+// secretFields are the fields that a request may set and that the API never shows.
+var secretFields = []string{"secret", "tls_key"}
 
-// fieldsOf are the fields of a subscription as a request says them.
-func fieldsOf(sub notify.Subscription) map[string]any {
+// jsonFields returns the fields of a subscription as JSON values.
+func jsonFields(sub notify.Subscription) map[string]any {
 	b, err := json.Marshal(sub)
 	if err != nil {
-		panic(err) // it is made of text
+		panic(err) // cannot happen: all fields are text
 	}
 	var fields map[string]any
 	json.Unmarshal(b, &fields)
 	return fields
 }
 
-// lacks says what export could not write of a subscription, and nobody has: old
-// is what it is now, or nil.
-func (w *wanted) lacks(old *notify.Subscription) string {
+// missingValue returns a problem if the file leaves out a value that export cannot write
+// and that old, the existing subscription or nil, does not have either.
+func (w *wantedSubscription) missingValue(old *notify.Subscription) string {
 	for _, name := range slices.Sorted(maps.Keys(w.sub.Headers)) {
 		has := false
 		if old != nil {
 			_, has = old.Headers[name]
 		}
 		if w.sub.Headers[name] == "" && !has {
-			return fmt.Sprintf("the header %s is empty: export does not know its value, and there is none to keep", name)
+			return fmt.Sprintf("header %s has no value, and none is stored: set one", name)
 		}
 	}
 	if old == nil && w.sub.TLSCert != "" && w.sub.TLSKey == "" {
-		return "tls_key is missing: export does not know it, and there is none to keep"
+		return "tls_key is missing, and none is stored: set it"
 	}
 	return ""
 }
 
-// create is the step that makes a subscription.
-func create(w wanted) step {
-	s := step{Action: "create", Extension: whose(w.sub), URL: w.sub.URL, body: map[string]any{}, place: w.place}
-	fields := fieldsOf(w.sub)
-	for _, name := range slices.Concat(settable, withheldFields) {
+// createStep returns the step that creates w.
+func createStep(w wantedSubscription) step {
+	s := step{Action: "create", Extension: extensionLabel(w.sub), URL: w.sub.URL, body: map[string]any{}, position: w.position}
+	fields := jsonFields(w.sub)
+	for _, name := range slices.Concat(settableFields, secretFields) {
 		if v, ok := fields[name]; ok {
 			s.body[name] = v
 		}
@@ -411,26 +428,26 @@ func create(w wanted) step {
 	return s
 }
 
-// change is the step that makes old what is wanted, or leaves it.
-func (a *applying) change(w wanted, old notify.Subscription) step {
-	s := step{Action: "leave", ID: old.ID, Extension: whose(w.sub), URL: w.sub.URL, body: map[string]any{}, place: w.place}
-	want, have := fieldsOf(w.sub), fieldsOf(old)
-	for _, name := range settable {
+// changeStep returns the step that changes old into w, or a step that leaves it.
+func (a *reconciliation) changeStep(w wantedSubscription, old notify.Subscription) step {
+	s := step{Action: "leave", ID: old.ID, Extension: extensionLabel(w.sub), URL: w.sub.URL, body: map[string]any{}, position: w.position}
+	want, have := jsonFields(w.sub), jsonFields(old)
+	for _, name := range settableFields {
 		was, will := have[name], want[name]
 		if name == "headers" {
 			if a.secrets && hasValue(w.sub.Headers) || !slices.Equal(sortedKeys(was), sortedKeys(will)) {
-				s.set(name, will, was)
+				s.setField(name, will, was)
 			}
 			continue
 		}
 		if !reflect.DeepEqual(was, will) {
-			s.set(name, will, was)
+			s.setField(name, will, was)
 		}
 	}
 	// A certificate and its key change together.
-	for _, name := range withheldFields {
+	for _, name := range secretFields {
 		if v, ok := want[name]; ok && (a.secrets || name == "tls_key" && s.body["tls_cert"] != nil) {
-			s.set(name, v, nil)
+			s.setField(name, v, nil)
 		}
 	}
 	if len(s.body) > 0 {
@@ -439,8 +456,9 @@ func (a *applying) change(w wanted, old notify.Subscription) step {
 	return s
 }
 
-// set has the request set a field; what has no value is what was, emptied.
-func (s *step) set(name string, v, was any) {
+// setField adds a field to the request of a step. A v of nil sets the empty value of the
+// type of was.
+func (s *step) setField(name string, v, was any) {
 	if v == nil {
 		v = reflect.Zero(reflect.TypeOf(was)).Interface()
 		if reflect.TypeOf(was).Kind() == reflect.Map {
@@ -451,6 +469,7 @@ func (s *step) set(name string, v, was any) {
 	s.Fields = append(s.Fields, name)
 }
 
+// hasValue reports whether a header has a value.
 func hasValue(headers map[string]string) bool {
 	for _, v := range headers {
 		if v != "" {
@@ -460,6 +479,7 @@ func hasValue(headers map[string]string) bool {
 	return false
 }
 
+// sortedKeys returns the keys of a JSON object, sorted.
 func sortedKeys(v any) (names []string) {
 	m, _ := v.(map[string]any)
 	for name := range m {

@@ -12,7 +12,7 @@ import (
 	"bellhop/notify"
 )
 
-// there is a subscription as the API shows it.
+// there returns a subscription as the API shows it.
 func there(id string, edit func(*notify.Subscription)) notify.Subscription {
 	sub := notify.NewSubscription()
 	sub.ID, sub.Extension, sub.Types, sub.URL, sub.State = id, "101", []string{"hangup"}, "https://crm.example/a", notify.StateActive
@@ -22,13 +22,13 @@ func there(id string, edit func(*notify.Subscription)) notify.Subscription {
 	return sub
 }
 
-func TestApplyPlan(t *testing.T) {
+func TestPlansStepsToMatchFile(t *testing.T) {
 	const usual = "[[subscription]]\nextension = \"101\"\ntypes = [\"hangup\"]\nurl = \"https://crm.example/a\"\n"
 	for _, tt := range []struct {
 		name  string
 		file  string
 		had   []notify.Subscription
-		how   applying
+		how   reconciliation
 		want  string         // a line for each step: what, which, and its fields
 		body  map[string]any // of the first
 		wrong string
@@ -45,7 +45,7 @@ func TestApplyPlan(t *testing.T) {
 		},
 		{
 			name: "secrets anyway", file: usual + "secret = \"whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r\"\n",
-			had: []notify.Subscription{there("a", nil)}, how: applying{secrets: true},
+			had: []notify.Subscription{there("a", nil)}, how: reconciliation{secrets: true},
 			want: "change a secret",
 			body: map[string]any{"secret": "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"},
 		},
@@ -69,7 +69,7 @@ func TestApplyPlan(t *testing.T) {
 				there("a", nil), there("b", func(s *notify.Subscription) { s.Extension = "102" }),
 				there("c", func(s *notify.Subscription) { s.Extension, s.Declared = "103", "[[subscription]] 1" }),
 			},
-			how:  applying{prune: true},
+			how:  reconciliation{prune: true},
 			want: "leave a\nremove b",
 		},
 		{
@@ -90,7 +90,7 @@ func TestApplyPlan(t *testing.T) {
 		{
 			name: "the config declares it otherwise", file: usual + "note = \"x\"\n",
 			had:   []notify.Subscription{there("a", func(s *notify.Subscription) { s.Declared = "[[subscription]] 1" })},
-			wrong: "f.toml:1:1: the server's config declares the subscription of 101 to https://crm.example/a ([[subscription]] 1), and alone can change it",
+			wrong: "f.toml:1:1: the subscription of 101 to https://crm.example/a is declared in the server's config ([[subscription]] 1): change it there",
 		},
 		{
 			name: "no such id, but one like it", file: strings.Replace(usual, "]]\n", "]]\nid = \"abcdef\"\n", 1),
@@ -99,7 +99,7 @@ func TestApplyPlan(t *testing.T) {
 		},
 		{
 			name: "an id twice", file: strings.Repeat(strings.Replace(usual, "]]\n", "]]\nid = \"abcdef\"\n", 1), 2),
-			wrong: "f.toml:7:6: subscription.id: is that of another [[subscription]] above",
+			wrong: "f.toml:7:6: subscription.id: is used by another [[subscription]] above",
 		},
 		{
 			name: "a note as it is stored", file: usual + "note = \" a\\tnote\"\n",
@@ -113,12 +113,12 @@ func TestApplyPlan(t *testing.T) {
 		},
 		{
 			name: "a new one with a certificate alone", file: usual + "tls_cert = \"pem\"\n",
-			wrong: "f.toml:1:1: tls_key is missing: export does not know it, and there is none to keep",
+			wrong: "f.toml:1:1: tls_key is missing, and none is stored: set it",
 		},
 		{
 			name: "a header more, without its value", file: usual + "headers = {x-a = \"\", X-B = \"\"}\n",
 			had:   []notify.Subscription{there("a", func(s *notify.Subscription) { s.Headers = map[string]string{"X-A": ""} })},
-			wrong: "f.toml:1:1: the header X-B is empty: export does not know its value, and there is none to keep",
+			wrong: "f.toml:1:1: header X-B has no value, and none is stored: set one",
 		},
 		{
 			name: "on a line", file: `subscription = [{id = "b", extension = "101", types = ["hangup"], url = "https://crm.example/a"}]`,
@@ -127,21 +127,21 @@ func TestApplyPlan(t *testing.T) {
 		},
 		{
 			name: "tables and none", file: `subscription = [{id = "b", extension = "101", types = ["hangup"], url = "https://crm.example/a"}, 1]`,
-			wrong: "f.toml:1:99: subscription: want a table, not a number: write [subscription[1]] on a line of its own\n" +
+			wrong: "f.toml:1:99: subscription: must be a table, not a number: use [subscription[1]] on its own line\n" +
 				"f.toml:1:99: subscription.extension: is missing: name an extension, or give extension_regex\n" +
 				"f.toml:1:99: subscription.types: is empty: name at least one event type\n" +
 				"f.toml:1:99: subscription.url: is missing",
 		},
 		{
 			name: "no table", file: "subscription = 1\n",
-			wrong: "f.toml:1:16: subscription: want an array of tables, not a number: write [[subscription]]",
+			wrong: "f.toml:1:16: subscription: must be an array of tables, not a number: use [[subscription]]",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var err error
 			var steps []step
 			if tt.how.wanted, err = readSubscriptions("f.toml", tt.file); err == nil {
-				steps, err = tt.how.plan(tt.had)
+				steps, err = tt.how.planSteps(tt.had)
 			}
 			if tt.wrong != "" {
 				if err == nil || err.Error() != tt.wrong {
@@ -168,22 +168,23 @@ func TestApplyPlan(t *testing.T) {
 	}
 }
 
-// TestApplyKeys has a certificate and its key change together.
-func TestApplyKeys(t *testing.T) {
-	w := wanted{sub: there("", func(s *notify.Subscription) { s.TLSCert, s.TLSKey = "new", "key" })}
+// TestCertificateAndKeyChangeTogether checks that a changed certificate sends its key
+// too.
+func TestCertificateAndKeyChangeTogether(t *testing.T) {
+	w := wantedSubscription{sub: there("", func(s *notify.Subscription) { s.TLSCert, s.TLSKey = "new", "key" })}
 	old := there("a", func(s *notify.Subscription) { s.TLSCert = "old" })
-	s := new(applying).change(w, old)
+	s := new(reconciliation).changeStep(w, old)
 	if got := slices.Sorted(maps.Keys(s.body)); !slices.Equal(got, []string{"tls_cert", "tls_key"}) {
 		t.Errorf("a new certificate sends %v", got)
 	}
 	old.TLSCert = "new"
-	if s := new(applying).change(w, old); s.Action != "leave" {
+	if s := new(reconciliation).changeStep(w, old); s.Action != "leave" {
 		t.Errorf("the same certificate: %s %v", s.Action, s.Fields)
 	}
 }
 
-// TestExportIsApplied has what export writes read again: all of it.
-func TestExportIsApplied(t *testing.T) {
+// TestExportedFileAppliesUnchanged applies an exported file: no step changes anything.
+func TestExportedFileAppliesUnchanged(t *testing.T) {
 	subs := []notify.Subscription{
 		there("a", nil),
 		there("b", func(s *notify.Subscription) {
@@ -202,15 +203,15 @@ func TestExportIsApplied(t *testing.T) {
 		}
 	}
 	var b bytes.Buffer
-	if err := export(&b, subs, true); err != nil {
+	if err := exportSubscriptions(&b, subs, true); err != nil {
 		t.Fatal(err)
 	}
 	wanted, err := readSubscriptions("exported", b.String())
 	if err != nil {
 		t.Fatalf("%v\n%s", err, b.String())
 	}
-	a := applying{wanted: wanted, prune: true}
-	steps, err := a.plan(subs)
+	a := reconciliation{wanted: wanted, prune: true}
+	steps, err := a.planSteps(subs)
 	if err != nil || len(steps) != 2 {
 		t.Fatalf("%v %v", steps, err)
 	}

@@ -21,10 +21,10 @@ import (
 //	   subject, length of the header (4) and header if there is one, body
 //	8  HighwayHash-64 of all but the lengths, keyed with stream and block
 //
-// As the hash does not cover the lengths, they are checked by what they bound.
+// The hash does not cover the lengths; the content that they delimit verifies them.
 //
-// The server believes a block only up to the first record that is damaged: it
-// cuts off what follows, or hides it. That is why bellhop reads the blocks itself.
+// The server reads a block only up to the first damaged record, and cuts off or hides
+// the rest. That is why bellhop reads the blocks itself.
 const (
 	recordHead  = 22
 	recordSum   = 8
@@ -36,20 +36,20 @@ const (
 	tombstoneBit = 1 << 62
 )
 
-// A section is a piece of a block: either good records, whose messages are
-// numbered without a gap, or bytes that are no record.
+// A section is a part of a block: valid records whose messages are numbered without a
+// gap, or bytes that are not a record.
 type section struct {
 	from, to    int // offsets in the block
 	bad         bool
-	torn        bool   // bad, and the block ends within it, as after a crash
-	records     uint64 // messages; of bad bytes at least so many records
-	first, last uint64 // sequence numbers of good messages; 0: there is none
+	torn        bool   // bad, and cut off by the end of the block, as after a crash
+	records     uint64 // number of messages; for bad bytes, the least number of records
+	first, last uint64 // sequence numbers of valid messages; 0: none
 	firstAt     time.Time
 	lastAt      time.Time
-	position    uint64 // the highest sequence number of any record, with or without a message
+	position    uint64 // highest sequence number of any record, even without a message
 }
 
-// blockHash returns the hash of the records of one block.
+// blockHash returns the hash for the records of one block.
 func blockHash(stream string, block int) hash.Hash64 {
 	key := sha256.Sum256(fmt.Appendf(nil, "%s-%d", stream, block))
 	h, err := highwayhash.New64(key[:])
@@ -59,11 +59,11 @@ func blockHash(stream string, block int) hash.Hash64 {
 	return h
 }
 
-// jsonStreams are the streams whose messages are JSON objects, if they are not empty:
-// the first brace is where a subject ends.
+// jsonStreams are the streams whose messages are empty or JSON objects: their first
+// brace is the end of the subject.
 var jsonStreams = map[string]bool{"bellhop_events": true, "bellhop_audit": true, "KV_bellhop_subscriptions": true, "KV_bellhop_tokens": true}
 
-// recordAt returns the length of the good record at offset i of a block, or 0.
+// recordAt returns the length of the valid record at offset i of a block, or 0.
 func recordAt(stream string, b []byte, i int, h hash.Hash64) int {
 	n := lengthAt(b, i)
 	if n == 0 || i+n > len(b) {
@@ -98,8 +98,8 @@ func recordAt(stream string, b []byte, i int, h hash.Hash64) int {
 	return n
 }
 
-// lengthAt returns the length that the record at offset i claims, or 0 if none can
-// begin there.
+// lengthAt returns the length that the record at offset i claims, or 0 if no record can
+// start there.
 func lengthAt(b []byte, i int) int {
 	if i+recordHead > len(b) {
 		return 0
@@ -125,10 +125,10 @@ func readBlock(stream string, block int, b []byte) (sections []section) {
 		seq := binary.LittleEndian.Uint64(b[i+4:])
 		message := seq&(erasedBit|tombstoneBit) == 0 && seq != 0
 		seq &^= erasedBit | tombstoneBit
-		s := lastOf(sections)
+		s := lastSection(sections)
 		if s == nil || s.bad || message && s.last != 0 && seq != s.last+1 {
 			sections = append(sections, section{from: i})
-			s = lastOf(sections)
+			s = lastSection(sections)
 		}
 		if message {
 			at := time.Unix(0, int64(binary.LittleEndian.Uint64(b[i+12:])))
@@ -145,18 +145,19 @@ func readBlock(stream string, block int, b []byte) (sections []section) {
 	return sections
 }
 
-func lastOf(sections []section) *section {
+// lastSection returns the last section, or nil.
+func lastSection(sections []section) *section {
 	if len(sections) == 0 {
 		return nil
 	}
 	return &sections[len(sections)-1]
 }
 
-// badSection returns the section that begins at offset i with a damaged record,
-// and ends at the next good one.
+// badSection returns the section that starts with a damaged record at offset i and ends
+// at the next valid record.
 func badSection(stream string, b []byte, i int, h hash.Hash64) section {
 	s := section{from: i, bad: true, records: 1}
-	if n := lengthAt(b, i); n > 0 { // its length may be right
+	if n := lengthAt(b, i); n > 0 { // the length may be valid
 		s.to = i + n
 		if s.to > len(b) {
 			s.torn = true
@@ -175,10 +176,10 @@ func badSection(stream string, b []byte, i int, h hash.Hash64) section {
 	return s
 }
 
-// mendedBlock returns the good records of a block. If position is not 0, it is the
-// last sequence number that the stream has given: an erased record keeps it from
-// being given again.
-func mendedBlock(stream string, block int, b []byte, sections []section, position uint64) []byte {
+// repairedBlock returns the valid records of a block. A position other than 0 is the
+// last sequence number that the stream has assigned: an erased record at the end keeps
+// the server from assigning it again.
+func repairedBlock(stream string, block int, b []byte, sections []section, position uint64) []byte {
 	var out []byte
 	var last time.Time
 	for _, s := range sections {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// testBlock is a block of n records, as the server writes them.
+// testBlock returns a block of n records as the server writes them.
 func testBlock(stream string, n int) (b []byte) {
 	h := blockHash(stream, 1)
 	for i := range n {
@@ -27,8 +27,8 @@ func testBlock(stream string, n int) (b []byte) {
 	return b
 }
 
-// Whatever is in a block, its sections cover it, and mending it is enough: the
-// block that comes of it is good, and has every good record.
+// FuzzReadBlock checks that the sections of any block cover it, and that a repaired
+// block is valid and has every valid record.
 func FuzzReadBlock(f *testing.F) {
 	good := testBlock("bellhop_events", 5)
 	f.Add(good, uint64(0))
@@ -57,17 +57,17 @@ func FuzzReadBlock(f *testing.F) {
 		if end != len(b) {
 			t.Fatalf("the sections end at %d of %d", end, len(b))
 		}
-		mended := readBlock("bellhop_events", 1, mendedBlock("bellhop_events", 1, b, sections, position))
+		repaired := readBlock("bellhop_events", 1, repairedBlock("bellhop_events", 1, b, sections, position))
 		var reached uint64
-		for _, s := range mended {
+		for _, s := range repaired {
 			if s.bad {
-				t.Fatalf("mended, it has %+v", s)
+				t.Fatalf("repaired, it has %+v", s)
 			}
 			records -= s.records
 			reached = max(reached, s.position)
 		}
 		if records != 0 || reached < position {
-			t.Fatalf("mended, it lacks %d records, and reaches %d of %d", records, reached, position)
+			t.Fatalf("repaired, it lacks %d records, and reaches %d of %d", records, reached, position)
 		}
 	})
 }

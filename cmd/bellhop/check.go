@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// check reads the config at path and says what it means, in one line; or it
-// returns all that is wrong with it. As JSON it writes one object either way.
+// runCheck reads the config at path and prints a summary of it, or returns all its
+// problems. With asJSON it prints one JSON object in both cases.
 //
-// How a PBX is set up shows in its answers alone: if a bellhop runs with this config,
-// check adds what that one has found wrong, a line each. The config is good all the
-// same.
-func check(ctx context.Context, path string, asJSON bool, stdout io.Writer) error {
-	c, err := load(path)
+// A wrong setup of the PBX shows only in the PBX's responses. If a bellhop runs with
+// this config, runCheck also prints the reasons why that one is degraded, one a line.
+// They do not make the check fail.
+func runCheck(ctx context.Context, path string, asJSON bool, stdout io.Writer) error {
+	c, err := loadConfig(path)
 	var found []string
 	if err == nil {
-		found = foundWrong(ctx, c.adminURL())
+		found = queryDegraded(ctx, c.adminURL())
 	}
 	if asJSON {
 		var report struct {
@@ -44,16 +44,16 @@ func check(ctx context.Context, path string, asJSON bool, stdout io.Writer) erro
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%s is good: %s\n", path, c.meaning())
+	fmt.Fprintf(stdout, "%s is valid: %s\n", path, c.describeSetup())
 	for _, f := range found {
-		_, err = fmt.Fprintf(stdout, "bellhop runs, but is degraded: %s\n", printable(f))
+		_, err = fmt.Fprintf(stdout, "bellhop is running, but degraded: %s\n", stripControls(f))
 	}
 	return err
 }
 
-// foundWrong asks the bellhop at a URL why it is degraded: nothing if none runs there,
-// or if it tells only who has a token.
-func foundWrong(ctx context.Context, url string) []string {
+// queryDegraded returns the reasons why the bellhop at url is degraded. It returns none
+// if no bellhop answers there, or if that one answers only with a token.
+func queryDegraded(ctx context.Context, url string) []string {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/readyz", nil)
@@ -74,21 +74,23 @@ func foundWrong(ctx context.Context, url string) []string {
 	return answer.Degraded
 }
 
-// meaning says in a line who is between whom.
-func (c *config) meaning() string {
+// describeSetup summarizes the addresses of PBX, listeners and admin API, and the place
+// of the store, in a line.
+func (c *config) describeSetup() string {
 	scheme := "http"
 	if c.Admin.TLSCert != "" {
 		scheme = "https"
 	}
-	store := "the store in " + c.Store.Dir
+	store := "the store is in " + c.Store.Dir
 	if len(c.Store.NATS) > 0 {
-		store = "the store at " + list(c.Store.NATS)
+		store = "the store is at " + joinList(c.Store.NATS)
 	}
-	return fmt.Sprintf("phones reach the PBX %s through %s; the admin API is at %s://%v, %s",
-		list(c.SIP.PBX), list(c.SIP.Listen), scheme, c.Admin.Listen, store)
+	return fmt.Sprintf("phones reach the PBX %s through %s; the admin API is at %s://%v; %s",
+		joinList(c.SIP.PBX), joinList(c.SIP.Listen), scheme, c.Admin.Listen, store)
 }
 
-func list[T fmt.Stringer](vs []T) string {
+// joinList joins the strings of vs with commas.
+func joinList[T fmt.Stringer](vs []T) string {
 	words := make([]string, len(vs))
 	for i, v := range vs {
 		words[i] = v.String()

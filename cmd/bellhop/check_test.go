@@ -12,11 +12,11 @@ import (
 	"testing"
 )
 
-// cli runs a command and wants the exit status.
+// cli runs a command and fails the test on another exit status.
 func cli(t *testing.T, want int, args ...string) (stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	if got := run(t.Context(), args, &out, &errs); got != want {
+	if got := runCommandLine(t.Context(), args, &out, &errs); got != want {
 		t.Errorf("bellhop %s exits %d, want %d", strings.Join(args, " "), got, want)
 	}
 	return out.String(), errs.String()
@@ -31,10 +31,10 @@ func write(t *testing.T, text string) (path string) {
 	return path
 }
 
-func TestCheckGood(t *testing.T) {
+func TestCheckDescribesValidConfig(t *testing.T) {
 	path := write(t, "[sip]\nlisten = [\"udp://127.0.0.1:5060\", \"tcp://127.0.0.1:5060\"]\npbx = [\"udp://127.0.0.2:5060\"]\n")
 	stdout, stderr := cli(t, 0, "check", "--config", path)
-	want := path + " is good: phones reach the PBX udp://127.0.0.2:5060 through udp://127.0.0.1:5060, tcp://127.0.0.1:5060; the admin API is at http://127.0.0.1:8080, the store in data\n"
+	want := path + " is valid: phones reach the PBX udp://127.0.0.2:5060 through udp://127.0.0.1:5060, tcp://127.0.0.1:5060; the admin API is at http://127.0.0.1:8080; the store is in data\n"
 	if stdout != want || stderr != "" {
 		t.Errorf("got %q and %q, want %q", stdout, stderr, want)
 	}
@@ -44,8 +44,8 @@ func TestCheckGood(t *testing.T) {
 	}
 }
 
-// TestCheckDegraded: the bellhop that runs with the config knows how the PBX is set up.
-func TestCheckDegraded(t *testing.T) {
+// TestCheckPrintsDegradedReasons checks a config while a degraded bellhop runs with it.
+func TestCheckPrintsDegradedReasons(t *testing.T) {
 	running := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/readyz" {
 			io.WriteString(w, `{"ready": true, "degraded": ["PBX udp://192.0.2.2:5060 ignores Path\u001b[31m", "store damaged"]}`)
@@ -55,9 +55,9 @@ func TestCheckDegraded(t *testing.T) {
 	path := write(t, "admin.listen = \""+strings.TrimPrefix(running.URL, "http://")+"\"\n")
 	stdout, stderr := cli(t, 0, "check", "--config", path)
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
-	if len(lines) != 3 || !strings.HasPrefix(lines[0], path+" is good: ") || stderr != "" ||
-		!strings.HasPrefix(lines[1], "bellhop runs, but is degraded: PBX udp://192.0.2.2:5060 ignores Path") || strings.Contains(lines[1], "\x1b") ||
-		lines[2] != "bellhop runs, but is degraded: store damaged" {
+	if len(lines) != 3 || !strings.HasPrefix(lines[0], path+" is valid: ") || stderr != "" ||
+		!strings.HasPrefix(lines[1], "bellhop is running, but degraded: PBX udp://192.0.2.2:5060 ignores Path") || strings.Contains(lines[1], "\x1b") ||
+		lines[2] != "bellhop is running, but degraded: store damaged" {
 		t.Errorf("got %q and %q", stdout, stderr)
 	}
 	stdout, _ = cli(t, 0, "check", "--config", path, "--json")
@@ -74,7 +74,7 @@ func TestCheckDegraded(t *testing.T) {
 	}
 }
 
-func TestCheckBad(t *testing.T) {
+func TestCheckPrintsAllProblems(t *testing.T) {
 	path := write(t, "[sip]\nlisten = [\"tls://127.0.0.1\"]\nregistr = 1\n")
 	stdout, stderr := cli(t, 1, "check", "-c", path)
 	want := path + ":2:11: sip.listen: address \"tls://127.0.0.1\": tls is not supported yet: use udp:// or tcp://\n" +
@@ -101,23 +101,23 @@ func TestCheckBad(t *testing.T) {
 	}
 }
 
-func TestNoConfig(t *testing.T) {
+func TestCommandsNeedConfigFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, command := range []string{"check", "serve"} {
 		stdout, stderr := cli(t, 1, command)
-		if !strings.HasPrefix(stderr, "bellhop: there is no config.toml: ") || !strings.Contains(stderr, "--config") || strings.Count(stderr, "\n") != 1 || stdout != "" {
+		if !strings.HasPrefix(stderr, "bellhop: config file config.toml does not exist: ") || !strings.Contains(stderr, "--config") || strings.Count(stderr, "\n") != 1 || stdout != "" {
 			t.Errorf("%s without a config says %q and %q", command, stdout, stderr)
 		}
 	}
 	if err := os.WriteFile("config.toml", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if stdout, _ := cli(t, 0, "check"); !strings.HasPrefix(stdout, "config.toml is good") {
+	if stdout, _ := cli(t, 0, "check"); !strings.HasPrefix(stdout, "config.toml is valid") {
 		t.Errorf("check does not find ./config.toml: %q", stdout)
 	}
 }
 
-func TestUsage(t *testing.T) {
+func TestRejectsWrongArguments(t *testing.T) {
 	if stdout, _ := cli(t, 0, "version"); !strings.HasPrefix(stdout, "bellhop ") || strings.Count(stdout, "\n") != 1 {
 		t.Errorf("version says %q", stdout)
 	}

@@ -13,13 +13,13 @@ import (
 	"bellhop/dialog/trace"
 )
 
-// clockSteps is how far the clock is set.
+// clockSteps are the amounts by which the clock is set.
 var clockSteps = []time.Duration{
 	30 * time.Second, -30 * time.Second, time.Hour, -time.Hour, 5 * time.Hour, -5 * time.Hour,
 }
 
-// clockFlow is a call in parts, before one of which the clock is set. Where parts
-// meet, a callback waits to be tried again: there is one of ringing, too, which the
+// clockFlow is a call in parts; the clock is set before one of them. Where parts meet, a
+// callback waits for its next attempt. The call also has a ringing callback, which the
 // flow does not list.
 var clockFlow = []string{`Somebody sets the clock.
 
@@ -62,7 +62,7 @@ answer 101 EventTime=%v SetupTime=200ms RingDuration=1s
 hangup 101 CallStatus=ANSWER EventTime=%v Duration=10s SetupTime=200ms RingDuration=1s
 `}
 
-// flowWithStep is a flow of clockFlow in which the clock is set before a part.
+// flowWithStep returns clockFlow with a step of the clock before a part.
 func flowWithStep(t *testing.T, by time.Duration, place int) *flowtest.Flow {
 	t.Helper()
 	times := []any{time.Second, 2200 * time.Millisecond, 12200 * time.Millisecond}
@@ -88,10 +88,10 @@ func flowWithStep(t *testing.T, by time.Duration, place int) *flowtest.Flow {
 	return f
 }
 
-// TestClockIsSet sets the clock before, in and after a call whose every callback
-// fails once. Each event comes, once and in order; it tells what the clock showed
-// when it happened, and how long it took, and no callback expires.
-func TestClockIsSet(t *testing.T) {
+// TestSetClockLosesNoCallback sets the clock before, during and after a call whose every
+// callback fails once. Each event arrives once and in order, with the clock's time at
+// the event and the right duration, and no callback expires.
+func TestSetClockLosesNoCallback(t *testing.T) {
 	for _, by := range clockSteps {
 		for place := 1; place < len(clockFlow); place++ {
 			t.Run(fmt.Sprintf("%v before part %d", by, place), func(t *testing.T) {
@@ -110,7 +110,7 @@ func TestClockIsSet(t *testing.T) {
 	}
 }
 
-// A restarting hop is restarted when the clock has been set.
+// A restarting hop restarts after the clock was set.
 type restarting struct{ *wholeHop }
 
 func (h restarting) SetClock(by time.Duration) {
@@ -118,11 +118,11 @@ func (h restarting) SetClock(by time.Duration) {
 	h.again()
 }
 
-// TestClockIsSetAndRestarted: the same, and bellhop is restarted when the clock has
-// been set. A restart cuts what rings, so both come later. The callback of a hangup
-// waits then to be tried again; one that is live, and waits over a restart, is as
-// old as the clock says.
-func TestClockIsSetAndRestarted(t *testing.T) {
+// TestSetClockAcrossRestart also restarts bellhop after the clock was set. A restart
+// cuts off ringing calls, so both happen later in the call. The callback of the hangup
+// then waits for its next attempt. A live callback that waits across a restart is as old
+// as the clock says.
+func TestSetClockAcrossRestart(t *testing.T) {
 	for _, by := range clockSteps {
 		for place := 4; place < len(clockFlow); place++ {
 			t.Run(fmt.Sprintf("%v before part %d", by, place), func(t *testing.T) {
@@ -138,9 +138,9 @@ func TestClockIsSetAndRestarted(t *testing.T) {
 	}
 }
 
-// TestFollowerGoesByTheClockOfTheMessages: what is due is done when it is, also while
-// the wall clock is five hours before it, because it was set back.
-func TestFollowerGoesByTheClockOfTheMessages(t *testing.T) {
+// TestObserverUsesMessageClock checks that timers fire on time while the wall clock is
+// five hours behind because it was set back.
+func TestObserverUsesMessageClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const back = 5 * time.Hour
 		began := time.Now().Round(0).Add(back)
@@ -149,16 +149,16 @@ func TestFollowerGoesByTheClockOfTheMessages(t *testing.T) {
 		said, put := make(chan dialog.Event, 9), make(chan [2]time.Time, 9)
 		tracker := dialog.New(dialog.Config{Pattern: regexp.MustCompile(`^[0-9]{3}$`)})
 		tracker.Changed(began)
-		f := &follower{
-			tracker: tracker, traces: trace.New(1), watch: watch, clock: clock, prompt: true, ask: make(chan func()),
-			say: func(events []dialog.Event) {
+		f := &observer{
+			tracker: tracker, traces: trace.New(1), messages: watch, clock: clock, unbatched: true, queries: make(chan func()),
+			publish: func(events []dialog.Event) {
 				for _, e := range events {
 					said <- e
 				}
 			},
-			put: func(_ []dialog.Change, now, upTo time.Time) { put <- [2]time.Time{now, upTo} },
+			storeChanges: func(_ []dialog.Change, now, upTo time.Time) { put <- [2]time.Time{now, upTo} },
 		}
-		stop := start(f.run)
+		stop := startTask(f.run)
 		invite := dialog.Message{
 			At: began, WallOffset: -back, Src: dialog.Edge, Dst: dialog.PBX, Method: "INVITE", CallID: "a", CSeq: 1, FromTag: "f", Branch: "z9hG4bK1",
 			Head: "INVITE sip:102@pbx.example SIP/2.0\r\nFrom: <sip:101@pbx.example>;tag=f\r\nTo: <sip:102@pbx.example>\r\n",
@@ -181,8 +181,8 @@ func TestFollowerGoesByTheClockOfTheMessages(t *testing.T) {
 		if e := <-said; e.Type != dialog.DialOut || !e.At.Equal(began.Add(-back)) {
 			t.Errorf("said %v, want a dial-out at %v", e, began.Add(-back))
 		}
-		if k := <-put; !k[0].Equal(began.Add(brief)) || !k[1].Equal(began) {
-			t.Errorf("calls were kept at %v, want at %v what was by %v", k, began.Add(brief), began)
+		if k := <-put; !k[0].Equal(began.Add(snapshotAge)) || !k[1].Equal(began) {
+			t.Errorf("calls were kept at %v, want at %v what was by %v", k, began.Add(snapshotAge), began)
 		}
 	})
 }

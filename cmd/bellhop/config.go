@@ -23,8 +23,8 @@ import (
 	"bellhop/sip"
 )
 
-// A config is config.toml: a struct for each table, a field for each key. The
-// file in the repository is the manual of the keys.
+// A config has the settings of config.toml: a struct for each table, a field for each
+// key. The file in the repository is the manual of the keys.
 type config struct {
 	SIP struct {
 		Listen     []sip.Addr   `toml:"listen"`
@@ -50,7 +50,7 @@ type config struct {
 
 	Calls struct {
 		AddCID      bool                   `toml:"add_cid"`
-		Correlate   []method               `toml:"correlate"`
+		Correlate   []correlateMethod      `toml:"correlate"`
 		MaxDuration duration               `toml:"max_duration"`
 		Headers     []string               `toml:"headers"`
 		Region      region                 `toml:"region"`
@@ -94,20 +94,22 @@ type config struct {
 	} `toml:"log"`
 }
 
+// An extensionConfig is an [[extension]] table.
 type extensionConfig struct {
 	Number string        `toml:"number"`
-	Kind   extensionKind `toml:"kind"` // "": phone
+	Kind   extensionKind `toml:"kind"` // "" is a phone
 	DID    []string      `toml:"did"`
 }
 
+// A trunkConfig is a [[trunk]] table.
 type trunkConfig struct {
 	Name    string `toml:"name"`
 	Sources []cidr `toml:"sources"`
-	Secret  secret `toml:"secret"` // "": the PBX is not told which trunk a request comes from
+	Secret  secret `toml:"secret"` // "" adds no header to the trunk's requests
 }
 
-// defaults is the config of an empty file.
-func defaults() config {
+// defaultConfig returns the config of an empty file.
+func defaultConfig() config {
 	var c config
 	c.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5060")}}
 	c.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5070")}}
@@ -118,7 +120,7 @@ func defaults() config {
 	c.Guard.Connections = 256
 	c.Guard.AllConnections = 20000
 	c.Calls.AddCID = true
-	c.Calls.Correlate = []method{"header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"}
+	c.Calls.Correlate = []correlateMethod{"header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"}
 	c.Calls.MaxDuration = duration(4 * time.Hour)
 	c.Calls.Trace = 1000
 	c.Calls.Privacy = respectPrivacy
@@ -134,28 +136,28 @@ func defaults() config {
 	return c
 }
 
-// load reads the file at path over the defaults. An error about what is in the
-// file is a [problems], which has them all.
-func load(path string) (config, error) {
+// loadConfig reads the file at path over the defaults. The error for wrong content is a
+// [problems] with all of them.
+func loadConfig(path string) (config, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return config{}, fmt.Errorf("there is no %s: start from the config.toml that comes with bellhop (an empty file is valid: every key has a default), or name yours with --config FILE", path)
+		return config{}, fmt.Errorf("config file %s does not exist: start from the config.toml that comes with bellhop (an empty file is valid: every key has a default), or set --config FILE", path)
 	}
 	if err != nil {
 		return config{}, err
 	}
-	return parse(path, string(b))
+	return parseConfig(path, string(b))
 }
 
-// parse reads text over the defaults; file is its name in problems.
-func parse(file, text string) (config, error) {
-	c := defaults()
-	doc, r, err := decode(file, text)
+// parseConfig reads text over the defaults. file is the name of the file in problems.
+func parseConfig(file, text string) (config, error) {
+	c := defaultConfig()
+	doc, r, err := decodeTOML(file, text)
 	if err != nil {
 		return c, err
 	}
-	r.table("", doc, reflect.ValueOf(&c).Elem())
-	c.contradictions(r.problem)
+	r.decodeTable("", doc, reflect.ValueOf(&c).Elem())
+	c.validateAll(r.addProblem)
 	if len(r.problems) > 0 {
 		r.problems.sort()
 		return c, r.problems
@@ -163,8 +165,8 @@ func parse(file, text string) (config, error) {
 	return c, nil
 }
 
-// decode reads a document, and returns who moves it into a struct.
-func decode(file, text string) (doc map[string]any, r reader, err error) {
+// decodeTOML parses a document. It returns the document and the decoder for it.
+func decodeTOML(file, text string) (doc map[string]any, r configDecoder, err error) {
 	if _, err := toml.Decode(text, &doc); err != nil {
 		p := problem{File: file, Line: 1, Column: 1, Text: err.Error()}
 		var pe toml.ParseError
@@ -173,16 +175,16 @@ func decode(file, text string) (doc map[string]any, r reader, err error) {
 		}
 		return nil, r, problems{p}
 	}
-	return doc, reader{file: file, where: locate(text)}, nil
+	return doc, configDecoder{file: file, where: locateKeys(text)}, nil
 }
 
-// diff lists the keys whose values differ between a and b, as in "sip.listen".
-func diff(a, b config) []string {
+// changedKeys returns the keys whose values differ between a and b, like "sip.listen".
+func changedKeys(a, b config) []string {
 	var keys []string
 	var walk func(path string, a, b reflect.Value)
 	walk = func(path string, a, b reflect.Value) {
 		for i := range a.NumField() {
-			path := join(path, a.Type().Field(i).Tag.Get("toml"))
+			path := joinPath(path, a.Type().Field(i).Tag.Get("toml"))
 			a, b := a.Field(i), b.Field(i)
 			if isTable(a.Type()) {
 				walk(path, a, b)
@@ -195,7 +197,7 @@ func diff(a, b config) []string {
 	return keys
 }
 
-// A cidr is a range of addresses, or one address.
+// A cidr is an address range. A single address is a range of one.
 type cidr struct{ netip.Prefix }
 
 func (c *cidr) UnmarshalText(b []byte) error {
@@ -205,19 +207,20 @@ func (c *cidr) UnmarshalText(b []byte) error {
 		p, err = netip.PrefixFrom(ip, ip.BitLen()), nil
 	}
 	if err != nil {
-		return fmt.Errorf("%q is not a range of addresses: write it like 192.0.2.0/24 or 2001:db8::/32", s)
+		return fmt.Errorf("%q is not a range of addresses: use a form like 192.0.2.0/24 or 2001:db8::/32", s)
 	}
 	if p.Addr().Is4In6() {
-		return fmt.Errorf("%q is IPv4 written as IPv6, and would never fit: write it like 192.0.2.0/24", s)
+		return fmt.Errorf("%q is IPv4 written as IPv6 and never matches: use a form like 192.0.2.0/24", s)
 	}
 	if p != p.Masked() {
-		return fmt.Errorf("%q names both a host and its network: write %s or %s/%d", s, p.Masked(), p.Addr(), p.Addr().BitLen())
+		return fmt.Errorf("%q has host bits beyond its prefix: use %s or %s/%d", s, p.Masked(), p.Addr(), p.Addr().BitLen())
 	}
 	c.Prefix = p
 	return nil
 }
 
-func prefixes(cs []cidr) []netip.Prefix {
+// toPrefixes converts address ranges.
+func toPrefixes(cs []cidr) []netip.Prefix {
 	ps := make([]netip.Prefix, len(cs))
 	for i, c := range cs {
 		ps[i] = c.Prefix
@@ -225,7 +228,7 @@ func prefixes(cs []cidr) []netip.Prefix {
 	return ps
 }
 
-// A duration is written 100ms, 30s, 15m or 720h.
+// A duration is a string like 100ms, 30s, 15m or 720h.
 type duration time.Duration
 
 func (d duration) String() string { return time.Duration(d).String() }
@@ -233,14 +236,14 @@ func (d duration) String() string { return time.Duration(d).String() }
 func (d *duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err != nil {
-		return fmt.Errorf("%q is not a duration: write it like 100ms, 30s, 15m or 720h", b)
+		return fmt.Errorf("%q is not a duration: use a form like 100ms, 30s, 15m or 720h", b)
 	}
 	*d = duration(v)
 	return nil
 }
 
-// A syncEvery says how often the store is synced to disk; 0 is before each
-// acknowledgement, written "always".
+// A syncEvery is the interval at which the store is synced to disk. 0, written "always",
+// syncs before each acknowledgement.
 type syncEvery time.Duration
 
 func (s syncEvery) String() string {
@@ -257,14 +260,14 @@ func (s *syncEvery) UnmarshalText(b []byte) error {
 	}
 	var d duration
 	if d.UnmarshalText(b) != nil || d <= 0 {
-		return fmt.Errorf(`%q is neither a duration above zero like "100ms" nor "always"`, b)
+		return fmt.Errorf(`%q is neither a duration above zero, like "100ms" nor "always"`, b)
 	}
 	*s = syncEvery(d)
 	return nil
 }
 
-// A secret may be written in the file, or kept out of it: env:NAME and
-// file:PATH say where it is. It is never printed.
+// A secret is a string or a reference to one: env:NAME or file:PATH. It is never
+// printed.
 type secret string
 
 func (s secret) String() string {
@@ -277,20 +280,20 @@ func (s secret) String() string {
 func (s secret) GoString() string { return s.String() }
 
 func (s *secret) UnmarshalText(b []byte) error {
-	v, err := resolve(string(b))
+	v, err := resolveValue(string(b))
 	if err != nil {
 		return err
 	}
 	if strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return errors.New("a token is printable ASCII without spaces")
+		return errors.New("a token must be printable ASCII without spaces")
 	}
 	*s = secret(v)
 	return nil
 }
 
-// resolve returns s, or what env:NAME or file:PATH point at, without the space
-// around it.
-func resolve(s string) (string, error) {
+// resolveValue returns s, or the value that env:NAME or file:PATH refers to, without
+// surrounding space.
+func resolveValue(s string) (string, error) {
 	if name, ok := strings.CutPrefix(s, "env:"); ok {
 		v := strings.TrimSpace(os.Getenv(name))
 		if v == "" {
@@ -312,25 +315,25 @@ func resolve(s string) (string, error) {
 	return s, nil
 }
 
-// A pemText is a certificate or a key: PEM, or where it is: file:PATH, PATH
-// alone, or env:NAME. It is never printed.
+// A pemText is a certificate or a key: PEM, or a reference to it, which is file:PATH,
+// PATH or env:NAME. It is never printed.
 type pemText string
 
 func (p pemText) String() string   { return secret(p).String() }
 func (p pemText) GoString() string { return p.String() }
 
-// read returns the PEM, as the file is now.
-func (p pemText) read() ([]byte, error) {
+// readPEM returns the PEM. It reads a file anew at each call.
+func (p pemText) readPEM() ([]byte, error) {
 	s := string(p)
 	if !strings.Contains(s, "-----BEGIN ") && !strings.HasPrefix(s, "env:") && !strings.HasPrefix(s, "file:") {
 		s = "file:" + s
 	}
-	v, err := resolve(s)
+	v, err := resolveValue(s)
 	return []byte(v), err
 }
 
-// A natsURL is where a NATS server is. It may hold a password: it is printed
-// without, and may be env:NAME or file:PATH.
+// A natsURL is the URL of a NATS server, or a reference to it: env:NAME or file:PATH. A
+// password in it is not printed.
 type natsURL string
 
 func (n natsURL) String() string {
@@ -342,17 +345,17 @@ func (n natsURL) String() string {
 }
 
 func (n *natsURL) UnmarshalText(b []byte) error {
-	v, err := resolve(string(b))
+	v, err := resolveValue(string(b))
 	if err != nil {
 		return err
 	}
 	u, err := url.Parse(v)
 	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
-		return errors.New("a NATS server is written like nats://192.0.2.1:4222 or tls://nats.example:4222")
+		return errors.New("not the URL of a NATS server: use a form like nats://192.0.2.1:4222 or tls://nats.example:4222")
 	}
 	if p := u.Port(); p != "" {
 		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
-			return fmt.Errorf("%s is not a port: write 1 to 65535", p)
+			return fmt.Errorf("%s is not a port: use 1 to 65535", p)
 		}
 	}
 	*n = natsURL(v)
@@ -369,13 +372,13 @@ func (s *socket) UnmarshalText(b []byte) error {
 	}
 	ap, err := netip.ParseAddrPort(text)
 	if err != nil {
-		return fmt.Errorf("%q is not address:port: write it like 127.0.0.1:8080 or [::1]:8080", b)
+		return fmt.Errorf("%q is not address:port: use a form like 127.0.0.1:8080 or [::1]:8080", b)
 	}
 	s.AddrPort = ap
 	return nil
 }
 
-// An extensionKind says what an extension is; "" is a phone.
+// An extensionKind is the kind of an extension. "" is a phone.
 type extensionKind dialog.Kind
 
 func (k *extensionKind) UnmarshalText(b []byte) error {
@@ -384,30 +387,30 @@ func (k *extensionKind) UnmarshalText(b []byte) error {
 		*k = extensionKind(b)
 		return nil
 	}
-	return fmt.Errorf(`kind is "phone", "queue", "ivr" or "conference", not %q`, b)
+	return fmt.Errorf(`must be "phone", "queue", "ivr" or "conference", not %q`, b)
 }
 
-// A method is one way to find the legs of a call: a header field that both
-// have, or one of words.
-type method string
+// A correlateMethod is a method of calls.correlate: header:NAME or one of
+// correlateNames.
+type correlateMethod string
 
-// words are the methods beside the header fields.
-var words = []string{"session-id", "replaces", "icid", "call-id", "numbers"}
+// correlateNames are the methods other than header:NAME.
+var correlateNames = []string{"session-id", "replaces", "icid", "call-id", "numbers"}
 
-func (m *method) UnmarshalText(b []byte) error {
+func (m *correlateMethod) UnmarshalText(b []byte) error {
 	name, isHeader := strings.CutPrefix(string(b), "header:")
 	switch {
 	case isHeader && !fieldName.MatchString(name):
-		return fmt.Errorf("%q is not the name of a header field: write it like \"header:X-CID\"", name)
-	case !isHeader && !slices.Contains(words, name):
-		return fmt.Errorf("no method is called %q: write header:NAME, %s", b, strings.Join(words, ", "))
+		return fmt.Errorf("%q is not the name of a header field: use a form like \"header:X-CID\"", name)
+	case !isHeader && !slices.Contains(correlateNames, name):
+		return fmt.Errorf("unknown method %q: use header:NAME, %s", b, strings.Join(correlateNames, ", "))
 	}
-	*m = method(b)
+	*m = correlateMethod(b)
 	return nil
 }
 
-// A region is the two letters of ISO 3166 for the country whose numbers are
-// dialed without a country code; "" is none.
+// A region is the ISO 3166 code of the country whose numbers are dialed without a
+// country code. "" is none.
 type region string
 
 func (r *region) UnmarshalText(b []byte) error {
@@ -417,26 +420,27 @@ func (r *region) UnmarshalText(b []byte) error {
 		*r = region(s)
 		return nil
 	case known[strings.ToUpper(s)]:
-		return fmt.Errorf("%q is written in capitals: %q", s, strings.ToUpper(s))
+		return fmt.Errorf("%q must be in capitals: use %q", s, strings.ToUpper(s))
 	case s == "UK":
-		return errors.New(`"UK" is written "GB", as in ISO 3166`)
+		return errors.New(`"UK" is not a code of ISO 3166: use "GB"`)
 	}
-	return fmt.Errorf("%q is no region: write the two letters of ISO 3166, like \"GB\", \"DE\" or \"US\"", s)
+	return fmt.Errorf("%q is not a region: use the two letters of ISO 3166, like \"GB\", \"DE\" or \"US\"", s)
 }
 
-// A sipCode is a final response that ends a call: 300 to 699.
+// A sipCode is the status of a final response that ends a call: 300 to 699.
 type sipCode int
 
 func (s *sipCode) UnmarshalText(b []byte) error {
 	n, err := strconv.Atoi(string(b))
 	if err != nil || n < 300 || n > 699 {
-		return fmt.Errorf("%q is not the status of a failed call: write 300 to 699", b)
+		return fmt.Errorf("%q is not the status of a failed call: use 300 to 699", b)
 	}
 	*s = sipCode(n)
 	return nil
 }
 
-// privacy is whether events withhold the number of a caller who asks for it (RFC 3323).
+// A privacy setting tells whether events withhold the number of a caller who asks for it
+// (RFC 3323).
 type privacy string
 
 const (
@@ -450,21 +454,22 @@ func (p *privacy) UnmarshalText(b []byte) error {
 		*p = privacy(b)
 		return nil
 	}
-	return fmt.Errorf(`is "respect" or "ignore", not %q`, b)
+	return fmt.Errorf(`must be "respect" or "ignore", not %q`, b)
 }
 
-// A statusWord is a [dialog.Status] that a hangup can carry.
+// A statusWord is a [dialog.Status] of a hangup.
 type statusWord dialog.Status
 
 func (w *statusWord) UnmarshalText(b []byte) error {
 	words := []dialog.Status{dialog.Answered, dialog.Busy, dialog.NoAnswer, dialog.Canceled, dialog.Congestion, dialog.ChanUnavail, dialog.Forwarded, dialog.Unknown}
 	if !slices.Contains(words, dialog.Status(b)) {
-		return fmt.Errorf("%q is not a call status: write one of %v", b, words)
+		return fmt.Errorf("%q is not a call status: use one of %v", b, words)
 	}
 	*w = statusWord(b)
 	return nil
 }
 
+// A logLevel is debug, info, warn or error.
 type logLevel slog.Level
 
 func (l logLevel) String() string { return strings.ToLower(slog.Level(l).String()) }
@@ -474,9 +479,10 @@ func (l *logLevel) UnmarshalText(b []byte) error {
 	case "debug", "info", "warn", "error":
 		return (*slog.Level)(l).UnmarshalText(b)
 	}
-	return fmt.Errorf(`level is "debug", "info", "warn" or "error", not %q`, b)
+	return fmt.Errorf(`must be "debug", "info", "warn" or "error", not %q`, b)
 }
 
+// A logFormat is text or json.
 type logFormat string
 
 func (f *logFormat) UnmarshalText(b []byte) error {
@@ -485,5 +491,5 @@ func (f *logFormat) UnmarshalText(b []byte) error {
 		*f = logFormat(b)
 		return nil
 	}
-	return fmt.Errorf(`format is "text" or "json", not %q`, b)
+	return fmt.Errorf(`must be "text" or "json", not %q`, b)
 }

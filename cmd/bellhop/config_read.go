@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// A problem is one thing wrong with a config file, and where.
+// A problem is an error in a config file, with its position.
 type problem struct {
 	File   string `json:"file"`
-	Line   int    `json:"line"`   // from 1
-	Column int    `json:"column"` // in characters, from 1
+	Line   int    `json:"line"`   // counts from 1
+	Column int    `json:"column"` // in characters, counts from 1
 	Key    string `json:"key,omitempty"`
 	Text   string `json:"problem"`
 
-	path string // Key with the indices of arrays
+	path string // Key with array indices
 }
 
 func (p problem) String() string {
@@ -29,7 +29,7 @@ func (p problem) String() string {
 	return fmt.Sprintf("%s:%d:%d: %s: %s", p.File, p.Line, p.Column, p.Key, p.Text)
 }
 
-// problems is everything wrong with a config file, top to bottom.
+// problems are all errors in a config file, from top to bottom.
 type problems []problem
 
 func (ps problems) Error() string {
@@ -46,123 +46,125 @@ func (ps problems) sort() {
 	})
 }
 
-// A reader moves what the TOML parser read into a config. It does not stop at
-// a problem: what cannot be read keeps its default, or is zero in an array.
-type reader struct {
+// A configDecoder decodes a parsed TOML document into a config. It goes on after a
+// problem: a value that cannot be decoded keeps its default, or is zero in an array.
+type configDecoder struct {
 	file     string
-	where    where
+	where    positions
 	problems problems
 }
 
 var indices = regexp.MustCompile(`\[\d+\]`)
 
-// problem notes a problem with the value at path, unless it has one already:
-// the first is nearest to the cause.
-func (r *reader) problem(path, format string, args ...any) {
-	r.note(r.where.value(path), path, fmt.Sprintf(format, args...))
+// addProblem reports a problem with the value at path. Only the first problem of a path
+// is kept: it is nearest to the cause.
+func (r *configDecoder) addProblem(path, format string, args ...any) {
+	r.addProblemAt(r.where.valuePosition(path), path, fmt.Sprintf(format, args...))
 }
 
-func (r *reader) note(at position, path, text string) {
+// addProblemAt reports a problem with the value at path, at a position.
+func (r *configDecoder) addProblemAt(at position, path, text string) {
 	if slices.ContainsFunc(r.problems, func(p problem) bool { return p.path == path }) {
 		return
 	}
 	r.problems = append(r.problems, problem{r.file, at.line, at.column, indices.ReplaceAllString(path, ""), text, path})
 }
 
-// table moves doc into the struct dst.
-func (r *reader) table(path string, doc map[string]any, dst reflect.Value) {
+// decodeTable decodes doc into the struct dst.
+func (r *configDecoder) decodeTable(path string, doc map[string]any, dst reflect.Value) {
 	fields := map[string]int{}
 	for i := range dst.NumField() {
 		fields[dst.Type().Field(i).Tag.Get("toml")] = i
 	}
 	for key, v := range doc {
-		path := join(path, key)
+		path := joinPath(path, key)
 		i, ok := fields[key]
 		if !ok {
-			r.note(r.where.key(path), path, "unknown key: "+suggest(key, dst.Type()))
+			r.addProblemAt(r.where.keyPosition(path), path, "unknown key: "+suggestKey(key, dst.Type()))
 			continue
 		}
-		r.value(path, v, dst.Field(i))
+		r.decodeValue(path, v, dst.Field(i))
 	}
 }
 
-// value moves v into dst.
-func (r *reader) value(path string, v any, dst reflect.Value) {
+// decodeValue decodes v into dst.
+func (r *configDecoder) decodeValue(path string, v any, dst reflect.Value) {
 	if u, ok := dst.Addr().Interface().(encoding.TextUnmarshaler); ok {
-		r.text(path, v, u)
+		r.decodeText(path, v, u)
 		return
 	}
 	switch dst.Kind() {
 	case reflect.Pointer:
 		p := reflect.New(dst.Type().Elem())
-		if r.text(path, v, p.Interface().(encoding.TextUnmarshaler)) {
+		if r.decodeText(path, v, p.Interface().(encoding.TextUnmarshaler)) {
 			dst.Set(p)
 		}
 	case reflect.Struct:
 		if doc, ok := v.(map[string]any); ok {
-			r.table(path, doc, dst)
+			r.decodeTable(path, doc, dst)
 			return
 		}
-		r.problem(path, "want a table, not %s: write [%s] on a line of its own", describe(v), path)
+		r.addProblem(path, "must be a table, not %s: use [%s] on its own line", describeType(v), path)
 	case reflect.Map:
 		doc, ok := v.(map[string]any)
 		if !ok {
-			r.problem(path, "want a table, not %s: write [%s] on a line of its own", describe(v), path)
+			r.addProblem(path, "must be a table, not %s: use [%s] on its own line", describeType(v), path)
 			return
 		}
 		if dst.IsNil() {
 			dst.Set(reflect.MakeMap(dst.Type()))
 		}
 		for key, v := range doc {
-			path := join(path, key)
+			path := joinPath(path, key)
 			k, e := reflect.New(dst.Type().Key()), reflect.New(dst.Type().Elem())
 			if err := k.Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(key)); err != nil {
-				r.note(r.where.key(path), path, err.Error())
+				r.addProblemAt(r.where.keyPosition(path), path, err.Error())
 				continue
 			}
-			r.value(path, v, e.Elem())
+			r.decodeValue(path, v, e.Elem())
 			dst.SetMapIndex(k.Elem(), e.Elem())
 		}
 	case reflect.Slice:
-		r.array(path, v, dst)
+		r.decodeArray(path, v, dst)
 	case reflect.String:
 		if s, ok := v.(string); ok {
 			dst.SetString(s)
 			return
 		}
-		r.problem(path, "want a string, not %s", describe(v))
+		r.addProblem(path, "must be a string, not %s", describeType(v))
 	case reflect.Bool:
 		if b, ok := v.(bool); ok {
 			dst.SetBool(b)
 			return
 		}
-		r.problem(path, "want true or false, not %s", describe(v))
+		r.addProblem(path, "must be true or false, not %s", describeType(v))
 	case reflect.Int:
 		if n, ok := v.(int64); ok {
 			dst.SetInt(n)
 			return
 		}
-		r.problem(path, "want a whole number, not %s", describe(v))
+		r.addProblem(path, "must be a whole number, not %s", describeType(v))
 	default:
 		panic("config has a field of unknown kind: " + path)
 	}
 }
 
-// text moves v into dst if it is a string that dst takes.
-func (r *reader) text(path string, v any, dst encoding.TextUnmarshaler) bool {
+// decodeText decodes v into dst, and reports whether v is a string that dst accepts.
+func (r *configDecoder) decodeText(path string, v any, dst encoding.TextUnmarshaler) bool {
 	s, ok := v.(string)
 	if !ok {
-		r.problem(path, "want a string, not %s", describe(v))
+		r.addProblem(path, "must be a string, not %s", describeType(v))
 		return false
 	}
 	if err := dst.UnmarshalText([]byte(s)); err != nil {
-		r.problem(path, "%v", err)
+		r.addProblem(path, "%v", err)
 		return false
 	}
 	return true
 }
 
-func (r *reader) array(path string, v any, dst reflect.Value) {
+// decodeArray decodes v into the slice dst.
+func (r *configDecoder) decodeArray(path string, v any, dst reflect.Value) {
 	var elems []any
 	switch v := v.(type) {
 	case []any:
@@ -172,28 +174,28 @@ func (r *reader) array(path string, v any, dst reflect.Value) {
 			elems = append(elems, t)
 		}
 	case string:
-		r.problem(path, "want an array, not a string: write [%q]", v)
+		r.addProblem(path, "must be an array, not a string: use [%q]", v)
 		return
 	default:
 		if isTable(dst.Type().Elem()) {
-			r.problem(path, "want an array of tables, not %s: write [[%s]]", describe(v), path)
+			r.addProblem(path, "must be an array of tables, not %s: use [[%s]]", describeType(v), path)
 			return
 		}
-		r.problem(path, "want an array, not %s", describe(v))
+		r.addProblem(path, "must be an array, not %s", describeType(v))
 		return
 	}
 	s := reflect.MakeSlice(dst.Type(), len(elems), len(elems))
 	for i, e := range elems {
-		if d, ok := s.Index(i).Addr().Interface().(interface{ defaults() }); ok {
-			d.defaults()
+		if d, ok := s.Index(i).Addr().Interface().(interface{ setDefaults() }); ok {
+			d.setDefaults()
 		}
-		r.value(index(path, i), e, s.Index(i))
+		r.decodeValue(indexPath(path, i), e, s.Index(i))
 	}
 	dst.Set(s)
 }
 
-// describe names the type of a TOML value as a person would.
-func describe(v any) string {
+// describeType returns the type of a TOML value in words.
+func describeType(v any) string {
 	switch v.(type) {
 	case string:
 		return "a string"
@@ -216,16 +218,16 @@ func isTable(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && !reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
-// suggest says what may have been meant by key, which the table has not.
-func suggest(key string, table reflect.Type) string {
+// suggestKey returns the key that the unknown key probably means, or the known keys.
+func suggestKey(key string, table reflect.Type) string {
 	var names []string
 	for i := range table.NumField() {
 		names = append(names, table.Field(i).Tag.Get("toml"))
 	}
 	nearest := slices.MinFunc(names, func(a, b string) int {
-		return cmp.Compare(distance(key, a), distance(key, b))
+		return cmp.Compare(editDistance(key, a), editDistance(key, b))
 	})
-	if distance(key, nearest) <= max(2, len(nearest)/3) {
+	if editDistance(key, nearest) <= max(2, len(nearest)/3) {
 		return fmt.Sprintf("did you mean %q?", nearest)
 	}
 	root := reflect.TypeFor[config]()
@@ -235,17 +237,17 @@ func suggest(key string, table reflect.Type) string {
 			continue
 		}
 		for j := range t.Type.NumField() {
-			if name := t.Type.Field(j).Tag.Get("toml"); distance(key, name) <= len(name)/4 {
+			if name := t.Type.Field(j).Tag.Get("toml"); editDistance(key, name) <= len(name)/4 {
 				return fmt.Sprintf("did you mean %q of [%s]?", name, t.Tag.Get("toml"))
 			}
 		}
 	}
-	return "known here are " + strings.Join(names, ", ")
+	return "known keys are " + strings.Join(names, ", ")
 }
 
-// distance is the number of characters to insert, delete, replace or swap with
-// their neighbor to make b of a.
-func distance(a, b string) int {
+// editDistance returns the number of characters to insert, delete, replace or swap with
+// their neighbor to turn a into b.
+func editDistance(a, b string) int {
 	d := make([][]int, len(a)+1)
 	for i := range d {
 		d[i] = make([]int, len(b)+1)

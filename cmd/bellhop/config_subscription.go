@@ -6,7 +6,7 @@ import (
 	"bellhop/notify"
 )
 
-// A subscriptionConfig is a [[subscription]]: the fields are those of /v1.
+// A subscriptionConfig is a [[subscription]] table. Its fields are those of the API.
 type subscriptionConfig struct {
 	Extension      string                  `toml:"extension"`
 	ExtensionRegex string                  `toml:"extension_regex"`
@@ -32,13 +32,14 @@ type subscriptionConfig struct {
 	MaxInFlight    int                     `toml:"max_in_flight"`
 }
 
-func (c *subscriptionConfig) defaults() {
+// setDefaults sets the fields whose default is not zero.
+func (c *subscriptionConfig) setDefaults() {
 	s := notify.NewSubscription()
 	c.Method, c.Dialect, c.Active = s.Method, string(s.Dialect), s.Active
 }
 
-// subscription is what the ith [[subscription]] declares.
-func (c *subscriptionConfig) subscription(i int) notify.Subscription {
+// toSubscription returns the subscription that the table with index i declares.
+func (c *subscriptionConfig) toSubscription(i int) notify.Subscription {
 	s := notify.Subscription{
 		Extension:      c.Extension,
 		ExtensionRegex: c.ExtensionRegex,
@@ -72,28 +73,29 @@ func (c *subscriptionConfig) subscription(i int) notify.Subscription {
 	return s
 }
 
-// declared are the subscriptions of a config without contradictions.
-func declared(cfg config) []notify.Subscription {
+// declaredSubscriptions returns the subscriptions that a valid config declares.
+func declaredSubscriptions(cfg config) []notify.Subscription {
 	var subs []notify.Subscription
 	for i := range cfg.Subscription {
-		s := cfg.Subscription[i].subscription(i)
-		if s.Validate() == nil { // which fills in what is empty
+		s := cfg.Subscription[i].toSubscription(i)
+		if s.Validate() == nil { // also fills in defaults
 			subs = append(subs, s)
 		}
 	}
 	return subs
 }
 
-func (c *config) subscriptionContradictions(report func(path, format string, args ...any)) {
+// validateSubscriptions reports invalid [[subscription]] tables.
+func (c *config) validateSubscriptions(report func(path, format string, args ...any)) {
 	for i := range c.Subscription {
-		s := c.Subscription[i].subscription(i)
+		s := c.Subscription[i].toSubscription(i)
 		for err := range s.Invalid() {
-			report(index("subscription", i)+"."+err.Field, "%s", err.Why)
+			report(indexPath("subscription", i)+"."+err.Field, "%s", err.Why)
 		}
 	}
 }
 
-// A headerName is the name of an HTTP header field; notify knows which may be.
+// A headerName is the name of an HTTP header. The package notify checks it.
 type headerName string
 
 func (n *headerName) UnmarshalText(b []byte) error {
@@ -101,15 +103,15 @@ func (n *headerName) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// A withheld value is text of any kind that may be secret: env:NAME and
-// file:PATH say where it is. It is never printed.
+// A withheld value is any text that may be secret, or a reference to it: env:NAME or
+// file:PATH. It is never printed.
 type withheld string
 
 func (w withheld) String() string   { return secret(w).String() }
 func (w withheld) GoString() string { return w.String() }
 
 func (w *withheld) UnmarshalText(b []byte) error {
-	v, err := resolve(string(b))
+	v, err := resolveValue(string(b))
 	*w = withheld(v)
 	return err
 }

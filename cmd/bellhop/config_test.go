@@ -28,18 +28,18 @@ var compareConfigs = cmp.Options{
 	cmpopts.EquateEmpty(),
 }
 
-// TestManual holds config.toml to the config: it lists every key that has an
-// effect, at its default.
-func TestManual(t *testing.T) {
+// TestConfigFileListsAllKeys checks that config.toml lists every key that has an effect,
+// at its default.
+func TestConfigFileListsAllKeys(t *testing.T) {
 	b, err := os.ReadFile("../../config.toml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := parse("config.toml", string(b))
+	c, err := parseConfig("config.toml", string(b))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(defaults(), c, compareConfigs); d != "" {
+	if d := cmp.Diff(defaultConfig(), c, compareConfigs); d != "" {
 		t.Errorf("config.toml differs from the defaults (- defaults, + file):\n%s", d)
 	}
 
@@ -47,15 +47,15 @@ func TestManual(t *testing.T) {
 	t.Setenv("CRM_SECRET", "whsec_"+strings.Repeat("A", 32)) // which an example names
 	t.Setenv("CARRIER_SECRET", strings.Repeat("a", 32))
 	examples := regexp.MustCompile(`(?m)^# (\[\[\w+\]\]|\w+ = .*)$`).ReplaceAllString(string(b), "$1")
-	if _, err := parse("config.toml", examples); err != nil {
+	if _, err := parseConfig("config.toml", examples); err != nil {
 		t.Errorf("with its examples uncommented: %v", err)
 	}
-	there := locate(examples).keys
+	there := locateKeys(examples).keys
 	var want func(path string, typ reflect.Type)
 	want = func(path string, typ reflect.Type) {
 		for i := range typ.NumField() {
 			f := typ.Field(i)
-			path := join(path, f.Tag.Get("toml"))
+			path := joinPath(path, f.Tag.Get("toml"))
 			if _, ok := there[path]; !ok {
 				t.Errorf("config.toml does not list %s", path)
 			}
@@ -63,28 +63,28 @@ func TestManual(t *testing.T) {
 			case isTable(f.Type):
 				want(path, f.Type)
 			case f.Type.Kind() == reflect.Slice && isTable(f.Type.Elem()):
-				want(index(path, 0), f.Type.Elem())
+				want(indexPath(path, 0), f.Type.Elem())
 			}
 		}
 	}
 	want("", reflect.TypeFor[config]())
 }
 
-func TestEmptyFileIsTheDefaults(t *testing.T) {
-	c, err := parse("config.toml", "")
+func TestEmptyConfigHasDefaults(t *testing.T) {
+	c, err := parseConfig("config.toml", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(defaults(), c, compareConfigs); d != "" {
+	if d := cmp.Diff(defaultConfig(), c, compareConfigs); d != "" {
 		t.Error(d)
 	}
 }
 
-// eventTypes is what a subscription may name.
+// eventTypes are the types that a subscription may name.
 var eventTypes = []string{"answer", "answer-in", "answer-out", "dial-in", "dial-out", "hangup", "hold", "message-in", "message-out",
 	"registered", "resume", "ringing", "subscription-state", "transfer", "unregistered", "voicemail"}
 
-func TestProblems(t *testing.T) {
+func TestConfigReportsProblems(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		text string
@@ -97,23 +97,23 @@ func TestProblems(t *testing.T) {
 			`c:1:1: lissten: unknown key: did you mean "listen" of [sip]?`,
 			`c:3:1: sip.registr: unknown key: did you mean "register"?`,
 			`c:4:1: sip.learn: unknown key: did you mean "learn" of [extensions]?`,
-			`c:5:1: sip."a b": unknown key: known here are listen, advertise, pbx, pbx_sources, register, strip_identity`,
+			`c:5:1: sip."a b": unknown key: known keys are listen, advertise, pbx, pbx_sources, register, strip_identity`,
 			`c:6:1: stoer: unknown key: did you mean "store"?`,
-			`c:7:1: trunk.name: a trunk needs a name: write name = "carrier"`,
-			`c:7:1: trunk.sources: trunk "" needs the addresses it sends from: write sources = ["192.0.2.0/24"]`,
+			`c:7:1: trunk.name: a trunk needs a name: set name = "carrier"`,
+			`c:7:1: trunk.sources: trunk "" needs the addresses it sends from: set sources = ["192.0.2.0/24"]`,
 			`c:8:1: trunk.nmae: unknown key: did you mean "name"?`,
 		}},
 		{"wrong types", "extension = 3\nstore = 1\n[sip]\nlisten = \"udp://127.0.0.1\"\npbx = [5060]\n[extensions]\nlearn = \"yes\"\npattern = 1\n[calls]\nmax_duration = 4\nrec_id = 1979-05-27\nstatus = 1\n[notify]\nmax_subscriptions = 1.5", []string{
-			`c:1:13: extension: want an array of tables, not a number: write [[extension]]`,
-			`c:2:9: store: want a table, not a number: write [store] on a line of its own`,
-			`c:4:10: sip.listen: want an array, not a string: write ["udp://127.0.0.1"]`,
-			`c:5:8: sip.pbx: want a string, not a number`,
-			`c:7:9: extensions.learn: want true or false, not a string`,
-			`c:8:11: extensions.pattern: want a string, not a number`,
-			`c:10:16: calls.max_duration: want a string, not a number`,
-			`c:11:10: calls.rec_id: want a string, not a date`,
-			`c:12:10: calls.status: want a table, not a number: write [calls.status] on a line of its own`,
-			`c:14:21: notify.max_subscriptions: want a whole number, not a fraction`,
+			`c:1:13: extension: must be an array of tables, not a number: use [[extension]]`,
+			`c:2:9: store: must be a table, not a number: use [store] on its own line`,
+			`c:4:10: sip.listen: must be an array, not a string: use ["udp://127.0.0.1"]`,
+			`c:5:8: sip.pbx: must be a string, not a number`,
+			`c:7:9: extensions.learn: must be true or false, not a string`,
+			`c:8:11: extensions.pattern: must be a string, not a number`,
+			`c:10:16: calls.max_duration: must be a string, not a number`,
+			`c:11:10: calls.rec_id: must be a string, not a date`,
+			`c:12:10: calls.status: must be a table, not a number: use [calls.status] on its own line`,
+			`c:14:21: notify.max_subscriptions: must be a whole number, not a fraction`,
 		}},
 		{"addresses", `[sip]
 listen = [
@@ -136,86 +136,86 @@ listen = "8080"`, []string{
 			`c:5:35: sip.listen: address "sctp://127.0.0.1": unknown transport "sctp": use udp:// or tcp://`,
 			`c:7:13: sip.advertise: advertise "a b" is not host[:port]`,
 			`c:8:8: sip.pbx: address "udp://pbx.example:5060": "pbx.example:5060" is not an IP address: names are not looked up, write udp://192.0.2.1:5060`,
-			`c:9:16: sip.pbx_sources: "10.0.0.1/8" names both a host and its network: write 10.0.0.0/8 or 10.0.0.1/32`,
-			`c:9:42: sip.pbx_sources: "2001:db8::/129" is not a range of addresses: write it like 192.0.2.0/24 or 2001:db8::/32`,
-			`c:11:10: notify.allow: "localhost" is not a range of addresses: write it like 192.0.2.0/24 or 2001:db8::/32`,
-			`c:12:9: notify.deny: "::ffff:10.0.0.0/104" is IPv4 written as IPv6, and would never fit: write it like 192.0.2.0/24`,
-			`c:12:32: notify.deny: "::ffff:10.0.0.1" is IPv4 written as IPv6, and would never fit: write it like 192.0.2.0/24`,
-			`c:12:51: notify.deny: "::ffff:0:0/96" is IPv4 written as IPv6, and would never fit: write it like 192.0.2.0/24`,
-			`c:14:10: admin.listen: "8080" is not address:port: write it like 127.0.0.1:8080 or [::1]:8080`,
+			`c:9:16: sip.pbx_sources: "10.0.0.1/8" has host bits beyond its prefix: use 10.0.0.0/8 or 10.0.0.1/32`,
+			`c:9:42: sip.pbx_sources: "2001:db8::/129" is not a range of addresses: use a form like 192.0.2.0/24 or 2001:db8::/32`,
+			`c:11:10: notify.allow: "localhost" is not a range of addresses: use a form like 192.0.2.0/24 or 2001:db8::/32`,
+			`c:12:9: notify.deny: "::ffff:10.0.0.0/104" is IPv4 written as IPv6 and never matches: use a form like 192.0.2.0/24`,
+			`c:12:32: notify.deny: "::ffff:10.0.0.1" is IPv4 written as IPv6 and never matches: use a form like 192.0.2.0/24`,
+			`c:12:51: notify.deny: "::ffff:0:0/96" is IPv4 written as IPv6 and never matches: use a form like 192.0.2.0/24`,
+			`c:14:10: admin.listen: "8080" is not address:port: use a form like 127.0.0.1:8080 or [::1]:8080`,
 		}},
 		{"guard", "[guard]\nconnections = -1\nall_connections = -2\n", []string{
-			`c:2:15: guard.connections: -1 is not a number of connections: write 1 or more, or 0 for any number`,
-			`c:3:19: guard.all_connections: -2 is not a number of connections: write 1 or more, or 0 for as many as open files allow`,
+			`c:2:15: guard.connections: -1 is not a number of connections: use 1 or more, or 0 for no limit`,
+			`c:3:19: guard.all_connections: -2 is not a number of connections: use 1 or more, or 0 for as many as the limit of open files allows`,
 		}},
 		{"no listener, no PBX", "[sip]\nlisten = []\npbx = []", []string{
-			`c:2:10: sip.listen: no address to listen on: write at least one, like ["udp://127.0.0.1:5060"]`,
-			`c:3:7: sip.pbx: no PBX to forward to: write its address, like ["udp://192.0.2.1:5060"]`,
+			`c:2:10: sip.listen: no address to listen on: set at least one, like ["udp://127.0.0.1:5060"]`,
+			`c:3:7: sip.pbx: no PBX to forward to: set its address, like ["udp://192.0.2.1:5060"]`,
 		}},
 		{"listeners", `sip.listen = ["udp://127.0.0.1", "udp://127.0.0.1:5060", "tcp://127.0.0.1:5060", "tcp://[::]:5060", "udp://224.0.0.1", "udp://127.0.0.1:0", "udp://127.0.0.1:0"]`, []string{
-			`c:1:34: sip.listen: udp://127.0.0.1:5060 is taken by udp://127.0.0.1:5060 already: leave one of them out`,
-			`c:1:82: sip.listen: tcp://[::]:5060 is taken by tcp://127.0.0.1:5060 already: leave one of them out`,
-			`c:1:101: sip.listen: udp://224.0.0.1:5060 is a multicast address: phones are answered from a unicast one`,
+			`c:1:34: sip.listen: udp://127.0.0.1:5060 is taken by udp://127.0.0.1:5060 : remove one of them`,
+			`c:1:82: sip.listen: tcp://[::]:5060 is taken by tcp://127.0.0.1:5060 : remove one of them`,
+			`c:1:101: sip.listen: udp://224.0.0.1:5060 is a multicast address: use a unicast address`,
 		}},
 		{"the PBX is a listener", "[sip]\nlisten = [\"udp://0.0.0.0:5060\"]\npbx = [\"udp://192.0.2.1:5060\", \"tcp://192.0.2.1:5060\", \"udp://192.0.2.1:5061\", \"udp://192.0.2.1:5061\", \"udp://0.0.0.0:5070\", \"udp://192.0.2.1:0\"]", []string{
-			`c:3:8: sip.pbx: udp://192.0.2.1:5060 is bellhop's own listener udp://0.0.0.0:5060: calls would go round in a loop; write the PBX's address, or change sip.listen`,
-			`c:3:32: sip.pbx: no listener reaches tcp://192.0.2.1:5060: add a tcp:// one on an IPv4 address that is not loopback, or on all (0.0.0.0) to sip.listen`,
+			`c:3:8: sip.pbx: udp://192.0.2.1:5060 is bellhop's own listener udp://0.0.0.0:5060: calls would loop: use the PBX's address, or change sip.listen`,
+			`c:3:32: sip.pbx: no listener reaches tcp://192.0.2.1:5060: add to sip.listen a tcp:// listener on an IPv4 address other than loopback or on 0.0.0.0`,
 			`c:3:80: sip.pbx: udp://192.0.2.1:5061 is listed twice`,
-			`c:3:104: sip.pbx: udp://0.0.0.0:5070 is nowhere to send to: write the PBX's own address and port`,
-			`c:3:126: sip.pbx: udp://192.0.2.1:0 is nowhere to send to: write the PBX's own address and port`,
+			`c:3:104: sip.pbx: udp://0.0.0.0:5070 is not an address to send to: use the PBX's own address and port`,
+			`c:3:126: sip.pbx: udp://192.0.2.1:0 is not an address to send to: use the PBX's own address and port`,
 		}},
 		{"a listener is the default PBX", "[sip]\nlisten = [\"udp://127.0.0.1:5070\"]", []string{
-			`c:1:1: sip.pbx: udp://127.0.0.1:5070 is bellhop's own listener udp://127.0.0.1:5070: calls would go round in a loop; write the PBX's address, or change sip.listen`,
+			`c:1:1: sip.pbx: udp://127.0.0.1:5070 is bellhop's own listener udp://127.0.0.1:5070: calls would loop: use the PBX's address, or change sip.listen`,
 		}},
 		{"no way to the PBX", "[sip]\npbx = [\"udp://192.0.2.1:5060\", \"udp://[::1]:5060\", \"udp://127.0.0.2:5060\"]", []string{
-			`c:2:8: sip.pbx: no listener reaches udp://192.0.2.1:5060: add a udp:// one on an IPv4 address that is not loopback, or on all (0.0.0.0) to sip.listen`,
-			`c:2:32: sip.pbx: no listener reaches udp://[::1]:5060: add a udp:// one on an IPv6 loopback address, or on all ([::]) to sip.listen`,
+			`c:2:8: sip.pbx: no listener reaches udp://192.0.2.1:5060: add to sip.listen a udp:// listener on an IPv4 address other than loopback or on 0.0.0.0`,
+			`c:2:32: sip.pbx: no listener reaches udp://[::1]:5060: add to sip.listen a udp:// listener on an IPv6 loopback address or on [::]`,
 		}},
 		{"register", "[sip]\nregister = \"outbound\"", []string{
 			`c:2:12: sip.register: register is "path", "contact" or "none", not "outbound"`,
 		}},
 		{"extensions", "[extensions]\npattern = '['\n[[extension]]\n[[extension]]\nnumber = \"6 0\"\nkind = \"queue\"\ndid = [\"5\", \"5\", \"5 5\"]\n[[extension]]\nnumber = \"600\"\ndid = [\"6\", \"5\"]\n[[extension]]\nnumber = \"600\"\nkind = \"phon\"\ndid = 5", []string{
 			"c:2:11: extensions.pattern: error parsing regexp: missing closing ]: `[`",
-			`c:3:1: extension.number: an extension needs a number: write number = "600"`,
-			`c:5:10: extension.number: "6 0" has a space in it: write the user part of its address, like 600 or 0003*210`,
+			`c:3:1: extension.number: an extension needs a number: set number = "600"`,
+			`c:5:10: extension.number: "6 0" contains a space: use the user part of the SIP address, like 600 or 0003*210`,
 			`c:7:13: extension.did: "5" is listed twice`,
-			`c:7:18: extension.did: "5 5" is no number: write it as the carrier does in its Request-URI, like 5551234`,
-			`c:10:13: extension.did: "5" leads to extension "6 0" already: a number leads to one`,
+			`c:7:18: extension.did: "5 5" is not a number: use the form of the carrier's Request-URI, like 5551234`,
+			`c:10:13: extension.did: "5" leads to extension "6 0" : use a number for one extension only`,
 			`c:12:10: extension.number: extension "600" is declared twice`,
-			`c:13:8: extension.kind: kind is "phone", "queue", "ivr" or "conference", not "phon"`,
-			`c:14:7: extension.did: want an array, not a number`,
+			`c:13:8: extension.kind: must be "phone", "queue", "ivr" or "conference", not "phon"`,
+			`c:14:7: extension.did: must be an array, not a number`,
 		}},
 		{"a pattern for everybody", "[extensions]\npattern = ''", []string{
-			`c:2:11: extensions.pattern: empty, and so everybody: write '.*' for everybody, or '^$' for nobody`,
+			`c:2:11: extensions.pattern: must not be empty: use '.*' for everybody, or '^$' for nobody`,
 		}},
 		{"trunks", `trunk = [{name = "a", sources = ["192.0.2.0/24"]}, {name = "a", sources = ["192.0.2.7", "127.0.0.1"]}, {name = "b", sources = ["10.0.0.0/8", "10.1.0.0/16"]}]
 sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 			`c:1:60: trunk.name: two trunks are called "a": give each its own name`,
 			`c:1:76: trunk.sources: 192.0.2.7/32 overlaps with 192.0.2.0/24 of trunk "a": an address belongs to one trunk`,
-			`c:1:89: trunk.sources: 127.0.0.1/32 contains the PBX udp://127.0.0.1:5070: a message from there could be from either; name the trunk's own addresses`,
-			`c:1:128: trunk.sources: 10.0.0.0/8 overlaps with 10.2.0.0/16 of sip.pbx_sources: an address is either the PBX's or a trunk's`,
+			`c:1:89: trunk.sources: 127.0.0.1/32 contains the PBX udp://127.0.0.1:5070: use the trunk's own addresses, to tell the two apart`,
+			`c:1:128: trunk.sources: 10.0.0.0/8 overlaps with 10.2.0.0/16 of sip.pbx_sources: an address belongs to either the PBX or a trunk`,
 			`c:1:142: trunk.sources: 10.1.0.0/16 overlaps with 10.0.0.0/8 of trunk "b": an address belongs to one trunk`,
 		}},
 		{"the secret of a trunk", "[[trunk]]\nname = \"a\"\nsources = [\"192.0.2.0/24\"]\nsecret = \"guess-me\"", []string{
-			`c:4:10: trunk.secret: the secret of trunk "a" has 8 characters: write 16 to 256 that nobody can guess, like the output of openssl rand -hex 16`,
+			`c:4:10: trunk.secret: the secret of trunk "a" has 8 characters: use 16 to 256 random ones, like the output of openssl rand -hex 16`,
 		}},
 		{"credentials", "[calls]\nrec_id = \"Authorization\"", []string{
-			`c:2:10: calls.rec_id: "Authorization" has the credentials of phones, which are never sent on: name another header field`,
+			`c:2:10: calls.rec_id: "Authorization" holds credentials of phones, which bellhop never sends on: use another header field`,
 		}},
 		{"calls", "[calls]\nmax_duration = \"0s\"\nheaders = [\"X-Ok\", \"X Y\", \"proxy-authorization\"]\ntag = \"X:\"\nregion = \"XX\"\ntrace = -1\ncorrelate = [\"numbers\", \"header:X Y\", \"header:X-A\", \"x-cid\", \"header:x-a\", \"numbers\"]\n[calls.status]\n\"200\" = \"BUSY\"\n404 = \"GONE\"\n500 = 7\n[[subscription]]\nextension = \"1\"", []string{
-			`c:2:16: calls.max_duration: 0s ends every call at once: write how long a call can last, like 4h`,
+			`c:2:16: calls.max_duration: 0s ends every call at once: set how long a call can last, like 4h`,
 			`c:3:20: calls.headers: "X Y" is not the name of a header field`,
-			`c:3:27: calls.headers: "proxy-authorization" has the credentials of phones, which are never sent on: leave it out`,
-			`c:4:7: calls.tag: "X:" is not the name of a header field: write it like "X-Recording-Id"`,
-			`c:5:10: calls.region: "XX" is no region: write the two letters of ISO 3166, like "GB", "DE" or "US"`,
-			`c:6:9: calls.trace: -1 is no number of calls: write 0 to keep none`,
-			`c:7:25: calls.correlate: "X Y" is not the name of a header field: write it like "header:X-CID"`,
-			`c:7:53: calls.correlate: no method is called "x-cid": write header:NAME, session-id, replaces, icid, call-id, numbers`,
-			`c:7:62: calls.correlate: "header:x-a" is listed twice: the first is the one that counts`,
-			`c:7:76: calls.correlate: "numbers" is listed twice: the first is the one that counts`,
-			`c:9:1: calls.status.200: "200" is not the status of a failed call: write 300 to 699`,
-			`c:10:7: calls.status.404: "GONE" is not a call status: write one of [ANSWER BUSY NOANSWER CANCEL CONGESTION CHANUNAVAIL FORWARDED UNKNOWN]`,
-			`c:11:7: calls.status.500: want a string, not a number`,
+			`c:3:27: calls.headers: "proxy-authorization" holds credentials of phones, which bellhop never sends on: remove it`,
+			`c:4:7: calls.tag: "X:" is not the name of a header field: use a form like "X-Recording-Id"`,
+			`c:5:10: calls.region: "XX" is not a region: use the two letters of ISO 3166, like "GB", "DE" or "US"`,
+			`c:6:9: calls.trace: -1 is not a number of calls: use 0 to keep none`,
+			`c:7:25: calls.correlate: "X Y" is not the name of a header field: use a form like "header:X-CID"`,
+			`c:7:53: calls.correlate: unknown method "x-cid": use header:NAME, session-id, replaces, icid, call-id, numbers`,
+			`c:7:62: calls.correlate: "header:x-a" is listed twice: remove one`,
+			`c:7:76: calls.correlate: "numbers" is listed twice: remove one`,
+			`c:9:1: calls.status.200: "200" is not the status of a failed call: use 300 to 699`,
+			`c:10:7: calls.status.404: "GONE" is not a call status: use one of [ANSWER BUSY NOANSWER CANCEL CONGESTION CHANUNAVAIL FORWARDED UNKNOWN]`,
+			`c:11:7: calls.status.500: must be a string, not a number`,
 			`c:12:1: subscription.types: is empty: name at least one event type`,
 			`c:12:1: subscription.url: is missing`,
 		}},
@@ -244,59 +244,59 @@ b"""`, []string{
 			`c:5:9: subscription.types: has "hangdown", which is not an event type: they are ` + strings.Join(eventTypes, ", "),
 			`c:6:7: subscription.url: must begin with http:// or https://`,
 			`c:7:10: subscription.method: must be GET, POST or PUT`,
-			`c:8:10: subscription.active: want true or false, not a string`,
-			`c:9:11: subscription.timeout: "5 s" is not a duration: write it like 100ms, 30s, 15m or 720h`,
+			`c:8:10: subscription.active: must be true or false, not a string`,
+			`c:9:11: subscription.timeout: "5 s" is not a duration: use a form like 100ms, 30s, 15m or 720h`,
 			`c:10:17: subscription.max_in_flight: must be between 1 and 100`,
 			`c:11:11: subscription.headers: must not set Host`,
 			`c:11:35: subscription.headers.X-Key: environment variable "BELLHOP_TEST_UNSET" is not set`,
-			`c:12:1: subscription.password: unknown key: known here are extension, extension_regex, types, url, method, dialect, active, note, headers, secret, old_secret, tls_ca, tls_cert, tls_key, extended, flow_case, status_words, group, follow_urls, live_ttl, timeout, max_in_flight`,
+			`c:12:1: subscription.password: unknown key: known keys are extension, extension_regex, types, url, method, dialect, active, note, headers, secret, old_secret, tls_ca, tls_cert, tls_key, extended, flow_case, status_words, group, follow_urls, live_ttl, timeout, max_in_flight`,
 			`c:13:1: subscription.extension: is missing: name an extension, or give extension_regex`,
-			`c:14:9: subscription.types: want an array, not a string: write ["hangup"]`,
-			`c:15:7: subscription.url: want a string, not a number`,
+			`c:14:9: subscription.types: must be an array, not a string: use ["hangup"]`,
+			`c:15:7: subscription.url: must be a string, not a number`,
 			`c:16:12: subscription.live_ttl: must be between 1s and 1h`,
 			`c:17:10: subscription.tls_ca: is not PEM: it begins with -----BEGIN CERTIFICATE-----`,
 			`c:18:12: subscription.tls_cert: open /nowhere/cert.pem: no such file or directory`,
 			`c:19:1: subscription.headers: has control characters in the value of X-A`,
 		}},
 		{"a region in small letters", "[calls]\nregion = \"gb\"", []string{
-			`c:2:10: calls.region: "gb" is written in capitals: "GB"`,
+			`c:2:10: calls.region: "gb" must be in capitals: use "GB"`,
 		}},
 		{"privacy", "[calls]\nprivacy = \"keep\"", []string{
-			`c:2:11: calls.privacy: is "respect" or "ignore", not "keep"`,
+			`c:2:11: calls.privacy: must be "respect" or "ignore", not "keep"`,
 		}},
 		{"a region by its domain", "calls.region = \"UK\"", []string{
-			`c:1:16: calls.region: "UK" is written "GB", as in ISO 3166`,
+			`c:1:16: calls.region: "UK" is not a code of ISO 3166: use "GB"`,
 		}},
 		{"durations", "[calls]\nmax_duration = \"4 hours\"\n[notify]\nkeep_events = \"-1h\"\nmax_subscriptions = 0\n[store]\nsync = \"0s\"", []string{
-			`c:2:16: calls.max_duration: "4 hours" is not a duration: write it like 100ms, 30s, 15m or 720h`,
-			`c:4:15: notify.keep_events: -1h0m0s is too short: write at least 1s`,
-			`c:5:21: notify.max_subscriptions: 0 leaves room for no subscription: write 1 or more`,
-			`c:7:8: store.sync: "0s" is neither a duration above zero like "100ms" nor "always"`,
+			`c:2:16: calls.max_duration: "4 hours" is not a duration: use a form like 100ms, 30s, 15m or 720h`,
+			`c:4:15: notify.keep_events: -1h0m0s is too short: use at least 1s`,
+			`c:5:21: notify.max_subscriptions: 0 allows no subscription: use 1 or more`,
+			`c:7:8: store.sync: "0s" is neither a duration above zero, like "100ms" nor "always"`,
 		}},
 		{"a store of one's own", "[store]\ndir = \"\"\nreplicas = 3", []string{
-			`c:2:7: store.dir: empty: the store's key and token need a directory`,
-			`c:3:12: store.replicas: 3 copies need a cluster: name its servers in store.nats, or write 1`,
+			`c:2:7: store.dir: must not be empty: bellhop keeps its store, key and token there`,
+			`c:3:12: store.replicas: 3 copies need a cluster: set its servers in store.nats, or use 1`,
 		}},
 		{"a store elsewhere", "[store]\nnats = [\"nats://127.0.0.1:4222\", \"127.0.0.1\", \"http://127.0.0.1\"]\nreplicas = 0\nsync = \"always\"", []string{
-			`c:2:34: store.nats: a NATS server is written like nats://192.0.2.1:4222 or tls://nats.example:4222`,
-			`c:2:47: store.nats: a NATS server is written like nats://192.0.2.1:4222 or tls://nats.example:4222`,
-			`c:3:12: store.replicas: 0 is not a number of copies: write 1 to 5`,
-			`c:4:8: store.sync: "always" has no effect on the servers of store.nats, which have their own sync_interval: leave it out`,
+			`c:2:34: store.nats: not the URL of a NATS server: use a form like nats://192.0.2.1:4222 or tls://nats.example:4222`,
+			`c:2:47: store.nats: not the URL of a NATS server: use a form like nats://192.0.2.1:4222 or tls://nats.example:4222`,
+			`c:3:12: store.replicas: 0 is not a number of copies: use 1 to 5`,
+			`c:4:8: store.sync: "always" has no effect with store.nats: leave it out and set sync_interval on the NATS servers`,
 		}},
 		{"ports that no address has", "[sip]\nlisten = [\"tcp://127.0.0.1:65536\"]\npbx = [\"udp://127.0.0.2:0\"]\n[store]\nnats = [\"nats://127.0.0.1:70000\", \"tls://nats.example:0\"]\n[[subscription]]\nextension = \"101\"\ntypes = [\"hangup\"]\nurl = \"http://192.0.2.9:80800/{call_id}\"\n", []string{
 			`c:2:11: sip.listen: address "tcp://127.0.0.1:65536": "65536" is not a port: write 1 to 65535`,
-			`c:3:8: sip.pbx: udp://127.0.0.2:0 is nowhere to send to: write the PBX's own address and port`,
-			`c:5:9: store.nats: 70000 is not a port: write 1 to 65535`,
-			`c:5:35: store.nats: 0 is not a port: write 1 to 65535`,
+			`c:3:8: sip.pbx: udp://127.0.0.2:0 is not an address to send to: use the PBX's own address and port`,
+			`c:5:9: store.nats: 70000 is not a port: use 1 to 65535`,
+			`c:5:35: store.nats: 0 is not a port: use 1 to 65535`,
 			`c:9:7: subscription.url: has the port 80800: write 1 to 65535`,
 		}},
 		{"admin in the open", "admin.listen = \"0.0.0.0:8080\"\nadmin.tls_key = \"k\"", []string{
-			`c:1:16: admin.listen: 0.0.0.0:8080 can be reached from outside, and tokens would cross the network in the clear: set admin.tls_cert and admin.tls_key, or listen on 127.0.0.1, or say insecure = true`,
-			`c:2:17: admin.tls_key: a key without its certificate: set admin.tls_cert too`,
+			`c:1:16: admin.listen: 0.0.0.0:8080 is reachable from outside and would receive tokens unencrypted: set admin.tls_cert and admin.tls_key, listen on 127.0.0.1, or set insecure = true`,
+			`c:2:17: admin.tls_key: key without a certificate: set admin.tls_cert too`,
 		}},
 		{"admin beside sip", "[sip]\nlisten = [\"udp://127.0.0.1\", \"tcp://127.0.0.1:8080\"]\n[admin]\ntls_cert = \"/nowhere/cert.pem\"", []string{
-			`c:3:1: admin.listen: 127.0.0.1:8080 is taken by tcp://127.0.0.1:8080 of sip.listen: choose another port`,
-			`c:4:12: admin.tls_cert: a certificate without its key: set admin.tls_key too`,
+			`c:3:1: admin.listen: 127.0.0.1:8080 conflicts with tcp://127.0.0.1:8080 of sip.listen: choose another port`,
+			`c:4:12: admin.tls_cert: certificate without a key: set admin.tls_key too`,
 		}},
 		{"no such certificate", "[admin]\ntls_cert = \"/nowhere/cert.pem\"\ntls_key = \"/nowhere/key.pem\"", []string{
 			`c:2:12: admin.tls_cert: open /nowhere/cert.pem: no such file or directory`,
@@ -310,15 +310,15 @@ b"""`, []string{
 		{"secrets", "[admin]\ntoken = \"env:BELLHOP_TEST_UNSET\"\n[store]\nnats = [\"file:/nowhere/url\"]\n[log]\nlevel = \"loud\"\nformat = \"xml\"", []string{
 			`c:2:9: admin.token: environment variable "BELLHOP_TEST_UNSET" is not set`,
 			`c:4:9: store.nats: open /nowhere/url: no such file or directory`,
-			`c:6:9: log.level: level is "debug", "info", "warn" or "error", not "loud"`,
-			`c:7:10: log.format: format is "text" or "json", not "xml"`,
+			`c:6:9: log.level: must be "debug", "info", "warn" or "error", not "loud"`,
+			`c:7:10: log.format: must be "text" or "json", not "xml"`,
 		}},
 		{"a token with a space", "[admin]\ntoken = \"open sesame\"", []string{
-			`c:2:9: admin.token: a token is printable ASCII without spaces`,
+			`c:2:9: admin.token: a token must be printable ASCII without spaces`,
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := parse("c", tt.text)
+			_, err := parseConfig("c", tt.text)
 			ps, ok := err.(problems)
 			if !ok {
 				t.Fatalf("got %v, want problems", err)
@@ -330,12 +330,13 @@ b"""`, []string{
 	}
 }
 
-// TestDeclared says what a [[subscription]] declares.
-func TestDeclared(t *testing.T) {
+// TestConfigDeclaresSubscriptions checks the subscriptions that [[subscription]] tables
+// declare.
+func TestConfigDeclaresSubscriptions(t *testing.T) {
 	const secret = "whsec_b25jZSBtb3JlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 	t.Setenv("BELLHOP_TEST_KEY", "Bearer from env")
 	t.Setenv("BELLHOP_TEST_SECRET", secret)
-	c, err := parse("c", `
+	c, err := parseConfig("c", `
 [[subscription]]
 extension = "101"
 types = ["hangup"]
@@ -370,7 +371,7 @@ old_secret = "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 			Secret:  secret, OldSecret: "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r", Extended: true, FlowCase: "upper", StatusWords: "unified", Group: "each", FollowURLs: true,
 			LiveTTL: notify.Duration(30 * time.Second), Timeout: notify.Duration(500 * time.Millisecond), MaxInFlight: 7, Declared: "[[subscription]] 2"},
 	}
-	if d := cmp.Diff(want, declared(c)); d != "" {
+	if d := cmp.Diff(want, declaredSubscriptions(c)); d != "" {
 		t.Errorf("(- want, + got):\n%s", d)
 	}
 	if s := fmt.Sprintf("%v %+v %#v", c, c, c.Subscription); strings.Contains(s, "from env") || strings.Contains(s, "whsec_") {
@@ -378,9 +379,9 @@ old_secret = "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 	}
 }
 
-// TestTracking says what the config tells the tracker.
-func TestTracking(t *testing.T) {
-	c, err := parse("c", `
+// TestConfigOfTracker checks the part of the config that the tracker gets.
+func TestConfigOfTracker(t *testing.T) {
+	c, err := parseConfig("c", `
 [[extension]]
 number = "600"
 kind = "queue"
@@ -395,7 +396,7 @@ privacy = "ignore"
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := tracking(c)
+	got := trackerConfig(c)
 	if want := []dialog.Declared{{Number: "600", Kind: dialog.Queue, DID: []string{"5551234", "5551235"}}, {Number: "door"}}; !reflect.DeepEqual(got.Extensions, want) {
 		t.Errorf("extensions are %v, want %v", got.Extensions, want)
 	}
@@ -421,28 +422,28 @@ privacy = "ignore"
 		}
 	}
 
-	c, err = parse("c", "calls.correlate = []")
+	c, err = parseConfig("c", "calls.correlate = []")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := tracking(c); got.Correlate == nil || len(got.Correlate) > 0 || got.E164 != nil || got.IgnorePrivacy {
+	if got := trackerConfig(c); got.Correlate == nil || len(got.Correlate) > 0 || got.E164 != nil || got.IgnorePrivacy {
 		t.Errorf("with no method and no region: %q, %v", got.Correlate, got.E164 != nil)
 	}
 }
 
-func TestOutsideAllowed(t *testing.T) {
+func TestAllowsInsecureOrLocalAdmin(t *testing.T) {
 	for _, text := range []string{
 		"admin.listen = \"0.0.0.0:8080\"\nadmin.insecure = true",
 		"admin.listen = \"[::1]:8080\"",
 		"admin.listen = \"localhost:0\"",
 	} {
-		if _, err := parse("c", text); err != nil {
+		if _, err := parseConfig("c", text); err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
 }
 
-func TestSecrets(t *testing.T) {
+func TestConfigHidesSecrets(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte(" from-file\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -453,7 +454,7 @@ func TestSecrets(t *testing.T) {
 		"env:BELLHOP_TEST_TOKEN": "from-env",
 		"file:" + file:           "from-file",
 	} {
-		c, err := parse("c", "[admin]\ntoken = \""+text+"\"")
+		c, err := parseConfig("c", "[admin]\ntoken = \""+text+"\"")
 		if err != nil || c.Admin.Token != want {
 			t.Errorf("token %q: got %q, %v; want %q", text, string(c.Admin.Token), err, string(want))
 		}
@@ -461,11 +462,11 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("token prints as %q", s)
 		}
 	}
-	c, err := parse("c", `store.nats = ["nats://me:pass@127.0.0.1:4222"]`)
+	c, err := parseConfig("c", `store.nats = ["nats://me:pass@127.0.0.1:4222"]`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := c.meaning(); strings.Contains(s, "pass") {
+	if s := c.describeSetup(); strings.Contains(s, "pass") {
 		t.Errorf("the password is shown: %s", s)
 	}
 	c.Admin.TLSKey = "-----BEGIN PRIVATE KEY-----"
@@ -474,22 +475,22 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-func TestDiff(t *testing.T) {
-	a := defaults()
-	b := defaults()
+func TestListsChangedKeys(t *testing.T) {
+	a := defaultConfig()
+	b := defaultConfig()
 	b.SIP.Listen = nil
 	b.Calls.Status[486] = "BUSY"
 	b.Log.Level = -4
-	if got, want := diff(a, b), []string{"sip.listen", "calls.status", "log.level"}; !slices.Equal(got, want) {
+	if got, want := changedKeys(a, b), []string{"sip.listen", "calls.status", "log.level"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if got := diff(a, defaults()); len(got) > 0 {
+	if got := changedKeys(a, defaultConfig()); len(got) > 0 {
 		t.Errorf("equal configs differ in %v", got)
 	}
 }
 
-// FuzzLocate asserts that every key and value of a document that the parser
-// accepts is found in it.
+// FuzzLocate checks that every key and value of a document that the parser accepts has a
+// position.
 func FuzzLocate(f *testing.F) {
 	for _, s := range []string{
 		"a = 1\n[b.c]\nd = [1, [2, 3], {e = \"}\", f = ''}]\n[[g]]\n[[g]]\n[g.h]\ni.j = 1\n[[g.k]]\nl = true",
@@ -502,13 +503,13 @@ func FuzzLocate(f *testing.F) {
 		if _, err := toml.Decode(text, &doc); err != nil {
 			return
 		}
-		w := locate(text)
+		w := locateKeys(text)
 		var find func(path string, v any)
 		find = func(path string, v any) {
 			switch v := v.(type) {
 			case map[string]any:
 				for key, v := range v {
-					path := join(path, key)
+					path := joinPath(path, key)
 					if _, ok := w.keys[path]; !ok {
 						t.Fatalf("key %s is not found in %q", path, text)
 					}
@@ -516,11 +517,11 @@ func FuzzLocate(f *testing.F) {
 				}
 			case []map[string]any:
 				for i, v := range v {
-					find(index(path, i), v)
+					find(indexPath(path, i), v)
 				}
 			case []any:
 				for i, v := range v {
-					find(index(path, i), v)
+					find(indexPath(path, i), v)
 				}
 			default:
 				if _, ok := w.values[path]; !ok {

@@ -21,65 +21,66 @@ import (
 func deliveriesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "deliveries",
-		Short: "Show what was sent and answered, and send it again",
+		Short: "Inspect and resend webhook deliveries",
 		Example: `  bellhop deliveries list --state waiting
   bellhop deliveries show 3f0c…-4xq7…
   bellhop deliveries redeliver 3f0c…-4xq7…`,
 	}
-	r := serverFlag(cmd)
+	r := addServerFlags(cmd)
 	cmd.AddCommand(deliveriesListCommand(r), deliveriesShowCommand(r), deliveriesRedeliverCommand(r))
 	return cmd
 }
 
-func deliveriesListCommand(r *remote) *cobra.Command {
+func deliveriesListCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List deliveries: what waits, then what is over, the newest first",
+		Short: "List deliveries: pending ones first, then finished ones, newest first",
 		Args:  cobra.NoArgs,
 	}
 	f := cmd.Flags()
 	states := []string{notify.Waiting, notify.Delivered, notify.Expired, notify.Refused, notify.Canceled}
-	f.String("state", "", "those that are in this `state`: "+strings.Join(states, ", "))
-	subscription := f.String("subscription", "", "those to the subscription with this `id`")
-	limit := f.Int("limit", 100, "how many; 0 is all")
-	complete(cmd, "state", states...)
+	f.String("state", "", "only deliveries in this `state`: "+strings.Join(states, ", "))
+	subscription := f.String("subscription", "", "only deliveries to the subscription with this `id`")
+	limit := f.Int("limit", 100, "largest `number` of deliveries to list; 0 lists all")
+	completeFlag(cmd, "state", states...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, path := cmd.Context(), "/v1/deliveries"
 		if *subscription != "" {
 			path = "/v1/subscriptions/" + url.PathEscape(*subscription) + "/deliveries"
-			if err := r.doOf(ctx, "GET", "/v1/subscriptions", *subscription, "", nil, nil); err != nil {
+			if err := r.requestItem(ctx, "GET", "/v1/subscriptions", *subscription, "", nil, nil); err != nil {
 				return err
 			}
 		}
-		all, more, err := collect(pages[admin.Delivery](ctx, r, path, "cursor", pageSize(*limit, 200), queryOf(f, "state")), *limit)
+		all, more, err := collectItems(listPages[admin.Delivery](ctx, r, path, "cursor", pageSize(*limit, 200), flagQuery(f, "state")), *limit)
 		if err != nil {
 			return err
 		}
 		if more {
-			fmt.Fprintf(cmd.ErrOrStderr(), "bellhop: there are more than these %d: --limit 0 shows all\n", *limit)
+			fmt.Fprintf(cmd.ErrOrStderr(), "bellhop: only the first %d deliveries are listed: --limit 0 lists all\n", *limit)
 		}
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), all)
 		}
 		t := table{
-			head: []string{"EVENT AT", "EXTENSION", "TYPE", "STATE", "TRIES", "STATUS", "TOOK", "ID"},
-			cut:  map[string]bool{"EXTENSION": true, "TYPE": true}, tint: tints, under: 1,
+			head:     []string{"EVENT TIME", "EXTENSION", "TYPE", "STATE", "ATTEMPTS", "STATUS", "DURATION", "ID"},
+			cuttable: map[string]bool{"EXTENSION": true, "TYPE": true}, colors: stateColors, wrapped: 1,
 		}
 		for _, d := range all {
 			status, length := "-", ""
 			if n := len(d.Attempts); n > 0 {
 				last := d.Attempts[n-1]
-				status, length = statusText(last.Status), took(time.Duration(last.Duration)*time.Microsecond)
+				status, length = statusText(last.Status), formatDuration(time.Duration(last.Duration)*time.Microsecond)
 			}
-			t.add(r.local(d.Timestamp).Format("2006-01-02 15:04:05"), d.Extension, d.Type, d.State, fmt.Sprint(tries(d)), status, length, d.ID)
+			t.addRow(r.inZone(d.Timestamp).Format("2006-01-02 15:04:05"), d.Extension, d.Type, d.State, fmt.Sprint(countAttempts(d)), status, length, d.ID)
 		}
-		return t.write(screenOf(cmd.OutOrStdout()))
+		return t.writeTo(terminalOf(cmd.OutOrStdout()))
 	}
 	return cmd
 }
 
-// tries is how many attempts were made.
-func tries(d admin.Delivery) int {
+// countAttempts returns the number of attempts of a delivery. Records of an end without
+// an attempt do not count.
+func countAttempts(d admin.Delivery) int {
 	n := 0
 	for _, a := range d.Attempts {
 		if a.Number > 0 || a.ByHand {
@@ -89,25 +90,26 @@ func tries(d admin.Delivery) int {
 	return n
 }
 
-func deliveriesShowCommand(r *remote) *cobra.Command {
+func deliveriesShowCommand(r *apiClient) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show ID",
-		Short: "Show a delivery: each attempt, what was sent and what came back",
+		Short: "Show the attempts of a delivery with their requests and responses",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var d admin.Delivery
-			if err := r.doOf(cmd.Context(), "GET", "/v1/deliveries", args[0], "", nil, &d); err != nil {
+			if err := r.requestItem(cmd.Context(), "GET", "/v1/deliveries", args[0], "", nil, &d); err != nil {
 				return err
 			}
 			if r.json {
 				return writeJSON(cmd.OutOrStdout(), d)
 			}
-			return r.showDelivery(screenOf(cmd.OutOrStdout()), d)
+			return r.showDelivery(terminalOf(cmd.OutOrStdout()), d)
 		},
 	}
 }
 
-func (r *remote) showDelivery(out screen, d admin.Delivery) error {
+// showDelivery prints a delivery with the requests and responses of its attempts.
+func (r *apiClient) showDelivery(out terminal, d admin.Delivery) error {
 	var b strings.Builder
 	field := func(name, value string) {
 		if value != "" {
@@ -116,94 +118,97 @@ func (r *remote) showDelivery(out screen, d admin.Delivery) error {
 	}
 	const exact = "2006-01-02 15:04:05.000"
 	field("delivery", d.ID)
-	field("event", printable(strings.TrimSpace(fmt.Sprintf("%s of %s, %s", d.Type, d.Extension, r.local(d.Timestamp).Format(exact)))))
-	field("call", printable(d.Call))
+	field("event", stripControls(strings.TrimSpace(fmt.Sprintf("%s of %s, %s", d.Type, d.Extension, r.inZone(d.Timestamp).Format(exact)))))
+	field("call", stripControls(d.Call))
 	field("subscription", d.Subscription)
-	field("state", out.paint(tints[d.State], d.State))
+	field("state", out.colorize(stateColors[d.State], d.State))
 	if d.Next != nil {
-		field("next attempt", r.local(*d.Next).Format(exact))
+		field("next attempt", r.inZone(*d.Next).Format(exact))
 	}
 	for _, a := range d.Attempts {
 		title := fmt.Sprintf("attempt %d", a.Number)
 		switch {
 		case a.ByHand:
-			title = "by hand"
+			title = "redelivery"
 		case a.Number == 0:
 			title = "no attempt"
 		}
-		fmt.Fprintf(&b, "\n%s  %s  %s\n", out.paint(bold, title), r.local(a.At).Format(exact), outcome(out, a))
+		fmt.Fprintf(&b, "\n%s  %s  %s\n", out.colorize(bold, title), r.inZone(a.At).Format(exact), formatOutcome(out, a))
 		if a.Request != nil {
-			message(&b, ">", a.Request.Method+" "+a.Request.URL, a.Request.Header, a.Request.Body, false)
+			writeMessage(&b, ">", a.Request.Method+" "+a.Request.URL, a.Request.Header, a.Request.Body, false)
 		}
 		if a.Answer != nil {
-			message(&b, "<", strings.TrimSpace(fmt.Sprint(a.Status, " ", http.StatusText(a.Status))), a.Answer.Header, a.Answer.Body, a.Answer.Cut)
+			writeMessage(&b, "<", strings.TrimSpace(fmt.Sprint(a.Status, " ", http.StatusText(a.Status))), a.Answer.Header, a.Answer.Body, a.Answer.Cut)
 		}
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
 }
 
-// outcome says in a few words what came of an attempt.
-func outcome(out screen, a admin.Attempt) string {
+// formatOutcome formats the outcome of an attempt with status, duration and error.
+func formatOutcome(out terminal, a admin.Attempt) string {
 	word := a.Outcome
-	if word == notify.Waiting { // for the next attempt
+	if word == notify.Waiting { // the delivery waits for its next attempt; this one failed
 		word = notify.Failed
 	}
-	text := out.paint(tints[word], word)
+	text := out.colorize(stateColors[word], word)
 	if a.Status != 0 {
 		text += ", " + fmt.Sprint(a.Status)
 	}
-	text += " in " + took(time.Duration(a.Duration)*time.Microsecond)
+	text += " in " + formatDuration(time.Duration(a.Duration)*time.Microsecond)
 	if a.Error != "" {
-		text += ": " + printable(a.Error)
+		text += ": " + stripControls(a.Error)
 	}
 	return text
 }
 
-// message writes a request or an answer, each line behind a mark.
-func message(b *strings.Builder, mark, first string, header map[string]string, body string, cut bool) {
-	fmt.Fprintf(b, "  %s %s\n", mark, printable(first))
+// writeMessage writes a request or a response, each line behind mark. With cut, an
+// ellipsis follows the body.
+func writeMessage(b *strings.Builder, mark, first string, header map[string]string, body string, cut bool) {
+	fmt.Fprintf(b, "  %s %s\n", mark, stripControls(first))
 	for _, name := range slices.Sorted(maps.Keys(header)) {
-		fmt.Fprintf(b, "  %s %s: %s\n", mark, printable(name), printable(header[name]))
+		fmt.Fprintf(b, "  %s %s: %s\n", mark, stripControls(name), stripControls(header[name]))
 	}
 	if body == "" {
 		return
 	}
 	fmt.Fprintf(b, "  %s\n", mark)
 	for line := range strings.SplitSeq(strings.TrimRightFunc(body, unicode.IsSpace), "\n") {
-		fmt.Fprintf(b, "  %s %s\n", mark, printable(strings.ReplaceAll(line, "\t", "    ")))
+		fmt.Fprintf(b, "  %s %s\n", mark, stripControls(strings.ReplaceAll(line, "\t", "    ")))
 	}
 	if cut {
 		fmt.Fprintf(b, "  %s …\n", mark)
 	}
 }
 
-func deliveriesRedeliverCommand(r *remote) *cobra.Command {
+func deliveriesRedeliverCommand(r *apiClient) *cobra.Command {
 	return &cobra.Command{
 		Use:   "redeliver ID...",
-		Short: "Make an attempt now, and show what came back",
-		Long: `Make an attempt now, whatever became of the delivery, and show what came back.
-The exit status is 0 if all were taken.`,
+		Short: "Resend deliveries now and show the responses",
+		Long: `Resend deliveries now, whatever their state, and show the responses. The exit
+status is 0 if the receiver accepted all of them.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, ids []string) error {
-			return r.redeliver(cmd.Context(), screenOf(cmd.OutOrStdout()), ids)
+			return r.redeliverAll(cmd.Context(), terminalOf(cmd.OutOrStdout()), ids)
 		},
 	}
 }
 
-// A redelivered is what came of sending a delivery again.
-type redelivered struct {
+// A redelivery is the attempt of a delivery that was sent again.
+type redelivery struct {
 	ID string `json:"id"`
 	admin.Attempt
 }
 
-func (r *remote) redeliver(ctx context.Context, out screen, ids []string) error {
-	var all []redelivered
+// redeliverAll sends deliveries again, one after another, and prints each attempt. It
+// stops at the first request that fails.
+func (r *apiClient) redeliverAll(ctx context.Context, out terminal, ids []string) error {
+	var all []redelivery
 	var failed error
 	bad := 0
 	for _, id := range ids {
-		d := redelivered{ID: id}
-		if failed = r.doOf(ctx, "POST", "/v1/deliveries", id, "/redeliver", nil, &d.Attempt); failed != nil {
+		d := redelivery{ID: id}
+		if failed = r.requestItem(ctx, "POST", "/v1/deliveries", id, "/redeliver", nil, &d.Attempt); failed != nil {
 			break
 		}
 		all = append(all, d)
@@ -211,7 +216,7 @@ func (r *remote) redeliver(ctx context.Context, out screen, ids []string) error 
 			bad++
 		}
 		if !r.json {
-			fmt.Fprintf(out, "%s  %s\n", id, outcome(out, d.Attempt))
+			fmt.Fprintf(out, "%s  %s\n", id, formatOutcome(out, d.Attempt))
 		}
 	}
 	if r.json && len(all) > 0 {
@@ -223,7 +228,7 @@ func (r *remote) redeliver(ctx context.Context, out screen, ids []string) error 
 		}
 	}
 	if failed == nil && bad > 0 {
-		failed = fmt.Errorf("%d of %d were not taken", bad, len(ids))
+		failed = fmt.Errorf("%d of %d deliveries were not accepted", bad, len(ids))
 	}
 	return failed
 }

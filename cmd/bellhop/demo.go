@@ -22,13 +22,13 @@ import (
 	"bellhop/sip/siptest"
 )
 
-// demo runs a PBX, two phones, bellhop and a receiver of its callbacks in this
-// process, over real sockets on loopback and ports that are free. It places
-// three calls and fails unless every callback that they owe came, in order.
-func demo(ctx context.Context, stay bool, stdout io.Writer) (err error) {
+// runDemo runs a PBX, two phones, bellhop and a receiver of callbacks in this process.
+// They use real sockets on free ports of loopback. The demo places three calls and fails
+// unless exactly the expected callbacks arrive, in order for each extension.
+func runDemo(ctx context.Context, stay bool, stdout io.Writer) (err error) {
 	d := &demonstration{out: stdout}
 	defer func() {
-		for _, f := range slices.Backward(d.undo) {
+		for _, f := range slices.Backward(d.cleanups) {
 			f()
 		}
 	}()
@@ -37,37 +37,37 @@ func demo(ctx context.Context, stay bool, stdout io.Writer) (err error) {
 	}
 	var missing error
 	for _, c := range demoCalls {
-		if err := d.play(ctx, c); err != nil {
+		if err := d.placeCall(ctx, c); err != nil {
 			return fmt.Errorf("demo: %s: %w", c.title, err)
 		}
-		missing = errors.Join(missing, d.compare(ctx, c))
+		missing = errors.Join(missing, d.compareCallbacks(ctx, c))
 	}
-	d.summary(missing)
+	d.printSummary(missing)
 	if missing != nil {
 		return errReported
 	}
 	if stay {
-		fmt.Fprintf(stdout, "\nStill up. The page and the API are at %s, their token is %s\nCtrl-C ends it.\n", d.service.adminURL(), d.service.token)
+		fmt.Fprintf(stdout, "\nStill running. Page and API: %s, token: %s\nPress Ctrl-C to stop.\n", d.service.adminURL(), d.service.token)
 		<-ctx.Done()
 	}
 	return nil
 }
 
-// A demoCall is one call of the demo and what it owes each extension.
+// A demoCall is a call of the demo with the callbacks to expect.
 type demoCall struct {
 	title  string
 	callee siptest.Behavior
 	then   func(ctx context.Context, c *siptest.Call) error
-	want   map[string][]string // extension: its callbacks, in order
+	want   map[string][]string // callbacks by extension, in order
 }
 
 var demoCalls = []demoCall{
 	{
-		title:  "101 calls 102, who answers; they talk for a second and 101 hangs up",
+		title:  "101 calls 102; 102 answers, they talk for a second, and 101 hangs up",
 		callee: siptest.Behavior{Answer: 300 * time.Millisecond},
 		then: func(ctx context.Context, c *siptest.Call) error {
 			if status := c.Wait(ctx); status != 200 {
-				return fmt.Errorf("the call ended with %d instead of 200", status)
+				return fmt.Errorf("call ended with status %d, want 200", status)
 			}
 			select {
 			case <-time.After(time.Second):
@@ -81,11 +81,11 @@ var demoCalls = []demoCall{
 		},
 	},
 	{
-		title:  "101 calls 102, who is busy",
+		title:  "101 calls 102; 102 is busy",
 		callee: siptest.Behavior{Busy: true},
 		then: func(ctx context.Context, c *siptest.Call) error {
 			if status := c.Wait(ctx); status != 486 {
-				return fmt.Errorf("the call ended with %d instead of 486", status)
+				return fmt.Errorf("call ended with status %d, want 486", status)
 			}
 			return nil
 		},
@@ -95,7 +95,7 @@ var demoCalls = []demoCall{
 		},
 	},
 	{
-		title: "101 calls 102, and gives up while it rings",
+		title: "101 calls 102 and gives up while it rings",
 		then: func(ctx context.Context, c *siptest.Call) error {
 			if !c.WaitRinging(ctx) {
 				return errors.New("the phone did not ring")
@@ -106,7 +106,7 @@ var demoCalls = []demoCall{
 			}
 			c.Cancel()
 			if status := c.Wait(ctx); status != 487 {
-				return fmt.Errorf("the call ended with %d instead of 487", status)
+				return fmt.Errorf("call ended with status %d, want 487", status)
 			}
 			return nil
 		},
@@ -117,61 +117,62 @@ var demoCalls = []demoCall{
 	},
 }
 
-// A demonstration is what a demo runs on.
+// A demonstration holds the PBX, the phones, bellhop and the receiver of a demo.
 type demonstration struct {
-	out     io.Writer
-	undo    []func()
-	service *service
-	alice   *siptest.Phone // 101
-	bob     *siptest.Phone // 102
+	out      io.Writer
+	cleanups []func()
+	service  *service
+	alice    *siptest.Phone // 101
+	bob      *siptest.Phone // 102
 
-	mu    sync.Mutex
-	came  map[string][]string // since the call began: extension to callbacks
-	total int                 // callbacks that came in all
-	news  chan struct{}       // something came
+	mu       sync.Mutex
+	received map[string][]string // callbacks of the current call, by extension
+	total    int                 // callbacks of all calls
+	arrived  chan struct{}       // has room for one: a callback arrived
 }
 
-func (d *demonstration) later(f func()) { d.undo = append(d.undo, f) }
+// addCleanup registers f to run at the end of the demo. The last registered runs first.
+func (d *demonstration) addCleanup(f func()) { d.cleanups = append(d.cleanups, f) }
 
-// setUp starts PBX, receiver, bellhop and phones, in this order.
+// setUp starts the PBX, the receiver, bellhop and the phones, in this order.
 func (d *demonstration) setUp(ctx context.Context) error {
-	d.news = make(chan struct{}, 1)
+	d.arrived = make(chan struct{}, 1)
 	dir, err := os.MkdirTemp("", "bellhop-demo-")
 	if err != nil {
 		return err
 	}
-	d.later(func() { os.RemoveAll(dir) })
+	d.addCleanup(func() { os.RemoveAll(dir) })
 
-	socket, err := loopback()
+	socket, err := listenLoopback()
 	if err != nil {
 		return err
 	}
 	pbx := siptest.NewPBX(socket)
-	d.later(pbx.Close)
+	d.addCleanup(pbx.Close)
 
 	receiver, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	web := &http.Server{Handler: http.HandlerFunc(d.receive)}
+	web := &http.Server{Handler: http.HandlerFunc(d.receiveCallback)}
 	served := make(chan struct{})
 	go func() { defer close(served); web.Serve(receiver) }()
-	d.later(func() { web.Close(); <-served })
+	d.addCleanup(func() { web.Close(); <-served })
 
-	cfg := defaults()
+	cfg := defaultConfig()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:0")}}
 	cfg.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: pbx.Addr()}}
 	cfg.Admin.Listen.AddrPort = netip.MustParseAddrPort("127.0.0.1:0")
 	cfg.Store.Dir = dir
-	// Callbacks to loopback are forbidden but for the one receiver: the demo's own.
+	// Callbacks to loopback are denied by default: allow the receiver of the demo.
 	at := netip.MustParseAddrPort(receiver.Addr().String())
 	cfg.Notify.Allow = []cidr{{netip.PrefixFrom(at.Addr(), 32)}}
 	var level slog.LevelVar
 	level.Set(slog.LevelWarn)
-	if d.service, err = build(ctx, cfg, newLogger(d.out, "text", &level)); err != nil {
+	if d.service, err = buildService(ctx, cfg, newLogger(d.out, "text", &level)); err != nil {
 		return err
 	}
-	d.later(start(func(ctx context.Context) { d.service.run(ctx) }))
+	d.addCleanup(startTask(func(ctx context.Context) { d.service.run(ctx) }))
 
 	hook := "http://" + receiver.Addr().String() + "/callback"
 	for _, extension := range []string{"101", "102"} {
@@ -191,12 +192,12 @@ func (d *demonstration) setUp(ctx context.Context) error {
 		at         **siptest.Phone
 		user, name string
 	}{{&d.alice, "101", "Alice"}, {&d.bob, "102", "Bob"}} {
-		socket, err := loopback()
+		socket, err := listenLoopback()
 		if err != nil {
 			return err
 		}
 		*p.at = siptest.NewPhone(socket, hop, p.user, p.name)
-		d.later((*p.at).Close)
+		d.addCleanup((*p.at).Close)
 		if err := (*p.at).Register(); err != nil {
 			return err
 		}
@@ -204,15 +205,16 @@ func (d *demonstration) setUp(ctx context.Context) error {
 	return nil
 }
 
-func loopback() (*net.UDPConn, error) {
+// listenLoopback opens a UDP socket on a free port of 127.0.0.1.
+func listenLoopback() (*net.UDPConn, error) {
 	return net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 }
 
-// play places one call and brings it to its end.
-func (d *demonstration) play(ctx context.Context, c demoCall) error {
+// placeCall places a call and plays it to its end, for 10 s at most.
+func (d *demonstration) placeCall(ctx context.Context, c demoCall) error {
 	fmt.Fprintf(d.out, "\n%s\n", c.title)
 	d.mu.Lock()
-	d.came = map[string][]string{}
+	d.received = map[string][]string{}
 	d.mu.Unlock()
 	d.bob.Behave(c.callee)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -220,7 +222,7 @@ func (d *demonstration) play(ctx context.Context, c demoCall) error {
 	return c.then(ctx, d.alice.Dial("102"))
 }
 
-// A callback is the part of a callback's body that the demo shows.
+// A callback has the fields of a callback's body that the demo prints.
 type callback struct {
 	Data struct {
 		EventType       string `json:"event_type"`
@@ -237,8 +239,9 @@ type callback struct {
 	} `json:"data"`
 }
 
-// receive is the receiver: it takes down a callback and shows it.
-func (d *demonstration) receive(w http.ResponseWriter, r *http.Request) {
+// receiveCallback is the HTTP handler of the receiver: it records a callback and prints
+// it.
+func (d *demonstration) receiveCallback(w http.ResponseWriter, r *http.Request) {
 	var c callback
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&c); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -258,27 +261,27 @@ func (d *demonstration) receive(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	d.mu.Lock()
-	d.came[extension] = append(d.came[extension], what)
+	d.received[extension] = append(d.received[extension], what)
 	d.total++
 	fmt.Fprintf(d.out, "  %s  %s  %-14s  %s\n", time.UnixMicro(e.EventTime).Format("15:04:05.000"), extension, what, about)
 	d.mu.Unlock()
 	select {
-	case d.news <- struct{}{}:
+	case d.arrived <- struct{}{}:
 	default:
 	}
 }
 
-// compare waits until all that a call owes has come, and says what is missing
-// or too much.
-func (d *demonstration) compare(ctx context.Context, c demoCall) error {
+// compareCallbacks waits up to 5 s for the expected callbacks of a call. Its error lists
+// the missing and the unexpected ones.
+func (d *demonstration) compareCallbacks(ctx context.Context, c demoCall) error {
 	limit := time.NewTimer(5 * time.Second)
 	defer limit.Stop()
 	for {
 		d.mu.Lock()
 		var wrong error
 		for _, extension := range []string{"101", "102"} {
-			if got, want := d.came[extension], c.want[extension]; !slices.Equal(got, want) {
-				wrong = errors.Join(wrong, fmt.Errorf("%s: of %s expected %s, got %s", c.title, extension, strings.Join(want, ", "), cmp.Or(strings.Join(got, ", "), "nothing")))
+			if got, want := d.received[extension], c.want[extension]; !slices.Equal(got, want) {
+				wrong = errors.Join(wrong, fmt.Errorf("%s: extension %s: want %s, got %s", c.title, extension, strings.Join(want, ", "), cmp.Or(strings.Join(got, ", "), "nothing")))
 			}
 		}
 		d.mu.Unlock()
@@ -286,7 +289,7 @@ func (d *demonstration) compare(ctx context.Context, c demoCall) error {
 			return nil
 		}
 		select {
-		case <-d.news:
+		case <-d.arrived:
 		case <-limit.C:
 			return wrong
 		case <-ctx.Done():
@@ -295,10 +298,10 @@ func (d *demonstration) compare(ctx context.Context, c demoCall) error {
 	}
 }
 
-// summary says what was expected and what came.
-func (d *demonstration) summary(missing error) {
+// printSummary prints how many callbacks were expected and received, or missing.
+func (d *demonstration) printSummary(missing error) {
 	if missing != nil {
-		fmt.Fprintf(d.out, "\nNot all callbacks came as expected:\n  %s\n", strings.ReplaceAll(missing.Error(), "\n", "\n  "))
+		fmt.Fprintf(d.out, "\nMissing or unexpected callbacks:\n  %s\n", strings.ReplaceAll(missing.Error(), "\n", "\n  "))
 		return
 	}
 	expected := 0
@@ -309,5 +312,5 @@ func (d *demonstration) summary(missing error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	fmt.Fprintf(d.out, "\n%d callbacks expected, %d came, each extension's in order.\n", expected, d.total)
+	fmt.Fprintf(d.out, "\n%d callbacks expected, %d received, in order for each extension.\n", expected, d.total)
 }

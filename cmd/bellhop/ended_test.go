@@ -16,9 +16,9 @@ import (
 	"bellhop/sip"
 )
 
-// TestEndedCallsDoNotReturn plays flows whose calls end, and kills bellhop a while
-// after: the next one has no call up, and says nothing more of them, then or hours
-// later.
+// TestEndedCallsDoNotReturn plays flows whose calls end, and kills bellhop some time
+// later. After the restart no call is live, and no further event of them is published,
+// even hours later.
 func TestEndedCallsDoNotReturn(t *testing.T) {
 	for _, flow := range []string{"asterisk-call", "asterisk-attended-transfer", "asterisk-queue-ring-all", "asterisk-trunk-in", "callee-hangs-up"} {
 		file := filepath.Join("../../testdata/flows", flow+".txt")
@@ -45,7 +45,7 @@ func TestEndedCallsDoNotReturn(t *testing.T) {
 					}
 					h = newWholeHop(t, f.Config, killed)
 					defer h.stop()
-					calls, err := h.rooms.follower.calls(t.Context())
+					calls, err := h.rooms.observer.liveCalls(t.Context())
 					if err != nil || len(calls) > 0 {
 						t.Errorf("calls are %+v, %v", calls, err)
 					}
@@ -60,9 +60,9 @@ func TestEndedCallsDoNotReturn(t *testing.T) {
 	}
 }
 
-// TestKilledAfterCalls kills a bellhop half a minute after its calls have ended, as
-// markers of ended calls once expired by then: the next one has no call up.
-func TestKilledAfterCalls(t *testing.T) {
+// TestKillKeepsEndedCallsEnded kills bellhop half a minute after its calls have ended,
+// when markers of ended calls once had expired. After the restart no call is live.
+func TestKillKeepsEndedCallsEnded(t *testing.T) {
 	t.Parallel()
 	const calls = 20
 	s := newSite(t, sip.UDP, sip.UDP)
@@ -87,7 +87,7 @@ func TestKilledAfterCalls(t *testing.T) {
 	s.once(calls, "dial-out 1", "answer 3", "hangup 4")
 }
 
-// loggedEvents counts the events of the log that are of a call.
+// loggedEvents returns the number of events of a call in the event log.
 func loggedEvents(t *testing.T, h *wholeHop) (n int) {
 	t.Helper()
 	events, _, err := h.rooms.notifier.Events(t.Context(), notify.Query{Limit: 1000})

@@ -24,53 +24,55 @@ import (
 func eventsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events",
-		Short: "Show what happened, and with --follow what happens",
-		Long: `Show what happened, the oldest first: all that the event log has, or what comes
-after --since. With --follow it goes on with what happens, from now if there is
-no --since, until interrupted; when bellhop is restarted, nothing is missed.
+		Short: "List call events, or follow them live",
+		Long: `List the events of the event log, oldest first: all of them, or those after
+--since.
 
-With --json each event is an object on a line of its own.`,
+With --follow, print new events as they happen, until interrupted. This starts
+now, or at --since. No event is missed when bellhop restarts.
+
+With --json, print one JSON object per line.`,
 		Example: `  bellhop events --follow
   bellhop events --since 1h --type hangup
   bellhop events --call 3f0c… --json | jq .call_status`,
 		Args: cobra.NoArgs,
 	}
-	r := serverFlag(cmd)
+	r := addServerFlags(cmd)
 	f := cmd.Flags()
-	follow := f.BoolP("follow", "f", false, "go on with what happens")
-	f.String("extension", "", "of this `extension`, like 101 or 101@pbx.example")
-	f.String("type", "", "of this event `type`")
-	f.String("call", "", "of the call with this `id`")
-	since := f.String("since", "", "of this `time` and later, like 15m (that long ago), 09:30 or \"2026-01-31 09:30\"; or after the event with this id")
-	limit := f.Int("limit", 0, "how many, the oldest first; 0 is all")
-	complete(cmd, "type", typeWords()...)
+	follow := f.BoolP("follow", "f", false, "print new events as they happen")
+	f.String("extension", "", "only events of this `extension`, like 101 or 101@pbx.example")
+	f.String("type", "", "only events of this `type`")
+	f.String("call", "", "only events of the call with this `id`")
+	since := f.String("since", "", "start at this `time`, like 15m (ago), 09:30 or \"2026-01-31 09:30\", or after the event with this id")
+	limit := f.Int("limit", 0, "stop after this `number` of events; 0 means no limit")
+	completeFlag(cmd, "type", eventTypeNames()...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		query := queryOf(f, "extension", "type", "call")
+		query := flagQuery(f, "extension", "type", "call")
 		if *since != "" {
-			from, err := r.since(*since)
+			from, err := r.parseSince(*since)
 			if err != nil {
 				return err
 			}
 			query.Set("since", from)
 		}
-		p := &eventPrinter{screen: screenOf(cmd.OutOrStdout()), remote: r}
+		p := &eventPrinter{terminal: terminalOf(cmd.OutOrStdout()), client: r}
 		shown := 0
 		if *follow {
-			stream := &eventStream{remote: r, query: query, pause: 500 * time.Millisecond, quiet: time.Minute, note: func(text string) {
-				fmt.Fprintln(cmd.ErrOrStderr(), "bellhop:", printable(text))
+			stream := &eventStream{client: r, query: query, backoff: 500 * time.Millisecond, idleTimeout: time.Minute, notify: func(text string) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "bellhop:", stripControls(text))
 			}}
-			return stream.follow(cmd.Context(), func(e json.RawMessage) error {
+			return stream.followEvents(cmd.Context(), func(e json.RawMessage) error {
 				if shown++; shown == *limit {
-					return cmp.Or(p.print(e), errEnough)
+					return cmp.Or(p.printEvent(e), errLimitReached)
 				}
-				return p.print(e)
+				return p.printEvent(e)
 			})
 		}
-		for e, err := range pages[json.RawMessage](cmd.Context(), r, "/v1/events", "since", pageSize(*limit, 1000), query) {
+		for e, err := range listPages[json.RawMessage](cmd.Context(), r, "/v1/events", "since", pageSize(*limit, 1000), query) {
 			if err != nil {
 				return err
 			}
-			if err := p.print(e); err != nil {
+			if err := p.printEvent(e); err != nil {
 				return err
 			}
 			if shown++; shown == *limit {
@@ -82,92 +84,95 @@ With --json each event is an object on a line of its own.`,
 	return cmd
 }
 
-// since is what the API calls so: a time, or the id of an event.
-func (r *remote) since(s string) (string, error) {
-	if t, ok := r.moment(s); ok {
+// parseSince returns the query parameter since for a time or the id of an event.
+func (r *apiClient) parseSince(s string) (string, error) {
+	if t, ok := r.parseTime(s); ok {
 		return t.UTC().Format(time.RFC3339Nano), nil
 	}
 	if len(s) == 32 && strings.Trim(s, "0123456789abcdef") == "" {
 		return s, nil
 	}
-	return "", usage{fmt.Errorf("--since %q is neither a time nor the id of an event: %s", s, momentHint)}
+	return "", usageError{fmt.Errorf("parse --since: %q is neither a time nor the id of an event: %s", s, timeHint)}
 }
 
-// An eventPrinter writes events as they come, in columns that were wide enough
-// so far.
+// An eventPrinter prints events as they arrive. Columns grow with the widest value so
+// far.
 type eventPrinter struct {
-	screen
-	remote    *remote
+	terminal
+	client    *apiClient
 	day       string // of the last event
 	extension int    // width of the column
 }
 
-func (p *eventPrinter) print(line json.RawMessage) error {
-	if p.remote.json {
+// printEvent prints an event, as a row or as a line of JSON.
+func (p *eventPrinter) printEvent(line json.RawMessage) error {
+	if p.client.json {
 		var b bytes.Buffer
 		if err := json.Compact(&b, line); err != nil {
-			return fmt.Errorf("an event is no JSON: %w: is that bellhop?", err)
+			return fmt.Errorf("decode event: %w: is the server a bellhop?", err)
 		}
 		b.WriteByte('\n')
-		_, err := p.Write(escapeSteering(b.Bytes()))
+		_, err := p.Write(escapeControls(b.Bytes()))
 		return err
 	}
 	var e admin.Event
 	if err := json.Unmarshal(line, &e); err != nil {
-		return fmt.Errorf("an event cannot be read: %w: is that bellhop?", err)
+		return fmt.Errorf("decode event: %w: is the server a bellhop?", err)
 	}
-	_, err := io.WriteString(p, p.row(e))
+	_, err := io.WriteString(p, p.formatRow(e))
 	return err
 }
 
-// wideRow is how wide a terminal must be to show the call of each event.
-const wideRow = 132
+// callColumnWidth is the width from which a terminal shows the call of each event.
+const callColumnWidth = 132
 
 const (
-	widestNumbers = 36
-	durationWidth = 7
+	maxNumbersWidth = 36
+	durationWidth   = 7
 )
 
-// row is the line of an event. On a terminal, a day has a line of its own.
-func (p *eventPrinter) row(e admin.Event) string {
-	at, call, heading := p.remote.local(e.Timestamp), printable(e.CallID), ""
+// formatRow formats an event as a row. On a terminal, a heading with the day precedes
+// the first event of a day.
+func (p *eventPrinter) formatRow(e admin.Event) string {
+	at, call, heading := p.client.inZone(e.Timestamp), stripControls(e.CallID), ""
 	when := at.Format("2006-01-02 15:04:05.000")
-	numbers := widestNumbers
+	numbers := maxNumbersWidth
 	if p.width > 0 {
 		when = at.Format("15:04:05.000")
 		if day := at.Format("Monday, 2006-01-02"); day != p.day {
-			heading, p.day = p.paint(dim, day)+"\n", day
+			heading, p.day = p.colorize(dim, day)+"\n", day
 		}
-		if p.width < wideRow {
+		if p.width < callColumnWidth {
 			call = ""
 		}
 	}
-	extension := printable(e.Extension)
+	extension := stripControls(e.Extension)
 	p.extension = max(p.extension, 4, utf8.RuneCountInString(extension))
-	left := fmt.Sprintf("%s  %s  ", when, pad(extension, p.extension))
-	status := printable(cmp.Or(e.CallStatus, e.SubscriptionState))
-	type_ := printable(e.EventType)
+	left := fmt.Sprintf("%s  %s  ", when, padText(extension, p.extension))
+	status := stripControls(cmp.Or(e.CallStatus, e.SubscriptionState))
+	type_ := stripControls(e.EventType)
 	between := fmt.Sprintf("%-11s  %-11s  ", type_, status)
 	length := ""
 	if e.Duration != nil && *e.Duration > 0 {
-		length = took(time.Duration(*e.Duration) * time.Microsecond)
+		length = formatDuration(time.Duration(*e.Duration) * time.Microsecond)
 	}
 	if p.width > 0 {
 		numbers = p.width - len(between) - utf8.RuneCountInString(left) - 2 - durationWidth
 		if call != "" {
 			numbers -= 2 + len(call)
 		}
-		numbers = min(max(numbers, leastCut), widestNumbers)
+		numbers = min(max(numbers, minCutWidth), maxNumbersWidth)
 	}
-	text := left + p.paint(tintOf(e), fmt.Sprintf("%-11s", type_)) + "  " + p.paint(statusTint(status), fmt.Sprintf("%-11s", status)) + "  " +
-		pad(about(e), numbers) + "  " + fmt.Sprintf("%*s", durationWidth, length)
+	text := left + p.colorize(typeColor(e), fmt.Sprintf("%-11s", type_)) + "  " + p.colorize(statusColor(status), fmt.Sprintf("%-11s", status)) + "  " +
+		padText(describeParties(e), numbers) + "  " + fmt.Sprintf("%*s", durationWidth, length)
 	if call != "" {
-		text += "  " + p.paint(dim, call)
+		text += "  " + p.colorize(dim, call)
 	}
 	return heading + strings.TrimRight(text, " ") + "\n"
 }
 
-func tintOf(e admin.Event) color {
+// typeColor returns the color of an event's type.
+func typeColor(e admin.Event) color {
 	switch e.EventType {
 	case "dial-in", "dial-out", "ringing":
 		return cyan
@@ -179,7 +184,8 @@ func tintOf(e admin.Event) color {
 	return yellow
 }
 
-func statusTint(status string) color {
+// statusColor returns the color of a status.
+func statusColor(status string) color {
 	switch status {
 	case "ANSWER", "resumed":
 		return green
@@ -191,134 +197,135 @@ func statusTint(status string) color {
 	return plain
 }
 
-// about says between which numbers it happened, or what else there is to say.
-func about(e admin.Event) string {
+// describeParties returns caller and callee of an event, or what else identifies it.
+func describeParties(e admin.Event) string {
 	from, to := cmp.Or(e.CallerIDNum, e.CallerExtension), cmp.Or(e.CalledNumber, e.CalledExtension)
 	switch {
 	case from != "" || to != "":
-		return printable(cmp.Or(from, "anonymous") + " → " + cmp.Or(to, "?"))
+		return stripControls(cmp.Or(from, "anonymous") + " → " + cmp.Or(to, "?"))
 	case e.SubscriptionID != "":
-		return printable(e.SubscriptionID + " " + e.Why)
+		return stripControls(e.SubscriptionID + " " + e.Why)
 	}
-	return printable(e.UserAgent)
+	return stripControls(e.UserAgent)
 }
 
-// An eventStream follows the events of a bellhop, over restarts of it.
+// An eventStream reads events as they happen, across restarts of bellhop.
 type eventStream struct {
-	remote *remote
-	query  url.Values
-	note   func(text string)
-	pause  time.Duration // before the first try to connect again
-	quiet  time.Duration // after which a connection is taken for dead: bellhop is heard every 15 s
+	client      *apiClient
+	query       url.Values
+	notify      func(text string)
+	backoff     time.Duration // wait before the first attempt to reconnect
+	idleTimeout time.Duration // after which a silent connection is dead: bellhop sends a comment every 15 s
 
-	last string // id of the last event
-	met  bool   // it was connected
-	well bool   // something came since it connected
+	lastID    string // id of the last event
+	connected bool   // before the next attempt, at least once
+	received  bool   // a line, since the connection began
 }
 
 const maxPause = 10 * time.Second
 
-// errEnough ends a stream that has no more to do.
-var errEnough = errors.New("enough")
+// errLimitReached ends a stream after the wanted number of events.
+var errLimitReached = errors.New("enough")
 
-// follow calls each with every event until that fails, ctx ends, or bellhop says
-// that it will not have it. A connection that is lost is made again, and goes on
-// after the last event.
-func (s *eventStream) follow(ctx context.Context, each func(json.RawMessage) error) error {
-	pause, told := s.pause, false
+// followEvents calls each with every event until each fails, ctx ends, or bellhop
+// rejects the request. It connects again after a lost connection, and resumes after the
+// last event.
+func (s *eventStream) followEvents(ctx context.Context, each func(json.RawMessage) error) error {
+	pause, told := s.backoff, false
 	for {
-		err := s.connect(ctx, func() {
+		err := s.connectOnce(ctx, func() {
 			if told {
-				s.note("connected again")
+				s.notify("reconnected")
 			}
 			told = false
 		}, each)
-		var lost *lostError
+		var lost *connectionError
 		switch {
-		case errors.Is(err, errEnough) || ctx.Err() != nil:
+		case errors.Is(err, errLimitReached) || ctx.Err() != nil:
 			return nil
-		case !errors.As(err, &lost) || !s.met:
+		case !errors.As(err, &lost) || !s.connected:
 			return err
 		}
-		if s.well {
-			pause, s.well = s.pause, false
+		if s.received {
+			pause, s.received = s.backoff, false
 		}
 		if !told {
-			s.note(fmt.Sprintf("the connection to %s is lost: %v: trying again", s.remote.server, err))
+			s.notify(fmt.Sprintf("connection to %s lost: %v; reconnecting", s.client.server, err))
 			told = true
 		}
-		if !sleep(ctx, max(pause, lost.wait)) {
+		if !sleepContext(ctx, max(pause, lost.wait)) {
 			return nil
 		}
 		pause = min(2*pause, maxPause)
 	}
 }
 
-// A lostError is why a connection ended that is worth another try.
-type lostError struct {
+// A connectionError ends a connection that is worth another attempt, after wait at
+// least.
+type connectionError struct {
 	error
-	wait time.Duration // at least
+	wait time.Duration // before the next attempt, at least
 }
 
-func (e *lostError) Unwrap() error { return e.error }
+func (e *connectionError) Unwrap() error { return e.error }
 
-// connect connects once, and reads events until the connection ends.
-func (s *eventStream) connect(ctx context.Context, connected func(), each func(json.RawMessage) error) error {
+// connectOnce connects once, and reads events until the connection ends.
+func (s *eventStream) connectOnce(ctx context.Context, connected func(), each func(json.RawMessage) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	watchdog := time.AfterFunc(s.quiet, cancel)
+	watchdog := time.AfterFunc(s.idleTimeout, cancel)
 	defer watchdog.Stop()
-	req, err := s.remote.request(ctx, "GET", "/v1/events?"+s.query.Encode(), nil)
+	req, err := s.client.newRequest(ctx, "GET", "/v1/events?"+s.query.Encode(), nil)
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Accept", "text/event-stream")
-	if s.last != "" {
-		req.Header.Set("Last-Event-ID", s.last)
+	if s.lastID != "" {
+		req.Header.Set("Last-Event-ID", s.lastID)
 	}
-	resp, err := s.remote.send(req)
+	resp, err := s.client.sendRequest(req)
 	if err != nil {
-		return &lostError{err, 0}
+		return &connectionError{err, 0}
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		answer, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16)) // the status must do
-		err := s.remote.refusedBy(resp, answer)
+		answer, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<16)) // without a body the status suffices
+		err := s.client.newResponseError(resp, answer)
 		if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests {
 			wait, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
-			return &lostError{err, time.Duration(wait) * time.Second}
+			return &connectionError{err, time.Duration(wait) * time.Second}
 		}
 		return err
 	}
 	if kind := resp.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/event-stream") {
-		return fmt.Errorf("GET %s: the answer is %s and no stream of events: that bellhop is too old for --follow", req.URL, cmp.Or(kind, "of no type"))
+		return fmt.Errorf("GET %s: got %s instead of an event stream: this bellhop is too old for --follow", req.URL, cmp.Or(kind, "no content type"))
 	}
-	if !s.met && s.query.Get("since") == "" {
-		// It began now. If it ends before an event comes, it goes on from here.
+	if !s.connected && s.query.Get("since") == "" {
+		// The stream begins now. If it breaks before the first event, it resumes from here.
 		if now, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 			s.query.Set("since", now.UTC().Format(time.RFC3339))
 		}
 	}
-	s.met = true
+	s.connected = true
 	connected()
-	return s.read(resp.Body, func() { watchdog.Reset(s.quiet) }, each)
+	return s.readStream(resp.Body, func() { watchdog.Reset(s.idleTimeout) }, each)
 }
 
-// maxEvent is how long a line of a stream may be.
+// maxEvent is the size in bytes of the longest line of a stream.
 const maxEvent = 1 << 20
 
-// read reads a stream of server-sent events. It calls heard for each line.
-func (s *eventStream) read(body io.Reader, heard func(), each func(json.RawMessage) error) error {
+// readStream reads server-sent events. It calls heard for each line.
+func (s *eventStream) readStream(body io.Reader, heard func(), each func(json.RawMessage) error) error {
 	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, maxEvent)
 	var data, id string
 	for lines.Scan() {
 		heard()
-		s.well = true
+		s.received = true
 		line := lines.Text()
 		if line == "" {
 			if data != "" {
-				s.last = cmp.Or(id, s.last)
+				s.lastID = cmp.Or(id, s.lastID)
 				if err := each(json.RawMessage(data)); err != nil {
 					return err
 				}
@@ -335,5 +342,5 @@ func (s *eventStream) read(body io.Reader, heard func(), each func(json.RawMessa
 			id = value
 		}
 	}
-	return &lostError{cmp.Or(lines.Err(), io.EOF), 0}
+	return &connectionError{cmp.Or(lines.Err(), io.EOF), 0}
 }

@@ -18,10 +18,10 @@ import (
 	"bellhop/admin"
 )
 
-// A reply is one answer of a server of events.
+// A reply is a response of a fake server of events.
 type reply func(w http.ResponseWriter, r *http.Request)
 
-// streaming writes text as a stream, and goes.
+// streaming sends text as a stream and closes the connection.
 func streaming(text string) reply {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -30,7 +30,7 @@ func streaming(text string) reply {
 	}
 }
 
-// silent writes text as a stream, and stays until the client goes.
+// silent sends text as a stream and keeps the connection open.
 func silent(text string) reply {
 	return func(w http.ResponseWriter, r *http.Request) {
 		streaming(text)(w, r)
@@ -47,13 +47,13 @@ func event(id string) string {
 	return fmt.Sprintf("id: %s\nevent: hangup\ndata: {\"event_id\": %q}\n\n", id, id)
 }
 
-// askedFrom is what a request for a stream says of where it begins.
+// askedFrom returns the position at which a request wants the stream to begin.
 func askedFrom(r *http.Request) string {
 	return strings.TrimSpace(r.URL.Query().Get("since") + " " + r.Header.Get("Last-Event-ID"))
 }
 
-// follow follows a server that answers so, one after the other, until limit
-// events came.
+// follow reads from a server that sends the replies one after another, until limit
+// events have arrived.
 func follow(t *testing.T, query url.Values, limit int, answers ...reply) (came, asked, notes []string, err error) {
 	t.Helper()
 	var mu sync.Mutex
@@ -74,24 +74,24 @@ func follow(t *testing.T, query url.Values, limit int, answers ...reply) (came, 
 	}))
 	defer server.Close()
 	s := &eventStream{
-		remote: &remote{server: server.URL, token: testToken, found: true},
-		query:  query, pause: time.Millisecond, quiet: patience,
-		note: func(text string) { notes = append(notes, text) },
+		client: &apiClient{server: server.URL, token: testToken, resolved: true},
+		query:  query, backoff: time.Millisecond, idleTimeout: patience,
+		notify: func(text string) { notes = append(notes, text) },
 	}
-	err = s.follow(t.Context(), func(line json.RawMessage) error {
+	err = s.followEvents(t.Context(), func(line json.RawMessage) error {
 		var e admin.Event
 		if err := json.Unmarshal(line, &e); err != nil {
 			t.Errorf("%s: %v", line, err)
 		}
 		if came = append(came, e.EventID); len(came) == limit {
-			return errEnough
+			return errLimitReached
 		}
 		return nil
 	})
 	return came, asked, notes, err
 }
 
-func TestFollowResumes(t *testing.T) {
+func TestStreamResumesAfterLostConnection(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		since   string
@@ -139,25 +139,25 @@ func TestFollowResumes(t *testing.T) {
 			if err != nil || !slices.Equal(came, tt.came) || !slices.Equal(asked, tt.asked) {
 				t.Errorf("came %q, asked %q, %v; want %q, %q", came, asked, err, tt.came, tt.asked)
 			}
-			if len(notes) != 2 || !strings.HasSuffix(notes[0], ": trying again") || notes[1] != "connected again" {
+			if len(notes) != 2 || !strings.HasSuffix(notes[0], "; reconnecting") || notes[1] != "reconnected" {
 				t.Errorf("notes are %q", notes)
 			}
 		})
 	}
 }
 
-// TestFollowEnds has bellhop say that it will not have it.
-func TestFollowEnds(t *testing.T) {
+// TestStreamEndsOnRejection gets responses after which a new connection is useless.
+func TestStreamEndsOnRejection(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		answers []reply
 		want    string
 	}{
 		{"at first", []reply{refusing(503)}, "503 Service Unavailable"},
-		{"no token", []reply{refusing(401)}, "401 Unauthorized: the token"},
-		{"revoked", []reply{streaming(event("a")), refusing(401)}, "401 Unauthorized: the token"},
+		{"no token", []reply{refusing(401)}, "rejected (401 Unauthorized)"},
+		{"revoked", []reply{streaming(event("a")), refusing(401)}, "rejected (401 Unauthorized)"},
 		{"no longer in the log", []reply{streaming(event("a")), refusing(422)}, "422"},
-		{"no stream", []reply{func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"items":[]}`) }}, "no stream of events: that bellhop is too old"},
+		{"no stream", []reply{func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"items":[]}`) }}, "instead of an event stream: this bellhop is too old"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, _, _, err := follow(t, url.Values{}, 2, tt.answers...)
@@ -166,9 +166,8 @@ func TestFollowEnds(t *testing.T) {
 	}
 }
 
-// TestFollowQuiet has a server that says nothing any more: neither an event nor
-// that there is none.
-func TestFollowQuiet(t *testing.T) {
+// TestStreamReconnectsWhenSilent has a server that stops sending events and comments.
+func TestStreamReconnectsWhenSilent(t *testing.T) {
 	var came atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if came.Add(1) == 1 {
@@ -178,11 +177,11 @@ func TestFollowQuiet(t *testing.T) {
 		streaming(event("b"))(w, r)
 	}))
 	defer server.Close()
-	s := &eventStream{remote: &remote{server: server.URL, token: testToken, found: true}, query: url.Values{}, quiet: 50 * time.Millisecond, note: func(string) {}}
+	s := &eventStream{client: &apiClient{server: server.URL, token: testToken, resolved: true}, query: url.Values{}, idleTimeout: 50 * time.Millisecond, notify: func(string) {}}
 	var ids []string
-	err := s.follow(t.Context(), func(line json.RawMessage) error {
+	err := s.followEvents(t.Context(), func(line json.RawMessage) error {
 		if ids = append(ids, string(line)); len(ids) == 2 {
-			return errEnough
+			return errLimitReached
 		}
 		return nil
 	})
@@ -191,25 +190,25 @@ func TestFollowQuiet(t *testing.T) {
 	}
 }
 
-// TestFollowInterrupted ends by a signal, or because nobody reads any more.
-func TestFollowInterrupted(t *testing.T) {
+// TestStreamEndsOnInterrupt ends by a signal, or because the output is closed.
+func TestStreamEndsOnInterrupt(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(silent(event("a"))))
 	defer server.Close()
 	stream := func() *eventStream {
-		return &eventStream{remote: &remote{server: server.URL, token: testToken, found: true}, query: url.Values{}, quiet: patience}
+		return &eventStream{client: &apiClient{server: server.URL, token: testToken, resolved: true}, query: url.Values{}, idleTimeout: patience}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	if err := stream().follow(ctx, func(json.RawMessage) error { cancel(); return nil }); err != nil {
+	if err := stream().followEvents(ctx, func(json.RawMessage) error { cancel(); return nil }); err != nil {
 		t.Errorf("after an interrupt: %v", err)
 	}
 	broken := errors.New("broken pipe")
-	if err := stream().follow(t.Context(), func(json.RawMessage) error { return broken }); !errors.Is(err, broken) {
+	if err := stream().followEvents(t.Context(), func(json.RawMessage) error { return broken }); !errors.Is(err, broken) {
 		t.Errorf("without a reader: %v", err)
 	}
 }
 
-// TestEventRows shows events on terminals, and on none.
-func TestEventRows(t *testing.T) {
+// TestFormatsEventRows formats events for terminals of several widths and for a file.
+func TestFormatsEventRows(t *testing.T) {
 	talked := int64(3_723_000_000)
 	at := time.Date(2026, 1, 31, 9, 30, 0, 123e6, time.UTC)
 	events := []admin.Event{
@@ -219,19 +218,19 @@ func TestEventRows(t *testing.T) {
 		{Timestamp: at, Extension: "101", EventType: "registered", UserAgent: "Yealink"},
 	}
 	show := func(p eventPrinter) string {
-		p.remote = &remote{utc: true}
+		p.client = &apiClient{utc: true}
 		var b strings.Builder
 		for _, e := range events {
-			b.WriteString(p.row(e))
+			b.WriteString(p.formatRow(e))
 		}
 		return b.String()
 	}
 	for _, tt := range []struct {
 		name string
-		screen
+		terminal
 		want string
 	}{
-		{"80", screen{width: 80}, `Saturday, 2026-01-31
+		{"80", terminal{width: 80}, `Saturday, 2026-01-31
 09:30:00.123  101   dial-out     CALLING      101 → +442071838750
 09:30:00.123  0003*2101  hangup       CHANUNAVAIL  9999999999999999999…    1h02m
 Sunday, 2026-02-01
@@ -239,7 +238,7 @@ Sunday, 2026-02-01
 Saturday, 2026-01-31
 09:30:00.123  101        registered                Yealink
 `},
-		{"160", screen{width: 160}, `Saturday, 2026-01-31
+		{"160", terminal{width: 160}, `Saturday, 2026-01-31
 09:30:00.123  101   dial-out     CALLING      101 → +442071838750                            cccccccccccccccccccccccccccccccc
 09:30:00.123  0003*2101  hangup       CHANUNAVAIL  99999999999999999999999999999999999…    1h02m
 Sunday, 2026-02-01
@@ -247,17 +246,17 @@ Sunday, 2026-02-01
 Saturday, 2026-01-31
 09:30:00.123  101        registered                Yealink
 `},
-		{"file", screen{}, `2026-01-31 09:30:00.123  101   dial-out     CALLING      101 → +442071838750                            cccccccccccccccccccccccccccccccc
+		{"file", terminal{}, `2026-01-31 09:30:00.123  101   dial-out     CALLING      101 → +442071838750                            cccccccccccccccccccccccccccccccc
 2026-01-31 09:30:00.123  0003*2101  hangup       CHANUNAVAIL  99999999999999999999999999999999999…    1h02m
 2026-02-01 09:30:00.123  101        subscription-state  disabled     4xq7 410 [31mGone
 2026-01-31 09:30:00.123  101        registered                Yealink
 `},
 	} {
-		if got := show(eventPrinter{screen: tt.screen}); got != tt.want {
+		if got := show(eventPrinter{terminal: tt.terminal}); got != tt.want {
 			t.Errorf("%s:\n%s\nwant\n%s", tt.name, got, tt.want)
 		}
 	}
-	if got := show(eventPrinter{screen: screen{width: 80, color: true}}); !strings.Contains(got, "\x1b[36mdial-out   \x1b[0m") || !strings.Contains(got, "\x1b[31mCHANUNAVAIL\x1b[0m") {
+	if got := show(eventPrinter{terminal: terminal{width: 80, color: true}}); !strings.Contains(got, "\x1b[36mdial-out   \x1b[0m") || !strings.Contains(got, "\x1b[31mCHANUNAVAIL\x1b[0m") {
 		t.Errorf("in color:\n%q", got)
 	}
 }

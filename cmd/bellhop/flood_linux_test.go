@@ -17,8 +17,8 @@ import (
 	"bellhop/sip"
 )
 
-// answering is a PBX that keeps nothing: it challenges the INVITEs of strangers
-// and accepts all other requests, as often as they come.
+// answering is a PBX without state: it challenges INVITEs of strangers and accepts all
+// other requests, also repeated ones.
 func answering(t *testing.T, at netip.AddrPort) {
 	c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
 	if err != nil {
@@ -52,10 +52,10 @@ func answering(t *testing.T, at netip.AddrPort) {
 	})
 }
 
-// stranger is the user whose INVITEs are challenged.
+// stranger is the user whose INVITEs the PBX challenges.
 const stranger = "sip:stranger@"
 
-// response is a response to a request.
+// response returns a response to a request.
 func response(request []byte, status, more string) []byte {
 	out := []byte("SIP/2.0 " + status + "\r\n")
 	head, _, _ := bytes.Cut(request, []byte("\r\n\r\n"))
@@ -91,8 +91,8 @@ func newCaller(t *testing.T, hop netip.AddrPort) *caller {
 	return &caller{UDPConn: c, hop: hop}
 }
 
-// ask sends a request and repeats it until its final response is there, which it
-// returns; nil after 32 s.
+// ask sends a request and repeats it until its final response arrives. It returns that,
+// or nil after 32 s.
 func (c *caller) ask(method, uri, more string) []byte {
 	c.serial++
 	request := fmt.Appendf(nil, "%[1]s %[2]s SIP/2.0\r\nVia: SIP/2.0/UDP %[3]v;branch=z9hG4bK%[3]v-%[4]d;rport\r\nMax-Forwards: 70\r\nFrom: <sip:101@%[5]v>;tag=x\r\n"+
@@ -115,8 +115,8 @@ func (c *caller) ask(method, uri, more string) []byte {
 	return nil
 }
 
-// call sets a call up and ends it. It returns how long the answer took, and
-// reports whether both came.
+// call sets up a call and ends it. It returns how long the answer took, and reports
+// whether both succeeded.
 func (c *caller) call(n int) (took time.Duration, ok bool) {
 	dialog := fmt.Sprintf("Call-ID: %v-%d\r\nTo: <sip:600@%v>", c.LocalAddr(), n, c.hop)
 	began := time.Now()
@@ -135,7 +135,7 @@ func (c *caller) call(n int) (took time.Duration, ok bool) {
 	return took, c.ask("BYE", contact, more) != nil
 }
 
-// rss is the memory of a process that is in use, in MiB.
+// rss returns the resident memory of a process in MiB.
 func (p *process) rss() int {
 	p.t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
@@ -151,8 +151,8 @@ func (p *process) rss() int {
 }
 
 // TestAFloodOfStrangers sends INVITEs of strangers that are challenged and never
-// acknowledged. The calls of registered phones go on meanwhile, memory has a
-// bound, and within a minute it is given back (with -soak).
+// acknowledged. Meanwhile the calls of registered phones work, memory is bounded, and
+// within a minute after the flood it is released (with -soak).
 func TestAFloodOfStrangers(t *testing.T) {
 	rate, length := 1000, 2*time.Second
 	if *soak {
@@ -248,7 +248,7 @@ func newStrangers(t *testing.T, hop netip.AddrPort) *strangers {
 	return f
 }
 
-// send sends INVITEs until upTo are sent. What the kernel does not take is lost.
+// send sends INVITEs until upTo are sent. Those that the kernel rejects are lost.
 func (f *strangers) send(upTo int) {
 	for ; f.sent < upTo; f.sent++ {
 		c, n := f.sockets[f.sent%len(f.sockets)], f.sent

@@ -39,14 +39,14 @@ const (
 	floodLength   = 10 * time.Second
 )
 
-// A flood is one way to attack. Its sender runs in a process of its own.
+// A flood is a kind of attack. Its sender runs in another process.
 type flood struct {
 	name  string
 	check func(f *floodRun) // beside the bounds that all have; may be nil
 }
 
-// TestFloods has phones call one another while strangers flood bellhop, each
-// time in another way. Calls go on, memory is bounded, and comes back.
+// TestFloods has phones call each other while strangers flood bellhop in several ways.
+// Calls work, memory is bounded, and it is released afterwards.
 func TestFloods(t *testing.T) {
 	if !*soak {
 		t.Skip("measures for minutes: make soak")
@@ -69,7 +69,7 @@ func TestFloods(t *testing.T) {
 	}
 }
 
-// A floodRun is one flood and what came of it.
+// A floodRun is the run of one flood with its results.
 type floodRun struct {
 	t       *testing.T
 	site    *site
@@ -84,9 +84,8 @@ type floodRun struct {
 	bad   int             // not answered with 200, or not ended
 }
 
-// prefer sets the nice value of all threads of a process, if it may. A
-// preferred process has the machine to itself, as in earnest, whatever else
-// runs on it.
+// prefer sets the nice value of all threads of a process, if permitted. The preferred
+// process then runs as on a machine of its own, whatever else runs there.
 func prefer(pid, nice int) {
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
@@ -178,13 +177,13 @@ func runFlood(t *testing.T, f flood) {
 	r.bellhop.stop()
 }
 
-// legalUsers are in every message of the legal phones, and in no other.
+// legalUsers occur in every message of the legal phones, and in no other.
 var legalUsers = []byte("sip:700")
 
 func floodNumber(i int) string { return strconv.Itoa(70000 + i%floodPhones) }
 
-// placeCalls has the phones call one another at the legal rate, and waits for
-// the calls to end.
+// placeCalls places calls between the phones at the legal rate, and waits for their
+// ends.
 func (r *floodRun) placeCalls(length time.Duration) {
 	ctx, cancel := context.WithTimeout(r.t.Context(), length+patience)
 	defer cancel()
@@ -211,7 +210,7 @@ func (r *floodRun) placeCalls(length time.Duration) {
 	all.Wait()
 }
 
-// rss reads one of the sizes in /proc/PID/status, in bytes.
+// rss reads a size from /proc/PID/status, in bytes.
 func (r *floodRun) rss(name string) int {
 	r.t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.bellhop.cmd.Process.Pid))
@@ -227,7 +226,7 @@ func (r *floodRun) rss(name string) int {
 	return kb << 10
 }
 
-// cpu is the processor time that bellhop has used.
+// cpu returns the processor time that bellhop has used.
 func (r *floodRun) cpu() time.Duration {
 	r.t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.bellhop.cmd.Process.Pid))
@@ -240,7 +239,7 @@ func (r *floodRun) cpu() time.Duration {
 	return time.Duration(user+system) * time.Second / 100 // USER_HZ
 }
 
-// metric reads the sum of one of some metrics; they may have more names than one.
+// metric returns the sum of the metrics with these names.
 func (r *floodRun) metric(names ...string) (sum float64) {
 	r.t.Helper()
 	status, b := r.site.request(http.MethodGet, "/metrics", nil)
@@ -261,8 +260,8 @@ func (r *floodRun) metric(names ...string) (sum float64) {
 	return sum
 }
 
-// checkHangups wants one dial and one hangup of each party of the legal calls
-// that did not fail.
+// checkHangups checks that each party of the legal calls that succeeded has one dial and
+// one hangup.
 func (r *floodRun) checkHangups() {
 	r.t.Helper()
 	want := 2 * (r.calls - r.bad)
@@ -323,7 +322,7 @@ func (r *floodRun) checkPhones() {
 	}
 }
 
-// logCPU says what a byte costs.
+// logCPU logs the processor time per byte.
 func (r *floodRun) logCPU() {
 	r.t.Logf("%.2f µs of processor a byte", r.cpu().Seconds()*1e6/float64(r.sent.Bytes))
 }
@@ -345,9 +344,8 @@ func (r *floodRun) checkReflection() {
 	}
 }
 
-// A floodPBX is the socket of a PBX. Legal phones find a PBX behind it;
-// strangers are refused by the socket itself, because the PBX is no part of
-// what is measured.
+// A floodPBX is the socket of a PBX. Legal phones reach a PBX behind it. The socket
+// itself rejects strangers, because the PBX is not part of the measurement.
 type floodPBX struct {
 	*net.UDPConn
 	legal     chan pbxDatagram
@@ -371,7 +369,7 @@ func newFloodPBX(t *testing.T, at netip.AddrPort) *floodPBX {
 	return p
 }
 
-// sort reads the socket until it is closed.
+// sort reads the socket until it is closed, and passes on the messages of legal phones.
 func (p *floodPBX) sort() {
 	defer close(p.legal)
 	b := make([]byte, 64<<10)
@@ -396,9 +394,8 @@ func (p *floodPBX) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	return copy(b, d.b), d.from, nil
 }
 
-// A repeating socket sends a 2xx to an INVITE again until its ACK comes (RFC
-// 3261 §13.3.1.4): the peers of siptest rely on a network without loss, and a
-// flood is none.
+// A repeating socket repeats a 2xx to an INVITE until its ACK arrives (RFC 3261
+// §13.3.1.4): the peers of siptest expect a network without loss, which a flood is not.
 type repeating struct {
 	sip.PacketConn
 	closed chan struct{}
@@ -428,7 +425,7 @@ func (r *repeating) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
 	return r.PacketConn.WriteToUDPAddrPort(b, to)
 }
 
-// repeat ends with the ACK, with the socket, or after 16 s.
+// repeat returns after the ACK, at the close of the socket, or after 16 s.
 func (r *repeating) repeat(b []byte, to netip.AddrPort, acked chan struct{}) {
 	for pause := 500 * time.Millisecond; pause <= 8*time.Second; pause *= 2 {
 		select {
@@ -460,8 +457,8 @@ func (r *repeating) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	return n, from, err
 }
 
-// refuse answers a stranger's request: with the status that its Request-URI
-// asks for, or as a PBX does that wants credentials.
+// refuse answers a stranger's request with the status that its Request-URI names, or
+// with a challenge.
 func (p *floodPBX) refuse(b []byte, from netip.AddrPort) {
 	if bytes.HasPrefix(b, []byte("SIP/2.0 ")) || bytes.HasPrefix(b, []byte("ACK ")) {
 		return
@@ -494,8 +491,8 @@ func hasAnyPrefix(b []byte, prefixes ...string) bool {
 	return false
 }
 
-// startSender starts the sender of a flood. stop waits for its end and returns
-// what it did.
+// startSender starts the sender of a flood. stop waits for its end and returns its
+// tally.
 func (r *floodRun) startSender(name string) (stop func() floodTally) {
 	r.t.Helper()
 	self, err := os.Executable()
@@ -516,8 +513,8 @@ func (r *floodRun) startSender(name string) (stop func() floodTally) {
 	}
 }
 
-// bigBuffer has a socket hold what comes while its reader waits for a
-// processor.
+// bigBuffer enlarges the buffer of a socket, to hold the packets that arrive while its
+// reader waits for a processor.
 func bigBuffer(c *net.UDPConn) {
 	raw, err := c.SyscallConn()
 	if err != nil {

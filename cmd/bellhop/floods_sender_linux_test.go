@@ -17,13 +17,13 @@ import (
 	"unsafe"
 )
 
-// floodSender is the variable that has this binary send a flood: its name,
-// where bellhop is, and how long it lasts, with bars between.
+// floodSender is the environment variable that makes this binary send a flood: name,
+// address of bellhop and duration, separated by bars.
 const floodSender = "FLOOD_SENDER"
 
 func init() { otherMains[floodSender] = sendFlood }
 
-// A floodTally is what a sender did.
+// A floodTally counts what a sender has done.
 type floodTally struct {
 	Sent, Bytes int64 // to bellhop
 	Got         int64 // bytes that came back
@@ -38,7 +38,7 @@ type sender struct {
 	run   sync.WaitGroup
 }
 
-// sendFlood sends the flood, and writes its tally to the standard output.
+// sendFlood sends the flood, and prints its tally.
 func sendFlood(what string) {
 	words := strings.Split(what, "|")
 	length, err := time.ParseDuration(words[2])
@@ -139,14 +139,14 @@ var senders = map[string]func(*sender){
 const sdp = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 9 RTP/AVP 0 8 9 18 101\r\na=rtpmap:0 PCMU/8000\r\n" +
 	"a=rtpmap:8 PCMA/8000\r\na=rtpmap:9 G722/8000\r\na=rtpmap:18 G729/8000\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-16\r\na=sendrecv\r\n"
 
-// source is the nth address of strangers.
+// source returns the nth address of strangers.
 func source(n int) netip.Addr {
 	n += 256
 	return netip.AddrFrom4([4]byte{127, byte(100 + n>>16), byte(n >> 8), byte(n)})
 }
 
-// appendRequest appends the ith request of a stranger. Call-ID, tag and branch
-// are new; the caller is one of a thousand.
+// appendRequest appends the ith request of a stranger. Call-ID, tag and branch are new;
+// the caller is one of a thousand.
 func appendRequest(b []byte, method, uri string, at netip.AddrPort, i int, more, body string) []byte {
 	user := 2000 + i%1000
 	b = fmt.Appendf(b, "%s %s SIP/2.0\r\nVia: SIP/2.0/UDP %s;branch=z9hG4bKf%d\r\nMax-Forwards: 70\r\nFrom: <sip:%d@pbx>;tag=f%d\r\nTo: <%s>\r\nCall-ID: flood-%d-%d\r\nCSeq: 1 %s\r\nContact: <sip:%d@%s>\r\n%s",
@@ -157,15 +157,15 @@ func appendRequest(b []byte, method, uri string, at netip.AddrPort, i int, more,
 	return fmt.Appendf(b, "Content-Length: %d\r\n\r\n%s", len(body), body)
 }
 
-// appendResponse appends a response to a request that bellhop never sent: the
-// branch has the form of its own.
+// appendResponse appends a response to a request that bellhop never sent. The branch has
+// the form of bellhop's.
 func appendResponse(b []byte, i int, at netip.AddrPort) []byte {
 	return fmt.Appendf(b, "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP 127.0.0.4:5060;branch=z9hG4bKbh%08x.%012x.%08x\r\nVia: SIP/2.0/UDP 127.0.0.2:5060;branch=z9hG4bK%d\r\n"+
 		"From: <sip:101@pbx>;tag=1\r\nTo: <sip:102@pbx>;tag=2\r\nCall-ID: flood-%d\r\nCSeq: 1 INVITE\r\nContact: <sip:102@%s>\r\nContent-Length: 0\r\n\r\n",
 		rand.Uint32(), rand.Uint64N(1<<48), rand.Uint32(), i, i, at)
 }
 
-// largeHead is n bytes of header fields, each as long as one may be.
+// largeHead returns n bytes of headers, each as long as permitted.
 func largeHead(name string, n int) string {
 	const line = 7 << 10
 	var b strings.Builder
@@ -176,11 +176,11 @@ func largeHead(name string, n int) string {
 	return b.String()
 }
 
-// sprayPorts is how many sockets a spray sends from; all addresses share them.
+// sprayPorts is the number of sockets that a spray sends from, shared by all addresses.
 const sprayPorts = 16
 
-// spray sends rate datagrams a second from as many sources, in turn. It
-// acknowledges final responses to INVITEs if ack says so.
+// spray sends rate datagrams a second from as many sources, in turn. With ack it
+// acknowledges final responses to INVITEs.
 func (s *sender) spray(rate, sources int, ack bool, build func(b []byte, i int, at netip.AddrPort) []byte) {
 	var sockets [sprayPorts]*net.UDPConn
 	var ports [sprayPorts]uint16
@@ -233,7 +233,7 @@ func (s *sender) write(c *net.UDPConn, from netip.Addr, b []byte) {
 	}
 }
 
-// receive counts what comes back.
+// receive counts the datagrams that arrive.
 func (s *sender) receive(c *net.UDPConn, ack bool) {
 	b := make([]byte, 64<<10)
 	for {
@@ -275,8 +275,8 @@ func (s *sender) writeStream(c net.Conn, b []byte) bool {
 	return err == nil
 }
 
-// unreadStream sends requests that bellhop answers itself, with all that they
-// brought, and reads nothing.
+// unreadStream sends requests that bellhop answers itself with a copy of their headers,
+// and does not read the responses.
 func (s *sender) unreadStream(from netip.Addr) {
 	vias := largeHead("Via: SIP/2.0/TCP x;x", 50<<10)
 	for i := 0; s.ctx.Err() == nil; {
@@ -300,7 +300,7 @@ func (s *sender) unreadStream(from netip.Addr) {
 	}
 }
 
-// drippingStream sends a message of many fields and a large body byte by byte.
+// drippingStream sends a message with many headers and a large body byte by byte.
 func (s *sender) drippingStream(from netip.Addr) {
 	for i := 0; s.ctx.Err() == nil; i++ {
 		c := s.dial(from)
@@ -323,7 +323,7 @@ func (s *sender) drippingStream(from netip.Addr) {
 	}
 }
 
-// phone is one over TCP that registers and stays.
+// phone registers a phone over TCP and keeps its connection.
 func (s *sender) phone(from netip.Addr, i int) {
 	c := s.dial(from)
 	if c == nil {

@@ -27,9 +27,9 @@ import (
 	"bellhop/sip/siptest"
 )
 
-// TestFlows plays every flow against the whole hop in virtual time: in-memory
-// sockets, the real store, the real deliveries. What a flow calls a callback is
-// one that was received.
+// TestFlows plays every flow against all of bellhop in virtual time: in-memory sockets,
+// the real store, the real deliveries. The callbacks of a flow are those that the
+// receiver got.
 func TestFlows(t *testing.T) {
 	files, err := filepath.Glob("../../testdata/flows/*.txt")
 	if err != nil || len(files) == 0 {
@@ -51,12 +51,12 @@ func TestFlows(t *testing.T) {
 	}
 }
 
-// A wholeHop is all of bellhop but the admin API, with a peer at each of the
-// flow's addresses.
+// A wholeHop is all of bellhop except the admin API, with a peer at each of the flow's
+// addresses.
 type wholeHop struct {
 	t     *testing.T
 	peers map[string]*siptest.PacketConn
-	rooms *rooms
+	rooms *pipeline
 	stop  func()       // for good
 	ahead atomic.Int64 // the wall clock is, so many nanoseconds
 	mu    sync.Mutex
@@ -72,7 +72,7 @@ type wholeHop struct {
 
 func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
 	h := &wholeHop{t: t, heard: map[string]bool{}, failed: map[string]bool{}}
-	cfg := defaults()
+	cfg := defaultConfig()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}
 	cfg.SIP.Register = sip.Register(fc.Register)
 	for _, source := range fc.PBXSources {
@@ -94,7 +94,7 @@ func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
 	return h
 }
 
-// start starts the rooms, for the first time or again.
+// start starts the pipeline, for the first time or again.
 func (h *wholeHop) start(fc flowtest.Config, cfg config, js jetstream.JetStream) {
 	t, original := h.t, cfg
 	h.peers = map[string]*siptest.PacketConn{}
@@ -113,13 +113,13 @@ func (h *wholeHop) start(fc flowtest.Config, cfg config, js jetstream.JetStream)
 		}
 	}
 	var err error
-	h.rooms, err = connect(t.Context(), cfg, js, slog.New(slog.DiscardHandler), world{
-		own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: h, prompt: true, wall: h.wall,
+	h.rooms, err = buildPipeline(t.Context(), cfg, js, slog.New(slog.DiscardHandler), environment{
+		own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: h, unbatched: true, wall: h.wall,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.rooms.follower.tracker.Configure(fc.Dialog)
+	h.rooms.observer.tracker.Configure(fc.Dialog)
 	sub := notify.NewSubscription()
 	sub.ExtensionRegex = ".*"
 	sub.Types = []string{"dial-in", "dial-out", "answer", "hangup", "message-in", "message-out", "voicemail",
@@ -130,7 +130,7 @@ func (h *wholeHop) start(fc flowtest.Config, cfg config, js jetstream.JetStream)
 			t.Fatal(err)
 		}
 	}
-	stopRooms := start(h.rooms.run)
+	stopRooms := startTask(h.rooms.run)
 	h.stopRooms = func() {
 		stopRooms()
 		for _, c := range h.peers {
@@ -144,7 +144,7 @@ func (h *wholeHop) start(fc flowtest.Config, cfg config, js jetstream.JetStream)
 	synctest.Wait()
 }
 
-// RoundTrip is the receiver: it takes down which event a callback tells.
+// RoundTrip is the receiver: it records the event of a callback.
 func (h *wholeHop) RoundTrip(r *http.Request) (*http.Response, error) {
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -176,7 +176,7 @@ func (h *wholeHop) Now() time.Time { return time.Now() }
 
 func (h *wholeHop) SetClock(by time.Duration) { h.ahead.Add(int64(by)) }
 
-// wall reads the wall clock.
+// wall returns the time of the wall clock.
 func (h *wholeHop) wall() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 
 func (h *wholeHop) Send(from flowtest.Peer, msg []byte) error {
@@ -213,8 +213,8 @@ func (h *wholeHop) Sleep(d time.Duration) {
 	synctest.Wait()
 }
 
-// Events are those whose callbacks have come, in the order they were said. A
-// call's must have come in that order.
+// Events returns the events whose callbacks have arrived, in the order of publishing. It
+// fails the test if those of a call arrived in another order.
 func (h *wholeHop) Events() []dialog.Event {
 	synctest.Wait()
 	events, _, err := h.rooms.notifier.Events(context.Background(), notify.Query{Limit: 1000})

@@ -20,8 +20,8 @@ import (
 	"bellhop/sip/siptest"
 )
 
-// TestInteropKamailio has Kamailio be the PBX: a proxy, so that a call passes
-// bellhop twice with one Call-ID, and its forks too.
+// TestInteropKamailio uses Kamailio as the PBX. It is a proxy: a call and its forks pass
+// bellhop twice with one Call-ID.
 func TestInteropKamailio(t *testing.T) {
 	path, err := exec.LookPath("kamailio")
 	if err != nil {
@@ -75,8 +75,8 @@ func TestInteropKamailio(t *testing.T) {
 	hop.stop()
 }
 
-// A gang is the phones at Kamailio: alice is 101, bob and bob2 are 102, and
-// carol is 103.
+// A gang is the phones at Kamailio: alice is 101, bob and bob2 are 102, and carol is
+// 103.
 type gang struct {
 	s      *site
 	phones map[string]*siptest.Phone
@@ -91,8 +91,8 @@ func (g *gang) register(names ...string) {
 	}
 }
 
-// calls has alice call a number, and wants a final response of this status.
-// What is answered she hangs up after a while.
+// calls has alice call a number, and checks the final status. She hangs up an answered
+// call after a while.
 func (g *gang) calls(number string, status int) {
 	g.s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -109,7 +109,7 @@ func (g *gang) calls(number string, status int) {
 	}
 }
 
-// gives has alice call a number, and give up a while after it rang.
+// gives has alice call a number, and give up some time after it rings.
 func (g *gang) gives(number string) {
 	g.s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -133,7 +133,7 @@ var (
 	rings = siptest.Behavior{}
 )
 
-// kamailioCalls are in this order: who has registered stays registered.
+// kamailioCalls are played in this order: registrations persist.
 var kamailioCalls = []struct {
 	name string
 	play func(g *gang)
@@ -200,8 +200,7 @@ var kamailioCalls = []struct {
 	}},
 }
 
-// transactions are what Kamailio's accounting wrote: the INVITEs that ended,
-// and the BYEs.
+// transactions are the entries of Kamailio's accounting: INVITEs that ended, and BYEs.
 type transactions []transaction
 
 type transaction struct {
@@ -235,7 +234,7 @@ func readTransactions(log string) (all transactions) {
 	return all
 }
 
-// talked is how long the call of an answered INVITE took.
+// talked returns the talk time of an answered INVITE.
 func (all transactions) talked(invite transaction) time.Duration {
 	for _, t := range all {
 		if t.method == "BYE" && t.callID == invite.callID {
@@ -263,8 +262,8 @@ func (all transactions) String() string {
 	return strings.Join(words, ", ")
 }
 
-// codeWords are the words that the caller's hangup may have for the final
-// response of a proxy.
+// codeWords are the status words of the caller's hangup that are valid for a proxy's
+// final response.
 var codeWords = map[int][]string{
 	200: {"ANSWER"},
 	404: {"CHANUNAVAIL"},
@@ -274,8 +273,8 @@ var codeWords = map[int][]string{
 	487: {"CANCEL"},
 }
 
-// judgeProxy holds what bellhop said against the accounting: each INVITE that
-// ended is one caller's turn, and if it was answered one callee's.
+// judgeProxy compares bellhop's events with the accounting: each INVITE that ended is
+// one turn of a caller, and of a callee if it was answered.
 func (res *result) judgeProxy(all transactions) {
 	parties, differences := turns(res.came)
 	differ := func(format string, args ...any) { differences = append(differences, fmt.Sprintf(format, args...)) }

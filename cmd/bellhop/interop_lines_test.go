@@ -29,7 +29,7 @@ type expectation struct {
 	lines   []line
 }
 
-// A line is one callback.
+// A line is one callback of an expectation.
 type line struct {
 	text                    string
 	typ, ext, call          string
@@ -77,7 +77,7 @@ func readExpectation(file string) (e expectation, err error) {
 	return e, nil
 }
 
-// compare says in what the lines that came differ from those expected.
+// compare returns the differences between the callbacks and the expected lines.
 func (e expectation) compare(got []line) (differences []string) {
 	want := map[string][]string{}
 	come := map[string][]string{}
@@ -111,8 +111,8 @@ func (e expectation) compare(got []line) (differences []string) {
 	return differences
 }
 
-// explain takes the differences out for which the expectation has a reason, and
-// adds the reasons for which there is no difference.
+// explain removes the differences for which the expectation has a reason, and adds the
+// reasons without a difference.
 func (e expectation) explain(differences []string) (left []string) {
 	used := map[string]bool{}
 	for _, d := range differences {
@@ -134,7 +134,7 @@ func (e expectation) explain(differences []string) (left []string) {
 	return left
 }
 
-// rewrite writes the lines that came into the file, if they are others.
+// rewrite writes the callbacks into the file if they differ.
 func (e expectation) rewrite(file string, got []line) error {
 	if len(e.compare(got)) == 0 {
 		return nil
@@ -154,8 +154,8 @@ func texts(lines []line) (all []string) {
 	return all
 }
 
-// lineFields are the fields that a line may have after Call, Turn, CallFlow and
-// CallStatus, with their names in json.
+// lineFields are the fields of a line after Call, Turn, CallFlow and CallStatus, with
+// their names in the dialect json.
 var lineFields = []struct{ name, json string }{
 	{"CallerIDNum", "caller_id_num"},
 	{"CallerIDName", "caller_id_name"},
@@ -179,9 +179,8 @@ var lineFields = []struct{ name, json string }{
 	{"Correlation", "correlation"},
 }
 
-// lines puts callbacks, which are in the order of their times, into words.
-// Registrations are left out where there are calls too: phones register in
-// every scenario.
+// lines formats callbacks, which are in the order of their times. It leaves out
+// registrations if there are calls too: phones register in every scenario.
 func lines(came []received) (all []line) {
 	var calls []string
 	turns := map[string][]string{}          // parties of an extension in a call and direction
@@ -257,7 +256,7 @@ func (c received) registration() bool {
 	return strings.HasSuffix(c.fields["event_type"], "registered")
 }
 
-// extension is whose event it is; a transfer tells to whom, in place of that.
+// extension returns the extension of an event, or the target of a transfer.
 func (c received) extension() string {
 	if c.fields["call_flow"] == "out" || c.fields["event_type"] == "message-out" {
 		return c.fields["caller_extension"]

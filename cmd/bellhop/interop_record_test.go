@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// tolerance is how far bellhop's talk time may be from the PBX's.
+// tolerance is the largest difference between the talk times of bellhop and of the PBX.
 const tolerance = 100 * time.Millisecond
 
-// A record is what Asterisk wrote down of a scenario: the rows of its CDR, and
-// the channels that its CEL tells of, in the order of their beginnings.
+// A record is Asterisk's record of a scenario: the rows of its CDR, and the channels of
+// its CEL, in the order of their starts.
 type record struct {
 	rows     []cdrRow
 	channels []*channel
 }
 
-// A cdrRow is one row of the CDR: a channel and who it was connected to.
+// A cdrRow is a row of the CDR: a channel and its peer.
 type cdrRow struct {
 	channel, dst string // names of channels
 	answered     bool   // the channel was, by whatever
@@ -30,7 +30,7 @@ type cdrRow struct {
 	billsec      int
 }
 
-// A channel is Asterisk's side of one dialog.
+// A channel is Asterisk's side of a dialog.
 type channel struct {
 	name     string // PJSIP/102-00000001
 	ext      string // 102, trunk
@@ -50,8 +50,8 @@ func extOf(channel string) string {
 	return name[:strings.LastIndexByte(name, '-')]
 }
 
-// readRecord reads the CDR and the CEL of a scenario, each after a comment that
-// names its columns.
+// readRecord reads the CDR and the CEL of a scenario, each after a comment with its
+// columns.
 func readRecord(file string) (*record, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -126,7 +126,7 @@ func readCSV(text string) ([][]string, error) {
 	return c.ReadAll()
 }
 
-// String is the word of the CDR.
+// String formats the rows of the CDR.
 func (r *record) String() string {
 	var words []string
 	for _, row := range r.rows {
@@ -149,9 +149,9 @@ func (r *record) String() string {
 	return strings.Join(words, ", ")
 }
 
-// dispositions are the words that a hangup may have for one of the CDR. It
-// knows fewer: whether it was the caller who gave up, and whether a phone was
-// reached at all, it does not say.
+// dispositions are the status words of a hangup that are valid for a disposition of the
+// CDR. The CDR has fewer words: it does not tell whether the caller gave up, nor whether
+// a phone was reached.
 var dispositions = map[string][]string{
 	"ANSWERED":   {"ANSWER"},
 	"BUSY":       {"BUSY"},
@@ -160,7 +160,7 @@ var dispositions = map[string][]string{
 	"CONGESTION": {"CONGESTION", "CHANUNAVAIL"},
 }
 
-// A turn is what bellhop said of a party.
+// A turn is bellhop's events of one party.
 type turn struct {
 	id, call, ext, flow string
 	events              []received
@@ -170,7 +170,7 @@ type turn struct {
 	transferred         bool
 }
 
-// turns sorts the callbacks by party, and checks what holds for any.
+// turns groups the callbacks by party, and checks what holds for all parties.
 func turns(came []received) (parties []*turn, differences []string) {
 	differ := func(format string, args ...any) { differences = append(differences, fmt.Sprintf(format, args...)) }
 	numbers := map[string][]int64{}
@@ -241,7 +241,7 @@ func turns(came []received) (parties []*turn, differences []string) {
 	return parties, differences
 }
 
-// judge holds what bellhop said against the record, for every channel.
+// judge compares bellhop's events with the record, for every channel.
 func (res *result) judge(r *record) {
 	parties, differences := turns(res.came)
 	differ := func(format string, args ...any) { differences = append(differences, fmt.Sprintf(format, args...)) }

@@ -28,8 +28,8 @@ const (
 		"Diversion: <sip:5557777@bank.example>;reason=unconditional\r\n"
 )
 
-// TestInteropStrangers attacks a real Asterisk behind bellhop. The trunk is
-// identified by the secret header field, as the README describes.
+// TestInteropStrangers attacks a real Asterisk behind bellhop. Asterisk identifies the
+// trunk by the secret header, as in the README.
 func TestInteropStrangers(t *testing.T) {
 	p := newStrangersPBX(t)
 	t.Cleanup(func() { p.run(time.Minute, "./stop.sh") })
@@ -63,8 +63,8 @@ func TestInteropStrangers(t *testing.T) {
 	hop.stop()
 }
 
-// newStrangersPBX copies the folder that the environment names as PBX, and has
-// the copy's Asterisk identify the trunk by the secret header field.
+// newStrangersPBX copies the folder named by the environment variable PBX, and
+// configures the copy's Asterisk to identify the trunk by the secret header.
 func newStrangersPBX(t *testing.T) *pbxFolder {
 	t.Helper()
 	folder := os.Getenv("PBX")
@@ -115,8 +115,8 @@ func newStrangersPBX(t *testing.T) *pbxFolder {
 	return p
 }
 
-// refuseStrangers calls 102 without credentials, in every way that made a
-// stranger the trunk. callee is 102, which must not ring.
+// refuseStrangers calls 102 without credentials in every way that once made a stranger
+// the trunk. callee is 102, which must not ring.
 func refuseStrangers(t *testing.T, stranger, callee *rawAgent) {
 	for _, c := range []struct{ name, from, fields string }{
 		{"unknown number", "<sip:15550001111@example.com>", ""},
@@ -199,8 +199,8 @@ func tellPhone(t *testing.T, s *site, caller, callee *rawAgent) {
 	}
 }
 
-// relayNothing sends requests along the tokens of a refused call and of a call
-// that is up, to addresses of the stranger's choice.
+// relayNothing sends requests along the tokens of a refused call and of a live call to
+// addresses that the stranger chose.
 func relayNothing(t *testing.T, stranger, caller, callee *rawAgent) {
 	refused := stranger.send(rawRequest{method: "INVITE", uri: "sip:102@127.0.0.1", from: "<sip:101@127.0.0.1>", body: rawSDP})
 	answer := stranger.wait(t, refused)
@@ -262,7 +262,7 @@ func relayNothing(t *testing.T, stranger, caller, callee *rawAgent) {
 	neighbor.untouched(t)
 }
 
-// A victim listens over UDP and TCP, and notes what reaches it.
+// A victim listens on UDP and TCP, and records what arrives.
 type victim struct {
 	at      netip.AddrPort
 	udp     *net.UDPConn
@@ -319,8 +319,8 @@ func (v *victim) note(what string) {
 	}
 }
 
-// attack sends a request, and wants no byte and no connection for the victim.
-// What is not in a dialog that is up must be refused.
+// attack sends a request and checks that the victim gets no byte and no connection. A
+// request outside live dialogs must be refused.
 func (v *victim) attack(t *testing.T, name string, stranger *rawAgent, r rawRequest) {
 	t.Helper()
 	if r.toTag == "" {
@@ -341,7 +341,7 @@ func (v *victim) attack(t *testing.T, name string, stranger *rawAgent, r rawRequ
 	}
 }
 
-// untouched wants that nothing arrived late.
+// untouched checks that nothing arrived late.
 func (v *victim) untouched(t *testing.T) {
 	t.Helper()
 	if n := len(v.arrived); n > 0 {
@@ -351,8 +351,8 @@ func (v *victim) untouched(t *testing.T) {
 
 const rawSDP = "v=0\r\no=- 1 1 IN IP4 127.0.0.66\r\ns=-\r\nc=IN IP4 127.0.0.66\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\n"
 
-// A rawAgent sends and receives SIP over UDP as text: what no phone sends, too.
-// It repeats nothing.
+// A rawAgent sends and receives SIP over UDP as text, also messages that no phone sends.
+// It does not retransmit.
 type rawAgent struct {
 	at       netip.AddrPort
 	hop      netip.AddrPort
@@ -365,7 +365,7 @@ type rawAgent struct {
 	sent map[string]*rawSent // by branch
 }
 
-// A rawRequest leaves with what is empty filled in.
+// A rawRequest is sent with defaults for empty fields.
 type rawRequest struct {
 	method, uri, from, to, callID, fromTag, toTag, fields, body string
 
@@ -462,9 +462,9 @@ func (a *rawAgent) send(r rawRequest) *rawSent {
 	return s
 }
 
-// repeat sends an INVITE again until a response comes, as Timer A says (RFC 3261
-// §17.1.1.2): to a source that it does not know, bellhop sends no failure that is larger
-// than what came.
+// repeat retransmits an INVITE until a response arrives, by Timer A (RFC 3261
+// §17.1.1.2). To an unknown source bellhop sends no failure that is larger than the
+// request.
 func (a *rawAgent) repeat(s *rawSent, pause time.Duration) {
 	time.AfterFunc(pause, func() {
 		if !s.heard.Load() && pause <= 8*time.Second {
@@ -504,7 +504,7 @@ func (a *rawAgent) wait(t *testing.T, s *rawSent) string {
 	}
 }
 
-// acknowledge sends the ACK of an INVITE that was refused.
+// acknowledge sends the ACK of a refused INVITE.
 func (a *rawAgent) acknowledge(s *rawSent, answer string) {
 	if s.method != "INVITE" || status(answer) < 300 {
 		return
@@ -514,8 +514,8 @@ func (a *rawAgent) acknowledge(s *rawSent, answer string) {
 	a.write(ack, s.branch)
 }
 
-// challenged sends a request, and again with the credentials that the PBX asks
-// for. The passwords of the PBX are "pw" and the user.
+// challenged sends a request, and again with the credentials that the PBX asks for. The
+// passwords of the PBX are "pw" followed by the user.
 func (a *rawAgent) challenged(t *testing.T, r rawRequest, user string) *rawSent {
 	t.Helper()
 	first := a.send(r)
@@ -527,7 +527,7 @@ func (a *rawAgent) challenged(t *testing.T, r rawRequest, user string) *rawSent 
 	return a.send(again)
 }
 
-// ringing waits for the INVITE that another agent's call brings.
+// ringing waits for the INVITE of another agent's call.
 func (a *rawAgent) ringing(t *testing.T, call *rawSent) string {
 	t.Helper()
 	select {
@@ -564,7 +564,7 @@ func (a *rawAgent) reply(request string, code int, body string) {
 	a.conn.WriteToUDPAddrPort([]byte(b.String()), a.hop)
 }
 
-// answerCall has the callee answer, and returns the 200 that the caller gets.
+// answerCall answers as the callee, and returns the 200 that the caller gets.
 func answerCall(t *testing.T, caller, callee *rawAgent, sent *rawSent, invite string) string {
 	t.Helper()
 	callee.reply(invite, 200, rawSDP)
@@ -578,7 +578,7 @@ func answerCall(t *testing.T, caller, callee *rawAgent, sent *rawSent, invite st
 	return ok
 }
 
-// hangUp has the caller end a call, and wants it to end at the callee.
+// hangUp ends a call as the caller, and checks that it ends at the callee.
 func hangUp(t *testing.T, caller, callee *rawAgent, sent *rawSent, ok string) {
 	t.Helper()
 	bye := caller.send(within(sent, ok, "BYE"))
@@ -601,7 +601,7 @@ func endCall(t *testing.T, caller, callee *rawAgent, sent *rawSent, invite strin
 	hangUp(t, caller, callee, sent, answerCall(t, caller, callee, sent, invite))
 }
 
-// within is a request in the dialog of a call that was answered.
+// within returns a request in the dialog of an answered call.
 func within(sent *rawSent, ok, method string) rawRequest {
 	uri := header(ok, "Contact")
 	if _, rest, found := strings.Cut(uri, "<"); found {
@@ -611,8 +611,8 @@ func within(sent *rawSent, ok, method string) rawRequest {
 		toTag: tagOf(header(ok, "To")), routes: headerValues(ok, "Record-Route"), cseq: sent.cseq + 1}
 }
 
-// headerValues returns the values of a header field, as they stand in a message.
-// The messages of these tests fold no lines and name no field in its short form.
+// headerValues returns the values of a header of a message. The messages of these tests
+// have no folded lines and no compact header names.
 func headerValues(m, name string) (values []string) {
 	head, _, _ := strings.Cut(m, "\r\n\r\n")
 	for line := range strings.SplitSeq(head, "\r\n") {
@@ -642,7 +642,7 @@ func branchOf(m string) string {
 	return branch
 }
 
-// status is the status of a response, 0 for anything else.
+// status returns the status of a response, or 0 for anything else.
 func status(m string) (code int) {
 	fmt.Sscanf(m, "SIP/2.0 %d", &code)
 	return code
@@ -650,7 +650,7 @@ func status(m string) (code int) {
 
 var challengeParam = regexp.MustCompile(`(\w+)="([^"]*)"`)
 
-// digestField is the Authorization that answers a challenge (RFC 2617, MD5, qop auth).
+// digestField returns the Authorization for a challenge (RFC 2617, MD5, qop auth).
 func digestField(answer, method, uri, user, password string) string {
 	p := map[string]string{}
 	for _, m := range challengeParam.FindAllStringSubmatch(header(answer, "WWW-Authenticate"), -1) {

@@ -30,15 +30,15 @@ var (
 	captures = flag.String("captures", "", "keep what the PBX recorded of each scenario in this directory")
 )
 
-// interopTypes are all types of events, those too that must be asked for.
+// interopTypes are all event types, including those that a subscription must name.
 var interopTypes = []string{
 	"dial-in", "dial-out", "answer", "hangup", "message-in", "message-out", "voicemail",
 	"ringing", "hold", "resume", "transfer", "registered", "unregistered",
 }
 
-// TestInteropAsterisk plays the scenarios that testdata/interop/asterisk has a
-// file for, with real phones at a real Asterisk behind bellhop. The folder that
-// the environment names as PBX sets them up: README says what it provides.
+// TestInteropAsterisk plays the scenarios in testdata/interop/asterisk with real phones
+// at a real Asterisk behind bellhop. The folder named by the environment variable PBX
+// sets them up: the README says what it provides.
 func TestInteropAsterisk(t *testing.T) {
 	folder := os.Getenv("PBX")
 	if folder == "" {
@@ -130,8 +130,8 @@ type pbxFolder struct {
 	out  string // where the scenarios leave what they recorded
 }
 
-// command is a script of the folder. What it starts and does not record ends
-// with it.
+// command returns a script of the folder as a command. The processes that it starts and
+// does not record end with it.
 func (p *pbxFolder) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = p.path
@@ -141,8 +141,8 @@ func (p *pbxFolder) command(ctx context.Context, name string, args ...string) *e
 	return cmd
 }
 
-// run runs a script whose output is of interest only when it fails. It writes
-// to a file: what the script starts goes on, and would hold a pipe open.
+// run runs a script and logs its output if it fails. The output goes to a file:
+// processes that the script starts keep running and would hold a pipe open.
 func (p *pbxFolder) run(within time.Duration, name string, args ...string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), within)
@@ -160,7 +160,7 @@ func (p *pbxFolder) run(within time.Duration, name string, args ...string) {
 	}
 }
 
-// play has a scenario played, and returns what went wrong with the phones.
+// play plays a scenario, and returns the errors of its phones.
 func (p *pbxFolder) play(t *testing.T, name string) (differences []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -184,8 +184,8 @@ func (p *pbxFolder) play(t *testing.T, name string) (differences []string) {
 	return differences
 }
 
-// settled waits until no call is live and all that bellhop has said since begin
-// has come, and returns it.
+// settled waits until no call is live and all callbacks since begin have arrived, and
+// returns them.
 func (s *site) settled(begin time.Time, differences []string) ([]received, []string) {
 	s.t.Helper()
 	limit := time.Now().Add(90 * time.Second)
@@ -244,10 +244,10 @@ func (s *site) settled(begin time.Time, differences []string) ([]received, []str
 	return came, differences
 }
 
-// count returns a field that is a number, 0 for one that is absent.
+// count returns a numeric field, or 0 if it is absent.
 func (c received) count(name string) int64 { return max(c.number(name), 0) }
 
-// A result is what became of a scenario.
+// A result is the result of a scenario.
 type result struct {
 	scenario    string
 	want        expectation
@@ -268,7 +268,7 @@ func newReport(t *testing.T) *report {
 	return r
 }
 
-// add compares a result with its expectation, and notes it. With -update, it
+// add compares a result with its expectation and adds it to the table. With -update, it
 // rewrites the expectation instead.
 func (r *report) add(t *testing.T, res result, file string) {
 	t.Helper()
@@ -321,7 +321,7 @@ func (r *report) String() string {
 	return b.String()
 }
 
-// summary says how many callbacks there are, and how each party ended.
+// summary counts the callbacks, and lists how each party ended.
 func summary(lines []line) string {
 	var ends []string
 	for _, l := range lines {

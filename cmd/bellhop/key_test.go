@@ -10,9 +10,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A key that neither the file nor the bucket has is made only where there is no
-// data: another key would cut off every live call and registration.
-func TestKeyIsNotMadeAnew(t *testing.T) {
+// TestLostKeyIsNotReplaced checks that a key is created only for a store without data:
+// another key would cut off every live call and registration.
+func TestLostKeyIsNotReplaced(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		data    func(config, jetstream.JetStream) error

@@ -18,15 +18,15 @@ import (
 	"bellhop/sip/siptest"
 )
 
-// hops are how long messages are in bellhop: from the call by which one end
-// sends one until the kernel has it for the other.
+// hops measures how long messages are in bellhop: from the system call that sends a
+// message until the kernel has it for the receiver.
 type hops struct {
 	mu   sync.Mutex
 	sent map[string]time.Time
 	took []time.Duration
 }
 
-// A stamped socket tells hops of what is sent and what comes.
+// A stamped socket records in hops what it sends and receives.
 type stamped struct {
 	*net.UDPConn
 	hops *hops
@@ -69,8 +69,8 @@ func (s stamped) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	return n, from, nil
 }
 
-// messageKey names a message of a call at both sides of bellhop; its repetitions
-// have the same.
+// messageKey returns a key that a message of a call has on both sides of bellhop.
+// Retransmissions have the same key.
 func messageKey(b []byte) string {
 	start, _, _ := bytes.Cut(b, []byte("\r\n"))
 	key := string(start[:min(len(start), len("SIP/2.0 200"))])
@@ -101,7 +101,7 @@ func (h *hops) end(b []byte, at time.Time) {
 	}
 }
 
-// take returns, and forgets, how long the messages took, the shortest first.
+// take returns the times measured since the last take, shortest first.
 func (h *hops) take() []time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -111,10 +111,10 @@ func (h *hops) take() []time.Duration {
 	return took
 }
 
-// TestReadersDelayNoCall has calls go on while 200 requests a second read the events
-// and 50 clients follow them: each is answered and ended. With -soak it measures how
-// long SIP messages take meanwhile, and while nobody reads, in turns that are short
-// beside what else the machine does.
+// TestReadersDelayNoCall places calls while 200 requests a second read events and 50
+// clients follow them: each call is answered and ended. With -soak it measures the delay
+// of SIP messages meanwhile and without readers, in alternating intervals that are short
+// compared to changes in the machine's load.
 func TestReadersDelayNoCall(t *testing.T) {
 	rounds, length := 1, 3*time.Second
 	if *soak {
@@ -172,7 +172,7 @@ func TestReadersDelayNoCall(t *testing.T) {
 	}
 }
 
-// measured returns how long the messages of calls take that are placed for a time.
+// measured returns the delays of messages of calls that are placed for a duration.
 func (s *site) measured(phones []*siptest.Phone, h *hops, length time.Duration) []time.Duration {
 	s.t.Helper()
 	s.callsFor(phones, 2*time.Second) // what was before is over
@@ -181,8 +181,8 @@ func (s *site) measured(phones []*siptest.Phone, h *hops, length time.Duration) 
 	return h.take()
 }
 
-// callsFor has phones call one another, 50 times a second while two are free, and wants
-// that each call is answered and ended.
+// callsFor places calls between the phones, 50 a second while two phones are free, and
+// checks that each call is answered and ended.
 func (s *site) callsFor(phones []*siptest.Phone, length time.Duration) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), length+patience)

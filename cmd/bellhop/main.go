@@ -1,7 +1,7 @@
-// Bellhop is a SIP hop that rings web addresses: it stands between phones and a
-// PBX, forwards every message, and tells subscribers what happened to the calls.
+// Bellhop is a SIP edge proxy that sends webhooks. It runs between phones and a PBX,
+// forwards every message, follows the calls and notifies subscribers of their events.
 //
-// README.md is the guide, config.toml the manual of its settings.
+// README.md is the guide. config.toml is the manual of the settings.
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -26,28 +27,28 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(runCommandLine(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run does what args ask for, and returns the exit status: 1 after an error, 2
-// if args are wrong. Of either, stderr has a line.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	cmd := commands()
+// runCommandLine runs the command that args name and returns the exit status: 0 on
+// success, 1 after an error, 2 if args are wrong. Errors are printed to stderr.
+func runCommandLine(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	cmd := newRootCommand()
 	began := false
 	cmd.InitDefaultCompletionCmd()
 	cmd.InitDefaultHelpCmd()
-	watch(cmd, &began)
+	trackCommandStart(cmd, &began)
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
 	last, err := cmd.ExecuteContextC(ctx)
 	var ps problems
-	var wrong usage
+	var wrong usageError
 	switch {
 	case err == nil:
 		return 0
 	case !began:
-		fmt.Fprintf(stderr, "bellhop: %s: see %s --help\n", dialog.ReplaceControls(err.Error()), last.CommandPath())
+		fmt.Fprintf(stderr, "bellhop: %s: see %s --help\n", dialog.ReplaceControls(rewordArgError(err)), last.CommandPath())
 		return 2
 	case errors.As(err, &wrong):
 		fmt.Fprintln(stderr, "bellhop:", dialog.ReplaceControls(err.Error()))
@@ -61,18 +62,40 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 1
 }
 
-// errReported ends a command that has said itself what is wrong.
+// argErrors are the errors of cobra about arguments, with the words to print instead.
+var argErrors = []struct {
+	pattern *regexp.Regexp
+	text    string
+}{
+	{regexp.MustCompile(`^at least one of the flags in the group \[(\S+) (\S+)\] is required$`), "give --$1 or --$2"},
+	{regexp.MustCompile(`^if any flags in the group .* none of the others can be; \[(\S+) (\S+)\] were all set$`), "give --$1 or --$2, not both"},
+	{regexp.MustCompile(`^accepts (\d+) arg\(s\), received (\d+)$`), "want $1 argument, got $2"},
+	{regexp.MustCompile(`^requires at least (\d+) arg\(s\), only received (\d+)$`), "want at least $1 argument, got $2"},
+	{regexp.MustCompile(`^required flag\(s\) (.*) not set$`), "missing flags: $1"},
+	{regexp.MustCompile(`^invalid argument (".*") for "(.*)" flag: (?:strconv\.\w+: parsing ".*": )?(.*)$`), "parse $2: $1: $3"},
+}
+
+// rewordArgError returns the text of an error of cobra about arguments in plain words.
+func rewordArgError(err error) string {
+	text := err.Error()
+	for _, e := range argErrors {
+		text = e.pattern.ReplaceAllString(text, e.text)
+	}
+	return text
+}
+
+// errReported ends a command that has already printed its error.
 var errReported = errors.New("already reported")
 
-// A usage error is about the arguments.
-type usage struct{ error }
+// A usageError is an error in the arguments. The exit status is 2.
+type usageError struct{ error }
 
-func (u usage) Unwrap() error { return u.error }
+func (u usageError) Unwrap() error { return u.error }
 
-// watch has began set when a command of the tree begins: what fails earlier is
-// about the arguments. Of a command that only has others below it, a word that
-// is none of them is refused.
-func watch(cmd *cobra.Command, began *bool) {
+// trackCommandStart sets began when a command of the tree starts to run: an earlier
+// error is about the arguments. It also makes a command that only groups others reject
+// an unknown word.
+func trackCommandStart(cmd *cobra.Command, began *bool) {
 	if do := cmd.RunE; do != nil {
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
 			*began = true
@@ -83,23 +106,24 @@ func watch(cmd *cobra.Command, began *bool) {
 			if len(args) == 0 {
 				return cmd.Help()
 			}
-			return unknown(cmd, args[0])
+			return unknownCommandError(cmd, args[0])
 		}
 		cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-			if cmd.HasSubCommands() && cmd.Flags().NArg() > 0 { // the flag may be of the command that is meant
-				return unknown(cmd, cmd.Flags().Arg(0))
+			if cmd.HasSubCommands() && cmd.Flags().NArg() > 0 { // the flag may belong to the misspelled command
+				return unknownCommandError(cmd, cmd.Flags().Arg(0))
 			}
 			return err
 		})
 		cmd.Args, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, 2
 	}
 	for _, below := range cmd.Commands() {
-		watch(below, began)
+		trackCommandStart(below, began)
 	}
 }
 
-// unknown says that a word is none of the commands below cmd.
-func unknown(cmd *cobra.Command, word string) error {
+// unknownCommandError returns the error for a word that is not a command below cmd. It
+// suggests similar commands.
+func unknownCommandError(cmd *cobra.Command, word string) error {
 	text := fmt.Sprintf("unknown command %q for %q", word, cmd.CommandPath())
 	if near := cmd.SuggestionsFor(word); len(near) > 0 {
 		text += " (did you mean " + strings.Join(near, " or ") + "?)"
@@ -107,10 +131,15 @@ func unknown(cmd *cobra.Command, word string) error {
 	return errors.New(text)
 }
 
-func commands() *cobra.Command {
+// newRootCommand returns the command bellhop with all its subcommands.
+func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "bellhop",
-		Short:         "The SIP hop that rings your web apps",
+		Use:   "bellhop",
+		Short: "SIP edge proxy that sends webhooks",
+		Long: `bellhop is a SIP edge proxy that sends webhooks.
+
+It runs between your phones and any PBX, forwards every SIP message, and calls
+your URLs when an extension rings, places a call, answers or hangs up.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -119,41 +148,42 @@ func commands() *cobra.Command {
 		".FlagUsages", ".FlagUsagesWrapped 80",
 		"{{if .Runnable}}", "{{if not .HasAvailableSubCommands}}",
 	).Replace(root.UsageTemplate()))
-	// Shells offer files only for flags that are marked.
+	// Shells complete file names only for flags marked as files.
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 
 	serveCmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Stand between phones and the PBX until told to stop",
-		Long: `Stand between phones and the PBX, and tell subscribers of their calls.
+		Short: "Run the proxy",
+		Long: `Run the proxy between phones and the PBX, and send webhooks about their calls.
 
-SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again.`,
+SIGTERM drains and stops: new calls are refused, established calls go on.
+SIGHUP reloads the config.`,
 		Args: cobra.NoArgs,
 	}
-	serveConfig := configFlag(serveCmd)
+	serveConfig := addConfigFlag(serveCmd)
 	serveCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return serve(cmd.Context(), *serveConfig, cmd.OutOrStdout())
+		return runServe(cmd.Context(), *serveConfig, cmd.OutOrStdout())
 	}
 
 	demoCmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Place calls, all in this process, and show every callback",
+		Short: "Place test calls in this process and print every callback",
 		Args:  cobra.NoArgs,
 	}
-	stay := demoCmd.Flags().Bool("stay", false, "stay up afterwards, until interrupted")
+	stay := demoCmd.Flags().Bool("stay", false, "keep running after the calls, until interrupted")
 	demoCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return demo(cmd.Context(), *stay, cmd.OutOrStdout())
+		return runDemo(cmd.Context(), *stay, cmd.OutOrStdout())
 	}
 
 	checkCmd := &cobra.Command{
 		Use:   "check",
-		Short: "Say what is wrong with a config, all of it, or what it means",
+		Short: "Check a config file and print every problem",
 		Args:  cobra.NoArgs,
 	}
-	checkConfig := configFlag(checkCmd)
-	asJSON := checkCmd.Flags().Bool("json", false, "write JSON")
+	checkConfig := addConfigFlag(checkCmd)
+	asJSON := checkCmd.Flags().Bool("json", false, "print JSON")
 	checkCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return check(cmd.Context(), *checkConfig, *asJSON, cmd.OutOrStdout())
+		return runCheck(cmd.Context(), *checkConfig, *asJSON, cmd.OutOrStdout())
 	}
 
 	versionCmd := &cobra.Command{
@@ -161,7 +191,7 @@ SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "bellhop %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "bellhop %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}
@@ -171,13 +201,15 @@ SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again
 	return root
 }
 
-func configFlag(cmd *cobra.Command) *string {
-	file := cmd.Flags().StringP("config", "c", "config.toml", "the config `file`")
+// addConfigFlag adds --config to cmd and returns its value.
+func addConfigFlag(cmd *cobra.Command) *string {
+	file := cmd.Flags().StringP("config", "c", "config.toml", "config `file`")
 	cmd.MarkFlagFilename("config", "toml")
 	return file
 }
 
-// writeJSON writes v for a program, and a person, to read.
+// writeJSON writes v as indented JSON. It escapes characters that would control a
+// terminal.
 func writeJSON(w io.Writer, v any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -186,15 +218,15 @@ func writeJSON(w io.Writer, v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	_, err := w.Write(escapeSteering(b.Bytes()))
+	_, err := w.Write(escapeControls(b.Bytes()))
 	return err
 }
 
 // release is the version of a released build: -ldflags "-X main.release=v1.2.3".
 var release string
 
-// version is the release, else what the go command knew when it built this.
-func version() string {
+// buildVersion returns the release, or else the revision that the go command recorded.
+func buildVersion() string {
 	if release != "" {
 		return release
 	}

@@ -9,8 +9,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// otherMains are what this binary does in place of tests, by the variable that
-// says so.
+// otherMains are functions that this binary runs instead of tests, by the environment
+// variable that selects them.
 var otherMains = map[string]func(value string){readersOf: readers}
 
 func TestMain(m *testing.M) {

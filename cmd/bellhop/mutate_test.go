@@ -16,9 +16,9 @@ import (
 	"bellhop/dialog/flowtest"
 )
 
-// A mutator makes messages that nobody should send out of those that peers
-// send. What it does for the nth message follows from its seed and n; what it
-// quotes of bellhop's messages, as branches and tokens, is of the run.
+// A mutator makes invalid and hostile messages from those that peers send. The nth
+// mutation follows from the seed and n; values quoted from bellhop's messages, such as
+// branches and tokens, depend on the run.
 type mutator struct {
 	seed    uint64
 	n       uint64 // number of the message
@@ -35,14 +35,14 @@ type sample struct {
 	text []byte
 }
 
-// quotes is what was read in messages that bellhop sent, the latest of each
-// kind: values that only bellhop can have made, or that name a live dialog.
+// quotes has values from messages of bellhop, the latest of each kind: values that only
+// bellhop can have made, or that name a live dialog.
 type quotes struct {
 	branches, tokens, callIDs, tags, contacts, cids ring
 	messages                                        ring
 }
 
-// A ring holds the last values that were put into it.
+// A ring holds the last values put into it.
 type ring struct {
 	values [][]byte
 	next   int
@@ -62,7 +62,7 @@ func (r *ring) put(b []byte) {
 	r.next = (r.next + 1) % ringSize
 }
 
-// putLast puts a value into a ring of n.
+// putLast adds a value to a ring of n values.
 func (r *ring) putLast(b []byte, n int) {
 	if len(r.values) == n {
 		r.values = r.values[1:]
@@ -77,8 +77,8 @@ func (r *ring) pick(m *mutator) []byte {
 	return r.values[m.rand.IntN(len(r.values))]
 }
 
-// newMutator returns a mutator that knows every message of the flows and, where
-// they are, the torture messages of RFC 4475 and RFC 5118.
+// newMutator returns a mutator with all messages of the flows and, if present, the
+// torture messages of RFC 4475 and RFC 5118.
 func newMutator(t testing.TB, seed uint64) *mutator {
 	t.Helper()
 	m := &mutator{seed: seed, rand: rand.New(rand.NewPCG(seed, 0))}
@@ -99,7 +99,7 @@ func newMutator(t testing.TB, seed uint64) *mutator {
 	return m
 }
 
-// sampling is a hop that keeps what peers send it.
+// sampling is a hop that keeps the messages that peers send to it.
 type sampling struct {
 	flowtest.Hop
 	to *mutator
@@ -118,8 +118,8 @@ func (m *mutator) add(from flowtest.Peer, msg []byte) {
 	m.samples = append(m.samples, sample{from, msg})
 }
 
-// addFolder adds a collection of messages, if it is there: a folder of
-// shared/corpora beside or above the repository.
+// addFolder adds a collection of messages, if it exists: a folder of shared/corpora
+// beside or above the repository.
 func (m *mutator) addFolder(t testing.TB, name string) {
 	t.Helper()
 	dir, err := os.Getwd()
@@ -148,7 +148,7 @@ func (m *mutator) addFolder(t testing.TB, name string) {
 	}
 }
 
-// quote remembers what is bellhop's own in a message that it sent.
+// quote keeps the values that bellhop made in a message.
 func (m *mutator) quote(b []byte) {
 	q := &m.quotes
 	if m.rand.IntN(4) == 0 {
@@ -185,7 +185,7 @@ func untilAny(b []byte, chars string) []byte {
 	return b
 }
 
-// headLines iterates over the lines of the header section, the start line included.
+// headLines iterates over the lines of the header section, including the start line.
 func headLines(b []byte) func(func([]byte) bool) {
 	return func(yield func([]byte) bool) {
 		for len(b) > 0 {
@@ -198,7 +198,7 @@ func headLines(b []byte) func(func([]byte) bool) {
 	}
 }
 
-// cutFields cuts a message into its lines and its body.
+// cutFields splits a message into lines and body.
 func cutFields(b []byte) (head [][]byte, body []byte) {
 	h, body, _ := bytes.Cut(b, []byte("\r\n\r\n"))
 	return bytes.Split(h, []byte("\r\n")), body
@@ -219,12 +219,12 @@ func fieldValue(b []byte, name string) []byte {
 	return nil
 }
 
-// chance reports true once in n times.
+// chance returns true once in n times on average.
 func (m *mutator) chance(n int) bool { return m.rand.IntN(n) == 0 }
 
 func oneOf[T any](m *mutator, xs []T) T { return xs[m.rand.IntN(len(xs))] }
 
-// next returns the next message, and who sends it.
+// next returns the next message and its sender.
 func (m *mutator) next() (from netip.AddrPort, b []byte) {
 	m.n++
 	m.rand = rand.New(rand.NewPCG(m.seed, m.n))
@@ -250,8 +250,7 @@ func (m *mutator) next() (from netip.AddrPort, b []byte) {
 	return from, b[:min(len(b), 65000)]
 }
 
-// refresh gives a message a Call-ID and a branch of its own, so that it is no
-// repetition of what was sent before.
+// refresh gives a message a new Call-ID and branch, so that it is no retransmission.
 func (m *mutator) refresh(b []byte) []byte {
 	head, body := cutFields(b)
 	for i, line := range head {
@@ -336,7 +335,7 @@ func (m *mutator) swapFields(b []byte) []byte {
 	return joinFields(head, body)
 }
 
-// moveValue puts the value of one field into another.
+// moveValue copies the value of a header to another one.
 func (m *mutator) moveValue(b []byte) []byte {
 	head, body := cutFields(b)
 	i, j := m.rand.IntN(len(head)), m.rand.IntN(len(head))
@@ -362,10 +361,10 @@ func (m *mutator) spliceMessages(b []byte) []byte {
 	return append(b[:m.rand.IntN(len(b))], other[m.rand.IntN(len(other)):]...)
 }
 
-// sizes are those at which something of the hop or of the store changes.
+// sizes are lengths at which the hop or the store behaves differently.
 var sizes = []int{64, 255, 256, 257, 1023, 1300, 2047, 2300, 3000, 4096, 8191, 8192, 8200, 16 << 10, 40 << 10, 62 << 10}
 
-// growValue makes the value of a field as long as a limit.
+// growValue makes the value of a header as long as a limit.
 func (m *mutator) growValue(b []byte) []byte {
 	head, body := cutFields(b)
 	i := m.rand.IntN(len(head))
@@ -378,8 +377,8 @@ func (m *mutator) growValue(b []byte) []byte {
 	return joinFields(head, body)
 }
 
-// growUser makes the user of every URI of an extension long: a name that the
-// event log has to bear.
+// growUser makes the user of every URI of an extension long: the event log stores that
+// name.
 func (m *mutator) growUser(b []byte) []byte {
 	long := strings.Repeat(oneOf(m, []string{"1", "a", "*", "%41"}), oneOf(m, sizes[:10]))
 	user := oneOf(m, []string{"sip:101@", "sip:102@", "sip:5559876@"})
@@ -434,7 +433,7 @@ func (m *mutator) compactForm(b []byte) []byte {
 	return joinFields(head, body)
 }
 
-// stackFields repeats a Via, a Route or any other field, or values in it.
+// stackFields repeats a Via, a Route or any other header, or values in it.
 func (m *mutator) stackFields(b []byte) []byte {
 	head, body := cutFields(b)
 	line := oneOf(m, head)
@@ -452,7 +451,7 @@ func (m *mutator) stackFields(b []byte) []byte {
 	return joinFields(slices.Insert(head, min(1, len(head)), slices.Repeat([][]byte{line}, n)...), body)
 }
 
-// plantToken puts a token of bellhop's into a field or into the Request-URI.
+// plantToken puts a token of bellhop into a header or the Request-URI.
 func (m *mutator) plantToken(b []byte) []byte {
 	token := m.quotes.tokens.pick(m)
 	if c := m.quotes.contacts.pick(m); c != nil && (token == nil || m.chance(4)) {
@@ -480,7 +479,7 @@ func (m *mutator) plantToken(b []byte) []byte {
 	return joinFields(head, body)
 }
 
-// plantIdentity has a message belong to a dialog that is up, or half to it.
+// plantIdentity gives a message the ids of a live dialog, or some of them.
 func (m *mutator) plantIdentity(b []byte) []byte {
 	head, body := cutFields(b)
 	for i, line := range head {
@@ -503,8 +502,8 @@ func (m *mutator) plantIdentity(b []byte) []byte {
 	return joinFields(head, body)
 }
 
-// plantBranch puts a branch of bellhop's into the topmost Via: of a response it
-// makes one to a request that is under way.
+// plantBranch puts a branch of bellhop into the topmost Via. A response then matches a
+// pending request.
 func (m *mutator) plantBranch(b []byte) []byte {
 	branch := m.quotes.branches.pick(m)
 	if branch == nil {
@@ -576,7 +575,7 @@ func (m *mutator) manyParameters(b []byte) []byte {
 	return joinFields(head, body)
 }
 
-// respond makes a response to a request that bellhop sent.
+// respond returns a response to a request that bellhop sent.
 func (m *mutator) respond(request []byte, status int) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "SIP/2.0 %d Whatever\r\n", status)
@@ -611,7 +610,7 @@ func (m *mutator) respond(request []byte, status int) []byte {
 	return b.Bytes()
 }
 
-// within makes a request in the dialog of a response.
+// within returns a request in the dialog of a response.
 func (m *mutator) within(response []byte, method string) []byte {
 	m.serial++
 	var b bytes.Buffer

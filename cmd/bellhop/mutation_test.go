@@ -49,19 +49,19 @@ const (
 	goroutineAllowance = 8
 )
 
-// legalPhones is the number of phones that call one another during the attack.
-// Their users are in no message of a stranger.
+// legalPhones is the number of phones that call each other during the attack. Their
+// users are in no message of a stranger.
 const legalPhones = 8
 
 func legalNumber(i int) string { return fmt.Sprint(70001 + i%legalPhones) }
 
-// ofLegalPhones is in every message of theirs.
+// ofLegalPhones occurs in every message of the legal phones.
 var ofLegalPhones = []byte("sip:7000")
 
-// TestMutations sends messages that nobody should send, from phones, the PBX
-// and a trunk, over UDP and TCP, through the whole hop with its store, while
-// legal phones make calls. Nothing panics, every table is empty afterwards, the
-// heap is back, and the legal calls have exactly their events.
+// TestMutations sends mutations from phones, the PBX and a trunk, over UDP and TCP,
+// through all of bellhop with its store, while legal phones make calls. Nothing panics,
+// every table is empty afterwards, heap memory is released, and the legal calls have
+// exactly their events.
 func TestMutations(t *testing.T) { // not parallel: it measures the heap and counts goroutines
 	count := mutationsInTest
 	if *soak {
@@ -123,10 +123,10 @@ func TestMutations(t *testing.T) { // not parallel: it measures the heap and cou
 	})
 }
 
-// TestStrangersWithinDialogs has strangers who know the Call-ID and the tags of
-// legal calls send requests within them, and responses. The PBX refuses the
-// requests, so the events of the calls do not change.
-func TestStrangersWithinDialogs(t *testing.T) {
+// TestStrangersChangeNoDialogs has strangers who know the Call-ID and the tags of legal
+// calls send requests and responses within them. The PBX refuses the requests, so the
+// events of the calls do not change.
+func TestStrangersChangeNoDialogs(t *testing.T) {
 	const calls, perCall = 40, 100
 	t.Logf("seed %d: run it again with -seed %d", *seed, *seed)
 	m := newMutator(t, *seed)
@@ -152,12 +152,11 @@ func TestStrangersWithinDialogs(t *testing.T) {
 	})
 }
 
-// ofStrangers is in the Via of every request of theirs within a legal call.
+// ofStrangers occurs in the Via of every request of strangers within a legal call.
 var ofStrangers = []byte("SIP/2.0/UDP 203.0.113.")
 
-// intrude sends a request within a legal call, or a response to one, from an
-// address that has nothing to do with it. It carries no token: those lead only
-// where a test of package sip says.
+// intrude sends a request within a legal call, or a response to one, from an unrelated
+// address. It carries no token of bellhop: tests of package sip cover those.
 func (a *attack) intrude() {
 	m := a.mutator
 	for _, d := range a.network.takeStray() {
@@ -193,7 +192,7 @@ func (a *attack) intrude() {
 	a.settle(b)
 }
 
-// liveHeap is how many bytes are reachable.
+// liveHeap returns the number of reachable bytes.
 func liveHeap() uint64 {
 	var s runtime.MemStats
 	runtime.GC()
@@ -202,14 +201,14 @@ func liveHeap() uint64 {
 	return s.HeapAlloc
 }
 
-// An attack is all of bellhop but the admin API, in virtual time, with legal
-// phones behind a PBX, and strangers at all other addresses.
+// An attack is all of bellhop except the admin API, in virtual time, with legal phones
+// behind a PBX, and strangers at all other addresses.
 type attack struct {
 	t       *testing.T
 	mutator *mutator
 	config  config
 	network *openNetwork
-	rooms   *rooms
+	rooms   *pipeline
 	log     *syncBuffer
 	stop    func()
 
@@ -228,8 +227,8 @@ type attack struct {
 	callbacks map[string]int // by id of the event
 }
 
-// syncBuffer is a log that several goroutines write; it keeps warnings of the
-// store and panics.
+// syncBuffer is a log for several goroutines. It keeps warnings of the store, and
+// panics.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -246,7 +245,7 @@ func (s *syncBuffer) Write(b []byte) (int, error) {
 
 func newAttack(t *testing.T, m *mutator, dir string) *attack {
 	a := &attack{t: t, mutator: m, talk: 100 * time.Millisecond, network: newOpenNetwork(), log: &syncBuffer{}, callbacks: map[string]int{}}
-	cfg := defaults()
+	cfg := defaultConfig()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}, {Proto: sip.TCP, AddrPort: flowtest.Bellhop}}
 	cfg.Store.Dir = dir
 	cfg.Store.Sync = syncEvery(24 * time.Hour) // a sync each tenth of a virtual second would take long
@@ -267,7 +266,7 @@ func newAttack(t *testing.T, m *mutator, dir string) *attack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.rooms, err = connect(t.Context(), cfg, js, log, world{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: a.network, transport: a})
+	a.rooms, err = buildPipeline(t.Context(), cfg, js, log, environment{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: a.network, transport: a})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +277,7 @@ func newAttack(t *testing.T, m *mutator, dir string) *attack {
 	if _, err := a.rooms.notifier.Subscribe(t.Context(), sub); err != nil {
 		t.Fatal(err)
 	}
-	stopRooms := start(a.rooms.run)
+	stopRooms := startTask(a.rooms.run)
 	synctest.Wait()
 
 	conn, err := a.network.ListenPacket(cfg.SIP.PBX[0].AddrPort)
@@ -305,7 +304,7 @@ func newAttack(t *testing.T, m *mutator, dir string) *attack {
 	return a
 }
 
-// end stops everything.
+// end stops bellhop and the peers.
 func (a *attack) end() {
 	a.closeStreams()
 	for _, p := range a.phones {
@@ -344,7 +343,8 @@ func (a *attack) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody, Request: r}, nil
 }
 
-// placeLegalCall has the next legal phone call the one after it, in a goroutine.
+// placeLegalCall places a call from the next legal phone to the one after it, in a
+// goroutine.
 func (a *attack) placeLegalCall() {
 	i := int(a.placed.Add(1)) - 1
 	a.calls.Go(func() {
@@ -362,7 +362,7 @@ func (a *attack) placeLegalCall() {
 	})
 }
 
-// sendBatch sends some mutations, and lets the peers of those before answer.
+// sendBatch sends some mutations, and lets the peers answer those before.
 func (a *attack) sendBatch() {
 	m := a.mutator
 	for _, d := range a.network.takeStray() {
@@ -383,8 +383,8 @@ func (a *attack) sendBatch() {
 	}
 }
 
-// settle waits until all that b causes at this instant has happened: so the
-// seed says what does, and which message it was that caused a panic.
+// settle waits until everything that b causes at this instant has happened. So the seed
+// determines the order, and a panic identifies its message.
 func (a *attack) settle(b []byte) {
 	synctest.Wait()
 	if n := a.rooms.hop.Stats().Panics; n > a.panics {
@@ -393,13 +393,12 @@ func (a *attack) settle(b []byte) {
 	}
 }
 
-// nameLengths are lengths of the names that sendLongNames uses: around the limit
-// of a name, and where a line of the store's protocol gets longer than 4,096
-// bytes.
+// nameLengths are lengths of names for sendLongNames: around the limit of a name, and
+// where a protocol line of the store exceeds 4,096 bytes.
 var nameLengths = []int{1, 64, 255, 256, 257, 1000, 2000, 2200, 2300, 2400, 2500, 3000, 4000, 8000}
 
-// sendLongNames has phones of long names register, call and write; the PBX
-// accepts all of it. Call-IDs and tags are as long.
+// sendLongNames has phones with long names register, call and send messages; the PBX
+// accepts everything. Call-IDs and tags are as long.
 func (a *attack) sendLongNames() {
 	for _, n := range nameLengths {
 		name := strings.Repeat("1", n)
@@ -425,8 +424,8 @@ func (a *attack) sendLongNames() {
 	}
 }
 
-// react is what a stranger, or the PBX towards strangers, does with a message:
-// it answers or goes on with the dialog, rightly or not.
+// react answers a message as a stranger, or as the PBX towards strangers, or continues
+// the dialog, correctly or not.
 func (a *attack) react(d datagram) {
 	m := a.mutator
 	m.quote(d.b)
@@ -464,7 +463,7 @@ func (a *attack) react(d datagram) {
 	}
 }
 
-// A strangerStream is a connection of a stranger.
+// A strangerStream is a TCP connection of a stranger.
 type strangerStream struct {
 	net.Conn
 	read sync.WaitGroup
@@ -522,8 +521,8 @@ func (a *attack) closeStreams() {
 	a.streams = nil
 }
 
-// checkLegalCalls wants, in the log and as callbacks, exactly the events of the
-// calls of the legal phones.
+// checkLegalCalls checks that the log and the callbacks have exactly the events of the
+// legal calls.
 func (a *attack) checkLegalCalls() {
 	a.t.Helper()
 	a.calls.Wait()
@@ -573,7 +572,7 @@ func (a *attack) checkLegalCalls() {
 	}
 }
 
-// events reads the log; extension "" is all.
+// events reads the event log; extension "" reads all.
 func (a *attack) events(extension string) (all []*dialog.Event) {
 	a.t.Helper()
 	for q := (notify.Query{Extension: extension, Limit: 1000}); ; q.After = all[len(all)-1].ID {
@@ -591,8 +590,7 @@ func (a *attack) events(extension string) (all []*dialog.Event) {
 	}
 }
 
-// checkRest wants that nothing is under way any more, and nothing was lost to
-// a bug.
+// checkRest checks that nothing is pending any more, and that no bug has lost anything.
 func (a *attack) checkRest() {
 	a.t.Helper()
 	s := a.rooms.hop.Stats()
@@ -602,7 +600,7 @@ func (a *attack) checkRest() {
 	if s.Dropped != 0 || s.Unobserved != 0 {
 		a.t.Errorf("%d messages dropped, %d unobserved: more was sent at once than the test means to", s.Dropped, s.Unobserved)
 	}
-	calls, err := a.rooms.follower.calls(context.Background())
+	calls, err := a.rooms.observer.liveCalls(context.Background())
 	if err != nil || len(calls) != 0 {
 		a.t.Errorf("%d calls are up after the attack, %v", len(calls), err)
 	}
@@ -611,7 +609,7 @@ func (a *attack) checkRest() {
 	}
 }
 
-// forget lets go of what the test itself holds.
+// forget releases the memory that the test itself holds.
 func (a *attack) forget() {
 	a.network.takeStray()
 	a.mutator.quotes = quotes{}
@@ -621,16 +619,16 @@ func (a *attack) forget() {
 	a.callbacks = map[string]int{}
 }
 
-// A datagram is on its way. stream says that it is a part of a stream.
+// A datagram is a packet in transit. stream marks it as a part of a TCP stream.
 type datagram struct {
 	b      []byte
 	to     netip.AddrPort
 	stream bool
 }
 
-// openNetwork is a network in memory on which anybody can send from any
-// address. What is for a legal phone, or at the PBX for its calls, arrives
-// there; what is for others is stray.
+// openNetwork is a network in memory on which anyone can send from any address. Packets
+// for legal phones and for their calls at the PBX are delivered; those for others are
+// stray.
 type openNetwork struct {
 	*siptest.Network // streams
 
@@ -641,14 +639,14 @@ type openNetwork struct {
 	leaked ring
 }
 
-// takeLeak returns a message of a legal call, or nil.
+// takeLeak returns a message of a legal call that a stranger got, or nil.
 func (n *openNetwork) takeLeak(m *mutator) []byte {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return bytes.Clone(n.leaked.pick(m))
 }
 
-// maxStray is how many messages to strangers are kept until they are taken.
+// maxStray is the number of messages to strangers that are kept until they are taken.
 const maxStray = 1 << 12
 
 func newOpenNetwork() *openNetwork {
@@ -671,7 +669,7 @@ func (n *openNetwork) addStray(d datagram) {
 	}
 }
 
-// takeStray returns what came for strangers since it was last called.
+// takeStray returns the messages to strangers since the last takeStray.
 func (n *openNetwork) takeStray() []datagram {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -25,7 +25,7 @@ import (
 
 var screenshots = flag.String("screenshots", "", "write pictures of the page to this folder")
 
-// A browser is a Chromium that looks at the page of a site.
+// A browser is a Chromium that shows the page of a site.
 type browser struct {
 	*site
 	ctx    context.Context
@@ -70,8 +70,8 @@ func (s *site) browse() *browser {
 	return b
 }
 
-// heard has the test fail if a script of the page fails, or opens a dialog, as
-// one from the wire would.
+// heard fails the test if a script of the page fails or opens a dialog, as an injected
+// script would.
 func (b *browser) heard(event any) {
 	switch e := event.(type) {
 	case *page.EventJavascriptDialogOpening:
@@ -81,7 +81,7 @@ func (b *browser) heard(event any) {
 	}
 }
 
-// do has the browser do something.
+// do runs actions in the browser.
 func (b *browser) do(actions ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
 	for _, a := range actions {
@@ -89,8 +89,8 @@ func (b *browser) do(actions ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// got returns what an action returns. One that the page before took with it when it
-// was left is done again: it must have had no effect.
+// got returns the result of an action. It repeats an action that was lost because its
+// page was left: the action must have no effect.
 func got[T any](b *browser, a chromedp.Action[T]) (v T) {
 	b.t.Helper()
 	b.eventually("the browser does it", func() (done bool) {
@@ -106,8 +106,7 @@ func got[T any](b *browser, a chromedp.Action[T]) (v T) {
 	return v
 }
 
-// leftPage reports whether an action failed because its page was left meanwhile: the
-// click before it led to another.
+// leftPage reports whether an action failed because a click before it left its page.
 func leftPage(err error) bool {
 	var protocol *cdproto.Error
 	var load *chromedp.LoadError
@@ -126,16 +125,14 @@ func (b *browser) open(path string) {
 	b.do(chromedp.Navigate("http://" + b.admin.String() + path))
 }
 
-// click clicks at what a selector finds, as soon as it is there for a person to
-// click at.
+// click clicks the element of a selector as soon as a person could.
 func (b *browser) click(selector string) {
 	b.t.Helper()
 	b.clickAt(selector, fmt.Sprintf("document.querySelector(%q)", selector))
 }
 
-// clickAt clicks, once, at the element that an expression finds, as soon as it is
-// there for a person to click at. That it did is written down before, as the page
-// that the click leads to may come before the answer of the browser.
+// clickAt clicks once the element of an expression as soon as a person could. It records
+// the click beforehand, as the next page may come before the browser's answer.
 func (b *browser) clickAt(what, element string) {
 	b.t.Helper()
 	b.clicks++
@@ -150,7 +147,7 @@ func (b *browser) clickAt(what, element string) {
 	})()`, b.clicks, element))
 }
 
-// fill writes text into the field that a selector finds, as soon as it is there.
+// fill enters text into the field of a selector as soon as it exists.
 func (b *browser) fill(selector, text string) {
 	b.t.Helper()
 	b.until("one can write into "+selector, fmt.Sprintf(`(() => {
@@ -161,7 +158,7 @@ func (b *browser) fill(selector, text string) {
 	})()`, selector, text))
 }
 
-// text is what a person reads at a selector.
+// text returns the visible text of a selector.
 func (b *browser) text(selector string) string {
 	b.t.Helper()
 	return got(b, chromedp.Evaluate[string](fmt.Sprintf(`document.querySelector(%q)?.innerText ?? ""`, selector)))
@@ -173,14 +170,13 @@ func (b *browser) until(what, expression string) {
 	b.eventually(what, func() bool { return got(b, chromedp.Evaluate[bool]("!!("+expression+")")) })
 }
 
-// reads waits until the text at a selector contains another.
+// reads waits until the text of a selector contains another text.
 func (b *browser) reads(selector, text string) {
 	b.t.Helper()
 	b.until(fmt.Sprintf("%s reads %q", selector, text), fmt.Sprintf(`(document.querySelector(%q)?.innerText ?? "").includes(%q)`, selector, text))
 }
 
-// goOn has an end of the scenario watched go on: the PBX answers, the phone hangs
-// up.
+// goOn continues a scenario: the PBX answers, or the phone hangs up.
 func (s *site) goOn(end *agent) {
 	s.t.Helper()
 	c, err := net.Dial("udp", end.at.AddrPort.String())
@@ -192,8 +188,7 @@ func (s *site) goOn(end *agent) {
 		end.at.AddrPort, c.LocalAddr(), end.calls)
 }
 
-// TestPage has a person do at the page what there is to do, while calls are
-// placed.
+// TestPage uses all functions of the page like a person, while calls are placed.
 func TestPage(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
@@ -378,7 +373,7 @@ func TestPage(t *testing.T) {
 	p.stop()
 }
 
-// only is the one subscription there is.
+// only returns the only subscription.
 func (s *site) only() subscribed {
 	s.t.Helper()
 	subs := s.subscriptions()
@@ -397,7 +392,7 @@ func (s *site) subscriptions() []subscribed {
 	return list.Items
 }
 
-// run has the page run a script.
+// run runs a script in the page.
 func (b *browser) run(what, script string) {
 	b.t.Helper()
 	if !got(b, chromedp.Evaluate[bool]("(() => { "+script+"; return true })()")) {
@@ -405,7 +400,7 @@ func (b *browser) run(what, script string) {
 	}
 }
 
-// axe wants that axe-core finds nothing serious, in both themes and two widths.
+// axe checks that axe-core finds no serious problem, in both themes and two widths.
 func (b *browser) axe(what string) {
 	b.t.Helper()
 	script, err := os.ReadFile(filepath.Join("..", "..", "testdata", "axe", "axe.min.js"))
@@ -431,7 +426,7 @@ var (
 	widths = []int64{390, 1440}
 )
 
-// dress chooses a theme and a width. Nothing moves.
+// dress sets a theme and a width, and stops animations.
 func (b *browser) dress(theme string, width int64) {
 	b.t.Helper()
 	var options []chromedp.EmulateViewportOption
@@ -495,7 +490,7 @@ func TestScreenshots(t *testing.T) {
 	p.stop()
 }
 
-// fillUp makes what there is to see.
+// fillUp creates the data to show.
 func (b *browser) fillUp() {
 	var sub struct{ ID string }
 	hook := "http://" + b.receiver.addr + "/json"
@@ -519,8 +514,8 @@ func (b *browser) fillUp() {
 	}
 }
 
-// picture takes a view in both themes and two widths, after a click if one is
-// named.
+// picture takes pictures of a view in both themes and two widths, after a click if one
+// is named.
 func (b *browser) picture(name, path, click string) {
 	b.t.Helper()
 	for _, theme := range themes {

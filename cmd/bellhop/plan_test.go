@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// TestPlan holds the rooms to who may import whom. Calls flow from sip to
+// TestRoomsImportInOrder checks which package may import which. Calls flow from sip to
 // dialog to notify, and imports point at dialog.
-func TestPlan(t *testing.T) {
+func TestRoomsImportInOrder(t *testing.T) {
 	// May names, for each room, the other rooms it may import.
 	may := map[string][]string{
 		"cmd":    {"sip", "dialog", "notify", "admin"},
@@ -54,9 +54,9 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// TestPure holds dialog to its word: it opens nothing, starts nothing, and
-// never asks for the time.
-func TestPure(t *testing.T) {
+// TestDialogDoesNoIO checks that package dialog opens nothing, starts no goroutine and
+// never reads the clock.
+func TestDialogDoesNoIO(t *testing.T) {
 	forbidden := []string{"net", "net/http", "os", "os/exec", "syscall", "log", "log/slog", "context", "sync"}
 	walk(t, func(file, room, pkg string) {
 		if room == "dialog" && !strings.HasSuffix(file, "_test.go") && slices.Contains(forbidden, pkg) {
@@ -65,7 +65,7 @@ func TestPure(t *testing.T) {
 	})
 }
 
-// walk visits every import of every file, with the folder that the file is in.
+// walk visits every import of every file, with the folder of the file.
 func walk(t *testing.T, visit func(file, room, pkg string)) {
 	t.Helper()
 	root := filepath.Join("..", "..")

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// programDir is the folder of the program; TestMain makes and removes it.
+// programDir is the folder of the built program. TestMain creates and removes it.
 var programDir string
 
 // buildProgram and buildNATS build the bellhop and the NATS server that tests start as
@@ -19,17 +19,17 @@ var (
 	buildNATS    = builder("github.com/nats-io/nats-server/v2")
 )
 
-// builder returns a func that builds the program of a package once.
+// builder returns a function that builds the program of a package once.
 func builder(pkg string) func() (output []byte, err error) {
 	return sync.OnceValues(func() ([]byte, error) {
 		return exec.Command("go", "build", "-race=false", "-o", programDir, pkg).CombinedOutput()
 	})
 }
 
-// program returns the path of bellhop, which it builds if no test has yet.
+// program returns the path of bellhop, and builds it first if no test has.
 func program(t testing.TB) string { return built(t, "bellhop", buildProgram) }
 
-// natsServer returns the path of the NATS server, likewise.
+// natsServer returns the path of the NATS server, and builds it first if no test has.
 func natsServer(t testing.TB) string { return built(t, "nats-server", buildNATS) }
 
 func built(t testing.TB, name string, build func() (output []byte, err error)) string {

@@ -14,9 +14,9 @@ import (
 	"bellhop/sip"
 )
 
-// TestTwoBellhops has two bellhops share a store: one delivers what passes
-// through either, and the other takes over when it is killed.
-func TestTwoBellhops(t *testing.T) {
+// TestTwoBellhopsShareStore runs two bellhops with one store: one delivers the events of
+// both, and the other takes over when it is killed.
+func TestTwoBellhopsShareStore(t *testing.T) {
 	t.Parallel()
 	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()})
 	if err != nil {
@@ -61,9 +61,9 @@ func TestTwoBellhops(t *testing.T) {
 	owner.once(calls, "dial-out 1", "ringing 2", "answer 3", "hangup 4")
 }
 
-// TestStoppedWithoutStore stops a bellhop while the servers of its store are gone:
-// what they did not take is published by the next one.
-func TestStoppedWithoutStore(t *testing.T) {
+// TestStopWithoutStoreSpoolsEvents stops bellhop while the servers of its store are
+// down: the next start publishes the events that they had not accepted.
+func TestStopWithoutStoreSpoolsEvents(t *testing.T) {
 	t.Parallel()
 	// Nobody takes the port of this address while the server is gone.
 	options := &server.Options{Host: ownLoopback(), Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()}

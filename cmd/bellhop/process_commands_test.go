@@ -116,7 +116,7 @@ func (o *office) open(t *testing.T, ts *testscript.TestScript) {
 	ts.Setenv("CONFIG", filepath.Join(o.dir, "config.toml"))
 }
 
-// call places a call, and waits until all of it is in the log.
+// call places a call, and waits until all its events are in the log.
 func (o *office) call() {
 	o.caller.Dial("102").Wait(o.t.Context())
 	o.events += 4

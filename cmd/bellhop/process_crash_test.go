@@ -15,22 +15,21 @@ import (
 	"bellhop/sip"
 )
 
-// TestKilled kills a bellhop with 200 calls up, and starts it again.
-func TestKilled(t *testing.T) {
+// TestKillKeepsLiveCalls kills bellhop with 200 live calls, and restarts it.
+func TestKillKeepsLiveCalls(t *testing.T) {
 	t.Parallel()
 	restart(t, 200, syscall.SIGKILL)
 }
 
-// TestStopped stops one with calls up, and starts it again.
-func TestStopped(t *testing.T) {
+// TestStopKeepsLiveCalls stops bellhop with live calls, and restarts it.
+func TestStopKeepsLiveCalls(t *testing.T) {
 	t.Parallel()
 	restart(t, 20, syscall.SIGTERM)
 }
 
-// restart ends a bellhop with calls up, and starts it again. Half of the calls
-// are then ended by the caller and half by the PBX: every BYE must reach the
-// other end, and its 200 must come back. Each call has its hangup, with the time
-// that SIPp says it lasted.
+// restart ends bellhop with live calls, and starts it again. Half of the calls are then
+// ended by the caller and half by the PBX: every BYE must reach the other end, and its
+// 200 must come back. Each call has its hangup, with the duration that SIPp measured.
 func restart(t *testing.T, calls int, by syscall.Signal) {
 	s := newSite(t, sip.UDP, sip.UDP)
 	p := s.serve()
@@ -102,10 +101,10 @@ func restart(t *testing.T, calls int, by syscall.Signal) {
 	}
 }
 
-// TestKilledAndForgotten kills a bellhop with calls up, and both their ends: no
-// BYE ever comes. Each call has one hangup all the same, when max_duration has
-// passed, however often bellhop is started.
-func TestKilledAndForgotten(t *testing.T) {
+// TestKillWithoutBYEHangsUpOnce kills bellhop and both ends of its live calls, so that
+// no BYE ever comes. Each call has exactly one hangup after max_duration, however often
+// bellhop restarts.
+func TestKillWithoutBYEHangsUpOnce(t *testing.T) {
 	t.Parallel()
 	const calls = 20
 	s := newSite(t, sip.UDP, sip.UDP)
@@ -139,9 +138,9 @@ func TestKilledAndForgotten(t *testing.T) {
 	}
 }
 
-// TestKilledRinging kills a bellhop while a phone rings: the caller who then gives
-// up has a hangup.
-func TestKilledRinging(t *testing.T) {
+// TestKillWhileRinging kills bellhop while a phone rings: when the caller gives up, the
+// call has a hangup.
+func TestKillWhileRinging(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	p := s.serve()
@@ -168,7 +167,7 @@ func TestKilledRinging(t *testing.T) {
 	}
 }
 
-// count counts the callbacks of a type, each once.
+// count counts the callbacks of a type, without repetitions.
 func count(came []received, typ string) int {
 	ids := map[string]bool{}
 	for _, c := range came {
@@ -193,11 +192,10 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// A span is when an end of a call had its 200 and the first BYE.
+// A span has the times of the 200 and of the first BYE at an end of a call.
 type span struct{ ok, bye time.Time }
 
-// spans are those of each call that has ended, by its Call-ID, as SIPp wrote them
-// down.
+// spans returns the spans of the calls that have ended, by Call-ID, as SIPp logged them.
 func (a *agent) spans() map[string]span {
 	a.t.Helper()
 	b, err := os.ReadFile(a.messages)
@@ -226,9 +224,9 @@ func (a *agent) spans() map[string]span {
 	return ended
 }
 
-// TestKilledOwing kills a bellhop whose receiver is away, and starts it again:
-// every event that was said is delivered all the same.
-func TestKilledOwing(t *testing.T) {
+// TestKillKeepsPendingDeliveries kills bellhop while its receiver is down, and restarts
+// it: every published event is delivered.
+func TestKillKeepsPendingDeliveries(t *testing.T) {
 	t.Parallel()
 	const calls = 20
 	s := newSite(t, sip.UDP, sip.UDP)
@@ -253,7 +251,7 @@ func TestKilledOwing(t *testing.T) {
 	s.once(calls, "dial-out 1", "hangup 2")
 }
 
-// hangUp tells SIPp to end a call, the first being 1, without asking bellhop.
+// hangUp tells SIPp directly to end a call. The first call is 1.
 func (a *agent) hangUp(call int) {
 	a.t.Helper()
 	c, err := net.Dial("udp", a.at.AddrPort.String())

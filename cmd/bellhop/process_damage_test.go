@@ -13,10 +13,10 @@ import (
 	"bellhop/sip"
 )
 
-// TestDamagedStore flips a bit of an event, of a subscription and of a token while
-// bellhop is down, after kill -9 and after a stop. It says that one event is lost,
-// has the subscription and the token, and goes on. Without damage nothing is said.
-func TestDamagedStore(t *testing.T) {
+// TestReportsDamagedStore flips a bit of an event, of a subscription and of a token
+// while bellhop is down, after kill -9 and after a stop. bellhop reports one lost event,
+// has the subscription and the token, and works. Without damage it reports nothing.
+func TestReportsDamagedStore(t *testing.T) {
 	t.Parallel()
 	const calls = 20
 	s := newSite(t, sip.UDP, sip.UDP)

@@ -17,10 +17,10 @@ import (
 	"bellhop/sip"
 )
 
-// TestDiskFull fills the disk that the store is on amid calls, and makes room
-// again. No call fails, /readyz says what is wrong, and once there is room
-// everything that was not said is said and delivered, without a restart.
-func TestDiskFull(t *testing.T) {
+// TestFullDiskDelaysEvents fills the disk of the store during calls, and then frees
+// space. No call fails, /readyz reports the reason, and once there is space all
+// unpublished events are published and delivered, without a restart.
+func TestFullDiskDelaysEvents(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		left int64 // bytes that events may fill
@@ -54,8 +54,8 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// TestDiskFullLong keeps the disk full until events are dropped: live ones only,
-// each counted, as are those that are too old when there is room. It takes three
+// TestDiskFullLong keeps the disk full until events are dropped: only live ones, and
+// each is counted, as are those that have expired once there is space. It takes three
 // minutes.
 func TestDiskFullLong(t *testing.T) {
 	if !*soak {
@@ -92,9 +92,9 @@ func TestDiskFullLong(t *testing.T) {
 	t.Logf("%d calls, none failed; %d events delivered, %d dropped, %d too old when there was room; every call has its hangup", len(last), len(told), dropped, expired)
 }
 
-// outOfSpace starts a bellhop on a small disk and places calls, 20 a second. It
-// fills the disk but for some bytes, frees it once that is enough, and returns
-// when every call had its hangup, and how many events were dropped.
+// outOfSpace starts bellhop on a small disk and places calls, 20 a second. It fills the
+// disk except for some bytes, frees it once enough reports true, and returns after the
+// hangups of all calls, with the number of dropped events.
 func (s *site) outOfSpace(calls int, left int64, what string, enough func() bool) (p *process, dropped int) {
 	s.t.Helper()
 	disk := s.smallDisk(64 << 20)
@@ -135,13 +135,13 @@ func (s *site) outOfSpace(calls int, left int64, what string, enough func() bool
 	return p, dropped
 }
 
-// A disk is a file system of its own.
+// A disk is a mounted file system.
 type disk struct {
 	t   *testing.T
 	dir string
 }
 
-// smallDisk puts the store on a disk of some bytes.
+// smallDisk puts the store on a disk of that many bytes.
 func (s *site) smallDisk(size int) *disk {
 	s.t.Helper()
 	dir := filepath.Join(s.dir, "data")
@@ -163,7 +163,7 @@ func (s *site) smallDisk(size int) *disk {
 	return &disk{s.t, dir}
 }
 
-// fill fills the disk up, but for some bytes.
+// fill fills the disk except for some bytes.
 func (d *disk) fill(left int64) {
 	d.t.Helper()
 	f, err := os.Create(filepath.Join(d.dir, "big"))
@@ -190,7 +190,7 @@ func (d *disk) fill(left int64) {
 	}
 }
 
-// free makes the room again that fill has taken.
+// free frees the space that fill has taken.
 func (d *disk) free() {
 	d.t.Helper()
 	if err := os.Remove(filepath.Join(d.dir, "big")); err != nil {
@@ -198,7 +198,7 @@ func (d *disk) free() {
 	}
 }
 
-// metric is one figure of /metrics.
+// metric returns the value of a metric.
 func (s *site) metric(name string) float64 {
 	s.t.Helper()
 	status, page := s.request("GET", "/metrics", nil)

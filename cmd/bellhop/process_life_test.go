@@ -16,7 +16,7 @@ import (
 	"bellhop/sip"
 )
 
-// A peer is a UDP socket that speaks SIP by hand.
+// A peer is a UDP socket for hand-written SIP.
 type peer struct {
 	t *testing.T
 	c *net.UDPConn
@@ -40,7 +40,7 @@ func (p *peer) send(to netip.AddrPort, lines ...string) {
 	}
 }
 
-// gets waits for a message that begins so, and returns its lines.
+// gets waits for a message with this start, and returns its lines.
 func (p *peer) gets(begin string) []string {
 	p.t.Helper()
 	lines, came := p.getsBy(time.Now().Add(patience), begin)
@@ -50,7 +50,7 @@ func (p *peer) gets(begin string) []string {
 	return lines
 }
 
-// getsBy is gets, but reports whether the message has come before a moment.
+// getsBy is gets with a deadline: it reports whether the message came before it.
 func (p *peer) getsBy(end time.Time, begin string) (lines []string, came bool) {
 	p.t.Helper()
 	p.c.SetReadDeadline(end)
@@ -69,7 +69,7 @@ func (p *peer) getsBy(end time.Time, begin string) (lines []string, came bool) {
 	}
 }
 
-// invite calls 102 over bellhop.
+// invite calls 102 through bellhop.
 func (p *peer) invite(s *site, call string) {
 	p.t.Helper()
 	p.send(s.hop, "INVITE sip:102@pbx.example SIP/2.0",
@@ -93,9 +93,9 @@ func (p *peer) reply(s *site, request []string, status string) {
 	p.send(s.hop, lines...)
 }
 
-// TestDrain stops a bellhop while a phone rings: new calls are refused, the old
-// one goes on, and when it is over, so is bellhop.
-func TestDrain(t *testing.T) {
+// TestDrainsOnSIGTERM stops bellhop while a phone rings: new calls are refused, the
+// ringing call continues, and bellhop exits after its end.
+func TestDrainsOnSIGTERM(t *testing.T) {
 	t.Parallel()
 	for range 10 {
 		if drains(t) {
@@ -105,8 +105,8 @@ func TestDrain(t *testing.T) {
 	t.Fatal("in none of 10 tries the call that rang had its end within drainFor")
 }
 
-// drains is one try of TestDrain. It reports false if that took longer than bellhop
-// waits.
+// drains is one run of TestDrainsOnSIGTERM. It returns false if the run took longer than
+// bellhop waits.
 func drains(t *testing.T) (inTime bool) {
 	s := newSite(t, sip.UDP, sip.UDP)
 	p := s.serve()
@@ -117,7 +117,7 @@ func drains(t *testing.T) (inTime bool) {
 	pbx.reply(s, rings, "180 Ringing")
 	phone.gets("SIP/2.0 180 ")
 
-	end := time.Now().Add(drainFor) // at the earliest
+	end := time.Now().Add(drainTimeout) // at the earliest
 	p.signal(syscall.SIGTERM)
 	tooLate := func() bool { return !time.Now().Before(end) }
 	s.eventually("bellhop is no longer ready", func() bool {
@@ -153,8 +153,8 @@ func drains(t *testing.T) (inTime bool) {
 	return acked && refused
 }
 
-// TestDrainEnds stops a bellhop while a phone rings and goes on to ring, and a
-// receiver does not answer: a service manager that waits 10 s need not kill.
+// TestDrainEnds stops bellhop while a phone keeps ringing and a receiver does not
+// answer: bellhop exits within the 10 s after which a service manager kills.
 func TestDrainEnds(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
@@ -177,9 +177,9 @@ func TestDrainEnds(t *testing.T) {
 	p.stop()
 }
 
-// TestNoPBX places a call when nobody listens where the PBX should be. Over TCP the
-// kernel knows at once, so the caller does too, and the subscriber. Over UDP the INVITE
-// is repeated, and a PBX that was only restarting gets it.
+// TestNoPBX places a call without a PBX at the configured address. Over TCP the kernel
+// knows at once, and so do the caller and the subscriber. Over UDP the INVITE is
+// retransmitted, and a PBX that was only restarting gets it.
 func TestNoPBX(t *testing.T) {
 	for _, proto := range []sip.Proto{sip.UDP, sip.TCP} {
 		t.Run(proto.String(), func(t *testing.T) {
@@ -214,7 +214,7 @@ func TestNoPBX(t *testing.T) {
 	}
 }
 
-// status asks for a page that is open, and returns the status; 0 is no answer.
+// status requests a public page and returns the status, or 0 without an answer.
 func (s *site) status(path string) int {
 	res, err := client.Get("http://" + s.admin.String() + path)
 	if err != nil {
@@ -224,9 +224,9 @@ func (s *site) status(path string) int {
 	return res.StatusCode
 }
 
-// TestReload has a bellhop read its config again. The log says what is in force
-// now, and what is only after a restart.
-func TestReload(t *testing.T) {
+// TestReloadsOnSIGHUP makes bellhop read its config again. The log lists the applied
+// keys and those that need a restart.
+func TestReloadsOnSIGHUP(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	p := s.serve()
@@ -247,18 +247,18 @@ func TestReload(t *testing.T) {
 		})
 	}
 	s.configure("level = \"debug\"\n[extensions]\npattern = '^9[0-9]$'\n[calls]\nadd_cid = false\n")
-	says(`"config reloaded"`, `"in force":"extensions.pattern log.level"`, `"after a restart":"calls.add_cid"`)
+	says(`"config reloaded"`, `"applied":"extensions.pattern log.level"`, `"needs_restart":"calls.add_cid"`)
 	s.write("config.toml", "[sip]\nlisten = 5060\n")
-	says(`"config not reloaded: the old one stays in force"`, "config.toml:2:")
+	says(`"config reload rejected"`, "config.toml:2:")
 	if got := s.status("/readyz"); got != http.StatusOK {
 		t.Errorf("/readyz is %d after a reload", got)
 	}
 	p.stop()
 }
 
-// TestKindsOfExtensions has the API know what stands behind an extension, also
-// after it has changed: only a phone has messages.
-func TestKindsOfExtensions(t *testing.T) {
+// TestAPIShowsExtensionKinds checks the kinds of extensions in the API, also after a
+// reload: only a phone has messages.
+func TestAPIShowsExtensionKinds(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	s.configure("[[extension]]\nnumber = '600'\nkind = 'queue'\n")
@@ -287,9 +287,9 @@ func TestKindsOfExtensions(t *testing.T) {
 	p.stop()
 }
 
-// TestDeclaredSubscriptions has the config file declare one subscription, then
+// TestReloadsDeclaredSubscriptions declares one subscription in the config file, then
 // another, then none.
-func TestDeclaredSubscriptions(t *testing.T) {
+func TestReloadsDeclaredSubscriptions(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	declare := func(dialect, method string) string {
@@ -346,9 +346,9 @@ func TestDeclaredSubscriptions(t *testing.T) {
 	p.stop()
 }
 
-// TestTaken starts bellhops where something is taken: each says in one line
-// what, and exits.
-func TestTaken(t *testing.T) {
+// TestReportsPortInUse starts bellhops with a port or store in use: each exits with one
+// line that names it.
+func TestReportsPortInUse(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	refused := func(want string) {
@@ -367,7 +367,7 @@ func TestTaken(t *testing.T) {
 
 	for at, want := range map[netip.AddrPort]string{
 		s.hop:   "cannot listen on tcp://%v: the port is in use by another process",
-		s.admin: "cannot listen on %v for the admin API: the port is in use by another process",
+		s.admin: "listen on %v for the admin API: the port is in use by another process",
 	} {
 		l, err := net.Listen("tcp", at.String())
 		if err != nil {
@@ -384,6 +384,6 @@ func TestTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.write("config.toml", strings.ReplaceAll(string(config), filepath.Join(other.dir, "data"), data))
-	refused(fmt.Sprintf("store %s is in use by another bellhop: stop that one, or set another store.dir", data))
+	refused(fmt.Sprintf("open store %s: in use by another bellhop: stop that one, or set another store.dir", data))
 	p.stop()
 }

@@ -11,9 +11,9 @@ import (
 
 var soak = flag.Bool("soak", false, "tests take minutes, and measure")
 
-// TestReceiverDown takes the receiver away while calls go on. It is back before
-// a live event expires, so nothing may be missing: what comes twice has the
-// same ids, and the events of each call come in order.
+// TestReceiverDown stops the receiver during calls. It is back before a live event
+// expires, so no event may be missing: repetitions have the same ids, and the events of
+// each call arrive in order.
 func TestReceiverDown(t *testing.T) {
 	t.Parallel()
 	calls, rate, down := 120, 20, 6*time.Second
@@ -51,9 +51,9 @@ func TestReceiverDown(t *testing.T) {
 		len(first), calls, missed, down, late.Round(time.Millisecond))
 }
 
-// once takes what came in json, and returns the callbacks that are no
-// repetitions. Each of the calls must have been told as wanted, by type and
-// sequence, in order; what came twice must have come under the same ids.
+// once returns the received callbacks of the dialect json without repetitions. It fails
+// the test unless each call has the wanted types and sequence numbers in order, and
+// repetitions have the same ids.
 func (s *site) once(calls int, want ...string) (first []received) {
 	s.t.Helper()
 	told := map[string][]string{}
@@ -85,7 +85,7 @@ func (s *site) once(calls int, want ...string) (first []received) {
 	return first
 }
 
-// hangups counts the calls that were told to be over.
+// hangups counts the calls with a hangup.
 func hangups(came []received) int {
 	over := map[string]bool{}
 	for _, c := range came {

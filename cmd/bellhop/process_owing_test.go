@@ -13,9 +13,9 @@ import (
 	"bellhop/sip"
 )
 
-// TestStartOwing starts a bellhop that owes many callbacks to a receiver that is
-// away: it is ready at once, knows of all of them, and when the receiver is back
-// each comes, once.
+// TestStartOwing starts bellhop with many pending callbacks to a receiver that is down:
+// it is ready at once, knows all of them, and delivers each once when the receiver is
+// back.
 func TestStartOwing(t *testing.T) {
 	t.Parallel()
 	owed := 2000
@@ -59,7 +59,7 @@ func TestStartOwing(t *testing.T) {
 		owed, ready.Round(time.Millisecond), known.Round(time.Millisecond), each, heap, took.Round(time.Millisecond))
 }
 
-// owe has the store of a bellhop that does not run owe n hangups.
+// owe adds n pending hangups to the store of a stopped bellhop.
 func (s *site) owe(n int) {
 	s.t.Helper()
 	js, closeStore := opened(s.t, storeConfig(filepath.Join(s.dir, "data")))
@@ -69,7 +69,7 @@ func (s *site) owe(n int) {
 		s.t.Fatal(err)
 	}
 	events := make([]dialog.Event, n)
-	stop := start(func(ctx context.Context) { notifier.Run(ctx) })
+	stop := startTask(func(ctx context.Context) { notifier.Run(ctx) })
 	defer stop()
 	for i := range events {
 		events[i] = dialog.Event{

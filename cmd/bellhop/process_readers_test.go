@@ -12,12 +12,13 @@ import (
 	"time"
 )
 
-// readersOf is the variable that has this binary be the readers of an admin API.
+// readersOf is the environment variable that makes this binary the readers of an admin
+// API.
 const readersOf = "READERS_OF"
 
-// startReaders starts readers. If they are measured, they are as idle as they can
-// be: in earnest they have machines of their own. end ends them, and returns what they
-// had a second.
+// startReaders starts readers. For a measurement they get the lowest priority: in
+// production they have other machines. end stops them and returns their rates per
+// second.
 func (s *site) startReaders() (end func() tally) {
 	s.t.Helper()
 	self, err := os.Executable()
@@ -62,12 +63,12 @@ const followers = 50
 
 var errRefused = errors.New("503 Service Unavailable")
 
-// A tally is what readers had: requests for pages, whole pages, requests that were
-// answered 503, others that failed, and bytes of streams.
+// A tally counts requests for pages, complete pages, requests answered with 503, other
+// failures, and bytes of streams.
 type tally struct{ Asked, Pages, Refused, Failed, Followed float64 }
 
-// readers has clients follow the events, and makes 200 requests a second for
-// them, until the standard input ends.
+// readers follows the events with several clients, and makes 200 requests a second,
+// until the standard input ends.
 func readers(admin string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {

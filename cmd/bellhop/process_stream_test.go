@@ -12,15 +12,15 @@ import (
 	"bellhop/sip"
 )
 
-// streamed is what one client had of the events; hangups are counted.
+// streamed has the events that a client received, with the number of hangups.
 type streamed struct {
 	ids            []string
 	answers, hangs int
 }
 
-// follow follows the events after the last that the client had. It closes enough
-// when so many answers and hangups have come in all, and says in ended how the
-// stream ended: until then, had is not to be touched.
+// follow follows the events after the client's last one. It closes enough after that
+// many answers and hangups in total, and sends the end of the stream to ended: do not
+// access had before.
 func (s *site) follow(had *streamed, answers, hangs int) (enough chan struct{}, ended chan error) {
 	s.t.Helper()
 	req, err := http.NewRequestWithContext(s.t.Context(), "GET", "http://"+s.admin.String()+"/v1/events", nil)
@@ -64,9 +64,9 @@ func (s *site) follow(had *streamed, answers, hangs int) (enough chan struct{}, 
 	return enough, ended
 }
 
-// TestFollowed follows the events of a bellhop that is killed with calls up, and
-// goes on after its next start: no event is missing, and none comes twice.
-func TestFollowed(t *testing.T) {
+// TestStreamsLiveEvents follows the events of a bellhop that is killed with live calls
+// and restarted: no event is missing or repeated.
+func TestStreamsLiveEvents(t *testing.T) {
 	t.Parallel()
 	const calls = 20
 	s := newSite(t, sip.UDP, sip.UDP)
@@ -107,7 +107,7 @@ func TestFollowed(t *testing.T) {
 	}
 }
 
-// await waits until what is awaited has come.
+// await waits for a channel.
 func await(t *testing.T, what string, come <-chan struct{}) {
 	t.Helper()
 	select {

@@ -25,12 +25,12 @@ import (
 	"bellhop/sip"
 )
 
-// patience is how long a test waits for what should take a moment: much longer than
-// that takes on a busy machine. No test proves by it how fast bellhop is.
+// patience is how long a test waits for a step: much longer than the step takes on a
+// busy machine. No test uses it to prove speed.
 const patience = 5 * time.Minute
 
-// A site is a place for one bellhop that runs as a process of its own: its
-// addresses, its config, and who receives its callbacks.
+// A site is the environment of a bellhop process: its addresses, its config, and the
+// receiver of its callbacks.
 type site struct {
 	t        *testing.T
 	dir      string // of everything that is written
@@ -55,7 +55,7 @@ func newSite(t *testing.T, phones, pbx sip.Proto) *site {
 
 const testToken = "a-token-for-tests"
 
-// configure writes the config, with more at its end.
+// configure writes the config, followed by more.
 func (s *site) configure(more string) {
 	s.t.Helper()
 	s.write("config.toml", fmt.Sprintf(`
@@ -87,9 +87,9 @@ var nextPort atomic.Uint32
 
 func init() { nextPort.Store(uint32(os.Getpid())) }
 
-// freePort returns a port that is free over UDP and TCP, and that no other test
-// has. The kernel gives ports from 32768 on to sockets that ask for none, so the port
-// stays free until the test listens there.
+// freePort returns a port that is free over UDP and TCP and that no other test has. The
+// kernel assigns ports from 32768 on to sockets without a port, so the port stays free
+// until the test listens there.
 func freePort(t *testing.T, ip string) netip.AddrPort {
 	t.Helper()
 	const first, ports = 10000, 20000
@@ -111,7 +111,7 @@ func freePort(t *testing.T, ip string) netip.AddrPort {
 	panic("unreachable")
 }
 
-// A process is one that a test has started. It ends with the test.
+// A process was started by a test and ends with it.
 type process struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -162,13 +162,13 @@ func launch(t *testing.T, name string, cmd *exec.Cmd) *process {
 	return p
 }
 
-// tail is the last lines of a text.
+// tail returns the last lines of a text.
 func tail(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return strings.Join(lines[max(0, len(lines)-40):], "\n")
 }
 
-// exits waits for the process to end, and wants its exit status.
+// exits waits for the end of the process, and checks its exit status.
 func (p *process) exits(status int, within time.Duration) {
 	p.t.Helper()
 	timer := time.NewTimer(within)
@@ -190,7 +190,7 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
-// bellhop starts a command of bellhop in a process of its own.
+// bellhop starts a command of bellhop in a process.
 func bellhop(t *testing.T, args ...string) *process {
 	t.Helper()
 	return launch(t, "bellhop", exec.Command(program(t), args...))
@@ -219,8 +219,8 @@ func (s *site) serve() *process {
 // client keeps no connection, and so no goroutine.
 var client = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// stop has bellhop drain. If that is measured, it must be gone well before a service
-// manager would lose patience.
+// stop drains bellhop. In a measurement it must exit well before a service manager would
+// kill it.
 func (p *process) stop() {
 	p.t.Helper()
 	p.signal(syscall.SIGTERM)
@@ -231,13 +231,13 @@ func (p *process) stop() {
 	p.exits(0, within)
 }
 
-// eventually waits until ok, which is asked again and again.
+// eventually calls ok repeatedly until it returns true, for patience at most.
 func (s *site) eventually(what string, ok func() bool) {
 	s.t.Helper()
 	s.within(patience, what, ok)
 }
 
-// within is eventually with a patience of its own.
+// within is eventually with another time limit.
 func (s *site) within(patience time.Duration, what string, ok func() bool) {
 	s.t.Helper()
 	deadline := time.Now().Add(patience)
@@ -251,7 +251,7 @@ func (s *site) within(patience time.Duration, what string, ok func() bool) {
 	}
 }
 
-// api asks the admin API, and wants a 2xx.
+// api sends a request to the admin API, and fails the test unless the status is 2xx.
 func (s *site) api(method, path string, in, out any) {
 	s.t.Helper()
 	status, answer := s.request(method, path, in)
@@ -263,7 +263,7 @@ func (s *site) api(method, path string, in, out any) {
 	}
 }
 
-// request asks the admin API, and returns whatever it answers.
+// request sends a request to the admin API, and returns the response.
 func (s *site) request(method, path string, in any) (status int, answer []byte) {
 	s.t.Helper()
 	body, err := json.Marshal(in)
@@ -287,7 +287,7 @@ func (s *site) request(method, path string, in any) (status int, answer []byte) 
 	return res.StatusCode, answer
 }
 
-// subscribe has the receiver told of every extension, in a dialect.
+// subscribe subscribes the receiver to every extension, in a dialect.
 func (s *site) subscribe(dialect, method string, types ...string) {
 	s.t.Helper()
 	var sub struct{ ID string }
@@ -300,7 +300,7 @@ func (s *site) subscribe(dialect, method string, types ...string) {
 	}, &sub)
 }
 
-// A receiver is a web application that takes callbacks down.
+// A receiver is a web application that records callbacks.
 type receiver struct {
 	t      *testing.T
 	addr   string
@@ -311,7 +311,7 @@ type receiver struct {
 	came []received
 }
 
-// A received is a callback as it came. The fields are under the names of the dialect.
+// A received is a callback. Its fields have the names of the dialect.
 type received struct {
 	dialect string
 	id      string // webhook-id
@@ -325,7 +325,7 @@ func newReceiver(t *testing.T) *receiver {
 	return r
 }
 
-// up has the receiver listen, where it listened before if it did.
+// up makes the receiver listen, at its previous address if it had one.
 func (r *receiver) up() {
 	r.t.Helper()
 	l, err := net.Listen("tcp", r.addr)
@@ -336,7 +336,7 @@ func (r *receiver) up() {
 	r.server.Start()
 }
 
-// down closes its port and its connections.
+// down closes the port and the connections.
 func (r *receiver) down() { r.server.Close() }
 
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -386,7 +386,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// wait waits until what came is enough.
+// wait waits until the received callbacks are enough.
 func (r *receiver) wait(what string, within time.Duration, enough func([]received) bool) {
 	r.t.Helper()
 	timer := time.NewTimer(within)
@@ -406,7 +406,7 @@ func (r *receiver) wait(what string, within time.Duration, enough func([]receive
 	}
 }
 
-// take returns what came since the last take.
+// take returns the callbacks received since the last take.
 func (r *receiver) take() []received {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -415,7 +415,7 @@ func (r *receiver) take() []received {
 	return came
 }
 
-// bound reports whether a process listens at an address, without disturbing it.
+// bound reports whether a process listens at an address, without connecting to it.
 func bound(t *testing.T, at sip.Addr) bool {
 	t.Helper()
 	table, err := os.ReadFile("/proc/net/" + at.Proto.String())

@@ -43,8 +43,8 @@ func newCertificate(t *testing.T, serial int64, ip net.IP) (cert, key string) {
 		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
 }
 
-// serial is the serial number of the certificate that the admin API shows to who
-// speaks TLS up to a version; 0: none.
+// serial returns the serial number of the admin API's certificate, for clients with TLS
+// up to a version; 0: no handshake.
 func (s *site) serial(version uint16) int64 {
 	c, err := tls.Dial("tcp", s.admin.String(), &tls.Config{InsecureSkipVerify: true, MaxVersion: version})
 	if err != nil {
@@ -54,9 +54,9 @@ func (s *site) serial(version uint16) int64 {
 	return c.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 }
 
-// TestCertificateIsReadAgain renews the files of the admin API's certificate,
-// then puts another in the config, then breaks it.
-func TestCertificateIsReadAgain(t *testing.T) {
+// TestReloadsCertificate renews the files of the admin API's certificate, then
+// configures another one, then a broken one.
+func TestReloadsCertificate(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	renew := func(serial int64) {
@@ -89,13 +89,13 @@ func TestCertificateIsReadAgain(t *testing.T) {
 	p.signal(syscall.SIGHUP)
 	s.eventually("the certificate in the config is used", func() bool { return s.serial(tls.VersionTLS13) == 3 })
 	s.eventually("the log says so", func() bool {
-		return strings.Contains(p.out.String(), `"in force":"admin.tls_cert admin.tls_key"`)
+		return strings.Contains(p.out.String(), `"applied":"admin.tls_cert admin.tls_key"`)
 	})
 
 	config("-----BEGIN CERTIFICATE-----", "-----BEGIN PRIVATE KEY-----")
 	p.signal(syscall.SIGHUP)
 	s.eventually("the log says what is wrong", func() bool {
-		return strings.Contains(p.out.String(), "config not reloaded: the old one stays in force")
+		return strings.Contains(p.out.String(), "config reload rejected")
 	})
 	if s.serial(tls.VersionTLS13) != 3 {
 		t.Error("a broken certificate is used")

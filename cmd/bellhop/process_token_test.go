@@ -11,8 +11,7 @@ import (
 	"bellhop/sip"
 )
 
-// ask runs a command of bellhop with a token against the site's, and returns
-// what it writes.
+// ask runs a command against the site's bellhop with a token, and returns its output.
 func (s *site) ask(token string, status int, args ...string) (stdout, stderr string) {
 	s.t.Helper()
 	var out output
@@ -23,7 +22,7 @@ func (s *site) ask(token string, status int, args ...string) (stdout, stderr str
 	return out.String(), p.out.String()
 }
 
-// TestTokenCommands makes a token, uses it, lists it, and revokes it.
+// TestTokenCommands creates, uses, lists and revokes a token.
 func TestTokenCommands(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
@@ -36,7 +35,7 @@ func TestTokenCommands(t *testing.T) {
 
 	stdout, stderr := token(testToken, 0, "create", "--scope", "write", "--extension", "101", "--extension", "102", "--note", "c\x1b[31mrm", "--expires", "1h")
 	secret := strings.TrimSpace(stdout)
-	id := regexp.MustCompile(`^token (\S+), shown this once:\n$`).FindStringSubmatch(stderr)
+	id := regexp.MustCompile(`^token (\S+) \(shown once\):\n$`).FindStringSubmatch(stderr)
 	if !strings.HasPrefix(secret, "bh_") || id == nil {
 		t.Fatalf("create writes %q and %q", stdout, stderr)
 	}
@@ -57,20 +56,20 @@ func TestTokenCommands(t *testing.T) {
 		stderr string
 	}{
 		{"", 1, []string{"list"}, "bellhop: no token: set BELLHOP_TOKEN"},
-		{"wrong", 1, []string{"list"}, "bellhop: GET /v1/tokens: 401 Unauthorized: the token is not good here: set BELLHOP_TOKEN"},
-		{secret, 1, []string{"list"}, "bellhop: GET /v1/tokens: 403 Forbidden: this needs a token of scope admin"},
-		{testToken, 1, []string{"revoke", "nothing/../x"}, "bellhop: DELETE /v1/tokens/nothing/../x: 404 Not Found: no such token"},
-		{testToken, 2, []string{"revoke"}, "bellhop: requires at least 1 arg(s)"},
-		{testToken, 2, []string{"create"}, `bellhop: required flag(s) "scope" not set`},
-		{testToken, 2, []string{"create", "--scope", "read", "--expires", "-1h"}, "bellhop: --expires -1h0m0s is over already"},
-		{testToken, 1, []string{"create", "--scope", "root"}, "bellhop: POST /v1/tokens: 422 Unprocessable Entity: validation failed\n  scope: "},
-		{testToken, 1, []string{"create", "--scope", "admin", "--extension", "101"}, "bellhop: POST /v1/tokens: 422 Unprocessable Entity: validation failed\n  extensions: an admin"},
+		{"wrong", 1, []string{"list"}, "bellhop: token rejected (401 Unauthorized): set BELLHOP_TOKEN"},
+		{secret, 1, []string{"list"}, "bellhop: request rejected (403 Forbidden): this needs a token of scope admin"},
+		{testToken, 1, []string{"revoke", "nothing/../x"}, "bellhop: request rejected (404 Not Found): no such token"},
+		{testToken, 2, []string{"revoke"}, "bellhop: want at least 1 argument, got 0"},
+		{testToken, 2, []string{"create"}, `bellhop: missing flags: "scope"`},
+		{testToken, 2, []string{"create", "--scope", "read", "--expires", "-1h"}, "bellhop: --expires must not be negative: -1h0m0s"},
+		{testToken, 1, []string{"create", "--scope", "root"}, "bellhop: request rejected (422 Unprocessable Entity): scope: "},
+		{testToken, 1, []string{"create", "--scope", "admin", "--extension", "101"}, "bellhop: request rejected (422 Unprocessable Entity): extensions: an admin"},
 	} {
 		if stdout, stderr := token(tt.bearer, tt.status, tt.args...); !strings.HasPrefix(stderr, tt.stderr) || stdout != "" {
 			t.Errorf("%q writes %q and %q, want %q", tt.args, stdout, stderr, tt.stderr)
 		}
 	}
-	if stdout, _ = token(testToken, 0, "revoke", id[1]); stdout != "token "+id[1]+" is revoked\n" {
+	if stdout, _ = token(testToken, 0, "revoke", id[1]); stdout != "token "+id[1]+" revoked\n" {
 		t.Errorf("revoke writes %q", stdout)
 	}
 	if _, stderr := token(secret, 1, "list"); !strings.Contains(stderr, "401") {
@@ -78,7 +77,7 @@ func TestTokenCommands(t *testing.T) {
 	}
 	p.stop()
 
-	if _, stderr := token(testToken, 1, "list"); !strings.Contains(stderr, "does bellhop run there?") || strings.Contains(stderr, testToken) {
+	if _, stderr := token(testToken, 1, "list"); !strings.Contains(stderr, "cannot reach bellhop at ") || strings.Contains(stderr, testToken) {
 		t.Errorf("where no bellhop runs, list writes %q", stderr)
 	}
 	if _, stderr := s.ask(testToken, 2, "token", "list", "--server", "127.0.0.1:1"); !strings.Contains(stderr, "--server") {

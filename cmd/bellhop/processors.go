@@ -10,34 +10,36 @@ import (
 	"time"
 )
 
-// lookEvery is how often the load is looked at: a collection alone is no load.
-const lookEvery = time.Second
+// loadInterval is the time between two measurements of the load. It is long enough that
+// a garbage collection alone is no load.
+const loadInterval = time.Second
 
-// lull is how long the load must have been lower before processors are given up.
-const lull = 5 * time.Second
+// scaleDownDelay is how long the load must stay lower before GOMAXPROCS shrinks.
+const scaleDownDelay = 5 * time.Second
 
-// strained is the load of a processor at which another is wanted. The work that a
-// second one makes by being woken must not be the reason to keep it.
-const strained = 0.7
+// scaleUpLoad is the utilization at which GOMAXPROCS grows by one. It is below 1 so that
+// the work that an additional processor causes by its wakeups does not keep it.
+const scaleUpLoad = 0.7
 
-// crowd is how many requests to the admin API within lookEvery are reason to have
-// all processors: SIP does not wait until their load is seen.
-const crowd = 10
+// burstRequests is the number of requests to the admin API within loadInterval that sets
+// GOMAXPROCS to its maximum at once: SIP does not wait for the next measurement.
+const burstRequests = 10
 
-// processors are those that goroutines run on.
-type processors struct {
-	asked   atomic.Int32 // requests since the load was last looked at
-	crowded chan struct{}
+// A processorScaler adapts GOMAXPROCS to the load.
+type processorScaler struct {
+	requests atomic.Int32 // since the last measurement
+	burst    chan struct{}
 }
 
-func newProcessors() *processors { return &processors{crowded: make(chan struct{}, 1)} }
+// newProcessorScaler returns a scaler. runScaling starts it.
+func newProcessorScaler() *processorScaler { return &processorScaler{burst: make(chan struct{}, 1)} }
 
-// counting counts the requests that h gets.
-func (p *processors) counting(h http.Handler) http.Handler {
+// countRequests returns a handler that counts the requests to h.
+func (p *processorScaler) countRequests(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p.asked.Add(1) == crowd {
+		if p.requests.Add(1) == burstRequests {
 			select {
-			case p.crowded <- struct{}{}:
+			case p.burst <- struct{}{}:
 			default:
 			}
 		}
@@ -45,72 +47,72 @@ func (p *processors) counting(h http.Handler) http.Handler {
 	})
 }
 
-// fit keeps the number of processors near what the load needs, until ctx ends.
-// Each message wakes an idle second processor in vain, which costs a quarter of
-// all work while one has most of its time to spare. Who sets GOMAXPROCS decides
-// alone.
+// runScaling keeps GOMAXPROCS near what the load needs, until ctx ends. Each message
+// wakes an idle second processor in vain, which costs a quarter of all work while one
+// processor has most of its time to spare. It does nothing if the environment sets
+// GOMAXPROCS.
 //
-// full tells that messages wait for a worker: all processors are there at once.
-// It is heard once within lookEvery, so that a flood does not wake us for each
-// message.
-func (p *processors) fit(ctx context.Context, full <-chan struct{}) {
+// A value on full means that messages wait for a worker: GOMAXPROCS is set to its
+// maximum at once. It is read once within loadInterval, so that a flood does not wake
+// this goroutine for each message.
+func (p *processorScaler) runScaling(ctx context.Context, full <-chan struct{}) {
 	most := runtime.GOMAXPROCS(0)
 	if most == 1 || os.Getenv("GOMAXPROCS") != "" {
 		return
 	}
 	defer runtime.GOMAXPROCS(most)
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(loadInterval)
 	defer tick.Stop()
-	f := fit{most: most, now: most}
-	before, began := processorTime(), time.Now()
-	hear := full
+	c := processorCount{limit: most, now: most}
+	before, began := usedProcessorTime(), time.Now()
+	signals := full
 	for {
 		var load float64
 		select {
-		case <-p.crowded:
+		case <-p.burst:
 			load = float64(most)
-		case <-hear:
-			load, hear = float64(most), nil
+		case <-signals:
+			load, signals = float64(most), nil
 		case <-tick.C:
-			used, at := processorTime(), time.Now()
+			used, at := usedProcessorTime(), time.Now()
 			load = float64(used-before) / float64(at.Sub(began))
-			before, began, hear = used, at, full
-			p.asked.Store(0)
+			before, began, signals = used, at, full
+			p.requests.Store(0)
 		case <-ctx.Done():
 			return
 		}
-		if n := f.next(load, time.Now()); n != runtime.GOMAXPROCS(0) {
+		if n := c.nextCount(load, time.Now()); n != runtime.GOMAXPROCS(0) {
 			runtime.GOMAXPROCS(n)
 		}
 	}
 }
 
-// A fit is how many processors there are, and should be.
-type fit struct {
-	most, now int
-	enough    int       // what the most loaded moment since then would have needed
-	since     time.Time // zero: now are needed
+// A processorCount computes GOMAXPROCS from the measured load.
+type processorCount struct {
+	limit, now int
+	peak       int       // largest count needed since then
+	since      time.Time // when the load became lower; zero: it is not
 }
 
-// next takes the load, in processors, and returns how many there should be: so
-// many that none is strained. More are there at once, fewer after a while.
-func (f *fit) next(load float64, at time.Time) int {
-	need := min(1+int(load/strained), f.most)
+// nextCount takes the load, in processors, and returns the number of processors for
+// which none exceeds scaleUpLoad. It grows at once and shrinks after scaleDownDelay.
+func (c *processorCount) nextCount(load float64, at time.Time) int {
+	need := min(1+int(load/scaleUpLoad), c.limit)
 	switch {
-	case need >= f.now:
-		f.now, f.since = need, time.Time{}
-	case f.since.IsZero():
-		f.enough, f.since = need, at
-	case at.Sub(f.since) < lull:
-		f.enough = max(f.enough, need)
+	case need >= c.now:
+		c.now, c.since = need, time.Time{}
+	case c.since.IsZero():
+		c.peak, c.since = need, at
+	case at.Sub(c.since) < scaleDownDelay:
+		c.peak = max(c.peak, need)
 	default:
-		f.now, f.since = max(f.enough, need), time.Time{}
+		c.now, c.since = max(c.peak, need), time.Time{}
 	}
-	return f.now
+	return c.now
 }
 
-// processorTime is what this process has used so far.
-func processorTime() time.Duration {
+// usedProcessorTime returns the processor time that this process has used so far.
+func usedProcessorTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return 0

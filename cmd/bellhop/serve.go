@@ -34,14 +34,14 @@ import (
 	"github.com/nyaruka/phonenumbers"
 )
 
-// drainFor is how long transactions may take to end after SIGTERM. With the 5 s
-// that callbacks under way then have, it is less than the 10 s until docker
-// stop kills.
-const drainFor = 4 * time.Second
+// drainTimeout is how long transactions may take to end after SIGTERM. With the 5 s for
+// callbacks in flight after that, it is less than the 10 s after which docker stop
+// kills.
+const drainTimeout = 4 * time.Second
 
-// serve runs bellhop with the config at path until ctx ends.
-func serve(ctx context.Context, path string, stdout io.Writer) error {
-	cfg, err := load(path)
+// runServe runs bellhop with the config at path until ctx ends.
+func runServe(ctx context.Context, path string, stdout io.Writer) error {
+	cfg, err := loadConfig(path)
 	if err != nil {
 		return err
 	}
@@ -49,71 +49,72 @@ func serve(ctx context.Context, path string, stdout io.Writer) error {
 	level.Set(slog.Level(cfg.Log.Level))
 	log := newLogger(stdout, cfg.Log.Format, &level)
 	if os.Getenv("GOGC") == "" {
-		// What lives is small beside what each message leaves: collect half as often.
+		// Live memory is small compared to the garbage of each message: collect half as often.
 		debug.SetGCPercent(200)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit(runtime.GOMAXPROCS(0)))
 	}
-	s, err := build(ctx, cfg, log)
+	s, err := buildService(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
 	if s.created {
-		fmt.Fprintf(stdout, "admin token, shown this once and kept in %s/admin.token: %s\n", cfg.Store.Dir, s.token)
+		fmt.Fprintf(stdout, "admin token (shown once, stored in %s/admin.token): %s\n", cfg.Store.Dir, s.token)
 	}
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	beside, stopBeside := context.WithCancel(ctx)
-	defer stopBeside()
+	helpersCtx, stopHelpers := context.WithCancel(ctx)
+	defer stopHelpers()
 	var helpers sync.WaitGroup
-	helpers.Go(func() { s.processors.fit(beside, s.hop.Backlog()) })
-	helpers.Go(func() { s.strain.run(beside) })
-	helpers.Go(func() { giveBack(beside) })
+	helpers.Go(func() { s.processors.runScaling(helpersCtx, s.hop.Backlog()) })
+	helpers.Go(func() { s.overload.run(helpersCtx) })
+	helpers.Go(func() { releaseMemory(helpersCtx) })
 	helpers.Go(func() {
 		for {
 			select {
 			case <-hup:
-				cfg = s.reload(beside, path, cfg, &level)
-			case <-beside.Done():
+				cfg = s.reloadConfig(helpersCtx, path, cfg, &level)
+			case <-helpersCtx.Done():
 				return
 			}
 		}
 	})
-	log.Info("ready", "version", version(), "listen", list(s.hop.Addrs()), "pbx", list(cfg.SIP.PBX), "admin", s.adminURL())
+	log.Info("ready", "version", buildVersion(), "listen", joinList(s.hop.Addrs()), "pbx", joinList(cfg.SIP.PBX), "admin", s.adminURL())
 	err = s.run(ctx)
-	stopBeside()
+	stopHelpers()
 	helpers.Wait()
 	return err
 }
 
-// A service is the rooms with what the operator sees of them.
+// A service is the pipeline with everything around it: the store, the admin API and the
+// settings.
 type service struct {
-	*rooms
+	*pipeline
 	cfg        config
 	log        *slog.Logger
 	api        *admin.Server
 	admin      *http.Server
-	listener   net.Listener                    // the admin API's
-	cert       atomic.Pointer[tls.Certificate] // the admin API's, if it is https
+	listener   net.Listener                    // of the admin API
+	cert       atomic.Pointer[tls.Certificate] // of the admin API; nil: plain HTTP
 	token      string
-	created    bool // the token is new
+	created    bool // the admin token is new
 	stopping   atomic.Bool
-	mender     *mender
-	snapshot   *snapshot // nil: the store is not ours
+	supervisor *supervisor
+	snapshot   *bucketSnapshot // nil with store.nats
 	js         jetstream.JetStream
-	processors *processors
-	strain     *strain
+	processors *processorScaler
+	overload   *overloadMonitor
 	closeStore func()
 
-	kinds atomic.Pointer[map[string]dialog.Kind] // of the extensions that the config names
+	kinds atomic.Pointer[map[string]dialog.Kind] // by number of the configured extensions
 }
 
-// build opens the store and makes the rooms: all that can fail has failed when
-// it returns.
-func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err error) {
-	s := &service{cfg: cfg, log: log, processors: newProcessors(), strain: newStrain()}
+// buildService opens the store and builds the pipeline and the admin API. After it
+// returns, nothing can fail to start.
+func buildService(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err error) {
+	s := &service{cfg: cfg, log: log, processors: newProcessorScaler(), overload: newOverloadMonitor()}
 	var undo []func()
 	defer func() {
 		if err != nil {
@@ -126,12 +127,12 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 	if err != nil {
 		return nil, err
 	}
-	s.js, s.mender, s.closeStore = js, mender, closeStore
+	s.js, s.supervisor, s.closeStore = js, mender, closeStore
 	undo = append(undo, closeStore)
 	if mender != nil {
-		s.snapshot = openSnapshot(cfg, mender.check.restored, log)
-		s.snapshot.prepared = mender.check.prepared
-		if err := s.snapshot.restore(ctx, js); err != nil {
+		s.snapshot = openSnapshot(cfg, mender.checker.markRestored, log)
+		s.snapshot.prepared = mender.checker.prepared
+		if err := s.snapshot.restoreBuckets(ctx, js); err != nil {
 			return nil, err
 		}
 	}
@@ -143,7 +144,7 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 	}
 	undo = append(undo, func() { s.listener.Close() })
 	own := netip.MustParseAddrPort(s.listener.Addr().String())
-	if s.rooms, err = connect(ctx, cfg, js, log, world{own: own}); err != nil {
+	if s.pipeline, err = buildPipeline(ctx, cfg, js, log, environment{own: own}); err != nil {
 		return nil, err
 	}
 	s.setKinds(cfg)
@@ -152,23 +153,23 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		Notifier:   s.notifier,
 		KeepEvents: time.Duration(cfg.Notify.KeepEvents),
 		Replicas:   cfg.Store.Replicas,
-		Listen:     s.phonesAt(),
+		Listen:     s.listenURIs(),
 
-		TrustedProxies: prefixes(cfg.Admin.TrustedProxies),
+		TrustedProxies: toPrefixes(cfg.Admin.TrustedProxies),
 
-		Calls:      s.follower.calls,
-		Trace:      s.follower.trace,
+		Calls:      s.observer.liveCalls,
+		Trace:      s.observer.callTrace,
 		Kind:       func(user string) dialog.Kind { return (*s.kinds.Load())[user] },
-		Extensions: s.follower.extensions,
-		Extension:  s.follower.extension,
-		Ready:      s.unready,
+		Extensions: s.observer.knownExtensions,
+		Extension:  s.observer.knownExtension,
+		Ready:      s.notReadyReasons,
 		Degraded:   s.hop.Degraded,
-		Suppressed: s.follower.tracker.Suppressed,
-		Strained:   s.strain.strained,
-		Losses:     s.losses,
-		Collectors: slices.Concat(hopMetrics(s.hop), followerMetrics(s.follower), keeperMetrics(s.keeper)),
+		Suppressed: s.observer.tracker.Suppressed,
+		Strained:   s.overload.overloaded,
+		Losses:     s.storeLosses,
+		Collectors: slices.Concat(hopMetrics(s.hop), observerMetrics(s.observer), keeperMetrics(s.keeper)),
 		Node:       s.node,
-		Version:    version(),
+		Version:    buildVersion(),
 		Log:        log,
 	})
 	if err != nil {
@@ -176,23 +177,23 @@ func build(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err e
 		return nil, err
 	}
 	s.admin = s.api.HTTPServer()
-	s.admin.Handler = s.processors.counting(s.admin.Handler)
+	s.admin.Handler = s.processors.countRequests(s.admin.Handler)
 	return s, nil
 }
 
-// run runs everything until ctx ends: then new calls are refused, and it
-// returns once the old transactions have ended, or drainFor has passed.
+// run runs the service until ctx ends. It then refuses new calls, and returns once the
+// existing transactions have ended or drainTimeout has passed.
 func (s *service) run(ctx context.Context) error {
 	defer s.closeStore()
-	defer s.checkStore()()
-	stopRooms := start(s.rooms.run)
-	stopTokens := start(s.api.Run)
+	defer s.startStoreChecks()()
+	stopRooms := startTask(s.pipeline.run)
+	stopTokens := startTask(s.api.Run)
 	defer stopTokens()
 	failed := make(chan error, 1)
 	var api sync.WaitGroup
 	api.Go(func() {
 		if err := s.admin.Serve(s.api.Listener(s.listener)); !errors.Is(err, http.ErrServerClosed) {
-			failed <- fmt.Errorf("admin API: %w", err)
+			failed <- fmt.Errorf("serve admin API: %w", err)
 		}
 	})
 	var err error
@@ -201,8 +202,8 @@ func (s *service) run(ctx context.Context) error {
 	case err = <-failed:
 	}
 	s.stopping.Store(true)
-	s.log.Info("stopping", "for at most", drainFor)
-	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
+	s.log.Info("draining", "timeout", drainTimeout)
+	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	s.hop.Drain(draining)
 	cancel()
 	stopRooms()
@@ -215,45 +216,45 @@ func (s *service) run(ctx context.Context) error {
 	return err
 }
 
-// The rooms that a call goes through, from left to right: the hop shows each
-// message to the follower's tracker, whose events go to the notifier, and its
-// calls to the keeper.
-type rooms struct {
+// A pipeline is the parts that a call passes, in order: the hop shows each message to
+// the observer's tracker, whose events go to the notifier and whose calls go to the
+// keeper.
+type pipeline struct {
 	hop      *sip.Proxy
-	follower *follower
+	observer *observer
 	keeper   *keep.Keeper
 	notifier *notify.Notifier
-	node     string // names this one among those that share the store
+	node     string // name of this node among those that share the store
 	log      *slog.Logger
 }
 
-// A world is what is around the rooms. The zero world is the machine's.
-type world struct {
-	own       netip.AddrPort    // the admin API, which no callback may reach
+// An environment replaces parts of the machine in tests. The zero value is the machine.
+type environment struct {
+	own       netip.AddrPort    // address of the admin API, which receives no callbacks
 	network   sip.Network       // nil: the machine's
 	transport http.RoundTripper // nil: the machine's
-	prompt    bool              // events do not wait for others
+	unbatched bool              // messages and events are not batched
 	wall      func() time.Time  // the wall clock; nil: the machine's
 }
 
-// connect makes the rooms and joins them. Sockets are open when it returns, but
-// nothing is read before run.
-func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.Logger, w world) (*rooms, error) {
-	// The key is there before anything listens: no route is made without it.
+// buildPipeline builds the parts and connects them. Sockets are open when it returns,
+// but nothing is read before run.
+func buildPipeline(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.Logger, w environment) (*pipeline, error) {
+	// The key must exist before anything listens: every route needs it.
 	key, err := sharedKey(ctx, js, cfg)
 	if err != nil {
 		return nil, err
 	}
-	connections, capped := allConnections(cfg.Guard.AllConnections, openFiles())
-	watch := make(chan dialog.Message, watched)
+	connections, capped := capConnections(cfg.Guard.AllConnections, openFileLimit())
+	watch := make(chan dialog.Message, observeQueueSize)
 	hop, err := sip.Listen(sip.Config{
 		Listen:     cfg.SIP.Listen,
 		Advertise:  cfg.SIP.Advertise,
 		PBX:        cfg.SIP.PBX,
-		PBXSources: prefixes(cfg.SIP.PBXSources),
+		PBXSources: toPrefixes(cfg.SIP.PBXSources),
 		Register:   cfg.SIP.Register,
 		AddCID:     cfg.Calls.AddCID,
-		Trunks:     trunks(cfg),
+		Trunks:     trunkConfigs(cfg),
 
 		StripIdentity: cfg.SIP.StripIdentity,
 		Key:           key,
@@ -269,7 +270,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		return nil, err
 	}
 	if capped {
-		log.Warn("guard.all_connections lowered: open files do not allow more", "connections", connections)
+		log.Warn("guard.all_connections lowered to the limit of open files", "connections", connections)
 	}
 	own := []netip.AddrPort{w.own}
 	for _, a := range hop.Addrs() {
@@ -282,31 +283,31 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		hop.Close()
 		return nil, err
 	}
-	among := node // those that share the store
+	leaseName := node // name for the lease; "" with an embedded store
 	if len(cfg.Store.NATS) == 0 {
-		among = ""
+		leaseName = ""
 	}
 	n, err := notify.Open(ctx, js, notify.Config{
 		KeepEvents:       time.Duration(cfg.Notify.KeepEvents),
 		Replicas:         cfg.Store.Replicas,
-		Node:             among,
+		Node:             leaseName,
 		MaxSubscriptions: cfg.Notify.MaxSubscriptions,
-		Allow:            prefixes(cfg.Notify.Allow),
-		Deny:             prefixes(cfg.Notify.Deny),
+		Allow:            toPrefixes(cfg.Notify.Allow),
+		Deny:             toPrefixes(cfg.Notify.Deny),
 		Own:              own,
-		Version:          version(),
+		Version:          buildVersion(),
 		Log:              log,
 		Transport:        w.transport,
-		Prompt:           w.prompt,
+		Prompt:           w.unbatched,
 		Wall:             w.wall,
-		Spool:            spoolOf(cfg),
+		Spool:            spoolIn(cfg),
 	})
 	if err != nil {
 		hop.Close()
 		return nil, err
 	}
-	n.Declare(declared(cfg))
-	k, t, err := takeUp(ctx, cfg, node, js, hop.Clock, n, log)
+	n.Declare(declaredSubscriptions(cfg))
+	k, t, err := restoreTracker(ctx, cfg, node, js, hop.Clock, n, log)
 	if err != nil {
 		hop.Close()
 		return nil, err
@@ -316,13 +317,13 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		up = append(up, sip.Dialog{CallID: l.CallID, Tag: l.FromTag})
 	}
 	hop.RestoreDialogs(up)
-	f := newFollower(t, trace.New(cfg.Calls.Trace), watch, hop.Clock, n, k, w.prompt, log)
-	return &rooms{hop: hop, follower: f, keeper: k, notifier: n, node: node, log: log}, nil
+	f := newObserver(t, trace.New(cfg.Calls.Trace), watch, hop.Clock, n, k, w.unbatched, log)
+	return &pipeline{hop: hop, observer: f, keeper: k, notifier: n, node: node, log: log}, nil
 }
 
-// takeUp returns a tracker that goes on with the calls that were up when this
-// node stopped, and what keeps them.
-func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream, clock func() (time.Time, time.Duration), n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
+// restoreTracker returns a tracker with the calls that were live when this node stopped,
+// and the keeper that stores them.
+func restoreTracker(ctx context.Context, cfg config, node string, js jetstream.JetStream, clock func() (time.Time, time.Duration), n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
 	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, OldestUnpublished: n.Unsaid, LogEnd: n.LogEnd, Log: log})
 	if err != nil {
 		return nil, nil, err
@@ -349,30 +350,30 @@ func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream
 		}
 	}
 	if !k.HasFloor() {
-		if events, err = withHangups(ctx, n, calls, events); err != nil {
+		if events, err = prependHangups(ctx, n, calls, events); err != nil {
 			return nil, nil, err
 		}
 	}
-	events = append(events, n.Unpublished()...) // which the log will have
-	t := dialog.New(tracking(cfg))
+	events = append(events, n.Unpublished()...) // the event log will contain these
+	t := dialog.New(trackerConfig(cfg))
 	now, offset := clock()
 	t.SetClock(now, offset)
 	if len(cfg.Store.NATS) == 0 {
-		node = "" // nobody shares the log
+		node = "" // no other node uses the event log
 	}
 	if err := t.Restore(node, calls, events); err != nil {
-		log.Error("some calls are not taken up again", "err", err)
+		log.Error("live calls not restored", "err", err)
 	}
 	if live := len(t.Calls()); live > 0 {
-		log.Info("calls taken up again", "calls", live)
+		log.Info("live calls restored", "calls", live)
 	}
 	k.Put(t.Changed(now), now, now)
 	return k, t, nil
 }
 
-// withHangups puts before events what else the log has of hangups of calls: those of
-// calls that are over, whose records a server that was killed has found again.
-func withHangups(ctx context.Context, n *notify.Notifier, calls []dialog.Change, events []dialog.Event) ([]dialog.Event, error) {
+// prependHangups returns events preceded by the other hangups of calls in the event log.
+// They end calls whose records reappeared in a store that was killed.
+func prependHangups(ctx context.Context, n *notify.Notifier, calls []dialog.Change, events []dialog.Event) ([]dialog.Event, error) {
 	known := make(map[string]bool)
 	for _, e := range events {
 		known[e.ID] = true
@@ -392,17 +393,17 @@ func withHangups(ctx context.Context, n *notify.Notifier, calls []dialog.Change,
 	return append(all, events...), nil
 }
 
-// run runs the rooms until ctx ends, then stops them from left to right, so
-// that each still takes what the one before it had to say.
-func (r *rooms) run(ctx context.Context) {
-	hop := start(func(ctx context.Context) { r.hop.Run(ctx) })
-	follow := start(r.follower.run)
-	deliver := start(func(ctx context.Context) {
+// run runs the parts until ctx ends. It then stops them in the order of the pipeline, so
+// that each still takes what the one before it sends.
+func (r *pipeline) run(ctx context.Context) {
+	hop := startTask(func(ctx context.Context) { r.hop.Run(ctx) })
+	follow := startTask(r.observer.run)
+	deliver := startTask(func(ctx context.Context) {
 		if err := r.notifier.Run(ctx); err != nil {
 			r.log.Error("notifier stopped", "err", err)
 		}
 	})
-	write := start(func(ctx context.Context) {
+	write := startTask(func(ctx context.Context) {
 		if err := r.keeper.Run(ctx); err != nil {
 			r.log.Error("keeper stopped", "err", err)
 		}
@@ -411,11 +412,11 @@ func (r *rooms) run(ctx context.Context) {
 	hop()
 	follow()
 	deliver()
-	write() // after what was said
+	write() // after the last events
 }
 
-// start runs f, and returns a func that stops it and waits for its end.
-func start(f func(context.Context)) (stop func()) {
+// startTask runs f in a goroutine. stop cancels f's context and waits for its end.
+func startTask(f func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var run sync.WaitGroup
 	run.Go(func() { f(ctx) })
@@ -425,42 +426,43 @@ func start(f func(context.Context)) (stop func()) {
 	}
 }
 
-// reload reads the config again, puts into force what can be, and says what
-// needs a restart. A file with problems changes nothing. It returns the config
-// to compare the next one with.
-func (s *service) reload(ctx context.Context, path string, old config, level *slog.LevelVar) config {
-	cfg, err := load(path)
+// reloadConfig reads the config again, applies the settings that can change at run time,
+// and logs those that need a restart. A file with problems changes nothing. It returns
+// the config to compare the next one with.
+func (s *service) reloadConfig(ctx context.Context, path string, old config, level *slog.LevelVar) config {
+	cfg, err := loadConfig(path)
 	if err != nil {
-		s.log.Error("config not reloaded: the old one stays in force", "err", err)
+		s.log.Error("config reload rejected", "err", err)
 		return old
 	}
 	https := old.Admin.TLSCert != "" && cfg.Admin.TLSCert != ""
 	if https {
 		if err := s.useCertificate(cfg); err != nil {
-			s.log.Error("config not reloaded: the old one stays in force", "err", err)
+			s.log.Error("config reload rejected", "err", err)
 			return old
 		}
 	}
 	var now, later []string
-	for _, key := range diff(old, cfg) {
-		if reloadable(key) || https && strings.HasPrefix(key, "admin.tls_") {
+	for _, key := range changedKeys(old, cfg) {
+		if isReloadable(key) || https && strings.HasPrefix(key, "admin.tls_") {
 			now = append(now, key)
 		} else {
 			later = append(later, key)
 		}
 	}
 	level.Set(slog.Level(cfg.Log.Level))
-	if err := s.follower.with(ctx, func(t *dialog.Tracker) {
-		t.Configure(tracking(cfg))
-		s.follower.traces.Configure(cfg.Calls.Trace)
+	if err := s.observer.queryTracker(ctx, func(t *dialog.Tracker) {
+		t.Configure(trackerConfig(cfg))
+		s.observer.traces.Configure(cfg.Calls.Trace)
 	}); err != nil {
-		s.log.Error("config not reloaded: the old one stays in force", "err", err)
+		s.log.Error("config reload rejected", "err", err)
 		return old
 	}
-	s.notifier.Declare(declared(cfg))
+	s.notifier.Declare(declaredSubscriptions(cfg))
 	s.setKinds(cfg)
-	s.log.Info("config reloaded", "in force", strings.Join(now, " "), "after a restart", strings.Join(later, " "))
-	// What needs a restart is still not in force: it is said again next time.
+	s.log.Info("config reloaded", "applied", strings.Join(now, " "), "needs_restart", strings.Join(later, " "))
+	// Settings that need a restart keep their old value, so that the next reload logs
+	// them again.
 	running := old
 	running.Log.Level, running.Extensions, running.Extension = cfg.Log.Level, cfg.Extensions, cfg.Extension
 	running.Subscription = cfg.Subscription
@@ -473,7 +475,7 @@ func (s *service) reload(ctx context.Context, path string, old config, level *sl
 	return running
 }
 
-// setKinds tells the API what stands behind which extension.
+// setKinds gives the admin API the kinds of the configured extensions.
 func (s *service) setKinds(cfg config) {
 	kinds := make(map[string]dialog.Kind, len(cfg.Extension))
 	for _, e := range cfg.Extension {
@@ -482,8 +484,8 @@ func (s *service) setKinds(cfg config) {
 	s.kinds.Store(&kinds)
 }
 
-// reloadable reports whether a key is put into force by SIGHUP.
-func reloadable(key string) bool {
+// isReloadable reports whether SIGHUP applies a key.
+func isReloadable(key string) bool {
 	table, _, _ := strings.Cut(key, ".")
 	switch table {
 	case "extensions", "extension", "subscription":
@@ -494,13 +496,13 @@ func reloadable(key string) bool {
 	return key == "log.level"
 }
 
-// tracking is what the config tells the tracker.
-func tracking(cfg config) dialog.Config {
+// trackerConfig returns the tracker's part of the config.
+func trackerConfig(cfg config) dialog.Config {
 	c := dialog.Config{
 		Pattern:     cfg.Extensions.Pattern,
 		Learn:       cfg.Extensions.Learn,
 		Correlate:   []string{},
-		E164:        e164(cfg.Calls.Region),
+		E164:        e164Formatter(cfg.Calls.Region),
 		MaxDuration: time.Duration(cfg.Calls.MaxDuration),
 		Status:      map[int]dialog.Status{},
 		CallAPIID:   cfg.Calls.CallAPIID,
@@ -523,15 +525,15 @@ func tracking(cfg config) dialog.Config {
 	return c
 }
 
-// e164 returns what finds the E.164 form of a number as it is dialed in a
-// region; nil if none is configured.
-func e164(r region) func(string) string {
+// e164Formatter returns a function that returns the E.164 form of a number as dialed in
+// a region, or "". It is nil if no region is configured.
+func e164Formatter(r region) func(string) string {
 	if r == "" {
 		return nil
 	}
 	return func(number string) string {
 		if strings.Trim(number, "+0123456789-.() ") != "" {
-			return "" // a name, or a code like *97
+			return "" // a name or a feature code like *97
 		}
 		n, err := phonenumbers.Parse(number, string(r))
 		if err != nil || !phonenumbers.IsValidNumber(n) {
@@ -541,24 +543,25 @@ func e164(r region) func(string) string {
 	}
 }
 
-func trunks(cfg config) []sip.Trunk {
+// trunkConfigs returns the trunks for the hop.
+func trunkConfigs(cfg config) []sip.Trunk {
 	var ts []sip.Trunk
 	for _, t := range cfg.Trunk {
-		ts = append(ts, sip.Trunk{Name: t.Name, Sources: prefixes(t.Sources), Secret: string(t.Secret)})
+		ts = append(ts, sip.Trunk{Name: t.Name, Sources: toPrefixes(t.Sources), Secret: string(t.Secret)})
 	}
 	return ts
 }
 
-// listenAdmin opens the listener of the admin API, with TLS if the config has
-// a certificate.
+// listenAdmin opens the listener of the admin API, with TLS if the config has a
+// certificate.
 func (s *service) listenAdmin() (net.Listener, error) {
 	at := s.cfg.Admin.Listen.AddrPort
 	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("cannot listen on %s for the admin API: the port is in use by another process", at)
+		return nil, fmt.Errorf("listen on %s for the admin API: the port is in use by another process", at)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s for the admin API: %w", at, err)
+		return nil, fmt.Errorf("listen on %s for the admin API: %w", at, err)
 	}
 	if s.cfg.Admin.TLSCert == "" {
 		return l, nil
@@ -573,17 +576,17 @@ func (s *service) listenAdmin() (net.Listener, error) {
 	}), nil
 }
 
-// useCertificate reads the certificate of the admin API, and has new connections
-// use it.
+// useCertificate reads the certificate of the admin API and uses it for new connections.
 func (s *service) useCertificate(cfg config) error {
-	cert, err := cfg.certificate()
+	cert, err := cfg.loadCertificate()
 	if err != nil {
-		return fmt.Errorf("admin.tls_cert, admin.tls_key: %w", err)
+		return fmt.Errorf("load admin.tls_cert and admin.tls_key: %w", err)
 	}
 	s.cert.Store(&cert)
 	return nil
 }
 
+// adminURL returns the URL of the admin API's listener.
 func (s *service) adminURL() string {
 	scheme := "http://"
 	if s.cfg.Admin.TLSCert != "" {
@@ -592,8 +595,8 @@ func (s *service) adminURL() string {
 	return scheme + s.listener.Addr().String()
 }
 
-// phonesAt are the SIP URIs at which phones find bellhop.
-func (s *service) phonesAt() (uris []string) {
+// listenURIs returns the SIP URIs at which phones reach bellhop.
+func (s *service) listenURIs() (uris []string) {
 	for _, a := range s.hop.Addrs() {
 		at := sip.HostPort{Host: a.Addr().String(), Port: a.Port()}
 		if name := s.cfg.SIP.Advertise; name.Host != "" {
@@ -604,39 +607,39 @@ func (s *service) phonesAt() (uris []string) {
 	return uris
 }
 
-// checkStore keeps the store checked and the snapshot written until the returned
-// func is called.
-func (s *service) checkStore() (stop func()) {
-	if s.mender == nil {
+// startStoreChecks starts the checks of the store's files and the writing of the
+// snapshot. stop ends them.
+func (s *service) startStoreChecks() (stop func()) {
+	if s.supervisor == nil {
 		return func() {}
 	}
-	s.mender.check.restored("KV_bellhop_keys", math.MaxUint64) // from the file key, or there would be no service
-	check := start(func(ctx context.Context) { s.mender.check.run(ctx, s.js) })
-	snapshot := start(func(ctx context.Context) { s.snapshot.run(ctx, s.js) })
+	s.supervisor.checker.markRestored("KV_bellhop_keys", math.MaxUint64) // from the file key; without it nothing starts
+	check := startTask(func(ctx context.Context) { s.supervisor.checker.run(ctx, s.js) })
+	snapshot := startTask(func(ctx context.Context) { s.snapshot.run(ctx, s.js) })
 	return func() {
 		snapshot()
 		check()
 	}
 }
 
-// losses returns what the store has lost.
-func (s *service) losses() []admin.Loss {
-	if s.mender == nil {
+// storeLosses returns the losses in the store.
+func (s *service) storeLosses() []admin.Loss {
+	if s.supervisor == nil {
 		return nil
 	}
-	return s.mender.check.losses()
+	return s.supervisor.checker.allLosses()
 }
 
-// unready says what keeps bellhop from its work.
-func (s *service) unready() []string {
+// notReadyReasons returns why bellhop is not ready; none if it is.
+func (s *service) notReadyReasons() []string {
 	var why []string
 	if s.stopping.Load() {
-		why = append(why, "stopping: new calls are refused")
+		why = append(why, "draining: new calls are refused")
 	}
 	if !s.hop.PBXReachable() {
 		why = append(why, "no PBX answers OPTIONS")
 	}
-	if err := s.mender.ailing(); err != nil {
+	if err := s.supervisor.writeError(); err != nil {
 		why = append(why, err.Error())
 	}
 	return why

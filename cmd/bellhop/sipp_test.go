@@ -17,7 +17,7 @@ import (
 	"bellhop/sip"
 )
 
-// An agent is a SIPp that plays one end of calls.
+// An agent is a SIPp process that plays one end of calls.
 type agent struct {
 	*process
 	at       sip.Addr
@@ -55,8 +55,8 @@ func (s *site) sipp(scenario string, at sip.Addr, n int, args ...string) *agent 
 	return &agent{process: launch(s.t, "sipp "+scenario, cmd), at: at, messages: messages}
 }
 
-// place has n calls of a story placed, rate of them a second: SIPp is the
-// phones, and SIPp is the PBX.
+// place places n calls of a story, at a rate per second. SIPp plays the phones and the
+// PBX.
 func (s *site) place(story string, n, rate int) (phones, pbx *agent) {
 	s.t.Helper()
 	pbx = s.sipp(story+".pbx", s.pbx, n)
@@ -68,7 +68,7 @@ func (s *site) place(story string, n, rate int) (phones, pbx *agent) {
 	return phones, pbx
 }
 
-// acknowledged waits until the PBX has got the ACKs of so many calls.
+// acknowledged waits until the PBX has got that many ACKs.
 func (a *agent) acknowledged(calls int) {
 	a.t.Helper()
 	(&site{t: a.t}).eventually("every call is acknowledged", func() bool {
@@ -77,8 +77,8 @@ func (a *agent) acknowledged(calls int) {
 	})
 }
 
-// A story is a call that two scenarios of SIPp play, and what it owes the
-// extension whose call it is. A # in a field is the number of the call.
+// A story is a call that two scenarios of SIPp play, with the callbacks of its
+// extension. A # in a field is the number of the call.
 type story struct {
 	name   string
 	want   []string // type, flow and status of the callbacks, in order; ringing is in json only
@@ -147,8 +147,8 @@ var stories = []story{
 	},
 }
 
-// TestSIPp has SIPp play every story through bellhop, over each transport, and
-// every callback that it owes must come once, in order, with its fields.
+// TestSIPp plays every story through bellhop with SIPp, over each transport. Every
+// callback must arrive once, in order, with its fields.
 func TestSIPp(t *testing.T) {
 	for _, tt := range []struct{ phones, pbx sip.Proto }{
 		{sip.UDP, sip.UDP},
@@ -175,7 +175,7 @@ func TestSIPp(t *testing.T) {
 	}
 }
 
-// tell has n calls of a story placed, and compares every callback.
+// tell places n calls of a story, and compares every callback.
 func (s *site) tell(c story, n, rate int) {
 	s.t.Helper()
 	begin := time.Now()
@@ -224,7 +224,7 @@ func (s *site) tell(c story, n, rate int) {
 	}
 }
 
-// compare compares the callbacks of one call in one dialect.
+// compare compares the callbacks of a call in a dialect.
 func (s *site) compare(c story, cbs []received, number string, begin time.Time, took time.Duration) {
 	s.t.Helper()
 	dialect := cbs[0].dialect
@@ -293,7 +293,7 @@ var (
 	subCallID = map[string]*regexp.Regexp{"telphin": regexp.MustCompile(`^[1-9][0-9]*-[0-9a-f]{32}$`), "json": callID}
 )
 
-// jsonNames are the names of the json dialect for those of telphin.
+// jsonNames maps field names of the dialect telphin to those of json.
 var jsonNames = map[string]string{
 	"CallID": "call_id", "CallerIDNum": "caller_id_num", "CallerIDName": "caller_id_name",
 	"CallerExtension": "caller_extension", "CalledNumber": "called_number", "CalledExtension": "called_extension",
@@ -301,7 +301,7 @@ var jsonNames = map[string]string{
 	"Duration": "duration", "SubCallID": "sub_call_id",
 }
 
-// get returns a field by its name in telphin, or by its own.
+// get returns a field by its name in telphin or in the callback's own dialect.
 func (c received) get(name string) string {
 	if n, ok := jsonNames[name]; ok && c.dialect == "json" {
 		name = n
@@ -309,7 +309,7 @@ func (c received) get(name string) string {
 	return c.fields[name]
 }
 
-// number returns a field that is a number, -1 for one that is not.
+// number returns a numeric field, or -1.
 func (c received) number(name string) int64 {
 	n, err := strconv.ParseInt(c.get(name), 10, 64)
 	if err != nil {

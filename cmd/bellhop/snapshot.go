@@ -18,65 +18,65 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A snapshot is a copy of the buckets of subscriptions and tokens in the file
-// snapshot of store.dir, so that damage to the store costs none of them. The file
-// before it is kept as snapshot.old.
+// A bucketSnapshot is a copy of the buckets of subscriptions and tokens in the file
+// snapshot of store.dir, so that damage to the store loses none of them. The previous
+// copy is kept as snapshot.old.
 //
-// It is written a moment after a bucket has changed. At the start, each key of a
-// bucket must be at least as new as in the snapshot; one that is not is written
-// again, or deleted again. Deleting leaves a marker in the bucket, which has a
-// revision as any value has, and is in the snapshot too. So a snapshot that is older
-// than a deletion never undoes it, and an older value that the store finds again,
-// because the block is damaged where the marker was, is deleted again.
+// The snapshot is written 50 ms after a change. At the start, each key of a bucket must
+// be at least as new as in the snapshot; an older one is written or deleted again. A
+// deletion leaves a marker in the bucket with a revision like that of a value, and the
+// snapshot has it too. So a snapshot that is older than a deletion never undoes it, and
+// an old value that reappears because the marker was in a damaged block is deleted
+// again.
 //
-// Of a store.nats there is none: its servers have replicas, and several bellhops
+// There is no snapshot of store.nats: its servers have replicas, and several bellhops
 // write to it.
-type snapshot struct {
+type bucketSnapshot struct {
 	path     string
 	log      *slog.Logger
-	restored func(stream string, upTo uint64) // told which stream is complete again, up to which revision
-	prepared <-chan struct{}                  // the store was opened anew; nil: never
+	restored func(stream string, upTo uint64) // called when a stream is restored up to a revision
+	prepared <-chan struct{}                  // receives after the store was opened anew; nil: never
 
-	buckets map[string]map[string]copied // by bucket and key; of one goroutine at a time
+	buckets map[string]map[string]bucketEntry // by bucket and key; used by one goroutine at a time
 }
 
-// copied is what a snapshot has of one key. The JSON form is stored: fields are only
-// ever added.
-type copied struct {
+// A bucketEntry is the snapshot of a key. Its JSON form is stored: only add fields.
+type bucketEntry struct {
 	Revision uint64 `json:"revision"`
 	Deleted  bool   `json:"deleted,omitempty"`
 	Value    []byte `json:"value,omitempty"`
 }
 
-// copiedBuckets are the buckets of which there is a snapshot, and what an entry is.
-var copiedBuckets = []struct{ bucket, entry string }{{"bellhop_subscriptions", "subscription"}, {"bellhop_tokens", "token"}}
+// snapshotBuckets are the buckets in the snapshot, with a word for their entries.
+var snapshotBuckets = []struct{ bucket, entry string }{{"bellhop_subscriptions", "subscription"}, {"bellhop_tokens", "token"}}
 
 const (
-	snapshotPause = 50 * time.Millisecond // for further changes, before it is written
-	restoreRetry  = 5 * time.Second       // after it failed
-	bucketTimeout = 30 * time.Second      // for reading and restoring the buckets
+	snapshotPause = 50 * time.Millisecond // wait for further changes before writing
+	restoreRetry  = 5 * time.Second       // after a failed restore
+	bucketTimeout = 30 * time.Second      // to read and restore the buckets
 )
 
-// openSnapshot reads the snapshot of a store. What neither file has is not there.
-func openSnapshot(c config, restored func(string, uint64), log *slog.Logger) *snapshot {
-	s := &snapshot{path: filepath.Join(c.Store.Dir, "snapshot"), log: log, restored: restored}
+// openSnapshot reads the snapshot of a store, or else the previous one. It is empty if
+// neither can be read.
+func openSnapshot(c config, restored func(string, uint64), log *slog.Logger) *bucketSnapshot {
+	s := &bucketSnapshot{path: filepath.Join(c.Store.Dir, "snapshot"), log: log, restored: restored}
 	for _, path := range []string{s.path, s.path + ".old"} {
-		s.buckets = make(map[string]map[string]copied)
+		s.buckets = make(map[string]map[string]bucketEntry)
 		err := readSealed(path, &s.buckets)
 		if err == nil {
 			break
 		}
 		s.buckets = nil
 		if !errors.Is(err, fs.ErrNotExist) {
-			log.Error("snapshot not used", "err", err)
+			log.Error("snapshot unreadable", "err", err)
 		}
 	}
 	if s.buckets == nil {
-		s.buckets = make(map[string]map[string]copied)
+		s.buckets = make(map[string]map[string]bucketEntry)
 	}
 	for _, name := range slices.Collect(maps.Keys(s.buckets)) {
 		now := strings.TrimPrefix(currentName("KV_"+name), "KV_")
-		if all := s.buckets[name]; now != name { // an older version wrote it
+		if all := s.buckets[name]; now != name { // written by an older version
 			delete(s.buckets, name)
 			if s.buckets[now] == nil {
 				s.buckets[now] = all
@@ -86,19 +86,19 @@ func openSnapshot(c config, restored func(string, uint64), log *slog.Logger) *sn
 	return s
 }
 
-// restore brings the buckets of js up to the snapshot, and then the snapshot up to
-// the buckets.
-func (s *snapshot) restore(ctx context.Context, js jetstream.JetStream) error {
+// restoreBuckets restores missing and outdated entries of the buckets of js from the
+// snapshot, and then updates the snapshot from the buckets.
+func (s *bucketSnapshot) restoreBuckets(ctx context.Context, js jetstream.JetStream) error {
 	ctx, cancel := context.WithTimeout(ctx, bucketTimeout)
 	defer cancel()
-	for _, c := range copiedBuckets {
+	for _, c := range snapshotBuckets {
 		kept := s.buckets[c.bucket]
 		kv, err := js.KeyValue(ctx, c.bucket)
 		if errors.Is(err, jetstream.ErrBucketNotFound) && len(kept) > 0 {
 			kv, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: c.bucket, History: 1, Storage: jetstream.FileStorage})
 		}
 		if errors.Is(err, jetstream.ErrBucketNotFound) {
-			continue // nothing was ever in it
+			continue // the bucket was never used
 		}
 		if err != nil {
 			return fmt.Errorf("restore bucket %s: %w", c.bucket, err)
@@ -113,14 +113,14 @@ func (s *snapshot) restore(ctx context.Context, js jetstream.JetStream) error {
 			if now[key].Revision >= want.Revision {
 				continue
 			}
-			if err := bringUp(ctx, kv, key, now[key], want); err != nil {
+			if err := restoreEntry(ctx, kv, key, now[key], want); err != nil {
 				return fmt.Errorf("restore %s %s: %w", c.entry, key, err)
 			}
 			switch {
 			case !want.Deleted:
 				s.log.Warn(c.entry+" restored from the snapshot", "id", key)
 			case now[key].Revision > 0:
-				s.log.Warn(c.entry+" deleted again", "id", key)
+				s.log.Warn(c.entry+" deleted again from the snapshot", "id", key)
 			}
 		}
 		if now, err = copyBucket(ctx, kv); err != nil {
@@ -129,11 +129,11 @@ func (s *snapshot) restore(ctx context.Context, js jetstream.JetStream) error {
 		s.buckets[c.bucket] = now
 		s.restored("KV_"+c.bucket, upTo)
 	}
-	return s.write()
+	return s.writeSnapshot()
 }
 
-// bringUp writes what the snapshot has of a key over what the bucket has.
-func bringUp(ctx context.Context, kv jetstream.KeyValue, key string, now, want copied) (err error) {
+// restoreEntry replaces the entry now of a bucket with the entry want of the snapshot.
+func restoreEntry(ctx context.Context, kv jetstream.KeyValue, key string, now, want bucketEntry) (err error) {
 	if !want.Deleted {
 		_, err = kv.Update(ctx, key, want.Value, now.Revision)
 		return err
@@ -141,14 +141,14 @@ func bringUp(ctx context.Context, kv jetstream.KeyValue, key string, now, want c
 	return kv.Delete(ctx, key, jetstream.LastRevision(now.Revision))
 }
 
-// copyBucket returns all that a bucket has, with the markers of what was deleted.
-func copyBucket(ctx context.Context, kv jetstream.KeyValue) (map[string]copied, error) {
+// copyBucket returns all entries of a bucket, including the markers of deleted keys.
+func copyBucket(ctx context.Context, kv jetstream.KeyValue) (map[string]bucketEntry, error) {
 	w, err := kv.WatchAll(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read bucket %s: %w", kv.Bucket(), err)
 	}
 	defer w.Stop()
-	all := make(map[string]copied)
+	all := make(map[string]bucketEntry)
 	for {
 		select {
 		case <-ctx.Done():
@@ -160,20 +160,21 @@ func copyBucket(ctx context.Context, kv jetstream.KeyValue) (map[string]copied, 
 			if e == nil {
 				return all, nil
 			}
-			all[e.Key()] = copyOf(e)
+			all[e.Key()] = entryOf(e)
 		}
 	}
 }
 
-func copyOf(e jetstream.KeyValueEntry) copied {
+// entryOf converts an entry of a bucket.
+func entryOf(e jetstream.KeyValueEntry) bucketEntry {
 	if e.Operation() != jetstream.KeyValuePut {
-		return copied{Revision: e.Revision(), Deleted: true}
+		return bucketEntry{Revision: e.Revision(), Deleted: true}
 	}
-	return copied{Revision: e.Revision(), Value: e.Value()}
+	return bucketEntry{Revision: e.Revision(), Value: e.Value()}
 }
 
-// write writes the snapshot if it has changed.
-func (s *snapshot) write() error {
+// writeSnapshot writes the snapshot if it has changed.
+func (s *bucketSnapshot) writeSnapshot() error {
 	b, err := json.Marshal(s.buckets)
 	if err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
@@ -182,11 +183,11 @@ func (s *snapshot) write() error {
 		if _, body, _ := bytes.Cut(old, []byte("\n")); bytes.Equal(body, b) {
 			return nil
 		}
-		// A damaged one is not worth the place of the one before it.
-		if readSealed(s.path, new(map[string]map[string]copied)) == nil {
+		// A damaged snapshot must not replace the previous one.
+		if readSealed(s.path, new(map[string]map[string]bucketEntry)) == nil {
 			os.Remove(s.path + ".old")
 			if err := os.Link(s.path, s.path+".old"); err != nil {
-				return fmt.Errorf("keep the snapshot before: %w", err)
+				return fmt.Errorf("keep the previous snapshot: %w", err)
 			}
 		}
 	}
@@ -196,35 +197,35 @@ func (s *snapshot) write() error {
 	return nil
 }
 
-// run writes the snapshot whenever a bucket has changed, until ctx ends. Every hour,
-// and when the store was opened anew, it restores what a bucket has lost meanwhile.
-// Its last snapshot has what the buckets have when ctx ends.
-func (s *snapshot) run(ctx context.Context, js jetstream.JetStream) {
-	defer s.finish(context.WithoutCancel(ctx), js)
-	for span := checkEvery; ctx.Err() == nil; {
-		if err := s.follow(ctx, js, span); err != nil && ctx.Err() == nil {
-			s.log.Warn("snapshot begun anew", "err", err)
-			sleep(ctx, time.Second)
+// run writes the snapshot after each change of a bucket, until ctx ends. Every hour, and
+// after the store was opened anew, it restores entries that a bucket has lost. At the
+// end it writes the current content of the buckets.
+func (s *bucketSnapshot) run(ctx context.Context, js jetstream.JetStream) {
+	defer s.writeFinal(context.WithoutCancel(ctx), js)
+	for span := checkInterval; ctx.Err() == nil; {
+		if err := s.watchBuckets(ctx, js, span); err != nil && ctx.Err() == nil {
+			s.log.Warn("snapshot restarted", "err", err)
+			sleepContext(ctx, time.Second)
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		span = checkEvery
-		if err := s.restore(ctx, js); err != nil {
+		span = checkInterval
+		if err := s.restoreBuckets(ctx, js); err != nil {
 			s.log.Warn("snapshot not compared", "err", err)
 			span = restoreRetry
 		}
 	}
 }
 
-// follow writes the snapshot whenever a bucket has changed, for a span, until the
-// store is opened anew, or until ctx ends.
-func (s *snapshot) follow(ctx context.Context, js jetstream.JetStream, span time.Duration) error {
+// watchBuckets writes the snapshot after each change of a bucket. It returns after span,
+// when the store is opened anew, or when ctx ends.
+func (s *bucketSnapshot) watchBuckets(ctx context.Context, js jetstream.JetStream, span time.Duration) error {
 	var updates [2]<-chan jetstream.KeyValueEntry
-	for i, c := range copiedBuckets {
+	for i, c := range snapshotBuckets {
 		kv, err := js.KeyValue(ctx, c.bucket)
 		if err != nil {
-			return fmt.Errorf("bucket %s: %w", c.bucket, err)
+			return fmt.Errorf("open bucket %s: %w", c.bucket, err)
 		}
 		w, err := kv.WatchAll(ctx)
 		if err != nil {
@@ -235,7 +236,7 @@ func (s *snapshot) follow(ctx context.Context, js jetstream.JetStream, span time
 	}
 	over := time.NewTimer(span)
 	defer over.Stop()
-	var due <-chan time.Time // nil: nothing is to be written
+	var due <-chan time.Time // nil: no change to write
 	for {
 		var e jetstream.KeyValueEntry
 		var i int
@@ -246,7 +247,7 @@ func (s *snapshot) follow(ctx context.Context, js jetstream.JetStream, span time
 			i = 1
 		case <-due:
 			due = nil
-			if err := s.write(); err != nil {
+			if err := s.writeSnapshot(); err != nil {
 				s.log.Warn("snapshot not written", "err", err)
 				due = time.After(time.Second)
 			}
@@ -260,17 +261,18 @@ func (s *snapshot) follow(ctx context.Context, js jetstream.JetStream, span time
 		switch {
 		case !open && ctx.Err() == nil:
 			return errors.New("watch closed")
-		case e != nil && s.hear(copiedBuckets[i].bucket, e.Key(), copyOf(e)) && due == nil:
+		case e != nil && s.updateEntry(snapshotBuckets[i].bucket, e.Key(), entryOf(e)) && due == nil:
 			due = time.After(snapshotPause)
 		}
 	}
 }
 
-// hear takes what a bucket has for a key, and reports whether that is new.
-func (s *snapshot) hear(bucket, key string, c copied) bool {
+// updateEntry takes an entry of a bucket, and reports whether it is newer than the
+// snapshot's.
+func (s *bucketSnapshot) updateEntry(bucket, key string, c bucketEntry) bool {
 	all := s.buckets[bucket]
 	if all == nil {
-		all = make(map[string]copied)
+		all = make(map[string]bucketEntry)
 		s.buckets[bucket] = all
 	}
 	if c.Revision <= all[key].Revision {
@@ -280,24 +282,24 @@ func (s *snapshot) hear(bucket, key string, c copied) bool {
 	return true
 }
 
-// finish writes the snapshot of what the buckets have now.
-func (s *snapshot) finish(ctx context.Context, js jetstream.JetStream) {
+// writeFinal writes a snapshot of the current content of the buckets.
+func (s *bucketSnapshot) writeFinal(ctx context.Context, js jetstream.JetStream) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	for _, c := range copiedBuckets {
+	for _, c := range snapshotBuckets {
 		kv, err := js.KeyValue(ctx, c.bucket)
 		if err != nil {
-			continue // what was heard of it is in the snapshot
+			continue // the snapshot has the updates received so far
 		}
 		all, err := copyBucket(ctx, kv)
 		if err != nil {
 			continue
 		}
 		for key, entry := range all {
-			s.hear(c.bucket, key, entry)
+			s.updateEntry(c.bucket, key, entry)
 		}
 	}
-	if err := s.write(); err != nil {
+	if err := s.writeSnapshot(); err != nil {
 		s.log.Warn("snapshot not written", "err", err)
 	}
 }

@@ -12,13 +12,14 @@ import (
 	"bellhop/dialog"
 )
 
-// A spool is the file of store.dir that has the events which the store did not
-// take before a stop: one JSON object a line.
+// A spool is the file of store.dir with the events that the store had not accepted
+// before a stop: one JSON object a line.
 type spool struct{ path string }
 
-func spoolOf(c config) spool { return spool{filepath.Join(c.Store.Dir, "unpublished")} }
+// spoolIn returns the spool of a config.
+func spoolIn(c config) spool { return spool{filepath.Join(c.Store.Dir, "unpublished")} }
 
-// Load returns the events of the file. A line that is no event is left out, and is
+// Load returns the events of the file. Lines that are not events are skipped, and make
 // an error.
 func (s spool) Load() ([]dialog.Event, error) {
 	b, err := readPrivate(s.path)
@@ -34,7 +35,7 @@ func (s spool) Load() ([]dialog.Event, error) {
 		number++
 		var e dialog.Event
 		if bad := json.Unmarshal(line, &e); bad != nil {
-			err = fmt.Errorf("%s:%d: %w", s.path, number, bad)
+			err = fmt.Errorf("decode event %s:%d: %w", s.path, number, bad)
 			continue
 		}
 		events = append(events, e)
@@ -42,8 +43,8 @@ func (s spool) Load() ([]dialog.Event, error) {
 	return events, err
 }
 
-// Save writes the file, which is on the disk, whole, when it returns. Without
-// events there is none.
+// Save replaces the file, and has synced it to disk when it returns. Without events it
+// removes the file.
 func (s spool) Save(events []dialog.Event) error {
 	if len(events) == 0 {
 		if err := os.Remove(s.path); !errors.Is(err, fs.ErrNotExist) {
@@ -55,7 +56,7 @@ func (s spool) Save(events []dialog.Event) error {
 	lines := json.NewEncoder(&b)
 	for _, e := range events {
 		if err := lines.Encode(e); err != nil {
-			return fmt.Errorf("event %s: %w", e.ID, err)
+			return fmt.Errorf("encode event %s: %w", e.ID, err)
 		}
 	}
 	return writePrivate(s.path, b.Bytes())

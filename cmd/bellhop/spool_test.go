@@ -10,10 +10,10 @@ import (
 	"bellhop/dialog"
 )
 
-func TestSpool(t *testing.T) {
+func TestSpoolStoresEvents(t *testing.T) {
 	c := storeConfig(t.TempDir())
 	path := filepath.Join(c.Store.Dir, "unpublished")
-	s := spoolOf(c)
+	s := spoolIn(c)
 	if got, err := s.Load(); err != nil || got != nil {
 		t.Errorf("without a file: %v, %v", got, err)
 	}

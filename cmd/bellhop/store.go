@@ -20,15 +20,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// openStore opens the store that c names: the embedded NATS server, which
-// listens nowhere and keeps all in store.dir, or the servers of store.nats. It
-// waits until the store answers, but not for servers that are down. A
-// connection that is lost later is sought again for ever, whatever the server
-// says: see [storeConn]. A store of an older version is brought to this one first.
+// openStore opens the store of c: the embedded NATS server, which has no listener and
+// stores everything in store.dir, or the servers of store.nats. It waits for an answer
+// of the store, but not for servers that are down. A connection that is lost later is
+// reestablished without limit, whatever the server reports: see [storeConn]. A store of
+// an older version is migrated first.
 //
-// Either way store.dir is this process's alone until closeStore is called. The
-// mender says whether the embedded server can write; it is nil if there is none.
-func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.JetStream, m *mender, closeStore func(), err error) {
+// In both cases store.dir belongs to this process until closeStore is called. m reports
+// whether the embedded server can write; it is nil if there is none.
+func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.JetStream, m *supervisor, closeStore func(), err error) {
 	var undo []func()
 	closeAll := func() {
 		for len(undo) > 0 {
@@ -50,38 +50,37 @@ func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.Jet
 
 	name := "store " + c.Store.Dir
 	if len(c.Store.NATS) == 0 {
-		m = newMender(c, log)
-		m.check = openIntegrity(c, log)
-		m.check.reopen = m.mendDamage
-		if err := m.start(); err != nil {
-			return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
+		m = newSupervisor(c, log)
+		m.checker = openStoreChecker(c, log)
+		m.checker.requestReopen = m.reopenForRepair
+		if err := m.startEmbedded(); err != nil {
+			return nil, nil, nil, fmt.Errorf("open %s: %w", name, err)
 		}
-		undo = append(undo, m.stop)
-		undo = append(undo, start(m.run))
+		undo = append(undo, m.stopEmbedded)
+		undo = append(undo, startTask(m.run))
 	} else {
-		name = "store " + list(c.Store.NATS)
+		name = "store " + joinList(c.Store.NATS)
 	}
 	nc, err := connectStore(c, m, log)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
+		return nil, nil, nil, fmt.Errorf("open %s: %w", name, err)
 	}
 	undo = append(undo, nc.Close)
 	js, err := jetstream.New(nc)
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
+		return nil, nil, nil, fmt.Errorf("open %s: %w", name, err)
 	}
 	if _, err := js.AccountInfo(ctx); err != nil {
-		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
+		return nil, nil, nil, fmt.Errorf("open %s: %w", name, err)
 	}
-	if err := migrate(ctx, js, c, m, log); err != nil {
-		return nil, nil, nil, fmt.Errorf("%s: %w", name, err)
+	if err := migrateStore(ctx, js, c, m, log); err != nil {
+		return nil, nil, nil, fmt.Errorf("open %s: %w", name, err)
 	}
 	return ownedStore{js}, m, closeAll, nil
 }
 
-// connectStore connects to the embedded server of m, or to the servers that c
-// names.
-func connectStore(c config, m *mender, log *slog.Logger) (*nats.Conn, error) {
+// connectStore connects to the embedded server of m, or to the servers of c.
+func connectStore(c config, m *supervisor, log *slog.Logger) (*nats.Conn, error) {
 	options := []nats.Option{
 		nats.Name("bellhop"),
 		nats.MaxReconnects(-1),
@@ -97,28 +96,28 @@ func connectStore(c config, m *mender, log *slog.Logger) (*nats.Conn, error) {
 		}),
 	}
 	if m != nil {
-		options = append(options, nats.InProcessServer(m), nats.ReconnectBufSize(-1)) // what is not taken now is said again by who says it
+		options = append(options, nats.InProcessServer(m), nats.ReconnectBufSize(-1)) // no buffering: callers retry by themselves
 		return nats.Connect("", options...)
 	}
-	dialer, urls, err := dialerOf(c.Store.NATS)
+	dialer, urls, err := newStoreDialer(c.Store.NATS)
 	if err != nil {
 		return nil, err
 	}
 	options = append(options,
-		nats.PingInterval(2*time.Second), // a server whose machine has died is left within six
+		nats.PingInterval(2*time.Second), // a dead server is detected within 6 s
 		nats.SetCustomDialer(dialer),
 		nats.SkipHostLookup()) // the dialer needs the names
 	return nats.Connect(urls, options...)
 }
 
-// lockDir makes dir if need be, and takes it for this process.
+// lockDir creates dir if it does not exist, and locks it for this process.
 func lockDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("store: %w", err)
+		return nil, fmt.Errorf("lock store.dir: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
+		return nil, fmt.Errorf("lock store.dir: %w", err)
 	}
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {
@@ -126,17 +125,17 @@ func lockDir(dir string) (unlock func(), err error) {
 	}
 	f.Close()
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, fmt.Errorf("store %s is in use by another bellhop: stop that one, or set another store.dir", dir)
+		return nil, fmt.Errorf("open store %s: in use by another bellhop: stop that one, or set another store.dir", dir)
 	}
-	return nil, fmt.Errorf("store: lock %s: %w", dir, err)
+	return nil, fmt.Errorf("lock store.dir %s: %w", dir, err)
 }
 
-// storage is where and how the embedded server keeps streams.
-func storage(c config) server.JetStreamConfig {
+// embeddedConfig returns the JetStream configuration of the embedded server.
+func embeddedConfig(c config) server.JetStreamConfig {
 	return server.JetStreamConfig{
 		StoreDir:     c.Store.Dir,
-		MaxMemory:    256 << 20, // streams are on disk; it is for passing consumers
-		MaxStore:     1 << 50,   // the disk is the limit: one taken at the start is wrong once the disk has other room
+		MaxMemory:    256 << 20, // for ephemeral consumers; streams are on disk
+		MaxStore:     1 << 50,   // unlimited: the free space at the start says nothing about later
 		SyncInterval: time.Duration(c.Store.Sync),
 		SyncAlways:   c.Store.Sync == 0,
 		Strict:       true,
@@ -144,16 +143,16 @@ func storage(c config) server.JetStreamConfig {
 	}
 }
 
-// maxControlLine is the size in bytes of the longest line of the protocol that
-// the embedded server takes. With names of dialog.MaxName bytes none is longer than
-// 2 KB, as the longest has a subject of one such name in base32 and an inbox. What
-// an older version has stored may have names of up to 2,300 bytes, and is asked for
-// by them: that is twice NATS's own limit of 4 KB at most.
+// maxControlLine is the size in bytes of the longest protocol line that the embedded
+// server accepts. With names of dialog.MaxName bytes no line exceeds 2 KB: the longest
+// has a subject with one such name in base32, and an inbox. An older version may have
+// stored names of up to 2,300 bytes, which need lines of up to 8 KB, twice NATS's
+// default limit.
 const maxControlLine = 8 << 10
 
 // startServer starts the embedded server.
-func startServer(c config, log *slog.Logger, m *mender) (*server.Server, error) {
-	s := storage(c)
+func startServer(c config, log *slog.Logger, m *supervisor) (*server.Server, error) {
+	s := embeddedConfig(c)
 	srv, err := server.NewServer(&server.Options{
 		ServerName:         "bellhop",
 		DontListen:         true,
@@ -169,23 +168,23 @@ func startServer(c config, log *slog.Logger, m *mender) (*server.Server, error) 
 	if err != nil {
 		return nil, err
 	}
-	out := &serverLog{log: log, mender: m}
+	out := &serverLog{log: log, supervisor: m}
 	srv.SetLoggerV2(out, false, false, false)
 	srv.Start()
 	if out.fatal != nil || !srv.ReadyForConnections(10*time.Second) {
 		srv.Shutdown()
 		srv.WaitForShutdown()
-		return nil, cmp.Or(out.fatal, errors.New("the embedded server does not start"))
+		return nil, cmp.Or(out.fatal, errors.New("embedded server not ready after 10s"))
 	}
 	return srv, nil
 }
 
-// A serverLog takes the embedded server's log: what it warns of goes to log and
-// to the mender, what it calls fatal is why it did not start.
+// A serverLog receives the log of the embedded server. Warnings and errors go to log and
+// to the supervisor; a fatal error is the reason why the server did not start.
 type serverLog struct {
-	log    *slog.Logger
-	mender *mender
-	fatal  error // written while the server starts
+	log        *slog.Logger
+	supervisor *supervisor
+	fatal      error // set during the start of the server
 }
 
 func (l *serverLog) Noticef(string, ...any) {}
@@ -194,26 +193,28 @@ func (l *serverLog) Tracef(string, ...any)  {}
 
 func (l *serverLog) Warnf(format string, v ...any) {
 	warning := fmt.Sprintf(format, v...)
-	l.log.Warn("store warns", "err", warning)
-	l.mender.hear(warning)
+	l.log.Warn("store warning", "err", warning)
+	l.supervisor.observeLog(warning)
 }
 
 func (l *serverLog) Errorf(format string, v ...any) {
 	complaint := fmt.Sprintf(format, v...)
 	l.log.Error("store error", "err", complaint)
-	l.mender.hear(complaint)
+	l.supervisor.observeLog(complaint)
 }
 
 func (l *serverLog) Fatalf(format string, v ...any) { l.fatal = fmt.Errorf(format, v...) }
 
 const keySize = 32
 
-// sharedKey returns the key that authenticates routes: the same in every node
-// and after every restart. It is kept in the file key of store.dir and in the
-// bucket bellhop_keys of the store, whichever lacks it gets it from the other, and it
-// is made when neither has it. Where the two disagree, or the file cannot be
-// trusted, that is an error: another key would cut off every live call. So is a key
-// that neither has although there is data, which was made with one.
+// sharedKey returns the key that authenticates routes: the same in all nodes and after
+// every restart. It is stored in the file key of store.dir and in the bucket
+// bellhop_keys. A missing copy is restored from the other; if both are missing, a key is
+// created.
+//
+// It is an error if the two differ or the file cannot be trusted: a wrong key would cut
+// off every live call. It is also an error if both are missing although there is data,
+// which was made with a key.
 func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, error) {
 	path := filepath.Join(c.Store.Dir, "key")
 	key, err := readKey(path)
@@ -232,7 +233,7 @@ func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, e
 		Replicas:    c.Store.Replicas,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("key: bucket bellhop_keys: %w", err)
+		return nil, fmt.Errorf("read key from bucket bellhop_keys: %w", err)
 	}
 	if missing {
 		if err := refuseNewKey(ctx, js, bucket, c); err != nil {
@@ -245,7 +246,7 @@ func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, e
 		if kept, err = bucket.Get(ctx, "sip"); err == nil {
 			switch {
 			case len(kept.Value()) != keySize:
-				return nil, fmt.Errorf("key: the store's has %d bytes instead of %d", len(kept.Value()), keySize)
+				return nil, fmt.Errorf("read key from bucket bellhop_keys: %d bytes instead of %d", len(kept.Value()), keySize)
 			case missing:
 				key = kept.Value()
 			case !bytes.Equal(key, kept.Value()):
@@ -254,28 +255,28 @@ func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, e
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("key: bucket bellhop_keys: %w", err)
+		return nil, fmt.Errorf("read key from bucket bellhop_keys: %w", err)
 	}
 	if missing {
 		if err := writePrivate(path, key); err != nil {
-			return nil, fmt.Errorf("key: %w", err)
+			return nil, fmt.Errorf("read or write key: %w", err)
 		}
 	}
 	return key, nil
 }
 
-// refuseNewKey returns an error if a store without a key has data. The data is
-// looked for first: nodes that share a store make the key before all else, so one
-// that finds data of another finds its key too.
+// refuseNewKey returns an error if a store without a key has data. It looks for data
+// first: nodes that share a store create the key before anything else, so a node that
+// finds data of another node also finds its key.
 func refuseNewKey(ctx context.Context, js jetstream.JetStream, keys jetstream.KeyValue, c config) error {
 	_, err := os.Stat(filepath.Join(c.Store.Dir, "node"))
 	data := err == nil
 	names := js.StreamNames(ctx)
 	for name := range names.Name() {
-		data = data || ownStream(name) && name != "KV_bellhop_keys"
+		data = data || isOwnStream(name) && name != "KV_bellhop_keys"
 	}
 	if err := names.Err(); err != nil {
-		return fmt.Errorf("key: look for data: %w", err)
+		return fmt.Errorf("look for data of a lost key: %w", err)
 	}
 	if !data {
 		return nil
@@ -284,33 +285,35 @@ func refuseNewKey(ctx context.Context, js jetstream.JetStream, keys jetstream.Ke
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return errNoKey(filepath.Join(c.Store.Dir, "key"))
 	}
-	return nil // it is there, or who asks next sees why not
+	return nil // it exists, or the next access returns the error
 }
 
-// readKey reads the file of the key; nil: there is none.
+// readKey reads the file of the key. It returns nil if there is none.
 func readKey(path string) ([]byte, error) {
 	key, err := readPrivate(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("key: %w", err)
+		return nil, fmt.Errorf("read or write key: %w", err)
 	case len(key) != keySize:
-		return nil, fmt.Errorf("key: %s has %d bytes instead of %d: bring the right one back from a backup or another node; only if no call and no registration matters, remove it", path, len(key), keySize)
+		return nil, fmt.Errorf("read key %s: %d bytes instead of %d: restore the file from a backup or another node; remove it only if all live calls and registrations may be lost", path, len(key), keySize)
 	}
 	return key, nil
 }
 
+// errWrongKey is the error for a key file that differs from the store's key.
 func errWrongKey(path string) error {
-	return fmt.Errorf("key: %s is not the store's key: this directory belongs to another store; set store.dir and store.nats as they were, or remove the file to take the store's key", path)
+	return fmt.Errorf("read key %s: it differs from the store's key: this directory belongs to another store: set store.dir and store.nats as they were, or remove the file to use the store's key", path)
 }
 
+// errNoKey is the error for data without any copy of the key.
 func errNoKey(path string) error {
-	return fmt.Errorf("key: %s is missing, and the store has data but no copy of it: bring the file back from a backup or another node; only if no call and no registration matters, make another with: head -c %d /dev/urandom > %[1]s && chmod 600 %[1]s", path, keySize)
+	return fmt.Errorf("read key %s: the file is missing and the store has data but no copy of the key: restore the file from a backup or another node; only if all live calls and registrations may be lost, create another: head -c %d /dev/urandom > %[1]s && chmod 600 %[1]s", path, keySize)
 }
 
-// nodeName returns what names this node among those that share the store. It is
-// kept in the file node of store.dir.
+// nodeName returns the name of this node among those that share the store. It is stored
+// in the file node of store.dir.
 func nodeName(c config) (string, error) {
 	path := filepath.Join(c.Store.Dir, "node")
 	b, err := readPrivate(path)
@@ -319,18 +322,18 @@ func nodeName(c config) (string, error) {
 		err = writePrivate(path, b)
 	}
 	if err != nil {
-		return "", fmt.Errorf("node: %w", err)
+		return "", fmt.Errorf("read or write node name: %w", err)
 	}
 	name := strings.TrimSpace(string(b))
 	if name == "" || strings.Trim(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") != "" {
-		return "", fmt.Errorf("node: %s does not hold a name that bellhop gave: remove it to have a new one, which forgets the calls that were up", path)
+		return "", fmt.Errorf("read node name: %s does not hold a name that bellhop created: remove the file to create a new name, which loses the live calls", path)
 	}
 	return name, nil
 }
 
-// adminToken returns the token that may do everything: the configured one, or
-// the one in the file admin.token of store.dir. It is created when there is
-// neither, and then is to be shown to the operator, once.
+// adminToken returns the admin token: that of the config, or that in the file
+// admin.token of store.dir. If there is neither it creates one; the caller then shows it
+// to the operator, once.
 func adminToken(c config) (token string, created bool, err error) {
 	if c.Admin.Token != "" {
 		return string(c.Admin.Token), false, nil
@@ -341,30 +344,31 @@ func adminToken(c config) (token string, created bool, err error) {
 	case errors.Is(err, fs.ErrNotExist):
 		token = "bellhop_" + rand.Text() + rand.Text()
 		if err := writePrivate(path, []byte(token+"\n")); err != nil {
-			return "", false, fmt.Errorf("admin token: %w", err)
+			return "", false, fmt.Errorf("read or write admin token: %w", err)
 		}
 		return token, true, nil
 	case err != nil:
-		return "", false, fmt.Errorf("admin token: %w", err)
+		return "", false, fmt.Errorf("read or write admin token: %w", err)
 	case token == "":
-		return "", false, fmt.Errorf("admin token: %s is empty: remove it to have a new one", path)
+		return "", false, fmt.Errorf("read admin token: %s is empty: remove the file to create a new token", path)
 	}
 	return token, false, nil
 }
 
-// readPrivate reads a file that nobody but its owner may read or write.
+// readPrivate reads a file. It is an error if others than the owner may read or write
+// it.
 func readPrivate(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s is open to others: chmod 600 it, if you trust what it says", path)
+		return nil, fmt.Errorf("%s is accessible to other users: check its content, then chmod 600 it", path)
 	}
 	return os.ReadFile(path)
 }
 
-// writePrivate makes a file of mode 0600 that is on the disk, whole, when it
+// writePrivate replaces a file. The file has mode 0600 and is synced to disk when it
 // returns.
 func writePrivate(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // of mode 0600

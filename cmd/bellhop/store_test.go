@@ -14,11 +14,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// storeConfig is the defaults with a store in dir. It is not synced while a test
-// runs: nats-server sets the timer of that without its lock, which the race detector
+// storeConfig returns the defaults with a store in dir. The store does not sync during a
+// test: nats-server sets the sync timer without its lock, which the race detector
 // reports if the timer fires before the stream is first used.
 func storeConfig(dir string) config {
-	c := defaults()
+	c := defaultConfig()
 	c.Store.Dir = dir
 	c.Store.Sync = syncEvery(24 * time.Hour)
 	return c
@@ -62,7 +62,7 @@ func wantMode(t *testing.T, path string, want os.FileMode) {
 	}
 }
 
-func TestStoreKeeps(t *testing.T) {
+func TestStoreSurvivesRestart(t *testing.T) {
 	for _, sync := range []syncEvery{0, syncEvery(24 * time.Hour)} {
 		dir := filepath.Join(t.TempDir(), "a", "data")
 		c := storeConfig(dir)
@@ -93,7 +93,7 @@ func TestStoreKeeps(t *testing.T) {
 	}
 }
 
-func TestStoreIsOneProcess(t *testing.T) {
+func TestStoreAllowsOneProcess(t *testing.T) {
 	dir := t.TempDir()
 	_, closeStore := opened(t, storeConfig(dir))
 	_, _, _, err := openStore(t.Context(), storeConfig(dir), quiet())
@@ -102,7 +102,7 @@ func TestStoreIsOneProcess(t *testing.T) {
 	opened(t, storeConfig(dir))
 }
 
-func TestStoreDirIsAFile(t *testing.T) {
+func TestStoreDirMustBeDirectory(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "data")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -111,7 +111,7 @@ func TestStoreDirIsAFile(t *testing.T) {
 	wantError(t, err, file)
 }
 
-func TestStoreDoesNotStart(t *testing.T) {
+func TestReportsStoreStartFailure(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "jetstream"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -120,7 +120,7 @@ func TestStoreDoesNotStart(t *testing.T) {
 	wantError(t, err, dir, "JetStream")
 }
 
-func TestStoreElsewhere(t *testing.T) {
+func TestUsesExternalStore(t *testing.T) {
 	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +146,7 @@ func TestStoreElsewhere(t *testing.T) {
 	}
 }
 
-func TestStoreElsewhereIsDown(t *testing.T) {
+func TestReportsExternalStoreDown(t *testing.T) {
 	addr := freePort(t, "127.0.0.1").String()
 	c := storeConfig(t.TempDir())
 	c.Store.NATS = []natsURL{natsURL("nats://me:password@" + addr)}
@@ -157,7 +157,7 @@ func TestStoreElsewhereIsDown(t *testing.T) {
 	}
 }
 
-func TestKeyIsKept(t *testing.T) {
+func TestKeyIsStoredTwice(t *testing.T) {
 	c := storeConfig(t.TempDir())
 	path := filepath.Join(c.Store.Dir, "key")
 	js, _ := opened(t, c)
@@ -204,10 +204,10 @@ func TestKeyIsNeverReplaced(t *testing.T) {
 		spoil func() error
 		want  string
 	}{
-		{"another", func() error { return os.WriteFile(path, make([]byte, keySize), 0o600) }, "not the store's key"},
+		{"another", func() error { return os.WriteFile(path, make([]byte, keySize), 0o600) }, "differs from the store's key"},
 		{"short", func() error { return os.WriteFile(path, make([]byte, keySize-1), 0o600) }, "31 bytes"},
 		{"empty", func() error { return os.WriteFile(path, nil, 0o600) }, "0 bytes"},
-		{"open to others", func() error { return os.Chmod(path, 0o644) }, "open to others"},
+		{"open to others", func() error { return os.Chmod(path, 0o644) }, "accessible to other users"},
 		{"unreadable", func() error { return os.Remove(path) }, "directory"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -229,7 +229,7 @@ func TestKeyIsNeverReplaced(t *testing.T) {
 	}
 }
 
-func TestAdminToken(t *testing.T) {
+func TestCreatesAdminTokenOnce(t *testing.T) {
 	c := storeConfig(t.TempDir())
 	path := filepath.Join(c.Store.Dir, "admin.token")
 	first, created, err := adminToken(c)
@@ -251,7 +251,7 @@ func TestAdminToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _, err = adminToken(c)
-	wantError(t, err, path, "open to others")
+	wantError(t, err, path, "accessible to other users")
 	if err := os.WriteFile(path, []byte("\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -5,8 +5,9 @@ import (
 	"testing/synctest"
 )
 
-// Stores are opened in one synctest bubble after another: reading one leaves nothing
-// behind, such as a pooled timer, that ends the process when the next bubble uses it.
+// TestStoresOfSeveralBubbles opens stores in one synctest bubble after another. Reading
+// one leaves nothing behind, such as a pooled timer, that ends the process when the next
+// bubble uses it.
 func TestStoresOfSeveralBubbles(t *testing.T) {
 	for range 4 {
 		dir := t.TempDir()

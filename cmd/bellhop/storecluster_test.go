@@ -20,7 +20,7 @@ func ownLoopback() string {
 	return fmt.Sprintf("127.%d.%d.%d", 1+rand.N(254), rand.N(256), 1+rand.N(254))
 }
 
-// startNATSCluster starts three NATS servers that keep streams together.
+// startNATSCluster starts a cluster of three NATS servers.
 func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
 	t.Helper()
 	// Servers must know each other's ports before they start: at this address nobody
@@ -57,7 +57,7 @@ func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
 	}
 	t.Cleanup(nc.Close)
 	js = must[jetstream.JetStream](t)(jetstream.New(nc, jetstream.WithDefaultTimeout(patience)))
-	for begin := time.Now(); ; sleep(t.Context(), 50*time.Millisecond) {
+	for begin := time.Now(); ; sleepContext(t.Context(), 50*time.Millisecond) {
 		_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "READY", Replicas: 3})
 		if err == nil {
 			return urls, js
@@ -68,9 +68,9 @@ func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
 	}
 }
 
-// TestClusterMigrates: a store of build d9dd3e8 in a cluster of NATS servers is
-// migrated with all its replicas, by three nodes that start at once.
-func TestClusterMigrates(t *testing.T) {
+// TestMigratesClusterStore migrates a store of build d9dd3e8 in a cluster of NATS
+// servers, with all its replicas, by three nodes that start at once.
+func TestMigratesClusterStore(t *testing.T) {
 	t.Parallel()
 	urls, js := startNATSCluster(t)
 	for _, c := range []jetstream.StreamConfig{
@@ -140,12 +140,12 @@ func TestClusterMigrates(t *testing.T) {
 	}
 	nodes.Wait()
 	wantMigrated(t, js, want)
-	for _, f := range formerStreams {
-		s, err := js.Stream(t.Context(), f.now)
+	for _, f := range olderStreams {
+		s, err := js.Stream(t.Context(), f.newName)
 		if err != nil {
 			t.Error(err)
 		} else if n := s.CachedInfo().Config.Replicas; n != 3 {
-			t.Errorf("%s has %d replicas", f.now, n)
+			t.Errorf("%s has %d replicas", f.newName, n)
 		}
 	}
 	c := storeConfig(t.TempDir())

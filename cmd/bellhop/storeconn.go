@@ -18,16 +18,16 @@ import (
 	"time"
 )
 
-// A storeConn is a connection to a server of the store. nats.go closes a
-// connection for good after most errors that a server reports, and whatever hangs
-// on it is dead until a restart; a connection that only breaks it makes anew, with
-// all subscriptions. So a Read of a storeConn fails where the server reports an
-// error: nats.go never learns of it but as the reason why the connection broke.
+// A storeConn is a connection to a server of the store. nats.go closes a connection for
+// good after most errors that a server reports, and then everything that uses it fails
+// until a restart; a connection that only breaks is reestablished with all
+// subscriptions. So Read fails where the server reports an error: nats.go sees the error
+// only as the reason why the connection broke.
 type storeConn struct {
 	net.Conn
-	frames *wsFrames // nil: the connection is no WebSocket
+	frames *wsFrames // nil: not a WebSocket
 	lines  natsLines
-	err    error // what the server reported
+	err    error // the error that the server reported
 }
 
 func (c *storeConn) Read(b []byte) (int, error) {
@@ -36,9 +36,9 @@ func (c *storeConn) Read(b []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(b)
 	if c.frames == nil {
-		n, c.err = c.lines.scan(b[:n])
-	} else if c.err = c.frames.scan(b[:n], &c.lines); c.err != nil {
-		n = 0 // what came with it is asked for again
+		n, c.err = c.lines.scanLines(b[:n])
+	} else if c.err = c.frames.scanFrames(b[:n], &c.lines); c.err != nil {
+		n = 0 // nats.go requests the data of this read again
 	}
 	switch {
 	case c.err == nil:
@@ -49,22 +49,22 @@ func (c *storeConn) Read(b []byte) (int, error) {
 	return 0, c.err
 }
 
-// natsLines finds the errors in what a NATS server sends: lines, of which those
-// that bring a message end with the size of the payload that follows.
+// natsLines finds errors in the data of a NATS server: protocol lines, of which those of
+// messages end with the size of the payload that follows.
 type natsLines struct {
-	op   byte   // the first of the line; 0: none yet
-	size int    // the number that the line ends with so far
+	op   byte   // first byte of the line; 0: none yet
+	size int    // number at the end of the line so far
 	skip int    // bytes of payload before the next line
-	text []byte // of the line, if it is an error
+	text []byte // the line, if it is an error
 }
 
 // maxPayload is the size in bytes of the largest message that a NATS server can be
-// configured to take. nats.go makes room for whatever is announced.
+// configured to accept. nats.go allocates whatever size is announced.
 const maxPayload = 64 << 20
 
-// scan reads on, up to the first error after which the connection is not whole,
-// and returns how much of b is before that.
-func (l *natsLines) scan(b []byte) (before int, err error) {
+// scanLines scans b up to the first error that makes the connection unusable, and
+// returns the number of bytes before that line.
+func (l *natsLines) scanLines(b []byte) (before int, err error) {
 	for i := 0; i < len(b); i++ {
 		if l.skip > 0 {
 			n := min(l.skip, len(b)-i)
@@ -82,11 +82,11 @@ func (l *natsLines) scan(b []byte) (before int, err error) {
 			switch l.op {
 			case 'M', 'm', 'H', 'h':
 				if l.size > maxPayload {
-					return before, errors.New("the server announces a message that is larger than NATS allows")
+					return before, errors.New("server announced a message larger than NATS allows")
 				}
 				l.skip = l.size + len("\r\n")
 			case '-':
-				if err := reported(l.text); err != nil {
+				if err := reportedError(l.text); err != nil {
 					return before, err
 				}
 			}
@@ -102,34 +102,33 @@ func (l *natsLines) scan(b []byte) (before int, err error) {
 	return len(b), nil
 }
 
-// reported returns the error of a line -ERR '...', or nil if the connection is
-// whole after it: what may not be published is lost, and nothing else. Of what may
-// not be subscribed to, nothing would ever come: a new connection subscribes
-// again.
-func reported(line []byte) error {
+// reportedError returns the error in a line -ERR '...', or nil if the connection stays
+// usable. A denied publish loses only that message. After a denied subscribe no message
+// would ever come: a new connection subscribes again.
+func reportedError(line []byte) error {
 	text := strings.Trim(strings.TrimPrefix(string(line), "-ERR"), " \t\r'")
 	if strings.HasPrefix(strings.ToLower(text), "permissions violation for publish") {
 		return nil
 	}
-	return fmt.Errorf("the server reports %q", text)
+	return fmt.Errorf("server reported %q", text)
 }
 
-// wsFrames finds what a server sends in the frames of a WebSocket (RFC 6455 §5.2),
-// behind the response that opens it.
+// wsFrames finds the data in the frames of a WebSocket (RFC 6455 §5.2), after the
+// response that opens it.
 type wsFrames struct {
-	blank   int // how much of the line that ends the response has come
+	blank   int // bytes received of the empty line that ends the response
 	head    []byte
-	control bool // the frame is no data
+	control bool // the frame has no data
 	left    uint64
 }
 
-// scan has lines scan the data in b.
-func (f *wsFrames) scan(b []byte, lines *natsLines) error {
+// scanFrames passes the data in b to lines.
+func (f *wsFrames) scanFrames(b []byte, lines *natsLines) error {
 	for len(b) > 0 {
 		if f.left > 0 {
 			n := int(min(f.left, uint64(len(b))))
 			if !f.control {
-				if _, err := lines.scan(b[:n]); err != nil {
+				if _, err := lines.scanLines(b[:n]); err != nil {
 					return err
 				}
 			}
@@ -169,35 +168,35 @@ func (f *wsFrames) scan(b []byte, lines *natsLines) error {
 	return nil
 }
 
-// dialTime is how long a server of the store may take to be connected to.
-const dialTime = 2 * time.Second
+// dialTimeout is the limit for connecting to a server of the store.
+const dialTimeout = 2 * time.Second
 
-// A storeDialer connects to the servers of the store, for nats.go. It makes TLS
-// itself: a storeConn has to see what is inside.
+// A storeDialer connects to the servers of the store for nats.go. It does the TLS
+// handshake itself, as a storeConn must see the decrypted data.
 type storeDialer struct {
 	websocket bool
-	secure    bool        // with TLS; else if the server requires it
-	hosts     []string    // of the servers that the config names
-	last      net.Conn    // nats.go does not close it if it gave up connecting
-	config    *tls.Config // nil: the machine's CAs are trusted
+	secure    bool        // always use TLS; otherwise only if the server requires it
+	hosts     []string    // hosts of the configured servers
+	last      net.Conn    // nats.go does not close it after a failed connect
+	config    *tls.Config // nil: trust the CAs of the system
 }
 
-// dialerOf returns what connects to the servers that the config names, and their
-// URLs for nats.go.
-func dialerOf(servers []natsURL) (d *storeDialer, urls string, err error) {
+// newStoreDialer returns a dialer for the servers of the config, and their URLs for
+// nats.go.
+func newStoreDialer(servers []natsURL) (d *storeDialer, urls string, err error) {
 	d = new(storeDialer)
 	var all []string
 	for _, s := range servers {
 		u, err := url.Parse(string(s))
 		if err != nil {
-			return nil, "", fmt.Errorf("store.nats: %s cannot be parsed", s)
+			return nil, "", fmt.Errorf("parse store.nats: %s is not a URL", s)
 		}
 		switch u.Scheme {
 		case "tls":
 			d.secure = true
 		case "ws":
 			d.websocket = true
-		case "wss": // to nats.go it is ws, as the dialer makes TLS
+		case "wss": // ws for nats.go, as the dialer does TLS
 			d.websocket, d.secure = true, true
 			u.Scheme, u.Host = "ws", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443"))
 		}
@@ -207,10 +206,10 @@ func dialerOf(servers []natsURL) (d *storeDialer, urls string, err error) {
 	return d, strings.Join(all, ","), nil
 }
 
-// SkipTLSHandshake tells nats.go that TLS is made here.
+// SkipTLSHandshake tells nats.go that the dialer does the TLS handshake.
 func (d *storeDialer) SkipTLSHandshake() bool { return true }
 
-// Dial connects to a server by its name or address. It ends the connection before.
+// Dial connects to a server by name or address. It closes the previous connection.
 func (d *storeDialer) Dial(network, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -224,8 +223,8 @@ func (d *storeDialer) Dial(network, address string) (net.Conn, error) {
 		return nil, err
 	}
 	d.last = conn
-	conn.SetDeadline(time.Now().Add(dialTime))
-	s, err := d.open(conn, host)
+	conn.SetDeadline(time.Now().Add(dialTimeout))
+	s, err := d.openConn(conn, host)
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -234,8 +233,8 @@ func (d *storeDialer) Dial(network, address string) (net.Conn, error) {
 	return s, nil
 }
 
-// dialAny connects to one of the addresses of a host, each in its share of
-// dialTime: one that is dead must not hide the others.
+// dialAny connects to one of the addresses of a host. Each gets its share of
+// dialTimeout, so that a dead address does not hide the others.
 func dialAny(network, host, port string) (conn net.Conn, err error) {
 	hosts := []string{host}
 	if net.ParseIP(host) == nil {
@@ -244,7 +243,7 @@ func dialAny(network, host, port string) (conn net.Conn, err error) {
 		}
 	}
 	rand.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
-	dialer := net.Dialer{Timeout: dialTime / time.Duration(len(hosts))}
+	dialer := net.Dialer{Timeout: dialTimeout / time.Duration(len(hosts))}
 	for _, h := range hosts {
 		if conn, err = dialer.Dial(network, net.JoinHostPort(h, port)); err == nil {
 			return conn, nil
@@ -253,39 +252,39 @@ func dialAny(network, host, port string) (conn net.Conn, err error) {
 	return nil, err
 }
 
-// open makes TLS where it is wanted: at once for a WebSocket, else after the
-// server's first line.
-func (d *storeDialer) open(conn net.Conn, host string) (net.Conn, error) {
+// openConn does the TLS handshake where it is wanted: at once for a WebSocket, otherwise
+// after the server's first line.
+func (d *storeDialer) openConn(conn net.Conn, host string) (net.Conn, error) {
 	if d.websocket {
 		s := &storeConn{Conn: conn, frames: new(wsFrames)}
 		if d.secure {
-			s.Conn = tls.Client(conn, d.tlsConfig(host)) // nats.go begins to write at once
+			s.Conn = tls.Client(conn, d.tlsConfig(host)) // nats.go writes first
 		}
 		return s, nil
 	}
 	r := bufio.NewReaderSize(conn, 64<<10)
 	line, err := r.ReadSlice('\n')
 	if err != nil {
-		return nil, fmt.Errorf("no first line: %w", err)
+		return nil, fmt.Errorf("read first line of the server: %w", err)
 	}
 	first := slices.Clone(line)
 	var info struct {
 		Required  bool `json:"tls_required"`
 		Available bool `json:"tls_available"`
 	}
-	json.Unmarshal(bytes.TrimPrefix(first, []byte("INFO ")), &info) // what is no INFO, nats.go refuses
+	json.Unmarshal(bytes.TrimPrefix(first, []byte("INFO ")), &info) // nats.go rejects other lines
 	if !info.Required && !(d.secure && info.Available) {
-		return &storeConn{Conn: replayed{conn, io.MultiReader(bytes.NewReader(first), r)}}, nil
+		return &storeConn{Conn: prefixedConn{conn, io.MultiReader(bytes.NewReader(first), r)}}, nil
 	}
 	secure := tls.Client(conn, d.tlsConfig(host))
 	if err := secure.Handshake(); err != nil {
-		return nil, fmt.Errorf("TLS: %w", err)
+		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}
-	return &storeConn{Conn: replayed{secure, io.MultiReader(bytes.NewReader(first), secure)}}, nil
+	return &storeConn{Conn: prefixedConn{secure, io.MultiReader(bytes.NewReader(first), secure)}}, nil
 }
 
-// tlsConfig is that for a host. A server that other servers have told of by its
-// address has a certificate for the name of one that the config names.
+// tlsConfig returns the TLS configuration for a host. A server that was announced by its
+// address has a certificate for the name of a configured server.
 func (d *storeDialer) tlsConfig(host string) *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if d.config != nil {
@@ -299,10 +298,10 @@ func (d *storeDialer) tlsConfig(host string) *tls.Config {
 	return c
 }
 
-// replayed is a connection of which something was read already.
-type replayed struct {
+// A prefixedConn is a connection that first returns data which was already read from it.
+type prefixedConn struct {
 	net.Conn
 	io.Reader
 }
 
-func (r replayed) Read(b []byte) (int, error) { return r.Reader.Read(b) }
+func (r prefixedConn) Read(b []byte) (int, error) { return r.Reader.Read(b) }

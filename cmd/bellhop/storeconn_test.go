@@ -30,8 +30,8 @@ import (
 	"bellhop/notify"
 )
 
-// natsErrors are the errors that a NATS server reports, by what nats-server sends
-// and what nats.go tells apart.
+// natsErrors are the errors of NATS servers: those that nats-server sends and those that
+// nats.go distinguishes.
 var natsErrors = []string{
 	"Unknown Protocol Operation", "Attempted To Connect To Route Port", "Authorization Violation",
 	"Authorization Timeout", "Invalid Client Protocol", "Maximum Control Line Exceeded",
@@ -48,7 +48,7 @@ var natsErrors = []string{
 	"nothing that anybody knows", "", "'",
 }
 
-// ill is what a fake server sends in place of sense.
+// ill are malformed answers of a fake server.
 type ill struct {
 	name   string
 	early  bool // in place of the PONG that ends the connect; else behind it
@@ -84,12 +84,11 @@ func ills() (all []ill) {
 	return all
 }
 
-// breakSubject is where a client of a fakeServer asks for the end of its
-// connection.
+// breakSubject is the subject on which a client asks a fakeServer to end its connection.
 const breakSubject = "break"
 
-// A fakeServer speaks as much of the protocol of NATS as a client needs to hear
-// itself. The first connection is good; to those behind it it sends what ails them.
+// A fakeServer speaks enough of the NATS protocol for a client to receive its own
+// messages. The first connection works; later ones get an error or malformed data.
 type fakeServer struct {
 	net.Listener
 	ails []ill
@@ -120,7 +119,7 @@ func newFakeServer(t *testing.T, ails ...ill) *fakeServer {
 	return f
 }
 
-// serve serves one client until it or what ails it ends the connection.
+// serve serves one client until the connection ends.
 func (f *fakeServer) serve(conn net.Conn, a *ill) {
 	fmt.Fprintf(conn, "INFO {\"server_id\":\"fake\",\"max_payload\":1048576,\"headers\":true,\"proto\":1}\r\n")
 	sids := make(map[string]string) // by subject
@@ -160,7 +159,7 @@ func (f *fakeServer) serve(conn net.Conn, a *ill) {
 	}
 }
 
-// wantWhole publishes until what it publishes is heard by a subscription.
+// wantWhole publishes until a subscription receives the message.
 func wantWhole(nc *nats.Conn, sub *nats.Subscription, text string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -182,10 +181,9 @@ func wantWhole(nc *nats.Conn, sub *nats.Subscription, text string) error {
 	return fmt.Errorf("nothing is heard: the connection is %s, %w", nc.Status(), nc.LastError())
 }
 
-// TestNoErrorEndsTheStore has a server say all that a server can, on the way to
-// the connection or after, twice running: the client is connected again, and its
-// subscriptions are.
-func TestNoErrorEndsTheStore(t *testing.T) {
+// TestServerErrorsReconnect has a server send every error, while connecting or
+// afterwards, twice in a row: the client reconnects with its subscriptions.
+func TestServerErrorsReconnect(t *testing.T) {
 	t.Parallel()
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -213,9 +211,9 @@ func TestNoErrorEndsTheStore(t *testing.T) {
 	}
 }
 
-// TestLongLineDoesNotEndTheStore has real servers, reached in all the ways there
-// are, refuse a line that is too long.
-func TestLongLineDoesNotEndTheStore(t *testing.T) {
+// TestLongLineKeepsStoreConnected has real servers reject a line that is too long, over
+// each kind of connection.
+func TestLongLineKeepsStoreConnected(t *testing.T) {
 	t.Parallel()
 	web := httptest.NewTLSServer(nil) // has a certificate
 	defer web.Close()
@@ -254,7 +252,7 @@ func TestLongLineDoesNotEndTheStore(t *testing.T) {
 			}
 			c := storeConfig("")
 			c.Store.NATS = []natsURL{natsURL(tt.scheme + "://" + u.Host)}
-			dialer, urls, err := dialerOf(c.Store.NATS)
+			dialer, urls, err := newStoreDialer(c.Store.NATS)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -263,17 +261,17 @@ func TestLongLineDoesNotEndTheStore(t *testing.T) {
 		})
 	}
 	t.Run("embedded", func(t *testing.T) {
-		m := newMender(storeConfig(t.TempDir()), quiet())
-		if err := m.start(); err != nil {
+		m := newSupervisor(storeConfig(t.TempDir()), quiet())
+		if err := m.startEmbedded(); err != nil {
 			t.Fatal(err)
 		}
-		defer m.stop()
+		defer m.stopEmbedded()
 		wantLongLine(t, "", nats.InProcessServer(m), nats.ReconnectBufSize(-1))
 	})
 }
 
-// wantLongLine connects, says what no server takes, and wants to be connected
-// again.
+// wantLongLine connects, sends a line that every server rejects, and waits for the
+// reconnection.
 func wantLongLine(t *testing.T, urls string, options ...nats.Option) {
 	t.Helper()
 	broken := make(chan error, 1)
@@ -303,7 +301,7 @@ func wantLongLine(t *testing.T, urls string, options ...nats.Option) {
 	}
 }
 
-// hostileName is a name as nobody would choose it.
+// hostileName returns a name with unusual characters.
 func hostileName(r *rand.Rand) string {
 	alphabets := []string{"x", "1", ".", "*", ">", "é", "\x00", "\xff", "\r\n", " ", "\"", "/", "..", "$JS.API.", "-ERR 'x'\r\n", "\t", "%", "@"}
 	lengths := []int{0, 1, 30, 255, 256, 257, 1000, 2300, 2400, 4096, 9000, 14_000}
@@ -322,9 +320,9 @@ func hostileName(r *rand.Rand) string {
 	return name.String()
 }
 
-// TestNothingEndsTheStore has calls and requests with names of all lengths and
-// kinds leave the connection to the embedded server as it is.
-func TestNothingEndsTheStore(t *testing.T) {
+// TestNamesOfAnyLengthKeepStoreConnected uses calls and requests with names of all
+// lengths and kinds: the connection to the embedded server stays up.
+func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 	t.Parallel()
 	rounds := 150
 	if testing.Short() {
@@ -335,12 +333,12 @@ func TestNothingEndsTheStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(start(func(ctx context.Context) { n.Run(ctx) }))
+	t.Cleanup(startTask(func(ctx context.Context) { n.Run(ctx) }))
 	keeper, err := keep.Open(t.Context(), js, keep.Config{Node: "N", OldestUnpublished: n.Unsaid, LogEnd: n.LogEnd, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(start(func(ctx context.Context) { keeper.Run(ctx) }))
+	t.Cleanup(startTask(func(ctx context.Context) { keeper.Run(ctx) }))
 	tracker := dialog.New(dialog.Config{Pattern: regexp.MustCompile(`(?s)^.*$`), Learn: true})
 	if err := tracker.Restore("", nil, nil); err != nil {
 		t.Fatal(err)
@@ -441,10 +439,10 @@ func TestNothingEndsTheStore(t *testing.T) {
 	t.Logf("%d events", n.Stats().Said)
 }
 
-// TestServerNames has a certificate be for the server as the config names it; that
-// of a server which only another server has named by its address, for the name of
-// one that the config does.
-func TestServerNames(t *testing.T) {
+// TestVerifiesServerNames expects a certificate for the configured name of a server.
+// That of a server that another one announced by its address must have the name of a
+// configured server.
+func TestVerifiesServerNames(t *testing.T) {
 	for _, tt := range []struct {
 		servers    []natsURL
 		host, want string
@@ -455,7 +453,7 @@ func TestServerNames(t *testing.T) {
 		{[]natsURL{"tls://192.0.2.1:4222"}, "192.0.2.2", "192.0.2.2"},
 		{[]natsURL{"wss://[2001:db8::1]"}, "2001:db8::1", "2001:db8::1"},
 	} {
-		d, _, err := dialerOf(tt.servers)
+		d, _, err := newStoreDialer(tt.servers)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -463,7 +461,7 @@ func TestServerNames(t *testing.T) {
 			t.Errorf("%v: the certificate of %s is for %s, want %s", tt.servers, tt.host, got, tt.want)
 		}
 	}
-	if _, urls, err := dialerOf([]natsURL{"wss://a.example/x", "ws://u:p@[2001:db8::1]:80"}); err != nil || urls != "ws://a.example:443/x,ws://u:p@[2001:db8::1]:80" {
+	if _, urls, err := newStoreDialer([]natsURL{"wss://a.example/x", "ws://u:p@[2001:db8::1]:80"}); err != nil || urls != "ws://a.example:443/x,ws://u:p@[2001:db8::1]:80" {
 		t.Errorf("nats.go is given %s, %v", urls, err)
 	}
 }

@@ -18,138 +18,140 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A formerStream is a stream of version 1 of the store: its names were not
-// bellhop's own.
-type formerStream struct {
-	name, now           string
-	subject, nowSubject string
+// An olderStream is a stream of version 1 of the store, whose names are not prefixed
+// with bellhop.
+type olderStream struct {
+	name, newName       string
+	subject, newSubject string
 	bucket, ttls        bool
 
-	// wrote reports whether bellhop has written a message with this subject or, in
-	// a bucket, this key. Without value it was deleted.
+	// wrote reports whether bellhop writes messages with this subject or, in a bucket,
+	// this key. A value of nil means deleted.
 	wrote func(key string, value []byte) bool
 }
 
-// formerStreams are all streams of version 1. The bucket keys is the first to be
-// sealed, and is never deleted: older builds, which open it before all else, end
-// there.
-var formerStreams = []formerStream{
-	formerBucket("keys", false, func(key string, value []byte) bool { return key == "sip" && (value == nil || len(value) == keySize) }),
-	formerLog("EVENTS", "event.>", func(subject string, value []byte) bool {
+// olderStreams are all streams of version 1. The bucket keys is sealed first and never
+// deleted: older builds open it before anything else, and then fail to start.
+var olderStreams = []olderStream{
+	olderBucket("keys", false, func(key string, value []byte) bool { return key == "sip" && (value == nil || len(value) == keySize) }),
+	olderLog("EVENTS", "event.>", func(subject string, value []byte) bool {
 		var e struct{ ID, Call, Type string }
 		return strings.Count(subject, ".") == 3 && json.Unmarshal(value, &e) == nil && e.ID != "" && e.Type != ""
 	}),
-	formerLog("OUTBOX", "delivery.>", func(subject string, value []byte) bool {
+	olderLog("OUTBOX", "delivery.>", func(subject string, value []byte) bool {
 		switch {
 		case subject == "delivery.cursor":
 			return len(value) > 0 && len(bytes.Trim(value, "0123456789")) == 0
 		case len(value) == 0:
 			return strings.Count(subject, ".") >= 2
 		}
-		return hasField(value, "lane") || hasField(value, "after")
+		return hasJSONField(value, "lane") || hasJSONField(value, "after")
 	}),
-	formerLog("ATTEMPTS", "attempt.>", func(subject string, value []byte) bool {
+	olderLog("ATTEMPTS", "attempt.>", func(subject string, value []byte) bool {
 		return strings.Count(subject, ".") <= 2 && len(value) > 0
 	}),
-	formerLog("AUDIT", "audit", func(_ string, value []byte) bool { return hasField(value, "did") && hasField(value, "by") }),
-	formerBucket("SUBSCRIPTIONS", false, func(_ string, value []byte) bool { return value == nil || hasField(value, "dialect") }),
-	formerBucket("EXTENSIONS", false, func(key string, value []byte) bool {
+	olderLog("AUDIT", "audit", func(_ string, value []byte) bool { return hasJSONField(value, "did") && hasJSONField(value, "by") }),
+	olderBucket("SUBSCRIPTIONS", false, func(_ string, value []byte) bool { return value == nil || hasJSONField(value, "dialect") }),
+	olderBucket("EXTENSIONS", false, func(key string, value []byte) bool {
 		return value == nil || key == strings.TrimRight(base32.StdEncoding.EncodeToString(value), "=") || key == "-" && len(value) == 0
 	}),
-	formerBucket("STANDINGS", false, func(key string, value []byte) bool {
-		return !strings.Contains(key, ".") && (value == nil || hasField(value, "failing") || hasField(value, "paused") || hasField(value, "why") || string(value) == "{}")
+	olderBucket("STANDINGS", false, func(key string, value []byte) bool {
+		return !strings.Contains(key, ".") && (value == nil || hasJSONField(value, "failing") || hasJSONField(value, "paused") || hasJSONField(value, "why") || string(value) == "{}")
 	}),
-	formerBucket("LEASES", false, func(key string, _ []byte) bool { return key == "deliver" }),
-	formerBucket("CALLS", true, func(key string, _ []byte) bool {
+	olderBucket("LEASES", false, func(key string, _ []byte) bool { return key == "deliver" }),
+	olderBucket("CALLS", true, func(key string, _ []byte) bool {
 		return strings.HasPrefix(key, "call.") || strings.HasPrefix(key, "mark.")
 	}),
-	formerBucket("TOKENS", false, func(_ string, value []byte) bool { return value == nil || hasField(value, "hash") }),
+	olderBucket("TOKENS", false, func(_ string, value []byte) bool { return value == nil || hasJSONField(value, "hash") }),
 }
 
-// keyStream is the first of formerStreams.
+// keyStream is the name of the bucket keys, the first of olderStreams.
 const keyStream = "KV_keys"
 
-func formerBucket(name string, ttls bool, wrote func(string, []byte) bool) formerStream {
+// olderBucket returns a bucket of version 1.
+func olderBucket(name string, ttls bool, wrote func(string, []byte) bool) olderStream {
 	now := "bellhop_" + strings.ToLower(name)
-	return formerStream{"KV_" + name, "KV_" + now, "$KV." + name + ".>", "$KV." + now + ".>", true, ttls, wrote}
+	return olderStream{"KV_" + name, "KV_" + now, "$KV." + name + ".>", "$KV." + now + ".>", true, ttls, wrote}
 }
 
-func formerLog(name, subject string, wrote func(string, []byte) bool) formerStream {
-	return formerStream{name, "bellhop_" + strings.ToLower(name), subject, "bellhop." + subject, false, false, wrote}
+// olderLog returns a stream of version 1 that is not a bucket.
+func olderLog(name, subject string, wrote func(string, []byte) bool) olderStream {
+	return olderStream{name, "bellhop_" + strings.ToLower(name), subject, "bellhop." + subject, false, false, wrote}
 }
 
-// hasField reports whether a JSON object has a field.
-func hasField(object []byte, name string) bool {
+// hasJSONField reports whether a JSON object has a field.
+func hasJSONField(object []byte, name string) bool {
 	var fields map[string]json.RawMessage
 	return json.Unmarshal(object, &fields) == nil && fields[name] != nil
 }
 
-// currentName returns the name that a stream of version 1 has now; other names it
-// returns as they are.
+// currentName returns the new name of a stream of version 1, or the name of any other
+// stream unchanged.
 func currentName(stream string) string {
-	for _, f := range formerStreams {
+	for _, f := range olderStreams {
 		if f.name == stream {
-			return f.now
+			return f.newName
 		}
 	}
 	return stream
 }
 
-// Keys of the metadata of a stream while a store is migrated. They are stored: never
-// change one.
+// Keys in the metadata of a stream during a migration. They are stored: never change
+// one.
 const (
-	migratingMark = "bellhop-migrating" // of KV_bellhop_keys: some streams of the older version may not be copied yet
-	copyOfMark    = "bellhop-copy-of"   // of each copy: the name of the older stream, and when that was created
+	migratingMark = "bellhop-migrating" // on KV_bellhop_keys: the migration is not complete
+	copyOfMark    = "bellhop-copy-of"   // on each copy: name and creation time of the older stream
 )
 
 // A migration copies the streams of version 1 of a store to those of this version.
 //
-// Each stream is first mirrored, which keeps sequence numbers and times, while the
-// older streams stay as they are: whatever fails up to there, an older build starts
-// again. Then the older streams are sealed, so that no older build writes to them or
-// starts; the mirrors become streams of their own; and the older streams are deleted,
-// but for the bucket keys. Every step can be repeated: a migration that was killed
-// goes on at the next start, and nodes that start together may all do it.
+// Each older stream is first mirrored, which preserves sequence numbers and times, and
+// stays unchanged: after any failure up to there an older build still starts. Then the
+// older streams are sealed, so that no older build writes to them or starts; the mirrors
+// become independent streams; and the older streams except the bucket keys are deleted.
+// Every step can be repeated: a migration that was killed continues at the next start,
+// and nodes that start together may all run it.
 type migration struct {
 	js       jetstream.JetStream
 	config   config
-	embedded bool // the server is in this process: nobody else has streams there
-	check    *integrity
+	embedded bool // the server runs in this process: all streams are bellhop's
+	checker  *storeChecker
 	log      *slog.Logger
 
-	stalled time.Duration     // how long a copy may make no progress
-	grace   time.Duration     // how long older builds may take to end
-	between func(step string) // for tests: before each step; nil: nothing
+	stalled time.Duration     // limit for a copy without progress
+	grace   time.Duration     // limit for older builds to stop
+	between func(step string) // for tests: called before each step; may be nil
 }
 
 const (
 	copyStalled = time.Minute
-	copyLook    = 20 * time.Millisecond
+	copyPoll    = 20 * time.Millisecond
 	olderGrace  = 6 * time.Second
 )
 
-// migrate brings a store to this version. A store that is newer is an error.
-func migrate(ctx context.Context, js jetstream.JetStream, c config, m *mender, log *slog.Logger) error {
+// migrateStore migrates a store to this version. A newer store is an error.
+func migrateStore(ctx context.Context, js jetstream.JetStream, c config, m *supervisor, log *slog.Logger) error {
 	g := &migration{js: js, config: c, embedded: m != nil, log: log, stalled: copyStalled, grace: olderGrace}
 	if m != nil {
-		g.check = m.check
+		g.checker = m.checker
 	}
 	return g.run(ctx)
 }
 
+// run migrates the store if it is of version 1.
 func (g *migration) run(ctx context.Context) error {
-	for _, f := range formerStreams {
-		if err := checkOwner(ctx, g.js, f.now); err != nil {
+	for _, f := range olderStreams {
+		if err := checkOwner(ctx, g.js, f.newName); err != nil {
 			return err
 		}
 	}
-	keys := formerStreams[0]
-	now, err := g.info(ctx, keys.now)
+	keys := olderStreams[0]
+	now, err := g.lookupStream(ctx, keys.newName)
 	if err != nil {
 		return err
 	}
 	if now != nil && now.Config.Metadata[migratingMark] == "" {
-		return g.fence(ctx)
+		return g.fenceOlderBuilds(ctx)
 	}
 	if now == nil {
 		older, err := g.isOlder(ctx)
@@ -157,25 +159,25 @@ func (g *migration) run(ctx context.Context) error {
 			return err
 		}
 		if !older {
-			return g.fence(ctx)
+			return g.fenceOlderBuilds(ctx)
 		}
 	}
 	began := time.Now()
-	if err := g.move(ctx); err != nil {
+	if err := g.moveStreams(ctx); err != nil {
 		return fmt.Errorf("migrate the store of an older version: %w", err)
 	}
 	g.log.Info("store migrated", "version", storeVersion, "took", time.Since(began).Round(time.Millisecond))
 	return nil
 }
 
-// isOlder reports whether there is a store of version 1. One whose key is not that of
+// isOlder reports whether there is a store of version 1. A key that differs from that of
 // store.dir is an error, before anything is changed.
 func (g *migration) isOlder(ctx context.Context) (bool, error) {
-	keys := formerStreams[0]
+	keys := olderStreams[0]
 	older, data := false, false
 	if g.embedded {
-		for _, f := range formerStreams {
-			old, err := g.info(ctx, f.name)
+		for _, f := range olderStreams {
+			old, err := g.lookupStream(ctx, f.name)
 			if err != nil {
 				return false, err
 			}
@@ -185,7 +187,7 @@ func (g *migration) isOlder(ctx context.Context) (bool, error) {
 		}
 	} else {
 		var err error
-		if older, err = g.ours(ctx, keys); err != nil {
+		if older, err = g.ownsStream(ctx, keys); err != nil {
 			return false, err
 		}
 	}
@@ -215,24 +217,24 @@ func (g *migration) isOlder(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// move copies all streams, and deletes the older ones.
-func (g *migration) move(ctx context.Context) error {
+// moveStreams copies all older streams and deletes them.
+func (g *migration) moveStreams(ctx context.Context) error {
 	if err := g.refuseOlderNodes(ctx); err != nil {
 		return err
 	}
-	if err := g.room(ctx); err != nil {
+	if err := g.checkSpace(ctx); err != nil {
 		return err
 	}
-	ours := make(map[string]bool) // before anything is changed: it may be refused
-	for _, f := range formerStreams {
+	ours := make(map[string]bool) // before anything is changed, as it may fail
+	for _, f := range olderStreams {
 		var err error
-		if ours[f.name], err = g.ours(ctx, f); err != nil {
+		if ours[f.name], err = g.ownsStream(ctx, f); err != nil {
 			return err
 		}
 	}
-	var copies []formerStream
-	for _, f := range formerStreams {
-		copied, err := g.copy(ctx, f, ours[f.name])
+	var copies []olderStream
+	for _, f := range olderStreams {
+		copied, err := g.startMirror(ctx, f, ours[f.name])
 		if err != nil {
 			return fmt.Errorf("copy stream %s: %w", f.name, err)
 		}
@@ -246,23 +248,23 @@ func (g *migration) move(ctx context.Context) error {
 	if err := g.refuseOlderNodes(ctx); err != nil {
 		return err
 	}
-	// The bucket keys never changes: its copy can be promoted first, to see that the
-	// server can do that, which no release before 2.12 can.
+	// The bucket keys never changes, so its copy can be promoted first. This fails on
+	// servers before 2.12, which cannot promote.
 	for _, f := range copies {
 		if f.name != keyStream {
 			continue
 		}
-		if err := g.promote(ctx, f); err != nil {
+		if err := g.promoteMirror(ctx, f); err != nil {
 			return fmt.Errorf("promote the copy of stream %s: %w: NATS must be 2.12 or later; the older streams are unchanged", f.name, err)
 		}
 	}
 	if g.embedded {
-		if err := g.fence(ctx); err != nil {
+		if err := g.fenceOlderBuilds(ctx); err != nil {
 			return err
 		}
 	}
 	for _, f := range copies {
-		if err := g.seal(ctx, f.name); err != nil {
+		if err := g.sealStream(ctx, f.name); err != nil {
 			return err
 		}
 	}
@@ -270,7 +272,7 @@ func (g *migration) move(ctx context.Context) error {
 		return err
 	}
 	for _, f := range copies {
-		if err := g.promote(ctx, f); err != nil {
+		if err := g.promoteMirror(ctx, f); err != nil {
 			return fmt.Errorf("promote the copy of stream %s: %w", f.name, err)
 		}
 	}
@@ -278,33 +280,34 @@ func (g *migration) move(ctx context.Context) error {
 		if f.name == keyStream {
 			continue
 		}
-		if err := g.drop(ctx, f); err != nil {
+		if err := g.deleteSource(ctx, f); err != nil {
 			return fmt.Errorf("delete stream %s: %w", f.name, err)
 		}
 	}
-	return g.finish(ctx)
+	return g.markMigrated(ctx)
 }
 
-// step is called before each change.
-func (g *migration) step(name string) {
+// beforeStep is called before each change.
+func (g *migration) beforeStep(name string) {
 	if g.between != nil {
 		g.between(name)
 	}
 }
 
-func (g *migration) info(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+// lookupStream returns the current state of a stream, or nil if it does not exist.
+func (g *migration) lookupStream(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
 	return streamInfo(ctx, g.js, name)
 }
 
-// fence keeps older builds from starting with an embedded store of this version: the
-// bucket that they open first is sealed. In a shared NATS its name may be another
-// program's.
-func (g *migration) fence(ctx context.Context) error {
+// fenceOlderBuilds keeps older builds from starting with an embedded store of this
+// version: it seals the bucket that they open first. In a shared NATS another program
+// may own a bucket of that name.
+func (g *migration) fenceOlderBuilds(ctx context.Context) error {
 	if !g.embedded {
 		return nil
 	}
-	f := formerStreams[0]
-	old, err := g.info(ctx, f.name)
+	f := olderStreams[0]
+	old, err := g.lookupStream(ctx, f.name)
 	if err != nil {
 		return err
 	}
@@ -315,12 +318,12 @@ func (g *migration) fence(ctx context.Context) error {
 			return fmt.Errorf("create stream %s: %w", f.name, err)
 		}
 	}
-	return g.seal(ctx, f.name)
+	return g.sealStream(ctx, f.name)
 }
 
-// seal lets nobody write to a stream any more.
-func (g *migration) seal(ctx context.Context, name string) error {
-	err := g.update(ctx, name, "seal "+name, func(c *jetstream.StreamConfig) bool {
+// sealStream makes a stream read-only.
+func (g *migration) sealStream(ctx context.Context, name string) error {
+	err := g.updateStream(ctx, name, "seal "+name, func(c *jetstream.StreamConfig) bool {
 		sealed := c.Sealed
 		c.Sealed = true
 		return !sealed
@@ -331,11 +334,11 @@ func (g *migration) seal(ctx context.Context, name string) error {
 	return nil
 }
 
-// update changes the configuration of a stream, if it exists and change says that it
-// changes something. Another node may do the same at the same time.
-func (g *migration) update(ctx context.Context, name, step string, change func(*jetstream.StreamConfig) bool) (err error) {
+// updateStream changes the configuration of a stream, if it exists and change reports a
+// change. Another node may do the same at the same time.
+func (g *migration) updateStream(ctx context.Context, name, step string, change func(*jetstream.StreamConfig) bool) (err error) {
 	for range 5 {
-		info, infoErr := g.info(ctx, name)
+		info, infoErr := g.lookupStream(ctx, name)
 		if infoErr != nil {
 			return infoErr
 		}
@@ -343,11 +346,11 @@ func (g *migration) update(ctx context.Context, name, step string, change func(*
 			return nil
 		}
 		if err == nil {
-			g.step(step)
+			g.beforeStep(step)
 		} else {
-			sleep(ctx, copyLook)
+			sleepContext(ctx, copyPoll)
 		}
-		err = retried(ctx, func() error {
+		err = retryLeaderless(ctx, func() error {
 			_, err := g.js.UpdateStream(ctx, info.Config)
 			return err
 		})
@@ -358,19 +361,19 @@ func (g *migration) update(ctx context.Context, name, step string, change func(*
 	return err
 }
 
-// sourceOf names an older stream for good.
+// sourceOf identifies an older stream by name and time of creation.
 func sourceOf(old *jetstream.StreamInfo) string {
 	return old.Config.Name + " " + old.Created.UTC().Format(time.RFC3339Nano)
 }
 
-// copy begins to mirror an older stream, and reports whether there is one that is
-// bellhop's.
-func (g *migration) copy(ctx context.Context, f formerStream, ours bool) (bool, error) {
-	old, err := g.info(ctx, f.name)
+// startMirror starts to mirror an older stream, and reports whether the older stream
+// exists and is bellhop's.
+func (g *migration) startMirror(ctx context.Context, f olderStream, ours bool) (bool, error) {
+	old, err := g.lookupStream(ctx, f.name)
 	if err != nil {
 		return false, err
 	}
-	now, err := g.info(ctx, f.now)
+	now, err := g.lookupStream(ctx, f.newName)
 	if err != nil {
 		return false, err
 	}
@@ -378,7 +381,7 @@ func (g *migration) copy(ctx context.Context, f formerStream, ours bool) (bool, 
 		return old != nil && now.Config.Metadata[copyOfMark] == sourceOf(old), nil
 	}
 	if old != nil && !ours {
-		g.log.Warn("stream left as it is: nothing in it is bellhop's", "stream", f.name)
+		g.log.Warn("stream of another program left unchanged", "stream", f.name)
 		old = nil
 	}
 	keys := f.name == keyStream
@@ -386,8 +389,8 @@ func (g *migration) copy(ctx context.Context, f formerStream, ours bool) (bool, 
 		return false, nil
 	}
 	c := jetstream.StreamConfig{
-		Name: f.now, Storage: jetstream.FileStorage, Replicas: g.config.Store.Replicas,
-		AllowMsgTTL: f.ttls, Metadata: marks(),
+		Name: f.newName, Storage: jetstream.FileStorage, Replicas: g.config.Store.Replicas,
+		AllowMsgTTL: f.ttls, Metadata: ownerMetadata(),
 	}
 	if f.bucket {
 		c.MaxMsgsPerSubject = 1
@@ -395,12 +398,12 @@ func (g *migration) copy(ctx context.Context, f formerStream, ours bool) (bool, 
 	if keys {
 		c.Metadata[migratingMark] = "1"
 	}
-	if old == nil { // the bucket keys is lost, and its copy is in store.dir
-		c.Subjects = []string{f.nowSubject}
+	if old == nil { // the bucket keys is lost; the key is in store.dir
+		c.Subjects = []string{f.newSubject}
 	} else {
-		// A mirror answers direct reads of its source too, with other subjects, if the
-		// source allows them. An older build allows them again.
-		if err := g.update(ctx, f.name, "read "+f.name, func(c *jetstream.StreamConfig) bool {
+		// If the source allows direct reads, its mirror answers them too, with other
+		// subjects. An older build allows them again.
+		if err := g.updateStream(ctx, f.name, "read "+f.name, func(c *jetstream.StreamConfig) bool {
 			direct := c.AllowDirect
 			c.AllowDirect = false
 			return direct
@@ -408,15 +411,15 @@ func (g *migration) copy(ctx context.Context, f formerStream, ours bool) (bool, 
 			return false, err
 		}
 		c.Metadata[copyOfMark] = sourceOf(old)
-		c.Mirror = &jetstream.StreamSource{Name: f.name, SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: f.subject, Destination: f.nowSubject}}}
+		c.Mirror = &jetstream.StreamSource{Name: f.name, SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: f.subject, Destination: f.newSubject}}}
 	}
-	g.step("copy " + f.name)
-	err = retried(ctx, func() error {
+	g.beforeStep("copy " + f.name)
+	err = retryLeaderless(ctx, func() error {
 		_, err := g.js.CreateStream(ctx, c)
 		return err
 	})
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another node was here before
-		now, err = g.info(ctx, f.now)
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another node did it first
+		now, err = g.lookupStream(ctx, f.newName)
 		return old != nil && now != nil && now.Config.Metadata[copyOfMark] == sourceOf(old), err
 	}
 	if err != nil {
@@ -425,38 +428,39 @@ func (g *migration) copy(ctx context.Context, f formerStream, ours bool) (bool, 
 	return old != nil, nil
 }
 
-// room returns an error if the disk of an embedded store has no room for the copies.
-func (g *migration) room(ctx context.Context) error {
+// checkSpace returns an error if the disk of an embedded store has no room for the
+// copies.
+func (g *migration) checkSpace(ctx context.Context) error {
 	var disk syscall.Statfs_t
 	if !g.embedded || syscall.Statfs(g.config.Store.Dir, &disk) != nil {
-		return nil // a shared NATS has limits of its own
+		return nil // a shared NATS enforces its own limits
 	}
 	size, err := g.copySize(ctx)
 	if err != nil {
 		return err
 	}
-	if free, needed := disk.Bavail*uint64(disk.Bsize), size+mendRoom; free < needed {
-		return fmt.Errorf("%s has %d bytes free, and the copy needs %d: make room, or let the older bellhop run with a lower notify.keep_events; nothing has changed so far", g.config.Store.Dir, free, needed)
+	if free, needed := disk.Bavail*uint64(disk.Bsize), size+minFreeSpace; free < needed {
+		return fmt.Errorf("%s has %d bytes free, and the copy needs %d: make room, or run the older bellhop with a lower notify.keep_events; nothing has changed so far", g.config.Store.Dir, free, needed)
 	}
 	return nil
 }
 
-// copySize returns how many bytes the copies lack, all together: they are made side by
-// side.
+// copySize returns how many bytes the copies still need together: they are made at the
+// same time.
 func (g *migration) copySize(ctx context.Context) (size uint64, err error) {
-	for _, f := range formerStreams {
-		old, err := g.info(ctx, f.name)
+	for _, f := range olderStreams {
+		old, err := g.lookupStream(ctx, f.name)
 		if err != nil {
 			return 0, err
 		}
-		now, err := g.info(ctx, f.now)
+		now, err := g.lookupStream(ctx, f.newName)
 		if err != nil {
 			return 0, err
 		}
 		if old == nil || now != nil && now.Config.Mirror == nil {
 			continue // copied
 		}
-		all := old.State.Bytes + old.State.Msgs*uint64(len(f.nowSubject)-len(f.subject))
+		all := old.State.Bytes + old.State.Msgs*uint64(len(f.newSubject)-len(f.subject))
 		if now != nil {
 			all -= min(all, now.State.Bytes)
 		}
@@ -465,12 +469,12 @@ func (g *migration) copySize(ctx context.Context) (size uint64, err error) {
 	return size, nil
 }
 
-// waitForCopies returns when every copy has all that its older stream has.
-func (g *migration) waitForCopies(ctx context.Context, copies []formerStream) error {
+// waitForCopies waits until every copy has all messages of its older stream.
+func (g *migration) waitForCopies(ctx context.Context, copies []olderStream) error {
 	for _, f := range copies {
 		seen, progress := uint64(0), time.Now()
 		for {
-			now, err := g.info(ctx, f.now)
+			now, err := g.lookupStream(ctx, f.newName)
 			if err != nil {
 				return err
 			}
@@ -488,9 +492,9 @@ func (g *migration) waitForCopies(ctx context.Context, copies []formerStream) er
 				seen, progress = now.State.LastSeq, time.Now()
 			}
 			if time.Since(progress) > g.stalled {
-				return fmt.Errorf("copy stream %s: it stands at %d of %d for %v: look at the log of NATS, and at its limits; the older stream has all that it had", f.name, seen, last, g.stalled)
+				return fmt.Errorf("copy stream %s: no progress at %d of %d for %v: see the log and the limits of NATS; the older stream is complete", f.name, seen, last, g.stalled)
 			}
-			sleep(ctx, copyLook)
+			sleepContext(ctx, copyPoll)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -499,18 +503,18 @@ func (g *migration) waitForCopies(ctx context.Context, copies []formerStream) er
 	return nil
 }
 
-// A storedMessage is a message as a stream's leader has it.
+// A storedMessage is a message as the leader of a stream has it.
 type storedMessage struct {
 	Subject  string `json:"subject"`
 	Sequence uint64 `json:"seq"`
 	Data     []byte `json:"data"`
 }
 
-// readStored reads a message from the leader of a stream: a direct read may be
-// answered by a mirror. nil: there is none.
+// readStored reads a message from the leader of a stream, or returns nil if there is
+// none. It does not use a direct read, which a mirror may answer.
 func readStored(ctx context.Context, js jetstream.JetStream, stream, request string) (*storedMessage, error) {
 	var reply *nats.Msg
-	err := retried(ctx, func() (err error) {
+	err := retryLeaderless(ctx, func() (err error) {
 		one, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		reply, err = js.Conn().RequestWithContext(one, "$JS.API.STREAM.MSG.GET."+stream, []byte(request))
@@ -534,8 +538,8 @@ func readStored(ctx context.Context, js jetstream.JetStream, stream, request str
 
 const lastMessage = `{"last_by_subj":">"}`
 
-// lastSequence returns the sequence number of the last message of a stream; 0: it
-// has none, or does not exist.
+// lastSequence returns the sequence number of the last message of a stream, or 0 if it
+// is empty or does not exist.
 func lastSequence(ctx context.Context, js jetstream.JetStream, stream string) (uint64, error) {
 	m, err := readStored(ctx, js, stream, lastMessage)
 	if err != nil || m == nil {
@@ -544,65 +548,65 @@ func lastSequence(ctx context.Context, js jetstream.JetStream, stream string) (u
 	return m.Sequence, nil
 }
 
-// promote makes a complete copy a stream of its own.
-func (g *migration) promote(ctx context.Context, f formerStream) error {
-	now, err := g.info(ctx, f.now)
+// promoteMirror turns a complete mirror into an independent stream.
+func (g *migration) promoteMirror(ctx context.Context, f olderStream) error {
+	now, err := g.lookupStream(ctx, f.newName)
 	if err != nil || now == nil || now.Config.Mirror == nil {
 		return err
 	}
-	old, err := g.info(ctx, f.name)
+	old, err := g.lookupStream(ctx, f.name)
 	if err != nil {
 		return err
 	}
 	if old != nil && !f.ttls && now.State.Msgs < old.State.Msgs {
-		return fmt.Errorf("it has %d messages of %d: remove the stream %s, and start again", now.State.Msgs, old.State.Msgs, f.now)
+		return fmt.Errorf("%d of %d messages copied: remove the stream %s and start again", now.State.Msgs, old.State.Msgs, f.newName)
 	}
-	return g.update(ctx, f.now, "promote "+f.now, func(c *jetstream.StreamConfig) bool {
+	return g.updateStream(ctx, f.newName, "promote "+f.newName, func(c *jetstream.StreamConfig) bool {
 		mirror := c.Mirror != nil
-		c.Mirror, c.Subjects = nil, []string{f.nowSubject}
+		c.Mirror, c.Subjects = nil, []string{f.newSubject}
 		return mirror
 	})
 }
 
-// drop deletes an older stream whose copy is complete.
-func (g *migration) drop(ctx context.Context, f formerStream) error {
-	old, err := g.info(ctx, f.name)
+// deleteSource deletes an older stream whose copy is complete.
+func (g *migration) deleteSource(ctx context.Context, f olderStream) error {
+	old, err := g.lookupStream(ctx, f.name)
 	if err != nil || old == nil {
 		return err
 	}
-	now, err := g.info(ctx, f.now)
+	now, err := g.lookupStream(ctx, f.newName)
 	if err != nil || now == nil || now.Config.Metadata[copyOfMark] != sourceOf(old) {
-		return err // another node was here before
+		return err // another node did it first
 	}
-	if g.check != nil {
-		g.check.renamed(f.name, f.now)
+	if g.checker != nil {
+		g.checker.renameStream(f.name, f.newName)
 	}
-	g.step("delete " + f.name)
-	err = retried(ctx, func() error { return g.js.DeleteStream(ctx, f.name) })
+	g.beforeStep("delete " + f.name)
+	err = retryLeaderless(ctx, func() error { return g.js.DeleteStream(ctx, f.name) })
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil
 	}
 	return err
 }
 
-// finish notes that the store is of this version.
-func (g *migration) finish(ctx context.Context) error {
-	keys := formerStreams[0]
-	if g.check != nil {
-		g.check.renamed(keys.name, keys.now)
+// markMigrated records that the store is of this version.
+func (g *migration) markMigrated(ctx context.Context) error {
+	keys := olderStreams[0]
+	if g.checker != nil {
+		g.checker.renameStream(keys.name, keys.newName)
 	}
-	return g.update(ctx, keys.now, "finish", func(c *jetstream.StreamConfig) bool {
+	return g.updateStream(ctx, keys.newName, "finish", func(c *jetstream.StreamConfig) bool {
 		_, migrating := c.Metadata[migratingMark]
 		delete(c.Metadata, migratingMark)
 		return migrating
 	})
 }
 
-// ours reports whether an older stream of a shared NATS is bellhop's: it is as
-// bellhop configured it, and has what bellhop wrote. One that is shared with another
-// program is an error.
-func (g *migration) ours(ctx context.Context, f formerStream) (bool, error) {
-	info, err := g.info(ctx, f.name)
+// ownsStream reports whether an older stream of a shared NATS is bellhop's: it has
+// bellhop's configuration and messages. A stream with messages of another program too is
+// an error.
+func (g *migration) ownsStream(ctx context.Context, f olderStream) (bool, error) {
+	info, err := g.lookupStream(ctx, f.name)
 	if err != nil || info == nil || g.embedded {
 		return err == nil && info != nil, err
 	}
@@ -612,7 +616,7 @@ func (g *migration) ours(ctx context.Context, f formerStream) (bool, error) {
 		return false, nil
 	}
 	if f.bucket {
-		return g.oursByKeys(ctx, f)
+		return g.ownsBucket(ctx, f)
 	}
 	first := fmt.Sprintf(`{"seq":%d,"next_by_subj":">"}`, info.State.FirstSeq)
 	for _, request := range []string{first, lastMessage} {
@@ -624,14 +628,16 @@ func (g *migration) ours(ctx context.Context, f formerStream) (bool, error) {
 	return true, nil
 }
 
-func (g *migration) oursByKeys(ctx context.Context, f formerStream) (bool, error) {
+// ownsBucket reports whether the entries of an older bucket are bellhop's. Entries of
+// bellhop and of another program in one bucket are an error.
+func (g *migration) ownsBucket(ctx context.Context, f olderStream) (bool, error) {
 	name := strings.TrimPrefix(f.name, "KV_")
 	kv, err := g.js.KeyValue(ctx, name)
-	if errors.Is(err, jetstream.ErrBucketNotFound) { // another node was faster
+	if errors.Is(err, jetstream.ErrBucketNotFound) { // another node did it first
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("bucket %s: %w", name, err)
+		return false, fmt.Errorf("open bucket %s: %w", name, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, bucketTimeout)
 	defer cancel()
@@ -651,18 +657,18 @@ func (g *migration) oursByKeys(ctx context.Context, f formerStream) (bool, error
 		}
 	}
 	if len(ours) > 0 && len(others) > 0 {
-		return false, fmt.Errorf("bucket %s has entries of bellhop and of another program, for example %s: move those of the other program to a bucket of their own, and start again", name, slices.Min(others))
+		return false, fmt.Errorf("bucket %s has entries of bellhop and of another program, for example %s: move those of the other program to another bucket, and start again", name, slices.Min(others))
 	}
 	return len(ours) > 0, nil
 }
 
-// refuseOlderNodes returns an error if an older build runs with a shared store: what
-// it wrote from now on would be lost. One that has just been stopped gets a moment.
+// refuseOlderNodes returns an error if an older build runs with a shared store: its
+// further writes would be lost. It waits for one that is just stopping.
 func (g *migration) refuseOlderNodes(ctx context.Context) error {
 	if g.embedded {
 		return nil
 	}
-	for began := time.Now(); ; sleep(ctx, 250*time.Millisecond) {
+	for began := time.Now(); ; sleepContext(ctx, 250*time.Millisecond) {
 		runs, err := g.olderRuns(ctx)
 		switch {
 		case err != nil:
@@ -670,15 +676,15 @@ func (g *migration) refuseOlderNodes(ctx context.Context) error {
 		case !runs:
 			return nil
 		case time.Since(began) > g.grace:
-			return errors.New("a bellhop of an older build still runs with this store: stop all of them, then start this one; nothing has changed so far")
+			return errors.New("an older build of bellhop still uses this store: stop all older nodes, then start this one; nothing has changed so far")
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
 	}
 }
 
-// olderRuns reports whether somebody watches the subscriptions of version 1, as each
-// running bellhop does.
+// olderRuns reports whether a client watches the subscriptions of version 1, as each
+// running bellhop of an older build does.
 func (g *migration) olderRuns(ctx context.Context) (bool, error) {
 	s, err := g.js.Stream(ctx, "KV_SUBSCRIPTIONS")
 	if errors.Is(err, jetstream.ErrStreamNotFound) {

@@ -11,10 +11,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// TestNoMigrationWithoutItsKey: an embedded store whose key is missing, damaged or
-// another store's is refused before anything is changed, so that an older build
-// starts with it.
-func TestNoMigrationWithoutItsKey(t *testing.T) {
+// TestMigrationNeedsTheKey rejects an embedded store whose key is missing, damaged or
+// that of another store. Nothing is changed, so that an older build still starts with
+// it.
+func TestMigrationNeedsTheKey(t *testing.T) {
 	write := func(b []byte) func(string) error {
 		return func(path string) error { return os.WriteFile(path, b, 0o600) }
 	}
@@ -24,16 +24,16 @@ func TestNoMigrationWithoutItsKey(t *testing.T) {
 		lost  bool // the copy in the store too
 		want  string
 	}{
-		{"of another store", write(make([]byte, keySize)), false, "not the store's key"},
+		{"of another store", write(make([]byte, keySize)), false, "differs from the store's key"},
 		{"cut off", write(make([]byte, keySize/2)), false, "16 bytes"},
-		{"open to others", func(path string) error { return os.Chmod(path, 0o640) }, false, "open to others"},
+		{"open to others", func(path string) error { return os.Chmod(path, 0o640) }, false, "accessible to other users"},
 		{"lost with its copy", os.Remove, true, "has data but no copy"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			want := readOlder(t, "378cfc6-all")
 			dir := olderStore(t, "378cfc6-all")
 			if tt.lost {
-				delete(want, formerStreams[0].now)
+				delete(want, olderStreams[0].newName)
 				if err := os.RemoveAll(filepath.Join(dir, streamsFolder, keyStream)); err != nil {
 					t.Fatal(err)
 				}
@@ -52,17 +52,18 @@ func TestNoMigrationWithoutItsKey(t *testing.T) {
 			if got := dumpOlder(t, g.js); !maps.EqualFunc(got, want, slices.Equal) {
 				t.Errorf("the store has %v, want %v", got, want)
 			}
-			for _, f := range formerStreams {
-				if now, err := g.info(t.Context(), f.now); err != nil || now != nil {
-					t.Errorf("%s is there: %v", f.now, err)
+			for _, f := range olderStreams {
+				if now, err := g.lookupStream(t.Context(), f.newName); err != nil || now != nil {
+					t.Errorf("%s is there: %v", f.newName, err)
 				}
 			}
 		})
 	}
 }
 
-// TestMigrationWithOneKey: the file or its copy in the store is enough.
-func TestMigrationWithOneKey(t *testing.T) {
+// TestMigrationNeedsOneCopyOfKey migrates with the key file only, or with its copy in
+// the store only.
+func TestMigrationNeedsOneCopyOfKey(t *testing.T) {
 	for _, lost := range []string{"key", filepath.Join(streamsFolder, keyStream)} {
 		t.Run(lost, func(t *testing.T) {
 			dir := olderStore(t, "378cfc6-all")
@@ -79,14 +80,14 @@ func TestMigrationWithOneKey(t *testing.T) {
 	}
 }
 
-// TestRoomForAllCopies: what the copies of all streams need, which are made side by
-// side, is known before the first begins; what is copied already needs nothing.
-func TestRoomForAllCopies(t *testing.T) {
+// TestMigrationChecksFreeSpace checks the size that all copies need together before the
+// first one starts. Finished copies need nothing.
+func TestMigrationChecksFreeSpace(t *testing.T) {
 	g, stop := embedded(t, olderStore(t, "378cfc6-all"))
 	defer stop()
 	var sizes, biggest uint64
-	for _, f := range formerStreams {
-		if old := must[*jetstream.StreamInfo](t)(g.info(t.Context(), f.name)); old != nil {
+	for _, f := range olderStreams {
+		if old := must[*jetstream.StreamInfo](t)(g.lookupStream(t.Context(), f.name)); old != nil {
 			sizes += old.State.Bytes
 			biggest = max(biggest, old.State.Bytes)
 		}

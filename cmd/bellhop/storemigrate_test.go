@@ -18,7 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// olderStores are stores that older builds have left, with all that a store can have.
+// olderStores are stores of older builds, with all kinds of data.
 var olderStores = []string{"d9dd3e8", "378cfc6-all"}
 
 // olderStore returns a copy of an older store's directory.
@@ -29,9 +29,9 @@ func olderStore(t *testing.T, name string) (dir string) {
 	return filepath.Join(dir, "data")
 }
 
-// copyStore copies the directory of a store that is in use, as a kill leaves it. The
-// server may delete files meanwhile, as it does in the background with those of a
-// stream that is gone: then the copy begins again.
+// copyStore copies the directory of a running store, as a kill leaves it. It starts
+// again if the server, which deletes files of a deleted stream in the background,
+// removes a file meanwhile.
 func copyStore(to, from string) error {
 	err := fs.ErrNotExist
 	for tries := 0; errors.Is(err, fs.ErrNotExist) && tries < 1000; tries++ {
@@ -50,8 +50,8 @@ func copyStore(to, from string) error {
 	})
 }
 
-// startNATS starts a NATS server as others run one, in a process of its own: streams that
-// several nodes make at once are a data race in it.
+// startNATS starts a NATS server in another process: creating streams from several nodes
+// at once is a data race in it.
 func startNATS(t *testing.T, dir string) (url string, js jetstream.JetStream) {
 	t.Helper()
 	at := freePort(t, "127.0.0.1")
@@ -74,8 +74,8 @@ func startNATS(t *testing.T, dir string) (url string, js jetstream.JetStream) {
 	}
 }
 
-// sharedStore starts a NATS server that has an older store, and returns the config of
-// a bellhop that shared it.
+// sharedStore starts a NATS server with an older store, and returns the config of a
+// bellhop that used it.
 func sharedStore(t *testing.T, name string) (config, jetstream.JetStream) {
 	t.Helper()
 	dir := olderStore(t, name)
@@ -91,7 +91,7 @@ func sharedStore(t *testing.T, name string) (config, jetstream.JetStream) {
 	return c, js
 }
 
-// dump returns all messages of a stream; missing: nil.
+// dump returns all messages of a stream, or nil if it does not exist.
 func dump(t *testing.T, js jetstream.JetStream, stream string) (all []string) {
 	t.Helper()
 	s, err := js.Stream(t.Context(), stream)
@@ -121,34 +121,34 @@ func dump(t *testing.T, js jetstream.JetStream, stream string) (all []string) {
 	return all
 }
 
-// dumpOlder returns all messages of an older store, by the names that its streams
-// have now, with the subjects that they have then.
+// dumpOlder returns all messages of an older store, by the new names of its streams and
+// the old subjects.
 func dumpOlder(t *testing.T, js jetstream.JetStream) map[string][]string {
 	t.Helper()
 	all := make(map[string][]string)
-	for _, f := range formerStreams {
-		prefix, nowPrefix := strings.TrimSuffix(f.subject, ">"), strings.TrimSuffix(f.nowSubject, ">")
+	for _, f := range olderStreams {
+		prefix, nowPrefix := strings.TrimSuffix(f.subject, ">"), strings.TrimSuffix(f.newSubject, ">")
 		for _, m := range dump(t, js, f.name) {
-			all[f.now] = append(all[f.now], strings.Replace(m, " "+prefix, " "+nowPrefix, 1))
+			all[f.newName] = append(all[f.newName], strings.Replace(m, " "+prefix, " "+nowPrefix, 1))
 		}
 	}
 	return all
 }
 
-// wantMigrated fails the test if a store lacks a message of an older store, or has an
-// older stream still.
+// wantMigrated fails the test if a store lacks a message of an older store, or still has
+// an older stream.
 func wantMigrated(t *testing.T, js jetstream.JetStream, want map[string][]string) {
 	t.Helper()
-	for _, f := range formerStreams {
-		got := dump(t, js, f.now)
-		if !slices.Equal(got, want[f.now]) {
-			t.Errorf("%s has\n%s\nwant\n%s", f.now, strings.Join(got, "\n"), strings.Join(want[f.now], "\n"))
+	for _, f := range olderStreams {
+		got := dump(t, js, f.newName)
+		if !slices.Equal(got, want[f.newName]) {
+			t.Errorf("%s has\n%s\nwant\n%s", f.newName, strings.Join(got, "\n"), strings.Join(want[f.newName], "\n"))
 		}
 		if old, err := js.Stream(t.Context(), f.name); err == nil && f.name != keyStream {
 			t.Errorf("%s is there, with %d messages", f.name, old.CachedInfo().State.Msgs)
 		}
-		if s, err := js.Stream(t.Context(), f.now); err == nil && (s.CachedInfo().Config.Mirror != nil || s.CachedInfo().Config.Metadata[migratingMark] != "") {
-			t.Errorf("%s is %+v", f.now, s.CachedInfo().Config)
+		if s, err := js.Stream(t.Context(), f.newName); err == nil && (s.CachedInfo().Config.Mirror != nil || s.CachedInfo().Config.Metadata[migratingMark] != "") {
+			t.Errorf("%s is %+v", f.newName, s.CachedInfo().Config)
 		}
 	}
 	if _, err := js.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "keys", History: 1}); err == nil {
@@ -156,15 +156,15 @@ func wantMigrated(t *testing.T, js jetstream.JetStream, want map[string][]string
 	}
 }
 
-// readOlder returns what an older store has.
+// readOlder returns the messages of an older store.
 func readOlder(t *testing.T, name string) map[string][]string {
 	t.Helper()
 	_, js := startNATS(t, olderStore(t, name))
 	return dumpOlder(t, js)
 }
 
-// TestMigrationKeepsEveryMessage: each message of an older store is there after the
-// upgrade, with its sequence number, time, header and data.
+// TestMigrationKeepsEveryMessage checks that each message of an older store has its
+// sequence number, time, header and data after the migration.
 func TestMigrationKeepsEveryMessage(t *testing.T) {
 	for _, name := range olderStores {
 		t.Run(name, func(t *testing.T) {
@@ -203,34 +203,34 @@ func TestMigrationKeepsEveryMessage(t *testing.T) {
 	}
 }
 
-// embedded starts the server of an older embedded store and what migrates it.
+// embedded starts the server of an older embedded store, and returns its migration.
 func embedded(t *testing.T, dir string) (*migration, func()) {
 	t.Helper()
 	c := storeConfig(dir)
-	m := newMender(c, quiet())
-	m.check = openIntegrity(c, quiet())
-	if err := m.start(); err != nil {
+	m := newSupervisor(c, quiet())
+	m.checker = openStoreChecker(c, quiet())
+	if err := m.startEmbedded(); err != nil {
 		t.Fatal(err)
 	}
 	nc := must[*nats.Conn](t)(connectStore(c, m, quiet()))
 	js := must[jetstream.JetStream](t)(jetstream.New(nc, jetstream.WithDefaultTimeout(patience)))
-	return &migration{js: js, config: c, embedded: true, check: m.check, log: quiet(), stalled: patience}, func() {
+	return &migration{js: js, config: c, embedded: true, checker: m.checker, log: quiet(), stalled: patience}, func() {
 		nc.Close()
-		m.stop()
+		m.stopEmbedded()
 	}
 }
 
-// TestMigrationKilled: a migration that is killed before any of its steps goes on at
-// the next start, and nothing is lost. That start says so of no record.
-func TestMigrationKilled(t *testing.T) {
+// TestKilledMigrationContinues kills a migration before each of its steps: the next
+// start continues it, without losing a message or reporting a loss.
+func TestKilledMigrationContinues(t *testing.T) {
 	for _, name := range olderStores {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			want := readOlder(t, name)
 			g, stop := embedded(t, olderStore(t, name))
 			defer stop()
-			g.check.note(t.Context(), g.js)   // the ledger has the older names
-			killed := make(map[string]string) // by step
+			g.checker.recordStates(t.Context(), g.js) // the ledger has the older names
+			killed := make(map[string]string)         // by step
 			copied := t.TempDir()
 			g.between = func(step string) {
 				killed[step] = filepath.Join(copied, fmt.Sprint(len(killed)))
@@ -253,10 +253,10 @@ func TestMigrationKilled(t *testing.T) {
 					}
 					defer closeStore()
 					wantMigrated(t, js, want)
-					if lost := m.check.losses(); len(lost) > 0 {
+					if lost := m.checker.allLosses(); len(lost) > 0 {
 						t.Errorf("lost: %+v", lost)
 					}
-					for stream := range m.check.ledger.Streams {
+					for stream := range m.checker.ledger.Streams {
 						if stream != keyStream && currentName(stream) != stream {
 							t.Errorf("the ledger has %s still", stream)
 						}
@@ -267,14 +267,14 @@ func TestMigrationKilled(t *testing.T) {
 	}
 }
 
-// TestOlderSnapshot: a snapshot with the older names of the buckets brings back what
-// an older store has lost, and a loss that was known before stays known.
-func TestOlderSnapshot(t *testing.T) {
+// TestReadsOlderSnapshot restores lost entries of an older store from a snapshot with
+// the older bucket names, and keeps the losses known before.
+func TestReadsOlderSnapshot(t *testing.T) {
 	dir := olderStore(t, "378cfc6-all")
 	g, stop := embedded(t, dir)
-	buckets := make(map[string]map[string]copied)
+	buckets := make(map[string]map[string]bucketEntry)
 	for _, name := range []string{"SUBSCRIPTIONS", "TOKENS"} {
-		buckets[name] = must[map[string]copied](t)(copyBucket(t.Context(), bucketOf(t, g.js, name)))
+		buckets[name] = must[map[string]bucketEntry](t)(copyBucket(t.Context(), bucketOf(t, g.js, name)))
 	}
 	if err := writeSealed(filepath.Join(dir, "snapshot"), must[[]byte](t)(json.Marshal(buckets))); err != nil {
 		t.Fatal(err)
@@ -283,8 +283,8 @@ func TestOlderSnapshot(t *testing.T) {
 	if err := must[jetstream.Stream](t)(g.js.Stream(t.Context(), "KV_SUBSCRIPTIONS")).Purge(t.Context(), jetstream.WithPurgeSubject("$KV.SUBSCRIPTIONS."+lost)); err != nil {
 		t.Fatal(err)
 	}
-	g.check.add("EVENTS", []loss{{Stream: "EVENTS", First: 3, Last: 3, Records: 1}}, true)
-	g.check.save()
+	g.checker.addLosses("EVENTS", []loss{{Stream: "EVENTS", First: 3, Last: 3, Records: 1}}, true)
+	g.checker.saveLedger()
 	stop()
 
 	js, m, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet())
@@ -292,12 +292,12 @@ func TestOlderSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer closeStore()
-	s := openSnapshot(storeConfig(dir), m.check.restored, quiet())
-	if err := s.restore(t.Context(), js); err != nil {
+	s := openSnapshot(storeConfig(dir), m.checker.markRestored, quiet())
+	if err := s.restoreBuckets(t.Context(), js); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range buckets {
-		got := must[map[string]copied](t)(copyBucket(t.Context(), bucketOf(t, js, "bellhop_"+strings.ToLower(name))))
+		got := must[map[string]bucketEntry](t)(copyBucket(t.Context(), bucketOf(t, js, "bellhop_"+strings.ToLower(name))))
 		if len(got) != len(want) {
 			t.Errorf("%s has %d keys, want %d", name, len(got), len(want))
 		}
@@ -307,7 +307,7 @@ func TestOlderSnapshot(t *testing.T) {
 			}
 		}
 	}
-	if losses := m.check.losses(); len(losses) != 1 || losses[0].Stream != "bellhop_events" || losses[0].What != "events" {
+	if losses := m.checker.allLosses(); len(losses) != 1 || losses[0].Stream != "bellhop_events" || losses[0].What != "events" {
 		t.Errorf("losses are %+v", losses)
 	}
 }

@@ -12,23 +12,23 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// storeVersion is the version of the store that this build reads and writes.
-// Version 1 had no mark, and streams with the names of [formerStreams].
+// storeVersion is the version of the store that this build reads and writes. Version 1
+// has no storeMark and the stream names of [olderStreams].
 const storeVersion = 2
 
-// storeMark is the key of a stream's metadata that says that bellhop has made it.
-// The value is the version of the store. It is stored: never change it.
+// storeMark is the metadata key of streams that bellhop created. Its value is the
+// version of the store. It is stored: never change it.
 const storeMark = "bellhop-store"
 
-// An ownedStore creates streams and buckets with bellhop's mark, and refuses to use
-// one that has another owner or is of a newer version.
+// An ownedStore marks the streams and buckets that it creates, and refuses to use those
+// of another owner or of a newer version.
 type ownedStore struct{ jetstream.JetStream }
 
 func (s ownedStore) CreateOrUpdateStream(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
 	if err := checkOwner(ctx, s.JetStream, c.Name); err != nil {
 		return nil, err
 	}
-	c.Metadata = marks()
+	c.Metadata = ownerMetadata()
 	stream, err := s.JetStream.CreateOrUpdateStream(ctx, c)
 	return stream, withHint(err)
 }
@@ -37,21 +37,24 @@ func (s ownedStore) CreateOrUpdateKeyValue(ctx context.Context, c jetstream.KeyV
 	if err := checkOwner(ctx, s.JetStream, "KV_"+c.Bucket); err != nil {
 		return nil, err
 	}
-	c.Metadata = marks()
+	c.Metadata = ownerMetadata()
 	kv, err := s.JetStream.CreateOrUpdateKeyValue(ctx, c)
 	return kv, withHint(err)
 }
 
 func (s ownedStore) CreateKeyValue(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
-	c.Metadata = marks()
+	c.Metadata = ownerMetadata()
 	kv, err := s.JetStream.CreateKeyValue(ctx, c)
 	return kv, withHint(err)
 }
 
-func marks() map[string]string { return map[string]string{storeMark: strconv.Itoa(storeVersion)} }
+// ownerMetadata returns the metadata of streams that bellhop creates.
+func ownerMetadata() map[string]string {
+	return map[string]string{storeMark: strconv.Itoa(storeVersion)}
+}
 
-// checkOwner returns an error if a stream exists and is not bellhop's, or is of a
-// newer version of the store.
+// checkOwner returns an error if a stream exists and belongs to another program, or is
+// of a newer version of the store.
 func checkOwner(ctx context.Context, js jetstream.JetStream, name string) error {
 	info, err := streamInfo(ctx, js, name)
 	if err != nil || info == nil {
@@ -59,17 +62,17 @@ func checkOwner(ctx context.Context, js jetstream.JetStream, name string) error 
 	}
 	mark, marked := info.Config.Metadata[storeMark]
 	if !marked {
-		return fmt.Errorf("stream %s belongs to another program: its metadata has no %s; rename or remove it, or give bellhop a NATS account of its own", name, storeMark)
+		return fmt.Errorf("stream %s belongs to another program: its metadata has no %s; rename or remove it, or give bellhop its own NATS account", name, storeMark)
 	}
 	if version, err := strconv.Atoi(mark); err != nil || version > storeVersion {
-		return fmt.Errorf("stream %s is of version %s of the store, and this bellhop knows version %d: start the newer bellhop, or restore the backup that was made before it", name, mark, storeVersion)
+		return fmt.Errorf("stream %s is of store version %s, but this bellhop supports version %d: run the newer bellhop, or restore a backup from before its first start", name, mark, storeVersion)
 	}
 	return nil
 }
 
-// streamInfo returns a stream as it is now; nil: there is none.
+// streamInfo returns the current state of a stream, or nil if it does not exist.
 func streamInfo(ctx context.Context, js jetstream.JetStream, name string) (info *jetstream.StreamInfo, err error) {
-	err = retried(ctx, func() error {
+	err = retryLeaderless(ctx, func() error {
 		s, err := js.Stream(ctx, name)
 		if err == nil {
 			info = s.CachedInfo()
@@ -85,35 +88,36 @@ func streamInfo(ctx context.Context, js jetstream.JetStream, name string) (info 
 	return info, nil
 }
 
-// leaderless is how long a stream of a cluster of NATS servers may have no leader, as
-// when it is new or its leader has died.
-const leaderless = 30 * time.Second
+// leaderTimeout is how long a stream in a cluster may have no leader, as when it is new
+// or its leader has died.
+const leaderTimeout = 30 * time.Second
 
-// retried calls f until it succeeds, fails for good, or has had no answer from a
-// leader for too long.
-func retried(ctx context.Context, f func() error) error {
-	for began := time.Now(); ; sleep(ctx, 100*time.Millisecond) {
+// retryLeaderless calls f until it succeeds or fails for good. It retries for up to
+// leaderTimeout while no leader answers.
+func retryLeaderless(ctx context.Context, f func() error) error {
+	for began := time.Now(); ; sleepContext(ctx, 100*time.Millisecond) {
 		err := f()
 		var api *jetstream.APIError
 		none := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
 			errors.As(err, &api) && api.Code == 503
-		if !none || ctx.Err() != nil || time.Since(began) > leaderless {
+		if !none || ctx.Err() != nil || time.Since(began) > leaderTimeout {
 			return err
 		}
 	}
 }
 
-// withHint adds to an error what to do where another program's stream takes bellhop's subjects.
+// withHint adds a hint to an error about a stream of another program with bellhop's
+// subjects.
 func withHint(err error) error {
 	const subjectsOverlap = 10065
 	var api *jetstream.APIError
 	if errors.As(err, &api) && api.ErrorCode == subjectsOverlap {
-		return fmt.Errorf("%w: another program's stream takes subjects of bellhop: change that, or give bellhop a NATS account of its own", err)
+		return fmt.Errorf("%w: a stream of another program has subjects of bellhop: change its subjects, or give bellhop its own NATS account", err)
 	}
 	return err
 }
 
-// ownStream reports whether a stream has a name that bellhop gives.
-func ownStream(name string) bool {
+// isOwnStream reports whether a stream has a name of bellhop's streams.
+func isOwnStream(name string) bool {
 	return strings.HasPrefix(strings.TrimPrefix(name, "KV_"), "bellhop_")
 }

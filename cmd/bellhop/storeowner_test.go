@@ -19,7 +19,7 @@ import (
 	"bellhop/notify"
 )
 
-// openRooms opens all streams and buckets as bellhop does.
+// openRooms opens all streams and buckets like bellhop.
 func openRooms(t *testing.T, c config) error {
 	t.Helper()
 	js, _, closeStore, err := openStore(t.Context(), c, quiet())
@@ -41,14 +41,14 @@ func openRooms(t *testing.T, c config) error {
 	return err
 }
 
-// snapshotOf returns the configuration and all messages of every stream that is not
-// bellhop's.
+// snapshotOf returns the configuration and all messages of every stream of other
+// programs.
 func snapshotOf(t *testing.T, js jetstream.JetStream) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
 	list := js.ListStreams(t.Context())
 	for info := range list.Info() {
-		if name := info.Config.Name; !ownStream(name) {
+		if name := info.Config.Name; !isOwnStream(name) {
 			b := must[[]byte](t)(json.Marshal(info.Config))
 			all[name] = fmt.Sprintf("%s %v %d %d\n%s", b, info.Created, info.State.FirstSeq, info.State.LastSeq, strings.Join(dump(t, js, name), "\n"))
 		}
@@ -75,8 +75,8 @@ func wantUntouched(t *testing.T, js jetstream.JetStream, want map[string]string)
 	}
 }
 
-// otherProgram makes the streams of another program, which have names that bellhop's once
-// had, with two messages each.
+// otherProgram creates the streams of another program, with two messages each and names
+// that bellhop's streams once had.
 func otherProgram(t *testing.T, js jetstream.JetStream, streams []jetstream.StreamConfig, buckets ...string) {
 	t.Helper()
 	for _, c := range streams {
@@ -94,9 +94,9 @@ func otherProgram(t *testing.T, js jetstream.JetStream, streams []jetstream.Stre
 	}
 }
 
-// TestOtherProgramsStreams: what another program has in a shared NATS stays byte for
-// byte as it is, whatever its names, and bellhop works beside it.
-func TestOtherProgramsStreams(t *testing.T) {
+// TestLeavesOtherProgramsStreams checks that the data of another program in a shared
+// NATS stays unchanged, whatever its names, and that bellhop works beside it.
+func TestLeavesOtherProgramsStreams(t *testing.T) {
 	memory := jetstream.StreamConfig{Name: "EVENTS", Subjects: []string{"orders.>"}, Storage: jetstream.MemoryStorage}
 	for _, tt := range []struct {
 		name    string
@@ -131,10 +131,9 @@ func TestOtherProgramsStreams(t *testing.T) {
 	}
 }
 
-// TestOtherProgramsStreamsBesideOlderStore: of an older store in a shared NATS, what
-// is bellhop's is migrated, and what another program has under a name that bellhop
-// did not get is left alone.
-func TestOtherProgramsStreamsBesideOlderStore(t *testing.T) {
+// TestMigrationLeavesOtherProgramsStreams migrates an older store in a shared NATS.
+// Streams of another program that have names of bellhop's older streams stay unchanged.
+func TestMigrationLeavesOtherProgramsStreams(t *testing.T) {
 	c, js := sharedStore(t, "d9dd3e8")
 	for _, name := range []string{"KV_TOKENS", "AUDIT"} {
 		if err := js.DeleteStream(t.Context(), name); err != nil {
@@ -162,9 +161,9 @@ func TestOtherProgramsStreamsBesideOlderStore(t *testing.T) {
 	wantUntouched(t, js, want)
 }
 
-// TestSharedBucketIsRefused: a bucket in which bellhop and another program both have
-// written is nobody's to move.
-func TestSharedBucketIsRefused(t *testing.T) {
+// TestMigrationRejectsSharedBucket rejects a bucket with entries of bellhop and of
+// another program.
+func TestMigrationRejectsSharedBucket(t *testing.T) {
 	c, js := sharedStore(t, "378cfc6-all")
 	kv := must[jetstream.KeyValue](t)(js.KeyValue(t.Context(), "TOKENS"))
 	must[uint64](t)(kv.PutString(t.Context(), "session", "theirs"))
@@ -176,11 +175,10 @@ func TestSharedBucketIsRefused(t *testing.T) {
 	}
 }
 
-// TestStreamOfAnother: another program has made a stream or a bucket with a name that
-// bellhop uses, or a stream that takes bellhop's subjects. bellhop does not start and
-// leaves that stream as it is; its error says what to do. bellhop treats a stream of a
-// newer version of itself in the same way.
-func TestStreamOfAnother(t *testing.T) {
+// TestRejectsStreamOfAnotherProgram finds a stream or bucket of another program with a
+// name or subjects of bellhop's. bellhop does not start and leaves it unchanged; the
+// error says what to do. A stream of a newer version of bellhop has the same effect.
+func TestRejectsStreamOfAnotherProgram(t *testing.T) {
 	newer := map[string]string{storeMark: "3"}
 	for _, tt := range []struct {
 		name    string
@@ -218,8 +216,8 @@ func TestStreamOfAnother(t *testing.T) {
 	}
 }
 
-// TestNewerStoreIsRefused: an embedded store of a newer version does not open.
-func TestNewerStoreIsRefused(t *testing.T) {
+// TestRejectsNewerStore opens an embedded store of a newer version, which fails.
+func TestRejectsNewerStore(t *testing.T) {
 	c := storeConfig(t.TempDir())
 	js, closeStore := opened(t, c)
 	if _, err := sharedKey(t.Context(), js, c); err != nil {
@@ -233,9 +231,9 @@ func TestNewerStoreIsRefused(t *testing.T) {
 	wantError(t, err, c.Store.Dir, "version 3", "newer bellhop", "backup")
 }
 
-// TestOlderBuildsEnd: an older build, which opens the bucket keys first, does not
-// start with an embedded store of this version, new or migrated.
-func TestOlderBuildsEnd(t *testing.T) {
+// TestOlderBuildsDoNotStart checks that an older build, which opens the bucket keys
+// first, does not start with an embedded store of this version, new or migrated.
+func TestOlderBuildsDoNotStart(t *testing.T) {
 	for name, dir := range map[string]string{"new": t.TempDir(), "migrated": olderStore(t, "378cfc6-all")} {
 		t.Run(name, func(t *testing.T) {
 			js, _ := opened(t, storeConfig(dir))
@@ -247,9 +245,10 @@ func TestOlderBuildsEnd(t *testing.T) {
 	}
 }
 
-// TestOlderBuildRuns: while a bellhop of an older build runs, a newer one changes
-// nothing and says what to do. When that one has stopped, it starts.
-func TestOlderBuildRuns(t *testing.T) {
+// TestMigrationRejectsRunningOlderBuild checks that a newer bellhop changes nothing
+// while an older build runs, and says what to do. It starts once the older build has
+// stopped.
+func TestMigrationRejectsRunningOlderBuild(t *testing.T) {
 	c, js := sharedStore(t, "d9dd3e8")
 	kv := must[jetstream.KeyValue](t)(js.KeyValue(t.Context(), "SUBSCRIPTIONS"))
 	watch := must[jetstream.KeyWatcher](t)(kv.WatchAll(t.Context()))
@@ -267,9 +266,9 @@ func TestOlderBuildRuns(t *testing.T) {
 	}
 }
 
-// TestOlderBuildComesBack: what a node of an older build writes that was cut off
-// while the store was migrated is refused, and so stays in its memory.
-func TestOlderBuildComesBack(t *testing.T) {
+// TestRejectsWritesOfOlderBuild checks that the store rejects the writes of an older
+// node that was cut off during the migration, so that they stay in that node's memory.
+func TestRejectsWritesOfOlderBuild(t *testing.T) {
 	c, js := sharedStore(t, "378cfc6-all")
 	nc := must[*nats.Conn](t)(connectStore(c, nil, quiet()))
 	defer nc.Close()
@@ -296,9 +295,9 @@ func TestOlderBuildComesBack(t *testing.T) {
 	}
 }
 
-// TestWrongKey: a node with the key of another store is refused before anything is
-// moved.
-func TestWrongKey(t *testing.T) {
+// TestMigrationRejectsWrongKey rejects a node with the key of another store before
+// anything is changed.
+func TestMigrationRejectsWrongKey(t *testing.T) {
 	c, js := sharedStore(t, "378cfc6-all")
 	if err := errors.Join(writePrivate(c.Store.Dir+"/key", make([]byte, keySize))); err != nil {
 		t.Fatal(err)
@@ -308,8 +307,8 @@ func TestWrongKey(t *testing.T) {
 	wantUntouched(t, js, want)
 }
 
-// TestNodesMigrateTogether: nodes of a cluster that start at once with an older store
-// all end well, and nothing is lost.
+// TestNodesMigrateTogether starts the nodes of a cluster at once with an older store:
+// all succeed, and nothing is lost.
 func TestNodesMigrateTogether(t *testing.T) {
 	for range 3 {
 		c, js := sharedStore(t, "d9dd3e8")

@@ -24,46 +24,46 @@ func subscriptionsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "subscriptions",
 		Aliases: []string{"subs"},
-		Short:   "Say who is told of which extension, and where",
+		Short:   "Manage webhook subscriptions",
 		Example: `  bellhop subscriptions add --extension 101 --type dial-in,answer,hangup \
     --url https://crm.example/call
   bellhop subscriptions list --extension 101
   bellhop subscriptions export > subscriptions.toml
   bellhop subscriptions apply -f subscriptions.toml --dry-run`,
 	}
-	r := serverFlag(cmd)
+	r := addServerFlags(cmd)
 	cmd.AddCommand(subscriptionsListCommand(r), subscriptionsAddCommand(r), subscriptionsEditCommand(r), subscriptionsRemoveCommand(r),
 		subscriptionsRotateCommand(r), subscriptionsTestCommand(r), subscriptionsReplayCommand(r), subscriptionsExportCommand(r), subscriptionsApplyCommand(r))
 	return cmd
 }
 
-// subscriptions reads those that a query asks for.
-func (r *remote) subscriptions(ctx context.Context, query url.Values, limit int) ([]notify.Subscription, error) {
-	all, _, err := collect(pages[notify.Subscription](ctx, r, "/v1/subscriptions", "cursor", pageSize(limit, 1000), query), limit)
+// listSubscriptions returns the subscriptions that match query, limit at most.
+func (r *apiClient) listSubscriptions(ctx context.Context, query url.Values, limit int) ([]notify.Subscription, error) {
+	all, _, err := collectItems(listPages[notify.Subscription](ctx, r, "/v1/subscriptions", "cursor", pageSize(limit, 1000), query), limit)
 	return all, err
 }
 
-// tints are the colors of words that say how things stand.
-var tints = map[string]color{
+// stateColors are the colors of states and actions in tables.
+var stateColors = map[string]color{
 	"active": green, "paused": yellow, "disabled": red,
 	"delivered": green, "waiting": yellow, "expired": red, "refused": red, "canceled": dim, "failed": red,
 	"create": green, "change": yellow, "remove": red, "leave": dim,
 }
 
-func subscriptionsListCommand(r *remote) *cobra.Command {
+func subscriptionsListCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List subscriptions, the oldest first",
+		Short: "List subscriptions, oldest first",
 		Args:  cobra.NoArgs,
 	}
 	f := cmd.Flags()
-	f.String("extension", "", "those to this `extension`, by its exact name")
-	f.String("type", "", "those that name this event `type`")
-	f.Bool("active", false, "those that are switched on; with --active=false those that are not")
-	limit := f.Int("limit", 0, "how many; 0 is all")
-	complete(cmd, "type", typeWords()...)
+	f.String("extension", "", "only subscriptions to this `extension`, by its exact name")
+	f.String("type", "", "only subscriptions that name this event `type`")
+	f.Bool("active", false, "only active subscriptions; --active=false: only inactive ones")
+	limit := f.Int("limit", 0, "largest `number` of subscriptions to list; 0 lists all")
+	completeFlag(cmd, "type", eventTypeNames()...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		subs, err := r.subscriptions(cmd.Context(), queryOf(f, "extension", "type", "active"), *limit)
+		subs, err := r.listSubscriptions(cmd.Context(), flagQuery(f, "extension", "type", "active"), *limit)
 		if err != nil {
 			return err
 		}
@@ -71,19 +71,19 @@ func subscriptionsListCommand(r *remote) *cobra.Command {
 			return writeJSON(cmd.OutOrStdout(), subs)
 		}
 		t := table{
-			head: []string{"ID", "EXTENSION", "STATE", "TYPES", "NOTE", "WHY", "URL"},
-			cut:  map[string]bool{"EXTENSION": true, "TYPES": true, "NOTE": true}, tint: tints, under: 2,
+			head:     []string{"ID", "EXTENSION", "STATE", "TYPES", "NOTE", "WHY", "URL"},
+			cuttable: map[string]bool{"EXTENSION": true, "TYPES": true, "NOTE": true}, colors: stateColors, wrapped: 2,
 		}
 		for _, sub := range subs {
-			t.add(sub.ID, whose(sub), string(sub.State), strings.Join(sub.Types, " "), sub.Note, sub.Why, sub.Method+" "+sub.URL)
+			t.addRow(sub.ID, extensionLabel(sub), string(sub.State), strings.Join(sub.Types, " "), sub.Note, sub.Why, sub.Method+" "+sub.URL)
 		}
-		return t.write(screenOf(cmd.OutOrStdout()))
+		return t.writeTo(terminalOf(cmd.OutOrStdout()))
 	}
 	return cmd
 }
 
-// queryOf is a query of the flags that were given.
-func queryOf(f *pflag.FlagSet, names ...string) url.Values {
+// flagQuery returns a query with the given flags that are set.
+func flagQuery(f *pflag.FlagSet, names ...string) url.Values {
 	query := url.Values{}
 	for _, name := range names {
 		if flag := f.Lookup(name); flag.Changed {
@@ -93,49 +93,52 @@ func queryOf(f *pflag.FlagSet, names ...string) url.Values {
 	return query
 }
 
-// whose says which extensions a subscription is to.
-func whose(sub notify.Subscription) string {
+// extensionLabel returns the extension of a subscription, or its expression in slashes.
+func extensionLabel(sub notify.Subscription) string {
 	if sub.ExtensionRegex != "" {
 		return "/" + sub.ExtensionRegex + "/"
 	}
 	return sub.Extension
 }
 
-// subscriptionFlags are the fields of a subscription as flags. It returns what a
-// request says of those that were given.
+// subscriptionFlags adds a flag for each field of a subscription to cmd. The returned
+// function returns the fields that were set, for the body of a request.
 func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	f := cmd.Flags()
-	f.String("extension", "", "the `extension`, like 101 or 101@pbx.example")
-	f.String("extension-regex", "", "instead: an RE2 `expression` that matches the whole of it")
-	f.StringSlice("type", nil, "the event `types`, as in dial-in,answer,hangup; may be repeated")
-	f.String("url", "", "the `URL` that callbacks go to")
-	f.String("method", "", "the HTTP `method`: GET, POST (default) or PUT")
-	f.String("dialect", "", "the `dialect`: json (default), cloudevents, telphin, unified or cti")
-	f.Bool("active", true, "whether it is switched on")
-	f.String("note", "", "`what` it is for")
-	f.StringArray("header", nil, "a header `field`, \"Name: value\", to send with every callback; the value may be env:NAME or file:PATH; may be repeated")
-	f.String("secret", "", "the `secret`, whsec_…, that signs callbacks; env:NAME and file:PATH say where it is")
-	f.String("tls-ca", "", "PEM `file` of the CAs that may have signed the receiver's certificate")
-	f.String("tls-cert", "", "PEM `file` of the certificate by which bellhop is known to the receiver")
-	f.String("tls-key", "", "PEM `file` of its key")
-	f.Bool("extended", false, "telphin: send what the originals did not know, too")
-	f.String("flow-case", "", "the `case` of in and out: lower (default) or upper")
-	f.String("status-words", "", "with the `words` unified: at hangup only ANSWER and UNKNOWN")
-	f.String("group", "", "cti: the `word` one or each: a call that rings at several extensions is one call, or one for each")
-	f.Bool("follow-urls", false, "cti: send answer and hangup to the URLs that the answer to their newCall names")
-	f.String("live-ttl", "", "how `long` a dial or answer is worth delivering, like 60s")
-	f.String("timeout", "", "how `long` an attempt may take, like 5s")
-	f.Int("max-in-flight", 0, "how many callbacks may be under way at a time")
-	complete(cmd, "type", typeWords()...)
-	complete(cmd, "method", "GET", "POST", "PUT")
-	complete(cmd, "dialect", "json", "cloudevents", "telphin", "unified", "cti")
-	complete(cmd, "flow-case", "lower", "upper")
-	complete(cmd, "status-words", "unified")
-	complete(cmd, "group", "one", "each")
+	f.String("extension", "", "`extension` to subscribe to, like 101 or 101@pbx.example")
+	f.String("extension-regex", "", "RE2 `expression` that matches whole extensions, instead of --extension")
+	f.StringSlice("type", nil, "event `types`, like dial-in,answer,hangup (repeatable)")
+	f.String("url", "", "`URL` that receives the callbacks")
+	f.String("method", "", "HTTP `method`: GET, POST (default) or PUT")
+	f.String("dialect", "", "callback `dialect`: json (default), cloudevents, telphin, unified or cti")
+	f.Bool("active", true, "send callbacks; --active=false switches the subscription off")
+	f.String("note", "", "`text` to describe the subscription")
+	f.StringArray("header", nil, "HTTP `header` to send with every callback, like \"X-Api-Key: 1234\"; the value may be env:NAME or file:PATH (repeatable)")
+	f.String("secret", "", "signing `secret`, whsec_…, or where it is: env:NAME or file:PATH")
+	f.String("tls-ca", "", "PEM `file` of the CAs to trust for the receiver, instead of the system's")
+	f.String("tls-cert", "", "PEM `file` of the client certificate to present to the receiver")
+	f.String("tls-key", "", "PEM `file` of the key of --tls-cert")
+	f.Bool("extended", false, "telphin: also send the fields that the original API does not have")
+	f.String("flow-case", "", "`case` of the call flow, in or out: lower (default) or upper")
+	f.String("status-words", "", "status `words` at hangup: unified sends only ANSWER and UNKNOWN")
+	f.String("group", "", "cti: `grouping` of a call that rings at several extensions: one (a single call) or each (one call per extension)")
+	f.Bool("follow-urls", false, "cti: send answer and hangup to the URLs in the response to newCall")
+	f.String("live-ttl", "", "stop retrying dial, answer and ringing callbacks after this `duration` (default 60s)")
+	f.String("timeout", "", "abort an attempt after this `duration` (default 5s for dial, answer and ringing callbacks, 15s for others)")
+	f.Int("max-in-flight", 0, "largest `number` of callbacks to send at the same time (default 4)")
+	completeFlag(cmd, "type", eventTypeNames()...)
+	completeFlag(cmd, "method", "GET", "POST", "PUT")
+	completeFlag(cmd, "dialect", "json", "cloudevents", "telphin", "unified", "cti")
+	completeFlag(cmd, "flow-case", "lower", "upper")
+	completeFlag(cmd, "status-words", "unified")
+	completeFlag(cmd, "group", "one", "each")
 	for _, name := range []string{"tls-ca", "tls-cert", "tls-key"} {
 		cmd.MarkFlagFilename(name, "pem", "crt", "key")
 	}
 	return func() (map[string]any, error) {
+		if f.Lookup("extension").Value.String() != "" && f.Lookup("extension-regex").Value.String() != "" {
+			return nil, usageError{errors.New("give --extension or --extension-regex, not both")}
+		}
 		body := map[string]any{}
 		var wrong error
 		f.Visit(func(flag *pflag.Flag) {
@@ -151,11 +154,11 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 			case "max-in-flight":
 				body[field], err = f.GetInt(flag.Name)
 			case "secret":
-				body[field], err = resolve(text)
+				body[field], err = resolveValue(text)
 			case "tls-ca", "tls-cert", "tls-key":
 				var pem []byte
 				if text != "" {
-					pem, err = pemText(text).read()
+					pem, err = pemText(text).readPEM()
 				}
 				body[field] = string(pem)
 			case "header":
@@ -165,10 +168,10 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 				for _, s := range fields {
 					name, value, ok := strings.Cut(s, ":")
 					if value = strings.TrimSpace(value); !ok || value == "" {
-						err = fmt.Errorf(`%q is no header field: write it like "X-Api-Key: 1234"`, name)
+						err = fmt.Errorf(`parse header %q: use a name and a value, like "X-Api-Key: 1234"`, name)
 						break
 					}
-					if headers[name], err = resolve(value); err != nil {
+					if headers[name], err = resolveValue(value); err != nil {
 						break
 					}
 				}
@@ -179,14 +182,14 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 			}
 		})
 		if wrong != nil {
-			return nil, usage{wrong}
+			return nil, usageError{wrong}
 		}
 		return body, nil
 	}
 }
 
-// typeWords are the words that a subscription may name.
-func typeWords() []string {
+// eventTypeNames returns the event types that a subscription may name.
+func eventTypeNames() []string {
 	words := []string{"answer-in", "answer-out"}
 	for _, t := range []dialog.Type{
 		dialog.DialIn, dialog.DialOut, dialog.Answer, dialog.Hangup, dialog.MessageIn, dialog.MessageOut, dialog.Voicemail,
@@ -197,17 +200,17 @@ func typeWords() []string {
 	return words
 }
 
-// complete has the shell know what a flag may be.
-func complete(cmd *cobra.Command, flag string, words ...string) {
+// completeFlag registers the words that a shell completes for a flag.
+func completeFlag(cmd *cobra.Command, flag string, words ...string) {
 	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // there is no such flag
+		panic(err) // unknown flag
 	}
 }
 
-func subscriptionsAddCommand(r *remote) *cobra.Command {
+func subscriptionsAddCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add",
-		Short: "Subscribe, and print the secret, which nobody can see again",
+		Short: "Create a subscription and print its secret once",
 		Example: `  bellhop subscriptions add --extension 101 --type dial-in,hangup \
     --url https://crm.example/call
   bellhop subscriptions add --extension-regex '.*' --type hangup \
@@ -224,31 +227,31 @@ func subscriptionsAddCommand(r *remote) *cobra.Command {
 			return err
 		}
 		var made notify.Subscription
-		if err := r.do(cmd.Context(), "POST", "/v1/subscriptions", body, &made); err != nil {
+		if err := r.doRequest(cmd.Context(), "POST", "/v1/subscriptions", body, &made); err != nil {
 			return err
 		}
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), made)
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "subscription %s is made\n", made.ID)
+		fmt.Fprintf(cmd.OutOrStdout(), "subscription %s created\n", made.ID)
 		if _, given := body["secret"]; !given {
-			fmt.Fprintf(cmd.OutOrStdout(), "its secret, shown this once: %s\n", string(made.Secret))
+			fmt.Fprintf(cmd.OutOrStdout(), "secret (shown once): %s\n", string(made.Secret))
 		}
 		return nil
 	}
 	return cmd
 }
 
-func subscriptionsEditCommand(r *remote) *cobra.Command {
+func subscriptionsEditCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "edit ID",
-		Short: "Change what the flags name, and nothing else",
+		Short: "Change the given fields of a subscription",
 		Example: `  bellhop subscriptions edit 4xq7… --type dial-in,hangup --active=false
   bellhop subscriptions edit 4xq7… --header "X-Api-Key: 5678"`,
 		Args: cobra.ExactArgs(1),
 	}
 	fields := subscriptionFlags(cmd)
-	removed := cmd.Flags().StringArray("remove-header", nil, "the `name` of a header field to send no more; may be repeated")
+	removed := cmd.Flags().StringArray("remove-header", nil, "`name` of a header to remove (repeatable)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		body, err := fields()
 		if err != nil {
@@ -256,37 +259,37 @@ func subscriptionsEditCommand(r *remote) *cobra.Command {
 		}
 		ctx := cmd.Context()
 		if len(*removed) > 0 || body["headers"] != nil {
-			if body["headers"], err = r.headers(ctx, args[0], body["headers"], *removed); err != nil {
+			if body["headers"], err = r.mergeHeaders(ctx, args[0], body["headers"], *removed); err != nil {
 				return err
 			}
 		}
 		if len(body) == 0 {
-			return usage{errors.New("nothing to change: name it with a flag, see bellhop subscriptions edit --help")}
+			return usageError{errors.New("no field given: see bellhop subscriptions edit --help")}
 		}
-		// One that is given excludes the other.
+		// Setting one clears the other.
 		if body["extension"] != nil && body["extension_regex"] == nil {
 			body["extension_regex"] = ""
 		} else if body["extension_regex"] != nil && body["extension"] == nil {
 			body["extension"] = ""
 		}
 		var changed notify.Subscription
-		if err := r.doOf(ctx, "PATCH", "/v1/subscriptions", args[0], "", body, &changed); err != nil {
+		if err := r.requestItem(ctx, "PATCH", "/v1/subscriptions", args[0], "", body, &changed); err != nil {
 			return err
 		}
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), changed)
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "subscription %s is changed\n", changed.ID)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "subscription %s changed\n", changed.ID)
 		return err
 	}
 	return cmd
 }
 
-// headers are those that a subscription is to have: the ones it has, which an
-// empty value keeps, with some given and some removed.
-func (r *remote) headers(ctx context.Context, id string, given any, removed []string) (map[string]string, error) {
+// mergeHeaders returns the headers that a subscription is to have: its own, with empty
+// values to keep them, without the removed ones, and with the given ones.
+func (r *apiClient) mergeHeaders(ctx context.Context, id string, given any, removed []string) (map[string]string, error) {
 	var sub notify.Subscription
-	if err := r.doOf(ctx, "GET", "/v1/subscriptions", id, "", nil, &sub); err != nil {
+	if err := r.requestItem(ctx, "GET", "/v1/subscriptions", id, "", nil, &sub); err != nil {
 		return nil, err
 	}
 	headers := map[string]string{}
@@ -298,7 +301,7 @@ func (r *remote) headers(ctx context.Context, id string, given any, removed []st
 	}
 	for _, name := range removed {
 		if !drop(name) {
-			return nil, fmt.Errorf("subscription %s has no header %q to remove: it has %s", id, name, describeList(slices.Sorted(maps.Keys(sub.Headers))))
+			return nil, fmt.Errorf("remove header of subscription %s: unknown header %q: it has %s", id, name, joinOrNone(slices.Sorted(maps.Keys(sub.Headers))))
 		}
 	}
 	if given, ok := given.(map[string]string); ok {
@@ -310,69 +313,70 @@ func (r *remote) headers(ctx context.Context, id string, given any, removed []st
 	return headers, nil
 }
 
-func describeList(words []string) string {
+// joinOrNone joins words with commas, or returns "none".
+func joinOrNone(words []string) string {
 	if len(words) == 0 {
 		return "none"
 	}
 	return strings.Join(words, ", ")
 }
 
-func subscriptionsRemoveCommand(r *remote) *cobra.Command {
+func subscriptionsRemoveCommand(r *apiClient) *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove ID...",
-		Short: "End subscriptions, with all that they wait for",
+		Short: "Delete subscriptions and cancel their pending deliveries",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, ids []string) error {
-			return r.end(cmd, "/v1/subscriptions", ids, "subscription %s is removed\n")
+			return r.deleteItems(cmd, "/v1/subscriptions", ids, "subscription %s removed\n")
 		},
 	}
 }
 
-func subscriptionsRotateCommand(r *remote) *cobra.Command {
+func subscriptionsRotateCommand(r *apiClient) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rotate-secret ID",
-		Short: "Make a new secret, and print it; the old one signs too for a day",
+		Short: "Create a new secret; the old one also signs for 24 hours",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var sub notify.Subscription
-			if err := r.doOf(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/rotate-secret", nil, &sub); err != nil {
+			if err := r.requestItem(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/rotate-secret", nil, &sub); err != nil {
 				return err
 			}
 			if r.json {
 				return writeJSON(cmd.OutOrStdout(), sub)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "subscription %s has a new secret, shown this once: %s\n", sub.ID, string(sub.Secret))
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "subscription %s has a new secret (shown once): %s\n", sub.ID, string(sub.Secret))
 			return err
 		},
 	}
 }
 
-func subscriptionsTestCommand(r *remote) *cobra.Command {
+func subscriptionsTestCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "test ID",
-		Short: "Send a sample of each type now, and show what came back",
-		Long: `Send a sample of each subscribed type now, and show what came back. The exit
-status is 0 if all were taken.`,
+		Short: "Send a sample of each event type and show the responses",
+		Long: `Send a sample of each subscribed event type now, and show the responses. The
+exit status is 0 if the receiver accepted all of them.`,
 		Args: cobra.ExactArgs(1),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var answer struct{ Items []admin.Trial }
-		if err := r.doOf(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/test", nil, &answer); err != nil {
+		if err := r.requestItem(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/test", nil, &answer); err != nil {
 			return err
 		}
 		bad := 0
-		t := table{head: []string{"TYPE", "RESULT", "STATUS", "TOOK", "WHY"}, cut: map[string]bool{"WHY": true}, tint: tints}
+		t := table{head: []string{"TYPE", "RESULT", "STATUS", "DURATION", "WHY"}, cuttable: map[string]bool{"WHY": true}, colors: stateColors}
 		for _, trial := range answer.Items {
 			if trial.Outcome != notify.Delivered {
 				bad++
 			}
-			t.add(trial.Type, trial.Outcome, statusText(trial.Status), took(time.Duration(trial.Duration)*time.Microsecond), trial.Error)
+			t.addRow(trial.Type, trial.Outcome, statusText(trial.Status), formatDuration(time.Duration(trial.Duration)*time.Microsecond), trial.Error)
 		}
 		var err error
 		if r.json {
 			err = writeJSON(cmd.OutOrStdout(), answer.Items)
 		} else {
-			err = t.write(screenOf(cmd.OutOrStdout()))
+			err = t.writeTo(terminalOf(cmd.OutOrStdout()))
 		}
 		switch {
 		case err != nil || bad == 0:
@@ -380,12 +384,12 @@ status is 0 if all were taken.`,
 		case r.json:
 			return errReported
 		}
-		return fmt.Errorf("%d of %d samples were not taken", bad, len(answer.Items))
+		return fmt.Errorf("%d of %d samples were not accepted", bad, len(answer.Items))
 	}
 	return cmd
 }
 
-// statusText is a status of HTTP in a table.
+// statusText formats an HTTP status for a table, 0 as a dash.
 func statusText(status int) string {
 	if status == 0 {
 		return "-"
@@ -393,19 +397,19 @@ func statusText(status int) string {
 	return fmt.Sprint(status)
 }
 
-func subscriptionsReplayCommand(r *remote) *cobra.Command {
+func subscriptionsReplayCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay ID",
-		Short: "Send again what happened in a time, as far as the log has it",
+		Short: "Resend past events from the event log",
 		Example: `  bellhop subscriptions replay 4xq7… --from 2h
   bellhop subscriptions replay 4xq7… --from 09:00 --to 12:00 --type hangup`,
 		Args: cobra.ExactArgs(1),
 	}
 	f := cmd.Flags()
-	from := f.String("from", "", "events of this `time` and later, like 2h or \"2026-01-31 09:00\"")
-	to := f.String("to", "", "events before this `time` (default now)")
-	types := f.StringSlice("type", nil, "of these event `types` alone; may be repeated")
-	complete(cmd, "type", typeWords()...)
+	from := f.String("from", "", "resend events from this `time` on, like 2h (ago) or \"2026-01-31 09:00\"")
+	to := f.String("to", "", "resend events before this `time` (default now)")
+	types := f.StringSlice("type", nil, "resend only these event `types` (repeatable)")
+	completeFlag(cmd, "type", eventTypeNames()...)
 	cmd.MarkFlagRequired("from")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		body := struct {
@@ -414,54 +418,54 @@ func subscriptionsReplayCommand(r *remote) *cobra.Command {
 			Types []string  `json:"types,omitempty"`
 		}{Types: *types}
 		var ok bool
-		if body.From, ok = r.moment(*from); !ok {
-			return usage{fmt.Errorf("--from %q is not a time: %s", *from, momentHint)}
+		if body.From, ok = r.parseTime(*from); !ok {
+			return usageError{fmt.Errorf("parse --from: %q is not a time: %s", *from, timeHint)}
 		}
 		if *to != "" {
-			if body.To, ok = r.moment(*to); !ok {
-				return usage{fmt.Errorf("--to %q is not a time: %s", *to, momentHint)}
+			if body.To, ok = r.parseTime(*to); !ok {
+				return usageError{fmt.Errorf("parse --to: %q is not a time: %s", *to, timeHint)}
 			}
 			if !body.To.After(body.From) {
-				return usage{fmt.Errorf("--to %q is not after --from %q", *to, *from)}
+				return usageError{fmt.Errorf("--to %q is not after --from %q", *to, *from)}
 			}
 		}
 		var answer struct {
 			Events int `json:"events"`
 		}
-		if err := r.doOf(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/replay", body, &answer); err != nil {
+		if err := r.requestItem(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/replay", body, &answer); err != nil {
 			return err
 		}
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), answer)
 		}
-		events := fmt.Sprint(answer.Events, " events are")
+		events := fmt.Sprint(answer.Events, " events")
 		if answer.Events == 1 {
-			events = "1 event is"
+			events = "1 event"
 		}
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s sent again to subscription %s\n", events, args[0])
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "replaying %s to subscription %s\n", events, args[0])
 		return err
 	}
 	return cmd
 }
 
-func subscriptionsExportCommand(r *remote) *cobra.Command {
+func subscriptionsExportCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export [ID...]",
-		Short: "Write subscriptions as apply reads them",
-		Long: `Write subscriptions as apply reads them, as TOML, to edit, keep and apply again.
+		Short: "Export subscriptions as a file for apply",
+		Long: `Export subscriptions as TOML, to edit, keep, and apply again.
 
-What the config declares is left out. Secrets, keys and values of headers are
-not known to anybody but bellhop: the names of headers are written with empty
-values, which keep what there is.`,
+Subscriptions that the config declares are left out. Secrets, keys and header
+values cannot be read back: headers are exported with empty values, which make
+apply keep the stored ones.`,
 	}
-	noIDs := cmd.Flags().Bool("no-ids", false, "leave the ids out, to apply it to another bellhop")
+	noIDs := cmd.Flags().Bool("no-ids", false, "leave out the ids, to apply the file to another bellhop")
 	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
-		subs, err := r.subscriptions(cmd.Context(), url.Values{}, 0)
+		subs, err := r.listSubscriptions(cmd.Context(), url.Values{}, 0)
 		if err != nil {
 			return err
 		}
 		if len(ids) > 0 {
-			if subs, err = named(subs, ids); err != nil {
+			if subs, err = selectByID(subs, ids); err != nil {
 				return err
 			}
 		}
@@ -469,13 +473,13 @@ values, which keep what there is.`,
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), subs)
 		}
-		return export(cmd.OutOrStdout(), subs, !*noIDs)
+		return exportSubscriptions(cmd.OutOrStdout(), subs, !*noIDs)
 	}
 	return cmd
 }
 
-// named are the subscriptions with the ids, in the order of these.
-func named(subs []notify.Subscription, ids []string) ([]notify.Subscription, error) {
+// selectByID returns the subscriptions with the ids, in the order of ids.
+func selectByID(subs []notify.Subscription, ids []string) ([]notify.Subscription, error) {
 	known := make([]string, len(subs))
 	for i, sub := range subs {
 		known[i] = sub.ID
@@ -483,43 +487,43 @@ func named(subs []notify.Subscription, ids []string) ([]notify.Subscription, err
 	chosen := make([]notify.Subscription, len(ids))
 	for i, id := range ids {
 		at := slices.Index(known, id)
-		switch near := nearest(id, known); {
+		switch near := nearestID(id, known); {
 		case at >= 0 && subs[at].Declared != "":
-			return nil, fmt.Errorf("subscription %s is in the config of its server, %s: it is not exported", id, subs[at].Declared)
+			return nil, fmt.Errorf("export subscription %s: it is declared in the server's config (%s)", id, subs[at].Declared)
 		case at >= 0:
 			chosen[i] = subs[at]
 		case near != "":
 			return nil, fmt.Errorf("no subscription has the id %q: did you mean %s?", id, near)
 		default:
-			return nil, fmt.Errorf("no subscription has the id %q: bellhop subscriptions list shows what there is", id)
+			return nil, fmt.Errorf("no subscription has the id %q: see bellhop subscriptions list", id)
 		}
 	}
 	return chosen, nil
 }
 
-func subscriptionsApplyCommand(r *remote) *cobra.Command {
+func subscriptionsApplyCommand(r *apiClient) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
-		Short: "Make subscriptions as a file says: create, change and leave",
-		Long: `Make subscriptions as a file says, and say of each what is done: create, change
-or leave. What is so already is left; to apply a file twice changes nothing.
+		Short: "Create and change subscriptions to match a file",
+		Long: `Create and change subscriptions to match a file, and print each step: create,
+change, remove or leave. Applying a file twice changes nothing.
 
-The file is TOML, with [[subscription]] as config.toml has them and export
-writes them. What a [[subscription]] leaves out has its default. It is the one
-with its id; without an id the one with its extension and url, and with its
-types if there are several.
+The file is TOML with [[subscription]] tables, as in config.toml and as export
+writes them. A key that is left out has its default. A table is matched by its
+id; without one, by its extension and url, and by its types if several fit.
 
-Nobody can see secrets, keys and values of headers again: they are sent when a
-subscription is created, and when the names of its headers change, or all of
-them with --secrets. An empty value of a header keeps the one there is.`,
+Secrets, keys and header values cannot be read back. They are sent when a
+subscription is created; header values also when its header names change, a key
+also when its certificate changes, and all of them with --secrets. An empty
+header value keeps the stored one.`,
 		Args: cobra.NoArgs,
 	}
 	f := cmd.Flags()
-	file := f.StringP("file", "f", "", "the `file`; - is stdin")
-	var a applying
-	f.BoolVar(&a.dry, "dry-run", false, "say what would be done, and do nothing")
-	f.BoolVar(&a.prune, "prune", false, "remove those that are not in the file, but for those of the config")
-	f.BoolVar(&a.secrets, "secrets", false, "send secrets, keys and values of headers also to those that exist: a new secret is a rotation")
+	file := f.StringP("file", "f", "", "`file` to apply; - reads stdin")
+	var a reconciliation
+	f.BoolVar(&a.dryRun, "dry-run", false, "print the steps, and change nothing")
+	f.BoolVar(&a.prune, "prune", false, "remove subscriptions that are not in the file, except those that the config declares")
+	f.BoolVar(&a.secrets, "secrets", false, "send all secrets, keys and header values of the file; a new secret is a rotation")
 	cmd.MarkFlagRequired("file")
 	cmd.MarkFlagFilename("file", "toml")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -531,12 +535,12 @@ them with --secrets. An empty value of a header keeps the one there is.`,
 		if err != nil {
 			return err
 		}
-		return a.apply(cmd.Context(), r, cmd.OutOrStdout())
+		return a.applyPlan(cmd.Context(), r, cmd.OutOrStdout())
 	}
 	return cmd
 }
 
-// readFile reads a file, or stdin, and says its name.
+// readFile reads a file, or stdin for "-", and returns its name for messages.
 func readFile(path string, stdin io.Reader) (name, text string, err error) {
 	if path == "-" {
 		b, err := io.ReadAll(stdin)

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestRequests has commands say what they ask for.
-func TestRequests(t *testing.T) {
+// TestCommandsSendRequests checks the requests and the output of commands.
+func TestCommandsSendRequests(t *testing.T) {
 	t.Setenv("BELLHOP_TOKEN", testToken)
 	t.Setenv("A_SECRET", "of the environment")
 	t.Chdir(t.TempDir())
@@ -30,7 +30,7 @@ func TestRequests(t *testing.T) {
 		{
 			"subscriptions replay a --utc --from 2026-01-31T09:00 --to 2026-01-31T10:00 --type hangup,answer", `{"events": 7}`,
 			`POST /v1/subscriptions/a/replay {"from":"2026-01-31T09:00:00Z","to":"2026-01-31T10:00:00Z","types":["hangup","answer"]}`,
-			"7 events are sent again to subscription a\n",
+			"replaying 7 events to subscription a\n",
 		},
 		{
 			"subscriptions replay a --from 2026-01-31T09:00:00Z --json", `{"events": 0}`,
@@ -40,17 +40,17 @@ func TestRequests(t *testing.T) {
 		{
 			"subscriptions edit a --secret env:A_SECRET --tls-ca ca.pem --tls-cert= --header X:file:key --max-in-flight 3 --extended --group each --follow-urls", `{"id": "a", "headers": {"X": "", "Y": ""}}`,
 			`PATCH /v1/subscriptions/a {"extended":true,"follow_urls":true,"group":"each","headers":{"X":"of a file","Y":""},"max_in_flight":3,"secret":"of the environment","tls_ca":"the CA","tls_cert":""}`,
-			"subscription a is changed\n",
+			"subscription a changed\n",
 		},
 		{
 			"subscriptions edit a --extension 101 --live-ttl= --active=false", `{"id": "a"}`,
 			`PATCH /v1/subscriptions/a {"active":false,"extension":"101","extension_regex":"","live_ttl":""}`,
-			"subscription a is changed\n",
+			"subscription a changed\n",
 		},
 		{
 			"subscriptions remove a%2Fb", "",
 			`DELETE /v1/subscriptions/a%252Fb `,
-			"subscription a%2Fb is removed\n",
+			"subscription a%2Fb removed\n",
 		},
 	} {
 		var got string

@@ -20,9 +20,9 @@ import (
 
 var update = flag.Bool("update", false, "rewrite what came in testdata/interop, or in testdata/ladders")
 
-// TestLadders plays flows against the whole hop, and compares the ladders of
-// their first calls with those in testdata/ladders.
-func TestLadders(t *testing.T) {
+// TestDrawsLadders plays flows against all of bellhop, and compares the ladders of their
+// first calls with those in testdata/ladders.
+func TestDrawsLadders(t *testing.T) {
 	for _, name := range []string{"asterisk-x-cid", "asterisk-ring-group", "challenged", "pbx-silent", "picked-up-with-replaces"} {
 		t.Run(name, func(t *testing.T) {
 			f, err := flowtest.Load("../../testdata/flows/" + name + ".txt")
@@ -38,7 +38,7 @@ func TestLadders(t *testing.T) {
 				if err != nil || len(events) == 0 {
 					t.Fatalf("no dial-out: %v", err)
 				}
-				c, ok, err := h.rooms.follower.trace(t.Context(), events[0].Call)
+				c, ok, err := h.rooms.observer.callTrace(t.Context(), events[0].Call)
 				if !ok || err != nil {
 					t.Fatalf("nothing is kept of call %s: %v", events[0].Call, err)
 				}
@@ -50,9 +50,9 @@ func TestLadders(t *testing.T) {
 	}
 }
 
-// TestTrace asks a bellhop of its own process for the messages of a call that was
-// busy, and has it forget them.
-func TestTrace(t *testing.T) {
+// TestKeepsTraceOfCall reads the messages of a busy call from a bellhop process, and
+// then turns traces off.
+func TestKeepsTraceOfCall(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	p := s.serve()
@@ -111,7 +111,7 @@ func TestTrace(t *testing.T) {
 	p.stop()
 }
 
-// compare holds text against a file; -update rewrites it.
+// compare compares text with a file; -update rewrites the file.
 func compare(t *testing.T, file, got string) {
 	t.Helper()
 	if *update {

@@ -27,7 +27,7 @@ import (
 	"bellhop/sip/siptest"
 )
 
-// An olderReceiver is every receiver of an older store. It takes everything.
+// An olderReceiver replaces all receivers of an older store. It accepts everything.
 type olderReceiver struct {
 	mu   sync.Mutex
 	came map[string][]string // bodies by host, in their order
@@ -51,12 +51,11 @@ func (r *olderReceiver) RoundTrip(q *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody, Request: q}, nil
 }
 
-// TestUpgradeKeepsAll starts with a store that an older build has left with
-// subscriptions of every dialect, tokens, events, pending deliveries, the delivery and
-// audit logs, extension numbers, a binding and a call that is up. All of it is there,
-// what was pending is delivered once, and the call has its hangup. The
-// older build was stopped in virtual time, in the third minute of the year 2000; what
-// its API said then is in want.json.
+// TestUpgradeKeepsAll starts with a store of an older build that has subscriptions of
+// every dialect, tokens, events, pending deliveries, the delivery and audit logs,
+// extension numbers, a binding and a live call. All data is there, pending deliveries
+// are made once, and the call has its hangup. The older build was stopped in virtual
+// time, in the third minute of the year 2000; the responses of its API are in want.json.
 func TestUpgradeKeepsAll(t *testing.T) {
 	for _, name := range olderStores {
 		t.Run(name, func(t *testing.T) {
@@ -97,13 +96,13 @@ func upgradeAll(t *testing.T, dir string) {
 		t.Errorf("admin token is new: %v, %v", created, err)
 	}
 	receiver := &olderReceiver{came: map[string][]string{}, ids: map[string][]string{}}
-	rooms, err := connect(t.Context(), cfg, js, quiet(), world{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: receiver, prompt: true})
+	rooms, err := buildPipeline(t.Context(), cfg, js, quiet(), environment{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: receiver, unbatched: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	api, err := admin.Open(t.Context(), js, admin.Config{
 		Token: token, Notifier: rooms.notifier, KeepEvents: time.Duration(cfg.Notify.KeepEvents), Replicas: 1,
-		Calls: rooms.follower.calls, Kind: func(string) dialog.Kind { return "" }, Ready: func() []string { return nil }, Log: quiet(),
+		Calls: rooms.observer.liveCalls, Kind: func(string) dialog.Kind { return "" }, Ready: func() []string { return nil }, Log: quiet(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -124,8 +123,8 @@ func upgradeAll(t *testing.T, dir string) {
 	}
 	has("deliveries", "/v1/deliveries?limit=200")
 	has("subscriptions", "/v1/subscriptions?limit=200")
-	run := start(rooms.run)
-	runAPI := start(api.Run)
+	run := startTask(rooms.run)
+	runAPI := startTask(api.Run)
 	defer func() {
 		runAPI()
 		run()
@@ -270,8 +269,8 @@ func upgradeAll(t *testing.T, dir string) {
 	}
 }
 
-// wantItems fails the test unless a list has the items of an older one, in its order
-// and with its fields; it may have more fields.
+// wantItems fails the test unless a list has the items of an older one, in order and
+// with its fields. It may have more fields.
 func wantItems(t *testing.T, list string, older, now []byte) {
 	t.Helper()
 	var a, b struct {
@@ -296,7 +295,7 @@ func wantItems(t *testing.T, list string, older, now []byte) {
 	}
 }
 
-func eventsOf(t *testing.T, r *rooms, call string) (all []*dialog.Event, err error) {
+func eventsOf(t *testing.T, r *pipeline, call string) (all []*dialog.Event, err error) {
 	t.Helper()
 	events, _, err := r.notifier.Events(t.Context(), notify.Query{Call: call, Limit: 1000})
 	return events, err

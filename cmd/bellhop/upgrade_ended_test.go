@@ -15,10 +15,10 @@ import (
 	"bellhop/notify"
 )
 
-// TestEndedCallsOfOlderStores: an older build marked no floor of the bucket of live
-// calls, so after a crash that has records again of calls whose hangups are in the
-// log, before the place that the mark has. They are over. A call without a hangup,
-// and one of which one party of two has left, go on.
+// TestEndedCallsOfOlderStores opens a store of an older build that marked no floor of
+// the bucket of live calls. After a crash it has records of calls again whose hangups
+// are in the event log, before the position of the mark: these calls are over. A call
+// without a hangup, and one that only one of two parties has left, are still live.
 func TestEndedCallsOfOlderStores(t *testing.T) {
 	for _, tt := range []struct {
 		name          string
@@ -56,7 +56,7 @@ func TestEndedCallsOfOlderStores(t *testing.T) {
 			n = must[*notify.Notifier](t)(notify.Open(t.Context(), js, notify.Config{KeepEvents: time.Duration(c.Notify.KeepEvents), Replicas: 1, Log: quiet()}))
 
 			clock := func() (time.Time, time.Duration) { return time.Date(2000, 1, 1, 0, 5, 0, 0, time.UTC), 0 }
-			k, tracker, err := takeUp(t.Context(), c, node, js, clock, n, quiet())
+			k, tracker, err := restoreTracker(t.Context(), c, node, js, clock, n, quiet())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -70,10 +70,10 @@ func TestEndedCallsOfOlderStores(t *testing.T) {
 	}
 }
 
-// storedCall returns the one call that a bucket has of a node.
+// storedCall returns the only stored call of a node.
 func storedCall(t *testing.T, bucket jetstream.KeyValue, node string) (call, key string, record map[string]any) {
 	t.Helper()
-	for key, e := range must[map[string]copied](t)(copyBucket(t.Context(), bucket)) {
+	for key, e := range must[map[string]bucketEntry](t)(copyBucket(t.Context(), bucket)) {
 		if call, ok := strings.CutPrefix(key, "call."+node+"."); ok && !e.Deleted {
 			if err := json.Unmarshal(e.Value, &record); err != nil {
 				t.Fatal(err)
@@ -93,8 +93,8 @@ func copyObject(t *testing.T, o any) (c map[string]any) {
 	return c
 }
 
-// hangUpOn publishes the hangup of a party, made of the first event of its call, and
-// returns its place in the log.
+// hangUpOn publishes the hangup of a party, made from the first event of its call, and
+// returns its position in the log.
 func hangUpOn(t *testing.T, js jetstream.JetStream, n *notify.Notifier, call, party string, seq int) uint64 {
 	t.Helper()
 	first := must[jetstream.Stream](t)(js.Stream(t.Context(), "bellhop_events"))

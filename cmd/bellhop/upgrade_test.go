@@ -19,10 +19,10 @@ import (
 )
 
 // TestCallsAndBindingsOutliveTheUpgrade starts with the store of build 378cfc6, whose
-// Record-Route tokens are bound to no dialog. That build was stopped in virtual time,
-// at the sixth second of the year 2000, with extension 101 registered, a subscription
-// to everything, and two calls up, of which the PBX has left one to its phones. Its
-// keep_events was 876000h: the store counts in true time. Beside the store are the
+// Record-Route tokens are not bound to a dialog. That build was stopped in virtual time,
+// at the sixth second of the year 2000, with extension 101 registered, a subscription to
+// everything, and two live calls, one of which the PBX has left to its phones. Its
+// keep_events was 876000h, as the store counts in real time. Beside the store are the
 // REGISTER and the INVITE as the PBX got them, and each 200 as the phone got it.
 func TestCallsAndBindingsOutliveTheUpgrade(t *testing.T) {
 	dir := t.TempDir()

@@ -17,13 +17,13 @@ import (
 func verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "Check the signature of a callback that was received",
-		Long: `Check the signature of a callback that was received, and its age. The exit
-status is 0 if both are good, 1 if not, and 2 if a flag is wrong.
+		Short: "Verify the signature of a received callback",
+		Long: `Verify the signature and the age of a received callback. The exit status is 0 if
+both are valid, 1 if not, and 2 if a flag is wrong.
 
-The body is read from stdin, byte for byte as it came. Of a GET there is none:
---query is what stood behind the ? of its URL, as it came. With --request,
-stdin is the whole request: request line, header and body.`,
+Pass the body on stdin, byte for byte as received. A GET has no body: pass the
+query behind the ? of its URL as --query, unchanged. With --request, stdin is
+the whole request: request line, headers and body.`,
 		Example: `  bellhop verify --secret env:SECRET --id "$id" --timestamp "$ts" --signature "$sig" < body
   bellhop verify --secret env:SECRET --id "$id" --timestamp "$ts" --signature "$sig" --query "$QUERY_STRING"
   bellhop verify --secret file:secret --request < request`,
@@ -31,25 +31,25 @@ stdin is the whole request: request line, header and body.`,
 	}
 	var v verification
 	f := cmd.Flags()
-	f.StringVar(&v.secret, "secret", "", "the `secret`, whsec_…; env:NAME and file:PATH say where it is")
-	f.StringVar(&v.callback.ID, "id", "", "the header field webhook-id")
-	f.StringVar(&v.callback.Timestamp, "timestamp", "", "the header field webhook-timestamp")
-	f.StringVar(&v.callback.Signature, "signature", "", "the header field webhook-signature")
-	f.StringVar(&v.query, "query", "", "of a GET: the raw query")
-	f.BoolVar(&v.whole, "request", false, "stdin is a whole HTTP request")
-	f.DurationVar(&v.tolerance, "tolerance", 5*time.Minute, "how old, or new, it may be; 0 is any `age`")
-	asJSON := f.Bool("json", false, "write JSON")
+	f.StringVar(&v.secret, "secret", "", "signing `secret`, whsec_…, or where it is: env:NAME or file:PATH")
+	f.StringVar(&v.callback.ID, "id", "", "`value` of the header webhook-id")
+	f.StringVar(&v.callback.Timestamp, "timestamp", "", "`value` of the header webhook-timestamp")
+	f.StringVar(&v.callback.Signature, "signature", "", "`value` of the header webhook-signature")
+	f.StringVar(&v.query, "query", "", "raw `query` of a GET request")
+	f.BoolVar(&v.whole, "request", false, "read a whole HTTP request from stdin")
+	f.DurationVar(&v.tolerance, "tolerance", 5*time.Minute, "largest `age` to accept, into the future too; 0 accepts any")
+	asJSON := f.Bool("json", false, "print JSON")
 	cmd.MarkFlagRequired("secret")
 	for _, name := range []string{"id", "timestamp", "signature", "query"} {
 		cmd.MarkFlagsMutuallyExclusive("request", name)
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		secret, err := resolve(v.secret)
+		secret, err := resolveValue(v.secret)
 		if err != nil {
-			return usage{fmt.Errorf("--secret: %w", err)}
+			return usageError{fmt.Errorf("--secret: %w", err)}
 		}
 		if v.tolerance < 0 {
-			return usage{fmt.Errorf("--tolerance %v is below zero: 0 is any age", v.tolerance)}
+			return usageError{fmt.Errorf("--tolerance must not be negative: %v: use 0 to accept any age", v.tolerance)}
 		}
 		v.secret, v.get = secret, f.Changed("query")
 		return v.report(v.verify(cmd.InOrStdin()), *asJSON, cmd.OutOrStdout())
@@ -57,16 +57,17 @@ stdin is the whole request: request line, header and body.`,
 	return cmd
 }
 
-// A verification is what verify was asked to check.
+// A verification has the flags of bellhop verify.
 type verification struct {
 	secret    string
-	callback  notify.Callback // without the payload, unless it is whole
+	callback  notify.Callback // without the payload until stdin is read
 	query     string
-	get       bool // the payload is query
+	get       bool // the payload is the query
 	whole     bool // stdin is a whole request
 	tolerance time.Duration
 }
 
+// verify reads the payload from stdin and checks the signature and the age.
 func (v *verification) verify(stdin io.Reader) (err error) {
 	switch {
 	case v.whole:
@@ -82,13 +83,13 @@ func (v *verification) verify(stdin io.Reader) (err error) {
 	return v.callback.Verify(notify.Secret(v.secret), time.Now(), v.tolerance)
 }
 
-// readCallback reads a whole HTTP request. What has no Content-Length goes on to
-// the end.
+// readCallback reads a whole HTTP request. Without a Content-Length the body goes on to
+// the end of stdin.
 func readCallback(stdin io.Reader) (notify.Callback, error) {
 	in := bufio.NewReader(stdin)
 	req, err := http.ReadRequest(in)
 	if err != nil {
-		return notify.Callback{}, fmt.Errorf("stdin is not an HTTP request: %w", err)
+		return notify.Callback{}, fmt.Errorf("read HTTP request from stdin: %w", err)
 	}
 	c := notify.Callback{
 		ID:        req.Header.Get("Webhook-Id"),
@@ -105,12 +106,12 @@ func readCallback(stdin io.Reader) (notify.Callback, error) {
 		body = in
 	}
 	if c.Payload, err = io.ReadAll(body); err != nil {
-		return c, fmt.Errorf("the body is not whole: %w", err)
+		return c, fmt.Errorf("read body: %w", err)
 	}
 	return c, nil
 }
 
-// report says what came of it: in a line, or as one JSON object either way.
+// report prints the result err: a line, or one JSON object in both cases.
 func (v *verification) report(err error, asJSON bool, stdout io.Writer) error {
 	c := v.callback
 	var sent time.Time
@@ -125,7 +126,7 @@ func (v *verification) report(err error, asJSON bool, stdout io.Writer) error {
 			Problem string    `json:"problem,omitempty"`
 		}
 		report.OK, report.ID = err == nil, c.ID
-		if y := sent.Year(); y > 0 && y < 10_000 { // else it has no JSON
+		if y := sent.Year(); y > 0 && y < 10_000 { // other years have no JSON form
 			report.Sent = sent
 		}
 		if err != nil {
@@ -142,6 +143,6 @@ func (v *verification) report(err error, asJSON bool, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "the signature is good: %s, sent %s\n", printable(c.ID), sent.Format(time.RFC3339))
+	_, err = fmt.Fprintf(stdout, "signature valid: %s, sent %s\n", stripControls(c.ID), sent.Format(time.RFC3339))
 	return err
 }

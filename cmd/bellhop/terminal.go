@@ -14,15 +14,16 @@ import (
 	"bellhop/dialog"
 )
 
-// A screen is where a person reads, if it is a terminal; or a file or a pipe.
-type screen struct {
+// A terminal is the output of a command. Its width is 0 if it is a file or a pipe.
+type terminal struct {
 	io.Writer
-	width int  // of the terminal; 0: it is none
-	color bool // may be used
+	width int  // columns; 0: not a terminal
+	color bool // colors are allowed
 }
 
-func screenOf(w io.Writer) screen {
-	s := screen{Writer: w}
+// terminalOf returns the terminal that w is. For anything else its width is 0.
+func terminalOf(w io.Writer) terminal {
+	s := terminal{Writer: w}
 	f, ok := w.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return s
@@ -35,7 +36,7 @@ func screenOf(w io.Writer) screen {
 	return s
 }
 
-// A color is a parameter of the terminal's SGR sequence.
+// A color is a parameter of the SGR sequence of terminals.
 type color string
 
 const (
@@ -48,35 +49,37 @@ const (
 	cyan   color = "36"
 )
 
-func (s screen) paint(c color, text string) string {
+// colorize returns text in a color, or text itself where colors are off.
+func (s terminal) colorize(c color, text string) string {
 	if !s.color || c == plain || text == "" {
 		return text
 	}
 	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
 }
 
-// A table has rows of equal columns; one in which nothing stands is left out. On
-// a terminal that is too narrow, the columns that may be cut are, the widest
-// first.
+// A table has rows of aligned columns. Empty columns are left out. On a terminal that is
+// too narrow, cuttable columns are cut, the widest first.
 type table struct {
-	head  []string
-	cut   map[string]bool  // heads of columns that may be
-	tint  map[string]color // of words in any column
-	under int              // the last columns that go on lines of their own if that keeps a row whole
-	rows  [][]string
+	head     []string
+	cuttable map[string]bool  // heads of columns that may be cut
+	colors   map[string]color // colors of words in any column
+	wrapped  int              // number of last columns to put on their own lines if rows do not fit
+	rows     [][]string
 }
 
-func (t *table) add(cells ...string) {
+// addRow adds a row. It removes control characters from cells.
+func (t *table) addRow(cells ...string) {
 	for i := range cells {
-		cells[i] = printable(cells[i])
+		cells[i] = stripControls(cells[i])
 	}
 	t.rows = append(t.rows, cells)
 }
 
-// leastCut is how narrow a column is never cut below.
-const leastCut = 8
+// minCutWidth is the smallest width to which a column is cut.
+const minCutWidth = 8
 
-func (t *table) write(s screen) error {
+// writeTo prints the table.
+func (t *table) writeTo(s terminal) error {
 	t.dropEmpty()
 	all := append([][]string{t.head}, t.rows...)
 	widths := make([]int, len(t.head))
@@ -85,27 +88,27 @@ func (t *table) write(s screen) error {
 			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
-	whole := len(widths) // columns of the row itself
+	whole := len(widths) // columns on the row's own line
 	if s.width > 0 && rowWidth(widths) > s.width {
-		whole -= t.under
-		t.fit(widths[:whole], s.width)
+		whole -= t.wrapped
+		t.narrowColumns(widths[:whole], s.width)
 	}
 	var b strings.Builder
 	for i, row := range all {
 		gap := 0
 		for j, cell := range row {
-			tint := t.tint[cell]
+			tint := t.colors[cell]
 			if i == 0 {
 				tint = bold
 			}
 			switch {
 			case cell == "":
 			case j < whole:
-				text := cut(cell, widths[j])
-				b.WriteString(strings.Repeat(" ", gap) + s.paint(tint, text))
+				text := cutText(cell, widths[j])
+				b.WriteString(strings.Repeat(" ", gap) + s.colorize(tint, text))
 				gap = -utf8.RuneCountInString(text)
 			default:
-				b.WriteString("\n  " + s.paint(tint, cell))
+				b.WriteString("\n  " + s.colorize(tint, cell))
 			}
 			gap += widths[j] + 2
 		}
@@ -115,7 +118,7 @@ func (t *table) write(s screen) error {
 	return err
 }
 
-// dropEmpty leaves the columns out in which no row has anything.
+// dropEmpty removes the columns that are empty in all rows.
 func (t *table) dropEmpty() {
 	if len(t.rows) == 0 {
 		return
@@ -124,8 +127,8 @@ func (t *table) dropEmpty() {
 		if slices.ContainsFunc(t.rows, func(row []string) bool { return row[i] != "" }) {
 			continue
 		}
-		if i >= len(t.head)-t.under {
-			t.under--
+		if i >= len(t.head)-t.wrapped {
+			t.wrapped--
 		}
 		t.head = slices.Delete(t.head, i, i+1)
 		for j := range t.rows {
@@ -134,6 +137,7 @@ func (t *table) dropEmpty() {
 	}
 }
 
+// rowWidth returns the width of a row with columns of these widths.
 func rowWidth(widths []int) int {
 	total := 2 * (len(widths) - 1)
 	for _, w := range widths {
@@ -142,12 +146,13 @@ func rowWidth(widths []int) int {
 	return total
 }
 
-// fit narrows the columns that may be cut until a row fits, or none can give more.
-func (t *table) fit(widths []int, width int) {
+// narrowColumns cuts the widest cuttable columns until a row fits, or none can be cut
+// further.
+func (t *table) narrowColumns(widths []int, width int) {
 	for rowWidth(widths) > width {
 		widest := -1
 		for i, w := range widths {
-			if t.cut[t.head[i]] && w > leastCut && (widest < 0 || w > widths[widest]) {
+			if t.cuttable[t.head[i]] && w > minCutWidth && (widest < 0 || w > widths[widest]) {
 				widest = i
 			}
 		}
@@ -158,14 +163,14 @@ func (t *table) fit(widths []int, width int) {
 	}
 }
 
-// pad makes text as wide as that, with spaces or by cutting it.
-func pad(text string, width int) string {
-	text = cut(text, width)
+// padText returns text with exactly this width: cut, or followed by spaces.
+func padText(text string, width int) string {
+	text = cutText(text, width)
 	return text + strings.Repeat(" ", width-utf8.RuneCountInString(text))
 }
 
-// cut makes text no wider than that.
-func cut(text string, width int) string {
+// cutText returns text cut to width, with an ellipsis at the end.
+func cutText(text string, width int) string {
 	switch {
 	case utf8.RuneCountInString(text) <= width:
 		return text
@@ -175,14 +180,14 @@ func cut(text string, width int) string {
 	return string([]rune(text)[:width-1]) + "…"
 }
 
-// printable is s without what would move the cursor, color the terminal or turn
-// text around.
-func printable(s string) string { return dialog.ReplaceUnprintable(s, -1) }
+// stripControls returns s without characters that move the cursor, set colors or change
+// the direction of text.
+func stripControls(s string) string { return dialog.ReplaceUnprintable(s, -1) }
 
-// escapeSteering escapes in JSON, or in TOML, what would turn text around or steer a
-// terminal: what is read again is the same.
-func escapeSteering(b []byte) []byte {
-	var out []byte // nil: nothing was escaped yet
+// escapeControls escapes in JSON or TOML the characters that change the direction of
+// text or control a terminal. Parsers read the same values.
+func escapeControls(b []byte) []byte {
+	var out []byte // nil: nothing escaped yet
 	for i := 0; i < len(b); {
 		r, size := utf8.DecodeRune(b[i:])
 		if r >= utf8.RuneSelf && dialog.IsControl(r) || r == 0x7f {
@@ -201,8 +206,8 @@ func escapeSteering(b []byte) []byte {
 	return out
 }
 
-// took is a duration as a person reads it.
-func took(d time.Duration) string {
+// formatDuration formats d for people: 3.1ms, 420ms, 1.5s, 1m11s or 2h05m.
+func formatDuration(d time.Duration) string {
 	switch {
 	case d < 10*time.Millisecond:
 		return fmt.Sprintf("%.1fms", float64(d.Microseconds())/1e3)

@@ -20,8 +20,8 @@ import (
 	"bellhop/admin"
 )
 
-// A damagedStore is a store with something in each kind of stream, as it is on the
-// disk after a stop and after kill -9.
+// A damagedStore is a store with data in each kind of stream, as on disk after a stop
+// and after kill -9.
 type damagedStore struct {
 	stopped, killed string
 	events          int
@@ -30,23 +30,23 @@ type damagedStore struct {
 
 const testedEvents = 420
 
-// openTested opens a store as build does, and makes the streams of the test.
-func openTested(t *testing.T, dir string) (jetstream.JetStream, *integrity, *snapshot, func()) {
+// openTested opens a store like buildService, and creates the streams of the test.
+func openTested(t *testing.T, dir string) (jetstream.JetStream, *storeChecker, *bucketSnapshot, func()) {
 	t.Helper()
 	js, m, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(closeStore)
-	s := openSnapshot(storeConfig(dir), m.check.restored, quiet())
-	s.prepared = m.check.prepared
-	if err := s.restore(t.Context(), js); err != nil {
+	s := openSnapshot(storeConfig(dir), m.checker.markRestored, quiet())
+	s.prepared = m.checker.prepared
+	if err := s.restoreBuckets(t.Context(), js); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := sharedKey(t.Context(), js, storeConfig(dir)); err != nil {
 		t.Fatal(err)
 	}
-	m.check.restored("KV_bellhop_keys", math.MaxUint64)
+	m.checker.markRestored("KV_bellhop_keys", math.MaxUint64)
 	for _, c := range []jetstream.StreamConfig{
 		{Name: "bellhop_events", Subjects: []string{"bellhop.event.>"}, MaxAge: 720 * time.Hour, AllowDirect: true},
 		{Name: "bellhop_outbox", Subjects: []string{"bellhop.delivery.>"}},
@@ -60,7 +60,7 @@ func openTested(t *testing.T, dir string) (jetstream.JetStream, *integrity, *sna
 			t.Fatal(err)
 		}
 	}
-	return js, m.check, s, closeStore
+	return js, m.checker, s, closeStore
 }
 
 func must[T any](t *testing.T) func(T, error) T {
@@ -108,8 +108,8 @@ func newDamagedStore(t *testing.T) *damagedStore {
 	for i := range 20 {
 		must[uint64](t)(kv.Create(t.Context(), fmt.Sprint("x", i), []byte(fmt.Sprint(100+i))))
 	}
-	check.note(t.Context(), js)
-	if err := snap.restore(t.Context(), js); err != nil { // writes it
+	check.recordStates(t.Context(), js)
+	if err := snap.restoreBuckets(t.Context(), js); err != nil { // writes it
 		t.Fatal(err)
 	}
 	if err := copyStore(d.killed, d.stopped); err != nil {
@@ -130,8 +130,8 @@ func damagedCopy(t *testing.T, from string, damage func(dir string)) string {
 	return dir
 }
 
-// readableEvents reads the event log, and returns how many events it has. Each must
-// be what was written under its sequence number.
+// readableEvents returns the number of events that the event log can read. Each must be
+// the one written under its sequence number.
 func readableEvents(t *testing.T, js jetstream.JetStream) (n int) {
 	t.Helper()
 	s := must[jetstream.Stream](t)(js.Stream(t.Context(), "bellhop_events"))
@@ -160,8 +160,8 @@ func lostOf(losses []admin.Loss, stream string) (n int) {
 	return n
 }
 
-// holds wants the opened store to have all that is in the buckets, and to say truly
-// how many events are lost. It returns that number.
+// holds checks that the opened store has all entries of the buckets and reports the
+// right number of lost events, and returns that number.
 func (d *damagedStore) holds(t *testing.T, dir string) int {
 	t.Helper()
 	js, check, _, closeStore := openTested(t, dir)
@@ -169,7 +169,7 @@ func (d *damagedStore) holds(t *testing.T, dir string) int {
 	for name, want := range d.buckets {
 		got := make(map[string]string)
 		ctx, cancel := context.WithTimeout(t.Context(), bucketTimeout)
-		all := must[map[string]copied](t)(copyBucket(ctx, bucketOf(t, js, name)))
+		all := must[map[string]bucketEntry](t)(copyBucket(ctx, bucketOf(t, js, name)))
 		cancel()
 		for key, c := range all {
 			if !c.Deleted {
@@ -181,10 +181,10 @@ func (d *damagedStore) holds(t *testing.T, dir string) int {
 		}
 	}
 	lost := d.events - readableEvents(t, js)
-	if got := lostOf(check.losses(), "bellhop_events"); got != lost {
-		t.Errorf("%d events are said to be lost, %d are: %+v", got, lost, check.losses())
+	if got := lostOf(check.allLosses(), "bellhop_events"); got != lost {
+		t.Errorf("%d events are said to be lost, %d are: %+v", got, lost, check.allLosses())
 	}
-	for _, l := range check.losses() {
+	for _, l := range check.allLosses() {
 		if _, copied := d.buckets[strings.TrimPrefix(l.Stream, "KV_")]; (copied || l.Stream == "KV_bellhop_keys") && !l.Restored {
 			t.Errorf("said to be lost: %+v", l)
 		}
@@ -217,8 +217,7 @@ func flipAt(t *testing.T, path string, at int) {
 	}
 }
 
-// flipNear flips a bit of a block at a distance from where the subject of a record
-// stands.
+// flipNear flips a bit of a block at an offset from the subject of a record.
 func flipNear(t *testing.T, path, subject string, distance int) {
 	t.Helper()
 	b := must[[]byte](t)(os.ReadFile(path))
@@ -229,9 +228,9 @@ func flipNear(t *testing.T, path, subject string, distance int) {
 	flipAt(t, path, at+distance)
 }
 
-// One flipped bit, wherever it is, costs one event at most, and no subscription and
-// no token; and what it costs is said.
-func TestDamageIsFound(t *testing.T) {
+// TestFindsDamage flips one bit, anywhere. It costs at most one event and no
+// subscription or token, and the loss is reported.
+func TestFindsDamage(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	const events, tokens, subscriptions = "bellhop_events/msgs/1.blk", "KV_bellhop_tokens/msgs/1.blk", "KV_bellhop_subscriptions/msgs/1.blk"
@@ -309,10 +308,10 @@ func TestDamageIsFound(t *testing.T) {
 					return
 				}
 				// It is said once, and the store is whole from now on.
-				again := openIntegrity(storeConfig(dir), quiet())
-				before := len(again.losses())
-				again.prepare()
-				if after := again.losses(); len(after) != before {
+				again := openStoreChecker(storeConfig(dir), quiet())
+				before := len(again.allLosses())
+				again.prepareStore()
+				if after := again.allLosses(); len(after) != before {
 					t.Errorf("again: %+v", after)
 				}
 			})
@@ -325,8 +324,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// Any bits of any files.
-func TestDamageAnywhere(t *testing.T) {
+// TestFindsDamageAnywhere flips random bits of random files.
+func TestFindsDamageAnywhere(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	for seed := range uint64(40) {
@@ -362,21 +361,21 @@ func TestDamageAnywhere(t *testing.T) {
 	}
 }
 
-// What is damaged while bellhop runs is found by the next check, said once, and
-// taken out at the next start.
-func TestDamageWhileRunning(t *testing.T) {
+// TestFindsDamageWhileRunning damages a running store: the next check finds the damage
+// and reports it once, and the next start removes it.
+func TestFindsDamageWhileRunning(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	dir := damagedCopy(t, d.stopped, func(string) {})
 	js, check, _, closeStore := openTested(t, dir)
 	flipNear(t, filepath.Join(dir, streamsFolder, "bellhop_events/msgs/1.blk"), "bellhop.event.101.call70.id210", 40)
 	for range 2 {
-		for _, stream := range check.streams() {
-			if err := check.check(t.Context(), stream, whileRunning); err != nil {
+		for _, stream := range check.streamNames() {
+			if err := check.checkStream(t.Context(), stream, whileRunning); err != nil {
 				t.Fatal(err)
 			}
 		}
-		losses := check.losses()
+		losses := check.allLosses()
 		if len(losses) != 1 || losses[0].Stream != "bellhop_events" || losses[0].Records != 1 {
 			t.Fatalf("losses: %+v", losses)
 		}
@@ -395,9 +394,9 @@ func TestDamageWhileRunning(t *testing.T) {
 	}
 }
 
-// A bucket that is damaged while bellhop runs is mended and complete again without a
-// restart: it is opened anew.
-func TestDamagedBucketWhileRunning(t *testing.T) {
+// TestFindsDamagedBucketWhileRunning damages a bucket while bellhop runs: it is
+// reopened, repaired and complete again without a restart.
+func TestFindsDamagedBucketWhileRunning(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	dir := damagedCopy(t, d.stopped, func(string) {})
@@ -406,31 +405,32 @@ func TestDamagedBucketWhileRunning(t *testing.T) {
 	}
 	js, check, snap, _ := openTested(t, dir)
 	flip()
-	defer start(func(ctx context.Context) { snap.run(ctx, js) })()
-	check.checkAll(t.Context(), func(string) bool { return true })
+	defer startTask(func(ctx context.Context) { snap.run(ctx, js) })()
+	check.checkStreams(t.Context(), func(string) bool { return true })
 	want := d.buckets["bellhop_tokens"]["id3"]
 	deadline := time.After(patience)
 	for tick := time.Tick(50 * time.Millisecond); ; {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		var all map[string]copied
+		var all map[string]bucketEntry
 		kv, err := js.KeyValue(ctx, "bellhop_tokens")
 		if err == nil {
 			all, err = copyBucket(ctx, kv)
 		}
 		cancel()
-		if err == nil && string(all["id3"].Value) == want && len(check.losses()) == 1 && check.losses()[0].Restored {
+		if err == nil && string(all["id3"].Value) == want && len(check.allLosses()) == 1 && check.allLosses()[0].Restored {
 			break
 		}
 		select {
 		case <-tick:
 		case <-deadline:
-			t.Fatalf("token %q, %v, losses %+v", all["id3"].Value, err, check.losses())
+			t.Fatalf("token %q, %v, losses %+v", all["id3"].Value, err, check.allLosses())
 		}
 	}
 }
 
-// A store of an older version has neither file, and is taken as it is.
-func TestStoreNeverChecked(t *testing.T) {
+// TestChecksStoreWithoutLedger opens a store of an older version, without ledger and
+// snapshot: it stays unchanged.
+func TestChecksStoreWithoutLedger(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	dir := damagedCopy(t, d.stopped, func(dir string) {
@@ -446,9 +446,9 @@ func TestStoreNeverChecked(t *testing.T) {
 	wantMode(t, filepath.Join(dir, "snapshot"), 0o600)
 }
 
-// A store with a damaged block that cannot be mended is not opened: the server would
-// cut off the records behind the damage.
-func TestDamageThatCannotBeMended(t *testing.T) {
+// TestUnrepairedDamageStopsStart checks that a store with a damaged block that cannot be
+// repaired is not opened: the server would cut off the records behind the damage.
+func TestUnrepairedDamageStopsStart(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	dir := damagedCopy(t, d.killed, func(dir string) {
@@ -458,7 +458,7 @@ func TestDamageThatCannotBeMended(t *testing.T) {
 	if err := os.WriteFile(inTheWay, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet()); !errors.Is(err, errUnmended) {
+	if _, _, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet()); !errors.Is(err, errUnrepaired) {
 		if err == nil {
 			closeStore()
 		}
@@ -472,8 +472,9 @@ func TestDamageThatCannotBeMended(t *testing.T) {
 	}
 }
 
-// Of a large stream that was stopped well the end alone is read at the start.
-func TestLargeStream(t *testing.T) {
+// TestChecksEndOfLargeStream checks that only the end of a large stream is read at the
+// start after a clean stop.
+func TestChecksEndOfLargeStream(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	for _, tt := range []struct {
@@ -497,38 +498,38 @@ func TestLargeStream(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := damagedCopy(t, d.stopped, func(dir string) { tt.damage(filepath.Join(dir, "bellhop_events/msgs/1.blk")) })
-			g := openIntegrity(storeConfig(dir), quiet())
+			g := openStoreChecker(storeConfig(dir), quiet())
 			g.startSize = 0
-			g.prepare()
-			if got := lostOf(g.losses(), "bellhop_events"); got != tt.atOnce {
-				t.Errorf("at the start %d events are lost, want %d: %+v", got, tt.atOnce, g.losses())
+			g.prepareStore()
+			if got := lostOf(g.allLosses(), "bellhop_events"); got != tt.atOnce {
+				t.Errorf("at the start %d events are lost, want %d: %+v", got, tt.atOnce, g.allLosses())
 			}
-			if err := g.check(t.Context(), "bellhop_events", whileRunning); err != nil {
+			if err := g.checkStream(t.Context(), "bellhop_events", whileRunning); err != nil {
 				t.Fatal(err)
 			}
-			if got := lostOf(g.losses(), "bellhop_events"); got != tt.running {
-				t.Errorf("then %d events are lost, want %d: %+v", got, tt.running, g.losses())
+			if got := lostOf(g.allLosses(), "bellhop_events"); got != tt.running {
+				t.Errorf("then %d events are lost, want %d: %+v", got, tt.running, g.allLosses())
 			}
 		})
 	}
 }
 
-// What a stream has let expire is not lost.
-func TestExpiredIsNotLost(t *testing.T) {
+// TestExpiredMessagesAreNotLost checks that expired messages are not reported as lost.
+func TestExpiredMessagesAreNotLost(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	dir := damagedCopy(t, d.stopped, func(dir string) { os.Remove(filepath.Join(dir, "bellhop_events/msgs/1.blk")) })
 	c := storeConfig(dir)
 	c.Notify.KeepEvents = duration(expirySlack)
-	g := openIntegrity(c, quiet())
-	g.prepare()
-	if lost := lostOf(g.losses(), "bellhop_events"); lost != 0 {
+	g := openStoreChecker(c, quiet())
+	g.prepareStore()
+	if lost := lostOf(g.allLosses(), "bellhop_events"); lost != 0 {
 		t.Errorf("%d events are said to be lost", lost)
 	}
 }
 
-// Blocks that bellhop does not understand are left alone.
-func TestStrangeBlocks(t *testing.T) {
+// TestUnknownBlocksStayUnchanged opens a store with blocks in an unknown format.
+func TestUnknownBlocksStayUnchanged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	strange := filepath.Join(dir, streamsFolder, "bellhop_events", "msgs")
@@ -540,16 +541,16 @@ func TestStrangeBlocks(t *testing.T) {
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	g := openIntegrity(storeConfig(dir), quiet())
-	g.prepare()
+	g := openStoreChecker(storeConfig(dir), quiet())
+	g.prepareStore()
 	if b := must[[]byte](t)(os.ReadFile(path)); !bytes.Equal(b, text) {
 		t.Error("the block was changed")
 	}
 }
 
-// Deleting is never undone, whatever is stopped when: the snapshot is older than the
-// deletion, or the only one that is left, or the store has lost the marker.
-func TestDeletingIsNeverUndone(t *testing.T) {
+// TestSnapshotKeepsDeletions checks that a deletion is never undone: the snapshot is
+// older than the deletion, or is the only copy left, or the store has lost the marker.
+func TestSnapshotKeepsDeletions(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	const block = "KV_bellhop_tokens/msgs/1.blk"
@@ -581,11 +582,11 @@ func TestDeletingIsNeverUndone(t *testing.T) {
 					t.Fatal(err)
 				}
 				if tt.gone {
-					if err := snap.restore(t.Context(), js); err != nil {
+					if err := snap.restoreBuckets(t.Context(), js); err != nil {
 						t.Fatal(err)
 					}
 				}
-				check.note(t.Context(), js)
+				check.recordStates(t.Context(), js)
 				if clean {
 					closeStore()
 				} else {
@@ -601,12 +602,13 @@ func TestDeletingIsNeverUndone(t *testing.T) {
 	}
 }
 
-// The snapshot follows the buckets, and has all at the stop.
-func TestSnapshotFollows(t *testing.T) {
+// TestSnapshotFollowsChanges checks that the snapshot follows the buckets and is
+// complete at the stop.
+func TestSnapshotFollowsChanges(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	js, _, snap, _ := openTested(t, dir)
-	stop := start(func(ctx context.Context) { snap.run(ctx, js) })
+	stop := startTask(func(ctx context.Context) { snap.run(ctx, js) })
 	kv := bucketOf(t, js, "bellhop_subscriptions")
 	must[uint64](t)(kv.PutString(t.Context(), "a", "1"))
 	deadline := time.After(patience)
@@ -628,7 +630,7 @@ func TestSnapshotFollows(t *testing.T) {
 	}
 	stop()
 	s := openSnapshot(storeConfig(dir), nil, quiet())
-	want := map[string]map[string]copied{
+	want := map[string]map[string]bucketEntry{
 		"bellhop_subscriptions": {"a": {Revision: 3, Deleted: true}, "b": {Revision: 2, Value: []byte("2")}},
 		"bellhop_tokens":        {"c": {Revision: 1, Value: []byte("3")}},
 	}
@@ -639,9 +641,9 @@ func TestSnapshotFollows(t *testing.T) {
 	wantMode(t, filepath.Join(dir, "snapshot.old"), 0o600)
 }
 
-// A stop before the snapshot follows the buckets, as right after the store was opened
-// anew, still writes a snapshot of all that the buckets have.
-func TestSnapshotOfAnEarlyStop(t *testing.T) {
+// TestSnapshotAfterEarlyStop stops before the snapshot watches the buckets, as right
+// after the store was reopened: a complete snapshot is written all the same.
+func TestSnapshotAfterEarlyStop(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	js, _, snap, _ := openTested(t, dir)
@@ -655,17 +657,18 @@ func TestSnapshotOfAnEarlyStop(t *testing.T) {
 	}
 }
 
-// Many losses of one stream are kept as fewer, with no record forgotten.
-func TestManyLosses(t *testing.T) {
+// TestMergesManyLosses checks that many losses of a stream are merged without losing a
+// record of the count.
+func TestMergesManyLosses(t *testing.T) {
 	t.Parallel()
-	g := openIntegrity(storeConfig(t.TempDir()), quiet())
+	g := openStoreChecker(storeConfig(t.TempDir()), quiet())
 	for i := range uint64(3 * maxLosses) {
-		g.add("bellhop_events", []loss{{Stream: "bellhop_events", First: 10*i + 1, Last: 10*i + 2, Records: 2}}, true)
+		g.addLosses("bellhop_events", []loss{{Stream: "bellhop_events", First: 10*i + 1, Last: 10*i + 2, Records: 2}}, true)
 	}
 	if n := len(g.ledger.Losses); n != maxLosses {
 		t.Errorf("%d losses", n)
 	}
-	if n := lostOf(g.losses(), "bellhop_events"); n != 6*maxLosses {
+	if n := lostOf(g.allLosses(), "bellhop_events"); n != 6*maxLosses {
 		t.Errorf("%d records", n)
 	}
 	if l := g.ledger.Losses[0]; l.First != 1 {

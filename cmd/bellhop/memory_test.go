@@ -2,7 +2,7 @@ package main
 
 import "testing"
 
-func TestAllConnections(t *testing.T) {
+func TestCapsConnections(t *testing.T) {
 	for _, tt := range []struct {
 		want, files, n int
 		capped         bool
@@ -15,29 +15,30 @@ func TestAllConnections(t *testing.T) {
 		{0, 1024, 512, false},
 		{10, 1024, 10, false},
 	} {
-		if n, capped := allConnections(tt.want, tt.files); n != tt.n || capped != tt.capped {
+		if n, capped := capConnections(tt.want, tt.files); n != tt.n || capped != tt.capped {
 			t.Errorf("%d of %d files: %d, %v, want %d, %v", tt.want, tt.files, n, capped, tt.n, tt.capped)
 		}
 	}
-	if openFiles() < 3 {
-		t.Errorf("%d files may be open", openFiles())
+	if openFileLimit() < 3 {
+		t.Errorf("%d files may be open", openFileLimit())
 	}
 }
 
-// Memory is given back when much is in use and little is allocated; a process
-// that works has its collector. Attempts in vain become rare.
-func TestMemoryIsGivenBackAfterAFlood(t *testing.T) {
+// TestReleasesMemoryAfterFlood checks that memory is released when much is in use and
+// little is allocated; a busy process has its garbage collector. Attempts without
+// success become rare.
+func TestReleasesMemoryAfterFlood(t *testing.T) {
 	const mb = 1 << 20
-	m := memory{least: 40 * mb, allocated: 0}
+	m := memoryUse{least: 40 * mb, allocated: 0}
 	total := uint64(0)
 	step := func(used, allocated, left uint64) {
 		t.Helper()
 		total += allocated * mb
-		if got := m.idle(used*mb, total); got != (left > 0) {
+		if got := m.canRelease(used*mb, total); got != (left > 0) {
 			t.Errorf("%d MB used, %d MB allocated, at rest %d MB: %v", used, allocated, m.least/mb, got)
 		}
 		if left > 0 {
-			m.gaveBack(used*mb, left*mb)
+			m.recordRelease(used*mb, left*mb)
 		}
 	}
 	step(41, 1, 0)

@@ -13,10 +13,10 @@ import (
 	"bellhop/dialog/trace"
 )
 
-// TestFollowedAtOnce has the tracker see each message within a millisecond while
-// fewer than 200 calls come a second, at random as calls do, and look as seldom as
-// ever when a thousand do.
-func TestFollowedAtOnce(t *testing.T) {
+// TestObservesFirstMessageAtOnce checks that the tracker gets each message within a
+// millisecond at fewer than 200 calls a second, at random times, and in large batches at
+// a thousand.
+func TestObservesFirstMessageAtOnce(t *testing.T) {
 	for _, tt := range []struct {
 		calls   int // a second, of 14 messages each
 		longest time.Duration
@@ -31,12 +31,12 @@ func TestFollowedAtOnce(t *testing.T) {
 				var longest time.Duration
 				looks := make(map[time.Time]bool)
 				begin := time.Now()
-				watch := make(chan dialog.Message, watched)
-				f := &follower{
+				watch := make(chan dialog.Message, observeQueueSize)
+				f := &observer{
 					clock:   func() (time.Time, time.Duration) { return time.Now(), 0 },
 					tracker: dialog.New(dialog.Config{Pattern: regexp.MustCompile(`.`)}),
-					traces:  trace.New(0), watch: watch, ask: make(chan func()),
-					say: func(events []dialog.Event) {
+					traces:  trace.New(0), messages: watch, queries: make(chan func()),
+					publish: func(events []dialog.Event) {
 						for _, e := range events {
 							longest = max(longest, time.Since(e.At))
 						}
@@ -44,9 +44,9 @@ func TestFollowedAtOnce(t *testing.T) {
 							looks[time.Now()] = true
 						}
 					},
-					put: func([]dialog.Change, time.Time, time.Time) {},
+					storeChanges: func([]dialog.Change, time.Time, time.Time) {},
 				}
-				stop := start(func(ctx context.Context) { f.run(ctx) })
+				stop := startTask(func(ctx context.Context) { f.run(ctx) })
 				random := rand.New(rand.NewPCG(1, 2))
 				for i := range 3 * tt.calls * 14 {
 					m := dialog.Message{At: time.Now(), Src: dialog.PBX, Dst: dialog.Edge, Method: "OPTIONS", CallID: fmt.Sprint(i), FromTag: "1", Branch: "b"}

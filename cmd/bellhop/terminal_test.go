@@ -10,34 +10,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestTable(t *testing.T) {
+func TestPrintsTables(t *testing.T) {
 	tab := table{
-		head: []string{"ID", "TYPES", "NOTE", "STATE", "WHY", "URL"},
-		cut:  map[string]bool{"TYPES": true}, tint: tints, under: 2,
+		head:     []string{"ID", "TYPES", "NOTE", "STATE", "WHY", "URL"},
+		cuttable: map[string]bool{"TYPES": true}, colors: stateColors, wrapped: 2,
 	}
-	tab.add("4xq7", "dial-in dial-out answer", "", "active", "", "https://crm.example/call")
-	tab.add("5yr8", "Zoë\x1b[31m\n", "", "disabled", "", "https://x")
+	tab.addRow("4xq7", "dial-in dial-out answer", "", "active", "", "https://crm.example/call")
+	tab.addRow("5yr8", "Zoë\x1b[31m\n", "", "disabled", "", "https://x")
 	for _, tt := range []struct {
 		name string
-		screen
+		terminal
 		want string
 	}{
-		{"file", screen{}, `ID    TYPES                    STATE     URL
+		{"file", terminal{}, `ID    TYPES                    STATE     URL
 4xq7  dial-in dial-out answer  active    https://crm.example/call
 5yr8  Zoë[31m                  disabled  https://x
 `},
-		{"wide", screen{width: 80}, `ID    TYPES                    STATE     URL
+		{"wide", terminal{width: 80}, `ID    TYPES                    STATE     URL
 4xq7  dial-in dial-out answer  active    https://crm.example/call
 5yr8  Zoë[31m                  disabled  https://x
 `},
-		{"narrow", screen{width: 30}, `ID    TYPES           STATE
+		{"narrow", terminal{width: 30}, `ID    TYPES           STATE
   URL
 4xq7  dial-in dial-…  active
   https://crm.example/call
 5yr8  Zoë[31m         disabled
   https://x
 `},
-		{"too narrow", screen{width: 5}, `ID    TYPES     STATE
+		{"too narrow", terminal{width: 5}, `ID    TYPES     STATE
   URL
 4xq7  dial-in…  active
   https://crm.example/call
@@ -47,24 +47,24 @@ func TestTable(t *testing.T) {
 	} {
 		var b strings.Builder
 		tt.Writer = &b
-		if err := tab.write(tt.screen); err != nil || b.String() != tt.want {
+		if err := tab.writeTo(tt.terminal); err != nil || b.String() != tt.want {
 			t.Errorf("%s: %v\n%s\nwant\n%s", tt.name, err, b.String(), tt.want)
 		}
 	}
 	var b strings.Builder
-	tab.add("6zs9", "", "active", "https://y")
-	tab.write(screen{Writer: &b, width: 5})
+	tab.addRow("6zs9", "", "active", "https://y")
+	tab.writeTo(terminal{Writer: &b, width: 5})
 	if want := "6zs9            active\n  https://y\n"; !strings.HasSuffix(b.String(), want) {
 		t.Errorf("with an empty cell:\n%s\nwant\n%s", b.String(), want)
 	}
 	b.Reset()
-	if tab.write(screen{Writer: &b, width: 80, color: true}); !strings.Contains(b.String(), "\x1b[32mactive\x1b[0m") || strings.Contains(b.String(), "\x1b[31m\n") {
+	if tab.writeTo(terminal{Writer: &b, width: 80, color: true}); !strings.Contains(b.String(), "\x1b[32mactive\x1b[0m") || strings.Contains(b.String(), "\x1b[31m\n") {
 		t.Errorf("in color: %q", b.String())
 	}
 }
 
-// terminal opens one of a width.
-func terminal(t *testing.T, width uint16) *os.File {
+// openTerminal opens a pseudoterminal of a width.
+func openTerminal(t *testing.T, width uint16) *os.File {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -89,9 +89,9 @@ func terminal(t *testing.T, width uint16) *os.File {
 	return f
 }
 
-// TestScreen has a terminal, and a file, where nothing is cut or colored.
-func TestScreen(t *testing.T) {
-	tty := terminal(t, 97)
+// TestDetectsTerminal checks a terminal and a file; in a file nothing is cut or colored.
+func TestDetectsTerminal(t *testing.T) {
+	tty := openTerminal(t, 97)
 	for _, tt := range []struct {
 		name, noColor, term string
 		color               bool
@@ -102,7 +102,7 @@ func TestScreen(t *testing.T) {
 	} {
 		t.Setenv("NO_COLOR", tt.noColor)
 		t.Setenv("TERM", tt.term)
-		if s := screenOf(tty); s.width != 97 || s.color != tt.color {
+		if s := terminalOf(tty); s.width != 97 || s.color != tt.color {
 			t.Errorf("%s is a screen %d wide, color %v", tt.name, s.width, s.color)
 		}
 	}
@@ -111,12 +111,12 @@ func TestScreen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if s := screenOf(f); s.width != 0 || s.color {
+	if s := terminalOf(f); s.width != 0 || s.color {
 		t.Errorf("a file is a screen %d wide, color %v", s.width, s.color)
 	}
 }
 
-func TestTook(t *testing.T) {
+func TestFormatsDurations(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0:                         "0.0ms",
 		1234 * time.Microsecond:   "1.2ms",
@@ -125,7 +125,7 @@ func TestTook(t *testing.T) {
 		62 * time.Second:          "1m02s",
 		time.Hour + 2*time.Minute + 3*time.Second: "1h02m",
 	} {
-		if got := took(d); got != want {
+		if got := formatDuration(d); got != want {
 			t.Errorf("%v is %s, want %s", d, got, want)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"bellhop/dialog"
 )
 
-func TestLogger(t *testing.T) {
+func TestLoggerFormats(t *testing.T) {
 	var level slog.LevelVar
 	var out bytes.Buffer
 	log := newLogger(&out, "json", &level)
@@ -34,11 +34,12 @@ func TestLogger(t *testing.T) {
 	}
 }
 
-// steering is one character of each kind that steers a terminal or turns text.
+// steering has a character of each kind that controls a terminal or changes the
+// direction of text.
 const steering = "\x1b\u0007\u007f\u009b\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069"
 
-// wantHarmless wants nothing in text that steers, but line feeds, tabs and, in
-// color, what the logger colors with.
+// wantHarmless fails the test if text has control characters other than line feeds, tabs
+// and, in color, the logger's own.
 func wantHarmless(t *testing.T, what, text string) {
 	t.Helper()
 	for _, r := range text {
@@ -49,8 +50,8 @@ func wantHarmless(t *testing.T, what, text string) {
 	}
 }
 
-// Nothing that is logged steers the terminal of who reads it.
-func TestLogIsHarmless(t *testing.T) {
+// TestLogEscapesControls logs control characters in message, keys and values.
+func TestLogEscapesControls(t *testing.T) {
 	var level slog.LevelVar
 	evil := "evil" + steering + "\r\nlevel=ERROR"
 	log := func(l *slog.Logger) {
@@ -66,7 +67,7 @@ func TestLogIsHarmless(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	log(slog.New(tint.NewTextHandler(&out, &tint.Options{Level: &level, ReplaceAttr: harmless})))
+	log(slog.New(tint.NewTextHandler(&out, &tint.Options{Level: &level, ReplaceAttr: escapeAttr})))
 	colored := regexp.MustCompile(`\x1b\[[0-9;]*m`).ReplaceAllString(out.String(), "")
 	wantHarmless(t, "tint", colored)
 	if n := strings.Count(colored, "\n"); n != 2 {
@@ -74,8 +75,8 @@ func TestLogIsHarmless(t *testing.T) {
 	}
 }
 
-// What is JSON stays what it was.
-func TestEscapeSteering(t *testing.T) {
+// TestEscapesControls checks that escaped JSON decodes to the same values.
+func TestEscapesControls(t *testing.T) {
 	var b bytes.Buffer
 	if err := writeJSON(&b, map[string]string{"name": "Zoë 日本" + steering}); err != nil {
 		t.Fatal(err)

@@ -9,8 +9,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A store that is opened anew has what it had, and who watched it goes on to.
-func TestStoreIsMended(t *testing.T) {
+// TestSupervisorReopensStore checks that a reopened store has its data, and that
+// watchers continue.
+func TestSupervisorReopensStore(t *testing.T) {
 	t.Parallel()
 	js, m, closeStore, err := openStore(t.Context(), storeConfig(t.TempDir()), quiet())
 	if err != nil {
@@ -44,14 +45,14 @@ func TestStoreIsMended(t *testing.T) {
 		}
 	}
 	put("before")
-	m.hear("Filestore [test] Critical write error: no reason")
-	wantError(t, m.ailing(), "the store cannot be written: no reason")
+	m.observeLog("Filestore [test] Critical write error: no reason")
+	wantError(t, m.writeError(), "store not writable: no reason")
 	deadline := time.After(patience)
-	for tick := time.Tick(10 * time.Millisecond); m.ailing() != nil; {
+	for tick := time.Tick(10 * time.Millisecond); m.writeError() != nil; {
 		select {
 		case <-tick:
 		case <-deadline:
-			t.Fatal(m.ailing())
+			t.Fatal(m.writeError())
 		}
 	}
 	for err := error(jetstream.ErrNoStreamResponse); err != nil; { // it is being opened
@@ -63,26 +64,27 @@ func TestStoreIsMended(t *testing.T) {
 	}
 }
 
-// What the server says of other things, and what nobody mends, is no ailment.
-func TestNothingToMend(t *testing.T) {
-	m := newMender(storeConfig(t.TempDir()), quiet())
-	m.hear("JetStream failed to store a msg on stream '$G > bellhop_events': maximum bytes exceeded")
-	if err := m.ailing(); err != nil {
+// TestSupervisorIgnoresOtherErrors checks that other log lines of the server, and a nil
+// supervisor, report no write error.
+func TestSupervisorIgnoresOtherErrors(t *testing.T) {
+	m := newSupervisor(storeConfig(t.TempDir()), quiet())
+	m.observeLog("JetStream failed to store a msg on stream '$G > bellhop_events': maximum bytes exceeded")
+	if err := m.writeError(); err != nil {
 		t.Error(err)
 	}
-	if err := (*mender)(nil).ailing(); err != nil {
+	if err := (*supervisor)(nil).writeError(); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestTakes(t *testing.T) {
+func TestChecksWritableDisk(t *testing.T) {
 	dir := t.TempDir()
-	if err := takes(dir); err != nil {
+	if err := checkWritable(dir); err != nil {
 		t.Error(err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("it left %v, %v", left, err)
 	}
 	missing := filepath.Join(dir, "missing")
-	wantError(t, takes(missing), missing)
+	wantError(t, checkWritable(missing), missing)
 }

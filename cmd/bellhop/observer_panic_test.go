@@ -15,15 +15,15 @@ import (
 	"bellhop/dialog/trace"
 )
 
-// TestFollowerSurvivesPanics shows a follower messages of which some make its
-// tracker panic, lets a query panic, and has what takes its events panic. Each costs
-// what it was about; calls beside it are told in full.
-func TestFollowerSurvivesPanics(t *testing.T) {
+// TestObserverSurvivesPanics causes panics in the tracker, in a query and in the
+// receiver of events. Each costs only its own message, query or events; other calls have
+// all their events.
+func TestObserverSurvivesPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		watch := make(chan dialog.Message, watched)
+		watch := make(chan dialog.Message, observeQueueSize)
 		var said []string
 		sayPanics := false
-		f := &follower{
+		f := &observer{
 			clock: func() (time.Time, time.Duration) { return time.Now(), 0 },
 			tracker: dialog.New(dialog.Config{
 				Pattern: regexp.MustCompile(`^[0-9]{3}$`),
@@ -34,9 +34,9 @@ func TestFollowerSurvivesPanics(t *testing.T) {
 					return ""
 				},
 			}),
-			traces: trace.New(10),
-			watch:  watch,
-			say: func(events []dialog.Event) {
+			traces:   trace.New(10),
+			messages: watch,
+			publish: func(events []dialog.Event) {
 				if sayPanics {
 					sayPanics = false
 					panic("a bug")
@@ -45,11 +45,11 @@ func TestFollowerSurvivesPanics(t *testing.T) {
 					said = append(said, fmt.Sprint(e.Type, " ", e.Extension.User))
 				}
 			},
-			put: func([]dialog.Change, time.Time, time.Time) {},
-			ask: make(chan func()),
-			log: slog.New(slog.DiscardHandler),
+			storeChanges: func([]dialog.Change, time.Time, time.Time) {},
+			queries:      make(chan func()),
+			log:          slog.New(slog.DiscardHandler),
 		}
-		stop := start(f.run)
+		stop := startTask(f.run)
 		show := func(callID, from, to string, status int, method string) {
 			m := dialog.Message{
 				At: time.Now(), Src: dialog.Edge, Dst: dialog.PBX, Method: method, Status: status,
@@ -74,7 +74,7 @@ func TestFollowerSurvivesPanics(t *testing.T) {
 			show(fmt.Sprint("bad", i), "103", "6667777", 0, "INVITE")
 			show(fmt.Sprint("bad", i), "103", "6667777", 180, "INVITE")
 		}
-		if err := f.with(context.Background(), func(*dialog.Tracker) { panic("a bug") }); err == nil {
+		if err := f.queryTracker(context.Background(), func(*dialog.Tracker) { panic("a bug") }); err == nil {
 			t.Error("a query that panics does not fail")
 		}
 		sayPanics = true
@@ -83,7 +83,7 @@ func TestFollowerSurvivesPanics(t *testing.T) {
 		show("good", "101", "102", 0, "BYE")
 		show("next", "105", "106", 0, "INVITE")
 		show("next", "105", "106", 486, "INVITE")
-		if calls, err := f.calls(context.Background()); err != nil || len(calls) != 1 {
+		if calls, err := f.liveCalls(context.Background()); err != nil || len(calls) != 1 {
 			t.Errorf("got %d calls, %v; want the one whose dial was lost", len(calls), err)
 		}
 		stop()

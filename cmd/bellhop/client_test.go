@@ -10,25 +10,24 @@ import (
 	"time"
 )
 
-// TestFind has a bellhop found by what the environment, the config and the store
-// say.
-func TestFind(t *testing.T) {
+// TestClientFindsServerAndToken resolves the server from environment, config and store.
+func TestClientFindsServerAndToken(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	t.Setenv("BELLHOP_SERVER", "")
 	t.Setenv("BELLHOP_TOKEN", "")
-	find := func(r remote, server, token string) {
+	find := func(r apiClient, server, token string) {
 		t.Helper()
-		if err := r.find(); err != nil || r.server != server || r.token != token {
+		if err := r.resolveServer(); err != nil || r.server != server || r.token != token {
 			t.Errorf("found %q and %q, %v; want %q and %q", r.server, r.token, err, server, token)
 		}
 	}
-	refuse := func(r remote, parts ...string) {
+	refuse := func(r apiClient, parts ...string) {
 		t.Helper()
-		wantError(t, r.find(), parts...)
+		wantError(t, r.resolveServer(), parts...)
 	}
 
-	refuse(remote{}, "no token", "data/admin.token", "BELLHOP_TOKEN")
+	refuse(apiClient{}, "no token", "data/admin.token", "BELLHOP_TOKEN")
 	if err := os.Mkdir("data", 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -38,40 +37,40 @@ func TestFind(t *testing.T) {
 			t.Fatal(err)
 		}
 		if text == "" {
-			refuse(remote{}, path, "is empty")
+			refuse(apiClient{}, path, "is empty")
 		}
 	}
-	find(remote{}, "http://127.0.0.1:8080", "of-the-store")
+	find(apiClient{}, "http://127.0.0.1:8080", "of-the-store")
 	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	refuse(remote{}, path, "open to others", "BELLHOP_TOKEN")
+	refuse(apiClient{}, path, "accessible to other users", "BELLHOP_TOKEN")
 
 	config := write(t, "[admin]\nlisten = \"0.0.0.0:9090\"\ninsecure = true\ntoken = \"of-the-config\"\n")
-	find(remote{config: config}, "http://127.0.0.1:9090", "of-the-config")
-	refuse(remote{config: config, server: "http://other.example"}, "no token")
-	refuse(remote{config: filepath.Join(dir, "nowhere.toml")}, "there is no", "nowhere.toml")
-	refuse(remote{config: write(t, "[admin]\nlisten = 1\n")}, "admin.listen")
-	find(remote{config: write(t, "[admin]\nlisten = \"[::]:9090\"\ninsecure = true\ntoken = \"x\"\n")}, "http://[::1]:9090", "x")
+	find(apiClient{config: config}, "http://127.0.0.1:9090", "of-the-config")
+	refuse(apiClient{config: config, server: "http://other.example"}, "no token")
+	refuse(apiClient{config: filepath.Join(dir, "nowhere.toml")}, "does not exist", "nowhere.toml")
+	refuse(apiClient{config: write(t, "[admin]\nlisten = 1\n")}, "admin.listen")
+	find(apiClient{config: write(t, "[admin]\nlisten = \"[::]:9090\"\ninsecure = true\ntoken = \"x\"\n")}, "http://[::1]:9090", "x")
 
 	t.Setenv("BELLHOP_TOKEN", "of-the-environment")
-	find(remote{config: config}, "http://127.0.0.1:9090", "of-the-environment")
+	find(apiClient{config: config}, "http://127.0.0.1:9090", "of-the-environment")
 	t.Setenv("BELLHOP_SERVER", "https://there.example/")
-	find(remote{config: config}, "https://there.example", "of-the-environment")
-	find(remote{server: "http://here.example"}, "http://here.example", "of-the-environment")
-	refuse(remote{server: "here.example:8080"}, "--server", "is not a URL")
+	find(apiClient{config: config}, "https://there.example", "of-the-environment")
+	find(apiClient{server: "http://here.example"}, "http://here.example", "of-the-environment")
+	refuse(apiClient{server: "here.example:8080"}, "--server", "is not a URL")
 }
 
-// TestWrongServer has somebody else answer.
-func TestWrongServer(t *testing.T) {
+// TestClientRejectsForeignServer gets responses that bellhop would not send.
+func TestClientRejectsForeignServer(t *testing.T) {
 	t.Setenv("BELLHOP_TOKEN", testToken)
 	for _, tt := range []struct {
 		status       int
 		answer, want string
 	}{
-		{200, "<html>", "is that bellhop?"},
-		{418, "<html>", "GET /v1/tokens: 418 I'm a teapot: no reason is given"},
-		{500, `{"detail": "it \u001b[31mburns"}`, "500 Internal Server Error: it [31mburns"},
+		{200, "<html>", "is the server a bellhop?"},
+		{418, "<html>", "GET /v1/tokens: 418 I'm a teapot: is the server a bellhop?"},
+		{500, `{"detail": "it \u001b[31mburns"}`, "request failed (500 Internal Server Error): it [31mburns"},
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(tt.status)
@@ -85,8 +84,8 @@ func TestWrongServer(t *testing.T) {
 	}
 }
 
-// TestTooMany has bellhop ask for patience.
-func TestTooMany(t *testing.T) {
+// TestClientWaitsAfterTooManyRequests gets a 429 with Retry-After before the response.
+func TestClientWaitsAfterTooManyRequests(t *testing.T) {
 	t.Setenv("BELLHOP_TOKEN", testToken)
 	asked := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -103,8 +102,8 @@ func TestTooMany(t *testing.T) {
 	}
 }
 
-// TestPages has a list of several pages read to its end, or to a limit.
-func TestPages(t *testing.T) {
+// TestListsAllPages reads a list of several pages to its end, or to a limit.
+func TestListsAllPages(t *testing.T) {
 	t.Setenv("BELLHOP_TOKEN", testToken)
 	var asked []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -137,8 +136,8 @@ func TestPages(t *testing.T) {
 	}
 }
 
-func TestMoment(t *testing.T) {
-	r := &remote{utc: true}
+func TestParsesTimes(t *testing.T) {
+	r := &apiClient{utc: true}
 	now := time.Now().UTC()
 	midnight := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, time.UTC)
 	for text, want := range map[string]time.Time{
@@ -148,22 +147,22 @@ func TestMoment(t *testing.T) {
 		"2026-01-31":                  time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC),
 		"09:30":                       midnight.Add(9*time.Hour + 30*time.Minute),
 	} {
-		if got, ok := r.moment(text); !ok || !got.Equal(want) && !got.Equal(want.Add(24*time.Hour)) { // midnight may pass
+		if got, ok := r.parseTime(text); !ok || !got.Equal(want) && !got.Equal(want.Add(24*time.Hour)) { // midnight may pass
 			t.Errorf("%s is %v, %v; want %v", text, got, ok, want)
 		}
 	}
 	before := time.Now()
-	if got, ok := r.moment("90m"); !ok || got.Before(before.Add(-90*time.Minute)) || got.After(time.Now().Add(-90*time.Minute)) {
+	if got, ok := r.parseTime("90m"); !ok || got.Before(before.Add(-90*time.Minute)) || got.After(time.Now().Add(-90*time.Minute)) {
 		t.Errorf("90m is %v, %v", got, ok)
 	}
 	for _, text := range []string{"", "yesterday", "9", "2026-13-01", "25:00"} {
-		if got, ok := r.moment(text); ok {
+		if got, ok := r.parseTime(text); ok {
 			t.Errorf("%q is %v", text, got)
 		}
 	}
 }
 
-func TestNearest(t *testing.T) {
+func TestSuggestsNearestID(t *testing.T) {
 	ids := []string{"4xq7abcdef", "5yr8abcdef"}
 	for given, want := range map[string]string{
 		"4xq":         "4xq7abcdef",
@@ -172,7 +171,7 @@ func TestNearest(t *testing.T) {
 		"4":           "",
 		"something":   "",
 	} {
-		if got := nearest(given, ids); got != want {
+		if got := nearestID(given, ids); got != want {
 			t.Errorf("nearest to %s is %q, want %q", given, got, want)
 		}
 	}

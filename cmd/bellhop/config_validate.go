@@ -1,0 +1,277 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"bellhop/dialog"
+	"bellhop/sip"
+)
+
+// validateAll reports each value that is invalid by itself or together with others.
+func (c *config) validateAll(report func(path, format string, args ...any)) {
+	c.validateSIP(report)
+	c.validateTrunks(report)
+	c.validateCalls(report)
+	c.validateAdmin(report)
+	c.validateSubscriptions(report)
+
+	if c.Guard.Connections < 0 {
+		report("guard.connections", "%d is not a number of connections: use 1 or more, or 0 for no limit", c.Guard.Connections)
+	}
+	if c.Guard.AllConnections < 0 {
+		report("guard.all_connections", "%d is not a number of connections: use 1 or more, or 0 for as many as the limit of open files allows", c.Guard.AllConnections)
+	}
+
+	if c.Notify.KeepEvents < duration(time.Second) {
+		report("notify.keep_events", "%v is too short: use at least 1s", c.Notify.KeepEvents)
+	}
+	if c.Notify.MaxSubscriptions < 1 {
+		report("notify.max_subscriptions", "%d allows no subscription: use 1 or more", c.Notify.MaxSubscriptions)
+	}
+
+	if c.Store.Dir == "" {
+		report("store.dir", "must not be empty: bellhop keeps its store, key and token there")
+	}
+	switch n := c.Store.Replicas; {
+	case n < 1 || n > 5:
+		report("store.replicas", "%d is not a number of copies: use 1 to 5", n)
+	case n > 1 && len(c.Store.NATS) == 0:
+		report("store.replicas", "%d copies need a cluster: set its servers in store.nats, or use 1", n)
+	}
+	if len(c.Store.NATS) > 0 && c.Store.Sync != defaultConfig().Store.Sync {
+		report("store.sync", "%q has no effect with store.nats: leave it out and set sync_interval on the NATS servers", c.Store.Sync)
+	}
+}
+
+// validateSIP reports listeners and PBXs that conflict or cannot be reached.
+func (c *config) validateSIP(report func(path, format string, args ...any)) {
+	if len(c.SIP.Listen) == 0 {
+		report("sip.listen", `no address to listen on: set at least one, like ["udp://127.0.0.1:5060"]`)
+	}
+	for i, a := range c.SIP.Listen {
+		path := indexPath("sip.listen", i)
+		if a.Addr().IsMulticast() {
+			report(path, "%v is a multicast address: use a unicast address", a)
+		}
+		for _, b := range c.SIP.Listen[:i] {
+			if socketsConflict(a, b) {
+				report(path, "%v is taken by %v : remove one of them", a, b)
+			}
+		}
+	}
+	if len(c.SIP.PBX) == 0 {
+		report("sip.pbx", `no PBX to forward to: set its address, like ["udp://192.0.2.1:5060"]`)
+	}
+	for i, a := range c.SIP.PBX {
+		path := indexPath("sip.pbx", i)
+		if a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
+			report(path, "%v is not an address to send to: use the PBX's own address and port", a)
+		}
+		for _, b := range c.SIP.Listen {
+			if socketsConflict(a, b) {
+				report(path, "%v is bellhop's own listener %v: calls would loop: use the PBX's address, or change sip.listen", a, b)
+			}
+		}
+		if slices.Contains(c.SIP.PBX[:i], a) {
+			report(path, "%v is listed twice", a)
+		}
+		if len(c.SIP.Listen) > 0 && !slices.ContainsFunc(c.SIP.Listen, func(l sip.Addr) bool { return !l.IsValid() || reachesPBX(l, a) }) {
+			report(path, "no listener reaches %v: add to sip.listen %s", a, describeListener(a))
+		}
+	}
+}
+
+// reachesPBX reports whether packets get from a listener to the PBX and back: transport
+// and address family are the same, and loopback only reaches loopback.
+func reachesPBX(l, pbx sip.Addr) bool {
+	own, ip := l.Addr(), pbx.Addr()
+	return l.Proto == pbx.Proto && own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
+}
+
+// describeListener describes a listener that reaches the PBX.
+func describeListener(pbx sip.Addr) string {
+	family, all := "IPv4", "0.0.0.0"
+	if !pbx.Addr().Is4() {
+		family, all = "IPv6", "[::]"
+	}
+	if pbx.Addr().IsLoopback() {
+		return fmt.Sprintf("a %s:// listener on an %s loopback address or on %s", pbx.Proto, family, all)
+	}
+	return fmt.Sprintf("a %s:// listener on an %s address other than loopback or on %s", pbx.Proto, family, all)
+}
+
+// socketsConflict reports whether two sockets cannot both be opened: they are the same,
+// or one has all addresses of the other's port.
+func socketsConflict(a, b sip.Addr) bool {
+	if a.Proto != b.Proto || a.Port() != b.Port() || a.Port() == 0 {
+		return false
+	}
+	x, y := a.Addr().Unmap(), b.Addr().Unmap()
+	return x == y || coversAddress(x, y) || coversAddress(y, x)
+}
+
+// coversAddress reports whether a socket on the address all also receives for ip. One on
+// [::] also receives IPv4.
+func coversAddress(all, ip netip.Addr) bool {
+	return all.IsUnspecified() && (all.Is6() || ip.Is4())
+}
+
+// validateTrunks reports incomplete trunks and address ranges that overlap.
+func (c *config) validateTrunks(report func(path, format string, args ...any)) {
+	for i, t := range c.Trunk {
+		at := indexPath("trunk", i)
+		if strings.TrimSpace(t.Name) == "" {
+			report(at+".name", `a trunk needs a name: set name = "carrier"`)
+		}
+		if len(t.Sources) == 0 {
+			report(at+".sources", `trunk %q needs the addresses it sends from: set sources = ["192.0.2.0/24"]`, t.Name)
+		}
+		if n := len(t.Secret); n > 0 && (n < 16 || n > 256) {
+			report(at+".secret", "the secret of trunk %q has %d characters: use 16 to 256 random ones, like the output of openssl rand -hex 16", t.Name, n)
+		}
+		for _, other := range c.Trunk[:i] {
+			if other.Name == t.Name {
+				report(at+".name", "two trunks are called %q: give each its own name", t.Name)
+			}
+		}
+		for j, source := range t.Sources {
+			path := indexPath(at+".sources", j)
+			for _, pbx := range c.SIP.PBX {
+				if source.Contains(pbx.Addr().Unmap()) {
+					report(path, "%v contains the PBX %v: use the trunk's own addresses, to tell the two apart", source, pbx)
+				}
+			}
+			for _, pbx := range c.SIP.PBXSources {
+				if source.Overlaps(pbx.Prefix) {
+					report(path, "%v overlaps with %v of sip.pbx_sources: an address belongs to either the PBX or a trunk", source, pbx)
+				}
+			}
+			for k, other := range c.Trunk[:i+1] {
+				for l, s := range other.Sources {
+					if (k < i || l < j) && source.Overlaps(s.Prefix) {
+						report(path, "%v overlaps with %v of trunk %q: an address belongs to one trunk", source, s, other.Name)
+					}
+				}
+			}
+		}
+	}
+}
+
+// fieldName matches the name of a SIP header (RFC 3261 §25.1).
+var fieldName = regexp.MustCompile("^[A-Za-z0-9.!%*_+`'~-]+$")
+
+// validateCalls reports invalid extensions and settings of calls.
+func (c *config) validateCalls(report func(path, format string, args ...any)) {
+	if c.Extensions.Pattern.String() == "" {
+		report("extensions.pattern", "must not be empty: use '.*' for everybody, or '^$' for nobody")
+	}
+	for i, e := range c.Extension {
+		path := indexPath("extension", i) + ".number"
+		if e.Number == "" {
+			report(path, `an extension needs a number: set number = "600"`)
+		}
+		if strings.ContainsFunc(e.Number, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+			report(path, "%q contains a space: use the user part of the SIP address, like 600 or 0003*210", e.Number)
+		}
+		for _, other := range c.Extension[:i] {
+			if other.Number == e.Number {
+				report(path, "extension %q is declared twice", e.Number)
+			}
+		}
+	}
+	c.validateDIDs(report)
+	if c.Calls.MaxDuration <= 0 {
+		report("calls.max_duration", "%v ends every call at once: set how long a call can last, like 4h", c.Calls.MaxDuration)
+	}
+	if c.Calls.Trace < 0 {
+		report("calls.trace", "%d is not a number of calls: use 0 to keep none", c.Calls.Trace)
+	}
+	for i, m := range c.Calls.Correlate {
+		same := func(other correlateMethod) bool { return strings.EqualFold(string(m), string(other)) }
+		if m != "" && slices.ContainsFunc(c.Calls.Correlate[:i], same) {
+			report(indexPath("calls.correlate", i), "%q is listed twice: remove one", m)
+		}
+	}
+	for i, name := range c.Calls.Headers {
+		switch {
+		case !fieldName.MatchString(name):
+			report(indexPath("calls.headers", i), "%q is not the name of a header field", name)
+		case dialog.CarriesCredentials(name):
+			report(indexPath("calls.headers", i), "%q holds credentials of phones, which bellhop never sends on: remove it", name)
+		}
+	}
+	for path, name := range map[string]string{
+		"calls.rec_id":      c.Calls.RecID,
+		"calls.callback_id": c.Calls.CallbackID,
+		"calls.tag":         c.Calls.Tag,
+		"calls.callapi_id":  c.Calls.CallAPIID,
+	} {
+		switch {
+		case name != "" && !fieldName.MatchString(name):
+			report(path, "%q is not the name of a header field: use a form like \"X-Recording-Id\"", name)
+		case dialog.CarriesCredentials(name):
+			report(path, "%q holds credentials of phones, which bellhop never sends on: use another header field", name)
+		}
+	}
+}
+
+// validateDIDs reports public numbers that are invalid or lead to two extensions.
+func (c *config) validateDIDs(report func(path, format string, args ...any)) {
+	leads := map[string]string{} // extension by public number
+	for i, e := range c.Extension {
+		for j, did := range e.DID {
+			path := indexPath(indexPath("extension", i)+".did", j)
+			switch other, taken := leads[did]; {
+			case did == "" || strings.ContainsFunc(did, func(r rune) bool { return r <= ' ' || r == 0x7f }):
+				report(path, "%q is not a number: use the form of the carrier's Request-URI, like 5551234", did)
+			case taken && other == e.Number:
+				report(path, "%q is listed twice", did)
+			case taken:
+				report(path, "%q leads to extension %q : use a number for one extension only", did, other)
+			}
+			leads[did] = e.Number
+		}
+	}
+}
+
+// loadCertificate reads the certificate of the admin API and its key.
+func (c *config) loadCertificate() (tls.Certificate, error) {
+	cert, err := c.Admin.TLSCert.readPEM()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := c.Admin.TLSKey.readPEM()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
+// validateAdmin reports an admin API without encryption, and conflicting sockets.
+func (c *config) validateAdmin(report func(path, format string, args ...any)) {
+	a := c.Admin
+	switch {
+	case a.TLSCert != "" && a.TLSKey == "":
+		report("admin.tls_cert", "certificate without a key: set admin.tls_key too")
+	case a.TLSCert == "" && a.TLSKey != "":
+		report("admin.tls_key", "key without a certificate: set admin.tls_cert too")
+	case a.TLSCert != "":
+		if _, err := c.loadCertificate(); err != nil {
+			report("admin.tls_cert", "%v", err)
+		}
+	}
+	if a.TLSCert == "" && !a.Insecure && !a.Listen.Addr().Unmap().IsLoopback() {
+		report("admin.listen", "%v is reachable from outside and would receive tokens unencrypted: set admin.tls_cert and admin.tls_key, listen on 127.0.0.1, or set insecure = true", a.Listen)
+	}
+	for _, b := range c.SIP.Listen {
+		if socketsConflict(sip.Addr{Proto: sip.TCP, AddrPort: a.Listen.AddrPort}, b) {
+			report("admin.listen", "%v conflicts with %v of sip.listen: choose another port", a.Listen, b)
+		}
+	}
+}
