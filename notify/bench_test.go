@@ -24,7 +24,7 @@ var measured = []Dialect{JSON, Telphin, Unified}
 
 // inFlight is how many requests are under way at once, of bellhop's and of the
 // bare loop's.
-const inFlight = 16
+const benchRequests = 16
 
 // BenchmarkCallback says events and has them delivered by real HTTP to a
 // receiver in another process. Its figure is the CPU that one event costs from
@@ -46,7 +46,7 @@ func callback(b *testing.B, dialect Dialect, rate int) {
 	defer stop()
 	sink := startSink(b)
 	s := NewSubscription()
-	s.Extension, s.Types, s.URL, s.Dialect, s.MaxInFlight = "101", []string{"dial-out", "answer", "hangup"}, sink+"hook", dialect, inFlight
+	s.Extension, s.Types, s.URL, s.Dialect, s.MaxInFlight = "101", []string{"dial-out", "answer", "hangup"}, sink+"hook", dialect, benchRequests
 	subscribe(b, n, s)
 	like := callOf(0)
 	said := uint64(0)
@@ -63,14 +63,14 @@ func callback(b *testing.B, dialect Dialect, rate int) {
 		n.Say(events)
 		said += 3
 		if rate > 0 {
-			pause(b.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/time.Duration(rate))))
+			sleep(b.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/time.Duration(rate))))
 		}
 		for rate == 0 && said-n.Stats().Delivered > 1000 {
-			pause(b.Context(), time.Millisecond)
+			sleep(b.Context(), time.Millisecond)
 		}
 	}
 	for n.Stats().Delivered < said {
-		pause(b.Context(), time.Millisecond)
+		sleep(b.Context(), time.Millisecond)
 	}
 	report(b, before, begin, int(said))
 	if dialect == Unified { // says no time
@@ -92,14 +92,14 @@ func BenchmarkBarePost(b *testing.B) {
 func barePost(b *testing.B, dialect Dialect) {
 	e := callOf(1)[2]
 	v := newView(&e, &Subscription{Dialect: dialect, Method: "POST"})
-	body := v.append(nil)
+	body := v.appendPayload(nil)
 	header := http.Header{
 		"User-Agent": {"bellhop/devel"}, "Content-Type": {v.contentType()}, "Traceparent": {traceparent(&e)},
 		"Webhook-Id": {e.ID + "-" + rand.Text()}, "Webhook-Timestamp": {strconv.FormatInt(time.Now().Unix(), 10)},
 		"Webhook-Signature": {"v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4="},
 	}
 	sink := startSink(b)
-	transport := &http.Transport{MaxIdleConnsPerHost: inFlight}
+	transport := &http.Transport{MaxIdleConnsPerHost: benchRequests}
 	defer transport.CloseIdleConnections()
 	b.ReportAllocs()
 	b.ResetTimer()
@@ -110,7 +110,7 @@ func barePost(b *testing.B, dialect Dialect) {
 		turns <- struct{}{}
 	}
 	close(turns)
-	for range inFlight {
+	for range benchRequests {
 		posters.Go(func() {
 			for range turns {
 				req, _ := http.NewRequest("POST", sink+"hook", bytes.NewReader(body))
@@ -146,17 +146,17 @@ func BenchmarkPayload(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				v := newView(&e, &s)
-				buf = v.append(buf[:0])
+				buf = v.appendPayload(buf[:0])
 			}
 		})
 	}
 	b.Run("template", func(b *testing.B) {
 		s := Subscription{Dialect: JSON, Method: "GET", URL: "http://crm.example/pop{?event_type,caller_id_num,caller_id_name}"}
-		at, _ := url.Parse(address(s.URL))
+		at, _ := url.Parse(urlBeforeVariables(s.URL))
 		b.ReportAllocs()
 		for b.Loop() {
 			v := newView(&e, &s)
-			if _, err := v.expand(at); err != nil {
+			if _, err := v.expandURL(at); err != nil {
 				b.Fatal(err)
 			}
 		}

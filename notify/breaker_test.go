@@ -22,14 +22,14 @@ func (s *stage) plays(d time.Duration, how func(*attempt) outcome) (story []stri
 		if s.posts {
 			s.post(nil)
 		}
-		at, ok := s.wakeAt(s.now)
+		at, ok := s.nextWake(s.now)
 		if !ok || at.After(until) {
 			s.now = until
-			s.tick(s.now)
+			s.runDue(s.now)
 			return story
 		}
 		s.now = at
-		s.tick(s.now)
+		s.runDue(s.now)
 	}
 }
 
@@ -38,7 +38,7 @@ func all(o outcome) func(*attempt) outcome { return func(*attempt) outcome { ret
 // watched notes every pause and its end.
 func (s *stage) watched() *[]string {
 	var changes []string
-	s.changed = func(e *endpoint) {
+	s.onBreakerChange = func(e *endpoint) {
 		word := "resumed"
 		if e.open() {
 			word = "paused"
@@ -57,24 +57,24 @@ func TestPauseAfterFailuresInARow(t *testing.T) {
 	as := s.attempts()
 	as = append(as, s.attempts()...)
 	for _, a := range as {
-		s.answer(a, waiting)
+		s.answer(a, willRetry)
 	}
 	s.want("four failures", fmt.Sprint(*changes), "[]")
-	s.answer(s.attempts()[0], waiting)
+	s.answer(s.attempts()[0], willRetry)
 	s.want("the fifth", fmt.Sprint(*changes), "[0s paused http://a]")
 	s.say("new", dialog.Hangup)
 	s.want("while it is paused", s.labels(s.attempts()), "")
 
 	var probes []string
-	for _, p := range s.plays(2*time.Minute, all(waiting)) {
+	for _, p := range s.plays(2*time.Minute, all(willRetry)) {
 		probes = append(probes, strings.Fields(p)[0])
 	}
 	s.want("probes", strings.Join(probes, " "), "1s 3s 7s 15s 31s 1m1s 1m31s")
 	s.plays(time.Second, all(delivered))
 	s.want("a probe succeeds", fmt.Sprint(*changes), "[0s paused http://a 2m1s resumed http://a]")
 	s.want("all is delivered at once", fmt.Sprint(s.pending, len(s.ends)), "0 6")
-	if len(s.paused) != 0 || !s.probeAt.IsZero() {
-		t.Errorf("left: %d paused, probe at %v", len(s.paused), s.probeAt)
+	if len(s.openEndpoints) != 0 || !s.nextProbe.IsZero() {
+		t.Errorf("left: %d paused, probe at %v", len(s.openEndpoints), s.nextProbe)
 	}
 }
 
@@ -98,8 +98,8 @@ func TestPauseAfterHalfOfTwenty(t *testing.T) {
 				at := s.now
 				s.say(fmt.Sprint("m", i), dialog.MessageIn)
 				s.answer(s.attempts()[0], delivered)
-				d := &delivery{kind: dialog.Hangup, at: s.now, lane: &lane{target: s.targets["a"]}}
-				s.learn(s.now, &attempt{delivery: d, endpoint: s.targets["a"].endpoint, sub: s.targets["a"].sub})
+				d := &delivery{kind: dialog.Hangup, at: s.now, queue: &deliveryQueue{subscriber: s.subscribers["a"]}}
+				s.countOutcome(s.now, &attempt{delivery: d, endpoint: s.subscribers["a"].endpoint, sub: s.subscribers["a"].sub})
 				s.now = at.Add(tt.apart)
 			}
 			if (len(*changes) > 0) != tt.pause {
@@ -115,9 +115,9 @@ func TestPauseKeepsWhatItsClassKeeps(t *testing.T) {
 	for i := range 5 {
 		s.say(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	s.plays(0, all(waiting))
+	s.plays(0, all(willRetry))
 	s.say("live", dialog.DialIn, dialog.Hangup)
-	s.plays(3*24*time.Hour, all(waiting))
+	s.plays(3*24*time.Hour, all(willRetry))
 	if len(s.ends) != 1 || !strings.HasSuffix(s.ends[0], "a live/6 expired") || !strings.HasPrefix(s.ends[0], "1m0") {
 		t.Fatalf("ended: %v", s.ends)
 	}
@@ -134,18 +134,18 @@ func TestProbe(t *testing.T) {
 	s.say("c", dialog.Hangup)
 	first := s.attempts()[0]
 	for range 5 { // others, that have ended
-		d := &delivery{kind: dialog.Hangup, at: s.now, lane: &lane{target: s.targets["a"]}}
-		s.learn(s.now, &attempt{delivery: d, endpoint: first.endpoint, sub: first.sub})
+		d := &delivery{kind: dialog.Hangup, at: s.now, queue: &deliveryQueue{subscriber: s.subscribers["a"]}}
+		s.countOutcome(s.now, &attempt{delivery: d, endpoint: first.endpoint, sub: first.sub})
 	}
 	first.retryAfter = time.Minute
-	s.answer(first, waiting)
-	s.want("what must wait is no probe", strings.Join(s.plays(90*time.Second, all(waiting)), ", "), "1m0s c/1, 1m2s c/1, 1m6s c/1, 1m14s c/1, 1m30s c/1")
+	s.answer(first, willRetry)
+	s.want("what must wait is no probe", strings.Join(s.plays(90*time.Second, all(willRetry)), ", "), "1m0s c/1, 1m2s c/1, 1m6s c/1, 1m14s c/1, 1m30s c/1")
 
 	s.say("d", dialog.Hangup)
-	s.subscribe(Subscription{ID: "a"}, time.Time{})
+	s.applySubscription(Subscription{ID: "a"}, time.Time{})
 	s.want("no probe of who is gone", s.labels(s.attempts()), "")
-	if s.pending+len(s.paused)+len(s.endpoints) != 0 {
-		t.Errorf("left: %d pending, %d paused, %d endpoints", s.pending, len(s.paused), len(s.endpoints))
+	if s.pending+len(s.openEndpoints)+len(s.endpoints) != 0 {
+		t.Errorf("left: %d pending, %d paused, %d endpoints", s.pending, len(s.openEndpoints), len(s.endpoints))
 	}
 	s.sleep(time.Hour)
 }
@@ -157,7 +157,7 @@ func TestPauseIsRememberedInOrder(t *testing.T) {
 	for i := range 5 {
 		s.say(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	s.plays(0, all(waiting))
+	s.plays(0, all(willRetry))
 	s.post(nil)
 	s.say("d", dialog.DialIn)
 	s.say("d", dialog.Hangup)
@@ -170,16 +170,16 @@ func TestPauseIsLeftBehind(t *testing.T) {
 	for i := range 3 {
 		s.say(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	s.plays(0, all(waiting))
+	s.plays(0, all(willRetry))
 	s.say("d", dialog.Hangup)
 	s.sleep(time.Second)
 	s.want("the probe", fmt.Sprint(len(s.attempts())), "1")
-	s.subscribe(sub("a", "http://well/"), time.Time{})
+	s.applySubscription(sub("a", "http://well/"), time.Time{})
 	for _, a := range s.attempts() {
 		s.want("sent to", a.endpoint.key, "http://well")
 		s.answer(a, delivered)
 	}
-	if e := s.endpoints["http://dead"]; len(e.targets) != 1 || !s.paused[e] {
+	if e := s.endpoints["http://dead"]; len(e.subscribers) != 1 || !s.openEndpoints[e] {
 		t.Errorf("the other is no longer at its endpoint, or that is not paused")
 	}
 }
@@ -190,19 +190,22 @@ func TestProbeIsFollowed(t *testing.T) {
 		name string
 		end  func(*stage, *attempt)
 	}{
-		{"failed", func(s *stage, a *attempt) { s.answer(a, waiting) }},
-		{"the store failed", func(s *stage, a *attempt) { a.ours = true; s.answer(a, waiting) }},
-		{"switched off", func(s *stage, a *attempt) { s.subscribe(Subscription{ID: a.sub.ID}, time.Time{}); s.answer(a, waiting) }},
+		{"failed", func(s *stage, a *attempt) { s.answer(a, willRetry) }},
+		{"the store failed", func(s *stage, a *attempt) { a.localFault = true; s.answer(a, willRetry) }},
+		{"switched off", func(s *stage, a *attempt) {
+			s.applySubscription(Subscription{ID: a.sub.ID}, time.Time{})
+			s.answer(a, willRetry)
+		}},
 		{"moved", func(s *stage, a *attempt) {
-			s.subscribe(sub(a.sub.ID, "http://well/"), time.Time{})
-			s.answer(a, waiting)
+			s.applySubscription(sub(a.sub.ID, "http://well/"), time.Time{})
+			s.answer(a, willRetry)
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStage(t, sub("a", "http://dead/"), sub("b", "http://dead/"), sub("c", "http://dead/"))
 			s.say("x", dialog.Hangup)
 			s.say("y", dialog.Hangup)
-			s.plays(0, all(waiting))
+			s.plays(0, all(willRetry))
 			s.sleep(time.Second)
 			probe := s.attempts()
 			if len(probe) != 1 {
@@ -214,9 +217,9 @@ func TestProbeIsFollowed(t *testing.T) {
 					return delivered
 				}
 				t.Errorf("attempted at once: %s of %s", s.label(a.delivery), a.sub.ID)
-				return waiting
+				return willRetry
 			})
-			next := s.plays(2*time.Second, all(waiting))
+			next := s.plays(2*time.Second, all(willRetry))
 			if len(next) == 0 {
 				t.Error("nothing is probed in the two seconds that follow")
 			}
@@ -230,7 +233,7 @@ func TestProbeIsAnAttempt(t *testing.T) {
 	for i := range 5 {
 		s.say(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	s.plays(0, all(waiting))
+	s.plays(0, all(willRetry))
 	s.sleep(time.Second)
 	for range 9 {
 		s.sleep(0)

@@ -19,7 +19,7 @@ func openBucket(ctx context.Context, js jetstream.JetStream, c Config, b jetstre
 
 // watch shows f every key of a bucket and, if it is to go on, every change. It
 // ends early with the error of f, of the store or of ctx.
-func watch(ctx context.Context, kv jetstream.KeyValue, goOn bool, f func(jetstream.KeyValueEntry) error) error {
+func watchBucket(ctx context.Context, kv jetstream.KeyValue, forever bool, f func(jetstream.KeyValueEntry) error) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	w, err := kv.WatchAll(ctx)
@@ -35,7 +35,7 @@ func watch(ctx context.Context, kv jetstream.KeyValue, goOn bool, f func(jetstre
 			switch {
 			case !open:
 				return fmt.Errorf("watch bucket %s: closed", kv.Bucket())
-			case e == nil && !goOn: // all there was
+			case e == nil && !forever: // all there was
 				return nil
 			case e == nil:
 			default:

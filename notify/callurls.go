@@ -43,7 +43,7 @@ type callURLs struct {
 }
 
 // of returns the URL for events of a type; nil: none is named.
-func (u *callURLs) of(t dialog.Type) *url.URL {
+func (u *callURLs) urlFor(t dialog.Type) *url.URL {
 	switch {
 	case u == nil:
 		return nil
@@ -56,7 +56,7 @@ func (u *callURLs) of(t dialog.Type) *url.URL {
 }
 
 // texts are the URLs as text; "" for each that is not named.
-func (u *callURLs) texts() (onAnswer, onHangup string) {
+func (u *callURLs) asText() (onAnswer, onHangup string) {
 	if u == nil {
 		return "", ""
 	}
@@ -70,7 +70,7 @@ func (u *callURLs) texts() (onAnswer, onHangup string) {
 }
 
 // newCallURLs reads what texts wrote.
-func newCallURLs(onAnswer, onHangup string) *callURLs {
+func parseCallURLs(onAnswer, onHangup string) *callURLs {
 	if onAnswer == "" && onHangup == "" {
 		return nil
 	}
@@ -98,7 +98,7 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 		return nil, nil
 	}
 	if cut {
-		return nil, fmt.Errorf("read XML answer: it is longer than %d bytes, or did not come within %v", maxAnswer, bodyTime)
+		return nil, fmt.Errorf("read XML answer: it is longer than %d bytes, or did not come within %v", maxResponseBody, bodyTimeout)
 	}
 	root, err := readRoot(bytes.TrimPrefix(answer, byteOrderMark))
 	switch {
@@ -188,65 +188,65 @@ func checkCallURL(s string) (*url.URL, *Invalid) {
 // keepURLs notes in an attempt that has delivered a newCall which URLs its receiver has
 // named, and has the delivery log keep them before anything is made of the attempt. If
 // the store does not take them in time, they are written as any record is.
-func (n *Notifier) keepURLs(ctx context.Context, a *attempt) {
-	if !a.sub.followsURLs() || !isNewCall(a.kind) || a.seq == 0 || judge(a.status) != delivered {
+func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
+	if !a.sub.followsURLs() || !isNewCall(a.kind) || a.seq == 0 || outcomeOf(a.status) != delivered {
 		return
 	}
-	urls, err := readCallURLs(a.answer, a.cut)
+	urls, err := readCallURLs(a.responseBody, a.truncated)
 	if err != nil {
 		n.log.Warn("URL of the receiver ignored", "subscriber", a.sub.ID, "event", a.id, "err", err)
 	}
 	if a.urls = urls; urls == nil || a.id == "" {
 		return
 	}
-	a.number, a.word, a.took = a.tries, Delivered, time.Since(a.began)
-	page := recordPage{wave: []*attempt{a}}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), waveTimeout)
+	a.number, a.outcomeWord, a.took = a.attempts, Delivered, time.Since(a.startedAt)
+	page := recordBatch{attempts: []*attempt{a}}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	for _, record := range page.write() {
+	for _, record := range page.encodeMessages() {
 		if _, err := n.js.PublishMsg(ctx, record.message); err != nil {
 			n.log.Warn("URLs of the receiver are not in the delivery log yet", "subscriber", a.sub.ID, "event", a.id, "err", err)
 			return
 		}
 	}
-	a.logged = true
+	a.recorded = true
 }
 
 // namedURL returns the URL that the receiver has named for an answer or hangup; nil:
 // it has named none. It looks into the delivery log if this process has not delivered
 // the newCall. The error is of the store.
-func (n *Notifier) namedURL(ctx context.Context, a *attempt, e *dialog.Event, g *group) (*url.URL, error) {
+func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event, g *group) (*url.URL, error) {
 	if !a.sub.followsURLs() || e.Party == "" || isNewCall(e.Type) || a.seq == 0 {
 		return nil, nil
 	}
-	c, id := a.own, dialog.EventID(e.Party, newCallType(e.Flow))
+	c, id := a.partyNewCall, dialog.EventID(e.Party, newCallType(e.Flow))
 	if g != nil {
 		c, id = newCall{}, g.first.ID
-		if a.newCall.seq == g.seq {
-			c = a.newCall
+		if a.groupNewCall.seq == g.seq {
+			c = a.groupNewCall
 		}
 	}
-	if c.state != begun {
+	if c.state != newCallDelivered {
 		var err error
 		if c.urls, err = n.lastURLs(ctx, a.sub, id); err != nil {
 			return nil, err
 		}
-		a.found = c.urls
+		a.loggedURLs = c.urls
 	}
-	return c.urls.of(e.Type), nil
+	return c.urls.urlFor(e.Type), nil
 }
 
 // lastURLs returns what the receiver of a newCall named when it was last delivered, as
 // far as the delivery log has it; nil: nothing.
 func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string) (urls *callURLs, err error) {
-	own := between([]string{attemptSubject(s.ID, newCall)}, time.Time{})
-	err = readAll(ctx, n.attempts, own, func(m jetstream.Msg) error {
-		all, err := unpack(m.Data())
+	own := subjectsSince([]string{attemptSubject(s.ID, newCall)}, time.Time{})
+	err = readMessages(ctx, n.deliveryLog, own, func(m jetstream.Msg) error {
+		all, err := decodeRecords(m.Data())
 		for _, l := range all {
 			if l.Outcome == Delivered {
-				urls = newCallURLs(l.OnAnswer, l.OnHangup)
+				urls = parseCallURLs(l.OnAnswer, l.OnHangup)
 			}
-			if time.UnixMicro(l.At).Before(s.since()) {
+			if time.UnixMicro(l.At).Before(s.askedSince()) {
 				urls = nil
 			}
 		}
@@ -259,63 +259,63 @@ func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string
 }
 
 // learnURLs takes what an attempt has learned of the URLs of its party.
-func (t *target) learnURLs(a *attempt) {
+func (sr *subscriber) noteURLs(a *attempt) {
 	switch d := a.delivery; {
 	case isNewCall(d.kind):
 		if a.outcome == delivered {
 			d.urls = a.urls
 		}
-	case a.found != nil && d.party != "" && !d.inGroup && t.calls[d.party].state != begun:
-		t.setCall(d.party, newCall{state: begun, urls: a.found})
+	case a.loggedURLs != nil && d.party != "" && !d.inGroup && sr.newCalls[d.party].state != newCallDelivered:
+		sr.setNewCall(d.party, newCall{state: newCallDelivered, urls: a.loggedURLs})
 	}
 }
 
 // forgetURLs forgets all that was named: the subscription is not the same any more.
-func (t *target) forgetURLs() {
-	for key, c := range t.calls {
+func (sr *subscriber) clearURLs() {
+	for key, c := range sr.newCalls {
 		c.urls = nil
-		t.calls[key] = c
+		sr.newCalls[key] = c
 	}
 }
 
 // namedFor returns the URL that the receiver has named for d, as far as t knows: an
 // attempt may find another.
-func (t *target) namedFor(d *delivery) *url.URL {
-	if !t.sub.followsURLs() || isNewCall(d.kind) {
+func (sr *subscriber) namedFor(d *delivery) *url.URL {
+	if !sr.sub.followsURLs() || isNewCall(d.kind) {
 		return nil
 	}
-	c, known := t.calls[d.party]
-	if !known && t.sub.groups() {
-		c = t.calls[groupKey(d.lane)]
+	c, known := sr.newCalls[d.party]
+	if !known && sr.sub.groupsCalls() {
+		c = sr.newCalls[groupCallKey(d.queue)]
 	}
-	return c.urls.of(d.kind)
+	return c.urls.urlFor(d.kind)
 }
 
 // exempt reports whether d goes to a URL of which no open circuit breaker says anything.
 func (d *delivery) exempt() bool {
-	t := d.lane.target
-	u := t.namedFor(d)
-	return u != nil && (!t.shut() || endpointKey(u) != t.endpoint.key)
+	sr := d.queue.subscriber
+	u := sr.namedFor(d)
+	return u != nil && (!sr.blockedByEndpoint() || endpointKey(u) != sr.endpoint.key)
 }
 
 // learnNamed counts an attempt at a URL that the receiver has named. It says nothing of
 // the subscription's own URL, and of its endpoint only if that is the same.
-func (q *lanes) learnNamed(now time.Time, a *attempt, ofEndpoint, ofTarget bool) {
-	e, t := a.endpoint, a.lane.target
+func (s *scheduler) countNamedOutcome(now time.Time, a *attempt, ofEndpoint, ofTarget bool) {
+	e, sr := a.endpoint, a.queue.subscriber
 	if ofTarget {
-		t.next = now.Add(firstProbe)
+		sr.nextProbe = now.Add(minProbeInterval)
 	}
 	switch {
-	case endpointKey(a.named) != e.key:
+	case endpointKey(a.namedURL) != e.key:
 		if ofEndpoint {
-			e.next = now.Add(firstProbe)
+			e.nextProbe = now.Add(minProbeInterval)
 		}
 	case a.status != 0:
-		q.answered(now, t, e)
-	case a.outcome == waiting && a.fault == noConnection && !a.ours:
-		q.blameEndpoint(now, a, ofEndpoint)
+		s.noteAnswer(now, sr, e)
+	case a.outcome == willRetry && a.fault == noConnection && !a.localFault:
+		s.blameEndpoint(now, a, ofEndpoint)
 	case ofEndpoint && e.open():
-		e.missed(now, a.detail, a.retryAfter)
+		e.probeFailed(now, a.detail, a.retryAfter)
 	}
 }
 
@@ -333,7 +333,7 @@ var namedAttribute = regexp.MustCompile(`(onAnswer|onHangup)(\s*=\s*)("[^"]*"?|'
 
 // maskAnswer is the answer to a newCall as it is recorded: the URLs that it names are
 // masked.
-func maskAnswer(answer []byte) []byte {
+func maskResponse(answer []byte) []byte {
 	return namedAttribute.ReplaceAllFunc(answer, func(attribute []byte) []byte {
 		part := namedAttribute.FindSubmatch(attribute)
 		shown := redacted

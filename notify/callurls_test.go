@@ -55,7 +55,7 @@ func TestReadCallURLs(t *testing.T) {
 	} {
 		answer, cut := strings.CutPrefix(tt.answer, "cut")
 		u, err := readCallURLs([]byte(answer), cut)
-		a, h := u.texts()
+		a, h := u.asText()
 		if got := cmp.Or(a, "-") + " " + cmp.Or(h, "-"); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
 		}
@@ -228,7 +228,7 @@ func TestFollowURLs(t *testing.T) {
 				if form.Get("event") == "answer" { // at once: no other record is written by then
 					sub, err := s.registry.get(s.id)
 					u, err2 := s.lastURLs(context.Background(), &sub, partyEvents(1)[0].ID)
-					if err := errors.Join(err, err2); err != nil || u.of(dialog.Hangup) == nil {
+					if err := errors.Join(err, err2); err != nil || u.urlFor(dialog.Hangup) == nil {
 						s.Error("the log has no URLs", err)
 					}
 				}
@@ -238,7 +238,7 @@ func TestFollowURLs(t *testing.T) {
 			s.went(newCallAtHook, answerAtTaken, hangupAtOver)
 			s.ended(1, 0, Delivered, "")
 			subject := attemptSubject(s.id, partyEvents(1)[0].ID)
-			if info, err := s.attempts.Info(s.Context(), jetstream.WithSubjectFilter(subject)); err != nil || info.State.Subjects[subject] != 1 {
+			if info, err := s.deliveryLog.Info(s.Context(), jetstream.WithSubjectFilter(subject)); err != nil || info.State.Subjects[subject] != 1 {
 				s.Errorf("%+v, %v; want one record", info, err)
 			}
 		}},
@@ -305,7 +305,7 @@ func TestFollowURLs(t *testing.T) {
 			s.say(1, 1)
 			s.again()
 			s.say(1, 2)
-			time.Sleep(2 * maxProbe)
+			time.Sleep(2 * maxProbeInterval)
 			s.keeper.set(func() { s.keeper.answer = nil })
 			s.ended(1, 1, Delivered, "")
 			s.ended(1, 2, Delivered, "")
@@ -337,7 +337,7 @@ func TestFollowURLs(t *testing.T) {
 			s.went(elsewhere)
 			s.again()
 			s.say(2, 2)
-			time.Sleep(2 * maxProbe)
+			time.Sleep(2 * maxProbeInterval)
 			s.ended(2, 2, Delivered, "")
 			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(2)[2].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
@@ -348,7 +348,7 @@ func TestFollowURLs(t *testing.T) {
 			}
 			s.down("")
 			s.say(30, 0)
-			time.Sleep(maxProbe)
+			time.Sleep(maxProbeInterval)
 			s.ended(30, 0, Delivered, "")
 		}},
 	} {
@@ -483,21 +483,21 @@ func TestFollowURLsAndBreakers(t *testing.T) {
 		one := sub("s", "http://crm/hook")
 		one.Dialect, one.FollowURLs = CTI, tt.allowed
 		s := newStage(t, one)
-		to := s.targets["s"]
-		d := &delivery{kind: dialog.Hangup, party: "p", state: resting}
-		d.lane = &lane{target: to, name: "c", queue: []*delivery{d}}
-		to.lanes["c"] = d.lane
-		to.learnURLs(&attempt{delivery: d, found: newCallURLs("", tt.named)})
+		to := s.subscribers["s"]
+		d := &delivery{kind: dialog.Hangup, party: "p", state: backingOff}
+		d.queue = &deliveryQueue{subscriber: to, name: "c", deliveries: []*delivery{d}}
+		to.queues["c"] = d.queue
+		to.noteURLs(&attempt{delivery: d, loggedURLs: parseCallURLs("", tt.named)})
 		if tt.endpoint {
-			to.endpoint.pause(s.now, "down", 0)
+			to.endpoint.trip(s.now, "down", 0)
 		}
 		if tt.own {
-			to.breaker.pause(s.now, "500", 0)
+			to.breaker.trip(s.now, "500", 0)
 		}
 		if got := d.blocked(); got != tt.want {
 			t.Errorf("%+v: held: %v", tt, got)
 		}
-		if got := pickProbe(func(yield func(*target) bool) { yield(to) }) != nil; (tt.endpoint || tt.own) && got != tt.due {
+		if got := pickProbe(func(yield func(*subscriber) bool) { yield(to) }) != nil; (tt.endpoint || tt.own) && got != tt.due {
 			t.Errorf("%+v: may be a probe: %v", tt, got)
 		}
 	}
@@ -564,10 +564,10 @@ func TestFollowURLsAreGuarded(t *testing.T) {
 		s, e := sub("", "http://crm.example/hook"), partyEvents(1)[2]
 		s.Dialect, s.FollowURLs = CTI, true
 		u, _ := url.Parse(s.URL)
-		a := &attempt{delivery: &delivery{kind: dialog.Hangup, seq: 1}, sub: &s, url: u, body: &e,
-			own: newCall{state: begun, urls: newCallURLs("", named)}}
-		n.sender.attempt(t.Context(), n, a)
-		if a.outcome != waiting || !strings.Contains(a.detail, want) {
+		a := &attempt{delivery: &delivery{kind: dialog.Hangup, seq: 1}, sub: &s, url: u, loadedEvent: &e,
+			partyNewCall: newCall{state: newCallDelivered, urls: parseCallURLs("", named)}}
+		n.sender.makeAttempt(t.Context(), n, a)
+		if a.outcome != willRetry || !strings.Contains(a.detail, want) {
 			t.Errorf("%s: %v, %s; want %s", named, a.outcome, a.detail, want)
 		}
 	}
@@ -580,8 +580,8 @@ func FuzzReadCallURLs(f *testing.F) {
 	f.Add([]byte("<?xml version='1.0'?><Response xmlns:a='b' a:onAnswer='c'><x/></Response>"))
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		u, _ := readCallURLs(answer, false)
-		maskAnswer(answer)
-		for _, u := range []*url.URL{u.of(dialog.Answer), u.of(dialog.Hangup)} {
+		maskResponse(answer)
+		for _, u := range []*url.URL{u.urlFor(dialog.Answer), u.urlFor(dialog.Hangup)} {
 			if u == nil {
 				continue
 			}

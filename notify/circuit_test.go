@@ -21,10 +21,10 @@ import (
 type site map[string]func() (outcome, fault, time.Duration)
 
 func well() (outcome, fault, time.Duration)    { return delivered, 0, 10 * time.Millisecond }
-func status() (outcome, fault, time.Duration)  { return waiting, badStatus, 10 * time.Millisecond }
-func hangs() (outcome, fault, time.Duration)   { return waiting, noAnswer, 5 * time.Second }
-func crashes() (outcome, fault, time.Duration) { return waiting, noAnswer, time.Millisecond }
-func down() (outcome, fault, time.Duration)    { return waiting, noConnection, time.Millisecond }
+func status() (outcome, fault, time.Duration)  { return willRetry, badStatus, 10 * time.Millisecond }
+func hangs() (outcome, fault, time.Duration)   { return willRetry, noAnswer, 5 * time.Second }
+func crashes() (outcome, fault, time.Duration) { return willRetry, noAnswer, time.Millisecond }
+func down() (outcome, fault, time.Duration)    { return willRetry, noConnection, time.Millisecond }
 func gone() (outcome, fault, time.Duration)    { return refused, 0, time.Millisecond }
 
 // serve answers as a site does for d; each step calls between with the time since
@@ -48,7 +48,7 @@ func (s *stage) serve(d time.Duration, r site, every time.Duration, between func
 			s.post(nil)
 		}
 		at := until
-		if w, ok := s.wakeAt(s.now); ok && w.Before(at) {
+		if w, ok := s.nextWake(s.now); ok && w.Before(at) {
 			at = w
 		}
 		slices.SortStableFunc(under, func(a, b ending) int { return a.at.Compare(b.at) })
@@ -61,7 +61,7 @@ func (s *stage) serve(d time.Duration, r site, every time.Duration, between func
 		if !at.Before(until) {
 			s.now = until
 			for _, e := range under { // none is left behind
-				s.done(s.now, e.a)
+				s.finishAttempt(s.now, e.a)
 			}
 			return attempted
 		}
@@ -69,13 +69,13 @@ func (s *stage) serve(d time.Duration, r site, every time.Duration, between func
 		for len(under) > 0 && !under[0].at.After(s.now) {
 			a := under[0].a
 			under = under[1:]
-			s.done(s.now, a)
+			s.finishAttempt(s.now, a)
 		}
 		if between != nil && !next.After(s.now) {
 			next = next.Add(every)
 			between()
 		}
-		s.tick(s.now)
+		s.runDue(s.now)
 	}
 }
 
@@ -105,11 +105,11 @@ func TestFailingURLDelaysNoOther(t *testing.T) {
 				for path := range tt.site {
 					sub := sub(path[1:], "http://host"+path)
 					sub.MaxInFlight = 20
-					s.subscribe(sub, time.Time{})
+					s.applySubscription(sub, time.Time{})
 				}
 				late := map[string]time.Duration{}
-				s.ended = func(d *delivery, o outcome) {
-					if id := d.lane.target.sub.ID; id == "good" {
+				s.onEnd = func(d *delivery, o outcome) {
+					if id := d.queue.subscriber.sub.ID; id == "good" {
 						late["good"] = max(late["good"], s.now.Sub(d.at))
 						if o != delivered {
 							t.Errorf("%s at /good ends as %v", s.label(d), o)
@@ -122,15 +122,15 @@ func TestFailingURLDelaysNoOther(t *testing.T) {
 					t.Errorf("%d calls, %d attempts at /good, the last after %v", calls, len(attempted["good"]), late["good"])
 				}
 				var open []string
-				for t := range s.failing {
-					open = append(open, t.sub.ID)
+				for sr := range s.openSubscribers {
+					open = append(open, sr.sub.ID)
 				}
 				slices.Sort(open)
 				s.want("own breakers", strings.Join(open, " "), tt.pause)
-				s.want("endpoints", fmt.Sprint(len(s.paused)), "0")
+				s.want("endpoints", fmt.Sprint(len(s.openEndpoints)), "0")
 				for id, at := range attempted {
 					// five failures, those under way beside them, and then probes
-					if most := tripAfter + 20 + 8 + int(100*every/maxProbe); id != "good" && len(at) > most {
+					if most := maxFailuresInRow + 20 + 8 + int(100*every/maxProbeInterval); id != "good" && len(at) > most {
 						t.Errorf("%d attempts at /%s, want %d at most", len(at), id, most)
 					}
 				}
@@ -149,17 +149,17 @@ func TestHostReturns(t *testing.T) {
 				r := site{"/": well, "/a": how, "/b": how}
 				calls := 0
 				attempted := s.serve(out, r, out/10, func() { calls++; s.call(calls) })
-				if n := len(attempted["a"]) + len(attempted["b"]); n > 2*60+int(out/maxProbe)*2 {
+				if n := len(attempted["a"]) + len(attempted["b"]); n > 2*60+int(out/maxProbeInterval)*2 {
 					t.Errorf("%d attempts while it was away", n)
 				}
-				for id, t := range s.targets {
-					if b, _ := t.openBreaker(); (b != nil) != (id != "other") {
+				for id, sr := range s.subscribers {
+					if b, _ := sr.openBreaker(); (b != nil) != (id != "other") {
 						s.Errorf("%s is paused: %v", id, b != nil)
 					}
 				}
-				s.serve(maxProbe+10*time.Second, site{"/": well, "/a": well, "/b": well}, 0, nil)
+				s.serve(maxProbeInterval+10*time.Second, site{"/": well, "/a": well, "/b": well}, 0, nil)
 				s.want("pending", fmt.Sprint(s.pending), "0")
-				s.want("open breakers", fmt.Sprint(len(s.paused)+len(s.failing)), "0")
+				s.want("open breakers", fmt.Sprint(len(s.openEndpoints)+len(s.openSubscribers)), "0")
 				for _, end := range s.ends {
 					var at, id, label, how string
 					fmt.Sscan(end, &at, &id, &label, &how)
@@ -194,11 +194,11 @@ func TestWhatClosesABreaker(t *testing.T) {
 				s.say(fmt.Sprint("c", i), dialog.Hangup)
 			}
 			s.serve(20*time.Second, site{"/a": down, "/b": down}, 0, nil)
-			s.want("the endpoint", fmt.Sprint(len(s.paused)), "1")
+			s.want("the endpoint", fmt.Sprint(len(s.openEndpoints)), "1")
 			s.serve(4*time.Minute, tt.back, 0, nil)
 			var got []string
-			for id, t := range s.targets {
-				_, of := t.openBreaker()
+			for id, sr := range s.subscribers {
+				_, of := sr.openBreaker()
 				got = append(got, id+":"+cmp.Or(of, "-"))
 			}
 			slices.Sort(got)
@@ -211,7 +211,7 @@ func TestWhatClosesABreaker(t *testing.T) {
 // and all of them while its breaker is open.
 func TestRetryAfterIsOfOneSubscription(t *testing.T) {
 	s := newStage(t, sub("a", "http://host/a"), sub("b", "http://host/b"))
-	for i := range tripAfter {
+	for i := range maxFailuresInRow {
 		s.say(fmt.Sprint("c", i), dialog.Hangup)
 	}
 	for as := s.attempts(); len(as) > 0; as = s.attempts() {
@@ -221,16 +221,16 @@ func TestRetryAfterIsOfOneSubscription(t *testing.T) {
 				continue
 			}
 			a.retryAfter = time.Minute
-			s.answer(a, waiting)
+			s.answer(a, willRetry)
 		}
 	}
-	s.want("own breakers", fmt.Sprint(len(s.failing), len(s.paused)), "1 0")
+	s.want("own breakers", fmt.Sprint(len(s.openSubscribers), len(s.openEndpoints)), "1 0")
 	attempted := s.serve(59*time.Second, site{"/a": well, "/b": well}, 10*time.Second, func() { s.say("new", dialog.Hangup) })
 	if len(attempted["a"]) != 0 || len(attempted["b"]) != 6 {
 		t.Errorf("attempted %v", attempted)
 	}
 	s.serve(2*time.Second, site{"/a": well, "/b": well}, 0, nil)
-	s.want("then all comes", fmt.Sprint(s.pending, len(s.failing)), "0 0")
+	s.want("then all comes", fmt.Sprint(s.pending, len(s.openSubscribers)), "0 0")
 }
 
 // A delivery that its receiver never takes does not hold back what comes after it
@@ -238,22 +238,22 @@ func TestRetryAfterIsOfOneSubscription(t *testing.T) {
 func TestProbeIsOfWhatWasAttemptedLeast(t *testing.T) {
 	s := newStage(t, sub("a", "http://host/a"))
 	poison := func(a *attempt) outcome {
-		if a.fault = badStatus; a.lane.name == "poison" {
-			return waiting
+		if a.fault = badStatus; a.queue.name == "poison" {
+			return willRetry
 		}
 		return delivered
 	}
 	s.say("poison", dialog.Hangup)
 	s.plays(20*time.Minute, poison)
-	s.want("own breakers", fmt.Sprint(len(s.failing)), "1")
+	s.want("own breakers", fmt.Sprint(len(s.openSubscribers)), "1")
 	s.say("c", dialog.Hangup)
-	story := s.plays(maxProbe, poison)
-	if len(s.failing) != 0 || s.pending != 1 || len(s.ends) != 1 {
-		t.Errorf("%d open, %d pending: %v", len(s.failing), s.pending, story)
+	story := s.plays(maxProbeInterval, poison)
+	if len(s.openSubscribers) != 0 || s.pending != 1 || len(s.ends) != 1 {
+		t.Errorf("%d open, %d pending: %v", len(s.openSubscribers), s.pending, story)
 	}
-	d := s.targets["a"].lanes["poison"].queue[0]
-	if d.attempts > 7 {
-		t.Errorf("%d attempts are used up", d.attempts)
+	d := s.subscribers["a"].queues["poison"].deliveries[0]
+	if d.scheduleStep > 7 {
+		t.Errorf("%d attempts are used up", d.scheduleStep)
 	}
 }
 
@@ -272,21 +272,21 @@ func TestEditClosesOwnBreaker(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStage(t, sub("a", "http://host/a"))
-			for i := range tripAfter {
+			for i := range maxFailuresInRow {
 				s.say(fmt.Sprint("c", i), dialog.Hangup)
 			}
 			s.serve(10*time.Minute+500*time.Millisecond, site{"/a": tt.how}, 0, nil)
 			s.say("new", dialog.Hangup)
-			s.want("before", fmt.Sprint(len(s.attempts()), len(s.failing)+len(s.paused)), "0 1")
+			s.want("before", fmt.Sprint(len(s.attempts()), len(s.openSubscribers)+len(s.openEndpoints)), "0 1")
 			edited := sub("a", "http://host/a")
 			tt.edit(&edited)
-			s.subscribe(edited, time.Time{})
+			s.applySubscription(edited, time.Time{})
 			n := 0
 			for _, a := range s.attempts() {
 				n = 1
 				s.answer(a, delivered)
 			}
-			s.want("after", fmt.Sprint(n, len(s.failing)+len(s.paused)), tt.want)
+			s.want("after", fmt.Sprint(n, len(s.openSubscribers)+len(s.openEndpoints)), tt.want)
 		})
 	}
 }
@@ -300,7 +300,7 @@ func TestSlowURLLeavesSlots(t *testing.T) {
 	for i := range 200 {
 		s.say(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	if n := len(s.attempts()); n != endpointSlots/2 {
+	if n := len(s.attempts()); n != maxEndpointAttempts/2 {
 		t.Errorf("%d attempts of one at once", n)
 	}
 	s.say("m", dialog.MessageIn)
@@ -320,15 +320,15 @@ func TestBreakersOfMany(t *testing.T) {
 			for i := range 6 {
 				path := fmt.Sprint("/", i)
 				answers[path], all[path] = ways[r.IntN(len(ways))], well
-				s.subscribe(sub(path[1:], fmt.Sprint("http://host", path)), time.Time{})
+				s.applySubscription(sub(path[1:], fmt.Sprint("http://host", path)), time.Time{})
 			}
 			told := map[string]bool{} // paused, by subscription
-			s.health = func(t *target) {
-				b, _ := t.openBreaker()
-				told[t.sub.ID] = b != nil
+			s.onHealthChange = func(sr *subscriber) {
+				b, _ := sr.openBreaker()
+				told[sr.sub.ID] = b != nil
 			}
-			s.ended = func(d *delivery, o outcome) {
-				if d.lane.target.sub.ID == "good" && (o != delivered || s.now.Sub(d.at) > time.Second) {
+			s.onEnd = func(d *delivery, o outcome) {
+				if d.queue.subscriber.sub.ID == "good" && (o != delivered || s.now.Sub(d.at) > time.Second) {
 					t.Errorf("%s: %s at /good after %v: %v", s.since(), s.label(d), s.now.Sub(d.at), o)
 				}
 			}
@@ -341,24 +341,24 @@ func TestBreakersOfMany(t *testing.T) {
 				case 1:
 					edited := sub(path[1:], fmt.Sprint("http://host", path))
 					edited.Revision = s.seq
-					s.subscribe(edited, time.Time{})
+					s.applySubscription(edited, time.Time{})
 				case 2:
-					s.subscribe(Subscription{ID: path[1:]}, time.Time{})
+					s.applySubscription(Subscription{ID: path[1:]}, time.Time{})
 					delete(told, path[1:])
 				case 3:
-					s.subscribe(sub(path[1:], fmt.Sprint("http://host", path)), time.Time{})
+					s.applySubscription(sub(path[1:], fmt.Sprint("http://host", path)), time.Time{})
 				case 4:
 					s.handed(s.now, path[1:], fmt.Sprint("c", r.IntN(1000)), s.seq)
 				}
-				for id, t := range s.targets {
-					if b, _ := t.openBreaker(); told[id] != (b != nil) {
+				for id, sr := range s.subscribers {
+					if b, _ := sr.openBreaker(); told[id] != (b != nil) {
 						s.Errorf("%s: %s is paused: %v, told %v", s.since(), id, b != nil, told[id])
 					}
 				}
 			})
 			s.serve(30*24*time.Hour, all, 0, nil)
-			if s.pending+len(s.paused)+len(s.failing)+len(s.lanes.resting) != 0 {
-				t.Errorf("%d pending, %d and %d breakers open, %d rest", s.pending, len(s.paused), len(s.failing), len(s.lanes.resting))
+			if s.pending+len(s.openEndpoints)+len(s.openSubscribers)+len(s.scheduler.backoffs) != 0 {
+				t.Errorf("%d pending, %d and %d breakers open, %d rest", s.pending, len(s.openEndpoints), len(s.openSubscribers), len(s.scheduler.backoffs))
 			}
 		})
 	}
@@ -370,12 +370,12 @@ func TestPauseOutlivesARestart(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		status int
-		stored func(*standing) // as it stands in the store at the restart
+		stored func(*healthState) // as it stands in the store at the restart
 		want   string
 	}{
-		{"of the subscription", 500, func(*standing) {}, "the URL of the subscription fails: "},
-		{"of the endpoint", 0, func(*standing) {}, "endpoint http://crm is down: "},
-		{"of an older version", 500, func(st *standing) { st.Breaker = "" }, "the URL of the subscription fails: "},
+		{"of the subscription", 500, func(*healthState) {}, "the URL of the subscription fails: "},
+		{"of the endpoint", 0, func(*healthState) {}, "endpoint http://crm is down: "},
+		{"of an older version", 500, func(st *healthState) { st.Breaker = "" }, "the URL of the subscription fails: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -397,12 +397,12 @@ func TestPauseOutlivesARestart(t *testing.T) {
 				subscribe(t, n, operator)
 				n.Say(hangups(1, 6))
 				time.Sleep(time.Minute)
-				st, _ := n.standings.of(id)
+				st, _ := n.health.get(id)
 				if st.Paused.IsZero() {
 					t.Fatal("it is not paused")
 				}
 				tt.stored(&st)
-				n.standings.set(id, &st)
+				n.health.set(id, &st)
 				time.Sleep(time.Second)
 				stop()
 				closeStore()

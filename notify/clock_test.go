@@ -16,8 +16,8 @@ func TestSetClockExpiresNothing(t *testing.T) {
 	for _, by := range []time.Duration{30 * time.Second, -30 * time.Second, time.Hour, -time.Hour, 5 * time.Hour, -5 * time.Hour} {
 		s := newStage(t, sub("a", "http://a/"))
 		s.seq++
-		s.add(s.now, s.seq, &dialog.Event{Call: "c", Type: dialog.DialIn, At: s.now.Add(-by), Observed: s.now.Add(-time.Second), Extension: dialog.Extension{User: "101"}})
-		story := s.plays(24*time.Hour, all(waiting))
+		s.addEvent(s.now, s.seq, &dialog.Event{Call: "c", Type: dialog.DialIn, At: s.now.Add(-by), Observed: s.now.Add(-time.Second), Extension: dialog.Extension{User: "101"}})
+		story := s.plays(24*time.Hour, all(willRetry))
 		s.want(fmt.Sprintf("the first attempt after the clock was set by %v", by), story[0], "0s c/1")
 		s.want("its end", fmt.Sprint(s.ends), "[59s a c/1 expired]")
 	}
@@ -47,13 +47,13 @@ func TestStoredTimes(t *testing.T) {
 			began := time.Now()
 			n := &Notifier{config: Config{Wall: func() time.Time { return time.Now().Add(tt.ahead) }}}
 			stored := began.Round(0)
-			if got := began.Sub(n.observed(stored.Add(tt.at))); got != tt.age {
+			if got := began.Sub(n.monotonicTime(stored.Add(tt.at))); got != tt.age {
 				t.Errorf("set by %v: it is %v old, want %v", tt.ahead, got, tt.age)
 			}
-			if got := n.due(&remembered{Due: stored.Add(tt.due), Wait: tt.wait}).Sub(began); got != tt.isDue {
+			if got := n.restoreDue(&storedDelivery{Due: stored.Add(tt.due), Backoff: tt.wait}).Sub(began); got != tt.isDue {
 				t.Errorf("set by %v: it is due in %v, want %v", tt.ahead, got, tt.isDue)
 			}
-			if !n.observed(time.Time{}).IsZero() || !n.due(&remembered{}).IsZero() {
+			if !n.monotonicTime(time.Time{}).IsZero() || !n.restoreDue(&storedDelivery{}).IsZero() {
 				t.Error("no time has become one")
 			}
 		})
@@ -68,16 +68,16 @@ func TestOutboxKnowsThePause(t *testing.T) {
 	s.say("c", dialog.DialIn)
 	a := s.attempts()[0]
 	a.retryAfter = 20 * time.Second
-	s.answer(a, waiting)
-	for _, l := range s.letters(s.now) {
-		if l.delivery == nil {
+	s.answer(a, willRetry)
+	for _, u := range s.outboxUpdates(s.now) {
+		if u.delivery == nil {
 			continue
 		}
-		var r remembered
-		if err := json.Unmarshal(l.message().Data, &r); err != nil {
+		var r storedDelivery
+		if err := json.Unmarshal(u.outboxMessage().Data, &r); err != nil {
 			t.Fatal(err)
 		}
-		if r.Wait != 20*time.Second || !r.Due.Equal(s.now.Add(r.Wait)) {
+		if r.Backoff != 20*time.Second || !r.Due.Equal(s.now.Add(r.Backoff)) {
 			t.Errorf("the outbox has %+v, want that it waits 20 s", r)
 		}
 		return
@@ -90,13 +90,13 @@ func TestOutboxKnowsThePause(t *testing.T) {
 func TestBreakerWhenTheClockIsSet(t *testing.T) {
 	var b breaker
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for i := range 2 * tripOf {
-		b.count(now, i%2 == 0)
+	for i := range 2 * minTrippingAttempts {
+		b.countAttempt(now, i%2 == 0)
 	}
-	if !b.trips(now) {
+	if !b.mustOpen(now) {
 		t.Fatal("half of forty pause nothing")
 	}
-	if back := now.Add(-time.Hour + 7*time.Second); b.trips(back) {
+	if back := now.Add(-time.Hour + 7*time.Second); b.mustOpen(back) {
 		t.Error("what was counted before the clock was set back pauses an endpoint")
 	}
 }

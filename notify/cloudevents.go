@@ -25,26 +25,26 @@ func checkCloudEvents(s *Subscription) *Invalid {
 // cloudEvent sets the context attributes of CloudEvents 1.0 as the HTTP binding
 // has them in binary mode. The source is the extension whose event it is, the
 // subject is the call.
-func (v *view) cloudEvent(h http.Header) {
+func (v *view) setCloudEvent(h http.Header) {
 	h["Ce-Specversion"] = []string{"1.0"}
 	h["Ce-Id"] = []string{v.ID}
-	h["Ce-Source"] = []string{ceValue("sip:" + sipUser(clean(v.Extension.String(), maxText)))}
+	h["Ce-Source"] = []string{escapeAttribute("sip:" + escapeSIPUser(clean(v.Extension.String(), maxText)))}
 	h["Ce-Type"] = []string{eventName(v.Type)}
 	h["Ce-Time"] = []string{v.At.UTC().Format(time.RFC3339Nano)}
 	if v.Call != "" {
-		h["Ce-Subject"] = []string{ceValue(v.Call)}
+		h["Ce-Subject"] = []string{escapeAttribute(v.Call)}
 	}
 }
 
 // sipUser escapes what may not stand in a SIP URI (RFC 3261 §25.1).
-func sipUser(s string) string { return percent(s, "%\"<>\\^`{|}#[]/?") }
+func escapeSIPUser(s string) string { return percentEncode(s, "%\"<>\\^`{|}#[]/?") }
 
 // ceValue escapes the value of an attribute for its header field.
-func ceValue(s string) string { return percent(s, "%\"") }
+func escapeAttribute(s string) string { return percentEncode(s, "%\"") }
 
 // percent writes as %XX the bytes of s that are not printable ASCII, spaces, and
 // those that are special.
-func percent(s, special string) string {
+func percentEncode(s, special string) string {
 	const hex = "0123456789ABCDEF"
 	var b strings.Builder
 	for i := range len(s) {

@@ -65,7 +65,7 @@ func startCluster(t *testing.T) *cluster {
 	c.urls = strings.Join(urls, ",")
 	js, closeStore := c.connect()
 	defer closeStore()
-	for begin := time.Now(); ; pause(t.Context(), 50*time.Millisecond) {
+	for begin := time.Now(); ; sleep(t.Context(), 50*time.Millisecond) {
 		_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "READY", Replicas: 3})
 		if err == nil {
 			return c
@@ -164,7 +164,7 @@ func (c *cluster) kill(name string) {
 // delivers waits until a node has the lease.
 func delivers(t *testing.T, n *Notifier, node string) {
 	t.Helper()
-	for begin := time.Now(); ; pause(t.Context(), 10*time.Millisecond) {
+	for begin := time.Now(); ; sleep(t.Context(), 10*time.Millisecond) {
 		e, err := n.lease.kv.Get(t.Context(), leaseKey)
 		if err == nil && strings.HasPrefix(string(e.Value()), node+" ") {
 			return
@@ -178,7 +178,7 @@ func delivers(t *testing.T, n *Notifier, node string) {
 // isSaid waits until a node has said what it was given.
 func isSaid(t *testing.T, n *Notifier) {
 	t.Helper()
-	for begin := time.Now(); n.Stats().Unsaid > 0; pause(t.Context(), time.Millisecond) {
+	for begin := time.Now(); n.Stats().Unsaid > 0; sleep(t.Context(), time.Millisecond) {
 		if time.Since(begin) > longWait {
 			t.Fatalf("%d events are unsaid: %v", n.Stats().Unsaid, n.Health())
 		}
@@ -214,7 +214,7 @@ func newTaker(t *testing.T) *taker {
 // order, and what came again under the same id.
 func (k *taker) await(t *testing.T, calls []int) (repeated int) {
 	t.Helper()
-	for begin := time.Now(); ; pause(t.Context(), 10*time.Millisecond) {
+	for begin := time.Now(); ; sleep(t.Context(), 10*time.Millisecond) {
 		k.mu.Lock()
 		over := map[string]bool{}
 		for _, r := range k.taken {
@@ -369,10 +369,10 @@ func mate() {
 	for i := from; ; i++ {
 		n.Say(callOf(i))
 		for n.Stats().Unsaid > 0 {
-			pause(ctx, time.Millisecond)
+			sleep(ctx, time.Millisecond)
 		}
 		fmt.Println(i)
-		pause(ctx, 20*time.Millisecond)
+		sleep(ctx, 20*time.Millisecond)
 	}
 }
 
@@ -418,10 +418,10 @@ func TestNodeKilled(t *testing.T) {
 	p.Process.Kill()
 	p.Wait()
 	killed := time.Now()
-	for i := 101; time.Since(killed) < leaseOver; i++ {
+	for i := 101; time.Since(killed) < leaseExpiry; i++ {
 		calls = append(calls, i)
 		n.Say(callOf(i))
-		pause(t.Context(), 20*time.Millisecond)
+		sleep(t.Context(), 20*time.Millisecond)
 	}
 	delivers(t, n, "TWO")
 	moved := time.Since(killed)

@@ -26,7 +26,7 @@ func checkCTI(s *Subscription) *Invalid {
 	if s.Method != http.MethodPost {
 		return &Invalid{"method", "must be POST with the dialect cti"}
 	}
-	known := wants([]string{"dial-in", "dial-out", "answer", "hangup"})
+	known := typeMask([]string{"dial-in", "dial-out", "answer", "hangup"})
 	for _, t := range s.Types {
 		if typeBits[t]&^known != 0 {
 			return &Invalid{"types", fmt.Sprintf("has %q, which the dialect cti does not know: it knows dial-in, dial-out, answer, answer-in, answer-out and hangup", t)}
@@ -40,37 +40,37 @@ func checkCTI(s *Subscription) *Invalid {
 // newCall: so a callId is a party, and origCallId is the call, as sipgate has it
 // when a call rings at several or moves on. If the subscription has one call for all
 // who ring, that is the party that rang first.
-func (v *view) cti(f *fields) {
-	f.text("event", ctiEvents[v.Type])
-	f.text("from", ctiNumber(cmp.Or(v.CallerNum, "anonymous"), v.CallerE164))
-	f.text("to", v.ctiTo())
-	f.text("direction", string(v.Flow))
-	f.text("callId", v.entry())
-	f.text("origCallId", v.Call)
+func (v *view) writeCTI(f *fieldWriter) {
+	f.writeText("event", ctiEvents[v.Type])
+	f.writeText("from", ctiNumber(cmp.Or(v.CallerNum, "anonymous"), v.CallerE164))
+	f.writeText("to", v.ctiTo())
+	f.writeText("direction", string(v.Flow))
+	f.writeText("callId", v.ctiCallID())
+	f.writeText("origCallId", v.Call)
 	switch v.Type {
 	case dialog.DialIn, dialog.DialOut:
-		f.list("user", v.ringing(), v.user)
-		f.list("userId", v.ringing(), v.user)
-		f.list("fullUserId", v.ringing(), v.address)
-		f.text("xcid", clean(cmp.Or(v.CallAPIID, v.Call), maxText))
+		f.writeList("user", v.ringingExtensions(), v.userName)
+		f.writeList("userId", v.ringingExtensions(), v.userName)
+		f.writeList("fullUserId", v.ringingExtensions(), v.userAtDomain)
+		f.writeText("xcid", clean(cmp.Or(v.CallAPIID, v.Call), maxText))
 	case dialog.Answer:
 		if v.Flow == dialog.In { // the extension that called did not answer
-			f.text("user", v.user(&v.Extension))
-			f.text("userId", v.user(&v.Extension))
-			f.text("fullUserId", v.address(&v.Extension))
+			f.writeText("user", v.userName(&v.Extension))
+			f.writeText("userId", v.userName(&v.Extension))
+			f.writeText("fullUserId", v.userAtDomain(&v.Extension))
 		}
-		f.text("answeringNumber", v.answering())
+		f.writeText("answeringNumber", v.answeringNumber())
 	case dialog.Hangup:
-		f.text("cause", v.cause())
+		f.writeText("cause", v.hangupCause())
 		if !v.AnsweredAt.IsZero() {
-			f.text("answeringNumber", v.answering())
+			f.writeText("answeringNumber", v.answeringNumber())
 		}
 	}
-	f.text("diversion", ctiNumber(v.diverted(), ""))
+	f.writeText("diversion", ctiNumber(v.divertingNumber(), ""))
 }
 
 // entry is the callId: the party whose newCall the receiver keeps an entry for.
-func (v *view) entry() string {
+func (v *view) ctiCallID() string {
 	if v.group != nil {
 		return v.group.first.Party
 	}
@@ -78,9 +78,9 @@ func (v *view) entry() string {
 }
 
 // ringing is whom a newCall is of.
-func (v *view) ringing() []dialog.Extension {
+func (v *view) ringingExtensions() []dialog.Extension {
 	if v.group != nil {
-		return v.group.rings
+		return v.group.ringing
 	}
 	return []dialog.Extension{v.Extension}
 }
@@ -110,7 +110,7 @@ func (v *view) ctiTo() string {
 }
 
 // answering is the number at which the call was answered.
-func (v *view) answering() string {
+func (v *view) answeringNumber() string {
 	if v.Flow == dialog.In {
 		return ctiNumber(v.Extension.User, "")
 	}
@@ -119,7 +119,7 @@ func (v *view) answering() string {
 
 // diverted is the number that sent the call on. A call that an extension's
 // forwarding makes was sent on by the extension.
-func (v *view) diverted() string {
+func (v *view) divertingNumber() string {
 	if v.Transferred {
 		return cmp.Or(v.Diversion, v.Extension.User)
 	}
@@ -128,7 +128,7 @@ func (v *view) diverted() string {
 
 // cause is why a party's call is over. What somebody else took is forwarded:
 // receivers count any other call without an answer as missed.
-func (v *view) cause() string {
+func (v *view) hangupCause() string {
 	switch {
 	case v.Elsewhere, v.Bridged != nil && *v.Bridged, v.Status == dialog.Forwarded, v.Status != dialog.Answered && v.SipCode/100 == 3:
 		return "forwarded"

@@ -33,38 +33,38 @@ func (n *Notifier) Declare(subs []Subscription) {
 		if !s.Active {
 			s.State, s.Why = StateDisabled, "switched off"
 		}
-		s.Revision = digest(&s)
+		s.Revision = declaredRevision(&s)
 		declared[s.ID] = s
 	}
-	n.registry.declare(declared)
+	n.registry.replaceDeclared(declared)
 }
 
-func (r *registry) declare(declared map[string]Subscription) {
+func (r *registry) replaceDeclared(declared map[string]Subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, s := range r.subs {
 		if _, still := declared[id]; s.Declared != "" && !still {
 			delete(r.subs, id)
-			r.change(id)
+			r.markChanged(id)
 		}
 	}
 	for id, s := range declared {
 		switch old, known := r.subs[id]; {
-		case known && !s.beginsAnew(&old):
+		case known && !s.asksAnew(&old):
 			s.Began = old.Began
-		case r.declared:
+		case r.declaredOnce:
 			s.Began = time.Now()
 		} // else it may have been declared before the start: nobody knows since when
 		r.subs[id] = s
-		r.named.Or(wants(s.Types))
-		r.change(id)
+		r.namedTypes.Or(typeMask(s.Types))
+		r.markChanged(id)
 	}
-	r.declared = true
+	r.declaredOnce = true
 }
 
 // silence switches a declared subscription off for now, unless it has got
 // another URL meanwhile.
-func (r *registry) silence(id, url, why string) {
+func (r *registry) disableDeclared(id, url, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.subs[id]
@@ -72,9 +72,9 @@ func (r *registry) silence(id, url, why string) {
 		return
 	}
 	s.Active, s.State, s.Why = false, StateDisabled, why
-	s.Revision = digest(&s)
+	s.Revision = declaredRevision(&s)
 	r.subs[id] = s
-	r.change(id)
+	r.markChanged(id)
 }
 
 // declaredID is 30 of [A-Za-z0-9]. Twins have the same extension and URL.
@@ -90,7 +90,7 @@ func declaredID(s *Subscription, twin int) string {
 
 // digest stands for a revision: it changes with what is shown of a declared
 // subscription.
-func digest(s *Subscription) uint64 {
+func declaredRevision(s *Subscription) uint64 {
 	h := fnv.New64a()
 	json.NewEncoder(h).Encode(s.redacted()) // cannot fail: it is made of strings and numbers
 	return h.Sum64() | 1                    // 0 would be no revision

@@ -138,8 +138,8 @@ func TestGuard(t *testing.T) {
 		{to: "192.168.1.1:8080", deny: prefixes("192.168.1.1/32"), want: "denied"},
 		{to: "10.1.2.3:5060"},
 	} {
-		g := newGuard(Config{Allow: tt.allow, Deny: tt.deny, Own: own})
-		err := g.control("tcp4", tt.to, nil)
+		g := newEgressGuard(Config{Allow: tt.allow, Deny: tt.deny, Own: own})
+		err := g.checkDial("tcp4", tt.to, nil)
 		switch {
 		case tt.want == "" && err != nil:
 			t.Errorf("%s: %v, want permitted (allow %v, deny %v)", tt.to, err, tt.allow, tt.deny)
@@ -147,13 +147,13 @@ func TestGuard(t *testing.T) {
 			t.Errorf("%s: %v, want %s (allow %v, deny %v)", tt.to, err, tt.want, tt.allow, tt.deny)
 		}
 	}
-	g := newGuard(Config{})
+	g := newEgressGuard(Config{})
 	for _, network := range []string{"udp4", "unix", "ip4"} {
-		if g.control(network, "8.8.8.8:80", nil) == nil {
+		if g.checkDial(network, "8.8.8.8:80", nil) == nil {
 			t.Errorf("%s is permitted", network)
 		}
 	}
-	if g.control("tcp4", "localhost:80", nil) == nil {
+	if g.checkDial("tcp4", "localhost:80", nil) == nil {
 		t.Error("a name is permitted")
 	}
 }

@@ -139,7 +139,7 @@ func fair(t *testing.T, bad bool) late {
 		if i == 10*rate {
 			lateness(t, urls[0]) // forget what came so far
 		}
-		pause(t.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/rate)))
+		sleep(t.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/rate)))
 	}
 	l := lateness(t, urls[0])
 	if l.N < 15*rate*3*8/10*9/10 {

@@ -41,26 +41,26 @@ const (
 var errMerged = errors.New("not sent")
 
 // groups reports whether the parties that ring in a call are one call for s.
-func (s *Subscription) groups() bool {
+func (s *Subscription) groupsCalls() bool {
 	return s.Dialect == CTI && (s.Group == groupOne || s.Group == "" && s.ExtensionRegex != "")
 }
 
 // A group is the parties that are called in one call, at once or one after another,
 // until one of them answers. Who rings after that begins another group.
 type group struct {
-	first  *dialog.Event // the dial-in that is the newCall
-	seq    uint64        // of first in the log
-	rings  []dialog.Extension
-	answer *dialog.Event // of who answered first; nil: nobody has
-	end    *dialog.Event // the hangup that is the group's; nil: it is not over
-	open   map[string]bool
-	over   time.Time // when the last of open ended
+	first       *dialog.Event // the dial-in that is the newCall
+	seq         uint64        // of first in the log
+	ringing     []dialog.Extension
+	answer      *dialog.Event // of who answered first; nil: nobody has
+	end         *dialog.Event // the hangup that is the group's; nil: it is not over
+	openParties map[string]bool
+	lastEnded   time.Time // when the last of open ended
 }
 
 // groupOf returns the group of a party, of the events of its call in the order of the
 // log, and of the extensions that names names. It is nil if the party's dial-in is not
 // among them.
-func groupOf(party string, events []entry, names func(dialog.Extension) bool) *group {
+func findGroup(party string, events []entry, names func(dialog.Extension) bool) *group {
 	of := make(map[string]*group)
 	var last *group
 	for _, entry := range events {
@@ -69,38 +69,38 @@ func groupOf(party string, events []entry, names func(dialog.Extension) bool) *g
 			continue
 		}
 		if e.Type == dialog.DialIn {
-			if last == nil || last.answer != nil || len(last.open) == 0 && e.At.Sub(last.over) > groupGap {
-				last = &group{first: e, seq: entry.seq, open: make(map[string]bool)}
+			if last == nil || last.answer != nil || len(last.openParties) == 0 && e.At.Sub(last.lastEnded) > groupGap {
+				last = &group{first: e, seq: entry.seq, openParties: make(map[string]bool)}
 			}
-			last.add(e)
+			last.addParty(e)
 			of[e.Party] = last
 			continue
 		}
 		if g := of[e.Party]; g != nil {
-			g.hear(e)
+			g.applyEvent(e)
 		}
 	}
 	return of[party]
 }
 
 // add takes the dial-in of one more party.
-func (g *group) add(e *dialog.Event) {
-	g.open[e.Party], g.end = true, nil
-	if !slices.Contains(g.rings, e.Extension) {
-		g.rings = append(g.rings, e.Extension)
+func (g *group) addParty(e *dialog.Event) {
+	g.openParties[e.Party], g.end = true, nil
+	if !slices.Contains(g.ringing, e.Extension) {
+		g.ringing = append(g.ringing, e.Extension)
 	}
 }
 
 // hear takes an answer or hangup of a party. The hangup of who answered is the
 // group's; if nobody did, the last one is.
-func (g *group) hear(e *dialog.Event) {
+func (g *group) applyEvent(e *dialog.Event) {
 	switch {
 	case e.Type == dialog.Answer && g.answer == nil:
 		g.answer, g.end = e, nil
 	case e.Type == dialog.Hangup:
-		delete(g.open, e.Party)
-		g.over = e.At
-		if g.answer == nil && len(g.open) == 0 || g.answer != nil && g.answer.Party == e.Party {
+		delete(g.openParties, e.Party)
+		g.lastEnded = e.At
+		if g.answer == nil && len(g.openParties) == 0 || g.answer != nil && g.answer.Party == e.Party {
 			g.end = e
 		}
 	}
@@ -108,7 +108,7 @@ func (g *group) hear(e *dialog.Event) {
 
 // sent returns the event of g that is sent for one of e's type; nil: it is not known
 // yet.
-func (g *group) sent(e *dialog.Event) *dialog.Event {
+func (g *group) eventToSend(e *dialog.Event) *dialog.Event {
 	switch e.Type {
 	case dialog.DialIn:
 		return g.first
@@ -123,49 +123,49 @@ func (g *group) sent(e *dialog.Event) *dialog.Event {
 // other events may follow that decide what is sent. The error is errMerged if another
 // event of the group tells this one, errNotOwed, or of the store.
 func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (*group, error) {
-	if !a.sub.groups() || e.Flow != dialog.In || e.Party == "" || a.seq == 0 { // a sample is in no log
+	if !a.sub.groupsCalls() || e.Flow != dialog.In || e.Party == "" || a.seq == 0 { // a sample is in no log
 		return nil, nil
 	}
-	if e.Type == dialog.DialIn && a.postpone(groupGather) {
+	if e.Type == dialog.DialIn && a.postponeAttempt(groupGather) {
 		return nil, nil
 	}
 	events, err := n.eventsOfCall(ctx, e)
 	switch {
-	case errors.Is(err, errNotCopied) && a.patience:
+	case errors.Is(err, errNotCopied) && a.mayPostpone:
 		a.notBefore = time.Now().Add(groupGap)
 		return nil, nil
 	case err != nil:
 		return nil, err
 	}
-	t := &target{sub: a.sub}
+	sr := &subscriber{sub: a.sub}
 	if a.sub.ExtensionRegex != "" {
-		t.regex, _ = anchored(a.sub.ExtensionRegex) // Validate has compiled it
+		sr.regex, _ = compileAnchored(a.sub.ExtensionRegex) // Validate has compiled it
 	}
-	g := groupOf(e.Party, events, t.names)
+	g := findGroup(e.Party, events, sr.matchesExtension)
 	if g == nil {
 		return nil, nil
 	}
-	if s := g.sent(e); s == nil || s.ID != e.ID {
+	if s := g.eventToSend(e); s == nil || s.ID != e.ID {
 		return nil, fmt.Errorf("%w: it is part of the call that rang at %s first, callId %s", errMerged, clean(g.first.Extension.User, maxText), g.first.Party)
 	}
-	if e.Type == dialog.Hangup && g.answer == nil && e.HangupBy != dialog.ByCaller && a.postpone(groupGap) {
+	if e.Type == dialog.Hangup && g.answer == nil && e.HangupBy != dialog.ByCaller && a.postponeAttempt(groupGap) {
 		return nil, nil
 	}
-	if e.Type != dialog.DialIn && wants(a.sub.Types)&typeBits[string(dialog.DialIn)] != 0 {
-		err = n.checkGroupOwed(ctx, a, g)
+	if e.Type != dialog.DialIn && typeMask(a.sub.Types)&typeBits[string(dialog.DialIn)] != 0 {
+		err = n.checkGroupNewCall(ctx, a, g)
 	}
 	return g, err
 }
 
 // postpone reports whether a is to be made later: when wait has passed since its event,
 // and at most so long from now, as the clock of another node may be ahead.
-func (a *attempt) postpone(wait time.Duration) bool {
+func (a *attempt) postponeAttempt(wait time.Duration) bool {
 	since := a.observed
 	if since.IsZero() {
 		since = a.delivery.at
 	}
 	left := min(wait, wait-time.Since(since))
-	if !a.patience || left <= 0 {
+	if !a.mayPostpone || left <= 0 {
 		return false
 	}
 	a.notBefore = time.Now().Add(left)
@@ -174,41 +174,41 @@ func (a *attempt) postpone(wait time.Duration) bool {
 
 // groupKey is under which a target remembers how the last newCall of the groups of a
 // lane's call ended.
-func groupKey(l *lane) string { return "call " + strings.TrimPrefix(l.name, "replay ") }
+func groupCallKey(q *deliveryQueue) string { return "call " + strings.TrimPrefix(q.name, "replay ") }
 
 // concludesGroup notes how a newCall or hangup of a group ended. One that is told by
 // another changes nothing.
-func (t *target) concludesGroup(d *delivery, o outcome) {
+func (sr *subscriber) noteGroupEnd(d *delivery, o outcome) {
 	switch {
 	case o == canceled, d.kind == dialog.Answer:
 	case d.kind == dialog.Hangup:
-		delete(t.calls, groupKey(d.lane))
+		delete(sr.newCalls, groupCallKey(d.queue))
 	case o == delivered:
-		t.setCall(groupKey(d.lane), newCall{d.seq, begun, d.urls})
+		sr.setNewCall(groupCallKey(d.queue), newCall{d.seq, newCallDelivered, d.urls})
 	default:
-		t.setCall(groupKey(d.lane), newCall{seq: d.seq, state: undelivered})
+		sr.setNewCall(groupCallKey(d.queue), newCall{seq: d.seq, state: newCallFailed})
 	}
 }
 
 // checkGroupOwed looks up whether the newCall of g was delivered: in what the attempt
 // brings along, which is newer than the delivery log, and else there. The error is
 // errNotOwed if not, or of the store.
-func (n *Notifier) checkGroupOwed(ctx context.Context, a *attempt, g *group) error {
+func (n *Notifier) checkGroupNewCall(ctx context.Context, a *attempt, g *group) error {
 	s := a.sub
 	switch {
-	case a.newCall.seq != g.seq:
-	case a.newCall.state == begun:
+	case a.groupNewCall.seq != g.seq:
+	case a.groupNewCall.state == newCallDelivered:
 		return nil
-	case a.newCall.state == undelivered:
-		return fmt.Errorf("%w: %s", errNotOwed, whyUndelivered)
+	case a.groupNewCall.state == newCallFailed:
+		return fmt.Errorf("%w: %s", errNotOwed, reasonUndelivered)
 	}
 	switch ended, err := n.lastOutcome(ctx, s.ID, g.first.ID); {
 	case err != nil:
 		return err
 	case ended == Expired, ended == Refused, ended == Canceled:
-		return fmt.Errorf("%w: %s", errNotOwed, whyUndelivered)
-	case ended == "" && g.first.At.Before(s.since()):
-		return fmt.Errorf("%w: %s", errNotOwed, whyLater)
+		return fmt.Errorf("%w: %s", errNotOwed, reasonUndelivered)
+	case ended == "" && g.first.At.Before(s.askedSince()):
+		return fmt.Errorf("%w: %s", errNotOwed, reasonTooEarly)
 	}
 	return nil
 }
@@ -220,13 +220,13 @@ var errNotCopied = errors.New("a copy of the log is behind")
 // whichever server has a copy. The error is errNotCopied if that copy lacks e, or of
 // the store.
 func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) (events []entry, err error) {
-	p := part{Seq: 1, Subject: Query{Call: e.Call}.subjects()[0], Batch: partSize}
+	p := readRequest{Seq: 1, Subject: Query{Call: e.Call}.subjects()[0], Batch: readSize}
 	for found := false; ; {
 		came := 0
-		err := n.ask(ctx, p, func(seq uint64, m *nats.Msg) bool {
+		err := n.requestEvents(ctx, p, func(seq uint64, m *nats.Msg) bool {
 			came++
 			p.Seq = seq + 1
-			if o, err := n.decode(m.Data); err == nil {
+			if o, err := n.decodeEvent(m.Data); err == nil {
 				events = append(events, entry{seq, o})
 				found = found || o.ID == e.ID
 			}

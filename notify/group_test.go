@@ -67,12 +67,12 @@ func TestGroupOf(t *testing.T) {
 		}
 		var got []string
 		for _, p := range parties {
-			g := groupOf(p, events, func(e dialog.Extension) bool { return e.User != "99" })
+			g := findGroup(p, events, func(e dialog.Extension) bool { return e.User != "99" })
 			if g == nil {
 				continue
 			}
 			var rings []string
-			for _, e := range g.rings {
+			for _, e := range g.ringing {
 				rings = append(rings, e.User)
 			}
 			got = append(got, fmt.Sprint(p[len(p)-2:], ": ", user(g.first), " ", rings, " ", user(g.answer), " ", user(g.end)))
@@ -332,7 +332,7 @@ func TestGroupSurvives(t *testing.T) {
 			s.all(takes("111", "112")...)
 			s.all(talked("111"))
 			s.sent("")
-			s.stands(talked("111"), Expired, whyUndelivered)
+			s.stands(talked("111"), Expired, reasonUndelivered)
 		}},
 		{"the subscription is younger", func(s *kept) {
 			s.all(rings("111", "112")...)
@@ -342,7 +342,7 @@ func TestGroupSurvives(t *testing.T) {
 			s.edit(func(s *Subscription) { s.Active = true })
 			s.all(ends(dialog.NoAnswer, "111", "112")...)
 			s.sent("")
-			s.stands(ends("", "112")[0], Expired, whyLater)
+			s.stands(ends("", "112")[0], Expired, reasonTooEarly)
 		}},
 		{"all is replayed", func(s *kept) {
 			from := time.Now()
@@ -392,8 +392,8 @@ func TestPostpone(t *testing.T) {
 			{name: "in the future", at: time.Hour, want: time.Second},
 			{name: "a second time", at: 0, again: true},
 		} {
-			a := &attempt{delivery: &delivery{at: time.Now().Add(tt.at)}, patience: !tt.again}
-			if got := a.postpone(time.Second); got != (tt.want > 0) || got && time.Until(a.notBefore) != tt.want {
+			a := &attempt{delivery: &delivery{at: time.Now().Add(tt.at)}, mayPostpone: !tt.again}
+			if got := a.postponeAttempt(time.Second); got != (tt.want > 0) || got && time.Until(a.notBefore) != tt.want {
 				t.Errorf("%s: %v, by %v; want %v", tt.name, got, time.Until(a.notBefore), tt.want)
 			}
 		}
@@ -406,7 +406,7 @@ func TestGroupNotCopied(t *testing.T) {
 		sub := Subscription{ID: s.id, ExtensionRegex: ".*", Dialect: CTI}
 		e := talked("111")
 		for _, patience := range []bool{true, false} {
-			a := &attempt{delivery: &delivery{seq: 7, id: e.ID, kind: e.Type, at: time.Now()}, sub: &sub, patience: patience}
+			a := &attempt{delivery: &delivery{seq: 7, id: e.ID, kind: e.Type, at: time.Now()}, sub: &sub, mayPostpone: patience}
 			if g, err := s.joinGroup(s.Context(), a, &e); g != nil || (err == nil) != patience || a.notBefore.IsZero() == patience {
 				s.Errorf("patience %v: %v, %v, %v", patience, g, err, a.notBefore)
 			}
@@ -419,15 +419,15 @@ func TestGroupPayload(t *testing.T) {
 	e := ringEvent("111", 0, dialog.DialIn, dialog.Calling)
 	s := Subscription{Dialect: CTI, Method: "POST", URL: "http://crm.example/{?user,callId}"}
 	v := newView(&e, &s)
-	v.group = &group{first: &e, rings: []dialog.Extension{{User: "111", Domain: "a"}, {User: "112"}}}
-	form, err := url.ParseQuery(string(v.append(nil)))
+	v.group = &group{first: &e, ringing: []dialog.Extension{{User: "111", Domain: "a"}, {User: "112"}}}
+	form, err := url.ParseQuery(string(v.appendPayload(nil)))
 	for name, want := range map[string]string{"user[]": "[111 112]", "userId[]": "[111 112]", "fullUserId[]": "[111@a 112]", "callId": "[" + e.Party + "]", "origCallId": "[c]"} {
 		if got := fmt.Sprint(form[name]); got != want || err != nil {
 			t.Errorf("%s: %s, want %s: %v", name, got, want, err)
 		}
 	}
-	u, _ := url.Parse(address(s.URL))
-	if u, err := v.expand(u); err != nil || u.Query().Get("user") != "111,112" {
+	u, _ := url.Parse(urlBeforeVariables(s.URL))
+	if u, err := v.expandURL(u); err != nil || u.Query().Get("user") != "111,112" {
 		t.Error(u, err)
 	}
 }

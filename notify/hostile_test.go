@@ -30,8 +30,8 @@ func attemptOnce(t *testing.T, n *Notifier, s Subscription) *attempt {
 		t.Fatal(err)
 	}
 	e := callOf(1)[2]
-	a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, body: &e}
-	n.sender.attempt(t.Context(), n, a)
+	a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, loadedEvent: &e}
+	n.sender.makeAttempt(t.Context(), n, a)
 	return a
 }
 
@@ -65,9 +65,9 @@ func TestHostileReceivers(t *testing.T) {
 		took    time.Duration
 	}{
 		{"well", func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") }, delivered, "200 OK", 0},
-		{"silent", func(c net.Conn) { c.Read(make([]byte, 1)) }, waiting, "no answer within 15s", 15 * time.Second},
-		{"hangs up", func(net.Conn) {}, waiting, "the receiver closed the connection without an answer: EOF", 0},
-		{"drips its head", func(c net.Conn) { drip(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n") }, waiting, "no answer within 15s", 15 * time.Second},
+		{"silent", func(c net.Conn) { c.Read(make([]byte, 1)) }, willRetry, "no answer within 15s", 15 * time.Second},
+		{"hangs up", func(net.Conn) {}, willRetry, "the receiver closed the connection without an answer: EOF", 0},
+		{"drips its head", func(c net.Conn) { drip(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n") }, willRetry, "no answer within 15s", 15 * time.Second},
 		{"drips its body", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n")
 			drip(c, strings.Repeat("x", 4000))
@@ -80,7 +80,7 @@ func TestHostileReceivers(t *testing.T) {
 		{"drips its chunks", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n")
 			drip(c, strings.Repeat("1\r\nx\r\n", 100))
-		}, waiting, "500 No", time.Second},
+		}, willRetry, "500 No", time.Second},
 		{"10 GB", func(c net.Conn) {
 			flood(c, "HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n", strings.Repeat("x", 1000))
 		}, delivered, "200 OK", 0},
@@ -100,27 +100,27 @@ func TestHostileReceivers(t *testing.T) {
 		{"a header field without end", func(c net.Conn) { flood(c, "HTTP/1.1 200 OK\r\nX-A: ", "bbbbbbbb") },
 			delivered, "200 OK", 0},
 		{"a status line without end", func(c net.Conn) { flood(c, "HTTP/1.1 200 ", "OK") },
-			waiting, "the head of the answer is longer than 16384 bytes", 0},
+			willRetry, "the head of the answer is longer than 16384 bytes", 0},
 		{"early hints without end", func(c net.Conn) { flood(c, "", "HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n") },
-			waiting, "the head of the answer is longer than 16384 bytes", 0},
+			willRetry, "the head of the answer is longer than 16384 bytes", 0},
 		{"17 KB of header", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-A: "+strings.Repeat("b", 17<<10)+"\r\n\r\n")
 		}, delivered, "200 OK", 0},
 		{"17 KB of header behind a 500", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 500 No\r\nContent-Length: 0\r\nX-A: "+strings.Repeat("b", 17<<10)+"\r\n\r\n")
-		}, waiting, "500 No", 0},
+		}, willRetry, "500 No", 0},
 		{"another protocol", func(c net.Conn) { io.WriteString(c, "SSH-2.0-OpenSSH_10.0\r\n") },
-			waiting, "no answer of HTTP: malformed HTTP response \"SSH-2.0-OpenSSH_10.0\"", 0},
+			willRetry, "no answer of HTTP: malformed HTTP response \"SSH-2.0-OpenSSH_10.0\"", 0},
 		{"switches protocols", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 			c.Read(make([]byte, 1))
-		}, waiting, "101 Switching Protocols", 0},
+		}, willRetry, "101 Switching Protocols", 0},
 		{"a gzip bomb", func(c net.Conn) {
 			flood(c, "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", "\x1f\x8b\b\x00\x00\x00\x00\x00")
 		}, delivered, "200 OK", 0},
 		{"a redirect to loopback", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n")
-		}, waiting, "307 Temporary Redirect", 0},
+		}, willRetry, "307 Temporary Redirect", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -128,7 +128,7 @@ func TestHostileReceivers(t *testing.T) {
 				var written atomic.Int64
 				var serving sync.WaitGroup
 				dials := 0
-				n.sender.plain.dial = func(_ context.Context, _, addr string) (net.Conn, error) {
+				n.sender.httpConns.dial = func(_ context.Context, _, addr string) (net.Conn, error) {
 					dials++
 					if addr != "crm.example:80" {
 						t.Errorf("connected to %s", addr)
@@ -229,7 +229,7 @@ func TestReceiversProveThemselves(t *testing.T) {
 		n := unstored(Config{Allow: loopback})
 		s := sub("a", r.URL)
 		s.Dialect = Unified
-		if a := attemptOnce(t, n, s); a.outcome != waiting || !strings.Contains(a.detail, tt.want) {
+		if a := attemptOnce(t, n, s); a.outcome != willRetry || !strings.Contains(a.detail, tt.want) {
 			t.Errorf("%s: %v, %q; want %q", tt.name, a.outcome, a.detail, tt.want)
 		}
 		n.sender.close()
@@ -349,7 +349,7 @@ func TestRebinding(t *testing.T) {
 		t.Fatalf("the first attempt: %v, %s", a.outcome, a.detail)
 	}
 	for range 3 {
-		if a := attemptOnce(t, n, s); a.outcome != waiting || !strings.Contains(a.detail, "egress to 127.0.0.1:"+port+" is refused") {
+		if a := attemptOnce(t, n, s); a.outcome != willRetry || !strings.Contains(a.detail, "egress to 127.0.0.1:"+port+" is refused") {
 			t.Fatalf("after the name has changed: %v, %q", a.outcome, a.detail)
 		}
 	}
@@ -358,7 +358,7 @@ func TestRebinding(t *testing.T) {
 	config.Resolver = newNameServer(t, func(string, int) []string { return []string{"127.0.0.9", "127.0.0.1"} })
 	n = unstored(config)
 	defer n.sender.close()
-	if a := attemptOnce(t, n, s); a.outcome != waiting || a.detail == "" {
+	if a := attemptOnce(t, n, s); a.outcome != willRetry || a.detail == "" {
 		t.Fatalf("of two addresses: %v, %q", a.outcome, a.detail)
 	}
 	if reached.Load() {
@@ -458,7 +458,7 @@ func TestSpellings(t *testing.T) {
 				continue
 			}
 		}
-		if want := cmp.Or(tt.to, "no address at all"); a.outcome != waiting || !strings.Contains(a.detail, fmt.Sprintf("egress to %s", want)) || !strings.Contains(a.detail, "refused") {
+		if want := cmp.Or(tt.to, "no address at all"); a.outcome != willRetry || !strings.Contains(a.detail, fmt.Sprintf("egress to %s", want)) || !strings.Contains(a.detail, "refused") {
 			t.Errorf("%s: %v, %q; want %s refused", tt.host, a.outcome, a.detail, want)
 		}
 	}

@@ -68,13 +68,13 @@ func victim() {
 	for i := from; os.Getenv("NOTIFY_END") == ""; i++ {
 		fmt.Println("call", i)
 		n.Say(callOf(i))
-		pause(ctx, 20*time.Millisecond)
+		sleep(ctx, 20*time.Millisecond)
 	}
 	for quiet := 0; quiet < 200; quiet++ { // not only between two events
 		if n.Stats().Pending > 0 {
 			quiet = 0
 		}
-		pause(ctx, 10*time.Millisecond)
+		sleep(ctx, 10*time.Millisecond)
 	}
 	fmt.Println("done")
 }

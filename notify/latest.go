@@ -18,12 +18,12 @@ func (n *Notifier) Latest(ctx context.Context, q Query) (events []dialog.Event, 
 	if len(subjects) == 0 {
 		return nil, nil // a reading without subjects is of all
 	}
-	_, err = backwards(ctx, n.events, subjects, 0, func(_ uint64, m jetstream.Msg) (bool, error) {
+	_, err = readBackwards(ctx, n.events, subjects, 0, func(_ uint64, m jetstream.Msg) (bool, error) {
 		var e dialog.Event
 		if err := json.Unmarshal(m.Data(), &e); err != nil {
 			return false, fmt.Errorf("%s: %w", m.Subject(), err)
 		}
-		if q.matches(&e) {
+		if q.matchesEvent(&e) {
 			events = append(events, e)
 		}
 		return len(events) < q.Limit, nil

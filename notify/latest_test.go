@@ -21,7 +21,7 @@ func TestLatest(t *testing.T) {
 	}
 	stop := run(n)
 	for n.Stats().Said < 3*calls {
-		pause(t.Context(), gathering.Quiet)
+		sleep(t.Context(), batchPace.Quiet)
 	}
 	stop()
 	for _, tt := range []struct {

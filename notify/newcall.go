@@ -26,8 +26,8 @@ import (
 var errNotOwed = errors.New("not sent")
 
 const (
-	whyUndelivered = "its newCall was not delivered"
-	whyLater       = "its newCall was before the subscription was as it is"
+	reasonUndelivered = "its newCall was not delivered"
+	reasonTooEarly    = "its newCall was before the subscription was as it is"
 )
 
 // newCall is how the newCall of a party stands with one target.
@@ -40,13 +40,13 @@ type newCall struct {
 type newCallState uint8
 
 const (
-	owed        newCallState = iota // it waits, or is under way
-	begun                           // it was delivered
-	undelivered                     // it expired, or was refused or canceled
+	newCallPending   newCallState = iota // it waits, or is under way
+	newCallDelivered                     // it was delivered
+	newCallFailed                        // it expired, or was refused or canceled
 )
 
 // maxCalls is how many parties of one target are remembered.
-const maxCalls = 100_000
+const maxNewCalls = 100_000
 
 // isNewCall reports whether the dialect cti tells of a type as newCall.
 func isNewCall(t dialog.Type) bool { return t == dialog.DialIn || t == dialog.DialOut }
@@ -61,76 +61,76 @@ func newCallType(f dialog.Flow) dialog.Type {
 
 // keepsCalls reports whether a subscription has its receiver keep an entry for the
 // party of an event. One that does not ask for newCall has it keep none.
-func (t *target) keepsCalls(e *dialog.Event) bool {
-	return t.sub.Dialect == CTI && e.Party != "" && t.wants&typeBits[string(newCallType(e.Flow))] != 0
+func (sr *subscriber) dependsOnNewCall(e *dialog.Event) bool {
+	return sr.sub.Dialect == CTI && e.Party != "" && sr.typeMask&typeBits[string(newCallType(e.Flow))] != 0
 }
 
 // follow has a delivery that joins t depend on the newCall of its party, or others
 // on it.
-func (t *target) follow(d *delivery) {
-	if d.event != nil && t.keepsCalls(d.event) {
+func (sr *subscriber) linkNewCall(d *delivery) {
+	if d.event != nil && sr.dependsOnNewCall(d.event) {
 		d.party = d.event.Party
 	}
-	if t.sub.groups() && (d.kind == dialog.DialIn || d.event != nil && d.event.Flow == dialog.In) {
+	if sr.sub.groupsCalls() && (d.kind == dialog.DialIn || d.event != nil && d.event.Flow == dialog.In) {
 		d.inGroup = true // joinGroup looks up the rest
 		return
 	}
-	if d.party == "" || t.sub.Dialect != CTI {
+	if d.party == "" || sr.sub.Dialect != CTI {
 		return
 	}
-	c, known := t.calls[d.party]
+	c, known := sr.newCalls[d.party]
 	switch {
 	case !isNewCall(d.kind):
-		d.unsure = !known
-	case !known || c.state == owed:
-		t.setCall(d.party, newCall{seq: d.seq, state: owed})
+		d.newCallUnknown = !known
+	case !known || c.state == newCallPending:
+		sr.setNewCall(d.party, newCall{seq: d.seq, state: newCallPending})
 	}
 }
 
-func (t *target) setCall(party string, c newCall) {
-	if t.calls == nil || len(t.calls) >= maxCalls {
-		t.calls = make(map[string]newCall)
+func (sr *subscriber) setNewCall(party string, c newCall) {
+	if sr.newCalls == nil || len(sr.newCalls) >= maxNewCalls {
+		sr.newCalls = make(map[string]newCall)
 	}
-	t.calls[party] = c
+	sr.newCalls[party] = c
 }
 
 // concludes notes how a delivery ended, for what follows it.
-func (t *target) concludes(d *delivery, o outcome) {
+func (sr *subscriber) noteEnd(d *delivery, o outcome) {
 	switch {
 	case d.inGroup:
-		t.concludesGroup(d, o)
+		sr.noteGroupEnd(d, o)
 	case d.party == "":
 	case d.kind == dialog.Hangup:
-		delete(t.calls, d.party)
+		delete(sr.newCalls, d.party)
 	case !isNewCall(d.kind):
 	case o == delivered:
-		t.setCall(d.party, newCall{d.seq, begun, d.urls})
-	case t.calls[d.party].state != begun:
-		t.setCall(d.party, newCall{seq: d.seq, state: undelivered})
+		sr.setNewCall(d.party, newCall{d.seq, newCallDelivered, d.urls})
+	case sr.newCalls[d.party].state != newCallDelivered:
+		sr.setNewCall(d.party, newCall{seq: d.seq, state: newCallFailed})
 	}
 }
 
 // begins notes that the newCall at a place of the log was delivered after all, and the
 // URLs that its receiver named.
-func (t *target) begins(seq uint64, urls *callURLs) {
-	for party, c := range t.calls {
+func (sr *subscriber) noteNewCallDelivered(seq uint64, urls *callURLs) {
+	for party, c := range sr.newCalls {
 		if c.seq == seq {
-			t.calls[party] = newCall{seq, begun, urls}
+			sr.newCalls[party] = newCall{seq, newCallDelivered, urls}
 		}
 	}
 }
 
 // notOwed says why d is not owed, or "" as far as t knows.
-func (t *target) notOwed(d *delivery) string {
-	if d.party != "" && t.sub.Dialect == CTI && !isNewCall(d.kind) && t.calls[d.party].state == undelivered {
-		return whyUndelivered
+func (sr *subscriber) notOwedReason(d *delivery) string {
+	if d.party != "" && sr.sub.Dialect == CTI && !isNewCall(d.kind) && sr.newCalls[d.party].state == newCallFailed {
+		return reasonUndelivered
 	}
 	return ""
 }
 
 // checkOwed looks up whether an answer or hangup is owed whose newCall this process
 // has not met. The error is errNotOwed, or of the store.
-func (n *Notifier) checkOwed(ctx context.Context, s *Subscription, e *dialog.Event) error {
+func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.Event) error {
 	if s.Dialect != CTI {
 		return nil
 	}
@@ -139,18 +139,18 @@ func (n *Notifier) checkOwed(ctx context.Context, s *Subscription, e *dialog.Eve
 	case err != nil:
 		return err
 	case ended == Expired, ended == Refused, ended == Canceled:
-		return fmt.Errorf("%w: %s", errNotOwed, whyUndelivered)
+		return fmt.Errorf("%w: %s", errNotOwed, reasonUndelivered)
 	case ended != "":
 		return nil
 	}
 	// It was delivered at once, or is not known here.
-	switch m, err := n.said(ctx, id); {
+	switch m, err := n.findEventMessage(ctx, id); {
 	case err == ErrEventGone:
 		return nil
 	case err != nil:
 		return err
-	case m.Time.Before(s.since()):
-		return fmt.Errorf("%w: %s", errNotOwed, whyLater)
+	case m.Time.Before(s.askedSince()):
+		return fmt.Errorf("%w: %s", errNotOwed, reasonTooEarly)
 	}
 	return nil
 }
@@ -158,14 +158,14 @@ func (n *Notifier) checkOwed(ctx context.Context, s *Subscription, e *dialog.Eve
 // lastOutcome is the last word that the delivery log has of a delivery that was not
 // delivered at once; "" if it has none.
 func (n *Notifier) lastOutcome(ctx context.Context, subscription, event string) (string, error) {
-	m, err := n.attempts.GetLastMsgForSubject(ctx, attemptSubject(subscription, event))
+	m, err := n.deliveryLog.GetLastMsgForSubject(ctx, attemptSubject(subscription, event))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return "", nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("read ATTEMPTS: %w", err)
 	}
-	all, err := unpack(m.Data)
+	all, err := decodeRecords(m.Data)
 	if err != nil || len(all) == 0 {
 		return "", err
 	}

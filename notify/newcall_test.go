@@ -185,10 +185,10 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 			s.say(1, 1)
 			s.say(1, 2)
 			s.ended(1, 0, Expired, "")
-			s.ended(1, 1, Expired, whyUndelivered)
-			s.ended(1, 2, Expired, whyUndelivered)
+			s.ended(1, 1, Expired, reasonUndelivered)
+			s.ended(1, 2, Expired, reasonUndelivered)
 			s.say(2, 0)
-			time.Sleep(maxProbe)
+			time.Sleep(maxProbeInterval)
 			s.say(2, 2)
 			s.want("sent", "02 newCall, 02 hangup")
 		}},
@@ -198,7 +198,7 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 			s.say(1, 1)
 			s.say(1, 2)
 			time.Sleep(20 * time.Second)
-			s.ended(1, 2, Expired, whyUndelivered)
+			s.ended(1, 2, Expired, reasonUndelivered)
 			s.keeper.set(func() { s.keeper.away = false })
 			time.Sleep(20 * time.Second)
 			s.want("sent", "")
@@ -218,12 +218,12 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 			time.Sleep(20 * time.Second)
 			s.keeper.set(func() { s.keeper.away = false })
 			s.say(2, 0)
-			time.Sleep(maxProbe)
+			time.Sleep(maxProbeInterval)
 			s.again()
 			s.say(1, 2)
 			s.say(2, 2)
 			s.want("sent", "02 newCall, 02 hangup")
-			s.ended(1, 2, Expired, whyUndelivered)
+			s.ended(1, 2, Expired, reasonUndelivered)
 			s.ended(2, 2, Delivered, "")
 		}},
 		{"a restart while it waits", func(s *kept) {
@@ -234,7 +234,7 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 			time.Sleep(20 * time.Second)
 			s.keeper.set(func() { s.keeper.away = false })
 			time.Sleep(20 * time.Second)
-			s.ended(1, 2, Expired, whyUndelivered)
+			s.ended(1, 2, Expired, reasonUndelivered)
 			s.want("sent", "")
 		}},
 		{"the subscription is younger", func(s *kept) {
@@ -245,7 +245,7 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 			s.keeper.set(func() { clear(s.keeper.known) }) // another receiver
 			s.id = subscribe(s.T, s.Notifier, late).ID
 			s.say(1, 2)
-			s.ended(1, 2, Expired, whyLater)
+			s.ended(1, 2, Expired, reasonTooEarly)
 			s.say(2, 0)
 			s.again()
 			s.say(2, 2)
@@ -262,7 +262,7 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 			}
 			s.say(1, 2)
 			s.want("sent", "")
-			s.ended(1, 2, Expired, whyLater)
+			s.ended(1, 2, Expired, reasonTooEarly)
 		}},
 		{"a note is edited", func(s *kept) {
 			s.say(1, 0)
@@ -304,7 +304,7 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 			s.keeper.set(func() { s.keeper.away = false })
 			s.say(1, 2)
 			s.say(2, 0)
-			time.Sleep(maxProbe)
+			time.Sleep(maxProbeInterval)
 			s.say(2, 2)
 			s.want("sent", "02 newCall, 02 hangup")
 			if n, err := s.Replay(s.Context(), s.id, from, time.Time{}, []string{"hangup"}); n != 2 || err != nil {
@@ -354,20 +354,20 @@ func TestNewCallOfWhatLags(t *testing.T) {
 			k := sub("a", "http://crm/")
 			k.Dialect, k.Types = CTI, []string{"dial-out", "answer", "hangup"}
 			s := newStage(t, k)
-			s.limit = 4
+			s.maxPending = 4
 			how := map[string]string{}
-			s.ended = func(d *delivery, o outcome) {
+			s.onEnd = func(d *delivery, o outcome) {
 				if _, twice := how[s.label(d)]; twice {
 					t.Errorf("%s ends twice", s.label(d))
 				}
-				how[s.label(d)] = o.String() + " " + d.why
+				how[s.label(d)] = o.String() + " " + d.reason
 			}
 			emit := func(party int, i int) {
 				s.seq++
 				e := partyEvents(party)[i]
 				e.At, e.Call = s.now, fmt.Sprint("c", party)
 				s.log = append(s.log, entry{s.seq, &e})
-				s.add(s.now, s.seq, &e)
+				s.addEvent(s.now, s.seq, &e)
 			}
 			for party := range 50 {
 				emit(party, 0)
@@ -381,17 +381,17 @@ func TestNewCallOfWhatLags(t *testing.T) {
 				s.serve(10*time.Second, site{"/": well}, 0, nil)
 				s.readAgain()
 			}
-			s.want("left", fmt.Sprint(s.pending, s.behind), "0 0")
+			s.want("left", fmt.Sprint(s.pending, s.lagging), "0 0")
 			for party := range 50 {
 				first, last := how[fmt.Sprintf("c%d/%d", party, party+1)], how[fmt.Sprintf("c%d/%d", party, 52+2*party)]
 				if want := "delivered "; first == want && last != want {
 					t.Errorf("party %d: newCall %s, hangup %s", party, first, last)
 				}
-				if want := "expired " + whyUndelivered; first == "expired " && last != want || outage > liveTTL && last != want {
+				if want := "expired " + reasonUndelivered; first == "expired " && last != want || outage > liveTTL && last != want {
 					t.Errorf("party %d: newCall %s, hangup %s", party, first, last)
 				}
 			}
-			if n := len(s.targets["a"].calls); n != 0 {
+			if n := len(s.subscribers["a"].newCalls); n != 0 {
 				t.Errorf("%d calls are remembered that are over", n)
 			}
 		})
@@ -426,7 +426,7 @@ func TestNewCallExistsAlready(t *testing.T) {
 				s.Dialect = CTI
 				e := partyEvents(1)[0]
 				e.Type = kind
-				a := n.attemptByHand(t.Context(), &s, &e, 1)
+				a := n.attemptNow(t.Context(), &s, &e, 1)
 				if a.outcome.String() != want {
 					t.Errorf("%s: %v, want %s", kind, a.outcome, want)
 				}

@@ -181,21 +181,21 @@ type Notifier struct {
 	events jetstream.Stream
 	outbox jetstream.Stream
 
-	attempts jetstream.Stream
+	deliveryLog jetstream.Stream
 
-	registry  registry
-	standings standings
-	numbers   numbers
-	mouth     mouth
-	fresh     fresh
-	tails     tails
-	shelf     shelf
-	lease     lease
-	delivers  atomic.Bool
-	sender    *sender
-	record    recorder
-	stats     counters
-	spooled   bool // the Spool may have events; the publisher's, and then Run's
+	registry   registry
+	health     healthStates
+	numbers    numberTable
+	publisher  publisher
+	handoff    handoff
+	sharedTail sharedTail
+	blocks     blockCache
+	lease      lease
+	delivering atomic.Bool
+	sender     *sender
+	records    recordBuffer
+	stats      counters
+	spooled    bool // the Spool may have events; the publisher's, and then Run's
 
 	maxPending int // deliveries of one subscription
 	maxReplay  int // events of one replay
@@ -206,33 +206,33 @@ type Notifier struct {
 func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, error) {
 	c.Replicas = max(1, c.Replicas)
 	n := &Notifier{config: c, log: c.log(), js: js, maxPending: maxPending, maxReplay: maxReplay}
-	n.registry.changes, n.registry.progress = make(chan struct{}, 1), make(chan struct{}, 1)
+	n.registry.changedSignal, n.registry.seenSignal = make(chan struct{}, 1), make(chan struct{}, 1)
 	n.registry.changed = make(map[string]bool)
 	n.registry.subs = make(map[string]Subscription)
-	n.registry.gone = make(map[string]uint64)
-	n.standings.nc = js.Conn()
-	n.standings.some = make(chan struct{}, 1)
-	n.standings.known = make(map[string]standing)
-	n.standings.unsaved = make(map[string]*standing)
+	n.registry.deleted = make(map[string]uint64)
+	n.health.nc = js.Conn()
+	n.health.wakeup = make(chan struct{}, 1)
+	n.health.known = make(map[string]healthState)
+	n.health.unsaved = make(map[string]*healthState)
 	n.numbers.known = make(map[string]uint64)
-	n.mouth.some = make(chan struct{}, 1)
-	n.mouth.calls = make(map[string]bool)
-	n.fresh.shared = c.Node != ""
-	n.fresh.news, n.fresh.rumor = make(chan struct{}, 1), make(chan struct{}, 1)
-	n.record.some = make(chan struct{}, 1)
-	n.tails.turn = make(chan struct{}, 1)
-	n.shelf = newShelf()
+	n.publisher.wakeup = make(chan struct{}, 1)
+	n.publisher.batchCalls = make(map[string]bool)
+	n.handoff.shared = c.Node != ""
+	n.handoff.limitRaised, n.handoff.endRaised = make(chan struct{}, 1), make(chan struct{}, 1)
+	n.records.wakeup = make(chan struct{}, 1)
+	n.sharedTail.readSlot = make(chan struct{}, 1)
+	n.blocks = newBlockCache()
 	n.sender = newSender(c)
 
 	var err error
-	if n.events, err = openEvents(ctx, js, c); err != nil {
+	if n.events, err = openEventLog(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("event log bellhop_events: %w", err)
 	}
-	n.fresh.heard = n.events.CachedInfo().State.LastSeq
+	n.handoff.logEnd = n.events.CachedInfo().State.LastSeq
 	if n.outbox, err = openOutbox(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("outbox bellhop_outbox: %w", err)
 	}
-	if n.attempts, err = openAttempts(ctx, js, c); err != nil {
+	if n.deliveryLog, err = openDeliveryLog(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("delivery log bellhop_attempts: %w", err)
 	}
 	if n.registry.kv, err = openSubscriptions(ctx, js, c); err != nil {
@@ -247,7 +247,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	if n.numbers.stream, err = js.Stream(ctx, "KV_bellhop_extensions"); err != nil {
 		return nil, fmt.Errorf("bucket bellhop_extensions: %w", err)
 	}
-	if n.standings.kv, err = openStandings(ctx, js, c); err != nil {
+	if n.health.kv, err = openHealthStates(ctx, js, c); err != nil {
 		return nil, err
 	}
 	if c.Node != "" {
@@ -260,7 +260,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	if err := n.registry.watch(ctx, false); err != nil {
 		return nil, err
 	}
-	if err := n.standings.watch(ctx, false); err != nil {
+	if err := n.health.watch(ctx, false); err != nil {
 		return nil, err
 	}
 	n.loadSpool()
@@ -278,23 +278,23 @@ func (n *Notifier) Run(ctx context.Context) error {
 		name string
 		run  func(context.Context) error
 	}{
-		{"say", n.speak},
+		{"say", n.publishEvents},
 		{"subscriptions", func(ctx context.Context) error { return n.registry.watch(ctx, true) }},
-		{"standings", func(ctx context.Context) error { return n.standings.watch(ctx, true) }},
-		{"write standings", n.standings.write},
+		{"standings", func(ctx context.Context) error { return n.health.watch(ctx, true) }},
+		{"write standings", n.health.saveChanges},
 		{"extensions", n.numbers.watch},
-		{"deliver", n.deliverInTurn},
+		{"deliver", n.deliverWithLease},
 	}
 	ended := make(chan struct{})
 	for _, p := range parts {
 		go func() {
 			for {
-				err := n.contained(ctx, p.name, p.run)
+				err := n.runRecovering(ctx, p.name, p.run)
 				if ctx.Err() != nil {
 					break
 				}
 				n.log.Error("notify begins anew", "part", p.name, "err", err)
-				pause(ctx, time.Second)
+				sleep(ctx, time.Second)
 			}
 			ended <- struct{}{}
 		}()
@@ -333,24 +333,24 @@ type Stats struct {
 
 // counters are what Stats reads.
 type counters struct {
-	said, failed     atomic.Uint64
-	paused, disabled atomic.Uint64
-	ownPaused        atomic.Uint64
-	ended            [outcomes]atomic.Uint64
-	pending, behind  atomic.Int64
-	lost             atomic.Uint64
-	panics           atomic.Uint64
+	published, failed atomic.Uint64
+	paused, disabled  atomic.Uint64
+	ownPaused         atomic.Uint64
+	ended             [outcomes]atomic.Uint64
+	pending, lagging  atomic.Int64
+	lost              atomic.Uint64
+	panics            atomic.Uint64
 }
 
 // Stats returns the counts.
 func (n *Notifier) Stats() Stats {
-	n.mouth.mu.Lock()
-	dropped := n.mouth.dropped
-	n.mouth.mu.Unlock()
+	n.publisher.mu.Lock()
+	dropped := n.publisher.dropped
+	n.publisher.mu.Unlock()
 	return Stats{
-		Said:      n.stats.said.Load(),
+		Said:      n.stats.published.Load(),
 		Dropped:   dropped,
-		Unsaid:    n.mouth.waiting(),
+		Unsaid:    n.publisher.unpublished(),
 		Delivered: n.stats.ended[delivered].Load(),
 		Expired:   n.stats.ended[expired].Load(),
 		Refused:   n.stats.ended[refused].Load(),
@@ -358,12 +358,12 @@ func (n *Notifier) Stats() Stats {
 		Failed:    n.stats.failed.Load(),
 		Pending:   int(n.stats.pending.Load()),
 		Lost:      n.stats.lost.Load(),
-		Behind:    int(n.stats.behind.Load()),
+		Behind:    int(n.stats.lagging.Load()),
 		Pauses:    n.stats.paused.Load(),
 		OwnPauses: n.stats.ownPaused.Load(),
 		Disabled:  n.stats.disabled.Load(),
 
-		Unrecorded: n.record.lost(),
+		Unrecorded: n.records.droppedCount(),
 
 		Panics: n.stats.panics.Load(),
 	}
@@ -371,12 +371,12 @@ func (n *Notifier) Stats() Stats {
 
 // Health says why events cannot be said or delivered as they should, or nil.
 func (n *Notifier) Health() error {
-	n.mouth.mu.Lock()
-	defer n.mouth.mu.Unlock()
-	switch waiting := len(n.mouth.unsaid) + len(n.mouth.wave); {
-	case n.mouth.failing != nil:
-		return fmt.Errorf("the store takes no events, %d wait: %w", waiting, n.mouth.failing)
-	case waiting > maxUnsaid/2:
+	n.publisher.mu.Lock()
+	defer n.publisher.mu.Unlock()
+	switch waiting := len(n.publisher.buffer) + len(n.publisher.batch); {
+	case n.publisher.lastErr != nil:
+		return fmt.Errorf("the store takes no events, %d wait: %w", waiting, n.publisher.lastErr)
+	case waiting > maxUnpublished/2:
 		return fmt.Errorf("the store is slow: %d events wait", waiting)
 	case !n.js.Conn().IsConnected():
 		if err := n.js.Conn().LastError(); err != nil {
@@ -388,26 +388,26 @@ func (n *Notifier) Health() error {
 }
 
 // class says how long an event is worth delivering.
-type class int
+type retention int
 
 const (
-	live   class = iota // seconds
-	record              // days
+	live    retention = iota // seconds
+	durable                  // days
 )
 
-func classOf(t dialog.Type) class {
+func retentionOf(t dialog.Type) retention {
 	switch t {
 	case dialog.Ringing, dialog.DialIn, dialog.DialOut, dialog.Answer, dialog.Hold, dialog.Resume:
 		return live
 	}
-	return record
+	return durable
 }
 
 // observed is when something was that the store knows by the wall clock, on the
 // monotonic clock of this process: as long ago as the wall clock now says. From here
 // on nobody makes it older by setting the clock. What would be of the future is of
 // now. Of the zero time it is zero.
-func (n *Notifier) observed(at time.Time) time.Time {
+func (n *Notifier) monotonicTime(at time.Time) time.Time {
 	if at.IsZero() {
 		return at
 	}
@@ -416,7 +416,7 @@ func (n *Notifier) observed(at time.Time) time.Time {
 
 // laneOf names what an event is in order with: its call, or its extension if
 // it is of no call.
-func laneOf(e *dialog.Event) string {
+func queueName(e *dialog.Event) string {
 	if e.Call == "" {
 		return e.Extension.User
 	}

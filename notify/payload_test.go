@@ -152,8 +152,8 @@ func payload(e dialog.Event, s Subscription) string {
 		v.callerID = number[v.caller.User]
 	}
 	v.ownID = number[e.Extension.User]
-	b := v.append(nil)
-	if !v.get() {
+	b := v.appendPayload(nil)
+	if !v.isGET() {
 		return string(b)
 	}
 	return joinQuery("key=a+b%20c&empty=", b)
@@ -196,9 +196,9 @@ func TestPayloads(t *testing.T) {
 				p := payload(e, variant.sub)
 				v := newView(&e, &variant.sub)
 				switch _, err := url.ParseQuery(p); {
-				case !v.form() && !json.Valid([]byte(p)):
+				case !v.isForm() && !json.Valid([]byte(p)):
 					t.Errorf("not JSON: %s", p)
-				case v.form() && err != nil:
+				case v.isForm() && err != nil:
 					t.Errorf("not a form: %v: %s", err, p)
 				}
 				if put := variant.sub; put.Method == "POST" && put.Dialect != CTI {
@@ -232,7 +232,7 @@ func attributes(v *view) string {
 		return ""
 	}
 	h := http.Header{"Content-Type": {v.contentType()}}
-	v.cloudEvent(h)
+	v.setCloudEvent(h)
 	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(h)) {
 		fmt.Fprintf(&b, "%s: %s\n", name, strings.Join(h[name], "|"))
@@ -246,7 +246,7 @@ func TestCloudEventAttributes(t *testing.T) {
 	e.Extension, e.Call = dialog.Extension{User: "a b\"%é<", Domain: "pbx"}, ""
 	h := http.Header{}
 	v := newView(&e, &Subscription{Dialect: CloudEvents})
-	v.cloudEvent(h)
+	v.setCloudEvent(h)
 	if got := h.Get("Ce-Source"); got != "sip:a%2520b%2522%2525%25C3%25A9%253C@pbx" {
 		t.Errorf("Ce-Source is %s", got)
 	}

@@ -22,7 +22,7 @@ import (
 func published(t *testing.T, n *Notifier) (ids []string, at map[string]time.Time) {
 	t.Helper()
 	at = make(map[string]time.Time)
-	err := readAll(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
+	err := readMessages(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
 		meta, err := m.Metadata()
 		if err != nil {
 			return err
@@ -259,7 +259,7 @@ func TestLongNamesAreDropped(t *testing.T) {
 	n.Say(long[:2])
 	n.Say(callOf(2))
 	for n.Stats().Unsaid > 0 {
-		pause(t.Context(), time.Millisecond)
+		sleep(t.Context(), time.Millisecond)
 	}
 	stop()
 	if s := n.Stats(); s.Said != 3 || s.Dropped != 3 || js.Conn().Stats().Reconnects > 0 {

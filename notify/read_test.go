@@ -72,7 +72,7 @@ func TestLastMessageLost(t *testing.T) {
 		defer cancel()
 		var got []string
 		l := &lossy{Stream: outbox}
-		err = readAll(ctx, l, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
+		err = readMessages(ctx, l, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
 			got = append(got, string(m.Data()))
 			return nil
 		})

@@ -39,64 +39,64 @@ func openExtensions(ctx context.Context, js jetstream.JetStream, c Config) (jets
 // A registry is the subscriptions as this node knows them: all of them, in
 // memory, kept up by a watch of the bucket and by its own writes.
 type registry struct {
-	kv       jetstream.KeyValue
-	stream   jetstream.Stream // of kv
-	changes  chan struct{}    // has room for one: changed is not empty
-	progress chan struct{}    // has room for one: seen has risen
+	kv            jetstream.KeyValue
+	stream        jetstream.Stream // of kv
+	changedSignal chan struct{}    // has room for one: changed is not empty
+	seenSignal    chan struct{}    // has room for one: seen has risen
 
 	mu      sync.RWMutex
 	subs    map[string]Subscription // as stored, with secrets and the values of headers
-	gone    map[string]uint64       // revision at which an id was deleted: what a slow watch says of it is old
+	deleted map[string]uint64       // revision at which an id was deleted: what a slow watch says of it is old
 	changed map[string]bool         // ids that the delivery loop has not looked at yet
-	resting bool                    // there is no delivery loop
+	idle    bool                    // there is no delivery loop
 
-	declared bool   // those of the config file were declared once
-	seen     uint64 // every revision up to here is known
+	declaredOnce bool   // those of the config file were declared once
+	seen         uint64 // every revision up to here is known
 
-	named atomic.Uint32 // the types that any subscription since the start has named
+	namedTypes atomic.Uint32 // the types that any subscription since the start has named
 }
 
 // watch applies what the bucket holds and, if it is to go on, every change
 // until ctx ends.
-func (r *registry) watch(ctx context.Context, goOn bool) error {
-	return watch(ctx, r.kv, goOn, r.heard)
+func (r *registry) watch(ctx context.Context, forever bool) error {
+	return watchBucket(ctx, r.kv, forever, r.applyEntry)
 }
 
-func (r *registry) heard(e jetstream.KeyValueEntry) error {
+func (r *registry) applyEntry(e jetstream.KeyValueEntry) error {
 	if e.Operation() != jetstream.KeyValuePut {
-		r.remove(e.Key(), e.Revision())
-	} else if err := r.stored(e); err != nil {
+		r.removeSubscription(e.Key(), e.Revision())
+	} else if err := r.applyStored(e); err != nil {
 		return err
 	}
-	r.saw(e.Revision())
+	r.raiseSeen(e.Revision())
 	return nil
 }
 
 // stored applies one subscription as the bucket has it.
-func (r *registry) stored(e jetstream.KeyValueEntry) error {
+func (r *registry) applyStored(e jetstream.KeyValueEntry) error {
 	var s Subscription
 	if err := json.Unmarshal(e.Value(), &s); err != nil {
 		return fmt.Errorf("subscription %s: %w", e.Key(), err)
 	}
 	s.Revision = e.Revision()
-	r.put(s)
+	r.putSubscription(s)
 	return nil
 }
 
 // put applies one subscription, unless something newer is known.
-func (r *registry) put(s Subscription) {
+func (r *registry) putSubscription(s Subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.subs[s.ID].Revision >= s.Revision || r.gone[s.ID] >= s.Revision {
+	if r.subs[s.ID].Revision >= s.Revision || r.deleted[s.ID] >= s.Revision {
 		return
 	}
 	r.subs[s.ID] = s
-	r.named.Or(wants(s.Types))
-	r.change(s.ID)
+	r.namedTypes.Or(typeMask(s.Types))
+	r.markChanged(s.ID)
 }
 
 // remove applies a deletion, unless something newer is known.
-func (r *registry) remove(id string, revision uint64) {
+func (r *registry) removeSubscription(id string, revision uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.subs[id].Revision > revision {
@@ -104,42 +104,42 @@ func (r *registry) remove(id string, revision uint64) {
 	}
 	if _, ok := r.subs[id]; ok {
 		delete(r.subs, id)
-		r.gone[id] = max(r.gone[id], revision)
-		r.change(id)
+		r.deleted[id] = max(r.deleted[id], revision)
+		r.markChanged(id)
 		return
 	}
-	delete(r.gone, id) // the watch has seen it too: nothing older follows
+	delete(r.deleted, id) // the watch has seen it too: nothing older follows
 }
 
-func (r *registry) change(id string) {
-	if r.resting {
+func (r *registry) markChanged(id string) {
+	if r.idle {
 		return
 	}
 	r.changed[id] = true // before the word of it
-	wake(r.changes)
+	signal(r.changedSignal)
 }
 
 // rest forgets what changed until changeAll: there is no delivery loop.
-func (r *registry) rest() {
+func (r *registry) setIdle() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.resting = true
+	r.idle = true
 	clear(r.changed)
 }
 
 // changeAll marks every subscription as changed.
-func (r *registry) changeAll() {
+func (r *registry) markAllChanged() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.resting = false
+	r.idle = false
 	for id := range r.subs {
-		r.change(id)
+		r.markChanged(id)
 	}
 }
 
 // take returns the subscriptions that changed since the last call; one that is
 // gone has only its ID.
-func (r *registry) take() []Subscription {
+func (r *registry) takeChanged() []Subscription {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var subs []Subscription
@@ -163,7 +163,7 @@ func (r *registry) get(id string) (Subscription, error) {
 }
 
 // count is how many subscriptions there are to what s is to.
-func (r *registry) count(s *Subscription) (n int) {
+func (r *registry) countSiblings(s *Subscription) (n int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, other := range r.subs {
@@ -175,7 +175,7 @@ func (r *registry) count(s *Subscription) (n int) {
 }
 
 // save writes s over the revision it came from; revision 0 creates it.
-func (r *registry) save(ctx context.Context, s Subscription) (Subscription, error) {
+func (r *registry) saveSubscription(ctx context.Context, s Subscription) (Subscription, error) {
 	if s.Declared != "" {
 		return s, fmt.Errorf("%w (%s)", ErrDeclared, s.Declared)
 	}
@@ -198,7 +198,7 @@ func (r *registry) save(ctx context.Context, s Subscription) (Subscription, erro
 	if err != nil {
 		return s, fmt.Errorf("subscription %s: %w", s.ID, err)
 	}
-	r.put(s)
+	r.putSubscription(s)
 	return s, nil
 }
 
@@ -214,7 +214,7 @@ func (n *Notifier) Subscriptions() []Subscription {
 	defer n.registry.mu.RUnlock()
 	all := make([]Subscription, 0, len(n.registry.subs))
 	for _, s := range n.registry.subs {
-		all = append(all, n.standings.shown(s.redacted()))
+		all = append(all, n.health.withHealth(s.redacted()))
 	}
 	slices.SortFunc(all, func(a, b Subscription) int {
 		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
@@ -226,7 +226,7 @@ func (n *Notifier) Subscriptions() []Subscription {
 // or ErrNotFound.
 func (n *Notifier) Subscription(id string) (Subscription, error) {
 	s, err := n.registry.get(id)
-	return n.standings.shown(s.redacted()), err
+	return n.health.withHealth(s.redacted()), err
 }
 
 // Subscribe stores a new subscription and returns it as stored, with its secret.
@@ -238,7 +238,7 @@ func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription,
 	if err := s.Validate(); err != nil {
 		return s, err
 	}
-	if n.registry.count(&s) >= n.config.maxSubscriptions() {
+	if n.registry.countSiblings(&s) >= n.config.maxSubscriptions() {
 		return s, ErrLimit
 	}
 	s.ID, s.Revision, s.State, s.Why = newID(), 0, "", ""
@@ -246,7 +246,7 @@ func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription,
 	s.Began = time.Time{}
 	s.Secret = cmp.Or(s.Secret, newSecret())
 	s.OldSecret, s.OldSecretUntil = "", time.Time{}
-	s, err := n.registry.save(ctx, s)
+	s, err := n.registry.saveSubscription(ctx, s)
 	shown := s.redacted()
 	shown.Secret = s.Secret
 	return shown, err
@@ -270,31 +270,31 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 		if err := edit(&s); err != nil {
 			return old.redacted(), err
 		}
-		s.succeed(&old, time.Now())
+		s.inheritSecrets(&old, time.Now())
 		if err := s.Validate(); err != nil {
 			return old.redacted(), err
 		}
 		moved := s.Extension != old.Extension || s.ExtensionRegex != old.ExtensionRegex
-		if moved && n.registry.count(&s) >= n.config.maxSubscriptions() {
+		if moved && n.registry.countSiblings(&s) >= n.config.maxSubscriptions() {
 			return old.redacted(), ErrLimit
 		}
-		if s.Began = old.Began; s.beginsAnew(&old) {
+		if s.Began = old.Began; s.asksAnew(&old) {
 			s.Began = time.Now().UTC().Truncate(time.Microsecond)
 		}
 		s.ID, s.Created, s.Revision, s.State, s.Why = id, old.Created, old.Revision, old.State, old.Why
-		s, err = n.registry.save(ctx, s)
+		s, err = n.registry.saveSubscription(ctx, s)
 		if err == ErrConflict && revision == 0 {
-			if err := n.registry.refresh(ctx, id); err != nil {
+			if err := n.registry.refreshSubscription(ctx, id); err != nil {
 				return Subscription{}, err
 			}
 			continue // another node was faster
 		}
-		return n.standings.shown(s.redacted()), err
+		return n.health.withHealth(s.redacted()), err
 	}
 }
 
 // refresh reads one subscription from the store.
-func (r *registry) refresh(ctx context.Context, id string) error {
+func (r *registry) refreshSubscription(ctx context.Context, id string) error {
 	e, err := r.kv.Get(ctx, id)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return ErrNotFound
@@ -302,26 +302,26 @@ func (r *registry) refresh(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("subscription %s: %w", id, err)
 	}
-	return r.stored(e)
+	return r.applyStored(e)
 }
 
 // disable switches a subscription off because its receiver said so, unless it
 // has got another URL meanwhile.
-func (n *Notifier) disable(ctx context.Context, id, url, why string) error {
+func (n *Notifier) disableSubscription(ctx context.Context, id, url, why string) error {
 	for {
 		s, err := n.registry.get(id)
 		if err != nil || s.URL != url || !s.Active {
 			return nil // gone or changed: that word was not for it
 		}
 		if s.Declared != "" {
-			n.registry.silence(id, url, why)
+			n.registry.disableDeclared(id, url, why)
 			return nil
 		}
 		s.Active, s.State, s.Why = false, StateDisabled, why
-		if _, err = n.registry.save(ctx, s); err != ErrConflict {
+		if _, err = n.registry.saveSubscription(ctx, s); err != ErrConflict {
 			return err
 		}
-		if err := n.registry.refresh(ctx, id); err != nil {
+		if err := n.registry.refreshSubscription(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -351,7 +351,7 @@ func (n *Notifier) Unsubscribe(ctx context.Context, id string, revision uint64) 
 	if err != nil {
 		return fmt.Errorf("subscription %s: %w", id, err)
 	}
-	n.registry.remove(id, s.Revision)
+	n.registry.removeSubscription(id, s.Revision)
 	return nil
 }
 
@@ -394,11 +394,11 @@ func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, er
 // NumberExtension returns the number of an extension, and allots one if it has
 // none yet. It is for good.
 func (n *Notifier) NumberExtension(ctx context.Context, user string) (uint64, error) {
-	return n.numbers.of(ctx, user)
+	return n.numbers.allotNumber(ctx, user)
 }
 
 // numbers gives extensions their numbers.
-type numbers struct {
+type numberTable struct {
 	kv     jetstream.KeyValue
 	stream jetstream.Stream // of the bucket
 
@@ -409,27 +409,27 @@ type numbers struct {
 // of returns the number of an extension, allotted when it is first asked for
 // and never changed. Two domains of one user share a number: one bellhop
 // stands before one PBX.
-func (x *numbers) of(ctx context.Context, user string) (uint64, error) {
-	x.mu.RLock()
-	id, ok := x.known[user]
-	x.mu.RUnlock()
+func (t *numberTable) allotNumber(ctx context.Context, user string) (uint64, error) {
+	t.mu.RLock()
+	id, ok := t.known[user]
+	t.mu.RUnlock()
 	if ok {
 		return id, nil
 	}
 	key := base32Name(user)
-	id, err := x.kv.Create(ctx, key, []byte(user))
+	id, err := t.kv.Create(ctx, key, []byte(user))
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		var e jetstream.KeyValueEntry
-		if e, err = x.kv.Get(ctx, key); err == nil {
+		if e, err = t.kv.Get(ctx, key); err == nil {
 			id = e.Revision()
 		}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("number of extension %s: %w", user, err)
 	}
-	x.mu.Lock()
-	x.known[user] = id
-	x.mu.Unlock()
+	t.mu.Lock()
+	t.known[user] = id
+	t.mu.Unlock()
 	return id, nil
 }
 

@@ -53,7 +53,7 @@ func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, ty
 	case !from.Before(to):
 		return 0, &Invalid{"from", "is not before to, or is in the future"}
 	}
-	order, count, err := n.order(ctx, &s, from, to, types)
+	order, count, err := n.planReplay(ctx, &s, from, to, types)
 	if err != nil || count == 0 {
 		return 0, err
 	}
@@ -61,19 +61,19 @@ func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, ty
 	if _, err := n.js.Publish(ctx, "bellhop.delivery."+id+".replay."+rand.Text(), word); err != nil {
 		return 0, fmt.Errorf("write bellhop_outbox: replay for %s: %w", id, err)
 	}
-	n.js.Conn().Publish(askedSubject, nil) // if it fails, it is missed
+	n.js.Conn().Publish(replaySubject, nil) // if it fails, it is missed
 	return count, nil
 }
 
 // order finds what of the log a replay has, and how many events these are.
-func (n *Notifier) order(ctx context.Context, s *Subscription, from, to time.Time, types []string) (order rest, count int, err error) {
-	t := &target{sub: s}
+func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to time.Time, types []string) (order storedLogRead, count int, err error) {
+	sr := &subscriber{sub: s}
 	if s.ExtensionRegex != "" {
-		t.regex, _ = anchored(s.ExtensionRegex) // Validate has compiled it
+		sr.regex, _ = compileAnchored(s.ExtensionRegex) // Validate has compiled it
 	}
 	order.Types = types
-	bits := wants(types)
-	err = readAll(ctx, n.events, jetstream.OrderedConsumerConfig{
+	bits := typeMask(types)
+	err = readMessages(ctx, n.events, jetstream.OrderedConsumerConfig{
 		FilterSubjects: Query{Extension: s.Extension}.subjects(),
 		DeliverPolicy:  jetstream.DeliverByStartTimePolicy, OptStartTime: &from,
 	}, func(m jetstream.Msg) error {
@@ -82,13 +82,13 @@ func (n *Notifier) order(ctx context.Context, s *Subscription, from, to time.Tim
 			return err
 		}
 		if !meta.Timestamp.Before(to) {
-			return errEnough
+			return errStopReading
 		}
 		var e dialog.Event
 		if err := json.Unmarshal(m.Data(), &e); err != nil {
 			return err
 		}
-		if bits&typeBit(&e) == 0 || !t.names(e.Extension) {
+		if bits&eventBit(&e) == 0 || !sr.matchesExtension(e.Extension) {
 			return nil
 		}
 		if count++; count > n.maxReplay {
@@ -99,19 +99,19 @@ func (n *Notifier) order(ctx context.Context, s *Subscription, from, to time.Tim
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errEnough) {
+	if err != nil && !errors.Is(err, errStopReading) {
 		return order, 0, fmt.Errorf("read bellhop_events: %w", err)
 	}
 	return order, count, nil
 }
 
-func (b *backlog) replay() bool { return b.name != behindName }
+func (r *logRead) isReplay() bool { return r.name != laggingName }
 
 // waits is what t is owed, by its place in the log.
-func (t *target) waits() map[uint64]bool {
-	waits := make(map[uint64]bool, t.pending)
-	for _, l := range t.lanes {
-		for _, d := range l.queue {
+func (sr *subscriber) pendingSeqs() map[uint64]bool {
+	waits := make(map[uint64]bool, sr.pending)
+	for _, q := range sr.queues {
+		for _, d := range q.deliveries {
 			waits[d.seq] = true
 		}
 	}
@@ -119,9 +119,9 @@ func (t *target) waits() map[uint64]bool {
 }
 
 // replayOf is what waits to deliver the event of d to t again; nil: nothing.
-func (t *target) replayOf(d *delivery) *delivery {
-	if l := t.lanes[replayLane(d.lane.name)]; l != nil {
-		for _, r := range l.queue {
+func (sr *subscriber) replayOf(d *delivery) *delivery {
+	if q := sr.queues[replayQueueName(d.queue.name)]; q != nil {
+		for _, r := range q.deliveries {
 			if r.seq == d.seq {
 				return r
 			}
@@ -131,45 +131,45 @@ func (t *target) replayOf(d *delivery) *delivery {
 }
 
 // replayLane names the lane of replays beside another.
-func replayLane(name string) string { return "replay " + strings.TrimPrefix(name, "replay ") }
+func replayQueueName(name string) string { return "replay " + strings.TrimPrefix(name, "replay ") }
 
 // replay delivers an event again, unless it waits: in a lane, or in what of
 // the log has not been read for its target yet.
-func (q *lanes) replay(page *young, e entry, waits map[uint64]bool) {
-	b := page.page
-	t, bit := b.target, typeBit(e.event)
-	unread := e.seq > q.read || t.behind != nil && e.seq > t.behind.after
-	if wants(b.types)&bit == 0 || !t.names(e.event.Extension) || waits[e.seq] || unread && t.wants&bit != 0 {
+func (s *scheduler) addReplayEvent(page *recentEvent, e entry, waits map[uint64]bool) {
+	r := page.logRead
+	sr, bit := r.subscriber, eventBit(e.event)
+	unread := e.seq > s.lastRead || sr.lag != nil && e.seq > sr.lag.after
+	if typeMask(r.types)&bit == 0 || !sr.matchesExtension(e.event.Extension) || waits[e.seq] || unread && sr.typeMask&bit != 0 {
 		return
 	}
 	d := newDelivery(e.seq, e.event, page)
 	d.replay = true
-	q.joinAgain(page, replayLane(laneOf(e.event)), d)
+	s.enqueueFromPage(page, replayQueueName(queueName(e.event)), d)
 }
 
 // askedSubject is where the node that delivers hears, past all streams, that
 // there is a replay in the outbox. It looks there itself every orderLook.
 const (
-	askedSubject = "bellhop.replay"
-	orderLook    = time.Minute
+	replaySubject      = "bellhop.replay"
+	replayPollInterval = time.Minute
 )
 
 // hearOrders passes on every replay that any node is asked for, until ctx ends.
 // Those up to a place in the outbox are known.
-func (w *worker) hearOrders(ctx context.Context, known *uint64) error {
+func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 	asked := make(chan struct{}, 1)
-	sub, err := w.js.Conn().Subscribe(askedSubject, func(*nats.Msg) { wake(asked) })
+	sub, err := l.js.Conn().Subscribe(replaySubject, func(*nats.Msg) { signal(asked) })
 	if err != nil {
-		w.log.Warn("replays are late", "err", err)
+		l.log.Warn("replays are late", "err", err)
 	} else {
 		defer sub.Unsubscribe()
 	}
-	look := time.NewTicker(orderLook)
+	look := time.NewTicker(replayPollInterval)
 	defer look.Stop()
 	for ctx.Err() == nil {
-		if err := w.takeOrders(ctx, known); err != nil && ctx.Err() == nil {
-			w.log.Warn("replays are late", "err", err)
-			pause(ctx, time.Second)
+		if err := l.readReplays(ctx, known); err != nil && ctx.Err() == nil {
+			l.log.Warn("replays are late", "err", err)
+			sleep(ctx, time.Second)
 			continue
 		}
 		select {
@@ -182,9 +182,9 @@ func (w *worker) hearOrders(ctx context.Context, known *uint64) error {
 }
 
 // takeOrders passes on the replays after a place in the outbox.
-func (w *worker) takeOrders(ctx context.Context, known *uint64) error {
+func (l *deliveryLoop) readReplays(ctx context.Context, known *uint64) error {
 	for {
-		m, err := w.outbox.GetMsg(ctx, *known+1, jetstream.WithGetMsgSubject("bellhop.delivery.*.replay.*"))
+		m, err := l.outbox.GetMsg(ctx, *known+1, jetstream.WithGetMsgSubject("bellhop.delivery.*.replay.*"))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil
 		}
@@ -196,17 +196,17 @@ func (w *worker) takeOrders(ctx context.Context, known *uint64) error {
 			continue // our own word of how far it is
 		}
 		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject, "bellhop.delivery."), ".")
-		b, err := recallBacklog(subscription, name, m.Data)
+		r, err := decodeLogRead(subscription, name, m.Data)
 		if err != nil {
 			return fmt.Errorf("read bellhop_outbox: %s: %w", m.Subject, err)
 		}
-		if w.fresh.shared {
-			if err := w.registry.current(ctx); err != nil && ctx.Err() == nil {
-				w.log.Warn("subscriptions may be old", "err", err)
+		if l.handoff.shared {
+			if err := l.registry.syncSubscriptions(ctx); err != nil && ctx.Err() == nil {
+				l.log.Warn("subscriptions may be old", "err", err)
 			}
 		}
 		select {
-		case w.orders <- b:
+		case l.replays <- r:
 		case <-ctx.Done():
 			return nil
 		}

@@ -16,10 +16,10 @@ import (
 
 // again has what is from one place to another delivered again, as if the outbox
 // had an order.
-func (s *stage) again(id string, from, to uint64, types ...string) *backlog {
-	b := &backlog{target: &target{sub: &Subscription{ID: id}}, name: "replay.1", after: from - 1, to: to, types: types, told: true}
-	s.restoreBacklog(b)
-	return b
+func (s *stage) again(id string, from, to uint64, types ...string) *logRead {
+	r := &logRead{subscriber: &subscriber{sub: &Subscription{ID: id}}, name: "replay.1", after: from - 1, to: to, types: types, saved: true}
+	s.restoreLogRead(r)
+	return r
 }
 
 func TestReplayOrder(t *testing.T) {
@@ -39,15 +39,15 @@ func TestReplayOrder(t *testing.T) {
 	s.want("what is new does not wait for it", s.labels(more), "c/5")
 	s.answer(more[0], delivered)
 	s.want("told", fmt.Sprint(s.post(nil)), "[replay c/1 after 0 replay c/2 after 0 replay c/3 after 0 replay d/4 after 0]")
-	s.sleep(cursorPause)
+	s.sleep(cursorSaveInterval)
 	s.want("then that it was read", fmt.Sprint(s.post(nil)), "[gone replay.1 floor 5]")
-	s.answer(as[0], waiting)
+	s.answer(as[0], willRetry)
 	s.answer(as[1], delivered)
 	s.want("what waits", fmt.Sprint(s.pending), "3")
 	s.want("the success of another wakes nothing", s.take("a"), "")
 	s.sleep(6 * time.Second)
 	s.want("it is a record", s.take("a"), "replay c/1 replay c/2 replay c/3")
-	s.want("what is left", fmt.Sprint(s.pending, len(s.targets["a"].backlogs)), "0 0")
+	s.want("what is left", fmt.Sprint(s.pending, len(s.subscribers["a"].logReads)), "0 0")
 }
 
 // What is old is asked for: it does not expire as it would have.
@@ -58,7 +58,7 @@ func TestReplayIsPatient(t *testing.T) {
 	s.sleep(time.Hour)
 	s.again("a", 1, 1, "dial-in")
 	s.readAgain()
-	s.answer(s.attempts()[0], waiting)
+	s.answer(s.attempts()[0], willRetry)
 	s.sleep(7 * time.Second)
 	s.want("after 5 s", s.labels(s.attempts()), "replay c/1")
 }
@@ -67,7 +67,7 @@ func TestReplayIsPatient(t *testing.T) {
 // anyway; so does what another replay has begun.
 func TestReplayDoublesNothing(t *testing.T) {
 	s := newStage(t, sub("a", "http://a/"))
-	s.limit = 4
+	s.maxPending = 4
 	as := s.sayTo("a", 1, 7)
 	s.answer(as[0], delivered)
 	for range 2 {
@@ -83,7 +83,7 @@ func TestReplayUnsubscribed(t *testing.T) {
 	s.say("c", dialog.Hangup)
 	s.take("a")
 	s.again("a", 1, 1, "hangup")
-	s.subscribe(Subscription{ID: "a"}, time.Time{})
+	s.applySubscription(Subscription{ID: "a"}, time.Time{})
 	s.want("what is read", s.readAgain(), "")
 	s.want("what is told", fmt.Sprint(s.post(nil)), "[gone replay.1 floor 1]")
 	s.again("a", 1, 1, "hangup")
@@ -97,14 +97,14 @@ func TestReplayOfWhatIsJustOver(t *testing.T) {
 	s.posts = false
 	s.say("c", dialog.Hangup)
 	a := s.attempts()[0]
-	s.sleep(moment)
+	s.sleep(outboxDelay)
 	s.post(nil)
 	s.answer(a, delivered)
-	letters := s.letters(s.now)
+	letters := s.outboxUpdates(s.now)
 	s.again("a", 1, 1, "hangup")
 	s.readAgain()
-	for _, l := range letters {
-		s.posted(l, errUnanswered)
+	for _, u := range letters {
+		s.finishUpdate(u, errUnanswered)
 	}
 	s.want("told", fmt.Sprint(s.post(nil)), "[replay c/1 after 0]")
 	s.want("not taken back", fmt.Sprint(s.post(nil)), "[gone replay.1]")

@@ -20,7 +20,7 @@ import (
 )
 
 // overlap is how long the secret before a rotation signs too.
-const overlap = 24 * time.Hour
+const secretOverlap = 24 * time.Hour
 
 // A Secret is what a subscription and its receiver share: whsec_ and the base64
 // of 24 to 64 bytes. It is never printed.
@@ -38,7 +38,7 @@ func (s Secret) GoString() string { return s.String() }
 var errSecret = errors.New("is not whsec_ followed by the base64 of 24 to 64 bytes")
 
 // key is the bytes of a secret.
-func (s Secret) key() ([]byte, error) {
+func (s Secret) decodeKey() ([]byte, error) {
 	text, ok := strings.CutPrefix(string(s), "whsec_")
 	key, err := base64.StdEncoding.DecodeString(text)
 	if !ok || err != nil || strings.ContainsAny(text, "\r\n") || len(key) < 24 || len(key) > 64 {
@@ -55,8 +55,8 @@ func newSecret() Secret {
 }
 
 func checkSecrets(s *Subscription) *Invalid {
-	_, err := s.Secret.key()
-	_, errOld := s.OldSecret.key()
+	_, err := s.Secret.decodeKey()
+	_, errOld := s.OldSecret.decodeKey()
 	switch {
 	case s.Secret != "" && err != nil:
 		return &Invalid{"secret", err.Error()}
@@ -70,13 +70,13 @@ func checkSecrets(s *Subscription) *Invalid {
 
 // succeed takes over the secrets of the subscription that s was: a secret that
 // is new rotates, none keeps what there is.
-func (s *Subscription) succeed(old *Subscription, now time.Time) {
+func (s *Subscription) inheritSecrets(old *Subscription, now time.Time) {
 	if s.Secret == "" {
 		s.Secret = old.Secret
 	}
 	s.OldSecret, s.OldSecretUntil = old.OldSecret, old.OldSecretUntil
 	if s.Secret != old.Secret && old.Secret != "" {
-		s.OldSecret, s.OldSecretUntil = old.Secret, now.Add(overlap).UTC().Truncate(time.Second)
+		s.OldSecret, s.OldSecretUntil = old.Secret, now.Add(secretOverlap).UTC().Truncate(time.Second)
 	}
 	if !s.OldSecretUntil.After(now) {
 		s.OldSecret, s.OldSecretUntil = "", time.Time{}
@@ -101,33 +101,33 @@ func (n *Notifier) RotateSecret(ctx context.Context, id string, revision uint64)
 // A signer signs what one subscription is sent. Any number of goroutines may
 // use it.
 type signer struct {
-	keys  []*macs   // one, or the new one and the old
-	until time.Time // when the old one signs no more; zero: never
+	keys  []*macPool // one, or the new one and the old
+	until time.Time  // when the old one signs no more; zero: never
 }
 
 // newSigner returns nil if s has no secret.
 func newSigner(s *Subscription) *signer {
-	key, err := s.Secret.key()
+	key, err := s.Secret.decodeKey()
 	if err != nil {
 		return nil
 	}
-	sg := &signer{keys: []*macs{newMACs(key)}, until: s.OldSecretUntil}
-	if old, err := s.OldSecret.key(); err == nil {
-		sg.keys = append(sg.keys, newMACs(old))
+	sg := &signer{keys: []*macPool{newMACPool(key)}, until: s.OldSecretUntil}
+	if old, err := s.OldSecret.decodeKey(); err == nil {
+		sg.keys = append(sg.keys, newMACPool(old))
 	}
 	return sg
 }
 
 // macs are the HMACs of a key that are not in use. To make one costs more than
 // to sign with it.
-type macs struct{ sync.Pool }
+type macPool struct{ sync.Pool }
 
-func newMACs(key []byte) *macs {
-	return &macs{sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
+func newMACPool(key []byte) *macPool {
+	return &macPool{sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
 }
 
 // append appends the signature of content to dst.
-func (m *macs) append(dst, content []byte) []byte {
+func (m *macPool) appendSignature(dst, content []byte) []byte {
 	mac := m.Get().(hash.Hash)
 	mac.Reset()
 	mac.Write(content)
@@ -140,18 +140,18 @@ func (m *macs) append(dst, content []byte) []byte {
 }
 
 // papers are buffers to put together in what is signed.
-var papers = sync.Pool{New: func() any { return new([]byte) }}
+var signBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // sign adds the time of the attempt, and the signatures over it, to a request
 // that is complete but for them. The body is what it sends; of a GET, the query
 // is signed.
-func (a *attempt) sign(req *http.Request, body []byte, now time.Time) {
+func (a *attempt) signRequest(req *http.Request, body []byte, now time.Time) {
 	timestamp := strconv.FormatInt(now.Unix(), 10)
 	req.Header["Webhook-Timestamp"] = []string{timestamp}
 	if a.signer == nil {
 		return
 	}
-	paper := papers.Get().(*[]byte)
+	paper := signBuffers.Get().(*[]byte)
 	b := append((*paper)[:0], req.Header["Webhook-Id"][0]...)
 	b = append(append(append(b, '.'), timestamp...), '.')
 	if req.Method == http.MethodGet {
@@ -167,11 +167,11 @@ func (a *attempt) sign(req *http.Request, body []byte, now time.Time) {
 			}
 			b = append(b, ' ')
 		}
-		b = key.append(b, b[:signed])
+		b = key.appendSignature(b, b[:signed])
 	}
 	req.Header["Webhook-Signature"] = []string{string(b[signed:])}
 	*paper = b
-	papers.Put(paper)
+	signBuffers.Put(paper)
 }
 
 // traceparent is the W3C trace context that an event is sent with: what came
@@ -219,7 +219,7 @@ type Callback struct {
 // and that it is no older or newer than tolerance at now. A tolerance of 0 is
 // any age.
 func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) error {
-	key, err := secret.key()
+	key, err := secret.decodeKey()
 	if err != nil {
 		return fmt.Errorf("the secret %w", err)
 	}
@@ -232,7 +232,7 @@ func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) 
 	if err != nil || strconv.FormatInt(seconds, 10) != c.Timestamp {
 		return errors.New("the webhook-timestamp is not a number of seconds")
 	}
-	if err := c.match(key); err != nil {
+	if err := c.matchSignature(key); err != nil {
 		return err
 	}
 	age := now.Sub(time.Unix(seconds, 0)).Truncate(time.Second)
@@ -247,7 +247,7 @@ func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) 
 }
 
 // match looks for a signature that the key made.
-func (c Callback) match(key []byte) error {
+func (c Callback) matchSignature(key []byte) error {
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "%s.%s.%s", c.ID, c.Timestamp, c.Payload)
 	want := mac.Sum(nil)
@@ -267,7 +267,7 @@ func (c Callback) match(key []byte) error {
 	}
 	if trimmed := strings.TrimRight(string(c.Payload), "\r\n"); trimmed != string(c.Payload) {
 		c.Payload = []byte(trimmed)
-		if c.match(key) == nil {
+		if c.matchSignature(key) == nil {
 			return errors.New("no signature matches, but one does without the line break at the end: give the payload exactly as it came")
 		}
 	}

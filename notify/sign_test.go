@@ -195,7 +195,7 @@ func TestOverlap(t *testing.T) {
 	at := time.Unix(1767322800, 0)
 	old := Subscription{Secret: newSecret()}
 	s := Subscription{Secret: newSecret()}
-	s.succeed(&old, at)
+	s.inheritSecrets(&old, at)
 	a := &attempt{signer: newSigner(&s)}
 	for _, tt := range []struct {
 		after time.Duration
@@ -203,7 +203,7 @@ func TestOverlap(t *testing.T) {
 	}{{0, true}, {24*time.Hour - time.Second, true}, {24 * time.Hour, false}, {48 * time.Hour, false}} {
 		req := httptest.NewRequest("POST", "/", nil)
 		req.Header["Webhook-Id"] = []string{"e-s"}
-		a.sign(req, []byte("{}"), at.Add(tt.after))
+		a.signRequest(req, []byte("{}"), at.Add(tt.after))
 		for _, secret := range []Secret{s.Secret, old.Secret} {
 			w, err := standardwebhooks.NewWebhook(string(secret))
 			if err != nil {
@@ -217,9 +217,9 @@ func TestOverlap(t *testing.T) {
 	}
 	// An edit keeps it until then, and forgets it afterwards.
 	before, after := Subscription{}, Subscription{}
-	before.succeed(&s, at.Add(overlap-time.Second))
-	after.succeed(&s, at.Add(overlap))
-	if before.Secret != s.Secret || before.OldSecret != old.Secret || !before.OldSecretUntil.Equal(at.Add(overlap)) {
+	before.inheritSecrets(&s, at.Add(secretOverlap-time.Second))
+	after.inheritSecrets(&s, at.Add(secretOverlap))
+	if before.Secret != s.Secret || before.OldSecret != old.Secret || !before.OldSecretUntil.Equal(at.Add(secretOverlap)) {
 		t.Error("an edit within the day loses a secret")
 	}
 	if after.Secret != s.Secret || after.OldSecret != "" || !after.OldSecretUntil.IsZero() {
@@ -242,7 +242,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 	}
 	s := subscribe(t, n, sub("", "http://a/"))
 	made := s.Secret
-	if key, err := made.key(); err != nil || len(key) != 32 {
+	if key, err := made.decodeKey(); err != nil || len(key) != 32 {
 		t.Errorf("made %q: %v", string(made), err)
 	}
 	hidden("listed", n.Subscriptions()...)
@@ -338,7 +338,7 @@ func TestWithoutSecret(t *testing.T) {
 	if _, err := n.registry.kv.Put(t.Context(), old.ID, b); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.registry.refresh(t.Context(), old.ID); err != nil {
+	if err := n.registry.refreshSubscription(t.Context(), old.ID); err != nil {
 		t.Fatal(err)
 	}
 	n.Say([]dialog.Event{event(1)})
@@ -401,7 +401,7 @@ func TestSignAtOnce(t *testing.T) {
 				req := httptest.NewRequest("POST", "/", nil)
 				req.Header["Webhook-Id"] = []string{fmt.Sprint(i, "-", j)}
 				body := strings.Repeat(fmt.Sprint(i), 100*(j%20))
-				a.sign(req, []byte(body), time.Now())
+				a.signRequest(req, []byte(body), time.Now())
 				for _, secret := range []Secret{s.Secret, s.OldSecret} {
 					if err := verified(secret, request{body: body, Request: req}); err != nil {
 						t.Errorf("%d %d: %v", i, j, err)
@@ -512,7 +512,7 @@ func BenchmarkSign(b *testing.B) {
 				req := httptest.NewRequest("POST", "/", nil)
 				req.Header["Webhook-Id"] = []string{"5f1d0c7e9a3b48d2a6c4e8f013579bdf-ABCDEFGHIJKLMNOPQRSTUVWXYZabcd"}
 				for pb.Next() {
-					a.sign(req, body, now)
+					a.signRequest(req, body, now)
 				}
 			})
 		})

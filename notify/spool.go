@@ -28,19 +28,19 @@ func (n *Notifier) loadSpool() {
 	}
 	n.log.Info("unpublished events are published now", "events", len(events))
 	n.spooled = true
-	n.mouth.mu.Lock()
-	defer n.mouth.mu.Unlock()
+	n.publisher.mu.Lock()
+	defer n.publisher.mu.Unlock()
 	for i := range events {
-		events[i].Observed = n.observed(events[i].At)
-		n.mouth.add(&events[i])
+		events[i].Observed = n.monotonicTime(events[i].At)
+		n.publisher.bufferEvent(&events[i])
 	}
-	wake(n.mouth.some)
+	signal(n.publisher.wakeup)
 }
 
 // clearSpool empties the Spool once what was in it is published. The publisher
 // calls it whenever nothing waits.
 func (n *Notifier) clearSpool() {
-	if !n.spooled || n.mouth.waiting() > 0 {
+	if !n.spooled || n.publisher.unpublished() > 0 {
 		return
 	}
 	if err := n.config.Spool.Save(nil); err != nil {
@@ -64,8 +64,8 @@ func (n *Notifier) saveSpool() {
 			return
 		}
 	}
-	n.mouth.mu.Lock()
-	n.mouth.dropped += uint64(len(events))
-	n.mouth.mu.Unlock()
+	n.publisher.mu.Lock()
+	n.publisher.dropped += uint64(len(events))
+	n.publisher.mu.Unlock()
 	n.log.Error("events are lost: the store did not take them", "events", len(events), "err", err)
 }

@@ -75,10 +75,10 @@ func TestStatusLineDecides(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &peer{t: t, scripts: tt.scripts}
-				cs := newConns(p.dial, nil)
-				defer cs.close()
+				cp := newConnPool(p.dial, nil)
+				defer cp.close()
 				for i, want := range tt.want {
-					wantAnswer(t, cs, i, want)
+					wantAnswer(t, cp, i, want)
 				}
 				if p.dialed != tt.dialed {
 					t.Errorf("%d connections were made, want %d", p.dialed, tt.dialed)
@@ -91,11 +91,11 @@ func TestStatusLineDecides(t *testing.T) {
 // A receiver that ends its status line and nothing more has answered: the attempt
 // does not fail when its time is over.
 func TestStatusLineThenSilence(t *testing.T) {
-	for status, want := range map[string]outcome{"200 OK": delivered, "500 No": waiting, "410 Gone": refused} {
+	for status, want := range map[string]outcome{"200 OK": delivered, "500 No": willRetry, "410 Gone": refused} {
 		t.Run(status, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := unstored(Config{})
-				n.sender.plain.dial = (&peer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
+				n.sender.httpConns.dial = (&peer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
 					http.ReadRequest(r)
 					io.WriteString(c, "HTTP/1.1 "+status+"\r\nX-A: b\r\n")
 					io.Copy(io.Discard, r)
@@ -158,11 +158,11 @@ func TestUnreadBytes(t *testing.T) {
 					config = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 				}
 				dialed := 0
-				cs := newConns(func(ctx context.Context, network, address string) (net.Conn, error) {
+				cp := newConnPool(func(ctx context.Context, network, address string) (net.Conn, error) {
 					dialed++
 					return new(net.Dialer).DialContext(ctx, network, l.Addr().String())
 				}, config)
-				defer cs.close()
+				defer cp.close()
 				url := "http://127.0.0.1/"
 				if secure {
 					url = "https://127.0.0.1/"
@@ -172,7 +172,7 @@ func TestUnreadBytes(t *testing.T) {
 					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 					defer cancel()
 					req, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
-					res, err := cs.RoundTrip(req)
+					res, err := cp.RoundTrip(req)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -183,22 +183,22 @@ func TestUnreadBytes(t *testing.T) {
 				}
 				ask()
 				var first *conn
-				for _, all := range cs.idle {
+				for _, all := range cp.idle {
 					first = all[0]
 				}
-				if first == nil || unread(first.Conn) {
+				if first == nil || hasUnreadBytes(first.Conn) {
 					t.Fatal("the connection is not kept, or has unread bytes")
 				}
 				close(kept)
-				for runtime.GOOS == "linux" && !unread(first.Conn) {
+				for runtime.GOOS == "linux" && !hasUnreadBytes(first.Conn) {
 					runtime.Gosched() // until they have come
 				}
 				ask()
 				if dialed != 2 {
 					t.Errorf("%d connections were made, want 2", dialed)
 				}
-				if runtime.GOOS == "linux" && cs.distrusts(first.address) != (name == "an answer") {
-					t.Errorf("the receiver is distrusted: %v", cs.distrusts(first.address))
+				if runtime.GOOS == "linux" && cp.isStray(first.address) != (name == "an answer") {
+					t.Errorf("the receiver is distrusted: %v", cp.isStray(first.address))
 				}
 			})
 		}
@@ -224,10 +224,10 @@ func TestAnswersTooMany(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &peer{t: t, scripts: []func(net.Conn, *bufio.Reader){talk(tt.first), talk(ok, late, late), talk(ok, ok, ok, ok)}}
-				cs := newConns(p.dial, nil)
-				defer cs.close()
+				cp := newConnPool(p.dial, nil)
+				defer cp.close()
 				for i, want := range []string{"200 ok", "200 ok", tt.want} {
-					wantAnswer(t, cs, i, want)
+					wantAnswer(t, cp, i, want)
 				}
 				if tt.want != "200 ok" {
 					return
@@ -236,7 +236,7 @@ func TestAnswersTooMany(t *testing.T) {
 					t.Helper()
 					dialed := p.dialed
 					for range 3 {
-						if status, _, err := postTo(t.Context(), cs, url); status != 200 || err != nil {
+						if status, _, err := postTo(t.Context(), cp, url); status != 200 || err != nil {
 							t.Error(status, err)
 						}
 					}
@@ -247,7 +247,7 @@ func TestAnswersTooMany(t *testing.T) {
 				}
 				dials("http://crm.example/hook", 3)
 				dials("http://other.example/hook", 1)
-				time.Sleep(strayTime)
+				time.Sleep(strayDuration)
 				dials("http://crm.example/hook", 1)
 			})
 		})
@@ -268,13 +268,13 @@ func TestSecureConnsAreKept(t *testing.T) {
 			t.Fatal(a.detail)
 		}
 	}
-	for _, own := range n.sender.own.all {
+	for _, own := range n.sender.tlsTransports.all {
 		if own.conns.kept != 1 {
 			t.Errorf("%d connections are kept, want one", own.conns.kept)
 		}
 	}
 	s.URL = strings.Replace(url, "127.0.0.1", "localhost", 1)
-	if a := attemptOnce(t, n, s); a.outcome != waiting || a.fault != noAnswer || !strings.Contains(a.detail, "localhost") {
+	if a := attemptOnce(t, n, s); a.outcome != willRetry || a.fault != noAnswer || !strings.Contains(a.detail, "localhost") {
 		t.Errorf("another name: %v, fault %v, %s", a.outcome, a.fault, a.detail)
 	}
 }

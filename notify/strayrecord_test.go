@@ -54,7 +54,7 @@ func TestUnreadRecords(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				dialed := 0
-				cs := newConns(func(context.Context, string, string) (net.Conn, error) {
+				cp := newConnPool(func(context.Context, string, string) (net.Conn, error) {
 					dialed++
 					first := dialed == 1
 					ours, theirs := net.Pipe()
@@ -83,9 +83,9 @@ func TestUnreadRecords(t *testing.T) {
 					}()
 					return ours, nil
 				}, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, Time: func() time.Time { return a.cert.NotAfter.Add(-time.Second) }})
-				defer cs.close()
+				defer cp.close()
 				for i, want := range tt.dialed {
-					status, body, err := postTo(ctx, cs, "https://crm.example/hook")
+					status, body, err := postTo(ctx, cp, "https://crm.example/hook")
 					if err != nil || status != 200 || body != "ok" {
 						t.Errorf("request %d: %d %q, %v", i+1, status, body, err)
 					}
@@ -117,10 +117,10 @@ func TestOddStatusOnKeptConnection(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				p := &peer{t: t, scripts: []func(net.Conn, *bufio.Reader){talk(ok, tt.line+"\r\nContent-Length: 2\r\n\r\nno", ok)}}
-				cs := newConns(p.dial, nil)
-				defer cs.close()
+				cp := newConnPool(p.dial, nil)
+				defer cp.close()
 				for _, want := range []int{200, tt.want} {
-					if status, _, err := post(ctx, cs); err != nil || status != want {
+					if status, _, err := post(ctx, cp); err != nil || status != want {
 						t.Errorf("%d, %v, want %d", status, err, want)
 					}
 				}

@@ -152,7 +152,7 @@ func (s *Subscription) Validate() error {
 func (s *Subscription) Invalid() iter.Seq[*Invalid] {
 	return func(yield func(*Invalid) bool) {
 		for _, check := range []func(*Subscription) *Invalid{
-			checkExtension, checkTypes, checkURL, checkWords, checkUnified, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkSecrets, checkTLS, checkLimits,
+			checkExtension, checkTypes, checkURL, checkChoices, checkUnified, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkSecrets, checkTLS, checkLimits,
 		} {
 			if err := check(s); err != nil && !yield(err) {
 				return
@@ -171,7 +171,7 @@ func checkExtension(s *Subscription) *Invalid {
 		if len(s.ExtensionRegex) > 1000 {
 			return &Invalid{"extension_regex", "is longer than 1000 bytes"}
 		}
-		if _, err := anchored(s.ExtensionRegex); err != nil {
+		if _, err := compileAnchored(s.ExtensionRegex); err != nil {
 			return &Invalid{"extension_regex", "is not an RE2 expression: " + err.Error()}
 		}
 	case len(s.Extension) > 256:
@@ -243,7 +243,7 @@ func isPort(s string) bool {
 	return err == nil && n > 0
 }
 
-func checkWords(s *Subscription) *Invalid {
+func checkChoices(s *Subscription) *Invalid {
 	if s.Method == "" {
 		s.Method = http.MethodPost
 	}
@@ -316,7 +316,7 @@ func checkLimits(s *Subscription) *Invalid {
 }
 
 // anchored compiles an expression that must match from end to end.
-func anchored(expr string) (*regexp.Regexp, error) {
+func compileAnchored(expr string) (*regexp.Regexp, error) {
 	if _, err := regexp.Compile(expr); err != nil { // else 1)|(.* would be one
 		return nil, err
 	}
@@ -346,10 +346,10 @@ var typeBits = map[string]uint32{
 }
 
 // optIn is the set of types that are said only if a subscription names them.
-const optIn uint32 = 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12 | 1<<13 | 1<<14
+const optInTypes uint32 = 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12 | 1<<13 | 1<<14
 
 // wants is the set of bits of types.
-func wants(types []string) (bits uint32) {
+func typeMask(types []string) (bits uint32) {
 	for _, t := range types {
 		bits |= typeBits[t]
 	}
@@ -357,7 +357,7 @@ func wants(types []string) (bits uint32) {
 }
 
 // typeBit is the bit of an event: that of its flow, for an answer.
-func typeBit(e *dialog.Event) uint32 {
+func eventBit(e *dialog.Event) uint32 {
 	switch {
 	case e.Type == dialog.Answer && e.Flow == dialog.In:
 		return typeBits["answer-in"]
@@ -381,7 +381,7 @@ func (s Subscription) redacted() Subscription {
 }
 
 // since is when s began to be owed what it asks for now.
-func (s *Subscription) since() time.Time {
+func (s *Subscription) askedSince() time.Time {
 	if s.Began.IsZero() {
 		return s.Created
 	}
@@ -389,8 +389,8 @@ func (s *Subscription) since() time.Time {
 }
 
 // beginsAnew reports whether s is owed other events than old was, or elsewhere.
-func (s *Subscription) beginsAnew(old *Subscription) bool {
-	return s.Active && !old.Active || s.Dialect != old.Dialect || s.URL != old.URL || wants(s.Types) != wants(old.Types) ||
+func (s *Subscription) asksAnew(old *Subscription) bool {
+	return s.Active && !old.Active || s.Dialect != old.Dialect || s.URL != old.URL || typeMask(s.Types) != typeMask(old.Types) ||
 		s.Extension != old.Extension || s.ExtensionRegex != old.ExtensionRegex
 }
 

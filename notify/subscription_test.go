@@ -244,12 +244,12 @@ func TestExtensionNumbersAreForGood(t *testing.T) {
 	first := map[string]uint64{}
 	seen := map[uint64]bool{}
 	for _, user := range []string{"101", "0003*210", "a b@c", "102"} {
-		id, err := n.numbers.of(t.Context(), user)
+		id, err := n.numbers.allotNumber(t.Context(), user)
 		if err != nil || id == 0 || seen[id] {
 			t.Errorf("%s: %d, %v", user, id, err)
 		}
 		first[user], seen[id] = id, true
-		if id2, err := other.numbers.of(t.Context(), user); id2 != id {
+		if id2, err := other.numbers.allotNumber(t.Context(), user); id2 != id {
 			t.Errorf("another node says %d for %s, want %d: %v", id2, user, id, err)
 		}
 		if id2, err := other.ExtensionNumber(t.Context(), user); id2 != id {
@@ -275,7 +275,7 @@ func TestExtensionNumbersAreForGood(t *testing.T) {
 	n, stop = start(t, js, Config{})
 	defer stop()
 	for user, want := range first {
-		if id, err := n.numbers.of(t.Context(), user); id != want {
+		if id, err := n.numbers.allotNumber(t.Context(), user); id != want {
 			t.Errorf("after a restart %s is %d, want %d: %v", user, id, want, err)
 		}
 	}

@@ -131,14 +131,14 @@ func TestTailResumes(t *testing.T) {
 	n, stop := start(t, js, Config{})
 	begin := time.Now().Add(-time.Minute)
 	lagging, leading := tail(t, n, Query{}), tail(t, n, Query{})
-	const calls = maxRecent/3 + 200 // more than are in memory
+	const calls = maxCachedEvents/3 + 200 // more than are in memory
 	for i := range calls {
 		n.Say(callOf(i))
 	}
 	isSaid(t, n)
 	all := logOrder(t, n)
 	wantNext(t, leading, all)
-	if _, missed, _ := lagging.recent.after(0); missed == 0 {
+	if _, missed, _ := lagging.cache.entriesAfter(0); missed == 0 {
 		t.Fatal("all are in memory still")
 	}
 	wantNext(t, lagging, all)
@@ -207,7 +207,7 @@ func TestTailFilters(t *testing.T) {
 		past := tt.q
 		past.Since = time.Now().Add(-time.Hour)
 		live = append(live, tail(t, n, past))
-		if len(past.of(entriesOf(callOf(3)[0]))) > 0 {
+		if len(past.filterEntries(entriesOf(callOf(3)[0]))) > 0 {
 			tt.want = append(ids(callOf(3)[0]), tt.want...)
 		}
 		wantNext(t, live[len(live)-1], tt.want)
@@ -224,7 +224,7 @@ func TestTailFilters(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, e := range events {
-				if last = e.ID; last != end.ID && len(asked.of([]entry{{1, e}})) > 0 {
+				if last = e.ID; last != end.ID && len(asked.filterEntries([]entry{{1, e}})) > 0 {
 					t.Errorf("%+v was not told of %s", asked, e.ID)
 				}
 			}
@@ -247,10 +247,10 @@ func TestTailsEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		shared := first.recent
+		shared := first.cache
 		first.Close()
 		select {
-		case <-shared.ended:
+		case <-shared.done:
 			t.Fatal("the reading has ended before the last tail")
 		default:
 		}
@@ -260,7 +260,7 @@ func TestTailsEnd(t *testing.T) {
 			t.Errorf("canceled: %v, %v", events, err)
 		}
 		second.Close()
-		<-shared.ended
+		<-shared.done
 	}
 	if _, err := n.Tail(t.Context(), Query{After: "nothing"}); err != ErrNoEvent {
 		t.Errorf("after nothing: %v", err)
@@ -275,8 +275,8 @@ func TestTailsEnd(t *testing.T) {
 	if _, err := n.Tail(ctx, Query{}); err == nil {
 		t.Error("a log that is gone can be tailed")
 	}
-	if n.tails.recent != nil || n.tails.open != 0 {
-		t.Errorf("%d tails are left", n.tails.open)
+	if n.sharedTail.cache != nil || n.sharedTail.tails != 0 {
+		t.Errorf("%d tails are left", n.sharedTail.tails)
 	}
 }
 
@@ -290,8 +290,8 @@ func TestTailWaitsForRumors(t *testing.T) {
 		defer tail.Close()
 		n.Say(callOf(0))
 		wantNext(t, tail, []string{callOf(0)[0].ID, callOf(0)[1].ID, callOf(0)[2].ID})
-		place := tail.place
-		tail.recent.hear(place + 1) // it is said to be there, and is not yet
+		place := tail.position
+		tail.cache.raiseEnd(place + 1) // it is said to be there, and is not yet
 		time.Sleep(10 * time.Second)
 		n.Say(callOf(1)[:1])
 		wantNext(t, tail, []string{callOf(1)[0].ID})
@@ -344,8 +344,8 @@ func BenchmarkTailCatchesUp(b *testing.B) {
 	const calls = 10_000
 	for i := range calls {
 		n.Say(callOf(i))
-		for n.Stats().Unsaid > maxUnsaid/2 {
-			pause(b.Context(), time.Millisecond)
+		for n.Stats().Unsaid > maxUnpublished/2 {
+			sleep(b.Context(), time.Millisecond)
 		}
 	}
 	stop()
@@ -386,10 +386,10 @@ func TestTailsOfLargeEvents(t *testing.T) {
 			}
 			bytes := 0
 			for _, e := range events {
-				bytes += weight(e)
+				bytes += eventSize(e)
 				got = append(got, e.ID)
 			}
-			if bytes > maxBatch {
+			if bytes > maxTailBytes {
 				t.Fatalf("%s: %d bytes at once", name, bytes)
 			}
 		}
@@ -397,14 +397,14 @@ func TestTailsOfLargeEvents(t *testing.T) {
 			t.Errorf("%s: got %d events that are not the log's", name, len(got))
 		}
 	}
-	r := live.recent
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	c := live.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	bytes := 0
-	for _, e := range r.entries {
-		bytes += weight(e.event)
+	for _, e := range c.entries {
+		bytes += eventSize(e.event)
 	}
-	if bytes != r.bytes || bytes > maxRecentBytes || len(r.entries) == 0 || r.from == 0 {
-		t.Errorf("%d bytes are in memory, %d are counted", bytes, r.bytes)
+	if bytes != c.bytes || bytes > maxCachedBytes || len(c.entries) == 0 || c.from == 0 {
+		t.Errorf("%d bytes are in memory, %d are counted", bytes, c.bytes)
 	}
 }

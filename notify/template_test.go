@@ -37,8 +37,8 @@ func TestTemplates(t *testing.T) {
 			t.Errorf("%s: %v", tt.template, err)
 		}
 		v := newView(&tt.event, &s)
-		at, _ := url.Parse(address(tt.template))
-		if got, err := v.expand(at); err != nil || got.String() != tt.want {
+		at, _ := url.Parse(urlBeforeVariables(tt.template))
+		if got, err := v.expandURL(at); err != nil || got.String() != tt.want {
 			t.Errorf("%s becomes %v, %v, want %s", tt.template, got, err, tt.want)
 		}
 	}
@@ -73,8 +73,8 @@ func TestTemplatesDoNotClimb(t *testing.T) {
 			t.Errorf("%s: %v", tt.template, err)
 		}
 		v := newView(&e, &s)
-		at, _ := url.Parse(address(tt.template))
-		if got, err := v.expand(at); err != nil || got.String() != tt.want {
+		at, _ := url.Parse(urlBeforeVariables(tt.template))
+		if got, err := v.expandURL(at); err != nil || got.String() != tt.want {
 			t.Errorf("%s with %q and %q becomes %v, %v, want %s", tt.template, tt.name, tt.num, got, err, tt.want)
 		}
 	}
@@ -82,7 +82,7 @@ func TestTemplatesDoNotClimb(t *testing.T) {
 
 // The variables that a template may have are taken from this event.
 func TestEverythingHasEveryField(t *testing.T) {
-	v := reflect.ValueOf(everything)
+	v := reflect.ValueOf(completeEvent)
 	for i := range v.NumField() {
 		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "Leg" && name != "Observed" { // which nobody is told
 			t.Errorf("%s is missing", name)
@@ -101,8 +101,8 @@ func FuzzTemplate(f *testing.F) {
 		e.CallerName, e.Headers = name, [][2]string{{"X-A", name}}
 		s := Subscription{Dialect: JSON, URL: "http://crm.example:8080/pop/{caller_id_name}/x?k=1{&caller_id_name,headers*}"}
 		v := newView(&e, &s)
-		at, _ := url.Parse(address(s.URL))
-		u, err := v.expand(at)
+		at, _ := url.Parse(urlBeforeVariables(s.URL))
+		u, err := v.expandURL(at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func FuzzTemplate(f *testing.F) {
 			want = ""
 		}
 		segment := want
-		if isDots(segment) {
+		if isDotSegment(segment) {
 			segment = "" // in the path
 		}
 		q, err := url.ParseQuery(u.RawQuery)

@@ -41,21 +41,21 @@ func checkTLS(s *Subscription) *Invalid {
 	case len(s.TLSKey) > maxPEM:
 		return &Invalid{"tls_key", "is longer than 32 KiB"}
 	case s.TLSCert != "":
-		if _, err := certificates(s.TLSCert); err != nil {
+		if _, err := parseCertificates(s.TLSCert); err != nil {
 			return &Invalid{"tls_cert", err.Error()}
 		}
 		if _, err := tls.X509KeyPair([]byte(s.TLSCert), []byte(s.TLSKey)); err != nil {
 			return &Invalid{"tls_key", "is not the key, in PEM and without a password, of the first certificate in tls_cert"}
 		}
 	}
-	if s.secured() && strings.HasPrefix(strings.ToLower(s.URL), "http:") {
+	if s.hasOwnTLS() && strings.HasPrefix(strings.ToLower(s.URL), "http:") {
 		return &Invalid{"url", "must begin with https:// for tls_ca and tls_cert to be of use"}
 	}
 	return nil
 }
 
 // secured reports whether s asks for another TLS than the common one.
-func (s *Subscription) secured() bool { return s.TLSCA != "" || s.TLSCert != "" }
+func (s *Subscription) hasOwnTLS() bool { return s.TLSCA != "" || s.TLSCert != "" }
 
 // caPool is what the receiver's certificate must come from; nil: what the
 // machine trusts.
@@ -63,7 +63,7 @@ func (s *Subscription) caPool() (*x509.CertPool, error) {
 	if s.TLSCA == "" {
 		return nil, nil
 	}
-	cas, err := certificates(s.TLSCA)
+	cas, err := parseCertificates(s.TLSCA)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (s *Subscription) caPool() (*x509.CertPool, error) {
 }
 
 // certificates reads PEM that holds certificates and nothing else.
-func certificates(text string) (all []*x509.Certificate, err error) {
+func parseCertificates(text string) (all []*x509.Certificate, err error) {
 	if len(text) > maxPEM {
 		return nil, errors.New("is longer than 32 KiB")
 	}
@@ -103,40 +103,40 @@ func certificates(text string) (all []*x509.Certificate, err error) {
 // transports are the HTTP clients of the subscriptions that have a CA or a
 // certificate of their own. Those that have the same share one. The zero value
 // has none yet.
-type transports struct {
-	mu    sync.Mutex
-	all   map[identity]*transport
-	sweep time.Time // when it was last looked for those out of use
+type tlsTransports struct {
+	mu        sync.Mutex
+	all       map[tlsIdentity]*tlsTransport
+	lastSweep time.Time // when it was last looked for those out of use
 }
 
 // An identity is all that a transport of one's own depends on.
-type identity struct {
+type tlsIdentity struct {
 	ca, cert string
 	key      PrivateKey
 }
 
-type transport struct {
+type tlsTransport struct {
 	*http.Transport
-	conns *conns // of the hosts whose names are written in ASCII
+	conns *connPool // of the hosts whose names are written in ASCII
 	used  time.Time
 }
 
 // of returns the transport of s: one like common, but for TLS.
-func (ts *transports) of(common *http.Transport, s *Subscription, now time.Time) (http.RoundTripper, error) {
+func (ts *tlsTransports) transportFor(common *http.Transport, s *Subscription, now time.Time) (http.RoundTripper, error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if now.Sub(ts.sweep) > transportIdle {
-		ts.sweep = now
-		ts.drop(func(t *transport) bool { return now.Sub(t.used) > transportIdle })
+	if now.Sub(ts.lastSweep) > transportIdle {
+		ts.lastSweep = now
+		ts.closeWhere(func(t *tlsTransport) bool { return now.Sub(t.used) > transportIdle })
 	}
-	id := identity{s.TLSCA, s.TLSCert, s.TLSKey}
+	id := tlsIdentity{s.TLSCA, s.TLSCert, s.TLSKey}
 	t := ts.all[id]
 	if t == nil {
 		pool, err := s.caPool()
 		if err != nil {
 			return nil, err
 		}
-		t = &transport{Transport: common.Clone()}
+		t = &tlsTransport{Transport: common.Clone()}
 		t.TLSClientConfig.RootCAs = pool
 		if s.TLSCert != "" {
 			pair, err := tls.X509KeyPair([]byte(s.TLSCert), []byte(s.TLSKey))
@@ -145,10 +145,10 @@ func (ts *transports) of(common *http.Transport, s *Subscription, now time.Time)
 			}
 			t.TLSClientConfig.Certificates = []tls.Certificate{pair}
 		}
-		t.conns = newConns(t.DialContext, t.TLSClientConfig.Clone())
+		t.conns = newConnPool(t.DialContext, t.TLSClientConfig.Clone())
 		t.RegisterProtocol("https", t.conns)
 		if ts.all == nil {
-			ts.all = make(map[identity]*transport)
+			ts.all = make(map[tlsIdentity]*tlsTransport)
 		}
 		ts.all[id] = t
 	}
@@ -158,7 +158,7 @@ func (ts *transports) of(common *http.Transport, s *Subscription, now time.Time)
 
 // drop closes the transports that are to be forgotten. An attempt under way
 // goes on, and its connection is closed when it has been idle.
-func (ts *transports) drop(which func(*transport) bool) {
+func (ts *tlsTransports) closeWhere(which func(*tlsTransport) bool) {
 	for id, t := range ts.all {
 		if which(t) {
 			t.CloseIdleConnections()
@@ -168,8 +168,8 @@ func (ts *transports) drop(which func(*transport) bool) {
 	}
 }
 
-func (ts *transports) close() {
+func (ts *tlsTransports) close() {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	ts.drop(func(*transport) bool { return true })
+	ts.closeWhere(func(*tlsTransport) bool { return true })
 }

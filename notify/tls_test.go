@@ -137,21 +137,21 @@ func TestOwnTLS(t *testing.T) {
 		for want := range strings.SplitSeq(tt.want, "|") {
 			found = found || strings.Contains(a.detail, want)
 		}
-		if a.outcome != waiting || !found {
+		if a.outcome != willRetry || !found {
 			t.Errorf("%s: %v, %q; want %q", tt.name, a.outcome, a.detail, tt.want)
 		}
 	}
-	if got := len(n.sender.own.all); got != 6 {
+	if got := len(n.sender.tlsTransports.all); got != 6 {
 		t.Errorf("%d transports are open, want one for each that differs: 6", got)
 	}
 
 	// What is not used is closed.
 	s := sub("a", here)
 	s.TLSCA = others.pem
-	if _, err := n.sender.own.of(n.sender.transport.(*http.Transport), &s, time.Now().Add(2*transportIdle)); err != nil {
+	if _, err := n.sender.tlsTransports.transportFor(n.sender.transport.(*http.Transport), &s, time.Now().Add(2*transportIdle)); err != nil {
 		t.Fatal(err)
 	}
-	if got := len(n.sender.own.all); got != 1 {
+	if got := len(n.sender.tlsTransports.all); got != 1 {
 		t.Errorf("%d transports are open, want the one that was used", got)
 	}
 
@@ -159,7 +159,7 @@ func TestOwnTLS(t *testing.T) {
 	n = unstored(Config{})
 	defer n.sender.close()
 	s.Dialect, s.TLSCA = Unified, ours.pem
-	if a := attemptOnce(t, n, s); a.outcome != waiting || !strings.Contains(a.detail, "egress to 127.0.0.1:") {
+	if a := attemptOnce(t, n, s); a.outcome != willRetry || !strings.Contains(a.detail, "egress to 127.0.0.1:") {
 		t.Errorf("a receiver on loopback: %v, %q", a.outcome, a.detail)
 	}
 }

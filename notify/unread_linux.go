@@ -9,7 +9,7 @@ import (
 // unread reports whether a kept connection has bytes that nobody asked for, or was
 // closed by the receiver: it must not be used again. Of TLS these are bytes of any
 // record, as an alert that closes it.
-func unread(c net.Conn) (unread bool) {
+func hasUnreadBytes(c net.Conn) (unread bool) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}

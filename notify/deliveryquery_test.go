@@ -197,10 +197,10 @@ func TestDrippingAnswerIsCut(t *testing.T) {
 	played(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
 		s := subscribe(t, n, sub("", "http://crm/hook"))
 		n.Say(eventsOf("c", dialog.DialOut, dialog.Hangup))
-		time.Sleep(2*bodyTime + time.Second)
+		time.Sleep(2*bodyTimeout + time.Second)
 		for _, event := range []string{"ca", "cb"} {
 			d := deliveryNow(t, n, event+"-"+s.ID)
-			if d.story() != "delivered; 1 delivered 200" || d.Attempts[0].Took != bodyTime || d.Attempts[0].Answer.Body != "a" || !d.Attempts[0].Answer.Cut {
+			if d.story() != "delivered; 1 delivered 200" || d.Attempts[0].Took != bodyTimeout || d.Attempts[0].Answer.Body != "a" || !d.Attempts[0].Answer.Cut {
 				t.Errorf("%s: %s, %+v", event, d.story(), d.Attempts)
 			}
 		}
@@ -373,7 +373,7 @@ func TestDeliveriesOfManyCalls(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 		}
-		if info, err := n.attempts.Info(t.Context()); err != nil || info.State.Msgs > 60 {
+		if info, err := n.deliveryLog.Info(t.Context()); err != nil || info.State.Msgs > 60 {
 			t.Errorf("the log has %d messages, want some for each hundred calls: %v", info.State.Msgs, err)
 		}
 		ids, _ := read(t, n, DeliveryQuery{Limit: 70})
@@ -398,12 +398,12 @@ func TestDeliveriesOfALongLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := newID()
-	var p recordPage
+	var p recordBatch
 	write := func(event string, o outcome) jetstream.PubAckFuture {
 		a := &attempt{delivery: &delivery{id: event, seq: 1, kind: dialog.Hangup, at: time.Now()}, sub: &Subscription{ID: id}}
-		a.began, a.number, a.word = time.Now(), 2, o.String()
-		p.wave = []*attempt{a}
-		m := p.write()[0].message
+		a.startedAt, a.number, a.outcomeWord = time.Now(), 2, o.String()
+		p.attempts = []*attempt{a}
+		m := p.encodeMessages()[0].message
 		ack, err := js.PublishAsync(m.Subject, slices.Clone(m.Data))
 		if err != nil {
 			t.Fatal(err)
@@ -414,8 +414,8 @@ func TestDeliveriesOfALongLog(t *testing.T) {
 		<-write(event, delivered).Ok()
 	}
 	var last jetstream.PubAckFuture
-	for i := range maxScanned + 5000 {
-		if last = write(fmt.Sprint("e", i), waiting); i%1000 == 0 {
+	for i := range maxScannedMessages + 5000 {
+		if last = write(fmt.Sprint("e", i), willRetry); i%1000 == 0 {
 			<-last.Ok()
 		}
 	}
@@ -470,7 +470,7 @@ func TestAttemptsWaitForTheStore(t *testing.T) {
 		if got := n.Stats(); got.Delivered != 2 || got.Unrecorded != 0 {
 			t.Errorf("without the log: %+v", got)
 		}
-		if _, err := openAttempts(t.Context(), js, Config{Replicas: 1}); err != nil {
+		if _, err := openDeliveryLog(t.Context(), js, Config{Replicas: 1}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
@@ -496,7 +496,7 @@ func TestAttemptsAreWrittenAtTheEnd(t *testing.T) {
 	s := subscribe(t, n, sub("", "http://crm/hook"))
 	n.Say(eventsOf("c", dialog.DialOut, dialog.Hangup))
 	for n.Stats().Delivered < 2 {
-		pause(t.Context(), time.Millisecond)
+		sleep(t.Context(), time.Millisecond)
 	}
 	stop()
 	if ids, _ := read(t, n, DeliveryQuery{Subscriptions: []string{s.ID}}); !slices.Equal(ids, []string{"cb", "ca"}) {
@@ -530,8 +530,8 @@ func TestSecretsAreNotRecorded(t *testing.T) {
 				}
 			}
 		}
-		err := readAll(t.Context(), n.attempts, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
-			all, err := unpack(m.Data())
+		err := readMessages(t.Context(), n.deliveryLog, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
+			all, err := decodeRecords(m.Data())
 			text, _ := json.Marshal(all)
 			if strings.Contains(string(text), "hush") || strings.Contains(string(text), "v1,") {
 				t.Errorf("recorded %s", text)
@@ -568,7 +568,7 @@ func TestReadWhatIsRemoved(t *testing.T) {
 				t.Error(err)
 			}
 		}}
-		err = readAll(t.Context(), removed, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.s.*"}}, func(m jetstream.Msg) error {
+		err = readMessages(t.Context(), removed, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.s.*"}}, func(m jetstream.Msg) error {
 			return fmt.Errorf("was not removed")
 		})
 		if err != nil {
@@ -583,9 +583,9 @@ func TestDeliveriesThatChange(t *testing.T) {
 		s := subscribe(t, n, sub("", "http://crm/hook"))
 		n.Say(eventsOf("c", dialog.Hangup))
 		time.Sleep(time.Second)
-		attempts := n.attempts
-		n.attempts = meddled{attempts, func() {
-			n.attempts = attempts
+		attempts := n.deliveryLog
+		n.deliveryLog = meddled{attempts, func() {
+			n.deliveryLog = attempts
 			if _, err := n.Redeliver(t.Context(), "ca-"+s.ID); err != nil {
 				t.Error(err)
 			}
@@ -626,7 +626,7 @@ func TestReadingLeavesNothing(t *testing.T) {
 		<-r.got
 	}
 	readers := func() (all int) {
-		for _, stream := range []jetstream.Stream{n.events, n.outbox, n.attempts} {
+		for _, stream := range []jetstream.Stream{n.events, n.outbox, n.deliveryLog} {
 			info, err := stream.Info(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -659,17 +659,17 @@ func TestReadingLeavesNothing(t *testing.T) {
 
 // The recorder holds 16 MB, drops the oldest, and counts them.
 func TestRecorderIsBounded(t *testing.T) {
-	var r recorder
-	r.some = make(chan struct{}, 1)
+	var r recordBuffer
+	r.wakeup = make(chan struct{}, 1)
 	const each = 64 << 10
 	for i := range 1000 {
-		r.add(&attempt{delivery: &delivery{seq: uint64(i), id: "e"}, trace: trace{payload: make([]byte, each)}})
+		r.addRecord(&attempt{delivery: &delivery{seq: uint64(i), id: "e"}, attemptDetails: attemptDetails{payload: make([]byte, each)}})
 	}
-	room := maxRecords / (each + recordWeight)
-	if got := r.waiting(); got != room || r.lost() != uint64(1000-room) {
-		t.Errorf("%d wait and %d are lost, want %d and %d", got, r.lost(), room, 1000-room)
+	room := maxBufferedRecords / (each + recordOverhead)
+	if got := r.bufferedCount(); got != room || r.droppedCount() != uint64(1000-room) {
+		t.Errorf("%d wait and %d are lost, want %d and %d", got, r.droppedCount(), room, 1000-room)
 	}
-	if wave := r.take(nil); len(wave) != room || wave[0].seq != uint64(1000-room) {
+	if wave := r.takeRecords(nil); len(wave) != room || wave[0].seq != uint64(1000-room) {
 		t.Errorf("the first of a wave of %d is %d", len(wave), wave[0].seq)
 	}
 }
@@ -678,8 +678,8 @@ func TestRecorderIsBounded(t *testing.T) {
 func TestRaw(t *testing.T) {
 	for _, s := range []string{"", "plain", `"\/`, "\x00\x1f\x7f", "<&>", "ü€😀\u2028", "\xff", "a\xc3", "\xe2\x82", "\xed\xa0\x80", "ok\xf0\x9f\x98"} {
 		w := objectWriter{[]byte{'{'}}
-		raw(&w, "s", s)
-		raw(&w, "b", []byte(s))
+		writeRaw(&w, "s", s)
+		writeRaw(&w, "b", []byte(s))
 		var got struct{ S, B string }
 		if err := json.Unmarshal(append(w.b, '}'), &got); err != nil {
 			t.Errorf("%q: %v in %s", s, err, w.b)

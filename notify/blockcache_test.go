@@ -35,19 +35,19 @@ func pagesOf(t *testing.T, n *Notifier, q Query) (ids []string) {
 // the store next to nothing.
 func TestPagesOfTheLog(t *testing.T) {
 	played(t, Config{}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
-		for i := range partSize + 5 { // three events each
+		for i := range readSize + 5 { // three events each
 			n.Say(callOf(i))
 		}
 		time.Sleep(time.Second)
-		for seq := uint64(300); seq < 2*partSize+2; seq++ { // the end of a leaf, all of the next, and of one more the first
-			if seq%7 > 0 || seq >= partSize {
+		for seq := uint64(300); seq < 2*readSize+2; seq++ { // the end of a leaf, all of the next, and of one more the first
+			if seq%7 > 0 || seq >= readSize {
 				if err := n.events.DeleteMsg(t.Context(), seq); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
 		var all []string
-		err := readAll(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
+		err := readMessages(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
 			var e dialog.Event
 			err := json.Unmarshal(m.Data(), &e)
 			all = append(all, e.ID)
@@ -87,7 +87,7 @@ func TestPagesOfTheLog(t *testing.T) {
 // What is in memory grows too old as in the log.
 func TestShelvedGrowOld(t *testing.T) {
 	played(t, Config{KeepEvents: time.Hour}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
-		for i := range partSize {
+		for i := range readSize {
 			e := callOf(i)
 			for k := range e {
 				e[k].At = time.Now()
@@ -95,8 +95,8 @@ func TestShelvedGrowOld(t *testing.T) {
 			n.Say(e)
 		}
 		time.Sleep(time.Second)
-		if got := pagesOf(t, n, Query{}); len(got) != 3*partSize {
-			t.Errorf("there are %d events, want %d", len(got), 3*partSize)
+		if got := pagesOf(t, n, Query{}); len(got) != 3*readSize {
+			t.Errorf("there are %d events, want %d", len(got), 3*readSize)
 		}
 		time.Sleep(time.Hour)
 		if got := pagesOf(t, n, Query{}); len(got) != 0 {

@@ -68,60 +68,60 @@ func (n *Notifier) Deliveries(ctx context.Context, q DeliveryQuery) (page []Deli
 	} else if len(subscriptions) == 0 {
 		return nil, "", nil
 	}
-	if !at.over && (q.State == "" || q.State == Waiting) {
-		if page, next, err = n.waitingOnes(ctx, subscriptions, at, limit); err != nil || next != "" {
+	if !at.ended && (q.State == "" || q.State == Waiting) {
+		if page, next, err = n.readPending(ctx, subscriptions, at, limit); err != nil || next != "" {
 			return page, next, err
 		}
 	}
 	if q.State == Waiting {
 		return page, "", nil
 	}
-	if !at.over {
-		at = cursor{over: true}
+	if !at.ended {
+		at = pageCursor{ended: true}
 	}
-	rest, next, err := n.endedOnes(ctx, subscriptions, q.State, at, limit-len(page))
+	rest, next, err := n.readEnded(ctx, subscriptions, q.State, at, limit-len(page))
 	return append(page, rest...), next, err
 }
 
 // A cursor is where a page begins: before a message of the outbox, or of the
 // delivery log.
-type cursor struct {
-	over  bool
+type pageCursor struct {
+	ended bool
 	seq   uint64 // 0: the newest
 	index int    // in the message, of which the rest is on the page before; 0: all of it
 }
 
-func (c cursor) String() string {
-	if !c.over {
+func (c pageCursor) String() string {
+	if !c.ended {
 		return "w" + strconv.FormatUint(c.seq, 10)
 	}
 	return fmt.Sprintf("e%d.%d", c.seq, c.index)
 }
 
-func parseCursor(s string) (c cursor, err error) {
+func parseCursor(s string) (c pageCursor, err error) {
 	if s == "" {
 		return c, nil
 	}
 	place, index, dotted := strings.Cut(s[1:], ".")
-	c.over = s[0] == 'e'
+	c.ended = s[0] == 'e'
 	if c.seq, err = strconv.ParseUint(place, 10, 64); err == nil && dotted {
 		c.index, err = strconv.Atoi(index)
 	}
-	if err != nil || s[0] != 'e' && s[0] != 'w' || dotted != c.over || c.index < 0 || c.seq == 0 {
+	if err != nil || s[0] != 'e' && s[0] != 'w' || dotted != c.ended || c.index < 0 || c.seq == 0 {
 		return c, ErrCursor
 	}
 	return c, nil
 }
 
 // waitingOnes reads what the outbox has.
-func (n *Notifier) waitingOnes(ctx context.Context, subscriptions []string, at cursor, limit int) (page []Delivery, next string, err error) {
+func (n *Notifier) readPending(ctx context.Context, subscriptions []string, at pageCursor, limit int) (page []Delivery, next string, err error) {
 	var filters []string
 	for _, id := range subscriptions {
 		filters = append(filters, "bellhop.delivery."+id+".*")
 	}
 	later := make(map[string]bool) // subjects of which the last word was seen
-	rest, err := backwards(ctx, n.outbox, filters, at.seq, func(seq uint64, m jetstream.Msg) (bool, error) {
-		if later[m.Subject()] || strings.HasSuffix(m.Subject(), "."+behindName) {
+	rest, err := readBackwards(ctx, n.outbox, filters, at.seq, func(seq uint64, m jetstream.Msg) (bool, error) {
+		if later[m.Subject()] || strings.HasSuffix(m.Subject(), "."+laggingName) {
 			return true, nil
 		}
 		if len(m.Data()) == 0 {
@@ -129,11 +129,11 @@ func (n *Notifier) waitingOnes(ctx context.Context, subscriptions []string, at c
 			return true, nil
 		}
 		if len(page) == limit {
-			next = cursor{seq: at.seq}.String()
+			next = pageCursor{seq: at.seq}.String()
 			return false, nil
 		}
 		at.seq, later[m.Subject()] = seq, true
-		d, err := n.waitingOne(ctx, m.Subject(), m.Data())
+		d, err := n.decodePending(ctx, m.Subject(), m.Data())
 		if err == nil {
 			page = append(page, d)
 		}
@@ -143,15 +143,15 @@ func (n *Notifier) waitingOnes(ctx context.Context, subscriptions []string, at c
 		return nil, "", fmt.Errorf("read bellhop_outbox: %w", err)
 	}
 	if next == "" && rest > 0 {
-		next = cursor{seq: rest}.String()
+		next = pageCursor{seq: rest}.String()
 	}
-	return page, next, n.fill(ctx, page)
+	return page, next, n.addAttempts(ctx, page)
 }
 
 // waitingOne reads a message of the outbox.
-func (n *Notifier) waitingOne(ctx context.Context, subject string, data []byte) (Delivery, error) {
+func (n *Notifier) decodePending(ctx context.Context, subject string, data []byte) (Delivery, error) {
 	subscription, place, _ := strings.Cut(strings.TrimPrefix(subject, "bellhop.delivery."), ".")
-	var r remembered
+	var r storedDelivery
 	if err := json.Unmarshal(data, &r); err != nil {
 		return Delivery{}, err
 	}
@@ -161,7 +161,7 @@ func (n *Notifier) waitingOne(ctx context.Context, subject string, data []byte) 
 	}
 	d := Delivery{Subscription: subscription, Event: r.Event, Type: r.Type, Said: r.At, State: Waiting, Next: r.Due, seq: seq}
 	if d.Event == "" {
-		switch e, err := n.event(ctx, seq); {
+		switch e, err := n.readEvent(ctx, seq); {
 		case err == nil:
 			d.Event = e.ID
 		case err != ErrEventGone:
@@ -173,7 +173,7 @@ func (n *Notifier) waitingOne(ctx context.Context, subject string, data []byte) 
 }
 
 // endedOnes reads ends from the delivery log.
-func (n *Notifier) endedOnes(ctx context.Context, subscriptions []string, state string, at cursor, limit int) (page []Delivery, next string, err error) {
+func (n *Notifier) readEnded(ctx context.Context, subscriptions []string, state string, at pageCursor, limit int) (page []Delivery, next string, err error) {
 	var filters []string
 	for _, id := range subscriptions {
 		filters = append(filters, "bellhop.attempt."+id+".*")
@@ -186,8 +186,8 @@ func (n *Notifier) endedOnes(ctx context.Context, subscriptions []string, state 
 		before++ // the message itself, too
 	}
 	var ends []time.Time // of the page's
-	rest, err := backwards(ctx, n.attempts, filters, before, func(seq uint64, m jetstream.Msg) (bool, error) {
-		all, err := unpack(m.Data())
+	rest, err := readBackwards(ctx, n.deliveryLog, filters, before, func(seq uint64, m jetstream.Msg) (bool, error) {
+		all, err := decodeRecords(m.Data())
 		if err != nil {
 			return false, err
 		}
@@ -195,13 +195,13 @@ func (n *Notifier) endedOnes(ctx context.Context, subscriptions []string, state 
 			all = all[:at.index]
 		}
 		for i, l := range slices.Backward(all) {
-			d := deliveryOf(subscriptionOf(m.Subject()), &l)
+			d := newDeliveryView(subjectSubscription(m.Subject()), &l)
 			a := d.Attempts[0]
 			if !a.ended() || state != "" && a.Outcome != state {
 				continue
 			}
 			if len(page) == limit {
-				next = cursor{over: true, seq: seq, index: i + 1}.String()
+				next = pageCursor{ended: true, seq: seq, index: i + 1}.String()
 				return false, nil
 			}
 			page, ends = append(page, d), append(ends, a.At)
@@ -212,27 +212,27 @@ func (n *Notifier) endedOnes(ctx context.Context, subscriptions []string, state 
 		return nil, "", fmt.Errorf("read bellhop_attempts: %w", err)
 	}
 	if next == "" && rest > 0 {
-		next = cursor{over: true, seq: rest}.String()
+		next = pageCursor{ended: true, seq: rest}.String()
 	}
-	if err := n.fill(ctx, page); err != nil {
+	if err := n.addAttempts(ctx, page); err != nil {
 		return nil, "", err
 	}
-	waits, err := n.waits(ctx, page)
+	waits, err := n.pendingIn(ctx, page)
 	if err != nil {
 		return nil, "", err
 	}
 	kept := page[:0]
 	for i, d := range page {
 		again := slices.ContainsFunc(kept, func(other Delivery) bool { return other.ID == d.ID })
-		before := at.seq > 0 && !d.end().Equal(ends[i]) // on a page before this
+		before := at.seq > 0 && !d.endedAt().Equal(ends[i]) // on a page before this
 		if again || before || waits[d.ID] {
 			continue
 		}
-		if !d.knownFirst() {
-			if err := n.gatherFirst(ctx, &d); err != nil {
+		if !d.hasQueueAttempt() {
+			if err := n.readFirstAttempt(ctx, &d); err != nil {
 				return nil, "", err
 			}
-			d.order()
+			d.sortAttempts()
 		}
 		kept = append(kept, d)
 	}
@@ -241,7 +241,7 @@ func (n *Notifier) endedOnes(ctx context.Context, subscriptions []string, state 
 
 // end is when the attempt began by which d is over for now; a delivery can be
 // over more than once, by hand.
-func (d *Delivery) end() (at time.Time) {
+func (d *Delivery) endedAt() (at time.Time) {
 	for _, a := range d.Attempts {
 		if a.ended() {
 			at = a.At
@@ -250,27 +250,27 @@ func (d *Delivery) end() (at time.Time) {
 	return at
 }
 
-func subscriptionOf(subject string) string {
+func subjectSubscription(subject string) string {
 	s, _, _ := strings.Cut(strings.TrimPrefix(subject, "bellhop.attempt."), ".")
 	return s
 }
 
-func deliveryOf(subscription string, l *recorded) Delivery {
+func newDeliveryView(subscription string, l *attemptRecord) Delivery {
 	d := Delivery{ID: deliveryID(l.Event, subscription), Subscription: subscription, Event: l.Event}
-	d.take(l)
+	d.addRecord(l)
 	return d
 }
 
 // take adds an attempt of the log to d.
-func (d *Delivery) take(l *recorded) {
+func (d *Delivery) addRecord(l *attemptRecord) {
 	d.seq, d.Type, d.Said = l.Seq, l.Type, time.UnixMicro(l.Said)
 	d.Call, d.Extension = cmp.Or(d.Call, l.Call), cmp.Or(d.Extension, l.Extension)
-	d.Attempts = append(d.Attempts, l.attempt())
+	d.Attempts = append(d.Attempts, l.asAttempt())
 }
 
 // order puts the attempts in order, and says by them how the delivery stands.
 // What was written twice is one.
-func (d *Delivery) order() {
+func (d *Delivery) sortAttempts() {
 	slices.SortStableFunc(d.Attempts, func(a, b Attempt) int { return a.At.Compare(b.At) })
 	d.Attempts = slices.CompactFunc(d.Attempts, func(a, b Attempt) bool {
 		return a.At.Equal(b.At) && a.Number == b.Number && a.ByHand == b.ByHand && a.Outcome == b.Outcome
@@ -287,7 +287,7 @@ func (d *Delivery) order() {
 
 // fill gives the deliveries of a page the attempts that have a message of their
 // own, and what of the event is still unknown.
-func (n *Notifier) fill(ctx context.Context, page []Delivery) error {
+func (n *Notifier) addAttempts(ctx context.Context, page []Delivery) error {
 	if len(page) == 0 {
 		return nil
 	}
@@ -302,14 +302,14 @@ func (n *Notifier) fill(ctx context.Context, page []Delivery) error {
 		}
 	}
 	subjects := slices.Sorted(maps.Keys(places))
-	err := readAll(ctx, n.attempts, between(subjects, oldest), func(m jetstream.Msg) error {
-		all, err := unpack(m.Data())
+	err := readMessages(ctx, n.deliveryLog, subjectsSince(subjects, oldest), func(m jetstream.Msg) error {
+		all, err := decodeRecords(m.Data())
 		if err != nil {
 			return err
 		}
 		for _, d := range places[m.Subject()] {
 			for i := range all {
-				d.take(&all[i])
+				d.addRecord(&all[i])
 			}
 		}
 		return nil
@@ -318,8 +318,8 @@ func (n *Notifier) fill(ctx context.Context, page []Delivery) error {
 		return fmt.Errorf("read bellhop_attempts: %w", err)
 	}
 	for i := range page {
-		page[i].order()
-		if err := n.describe(ctx, &page[i]); err != nil {
+		page[i].sortAttempts()
+		if err := n.addCallDetails(ctx, &page[i]); err != nil {
 			return err
 		}
 	}
@@ -327,8 +327,8 @@ func (n *Notifier) fill(ctx context.Context, page []Delivery) error {
 }
 
 // between reads subjects from a minute before a time: the clocks of nodes differ.
-func between(subjects []string, from time.Time) jetstream.OrderedConsumerConfig {
-	c := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, InactiveThreshold: readingTime}
+func subjectsSince(subjects []string, from time.Time) jetstream.OrderedConsumerConfig {
+	c := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, InactiveThreshold: consumerIdleTimeout}
 	if from = from.Add(-time.Minute); from.Unix() > 0 {
 		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &from
 	}
@@ -336,15 +336,15 @@ func between(subjects []string, from time.Time) jetstream.OrderedConsumerConfig 
 }
 
 // readingTime is how long the server keeps a consumer that nobody reads.
-const readingTime = 30 * time.Second
+const consumerIdleTimeout = 30 * time.Second
 
 // describe reads from the event what the records do not say: an end without an
 // attempt knows no call.
-func (n *Notifier) describe(ctx context.Context, d *Delivery) error {
+func (n *Notifier) addCallDetails(ctx context.Context, d *Delivery) error {
 	if d.Extension != "" || d.seq == 0 {
 		return nil
 	}
-	e, err := n.event(ctx, d.seq)
+	e, err := n.readEvent(ctx, d.seq)
 	if err == ErrEventGone {
 		return nil
 	}
@@ -356,7 +356,7 @@ func (n *Notifier) describe(ctx context.Context, d *Delivery) error {
 
 // waits says which deliveries of a page the outbox has: they are not over, or
 // not any more.
-func (n *Notifier) waits(ctx context.Context, page []Delivery) (map[string]bool, error) {
+func (n *Notifier) pendingIn(ctx context.Context, page []Delivery) (map[string]bool, error) {
 	if len(page) == 0 {
 		return nil, nil
 	}
@@ -365,8 +365,8 @@ func (n *Notifier) waits(ctx context.Context, page []Delivery) (map[string]bool,
 		ids[outboxSubject(d.Subscription, d.seq)] = d.ID
 	}
 	waits := make(map[string]bool)
-	c := jetstream.OrderedConsumerConfig{FilterSubjects: slices.Sorted(maps.Keys(ids)), InactiveThreshold: readingTime}
-	err := readAll(ctx, n.outbox, c, func(m jetstream.Msg) error {
+	c := jetstream.OrderedConsumerConfig{FilterSubjects: slices.Sorted(maps.Keys(ids)), InactiveThreshold: consumerIdleTimeout}
+	err := readMessages(ctx, n.outbox, c, func(m jetstream.Msg) error {
 		waits[ids[m.Subject()]] = len(m.Data()) > 0
 		return nil
 	})
@@ -377,8 +377,8 @@ func (n *Notifier) waits(ctx context.Context, page []Delivery) (map[string]bool,
 }
 
 const (
-	maxScanned = 20_000 // messages that one reading looks at
-	maxChunk   = 4096   // and that it holds
+	maxScannedMessages = 20_000 // messages that one reading looks at
+	maxChunkMessages   = 4096   // and that it holds
 )
 
 var errTooMany = errors.New("too many at once")
@@ -387,7 +387,7 @@ var errTooMany = errors.New("too many at once")
 // the end, newest first, until f returns false. Rest is the place before which
 // there may be more that f was not shown, because it has been much already; 0:
 // there is not.
-func backwards(ctx context.Context, s jetstream.Stream, filters []string, before uint64, f func(uint64, jetstream.Msg) (bool, error)) (rest uint64, err error) {
+func readBackwards(ctx context.Context, s jetstream.Stream, filters []string, before uint64, f func(uint64, jetstream.Msg) (bool, error)) (rest uint64, err error) {
 	info, err := s.Info(ctx)
 	if err != nil {
 		return 0, err
@@ -398,7 +398,7 @@ func backwards(ctx context.Context, s jetstream.Stream, filters []string, before
 	}
 	scanned := 0
 	for size := uint64(64); end > max(first, 1); size = min(size*2, 1<<20) {
-		if scanned > maxScanned {
+		if scanned > maxScannedMessages {
 			return end, nil
 		}
 		begin := max(first, 1)
@@ -408,18 +408,18 @@ func backwards(ctx context.Context, s jetstream.Stream, filters []string, before
 		var chunk []jetstream.Msg
 		var places []uint64
 		c := jetstream.OrderedConsumerConfig{
-			FilterSubjects: filters, InactiveThreshold: readingTime,
+			FilterSubjects: filters, InactiveThreshold: consumerIdleTimeout,
 			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: begin,
 		}
-		err := readAll(ctx, s, c, func(m jetstream.Msg) error {
+		err := readMessages(ctx, s, c, func(m jetstream.Msg) error {
 			meta, err := m.Metadata()
 			if err != nil {
 				return err
 			}
 			if meta.Sequence.Stream >= end {
-				return errEnough
+				return errStopReading
 			}
-			if len(chunk) == maxChunk {
+			if len(chunk) == maxChunkMessages {
 				return errTooMany
 			}
 			chunk, places = append(chunk, m), append(places, meta.Sequence.Stream)
@@ -429,7 +429,7 @@ func backwards(ctx context.Context, s jetstream.Stream, filters []string, before
 			size /= 16 // and is doubled: no less than a chunk
 			continue
 		}
-		if err != nil && !errors.Is(err, errEnough) {
+		if err != nil && !errors.Is(err, errStopReading) {
 			return 0, err
 		}
 		for i, m := range slices.Backward(chunk) {
@@ -453,22 +453,22 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 		return Delivery{}, ErrNoDelivery
 	}
 	d := Delivery{ID: id, Subscription: subscription, Event: event}
-	switch m, err := n.said(ctx, event); {
+	switch m, err := n.findEventMessage(ctx, event); {
 	case err == nil:
 		d.seq, d.Said = m.Sequence, m.Time
 	case err != ErrEventGone:
 		return d, err
 	}
-	own := between([]string{attemptSubject(subscription, event)}, time.Time{})
-	if err := n.gather(ctx, own, &d); err != nil {
+	own := subjectsSince([]string{attemptSubject(subscription, event)}, time.Time{})
+	if err := n.readAttempts(ctx, own, &d); err != nil {
 		return d, err
 	}
-	known := d.knownFirst()
+	known := d.hasQueueAttempt()
 	if d.seq != 0 {
 		m, err := n.outbox.GetLastMsgForSubject(ctx, outboxSubject(subscription, d.seq))
 		switch {
 		case err == nil && len(m.Data) > 0:
-			waiting, err := n.waitingOne(ctx, m.Subject, m.Data)
+			waiting, err := n.decodePending(ctx, m.Subject, m.Data)
 			if err != nil {
 				return d, fmt.Errorf("read bellhop_outbox: %w", err)
 			}
@@ -478,39 +478,39 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 		}
 	}
 	if !known {
-		if err := n.gatherFirst(ctx, &d); err != nil {
+		if err := n.readFirstAttempt(ctx, &d); err != nil {
 			return d, err
 		}
 	}
 	if len(d.Attempts) == 0 && d.State != Waiting {
 		return d, ErrNoDelivery
 	}
-	d.order()
+	d.sortAttempts()
 	if d.State == "" {
 		d.State = Waiting // its next attempt is a moment away
 	}
-	return d, n.describe(ctx, &d)
+	return d, n.addCallDetails(ctx, &d)
 }
 
 // knownFirst reports whether the attempts have those of the lane. Else it went
 // well at once, or was delivered by hand before.
-func (d *Delivery) knownFirst() bool {
+func (d *Delivery) hasQueueAttempt() bool {
 	return slices.ContainsFunc(d.Attempts, func(a Attempt) bool { return !a.ByHand })
 }
 
 // gatherFirst adds the attempt by which d went well at once, if one did.
-func (n *Notifier) gatherFirst(ctx context.Context, d *Delivery) error {
-	return n.gather(ctx, between([]string{"bellhop.attempt." + d.Subscription}, d.Said), d)
+func (n *Notifier) readFirstAttempt(ctx context.Context, d *Delivery) error {
+	return n.readAttempts(ctx, subjectsSince([]string{"bellhop.attempt." + d.Subscription}, d.Said), d)
 }
 
 // gather adds to d what a part of the log has of it, up to a success at once.
-func (n *Notifier) gather(ctx context.Context, c jetstream.OrderedConsumerConfig, d *Delivery) error {
+func (n *Notifier) readAttempts(ctx context.Context, c jetstream.OrderedConsumerConfig, d *Delivery) error {
 	scanned := 0
-	err := readAll(ctx, n.attempts, c, func(m jetstream.Msg) error {
-		if scanned++; scanned > maxScanned {
-			return errEnough
+	err := readMessages(ctx, n.deliveryLog, c, func(m jetstream.Msg) error {
+		if scanned++; scanned > maxScannedMessages {
+			return errStopReading
 		}
-		all, err := unpack(m.Data())
+		all, err := decodeRecords(m.Data())
 		if err != nil {
 			return err
 		}
@@ -518,22 +518,22 @@ func (n *Notifier) gather(ctx context.Context, c jetstream.OrderedConsumerConfig
 			if all[i].Event != d.Event {
 				continue
 			}
-			d.take(&all[i])
+			d.addRecord(&all[i])
 			if strings.Count(m.Subject(), ".") == 1 {
-				return errEnough
+				return errStopReading
 			}
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errEnough) {
+	if err != nil && !errors.Is(err, errStopReading) {
 		return fmt.Errorf("read bellhop_attempts: %w", err)
 	}
 	return nil
 }
 
 // said finds an event in its log; ErrEventGone if it is not there.
-func (n *Notifier) said(ctx context.Context, event string) (*jetstream.RawStreamMsg, error) {
-	m, err := n.events.GetLastMsgForSubject(ctx, "bellhop.event.*.*."+token(event))
+func (n *Notifier) findEventMessage(ctx context.Context, event string) (*jetstream.RawStreamMsg, error) {
+	m, err := n.events.GetLastMsgForSubject(ctx, "bellhop.event.*.*."+subjectToken(event))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, ErrEventGone
 	}

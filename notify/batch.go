@@ -18,34 +18,34 @@ import (
 // waveSize is how many messages are written before their acknowledgements are
 // waited for; waveTimeout is how long that wait may be.
 const (
-	waveSize    = 256
-	waveTimeout = 5 * time.Second
+	batchSize    = 256
+	storeTimeout = 5 * time.Second
 )
 
 // errRepeated says that the stream has had this message before.
-var errRepeated = errors.New("said before")
+var errAlreadyPublished = errors.New("said before")
 
 // A waver writes messages to streams a wave at a time: all are published
 // without waiting, then all acknowledgements are awaited. What is not in the
 // stream after one wave is in the caller's hands before the next, so nothing
 // overtakes what failed.
-type waver struct {
+type batchWriter struct {
 	n      *Notifier
 	nc     *nats.Conn
 	sub    *nats.Subscription
 	prefix string // of the subjects that acknowledgements come to
 
-	mu      sync.Mutex
-	wave    int       // tells answers that come too late; the same while all are in time, for the server caches subjects
-	results []written // by place in the wave; errUnanswered until answered
-	left    int       // unanswered
-	done    chan struct{}
+	mu          sync.Mutex
+	batchNumber int           // tells answers that come too late; the same while all are in time, for the server caches subjects
+	results     []writeResult // by place in the wave; errUnanswered until answered
+	unanswered  int           // unanswered
+	done        chan struct{}
 }
 
 // written is what became of one message: its place in the stream, or an error.
 // errRepeated says that the stream had it already; after another it may have to
 // be written again.
-type written struct {
+type writeResult struct {
 	seq uint64
 	err error
 }
@@ -53,31 +53,31 @@ type written struct {
 var errUnanswered = errors.New("no answer from the store")
 
 // unanswered is what became of messages that no answer came to.
-func unanswered(n int) []written {
-	results := make([]written, n)
+func unansweredResults(n int) []writeResult {
+	results := make([]writeResult, n)
 	for i := range results {
 		results[i].err = errUnanswered
 	}
 	return results
 }
 
-func newWaver(n *Notifier) (*waver, error) {
+func newBatchWriter(n *Notifier) (*batchWriter, error) {
 	nc := n.js.Conn()
-	w := &waver{n: n, nc: nc, prefix: nc.NewInbox() + ".", done: make(chan struct{}, 1)}
+	w := &batchWriter{n: n, nc: nc, prefix: nc.NewInbox() + ".", done: make(chan struct{}, 1)}
 	var err error
-	w.sub, err = nc.Subscribe(w.prefix+"*.*", w.answer)
+	w.sub, err = nc.Subscribe(w.prefix+"*.*", w.handleAck)
 	return w, err
 }
 
-func (w *waver) close() { w.sub.Unsubscribe() }
+func (w *batchWriter) close() { w.sub.Unsubscribe() }
 
 // write publishes msgs and says what became of each. It takes waveTimeout at
 // most.
-func (w *waver) write(ctx context.Context, msgs []*nats.Msg) []written {
+func (w *batchWriter) writeBatch(ctx context.Context, msgs []*nats.Msg) []writeResult {
 	w.mu.Lock()
-	w.left = len(msgs)
-	w.results = unanswered(len(msgs))
-	reply := w.prefix + strconv.Itoa(w.wave) + "."
+	w.unanswered = len(msgs)
+	w.results = unansweredResults(len(msgs))
+	reply := w.prefix + strconv.Itoa(w.batchNumber) + "."
 	select {
 	case <-w.done: // of a wave that was given up
 	default:
@@ -87,10 +87,10 @@ func (w *waver) write(ctx context.Context, msgs []*nats.Msg) []written {
 	for i, m := range msgs {
 		m.Reply = reply + strconv.Itoa(i)
 		if err := w.nc.PublishMsg(m); err != nil {
-			w.settle(i, written{err: err})
+			w.setResult(i, writeResult{err: err})
 		}
 	}
-	timeout := time.NewTimer(waveTimeout)
+	timeout := time.NewTimer(storeTimeout)
 	defer timeout.Stop()
 	select {
 	case <-w.done:
@@ -99,50 +99,50 @@ func (w *waver) write(ctx context.Context, msgs []*nats.Msg) []written {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.left > 0 {
-		w.wave++ // what answers from here on is too late
+	if w.unanswered > 0 {
+		w.batchNumber++ // what answers from here on is too late
 	}
 	return w.results
 }
 
 // answer takes one acknowledgement.
-func (w *waver) answer(m *nats.Msg) {
-	defer w.n.contain("read acknowledgement")
-	wave, place, _ := strings.Cut(m.Subject[len(w.prefix):], ".")
-	i, err := strconv.Atoi(place)
+func (w *batchWriter) handleAck(m *nats.Msg) {
+	defer w.n.recoverPanic("read acknowledgement")
+	batch, index, _ := strings.Cut(m.Subject[len(w.prefix):], ".")
+	i, err := strconv.Atoi(index)
 	if err != nil {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if wave == strconv.Itoa(w.wave) {
-		w.settled(i, answerOf(m))
+	if batch == strconv.Itoa(w.batchNumber) {
+		w.setResultLocked(i, parseAck(m))
 	}
 }
 
-func (w *waver) settle(i int, r written) {
+func (w *batchWriter) setResult(i int, r writeResult) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.settled(i, r)
+	w.setResultLocked(i, r)
 }
 
-func (w *waver) settled(i int, r written) {
+func (w *batchWriter) setResultLocked(i int, r writeResult) {
 	if i >= len(w.results) || w.results[i].err != errUnanswered {
 		return
 	}
 	w.results[i] = r
-	if w.left--; w.left == 0 {
+	if w.unanswered--; w.unanswered == 0 {
 		w.done <- struct{}{}
 	}
 }
 
 // answerOf reads a stream's answer to a publish, or to a request to remove.
-func answerOf(m *nats.Msg) written {
+func parseAck(m *nats.Msg) writeResult {
 	// The usual one as the server writes it: {"stream":"bellhop_events","seq":7}
 	if rest, ok := bytes.CutPrefix(m.Data, []byte(`{"stream":`)); ok {
 		_, rest, _ = bytes.Cut(rest, []byte(`"seq":`))
 		if seq, err := strconv.ParseUint(string(bytes.TrimRight(rest, "} ")), 10, 64); err == nil {
-			return written{seq: seq}
+			return writeResult{seq: seq}
 		}
 	}
 	var ack struct {
@@ -153,15 +153,15 @@ func answerOf(m *nats.Msg) written {
 	}
 	switch err := json.Unmarshal(m.Data, &ack); {
 	case len(m.Data) == 0:
-		return written{err: jetstream.ErrNoStreamResponse}
+		return writeResult{err: jetstream.ErrNoStreamResponse}
 	case err != nil:
-		return written{err: fmt.Errorf("answer of the store: %w", err)}
+		return writeResult{err: fmt.Errorf("answer of the store: %w", err)}
 	case ack.Error != nil && ack.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
-		return written{err: errRepeated}
+		return writeResult{err: errAlreadyPublished}
 	case ack.Error != nil:
-		return written{err: ack.Error}
+		return writeResult{err: ack.Error}
 	case ack.Stream == "" && !ack.Success:
-		return written{err: errors.New("answer of the store names no stream")}
+		return writeResult{err: errors.New("answer of the store names no stream")}
 	}
-	return written{seq: ack.Seq}
+	return writeResult{seq: ack.Seq}
 }

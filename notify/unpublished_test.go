@@ -35,7 +35,7 @@ func TestUnsaid(t *testing.T) {
 		if oldest, ok := n.Unsaid(); !ok || !oldest.Equal(now.Add(time.Second)) {
 			t.Errorf("the oldest unsaid is of %v, %v; want %v", oldest, ok, now.Add(time.Second))
 		}
-		n.messages([]*nats.Msg{{}, {}, {}}, n.mouth.fill())
+		n.encodeBatch([]*nats.Msg{{}, {}, {}}, n.publisher.fillBatch())
 	}
 }
 

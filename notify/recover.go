@@ -9,22 +9,22 @@ import (
 
 // contain is deferred where outside input is handled: a panic ends what is being
 // done, and not the process. It is counted, and logged with its stack.
-func (n *Notifier) contain(doing string) {
+func (n *Notifier) recoverPanic(doing string) {
 	if v := recover(); v != nil {
-		n.panicked(doing, v)
+		n.reportPanic(doing, v)
 	}
 }
 
-func (n *Notifier) panicked(doing string, v any) {
+func (n *Notifier) reportPanic(doing string, v any) {
 	n.stats.panics.Add(1)
 	n.log.Error("panic recovered: this is a bug", "part", doing, "err", fmt.Sprint(v), "stack", string(debug.Stack()))
 }
 
 // contained runs a part; a panic is its error.
-func (n *Notifier) contained(ctx context.Context, part string, run func(context.Context) error) (err error) {
+func (n *Notifier) runRecovering(ctx context.Context, part string, run func(context.Context) error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			n.panicked(part, v)
+			n.reportPanic(part, v)
 			err = fmt.Errorf("panic: %v", v)
 		}
 	}()
@@ -33,13 +33,13 @@ func (n *Notifier) contained(ctx context.Context, part string, run func(context.
 
 // restarted runs a part until it returns nil or ctx ends: it is begun anew after an
 // error or a panic.
-func (n *Notifier) restarted(ctx context.Context, part string, run func(context.Context) error) {
+func (n *Notifier) runRestarting(ctx context.Context, part string, run func(context.Context) error) {
 	for {
-		err := n.contained(ctx, part, run)
+		err := n.runRecovering(ctx, part, run)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
 		n.log.Error("notify begins anew", "part", part, "err", err)
-		pause(ctx, time.Second)
+		sleep(ctx, time.Second)
 	}
 }

@@ -14,16 +14,16 @@ import (
 )
 
 // byHandTime is how long what somebody asks for, and waits for, may take.
-const byHandTime = 15 * time.Second
+const manualTimeout = 15 * time.Second
 
 // handedSubject is where the node that delivers hears, past all streams, what
 // was delivered by hand. What it does not hear it delivers again.
-const handedSubject = "bellhop.delivered"
+const redeliveredSubject = "bellhop.delivered"
 
 // handed is a delivery that was delivered by hand.
-type handed struct {
+type redelivery struct {
 	Subscription string `json:"subscription"`
-	Lane         string `json:"lane"`
+	Queue        string `json:"lane"`
 	Seq          uint64 `json:"seq"` // of the event in its log
 
 	OnAnswer string `json:"on_answer,omitempty"` // of a newCall: see callURLs
@@ -48,58 +48,58 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	if err != nil {
 		return Attempt{}, err
 	}
-	e, err := n.event(ctx, d.seq)
+	e, err := n.readEvent(ctx, d.seq)
 	if err != nil {
 		return Attempt{}, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), byHandTime) // who asked may leave
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), manualTimeout) // who asked may leave
 	defer cancel()
-	a := n.attemptByHand(ctx, &s, e, d.seq)
-	n.record.add(a)
+	a := n.attemptNow(ctx, &s, e, d.seq)
+	n.records.addRecord(a)
 	if a.outcome == delivered {
-		h := handed{Subscription: s.ID, Lane: laneOf(e), Seq: d.seq, Named: a.named != nil}
-		h.OnAnswer, h.OnHangup = a.urls.texts()
+		h := redelivery{Subscription: s.ID, Queue: queueName(e), Seq: d.seq, Named: a.namedURL != nil}
+		h.OnAnswer, h.OnHangup = a.urls.asText()
 		word, _ := json.Marshal(h) // of strings, a number and a bool
-		if err := n.js.Conn().Publish(handedSubject, word); err != nil {
+		if err := n.js.Conn().Publish(redeliveredSubject, word); err != nil {
 			n.log.Warn("what was delivered by hand may be delivered again", "subscriber", s.ID, "event", e.ID, "err", err)
 		}
 	}
-	return a.shown(), nil
+	return a.asRecorded(), nil
 }
 
 // attemptByHand makes one attempt at once.
-func (n *Notifier) attemptByHand(ctx context.Context, s *Subscription, e *dialog.Event, seq uint64) *attempt {
-	u, _ := url.Parse(address(s.URL)) // Validate has parsed both
+func (n *Notifier) attemptNow(ctx context.Context, s *Subscription, e *dialog.Event, seq uint64) *attempt {
+	u, _ := url.Parse(urlBeforeVariables(s.URL)) // Validate has parsed both
 	a := &attempt{
 		delivery: &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At},
-		sub:      s, url: u, signer: newSigner(s), body: e,
+		sub:      s, url: u, signer: newSigner(s), loadedEvent: e,
 	}
-	a.byHand = true
-	n.sender.attempt(ctx, n, a)
-	a.word = Failed
+	a.manual = true
+	n.sender.makeAttempt(ctx, n, a)
+	a.outcomeWord = Failed
 	if a.outcome == delivered {
-		a.word = Delivered
+		a.outcomeWord = Delivered
 	}
 	return a
 }
 
 // shown is an attempt as the delivery log shows it.
-func (a *attempt) shown() Attempt {
-	var l recorded
-	if err := json.Unmarshal(a.append(nil), &l); err != nil {
+func (a *attempt) asRecorded() Attempt {
+	var l attemptRecord
+	if err := json.Unmarshal(a.appendRecord(nil), &l); err != nil {
 		panic(err) // it was just written
 	}
-	return l.attempt()
+	return l.asAttempt()
 }
 
 // hear takes the word of what was delivered by hand.
-func (w *worker) hear(m *nats.Msg) {
-	var h handed
+func (l *deliveryLoop) applyRedelivery(m *nats.Msg) {
+	var h redelivery
 	if err := json.Unmarshal(m.Data, &h); err != nil {
-		w.log.Error("what was delivered by hand cannot be read", "subject", m.Subject, "err", err)
+		l.log.Error("what was delivered by hand cannot be read", "subject", m.Subject, "err", err)
 		return
 	}
-	w.lanes.handed(time.Now(), h)
+	l.scheduler.applyRedelivery(time.Now(), h)
 }
 
 // A Trial is what came of sending a sample.
@@ -110,7 +110,7 @@ type Trial struct {
 }
 
 // maxTrials is how many samples are under way at once.
-const maxTrials = 4
+const maxSamples = 4
 
 // Test sends a subscription a sample of each type that it names, now and once,
 // signed as ever, whether or not it is switched off or its endpoint paused. Ids
@@ -124,11 +124,11 @@ func (n *Notifier) Test(ctx context.Context, id string) ([]Trial, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, byHandTime)
+	ctx, cancel := context.WithTimeout(ctx, manualTimeout)
 	defer cancel()
 	p := newSampler(&s, time.Now())
 	trials := make([]Trial, len(p.types))
-	slots := make(chan struct{}, maxTrials)
+	slots := make(chan struct{}, maxSamples)
 	var under sync.WaitGroup
 	for i, t := range p.types {
 		if i > 0 && strings.HasPrefix(p.types[i-1], "dial-") && !strings.HasPrefix(t, "dial-") {
@@ -137,9 +137,9 @@ func (n *Notifier) Test(ctx context.Context, id string) ([]Trial, error) {
 		slots <- struct{}{}
 		under.Go(func() {
 			defer func() { <-slots }()
-			defer n.contain("send sample")
-			e := p.event(t)
-			trials[i] = Trial{t, deliveryID(e.ID, s.ID), n.try(ctx, &s, e)}
+			defer n.recoverPanic("send sample")
+			e := p.makeEvent(t)
+			trials[i] = Trial{t, deliveryID(e.ID, s.ID), n.sendSample(ctx, &s, e)}
 		})
 	}
 	under.Wait()
@@ -147,9 +147,9 @@ func (n *Notifier) Test(ctx context.Context, id string) ([]Trial, error) {
 }
 
 // try sends a sample, if there is time.
-func (n *Notifier) try(ctx context.Context, s *Subscription, e *dialog.Event) Attempt {
+func (n *Notifier) sendSample(ctx context.Context, s *Subscription, e *dialog.Event) Attempt {
 	if end, _ := ctx.Deadline(); ctx.Err() != nil || !time.Now().Before(end) {
-		return Attempt{At: time.Now(), Outcome: Failed, ByHand: true, Error: "not sent: those before it took all of the " + byHandTime.String()}
+		return Attempt{At: time.Now(), Outcome: Failed, ByHand: true, Error: "not sent: those before it took all of the " + manualTimeout.String()}
 	}
-	return n.attemptByHand(ctx, s, e, 0).shown()
+	return n.attemptNow(ctx, s, e, 0).asRecorded()
 }

@@ -74,7 +74,7 @@ func TestPauseIsTold(t *testing.T) {
 		if got := n.Stats(); got.OwnPauses != 1 || got.Pauses != 0 || got.Delivered != 7 || got.Pending != 0 {
 			t.Errorf("%+v", got)
 		}
-		if st, ok := n.standings.of(s.ID); ok {
+		if st, ok := n.health.get(s.ID); ok {
 			t.Errorf("its standing is kept: %+v", st)
 		}
 	})
@@ -92,12 +92,12 @@ func TestDisabledAfterFiveDays(t *testing.T) {
 		id := subscribe(t, n, sub("", "http://crm/hook")).ID
 		n.Say(hangups(1, 1))
 		time.Sleep(4 * time.Minute)
-		st, ok := n.standings.of(id)
+		st, ok := n.health.get(id)
 		if !ok || st.Failing.Sub(w.start) > time.Second {
 			t.Errorf("after four minutes of failures: %+v", st)
 		}
-		st.Failing = time.Now().Add(30*time.Second - hopeless)
-		n.standings.set(id, &st)
+		st.Failing = time.Now().Add(30*time.Second - disableAfter)
+		n.health.set(id, &st)
 		time.Sleep(time.Second)
 		stop()
 		closeStore()
@@ -135,12 +135,12 @@ func TestSuccessEndsFailing(t *testing.T) {
 	s := newStage(t, sub("a", "http://a/"))
 	for range 8 {
 		s.say(fmt.Sprint("c", s.seq), dialog.Hangup)
-		s.plays(24*time.Hour, all(waiting))
-		if since := s.targets["a"].failing; s.now.Sub(since) > 25*time.Hour {
+		s.plays(24*time.Hour, all(willRetry))
+		if since := s.subscribers["a"].failing; s.now.Sub(since) > 25*time.Hour {
 			t.Errorf("failing since %v", since)
 		}
 		s.plays(time.Minute, all(delivered))
-		if since := s.targets["a"].failing; !since.IsZero() {
+		if since := s.subscribers["a"].failing; !since.IsZero() {
 			t.Errorf("after a success it is failing since %v", since)
 		}
 	}
@@ -156,26 +156,26 @@ func TestStandings(t *testing.T) {
 		}
 		at := time.Now()
 		for i := range 100 {
-			n.standings.set("x", &standing{Failing: at, Why: fmt.Sprint(i)})
+			n.health.set("x", &healthState{Failing: at, Why: fmt.Sprint(i)})
 		}
-		n.standings.set("y", nil)
+		n.health.set("y", nil)
 		time.Sleep(time.Second)
-		if st, _ := n.standings.of("x"); st.Why != "99" {
+		if st, _ := n.health.get("x"); st.Why != "99" {
 			t.Errorf("%+v", st)
 		}
-		if err := other.standings.watch(t.Context(), false); err != nil {
+		if err := other.health.watch(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
-		if st, _ := other.standings.of("x"); st.Why != "99" || !st.Failing.Equal(at) {
+		if st, _ := other.health.get("x"); st.Why != "99" || !st.Failing.Equal(at) {
 			t.Errorf("another node knows %+v", st)
 		}
-		n.standings.set("x", nil)
+		n.health.set("x", nil)
 		time.Sleep(time.Minute)
-		if err := other.standings.watch(t.Context(), false); err != nil {
+		if err := other.health.watch(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := n.standings.of("x"); ok || len(n.standings.unsaved) != 0 {
-			t.Errorf("left: %v, unsaved %d", ok, len(n.standings.unsaved))
+		if _, ok := n.health.get("x"); ok || len(n.health.unsaved) != 0 {
+			t.Errorf("left: %v, unsaved %d", ok, len(n.health.unsaved))
 		}
 		if info, err := n.js.Stream(t.Context(), "KV_bellhop_standings"); err != nil || info.CachedInfo().State.Msgs != 1 { // the marker
 			t.Errorf("the bucket keeps %v", info.CachedInfo().State)
@@ -193,10 +193,10 @@ func TestStandingDoesNotReturn(t *testing.T) {
 				js, closeStore := openStore(t, dir)
 				n, stop := start(t, js, Config{Transport: &wire{start: time.Now(), answer: answers(200)}, KeepEvents: forGood})
 				for _, id := range []string{"well", "failing"} {
-					n.standings.set(id, &standing{Failing: time.Now(), Why: "500"})
+					n.health.set(id, &healthState{Failing: time.Now(), Why: "500"})
 				}
 				time.Sleep(time.Second)
-				n.standings.set("well", nil)
+				n.health.set("well", nil)
 				time.Sleep(after)
 				for range 2 {
 					synctest.Wait()
@@ -209,10 +209,10 @@ func TestStandingDoesNotReturn(t *testing.T) {
 					dir = killed
 					js, closeStore = openStore(t, dir)
 					n, stop = start(t, js, Config{Transport: &wire{start: time.Now(), answer: answers(200)}, KeepEvents: forGood})
-					if st, failing := n.standings.of("well"); failing {
+					if st, failing := n.health.get("well"); failing {
 						t.Errorf("it fails again: %+v", st)
 					}
-					if _, failing := n.standings.of("failing"); !failing {
+					if _, failing := n.health.get("failing"); !failing {
 						t.Error("the other one is well")
 					}
 					time.Sleep(after)

@@ -10,7 +10,7 @@ import (
 // one, and their numbers.
 func (n *Notifier) Numbers(ctx context.Context) (map[string]uint64, error) {
 	all := make(map[string]uint64)
-	err := watch(ctx, n.numbers.kv, false, func(e jetstream.KeyValueEntry) error {
+	err := watchBucket(ctx, n.numbers.kv, false, func(e jetstream.KeyValueEntry) error {
 		all[string(e.Value())] = e.Revision()
 		return nil
 	})
@@ -27,11 +27,11 @@ func (n *Notifier) KnownNumber(user string) uint64 {
 
 // watch keeps all numbers that any node has allotted in memory, until ctx ends: who
 // reads events must not ask the store for each name.
-func (x *numbers) watch(ctx context.Context) error {
-	return watch(ctx, x.kv, true, func(e jetstream.KeyValueEntry) error {
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		x.known[string(e.Value())] = e.Revision()
+func (t *numberTable) watch(ctx context.Context) error {
+	return watchBucket(ctx, t.kv, true, func(e jetstream.KeyValueEntry) error {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.known[string(e.Value())] = e.Revision()
 		return nil
 	})
 }

@@ -58,7 +58,7 @@ func (l *line) times(id string) (n int) {
 // outboxed is how many deliveries the outbox has.
 func outboxed(t *testing.T, n *Notifier) (waits int) {
 	t.Helper()
-	err := readAll(t.Context(), n.outbox, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.*.*"}}, func(m jetstream.Msg) error {
+	err := readMessages(t.Context(), n.outbox, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.*.*"}}, func(m jetstream.Msg) error {
 		if len(m.Data()) > 0 {
 			waits++
 		}
@@ -191,7 +191,7 @@ func TestRedeliverOutlivesItsCaller(t *testing.T) {
 		time.AfterFunc(time.Second, cancel)
 		begin := time.Now()
 		a, err := n.Redeliver(ctx, "ca-"+s.ID)
-		if took := time.Since(begin); err != nil || took != byHandTime || a.Error != "no answer within 15s" {
+		if took := time.Since(begin); err != nil || took != manualTimeout || a.Error != "no answer within 15s" {
 			t.Errorf("after %v: %+v, %v", took, a, err)
 		}
 		time.Sleep(time.Second)
@@ -279,13 +279,13 @@ func TestHanded(t *testing.T) {
 			s.answer(s.attempts()[0], delivered)
 		}, "0s s c/2 delivered, 0s s c/1 delivered", "c/3"},
 		{"resting", func(s *stage) {
-			s.answer(s.attempts()[0], waiting)
+			s.answer(s.attempts()[0], willRetry)
 			s.handed(s.now, "s", "c", 1)
 		}, "0s s c/1 delivered", "c/2"},
 		{"sending, and it fails", func(s *stage) {
 			a := s.attempts()[0]
 			s.handed(s.now, "s", "c", 1)
-			s.answer(a, waiting)
+			s.answer(a, willRetry)
 		}, "0s s c/1 delivered", "c/2"},
 		{"sending, and it succeeds", func(s *stage) {
 			a := s.attempts()[0]
@@ -295,8 +295,8 @@ func TestHanded(t *testing.T) {
 		{"sending, and the subscription goes", func(s *stage) {
 			a := s.attempts()[0]
 			s.handed(s.now, "s", "c", 1)
-			s.subscribe(Subscription{ID: "s"}, time.Time{})
-			s.answer(a, waiting)
+			s.applySubscription(Subscription{ID: "s"}, time.Time{})
+			s.answer(a, willRetry)
 		}, "0s s c/2 canceled, 0s s c/3 canceled, 0s s c/1 delivered", ""},
 		{"over", func(s *stage) {
 			s.answer(s.attempts()[0], delivered)
@@ -317,7 +317,7 @@ func TestHanded(t *testing.T) {
 // A success by hand ends a pause, as any success does.
 func TestHandedEndsAPause(t *testing.T) {
 	s := newStage(t, sub("s", "http://a/"))
-	for i := range tripAfter {
+	for i := range maxFailuresInRow {
 		s.say(fmt.Sprint("c", i), dialog.Hangup)
 	}
 	for {
@@ -326,17 +326,17 @@ func TestHandedEndsAPause(t *testing.T) {
 			break
 		}
 		for _, a := range as {
-			s.answer(a, waiting)
+			s.answer(a, willRetry)
 		}
 	}
-	if len(s.paused) != 1 {
+	if len(s.openEndpoints) != 1 {
 		t.Fatal("the endpoint is not paused")
 	}
 	s.handed(s.now, "s", "c2", 3)
 	s.want("ends", strings.Join(s.ends, ", "), "0s s c2/3 delivered")
 	s.sleep(6 * time.Second) // what had failed before the breaker opened
-	if as := s.attempts(); len(s.paused) != 0 || len(as) != tripAfter-1 {
-		t.Errorf("after it %d are attempted, want %d", len(as), tripAfter-1)
+	if as := s.attempts(); len(s.openEndpoints) != 0 || len(as) != maxFailuresInRow-1 {
+		t.Errorf("after it %d are attempted, want %d", len(as), maxFailuresInRow-1)
 	}
 }
 
@@ -425,15 +425,15 @@ func TestTestIsLimited(t *testing.T) {
 		s = subscribe(t, n, s)
 		begin := time.Now()
 		trials, err := n.Test(t.Context(), s.ID)
-		if took := time.Since(begin); err != nil || took != byHandTime {
+		if took := time.Since(begin); err != nil || took != manualTimeout {
 			t.Errorf("took %v: %v", took, err)
 		}
-		if most != maxTrials || all != 6 || len(trials) != 6 {
+		if most != maxSamples || all != 6 || len(trials) != 6 {
 			t.Errorf("%d were sent, %d at most at a time, and %d told", all, most, len(trials))
 		}
 		for i, trial := range trials {
 			want := "no answer within 10s"
-			if i >= maxTrials {
+			if i >= maxSamples {
 				want = "no answer within 5s"
 			}
 			if trial.Attempt.Error != want || trial.Attempt.Outcome != Failed {
@@ -507,8 +507,8 @@ func TestSamples(t *testing.T) {
 				ids := map[string]bool{}
 				calls := map[string]bool{}
 				for i, typ := range p.types {
-					e := p.event(typ)
-					if typeBit(e)&typeBits[typ] == 0 {
+					e := p.makeEvent(typ)
+					if eventBit(e)&typeBits[typ] == 0 {
 						t.Errorf("the sample of %s is a %s %s", typ, e.Type, e.Flow)
 					}
 					user, domain, _ := strings.Cut(extension, "@")

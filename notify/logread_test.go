@@ -35,7 +35,7 @@ func TestLostAnswers(t *testing.T) {
 		var losing atomic.Pointer[[]uint64] // of the next answer
 		losing.Store(&tt.lost)
 		sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.bellhop_events", func(m *nats.Msg) {
-			var p part
+			var p readRequest
 			if err := json.Unmarshal(m.Data, &p); err != nil {
 				t.Error(err)
 			}
@@ -61,7 +61,7 @@ func TestLostAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got []uint64
-		err = n.ask(t.Context(), part{Seq: 1, Batch: partSize}, func(seq uint64, _ *nats.Msg) bool {
+		err = n.requestEvents(t.Context(), readRequest{Seq: 1, Batch: readSize}, func(seq uint64, _ *nats.Msg) bool {
 			got = append(got, seq)
 			return true
 		})
@@ -70,7 +70,7 @@ func TestLostAnswers(t *testing.T) {
 		}
 		if len(tt.lost) > 0 && tt.lost[0] <= end {
 			losing.Store(&tt.lost)
-			if all := n.collect(t.Context(), 1, end); len(all) != end || all[0].seq != 1 {
+			if all := n.collectRange(t.Context(), 1, end); len(all) != end || all[0].seq != 1 {
 				t.Errorf("%s is lost: %d of %d events were read in the end", tt.name, len(all), end)
 			}
 		}

@@ -22,7 +22,7 @@ import (
 // Limits retention, not a work queue: an event stays readable after everyone
 // has been told, which is what replay and the page read. Each event has a
 // subject of its own, so a second word of it is refused however late it comes.
-func openEvents(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
+func openEventLog(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:        "bellhop_events",
 		Subjects:    []string{"bellhop.event.>"}, // bellhop.event.<extension>.<call>.<event id>
@@ -34,15 +34,15 @@ func openEvents(ctx context.Context, js jetstream.JetStream, c Config) (jetstrea
 }
 
 // everySubject is what the subjects of all events match.
-const everySubject = "bellhop.event.*.*.*"
+const allEventsSubject = "bellhop.event.*.*.*"
 
 // eventSubject is where an event is said.
 func eventSubject(e *dialog.Event) string {
-	return "bellhop.event." + base32Name(e.Extension.User) + "." + token(e.Call) + "." + token(e.ID)
+	return "bellhop.event." + base32Name(e.Extension.User) + "." + subjectToken(e.Call) + "." + subjectToken(e.ID)
 }
 
 // token is s if it can stand in a subject, else its base32 name.
-func token(s string) string {
+func subjectToken(s string) string {
 	if s == "" || strings.ContainsFunc(s, func(r rune) bool {
 		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
 	}) {
@@ -52,19 +52,19 @@ func token(s string) string {
 }
 
 // maxUnsaid is how many events wait in memory while the store is slow or gone.
-const maxUnsaid = 10_000
+const maxUnpublished = 10_000
 
 // A mouth holds the events that are not in the log yet, and says them.
-type mouth struct {
-	some chan struct{} // has room for one: there is something to say
+type publisher struct {
+	wakeup chan struct{} // has room for one: there is something to say
 
-	mu      sync.Mutex
-	unsaid  []*dialog.Event
-	records int             // how many of them, from the front, are known to be records
-	wave    []*dialog.Event // being written: one event of a call at most, so one that fails is never overtaken
-	calls   map[string]bool // whose event is in the wave; empty between fills
-	failing error           // the last wave's, until one succeeds
-	dropped uint64
+	mu             sync.Mutex
+	buffer         []*dialog.Event
+	leadingDurable int             // how many of them, from the front, are known to be records
+	batch          []*dialog.Event // being written: one event of a call at most, so one that fails is never overtaken
+	batchCalls     map[string]bool // whose event is in the wave; empty between fills
+	lastErr        error           // the last wave's, until one succeeds
+	dropped        uint64
 }
 
 // Say puts events on the way to the log, in their order, and keeps the slice.
@@ -73,126 +73,126 @@ type mouth struct {
 // only to who names it are not said while nobody has. The events of one call
 // must come from one goroutine.
 func (n *Notifier) Say(events []dialog.Event) {
-	m := &n.mouth
-	m.mu.Lock()
+	p := &n.publisher
+	p.mu.Lock()
 	for i := range events {
 		e := &events[i]
-		if bit := typeBit(e); bit&optIn != 0 && bit&n.registry.named.Load() == 0 {
+		if bit := eventBit(e); bit&optInTypes != 0 && bit&n.registry.namedTypes.Load() == 0 {
 			continue
 		}
-		m.add(e)
+		p.bufferEvent(e)
 	}
-	m.mu.Unlock()
-	wake(m.some)
+	p.mu.Unlock()
+	signal(p.wakeup)
 }
 
 // add appends an event, unless the log could never take it: a name that is too
 // long would make a line of the protocol that ends the connection, each time that
 // the event is published again.
-func (m *mouth) add(e *dialog.Event) {
+func (p *publisher) bufferEvent(e *dialog.Event) {
 	if len(e.Extension.User) > dialog.MaxName || len(e.Call) > dialog.MaxName || len(e.ID) > dialog.MaxName {
-		m.dropped++
+		p.dropped++
 		return
 	}
-	if len(m.unsaid)+len(m.wave) >= maxUnsaid && len(m.unsaid) > 0 {
-		m.drop()
+	if len(p.buffer)+len(p.batch) >= maxUnpublished && len(p.buffer) > 0 {
+		p.dropOldest()
 	}
-	m.unsaid = append(m.unsaid, e)
+	p.buffer = append(p.buffer, e)
 }
 
 // drop makes room for one event.
-func (m *mouth) drop() {
-	for m.records < len(m.unsaid) && classOf(m.unsaid[m.records].Type) == record {
-		m.records++
+func (p *publisher) dropOldest() {
+	for p.leadingDurable < len(p.buffer) && retentionOf(p.buffer[p.leadingDurable].Type) == durable {
+		p.leadingDurable++
 	}
-	oldest := m.records
-	if oldest == len(m.unsaid) {
-		oldest, m.records = 0, m.records-1
+	oldest := p.leadingDurable
+	if oldest == len(p.buffer) {
+		oldest, p.leadingDurable = 0, p.leadingDurable-1
 	}
-	m.unsaid = slices.Delete(m.unsaid, oldest, oldest+1)
-	m.dropped++
+	p.buffer = slices.Delete(p.buffer, oldest, oldest+1)
+	p.dropped++
 }
 
 // fill fills the wave up, with one event of a call at most and each call's
 // oldest first.
-func (m *mouth) fill() []*dialog.Event {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	defer clear(m.calls)
-	for _, e := range m.wave {
-		m.calls[laneOf(e)] = true
+func (p *publisher) fillBatch() []*dialog.Event {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer clear(p.batchCalls)
+	for _, e := range p.batch {
+		p.batchCalls[queueName(e)] = true
 	}
-	rest := m.unsaid[:0]
-	for i, e := range m.unsaid {
-		if len(m.wave) >= waveSize {
-			rest = append(rest, m.unsaid[i:]...)
+	rest := p.buffer[:0]
+	for i, e := range p.buffer {
+		if len(p.batch) >= batchSize {
+			rest = append(rest, p.buffer[i:]...)
 			break
 		}
-		if call := laneOf(e); m.calls[call] {
+		if call := queueName(e); p.batchCalls[call] {
 			rest = append(rest, e)
 		} else {
-			m.calls[call] = true
-			m.wave = append(m.wave, e)
+			p.batchCalls[call] = true
+			p.batch = append(p.batch, e)
 		}
 	}
-	clear(m.unsaid[len(rest):])
-	m.unsaid, m.records = rest, 0
-	return m.wave
+	clear(p.buffer[len(rest):])
+	p.buffer, p.leadingDurable = rest, 0
+	return p.batch
 }
 
 // said takes what is in the log out of the wave, and returns it. repeated says
 // that something was in the log already.
-func (m *mouth) said(results []written) (said []entry, repeated bool, failed error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+func (p *publisher) settleBatch(results []writeResult) (published []entry, repeated bool, failed error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var again []*dialog.Event
-	for i, e := range m.wave {
+	for i, e := range p.batch {
 		switch err := results[i].err; {
 		case err == nil:
-			said = append(said, entry{results[i].seq, e})
-		case err == errRepeated:
+			published = append(published, entry{results[i].seq, e})
+		case err == errAlreadyPublished:
 			repeated = true
 		case errors.Is(err, nats.ErrMaxPayload): // will never fit
-			m.dropped++
+			p.dropped++
 		default:
 			again, failed = append(again, e), err
 		}
 	}
-	m.wave, m.failing = again, failed
-	return said, repeated, failed
+	p.batch, p.lastErr = again, failed
+	return published, repeated, failed
 }
 
 // replace puts an event in the place of one of the wave.
-func (m *mouth) replace(i int, e *dialog.Event) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.wave[i] = e
+func (p *publisher) replaceInBatch(i int, e *dialog.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.batch[i] = e
 }
 
 // discard takes an event out of the wave that cannot be written, and returns the
 // rest.
-func (m *mouth) discard(i int) []*dialog.Event {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.dropped++
-	m.wave = slices.Delete(m.wave, i, i+1)
-	return m.wave
+func (p *publisher) removeFromBatch(i int) []*dialog.Event {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropped++
+	p.batch = slices.Delete(p.batch, i, i+1)
+	return p.batch
 }
 
 // waiting is how many events are not in the log yet.
-func (m *mouth) waiting() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return len(m.unsaid) + len(m.wave)
+func (p *publisher) unpublished() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.buffer) + len(p.batch)
 }
 
 // Unsaid returns when the oldest event was observed that Say was given and the log
 // has not, of those that say when; false if there is none.
 func (n *Notifier) Unsaid() (oldest time.Time, ok bool) {
-	m := &n.mouth
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, events := range [][]*dialog.Event{m.wave, m.unsaid} {
+	p := &n.publisher
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, events := range [][]*dialog.Event{p.batch, p.buffer} {
 		for _, e := range events {
 			if !e.Observed.IsZero() && (!ok || e.Observed.Before(oldest)) {
 				oldest, ok = e.Observed, true
@@ -203,15 +203,15 @@ func (n *Notifier) Unsaid() (oldest time.Time, ok bool) {
 }
 
 // LogEnd returns the place of the last event that is known to be in the log.
-func (n *Notifier) LogEnd() uint64 { return n.fresh.end() }
+func (n *Notifier) LogEnd() uint64 { return n.handoff.knownEnd() }
 
 // Unpublished returns the events that the log has not, each call's in order.
 func (n *Notifier) Unpublished() []dialog.Event {
-	m := &n.mouth
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	p := &n.publisher
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var events []dialog.Event
-	for _, e := range slices.Concat(m.wave, m.unsaid) {
+	for _, e := range slices.Concat(p.batch, p.buffer) {
 		events = append(events, *e)
 	}
 	return events
@@ -221,87 +221,87 @@ func (n *Notifier) Unpublished() []dialog.Event {
 // events in it, so under load they share one, but what waits is lost by a kill.
 // After a quiet moment none has to wait. A call has three to eight events, so that
 // 200 calls a second stay below the rate, and 1,000 a second are above it.
-var gathering = Pace{Rate: 2000, Burst: 500, Quiet: 2 * time.Millisecond, Busy: 40 * time.Millisecond}
+var batchPace = Pace{Rate: 2000, Burst: 500, Quiet: 2 * time.Millisecond, Busy: 40 * time.Millisecond}
 
 // errorPause is the wait after a wave that failed.
-const errorPause = 250 * time.Millisecond
+const errorBackoff = 250 * time.Millisecond
 
 // speak publishes events until ctx ends, and then what is left, for 2 s at most.
-func (n *Notifier) speak(ctx context.Context) error {
-	w, err := newWaver(n)
+func (n *Notifier) publishEvents(ctx context.Context) error {
+	w, err := newBatchWriter(n)
 	if err != nil {
 		return fmt.Errorf("say events: %w", err)
 	}
 	defer w.close()
-	last, cancel := twoSecondsMore(ctx, n.js.Conn())
+	drain, cancel := withDrainTime(ctx, n.js.Conn())
 	defer cancel()
 	var written time.Time // when the last wave was
-	pace := gathering
-	sheet := make([]*nats.Msg, waveSize)
-	for i := range sheet {
-		sheet[i] = &nats.Msg{Header: never}
+	pace := batchPace
+	msgs := make([]*nats.Msg, batchSize)
+	for i := range msgs {
+		msgs[i] = &nats.Msg{Header: expectNoMessage}
 	}
 	for {
-		wave := n.messages(sheet, n.mouth.fill())
-		if len(wave) == 0 {
+		batch := n.encodeBatch(msgs, n.publisher.fillBatch())
+		if len(batch) == 0 {
 			n.clearSpool()
 			select {
-			case <-n.mouth.some:
+			case <-n.publisher.wakeup:
 				if !n.config.Prompt {
-					pause(ctx, time.Until(written.Add(pace.Wait())))
+					sleep(ctx, time.Until(written.Add(pace.Wait())))
 				}
 				continue
 			case <-ctx.Done():
-				if n.mouth.waiting() == 0 {
+				if n.publisher.unpublished() == 0 {
 					return nil
 				}
 				continue
 			}
 		}
-		said, repeated, err := n.mouth.said(w.write(last, wave))
+		published, repeated, err := n.publisher.settleBatch(w.writeBatch(drain, batch))
 		written = time.Now()
-		pace.Add(written, len(wave))
-		n.stats.said.Add(uint64(len(said)))
-		n.fresh.offer(said)
-		for repeated && last.Err() == nil {
-			if _, err := n.fresh.look(last, n.events); err == nil {
+		pace.Add(written, len(batch))
+		n.stats.published.Add(uint64(len(published)))
+		n.handoff.offerEntries(published)
+		for repeated && drain.Err() == nil {
+			if _, err := n.handoff.refreshEnd(drain, n.events); err == nil {
 				break
 			}
-			pause(last, errorPause)
+			sleep(drain, errorBackoff)
 		}
-		n.spread()
+		n.announceEnd()
 		if err == nil {
 			continue
 		}
-		if last.Err() != nil {
+		if drain.Err() != nil {
 			return nil // see spool
 		}
-		n.log.Warn("the store does not take events", "events", n.mouth.waiting(), "err", err)
-		pause(last, errorPause)
+		n.log.Warn("the store does not take events", "events", n.publisher.unpublished(), "err", err)
+		sleep(drain, errorBackoff)
 	}
 }
 
 // never is the header that has a stream refuse a second message of a subject.
-var never = nats.Header{jetstream.ExpectedLastSubjSeqHeader: {"0"}}
+var expectNoMessage = nats.Header{jetstream.ExpectedLastSubjSeqHeader: {"0"}}
 
 // messages encodes a batch, over what the sheet held. An event that cannot be
 // encoded is dropped.
-func (n *Notifier) messages(sheet []*nats.Msg, wave []*dialog.Event) []*nats.Msg {
-	for i := 0; i < len(wave); {
-		if e := n.encode(sheet[i], wave[i]); e != nil {
-			n.mouth.replace(i, e)
+func (n *Notifier) encodeBatch(msgs []*nats.Msg, batch []*dialog.Event) []*nats.Msg {
+	for i := 0; i < len(batch); {
+		if e := n.encodeEvent(msgs[i], batch[i]); e != nil {
+			n.publisher.replaceInBatch(i, e)
 			i++
 		} else {
-			wave = n.mouth.discard(i)
+			batch = n.publisher.removeFromBatch(i)
 		}
 	}
-	return sheet[:len(wave)]
+	return msgs[:len(batch)]
 }
 
 // encode writes an event into a message, and returns it as the log has it; nil if
 // that panics.
-func (n *Notifier) encode(m *nats.Msg, e *dialog.Event) (encoded *dialog.Event) {
-	defer n.contain("encode event")
+func (n *Notifier) encodeEvent(m *nats.Msg, e *dialog.Event) (encoded *dialog.Event) {
+	defer n.recoverPanic("encode event")
 	body := appendEvent(m.Data[:0], e)
 	if bytes.Contains(body, []byte(`\ufffd`)) {
 		// What was no UTF-8 is read from the log as this: it is delivered so at once.
@@ -316,8 +316,8 @@ func (n *Notifier) encode(m *nats.Msg, e *dialog.Event) (encoded *dialog.Event) 
 
 // twoSecondsMore returns a context that ends two seconds after another; at once if
 // the store is not connected then: nothing more can be written.
-func twoSecondsMore(ctx context.Context, nc *nats.Conn) (context.Context, context.CancelFunc) {
-	last, end := context.WithCancel(context.WithoutCancel(ctx))
+func withDrainTime(ctx context.Context, nc *nats.Conn) (context.Context, context.CancelFunc) {
+	drain, end := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
 		if !nc.IsConnected() {
 			end()
@@ -325,11 +325,11 @@ func twoSecondsMore(ctx context.Context, nc *nats.Conn) (context.Context, contex
 		}
 		time.AfterFunc(2*time.Second, end)
 	})
-	return last, func() { stop(); end() }
+	return drain, func() { stop(); end() }
 }
 
 // pause sleeps until d has passed or ctx ends.
-func pause(ctx context.Context, d time.Duration) {
+func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -365,16 +365,16 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event,
 	first := uint64(1)
 	switch {
 	case q.After != "":
-		place, err := n.placeOfAfter(ctx, q)
+		position, err := n.positionOf(ctx, q)
 		if err != nil {
 			return nil, false, err
 		}
-		first = place + 1
+		first = position + 1
 	case q.Place != 0:
 		first = q.Place
 	case !q.Since.IsZero():
 		first = 0
-		err := n.ask(ctx, part{Since: &q.Since, Batch: 1}, func(seq uint64, _ *nats.Msg) bool {
+		err := n.requestEvents(ctx, readRequest{Since: &q.Since, Batch: 1}, func(seq uint64, _ *nats.Msg) bool {
 			first = seq
 			return false
 		})
@@ -387,7 +387,7 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event,
 	}
 	var found []entry
 	for _, subject := range q.subjects() {
-		of, err := n.find(ctx, subject, first, q, limit+1)
+		of, err := n.findEvents(ctx, subject, first, q, limit+1)
 		if err != nil {
 			return nil, false, fmt.Errorf("read bellhop_events: %w", err)
 		}
@@ -403,40 +403,40 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event,
 
 // find finds what q asks for under a subject, from a place on: so many events at
 // most.
-func (n *Notifier) find(ctx context.Context, subject string, place uint64, q Query, most int) (found []entry, err error) {
-	if subject == everySubject {
-		return n.leafThrough(ctx, place, q, most)
+func (n *Notifier) findEvents(ctx context.Context, subject string, position uint64, q Query, limit int) (found []entry, err error) {
+	if subject == allEventsSubject {
+		return n.scanBlocks(ctx, position, q, limit)
 	}
-	p := part{Seq: place, Subject: subject, Batch: min(most, partSize)}
+	p := readRequest{Seq: position, Subject: subject, Batch: min(limit, readSize)}
 	for {
-		if err := n.tails.begin(ctx); err != nil {
+		if err := n.sharedTail.acquireRead(ctx); err != nil {
 			return nil, err
 		}
-		came := 0
-		var wrong error
-		err := n.ask(ctx, p, func(seq uint64, m *nats.Msg) bool {
-			came++
+		received := 0
+		var decodeErr error
+		err := n.requestEvents(ctx, p, func(seq uint64, m *nats.Msg) bool {
+			received++
 			p.Seq = seq + 1
 			e := entry{seq, new(dialog.Event)}
-			if wrong = json.Unmarshal(m.Data, e.event); wrong == nil && q.matches(e.event) {
+			if decodeErr = json.Unmarshal(m.Data, e.event); decodeErr == nil && q.matchesEvent(e.event) {
 				found = append(found, e)
 			}
-			return wrong == nil && len(found) < most
+			return decodeErr == nil && len(found) < limit
 		})
-		n.tails.end()
-		if err = cmp.Or(err, wrong); err != nil {
+		n.sharedTail.releaseRead()
+		if err = cmp.Or(err, decodeErr); err != nil {
 			return nil, err
 		}
-		if came < p.Batch || len(found) == most {
+		if received < p.Batch || len(found) == limit {
 			return found, nil
 		}
-		p.Batch = partSize
+		p.Batch = readSize
 	}
 }
 
 // placeOfAfter is where in the log the event After is. It asks the server that
 // leads the log: another's copy may be behind.
-func (n *Notifier) placeOfAfter(ctx context.Context, q Query) (uint64, error) {
+func (n *Notifier) positionOf(ctx context.Context, q Query) (uint64, error) {
 	if len(q.After) > dialog.MaxName {
 		return 0, ErrNoEvent
 	}
@@ -444,7 +444,7 @@ func (n *Notifier) placeOfAfter(ctx context.Context, q Query) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("event %s: %w", q.After, err)
 	}
-	m, err := js.GetLastMsg("bellhop_events", "bellhop.event.*.*."+token(q.After), nats.Context(ctx))
+	m, err := js.GetLastMsg("bellhop_events", "bellhop.event.*.*."+subjectToken(q.After), nats.Context(ctx))
 	if errors.Is(err, nats.ErrMsgNotFound) {
 		return 0, ErrNoEvent
 	}
@@ -455,20 +455,20 @@ func (n *Notifier) placeOfAfter(ctx context.Context, q Query) (uint64, error) {
 	if err := json.Unmarshal(m.Data, &e); err != nil {
 		return 0, fmt.Errorf("event %s: %w", q.After, err)
 	}
-	if !q.among(&e) {
+	if !q.matchesAmong(&e) {
 		return 0, ErrNoEvent
 	}
 	return m.Sequence, nil
 }
 
 // errEnough ends a reading.
-var errEnough = errors.New("enough")
+var errStopReading = errors.New("enough")
 
 // readAll shows f every message that a consumer would now read, until f returns
 // an error. It reads on behind what f was shown if a message is lost on its way.
-func readAll(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) error {
+func readMessages(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) error {
 	for {
-		last, err := readOn(ctx, s, c, f)
+		last, err := readMessagesOnce(ctx, s, c, f)
 		if err != errLostMessage {
 			return err
 		}
@@ -484,7 +484,7 @@ var errLostMessage = errors.New("a message of the store is lost")
 
 // readOn is readAll, and returns the place of the last message. It fails with
 // errLostMessage if what is left does not come.
-func readOn(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) (last uint64, err error) {
+func readMessagesOnce(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) (last uint64, err error) {
 	consumer, err := s.OrderedConsumer(ctx, c)
 	if err != nil {
 		return 0, err
@@ -504,8 +504,8 @@ func readOn(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumer
 	}
 	defer msgs.Stop()
 	read := uint64(0) // messages, as the consumer counts
-	for looks := 1; ; {
-		waiting, cancel := context.WithTimeout(ctx, readLook)
+	for polls := 1; ; {
+		waiting, cancel := context.WithTimeout(ctx, readPollInterval)
 		m, err := msgs.Next(jetstream.NextContext(waiting))
 		cancel()
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
@@ -514,7 +514,7 @@ func readOn(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumer
 			if err != nil || info.NumPending == 0 && (info.Delivered.Consumer == 0 || info.Delivered.Consumer == read) {
 				return last, err
 			}
-			if looks++; looks > readLooks {
+			if polls++; polls > maxReadPolls {
 				return last, errLostMessage
 			}
 			continue
@@ -529,15 +529,15 @@ func readOn(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumer
 		if err != nil || meta.NumPending == 0 {
 			return last, err
 		}
-		read, last, looks = meta.Sequence.Consumer, meta.Sequence.Stream, 1
+		read, last, polls = meta.Sequence.Consumer, meta.Sequence.Stream, 1
 	}
 }
 
 // readLook is how long a reading waits for a message before it asks whether there
 // is one, and readLooks how often it does before it begins anew.
 const (
-	readLook  = time.Second
-	readLooks = 3
+	readPollInterval = time.Second
+	maxReadPolls     = 3
 )
 
 // subjects are the narrowest filters that have all that q asks for. A name that
@@ -548,7 +548,7 @@ func (q Query) subjects() []string {
 	case len(q.Call) > dialog.MaxName:
 		return nil
 	case q.Call != "":
-		call = token(q.Call)
+		call = subjectToken(q.Call)
 	}
 	names := q.Among
 	if q.Extension != "" {
@@ -569,13 +569,13 @@ func (q Query) subjects() []string {
 	return slices.Compact(subjects) // filters may not overlap
 }
 
-func (q Query) matches(e *dialog.Event) bool {
-	return (q.Type == "" || typeBit(e)&typeBits[q.Type] != 0) &&
+func (q Query) matchesEvent(e *dialog.Event) bool {
+	return (q.Type == "" || eventBit(e)&typeBits[q.Type] != 0) &&
 		(!strings.Contains(q.Extension, "@") || e.Extension.Is(q.Extension)) &&
-		q.among(e)
+		q.matchesAmong(e)
 }
 
-func (q Query) among(e *dialog.Event) bool {
+func (q Query) matchesAmong(e *dialog.Event) bool {
 	return q.Among == nil || slices.ContainsFunc(q.Among, e.Extension.Is)
 }
 
@@ -583,8 +583,8 @@ func (q Query) among(e *dialog.Event) bool {
 var ErrEventGone = errors.New("the event is no longer in the log")
 
 // event reads one event by its place in the log.
-func (n *Notifier) event(ctx context.Context, seq uint64) (*dialog.Event, error) {
-	data, err := n.eventData(ctx, seq)
+func (n *Notifier) readEvent(ctx context.Context, seq uint64) (*dialog.Event, error) {
+	data, err := n.readEventData(ctx, seq)
 	if err == ErrEventGone {
 		return nil, err
 	}
@@ -600,7 +600,7 @@ func (n *Notifier) event(ctx context.Context, seq uint64) (*dialog.Event, error)
 
 // eventData asks whichever server has a copy of the log, and the one that leads
 // it if that copy, which may be behind, does not have the event.
-func (n *Notifier) eventData(ctx context.Context, seq uint64) ([]byte, error) {
+func (n *Notifier) readEventData(ctx context.Context, seq uint64) ([]byte, error) {
 	m, err := n.events.GetMsg(ctx, seq)
 	if err == nil {
 		return m.Data, nil

@@ -55,7 +55,7 @@ func TestSweptUnseen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := newWaver(&Notifier{js: js, log: slog.Default()})
+	w, err := newBatchWriter(&Notifier{js: js, log: slog.Default()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,14 +63,14 @@ func TestSweptUnseen(t *testing.T) {
 	s := newSweeper()
 	write := func(m *nats.Msg, lost bool) {
 		t.Helper()
-		r := w.write(t.Context(), []*nats.Msg{m})[0]
+		r := w.writeBatch(t.Context(), []*nats.Msg{m})[0]
 		if r.err != nil {
 			t.Fatal(r.err)
 		}
 		if lost {
-			r = written{err: errUnanswered}
+			r = writeResult{err: errUnanswered}
 		}
-		s.wrote(m, r)
+		s.noteResult(m, r)
 	}
 	left := func(when string, want uint64) {
 		t.Helper()
@@ -80,7 +80,7 @@ func TestSweptUnseen(t *testing.T) {
 		}
 	}
 	word := func(subject, text string) *nats.Msg {
-		return &nats.Msg{Subject: "bellhop.delivery.s." + subject, Header: again, Data: []byte(text)}
+		return &nats.Msg{Subject: "bellhop.delivery.s." + subject, Header: updateHeader, Data: []byte(text)}
 	}
 
 	write(&nats.Msg{Subject: "bellhop.delivery.s.1", Data: []byte("first")}, false)
@@ -91,18 +91,18 @@ func TestSweptUnseen(t *testing.T) {
 	}
 	write(word("replay.2", "ours"), false)
 	left("before it is swept", 5)
-	s.old = append(s.old, 99) // as if a power cut had cost the store the end
+	s.superseded = append(s.superseded, 99) // as if a power cut had cost the store the end
 	ended, end := context.WithCancel(t.Context())
 	end()
-	s.sweep(ended, w) // whether or not the store does it, no answer is heard
-	s.sweep(t.Context(), w)
+	s.removeMessages(ended, w) // whether or not the store does it, no answer is heard
+	s.removeMessages(t.Context(), w)
 	left("then", 2)
 	write(word("1", ""), true)
 	write(word("1", ""), false)
 	write(word("replay.2", ""), false)
-	s.sweep(t.Context(), w)
+	s.removeMessages(t.Context(), w)
 	left("when all is over", 0)
-	if len(s.last)+len(s.unsure)+len(s.old)+len(s.gone)+len(s.purge) > 0 {
+	if len(s.lastSeq)+len(s.uncertain)+len(s.superseded)+len(s.ended)+len(s.purge) > 0 {
 		t.Errorf("the sweeper holds %+v", s)
 	}
 }

@@ -19,68 +19,68 @@ import (
 // that was killed finds what was before it again. A roll-up, or a purge, when the
 // disk is full, ends with the server waiting for itself for ever (2.15.2).
 type sweeper struct {
-	last   map[string]uint64 // places of the words that count
-	unsure map[string]bool   // subjects that may have others, at places unknown
+	lastSeq   map[string]uint64 // places of the words that count
+	uncertain map[string]bool   // subjects that may have others, at places unknown
 
-	old, gone []uint64 // places to be swept; gone when none of old is left
-	purge     []string // subjects of which all but the last word are swept
+	superseded, ended []uint64 // places to be swept; gone when none of old is left
+	purge             []string // subjects of which all but the last word are swept
 }
 
 func newSweeper() *sweeper {
-	return &sweeper{last: make(map[string]uint64), unsure: make(map[string]bool)}
+	return &sweeper{lastSeq: make(map[string]uint64), uncertain: make(map[string]bool)}
 }
 
 // heard takes a word that the stream has.
-func (s *sweeper) heard(subject string, place uint64, over bool) {
-	if before, ok := s.last[subject]; ok {
-		s.old = append(s.old, before)
+func (s *sweeper) noteMessage(subject string, seq uint64, over bool) {
+	if before, ok := s.lastSeq[subject]; ok {
+		s.superseded = append(s.superseded, before)
 	}
-	s.last[subject] = place
+	s.lastSeq[subject] = seq
 	if over {
-		delete(s.last, subject)
-		s.gone = append(s.gone, place)
+		delete(s.lastSeq, subject)
+		s.ended = append(s.ended, seq)
 	}
 }
 
 // wrote takes what became of a word.
-func (s *sweeper) wrote(m *nats.Msg, r written) {
+func (s *sweeper) noteResult(m *nats.Msg, r writeResult) {
 	if r.err != nil {
-		s.unsure[m.Subject] = true // the answer may be what was lost
+		s.uncertain[m.Subject] = true // the answer may be what was lost
 		return
 	}
-	_, known := s.last[m.Subject]
-	if s.unsure[m.Subject] || !known && len(m.Header) > 0 {
-		delete(s.unsure, m.Subject)
+	_, known := s.lastSeq[m.Subject]
+	if s.uncertain[m.Subject] || !known && len(m.Header) > 0 {
+		delete(s.uncertain, m.Subject)
 		s.purge = append(s.purge, m.Subject)
 	}
-	s.heard(m.Subject, r.seq, len(m.Data) == 0)
+	s.noteMessage(m.Subject, r.seq, len(m.Data) == 0)
 }
 
 // sweep has the store remove what it can. What fails is left for the next time.
-func (s *sweeper) sweep(ctx context.Context, w *waver) {
-	s.purge = ask(ctx, w, s.purge, func(subject string) *nats.Msg {
+func (s *sweeper) removeMessages(ctx context.Context, w *batchWriter) {
+	s.purge = requestEach(ctx, w, s.purge, func(subject string) *nats.Msg {
 		return &nats.Msg{Subject: "$JS.API.STREAM.PURGE.bellhop_outbox", Data: fmt.Appendf(nil, `{"filter":%q,"keep":1}`, subject)}
 	})
 	remove := func(place uint64) *nats.Msg {
 		return &nats.Msg{Subject: "$JS.API.STREAM.MSG.DELETE.bellhop_outbox", Data: fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, place)}
 	}
-	s.old = ask(ctx, w, s.old, remove)
-	if len(s.old) == 0 && len(s.purge) == 0 {
-		s.gone = ask(ctx, w, s.gone, remove)
+	s.superseded = requestEach(ctx, w, s.superseded, remove)
+	if len(s.superseded) == 0 && len(s.purge) == 0 {
+		s.ended = requestEach(ctx, w, s.ended, remove)
 	}
 }
 
 // ask asks the store for something of each, a wave at a time, and returns
 // those of which it was not done.
-func ask[T any](ctx context.Context, w *waver, all []T, of func(T) *nats.Msg) (left []T) {
+func requestEach[T any](ctx context.Context, w *batchWriter, all []T, of func(T) *nats.Msg) (left []T) {
 	for len(all) > 0 {
-		wave := all[:min(waveSize, len(all))]
+		wave := all[:min(batchSize, len(all))]
 		msgs := make([]*nats.Msg, len(wave))
 		for i, one := range wave {
 			msgs[i] = of(one)
 		}
-		for i, r := range w.write(ctx, msgs) {
-			if r.err != nil && !swept(r.err) {
+		for i, r := range w.writeBatch(ctx, msgs) {
+			if r.err != nil && !alreadyRemoved(r.err) {
 				left = append(left, wave[i])
 			}
 		}
@@ -94,7 +94,7 @@ func ask[T any](ctx context.Context, w *waver, all []T, of func(T) *nats.Msg) (l
 
 // swept reports whether what was to be removed is not there any more. Of a place
 // before the first, or after the last, the store has an error of its own.
-func swept(err error) bool {
+func alreadyRemoved(err error) bool {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) {
 		return false

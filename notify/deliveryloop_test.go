@@ -277,20 +277,20 @@ func TestRestart(t *testing.T) {
 func TestSayNeverBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &Notifier{}
-		n.mouth.some = make(chan struct{}, 1)
-		for i := range maxUnsaid {
+		n.publisher.wakeup = make(chan struct{}, 1)
+		for i := range maxUnpublished {
 			n.Say(callOf(i)[i%3 : i%3+1]) // a third of each type
 		}
 		lives := 0
-		for range maxUnsaid {
-			n.Say(callOf(maxUnsaid)[2:]) // hangups push live ones out
+		for range maxUnpublished {
+			n.Say(callOf(maxUnpublished)[2:]) // hangups push live ones out
 		}
-		for _, e := range n.mouth.unsaid {
-			if classOf(e.Type) == live {
+		for _, e := range n.publisher.buffer {
+			if retentionOf(e.Type) == live {
 				lives++
 			}
 		}
-		if s := n.Stats(); s.Unsaid != maxUnsaid || s.Dropped != maxUnsaid || lives != 0 {
+		if s := n.Stats(); s.Unsaid != maxUnpublished || s.Dropped != maxUnpublished || lives != 0 {
 			t.Errorf("%+v, %d live", s, lives)
 		}
 	})
@@ -332,7 +332,7 @@ func TestStoreGone(t *testing.T) {
 		if n.Health() == nil || n.Stats().Unsaid != 30 {
 			t.Errorf("health: %v, %+v", n.Health(), n.Stats())
 		}
-		if _, err := openEvents(t.Context(), n.js, Config{Replicas: 1}); err != nil {
+		if _, err := openEventLog(t.Context(), n.js, Config{Replicas: 1}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
@@ -473,12 +473,12 @@ func TestHostileAnswers(t *testing.T) {
 			w.WriteHeader(500)
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
-		}, waiting, "500"},
-		{"no answer", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, waiting, "no answer within 200ms"},
-		{"closed", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, waiting, "EOF"},
+		}, willRetry, "500"},
+		{"no answer", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, willRetry, "no answer within 200ms"},
+		{"closed", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, willRetry, "EOF"},
 		{"elsewhere", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
-		}, waiting, "307"},
+		}, willRetry, "307"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newReceiver(t, nil)
@@ -491,8 +491,8 @@ func TestHostileAnswers(t *testing.T) {
 			s := sub("a", r.URL)
 			s.Dialect, s.Timeout = Unified, Duration(200*time.Millisecond)
 			u, _ := url.Parse(r.URL)
-			a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, body: &callOf(1)[2]}
-			n.sender.attempt(context.Background(), n, a)
+			a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, loadedEvent: &callOf(1)[2]}
+			n.sender.makeAttempt(context.Background(), n, a)
 			if a.outcome != tt.want || !strings.Contains(a.detail, tt.detail) {
 				t.Errorf("%v, %q; want %v, %q", a.outcome, a.detail, tt.want, tt.detail)
 			}
@@ -515,8 +515,8 @@ func TestRequests(t *testing.T) {
 		s := sub("s", r.URL+tt.path)
 		s.Dialect, s.Method, s.Headers = Unified, tt.method, map[string]string{"X-Key": "k", "User-Agent": "mine"}
 		u, _ := url.Parse(s.URL)
-		a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, body: &callOf(1)[2]}
-		n.sender.attempt(context.Background(), n, a)
+		a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, loadedEvent: &callOf(1)[2]}
+		n.sender.makeAttempt(context.Background(), n, a)
 		got := <-r.got
 		sent := got.Method + " " + got.RequestURI
 		if got.Method == "POST" {
@@ -530,8 +530,8 @@ func TestRequests(t *testing.T) {
 			t.Errorf("headers %v", h)
 		}
 	}
-	if n.sender.agent != "bellhop/1.2" || newSender(Config{}).agent != "bellhop" {
-		t.Errorf("agent %q", n.sender.agent)
+	if n.sender.userAgent != "bellhop/1.2" || newSender(Config{}).userAgent != "bellhop" {
+		t.Errorf("agent %q", n.sender.userAgent)
 	}
 }
 
@@ -542,7 +542,7 @@ func TestEventGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.event(t.Context(), 17); !errors.Is(err, ErrEventGone) {
+	if _, err := n.readEvent(t.Context(), 17); !errors.Is(err, ErrEventGone) {
 		t.Errorf("got %v", err)
 	}
 }

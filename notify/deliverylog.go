@@ -28,7 +28,7 @@ import (
 // all does, is written together, a message for a subscription at a time. All
 // else has a message of its own under a subject of the delivery's own, by which
 // it is found.
-func openAttempts(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
+func openDeliveryLog(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:     "bellhop_attempts",
 		Subjects: []string{"bellhop.attempt.>"}, // bellhop.attempt.<subscription>, bellhop.attempt.<subscription>.<event id>
@@ -87,7 +87,7 @@ type Answer struct {
 
 // recorded is an attempt as it is in the log, with the event that was owed.
 // Times are microseconds. Fields are only ever added.
-type recorded struct {
+type attemptRecord struct {
 	Event     string      `json:"event"`
 	Seq       uint64      `json:"seq"` // place of the event in its log
 	Type      dialog.Type `json:"type"`
@@ -108,7 +108,7 @@ type recorded struct {
 	OnHangup  string      `json:"on_hangup"`
 }
 
-func (l *recorded) attempt() Attempt {
+func (l *attemptRecord) asAttempt() Attempt {
 	a := Attempt{
 		Number: l.Number, At: time.UnixMicro(l.At), Took: time.Duration(l.Took) * time.Microsecond, Status: l.Status, Error: l.Error,
 		Outcome: l.Outcome, ByHand: l.ByHand, Request: l.Request, Answer: l.Answer,
@@ -121,167 +121,167 @@ func (l *recorded) attempt() Attempt {
 
 // A trace is what the delivery log is told of an attempt beside its outcome. It
 // shares memory with what was sent, which nobody changes any more.
-type trace struct {
-	read    *dialog.Event // nil: was not read
-	began   time.Time     // zero: no attempt was made
-	took    time.Duration
-	to      *url.URL // nil: nothing was sent
-	header  http.Header
-	payload []byte
+type attemptDetails struct {
+	sentEvent *dialog.Event // nil: was not read
+	startedAt time.Time     // zero: no attempt was made
+	took      time.Duration
+	sentTo    *url.URL // nil: nothing was sent
+	header    http.Header
+	payload   []byte
 
-	status       int
-	answerHeader http.Header
-	answer       []byte
-	cut          bool
+	status         int
+	responseHeader http.Header
+	responseBody   []byte
+	truncated      bool
 
-	number int
-	word   string
-	next   time.Time
-	byHand bool
-	logged bool // the delivery log has it
+	number      int
+	outcomeWord string
+	nextAt      time.Time
+	manual      bool
+	recorded    bool // the delivery log has it
 }
 
 // asks notes what is sent.
-func (t *trace) asks(e *dialog.Event, req *http.Request, payload []byte) {
-	t.read, t.to, t.header = e, req.URL, req.Header
+func (t *attemptDetails) noteRequest(e *dialog.Event, req *http.Request, payload []byte) {
+	t.sentEvent, t.sentTo, t.header = e, req.URL, req.Header
 	if req.Body != nil {
 		t.payload = payload
 	}
 }
 
 // bodies are buffers to read the bodies of answers into.
-var bodies = sync.Pool{New: func() any { return new([maxAnswer]byte) }}
+var responseBuffers = sync.Pool{New: func() any { return new([maxResponseBody]byte) }}
 
 // answered notes an answer, and reads what it may of its body: by that the
 // connection can be kept. Whoever sends it slowly is cut off by cancel.
-func (t *trace) answered(res *http.Response, cancel context.CancelFunc) {
+func (t *attemptDetails) readResponse(res *http.Response, cancel context.CancelFunc) {
 	defer res.Body.Close()
-	t.status, t.answerHeader = res.StatusCode, res.Header
+	t.status, t.responseHeader = res.StatusCode, res.Header
 	if res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols { // cancel would not end the reading of the latter
 		return
 	}
-	timer := time.AfterFunc(bodyTime, cancel)
+	timer := time.AfterFunc(bodyTimeout, cancel)
 	defer timer.Stop()
-	buffer := bodies.Get().(*[maxAnswer]byte)
-	defer bodies.Put(buffer)
+	buffer := responseBuffers.Get().(*[maxResponseBody]byte)
+	defer responseBuffers.Put(buffer)
 	n, err := 0, error(nil)
 	for n < len(buffer) && err == nil {
 		var m int
 		m, err = res.Body.Read(buffer[n:])
 		n += m
 	}
-	t.answer, t.cut = bytes.Clone(buffer[:n]), err != io.EOF
+	t.responseBody, t.truncated = bytes.Clone(buffer[:n]), err != io.EOF
 }
 
 // shownAnswers are the header fields of an answer that are recorded.
-var shownAnswers = []string{"Content-Type", "Location", "Retry-After", "Server", "Www-Authenticate"}
+var recordedResponseHeaders = []string{"Content-Type", "Location", "Retry-After", "Server", "Www-Authenticate"}
 
 const redacted = "[redacted]"
 
 // secretHeaders are the fields of a request whose values are not recorded,
 // beside those that the subscription sets.
-var secretHeaders = map[string]bool{
+var redactedHeaders = map[string]bool{
 	"Webhook-Signature": true, "Authorization": true, "Proxy-Authorization": true, "Cookie": true,
 }
 
 // append appends the JSON of a [recorded].
-func (a *attempt) append(dst []byte) []byte {
+func (a *attempt) appendRecord(dst []byte) []byte {
 	w := objectWriter{append(dst, '{')}
-	raw(&w, "event", a.id)
-	w.number("seq", int64(a.seq))
-	raw(&w, "type", string(a.kind))
-	if e := a.read; e != nil {
-		raw(&w, "call", e.Call)
-		raw(&w, "extension", clean(e.Extension.String(), maxText))
+	writeRaw(&w, "event", a.id)
+	w.writeNumber("seq", int64(a.seq))
+	writeRaw(&w, "type", string(a.kind))
+	if e := a.sentEvent; e != nil {
+		writeRaw(&w, "call", e.Call)
+		writeRaw(&w, "extension", clean(e.Extension.String(), maxText))
 	}
-	w.number("said", a.delivery.at.UnixMicro())
-	w.known("number", int64(a.number))
-	w.number("at", a.began.UnixMicro())
-	w.known("took", a.took.Microseconds())
-	w.known("status", int64(a.status))
-	if a.detail != "" && a.word != Delivered {
-		raw(&w, "error", clean(a.detail, 500))
+	w.writeNumber("said", a.delivery.at.UnixMicro())
+	w.writeNonZero("number", int64(a.number))
+	w.writeNumber("at", a.startedAt.UnixMicro())
+	w.writeNonZero("took", a.took.Microseconds())
+	w.writeNonZero("status", int64(a.status))
+	if a.detail != "" && a.outcomeWord != Delivered {
+		writeRaw(&w, "error", clean(a.detail, 500))
 	}
-	raw(&w, "outcome", a.word)
-	if !a.next.IsZero() {
-		w.number("next", a.next.UnixMicro())
+	writeRaw(&w, "outcome", a.outcomeWord)
+	if !a.nextAt.IsZero() {
+		w.writeNumber("next", a.nextAt.UnixMicro())
 	}
-	w.yes("by_hand", a.byHand)
-	if a.to != nil {
+	w.writeTrue("by_hand", a.manual)
+	if a.sentTo != nil {
 		a.appendRequest(&w)
 	}
 	if a.status != 0 {
-		a.appendAnswer(&w)
+		a.appendResponse(&w)
 	}
-	if onAnswer, onHangup := a.urls.texts(); a.urls != nil {
-		raw(&w, "on_answer", onAnswer)
-		raw(&w, "on_hangup", onHangup)
+	if onAnswer, onHangup := a.urls.asText(); a.urls != nil {
+		writeRaw(&w, "on_answer", onAnswer)
+		writeRaw(&w, "on_hangup", onHangup)
 	}
 	return append(w.b, '}')
 }
 
 func (a *attempt) appendRequest(w *objectWriter) {
-	w.key("request")
+	w.writeKey("request")
 	w.b = append(w.b, '{')
-	raw(w, "method", a.sub.Method)
-	if a.named != nil {
-		raw(w, "url", maskURL(a.to))
+	writeRaw(w, "method", a.sub.Method)
+	if a.namedURL != nil {
+		writeRaw(w, "url", maskURL(a.sentTo))
 	} else if a.sub.Method == http.MethodGet || isTemplate(a.sub.URL) {
-		raw(w, "url", a.to.String())
+		writeRaw(w, "url", a.sentTo.String())
 	} else {
-		raw(w, "url", a.sub.URL)
+		writeRaw(w, "url", a.sub.URL)
 	}
-	w.key("header")
+	w.writeKey("header")
 	w.b = append(w.b, '{')
 	for name, values := range a.header {
 		if len(values) == 0 {
 			continue
 		}
 		value := values[0]
-		if _, own := a.sub.Headers[name]; own || secretHeaders[name] {
+		if _, own := a.sub.Headers[name]; own || redactedHeaders[name] {
 			value = redacted
 		}
-		raw(w, name, value)
+		writeRaw(w, name, value)
 	}
 	w.b = append(w.b, '}')
 	if len(a.payload) > 0 {
-		raw(w, "body", a.payload)
+		writeRaw(w, "body", a.payload)
 	}
 	w.b = append(w.b, '}')
 }
 
-func (a *attempt) appendAnswer(w *objectWriter) {
-	w.key("answer")
+func (a *attempt) appendResponse(w *objectWriter) {
+	w.writeKey("answer")
 	w.b = append(w.b, '{')
 	begun := false
-	for _, name := range shownAnswers {
-		values := a.answerHeader[name]
+	for _, name := range recordedResponseHeaders {
+		values := a.responseHeader[name]
 		if len(values) == 0 {
 			continue
 		}
 		if !begun {
 			begun = true
-			w.key("header")
+			w.writeKey("header")
 			w.b = append(w.b, '{')
 		}
-		raw(w, name, clean(values[0], maxText))
+		writeRaw(w, name, clean(values[0], maxText))
 	}
 	if begun {
 		w.b = append(w.b, '}')
 	}
 	switch {
-	case len(a.answer) == 0:
+	case len(a.responseBody) == 0:
 	case a.sub.followsURLs() && isNewCall(a.kind):
-		raw(w, "body", maskAnswer(a.answer))
+		writeRaw(w, "body", maskResponse(a.responseBody))
 	default:
-		raw(w, "body", a.answer)
+		writeRaw(w, "body", a.responseBody)
 	}
-	w.yes("cut", a.cut)
+	w.writeTrue("cut", a.truncated)
 	w.b = append(w.b, '}')
 }
 
 // asIs are the bytes that mean themselves in a JSON string.
-var asIs = func() (is [256]bool) {
+var plainInJSON = func() (is [256]bool) {
 	for c := ' '; c < utf8.RuneSelf; c++ {
 		is[c] = c != '"' && c != '\\'
 	}
@@ -289,15 +289,15 @@ var asIs = func() (is [256]bool) {
 }()
 
 // raw writes a member as it is: not for HTML. What is no UTF-8 becomes U+FFFD.
-func raw[T string | []byte](w *objectWriter, k string, s T) {
+func writeRaw[T string | []byte](w *objectWriter, k string, s T) {
 	const hex = "0123456789abcdef"
-	w.key(k)
+	w.writeKey(k)
 	b := append(w.b, '"')
 	from := 0 // up to here s is written
 	for i := 0; i < len(s); {
 		c := s[i]
 		switch {
-		case asIs[c]:
+		case plainInJSON[c]:
 			i++
 			continue
 		case c >= utf8.RuneSelf:
@@ -319,62 +319,62 @@ func raw[T string | []byte](w *objectWriter, k string, s T) {
 }
 
 const (
-	maxRecords   = 16 << 20               // bytes that wait to be written, about
-	recordWeight = 700                    // bytes of a record beside its texts
-	recordPause  = 200 * time.Millisecond // what comes within is written together
-	recordWave   = 256                    // attempts
-	maxRecord    = 128 << 10              // bytes of a message after which no attempt is put into it
+	maxBufferedRecords = 16 << 20               // bytes that wait to be written, about
+	recordOverhead     = 700                    // bytes of a record beside its texts
+	recordInterval     = 200 * time.Millisecond // what comes within is written together
+	recordBatchSize    = 256                    // attempts
+	maxMessageText     = 128 << 10              // bytes of a message after which no attempt is put into it
 )
 
 // A recorder holds attempts until they are in the delivery log.
-type recorder struct {
-	some chan struct{} // has room for one: there is something to write
+type recordBuffer struct {
+	wakeup chan struct{} // has room for one: there is something to write
 
 	mu      sync.Mutex
-	waits   fifo[*attempt]
+	buffer  fifo[*attempt]
 	size    int
 	dropped uint64
 }
 
-func (a *attempt) weight() int { return recordWeight + len(a.payload) + len(a.answer) }
+func (a *attempt) recordSize() int { return recordOverhead + len(a.payload) + len(a.responseBody) }
 
 // add has an attempt written, unless it is not known of which event: that is gone.
 // It never blocks: the oldest make room.
-func (r *recorder) add(a *attempt) {
-	if a.id == "" || a.logged {
+func (r *recordBuffer) addRecord(a *attempt) {
+	if a.id == "" || a.recorded {
 		return
 	}
 	r.mu.Lock()
-	r.waits.push(a)
-	r.size += a.weight()
-	for r.size > maxRecords {
-		r.size -= r.waits.pop().weight()
+	r.buffer.push(a)
+	r.size += a.recordSize()
+	for r.size > maxBufferedRecords {
+		r.size -= r.buffer.pop().recordSize()
 		r.dropped++
 	}
 	r.mu.Unlock()
-	wake(r.some)
+	signal(r.wakeup)
 }
 
 // take appends what is to be written next to a wave.
-func (r *recorder) take(wave []*attempt) []*attempt {
+func (r *recordBuffer) takeRecords(batch []*attempt) []*attempt {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.waits.len() > 0 && len(wave) < recordWave {
-		a := r.waits.pop()
-		r.size -= a.weight()
-		wave = append(wave, a)
+	for r.buffer.len() > 0 && len(batch) < recordBatchSize {
+		a := r.buffer.pop()
+		r.size -= a.recordSize()
+		batch = append(batch, a)
 	}
-	return wave
+	return batch
 }
 
 // lose counts what will not be written.
-func (r *recorder) lose(attempts int) {
+func (r *recordBuffer) countDropped(attempts int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.dropped += uint64(attempts)
 }
 
-func (r *recorder) lost() uint64 {
+func (r *recordBuffer) droppedCount() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.dropped
@@ -384,37 +384,37 @@ func (r *recorder) lost() uint64 {
 // outbox did not know the event of is recorded once it was read.
 func (n *Notifier) recordAttempt(a *attempt) {
 	d := a.delivery
-	if d.id == "" && a.read != nil {
-		d.id = a.read.ID
+	if d.id == "" && a.sentEvent != nil {
+		d.id = a.sentEvent.ID
 	}
-	a.number, a.word = d.tries, d.outcome.String()
+	a.number, a.outcomeWord = d.attempts, d.outcome.String()
 	switch {
-	case d.state != over:
-		a.next = d.due
-		if b, _ := d.lane.target.openBreaker(); b != nil && d.held {
-			a.next = b.next
+	case d.state != ended:
+		a.nextAt = d.dueAt
+		if b, _ := d.queue.subscriber.openBreaker(); b != nil && d.held {
+			a.nextAt = b.nextProbe
 		}
-	case d.handed && a.outcome == waiting:
-		a.word = Failed
+	case d.redelivered && a.outcome == willRetry:
+		a.outcomeWord = Failed
 	}
-	n.record.add(a)
+	n.records.addRecord(a)
 }
 
 // recordEnd records an end that no attempt of a lane brought, and none by hand.
 func (n *Notifier) recordEnd(d *delivery, o outcome) {
-	if d.state == sending || d.handed {
+	if d.state == inFlight || d.redelivered {
 		return
 	}
-	a := &attempt{delivery: d, sub: d.lane.target.sub}
-	a.began, a.word, a.detail = time.Now(), o.String(), d.why
-	n.record.add(a)
+	a := &attempt{delivery: d, sub: d.queue.subscriber.sub}
+	a.startedAt, a.outcomeWord, a.detail = time.Now(), o.String(), d.reason
+	n.records.addRecord(a)
 }
 
 // atOnce reports whether an attempt is the only one of its delivery, as far as
 // is known. A newCall that is replayed is found by itself: see checkOwed. So is one
 // whose receiver named URLs: see lastURLs.
-func (a *attempt) atOnce() bool {
-	return a.number == 1 && a.word == Delivered && !a.byHand && !(a.replay && a.party != "") && a.urls == nil
+func (a *attempt) deliveredAtOnce() bool {
+	return a.number == 1 && a.outcomeWord == Delivered && !a.manual && !(a.replay && a.party != "") && a.urls == nil
 }
 
 // startRecording has attempts written until the returned func is called, and
@@ -424,42 +424,42 @@ func (n *Notifier) startRecording(ctx context.Context) (stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		n.recordAll(ctx)
+		n.writeAllRecords(ctx)
 	}()
 	return func() { cancel(); <-ended }
 }
 
-func (n *Notifier) recordAll(ctx context.Context) {
-	w, err := newWaver(n)
+func (n *Notifier) writeAllRecords(ctx context.Context) {
+	w, err := newBatchWriter(n)
 	for err != nil {
 		n.log.Error("attempts are not recorded", "err", err)
-		if pause(ctx, time.Second); ctx.Err() != nil {
+		if sleep(ctx, time.Second); ctx.Err() != nil {
 			return
 		}
-		w, err = newWaver(n)
+		w, err = newBatchWriter(n)
 	}
 	defer w.close()
-	last, cancel := twoSecondsMore(ctx, n.js.Conn())
+	last, cancel := withDrainTime(ctx, n.js.Conn())
 	defer cancel()
-	var page recordPage
+	var batch recordBatch
 	for {
-		page.wave = n.record.take(page.wave[:0])
-		if len(page.wave) == 0 {
+		batch.attempts = n.records.takeRecords(batch.attempts[:0])
+		if len(batch.attempts) == 0 {
 			if ctx.Err() != nil {
 				return
 			}
 			select {
-			case <-n.record.some:
-				pause(ctx, recordPause)
+			case <-n.records.wakeup:
+				sleep(ctx, recordInterval)
 			case <-ctx.Done():
 			}
 			continue
 		}
-		n.writePage(last, w, &page)
-		clear(page.wave)
+		n.writeRecordBatch(last, w, &batch)
+		clear(batch.attempts)
 		if last.Err() != nil {
-			n.record.lose(n.record.waiting())
-			n.log.Error("attempts are not recorded: the store did not take them", "attempts", n.record.lost())
+			n.records.countDropped(n.records.bufferedCount())
+			n.log.Error("attempts are not recorded: the store did not take them", "attempts", n.records.droppedCount())
 			return
 		}
 	}
@@ -467,36 +467,36 @@ func (n *Notifier) recordAll(ctx context.Context) {
 
 // writePage writes a wave of records. One that makes that panic is lost with its
 // wave.
-func (n *Notifier) writePage(ctx context.Context, w *waver, page *recordPage) {
+func (n *Notifier) writeRecordBatch(ctx context.Context, w *batchWriter, batch *recordBatch) {
 	defer func() {
 		if v := recover(); v != nil {
-			n.panicked("record attempts", v)
-			n.record.lose(len(page.wave))
+			n.reportPanic("record attempts", v)
+			n.records.countDropped(len(batch.attempts))
 		}
 	}()
-	n.writeRecords(ctx, w, page.write())
+	n.writeRecords(ctx, w, batch.encodeMessages())
 }
 
-func (r *recorder) waiting() int {
+func (r *recordBuffer) bufferedCount() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.waits.len()
+	return r.buffer.len()
 }
 
 // writeRecords writes messages until the log has them all, or ctx ends.
-func (n *Notifier) writeRecords(ctx context.Context, w *waver, records []note) {
+func (n *Notifier) writeRecords(ctx context.Context, w *batchWriter, records []logMessage) {
 	for len(records) > 0 {
 		msgs := make([]*nats.Msg, len(records))
 		for i := range records {
 			msgs[i] = records[i].message
 		}
-		var again []note
+		var again []logMessage
 		var failed error
-		for i, result := range w.write(ctx, msgs) {
+		for i, result := range w.writeBatch(ctx, msgs) {
 			switch {
 			case result.err == nil:
 			case errors.Is(result.err, nats.ErrMaxPayload): // will never fit
-				n.record.lose(records[i].attempts)
+				n.records.countDropped(records[i].attempts)
 			default:
 				again, failed = append(again, records[i]), result.err
 			}
@@ -506,17 +506,17 @@ func (n *Notifier) writeRecords(ctx context.Context, w *waver, records []note) {
 		}
 		if ctx.Err() != nil {
 			for _, r := range records {
-				n.record.lose(r.attempts)
+				n.records.countDropped(r.attempts)
 			}
 			return
 		}
 		n.log.Warn("the store does not take records of attempts", "messages", len(records), "err", failed)
-		pause(ctx, errorPause)
+		sleep(ctx, errorBackoff)
 	}
 }
 
 // A note is one message of the log.
-type note struct {
+type logMessage struct {
 	message  *nats.Msg
 	attempts int
 }
@@ -524,66 +524,66 @@ type note struct {
 // A recordPage is what a wave is written down on, again and again. A message is
 // a JSON array, packed with S2 as the store itself would: callbacks resemble
 // each other.
-type recordPage struct {
-	wave   []*attempt
-	text   []byte // of one message
-	packed []byte // of all of them
-	notes  []note
+type recordBatch struct {
+	attempts []*attempt
+	text     []byte // of one message
+	packed   []byte // of all of them
+	messages []logMessage
 }
 
 // write writes the wave down.
-func (p *recordPage) write() []note {
-	slices.SortStableFunc(p.wave, func(a, b *attempt) int { return cmp.Compare(a.sub.ID, b.sub.ID) })
+func (p *recordBatch) encodeMessages() []logMessage {
+	slices.SortStableFunc(p.attempts, func(a, b *attempt) int { return cmp.Compare(a.sub.ID, b.sub.ID) })
 	if cap(p.packed) > 4<<20 {
 		p.packed = nil
 	}
-	p.text, p.packed, p.notes = append(p.text[:0], '['), p.packed[:0], p.notes[:0]
+	p.text, p.packed, p.messages = append(p.text[:0], '['), p.packed[:0], p.messages[:0]
 	var last *attempt
 	attempts := 0
-	for _, a := range p.wave {
-		if !a.atOnce() {
+	for _, a := range p.attempts {
+		if !a.deliveredAtOnce() {
 			continue
 		}
-		if attempts > 0 && (last.sub.ID != a.sub.ID || len(p.text) > maxRecord) {
-			p.add("bellhop.attempt."+last.sub.ID, attempts)
+		if attempts > 0 && (last.sub.ID != a.sub.ID || len(p.text) > maxMessageText) {
+			p.addMessage("bellhop.attempt."+last.sub.ID, attempts)
 			attempts = 0
 		}
 		last = a
 		attempts++
-		p.text = append(a.append(p.text), ',')
+		p.text = append(a.appendRecord(p.text), ',')
 	}
 	if attempts > 0 {
-		p.add("bellhop.attempt."+last.sub.ID, attempts)
+		p.addMessage("bellhop.attempt."+last.sub.ID, attempts)
 	}
-	for _, a := range p.wave {
-		if !a.atOnce() {
-			p.text = append(a.append(p.text), ',')
-			p.add(attemptSubject(a.sub.ID, a.id), 1)
+	for _, a := range p.attempts {
+		if !a.deliveredAtOnce() {
+			p.text = append(a.appendRecord(p.text), ',')
+			p.addMessage(attemptSubject(a.sub.ID, a.id), 1)
 		}
 	}
-	return p.notes
+	return p.messages
 }
 
 // add makes a message of the text.
-func (p *recordPage) add(subject string, attempts int) {
+func (p *recordBatch) addMessage(subject string, attempts int) {
 	p.text[len(p.text)-1] = ']'
 	start, room := len(p.packed), s2.MaxEncodedLen(len(p.text))
 	p.packed = slices.Grow(p.packed, room) // messages before it keep the memory that they have
 	data := s2.Encode(p.packed[start:start+room], p.text)
 	p.packed = p.packed[:start+len(data)]
 	p.text = append(p.text[:0], '[')
-	p.notes = append(p.notes, note{&nats.Msg{Subject: subject, Data: data}, attempts})
+	p.messages = append(p.messages, logMessage{&nats.Msg{Subject: subject, Data: data}, attempts})
 }
 
 // maxUnpacked is how many bytes a message of the log may be unpacked to.
-const maxUnpacked = 64 << 20
+const maxDecodedRecords = 64 << 20
 
 // unpack reads a message of the log.
-func unpack(data []byte) (all []recorded, err error) {
+func decodeRecords(data []byte) (all []attemptRecord, err error) {
 	switch size, err := s2.DecodedLen(data); {
 	case err != nil:
 		return nil, err
-	case size > maxUnpacked:
+	case size > maxDecodedRecords:
 		return nil, fmt.Errorf("a message of %d bytes", size)
 	}
 	text, err := s2.Decode(nil, data)
@@ -595,7 +595,7 @@ func unpack(data []byte) (all []recorded, err error) {
 
 // attemptSubject is where a delivery that did not go well at once is recorded.
 func attemptSubject(subscription, event string) string {
-	return "bellhop.attempt." + subscription + "." + token(event)
+	return "bellhop.attempt." + subscription + "." + subjectToken(event)
 }
 
 // deliveryID is the webhook-id of a delivery.

@@ -20,11 +20,11 @@ import (
 )
 
 const (
-	maxHead     = 16 << 10         // bytes of the head of an answer, with the 1xx before it
-	connIdle    = 90 * time.Second // for which a connection is kept
-	maxIdle     = 1000             // connections kept
-	connBuffers = 4 << 10          // bytes that a connection reads and writes at once
-	strayTime   = 10 * time.Minute // for which no connection is kept to a receiver that has sent an answer too many
+	maxResponseHead = 16 << 10         // bytes of the head of an answer, with the 1xx before it
+	connIdleTimeout = 90 * time.Second // for which a connection is kept
+	maxIdleConns    = 1000             // connections kept
+	connBufferSize  = 4 << 10          // bytes that a connection reads and writes at once
+	strayDuration   = 10 * time.Minute // for which no connection is kept to a receiver that has sent an answer too many
 
 	handshakeTime = 5 * time.Second
 )
@@ -42,7 +42,7 @@ const (
 // A whole answer too many that comes once the next request is written cannot be told
 // from the answer to that request. A receiver that sends one does so again, and often in
 // time to be noticed: then no connection to it is kept for a while.
-type conns struct {
+type connPool struct {
 	dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	config *tls.Config // nil: requests are of http URLs, else of https URLs
 
@@ -64,8 +64,8 @@ type conn struct {
 	expiry  *time.Timer // of an idle one
 }
 
-func newConns(dial func(ctx context.Context, network, address string) (net.Conn, error), config *tls.Config) *conns {
-	return &conns{dial: dial, config: config, idle: make(map[string][]*conn), stray: make(map[string]time.Time)}
+func newConnPool(dial func(ctx context.Context, network, address string) (net.Conn, error), config *tls.Config) *connPool {
+	return &connPool{dial: dial, config: config, idle: make(map[string][]*conn), stray: make(map[string]time.Time)}
 }
 
 // connectError says that no connection was made.
@@ -78,16 +78,16 @@ func (e *connectError) Unwrap() error { return e.error }
 
 // RoundTrip sends a request. A kept connection that turns out to be closed before
 // anything was answered is no failure: another is made.
-func (cs *conns) RoundTrip(req *http.Request) (*http.Response, error) {
-	if !plain(req.URL.Host) {
+func (cp *connPool) RoundTrip(req *http.Request) (*http.Response, error) {
+	if !isPrintableASCII(req.URL.Host) {
 		return nil, http.ErrSkipAltProtocol // the Transport knows how such a name is spelled in ASCII
 	}
 	ctx := req.Context()
-	c, err := cs.take(ctx, req)
+	c, err := cp.acquireConn(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	res, err := c.roundTrip(cs, req)
+	res, err := c.roundTrip(cp, req)
 	if err == nil || !c.used || !errors.Is(err, errStale) || ctx.Err() != nil {
 		return res, err
 	}
@@ -96,42 +96,42 @@ func (cs *conns) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	if c, err = cs.open(ctx, c.address, req.URL.Hostname()); err != nil {
+	if c, err = cp.dialConn(ctx, c.address, req.URL.Hostname()); err != nil {
 		return nil, err
 	}
-	return c.roundTrip(cs, req)
+	return c.roundTrip(cp, req)
 }
 
 // errStale says that a connection ended before anything of an answer came.
 var errStale = errors.New("the receiver closed the connection without an answer")
 
 // take returns a kept connection, or a new one.
-func (cs *conns) take(ctx context.Context, req *http.Request) (*conn, error) {
+func (cp *connPool) acquireConn(ctx context.Context, req *http.Request) (*conn, error) {
 	address, host := req.URL.Host, req.URL.Hostname()
 	switch {
 	case req.URL.Port() != "":
-	case cs.config != nil:
+	case cp.config != nil:
 		address = net.JoinHostPort(host, "443")
 	default:
 		address = net.JoinHostPort(host, "80")
 	}
-	for c := cs.takeIdle(address); c != nil; c = cs.takeIdle(address) {
+	for c := cp.takeIdle(address); c != nil; c = cp.takeIdle(address) {
 		switch {
-		case cs.distrusts(address):
-		case !c.unread():
+		case cp.isStray(address):
+		case !c.hasUnread():
 			return c, nil
-		case c.answersAgain():
-			cs.distrust(address)
+		case c.hasStrayResponse():
+			cp.markStray(address)
 		}
 		c.Close()
 	}
-	return cs.open(ctx, address, host)
+	return cp.dialConn(ctx, address, host)
 }
 
 // unread reports whether a kept connection has bytes that nobody asked for, or was
 // closed by the receiver. Of TLS some may have been taken from the kernel already,
 // with the record before them: those are looked for first.
-func (c *conn) unread() bool {
+func (c *conn) hasUnread() bool {
 	if _, ok := c.Conn.(*tls.Conn); ok {
 		c.SetReadDeadline(time.Unix(1, 0))
 		_, err := c.r.Peek(1)
@@ -140,73 +140,73 @@ func (c *conn) unread() bool {
 			return true
 		}
 	}
-	return unread(c.Conn)
+	return hasUnreadBytes(c.Conn)
 }
 
 // answersAgain reports whether what is unread has the beginning of an answer.
-func (c *conn) answersAgain() bool {
-	c.SetReadDeadline(time.Now().Add(bodyTime)) // a part of a record of TLS may be all that there is
+func (c *conn) hasStrayResponse() bool {
+	c.SetReadDeadline(time.Now().Add(bodyTimeout)) // a part of a record of TLS may be all that there is
 	c.r.Peek(1)
 	b, _ := c.r.Peek(c.r.Buffered())
 	return statusLine.Match(b)
 }
 
 // distrust notes that the receiver at an address sends answers too many.
-func (cs *conns) distrust(address string) {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	if len(cs.stray) >= maxIdle {
-		clear(cs.stray)
+func (cp *connPool) markStray(address string) {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	if len(cp.stray) >= maxIdleConns {
+		clear(cp.stray)
 	}
-	cs.stray[address] = time.Now()
+	cp.stray[address] = time.Now()
 }
 
 // distrusts reports whether the receiver at an address was seen to send answers too
 // many.
-func (cs *conns) distrusts(address string) bool {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	at, seen := cs.stray[address]
-	if seen && time.Since(at) >= strayTime {
-		delete(cs.stray, address)
+func (cp *connPool) isStray(address string) bool {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	at, seen := cp.stray[address]
+	if seen && time.Since(at) >= strayDuration {
+		delete(cp.stray, address)
 		seen = false
 	}
 	return seen
 }
 
 // takeIdle returns the kept connection that was used last; nil: there is none.
-func (cs *conns) takeIdle(address string) *conn {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	all := cs.idle[address]
+func (cp *connPool) takeIdle(address string) *conn {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	all := cp.idle[address]
 	if len(all) == 0 {
 		return nil
 	}
 	c := all[len(all)-1]
-	cs.forget(c)
+	cp.removeIdle(c)
 	return c
 }
 
 // open makes a connection. The error is a connectError.
-func (cs *conns) open(ctx context.Context, address, host string) (*conn, error) {
-	nc, err := cs.dial(ctx, "tcp", address)
+func (cp *connPool) dialConn(ctx context.Context, address, host string) (*conn, error) {
+	nc, err := cp.dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, &connectError{error: err}
 	}
-	if cs.config != nil {
-		if nc, err = cs.secure(ctx, nc, host); err != nil {
+	if cp.config != nil {
+		if nc, err = cp.startTLS(ctx, nc, host); err != nil {
 			return nil, &connectError{err, true}
 		}
 	}
-	c := &conn{Conn: nc, address: address, w: bufio.NewWriterSize(nc, connBuffers)}
+	c := &conn{Conn: nc, address: address, w: bufio.NewWriterSize(nc, connBufferSize)}
 	c.limit.R = nc
-	c.r = bufio.NewReaderSize(&c.limit, connBuffers)
+	c.r = bufio.NewReaderSize(&c.limit, connBufferSize)
 	return c, nil
 }
 
 // secure makes a connection one of TLS.
-func (cs *conns) secure(ctx context.Context, nc net.Conn, host string) (net.Conn, error) {
-	config := cs.config.Clone()
+func (cp *connPool) startTLS(ctx context.Context, nc net.Conn, host string) (net.Conn, error) {
+	config := cp.config.Clone()
 	config.ServerName = host
 	c := tls.Client(nc, config)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
@@ -219,18 +219,18 @@ func (cs *conns) secure(ctx context.Context, nc net.Conn, host string) (net.Conn
 }
 
 // forget takes c from the idle ones. cs.mu is locked.
-func (cs *conns) forget(c *conn) (was bool) {
-	all := cs.idle[c.address]
+func (cp *connPool) removeIdle(c *conn) (was bool) {
+	all := cp.idle[c.address]
 	for i := len(all) - 1; i >= 0; i-- {
 		if all[i] != c {
 			continue
 		}
 		c.expiry.Stop()
-		cs.kept--
+		cp.kept--
 		if len(all) == 1 {
-			delete(cs.idle, c.address)
+			delete(cp.idle, c.address)
 		} else {
-			cs.idle[c.address] = append(all[:i], all[i+1:]...)
+			cp.idle[c.address] = append(all[:i], all[i+1:]...)
 		}
 		return true
 	}
@@ -238,54 +238,54 @@ func (cs *conns) forget(c *conn) (was bool) {
 }
 
 // keep keeps a connection for the next request.
-func (cs *conns) keep(c *conn) {
+func (cp *connPool) keepConn(c *conn) {
 	c.used = true
-	if c.r.Buffered() > 0 && c.answersAgain() {
-		cs.distrust(c.address)
+	if c.r.Buffered() > 0 && c.hasStrayResponse() {
+		cp.markStray(c.address)
 	}
-	distrusted := cs.distrusts(c.address)
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	if cs.closed || distrusted || cs.kept >= maxIdle || len(cs.idle[c.address]) >= endpointSlots || c.r.Buffered() > 0 {
+	distrusted := cp.isStray(c.address)
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	if cp.closed || distrusted || cp.kept >= maxIdleConns || len(cp.idle[c.address]) >= maxEndpointAttempts || c.r.Buffered() > 0 {
 		c.Close()
 		return
 	}
-	cs.kept++
-	cs.idle[c.address] = append(cs.idle[c.address], c)
+	cp.kept++
+	cp.idle[c.address] = append(cp.idle[c.address], c)
 	if c.expiry != nil {
-		c.expiry.Reset(connIdle)
+		c.expiry.Reset(connIdleTimeout)
 		return
 	}
-	c.expiry = time.AfterFunc(connIdle, func() {
-		cs.mu.Lock()
-		defer cs.mu.Unlock()
-		if cs.forget(c) {
+	c.expiry = time.AfterFunc(connIdleTimeout, func() {
+		cp.mu.Lock()
+		defer cp.mu.Unlock()
+		if cp.removeIdle(c) {
 			c.Close()
 		}
 	})
 }
 
 // close closes the idle connections; those under way are closed when they end.
-func (cs *conns) close() {
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
-	cs.closed = true
-	for _, all := range cs.idle {
+func (cp *connPool) close() {
+	cp.mu.Lock()
+	defer cp.mu.Unlock()
+	cp.closed = true
+	for _, all := range cp.idle {
 		for _, c := range all {
 			c.expiry.Stop()
 			c.Close()
 		}
 	}
-	clear(cs.idle)
-	cs.kept = 0
+	clear(cp.idle)
+	cp.kept = 0
 }
 
 // roundTrip sends a request and reads the head of the answer. When ctx ends, so
 // does the connection.
-func (c *conn) roundTrip(cs *conns, req *http.Request) (*http.Response, error) {
+func (c *conn) roundTrip(cp *connPool, req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
-	res, err := c.exchange(req)
+	res, err := c.exchangeMessages(req)
 	if err != nil {
 		stop()
 		c.Close()
@@ -294,7 +294,7 @@ func (c *conn) roundTrip(cs *conns, req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	b := &answerBody{ReadCloser: res.Body, conns: cs, conn: c, stop: stop, keeps: !res.Close}
+	b := &responseBody{ReadCloser: res.Body, pool: cp, conn: c, stop: stop, reusable: !res.Close}
 	if res.Body == http.NoBody {
 		b.ended = true
 		b.Close()
@@ -304,8 +304,8 @@ func (c *conn) roundTrip(cs *conns, req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-func (c *conn) exchange(req *http.Request) (*http.Response, error) {
-	c.limit.N = maxHead
+func (c *conn) exchangeMessages(req *http.Request) (*http.Response, error) {
+	c.limit.N = maxResponseHead
 	unsent := req.Write(c.w)
 	if unsent == nil {
 		unsent = c.w.Flush()
@@ -321,24 +321,24 @@ func (c *conn) exchange(req *http.Request) (*http.Response, error) {
 		line := c.peekLine()
 		res, err := http.ReadResponse(c.r, req)
 		if err != nil {
-			if res = statusOnly(line, req); res == nil || res.StatusCode/100 == 1 {
-				return nil, c.noAnswer(err)
+			if res = parseStatusLine(line, req); res == nil || res.StatusCode/100 == 1 {
+				return nil, c.responseError(err)
 			}
 		}
 		if res.StatusCode/100 == 1 && res.StatusCode != http.StatusSwitchingProtocols {
 			continue
 		}
 		c.limit.N = 1 << 62 // of the body its reader takes no more than it wants
-		res.Close = res.Close || stray || res.StatusCode == http.StatusSwitchingProtocols || bodyWhereNone(res) ||
+		res.Close = res.Close || stray || res.StatusCode == http.StatusSwitchingProtocols || announcesBody(res) ||
 			unsent != nil // it was answered before it was sent
 		return res, nil
 	}
 }
 
 // noAnswer says why what came is no answer.
-func (c *conn) noAnswer(err error) error {
+func (c *conn) responseError(err error) error {
 	if c.limit.N <= 0 {
-		return fmt.Errorf("the head of the answer is longer than %d bytes", maxHead)
+		return fmt.Errorf("the head of the answer is longer than %d bytes", maxResponseHead)
 	}
 	return fmt.Errorf("no answer of HTTP: %w", err)
 }
@@ -348,7 +348,7 @@ func (c *conn) noAnswer(err error) error {
 var statusLine = regexp.MustCompile(`HTTP/[0-9]\.[0-9] {1,4}[0-9]{3}[ \r\n]`)
 
 // statusLength is how many bytes statusLine matches at most.
-const statusLength = len("HTTP/1.1    200 ")
+const maxStatusLine = len("HTTP/1.1    200 ")
 
 // skipStray discards what comes before the status line: empty lines and, on a
 // connection that was used before, all that the answer before had too much. It
@@ -357,13 +357,13 @@ func (c *conn) skipStray() (stray bool, err error) {
 	for {
 		b, _ := c.r.Peek(c.r.Buffered())
 		if bytes.HasPrefix(b, []byte("HTTP/")) {
-			if at := statusLine.FindIndex(b); !c.used || len(b) < statusLength || at != nil && at[0] == 0 {
+			if at := statusLine.FindIndex(b); !c.used || len(b) < maxStatusLine || at != nil && at[0] == 0 {
 				return stray, nil
 			}
 		}
 		n := len(b) - len(bytes.TrimLeft(b, "\r\n"))
 		if c.used {
-			n = max(n, len(b)-statusLength+1)
+			n = max(n, len(b)-maxStatusLine+1)
 			if at := statusLine.FindIndex(b); at != nil {
 				n = at[0]
 			}
@@ -398,7 +398,7 @@ func (c *conn) peekLine() string {
 
 // statusOnly is the answer that a status line alone makes, whose header cannot be
 // read; nil if it is none.
-func statusOnly(line string, req *http.Request) *http.Response {
+func parseStatusLine(line string, req *http.Request) *http.Response {
 	if at := statusLine.FindStringIndex(line + "\n"); at == nil || at[0] != 0 {
 		return nil
 	}
@@ -413,7 +413,7 @@ func statusOnly(line string, req *http.Request) *http.Response {
 
 // bodyWhereNone reports whether an answer that has no body (RFC 9112 §6.3) says
 // something of one: that may come all the same.
-func bodyWhereNone(res *http.Response) bool {
+func announcesBody(res *http.Response) bool {
 	if res.StatusCode != http.StatusNoContent && res.StatusCode != http.StatusNotModified {
 		return false
 	}
@@ -423,30 +423,30 @@ func bodyWhereNone(res *http.Response) bool {
 }
 
 // An answerBody gives the connection back when it was read to its end.
-type answerBody struct {
+type responseBody struct {
 	io.ReadCloser
-	conns *conns
-	conn  *conn
-	stop  func() bool
-	keeps bool // the connection may be kept
-	ended bool
+	pool     *connPool
+	conn     *conn
+	stop     func() bool
+	reusable bool // the connection may be kept
+	ended    bool
 }
 
-func (b *answerBody) Read(p []byte) (int, error) {
+func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.ended = b.ended || err == io.EOF
 	return n, err
 }
 
 // Close ends the exchange; a second does nothing.
-func (b *answerBody) Close() error {
+func (b *responseBody) Close() error {
 	if b.conn == nil {
 		return nil
 	}
 	c := b.conn
 	b.conn = nil
-	if b.stop() && b.ended && b.keeps {
-		b.conns.keep(c)
+	if b.stop() && b.ended && b.reusable {
+		b.pool.keepConn(c)
 		return nil
 	}
 	return c.Close()

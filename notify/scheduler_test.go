@@ -13,7 +13,7 @@ import (
 // A stage plays lanes in a time of its own.
 type stage struct {
 	*testing.T
-	*lanes
+	*scheduler
 	start, now time.Time
 	seq        uint64
 	log        []entry
@@ -23,24 +23,24 @@ type stage struct {
 
 // handed is what was delivered by hand, to the URL of a subscription.
 func (s *stage) handed(now time.Time, subscription, lane string, seq uint64) {
-	s.lanes.handed(now, handed{Subscription: subscription, Lane: lane, Seq: seq})
+	s.scheduler.applyRedelivery(now, redelivery{Subscription: subscription, Queue: lane, Seq: seq})
 }
 
 func newStage(t *testing.T, subs ...Subscription) *stage {
 	s := &stage{T: t, start: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), posts: true}
 	s.now = s.start
-	s.lanes = newLanes(func(d *delivery, o outcome) {
-		s.ends = append(s.ends, fmt.Sprintf("%s %s %s %s", s.since(), d.lane.target.sub.ID, s.label(d), o))
+	s.scheduler = newScheduler(func(d *delivery, o outcome) {
+		s.ends = append(s.ends, fmt.Sprintf("%s %s %s %s", s.since(), d.queue.subscriber.sub.ID, s.label(d), o))
 	})
 	for _, sub := range subs {
-		s.subscribe(sub, time.Time{})
+		s.applySubscription(sub, time.Time{})
 	}
 	return s
 }
 
 func (s *stage) since() string { return s.now.Sub(s.start).Round(time.Millisecond).String() }
 
-func (s *stage) label(d *delivery) string { return fmt.Sprintf("%s/%d", d.lane.name, d.seq) }
+func (s *stage) label(d *delivery) string { return fmt.Sprintf("%s/%d", d.queue.name, d.seq) }
 
 // sub is a subscription to all types of extension 101.
 func sub(id, url string) Subscription {
@@ -54,13 +54,13 @@ func (s *stage) say(call string, types ...dialog.Type) {
 		s.seq++
 		e := &dialog.Event{Call: call, Type: typ, Flow: dialog.In, At: s.now, Extension: dialog.Extension{User: "101", Domain: "pbx"}}
 		s.log = append(s.log, entry{s.seq, e})
-		s.add(s.now, s.seq, e)
+		s.addEvent(s.now, s.seq, e)
 	}
 }
 
 // attempts takes every attempt that can be made now.
 func (s *stage) attempts() (all []*attempt) {
-	for a := s.next(s.now); a != nil; a = s.next(s.now) {
+	for a := s.nextAttempt(s.now); a != nil; a = s.nextAttempt(s.now) {
 		all = append(all, a)
 	}
 	return all
@@ -76,7 +76,7 @@ func (s *stage) labels(as []*attempt) string {
 
 func (s *stage) answer(a *attempt, o outcome) {
 	a.outcome = o
-	s.done(s.now, a)
+	s.finishAttempt(s.now, a)
 }
 
 // advance goes to the next deadline, and reports whether there is one.
@@ -84,10 +84,10 @@ func (s *stage) advance() bool {
 	if s.posts {
 		s.post(nil)
 	}
-	at, ok := s.wakeAt(s.now)
+	at, ok := s.nextWake(s.now)
 	if ok {
 		s.now = at
-		s.tick(s.now)
+		s.runDue(s.now)
 	}
 	return ok
 }
@@ -98,33 +98,33 @@ func (s *stage) sleep(d time.Duration) {
 		if s.posts {
 			s.post(nil)
 		}
-		if at, ok := s.wakeAt(s.now); ok && at.Before(until) {
+		if at, ok := s.nextWake(s.now); ok && at.Before(until) {
 			s.now = at
-			s.tick(s.now)
+			s.runDue(s.now)
 			continue
 		}
 		s.now = until
-		s.tick(s.now)
+		s.runDue(s.now)
 		return
 	}
 }
 
 // post tells the outbox what it must be told.
 func (s *stage) post(err error) (told []string) {
-	for _, l := range s.letters(s.now) {
+	for _, u := range s.outboxUpdates(s.now) {
 		switch {
-		case l.backlog != nil && l.gone:
-			told = append(told, "gone "+l.backlog.name)
-		case l.backlog != nil:
-			told = append(told, fmt.Sprintf("%s after %d", l.backlog.name, l.backlog.after))
-		case l.delivery == nil:
-			told = append(told, fmt.Sprintf("floor %d", l.floor))
-		case l.gone:
-			told = append(told, "gone "+s.label(l.delivery))
+		case u.logRead != nil && u.ended:
+			told = append(told, "gone "+u.logRead.name)
+		case u.logRead != nil:
+			told = append(told, fmt.Sprintf("%s after %d", u.logRead.name, u.logRead.after))
+		case u.delivery == nil:
+			told = append(told, fmt.Sprintf("floor %d", u.cursor))
+		case u.ended:
+			told = append(told, "gone "+s.label(u.delivery))
 		default:
-			told = append(told, fmt.Sprintf("%s after %d", s.label(l.delivery), l.delivery.attempts))
+			told = append(told, fmt.Sprintf("%s after %d", s.label(u.delivery), u.delivery.scheduleStep))
 		}
-		s.posted(l, err)
+		s.finishUpdate(u, err)
 	}
 	return told
 }
@@ -174,11 +174,11 @@ func TestSchedule(t *testing.T) {
 				for _, a := range st.attempts() {
 					got = append(got, st.now.Sub(st.start))
 					st.sleep(tt.took)
-					if a.outcome = waiting; tt.fails >= 0 && len(got) > tt.fails {
+					if a.outcome = willRetry; tt.fails >= 0 && len(got) > tt.fails {
 						a.outcome = delivered
 					}
 					a.endpoint.breaker = breaker{} // of which another test is
-					st.done(st.now, a)
+					st.finishAttempt(st.now, a)
 				}
 				if len(st.ends) == 0 && !st.advance() {
 					t.Fatal("nothing is left to do")
@@ -221,7 +221,7 @@ func TestLaneWaitsForItsFirst(t *testing.T) {
 	s.say("d", dialog.DialIn)
 	as := s.attempts()
 	s.want("both calls begin", s.labels(as), "c/1 d/4")
-	s.answer(as[0], waiting)
+	s.answer(as[0], willRetry)
 	s.answer(as[1], delivered)
 	s.want("the success of another call wakes nothing", s.labels(s.attempts()), "")
 	s.sleep(2 * time.Second)
@@ -233,10 +233,10 @@ func TestLaneGoesOnWhenItsFirstExpires(t *testing.T) {
 	s.say("c", dialog.DialIn)
 	s.sleep(30 * time.Second)
 	s.say("c", dialog.Answer, dialog.Hangup)
-	s.answer(s.attempts()[0], waiting) // at 30 s, for it was not taken before
+	s.answer(s.attempts()[0], willRetry) // at 30 s, for it was not taken before
 	s.sleep(29 * time.Second)
 	for _, a := range s.attempts() {
-		s.answer(a, waiting)
+		s.answer(a, willRetry)
 	}
 	s.sleep(time.Second)
 	s.want("how the dial-in ended", strings.Join(s.ends, ", "), "1m0s a c/1 expired")
@@ -257,7 +257,7 @@ func TestSuccessOfAnotherWakesNothing(t *testing.T) {
 			if a.sub.ID == "a" {
 				failed = append(failed, s.since())
 				a.fault = badStatus
-				s.answer(a, waiting)
+				s.answer(a, willRetry)
 			} else {
 				s.answer(a, delivered)
 			}
@@ -274,7 +274,7 @@ func TestRetryAfterIsHonored(t *testing.T) {
 	s.say("c", dialog.Hangup)
 	a := s.attempts()[0]
 	a.retryAfter = time.Minute
-	s.answer(a, waiting)
+	s.answer(a, willRetry)
 	s.say("d", dialog.Hangup)
 	s.answer(s.attempts()[0], delivered)
 	s.want("a success does not wake it", s.labels(s.attempts()), "")
@@ -289,7 +289,7 @@ func TestRetryAfterBeyondTheEventsLife(t *testing.T) {
 	s.say("c", dialog.DialIn)
 	a := s.attempts()[0]
 	a.retryAfter = time.Hour
-	s.answer(a, waiting)
+	s.answer(a, willRetry)
 	s.sleep(time.Minute)
 	s.want("how it ended", strings.Join(s.ends, ", "), "1m0s a c/1 expired")
 }
@@ -300,12 +300,12 @@ func TestSubscriptionChanges(t *testing.T) {
 	as := s.attempts()
 	off := sub("a", "http://a/")
 	off.Active = false
-	s.subscribe(off, time.Time{})
+	s.applySubscription(off, time.Time{})
 	s.want("what was not under way is canceled", strings.Join(s.ends, ", "), "0s a c/2 canceled")
-	s.answer(as[0], waiting)
+	s.answer(as[0], willRetry)
 	s.want("what was under way fails: canceled", s.ends[1], "0s a c/1 canceled")
-	s.answer(as[1], waiting)
-	s.subscribe(sub("b", "http://elsewhere/"), time.Time{})
+	s.answer(as[1], willRetry)
+	s.applySubscription(sub("b", "http://elsewhere/"), time.Time{})
 	s.sleep(2 * time.Second)
 	as = s.attempts()
 	s.want("only b is left", s.labels(as), "c/1")
@@ -313,9 +313,9 @@ func TestSubscriptionChanges(t *testing.T) {
 	s.answer(as[0], delivered)
 	s.answer(s.attempts()[0], delivered)
 	s.want("endpoints left", fmt.Sprint(len(s.endpoints)), "1")
-	s.subscribe(Subscription{ID: "b"}, time.Time{})
-	if len(s.endpoints)+len(s.targets)+len(s.exact)+s.pending+len(s.lanes.resting) != 0 {
-		t.Errorf("something is left: %+v", s.lanes)
+	s.applySubscription(Subscription{ID: "b"}, time.Time{})
+	if len(s.endpoints)+len(s.subscribers)+len(s.byUser)+s.pending+len(s.scheduler.backoffs) != 0 {
+		t.Errorf("something is left: %+v", s.scheduler)
 	}
 }
 
@@ -335,7 +335,7 @@ func TestGoneIsNotForAnotherURL(t *testing.T) {
 	s := newStage(t, sub("a", "http://a/"))
 	s.say("c", dialog.DialIn, dialog.Hangup)
 	as := s.attempts()
-	s.subscribe(sub("a", "http://b/"), time.Time{})
+	s.applySubscription(sub("a", "http://b/"), time.Time{})
 	s.answer(as[0], refused)
 	s.want("the rest is sent", s.labels(s.attempts()), "c/2")
 }
@@ -365,7 +365,7 @@ func TestMatching(t *testing.T) {
 		a.Extension, a.ExtensionRegex = tt.extension, tt.regex
 		q := newStage(t, a)
 		for range 2 { // the second time from memory
-			if got := len(q.of(tt.of)) == 1; got != tt.want {
+			if got := len(q.matchSubscribers(tt.of)) == 1; got != tt.want {
 				t.Errorf("%s%s matches %v: %v", tt.extension, tt.regex, tt.of, got)
 			}
 		}
@@ -389,7 +389,7 @@ func TestTypes(t *testing.T) {
 			{Type: dialog.Answer, Flow: dialog.In}, {Type: dialog.Answer, Flow: dialog.Out}, {Type: dialog.Hangup, Flow: dialog.In},
 		} {
 			e.At, e.Extension, e.Call = s.now, dialog.Extension{User: "101"}, fmt.Sprint(i)
-			s.add(s.now, uint64(i+1), &e)
+			s.addEvent(s.now, uint64(i+1), &e)
 		}
 		var got []string
 		for _, a := range s.attempts() {
@@ -419,14 +419,14 @@ func TestDeadEndpointDelaysNoOther(t *testing.T) {
 	s := newStage(t, append(subs, sub("well", "http://well/"))...)
 	s.say("c", dialog.Hangup)
 	as := s.attempts()
-	if len(as) != endpointSlots+1 {
-		t.Fatalf("%d attempts, want %d at the dead one and 1", len(as), endpointSlots)
+	if len(as) != maxEndpointAttempts+1 {
+		t.Fatalf("%d attempts, want %d at the dead one and 1", len(as), maxEndpointAttempts)
 	}
 	for _, a := range as {
 		if a.sub.ID == "well" {
 			s.answer(a, delivered)
 		} else {
-			s.answer(a, waiting)
+			s.answer(a, willRetry)
 		}
 	}
 	s.say("d", dialog.Hangup)
@@ -455,25 +455,25 @@ func TestFloorRisesOverWhatIsSettledOrMoved(t *testing.T) {
 	s.say("d", dialog.DialIn)
 	as := s.attempts()
 	s.answer(as[1], delivered)
-	s.want("the first is open", fmt.Sprint(s.floor), "0")
+	s.want("the first is open", fmt.Sprint(s.cursor), "0")
 	s.want("nothing to tell", fmt.Sprint(s.post(nil)), "[]")
-	s.sleep(moment)
+	s.sleep(outboxDelay)
 	s.want("after a moment they move, also the one under way", fmt.Sprint(s.post(nil)), "[c/1 after 0 c/2 after 0]")
-	s.want("all are settled or moved", fmt.Sprint(s.floor), "3")
+	s.want("all are settled or moved", fmt.Sprint(s.cursor), "3")
 	s.want("the floor is told", fmt.Sprint(s.post(nil)), "[floor 3]")
-	s.answer(as[0], waiting)
+	s.answer(as[0], willRetry)
 	s.want("a failure is told", fmt.Sprint(s.post(nil)), "[c/1 after 1]")
 	s.sleep(2 * time.Second)
 	s.answer(s.attempts()[0], delivered)
 	s.want("the end is told", fmt.Sprint(s.post(nil)), "[gone c/1]")
 	a := s.attempts()[0]
-	s.want("moved: to be read from the log", fmt.Sprint(a.seq, a.body), "2 <nil>")
+	s.want("moved: to be read from the log", fmt.Sprint(a.seq, a.loadedEvent), "2 <nil>")
 	s.answer(a, delivered)
 	s.want("the end is told", fmt.Sprint(s.post(nil)), "[gone c/2]")
 	s.say("e", dialog.Hangup)
 	s.answer(s.attempts()[0], delivered)
-	s.want("the floor rises at once", fmt.Sprint(s.floor), "4")
-	s.sleep(cursorPause)
+	s.want("the floor rises at once", fmt.Sprint(s.cursor), "4")
+	s.sleep(cursorSaveInterval)
 	s.want("and is told", fmt.Sprint(s.post(nil)), "[floor 4]")
 }
 
@@ -482,36 +482,36 @@ func TestStoreIsToldUntilItHears(t *testing.T) {
 	s.posts = false
 	s.say("c", dialog.Hangup)
 	a := s.attempts()[0]
-	s.sleep(moment)
+	s.sleep(outboxDelay)
 	s.want("told", fmt.Sprint(s.post(errUnanswered)), "[c/1 after 0]")
-	s.want("nothing has moved", fmt.Sprint(s.floor), "0")
+	s.want("nothing has moved", fmt.Sprint(s.cursor), "0")
 	s.answer(a, delivered)
 	s.want("its end is told, for it may have heard", fmt.Sprint(s.post(errUnanswered)), "[gone c/1 floor 1]")
-	s.sleep(cursorPause)
+	s.sleep(cursorSaveInterval)
 	s.want("again", fmt.Sprint(s.post(nil)), "[gone c/1 floor 1]")
 	s.want("done", fmt.Sprint(s.post(nil)), "[]")
 }
 
 func TestRestored(t *testing.T) {
 	s := newStage(t, sub("a", "http://a/"))
-	s.begin(2)
+	s.startFrom(2)
 	old := func(seq uint64, typ dialog.Type, due time.Duration) *delivery {
 		d := &delivery{seq: seq, kind: typ, at: s.now}
 		if due != 0 {
-			d.due, d.attempts = s.now.Add(due), 1
+			d.dueAt, d.scheduleStep = s.now.Add(due), 1
 		}
 		return d
 	}
-	s.restore("a", "c", old(1, dialog.Hangup, 5*time.Second), false)
-	s.restore("a", "c", old(3, dialog.Hangup, 0), false)
-	s.restore("a", "past", old(4, dialog.Hangup, -time.Second), false)
-	s.restore("gone", "d", old(5, dialog.Hangup, 0), false)
-	s.restore("a", "d", old(900, dialog.Hangup, 0), true)
+	s.restoreDelivery("a", "c", old(1, dialog.Hangup, 5*time.Second), false)
+	s.restoreDelivery("a", "c", old(3, dialog.Hangup, 0), false)
+	s.restoreDelivery("a", "past", old(4, dialog.Hangup, -time.Second), false)
+	s.restoreDelivery("gone", "d", old(5, dialog.Hangup, 0), false)
+	s.restoreDelivery("a", "d", old(900, dialog.Hangup, 0), true)
 	s.want("what nobody wants, and what is lost", strings.Join(s.ends, ", "), "0s gone d/5 canceled, 0s a d/900 canceled")
 	s.want("is forgotten", fmt.Sprint(s.post(nil)), "[gone d/5 gone d/900]")
 	s.seq = 2
 	s.say("c", dialog.Hangup, dialog.Hangup, dialog.Hangup) // 3 and 4 are known
-	s.tick(s.now)
+	s.runDue(s.now)
 	as := s.attempts()
 	s.want("what was due", s.labels(as), "past/4")
 	s.answer(as[0], expired)
@@ -528,7 +528,7 @@ func TestNothingIsLeft(t *testing.T) {
 	for i := range 1000 {
 		s.say(fmt.Sprint("c", i), dialog.DialIn, dialog.Hangup)
 		for _, a := range s.attempts() {
-			s.answer(a, []outcome{waiting, delivered, delivered}[(i+int(a.seq))%3])
+			s.answer(a, []outcome{willRetry, delivered, delivered}[(i+int(a.seq))%3])
 		}
 		s.sleep(50 * time.Millisecond)
 	}
@@ -542,12 +542,12 @@ func TestNothingIsLeft(t *testing.T) {
 	if len(s.ends) != 4000 {
 		t.Errorf("%d ended, want 4000", len(s.ends))
 	}
-	for _, target := range s.targets {
-		if len(target.lanes)+target.ready.len()+target.sending != 0 {
-			t.Errorf("%d lanes, %d ready, %d under way are left", len(target.lanes), target.ready.len(), target.sending)
+	for _, target := range s.subscribers {
+		if len(target.queues)+target.due.len()+target.inFlight != 0 {
+			t.Errorf("%d lanes, %d ready, %d under way are left", len(target.queues), target.due.len(), target.inFlight)
 		}
 	}
-	if s.young.len()+s.dirty.len()+len(s.lanes.resting)+len(s.moved) != 0 || s.floor != 2000 || s.cursor != 2000 || s.moving != 0 {
-		t.Errorf("left: %d young, %d dirty, %d resting; floor %d, cursor %d", s.young.len(), s.dirty.len(), len(s.lanes.resting), s.floor, s.cursor)
+	if s.recent.len()+s.unsaved.len()+len(s.scheduler.backoffs)+len(s.inOutbox) != 0 || s.cursor != 2000 || s.savedCursor != 2000 || s.moving != 0 {
+		t.Errorf("left: %d young, %d dirty, %d resting; floor %d, cursor %d", s.recent.len(), s.unsaved.len(), len(s.scheduler.backoffs), s.cursor, s.savedCursor)
 	}
 }

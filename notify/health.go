@@ -20,7 +20,7 @@ import (
 
 // A standing is how deliveries to a subscription go that do not go well. The JSON
 // form is what the store keeps: fields are only ever added.
-type standing struct {
+type healthState struct {
 	Failing time.Time `json:"failing,omitzero"`  // since when there are failures only
 	Paused  time.Time `json:"paused,omitzero"`   // since when a circuit breaker is open; zero: none is
 	Why     string    `json:"why,omitempty"`     // the last failure that is known
@@ -34,86 +34,86 @@ const (
 )
 
 // patience is how long a subscription fails before its standing is kept.
-const patience = time.Minute
+const healthDelay = time.Minute
 
 // standings are what the nodes know of how subscriptions stand: who delivers
 // writes it, and all read it. Who is not in it stands well.
-type standings struct {
-	kv   jetstream.KeyValue
-	nc   *nats.Conn
-	some chan struct{} // has room for one: there is something to write
+type healthStates struct {
+	kv     jetstream.KeyValue
+	nc     *nats.Conn
+	wakeup chan struct{} // has room for one: there is something to write
 
 	mu      sync.Mutex
-	known   map[string]standing  // by subscription
-	unsaved map[string]*standing // to be written; nil: to be deleted
+	known   map[string]healthState  // by subscription
+	unsaved map[string]*healthState // to be written; nil: to be deleted
 }
 
 // openStandings opens the bucket of standings: id of the subscription to JSON.
 // One that is deleted leaves a marker, which stays: without it, a server that was
 // killed could find the deleted one again.
-func openStandings(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
+func openHealthStates(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{
 		Bucket:      "bellhop_standings",
 		Description: "subscriptions whose deliveries fail",
 	})
 }
 
-func (x *standings) of(id string) (standing, bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	st, ok := x.known[id]
+func (h *healthStates) get(id string) (healthState, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	st, ok := h.known[id]
 	return st, ok
 }
 
 // set notes how a subscription stands, and has it written. nil: well.
-func (x *standings) set(id string, st *standing) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if _, known := x.known[id]; st == nil && !known {
+func (h *healthStates) set(id string, st *healthState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, known := h.known[id]; st == nil && !known {
 		return
 	}
-	x.unsaved[id] = st
-	if delete(x.known, id); st != nil {
-		x.known[id] = *st
+	h.unsaved[id] = st
+	if delete(h.known, id); st != nil {
+		h.known[id] = *st
 	}
-	wake(x.some)
+	signal(h.wakeup)
 }
 
 // watch applies what the bucket holds and, if it is to go on, every change
 // until ctx ends. What is still to be written is newer.
-func (x *standings) watch(ctx context.Context, goOn bool) error {
-	return watch(ctx, x.kv, goOn, x.heard)
+func (h *healthStates) watch(ctx context.Context, forever bool) error {
+	return watchBucket(ctx, h.kv, forever, h.applyEntry)
 }
 
-func (x *standings) heard(e jetstream.KeyValueEntry) error {
-	var st standing
+func (h *healthStates) applyEntry(e jetstream.KeyValueEntry) error {
+	var st healthState
 	if e.Operation() == jetstream.KeyValuePut {
 		if err := json.Unmarshal(e.Value(), &st); err != nil {
 			return fmt.Errorf("standing of %s: %w", e.Key(), err)
 		}
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if _, ours := x.unsaved[e.Key()]; ours {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, ours := h.unsaved[e.Key()]; ours {
 		return nil
 	}
-	if delete(x.known, e.Key()); e.Operation() == jetstream.KeyValuePut {
-		x.known[e.Key()] = st
+	if delete(h.known, e.Key()); e.Operation() == jetstream.KeyValuePut {
+		h.known[e.Key()] = st
 	}
 	return nil
 }
 
 // write writes what is set until ctx ends, and then what is left, for 2 s at
 // most.
-func (x *standings) write(ctx context.Context) error {
-	last, cancel := twoSecondsMore(ctx, x.nc)
+func (h *healthStates) saveChanges(ctx context.Context) error {
+	last, cancel := withDrainTime(ctx, h.nc)
 	defer cancel()
 	for {
-		x.mu.Lock()
-		changes := maps.Clone(x.unsaved)
-		x.mu.Unlock()
+		h.mu.Lock()
+		changes := maps.Clone(h.unsaved)
+		h.mu.Unlock()
 		for id, st := range changes {
-			if err := x.save(last, id, st); err != nil {
+			if err := h.saveState(last, id, st); err != nil {
 				return err
 			}
 		}
@@ -121,49 +121,49 @@ func (x *standings) write(ctx context.Context) error {
 			continue
 		}
 		select {
-		case <-x.some:
+		case <-h.wakeup:
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-func (x *standings) save(ctx context.Context, id string, st *standing) error {
-	ctx, cancel := context.WithTimeout(ctx, waveTimeout)
+func (h *healthStates) saveState(ctx context.Context, id string, st *healthState) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	var err error
 	if st == nil {
-		err = x.kv.Delete(ctx, id)
+		err = h.kv.Delete(ctx, id)
 	} else {
 		b, _ := json.Marshal(st) // strings and times of this century
-		_, err = x.kv.Put(ctx, id, b)
+		_, err = h.kv.Put(ctx, id, b)
 	}
 	if err != nil {
 		return fmt.Errorf("standing of %s: %w", id, err)
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.unsaved[id] == st {
-		delete(x.unsaved, id)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.unsaved[id] == st {
+		delete(h.unsaved, id)
 	}
 	return nil
 }
 
 // reason is why s is paused: which circuit breaker is open, and the failure that
 // opened it.
-func (st *standing) reason(s *Subscription) string {
+func (st *healthState) pauseReason(s *Subscription) string {
 	if st.Breaker == breakerEndpoint {
-		u, _ := url.Parse(address(s.URL)) // Validate has parsed both
+		u, _ := url.Parse(urlBeforeVariables(s.URL)) // Validate has parsed both
 		return "endpoint " + endpointKey(u) + " is down: " + st.Why
 	}
 	return "the URL of the subscription fails: " + st.Why
 }
 
 // shown is s as it stands.
-func (x *standings) shown(s Subscription) Subscription {
-	if st, ok := x.of(s.ID); ok && s.Active && !st.Paused.IsZero() {
+func (h *healthStates) withHealth(s Subscription) Subscription {
+	if st, ok := h.get(s.ID); ok && s.Active && !st.Paused.IsZero() {
 		s.State = StatePaused
-		s.Why = "paused since " + st.Paused.UTC().Format(time.RFC3339) + ", but for a probe every 30 s at most: " + st.reason(&s)
+		s.Why = "paused since " + st.Paused.UTC().Format(time.RFC3339) + ", but for a probe every 30 s at most: " + st.pauseReason(&s)
 	}
 	return s
 }

@@ -54,21 +54,21 @@ func replies(all ...string) func(net.Conn, *bufio.Reader) {
 }
 
 // post sends one request, and returns what came back.
-func post(ctx context.Context, cs *conns) (status int, body string, err error) {
-	return postTo(ctx, cs, "http://crm.example/hook")
+func post(ctx context.Context, cp *connPool) (status int, body string, err error) {
+	return postTo(ctx, cp, "http://crm.example/hook")
 }
 
-func postTo(ctx context.Context, cs *conns, url string) (status int, body string, err error) {
+func postTo(ctx context.Context, cp *connPool, url string) (status int, body string, err error) {
 	req, err := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader("the body"))
 	if err != nil {
 		return 0, "", err
 	}
-	res, err := cs.RoundTrip(req)
+	res, err := cp.RoundTrip(req)
 	if err != nil {
 		return 0, "", err
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxResponseBody))
 	return res.StatusCode, string(b), err
 }
 
@@ -91,7 +91,7 @@ func TestConns(t *testing.T) {
 		{"HTTP/1.0", []func(net.Conn, *bufio.Reader){replies("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"), replies(ok)}, []string{"200 ok", "200 ok"}, 2},
 		{"more than is read", []func(net.Conn, *bufio.Reader){
 			replies("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + strings.Repeat("x", 5000)), replies(ok),
-		}, []string{"200 " + strings.Repeat("x", maxAnswer), "200 ok"}, 2},
+		}, []string{"200 " + strings.Repeat("x", maxResponseBody), "200 ok"}, 2},
 		{"more than was announced", []func(net.Conn, *bufio.Reader){replies(ok + "HTTP/1.1 500 Not Asked\r\n\r\n"), replies(ok)}, []string{"200 ok", "200 ok"}, 2},
 		{"another protocol", []func(net.Conn, *bufio.Reader){replies("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"), replies(ok)}, []string{"101 ", "200 ok"}, 2},
 		{"closed while it was kept", []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
@@ -114,10 +114,10 @@ func TestConns(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &peer{t: t, scripts: tt.scripts}
-				cs := newConns(p.dial, nil)
-				defer cs.close()
+				cp := newConnPool(p.dial, nil)
+				defer cp.close()
 				for i, want := range tt.want {
-					wantAnswer(t, cs, i, want)
+					wantAnswer(t, cp, i, want)
 					synctest.Wait() // whoever closes has closed
 				}
 				if p.dialed != tt.dialed {
@@ -137,18 +137,18 @@ func TestConnsExpire(t *testing.T) {
 			replies("HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n")(c, r)
 			open.Add(-1)
 		}}}
-		cs := newConns(p.dial, nil)
+		cp := newConnPool(p.dial, nil)
 		ask := func() {
 			t.Helper()
-			if status, _, err := post(t.Context(), cs); status != 204 {
+			if status, _, err := post(t.Context(), cp); status != 204 {
 				t.Fatal(status, err)
 			}
 			synctest.Wait()
 		}
 		ask()
-		time.Sleep(connIdle - time.Second)
+		time.Sleep(connIdleTimeout - time.Second)
 		ask()
-		time.Sleep(connIdle - time.Second)
+		time.Sleep(connIdleTimeout - time.Second)
 		if p.dialed != 1 || open.Load() != 1 {
 			t.Errorf("%d connections were made and %d are open, want the one that was used in time", p.dialed, open.Load())
 		}
@@ -158,7 +158,7 @@ func TestConnsExpire(t *testing.T) {
 			t.Errorf("%d connections are open that nobody uses", open.Load())
 		}
 		ask()
-		cs.close()
+		cp.close()
 		synctest.Wait()
 		if p.dialed != 2 || open.Load() != 0 {
 			t.Errorf("%d connections were made and %d are open after the end, want 2 and none", p.dialed, open.Load())
@@ -176,12 +176,12 @@ func TestConnsCanceled(t *testing.T) {
 					replies(answer)(c, r)
 					ended = true
 				}}}
-				cs := newConns(p.dial, nil)
-				defer cs.close()
+				cp := newConnPool(p.dial, nil)
+				defer cp.close()
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				begin := time.Now()
-				if _, _, err := post(ctx, cs); err == nil {
+				if _, _, err := post(ctx, cp); err == nil {
 					t.Error("it did not fail")
 				}
 				synctest.Wait()
@@ -195,9 +195,9 @@ func TestConnsCanceled(t *testing.T) {
 
 // wantAnswer sends request i, from 0, and wants its status and body, or an error that
 // contains want.
-func wantAnswer(t *testing.T, cs *conns, i int, want string) {
+func wantAnswer(t *testing.T, cp *connPool, i int, want string) {
 	t.Helper()
-	status, body, err := post(t.Context(), cs)
+	status, body, err := post(t.Context(), cp)
 	got := fmt.Sprint(status, " ", body)
 	if err != nil {
 		got = err.Error()

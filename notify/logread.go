@@ -17,22 +17,22 @@ import (
 // saidSubject is where a node tells the others, and its own tails, how far the log
 // goes. It is not stored: who misses it looks at the log itself, every logLook.
 const (
-	saidSubject = "bellhop.said"
-	logLook     = time.Second
+	publishedSubject = "bellhop.said"
+	logPollInterval  = time.Second
 )
 
 // spread tells the other nodes, and who tails the log, how far this one knows that
 // it goes.
-func (n *Notifier) spread() {
-	n.js.Conn().Publish(saidSubject, strconv.AppendUint(nil, n.fresh.end(), 10)) // if it fails, it is missed
+func (n *Notifier) announceEnd() {
+	n.js.Conn().Publish(publishedSubject, strconv.AppendUint(nil, n.handoff.knownEnd(), 10)) // if it fails, it is missed
 }
 
 // hearSaid passes on what spread tells, of any node.
-func (n *Notifier) hearSaid(hear func(seq uint64)) (*nats.Subscription, error) {
-	return n.js.Conn().Subscribe(saidSubject, func(m *nats.Msg) {
-		defer n.contain("hear " + saidSubject)
+func (n *Notifier) subscribeEnds(raiseEnd func(seq uint64)) (*nats.Subscription, error) {
+	return n.js.Conn().Subscribe(publishedSubject, func(m *nats.Msg) {
+		defer n.recoverPanic("hear " + publishedSubject)
 		if seq, err := strconv.ParseUint(string(m.Data), 10, 64); err == nil {
-			hear(seq)
+			raiseEnd(seq)
 		}
 	})
 }
@@ -40,59 +40,59 @@ func (n *Notifier) hearSaid(hear func(seq uint64)) (*nats.Subscription, error) {
 // follow has events delivered that any node has said, until ctx ends. Before it
 // lets one pass, it sees to it that this node knows what subscriptions there
 // were when it was said.
-func (n *Notifier) follow(ctx context.Context) error {
-	sub, err := n.hearSaid(n.fresh.hear)
+func (n *Notifier) releaseEvents(ctx context.Context) error {
+	sub, err := n.subscribeEnds(n.handoff.raiseEnd)
 	if err != nil {
 		n.log.Warn("events of other nodes are late", "err", err)
 	} else {
 		defer sub.Unsubscribe()
 	}
-	look := time.NewTicker(logLook)
-	defer look.Stop()
+	poll := time.NewTicker(logPollInterval)
+	defer poll.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-n.fresh.rumor:
-		case <-look.C:
-			if _, err := n.fresh.look(ctx, n.events); err != nil && ctx.Err() == nil {
+		case <-n.handoff.endRaised:
+		case <-poll.C:
+			if _, err := n.handoff.refreshEnd(ctx, n.events); err != nil && ctx.Err() == nil {
 				n.log.Warn("it is not known how far the log goes", "err", err)
 			}
 		}
-		seq, news := n.fresh.rumored()
-		if !news {
+		seq, raised := n.handoff.unreleasedEnd()
+		if !raised {
 			continue
 		}
-		if err := n.registry.current(ctx); err != nil && ctx.Err() == nil {
+		if err := n.registry.syncSubscriptions(ctx); err != nil && ctx.Err() == nil {
 			n.log.Warn("subscriptions may be old", "err", err)
 		}
-		n.fresh.pass(seq)
+		n.handoff.raiseLimit(seq)
 	}
 }
 
 // currentWithin is how long events wait at most for the subscriptions that were
 // stored before them.
-const currentWithin = 2 * time.Second
+const syncTimeout = 2 * time.Second
 
 // current returns when this node knows every subscription that is stored by now.
-func (r *registry) current(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, currentWithin)
+func (r *registry) syncSubscriptions(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
 	info, err := r.stream.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("bucket bellhop_subscriptions: %w", err)
 	}
 	last := info.State.LastSeq
-	late := time.NewTimer(currentWithin / 8)
+	late := time.NewTimer(syncTimeout / 8)
 	defer late.Stop()
-	for !r.knows(last) {
+	for !r.hasSeen(last) {
 		select {
-		case <-r.progress:
+		case <-r.seenSignal:
 		case <-late.C: // the watch has lost its server, and does not know it yet
 			if err := r.watch(ctx, false); err != nil {
 				return err
 			}
-			r.saw(last) // or it is gone
+			r.raiseSeen(last) // or it is gone
 		case <-ctx.Done():
 			return fmt.Errorf("bucket bellhop_subscriptions: %w", ctx.Err())
 		}
@@ -101,33 +101,33 @@ func (r *registry) current(ctx context.Context) error {
 }
 
 // saw notes that this node knows every subscription up to a revision.
-func (r *registry) saw(revision uint64) {
+func (r *registry) raiseSeen(revision uint64) {
 	r.mu.Lock()
 	r.seen = max(r.seen, revision)
 	r.mu.Unlock()
-	wake(r.progress)
+	signal(r.seenSignal)
 }
 
-func (r *registry) knows(revision uint64) bool {
+func (r *registry) hasSeen(revision uint64) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.seen >= revision
 }
 
 // partSize is how many events are asked for at once.
-const partSize = 256
+const readSize = 256
 
 // read passes a part of the log on, or what there is of it when ctx ends. It asks
 // whichever server has a copy, so that it needs none in particular; one whose copy
 // is a little behind, or that does not answer, is asked again.
-func (n *Notifier) read(ctx context.Context, from, to uint64, log chan<- entry) {
+func (n *Notifier) readRange(ctx context.Context, from, to uint64, log chan<- entry) {
 	for wait := time.Millisecond; from <= to && ctx.Err() == nil; {
-		next, err := n.readPart(ctx, from, to, log)
+		next, err := n.readOnce(ctx, from, to, log)
 		if next > from {
 			from, wait = next, time.Millisecond
 			continue
 		}
-		if err == nil && wait >= errorPause {
+		if err == nil && wait >= errorBackoff {
 			var info *jetstream.StreamInfo
 			if info, err = n.events.Info(ctx); err == nil && info.State.FirstSeq > to {
 				return // it is gone
@@ -135,17 +135,17 @@ func (n *Notifier) read(ctx context.Context, from, to uint64, log chan<- entry) 
 		}
 		if err != nil && ctx.Err() == nil {
 			n.log.Warn("the store does not give events", "from", from, "err", err)
-			wait = errorPause
+			wait = errorBackoff
 		}
-		pause(ctx, wait)
-		wait = min(2*wait, errorPause)
+		sleep(ctx, wait)
+		wait = min(2*wait, errorBackoff)
 	}
 }
 
 // collect reads a part of the log, or what there is of it when ctx ends.
-func (n *Notifier) collect(ctx context.Context, from, to uint64) (entries []entry) {
+func (n *Notifier) collectRange(ctx context.Context, from, to uint64) (entries []entry) {
 	log := make(chan entry, to-from+1)
-	n.read(ctx, from, to, log)
+	n.readRange(ctx, from, to, log)
 	close(log)
 	for e := range log {
 		entries = append(entries, e)
@@ -154,19 +154,19 @@ func (n *Notifier) collect(ctx context.Context, from, to uint64) (entries []entr
 }
 
 // readPart asks for events once, and returns where it has come to.
-func (n *Notifier) readPart(ctx context.Context, from, to uint64, log chan<- entry) (next uint64, err error) {
-	err = n.ask(ctx, part{Seq: from, Batch: int(min(partSize, to-from+1))}, func(seq uint64, m *nats.Msg) bool {
+func (n *Notifier) readOnce(ctx context.Context, from, to uint64, log chan<- entry) (next uint64, err error) {
+	err = n.requestEvents(ctx, readRequest{Seq: from, Batch: int(min(readSize, to-from+1))}, func(seq uint64, m *nats.Msg) bool {
 		if seq > to {
 			from = to + 1 // the rest is gone
 			return false
 		}
 		from = seq + 1
-		e, err := n.decode(m.Data)
+		e, err := n.decodeEvent(m.Data)
 		if err != nil {
 			n.log.Error("an event cannot be read", "subject", m.Header.Get(jetstream.SubjectHeader), "err", err)
 			return true
 		}
-		e.Observed = n.observed(e.At)
+		e.Observed = n.monotonicTime(e.At)
 		select {
 		case log <- entry{seq, e}:
 			return true
@@ -181,9 +181,9 @@ func (n *Notifier) readPart(ctx context.Context, from, to uint64, log chan<- ent
 }
 
 // decode reads an event as the log has it.
-func (n *Notifier) decode(data []byte) (e *dialog.Event, err error) {
+func (n *Notifier) decodeEvent(data []byte) (e *dialog.Event, err error) {
 	err = errUnreadable // of a panic
-	defer n.contain("decode event")
+	defer n.recoverPanic("decode event")
 	e = new(dialog.Event)
 	err = json.Unmarshal(data, e)
 	return e, err
@@ -192,7 +192,7 @@ func (n *Notifier) decode(data []byte) (e *dialog.Event, err error) {
 var errUnreadable = errors.New("it makes the decoder panic")
 
 // A part is what of the log is asked for at once.
-type part struct {
+type readRequest struct {
 	Seq     uint64     `json:"seq,omitempty"` // the first place
 	Since   *time.Time `json:"start_time,omitempty"`
 	Subject string     `json:"next_by_subj,omitempty"`
@@ -208,7 +208,7 @@ var (
 // to f until that returns false. It costs the server no consumer. What is lost on
 // the way, as when the server that this node is connected to is gone, is missed:
 // the error is errGap, and f has been shown all that was before.
-func (n *Notifier) ask(ctx context.Context, p part, f func(seq uint64, m *nats.Msg) bool) error {
+func (n *Notifier) requestEvents(ctx context.Context, p readRequest, f func(seq uint64, m *nats.Msg) bool) error {
 	nc := n.js.Conn()
 	answers := make(chan *nats.Msg, p.Batch+1) // and one that ends them
 	sub, err := nc.ChanSubscribe(nc.NewInbox(), answers)
@@ -220,31 +220,31 @@ func (n *Notifier) ask(ctx context.Context, p part, f func(seq uint64, m *nats.M
 	if err := nc.PublishRequest("$JS.API.DIRECT.GET.bellhop_events", sub.Subject, request); err != nil {
 		return err
 	}
-	late := time.NewTimer(waveTimeout)
-	defer late.Stop()
-	for before := "0"; ; { // the place of the message before this
+	timeout := time.NewTimer(storeTimeout)
+	defer timeout.Stop()
+	for previous := "0"; ; { // the place of the message before this
 		var m *nats.Msg
 		select {
 		case m = <-answers:
-			late.Reset(waveTimeout)
-		case <-late.C:
+			timeout.Reset(storeTimeout)
+		case <-timeout.C:
 			return errNoAnswer
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 		status := m.Header.Get("Status")
-		switch whole := m.Header.Get(jetstream.LastSequenceHeader) == before; {
+		switch complete := m.Header.Get(jetstream.LastSequenceHeader) == previous; {
 		case status == "404": // there is none
 			return nil
 		case status != "" && status != "204":
 			return fmt.Errorf("%s %s", status, m.Header.Get("Description"))
-		case !whole:
+		case !complete:
 			return errGap
 		case status == "204": // no more
 			return nil
 		}
-		before = m.Header.Get(jetstream.SequenceHeader)
-		seq, err := strconv.ParseUint(before, 10, 64)
+		previous = m.Header.Get(jetstream.SequenceHeader)
+		seq, err := strconv.ParseUint(previous, 10, 64)
 		if err != nil {
 			return err
 		}

@@ -25,9 +25,9 @@ import (
 
 // readAgain reads the pages that the lanes want now.
 func (s *stage) readAgain() (read string) {
-	for b, from, to := s.nextPage(); b != nil; b, from, to = s.nextPage() {
-		read += fmt.Sprintf("%s %d-%d ", b.target.sub.ID, from, to)
-		s.addPage(s.now, b, to, s.page(from, to))
+	for r, from, to := s.nextPage(); r != nil; r, from, to = s.nextPage() {
+		read += fmt.Sprintf("%s %d-%d ", r.subscriber.sub.ID, from, to)
+		s.addPage(s.now, r, to, s.page(from, to))
 	}
 	return strings.TrimSpace(read)
 }
@@ -73,17 +73,17 @@ func (s *stage) sayTo(dead string, from, to int) (unanswered []*attempt) {
 
 func TestBehind(t *testing.T) {
 	s := newStage(t, sub("a", "http://a/"), sub("well", "http://well/"))
-	s.limit, s.posts = 4, false
+	s.maxPending, s.posts = 4, false
 	as := s.sayTo("a", 1, 9)
 	s.want("what waits, and what the other one got", fmt.Sprint(s.pending, len(s.ends)), "4 8")
-	s.want("who is behind", fmt.Sprint(s.behind, s.targets["a"].behind != nil), "1 true")
+	s.want("who is behind", fmt.Sprint(s.lagging, s.subscribers["a"].lag != nil), "1 true")
 	s.want("nothing is read before there is room", s.readAgain(), "")
 
-	s.sleep(moment)
+	s.sleep(outboxDelay)
 	s.want("what is told", fmt.Sprint(s.post(errUnanswered)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
-	s.want("the floor stays below", fmt.Sprint(s.floor), "0")
+	s.want("the floor stays below", fmt.Sprint(s.cursor), "0")
 	s.want("it is told again", fmt.Sprint(s.post(nil)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
-	s.want("then the floor rises", fmt.Sprint(s.floor), "8")
+	s.want("then the floor rises", fmt.Sprint(s.cursor), "8")
 
 	s.answer(as[0], delivered)
 	s.want("no room yet", s.readAgain(), "")
@@ -100,20 +100,20 @@ func TestBehind(t *testing.T) {
 	}
 	s.want("the next", s.readAgain(), "a 7-8")
 	s.want("all are sent", s.take("a"), "c7/7 c8/8")
-	s.want("it has not caught up", fmt.Sprint(s.behind), "1")
+	s.want("it has not caught up", fmt.Sprint(s.lagging), "1")
 	s.want("the last", s.readAgain(), "a 9-9")
 	s.want("which is sent", s.take("a"), "c9/9")
-	s.want("it has caught up", fmt.Sprint(s.behind, s.backlogs.len()), "0 0")
+	s.want("it has caught up", fmt.Sprint(s.lagging, s.dueLogReads.len()), "0 0")
 	s.say("c10", dialog.Hangup)
 	s.want("what is new goes straight", s.take("a"), "c10/10")
-	s.sleep(cursorPause)
+	s.sleep(cursorSaveInterval)
 	s.want("that it has is told", fmt.Sprint(s.post(nil)), "[gone behind gone c5/5 gone c6/6 gone c3/3 gone c4/4 floor 9]")
 }
 
 // An event that is too old when it is read again is over without an attempt.
 func TestBehindTooLong(t *testing.T) {
 	s := newStage(t, sub("a", "http://a/"))
-	s.limit = 2
+	s.maxPending = 2
 	s.say("c", dialog.Hangup)
 	s.say("d", dialog.DialIn, dialog.Answer, dialog.Hangup)
 	held := s.attempts()
@@ -137,27 +137,27 @@ func TestUnsubscribedWhileBehind(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStage(t, sub("a", "http://a/"))
-			s.limit, s.posts = 4, false
+			s.maxPending, s.posts = 4, false
 			as := s.sayTo("a", 1, 9)
 			if tt.told {
-				s.sleep(moment)
+				s.sleep(outboxDelay)
 				s.post(nil)
 				s.post(nil)
 			}
 			s.answer(as[0], delivered)
 			s.answer(as[1], delivered)
-			b, from, to := s.nextPage() // a page is on its way
+			r, from, to := s.nextPage() // a page is on its way
 			off := sub("a", "http://a/")
 			off.Active = false
-			s.subscribe(off, time.Time{})
-			s.addPage(s.now, b, to, s.page(from, to))
-			s.answer(as[2], waiting)
-			s.answer(as[3], waiting)
-			s.sleep(cursorPause)
+			s.applySubscription(off, time.Time{})
+			s.addPage(s.now, r, to, s.page(from, to))
+			s.answer(as[2], willRetry)
+			s.answer(as[3], willRetry)
+			s.sleep(cursorSaveInterval)
 			s.want("what the outbox hears", fmt.Sprint(s.post(nil)), tt.want)
-			s.want("what is left", fmt.Sprint(s.behind, s.pending, s.floor, s.words.len()), "0 0 8 0")
+			s.want("what is left", fmt.Sprint(s.lagging, s.pending, s.cursor, s.unsavedLogReads.len()), "0 0 8 0")
 			s.want("what is read", s.readAgain(), "")
-			s.subscribe(sub("a", "http://a/"), time.Time{})
+			s.applySubscription(sub("a", "http://a/"), time.Time{})
 			s.say("c9", dialog.Hangup)
 			s.want("once it is on again", s.take("a"), "c9/9")
 		})
@@ -168,7 +168,7 @@ func TestUnsubscribedWhileBehind(t *testing.T) {
 // falls behind again, and that does.
 func TestBehindAgain(t *testing.T) {
 	s := newStage(t, sub("a", "http://a/"))
-	s.limit, s.posts = 1, false
+	s.maxPending, s.posts = 1, false
 	s.say("c1", dialog.Hangup)
 	held := s.attempts()
 	s.say("c2", dialog.Hangup)
@@ -176,10 +176,10 @@ func TestBehindAgain(t *testing.T) {
 	s.answer(held[0], delivered)
 	s.readAgain()
 	s.take("a")
-	letters := s.letters(s.now) // that it has caught up
+	letters := s.outboxUpdates(s.now) // that it has caught up
 	s.sayTo("a", 3, 5)
-	for _, l := range letters {
-		s.posted(l, errUnanswered)
+	for _, u := range letters {
+		s.finishUpdate(u, errUnanswered)
 	}
 	s.want("told", fmt.Sprint(s.post(nil)), "[behind after 3]")
 	s.want("not taken back", fmt.Sprint(s.post(nil)), "[]")
@@ -193,12 +193,12 @@ func TestShares(t *testing.T) {
 		subs = append(subs, sub(fmt.Sprint("dead", i), "http://dead/"))
 	}
 	s := newStage(t, append(subs, sub("well", "http://well/"))...)
-	s.limit = 10
+	s.maxPending = 10
 	for i := range 20 {
 		s.say(fmt.Sprint("c", i), dialog.Hangup)
 		s.want("the one that is well", s.take("well"), fmt.Sprintf("c%d/%d", i, i+1))
 	}
-	s.want("who is behind, and what waits", fmt.Sprint(s.behind, s.pending), "50 100")
+	s.want("who is behind, and what waits", fmt.Sprint(s.lagging, s.pending), "50 100")
 }
 
 // A disk is an outbox that a crash leaves: the last word of each.
@@ -220,31 +220,31 @@ func (d *disk) take(m *nats.Msg) {
 
 // restart begins anew with what the disk has.
 func (s *stage) restart(d *disk, subs ...Subscription) {
-	limit := s.limit
-	s.lanes = newLanes(s.ended)
-	s.limit = limit
+	limit := s.maxPending
+	s.scheduler = newScheduler(s.onEnd)
+	s.maxPending = limit
 	for _, sub := range subs {
-		s.subscribe(sub, time.Time{})
+		s.applySubscription(sub, time.Time{})
 	}
-	s.begin(d.cursor)
+	s.startFrom(d.cursor)
 	type old struct {
 		sub  string
 		seq  uint64
-		word remembered
+		word storedDelivery
 	}
 	var olds []old
 	for subject, word := range d.words {
 		id, name, _ := strings.Cut(strings.TrimPrefix(subject, "bellhop.delivery."), ".")
 		seq, err := strconv.ParseUint(name, 10, 64)
 		if err != nil {
-			b, err := recallBacklog(id, name, word)
+			r, err := decodeLogRead(id, name, word)
 			if err != nil {
 				s.Fatal(err)
 			}
-			s.restoreBacklog(b)
+			s.restoreLogRead(r)
 			continue
 		}
-		o := old{id, seq, remembered{}}
+		o := old{id, seq, storedDelivery{}}
 		if err := json.Unmarshal(word, &o.word); err != nil {
 			s.Fatal(err)
 		}
@@ -252,11 +252,11 @@ func (s *stage) restart(d *disk, subs ...Subscription) {
 	}
 	slices.SortFunc(olds, func(a, b old) int { return cmp.Compare(a.seq, b.seq) })
 	for _, o := range olds {
-		s.restore(o.sub, o.word.Lane, &delivery{seq: o.seq, kind: o.word.Type, at: o.word.At, attempts: o.word.Attempts, due: o.word.Due, replay: o.word.Replay}, false)
+		s.restoreDelivery(o.sub, o.word.Queue, &delivery{seq: o.seq, kind: o.word.Type, at: o.word.At, scheduleStep: o.word.Step, dueAt: o.word.Due, replay: o.word.Replay}, false)
 	}
 	for _, e := range s.log {
 		if e.seq > d.cursor {
-			s.add(s.now, e.seq, e.event)
+			s.addEvent(s.now, e.seq, e.event)
 		}
 	}
 }
@@ -268,30 +268,30 @@ func TestBehindAndCrashes(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		subs := []Subscription{sub("a", "http://a/"), sub("b", "http://b/")}
 		s := newStage(t, subs...)
-		s.limit, s.posts = 1+r.IntN(20), false
+		s.maxPending, s.posts = 1+r.IntN(20), false
 		d := &disk{words: make(map[string][]byte)}
 		var under []*attempt
 		type page struct {
-			b  *backlog
+			b  *logRead
 			to uint64
 			es []entry
 		}
 		var pages []page
 		first := map[string][]uint64{} // by subscription and call: events in the order of their first coming
 		answer := func(a *attempt, o outcome) {
-			if key := a.sub.ID + " " + a.lane.name; o == delivered && !slices.Contains(first[key], a.seq) {
+			if key := a.sub.ID + " " + a.queue.name; o == delivered && !slices.Contains(first[key], a.seq) {
 				first[key] = append(first[key], a.seq)
 			}
 			a.endpoint.breaker = breaker{}
 			s.answer(a, o)
 		}
 		post := func(n int) { // the first n of a wave reach the disk
-			for i, l := range s.letters(s.now) {
+			for i, u := range s.outboxUpdates(s.now) {
 				if i < n {
-					d.take(l.message())
-					s.posted(l, nil)
+					d.take(u.outboxMessage())
+					s.finishUpdate(u, nil)
 				} else {
-					s.posted(l, errUnanswered)
+					s.finishUpdate(u, errUnanswered)
 				}
 			}
 		}
@@ -304,7 +304,7 @@ func TestBehindAndCrashes(t *testing.T) {
 				under = append(under, s.attempts()...)
 			case n < 13 && len(under) > 0:
 				i := r.IntN(len(under))
-				answer(under[i], []outcome{waiting, delivered, delivered}[r.IntN(3)])
+				answer(under[i], []outcome{willRetry, delivered, delivered}[r.IntN(3)])
 				under = slices.Delete(under, i, i+1)
 			case n < 15:
 				if b, from, to := s.nextPage(); b != nil {
@@ -314,18 +314,18 @@ func TestBehindAndCrashes(t *testing.T) {
 				s.addPage(s.now, pages[0].b, pages[0].to, pages[0].es)
 				pages = pages[1:]
 			case n < 18:
-				post(waveSize)
+				post(batchSize)
 			case n < 19 && replays && s.seq > 0 && r.IntN(3) == 0: // somebody asks for a part of the log
 				from := 1 + r.Uint64N(s.seq)
 				b := s.again("a", from, from+r.Uint64N(s.seq-from+1), "hangup")
 				b.name = fmt.Sprint("replay.", r.Uint64())
-				d.words["bellhop.delivery.a."+b.name], _ = json.Marshal(rest{b.after, b.to, b.types})
+				d.words["bellhop.delivery.a."+b.name], _ = json.Marshal(storedLogRead{b.after, b.to, b.types})
 			case n < 19:
 				s.sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
 			case crashes && r.IntN(3) == 0:
-				for i, l := range s.letters(s.now) { // some are on their way
+				for i, u := range s.outboxUpdates(s.now) { // some are on their way
 					if i < r.IntN(10) {
-						d.take(l.message())
+						d.take(u.outboxMessage())
 					} else {
 						break
 					}
@@ -333,18 +333,18 @@ func TestBehindAndCrashes(t *testing.T) {
 				under, pages = nil, nil
 				s.restart(d, subs...)
 			}
-			for id, target := range s.targets {
-				if n := len(target.waits()); n != target.pending {
+			for id, target := range s.subscribers {
+				if n := len(target.pendingSeqs()); n != target.pending {
 					t.Fatalf("seed %d: %d deliveries of %s wait, of %d events", seed, target.pending, id, n)
 				}
-				if target.pending > 2*s.limit+1 {
-					t.Fatalf("seed %d: %d deliveries of %s wait, the limit is %d", seed, target.pending, id, s.limit)
+				if target.pending > 2*s.maxPending+1 {
+					t.Fatalf("seed %d: %d deliveries of %s wait, the limit is %d", seed, target.pending, id, s.maxPending)
 				}
 			}
 		}
-		for i := 0; s.pending+s.behind+len(under)+len(pages)+len(d.words) > 0; i++ {
+		for i := 0; s.pending+s.lagging+len(under)+len(pages)+len(d.words) > 0; i++ {
 			if i > 10_000 {
-				t.Fatalf("seed %d: %d wait, %d are behind, %v", seed, s.pending, s.behind, d.words)
+				t.Fatalf("seed %d: %d wait, %d are behind, %v", seed, s.pending, s.lagging, d.words)
 			}
 			for _, a := range append(under, s.attempts()...) {
 				answer(a, delivered)
@@ -354,7 +354,7 @@ func TestBehindAndCrashes(t *testing.T) {
 			}
 			under, pages = nil, nil
 			s.readAgain()
-			post(waveSize)
+			post(batchSize)
 			s.sleep(time.Second)
 		}
 		want := map[string][]uint64{}
@@ -372,8 +372,8 @@ func TestBehindAndCrashes(t *testing.T) {
 		if !crashes && !replays && len(s.ends) != 2*len(s.log) {
 			t.Fatalf("seed %d: %d ended, want %d", seed, len(s.ends), 2*len(s.log))
 		}
-		if s.floor != s.seq || s.young.len()+len(s.moved)+s.backlogs.len()+s.words.len() != 0 {
-			t.Fatalf("seed %d: left: floor %d of %d, %d young, %d moved", seed, s.floor, s.seq, s.young.len(), len(s.moved))
+		if s.cursor != s.seq || s.recent.len()+len(s.inOutbox)+s.dueLogReads.len()+s.unsavedLogReads.len() != 0 {
+			t.Fatalf("seed %d: left: floor %d of %d, %d young, %d moved", seed, s.cursor, s.seq, s.recent.len(), len(s.inOutbox))
 		}
 	}
 }
@@ -533,9 +533,9 @@ func TestLost(t *testing.T) {
 func BenchmarkBehind(b *testing.B) {
 	for b.Loop() {
 		var ended int
-		q, sweeper, words := newLanes(func(*delivery, outcome) { ended++ }), newSweeper(), uint64(0)
-		q.subscribe(sub("dead", "http://dead/"), time.Time{})
-		q.subscribe(sub("well", "http://well/"), time.Time{})
+		s, sweeper, words := newScheduler(func(*delivery, outcome) { ended++ }), newSweeper(), uint64(0)
+		s.applySubscription(sub("dead", "http://dead/"), time.Time{})
+		s.applySubscription(sub("well", "http://well/"), time.Time{})
 		heap := func() uint64 {
 			runtime.GC()
 			var m runtime.MemStats
@@ -548,30 +548,30 @@ func BenchmarkBehind(b *testing.B) {
 		}
 		for i := range 10 * maxPending {
 			e := callOf(i)[2]
-			q.add(now, uint64(i+1), &e)
-			for a := q.next(now); a != nil; a = q.next(now) {
-				a.outcome = waiting
+			s.addEvent(now, uint64(i+1), &e)
+			for a := s.nextAttempt(now); a != nil; a = s.nextAttempt(now) {
+				a.outcome = willRetry
 				if a.sub.ID == "well" {
 					a.outcome = delivered
 				}
-				q.done(now, a)
+				s.finishAttempt(now, a)
 			}
 			now = now.Add(time.Millisecond)
-			q.tick(now)
-			for _, l := range q.letters(now) {
+			s.runDue(now)
+			for _, u := range s.outboxUpdates(now) {
 				words++
-				sweeper.wrote(l.message(), written{seq: words})
-				q.posted(l, nil)
+				sweeper.noteResult(u.outboxMessage(), writeResult{seq: words})
+				s.finishUpdate(u, nil)
 			}
-			sweeper.old, sweeper.gone, sweeper.purge = nil, nil, nil // all is swept
+			sweeper.superseded, sweeper.ended, sweeper.purge = nil, nil, nil // all is swept
 			if i == maxPending-1 {
 				report("MB-at-the-limit")
-				b.ReportMetric(float64(heap()-before)/float64(q.pending), "B/pending")
+				b.ReportMetric(float64(heap()-before)/float64(s.pending), "B/pending")
 			}
 		}
 		report("MB-at-ten-times-that")
-		if q.pending != maxPending || ended != 10*maxPending {
-			b.Fatalf("%d wait, %d ended", q.pending, ended)
+		if s.pending != maxPending || ended != 10*maxPending {
+			b.Fatalf("%d wait, %d ended", s.pending, ended)
 		}
 		runtime.KeepAlive(sweeper)
 	}
