@@ -15,36 +15,35 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// waveSize is how many messages are written before their acknowledgements are
-// waited for; waveTimeout is how long that wait may be.
+// batchSize is how many messages are written before their acknowledgements are awaited.
+// storeTimeout is how long a request to the store may take.
 const (
 	batchSize    = 256
 	storeTimeout = 5 * time.Second
 )
 
-// errRepeated says that the stream has had this message before.
+// errAlreadyPublished reports that the stream has a message of this subject already.
 var errAlreadyPublished = errors.New("said before")
 
-// A waver writes messages to streams a wave at a time: all are published
-// without waiting, then all acknowledgements are awaited. What is not in the
-// stream after one wave is in the caller's hands before the next, so nothing
-// overtakes what failed.
+// A batchWriter writes messages to streams in batches: it publishes all messages of a batch
+// without waiting, and then awaits all acknowledgements. The caller has the results of a
+// batch before it writes the next, so no message overtakes one that failed.
 type batchWriter struct {
 	n      *Notifier
 	nc     *nats.Conn
 	sub    *nats.Subscription
-	prefix string // of the subjects that acknowledgements come to
+	prefix string // of the reply subjects
 
 	mu          sync.Mutex
-	batchNumber int           // tells answers that come too late; the same while all are in time, for the server caches subjects
-	results     []writeResult // by place in the wave; errUnanswered until answered
-	unanswered  int           // unanswered
+	batchNumber int           // tells late acknowledgements apart; it changes only after a late batch, as the server caches reply subjects
+	results     []writeResult // by index in the batch; errUnanswered until acknowledged
+	unanswered  int           // messages without an acknowledgement
 	done        chan struct{}
 }
 
-// written is what became of one message: its place in the stream, or an error.
-// errRepeated says that the stream had it already; after another it may have to
-// be written again.
+// writeResult is the result of one message: its position in the stream, or an error. With
+// errAlreadyPublished the stream has the message; after any other error the message may
+// have to be written again.
 type writeResult struct {
 	seq uint64
 	err error
@@ -52,7 +51,7 @@ type writeResult struct {
 
 var errUnanswered = errors.New("no answer from the store")
 
-// unanswered is what became of messages that no answer came to.
+// unansweredResults returns n results with errUnanswered.
 func unansweredResults(n int) []writeResult {
 	results := make([]writeResult, n)
 	for i := range results {
@@ -71,8 +70,7 @@ func newBatchWriter(n *Notifier) (*batchWriter, error) {
 
 func (w *batchWriter) close() { w.sub.Unsubscribe() }
 
-// write publishes msgs and says what became of each. It takes waveTimeout at
-// most.
+// writeBatch publishes msgs and returns the result of each. It takes at most storeTimeout.
 func (w *batchWriter) writeBatch(ctx context.Context, msgs []*nats.Msg) []writeResult {
 	w.mu.Lock()
 	w.unanswered = len(msgs)
@@ -105,7 +103,7 @@ func (w *batchWriter) writeBatch(ctx context.Context, msgs []*nats.Msg) []writeR
 	return w.results
 }
 
-// answer takes one acknowledgement.
+// handleAck takes one acknowledgement of the stream.
 func (w *batchWriter) handleAck(m *nats.Msg) {
 	defer w.n.recoverPanic("read acknowledgement")
 	batch, index, _ := strings.Cut(m.Subject[len(w.prefix):], ".")
@@ -120,12 +118,14 @@ func (w *batchWriter) handleAck(m *nats.Msg) {
 	}
 }
 
+// setResult sets the result of message i, unless it has one.
 func (w *batchWriter) setResult(i int, r writeResult) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.setResultLocked(i, r)
 }
 
+// setResultLocked sets the result of message i, unless it has one. mu is locked.
 func (w *batchWriter) setResultLocked(i int, r writeResult) {
 	if i >= len(w.results) || w.results[i].err != errUnanswered {
 		return
@@ -136,7 +136,7 @@ func (w *batchWriter) setResultLocked(i int, r writeResult) {
 	}
 }
 
-// answerOf reads a stream's answer to a publish, or to a request to remove.
+// parseAck parses the response of a stream to a publish or to a request to remove messages.
 func parseAck(m *nats.Msg) writeResult {
 	// The usual one as the server writes it: {"stream":"bellhop_events","seq":7}
 	if rest, ok := bytes.CutPrefix(m.Data, []byte(`{"stream":`)); ok {

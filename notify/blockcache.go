@@ -8,16 +8,16 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// shelved is how many leaves are kept: as many events as maxRecent, some 4 MB.
-// One of more than maxLeaf bytes is not.
+// maxCachedBlocks is how many blocks of the log are cached: as many events as
+// maxCachedEvents, about 4 MB. A block larger than maxBlockBytes is not cached.
 const (
 	maxCachedBlocks = maxCachedEvents / readSize
 	maxBlockBytes   = 1 << 20
 )
 
-// A shelf keeps the leaves of the log last read. A leaf is what it has at partSize
-// places, the first of which is one more than a multiple of that. It does not
-// change, but that it grows old.
+// A blockCache caches the blocks of the log that were read last, so that page after page is
+// read once. A block is the events at readSize positions, of which the first is one more
+// than a multiple of readSize. Its events do not change; they only expire.
 type blockCache struct{ lru *lru.Cache[uint64, []entry] } // by their first places
 
 func newBlockCache() blockCache {
@@ -28,12 +28,12 @@ func newBlockCache() blockCache {
 	return blockCache{blocks}
 }
 
-// leafTime is how long the store may take to give a part of a page.
+// blockTimeout is how long reading a block may take.
 const blockTimeout = 10 * time.Second
 
-// leaf returns the leaf that has a place, if all of it is in the log and many
-// events are wanted, or what begins there and is that many; and the place after
-// it. Only whole leaves are kept: who follows the log by small pages reads no event
+// readBlock returns the block that contains a position, if the log has all of it and many
+// events are wanted, and the position after it. Else it returns the wanted number of events
+// from position on. Only whole blocks are cached: a reader with small pages reads no event
 // twice.
 func (n *Notifier) readBlock(ctx context.Context, position, end uint64, wanted int) (entries []entry, next uint64, err error) {
 	first := position - (position-1)%readSize
@@ -70,8 +70,8 @@ func (n *Notifier) readBlock(ctx context.Context, position, end uint64, wanted i
 	return entries, next, nil
 }
 
-// leafThrough finds what q asks for by reading the log leaf by leaf, from a place
-// on: so many events at most.
+// scanBlocks returns at most limit events that q selects, from a position on, by reading
+// the log block by block.
 func (n *Notifier) scanBlocks(ctx context.Context, position uint64, q Query, limit int) (found []entry, err error) {
 	info, err := n.events.Info(ctx) // of the server that leads the log: another's copy may be behind
 	if err != nil {

@@ -18,10 +18,10 @@ import (
 	"bellhop/dialog"
 )
 
-// openEvents opens the event log: every event ever said, until MaxAge.
-// Limits retention, not a work queue: an event stays readable after everyone
-// has been told, which is what replay and the page read. Each event has a
-// subject of its own, so a second word of it is refused however late it comes.
+// openEventLog opens the event log: every published event, until MaxAge. It has limits
+// retention and is no work queue: an event stays readable after all its deliveries, for
+// replay and the page. Each event has a subject of its own, so the stream refuses a second
+// publish of it however late.
 func openEventLog(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:        "bellhop_events",
@@ -33,15 +33,15 @@ func openEventLog(ctx context.Context, js jetstream.JetStream, c Config) (jetstr
 	})
 }
 
-// everySubject is what the subjects of all events match.
+// allEventsSubject matches the subjects of all events.
 const allEventsSubject = "bellhop.event.*.*.*"
 
-// eventSubject is where an event is said.
+// eventSubject returns the subject that an event is published to.
 func eventSubject(e *dialog.Event) string {
 	return "bellhop.event." + base32Name(e.Extension.User) + "." + subjectToken(e.Call) + "." + subjectToken(e.ID)
 }
 
-// token is s if it can stand in a subject, else its base32 name.
+// subjectToken returns s if it is a valid token of a NATS subject, else its base32 form.
 func subjectToken(s string) string {
 	if s == "" || strings.ContainsFunc(s, func(r rune) bool {
 		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
@@ -51,27 +51,26 @@ func subjectToken(s string) string {
 	return s
 }
 
-// maxUnsaid is how many events wait in memory while the store is slow or gone.
+// maxUnpublished is how many events wait in memory while the store is slow or gone.
 const maxUnpublished = 10_000
 
-// A mouth holds the events that are not in the log yet, and says them.
+// publisher buffers events until the event log has acknowledged them.
 type publisher struct {
-	wakeup chan struct{} // has room for one: there is something to say
+	wakeup chan struct{} // capacity 1: buffer is not empty
 
 	mu             sync.Mutex
 	buffer         []*dialog.Event
-	leadingDurable int             // how many of them, from the front, are known to be records
-	batch          []*dialog.Event // being written: one event of a call at most, so one that fails is never overtaken
-	batchCalls     map[string]bool // whose event is in the wave; empty between fills
-	lastErr        error           // the last wave's, until one succeeds
-	dropped        uint64
+	leadingDurable int             // how many events at the front of buffer are known to be durable
+	batch          []*dialog.Event // being written; at most one event of a call, so that none overtakes one that failed
+	batchCalls     map[string]bool // calls with an event in batch; empty between calls of fillBatch
+	lastErr        error           // error of the last batch; nil after a success
+	dropped        uint64          // events lost, see Stats.Dropped
 }
 
-// Say puts events on the way to the log, in their order, and keeps the slice.
-// It never blocks: when 10,000 wait already, the oldest live one is dropped, or
-// the oldest if all are records, and counted. Events of a type that is sent
-// only to who names it are not said while nobody has. The events of one call
-// must come from one goroutine.
+// Say buffers events for the event log, in their order, and keeps the slice. It never
+// blocks: when 10,000 events wait already, the oldest live one is dropped and counted, or
+// the oldest if all are durable. Events of an opt-in type are discarded while no
+// subscription names it. The events of one call must come from one goroutine.
 func (n *Notifier) Say(events []dialog.Event) {
 	p := &n.publisher
 	p.mu.Lock()
@@ -86,9 +85,9 @@ func (n *Notifier) Say(events []dialog.Event) {
 	signal(p.wakeup)
 }
 
-// add appends an event, unless the log could never take it: a name that is too
-// long would make a line of the protocol that ends the connection, each time that
-// the event is published again.
+// bufferEvent appends an event to the buffer. It drops an event that the log could never
+// store: too long a name would make a protocol line that ends the NATS connection each time
+// the event is published.
 func (p *publisher) bufferEvent(e *dialog.Event) {
 	if len(e.Extension.User) > dialog.MaxName || len(e.Call) > dialog.MaxName || len(e.ID) > dialog.MaxName {
 		p.dropped++
@@ -100,7 +99,8 @@ func (p *publisher) bufferEvent(e *dialog.Event) {
 	p.buffer = append(p.buffer, e)
 }
 
-// drop makes room for one event.
+// dropOldest removes the oldest live event from the buffer, or the oldest event if all are
+// durable.
 func (p *publisher) dropOldest() {
 	for p.leadingDurable < len(p.buffer) && retentionOf(p.buffer[p.leadingDurable].Type) == durable {
 		p.leadingDurable++
@@ -113,8 +113,8 @@ func (p *publisher) dropOldest() {
 	p.dropped++
 }
 
-// fill fills the wave up, with one event of a call at most and each call's
-// oldest first.
+// fillBatch moves events from the buffer to the batch, at most one event of a call and the
+// oldest of each call first, and returns the batch.
 func (p *publisher) fillBatch() []*dialog.Event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -140,8 +140,9 @@ func (p *publisher) fillBatch() []*dialog.Event {
 	return p.batch
 }
 
-// said takes what is in the log out of the wave, and returns it. repeated says
-// that something was in the log already.
+// settleBatch removes acknowledged events from the batch and returns them as log entries.
+// repeated reports whether the stream had some event already. failed is the error of the
+// events that stay in the batch.
 func (p *publisher) settleBatch(results []writeResult) (published []entry, repeated bool, failed error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -162,15 +163,15 @@ func (p *publisher) settleBatch(results []writeResult) (published []entry, repea
 	return published, repeated, failed
 }
 
-// replace puts an event in the place of one of the wave.
+// replaceInBatch replaces the event at index i of the batch.
 func (p *publisher) replaceInBatch(i int, e *dialog.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.batch[i] = e
 }
 
-// discard takes an event out of the wave that cannot be written, and returns the
-// rest.
+// removeFromBatch drops the event at index i, which cannot be encoded, and returns the rest
+// of the batch.
 func (p *publisher) removeFromBatch(i int) []*dialog.Event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -179,15 +180,15 @@ func (p *publisher) removeFromBatch(i int) []*dialog.Event {
 	return p.batch
 }
 
-// waiting is how many events are not in the log yet.
+// unpublished returns how many events are not in the log yet.
 func (p *publisher) unpublished() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.buffer) + len(p.batch)
 }
 
-// Unsaid returns when the oldest event was observed that Say was given and the log
-// has not, of those that say when; false if there is none.
+// Unsaid returns when the oldest unpublished event was observed, among those that have an
+// observation time; ok is false if there is none.
 func (n *Notifier) Unsaid() (oldest time.Time, ok bool) {
 	p := &n.publisher
 	p.mu.Lock()
@@ -202,10 +203,10 @@ func (n *Notifier) Unsaid() (oldest time.Time, ok bool) {
 	return oldest, ok
 }
 
-// LogEnd returns the place of the last event that is known to be in the log.
+// LogEnd returns the position of the last event known to be in the log.
 func (n *Notifier) LogEnd() uint64 { return n.handoff.knownEnd() }
 
-// Unpublished returns the events that the log has not, each call's in order.
+// Unpublished returns the events that are not in the log, those of each call in order.
 func (n *Notifier) Unpublished() []dialog.Event {
 	p := &n.publisher
 	p.mu.Lock()
@@ -217,16 +218,16 @@ func (n *Notifier) Unpublished() []dialog.Event {
 	return events
 }
 
-// gathering is the least time between two batches: a batch costs more than the
-// events in it, so under load they share one, but what waits is lost by a kill.
-// After a quiet moment none has to wait. A call has three to eight events, so that
-// 200 calls a second stay below the rate, and 1,000 a second are above it.
+// batchPace is the least time between two batches. A batch costs more than its events, so
+// under load events share one; but a kill loses the events that wait. After a quiet moment
+// none waits. A call has three to eight events: 200 calls a second stay below the rate,
+// 1,000 calls a second exceed it.
 var batchPace = Pace{Rate: 2000, Burst: 500, Quiet: 2 * time.Millisecond, Busy: 40 * time.Millisecond}
 
-// errorPause is the wait after a wave that failed.
+// errorBackoff is the wait after a request to the store failed.
 const errorBackoff = 250 * time.Millisecond
 
-// speak publishes events until ctx ends, and then what is left, for 2 s at most.
+// publishEvents publishes events until ctx ends, and then the rest of them for at most 2 s.
 func (n *Notifier) publishEvents(ctx context.Context) error {
 	w, err := newBatchWriter(n)
 	if err != nil {
@@ -281,11 +282,11 @@ func (n *Notifier) publishEvents(ctx context.Context) error {
 	}
 }
 
-// never is the header that has a stream refuse a second message of a subject.
+// expectNoMessage is the header by which a stream refuses a second message of a subject.
 var expectNoMessage = nats.Header{jetstream.ExpectedLastSubjSeqHeader: {"0"}}
 
-// messages encodes a batch, over what the sheet held. An event that cannot be
-// encoded is dropped.
+// encodeBatch encodes the events of a batch into msgs, reusing their memory. It drops an
+// event that cannot be encoded.
 func (n *Notifier) encodeBatch(msgs []*nats.Msg, batch []*dialog.Event) []*nats.Msg {
 	for i := 0; i < len(batch); {
 		if e := n.encodeEvent(msgs[i], batch[i]); e != nil {
@@ -298,8 +299,8 @@ func (n *Notifier) encodeBatch(msgs []*nats.Msg, batch []*dialog.Event) []*nats.
 	return msgs[:len(batch)]
 }
 
-// encode writes an event into a message, and returns it as the log has it; nil if
-// that panics.
+// encodeEvent writes an event into a message and returns the event as the log stores it, or
+// nil if encoding panics.
 func (n *Notifier) encodeEvent(m *nats.Msg, e *dialog.Event) (encoded *dialog.Event) {
 	defer n.recoverPanic("encode event")
 	body := appendEvent(m.Data[:0], e)
@@ -314,7 +315,7 @@ func (n *Notifier) encodeEvent(m *nats.Msg, e *dialog.Event) (encoded *dialog.Ev
 	return e
 }
 
-// twoSecondsMore returns a context that ends two seconds after another; at once if
+// withDrainTime returns a context that ends two seconds after ctx, or together with it if
 // the store is not connected then: nothing more can be written.
 func withDrainTime(ctx context.Context, nc *nats.Conn) (context.Context, context.CancelFunc) {
 	drain, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -328,7 +329,7 @@ func withDrainTime(ctx context.Context, nc *nats.Conn) (context.Context, context
 	return drain, func() { stop(); end() }
 }
 
-// pause sleeps until d has passed or ctx ends.
+// sleep waits until d has passed or ctx ends.
 func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -338,24 +339,24 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// A Query says which events to read from the log. The zero value means all.
+// A Query selects events of the log. The zero value selects all.
 type Query struct {
-	Since     time.Time // said then or later
-	Place     uint64    // at this place of the log, or behind it; goes before Since
-	After     string    // said after the event with this id; goes before Since
+	Since     time.Time // published at or after this time
+	Place     uint64    // at this position of the log or after it; takes precedence over Since
+	After     string    // published after the event with this id; takes precedence over Since
 	Extension string    // as in a Subscription
 	Among     []string  // of one of these extensions; nil: of any
 	Call      string
 	Type      string // as in a Subscription
-	Limit     int    // 0: 100; 1000 at most
+	Limit     int    // 0: 100; at most 1000
 }
 
-// ErrNoEvent says that Query.After names no event of the log.
+// ErrNoEvent reports that Query.After names no event of the log.
 var ErrNoEvent = errors.New("no such event in the log")
 
-// Events reads the log, oldest first. More says that there are more: ask again
-// with After the last one's id. The events belong to all who read them: nobody
-// changes one.
+// Events reads the log, oldest event first. more reports that further events match: query
+// again with After set to the id of the last one. Readers share the events and must not
+// change them.
 func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event, more bool, err error) {
 	limit := q.Limit
 	if limit <= 0 {
@@ -401,8 +402,8 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event,
 	return events, more, nil
 }
 
-// find finds what q asks for under a subject, from a place on: so many events at
-// most.
+// findEvents returns at most limit events under a subject that q selects, from a position
+// on.
 func (n *Notifier) findEvents(ctx context.Context, subject string, position uint64, q Query, limit int) (found []entry, err error) {
 	if subject == allEventsSubject {
 		return n.scanBlocks(ctx, position, q, limit)
@@ -434,8 +435,8 @@ func (n *Notifier) findEvents(ctx context.Context, subject string, position uint
 	}
 }
 
-// placeOfAfter is where in the log the event After is. It asks the server that
-// leads the log: another's copy may be behind.
+// positionOf returns the position of the event q.After in the log. It asks the server that
+// leads the stream: the copy of another server may lag.
 func (n *Notifier) positionOf(ctx context.Context, q Query) (uint64, error) {
 	if len(q.After) > dialog.MaxName {
 		return 0, ErrNoEvent
@@ -461,11 +462,12 @@ func (n *Notifier) positionOf(ctx context.Context, q Query) (uint64, error) {
 	return m.Sequence, nil
 }
 
-// errEnough ends a reading.
+// errStopReading ends a reading early; it is no failure.
 var errStopReading = errors.New("enough")
 
-// readAll shows f every message that a consumer would now read, until f returns
-// an error. It reads on behind what f was shown if a message is lost on its way.
+// readMessages calls f for every message that consumer c would read now, until f returns an
+// error. If a message is lost on its way, it continues after the last message that f has
+// seen.
 func readMessages(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) error {
 	for {
 		last, err := readMessagesOnce(ctx, s, c, f)
@@ -478,12 +480,12 @@ func readMessages(ctx context.Context, s jetstream.Stream, c jetstream.OrderedCo
 	}
 }
 
-// errLostMessage says that the store has sent a message that did not come. NATS does
-// not send it again unless another follows it.
+// errLostMessage reports that a message of the store did not arrive. NATS does not send it
+// again unless another message follows.
 var errLostMessage = errors.New("a message of the store is lost")
 
-// readOn is readAll, and returns the place of the last message. It fails with
-// errLostMessage if what is left does not come.
+// readMessagesOnce reads like readMessages with a single consumer, and returns the position
+// of the last message. It fails with errLostMessage if the rest does not arrive.
 func readMessagesOnce(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) (last uint64, err error) {
 	consumer, err := s.OrderedConsumer(ctx, c)
 	if err != nil {
@@ -533,15 +535,15 @@ func readMessagesOnce(ctx context.Context, s jetstream.Stream, c jetstream.Order
 	}
 }
 
-// readLook is how long a reading waits for a message before it asks whether there
-// is one, and readLooks how often it does before it begins anew.
+// readPollInterval is how long a reading waits for a message before it asks the server
+// whether there is one. After maxReadPolls such waits it starts again with a new consumer.
 const (
 	readPollInterval = time.Second
 	maxReadPolls     = 3
 )
 
-// subjects are the narrowest filters that have all that q asks for. A name that
-// is too long has no events.
+// subjects returns the narrowest subject filters that cover all events of q. A name that is
+// too long has no events and yields no filter.
 func (q Query) subjects() []string {
 	call := "*"
 	switch {
@@ -569,20 +571,24 @@ func (q Query) subjects() []string {
 	return slices.Compact(subjects) // filters may not overlap
 }
 
+// matchesEvent reports whether an event, found under a subject of q, has the type, domain
+// and extensions of q.
 func (q Query) matchesEvent(e *dialog.Event) bool {
 	return (q.Type == "" || eventBit(e)&typeBits[q.Type] != 0) &&
 		(!strings.Contains(q.Extension, "@") || e.Extension.Is(q.Extension)) &&
 		q.matchesAmong(e)
 }
 
+// matchesAmong reports whether an event is of one of the extensions in q.Among.
 func (q Query) matchesAmong(e *dialog.Event) bool {
 	return q.Among == nil || slices.ContainsFunc(q.Among, e.Extension.Is)
 }
 
-// ErrEventGone says that an event is no longer in the log.
+// ErrEventGone reports that an event is no longer in the log.
 var ErrEventGone = errors.New("the event is no longer in the log")
 
-// event reads one event by its place in the log.
+// readEvent reads one event by its position in the log. The error is ErrEventGone, or of
+// the store.
 func (n *Notifier) readEvent(ctx context.Context, seq uint64) (*dialog.Event, error) {
 	data, err := n.readEventData(ctx, seq)
 	if err == ErrEventGone {
@@ -598,8 +604,8 @@ func (n *Notifier) readEvent(ctx context.Context, seq uint64) (*dialog.Event, er
 	return e, nil
 }
 
-// eventData asks whichever server has a copy of the log, and the one that leads
-// it if that copy, which may be behind, does not have the event.
+// readEventData reads one message of the event log from any server with a copy. If that
+// copy, which may lag, does not have it, the server that leads the stream is asked.
 func (n *Notifier) readEventData(ctx context.Context, seq uint64) ([]byte, error) {
 	m, err := n.events.GetMsg(ctx, seq)
 	if err == nil {

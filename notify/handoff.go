@@ -7,29 +7,29 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// maxFresh is how many events that were just said wait to be delivered. What
-// there is no room for is read from the log.
+// maxHandoff is how many published events wait to be delivered. The delivery loop reads all
+// others from the log.
 const maxHandoff = 4096
 
-// fresh hands events that are in the log from who says them to who delivers
-// them, so that they need not be read again. It is a shortcut only: the log is
-// the truth, and what is not handed on is read.
+// handoff passes published events from the publisher to the delivery loop, which then need
+// not read them from the log. It is a shortcut only: events that are not handed over are
+// read from the log.
 //
-// On a node that shares the log, events wait here until they may pass (see
-// [Notifier.follow]).
+// On a node that shares the log, events wait here until they may be delivered (see
+// [Notifier.releaseEvents]).
 type handoff struct {
-	shared      bool
-	limitRaised chan struct{} // has room for one: newest has risen
-	endRaised   chan struct{} // has room for one: heard has risen
+	shared      bool          // other nodes publish too
+	limitRaised chan struct{} // capacity 1: limit has risen
+	endRaised   chan struct{} // capacity 1: logEnd has risen
 
 	mu      sync.Mutex
-	idle    bool // nobody delivers here: nothing is handed on
-	entries []entry
-	logEnd  uint64 // place of the last event that is known to be in the log
-	limit   uint64 // place of the last event that may be delivered
+	idle    bool    // this node delivers nothing: no events are kept
+	entries []entry // in the order of the log
+	logEnd  uint64  // position of the last event known to be in the log
+	limit   uint64  // position of the last event that may be delivered
 }
 
-// look learns how far the log goes, and returns where it begins.
+// refreshEnd asks the stream for its end, and returns the position of its first event.
 func (h *handoff) refreshEnd(ctx context.Context, events jetstream.Stream) (first uint64, err error) {
 	info, err := events.Info(ctx)
 	if err != nil {
@@ -39,7 +39,7 @@ func (h *handoff) refreshEnd(ctx context.Context, events jetstream.Stream) (firs
 	return info.State.FirstSeq, nil
 }
 
-// hear learns that the log goes as far as seq, or farther.
+// raiseEnd records that the log reaches seq or farther.
 func (h *handoff) raiseEnd(seq uint64) {
 	h.mu.Lock()
 	h.logEnd = max(h.logEnd, seq)
@@ -51,20 +51,21 @@ func (h *handoff) raiseEnd(seq uint64) {
 	}
 }
 
-// rumored returns how far the log is known to go, and whether less may pass yet.
+// unreleasedEnd returns the known end of the log; raised reports whether it lies beyond the
+// limit.
 func (h *handoff) unreleasedEnd() (seq uint64, raised bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.logEnd, h.logEnd > h.limit
 }
 
-// end is how far the log is known to go.
+// knownEnd returns the position of the last event known to be in the log.
 func (h *handoff) knownEnd() uint64 {
 	seq, _ := h.unreleasedEnd()
 	return seq
 }
 
-// pass says that events up to seq may be delivered.
+// raiseLimit allows events up to seq to be delivered.
 func (h *handoff) raiseLimit(seq uint64) {
 	h.mu.Lock()
 	h.limit = max(h.limit, seq)
@@ -72,14 +73,15 @@ func (h *handoff) raiseLimit(seq uint64) {
 	signal(h.limitRaised)
 }
 
-// rest says whether nobody delivers here for now.
+// setIdle sets whether this node delivers nothing, and discards the events kept.
 func (h *handoff) setIdle(idle bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.idle, h.entries = idle, nil
 }
 
-// offer hands on events in the order of the log.
+// offerEntries hands published events over, in the order of the log. Events beyond
+// maxHandoff are left to the log.
 func (h *handoff) offerEntries(published []entry) {
 	if len(published) == 0 {
 		return
@@ -92,8 +94,7 @@ func (h *handoff) offerEntries(published []entry) {
 	h.raiseEnd(published[len(published)-1].seq)
 }
 
-// take returns what was handed on and may be delivered, and how far the log may
-// be.
+// takeEntries removes and returns the events that may be delivered, and the limit.
 func (h *handoff) takeEntries() (entries []entry, limit uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -108,7 +109,7 @@ func (h *handoff) takeEntries() (entries []entry, limit uint64) {
 	return entries, h.limit
 }
 
-// wake tells who waits that there is something.
+// signal sends on ch, which has capacity 1, unless a signal waits there already.
 func signal(ch chan struct{}) {
 	select {
 	case ch <- struct{}{}:

@@ -10,9 +10,8 @@ import (
 	"bellhop/dialog"
 )
 
-// Latest reads the newest events of the log, newest first, Limit of them at
-// most. It does not heed Since and After. Of a log with very many events that q
-// does not ask for, it reads only the end.
+// Latest returns the newest events that q selects, newest first, at most Limit. It ignores
+// Since and After. If few of very many events match, it searches only the end of the log.
 func (n *Notifier) Latest(ctx context.Context, q Query) (events []dialog.Event, err error) {
 	subjects := q.subjects()
 	if len(subjects) == 0 {

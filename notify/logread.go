@@ -14,20 +14,20 @@ import (
 	"bellhop/dialog"
 )
 
-// saidSubject is where a node tells the others, and its own tails, how far the log
-// goes. It is not stored: who misses it looks at the log itself, every logLook.
+// publishedSubject is the NATS subject on which a node announces the end of the event log
+// to other nodes and to tails. The message is not stored: a node that misses it asks the
+// stream, every logPollInterval.
 const (
 	publishedSubject = "bellhop.said"
 	logPollInterval  = time.Second
 )
 
-// spread tells the other nodes, and who tails the log, how far this one knows that
-// it goes.
+// announceEnd announces how far this node knows the event log to reach.
 func (n *Notifier) announceEnd() {
 	n.js.Conn().Publish(publishedSubject, strconv.AppendUint(nil, n.handoff.knownEnd(), 10)) // if it fails, it is missed
 }
 
-// hearSaid passes on what spread tells, of any node.
+// subscribeEnds calls raiseEnd with each announcement of any node.
 func (n *Notifier) subscribeEnds(raiseEnd func(seq uint64)) (*nats.Subscription, error) {
 	return n.js.Conn().Subscribe(publishedSubject, func(m *nats.Msg) {
 		defer n.recoverPanic("hear " + publishedSubject)
@@ -37,9 +37,9 @@ func (n *Notifier) subscribeEnds(raiseEnd func(seq uint64)) (*nats.Subscription,
 	})
 }
 
-// follow has events delivered that any node has said, until ctx ends. Before it
-// lets one pass, it sees to it that this node knows what subscriptions there
-// were when it was said.
+// releaseEvents lets the events of all nodes be delivered until ctx ends. It raises the
+// limit of the handoff only after this node has read every subscription that was stored
+// before those events.
 func (n *Notifier) releaseEvents(ctx context.Context) error {
 	sub, err := n.subscribeEnds(n.handoff.raiseEnd)
 	if err != nil {
@@ -70,11 +70,12 @@ func (n *Notifier) releaseEvents(ctx context.Context) error {
 	}
 }
 
-// currentWithin is how long events wait at most for the subscriptions that were
-// stored before them.
+// syncTimeout is how long events wait at most for the subscriptions that were stored before
+// them.
 const syncTimeout = 2 * time.Second
 
-// current returns when this node knows every subscription that is stored by now.
+// syncSubscriptions returns once this node knows every subscription that was stored when it
+// was called. It fails after syncTimeout.
 func (r *registry) syncSubscriptions(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
@@ -100,7 +101,7 @@ func (r *registry) syncSubscriptions(ctx context.Context) error {
 	return nil
 }
 
-// saw notes that this node knows every subscription up to a revision.
+// raiseSeen records that this node knows every change up to a revision.
 func (r *registry) raiseSeen(revision uint64) {
 	r.mu.Lock()
 	r.seen = max(r.seen, revision)
@@ -108,18 +109,19 @@ func (r *registry) raiseSeen(revision uint64) {
 	signal(r.seenSignal)
 }
 
+// hasSeen reports whether this node knows every change up to a revision.
 func (r *registry) hasSeen(revision uint64) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.seen >= revision
 }
 
-// partSize is how many events are asked for at once.
+// readSize is how many events one request to the store asks for.
 const readSize = 256
 
-// read passes a part of the log on, or what there is of it when ctx ends. It asks
-// whichever server has a copy, so that it needs none in particular; one whose copy
-// is a little behind, or that does not answer, is asked again.
+// readRange sends the events of the positions from to to on log, or those read when ctx
+// ends. Any server with a copy may answer. A server whose copy lags, or that does not
+// answer, is asked again.
 func (n *Notifier) readRange(ctx context.Context, from, to uint64, log chan<- entry) {
 	for wait := time.Millisecond; from <= to && ctx.Err() == nil; {
 		next, err := n.readOnce(ctx, from, to, log)
@@ -142,7 +144,7 @@ func (n *Notifier) readRange(ctx context.Context, from, to uint64, log chan<- en
 	}
 }
 
-// collect reads a part of the log, or what there is of it when ctx ends.
+// collectRange returns the events of the positions from to to, or those read when ctx ends.
 func (n *Notifier) collectRange(ctx context.Context, from, to uint64) (entries []entry) {
 	log := make(chan entry, to-from+1)
 	n.readRange(ctx, from, to, log)
@@ -153,7 +155,8 @@ func (n *Notifier) collectRange(ctx context.Context, from, to uint64) (entries [
 	return entries
 }
 
-// readPart asks for events once, and returns where it has come to.
+// readOnce sends the events of one request to the store on log, and returns the next
+// position to read.
 func (n *Notifier) readOnce(ctx context.Context, from, to uint64, log chan<- entry) (next uint64, err error) {
 	err = n.requestEvents(ctx, readRequest{Seq: from, Batch: int(min(readSize, to-from+1))}, func(seq uint64, m *nats.Msg) bool {
 		if seq > to {
@@ -180,7 +183,7 @@ func (n *Notifier) readOnce(ctx context.Context, from, to uint64, log chan<- ent
 	return from, err
 }
 
-// decode reads an event as the log has it.
+// decodeEvent decodes an event of the log; a panic is an error.
 func (n *Notifier) decodeEvent(data []byte) (e *dialog.Event, err error) {
 	err = errUnreadable // of a panic
 	defer n.recoverPanic("decode event")
@@ -189,14 +192,15 @@ func (n *Notifier) decodeEvent(data []byte) (e *dialog.Event, err error) {
 	return e, err
 }
 
+// errUnreadable reports that decoding an event panicked.
 var errUnreadable = errors.New("it makes the decoder panic")
 
-// A part is what of the log is asked for at once.
+// readRequest is a direct-get request to JetStream. Its JSON form is that of NATS.
 type readRequest struct {
-	Seq     uint64     `json:"seq,omitempty"` // the first place
+	Seq     uint64     `json:"seq,omitempty"` // the first position
 	Since   *time.Time `json:"start_time,omitempty"`
 	Subject string     `json:"next_by_subj,omitempty"`
-	Batch   int        `json:"batch"` // so many at most
+	Batch   int        `json:"batch"` // events at most
 }
 
 var (
@@ -204,10 +208,10 @@ var (
 	errGap      = errors.New("a part of the store's answer is lost")
 )
 
-// ask has whichever server has a copy of the log send a part of it, and shows it
-// to f until that returns false. It costs the server no consumer. What is lost on
-// the way, as when the server that this node is connected to is gone, is missed:
-// the error is errGap, and f has been shown all that was before.
+// requestEvents requests a batch of events from any server with a copy of the log, and
+// calls f for each until f returns false. It needs no consumer on the server. If a message
+// of the response is lost, as when the connected server dies, the error is errGap, and f
+// has had all events before the gap.
 func (n *Notifier) requestEvents(ctx context.Context, p readRequest, f func(seq uint64, m *nats.Msg) bool) error {
 	nc := n.js.Conn()
 	answers := make(chan *nats.Msg, p.Batch+1) // and one that ends them

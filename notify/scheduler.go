@@ -12,10 +12,9 @@ import (
 	"bellhop/dialog"
 )
 
-// schedules are the pauses before the 2nd, 3rd … attempt at a delivery of each
-// class. A pause counts from the end of the attempt before it. The last live
-// pause repeats until the event is too old; after the last record pause comes
-// one attempt more.
+// retrySchedules are the waits before the 2nd, 3rd … attempt of a delivery, by retention.
+// A wait counts from the end of the attempt before it. The last live wait repeats until the
+// event expires; the last durable wait is followed by one final attempt.
 var retrySchedules = [...][]time.Duration{
 	live: {2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 16 * time.Second},
 	durable: {5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute,
@@ -26,132 +25,136 @@ const (
 	liveTTL             = 60 * time.Second       // age at which a live event expires
 	maxInFlight         = 4                      // attempts at once, per subscription
 	maxEndpointAttempts = 64                     // attempts at once, per endpoint
-	outboxDelay         = time.Second            // an event that is owed longer moves to the outbox, failed or not
+	outboxDelay         = time.Second            // a delivery that takes longer is written to the outbox, failed or not
 	cursorSaveInterval  = 100 * time.Millisecond // between two writes of the cursor
-	maxRecentEvents     = 16_384                 // events that have not moved to the outbox
-	maxPending          = 100_000                // deliveries of one target; ten times as many of all, see room
-	maxRetryAfter       = 24 * time.Hour         // the longest wait a receiver may ask for
-	disableAfter        = 5 * 24 * time.Hour     // of nothing but failures: the subscription is disabled
-	maxCachedMatches    = 100_000                // extensions whose subscriptions are remembered
+	maxRecentEvents     = 16_384                 // events whose deliveries are not in the outbox
+	maxPending          = 100_000                // deliveries of one subscription; ten times as many of all, see roomFor
+	maxRetryAfter       = 24 * time.Hour         // the longest Retry-After that is honored
+	disableAfter        = 5 * 24 * time.Hour     // of failures without a success: the subscription is disabled
+	maxCachedMatches    = 100_000                // extensions whose subscribers are cached
 )
 
-// outcome is how a delivery stands or ended.
+// outcome is the result of a delivery.
 type outcome int
 
 const (
 	willRetry outcome = iota // there will be another attempt
 	delivered                // the receiver answered 2xx
-	expired                  // no longer worth it
+	expired                  // too old, or the retry schedule is over
 	refused                  // the receiver answered 410
-	canceled                 // the subscription is gone or switched off, or another of a group tells it
+	canceled                 // the subscription is deleted or disabled, or another event of its group was sent instead
 	outcomes
 )
 
+// String returns the word of the delivery log. The words are stored: never change one.
 func (o outcome) String() string {
 	return [...]string{"waiting", "delivered", "expired", "refused", "canceled"}[o]
 }
 
 // A delivery is one event owed to one subscription.
 //
-//	queued ──first in lane──▶ ready ──slot──▶ sending ──2xx, 410──▶ over
-//	                            ▲                │
-//	                            └─due── resting ◀┘ failed
+//	queued ──first in queue──▶ due ──slot──▶ inFlight ──2xx, 410──▶ ended
+//	                            ▲               │
+//	                            └─ backingOff ◀─┘ failed
 //
-// Any state but sending also falls to over: when the event is too old, or the
-// subscription goes. While a circuit breaker is open, that of the endpoint or
-// that of the subscription, none is ready but its probe: what would be rests, held.
+// Any state but inFlight also ends when the event expires or the subscription goes. While
+// the circuit breaker of the endpoint or of the subscription is open, only its probe is
+// due; every other delivery stays backingOff, held.
 type delivery struct {
 	queue  *deliveryQueue
-	seq    uint64 // of the event in the log
-	id     string // of the event; "": the outbox did not know
+	seq    uint64 // position of the event in the log
+	id     string // of the event; "": the outbox did not have it
 	kind   dialog.Type
-	at     time.Time     // of the event, by the wall clock
+	at     time.Time     // time of the event by the wall clock
 	event  *dialog.Event // nil: to be read from the log
-	recent *recentEvent  // the event whose moment this delivery shares; nil: over, or in the outbox
+	recent *recentEvent  // the log event or page that this delivery belongs to; nil: it has ended, or is in the outbox
 
-	observed time.Time // at on the clock that nobody sets, by which it expires; zero: as at
+	observed time.Time // at on the monotonic clock, by which the event expires; zero: use at
 
-	replay        bool // somebody asked for it to be delivered again
+	replay        bool // part of a replay
 	state         state
-	scheduleStep  int           // failed ones that count
-	attempts      int           // all that were begun
-	outcome       outcome       // how it ended, once it is over
-	redelivered   bool          // was delivered by hand
+	scheduleStep  int           // failed attempts that count in the retry schedule
+	attempts      int           // all attempts begun
+	outcome       outcome       // set when it has ended
+	redelivered   bool          // delivered by Redeliver
 	dueAt         time.Time     // of the next attempt
-	backoff       time.Duration // from the last attempt until then
-	retryAfterSet bool          // the receiver said when to come back: no probe before that
-	held          bool          // is due, and rests while a circuit breaker is open
+	backoff       time.Duration // from the last attempt until dueAt
+	retryAfterSet bool          // the receiver sent Retry-After: no probe before dueAt
+	held          bool          // is due, but a circuit breaker is open
 
-	inGroup   bool // its party may be one of a group: see joinGroup
-	postponed bool // it has waited for other events of its call, and will not again
+	inGroup   bool // its party may belong to a group: see joinGroup
+	postponed bool // has waited for other events of its call; does so only once
 
-	party          string    // of a dialect whose receiver keeps calls: whose newCall this is, or depends on; "": of none
-	newCallUnknown bool      // this process has not met the newCall
-	urls           *callURLs // of a newCall: what its receiver named; nil: nothing
-	reason         string    // it ended as it did; "": an attempt tells, or the outcome does
+	party          string    // the party whose newCall this is, or depends on; "": the dialect has no newCall
+	newCallUnknown bool      // this process has not seen the newCall
+	urls           *callURLs // of a newCall: the URLs that its response named; nil: none
+	reason         string    // why it ended; "": the last attempt or the outcome tells
 
-	unsaved, saving, saved bool // the outbox must be told; is being told; was told
+	unsaved, saving, saved bool // the outbox must be updated; is being updated; has it
 }
 
+// newDelivery returns a delivery of event e at position seq, which belongs to recent.
 func newDelivery(seq uint64, e *dialog.Event, recent *recentEvent) *delivery {
 	return &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At, observed: e.Observed, event: e, recent: recent}
 }
 
+// state is the state of a delivery; see its diagram.
 type state uint8
 
 const (
-	queued     state = iota // others are before it in its lane
+	queued     state = iota // other deliveries are before it in its queue
 	due                     // waits for a slot
 	inFlight                // an attempt is being made
 	backingOff              // waits for its next attempt
-	ended
+	ended                   // see outcome
 )
 
-// A young event is one that was read less than a moment ago, or little more.
+// A recentEvent is an event that was read about a second ago or less; its deliveries are
+// not in the outbox yet. It also stands for a page of the log that is read again.
 type recentEvent struct {
 	seq        uint64
 	readAt     time.Time
 	deliveries []*delivery
-	unsettled  int      // of owed: neither over nor in the outbox
-	logRead    *logRead // it is a page of that, up to seq; nil: an event
+	unsettled  int      // how many deliveries have neither ended nor reached the outbox
+	logRead    *logRead // of a page, up to seq; nil: it is an event
 }
 
-// A lane is what one subscription is owed of one call, in order. Only the
+// A deliveryQueue holds the deliveries of one subscription and one call, in order. Only the
 // first is attempted.
 type deliveryQueue struct {
 	subscriber *subscriber
 	name       string
 	deliveries []*delivery
-	heapIndex  int // in the heap of resting lanes; -1: is not there
+	heapIndex  int // in backoffHeap; -1: not in it
 }
 
-// A target is a subscription at work. Its lanes that are ready stand in line.
+// A subscriber is an active subscription with its delivery queues and its circuit breaker.
 type subscriber struct {
 	sub      *Subscription // never changed, only replaced
 	url      *url.URL
-	signer   *signer        // nil: has no secret
-	regex    *regexp.Regexp // nil: exact
-	typeMask uint32
-	gone     bool
+	signer   *signer        // nil: it has no secret
+	regex    *regexp.Regexp // nil: it names one extension
+	typeMask uint32         // of the event types
+	gone     bool           // deleted or disabled
 	endpoint *endpoint
 	queues   map[string]*deliveryQueue
-	pending  int // deliveries not over
-	due      fifo[*delivery]
-	inFlight int
-	enqueued bool      // in the endpoint's line
-	failing  time.Time // since when there are failures only; zero: the last attempt succeeded
-	breaker            // of what its own URL answers, and of answers that do not come
+	pending  int             // deliveries that have not ended
+	due      fifo[*delivery] // first deliveries of their queues
+	inFlight int             // attempts
+	enqueued bool            // in dueSubscribers of its endpoint
+	failing  time.Time       // since when all attempts fail; zero: the last one succeeded
+	breaker                  // of the statuses of its own URL, and of missing responses
 
-	missedAnswer bool       // its last attempt got no answer
-	logReads     []*logRead // what it is given by reading the log again
-	lag          *logRead   // the one that it is behind with; nil: it is not
+	missedAnswer bool       // its last attempt got no response
+	logReads     []*logRead // ranges of the log that are read again for it
+	lag          *logRead   // the one that catches up; nil: it does not lag
 
-	newCalls map[string]newCall // of a receiver that keeps calls, by party
+	newCalls map[string]newCall // by party, of a dialect with newCall
 }
 
-// slots is how many attempts t may make at once. One of several targets at an
-// endpoint never takes more than half of what the endpoint has: a URL that is slow
-// to answer leaves the others room.
+// maxAttempts returns how many attempts of sr may be in flight. One of several subscribers
+// of an endpoint takes at most half of the slots of the endpoint: a slow URL leaves room
+// for the others.
 func (sr *subscriber) maxAttempts() int {
 	limit := sr.sub.MaxInFlight
 	if limit == 0 {
@@ -163,24 +166,23 @@ func (sr *subscriber) maxAttempts() int {
 	return limit
 }
 
-// An endpoint is a scheme, host and port: what is up or down as a whole.
+// An endpoint is a scheme, host and port: a server that is up or down as a whole.
 type endpoint struct {
 	key            string
 	subscribers    map[*subscriber]bool
-	dueSubscribers fifo[*subscriber]
-	inFlight       int
-	enqueued       bool // in the line of endpoints
+	dueSubscribers fifo[*subscriber] // take turns
+	inFlight       int               // attempts
+	enqueued       bool              // in dueEndpoints
 
-	breaker                     // of connections that cannot be made, and of answers that do not come
-	suspect         *subscriber // had the first failure after the last answer
-	severalSuspects bool        // and another target has had one since
-	noAnswers       bool        // the breaker opened because an answer did not come, not because a connection was not made
+	breaker                     // of failed connections, and of missing responses
+	suspect         *subscriber // had the first failure since the last response
+	severalSuspects bool        // another subscriber has failed since then too
+	noAnswers       bool        // the breaker opened for a missing response, not for a failed connection
 }
 
-// An attempt is one try at a delivery: what the sender needs to make it, and
-// what came of it.
+// An attempt is one HTTP request for a delivery: the input of the sender, and its result.
 type attempt struct {
-	*delivery   // the sender reads only what never changes
+	*delivery   // the sender reads only fields that never change
 	endpoint    *endpoint
 	sub         *Subscription
 	url         *url.URL
@@ -188,68 +190,69 @@ type attempt struct {
 	loadedEvent *dialog.Event // nil: to be read from the log
 
 	outcome      outcome
-	fault        fault         // of an attempt that failed
+	fault        fault         // kind of failure
 	detail       string        // why it failed
-	localFault   bool          // it failed before the receiver was asked
-	retryAfter   time.Duration // what the receiver asked for
-	groupNewCall newCall       // the last of a group of its call that ended
-	partyNewCall newCall       // of its party; zero: not known
-	namedURL     *url.URL      // where it went, as the receiver asked for; nil: to the subscription's URL
-	urls         *callURLs     // that the answer to a newCall names; nil: none
-	loggedURLs   *callURLs     // what the delivery log has of its newCall, if that was looked up
-	mayPostpone  bool          // it may be postponed
-	notBefore    time.Time     // nothing was sent: other events of the call may follow until then; zero: it is not postponed
+	localFault   bool          // it failed before a request was sent
+	retryAfter   time.Duration // from the response
+	groupNewCall newCall       // the last newCall of a group of this call that ended
+	partyNewCall newCall       // of its own party; zero: unknown
+	namedURL     *url.URL      // a URL named by the receiver was used; nil: the subscription's URL
+	urls         *callURLs     // named by the response to a newCall; nil: none
+	loggedURLs   *callURLs     // of the newCall, if they were looked up in the delivery log
+	mayPostpone  bool          // it has not been postponed before
+	notBefore    time.Time     // no request was sent: other events of the call may follow until then; zero: not postponed
 
 	attemptDetails // for the delivery log
 }
 
-// lanes decides who is told what, in which order, and when. It does no I/O and
-// never reads the clock. One goroutine owns it.
+// scheduler decides which delivery is attempted next, and when. It does no I/O and never
+// reads the clock. One goroutine owns it.
 //
-// Endpoints stand in a line, and at each its subscriptions do: whose turn it is
-// makes one attempt. Who has no slot left is not in line, so an endpoint that
-// does not answer delays no other.
+// Endpoints take turns, and at each endpoint its subscribers do: each turn makes one
+// attempt. An endpoint without a free slot is not in the queue, so one that does not answer
+// delays no other.
 type scheduler struct {
-	subscribers map[string]*subscriber // by subscription
+	subscribers map[string]*subscriber // by subscription id
 	endpoints   map[string]*endpoint
-	byUser      map[string][]*subscriber // by user
-	byRegex     []*subscriber
-	matchCache  map[dialog.Extension][]*subscriber // remembered; forgotten with every change
+	byUser      map[string][]*subscriber           // those that name one extension, by its user
+	byRegex     []*subscriber                      // those that name a regular expression
+	matchCache  map[dialog.Extension][]*subscriber // cleared whenever a subscription changes
 
-	dueEndpoints    fifo[*endpoint]
-	openEndpoints   map[*endpoint]bool   // those whose circuit breaker is open
-	openSubscribers map[*subscriber]bool // those whose own circuit breaker is open
-	nextProbe       time.Time            // when the first of both may be probed; zero: never
+	dueEndpoints    fifo[*endpoint]      // with a due delivery and a free slot
+	openEndpoints   map[*endpoint]bool   // with an open circuit breaker
+	openSubscribers map[*subscriber]bool // with an open circuit breaker of their own
+	nextProbe       time.Time            // when the first open breaker may be probed; zero: none is open
 	backoffs        backoffHeap
-	pending         int // deliveries not over
+	pending         int // deliveries that have not ended
 
-	recent   fifo[*recentEvent] // in the order of the log
-	moving   int                // how many of them, from the front, move to the outbox
-	inOutbox map[deliveryKey]bool
-	unsaved  fifo[*delivery]
+	recent   fifo[*recentEvent]   // in the order of the log
+	moving   int                  // how many of recent, from the front, are being written to the outbox
+	inOutbox map[deliveryKey]bool // restored deliveries that will be met again when the log is read
+	unsaved  fifo[*delivery]      // deliveries whose outbox entry must be updated
 
-	maxPending      int            // deliveries of one target
-	lagging         int            // targets that are
-	dueLogReads     fifo[*logRead] // of which a page is to be read
-	unsavedLogReads fifo[*logRead] // of which the outbox must be told
+	maxPending      int            // deliveries of one subscriber
+	lagging         int            // subscribers that lag
+	dueLogReads     fifo[*logRead] // whose next page is to be read
+	unsavedLogReads fifo[*logRead] // whose outbox entry must be updated
 
-	lastRead     uint64 // the last event added
-	cursor       uint64 // every event up to here is settled or in the outbox
-	savedCursor  uint64 // the floor that the outbox knows of
-	saveCursorAt time.Time
+	lastRead     uint64    // position of the last event added
+	cursor       uint64    // every event up to here is settled or in the outbox
+	savedCursor  uint64    // the cursor in the outbox
+	saveCursorAt time.Time // when the cursor may be written next
 
-	onEnd           func(*delivery, outcome) // told of every end, just before
-	onBreakerChange func(*endpoint)          // called when the circuit breaker of an endpoint opens, and when it closes
-	onHealthChange  func(*subscriber)        // called when a target becomes paused, is paused by another breaker, or is resumed
-	onLagChange     func(*subscriber)        // told of every target that falls behind, and when it has caught up
+	onEnd           func(*delivery, outcome) // called just before a delivery ends
+	onBreakerChange func(*endpoint)          // called when the circuit breaker of an endpoint opens or closes
+	onHealthChange  func(*subscriber)        // called when a subscriber is paused, is paused by another breaker, or is resumed
+	onLagChange     func(*subscriber)        // called when a subscriber begins to lag, and when it has caught up
 }
 
-// place names a delivery.
+// deliveryKey identifies a delivery.
 type deliveryKey struct {
 	seq uint64
 	sub string
 }
 
+// newScheduler returns an empty scheduler that calls ended for each delivery that ends.
 func newScheduler(ended func(*delivery, outcome)) *scheduler {
 	return &scheduler{
 		subscribers:     make(map[string]*subscriber),
@@ -267,8 +270,8 @@ func newScheduler(ended func(*delivery, outcome)) *scheduler {
 	}
 }
 
-// subscribe takes a subscription as it is now; one that is not active is no
-// target. A new one may have failed since before.
+// applySubscription applies the current form of a subscription; one that is not active is
+// removed. failing is since when a new one has failed, as an earlier process stored it.
 func (s *scheduler) applySubscription(sub Subscription, failing time.Time) {
 	clear(s.matchCache)
 	sr := s.subscribers[sub.ID]
@@ -313,6 +316,7 @@ func (s *scheduler) applySubscription(sub Subscription, failing time.Time) {
 	s.enqueueSubscriber(sr)
 }
 
+// unindexSubscriber removes sr from the indexes by extension.
 func (s *scheduler) unindexSubscriber(sr *subscriber) {
 	is := func(other *subscriber) bool { return other == sr }
 	user, _, _ := strings.Cut(sr.sub.Extension, "@")
@@ -322,7 +326,7 @@ func (s *scheduler) unindexSubscriber(sr *subscriber) {
 	}
 }
 
-// settle puts t at the endpoint of its URL.
+// attachEndpoint moves sr to the endpoint of its URL.
 func (s *scheduler) attachEndpoint(sr *subscriber) {
 	key := endpointKey(sr.url)
 	old, e := sr.endpoint, s.endpoints[key]
@@ -349,7 +353,7 @@ func (s *scheduler) attachEndpoint(sr *subscriber) {
 	}
 }
 
-// endpointKey names the endpoint of a URL.
+// endpointKey returns scheme, host and port of a URL; a default port is left out.
 func endpointKey(u *url.URL) string {
 	host := strings.ToLower(u.Host)
 	if port := u.Port(); port == map[string]string{"http": "80", "https": "443"}[u.Scheme] {
@@ -358,7 +362,7 @@ func endpointKey(u *url.URL) string {
 	return u.Scheme + "://" + host
 }
 
-// leave takes t from an endpoint, and the endpoint away with the last one.
+// leaveEndpoint removes sr from an endpoint, and the endpoint with its last subscriber.
 func (s *scheduler) leaveEndpoint(sr *subscriber, e *endpoint) {
 	delete(e.subscribers, sr)
 	if len(e.subscribers) == 0 && s.endpoints[e.key] == e {
@@ -367,8 +371,8 @@ func (s *scheduler) leaveEndpoint(sr *subscriber, e *endpoint) {
 	}
 }
 
-// cancel ends everything that t waits for. An attempt under way is still
-// heard.
+// cancelSubscriber cancels all deliveries of sr. An attempt in flight is finished, and its
+// result counts.
 func (s *scheduler) cancelSubscriber(sr *subscriber) {
 	sr.gone = true
 	s.unindexSubscriber(sr)
@@ -388,7 +392,7 @@ func (s *scheduler) cancelSubscriber(sr *subscriber) {
 	s.leaveEndpoint(sr, sr.endpoint)
 }
 
-// of returns the targets that name an extension.
+// matchSubscribers returns the subscribers whose subscription covers an extension.
 func (s *scheduler) matchSubscribers(e dialog.Extension) []*subscriber {
 	matched, ok := s.matchCache[e]
 	if ok {
@@ -409,7 +413,7 @@ func (s *scheduler) matchSubscribers(e dialog.Extension) []*subscriber {
 // full reports whether no event can be added for now.
 func (s *scheduler) full() bool { return s.recent.len() >= maxRecentEvents }
 
-// add takes the next event of the log.
+// addEvent queues the next event of the log for its subscribers.
 func (s *scheduler) addEvent(now time.Time, seq uint64, e *dialog.Event) {
 	if seq <= s.lastRead {
 		return
@@ -438,14 +442,14 @@ func (s *scheduler) addEvent(now time.Time, seq uint64, e *dialog.Event) {
 	s.advanceCursor()
 }
 
-// begin says up to where the log has been worked off.
+// startFrom sets the position up to which the log is settled or in the outbox.
 func (s *scheduler) startFrom(cursor uint64) {
 	s.cursor, s.savedCursor, s.lastRead = cursor, cursor, cursor
 }
 
-// restore takes a delivery from the outbox. They come in the order of the log,
-// after begin and before the first add. One that nobody wants any more, or
-// whose event the log has lost, is forgotten.
+// restoreDelivery queues a delivery of the outbox. Deliveries are restored in the order of
+// the log, after startFrom and before the first addEvent. A delivery without a subscriber,
+// or whose event the log has lost, is canceled.
 func (s *scheduler) restoreDelivery(subscription, name string, d *delivery, lost bool) {
 	if sr := s.subscribers[subscription]; sr != nil && !lost {
 		d.saved = true
@@ -459,14 +463,14 @@ func (s *scheduler) restoreDelivery(subscription, name string, d *delivery, lost
 	s.onEnd(d, canceled)
 }
 
-// forget has the outbox told that a delivery it has is over.
+// deleteFromOutbox has the outbox entry of a delivery deleted.
 func (s *scheduler) deleteFromOutbox(subscription, name string, d *delivery) {
 	d.queue = &deliveryQueue{name: name, subscriber: &subscriber{sub: &Subscription{ID: subscription}}}
 	d.state, d.saved = ended, true
 	s.saveDelivery(d)
 }
 
-// join puts d at the end of its lane.
+// enqueueDelivery appends d to its queue.
 func (s *scheduler) enqueueDelivery(sr *subscriber, name string, d *delivery) {
 	s.pending++
 	sr.pending++
@@ -485,8 +489,8 @@ func (s *scheduler) enqueueDelivery(sr *subscriber, name string, d *delivery) {
 	}
 }
 
-// first has the first of a lane wait for a slot, or for its time if it has been
-// attempted before. What is not owed is over.
+// scheduleFirst makes the first delivery of a queue due, or has it wait if it was attempted
+// before. A delivery that is not owed expires.
 func (s *scheduler) scheduleFirst(d *delivery) {
 	switch why := d.queue.subscriber.notOwedReason(d); {
 	case why != "":
@@ -499,6 +503,7 @@ func (s *scheduler) scheduleFirst(d *delivery) {
 	}
 }
 
+// makeDue makes d due, or holds it while a circuit breaker is open.
 func (s *scheduler) makeDue(d *delivery) {
 	sr := d.queue.subscriber
 	d.held = d.blocked()
@@ -512,8 +517,8 @@ func (s *scheduler) makeDue(d *delivery) {
 	s.enqueueSubscriber(sr)
 }
 
-// rest has d wait until it is due or too old, or is picked as a probe. No success of
-// another delivery makes it due earlier.
+// backOff has d wait until it is due, expires, or is picked as a probe. The success of
+// another delivery does not make it due earlier.
 func (s *scheduler) backOff(d *delivery) {
 	sr := d.queue.subscriber
 	d.state = backingOff
@@ -526,10 +531,10 @@ func (s *scheduler) backOff(d *delivery) {
 	}
 }
 
-// unrest ends a rest.
+// endBackoff removes d from the waiting deliveries.
 func (s *scheduler) endBackoff(d *delivery) { heap.Remove(&s.backoffs, d.queue.heapIndex) }
 
-// until is when a rest ends by itself.
+// backoffEnd returns when the wait of d ends by itself.
 func (d *delivery) backoffEnd() time.Time {
 	deadline, ok := d.deadline()
 	switch {
@@ -541,9 +546,10 @@ func (d *delivery) backoffEnd() time.Time {
 	return d.dueAt
 }
 
-// forever is later than all that is due.
+// farFuture is later than all due times.
 var farFuture = time.Unix(1<<40, 0)
 
+// retention returns how long d is worth delivering; a replay is durable.
 func (d *delivery) retention() retention {
 	if d.replay {
 		return durable
@@ -551,8 +557,8 @@ func (d *delivery) retention() retention {
 	return retentionOf(d.kind)
 }
 
-// deadline is when d is too old, if it ever is. Nobody makes it older by setting the
-// clock once it is here.
+// deadline returns when d expires; ok is false if it does so only by its retry schedule.
+// Setting the wall clock does not change it once d is in memory.
 func (d *delivery) deadline() (time.Time, bool) {
 	if d.retention() != live {
 		return time.Time{}, false
@@ -567,12 +573,14 @@ func (d *delivery) deadline() (time.Time, bool) {
 	return d.observed.Add(ttl), true
 }
 
+// expired reports whether the deadline of d has passed.
 func (d *delivery) expired(now time.Time) bool {
 	deadline, ok := d.deadline()
 	return ok && !now.Before(deadline)
 }
 
-// enlist puts t in line if it can make an attempt, and its endpoint too.
+// enqueueSubscriber adds sr to the queue of its endpoint if it can make an attempt, and the
+// endpoint to the queue of endpoints.
 func (s *scheduler) enqueueSubscriber(sr *subscriber) {
 	e := sr.endpoint
 	if !sr.enqueued && !sr.gone && sr.due.len() > 0 && sr.inFlight < sr.maxAttempts() {
@@ -582,6 +590,8 @@ func (s *scheduler) enqueueSubscriber(sr *subscriber) {
 	s.enqueueEndpoint(e)
 }
 
+// enqueueEndpoint adds e to the queue of endpoints if it has a due subscriber and a free
+// slot.
 func (s *scheduler) enqueueEndpoint(e *endpoint) {
 	if !e.enqueued && e.dueSubscribers.len() > 0 && e.inFlight < maxEndpointAttempts {
 		e.enqueued = true
@@ -589,7 +599,7 @@ func (s *scheduler) enqueueEndpoint(e *endpoint) {
 	}
 }
 
-// next returns the attempt to make now, or nil if there is none.
+// nextAttempt returns the attempt to make now, or nil.
 func (s *scheduler) nextAttempt(now time.Time) *attempt {
 	for s.dueEndpoints.len() > 0 {
 		e := s.dueEndpoints.pop()
@@ -606,7 +616,7 @@ func (s *scheduler) nextAttempt(now time.Time) *attempt {
 	return nil
 }
 
-// turn is t's turn at e: it makes an attempt of what is ready first.
+// startAttempt returns an attempt at the first due delivery of sr, or nil if there is none.
 func (s *scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) *attempt {
 	if sr.endpoint != e {
 		return nil // has moved: stands in line there
@@ -636,7 +646,7 @@ func (s *scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) *at
 	return a
 }
 
-// done takes an attempt that was made.
+// finishAttempt applies the result of an attempt.
 func (s *scheduler) finishAttempt(now time.Time, a *attempt) {
 	d, sr, e := a.delivery, a.queue.subscriber, a.endpoint
 	sr.inFlight--
@@ -662,9 +672,9 @@ func (s *scheduler) finishAttempt(now time.Time, a *attempt) {
 	s.enqueueEndpoint(e)
 }
 
-// handed takes a delivery that was delivered by hand: it is over, if it waited.
-// An attempt at it that is under way is heard out. It is a success at the
-// endpoint as any other, unless it went where the receiver of its newCall asked for.
+// applyRedelivery ends a pending delivery that Redeliver has delivered. An attempt in
+// flight is finished. It counts as a success of the endpoint, unless it went to a URL that
+// the receiver of its newCall had named.
 func (s *scheduler) applyRedelivery(now time.Time, h redelivery) {
 	sr, urls := s.subscribers[h.Subscription], parseCallURLs(h.OnAnswer, h.OnHangup)
 	if sr == nil {
@@ -686,7 +696,7 @@ func (s *scheduler) applyRedelivery(now time.Time, h redelivery) {
 	s.enqueueSubscriber(sr)
 }
 
-// postpone has d attempted later, once: the attempt was none.
+// postponeDelivery schedules d for later, once; the attempt does not count.
 func (s *scheduler) postponeDelivery(now time.Time, d *delivery, until time.Time) {
 	d.attempts--
 	d.postponed = true
@@ -694,8 +704,9 @@ func (s *scheduler) postponeDelivery(now time.Time, d *delivery, until time.Time
 	s.backOff(d)
 }
 
-// failed plans the next attempt, if there is one. A probe that leaves a breaker
-// open, or that is made before the delivery is due, is no attempt of its schedule.
+// scheduleRetry schedules the next attempt, or ends the delivery. A probe that leaves its
+// breaker open, or is made before the delivery is due, does not count in the retry
+// schedule.
 func (s *scheduler) scheduleRetry(now time.Time, a *attempt, probe bool) {
 	d := a.delivery
 	switch {
@@ -733,11 +744,11 @@ func (s *scheduler) scheduleRetry(now time.Time, a *attempt, probe bool) {
 	s.saveQueue(d.queue)
 }
 
-// jitter lengthens a pause by up to a fifth, so that what failed together does
-// not come back together.
+// jitter lengthens a wait by up to a fifth, so that deliveries that failed together are not
+// retried together.
 func jitter(d time.Duration) time.Duration { return d + rand.N(d/5+1) }
 
-// end takes d out of its lane; the next one's turn has come.
+// endDelivery removes d from its queue; the next delivery becomes the first.
 func (s *scheduler) endDelivery(d *delivery, o outcome) {
 	s.onEnd(d, o)
 	q := d.queue
@@ -771,7 +782,7 @@ func (s *scheduler) endDelivery(d *delivery, o outcome) {
 	}
 }
 
-// release ends what d has to do with its young event.
+// releaseDelivery detaches d from its event in memory.
 func (s *scheduler) releaseDelivery(d *delivery) {
 	d.event = nil
 	if recent := d.recent; recent != nil {
@@ -780,7 +791,7 @@ func (s *scheduler) releaseDelivery(d *delivery) {
 	}
 }
 
-// close settles one of what is open of y.
+// settleOne records that one delivery of recent has ended or reached the outbox.
 func (s *scheduler) settleOne(recent *recentEvent) {
 	recent.unsettled--
 	switch {
@@ -791,7 +802,7 @@ func (s *scheduler) settleOne(recent *recentEvent) {
 	}
 }
 
-// rise lifts the floor over the events that nothing is open of.
+// advanceCursor moves the cursor over all events that are settled.
 func (s *scheduler) advanceCursor() {
 	for s.recent.len() > 0 && s.recent.at(0).unsettled == 0 {
 		s.cursor = s.recent.pop().seq
@@ -799,8 +810,8 @@ func (s *scheduler) advanceCursor() {
 	}
 }
 
-// dirtiedLane has the outbox told of all of l that it does not know, in their
-// order: none of them leaves within a moment.
+// saveQueue has all deliveries of q written to the outbox that are not there, in their
+// order: none of them will end within outboxDelay.
 func (s *scheduler) saveQueue(q *deliveryQueue) {
 	for _, d := range q.deliveries {
 		if d.recent != nil {
@@ -809,7 +820,7 @@ func (s *scheduler) saveQueue(q *deliveryQueue) {
 	}
 }
 
-// dirtied has the outbox told of d.
+// saveDelivery has the outbox entry of d updated.
 func (s *scheduler) saveDelivery(d *delivery) {
 	if !d.unsaved {
 		d.unsaved = true
@@ -817,7 +828,7 @@ func (s *scheduler) saveDelivery(d *delivery) {
 	}
 }
 
-// tick does what is due at now.
+// runDue does all that is due at now: retries, expiries, probes, and writes to the outbox.
 func (s *scheduler) runDue(now time.Time) {
 	for len(s.backoffs) > 0 && !s.backoffs[0].deliveries[0].backoffEnd().After(now) {
 		d := s.backoffs[0].deliveries[0]
@@ -843,8 +854,8 @@ func (s *scheduler) runDue(now time.Time) {
 	}
 }
 
-// wakeAt is when tick, or letters, has something to do next that it had not at
-// now.
+// nextWake returns when runDue or outboxUpdates has something to do next that is not due at
+// now; ok is false if never.
 func (s *scheduler) nextWake(now time.Time) (at time.Time, ok bool) {
 	earlier := func(t time.Time) {
 		if !ok || t.Before(at) {
@@ -866,16 +877,16 @@ func (s *scheduler) nextWake(now time.Time) (at time.Time, ok bool) {
 	return at, ok
 }
 
-// A letter is what the outbox must be told: of a delivery, of a backlog, or that
-// the floor has risen.
+// An outboxUpdate is one write to the outbox: of a delivery, of a log read, or of the
+// cursor.
 type outboxUpdate struct {
 	delivery *delivery
 	logRead  *logRead
-	ended    bool   // the delivery, or the backlog, is over
+	ended    bool   // the delivery or log read has ended: its entry is deleted
 	cursor   uint64 // if it is of neither
 }
 
-// letters returns what the outbox must be told now.
+// outboxUpdates returns the writes to the outbox that are due at now.
 func (s *scheduler) outboxUpdates(now time.Time) (updates []outboxUpdate) {
 	updates = s.logReadUpdates()
 	for len(updates) < batchSize && s.unsaved.len() > 0 {
@@ -894,7 +905,7 @@ func (s *scheduler) outboxUpdates(now time.Time) (updates []outboxUpdate) {
 	return updates
 }
 
-// posted takes a letter that was sent; one that failed is sent again.
+// finishUpdate applies the result of a write to the outbox; a failed one is repeated.
 func (s *scheduler) finishUpdate(u outboxUpdate, err error) {
 	d := u.delivery
 	if u.logRead != nil {
@@ -922,7 +933,7 @@ func (s *scheduler) finishUpdate(u outboxUpdate, err error) {
 	}
 }
 
-// restingLanes is a heap: the first is the one whose rest ends first.
+// backoffHeap is a heap of queues by the end of the backoff of their first delivery.
 type backoffHeap []*deliveryQueue
 
 func (h backoffHeap) Len() int { return len(h) }
@@ -959,7 +970,7 @@ func (f *fifo[T]) len() int   { return len(f.items) - f.head }
 func (f *fifo[T]) at(i int) T { return f.items[f.head+i] }
 func (f *fifo[T]) push(x T)   { f.items = append(f.items, x) }
 
-// pop takes the first; there must be one.
+// pop removes and returns the first item; there must be one.
 func (f *fifo[T]) pop() T {
 	var zero T
 	x := f.items[f.head]

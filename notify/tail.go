@@ -14,44 +14,45 @@ import (
 	"bellhop/dialog"
 )
 
-// maxRecent and maxRecentBytes bound the last events that are in memory while
-// somebody tails the log. A tail that is farther behind reads the log for itself.
+// maxCachedEvents and maxCachedBytes limit the events in memory while the log is tailed. A
+// tail that is farther behind reads the log itself.
 const (
 	maxCachedEvents = 4096
 	maxCachedBytes  = 16 << 20
 )
 
-// maxBatch is how many bytes of events a tail is given at once: so much is what a
-// reader that is slow keeps from being freed. One event may be larger.
+// maxTailBytes limits the events that one call of Tail.Next returns, as a slow reader keeps
+// them in memory. A single event may be larger.
 const maxTailBytes = 256 << 10
 
-// tails is the one reading of the log's end that all tails share.
+// sharedTail is the one reader of the end of the log that all tails share.
 type sharedTail struct {
-	readSlot chan struct{} // has room for one: who reads the log for himself
+	readSlot chan struct{} // capacity 1: held by the tail or query that reads the log itself
 
 	mu    sync.Mutex
-	tails int        // how many share it
-	cache *tailCache // nil: nobody does
+	tails int        // how many tails are open
+	cache *tailCache // nil: no tail is open
 }
 
-// A recent is the end of the log in memory. It is kept up by a reader of its own,
-// from the first tail's beginning to the last one's end.
+// A tailCache holds the end of the log in memory. A reader of its own fills it, from the
+// opening of the first tail to the closing of the last.
 type tailCache struct {
 	stop      context.CancelFunc
 	done      chan struct{} // closed when the reader has ended
-	endRaised chan struct{} // has room for one: heard has risen
+	endRaised chan struct{} // capacity 1: logEnd has risen
 
 	mu           sync.Mutex
-	logEnd       uint64  // place of the last event that is known to be in the log
-	entries      []entry // all that the log has after from and up to the place to
-	bytes        int     // of these, as weight has it
-	evictedBytes int     // bytes of those that were evicted, but that the array of entries may hold
+	logEnd       uint64  // position of the last event known to be in the log
+	entries      []entry // all events of the log after from and up to to
+	bytes        int     // size of entries, see eventSize
+	evictedBytes int     // size of evicted events that the array of entries still holds
 	from         uint64
 	to           uint64
 	grown        chan struct{} // closed when to rises
 }
 
-// share returns what all tails share. The log goes as far as end.
+// openTailCache registers a tail and returns the cache that all tails share. The log
+// reaches at least end.
 func (n *Notifier) openTailCache(end uint64) *tailCache {
 	n.sharedTail.mu.Lock()
 	defer n.sharedTail.mu.Unlock()
@@ -71,7 +72,7 @@ func (n *Notifier) openTailCache(end uint64) *tailCache {
 	return n.sharedTail.cache
 }
 
-// unshare says that a tail has ended.
+// closeTailCache unregisters a tail; the last one stops the reader.
 func (n *Notifier) closeTailCache() {
 	n.sharedTail.mu.Lock()
 	c := n.sharedTail.cache
@@ -87,7 +88,7 @@ func (n *Notifier) closeTailCache() {
 	}
 }
 
-// keepUp reads what any node says, until ctx ends.
+// fillTailCache reads the events of all nodes into the cache until ctx ends.
 func (n *Notifier) fillTailCache(ctx context.Context, c *tailCache) error {
 	sub, err := n.subscribeEnds(c.raiseEnd)
 	if err != nil {
@@ -117,8 +118,8 @@ func (n *Notifier) fillTailCache(ctx context.Context, c *tailCache) error {
 	}
 }
 
-// begin waits for the turn to read the log: one does at a time, so that many do
-// not take the machine from the calls. Who has begun must end.
+// acquireRead waits for the one slot to read the log, so that many readers do not take the
+// CPU from calls. After success the caller must call releaseRead.
 func (t *sharedTail) acquireRead(ctx context.Context) error {
 	select {
 	case t.readSlot <- struct{}{}:
@@ -128,10 +129,11 @@ func (t *sharedTail) acquireRead(ctx context.Context) error {
 	}
 }
 
+// releaseRead frees the slot taken by acquireRead.
 func (t *sharedTail) releaseRead() { <-t.readSlot }
 
-// part reads the log after a place, up to another or less, and returns how far
-// it has come.
+// readNext reads at most readSize positions after from and up to to, and returns the
+// position that it has reached.
 func (n *Notifier) readNext(ctx context.Context, from, to uint64) (entries []entry, position uint64) {
 	to = min(to, from+readSize)
 	entries = n.collectRange(ctx, from+1, to)
@@ -141,7 +143,7 @@ func (n *Notifier) readNext(ctx context.Context, from, to uint64) (entries []ent
 	return entries, to
 }
 
-// batch returns the first of some entries, so many as a tail is given at once.
+// limitEntries returns the first entries, as many as one call of Tail.Next may return.
 func limitEntries(entries []entry) []entry {
 	bytes := 0
 	for i, e := range entries {
@@ -152,7 +154,7 @@ func limitEntries(entries []entry) []entry {
 	return entries
 }
 
-// weight is about how many bytes of memory an event takes.
+// eventSize estimates the memory of an event, in bytes.
 func eventSize(e *dialog.Event) int {
 	n := 1024 + len(e.MessageText) + len(e.ContentType) + len(e.UserAgent) + len(e.SipReason) + len(e.Diversion) +
 		len(e.CallerNum) + len(e.CallerName) + len(e.CalledNumber) + len(e.CalledDID) + len(e.RemoteNumber) + len(e.ANI) +
@@ -165,7 +167,7 @@ func eventSize(e *dialog.Event) int {
 	return n
 }
 
-// hear learns that the log goes as far as seq, or farther.
+// raiseEnd records that the log reaches seq or farther.
 func (c *tailCache) raiseEnd(seq uint64) {
 	c.mu.Lock()
 	c.logEnd = max(c.logEnd, seq)
@@ -173,14 +175,15 @@ func (c *tailCache) raiseEnd(seq uint64) {
 	signal(c.endRaised)
 }
 
-// end is how far the log is known to go.
+// knownEnd returns the position of the last event known to be in the log.
 func (c *tailCache) knownEnd() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.logEnd
 }
 
-// add adds what the log has up to a place.
+// addEntries appends the events of the log up to position to, evicts the oldest beyond the
+// limits, and wakes the tails.
 func (c *tailCache) addEntries(entries []entry, to uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -202,8 +205,9 @@ func (c *tailCache) addEntries(entries []entry, to uint64) {
 	c.grown = make(chan struct{})
 }
 
-// after returns what is in memory of the events after a place. Those from there
-// up to the place missed are not; news is closed when there are more.
+// entriesAfter returns the cached events after a position. The cache has no events up to
+// the position missed; a reader before it must read the log. grown is closed when more
+// events are cached.
 func (c *tailCache) entriesAfter(position uint64) (entries []entry, missed uint64, grown <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -213,22 +217,22 @@ func (c *tailCache) entriesAfter(position uint64) (entries []entry, missed uint6
 	return c.entries[i:len(c.entries):len(c.entries)], c.from, c.grown
 }
 
-// A Tail reads the log as it grows: every event that it asks for once, in the
-// order of the log, whichever node said it. It belongs to one goroutine.
+// A Tail reads the log as it grows: every event that its query selects once, in the order
+// of the log, whichever node published it. It belongs to one goroutine.
 //
-// All tails of a node share one reading of the log; one that is thousands of
-// events behind catches up by a reading of its own. Nobody waits for a tail.
+// All tails of a node share one reader of the log. A tail that is thousands of events
+// behind reads the log itself to catch up. Nothing waits for a tail.
 type Tail struct {
 	n        *Notifier
 	query    Query
 	cache    *tailCache
-	position uint64 // of the last event that was looked at
-	readSize uint64 // how many places of the log it reads at once
+	position uint64 // of the last event read
+	readSize uint64 // how many positions it reads at once
 }
 
-// Tail returns a Tail that begins where the query says: without After and Since,
-// and if Since is yet to come, it begins now. Limit is ignored. The caller closes
-// it.
+// Tail returns a Tail that begins at After or Since of the query; without either, or with a
+// Since in the future, it begins at the end of the log. Limit is ignored. The caller must
+// close it.
 func (n *Notifier) Tail(ctx context.Context, q Query) (*Tail, error) {
 	info, err := n.events.Info(ctx)
 	if err != nil {
@@ -248,8 +252,8 @@ func (n *Notifier) Tail(ctx context.Context, q Query) (*Tail, error) {
 	return &Tail{n: n, query: q, cache: n.openTailCache(end), position: position, readSize: readSize}, nil
 }
 
-// placeBefore is the place before the first event that was said at a time or
-// later, or else the end.
+// positionBefore returns the position before the first event published at since or later;
+// end if there is none.
 func (n *Notifier) positionBefore(ctx context.Context, since time.Time, end uint64) (position uint64, err error) {
 	position = end
 	c := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since}
@@ -267,10 +271,9 @@ func (n *Notifier) positionBefore(ctx context.Context, since time.Time, end uint
 	return position, nil
 }
 
-// Next returns the next events: at least one, and some hundreds or 256 KiB of them
-// at most. It waits
-// for them until ctx ends, and may be called again then: nothing is missed. The
-// events belong to all who read them: nobody changes one.
+// Next returns the next events: at least one, and at most some hundreds or 256 KiB of them.
+// It waits for them until ctx ends, and may be called again afterwards: no event is missed.
+// Readers share the events and must not change them.
 func (t *Tail) Next(ctx context.Context) ([]*dialog.Event, error) {
 	for ctx.Err() == nil {
 		entries, missed, grown := t.cache.entriesAfter(t.position)
@@ -304,10 +307,10 @@ func (t *Tail) Next(ctx context.Context) ([]*dialog.Event, error) {
 	return nil, ctx.Err()
 }
 
-// Close ends a Tail.
+// Close closes the Tail. It must not be used afterwards.
 func (t *Tail) Close() { t.n.closeTailCache() }
 
-// of returns the events that the query asks for.
+// filterEntries returns the events that the query selects.
 func (q Query) filterEntries(entries []entry) []*dialog.Event {
 	user, _, _ := strings.Cut(q.Extension, "@")
 	var events []*dialog.Event
