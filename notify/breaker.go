@@ -9,22 +9,22 @@ import (
 
 const (
 	maxFailuresInRow    = 5                // failures in a row that open a circuit breaker
-	minTrippingAttempts = 20               // or half of at least so many attempts,
-	failureWindow       = 60 * time.Second // within so long
-	minProbeInterval    = time.Second      // from the opening to the first probe; then twice as long each time,
-	maxProbeInterval    = 30 * time.Second // but no longer
+	minTrippingAttempts = 20               // or failures of half of at least so many attempts
+	failureWindow       = 60 * time.Second // within this time
+	minProbeInterval    = time.Second      // from opening to the first probe; doubled after each failed one
+	maxProbeInterval    = 30 * time.Second // limit of the doubling
 )
 
-// fault is whose circuit breaker counts a failed attempt.
+// fault is the kind of a failed attempt; it decides whose circuit breaker counts it.
 //
 //	noConnection   no connection was made       the endpoint's
-//	noAnswer    connected, but no answer     the subscription's and the endpoint's
+//	noAnswer       connected, but no response   the subscription's and the endpoint's
 //	badStatus      an HTTP status but 2xx       the subscription's
 //
-// A missing answer may be the fault of one URL, such as a script that hangs, or of
-// the whole endpoint. At an endpoint with several subscriptions it opens the
-// endpoint's breaker only if two of them miss an answer and none gets one, and a
-// subscription that misses none is still attempted then.
+// A missing response may be the fault of one URL, such as a script that hangs, or of the
+// whole endpoint. At an endpoint with several subscriptions it opens the endpoint's breaker
+// only if two of them miss a response and none gets one. A subscription that misses none is
+// still attempted then.
 type fault int
 
 const (
@@ -33,28 +33,29 @@ const (
 	badStatus
 )
 
-// A breaker is a circuit breaker: it opens after failures. Then only a probe is
-// made now and then, and the first success closes it. The zero value is closed.
+// A breaker is a circuit breaker: failures open it, then only probes are sent, and the
+// first success closes it. The zero value is closed.
 type breaker struct {
 	failures int // in a row
 	tallies  [6]tally
 
-	openSince time.Time // since when it is open; zero: it is closed
-	reason    string    // the failure that opened it, or the last probe's
-	backoff   time.Duration
-	nextProbe time.Time // when to probe
-	probe     *delivery // the one that was last picked
+	openSince time.Time     // zero: it is closed
+	reason    string        // the failure that opened it, or that of the last probe
+	backoff   time.Duration // between two probes
+	nextProbe time.Time     // when to probe
+	probe     *delivery     // the delivery picked as the last probe
 }
 
-// A tally counts the attempts that ended in one sixth of tripWithin.
+// A tally counts the attempts that ended in one sixth of failureWindow.
 type tally struct {
 	sixth         int64
 	failed, total int
 }
 
+// open reports whether the breaker is open.
 func (b *breaker) open() bool { return !b.openSince.IsZero() }
 
-// count takes an attempt that ended at now.
+// countAttempt counts an attempt that ended at now.
 func (b *breaker) countAttempt(now time.Time, failed bool) {
 	sixth := now.Unix() / int64(failureWindow/time.Second/6)
 	t := &b.tallies[sixth%6]
@@ -70,7 +71,7 @@ func (b *breaker) countAttempt(now time.Time, failed bool) {
 	b.failures++
 }
 
-// trips reports whether what was counted until now opens the breaker.
+// mustOpen reports whether the counted attempts open the breaker.
 func (b *breaker) mustOpen(now time.Time) bool {
 	if b.failures >= maxFailuresInRow {
 		return true
@@ -86,27 +87,27 @@ func (b *breaker) mustOpen(now time.Time) bool {
 	return ended >= minTrippingAttempts && failed*2 >= ended
 }
 
-// pause opens the breaker. retryAfter is what the receiver asked for.
+// trip opens the breaker. retryAfter is the Retry-After of the receiver.
 func (b *breaker) trip(now time.Time, why string, retryAfter time.Duration) {
 	b.openSince, b.reason, b.backoff = now, why, minProbeInterval
 	b.nextProbe = now.Add(max(minProbeInterval, min(retryAfter, maxRetryAfter)))
 }
 
-// missed takes a probe that failed, and what its receiver asked for.
+// probeFailed schedules the next probe after one that failed.
 func (b *breaker) probeFailed(now time.Time, why string, retryAfter time.Duration) {
 	b.backoff = min(2*b.backoff, maxProbeInterval)
 	b.nextProbe = now.Add(max(b.backoff, min(retryAfter, maxRetryAfter)))
 	b.reason = why
 }
 
-// probing reports whether a probe of b is on its way.
+// probing reports whether a probe is due or in flight.
 func (b *breaker) probing() bool {
 	d := b.probe
 	return d != nil && (d.state == due || d.state == inFlight)
 }
 
-// blocked reports whether a circuit breaker keeps d from being attempted. It does
-// not block its probe.
+// blocked reports whether an open circuit breaker keeps d from being attempted. A probe is
+// not blocked by its breaker.
 func (d *delivery) blocked() bool {
 	sr := d.queue.subscriber
 	switch {
@@ -120,14 +121,15 @@ func (d *delivery) blocked() bool {
 	return false
 }
 
-// shut reports whether the circuit breaker of its endpoint keeps t from attempts.
+// blockedByEndpoint reports whether the circuit breaker of its endpoint keeps sr from
+// attempts.
 func (sr *subscriber) blockedByEndpoint() bool {
 	e := sr.endpoint
 	return e.open() && (sr.missedAnswer || !e.noAnswers)
 }
 
-// openBreaker returns the circuit breaker that pauses t, and what of t it is of: the
-// endpoint or the subscription. It is nil if t is not paused.
+// openBreaker returns the circuit breaker that pauses sr, and its scope: breakerEndpoint or
+// breakerSubscription. It returns nil if sr is not paused.
 func (sr *subscriber) openBreaker() (b *breaker, of string) {
 	switch {
 	case sr.blockedByEndpoint():
@@ -138,8 +140,8 @@ func (sr *subscriber) openBreaker() (b *breaker, of string) {
 	return nil, ""
 }
 
-// learn counts an attempt in the circuit breakers of its endpoint and its target.
-// It reports whether the attempt was a probe.
+// countOutcome counts an attempt in the circuit breakers of its endpoint and its
+// subscriber, and reports whether it was a probe.
 func (s *scheduler) countOutcome(now time.Time, a *attempt) (probe bool) {
 	e, sr := a.endpoint, a.queue.subscriber
 	ofEndpoint, ofTarget := e.probe == a.delivery, sr.probe == a.delivery
@@ -183,7 +185,7 @@ func (s *scheduler) countOutcome(now time.Time, a *attempt) (probe bool) {
 	return ofEndpoint || ofTarget
 }
 
-// answered notes that the endpoint e gave t an answer, whatever it says.
+// noteAnswer records that endpoint e sent sr a response, whatever its status.
 func (s *scheduler) noteAnswer(now time.Time, sr *subscriber, e *endpoint) {
 	e.countAttempt(now, false)
 	sr.missedAnswer = false
@@ -192,7 +194,7 @@ func (s *scheduler) noteAnswer(now time.Time, sr *subscriber, e *endpoint) {
 	}
 }
 
-// succeeded notes that t, at e, was delivered something.
+// noteSuccess records that sr received a delivery at e.
 func (s *scheduler) noteSuccess(now time.Time, sr *subscriber, e *endpoint) {
 	sr.countAttempt(now, false)
 	sr.failing = time.Time{}
@@ -202,7 +204,7 @@ func (s *scheduler) noteSuccess(now time.Time, sr *subscriber, e *endpoint) {
 	}
 }
 
-// blameEndpoint counts an attempt that got no answer in the breaker of its endpoint.
+// blameEndpoint counts an attempt without a response in the breaker of its endpoint.
 func (s *scheduler) blameEndpoint(now time.Time, a *attempt, probe bool) {
 	e, sr := a.endpoint, a.queue.subscriber
 	shared := len(e.subscribers) > 1
@@ -238,7 +240,7 @@ func (s *scheduler) blameEndpoint(now time.Time, a *attempt, probe bool) {
 	}
 }
 
-// suspects notes which targets have missed an answer since the last one came.
+// noteSuspect records which subscribers have missed a response since the last one came.
 func (e *endpoint) noteSuspect(sr *subscriber) {
 	if e.failures == 0 {
 		e.suspect, e.severalSuspects = sr, false
@@ -246,7 +248,8 @@ func (e *endpoint) noteSuspect(sr *subscriber) {
 	e.severalSuspects = e.severalSuspects || e.suspect != sr
 }
 
-// blameTarget counts an attempt in the breaker of its target, if that may be at fault.
+// blameSubscriber counts a failed attempt in the breaker of its subscriber, if the URL may
+// be at fault.
 func (s *scheduler) blameSubscriber(now time.Time, a *attempt, probe bool) {
 	sr := a.queue.subscriber
 	if a.sub.URL != sr.sub.URL || sr.gone {
@@ -265,7 +268,7 @@ func (s *scheduler) blameSubscriber(now time.Time, a *attempt, probe bool) {
 	}
 }
 
-// openEndpoint has all rest that waits for an endpoint whose breaker has opened.
+// openEndpoint holds the due deliveries of an endpoint whose breaker has opened.
 func (s *scheduler) openEndpoint(e *endpoint) {
 	s.openEndpoints[e] = true
 	s.onBreakerChange(e)
@@ -276,7 +279,7 @@ func (s *scheduler) openEndpoint(e *endpoint) {
 	s.scheduleProbe(e.nextProbe)
 }
 
-// closeEndpoint makes due what waited for the breaker of e.
+// closeEndpoint closes the breaker of e and makes due the deliveries that it held.
 func (s *scheduler) closeEndpoint(e *endpoint) {
 	e.breaker, e.noAnswers = breaker{}, false
 	delete(s.openEndpoints, e)
@@ -290,7 +293,7 @@ func (s *scheduler) closeEndpoint(e *endpoint) {
 	}
 }
 
-// openTarget has all rest that waits for a target whose own breaker has opened.
+// openSubscriber holds the due deliveries of a subscriber whose own breaker has opened.
 func (s *scheduler) openSubscriber(sr *subscriber) {
 	s.openSubscribers[sr] = true
 	s.holdDue(sr)
@@ -298,8 +301,7 @@ func (s *scheduler) openSubscriber(sr *subscriber) {
 	s.scheduleProbe(sr.nextProbe)
 }
 
-// closeTarget makes due what waited for the own breaker of t, and forgets what
-// that has counted.
+// closeSubscriber resets the own breaker of sr and makes due the deliveries that it held.
 func (s *scheduler) closeSubscriber(sr *subscriber) {
 	was := sr.open()
 	sr.breaker = breaker{}
@@ -310,8 +312,8 @@ func (s *scheduler) closeSubscriber(sr *subscriber) {
 	}
 }
 
-// restorePause opens a breaker again that was open when the process before this one,
-// or another node, stopped delivering. The first probe comes at once.
+// restorePause opens a breaker that was open when an earlier process, or another node,
+// stopped delivering. Its first probe is due at once.
 func (s *scheduler) restorePause(now time.Time, subscription string, st healthState) {
 	sr := s.subscribers[subscription]
 	if sr == nil {
@@ -333,7 +335,7 @@ func (s *scheduler) restorePause(now time.Time, subscription string, st healthSt
 	s.openEndpoint(sr.endpoint)
 }
 
-// holdReady has all rest that waits for a slot and is blocked.
+// holdDue has the blocked ones among the due deliveries of sr wait.
 func (s *scheduler) holdDue(sr *subscriber) {
 	for range sr.due.len() {
 		if d := sr.due.pop(); d.state == due {
@@ -342,7 +344,7 @@ func (s *scheduler) holdDue(sr *subscriber) {
 	}
 }
 
-// releaseHeld makes ready what t waits to be sent and is blocked no longer.
+// releaseHeld makes due the held deliveries of sr that are blocked no longer.
 func (s *scheduler) releaseHeld(sr *subscriber) {
 	for _, q := range sr.queues {
 		if d := q.deliveries[0]; d.state == backingOff && d.held {
@@ -352,14 +354,14 @@ func (s *scheduler) releaseHeld(sr *subscriber) {
 	}
 }
 
-// probeBy has the open breakers looked at by then.
+// scheduleProbe has the open breakers checked at the time at, or earlier.
 func (s *scheduler) scheduleProbe(at time.Time) {
 	if s.nextProbe.IsZero() || at.Before(s.nextProbe) {
 		s.nextProbe = at
 	}
 }
 
-// probeAfter has the next probe made if d, which is over, was one.
+// replaceProbe schedules another probe if d, which has ended, was one.
 func (s *scheduler) replaceProbe(d *delivery) {
 	sr := d.queue.subscriber
 	if e := sr.endpoint; e.probe == d && e.open() {
@@ -370,7 +372,7 @@ func (s *scheduler) replaceProbe(d *delivery) {
 	}
 }
 
-// probe picks what is next attempted past each open breaker whose time has come.
+// startProbes makes a probe due for each open breaker whose time has come.
 func (s *scheduler) startProbes(now time.Time) {
 	s.nextProbe = time.Time{}
 	for e := range s.openEndpoints {
@@ -385,7 +387,7 @@ func (s *scheduler) startProbes(now time.Time) {
 	}
 }
 
-// mayProbe reports whether it is time for a probe of b.
+// mayProbe reports whether b may be probed at now, and else schedules the next check.
 func (s *scheduler) mayProbe(now time.Time, b *breaker) bool {
 	if b.probing() {
 		return false // learn asks for the next
@@ -397,7 +399,8 @@ func (s *scheduler) mayProbe(now time.Time, b *breaker) bool {
 	return true
 }
 
-// startProbe makes d, if there is one, the probe of b. Without one, rest asks again.
+// startProbe makes d the probe of b. If d is nil, backOff schedules the probe once a
+// delivery waits.
 func (s *scheduler) startProbe(b *breaker, d *delivery) {
 	if d == nil {
 		return
@@ -410,8 +413,8 @@ func (s *scheduler) startProbe(b *breaker, d *delivery) {
 	s.makeDue(d)
 }
 
-// pickProbe picks what is next attempted for some targets: what is due rather than
-// what backs off, and of that what was attempted least. It is nil if nothing may be.
+// pickProbe picks the delivery to probe with: a held one before one that backs off, and of
+// these the one with the fewest attempts. It returns nil if none may be sent.
 func pickProbe(targets iter.Seq[*subscriber]) (best *delivery) {
 	for sr := range targets {
 		for _, q := range sr.queues {

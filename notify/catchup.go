@@ -9,41 +9,40 @@ import (
 	"bellhop/dialog"
 )
 
-// pageSize is how many events of the log are read again at once.
+// pageSize is how many positions of the log a page has at most.
 const pageSize = 1024
 
-// A backlog is a part of the log that one target is given by reading the log
-// again, a page at a time, as it has room for it. A target is behind with
-// one when it is owed more than memory should hold: from there on it is given
-// nothing as it is said, until it has caught up. Any other is a replay, which
-// somebody asked for: it delivers again, as records and in lanes of their own, what
-// does not wait anyway. What is read again is judged by what the subscription is
-// then.
+// A logRead is a range of the log that is read again for one subscriber, page by page, as
+// it has room. A subscriber lags when it has more pending deliveries than memory should
+// hold: from there on it gets no event as it is published, until its logRead has caught up.
+// Any other logRead is a replay: it delivers events again, as durable ones and in queues of
+// their own, unless their delivery is pending anyway. The subscription as it is now decides
+// which events match.
 //
-//	waiting ──target has room──▶ in line ──▶ busy ──page settled──▶ waiting, or over
+//	waiting ──subscriber has room──▶ enqueued ──▶ reading ──page settled──▶ waiting, or ended
 //
-// A page is settled when each of its deliveries is over or in the outbox. Only
-// then does the outbox hear how far the backlog has come, so a crash loses nothing.
+// A page is settled when each of its deliveries has ended or is in the outbox. Only then
+// the progress is written to the outbox, so a crash loses nothing.
 type logRead struct {
 	subscriber *subscriber
-	name       string       // its word in the outbox is delivery.<subscription>.<name>
-	after      uint64       // what is to be read comes after this; all before is settled, or above the floor
-	to         uint64       // of a replay: the last of it; 0: until the target has caught up
+	name       string       // its subject in the outbox is bellhop.delivery.<subscription>.<name>
+	after      uint64       // the next event to read follows this position; all before is settled, or above the cursor
+	to         uint64       // of a replay: its last position; 0: until the subscriber has caught up
 	types      []string     // of a replay
-	cursorHold *recentEvent // the floor stays below it until the outbox knows of the backlog
+	cursorHold *recentEvent // keeps the cursor below its start until it is in the outbox
 
-	enqueued bool // in the line of those of which a page is to be read
+	enqueued bool // in dueLogReads
 	reading  bool // a page is being read, or is not settled
 	ended    bool
 
-	unsaved, saved bool // the outbox must be told; was told
+	unsaved, saved bool // the outbox must be updated; has it
 }
 
-// behindName names the backlog that a target is behind with.
+// laggingName names the logRead by which a lagging subscriber catches up. It is stored.
 const laggingName = "behind"
 
-// room is how many deliveries of t may be pending: its limit or, while all
-// together are ten times that, what would be its share.
+// roomFor returns how many deliveries of sr may be pending: maxPending, or an equal share
+// of ten times that while all subscribers together have as many.
 func (s *scheduler) roomFor(sr *subscriber) int {
 	if all := 10 * s.maxPending; s.pending >= all {
 		return min(s.maxPending, all/len(s.subscribers))
@@ -51,7 +50,7 @@ func (s *scheduler) roomFor(sr *subscriber) int {
 	return s.maxPending
 }
 
-// fallBehind begins the backlog of t, which has no room for y.
+// startLagging begins to catch up from the event recent, for which sr has no room.
 func (s *scheduler) startLagging(sr *subscriber, recent *recentEvent) {
 	recent.unsettled++
 	r := &logRead{subscriber: sr, name: laggingName, after: recent.seq - 1, cursorHold: recent}
@@ -60,6 +59,7 @@ func (s *scheduler) startLagging(sr *subscriber, recent *recentEvent) {
 	s.saveLogRead(r)
 }
 
+// attachLogRead adds r to its subscriber.
 func (s *scheduler) attachLogRead(r *logRead) {
 	sr := r.subscriber
 	sr.logReads = append(sr.logReads, r)
@@ -70,8 +70,8 @@ func (s *scheduler) attachLogRead(r *logRead) {
 	}
 }
 
-// restoreBacklog takes a backlog from the outbox, after begin and, unless it is a
-// replay, before the first restore. One of a subscription that is gone is forgotten.
+// restoreLogRead restores a logRead of the outbox: after startFrom and, unless it is a
+// replay, before the first restoreDelivery. One without a subscriber is deleted.
 func (s *scheduler) restoreLogRead(r *logRead) {
 	sr := s.subscribers[r.subscriber.sub.ID]
 	if sr == nil || r.ended {
@@ -84,7 +84,7 @@ func (s *scheduler) restoreLogRead(r *logRead) {
 	s.continueLogRead(r) // of one that is behind from above the floor on, this is the end: the log is read from the floor on
 }
 
-// settled is up to where the log will not be read again for t.
+// settledPosition returns the position up to which the log is not read again for sr.
 func (s *scheduler) settledPosition(sr *subscriber) uint64 {
 	if sr.lag != nil {
 		return sr.lag.after
@@ -92,8 +92,8 @@ func (s *scheduler) settledPosition(sr *subscriber) uint64 {
 	return s.cursor
 }
 
-// stand puts b in line if its target has room for a page: when half of what was
-// pending is settled.
+// enqueueLogRead has the next page of r read if at most half of the room of its subscriber
+// is taken.
 func (s *scheduler) enqueueLogRead(r *logRead) {
 	if sr := r.subscriber; !r.enqueued && !r.reading && sr.pending <= s.roomFor(sr)/2 {
 		r.enqueued = true
@@ -101,8 +101,8 @@ func (s *scheduler) enqueueLogRead(r *logRead) {
 	}
 }
 
-// nextPage returns the backlog whose turn it is, and what of the log is to be
-// read for it; nil if there is none.
+// nextPage returns the logRead whose page is to be read next, and its positions; nil if
+// there is none.
 func (s *scheduler) nextPage() (r *logRead, from, to uint64) {
 	for s.dueLogReads.len() > 0 {
 		r := s.dueLogReads.pop()
@@ -117,7 +117,7 @@ func (s *scheduler) nextPage() (r *logRead, from, to uint64) {
 	return nil, 0, 0
 }
 
-// addPage takes a page: what there is of the log from b.after on up to to.
+// addPage queues the events of a page: all that the log has after r.after and up to to.
 func (s *scheduler) addPage(now time.Time, r *logRead, to uint64, entries []entry) {
 	page := &recentEvent{seq: to, logRead: r, unsettled: 1}
 	var waits map[uint64]bool
@@ -136,8 +136,8 @@ func (s *scheduler) addPage(now time.Time, r *logRead, to uint64, entries []entr
 	s.settleOne(page)
 }
 
-// addAgain adds an event to the one target that it is read again for. What
-// is too old is over at once.
+// addCatchUpEvent queues an event for the one subscriber that catches up. A live event that
+// is too old expires at once.
 func (s *scheduler) addCatchUpEvent(now time.Time, page *recentEvent, e entry) {
 	sr := page.logRead.subscriber
 	if sr.typeMask&eventBit(e.event) == 0 || !sr.matchesExtension(e.event.Extension) {
@@ -160,8 +160,8 @@ func (s *scheduler) addCatchUpEvent(now time.Time, page *recentEvent, e entry) {
 	s.enqueueFromPage(page, name, d)
 }
 
-// joinAgain puts a delivery of a page into its lane, and has the outbox told of
-// it and of what is before it there.
+// enqueueFromPage appends a delivery of a page to its queue, and has it and those before it
+// written to the outbox.
 func (s *scheduler) enqueueFromPage(page *recentEvent, name string, d *delivery) {
 	page.unsettled++
 	s.enqueueDelivery(page.logRead.subscriber, name, d)
@@ -172,7 +172,7 @@ func (s *scheduler) enqueueFromPage(page *recentEvent, name string, d *delivery)
 	s.saveDelivery(d)
 }
 
-// pageSettled goes on to the next page.
+// finishPage records that a page is settled, and continues with the next one.
 func (s *scheduler) finishPage(page *recentEvent) {
 	r := page.logRead
 	r.reading = false
@@ -184,7 +184,7 @@ func (s *scheduler) finishPage(page *recentEvent) {
 	s.continueLogRead(r)
 }
 
-// last is where b ends, as far as is known.
+// logReadEnd returns the last position of r, as far as it is known.
 func (s *scheduler) logReadEnd(r *logRead) uint64 {
 	if r.isReplay() {
 		return r.to
@@ -192,7 +192,7 @@ func (s *scheduler) logReadEnd(r *logRead) uint64 {
 	return s.lastRead
 }
 
-// goOn has b wait for its next page, or end.
+// continueLogRead has r read its next page, or ends it.
 func (s *scheduler) continueLogRead(r *logRead) {
 	if r.after >= s.logReadEnd(r) {
 		s.endLogRead(r)
@@ -201,7 +201,7 @@ func (s *scheduler) continueLogRead(r *logRead) {
 	s.enqueueLogRead(r)
 }
 
-// drop ends a backlog: its target has caught up, or is gone.
+// endLogRead ends r: its subscriber has caught up, or is gone, or the replay is complete.
 func (s *scheduler) endLogRead(r *logRead) {
 	sr := r.subscriber
 	r.ended = true
@@ -215,7 +215,7 @@ func (s *scheduler) endLogRead(r *logRead) {
 	s.saveLogRead(r)
 }
 
-// letGo lets the floor rise over where b began.
+// releaseCursor lets the cursor move over the start of r.
 func (s *scheduler) releaseCursor(r *logRead) {
 	if recent := r.cursorHold; recent != nil {
 		r.cursorHold = nil
@@ -223,7 +223,7 @@ func (s *scheduler) releaseCursor(r *logRead) {
 	}
 }
 
-// tellOf has the outbox told of b.
+// saveLogRead has the outbox entry of r updated.
 func (s *scheduler) saveLogRead(r *logRead) {
 	if !r.unsaved {
 		r.unsaved = true
@@ -231,7 +231,7 @@ func (s *scheduler) saveLogRead(r *logRead) {
 	}
 }
 
-// wordsOfBacklogs returns what the outbox must be told of backlogs.
+// logReadUpdates returns the writes to the outbox that logReads need.
 func (s *scheduler) logReadUpdates() (updates []outboxUpdate) {
 	for len(updates) < batchSize && s.unsavedLogReads.len() > 0 {
 		r := s.unsavedLogReads.pop()
@@ -244,8 +244,8 @@ func (s *scheduler) logReadUpdates() (updates []outboxUpdate) {
 	return updates
 }
 
-// postedBacklog takes a letter of a backlog that was sent; one that failed is
-// sent again, unless the same target has fallen behind again.
+// finishLogReadUpdate applies the result of a write to the outbox. A failed one is
+// repeated, unless the subscriber lags with a newer logRead under the same name.
 func (s *scheduler) finishLogReadUpdate(u outboxUpdate, err error) {
 	r := u.logRead
 	if err != nil {
@@ -260,7 +260,7 @@ func (s *scheduler) finishLogReadUpdate(u outboxUpdate, err error) {
 	}
 }
 
-// names reports whether t is about an extension.
+// matchesExtension reports whether the subscription of sr covers an extension.
 func (sr *subscriber) matchesExtension(e dialog.Extension) bool {
 	if sr.regex != nil {
 		return sr.regex.MatchString(e.User) || sr.regex.MatchString(e.String())
@@ -268,7 +268,7 @@ func (sr *subscriber) matchesExtension(e dialog.Extension) bool {
 	return e.Is(sr.sub.Extension)
 }
 
-// A page is a part of the log that is read again.
+// A page is a range of the log that is read again.
 type page struct {
 	logRead  *logRead
 	from, to uint64
@@ -276,7 +276,7 @@ type page struct {
 	err      error
 }
 
-// readAgain has the next page read, one at a time.
+// startPageRead has the next page read in the background, one page at a time.
 func (l *deliveryLoop) startPageRead(ctx context.Context) {
 	if l.readingPage {
 		return
@@ -294,7 +294,8 @@ func (l *deliveryLoop) startPageRead(ctx context.Context) {
 	})
 }
 
-// readPage reads a page. If the log begins after it, it reaches up to there.
+// readLogPage reads the events of a page. If the log begins after the page, the page is
+// extended up to the first event.
 func (n *Notifier) readLogPage(ctx context.Context, p *page, newest uint64) error {
 	p.entries = n.collectRange(ctx, p.from, p.to)
 	if len(p.entries) == 0 {
@@ -307,7 +308,8 @@ func (n *Notifier) readLogPage(ctx context.Context, p *page, newest uint64) erro
 	return ctx.Err() // what ends early is not all
 }
 
-// turned takes a page that was read.
+// takePage queues the events of a page that was read, and counts events that the log no
+// longer has.
 func (l *deliveryLoop) takePage(now time.Time, p page) error {
 	l.readingPage = false
 	if p.err != nil {
@@ -323,7 +325,7 @@ func (l *deliveryLoop) takePage(now time.Time, p page) error {
 	return nil
 }
 
-// lagged has it known that a target is behind, or no longer is.
+// reportLag counts and logs that a subscriber begins to lag, or has caught up.
 func (l *deliveryLoop) reportLag(sr *subscriber) {
 	l.stats.lagging.Store(int64(l.scheduler.lagging))
 	switch {

@@ -11,46 +11,45 @@ import (
 	"bellhop/dialog"
 )
 
-// A worker is the lanes and what stands around them: the log they are filled
-// from, the senders that empty them, the outbox that remembers them. Its
-// goroutine owns the lanes; all others talk to it by channels.
+// A deliveryLoop delivers events: it feeds the scheduler from the log, hands attempts to
+// senders, and writes the outbox. Its goroutine owns the scheduler; all others communicate
+// with it by channels.
 type deliveryLoop struct {
 	*Notifier
 	scheduler *scheduler
 
-	nextSeq    uint64     // place of the first event that the lanes have not seen
-	logEntries chan entry // what is read of the log, until it is closed; nil: nothing is
+	nextSeq    uint64     // position of the first event that the scheduler has not seen
+	logEntries chan entry // what is read of the log, until it is closed; nil: nothing is being read
 
-	pages       chan page     // that were read again
-	readingPage bool          // one is on its way
-	replays     chan *logRead // replays that somebody asks for
+	pages       chan page     // pages that were read again
+	readingPage bool          // a page is being read
+	replays     chan *logRead // newly requested replays
 
 	attempts, results chan *attempt
-	inFlight          int // attempts under way
-	senders           int // goroutines that make them
-	abort             context.CancelFunc
+	inFlight          int                // attempts with the senders
+	senders           int                // goroutines that make attempts
+	abort             context.CancelFunc // cancels attemptCtx
 	attemptCtx        context.Context
 
-	redeliveries  chan *nats.Msg // what was delivered so
-	updates       []outboxUpdate // on their way to the outbox; nil: none
+	redeliveries  chan *nats.Msg // announcements of other goroutines and nodes
+	updates       []outboxUpdate // being written to the outbox; nil: none
 	updateBatches chan []*nats.Msg
 	updateResults chan []writeResult
 
-	disabling map[string]bool // subscriptions that are being switched off
+	disabling map[string]bool // subscriptions that are being disabled
 
 	helpers sync.WaitGroup
 }
 
-// An entry is an event at its place in the log.
+// An entry is an event and its position in the log.
 type entry struct {
 	seq   uint64
 	event *dialog.Event
 }
 
-// deliver has every event of the log delivered to those who want it, from where
-// it was left, until ctx ends. It returns early only if the store fails. Attempts
-// under way are heard out, unless mine has ended: then it is no longer for this
-// node to make them.
+// runDelivery delivers the events of the log, from the stored cursor on, until ctx ends. It
+// returns early only if the store fails. Attempts in flight are finished, unless leased has
+// ended: then another node may make them.
 func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	l := &deliveryLoop{
 		Notifier: n, scheduler: newScheduler(n.countEnd), disabling: make(map[string]bool),
@@ -106,7 +105,7 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	return l.runLoop(ctx)
 }
 
-// run does what is due, and waits for the next thing to happen.
+// runLoop does all that is due, and waits for the next thing to happen.
 func (l *deliveryLoop) runLoop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -161,8 +160,8 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 	}
 }
 
-// catchUp gives the lanes what was just said, and has the log read if it has
-// more than that.
+// takeNewEvents queues the events handed over by the publisher, and starts reading further
+// ones from the log.
 func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
 	entries, limit := l.handoff.takeEntries()
 	if len(entries) > 0 {
@@ -185,13 +184,13 @@ func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
 	})
 }
 
-// add gives the lanes an event.
+// addEvent queues an event; a panic loses only that event.
 func (l *deliveryLoop) addEvent(now time.Time, e entry) {
 	defer l.recoverPanic("queue event")
 	l.scheduler.addEvent(now, e.seq, e.event)
 }
 
-// subscribe takes the subscriptions that changed.
+// applySubscriptions applies the subscriptions that have changed.
 func (l *deliveryLoop) applySubscriptions() {
 	for _, s := range l.registry.takeChanged() {
 		delete(l.disabling, s.ID)
@@ -205,9 +204,9 @@ func (l *deliveryLoop) applySubscriptions() {
 	}
 }
 
-// restorePause opens the circuit breaker again that the standing of a subscription
-// tells of, if this node did not deliver to it before. A subscription that was edited
-// since gets a new chance.
+// restorePause opens the circuit breaker that the stored health of a subscription names, if
+// this node did not deliver to it before. A subscription that was edited since starts
+// unpaused.
 func (l *deliveryLoop) restorePause(s Subscription, st healthState, known bool) {
 	sr := l.scheduler.subscribers[s.ID]
 	if sr == nil || known || st.Paused.IsZero() {
@@ -220,7 +219,8 @@ func (l *deliveryLoop) restorePause(s Subscription, st healthState, known bool) 
 	l.scheduler.restorePause(time.Now(), s.ID, st)
 }
 
-// send hands attempts to the senders until none is ready or all are busy.
+// startAttempts hands attempts to the senders until none is due or maxSenders are in
+// flight.
 func (l *deliveryLoop) startAttempts(now time.Time) {
 	for l.inFlight < maxSenders {
 		a := l.scheduler.nextAttempt(now)
@@ -240,7 +240,7 @@ func (l *deliveryLoop) startAttempts(now time.Time) {
 	}
 }
 
-// took takes an attempt that was made.
+// takeResult applies, counts and records the result of an attempt.
 func (l *deliveryLoop) takeResult(a *attempt) {
 	l.inFlight--
 	if !a.notBefore.IsZero() { // nothing was sent
@@ -262,7 +262,8 @@ func (l *deliveryLoop) takeResult(a *attempt) {
 	l.updateHealth(now, sr, a.detail)
 }
 
-// note has it known if t has been failing for long, or no longer is.
+// updateHealth stores since when sr fails, or that it no longer does, and disables it after
+// disableAfter.
 func (l *deliveryLoop) updateHealth(now time.Time, sr *subscriber, why string) {
 	st, known := l.health.get(sr.sub.ID)
 	switch {
@@ -278,7 +279,7 @@ func (l *deliveryLoop) updateHealth(now time.Time, sr *subscriber, why string) {
 	}
 }
 
-// changed logs and counts that the circuit breaker of an endpoint opens or closes.
+// reportBreaker logs and counts that the circuit breaker of an endpoint opens or closes.
 func (l *deliveryLoop) reportBreaker(e *endpoint) {
 	if e.open() {
 		l.stats.paused.Add(1)
@@ -288,8 +289,7 @@ func (l *deliveryLoop) reportBreaker(e *endpoint) {
 	}
 }
 
-// health publishes and stores whether a target is paused, if that is not what is
-// known of it.
+// publishHealth publishes and stores whether a subscriber is paused, if that has changed.
 func (l *deliveryLoop) publishHealth(sr *subscriber) {
 	if sr.gone {
 		return
@@ -322,7 +322,7 @@ func (l *deliveryLoop) publishHealth(sr *subscriber) {
 	}
 }
 
-// disable switches a subscription off.
+// disableSubscription disables a subscription in the store, retrying until that succeeds.
 func (l *deliveryLoop) disableSubscription(s *Subscription, why string) {
 	if l.disabling[s.ID] {
 		return
@@ -347,7 +347,7 @@ func (l *deliveryLoop) disableSubscription(s *Subscription, why string) {
 	})
 }
 
-// tell sends the outbox what it must be told, a wave at a time.
+// saveUpdates hands the next updates to the outbox writer, one batch at a time.
 func (l *deliveryLoop) saveUpdates(now time.Time) {
 	if l.updates != nil {
 		return
@@ -362,7 +362,7 @@ func (l *deliveryLoop) saveUpdates(now time.Time) {
 	l.updateBatches <- msgs
 }
 
-// arrived takes what became of the letters.
+// takeUpdateResults applies the results of a batch of updates.
 func (l *deliveryLoop) takeUpdateResults(results []writeResult) {
 	for i, u := range l.updates {
 		l.scheduler.finishUpdate(u, results[i].err)
@@ -370,8 +370,8 @@ func (l *deliveryLoop) takeUpdateResults(results []writeResult) {
 	l.updates = nil
 }
 
-// postLetters writes letters to the outbox, and sweeps it, until there are no
-// more.
+// runOutboxWriter writes batches to the outbox, and removes superseded messages, until
+// updateBatches is closed.
 func (l *deliveryLoop) runOutboxWriter(waver *batchWriter, sweeper *sweeper) {
 	for msgs := range l.updateBatches {
 		l.updateResults <- l.writeOutboxBatch(waver, sweeper, msgs)
@@ -379,7 +379,7 @@ func (l *deliveryLoop) runOutboxWriter(waver *batchWriter, sweeper *sweeper) {
 	}
 }
 
-// postWave writes a wave of letters, and says what became of each.
+// writeOutboxBatch writes a batch to the outbox and returns the result of each message.
 func (l *deliveryLoop) writeOutboxBatch(waver *batchWriter, sweeper *sweeper, msgs []*nats.Msg) (results []writeResult) {
 	results = unansweredResults(len(msgs)) // of a panic
 	defer l.recoverPanic("write outbox")
@@ -397,13 +397,14 @@ func (l *deliveryLoop) writeOutboxBatch(waver *batchWriter, sweeper *sweeper, ms
 	return results
 }
 
+// sweepOutbox removes messages that the outbox no longer needs.
 func (l *deliveryLoop) sweepOutbox(waver *batchWriter, sweeper *sweeper) {
 	defer l.recoverPanic("sweep outbox")
 	sweeper.removeMessages(l.attemptCtx, waver)
 }
 
-// finish hears the attempts under way out, for five seconds, and tells the
-// outbox what came of them. What was aborted is made again after a restart.
+// drainAttempts waits up to five seconds for the attempts in flight, and writes their
+// results to the outbox. Aborted attempts are made again after a restart.
 func (l *deliveryLoop) drainAttempts() {
 	timer := time.AfterFunc(5*time.Second, l.abort)
 	defer timer.Stop()
@@ -428,7 +429,7 @@ func (l *deliveryLoop) drainAttempts() {
 	l.abort()
 }
 
-// ended counts, records and logs how a delivery ends.
+// countEnd counts, records and logs the end of a delivery.
 func (n *Notifier) countEnd(d *delivery, o outcome) {
 	n.stats.ended[o].Add(1)
 	n.recordEnd(d, o)

@@ -18,13 +18,13 @@ import (
 	"bellhop/dialog"
 )
 
-// A standing is how deliveries to a subscription go that do not go well. The JSON
-// form is what the store keeps: fields are only ever added.
+// A healthState is the health of a subscription whose deliveries fail. The store keeps its
+// JSON form: fields are only ever added.
 type healthState struct {
-	Failing time.Time `json:"failing,omitzero"`  // since when there are failures only
+	Failing time.Time `json:"failing,omitzero"`  // since when all attempts fail
 	Paused  time.Time `json:"paused,omitzero"`   // since when a circuit breaker is open; zero: none is
-	Why     string    `json:"why,omitempty"`     // the last failure that is known
-	Breaker string    `json:"breaker,omitempty"` // whose breaker is open; "": an older version wrote it, or none is
+	Why     string    `json:"why,omitempty"`     // the last known failure
+	Breaker string    `json:"breaker,omitempty"` // scope of the open breaker; "": none, or written by an older version
 }
 
 // The scopes of a circuit breaker. The words are stored: never change one, only add.
@@ -33,24 +33,24 @@ const (
 	breakerSubscription = "subscription"
 )
 
-// patience is how long a subscription fails before its standing is kept.
+// healthDelay is how long a subscription fails before its healthState is stored.
 const healthDelay = time.Minute
 
-// standings are what the nodes know of how subscriptions stand: who delivers
-// writes it, and all read it. Who is not in it stands well.
+// healthStates holds the health of all subscriptions that fail. The delivering node writes
+// it, and all nodes read it. A subscription without an entry is healthy.
 type healthStates struct {
 	kv     jetstream.KeyValue
 	nc     *nats.Conn
-	wakeup chan struct{} // has room for one: there is something to write
+	wakeup chan struct{} // capacity 1: unsaved is not empty
 
 	mu      sync.Mutex
-	known   map[string]healthState  // by subscription
+	known   map[string]healthState  // by subscription id
 	unsaved map[string]*healthState // to be written; nil: to be deleted
 }
 
-// openStandings opens the bucket of standings: id of the subscription to JSON.
-// One that is deleted leaves a marker, which stays: without it, a server that was
-// killed could find the deleted one again.
+// openHealthStates opens the bucket of health: subscription id to JSON. A deleted entry
+// leaves a marker, which stays: without it, a server that was killed could restore the
+// deleted entry.
 func openHealthStates(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{
 		Bucket:      "bellhop_standings",
@@ -58,6 +58,7 @@ func openHealthStates(ctx context.Context, js jetstream.JetStream, c Config) (je
 	})
 }
 
+// get returns the health of a subscription; ok is false if it is healthy.
 func (h *healthStates) get(id string) (healthState, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -65,7 +66,7 @@ func (h *healthStates) get(id string) (healthState, bool) {
 	return st, ok
 }
 
-// set notes how a subscription stands, and has it written. nil: well.
+// set records the health of a subscription and has it written; nil: healthy.
 func (h *healthStates) set(id string, st *healthState) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -79,12 +80,13 @@ func (h *healthStates) set(id string, st *healthState) {
 	signal(h.wakeup)
 }
 
-// watch applies what the bucket holds and, if it is to go on, every change
-// until ctx ends. What is still to be written is newer.
+// watch applies the entries of the bucket and, with forever, every change until ctx ends.
+// Entries still to be written are newer and stay.
 func (h *healthStates) watch(ctx context.Context, forever bool) error {
 	return watchBucket(ctx, h.kv, forever, h.applyEntry)
 }
 
+// applyEntry applies one entry of the bucket.
 func (h *healthStates) applyEntry(e jetstream.KeyValueEntry) error {
 	var st healthState
 	if e.Operation() == jetstream.KeyValuePut {
@@ -103,8 +105,7 @@ func (h *healthStates) applyEntry(e jetstream.KeyValueEntry) error {
 	return nil
 }
 
-// write writes what is set until ctx ends, and then what is left, for 2 s at
-// most.
+// saveChanges writes changes until ctx ends, and then the rest for at most 2 s.
 func (h *healthStates) saveChanges(ctx context.Context) error {
 	last, cancel := withDrainTime(ctx, h.nc)
 	defer cancel()
@@ -128,6 +129,7 @@ func (h *healthStates) saveChanges(ctx context.Context) error {
 	}
 }
 
+// saveState writes the health of one subscription.
 func (h *healthStates) saveState(ctx context.Context, id string, st *healthState) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -149,8 +151,8 @@ func (h *healthStates) saveState(ctx context.Context, id string, st *healthState
 	return nil
 }
 
-// reason is why s is paused: which circuit breaker is open, and the failure that
-// opened it.
+// pauseReason returns why s is paused: the open circuit breaker and the failure that opened
+// it.
 func (st *healthState) pauseReason(s *Subscription) string {
 	if st.Breaker == breakerEndpoint {
 		u, _ := url.Parse(urlBeforeVariables(s.URL)) // Validate has parsed both
@@ -159,7 +161,7 @@ func (st *healthState) pauseReason(s *Subscription) string {
 	return "the URL of the subscription fails: " + st.Why
 }
 
-// shown is s as it stands.
+// withHealth returns s with its state and reason if it is paused.
 func (h *healthStates) withHealth(s Subscription) Subscription {
 	if st, ok := h.get(s.ID); ok && s.Active && !st.Paused.IsZero() {
 		s.State = StatePaused
@@ -168,8 +170,9 @@ func (h *healthStates) withHealth(s Subscription) Subscription {
 	return s
 }
 
-// stateEvent is the operator event that says how a subscription stands. Its
-// extension is the one that the subscription names, or its expression.
+// stateEvent returns the event of type subscription-state that reports the state of a
+// subscription. Its extension is the one that the subscription names, or its regular
+// expression.
 func stateEvent(s *Subscription, state State, why string, at time.Time) dialog.Event {
 	user, domain, _ := strings.Cut(s.Extension, "@")
 	if s.Extension == "" {

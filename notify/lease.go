@@ -12,17 +12,18 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// openLeases opens the bucket of what one node at a time may do: the key deliver
-// has the name of the node that delivers.
+// openLeases opens the bucket of leases. The key "deliver" holds the name of the node that
+// delivers.
 func openLeases(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_leases"})
 }
 
+// leaseKey is the key of the lease to deliver.
 const leaseKey = "deliver"
 
-// A node that has the lease writes it again every leaseRenew. What others see
-// unchanged for leaseOver is theirs to take; a node whose last write began
-// leaseMine ago has stopped by then. leaseLook is how often the others look.
+// The owner of the lease writes it again every leaseRenew. Another node may take a lease
+// that it has seen unchanged for leaseExpiry. An owner whose last write began leaseValid
+// ago has stopped by then. Other nodes look at the lease every leasePoll.
 const (
 	leaseRenew  = time.Second
 	leaseValid  = 3 * time.Second
@@ -30,39 +31,40 @@ const (
 	leasePoll   = 250 * time.Millisecond
 )
 
-// A lease is the right to deliver. One of the nodes that share a store has it.
+// A lease is the right to deliver. One of the nodes that share a store owns it.
 //
-//	free ──written by any──▶ held ──written again by its holder──▶ held
-//	  ▲                       │
-//	  └──────given back───────┴──unchanged for 5 s──▶ written over by another
+//	free ──written by any──▶ owned ──written again by its owner──▶ owned
+//	  ▲                        │
+//	  └──────released──────────┴──unchanged for 5 s──▶ written by another node
 //
-// Each write names the revision that it replaces, so of two that write one is
-// refused. No clocks are compared: everyone measures by his own how long he has
+// Each write names the revision that it replaces, so one of two concurrent writes is
+// refused. Clocks are not compared: each node measures on its own clock how long it has
 // seen the same revision.
 type lease struct {
 	kv      jetstream.KeyValue
-	node    string // names this node for good
-	startID string // is another after every start
+	node    string // permanent name of this node
+	startID string // differs after every start
 
 	revision   uint64    // of the last write
-	validUntil time.Time // until then nobody else takes it
+	validUntil time.Time // no other node takes it before
 
-	seenRevision uint64    // another's revision
-	seenSince    time.Time // when it was first seen
+	seenRevision uint64    // of another owner
+	seenSince    time.Time // when seenRevision was first seen
 }
 
-// newLease returns the lease as a node asks for it that has just started.
+// newLease returns the lease of a node that has just started and does not own it.
 func newLease(kv jetstream.KeyValue, node string) lease {
 	return lease{kv: kv, node: node, startID: rand.Text()}
 }
 
+// value returns what the owner stores: its name and startID.
 func (l *lease) value() []byte { return []byte(l.node + " " + l.startID) }
 
-// errLeaseLost says that another node may deliver now.
+// errLeaseLost reports that another node may deliver now.
 var errLeaseLost = errors.New("the lease is lost")
 
-// take returns when this node has the lease, or ctx has ended. It takes at once
-// what is free, and what this node had before it was killed.
+// acquireLease returns once this node owns the lease, or ctx has ended. It takes at once a
+// lease that is free, or that this node had owned before it was killed.
 func (l *lease) acquireLease(ctx context.Context) error {
 	for {
 		began := time.Now()
@@ -80,7 +82,8 @@ func (l *lease) acquireLease(ctx context.Context) error {
 	}
 }
 
-// try takes the lease if it can be had. It returns 0 if not.
+// tryAcquire takes the lease if it is free or expired, and returns its revision; 0 if
+// another node owns it.
 func (l *lease) tryAcquire(ctx context.Context) (revision uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, leaseValid)
 	defer cancel()
@@ -101,7 +104,7 @@ func (l *lease) tryAcquire(ctx context.Context) (revision uint64, err error) {
 	return l.kv.Update(ctx, leaseKey, l.value(), e.Revision())
 }
 
-// keep keeps the lease until ctx ends. It returns early with errLeaseLost.
+// keepRenewing renews the lease until ctx ends. It returns early with errLeaseLost.
 func (l *lease) keepRenewing(ctx context.Context) error {
 	for wait := leaseRenew; ; {
 		sleep(ctx, min(wait, time.Until(l.validUntil)))
@@ -124,7 +127,7 @@ func (l *lease) keepRenewing(ctx context.Context) error {
 	}
 }
 
-// renew writes the lease again.
+// renewOnce writes the lease again.
 func (l *lease) renewOnce(ctx context.Context) error {
 	deadline := time.Now().Add(leaseRenew)
 	if l.validUntil.Before(deadline) {
@@ -159,7 +162,7 @@ func (l *lease) renewOnce(ctx context.Context) error {
 	return fmt.Errorf("%w: node %s has it", errLeaseLost, holder)
 }
 
-// giveBack lets another node take the lease at once.
+// releaseLease lets another node take the lease at once.
 func (l *lease) releaseLease(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
 	defer cancel()
@@ -169,9 +172,9 @@ func (l *lease) releaseLease(ctx context.Context) error {
 	return nil
 }
 
-// deliverInTurn delivers until ctx ends, as long as this node has the lease. A
-// node that shares its store with none needs no lease. It returns early if the
-// store fails or the lease is lost.
+// deliverWithLease delivers until ctx ends, while this node owns the lease. A node that
+// does not share its store needs no lease. It returns early if the store fails or the lease
+// is lost.
 func (n *Notifier) deliverWithLease(ctx context.Context) error {
 	mine, lose := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer lose(nil)

@@ -6,8 +6,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Numbers returns the extensions that have a number, because some callback needed
-// one, and their numbers.
+// Numbers returns all extensions that have a number, and their numbers. A callback that
+// needs a number allots it.
 func (n *Notifier) Numbers(ctx context.Context) (map[string]uint64, error) {
 	all := make(map[string]uint64)
 	err := watchBucket(ctx, n.numbers.kv, false, func(e jetstream.KeyValueEntry) error {
@@ -17,16 +17,16 @@ func (n *Notifier) Numbers(ctx context.Context) (map[string]uint64, error) {
 	return all, err
 }
 
-// KnownNumber returns the number of an extension, and allots none; 0 if none is
-// allotted, or this node has not heard of it yet. It reads memory alone.
+// KnownNumber returns the number of an extension without allotting one; 0 if it has none,
+// or this node has not learned of it yet. It reads memory only.
 func (n *Notifier) KnownNumber(user string) uint64 {
 	n.numbers.mu.RLock()
 	defer n.numbers.mu.RUnlock()
 	return n.numbers.known[user]
 }
 
-// watch keeps all numbers that any node has allotted in memory, until ctx ends: who
-// reads events must not ask the store for each name.
+// watch keeps the numbers allotted by all nodes in memory until ctx ends: a reader of
+// events must not ask the store for each name.
 func (t *numberTable) watch(ctx context.Context) error {
 	return watchBucket(ctx, t.kv, true, func(e jetstream.KeyValueEntry) error {
 		t.mu.Lock()

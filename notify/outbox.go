@@ -17,10 +17,9 @@ import (
 	"bellhop/dialog"
 )
 
-// openOutbox opens what must be remembered of deliveries that last longer than
-// a moment: for each its last word under a subject of its own, and how far the
-// log has been worked off. The last word of what is over is empty. What is no
-// longer needed is swept up: see [sweeper].
+// openOutbox opens the outbox: the state of each delivery that lasts longer than
+// outboxDelay, under a subject of its own, and the cursor of the log. An empty message says
+// that a delivery has ended. Messages that are no longer needed are removed by a [sweeper].
 func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:     "bellhop_outbox",
@@ -30,17 +29,19 @@ func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstrea
 	})
 }
 
+// cursorSubject is the subject of the stored cursor.
 const cursorSubject = "bellhop.delivery.cursor"
 
+// outboxSubject returns the subject of the delivery of event seq to a subscription.
 func outboxSubject(subscription string, seq uint64) string {
 	return "bellhop.delivery." + subscription + "." + strconv.FormatUint(seq, 10)
 }
 
-// again is the header of a word that is not the first.
+// updateHeader marks a message that is not the first of its subject.
 var updateHeader = nats.Header{"Again": {"1"}}
 
-// remembered is what the outbox has of one delivery: what its lane and schedule
-// need. The event itself stays in the log.
+// storedDelivery is a delivery as the outbox stores it: what its queue and retry schedule
+// need. The event stays in the log. Fields are only ever added.
 type storedDelivery struct {
 	Queue    string      `json:"lane"`
 	Event    string      `json:"event,omitempty"`
@@ -53,11 +54,11 @@ type storedDelivery struct {
 
 	Backoff time.Duration `json:"wait,omitempty"` // from the last attempt until Due
 
-	Party string `json:"party,omitempty"` // see delivery; an older version did not write it
+	Party string `json:"party,omitempty"` // see delivery; older versions did not write it
 }
 
-// due is when a delivery is due again that was when the outbox heard of it: never
-// later than a whole pause from now, to whatever the clock was set since.
+// restoreDue returns the due time of a stored delivery. It is never later than a whole
+// backoff from now, whatever the wall clock was set to since.
 func (n *Notifier) restoreDue(r *storedDelivery) time.Time {
 	if r.Due.IsZero() {
 		return r.Due
@@ -70,7 +71,7 @@ func (n *Notifier) restoreDue(r *storedDelivery) time.Time {
 	return time.Now().Add(min(r.Due.Sub(n.config.wall()), wait))
 }
 
-// message writes a letter to the outbox.
+// outboxMessage encodes an update as a message of the outbox.
 func (u outboxUpdate) outboxMessage() *nats.Msg {
 	d := u.delivery
 	if u.logRead != nil {
@@ -92,7 +93,7 @@ func (u outboxUpdate) outboxMessage() *nats.Msg {
 	return m
 }
 
-// message writes the word of a backlog.
+// outboxMessage encodes a logRead as a message of the outbox; an empty one if it has ended.
 func (r *logRead) outboxMessage(over bool) *nats.Msg {
 	m := &nats.Msg{Subject: "bellhop.delivery." + r.subscriber.sub.ID + "." + r.name}
 	if r.saved {
@@ -105,14 +106,14 @@ func (r *logRead) outboxMessage(over bool) *nats.Msg {
 	return m
 }
 
-// rest is what the outbox has of a backlog.
+// storedLogRead is a logRead as the outbox stores it.
 type storedLogRead struct {
 	After uint64   `json:"after"`
 	To    uint64   `json:"to,omitempty"`
 	Types []string `json:"types,omitempty"`
 }
 
-// recallBacklog returns the backlog that a word of the outbox is of.
+// decodeLogRead decodes the logRead of a message of the outbox.
 func decodeLogRead(subscription, name string, word []byte) (*logRead, error) {
 	r := &logRead{subscriber: &subscriber{sub: &Subscription{ID: subscription}}, name: name}
 	if r.ended = len(word) == 0; r.ended {
@@ -125,7 +126,8 @@ func decodeLogRead(subscription, name string, word []byte) (*logRead, error) {
 	return r, err
 }
 
-// recall reads the outbox into q and s, and returns its last place.
+// restoreOutbox reads the outbox into s and sw, and returns the position of its last
+// message.
 func (n *Notifier) restoreOutbox(ctx context.Context, s *scheduler, sw *sweeper) (lastSeq uint64, err error) {
 	type pending struct {
 		subscription string
@@ -192,9 +194,9 @@ func (n *Notifier) restoreOutbox(ctx context.Context, s *scheduler, sw *sweeper)
 	return lastSeq, nil
 }
 
-// lastEvent is how far the log goes. What the outbox knows of may not be in it,
-// because a power cut has cost the log more than the outbox, or because the
-// server that leads it has just begun to: so it is asked for a second.
+// waitForLogEnd returns the end of the event log. The outbox may know later events: a power
+// cut cost the log more than the outbox, or the server that leads the log has just taken
+// over. It therefore waits up to a second for the log to reach newest.
 func (n *Notifier) waitForLogEnd(ctx context.Context, newest uint64) (last uint64, err error) {
 	for begin := time.Now(); ; sleep(ctx, errorBackoff) {
 		info, err := n.events.Info(ctx)

@@ -13,32 +13,31 @@ import (
 	"bellhop/dialog"
 )
 
-// byHandTime is how long what somebody asks for, and waits for, may take.
+// manualTimeout limits a redelivery or test, for which a user waits.
 const manualTimeout = 15 * time.Second
 
-// handedSubject is where the node that delivers hears, past all streams, what
-// was delivered by hand. What it does not hear it delivers again.
+// redeliveredSubject is the NATS subject on which the delivering node learns of
+// redeliveries. It is not stored: after a lost message the event is delivered again.
 const redeliveredSubject = "bellhop.delivered"
 
-// handed is a delivery that was delivered by hand.
+// redelivery announces that Redeliver has delivered an event.
 type redelivery struct {
 	Subscription string `json:"subscription"`
 	Queue        string `json:"lane"`
-	Seq          uint64 `json:"seq"` // of the event in its log
+	Seq          uint64 `json:"seq"` // position of the event in the log
 
 	OnAnswer string `json:"on_answer,omitempty"` // of a newCall: see callURLs
 	OnHangup string `json:"on_hangup,omitempty"`
-	Named    bool   `json:"named,omitempty"` // it went to such a URL
+	Named    bool   `json:"named,omitempty"` // it went to a URL that the receiver had named
 }
 
-// Redeliver makes one attempt at a delivery now, whatever became of it before:
-// outside the order of its call, and also while its endpoint is paused or its
-// subscription switched off. The webhook-id is the same. If it succeeds, the
-// delivery is delivered; else nothing has changed. The attempt takes 15 seconds
-// at most, and is recorded.
+// Redeliver makes one attempt at a delivery now, whatever its state: outside the order of
+// its call, and even while it is paused or its subscription disabled. The webhook-id is the
+// same. If the attempt succeeds, the delivery is delivered; else its state does not change.
+// The attempt takes at most 15 seconds and is recorded.
 //
-// The error is ErrNoDelivery, ErrNotFound if the subscription is gone,
-// ErrEventGone, or of the store; that an attempt fails is none.
+// The error is ErrNoDelivery, ErrNotFound if the subscription is gone, ErrEventGone, or of
+// the store. A failed attempt is no error.
 func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	d, err := n.Delivery(ctx, id)
 	if err != nil {
@@ -67,7 +66,7 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	return a.asRecorded(), nil
 }
 
-// attemptByHand makes one attempt at once.
+// attemptNow makes one attempt at once, outside the scheduler.
 func (n *Notifier) attemptNow(ctx context.Context, s *Subscription, e *dialog.Event, seq uint64) *attempt {
 	u, _ := url.Parse(urlBeforeVariables(s.URL)) // Validate has parsed both
 	a := &attempt{
@@ -83,7 +82,7 @@ func (n *Notifier) attemptNow(ctx context.Context, s *Subscription, e *dialog.Ev
 	return a
 }
 
-// shown is an attempt as the delivery log shows it.
+// asRecorded returns the attempt as the delivery log shows it.
 func (a *attempt) asRecorded() Attempt {
 	var l attemptRecord
 	if err := json.Unmarshal(a.appendRecord(nil), &l); err != nil {
@@ -92,7 +91,7 @@ func (a *attempt) asRecorded() Attempt {
 	return l.asAttempt()
 }
 
-// hear takes the word of what was delivered by hand.
+// applyRedelivery applies the announcement of a redelivery.
 func (l *deliveryLoop) applyRedelivery(m *nats.Msg) {
 	var h redelivery
 	if err := json.Unmarshal(m.Data, &h); err != nil {
@@ -102,23 +101,23 @@ func (l *deliveryLoop) applyRedelivery(m *nats.Msg) {
 	l.scheduler.applyRedelivery(time.Now(), h)
 }
 
-// A Trial is what came of sending a sample.
+// A Trial is the result of sending one sample.
 type Trial struct {
 	Type    string // as the subscription names it
 	ID      string // the webhook-id
 	Attempt Attempt
 }
 
-// maxTrials is how many samples are under way at once.
+// maxSamples is how many samples are in flight at once.
 const maxSamples = 4
 
-// Test sends a subscription a sample of each type that it names, now and once,
-// signed as ever, whether or not it is switched off or its endpoint paused. Ids
-// in samples begin with "test-". They are in no log, and what comes of them
-// changes nothing. The dials are answered before the rest is sent: receivers
-// refuse what they know no beginning of. All of it takes 15 seconds at most.
+// Test sends a subscription one sample of each of its types, now and once, signed as usual,
+// even if it is disabled or paused. The ids of samples begin with "test-". Samples are in
+// no log, and their results change nothing. The dials are sent first, and the rest once
+// they are answered: receivers refuse events of a call whose beginning they do not know.
+// All samples together take at most 15 seconds.
 //
-// The error is ErrNotFound; that an attempt fails is none.
+// The error is ErrNotFound. A failed attempt is no error.
 func (n *Notifier) Test(ctx context.Context, id string) ([]Trial, error) {
 	s, err := n.registry.get(id)
 	if err != nil {
@@ -146,7 +145,7 @@ func (n *Notifier) Test(ctx context.Context, id string) ([]Trial, error) {
 	return trials, nil
 }
 
-// try sends a sample, if there is time.
+// sendSample sends a sample, unless the time of the test is over.
 func (n *Notifier) sendSample(ctx context.Context, s *Subscription, e *dialog.Event) Attempt {
 	if end, _ := ctx.Deadline(); ctx.Err() != nil || !time.Now().Before(end) {
 		return Attempt{At: time.Now(), Outcome: Failed, ByHand: true, Error: "not sent: those before it took all of the " + manualTimeout.String()}

@@ -9,28 +9,28 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A sweeper removes from the outbox each word that another has taken the place
-// of, once that is in the stream, and then each that says that something is over.
-// A crash may leave some of either; the last word of a subject is the one that
-// counts.
+// A sweeper removes messages from the outbox: each one that a later message of its subject
+// supersedes, once that is stored, and then each one that says that a delivery has ended. A
+// crash may leave some of either; the last message of a subject counts.
 //
-// The store's own ways do not do. A limit of one message per subject leaves
-// nothing of what it removes on the disk: once the last word is gone, a server
-// that was killed finds what was before it again. A roll-up, or a purge, when the
-// disk is full, ends with the server waiting for itself for ever (2.15.2).
+// JetStream's own ways do not suffice (2.15.2). With a limit of one message per subject,
+// nothing of the removed message stays on disk: once the last message is gone, a server
+// that was killed finds the one before it again. A roll-up, or a purge, while the disk is
+// full makes the server wait for itself forever.
 type sweeper struct {
-	lastSeq   map[string]uint64 // places of the words that count
-	uncertain map[string]bool   // subjects that may have others, at places unknown
+	lastSeq   map[string]uint64 // positions of the messages that count, by subject
+	uncertain map[string]bool   // subjects that may have other messages, at unknown positions
 
-	superseded, ended []uint64 // places to be swept; gone when none of old is left
-	purge             []string // subjects of which all but the last word are swept
+	superseded, ended []uint64 // positions to remove; those of ended follow once none is left
+	purge             []string // subjects whose messages but the last are to be removed
 }
 
+// newSweeper returns a sweeper that knows no message.
 func newSweeper() *sweeper {
 	return &sweeper{lastSeq: make(map[string]uint64), uncertain: make(map[string]bool)}
 }
 
-// heard takes a word that the stream has.
+// noteMessage records a message of the stream; over says that its delivery has ended.
 func (s *sweeper) noteMessage(subject string, seq uint64, over bool) {
 	if before, ok := s.lastSeq[subject]; ok {
 		s.superseded = append(s.superseded, before)
@@ -42,7 +42,7 @@ func (s *sweeper) noteMessage(subject string, seq uint64, over bool) {
 	}
 }
 
-// wrote takes what became of a word.
+// noteResult records the result of writing a message.
 func (s *sweeper) noteResult(m *nats.Msg, r writeResult) {
 	if r.err != nil {
 		s.uncertain[m.Subject] = true // the answer may be what was lost
@@ -56,7 +56,8 @@ func (s *sweeper) noteResult(m *nats.Msg, r writeResult) {
 	s.noteMessage(m.Subject, r.seq, len(m.Data) == 0)
 }
 
-// sweep has the store remove what it can. What fails is left for the next time.
+// removeMessages asks the store to remove what it can. Failed removals are repeated the
+// next time.
 func (s *sweeper) removeMessages(ctx context.Context, w *batchWriter) {
 	s.purge = requestEach(ctx, w, s.purge, func(subject string) *nats.Msg {
 		return &nats.Msg{Subject: "$JS.API.STREAM.PURGE.bellhop_outbox", Data: fmt.Appendf(nil, `{"filter":%q,"keep":1}`, subject)}
@@ -70,8 +71,8 @@ func (s *sweeper) removeMessages(ctx context.Context, w *batchWriter) {
 	}
 }
 
-// ask asks the store for something of each, a wave at a time, and returns
-// those of which it was not done.
+// requestEach sends a request for each item of all, in batches, and returns the items whose
+// request failed.
 func requestEach[T any](ctx context.Context, w *batchWriter, all []T, of func(T) *nats.Msg) (left []T) {
 	for len(all) > 0 {
 		wave := all[:min(batchSize, len(all))]
@@ -92,8 +93,8 @@ func requestEach[T any](ctx context.Context, w *batchWriter, all []T, of func(T)
 	return nil
 }
 
-// swept reports whether what was to be removed is not there any more. Of a place
-// before the first, or after the last, the store has an error of its own.
+// alreadyRemoved reports whether err says that the message is gone already. For positions
+// before the first or after the last message the store has an error of its own.
 func alreadyRemoved(err error) bool {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) {
