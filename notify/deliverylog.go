@@ -23,11 +23,10 @@ import (
 	"bellhop/dialog"
 )
 
-// openAttempts opens the delivery log: every attempt, and every end of a
-// delivery, as long as the events themselves. What went well at once, as nearly
-// all does, is written together, a message for a subscription at a time. All
-// else has a message of its own under a subject of the delivery's own, by which
-// it is found.
+// openDeliveryLog opens the delivery log: every attempt, and every end of a delivery, for
+// as long as the events themselves. Deliveries that succeed at once, nearly all, share
+// messages, one for each subscription. All other records have a message of their own under
+// the subject of their delivery, by which they are found.
 func openDeliveryLog(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:     "bellhop_attempts",
@@ -38,38 +37,38 @@ func openDeliveryLog(ctx context.Context, js jetstream.JetStream, c Config) (jet
 	})
 }
 
-// The words for how a delivery stands. They are stored and shown: never change
-// one, only add.
+// The words for the state of a delivery. They are stored and shown: never change one, only
+// add.
 const (
 	Waiting   = "waiting"   // there will be another attempt
 	Delivered = "delivered" // the receiver answered 2xx
-	Expired   = "expired"   // no longer worth it
+	Expired   = "expired"   // too old, or the retry schedule is over
 	Refused   = "refused"   // the receiver answered 410
-	Canceled  = "canceled"  // the subscription is gone or switched off, or another of a group tells it
+	Canceled  = "canceled"  // the subscription is deleted or disabled, or another event of its group was sent instead
 
-	Failed = "failed" // of an attempt by hand only: it changed nothing
+	Failed = "failed" // only of an attempt by Redeliver or Test: it changed nothing
 )
 
-// An Attempt is one try at a delivery, or how the delivery ended without one.
+// An Attempt is one HTTP request for a delivery, or the end of a delivery without one.
 type Attempt struct {
-	Number  int       // 1, 2, 3 …; 0: none was made
+	Number  int       // 1, 2, 3 …; 0: no attempt was made
 	At      time.Time // when it began
 	Took    time.Duration
-	Status  int       // of HTTP; 0: no answer
+	Status  int       // of HTTP; 0: no response
 	Error   string    // why it failed
-	Outcome string    // of the delivery, by this attempt
-	Next    time.Time // when the delivery is tried again; zero: it is not
-	ByHand  bool      // someone asked for it
-	Request *Request  // nil: there was none to send
-	Answer  *Answer   // nil: none came
+	Outcome string    // state of the delivery after this attempt
+	Next    time.Time // when the next attempt is due; zero: there is none
+	ByHand  bool      // made by Redeliver or Test
+	Request *Request  // nil: none could be built
+	Answer  *Answer   // nil: no response
 }
 
-// ended reports whether a delivery was over with this attempt.
+// ended reports whether this attempt ended the delivery.
 func (a *Attempt) ended() bool { return a.Outcome != Waiting && a.Outcome != Failed }
 
-// A Request is what was sent, or would have been if there had been a connection,
-// but for secrets. The JSON form is what the delivery log keeps, and what the API
-// shows: fields are only ever added.
+// A Request is the HTTP request of an attempt, without secrets, whether or not a connection
+// was made. The delivery log stores its JSON form, and the API shows it: fields are only
+// ever added.
 type Request struct {
 	Method string            `json:"method"`
 	URL    string            `json:"url"`
@@ -77,19 +76,19 @@ type Request struct {
 	Body   string            `json:"body,omitempty"`
 }
 
-// An Answer is what came back: some header fields, and the first 4 KiB of the
-// body. Its JSON form is kept and shown, too.
+// An Answer is the HTTP response: some header fields, and the first 4 KiB of the body. Its
+// JSON form is stored and shown too.
 type Answer struct {
 	Header map[string]string `json:"header,omitempty" doc:"Some of it"`
 	Body   string            `json:"body,omitempty" doc:"The first 4 KiB"`
 	Cut    bool              `json:"cut,omitempty" doc:"There was more, or it did not come in time"`
 }
 
-// recorded is an attempt as it is in the log, with the event that was owed.
-// Times are microseconds. Fields are only ever added.
+// attemptRecord is an attempt and its event as the delivery log stores them. Times are
+// microseconds. Fields are only ever added.
 type attemptRecord struct {
 	Event     string      `json:"event"`
-	Seq       uint64      `json:"seq"` // place of the event in its log
+	Seq       uint64      `json:"seq"` // position of the event in the log
 	Type      dialog.Type `json:"type"`
 	Call      string      `json:"call"`
 	Extension string      `json:"extension"` // with its domain, if known
@@ -108,6 +107,7 @@ type attemptRecord struct {
 	OnHangup  string      `json:"on_hangup"`
 }
 
+// asAttempt converts a record to the exported form.
 func (l *attemptRecord) asAttempt() Attempt {
 	a := Attempt{
 		Number: l.Number, At: time.UnixMicro(l.At), Took: time.Duration(l.Took) * time.Microsecond, Status: l.Status, Error: l.Error,
@@ -119,13 +119,13 @@ func (l *attemptRecord) asAttempt() Attempt {
 	return a
 }
 
-// A trace is what the delivery log is told of an attempt beside its outcome. It
-// shares memory with what was sent, which nobody changes any more.
+// attemptDetails is what the delivery log records of an attempt beside its outcome. It
+// shares memory with the request, which does not change any more.
 type attemptDetails struct {
-	sentEvent *dialog.Event // nil: was not read
+	sentEvent *dialog.Event // nil: the event was not read
 	startedAt time.Time     // zero: no attempt was made
 	took      time.Duration
-	sentTo    *url.URL // nil: nothing was sent
+	sentTo    *url.URL // nil: no request was sent
 	header    http.Header
 	payload   []byte
 
@@ -138,10 +138,10 @@ type attemptDetails struct {
 	outcomeWord string
 	nextAt      time.Time
 	manual      bool
-	recorded    bool // the delivery log has it
+	recorded    bool // it is in the delivery log already
 }
 
-// asks notes what is sent.
+// noteRequest records the request that is sent.
 func (t *attemptDetails) noteRequest(e *dialog.Event, req *http.Request, payload []byte) {
 	t.sentEvent, t.sentTo, t.header = e, req.URL, req.Header
 	if req.Body != nil {
@@ -149,11 +149,12 @@ func (t *attemptDetails) noteRequest(e *dialog.Event, req *http.Request, payload
 	}
 }
 
-// bodies are buffers to read the bodies of answers into.
+// responseBuffers are buffers for the bodies of responses.
 var responseBuffers = sync.Pool{New: func() any { return new([maxResponseBody]byte) }}
 
-// answered notes an answer, and reads what it may of its body: by that the
-// connection can be kept. Whoever sends it slowly is cut off by cancel.
+// readResponse records a response and reads at most maxResponseBody of its body, after
+// which the connection can be kept. cancel cuts off a receiver that sends its body slower
+// than bodyTimeout.
 func (t *attemptDetails) readResponse(res *http.Response, cancel context.CancelFunc) {
 	defer res.Body.Close()
 	t.status, t.responseHeader = res.StatusCode, res.Header
@@ -173,18 +174,18 @@ func (t *attemptDetails) readResponse(res *http.Response, cancel context.CancelF
 	t.responseBody, t.truncated = bytes.Clone(buffer[:n]), err != io.EOF
 }
 
-// shownAnswers are the header fields of an answer that are recorded.
+// recordedResponseHeaders are the header fields of a response that are recorded.
 var recordedResponseHeaders = []string{"Content-Type", "Location", "Retry-After", "Server", "Www-Authenticate"}
 
 const redacted = "[redacted]"
 
-// secretHeaders are the fields of a request whose values are not recorded,
-// beside those that the subscription sets.
+// redactedHeaders are the header fields of a request whose values are not recorded, beside
+// those that the subscription sets.
 var redactedHeaders = map[string]bool{
 	"Webhook-Signature": true, "Authorization": true, "Proxy-Authorization": true, "Cookie": true,
 }
 
-// append appends the JSON of a [recorded].
+// appendRecord appends the JSON of an [attemptRecord].
 func (a *attempt) appendRecord(dst []byte) []byte {
 	w := objectWriter{append(dst, '{')}
 	writeRaw(&w, "event", a.id)
@@ -220,6 +221,7 @@ func (a *attempt) appendRecord(dst []byte) []byte {
 	return append(w.b, '}')
 }
 
+// appendRequest writes the JSON of a Request, without secrets.
 func (a *attempt) appendRequest(w *objectWriter) {
 	w.writeKey("request")
 	w.b = append(w.b, '{')
@@ -250,6 +252,7 @@ func (a *attempt) appendRequest(w *objectWriter) {
 	w.b = append(w.b, '}')
 }
 
+// appendResponse writes the JSON of an Answer.
 func (a *attempt) appendResponse(w *objectWriter) {
 	w.writeKey("answer")
 	w.b = append(w.b, '{')
@@ -280,7 +283,7 @@ func (a *attempt) appendResponse(w *objectWriter) {
 	w.b = append(w.b, '}')
 }
 
-// asIs are the bytes that mean themselves in a JSON string.
+// plainInJSON marks the bytes that need no escape in a JSON string.
 var plainInJSON = func() (is [256]bool) {
 	for c := ' '; c < utf8.RuneSelf; c++ {
 		is[c] = c != '"' && c != '\\'
@@ -288,7 +291,7 @@ var plainInJSON = func() (is [256]bool) {
 	return is
 }()
 
-// raw writes a member as it is: not for HTML. What is no UTF-8 becomes U+FFFD.
+// writeRaw writes a string member without escapes for HTML. Invalid UTF-8 becomes U+FFFD.
 func writeRaw[T string | []byte](w *objectWriter, k string, s T) {
 	const hex = "0123456789abcdef"
 	w.writeKey(k)
@@ -319,27 +322,28 @@ func writeRaw[T string | []byte](w *objectWriter, k string, s T) {
 }
 
 const (
-	maxBufferedRecords = 16 << 20               // bytes that wait to be written, about
+	maxBufferedRecords = 16 << 20               // bytes of records that wait to be written, about
 	recordOverhead     = 700                    // bytes of a record beside its texts
-	recordInterval     = 200 * time.Millisecond // what comes within is written together
+	recordInterval     = 200 * time.Millisecond // records made within it are written together
 	recordBatchSize    = 256                    // attempts
-	maxMessageText     = 128 << 10              // bytes of a message after which no attempt is put into it
+	maxMessageText     = 128 << 10              // bytes of a message after which no attempt is added to it
 )
 
-// A recorder holds attempts until they are in the delivery log.
+// A recordBuffer holds attempts until they are in the delivery log.
 type recordBuffer struct {
-	wakeup chan struct{} // has room for one: there is something to write
+	wakeup chan struct{} // capacity 1: buffer is not empty
 
 	mu      sync.Mutex
 	buffer  fifo[*attempt]
-	size    int
+	size    int // bytes of buffer, see recordSize
 	dropped uint64
 }
 
+// recordSize estimates the bytes of the record of an attempt.
 func (a *attempt) recordSize() int { return recordOverhead + len(a.payload) + len(a.responseBody) }
 
-// add has an attempt written, unless it is not known of which event: that is gone.
-// It never blocks: the oldest make room.
+// addRecord buffers an attempt for the delivery log, unless its event is unknown: then the
+// event is gone. It never blocks: the oldest records are dropped beyond maxBufferedRecords.
 func (r *recordBuffer) addRecord(a *attempt) {
 	if a.id == "" || a.recorded {
 		return
@@ -355,7 +359,7 @@ func (r *recordBuffer) addRecord(a *attempt) {
 	signal(r.wakeup)
 }
 
-// take appends what is to be written next to a wave.
+// takeRecords moves records to a batch, up to recordBatchSize.
 func (r *recordBuffer) takeRecords(batch []*attempt) []*attempt {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -367,21 +371,22 @@ func (r *recordBuffer) takeRecords(batch []*attempt) []*attempt {
 	return batch
 }
 
-// lose counts what will not be written.
+// countDropped counts records that will not be written.
 func (r *recordBuffer) countDropped(attempts int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.dropped += uint64(attempts)
 }
 
+// droppedCount returns how many records were dropped.
 func (r *recordBuffer) droppedCount() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.dropped
 }
 
-// recordAttempt records an attempt of a lane that was just taken. What the
-// outbox did not know the event of is recorded once it was read.
+// recordAttempt records an attempt that the scheduler has just finished. If the outbox did
+// not know the event id, it is taken from the event that was read.
 func (n *Notifier) recordAttempt(a *attempt) {
 	d := a.delivery
 	if d.id == "" && a.sentEvent != nil {
@@ -400,7 +405,8 @@ func (n *Notifier) recordAttempt(a *attempt) {
 	n.records.addRecord(a)
 }
 
-// recordEnd records an end that no attempt of a lane brought, and none by hand.
+// recordEnd records the end of a delivery that neither an attempt nor a redelivery brought
+// about.
 func (n *Notifier) recordEnd(d *delivery, o outcome) {
 	if d.state == inFlight || d.redelivered {
 		return
@@ -410,15 +416,15 @@ func (n *Notifier) recordEnd(d *delivery, o outcome) {
 	n.records.addRecord(a)
 }
 
-// atOnce reports whether an attempt is the only one of its delivery, as far as
-// is known. A newCall that is replayed is found by itself: see checkOwed. So is one
-// whose receiver named URLs: see lastURLs.
+// deliveredAtOnce reports whether an attempt is the only one of its delivery, as far as is
+// known. Two kinds need a message of their own: a newCall that is replayed, see
+// checkNewCall, and one whose receiver named URLs, see lastURLs.
 func (a *attempt) deliveredAtOnce() bool {
 	return a.number == 1 && a.outcomeWord == Delivered && !a.manual && !(a.replay && a.party != "") && a.urls == nil
 }
 
-// startRecording has attempts written until the returned func is called, and
-// then what is left, for two seconds at most.
+// startRecording writes records until the returned func is called, and then the rest for at
+// most two seconds.
 func (n *Notifier) startRecording(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
@@ -429,6 +435,7 @@ func (n *Notifier) startRecording(ctx context.Context) (stop func()) {
 	return func() { cancel(); <-ended }
 }
 
+// writeAllRecords writes records to the delivery log until ctx ends, and then the rest.
 func (n *Notifier) writeAllRecords(ctx context.Context) {
 	w, err := newBatchWriter(n)
 	for err != nil {
@@ -465,8 +472,8 @@ func (n *Notifier) writeAllRecords(ctx context.Context) {
 	}
 }
 
-// writePage writes a wave of records. One that makes that panic is lost with its
-// wave.
+// writeRecordBatch writes a batch of records. A record that makes that panic is lost with
+// its batch.
 func (n *Notifier) writeRecordBatch(ctx context.Context, w *batchWriter, batch *recordBatch) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -477,13 +484,14 @@ func (n *Notifier) writeRecordBatch(ctx context.Context, w *batchWriter, batch *
 	n.writeRecords(ctx, w, batch.encodeMessages())
 }
 
+// bufferedCount returns how many records wait to be written.
 func (r *recordBuffer) bufferedCount() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.buffer.len()
 }
 
-// writeRecords writes messages until the log has them all, or ctx ends.
+// writeRecords writes messages until the delivery log has all of them, or ctx ends.
 func (n *Notifier) writeRecords(ctx context.Context, w *batchWriter, records []logMessage) {
 	for len(records) > 0 {
 		msgs := make([]*nats.Msg, len(records))
@@ -515,23 +523,22 @@ func (n *Notifier) writeRecords(ctx context.Context, w *batchWriter, records []l
 	}
 }
 
-// A note is one message of the log.
+// A logMessage is one message of the delivery log.
 type logMessage struct {
 	message  *nats.Msg
 	attempts int
 }
 
-// A recordPage is what a wave is written down on, again and again. A message is
-// a JSON array, packed with S2 as the store itself would: callbacks resemble
-// each other.
+// A recordBatch encodes records into messages, reusing its memory. A message is a JSON
+// array, compressed with S2 as the store itself would: callbacks resemble each other.
 type recordBatch struct {
 	attempts []*attempt
 	text     []byte // of one message
-	packed   []byte // of all of them
+	packed   []byte // of all messages
 	messages []logMessage
 }
 
-// write writes the wave down.
+// encodeMessages encodes the attempts and returns the messages, valid until the next call.
 func (p *recordBatch) encodeMessages() []logMessage {
 	slices.SortStableFunc(p.attempts, func(a, b *attempt) int { return cmp.Compare(a.sub.ID, b.sub.ID) })
 	if cap(p.packed) > 4<<20 {
@@ -564,7 +571,7 @@ func (p *recordBatch) encodeMessages() []logMessage {
 	return p.messages
 }
 
-// add makes a message of the text.
+// addMessage compresses the text into a message.
 func (p *recordBatch) addMessage(subject string, attempts int) {
 	p.text[len(p.text)-1] = ']'
 	start, room := len(p.packed), s2.MaxEncodedLen(len(p.text))
@@ -575,10 +582,10 @@ func (p *recordBatch) addMessage(subject string, attempts int) {
 	p.messages = append(p.messages, logMessage{&nats.Msg{Subject: subject, Data: data}, attempts})
 }
 
-// maxUnpacked is how many bytes a message of the log may be unpacked to.
+// maxDecodedRecords is how many bytes a message of the delivery log may decompress to.
 const maxDecodedRecords = 64 << 20
 
-// unpack reads a message of the log.
+// decodeRecords decodes a message of the delivery log.
 func decodeRecords(data []byte) (all []attemptRecord, err error) {
 	switch size, err := s2.DecodedLen(data); {
 	case err != nil:
@@ -593,15 +600,16 @@ func decodeRecords(data []byte) (all []attemptRecord, err error) {
 	return all, json.Unmarshal(text, &all)
 }
 
-// attemptSubject is where a delivery that did not go well at once is recorded.
+// attemptSubject returns the subject for records of a delivery that did not succeed at
+// once.
 func attemptSubject(subscription, event string) string {
 	return "bellhop.attempt." + subscription + "." + subjectToken(event)
 }
 
-// deliveryID is the webhook-id of a delivery.
+// deliveryID returns the webhook-id of a delivery.
 func deliveryID(event, subscription string) string { return event + "-" + subscription }
 
-// splitID takes a webhook-id apart.
+// splitID splits a webhook-id into event and subscription; ok is false if it is not valid.
 func splitID(id string) (event, subscription string, ok bool) {
 	i := strings.LastIndexByte(id, '-')
 	if i <= 0 || len(id)-i-1 != 30 || strings.Trim(id[i+1:], idChars) != "" || len(id) > 256 {

@@ -17,9 +17,9 @@ import (
 	"bellhop/dialog"
 )
 
-// A Delivery is one event owed to one subscription, and what became of it.
+// A Delivery is one event owed to one subscription, with its attempts.
 type Delivery struct {
-	ID           string // its webhook-id
+	ID           string // the webhook-id
 	Subscription string
 	Event        string // id of the event
 	Type         dialog.Type
@@ -27,18 +27,18 @@ type Delivery struct {
 	Extension    string    // with its domain, if known
 	Said         time.Time // time of the event
 	State        string    // Waiting, Delivered …
-	Next         time.Time // of the next attempt, if it waits for one
+	Next         time.Time // when the next attempt is due, if it waits for one
 	Attempts     []Attempt // oldest first
 
-	seq uint64 // of the event in its log; 0: unknown
+	seq uint64 // position of the event in the log; 0: unknown
 }
 
-// A DeliveryQuery says which deliveries to read. The zero value means all.
+// A DeliveryQuery selects deliveries. The zero value selects all.
 type DeliveryQuery struct {
 	Subscriptions []string // of these; nil: of all
 	State         string
-	Cursor        string // next of the page before
-	Limit         int    // 0: 50; 200 at most
+	Cursor        string // next of the previous page
+	Limit         int    // 0: 50; at most 200
 }
 
 var (
@@ -46,12 +46,13 @@ var (
 	ErrCursor     = errors.New("no such cursor")
 )
 
-// Deliveries reads the delivery log, newest first: what waits, in the order in
-// which it was last tried, and then what is over, in the order in which it
-// ended. Next is the cursor of the next page; a page may have less than Limit,
-// or nothing, and still have a next. What is younger than a second and waits
-// for its first attempt is not in it yet. What ends, or is tried again, while
-// the pages are read may be in none of them.
+// Deliveries returns a page of the delivery log, newest first: waiting deliveries in the
+// order of their last attempts, then ended ones in the order of their ends. next is the
+// cursor of the next page, "" on the last one; a page may have fewer deliveries than Limit,
+// or none, and still have a next page.
+//
+// A delivery younger than a second that waits for its first attempt is not included. A
+// delivery that ends, or is attempted, while the pages are read may be on none of them.
 func (n *Notifier) Deliveries(ctx context.Context, q DeliveryQuery) (page []Delivery, next string, err error) {
 	limit := q.Limit
 	if limit <= 0 {
@@ -83,14 +84,15 @@ func (n *Notifier) Deliveries(ctx context.Context, q DeliveryQuery) (page []Deli
 	return append(page, rest...), next, err
 }
 
-// A cursor is where a page begins: before a message of the outbox, or of the
-// delivery log.
+// A pageCursor is where a page begins: before a message of the outbox, or before a record
+// of the delivery log.
 type pageCursor struct {
-	ended bool
+	ended bool   // of the delivery log
 	seq   uint64 // 0: the newest
-	index int    // in the message, of which the rest is on the page before; 0: all of it
+	index int    // of the record in the message; 0: the whole message comes before
 }
 
+// String returns the cursor as it is shown to clients.
 func (c pageCursor) String() string {
 	if !c.ended {
 		return "w" + strconv.FormatUint(c.seq, 10)
@@ -98,6 +100,7 @@ func (c pageCursor) String() string {
 	return fmt.Sprintf("e%d.%d", c.seq, c.index)
 }
 
+// parseCursor parses a cursor; the error is ErrCursor.
 func parseCursor(s string) (c pageCursor, err error) {
 	if s == "" {
 		return c, nil
@@ -113,7 +116,7 @@ func parseCursor(s string) (c pageCursor, err error) {
 	return c, nil
 }
 
-// waitingOnes reads what the outbox has.
+// readPending reads a page of waiting deliveries from the outbox.
 func (n *Notifier) readPending(ctx context.Context, subscriptions []string, at pageCursor, limit int) (page []Delivery, next string, err error) {
 	var filters []string
 	for _, id := range subscriptions {
@@ -148,7 +151,7 @@ func (n *Notifier) readPending(ctx context.Context, subscriptions []string, at p
 	return page, next, n.addAttempts(ctx, page)
 }
 
-// waitingOne reads a message of the outbox.
+// decodePending decodes a delivery of the outbox.
 func (n *Notifier) decodePending(ctx context.Context, subject string, data []byte) (Delivery, error) {
 	subscription, place, _ := strings.Cut(strings.TrimPrefix(subject, "bellhop.delivery."), ".")
 	var r storedDelivery
@@ -172,7 +175,7 @@ func (n *Notifier) decodePending(ctx context.Context, subject string, data []byt
 	return d, nil
 }
 
-// endedOnes reads ends from the delivery log.
+// readEnded reads a page of ended deliveries from the delivery log.
 func (n *Notifier) readEnded(ctx context.Context, subscriptions []string, state string, at pageCursor, limit int) (page []Delivery, next string, err error) {
 	var filters []string
 	for _, id := range subscriptions {
@@ -239,8 +242,8 @@ func (n *Notifier) readEnded(ctx context.Context, subscriptions []string, state 
 	return kept, next, nil
 }
 
-// end is when the attempt began by which d is over for now; a delivery can be
-// over more than once, by hand.
+// endedAt returns when the last attempt that ended d began; a delivery can end more than
+// once, by redelivery.
 func (d *Delivery) endedAt() (at time.Time) {
 	for _, a := range d.Attempts {
 		if a.ended() {
@@ -250,26 +253,28 @@ func (d *Delivery) endedAt() (at time.Time) {
 	return at
 }
 
+// subjectSubscription returns the subscription id of a subject of the delivery log.
 func subjectSubscription(subject string) string {
 	s, _, _ := strings.Cut(strings.TrimPrefix(subject, "bellhop.attempt."), ".")
 	return s
 }
 
+// newDeliveryView returns the Delivery of a record.
 func newDeliveryView(subscription string, l *attemptRecord) Delivery {
 	d := Delivery{ID: deliveryID(l.Event, subscription), Subscription: subscription, Event: l.Event}
 	d.addRecord(l)
 	return d
 }
 
-// take adds an attempt of the log to d.
+// addRecord adds a record of the delivery log to d.
 func (d *Delivery) addRecord(l *attemptRecord) {
 	d.seq, d.Type, d.Said = l.Seq, l.Type, time.UnixMicro(l.Said)
 	d.Call, d.Extension = cmp.Or(d.Call, l.Call), cmp.Or(d.Extension, l.Extension)
 	d.Attempts = append(d.Attempts, l.asAttempt())
 }
 
-// order puts the attempts in order, and says by them how the delivery stands.
-// What was written twice is one.
+// sortAttempts sorts the attempts by time, removes records that were written twice, and
+// derives the state of d from them.
 func (d *Delivery) sortAttempts() {
 	slices.SortStableFunc(d.Attempts, func(a, b Attempt) int { return a.At.Compare(b.At) })
 	d.Attempts = slices.CompactFunc(d.Attempts, func(a, b Attempt) bool {
@@ -285,8 +290,8 @@ func (d *Delivery) sortAttempts() {
 	}
 }
 
-// fill gives the deliveries of a page the attempts that have a message of their
-// own, and what of the event is still unknown.
+// addAttempts adds to the deliveries of a page the attempts that have a message of their
+// own, and the details of the event that are still unknown.
 func (n *Notifier) addAttempts(ctx context.Context, page []Delivery) error {
 	if len(page) == 0 {
 		return nil
@@ -326,7 +331,8 @@ func (n *Notifier) addAttempts(ctx context.Context, page []Delivery) error {
 	return nil
 }
 
-// between reads subjects from a minute before a time: the clocks of nodes differ.
+// subjectsSince returns a consumer of subjects from a minute before a time: the clocks of
+// nodes differ.
 func subjectsSince(subjects []string, from time.Time) jetstream.OrderedConsumerConfig {
 	c := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, InactiveThreshold: consumerIdleTimeout}
 	if from = from.Add(-time.Minute); from.Unix() > 0 {
@@ -335,11 +341,11 @@ func subjectsSince(subjects []string, from time.Time) jetstream.OrderedConsumerC
 	return c
 }
 
-// readingTime is how long the server keeps a consumer that nobody reads.
+// consumerIdleTimeout is how long the server keeps a consumer that nobody reads.
 const consumerIdleTimeout = 30 * time.Second
 
-// describe reads from the event what the records do not say: an end without an
-// attempt knows no call.
+// addCallDetails takes call and extension from the event if the records lack them: an end
+// without an attempt has neither.
 func (n *Notifier) addCallDetails(ctx context.Context, d *Delivery) error {
 	if d.Extension != "" || d.seq == 0 {
 		return nil
@@ -354,8 +360,8 @@ func (n *Notifier) addCallDetails(ctx context.Context, d *Delivery) error {
 	return err
 }
 
-// waits says which deliveries of a page the outbox has: they are not over, or
-// not any more.
+// pendingIn returns which deliveries of a page are in the outbox: they have not ended, or
+// are pending again.
 func (n *Notifier) pendingIn(ctx context.Context, page []Delivery) (map[string]bool, error) {
 	if len(page) == 0 {
 		return nil, nil
@@ -378,15 +384,15 @@ func (n *Notifier) pendingIn(ctx context.Context, page []Delivery) (map[string]b
 
 const (
 	maxScannedMessages = 20_000 // messages that one reading looks at
-	maxChunkMessages   = 4096   // and that it holds
+	maxChunkMessages   = 4096   // messages that it holds at once
 )
 
+// errTooMany reports that a chunk has more than maxChunkMessages.
 var errTooMany = errors.New("too many at once")
 
-// backwards shows f the messages of a stream that are before a place, 0 being
-// the end, newest first, until f returns false. Rest is the place before which
-// there may be more that f was not shown, because it has been much already; 0:
-// there is not.
+// readBackwards calls f for the messages of a stream before a position, newest first, until
+// f returns false; before 0 is the end. rest is the position before which more messages may
+// match, because the reading stopped after maxScannedMessages; 0: there are none.
 func readBackwards(ctx context.Context, s jetstream.Stream, filters []string, before uint64, f func(uint64, jetstream.Msg) (bool, error)) (rest uint64, err error) {
 	info, err := s.Info(ctx)
 	if err != nil {
@@ -446,7 +452,7 @@ func readBackwards(ctx context.Context, s jetstream.Stream, filters []string, be
 	return 0, nil
 }
 
-// Delivery reads one delivery by its webhook-id, or returns ErrNoDelivery.
+// Delivery returns one delivery by its webhook-id, or ErrNoDelivery.
 func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 	event, subscription, ok := splitID(id)
 	if !ok {
@@ -492,18 +498,19 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 	return d, n.addCallDetails(ctx, &d)
 }
 
-// knownFirst reports whether the attempts have those of the lane. Else it went
-// well at once, or was delivered by hand before.
+// hasQueueAttempt reports whether an attempt of the scheduler is among the attempts.
+// Otherwise the delivery succeeded at once, or was redelivered before its first attempt.
 func (d *Delivery) hasQueueAttempt() bool {
 	return slices.ContainsFunc(d.Attempts, func(a Attempt) bool { return !a.ByHand })
 }
 
-// gatherFirst adds the attempt by which d went well at once, if one did.
+// readFirstAttempt adds the attempt by which d succeeded at once, if there is one.
 func (n *Notifier) readFirstAttempt(ctx context.Context, d *Delivery) error {
 	return n.readAttempts(ctx, subjectsSince([]string{"bellhop.attempt." + d.Subscription}, d.Said), d)
 }
 
-// gather adds to d what a part of the log has of it, up to a success at once.
+// readAttempts adds to d the records that consumer c yields for it, up to the record of a
+// delivery that succeeded at once.
 func (n *Notifier) readAttempts(ctx context.Context, c jetstream.OrderedConsumerConfig, d *Delivery) error {
 	scanned := 0
 	err := readMessages(ctx, n.deliveryLog, c, func(m jetstream.Msg) error {
@@ -531,7 +538,8 @@ func (n *Notifier) readAttempts(ctx context.Context, c jetstream.OrderedConsumer
 	return nil
 }
 
-// said finds an event in its log; ErrEventGone if it is not there.
+// findEventMessage returns the message of an event by its id. The error is ErrEventGone, or
+// of the store.
 func (n *Notifier) findEventMessage(ctx context.Context, event string) (*jetstream.RawStreamMsg, error) {
 	m, err := n.events.GetLastMsgForSubject(ctx, "bellhop.event.*.*."+subjectToken(event))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {

@@ -29,39 +29,38 @@ func openSubscriptions(ctx context.Context, js jetstream.JetStream, c Config) (j
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_subscriptions"})
 }
 
-// openExtensions opens the bucket that numbers extensions: the revision at
-// which a name was created is its number. Nothing in it is ever rewritten or
-// deleted.
+// openExtensions opens the bucket that numbers extensions: the revision at which a name was
+// created is its number. Nothing in it is ever rewritten or deleted.
 func openExtensions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_extensions"})
 }
 
-// A registry is the subscriptions as this node knows them: all of them, in
-// memory, kept up by a watch of the bucket and by its own writes.
+// A registry holds all subscriptions that this node knows in memory. A watch of the bucket
+// and the node's own writes keep it current.
 type registry struct {
 	kv            jetstream.KeyValue
 	stream        jetstream.Stream // of kv
-	changedSignal chan struct{}    // has room for one: changed is not empty
-	seenSignal    chan struct{}    // has room for one: seen has risen
+	changedSignal chan struct{}    // capacity 1: changed is not empty
+	seenSignal    chan struct{}    // capacity 1: seen has risen
 
 	mu      sync.RWMutex
-	subs    map[string]Subscription // as stored, with secrets and the values of headers
-	deleted map[string]uint64       // revision at which an id was deleted: what a slow watch says of it is old
-	changed map[string]bool         // ids that the delivery loop has not looked at yet
-	idle    bool                    // there is no delivery loop
+	subs    map[string]Subscription // as stored, with secrets and header values
+	deleted map[string]uint64       // revision at which an id was deleted: older entries of a slow watch are ignored
+	changed map[string]bool         // ids that the delivery loop has not applied yet
+	idle    bool                    // no delivery loop runs
 
-	declaredOnce bool   // those of the config file were declared once
+	declaredOnce bool   // Declare was called before
 	seen         uint64 // every revision up to here is known
 
-	namedTypes atomic.Uint32 // the types that any subscription since the start has named
+	namedTypes atomic.Uint32 // bits of all types that any subscription has named since the start
 }
 
-// watch applies what the bucket holds and, if it is to go on, every change
-// until ctx ends.
+// watch applies the entries of the bucket and, with forever, every change until ctx ends.
 func (r *registry) watch(ctx context.Context, forever bool) error {
 	return watchBucket(ctx, r.kv, forever, r.applyEntry)
 }
 
+// applyEntry applies one entry of the bucket, a subscription or a deletion.
 func (r *registry) applyEntry(e jetstream.KeyValueEntry) error {
 	if e.Operation() != jetstream.KeyValuePut {
 		r.removeSubscription(e.Key(), e.Revision())
@@ -72,7 +71,7 @@ func (r *registry) applyEntry(e jetstream.KeyValueEntry) error {
 	return nil
 }
 
-// stored applies one subscription as the bucket has it.
+// applyStored applies one subscription as the bucket stores it.
 func (r *registry) applyStored(e jetstream.KeyValueEntry) error {
 	var s Subscription
 	if err := json.Unmarshal(e.Value(), &s); err != nil {
@@ -83,7 +82,7 @@ func (r *registry) applyStored(e jetstream.KeyValueEntry) error {
 	return nil
 }
 
-// put applies one subscription, unless something newer is known.
+// putSubscription applies one subscription, unless a newer revision is known.
 func (r *registry) putSubscription(s Subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -95,7 +94,7 @@ func (r *registry) putSubscription(s Subscription) {
 	r.markChanged(s.ID)
 }
 
-// remove applies a deletion, unless something newer is known.
+// removeSubscription applies a deletion, unless a newer revision is known.
 func (r *registry) removeSubscription(id string, revision uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -111,6 +110,7 @@ func (r *registry) removeSubscription(id string, revision uint64) {
 	delete(r.deleted, id) // the watch has seen it too: nothing older follows
 }
 
+// markChanged has the delivery loop apply a subscription. mu is locked.
 func (r *registry) markChanged(id string) {
 	if r.idle {
 		return
@@ -119,7 +119,7 @@ func (r *registry) markChanged(id string) {
 	signal(r.changedSignal)
 }
 
-// rest forgets what changed until changeAll: there is no delivery loop.
+// setIdle discards changes until markAllChanged: no delivery loop runs.
 func (r *registry) setIdle() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -127,7 +127,7 @@ func (r *registry) setIdle() {
 	clear(r.changed)
 }
 
-// changeAll marks every subscription as changed.
+// markAllChanged marks every subscription as changed, for a delivery loop that starts.
 func (r *registry) markAllChanged() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -137,8 +137,8 @@ func (r *registry) markAllChanged() {
 	}
 }
 
-// take returns the subscriptions that changed since the last call; one that is
-// gone has only its ID.
+// takeChanged returns the subscriptions that changed since the last call; a deleted one has
+// only its ID.
 func (r *registry) takeChanged() []Subscription {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -152,6 +152,7 @@ func (r *registry) takeChanged() []Subscription {
 	return subs
 }
 
+// get returns a copy of a subscription, or ErrNotFound.
 func (r *registry) get(id string) (Subscription, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -162,7 +163,8 @@ func (r *registry) get(id string) (Subscription, error) {
 	return s.clone(), nil
 }
 
-// count is how many subscriptions there are to what s is to.
+// countSiblings returns how many subscriptions name the extension, or the regular
+// expression, that s names.
 func (r *registry) countSiblings(s *Subscription) (n int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -174,7 +176,8 @@ func (r *registry) countSiblings(s *Subscription) (n int) {
 	return n
 }
 
-// save writes s over the revision it came from; revision 0 creates it.
+// saveSubscription writes s over the revision that it came from; revision 0 creates it. The
+// error is ErrDeclared, ErrConflict, or of the store.
 func (r *registry) saveSubscription(ctx context.Context, s Subscription) (Subscription, error) {
 	if s.Declared != "" {
 		return s, fmt.Errorf("%w (%s)", ErrDeclared, s.Declared)
@@ -202,13 +205,12 @@ func (r *registry) saveSubscription(ctx context.Context, s Subscription) (Subscr
 	return s, nil
 }
 
-// wrongRevision reports whether somebody else has written a key.
+// wrongRevision reports whether a write failed because the key has another revision.
 func wrongRevision(err error) bool {
 	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
 }
 
-// Subscriptions returns all subscriptions, oldest first, without their secrets
-// and the values of their headers.
+// Subscriptions returns all subscriptions, oldest first, without secrets and header values.
 func (n *Notifier) Subscriptions() []Subscription {
 	n.registry.mu.RLock()
 	defer n.registry.mu.RUnlock()
@@ -222,17 +224,15 @@ func (n *Notifier) Subscriptions() []Subscription {
 	return all
 }
 
-// Subscription returns one, without its secrets and the values of its headers,
-// or ErrNotFound.
+// Subscription returns one subscription, without secrets and header values, or ErrNotFound.
 func (n *Notifier) Subscription(id string) (Subscription, error) {
 	s, err := n.registry.get(id)
 	return n.health.withHealth(s.redacted()), err
 }
 
-// Subscribe stores a new subscription and returns it as stored, with its secret.
-// Its ID, times, state and revision are given here, and a secret if it has none.
-// The error is an *Invalid, or ErrLimit, or of the store. The next event is sent
-// to it.
+// Subscribe stores a new subscription and returns it as stored, with its secret. ID, times,
+// state and revision are set here, and a secret if it has none. The error is an *Invalid,
+// ErrLimit, or of the store. The subscription applies from the next event on.
 func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription, error) {
 	s = s.clone()
 	if err := s.Validate(); err != nil {
@@ -252,11 +252,11 @@ func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription,
 	return shown, err
 }
 
-// Edit changes a subscription. The function is shown it with its secret and the
-// values of its headers and changes what it likes but ID, times, state and
-// revision; another secret is a rotation, see [Notifier.RotateSecret]. An error
-// of its own ends the edit and is returned. If revision is not 0, the
-// subscription must have it: ErrConflict.
+// Edit changes a subscription. edit gets it with its secret and header values, and may
+// change all but ID, times, state and revision; a new secret is a rotation, see
+// [Notifier.RotateSecret]. An error of edit ends Edit and is returned. If revision is not 0
+// and the subscription has another, the error is ErrConflict. edit may be called again
+// after another node has changed the subscription.
 func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit func(*Subscription) error) (Subscription, error) {
 	for {
 		old, err := n.registry.get(id)
@@ -293,7 +293,7 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 	}
 }
 
-// refresh reads one subscription from the store.
+// refreshSubscription reads one subscription from the store.
 func (r *registry) refreshSubscription(ctx context.Context, id string) error {
 	e, err := r.kv.Get(ctx, id)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -305,8 +305,8 @@ func (r *registry) refreshSubscription(ctx context.Context, id string) error {
 	return r.applyStored(e)
 }
 
-// disable switches a subscription off because its receiver said so, unless it
-// has got another URL meanwhile.
+// disableSubscription disables a subscription whose receiver refuses or fails, unless it
+// has another URL meanwhile.
 func (n *Notifier) disableSubscription(ctx context.Context, id, url, why string) error {
 	for {
 		s, err := n.registry.get(id)
@@ -327,8 +327,8 @@ func (n *Notifier) disableSubscription(ctx context.Context, id, url, why string)
 	}
 }
 
-// Unsubscribe deletes a subscription; what it waits for is canceled. If
-// revision is not 0, the subscription must have it: ErrConflict.
+// Unsubscribe deletes a subscription and cancels its pending deliveries. If revision is not
+// 0 and the subscription has another, the error is ErrConflict.
 func (n *Notifier) Unsubscribe(ctx context.Context, id string, revision uint64) error {
 	s, err := n.registry.get(id)
 	if err != nil {
@@ -355,12 +355,12 @@ func (n *Notifier) Unsubscribe(ctx context.Context, id string, revision uint64) 
 	return nil
 }
 
-// MaxSubscriptions is how many subscriptions there may be to one extension, or to
-// one expression.
+// MaxSubscriptions returns how many subscriptions may name one extension, or one regular
+// expression.
 func (n *Notifier) MaxSubscriptions() int { return n.config.maxSubscriptions() }
 
-// ExtensionNumbered returns the extension that has a number, as callbacks say
-// it; "" if none has. The number is the place of the name in the bucket's stream.
+// ExtensionNumbered returns the extension with a number, as callbacks carry it; "" if there
+// is none. The number is the position of the name in the stream of the bucket.
 func (n *Notifier) ExtensionNumbered(ctx context.Context, number uint64) (user string, err error) {
 	if number == 0 {
 		return "", nil
@@ -375,8 +375,7 @@ func (n *Notifier) ExtensionNumbered(ctx context.Context, number uint64) (user s
 	return string(m.Data), nil
 }
 
-// ExtensionNumber returns the number of an extension; 0 if no callback has needed
-// one yet.
+// ExtensionNumber returns the number of an extension; 0 if no callback has needed one yet.
 func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, error) {
 	if len(user) > dialog.MaxName {
 		return 0, nil
@@ -391,24 +390,23 @@ func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, er
 	return e.Revision(), nil
 }
 
-// NumberExtension returns the number of an extension, and allots one if it has
-// none yet. It is for good.
+// NumberExtension returns the number of an extension, and allots one if it has none. A
+// number never changes.
 func (n *Notifier) NumberExtension(ctx context.Context, user string) (uint64, error) {
 	return n.numbers.allotNumber(ctx, user)
 }
 
-// numbers gives extensions their numbers.
+// numberTable allots numbers to extensions.
 type numberTable struct {
 	kv     jetstream.KeyValue
-	stream jetstream.Stream // of the bucket
+	stream jetstream.Stream // of kv
 
 	mu    sync.RWMutex
 	known map[string]uint64 // by user
 }
 
-// of returns the number of an extension, allotted when it is first asked for
-// and never changed. Two domains of one user share a number: one bellhop
-// stands before one PBX.
+// allotNumber returns the number of an extension, allotted on first use and never changed.
+// The same user in two domains has one number, as one bellhop serves one PBX.
 func (t *numberTable) allotNumber(ctx context.Context, user string) (uint64, error) {
 	t.mu.RLock()
 	id, ok := t.known[user]
@@ -435,7 +433,7 @@ func (t *numberTable) allotNumber(ctx context.Context, user string) (uint64, err
 
 var base32Names = base32.StdEncoding.WithPadding(base32.NoPadding)
 
-// base32Name writes any name as a token of a subject or key.
+// base32Name encodes any name as a token of a subject or key.
 func base32Name(s string) string {
 	if s == "" {
 		return "-"

@@ -2,19 +2,19 @@ package notify
 
 import "bellhop/dialog"
 
-// A Spool keeps the events that could not be published, from the end of one
-// process to the next. An event that is in the log already is refused by it, so
-// that no harm is done if a Spool has one.
+// A Spool stores events that could not be published from the end of one process to the
+// start of the next. An event that the log already has does no harm in it: the stream
+// refuses a second publish.
 type Spool interface {
-	// Load returns what Save was given. With an error it returns what could be
-	// read.
+	// Load returns the events that Save was given. With an error it returns the events that
+	// could be read.
 	Load() ([]dialog.Event, error)
 
-	// Save replaces what is kept; without events nothing is.
+	// Save replaces the stored events; an empty slice removes them.
 	Save([]dialog.Event) error
 }
 
-// loadSpool puts what an earlier process could not publish before everything else.
+// loadSpool puts the unpublished events of an earlier process at the front of the buffer.
 func (n *Notifier) loadSpool() {
 	if n.config.Spool == nil {
 		return
@@ -37,8 +37,8 @@ func (n *Notifier) loadSpool() {
 	signal(n.publisher.wakeup)
 }
 
-// clearSpool empties the Spool once what was in it is published. The publisher
-// calls it whenever nothing waits.
+// clearSpool empties the Spool once its events are published. The publisher calls it
+// whenever its buffer is empty.
 func (n *Notifier) clearSpool() {
 	if !n.spooled || n.publisher.unpublished() > 0 {
 		return
@@ -49,8 +49,8 @@ func (n *Notifier) clearSpool() {
 	n.spooled = false
 }
 
-// saveSpool keeps what is not published at the end. What cannot be kept is
-// dropped.
+// saveSpool stores the unpublished events at the end of Run. Events that cannot be stored
+// are dropped.
 func (n *Notifier) saveSpool() {
 	events := n.Unpublished()
 	if len(events) == 0 {
