@@ -36,13 +36,13 @@ import (
 // are sent only to the endpoint of its own URL. A URL that fails does not open the
 // circuit breaker of the subscription, nor one of an endpoint that is not its own.
 
-// callURLs are the URLs that a receiver has named for what follows a newCall. nil
-// names none, and so does a nil URL.
+// callURLs are the URLs that a receiver has named for the events after a newCall. A nil
+// *callURLs names none, and so does a nil URL.
 type callURLs struct {
 	answer, hangup *url.URL
 }
 
-// of returns the URL for events of a type; nil: none is named.
+// urlFor returns the URL for events of a type; nil: none is named.
 func (u *callURLs) urlFor(t dialog.Type) *url.URL {
 	switch {
 	case u == nil:
@@ -55,7 +55,7 @@ func (u *callURLs) urlFor(t dialog.Type) *url.URL {
 	return nil
 }
 
-// texts are the URLs as text; "" for each that is not named.
+// asText returns the URLs as text; "" for each that is not named.
 func (u *callURLs) asText() (onAnswer, onHangup string) {
 	if u == nil {
 		return "", ""
@@ -69,7 +69,7 @@ func (u *callURLs) asText() (onAnswer, onHangup string) {
 	return onAnswer, onHangup
 }
 
-// newCallURLs reads what texts wrote.
+// parseCallURLs parses the result of asText.
 func parseCallURLs(onAnswer, onHangup string) *callURLs {
 	if onAnswer == "" && onHangup == "" {
 		return nil
@@ -84,15 +84,15 @@ func parseCallURLs(onAnswer, onHangup string) *callURLs {
 	return u
 }
 
-// followsURLs reports whether s allows its receiver to name URLs.
+// followsURLs reports whether s lets its receiver name URLs.
 func (s *Subscription) followsURLs() bool { return s.FollowURLs && s.Dialect == CTI }
 
-// byteOrderMark may stand before a document in UTF-8.
+// byteOrderMark may precede a document in UTF-8.
 var byteOrderMark = []byte("\ufeff")
 
-// readCallURLs reads the URLs of the XML that answers a newCall; nil: it names none.
-// An answer without XML, as most receivers give it, names none. The error says why one
-// URL is not used; the other may still be.
+// readCallURLs reads the URLs of the XML that answers a newCall; nil: none. A response
+// without XML, as most receivers send, names none. The error tells why one URL is not used;
+// the other may still be.
 func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 	if !bytes.Contains(answer, []byte("<Response")) {
 		return nil, nil
@@ -135,8 +135,8 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 	return &u, errors.Join(wrong...)
 }
 
-// readRoot reads a whole XML document, without a document type, and returns the
-// beginning of its root.
+// readRoot parses a whole XML document, without a document type, and returns the start tag
+// of its root.
 func readRoot(document []byte) (root xml.StartElement, err error) {
 	d := xml.NewDecoder(bytes.NewReader(document))
 	for depth, roots := 0, 0; ; {
@@ -169,8 +169,8 @@ func readRoot(document []byte) (root xml.StartElement, err error) {
 	}
 }
 
-// checkCallURL checks a URL that a receiver has named as that of a subscription is
-// checked. It may not be a template.
+// checkCallURL checks a URL that a receiver has named like the URL of a subscription. It
+// may not be a template.
 func checkCallURL(s string) (*url.URL, *Invalid) {
 	if isTemplate(s) {
 		return nil, &Invalid{"url", "has braces: percent-encode them"}
@@ -185,9 +185,9 @@ func checkCallURL(s string) (*url.URL, *Invalid) {
 	return u, nil
 }
 
-// keepURLs notes in an attempt that has delivered a newCall which URLs its receiver has
-// named, and has the delivery log keep them before anything is made of the attempt. If
-// the store does not take them in time, they are written as any record is.
+// recordURLs sets the URLs that the response to a delivered newCall names, and writes them
+// to the delivery log before the attempt counts. If the store does not accept them in time,
+// they are written like any record.
 func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 	if !a.sub.followsURLs() || !isNewCall(a.kind) || a.seq == 0 || outcomeOf(a.status) != delivered {
 		return
@@ -212,9 +212,9 @@ func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 	a.recorded = true
 }
 
-// namedURL returns the URL that the receiver has named for an answer or hangup; nil:
-// it has named none. It looks into the delivery log if this process has not delivered
-// the newCall. The error is of the store.
+// findNamedURL returns the URL that the receiver has named for an answer or hangup; nil:
+// none. It reads the delivery log if this process has not delivered the newCall. The error
+// is of the store.
 func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event, g *group) (*url.URL, error) {
 	if !a.sub.followsURLs() || e.Party == "" || isNewCall(e.Type) || a.seq == 0 {
 		return nil, nil
@@ -236,8 +236,8 @@ func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event
 	return c.urls.urlFor(e.Type), nil
 }
 
-// lastURLs returns what the receiver of a newCall named when it was last delivered, as
-// far as the delivery log has it; nil: nothing.
+// lastURLs returns the URLs that the response to the last delivery of a newCall named, as
+// far as the delivery log has it; nil: none.
 func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string) (urls *callURLs, err error) {
 	own := subjectsSince([]string{attemptSubject(s.ID, newCall)}, time.Time{})
 	err = readMessages(ctx, n.deliveryLog, own, func(m jetstream.Msg) error {
@@ -258,7 +258,7 @@ func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string
 	return urls, nil
 }
 
-// learnURLs takes what an attempt has learned of the URLs of its party.
+// noteURLs records the URLs that an attempt found for its party.
 func (sr *subscriber) noteURLs(a *attempt) {
 	switch d := a.delivery; {
 	case isNewCall(d.kind):
@@ -270,7 +270,7 @@ func (sr *subscriber) noteURLs(a *attempt) {
 	}
 }
 
-// forgetURLs forgets all that was named: the subscription is not the same any more.
+// clearURLs forgets all named URLs: the subscription has changed.
 func (sr *subscriber) clearURLs() {
 	for key, c := range sr.newCalls {
 		c.urls = nil
@@ -278,7 +278,7 @@ func (sr *subscriber) clearURLs() {
 	}
 }
 
-// namedFor returns the URL that the receiver has named for d, as far as t knows: an
+// namedFor returns the URL that the receiver has named for d, as far as sr knows; the
 // attempt may find another.
 func (sr *subscriber) namedFor(d *delivery) *url.URL {
 	if !sr.sub.followsURLs() || isNewCall(d.kind) {
@@ -291,15 +291,15 @@ func (sr *subscriber) namedFor(d *delivery) *url.URL {
 	return c.urls.urlFor(d.kind)
 }
 
-// exempt reports whether d goes to a URL of which no open circuit breaker says anything.
+// exempt reports whether d goes to a named URL that no open circuit breaker covers.
 func (d *delivery) exempt() bool {
 	sr := d.queue.subscriber
 	u := sr.namedFor(d)
 	return u != nil && (!sr.blockedByEndpoint() || endpointKey(u) != sr.endpoint.key)
 }
 
-// learnNamed counts an attempt at a URL that the receiver has named. It says nothing of
-// the subscription's own URL, and of its endpoint only if that is the same.
+// countNamedOutcome counts an attempt at a URL that the receiver has named. It does not
+// count for the subscription's own URL, and for the endpoint only if that is the same.
 func (s *scheduler) countNamedOutcome(now time.Time, a *attempt, ofEndpoint, ofTarget bool) {
 	e, sr := a.endpoint, a.queue.subscriber
 	if ofTarget {
@@ -319,7 +319,7 @@ func (s *scheduler) countNamedOutcome(now time.Time, a *attempt, ofEndpoint, ofT
 	}
 }
 
-// maskURL is a URL as it is shown: its query may be secret.
+// maskURL returns a URL as it is shown: its query may be secret and is redacted.
 func maskURL(u *url.URL) string {
 	masked := *u
 	if masked.RawQuery != "" {
@@ -328,11 +328,10 @@ func maskURL(u *url.URL) string {
 	return masked.String()
 }
 
-// namedAttribute is an attribute of the XML that names a URL.
+// namedAttribute matches an XML attribute that names a URL.
 var namedAttribute = regexp.MustCompile(`(onAnswer|onHangup)(\s*=\s*)("[^"]*"?|'[^']*'?)`)
 
-// maskAnswer is the answer to a newCall as it is recorded: the URLs that it names are
-// masked.
+// maskResponse returns the response to a newCall as it is recorded, with masked URLs.
 func maskResponse(answer []byte) []byte {
 	return namedAttribute.ReplaceAllFunc(answer, func(attribute []byte) []byte {
 		part := namedAttribute.FindSubmatch(attribute)

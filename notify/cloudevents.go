@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// checkCloudEvents refuses what the binary mode of CloudEvents has no room for.
+// checkCloudEvents rejects settings that the binary mode of CloudEvents cannot express.
 func checkCloudEvents(s *Subscription) *Invalid {
 	if s.Dialect != CloudEvents {
 		return nil
@@ -22,9 +22,8 @@ func checkCloudEvents(s *Subscription) *Invalid {
 	return nil
 }
 
-// cloudEvent sets the context attributes of CloudEvents 1.0 as the HTTP binding
-// has them in binary mode. The source is the extension whose event it is, the
-// subject is the call.
+// setCloudEvent sets the context attributes of CloudEvents 1.0 in the binary mode of the
+// HTTP binding. The source is the extension of the event, the subject is the call.
 func (v *view) setCloudEvent(h http.Header) {
 	h["Ce-Specversion"] = []string{"1.0"}
 	h["Ce-Id"] = []string{v.ID}
@@ -36,14 +35,14 @@ func (v *view) setCloudEvent(h http.Header) {
 	}
 }
 
-// sipUser escapes what may not stand in a SIP URI (RFC 3261 §25.1).
+// escapeSIPUser escapes characters that may not stand in a SIP URI (RFC 3261 §25.1).
 func escapeSIPUser(s string) string { return percentEncode(s, "%\"<>\\^`{|}#[]/?") }
 
-// ceValue escapes the value of an attribute for its header field.
+// escapeAttribute escapes the value of an attribute for its header field.
 func escapeAttribute(s string) string { return percentEncode(s, "%\"") }
 
-// percent writes as %XX the bytes of s that are not printable ASCII, spaces, and
-// those that are special.
+// percentEncode writes as %XX the bytes of s that are not printable ASCII, spaces, and
+// those in special.
 func percentEncode(s, special string) string {
 	const hex = "0123456789ABCDEF"
 	var b strings.Builder

@@ -20,64 +20,64 @@ import (
 )
 
 const (
-	maxResponseHead = 16 << 10         // bytes of the head of an answer, with the 1xx before it
-	connIdleTimeout = 90 * time.Second // for which a connection is kept
-	maxIdleConns    = 1000             // connections kept
+	maxResponseHead = 16 << 10         // bytes of the head of a response, including 1xx before it
+	connIdleTimeout = 90 * time.Second // an idle connection is closed after it
+	maxIdleConns    = 1000             // idle connections of a pool
 	connBufferSize  = 4 << 10          // bytes that a connection reads and writes at once
-	strayDuration   = 10 * time.Minute // for which no connection is kept to a receiver that has sent an answer too many
+	strayDuration   = 10 * time.Minute // no connection is kept to a receiver for so long after it sent a stray response
 
 	handshakeTime = 5 * time.Second
 )
 
-// conns sends requests on connections that are kept, as [http.Transport] does, which
-// asks two goroutines for each: that costs more than the request. Here the sender of
-// a request writes it, and reads the answer.
+// A connPool sends requests on kept connections, like [http.Transport]. That one runs two
+// goroutines for each connection, which costs more than the request. Here the goroutine of
+// the request writes it and reads the response.
 //
-// The status line of an answer decides. Whatever is wrong behind it, in the header or
-// after the end, closes the connection and neither fails the request nor touches the
-// next one: bytes that belong to no request (RFC 9112 §9.2, §6.3) are looked for
-// before a kept connection is used, and skipped before the status line of the next
-// answer.
+// The status line of a response decides. An error behind it, in the header or after the
+// end, closes the connection, but neither fails the request nor affects the next one. Bytes
+// that belong to no request (RFC 9112 §9.2, §6.3) are looked for before a kept connection
+// is used, and skipped before the status line of the next response.
 //
-// A whole answer too many that comes once the next request is written cannot be told
-// from the answer to that request. A receiver that sends one does so again, and often in
-// time to be noticed: then no connection to it is kept for a while.
+// A complete stray response that arrives after the next request was written cannot be told
+// from the response to that request. A receiver that sends one does so again, and often
+// early enough to be noticed: then no connection to it is kept for strayDuration.
 type connPool struct {
 	dial   func(ctx context.Context, network, address string) (net.Conn, error)
-	config *tls.Config // nil: requests are of http URLs, else of https URLs
+	config *tls.Config // nil: for http URLs; else for https URLs
 
 	mu     sync.Mutex
 	idle   map[string][]*conn   // by address, the last used last
-	kept   int                  // all of them
-	stray  map[string]time.Time // when a receiver was last seen to send an answer too many, by address
+	kept   int                  // number of idle connections
+	stray  map[string]time.Time // when a receiver last sent a stray response, by address
 	closed bool
 }
 
-// A conn is a connection. Who has taken it from the idle ones owns it.
+// A conn is a connection. It is idle, or owned by the goroutine that took it.
 type conn struct {
 	net.Conn
 	address string
-	limit   io.LimitedReader // of what r may read
+	limit   io.LimitedReader // limits the bytes that r may read
 	r       *bufio.Reader
 	w       *bufio.Writer
-	used    bool        // for a request before this one
-	expiry  *time.Timer // of an idle one
+	used    bool        // an earlier request used it
+	expiry  *time.Timer // closes it while idle
 }
 
+// newConnPool returns an empty pool that connects with dial and, if config is not nil, TLS.
 func newConnPool(dial func(ctx context.Context, network, address string) (net.Conn, error), config *tls.Config) *connPool {
 	return &connPool{dial: dial, config: config, idle: make(map[string][]*conn), stray: make(map[string]time.Time)}
 }
 
-// connectError says that no connection was made.
+// connectError reports that no connection was made.
 type connectError struct {
 	error
-	handshake bool // it was made, but not that of TLS
+	handshake bool // the TCP connection was made, but the TLS handshake failed
 }
 
 func (e *connectError) Unwrap() error { return e.error }
 
-// RoundTrip sends a request. A kept connection that turns out to be closed before
-// anything was answered is no failure: another is made.
+// RoundTrip sends a request. A kept connection that turns out to be closed before any
+// response is no failure: the request is sent again on a new one.
 func (cp *connPool) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !isPrintableASCII(req.URL.Host) {
 		return nil, http.ErrSkipAltProtocol // the Transport knows how such a name is spelled in ASCII
@@ -102,10 +102,10 @@ func (cp *connPool) RoundTrip(req *http.Request) (*http.Response, error) {
 	return c.roundTrip(cp, req)
 }
 
-// errStale says that a connection ended before anything of an answer came.
+// errStale reports that a connection ended before any byte of a response.
 var errStale = errors.New("the receiver closed the connection without an answer")
 
-// take returns a kept connection, or a new one.
+// acquireConn returns a kept connection, or a new one.
 func (cp *connPool) acquireConn(ctx context.Context, req *http.Request) (*conn, error) {
 	address, host := req.URL.Host, req.URL.Hostname()
 	switch {
@@ -128,9 +128,9 @@ func (cp *connPool) acquireConn(ctx context.Context, req *http.Request) (*conn, 
 	return cp.dialConn(ctx, address, host)
 }
 
-// unread reports whether a kept connection has bytes that nobody asked for, or was
-// closed by the receiver. Of TLS some may have been taken from the kernel already,
-// with the record before them: those are looked for first.
+// hasUnread reports whether a kept connection has bytes that belong to no request, or was
+// closed by the receiver. On TLS some bytes may have been read from the kernel with the
+// record before them: those are looked for first.
 func (c *conn) hasUnread() bool {
 	if _, ok := c.Conn.(*tls.Conn); ok {
 		c.SetReadDeadline(time.Unix(1, 0))
@@ -143,7 +143,7 @@ func (c *conn) hasUnread() bool {
 	return hasUnreadBytes(c.Conn)
 }
 
-// answersAgain reports whether what is unread has the beginning of an answer.
+// hasStrayResponse reports whether the unread bytes contain the beginning of a response.
 func (c *conn) hasStrayResponse() bool {
 	c.SetReadDeadline(time.Now().Add(bodyTimeout)) // a part of a record of TLS may be all that there is
 	c.r.Peek(1)
@@ -151,7 +151,7 @@ func (c *conn) hasStrayResponse() bool {
 	return statusLine.Match(b)
 }
 
-// distrust notes that the receiver at an address sends answers too many.
+// markStray records that the receiver at an address has sent a stray response.
 func (cp *connPool) markStray(address string) {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -161,8 +161,8 @@ func (cp *connPool) markStray(address string) {
 	cp.stray[address] = time.Now()
 }
 
-// distrusts reports whether the receiver at an address was seen to send answers too
-// many.
+// isStray reports whether the receiver at an address has sent a stray response within
+// strayDuration.
 func (cp *connPool) isStray(address string) bool {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -174,7 +174,7 @@ func (cp *connPool) isStray(address string) bool {
 	return seen
 }
 
-// takeIdle returns the kept connection that was used last; nil: there is none.
+// takeIdle removes and returns the idle connection that was used last; nil: there is none.
 func (cp *connPool) takeIdle(address string) *conn {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -187,7 +187,7 @@ func (cp *connPool) takeIdle(address string) *conn {
 	return c
 }
 
-// open makes a connection. The error is a connectError.
+// dialConn makes a connection. The error is a connectError.
 func (cp *connPool) dialConn(ctx context.Context, address, host string) (*conn, error) {
 	nc, err := cp.dial(ctx, "tcp", address)
 	if err != nil {
@@ -204,7 +204,7 @@ func (cp *connPool) dialConn(ctx context.Context, address, host string) (*conn, 
 	return c, nil
 }
 
-// secure makes a connection one of TLS.
+// startTLS makes the TLS handshake on a connection.
 func (cp *connPool) startTLS(ctx context.Context, nc net.Conn, host string) (net.Conn, error) {
 	config := cp.config.Clone()
 	config.ServerName = host
@@ -218,7 +218,8 @@ func (cp *connPool) startTLS(ctx context.Context, nc net.Conn, host string) (net
 	return c, nil
 }
 
-// forget takes c from the idle ones. cs.mu is locked.
+// removeIdle removes c from the idle connections and reports whether it was one. cp.mu is
+// locked.
 func (cp *connPool) removeIdle(c *conn) (was bool) {
 	all := cp.idle[c.address]
 	for i := len(all) - 1; i >= 0; i-- {
@@ -237,7 +238,7 @@ func (cp *connPool) removeIdle(c *conn) (was bool) {
 	return false
 }
 
-// keep keeps a connection for the next request.
+// keepConn makes a connection idle, or closes it if it must not be used again.
 func (cp *connPool) keepConn(c *conn) {
 	c.used = true
 	if c.r.Buffered() > 0 && c.hasStrayResponse() {
@@ -265,7 +266,7 @@ func (cp *connPool) keepConn(c *conn) {
 	})
 }
 
-// close closes the idle connections; those under way are closed when they end.
+// close closes the idle connections; those in use are closed when their exchange ends.
 func (cp *connPool) close() {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -280,8 +281,8 @@ func (cp *connPool) close() {
 	cp.kept = 0
 }
 
-// roundTrip sends a request and reads the head of the answer. When ctx ends, so
-// does the connection.
+// roundTrip sends a request and reads the head of the response. The end of ctx ends the
+// connection too.
 func (c *conn) roundTrip(cp *connPool, req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
@@ -304,6 +305,7 @@ func (c *conn) roundTrip(cp *connPool, req *http.Request) (*http.Response, error
 	return res, nil
 }
 
+// exchangeMessages writes a request and reads the head of its response.
 func (c *conn) exchangeMessages(req *http.Request) (*http.Response, error) {
 	c.limit.N = maxResponseHead
 	unsent := req.Write(c.w)
@@ -335,7 +337,7 @@ func (c *conn) exchangeMessages(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// noAnswer says why what came is no answer.
+// responseError returns why the bytes received are no response.
 func (c *conn) responseError(err error) error {
 	if c.limit.N <= 0 {
 		return fmt.Errorf("the head of the answer is longer than %d bytes", maxResponseHead)
@@ -343,16 +345,16 @@ func (c *conn) responseError(err error) error {
 	return fmt.Errorf("no answer of HTTP: %w", err)
 }
 
-// statusLine is the beginning of an answer, as [http.ReadResponse] takes it: also one
-// of a status that does not exist, such as 999, and with some spaces too many.
+// statusLine matches the beginning of a response as [http.ReadResponse] accepts it,
+// including statuses that do not exist, such as 999, and extra spaces.
 var statusLine = regexp.MustCompile(`HTTP/[0-9]\.[0-9] {1,4}[0-9]{3}[ \r\n]`)
 
-// statusLength is how many bytes statusLine matches at most.
+// maxStatusLine is how many bytes statusLine matches at most.
 const maxStatusLine = len("HTTP/1.1    200 ")
 
-// skipStray discards what comes before the status line: empty lines and, on a
-// connection that was used before, all that the answer before had too much. It
-// reports whether there was anything. An error says that nothing else came.
+// skipStray discards what comes before the status line: empty lines and, on a connection
+// that was used before, surplus bytes of the previous response. It reports whether there
+// were any. An error means that no response followed.
 func (c *conn) skipStray() (stray bool, err error) {
 	for {
 		b, _ := c.r.Peek(c.r.Buffered())
@@ -382,8 +384,8 @@ func (c *conn) skipStray() (stray bool, err error) {
 	}
 }
 
-// peekLine returns the next line without its end, if it is complete and fits into
-// the buffer; else "".
+// peekLine returns the next line without its end, or "" if it is incomplete or does not fit
+// into the buffer.
 func (c *conn) peekLine() string {
 	for {
 		b, _ := c.r.Peek(c.r.Buffered())
@@ -396,8 +398,8 @@ func (c *conn) peekLine() string {
 	}
 }
 
-// statusOnly is the answer that a status line alone makes, whose header cannot be
-// read; nil if it is none.
+// parseStatusLine returns a response without header from its status line, or nil if the
+// line is none.
 func parseStatusLine(line string, req *http.Request) *http.Response {
 	if at := statusLine.FindStringIndex(line + "\n"); at == nil || at[0] != 0 {
 		return nil
@@ -411,8 +413,8 @@ func parseStatusLine(line string, req *http.Request) *http.Response {
 	}
 }
 
-// bodyWhereNone reports whether an answer that has no body (RFC 9112 §6.3) says
-// something of one: that may come all the same.
+// announcesBody reports whether a response that has no body (RFC 9112 §6.3) announces one
+// in its header: a body may come all the same.
 func announcesBody(res *http.Response) bool {
 	if res.StatusCode != http.StatusNoContent && res.StatusCode != http.StatusNotModified {
 		return false
@@ -422,7 +424,7 @@ func announcesBody(res *http.Response) bool {
 		res.Header.Get("Transfer-Encoding") != "" || res.Header.Get("Content-Type") != ""
 }
 
-// An answerBody gives the connection back when it was read to its end.
+// A responseBody returns its connection to the pool after it was read to its end.
 type responseBody struct {
 	io.ReadCloser
 	pool     *connPool
@@ -438,7 +440,7 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the exchange; a second does nothing.
+// Close ends the exchange; a second call does nothing.
 func (b *responseBody) Close() error {
 	if b.conn == nil {
 		return nil

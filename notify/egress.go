@@ -13,23 +13,22 @@ import (
 	"code.dny.dev/ssrf"
 )
 
-// A guard decides which addresses callbacks may be sent to. It is asked for
-// every connection with the address that is being connected to, so a name that
-// resolves differently the second time gains nothing. In this order:
+// An egressGuard decides which addresses callbacks may be sent to. It checks the address of
+// every connection, so a name that resolves differently the second time gains nothing. In
+// this order:
 //
-//	deny                                             refused
-//	bellhop's own listeners                          refused
-//	allow                                            permitted
-//	what clouds hand credentials out at              refused
-//	private networks: RFC 1918, RFC 6598, ULA        permitted
-//	what IANA calls special (loopback, link-local,
+//	deny                                             denied
+//	bellhop's own listeners                          denied
+//	allow                                            allowed
+//	metadata services of clouds                      denied
+//	private networks: RFC 1918, RFC 6598, ULA        allowed
+//	special addresses of IANA (loopback, link-local,
 //	multicast, unspecified, reserved, NAT64, 6to4,
-//	Teredo …)                                        refused
-//	everything else                                  permitted
+//	Teredo …)                                        denied
+//	everything else                                  allowed
 //
-// Any port is permitted. A v4-mapped address is the IPv4 address within it. An
-// IPv6 address that a gateway translates into an IPv4 one must be permitted as
-// both.
+// Any port is allowed. A v4-mapped address is the IPv4 address within it. An IPv6 address
+// that a gateway translates into an IPv4 one must be allowed as both.
 type egressGuard struct {
 	deny, allow []netip.Prefix
 	own         []netip.AddrPort
@@ -43,7 +42,7 @@ var (
 	}
 	private6 = []netip.Prefix{netip.MustParsePrefix("fc00::/7")}
 
-	// where clouds hand credentials out, beside 169.254.0.0/16
+	// addresses at which clouds hand out credentials, beside 169.254.0.0/16
 	metadataServices = []netip.Prefix{
 		netip.MustParsePrefix("fd00:ec2::/32"),      // AWS
 		netip.MustParsePrefix("fd20:ce::254/128"),   // Google
@@ -60,6 +59,7 @@ var (
 	teredo         = netip.MustParsePrefix("2001::/32")      // RFC 4380
 )
 
+// newEgressGuard returns the guard of a configuration.
 func newEgressGuard(c Config) *egressGuard {
 	return &egressGuard{
 		deny: c.Deny, allow: c.Allow, own: c.Own,
@@ -67,7 +67,7 @@ func newEgressGuard(c Config) *egressGuard {
 	}
 }
 
-// control is the dialer's hook: address is numeric.
+// checkDial is the control function of the dialer: address is numeric.
 func (g *egressGuard) checkDial(network, address string, _ syscall.RawConn) error {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -79,7 +79,7 @@ func (g *egressGuard) checkDial(network, address string, _ syscall.RawConn) erro
 	return g.checkAddrPort(to)
 }
 
-// check says why to may not be connected to.
+// checkAddrPort returns an error if to may not be connected to.
 func (g *egressGuard) checkAddrPort(to netip.AddrPort) error {
 	addr := to.Addr().WithZone("").Unmap()
 	if why := g.denyReason(addr, to.Port()); why != "" {
@@ -93,7 +93,7 @@ func (g *egressGuard) checkAddrPort(to netip.AddrPort) error {
 	return nil
 }
 
-// refuses says why nothing is sent to an address, or nothing if it may be.
+// denyReason returns why addr is denied, or "" if it is allowed.
 func (g *egressGuard) denyReason(addr netip.Addr, port uint16) string {
 	switch {
 	case containsAddr(g.deny, addr):
@@ -110,7 +110,8 @@ func (g *egressGuard) denyReason(addr netip.Addr, port uint16) string {
 	return ""
 }
 
-// translated returns the IPv4 address that a gateway makes of an IPv6 address.
+// embeddedIPv4 returns the IPv4 address that a gateway makes of an IPv6 address; ok is
+// false if it makes none.
 func embeddedIPv4(addr netip.Addr) (netip.Addr, bool) {
 	b := addr.As16()
 	v4 := [4]byte(b[12:])
@@ -129,13 +130,14 @@ func embeddedIPv4(addr netip.Addr) (netip.Addr, bool) {
 	return netip.AddrFrom4(v4), true
 }
 
+// containsAddr reports whether one of the prefixes contains addr.
 func containsAddr(prefixes []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// isOwn reports whether bellhop listens there. A listener on the unspecified
-// address listens on every address of the machine, and who connects to the
-// unspecified address reaches the machine.
+// isOwn reports whether bellhop listens at an address. A listener on the unspecified
+// address listens on every address of the machine, and a connection to the unspecified
+// address reaches the machine.
 func (g *egressGuard) isOwn(addr netip.Addr, port uint16) bool {
 	return slices.ContainsFunc(g.own, func(own netip.AddrPort) bool {
 		at := own.Addr().WithZone("").Unmap()
@@ -143,6 +145,8 @@ func (g *egressGuard) isOwn(addr netip.Addr, port uint16) bool {
 	})
 }
 
+// isLocalAddr reports whether addr belongs to this machine. It reports true if that cannot
+// be read.
 func isLocalAddr(addr netip.Addr) bool {
 	if addr.IsLoopback() || addr.IsUnspecified() {
 		return true
@@ -159,10 +163,10 @@ func isLocalAddr(addr netip.Addr) bool {
 	return false
 }
 
-// newTransport makes the HTTP client: guarded, without proxy, redirects,
-// cookies or decompression, on connections that are kept. Those of http URLs are in
-// plain, and those of https URLs in secure; nil: there are none. The transport itself
-// makes connections only to hosts whose names are not written in ASCII.
+// newTransport returns the HTTP client: guarded, without proxy, redirects, cookies or
+// decompression, on kept connections. The connections of http URLs are in httpConns and
+// those of https URLs in httpsConns; both are nil with Config.Transport. The transport
+// itself connects only to hosts whose names are not ASCII.
 func newTransport(c Config) (_ http.RoundTripper, httpConns, httpsConns *connPool) {
 	if c.Transport != nil {
 		return c.Transport, nil, nil

@@ -8,8 +8,8 @@ import (
 	"bellhop/dialog"
 )
 
-// appendEvent appends the JSON of an event, the very bytes of [json.Marshal],
-// at a third of the cost: each event of each call is written so.
+// appendEvent appends the JSON of an event, the same bytes as [json.Marshal] at a third of
+// its cost: every event of every call is encoded by it.
 func appendEvent(dst []byte, e *dialog.Event) []byte {
 	w := objectWriter{dst}
 	w.b = append(w.b, '{')
@@ -94,6 +94,7 @@ func appendEvent(dst []byte, e *dialog.Event) []byte {
 // An objectWriter appends the members of a JSON object.
 type objectWriter struct{ b []byte }
 
+// writeKey writes the key of a member and the separator before it.
 func (w *objectWriter) writeKey(k string) {
 	if w.b[len(w.b)-1] != '{' {
 		w.b = append(w.b, ',')
@@ -103,6 +104,7 @@ func (w *objectWriter) writeKey(k string) {
 	w.b = append(w.b, '"', ':')
 }
 
+// writeString writes a string member, escaped as [json.Marshal] does.
 func (w *objectWriter) writeString(k, v string) {
 	w.writeKey(k)
 	for i := range len(v) {
@@ -117,23 +119,27 @@ func (w *objectWriter) writeString(k, v string) {
 	w.b = append(w.b, '"')
 }
 
+// writeNonEmpty writes a string member, unless it is empty.
 func (w *objectWriter) writeNonEmpty(k, v string) {
 	if v != "" {
 		w.writeString(k, v)
 	}
 }
 
+// writeNumber writes an integer member.
 func (w *objectWriter) writeNumber(k string, v int64) {
 	w.writeKey(k)
 	w.b = strconv.AppendInt(w.b, v, 10)
 }
 
+// writeNonZero writes an integer member, unless it is 0.
 func (w *objectWriter) writeNonZero(k string, v int64) {
 	if v != 0 {
 		w.writeNumber(k, v)
 	}
 }
 
+// writeTime writes a time member in RFC 3339.
 func (w *objectWriter) writeTime(k string, v time.Time) {
 	w.writeKey(k)
 	w.b = append(w.b, '"')
@@ -141,6 +147,7 @@ func (w *objectWriter) writeTime(k string, v time.Time) {
 	w.b = append(w.b, '"')
 }
 
+// writeTrue writes true, or nothing.
 func (w *objectWriter) writeTrue(k string, v bool) {
 	if v {
 		w.writeKey(k)
@@ -148,6 +155,7 @@ func (w *objectWriter) writeTrue(k string, v bool) {
 	}
 }
 
+// writeBool writes true or false, or nothing if v is nil.
 func (w *objectWriter) writeBool(k string, v *bool) {
 	if v != nil {
 		w.writeKey(k)
@@ -155,6 +163,7 @@ func (w *objectWriter) writeBool(k string, v *bool) {
 	}
 }
 
+// writeExtension writes an extension as an object, or nothing if e is nil.
 func (w *objectWriter) writeExtension(k string, e *dialog.Extension) {
 	if e == nil {
 		return

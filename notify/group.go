@@ -21,45 +21,45 @@ import (
 
 // The words of Subscription.Group. They are stored: never change one, only add.
 const (
-	groupOne  = "one"  // all parties that ring in a call are one call
-	groupEach = "each" // each is a call of its own
+	groupOne  = "one"  // all parties that ring in a call form one call
+	groupEach = "each" // each party is a call of its own
 )
 
 const (
-	// groupGather is how long a newCall waits for others that ring at the same time.
-	// The legs of a fork follow each other within milliseconds, as a queue's agents
-	// follow the queue that has answered.
+	// groupGather is how long a newCall waits for others that ring at the same time. The legs
+	// of a fork follow each other within milliseconds, as a queue's agents follow the queue
+	// that has answered.
 	groupGather = 300 * time.Millisecond
 
-	// groupGap is how long nobody may ring in a group before the call is over. A
-	// serial fork rings the next phone by then. The hangup of who rang last waits as
-	// long, unless the caller has given up.
+	// groupGap is how long no party may ring in a group before the call is over. A serial fork
+	// rings the next phone within that time. The hangup of the last party waits as long,
+	// unless the caller has given up.
 	groupGap = 500 * time.Millisecond
 )
 
-// errMerged says that an event is told by another of its group.
+// errMerged reports that another event of the group is sent instead.
 var errMerged = errors.New("not sent")
 
-// groups reports whether the parties that ring in a call are one call for s.
+// groupsCalls reports whether the parties that ring in a call form one call for s.
 func (s *Subscription) groupsCalls() bool {
 	return s.Dialect == CTI && (s.Group == groupOne || s.Group == "" && s.ExtensionRegex != "")
 }
 
-// A group is the parties that are called in one call, at once or one after another,
-// until one of them answers. Who rings after that begins another group.
+// A group is the parties that are called in one call, at once or one after another, until
+// one of them answers. A party that rings later begins another group.
 type group struct {
-	first       *dialog.Event // the dial-in that is the newCall
-	seq         uint64        // of first in the log
+	first       *dialog.Event // the dial-in that is sent as newCall
+	seq         uint64        // position of first in the log
 	ringing     []dialog.Extension
-	answer      *dialog.Event // of who answered first; nil: nobody has
-	end         *dialog.Event // the hangup that is the group's; nil: it is not over
+	answer      *dialog.Event // of the first party that answered; nil: none has
+	end         *dialog.Event // the hangup that is sent; nil: the group has not ended
 	openParties map[string]bool
-	lastEnded   time.Time // when the last of open ended
+	lastEnded   time.Time // when the last of openParties ended
 }
 
-// groupOf returns the group of a party, of the events of its call in the order of the
-// log, and of the extensions that names names. It is nil if the party's dial-in is not
-// among them.
+// findGroup returns the group of a party. events are the events of its call in the order of
+// the log; names selects the extensions that count. It returns nil if the party's dial-in
+// is missing.
 func findGroup(party string, events []entry, names func(dialog.Extension) bool) *group {
 	of := make(map[string]*group)
 	var last *group
@@ -83,7 +83,7 @@ func findGroup(party string, events []entry, names func(dialog.Extension) bool) 
 	return of[party]
 }
 
-// add takes the dial-in of one more party.
+// addParty adds the party of a dial-in.
 func (g *group) addParty(e *dialog.Event) {
 	g.openParties[e.Party], g.end = true, nil
 	if !slices.Contains(g.ringing, e.Extension) {
@@ -91,8 +91,8 @@ func (g *group) addParty(e *dialog.Event) {
 	}
 }
 
-// hear takes an answer or hangup of a party. The hangup of who answered is the
-// group's; if nobody did, the last one is.
+// applyEvent applies an answer or hangup of a party. The hangup of the party that answered
+// ends the group; if none answered, the last hangup does.
 func (g *group) applyEvent(e *dialog.Event) {
 	switch {
 	case e.Type == dialog.Answer && g.answer == nil:
@@ -106,7 +106,7 @@ func (g *group) applyEvent(e *dialog.Event) {
 	}
 }
 
-// sent returns the event of g that is sent for one of e's type; nil: it is not known
+// eventToSend returns the event of g that is sent for events of e's type; nil: not decided
 // yet.
 func (g *group) eventToSend(e *dialog.Event) *dialog.Event {
 	switch e.Type {
@@ -118,10 +118,10 @@ func (g *group) eventToSend(e *dialog.Event) *dialog.Event {
 	return g.end
 }
 
-// joinGroup returns the group of an event that is owed to a subscription which has
-// one call for all who ring; nil if the event is of none. It postpones the attempt if
-// other events may follow that decide what is sent. The error is errMerged if another
-// event of the group tells this one, errNotOwed, or of the store.
+// joinGroup returns the group of an event, for a subscription that groups calls; nil if the
+// event is in none. It postpones the attempt if events may follow that decide which event
+// is sent. The error is errMerged if another event of the group is sent instead,
+// errNotOwed, or of the store.
 func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (*group, error) {
 	if !a.sub.groupsCalls() || e.Flow != dialog.In || e.Party == "" || a.seq == 0 { // a sample is in no log
 		return nil, nil
@@ -157,8 +157,8 @@ func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (
 	return g, err
 }
 
-// postpone reports whether a is to be made later: when wait has passed since its event,
-// and at most so long from now, as the clock of another node may be ahead.
+// postponeAttempt postpones a until wait has passed since its event, and reports whether it
+// did. It waits at most that long from now, as the clock of another node may be ahead.
 func (a *attempt) postponeAttempt(wait time.Duration) bool {
 	since := a.observed
 	if since.IsZero() {
@@ -172,12 +172,11 @@ func (a *attempt) postponeAttempt(wait time.Duration) bool {
 	return true
 }
 
-// groupKey is under which a target remembers how the last newCall of the groups of a
-// lane's call ended.
+// groupCallKey is the key in subscriber.newCalls for the groups of a queue's call.
 func groupCallKey(q *deliveryQueue) string { return "call " + strings.TrimPrefix(q.name, "replay ") }
 
-// concludesGroup notes how a newCall or hangup of a group ended. One that is told by
-// another changes nothing.
+// noteGroupEnd records how a newCall or hangup of a group ended. An event that was merged
+// into another changes nothing.
 func (sr *subscriber) noteGroupEnd(d *delivery, o outcome) {
 	switch {
 	case o == canceled, d.kind == dialog.Answer:
@@ -190,9 +189,9 @@ func (sr *subscriber) noteGroupEnd(d *delivery, o outcome) {
 	}
 }
 
-// checkGroupOwed looks up whether the newCall of g was delivered: in what the attempt
-// brings along, which is newer than the delivery log, and else there. The error is
-// errNotOwed if not, or of the store.
+// checkGroupNewCall checks that the newCall of g was delivered. The scheduler's state in
+// the attempt is newer than the delivery log and is used first. The error is errNotOwed, or
+// of the store.
 func (n *Notifier) checkGroupNewCall(ctx context.Context, a *attempt, g *group) error {
 	s := a.sub
 	switch {
@@ -213,12 +212,11 @@ func (n *Notifier) checkGroupNewCall(ctx context.Context, a *attempt, g *group) 
 	return nil
 }
 
-// errNotCopied says that the copy of the log that was read does not have an event yet.
+// errNotCopied reports that the copy of the log that was read lacks an event.
 var errNotCopied = errors.New("a copy of the log is behind")
 
-// eventsOfCall reads all that the log has of the call of e, in its order, from
-// whichever server has a copy. The error is errNotCopied if that copy lacks e, or of
-// the store.
+// eventsOfCall reads all events of the call of e in the order of the log, from any server
+// with a copy. The error is errNotCopied if that copy lacks e, or of the store.
 func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) (events []entry, err error) {
 	p := readRequest{Seq: 1, Subject: Query{Call: e.Call}.subjects()[0], Batch: readSize}
 	for found := false; ; {

@@ -22,7 +22,7 @@ import (
 // has just begun to deliver, because bellhop was restarted or another node died, finds
 // it in the delivery log, and by the time since when the subscription is as it is.
 
-// errNotOwed says why an answer or hangup is not delivered.
+// errNotOwed reports that an answer or hangup is not to be delivered.
 var errNotOwed = errors.New("not sent")
 
 const (
@@ -30,28 +30,29 @@ const (
 	reasonTooEarly    = "its newCall was before the subscription was as it is"
 )
 
-// newCall is how the newCall of a party stands with one target.
+// newCall is the state of the newCall of a party at one subscriber.
 type newCall struct {
-	seq   uint64 // of its event in the log
+	seq   uint64 // position of its event in the log
 	state newCallState
-	urls  *callURLs // that its receiver named; nil: none
+	urls  *callURLs // named by the receiver; nil: none
 }
 
+// newCallState is the state of the delivery of a newCall.
 type newCallState uint8
 
 const (
-	newCallPending   newCallState = iota // it waits, or is under way
+	newCallPending   newCallState = iota // it waits, or is in flight
 	newCallDelivered                     // it was delivered
 	newCallFailed                        // it expired, or was refused or canceled
 )
 
-// maxCalls is how many parties of one target are remembered.
+// maxNewCalls is how many parties are remembered for one subscriber.
 const maxNewCalls = 100_000
 
-// isNewCall reports whether the dialect cti tells of a type as newCall.
+// isNewCall reports whether the dialect cti sends a type as newCall.
 func isNewCall(t dialog.Type) bool { return t == dialog.DialIn || t == dialog.DialOut }
 
-// newCallType is the type of the event that an answer or hangup follows.
+// newCallType returns the type of the event that an answer or hangup of a flow follows.
 func newCallType(f dialog.Flow) dialog.Type {
 	if f == dialog.In {
 		return dialog.DialIn
@@ -59,14 +60,14 @@ func newCallType(f dialog.Flow) dialog.Type {
 	return dialog.DialOut
 }
 
-// keepsCalls reports whether a subscription has its receiver keep an entry for the
-// party of an event. One that does not ask for newCall has it keep none.
+// dependsOnNewCall reports whether the receiver keeps an entry for the party of an event.
+// It keeps none if the subscription does not include the type of the newCall.
 func (sr *subscriber) dependsOnNewCall(e *dialog.Event) bool {
 	return sr.sub.Dialect == CTI && e.Party != "" && sr.typeMask&typeBits[string(newCallType(e.Flow))] != 0
 }
 
-// follow has a delivery that joins t depend on the newCall of its party, or others
-// on it.
+// linkNewCall records that a delivery depends on the newCall of its party, or that it is
+// that newCall.
 func (sr *subscriber) linkNewCall(d *delivery) {
 	if d.event != nil && sr.dependsOnNewCall(d.event) {
 		d.party = d.event.Party
@@ -87,6 +88,7 @@ func (sr *subscriber) linkNewCall(d *delivery) {
 	}
 }
 
+// setNewCall records the newCall of a party; beyond maxNewCalls all others are forgotten.
 func (sr *subscriber) setNewCall(party string, c newCall) {
 	if sr.newCalls == nil || len(sr.newCalls) >= maxNewCalls {
 		sr.newCalls = make(map[string]newCall)
@@ -94,7 +96,7 @@ func (sr *subscriber) setNewCall(party string, c newCall) {
 	sr.newCalls[party] = c
 }
 
-// concludes notes how a delivery ended, for what follows it.
+// noteEnd records how a delivery ended, for the deliveries that depend on it.
 func (sr *subscriber) noteEnd(d *delivery, o outcome) {
 	switch {
 	case d.inGroup:
@@ -110,8 +112,8 @@ func (sr *subscriber) noteEnd(d *delivery, o outcome) {
 	}
 }
 
-// begins notes that the newCall at a place of the log was delivered after all, and the
-// URLs that its receiver named.
+// noteNewCallDelivered records that the newCall at position seq was redelivered, and the
+// URLs that its response named.
 func (sr *subscriber) noteNewCallDelivered(seq uint64, urls *callURLs) {
 	for party, c := range sr.newCalls {
 		if c.seq == seq {
@@ -120,7 +122,7 @@ func (sr *subscriber) noteNewCallDelivered(seq uint64, urls *callURLs) {
 	}
 }
 
-// notOwed says why d is not owed, or "" as far as t knows.
+// notOwedReason returns why d is not owed, or "" as far as sr knows.
 func (sr *subscriber) notOwedReason(d *delivery) string {
 	if d.party != "" && sr.sub.Dialect == CTI && !isNewCall(d.kind) && sr.newCalls[d.party].state == newCallFailed {
 		return reasonUndelivered
@@ -128,8 +130,8 @@ func (sr *subscriber) notOwedReason(d *delivery) string {
 	return ""
 }
 
-// checkOwed looks up whether an answer or hangup is owed whose newCall this process
-// has not met. The error is errNotOwed, or of the store.
+// checkNewCall checks in the delivery log that an answer or hangup is owed if this process
+// has not seen its newCall. The error is errNotOwed, or of the store.
 func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.Event) error {
 	if s.Dialect != CTI {
 		return nil
@@ -155,8 +157,8 @@ func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.
 	return nil
 }
 
-// lastOutcome is the last word that the delivery log has of a delivery that was not
-// delivered at once; "" if it has none.
+// lastOutcome returns the last outcome in the delivery log of a delivery that did not
+// succeed at once; "" if there is none.
 func (n *Notifier) lastOutcome(ctx context.Context, subscription, event string) (string, error) {
 	m, err := n.deliveryLog.GetLastMsgForSubject(ctx, attemptSubject(subscription, event))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -180,8 +182,8 @@ func (n *Notifier) lastOutcome(ctx context.Context, subscription, event string) 
 	return d.State, err
 }
 
-// alreadyExists reports whether an answer refuses a newCall because its receiver has
-// it: an attempt before, whose answer did not come, was successful.
+// alreadyExists reports whether a response refuses a newCall because the receiver has it
+// already: an earlier attempt succeeded, but its response was lost.
 func alreadyExists(s *Subscription, t dialog.Type, status int, body []byte) bool {
 	if s.Dialect != CTI || !isNewCall(t) || status < 400 || status == http.StatusGone {
 		return false

@@ -15,25 +15,25 @@ import (
 	"bellhop/dialog"
 )
 
-// maxText and maxMessage are how many characters of a text off the wire are
-// sent on.
+// maxText and maxMessage limit the characters of a text of a SIP message that callbacks
+// carry.
 const (
 	maxText    = 256
 	maxMessage = 2000
 )
 
-// A view is an event as one subscription is told it.
+// A view is an event as one subscription receives it.
 type view struct {
 	*dialog.Event
 	sub            *Subscription
 	called, caller *dialog.Extension // nil: no extension, or unknown
-	ownID          uint64            // numbers of the extensions; 0: not asked for
+	ownID          uint64            // numbers of the extensions; 0: not looked up
 	calledID       uint64
 	callerID       uint64
-	group          *group // of a dialect that has one call for all who ring; nil: it is the party's own
+	group          *group // of a subscription that groups calls; nil: the party's own call
 }
 
-// newView completes the ends of a call: the event's extension is one of them.
+// newView completes the two ends of a call: the event's extension is one of them.
 func newView(e *dialog.Event, s *Subscription) view {
 	v := view{Event: e, sub: s, called: e.CalledExtension, caller: e.CallerExtension}
 	if e.Type == dialog.SubscriptionState {
@@ -52,8 +52,8 @@ func newView(e *dialog.Event, s *Subscription) view {
 	return v
 }
 
-// append appends the payload in the subscription's dialect: a form, the Standard
-// Webhooks envelope for json, or what is in it for cloudevents.
+// appendPayload appends the payload in the subscription's dialect: a form, the Standard
+// Webhooks envelope for json, or its data alone for cloudevents.
 func (v *view) appendPayload(b []byte) []byte {
 	f := fieldWriter{b: b}
 	switch {
@@ -76,7 +76,7 @@ func (v *view) appendPayload(b []byte) []byte {
 	return f.b
 }
 
-// fields lists the fields of the subscription's dialect.
+// writeFields writes the fields of the subscription's dialect.
 func (v *view) writeFields(f *fieldWriter) {
 	switch v.sub.Dialect {
 	case Unified:
@@ -90,14 +90,15 @@ func (v *view) writeFields(f *fieldWriter) {
 	}
 }
 
+// isGET reports whether callbacks use the method GET.
 func (v *view) isGET() bool { return v.sub.Method == "GET" }
 
-// form reports whether the payload is a form.
+// isForm reports whether the payload is a form.
 func (v *view) isForm() bool {
 	return v.isGET() || v.sub.Dialect != JSON && v.sub.Dialect != CloudEvents
 }
 
-// contentType is what the body of a POST or PUT is.
+// contentType returns the content type of the body of a POST or PUT.
 func (v *view) contentType() string {
 	if v.isForm() {
 		return "application/x-www-form-urlencoded"
@@ -105,7 +106,7 @@ func (v *view) contentType() string {
 	return "application/json"
 }
 
-// eventName is the type of the json envelope: call.dial_in.
+// eventName returns the type of the json envelope, such as call.dial_in.
 func eventName(t dialog.Type) string {
 	if t == dialog.SubscriptionState {
 		return "subscription.state"
@@ -113,7 +114,7 @@ func eventName(t dialog.Type) string {
 	return "call." + strings.ReplaceAll(string(t), "-", "_")
 }
 
-// call lists the ten fields that both documents have.
+// writeCallFields writes the ten fields that unified and telphin share.
 func (v *view) writeCallFields(f *fieldWriter, callerName string, extension func(*dialog.Extension) string) {
 	f.writeText("CallID", v.Call)
 	f.writeText("CallerIDNum", clean(v.CallerNum, maxText))
@@ -127,7 +128,7 @@ func (v *view) writeCallFields(f *fieldWriter, callerName string, extension func
 	f.writeText("CallAPIID", clean(v.CallAPIID, maxText))
 }
 
-// checkUnified refuses what the ten fields have no room for.
+// checkUnified rejects event types that the ten fields cannot express.
 func checkUnified(s *Subscription) *Invalid {
 	if s.Dialect == Unified && slices.Contains(s.Types, string(dialog.SubscriptionState)) {
 		return &Invalid{"types", "has subscription-state, of which the dialect unified has no field: use json or telphin"}
@@ -135,17 +136,17 @@ func checkUnified(s *Subscription) *Invalid {
 	return nil
 }
 
-// unified lists the ten fields of the UnifiedAPI: always all of them. Which
-// event it is, the receiver knows by the URL.
+// writeUnified writes the ten fields of the UnifiedAPI, empty ones too. The receiver knows
+// the event type by the URL.
 func (v *view) writeUnified(f *fieldWriter) {
 	f.writeEmpty = true
 	v.writeCallFields(f, v.CallerName, v.userName)
 }
 
-// telphin lists what is known under the names of Telphin's documents.
-// Transfered is spelled as there. A caller outside who has no name is named by the
-// number, and the CallerExtension of such a call is the queue or menu that
-// distributed it: receivers require these fields.
+// writeTelphin writes all known values under the names of Telphin's documentation, which
+// spells Transfered so. Receivers require a name and a CallerExtension: an outside caller
+// without a name is named by the number, and the CallerExtension of such a call is the
+// queue or menu that distributed it.
 func (v *view) writeTelphin(f *fieldWriter) {
 	name := v.CallerName
 	if v.Flow == dialog.In && v.CallerExtension == nil || v.Transferred {
@@ -185,7 +186,7 @@ func (v *view) writeTelphin(f *fieldWriter) {
 	}
 }
 
-// extended lists what the originals did not know, under names in their manner.
+// writeExtended writes values that the originals did not have, under names in their style.
 func (v *view) writeExtended(f *fieldWriter) {
 	f.writeText("EventID", v.ID)
 	f.writeNonZero("Sequence", int64(v.Seq))
@@ -215,8 +216,8 @@ func (v *view) writeExtended(f *fieldWriter) {
 	}
 }
 
-// json lists what is known in snake case. By GET it is flat: headers become
-// headers.<name>.
+// writeJSON writes all known values in snake case. With GET the form is flat: headers
+// become headers.<name>.
 func (v *view) writeJSON(f *fieldWriter) {
 	f.writeText("call_id", v.Call)
 	f.writeText("caller_id_num", clean(v.CallerNum, maxText))
@@ -282,6 +283,8 @@ func (v *view) writeJSON(f *fieldWriter) {
 	v.writeJSONHeaders(f)
 }
 
+// writeJSONHeaders writes the copied SIP headers: an object, form fields, or a template
+// variable.
 func (v *view) writeJSONHeaders(f *fieldWriter) {
 	if len(v.Headers) == 0 {
 		return
@@ -303,7 +306,7 @@ func (v *view) writeJSONHeaders(f *fieldWriter) {
 	f.b = append(f.b, '}')
 }
 
-// user is how unified and json name an extension: 0003*210.
+// userName returns the user of an extension, as unified and json name it: 0003*210.
 func (v *view) userName(e *dialog.Extension) string {
 	if e == nil {
 		return ""
@@ -311,7 +314,8 @@ func (v *view) userName(e *dialog.Extension) string {
 	return clean(e.User, maxText)
 }
 
-// address is how telphin names an extension: 101@pbx.example.
+// userAtDomain returns user and domain of an extension, as telphin names it:
+// 101@pbx.example.
 func (v *view) userAtDomain(e *dialog.Extension) string {
 	if e == nil {
 		return ""
@@ -319,6 +323,7 @@ func (v *view) userAtDomain(e *dialog.Extension) string {
 	return clean(e.String(), maxText)
 }
 
+// flowWord returns the flow in the case that the subscription asks for.
 func (v *view) flowWord() string {
 	if v.sub.FlowCase == "upper" {
 		return strings.ToUpper(string(v.Flow))
@@ -326,9 +331,9 @@ func (v *view) flowWord() string {
 	return string(v.Flow)
 }
 
-// status is the event's word, or the one of the two words for a hangup that
-// the UnifiedAPI knew. The form dialects know the six words of DIALSTATUS alone: a call
-// that was forwarded is one that was canceled, and not missed.
+// statusWord returns the status word of the event. With status_words = unified a hangup
+// without an answer is UNKNOWN, as in the UnifiedAPI. The form dialects have the six words
+// of DIALSTATUS only: a forwarded call is canceled there, and not missed.
 func (v *view) statusWord() string {
 	if v.sub.StatusWords == "unified" && v.Type == dialog.Hangup && v.Status != dialog.Answered {
 		return string(dialog.Unknown)
@@ -339,15 +344,16 @@ func (v *view) statusWord() string {
 	return string(v.Status)
 }
 
-// fields writes names and values: as a form, as the members of a JSON object, or
-// as the variables of a template.
+// fieldWriter writes names and values: a form, the members of a JSON object, or template
+// variables.
 type fieldWriter struct {
 	b          []byte
 	json       bool
 	writeEmpty bool               // write empty texts too
-	values     uritemplate.Values // nil: no variables
+	values     uritemplate.Values // nil: no template
 }
 
+// writeName writes the name of a field and the separator before and after it.
 func (f *fieldWriter) writeName(s string) {
 	if f.json {
 		if last := f.b[len(f.b)-1]; last != '{' {
@@ -362,6 +368,7 @@ func (f *fieldWriter) writeName(s string) {
 	f.b = append(appendForm(f.b, s), '=')
 }
 
+// writeText writes a text, unless it is empty and empty texts are left out.
 func (f *fieldWriter) writeText(name, s string) {
 	if s == "" && !f.writeEmpty {
 		return
@@ -378,6 +385,7 @@ func (f *fieldWriter) writeText(name, s string) {
 	}
 }
 
+// writeNumber writes a number.
 func (f *fieldWriter) writeNumber(name string, n int64) {
 	if f.values != nil {
 		f.values.Set(name, uritemplate.String(strconv.FormatInt(n, 10)))
@@ -387,13 +395,14 @@ func (f *fieldWriter) writeNumber(name string, n int64) {
 	f.b = strconv.AppendInt(f.b, n, 10)
 }
 
-// count writes n unless it is 0, which is unknown.
+// writeNonZero writes n unless it is 0, which means unknown.
 func (f *fieldWriter) writeNonZero(name string, n int64) {
 	if n != 0 {
 		f.writeNumber(name, n)
 	}
 }
 
+// writeBool writes true or false.
 func (f *fieldWriter) writeBool(name string, b bool) {
 	if f.values != nil {
 		f.values.Set(name, uritemplate.String(strconv.FormatBool(b)))
@@ -403,18 +412,21 @@ func (f *fieldWriter) writeBool(name string, b bool) {
 	f.b = strconv.AppendBool(f.b, b)
 }
 
+// writeIfTrue writes true, or nothing.
 func (f *fieldWriter) writeIfTrue(name string, b bool) {
 	if b {
 		f.writeBool(name, b)
 	}
 }
 
+// writeYes writes "yes", or nothing.
 func (f *fieldWriter) writeYes(name string, b bool) {
 	if b {
 		f.writeText(name, "yes")
 	}
 }
 
+// writeYesNo writes "yes" or "no", or nothing if b is nil.
 func (f *fieldWriter) writeYesNo(name string, b *bool) {
 	switch {
 	case b == nil:
@@ -425,7 +437,8 @@ func (f *fieldWriter) writeYesNo(name string, b *bool) {
 	}
 }
 
-// list writes a name that may have several values: name[] for each in a form.
+// writeList writes a field with a text for each extension: one value, or name[] for each in
+// a form, or a list in a template.
 func (f *fieldWriter) writeList(name string, extensions []dialog.Extension, text func(*dialog.Extension) string) {
 	var values []string
 	for i := range extensions {
@@ -443,7 +456,7 @@ func (f *fieldWriter) writeList(name string, extensions []dialog.Extension, text
 	}
 }
 
-// pairs sets an associative variable.
+// writePairs sets an associative template variable.
 func (f *fieldWriter) writePairs(name string, pairs [][2]string) {
 	var kv []string
 	for _, p := range pairs {
@@ -452,13 +465,13 @@ func (f *fieldWriter) writePairs(name string, pairs [][2]string) {
 	f.values.Set(name, uritemplate.KV(kv...))
 }
 
-// open begins an object; the caller ends it.
+// openObject begins a JSON object; the caller ends it.
 func (f *fieldWriter) openObject(name string) {
 	f.writeName(name)
 	f.b = append(f.b, '{')
 }
 
-// appendForm escapes as application/x-www-form-urlencoded does.
+// appendForm escapes s as application/x-www-form-urlencoded.
 func appendForm(b []byte, s string) []byte {
 	for i := range len(s) {
 		c := s[i]
@@ -469,7 +482,7 @@ func appendForm(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
-// asIsInHTML are the bytes that mean themselves in a JSON string within HTML.
+// plainInHTML marks the bytes that need no escape in a JSON string within HTML.
 var plainInHTML = func() (is [256]bool) {
 	for c := range byte(0x7f) {
 		is[c] = c >= ' ' && !strings.ContainsRune(`"\<>&`, rune(c))
@@ -477,7 +490,7 @@ var plainInHTML = func() (is [256]bool) {
 	return is
 }()
 
-// appendJSON writes valid UTF-8 as a JSON string that is safe within HTML too.
+// appendJSON appends valid UTF-8 as a JSON string that is also safe within HTML.
 func appendJSON(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	plain := 0 // most of it, most often all
@@ -500,17 +513,19 @@ func appendJSON(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// clean makes text off the wire fit to be sent on: valid UTF-8 without control
-// characters, of limit characters at most.
+// clean returns text of a SIP message as valid UTF-8 without control characters, at most
+// limit characters of it.
 func clean(s string, limit int) string {
 	return cleanText(s, limit, unicode.IsControl)
 }
 
-// cleanMessage is clean for the text of a message, which has lines.
+// cleanMessage is clean for the text of a MESSAGE, which may have several lines.
 func cleanMessage(s string) string {
 	return cleanText(s, maxMessage, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' })
 }
 
+// cleanText removes invalid UTF-8 and the characters that drop selects, and cuts s after
+// limit characters.
 func cleanText(s string, limit int, drop func(rune) bool) string {
 	if isPrintableASCII(s) && len(s) <= limit {
 		return s
@@ -530,6 +545,7 @@ func cleanText(s string, limit int, drop func(rune) bool) string {
 	return b.String()
 }
 
+// isPrintableASCII reports whether all bytes of s are printable ASCII or spaces.
 func isPrintableASCII(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] > '~' {

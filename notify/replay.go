@@ -15,21 +15,20 @@ import (
 	"bellhop/dialog"
 )
 
-// ErrInactive says that a subscription is switched off.
+// ErrInactive reports that a subscription is disabled.
 var ErrInactive = errors.New("the subscription is switched off: switch it on first")
 
 // maxReplay is how many events one replay may have.
 const maxReplay = 100_000
 
-// Replay delivers again, to one subscription, what was said from a time on and
-// before another of the types named, or of its own if none are. The zero to is
-// now. It returns how many events that are; those that still wait to be delivered
-// are not delivered twice. Each has the webhook-id that it had. All are worth
-// delivering as long as a hangup is, and come in the order of their call, beside
-// what is said meanwhile.
+// Replay delivers events of a time range again to one subscription: those published at from
+// or later and before to, of the given types, or of the types of the subscription if none
+// are given. The zero to is now. It returns the number of events; those whose delivery is
+// pending are not delivered twice. Each delivery has its original webhook-id, is durable,
+// and follows the order of its call, independently of new events.
 //
-// Once it returns, the replay outlives any crash, and whichever node delivers
-// does it. The error is an *Invalid, ErrNotFound or ErrInactive, or of the store.
+// Once Replay returns, the replay survives any crash, and the delivering node carries it
+// out. The error is an *Invalid, ErrNotFound, ErrInactive, or of the store.
 func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, types []string) (count int, err error) {
 	s, err := n.registry.get(id)
 	if err != nil {
@@ -65,7 +64,8 @@ func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, ty
 	return count, nil
 }
 
-// order finds what of the log a replay has, and how many events these are.
+// planReplay returns the range of the log that a replay covers, and the number of its
+// events.
 func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to time.Time, types []string) (order storedLogRead, count int, err error) {
 	sr := &subscriber{sub: s}
 	if s.ExtensionRegex != "" {
@@ -105,9 +105,10 @@ func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to tim
 	return order, count, nil
 }
 
+// isReplay reports whether r is a replay.
 func (r *logRead) isReplay() bool { return r.name != laggingName }
 
-// waits is what t is owed, by its place in the log.
+// pendingSeqs returns the log positions of all pending deliveries of sr.
 func (sr *subscriber) pendingSeqs() map[uint64]bool {
 	waits := make(map[uint64]bool, sr.pending)
 	for _, q := range sr.queues {
@@ -118,7 +119,7 @@ func (sr *subscriber) pendingSeqs() map[uint64]bool {
 	return waits
 }
 
-// replayOf is what waits to deliver the event of d to t again; nil: nothing.
+// replayOf returns the pending replay of the event of d, or nil.
 func (sr *subscriber) replayOf(d *delivery) *delivery {
 	if q := sr.queues[replayQueueName(d.queue.name)]; q != nil {
 		for _, r := range q.deliveries {
@@ -130,11 +131,11 @@ func (sr *subscriber) replayOf(d *delivery) *delivery {
 	return nil
 }
 
-// replayLane names the lane of replays beside another.
+// replayQueueName returns the name of the queue for replays beside queue name.
 func replayQueueName(name string) string { return "replay " + strings.TrimPrefix(name, "replay ") }
 
-// replay delivers an event again, unless it waits: in a lane, or in what of
-// the log has not been read for its target yet.
+// addReplayEvent queues an event of a replay, unless its delivery is pending: in a queue,
+// or in a part of the log that is still to be read for its subscriber.
 func (s *scheduler) addReplayEvent(page *recentEvent, e entry, waits map[uint64]bool) {
 	r := page.logRead
 	sr, bit := r.subscriber, eventBit(e.event)
@@ -147,15 +148,16 @@ func (s *scheduler) addReplayEvent(page *recentEvent, e entry, waits map[uint64]
 	s.enqueueFromPage(page, replayQueueName(queueName(e.event)), d)
 }
 
-// askedSubject is where the node that delivers hears, past all streams, that
-// there is a replay in the outbox. It looks there itself every orderLook.
+// replaySubject is the NATS subject on which the delivering node learns that the outbox has
+// a new replay. The message is not stored; every replayPollInterval that node looks into
+// the outbox itself.
 const (
 	replaySubject      = "bellhop.replay"
 	replayPollInterval = time.Minute
 )
 
-// hearOrders passes on every replay that any node is asked for, until ctx ends.
-// Those up to a place in the outbox are known.
+// watchReplays passes every new replay in the outbox to the delivery loop until ctx ends.
+// Replays up to the position known were restored before.
 func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 	asked := make(chan struct{}, 1)
 	sub, err := l.js.Conn().Subscribe(replaySubject, func(*nats.Msg) { signal(asked) })
@@ -181,7 +183,7 @@ func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 	return nil
 }
 
-// takeOrders passes on the replays after a place in the outbox.
+// readReplays passes the replays after the position known to the delivery loop.
 func (l *deliveryLoop) readReplays(ctx context.Context, known *uint64) error {
 	for {
 		m, err := l.outbox.GetMsg(ctx, *known+1, jetstream.WithGetMsgSubject("bellhop.delivery.*.replay.*"))

@@ -12,24 +12,24 @@ import (
 	"bellhop/dialog"
 )
 
-// sampleTypes are the words for types in the order in which samples are told.
+// sampleTypes are the event types in the order in which samples are sent.
 var sampleTypes = []string{
 	"dial-in", "dial-out", "ringing", "answer", "answer-in", "answer-out", "hold", "resume", "transfer", "hangup",
 	"message-in", "message-out", "voicemail", "registered", "unregistered", "subscription-state",
 }
 
-// A sampler makes up what happens to an extension that a subscription names.
-// Of both flows it knows one call: from outside, or to there.
+// A sampler makes up events of an extension that a subscription names. It knows one call of
+// each flow, between the extension and an outside number.
 type sampler struct {
 	sub       *Subscription
-	types     []string // that the subscription names and its dialect can tell, in order
+	types     []string // of the subscription, as far as its dialect has them, in order
 	extension dialog.Extension
-	flow      dialog.Flow // of what happens in both: the one whose dial the subscription names
+	flow      dialog.Flow // of events that have both flows: that of the subscription's dial
 	salt      string
 	now       time.Time
 }
 
-// newSampler samples the extension 101 for an expression.
+// newSampler returns a sampler; for a regular expression it uses the extension 101.
 func newSampler(s *Subscription, now time.Time) *sampler {
 	user, domain, _ := strings.Cut(s.Extension, "@")
 	p := &sampler{
@@ -49,13 +49,13 @@ func newSampler(s *Subscription, now time.Time) *sampler {
 	return p
 }
 
-// id is the id of something, as long as a true one.
+// makeID returns an id as long as a real one, the same for the same words.
 func (p *sampler) makeID(of ...string) string {
 	sum := sha256.Sum256([]byte(p.salt + strings.Join(of, " ")))
 	return "test-" + hex.EncodeToString(sum[:])[:27]
 }
 
-// event makes an event of a type.
+// makeEvent returns a sample event of a type.
 func (p *sampler) makeEvent(typ string) *dialog.Event {
 	kind, flow := dialog.Type(typ), p.flow
 	switch typ {
@@ -102,7 +102,7 @@ func (p *sampler) makeEvent(typ string) *dialog.Event {
 
 const sampleAgent = "Yealink SIP-T46U 108.86.0.20"
 
-// ofCall makes an event of the call of a flow, which is answered.
+// makeCallEvent returns an event of the answered call of a flow.
 func (p *sampler) makeCallEvent(t dialog.Type, flow dialog.Flow) dialog.Event {
 	e := dialog.Event{
 		Type: t, Call: p.makeID("call", string(flow)), Party: p.makeID("party", string(flow)), Extension: p.extension, Flow: flow, Status: dialog.Answered,

@@ -13,28 +13,30 @@ import (
 )
 
 const (
-	maxSenders      = 512         // attempts under way at once
-	maxResponseBody = 4 << 10     // bytes of an answer that are read
-	bodyTimeout     = time.Second // for the body of an answer, whose head has said all that matters
+	maxSenders      = 512         // attempts in flight at once
+	maxResponseBody = 4 << 10     // bytes of a response body that are read
+	bodyTimeout     = time.Second // for the body of a response; the status alone decides
 )
 
-// timeouts are how long an attempt of each class may take.
+// attemptTimeouts limit an attempt, by retention.
 var attemptTimeouts = [...]time.Duration{live: 5 * time.Second, durable: 15 * time.Second}
 
 // A sender makes attempts.
 type sender struct {
 	transport     http.RoundTripper
 	httpConns     *connPool     // of http URLs; nil: transport has its own
-	httpsConns    *connPool     // of https URLs; nil: as well
-	tlsTransports tlsTransports // of the subscriptions that do not use that one
+	httpsConns    *connPool     // of https URLs; nil: transport has its own
+	tlsTransports tlsTransports // of the subscriptions with a CA or certificate of their own
 	userAgent     string
 }
 
+// newSender returns a sender for the network, or for c.Transport.
 func newSender(c Config) *sender {
 	transport, plain, secure := newTransport(c)
 	return &sender{transport: transport, httpConns: plain, httpsConns: secure, userAgent: strings.TrimSuffix("bellhop/"+c.Version, "/")}
 }
 
+// close closes all idle connections.
 func (s *sender) close() {
 	s.tlsTransports.close()
 	if s.httpConns != nil {
@@ -46,7 +48,7 @@ func (s *sender) close() {
 	}
 }
 
-// attempt makes one attempt and notes in it what came of it.
+// makeAttempt makes one attempt and sets its result.
 func (s *sender) makeAttempt(ctx context.Context, n *Notifier, a *attempt) {
 	timeout := time.Duration(a.sub.Timeout)
 	if timeout == 0 {
@@ -100,7 +102,7 @@ func (s *sender) makeAttempt(ctx context.Context, n *Notifier, a *attempt) {
 	}
 }
 
-// send makes a request as its subscription asks for.
+// sendRequest sends a request with the TLS settings of its subscription.
 func (s *sender) sendRequest(req *http.Request, sub *Subscription) (*http.Response, error) {
 	if common, ok := s.transport.(*http.Transport); ok && sub.hasOwnTLS() {
 		own, err := s.tlsTransports.transportFor(common, sub, time.Now())
@@ -112,8 +114,8 @@ func (s *sender) sendRequest(req *http.Request, sub *Subscription) (*http.Respon
 	return s.transport.RoundTrip(req)
 }
 
-// faultOf says what an attempt without an answer failed at. A subscription with a CA
-// or a certificate of its own may itself be the cause of a failed handshake.
+// faultOf returns the fault of an attempt without a response. A subscription with a CA or
+// certificate of its own may itself cause a failed handshake.
 func faultOf(err error, sub *Subscription) fault {
 	var failed *connectError
 	if errors.As(err, &failed) && !(failed.handshake && sub.hasOwnTLS()) {
@@ -122,8 +124,8 @@ func faultOf(err error, sub *Subscription) fault {
 	return noAnswer
 }
 
-// judge says what an answer means for a delivery. A redirect is not followed,
-// and a receiver's deploy answers 404 for a minute: both are failures.
+// outcomeOf returns the outcome of a response status. Redirects are not followed, and a
+// receiver that is being deployed may answer 404 for a minute: both are failures.
 func outcomeOf(status int) outcome {
 	switch {
 	case status/100 == 2:
@@ -134,8 +136,8 @@ func outcomeOf(status int) outcome {
 	return willRetry
 }
 
-// retryAfter reads the header field (RFC 9110 §10.2.3): seconds or a date. What
-// it cannot read is no wait.
+// retryAfter parses the header field Retry-After (RFC 9110 §10.2.3): seconds or a date. An
+// invalid value is no wait.
 func retryAfter(s string, now time.Time) time.Duration {
 	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
 		return time.Duration(n) * time.Second
@@ -146,8 +148,8 @@ func retryAfter(s string, now time.Time) time.Duration {
 	return 0
 }
 
-// request makes the HTTP request of an attempt, or none if the attempt is postponed.
-// The error is ErrEventGone, errNotOwed, errMerged, or of the store.
+// buildRequest builds the HTTP request of an attempt, or returns nil if the attempt is
+// postponed. The error is ErrEventGone, errNotOwed, errMerged, or of the store.
 func (n *Notifier) buildRequest(ctx context.Context, a *attempt) (*http.Request, error) {
 	e := a.loadedEvent
 	if e == nil {
@@ -224,7 +226,7 @@ func (n *Notifier) buildRequest(ctx context.Context, a *attempt) (*http.Request,
 	return req, nil
 }
 
-// number has the extensions of a view numbered, for the dialects that send
+// numberExtensions sets the numbers of the extensions of a view, for the dialects that send
 // numbers.
 func (n *Notifier) numberExtensions(ctx context.Context, v *view) (err error) {
 	if v.sub.Dialect == Unified || v.sub.Dialect == CTI {
@@ -244,7 +246,7 @@ func (n *Notifier) numberExtensions(ctx context.Context, v *view) (err error) {
 	return err
 }
 
-// joinQuery puts a form behind the URL's own query, which stays as it is.
+// joinQuery appends a form to the query of a URL, which stays as it is.
 func joinQuery(query string, form []byte) string {
 	if query == "" || strings.HasSuffix(query, "&") {
 		return query + string(form)

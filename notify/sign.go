@@ -19,11 +19,11 @@ import (
 	"bellhop/dialog"
 )
 
-// overlap is how long the secret before a rotation signs too.
+// secretOverlap is how long the secret before a rotation signs too.
 const secretOverlap = 24 * time.Hour
 
-// A Secret is what a subscription and its receiver share: whsec_ and the base64
-// of 24 to 64 bytes. It is never printed.
+// A Secret is shared by a subscription and its receiver: whsec_ and the base64 of 24 to 64
+// bytes. It is never printed.
 type Secret string
 
 func (s Secret) String() string {
@@ -37,7 +37,7 @@ func (s Secret) GoString() string { return s.String() }
 
 var errSecret = errors.New("is not whsec_ followed by the base64 of 24 to 64 bytes")
 
-// key is the bytes of a secret.
+// decodeKey returns the bytes of a secret.
 func (s Secret) decodeKey() ([]byte, error) {
 	text, ok := strings.CutPrefix(string(s), "whsec_")
 	key, err := base64.StdEncoding.DecodeString(text)
@@ -47,7 +47,7 @@ func (s Secret) decodeKey() ([]byte, error) {
 	return key, nil
 }
 
-// newSecret makes one of 32 random bytes.
+// newSecret returns a secret of 32 random bytes.
 func newSecret() Secret {
 	var key [32]byte
 	rand.Read(key[:]) // never fails
@@ -68,8 +68,8 @@ func checkSecrets(s *Subscription) *Invalid {
 	return nil
 }
 
-// succeed takes over the secrets of the subscription that s was: a secret that
-// is new rotates, none keeps what there is.
+// inheritSecrets takes over the secrets of old, the previous form of s. A new secret in s
+// is a rotation; an empty one keeps the secret of old.
 func (s *Subscription) inheritSecrets(old *Subscription, now time.Time) {
 	if s.Secret == "" {
 		s.Secret = old.Secret
@@ -83,9 +83,9 @@ func (s *Subscription) inheritSecrets(old *Subscription, now time.Time) {
 	}
 }
 
-// RotateSecret gives a subscription a new secret and returns it with that. The
-// one before signs beside it for 24 hours; the one before that no more. If
-// revision is not 0, the subscription must have it: ErrConflict.
+// RotateSecret gives a subscription a new secret and returns the subscription with it. The
+// previous secret signs too for 24 hours; the one before that stops. If revision is not 0
+// and the subscription has another, the error is ErrConflict.
 func (n *Notifier) RotateSecret(ctx context.Context, id string, revision uint64) (Subscription, error) {
 	secret := newSecret()
 	s, err := n.Edit(ctx, id, revision, func(s *Subscription) error {
@@ -98,14 +98,13 @@ func (n *Notifier) RotateSecret(ctx context.Context, id string, revision uint64)
 	return s, err
 }
 
-// A signer signs what one subscription is sent. Any number of goroutines may
-// use it.
+// A signer signs the callbacks of one subscription. Any number of goroutines may use it.
 type signer struct {
-	keys  []*macPool // one, or the new one and the old
-	until time.Time  // when the old one signs no more; zero: never
+	keys  []*macPool // one, or the new one and the old one
+	until time.Time  // when the old key stops signing; zero: never
 }
 
-// newSigner returns nil if s has no secret.
+// newSigner returns the signer of s, or nil if s has no secret.
 func newSigner(s *Subscription) *signer {
 	key, err := s.Secret.decodeKey()
 	if err != nil {
@@ -118,15 +117,15 @@ func newSigner(s *Subscription) *signer {
 	return sg
 }
 
-// macs are the HMACs of a key that are not in use. To make one costs more than
-// to sign with it.
+// A macPool holds unused HMACs of a key. To create one costs more than to sign with it.
 type macPool struct{ sync.Pool }
 
+// newMACPool returns the pool of a key.
 func newMACPool(key []byte) *macPool {
 	return &macPool{sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
 }
 
-// append appends the signature of content to dst.
+// appendSignature appends the signature of content to dst.
 func (m *macPool) appendSignature(dst, content []byte) []byte {
 	mac := m.Get().(hash.Hash)
 	mac.Reset()
@@ -139,12 +138,12 @@ func (m *macPool) appendSignature(dst, content []byte) []byte {
 	return base64.StdEncoding.AppendEncode(append(dst[:at], "v1,"...), sum[:])
 }
 
-// papers are buffers to put together in what is signed.
+// signBuffers are buffers for the signed content.
 var signBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// sign adds the time of the attempt, and the signatures over it, to a request
-// that is complete but for them. The body is what it sends; of a GET, the query
-// is signed.
+// signRequest adds the time of the attempt, and the signatures, to a request that is
+// otherwise complete. body is the body of the request; for GET, the query is signed
+// instead.
 func (a *attempt) signRequest(req *http.Request, body []byte, now time.Time) {
 	timestamp := strconv.FormatInt(now.Unix(), 10)
 	req.Header["Webhook-Timestamp"] = []string{timestamp}
@@ -174,10 +173,9 @@ func (a *attempt) signRequest(req *http.Request, body []byte, now time.Time) {
 	signBuffers.Put(paper)
 }
 
-// traceparent is the W3C trace context that an event is sent with: what came
-// with the INVITE, if the config has that header copied into events, else a
-// trace of the event's own, whose id is the event's. Each attempt is a span of
-// it.
+// traceparent returns the W3C trace context of a callback: that of the INVITE, if
+// calls.headers copies that header into events, else a trace whose id is the id of the
+// event. Each attempt is a span of it.
 func traceparent(e *dialog.Event) string {
 	for _, h := range e.Headers {
 		if strings.EqualFold(h[0], "traceparent") && validTrace(h[1]) {
@@ -209,14 +207,14 @@ func validTrace(s string) bool {
 	return strings.Trim(s[3:35], "0") != "" && strings.Trim(s[36:52], "0") != ""
 }
 
-// A Callback is what of a request that was received is signed, and how.
+// A Callback is the signed part of a received request, and its signature.
 type Callback struct {
 	ID, Timestamp, Signature string // the fields webhook-id, webhook-timestamp and webhook-signature
-	Payload                  []byte // the body; of a GET, the query as it came, without the ?
+	Payload                  []byte // the body; of a GET, the query as received, without the ?
 }
 
-// Verify says what is wrong with a callback, or nil: that the secret signed it,
-// and that it is no older or newer than tolerance at now. A tolerance of 0 is
+// Verify returns nil if secret signed the callback and its timestamp differs from now by at
+// most tolerance, and otherwise an error that says what is wrong. A tolerance of 0 allows
 // any age.
 func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) error {
 	key, err := secret.decodeKey()
@@ -246,7 +244,7 @@ func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) 
 	return nil
 }
 
-// match looks for a signature that the key made.
+// matchSignature returns nil if one of the signatures was made with key.
 func (c Callback) matchSignature(key []byte) error {
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "%s.%s.%s", c.ID, c.Timestamp, c.Payload)

@@ -49,9 +49,9 @@ type Subscription struct {
 	TLSKey  PrivateKey `json:"tls_key,omitempty" hidden:"true"`
 
 	// Secret signs every attempt. OldSecret, the secret before a rotation, signs too until
-	// OldSecretUntil; a zero time is no limit. Subscribe creates a Secret if none is given.
-	// Edit and Subscription never return one; RotateSecret returns the new one. A subscription
-	// without a secret gets callbacks without a signature.
+	// OldSecretUntil; a zero time is no limit. Subscribe creates a Secret if none is given. A
+	// Notifier returns neither; only Subscribe and RotateSecret return the new Secret. A
+	// subscription without a secret gets callbacks without a signature.
 	Secret         Secret    `json:"secret,omitempty" doc:"Shown once, when it is new"`
 	OldSecret      Secret    `json:"old_secret,omitempty" hidden:"true"`
 	OldSecretUntil time.Time `json:"old_secret_until,omitzero" doc:"After a rotation: until when the secret before signs too"`

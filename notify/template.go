@@ -14,20 +14,20 @@ import (
 	"bellhop/dialog"
 )
 
-// isTemplate reports whether a URL is a URI template (RFC 6570). Its variables
-// are the fields of the subscription's dialect; one that an event does not have
-// is undefined. It is all that a GET says: nothing is appended.
+// isTemplate reports whether a URL is a URI template (RFC 6570). Its variables are the
+// fields of the subscription's dialect; a field that an event lacks is undefined. A GET
+// with a template sends nothing else: no query is appended.
 func isTemplate(s string) bool { return strings.ContainsAny(s, "{}") }
 
-// address is a URL up to its first variable: scheme, host and port, for those
-// have none.
+// urlBeforeVariables returns a URL up to its first variable; scheme, host and port have
+// none.
 func urlBeforeVariables(s string) string {
 	s, _, _ = strings.Cut(s, "{")
 	return s
 }
 
-// checkTemplate says what is wrong with a template. What comes off the wire must
-// not choose where a callback goes, nor write more than one value into it.
+// checkTemplate returns what is wrong with a URL template, or nil. A value of a SIP message
+// must neither choose where a callback goes nor fill more than one value.
 func checkTemplate(s *Subscription) *Invalid {
 	if !isTemplate(s.URL) {
 		return nil
@@ -62,7 +62,7 @@ func checkTemplate(s *Subscription) *Invalid {
 	return checkAddress(whole)
 }
 
-// expressions yields what stands between the braces of a template.
+// templateExpressions yields the texts between the braces of a template.
 func templateExpressions(s string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for {
@@ -78,8 +78,7 @@ func templateExpressions(s string) iter.Seq[string] {
 	}
 }
 
-// variables returns every variable that templates of a subscription may have,
-// with a value.
+// templateVariables returns every variable that a template of s may use, with a value.
 func templateVariables(s *Subscription) uritemplate.Values {
 	all := make(uritemplate.Values)
 	e := completeEvent
@@ -91,7 +90,7 @@ func templateVariables(s *Subscription) uritemplate.Values {
 	return all
 }
 
-// everything is an event that has every field.
+// completeEvent is an event that has every field.
 var completeEvent = dialog.Event{
 	ID: "1", Call: "1", Seq: 1, At: time.Unix(1, 0), Type: dialog.Hangup,
 	Party: "1", Extension: dialog.Extension{User: "1", Domain: "1"}, Flow: dialog.In, Status: dialog.Answered,
@@ -106,7 +105,7 @@ var completeEvent = dialog.Event{
 	Subscription: &dialog.Subscription{ID: "1", State: "1", Why: "1"},
 }
 
-// expand returns the URL of a callback whose subscription has a template.
+// expandURL returns the URL of a callback whose subscription has a template.
 func (v *view) expandURL(at *url.URL) (*url.URL, error) {
 	f := fieldWriter{values: make(uritemplate.Values)}
 	v.writeFields(&f)
@@ -124,8 +123,8 @@ func (v *view) expandURL(at *url.URL) (*url.URL, error) {
 	return u, nil
 }
 
-// expandTemplate expands a template. A segment of the path that values have made
-// . or .. is empty: no value leads to another path.
+// expandTemplate expands a template. A path segment that values turn into . or .. becomes
+// empty, so that no value leads to another path.
 func expandTemplate(template string, values uritemplate.Values) (string, error) {
 	var b strings.Builder
 	query := false // the path has ended
@@ -161,7 +160,7 @@ func expandTemplate(template string, values uritemplate.Values) (string, error) 
 	return b.String(), nil
 }
 
-// pieces splits a template at the slashes that are not in its variables.
+// splitPath splits a template at the slashes outside of its variables.
 func splitPath(template string) []string {
 	var all []string
 	from, braces := 0, false
@@ -178,7 +177,7 @@ func splitPath(template string) []string {
 	return append(all, template[from:])
 }
 
-// isDots reports whether a segment is . or .., however often it is escaped.
+// isDotSegment reports whether a path segment is . or .., escaped up to three times.
 func isDotSegment(segment string) bool {
 	for range 4 {
 		if segment == "." || segment == ".." {
@@ -193,9 +192,9 @@ func isDotSegment(segment string) bool {
 	return false
 }
 
-// value makes a text the value of a variable. The library escapes a character as
-// its code point and not as its UTF-8, so it is given each byte as a character.
-// A value of dots alone would climb the path: it is empty.
+// variableValue returns a text as the value of a variable. The library escapes a character
+// as its code point instead of its UTF-8, so each byte is passed as a character. A value of
+// dots alone would climb the path: it becomes empty.
 func variableValue(s string) uritemplate.Value {
 	if strings.Trim(s, ".") == "" {
 		s = ""

@@ -25,7 +25,7 @@ func (k PrivateKey) String() string {
 func (k PrivateKey) GoString() string { return k.String() }
 
 const (
-	maxPEM        = 32 << 10         // bytes of each of the three
+	maxPEM        = 32 << 10         // bytes of each of the three texts
 	transportIdle = 10 * time.Minute // a transport that no attempt has used for so long is closed
 )
 
@@ -54,11 +54,11 @@ func checkTLS(s *Subscription) *Invalid {
 	return nil
 }
 
-// secured reports whether s asks for another TLS than the common one.
+// hasOwnTLS reports whether s has a CA or a client certificate of its own.
 func (s *Subscription) hasOwnTLS() bool { return s.TLSCA != "" || s.TLSCert != "" }
 
-// caPool is what the receiver's certificate must come from; nil: what the
-// machine trusts.
+// caPool returns the CAs of which one must have signed the receiver's certificate; nil:
+// those that the machine trusts.
 func (s *Subscription) caPool() (*x509.CertPool, error) {
 	if s.TLSCA == "" {
 		return nil, nil
@@ -74,7 +74,7 @@ func (s *Subscription) caPool() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// certificates reads PEM that holds certificates and nothing else.
+// parseCertificates parses PEM that contains certificates and nothing else.
 func parseCertificates(text string) (all []*x509.Certificate, err error) {
 	if len(text) > maxPEM {
 		return nil, errors.New("is longer than 32 KiB")
@@ -100,28 +100,28 @@ func parseCertificates(text string) (all []*x509.Certificate, err error) {
 	return all, nil
 }
 
-// transports are the HTTP clients of the subscriptions that have a CA or a
-// certificate of their own. Those that have the same share one. The zero value
-// has none yet.
+// tlsTransports holds the HTTP clients of the subscriptions with a CA or certificate of
+// their own. Subscriptions with the same ones share a client. The zero value is empty.
 type tlsTransports struct {
 	mu        sync.Mutex
 	all       map[tlsIdentity]*tlsTransport
-	lastSweep time.Time // when it was last looked for those out of use
+	lastSweep time.Time // when unused ones were last closed
 }
 
-// An identity is all that a transport of one's own depends on.
+// A tlsIdentity is all that a tlsTransport depends on.
 type tlsIdentity struct {
 	ca, cert string
 	key      PrivateKey
 }
 
+// A tlsTransport is the HTTP client of one tlsIdentity.
 type tlsTransport struct {
 	*http.Transport
-	conns *connPool // of the hosts whose names are written in ASCII
+	conns *connPool // of the hosts with ASCII names
 	used  time.Time
 }
 
-// of returns the transport of s: one like common, but for TLS.
+// transportFor returns the transport of s: a copy of common with the TLS settings of s.
 func (ts *tlsTransports) transportFor(common *http.Transport, s *Subscription, now time.Time) (http.RoundTripper, error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -156,11 +156,11 @@ func (ts *tlsTransports) transportFor(common *http.Transport, s *Subscription, n
 	return t, nil
 }
 
-// drop closes the transports that are to be forgotten. An attempt under way
-// goes on, and its connection is closed when it has been idle.
-func (ts *tlsTransports) closeWhere(which func(*tlsTransport) bool) {
+// closeWhere closes and removes the transports that unused selects. An attempt in flight is
+// finished, and its connection closed after its idle timeout.
+func (ts *tlsTransports) closeWhere(unused func(*tlsTransport) bool) {
 	for id, t := range ts.all {
-		if which(t) {
+		if unused(t) {
 			t.CloseIdleConnections()
 			t.conns.close()
 			delete(ts.all, id)
@@ -168,6 +168,7 @@ func (ts *tlsTransports) closeWhere(which func(*tlsTransport) bool) {
 	}
 }
 
+// close closes all transports.
 func (ts *tlsTransports) close() {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
