@@ -23,7 +23,7 @@ const (
 )
 
 // errAlreadyPublished reports that the stream has a message of this subject already.
-var errAlreadyPublished = errors.New("said before")
+var errAlreadyPublished = errors.New("already published")
 
 // A batchWriter writes messages to streams in batches: it publishes all messages of a batch
 // without waiting, and then awaits all acknowledgements. The caller has the results of a
@@ -77,7 +77,7 @@ func (w *batchWriter) writeBatch(ctx context.Context, msgs []*nats.Msg) []writeR
 	w.results = unansweredResults(len(msgs))
 	reply := w.prefix + strconv.Itoa(w.batchNumber) + "."
 	select {
-	case <-w.done: // of a wave that was given up
+	case <-w.done: // of a batch that was given up
 	default:
 	}
 	w.mu.Unlock()
@@ -98,7 +98,7 @@ func (w *batchWriter) writeBatch(ctx context.Context, msgs []*nats.Msg) []writeR
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.unanswered > 0 {
-		w.batchNumber++ // what answers from here on is too late
+		w.batchNumber++ // later acknowledgements are ignored
 	}
 	return w.results
 }
@@ -138,7 +138,7 @@ func (w *batchWriter) setResultLocked(i int, r writeResult) {
 
 // parseAck parses the response of a stream to a publish or to a request to remove messages.
 func parseAck(m *nats.Msg) writeResult {
-	// The usual one as the server writes it: {"stream":"bellhop_events","seq":7}
+	// The usual response, as the server writes it: {"stream":"bellhop_events","seq":7}
 	if rest, ok := bytes.CutPrefix(m.Data, []byte(`{"stream":`)); ok {
 		_, rest, _ = bytes.Cut(rest, []byte(`"seq":`))
 		if seq, err := strconv.ParseUint(string(bytes.TrimRight(rest, "} ")), 10, 64); err == nil {
@@ -149,19 +149,19 @@ func parseAck(m *nats.Msg) writeResult {
 		Error   *jetstream.APIError `json:"error"`
 		Stream  string              `json:"stream"`
 		Seq     uint64              `json:"seq"`
-		Success bool                `json:"success"` // of a request that is no publish
+		Success bool                `json:"success"` // of a request other than publish
 	}
 	switch err := json.Unmarshal(m.Data, &ack); {
 	case len(m.Data) == 0:
 		return writeResult{err: jetstream.ErrNoStreamResponse}
 	case err != nil:
-		return writeResult{err: fmt.Errorf("answer of the store: %w", err)}
+		return writeResult{err: fmt.Errorf("parse acknowledgement: %w", err)}
 	case ack.Error != nil && ack.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
 		return writeResult{err: errAlreadyPublished}
 	case ack.Error != nil:
 		return writeResult{err: ack.Error}
 	case ack.Stream == "" && !ack.Success:
-		return writeResult{err: errors.New("answer of the store names no stream")}
+		return writeResult{err: errors.New("parse acknowledgement: it names no stream")}
 	}
 	return writeResult{seq: ack.Seq}
 }

@@ -23,7 +23,7 @@ type blockCache struct{ lru *lru.Cache[uint64, []entry] } // by their first plac
 func newBlockCache() blockCache {
 	blocks, err := lru.New[uint64, []entry](maxCachedBlocks)
 	if err != nil {
-		panic(err) // a size below 1
+		panic(err) // only for a size below 1
 	}
 	return blockCache{blocks}
 }
@@ -47,10 +47,10 @@ func (n *Notifier) readBlock(ctx context.Context, position, end uint64, wanted i
 		return nil, 0, err
 	}
 	defer n.sharedTail.releaseRead()
-	if entries, ok := n.blocks.lru.Get(first); ok { // read in somebody else's turn
+	if entries, ok := n.blocks.lru.Get(first); ok { // another reader has just read it
 		return entries, next, nil
 	}
-	whole := next-1 <= end && wanted >= readSize/4 // all of it costs little more
+	whole := next-1 <= end && wanted >= readSize/4 // the whole block costs little more
 	if whole {
 		position = first
 	} else {
@@ -58,7 +58,7 @@ func (n *Notifier) readBlock(ctx context.Context, position, end uint64, wanted i
 	}
 	entries = n.collectRange(ctx, position, next-1)
 	if ctx.Err() != nil {
-		return nil, 0, fmt.Errorf("places from %d on: %w", position, ctx.Err())
+		return nil, 0, fmt.Errorf("read bellhop_events from %d: %w", position, ctx.Err())
 	}
 	size := 0
 	for _, e := range entries {
@@ -73,7 +73,7 @@ func (n *Notifier) readBlock(ctx context.Context, position, end uint64, wanted i
 // scanBlocks returns at most limit events that q selects, from a position on, by reading
 // the log block by block.
 func (n *Notifier) scanBlocks(ctx context.Context, position uint64, q Query, limit int) (found []entry, err error) {
-	info, err := n.events.Info(ctx) // of the server that leads the log: another's copy may be behind
+	info, err := n.events.Info(ctx) // from the leader: another server's copy may lag
 	if err != nil {
 		return nil, err
 	}

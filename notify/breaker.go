@@ -79,7 +79,7 @@ func (b *breaker) mustOpen(now time.Time) bool {
 	sixth := now.Unix() / int64(failureWindow/time.Second/6)
 	var failed, ended int
 	for _, t := range b.tallies {
-		if t.sixth > sixth-6 && t.sixth <= sixth { // one of the future is old: the clock was set back
+		if t.sixth > sixth-6 && t.sixth <= sixth { // a tally of the future is old: the clock was set back
 			failed += t.failed
 			ended += t.total
 		}
@@ -168,14 +168,14 @@ func (s *scheduler) countOutcome(now time.Time, a *attempt) (probe bool) {
 			s.blameEndpoint(now, a, ofEndpoint)
 		}
 		s.blameSubscriber(now, a, ofTarget)
-	case a.outcome == willRetry: // says nothing of the receiver
+	case a.outcome == willRetry: // tells nothing about the receiver
 		if ofEndpoint {
 			e.nextProbe = now.Add(e.backoff)
 		}
 		if ofTarget {
 			sr.nextProbe = now.Add(sr.backoff)
 		}
-	} // else it was not sent: the next is the probe
+	} // else nothing was sent: the next attempt is the probe
 	if e.open() {
 		s.scheduleProbe(e.nextProbe)
 	}
@@ -225,9 +225,9 @@ func (s *scheduler) blameEndpoint(now time.Time, a *attempt, probe bool) {
 	case a.fault == noConnection || !shared:
 		e.noteSuspect(sr)
 		e.countAttempt(now, true)
-	case !sr.open(): // else it is known that this URL does not answer
+	case !sr.open(): // an open breaker already says that this URL does not respond
 		e.noteSuspect(sr)
-		e.failures++ // and no part of the half of twenty: one URL may have most attempts
+		e.failures++ // not in the tallies: one URL may make most of the attempts
 	}
 	switch {
 	case probe && e.open():
@@ -390,7 +390,7 @@ func (s *scheduler) startProbes(now time.Time) {
 // mayProbe reports whether b may be probed at now, and else schedules the next check.
 func (s *scheduler) mayProbe(now time.Time, b *breaker) bool {
 	if b.probing() {
-		return false // learn asks for the next
+		return false // countOutcome schedules the next probe
 	}
 	if b.nextProbe.After(now) {
 		s.scheduleProbe(b.nextProbe)

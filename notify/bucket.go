@@ -35,7 +35,7 @@ func watchBucket(ctx context.Context, kv jetstream.KeyValue, forever bool, f fun
 			switch {
 			case !open:
 				return fmt.Errorf("watch bucket %s: closed", kv.Bucket())
-			case e == nil && !forever: // all there was
+			case e == nil && !forever: // all current keys were seen
 				return nil
 			case e == nil:
 			default:

@@ -17,23 +17,22 @@ import (
 	"bellhop/dialog"
 )
 
-// A receiver that was written for sipgate's push API answers a newCall with XML:
+// A receiver written for sipgate's push API answers a newCall with XML:
 //
 //	<Response onAnswer="https://crm.example/taken?call=1" onHangup="https://crm.example/over?call=1"/>
 //
 // If the subscription has FollowURLs, answer and hangup of that call go to these URLs,
-// each event to one URL only: to the subscription's if none is named. Order, retries
-// and signature are the same. The answer of the attempt that delivered the newCall
-// counts, and if it was delivered more than once, the last one.
+// each event to one URL only; an event without a named URL goes to the subscription's.
+// Order, retries and signature are the same. The response to the attempt that delivered
+// the newCall counts; after several deliveries of it, the last response does.
 //
-// The delivery log keeps the URLs, in the record of that attempt, which is written
-// before the newCall counts as delivered. A process that has not made that attempt finds
-// them there. They are of no use any more once the subscription has changed in what it
-// asks for, or its URL.
+// The delivery log stores the URLs in the record of that attempt, which is written before
+// the newCall counts as delivered. A process that has not made the attempt reads them
+// there. They lapse when the subscription changes in what it asks for, or its URL.
 //
-// Such a URL is no more than any URL of a subscription: the egress guard is asked for
-// each connection, and no redirect is followed. The header fields of the subscription
-// are sent only to the endpoint of its own URL. A URL that fails does not open the
+// A named URL has no more rights than the URL of a subscription: the egress guard checks
+// each connection, and redirects are not followed. The header fields of the subscription
+// are sent only to the endpoint of its own URL. A failing named URL does not open the
 // circuit breaker of the subscription, nor one of an endpoint that is not its own.
 
 // callURLs are the URLs that a receiver has named for the events after a newCall. A nil
@@ -98,12 +97,12 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 		return nil, nil
 	}
 	if cut {
-		return nil, fmt.Errorf("read XML answer: it is longer than %d bytes, or did not come within %v", maxResponseBody, bodyTimeout)
+		return nil, fmt.Errorf("read XML response: longer than %d bytes, or not complete within %v", maxResponseBody, bodyTimeout)
 	}
 	root, err := readRoot(bytes.TrimPrefix(answer, byteOrderMark))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("read XML answer: %w", err)
+		return nil, fmt.Errorf("read XML response: %w", err)
 	case root.Name != xml.Name{Local: "Response"}:
 		return nil, nil
 	}
@@ -116,7 +115,7 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 			continue
 		}
 		if seen[name] {
-			return nil, fmt.Errorf("read XML answer: %s is there twice", name)
+			return nil, fmt.Errorf("read XML response: duplicate attribute %s", name)
 		}
 		seen[name] = true
 		to, err := checkCallURL(attr.Value)
@@ -158,13 +157,13 @@ func readRoot(document []byte) (root xml.StartElement, err error) {
 			depth--
 		case xml.CharData:
 			if depth == 0 && len(bytes.TrimSpace(t)) > 0 {
-				return root, errors.New("there is text outside of the root")
+				return root, errors.New("text outside of the root element")
 			}
 		case xml.Directive:
-			return root, errors.New("it has a document type")
+			return root, errors.New("a document type is not allowed")
 		}
 		if roots > 1 {
-			return root, errors.New("it has more than one root")
+			return root, errors.New("more than one root element")
 		}
 	}
 }
@@ -205,7 +204,7 @@ func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 	defer cancel()
 	for _, record := range page.encodeMessages() {
 		if _, err := n.js.PublishMsg(ctx, record.message); err != nil {
-			n.log.Warn("URLs of the receiver are not in the delivery log yet", "subscriber", a.sub.ID, "event", a.id, "err", err)
+			n.log.Warn("URLs of the receiver not recorded yet", "subscriber", a.sub.ID, "event", a.id, "err", err)
 			return
 		}
 	}

@@ -81,7 +81,7 @@ func (s *scheduler) restoreLogRead(r *logRead) {
 	}
 	r.subscriber = sr
 	s.attachLogRead(r)
-	s.continueLogRead(r) // of one that is behind from above the floor on, this is the end: the log is read from the floor on
+	s.continueLogRead(r) // this ends a lag that begins above the cursor: the log is read from the cursor on
 }
 
 // settledPosition returns the position up to which the log is not read again for sr.
@@ -108,7 +108,7 @@ func (s *scheduler) nextPage() (r *logRead, from, to uint64) {
 		r := s.dueLogReads.pop()
 		r.enqueued = false
 		if r.ended || r.subscriber.pending > s.roomFor(r.subscriber)/2 {
-			continue // end has it stand again
+			continue // endDelivery enqueues it again
 		}
 		r.reading = true
 		size := min(pageSize, max(1, s.roomFor(r.subscriber)/2))
@@ -237,7 +237,7 @@ func (s *scheduler) logReadUpdates() (updates []outboxUpdate) {
 		r := s.unsavedLogReads.pop()
 		r.unsaved = false
 		if r.ended && !r.saved {
-			continue // it never heard of it
+			continue // the outbox never had it
 		}
 		updates = append(updates, outboxUpdate{logRead: r, ended: r.ended})
 	}
@@ -249,7 +249,7 @@ func (s *scheduler) logReadUpdates() (updates []outboxUpdate) {
 func (s *scheduler) finishLogReadUpdate(u outboxUpdate, err error) {
 	r := u.logRead
 	if err != nil {
-		r.saved = true // it may have: the answer may be what was lost
+		r.saved = true // the message may be stored: perhaps only its acknowledgement was lost
 		if sr := s.subscribers[r.subscriber.sub.ID]; r.isReplay() || sr == nil || sr.lag == nil || sr.lag == r {
 			s.saveLogRead(r)
 		}
@@ -305,7 +305,7 @@ func (n *Notifier) readLogPage(ctx context.Context, p *page, newest uint64) erro
 		}
 		p.to = max(p.to, min(info.State.FirstSeq-1, newest))
 	}
-	return ctx.Err() // what ends early is not all
+	return ctx.Err() // the events are incomplete if ctx has ended
 }
 
 // takePage queues the events of a page that was read, and counts events that the log no
@@ -317,7 +317,7 @@ func (l *deliveryLoop) takePage(now time.Time, p page) error {
 	}
 	if lost := p.to - p.from + 1 - uint64(len(p.entries)); lost > 0 && !p.logRead.ended {
 		l.stats.lost.Add(lost)
-		l.log.Warn("events left the log before a subscription that is behind was told of them",
+		l.log.Warn("events lost: they left the log before the lagging subscription had read them",
 			"subscriber", p.logRead.subscriber.sub.ID, "events", lost, "from", p.from, "to", p.to)
 	}
 	l.applySubscriptions()
@@ -331,8 +331,8 @@ func (l *deliveryLoop) reportLag(sr *subscriber) {
 	switch {
 	case sr.gone:
 	case sr.lag != nil:
-		l.log.Warn("subscription is behind: it is given the rest from the log as deliveries end", "subscriber", sr.sub.ID, "pending", sr.pending)
+		l.log.Warn("subscription lagging: further events are read from the log as deliveries end", "subscriber", sr.sub.ID, "pending", sr.pending)
 	default:
-		l.log.Info("subscription has caught up", "subscriber", sr.sub.ID)
+		l.log.Info("subscription caught up", "subscriber", sr.sub.ID)
 	}
 }

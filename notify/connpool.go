@@ -80,7 +80,7 @@ func (e *connectError) Unwrap() error { return e.error }
 // response is no failure: the request is sent again on a new one.
 func (cp *connPool) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !isPrintableASCII(req.URL.Host) {
-		return nil, http.ErrSkipAltProtocol // the Transport knows how such a name is spelled in ASCII
+		return nil, http.ErrSkipAltProtocol // http.Transport converts such a name to ASCII
 	}
 	ctx := req.Context()
 	c, err := cp.acquireConn(ctx, req)
@@ -103,7 +103,7 @@ func (cp *connPool) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // errStale reports that a connection ended before any byte of a response.
-var errStale = errors.New("the receiver closed the connection without an answer")
+var errStale = errors.New("the receiver closed the connection without a response")
 
 // acquireConn returns a kept connection, or a new one.
 func (cp *connPool) acquireConn(ctx context.Context, req *http.Request) (*conn, error) {
@@ -145,7 +145,7 @@ func (c *conn) hasUnread() bool {
 
 // hasStrayResponse reports whether the unread bytes contain the beginning of a response.
 func (c *conn) hasStrayResponse() bool {
-	c.SetReadDeadline(time.Now().Add(bodyTimeout)) // a part of a record of TLS may be all that there is
+	c.SetReadDeadline(time.Now().Add(bodyTimeout)) // a partial TLS record may be all that has arrived
 	c.r.Peek(1)
 	b, _ := c.r.Peek(c.r.Buffered())
 	return statusLine.Match(b)
@@ -330,9 +330,9 @@ func (c *conn) exchangeMessages(req *http.Request) (*http.Response, error) {
 		if res.StatusCode/100 == 1 && res.StatusCode != http.StatusSwitchingProtocols {
 			continue
 		}
-		c.limit.N = 1 << 62 // of the body its reader takes no more than it wants
+		c.limit.N = 1 << 62 // the reader of the body limits itself
 		res.Close = res.Close || stray || res.StatusCode == http.StatusSwitchingProtocols || announcesBody(res) ||
-			unsent != nil // it was answered before it was sent
+			unsent != nil // the response came before the request was sent
 		return res, nil
 	}
 }
@@ -340,9 +340,9 @@ func (c *conn) exchangeMessages(req *http.Request) (*http.Response, error) {
 // responseError returns why the bytes received are no response.
 func (c *conn) responseError(err error) error {
 	if c.limit.N <= 0 {
-		return fmt.Errorf("the head of the answer is longer than %d bytes", maxResponseHead)
+		return fmt.Errorf("read response: its head is longer than %d bytes", maxResponseHead)
 	}
-	return fmt.Errorf("no answer of HTTP: %w", err)
+	return fmt.Errorf("read response: it is not HTTP: %w", err)
 }
 
 // statusLine matches the beginning of a response as [http.ReadResponse] accepts it,

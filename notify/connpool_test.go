@@ -99,12 +99,12 @@ func TestConns(t *testing.T) {
 			io.CopyN(io.Discard, r, int64(len("the body")))
 			io.WriteString(c, ok)
 		}, replies(ok)}, []string{"200 ok", "200 ok"}, 2},
-		{"closed at once", []func(net.Conn, *bufio.Reader){closed}, []string{"closed the connection without an answer", "closed the connection without an answer"}, 2},
+		{"closed at once", []func(net.Conn, *bufio.Reader){closed}, []string{"closed the connection without a response", "closed the connection without a response"}, 2},
 		{"closed within the head", []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
 			http.ReadRequest(r)
 			io.CopyN(io.Discard, r, int64(len("the body")))
 			io.WriteString(c, "HTTP/1.1 200 O")
-		}}, []string{"no answer of HTTP: unexpected EOF"}, 1},
+		}}, []string{"read response: it is not HTTP: unexpected EOF"}, 1},
 		{"answered before it was sent", []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
 			r.Peek(1)
 			go io.Copy(io.Discard, r)

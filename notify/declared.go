@@ -55,7 +55,7 @@ func (r *registry) replaceDeclared(declared map[string]Subscription) {
 			s.Began = old.Began
 		case r.declaredOnce:
 			s.Began = time.Now()
-		} // else it may have been declared before the start: nobody knows since when
+		} // else it may have been declared before the start, at an unknown time
 		r.subs[id] = s
 		r.namedTypes.Or(typeMask(s.Types))
 		r.markChanged(id)
@@ -81,7 +81,7 @@ func (r *registry) disableDeclared(id, url, why string) {
 // declaredID returns 30 characters of [A-Za-z0-9] for a declared subscription. twin counts
 // those before it with the same extension and URL.
 func declaredID(s *Subscription, twin int) string {
-	// Never change it: what is in the outbox is under this name.
+	// Never change this: the outbox stores deliveries under this id.
 	sum := sha256.Sum256([]byte(strings.Join([]string{s.Extension, s.ExtensionRegex, s.URL, fmt.Sprint(twin)}, "\x00")))
 	id := make([]byte, 30)
 	for i := range id {
@@ -94,6 +94,6 @@ func declaredID(s *Subscription, twin int) string {
 // visible field does.
 func declaredRevision(s *Subscription) uint64 {
 	h := fnv.New64a()
-	json.NewEncoder(h).Encode(s.redacted()) // cannot fail: it is made of strings and numbers
-	return h.Sum64() | 1                    // 0 would be no revision
+	json.NewEncoder(h).Encode(s.redacted()) // cannot fail: strings and numbers only
+	return h.Sum64() | 1                    // 0 means no revision
 }

@@ -158,7 +158,7 @@ var responseBuffers = sync.Pool{New: func() any { return new([maxResponseBody]by
 func (t *attemptDetails) readResponse(res *http.Response, cancel context.CancelFunc) {
 	defer res.Body.Close()
 	t.status, t.responseHeader = res.StatusCode, res.Header
-	if res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols { // cancel would not end the reading of the latter
+	if res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols { // cancel would not end reading after 101
 		return
 	}
 	timer := time.AfterFunc(bodyTimeout, cancel)
@@ -296,7 +296,7 @@ func writeRaw[T string | []byte](w *objectWriter, k string, s T) {
 	const hex = "0123456789abcdef"
 	w.writeKey(k)
 	b := append(w.b, '"')
-	from := 0 // up to here s is written
+	from := 0 // s is written up to here
 	for i := 0; i < len(s); {
 		c := s[i]
 		switch {
@@ -439,7 +439,7 @@ func (n *Notifier) startRecording(ctx context.Context) (stop func()) {
 func (n *Notifier) writeAllRecords(ctx context.Context) {
 	w, err := newBatchWriter(n)
 	for err != nil {
-		n.log.Error("attempts are not recorded", "err", err)
+		n.log.Error("attempts not recorded", "err", err)
 		if sleep(ctx, time.Second); ctx.Err() != nil {
 			return
 		}
@@ -466,7 +466,7 @@ func (n *Notifier) writeAllRecords(ctx context.Context) {
 		clear(batch.attempts)
 		if last.Err() != nil {
 			n.records.countDropped(n.records.bufferedCount())
-			n.log.Error("attempts are not recorded: the store did not take them", "attempts", n.records.droppedCount())
+			n.log.Error("attempts not recorded: the store did not accept them", "attempts", n.records.droppedCount())
 			return
 		}
 	}
@@ -503,7 +503,7 @@ func (n *Notifier) writeRecords(ctx context.Context, w *batchWriter, records []l
 		for i, result := range w.writeBatch(ctx, msgs) {
 			switch {
 			case result.err == nil:
-			case errors.Is(result.err, nats.ErrMaxPayload): // will never fit
+			case errors.Is(result.err, nats.ErrMaxPayload): // will never fit into a message
 				n.records.countDropped(records[i].attempts)
 			default:
 				again, failed = append(again, records[i]), result.err
@@ -518,7 +518,7 @@ func (n *Notifier) writeRecords(ctx context.Context, w *batchWriter, records []l
 			}
 			return
 		}
-		n.log.Warn("the store does not take records of attempts", "messages", len(records), "err", failed)
+		n.log.Warn("delivery log not written", "messages", len(records), "err", failed)
 		sleep(ctx, errorBackoff)
 	}
 }
@@ -575,7 +575,7 @@ func (p *recordBatch) encodeMessages() []logMessage {
 func (p *recordBatch) addMessage(subject string, attempts int) {
 	p.text[len(p.text)-1] = ']'
 	start, room := len(p.packed), s2.MaxEncodedLen(len(p.text))
-	p.packed = slices.Grow(p.packed, room) // messages before it keep the memory that they have
+	p.packed = slices.Grow(p.packed, room) // earlier messages keep the old array
 	data := s2.Encode(p.packed[start:start+room], p.text)
 	p.packed = p.packed[:start+len(data)]
 	p.text = append(p.text[:0], '[')
@@ -591,7 +591,7 @@ func decodeRecords(data []byte) (all []attemptRecord, err error) {
 	case err != nil:
 		return nil, err
 	case size > maxDecodedRecords:
-		return nil, fmt.Errorf("a message of %d bytes", size)
+		return nil, fmt.Errorf("decode records: %d bytes are too many", size)
 	}
 	text, err := s2.Decode(nil, data)
 	if err != nil {

@@ -82,7 +82,7 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	defer waver.close()
 	redelivered, err := n.js.Conn().ChanSubscribe(redeliveredSubject, l.redeliveries)
 	if err != nil {
-		return fmt.Errorf("hear %s: %w", redeliveredSubject, err)
+		return fmt.Errorf("subscribe to %s: %w", redeliveredSubject, err)
 	}
 	defer redelivered.Unsubscribe()
 
@@ -93,7 +93,7 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 		n.runRestarting(ctx, "replays", func(ctx context.Context) error { return l.watchReplays(ctx, &known) })
 	})
 	if n.handoff.shared {
-		l.helpers.Go(func() { n.runRestarting(ctx, "follow", n.releaseEvents) })
+		l.helpers.Go(func() { n.runRestarting(ctx, "release events", n.releaseEvents) })
 	}
 	defer func() {
 		stop()
@@ -134,7 +134,7 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 				l.logEntries = nil
 				continue
 			}
-			l.applySubscriptions() // who subscribed before it was said is told
+			l.applySubscriptions() // a subscription made before the event was published receives it
 			l.addEvent(now, e)
 		case p := <-l.pages:
 			if err := l.takePage(now, p); err != nil && ctx.Err() == nil {
@@ -146,7 +146,7 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 		case <-l.handoff.limitRaised:
 		case a := <-l.results:
 			l.takeResult(a)
-			for range len(l.results) { // those that came together
+			for range len(l.results) { // results that came together
 				l.takeResult(<-l.results)
 			}
 		case results := <-l.updateResults:
@@ -165,7 +165,7 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
 	entries, limit := l.handoff.takeEntries()
 	if len(entries) > 0 {
-		l.applySubscriptions() // who subscribed before they were said is told
+		l.applySubscriptions() // a subscription made before the events were published receives them
 	}
 	for _, e := range entries {
 		if e.seq == l.nextSeq {
@@ -243,7 +243,7 @@ func (l *deliveryLoop) startAttempts(now time.Time) {
 // takeResult applies, counts and records the result of an attempt.
 func (l *deliveryLoop) takeResult(a *attempt) {
 	l.inFlight--
-	if !a.notBefore.IsZero() { // nothing was sent
+	if !a.notBefore.IsZero() { // no request was sent
 		if l.scheduler.finishAttempt(time.Now(), a); a.state == ended && !a.redelivered {
 			l.recordAttempt(a)
 		}
@@ -341,7 +341,7 @@ func (l *deliveryLoop) disableSubscription(s *Subscription, why string) {
 			if err == nil {
 				return
 			}
-			l.log.Error("subscription cannot be disabled", "subscriber", id, "err", err)
+			l.log.Error("subscription not disabled", "subscriber", id, "err", err)
 			sleep(l.attemptCtx, errorBackoff)
 		}
 	})
@@ -381,12 +381,12 @@ func (l *deliveryLoop) runOutboxWriter(waver *batchWriter, sweeper *sweeper) {
 
 // writeOutboxBatch writes a batch to the outbox and returns the result of each message.
 func (l *deliveryLoop) writeOutboxBatch(waver *batchWriter, sweeper *sweeper, msgs []*nats.Msg) (results []writeResult) {
-	results = unansweredResults(len(msgs)) // of a panic
+	results = unansweredResults(len(msgs)) // if it panics
 	defer l.recoverPanic("write outbox")
 	results = waver.writeBatch(l.attemptCtx, msgs)
 	for _, r := range results {
 		if r.err != nil {
-			l.log.Warn("the store does not take deliveries", "err", r.err)
+			l.log.Warn("outbox not written", "err", r.err)
 			sleep(l.attemptCtx, errorBackoff)
 			break
 		}
@@ -416,7 +416,7 @@ func (l *deliveryLoop) drainAttempts() {
 		}
 		l.takeResult(a)
 	}
-	for range 2 { // what is on its way, and what has not been
+	for range 2 { // the batch being written, and the rest
 		if l.updates != nil {
 			l.takeUpdateResults(<-l.updateResults)
 		}

@@ -43,7 +43,7 @@ type DeliveryQuery struct {
 
 var (
 	ErrNoDelivery = errors.New("no such delivery")
-	ErrCursor     = errors.New("no such cursor")
+	ErrCursor     = errors.New("unknown cursor: use next from the previous page")
 )
 
 // Deliveries returns a page of the delivery log, newest first: waiting deliveries in the
@@ -122,7 +122,7 @@ func (n *Notifier) readPending(ctx context.Context, subscriptions []string, at p
 	for _, id := range subscriptions {
 		filters = append(filters, "bellhop.delivery."+id+".*")
 	}
-	later := make(map[string]bool) // subjects of which the last word was seen
+	later := make(map[string]bool) // subjects whose last message was seen
 	rest, err := readBackwards(ctx, n.outbox, filters, at.seq, func(seq uint64, m jetstream.Msg) (bool, error) {
 		if later[m.Subject()] || strings.HasSuffix(m.Subject(), "."+laggingName) {
 			return true, nil
@@ -186,9 +186,9 @@ func (n *Notifier) readEnded(ctx context.Context, subscriptions []string, state 
 	}
 	before := at.seq
 	if at.index > 0 {
-		before++ // the message itself, too
+		before++ // include the message itself
 	}
-	var ends []time.Time // of the page's
+	var ends []time.Time // of the deliveries of the page
 	rest, err := readBackwards(ctx, n.deliveryLog, filters, before, func(seq uint64, m jetstream.Msg) (bool, error) {
 		all, err := decodeRecords(m.Data())
 		if err != nil {
@@ -227,7 +227,7 @@ func (n *Notifier) readEnded(ctx context.Context, subscriptions []string, state 
 	kept := page[:0]
 	for i, d := range page {
 		again := slices.ContainsFunc(kept, func(other Delivery) bool { return other.ID == d.ID })
-		before := at.seq > 0 && !d.endedAt().Equal(ends[i]) // on a page before this
+		before := at.seq > 0 && !d.endedAt().Equal(ends[i]) // was on an earlier page
 		if again || before || waits[d.ID] {
 			continue
 		}
@@ -388,7 +388,7 @@ const (
 )
 
 // errTooMany reports that a chunk has more than maxChunkMessages.
-var errTooMany = errors.New("too many at once")
+var errTooMany = errors.New("too many messages at once")
 
 // readBackwards calls f for the messages of a stream before a position, newest first, until
 // f returns false; before 0 is the end. rest is the position before which more messages may
@@ -432,7 +432,7 @@ func readBackwards(ctx context.Context, s jetstream.Stream, filters []string, be
 			return nil
 		})
 		if errors.Is(err, errTooMany) {
-			size /= 16 // and is doubled: no less than a chunk
+			size /= 16 // doubled by the loop: the chunk is about as large as maxChunkMessages
 			continue
 		}
 		if err != nil && !errors.Is(err, errStopReading) {
@@ -493,7 +493,7 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 	}
 	d.sortAttempts()
 	if d.State == "" {
-		d.State = Waiting // its next attempt is a moment away
+		d.State = Waiting // its next attempt is about to be made
 	}
 	return d, n.addCallDetails(ctx, &d)
 }

@@ -29,7 +29,7 @@ func openEventLog(ctx context.Context, js jetstream.JetStream, c Config) (jetstr
 		Storage:     jetstream.FileStorage,
 		MaxAge:      c.keepEvents(),
 		Replicas:    c.Replicas,
-		AllowDirect: true, // bodies of waiting deliveries are read one by one
+		AllowDirect: true, // single events are read for deliveries of the outbox
 	})
 }
 
@@ -153,7 +153,7 @@ func (p *publisher) settleBatch(results []writeResult) (published []entry, repea
 			published = append(published, entry{results[i].seq, e})
 		case err == errAlreadyPublished:
 			repeated = true
-		case errors.Is(err, nats.ErrMaxPayload): // will never fit
+		case errors.Is(err, nats.ErrMaxPayload): // will never fit into a message
 			p.dropped++
 		default:
 			again, failed = append(again, e), err
@@ -231,12 +231,12 @@ const errorBackoff = 250 * time.Millisecond
 func (n *Notifier) publishEvents(ctx context.Context) error {
 	w, err := newBatchWriter(n)
 	if err != nil {
-		return fmt.Errorf("say events: %w", err)
+		return fmt.Errorf("publish events: %w", err)
 	}
 	defer w.close()
 	drain, cancel := withDrainTime(ctx, n.js.Conn())
 	defer cancel()
-	var written time.Time // when the last wave was
+	var written time.Time // when the last batch was written
 	pace := batchPace
 	msgs := make([]*nats.Msg, batchSize)
 	for i := range msgs {
@@ -275,9 +275,9 @@ func (n *Notifier) publishEvents(ctx context.Context) error {
 			continue
 		}
 		if drain.Err() != nil {
-			return nil // see spool
+			return nil // saveSpool stores the rest
 		}
-		n.log.Warn("the store does not take events", "events", n.publisher.unpublished(), "err", err)
+		n.log.Warn("events not published", "events", n.publisher.unpublished(), "err", err)
 		sleep(drain, errorBackoff)
 	}
 }
@@ -305,10 +305,10 @@ func (n *Notifier) encodeEvent(m *nats.Msg, e *dialog.Event) (encoded *dialog.Ev
 	defer n.recoverPanic("encode event")
 	body := appendEvent(m.Data[:0], e)
 	if bytes.Contains(body, []byte(`\ufffd`)) {
-		// What was no UTF-8 is read from the log as this: it is delivered so at once.
+		// Invalid UTF-8 becomes U+FFFD in the log: the event is delivered so from the start.
 		e = &dialog.Event{Observed: e.Observed}
 		if err := json.Unmarshal(body, e); err != nil {
-			panic(err) // it was just written
+			panic(err) // it was encoded just now
 		}
 	}
 	m.Subject, m.Data = eventSubject(e), body
@@ -441,7 +441,7 @@ func (n *Notifier) positionOf(ctx context.Context, q Query) (uint64, error) {
 	if len(q.After) > dialog.MaxName {
 		return 0, ErrNoEvent
 	}
-	js, err := n.js.Conn().JetStream() // the new API asks any server
+	js, err := n.js.Conn().JetStream() // the jetstream package asks any server, not the leader
 	if err != nil {
 		return 0, fmt.Errorf("event %s: %w", q.After, err)
 	}
@@ -463,7 +463,7 @@ func (n *Notifier) positionOf(ctx context.Context, q Query) (uint64, error) {
 }
 
 // errStopReading ends a reading early; it is no failure.
-var errStopReading = errors.New("enough")
+var errStopReading = errors.New("reading stopped")
 
 // readMessages calls f for every message that consumer c would read now, until f returns an
 // error. If a message is lost on its way, it continues after the last message that f has
@@ -482,7 +482,7 @@ func readMessages(ctx context.Context, s jetstream.Stream, c jetstream.OrderedCo
 
 // errLostMessage reports that a message of the store did not arrive. NATS does not send it
 // again unless another message follows.
-var errLostMessage = errors.New("a message of the store is lost")
+var errLostMessage = errors.New("a message of the store did not arrive")
 
 // readMessagesOnce reads like readMessages with a single consumer, and returns the position
 // of the last message. It fails with errLostMessage if the rest does not arrive.
@@ -492,7 +492,7 @@ func readMessagesOnce(ctx context.Context, s jetstream.Stream, c jetstream.Order
 		return 0, err
 	}
 	defer func() {
-		// Else the server keeps it for minutes, and a thousand at most.
+		// Otherwise the server keeps it for minutes, and it keeps at most a thousand.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		s.DeleteConsumer(ctx, consumer.CachedInfo().Name)
@@ -505,13 +505,13 @@ func readMessagesOnce(ctx context.Context, s jetstream.Stream, c jetstream.Order
 		return 0, err
 	}
 	defer msgs.Stop()
-	read := uint64(0) // messages, as the consumer counts
+	read := uint64(0) // messages, by the count of the consumer
 	for polls := 1; ; {
 		waiting, cancel := context.WithTimeout(ctx, readPollInterval)
 		m, err := msgs.Next(jetstream.NextContext(waiting))
 		cancel()
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			// What was left may have been removed meanwhile.
+			// The remaining messages may have been removed meanwhile.
 			info, err := consumer.Info(ctx)
 			if err != nil || info.NumPending == 0 && (info.Delivered.Consumer == 0 || info.Delivered.Consumer == read) {
 				return last, err
@@ -557,7 +557,7 @@ func (q Query) subjects() []string {
 		names = []string{q.Extension}
 	}
 	if names == nil {
-		return []string{"bellhop.event.*." + call + ".*"} // everySubject, if it is of any call
+		return []string{"bellhop.event.*." + call + ".*"} // allEventsSubject, if q selects any call
 	}
 	var subjects []string
 	for _, name := range names {
@@ -568,7 +568,7 @@ func (q Query) subjects() []string {
 		subjects = append(subjects, "bellhop.event."+base32Name(user)+"."+call+".*")
 	}
 	slices.Sort(subjects)
-	return slices.Compact(subjects) // filters may not overlap
+	return slices.Compact(subjects) // filters must not overlap
 }
 
 // matchesEvent reports whether an event, found under a subject of q, has the type, domain
@@ -614,7 +614,7 @@ func (n *Notifier) readEventData(ctx context.Context, seq uint64) ([]byte, error
 	if !errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, err
 	}
-	js, err := n.js.Conn().JetStream() // the new API asks any server
+	js, err := n.js.Conn().JetStream() // the jetstream package asks any server, not the leader
 	if err != nil {
 		return nil, err
 	}

@@ -13,11 +13,11 @@ import (
 	"bellhop/dialog"
 )
 
-// A call that rings at several extensions is one call for a receiver that counts
-// missed calls: one newCall with all who ring, one answer, one hangup. Which of the
-// events of a call are sent is decided by the event log alone, when the attempt is
-// made: a restart, another node, a replay and a redelivery find the same. The rest is
-// canceled, and the delivery log says why.
+// A receiver that counts missed calls sees a call that rings at several extensions as one
+// call: one newCall with all ringing extensions, one answer, one hangup. The event log
+// alone decides which events of a call are sent, when the attempt is made: a restart,
+// another node, a replay and a redelivery come to the same result. All other events are
+// canceled, and the delivery log tells why.
 
 // The words of Subscription.Group. They are stored: never change one, only add.
 const (
@@ -123,7 +123,7 @@ func (g *group) eventToSend(e *dialog.Event) *dialog.Event {
 // is sent. The error is errMerged if another event of the group is sent instead,
 // errNotOwed, or of the store.
 func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (*group, error) {
-	if !a.sub.groupsCalls() || e.Flow != dialog.In || e.Party == "" || a.seq == 0 { // a sample is in no log
+	if !a.sub.groupsCalls() || e.Flow != dialog.In || e.Party == "" || a.seq == 0 { // samples are in no log
 		return nil, nil
 	}
 	if e.Type == dialog.DialIn && a.postponeAttempt(groupGather) {
@@ -213,7 +213,7 @@ func (n *Notifier) checkGroupNewCall(ctx context.Context, a *attempt, g *group) 
 }
 
 // errNotCopied reports that the copy of the log that was read lacks an event.
-var errNotCopied = errors.New("a copy of the log is behind")
+var errNotCopied = errors.New("the copy of the event log lags")
 
 // eventsOfCall reads all events of the call of e in the order of the log, from any server
 // with a copy. The error is errNotCopied if that copy lacks e, or of the store.

@@ -91,7 +91,7 @@ func (h *healthStates) applyEntry(e jetstream.KeyValueEntry) error {
 	var st healthState
 	if e.Operation() == jetstream.KeyValuePut {
 		if err := json.Unmarshal(e.Value(), &st); err != nil {
-			return fmt.Errorf("standing of %s: %w", e.Key(), err)
+			return fmt.Errorf("health of subscription %s: %w", e.Key(), err)
 		}
 	}
 	h.mu.Lock()
@@ -137,11 +137,11 @@ func (h *healthStates) saveState(ctx context.Context, id string, st *healthState
 	if st == nil {
 		err = h.kv.Delete(ctx, id)
 	} else {
-		b, _ := json.Marshal(st) // strings and times of this century
+		b, _ := json.Marshal(st) // cannot fail: strings and times of this century
 		_, err = h.kv.Put(ctx, id, b)
 	}
 	if err != nil {
-		return fmt.Errorf("standing of %s: %w", id, err)
+		return fmt.Errorf("health of subscription %s: %w", id, err)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -155,7 +155,7 @@ func (h *healthStates) saveState(ctx context.Context, id string, st *healthState
 // it.
 func (st *healthState) pauseReason(s *Subscription) string {
 	if st.Breaker == breakerEndpoint {
-		u, _ := url.Parse(urlBeforeVariables(s.URL)) // Validate has parsed both
+		u, _ := url.Parse(urlBeforeVariables(s.URL)) // Validate has parsed it
 		return "endpoint " + endpointKey(u) + " is down: " + st.Why
 	}
 	return "the URL of the subscription fails: " + st.Why

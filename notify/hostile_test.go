@@ -66,7 +66,7 @@ func TestHostileReceivers(t *testing.T) {
 	}{
 		{"well", func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") }, delivered, "200 OK", 0},
 		{"silent", func(c net.Conn) { c.Read(make([]byte, 1)) }, willRetry, "no answer within 15s", 15 * time.Second},
-		{"hangs up", func(net.Conn) {}, willRetry, "the receiver closed the connection without an answer: EOF", 0},
+		{"hangs up", func(net.Conn) {}, willRetry, "the receiver closed the connection without a response: EOF", 0},
 		{"drips its head", func(c net.Conn) { drip(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n") }, willRetry, "no answer within 15s", 15 * time.Second},
 		{"drips its body", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n")
@@ -100,9 +100,9 @@ func TestHostileReceivers(t *testing.T) {
 		{"a header field without end", func(c net.Conn) { flood(c, "HTTP/1.1 200 OK\r\nX-A: ", "bbbbbbbb") },
 			delivered, "200 OK", 0},
 		{"a status line without end", func(c net.Conn) { flood(c, "HTTP/1.1 200 ", "OK") },
-			willRetry, "the head of the answer is longer than 16384 bytes", 0},
+			willRetry, "read response: its head is longer than 16384 bytes", 0},
 		{"early hints without end", func(c net.Conn) { flood(c, "", "HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n") },
-			willRetry, "the head of the answer is longer than 16384 bytes", 0},
+			willRetry, "read response: its head is longer than 16384 bytes", 0},
 		{"17 KB of header", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-A: "+strings.Repeat("b", 17<<10)+"\r\n\r\n")
 		}, delivered, "200 OK", 0},
@@ -110,7 +110,7 @@ func TestHostileReceivers(t *testing.T) {
 			io.WriteString(c, "HTTP/1.1 500 No\r\nContent-Length: 0\r\nX-A: "+strings.Repeat("b", 17<<10)+"\r\n\r\n")
 		}, willRetry, "500 No", 0},
 		{"another protocol", func(c net.Conn) { io.WriteString(c, "SSH-2.0-OpenSSH_10.0\r\n") },
-			willRetry, "no answer of HTTP: malformed HTTP response \"SSH-2.0-OpenSSH_10.0\"", 0},
+			willRetry, "read response: it is not HTTP: malformed HTTP response \"SSH-2.0-OpenSSH_10.0\"", 0},
 		{"switches protocols", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 			c.Read(make([]byte, 1))

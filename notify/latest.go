@@ -15,7 +15,7 @@ import (
 func (n *Notifier) Latest(ctx context.Context, q Query) (events []dialog.Event, err error) {
 	subjects := q.subjects()
 	if len(subjects) == 0 {
-		return nil, nil // a reading without subjects is of all
+		return nil, nil // a consumer without filters would read all
 	}
 	_, err = readBackwards(ctx, n.events, subjects, 0, func(_ uint64, m jetstream.Msg) (bool, error) {
 		var e dialog.Event

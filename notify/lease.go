@@ -87,7 +87,7 @@ func (l *lease) acquireLease(ctx context.Context) error {
 func (l *lease) tryAcquire(ctx context.Context) (revision uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, leaseValid)
 	defer cancel()
-	e, err := l.kv.Get(ctx, leaseKey) // it may be old: then the write is refused
+	e, err := l.kv.Get(ctx, leaseKey) // the value may be stale: then the write is refused
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return l.kv.Create(ctx, leaseKey, l.value())
 	}
@@ -153,13 +153,13 @@ func (l *lease) renewOnce(ctx context.Context) error {
 	value := string(e.Value())
 	holder, _, _ := strings.Cut(value, " ")
 	switch {
-	case value == string(l.value()): // the answer to an earlier write was lost
+	case value == string(l.value()): // an earlier write succeeded, but its response was lost
 		l.revision = e.Revision()
-		return errors.New("the answer to a renewal was lost")
+		return errors.New("the response to a renewal was lost")
 	case holder == l.node:
-		return fmt.Errorf("%w: two nodes have the name %s", errLeaseLost, holder)
+		return fmt.Errorf("%w: two nodes are named %s: give each its own name", errLeaseLost, holder)
 	}
-	return fmt.Errorf("%w: node %s has it", errLeaseLost, holder)
+	return fmt.Errorf("%w: node %s owns it", errLeaseLost, holder)
 }
 
 // releaseLease lets another node take the lease at once.
@@ -167,7 +167,7 @@ func (l *lease) releaseLease(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
 	defer cancel()
 	if err := l.kv.Delete(ctx, leaseKey, jetstream.LastRevision(l.revision)); err != nil {
-		return fmt.Errorf("give lease %s back: %w", leaseKey, err)
+		return fmt.Errorf("release lease %s: %w", leaseKey, err)
 	}
 	return nil
 }
@@ -187,12 +187,12 @@ func (n *Notifier) deliverWithLease(ctx context.Context) error {
 		return err
 	}
 	n.handoff.setIdle(false)
-	n.log.Info("this node delivers", "node", n.config.Node)
+	n.log.Info("delivery started", "node", n.config.Node)
 
 	turn, end := context.WithCancel(mine)
 	defer end()
 	defer context.AfterFunc(ctx, end)()
-	keeping, stop := context.WithCancel(context.WithoutCancel(ctx)) // also while the last attempts end
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx)) // renew also while the last attempts end
 	var keeper sync.WaitGroup
 	keeper.Go(func() {
 		if err := n.lease.keepRenewing(keeping); err != nil {
@@ -208,7 +208,7 @@ func (n *Notifier) deliverWithLease(ctx context.Context) error {
 		return context.Cause(mine)
 	}
 	if err := n.lease.releaseLease(context.WithoutCancel(ctx)); err != nil {
-		n.log.Warn("another node delivers only when the lease is over", "err", err)
+		n.log.Warn("lease not released: another node takes over when it expires", "err", err)
 	}
 	return err
 }

@@ -24,13 +24,13 @@ const (
 
 // announceEnd announces how far this node knows the event log to reach.
 func (n *Notifier) announceEnd() {
-	n.js.Conn().Publish(publishedSubject, strconv.AppendUint(nil, n.handoff.knownEnd(), 10)) // if it fails, it is missed
+	n.js.Conn().Publish(publishedSubject, strconv.AppendUint(nil, n.handoff.knownEnd(), 10)) // a lost message only delays the others
 }
 
 // subscribeEnds calls raiseEnd with each announcement of any node.
 func (n *Notifier) subscribeEnds(raiseEnd func(seq uint64)) (*nats.Subscription, error) {
 	return n.js.Conn().Subscribe(publishedSubject, func(m *nats.Msg) {
-		defer n.recoverPanic("hear " + publishedSubject)
+		defer n.recoverPanic("receive " + publishedSubject)
 		if seq, err := strconv.ParseUint(string(m.Data), 10, 64); err == nil {
 			raiseEnd(seq)
 		}
@@ -43,7 +43,7 @@ func (n *Notifier) subscribeEnds(raiseEnd func(seq uint64)) (*nats.Subscription,
 func (n *Notifier) releaseEvents(ctx context.Context) error {
 	sub, err := n.subscribeEnds(n.handoff.raiseEnd)
 	if err != nil {
-		n.log.Warn("events of other nodes are late", "err", err)
+		n.log.Warn("announcements of other nodes not received: their events are late", "err", err)
 	} else {
 		defer sub.Unsubscribe()
 	}
@@ -56,7 +56,7 @@ func (n *Notifier) releaseEvents(ctx context.Context) error {
 		case <-n.handoff.endRaised:
 		case <-poll.C:
 			if _, err := n.handoff.refreshEnd(ctx, n.events); err != nil && ctx.Err() == nil {
-				n.log.Warn("it is not known how far the log goes", "err", err)
+				n.log.Warn("end of the event log unknown", "err", err)
 			}
 		}
 		seq, raised := n.handoff.unreleasedEnd()
@@ -64,7 +64,7 @@ func (n *Notifier) releaseEvents(ctx context.Context) error {
 			continue
 		}
 		if err := n.registry.syncSubscriptions(ctx); err != nil && ctx.Err() == nil {
-			n.log.Warn("subscriptions may be old", "err", err)
+			n.log.Warn("subscriptions not refreshed", "err", err)
 		}
 		n.handoff.raiseLimit(seq)
 	}
@@ -89,11 +89,11 @@ func (r *registry) syncSubscriptions(ctx context.Context) error {
 	for !r.hasSeen(last) {
 		select {
 		case <-r.seenSignal:
-		case <-late.C: // the watch has lost its server, and does not know it yet
+		case <-late.C: // the watch has lost its server and has not noticed yet
 			if err := r.watch(ctx, false); err != nil {
 				return err
 			}
-			r.raiseSeen(last) // or it is gone
+			r.raiseSeen(last) // or the entry is gone
 		case <-ctx.Done():
 			return fmt.Errorf("bucket bellhop_subscriptions: %w", ctx.Err())
 		}
@@ -132,11 +132,11 @@ func (n *Notifier) readRange(ctx context.Context, from, to uint64, log chan<- en
 		if err == nil && wait >= errorBackoff {
 			var info *jetstream.StreamInfo
 			if info, err = n.events.Info(ctx); err == nil && info.State.FirstSeq > to {
-				return // it is gone
+				return // the events are gone
 			}
 		}
 		if err != nil && ctx.Err() == nil {
-			n.log.Warn("the store does not give events", "from", from, "err", err)
+			n.log.Warn("events not read", "from", from, "err", err)
 			wait = errorBackoff
 		}
 		sleep(ctx, wait)
@@ -160,13 +160,13 @@ func (n *Notifier) collectRange(ctx context.Context, from, to uint64) (entries [
 func (n *Notifier) readOnce(ctx context.Context, from, to uint64, log chan<- entry) (next uint64, err error) {
 	err = n.requestEvents(ctx, readRequest{Seq: from, Batch: int(min(readSize, to-from+1))}, func(seq uint64, m *nats.Msg) bool {
 		if seq > to {
-			from = to + 1 // the rest is gone
+			from = to + 1 // the events up to there are gone
 			return false
 		}
 		from = seq + 1
 		e, err := n.decodeEvent(m.Data)
 		if err != nil {
-			n.log.Error("an event cannot be read", "subject", m.Header.Get(jetstream.SubjectHeader), "err", err)
+			n.log.Error("event not decoded", "subject", m.Header.Get(jetstream.SubjectHeader), "err", err)
 			return true
 		}
 		e.Observed = n.monotonicTime(e.At)
@@ -185,7 +185,7 @@ func (n *Notifier) readOnce(ctx context.Context, from, to uint64, log chan<- ent
 
 // decodeEvent decodes an event of the log; a panic is an error.
 func (n *Notifier) decodeEvent(data []byte) (e *dialog.Event, err error) {
-	err = errUnreadable // of a panic
+	err = errUnreadable // if it panics
 	defer n.recoverPanic("decode event")
 	e = new(dialog.Event)
 	err = json.Unmarshal(data, e)
@@ -193,7 +193,7 @@ func (n *Notifier) decodeEvent(data []byte) (e *dialog.Event, err error) {
 }
 
 // errUnreadable reports that decoding an event panicked.
-var errUnreadable = errors.New("it makes the decoder panic")
+var errUnreadable = errors.New("decoding panicked")
 
 // readRequest is a direct-get request to JetStream. Its JSON form is that of NATS.
 type readRequest struct {
@@ -204,8 +204,8 @@ type readRequest struct {
 }
 
 var (
-	errNoAnswer = errors.New("the store does not answer")
-	errGap      = errors.New("a part of the store's answer is lost")
+	errNoAnswer = errors.New("the store does not respond")
+	errGap      = errors.New("a part of the store's response is lost")
 )
 
 // requestEvents requests a batch of events from any server with a copy of the log, and
@@ -214,19 +214,19 @@ var (
 // has had all events before the gap.
 func (n *Notifier) requestEvents(ctx context.Context, p readRequest, f func(seq uint64, m *nats.Msg) bool) error {
 	nc := n.js.Conn()
-	answers := make(chan *nats.Msg, p.Batch+1) // and one that ends them
+	answers := make(chan *nats.Msg, p.Batch+1) // and the message that ends the batch
 	sub, err := nc.ChanSubscribe(nc.NewInbox(), answers)
 	if err != nil {
 		return err
 	}
 	defer sub.Unsubscribe()
-	request, _ := json.Marshal(p) // of numbers and a subject
+	request, _ := json.Marshal(p) // cannot fail: numbers and a subject
 	if err := nc.PublishRequest("$JS.API.DIRECT.GET.bellhop_events", sub.Subject, request); err != nil {
 		return err
 	}
 	timeout := time.NewTimer(storeTimeout)
 	defer timeout.Stop()
-	for previous := "0"; ; { // the place of the message before this
+	for previous := "0"; ; { // position of the previous message
 		var m *nats.Msg
 		select {
 		case m = <-answers:
@@ -238,13 +238,13 @@ func (n *Notifier) requestEvents(ctx context.Context, p readRequest, f func(seq 
 		}
 		status := m.Header.Get("Status")
 		switch complete := m.Header.Get(jetstream.LastSequenceHeader) == previous; {
-		case status == "404": // there is none
+		case status == "404": // no message
 			return nil
 		case status != "" && status != "204":
 			return fmt.Errorf("%s %s", status, m.Header.Get("Description"))
 		case !complete:
 			return errGap
-		case status == "204": // no more
+		case status == "204": // end of batch
 			return nil
 		}
 		previous = m.Header.Get(jetstream.SequenceHeader)

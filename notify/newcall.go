@@ -12,15 +12,15 @@ import (
 	"bellhop/dialog"
 )
 
-// Receivers of the dialect cti keep an entry for each party: its newCall makes it,
-// and without it they refuse its answer and its hangup, for as long as these are
-// sent. So answer and hangup are owed only if the newCall was delivered; else they
-// expire, and the delivery log says why. Where all parties that ring in a call are one
-// call for the receiver, group.go says which newCall it is.
+// A receiver of the dialect cti keeps an entry for each party, which the newCall of that
+// party opens. Without the entry it refuses answer and hangup, however often they are
+// sent. Answer and hangup are therefore owed only if the newCall was delivered; otherwise
+// they expire, and the delivery log tells why. For subscriptions that group calls,
+// group.go decides which newCall counts.
 //
-// Whether it was is known in memory for each party that is under way. A process that
-// has just begun to deliver, because bellhop was restarted or another node died, finds
-// it in the delivery log, and by the time since when the subscription is as it is.
+// The scheduler remembers the newCall of each party whose deliveries it has seen. After a
+// restart, or after the failover to another node, the delivery log tells it, together with
+// the time since when the subscription asks for what it asks for now.
 
 // errNotOwed reports that an answer or hangup is not to be delivered.
 var errNotOwed = errors.New("not sent")
@@ -73,7 +73,7 @@ func (sr *subscriber) linkNewCall(d *delivery) {
 		d.party = d.event.Party
 	}
 	if sr.sub.groupsCalls() && (d.kind == dialog.DialIn || d.event != nil && d.event.Flow == dialog.In) {
-		d.inGroup = true // joinGroup looks up the rest
+		d.inGroup = true // joinGroup looks the newCall up
 		return
 	}
 	if d.party == "" || sr.sub.Dialect != CTI {
@@ -145,7 +145,7 @@ func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.
 	case ended != "":
 		return nil
 	}
-	// It was delivered at once, or is not known here.
+	// It succeeded at once, or this log does not have it.
 	switch m, err := n.findEventMessage(ctx, id); {
 	case err == ErrEventGone:
 		return nil
@@ -165,14 +165,14 @@ func (n *Notifier) lastOutcome(ctx context.Context, subscription, event string) 
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("read ATTEMPTS: %w", err)
+		return "", fmt.Errorf("read bellhop_attempts: %w", err)
 	}
 	all, err := decodeRecords(m.Data)
 	if err != nil || len(all) == 0 {
 		return "", err
 	}
 	last := all[len(all)-1].Outcome
-	if last != Failed { // of an attempt by hand, which changes nothing
+	if last != Failed { // of a redelivery, which changes nothing
 		return last, nil
 	}
 	d, err := n.Delivery(ctx, deliveryID(event, subscription))

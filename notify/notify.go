@@ -278,10 +278,10 @@ func (n *Notifier) Run(ctx context.Context) error {
 		name string
 		run  func(context.Context) error
 	}{
-		{"say", n.publishEvents},
+		{"publish", n.publishEvents},
 		{"subscriptions", func(ctx context.Context) error { return n.registry.watch(ctx, true) }},
-		{"standings", func(ctx context.Context) error { return n.health.watch(ctx, true) }},
-		{"write standings", n.health.saveChanges},
+		{"health", func(ctx context.Context) error { return n.health.watch(ctx, true) }},
+		{"save health", n.health.saveChanges},
 		{"extensions", n.numbers.watch},
 		{"deliver", n.deliverWithLease},
 	}
@@ -293,7 +293,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 				if ctx.Err() != nil {
 					break
 				}
-				n.log.Error("notify begins anew", "part", p.name, "err", err)
+				n.log.Error("part restarted", "part", p.name, "err", err)
 				sleep(ctx, time.Second)
 			}
 			ended <- struct{}{}
@@ -376,7 +376,7 @@ func (n *Notifier) Health() error {
 	defer n.publisher.mu.Unlock()
 	switch waiting := len(n.publisher.buffer) + len(n.publisher.batch); {
 	case n.publisher.lastErr != nil:
-		return fmt.Errorf("the store takes no events, %d wait: %w", waiting, n.publisher.lastErr)
+		return fmt.Errorf("the store accepts no events, %d wait: %w", waiting, n.publisher.lastErr)
 	case waiting > maxUnpublished/2:
 		return fmt.Errorf("the store is slow: %d events wait", waiting)
 	case !n.js.Conn().IsConnected():

@@ -23,7 +23,7 @@ import (
 func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:     "bellhop_outbox",
-		Subjects: []string{"bellhop.delivery.>"}, // bellhop.delivery.<subscription>.<place in the log>, bellhop.delivery.<subscription>.<backlog>, bellhop.delivery.cursor
+		Subjects: []string{"bellhop.delivery.>"}, // bellhop.delivery.<subscription>.<position in the log>, bellhop.delivery.<subscription>.<log read>, bellhop.delivery.cursor
 		Storage:  jetstream.FileStorage,
 		Replicas: c.Replicas,
 	})
@@ -64,7 +64,7 @@ func (n *Notifier) restoreDue(r *storedDelivery) time.Time {
 		return r.Due
 	}
 	wait := r.Backoff
-	if wait == 0 { // an older version wrote it
+	if wait == 0 { // written by an older version
 		pauses := retrySchedules[durable]
 		wait = pauses[len(pauses)-1] * 6 / 5
 	}
@@ -87,7 +87,7 @@ func (u outboxUpdate) outboxMessage() *nats.Msg {
 	if u.ended {
 		return m
 	}
-	m.Data, _ = json.Marshal(storedDelivery{ // of times of this century
+	m.Data, _ = json.Marshal(storedDelivery{ // cannot fail: times of this century
 		Queue: d.queue.name, Event: d.id, Type: d.kind, At: d.at, Step: d.scheduleStep, Attempts: d.attempts, Due: d.dueAt, Replay: d.replay, Backoff: d.backoff, Party: d.party,
 	})
 	return m
@@ -102,7 +102,7 @@ func (r *logRead) outboxMessage(over bool) *nats.Msg {
 	if over {
 		return m
 	}
-	m.Data, _ = json.Marshal(storedLogRead{r.after, r.to, r.types}) // of numbers and words
+	m.Data, _ = json.Marshal(storedLogRead{r.after, r.to, r.types}) // cannot fail: numbers and words
 	return m
 }
 
@@ -134,8 +134,8 @@ func (n *Notifier) restoreOutbox(ctx context.Context, s *scheduler, sw *sweeper)
 		lane         string
 		delivery     *delivery
 	}
-	deliveries := make(map[string]pending) // by subject, the last
-	logReads := make(map[string]*logRead)  // as well
+	deliveries := make(map[string]pending) // the last message, by subject
+	logReads := make(map[string]*logRead)  // likewise
 	var cursor, newest uint64
 	err = readMessages(ctx, n.outbox, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) (err error) {
 		meta, err := m.Metadata()

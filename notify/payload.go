@@ -37,7 +37,7 @@ type view struct {
 func newView(e *dialog.Event, s *Subscription) view {
 	v := view{Event: e, sub: s, called: e.CalledExtension, caller: e.CallerExtension}
 	if e.Type == dialog.SubscriptionState {
-		return v // of no call
+		return v // it belongs to no call
 	}
 	calls := e.Flow == dialog.Out || e.Type == dialog.MessageOut || e.Type == dialog.Transfer
 	if calls && v.caller == nil {
@@ -46,7 +46,7 @@ func newView(e *dialog.Event, s *Subscription) view {
 	if !calls && v.called == nil {
 		v.called = &e.Extension
 	}
-	if s.Dialect == Telphin && v.caller == nil { // of a call from outside
+	if s.Dialect == Telphin && v.caller == nil { // the caller is outside
 		v.caller = e.Distributor
 	}
 	return v
@@ -209,7 +209,7 @@ func (v *view) writeExtended(f *fieldWriter) {
 	f.writeText("CalledNumberRaw", clean(v.CalledNumberRaw, maxText))
 	f.writeYes("Privacy", v.Privacy)
 	if f.values != nil {
-		return // the names of headers are the config's, no variables
+		return // header names of the config are no template variables
 	}
 	for _, h := range v.Headers {
 		f.writeText(clean(h[0], maxText), clean(h[1], maxText))
@@ -493,7 +493,7 @@ var plainInHTML = func() (is [256]bool) {
 // appendJSON appends valid UTF-8 as a JSON string that is also safe within HTML.
 func appendJSON(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
-	plain := 0 // most of it, most often all
+	plain := 0 // the plain prefix is most of s, and usually all of it
 	for plain < len(s) && plainInHTML[s[plain]] {
 		plain++
 	}

@@ -40,7 +40,7 @@ func (n *Notifier) runRestarting(ctx context.Context, part string, run func(cont
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		n.log.Error("notify begins anew", "part", part, "err", err)
+		n.log.Error("part restarted", "part", part, "err", err)
 		sleep(ctx, time.Second)
 	}
 }

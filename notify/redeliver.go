@@ -51,16 +51,16 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	if err != nil {
 		return Attempt{}, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), manualTimeout) // who asked may leave
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), manualTimeout) // the attempt goes on even if the client leaves
 	defer cancel()
 	a := n.attemptNow(ctx, &s, e, d.seq)
 	n.records.addRecord(a)
 	if a.outcome == delivered {
 		h := redelivery{Subscription: s.ID, Queue: queueName(e), Seq: d.seq, Named: a.namedURL != nil}
 		h.OnAnswer, h.OnHangup = a.urls.asText()
-		word, _ := json.Marshal(h) // of strings, a number and a bool
+		word, _ := json.Marshal(h) // cannot fail: strings, a number and a bool
 		if err := n.js.Conn().Publish(redeliveredSubject, word); err != nil {
-			n.log.Warn("what was delivered by hand may be delivered again", "subscriber", s.ID, "event", e.ID, "err", err)
+			n.log.Warn("redelivery not announced: the event may be delivered again", "subscriber", s.ID, "event", e.ID, "err", err)
 		}
 	}
 	return a.asRecorded(), nil
@@ -68,7 +68,7 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 
 // attemptNow makes one attempt at once, outside the scheduler.
 func (n *Notifier) attemptNow(ctx context.Context, s *Subscription, e *dialog.Event, seq uint64) *attempt {
-	u, _ := url.Parse(urlBeforeVariables(s.URL)) // Validate has parsed both
+	u, _ := url.Parse(urlBeforeVariables(s.URL)) // Validate has parsed it
 	a := &attempt{
 		delivery: &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At},
 		sub:      s, url: u, signer: newSigner(s), loadedEvent: e,
@@ -86,7 +86,7 @@ func (n *Notifier) attemptNow(ctx context.Context, s *Subscription, e *dialog.Ev
 func (a *attempt) asRecorded() Attempt {
 	var l attemptRecord
 	if err := json.Unmarshal(a.appendRecord(nil), &l); err != nil {
-		panic(err) // it was just written
+		panic(err) // it was encoded just now
 	}
 	return l.asAttempt()
 }
@@ -95,7 +95,7 @@ func (a *attempt) asRecorded() Attempt {
 func (l *deliveryLoop) applyRedelivery(m *nats.Msg) {
 	var h redelivery
 	if err := json.Unmarshal(m.Data, &h); err != nil {
-		l.log.Error("what was delivered by hand cannot be read", "subject", m.Subject, "err", err)
+		l.log.Error("redelivery not decoded", "subject", m.Subject, "err", err)
 		return
 	}
 	l.scheduler.applyRedelivery(time.Now(), h)

@@ -21,7 +21,7 @@ import (
 var (
 	ErrNotFound = errors.New("no such subscription")
 	ErrConflict = errors.New("the subscription was changed by someone else")
-	ErrLimit    = errors.New("the extension has as many subscriptions as it may have")
+	ErrLimit    = errors.New("the extension has reached its limit of subscriptions")
 )
 
 // openSubscriptions opens the bucket of subscriptions: id to JSON.
@@ -107,7 +107,7 @@ func (r *registry) removeSubscription(id string, revision uint64) {
 		r.markChanged(id)
 		return
 	}
-	delete(r.deleted, id) // the watch has seen it too: nothing older follows
+	delete(r.deleted, id) // the watch has seen the deletion too: no older entry follows
 }
 
 // markChanged has the delivery loop apply a subscription. mu is locked.
@@ -115,7 +115,7 @@ func (r *registry) markChanged(id string) {
 	if r.idle {
 		return
 	}
-	r.changed[id] = true // before the word of it
+	r.changed[id] = true // before the signal
 	signal(r.changedSignal)
 }
 
@@ -188,7 +188,7 @@ func (r *registry) saveSubscription(ctx context.Context, s Subscription) (Subscr
 		s.State, s.Why = StateActive, ""
 	case s.State != StateDisabled:
 		s.State, s.Why = StateDisabled, "switched off"
-	} // else it is off already, and why is known
+	} // else it is disabled already, with a reason
 	b, err := json.Marshal(s)
 	if err != nil {
 		return s, fmt.Errorf("subscription %s: %w", s.ID, err)
@@ -287,7 +287,7 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 			if err := n.registry.refreshSubscription(ctx, id); err != nil {
 				return Subscription{}, err
 			}
-			continue // another node was faster
+			continue // another node has changed it meanwhile
 		}
 		return n.health.withHealth(s.redacted()), err
 	}
@@ -311,7 +311,7 @@ func (n *Notifier) disableSubscription(ctx context.Context, id, url, why string)
 	for {
 		s, err := n.registry.get(id)
 		if err != nil || s.URL != url || !s.Active {
-			return nil // gone or changed: that word was not for it
+			return nil // deleted or changed: the response was not meant for it
 		}
 		if s.Declared != "" {
 			n.registry.disableDeclared(id, url, why)

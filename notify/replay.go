@@ -16,7 +16,7 @@ import (
 )
 
 // ErrInactive reports that a subscription is disabled.
-var ErrInactive = errors.New("the subscription is switched off: switch it on first")
+var ErrInactive = errors.New("the subscription is disabled: activate it first")
 
 // maxReplay is how many events one replay may have.
 const maxReplay = 100_000
@@ -56,11 +56,11 @@ func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, ty
 	if err != nil || count == 0 {
 		return 0, err
 	}
-	word, _ := json.Marshal(order) // of numbers and words
+	word, _ := json.Marshal(order) // cannot fail: numbers and words
 	if _, err := n.js.Publish(ctx, "bellhop.delivery."+id+".replay."+rand.Text(), word); err != nil {
 		return 0, fmt.Errorf("write bellhop_outbox: replay for %s: %w", id, err)
 	}
-	n.js.Conn().Publish(replaySubject, nil) // if it fails, it is missed
+	n.js.Conn().Publish(replaySubject, nil) // a lost message only delays the others
 	return count, nil
 }
 
@@ -162,7 +162,7 @@ func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 	asked := make(chan struct{}, 1)
 	sub, err := l.js.Conn().Subscribe(replaySubject, func(*nats.Msg) { signal(asked) })
 	if err != nil {
-		l.log.Warn("replays are late", "err", err)
+		l.log.Warn("replays delayed", "err", err)
 	} else {
 		defer sub.Unsubscribe()
 	}
@@ -170,7 +170,7 @@ func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 	defer look.Stop()
 	for ctx.Err() == nil {
 		if err := l.readReplays(ctx, known); err != nil && ctx.Err() == nil {
-			l.log.Warn("replays are late", "err", err)
+			l.log.Warn("replays delayed", "err", err)
 			sleep(ctx, time.Second)
 			continue
 		}
@@ -195,7 +195,7 @@ func (l *deliveryLoop) readReplays(ctx context.Context, known *uint64) error {
 		}
 		*known = m.Sequence
 		if len(m.Header) > 0 {
-			continue // our own word of how far it is
+			continue // a progress update of this loop
 		}
 		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject, "bellhop.delivery."), ".")
 		r, err := decodeLogRead(subscription, name, m.Data)
@@ -204,7 +204,7 @@ func (l *deliveryLoop) readReplays(ctx context.Context, known *uint64) error {
 		}
 		if l.handoff.shared {
 			if err := l.registry.syncSubscriptions(ctx); err != nil && ctx.Err() == nil {
-				l.log.Warn("subscriptions may be old", "err", err)
+				l.log.Warn("subscriptions not refreshed", "err", err)
 			}
 		}
 		select {

@@ -73,7 +73,7 @@ func (p *sampler) makeEvent(typ string) *dialog.Event {
 	switch kind {
 	case dialog.DialIn, dialog.DialOut, dialog.Ringing:
 		e.Status = dialog.Calling
-	case dialog.Transfer: // of the other, to outside
+	case dialog.Transfer: // the other party is transferred to an outside number
 		e.CallerExtension, e.CalledNumber, e.CalledExtension = &p.extension, "+442079460147", nil
 		e.SipCode, e.SipReason = 200, "OK"
 	case dialog.Hangup:

@@ -299,7 +299,7 @@ func (s *scheduler) applySubscription(sub Subscription, failing time.Time) {
 		s.subscribers[sub.ID] = sr
 	}
 	sr.sub, sr.typeMask = &sub, typeMask(sub.Types)
-	sr.url, _ = url.Parse(urlBeforeVariables(sub.URL)) // Validate has parsed both
+	sr.url, _ = url.Parse(urlBeforeVariables(sub.URL)) // Validate has parsed it
 	sr.signer = newSigner(&sub)
 	sr.regex, _ = compileAnchored(sub.ExtensionRegex)
 	if sub.ExtensionRegex != "" {
@@ -310,7 +310,7 @@ func (s *scheduler) applySubscription(sub Subscription, failing time.Time) {
 		s.byUser[user] = append(s.byUser[user], sr)
 	}
 	s.attachEndpoint(sr)
-	if edited { // what has failed is not what is tried from now on
+	if edited { // earlier failures do not concern the new form
 		s.closeSubscriber(sr)
 	}
 	s.enqueueSubscriber(sr)
@@ -345,7 +345,7 @@ func (s *scheduler) attachEndpoint(sr *subscriber) {
 	s.releaseHeld(sr)
 	s.holdDue(sr)
 	if old.open() {
-		s.scheduleProbe(old.nextProbe) // what it was probed with may be gone
+		s.scheduleProbe(old.nextProbe) // its probe may have been a delivery of sr
 	}
 	s.leaveEndpoint(sr, old)
 	if old.open() || e.open() {
@@ -454,7 +454,7 @@ func (s *scheduler) restoreDelivery(subscription, name string, d *delivery, lost
 	if sr := s.subscribers[subscription]; sr != nil && !lost {
 		d.saved = true
 		if d.seq > s.settledPosition(sr) {
-			s.inOutbox[deliveryKey{d.seq, subscription}] = true // add or addAgain will meet it again
+			s.inOutbox[deliveryKey{d.seq, subscription}] = true // addEvent or addCatchUpEvent will meet the event again
 		}
 		s.enqueueDelivery(sr, name, d)
 		return
@@ -619,7 +619,7 @@ func (s *scheduler) nextAttempt(now time.Time) *attempt {
 // startAttempt returns an attempt at the first due delivery of sr, or nil if there is none.
 func (s *scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) *attempt {
 	if sr.endpoint != e {
-		return nil // has moved: stands in line there
+		return nil // it has moved to another endpoint and is enqueued there
 	}
 	sr.enqueued = false
 	defer s.enqueueSubscriber(sr)
@@ -629,7 +629,7 @@ func (s *scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) *at
 	d := sr.due.pop()
 	switch {
 	case d.state != due:
-		return nil // was canceled
+		return nil // it was canceled
 	case d.expired(now):
 		s.endDelivery(d, expired)
 		return nil
@@ -738,7 +738,7 @@ func (s *scheduler) scheduleRetry(now time.Time, a *attempt, probe bool) {
 	if d.dueAt.After(now) {
 		s.backOff(d)
 	} else {
-		s.makeDue(d) // and is held
+		s.makeDue(d) // a blocked one becomes held
 	}
 	s.saveDelivery(d)
 	s.saveQueue(d.queue)
@@ -893,7 +893,7 @@ func (s *scheduler) outboxUpdates(now time.Time) (updates []outboxUpdate) {
 		d := s.unsaved.pop()
 		d.unsaved = false
 		if d.state == ended && !d.saved {
-			continue // it never heard of it
+			continue // the outbox never had it
 		}
 		d.saving = true
 		updates = append(updates, outboxUpdate{delivery: d, ended: d.state == ended})
@@ -923,7 +923,7 @@ func (s *scheduler) finishUpdate(u outboxUpdate, err error) {
 		if r := d.queue.subscriber.replayOf(d); u.ended && r != nil {
 			d = r // whose word takes the place of that of d
 		}
-		d.saved = true // it may have: the answer may be what was lost
+		d.saved = true // the message may be stored: perhaps only its acknowledgement was lost
 		s.saveDelivery(d)
 		return
 	}

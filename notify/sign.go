@@ -63,7 +63,7 @@ func checkSecrets(s *Subscription) *Invalid {
 	case s.OldSecret != "" && errOld != nil:
 		return &Invalid{"old_secret", errOld.Error()}
 	case s.OldSecret != "" && s.Secret == "":
-		return &Invalid{"old_secret", "is of no use without secret"}
+		return &Invalid{"old_secret", "needs secret"}
 	}
 	return nil
 }

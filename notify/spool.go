@@ -21,12 +21,12 @@ func (n *Notifier) loadSpool() {
 	}
 	events, err := n.config.Spool.Load()
 	if err != nil {
-		n.log.Error("unpublished events cannot all be read", "events", len(events), "err", err)
+		n.log.Error("spool not read completely", "events", len(events), "err", err)
 	}
 	if len(events) == 0 {
 		return
 	}
-	n.log.Info("unpublished events are published now", "events", len(events))
+	n.log.Info("unpublished events read from the spool", "events", len(events))
 	n.spooled = true
 	n.publisher.mu.Lock()
 	defer n.publisher.mu.Unlock()
@@ -44,7 +44,7 @@ func (n *Notifier) clearSpool() {
 		return
 	}
 	if err := n.config.Spool.Save(nil); err != nil {
-		n.log.Error("published events cannot be removed from the spool: they will be refused", "err", err)
+		n.log.Error("spool not cleared: the stream will refuse its events", "err", err)
 	}
 	n.spooled = false
 }
@@ -60,12 +60,12 @@ func (n *Notifier) saveSpool() {
 	var err error
 	if n.config.Spool != nil {
 		if err = n.config.Spool.Save(events); err == nil {
-			n.log.Warn("the store did not take events: they are kept for the next start", "events", len(events))
+			n.log.Warn("unpublished events saved for the next start", "events", len(events))
 			return
 		}
 	}
 	n.publisher.mu.Lock()
 	n.publisher.dropped += uint64(len(events))
 	n.publisher.mu.Unlock()
-	n.log.Error("events are lost: the store did not take them", "events", len(events), "err", err)
+	n.log.Error("events lost: the store did not accept them", "events", len(events), "err", err)
 }

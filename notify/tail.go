@@ -92,7 +92,7 @@ func (n *Notifier) closeTailCache() {
 func (n *Notifier) fillTailCache(ctx context.Context, c *tailCache) error {
 	sub, err := n.subscribeEnds(c.raiseEnd)
 	if err != nil {
-		n.log.Warn("who follows the log hears of events late", "err", err)
+		n.log.Warn("announcements of the log end not received: tails are late", "err", err)
 	} else {
 		defer sub.Unsubscribe()
 	}
@@ -107,7 +107,7 @@ func (n *Notifier) fillTailCache(ctx context.Context, c *tailCache) error {
 			if info, err := n.events.Info(ctx); err == nil {
 				c.raiseEnd(info.State.LastSeq)
 			} else if ctx.Err() == nil {
-				n.log.Warn("it is not known how far the log goes", "err", err)
+				n.log.Warn("end of the event log unknown", "err", err)
 			}
 		}
 		for end := c.knownEnd(); position < end && ctx.Err() == nil; {
@@ -138,7 +138,7 @@ func (n *Notifier) readNext(ctx context.Context, from, to uint64) (entries []ent
 	to = min(to, from+readSize)
 	entries = n.collectRange(ctx, from+1, to)
 	if ctx.Err() != nil {
-		return nil, from // what ends early is not all
+		return nil, from // the events are incomplete if ctx has ended
 	}
 	return entries, to
 }

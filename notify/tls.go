@@ -35,9 +35,9 @@ func checkTLS(s *Subscription) *Invalid {
 	}
 	switch {
 	case s.TLSCert == "" && s.TLSKey != "":
-		return &Invalid{"tls_cert", "is missing: tls_key is of no use without it"}
+		return &Invalid{"tls_cert", "is missing: tls_key needs it"}
 	case s.TLSCert != "" && s.TLSKey == "":
-		return &Invalid{"tls_key", "is missing: tls_cert is of no use without it"}
+		return &Invalid{"tls_key", "is missing: tls_cert needs it"}
 	case len(s.TLSKey) > maxPEM:
 		return &Invalid{"tls_key", "is longer than 32 KiB"}
 	case s.TLSCert != "":
@@ -49,7 +49,7 @@ func checkTLS(s *Subscription) *Invalid {
 		}
 	}
 	if s.hasOwnTLS() && strings.HasPrefix(strings.ToLower(s.URL), "http:") {
-		return &Invalid{"url", "must begin with https:// for tls_ca and tls_cert to be of use"}
+		return &Invalid{"url", "must begin with https:// if tls_ca or tls_cert is set"}
 	}
 	return nil
 }
