@@ -33,26 +33,26 @@ const benchRequests = 16
 // long as no more than 1000 are under way.
 func BenchmarkCallback(b *testing.B) {
 	for _, dialect := range measured {
-		b.Run(string(dialect), func(b *testing.B) { callback(b, dialect, 0) })
+		b.Run(string(dialect), func(b *testing.B) { deliverCallbacks(b, dialect, 0) })
 	}
-	b.Run("paced", func(b *testing.B) { callback(b, JSON, 200) })
+	b.Run("paced", func(b *testing.B) { deliverCallbacks(b, JSON, 200) })
 }
 
 // callback delivers b.N events or some more, of rate calls a second; 0: as fast as it can.
-func callback(b *testing.B, dialect Dialect, rate int) {
+func deliverCallbacks(b *testing.B, dialect Dialect, rate int) {
 	js, closeStore := openStore(b, b.TempDir())
 	defer closeStore()
-	n, stop := start(b, js, Config{Allow: loopback})
+	n, stop := startNotifier(b, js, Config{Allow: loopback})
 	defer stop()
 	sink := startSink(b)
 	s := NewSubscription()
 	s.Extension, s.Types, s.URL, s.Dialect, s.MaxInFlight = "101", []string{"dial-out", "answer", "hangup"}, sink+"hook", dialect, benchRequests
-	subscribe(b, n, s)
+	mustSubscribe(b, n, s)
 	like := callOf(0)
 	said := uint64(0)
 	b.ReportAllocs()
 	b.ResetTimer()
-	before, begin := cpu(), time.Now()
+	before, begin := cpuTime(), time.Now()
 	for i := 0; said < uint64(b.N); i++ {
 		events, now := slices.Clone(like), time.Now()
 		call := fmt.Sprintf("%032x", 16*i)
@@ -72,11 +72,11 @@ func callback(b *testing.B, dialect Dialect, rate int) {
 	for n.Stats().Delivered < said {
 		sleep(b.Context(), time.Millisecond)
 	}
-	report(b, before, begin, int(said))
+	reportCost(b, before, begin, int(said))
 	if dialect == Unified { // says no time
 		return
 	}
-	late := lateness(b, sink)
+	late := askLateness(b, sink)
 	b.ReportMetric(late.P50, "late-p50-ms")
 	b.ReportMetric(late.P99, "late-p99-ms")
 }
@@ -103,7 +103,7 @@ func barePost(b *testing.B, dialect Dialect) {
 	defer transport.CloseIdleConnections()
 	b.ReportAllocs()
 	b.ResetTimer()
-	before, begin := cpu(), time.Now()
+	before, begin := cpuTime(), time.Now()
 	var posters sync.WaitGroup
 	turns := make(chan struct{}, b.N)
 	for range b.N {
@@ -126,19 +126,19 @@ func barePost(b *testing.B, dialect Dialect) {
 		})
 	}
 	posters.Wait()
-	report(b, before, begin, b.N)
+	reportCost(b, before, begin, b.N)
 }
 
 // report says what n events cost since.
-func report(b *testing.B, before time.Duration, begin time.Time, n int) {
-	used, took := cpu()-before, time.Since(begin)
+func reportCost(b *testing.B, before time.Duration, begin time.Time, n int) {
+	used, took := cpuTime()-before, time.Since(begin)
 	b.ReportMetric(float64(used.Nanoseconds())/1000/float64(n), "cpu-µs/op")
 	b.ReportMetric(float64(n)/took.Seconds(), "callbacks/s")
 }
 
 // BenchmarkPayload writes the payloads of an answered call's hangup.
 func BenchmarkPayload(b *testing.B) {
-	e := samples()[8]
+	e := sampleEvents()[8]
 	for _, dialect := range []Dialect{Unified, Telphin, CTI, JSON, CloudEvents} {
 		b.Run(string(dialect), func(b *testing.B) {
 			s := Subscription{Dialect: dialect, Method: "POST"}
@@ -164,7 +164,7 @@ func BenchmarkPayload(b *testing.B) {
 }
 
 // cpu is what this process has used so far, in the kernel too.
-func cpu() time.Duration {
+func cpuTime() time.Duration {
 	var r syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &r)
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
@@ -195,13 +195,13 @@ func startSinks(b testing.TB, n int) (urls []string) {
 }
 
 // A late says how long after their events callbacks came to a sink, in ms.
-type late struct {
+type sinkLateness struct {
 	N             int
 	P50, P99, Max float64
 }
 
 // lateness asks a sink about what came since it was last asked.
-func lateness(b testing.TB, sink string) (l late) {
+func askLateness(b testing.TB, sink string) (l sinkLateness) {
 	b.Helper()
 	res, err := http.Get(sink + "late")
 	if err != nil {
@@ -217,7 +217,7 @@ func lateness(b testing.TB, sink string) (l late) {
 
 // sink answers every request with 200, until it is killed. What comes to /hook is
 // measured; /slow takes its time.
-func sink() {
+func runSink() {
 	must := func(err error) {
 		if err != nil {
 			panic(err)
@@ -241,7 +241,7 @@ func sink() {
 	mux.HandleFunc("GET /late", func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
-		l := late{N: len(lates)}
+		l := sinkLateness{N: len(lates)}
 		if slices.Sort(lates); l.N > 0 {
 			l.P50, l.P99, l.Max = lates[l.N/2], lates[l.N*99/100], lates[l.N-1]
 		}

@@ -33,8 +33,8 @@ func pagesOf(t *testing.T, n *Notifier, q Query) (ids []string) {
 
 // Pages of any size are the log, also where it has gaps; read again, they cost
 // the store next to nothing.
-func TestPagesOfTheLog(t *testing.T) {
-	played(t, Config{}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+func TestPagesCoverTheLog(t *testing.T) {
+	playWithTransport(t, Config{}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
 		for i := range readSize + 5 { // three events each
 			n.Say(callOf(i))
 		}
@@ -85,8 +85,8 @@ func TestPagesOfTheLog(t *testing.T) {
 }
 
 // What is in memory grows too old as in the log.
-func TestShelvedGrowOld(t *testing.T) {
-	played(t, Config{KeepEvents: time.Hour}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+func TestCachedBlocksExpire(t *testing.T) {
+	playWithTransport(t, Config{KeepEvents: time.Hour}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
 		for i := range readSize {
 			e := callOf(i)
 			for k := range e {

@@ -24,16 +24,16 @@ import (
 )
 
 // readAgain reads the pages that the lanes want now.
-func (s *stage) readAgain() (read string) {
+func (s *schedulerTest) readPages() (read string) {
 	for r, from, to := s.nextPage(); r != nil; r, from, to = s.nextPage() {
 		read += fmt.Sprintf("%s %d-%d ", r.subscriber.sub.ID, from, to)
-		s.addPage(s.now, r, to, s.page(from, to))
+		s.addPage(s.now, r, to, s.entriesBetween(from, to))
 	}
 	return strings.TrimSpace(read)
 }
 
 // page is what of the log is from one place to another.
-func (s *stage) page(from, to uint64) (entries []entry) {
+func (s *schedulerTest) entriesBetween(from, to uint64) (entries []entry) {
 	for _, e := range s.log {
 		if e.seq >= from && e.seq <= to {
 			entries = append(entries, e)
@@ -43,12 +43,12 @@ func (s *stage) page(from, to uint64) (entries []entry) {
 }
 
 // take answers every attempt at a subscription that can be made now.
-func (s *stage) take(id string) (taken string) {
-	for as := s.attempts(); len(as) > 0; as = s.attempts() {
+func (s *schedulerTest) takeAttempts(id string) (taken string) {
+	for as := s.takeDueAttempts(); len(as) > 0; as = s.takeDueAttempts() {
 		for _, a := range as {
 			if a.sub.ID == id {
-				taken += s.label(a.delivery) + " "
-				s.answer(a, delivered)
+				taken += s.labelOf(a.delivery) + " "
+				s.finish(a, delivered)
 			}
 		}
 	}
@@ -57,76 +57,76 @@ func (s *stage) take(id string) (taken string) {
 
 // sayTo has calls end one after the other, and answers all attempts but those at
 // dead.
-func (s *stage) sayTo(dead string, from, to int) (unanswered []*attempt) {
+func (s *schedulerTest) publishTo(dead string, from, to int) (unanswered []*attempt) {
 	for i := from; i < to; i++ {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
-		for _, a := range s.attempts() {
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
+		for _, a := range s.takeDueAttempts() {
 			if a.sub.ID == dead {
 				unanswered = append(unanswered, a)
 			} else {
-				s.answer(a, delivered)
+				s.finish(a, delivered)
 			}
 		}
 	}
 	return unanswered
 }
 
-func TestBehind(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"), sub("well", "http://well/"))
+func TestLaggingSubscriptionCatchesUp(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"), testSubscription("well", "http://well/"))
 	s.maxPending, s.posts = 4, false
-	as := s.sayTo("a", 1, 9)
-	s.want("what waits, and what the other one got", fmt.Sprint(s.pending, len(s.ends)), "4 8")
-	s.want("who is behind", fmt.Sprint(s.lagging, s.subscribers["a"].lag != nil), "1 true")
-	s.want("nothing is read before there is room", s.readAgain(), "")
+	as := s.publishTo("a", 1, 9)
+	s.wantEqual("what waits, and what the other one got", fmt.Sprint(s.pending, len(s.ends)), "4 8")
+	s.wantEqual("who is behind", fmt.Sprint(s.lagging, s.subscribers["a"].lag != nil), "1 true")
+	s.wantEqual("nothing is read before there is room", s.readPages(), "")
 
-	s.sleep(outboxDelay)
-	s.want("what is told", fmt.Sprint(s.post(errUnanswered)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
-	s.want("the floor stays below", fmt.Sprint(s.cursor), "0")
-	s.want("it is told again", fmt.Sprint(s.post(nil)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
-	s.want("then the floor rises", fmt.Sprint(s.cursor), "8")
+	s.sleepFor(outboxDelay)
+	s.wantEqual("what is told", fmt.Sprint(s.writeUpdates(errUnanswered)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
+	s.wantEqual("the floor stays below", fmt.Sprint(s.cursor), "0")
+	s.wantEqual("it is told again", fmt.Sprint(s.writeUpdates(nil)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
+	s.wantEqual("then the floor rises", fmt.Sprint(s.cursor), "8")
 
-	s.answer(as[0], delivered)
-	s.want("no room yet", s.readAgain(), "")
-	s.answer(as[1], delivered)
-	s.want("at half of the limit", s.readAgain(), "a 5-6")
-	s.want("one page at a time", s.readAgain(), "")
-	s.want("the page is told", fmt.Sprint(s.post(nil)), "[gone c1/1 gone c2/2 c5/5 after 0 c6/6 after 0 floor 8]")
-	s.say("c9", dialog.Hangup)
-	more := s.attempts()
-	s.want("what is sent", s.labels(more), "c5/5 c9/9 c6/6")
-	s.want("then how far it is", fmt.Sprint(s.post(nil)), "[behind after 6]")
+	s.finish(as[0], delivered)
+	s.wantEqual("no room yet", s.readPages(), "")
+	s.finish(as[1], delivered)
+	s.wantEqual("at half of the limit", s.readPages(), "a 5-6")
+	s.wantEqual("one page at a time", s.readPages(), "")
+	s.wantEqual("the page is told", fmt.Sprint(s.writeUpdates(nil)), "[gone c1/1 gone c2/2 c5/5 after 0 c6/6 after 0 floor 8]")
+	s.publish("c9", dialog.Hangup)
+	more := s.takeDueAttempts()
+	s.wantEqual("what is sent", s.labelsOf(more), "c5/5 c9/9 c6/6")
+	s.wantEqual("then how far it is", fmt.Sprint(s.writeUpdates(nil)), "[behind after 6]")
 	for _, a := range append(more, as[2:]...) {
-		s.answer(a, delivered)
+		s.finish(a, delivered)
 	}
-	s.want("the next", s.readAgain(), "a 7-8")
-	s.want("all are sent", s.take("a"), "c7/7 c8/8")
-	s.want("it has not caught up", fmt.Sprint(s.lagging), "1")
-	s.want("the last", s.readAgain(), "a 9-9")
-	s.want("which is sent", s.take("a"), "c9/9")
-	s.want("it has caught up", fmt.Sprint(s.lagging, s.dueLogReads.len()), "0 0")
-	s.say("c10", dialog.Hangup)
-	s.want("what is new goes straight", s.take("a"), "c10/10")
-	s.sleep(cursorSaveInterval)
-	s.want("that it has is told", fmt.Sprint(s.post(nil)), "[gone behind gone c5/5 gone c6/6 gone c3/3 gone c4/4 floor 9]")
+	s.wantEqual("the next", s.readPages(), "a 7-8")
+	s.wantEqual("all are sent", s.takeAttempts("a"), "c7/7 c8/8")
+	s.wantEqual("it has not caught up", fmt.Sprint(s.lagging), "1")
+	s.wantEqual("the last", s.readPages(), "a 9-9")
+	s.wantEqual("which is sent", s.takeAttempts("a"), "c9/9")
+	s.wantEqual("it has caught up", fmt.Sprint(s.lagging, s.dueLogReads.len()), "0 0")
+	s.publish("c10", dialog.Hangup)
+	s.wantEqual("what is new goes straight", s.takeAttempts("a"), "c10/10")
+	s.sleepFor(cursorSaveInterval)
+	s.wantEqual("that it has is told", fmt.Sprint(s.writeUpdates(nil)), "[gone behind gone c5/5 gone c6/6 gone c3/3 gone c4/4 floor 9]")
 }
 
 // An event that is too old when it is read again is over without an attempt.
-func TestBehindTooLong(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+func TestLaggingEventExpires(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.maxPending = 2
-	s.say("c", dialog.Hangup)
-	s.say("d", dialog.DialIn, dialog.Answer, dialog.Hangup)
-	held := s.attempts()
-	s.sleep(liveTTL)
+	s.publish("c", dialog.Hangup)
+	s.publish("d", dialog.DialIn, dialog.Answer, dialog.Hangup)
+	held := s.takeDueAttempts()
+	s.sleepFor(liveTTL)
 	s.ends = nil
-	s.answer(held[0], delivered)
-	s.answer(held[1], delivered)
-	s.readAgain()
-	s.want("what came of them", strings.Join(s.ends, ", "), "1m0s a c/1 delivered, 1m0s a d/2 delivered, 1m0s a d/3 expired")
-	s.want("what is sent", s.take("a"), "d/4")
+	s.finish(held[0], delivered)
+	s.finish(held[1], delivered)
+	s.readPages()
+	s.wantEqual("what came of them", strings.Join(s.ends, ", "), "1m0s a c/1 delivered, 1m0s a d/2 delivered, 1m0s a d/3 expired")
+	s.wantEqual("what is sent", s.takeAttempts("a"), "d/4")
 }
 
-func TestUnsubscribedWhileBehind(t *testing.T) {
+func TestUnsubscribedWhileLagging(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		told bool
@@ -136,78 +136,78 @@ func TestUnsubscribedWhileBehind(t *testing.T) {
 		{"after", true, "[gone behind gone c1/1 gone c2/2 gone c3/3 gone c4/4]"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStage(t, sub("a", "http://a/"))
+			s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 			s.maxPending, s.posts = 4, false
-			as := s.sayTo("a", 1, 9)
+			as := s.publishTo("a", 1, 9)
 			if tt.told {
-				s.sleep(outboxDelay)
-				s.post(nil)
-				s.post(nil)
+				s.sleepFor(outboxDelay)
+				s.writeUpdates(nil)
+				s.writeUpdates(nil)
 			}
-			s.answer(as[0], delivered)
-			s.answer(as[1], delivered)
+			s.finish(as[0], delivered)
+			s.finish(as[1], delivered)
 			r, from, to := s.nextPage() // a page is on its way
-			off := sub("a", "http://a/")
+			off := testSubscription("a", "http://a/")
 			off.Active = false
 			s.applySubscription(off, time.Time{})
-			s.addPage(s.now, r, to, s.page(from, to))
-			s.answer(as[2], willRetry)
-			s.answer(as[3], willRetry)
-			s.sleep(cursorSaveInterval)
-			s.want("what the outbox hears", fmt.Sprint(s.post(nil)), tt.want)
-			s.want("what is left", fmt.Sprint(s.lagging, s.pending, s.cursor, s.unsavedLogReads.len()), "0 0 8 0")
-			s.want("what is read", s.readAgain(), "")
-			s.applySubscription(sub("a", "http://a/"), time.Time{})
-			s.say("c9", dialog.Hangup)
-			s.want("once it is on again", s.take("a"), "c9/9")
+			s.addPage(s.now, r, to, s.entriesBetween(from, to))
+			s.finish(as[2], willRetry)
+			s.finish(as[3], willRetry)
+			s.sleepFor(cursorSaveInterval)
+			s.wantEqual("what the outbox hears", fmt.Sprint(s.writeUpdates(nil)), tt.want)
+			s.wantEqual("what is left", fmt.Sprint(s.lagging, s.pending, s.cursor, s.unsavedLogReads.len()), "0 0 8 0")
+			s.wantEqual("what is read", s.readPages(), "")
+			s.applySubscription(testSubscription("a", "http://a/"), time.Time{})
+			s.publish("c9", dialog.Hangup)
+			s.wantEqual("once it is on again", s.takeAttempts("a"), "c9/9")
 		})
 	}
 }
 
 // The word that a subscription is no longer behind does not reach the outbox; it
 // falls behind again, and that does.
-func TestBehindAgain(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+func TestLagsAgainBeforeUpdateIsStored(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.maxPending, s.posts = 1, false
-	s.say("c1", dialog.Hangup)
-	held := s.attempts()
-	s.say("c2", dialog.Hangup)
-	s.post(nil)
-	s.answer(held[0], delivered)
-	s.readAgain()
-	s.take("a")
+	s.publish("c1", dialog.Hangup)
+	held := s.takeDueAttempts()
+	s.publish("c2", dialog.Hangup)
+	s.writeUpdates(nil)
+	s.finish(held[0], delivered)
+	s.readPages()
+	s.takeAttempts("a")
 	letters := s.outboxUpdates(s.now) // that it has caught up
-	s.sayTo("a", 3, 5)
+	s.publishTo("a", 3, 5)
 	for _, u := range letters {
 		s.finishUpdate(u, errUnanswered)
 	}
-	s.want("told", fmt.Sprint(s.post(nil)), "[behind after 3]")
-	s.want("not taken back", fmt.Sprint(s.post(nil)), "[]")
+	s.wantEqual("told", fmt.Sprint(s.writeUpdates(nil)), "[behind after 3]")
+	s.wantEqual("not taken back", fmt.Sprint(s.writeUpdates(nil)), "[]")
 }
 
 // So many are owed something that their limits together are more than memory
 // should hold: each has its share.
-func TestShares(t *testing.T) {
+func TestRoomIsShared(t *testing.T) {
 	var subs []Subscription
 	for i := range 50 {
-		subs = append(subs, sub(fmt.Sprint("dead", i), "http://dead/"))
+		subs = append(subs, testSubscription(fmt.Sprint("dead", i), "http://dead/"))
 	}
-	s := newStage(t, append(subs, sub("well", "http://well/"))...)
+	s := newSchedulerTest(t, append(subs, testSubscription("well", "http://well/"))...)
 	s.maxPending = 10
 	for i := range 20 {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
-		s.want("the one that is well", s.take("well"), fmt.Sprintf("c%d/%d", i, i+1))
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
+		s.wantEqual("the one that is well", s.takeAttempts("well"), fmt.Sprintf("c%d/%d", i, i+1))
 	}
-	s.want("who is behind, and what waits", fmt.Sprint(s.lagging, s.pending), "50 100")
+	s.wantEqual("who is behind, and what waits", fmt.Sprint(s.lagging, s.pending), "50 100")
 }
 
 // A disk is an outbox that a crash leaves: the last word of each.
-type disk struct {
+type storedOutbox struct {
 	words  map[string][]byte
 	cursor uint64
 }
 
-func (d *disk) take(m *nats.Msg) {
+func (d *storedOutbox) applyMessage(m *nats.Msg) {
 	switch {
 	case m.Subject == cursorSubject:
 		d.cursor, _ = strconv.ParseUint(string(m.Data), 10, 64)
@@ -219,7 +219,7 @@ func (d *disk) take(m *nats.Msg) {
 }
 
 // restart begins anew with what the disk has.
-func (s *stage) restart(d *disk, subs ...Subscription) {
+func (s *schedulerTest) restartFrom(d *storedOutbox, subs ...Subscription) {
 	limit := s.maxPending
 	s.scheduler = newScheduler(s.onEnd)
 	s.maxPending = limit
@@ -263,13 +263,13 @@ func (s *stage) restart(d *disk, subs ...Subscription) {
 
 // Whatever happens in whatever order, crashes and replays too: everyone is told everything,
 // the events of a call in order, and never more waits than may.
-func TestBehindAndCrashes(t *testing.T) {
+func TestLagSurvivesCrashes(t *testing.T) {
 	for seed := range uint64(500) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		subs := []Subscription{sub("a", "http://a/"), sub("b", "http://b/")}
-		s := newStage(t, subs...)
+		subs := []Subscription{testSubscription("a", "http://a/"), testSubscription("b", "http://b/")}
+		s := newSchedulerTest(t, subs...)
 		s.maxPending, s.posts = 1+r.IntN(20), false
-		d := &disk{words: make(map[string][]byte)}
+		d := &storedOutbox{words: make(map[string][]byte)}
 		var under []*attempt
 		type page struct {
 			b  *logRead
@@ -283,12 +283,12 @@ func TestBehindAndCrashes(t *testing.T) {
 				first[key] = append(first[key], a.seq)
 			}
 			a.endpoint.breaker = breaker{}
-			s.answer(a, o)
+			s.finish(a, o)
 		}
 		post := func(n int) { // the first n of a wave reach the disk
 			for i, u := range s.outboxUpdates(s.now) {
 				if i < n {
-					d.take(u.outboxMessage())
+					d.applyMessage(u.outboxMessage())
 					s.finishUpdate(u, nil)
 				} else {
 					s.finishUpdate(u, errUnanswered)
@@ -299,16 +299,16 @@ func TestBehindAndCrashes(t *testing.T) {
 		for range 400 {
 			switch n := r.IntN(20); {
 			case n < 6:
-				s.say(fmt.Sprint("c", r.IntN(5)), dialog.Hangup)
+				s.publish(fmt.Sprint("c", r.IntN(5)), dialog.Hangup)
 			case n < 9:
-				under = append(under, s.attempts()...)
+				under = append(under, s.takeDueAttempts()...)
 			case n < 13 && len(under) > 0:
 				i := r.IntN(len(under))
 				answer(under[i], []outcome{willRetry, delivered, delivered}[r.IntN(3)])
 				under = slices.Delete(under, i, i+1)
 			case n < 15:
 				if b, from, to := s.nextPage(); b != nil {
-					pages = append(pages, page{b, to, s.page(from, to)})
+					pages = append(pages, page{b, to, s.entriesBetween(from, to)})
 				}
 			case n < 16 && len(pages) > 0:
 				s.addPage(s.now, pages[0].b, pages[0].to, pages[0].es)
@@ -317,21 +317,21 @@ func TestBehindAndCrashes(t *testing.T) {
 				post(batchSize)
 			case n < 19 && replays && s.seq > 0 && r.IntN(3) == 0: // somebody asks for a part of the log
 				from := 1 + r.Uint64N(s.seq)
-				b := s.again("a", from, from+r.Uint64N(s.seq-from+1), "hangup")
+				b := s.replayRange("a", from, from+r.Uint64N(s.seq-from+1), "hangup")
 				b.name = fmt.Sprint("replay.", r.Uint64())
 				d.words["bellhop.delivery.a."+b.name], _ = json.Marshal(storedLogRead{b.after, b.to, b.types})
 			case n < 19:
-				s.sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
+				s.sleepFor(time.Duration(r.IntN(2000)) * time.Millisecond)
 			case crashes && r.IntN(3) == 0:
 				for i, u := range s.outboxUpdates(s.now) { // some are on their way
 					if i < r.IntN(10) {
-						d.take(u.outboxMessage())
+						d.applyMessage(u.outboxMessage())
 					} else {
 						break
 					}
 				}
 				under, pages = nil, nil
-				s.restart(d, subs...)
+				s.restartFrom(d, subs...)
 			}
 			for id, target := range s.subscribers {
 				if n := len(target.pendingSeqs()); n != target.pending {
@@ -346,16 +346,16 @@ func TestBehindAndCrashes(t *testing.T) {
 			if i > 10_000 {
 				t.Fatalf("seed %d: %d wait, %d are behind, %v", seed, s.pending, s.lagging, d.words)
 			}
-			for _, a := range append(under, s.attempts()...) {
+			for _, a := range append(under, s.takeDueAttempts()...) {
 				answer(a, delivered)
 			}
 			for _, p := range pages {
 				s.addPage(s.now, p.b, p.to, p.es)
 			}
 			under, pages = nil, nil
-			s.readAgain()
+			s.readPages()
 			post(batchSize)
-			s.sleep(time.Second)
+			s.sleepFor(time.Second)
 		}
 		want := map[string][]uint64{}
 		for _, e := range s.log {
@@ -386,7 +386,7 @@ func startSmall(t *testing.T, js jetstream.JetStream, c Config, limit int) (*Not
 		t.Fatal(err)
 	}
 	n.maxPending = limit
-	stop := run(n)
+	stop := runNotifier(n)
 	t.Cleanup(stop)
 	return n, stop
 }
@@ -394,7 +394,7 @@ func startSmall(t *testing.T, js jetstream.JetStream, c Config, limit int) (*Not
 // A receiver is down and owed more than may wait: the other one is told at once.
 // When it is up again it is told the rest, in order; a store that was killed
 // meanwhile, whenever it was, tells it the rest too.
-func TestBehindInTheStore(t *testing.T) {
+func TestCatchesUpAfterKill(t *testing.T) {
 	const limit, calls = 50, 400
 	dir, crashed := t.TempDir(), []string{t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()}
 	synctest.Test(t, func(t *testing.T) {
@@ -403,7 +403,7 @@ func TestBehindInTheStore(t *testing.T) {
 		var up, slow atomic.Bool
 		var mu sync.Mutex
 		late := time.Duration(0)
-		w := &wire{start: time.Now(), answer: func(_ int, r request) (int, http.Header) {
+		w := &fakeWire{start: time.Now(), answer: func(_ int, r request) (int, http.Header) {
 			switch at, _ := eventTime([]byte(r.body)); {
 			case r.URL.Host == "well":
 				mu.Lock()
@@ -416,12 +416,12 @@ func TestBehindInTheStore(t *testing.T) {
 			}
 			return 200, nil
 		}}
-		c := Config{Transport: w, Prompt: true, KeepEvents: forGood}
+		c := Config{Transport: w, Prompt: true, KeepEvents: keepForever}
 		n, stop := startSmall(t, js, c, limit)
 		for _, host := range []string{"dead", "well"} {
-			s := sub("", "http://"+host+"/")
+			s := testSubscription("", "http://"+host+"/")
 			s.Dialect = Telphin
-			subscribe(t, n, s)
+			mustSubscribe(t, n, s)
 		}
 		taken := func(host string) (got []request) {
 			w.mu.Lock()
@@ -463,7 +463,7 @@ func TestBehindInTheStore(t *testing.T) {
 		if s := n.Stats(); s.Behind != 0 || s.Pending != 0 || s.Lost != 0 || s.Delivered+s.Expired != 6*calls {
 			t.Errorf("in the end: %+v", s)
 		}
-		if err := check(taken("dead"), 0, calls); err != nil {
+		if err := checkCalls(taken("dead"), 0, calls); err != nil {
 			t.Error(err)
 		}
 		time.Sleep(time.Minute)
@@ -483,7 +483,7 @@ func TestBehindInTheStore(t *testing.T) {
 			if i == 0 {
 				said = 100
 			}
-			if err := check(taken("dead"), 0, said); err != nil {
+			if err := checkCalls(taken("dead"), 0, said); err != nil {
 				t.Errorf("after crash %d: %v", i, err)
 			}
 			if s := n.Stats(); s.Behind != 0 || s.Pending != 0 || s.Lost != 0 {
@@ -499,16 +499,16 @@ func TestBehindInTheStore(t *testing.T) {
 }
 
 // What has left the log before it was read again is lost, and counted.
-func TestLost(t *testing.T) {
+func TestLostEventsAreCounted(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
 		var up atomic.Bool
-		w := &wire{start: time.Now(), answer: upOrDown(&up)}
+		w := &fakeWire{start: time.Now(), answer: upOrDown(&up)}
 		n, stop := startSmall(t, js, Config{Transport: w, Prompt: true}, 10)
 		defer stop()
-		subscribe(t, n, sub("", "http://dead/"))
+		mustSubscribe(t, n, testSubscription("", "http://dead/"))
 		for i := range 5000 {
 			n.Say(callOf(i)[2:])
 			if i%100 == 0 {
@@ -530,12 +530,12 @@ func TestLost(t *testing.T) {
 
 // BenchmarkBehind measures what a receiver that is dead costs in memory, with far
 // more events than may wait, and per delivery that waits.
-func BenchmarkBehind(b *testing.B) {
+func BenchmarkLag(b *testing.B) {
 	for b.Loop() {
 		var ended int
 		s, sweeper, words := newScheduler(func(*delivery, outcome) { ended++ }), newSweeper(), uint64(0)
-		s.applySubscription(sub("dead", "http://dead/"), time.Time{})
-		s.applySubscription(sub("well", "http://well/"), time.Time{})
+		s.applySubscription(testSubscription("dead", "http://dead/"), time.Time{})
+		s.applySubscription(testSubscription("well", "http://well/"), time.Time{})
 		heap := func() uint64 {
 			runtime.GC()
 			var m runtime.MemStats

@@ -18,18 +18,22 @@ import (
 
 // A site is how receivers of a test answer: by the path of the URL, how an attempt
 // ends and how long it takes.
-type site map[string]func() (outcome, fault, time.Duration)
+type receiverSite map[string]func() (outcome, fault, time.Duration)
 
-func well() (outcome, fault, time.Duration)    { return delivered, 0, 10 * time.Millisecond }
-func status() (outcome, fault, time.Duration)  { return willRetry, badStatus, 10 * time.Millisecond }
-func hangs() (outcome, fault, time.Duration)   { return willRetry, noAnswer, 5 * time.Second }
-func crashes() (outcome, fault, time.Duration) { return willRetry, noAnswer, time.Millisecond }
-func down() (outcome, fault, time.Duration)    { return willRetry, noConnection, time.Millisecond }
-func gone() (outcome, fault, time.Duration)    { return refused, 0, time.Millisecond }
+func answerOK() (outcome, fault, time.Duration) { return delivered, 0, 10 * time.Millisecond }
+func answerFailure() (outcome, fault, time.Duration) {
+	return willRetry, badStatus, 10 * time.Millisecond
+}
+func answerNever() (outcome, fault, time.Duration)    { return willRetry, noAnswer, 5 * time.Second }
+func dropConnection() (outcome, fault, time.Duration) { return willRetry, noAnswer, time.Millisecond }
+func refuseConnection() (outcome, fault, time.Duration) {
+	return willRetry, noConnection, time.Millisecond
+}
+func answer410() (outcome, fault, time.Duration) { return refused, 0, time.Millisecond }
 
 // serve answers as a site does for d; each step calls between with the time since
 // the start. Deliveries are lists of "when label" by subscription.
-func (s *stage) serve(d time.Duration, r site, every time.Duration, between func()) (attempted map[string][]time.Duration) {
+func (s *schedulerTest) serveSite(d time.Duration, r receiverSite, every time.Duration, between func()) (attempted map[string][]time.Duration) {
 	type ending struct {
 		at time.Time
 		a  *attempt
@@ -38,14 +42,14 @@ func (s *stage) serve(d time.Duration, r site, every time.Duration, between func
 	var under []ending
 	next := s.now
 	for until := s.now.Add(d); ; {
-		for _, a := range s.attempts() {
+		for _, a := range s.takeDueAttempts() {
 			attempted[a.sub.ID] = append(attempted[a.sub.ID], s.now.Sub(s.start))
 			o, f, took := r[a.url.Path]()
 			a.outcome, a.fault, a.detail = o, f, "it failed"
 			under = append(under, ending{s.now.Add(took), a})
 		}
 		if s.posts {
-			s.post(nil)
+			s.writeUpdates(nil)
 		}
 		at := until
 		if w, ok := s.nextWake(s.now); ok && w.Before(at) {
@@ -80,30 +84,30 @@ func (s *stage) serve(d time.Duration, r site, every time.Duration, between func
 }
 
 // call is the dial-in, answer and hangup of a call, said at once.
-func (s *stage) call(n int) {
-	s.say(fmt.Sprint("c", n), dialog.DialIn, dialog.Answer, dialog.Hangup)
+func (s *schedulerTest) publishCall(n int) {
+	s.publish(fmt.Sprint("c", n), dialog.DialIn, dialog.Answer, dialog.Hangup)
 }
 
 // A URL that fails, however, delays no other at its host.
 func TestFailingURLDelaysNoOther(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		site  site
+		site  receiverSite
 		pause string // the subscriptions whose own breaker is open in the end
 	}{
-		{"404 for good", site{"/good": well, "/a": status}, "a"},
-		{"410", site{"/good": well, "/a": gone}, ""},
-		{"hangs", site{"/good": well, "/a": hangs}, "a"},
-		{"closes without an answer", site{"/good": well, "/a": crashes}, "a"},
-		{"one answers 500, one hangs", site{"/good": well, "/a": status, "/b": hangs}, "a b"},
-		{"three hang", site{"/good": well, "/a": hangs, "/b": hangs, "/c": hangs}, "a b c"},
-		{"three hang, one crashes", site{"/good": well, "/a": hangs, "/b": hangs, "/c": hangs, "/d": crashes}, "a b c d"},
+		{"404 for good", receiverSite{"/good": answerOK, "/a": answerFailure}, "a"},
+		{"410", receiverSite{"/good": answerOK, "/a": answer410}, ""},
+		{"hangs", receiverSite{"/good": answerOK, "/a": answerNever}, "a"},
+		{"closes without an answer", receiverSite{"/good": answerOK, "/a": dropConnection}, "a"},
+		{"one answers 500, one hangs", receiverSite{"/good": answerOK, "/a": answerFailure, "/b": answerNever}, "a b"},
+		{"three hang", receiverSite{"/good": answerOK, "/a": answerNever, "/b": answerNever, "/c": answerNever}, "a b c"},
+		{"three hang, one crashes", receiverSite{"/good": answerOK, "/a": answerNever, "/b": answerNever, "/c": answerNever, "/d": dropConnection}, "a b c d"},
 	} {
 		for _, every := range []time.Duration{500 * time.Millisecond, 2 * time.Second, 2 * time.Minute} {
 			t.Run(fmt.Sprint(tt.name, ", a call in ", every), func(t *testing.T) {
-				s := newStage(t)
+				s := newSchedulerTest(t)
 				for path := range tt.site {
-					sub := sub(path[1:], "http://host"+path)
+					sub := testSubscription(path[1:], "http://host"+path)
 					sub.MaxInFlight = 20
 					s.applySubscription(sub, time.Time{})
 				}
@@ -112,12 +116,12 @@ func TestFailingURLDelaysNoOther(t *testing.T) {
 					if id := d.queue.subscriber.sub.ID; id == "good" {
 						late["good"] = max(late["good"], s.now.Sub(d.at))
 						if o != delivered {
-							t.Errorf("%s at /good ends as %v", s.label(d), o)
+							t.Errorf("%s at /good ends as %v", s.labelOf(d), o)
 						}
 					}
 				}
 				calls := 0
-				attempted := s.serve(100*every, tt.site, every, func() { calls++; s.call(calls) })
+				attempted := s.serveSite(100*every, tt.site, every, func() { calls++; s.publishCall(calls) })
 				if late["good"] > 100*time.Millisecond || len(attempted["good"]) < 3*(calls-1) {
 					t.Errorf("%d calls, %d attempts at /good, the last after %v", calls, len(attempted["good"]), late["good"])
 				}
@@ -126,8 +130,8 @@ func TestFailingURLDelaysNoOther(t *testing.T) {
 					open = append(open, sr.sub.ID)
 				}
 				slices.Sort(open)
-				s.want("own breakers", strings.Join(open, " "), tt.pause)
-				s.want("endpoints", fmt.Sprint(len(s.openEndpoints)), "0")
+				s.wantEqual("own breakers", strings.Join(open, " "), tt.pause)
+				s.wantEqual("endpoints", fmt.Sprint(len(s.openEndpoints)), "0")
 				for id, at := range attempted {
 					// five failures, those under way beside them, and then probes
 					if most := maxFailuresInRow + 20 + 8 + int(100*every/maxProbeInterval); id != "good" && len(at) > most {
@@ -143,12 +147,12 @@ func TestFailingURLDelaysNoOther(t *testing.T) {
 // back all that waited is delivered. No probe has used up an attempt.
 func TestHostReturns(t *testing.T) {
 	for _, out := range []time.Duration{20 * time.Second, 10 * time.Minute, 2 * time.Hour, 4 * 24 * time.Hour} {
-		for name, how := range map[string]func() (outcome, fault, time.Duration){"refuses": down, "hangs": hangs} {
+		for name, how := range map[string]func() (outcome, fault, time.Duration){"refuses": refuseConnection, "hangs": answerNever} {
 			t.Run(fmt.Sprint(name, " for ", out), func(t *testing.T) {
-				s := newStage(t, sub("a", "http://host/a"), sub("b", "http://host/b"), sub("other", "http://other/"))
-				r := site{"/": well, "/a": how, "/b": how}
+				s := newSchedulerTest(t, testSubscription("a", "http://host/a"), testSubscription("b", "http://host/b"), testSubscription("other", "http://other/"))
+				r := receiverSite{"/": answerOK, "/a": how, "/b": how}
 				calls := 0
-				attempted := s.serve(out, r, out/10, func() { calls++; s.call(calls) })
+				attempted := s.serveSite(out, r, out/10, func() { calls++; s.publishCall(calls) })
 				if n := len(attempted["a"]) + len(attempted["b"]); n > 2*60+int(out/maxProbeInterval)*2 {
 					t.Errorf("%d attempts while it was away", n)
 				}
@@ -157,9 +161,9 @@ func TestHostReturns(t *testing.T) {
 						s.Errorf("%s is paused: %v", id, b != nil)
 					}
 				}
-				s.serve(maxProbeInterval+10*time.Second, site{"/": well, "/a": well, "/b": well}, 0, nil)
-				s.want("pending", fmt.Sprint(s.pending), "0")
-				s.want("open breakers", fmt.Sprint(len(s.openEndpoints)+len(s.openSubscribers)), "0")
+				s.serveSite(maxProbeInterval+10*time.Second, receiverSite{"/": answerOK, "/a": answerOK, "/b": answerOK}, 0, nil)
+				s.wantEqual("pending", fmt.Sprint(s.pending), "0")
+				s.wantEqual("open breakers", fmt.Sprint(len(s.openEndpoints)+len(s.openSubscribers)), "0")
 				for _, end := range s.ends {
 					var at, id, label, how string
 					fmt.Sscan(end, &at, &id, &label, &how)
@@ -175,79 +179,79 @@ func TestHostReturns(t *testing.T) {
 
 // Each breaker is closed by its own success: an answer of any status shows that the
 // endpoint is up, and only a delivery that the subscription's URL takes.
-func TestWhatClosesABreaker(t *testing.T) {
+func TestEachBreakerNeedsOwnSuccess(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		back site
+		back receiverSite
 		want string // paused a minute later, and by which breaker
 	}{
-		{"all is well", site{"/a": well, "/b": well}, "a:- b:-"},
-		{"one path answers 500", site{"/a": status, "/b": well}, "a:subscription b:-"},
-		{"one path is gone", site{"/a": gone, "/b": well}, "b:-"},
-		{"one path hangs", site{"/a": hangs, "/b": well}, "a:subscription b:-"},
-		{"both hang", site{"/a": hangs, "/b": hangs}, "a:endpoint b:endpoint"},
-		{"it stays away", site{"/a": down, "/b": down}, "a:endpoint b:endpoint"},
+		{"all is well", receiverSite{"/a": answerOK, "/b": answerOK}, "a:- b:-"},
+		{"one path answers 500", receiverSite{"/a": answerFailure, "/b": answerOK}, "a:subscription b:-"},
+		{"one path is gone", receiverSite{"/a": answer410, "/b": answerOK}, "b:-"},
+		{"one path hangs", receiverSite{"/a": answerNever, "/b": answerOK}, "a:subscription b:-"},
+		{"both hang", receiverSite{"/a": answerNever, "/b": answerNever}, "a:endpoint b:endpoint"},
+		{"it stays away", receiverSite{"/a": refuseConnection, "/b": refuseConnection}, "a:endpoint b:endpoint"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStage(t, sub("a", "http://host/a"), sub("b", "http://host/b"))
+			s := newSchedulerTest(t, testSubscription("a", "http://host/a"), testSubscription("b", "http://host/b"))
 			for i := range 10 {
-				s.say(fmt.Sprint("c", i), dialog.Hangup)
+				s.publish(fmt.Sprint("c", i), dialog.Hangup)
 			}
-			s.serve(20*time.Second, site{"/a": down, "/b": down}, 0, nil)
-			s.want("the endpoint", fmt.Sprint(len(s.openEndpoints)), "1")
-			s.serve(4*time.Minute, tt.back, 0, nil)
+			s.serveSite(20*time.Second, receiverSite{"/a": refuseConnection, "/b": refuseConnection}, 0, nil)
+			s.wantEqual("the endpoint", fmt.Sprint(len(s.openEndpoints)), "1")
+			s.serveSite(4*time.Minute, tt.back, 0, nil)
 			var got []string
 			for id, sr := range s.subscribers {
 				_, of := sr.openBreaker()
 				got = append(got, id+":"+cmp.Or(of, "-"))
 			}
 			slices.Sort(got)
-			s.want("paused", strings.Join(got, " "), tt.want)
+			s.wantEqual("paused", strings.Join(got, " "), tt.want)
 		})
 	}
 }
 
 // Retry-After of one receiver postpones the deliveries of its own subscription alone,
 // and all of them while its breaker is open.
-func TestRetryAfterIsOfOneSubscription(t *testing.T) {
-	s := newStage(t, sub("a", "http://host/a"), sub("b", "http://host/b"))
+func TestRetryAfterConcernsOneSubscription(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://host/a"), testSubscription("b", "http://host/b"))
 	for i := range maxFailuresInRow {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	for as := s.attempts(); len(as) > 0; as = s.attempts() {
+	for as := s.takeDueAttempts(); len(as) > 0; as = s.takeDueAttempts() {
 		for _, a := range as {
 			if a.fault = badStatus; a.sub.ID == "b" {
-				s.answer(a, delivered)
+				s.finish(a, delivered)
 				continue
 			}
 			a.retryAfter = time.Minute
-			s.answer(a, willRetry)
+			s.finish(a, willRetry)
 		}
 	}
-	s.want("own breakers", fmt.Sprint(len(s.openSubscribers), len(s.openEndpoints)), "1 0")
-	attempted := s.serve(59*time.Second, site{"/a": well, "/b": well}, 10*time.Second, func() { s.say("new", dialog.Hangup) })
+	s.wantEqual("own breakers", fmt.Sprint(len(s.openSubscribers), len(s.openEndpoints)), "1 0")
+	attempted := s.serveSite(59*time.Second, receiverSite{"/a": answerOK, "/b": answerOK}, 10*time.Second, func() { s.publish("new", dialog.Hangup) })
 	if len(attempted["a"]) != 0 || len(attempted["b"]) != 6 {
 		t.Errorf("attempted %v", attempted)
 	}
-	s.serve(2*time.Second, site{"/a": well, "/b": well}, 0, nil)
-	s.want("then all comes", fmt.Sprint(s.pending, len(s.openSubscribers)), "0 0")
+	s.serveSite(2*time.Second, receiverSite{"/a": answerOK, "/b": answerOK}, 0, nil)
+	s.wantEqual("then all comes", fmt.Sprint(s.pending, len(s.openSubscribers)), "0 0")
 }
 
 // A delivery that its receiver never takes does not hold back what comes after it
 // in other calls: the next probe is of that.
-func TestProbeIsOfWhatWasAttemptedLeast(t *testing.T) {
-	s := newStage(t, sub("a", "http://host/a"))
+func TestProbePrefersFewestAttempts(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://host/a"))
 	poison := func(a *attempt) outcome {
 		if a.fault = badStatus; a.queue.name == "poison" {
 			return willRetry
 		}
 		return delivered
 	}
-	s.say("poison", dialog.Hangup)
-	s.plays(20*time.Minute, poison)
-	s.want("own breakers", fmt.Sprint(len(s.openSubscribers)), "1")
-	s.say("c", dialog.Hangup)
-	story := s.plays(maxProbeInterval, poison)
+	s.publish("poison", dialog.Hangup)
+	s.runAttempts(20*time.Minute, poison)
+	s.wantEqual("own breakers", fmt.Sprint(len(s.openSubscribers)), "1")
+	s.publish("c", dialog.Hangup)
+	story := s.runAttempts(maxProbeInterval, poison)
 	if len(s.openSubscribers) != 0 || s.pending != 1 || len(s.ends) != 1 {
 		t.Errorf("%d open, %d pending: %v", len(s.openSubscribers), s.pending, story)
 	}
@@ -265,62 +269,62 @@ func TestEditClosesOwnBreaker(t *testing.T) {
 		how  func() (outcome, fault, time.Duration)
 		want string // attempts within half a second, breakers open
 	}{
-		{"other header", func(s *Subscription) { s.Revision++; s.Headers = map[string]string{"X": "y"} }, status, "1 0"},
-		{"other path", func(s *Subscription) { s.URL = "http://host/b" }, status, "1 0"},
-		{"the host is down", func(s *Subscription) { s.Revision++ }, down, "0 1"},
-		{"other host", func(s *Subscription) { s.URL = "http://other/b" }, down, "1 0"},
+		{"other header", func(s *Subscription) { s.Revision++; s.Headers = map[string]string{"X": "y"} }, answerFailure, "1 0"},
+		{"other path", func(s *Subscription) { s.URL = "http://host/b" }, answerFailure, "1 0"},
+		{"the host is down", func(s *Subscription) { s.Revision++ }, refuseConnection, "0 1"},
+		{"other host", func(s *Subscription) { s.URL = "http://other/b" }, refuseConnection, "1 0"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStage(t, sub("a", "http://host/a"))
+			s := newSchedulerTest(t, testSubscription("a", "http://host/a"))
 			for i := range maxFailuresInRow {
-				s.say(fmt.Sprint("c", i), dialog.Hangup)
+				s.publish(fmt.Sprint("c", i), dialog.Hangup)
 			}
-			s.serve(10*time.Minute+500*time.Millisecond, site{"/a": tt.how}, 0, nil)
-			s.say("new", dialog.Hangup)
-			s.want("before", fmt.Sprint(len(s.attempts()), len(s.openSubscribers)+len(s.openEndpoints)), "0 1")
-			edited := sub("a", "http://host/a")
+			s.serveSite(10*time.Minute+500*time.Millisecond, receiverSite{"/a": tt.how}, 0, nil)
+			s.publish("new", dialog.Hangup)
+			s.wantEqual("before", fmt.Sprint(len(s.takeDueAttempts()), len(s.openSubscribers)+len(s.openEndpoints)), "0 1")
+			edited := testSubscription("a", "http://host/a")
 			tt.edit(&edited)
 			s.applySubscription(edited, time.Time{})
 			n := 0
-			for _, a := range s.attempts() {
+			for _, a := range s.takeDueAttempts() {
 				n = 1
-				s.answer(a, delivered)
+				s.finish(a, delivered)
 			}
-			s.want("after", fmt.Sprint(n, len(s.openSubscribers)+len(s.openEndpoints)), tt.want)
+			s.wantEqual("after", fmt.Sprint(n, len(s.openSubscribers)+len(s.openEndpoints)), tt.want)
 		})
 	}
 }
 
 // A slow URL that may have many attempts at once leaves its neighbours slots.
 func TestSlowURLLeavesSlots(t *testing.T) {
-	slow, other := sub("slow", "http://host/slow"), sub("other", "http://host/other")
+	slow, other := testSubscription("slow", "http://host/slow"), testSubscription("other", "http://host/other")
 	slow.MaxInFlight = 100
 	slow.Types, other.Types = []string{"hangup"}, []string{"message-in"}
-	s := newStage(t, slow, other)
+	s := newSchedulerTest(t, slow, other)
 	for i := range 200 {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	if n := len(s.attempts()); n != maxEndpointAttempts/2 {
+	if n := len(s.takeDueAttempts()); n != maxEndpointAttempts/2 {
 		t.Errorf("%d attempts of one at once", n)
 	}
-	s.say("m", dialog.MessageIn)
-	s.want("the other is attempted", s.labels(s.attempts()), "m/201")
+	s.publish("m", dialog.MessageIn)
+	s.wantEqual("the other is attempted", s.labelsOf(s.takeDueAttempts()), "m/201")
 }
 
 // Whatever receivers do, and subscriptions become: what is well is never late, and
 // once all is well nothing waits and no breaker is open.
-func TestBreakersOfMany(t *testing.T) {
+func TestBreakersWithManyReceivers(t *testing.T) {
 	for seed := range uint64(30) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 1))
-			ways := []func() (outcome, fault, time.Duration){well, status, hangs, crashes}
-			answers := site{"/good": well}
-			all := site{"/good": well}
-			s := newStage(t, sub("good", "http://host/good"))
+			ways := []func() (outcome, fault, time.Duration){answerOK, answerFailure, answerNever, dropConnection}
+			answers := receiverSite{"/good": answerOK}
+			all := receiverSite{"/good": answerOK}
+			s := newSchedulerTest(t, testSubscription("good", "http://host/good"))
 			for i := range 6 {
 				path := fmt.Sprint("/", i)
-				answers[path], all[path] = ways[r.IntN(len(ways))], well
-				s.applySubscription(sub(path[1:], fmt.Sprint("http://host", path)), time.Time{})
+				answers[path], all[path] = ways[r.IntN(len(ways))], answerOK
+				s.applySubscription(testSubscription(path[1:], fmt.Sprint("http://host", path)), time.Time{})
 			}
 			told := map[string]bool{} // paused, by subscription
 			s.onHealthChange = func(sr *subscriber) {
@@ -329,34 +333,34 @@ func TestBreakersOfMany(t *testing.T) {
 			}
 			s.onEnd = func(d *delivery, o outcome) {
 				if d.queue.subscriber.sub.ID == "good" && (o != delivered || s.now.Sub(d.at) > time.Second) {
-					t.Errorf("%s: %s at /good after %v: %v", s.since(), s.label(d), s.now.Sub(d.at), o)
+					t.Errorf("%s: %s at /good after %v: %v", s.elapsed(), s.labelOf(d), s.now.Sub(d.at), o)
 				}
 			}
-			s.serve(30*time.Minute, answers, 3*time.Second, func() {
-				s.call(r.IntN(1000))
+			s.serveSite(30*time.Minute, answers, 3*time.Second, func() {
+				s.publishCall(r.IntN(1000))
 				path := fmt.Sprint("/", r.IntN(6))
 				switch r.IntN(20) {
 				case 0:
 					answers[path] = ways[r.IntN(len(ways))]
 				case 1:
-					edited := sub(path[1:], fmt.Sprint("http://host", path))
+					edited := testSubscription(path[1:], fmt.Sprint("http://host", path))
 					edited.Revision = s.seq
 					s.applySubscription(edited, time.Time{})
 				case 2:
 					s.applySubscription(Subscription{ID: path[1:]}, time.Time{})
 					delete(told, path[1:])
 				case 3:
-					s.applySubscription(sub(path[1:], fmt.Sprint("http://host", path)), time.Time{})
+					s.applySubscription(testSubscription(path[1:], fmt.Sprint("http://host", path)), time.Time{})
 				case 4:
-					s.handed(s.now, path[1:], fmt.Sprint("c", r.IntN(1000)), s.seq)
+					s.redeliver(s.now, path[1:], fmt.Sprint("c", r.IntN(1000)), s.seq)
 				}
 				for id, sr := range s.subscribers {
 					if b, _ := sr.openBreaker(); told[id] != (b != nil) {
-						s.Errorf("%s: %s is paused: %v, told %v", s.since(), id, b != nil, told[id])
+						s.Errorf("%s: %s is paused: %v, told %v", s.elapsed(), id, b != nil, told[id])
 					}
 				}
 			})
-			s.serve(30*24*time.Hour, all, 0, nil)
+			s.serveSite(30*24*time.Hour, all, 0, nil)
 			if s.pending+len(s.openEndpoints)+len(s.openSubscribers)+len(s.scheduler.backoffs) != 0 {
 				t.Errorf("%d pending, %d and %d breakers open, %d rest", s.pending, len(s.openEndpoints), len(s.openSubscribers), len(s.scheduler.backoffs))
 			}
@@ -382,20 +386,20 @@ func TestPauseOutlivesARestart(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				js, closeStore := openStore(t, dir)
 				var up atomic.Bool
-				w := &wire{start: time.Now(), answer: func(_ int, r request) (int, http.Header) {
+				w := &fakeWire{start: time.Now(), answer: func(_ int, r request) (int, http.Header) {
 					if up.Load() || r.URL.Host == "operator" {
 						return 200, nil
 					}
 					return tt.status, nil
 				}}
-				c := Config{Transport: w, KeepEvents: forGood}
-				n, stop := start(t, js, c)
-				id := subscribe(t, n, sub("", "http://crm/hook")).ID
-				operator := sub("", "http://operator/")
+				c := Config{Transport: w, KeepEvents: keepForever}
+				n, stop := startNotifier(t, js, c)
+				id := mustSubscribe(t, n, testSubscription("", "http://crm/hook")).ID
+				operator := testSubscription("", "http://operator/")
 				operator.Extension, operator.ExtensionRegex, operator.Types = "", ".*", []string{"subscription-state"}
 				operator.Dialect = Telphin
-				subscribe(t, n, operator)
-				n.Say(hangups(1, 6))
+				mustSubscribe(t, n, operator)
+				n.Say(makeHangups(1, 6))
 				time.Sleep(time.Minute)
 				st, _ := n.health.get(id)
 				if st.Paused.IsZero() {
@@ -409,9 +413,9 @@ func TestPauseOutlivesARestart(t *testing.T) {
 
 				js, closeStore = openStore(t, dir)
 				defer closeStore()
-				n, stop = start(t, js, c)
+				n, stop = startNotifier(t, js, c)
 				defer stop()
-				n.Say(hangups(10, 20))
+				n.Say(makeHangups(10, 20))
 				w.mu.Lock()
 				before := len(w.got)
 				w.mu.Unlock()

@@ -14,12 +14,12 @@ import (
 // since it was observed, whatever the wall clock showed then.
 func TestSetClockExpiresNothing(t *testing.T) {
 	for _, by := range []time.Duration{30 * time.Second, -30 * time.Second, time.Hour, -time.Hour, 5 * time.Hour, -5 * time.Hour} {
-		s := newStage(t, sub("a", "http://a/"))
+		s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 		s.seq++
 		s.addEvent(s.now, s.seq, &dialog.Event{Call: "c", Type: dialog.DialIn, At: s.now.Add(-by), Observed: s.now.Add(-time.Second), Extension: dialog.Extension{User: "101"}})
-		story := s.plays(24*time.Hour, all(willRetry))
-		s.want(fmt.Sprintf("the first attempt after the clock was set by %v", by), story[0], "0s c/1")
-		s.want("its end", fmt.Sprint(s.ends), "[59s a c/1 expired]")
+		story := s.runAttempts(24*time.Hour, always(willRetry))
+		s.wantEqual(fmt.Sprintf("the first attempt after the clock was set by %v", by), story[0], "0s c/1")
+		s.wantEqual("its end", fmt.Sprint(s.ends), "[59s a c/1 expired]")
 	}
 }
 
@@ -62,13 +62,13 @@ func TestStoredTimes(t *testing.T) {
 
 // TestOutboxKnowsThePause: the outbox has how long a delivery was to wait, so that a
 // restart after the clock was set back does not wait for longer.
-func TestOutboxKnowsThePause(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+func TestOutboxStoresBackoff(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.posts = false
-	s.say("c", dialog.DialIn)
-	a := s.attempts()[0]
+	s.publish("c", dialog.DialIn)
+	a := s.takeDueAttempts()[0]
 	a.retryAfter = 20 * time.Second
-	s.answer(a, willRetry)
+	s.finish(a, willRetry)
 	for _, u := range s.outboxUpdates(s.now) {
 		if u.delivery == nil {
 			continue

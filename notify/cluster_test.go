@@ -63,7 +63,7 @@ func startCluster(t *testing.T) *cluster {
 		urls, c.servers[name] = append(urls, strings.TrimSpace(line)), p
 	}
 	c.urls = strings.Join(urls, ",")
-	js, closeStore := c.connect()
+	js, closeStore := c.connectNode()
 	defer closeStore()
 	for begin := time.Now(); ; sleep(t.Context(), 50*time.Millisecond) {
 		_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "READY", Replicas: 3})
@@ -117,7 +117,7 @@ func natsServer() {
 }
 
 // connect connects to the cluster as bellhop does.
-func (c *cluster) connect() (jetstream.JetStream, func()) {
+func (c *cluster) connectNode() (jetstream.JetStream, func()) {
 	c.t.Helper()
 	js, closeStore, err := connectTo(c.urls)
 	if err != nil {
@@ -136,17 +136,17 @@ func connectTo(urls string) (jetstream.JetStream, func(), error) {
 }
 
 // node starts a notifier with a connection of its own.
-func (c *cluster) node(name string) (n *Notifier, stop func()) {
+func (c *cluster) startNode(name string) (n *Notifier, stop func()) {
 	c.t.Helper()
-	js, closeStore := c.connect()
-	n, stopRun := start(c.t, js, Config{Allow: loopback, Node: name, Replicas: 3, Prompt: true})
+	js, closeStore := c.connectNode()
+	n, stopRun := startNotifier(c.t, js, Config{Allow: loopback, Node: name, Replicas: 3, Prompt: true})
 	stop = sync.OnceFunc(func() { stopRun(); closeStore() })
 	c.t.Cleanup(stop)
 	return n, stop
 }
 
 // leader is the server that leads a stream.
-func (c *cluster) leader(n *Notifier, stream string) string {
+func (c *cluster) leaderOf(n *Notifier, stream string) string {
 	c.t.Helper()
 	s, err := n.js.Stream(c.t.Context(), stream)
 	if err != nil {
@@ -156,13 +156,13 @@ func (c *cluster) leader(n *Notifier, stream string) string {
 }
 
 // kill kills a server.
-func (c *cluster) kill(name string) {
+func (c *cluster) killServer(name string) {
 	c.servers[name].Process.Kill()
 	c.servers[name].Wait()
 }
 
 // delivers waits until a node has the lease.
-func delivers(t *testing.T, n *Notifier, node string) {
+func waitForLease(t *testing.T, n *Notifier, node string) {
 	t.Helper()
 	for begin := time.Now(); ; sleep(t.Context(), 10*time.Millisecond) {
 		e, err := n.lease.kv.Get(t.Context(), leaseKey)
@@ -176,7 +176,7 @@ func delivers(t *testing.T, n *Notifier, node string) {
 }
 
 // isSaid waits until a node has said what it was given.
-func isSaid(t *testing.T, n *Notifier) {
+func waitUntilPublished(t *testing.T, n *Notifier) {
 	t.Helper()
 	for begin := time.Now(); n.Stats().Unsaid > 0; sleep(t.Context(), time.Millisecond) {
 		if time.Since(begin) > longWait {
@@ -186,7 +186,7 @@ func isSaid(t *testing.T, n *Notifier) {
 }
 
 // A taker is a receiver that remembers what it took, and when.
-type taker struct {
+type recordingReceiver struct {
 	*receiver
 	mu    sync.Mutex
 	taken []request
@@ -194,8 +194,8 @@ type taker struct {
 	gap   time.Duration // the longest between two
 }
 
-func newTaker(t *testing.T) *taker {
-	k := &taker{}
+func newRecordingReceiver(t *testing.T) *recordingReceiver {
+	k := &recordingReceiver{}
 	k.receiver = newReceiver(t, func(r request) int {
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -212,7 +212,7 @@ func newTaker(t *testing.T) *taker {
 
 // await waits until calls have their hangups, and checks them: each whole, in
 // order, and what came again under the same id.
-func (k *taker) await(t *testing.T, calls []int) (repeated int) {
+func (k *recordingReceiver) awaitCalls(t *testing.T, calls []int) (repeated int) {
 	t.Helper()
 	for begin := time.Now(); ; sleep(t.Context(), 10*time.Millisecond) {
 		k.mu.Lock()
@@ -254,14 +254,14 @@ func (k *taker) await(t *testing.T, calls []int) (repeated int) {
 	return repeated
 }
 
-func (k *taker) subscription() Subscription {
-	s := sub("", k.URL)
+func (k *recordingReceiver) newSubscription() Subscription {
+	s := testSubscription("", k.URL)
 	s.Dialect, s.MaxInFlight = Telphin, 16
 	return s
 }
 
 // logged wants a number of events in the log.
-func logged(t *testing.T, n *Notifier, want int) {
+func wantLogged(t *testing.T, n *Notifier, want int) {
 	t.Helper()
 	info, err := n.events.Info(t.Context())
 	if err != nil || info.State.Msgs != uint64(want) {
@@ -273,11 +273,11 @@ func logged(t *testing.T, n *Notifier, want int) {
 // in order, and the other goes on when it stops.
 func TestTwoNodes(t *testing.T) {
 	c := startCluster(t)
-	k := newTaker(t)
-	one, stopOne := c.node("ONE")
-	delivers(t, one, "ONE")
-	two, _ := c.node("TWO")
-	subscribe(t, two, k.subscription())
+	k := newRecordingReceiver(t)
+	one, stopOne := c.startNode("ONE")
+	waitForLease(t, one, "ONE")
+	two, _ := c.startNode("TWO")
+	mustSubscribe(t, two, k.newSubscription())
 
 	var calls []int
 	call := func(nodes ...*Notifier) { // each event by another node, once the one before is said
@@ -286,7 +286,7 @@ func TestTwoNodes(t *testing.T) {
 		for k, e := range callOf(i) {
 			n := nodes[(i+k)%len(nodes)]
 			n.Say([]dialog.Event{e})
-			isSaid(t, n)
+			waitUntilPublished(t, n)
 		}
 	}
 	for range 30 {
@@ -299,38 +299,38 @@ func TestTwoNodes(t *testing.T) {
 		one.Say(slices.Clone(all))
 		two.Say(slices.Clone(all))
 	}
-	if repeated := k.await(t, calls); repeated > 0 {
+	if repeated := k.awaitCalls(t, calls); repeated > 0 {
 		t.Errorf("%d callbacks are repeated", repeated)
 	}
 	if d := two.Stats().Delivered; d > 0 {
 		t.Errorf("the other node has delivered %d", d)
 	}
 	stopOne()
-	delivers(t, two, "TWO")
+	waitForLease(t, two, "TWO")
 	for range 10 {
 		call(two)
 	}
-	if repeated := k.await(t, calls); repeated > 0 {
+	if repeated := k.awaitCalls(t, calls); repeated > 0 {
 		t.Errorf("%d callbacks are repeated", repeated)
 	}
-	isSaid(t, two)
-	logged(t, two, 3*len(calls))
+	waitUntilPublished(t, two)
+	wantLogged(t, two, 3*len(calls))
 }
 
 // What is subscribed on one node is in force for what another says next,
 // whichever of them delivers.
-func TestSubscribedElsewhere(t *testing.T) {
+func TestSubscriptionOfAnotherNode(t *testing.T) {
 	c := startCluster(t)
-	one, _ := c.node("ONE")
-	delivers(t, one, "ONE")
-	two, _ := c.node("TWO")
+	one, _ := c.startNode("ONE")
+	waitForLease(t, one, "ONE")
+	two, _ := c.startNode("TWO")
 	r := newReceiver(t, nil)
 	nodes := []*Notifier{one, two}
 	for i := range 40 {
 		at, says := nodes[i%2], nodes[i/2%2]
-		s := sub("", r.URL)
+		s := testSubscription("", r.URL)
 		s.Dialect = Telphin
-		s = subscribe(t, at, s)
+		s = mustSubscribe(t, at, s)
 		says.Say(callOf(i)[2:])
 		if got := <-r.got; got.id != callOf(i)[2].ID+"-"+s.ID {
 			t.Errorf("got %s, want the hangup of call %d for %s", got.id, i, s.ID)
@@ -351,7 +351,7 @@ func TestSubscribedElsewhere(t *testing.T) {
 
 // mate is a node in a process of its own. It says calls and prints each one's
 // number when it is in the log, until it is killed.
-func mate() {
+func runMate() {
 	must := func(err error) {
 		if err != nil {
 			fmt.Println("failed:", err)
@@ -380,14 +380,14 @@ func mate() {
 // nothing is lost or out of order.
 func TestNodeKilled(t *testing.T) {
 	c := startCluster(t)
-	k := newTaker(t)
-	js, closeStore := c.connect()
+	k := newRecordingReceiver(t)
+	js, closeStore := c.connectNode()
 	t.Cleanup(closeStore)
 	n, err := Open(t.Context(), js, Config{Allow: loopback, Node: "TWO", Replicas: 3, Prompt: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	subscribe(t, n, k.subscription())
+	mustSubscribe(t, n, k.newSubscription())
 
 	const theirs = 1_000_000
 	p := exec.Command(os.Args[0])
@@ -400,8 +400,8 @@ func TestNodeKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Process.Kill(); p.Wait() })
-	delivers(t, n, "ONE")
-	t.Cleanup(run(n))
+	waitForLease(t, n, "ONE")
+	t.Cleanup(runNotifier(n))
 
 	var calls []int
 	for lines := bufio.NewScanner(out); lines.Scan(); {
@@ -423,9 +423,9 @@ func TestNodeKilled(t *testing.T) {
 		n.Say(callOf(i))
 		sleep(t.Context(), 20*time.Millisecond)
 	}
-	delivers(t, n, "TWO")
+	waitForLease(t, n, "TWO")
 	moved := time.Since(killed)
-	repeated := k.await(t, calls)
+	repeated := k.awaitCalls(t, calls)
 	t.Logf("%d calls; the other node delivers after %v; %v without a callback; %d of %d callbacks repeated",
 		len(calls), moved.Round(10*time.Millisecond), k.gap.Round(10*time.Millisecond), repeated, len(k.taken))
 }
@@ -454,12 +454,12 @@ func TestNodeCutOff(t *testing.T) {
 		left <- r
 		return 200
 	})
-	one, _ := c.node("ONE")
-	delivers(t, one, "ONE")
-	two, _ := c.node("TWO")
-	s := sub("", r.URL)
+	one, _ := c.startNode("ONE")
+	waitForLease(t, one, "ONE")
+	two, _ := c.startNode("TWO")
+	s := testSubscription("", r.URL)
 	s.Dialect, s.Timeout = Telphin, Duration(time.Minute)
-	subscribe(t, two, s)
+	mustSubscribe(t, two, s)
 	two.Say(callOf(1)[2:])
 	<-came
 	one.js.Conn().Close()
@@ -478,12 +478,12 @@ func TestNodeCutOff(t *testing.T) {
 // waits, and nothing is lost.
 func TestStoreLeaderKilled(t *testing.T) {
 	c := startCluster(t)
-	k := newTaker(t)
-	one, _ := c.node("ONE")
-	delivers(t, one, "ONE")
-	two, _ := c.node("TWO")
-	subscribe(t, two, k.subscription())
-	victim := c.leader(one, "bellhop_events")
+	k := newRecordingReceiver(t)
+	one, _ := c.startNode("ONE")
+	waitForLease(t, one, "ONE")
+	two, _ := c.startNode("TWO")
+	mustSubscribe(t, two, k.newSubscription())
+	victim := c.leaderOf(one, "bellhop_events")
 
 	const all = 500 // 50 a second
 	var calls []int
@@ -494,16 +494,16 @@ func TestStoreLeaderKilled(t *testing.T) {
 		calls = append(calls, i)
 		[]*Notifier{one, two}[i%2].Say(callOf(i))
 		if i == all/5 {
-			c.kill(victim)
+			c.killServer(victim)
 		}
 	}
-	repeated := k.await(t, calls)
-	isSaid(t, one)
-	isSaid(t, two)
-	logged(t, two, 3*all)
+	repeated := k.awaitCalls(t, calls)
+	waitUntilPublished(t, one)
+	waitUntilPublished(t, two)
+	wantLogged(t, two, 3*all)
 	if d := one.Stats().Dropped + two.Stats().Dropped; d > 0 {
 		t.Errorf("%d events are dropped", d)
 	}
 	t.Logf("%d calls; %v without a callback; %d of %d callbacks repeated; %s leads bellhop_events after %s",
-		all, k.gap.Round(10*time.Millisecond), repeated, len(k.taken), c.leader(two, "bellhop_events"), victim)
+		all, k.gap.Round(10*time.Millisecond), repeated, len(k.taken), c.leaderOf(two, "bellhop_events"), victim)
 }

@@ -16,13 +16,13 @@ import (
 
 // A peer plays receivers: each connection that is made to it is served by a
 // script of its own, the last one by all after it.
-type peer struct {
+type fakePeer struct {
 	t       *testing.T
 	scripts []func(net.Conn, *bufio.Reader)
 	dialed  int
 }
 
-func (p *peer) dial(context.Context, string, string) (net.Conn, error) {
+func (p *fakePeer) dialScript(context.Context, string, string) (net.Conn, error) {
 	script := p.scripts[min(p.dialed, len(p.scripts)-1)]
 	p.dialed++
 	ours, theirs := net.Pipe()
@@ -34,7 +34,7 @@ func (p *peer) dial(context.Context, string, string) (net.Conn, error) {
 }
 
 // replies are what a receiver answers to request after request.
-func replies(all ...string) func(net.Conn, *bufio.Reader) {
+func replyWith(all ...string) func(net.Conn, *bufio.Reader) {
 	return func(c net.Conn, r *bufio.Reader) {
 		for _, answer := range all {
 			req, err := http.ReadRequest(r)
@@ -54,7 +54,7 @@ func replies(all ...string) func(net.Conn, *bufio.Reader) {
 }
 
 // post sends one request, and returns what came back.
-func post(ctx context.Context, cp *connPool) (status int, body string, err error) {
+func sendPOST(ctx context.Context, cp *connPool) (status int, body string, err error) {
 	return postTo(ctx, cp, "http://crm.example/hook")
 }
 
@@ -72,7 +72,7 @@ func postTo(ctx context.Context, cp *connPool, url string) (status int, body str
 	return res.StatusCode, string(b), err
 }
 
-func TestConns(t *testing.T) {
+func TestConnsAreReused(t *testing.T) {
 	const (
 		ok    = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 		empty = "HTTP/1.1 204 No Content\r\n\r\n"
@@ -84,21 +84,21 @@ func TestConns(t *testing.T) {
 		want    []string // status and body, or a part of an error
 		dialed  int
 	}{
-		{"kept", []func(net.Conn, *bufio.Reader){replies(ok, empty, ok)}, []string{"200 ok", "204 ", "200 ok"}, 1},
-		{"chunked", []func(net.Conn, *bufio.Reader){replies("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", ok)}, []string{"200 ok", "200 ok"}, 1},
-		{"hints come first", []func(net.Conn, *bufio.Reader){replies("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"+ok, ok)}, []string{"200 ok", "200 ok"}, 1},
-		{"Connection: close", []func(net.Conn, *bufio.Reader){replies("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"), replies(ok)}, []string{"200 ok", "200 ok"}, 2},
-		{"HTTP/1.0", []func(net.Conn, *bufio.Reader){replies("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"), replies(ok)}, []string{"200 ok", "200 ok"}, 2},
+		{"kept", []func(net.Conn, *bufio.Reader){replyWith(ok, empty, ok)}, []string{"200 ok", "204 ", "200 ok"}, 1},
+		{"chunked", []func(net.Conn, *bufio.Reader){replyWith("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", ok)}, []string{"200 ok", "200 ok"}, 1},
+		{"hints come first", []func(net.Conn, *bufio.Reader){replyWith("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"+ok, ok)}, []string{"200 ok", "200 ok"}, 1},
+		{"Connection: close", []func(net.Conn, *bufio.Reader){replyWith("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"), replyWith(ok)}, []string{"200 ok", "200 ok"}, 2},
+		{"HTTP/1.0", []func(net.Conn, *bufio.Reader){replyWith("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"), replyWith(ok)}, []string{"200 ok", "200 ok"}, 2},
 		{"more than is read", []func(net.Conn, *bufio.Reader){
-			replies("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + strings.Repeat("x", 5000)), replies(ok),
+			replyWith("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + strings.Repeat("x", 5000)), replyWith(ok),
 		}, []string{"200 " + strings.Repeat("x", maxResponseBody), "200 ok"}, 2},
-		{"more than was announced", []func(net.Conn, *bufio.Reader){replies(ok + "HTTP/1.1 500 Not Asked\r\n\r\n"), replies(ok)}, []string{"200 ok", "200 ok"}, 2},
-		{"another protocol", []func(net.Conn, *bufio.Reader){replies("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"), replies(ok)}, []string{"101 ", "200 ok"}, 2},
+		{"more than was announced", []func(net.Conn, *bufio.Reader){replyWith(ok + "HTTP/1.1 500 Not Asked\r\n\r\n"), replyWith(ok)}, []string{"200 ok", "200 ok"}, 2},
+		{"another protocol", []func(net.Conn, *bufio.Reader){replyWith("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"), replyWith(ok)}, []string{"101 ", "200 ok"}, 2},
 		{"closed while it was kept", []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
 			http.ReadRequest(r)
 			io.CopyN(io.Discard, r, int64(len("the body")))
 			io.WriteString(c, ok)
-		}, replies(ok)}, []string{"200 ok", "200 ok"}, 2},
+		}, replyWith(ok)}, []string{"200 ok", "200 ok"}, 2},
 		{"closed at once", []func(net.Conn, *bufio.Reader){closed}, []string{"closed the connection without a response", "closed the connection without a response"}, 2},
 		{"closed within the head", []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
 			http.ReadRequest(r)
@@ -109,12 +109,12 @@ func TestConns(t *testing.T) {
 			r.Peek(1)
 			go io.Copy(io.Discard, r)
 			io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-		}, replies(ok)}, []string{"413 ", "200 ok"}, 2},
+		}, replyWith(ok)}, []string{"413 ", "200 ok"}, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := &peer{t: t, scripts: tt.scripts}
-				cp := newConnPool(p.dial, nil)
+				p := &fakePeer{t: t, scripts: tt.scripts}
+				cp := newConnPool(p.dialScript, nil)
 				defer cp.close()
 				for i, want := range tt.want {
 					wantAnswer(t, cp, i, want)
@@ -132,15 +132,15 @@ func TestConns(t *testing.T) {
 func TestConnsExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var open atomic.Int32
-		p := &peer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
+		p := &fakePeer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
 			open.Add(1)
-			replies("HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n")(c, r)
+			replyWith("HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n")(c, r)
 			open.Add(-1)
 		}}}
-		cp := newConnPool(p.dial, nil)
+		cp := newConnPool(p.dialScript, nil)
 		ask := func() {
 			t.Helper()
-			if status, _, err := post(t.Context(), cp); status != 204 {
+			if status, _, err := sendPOST(t.Context(), cp); status != 204 {
 				t.Fatal(status, err)
 			}
 			synctest.Wait()
@@ -167,21 +167,21 @@ func TestConnsExpire(t *testing.T) {
 }
 
 // Who no longer waits closes the connection, whatever it waits for.
-func TestConnsCanceled(t *testing.T) {
+func TestCanceledRequestClosesConn(t *testing.T) {
 	for name, answer := range map[string]string{"no answer": "", "half a head": "HTTP/1.1 200", "half a body": "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ended := false
-				p := &peer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
-					replies(answer)(c, r)
+				p := &fakePeer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
+					replyWith(answer)(c, r)
 					ended = true
 				}}}
-				cp := newConnPool(p.dial, nil)
+				cp := newConnPool(p.dialScript, nil)
 				defer cp.close()
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				begin := time.Now()
-				if _, _, err := post(ctx, cp); err == nil {
+				if _, _, err := sendPOST(ctx, cp); err == nil {
 					t.Error("it did not fail")
 				}
 				synctest.Wait()
@@ -197,7 +197,7 @@ func TestConnsCanceled(t *testing.T) {
 // contains want.
 func wantAnswer(t *testing.T, cp *connPool, i int, want string) {
 	t.Helper()
-	status, body, err := post(t.Context(), cp)
+	status, body, err := sendPOST(t.Context(), cp)
 	got := fmt.Sprint(status, " ", body)
 	if err != nil {
 		got = err.Error()

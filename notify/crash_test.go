@@ -10,18 +10,18 @@ import (
 
 // A delivery that was over is not owed again after a crash, however long before
 // it was over.
-func TestCrashOwesNothingAgain(t *testing.T) {
+func TestEndedDeliveryStaysEndedAfterCrash(t *testing.T) {
 	dir, crashed := t.TempDir(), t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
 		var up atomic.Bool
-		w := &wire{start: time.Now(), answer: upOrDown(&up)}
-		c := Config{Transport: w, KeepEvents: forGood}
-		n, stop := start(t, js, c)
-		s := sub("", "http://crm/hook")
+		w := &fakeWire{start: time.Now(), answer: upOrDown(&up)}
+		c := Config{Transport: w, KeepEvents: keepForever}
+		n, stop := startNotifier(t, js, c)
+		s := testSubscription("", "http://crm/hook")
 		s.Dialect, s.LiveTTL = Telphin, Duration(time.Hour)
-		subscribe(t, n, s)
+		mustSubscribe(t, n, s)
 		for i := range 5 {
 			n.Say(callOf(i))
 			time.Sleep(10 * time.Second) // some attempts
@@ -42,7 +42,7 @@ func TestCrashOwesNothingAgain(t *testing.T) {
 		w.mu.Unlock()
 		js, closeCrashed := openStore(t, crashed)
 		defer closeCrashed()
-		n, stop = start(t, js, c)
+		n, stop = startNotifier(t, js, c)
 		defer stop()
 		time.Sleep(time.Minute)
 		w.mu.Lock()

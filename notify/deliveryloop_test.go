@@ -20,7 +20,7 @@ import (
 )
 
 // A wire is a receiver in memory: what it was sent, and when.
-type wire struct {
+type fakeWire struct {
 	start  time.Time
 	answer func(n int, r request) (int, http.Header) // n counts from 1; status 0 is no answer
 
@@ -30,7 +30,7 @@ type wire struct {
 	log   []string  // when, and which event
 }
 
-func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
+func (w *fakeWire) RoundTrip(req *http.Request) (*http.Response, error) {
 	var body []byte
 	if req.Body != nil {
 		body, _ = io.ReadAll(req.Body)
@@ -59,7 +59,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: status, Status: http.StatusText(status), Header: header, Body: io.NopCloser(bytes.NewReader(nil))}, nil
 }
 
-func (w *wire) story() string {
+func (w *fakeWire) summary() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return strings.Join(w.log, ", ")
@@ -67,24 +67,24 @@ func (w *wire) story() string {
 
 // bubble plays f in virtual time with a store of its own, and a subscription
 // to all of extension 101.
-func bubble(t *testing.T, answer func(int, request) (int, http.Header), f func(*testing.T, *Notifier, *wire, Subscription)) {
+func runInVirtualTime(t *testing.T, answer func(int, request) (int, http.Header), f func(*testing.T, *Notifier, *fakeWire, Subscription)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		w := &wire{start: time.Now(), answer: answer}
-		n, stop := start(t, js, Config{Transport: w})
+		w := &fakeWire{start: time.Now(), answer: answer}
+		n, stop := startNotifier(t, js, Config{Transport: w})
 		defer stop()
-		s := sub("", "http://crm/hook?myid=175")
+		s := testSubscription("", "http://crm/hook?myid=175")
 		s.Dialect = Telphin
-		f(t, n, w, subscribe(t, n, s))
+		f(t, n, w, mustSubscribe(t, n, s))
 	})
 }
 
 // forGood is how long events are kept where a store is opened again: it dates
 // by another clock then.
-const forGood = 100 * 365 * 24 * time.Hour
+const keepForever = 100 * 365 * 24 * time.Hour
 
 // upOrDown answers 200 while a receiver is up, and 500 while it is not.
 func upOrDown(up *atomic.Bool) func(int, request) (int, http.Header) {
@@ -96,11 +96,11 @@ func upOrDown(up *atomic.Bool) func(int, request) (int, http.Header) {
 	}
 }
 
-func answers(status ...int) func(int, request) (int, http.Header) {
+func answerStatuses(status ...int) func(int, request) (int, http.Header) {
 	return func(n int, _ request) (int, http.Header) { return status[min(n, len(status))-1], nil }
 }
 
-func TestDelivery(t *testing.T) {
+func TestDeliversInOrder(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		answer func(int, request) (int, http.Header)
@@ -109,17 +109,17 @@ func TestDelivery(t *testing.T) {
 		want   string
 		stats  Stats
 	}{
-		{"all is well", answers(200), []dialog.Type{dialog.DialOut, dialog.Answer, dialog.Hangup}, time.Minute,
+		{"all is well", answerStatuses(200), []dialog.Type{dialog.DialOut, dialog.Answer, dialog.Hangup}, time.Minute,
 			"0s dial-out, 0s answer, 0s hangup", Stats{Said: 3, Delivered: 3}},
-		{"the answer waits for the dial-out", answers(500, 500, 204), []dialog.Type{dialog.DialOut, dialog.Answer}, time.Minute,
+		{"the answer waits for the dial-out", answerStatuses(500, 500, 204), []dialog.Type{dialog.DialOut, dialog.Answer}, time.Minute,
 			"0s dial-out, 2s dial-out, 6s dial-out, 6s answer", Stats{Said: 2, Delivered: 2, Failed: 2}},
-		{"no answer", answers(0, 200), []dialog.Type{dialog.DialOut}, time.Minute,
+		{"no answer", answerStatuses(0, 200), []dialog.Type{dialog.DialOut}, time.Minute,
 			"0s dial-out, 7s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
-		{"never", answers(404), []dialog.Type{dialog.DialOut}, 2 * time.Minute,
+		{"never", answerStatuses(404), []dialog.Type{dialog.DialOut}, 2 * time.Minute,
 			"0s dial-out, 2s dial-out, 6s dial-out, 14s dial-out, 30s dial-out, 31s dial-out, 33s dial-out, 37s dial-out, 45s dial-out", Stats{Said: 1, Expired: 1, Failed: 9, OwnPauses: 1}},
-		{"a redirect is not followed", answers(302, 200), []dialog.Type{dialog.DialOut}, time.Minute,
+		{"a redirect is not followed", answerStatuses(302, 200), []dialog.Type{dialog.DialOut}, time.Minute,
 			"0s dial-out, 2s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
-		{"gone", answers(410), []dialog.Type{dialog.DialOut}, time.Minute,
+		{"gone", answerStatuses(410), []dialog.Type{dialog.DialOut}, time.Minute,
 			"0s dial-out", Stats{Said: 1, Refused: 1, Disabled: 1}},
 		{"come back in 20 s", func(n int, _ request) (int, http.Header) {
 			if n == 1 {
@@ -137,7 +137,7 @@ func TestDelivery(t *testing.T) {
 			"0s dial-out, 2s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			bubble(t, tt.answer, func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+			runInVirtualTime(t, tt.answer, func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 				var events []dialog.Event
 				for i, typ := range tt.say {
 					events = append(events, dialog.Event{ID: fmt.Sprint("e", i), Call: "c", Party: "p", Seq: i + 1, Type: typ, Flow: dialog.Out,
@@ -145,7 +145,7 @@ func TestDelivery(t *testing.T) {
 				}
 				n.Say(events)
 				time.Sleep(tt.wait)
-				if got := w.story(); got != tt.want {
+				if got := w.summary(); got != tt.want {
 					t.Errorf("sent\n %s, want\n %s", got, tt.want)
 				}
 				if got := n.Stats(); got != tt.stats {
@@ -171,7 +171,7 @@ func TestDelivery(t *testing.T) {
 
 // check says what is wrong with what a receiver took of calls: the hangup must
 // have come, what came before it in order, repetitions with the same id.
-func check(got []request, from, to int) error {
+func checkCalls(got []request, from, to int) error {
 	order := map[string][]string{} // by call: events in the order of their first coming
 	ids := map[string]string{}
 	for _, r := range got {
@@ -207,7 +207,7 @@ func TestReceiverDown(t *testing.T) {
 		}
 		return 200, nil
 	}
-	bubble(t, answer, func(t *testing.T, n *Notifier, w *wire, _ Subscription) {
+	runInVirtualTime(t, answer, func(t *testing.T, n *Notifier, w *fakeWire, _ Subscription) {
 		for i := range 500 {
 			mu.Lock()
 			down = i >= 100 && i < 400
@@ -217,7 +217,7 @@ func TestReceiverDown(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if err := check(w.taken, 0, 500); err != nil {
+		if err := checkCalls(w.taken, 0, 500); err != nil {
 			t.Error(err)
 		}
 		if s := n.Stats(); s.Delivered+s.Expired != 1500 || s.Pending != 0 || s.Delivered < 1300 {
@@ -227,16 +227,16 @@ func TestReceiverDown(t *testing.T) {
 }
 
 // What waits is remembered over a restart: attempts, time, order.
-func TestRestart(t *testing.T) {
+func TestDeliveriesSurviveRestart(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
-		w := &wire{start: time.Now(), answer: answers(500)}
-		c := Config{Transport: w, KeepEvents: forGood}
-		n, stop := start(t, js, c)
-		s := sub("", "http://crm/hook")
+		w := &fakeWire{start: time.Now(), answer: answerStatuses(500)}
+		c := Config{Transport: w, KeepEvents: keepForever}
+		n, stop := startNotifier(t, js, c)
+		s := testSubscription("", "http://crm/hook")
 		s.Dialect = Telphin
-		subscribe(t, n, s)
+		mustSubscribe(t, n, s)
 		n.Say(callOf(1))
 		time.Sleep(3 * time.Second)
 		n.Say(callOf(2)[2:])
@@ -248,7 +248,7 @@ func TestRestart(t *testing.T) {
 		js, closeStore = openStore(t, dir)
 		defer closeStore()
 		w.answer = nil
-		n, stop = start(t, js, c)
+		n, stop = startNotifier(t, js, c)
 		defer stop()
 		time.Sleep(5 * time.Second)
 		// the dial-out when it is due, and the other call's hangup when that is
@@ -261,7 +261,7 @@ func TestRestart(t *testing.T) {
 		if !slices.Equal(w.log, want) {
 			t.Errorf("sent\n %s, want\n %s", w.log, want)
 		}
-		if err := check(w.taken, 1, 3); err != nil {
+		if err := checkCalls(w.taken, 1, 3); err != nil {
 			t.Error(err)
 		}
 		if s := n.Stats(); s.Delivered != 4 || s.Pending != 0 {
@@ -297,8 +297,8 @@ func TestSayNeverBlocks(t *testing.T) {
 }
 
 // A type that is sent only to who names it is not said before a subscription has.
-func TestOptIn(t *testing.T) {
-	bubble(t, answers(200), func(t *testing.T, n *Notifier, w *wire, _ Subscription) {
+func TestOptInTypesNeedSubscription(t *testing.T) {
+	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, w *fakeWire, _ Subscription) {
 		said := func() uint64 {
 			ringing := callOf(0)[0]
 			ringing.Type, ringing.ID = dialog.Ringing, fmt.Sprint("ringing ", time.Now().UnixNano())
@@ -309,9 +309,9 @@ func TestOptIn(t *testing.T) {
 		if got := said(); got != 0 {
 			t.Errorf("%d said while nobody has asked for it", got)
 		}
-		s := sub("", "http://crm/ringing")
+		s := testSubscription("", "http://crm/ringing")
 		s.Types = []string{"ringing"}
-		subscribe(t, n, s)
+		mustSubscribe(t, n, s)
 		if got := said(); got != 1 {
 			t.Errorf("%d said after a subscription has named it, want 1", got)
 		}
@@ -321,7 +321,7 @@ func TestOptIn(t *testing.T) {
 // The store goes away and comes back: SIP is not held up, what was said
 // meanwhile is delivered, in order.
 func TestStoreGone(t *testing.T) {
-	bubble(t, answers(200), func(t *testing.T, n *Notifier, w *wire, _ Subscription) {
+	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, w *fakeWire, _ Subscription) {
 		if err := n.js.DeleteStream(t.Context(), "bellhop_events"); err != nil { // nobody takes events
 			t.Fatal(err)
 		}
@@ -337,7 +337,7 @@ func TestStoreGone(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if err := check(w.taken, 0, 10); err != nil {
+		if err := checkCalls(w.taken, 0, 10); err != nil {
 			t.Error(err)
 		}
 		if err := n.Health(); err != nil {
@@ -346,11 +346,11 @@ func TestStoreGone(t *testing.T) {
 	})
 }
 
-func TestSaidOnce(t *testing.T) {
+func TestEventIsPublishedOnce(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{})
-	other, stopOther := start(t, js, Config{})
+	n, stop := startNotifier(t, js, Config{})
+	other, stopOther := startNotifier(t, js, Config{})
 	for i := range 100 {
 		n.Say(callOf(i))
 		other.Say(callOf(i))
@@ -366,10 +366,10 @@ func TestSaidOnce(t *testing.T) {
 	}
 }
 
-func TestEvents(t *testing.T) {
+func TestEventsQueries(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{})
+	n, stop := startNotifier(t, js, Config{})
 	begin := time.Now()
 	for i := range 100 {
 		n.Say(callOf(i))
@@ -454,7 +454,7 @@ func TestEvents(t *testing.T) {
 
 // A receiver that answers with more than it should, or never ends, costs one
 // connection and no memory.
-func TestHostileAnswers(t *testing.T) {
+func TestHostileResponses(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		answer http.HandlerFunc
@@ -488,7 +488,7 @@ func TestHostileAnswers(t *testing.T) {
 			})
 			n := &Notifier{sender: newSender(Config{Allow: loopback, Version: "1"})}
 			defer n.sender.close()
-			s := sub("a", r.URL)
+			s := testSubscription("a", r.URL)
 			s.Dialect, s.Timeout = Unified, Duration(200*time.Millisecond)
 			u, _ := url.Parse(r.URL)
 			a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, loadedEvent: &callOf(1)[2]}
@@ -501,7 +501,7 @@ func TestHostileAnswers(t *testing.T) {
 }
 
 // What a request looks like on the wire.
-func TestRequests(t *testing.T) {
+func TestRequestOnTheWire(t *testing.T) {
 	r := newReceiver(t, nil)
 	n := &Notifier{sender: newSender(Config{Allow: loopback, Version: "1.2"})}
 	defer n.sender.close()
@@ -512,7 +512,7 @@ func TestRequests(t *testing.T) {
 		{"GET", "", "GET /?CallID="},
 		{"POST", "/a?b", "POST /a?b CallID="},
 	} {
-		s := sub("s", r.URL+tt.path)
+		s := testSubscription("s", r.URL+tt.path)
 		s.Dialect, s.Method, s.Headers = Unified, tt.method, map[string]string{"X-Key": "k", "User-Agent": "mine"}
 		u, _ := url.Parse(s.URL)
 		a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, loadedEvent: &callOf(1)[2]}
@@ -535,7 +535,7 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-func TestEventGone(t *testing.T) {
+func TestMissingEventExpires(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
 	n, err := Open(t.Context(), js, Config{})

@@ -25,7 +25,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // respond makes an answer.
-func respond(status int, header http.Header, body string) *http.Response {
+func newResponse(status int, header http.Header, body string) *http.Response {
 	return &http.Response{
 		StatusCode: status, Status: fmt.Sprint(status, " ", http.StatusText(status)), Header: header, Body: io.NopCloser(strings.NewReader(body)),
 	}
@@ -33,13 +33,13 @@ func respond(status int, header http.Header, body string) *http.Response {
 
 // played plays f in virtual time with a store of its own and a notifier that
 // sends by a transport.
-func played(t *testing.T, c Config, f func(*testing.T, jetstream.JetStream, *Notifier)) {
+func playWithTransport(t *testing.T, c Config, f func(*testing.T, jetstream.JetStream, *Notifier)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		n, stop := start(t, js, c)
+		n, stop := startNotifier(t, js, c)
 		defer stop()
 		f(t, js, n)
 	})
@@ -66,7 +66,7 @@ func deliveryNow(t *testing.T, n *Notifier, id string) Delivery {
 }
 
 // story is what became of a delivery, an attempt a line.
-func (d Delivery) story() string {
+func (d Delivery) summary() string {
 	s := d.State
 	for _, a := range d.Attempts {
 		s += fmt.Sprintf("; %d %s", a.Number, a.Outcome)
@@ -81,7 +81,7 @@ func (d Delivery) story() string {
 }
 
 // read reads all pages of a query.
-func read(t *testing.T, n *Notifier, q DeliveryQuery) (ids []string, all []Delivery) {
+func readDeliveries(t *testing.T, n *Notifier, q DeliveryQuery) (ids []string, all []Delivery) {
 	t.Helper()
 	for range 100 {
 		page, next, err := n.Deliveries(t.Context(), q)
@@ -111,24 +111,24 @@ func TestAttemptsAreRecorded(t *testing.T) {
 		case 1:
 			return nil, errors.New("connection refused")
 		case 2:
-			return respond(503, http.Header{"Retry-After": {"9"}, "Set-Cookie": {"a=b"}, "Server": {"crm"}}, strings.Repeat("x", 5000)), nil
+			return newResponse(503, http.Header{"Retry-After": {"9"}, "Set-Cookie": {"a=b"}, "Server": {"crm"}}, strings.Repeat("x", 5000)), nil
 		}
-		return respond(200, nil, "thanks\x00\xff"), nil
+		return newResponse(200, nil, "thanks\x00\xff"), nil
 	})
-	played(t, Config{Transport: receiver, Version: "1.2"}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
-		s := sub("", "http://crm/hook?myid=175")
+	playWithTransport(t, Config{Transport: receiver, Version: "1.2"}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := testSubscription("", "http://crm/hook?myid=175")
 		s.Dialect = Telphin
-		s = subscribe(t, n, s)
+		s = mustSubscribe(t, n, s)
 		begin := time.Now()
 		n.Say(eventsOf("c", dialog.DialOut))
 		time.Sleep(5 * time.Second)
 		id := "ca-" + s.ID
 		if got := deliveryNow(t, n, id); got.State != Waiting || !got.Next.Equal(got.Attempts[1].Next) || time.Until(got.Next) > 7*time.Second {
-			t.Errorf("before the last attempt it is %s, next %v", got.story(), got.Next)
+			t.Errorf("before the last attempt it is %s, next %v", got.summary(), got.Next)
 		}
 		time.Sleep(time.Minute)
 		d := deliveryNow(t, n, id)
-		if got, want := d.story(), "delivered; 1 waiting; 2 waiting 503; 3 delivered 200"; got != want {
+		if got, want := d.summary(), "delivered; 1 waiting; 2 waiting 503; 3 delivered 200"; got != want {
 			t.Fatalf("got %s, want %s", got, want)
 		}
 		if d.ID != id || d.Subscription != s.ID || d.Event != "ca" || d.Call != "c" || d.Type != dialog.DialOut || d.Extension != "101@pbx" || !d.Said.Equal(begin.Truncate(time.Microsecond)) || !d.Next.IsZero() {
@@ -171,12 +171,12 @@ func TestAttemptsAreRecorded(t *testing.T) {
 }
 
 // A drip is a body that never ends.
-type drip struct {
+type endlessBody struct {
 	read bool
 	ctx  context.Context
 }
 
-func (d *drip) Read(b []byte) (int, error) {
+func (d *endlessBody) Read(b []byte) (int, error) {
 	if d.read {
 		<-d.ctx.Done()
 		return 0, d.ctx.Err()
@@ -185,23 +185,23 @@ func (d *drip) Read(b []byte) (int, error) {
 	return copy(b, "a"), nil
 }
 
-func (d *drip) Close() error { return nil }
+func (d *endlessBody) Close() error { return nil }
 
 // A body that drips is not waited for: what came of it is recorded.
-func TestDrippingAnswerIsCut(t *testing.T) {
+func TestDrippingResponseIsCut(t *testing.T) {
 	receiver := roundTripper(func(r *http.Request) (*http.Response, error) {
-		res := respond(200, nil, "")
-		res.Body = &drip{ctx: r.Context()}
+		res := newResponse(200, nil, "")
+		res.Body = &endlessBody{ctx: r.Context()}
 		return res, nil
 	})
-	played(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
-		s := subscribe(t, n, sub("", "http://crm/hook"))
+	playWithTransport(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
 		n.Say(eventsOf("c", dialog.DialOut, dialog.Hangup))
 		time.Sleep(2*bodyTimeout + time.Second)
 		for _, event := range []string{"ca", "cb"} {
 			d := deliveryNow(t, n, event+"-"+s.ID)
-			if d.story() != "delivered; 1 delivered 200" || d.Attempts[0].Took != bodyTimeout || d.Attempts[0].Answer.Body != "a" || !d.Attempts[0].Answer.Cut {
-				t.Errorf("%s: %s, %+v", event, d.story(), d.Attempts)
+			if d.summary() != "delivered; 1 delivered 200" || d.Attempts[0].Took != bodyTimeout || d.Attempts[0].Answer.Body != "a" || !d.Attempts[0].Answer.Cut {
+				t.Errorf("%s: %s, %+v", event, d.summary(), d.Attempts)
 			}
 		}
 	})
@@ -214,11 +214,11 @@ func TestRequestsAreRecordedAsSent(t *testing.T) {
 		{"GET", "http://crm/pop{?call_id}", "http://crm/pop?call_id=c", ""},
 		{"PUT", "http://crm/{call_id}", "http://crm/c", `{"type":"call.hangup",`},
 	} {
-		played(t, Config{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return respond(200, nil, ""), nil })},
+		playWithTransport(t, Config{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return newResponse(200, nil, ""), nil })},
 			func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
-				s := sub("", tt.url)
+				s := testSubscription("", tt.url)
 				s.Method = tt.method
-				s = subscribe(t, n, s)
+				s = mustSubscribe(t, n, s)
 				n.Say(eventsOf("c", dialog.Hangup))
 				time.Sleep(time.Second)
 				r := deliveryNow(t, n, "ca-"+s.ID).Attempts[0].Request
@@ -230,11 +230,11 @@ func TestRequestsAreRecordedAsSent(t *testing.T) {
 }
 
 func TestEndsWithoutAttemptAreRecorded(t *testing.T) {
-	bubble(t, answers(500), func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+	runInVirtualTime(t, answerStatuses(500), func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		n.Say(eventsOf("c", dialog.DialOut, dialog.Answer)) // the answer waits for the dial, and is as old
 		time.Sleep(2 * time.Minute)
 		d := deliveryNow(t, n, "cb-"+s.ID)
-		if got, want := d.story(), "expired; 0 expired"; got != want {
+		if got, want := d.summary(), "expired; 0 expired"; got != want {
 			t.Fatalf("the answer: %s, want %s", got, want)
 		}
 		if a := d.Attempts[0]; a.Request != nil || a.Answer != nil || time.Since(a.At).Round(time.Second) != time.Minute {
@@ -254,16 +254,16 @@ func TestEndsWithoutAttemptAreRecorded(t *testing.T) {
 		time.Sleep(time.Second)
 		d = deliveryNow(t, n, "da-"+s.ID)
 		if last := d.Attempts[len(d.Attempts)-1]; d.State != Canceled || last.Number != 0 || last.Outcome != Canceled || last.Request != nil {
-			t.Errorf("the hangup: %s", d.story())
+			t.Errorf("the hangup: %s", d.summary())
 		}
 	})
 }
 
 func TestRefusedIsRecorded(t *testing.T) {
-	bubble(t, answers(410), func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+	runInVirtualTime(t, answerStatuses(410), func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		n.Say(eventsOf("c", dialog.Hangup))
 		time.Sleep(time.Second)
-		if got, want := deliveryNow(t, n, "ca-"+s.ID).story(), "refused; 1 refused 410"; got != want {
+		if got, want := deliveryNow(t, n, "ca-"+s.ID).summary(), "refused; 1 refused 410"; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	})
@@ -289,15 +289,15 @@ func TestDeliveriesPaged(t *testing.T) {
 		} else {
 			failed[id] = true
 		}
-		return respond(status(r), nil, ""), nil
+		return newResponse(status(r), nil, ""), nil
 	})
-	played(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
-		s := sub("", "http://crm/hook")
+	playWithTransport(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := testSubscription("", "http://crm/hook")
 		s.Dialect = Telphin
-		s = subscribe(t, n, s)
-		other := sub("", "http://other/hook")
+		s = mustSubscribe(t, n, s)
+		other := testSubscription("", "http://other/hook")
 		other.Dialect, other.Types = Telphin, []string{"answer"}
-		other = subscribe(t, n, other)
+		other = mustSubscribe(t, n, other)
 
 		var ended, waiting []string // newest first
 		for i := range 7 {
@@ -335,13 +335,13 @@ func TestDeliveriesPaged(t *testing.T) {
 				{DeliveryQuery{State: Expired}, nil},
 			} {
 				tt.q.Limit = limit
-				ids, page := read(t, n, tt.q)
+				ids, page := readDeliveries(t, n, tt.q)
 				if !slices.Equal(ids, tt.want) {
 					t.Errorf("%+v: got %v, want %v", tt.q, ids, tt.want)
 				}
 				for _, d := range page {
 					whole := deliveryNow(t, n, d.ID)
-					if d.story() != whole.story() || d.Call+"a" != d.Event || d.Extension != "101@pbx" || d.Said.IsZero() {
+					if d.summary() != whole.summary() || d.Call+"a" != d.Event || d.Extension != "101@pbx" || d.Said.IsZero() {
 						t.Errorf("listed %+v, read alone %+v", d, whole)
 					}
 				}
@@ -362,7 +362,7 @@ func TestDeliveriesPaged(t *testing.T) {
 
 // What goes well at once is written together: a page may end within a message.
 func TestDeliveriesOfManyCalls(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+	runInVirtualTime(t, nil, func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		var want []string
 		for i := range 600 {
 			n.Say(callOf(i))
@@ -376,14 +376,14 @@ func TestDeliveriesOfManyCalls(t *testing.T) {
 		if info, err := n.deliveryLog.Info(t.Context()); err != nil || info.State.Msgs > 60 {
 			t.Errorf("the log has %d messages, want some for each hundred calls: %v", info.State.Msgs, err)
 		}
-		ids, _ := read(t, n, DeliveryQuery{Limit: 70})
+		ids, _ := readDeliveries(t, n, DeliveryQuery{Limit: 70})
 		slices.Sort(ids)
 		slices.Sort(want)
 		if !slices.Equal(ids, want) {
 			t.Errorf("got %d, want %d", len(ids), len(want))
 		}
-		if d := deliveryNow(t, n, deliveryID(callOf(0)[0].ID, s.ID)); d.story() != "delivered; 1 delivered 200" {
-			t.Errorf("the first is %s", d.story())
+		if d := deliveryNow(t, n, deliveryID(callOf(0)[0].ID, s.ID)); d.summary() != "delivered; 1 delivered 200" {
+			t.Errorf("the first is %s", d.summary())
 		}
 	})
 }
@@ -424,22 +424,22 @@ func TestDeliveriesOfALongLog(t *testing.T) {
 	if err != nil || len(page) != 0 || next == "" {
 		t.Errorf("the first page has %d and the next %q: %v", len(page), next, err)
 	}
-	if ids, _ := read(t, n, DeliveryQuery{}); !slices.Equal(ids, []string{"second", "first"}) {
+	if ids, _ := readDeliveries(t, n, DeliveryQuery{}); !slices.Equal(ids, []string{"second", "first"}) {
 		t.Errorf("got %v", ids)
 	}
 }
 
 func TestDeliveriesAreKeptAsLongAsEvents(t *testing.T) {
-	receiver := roundTripper(func(*http.Request) (*http.Response, error) { return respond(200, nil, ""), nil })
-	played(t, Config{Transport: receiver, KeepEvents: time.Minute}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
-		s := subscribe(t, n, sub("", "http://crm/hook"))
+	receiver := roundTripper(func(*http.Request) (*http.Response, error) { return newResponse(200, nil, ""), nil })
+	playWithTransport(t, Config{Transport: receiver, KeepEvents: time.Minute}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
 		n.Say(eventsOf("c", dialog.Hangup))
 		time.Sleep(50 * time.Second)
-		if ids, _ := read(t, n, DeliveryQuery{}); len(ids) != 1 {
+		if ids, _ := readDeliveries(t, n, DeliveryQuery{}); len(ids) != 1 {
 			t.Errorf("after 50 s there are %v", ids)
 		}
 		time.Sleep(20 * time.Second)
-		if ids, _ := read(t, n, DeliveryQuery{}); len(ids) != 0 {
+		if ids, _ := readDeliveries(t, n, DeliveryQuery{}); len(ids) != 0 {
 			t.Errorf("after 70 s there are %v", ids)
 		}
 		if _, err := n.Delivery(t.Context(), "ca-"+s.ID); !errors.Is(err, ErrNoDelivery) {
@@ -455,10 +455,10 @@ func TestAttemptsWaitForTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		c := Config{Transport: &wire{}}
-		n, stop := start(t, js, c)
+		c := Config{Transport: &fakeWire{}}
+		n, stop := startNotifier(t, js, c)
 		defer stop()
-		s := subscribe(t, n, sub("", "http://crm/hook"))
+		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
 		gone := func() {
 			if err := js.DeleteStream(t.Context(), "bellhop_attempts"); err != nil {
 				t.Fatal(err)
@@ -474,7 +474,7 @@ func TestAttemptsWaitForTheStore(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		if ids, _ := read(t, n, DeliveryQuery{Subscriptions: []string{s.ID}}); !slices.Equal(ids, []string{"cb", "ca"}) {
+		if ids, _ := readDeliveries(t, n, DeliveryQuery{Subscriptions: []string{s.ID}}); !slices.Equal(ids, []string{"cb", "ca"}) {
 			t.Errorf("with it, there are %v", ids)
 		}
 		gone()
@@ -492,14 +492,14 @@ func TestAttemptsWaitForTheStore(t *testing.T) {
 func TestAttemptsAreWrittenAtTheEnd(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{Transport: &wire{}})
-	s := subscribe(t, n, sub("", "http://crm/hook"))
+	n, stop := startNotifier(t, js, Config{Transport: &fakeWire{}})
+	s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
 	n.Say(eventsOf("c", dialog.DialOut, dialog.Hangup))
 	for n.Stats().Delivered < 2 {
 		sleep(t.Context(), time.Millisecond)
 	}
 	stop()
-	if ids, _ := read(t, n, DeliveryQuery{Subscriptions: []string{s.ID}}); !slices.Equal(ids, []string{"cb", "ca"}) {
+	if ids, _ := readDeliveries(t, n, DeliveryQuery{Subscriptions: []string{s.ID}}); !slices.Equal(ids, []string{"cb", "ca"}) {
 		t.Errorf("there are %v", ids)
 	}
 }
@@ -507,12 +507,12 @@ func TestAttemptsAreWrittenAtTheEnd(t *testing.T) {
 // The log has no secret, in whatever form.
 func TestSecretsAreNotRecorded(t *testing.T) {
 	receiver := roundTripper(func(r *http.Request) (*http.Response, error) {
-		return respond(500, http.Header{"Set-Cookie": {"hush-cookie"}, "Authorization": {"hush-echo"}}, "no"), nil
+		return newResponse(500, http.Header{"Set-Cookie": {"hush-cookie"}, "Authorization": {"hush-echo"}}, "no"), nil
 	})
-	played(t, Config{Transport: receiver}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
-		s := sub("", "http://crm/hook")
+	playWithTransport(t, Config{Transport: receiver}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+		s := testSubscription("", "http://crm/hook")
 		s.Headers = map[string]string{"X-Key": "hush-key", "Authorization": "Bearer hush-bearer", "cookie": "hush-jar", "proxy-authorization": "hush-proxy"}
-		s = subscribe(t, n, s)
+		s = mustSubscribe(t, n, s)
 		n.Say(eventsOf("c", dialog.Hangup))
 		time.Sleep(time.Second)
 		if _, err := n.Redeliver(t.Context(), "ca-"+s.ID); err != nil {
@@ -545,25 +545,25 @@ func TestSecretsAreNotRecorded(t *testing.T) {
 }
 
 // A meddled stream has something happen as soon as a reading of it has begun.
-type meddled struct {
+type interruptedStream struct {
 	jetstream.Stream
 	begun func()
 }
 
-func (s meddled) OrderedConsumer(ctx context.Context, c jetstream.OrderedConsumerConfig) (jetstream.Consumer, error) {
+func (s interruptedStream) OrderedConsumer(ctx context.Context, c jetstream.OrderedConsumerConfig) (jetstream.Consumer, error) {
 	consumer, err := s.Stream.OrderedConsumer(ctx, c)
 	s.begun()
 	return consumer, err
 }
 
 // What is removed while it is read is not waited for.
-func TestReadWhatIsRemoved(t *testing.T) {
-	played(t, Config{Transport: &line{status: 200}}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+func TestReadsWhileMessagesAreRemoved(t *testing.T) {
+	playWithTransport(t, Config{Transport: &switchableReceiver{status: 200}}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
 		ack, err := js.Publish(t.Context(), "bellhop.delivery.s.1", []byte("{}"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		removed := meddled{n.outbox, func() {
+		removed := interruptedStream{n.outbox, func() {
 			if err := n.outbox.DeleteMsg(t.Context(), ack.Sequence); err != nil {
 				t.Error(err)
 			}
@@ -578,20 +578,20 @@ func TestReadWhatIsRemoved(t *testing.T) {
 }
 
 // A page has a delivery once, and has it also if it ends once more meanwhile.
-func TestDeliveriesThatChange(t *testing.T) {
-	played(t, Config{Transport: &line{status: 200}}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
-		s := subscribe(t, n, sub("", "http://crm/hook"))
+func TestDeliveriesChangeWhilePaged(t *testing.T) {
+	playWithTransport(t, Config{Transport: &switchableReceiver{status: 200}}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
 		n.Say(eventsOf("c", dialog.Hangup))
 		time.Sleep(time.Second)
 		attempts := n.deliveryLog
-		n.deliveryLog = meddled{attempts, func() {
+		n.deliveryLog = interruptedStream{attempts, func() {
 			n.deliveryLog = attempts
 			if _, err := n.Redeliver(t.Context(), "ca-"+s.ID); err != nil {
 				t.Error(err)
 			}
 			time.Sleep(time.Second)
 		}}
-		ids, _ := read(t, n, DeliveryQuery{})
+		ids, _ := readDeliveries(t, n, DeliveryQuery{})
 		if !slices.Equal(ids, []string{"ca"}) {
 			t.Errorf("while it is delivered again there are %v", ids)
 		}
@@ -605,22 +605,22 @@ func TestDeliveriesThatChange(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if ids, _ := read(t, n, DeliveryQuery{State: Waiting}); !slices.Equal(ids, []string{"b"}) {
+		if ids, _ := readDeliveries(t, n, DeliveryQuery{State: Waiting}); !slices.Equal(ids, []string{"b"}) {
 			t.Errorf("of b, said twice, and a, which is over, there are %v", ids)
 		}
 	})
 }
 
 // Who reads leaves nothing behind in the store.
-func TestReadingLeavesNothing(t *testing.T) {
+func TestReadingLeavesNoConsumer(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{Allow: loopback})
+	n, stop := startNotifier(t, js, Config{Allow: loopback})
 	defer stop()
 	r := newReceiver(t, nil)
 	s := NewSubscription()
 	s.Extension, s.Types, s.URL = "101", []string{"dial-out", "answer", "hangup"}, r.URL
-	s = subscribe(t, n, s)
+	s = mustSubscribe(t, n, s)
 	n.Say(callOf(1))
 	for range callOf(1) {
 		<-r.got
@@ -658,7 +658,7 @@ func TestReadingLeavesNothing(t *testing.T) {
 }
 
 // The recorder holds 16 MB, drops the oldest, and counts them.
-func TestRecorderIsBounded(t *testing.T) {
+func TestRecordBufferIsBounded(t *testing.T) {
 	var r recordBuffer
 	r.wakeup = make(chan struct{}, 1)
 	const each = 64 << 10
@@ -675,7 +675,7 @@ func TestRecorderIsBounded(t *testing.T) {
 }
 
 // Whatever is in a text, what is written is JSON, of the same text.
-func TestRaw(t *testing.T) {
+func TestWriteRawIsJSON(t *testing.T) {
 	for _, s := range []string{"", "plain", `"\/`, "\x00\x1f\x7f", "<&>", "ü€😀\u2028", "\xff", "a\xc3", "\xe2\x82", "\xed\xa0\x80", "ok\xf0\x9f\x98"} {
 		w := objectWriter{[]byte{'{'}}
 		writeRaw(&w, "s", s)

@@ -28,9 +28,9 @@ func TestAppendEvent(t *testing.T) {
 	typ := reflect.TypeFor[dialog.Event]()
 	for i := range typ.NumField() {
 		var one dialog.Event
-		fill(t, typ.Field(i).Name, reflect.ValueOf(&one).Elem().Field(i))
+		fillField(t, typ.Field(i).Name, reflect.ValueOf(&one).Elem().Field(i))
 		check(typ.Field(i).Name, one)
-		fill(t, typ.Field(i).Name, reflect.ValueOf(&all).Elem().Field(i))
+		fillField(t, typ.Field(i).Name, reflect.ValueOf(&all).Elem().Field(i))
 	}
 	check("everything", all)
 	for _, text := range []string{`"quoted" \ <b> & 'x'`, "Zoë 张", "\xff\xfe", "a\x00\r\n\u2028\x7f", "\ufffd"} {
@@ -39,7 +39,7 @@ func TestAppendEvent(t *testing.T) {
 }
 
 // fill gives a field a value that is not its zero.
-func fill(t *testing.T, name string, v reflect.Value) {
+func fillField(t *testing.T, name string, v reflect.Value) {
 	t.Helper()
 	yes := true
 	switch v.Interface().(type) {

@@ -27,7 +27,7 @@ func ringEvent(user string, round int, typ dialog.Type, status dialog.Status) di
 
 // groupOf finds the parties that are one call, and the event that is sent, in the events
 // alone.
-func TestGroupOf(t *testing.T) {
+func TestFindGroup(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for _, tt := range []struct {
 		name   string
@@ -84,15 +84,15 @@ func TestGroupOf(t *testing.T) {
 }
 
 // grouping has a keeper subscribe to everybody.
-func grouping(t *testing.T, f func(*kept)) {
-	keeping(t, 422, func(t *testing.T, s *kept) {
-		s.edit(func(s *Subscription) { s.Extension, s.ExtensionRegex = "", ".*" })
+func testGrouping(t *testing.T, f func(*ctiTest)) {
+	testKeeping(t, 422, func(t *testing.T, s *ctiTest) {
+		s.editSubscription(func(s *Subscription) { s.Extension, s.ExtensionRegex = "", ".*" })
 		time.Sleep(time.Second)
 		f(s)
 	})
 }
 
-func (s *kept) edit(f func(*Subscription)) {
+func (s *ctiTest) editSubscription(f func(*Subscription)) {
 	s.Helper()
 	if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { f(s); return nil }); err != nil {
 		s.Error(err)
@@ -100,7 +100,7 @@ func (s *kept) edit(f func(*Subscription)) {
 }
 
 // all has events published now, one after another.
-func (s *kept) all(events ...dialog.Event) {
+func (s *ctiTest) publishEvents(events ...dialog.Event) {
 	for _, e := range events {
 		e.At = time.Now()
 		s.Say([]dialog.Event{e})
@@ -108,14 +108,14 @@ func (s *kept) all(events ...dialog.Event) {
 	}
 }
 
-func rings(users ...string) (all []dialog.Event) {
+func dialIns(users ...string) (all []dialog.Event) {
 	for _, u := range users {
 		all = append(all, ringEvent(u, 0, dialog.DialIn, dialog.Calling))
 	}
 	return all
 }
 
-func ends(status dialog.Status, users ...string) (all []dialog.Event) {
+func hangupsOf(status dialog.Status, users ...string) (all []dialog.Event) {
 	for _, u := range users {
 		all = append(all, ringEvent(u, 0, dialog.Hangup, status))
 	}
@@ -123,16 +123,16 @@ func ends(status dialog.Status, users ...string) (all []dialog.Event) {
 }
 
 // takes is the answer of one, and the hangups of the others.
-func takes(user string, others ...string) []dialog.Event {
+func answerOf(user string, others ...string) []dialog.Event {
 	all := []dialog.Event{ringEvent(user, 0, dialog.Answer, "")}
-	for _, e := range ends(dialog.Canceled, others...) {
+	for _, e := range hangupsOf(dialog.Canceled, others...) {
 		e.Elsewhere = true
 		all = append(all, e)
 	}
 	return all
 }
 
-func talked(user string) dialog.Event {
+func hangupOf(user string) dialog.Event {
 	e := ringEvent(user, 0, dialog.Hangup, dialog.Answered)
 	e.AnsweredAt = time.Now()
 	return e
@@ -140,11 +140,11 @@ func talked(user string) dialog.Event {
 
 // sent checks what the keeper has taken and refused, as event, callId's end, and
 // who rings, who answered or why it ended.
-func (s *kept) sent(want string) {
+func (s *ctiTest) wantSent(want string) {
 	s.Helper()
 	time.Sleep(5 * time.Second)
 	var got []string
-	s.keeper.set(func() {
+	s.keeper.update(func() {
 		for _, f := range s.keeper.forms {
 			call := f.Get("callId")
 			got = append(got, f.Get("event")+" "+call[len(call)-2:]+" "+cmp.Or(strings.Join(f["user[]"], "+"), f.Get("user"), f.Get("cause")))
@@ -154,13 +154,13 @@ func (s *kept) sent(want string) {
 	if all := strings.Join(got, ", "); all != want {
 		s.Errorf("sent %s; want %s", all, want)
 	}
-	if story := s.keeper.story(); strings.Contains(story, " 4") {
+	if story := s.keeper.summary(); strings.Contains(story, " 4") {
 		s.Errorf("refused: %s", story)
 	}
 }
 
 // stands checks how the delivery of an event stands, and why.
-func (s *kept) stands(e dialog.Event, state, why string) {
+func (s *ctiTest) wantState(e dialog.Event, state, why string) {
 	s.Helper()
 	d, err := s.Delivery(s.Context(), deliveryID(e.ID, s.id))
 	if err != nil || d.State != state || !strings.Contains(d.Attempts[len(d.Attempts)-1].Error, why) {
@@ -172,17 +172,17 @@ func (s *kept) stands(e dialog.Event, state, why string) {
 func TestGroupIsOneCall(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		play func(*kept)
+		play func(*ctiTest)
 	}{
-		{"nobody takes it", func(s *kept) {
-			s.all(rings("111", "112", "113")...)
-			s.sent("newCall 11 111+112+113")
-			s.all(ends(dialog.NoAnswer, "113", "111", "112")...)
-			s.sent("hangup 11 noAnswer")
-			s.stands(rings("112")[0], Canceled, "rang at 111 first")
-			s.stands(ends("", "113")[0], Canceled, "rang at 111 first")
-			s.stands(ends("", "112")[0], Delivered, "")
-			for _, e := range []dialog.Event{rings("111")[0], ends("", "112")[0]} {
+		{"nobody takes it", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112", "113")...)
+			s.wantSent("newCall 11 111+112+113")
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "113", "111", "112")...)
+			s.wantSent("hangup 11 noAnswer")
+			s.wantState(dialIns("112")[0], Canceled, "rang at 111 first")
+			s.wantState(hangupsOf("", "113")[0], Canceled, "rang at 111 first")
+			s.wantState(hangupsOf("", "112")[0], Delivered, "")
+			for _, e := range []dialog.Event{dialIns("111")[0], hangupsOf("", "112")[0]} {
 				if d, err := s.Delivery(s.Context(), deliveryID(e.ID, s.id)); err != nil || len(d.Attempts) != 1 || d.Attempts[0].Number != 1 {
 					s.Errorf("%s: %v, %v; to wait is no attempt", e.Type, d.Attempts, err)
 				}
@@ -191,194 +191,194 @@ func TestGroupIsOneCall(t *testing.T) {
 				s.Errorf("%d entries are kept", len(s.keeper.known))
 			}
 		}},
-		{"the caller gives up", func(s *kept) {
-			s.all(rings("111", "112")...)
+		{"the caller gives up", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(time.Second)
-			for _, e := range ends(dialog.Canceled, "111", "112") {
+			for _, e := range hangupsOf(dialog.Canceled, "111", "112") {
 				e.HangupBy = dialog.ByCaller
-				s.all(e)
+				s.publishEvents(e)
 			}
 			time.Sleep(100 * time.Millisecond) // nobody rings next: it does not wait
-			s.want("sent", "11 newCall, 11 hangup")
+			s.wantSummary("sent", "11 newCall, 11 hangup")
 		}},
-		{"one takes it", func(s *kept) {
-			s.all(rings("111", "112", "113")...)
+		{"one takes it", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112", "113")...)
 			time.Sleep(3 * time.Second)
-			s.all(takes("112", "111", "113")...)
-			s.sent("newCall 11 111+112+113, answer 11 112")
-			s.all(talked("112"))
-			s.sent("hangup 11 normalClearing")
+			s.publishEvents(answerOf("112", "111", "113")...)
+			s.wantSent("newCall 11 111+112+113, answer 11 112")
+			s.publishEvents(hangupOf("112"))
+			s.wantSent("hangup 11 normalClearing")
 		}},
-		{"it is taken at once", func(s *kept) {
-			s.all(append(rings("111", "112"), takes("111", "112")...)...)
-			s.sent("newCall 11 111+112, answer 11 111")
+		{"it is taken at once", func(s *ctiTest) {
+			s.publishEvents(append(dialIns("111", "112"), answerOf("111", "112")...)...)
+			s.wantSent("newCall 11 111+112, answer 11 111")
 		}},
-		{"one after another", func(s *kept) {
-			s.all(rings("111")...)
+		{"one after another", func(s *ctiTest) {
+			s.publishEvents(dialIns("111")...)
 			time.Sleep(8 * time.Second)
-			s.all(append(ends(dialog.NoAnswer, "111"), rings("112")...)...)
-			s.sent("newCall 11 111")
-			s.all(ends(dialog.Busy, "112")...)
+			s.publishEvents(append(hangupsOf(dialog.NoAnswer, "111"), dialIns("112")...)...)
+			s.wantSent("newCall 11 111")
+			s.publishEvents(hangupsOf(dialog.Busy, "112")...)
 			time.Sleep(400 * time.Millisecond)
-			s.all(rings("113")...)
+			s.publishEvents(dialIns("113")...)
 			time.Sleep(6 * time.Second)
-			s.all(takes("113")...)
-			s.all(talked("113"))
-			s.sent("answer 11 113, hangup 11 normalClearing")
+			s.publishEvents(answerOf("113")...)
+			s.publishEvents(hangupOf("113"))
+			s.wantSent("answer 11 113, hangup 11 normalClearing")
 		}},
-		{"a queue", func(s *kept) {
-			s.all(append(rings("600"), rings("111", "112")...)...)
+		{"a queue", func(s *ctiTest) {
+			s.publishEvents(append(dialIns("600"), dialIns("111", "112")...)...)
 			time.Sleep(9 * time.Second)
-			s.all(ends(dialog.NoAnswer, "111", "112")...)
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
 			time.Sleep(5 * time.Second)
 			again := ringEvent("112", 1, dialog.DialIn, dialog.Calling)
-			s.all(again)
-			s.sent("newCall 00 600+111+112")
+			s.publishEvents(again)
+			s.wantSent("newCall 00 600+111+112")
 			again.Type, again.Status = dialog.Hangup, dialog.Canceled
 			again.ID = dialog.EventID(again.Party, dialog.Hangup)
-			s.all(append(ends(dialog.Canceled, "600"), again)...)
-			s.sent("hangup 00 cancel")
+			s.publishEvents(append(hangupsOf(dialog.Canceled, "600"), again)...)
+			s.wantSent("hangup 00 cancel")
 		}},
-		{"it is sent on", func(s *kept) {
-			s.all(rings("111", "112")...)
+		{"it is sent on", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(time.Second)
-			s.all(takes("112", "111")...)
+			s.publishEvents(answerOf("112", "111")...)
 			time.Sleep(9 * time.Second)
-			s.all(rings("113")...)
-			s.all(talked("112"))
-			s.all(takes("113")...)
-			s.all(talked("113"))
-			s.sent("newCall 11 111+112, answer 11 112, newCall 13 113, hangup 11 normalClearing, answer 13 113, hangup 13 normalClearing")
+			s.publishEvents(dialIns("113")...)
+			s.publishEvents(hangupOf("112"))
+			s.publishEvents(answerOf("113")...)
+			s.publishEvents(hangupOf("113"))
+			s.wantSent("newCall 11 111+112, answer 11 112, newCall 13 113, hangup 11 normalClearing, answer 13 113, hangup 13 normalClearing")
 		}},
-		{"two calls", func(s *kept) {
+		{"two calls", func(s *ctiTest) {
 			other := ringEvent("112", 2, dialog.DialIn, dialog.Calling)
 			other.Call = "d"
-			s.all(append(rings("111"), other)...)
-			s.sent("newCall 11 111, newCall 12 112")
+			s.publishEvents(append(dialIns("111"), other)...)
+			s.wantSent("newCall 11 111, newCall 12 112")
 		}},
-		{"who calls is a call of its own", func(s *kept) {
+		{"who calls is a call of its own", func(s *ctiTest) {
 			out := ringEvent("120", 0, dialog.DialOut, dialog.Calling)
 			out.Flow = dialog.Out
-			s.all(append([]dialog.Event{out}, rings("111", "112")...)...)
-			s.sent("newCall 20 120, newCall 11 111+112")
+			s.publishEvents(append([]dialog.Event{out}, dialIns("111", "112")...)...)
+			s.wantSent("newCall 20 120, newCall 11 111+112")
 		}},
-		{"each", func(s *kept) {
-			s.edit(func(s *Subscription) { s.Group = "each" })
-			s.all(rings("111", "112")...)
-			s.all(ends(dialog.NoAnswer, "111", "112")...)
-			s.sent("newCall 11 111, newCall 12 112, hangup 11 noAnswer, hangup 12 noAnswer")
+		{"each", func(s *ctiTest) {
+			s.editSubscription(func(s *Subscription) { s.Group = "each" })
+			s.publishEvents(dialIns("111", "112")...)
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
+			s.wantSent("newCall 11 111, newCall 12 112, hangup 11 noAnswer, hangup 12 noAnswer")
 		}},
-		{"of an extension", func(s *kept) {
-			s.edit(func(s *Subscription) { s.Extension, s.ExtensionRegex = "112", "" })
-			s.all(rings("111", "112")...)
-			s.sent("newCall 12 112")
-			s.edit(func(s *Subscription) { s.Group = "one" })
-			s.all(ringEvent("112", 1, dialog.DialIn, dialog.Calling))
-			s.sent("")
+		{"of an extension", func(s *ctiTest) {
+			s.editSubscription(func(s *Subscription) { s.Extension, s.ExtensionRegex = "112", "" })
+			s.publishEvents(dialIns("111", "112")...)
+			s.wantSent("newCall 12 112")
+			s.editSubscription(func(s *Subscription) { s.Group = "one" })
+			s.publishEvents(ringEvent("112", 1, dialog.DialIn, dialog.Calling))
+			s.wantSent("")
 		}},
-		{"another dialect", func(s *kept) {
-			s.edit(func(s *Subscription) { s.Dialect, s.Group = Telphin, "one" })
-			s.all(rings("111", "112")...)
+		{"another dialect", func(s *ctiTest) {
+			s.editSubscription(func(s *Subscription) { s.Dialect, s.Group = Telphin, "one" })
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(5 * time.Second)
-			s.stands(rings("112")[0], Delivered, "")
+			s.wantState(dialIns("112")[0], Delivered, "")
 		}},
 	} {
-		t.Run(tt.name, func(t *testing.T) { grouping(t, tt.play) })
+		t.Run(tt.name, func(t *testing.T) { testGrouping(t, tt.play) })
 	}
 }
 
 // A group's deliveries survive a restart, an outage, a replay and a redelivery.
-func TestGroupSurvives(t *testing.T) {
+func TestGroupSurvivesRestart(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		play func(*kept)
+		play func(*ctiTest)
 	}{
-		{"a restart before the newCall", func(s *kept) {
-			s.all(rings("111", "112")...)
+		{"a restart before the newCall", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
 			s.again()
-			s.sent("newCall 11 111+112")
-			s.all(ends(dialog.NoAnswer, "111", "112")...)
-			s.sent("hangup 11 noAnswer")
+			s.wantSent("newCall 11 111+112")
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
+			s.wantSent("hangup 11 noAnswer")
 		}},
-		{"a restart between", func(s *kept) {
-			s.all(rings("111", "112")...)
+		{"a restart between", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(5 * time.Second)
 			s.again()
-			s.all(takes("112", "111")...)
+			s.publishEvents(answerOf("112", "111")...)
 			s.again()
-			s.all(talked("112"))
-			s.sent("newCall 11 111+112, answer 11 112, hangup 11 normalClearing")
+			s.publishEvents(hangupOf("112"))
+			s.wantSent("newCall 11 111+112, answer 11 112, hangup 11 normalClearing")
 		}},
-		{"a restart before the hangup", func(s *kept) {
-			s.all(rings("111", "112")...)
+		{"a restart before the hangup", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(5 * time.Second)
-			s.all(ends(dialog.NoAnswer, "111", "112")...)
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
 			s.again()
-			s.sent("newCall 11 111+112, hangup 11 noAnswer")
+			s.wantSent("newCall 11 111+112, hangup 11 noAnswer")
 		}},
-		{"the receiver is away for a while", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
-			s.all(rings("111", "112")...)
+		{"the receiver is away for a while", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(3 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
-			s.all(takes("111", "112")...)
-			s.sent("newCall 11 111+112, answer 11 111")
+			s.keeper.update(func() { s.keeper.away = false })
+			s.publishEvents(answerOf("111", "112")...)
+			s.wantSent("newCall 11 111+112, answer 11 111")
 		}},
-		{"the newCall expires", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
-			s.all(rings("111", "112")...)
+		{"the newCall expires", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(20 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
-			s.all(takes("111", "112")...)
-			s.all(talked("111"))
-			s.sent("")
-			s.stands(talked("111"), Expired, reasonUndelivered)
+			s.keeper.update(func() { s.keeper.away = false })
+			s.publishEvents(answerOf("111", "112")...)
+			s.publishEvents(hangupOf("111"))
+			s.wantSent("")
+			s.wantState(hangupOf("111"), Expired, reasonUndelivered)
 		}},
-		{"the subscription is younger", func(s *kept) {
-			s.all(rings("111", "112")...)
-			s.sent("newCall 11 111+112")
-			s.edit(func(s *Subscription) { s.Active = false })
+		{"the subscription is younger", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
+			s.wantSent("newCall 11 111+112")
+			s.editSubscription(func(s *Subscription) { s.Active = false })
 			time.Sleep(time.Second)
-			s.edit(func(s *Subscription) { s.Active = true })
-			s.all(ends(dialog.NoAnswer, "111", "112")...)
-			s.sent("")
-			s.stands(ends("", "112")[0], Expired, reasonTooEarly)
+			s.editSubscription(func(s *Subscription) { s.Active = true })
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
+			s.wantSent("")
+			s.wantState(hangupsOf("", "112")[0], Expired, reasonTooEarly)
 		}},
-		{"all is replayed", func(s *kept) {
+		{"all is replayed", func(s *ctiTest) {
 			from := time.Now()
-			s.keeper.set(func() { s.keeper.away = true })
-			s.all(rings("111", "112", "113")...)
-			s.all(takes("112", "111", "113")...)
-			s.all(talked("112"))
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishEvents(dialIns("111", "112", "113")...)
+			s.publishEvents(answerOf("112", "111", "113")...)
+			s.publishEvents(hangupOf("112"))
 			time.Sleep(20 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
+			s.keeper.update(func() { s.keeper.away = false })
 			if _, err := s.Replay(s.Context(), s.id, from, time.Time{}, nil); err != nil {
 				s.Error(err)
 			}
 			time.Sleep(20 * time.Second)
-			s.sent("newCall 11 111+112+113, answer 11 112, hangup 11 normalClearing")
+			s.wantSent("newCall 11 111+112+113, answer 11 112, hangup 11 normalClearing")
 		}},
-		{"by hand", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
-			s.all(rings("111", "112")...)
+		{"by hand", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(20 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
+			s.keeper.update(func() { s.keeper.away = false })
 			for user, want := range map[string]string{"111": Delivered, "112": Failed} {
-				if a, err := s.Redeliver(s.Context(), deliveryID(rings(user)[0].ID, s.id)); a.Outcome != want || err != nil {
+				if a, err := s.Redeliver(s.Context(), deliveryID(dialIns(user)[0].ID, s.id)); a.Outcome != want || err != nil {
 					s.Error(user, a.Outcome, err)
 				}
 			}
-			s.all(ends(dialog.NoAnswer, "112", "111")...)
-			s.sent("newCall 11 111+112, hangup 11 noAnswer")
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "112", "111")...)
+			s.wantSent("newCall 11 111+112, hangup 11 noAnswer")
 		}},
 	} {
-		t.Run(tt.name, func(t *testing.T) { grouping(t, tt.play) })
+		t.Run(tt.name, func(t *testing.T) { testGrouping(t, tt.play) })
 	}
 }
 
 // An attempt is postponed until a time after its event, once, and never by longer than
 // that: the clock of another node may be ahead.
-func TestPostpone(t *testing.T) {
+func TestPostponeOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, tt := range []struct {
 			name  string
@@ -402,9 +402,9 @@ func TestPostpone(t *testing.T) {
 
 // An event that the copy of the log does not have yet is asked for again.
 func TestGroupNotCopied(t *testing.T) {
-	grouping(t, func(s *kept) {
+	testGrouping(t, func(s *ctiTest) {
 		sub := Subscription{ID: s.id, ExtensionRegex: ".*", Dialect: CTI}
-		e := talked("111")
+		e := hangupOf("111")
 		for _, patience := range []bool{true, false} {
 			a := &attempt{delivery: &delivery{seq: 7, id: e.ID, kind: e.Type, at: time.Now()}, sub: &sub, mayPostpone: patience}
 			if g, err := s.joinGroup(s.Context(), a, &e); g != nil || (err == nil) != patience || a.notBefore.IsZero() == patience {
@@ -433,36 +433,36 @@ func TestGroupPayload(t *testing.T) {
 }
 
 // A subscription that lags reads its groups from the log as one that does not.
-func TestGroupOfWhatLags(t *testing.T) {
+func TestGroupOfLaggingSubscription(t *testing.T) {
 	const calls = 20
 	synctest.Test(t, func(t *testing.T) {
-		k := &keeper{known: make(map[string]bool), twice: 422, away: true}
+		k := &ctiReceiver{known: make(map[string]bool), twice: 422, away: true}
 		js, closeStore := openStore(t, t.TempDir())
 		defer closeStore()
-		n, err := Open(t.Context(), js, Config{Transport: k, KeepEvents: forGood})
+		n, err := Open(t.Context(), js, Config{Transport: k, KeepEvents: keepForever})
 		if err != nil {
 			t.Fatal(err)
 		}
 		n.maxPending = 4
-		defer run(n)()
-		all := sub("", "http://crm/hook")
+		defer runNotifier(n)()
+		all := testSubscription("", "http://crm/hook")
 		all.Extension, all.ExtensionRegex, all.Dialect, all.LiveTTL = "", ".*", CTI, Duration(30*time.Minute)
 		all.Types = []string{"dial-in", "answer", "hangup"}
-		subscribe(t, n, all)
-		s := &kept{T: t, Notifier: n, keeper: k}
+		mustSubscribe(t, n, all)
+		s := &ctiTest{T: t, Notifier: n, keeper: k}
 		for i := range calls {
-			for _, e := range append(rings("111", "112", "113"), ends(dialog.NoAnswer, "112", "113", "111")...) {
+			for _, e := range append(dialIns("111", "112", "113"), hangupsOf(dialog.NoAnswer, "112", "113", "111")...) {
 				e.Call = fmt.Sprint("c", i)
 				e.Party = fmt.Sprintf("%04d%s", i, e.Party[4:])
 				e.ID = dialog.EventID(e.Party, e.Type)
-				s.all(e)
+				s.publishEvents(e)
 			}
 		}
 		time.Sleep(30 * time.Second)
-		k.set(func() { k.away = false })
+		k.update(func() { k.away = false })
 		time.Sleep(10 * time.Minute)
 		got := make(map[string]int)
-		k.set(func() {
+		k.update(func() {
 			for _, f := range k.forms {
 				got[fmt.Sprint(f.Get("event"), len(f["user[]"]), f.Get("callId")[28:])]++
 			}

@@ -16,7 +16,7 @@ import (
 )
 
 // hangups are n hangups of calls of their own.
-func hangups(from, n int) (all []dialog.Event) {
+func makeHangups(from, n int) (all []dialog.Event) {
 	for i := range n {
 		all = append(all, callOf(from + i)[2])
 	}
@@ -25,7 +25,7 @@ func hangups(from, n int) (all []dialog.Event) {
 
 // Every pause and its end is an event for who asked for it, is shown by the
 // subscription, and is counted.
-func TestPauseIsTold(t *testing.T) {
+func TestPauseIsPublished(t *testing.T) {
 	var down atomic.Bool
 	down.Store(true)
 	answer := func(_ int, r request) (int, http.Header) {
@@ -34,11 +34,11 @@ func TestPauseIsTold(t *testing.T) {
 		}
 		return 200, nil
 	}
-	bubble(t, answer, func(t *testing.T, n *Notifier, w *wire, s Subscription) {
-		operator := sub("", "http://operator/")
+	runInVirtualTime(t, answer, func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
+		operator := testSubscription("", "http://operator/")
 		operator.Extension, operator.ExtensionRegex = "", ".*"
 		operator.Types, operator.Dialect = []string{"subscription-state"}, Telphin
-		subscribe(t, n, operator)
+		mustSubscribe(t, n, operator)
 		told := func() (story []string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -52,7 +52,7 @@ func TestPauseIsTold(t *testing.T) {
 			}
 			return story
 		}
-		n.Say(hangups(1, 5))
+		n.Say(makeHangups(1, 5))
 		time.Sleep(500 * time.Millisecond)
 		got, _ := n.Subscription(s.ID)
 		if got.State != StatePaused || !got.Active || !strings.Contains(got.Why, "Service Unavailable") {
@@ -86,11 +86,11 @@ func TestDisabledAfterFiveDays(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
-		w := &wire{start: time.Now(), answer: answers(500)}
-		c := Config{Transport: w, KeepEvents: forGood}
-		n, stop := start(t, js, c)
-		id := subscribe(t, n, sub("", "http://crm/hook")).ID
-		n.Say(hangups(1, 1))
+		w := &fakeWire{start: time.Now(), answer: answerStatuses(500)}
+		c := Config{Transport: w, KeepEvents: keepForever}
+		n, stop := startNotifier(t, js, c)
+		id := mustSubscribe(t, n, testSubscription("", "http://crm/hook")).ID
+		n.Say(makeHangups(1, 1))
 		time.Sleep(4 * time.Minute)
 		st, ok := n.health.get(id)
 		if !ok || st.Failing.Sub(w.start) > time.Second {
@@ -104,9 +104,9 @@ func TestDisabledAfterFiveDays(t *testing.T) {
 
 		js, closeStore = openStore(t, dir)
 		defer closeStore()
-		n, stop = start(t, js, c)
+		n, stop = startNotifier(t, js, c)
 		defer stop()
-		n.Say(hangups(2, 1))
+		n.Say(makeHangups(2, 1))
 		time.Sleep(20 * time.Second)
 		if s, _ := n.Subscription(id); !s.Active {
 			t.Errorf("disabled too early: %s", s.Why)
@@ -122,7 +122,7 @@ func TestDisabledAfterFiveDays(t *testing.T) {
 		if _, err := n.Edit(t.Context(), id, 0, func(s *Subscription) error { s.Active = true; return nil }); err != nil {
 			t.Error(err)
 		}
-		n.Say(hangups(3, 1))
+		n.Say(makeHangups(3, 1))
 		time.Sleep(3 * time.Minute)
 		if s, _ := n.Subscription(id); !s.Active {
 			t.Errorf("switched on again, it is disabled at once: %s", s.Why)
@@ -132,14 +132,14 @@ func TestDisabledAfterFiveDays(t *testing.T) {
 
 // A success now and then keeps a subscription for ever.
 func TestSuccessEndsFailing(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	for range 8 {
-		s.say(fmt.Sprint("c", s.seq), dialog.Hangup)
-		s.plays(24*time.Hour, all(willRetry))
+		s.publish(fmt.Sprint("c", s.seq), dialog.Hangup)
+		s.runAttempts(24*time.Hour, always(willRetry))
 		if since := s.subscribers["a"].failing; s.now.Sub(since) > 25*time.Hour {
 			t.Errorf("failing since %v", since)
 		}
-		s.plays(time.Minute, all(delivered))
+		s.runAttempts(time.Minute, always(delivered))
 		if since := s.subscribers["a"].failing; !since.IsZero() {
 			t.Errorf("after a success it is failing since %v", since)
 		}
@@ -148,8 +148,8 @@ func TestSuccessEndsFailing(t *testing.T) {
 
 // What is written of a standing is the last that was set, also when another
 // node's word of it comes between.
-func TestStandings(t *testing.T) {
-	bubble(t, answers(200), func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+func TestHealthIsSaved(t *testing.T) {
+	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		other, err := Open(t.Context(), n.js, Config{Transport: w})
 		if err != nil {
 			t.Fatal(err)
@@ -185,13 +185,13 @@ func TestStandings(t *testing.T) {
 
 // TestStandingDoesNotReturn: a subscription that is well again is well after a kill
 // too, however long ago that was.
-func TestStandingDoesNotReturn(t *testing.T) {
+func TestDeletedHealthStaysDeleted(t *testing.T) {
 	for _, after := range []time.Duration{time.Second, time.Minute, time.Hour} {
 		t.Run(after.String(), func(t *testing.T) {
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {
 				js, closeStore := openStore(t, dir)
-				n, stop := start(t, js, Config{Transport: &wire{start: time.Now(), answer: answers(200)}, KeepEvents: forGood})
+				n, stop := startNotifier(t, js, Config{Transport: &fakeWire{start: time.Now(), answer: answerStatuses(200)}, KeepEvents: keepForever})
 				for _, id := range []string{"well", "failing"} {
 					n.health.set(id, &healthState{Failing: time.Now(), Why: "500"})
 				}
@@ -208,7 +208,7 @@ func TestStandingDoesNotReturn(t *testing.T) {
 					closeStore()
 					dir = killed
 					js, closeStore = openStore(t, dir)
-					n, stop = start(t, js, Config{Transport: &wire{start: time.Now(), answer: answers(200)}, KeepEvents: forGood})
+					n, stop = startNotifier(t, js, Config{Transport: &fakeWire{start: time.Now(), answer: answerStatuses(200)}, KeepEvents: keepForever})
 					if st, failing := n.health.get("well"); failing {
 						t.Errorf("it fails again: %+v", st)
 					}

@@ -37,7 +37,7 @@ func attemptOnce(t *testing.T, n *Notifier, s Subscription) *attempt {
 
 // unstored is a notifier that can make attempts, and nothing else. The dialect
 // must be one that numbers no extension.
-func unstored(c Config) *Notifier { return &Notifier{config: c, sender: newSender(c)} }
+func newUnstored(c Config) *Notifier { return &Notifier{config: c, sender: newSender(c)} }
 
 // A hostile receiver costs an attempt at most its timeout, and a few kilobytes.
 func TestHostileReceivers(t *testing.T) {
@@ -124,7 +124,7 @@ func TestHostileReceivers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n := unstored(Config{})
+				n := newUnstored(Config{})
 				var written atomic.Int64
 				var serving sync.WaitGroup
 				dials := 0
@@ -143,7 +143,7 @@ func TestHostileReceivers(t *testing.T) {
 					})
 					return ours, nil
 				}
-				s := sub("", "http://crm.example/hook")
+				s := testSubscription("", "http://crm.example/hook")
 				s.Dialect = Unified
 				s.Method = http.MethodGet
 				begin := time.Now()
@@ -181,7 +181,7 @@ func (c countingConn) Write(b []byte) (int, error) {
 
 // What a receiver says has no effect on the requests after it, and the
 // environment none on any.
-func TestRequestsAreBare(t *testing.T) {
+func TestRequestsAreIndependent(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 	t.Setenv("http_proxy", "http://127.0.0.1:1")
 	t.Setenv("ALL_PROXY", "http://127.0.0.1:1")
@@ -192,9 +192,9 @@ func TestRequestsAreBare(t *testing.T) {
 		w.Header().Set("Strict-Transport-Security", "max-age=1000")
 		r.ServeHTTP(w, req)
 	})
-	n := unstored(Config{Allow: loopback, Version: "v1"})
+	n := newUnstored(Config{Allow: loopback, Version: "v1"})
 	defer n.sender.close()
-	s := sub("a", r.URL)
+	s := testSubscription("a", r.URL)
 	s.Dialect, s.Method = Unified, http.MethodPost
 	for range 3 {
 		if a := attemptOnce(t, n, s); a.outcome != delivered {
@@ -213,7 +213,7 @@ func TestRequestsAreBare(t *testing.T) {
 }
 
 // A receiver must prove who it is, by TLS 1.2 or later.
-func TestReceiversProveThemselves(t *testing.T) {
+func TestReceiversAreAuthenticated(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		config *tls.Config
@@ -226,8 +226,8 @@ func TestReceiversProveThemselves(t *testing.T) {
 		r.TLS = tt.config
 		r.Config.ErrorLog = log.New(io.Discard, "", 0)
 		r.StartTLS()
-		n := unstored(Config{Allow: loopback})
-		s := sub("a", r.URL)
+		n := newUnstored(Config{Allow: loopback})
+		s := testSubscription("a", r.URL)
 		s.Dialect = Unified
 		if a := attemptOnce(t, n, s); a.outcome != willRetry || !strings.Contains(a.detail, tt.want) {
 			t.Errorf("%s: %v, %q; want %q", tt.name, a.outcome, a.detail, tt.want)
@@ -254,7 +254,7 @@ func newNameServer(t *testing.T, answer func(name string, n int) (v4 []string)) 
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		s.run(answer)
+		s.serveDNS(answer)
 	}()
 	t.Cleanup(func() { c.Close(); <-ended })
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -262,14 +262,14 @@ func newNameServer(t *testing.T, answer func(name string, n int) (v4 []string)) 
 	}}
 }
 
-func (s *nameServer) run(answer func(string, int) []string) {
+func (s *nameServer) serveDNS(answer func(string, int) []string) {
 	b := make([]byte, 1500)
 	for {
 		n, from, err := s.ReadFrom(b)
 		if err != nil {
 			return
 		}
-		if reply := s.reply(b[:n], answer); reply != nil {
+		if reply := s.replyQuery(b[:n], answer); reply != nil {
 			s.WriteTo(reply, from)
 		}
 	}
@@ -277,7 +277,7 @@ func (s *nameServer) run(answer func(string, int) []string) {
 
 // reply answers a query of one question (RFC 1035 §4): A with what answer says,
 // all else with nothing.
-func (s *nameServer) reply(query []byte, answer func(string, int) []string) []byte {
+func (s *nameServer) replyQuery(query []byte, answer func(string, int) []string) []byte {
 	if len(query) < 12 {
 		return nil
 	}
@@ -309,7 +309,7 @@ func (s *nameServer) reply(query []byte, answer func(string, int) []string) []by
 
 // A name that leads elsewhere the second time, or to two addresses at once,
 // gains nothing. 127.0.0.9 stands for a public address.
-func TestRebinding(t *testing.T) {
+func TestDNSRebindingIsDenied(t *testing.T) {
 	inside, err := net.Listen("tcp", "127.0.0.1:0") // what must not be reached
 	if err != nil {
 		t.Fatal(err)
@@ -333,8 +333,8 @@ func TestRebinding(t *testing.T) {
 	go srv.Serve(outside)
 	defer srv.Close()
 
-	config := Config{Allow: prefixes("127.0.0.9/32")}
-	s := sub("a", "http://rebind.example.:"+port+"/")
+	config := Config{Allow: parsePrefixes("127.0.0.9/32")}
+	s := testSubscription("a", "http://rebind.example.:"+port+"/")
 	s.Dialect, s.Method = Unified, http.MethodGet
 
 	config.Resolver = newNameServer(t, func(_ string, n int) []string {
@@ -343,7 +343,7 @@ func TestRebinding(t *testing.T) {
 		}
 		return []string{"127.0.0.1"}
 	})
-	n := unstored(config)
+	n := newUnstored(config)
 	defer n.sender.close()
 	if a := attemptOnce(t, n, s); a.outcome != delivered {
 		t.Fatalf("the first attempt: %v, %s", a.outcome, a.detail)
@@ -356,7 +356,7 @@ func TestRebinding(t *testing.T) {
 
 	srv.Close() // what is permitted does not answer: the other address is tried
 	config.Resolver = newNameServer(t, func(string, int) []string { return []string{"127.0.0.9", "127.0.0.1"} })
-	n = unstored(config)
+	n = newUnstored(config)
 	defer n.sender.close()
 	if a := attemptOnce(t, n, s); a.outcome != willRetry || a.detail == "" {
 		t.Fatalf("of two addresses: %v, %q", a.outcome, a.detail)
@@ -368,14 +368,14 @@ func TestRebinding(t *testing.T) {
 
 // Whatever a forbidden address is called, it is not connected to. The names
 // are looked up as a resolver that knows the old spellings would.
-func TestSpellings(t *testing.T) {
+func TestAddressSpellingsAreDenied(t *testing.T) {
 	config := Config{Resolver: newNameServer(t, func(name string, _ int) []string {
 		if strings.HasPrefix(name, "169") || strings.HasPrefix(name, "metadata") || strings.HasPrefix(name, "2852039166") {
 			return []string{"169.254.169.254"}
 		}
 		return []string{"127.0.0.1"}
 	})}
-	n, machine := unstored(config), unstored(Config{})
+	n, machine := newUnstored(config), newUnstored(Config{})
 	defer n.sender.close()
 	defer machine.sender.close()
 	for _, tt := range []struct {
@@ -440,7 +440,7 @@ func TestSpellings(t *testing.T) {
 		{"[::1%25lo]", true, "[::1"},
 		{"[fe80::1%25lo]", true, "[fe80::1%lo]"},
 	} {
-		s := sub("a", "http://"+tt.host+"/")
+		s := testSubscription("a", "http://"+tt.host+"/")
 		s.Dialect, s.Method = Unified, http.MethodGet
 		if err := s.Validate(); (err == nil) != tt.saved {
 			t.Errorf("%s is saved: %v", tt.host, err)

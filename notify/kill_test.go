@@ -31,7 +31,7 @@ var soak = flag.Bool("soak", false, "tests take minutes, and measure")
 // and "said" and the id of each event of the log after NOTIFY_AFTER. If
 // NOTIFY_END is set it says nothing, waits until everything is delivered, and
 // prints "done".
-func victim() {
+func runVictim() {
 	must := func(err error) {
 		if err != nil {
 			fmt.Println("failed", err)
@@ -53,7 +53,7 @@ func victim() {
 	n, err := Open(ctx, js, Config{Allow: loopback})
 	must(err)
 	if len(n.Subscriptions()) == 0 {
-		s := sub("", os.Getenv("NOTIFY_URL"))
+		s := testSubscription("", os.Getenv("NOTIFY_URL"))
 		s.Dialect, s.LiveTTL = Telphin, Duration(time.Hour) // nothing expires
 		_, err := n.Subscribe(ctx, s)
 		must(err)
@@ -80,7 +80,7 @@ func victim() {
 }
 
 // A fickle receiver refuses three requests in ten, and is away now and then.
-type fickle struct {
+type fickleReceiver struct {
 	t      *testing.T
 	addr   string
 	server *httptest.Server
@@ -91,7 +91,7 @@ type fickle struct {
 	asked  int
 }
 
-func (f *fickle) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (f *fickleReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := r.ParseForm(); err != nil {
 		f.t.Error(err)
 	}
@@ -106,7 +106,7 @@ func (f *fickle) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // here has it listen, always at one address.
-func (f *fickle) here() {
+func (f *fickleReceiver) listenAgain() {
 	l, err := net.Listen("tcp", f.addr)
 	if err != nil {
 		f.t.Error(err)
@@ -120,17 +120,17 @@ func (f *fickle) here() {
 }
 
 // away closes its port and its connections.
-func (f *fickle) away() { f.server.Close() }
+func (f *fickleReceiver) stopListening() { f.server.Close() }
 
 // A life is a victim from its start to its end.
-type life struct {
+type victimRun struct {
 	calls int      // the number of the next call
 	said  []string // ids of the log's events, in order
 	done  bool
 }
 
 // live runs a victim for some time, or until it is done if that is 0.
-func (f *fickle) live(dir string, before life, after int, d time.Duration) life {
+func (f *fickleReceiver) runVictim(dir string, before victimRun, after int, d time.Duration) victimRun {
 	f.t.Helper()
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), "NOTIFY_TEST=victim", "NOTIFY_DIR="+dir, "NOTIFY_URL=http://"+f.addr,
@@ -181,8 +181,8 @@ func TestKill(t *testing.T) {
 	if *soak {
 		kills, shortest, longest = 200, 300*time.Millisecond, 2*time.Second
 	}
-	f := &fickle{t: t, addr: loopbackOfItsOwn() + ":0"} // nobody takes its port while it is away
-	f.here()
+	f := &fickleReceiver{t: t, addr: loopbackOfItsOwn() + ":0"} // nobody takes its port while it is away
+	f.listenAgain()
 	dir, stopAways := t.TempDir(), make(chan struct{})
 	var aways sync.WaitGroup
 	away := 0
@@ -193,10 +193,10 @@ func TestKill(t *testing.T) {
 			case <-stopAways:
 				return
 			}
-			f.away()
+			f.stopListening()
 			away++
 			<-time.After(2 * time.Second)
-			f.here()
+			f.listenAgain()
 			select {
 			case <-time.After(4 * time.Second):
 			case <-stopAways:
@@ -204,13 +204,13 @@ func TestKill(t *testing.T) {
 			}
 		}
 	})
-	var l life
+	var l victimRun
 	begin := time.Now()
 	for range kills {
-		l = f.live(dir, l, len(l.said), shortest+rand.N(longest-shortest))
+		l = f.runVictim(dir, l, len(l.said), shortest+rand.N(longest-shortest))
 	}
 	for d := longest; len(l.said) == 0; d *= 2 { // on this machine no life was long enough
-		l = f.live(dir, l, 0, d)
+		l = f.runVictim(dir, l, 0, d)
 	}
 	close(stopAways)
 	aways.Wait()
@@ -218,8 +218,8 @@ func TestKill(t *testing.T) {
 	f.reform = true
 	f.mu.Unlock()
 	took := time.Since(begin)
-	end := f.live(dir, life{calls: l.calls}, 0, 0)
-	f.away()
+	end := f.runVictim(dir, victimRun{calls: l.calls}, 0, 0)
+	f.stopListening()
 	if !end.done {
 		t.Fatal("the last life did not end")
 	}

@@ -8,7 +8,7 @@ import (
 	"bellhop/dialog"
 )
 
-func TestLatest(t *testing.T) {
+func TestLatestReadsNewestFirst(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
 	n, err := Open(t.Context(), js, Config{})
@@ -19,7 +19,7 @@ func TestLatest(t *testing.T) {
 	for i := range calls {
 		n.Say(callOf(i))
 	}
-	stop := run(n)
+	stop := runNotifier(n)
 	for n.Stats().Said < 3*calls {
 		sleep(t.Context(), batchPace.Quiet)
 	}

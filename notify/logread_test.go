@@ -13,7 +13,7 @@ import (
 )
 
 // A part of an answer that is lost on the way is missed, and asked for again.
-func TestLostAnswers(t *testing.T) {
+func TestLostResponsePartIsReadAgain(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
 	n := &Notifier{js: js, config: Config{Log: slog.New(slog.DiscardHandler)}}

@@ -25,16 +25,16 @@ import (
 func TestMain(m *testing.M) {
 	switch os.Getenv("NOTIFY_TEST") {
 	case "sink":
-		sink()
+		runSink()
 		return
 	case "victim":
-		victim()
+		runVictim()
 		return
 	case "nats":
 		natsServer()
 		return
 	case "mate":
-		mate()
+		runMate()
 		return
 	}
 	ats.Register() // before any bubble: the server's clock would be of the first
@@ -75,19 +75,19 @@ func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 }
 
 // start runs a notifier until the returned func is called or the test ends.
-func start(t testing.TB, js jetstream.JetStream, c Config) (*Notifier, func()) {
+func startNotifier(t testing.TB, js jetstream.JetStream, c Config) (*Notifier, func()) {
 	t.Helper()
 	n, err := Open(t.Context(), js, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := run(n)
+	stop := runNotifier(n)
 	t.Cleanup(stop)
 	return n, stop
 }
 
 // run runs a notifier until the returned func is called.
-func run(n *Notifier) (stop func()) {
+func runNotifier(n *Notifier) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -132,7 +132,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.got <- q
 }
 
-func subscribe(t testing.TB, n *Notifier, s Subscription) Subscription {
+func mustSubscribe(t testing.TB, n *Notifier, s Subscription) Subscription {
 	t.Helper()
 	s, err := n.Subscribe(t.Context(), s)
 	if err != nil {
@@ -156,15 +156,15 @@ func callOf(i int) []dialog.Event {
 	return all
 }
 
-func TestDelivered(t *testing.T) {
+func TestDeliversCall(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{Allow: loopback})
+	n, stop := startNotifier(t, js, Config{Allow: loopback})
 	defer stop()
 	r := newReceiver(t, nil)
 	s := NewSubscription()
 	s.Extension, s.Types, s.URL, s.Dialect = "101", []string{"dial-out", "answer", "hangup"}, r.URL, Telphin
-	s = subscribe(t, n, s)
+	s = mustSubscribe(t, n, s)
 	n.Say(callOf(1))
 	for _, want := range callOf(1) {
 		got := <-r.got

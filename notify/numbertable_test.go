@@ -24,7 +24,7 @@ func TestKnownNumbers(t *testing.T) {
 			return id
 		}
 		before := allot("0003*210")
-		n, stop := start(t, js, Config{})
+		n, stop := startNotifier(t, js, Config{})
 		defer stop()
 		synctest.Wait()
 		later := allot("102")

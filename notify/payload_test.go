@@ -21,11 +21,11 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-func yes() *bool { b := true; return &b }
-func no() *bool  { b := false; return &b }
+func truePtr() *bool  { b := true; return &b }
+func falsePtr() *bool { b := false; return &b }
 
 // samples are events that have every field that their type may have.
-func samples() []dialog.Event {
+func sampleEvents() []dialog.Event {
 	at := time.Date(2026, 3, 4, 5, 6, 7, 890123456, time.UTC)
 	a, b := dialog.Extension{User: "101", Domain: "pbx.example"}, dialog.Extension{User: "0003*210", Domain: "pbx.example"}
 	c := dialog.Extension{User: "103", Domain: "pbx.example"}
@@ -68,14 +68,14 @@ func samples() []dialog.Event {
 	})
 	add(in, dialog.Hangup, dialog.Answered, func(e *dialog.Event) {
 		e.Duration, e.RingDuration, e.SetupTime, e.HangupBy = 61*time.Second+5*time.Microsecond, 3*time.Second, 20*time.Millisecond, dialog.ByCallee
-		e.AnsweredAt, e.RecID, e.Missed, e.Bridged, e.BridgedFor = at, "rec-1", no(), yes(), 60*time.Second
+		e.AnsweredAt, e.RecID, e.Missed, e.Bridged, e.BridgedFor = at, "rec-1", falsePtr(), truePtr(), 60*time.Second
 		e.SipCode, e.SipReason, e.Q850 = 200, "OK", 16
 	})
 	add(out, dialog.Hangup, dialog.Busy, func(e *dialog.Event) {
 		e.SipCode, e.SipReason, e.Q850, e.HangupBy, e.Recovered = 486, "Busy Here", 17, dialog.ByCallee, true
 	})
 	add(in, dialog.Hangup, dialog.Canceled, func(e *dialog.Event) {
-		e.Elsewhere, e.Missed, e.Bridged, e.HangupBy = true, no(), no(), dialog.BySystem
+		e.Elsewhere, e.Missed, e.Bridged, e.HangupBy = true, falsePtr(), falsePtr(), dialog.BySystem
 	})
 	add(message, dialog.MessageOut, "", func(e *dialog.Event) { e.Extension = a })
 	add(message, dialog.MessageIn, "", func(e *dialog.Event) { e.Extension = b })
@@ -101,17 +101,17 @@ func samples() []dialog.Event {
 	})
 	add(in, dialog.Hangup, dialog.Answered, func(e *dialog.Event) { // an extension that is a phone
 		e.Duration, e.RingDuration, e.SetupTime, e.HangupBy = 61*time.Second, 3*time.Second, 20*time.Millisecond, dialog.ByCaller
-		e.AnsweredAt, e.Missed = at, no()
+		e.AnsweredAt, e.Missed = at, falsePtr()
 	})
 	queue := in // has no answer of its own
 	queue.Extension, queue.CalledExtension, queue.Party, queue.UserAgent = c, &c, "00000000000000000000000000000103", ""
 	add(queue, dialog.Hangup, dialog.Answered, func(e *dialog.Event) {
-		e.Missed, e.Bridged, e.BridgedFor, e.HangupBy = no(), yes(), 60*time.Second, dialog.ByCaller
+		e.Missed, e.Bridged, e.BridgedFor, e.HangupBy = falsePtr(), truePtr(), 60*time.Second, dialog.ByCaller
 	})
-	add(queue, dialog.Hangup, dialog.Canceled, func(e *dialog.Event) { e.Missed, e.Bridged, e.HangupBy = yes(), no(), dialog.ByCaller })
+	add(queue, dialog.Hangup, dialog.Canceled, func(e *dialog.Event) { e.Missed, e.Bridged, e.HangupBy = truePtr(), falsePtr(), dialog.ByCaller })
 	missed := in
 	missed.Diversion, missed.RemoteNumber, missed.CalledDID, missed.CallerNum, missed.CallerName, missed.CallerExtension = "", "", "", "", "", nil
-	missed.SetupTime, missed.RingDuration, missed.Missed = 20*time.Millisecond, 9*time.Second, yes() // of an anonymous caller
+	missed.SetupTime, missed.RingDuration, missed.Missed = 20*time.Millisecond, 9*time.Second, truePtr() // of an anonymous caller
 	for _, end := range []struct {
 		status dialog.Status
 		code   int
@@ -142,7 +142,7 @@ func samples() []dialog.Event {
 
 // payload is what a subscription is sent of an event: the query of a GET, the
 // body of a POST.
-func payload(e dialog.Event, s Subscription) string {
+func payloadOf(e dialog.Event, s Subscription) string {
 	v := newView(&e, &s)
 	number := map[string]uint64{"101": 1, "0003*210": 7, "103": 9}
 	if v.called != nil {
@@ -160,7 +160,7 @@ func payload(e dialog.Event, s Subscription) string {
 }
 
 // readable writes a payload one field to a line, as it is on the wire.
-func readable(s string) string {
+func splitFields(s string) string {
 	var b bytes.Buffer
 	if json.Indent(&b, []byte(s), "", "  ") == nil {
 		return b.String()
@@ -168,7 +168,7 @@ func readable(s string) string {
 	return strings.ReplaceAll(s, "&", "\n&")
 }
 
-func TestPayloads(t *testing.T) {
+func TestPayloadsMatchGoldenFiles(t *testing.T) {
 	for _, variant := range []struct {
 		name string
 		sub  Subscription
@@ -186,14 +186,14 @@ func TestPayloads(t *testing.T) {
 	} {
 		t.Run(variant.name, func(t *testing.T) {
 			var b strings.Builder
-			for _, e := range samples() {
+			for _, e := range sampleEvents() {
 				if variant.sub.Dialect == CTI && ctiEvents[e.Type] == "" {
 					continue // no subscription may ask for it
 				}
 				if variant.sub.Dialect == Unified && e.Type == dialog.SubscriptionState {
 					continue // nor for that
 				}
-				p := payload(e, variant.sub)
+				p := payloadOf(e, variant.sub)
 				v := newView(&e, &variant.sub)
 				switch _, err := url.ParseQuery(p); {
 				case !v.isForm() && !json.Valid([]byte(p)):
@@ -202,11 +202,11 @@ func TestPayloads(t *testing.T) {
 					t.Errorf("not a form: %v: %s", err, p)
 				}
 				if put := variant.sub; put.Method == "POST" && put.Dialect != CTI {
-					if put.Method = "PUT"; payload(e, put) != p {
-						t.Errorf("a PUT sends %s, a POST %s", payload(e, put), p)
+					if put.Method = "PUT"; payloadOf(e, put) != p {
+						t.Errorf("a PUT sends %s, a POST %s", payloadOf(e, put), p)
 					}
 				}
-				fmt.Fprintf(&b, "-- %s %s --\n%s%s\n", e.Type, e.Flow, attributes(&v), readable(p))
+				fmt.Fprintf(&b, "-- %s %s --\n%s%s\n", e.Type, e.Flow, attributesOf(&v), splitFields(p))
 			}
 			file := filepath.Join("..", "testdata", "payloads", variant.name+".txt")
 			if *update {
@@ -227,7 +227,7 @@ func TestPayloads(t *testing.T) {
 
 // attributes writes the header fields of a payload one to a line, before an
 // empty line.
-func attributes(v *view) string {
+func attributesOf(v *view) string {
 	if v.sub.Dialect != CloudEvents {
 		return ""
 	}
@@ -242,7 +242,7 @@ func attributes(v *view) string {
 
 // What no header field can carry is escaped as the HTTP binding has it.
 func TestCloudEventAttributes(t *testing.T) {
-	e := samples()[0]
+	e := sampleEvents()[0]
 	e.Extension, e.Call = dialog.Extension{User: "a b\"%é<", Domain: "pbx"}, ""
 	h := http.Header{}
 	v := newView(&e, &Subscription{Dialect: CloudEvents})
@@ -255,7 +255,7 @@ func TestCloudEventAttributes(t *testing.T) {
 	}
 }
 
-func TestClean(t *testing.T) {
+func TestCleanText(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"Alice", "Alice"},
 		{"a\r\nb\x00c\x7fd\u0085e", "abcde"},
@@ -291,7 +291,7 @@ func FuzzPayload(f *testing.F) {
 	f.Add("Zoë", "x\r\n&CallStatus=ANSWER", `"},"type":"x`)
 	f.Add("\xff\x00", "\u2028<", "+%41;")
 	f.Fuzz(func(t *testing.T, name, number, agent string) {
-		e := samples()[8]
+		e := sampleEvents()[8]
 		e.CallerName, e.CallerNum, e.UserAgent = name, number, agent
 		var m struct {
 			Data struct {
@@ -301,14 +301,14 @@ func FuzzPayload(f *testing.F) {
 				Status string `json:"call_status"`
 			}
 		}
-		body := payload(e, Subscription{Dialect: JSON, Method: "POST"})
+		body := payloadOf(e, Subscription{Dialect: JSON, Method: "POST"})
 		if err := json.Unmarshal([]byte(body), &m); err != nil || !utf8.ValidString(body) {
 			t.Fatalf("%v: %q", err, body)
 		}
 		if m.Data.Name != clean(name, maxText) || m.Data.Number != clean(number, maxText) || m.Data.Agent != clean(agent, maxText) || m.Data.Status != "ANSWER" {
 			t.Errorf("got %+v", m.Data)
 		}
-		form, err := url.ParseQuery(payload(e, Subscription{Dialect: Telphin, Method: "POST", Extended: true}))
+		form, err := url.ParseQuery(payloadOf(e, Subscription{Dialect: Telphin, Method: "POST", Extended: true}))
 		if err != nil {
 			t.Fatal(err)
 		}

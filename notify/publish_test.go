@@ -19,7 +19,7 @@ import (
 
 // published returns the events of the log by their ids in its order, and when each
 // was stored.
-func published(t *testing.T, n *Notifier) (ids []string, at map[string]time.Time) {
+func publishedEvents(t *testing.T, n *Notifier) (ids []string, at map[string]time.Time) {
 	t.Helper()
 	at = make(map[string]time.Time)
 	err := readMessages(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
@@ -58,7 +58,7 @@ func TestPublishedAtOnce(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				js, closeStore := openStore(t, dir)
 				defer closeStore()
-				n, stop := start(t, js, Config{})
+				n, stop := startNotifier(t, js, Config{})
 				defer stop()
 				random := rand.New(rand.NewPCG(1, 2))
 				pairs := tt.calls * tt.events / 2 // a second
@@ -78,7 +78,7 @@ func TestPublishedAtOnce(t *testing.T) {
 					time.Sleep(time.Duration(random.ExpFloat64() * float64(time.Second) / float64(pairs)))
 				}
 				time.Sleep(time.Second)
-				_, at := published(t, n)
+				_, at := publishedEvents(t, n)
 				batches := make(map[time.Time]bool)
 				var longest time.Duration
 				for id, when := range said {
@@ -102,7 +102,7 @@ func TestPublishedAtOnce(t *testing.T) {
 	}
 }
 
-func TestPace(t *testing.T) {
+func TestPaceFollowsRate(t *testing.T) {
 	p := Pace{Rate: 100, Burst: 50, Quiet: 1, Busy: 2}
 	now := time.Unix(1_000_000, 0)
 	step := func(n int, after time.Duration, want time.Duration) {
@@ -123,20 +123,20 @@ func TestPace(t *testing.T) {
 }
 
 // A memory is a Spool.
-type memory struct {
+type memorySpool struct {
 	mu     sync.Mutex
 	events []dialog.Event
 	fail   error
 	saved  int // times
 }
 
-func (m *memory) Load() ([]dialog.Event, error) {
+func (m *memorySpool) Load() ([]dialog.Event, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.events), m.fail
 }
 
-func (m *memory) Save(events []dialog.Event) error {
+func (m *memorySpool) Save(events []dialog.Event) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {
@@ -147,7 +147,7 @@ func (m *memory) Save(events []dialog.Event) error {
 	return nil
 }
 
-func (m *memory) ids() (ids []string) {
+func (m *memorySpool) eventIDs() (ids []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range m.events {
@@ -159,13 +159,13 @@ func (m *memory) ids() (ids []string) {
 // TestSpool has what the store did not take before a stop be in the spool, be
 // published first at the next start, before what comes then, and leave the spool
 // when it is in the log.
-func TestSpool(t *testing.T) {
+func TestSpoolSurvivesRestart(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		spool := new(memory)
+		spool := new(memorySpool)
 		var want []string
 		js, closeStore := openStore(t, dir)
-		n, stop := start(t, js, Config{Spool: spool})
+		n, stop := startNotifier(t, js, Config{Spool: spool})
 		first := callOf(1)
 		n.Say(first[:1]) // and the rest of the call when the store is gone
 		time.Sleep(time.Second)
@@ -180,7 +180,7 @@ func TestSpool(t *testing.T) {
 		for _, e := range slices.Concat(first[1:], callOf(2)) {
 			want = append(want, e.ID)
 		}
-		if got := spool.ids(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
+		if got := spool.eventIDs(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
 			t.Fatalf("the spool has %v, want %v", got, want)
 		}
 		if s := n.Stats(); s.Dropped != 0 {
@@ -198,13 +198,13 @@ func TestSpool(t *testing.T) {
 			t.Errorf("%d events are unpublished after the start, want 6", got)
 		}
 		n.Say(callOf(3))
-		stop = run(n)
+		stop = runNotifier(n)
 		time.Sleep(time.Second)
-		if got := spool.ids(); got != nil {
+		if got := spool.eventIDs(); got != nil {
 			t.Errorf("the spool has %v after it was published", got)
 		}
 		stop()
-		ids, _ := published(t, n)
+		ids, _ := publishedEvents(t, n)
 		place := func(id string) int {
 			i := slices.Index(ids, id)
 			if i < 0 {
@@ -228,12 +228,12 @@ func TestSpool(t *testing.T) {
 }
 
 // TestNoSpool has what cannot be kept be counted as dropped.
-func TestNoSpool(t *testing.T) {
-	for _, spool := range []Spool{nil, &memory{fail: errors.New("no room")}} {
+func TestDroppedWithoutSpool(t *testing.T) {
+	for _, spool := range []Spool{nil, &memorySpool{fail: errors.New("no room")}} {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			js, closeStore := openStore(t, dir)
-			n, stop := start(t, js, Config{Spool: spool})
+			n, stop := startNotifier(t, js, Config{Spool: spool})
 			closeStore()
 			n.Say(callOf(1))
 			stop()
@@ -249,13 +249,13 @@ func TestNoSpool(t *testing.T) {
 func TestLongNamesAreDropped(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	spool := new(memory)
+	spool := new(memorySpool)
 	long := callOf(1)
 	long[0].Extension.User = strings.Repeat("1", 5000)
 	long[1].Call = strings.Repeat("c", 5000)
 	long[2].ID = strings.Repeat("i", 5000)
 	spool.events = long[2:]
-	n, stop := start(t, js, Config{Spool: spool})
+	n, stop := startNotifier(t, js, Config{Spool: spool})
 	n.Say(long[:2])
 	n.Say(callOf(2))
 	for n.Stats().Unsaid > 0 {
@@ -268,27 +268,27 @@ func TestLongNamesAreDropped(t *testing.T) {
 }
 
 // A bomb panics at one kind of callback.
-type bomb struct{ *wire }
+type panickingTransport struct{ *fakeWire }
 
-func (b bomb) RoundTrip(req *http.Request) (*http.Response, error) {
+func (b panickingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if strings.HasPrefix(req.URL.Host, "bomb") {
 		panic("boom")
 	}
-	return b.wire.RoundTrip(req)
+	return b.fakeWire.RoundTrip(req)
 }
 
 // TestPanics has a panic cost the event, or the delivery, that it is in, and no
 // other.
-func TestPanics(t *testing.T) {
+func TestPanicCostsOneEvent(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		w := &wire{start: time.Now()}
-		n, stop := start(t, js, Config{Transport: bomb{w}, KeepEvents: forGood})
+		w := &fakeWire{start: time.Now()}
+		n, stop := startNotifier(t, js, Config{Transport: panickingTransport{w}, KeepEvents: keepForever})
 		defer stop()
-		subscribe(t, n, sub("", "http://crm/hook"))
-		bombed := subscribe(t, n, sub("", "http://bomb/hook"))
+		mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
+		bombed := mustSubscribe(t, n, testSubscription("", "http://bomb/hook"))
 
 		bad := callOf(1)[:1]
 		bad[0].CallerName = "\xff" // so that it is decoded again, and

@@ -20,19 +20,19 @@ import (
 )
 
 // A line answers with a status that can be changed.
-type line struct {
+type switchableReceiver struct {
 	mu     sync.Mutex
 	status int // 0: no answer
 	got    []string
 }
 
-func (l *line) set(status int) {
+func (l *switchableReceiver) setStatus(status int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.status = status
 }
 
-func (l *line) RoundTrip(r *http.Request) (*http.Response, error) {
+func (l *switchableReceiver) RoundTrip(r *http.Request) (*http.Response, error) {
 	l.mu.Lock()
 	status := l.status
 	l.got = append(l.got, r.Header.Get("Webhook-Id"))
@@ -41,10 +41,10 @@ func (l *line) RoundTrip(r *http.Request) (*http.Response, error) {
 		<-r.Context().Done()
 		return nil, r.Context().Err()
 	}
-	return respond(status, nil, "hello"), nil
+	return newResponse(status, nil, "hello"), nil
 }
 
-func (l *line) times(id string) (n int) {
+func (l *switchableReceiver) countOf(id string) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, got := range l.got {
@@ -56,7 +56,7 @@ func (l *line) times(id string) (n int) {
 }
 
 // outboxed is how many deliveries the outbox has.
-func outboxed(t *testing.T, n *Notifier) (waits int) {
+func countOutbox(t *testing.T, n *Notifier) (waits int) {
 	t.Helper()
 	err := readMessages(t.Context(), n.outbox, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.*.*"}}, func(m jetstream.Msg) error {
 		if len(m.Data()) > 0 {
@@ -70,7 +70,7 @@ func outboxed(t *testing.T, n *Notifier) (waits int) {
 	return waits
 }
 
-func TestRedeliver(t *testing.T) {
+func TestRedeliverOnce(t *testing.T) {
 	for _, tt := range []struct {
 		name          string
 		status        int // before
@@ -92,11 +92,11 @@ func TestRedeliver(t *testing.T) {
 			"canceled; 1 waiting 500; 0 canceled", "delivered; 1 waiting 500; 0 canceled; 0 delivered 200 by hand", Stats{Said: 1, Failed: 1, Canceled: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := &line{status: tt.status}
-			played(t, Config{Transport: l}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
-				s := sub("", "http://crm/hook")
+			l := &switchableReceiver{status: tt.status}
+			playWithTransport(t, Config{Transport: l}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+				s := testSubscription("", "http://crm/hook")
 				s.LiveTTL = Duration(3 * time.Second)
-				s = subscribe(t, n, s)
+				s = mustSubscribe(t, n, s)
 				n.Say(eventsOf("c", tt.typ))
 				time.Sleep(tt.wait)
 				id := "ca-" + s.ID
@@ -106,43 +106,43 @@ func TestRedeliver(t *testing.T) {
 					}
 					time.Sleep(time.Second)
 				}
-				if got := deliveryNow(t, n, id).story(); got != tt.before {
+				if got := deliveryNow(t, n, id).summary(); got != tt.before {
 					t.Errorf("before: %s, want %s", got, tt.before)
 				}
-				tries := l.times(id)
+				tries := l.countOf(id)
 
-				l.set(503)
+				l.setStatus(503)
 				a, err := n.Redeliver(t.Context(), id)
 				if err != nil || a.Outcome != Failed || a.Status != 503 || !a.ByHand || a.Error != "503 Service Unavailable" || !a.Next.IsZero() {
 					t.Errorf("a receiver that is down: %+v, %v", a, err)
 				}
 				time.Sleep(time.Second)
 				d := deliveryNow(t, n, id)
-				if got, want := d.story(), tt.before+"; 0 failed 503 by hand"; got != want {
+				if got, want := d.summary(), tt.before+"; 0 failed 503 by hand"; got != want {
 					t.Errorf("after a failure: %s, want %s", got, want)
 				}
 
-				l.set(200)
+				l.setStatus(200)
 				a, err = n.Redeliver(t.Context(), id)
 				if err != nil || a.Outcome != Delivered || a.Status != 200 || a.Error != "" || a.Answer.Body != "hello" || a.Request.Header["Webhook-Id"] != id {
 					t.Errorf("a receiver that is up: %+v, %v", a, err)
 				}
 				time.Sleep(20 * time.Second)
 				want := strings.Replace(tt.after, "; 0 delivered 200 by hand", "; 0 failed 503 by hand; 0 delivered 200 by hand", 1)
-				if got := deliveryNow(t, n, id).story(); got != want {
+				if got := deliveryNow(t, n, id).summary(); got != want {
 					t.Errorf("after a success: %s, want %s", got, want)
 				}
-				if got := l.times(id); got != tries+2 {
+				if got := l.countOf(id); got != tries+2 {
 					t.Errorf("it was sent %d times, want %d and twice by hand", got, tries)
 				}
 				if got := n.Stats(); got != tt.ended {
 					t.Errorf("got %+v, want %+v", got, tt.ended)
 				}
-				if got := outboxed(t, n); got != 0 {
+				if got := countOutbox(t, n); got != 0 {
 					t.Errorf("the outbox has %d deliveries", got)
 				}
-				ids, all := read(t, n, DeliveryQuery{})
-				if !slices.Equal(ids, []string{"ca"}) || all[0].story() != want {
+				ids, all := readDeliveries(t, n, DeliveryQuery{})
+				if !slices.Equal(ids, []string{"ca"}) || all[0].summary() != want {
 					t.Errorf("listed are %v", ids)
 				}
 			})
@@ -151,10 +151,10 @@ func TestRedeliver(t *testing.T) {
 }
 
 func TestRedeliverErrors(t *testing.T) {
-	l := &line{status: 200}
-	played(t, Config{Transport: l}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
-		s := subscribe(t, n, sub("", "http://crm/hook"))
-		other := subscribe(t, n, sub("", "http://other/hook"))
+	l := &switchableReceiver{status: 200}
+	playWithTransport(t, Config{Transport: l}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
+		other := mustSubscribe(t, n, testSubscription("", "http://other/hook"))
 		n.Say(eventsOf("c", dialog.Hangup))
 		time.Sleep(time.Second)
 		if err := n.Unsubscribe(t.Context(), other.ID, 0); err != nil {
@@ -179,14 +179,14 @@ func TestRedeliverErrors(t *testing.T) {
 
 // Who asks may leave: the attempt is made, and recorded.
 func TestRedeliverOutlivesItsCaller(t *testing.T) {
-	l := &line{status: 200}
-	played(t, Config{Transport: l}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
-		s := sub("", "http://crm/hook")
+	l := &switchableReceiver{status: 200}
+	playWithTransport(t, Config{Transport: l}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := testSubscription("", "http://crm/hook")
 		s.Timeout = Duration(time.Minute)
-		s = subscribe(t, n, s)
+		s = mustSubscribe(t, n, s)
 		n.Say(eventsOf("c", dialog.Hangup))
 		time.Sleep(time.Second)
-		l.set(0)
+		l.setStatus(0)
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		begin := time.Now()
@@ -195,7 +195,7 @@ func TestRedeliverOutlivesItsCaller(t *testing.T) {
 			t.Errorf("after %v: %+v, %v", took, a, err)
 		}
 		time.Sleep(time.Second)
-		if got, want := deliveryNow(t, n, "ca-"+s.ID).story(), "delivered; 1 delivered 200; 0 failed by hand"; got != want {
+		if got, want := deliveryNow(t, n, "ca-"+s.ID).summary(), "delivered; 1 delivered 200; 0 failed by hand"; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	})
@@ -203,30 +203,30 @@ func TestRedeliverOutlivesItsCaller(t *testing.T) {
 
 // Any node may be asked: the one that delivers hears of it.
 func TestRedeliverByAnotherNode(t *testing.T) {
-	l := &line{status: 500}
-	c := Config{Transport: l, Node: "a", KeepEvents: forGood}
-	played(t, c, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+	l := &switchableReceiver{status: 500}
+	c := Config{Transport: l, Node: "a", KeepEvents: keepForever}
+	playWithTransport(t, c, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
 		c.Node = "b"
-		other, stop := start(t, js, c)
+		other, stop := startNotifier(t, js, c)
 		defer stop()
-		s := subscribe(t, n, sub("", "http://crm/hook"))
+		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
 		n.Say(eventsOf("c", dialog.DialIn, dialog.Hangup))
 		time.Sleep(1500 * time.Millisecond)
-		l.set(200)
+		l.setStatus(200)
 		id := "ca-" + s.ID
 		if a, err := other.Redeliver(t.Context(), id); err != nil || a.Outcome != Delivered {
 			t.Errorf("got %+v, %v", a, err)
 		}
 		time.Sleep(100 * time.Millisecond)
-		if a, b := l.times(id), l.times("cb-"+s.ID); a != 2 || b != 1 {
+		if a, b := l.countOf(id), l.countOf("cb-"+s.ID); a != 2 || b != 1 {
 			t.Errorf("the dial was sent %d times, want 2; the hangup behind it %d times, want 1", a, b)
 		}
 		time.Sleep(time.Minute)
-		if n.Stats().Delivered != 2 || n.Stats().Pending != 0 || other.Stats().Delivered != 0 || l.times(id) != 2 {
+		if n.Stats().Delivered != 2 || n.Stats().Pending != 0 || other.Stats().Delivered != 0 || l.countOf(id) != 2 {
 			t.Errorf("got %+v and %+v", n.Stats(), other.Stats())
 		}
 		for _, node := range []*Notifier{n, other} {
-			if got, want := deliveryNow(t, node, id).story(), "delivered; 1 waiting 500; 0 delivered 200 by hand"; got != want {
+			if got, want := deliveryNow(t, node, id).summary(), "delivered; 1 waiting 500; 0 delivered 200 by hand"; got != want {
 				t.Errorf("got %s, want %s", got, want)
 			}
 		}
@@ -236,111 +236,111 @@ func TestRedeliverByAnotherNode(t *testing.T) {
 // An attempt that was under way when another succeeded by hand is heard out, and
 // makes no difference.
 func TestRedeliverWhileBeingDelivered(t *testing.T) {
-	l := &line{}
-	played(t, Config{Transport: l}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
-		s := subscribe(t, n, sub("", "http://crm/hook"))
+	l := &switchableReceiver{}
+	playWithTransport(t, Config{Transport: l}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
 		n.Say(eventsOf("c", dialog.Hangup))
 		time.Sleep(5 * time.Second)
 		id := "ca-" + s.ID
-		if got := deliveryNow(t, n, id).story(); got != "waiting" {
+		if got := deliveryNow(t, n, id).summary(); got != "waiting" {
 			t.Errorf("while it is attempted it is %s", got)
 		}
-		l.set(200)
+		l.setStatus(200)
 		if a, err := n.Redeliver(t.Context(), id); err != nil || a.Outcome != Delivered {
 			t.Errorf("got %+v, %v", a, err)
 		}
 		time.Sleep(time.Minute)
-		if got, want := deliveryNow(t, n, id).story(), "delivered; 1 failed; 0 delivered 200 by hand"; got != want {
+		if got, want := deliveryNow(t, n, id).summary(), "delivered; 1 failed; 0 delivered 200 by hand"; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
-		if got := outboxed(t, n); got != 0 || l.times(id) != 2 {
-			t.Errorf("the outbox has %d deliveries, and it was sent %d times", got, l.times(id))
+		if got := countOutbox(t, n); got != 0 || l.countOf(id) != 2 {
+			t.Errorf("the outbox has %d deliveries, and it was sent %d times", got, l.countOf(id))
 		}
 	})
 }
 
 // What is delivered by hand is over, wherever it is in its lane; one that is
 // just being attempted once that attempt is.
-func TestHanded(t *testing.T) {
-	setting := func(t *testing.T) *stage {
-		s := newStage(t, sub("s", "http://a/"))
-		s.say("c", dialog.DialIn, dialog.Answer, dialog.Hangup)
+func TestRedeliveryEndsDelivery(t *testing.T) {
+	setting := func(t *testing.T) *schedulerTest {
+		s := newSchedulerTest(t, testSubscription("s", "http://a/"))
+		s.publish("c", dialog.DialIn, dialog.Answer, dialog.Hangup)
 		return s
 	}
 	for _, tt := range []struct {
 		name string
-		play func(*stage)
+		play func(*schedulerTest)
 		ends string
 		next string // what is attempted then
 	}{
-		{"ready", func(s *stage) { s.handed(s.now, "s", "c", 1) }, "0s s c/1 delivered", "c/2"},
-		{"queued", func(s *stage) {
-			s.handed(s.now, "s", "c", 2)
-			s.answer(s.attempts()[0], delivered)
+		{"ready", func(s *schedulerTest) { s.redeliver(s.now, "s", "c", 1) }, "0s s c/1 delivered", "c/2"},
+		{"queued", func(s *schedulerTest) {
+			s.redeliver(s.now, "s", "c", 2)
+			s.finish(s.takeDueAttempts()[0], delivered)
 		}, "0s s c/2 delivered, 0s s c/1 delivered", "c/3"},
-		{"resting", func(s *stage) {
-			s.answer(s.attempts()[0], willRetry)
-			s.handed(s.now, "s", "c", 1)
+		{"resting", func(s *schedulerTest) {
+			s.finish(s.takeDueAttempts()[0], willRetry)
+			s.redeliver(s.now, "s", "c", 1)
 		}, "0s s c/1 delivered", "c/2"},
-		{"sending, and it fails", func(s *stage) {
-			a := s.attempts()[0]
-			s.handed(s.now, "s", "c", 1)
-			s.answer(a, willRetry)
+		{"sending, and it fails", func(s *schedulerTest) {
+			a := s.takeDueAttempts()[0]
+			s.redeliver(s.now, "s", "c", 1)
+			s.finish(a, willRetry)
 		}, "0s s c/1 delivered", "c/2"},
-		{"sending, and it succeeds", func(s *stage) {
-			a := s.attempts()[0]
-			s.handed(s.now, "s", "c", 1)
-			s.answer(a, delivered)
+		{"sending, and it succeeds", func(s *schedulerTest) {
+			a := s.takeDueAttempts()[0]
+			s.redeliver(s.now, "s", "c", 1)
+			s.finish(a, delivered)
 		}, "0s s c/1 delivered", "c/2"},
-		{"sending, and the subscription goes", func(s *stage) {
-			a := s.attempts()[0]
-			s.handed(s.now, "s", "c", 1)
+		{"sending, and the subscription goes", func(s *schedulerTest) {
+			a := s.takeDueAttempts()[0]
+			s.redeliver(s.now, "s", "c", 1)
 			s.applySubscription(Subscription{ID: "s"}, time.Time{})
-			s.answer(a, willRetry)
+			s.finish(a, willRetry)
 		}, "0s s c/2 canceled, 0s s c/3 canceled, 0s s c/1 delivered", ""},
-		{"over", func(s *stage) {
-			s.answer(s.attempts()[0], delivered)
-			s.handed(s.now, "s", "c", 1)
+		{"over", func(s *schedulerTest) {
+			s.finish(s.takeDueAttempts()[0], delivered)
+			s.redeliver(s.now, "s", "c", 1)
 		}, "0s s c/1 delivered", "c/2"},
-		{"of another call", func(s *stage) { s.handed(s.now, "s", "d", 1) }, "", "c/1"},
-		{"of nobody", func(s *stage) { s.handed(s.now, "t", "c", 1) }, "", "c/1"},
+		{"of another call", func(s *schedulerTest) { s.redeliver(s.now, "s", "d", 1) }, "", "c/1"},
+		{"of nobody", func(s *schedulerTest) { s.redeliver(s.now, "t", "c", 1) }, "", "c/1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := setting(t)
 			tt.play(s)
-			s.want("ends", strings.Join(s.ends, ", "), tt.ends)
-			s.want("next", s.labels(s.attempts()), tt.next)
+			s.wantEqual("ends", strings.Join(s.ends, ", "), tt.ends)
+			s.wantEqual("next", s.labelsOf(s.takeDueAttempts()), tt.next)
 		})
 	}
 }
 
 // A success by hand ends a pause, as any success does.
-func TestHandedEndsAPause(t *testing.T) {
-	s := newStage(t, sub("s", "http://a/"))
+func TestRedeliveryEndsPause(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("s", "http://a/"))
 	for i := range maxFailuresInRow {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
 	for {
-		as := s.attempts()
+		as := s.takeDueAttempts()
 		if len(as) == 0 {
 			break
 		}
 		for _, a := range as {
-			s.answer(a, willRetry)
+			s.finish(a, willRetry)
 		}
 	}
 	if len(s.openEndpoints) != 1 {
 		t.Fatal("the endpoint is not paused")
 	}
-	s.handed(s.now, "s", "c2", 3)
-	s.want("ends", strings.Join(s.ends, ", "), "0s s c2/3 delivered")
-	s.sleep(6 * time.Second) // what had failed before the breaker opened
-	if as := s.attempts(); len(s.openEndpoints) != 0 || len(as) != maxFailuresInRow-1 {
+	s.redeliver(s.now, "s", "c2", 3)
+	s.wantEqual("ends", strings.Join(s.ends, ", "), "0s s c2/3 delivered")
+	s.sleepFor(6 * time.Second) // what had failed before the breaker opened
+	if as := s.takeDueAttempts(); len(s.openEndpoints) != 0 || len(as) != maxFailuresInRow-1 {
 		t.Errorf("after it %d are attempted, want %d", len(as), maxFailuresInRow-1)
 	}
 }
 
-func TestTest(t *testing.T) {
+func TestTestSendsSamples(t *testing.T) {
 	type sent struct {
 		request
 		begin time.Time
@@ -355,9 +355,9 @@ func TestTest(t *testing.T) {
 				got = append(got, sent{request{r.Header.Get("Webhook-Id"), nil, string(body), r}, time.Now()})
 				mu.Unlock()
 				time.Sleep(time.Second)
-				return respond(202, nil, "thank you"), nil
+				return newResponse(202, nil, "thank you"), nil
 			})
-			played(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+			playWithTransport(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
 				s := NewSubscription()
 				s.Extension, s.URL, s.Dialect, s.Types = "0003*210@pbx.example", "http://crm/hook", dialect, slices.Clone(sampleTypes)
 				s.Active, s.Headers = false, map[string]string{"X-Key": "hush"}
@@ -367,7 +367,7 @@ func TestTest(t *testing.T) {
 				case Unified:
 					s.Types = slices.DeleteFunc(s.Types, func(t string) bool { return t == "subscription-state" })
 				}
-				s = subscribe(t, n, s)
+				s = mustSubscribe(t, n, s)
 				begin := time.Now()
 				trials, err := n.Test(t.Context(), s.ID)
 				if err != nil {
@@ -387,7 +387,7 @@ func TestTest(t *testing.T) {
 					if !strings.HasPrefix(r.id, "test-") || !strings.HasSuffix(r.id, "-"+s.ID) || r.Header.Get("X-Key") != "hush" {
 						t.Errorf("sent %v", r.Header)
 					}
-					if err := verified(s.Secret, r.request); err != nil {
+					if err := verifyRequest(s.Secret, r.request); err != nil {
 						t.Errorf("%s: %v", r.id, err)
 					}
 					if at := r.begin.Sub(begin); strings.Contains(r.body, "dial") != (at == 0) && dialect != Unified && dialect != CTI {
@@ -395,7 +395,7 @@ func TestTest(t *testing.T) {
 					}
 				}
 				time.Sleep(time.Second)
-				if ids, _ := read(t, n, DeliveryQuery{}); len(ids) != 0 {
+				if ids, _ := readDeliveries(t, n, DeliveryQuery{}); len(ids) != 0 {
 					t.Errorf("the delivery log has %v", ids)
 				}
 				if events, _, err := n.Events(t.Context(), Query{}); len(events) != 0 || err != nil {
@@ -419,10 +419,10 @@ func TestTestIsLimited(t *testing.T) {
 		<-r.Context().Done()
 		return nil, r.Context().Err()
 	})
-	played(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
-		s := sub("", "http://crm/hook")
+	playWithTransport(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := testSubscription("", "http://crm/hook")
 		s.Types, s.Timeout = []string{"ringing", "answer", "hold", "resume", "transfer", "hangup", "hangup"}, Duration(10*time.Second)
-		s = subscribe(t, n, s)
+		s = mustSubscribe(t, n, s)
 		begin := time.Now()
 		trials, err := n.Test(t.Context(), s.ID)
 		if took := time.Since(begin); err != nil || took != manualTimeout {
@@ -453,7 +453,7 @@ func TestTestIsLimited(t *testing.T) {
 }
 
 // What a dialect cannot tell has no sample.
-func TestSampledAreWhatTheDialectTells(t *testing.T) {
+func TestSamplesFitTheDialect(t *testing.T) {
 	for dialect, missing := range map[Dialect][]string{
 		JSON: nil, CloudEvents: nil, Telphin: nil, Unified: {"subscription-state"},
 		CTI: {"ringing", "hold", "resume", "transfer", "message-in", "message-out", "voicemail", "registered", "unregistered", "subscription-state"},
@@ -470,7 +470,7 @@ func TestSampledAreWhatTheDialectTells(t *testing.T) {
 }
 
 // keys are the names of the fields of a form.
-func keys(form string) (all []string) {
+func fieldNames(form string) (all []string) {
 	for pair := range strings.SplitSeq(form, "&") {
 		name, _, _ := strings.Cut(pair, "=")
 		name, _ = url.QueryUnescape(name)
@@ -482,14 +482,14 @@ func keys(form string) (all []string) {
 
 // A sample has fields that a true event of its type has, and those without
 // which none comes.
-func TestSamples(t *testing.T) {
+func TestSamplesHaveRealFields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		form := func(e dialog.Event) []string {
-			return keys(payload(e, Subscription{Dialect: JSON, Method: "GET", URL: "http://crm/"}))
+			return fieldNames(payloadOf(e, Subscription{Dialect: JSON, Method: "GET", URL: "http://crm/"}))
 		}
 		message := []string{"call_flow", "callapi_id", "caller_id_name", "user_agent"}   // has a MESSAGE, too
 		known := map[string][]string{"message-inin": message, "message-outout": message} // by type and flow
-		for _, e := range samples() {
+		for _, e := range sampleEvents() {
 			if strings.HasPrefix(string(e.Type), "message-") {
 				_, flow, _ := strings.Cut(string(e.Type), "-")
 				e.Flow = dialog.Flow(flow)

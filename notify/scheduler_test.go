@@ -11,7 +11,7 @@ import (
 )
 
 // A stage plays lanes in a time of its own.
-type stage struct {
+type schedulerTest struct {
 	*testing.T
 	*scheduler
 	start, now time.Time
@@ -22,15 +22,15 @@ type stage struct {
 }
 
 // handed is what was delivered by hand, to the URL of a subscription.
-func (s *stage) handed(now time.Time, subscription, lane string, seq uint64) {
+func (s *schedulerTest) redeliver(now time.Time, subscription, lane string, seq uint64) {
 	s.scheduler.applyRedelivery(now, redelivery{Subscription: subscription, Queue: lane, Seq: seq})
 }
 
-func newStage(t *testing.T, subs ...Subscription) *stage {
-	s := &stage{T: t, start: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), posts: true}
+func newSchedulerTest(t *testing.T, subs ...Subscription) *schedulerTest {
+	s := &schedulerTest{T: t, start: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), posts: true}
 	s.now = s.start
 	s.scheduler = newScheduler(func(d *delivery, o outcome) {
-		s.ends = append(s.ends, fmt.Sprintf("%s %s %s %s", s.since(), d.queue.subscriber.sub.ID, s.label(d), o))
+		s.ends = append(s.ends, fmt.Sprintf("%s %s %s %s", s.elapsed(), d.queue.subscriber.sub.ID, s.labelOf(d), o))
 	})
 	for _, sub := range subs {
 		s.applySubscription(sub, time.Time{})
@@ -38,18 +38,18 @@ func newStage(t *testing.T, subs ...Subscription) *stage {
 	return s
 }
 
-func (s *stage) since() string { return s.now.Sub(s.start).Round(time.Millisecond).String() }
+func (s *schedulerTest) elapsed() string { return s.now.Sub(s.start).Round(time.Millisecond).String() }
 
-func (s *stage) label(d *delivery) string { return fmt.Sprintf("%s/%d", d.queue.name, d.seq) }
+func (s *schedulerTest) labelOf(d *delivery) string { return fmt.Sprintf("%s/%d", d.queue.name, d.seq) }
 
 // sub is a subscription to all types of extension 101.
-func sub(id, url string) Subscription {
+func testSubscription(id, url string) Subscription {
 	s := NewSubscription()
 	s.ID, s.Extension, s.URL, s.Types = id, "101", url, []string{"dial-in", "dial-out", "answer", "hangup", "message-in"}
 	return s
 }
 
-func (s *stage) say(call string, types ...dialog.Type) {
+func (s *schedulerTest) publish(call string, types ...dialog.Type) {
 	for _, typ := range types {
 		s.seq++
 		e := &dialog.Event{Call: call, Type: typ, Flow: dialog.In, At: s.now, Extension: dialog.Extension{User: "101", Domain: "pbx"}}
@@ -59,30 +59,30 @@ func (s *stage) say(call string, types ...dialog.Type) {
 }
 
 // attempts takes every attempt that can be made now.
-func (s *stage) attempts() (all []*attempt) {
+func (s *schedulerTest) takeDueAttempts() (all []*attempt) {
 	for a := s.nextAttempt(s.now); a != nil; a = s.nextAttempt(s.now) {
 		all = append(all, a)
 	}
 	return all
 }
 
-func (s *stage) labels(as []*attempt) string {
+func (s *schedulerTest) labelsOf(as []*attempt) string {
 	var all []string
 	for _, a := range as {
-		all = append(all, s.label(a.delivery))
+		all = append(all, s.labelOf(a.delivery))
 	}
 	return strings.Join(all, " ")
 }
 
-func (s *stage) answer(a *attempt, o outcome) {
+func (s *schedulerTest) finish(a *attempt, o outcome) {
 	a.outcome = o
 	s.finishAttempt(s.now, a)
 }
 
 // advance goes to the next deadline, and reports whether there is one.
-func (s *stage) advance() bool {
+func (s *schedulerTest) advanceToDeadline() bool {
 	if s.posts {
-		s.post(nil)
+		s.writeUpdates(nil)
 	}
 	at, ok := s.nextWake(s.now)
 	if ok {
@@ -93,10 +93,10 @@ func (s *stage) advance() bool {
 }
 
 // sleep goes d on.
-func (s *stage) sleep(d time.Duration) {
+func (s *schedulerTest) sleepFor(d time.Duration) {
 	for until := s.now.Add(d); ; {
 		if s.posts {
-			s.post(nil)
+			s.writeUpdates(nil)
 		}
 		if at, ok := s.nextWake(s.now); ok && at.Before(until) {
 			s.now = at
@@ -110,7 +110,7 @@ func (s *stage) sleep(d time.Duration) {
 }
 
 // post tells the outbox what it must be told.
-func (s *stage) post(err error) (told []string) {
+func (s *schedulerTest) writeUpdates(err error) (told []string) {
 	for _, u := range s.outboxUpdates(s.now) {
 		switch {
 		case u.logRead != nil && u.ended:
@@ -120,23 +120,23 @@ func (s *stage) post(err error) (told []string) {
 		case u.delivery == nil:
 			told = append(told, fmt.Sprintf("floor %d", u.cursor))
 		case u.ended:
-			told = append(told, "gone "+s.label(u.delivery))
+			told = append(told, "gone "+s.labelOf(u.delivery))
 		default:
-			told = append(told, fmt.Sprintf("%s after %d", s.label(u.delivery), u.delivery.scheduleStep))
+			told = append(told, fmt.Sprintf("%s after %d", s.labelOf(u.delivery), u.delivery.scheduleStep))
 		}
 		s.finishUpdate(u, err)
 	}
 	return told
 }
 
-func (s *stage) want(what, got, want string) {
+func (s *schedulerTest) wantEqual(what, got, want string) {
 	s.Helper()
 	if got != want {
-		s.Fatalf("%s at %s:\n got %s\nwant %s", what, s.since(), got, want)
+		s.Fatalf("%s at %s:\n got %s\nwant %s", what, s.elapsed(), got, want)
 	}
 }
 
-func TestSchedule(t *testing.T) {
+func TestRetrySchedule(t *testing.T) {
 	hours := func(h ...float64) (ds []time.Duration) {
 		for _, h := range h {
 			ds = append(ds, time.Duration(h*float64(time.Hour)))
@@ -165,22 +165,22 @@ func TestSchedule(t *testing.T) {
 			hours(75)[0], expired},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a := sub("a", "http://a/")
+			a := testSubscription("a", "http://a/")
 			a.LiveTTL = Duration(tt.ttl)
-			st := newStage(t, a)
-			st.say("c", tt.event)
+			st := newSchedulerTest(t, a)
+			st.publish("c", tt.event)
 			var got []time.Duration
 			for len(st.ends) == 0 {
-				for _, a := range st.attempts() {
+				for _, a := range st.takeDueAttempts() {
 					got = append(got, st.now.Sub(st.start))
-					st.sleep(tt.took)
+					st.sleepFor(tt.took)
 					if a.outcome = willRetry; tt.fails >= 0 && len(got) > tt.fails {
 						a.outcome = delivered
 					}
 					a.endpoint.breaker = breaker{} // of which another test is
 					st.finishAttempt(st.now, a)
 				}
-				if len(st.ends) == 0 && !st.advance() {
+				if len(st.ends) == 0 && !st.advanceToDeadline() {
 					t.Fatal("nothing is left to do")
 				}
 			}
@@ -215,54 +215,54 @@ func TestJitterIsAFifthAtMost(t *testing.T) {
 	}
 }
 
-func TestLaneWaitsForItsFirst(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
-	s.say("c", dialog.DialIn, dialog.Answer, dialog.Hangup)
-	s.say("d", dialog.DialIn)
-	as := s.attempts()
-	s.want("both calls begin", s.labels(as), "c/1 d/4")
-	s.answer(as[0], willRetry)
-	s.answer(as[1], delivered)
-	s.want("the success of another call wakes nothing", s.labels(s.attempts()), "")
-	s.sleep(2 * time.Second)
-	s.want("it is due after its own two seconds", s.labels(s.attempts()), "c/1")
+func TestQueueWaitsForItsFirst(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
+	s.publish("c", dialog.DialIn, dialog.Answer, dialog.Hangup)
+	s.publish("d", dialog.DialIn)
+	as := s.takeDueAttempts()
+	s.wantEqual("both calls begin", s.labelsOf(as), "c/1 d/4")
+	s.finish(as[0], willRetry)
+	s.finish(as[1], delivered)
+	s.wantEqual("the success of another call wakes nothing", s.labelsOf(s.takeDueAttempts()), "")
+	s.sleepFor(2 * time.Second)
+	s.wantEqual("it is due after its own two seconds", s.labelsOf(s.takeDueAttempts()), "c/1")
 }
 
-func TestLaneGoesOnWhenItsFirstExpires(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
-	s.say("c", dialog.DialIn)
-	s.sleep(30 * time.Second)
-	s.say("c", dialog.Answer, dialog.Hangup)
-	s.answer(s.attempts()[0], willRetry) // at 30 s, for it was not taken before
-	s.sleep(29 * time.Second)
-	for _, a := range s.attempts() {
-		s.answer(a, willRetry)
+func TestQueueContinuesWhenFirstExpires(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
+	s.publish("c", dialog.DialIn)
+	s.sleepFor(30 * time.Second)
+	s.publish("c", dialog.Answer, dialog.Hangup)
+	s.finish(s.takeDueAttempts()[0], willRetry) // at 30 s, for it was not taken before
+	s.sleepFor(29 * time.Second)
+	for _, a := range s.takeDueAttempts() {
+		s.finish(a, willRetry)
 	}
-	s.sleep(time.Second)
-	s.want("how the dial-in ended", strings.Join(s.ends, ", "), "1m0s a c/1 expired")
-	s.want("the answer is next", s.labels(s.attempts()), "c/2")
+	s.sleepFor(time.Second)
+	s.wantEqual("how the dial-in ended", strings.Join(s.ends, ", "), "1m0s a c/1 expired")
+	s.wantEqual("the answer is next", s.labelsOf(s.takeDueAttempts()), "c/2")
 }
 
 // A delivery's schedule is its own: a receiver that fails at one path is not attempted
 // earlier, nor more often, because another path succeeds.
-func TestSuccessOfAnotherWakesNothing(t *testing.T) {
-	a, b := sub("a", "http://same/a"), sub("b", "http://same/b")
+func TestSuccessOfAnotherKeepsBackoff(t *testing.T) {
+	a, b := testSubscription("a", "http://same/a"), testSubscription("b", "http://same/b")
 	a.Types, b.Types = []string{"hangup"}, []string{"message-in"}
-	s := newStage(t, a, b)
-	s.say("c", dialog.Hangup)
+	s := newSchedulerTest(t, a, b)
+	s.publish("c", dialog.Hangup)
 	var failed []string
 	for i := range 100 {
-		s.say(fmt.Sprint("m", i), dialog.MessageIn)
-		for _, a := range s.attempts() {
+		s.publish(fmt.Sprint("m", i), dialog.MessageIn)
+		for _, a := range s.takeDueAttempts() {
 			if a.sub.ID == "a" {
-				failed = append(failed, s.since())
+				failed = append(failed, s.elapsed())
 				a.fault = badStatus
-				s.answer(a, willRetry)
+				s.finish(a, willRetry)
 			} else {
-				s.answer(a, delivered)
+				s.finish(a, delivered)
 			}
 		}
-		s.sleep(100 * time.Millisecond)
+		s.sleepFor(100 * time.Millisecond)
 	}
 	if len(failed) != 2 {
 		t.Errorf("failed at %v: want at once, and when due after 5 s", failed)
@@ -270,77 +270,77 @@ func TestSuccessOfAnotherWakesNothing(t *testing.T) {
 }
 
 func TestRetryAfterIsHonored(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
-	s.say("c", dialog.Hangup)
-	a := s.attempts()[0]
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
+	s.publish("c", dialog.Hangup)
+	a := s.takeDueAttempts()[0]
 	a.retryAfter = time.Minute
-	s.answer(a, willRetry)
-	s.say("d", dialog.Hangup)
-	s.answer(s.attempts()[0], delivered)
-	s.want("a success does not wake it", s.labels(s.attempts()), "")
-	s.sleep(time.Minute - 1)
-	s.want("a nanosecond before", s.labels(s.attempts()), "")
-	s.sleep(1)
-	s.want("on the dot", s.labels(s.attempts()), "c/1")
+	s.finish(a, willRetry)
+	s.publish("d", dialog.Hangup)
+	s.finish(s.takeDueAttempts()[0], delivered)
+	s.wantEqual("a success does not wake it", s.labelsOf(s.takeDueAttempts()), "")
+	s.sleepFor(time.Minute - 1)
+	s.wantEqual("a nanosecond before", s.labelsOf(s.takeDueAttempts()), "")
+	s.sleepFor(1)
+	s.wantEqual("on the dot", s.labelsOf(s.takeDueAttempts()), "c/1")
 }
 
-func TestRetryAfterBeyondTheEventsLife(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
-	s.say("c", dialog.DialIn)
-	a := s.attempts()[0]
+func TestRetryAfterBeyondTimeToLive(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
+	s.publish("c", dialog.DialIn)
+	a := s.takeDueAttempts()[0]
 	a.retryAfter = time.Hour
-	s.answer(a, willRetry)
-	s.sleep(time.Minute)
-	s.want("how it ended", strings.Join(s.ends, ", "), "1m0s a c/1 expired")
+	s.finish(a, willRetry)
+	s.sleepFor(time.Minute)
+	s.wantEqual("how it ended", strings.Join(s.ends, ", "), "1m0s a c/1 expired")
 }
 
 func TestSubscriptionChanges(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"), sub("b", "http://b/"))
-	s.say("c", dialog.DialIn, dialog.Hangup)
-	as := s.attempts()
-	off := sub("a", "http://a/")
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"), testSubscription("b", "http://b/"))
+	s.publish("c", dialog.DialIn, dialog.Hangup)
+	as := s.takeDueAttempts()
+	off := testSubscription("a", "http://a/")
 	off.Active = false
 	s.applySubscription(off, time.Time{})
-	s.want("what was not under way is canceled", strings.Join(s.ends, ", "), "0s a c/2 canceled")
-	s.answer(as[0], willRetry)
-	s.want("what was under way fails: canceled", s.ends[1], "0s a c/1 canceled")
-	s.answer(as[1], willRetry)
-	s.applySubscription(sub("b", "http://elsewhere/"), time.Time{})
-	s.sleep(2 * time.Second)
-	as = s.attempts()
-	s.want("only b is left", s.labels(as), "c/1")
-	s.want("at its new place", as[0].url.Host+" "+as[0].endpoint.key, "elsewhere http://elsewhere")
-	s.answer(as[0], delivered)
-	s.answer(s.attempts()[0], delivered)
-	s.want("endpoints left", fmt.Sprint(len(s.endpoints)), "1")
+	s.wantEqual("what was not under way is canceled", strings.Join(s.ends, ", "), "0s a c/2 canceled")
+	s.finish(as[0], willRetry)
+	s.wantEqual("what was under way fails: canceled", s.ends[1], "0s a c/1 canceled")
+	s.finish(as[1], willRetry)
+	s.applySubscription(testSubscription("b", "http://elsewhere/"), time.Time{})
+	s.sleepFor(2 * time.Second)
+	as = s.takeDueAttempts()
+	s.wantEqual("only b is left", s.labelsOf(as), "c/1")
+	s.wantEqual("at its new place", as[0].url.Host+" "+as[0].endpoint.key, "elsewhere http://elsewhere")
+	s.finish(as[0], delivered)
+	s.finish(s.takeDueAttempts()[0], delivered)
+	s.wantEqual("endpoints left", fmt.Sprint(len(s.endpoints)), "1")
 	s.applySubscription(Subscription{ID: "b"}, time.Time{})
 	if len(s.endpoints)+len(s.subscribers)+len(s.byUser)+s.pending+len(s.scheduler.backoffs) != 0 {
 		t.Errorf("something is left: %+v", s.scheduler)
 	}
 }
 
-func TestGone(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
-	s.say("c", dialog.DialIn, dialog.Hangup)
-	s.say("d", dialog.DialIn)
-	as := s.attempts()
-	s.answer(as[0], refused)
-	s.want("the rest is canceled", strings.Join(s.ends, ", "), "0s a c/1 refused, 0s a c/2 canceled")
-	s.answer(as[1], delivered)
-	s.say("e", dialog.DialIn)
-	s.want("nothing more is sent", s.labels(s.attempts()), "")
+func Test410EndsSubscription(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
+	s.publish("c", dialog.DialIn, dialog.Hangup)
+	s.publish("d", dialog.DialIn)
+	as := s.takeDueAttempts()
+	s.finish(as[0], refused)
+	s.wantEqual("the rest is canceled", strings.Join(s.ends, ", "), "0s a c/1 refused, 0s a c/2 canceled")
+	s.finish(as[1], delivered)
+	s.publish("e", dialog.DialIn)
+	s.wantEqual("nothing more is sent", s.labelsOf(s.takeDueAttempts()), "")
 }
 
-func TestGoneIsNotForAnotherURL(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
-	s.say("c", dialog.DialIn, dialog.Hangup)
-	as := s.attempts()
-	s.applySubscription(sub("a", "http://b/"), time.Time{})
-	s.answer(as[0], refused)
-	s.want("the rest is sent", s.labels(s.attempts()), "c/2")
+func Test410SparesAnotherURL(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
+	s.publish("c", dialog.DialIn, dialog.Hangup)
+	as := s.takeDueAttempts()
+	s.applySubscription(testSubscription("a", "http://b/"), time.Time{})
+	s.finish(as[0], refused)
+	s.wantEqual("the rest is sent", s.labelsOf(s.takeDueAttempts()), "c/2")
 }
 
-func TestMatching(t *testing.T) {
+func TestMatchesExtensions(t *testing.T) {
 	for _, tt := range []struct {
 		extension, regex string
 		of               dialog.Extension
@@ -361,9 +361,9 @@ func TestMatching(t *testing.T) {
 		{"", `x|101`, dialog.Extension{User: "101"}, true},
 		{"", `x|101`, dialog.Extension{User: "1011"}, false},
 	} {
-		a := sub("a", "http://a/")
+		a := testSubscription("a", "http://a/")
 		a.Extension, a.ExtensionRegex = tt.extension, tt.regex
-		q := newStage(t, a)
+		q := newSchedulerTest(t, a)
 		for range 2 { // the second time from memory
 			if got := len(q.matchSubscribers(tt.of)) == 1; got != tt.want {
 				t.Errorf("%s%s matches %v: %v", tt.extension, tt.regex, tt.of, got)
@@ -372,7 +372,7 @@ func TestMatching(t *testing.T) {
 	}
 }
 
-func TestTypes(t *testing.T) {
+func TestMatchesTypes(t *testing.T) {
 	for _, tt := range []struct{ types, want string }{
 		{"answer", "3 4"},
 		{"answer-in", "3"},
@@ -381,9 +381,9 @@ func TestTypes(t *testing.T) {
 		{"ringing", "2"},
 		{"message-in voicemail hold resume transfer registered unregistered", ""},
 	} {
-		a := sub("a", "http://a/")
+		a := testSubscription("a", "http://a/")
 		a.Types, a.MaxInFlight = strings.Fields(tt.types), 10
-		s := newStage(t, a)
+		s := newSchedulerTest(t, a)
 		for i, e := range []dialog.Event{
 			{Type: dialog.DialIn, Flow: dialog.In}, {Type: dialog.Ringing, Flow: dialog.In},
 			{Type: dialog.Answer, Flow: dialog.In}, {Type: dialog.Answer, Flow: dialog.Out}, {Type: dialog.Hangup, Flow: dialog.In},
@@ -392,108 +392,108 @@ func TestTypes(t *testing.T) {
 			s.addEvent(s.now, uint64(i+1), &e)
 		}
 		var got []string
-		for _, a := range s.attempts() {
+		for _, a := range s.takeDueAttempts() {
 			got = append(got, fmt.Sprint(a.seq))
 		}
-		s.want(tt.types, strings.Join(got, " "), tt.want)
+		s.wantEqual(tt.types, strings.Join(got, " "), tt.want)
 	}
 }
 
-func TestSlots(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+func TestMaxInFlight(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	for i := range 10 {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	as := s.attempts()
-	s.want("four at once", s.labels(as), "c0/1 c1/2 c2/3 c3/4")
-	s.answer(as[1], delivered)
-	s.want("one more for the one that is done", s.labels(s.attempts()), "c4/5")
+	as := s.takeDueAttempts()
+	s.wantEqual("four at once", s.labelsOf(as), "c0/1 c1/2 c2/3 c3/4")
+	s.finish(as[1], delivered)
+	s.wantEqual("one more for the one that is done", s.labelsOf(s.takeDueAttempts()), "c4/5")
 }
 
 // A receiver that does not answer holds its endpoint's slots and no more.
 func TestDeadEndpointDelaysNoOther(t *testing.T) {
 	var subs []Subscription
 	for i := range 100 {
-		subs = append(subs, sub(fmt.Sprint("dead", i), "http://dead/"))
+		subs = append(subs, testSubscription(fmt.Sprint("dead", i), "http://dead/"))
 	}
-	s := newStage(t, append(subs, sub("well", "http://well/"))...)
-	s.say("c", dialog.Hangup)
-	as := s.attempts()
+	s := newSchedulerTest(t, append(subs, testSubscription("well", "http://well/"))...)
+	s.publish("c", dialog.Hangup)
+	as := s.takeDueAttempts()
 	if len(as) != maxEndpointAttempts+1 {
 		t.Fatalf("%d attempts, want %d at the dead one and 1", len(as), maxEndpointAttempts)
 	}
 	for _, a := range as {
 		if a.sub.ID == "well" {
-			s.answer(a, delivered)
+			s.finish(a, delivered)
 		} else {
-			s.answer(a, willRetry)
+			s.finish(a, willRetry)
 		}
 	}
-	s.say("d", dialog.Hangup)
-	s.want("while the dead one is paused", s.labels(s.attempts()), "d/2")
+	s.publish("d", dialog.Hangup)
+	s.wantEqual("while the dead one is paused", s.labelsOf(s.takeDueAttempts()), "d/2")
 }
 
 // Subscriptions of one endpoint take turns.
-func TestTurns(t *testing.T) {
-	a, b := sub("a", "http://x/"), sub("b", "http://x/")
+func TestSubscriptionsTakeTurns(t *testing.T) {
+	a, b := testSubscription("a", "http://x/"), testSubscription("b", "http://x/")
 	a.Types = []string{"hangup"}
 	b.Types = []string{"message-in"}
-	s := newStage(t, a, b)
+	s := newSchedulerTest(t, a, b)
 	for i := range 6 {
-		s.say(fmt.Sprint("a", i), dialog.Hangup)
+		s.publish(fmt.Sprint("a", i), dialog.Hangup)
 	}
 	for i := range 2 {
-		s.say(fmt.Sprint("b", i), dialog.MessageIn)
+		s.publish(fmt.Sprint("b", i), dialog.MessageIn)
 	}
-	s.want("turns", s.labels(s.attempts()), "a0/1 b0/7 a1/2 b1/8 a2/3 a3/4")
+	s.wantEqual("turns", s.labelsOf(s.takeDueAttempts()), "a0/1 b0/7 a1/2 b1/8 a2/3 a3/4")
 }
 
-func TestFloorRisesOverWhatIsSettledOrMoved(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+func TestCursorAdvancesOverSettledEvents(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.posts = false
-	s.say("c", dialog.DialIn, dialog.Hangup)
-	s.say("d", dialog.DialIn)
-	as := s.attempts()
-	s.answer(as[1], delivered)
-	s.want("the first is open", fmt.Sprint(s.cursor), "0")
-	s.want("nothing to tell", fmt.Sprint(s.post(nil)), "[]")
-	s.sleep(outboxDelay)
-	s.want("after a moment they move, also the one under way", fmt.Sprint(s.post(nil)), "[c/1 after 0 c/2 after 0]")
-	s.want("all are settled or moved", fmt.Sprint(s.cursor), "3")
-	s.want("the floor is told", fmt.Sprint(s.post(nil)), "[floor 3]")
-	s.answer(as[0], willRetry)
-	s.want("a failure is told", fmt.Sprint(s.post(nil)), "[c/1 after 1]")
-	s.sleep(2 * time.Second)
-	s.answer(s.attempts()[0], delivered)
-	s.want("the end is told", fmt.Sprint(s.post(nil)), "[gone c/1]")
-	a := s.attempts()[0]
-	s.want("moved: to be read from the log", fmt.Sprint(a.seq, a.loadedEvent), "2 <nil>")
-	s.answer(a, delivered)
-	s.want("the end is told", fmt.Sprint(s.post(nil)), "[gone c/2]")
-	s.say("e", dialog.Hangup)
-	s.answer(s.attempts()[0], delivered)
-	s.want("the floor rises at once", fmt.Sprint(s.cursor), "4")
-	s.sleep(cursorSaveInterval)
-	s.want("and is told", fmt.Sprint(s.post(nil)), "[floor 4]")
+	s.publish("c", dialog.DialIn, dialog.Hangup)
+	s.publish("d", dialog.DialIn)
+	as := s.takeDueAttempts()
+	s.finish(as[1], delivered)
+	s.wantEqual("the first is open", fmt.Sprint(s.cursor), "0")
+	s.wantEqual("nothing to tell", fmt.Sprint(s.writeUpdates(nil)), "[]")
+	s.sleepFor(outboxDelay)
+	s.wantEqual("after a moment they move, also the one under way", fmt.Sprint(s.writeUpdates(nil)), "[c/1 after 0 c/2 after 0]")
+	s.wantEqual("all are settled or moved", fmt.Sprint(s.cursor), "3")
+	s.wantEqual("the floor is told", fmt.Sprint(s.writeUpdates(nil)), "[floor 3]")
+	s.finish(as[0], willRetry)
+	s.wantEqual("a failure is told", fmt.Sprint(s.writeUpdates(nil)), "[c/1 after 1]")
+	s.sleepFor(2 * time.Second)
+	s.finish(s.takeDueAttempts()[0], delivered)
+	s.wantEqual("the end is told", fmt.Sprint(s.writeUpdates(nil)), "[gone c/1]")
+	a := s.takeDueAttempts()[0]
+	s.wantEqual("moved: to be read from the log", fmt.Sprint(a.seq, a.loadedEvent), "2 <nil>")
+	s.finish(a, delivered)
+	s.wantEqual("the end is told", fmt.Sprint(s.writeUpdates(nil)), "[gone c/2]")
+	s.publish("e", dialog.Hangup)
+	s.finish(s.takeDueAttempts()[0], delivered)
+	s.wantEqual("the floor rises at once", fmt.Sprint(s.cursor), "4")
+	s.sleepFor(cursorSaveInterval)
+	s.wantEqual("and is told", fmt.Sprint(s.writeUpdates(nil)), "[floor 4]")
 }
 
-func TestStoreIsToldUntilItHears(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+func TestOutboxUpdatesAreRepeated(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.posts = false
-	s.say("c", dialog.Hangup)
-	a := s.attempts()[0]
-	s.sleep(outboxDelay)
-	s.want("told", fmt.Sprint(s.post(errUnanswered)), "[c/1 after 0]")
-	s.want("nothing has moved", fmt.Sprint(s.cursor), "0")
-	s.answer(a, delivered)
-	s.want("its end is told, for it may have heard", fmt.Sprint(s.post(errUnanswered)), "[gone c/1 floor 1]")
-	s.sleep(cursorSaveInterval)
-	s.want("again", fmt.Sprint(s.post(nil)), "[gone c/1 floor 1]")
-	s.want("done", fmt.Sprint(s.post(nil)), "[]")
+	s.publish("c", dialog.Hangup)
+	a := s.takeDueAttempts()[0]
+	s.sleepFor(outboxDelay)
+	s.wantEqual("told", fmt.Sprint(s.writeUpdates(errUnanswered)), "[c/1 after 0]")
+	s.wantEqual("nothing has moved", fmt.Sprint(s.cursor), "0")
+	s.finish(a, delivered)
+	s.wantEqual("its end is told, for it may have heard", fmt.Sprint(s.writeUpdates(errUnanswered)), "[gone c/1 floor 1]")
+	s.sleepFor(cursorSaveInterval)
+	s.wantEqual("again", fmt.Sprint(s.writeUpdates(nil)), "[gone c/1 floor 1]")
+	s.wantEqual("done", fmt.Sprint(s.writeUpdates(nil)), "[]")
 }
 
-func TestRestored(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+func TestRestoresDeliveries(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.startFrom(2)
 	old := func(seq uint64, typ dialog.Type, due time.Duration) *delivery {
 		d := &delivery{seq: seq, kind: typ, at: s.now}
@@ -507,38 +507,38 @@ func TestRestored(t *testing.T) {
 	s.restoreDelivery("a", "past", old(4, dialog.Hangup, -time.Second), false)
 	s.restoreDelivery("gone", "d", old(5, dialog.Hangup, 0), false)
 	s.restoreDelivery("a", "d", old(900, dialog.Hangup, 0), true)
-	s.want("what nobody wants, and what is lost", strings.Join(s.ends, ", "), "0s gone d/5 canceled, 0s a d/900 canceled")
-	s.want("is forgotten", fmt.Sprint(s.post(nil)), "[gone d/5 gone d/900]")
+	s.wantEqual("what nobody wants, and what is lost", strings.Join(s.ends, ", "), "0s gone d/5 canceled, 0s a d/900 canceled")
+	s.wantEqual("is forgotten", fmt.Sprint(s.writeUpdates(nil)), "[gone d/5 gone d/900]")
 	s.seq = 2
-	s.say("c", dialog.Hangup, dialog.Hangup, dialog.Hangup) // 3 and 4 are known
+	s.publish("c", dialog.Hangup, dialog.Hangup, dialog.Hangup) // 3 and 4 are known
 	s.runDue(s.now)
-	as := s.attempts()
-	s.want("what was due", s.labels(as), "past/4")
-	s.answer(as[0], expired)
-	s.sleep(5 * time.Second)
+	as := s.takeDueAttempts()
+	s.wantEqual("what was due", s.labelsOf(as), "past/4")
+	s.finish(as[0], expired)
+	s.sleepFor(5 * time.Second)
 	for _, want := range []string{"c/1", "c/3", "c/5"} {
-		as := s.attempts()
-		s.want("in order", s.labels(as[:1]), want)
-		s.answer(as[0], delivered)
+		as := s.takeDueAttempts()
+		s.wantEqual("in order", s.labelsOf(as[:1]), want)
+		s.finish(as[0], delivered)
 	}
 }
 
-func TestNothingIsLeft(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"), sub("b", "http://b/"))
+func TestNoStateIsLeft(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"), testSubscription("b", "http://b/"))
 	for i := range 1000 {
-		s.say(fmt.Sprint("c", i), dialog.DialIn, dialog.Hangup)
-		for _, a := range s.attempts() {
-			s.answer(a, []outcome{willRetry, delivered, delivered}[(i+int(a.seq))%3])
+		s.publish(fmt.Sprint("c", i), dialog.DialIn, dialog.Hangup)
+		for _, a := range s.takeDueAttempts() {
+			s.finish(a, []outcome{willRetry, delivered, delivered}[(i+int(a.seq))%3])
 		}
-		s.sleep(50 * time.Millisecond)
+		s.sleepFor(50 * time.Millisecond)
 	}
 	for s.pending > 0 {
-		for _, a := range s.attempts() {
-			s.answer(a, delivered)
+		for _, a := range s.takeDueAttempts() {
+			s.finish(a, delivered)
 		}
-		s.sleep(time.Second)
+		s.sleepFor(time.Second)
 	}
-	s.sleep(time.Second)
+	s.sleepFor(time.Second)
 	if len(s.ends) != 4000 {
 		t.Errorf("%d ended, want 4000", len(s.ends))
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 // signed is what of a request the specification's library is to be shown.
-func signed(r request) []byte {
+func signedHeaders(r request) []byte {
 	if r.Method == "GET" {
 		return []byte(r.URL.RawQuery)
 	}
@@ -28,24 +28,24 @@ func signed(r request) []byte {
 }
 
 // verified has the specification's library verify a request that has just come.
-func verified(secret Secret, r request) error {
+func verifyRequest(secret Secret, r request) error {
 	w, err := standardwebhooks.NewWebhook(string(secret))
 	if err != nil {
 		return err
 	}
-	return w.Verify(signed(r), r.Header)
+	return w.Verify(signedHeaders(r), r.Header)
 }
 
 // event makes one of extension 101.
-func event(i int) dialog.Event {
+func testEvent(i int) dialog.Event {
 	return dialog.Event{ID: fmt.Sprintf("%032x", i), Call: fmt.Sprint("c", i), Party: "p", Seq: 1, Type: dialog.DialOut, Flow: dialog.Out,
 		At: time.Now(), Extension: dialog.Extension{User: "101", Domain: "pbx"}}
 }
 
-func TestSigned(t *testing.T) {
+func TestSignatureVerifies(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{Allow: loopback})
+	n, stop := startNotifier(t, js, Config{Allow: loopback})
 	defer stop()
 	i := 0
 	for _, dialect := range []Dialect{Unified, Telphin, JSON, CTI, CloudEvents} {
@@ -64,20 +64,20 @@ func TestSigned(t *testing.T) {
 			if dialect == CTI && method != "POST" || dialect == CloudEvents && method == "GET" {
 				continue // is refused
 			}
-			s = subscribe(t, n, s)
+			s = mustSubscribe(t, n, s)
 			i++
-			e := event(i)
+			e := testEvent(i)
 			e.CallerName = `Zoë "Z" <Öl & Co>`
 			n.Say([]dialog.Event{e})
 			got := <-r.got
-			if err := verified(s.Secret, got); err != nil {
+			if err := verifyRequest(s.Secret, got); err != nil {
 				t.Errorf("%s %s %s: %v", dialect, method, kind, err)
 			}
 			if got.id != e.ID+"-"+s.ID || got.Header.Get("Traceparent")[:36] != "00-"+e.ID+"-" {
 				t.Errorf("%s %s %s has the header %v", dialect, method, kind, got.Header)
 			}
 			// What the library takes, Verify takes.
-			c := Callback{got.id, got.Header.Get("Webhook-Timestamp"), got.Header.Get("Webhook-Signature"), signed(got)}
+			c := Callback{got.id, got.Header.Get("Webhook-Timestamp"), got.Header.Get("Webhook-Signature"), signedHeaders(got)}
 			if err := c.Verify(s.Secret, time.Now(), time.Minute); err != nil {
 				t.Errorf("%s %s %s: %v", dialect, method, kind, err)
 			}
@@ -89,17 +89,17 @@ func TestSigned(t *testing.T) {
 }
 
 // Each attempt has a timestamp and a signature of its own.
-func TestSignedAgain(t *testing.T) {
+func TestEachAttemptIsSigned(t *testing.T) {
 	var secret Secret
 	answer := func(n int, r request) (int, http.Header) {
-		if err := verified(secret, r); err != nil {
+		if err := verifyRequest(secret, r); err != nil {
 			t.Errorf("attempt %d: %v", n, err)
 		}
 		return []int{500, 500, 200}[n-1], nil
 	}
-	bubble(t, answer, func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+	runInVirtualTime(t, answer, func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		secret = s.Secret
-		n.Say([]dialog.Event{event(1)})
+		n.Say([]dialog.Event{testEvent(1)})
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if len(w.got) != 3 {
@@ -121,29 +121,29 @@ func TestSignedAgain(t *testing.T) {
 	})
 }
 
-func TestRotation(t *testing.T) {
+func TestRotatesSecret(t *testing.T) {
 	var secrets []Secret // every one there was, the newest first
 	var good []bool      // which of them the last request is signed with
 	count := 0           // its signatures
 	answer := func(_ int, r request) (int, http.Header) {
 		good = nil
 		for _, s := range secrets {
-			good = append(good, verified(s, r) == nil)
+			good = append(good, verifyRequest(s, r) == nil)
 		}
 		signatures := strings.Split(r.Header.Get("Webhook-Signature"), " ")
 		count = len(signatures)
 		r.Header.Set("Webhook-Signature", signatures[0])
-		if err := verified(secrets[0], r); err != nil {
+		if err := verifyRequest(secrets[0], r); err != nil {
 			t.Errorf("the first signature is not the new secret's: %v", err)
 		}
 		return 200, nil
 	}
-	bubble(t, answer, func(t *testing.T, n *Notifier, _ *wire, s Subscription) {
+	runInVirtualTime(t, answer, func(t *testing.T, n *Notifier, _ *fakeWire, s Subscription) {
 		said := 0
 		want := func(when string, want ...bool) {
 			t.Helper()
 			said++
-			n.Say([]dialog.Event{event(said)})
+			n.Say([]dialog.Event{testEvent(said)})
 			time.Sleep(time.Second)
 			synctest.Wait()
 			signatures := 0
@@ -191,7 +191,7 @@ func TestRotation(t *testing.T) {
 }
 
 // The old secret signs for a day.
-func TestOverlap(t *testing.T) {
+func TestOldSecretSignsForADay(t *testing.T) {
 	at := time.Unix(1767322800, 0)
 	old := Subscription{Secret: newSecret()}
 	s := Subscription{Secret: newSecret()}
@@ -230,7 +230,7 @@ func TestOverlap(t *testing.T) {
 func TestSecretsAreShownOnce(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{})
+	n, stop := startNotifier(t, js, Config{})
 	defer stop()
 	hidden := func(when string, subs ...Subscription) {
 		t.Helper()
@@ -240,7 +240,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 			}
 		}
 	}
-	s := subscribe(t, n, sub("", "http://a/"))
+	s := mustSubscribe(t, n, testSubscription("", "http://a/"))
 	made := s.Secret
 	if key, err := made.decodeKey(); err != nil || len(key) != 32 {
 		t.Errorf("made %q: %v", string(made), err)
@@ -278,9 +278,9 @@ func TestSecretsAreShownOnce(t *testing.T) {
 	}
 
 	own := newSecret()
-	mine := sub("", "http://a/")
+	mine := testSubscription("", "http://a/")
 	mine.Secret, mine.OldSecret, mine.OldSecretUntil = own, own, time.Now().Add(time.Hour)
-	mine = subscribe(t, n, mine)
+	mine = mustSubscribe(t, n, mine)
 	if stored, _ := n.registry.get(mine.ID); mine.Secret != own || stored.Secret != own || stored.OldSecret != "" || !stored.OldSecretUntil.IsZero() {
 		t.Error("a secret that is given is not the one that is stored")
 	}
@@ -306,7 +306,7 @@ func TestSecretsChecked(t *testing.T) {
 		{"whsec_", false},
 		{"whsec_my secret of more than 24 bytes in the clear", false},
 	} {
-		s := sub("", "http://a/")
+		s := testSubscription("", "http://a/")
 		s.Secret = tt.secret
 		err := s.Validate()
 		if invalid, _ := err.(*Invalid); (err == nil) != tt.ok || err != nil && (invalid == nil || invalid.Field != "secret") {
@@ -327,10 +327,10 @@ func TestSecretsChecked(t *testing.T) {
 func TestWithoutSecret(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{Allow: loopback})
+	n, stop := startNotifier(t, js, Config{Allow: loopback})
 	defer stop()
 	r := newReceiver(t, nil)
-	old := sub("old", r.URL)
+	old := testSubscription("old", r.URL)
 	b, err := json.Marshal(old)
 	if err != nil || strings.Contains(string(b), "secret") {
 		t.Fatalf("%s, %v", b, err)
@@ -341,7 +341,7 @@ func TestWithoutSecret(t *testing.T) {
 	if err := n.registry.refreshSubscription(t.Context(), old.ID); err != nil {
 		t.Fatal(err)
 	}
-	n.Say([]dialog.Event{event(1)})
+	n.Say([]dialog.Event{testEvent(1)})
 	if h := (<-r.got).Header; h["Webhook-Signature"] != nil || h.Get("Webhook-Timestamp") == "" || h.Get("Webhook-Id") == "" {
 		t.Errorf("without a secret it has %v", h)
 	}
@@ -349,9 +349,9 @@ func TestWithoutSecret(t *testing.T) {
 	if err != nil || !s.OldSecretUntil.IsZero() {
 		t.Fatal(s, err)
 	}
-	n.Say([]dialog.Event{event(2)})
+	n.Say([]dialog.Event{testEvent(2)})
 	got := <-r.got
-	if err := verified(s.Secret, got); err != nil || strings.Contains(got.Header.Get("Webhook-Signature"), " ") {
+	if err := verifyRequest(s.Secret, got); err != nil || strings.Contains(got.Header.Get("Webhook-Signature"), " ") {
 		t.Errorf("with one it has %v: %v", got.Header, err)
 	}
 }
@@ -361,10 +361,10 @@ func TestWithoutSecret(t *testing.T) {
 func TestDeclaredIsSigned(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{Allow: loopback})
+	n, stop := startNotifier(t, js, Config{Allow: loopback})
 	defer stop()
 	r := newReceiver(t, nil)
-	s := declare(r.URL, "dial-out")
+	s := declaredSubscription(r.URL, "dial-out")
 	for i, secrets := range [][2]Secret{{}, {newSecret()}, {newSecret(), newSecret()}} {
 		s.Secret, s.OldSecret = secrets[0], secrets[1]
 		if err := s.Validate(); err != nil {
@@ -374,10 +374,10 @@ func TestDeclaredIsSigned(t *testing.T) {
 		if shown := n.Subscriptions()[0]; shown.Secret != "" || shown.OldSecret != "" {
 			t.Error("a declared secret is shown")
 		}
-		n.Say([]dialog.Event{event(i + 1)})
+		n.Say([]dialog.Event{testEvent(i + 1)})
 		got := <-r.got
 		for j, secret := range secrets {
-			if err := verified(secret, got); secret != "" && err != nil {
+			if err := verifyRequest(secret, got); secret != "" && err != nil {
 				t.Errorf("%d secrets, the %dth: %v", i, j, err)
 			}
 		}
@@ -391,7 +391,7 @@ func TestDeclaredIsSigned(t *testing.T) {
 }
 
 // Many sign at once for one subscription.
-func TestSignAtOnce(t *testing.T) {
+func TestSignsConcurrently(t *testing.T) {
 	s := Subscription{Secret: newSecret(), OldSecret: newSecret(), OldSecretUntil: time.Now().Add(time.Hour)}
 	a := &attempt{signer: newSigner(&s)}
 	var all sync.WaitGroup
@@ -403,7 +403,7 @@ func TestSignAtOnce(t *testing.T) {
 				body := strings.Repeat(fmt.Sprint(i), 100*(j%20))
 				a.signRequest(req, []byte(body), time.Now())
 				for _, secret := range []Secret{s.Secret, s.OldSecret} {
-					if err := verified(secret, request{body: body, Request: req}); err != nil {
+					if err := verifyRequest(secret, request{body: body, Request: req}); err != nil {
 						t.Errorf("%d %d: %v", i, j, err)
 						return
 					}
@@ -414,7 +414,7 @@ func TestSignAtOnce(t *testing.T) {
 	all.Wait()
 }
 
-func TestTraceparent(t *testing.T) {
+func TestTraceparentPerAttempt(t *testing.T) {
 	const id, came = "5f1d0c7e9a3b48d2a6c4e8f013579bdf", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 	for _, tt := range []struct {
 		name    string
@@ -440,7 +440,7 @@ func TestTraceparent(t *testing.T) {
 	}
 }
 
-func TestVerify(t *testing.T) {
+func TestVerifyCallback(t *testing.T) {
 	secret, other := newSecret(), newSecret()
 	at := time.Unix(1767322800, 0)
 	w, err := standardwebhooks.NewWebhook(string(secret))

@@ -32,8 +32,8 @@ func (c *batchConn) Write(b []byte) (int, error) {
 // connection is used again: they are no answer to the next request.
 func TestUnreadRecords(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-	a := newAuthority(t)
-	cert, key := a.sign("crm.example")
+	a := newTestCA(t)
+	cert, key := a.signCert("crm.example")
 	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 	if err != nil {
 		t.Fatal(err)
@@ -116,11 +116,11 @@ func TestOddStatusOnKeptConnection(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
-				p := &peer{t: t, scripts: []func(net.Conn, *bufio.Reader){talk(ok, tt.line+"\r\nContent-Length: 2\r\n\r\nno", ok)}}
-				cp := newConnPool(p.dial, nil)
+				p := &fakePeer{t: t, scripts: []func(net.Conn, *bufio.Reader){talkScript(ok, tt.line+"\r\nContent-Length: 2\r\n\r\nno", ok)}}
+				cp := newConnPool(p.dialScript, nil)
 				defer cp.close()
 				for _, want := range []int{200, tt.want} {
-					if status, _, err := post(ctx, cp); err != nil || status != want {
+					if status, _, err := sendPOST(ctx, cp); err != nil || status != want {
 						t.Errorf("%d, %v, want %d", status, err, want)
 					}
 				}

@@ -13,18 +13,18 @@ import (
 
 // When nothing is owed any more the outbox has nothing but the cursor, however
 // often there was something to say of a delivery.
-func TestSwept(t *testing.T) {
+func TestOutboxIsSwept(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
 		var up atomic.Bool
-		w := &wire{start: time.Now(), answer: upOrDown(&up)}
-		n, stop := start(t, js, Config{Transport: w, KeepEvents: forGood})
+		w := &fakeWire{start: time.Now(), answer: upOrDown(&up)}
+		n, stop := startNotifier(t, js, Config{Transport: w, KeepEvents: keepForever})
 		defer stop()
-		s := sub("", "http://crm/hook")
+		s := testSubscription("", "http://crm/hook")
 		s.Dialect, s.LiveTTL = Telphin, Duration(time.Hour)
-		subscribe(t, n, s)
+		mustSubscribe(t, n, s)
 		for i := range 20 {
 			n.Say(callOf(i))
 			time.Sleep(time.Second)
@@ -48,7 +48,7 @@ func TestSwept(t *testing.T) {
 
 // What may be in the outbox at a place that is not known is swept too: a word of
 // which no answer came, and one that another has written.
-func TestSweptUnseen(t *testing.T) {
+func TestSweepsUnknownMessages(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
 	outbox, err := openOutbox(t.Context(), js, Config{Replicas: 1})

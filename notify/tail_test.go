@@ -17,7 +17,7 @@ import (
 )
 
 // tail opens a Tail, and closes it when the test ends.
-func tail(t *testing.T, n *Notifier, q Query) *Tail {
+func openTail(t *testing.T, n *Notifier, q Query) *Tail {
 	t.Helper()
 	tail, err := n.Tail(t.Context(), q)
 	if err != nil {
@@ -28,7 +28,7 @@ func tail(t *testing.T, n *Notifier, q Query) *Tail {
 }
 
 // next returns the ids of the next events, as many as asked for and no more.
-func (t *Tail) next(ctx context.Context, want int) (ids []string, err error) {
+func (t *Tail) nextIDs(ctx context.Context, want int) (ids []string, err error) {
 	for len(ids) < want {
 		events, err := t.Next(ctx)
 		if err != nil {
@@ -50,34 +50,34 @@ func logOrder(t *testing.T, n *Notifier) (ids []string) {
 // wantNext wants the next events of a tail to be these.
 func wantNext(t *testing.T, tail *Tail, want []string) {
 	t.Helper()
-	if got, err := tail.next(t.Context(), len(want)); err != nil || !slices.Equal(got, want) {
+	if got, err := tail.nextIDs(t.Context(), len(want)); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v: got %d events, want %d: %v", tail.query, len(got), len(want), err)
 	}
 }
 
 // sayAll says events, and returns when they are in the log.
-func sayAll(t *testing.T, n *Notifier, events ...dialog.Event) {
+func publishAll(t *testing.T, n *Notifier, events ...dialog.Event) {
 	t.Helper()
 	n.Say(events)
-	isSaid(t, n)
+	waitUntilPublished(t, n)
 }
 
 // Whoever tails the log is told every event once, in the order of the log, and
 // one that does not ask holds up nobody.
-func TestTails(t *testing.T) {
+func TestTailsReadEveryEvent(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, _ := start(t, js, Config{})
-	sayAll(t, n, callOf(0)...) // before
-	tail(t, n, Query{})        // never asks
+	n, _ := startNotifier(t, js, Config{})
+	publishAll(t, n, callOf(0)...) // before
+	openTail(t, n, Query{})        // never asks
 	const calls = 500
 	var readers sync.WaitGroup
 	got := make([][]string, 20)
 	for i := range got {
-		tail := tail(t, n, Query{})
+		tail := openTail(t, n, Query{})
 		readers.Go(func() {
 			var err error
-			if got[i], err = tail.next(t.Context(), 3*calls); err != nil {
+			if got[i], err = tail.nextIDs(t.Context(), 3*calls); err != nil {
 				t.Error(err)
 			}
 		})
@@ -95,10 +95,10 @@ func TestTails(t *testing.T) {
 }
 
 // However many tail the log, it is read once.
-func TestTailsShareOneReading(t *testing.T) {
+func TestTailsShareOneReader(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, _ := start(t, js, Config{})
+	n, _ := startNotifier(t, js, Config{})
 	var readings atomic.Int32
 	sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.bellhop_events", func(*nats.Msg) { readings.Add(1) })
 	if err != nil {
@@ -107,10 +107,10 @@ func TestTailsShareOneReading(t *testing.T) {
 	defer sub.Unsubscribe()
 	var tails []*Tail
 	for range 50 {
-		tails = append(tails, tail(t, n, Query{}))
+		tails = append(tails, openTail(t, n, Query{}))
 	}
 	for i := range 5 {
-		sayAll(t, n, callOf(i)[0])
+		publishAll(t, n, callOf(i)[0])
 		for _, tail := range tails {
 			wantNext(t, tail, []string{callOf(i)[0].ID})
 		}
@@ -128,14 +128,14 @@ func TestTailsShareOneReading(t *testing.T) {
 func TestTailResumes(t *testing.T) {
 	dir := t.TempDir()
 	js, closeStore := openStore(t, dir)
-	n, stop := start(t, js, Config{})
+	n, stop := startNotifier(t, js, Config{})
 	begin := time.Now().Add(-time.Minute)
-	lagging, leading := tail(t, n, Query{}), tail(t, n, Query{})
+	lagging, leading := openTail(t, n, Query{}), openTail(t, n, Query{})
 	const calls = maxCachedEvents/3 + 200 // more than are in memory
 	for i := range calls {
 		n.Say(callOf(i))
 	}
-	isSaid(t, n)
+	waitUntilPublished(t, n)
 	all := logOrder(t, n)
 	wantNext(t, leading, all)
 	if _, missed, _ := lagging.cache.entriesAfter(0); missed == 0 {
@@ -144,14 +144,14 @@ func TestTailResumes(t *testing.T) {
 	wantNext(t, lagging, all)
 
 	for _, place := range []int{0, 100, len(all) / 2, len(all) - 2, len(all) - 1} {
-		resumed := tail(t, n, Query{After: all[place]})
+		resumed := openTail(t, n, Query{After: all[place]})
 		wantNext(t, resumed, all[place+1:])
 		e := callOf(10_000 + place)[0]
-		sayAll(t, n, e)
+		publishAll(t, n, e)
 		wantNext(t, resumed, []string{e.ID})
 		all = append(all, e.ID)
 	}
-	wantNext(t, tail(t, n, Query{Since: begin}), all)
+	wantNext(t, openTail(t, n, Query{Since: begin}), all)
 
 	lagging.Close()
 	leading.Close()
@@ -159,14 +159,14 @@ func TestTailResumes(t *testing.T) {
 	closeStore()
 	js, closeStore = openStore(t, dir)
 	defer closeStore()
-	n, _ = start(t, js, Config{})
-	wantNext(t, tail(t, n, Query{After: all[7]}), all[8:])
+	n, _ = startNotifier(t, js, Config{})
+	wantNext(t, openTail(t, n, Query{After: all[7]}), all[8:])
 }
 
 func TestTailFilters(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, _ := start(t, js, Config{})
+	n, _ := startNotifier(t, js, Config{})
 	other := callOf(2)[2]
 	other.Extension = dialog.Extension{User: "0003*210", Domain: "pbx"}
 	first, second := callOf(0), callOf(1)
@@ -177,7 +177,7 @@ func TestTailFilters(t *testing.T) {
 		}
 		return ids
 	}
-	sayAll(t, n, callOf(3)[0])
+	publishAll(t, n, callOf(3)[0])
 	tests := []struct {
 		q    Query
 		want []string
@@ -197,16 +197,16 @@ func TestTailFilters(t *testing.T) {
 	}
 	var live []*Tail
 	for _, tt := range tests {
-		live = append(live, tail(t, n, tt.q))
+		live = append(live, openTail(t, n, tt.q))
 	}
 	for _, e := range all {
-		sayAll(t, n, e)
+		publishAll(t, n, e)
 	}
 	for i, tt := range tests {
 		wantNext(t, live[i], tt.want)
 		past := tt.q
 		past.Since = time.Now().Add(-time.Hour)
-		live = append(live, tail(t, n, past))
+		live = append(live, openTail(t, n, past))
 		if len(past.filterEntries(entriesOf(callOf(3)[0]))) > 0 {
 			tt.want = append(ids(callOf(3)[0]), tt.want...)
 		}
@@ -214,7 +214,7 @@ func TestTailFilters(t *testing.T) {
 	}
 	// What comes until all have seen the end is for none of them.
 	end := callOf(4)[0]
-	sayAll(t, n, end)
+	publishAll(t, n, end)
 	for _, tail := range live {
 		asked := tail.query
 		tail.query = Query{}
@@ -234,10 +234,10 @@ func TestTailFilters(t *testing.T) {
 
 func entriesOf(e dialog.Event) []entry { return []entry{{1, &e}} }
 
-func TestTailsEnd(t *testing.T) {
+func TestTailsCloseReader(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, _ := start(t, js, Config{})
+	n, _ := startNotifier(t, js, Config{})
 	for range 2 {
 		first, err := n.Tail(t.Context(), Query{})
 		if err != nil {
@@ -265,7 +265,7 @@ func TestTailsEnd(t *testing.T) {
 	if _, err := n.Tail(t.Context(), Query{After: "nothing"}); err != ErrNoEvent {
 		t.Errorf("after nothing: %v", err)
 	}
-	sayAll(t, n, callOf(0)[0])
+	publishAll(t, n, callOf(0)[0])
 	if _, err := n.Tail(t.Context(), Query{After: callOf(0)[0].ID, Among: []string{"102"}}); err != ErrNoEvent {
 		t.Errorf("after what it may not see: %v", err)
 	}
@@ -281,8 +281,8 @@ func TestTailsEnd(t *testing.T) {
 }
 
 // What cannot be read yet is read when it can.
-func TestTailWaitsForRumors(t *testing.T) {
-	bubble(t, answers(200), func(t *testing.T, n *Notifier, _ *wire, _ Subscription) {
+func TestTailRereadsUntilReadable(t *testing.T) {
+	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, _ *fakeWire, _ Subscription) {
 		tail, err := n.Tail(t.Context(), Query{})
 		if err != nil {
 			t.Fatal(err)
@@ -302,26 +302,26 @@ func TestTailWaitsForRumors(t *testing.T) {
 // log is killed.
 func TestTailsOfACluster(t *testing.T) {
 	c := startCluster(t)
-	one, _ := c.node("ONE")
-	two, _ := c.node("TWO")
+	one, _ := c.startNode("ONE")
+	two, _ := c.startNode("TWO")
 	nodes := []*Notifier{one, two}
 	const calls = 200
 	var readers sync.WaitGroup
 	got := make([][]string, len(nodes))
 	for i, n := range nodes {
-		tail := tail(t, n, Query{})
+		tail := openTail(t, n, Query{})
 		readers.Go(func() {
 			var err error
-			if got[i], err = tail.next(t.Context(), 3*calls); err != nil {
+			if got[i], err = tail.nextIDs(t.Context(), 3*calls); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	victim := c.leader(one, "bellhop_events")
+	victim := c.leaderOf(one, "bellhop_events")
 	for i := range calls {
 		nodes[i%2].Say(callOf(i))
 		if i == calls/2 {
-			c.kill(victim)
+			c.killServer(victim)
 		}
 	}
 	readers.Wait()
@@ -331,7 +331,7 @@ func TestTailsOfACluster(t *testing.T) {
 			t.Errorf("node %d: %d events that are not the log's %d", i, len(got), len(want))
 		}
 	}
-	resumed := tail(t, two, Query{After: want[len(want)-2]})
+	resumed := openTail(t, two, Query{After: want[len(want)-2]})
 	wantNext(t, resumed, want[len(want)-1:])
 }
 
@@ -340,7 +340,7 @@ func TestTailsOfACluster(t *testing.T) {
 func BenchmarkTailCatchesUp(b *testing.B) {
 	js, closeStore := openStore(b, b.TempDir())
 	defer closeStore()
-	n, stop := start(b, js, Config{})
+	n, stop := startNotifier(b, js, Config{})
 	const calls = 10_000
 	for i := range calls {
 		n.Say(callOf(i))
@@ -355,7 +355,7 @@ func BenchmarkTailCatchesUp(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := tail.next(b.Context(), 3); err != nil {
+		if _, err := tail.nextIDs(b.Context(), 3); err != nil {
 			b.Fatal(err)
 		}
 		tail.Close()
@@ -367,17 +367,17 @@ func BenchmarkTailCatchesUp(b *testing.B) {
 func TestTailsOfLargeEvents(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, _ := start(t, js, Config{})
-	live := tail(t, n, Query{})
+	n, _ := startNotifier(t, js, Config{})
+	live := openTail(t, n, Query{})
 	const all, size = 320, 60_000 // 19 MB
 	var want []string
 	for i := range all {
 		e := callOf(i)[0]
 		e.MessageText = strings.Repeat("x", size)
 		want = append(want, e.ID)
-		sayAll(t, n, e)
+		publishAll(t, n, e)
 	}
-	for name, tail := range map[string]*Tail{"live": live, "from the log": tail(t, n, Query{Since: time.Now().Add(-time.Hour)})} {
+	for name, tail := range map[string]*Tail{"live": live, "from the log": openTail(t, n, Query{Since: time.Now().Add(-time.Hour)})} {
 		var got []string
 		for len(got) < all {
 			events, err := tail.Next(t.Context())

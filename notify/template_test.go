@@ -11,8 +11,8 @@ import (
 	"bellhop/dialog"
 )
 
-func TestTemplates(t *testing.T) {
-	hangup := samples()[8]
+func TestTemplatesExpand(t *testing.T) {
+	hangup := sampleEvents()[8]
 	bare := dialog.Event{Type: dialog.Hangup, Extension: hangup.Extension, Flow: dialog.In}
 	for _, tt := range []struct {
 		dialect  Dialect
@@ -30,7 +30,7 @@ func TestTemplates(t *testing.T) {
 		{JSON, hangup, "http://crm/{?headers*}", "http://crm/?X-Queue=sales%20%26%20support"},
 		{CloudEvents, hangup, "http://crm/{?call_status}", "http://crm/?call_status=ANSWER"},
 		{CTI, hangup, "http://crm/{event}?{&cause,user}", "http://crm/hangup?&cause=forwarded"},
-		{CTI, samples()[1], "http://crm/{event}{?user}", "http://crm/newCall?user=0003%2A210"},
+		{CTI, sampleEvents()[1], "http://crm/{event}{?user}", "http://crm/newCall?user=0003%2A210"},
 	} {
 		s := Subscription{Dialect: tt.dialect, URL: tt.template}
 		if err := checkTemplate(&s); err != nil {
@@ -45,7 +45,7 @@ func TestTemplates(t *testing.T) {
 }
 
 // No value makes a segment of a path that leads elsewhere.
-func TestTemplatesDoNotClimb(t *testing.T) {
+func TestTemplatesKeepPath(t *testing.T) {
 	for _, tt := range []struct{ template, name, num, want string }{
 		{"http://crm/a/{caller_id_name}/b", "..", "", "http://crm/a//b"},
 		{"http://crm/a/{caller_id_name}/b", ".", "", "http://crm/a//b"},
@@ -66,7 +66,7 @@ func TestTemplatesDoNotClimb(t *testing.T) {
 		{"http://crm/a/../{caller_id_name}", "x", "", "http://crm/a/../x"}, // as its owner wrote it
 		{"http://crm/a/v.{caller_id_name}.{caller_id_num}/b", "1", "..", "http://crm/a/v.1./b"},
 	} {
-		e := samples()[8]
+		e := sampleEvents()[8]
 		e.CallerName, e.CallerNum = tt.name, tt.num
 		s := Subscription{Dialect: JSON, URL: tt.template}
 		if err := checkTemplate(&s); err != nil {
@@ -81,7 +81,7 @@ func TestTemplatesDoNotClimb(t *testing.T) {
 }
 
 // The variables that a template may have are taken from this event.
-func TestEverythingHasEveryField(t *testing.T) {
+func TestCompleteEventHasEveryField(t *testing.T) {
 	v := reflect.ValueOf(completeEvent)
 	for i := range v.NumField() {
 		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "Leg" && name != "Observed" { // which nobody is told
@@ -97,7 +97,7 @@ func FuzzTemplate(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
-		e := samples()[8]
+		e := sampleEvents()[8]
 		e.CallerName, e.Headers = name, [][2]string{{"X-A", name}}
 		s := Subscription{Dialect: JSON, URL: "http://crm.example:8080/pop/{caller_id_name}/x?k=1{&caller_id_name,headers*}"}
 		v := newView(&e, &s)
@@ -123,7 +123,7 @@ func FuzzTemplate(f *testing.F) {
 }
 
 // What the receiver gets of a dial-out, by method, dialect and URL.
-func TestWhatIsSent(t *testing.T) {
+func TestRequestOfEachDialect(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		sub    Subscription
@@ -151,11 +151,11 @@ func TestWhatIsSent(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				js, closeStore := openStore(t, dir)
 				defer closeStore()
-				w := &wire{start: time.Now()}
-				n, stop := start(t, js, Config{Transport: w})
+				w := &fakeWire{start: time.Now()}
+				n, stop := startNotifier(t, js, Config{Transport: w})
 				defer stop()
 				tt.sub.Extension, tt.sub.Types, tt.sub.Active = "101", []string{"dial-out"}, true
-				s := subscribe(t, n, tt.sub)
+				s := mustSubscribe(t, n, tt.sub)
 				n.Say(callOf(1)[:1])
 				time.Sleep(time.Second)
 				w.mu.Lock()

@@ -12,7 +12,7 @@ import (
 
 // TestUnsaid: how far events have come is told by the clock that nobody sets. What
 // does not come from the tracker has no part in it.
-func TestUnsaid(t *testing.T) {
+func TestOldestUnpublished(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
 	n, err := Open(t.Context(), js, Config{})
@@ -47,7 +47,7 @@ func TestLogEnd(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
 		c := Config{KeepEvents: 200 * 365 * 24 * time.Hour} // the server tells ages by the machine's clock
-		n, stop := start(t, js, c)
+		n, stop := startNotifier(t, js, c)
 		if got := n.LogEnd(); got != 0 {
 			t.Errorf("a new log ends at %d, want 0", got)
 		}

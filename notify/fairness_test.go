@@ -15,14 +15,14 @@ import (
 
 // A receiver that never answers, and is owed more than anybody could send it,
 // takes no slot from the others: each of their callbacks leaves at once.
-func TestDeadReceiverDelaysNobody(t *testing.T) {
+func TestDeadReceiverDelaysNoOther(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
 		var mu sync.Mutex
 		late, came, asked := time.Duration(0), 0, 0
-		w := &wire{start: time.Now(), answer: func(_ int, r request) (int, http.Header) {
+		w := &fakeWire{start: time.Now(), answer: func(_ int, r request) (int, http.Header) {
 			mu.Lock()
 			defer mu.Unlock()
 			if r.URL.Host == "dead" {
@@ -34,16 +34,16 @@ func TestDeadReceiverDelaysNobody(t *testing.T) {
 			came++
 			return 200, nil
 		}}
-		n, stop := start(t, js, Config{Transport: w, Prompt: true})
+		n, stop := startNotifier(t, js, Config{Transport: w, Prompt: true})
 		defer stop()
 		for i := range 10 {
-			s := sub("", "http://dead/")
+			s := testSubscription("", "http://dead/")
 			s.Note, s.MaxInFlight = fmt.Sprint(i), 64 // more together than there are senders
-			subscribe(t, n, s)
+			mustSubscribe(t, n, s)
 		}
-		s := sub("", "http://well/")
+		s := testSubscription("", "http://well/")
 		s.Dialect = Telphin
-		subscribe(t, n, s)
+		mustSubscribe(t, n, s)
 		const calls = 1000
 		for i := range calls {
 			n.Say(callOf(i)[2:])
@@ -71,7 +71,7 @@ func TestFair(t *testing.T) {
 	var p50, p99 [2][]float64
 	for range rounds {
 		for i, bad := range []bool{false, true} {
-			l := fair(t, bad)
+			l := measureFairness(t, bad)
 			t.Logf("bad ones: %v; %d callbacks to the 98, late by %.1f ms in the middle, p99 %.1f ms, %.1f ms at most", bad, l.N, l.P50, l.P99, l.Max)
 			p50[i], p99[i] = append(p50[i], l.P50), append(p99[i], l.P99)
 		}
@@ -93,10 +93,10 @@ func median(xs []float64) float64 {
 // fair delivers 200 calls a second for 25 s to 100 receivers at ports of their
 // own, and returns how late the first 98 were, once two of them could be bad for
 // 10 s. A call's three events are a second apart.
-func fair(t *testing.T, bad bool) late {
+func measureFairness(t *testing.T, bad bool) sinkLateness {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{Allow: loopback})
+	n, stop := startNotifier(t, js, Config{Allow: loopback})
 	defer stop()
 	urls := startSinks(t, 100)
 	extension := func(i int) string { return fmt.Sprint(100 + i) }
@@ -116,7 +116,7 @@ func fair(t *testing.T, bad bool) late {
 			defer l.Close()
 			s.URL = "http://" + l.Addr().String()
 		}
-		subscribe(t, n, s)
+		mustSubscribe(t, n, s)
 	}
 	const rate, seconds = 200, 25
 	say := func(call, event int) {
@@ -137,11 +137,11 @@ func fair(t *testing.T, bad bool) late {
 		say(i-rate, 1)
 		say(i-2*rate, 2)
 		if i == 10*rate {
-			lateness(t, urls[0]) // forget what came so far
+			askLateness(t, urls[0]) // forget what came so far
 		}
 		sleep(t.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/rate)))
 	}
-	l := lateness(t, urls[0])
+	l := askLateness(t, urls[0])
 	if l.N < 15*rate*3*8/10*9/10 {
 		t.Errorf("%d callbacks came in 15 s, want some %d", l.N, 15*rate*3*8/10)
 	}

@@ -18,7 +18,7 @@ import (
 
 // talk serves a connection: before each answer it writes what came too late of the
 // answer before. A script that ends closes the connection.
-func talk(all ...string) func(net.Conn, *bufio.Reader) {
+func talkScript(all ...string) func(net.Conn, *bufio.Reader) {
 	return func(c net.Conn, r *bufio.Reader) {
 		for _, answer := range all {
 			req, err := http.ReadRequest(r)
@@ -43,39 +43,39 @@ func TestStatusLineDecides(t *testing.T) {
 		want    []string // status and body, or a part of an error
 		dialed  int
 	}{
-		{"a body announced behind a 204", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n"), talk(ok, ok)},
+		{"a body announced behind a 204", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n"), talkScript(ok, ok)},
 			[]string{"204 ", "200 ok", "200 ok"}, 2},
-		{"chunks announced behind a 204", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"), talk(ok, ok)},
+		{"chunks announced behind a 204", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"), talkScript(ok, ok)},
 			[]string{"204 ", "200 ok", "200 ok"}, 2},
-		{"a type of content behind a 304", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 304 Not Modified\r\nContent-Type: text/html\r\n\r\n"), talk(ok, ok)},
+		{"a type of content behind a 304", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 304 Not Modified\r\nContent-Type: text/html\r\n\r\n"), talkScript(ok, ok)},
 			[]string{"304 ", "200 ok", "200 ok"}, 2},
-		{"an unannounced body behind a 204, late", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 204 No Content\r\n\r\n", "done"+ok), talk(ok)},
+		{"an unannounced body behind a 204, late", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 204 No Content\r\n\r\n", "done"+ok), talkScript(ok)},
 			[]string{"204 ", "200 ok", "200 ok"}, 2},
-		{"a long body behind a 204, late", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 204 No Content\r\n\r\n", strings.Repeat("<p>thank you</p>\n", 500)+ok), talk(ok)},
+		{"a long body behind a 204, late", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 204 No Content\r\n\r\n", strings.Repeat("<p>thank you</p>\n", 500)+ok), talkScript(ok)},
 			[]string{"204 ", "200 ok", "200 ok"}, 2},
-		{"an empty line too many, late", []func(net.Conn, *bufio.Reader){talk(ok, "\r\n"+ok), talk(ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
-		{"more than was announced, late", []func(net.Conn, *bufio.Reader){talk(ok, "ay\n"+ok), talk(ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
-		{"what reads like an answer, late", []func(net.Conn, *bufio.Reader){talk(ok, "HTTP/1.1 is spoken here. "+ok), talk(ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
-		{"a page that names a protocol, late", []func(net.Conn, *bufio.Reader){talk(ok, "<i>HTTP/1.1</i>"+ok), talk(ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
-		{"too much, and the end", []func(net.Conn, *bufio.Reader){talk(ok, "that is all"), talk(ok, ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
-		{"an empty line first", []func(net.Conn, *bufio.Reader){talk("\r\n\r\n" + ok), talk(ok)}, []string{"200 ok", "200 ok"}, 2},
-		{"another protocol first", []func(net.Conn, *bufio.Reader){talk("220 mail.example ESMTP\r\n" + ok), talk(ok)}, []string{"it is not HTTP", "200 ok"}, 2},
-		{"a header line without a colon", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 200 OK\r\nWarning in hook.php on line 3\r\n\r\nok"), talk(ok)}, []string{"200 ", "200 ok"}, 2},
-		{"a space before a colon", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 201 Created\r\nX Key : y\r\nContent-Length: 2\r\n\r\nok"), talk(ok)}, []string{"201 ok", "200 ok"}, 2},
-		{"two lengths", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok"), talk(ok)}, []string{"200 ", "200 ok"}, 2},
-		{"a length that is no number", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 202 Accepted\r\nContent-Length: two\r\n\r\nok"), talk(ok)}, []string{"202 ", "200 ok"}, 2},
-		{"an encoding that nobody knows", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 200 OK\r\nTransfer-Encoding: sideways\r\n\r\nok"), talk(ok)}, []string{"200 ", "200 ok"}, 2},
-		{"a broken line behind a 500", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 500 Oh No\r\n:x\r\n\r\n"), talk(ok)}, []string{"500 ", "200 ok"}, 2},
-		{"a broken line behind a hint", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 103 Early Hints\r\n:x\r\n\r\n" + ok), talk(ok)}, []string{"it is not HTTP", "200 ok"}, 2},
-		{"the end behind the status line", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 200 OK\r\n"), talk(ok)}, []string{"200 ", "200 ok"}, 2},
-		{"half a status line", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 200 OK"), talk(ok)}, []string{"it is not HTTP", "200 ok"}, 2},
-		{"a status of two digits", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 20 OK\r\n\r\n"), talk(ok)}, []string{"it is not HTTP", "200 ok"}, 2},
-		{"chunks that are none", []func(net.Conn, *bufio.Reader){talk("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), talk(ok)}, []string{"invalid byte in chunk length", "200 ok"}, 2},
+		{"an empty line too many, late", []func(net.Conn, *bufio.Reader){talkScript(ok, "\r\n"+ok), talkScript(ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
+		{"more than was announced, late", []func(net.Conn, *bufio.Reader){talkScript(ok, "ay\n"+ok), talkScript(ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
+		{"what reads like an answer, late", []func(net.Conn, *bufio.Reader){talkScript(ok, "HTTP/1.1 is spoken here. "+ok), talkScript(ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
+		{"a page that names a protocol, late", []func(net.Conn, *bufio.Reader){talkScript(ok, "<i>HTTP/1.1</i>"+ok), talkScript(ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
+		{"too much, and the end", []func(net.Conn, *bufio.Reader){talkScript(ok, "that is all"), talkScript(ok, ok)}, []string{"200 ok", "200 ok", "200 ok"}, 2},
+		{"an empty line first", []func(net.Conn, *bufio.Reader){talkScript("\r\n\r\n" + ok), talkScript(ok)}, []string{"200 ok", "200 ok"}, 2},
+		{"another protocol first", []func(net.Conn, *bufio.Reader){talkScript("220 mail.example ESMTP\r\n" + ok), talkScript(ok)}, []string{"it is not HTTP", "200 ok"}, 2},
+		{"a header line without a colon", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 200 OK\r\nWarning in hook.php on line 3\r\n\r\nok"), talkScript(ok)}, []string{"200 ", "200 ok"}, 2},
+		{"a space before a colon", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 201 Created\r\nX Key : y\r\nContent-Length: 2\r\n\r\nok"), talkScript(ok)}, []string{"201 ok", "200 ok"}, 2},
+		{"two lengths", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok"), talkScript(ok)}, []string{"200 ", "200 ok"}, 2},
+		{"a length that is no number", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 202 Accepted\r\nContent-Length: two\r\n\r\nok"), talkScript(ok)}, []string{"202 ", "200 ok"}, 2},
+		{"an encoding that nobody knows", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 200 OK\r\nTransfer-Encoding: sideways\r\n\r\nok"), talkScript(ok)}, []string{"200 ", "200 ok"}, 2},
+		{"a broken line behind a 500", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 500 Oh No\r\n:x\r\n\r\n"), talkScript(ok)}, []string{"500 ", "200 ok"}, 2},
+		{"a broken line behind a hint", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 103 Early Hints\r\n:x\r\n\r\n" + ok), talkScript(ok)}, []string{"it is not HTTP", "200 ok"}, 2},
+		{"the end behind the status line", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 200 OK\r\n"), talkScript(ok)}, []string{"200 ", "200 ok"}, 2},
+		{"half a status line", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 200 OK"), talkScript(ok)}, []string{"it is not HTTP", "200 ok"}, 2},
+		{"a status of two digits", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 20 OK\r\n\r\n"), talkScript(ok)}, []string{"it is not HTTP", "200 ok"}, 2},
+		{"chunks that are none", []func(net.Conn, *bufio.Reader){talkScript("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), talkScript(ok)}, []string{"invalid byte in chunk length", "200 ok"}, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := &peer{t: t, scripts: tt.scripts}
-				cp := newConnPool(p.dial, nil)
+				p := &fakePeer{t: t, scripts: tt.scripts}
+				cp := newConnPool(p.dialScript, nil)
 				defer cp.close()
 				for i, want := range tt.want {
 					wantAnswer(t, cp, i, want)
@@ -94,13 +94,13 @@ func TestStatusLineThenSilence(t *testing.T) {
 	for status, want := range map[string]outcome{"200 OK": delivered, "500 No": willRetry, "410 Gone": refused} {
 		t.Run(status, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n := unstored(Config{})
-				n.sender.httpConns.dial = (&peer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
+				n := newUnstored(Config{})
+				n.sender.httpConns.dial = (&fakePeer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
 					http.ReadRequest(r)
 					io.WriteString(c, "HTTP/1.1 "+status+"\r\nX-A: b\r\n")
 					io.Copy(io.Discard, r)
-				}}}).dial
-				s := sub("", "http://crm.example/hook")
+				}}}).dialScript
+				s := testSubscription("", "http://crm.example/hook")
 				s.Dialect = Unified
 				if a := attemptOnce(t, n, s); a.outcome != want || a.detail != status {
 					t.Errorf("%v, %s", a.outcome, a.detail)
@@ -113,8 +113,8 @@ func TestStatusLineThenSilence(t *testing.T) {
 // Bytes that came after an answer, or its end, are noticed before the connection is
 // used again, over TCP and over TLS: the next request goes to a new one.
 func TestUnreadBytes(t *testing.T) {
-	a := newAuthority(t)
-	cert, key := a.sign("127.0.0.1")
+	a := newTestCA(t)
+	cert, key := a.signCert("127.0.0.1")
 	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +145,7 @@ func TestUnreadBytes(t *testing.T) {
 							c = tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair}})
 						}
 						go func() {
-							talk("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")(c, bufio.NewReader(c))
+							talkScript("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")(c, bufio.NewReader(c))
 							if nth == 0 {
 								<-kept
 								late(c)
@@ -208,7 +208,7 @@ func TestUnreadBytes(t *testing.T) {
 // An answer too many that comes once the next request is written is taken for the answer
 // to that. So a receiver that was seen to send one gets one request on a connection, for a
 // while; others do not.
-func TestAnswersTooMany(t *testing.T) {
+func TestStrayResponses(t *testing.T) {
 	const ok, late = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 	for _, tt := range []struct {
 		name  string
@@ -223,8 +223,8 @@ func TestAnswersTooMany(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := &peer{t: t, scripts: []func(net.Conn, *bufio.Reader){talk(tt.first), talk(ok, late, late), talk(ok, ok, ok, ok)}}
-				cp := newConnPool(p.dial, nil)
+				p := &fakePeer{t: t, scripts: []func(net.Conn, *bufio.Reader){talkScript(tt.first), talkScript(ok, late, late), talkScript(ok, ok, ok, ok)}}
+				cp := newConnPool(p.dialScript, nil)
 				defer cp.close()
 				for i, want := range []string{"200 ok", "200 ok", tt.want} {
 					wantAnswer(t, cp, i, want)
@@ -256,12 +256,12 @@ func TestAnswersTooMany(t *testing.T) {
 
 // Connections of https URLs are kept, and each belongs to the name it was made for.
 func TestSecureConnsAreKept(t *testing.T) {
-	a := newAuthority(t)
-	url := a.strict("127.0.0.1")
-	cert, key := a.sign("bellhop")
-	n := unstored(Config{Allow: loopback})
+	a := newTestCA(t)
+	url := a.startTLSReceiver("127.0.0.1")
+	cert, key := a.signCert("bellhop")
+	n := newUnstored(Config{Allow: loopback})
 	defer n.sender.close()
-	s := sub("a", url)
+	s := testSubscription("a", url)
 	s.Dialect, s.TLSCA, s.TLSCert, s.TLSKey = Unified, a.pem, cert, PrivateKey(key)
 	for range 3 {
 		if a := attemptOnce(t, n, s); a.outcome != delivered {

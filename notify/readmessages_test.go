@@ -13,12 +13,12 @@ import (
 )
 
 // A lossy stream loses the last message of each reading but the third.
-type lossy struct {
+type lossyStream struct {
 	jetstream.Stream
 	readings int
 }
 
-func (l *lossy) OrderedConsumer(ctx context.Context, c jetstream.OrderedConsumerConfig) (jetstream.Consumer, error) {
+func (l *lossyStream) OrderedConsumer(ctx context.Context, c jetstream.OrderedConsumerConfig) (jetstream.Consumer, error) {
 	consumer, err := l.Stream.OrderedConsumer(ctx, c)
 	l.readings++
 	return lossyConsumer{consumer, l.readings < 3}, err
@@ -71,7 +71,7 @@ func TestLastMessageLost(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		var got []string
-		l := &lossy{Stream: outbox}
+		l := &lossyStream{Stream: outbox}
 		err = readMessages(ctx, l, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
 			got = append(got, string(m.Data()))
 			return nil
