@@ -22,15 +22,14 @@ import (
 
 var measured = []Dialect{JSON, Telphin, Unified}
 
-// inFlight is how many requests are under way at once, of bellhop's and of the
-// bare loop's.
+// benchRequests is how many requests are in flight at once, in both benchmarks.
 const benchRequests = 16
 
-// BenchmarkCallback says events and has them delivered by real HTTP to a
-// receiver in another process. Its figure is the CPU that one event costs from
-// Say to the receiver's answer, the store's included. BenchmarkBarePost is the
-// floor. "paced" comes at 600 events a second, the others as fast as they can: as
-// long as no more than 1000 are under way.
+// BenchmarkCallback publishes events and delivers them by real HTTP to a receiver in
+// another process. It measures the CPU time of one event from Say to the response of the
+// receiver, the store included. BenchmarkBarePost is the lower limit. "paced" runs at 600
+// events a second; the others run as fast as they can with at most 1000 deliveries in
+// flight.
 func BenchmarkCallback(b *testing.B) {
 	for _, dialect := range measured {
 		b.Run(string(dialect), func(b *testing.B) { deliverCallbacks(b, dialect, 0) })
@@ -38,7 +37,8 @@ func BenchmarkCallback(b *testing.B) {
 	b.Run("paced", func(b *testing.B) { deliverCallbacks(b, JSON, 200) })
 }
 
-// callback delivers b.N events or some more, of rate calls a second; 0: as fast as it can.
+// deliverCallbacks delivers b.N events or a few more, of rate calls a second; 0: as fast as
+// possible.
 func deliverCallbacks(b *testing.B, dialect Dialect, rate int) {
 	js, closeStore := openStore(b, b.TempDir())
 	defer closeStore()
@@ -81,8 +81,8 @@ func deliverCallbacks(b *testing.B, dialect Dialect, rate int) {
 	b.ReportMetric(late.P99, "late-p99-ms")
 }
 
-// BenchmarkBarePost posts what BenchmarkCallback delivers, with the same header
-// fields, from a loop that does nothing else.
+// BenchmarkBarePost posts the same requests as BenchmarkCallback, with the same header
+// fields, from a bare loop.
 func BenchmarkBarePost(b *testing.B) {
 	for _, dialect := range measured {
 		b.Run(string(dialect), func(b *testing.B) { barePost(b, dialect) })
@@ -129,14 +129,14 @@ func barePost(b *testing.B, dialect Dialect) {
 	reportCost(b, before, begin, b.N)
 }
 
-// report says what n events cost since.
+// reportCost reports the CPU and wall clock time of n events since before and begin.
 func reportCost(b *testing.B, before time.Duration, begin time.Time, n int) {
 	used, took := cpuTime()-before, time.Since(begin)
 	b.ReportMetric(float64(used.Nanoseconds())/1000/float64(n), "cpu-µs/op")
 	b.ReportMetric(float64(n)/took.Seconds(), "callbacks/s")
 }
 
-// BenchmarkPayload writes the payloads of an answered call's hangup.
+// BenchmarkPayload encodes the payloads of the hangup of an answered call.
 func BenchmarkPayload(b *testing.B) {
 	e := sampleEvents()[8]
 	for _, dialect := range []Dialect{Unified, Telphin, CTI, JSON, CloudEvents} {
@@ -163,17 +163,17 @@ func BenchmarkPayload(b *testing.B) {
 	})
 }
 
-// cpu is what this process has used so far, in the kernel too.
+// cpuTime returns the CPU time of this process so far, in the kernel too.
 func cpuTime() time.Duration {
 	var r syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &r)
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// startSink starts a receiver in a process of its own and returns its root.
+// startSink starts a receiver in a process of its own and returns its root URL.
 func startSink(b testing.TB) string { return startSinks(b, 1)[0] }
 
-// startSinks starts a process that receives at n ports.
+// startSinks starts a process that receives at n ports, and returns their root URLs.
 func startSinks(b testing.TB, n int) (urls []string) {
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), "NOTIFY_TEST=sink", fmt.Sprint("NOTIFY_PORTS=", n))
@@ -194,13 +194,14 @@ func startSinks(b testing.TB, n int) (urls []string) {
 	return urls
 }
 
-// A late says how long after their events callbacks came to a sink, in ms.
+// sinkLateness is how long after their events callbacks reached a sink, in ms.
 type sinkLateness struct {
 	N             int
 	P50, P99, Max float64
 }
 
-// lateness asks a sink about what came since it was last asked.
+// askLateness returns the lateness of the callbacks that a sink has received since the last
+// call.
 func askLateness(b testing.TB, sink string) (l sinkLateness) {
 	b.Helper()
 	res, err := http.Get(sink + "late")
@@ -215,8 +216,8 @@ func askLateness(b testing.TB, sink string) (l sinkLateness) {
 	return l
 }
 
-// sink answers every request with 200, until it is killed. What comes to /hook is
-// measured; /slow takes its time.
+// runSink answers every request with 200 until it is killed. Requests to /hook are
+// measured; /slow delays its response.
 func runSink() {
 	must := func(err error) {
 		if err != nil {
@@ -257,7 +258,8 @@ func runSink() {
 	select {}
 }
 
-// eventTime is when the event of a payload happened; json and telphin say it.
+// eventTime returns when the event of a payload happened; the dialects json and telphin
+// contain it.
 func eventTime(body []byte) (time.Time, bool) {
 	for _, name := range []string{`"event_time":`, "EventTime="} {
 		_, rest, found := bytes.Cut(body, []byte(name))

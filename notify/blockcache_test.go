@@ -13,7 +13,7 @@ import (
 	"bellhop/dialog"
 )
 
-// pagesOf reads the ids of all pages of a query.
+// pagesOf returns the event ids of all pages of a query.
 func pagesOf(t *testing.T, n *Notifier, q Query) (ids []string) {
 	t.Helper()
 	for {
@@ -31,8 +31,8 @@ func pagesOf(t *testing.T, n *Notifier, q Query) (ids []string) {
 	}
 }
 
-// Pages of any size are the log, also where it has gaps; read again, they cost
-// the store next to nothing.
+// Pages of any size together are the log, even where it has gaps. Reading them again costs
+// the store almost nothing.
 func TestPagesCoverTheLog(t *testing.T) {
 	playWithTransport(t, Config{}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
 		for i := range readSize + 5 { // three events each
@@ -84,7 +84,7 @@ func TestPagesCoverTheLog(t *testing.T) {
 	})
 }
 
-// What is in memory grows too old as in the log.
+// Events in the block cache expire as they do in the log.
 func TestCachedBlocksExpire(t *testing.T) {
 	playWithTransport(t, Config{KeepEvents: time.Hour}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
 		for i := range readSize {

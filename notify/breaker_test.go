@@ -9,8 +9,8 @@ import (
 	"bellhop/dialog"
 )
 
-// plays answers everything that is attempted until d has passed, and returns
-// when what was attempted.
+// runAttempts gives every attempt the outcome that how returns, until d has passed. It
+// returns the time and label of each attempt.
 func (s *schedulerTest) runAttempts(d time.Duration, how func(*attempt) outcome) (story []string) {
 	for until := s.now.Add(d); ; {
 		for as := s.takeDueAttempts(); len(as) > 0; as = s.takeDueAttempts() {
@@ -35,7 +35,7 @@ func (s *schedulerTest) runAttempts(d time.Duration, how func(*attempt) outcome)
 
 func always(o outcome) func(*attempt) outcome { return func(*attempt) outcome { return o } }
 
-// watched notes every pause and its end.
+// recordPauses records when endpoints are paused and resumed.
 func (s *schedulerTest) recordPauses() *[]string {
 	var changes []string
 	s.onBreakerChange = func(e *endpoint) {
@@ -109,7 +109,8 @@ func TestPauseAfterHalfOfTwenty(t *testing.T) {
 	}
 }
 
-// A pause of three days costs no record, and no live event outlives its minute.
+// A pause of three days loses no durable event, and no live event is delivered after its 60
+// s.
 func TestPauseKeepsTimeToLive(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	for i := range 5 {
@@ -127,8 +128,8 @@ func TestPauseKeepsTimeToLive(t *testing.T) {
 	}
 }
 
-// The probe of a paused endpoint may be any of what waits there, also what was
-// woken before, but not what its receiver asked to wait with.
+// Any delivery that waits for a paused endpoint may be its probe, also a former probe, but
+// not one whose receiver sent Retry-After.
 func TestProbePicksWaitingDelivery(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.publish("c", dialog.Hangup)
@@ -150,7 +151,7 @@ func TestProbePicksWaitingDelivery(t *testing.T) {
 	s.sleepFor(time.Hour)
 }
 
-// What waits at a paused endpoint is known to the outbox in the order of its lane.
+// The outbox gets the deliveries of a paused endpoint in the order of their queue.
 func TestPauseIsStoredInOrder(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.posts = false
@@ -164,7 +165,7 @@ func TestPauseIsStoredInOrder(t *testing.T) {
 	s.wantEqual("told", strings.Join(s.writeUpdates(nil), ", "), "d/6 after 0, d/7 after 0, floor 5")
 }
 
-// A subscription that moves to another endpoint leaves the pause behind.
+// A subscription that moves to another endpoint is paused no longer.
 func TestMovedSubscriptionLeavesPause(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://dead/"), testSubscription("b", "http://dead/"))
 	for i := range 3 {
@@ -184,7 +185,7 @@ func TestMovedSubscriptionLeavesPause(t *testing.T) {
 	}
 }
 
-// However it ends, no probe leaves its endpoint without the next.
+// However a probe ends, its endpoint gets another one.
 func TestProbeIsFollowedByAnother(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -227,7 +228,7 @@ func TestProbeIsFollowedByAnother(t *testing.T) {
 	}
 }
 
-// A delivery that was not worth an attempt any more is no probe: the next is.
+// A picked delivery that expires before its attempt is replaced by the next one.
 func TestExpiredDeliveryIsNoProbe(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://dead/"), testSubscription("b", "http://dead/"))
 	for i := range 5 {

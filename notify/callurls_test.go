@@ -17,7 +17,7 @@ import (
 	"bellhop/dialog"
 )
 
-// readCallURLs reads what an XML answer names, and nothing else.
+// readCallURLs reads the URLs of an XML response, and nothing else.
 func TestReadCallURLs(t *testing.T) {
 	const taken, over = "https://crm.example/taken?c=1&k=2", "http://10.0.0.7:8080/over"
 	for _, tt := range []struct {
@@ -68,8 +68,8 @@ func TestReadCallURLs(t *testing.T) {
 	}
 }
 
-// naming answers each newCall with XML that names two URLs below base, with the end of
-// its callId.
+// answerWithURLs answers each newCall with XML that names two URLs below base, ending in
+// the end of its callId.
 func answerWithURLs(base string) func(*http.Request, url.Values) (int, string) {
 	return func(_ *http.Request, form url.Values) (int, string) {
 		if form.Get("event") != "newCall" {
@@ -81,7 +81,7 @@ func answerWithURLs(base string) func(*http.Request, url.Values) (int, string) {
 	}
 }
 
-// went checks where requests went since the last time.
+// wantTargets checks the URLs of the requests since the last call.
 func (s *ctiTest) wantTargets(want ...string) {
 	s.Helper()
 	time.Sleep(5 * time.Second)
@@ -100,7 +100,7 @@ const (
 	hangupAtOver  = "hangup http://crm/over?c=01&key=hidden"
 )
 
-// Answer and hangup of a call go where the answer to its newCall says, if the
+// Answer and hangup of a call go to the URLs that the response to its newCall names, if the
 // subscription allows it.
 func TestFollowURLs(t *testing.T) {
 	const elsewhere = "hangup http://other:81/over?c=01&key=hidden"
@@ -363,7 +363,7 @@ func TestFollowURLs(t *testing.T) {
 	}
 }
 
-// failing has requests at a path answered with a status.
+// failPath has requests at a path answered with a status.
 func (s *ctiTest) failPath(path string, status int) {
 	s.keeper.update(func() {
 		s.keeper.answer = func(req *http.Request, form url.Values) (int, string) {
@@ -375,7 +375,7 @@ func (s *ctiTest) failPath(path string, status int) {
 	})
 }
 
-// pauses says newCalls until the subscription, which fails, is paused.
+// pauseSubscription publishes newCalls until the failing subscription is paused.
 func (s *ctiTest) pauseSubscription() {
 	for i := range 10 {
 		s.publishParty(i+10, 0)
@@ -386,11 +386,11 @@ func (s *ctiTest) pauseSubscription() {
 	}
 }
 
-// down has no connection made to a host.
+// refuseHost has connections to a host refused.
 func (s *ctiTest) refuseHost(host string) { s.keeper.update(func() { s.keeper.down = host }) }
 
-// TestFollowURLsOfGroup: a call that rings at several extensions has one newCall, and the
-// URLs of its answer hold for all of them.
+// A call that rings at several extensions has one newCall, and the URLs of its response
+// apply to all of them.
 func TestFollowURLsHoldForGroup(t *testing.T) {
 	const over = "hangup http://crm/over?c=11&key=hidden"
 	for _, tt := range []struct {
@@ -462,7 +462,7 @@ func TestFollowURLsHoldForGroup(t *testing.T) {
 	}
 }
 
-// An open circuit breaker holds what goes where it knows something of.
+// An open circuit breaker holds deliveries to named URLs only if it covers those URLs.
 func TestBreakerHoldsNamedURLs(t *testing.T) {
 	for _, tt := range []struct {
 		named              string
@@ -503,8 +503,8 @@ func TestBreakerHoldsNamedURLs(t *testing.T) {
 	}
 }
 
-// TestFollowURLsAreNoLeak: the delivery log masks the queries of the URLs, the header
-// fields of the subscription go only to its own endpoint, and each request is signed.
+// The delivery log masks the queries of named URLs, the header fields of the subscription
+// go only to its own endpoint, and each request is signed.
 func TestFollowURLsAreMasked(t *testing.T) {
 	testKeeping(t, 422, func(t *testing.T, s *ctiTest) {
 		keys, signed := map[string]string{}, map[string]bool{}
@@ -547,8 +547,7 @@ func TestFollowURLsAreMasked(t *testing.T) {
 	})
 }
 
-// The egress guard is asked about a URL that a receiver names, and no redirect of it is
-// followed.
+// The egress guard checks a URL that a receiver names, and its redirects are not followed.
 func TestFollowURLsAreGuarded(t *testing.T) {
 	inside := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) { t.Error("it was reached at", req.URL) }))
 	defer inside.Close()
@@ -573,8 +572,8 @@ func TestFollowURLsAreGuarded(t *testing.T) {
 	}
 }
 
-// FuzzReadCallURLs: whatever a receiver answers, what is named is a URL that a
-// subscription may have, and is shown without its query.
+// FuzzReadCallURLs: whatever the response, a named URL is valid for a subscription, and is
+// shown without its query.
 func FuzzReadCallURLs(f *testing.F) {
 	f.Add([]byte(`<Response onAnswer="http://crm.example/taken?c=1&amp;k=2" onHangup='https://crm.example/over'/>`))
 	f.Add([]byte("<?xml version='1.0'?><Response xmlns:a='b' a:onAnswer='c'><x/></Response>"))

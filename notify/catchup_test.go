@@ -23,7 +23,7 @@ import (
 	"bellhop/dialog"
 )
 
-// readAgain reads the pages that the lanes want now.
+// readPages reads the pages that the scheduler asks for now.
 func (s *schedulerTest) readPages() (read string) {
 	for r, from, to := s.nextPage(); r != nil; r, from, to = s.nextPage() {
 		read += fmt.Sprintf("%s %d-%d ", r.subscriber.sub.ID, from, to)
@@ -32,7 +32,7 @@ func (s *schedulerTest) readPages() (read string) {
 	return strings.TrimSpace(read)
 }
 
-// page is what of the log is from one place to another.
+// entriesBetween returns the events of a range of the log.
 func (s *schedulerTest) entriesBetween(from, to uint64) (entries []entry) {
 	for _, e := range s.log {
 		if e.seq >= from && e.seq <= to {
@@ -42,7 +42,8 @@ func (s *schedulerTest) entriesBetween(from, to uint64) (entries []entry) {
 	return entries
 }
 
-// take answers every attempt at a subscription that can be made now.
+// takeAttempts delivers every attempt of a subscription that is due now, and returns their
+// labels.
 func (s *schedulerTest) takeAttempts(id string) (taken string) {
 	for as := s.takeDueAttempts(); len(as) > 0; as = s.takeDueAttempts() {
 		for _, a := range as {
@@ -55,8 +56,8 @@ func (s *schedulerTest) takeAttempts(id string) (taken string) {
 	return strings.TrimSpace(taken)
 }
 
-// sayTo has calls end one after the other, and answers all attempts but those at
-// dead.
+// publishTo publishes the hangups of calls, and delivers all attempts but those to dead,
+// which it returns.
 func (s *schedulerTest) publishTo(dead string, from, to int) (unanswered []*attempt) {
 	for i := from; i < to; i++ {
 		s.publish(fmt.Sprint("c", i), dialog.Hangup)
@@ -110,7 +111,7 @@ func TestLaggingSubscriptionCatchesUp(t *testing.T) {
 	s.wantEqual("that it has is told", fmt.Sprint(s.writeUpdates(nil)), "[gone behind gone c5/5 gone c6/6 gone c3/3 gone c4/4 floor 9]")
 }
 
-// An event that is too old when it is read again is over without an attempt.
+// A live event that is too old when it is read again expires without an attempt.
 func TestLaggingEventExpires(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.maxPending = 2
@@ -164,8 +165,8 @@ func TestUnsubscribedWhileLagging(t *testing.T) {
 	}
 }
 
-// The word that a subscription is no longer behind does not reach the outbox; it
-// falls behind again, and that does.
+// The write that ends a lag fails. The subscription lags again, and the write of the new
+// lag succeeds.
 func TestLagsAgainBeforeUpdateIsStored(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.maxPending, s.posts = 1, false
@@ -185,8 +186,8 @@ func TestLagsAgainBeforeUpdateIsStored(t *testing.T) {
 	s.wantEqual("not taken back", fmt.Sprint(s.writeUpdates(nil)), "[]")
 }
 
-// So many are owed something that their limits together are more than memory
-// should hold: each has its share.
+// With so many subscribers that their limits together exceed memory, each has an equal
+// share.
 func TestRoomIsShared(t *testing.T) {
 	var subs []Subscription
 	for i := range 50 {
@@ -201,7 +202,8 @@ func TestRoomIsShared(t *testing.T) {
 	s.wantEqual("who is behind, and what waits", fmt.Sprint(s.lagging, s.pending), "50 100")
 }
 
-// A disk is an outbox that a crash leaves: the last word of each.
+// A storedOutbox is what remains of an outbox after a crash: the last message of each
+// subject.
 type storedOutbox struct {
 	words  map[string][]byte
 	cursor uint64
@@ -218,7 +220,7 @@ func (d *storedOutbox) applyMessage(m *nats.Msg) {
 	}
 }
 
-// restart begins anew with what the disk has.
+// restartFrom replaces the scheduler by one restored from a stored outbox.
 func (s *schedulerTest) restartFrom(d *storedOutbox, subs ...Subscription) {
 	limit := s.maxPending
 	s.scheduler = newScheduler(s.onEnd)
@@ -261,8 +263,8 @@ func (s *schedulerTest) restartFrom(d *storedOutbox, subs ...Subscription) {
 	}
 }
 
-// Whatever happens in whatever order, crashes and replays too: everyone is told everything,
-// the events of a call in order, and never more waits than may.
+// Random actions in random order, with crashes and replays: every subscription gets every
+// event, those of a call in order, and pending deliveries never exceed their limit.
 func TestLagSurvivesCrashes(t *testing.T) {
 	for seed := range uint64(500) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -378,7 +380,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 	}
 }
 
-// startSmall runs a notifier whose subscriptions may be owed limit deliveries.
+// startSmall starts a notifier whose subscriptions lag beyond limit pending deliveries.
 func startSmall(t *testing.T, js jetstream.JetStream, c Config, limit int) (*Notifier, func()) {
 	t.Helper()
 	n, err := Open(t.Context(), js, c)
@@ -391,9 +393,9 @@ func startSmall(t *testing.T, js jetstream.JetStream, c Config, limit int) (*Not
 	return n, stop
 }
 
-// A receiver is down and owed more than may wait: the other one is told at once.
-// When it is up again it is told the rest, in order; a store that was killed
-// meanwhile, whenever it was, tells it the rest too.
+// A receiver is down and its subscription lags, while another one is delivered to at once.
+// When the receiver returns it gets all events in order, even if the store was killed
+// meanwhile at any time.
 func TestCatchesUpAfterKill(t *testing.T) {
 	const limit, calls = 50, 400
 	dir, crashed := t.TempDir(), []string{t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()}
@@ -498,7 +500,8 @@ func TestCatchesUpAfterKill(t *testing.T) {
 	})
 }
 
-// What has left the log before it was read again is lost, and counted.
+// Events that leave the log before a lagging subscription has read them are lost and
+// counted.
 func TestLostEventsAreCounted(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -528,8 +531,8 @@ func TestLostEventsAreCounted(t *testing.T) {
 	})
 }
 
-// BenchmarkBehind measures what a receiver that is dead costs in memory, with far
-// more events than may wait, and per delivery that waits.
+// BenchmarkLag measures the memory of a dead receiver, with far more events than may be
+// pending, and per pending delivery.
 func BenchmarkLag(b *testing.B) {
 	for b.Loop() {
 		var ended int

@@ -16,8 +16,7 @@ import (
 	"bellhop/dialog"
 )
 
-// A site is how receivers of a test answer: by the path of the URL, how an attempt
-// ends and how long it takes.
+// A receiverSite maps URL paths of receivers to the outcome and the duration of an attempt.
 type receiverSite map[string]func() (outcome, fault, time.Duration)
 
 func answerOK() (outcome, fault, time.Duration) { return delivered, 0, 10 * time.Millisecond }
@@ -31,8 +30,8 @@ func refuseConnection() (outcome, fault, time.Duration) {
 }
 func answer410() (outcome, fault, time.Duration) { return refused, 0, time.Millisecond }
 
-// serve answers as a site does for d; each step calls between with the time since
-// the start. Deliveries are lists of "when label" by subscription.
+// serveSite answers attempts as r does for d; each step calls between with the time since
+// the start. It returns the attempts as "time label" by subscription.
 func (s *schedulerTest) serveSite(d time.Duration, r receiverSite, every time.Duration, between func()) (attempted map[string][]time.Duration) {
 	type ending struct {
 		at time.Time
@@ -83,12 +82,12 @@ func (s *schedulerTest) serveSite(d time.Duration, r receiverSite, every time.Du
 	}
 }
 
-// call is the dial-in, answer and hangup of a call, said at once.
+// publishCall publishes dial-in, answer and hangup of a call at once.
 func (s *schedulerTest) publishCall(n int) {
 	s.publish(fmt.Sprint("c", n), dialog.DialIn, dialog.Answer, dialog.Hangup)
 }
 
-// A URL that fails, however, delays no other at its host.
+// A URL that fails, in whatever way, delays no other URL of its host.
 func TestFailingURLDelaysNoOther(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -143,8 +142,8 @@ func TestFailingURLDelaysNoOther(t *testing.T) {
 	}
 }
 
-// A host that cannot be connected to pauses all its subscriptions, and when it is
-// back all that waited is delivered. No probe has used up an attempt.
+// A host that refuses connections pauses all its subscriptions. When it is back, all
+// pending events are delivered, and no probe has used up an attempt.
 func TestHostReturns(t *testing.T) {
 	for _, out := range []time.Duration{20 * time.Second, 10 * time.Minute, 2 * time.Hour, 4 * 24 * time.Hour} {
 		for name, how := range map[string]func() (outcome, fault, time.Duration){"refuses": refuseConnection, "hangs": answerNever} {
@@ -177,8 +176,8 @@ func TestHostReturns(t *testing.T) {
 	}
 }
 
-// Each breaker is closed by its own success: an answer of any status shows that the
-// endpoint is up, and only a delivery that the subscription's URL takes.
+// A response of any status closes the breaker of an endpoint; only a delivery accepted by
+// the subscription's URL closes the breaker of the subscription.
 func TestEachBreakerNeedsOwnSuccess(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -211,8 +210,8 @@ func TestEachBreakerNeedsOwnSuccess(t *testing.T) {
 	}
 }
 
-// Retry-After of one receiver postpones the deliveries of its own subscription alone,
-// and all of them while its breaker is open.
+// Retry-After of a receiver delays only deliveries of its own subscription, and all of
+// these while its breaker is open.
 func TestRetryAfterConcernsOneSubscription(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://host/a"), testSubscription("b", "http://host/b"))
 	for i := range maxFailuresInRow {
@@ -237,8 +236,8 @@ func TestRetryAfterConcernsOneSubscription(t *testing.T) {
 	s.wantEqual("then all comes", fmt.Sprint(s.pending, len(s.openSubscribers)), "0 0")
 }
 
-// A delivery that its receiver never takes does not hold back what comes after it
-// in other calls: the next probe is of that.
+// A delivery that its receiver never accepts does not block other calls: the next probe is
+// the delivery with the fewest attempts.
 func TestProbePrefersFewestAttempts(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://host/a"))
 	poison := func(a *attempt) outcome {
@@ -261,7 +260,7 @@ func TestProbePrefersFewestAttempts(t *testing.T) {
 	}
 }
 
-// A subscription that is edited is attempted at once: what failed may be mended.
+// An edited subscription is attempted at once: its fault may be repaired.
 func TestEditClosesOwnBreaker(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -295,7 +294,7 @@ func TestEditClosesOwnBreaker(t *testing.T) {
 	}
 }
 
-// A slow URL that may have many attempts at once leaves its neighbours slots.
+// A slow URL with a high max_in_flight leaves slots for other URLs of its endpoint.
 func TestSlowURLLeavesSlots(t *testing.T) {
 	slow, other := testSubscription("slow", "http://host/slow"), testSubscription("other", "http://host/other")
 	slow.MaxInFlight = 100
@@ -311,8 +310,8 @@ func TestSlowURLLeavesSlots(t *testing.T) {
 	s.wantEqual("the other is attempted", s.labelsOf(s.takeDueAttempts()), "m/201")
 }
 
-// Whatever receivers do, and subscriptions become: what is well is never late, and
-// once all is well nothing waits and no breaker is open.
+// Receivers and subscriptions change at random: a healthy one is never late, and once all
+// are healthy nothing is pending and no breaker is open.
 func TestBreakersWithManyReceivers(t *testing.T) {
 	for seed := range uint64(30) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -368,8 +367,8 @@ func TestBreakersWithManyReceivers(t *testing.T) {
 	}
 }
 
-// A pause outlives a restart: only probes are sent until one succeeds. Standings that
-// an older version has stored are read, too.
+// A pause outlives a restart: only probes are sent until one succeeds. The health stored by
+// an older version is read too.
 func TestPauseOutlivesARestart(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

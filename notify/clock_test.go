@@ -10,8 +10,8 @@ import (
 	"bellhop/dialog"
 )
 
-// TestSetClockExpiresNothing: a live event is as old as the time that has passed
-// since it was observed, whatever the wall clock showed then.
+// The age of a live event is the time that has passed since it was observed, whatever the
+// wall clock shows.
 func TestSetClockExpiresNothing(t *testing.T) {
 	for _, by := range []time.Duration{30 * time.Second, -30 * time.Second, time.Hour, -time.Hour, 5 * time.Hour, -5 * time.Hour} {
 		s := newSchedulerTest(t, testSubscription("a", "http://a/"))
@@ -23,9 +23,8 @@ func TestSetClockExpiresNothing(t *testing.T) {
 	}
 }
 
-// TestStoredTimes: what the store knows by the wall clock is taken for as old as
-// that says, and never for of the future. A delivery is due when it was to be, but
-// no later than after a whole pause.
+// Stored times are as old as the wall clock says, and never in the future. A delivery is
+// due at its stored time, but no later than after a whole backoff.
 func TestStoredTimes(t *testing.T) {
 	const s, h = time.Second, time.Hour
 	for _, tt := range []struct {
@@ -60,8 +59,8 @@ func TestStoredTimes(t *testing.T) {
 	}
 }
 
-// TestOutboxKnowsThePause: the outbox has how long a delivery was to wait, so that a
-// restart after the clock was set back does not wait for longer.
+// The outbox stores the backoff of a delivery, so that a restart after the clock was set
+// back waits no longer than that.
 func TestOutboxStoresBackoff(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.posts = false
@@ -85,8 +84,8 @@ func TestOutboxStoresBackoff(t *testing.T) {
 	t.Error("the outbox is told nothing")
 }
 
-// TestBreakerWhenTheClockIsSet: failures of an hour ago are none of the last minute,
-// also when the clock was set back by an hour since.
+// Failures of an hour ago do not count as those of the last minute, even if the clock was
+// set back by an hour.
 func TestBreakerWhenTheClockIsSet(t *testing.T) {
 	var b breaker
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

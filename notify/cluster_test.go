@@ -23,16 +23,16 @@ import (
 	"bellhop/dialog"
 )
 
-// A cluster is three NATS servers, each a process of its own, so that it can be
-// killed as a machine that fails.
+// A cluster is three NATS servers, each a process of its own, so that one can be killed
+// like a failing machine.
 type cluster struct {
 	t       *testing.T
 	servers map[string]*exec.Cmd // by name
 	urls    string
 }
 
-// startCluster starts three servers and waits until they take streams. They end
-// with the test.
+// startCluster starts three servers and waits until they accept streams. They end with the
+// test.
 func startCluster(t *testing.T) *cluster {
 	c := &cluster{t: t, servers: make(map[string]*exec.Cmd)}
 	var urls, routes []string
@@ -76,13 +76,13 @@ func startCluster(t *testing.T) *cluster {
 	}
 }
 
-// loopbackOfItsOwn is an address at which nobody else listens: servers of a
+// loopbackOfItsOwn returns a loopback address that no other process uses: servers of a
 // cluster must know each other's ports before they start.
 func loopbackOfItsOwn() string {
 	return fmt.Sprintf("127.%d.%d.%d", 1+rand.N(254), rand.N(256), 1+rand.N(254))
 }
 
-// natsServer is one server of a cluster, until its input ends.
+// natsServer runs one server of a cluster until its input ends.
 func natsServer() {
 	must := func(err error) {
 		if err != nil {
@@ -116,7 +116,7 @@ func natsServer() {
 	bufio.NewReader(os.Stdin).ReadByte()
 }
 
-// connect connects to the cluster as bellhop does.
+// connectNode connects to the cluster as bellhop does.
 func (c *cluster) connectNode() (jetstream.JetStream, func()) {
 	c.t.Helper()
 	js, closeStore, err := connectTo(c.urls)
@@ -135,7 +135,7 @@ func connectTo(urls string) (jetstream.JetStream, func(), error) {
 	return js, nc.Close, err
 }
 
-// node starts a notifier with a connection of its own.
+// startNode starts a notifier with a connection of its own.
 func (c *cluster) startNode(name string) (n *Notifier, stop func()) {
 	c.t.Helper()
 	js, closeStore := c.connectNode()
@@ -145,7 +145,7 @@ func (c *cluster) startNode(name string) (n *Notifier, stop func()) {
 	return n, stop
 }
 
-// leader is the server that leads a stream.
+// leaderOf returns the name of the server that leads a stream.
 func (c *cluster) leaderOf(n *Notifier, stream string) string {
 	c.t.Helper()
 	s, err := n.js.Stream(c.t.Context(), stream)
@@ -155,13 +155,13 @@ func (c *cluster) leaderOf(n *Notifier, stream string) string {
 	return s.CachedInfo().Cluster.Leader
 }
 
-// kill kills a server.
+// killServer kills a server.
 func (c *cluster) killServer(name string) {
 	c.servers[name].Process.Kill()
 	c.servers[name].Wait()
 }
 
-// delivers waits until a node has the lease.
+// waitForLease waits until a node delivers.
 func waitForLease(t *testing.T, n *Notifier, node string) {
 	t.Helper()
 	for begin := time.Now(); ; sleep(t.Context(), 10*time.Millisecond) {
@@ -175,7 +175,7 @@ func waitForLease(t *testing.T, n *Notifier, node string) {
 	}
 }
 
-// isSaid waits until a node has said what it was given.
+// waitUntilPublished waits until a node has published all events given to it.
 func waitUntilPublished(t *testing.T, n *Notifier) {
 	t.Helper()
 	for begin := time.Now(); n.Stats().Unsaid > 0; sleep(t.Context(), time.Millisecond) {
@@ -185,7 +185,7 @@ func waitUntilPublished(t *testing.T, n *Notifier) {
 	}
 }
 
-// A taker is a receiver that remembers what it took, and when.
+// A recordingReceiver records the callbacks that it accepts, and when.
 type recordingReceiver struct {
 	*receiver
 	mu    sync.Mutex
@@ -210,8 +210,8 @@ func newRecordingReceiver(t *testing.T) *recordingReceiver {
 	return k
 }
 
-// await waits until calls have their hangups, and checks them: each whole, in
-// order, and what came again under the same id.
+// awaitCalls waits for the hangups of calls, and checks that each call is complete and in
+// order. It returns how many callbacks were repeated, under the same id.
 func (k *recordingReceiver) awaitCalls(t *testing.T, calls []int) (repeated int) {
 	t.Helper()
 	for begin := time.Now(); ; sleep(t.Context(), 10*time.Millisecond) {
@@ -260,7 +260,7 @@ func (k *recordingReceiver) newSubscription() Subscription {
 	return s
 }
 
-// logged wants a number of events in the log.
+// wantLogged checks the number of events in the log.
 func wantLogged(t *testing.T, n *Notifier, want int) {
 	t.Helper()
 	info, err := n.events.Info(t.Context())
@@ -269,8 +269,8 @@ func wantLogged(t *testing.T, n *Notifier, want int) {
 	}
 }
 
-// Two nodes say events, of the same calls too; one delivers them, each once and
-// in order, and the other goes on when it stops.
+// Two nodes publish events, of the same calls too. One node delivers each event once and in
+// order; the other takes over when it stops.
 func TestTwoNodes(t *testing.T) {
 	c := startCluster(t)
 	k := newRecordingReceiver(t)
@@ -317,8 +317,8 @@ func TestTwoNodes(t *testing.T) {
 	wantLogged(t, two, 3*len(calls))
 }
 
-// What is subscribed on one node is in force for what another says next,
-// whichever of them delivers.
+// A subscription made on one node applies to the events that another publishes next,
+// whichever node delivers.
 func TestSubscriptionOfAnotherNode(t *testing.T) {
 	c := startCluster(t)
 	one, _ := c.startNode("ONE")
@@ -349,8 +349,8 @@ func TestSubscriptionOfAnotherNode(t *testing.T) {
 	}
 }
 
-// mate is a node in a process of its own. It says calls and prints each one's
-// number when it is in the log, until it is killed.
+// runMate is a node in a process of its own. It publishes calls and prints the number of
+// each once it is in the log, until it is killed.
 func runMate() {
 	must := func(err error) {
 		if err != nil {
@@ -376,8 +376,8 @@ func runMate() {
 	}
 }
 
-// The node that delivers is killed while both say calls: the other goes on,
-// nothing is lost or out of order.
+// The delivering node is killed while both publish calls: the other takes over, and nothing
+// is lost or out of order.
 func TestNodeKilled(t *testing.T) {
 	c := startCluster(t)
 	k := newRecordingReceiver(t)
@@ -430,7 +430,7 @@ func TestNodeKilled(t *testing.T) {
 		len(calls), moved.Round(10*time.Millisecond), k.gap.Round(10*time.Millisecond), repeated, len(k.taken))
 }
 
-// The node that delivers loses the store: it stops before the other begins.
+// The delivering node loses the store: it stops before the other begins.
 func TestNodeCutOff(t *testing.T) {
 	c := startCluster(t)
 	var mu sync.Mutex
@@ -474,8 +474,8 @@ func TestNodeCutOff(t *testing.T) {
 	}
 }
 
-// The server that leads the log is killed under load: what is said meanwhile
-// waits, and nothing is lost.
+// The server that leads the log is killed under load: events published meanwhile wait, and
+// none is lost.
 func TestStoreLeaderKilled(t *testing.T) {
 	c := startCluster(t)
 	k := newRecordingReceiver(t)

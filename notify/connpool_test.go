@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// A peer plays receivers: each connection that is made to it is served by a
-// script of its own, the last one by all after it.
+// A fakePeer plays receivers: a script of its own serves each connection; the last script
+// serves all further ones.
 type fakePeer struct {
 	t       *testing.T
 	scripts []func(net.Conn, *bufio.Reader)
@@ -33,7 +33,7 @@ func (p *fakePeer) dialScript(context.Context, string, string) (net.Conn, error)
 	return ours, nil
 }
 
-// replies are what a receiver answers to request after request.
+// replyWith returns a script that answers one request after another.
 func replyWith(all ...string) func(net.Conn, *bufio.Reader) {
 	return func(c net.Conn, r *bufio.Reader) {
 		for _, answer := range all {
@@ -53,7 +53,7 @@ func replyWith(all ...string) func(net.Conn, *bufio.Reader) {
 	}
 }
 
-// post sends one request, and returns what came back.
+// sendPOST sends one request and returns the response.
 func sendPOST(ctx context.Context, cp *connPool) (status int, body string, err error) {
 	return postTo(ctx, cp, "http://crm.example/hook")
 }
@@ -128,7 +128,7 @@ func TestConnsAreReused(t *testing.T) {
 	}
 }
 
-// A connection is kept for a while only, and not beyond the end.
+// An idle connection is closed after a while, and when the pool is closed.
 func TestConnsExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var open atomic.Int32
@@ -166,7 +166,7 @@ func TestConnsExpire(t *testing.T) {
 	})
 }
 
-// Who no longer waits closes the connection, whatever it waits for.
+// A canceled request closes its connection, whatever it waits for.
 func TestCanceledRequestClosesConn(t *testing.T) {
 	for name, answer := range map[string]string{"no answer": "", "half a head": "HTTP/1.1 200", "half a body": "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"} {
 		t.Run(name, func(t *testing.T) {
@@ -193,7 +193,7 @@ func TestCanceledRequestClosesConn(t *testing.T) {
 	}
 }
 
-// wantAnswer sends request i, from 0, and wants its status and body, or an error that
+// wantAnswer sends request i, from 0, and checks its status and body, or that its error
 // contains want.
 func wantAnswer(t *testing.T, cp *connPool, i int, want string) {
 	t.Helper()

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestCost holds the CPU of a callback that is durable, signed and delivered to
-// twice that of a bare POST of the same body to the same receiver.
+// TestCost limits the CPU time of a durable, signed and delivered callback to twice that of
+// a bare POST of the same body to the same receiver.
 func TestCost(t *testing.T) {
 	if !*soak {
 		t.Skip("measures CPU: make soak")

@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// A delivery that was over is not owed again after a crash, however long before
-// it was over.
+// A delivery that has ended is not owed again after a crash, however long ago it ended.
 func TestEndedDeliveryStaysEndedAfterCrash(t *testing.T) {
 	dir, crashed := t.TempDir(), t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"bellhop/dialog"
 )
 
-// Numbers of the dialect cti are as sipgate writes them: of E.164 without a plus.
+// Numbers of the dialect cti are written as sipgate does: E.164 without a plus.
 func TestCTINumbers(t *testing.T) {
 	own := dialog.Extension{User: "101", Domain: "pbx.example"}
 	for _, tt := range []struct {

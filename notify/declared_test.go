@@ -10,13 +10,14 @@ import (
 	"bellhop/dialog"
 )
 
+// declaredSubscription returns a subscription as the config file declares it.
 func declaredSubscription(url string, types ...string) Subscription {
 	s := testSubscription("", url)
 	s.Dialect, s.Types, s.Declared = Telphin, types, "[[subscription]] 1"
 	return s
 }
 
-// What the file declares is delivered to like any other, and only the file can
+// A declared subscription is delivered to like any other, and only the config file can
 // change it.
 func TestDeclaredIsDeliveredTo(t *testing.T) {
 	dir := t.TempDir()
@@ -74,8 +75,8 @@ func TestDeclaredIsDeliveredTo(t *testing.T) {
 	})
 }
 
-// What a declared subscription is owed outlives a restart, and is canceled when
-// the file declares it no more.
+// Pending deliveries of a declared subscription survive a restart, and are canceled when
+// the config file no longer declares it.
 func TestDeclaredSurvivesRestart(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -124,7 +125,8 @@ func TestDeclaredSurvivesRestart(t *testing.T) {
 	})
 }
 
-// A receiver that answers 410 is left alone until the file is read again.
+// A declared subscription whose receiver answers 410 is disabled until the config file is
+// read again.
 func TestDeclaredIsDisabledBy410(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -155,8 +157,7 @@ func TestDeclaredIsDisabledBy410(t *testing.T) {
 	})
 }
 
-// Everything that is wrong is said at once: no check relies on the ones before
-// it.
+// Invalid reports all errors at once: no check relies on an earlier one.
 func TestInvalidReportsEverything(t *testing.T) {
 	s := Subscription{
 		Extension: "1 1", ExtensionRegex: "(", Types: []string{"hangdown"}, URL: "ftp://{x}.example/{+y:3}", Method: "EAT", Dialect: "klingon",

@@ -19,7 +19,7 @@ import (
 	"bellhop/dialog"
 )
 
-// A wire is a receiver in memory: what it was sent, and when.
+// A fakeWire is a receiver in memory that records the requests, and when they came.
 type fakeWire struct {
 	start  time.Time
 	answer func(n int, r request) (int, http.Header) // n counts from 1; status 0 is no answer
@@ -59,14 +59,15 @@ func (w *fakeWire) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: status, Status: http.StatusText(status), Header: header, Body: io.NopCloser(bytes.NewReader(nil))}, nil
 }
 
+// summary returns the requests received, one a line.
 func (w *fakeWire) summary() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return strings.Join(w.log, ", ")
 }
 
-// bubble plays f in virtual time with a store of its own, and a subscription
-// to all of extension 101.
+// runInVirtualTime runs f in virtual time with a store of its own, and a subscription to
+// all events of extension 101.
 func runInVirtualTime(t *testing.T, answer func(int, request) (int, http.Header), f func(*testing.T, *Notifier, *fakeWire, Subscription)) {
 	t.Helper()
 	dir := t.TempDir()
@@ -82,11 +83,11 @@ func runInVirtualTime(t *testing.T, answer func(int, request) (int, http.Header)
 	})
 }
 
-// forGood is how long events are kept where a store is opened again: it dates
-// by another clock then.
+// keepForever is the retention where a test opens a store again: the store then dates its
+// events by another clock.
 const keepForever = 100 * 365 * 24 * time.Hour
 
-// upOrDown answers 200 while a receiver is up, and 500 while it is not.
+// upOrDown answers 200 while up is true, and 500 otherwise.
 func upOrDown(up *atomic.Bool) func(int, request) (int, http.Header) {
 	return func(int, request) (int, http.Header) {
 		if up.Load() {
@@ -96,6 +97,7 @@ func upOrDown(up *atomic.Bool) func(int, request) (int, http.Header) {
 	}
 }
 
+// answerStatuses answers with one status after another; the last repeats.
 func answerStatuses(status ...int) func(int, request) (int, http.Header) {
 	return func(n int, _ request) (int, http.Header) { return status[min(n, len(status))-1], nil }
 }
@@ -169,8 +171,8 @@ func TestDeliversInOrder(t *testing.T) {
 	}
 }
 
-// check says what is wrong with what a receiver took of calls: the hangup must
-// have come, what came before it in order, repetitions with the same id.
+// checkCalls returns an error unless each call has its hangup, its events came in order,
+// and repeated ones have the same id.
 func checkCalls(got []request, from, to int) error {
 	order := map[string][]string{} // by call: events in the order of their first coming
 	ids := map[string]string{}
@@ -226,7 +228,7 @@ func TestReceiverDown(t *testing.T) {
 	})
 }
 
-// What waits is remembered over a restart: attempts, time, order.
+// A restart keeps attempts, due times and order of pending deliveries.
 func TestDeliveriesSurviveRestart(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -296,7 +298,7 @@ func TestSayNeverBlocks(t *testing.T) {
 	})
 }
 
-// A type that is sent only to who names it is not said before a subscription has.
+// Opt-in types are not published before a subscription names them.
 func TestOptInTypesNeedSubscription(t *testing.T) {
 	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, w *fakeWire, _ Subscription) {
 		said := func() uint64 {
@@ -318,8 +320,8 @@ func TestOptInTypesNeedSubscription(t *testing.T) {
 	})
 }
 
-// The store goes away and comes back: SIP is not held up, what was said
-// meanwhile is delivered, in order.
+// The store goes away and comes back: SIP is not delayed, and the events of that time are
+// delivered in order.
 func TestStoreGone(t *testing.T) {
 	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, w *fakeWire, _ Subscription) {
 		if err := n.js.DeleteStream(t.Context(), "bellhop_events"); err != nil { // nobody takes events
@@ -452,8 +454,8 @@ func TestEventsQueries(t *testing.T) {
 	}
 }
 
-// A receiver that answers with more than it should, or never ends, costs one
-// connection and no memory.
+// A receiver that answers with too much, or without end, costs one connection and no
+// memory.
 func TestHostileResponses(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -500,7 +502,7 @@ func TestHostileResponses(t *testing.T) {
 	}
 }
 
-// What a request looks like on the wire.
+// The request on the wire has exactly the expected header fields and body.
 func TestRequestOnTheWire(t *testing.T) {
 	r := newReceiver(t, nil)
 	n := &Notifier{sender: newSender(Config{Allow: loopback, Version: "1.2"})}

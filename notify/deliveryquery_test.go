@@ -24,15 +24,15 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// respond makes an answer.
+// newResponse returns a response.
 func newResponse(status int, header http.Header, body string) *http.Response {
 	return &http.Response{
 		StatusCode: status, Status: fmt.Sprint(status, " ", http.StatusText(status)), Header: header, Body: io.NopCloser(strings.NewReader(body)),
 	}
 }
 
-// played plays f in virtual time with a store of its own and a notifier that
-// sends by a transport.
+// playWithTransport runs f in virtual time with a store of its own and a notifier that
+// sends through c.Transport.
 func playWithTransport(t *testing.T, c Config, f func(*testing.T, jetstream.JetStream, *Notifier)) {
 	t.Helper()
 	dir := t.TempDir()
@@ -45,7 +45,7 @@ func playWithTransport(t *testing.T, c Config, f func(*testing.T, jetstream.JetS
 	})
 }
 
-// events makes events of one type each of a call of extension 101, said now.
+// eventsOf returns one event of each type, of a call of extension 101, observed now.
 func eventsOf(call string, types ...dialog.Type) (all []dialog.Event) {
 	for i, typ := range types {
 		all = append(all, dialog.Event{
@@ -65,7 +65,7 @@ func deliveryNow(t *testing.T, n *Notifier, id string) Delivery {
 	return d
 }
 
-// story is what became of a delivery, an attempt a line.
+// summary returns the state of a delivery and its attempts, one a line.
 func (d Delivery) summary() string {
 	s := d.State
 	for _, a := range d.Attempts {
@@ -80,7 +80,7 @@ func (d Delivery) summary() string {
 	return s
 }
 
-// read reads all pages of a query.
+// readDeliveries reads all pages of a query.
 func readDeliveries(t *testing.T, n *Notifier, q DeliveryQuery) (ids []string, all []Delivery) {
 	t.Helper()
 	for range 100 {
@@ -170,7 +170,7 @@ func TestAttemptsAreRecorded(t *testing.T) {
 	})
 }
 
-// A drip is a body that never ends.
+// An endlessBody is a body that never ends.
 type endlessBody struct {
 	read bool
 	ctx  context.Context
@@ -187,7 +187,7 @@ func (d *endlessBody) Read(b []byte) (int, error) {
 
 func (d *endlessBody) Close() error { return nil }
 
-// A body that drips is not waited for: what came of it is recorded.
+// A body that arrives too slowly is cut off: what has arrived is recorded.
 func TestDrippingResponseIsCut(t *testing.T) {
 	receiver := roundTripper(func(r *http.Request) (*http.Response, error) {
 		res := newResponse(200, nil, "")
@@ -207,7 +207,7 @@ func TestDrippingResponseIsCut(t *testing.T) {
 	})
 }
 
-// What a GET says is in its URL, which a template makes.
+// The record of a GET has the expanded URL.
 func TestRequestsAreRecordedAsSent(t *testing.T) {
 	for _, tt := range []struct{ method, url, sent, body string }{
 		{"GET", "http://crm/pop?a=b", "http://crm/pop?a=b&call_id=c&", ""},
@@ -360,7 +360,7 @@ func TestDeliveriesPaged(t *testing.T) {
 	})
 }
 
-// What goes well at once is written together: a page may end within a message.
+// Deliveries that succeed at once share messages: a page may end within a message.
 func TestDeliveriesOfManyCalls(t *testing.T) {
 	runInVirtualTime(t, nil, func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		var want []string
@@ -388,8 +388,8 @@ func TestDeliveriesOfManyCalls(t *testing.T) {
 	})
 }
 
-// A reading looks at so many messages and no more: a page may be empty, and yet
-// have a next.
+// A reading looks at a limited number of messages: a page may be empty and yet have a next
+// page.
 func TestDeliveriesOfALongLog(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
@@ -448,8 +448,8 @@ func TestDeliveriesAreKeptAsLongAsEvents(t *testing.T) {
 	})
 }
 
-// While the log cannot be written, deliveries go on, and their attempts wait.
-// What still waits at the end is lost, and counted.
+// While the delivery log cannot be written, deliveries go on, and their records wait.
+// Records that still wait at the end are lost and counted.
 func TestAttemptsWaitForTheStore(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -488,7 +488,7 @@ func TestAttemptsWaitForTheStore(t *testing.T) {
 	})
 }
 
-// What is still to be written at the end is.
+// Records that wait at the end of Run are still written.
 func TestAttemptsAreWrittenAtTheEnd(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
@@ -504,7 +504,7 @@ func TestAttemptsAreWrittenAtTheEnd(t *testing.T) {
 	}
 }
 
-// The log has no secret, in whatever form.
+// The delivery log contains no secret, in no form.
 func TestSecretsAreNotRecorded(t *testing.T) {
 	receiver := roundTripper(func(r *http.Request) (*http.Response, error) {
 		return newResponse(500, http.Header{"Set-Cookie": {"hush-cookie"}, "Authorization": {"hush-echo"}}, "no"), nil
@@ -544,7 +544,7 @@ func TestSecretsAreNotRecorded(t *testing.T) {
 	})
 }
 
-// A meddled stream has something happen as soon as a reading of it has begun.
+// An interruptedStream calls a function as soon as a reading of it has begun.
 type interruptedStream struct {
 	jetstream.Stream
 	begun func()
@@ -556,7 +556,7 @@ func (s interruptedStream) OrderedConsumer(ctx context.Context, c jetstream.Orde
 	return consumer, err
 }
 
-// What is removed while it is read is not waited for.
+// A reading does not wait for messages that are removed while it runs.
 func TestReadsWhileMessagesAreRemoved(t *testing.T) {
 	playWithTransport(t, Config{Transport: &switchableReceiver{status: 200}}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
 		ack, err := js.Publish(t.Context(), "bellhop.delivery.s.1", []byte("{}"))
@@ -577,7 +577,7 @@ func TestReadsWhileMessagesAreRemoved(t *testing.T) {
 	})
 }
 
-// A page has a delivery once, and has it also if it ends once more meanwhile.
+// A page contains a delivery once, even if it ends once more meanwhile.
 func TestDeliveriesChangeWhilePaged(t *testing.T) {
 	playWithTransport(t, Config{Transport: &switchableReceiver{status: 200}}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
 		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
@@ -611,7 +611,7 @@ func TestDeliveriesChangeWhilePaged(t *testing.T) {
 	})
 }
 
-// Who reads leaves nothing behind in the store.
+// A reading leaves no consumer in the store.
 func TestReadingLeavesNoConsumer(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
@@ -657,7 +657,7 @@ func TestReadingLeavesNoConsumer(t *testing.T) {
 	}
 }
 
-// The recorder holds 16 MB, drops the oldest, and counts them.
+// The record buffer holds 16 MB, drops the oldest records, and counts them.
 func TestRecordBufferIsBounded(t *testing.T) {
 	var r recordBuffer
 	r.wakeup = make(chan struct{}, 1)
@@ -674,7 +674,7 @@ func TestRecordBufferIsBounded(t *testing.T) {
 	}
 }
 
-// Whatever is in a text, what is written is JSON, of the same text.
+// For any text, writeRaw writes JSON that decodes to the same text.
 func TestWriteRawIsJSON(t *testing.T) {
 	for _, s := range []string{"", "plain", `"\/`, "\x00\x1f\x7f", "<&>", "ü€😀\u2028", "\xff", "a\xc3", "\xe2\x82", "\xed\xa0\x80", "ok\xf0\x9f\x98"} {
 		w := objectWriter{[]byte{'{'}}

@@ -158,8 +158,7 @@ func TestGuardDeniesAddresses(t *testing.T) {
 	}
 }
 
-// The guard decides on the address that is connected to, whatever it was
-// called.
+// The egress guard checks the address that is dialed, whatever the name of the host.
 func TestGuardChecksDialedAddress(t *testing.T) {
 	r := newReceiver(t, nil)
 	for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]"} {

@@ -9,9 +9,8 @@ import (
 	"bellhop/dialog"
 )
 
-// TestAppendEvent: what the log keeps is what encoding/json would write, for
-// an event with nothing in it, with everything, and with each field alone: a
-// field that is added must be added here too.
+// The log has exactly the bytes that encoding/json writes: for an empty event, a complete
+// event, and each field alone. A new field of the event must be added to appendEvent.
 func TestAppendEvent(t *testing.T) {
 	check := func(name string, e dialog.Event) {
 		t.Helper()
@@ -38,7 +37,7 @@ func TestAppendEvent(t *testing.T) {
 	}
 }
 
-// fill gives a field a value that is not its zero.
+// fillField sets a field to a value other than its zero.
 func fillField(t *testing.T, name string, v reflect.Value) {
 	t.Helper()
 	yes := true

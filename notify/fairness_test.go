@@ -13,8 +13,8 @@ import (
 	"bellhop/dialog"
 )
 
-// A receiver that never answers, and is owed more than anybody could send it,
-// takes no slot from the others: each of their callbacks leaves at once.
+// A receiver that never answers, with more pending deliveries than could ever be sent,
+// takes no slot from others: their callbacks leave at once.
 func TestDeadReceiverDelaysNoOther(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -61,8 +61,8 @@ func TestDeadReceiverDelaysNoOther(t *testing.T) {
 	})
 }
 
-// TestFair measures the callbacks of 98 receivers, with a dead and a slow one
-// beside them and without: these two have a tenth of all calls each.
+// TestFair measures the lateness of the callbacks to 98 receivers, with and without a dead
+// and a slow receiver beside them, which have a tenth of all calls each.
 func TestFair(t *testing.T) {
 	if !*soak {
 		t.Skip("takes three minutes: make soak")
@@ -90,9 +90,9 @@ func median(xs []float64) float64 {
 	return xs[len(xs)/2]
 }
 
-// fair delivers 200 calls a second for 25 s to 100 receivers at ports of their
-// own, and returns how late the first 98 were, once two of them could be bad for
-// 10 s. A call's three events are a second apart.
+// measureFairness delivers 200 calls a second for 25 s to 100 receivers at ports of their
+// own. It returns the lateness of the first 98, measured after the two others may have
+// failed for 10 s. The three events of a call are a second apart.
 func measureFairness(t *testing.T, bad bool) sinkLateness {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()

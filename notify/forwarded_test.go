@@ -8,8 +8,7 @@ import (
 	"bellhop/dialog"
 )
 
-// TestForwarded holds what each dialect says of a call that was forwarded: the form
-// dialects have no word for it.
+// Each dialect has its own word for a forwarded call; the form dialects have none.
 func TestForwardedInEachDialect(t *testing.T) {
 	missed := false
 	e := dialog.Event{

@@ -13,8 +13,8 @@ import (
 	"bellhop/dialog"
 )
 
-// ringEvent is an event of the party of an extension that is called in call c. Its
-// party ends with the extension's last two digits, and how often it was rung before.
+// ringEvent returns an event of a party of call c. The name of the party ends with the last
+// two digits of the extension, and how often it rang before.
 func ringEvent(user string, round int, typ dialog.Type, status dialog.Status) dialog.Event {
 	party := fmt.Sprintf("%029d%d%s", 0, round, user[len(user)-2:])
 	e := dialog.Event{ID: dialog.EventID(party, typ), Call: "c", Party: party, Type: typ, Status: status, Flow: dialog.In,
@@ -25,8 +25,8 @@ func ringEvent(user string, round int, typ dialog.Type, status dialog.Status) di
 	return e
 }
 
-// groupOf finds the parties that are one call, and the event that is sent, in the events
-// alone.
+// findGroup finds, from the events alone, the parties that form one call and the event that
+// is sent.
 func TestFindGroup(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for _, tt := range []struct {
@@ -83,7 +83,7 @@ func TestFindGroup(t *testing.T) {
 	}
 }
 
-// grouping has a keeper subscribe to everybody.
+// testGrouping runs f with a cti receiver that subscribes to all extensions.
 func testGrouping(t *testing.T, f func(*ctiTest)) {
 	testKeeping(t, 422, func(t *testing.T, s *ctiTest) {
 		s.editSubscription(func(s *Subscription) { s.Extension, s.ExtensionRegex = "", ".*" })
@@ -92,6 +92,7 @@ func testGrouping(t *testing.T, f func(*ctiTest)) {
 	})
 }
 
+// editSubscription edits the subscription of the receiver.
 func (s *ctiTest) editSubscription(f func(*Subscription)) {
 	s.Helper()
 	if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { f(s); return nil }); err != nil {
@@ -99,7 +100,7 @@ func (s *ctiTest) editSubscription(f func(*Subscription)) {
 	}
 }
 
-// all has events published now, one after another.
+// publishEvents publishes events now, one after another.
 func (s *ctiTest) publishEvents(events ...dialog.Event) {
 	for _, e := range events {
 		e.At = time.Now()
@@ -122,7 +123,7 @@ func hangupsOf(status dialog.Status, users ...string) (all []dialog.Event) {
 	return all
 }
 
-// takes is the answer of one, and the hangups of the others.
+// answerOf returns the answer of one extension, and the hangups of the others.
 func answerOf(user string, others ...string) []dialog.Event {
 	all := []dialog.Event{ringEvent(user, 0, dialog.Answer, "")}
 	for _, e := range hangupsOf(dialog.Canceled, others...) {
@@ -138,8 +139,8 @@ func hangupOf(user string) dialog.Event {
 	return e
 }
 
-// sent checks what the keeper has taken and refused, as event, callId's end, and
-// who rings, who answered or why it ended.
+// wantSent checks the requests that the receiver has accepted and refused: event, end of
+// the callId, and the extensions that ring, the one that answered, or the cause.
 func (s *ctiTest) wantSent(want string) {
 	s.Helper()
 	time.Sleep(5 * time.Second)
@@ -159,7 +160,7 @@ func (s *ctiTest) wantSent(want string) {
 	}
 }
 
-// stands checks how the delivery of an event stands, and why.
+// wantState checks the state of the delivery of an event, and its reason.
 func (s *ctiTest) wantState(e dialog.Event, state, why string) {
 	s.Helper()
 	d, err := s.Delivery(s.Context(), deliveryID(e.ID, s.id))
@@ -168,7 +169,7 @@ func (s *ctiTest) wantState(e dialog.Event, state, why string) {
 	}
 }
 
-// A call that rings at several is one newCall, one answer and one hangup.
+// A call that rings at several extensions is one newCall, one answer and one hangup.
 func TestGroupIsOneCall(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -287,7 +288,7 @@ func TestGroupIsOneCall(t *testing.T) {
 	}
 }
 
-// A group's deliveries survive a restart, an outage, a replay and a redelivery.
+// The deliveries of a group survive a restart, an outage, a replay and a redelivery.
 func TestGroupSurvivesRestart(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -376,7 +377,7 @@ func TestGroupSurvivesRestart(t *testing.T) {
 	}
 }
 
-// An attempt is postponed until a time after its event, once, and never by longer than
+// An attempt is postponed once, until some time after its event, and never for longer than
 // that: the clock of another node may be ahead.
 func TestPostponeOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -400,7 +401,7 @@ func TestPostponeOnce(t *testing.T) {
 	})
 }
 
-// An event that the copy of the log does not have yet is asked for again.
+// An event that the copy of the log lacks is read again later.
 func TestGroupNotCopied(t *testing.T) {
 	testGrouping(t, func(s *ctiTest) {
 		sub := Subscription{ID: s.id, ExtensionRegex: ".*", Dialect: CTI}
@@ -414,7 +415,7 @@ func TestGroupNotCopied(t *testing.T) {
 	})
 }
 
-// A newCall has all who ring, under each name that they have.
+// A newCall lists all ringing extensions, in each field that names them.
 func TestGroupPayload(t *testing.T) {
 	e := ringEvent("111", 0, dialog.DialIn, dialog.Calling)
 	s := Subscription{Dialect: CTI, Method: "POST", URL: "http://crm.example/{?user,callId}"}
@@ -432,7 +433,7 @@ func TestGroupPayload(t *testing.T) {
 	}
 }
 
-// A subscription that lags reads its groups from the log as one that does not.
+// A lagging subscription gets the same groups as one that does not lag.
 func TestGroupOfLaggingSubscription(t *testing.T) {
 	const calls = 20
 	synctest.Test(t, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"bellhop/dialog"
 )
 
-// hangups are n hangups of calls of their own.
+// makeHangups returns n hangups, each of a call of its own.
 func makeHangups(from, n int) (all []dialog.Event) {
 	for i := range n {
 		all = append(all, callOf(from + i)[2])
@@ -23,8 +23,8 @@ func makeHangups(from, n int) (all []dialog.Event) {
 	return all
 }
 
-// Every pause and its end is an event for who asked for it, is shown by the
-// subscription, and is counted.
+// Each pause and resumption is published for the subscriptions to subscription-state, shown
+// in the subscription, and counted.
 func TestPauseIsPublished(t *testing.T) {
 	var down atomic.Bool
 	down.Store(true)
@@ -80,8 +80,8 @@ func TestPauseIsPublished(t *testing.T) {
 	})
 }
 
-// A subscription that has failed for five days is disabled, over restarts, and
-// one that was switched on again has five days more.
+// A subscription that fails for five days is disabled, also across restarts. One that is
+// activated again has another five days.
 func TestDisabledAfterFiveDays(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -130,7 +130,7 @@ func TestDisabledAfterFiveDays(t *testing.T) {
 	})
 }
 
-// A success now and then keeps a subscription for ever.
+// A success now and then keeps a subscription active forever.
 func TestSuccessEndsFailing(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	for range 8 {
@@ -146,8 +146,8 @@ func TestSuccessEndsFailing(t *testing.T) {
 	}
 }
 
-// What is written of a standing is the last that was set, also when another
-// node's word of it comes between.
+// The last health that was set is written, even if an entry of another node arrives in
+// between.
 func TestHealthIsSaved(t *testing.T) {
 	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		other, err := Open(t.Context(), n.js, Config{Transport: w})
@@ -183,8 +183,8 @@ func TestHealthIsSaved(t *testing.T) {
 	})
 }
 
-// TestStandingDoesNotReturn: a subscription that is well again is well after a kill
-// too, however long ago that was.
+// A subscription that has recovered stays healthy after a kill, however long ago it
+// recovered.
 func TestDeletedHealthStaysDeleted(t *testing.T) {
 	for _, after := range []time.Duration{time.Second, time.Minute, time.Hour} {
 		t.Run(after.String(), func(t *testing.T) {

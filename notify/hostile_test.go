@@ -22,7 +22,7 @@ import (
 	"bellhop/dialog"
 )
 
-// attemptOnce makes one attempt at a hangup, as a sender with c does.
+// attemptOnce makes one attempt at a hangup.
 func attemptOnce(t *testing.T, n *Notifier, s Subscription) *attempt {
 	t.Helper()
 	u, err := url.Parse(s.URL)
@@ -35,11 +35,11 @@ func attemptOnce(t *testing.T, n *Notifier, s Subscription) *attempt {
 	return a
 }
 
-// unstored is a notifier that can make attempts, and nothing else. The dialect
-// must be one that numbers no extension.
+// newUnstored returns a notifier without a store, which can only make attempts. The dialect
+// must not need extension numbers.
 func newUnstored(c Config) *Notifier { return &Notifier{config: c, sender: newSender(c)} }
 
-// A hostile receiver costs an attempt at most its timeout, and a few kilobytes.
+// A hostile receiver costs an attempt its timeout at most, and a few kilobytes.
 func TestHostileReceivers(t *testing.T) {
 	drip := func(c net.Conn, text string) {
 		for i := range text {
@@ -167,7 +167,7 @@ func TestHostileReceivers(t *testing.T) {
 	}
 }
 
-// A countingConn counts what is written to it.
+// A countingConn counts the bytes written to it.
 type countingConn struct {
 	net.Conn
 	written *atomic.Int64
@@ -179,8 +179,7 @@ func (c countingConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// What a receiver says has no effect on the requests after it, and the
-// environment none on any.
+// A response does not affect later requests, and the environment affects none.
 func TestRequestsAreIndependent(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 	t.Setenv("http_proxy", "http://127.0.0.1:1")
@@ -212,7 +211,7 @@ func TestRequestsAreIndependent(t *testing.T) {
 	}
 }
 
-// A receiver must prove who it is, by TLS 1.2 or later.
+// A receiver must prove its identity, by TLS 1.2 or later.
 func TestReceiversAreAuthenticated(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -237,8 +236,8 @@ func TestReceiversAreAuthenticated(t *testing.T) {
 	}
 }
 
-// A nameServer is a DNS server on loopback. It answers the nth question for
-// the addresses of a name with what answer says.
+// A nameServer is a DNS server on loopback. The function answer returns the addresses for
+// the nth question of a name.
 type nameServer struct {
 	net.PacketConn
 	asked atomic.Int64
@@ -275,8 +274,8 @@ func (s *nameServer) serveDNS(answer func(string, int) []string) {
 	}
 }
 
-// reply answers a query of one question (RFC 1035 §4): A with what answer says,
-// all else with nothing.
+// replyQuery answers a query of one question (RFC 1035 §4): A from answer, all other types
+// with nothing.
 func (s *nameServer) replyQuery(query []byte, answer func(string, int) []string) []byte {
 	if len(query) < 12 {
 		return nil
@@ -307,8 +306,8 @@ func (s *nameServer) replyQuery(query []byte, answer func(string, int) []string)
 	return reply
 }
 
-// A name that leads elsewhere the second time, or to two addresses at once,
-// gains nothing. 127.0.0.9 stands for a public address.
+// A name that resolves differently the second time, or to two addresses at once, gains
+// nothing. 127.0.0.9 stands for a public address.
 func TestDNSRebindingIsDenied(t *testing.T) {
 	inside, err := net.Listen("tcp", "127.0.0.1:0") // what must not be reached
 	if err != nil {
@@ -366,8 +365,8 @@ func TestDNSRebindingIsDenied(t *testing.T) {
 	}
 }
 
-// Whatever a forbidden address is called, it is not connected to. The names
-// are looked up as a resolver that knows the old spellings would.
+// A denied address is not dialed in any spelling. Names are resolved as by a resolver that
+// accepts the old spellings.
 func TestAddressSpellingsAreDenied(t *testing.T) {
 	config := Config{Resolver: newNameServer(t, func(name string, _ int) []string {
 		if strings.HasPrefix(name, "169") || strings.HasPrefix(name, "metadata") || strings.HasPrefix(name, "2852039166") {

@@ -26,11 +26,10 @@ import (
 
 var soak = flag.Bool("soak", false, "tests take minutes, and measure")
 
-// victim is a process that says a call every 20 ms, from call NOTIFY_FROM on,
-// until it is killed. It prints "call" and the number of each before it says it,
-// and "said" and the id of each event of the log after NOTIFY_AFTER. If
-// NOTIFY_END is set it says nothing, waits until everything is delivered, and
-// prints "done".
+// runVictim publishes a call every 20 ms, from call NOTIFY_FROM on, until it is killed. It
+// prints "call" and the number of each call before it is published, and "said" and the id
+// of each event of the log after NOTIFY_AFTER. With NOTIFY_END it publishes nothing, waits
+// until everything is delivered, and prints "done".
 func runVictim() {
 	must := func(err error) {
 		if err != nil {
@@ -79,7 +78,7 @@ func runVictim() {
 	fmt.Println("done")
 }
 
-// A fickle receiver refuses three requests in ten, and is away now and then.
+// A fickleReceiver refuses three requests in ten, and closes its port now and then.
 type fickleReceiver struct {
 	t      *testing.T
 	addr   string
@@ -105,7 +104,7 @@ func (f *fickleReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.took = append(f.took, request{id: r.Header.Get("Webhook-Id"), form: url.Values(r.PostForm)})
 }
 
-// here has it listen, always at one address.
+// listenAgain opens its port, always at one address.
 func (f *fickleReceiver) listenAgain() {
 	l, err := net.Listen("tcp", f.addr)
 	if err != nil {
@@ -119,17 +118,17 @@ func (f *fickleReceiver) listenAgain() {
 	f.server.Start()
 }
 
-// away closes its port and its connections.
+// stopListening closes its port and its connections.
 func (f *fickleReceiver) stopListening() { f.server.Close() }
 
-// A life is a victim from its start to its end.
+// A victimRun is one run of runVictim's process.
 type victimRun struct {
 	calls int      // the number of the next call
 	said  []string // ids of the log's events, in order
 	done  bool
 }
 
-// live runs a victim for some time, or until it is done if that is 0.
+// runVictim runs a victim process for d, or until it is done if d is 0.
 func (f *fickleReceiver) runVictim(dir string, before victimRun, after int, d time.Duration) victimRun {
 	f.t.Helper()
 	c := exec.Command(os.Args[0])
@@ -172,10 +171,10 @@ func (f *fickleReceiver) runVictim(dir string, before victimRun, after int, d ti
 	return l
 }
 
-// Killed at random moments, 50 calls a second, while the receiver refuses three
-// requests in ten and is away for 2 s now and then: no event that is in the log
-// is lost, there or to the receiver, none is out of order within its call, and
-// repetitions have the same id.
+// TestKill kills a process at random moments, at 50 calls a second, while the receiver
+// refuses three requests in ten and is away for 2 s now and then. No published event is
+// lost in the log or at the receiver, none is out of order within its call, and repeated
+// ones have the same id.
 func TestKill(t *testing.T) {
 	kills, shortest, longest := 10, 200*time.Millisecond, time.Second
 	if *soak {

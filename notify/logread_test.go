@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// A part of an answer that is lost on the way is missed, and asked for again.
+// A lost part of a response of the store is noticed and requested again.
 func TestLostResponsePartIsReadAgain(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()

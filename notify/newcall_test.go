@@ -16,8 +16,9 @@ import (
 	"bellhop/dialog"
 )
 
-// A keeper is a receiver of the dialect cti that keeps an entry for each call, as
-// Zammad does: what it knows no newCall of it refuses, and a newCall that it knows.
+// A ctiReceiver is a receiver of the dialect cti that keeps an entry for each call, as
+// Zammad does: it refuses events of a call without a newCall, and a newCall that it has
+// already.
 type ctiReceiver struct {
 	mu    sync.Mutex
 	away  bool            // it answers 503
@@ -81,7 +82,8 @@ func (k *ctiReceiver) update(f func()) {
 	f()
 }
 
-// story is what was taken and refused since the last time, but for what was away.
+// summary returns the requests accepted and refused since the last call, but for those
+// while it was away.
 func (k *ctiReceiver) summary() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -90,7 +92,7 @@ func (k *ctiReceiver) summary() string {
 	return strings.Join(log, ", ")
 }
 
-// partyEvents are the dial-out, answer and hangup of a party as the tracker makes them.
+// partyEvents returns dial-out, answer and hangup of a party as the tracker emits them.
 func partyEvents(i int) []dialog.Event {
 	all := callOf(i)
 	for j := range all {
@@ -100,7 +102,7 @@ func partyEvents(i int) []dialog.Event {
 	return all
 }
 
-// A stage of a keeper: a notifier that can be stopped and started again.
+// A ctiTest is a ctiReceiver and a notifier that can be stopped and started again.
 type ctiTest struct {
 	*testing.T
 	*Notifier
@@ -134,7 +136,7 @@ func testKeeping(t *testing.T, twice int, f func(*testing.T, *ctiTest)) {
 	})
 }
 
-// say has the i-th event of a party published now.
+// publishParty publishes the i-th event of a party now.
 func (s *ctiTest) publishParty(party, i int) {
 	e := partyEvents(party)[i]
 	e.At = time.Now()
@@ -149,7 +151,7 @@ func (s *ctiTest) wantSummary(what, want string) {
 	}
 }
 
-// ended checks how the delivery of the i-th event of a party ended, and why.
+// wantEnded checks how the delivery of the i-th event of a party ended, and why.
 func (s *ctiTest) wantEnded(party, i int, state, why string) {
 	s.Helper()
 	time.Sleep(time.Second)
@@ -164,7 +166,7 @@ func (s *ctiTest) wantEnded(party, i int, state, why string) {
 	}
 }
 
-// A state-keeping receiver gets no answer and no hangup without their newCall.
+// A receiver that keeps entries gets no answer and no hangup without their newCall.
 func TestNothingIsSentWithoutNewCall(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -346,8 +348,8 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 	}
 }
 
-// A subscription that lags is read the log again: what depends on a newCall that has
-// expired by then expires with it, page after page.
+// When a lagging subscription reads the log again, the events that depend on an expired
+// newCall expire with it, page after page.
 func TestNewCallOfLaggingSubscription(t *testing.T) {
 	for _, outage := range []time.Duration{10 * time.Second, 2 * time.Minute} {
 		t.Run(outage.String(), func(t *testing.T) {
@@ -398,8 +400,8 @@ func TestNewCallOfLaggingSubscription(t *testing.T) {
 	}
 }
 
-// A newCall that is repeated because its answer did not come, and is refused because
-// its receiver has it, was delivered.
+// A newCall that is repeated because its response was lost, and is refused because the
+// receiver has it, counts as delivered.
 func TestNewCallExistsAlready(t *testing.T) {
 	for _, tt := range []struct {
 		status int
@@ -447,7 +449,7 @@ func TestNewCallExistsAlready(t *testing.T) {
 	}
 }
 
-// answering is a transport that answers.
+// A respondFunc is a transport that answers by a function.
 type respondFunc func(*http.Request) *http.Response
 
 func (f respondFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req), nil }

@@ -41,8 +41,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }
 
-// longWait is how long a test waits for what should take a moment: much longer than
-// that takes on a busy machine.
+// longWait is how long a test waits for something that takes a moment: much longer than it
+// takes on a busy machine.
 const longWait = 5 * time.Minute
 
 // openStore starts a server in this process and connects to it.
@@ -74,7 +74,7 @@ func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 	}
 }
 
-// start runs a notifier until the returned func is called or the test ends.
+// startNotifier runs a notifier until the returned func is called or the test ends.
 func startNotifier(t testing.TB, js jetstream.JetStream, c Config) (*Notifier, func()) {
 	t.Helper()
 	n, err := Open(t.Context(), js, c)
@@ -86,7 +86,7 @@ func startNotifier(t testing.TB, js jetstream.JetStream, c Config) (*Notifier, f
 	return n, stop
 }
 
-// run runs a notifier until the returned func is called.
+// runNotifier runs a notifier until the returned func is called.
 func runNotifier(n *Notifier) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -99,7 +99,7 @@ func runNotifier(n *Notifier) (stop func()) {
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
-// A receiver is an HTTP server that remembers what it was sent.
+// A receiver is an HTTP server that records its requests.
 type receiver struct {
 	*httptest.Server
 	got    chan request
@@ -141,7 +141,7 @@ func mustSubscribe(t testing.TB, n *Notifier, s Subscription) Subscription {
 	return s
 }
 
-// callOf makes the events of one answered call of extension 101.
+// callOf returns the events of one answered call of extension 101.
 func callOf(i int) []dialog.Event {
 	id := func(k int) string { return fmt.Sprintf("%031x%d", i, k) }
 	at := time.Now()

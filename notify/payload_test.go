@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func truePtr() *bool  { b := true; return &b }
 func falsePtr() *bool { b := false; return &b }
 
-// samples are events that have every field that their type may have.
+// sampleEvents returns events that have every field that their type may have.
 func sampleEvents() []dialog.Event {
 	at := time.Date(2026, 3, 4, 5, 6, 7, 890123456, time.UTC)
 	a, b := dialog.Extension{User: "101", Domain: "pbx.example"}, dialog.Extension{User: "0003*210", Domain: "pbx.example"}
@@ -140,7 +140,7 @@ func sampleEvents() []dialog.Event {
 	return all
 }
 
-// payload is what a subscription is sent of an event: the query of a GET, the
+// payloadOf returns the payload of an event for a subscription: the query of a GET, the
 // body of a POST.
 func payloadOf(e dialog.Event, s Subscription) string {
 	v := newView(&e, &s)
@@ -159,7 +159,7 @@ func payloadOf(e dialog.Event, s Subscription) string {
 	return joinQuery("key=a+b%20c&empty=", b)
 }
 
-// readable writes a payload one field to a line, as it is on the wire.
+// splitFields writes a payload one field a line, as it is on the wire.
 func splitFields(s string) string {
 	var b bytes.Buffer
 	if json.Indent(&b, []byte(s), "", "  ") == nil {
@@ -225,8 +225,7 @@ func TestPayloadsMatchGoldenFiles(t *testing.T) {
 	}
 }
 
-// attributes writes the header fields of a payload one to a line, before an
-// empty line.
+// attributesOf writes the header fields of a payload one a line, followed by an empty line.
 func attributesOf(v *view) string {
 	if v.sub.Dialect != CloudEvents {
 		return ""
@@ -240,7 +239,8 @@ func attributesOf(v *view) string {
 	return b.String() + "\n"
 }
 
-// What no header field can carry is escaped as the HTTP binding has it.
+// Characters that a header field cannot carry are escaped as the HTTP binding of
+// CloudEvents says.
 func TestCloudEventAttributes(t *testing.T) {
 	e := sampleEvents()[0]
 	e.Extension, e.Call = dialog.Extension{User: "a b\"%é<", Domain: "pbx"}, ""
@@ -286,7 +286,8 @@ func TestURLsOwnQueryIsKept(t *testing.T) {
 	}
 }
 
-// Whatever comes off the wire, a payload is well-formed and says just that.
+// FuzzPayload: for any event, the payload is well-formed and has exactly the values of the
+// event.
 func FuzzPayload(f *testing.F) {
 	f.Add("Zoë", "x\r\n&CallStatus=ANSWER", `"},"type":"x`)
 	f.Add("\xff\x00", "\u2028<", "+%41;")

@@ -17,8 +17,8 @@ import (
 	"bellhop/dialog"
 )
 
-// published returns the events of the log by their ids in its order, and when each
-// was stored.
+// publishedEvents returns the ids of all events of the log in its order, and when each was
+// stored.
 func publishedEvents(t *testing.T, n *Notifier) (ids []string, at map[string]time.Time) {
 	t.Helper()
 	at = make(map[string]time.Time)
@@ -37,9 +37,8 @@ func publishedEvents(t *testing.T, n *Notifier) (ids []string, at map[string]tim
 	return ids, at
 }
 
-// TestPublishedAtOnce has each event be in the log within 5 ms while fewer than 200
-// calls come a second, at random as calls do, and batches be as few as ever when a
-// thousand do.
+// Below 200 calls a second, at random intervals, each event is in the log within 5 ms; at a
+// thousand calls a second, batches are as few as before.
 func TestPublishedAtOnce(t *testing.T) {
 	for _, tt := range []struct {
 		calls   int // a second
@@ -122,7 +121,7 @@ func TestPaceFollowsRate(t *testing.T) {
 	step(0, 20*time.Millisecond, 1)
 }
 
-// A memory is a Spool.
+// A memorySpool is a Spool in memory.
 type memorySpool struct {
 	mu     sync.Mutex
 	events []dialog.Event
@@ -156,9 +155,8 @@ func (m *memorySpool) eventIDs() (ids []string) {
 	return ids
 }
 
-// TestSpool has what the store did not take before a stop be in the spool, be
-// published first at the next start, before what comes then, and leave the spool
-// when it is in the log.
+// Events that the store did not accept before a stop go to the spool, are published first
+// after the next start, and leave the spool once they are in the log.
 func TestSpoolSurvivesRestart(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -227,7 +225,7 @@ func TestSpoolSurvivesRestart(t *testing.T) {
 	})
 }
 
-// TestNoSpool has what cannot be kept be counted as dropped.
+// Without a spool, unpublished events count as dropped.
 func TestDroppedWithoutSpool(t *testing.T) {
 	for _, spool := range []Spool{nil, &memorySpool{fail: errors.New("no room")}} {
 		dir := t.TempDir()
@@ -244,8 +242,7 @@ func TestDroppedWithoutSpool(t *testing.T) {
 	}
 }
 
-// TestLongNamesAreDropped has no event be published that has a name which the
-// store would end the connection for.
+// An event with a name so long that the store would end the connection is not published.
 func TestLongNamesAreDropped(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
@@ -267,7 +264,7 @@ func TestLongNamesAreDropped(t *testing.T) {
 	}
 }
 
-// A bomb panics at one kind of callback.
+// A panickingTransport panics at one kind of callback.
 type panickingTransport struct{ *fakeWire }
 
 func (b panickingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -277,8 +274,7 @@ func (b panickingTransport) RoundTrip(req *http.Request) (*http.Response, error)
 	return b.fakeWire.RoundTrip(req)
 }
 
-// TestPanics has a panic cost the event, or the delivery, that it is in, and no
-// other.
+// A panic costs only the event or the delivery in which it happens.
 func TestPanicCostsOneEvent(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A lossy stream loses the last message of each reading but the third.
+// A lossyStream loses the last message of each reading but the third.
 type lossyStream struct {
 	jetstream.Stream
 	readings int
@@ -50,8 +50,8 @@ func (l lossyMessages) Next(opts ...jetstream.NextOpt) (jetstream.Msg, error) {
 	return l.MessagesContext.Next(opts...)
 }
 
-// TestLastMessageLost has a reading of which the store's last message does not come
-// go on behind the one before: a node that took over waited for it for good.
+// A reading whose last message is lost continues after the message before it. It once
+// waited forever, on a node that took over.
 func TestLastMessageLost(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

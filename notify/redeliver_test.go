@@ -19,7 +19,7 @@ import (
 	"bellhop/dialog"
 )
 
-// A line answers with a status that can be changed.
+// A switchableReceiver answers with a status that can be changed.
 type switchableReceiver struct {
 	mu     sync.Mutex
 	status int // 0: no answer
@@ -55,7 +55,7 @@ func (l *switchableReceiver) countOf(id string) (n int) {
 	return n
 }
 
-// outboxed is how many deliveries the outbox has.
+// countOutbox returns how many deliveries the outbox has.
 func countOutbox(t *testing.T, n *Notifier) (waits int) {
 	t.Helper()
 	err := readMessages(t.Context(), n.outbox, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.*.*"}}, func(m jetstream.Msg) error {
@@ -177,7 +177,7 @@ func TestRedeliverErrors(t *testing.T) {
 	})
 }
 
-// Who asks may leave: the attempt is made, and recorded.
+// The attempt is made and recorded even if the caller leaves.
 func TestRedeliverOutlivesItsCaller(t *testing.T) {
 	l := &switchableReceiver{status: 200}
 	playWithTransport(t, Config{Transport: l}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
@@ -201,7 +201,7 @@ func TestRedeliverOutlivesItsCaller(t *testing.T) {
 	})
 }
 
-// Any node may be asked: the one that delivers hears of it.
+// Any node can redeliver: the delivering node is notified.
 func TestRedeliverByAnotherNode(t *testing.T) {
 	l := &switchableReceiver{status: 500}
 	c := Config{Transport: l, Node: "a", KeepEvents: keepForever}
@@ -233,8 +233,7 @@ func TestRedeliverByAnotherNode(t *testing.T) {
 	})
 }
 
-// An attempt that was under way when another succeeded by hand is heard out, and
-// makes no difference.
+// An attempt in flight when a redelivery succeeds is finished, and makes no difference.
 func TestRedeliverWhileBeingDelivered(t *testing.T) {
 	l := &switchableReceiver{}
 	playWithTransport(t, Config{Transport: l}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
@@ -259,8 +258,8 @@ func TestRedeliverWhileBeingDelivered(t *testing.T) {
 	})
 }
 
-// What is delivered by hand is over, wherever it is in its lane; one that is
-// just being attempted once that attempt is.
+// A redelivered delivery ends, wherever it is in its queue; one in flight ends with its
+// attempt.
 func TestRedeliveryEndsDelivery(t *testing.T) {
 	setting := func(t *testing.T) *schedulerTest {
 		s := newSchedulerTest(t, testSubscription("s", "http://a/"))
@@ -314,7 +313,7 @@ func TestRedeliveryEndsDelivery(t *testing.T) {
 	}
 }
 
-// A success by hand ends a pause, as any success does.
+// A successful redelivery ends a pause, like any success.
 func TestRedeliveryEndsPause(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("s", "http://a/"))
 	for i := range maxFailuresInRow {
@@ -406,7 +405,7 @@ func TestTestSendsSamples(t *testing.T) {
 	}
 }
 
-// Four at a time, and 15 seconds for all.
+// Test sends four samples at a time, and takes 15 seconds for all.
 func TestTestIsLimited(t *testing.T) {
 	var mu sync.Mutex
 	under, most, all := 0, 0, 0
@@ -452,7 +451,7 @@ func TestTestIsLimited(t *testing.T) {
 	})
 }
 
-// What a dialect cannot tell has no sample.
+// There is no sample of a type that the dialect does not have.
 func TestSamplesFitTheDialect(t *testing.T) {
 	for dialect, missing := range map[Dialect][]string{
 		JSON: nil, CloudEvents: nil, Telphin: nil, Unified: {"subscription-state"},
@@ -469,7 +468,7 @@ func TestSamplesFitTheDialect(t *testing.T) {
 	}
 }
 
-// keys are the names of the fields of a form.
+// fieldNames returns the names of the fields of a form.
 func fieldNames(form string) (all []string) {
 	for pair := range strings.SplitSeq(form, "&") {
 		name, _, _ := strings.Cut(pair, "=")
@@ -480,8 +479,8 @@ func fieldNames(form string) (all []string) {
 	return all
 }
 
-// A sample has fields that a true event of its type has, and those without
-// which none comes.
+// A sample has only fields that a real event of its type has, and all those that every one
+// has.
 func TestSamplesHaveRealFields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		form := func(e dialog.Event) []string {

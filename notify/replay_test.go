@@ -14,8 +14,8 @@ import (
 	"bellhop/dialog"
 )
 
-// again has what is from one place to another delivered again, as if the outbox
-// had an order.
+// replayRange starts the replay of a range of the log, as if the outbox had an order for
+// it.
 func (s *schedulerTest) replayRange(id string, from, to uint64, types ...string) *logRead {
 	r := &logRead{subscriber: &subscriber{sub: &Subscription{ID: id}}, name: "replay.1", after: from - 1, to: to, types: types, saved: true}
 	s.restoreLogRead(r)
@@ -50,7 +50,7 @@ func TestReplayOrder(t *testing.T) {
 	s.wantEqual("what is left", fmt.Sprint(s.pending, len(s.subscribers["a"].logReads)), "0 0")
 }
 
-// What is old is asked for: it does not expire as it would have.
+// A replay of old events does not expire, even if live ones would.
 func TestReplayDoesNotExpire(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.publish("c", dialog.DialIn)
@@ -63,8 +63,8 @@ func TestReplayDoesNotExpire(t *testing.T) {
 	s.wantEqual("after 5 s", s.labelsOf(s.takeDueAttempts()), "replay c/1")
 }
 
-// What waits, and what a target that is behind has not been given yet, comes
-// anyway; so does what another replay has begun.
+// A replay skips events whose delivery is pending, which a lagging subscription has not
+// read yet, or which another replay delivers.
 func TestReplaySkipsPending(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.maxPending = 4
@@ -90,8 +90,8 @@ func TestReplayEndsWithSubscription(t *testing.T) {
 	s.wantEqual("of one that is gone", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1]")
 }
 
-// The word that a delivery is over does not reach the outbox before it is made
-// again: then it must not, for both have one word.
+// The write that ends a delivery fails, and its event is replayed. The write must not be
+// repeated then, for both have the same subject.
 func TestReplayOfJustEndedDelivery(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.posts = false
@@ -243,7 +243,7 @@ func TestReplayRefused(t *testing.T) {
 	})
 }
 
-// A replay outlives a crash at any time after it was asked for.
+// A replay survives a crash at any time after it was requested.
 func TestReplayAndCrash(t *testing.T) {
 	dir, crashed := t.TempDir(), []string{t.TempDir(), t.TempDir(), t.TempDir()}
 	synctest.Test(t, func(t *testing.T) {
@@ -311,7 +311,7 @@ func TestReplayAndCrash(t *testing.T) {
 	})
 }
 
-// Any node can be asked; the one that delivers does it.
+// Any node accepts a replay; the delivering node carries it out.
 func TestReplayOfAnotherNode(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

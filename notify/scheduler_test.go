@@ -10,7 +10,7 @@ import (
 	"bellhop/dialog"
 )
 
-// A stage plays lanes in a time of its own.
+// A schedulerTest runs a scheduler in a time of its own.
 type schedulerTest struct {
 	*testing.T
 	*scheduler
@@ -21,7 +21,7 @@ type schedulerTest struct {
 	posts      bool     // the outbox takes what it is told
 }
 
-// handed is what was delivered by hand, to the URL of a subscription.
+// redeliver applies a redelivery to the URL of a subscription.
 func (s *schedulerTest) redeliver(now time.Time, subscription, lane string, seq uint64) {
 	s.scheduler.applyRedelivery(now, redelivery{Subscription: subscription, Queue: lane, Seq: seq})
 }
@@ -42,7 +42,7 @@ func (s *schedulerTest) elapsed() string { return s.now.Sub(s.start).Round(time.
 
 func (s *schedulerTest) labelOf(d *delivery) string { return fmt.Sprintf("%s/%d", d.queue.name, d.seq) }
 
-// sub is a subscription to all types of extension 101.
+// testSubscription returns a subscription to all types of extension 101.
 func testSubscription(id, url string) Subscription {
 	s := NewSubscription()
 	s.ID, s.Extension, s.URL, s.Types = id, "101", url, []string{"dial-in", "dial-out", "answer", "hangup", "message-in"}
@@ -58,7 +58,7 @@ func (s *schedulerTest) publish(call string, types ...dialog.Type) {
 	}
 }
 
-// attempts takes every attempt that can be made now.
+// takeDueAttempts returns every attempt that can be made now.
 func (s *schedulerTest) takeDueAttempts() (all []*attempt) {
 	for a := s.nextAttempt(s.now); a != nil; a = s.nextAttempt(s.now) {
 		all = append(all, a)
@@ -79,7 +79,7 @@ func (s *schedulerTest) finish(a *attempt, o outcome) {
 	s.finishAttempt(s.now, a)
 }
 
-// advance goes to the next deadline, and reports whether there is one.
+// advanceToDeadline moves the time to the next deadline, and reports whether there is one.
 func (s *schedulerTest) advanceToDeadline() bool {
 	if s.posts {
 		s.writeUpdates(nil)
@@ -92,7 +92,7 @@ func (s *schedulerTest) advanceToDeadline() bool {
 	return ok
 }
 
-// sleep goes d on.
+// sleepFor moves the time by d, deadline by deadline.
 func (s *schedulerTest) sleepFor(d time.Duration) {
 	for until := s.now.Add(d); ; {
 		if s.posts {
@@ -109,7 +109,8 @@ func (s *schedulerTest) sleepFor(d time.Duration) {
 	}
 }
 
-// post tells the outbox what it must be told.
+// writeUpdates writes all updates to the outbox with the result err, and returns them as
+// text.
 func (s *schedulerTest) writeUpdates(err error) (told []string) {
 	for _, u := range s.outboxUpdates(s.now) {
 		switch {
@@ -243,8 +244,8 @@ func TestQueueContinuesWhenFirstExpires(t *testing.T) {
 	s.wantEqual("the answer is next", s.labelsOf(s.takeDueAttempts()), "c/2")
 }
 
-// A delivery's schedule is its own: a receiver that fails at one path is not attempted
-// earlier, nor more often, because another path succeeds.
+// The retry schedule of a delivery is its own: a path that fails is not attempted earlier,
+// nor more often, because another path succeeds.
 func TestSuccessOfAnotherKeepsBackoff(t *testing.T) {
 	a, b := testSubscription("a", "http://same/a"), testSubscription("b", "http://same/b")
 	a.Types, b.Types = []string{"hangup"}, []string{"message-in"}
@@ -410,7 +411,7 @@ func TestMaxInFlight(t *testing.T) {
 	s.wantEqual("one more for the one that is done", s.labelsOf(s.takeDueAttempts()), "c4/5")
 }
 
-// A receiver that does not answer holds its endpoint's slots and no more.
+// A receiver that does not answer occupies the slots of its own endpoint only.
 func TestDeadEndpointDelaysNoOther(t *testing.T) {
 	var subs []Subscription
 	for i := range 100 {

@@ -27,7 +27,8 @@ func signedHeaders(r request) []byte {
 	return []byte(r.body)
 }
 
-// verified has the specification's library verify a request that has just come.
+// verifyRequest has the library of the specification verify a request that was just
+// received.
 func verifyRequest(secret Secret, r request) error {
 	w, err := standardwebhooks.NewWebhook(string(secret))
 	if err != nil {
@@ -36,7 +37,7 @@ func verifyRequest(secret Secret, r request) error {
 	return w.Verify(signedHeaders(r), r.Header)
 }
 
-// event makes one of extension 101.
+// testEvent returns an event of extension 101.
 func testEvent(i int) dialog.Event {
 	return dialog.Event{ID: fmt.Sprintf("%032x", i), Call: fmt.Sprint("c", i), Party: "p", Seq: 1, Type: dialog.DialOut, Flow: dialog.Out,
 		At: time.Now(), Extension: dialog.Extension{User: "101", Domain: "pbx"}}
@@ -322,7 +323,7 @@ func TestSecretsChecked(t *testing.T) {
 	}
 }
 
-// One that was stored before there were secrets goes on without a signature,
+// A subscription of an old version, without a secret, is delivered without a signature
 // until it gets a secret.
 func TestWithoutSecret(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
@@ -356,8 +357,8 @@ func TestWithoutSecret(t *testing.T) {
 	}
 }
 
-// What the config file declares is signed with what it says, and by both as
-// long as it names two.
+// A declared subscription is signed with the secrets of the config file, with both while it
+// names two.
 func TestDeclaredIsSigned(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
@@ -390,7 +391,7 @@ func TestDeclaredIsSigned(t *testing.T) {
 	}
 }
 
-// Many sign at once for one subscription.
+// Many goroutines sign for one subscription at once.
 func TestSignsConcurrently(t *testing.T) {
 	s := Subscription{Secret: newSecret(), OldSecret: newSecret(), OldSecretUntil: time.Now().Add(time.Hour)}
 	a := &attempt{signer: newSigner(&s)}

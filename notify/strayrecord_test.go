@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A batchConn writes what it has in one piece when it is told to.
+// A batchConn writes buffered data in one piece when flushed.
 type batchConn struct {
 	net.Conn
 	held  bytes.Buffer
@@ -28,8 +28,8 @@ func (c *batchConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// Surplus bytes in TLS records that came together with the answer are noticed before the
-// connection is used again: they are no answer to the next request.
+// Surplus bytes in TLS records that arrived together with the response are noticed before
+// the connection is used again: they are no response to the next request.
 func TestUnreadRecords(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	a := newTestCA(t)
@@ -98,8 +98,8 @@ func TestUnreadRecords(t *testing.T) {
 	}
 }
 
-// A status line that net/http takes on a new connection is taken on a kept one too,
-// without a wait for another.
+// A status line that net/http accepts on a new connection is accepted on a kept one too,
+// without waiting for another.
 func TestOddStatusOnKeptConnection(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	for _, tt := range []struct {

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// talk serves a connection: before each answer it writes what came too late of the
-// answer before. A script that ends closes the connection.
+// talkScript serves a connection: before each response it writes surplus bytes of the
+// response before. A script that ends closes the connection.
 func talkScript(all ...string) func(net.Conn, *bufio.Reader) {
 	return func(c net.Conn, r *bufio.Reader) {
 		for _, answer := range all {
@@ -33,8 +33,8 @@ func talkScript(all ...string) func(net.Conn, *bufio.Reader) {
 	}
 }
 
-// The status line of an answer decides, whatever comes behind it, and nothing of one
-// answer is taken for the next.
+// The status line of a response decides, whatever follows it, and no byte of a response
+// counts for the next.
 func TestStatusLineDecides(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	for _, tt := range []struct {
@@ -88,8 +88,8 @@ func TestStatusLineDecides(t *testing.T) {
 	}
 }
 
-// A receiver that ends its status line and nothing more has answered: the attempt
-// does not fail when its time is over.
+// A receiver that sends a status line and nothing more has answered: the attempt does not
+// fail when its time is over.
 func TestStatusLineThenSilence(t *testing.T) {
 	for status, want := range map[string]outcome{"200 OK": delivered, "500 No": willRetry, "410 Gone": refused} {
 		t.Run(status, func(t *testing.T) {
@@ -110,8 +110,8 @@ func TestStatusLineThenSilence(t *testing.T) {
 	}
 }
 
-// Bytes that came after an answer, or its end, are noticed before the connection is
-// used again, over TCP and over TLS: the next request goes to a new one.
+// Surplus bytes after a response, or the end of the connection, are noticed before the
+// connection is used again, over TCP and TLS: the next request uses a new one.
 func TestUnreadBytes(t *testing.T) {
 	a := newTestCA(t)
 	cert, key := a.signCert("127.0.0.1")
@@ -205,9 +205,9 @@ func TestUnreadBytes(t *testing.T) {
 	}
 }
 
-// An answer too many that comes once the next request is written is taken for the answer
-// to that. So a receiver that was seen to send one gets one request on a connection, for a
-// while; others do not.
+// A stray response that arrives after the next request was written is taken for its
+// response. A receiver that was seen to send one gets one request a connection for a while;
+// others do not.
 func TestStrayResponses(t *testing.T) {
 	const ok, late = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 	for _, tt := range []struct {
@@ -254,7 +254,7 @@ func TestStrayResponses(t *testing.T) {
 	}
 }
 
-// Connections of https URLs are kept, and each belongs to the name it was made for.
+// Connections of https URLs are kept, each for the name that it was made for.
 func TestSecureConnsAreKept(t *testing.T) {
 	a := newTestCA(t)
 	url := a.startTLSReceiver("127.0.0.1")

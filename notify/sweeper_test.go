@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// When nothing is owed any more the outbox has nothing but the cursor, however
-// often there was something to say of a delivery.
+// Once no delivery is pending, the outbox has only the cursor, however many updates there
+// were.
 func TestOutboxIsSwept(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -46,8 +46,8 @@ func TestOutboxIsSwept(t *testing.T) {
 	})
 }
 
-// What may be in the outbox at a place that is not known is swept too: a word of
-// which no answer came, and one that another has written.
+// Messages at unknown positions of the outbox are removed too: one whose acknowledgement
+// was lost, and one that another node has written.
 func TestSweepsUnknownMessages(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()

@@ -16,7 +16,7 @@ import (
 	"bellhop/dialog"
 )
 
-// tail opens a Tail, and closes it when the test ends.
+// openTail opens a Tail, and closes it when the test ends.
 func openTail(t *testing.T, n *Notifier, q Query) *Tail {
 	t.Helper()
 	tail, err := n.Tail(t.Context(), q)
@@ -27,7 +27,7 @@ func openTail(t *testing.T, n *Notifier, q Query) *Tail {
 	return tail
 }
 
-// next returns the ids of the next events, as many as asked for and no more.
+// nextIDs returns the ids of the next events, exactly want of them.
 func (t *Tail) nextIDs(ctx context.Context, want int) (ids []string, err error) {
 	for len(ids) < want {
 		events, err := t.Next(ctx)
@@ -41,13 +41,13 @@ func (t *Tail) nextIDs(ctx context.Context, want int) (ids []string, err error) 
 	return ids, nil
 }
 
-// logOrder are the ids of all events in the log.
+// logOrder returns the ids of all events in the log.
 func logOrder(t *testing.T, n *Notifier) (ids []string) {
 	t.Helper()
 	return pagesOf(t, n, Query{Limit: 1000})
 }
 
-// wantNext wants the next events of a tail to be these.
+// wantNext checks the next events of a tail.
 func wantNext(t *testing.T, tail *Tail, want []string) {
 	t.Helper()
 	if got, err := tail.nextIDs(t.Context(), len(want)); err != nil || !slices.Equal(got, want) {
@@ -55,15 +55,15 @@ func wantNext(t *testing.T, tail *Tail, want []string) {
 	}
 }
 
-// sayAll says events, and returns when they are in the log.
+// publishAll publishes events, and returns when they are in the log.
 func publishAll(t *testing.T, n *Notifier, events ...dialog.Event) {
 	t.Helper()
 	n.Say(events)
 	waitUntilPublished(t, n)
 }
 
-// Whoever tails the log is told every event once, in the order of the log, and
-// one that does not ask holds up nobody.
+// Each tail returns every event once, in the order of the log, and one that does not read
+// delays no other.
 func TestTailsReadEveryEvent(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
@@ -94,7 +94,7 @@ func TestTailsReadEveryEvent(t *testing.T) {
 	}
 }
 
-// However many tail the log, it is read once.
+// The log is read once, however many tails there are.
 func TestTailsShareOneReader(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
@@ -123,8 +123,8 @@ func TestTailsShareOneReader(t *testing.T) {
 	}
 }
 
-// A tail goes on where another ended, also when that was long ago and when the
-// node has begun anew, without a gap and without doubles.
+// A tail resumes where another ended, without gaps and repetitions, even after a long time
+// and after a restart of the node.
 func TestTailResumes(t *testing.T) {
 	dir := t.TempDir()
 	js, closeStore := openStore(t, dir)
@@ -280,7 +280,7 @@ func TestTailsCloseReader(t *testing.T) {
 	}
 }
 
-// What cannot be read yet is read when it can.
+// Events that cannot be read yet are read again until they can.
 func TestTailRereadsUntilReadable(t *testing.T) {
 	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, _ *fakeWire, _ Subscription) {
 		tail, err := n.Tail(t.Context(), Query{})
@@ -298,8 +298,8 @@ func TestTailRereadsUntilReadable(t *testing.T) {
 	})
 }
 
-// Tails of two nodes are told what either says, though the server that leads the
-// log is killed.
+// Tails on two nodes return the events of both, even if the server that leads the log is
+// killed.
 func TestTailsOfACluster(t *testing.T) {
 	c := startCluster(t)
 	one, _ := c.startNode("ONE")
@@ -335,8 +335,8 @@ func TestTailsOfACluster(t *testing.T) {
 	wantNext(t, resumed, want[len(want)-1:])
 }
 
-// BenchmarkTailCatchesUp reads a log of 30,000 events that are no longer in memory
-// and of which it asks for the last: an operation is one event.
+// BenchmarkTailCatchesUp reads a log of 30,000 events that are no longer in memory,
+// selecting only the last one: an operation is one event.
 func BenchmarkTailCatchesUp(b *testing.B) {
 	js, closeStore := openStore(b, b.TempDir())
 	defer closeStore()
@@ -362,8 +362,8 @@ func BenchmarkTailCatchesUp(b *testing.B) {
 	}
 }
 
-// A tail is given a bounded number of bytes at once, whether from memory or from
-// the log, and misses nothing; what is in memory for all tails is bounded, too.
+// A call of Next returns a limited number of bytes, from memory or from the log, and no
+// event is missed. The memory for all tails is limited too.
 func TestTailsOfLargeEvents(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()

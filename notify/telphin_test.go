@@ -7,9 +7,9 @@ import (
 	"bellhop/dialog"
 )
 
-// Receivers of Telphin's events require a name and an extension of each caller: one
-// from outside is named by the number, and the extension is the queue or menu that
-// distributed the call.
+// Receivers of Telphin's events require a name and an extension of each caller: an outside
+// caller is named by the number, and the extension is the queue or menu that distributed
+// the call.
 func TestTelphinCallFromOutside(t *testing.T) {
 	phone := dialog.Extension{User: "101", Domain: "pbx.example"}
 	colleague := dialog.Extension{User: "102", Domain: "pbx.example"}

@@ -44,7 +44,7 @@ func TestTemplatesExpand(t *testing.T) {
 	}
 }
 
-// No value makes a segment of a path that leads elsewhere.
+// No value creates a path segment that leads elsewhere.
 func TestTemplatesKeepPath(t *testing.T) {
 	for _, tt := range []struct{ template, name, num, want string }{
 		{"http://crm/a/{caller_id_name}/b", "..", "", "http://crm/a//b"},
@@ -80,7 +80,7 @@ func TestTemplatesKeepPath(t *testing.T) {
 	}
 }
 
-// The variables that a template may have are taken from this event.
+// The variables that a template may use are taken from completeEvent.
 func TestCompleteEventHasEveryField(t *testing.T) {
 	v := reflect.ValueOf(completeEvent)
 	for i := range v.NumField() {
@@ -90,8 +90,8 @@ func TestCompleteEventHasEveryField(t *testing.T) {
 	}
 }
 
-// Whatever a caller is called, a callback goes where it should, and each value
-// arrives as one.
+// FuzzTemplate: whatever the name of a caller, the callback goes to its URL, and each value
+// arrives as one value.
 func FuzzTemplate(f *testing.F) {
 	for _, s := range []string{"Zoë", "日本", "..", "%2e%2E", "a/../../b", "//evil.example/", "@evil.example", "#x?y&z=%41", "\xff\ufffd\x00\u2028", "{call_id}"} {
 		f.Add(s)
@@ -122,7 +122,7 @@ func FuzzTemplate(f *testing.F) {
 	})
 }
 
-// What the receiver gets of a dial-out, by method, dialect and URL.
+// The request of a dial-out, by method, dialect and URL, matches its golden file.
 func TestRequestOfEachDialect(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

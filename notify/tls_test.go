@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// An authority signs certificates.
+// A testCA signs certificates.
 type testCA struct {
 	t    *testing.T
 	cert *x509.Certificate
@@ -60,7 +60,7 @@ func (a *testCA) makeCert(template *x509.Certificate) (*x509.Certificate, *ecdsa
 	return cert, key, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
-// sign returns a certificate of a name, or of an address, and its key.
+// signCert returns a certificate for a name or an address, and its key.
 func (a *testCA) signCert(name string) (cert, key string) {
 	a.t.Helper()
 	template := &x509.Certificate{Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
@@ -76,7 +76,7 @@ func (a *testCA) signCert(name string) (cert, key string) {
 	return cert, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-// strict starts a receiver that wants to know who calls.
+// startTLSReceiver starts a receiver that requires a client certificate.
 func (a *testCA) startTLSReceiver(name string) string {
 	a.t.Helper()
 	cert, key := a.signCert(name)
@@ -98,7 +98,7 @@ func (a *testCA) startTLSReceiver(name string) string {
 	return r.URL
 }
 
-// A subscription's CA and certificate are for its own attempts only.
+// The CA and the certificate of a subscription apply to its own attempts only.
 func TestOwnTLS(t *testing.T) {
 	ours, others := newTestCA(t), newTestCA(t)
 	cert, key := ours.signCert("bellhop")

@@ -10,8 +10,8 @@ import (
 	"bellhop/dialog"
 )
 
-// TestUnsaid: how far events have come is told by the clock that nobody sets. What
-// does not come from the tracker has no part in it.
+// Unsaid measures the age of events on the monotonic clock. Events that do not come from
+// the tracker do not count.
 func TestOldestUnpublished(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
@@ -39,8 +39,8 @@ func TestOldestUnpublished(t *testing.T) {
 	}
 }
 
-// TestLogEnd: how far the log goes is known when it is opened, and when something is
-// said; it can be read from a place on.
+// The end of the log is known after Open and after each publish; the log can be read from a
+// position on.
 func TestLogEnd(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
