@@ -49,11 +49,11 @@ func deliverCallbacks(b *testing.B, dialect Dialect, rate int) {
 	s.Extension, s.Types, s.URL, s.Dialect, s.MaxInFlight = "101", []string{"dial-out", "answer", "hangup"}, sink+"hook", dialect, benchRequests
 	mustSubscribe(b, n, s)
 	like := callOf(0)
-	said := uint64(0)
+	published := uint64(0)
 	b.ReportAllocs()
 	b.ResetTimer()
 	before, begin := cpuTime(), time.Now()
-	for i := 0; said < uint64(b.N); i++ {
+	for i := 0; published < uint64(b.N); i++ {
 		events, now := slices.Clone(like), time.Now()
 		call := fmt.Sprintf("%032x", 16*i)
 		for k := range events {
@@ -61,18 +61,18 @@ func deliverCallbacks(b *testing.B, dialect Dialect, rate int) {
 			e.Call, e.Party, e.ID, e.At = call, call, call[:31]+strconv.Itoa(k+2), now
 		}
 		n.Say(events)
-		said += 3
+		published += 3
 		if rate > 0 {
 			sleep(b.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/time.Duration(rate))))
 		}
-		for rate == 0 && said-n.Stats().Delivered > 1000 {
+		for rate == 0 && published-n.Stats().Delivered > 1000 {
 			sleep(b.Context(), time.Millisecond)
 		}
 	}
-	for n.Stats().Delivered < said {
+	for n.Stats().Delivered < published {
 		sleep(b.Context(), time.Millisecond)
 	}
-	reportCost(b, before, begin, int(said))
+	reportCost(b, before, begin, int(published))
 	if dialect == Unified { // says no time
 		return
 	}

@@ -415,8 +415,8 @@ func (s *scheduler) startProbe(b *breaker, d *delivery) {
 
 // pickProbe picks the delivery to probe with: a held one before one that backs off, and of
 // these the one with the fewest attempts. It returns nil if none may be sent.
-func pickProbe(targets iter.Seq[*subscriber]) (best *delivery) {
-	for sr := range targets {
+func pickProbe(subscribers iter.Seq[*subscriber]) (best *delivery) {
+	for sr := range subscribers {
 		for _, q := range sr.queues {
 			d := q.deliveries[0]
 			if d.state != backingOff || d.retryAfterSet || d.exempt() {

@@ -11,11 +11,11 @@ import (
 
 // runAttempts gives every attempt the outcome that how returns, until d has passed. It
 // returns the time and label of each attempt.
-func (s *schedulerTest) runAttempts(d time.Duration, how func(*attempt) outcome) (story []string) {
+func (s *schedulerTest) runAttempts(d time.Duration, how func(*attempt) outcome) (log []string) {
 	for until := s.now.Add(d); ; {
 		for as := s.takeDueAttempts(); len(as) > 0; as = s.takeDueAttempts() {
 			for _, a := range as {
-				story = append(story, s.elapsed()+" "+s.labelOf(a.delivery))
+				log = append(log, s.elapsed()+" "+s.labelOf(a.delivery))
 				s.finish(a, how(a))
 			}
 		}
@@ -26,7 +26,7 @@ func (s *schedulerTest) runAttempts(d time.Duration, how func(*attempt) outcome)
 		if !ok || at.After(until) {
 			s.now = until
 			s.runDue(s.now)
-			return story
+			return log
 		}
 		s.now = at
 		s.runDue(s.now)
@@ -39,11 +39,11 @@ func always(o outcome) func(*attempt) outcome { return func(*attempt) outcome { 
 func (s *schedulerTest) recordPauses() *[]string {
 	var changes []string
 	s.onBreakerChange = func(e *endpoint) {
-		word := "resumed"
+		state := "resumed"
 		if e.open() {
-			word = "paused"
+			state = "paused"
 		}
-		changes = append(changes, fmt.Sprint(s.elapsed(), " ", word, " ", e.key))
+		changes = append(changes, fmt.Sprint(s.elapsed(), " ", state, " ", e.key))
 	}
 	return &changes
 }

@@ -107,7 +107,7 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 		return nil, nil
 	}
 	var u callURLs
-	var wrong []error
+	var problems []error
 	seen := make(map[string]bool)
 	for _, attr := range root.Attr {
 		name := attr.Name.Local
@@ -121,7 +121,7 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 		to, err := checkCallURL(attr.Value)
 		switch {
 		case err != nil:
-			wrong = append(wrong, fmt.Errorf("%s %s", name, err.Why))
+			problems = append(problems, fmt.Errorf("%s %s", name, err.Why))
 		case name == "onAnswer":
 			u.answer = to
 		default:
@@ -129,9 +129,9 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 		}
 	}
 	if u == (callURLs{}) {
-		return nil, errors.Join(wrong...)
+		return nil, errors.Join(problems...)
 	}
-	return &u, errors.Join(wrong...)
+	return &u, errors.Join(problems...)
 }
 
 // readRoot parses a whole XML document, without a document type, and returns the start tag
@@ -199,10 +199,10 @@ func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 		return
 	}
 	a.number, a.outcomeWord, a.took = a.attempts, Delivered, time.Since(a.startedAt)
-	page := recordBatch{attempts: []*attempt{a}}
+	batch := recordBatch{attempts: []*attempt{a}}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	for _, record := range page.encodeMessages() {
+	for _, record := range batch.encodeMessages() {
 		if _, err := n.js.PublishMsg(ctx, record.message); err != nil {
 			n.log.Warn("URLs of the receiver not recorded yet", "subscriber", a.sub.ID, "event", a.id, "err", err)
 			return
@@ -238,8 +238,8 @@ func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event
 // lastURLs returns the URLs that the response to the last delivery of a newCall named, as
 // far as the delivery log has it; nil: none.
 func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string) (urls *callURLs, err error) {
-	own := subjectsSince([]string{attemptSubject(s.ID, newCall)}, time.Time{})
-	err = readMessages(ctx, n.deliveryLog, own, func(m jetstream.Msg) error {
+	records := subjectsSince([]string{attemptSubject(s.ID, newCall)}, time.Time{})
+	err = readMessages(ctx, n.deliveryLog, records, func(m jetstream.Msg) error {
 		all, err := decodeRecords(m.Data())
 		for _, l := range all {
 			if l.Outcome == Delivered {

@@ -23,7 +23,7 @@ func TestReadCallURLs(t *testing.T) {
 	for _, tt := range []struct {
 		name, answer string
 		want         string // answer and hangup; "-": none
-		wrong        string // a part of the error
+		wantErr        string // a part of the error
 	}{
 		{"both", `<?xml version="1.0" encoding="UTF-8"?><Response onAnswer="https://crm.example/taken?c=1&amp;k=2" onHangup="http://10.0.0.7:8080/over"/>`, taken + " " + over, ""},
 		{"one", "<Response onHangup='http://10.0.0.7:8080/over' />\n", "- " + over, ""},
@@ -59,8 +59,8 @@ func TestReadCallURLs(t *testing.T) {
 		if got := cmp.Or(a, "-") + " " + cmp.Or(h, "-"); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
 		}
-		if (err == nil) != (tt.wrong == "") || err != nil && !strings.Contains(err.Error(), tt.wrong) {
-			t.Errorf("%s: %v, want %q", tt.name, err, tt.wrong)
+		if (err == nil) != (tt.wantErr == "") || err != nil && !strings.Contains(err.Error(), tt.wantErr) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.wantErr)
 		}
 		if err != nil && strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: the error is not fit for the log: %v", tt.name, err)
@@ -159,7 +159,7 @@ func TestFollowURLs(t *testing.T) {
 			s.publishParty(2, 0)
 			s.editSubscription(func(s *Subscription) { s.URL = "http://crm/new" })
 			s.publishParty(1, 2)
-			s.again()
+			s.restart()
 			s.publishParty(2, 2)
 			s.wantTargets(newCallAtHook, newCallAtHook, "hangup http://crm/new", "hangup http://crm/new")
 		}},
@@ -183,7 +183,7 @@ func TestFollowURLs(t *testing.T) {
 			s.publishParty(1, 0)
 			time.Sleep(5 * time.Second)
 			s.publishParty(1, 1)
-			s.again()
+			s.restart()
 			s.publishParty(1, 2)
 			s.wantTargets(newCallAtHook+" 503", newCallAtHook, "answer http://crm/second/taken?c=01", "hangup http://crm/second/over?c=01&key=hidden")
 		}},
@@ -195,7 +195,7 @@ func TestFollowURLs(t *testing.T) {
 				s.Error(a.Outcome, err)
 			}
 			s.publishParty(1, 1)
-			s.again()
+			s.restart()
 			s.publishParty(1, 2)
 			s.wantTargets(newCallAtHook, newCallAtHook, "answer http://crm/by-hand/taken?c=01", "hangup http://crm/by-hand/over?c=01&key=hidden")
 		}},
@@ -217,9 +217,9 @@ func TestFollowURLs(t *testing.T) {
 		}},
 		{"a restart between", func(s *ctiTest) {
 			s.publishParty(1, 0)
-			s.again()
+			s.restart()
 			s.publishParty(1, 1)
-			s.again()
+			s.restart()
 			s.publishParty(1, 2)
 			s.wantTargets(newCallAtHook, answerAtTaken, hangupAtOver)
 		}},
@@ -248,7 +248,7 @@ func TestFollowURLs(t *testing.T) {
 			s.publishParty(1, 1)
 			s.publishParty(1, 2)
 			s.wantTargets(newCallAtHook, answerAtTaken, hangupAtOver)
-			s.again()
+			s.restart()
 			for types, want := range map[string][]string{"": {newCallAtHook, answerAtTaken, hangupAtOver}, "hangup": {hangupAtOver}} {
 				if _, err := s.Replay(s.Context(), s.id, from, time.Time{}, strings.Fields(types)); err != nil {
 					s.Error(err)
@@ -303,7 +303,7 @@ func TestFollowURLs(t *testing.T) {
 			s.failPath("/hook", 500)
 			s.pauseSubscription()
 			s.publishParty(1, 1)
-			s.again()
+			s.restart()
 			s.publishParty(1, 2)
 			time.Sleep(2 * maxProbeInterval)
 			s.keeper.update(func() { s.keeper.answer = nil })
@@ -335,7 +335,7 @@ func TestFollowURLs(t *testing.T) {
 			s.pauseSubscription()
 			s.publishParty(1, 2)
 			s.wantTargets(elsewhere)
-			s.again()
+			s.restart()
 			s.publishParty(2, 2)
 			time.Sleep(2 * maxProbeInterval)
 			s.wantEnded(2, 2, Delivered, "")
@@ -407,9 +407,9 @@ func TestFollowURLsHoldForGroup(t *testing.T) {
 		{"a restart between", func(s *ctiTest) {
 			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(3 * time.Second)
-			s.again()
+			s.restart()
 			s.publishEvents(answerOf("112", "111")...)
-			s.again()
+			s.restart()
 			s.publishEvents(hangupOf("112"))
 			s.wantTargets(newCallAtHook, "answer http://crm/taken?c=11", over)
 		}},
@@ -446,7 +446,7 @@ func TestFollowURLsHoldForGroup(t *testing.T) {
 		{"one calls out", func(s *ctiTest) {
 			s.publishParty(1, 0)
 			s.publishParty(1, 1)
-			s.again()
+			s.restart()
 			s.publishParty(1, 2)
 			s.wantTargets(newCallAtHook, answerAtTaken, hangupAtOver)
 		}},

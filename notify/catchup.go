@@ -120,15 +120,15 @@ func (s *scheduler) nextPage() (r *logRead, from, to uint64) {
 // addPage queues the events of a page: all that the log has after r.after and up to to.
 func (s *scheduler) addPage(now time.Time, r *logRead, to uint64, entries []entry) {
 	page := &recentEvent{seq: to, logRead: r, unsettled: 1}
-	var waits map[uint64]bool
+	var pending map[uint64]bool
 	if r.isReplay() {
-		waits = r.subscriber.pendingSeqs()
+		pending = r.subscriber.pendingSeqs()
 	}
 	for _, e := range entries {
 		switch {
 		case r.ended:
 		case r.isReplay():
-			s.addReplayEvent(page, e, waits)
+			s.addReplayEvent(page, e, pending)
 		default:
 			s.addCatchUpEvent(now, page, e)
 		}

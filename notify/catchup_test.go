@@ -58,11 +58,11 @@ func (s *schedulerTest) takeAttempts(id string) (taken string) {
 
 // publishTo publishes the hangups of calls, and delivers all attempts but those to dead,
 // which it returns.
-func (s *schedulerTest) publishTo(dead string, from, to int) (unanswered []*attempt) {
+func (s *schedulerTest) publishTo(deadID string, from, to int) (unanswered []*attempt) {
 	for i := from; i < to; i++ {
 		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 		for _, a := range s.takeDueAttempts() {
-			if a.sub.ID == dead {
+			if a.sub.ID == deadID {
 				unanswered = append(unanswered, a)
 			} else {
 				s.finish(a, delivered)
@@ -130,7 +130,7 @@ func TestLaggingEventExpires(t *testing.T) {
 func TestUnsubscribedWhileLagging(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		told bool
+		updates bool
 		want string
 	}{
 		{"before the outbox knows", false, "[floor 8]"},
@@ -140,7 +140,7 @@ func TestUnsubscribedWhileLagging(t *testing.T) {
 			s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 			s.maxPending, s.posts = 4, false
 			as := s.publishTo("a", 1, 9)
-			if tt.told {
+			if tt.updates {
 				s.sleepFor(outboxDelay)
 				s.writeUpdates(nil)
 				s.writeUpdates(nil)
@@ -177,9 +177,9 @@ func TestLagsAgainBeforeUpdateIsStored(t *testing.T) {
 	s.finish(held[0], delivered)
 	s.readPages()
 	s.takeAttempts("a")
-	letters := s.outboxUpdates(s.now) // that it has caught up
+	updates := s.outboxUpdates(s.now) // that it has caught up
 	s.publishTo("a", 3, 5)
-	for _, u := range letters {
+	for _, u := range updates {
 		s.finishUpdate(u, errUnanswered)
 	}
 	s.wantEqual("told", fmt.Sprint(s.writeUpdates(nil)), "[behind after 3]")
@@ -205,7 +205,7 @@ func TestRoomIsShared(t *testing.T) {
 // A storedOutbox is what remains of an outbox after a crash: the last message of each
 // subject.
 type storedOutbox struct {
-	words  map[string][]byte
+	messages  map[string][]byte
 	cursor uint64
 }
 
@@ -214,9 +214,9 @@ func (d *storedOutbox) applyMessage(m *nats.Msg) {
 	case m.Subject == cursorSubject:
 		d.cursor, _ = strconv.ParseUint(string(m.Data), 10, 64)
 	case len(m.Data) == 0:
-		delete(d.words, m.Subject)
+		delete(d.messages, m.Subject)
 	default:
-		d.words[m.Subject] = m.Data
+		d.messages[m.Subject] = m.Data
 	}
 }
 
@@ -232,14 +232,14 @@ func (s *schedulerTest) restartFrom(d *storedOutbox, subs ...Subscription) {
 	type old struct {
 		sub  string
 		seq  uint64
-		word storedDelivery
+		message storedDelivery
 	}
 	var olds []old
-	for subject, word := range d.words {
+	for subject, message := range d.messages {
 		id, name, _ := strings.Cut(strings.TrimPrefix(subject, "bellhop.delivery."), ".")
 		seq, err := strconv.ParseUint(name, 10, 64)
 		if err != nil {
-			r, err := decodeLogRead(id, name, word)
+			r, err := decodeLogRead(id, name, message)
 			if err != nil {
 				s.Fatal(err)
 			}
@@ -247,14 +247,14 @@ func (s *schedulerTest) restartFrom(d *storedOutbox, subs ...Subscription) {
 			continue
 		}
 		o := old{id, seq, storedDelivery{}}
-		if err := json.Unmarshal(word, &o.word); err != nil {
+		if err := json.Unmarshal(message, &o.message); err != nil {
 			s.Fatal(err)
 		}
 		olds = append(olds, o)
 	}
 	slices.SortFunc(olds, func(a, b old) int { return cmp.Compare(a.seq, b.seq) })
 	for _, o := range olds {
-		s.restoreDelivery(o.sub, o.word.Queue, &delivery{seq: o.seq, kind: o.word.Type, at: o.word.At, scheduleStep: o.word.Step, dueAt: o.word.Due, replay: o.word.Replay}, false)
+		s.restoreDelivery(o.sub, o.message.Queue, &delivery{seq: o.seq, kind: o.message.Type, at: o.message.At, scheduleStep: o.message.Step, dueAt: o.message.Due, replay: o.message.Replay}, false)
 	}
 	for _, e := range s.log {
 		if e.seq > d.cursor {
@@ -271,7 +271,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 		subs := []Subscription{testSubscription("a", "http://a/"), testSubscription("b", "http://b/")}
 		s := newSchedulerTest(t, subs...)
 		s.maxPending, s.posts = 1+r.IntN(20), false
-		d := &storedOutbox{words: make(map[string][]byte)}
+		d := &storedOutbox{messages: make(map[string][]byte)}
 		var under []*attempt
 		type page struct {
 			b  *logRead
@@ -321,7 +321,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 				from := 1 + r.Uint64N(s.seq)
 				b := s.replayRange("a", from, from+r.Uint64N(s.seq-from+1), "hangup")
 				b.name = fmt.Sprint("replay.", r.Uint64())
-				d.words["bellhop.delivery.a."+b.name], _ = json.Marshal(storedLogRead{b.after, b.to, b.types})
+				d.messages["bellhop.delivery.a."+b.name], _ = json.Marshal(storedLogRead{b.after, b.to, b.types})
 			case n < 19:
 				s.sleepFor(time.Duration(r.IntN(2000)) * time.Millisecond)
 			case crashes && r.IntN(3) == 0:
@@ -335,18 +335,18 @@ func TestLagSurvivesCrashes(t *testing.T) {
 				under, pages = nil, nil
 				s.restartFrom(d, subs...)
 			}
-			for id, target := range s.subscribers {
-				if n := len(target.pendingSeqs()); n != target.pending {
-					t.Fatalf("seed %d: %d deliveries of %s wait, of %d events", seed, target.pending, id, n)
+			for id, subscriber := range s.subscribers {
+				if n := len(subscriber.pendingSeqs()); n != subscriber.pending {
+					t.Fatalf("seed %d: %d deliveries of %s wait, of %d events", seed, subscriber.pending, id, n)
 				}
-				if target.pending > 2*s.maxPending+1 {
-					t.Fatalf("seed %d: %d deliveries of %s wait, the limit is %d", seed, target.pending, id, s.maxPending)
+				if subscriber.pending > 2*s.maxPending+1 {
+					t.Fatalf("seed %d: %d deliveries of %s wait, the limit is %d", seed, subscriber.pending, id, s.maxPending)
 				}
 			}
 		}
-		for i := 0; s.pending+s.lagging+len(under)+len(pages)+len(d.words) > 0; i++ {
+		for i := 0; s.pending+s.lagging+len(under)+len(pages)+len(d.messages) > 0; i++ {
 			if i > 10_000 {
-				t.Fatalf("seed %d: %d wait, %d are behind, %v", seed, s.pending, s.lagging, d.words)
+				t.Fatalf("seed %d: %d wait, %d are behind, %v", seed, s.pending, s.lagging, d.messages)
 			}
 			for _, a := range append(under, s.takeDueAttempts()...) {
 				answer(a, delivered)
@@ -481,11 +481,11 @@ func TestCatchesUpAfterKill(t *testing.T) {
 			js, closeCrashed := openStore(t, dir)
 			n, stop := startSmall(t, js, c, limit)
 			time.Sleep(2 * time.Minute)
-			said := calls
+			published := calls
 			if i == 0 {
-				said = 100
+				published = 100
 			}
-			if err := checkCalls(taken("dead"), 0, said); err != nil {
+			if err := checkCalls(taken("dead"), 0, published); err != nil {
 				t.Errorf("after crash %d: %v", i, err)
 			}
 			if s := n.Stats(); s.Behind != 0 || s.Pending != 0 || s.Lost != 0 {
@@ -536,7 +536,7 @@ func TestLostEventsAreCounted(t *testing.T) {
 func BenchmarkLag(b *testing.B) {
 	for b.Loop() {
 		var ended int
-		s, sweeper, words := newScheduler(func(*delivery, outcome) { ended++ }), newSweeper(), uint64(0)
+		s, sweeper, messages := newScheduler(func(*delivery, outcome) { ended++ }), newSweeper(), uint64(0)
 		s.applySubscription(testSubscription("dead", "http://dead/"), time.Time{})
 		s.applySubscription(testSubscription("well", "http://well/"), time.Time{})
 		heap := func() uint64 {
@@ -562,8 +562,8 @@ func BenchmarkLag(b *testing.B) {
 			now = now.Add(time.Millisecond)
 			s.runDue(now)
 			for _, u := range s.outboxUpdates(now) {
-				words++
-				sweeper.noteResult(u.outboxMessage(), writeResult{seq: words})
+				messages++
+				sweeper.noteResult(u.outboxMessage(), writeResult{seq: messages})
 				s.finishUpdate(u, nil)
 			}
 			sweeper.superseded, sweeper.ended, sweeper.purge = nil, nil, nil // all is swept

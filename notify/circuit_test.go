@@ -250,9 +250,9 @@ func TestProbePrefersFewestAttempts(t *testing.T) {
 	s.runAttempts(20*time.Minute, poison)
 	s.wantEqual("own breakers", fmt.Sprint(len(s.openSubscribers)), "1")
 	s.publish("c", dialog.Hangup)
-	story := s.runAttempts(maxProbeInterval, poison)
+	attempts := s.runAttempts(maxProbeInterval, poison)
 	if len(s.openSubscribers) != 0 || s.pending != 1 || len(s.ends) != 1 {
-		t.Errorf("%d open, %d pending: %v", len(s.openSubscribers), s.pending, story)
+		t.Errorf("%d open, %d pending: %v", len(s.openSubscribers), s.pending, attempts)
 	}
 	d := s.subscribers["a"].queues["poison"].deliveries[0]
 	if d.scheduleStep > 7 {
@@ -325,10 +325,10 @@ func TestBreakersWithManyReceivers(t *testing.T) {
 				answers[path], all[path] = ways[r.IntN(len(ways))], answerOK
 				s.applySubscription(testSubscription(path[1:], fmt.Sprint("http://host", path)), time.Time{})
 			}
-			told := map[string]bool{} // paused, by subscription
+			reported := map[string]bool{} // paused, by subscription
 			s.onHealthChange = func(sr *subscriber) {
 				b, _ := sr.openBreaker()
-				told[sr.sub.ID] = b != nil
+				reported[sr.sub.ID] = b != nil
 			}
 			s.onEnd = func(d *delivery, o outcome) {
 				if d.queue.subscriber.sub.ID == "good" && (o != delivered || s.now.Sub(d.at) > time.Second) {
@@ -347,15 +347,15 @@ func TestBreakersWithManyReceivers(t *testing.T) {
 					s.applySubscription(edited, time.Time{})
 				case 2:
 					s.applySubscription(Subscription{ID: path[1:]}, time.Time{})
-					delete(told, path[1:])
+					delete(reported, path[1:])
 				case 3:
 					s.applySubscription(testSubscription(path[1:], fmt.Sprint("http://host", path)), time.Time{})
 				case 4:
 					s.redeliver(s.now, path[1:], fmt.Sprint("c", r.IntN(1000)), s.seq)
 				}
 				for id, sr := range s.subscribers {
-					if b, _ := sr.openBreaker(); told[id] != (b != nil) {
-						s.Errorf("%s: %s is paused: %v, told %v", s.elapsed(), id, b != nil, told[id])
+					if b, _ := sr.openBreaker(); reported[id] != (b != nil) {
+						s.Errorf("%s: %s is paused: %v, told %v", s.elapsed(), id, b != nil, reported[id])
 					}
 				}
 			})
@@ -436,14 +436,14 @@ func TestPauseOutlivesARestart(t *testing.T) {
 				if got := n.Stats(); got.Pending != 0 {
 					t.Errorf("%+v", got)
 				}
-				var told []string
+				var reported []string
 				for _, r := range w.got {
 					if r.URL.Host == "operator" {
-						told = append(told, r.form.Get("SubscriptionState"))
+						reported = append(reported, r.form.Get("SubscriptionState"))
 					}
 				}
-				if want := []string{"paused", "resumed"}; !slices.Equal(told, want) {
-					t.Errorf("told %v, want %v", told, want)
+				if want := []string{"paused", "resumed"}; !slices.Equal(reported, want) {
+					t.Errorf("told %v, want %v", reported, want)
 				}
 			})
 		})

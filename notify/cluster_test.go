@@ -216,14 +216,14 @@ func (k *recordingReceiver) awaitCalls(t *testing.T, calls []int) (repeated int)
 	t.Helper()
 	for begin := time.Now(); ; sleep(t.Context(), 10*time.Millisecond) {
 		k.mu.Lock()
-		over := map[string]bool{}
+		complete := map[string]bool{}
 		for _, r := range k.taken {
 			if r.form.Get("EventType") == "hangup" {
-				over[r.form.Get("CallID")] = true
+				complete[r.form.Get("CallID")] = true
 			}
 		}
 		k.mu.Unlock()
-		missing := slices.DeleteFunc(slices.Clone(calls), func(i int) bool { return over[callOf(i)[0].Call] })
+		missing := slices.DeleteFunc(slices.Clone(calls), func(i int) bool { return complete[callOf(i)[0].Call] })
 		if len(missing) == 0 {
 			break
 		}
@@ -436,7 +436,7 @@ func TestNodeCutOff(t *testing.T) {
 	var mu sync.Mutex
 	first, under := true, 0
 	together := false
-	came, left := make(chan request, 10), make(chan request, 10)
+	received, left := make(chan request, 10), make(chan request, 10)
 	r := newReceiver(t, func(r request) int {
 		mu.Lock()
 		hang := first
@@ -444,7 +444,7 @@ func TestNodeCutOff(t *testing.T) {
 		under++
 		together = together || under > 1
 		mu.Unlock()
-		came <- r
+		received <- r
 		if hang {
 			<-r.Context().Done()
 		}
@@ -461,9 +461,9 @@ func TestNodeCutOff(t *testing.T) {
 	s.Dialect, s.Timeout = Telphin, Duration(time.Minute)
 	mustSubscribe(t, two, s)
 	two.Say(callOf(1)[2:])
-	<-came
+	<-received
 	one.js.Conn().Close()
-	again := <-came
+	again := <-received
 	mu.Lock()
 	defer mu.Unlock()
 	if together {
@@ -483,7 +483,7 @@ func TestStoreLeaderKilled(t *testing.T) {
 	waitForLease(t, one, "ONE")
 	two, _ := c.startNode("TWO")
 	mustSubscribe(t, two, k.newSubscription())
-	victim := c.leaderOf(one, "bellhop_events")
+	leader := c.leaderOf(one, "bellhop_events")
 
 	const all = 500 // 50 a second
 	var calls []int
@@ -494,7 +494,7 @@ func TestStoreLeaderKilled(t *testing.T) {
 		calls = append(calls, i)
 		[]*Notifier{one, two}[i%2].Say(callOf(i))
 		if i == all/5 {
-			c.killServer(victim)
+			c.killServer(leader)
 		}
 	}
 	repeated := k.awaitCalls(t, calls)
@@ -505,5 +505,5 @@ func TestStoreLeaderKilled(t *testing.T) {
 		t.Errorf("%d events are dropped", d)
 	}
 	t.Logf("%d calls; %v without a callback; %d of %d callbacks repeated; %s leads bellhop_events after %s",
-		all, k.gap.Round(10*time.Millisecond), repeated, len(k.taken), c.leaderOf(two, "bellhop_events"), victim)
+		all, k.gap.Round(10*time.Millisecond), repeated, len(k.taken), c.leaderOf(two, "bellhop_events"), leader)
 }

@@ -240,7 +240,7 @@ func (a *attempt) appendRequest(w *objectWriter) {
 			continue
 		}
 		value := values[0]
-		if _, own := a.sub.Headers[name]; own || redactedHeaders[name] {
+		if _, isOwn := a.sub.Headers[name]; isOwn || redactedHeaders[name] {
 			value = redacted
 		}
 		writeRaw(w, name, value)
@@ -256,20 +256,20 @@ func (a *attempt) appendRequest(w *objectWriter) {
 func (a *attempt) appendResponse(w *objectWriter) {
 	w.writeKey("answer")
 	w.b = append(w.b, '{')
-	begun := false
+	opened := false
 	for _, name := range recordedResponseHeaders {
 		values := a.responseHeader[name]
 		if len(values) == 0 {
 			continue
 		}
-		if !begun {
-			begun = true
+		if !opened {
+			opened = true
 			w.writeKey("header")
 			w.b = append(w.b, '{')
 		}
 		writeRaw(w, name, clean(values[0], maxText))
 	}
-	if begun {
+	if opened {
 		w.b = append(w.b, '}')
 	}
 	switch {
@@ -498,7 +498,7 @@ func (n *Notifier) writeRecords(ctx context.Context, w *batchWriter, records []l
 		for i := range records {
 			msgs[i] = records[i].message
 		}
-		var again []logMessage
+		var unwritten []logMessage
 		var failed error
 		for i, result := range w.writeBatch(ctx, msgs) {
 			switch {
@@ -506,10 +506,10 @@ func (n *Notifier) writeRecords(ctx context.Context, w *batchWriter, records []l
 			case errors.Is(result.err, nats.ErrMaxPayload): // will never fit into a message
 				n.records.countDropped(records[i].attempts)
 			default:
-				again, failed = append(again, records[i]), result.err
+				unwritten, failed = append(unwritten, records[i]), result.err
 			}
 		}
-		if records = again; failed == nil {
+		if records = unwritten; failed == nil {
 			return
 		}
 		if ctx.Err() != nil {

@@ -301,20 +301,20 @@ func TestSayNeverBlocks(t *testing.T) {
 // Opt-in types are not published before a subscription names them.
 func TestOptInTypesNeedSubscription(t *testing.T) {
 	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, w *fakeWire, _ Subscription) {
-		said := func() uint64 {
+		published := func() uint64 {
 			ringing := callOf(0)[0]
 			ringing.Type, ringing.ID = dialog.Ringing, fmt.Sprint("ringing ", time.Now().UnixNano())
 			n.Say([]dialog.Event{ringing})
 			time.Sleep(time.Second)
 			return n.Stats().Said
 		}
-		if got := said(); got != 0 {
+		if got := published(); got != 0 {
 			t.Errorf("%d said while nobody has asked for it", got)
 		}
 		s := testSubscription("", "http://crm/ringing")
 		s.Types = []string{"ringing"}
 		mustSubscribe(t, n, s)
-		if got := said(); got != 1 {
+		if got := published(); got != 1 {
 			t.Errorf("%d said after a subscription has named it, want 1", got)
 		}
 	})
@@ -363,8 +363,8 @@ func TestEventIsPublishedOnce(t *testing.T) {
 	if err != nil || info.State.Msgs != 300 {
 		t.Fatalf("%d events in the log, want 300: %v", info.State.Msgs, err)
 	}
-	if said := n.Stats().Said + other.Stats().Said; said != 300 {
-		t.Errorf("%d said, want 300", said)
+	if published := n.Stats().Said + other.Stats().Said; published != 300 {
+		t.Errorf("%d said, want 300", published)
 	}
 }
 

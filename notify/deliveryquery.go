@@ -105,9 +105,9 @@ func parseCursor(s string) (c pageCursor, err error) {
 	if s == "" {
 		return c, nil
 	}
-	place, index, dotted := strings.Cut(s[1:], ".")
+	position, index, dotted := strings.Cut(s[1:], ".")
 	c.ended = s[0] == 'e'
-	if c.seq, err = strconv.ParseUint(place, 10, 64); err == nil && dotted {
+	if c.seq, err = strconv.ParseUint(position, 10, 64); err == nil && dotted {
 		c.index, err = strconv.Atoi(index)
 	}
 	if err != nil || s[0] != 'e' && s[0] != 'w' || dotted != c.ended || c.index < 0 || c.seq == 0 {
@@ -153,12 +153,12 @@ func (n *Notifier) readPending(ctx context.Context, subscriptions []string, at p
 
 // decodePending decodes a delivery of the outbox.
 func (n *Notifier) decodePending(ctx context.Context, subject string, data []byte) (Delivery, error) {
-	subscription, place, _ := strings.Cut(strings.TrimPrefix(subject, "bellhop.delivery."), ".")
+	subscription, position, _ := strings.Cut(strings.TrimPrefix(subject, "bellhop.delivery."), ".")
 	var r storedDelivery
 	if err := json.Unmarshal(data, &r); err != nil {
 		return Delivery{}, err
 	}
-	seq, err := strconv.ParseUint(place, 10, 64)
+	seq, err := strconv.ParseUint(position, 10, 64)
 	if err != nil {
 		return Delivery{}, err
 	}
@@ -220,15 +220,15 @@ func (n *Notifier) readEnded(ctx context.Context, subscriptions []string, state 
 	if err := n.addAttempts(ctx, page); err != nil {
 		return nil, "", err
 	}
-	waits, err := n.pendingIn(ctx, page)
+	pending, err := n.pendingIn(ctx, page)
 	if err != nil {
 		return nil, "", err
 	}
 	kept := page[:0]
 	for i, d := range page {
-		again := slices.ContainsFunc(kept, func(other Delivery) bool { return other.ID == d.ID })
+		duplicate := slices.ContainsFunc(kept, func(other Delivery) bool { return other.ID == d.ID })
 		before := at.seq > 0 && !d.endedAt().Equal(ends[i]) // was on an earlier page
-		if again || before || waits[d.ID] {
+		if duplicate || before || pending[d.ID] {
 			continue
 		}
 		if !d.hasQueueAttempt() {
@@ -296,23 +296,23 @@ func (n *Notifier) addAttempts(ctx context.Context, page []Delivery) error {
 	if len(page) == 0 {
 		return nil
 	}
-	places := make(map[string][]*Delivery, len(page))
+	bySubject := make(map[string][]*Delivery, len(page))
 	oldest := page[0].Said
 	for i := range page {
 		d := &page[i]
 		subject := attemptSubject(d.Subscription, d.Event)
-		places[subject] = append(places[subject], d)
+		bySubject[subject] = append(bySubject[subject], d)
 		if d.Said.Before(oldest) {
 			oldest = d.Said
 		}
 	}
-	subjects := slices.Sorted(maps.Keys(places))
+	subjects := slices.Sorted(maps.Keys(bySubject))
 	err := readMessages(ctx, n.deliveryLog, subjectsSince(subjects, oldest), func(m jetstream.Msg) error {
 		all, err := decodeRecords(m.Data())
 		if err != nil {
 			return err
 		}
-		for _, d := range places[m.Subject()] {
+		for _, d := range bySubject[m.Subject()] {
 			for i := range all {
 				d.addRecord(&all[i])
 			}
@@ -370,16 +370,16 @@ func (n *Notifier) pendingIn(ctx context.Context, page []Delivery) (map[string]b
 	for _, d := range page {
 		ids[outboxSubject(d.Subscription, d.seq)] = d.ID
 	}
-	waits := make(map[string]bool)
+	pending := make(map[string]bool)
 	c := jetstream.OrderedConsumerConfig{FilterSubjects: slices.Sorted(maps.Keys(ids)), InactiveThreshold: consumerIdleTimeout}
 	err := readMessages(ctx, n.outbox, c, func(m jetstream.Msg) error {
-		waits[ids[m.Subject()]] = len(m.Data()) > 0
+		pending[ids[m.Subject()]] = len(m.Data()) > 0
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read bellhop_outbox: %w", err)
 	}
-	return waits, nil
+	return pending, nil
 }
 
 const (
@@ -412,7 +412,7 @@ func readBackwards(ctx context.Context, s jetstream.Stream, filters []string, be
 			begin = end - size
 		}
 		var chunk []jetstream.Msg
-		var places []uint64
+		var positions []uint64
 		c := jetstream.OrderedConsumerConfig{
 			FilterSubjects: filters, InactiveThreshold: consumerIdleTimeout,
 			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: begin,
@@ -428,7 +428,7 @@ func readBackwards(ctx context.Context, s jetstream.Stream, filters []string, be
 			if len(chunk) == maxChunkMessages {
 				return errTooMany
 			}
-			chunk, places = append(chunk, m), append(places, meta.Sequence.Stream)
+			chunk, positions = append(chunk, m), append(positions, meta.Sequence.Stream)
 			return nil
 		})
 		if errors.Is(err, errTooMany) {
@@ -439,7 +439,7 @@ func readBackwards(ctx context.Context, s jetstream.Stream, filters []string, be
 			return 0, err
 		}
 		for i, m := range slices.Backward(chunk) {
-			goOn, err := f(places[i], m)
+			goOn, err := f(positions[i], m)
 			if err != nil || !goOn {
 				return 0, err
 			}
@@ -465,8 +465,8 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 	case err != ErrEventGone:
 		return d, err
 	}
-	own := subjectsSince([]string{attemptSubject(subscription, event)}, time.Time{})
-	if err := n.readAttempts(ctx, own, &d); err != nil {
+	records := subjectsSince([]string{attemptSubject(subscription, event)}, time.Time{})
+	if err := n.readAttempts(ctx, records, &d); err != nil {
 		return d, err
 	}
 	known := d.hasQueueAttempt()

@@ -547,12 +547,12 @@ func TestSecretsAreNotRecorded(t *testing.T) {
 // An interruptedStream calls a function as soon as a reading of it has begun.
 type interruptedStream struct {
 	jetstream.Stream
-	begun func()
+	onBegin func()
 }
 
 func (s interruptedStream) OrderedConsumer(ctx context.Context, c jetstream.OrderedConsumerConfig) (jetstream.Consumer, error) {
 	consumer, err := s.Stream.OrderedConsumer(ctx, c)
-	s.begun()
+	s.onBegin()
 	return consumer, err
 }
 
@@ -596,12 +596,12 @@ func TestDeliveriesChangeWhilePaged(t *testing.T) {
 			t.Errorf("while it is delivered again there are %v", ids)
 		}
 
-		for _, word := range []string{`{"event":"a","type":"hangup"}`, "", `{"event":"b","type":"hangup"}`, `{"event":"b","type":"hangup"}`} {
+		for _, message := range []string{`{"event":"a","type":"hangup"}`, "", `{"event":"b","type":"hangup"}`, `{"event":"b","type":"hangup"}`} {
 			subject := outboxSubject(s.ID, 1000)
-			if strings.Contains(word, "b") {
+			if strings.Contains(message, "b") {
 				subject = outboxSubject(s.ID, 1001)
 			}
-			if _, err := js.Publish(t.Context(), subject, []byte(word)); err != nil {
+			if _, err := js.Publish(t.Context(), subject, []byte(message)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -669,8 +669,8 @@ func TestRecordBufferIsBounded(t *testing.T) {
 	if got := r.bufferedCount(); got != room || r.droppedCount() != uint64(1000-room) {
 		t.Errorf("%d wait and %d are lost, want %d and %d", got, r.droppedCount(), room, 1000-room)
 	}
-	if wave := r.takeRecords(nil); len(wave) != room || wave[0].seq != uint64(1000-room) {
-		t.Errorf("the first of a wave of %d is %d", len(wave), wave[0].seq)
+	if batch := r.takeRecords(nil); len(batch) != room || batch[0].seq != uint64(1000-room) {
+		t.Errorf("the first of a wave of %d is %d", len(batch), batch[0].seq)
 	}
 }
 

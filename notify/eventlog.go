@@ -146,7 +146,7 @@ func (p *publisher) fillBatch() []*dialog.Event {
 func (p *publisher) settleBatch(results []writeResult) (published []entry, repeated bool, failed error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var again []*dialog.Event
+	var unacknowledged []*dialog.Event
 	for i, e := range p.batch {
 		switch err := results[i].err; {
 		case err == nil:
@@ -156,10 +156,10 @@ func (p *publisher) settleBatch(results []writeResult) (published []entry, repea
 		case errors.Is(err, nats.ErrMaxPayload): // will never fit into a message
 			p.dropped++
 		default:
-			again, failed = append(again, e), err
+			unacknowledged, failed = append(unacknowledged, e), err
 		}
 	}
-	p.batch, p.lastErr = again, failed
+	p.batch, p.lastErr = unacknowledged, failed
 	return published, repeated, failed
 }
 

@@ -21,7 +21,7 @@ func TestDeadReceiverDelaysNoOther(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
 		var mu sync.Mutex
-		late, came, asked := time.Duration(0), 0, 0
+		late, received, asked := time.Duration(0), 0, 0
 		w := &fakeWire{start: time.Now(), answer: func(_ int, r request) (int, http.Header) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -31,7 +31,7 @@ func TestDeadReceiverDelaysNoOther(t *testing.T) {
 			}
 			at, _ := eventTime([]byte(r.body))
 			late = max(late, time.Since(at))
-			came++
+			received++
 			return 200, nil
 		}}
 		n, stop := startNotifier(t, js, Config{Transport: w, Prompt: true})
@@ -52,8 +52,8 @@ func TestDeadReceiverDelaysNoOther(t *testing.T) {
 		synctest.Wait()
 		mu.Lock()
 		defer mu.Unlock()
-		if came != calls || late > time.Millisecond {
-			t.Errorf("%d of %d callbacks came, %v late at most", came, calls, late)
+		if received != calls || late > time.Millisecond {
+			t.Errorf("%d of %d callbacks came, %v late at most", received, calls, late)
 		}
 		if s := n.Stats(); s.Pending != 10*calls || asked == 0 {
 			t.Errorf("the dead one was asked %d times and %d deliveries wait, want %d", asked, s.Pending, 10*calls)

@@ -220,9 +220,9 @@ var errNotCopied = errors.New("the copy of the event log lags")
 func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) (events []entry, err error) {
 	p := readRequest{Seq: 1, Subject: Query{Call: e.Call}.subjects()[0], Batch: readSize}
 	for found := false; ; {
-		came := 0
+		received := 0
 		err := n.requestEvents(ctx, p, func(seq uint64, m *nats.Msg) bool {
-			came++
+			received++
 			p.Seq = seq + 1
 			if o, err := n.decodeEvent(m.Data); err == nil {
 				events = append(events, entry{seq, o})
@@ -233,9 +233,9 @@ func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) (events []
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("read bellhop_events: %w", err)
-		case came < p.Batch && !found:
+		case received < p.Batch && !found:
 			return nil, fmt.Errorf("read bellhop_events: %w: event %s", errNotCopied, e.ID)
-		case came < p.Batch:
+		case received < p.Batch:
 			return events, nil
 		}
 	}

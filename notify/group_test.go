@@ -155,8 +155,8 @@ func (s *ctiTest) wantSent(want string) {
 	if all := strings.Join(got, ", "); all != want {
 		s.Errorf("sent %s; want %s", all, want)
 	}
-	if story := s.keeper.summary(); strings.Contains(story, " 4") {
-		s.Errorf("refused: %s", story)
+	if summary := s.keeper.summary(); strings.Contains(summary, " 4") {
+		s.Errorf("refused: %s", summary)
 	}
 }
 
@@ -296,7 +296,7 @@ func TestGroupSurvivesRestart(t *testing.T) {
 	}{
 		{"a restart before the newCall", func(s *ctiTest) {
 			s.publishEvents(dialIns("111", "112")...)
-			s.again()
+			s.restart()
 			s.wantSent("newCall 11 111+112")
 			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
 			s.wantSent("hangup 11 noAnswer")
@@ -304,9 +304,9 @@ func TestGroupSurvivesRestart(t *testing.T) {
 		{"a restart between", func(s *ctiTest) {
 			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(5 * time.Second)
-			s.again()
+			s.restart()
 			s.publishEvents(answerOf("112", "111")...)
-			s.again()
+			s.restart()
 			s.publishEvents(hangupOf("112"))
 			s.wantSent("newCall 11 111+112, answer 11 112, hangup 11 normalClearing")
 		}},
@@ -314,7 +314,7 @@ func TestGroupSurvivesRestart(t *testing.T) {
 			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(5 * time.Second)
 			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
-			s.again()
+			s.restart()
 			s.wantSent("newCall 11 111+112, hangup 11 noAnswer")
 		}},
 		{"the receiver is away for a while", func(s *ctiTest) {

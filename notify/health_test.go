@@ -39,7 +39,7 @@ func TestPauseIsPublished(t *testing.T) {
 		operator.Extension, operator.ExtensionRegex = "", ".*"
 		operator.Types, operator.Dialect = []string{"subscription-state"}, Telphin
 		mustSubscribe(t, n, operator)
-		told := func() (story []string) {
+		reported := func() (states []string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			for _, r := range w.got {
@@ -47,10 +47,10 @@ func TestPauseIsPublished(t *testing.T) {
 					if r.form.Get("SubscriptionID") != s.ID || r.form.Get("Extension") != "101" {
 						t.Errorf("told %v", r.form)
 					}
-					story = append(story, strings.TrimSpace(r.form.Get("SubscriptionState")+" "+r.form.Get("Why")))
+					states = append(states, strings.TrimSpace(r.form.Get("SubscriptionState")+" "+r.form.Get("Why")))
 				}
 			}
-			return story
+			return states
 		}
 		n.Say(makeHangups(1, 5))
 		time.Sleep(500 * time.Millisecond)
@@ -68,8 +68,8 @@ func TestPauseIsPublished(t *testing.T) {
 		if got, _ = n.Subscription(s.ID); got.State != StateActive || got.Why != "" {
 			t.Errorf("after it: %s, %q", got.State, got.Why)
 		}
-		if want := []string{"paused the URL of the subscription fails: Service Unavailable", "resumed"}; !slices.Equal(told(), want) {
-			t.Errorf("told %q, want %q", told(), want)
+		if want := []string{"paused the URL of the subscription fails: Service Unavailable", "resumed"}; !slices.Equal(reported(), want) {
+			t.Errorf("told %q, want %q", reported(), want)
 		}
 		if got := n.Stats(); got.OwnPauses != 1 || got.Pauses != 0 || got.Delivered != 7 || got.Pending != 0 {
 			t.Errorf("%+v", got)

@@ -124,7 +124,7 @@ func (f *fickleReceiver) stopListening() { f.server.Close() }
 // A victimRun is one run of runVictim's process.
 type victimRun struct {
 	calls int      // the number of the next call
-	said  []string // ids of the log's events, in order
+	eventIDs  []string // ids of the log's events, in order
 	done  bool
 }
 
@@ -157,7 +157,7 @@ func (f *fickleReceiver) runVictim(dir string, before victimRun, after int, d ti
 			}
 			l.calls = n + 1
 		case "said":
-			l.said = append(l.said, rest)
+			l.eventIDs = append(l.eventIDs, rest)
 		case "done":
 			l.done = true
 		default: // also half a line
@@ -206,9 +206,9 @@ func TestKill(t *testing.T) {
 	var l victimRun
 	begin := time.Now()
 	for range kills {
-		l = f.runVictim(dir, l, len(l.said), shortest+rand.N(longest-shortest))
+		l = f.runVictim(dir, l, len(l.eventIDs), shortest+rand.N(longest-shortest))
 	}
-	for d := longest; len(l.said) == 0; d *= 2 { // on this machine no life was long enough
+	for d := longest; len(l.eventIDs) == 0; d *= 2 { // on this machine no life was long enough
 		l = f.runVictim(dir, l, 0, d)
 	}
 	close(stopAways)
@@ -222,8 +222,8 @@ func TestKill(t *testing.T) {
 	if !end.done {
 		t.Fatal("the last life did not end")
 	}
-	if before := l.said; len(end.said) < len(before) || !slices.Equal(end.said[:len(before)], before) {
-		t.Errorf("the log said %d events and has %d: some are lost or others", len(before), len(end.said))
+	if before := l.eventIDs; len(end.eventIDs) < len(before) || !slices.Equal(end.eventIDs[:len(before)], before) {
+		t.Errorf("the log said %d events and has %d: some are lost or others", len(before), len(end.eventIDs))
 	}
 
 	delivered := map[string]bool{} // by webhook-id
@@ -247,7 +247,7 @@ func TestKill(t *testing.T) {
 		last[call] = rank[typ]
 	}
 	lost, known := 0, map[string]bool{}
-	for _, id := range end.said {
+	for _, id := range end.eventIDs {
 		known[id] = true
 	}
 	for id := range delivered {
@@ -258,9 +258,9 @@ func TestKill(t *testing.T) {
 		delete(known, event)
 	}
 	lost = len(known)
-	if lost+disordered+disguised > 0 || len(end.said) == 0 {
+	if lost+disordered+disguised > 0 || len(end.eventIDs) == 0 {
 		t.Errorf("%d events lost, %d out of order, %d repeated under another id", lost, disordered, disguised)
 	}
 	t.Logf("%d kills in %v, %d calls, %d events said, %d of them before the last kill was; receiver asked %d times and %d times away; %d events delivered, %d repetitions, %d lost, %d out of order",
-		kills, took.Round(time.Second), l.calls, len(end.said), len(l.said), f.asked, away, len(delivered), repeated, lost, disordered)
+		kills, took.Round(time.Second), l.calls, len(end.eventIDs), len(l.eventIDs), f.asked, away, len(delivered), repeated, lost, disordered)
 }

@@ -176,10 +176,10 @@ func (l *lease) releaseLease(ctx context.Context) error {
 // does not share its store needs no lease. It returns early if the store fails or the lease
 // is lost.
 func (n *Notifier) deliverWithLease(ctx context.Context) error {
-	mine, lose := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer lose(nil)
+	owned, endLease := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer endLease(nil)
 	if n.config.Node == "" {
-		return n.runDelivery(ctx, mine)
+		return n.runDelivery(ctx, owned)
 	}
 	n.handoff.setIdle(true)
 	n.registry.setIdle()
@@ -189,23 +189,23 @@ func (n *Notifier) deliverWithLease(ctx context.Context) error {
 	n.handoff.setIdle(false)
 	n.log.Info("delivery started", "node", n.config.Node)
 
-	turn, end := context.WithCancel(mine)
+	delivering, end := context.WithCancel(owned)
 	defer end()
 	defer context.AfterFunc(ctx, end)()
 	keeping, stop := context.WithCancel(context.WithoutCancel(ctx)) // renew also while the last attempts end
 	var keeper sync.WaitGroup
 	keeper.Go(func() {
 		if err := n.lease.keepRenewing(keeping); err != nil {
-			lose(err)
+			endLease(err)
 		}
 	})
-	err := n.runDelivery(turn, mine)
+	err := n.runDelivery(delivering, owned)
 	n.stats.pending.Store(0)
 	n.stats.lagging.Store(0)
 	stop()
 	keeper.Wait()
-	if mine.Err() != nil {
-		return context.Cause(mine)
+	if owned.Err() != nil {
+		return context.Cause(owned)
 	}
 	if err := n.lease.releaseLease(context.WithoutCancel(ctx)); err != nil {
 		n.log.Warn("lease not released: another node takes over when it expires", "err", err)

@@ -44,16 +44,16 @@ func TestLostResponsePartIsReadAgain(t *testing.T) {
 				lost = *l
 			}
 			before := uint64(0)
-			say := func(place uint64, text string) {
-				if !slices.Contains(lost, place) {
+			say := func(position uint64, text string) {
+				if !slices.Contains(lost, position) {
 					m.RespondMsg(&nats.Msg{Data: []byte("{}"), Header: nats.Header{
-						"Nats-Sequence": {fmt.Sprint(place)}, "Nats-Last-Sequence": {fmt.Sprint(before)}, "Status": {text},
+						"Nats-Sequence": {fmt.Sprint(position)}, "Nats-Last-Sequence": {fmt.Sprint(before)}, "Status": {text},
 					}})
 				}
 			}
-			for place := p.Seq; place <= end; place++ {
-				say(place, "")
-				before = place
+			for position := p.Seq; position <= end; position++ {
+				say(position, "")
+				before = position
 			}
 			say(end+1, "204")
 		})

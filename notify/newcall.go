@@ -192,8 +192,8 @@ func alreadyExists(s *Subscription, t dialog.Type, status int, body []byte) bool
 		return true
 	}
 	body = bytes.ToLower(body)
-	for _, word := range []string{"already exist", "already been taken", "already known", "duplicate"} {
-		if bytes.Contains(body, []byte(word)) {
+	for _, phrase := range []string{"already exist", "already been taken", "already known", "duplicate"} {
+		if bytes.Contains(body, []byte(phrase)) {
 			return true
 		}
 	}

@@ -108,7 +108,7 @@ type ctiTest struct {
 	*Notifier
 	keeper *ctiReceiver
 	id     string
-	again  func() // stops, and starts another process on the same store
+	restart  func() // stops, and starts another process on the same store
 }
 
 func testKeeping(t *testing.T, twice int, f func(*testing.T, *ctiTest)) {
@@ -120,7 +120,7 @@ func testKeeping(t *testing.T, twice int, f func(*testing.T, *ctiTest)) {
 		js, closeStore := openStore(t, dir)
 		n, stop := startNotifier(t, js, c)
 		s := &ctiTest{T: t, Notifier: n, keeper: k}
-		s.again = func() {
+		s.restart = func() {
 			stop()
 			closeStore()
 			js, closeStore = openStore(t, dir)
@@ -221,7 +221,7 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 			s.keeper.update(func() { s.keeper.away = false })
 			s.publishParty(2, 0)
 			time.Sleep(maxProbeInterval)
-			s.again()
+			s.restart()
 			s.publishParty(1, 2)
 			s.publishParty(2, 2)
 			s.wantSummary("sent", "02 newCall, 02 hangup")
@@ -232,7 +232,7 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 			s.keeper.update(func() { s.keeper.away = true })
 			s.publishParty(1, 0)
 			s.publishParty(1, 2)
-			s.again()
+			s.restart()
 			time.Sleep(20 * time.Second)
 			s.keeper.update(func() { s.keeper.away = false })
 			time.Sleep(20 * time.Second)
@@ -249,7 +249,7 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 			s.publishParty(1, 2)
 			s.wantEnded(1, 2, Expired, reasonTooEarly)
 			s.publishParty(2, 0)
-			s.again()
+			s.restart()
 			s.publishParty(2, 2)
 			s.wantEnded(2, 2, Delivered, "")
 		}},
@@ -271,7 +271,7 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 			if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { s.Note = "x"; return nil }); err != nil {
 				s.Error(err)
 			}
-			s.again()
+			s.restart()
 			s.publishParty(1, 2)
 			s.wantSummary("sent", "01 newCall, 01 hangup")
 		}},
@@ -324,7 +324,7 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 				s.Error(a.Outcome, err)
 			}
 			s.publishParty(1, 1)
-			s.again()
+			s.restart()
 			s.publishParty(1, 2)
 			s.wantSummary("sent", "01 newCall, 01 answer, 01 hangup")
 		}},

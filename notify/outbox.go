@@ -94,12 +94,12 @@ func (u outboxUpdate) outboxMessage() *nats.Msg {
 }
 
 // outboxMessage encodes a logRead as a message of the outbox; an empty one if it has ended.
-func (r *logRead) outboxMessage(over bool) *nats.Msg {
+func (r *logRead) outboxMessage(ended bool) *nats.Msg {
 	m := &nats.Msg{Subject: "bellhop.delivery." + r.subscriber.sub.ID + "." + r.name}
 	if r.saved {
 		m.Header = updateHeader
 	}
-	if over {
+	if ended {
 		return m
 	}
 	m.Data, _ = json.Marshal(storedLogRead{r.after, r.to, r.types}) // cannot fail: numbers and words
@@ -114,14 +114,14 @@ type storedLogRead struct {
 }
 
 // decodeLogRead decodes the logRead of a message of the outbox.
-func decodeLogRead(subscription, name string, word []byte) (*logRead, error) {
+func decodeLogRead(subscription, name string, data []byte) (*logRead, error) {
 	r := &logRead{subscriber: &subscriber{sub: &Subscription{ID: subscription}}, name: name}
-	if r.ended = len(word) == 0; r.ended {
+	if r.ended = len(data) == 0; r.ended {
 		return r, nil
 	}
 	r.saved = true
 	var stored storedLogRead
-	err := json.Unmarshal(word, &stored)
+	err := json.Unmarshal(data, &stored)
 	r.after, r.to, r.types = stored.After, stored.To, stored.Types
 	return r, err
 }
@@ -131,7 +131,7 @@ func decodeLogRead(subscription, name string, word []byte) (*logRead, error) {
 func (n *Notifier) restoreOutbox(ctx context.Context, s *scheduler, sw *sweeper) (lastSeq uint64, err error) {
 	type pending struct {
 		subscription string
-		lane         string
+		queue         string
 		delivery     *delivery
 	}
 	deliveries := make(map[string]pending) // the last message, by subject
@@ -189,7 +189,7 @@ func (n *Notifier) restoreOutbox(ctx context.Context, s *scheduler, sw *sweeper)
 		s.restoreLogRead(r)
 	}
 	for _, w := range all {
-		s.restoreDelivery(w.subscription, w.lane, w.delivery, w.delivery.seq > last)
+		s.restoreDelivery(w.subscription, w.queue, w.delivery, w.delivery.seq > last)
 	}
 	return lastSeq, nil
 }

@@ -61,7 +61,7 @@ func TestPublishedAtOnce(t *testing.T) {
 				defer stop()
 				random := rand.New(rand.NewPCG(1, 2))
 				pairs := tt.calls * tt.events / 2 // a second
-				said := make(map[string]time.Time)
+				publishedAt := make(map[string]time.Time)
 				begin := time.Now()
 				for i := range 3 * pairs {
 					var events []dialog.Event
@@ -71,7 +71,7 @@ func TestPublishedAtOnce(t *testing.T) {
 							ID: id, Call: fmt.Sprintf("%032x", 2*i+k), Seq: 1, At: time.Now(),
 							Type: dialog.Hangup, Extension: dialog.Extension{User: "101"},
 						})
-						said[id] = time.Now()
+						publishedAt[id] = time.Now()
 					}
 					n.Say(events)
 					time.Sleep(time.Duration(random.ExpFloat64() * float64(time.Second) / float64(pairs)))
@@ -80,7 +80,7 @@ func TestPublishedAtOnce(t *testing.T) {
 				_, at := publishedEvents(t, n)
 				batches := make(map[time.Time]bool)
 				var longest time.Duration
-				for id, when := range said {
+				for id, when := range publishedAt {
 					stored, ok := at[id]
 					if !ok {
 						t.Fatalf("%s is not in the log", id)
@@ -203,7 +203,7 @@ func TestSpoolSurvivesRestart(t *testing.T) {
 		}
 		stop()
 		ids, _ := publishedEvents(t, n)
-		place := func(id string) int {
+		position := func(id string) int {
 			i := slices.Index(ids, id)
 			if i < 0 {
 				t.Errorf("%s is not in the log: %v", id, ids)
@@ -215,7 +215,7 @@ func TestSpoolSurvivesRestart(t *testing.T) {
 		}
 		for i := 1; i <= 3; i++ {
 			c := callOf(i)
-			if place(c[0].ID) > place(c[1].ID) || place(c[1].ID) > place(c[2].ID) {
+			if position(c[0].ID) > position(c[1].ID) || position(c[1].ID) > position(c[2].ID) {
 				t.Errorf("the events of call %d are in the order of %v", i, ids)
 			}
 		}

@@ -58,8 +58,8 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	if a.outcome == delivered {
 		h := redelivery{Subscription: s.ID, Queue: queueName(e), Seq: d.seq, Named: a.namedURL != nil}
 		h.OnAnswer, h.OnHangup = a.urls.asText()
-		word, _ := json.Marshal(h) // cannot fail: strings, a number and a bool
-		if err := n.js.Conn().Publish(redeliveredSubject, word); err != nil {
+		message, _ := json.Marshal(h) // cannot fail: strings, a number and a bool
+		if err := n.js.Conn().Publish(redeliveredSubject, message); err != nil {
 			n.log.Warn("redelivery not announced: the event may be delivered again", "subscriber", s.ID, "event", e.ID, "err", err)
 		}
 	}

@@ -56,18 +56,18 @@ func (l *switchableReceiver) countOf(id string) (n int) {
 }
 
 // countOutbox returns how many deliveries the outbox has.
-func countOutbox(t *testing.T, n *Notifier) (waits int) {
+func countOutbox(t *testing.T, n *Notifier) (pending int) {
 	t.Helper()
 	err := readMessages(t.Context(), n.outbox, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.*.*"}}, func(m jetstream.Msg) error {
 		if len(m.Data()) > 0 {
-			waits++
+			pending++
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return waits
+	return pending
 }
 
 func TestRedeliverOnce(t *testing.T) {

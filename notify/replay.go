@@ -52,12 +52,12 @@ func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, ty
 	case !from.Before(to):
 		return 0, &Invalid{"from", "is not before to, or is in the future"}
 	}
-	order, count, err := n.planReplay(ctx, &s, from, to, types)
+	plan, count, err := n.planReplay(ctx, &s, from, to, types)
 	if err != nil || count == 0 {
 		return 0, err
 	}
-	word, _ := json.Marshal(order) // cannot fail: numbers and words
-	if _, err := n.js.Publish(ctx, "bellhop.delivery."+id+".replay."+rand.Text(), word); err != nil {
+	message, _ := json.Marshal(plan) // cannot fail: numbers and words
+	if _, err := n.js.Publish(ctx, "bellhop.delivery."+id+".replay."+rand.Text(), message); err != nil {
 		return 0, fmt.Errorf("write bellhop_outbox: replay for %s: %w", id, err)
 	}
 	n.js.Conn().Publish(replaySubject, nil) // a lost message only delays the others
@@ -66,12 +66,12 @@ func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, ty
 
 // planReplay returns the range of the log that a replay covers, and the number of its
 // events.
-func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to time.Time, types []string) (order storedLogRead, count int, err error) {
+func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to time.Time, types []string) (plan storedLogRead, count int, err error) {
 	sr := &subscriber{sub: s}
 	if s.ExtensionRegex != "" {
 		sr.regex, _ = compileAnchored(s.ExtensionRegex) // Validate has compiled it
 	}
-	order.Types = types
+	plan.Types = types
 	bits := typeMask(types)
 	err = readMessages(ctx, n.events, jetstream.OrderedConsumerConfig{
 		FilterSubjects: Query{Extension: s.Extension}.subjects(),
@@ -94,15 +94,15 @@ func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to tim
 		if count++; count > n.maxReplay {
 			return &Invalid{"from", fmt.Sprintf("and to have more than %d events between them: narrow the range, or name types", n.maxReplay)}
 		}
-		if order.To = meta.Sequence.Stream; count == 1 {
-			order.After = order.To - 1
+		if plan.To = meta.Sequence.Stream; count == 1 {
+			plan.After = plan.To - 1
 		}
 		return nil
 	})
 	if err != nil && !errors.Is(err, errStopReading) {
-		return order, 0, fmt.Errorf("read bellhop_events: %w", err)
+		return plan, 0, fmt.Errorf("read bellhop_events: %w", err)
 	}
-	return order, count, nil
+	return plan, count, nil
 }
 
 // isReplay reports whether r is a replay.
@@ -110,13 +110,13 @@ func (r *logRead) isReplay() bool { return r.name != laggingName }
 
 // pendingSeqs returns the log positions of all pending deliveries of sr.
 func (sr *subscriber) pendingSeqs() map[uint64]bool {
-	waits := make(map[uint64]bool, sr.pending)
+	pending := make(map[uint64]bool, sr.pending)
 	for _, q := range sr.queues {
 		for _, d := range q.deliveries {
-			waits[d.seq] = true
+			pending[d.seq] = true
 		}
 	}
-	return waits
+	return pending
 }
 
 // replayOf returns the pending replay of the event of d, or nil.
@@ -136,11 +136,11 @@ func replayQueueName(name string) string { return "replay " + strings.TrimPrefix
 
 // addReplayEvent queues an event of a replay, unless its delivery is pending: in a queue,
 // or in a part of the log that is still to be read for its subscriber.
-func (s *scheduler) addReplayEvent(page *recentEvent, e entry, waits map[uint64]bool) {
+func (s *scheduler) addReplayEvent(page *recentEvent, e entry, pending map[uint64]bool) {
 	r := page.logRead
 	sr, bit := r.subscriber, eventBit(e.event)
 	unread := e.seq > s.lastRead || sr.lag != nil && e.seq > sr.lag.after
-	if typeMask(r.types)&bit == 0 || !sr.matchesExtension(e.event.Extension) || waits[e.seq] || unread && sr.typeMask&bit != 0 {
+	if typeMask(r.types)&bit == 0 || !sr.matchesExtension(e.event.Extension) || pending[e.seq] || unread && sr.typeMask&bit != 0 {
 		return
 	}
 	d := newDelivery(e.seq, e.event, page)
@@ -166,8 +166,8 @@ func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 	} else {
 		defer sub.Unsubscribe()
 	}
-	look := time.NewTicker(replayPollInterval)
-	defer look.Stop()
+	poll := time.NewTicker(replayPollInterval)
+	defer poll.Stop()
 	for ctx.Err() == nil {
 		if err := l.readReplays(ctx, known); err != nil && ctx.Err() == nil {
 			l.log.Warn("replays delayed", "err", err)
@@ -177,7 +177,7 @@ func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 		select {
 		case <-ctx.Done():
 		case <-asked:
-		case <-look.C:
+		case <-poll.C:
 		}
 	}
 	return nil

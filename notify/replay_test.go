@@ -100,10 +100,10 @@ func TestReplayOfJustEndedDelivery(t *testing.T) {
 	s.sleepFor(outboxDelay)
 	s.writeUpdates(nil)
 	s.finish(a, delivered)
-	letters := s.outboxUpdates(s.now)
+	updates := s.outboxUpdates(s.now)
 	s.replayRange("a", 1, 1, "hangup")
 	s.readPages()
-	for _, u := range letters {
+	for _, u := range updates {
 		s.finishUpdate(u, errUnanswered)
 	}
 	s.wantEqual("told", fmt.Sprint(s.writeUpdates(nil)), "[replay c/1 after 0]")

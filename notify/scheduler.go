@@ -450,8 +450,8 @@ func (s *scheduler) startFrom(cursor uint64) {
 // restoreDelivery queues a delivery of the outbox. Deliveries are restored in the order of
 // the log, after startFrom and before the first addEvent. A delivery without a subscriber,
 // or whose event the log has lost, is canceled.
-func (s *scheduler) restoreDelivery(subscription, name string, d *delivery, lost bool) {
-	if sr := s.subscribers[subscription]; sr != nil && !lost {
+func (s *scheduler) restoreDelivery(subscription, name string, d *delivery, eventLost bool) {
+	if sr := s.subscribers[subscription]; sr != nil && !eventLost {
 		d.saved = true
 		if d.seq > s.settledPosition(sr) {
 			s.inOutbox[deliveryKey{d.seq, subscription}] = true // addEvent or addCatchUpEvent will meet the event again

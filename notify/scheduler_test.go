@@ -22,8 +22,8 @@ type schedulerTest struct {
 }
 
 // redeliver applies a redelivery to the URL of a subscription.
-func (s *schedulerTest) redeliver(now time.Time, subscription, lane string, seq uint64) {
-	s.scheduler.applyRedelivery(now, redelivery{Subscription: subscription, Queue: lane, Seq: seq})
+func (s *schedulerTest) redeliver(now time.Time, subscription, queue string, seq uint64) {
+	s.scheduler.applyRedelivery(now, redelivery{Subscription: subscription, Queue: queue, Seq: seq})
 }
 
 func newSchedulerTest(t *testing.T, subs ...Subscription) *schedulerTest {
@@ -111,23 +111,23 @@ func (s *schedulerTest) sleepFor(d time.Duration) {
 
 // writeUpdates writes all updates to the outbox with the result err, and returns them as
 // text.
-func (s *schedulerTest) writeUpdates(err error) (told []string) {
+func (s *schedulerTest) writeUpdates(err error) (written []string) {
 	for _, u := range s.outboxUpdates(s.now) {
 		switch {
 		case u.logRead != nil && u.ended:
-			told = append(told, "gone "+u.logRead.name)
+			written = append(written, "gone "+u.logRead.name)
 		case u.logRead != nil:
-			told = append(told, fmt.Sprintf("%s after %d", u.logRead.name, u.logRead.after))
+			written = append(written, fmt.Sprintf("%s after %d", u.logRead.name, u.logRead.after))
 		case u.delivery == nil:
-			told = append(told, fmt.Sprintf("floor %d", u.cursor))
+			written = append(written, fmt.Sprintf("floor %d", u.cursor))
 		case u.ended:
-			told = append(told, "gone "+s.labelOf(u.delivery))
+			written = append(written, "gone "+s.labelOf(u.delivery))
 		default:
-			told = append(told, fmt.Sprintf("%s after %d", s.labelOf(u.delivery), u.delivery.scheduleStep))
+			written = append(written, fmt.Sprintf("%s after %d", s.labelOf(u.delivery), u.delivery.scheduleStep))
 		}
 		s.finishUpdate(u, err)
 	}
-	return told
+	return written
 }
 
 func (s *schedulerTest) wantEqual(what, got, want string) {
@@ -543,9 +543,9 @@ func TestNoStateIsLeft(t *testing.T) {
 	if len(s.ends) != 4000 {
 		t.Errorf("%d ended, want 4000", len(s.ends))
 	}
-	for _, target := range s.subscribers {
-		if len(target.queues)+target.due.len()+target.inFlight != 0 {
-			t.Errorf("%d lanes, %d ready, %d under way are left", len(target.queues), target.due.len(), target.inFlight)
+	for _, subscriber := range s.subscribers {
+		if len(subscriber.queues)+subscriber.due.len()+subscriber.inFlight != 0 {
+			t.Errorf("%d lanes, %d ready, %d under way are left", len(subscriber.queues), subscriber.due.len(), subscriber.inFlight)
 		}
 	}
 	if s.recent.len()+s.unsaved.len()+len(s.scheduler.backoffs)+len(s.inOutbox) != 0 || s.cursor != 2000 || s.savedCursor != 2000 || s.moving != 0 {

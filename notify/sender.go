@@ -105,11 +105,11 @@ func (s *sender) makeAttempt(ctx context.Context, n *Notifier, a *attempt) {
 // sendRequest sends a request with the TLS settings of its subscription.
 func (s *sender) sendRequest(req *http.Request, sub *Subscription) (*http.Response, error) {
 	if common, ok := s.transport.(*http.Transport); ok && sub.hasOwnTLS() {
-		own, err := s.tlsTransports.transportFor(common, sub, time.Now())
+		transport, err := s.tlsTransports.transportFor(common, sub, time.Now())
 		if err != nil {
 			return nil, err
 		}
-		return own.RoundTrip(req)
+		return transport.RoundTrip(req)
 	}
 	return s.transport.RoundTrip(req)
 }

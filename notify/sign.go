@@ -150,8 +150,8 @@ func (a *attempt) signRequest(req *http.Request, body []byte, now time.Time) {
 	if a.signer == nil {
 		return
 	}
-	paper := signBuffers.Get().(*[]byte)
-	b := append((*paper)[:0], req.Header["Webhook-Id"][0]...)
+	buffer := signBuffers.Get().(*[]byte)
+	b := append((*buffer)[:0], req.Header["Webhook-Id"][0]...)
 	b = append(append(append(b, '.'), timestamp...), '.')
 	if req.Method == http.MethodGet {
 		b = append(b, req.URL.RawQuery...)
@@ -169,8 +169,8 @@ func (a *attempt) signRequest(req *http.Request, body []byte, now time.Time) {
 		b = key.appendSignature(b, b[:signed])
 	}
 	req.Header["Webhook-Signature"] = []string{string(b[signed:])}
-	*paper = b
-	signBuffers.Put(paper)
+	*buffer = b
+	signBuffers.Put(buffer)
 }
 
 // traceparent returns the W3C trace context of a callback: that of the INVITE, if

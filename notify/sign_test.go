@@ -140,11 +140,11 @@ func TestRotatesSecret(t *testing.T) {
 		return 200, nil
 	}
 	runInVirtualTime(t, answer, func(t *testing.T, n *Notifier, _ *fakeWire, s Subscription) {
-		said := 0
+		shown := 0
 		want := func(when string, want ...bool) {
 			t.Helper()
-			said++
-			n.Say([]dialog.Event{testEvent(said)})
+			shown++
+			n.Say([]dialog.Event{testEvent(shown)})
 			time.Sleep(time.Second)
 			synctest.Wait()
 			signatures := 0
@@ -416,7 +416,7 @@ func TestSignsConcurrently(t *testing.T) {
 }
 
 func TestTraceparentPerAttempt(t *testing.T) {
-	const id, came = "5f1d0c7e9a3b48d2a6c4e8f013579bdf", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+	const id, received = "5f1d0c7e9a3b48d2a6c4e8f013579bdf", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 	for _, tt := range []struct {
 		name    string
 		id      string
@@ -424,13 +424,13 @@ func TestTraceparentPerAttempt(t *testing.T) {
 		want    string // "": none
 	}{
 		{"its own", id, nil, "00-" + id + "-*-01"},
-		{"came with the INVITE", id, [][2]string{{"X-Queue", "sales"}, {"Traceparent", came}}, came},
-		{"a later version", id, [][2]string{{"traceparent", "01" + came[2:]}}, "00-" + id + "-*-01"},
-		{"upper case", id, [][2]string{{"traceparent", strings.ToUpper(came)}}, "00-" + id + "-*-01"},
-		{"too long", id, [][2]string{{"traceparent", came + "-x"}}, "00-" + id + "-*-01"},
-		{"no trace", id, [][2]string{{"traceparent", "00-" + strings.Repeat("0", 32) + came[35:]}}, "00-" + id + "-*-01"},
-		{"no span", id, [][2]string{{"traceparent", came[:36] + strings.Repeat("0", 16) + "-01"}}, "00-" + id + "-*-01"},
-		{"a line break", id, [][2]string{{"traceparent", came[:53] + "\r\n"}}, "00-" + id + "-*-01"},
+		{"came with the INVITE", id, [][2]string{{"X-Queue", "sales"}, {"Traceparent", received}}, received},
+		{"a later version", id, [][2]string{{"traceparent", "01" + received[2:]}}, "00-" + id + "-*-01"},
+		{"upper case", id, [][2]string{{"traceparent", strings.ToUpper(received)}}, "00-" + id + "-*-01"},
+		{"too long", id, [][2]string{{"traceparent", received + "-x"}}, "00-" + id + "-*-01"},
+		{"no trace", id, [][2]string{{"traceparent", "00-" + strings.Repeat("0", 32) + received[35:]}}, "00-" + id + "-*-01"},
+		{"no span", id, [][2]string{{"traceparent", received[:36] + strings.Repeat("0", 16) + "-01"}}, "00-" + id + "-*-01"},
+		{"a line break", id, [][2]string{{"traceparent", received[:53] + "\r\n"}}, "00-" + id + "-*-01"},
 		{"no hex in the id", "e1", nil, ""},
 	} {
 		got := traceparent(&dialog.Event{ID: tt.id, Headers: tt.headers})

@@ -31,12 +31,12 @@ func newSweeper() *sweeper {
 }
 
 // noteMessage records a message of the stream; over says that its delivery has ended.
-func (s *sweeper) noteMessage(subject string, seq uint64, over bool) {
+func (s *sweeper) noteMessage(subject string, seq uint64, ended bool) {
 	if before, ok := s.lastSeq[subject]; ok {
 		s.superseded = append(s.superseded, before)
 	}
 	s.lastSeq[subject] = seq
-	if over {
+	if ended {
 		delete(s.lastSeq, subject)
 		s.ended = append(s.ended, seq)
 	}
@@ -62,8 +62,8 @@ func (s *sweeper) removeMessages(ctx context.Context, w *batchWriter) {
 	s.purge = requestEach(ctx, w, s.purge, func(subject string) *nats.Msg {
 		return &nats.Msg{Subject: "$JS.API.STREAM.PURGE.bellhop_outbox", Data: fmt.Appendf(nil, `{"filter":%q,"keep":1}`, subject)}
 	})
-	remove := func(place uint64) *nats.Msg {
-		return &nats.Msg{Subject: "$JS.API.STREAM.MSG.DELETE.bellhop_outbox", Data: fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, place)}
+	remove := func(seq uint64) *nats.Msg {
+		return &nats.Msg{Subject: "$JS.API.STREAM.MSG.DELETE.bellhop_outbox", Data: fmt.Appendf(nil, `{"seq":%d,"no_erase":true}`, seq)}
 	}
 	s.superseded = requestEach(ctx, w, s.superseded, remove)
 	if len(s.superseded) == 0 && len(s.purge) == 0 {
@@ -75,17 +75,17 @@ func (s *sweeper) removeMessages(ctx context.Context, w *batchWriter) {
 // request failed.
 func requestEach[T any](ctx context.Context, w *batchWriter, all []T, of func(T) *nats.Msg) (left []T) {
 	for len(all) > 0 {
-		wave := all[:min(batchSize, len(all))]
-		msgs := make([]*nats.Msg, len(wave))
-		for i, one := range wave {
+		batch := all[:min(batchSize, len(all))]
+		msgs := make([]*nats.Msg, len(batch))
+		for i, one := range batch {
 			msgs[i] = of(one)
 		}
 		for i, r := range w.writeBatch(ctx, msgs) {
 			if r.err != nil && !alreadyRemoved(r.err) {
-				left = append(left, wave[i])
+				left = append(left, batch[i])
 			}
 		}
-		all = all[len(wave):]
+		all = all[len(batch):]
 		if len(left) > 0 {
 			return append(left, all...)
 		}

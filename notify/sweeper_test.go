@@ -79,17 +79,17 @@ func TestSweepsUnknownMessages(t *testing.T) {
 			t.Errorf("%s the outbox has %d words, want %d: %v", when, info.State.Msgs, want, err)
 		}
 	}
-	word := func(subject, text string) *nats.Msg {
+	message := func(subject, text string) *nats.Msg {
 		return &nats.Msg{Subject: "bellhop.delivery.s." + subject, Header: updateHeader, Data: []byte(text)}
 	}
 
 	write(&nats.Msg{Subject: "bellhop.delivery.s.1", Data: []byte("first")}, false)
-	write(word("1", "unanswered"), true)
-	write(word("1", "unanswered"), false)
+	write(message("1", "unanswered"), true)
+	write(message("1", "unanswered"), false)
 	if _, err := js.Publish(t.Context(), "bellhop.delivery.s.replay.2", []byte("another's")); err != nil {
 		t.Fatal(err)
 	}
-	write(word("replay.2", "ours"), false)
+	write(message("replay.2", "ours"), false)
 	left("before it is swept", 5)
 	s.superseded = append(s.superseded, 99) // as if a power cut had cost the store the end
 	ended, end := context.WithCancel(t.Context())
@@ -97,9 +97,9 @@ func TestSweepsUnknownMessages(t *testing.T) {
 	s.removeMessages(ended, w) // whether or not the store does it, no answer is heard
 	s.removeMessages(t.Context(), w)
 	left("then", 2)
-	write(word("1", ""), true)
-	write(word("1", ""), false)
-	write(word("replay.2", ""), false)
+	write(message("1", ""), true)
+	write(message("1", ""), false)
+	write(message("replay.2", ""), false)
 	s.removeMessages(t.Context(), w)
 	left("when all is over", 0)
 	if len(s.lastSeq)+len(s.uncertain)+len(s.superseded)+len(s.ended)+len(s.purge) > 0 {

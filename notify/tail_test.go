@@ -143,10 +143,10 @@ func TestTailResumes(t *testing.T) {
 	}
 	wantNext(t, lagging, all)
 
-	for _, place := range []int{0, 100, len(all) / 2, len(all) - 2, len(all) - 1} {
-		resumed := openTail(t, n, Query{After: all[place]})
-		wantNext(t, resumed, all[place+1:])
-		e := callOf(10_000 + place)[0]
+	for _, position := range []int{0, 100, len(all) / 2, len(all) - 2, len(all) - 1} {
+		resumed := openTail(t, n, Query{After: all[position]})
+		wantNext(t, resumed, all[position+1:])
+		e := callOf(10_000 + position)[0]
 		publishAll(t, n, e)
 		wantNext(t, resumed, []string{e.ID})
 		all = append(all, e.ID)
@@ -290,8 +290,8 @@ func TestTailRereadsUntilReadable(t *testing.T) {
 		defer tail.Close()
 		n.Say(callOf(0))
 		wantNext(t, tail, []string{callOf(0)[0].ID, callOf(0)[1].ID, callOf(0)[2].ID})
-		place := tail.position
-		tail.cache.raiseEnd(place + 1) // it is said to be there, and is not yet
+		position := tail.position
+		tail.cache.raiseEnd(position + 1) // it is said to be there, and is not yet
 		time.Sleep(10 * time.Second)
 		n.Say(callOf(1)[:1])
 		wantNext(t, tail, []string{callOf(1)[0].ID})
@@ -317,11 +317,11 @@ func TestTailsOfACluster(t *testing.T) {
 			}
 		})
 	}
-	victim := c.leaderOf(one, "bellhop_events")
+	leader := c.leaderOf(one, "bellhop_events")
 	for i := range calls {
 		nodes[i%2].Say(callOf(i))
 		if i == calls/2 {
-			c.killServer(victim)
+			c.killServer(leader)
 		}
 	}
 	readers.Wait()
