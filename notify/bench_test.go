@@ -73,7 +73,7 @@ func deliverCallbacks(b *testing.B, dialect Dialect, rate int) {
 		sleep(b.Context(), time.Millisecond)
 	}
 	reportCost(b, before, begin, int(published))
-	if dialect == Unified { // says no time
+	if dialect == Unified { // the dialect has no time
 		return
 	}
 	late := askLateness(b, sink)

@@ -39,7 +39,7 @@ func TestPagesCoverTheLog(t *testing.T) {
 			n.Say(callOf(i))
 		}
 		time.Sleep(time.Second)
-		for seq := uint64(300); seq < 2*readSize+2; seq++ { // the end of a leaf, all of the next, and of one more the first
+		for seq := uint64(300); seq < 2*readSize+2; seq++ { // the end of a block, a whole block, and the first event of another
 			if seq%7 > 0 || seq >= readSize {
 				if err := n.events.DeleteMsg(t.Context(), seq); err != nil {
 					t.Fatal(err)

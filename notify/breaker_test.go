@@ -134,7 +134,7 @@ func TestProbePicksWaitingDelivery(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.publish("c", dialog.Hangup)
 	first := s.takeDueAttempts()[0]
-	for range 5 { // others, that have ended
+	for range 5 { // other calls, which have ended
 		d := &delivery{kind: dialog.Hangup, at: s.now, queue: &deliveryQueue{subscriber: s.subscribers["a"]}}
 		s.countOutcome(s.now, &attempt{delivery: d, endpoint: first.endpoint, sub: first.sub})
 	}

@@ -23,7 +23,7 @@ func TestReadCallURLs(t *testing.T) {
 	for _, tt := range []struct {
 		name, answer string
 		want         string // answer and hangup; "-": none
-		wantErr        string // a part of the error
+		wantErr      string // a part of the error
 	}{
 		{"both", `<?xml version="1.0" encoding="UTF-8"?><Response onAnswer="https://crm.example/taken?c=1&amp;k=2" onHangup="http://10.0.0.7:8080/over"/>`, taken + " " + over, ""},
 		{"one", "<Response onHangup='http://10.0.0.7:8080/over' />\n", "- " + over, ""},
@@ -225,7 +225,7 @@ func TestFollowURLs(t *testing.T) {
 		}},
 		{"the log has it before anything follows", func(s *ctiTest) {
 			s.keeper.answer = func(req *http.Request, form url.Values) (int, string) {
-				if form.Get("event") == "answer" { // at once: no other record is written by then
+				if form.Get("event") == "answer" { // at once: no other record is written before
 					sub, err := s.registry.get(s.id)
 					u, err2 := s.lastURLs(context.Background(), &sub, partyEvents(1)[0].ID)
 					if err := errors.Join(err, err2); err != nil || u.urlFor(dialog.Hangup) == nil {
@@ -467,7 +467,7 @@ func TestBreakerHoldsNamedURLs(t *testing.T) {
 	for _, tt := range []struct {
 		named              string
 		endpoint, own      bool // the breaker that is open
-		allowed, want, due bool // whether it is held; whether it may be a probe
+		allowed, want, due bool // allowed: not held; due: may be a probe
 	}{
 		{"http://crm/over", false, false, true, false, false},
 		{"http://crm/over", true, false, true, true, true},

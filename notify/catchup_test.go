@@ -129,9 +129,9 @@ func TestLaggingEventExpires(t *testing.T) {
 
 func TestUnsubscribedWhileLagging(t *testing.T) {
 	for _, tt := range []struct {
-		name string
+		name    string
 		updates bool
-		want string
+		want    string
 	}{
 		{"before the outbox knows", false, "[floor 8]"},
 		{"after", true, "[gone behind gone c1/1 gone c2/2 gone c3/3 gone c4/4]"},
@@ -147,7 +147,7 @@ func TestUnsubscribedWhileLagging(t *testing.T) {
 			}
 			s.finish(as[0], delivered)
 			s.finish(as[1], delivered)
-			r, from, to := s.nextPage() // a page is on its way
+			r, from, to := s.nextPage() // a page is being read
 			off := testSubscription("a", "http://a/")
 			off.Active = false
 			s.applySubscription(off, time.Time{})
@@ -177,7 +177,7 @@ func TestLagsAgainBeforeUpdateIsStored(t *testing.T) {
 	s.finish(held[0], delivered)
 	s.readPages()
 	s.takeAttempts("a")
-	updates := s.outboxUpdates(s.now) // that it has caught up
+	updates := s.outboxUpdates(s.now) // the update that it has caught up
 	s.publishTo("a", 3, 5)
 	for _, u := range updates {
 		s.finishUpdate(u, errUnanswered)
@@ -205,8 +205,8 @@ func TestRoomIsShared(t *testing.T) {
 // A storedOutbox is what remains of an outbox after a crash: the last message of each
 // subject.
 type storedOutbox struct {
-	messages  map[string][]byte
-	cursor uint64
+	messages map[string][]byte
+	cursor   uint64
 }
 
 func (d *storedOutbox) applyMessage(m *nats.Msg) {
@@ -230,8 +230,8 @@ func (s *schedulerTest) restartFrom(d *storedOutbox, subs ...Subscription) {
 	}
 	s.startFrom(d.cursor)
 	type old struct {
-		sub  string
-		seq  uint64
+		sub     string
+		seq     uint64
 		message storedDelivery
 	}
 	var olds []old
@@ -279,7 +279,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 			es []entry
 		}
 		var pages []page
-		first := map[string][]uint64{} // by subscription and call: events in the order of their first coming
+		first := map[string][]uint64{} // by subscription and call: events in the order of first arrival
 		answer := func(a *attempt, o outcome) {
 			if key := a.sub.ID + " " + a.queue.name; o == delivered && !slices.Contains(first[key], a.seq) {
 				first[key] = append(first[key], a.seq)
@@ -287,7 +287,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 			a.endpoint.breaker = breaker{}
 			s.finish(a, o)
 		}
-		post := func(n int) { // the first n of a wave reach the disk
+		post := func(n int) { // the first n messages of a batch are stored
 			for i, u := range s.outboxUpdates(s.now) {
 				if i < n {
 					d.applyMessage(u.outboxMessage())
@@ -317,7 +317,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 				pages = pages[1:]
 			case n < 18:
 				post(batchSize)
-			case n < 19 && replays && s.seq > 0 && r.IntN(3) == 0: // somebody asks for a part of the log
+			case n < 19 && replays && s.seq > 0 && r.IntN(3) == 0: // a replay is requested
 				from := 1 + r.Uint64N(s.seq)
 				b := s.replayRange("a", from, from+r.Uint64N(s.seq-from+1), "hangup")
 				b.name = fmt.Sprint("replay.", r.Uint64())
@@ -325,7 +325,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 			case n < 19:
 				s.sleepFor(time.Duration(r.IntN(2000)) * time.Millisecond)
 			case crashes && r.IntN(3) == 0:
-				for i, u := range s.outboxUpdates(s.now) { // some are on their way
+				for i, u := range s.outboxUpdates(s.now) { // some updates are being written
 					if i < r.IntN(10) {
 						d.applyMessage(u.outboxMessage())
 					} else {
@@ -430,7 +430,7 @@ func TestCatchesUpAfterKill(t *testing.T) {
 			defer w.mu.Unlock()
 			return slices.DeleteFunc(slices.Clone(w.taken), func(r request) bool { return r.URL.Host != host })
 		}
-		var before []int // what the one that was dead had taken at each crash
+		var before []int // what the receiver that was down had received at each crash
 		crash := func() {
 			if err := os.CopyFS(crashed[len(before)], os.DirFS(dir)); err != nil {
 				t.Fatal(err)
@@ -444,7 +444,7 @@ func TestCatchesUpAfterKill(t *testing.T) {
 			n.Say(callOf(i))
 			time.Sleep(50 * time.Millisecond)
 		}
-		time.Sleep(2 * time.Minute) // what is live is too old
+		time.Sleep(2 * time.Minute) // live events are too old
 		if s := n.Stats(); s.Behind != 1 || s.Pending > limit || len(taken("well")) != 3*calls || late > 10*time.Millisecond {
 			t.Errorf("%+v; the one that is well took %d, %v late at most", s, len(taken("well")), late)
 		}
@@ -454,7 +454,7 @@ func TestCatchesUpAfterKill(t *testing.T) {
 		crash()
 		up.Store(true)
 		slow.Store(true)
-		time.Sleep(35 * time.Second) // a probe, and some of the rest
+		time.Sleep(35 * time.Second) // a probe, and some pending deliveries
 		if s := n.Stats(); s.Behind != 1 || s.Pending == 0 || s.Pending > limit {
 			t.Errorf("while it catches up: %+v", s)
 		}
@@ -524,7 +524,7 @@ func TestLostEventsAreCounted(t *testing.T) {
 		}
 		up.Store(true)
 		time.Sleep(time.Minute)
-		// of the ten that wait the text is lost: they expire
+		// the events of ten pending deliveries are lost: they expire
 		if s := n.Stats(); s.Lost != 3990 || s.Expired+s.Delivered != 1010 || s.Delivered < 1000 || s.Behind+s.Pending != 0 {
 			t.Errorf("%+v", s)
 		}
@@ -566,7 +566,7 @@ func BenchmarkLag(b *testing.B) {
 				sweeper.noteResult(u.outboxMessage(), writeResult{seq: messages})
 				s.finishUpdate(u, nil)
 			}
-			sweeper.superseded, sweeper.ended, sweeper.purge = nil, nil, nil // all is swept
+			sweeper.superseded, sweeper.ended, sweeper.purge = nil, nil, nil // all were removed
 			if i == maxPending-1 {
 				report("MB-at-the-limit")
 				b.ReportMetric(float64(heap()-before)/float64(s.pending), "B/pending")

@@ -63,7 +63,7 @@ func (s *schedulerTest) serveSite(d time.Duration, r receiverSite, every time.Du
 		}
 		if !at.Before(until) {
 			s.now = until
-			for _, e := range under { // none is left behind
+			for _, e := range under { // no attempt is left
 				s.finishAttempt(s.now, e.a)
 			}
 			return attempted
@@ -92,7 +92,7 @@ func TestFailingURLDelaysNoOther(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		site  receiverSite
-		pause string // the subscriptions whose own breaker is open in the end
+		pause string // subscriptions whose own breaker is open at the end
 	}{
 		{"404 for good", receiverSite{"/good": answerOK, "/a": answerFailure}, "a"},
 		{"410", receiverSite{"/good": answerOK, "/a": answer410}, ""},
@@ -132,7 +132,7 @@ func TestFailingURLDelaysNoOther(t *testing.T) {
 				s.wantEqual("own breakers", strings.Join(open, " "), tt.pause)
 				s.wantEqual("endpoints", fmt.Sprint(len(s.openEndpoints)), "0")
 				for id, at := range attempted {
-					// five failures, those under way beside them, and then probes
+					// five failures, the attempts in flight then, and probes
 					if most := maxFailuresInRow + 20 + 8 + int(100*every/maxProbeInterval); id != "good" && len(at) > most {
 						t.Errorf("%d attempts at /%s, want %d at most", len(at), id, most)
 					}
@@ -182,7 +182,7 @@ func TestEachBreakerNeedsOwnSuccess(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		back receiverSite
-		want string // paused a minute later, and by which breaker
+		want string // subscriptions paused a minute later, and by which breaker
 	}{
 		{"all is well", receiverSite{"/a": answerOK, "/b": answerOK}, "a:- b:-"},
 		{"one path answers 500", receiverSite{"/a": answerFailure, "/b": answerOK}, "a:subscription b:-"},
@@ -373,7 +373,7 @@ func TestPauseOutlivesARestart(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		status int
-		stored func(*healthState) // as it stands in the store at the restart
+		stored func(*healthState) // changes the stored health before the restart
 		want   string
 	}{
 		{"of the subscription", 500, func(*healthState) {}, "the URL of the subscription fails: "},

@@ -38,9 +38,9 @@ func TestStoredTimes(t *testing.T) {
 		{ahead: -30 * s, at: -40 * s, age: 10 * s, due: 25 * s, wait: 30 * s, isDue: 30 * s},
 		{ahead: 5 * h, at: -40 * s, age: 5*h + 40*s, due: 25 * s, wait: 30 * s, isDue: 25*s - 5*h},
 		{ahead: -5 * h, at: -40 * s, age: 0, due: 25 * s, wait: 30 * s, isDue: 30 * s},
-		{ahead: 0, at: 0, age: 0, due: 20 * h, isDue: 20 * h},                      // an older version's
-		{ahead: -48 * h, at: 0, age: 0, due: 20 * h, isDue: 28*h + 48*time.Minute}, // the longest pause of all
-		{ahead: -5 * h, at: -s, age: 0, due: 3 * h, wait: 3 * h, isDue: 3 * h},     // a receiver asked for it
+		{ahead: 0, at: 0, age: 0, due: 20 * h, isDue: 20 * h},                      // stored by an older version
+		{ahead: -48 * h, at: 0, age: 0, due: 20 * h, isDue: 28*h + 48*time.Minute}, // the longest backoff
+		{ahead: -5 * h, at: -s, age: 0, due: 3 * h, wait: 3 * h, isDue: 3 * h},     // Retry-After
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()

@@ -191,7 +191,7 @@ type recordingReceiver struct {
 	mu    sync.Mutex
 	taken []request
 	last  time.Time
-	gap   time.Duration // the longest between two
+	gap   time.Duration // the longest time between two callbacks
 }
 
 func newRecordingReceiver(t *testing.T) *recordingReceiver {
@@ -280,7 +280,7 @@ func TestTwoNodes(t *testing.T) {
 	mustSubscribe(t, two, k.newSubscription())
 
 	var calls []int
-	call := func(nodes ...*Notifier) { // each event by another node, once the one before is said
+	call := func(nodes ...*Notifier) { // each event by another node, once the one before is published
 		i := len(calls)
 		calls = append(calls, i)
 		for k, e := range callOf(i) {
@@ -292,7 +292,7 @@ func TestTwoNodes(t *testing.T) {
 	for range 30 {
 		call(one, two)
 	}
-	for range 10 { // both say the same
+	for range 10 { // both publish the same events
 		i := len(calls)
 		calls = append(calls, i)
 		all := callOf(i)
@@ -336,7 +336,7 @@ func TestSubscriptionOfAnotherNode(t *testing.T) {
 			t.Errorf("got %s, want the hangup of call %d for %s", got.id, i, s.ID)
 		}
 		if err := nodes[i/4%2].Unsubscribe(t.Context(), s.ID, 0); err == ErrNotFound {
-			err = at.Unsubscribe(t.Context(), s.ID, 0) // that node has not heard of it yet
+			err = at.Unsubscribe(t.Context(), s.ID, 0) // that node does not know it yet
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -43,7 +43,7 @@ func replyWith(all ...string) func(net.Conn, *bufio.Reader) {
 			}
 			body, err := io.ReadAll(req.Body)
 			if err != nil || string(body) != "the body" {
-				return // without an answer
+				return // without a response
 			}
 			if _, err := io.WriteString(c, answer); err != nil {
 				return
@@ -118,7 +118,7 @@ func TestConnsAreReused(t *testing.T) {
 				defer cp.close()
 				for i, want := range tt.want {
 					wantAnswer(t, cp, i, want)
-					synctest.Wait() // whoever closes has closed
+					synctest.Wait() // all connections are closed that will be
 				}
 				if p.dialed != tt.dialed {
 					t.Errorf("%d connections were made, want %d", p.dialed, tt.dialed)

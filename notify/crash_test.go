@@ -31,7 +31,7 @@ func TestEndedDeliveryStaysEndedAfterCrash(t *testing.T) {
 			t.Fatalf("%+v", s)
 		}
 
-		// What a killed process leaves is what its files are now.
+		// A killed process leaves its files as they are now.
 		if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
 			t.Fatal(err)
 		}

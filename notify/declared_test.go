@@ -58,7 +58,7 @@ func TestDeclaredIsDeliveredTo(t *testing.T) {
 			t.Errorf("unsubscribed: %v", err)
 		}
 
-		// The id is that of extension and URL, whatever else changes.
+		// The id depends on extension and URL only.
 		again := declaredSubscription("http://crm/b", "hangup", "answer")
 		again.Note, again.Timeout = "changed", Duration(time.Second)
 		n.Declare([]Subscription{again})
@@ -66,7 +66,7 @@ func TestDeclaredIsDeliveredTo(t *testing.T) {
 			t.Errorf("declared are %+v", subs)
 		}
 
-		// It counts, but another can be made beside it, and is not undeclared.
+		// It counts towards the limit; another subscription can be created beside it, and Declare keeps that one.
 		other := mustSubscribe(t, n, testSubscription("", "http://crm/c"))
 		n.Declare(nil)
 		if subs := n.Subscriptions(); len(subs) != 1 || subs[0].ID != other.ID {

@@ -22,12 +22,12 @@ import (
 // A fakeWire is a receiver in memory that records the requests, and when they came.
 type fakeWire struct {
 	start  time.Time
-	answer func(n int, r request) (int, http.Header) // n counts from 1; status 0 is no answer
+	answer func(n int, r request) (int, http.Header) // n counts from 1; status 0 is no response
 
 	mu    sync.Mutex
 	got   []request
-	taken []request // those answered 200
-	log   []string  // when, and which event
+	taken []request // requests answered 200
+	log   []string  // time and event
 }
 
 func (w *fakeWire) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -174,7 +174,7 @@ func TestDeliversInOrder(t *testing.T) {
 // checkCalls returns an error unless each call has its hangup, its events came in order,
 // and repeated ones have the same id.
 func checkCalls(got []request, from, to int) error {
-	order := map[string][]string{} // by call: events in the order of their first coming
+	order := map[string][]string{} // by call: events in the order of first arrival
 	ids := map[string]string{}
 	for _, r := range got {
 		call, event := r.form.Get("CallID"), r.form.Get("EventType")
@@ -256,8 +256,8 @@ func TestDeliveriesSurviveRestart(t *testing.T) {
 		// the dial-out when it is due, and the other call's hangup when that is
 		want := []string{"0s dial-out", "2s dial-out", "3s hangup", "6s answer", "6s dial-out", "6s hangup"}
 		stop()
-		slices.Sort(w.log)                                                                    // the two calls go on side by side
-		if last := len(w.log) - 1; w.log[last] == "8s hangup" || w.log[last] == "9s hangup" { // of jitter
+		slices.Sort(w.log)                                                                    // the two calls are independent
+		if last := len(w.log) - 1; w.log[last] == "8s hangup" || w.log[last] == "9s hangup" { // because of jitter
 			w.log = w.log[:last]
 		}
 		if !slices.Equal(w.log, want) {
@@ -285,7 +285,7 @@ func TestSayNeverBlocks(t *testing.T) {
 		}
 		lives := 0
 		for range maxUnpublished {
-			n.Say(callOf(maxUnpublished)[2:]) // hangups push live ones out
+			n.Say(callOf(maxUnpublished)[2:]) // hangups displace live events
 		}
 		for _, e := range n.publisher.buffer {
 			if retentionOf(e.Type) == live {
@@ -324,7 +324,7 @@ func TestOptInTypesNeedSubscription(t *testing.T) {
 // delivered in order.
 func TestStoreGone(t *testing.T) {
 	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, w *fakeWire, _ Subscription) {
-		if err := n.js.DeleteStream(t.Context(), "bellhop_events"); err != nil { // nobody takes events
+		if err := n.js.DeleteStream(t.Context(), "bellhop_events"); err != nil { // the store accepts no events
 			t.Fatal(err)
 		}
 		for i := range 10 {
@@ -485,7 +485,7 @@ func TestHostileResponses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newReceiver(t, nil)
 			r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				io.Copy(io.Discard, r.Body) // else the server does not see the client go
+				io.Copy(io.Discard, r.Body) // else the server does not notice that the client leaves
 				tt.answer(w, r)
 			})
 			n := &Notifier{sender: newSender(Config{Allow: loopback, Version: "1"})}

@@ -231,7 +231,7 @@ func TestRequestsAreRecordedAsSent(t *testing.T) {
 
 func TestEndsWithoutAttemptAreRecorded(t *testing.T) {
 	runInVirtualTime(t, answerStatuses(500), func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
-		n.Say(eventsOf("c", dialog.DialOut, dialog.Answer)) // the answer waits for the dial, and is as old
+		n.Say(eventsOf("c", dialog.DialOut, dialog.Answer)) // the answer waits for the dial, and is equally old
 		time.Sleep(2 * time.Minute)
 		d := deliveryNow(t, n, "cb-"+s.ID)
 		if got, want := d.summary(), "expired; 0 expired"; got != want {

@@ -21,7 +21,7 @@ func TestGuardDeniesAddresses(t *testing.T) {
 	for _, tt := range []struct {
 		to          string
 		allow, deny []netip.Prefix
-		want        string // "": permitted
+		want        string // "": allowed
 	}{
 		{to: "8.8.8.8:443"},
 		{to: "8.8.8.8:1"},
@@ -97,7 +97,7 @@ func TestGuardDeniesAddresses(t *testing.T) {
 		{to: "[::1]:80", allow: parsePrefixes("127.0.0.0/8"), want: "refused"},
 		{to: "[::ffff:127.0.0.1]:80", allow: parsePrefixes("127.0.0.0/8")},
 
-		// What a gateway translates must be permitted as both.
+		// A translated address must be allowed as both.
 		{to: "[64:ff9b::808:808]:80", allow: parsePrefixes("64:ff9b::/96")},
 		{to: "[64:ff9b::7f00:1]:80", allow: parsePrefixes("64:ff9b::/96"), want: "stands for 127.0.0.1, is refused"},
 		{to: "[64:ff9b::a9fe:a9fe]:80", allow: parsePrefixes("::/0"), want: "stands for 169.254.169.254, is refused"},

@@ -38,7 +38,7 @@ func TestDeadReceiverDelaysNoOther(t *testing.T) {
 		defer stop()
 		for i := range 10 {
 			s := testSubscription("", "http://dead/")
-			s.Note, s.MaxInFlight = fmt.Sprint(i), 64 // more together than there are senders
+			s.Note, s.MaxInFlight = fmt.Sprint(i), 64 // more in total than there are senders
 			mustSubscribe(t, n, s)
 		}
 		s := testSubscription("", "http://well/")
@@ -109,7 +109,7 @@ func measureFairness(t *testing.T, bad bool) sinkLateness {
 		case i == 98:
 			s.URL = url + "slow"
 		case i == 99:
-			l, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and never answers
+			l, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and never answers
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -137,7 +137,7 @@ func measureFairness(t *testing.T, bad bool) sinkLateness {
 		say(i-rate, 1)
 		say(i-2*rate, 2)
 		if i == 10*rate {
-			askLateness(t, urls[0]) // forget what came so far
+			askLateness(t, urls[0]) // discard the callbacks so far
 		}
 		sleep(t.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/rate)))
 	}

@@ -32,7 +32,7 @@ func TestFindGroup(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		events string // seconds, extension, and d, a or h
-		want   string // of each party: the first of its group, who rings, who answered, whose hangup ends it
+		want   string // of each party: the first of its group, the ringing ones, the one that answered, and the one whose hangup ends it
 	}{
 		{"one", "0 11d, 5 11h", "11: 11 [11] - 11"},
 		{"all at once, and nobody", "0 11d, 0 12d, 0 13d, 9 12h, 9 11h, 9 13h", "11: 11 [11 12 13] - 13; 12: 11 [11 12 13] - 13; 13: 11 [11 12 13] - 13"},
@@ -199,7 +199,7 @@ func TestGroupIsOneCall(t *testing.T) {
 				e.HangupBy = dialog.ByCaller
 				s.publishEvents(e)
 			}
-			time.Sleep(100 * time.Millisecond) // nobody rings next: it does not wait
+			time.Sleep(100 * time.Millisecond) // no other phone rings: the hangup does not wait
 			s.wantSummary("sent", "11 newCall, 11 hangup")
 		}},
 		{"one takes it", func(s *ctiTest) {

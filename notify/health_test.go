@@ -64,7 +64,7 @@ func TestPauseIsPublished(t *testing.T) {
 			}
 		}
 		down.Store(false)
-		time.Sleep(7 * time.Second) // the four that had failed before it are due after 5 s to 6 s
+		time.Sleep(7 * time.Second) // the four that failed before are due after 5 s to 6 s
 		if got, _ = n.Subscription(s.ID); got.State != StateActive || got.Why != "" {
 			t.Errorf("after it: %s, %q", got.State, got.Why)
 		}

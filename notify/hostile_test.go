@@ -309,7 +309,7 @@ func (s *nameServer) replyQuery(query []byte, answer func(string, int) []string)
 // A name that resolves differently the second time, or to two addresses at once, gains
 // nothing. 127.0.0.9 stands for a public address.
 func TestDNSRebindingIsDenied(t *testing.T) {
-	inside, err := net.Listen("tcp", "127.0.0.1:0") // what must not be reached
+	inside, err := net.Listen("tcp", "127.0.0.1:0") // must not be reached
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -353,7 +353,7 @@ func TestDNSRebindingIsDenied(t *testing.T) {
 		}
 	}
 
-	srv.Close() // what is permitted does not answer: the other address is tried
+	srv.Close() // the allowed address does not answer: the other one is tried
 	config.Resolver = newNameServer(t, func(string, int) []string { return []string{"127.0.0.9", "127.0.0.1"} })
 	n = newUnstored(config)
 	defer n.sender.close()
@@ -379,8 +379,8 @@ func TestAddressSpellingsAreDenied(t *testing.T) {
 	defer machine.sender.close()
 	for _, tt := range []struct {
 		host  string
-		saved bool   // whether Validate takes it
-		to    string // the address that is refused; "": it is no name at all
+		saved bool   // Validate accepts it
+		to    string // the denied address; "": it is no host name
 	}{
 		{"127.0.0.1", true, "127.0.0.1"},
 		{"127.0.0.1:8080", true, "127.0.0.1"},
@@ -421,7 +421,7 @@ func TestAddressSpellingsAreDenied(t *testing.T) {
 		{"[64:ff9b::127.0.0.1]", true, "[64:ff9b::7f00:1]"},
 		{"[fd00:ec2::254]", true, "[fd00:ec2::254]"},
 
-		// Not ASCII: refused when saved, and not permitted if they were stored.
+		// Not ASCII: refused by Validate, and denied if they were stored before.
 		{"１２７.０.０.１", false, "127.0.0.1"},
 		{"①②⑦.⓪.⓪.①", false, "127.0.0.1"},
 		{"127。0。0。1", false, "127.0.0.1"},
@@ -429,7 +429,7 @@ func TestAddressSpellingsAreDenied(t *testing.T) {
 		{"ⓛⓞⓒⓐⓛⓗⓞⓢⓣ", false, "127.0.0.1"},
 		{"%EF%BC%91%EF%BC%92%EF%BC%97.0.0.1", true, "127.0.0.1"}, // full-width digits, escaped
 
-		// Who is named first is no host.
+		// The user part is no host.
 		{"crm.example@127.0.0.1", false, "127.0.0.1"},
 		{"crm.example:80@127.0.0.1", false, "127.0.0.1"},
 		{"crm.example%40127.0.0.1", false, ""},
@@ -452,7 +452,7 @@ func TestAddressSpellingsAreDenied(t *testing.T) {
 		}
 		a := attemptOnce(t, n, s)
 		if strings.Trim(tt.host, ".0123456789") == "" && strings.Contains(a.detail, "no such host") {
-			// Go takes it for no name and no address; the C library takes it for an address.
+			// To Go it is neither name nor address; to the C library it is an address.
 			if a = attemptOnce(t, machine, s); strings.Contains(a.detail, "no such host") {
 				continue
 			}

@@ -69,7 +69,7 @@ func runVictim() {
 		n.Say(callOf(i))
 		sleep(ctx, 20*time.Millisecond)
 	}
-	for quiet := 0; quiet < 200; quiet++ { // not only between two events
+	for quiet := 0; quiet < 200; quiet++ { // longer than between two events
 		if n.Stats().Pending > 0 {
 			quiet = 0
 		}
@@ -85,8 +85,8 @@ type fickleReceiver struct {
 	server *httptest.Server
 
 	mu     sync.Mutex
-	reform bool      // it refuses none from here on
-	took   []request // what it answered with 200
+	reform bool      // it refuses nothing from now on
+	took   []request // requests answered 200
 	asked  int
 }
 
@@ -123,9 +123,9 @@ func (f *fickleReceiver) stopListening() { f.server.Close() }
 
 // A victimRun is one run of runVictim's process.
 type victimRun struct {
-	calls int      // the number of the next call
-	eventIDs  []string // ids of the log's events, in order
-	done  bool
+	calls    int      // the number of the next call
+	eventIDs []string // ids of the log's events, in order
+	done     bool
 }
 
 // runVictim runs a victim process for d, or until it is done if d is 0.
@@ -180,7 +180,7 @@ func TestKill(t *testing.T) {
 	if *soak {
 		kills, shortest, longest = 200, 300*time.Millisecond, 2*time.Second
 	}
-	f := &fickleReceiver{t: t, addr: loopbackOfItsOwn() + ":0"} // nobody takes its port while it is away
+	f := &fickleReceiver{t: t, addr: loopbackOfItsOwn() + ":0"} // no other process takes its port while it is closed
 	f.listenAgain()
 	dir, stopAways := t.TempDir(), make(chan struct{})
 	var aways sync.WaitGroup
@@ -208,7 +208,7 @@ func TestKill(t *testing.T) {
 	for range kills {
 		l = f.runVictim(dir, l, len(l.eventIDs), shortest+rand.N(longest-shortest))
 	}
-	for d := longest; len(l.eventIDs) == 0; d *= 2 { // on this machine no life was long enough
+	for d := longest; len(l.eventIDs) == 0; d *= 2 { // no run was long enough on this machine
 		l = f.runVictim(dir, l, 0, d)
 	}
 	close(stopAways)
@@ -228,7 +228,7 @@ func TestKill(t *testing.T) {
 
 	delivered := map[string]bool{} // by webhook-id
 	ids := map[string]string{}     // event to webhook-id
-	last := map[string]int{}       // by call: the latest event that came
+	last := map[string]int{}       // by call: the latest event received
 	repeated, disordered, disguised := 0, 0, 0
 	rank := map[string]int{"dial-out": 1, "answer": 2, "hangup": 3}
 	for _, r := range f.took {

@@ -15,7 +15,7 @@ func TestLatestReadsNewestFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const calls = 100 // more events than are looked at in one go
+	const calls = 100 // more events than one chunk
 	for i := range calls {
 		n.Say(callOf(i))
 	}
@@ -27,7 +27,7 @@ func TestLatestReadsNewestFirst(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		q    Query
-		want []dialog.Type // of which call they are, the log does not say in order
+		want []dialog.Type // the order between calls is not defined
 		n    int
 	}{
 		{"one type", Query{Type: "hangup", Limit: 40}, []dialog.Type{dialog.Hangup}, 40},

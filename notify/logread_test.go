@@ -18,10 +18,10 @@ func TestLostResponsePartIsReadAgain(t *testing.T) {
 	defer closeStore()
 	n := &Notifier{js: js, config: Config{Log: slog.New(slog.DiscardHandler)}}
 	n.log = n.config.log()
-	const end = 5 // places
+	const end = 5 // positions
 	for _, tt := range []struct {
 		name string
-		lost []uint64 // of the first answer; end+1 is its end
+		lost []uint64 // of the first response; end+1 is its end message
 		want []uint64
 		err  error
 	}{
@@ -32,7 +32,7 @@ func TestLostResponsePartIsReadAgain(t *testing.T) {
 		{"the last", []uint64{5}, []uint64{1, 2, 3, 4}, errGap},
 		{"the end", []uint64{end + 1}, []uint64{1, 2, 3, 4, 5}, errNoAnswer},
 	} {
-		var losing atomic.Pointer[[]uint64] // of the next answer
+		var losing atomic.Pointer[[]uint64] // of the next response
 		losing.Store(&tt.lost)
 		sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.bellhop_events", func(m *nats.Msg) {
 			var p readRequest

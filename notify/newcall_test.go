@@ -23,13 +23,13 @@ type ctiReceiver struct {
 	mu    sync.Mutex
 	away  bool            // it answers 503
 	down  string          // a host to which no connection is made
-	slow  bool            // it takes what it is sent, and does not answer
+	slow  bool            // it accepts requests and does not answer
 	known map[string]bool // calls
-	log   []string        // what it has taken, and what it has refused
-	twice int             // the status for a newCall that it knows
-	forms []url.Values    // what it has taken
+	log   []string        // requests accepted and refused
+	twice int             // the status for a repeated newCall
+	forms []url.Values    // requests accepted
 
-	answer func(*http.Request, url.Values) (int, string) // another answer, unless its status is 0; nil: none has
+	answer func(*http.Request, url.Values) (int, string) // replaces the response unless its status is 0; nil: never
 	urls   []string                                      // the event, URL and status of each request, if answer is set
 }
 
@@ -106,9 +106,9 @@ func partyEvents(i int) []dialog.Event {
 type ctiTest struct {
 	*testing.T
 	*Notifier
-	keeper *ctiReceiver
-	id     string
-	restart  func() // stops, and starts another process on the same store
+	keeper  *ctiReceiver
+	id      string
+	restart func() // restarts the notifier on the same store
 }
 
 func testKeeping(t *testing.T, twice int, f func(*testing.T, *ctiTest)) {

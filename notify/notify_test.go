@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 		runMate()
 		return
 	}
-	ats.Register() // before any bubble: the server's clock would be of the first
+	ats.Register() // before any synctest bubble: the server's clock would belong to the first
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }
 
@@ -50,7 +50,7 @@ func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{
 		ServerName: "bellhop", DontListen: true, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true,
-		SyncInterval: 24 * time.Hour, // its timer is set without a lock: a race, if it fires before the stream is used
+		SyncInterval: 24 * time.Hour, // its timer is set without a lock: a data race if it fires before the stream is used
 	})
 	if err != nil {
 		t.Fatal(err)

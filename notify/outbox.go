@@ -131,7 +131,7 @@ func decodeLogRead(subscription, name string, data []byte) (*logRead, error) {
 func (n *Notifier) restoreOutbox(ctx context.Context, s *scheduler, sw *sweeper) (lastSeq uint64, err error) {
 	type pending struct {
 		subscription string
-		queue         string
+		queue        string
 		delivery     *delivery
 	}
 	deliveries := make(map[string]pending) // the last message, by subject

@@ -332,7 +332,7 @@ func (v *view) flowWord() string {
 }
 
 // statusWord returns the status word of the event. With status_words = unified a hangup
-// without an answer is UNKNOWN, as in the UnifiedAPI. The form dialects have the six words
+// without a response is UNKNOWN, as in the UnifiedAPI. The form dialects have the six words
 // of DIALSTATUS only: a forwarded call is canceled there, and not missed.
 func (v *view) statusWord() string {
 	if v.sub.StatusWords == "unified" && v.Type == dialog.Hangup && v.Status != dialog.Answered {

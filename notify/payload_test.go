@@ -61,7 +61,7 @@ func sampleEvents() []dialog.Event {
 	add(out, dialog.Answer, dialog.Answered, nil)
 	add(in, dialog.Hold, dialog.Answered, nil)
 	add(in, dialog.Resume, dialog.Answered, nil)
-	add(in, dialog.Transfer, dialog.Answered, func(e *dialog.Event) { // the callee sends the caller on, whom he has asked for
+	add(in, dialog.Transfer, dialog.Answered, func(e *dialog.Event) { // the callee transfers the caller, as asked
 		e.CallerExtension, e.CalledNumber, e.CalledExtension = &b, "103", &c
 		e.CalledE164 = ""
 		e.SipCode, e.SipReason, e.OtherCall = 200, "OK", "77777777777777777777777777777777"
@@ -86,12 +86,12 @@ func sampleEvents() []dialog.Event {
 	add(registration, dialog.Registered, "", nil)
 	add(registration, dialog.Unregistered, "", nil)
 
-	own := out // the calling extension's side of the same
+	own := out // the same call, from the side of the calling extension
 	own.Transferred, own.CallBackID = false, ""
 	add(own, dialog.Ringing, dialog.Calling, nil)
 	add(own, dialog.Hold, dialog.Answered, nil)
 	add(own, dialog.Resume, dialog.Answered, nil)
-	add(own, dialog.Transfer, dialog.NoAnswer, func(e *dialog.Event) { // the caller tries to send the callee on, to outside
+	add(own, dialog.Transfer, dialog.NoAnswer, func(e *dialog.Event) { // the caller tries to transfer the callee to an outside number
 		e.CallerExtension, e.CalledNumber, e.CalledExtension, e.CalledE164 = &a, "02079460000", nil, ""
 		e.SipCode, e.SipReason = 480, "Temporarily Unavailable"
 	})
@@ -99,11 +99,11 @@ func sampleEvents() []dialog.Event {
 		e.Duration, e.RingDuration, e.SetupTime, e.HangupBy = 61*time.Second, 3*time.Second, 20*time.Millisecond, dialog.ByCaller
 		e.AnsweredAt, e.RecID, e.Q850 = at, "rec-2", 16
 	})
-	add(in, dialog.Hangup, dialog.Answered, func(e *dialog.Event) { // an extension that is a phone
+	add(in, dialog.Hangup, dialog.Answered, func(e *dialog.Event) { // of a phone
 		e.Duration, e.RingDuration, e.SetupTime, e.HangupBy = 61*time.Second, 3*time.Second, 20*time.Millisecond, dialog.ByCaller
 		e.AnsweredAt, e.Missed = at, falsePtr()
 	})
-	queue := in // has no answer of its own
+	queue := in // a queue has no answer of its own
 	queue.Extension, queue.CalledExtension, queue.Party, queue.UserAgent = c, &c, "00000000000000000000000000000103", ""
 	add(queue, dialog.Hangup, dialog.Answered, func(e *dialog.Event) {
 		e.Missed, e.Bridged, e.BridgedFor, e.HangupBy = falsePtr(), truePtr(), 60*time.Second, dialog.ByCaller
@@ -188,10 +188,10 @@ func TestPayloadsMatchGoldenFiles(t *testing.T) {
 			var b strings.Builder
 			for _, e := range sampleEvents() {
 				if variant.sub.Dialect == CTI && ctiEvents[e.Type] == "" {
-					continue // no subscription may ask for it
+					continue // no subscription may have this type
 				}
 				if variant.sub.Dialect == Unified && e.Type == dialog.SubscriptionState {
-					continue // nor for that
+					continue // nor this one
 				}
 				p := payloadOf(e, variant.sub)
 				v := newView(&e, &variant.sub)

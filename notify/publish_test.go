@@ -42,7 +42,7 @@ func publishedEvents(t *testing.T, n *Notifier) (ids []string, at map[string]tim
 func TestPublishedAtOnce(t *testing.T) {
 	for _, tt := range []struct {
 		calls   int // a second
-		events  int // of each, at once in pairs
+		events  int // of each call, two at once
 		longest time.Duration
 		batches int // a second
 	}{
@@ -86,7 +86,7 @@ func TestPublishedAtOnce(t *testing.T) {
 						t.Fatalf("%s is not in the log", id)
 					}
 					longest = max(longest, stored.Sub(when))
-					if when.Sub(begin) > time.Second { // it is known by then how many come
+					if when.Sub(begin) > time.Second { // the rate is known by then
 						batches[stored] = true
 					}
 				}
@@ -116,7 +116,7 @@ func TestPaceFollowsRate(t *testing.T) {
 	step(1, 0, 2)
 	step(0, 10*time.Millisecond, 1) // at the rate
 	step(1, 10*time.Millisecond, 1)
-	step(1_000_000, 0, 2) // no more is remembered than twice the burst
+	step(1_000_000, 0, 2) // at most twice the burst is remembered
 	step(0, 490*time.Millisecond, 2)
 	step(0, 20*time.Millisecond, 1)
 }
@@ -165,7 +165,7 @@ func TestSpoolSurvivesRestart(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		n, stop := startNotifier(t, js, Config{Spool: spool})
 		first := callOf(1)
-		n.Say(first[:1]) // and the rest of the call when the store is gone
+		n.Say(first[:1]) // the rest of the call follows while the store is gone
 		time.Sleep(time.Second)
 		closeStore()
 		n.Say(first[1:])
@@ -185,7 +185,7 @@ func TestSpoolSurvivesRestart(t *testing.T) {
 			t.Errorf("%d are dropped", s.Dropped)
 		}
 
-		spool.events = append(first[:1:1], spool.events...) // is in the log already
+		spool.events = append(first[:1:1], spool.events...) // this one is in the log already
 		js, closeStore = openStore(t, dir)
 		defer closeStore()
 		n, err := Open(t.Context(), js, Config{Spool: spool})
@@ -287,7 +287,7 @@ func TestPanicCostsOneEvent(t *testing.T) {
 		bombed := mustSubscribe(t, n, testSubscription("", "http://bomb/hook"))
 
 		bad := callOf(1)[:1]
-		bad[0].CallerName = "\xff" // so that it is decoded again, and
+		bad[0].CallerName = "\xff" // so that it is decoded again
 		bad[0].At = time.Date(12_000, 1, 1, 0, 0, 0, 0, time.UTC)
 		n.Say(slices.Concat(bad, callOf(2)))
 		time.Sleep(time.Minute)

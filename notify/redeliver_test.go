@@ -22,7 +22,7 @@ import (
 // A switchableReceiver answers with a status that can be changed.
 type switchableReceiver struct {
 	mu     sync.Mutex
-	status int // 0: no answer
+	status int // 0: no response
 	got    []string
 }
 
@@ -270,7 +270,7 @@ func TestRedeliveryEndsDelivery(t *testing.T) {
 		name string
 		play func(*schedulerTest)
 		ends string
-		next string // what is attempted then
+		next string // the next attempt
 	}{
 		{"ready", func(s *schedulerTest) { s.redeliver(s.now, "s", "c", 1) }, "0s s c/1 delivered", "c/2"},
 		{"queued", func(s *schedulerTest) {
@@ -333,7 +333,7 @@ func TestRedeliveryEndsPause(t *testing.T) {
 	}
 	s.redeliver(s.now, "s", "c2", 3)
 	s.wantEqual("ends", strings.Join(s.ends, ", "), "0s s c2/3 delivered")
-	s.sleepFor(6 * time.Second) // what had failed before the breaker opened
+	s.sleepFor(6 * time.Second) // deliveries that failed before the breaker opened
 	if as := s.takeDueAttempts(); len(s.openEndpoints) != 0 || len(as) != maxFailuresInRow-1 {
 		t.Errorf("after it %d are attempted, want %d", len(as), maxFailuresInRow-1)
 	}
@@ -486,7 +486,7 @@ func TestSamplesHaveRealFields(t *testing.T) {
 		form := func(e dialog.Event) []string {
 			return fieldNames(payloadOf(e, Subscription{Dialect: JSON, Method: "GET", URL: "http://crm/"}))
 		}
-		message := []string{"call_flow", "callapi_id", "caller_id_name", "user_agent"}   // has a MESSAGE, too
+		message := []string{"call_flow", "callapi_id", "caller_id_name", "user_agent"}   // a MESSAGE has these too
 		known := map[string][]string{"message-inin": message, "message-outout": message} // by type and flow
 		for _, e := range sampleEvents() {
 			if strings.HasPrefix(string(e.Type), "message-") {

@@ -167,7 +167,7 @@ func TestReplayRange(t *testing.T) {
 			t.Errorf("for another came %v", got)
 		}
 
-		// What waits comes once, what is asked for twice too.
+		// A pending event arrives once, and so does one that is replayed twice.
 		up.Store(false)
 		n.Say(callOf(10))
 		time.Sleep(time.Second)
@@ -264,7 +264,7 @@ func TestReplayAndCrash(t *testing.T) {
 		}
 		up.Store(false)
 		stop()
-		asked, err := Open(t.Context(), js, c) // who is asked delivers nothing
+		asked, err := Open(t.Context(), js, c) // the node that is asked delivers nothing
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -324,7 +324,7 @@ func TestReplayOfAnotherNode(t *testing.T) {
 		other, stopOther := startNotifier(t, js, Config{Transport: w, Node: "two"})
 		defer stopOther()
 		begin := time.Now()
-		n.Say(callOf(1)) // of which nobody is told
+		n.Say(callOf(1)) // no subscription wants these
 		time.Sleep(10 * time.Second)
 		s := testSubscription("", "http://crm/hook")
 		s.Dialect = Telphin

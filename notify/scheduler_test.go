@@ -18,7 +18,7 @@ type schedulerTest struct {
 	seq        uint64
 	log        []entry
 	ends       []string // how deliveries ended
-	posts      bool     // the outbox takes what it is told
+	posts      bool     // updates are written to the outbox
 }
 
 // redeliver applies a redelivery to the URL of a subscription.
@@ -178,7 +178,7 @@ func TestRetrySchedule(t *testing.T) {
 					if a.outcome = willRetry; tt.fails >= 0 && len(got) > tt.fails {
 						a.outcome = delivered
 					}
-					a.endpoint.breaker = breaker{} // of which another test is
+					a.endpoint.breaker = breaker{} // another test covers the breaker
 					st.finishAttempt(st.now, a)
 				}
 				if len(st.ends) == 0 && !st.advanceToDeadline() {
@@ -190,7 +190,7 @@ func TestRetrySchedule(t *testing.T) {
 				t.Fatalf("attempts at %v, want %v", got, tt.want)
 			}
 			for i, want := range tt.want {
-				most := want // hours are given without what was before them
+				most := want // later times are given without the earlier ones
 				if tt.event == dialog.Hangup {
 					most += want/5 + 2*time.Hour
 				}
@@ -234,7 +234,7 @@ func TestQueueContinuesWhenFirstExpires(t *testing.T) {
 	s.publish("c", dialog.DialIn)
 	s.sleepFor(30 * time.Second)
 	s.publish("c", dialog.Answer, dialog.Hangup)
-	s.finish(s.takeDueAttempts()[0], willRetry) // at 30 s, for it was not taken before
+	s.finish(s.takeDueAttempts()[0], willRetry) // at 30 s, as it was not taken earlier
 	s.sleepFor(29 * time.Second)
 	for _, a := range s.takeDueAttempts() {
 		s.finish(a, willRetry)

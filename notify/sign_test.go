@@ -77,7 +77,7 @@ func TestSignatureVerifies(t *testing.T) {
 			if got.id != e.ID+"-"+s.ID || got.Header.Get("Traceparent")[:36] != "00-"+e.ID+"-" {
 				t.Errorf("%s %s %s has the header %v", dialect, method, kind, got.Header)
 			}
-			// What the library takes, Verify takes.
+			// Verify accepts whatever the library accepts.
 			c := Callback{got.id, got.Header.Get("Webhook-Timestamp"), got.Header.Get("Webhook-Signature"), signedHeaders(got)}
 			if err := c.Verify(s.Secret, time.Now(), time.Minute); err != nil {
 				t.Errorf("%s %s %s: %v", dialect, method, kind, err)
@@ -123,8 +123,8 @@ func TestEachAttemptIsSigned(t *testing.T) {
 }
 
 func TestRotatesSecret(t *testing.T) {
-	var secrets []Secret // every one there was, the newest first
-	var good []bool      // which of them the last request is signed with
+	var secrets []Secret // all secrets so far, newest first
+	var good []bool      // the last request is signed with these
 	count := 0           // its signatures
 	answer := func(_ int, r request) (int, http.Header) {
 		good = nil
@@ -216,7 +216,7 @@ func TestOldSecretSignsForADay(t *testing.T) {
 			}
 		}
 	}
-	// An edit keeps it until then, and forgets it afterwards.
+	// An edit keeps it until then, and drops it afterwards.
 	before, after := Subscription{}, Subscription{}
 	before.inheritSecrets(&s, at.Add(secretOverlap-time.Second))
 	after.inheritSecrets(&s, at.Add(secretOverlap))
@@ -456,7 +456,7 @@ func TestVerifyCallback(t *testing.T) {
 		name  string
 		spoil func(*Callback)
 		after time.Duration
-		want  string // in the error; "": it is good
+		want  string // a part of the error; "": none
 	}{
 		{"as it is", func(c *Callback) {}, 0, ""},
 		{"five minutes later", func(c *Callback) {}, 5 * time.Minute, ""},

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A batchConn writes buffered data in one piece when flushed.
+// A batchConn buffers what is written while holds is set, to send it in one piece.
 type batchConn struct {
 	net.Conn
 	held  bytes.Buffer
@@ -42,7 +42,7 @@ func TestUnreadRecords(t *testing.T) {
 	pool.AddCert(a.cert)
 	for _, tt := range []struct {
 		name, late string
-		dialed     []int // connections after each request; none is kept to who answers twice
+		dialed     []int // connections after each request; none is kept to a receiver of stray responses
 	}{
 		{"a refusal", "HTTP/1.1 500 Not Asked\r\nContent-Length: 0\r\n\r\n", []int{1, 2, 3}},
 		{"a second 200", ok, []int{1, 2, 3}},

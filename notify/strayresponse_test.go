@@ -191,7 +191,7 @@ func TestUnreadBytes(t *testing.T) {
 				}
 				close(kept)
 				for runtime.GOOS == "linux" && !hasUnreadBytes(first.Conn) {
-					runtime.Gosched() // until they have come
+					runtime.Gosched() // until the bytes have arrived
 				}
 				ask()
 				if dialed != 2 {
@@ -212,8 +212,8 @@ func TestStrayResponses(t *testing.T) {
 	const ok, late = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 	for _, tt := range []struct {
 		name  string
-		first string // what it answers first
-		want  string // to the third request
+		first string // its first response
+		want  string // response to the third request
 	}{
 		{"another answer", ok + late, "200 ok"},
 		{"the same again", ok + ok, "200 ok"},

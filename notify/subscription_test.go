@@ -176,7 +176,7 @@ func TestSubscriptionLifecycle(t *testing.T) {
 		t.Errorf("an edit's own error: %v", err)
 	}
 
-	// The other node sees it, and a change here that it did not see yet is no
+	// The other node sees it, and a change here that it has not seen yet is no
 	// conflict for one who does not insist on a revision.
 	for i := range 20 {
 		node := []*Notifier{n, other}[i%2]

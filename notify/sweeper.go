@@ -30,7 +30,7 @@ func newSweeper() *sweeper {
 	return &sweeper{lastSeq: make(map[string]uint64), uncertain: make(map[string]bool)}
 }
 
-// noteMessage records a message of the stream; over says that its delivery has ended.
+// noteMessage records a message of the stream; ended says that its delivery has ended.
 func (s *sweeper) noteMessage(subject string, seq uint64, ended bool) {
 	if before, ok := s.lastSeq[subject]; ok {
 		s.superseded = append(s.superseded, before)

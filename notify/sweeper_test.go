@@ -91,10 +91,10 @@ func TestSweepsUnknownMessages(t *testing.T) {
 	}
 	write(message("replay.2", "ours"), false)
 	left("before it is swept", 5)
-	s.superseded = append(s.superseded, 99) // as if a power cut had cost the store the end
+	s.superseded = append(s.superseded, 99) // as after a power cut that cost the store its end
 	ended, end := context.WithCancel(t.Context())
 	end()
-	s.removeMessages(ended, w) // whether or not the store does it, no answer is heard
+	s.removeMessages(ended, w) // no response arrives, whether or not the store removes them
 	s.removeMessages(t.Context(), w)
 	left("then", 2)
 	write(message("1", ""), true)

@@ -69,7 +69,7 @@ func TestTailsReadEveryEvent(t *testing.T) {
 	defer closeStore()
 	n, _ := startNotifier(t, js, Config{})
 	publishAll(t, n, callOf(0)...) // before
-	openTail(t, n, Query{})        // never asks
+	openTail(t, n, Query{})        // never reads
 	const calls = 500
 	var readers sync.WaitGroup
 	got := make([][]string, 20)
@@ -212,7 +212,7 @@ func TestTailFilters(t *testing.T) {
 		}
 		wantNext(t, live[len(live)-1], tt.want)
 	}
-	// What comes until all have seen the end is for none of them.
+	// Events until all tails have seen the end are for none of them.
 	end := callOf(4)[0]
 	publishAll(t, n, end)
 	for _, tail := range live {
@@ -291,7 +291,7 @@ func TestTailRereadsUntilReadable(t *testing.T) {
 		n.Say(callOf(0))
 		wantNext(t, tail, []string{callOf(0)[0].ID, callOf(0)[1].ID, callOf(0)[2].ID})
 		position := tail.position
-		tail.cache.raiseEnd(position + 1) // it is said to be there, and is not yet
+		tail.cache.raiseEnd(position + 1) // it is announced, but not there yet
 		time.Sleep(10 * time.Second)
 		n.Say(callOf(1)[:1])
 		wantNext(t, tail, []string{callOf(1)[0].ID})

@@ -84,7 +84,7 @@ func TestTemplatesKeepPath(t *testing.T) {
 func TestCompleteEventHasEveryField(t *testing.T) {
 	v := reflect.ValueOf(completeEvent)
 	for i := range v.NumField() {
-		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "Leg" && name != "Observed" { // which nobody is told
+		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "Leg" && name != "Observed" { // which callbacks do not contain
 			t.Errorf("%s is missing", name)
 		}
 	}
@@ -128,7 +128,7 @@ func TestRequestOfEachDialect(t *testing.T) {
 		name   string
 		sub    Subscription
 		url    string            // as sent
-		body   string            // what it begins with
+		body   string            // its beginning
 		header map[string]string // some of it
 	}{
 		{"GET keeps the URL's query", Subscription{Method: "GET", Dialect: Telphin, URL: "http://crm/?myid=175"},

@@ -145,7 +145,7 @@ func TestOwnTLS(t *testing.T) {
 		t.Errorf("%d transports are open, want one for each that differs: 6", got)
 	}
 
-	// What is not used is closed.
+	// An unused transport is closed.
 	s := testSubscription("a", here)
 	s.TLSCA = others.pem
 	if _, err := n.sender.tlsTransports.transportFor(n.sender.transport.(*http.Transport), &s, time.Now().Add(2*transportIdle)); err != nil {
@@ -155,7 +155,7 @@ func TestOwnTLS(t *testing.T) {
 		t.Errorf("%d transports are open, want the one that was used", got)
 	}
 
-	// The guard stands before these receivers too.
+	// The egress guard checks these receivers too.
 	n = newUnstored(Config{})
 	defer n.sender.close()
 	s.Dialect, s.TLSCA = Unified, ours.pem

@@ -31,7 +31,7 @@ func TestOldestUnpublished(t *testing.T) {
 		t.Error("an event that is not the tracker's counts")
 	}
 	n.Say([]dialog.Event{event("b", now.Add(5*time.Hour), now.Add(time.Second)), event("c", now, now.Add(2*time.Second))})
-	for range 2 { // also of what is being written
+	for range 2 { // also of events being written
 		if oldest, ok := n.Unsaid(); !ok || !oldest.Equal(now.Add(time.Second)) {
 			t.Errorf("the oldest unsaid is of %v, %v; want %v", oldest, ok, now.Add(time.Second))
 		}
@@ -46,7 +46,7 @@ func TestLogEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		c := Config{KeepEvents: 200 * 365 * 24 * time.Hour} // the server tells ages by the machine's clock
+		c := Config{KeepEvents: 200 * 365 * 24 * time.Hour} // the server measures ages by the clock of the machine
 		n, stop := startNotifier(t, js, c)
 		if got := n.LogEnd(); got != 0 {
 			t.Errorf("a new log ends at %d, want 0", got)
